@@ -1,0 +1,52 @@
+"""A strict runtime for every test: rank promotion is an error, keys are never used twice, warnings are errors."""
+
+import os
+
+# Compiling is most of a test's time; XLA's lowest useful effort compiles four times faster and computes the same things.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=1"
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from unlearn_jax import models
+from unlearn_jax.types import Dataset
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_debug_key_reuse", True)
+
+
+@pytest.fixture
+def key():
+    """A fixed key; tests split it by purpose."""
+    return jax.random.key(0)
+
+
+@pytest.fixture(scope="session")
+def blobs():
+    """Sixty 4x4 images of three classes that a small network can learn, and memorise."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    centres = rng.uniform(0.2, 0.8, (3, 4, 4, 1))
+    images = np.clip(centres[labels] + rng.normal(0, 0.15, (60, 4, 4, 1)), 0, 1)
+    return Dataset(images.astype(np.float32), labels.astype(np.int32))
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """A small perceptron for ``blobs``."""
+    return models.build("mlp", (4, 4, 1), 3, widths=(16,))
+
+
+@pytest.fixture(scope="session")
+def normed():
+    """A small convolutional network with BatchNorm for ``blobs``."""
+    return models.build("cnn", (4, 4, 1), 3, widths=(4,), batch_norm=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_variables(tiny):
+    """Initial variables of ``tiny``."""
+    return jax.tree.map(jnp.asarray, jax.jit(tiny.init)(jax.random.key(7)))

@@ -1,0 +1,166 @@
+"""Models: the convolution forms agree with autodiff's, the adapters keep the contract."""
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax import lax
+
+from unlearn_jax import models
+from unlearn_jax.types import InputError
+
+CASES = [
+    # height, width, in, out, kernel, stride, padding
+    (8, 8, 3, 5, 3, 1, "SAME"),
+    (9, 7, 2, 4, 3, 2, "SAME"),
+    (8, 8, 3, 4, 1, 1, "SAME"),
+    (8, 8, 3, 4, 1, 2, "VALID"),
+    (11, 10, 2, 3, 5, 2, "VALID"),
+    (8, 9, 2, 3, 3, 2, ((1, 1), (1, 1))),
+    (8, 8, 2, 3, 3, 1, ((0, 2), (2, 0))),
+]
+
+
+@pytest.mark.parametrize("form", ["canonical", "im2col"])
+@pytest.mark.parametrize("case", CASES)
+def test_forms_equal_lax_in_value_and_gradients(form, case, key):
+    height, width, cin, cout, size, stride, padding = case
+    k1, k2, k3 = jax.random.split(key, 3)
+    image = jax.random.normal(k1, (4, height, width, cin))
+    kernel = jax.random.normal(k2, (size, size, cin, cout))
+
+    def run(conv):
+        out, back = jax.vjp(lambda i, k: conv(i, k, (stride, stride), padding), image, kernel)
+        return out, back(jax.random.normal(jax.random.clone(k3), out.shape))
+
+    def stock(image, kernel, strides, pads):
+        return lax.conv_general_dilated(
+            image, kernel, strides, pads, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    expected, got = run(stock), run(models.CONVOLUTIONS[form])
+    chex.assert_trees_all_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_canonical_second_derivatives(stride, key):
+    k1, k2, k3 = jax.random.split(key, 3)
+    image, kernel = jax.random.normal(k1, (2, 6, 6, 2)), jax.random.normal(k2, (3, 3, 2, 3))
+    tangent = jax.random.normal(k3, kernel.shape)
+
+    def hvp(conv, dims):
+        fun = lambda k: jnp.sum(
+            jnp.tanh(conv(image, k, (stride, stride), "SAME", dimension_numbers=dims)) ** 2
+        )  # noqa: E731
+        return jax.jvp(jax.grad(fun), (kernel,), (tangent,))[1]
+
+    dims = ("NHWC", "HWIO", "NHWC")
+    chex.assert_trees_all_close(
+        hvp(models.canonical_conv, dims), hvp(lax.conv_general_dilated, dims), rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("form", ["canonical", "im2col"])
+def test_forms_refuse_what_they_cannot_do(form):
+    image, kernel = jnp.zeros((1, 4, 4, 2)), jnp.zeros((3, 3, 1, 2))
+    with pytest.raises(InputError, match="no groups"):
+        models.CONVOLUTIONS[form](image, kernel, (1, 1), "SAME", feature_group_count=2)
+    with pytest.raises(InputError, match="NHWC"):
+        models.CONVOLUTIONS[form](image, kernel, (1, 1), "SAME", dimension_numbers=("NCHW", "OIHW", "NCHW"))
+    with pytest.raises(InputError, match="unknown convolution"):
+        models.convolution("fast")
+
+
+def test_max_pool_matches_flax_away_from_ties(key):
+    images = jax.random.normal(key, (2, 7, 6, 3))
+    expected, back = jax.vjp(lambda x: nn.max_pool(x, (2, 2), (2, 2)), images)
+    got, own_back = jax.vjp(models.max_pool_2x2, images)
+    chex.assert_trees_all_equal(got, expected)
+    chex.assert_trees_all_close(own_back(jnp.ones_like(got)), back(jnp.ones_like(got)))
+
+
+@pytest.mark.parametrize(
+    ("name", "knobs"),
+    [
+        ("mlp", {"widths": (16,)}),
+        ("cnn", {"widths": (4, 8)}),
+        ("cnn", {"widths": (4,), "batch_norm": True}),
+        ("resnet", {"blocks": (1, 1), "width": 4}),
+        ("resnet", {"blocks": (1, 1), "width": 4, "halve_projection": True, "dtype": "bfloat16"}),
+    ],
+)
+def test_architectures_keep_the_contract(name, knobs, key):
+    model = models.build(name, (8, 8, 1), 10, **knobs)
+    k_init, k_x, k_train = jax.random.split(key, 3)
+    variables = jax.jit(model.init)(k_init)
+    images = jax.random.uniform(k_x, (6, 8, 8, 1))
+    logits = model.apply(variables, images)
+    chex.assert_shape(logits, (6, 10))
+    assert logits.dtype == jnp.float32
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
+    # a logit never depends on the rest of the batch
+    chex.assert_trees_all_close(logits[2:4], model.apply(variables, images[2:4]), rtol=2e-2, atol=2e-2)
+    train_logits, state = model.apply_train(variables, images, k_train)
+    chex.assert_shape(train_logits, (6, 10))
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, variables.state)
+    assert bool(variables.state) == ("resnet" in name or knobs.get("batch_norm", False))
+
+
+def test_resnet18_has_the_published_size():
+    model = models.build("resnet", (32, 32, 3), 10)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes.params)) == 11_173_962
+
+
+def test_halving_the_projection_changes_logits(key):
+    knobs = {"blocks": (1, 1), "width": 4}
+    plain, halved = (models.build("resnet", (8, 8, 1), 3, halve_projection=h, **knobs) for h in (False, True))
+    k_init, k_x = jax.random.split(key)
+    variables, images = plain.init(k_init), jax.random.uniform(k_x, (2, 8, 8, 1))
+    assert not np.allclose(plain.apply(variables, images), halved.apply(variables, images))
+
+
+class TinyNNX(nnx.Module):
+    def __init__(self, rngs):
+        self.first = nnx.Linear(16, 8, rngs=rngs)
+        self.norm = nnx.BatchNorm(8, rngs=rngs)
+        self.drop = nnx.Dropout(0.5, rngs=rngs)
+        self.last = nnx.Linear(8, 3, rngs=rngs)
+
+    def __call__(self, images):
+        return self.last(self.drop(nnx.relu(self.norm(self.first(images.reshape(len(images), -1))))))
+
+
+def test_nnx_adapter(key):
+    model = models.from_nnx(lambda rngs: TinyNNX(rngs))
+    k_init, k_x, k_a, k_b = jax.random.split(key, 4)
+    variables = jax.jit(model.init)(k_init)
+    images = jax.random.uniform(k_x, (5, 4, 4, 1))
+    chex.assert_trees_all_equal(model.apply(variables, images), model.apply(variables, images))
+
+    def loss(params, key):
+        logits, state = model.apply_train(variables._replace(params=params), images, key)
+        return jnp.mean(logits**2), state
+
+    (value_a, state), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(
+        variables.params, jax.random.clone(k_a)
+    )
+    (value_b, _), _ = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables.params, k_b)
+    (again, _), _ = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables.params, k_a)
+    assert value_a != value_b, "dropout must follow the key"
+    assert value_a == again
+    chex.assert_trees_all_equal_shapes(grads, variables.params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, variables.state)
+    assert not np.allclose(state["norm"]["mean"], variables.state["norm"]["mean"])
+
+
+def test_build_names_what_is_wrong():
+    with pytest.raises(InputError, match="unknown model 'vit'"):
+        models.build("vit", (8, 8, 1), 10)
+    with pytest.raises(InputError, match="no field 'depth'"):
+        models.build("mlp", (8, 8, 1), 10, depth=3)
+    with pytest.raises(InputError, match="compute type"):
+        models.build("mlp", (8, 8, 1), 10, dtype="int8")

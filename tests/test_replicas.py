@@ -1,0 +1,88 @@
+"""Replicas: every mapper trains the same models, one by one as ``fit`` does."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from unlearn_jax import replicas, train
+from unlearn_jax.types import InputError
+
+RECIPE = train.Recipe(num_epochs=3, batch_size=16, tx=train.sgd(0.1))
+EXACT = [("loop", 1), ("map", 1), ("loop", 2), ("map", 8), ("map", 4)]
+CLOSE = [("vmap", 1), ("vmap", 2)]
+
+
+@pytest.fixture(scope="module")
+def design():
+    return np.random.default_rng(3).random((5, 60)) < 0.5
+
+
+@pytest.fixture(scope="module")
+def reference(normed, blobs, design):
+    keys = jax.random.split(jax.random.key(5), 5)
+    return replicas.fit_many(
+        keys, normed, blobs, design, RECIPE, how=replicas.mapper("loop", num_models=5, devices=1)
+    )
+
+
+@pytest.mark.parametrize(("form", "devices"), EXACT + CLOSE)
+def test_mappers_train_the_same_models(form, devices, normed, blobs, design, reference):
+    how = replicas.mapper(form, num_models=5, devices=devices)
+    keys = jax.random.split(jax.random.key(5), 5)
+    with jax.debug_key_reuse(
+        form != "vmap"
+    ):  # the checker counts a batched fold_in in a scan as a use of the key
+        state, losses = replicas.fit_many(keys, normed, blobs, design, RECIPE, how=how, epochs_per_call=2)
+    assert losses.shape == (5, 3)
+    if (form, devices) in EXACT:
+        chex.assert_trees_all_equal(state, reference[0])
+    else:
+        chex.assert_trees_all_close(state.variables, reference[0].variables, rtol=1e-3, atol=1e-4)
+    logits = replicas.predict_many(normed, state.variables, blobs.images, how=how)
+    one = train.predict(normed.apply, replicas.unstack(reference[0].variables, 4), jnp.asarray(blobs.images))
+    np.testing.assert_allclose(logits[4], one, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["tiny", "normed"])
+def test_one_replica_equals_fit(kind, blobs, request):
+    model = request.getfixturevalue(kind)
+    mask = np.arange(60) % 3 > 0
+    many, losses = replicas.fit_many(jax.random.split(jax.random.key(9), 1), model, blobs, mask[None], RECIPE)
+    single, own = train.fit(jax.random.split(jax.random.key(9), 1)[0], model, blobs, mask, RECIPE)
+    chex.assert_trees_all_equal(replicas.unstack(many, 0), single)
+    np.testing.assert_array_equal(losses[0], own)
+
+
+def test_resumed_equals_uninterrupted(normed, blobs, design, reference):
+    keys = jax.random.split(jax.random.key(5), 5)
+    short = train.Recipe(1, RECIPE.batch_size, RECIPE.tx)
+    half, _ = replicas.fit_many(keys, normed, blobs, design, short)
+    stored = jax.tree.map(np.asarray, half)
+    rest, losses = replicas.fit_many(
+        keys, normed, blobs, design, RECIPE, state=jax.tree.map(jnp.asarray, stored)
+    )
+    assert losses.shape == (5, 2)
+    chex.assert_trees_all_equal(rest, reference[0])
+
+
+def test_replicas_differ_by_key_and_mask(reference):
+    leaf = np.asarray(jax.tree.leaves(reference[0].variables.params)[0])
+    assert all(not np.allclose(leaf[0], other) for other in leaf[1:])
+
+
+@pytest.mark.parametrize(("form", "devices"), EXACT + CLOSE)
+def test_map_models_pads_and_orders(form, devices):
+    how = replicas.mapper(form, num_models=5, devices=devices)
+    out = replicas.map_models(how, lambda item, shared: {"y": item * shared}, jnp.arange(5.0), np.float32(3))
+    np.testing.assert_array_equal(out["y"], 3 * np.arange(5.0))
+
+
+def test_mapper_says_what_is_wrong():
+    with pytest.raises(InputError, match="unknown mapper"):
+        replicas.mapper("fast", num_models=2)
+    with pytest.raises(InputError, match="9 devices asked for, 8 present"):
+        replicas.mapper("map", num_models=20, devices=9)
+    assert replicas.mapper("map", num_models=3).name == "pmap[3] x map"
+    assert replicas.mapper("map", num_models=1).name == "map"

@@ -1,0 +1,10 @@
+"""Adversarial examples: projected gradient attacks and AMUN's search for the closest ones.
+
+Attacks see a function and an opaque pytree, images in [0, 1], and evaluation mode; nothing here knows what a layer is.
+"""
+
+from unlearn_jax.attacks.norms import Norm, l2, linf
+from unlearn_jax.attacks.pgd import fast_gradient, pgd, random_start
+from unlearn_jax.attacks.search import adversarial_set, status_counts
+
+__all__ = ["Norm", "adversarial_set", "fast_gradient", "l2", "linf", "pgd", "random_start", "status_counts"]

@@ -1,0 +1,140 @@
+"""AMUN's adversarial set D_A: for every sample the closest adversarial example, by a search over radii.
+
+Algorithm 4 of *Toward Reliable Machine Unlearning* (arXiv 2512.06993), Algorithm 1 of AMUN (arXiv 2503.00917): attack
+in a ball of radius ``epsilon_init``; where no other class is found, double the radius and attack again.
+"""
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from unlearn_jax.attacks.pgd import check_images, pgd
+from unlearn_jax.types import ApplyFn, Array, AttackResult, InputError, PyTree, Status
+
+Search = Literal["grid", "doubling"]
+
+
+def adversarial_set(
+    apply_fn: ApplyFn,
+    variables: PyTree,
+    x: Array,
+    y: Array,
+    *,
+    epsilon_init: float = 0.04,
+    num_radii: int = 12,
+    num_steps: int = 50,
+    search: Search = "doubling",
+    batch_size: int = 128,
+    restart: bool = True,
+    **attack: Any,
+) -> AttackResult:
+    """The closest adversarial example of every sample, over the radii ``epsilon_init * 2**k``, ``k < num_radii``.
+
+    Both searches return the success in the smallest radius, and the same result where both apply:
+
+    * ``"grid"`` attacks in all radii at once (``jax.vmap`` over radii, one trace): ``num_radii`` times the work of one
+      attack, in one wide program, for accelerators.
+    * ``"doubling"`` goes through the radii and gathers the samples still unsolved into full batches of fixed shape, so
+      its work is about the number of radii a sample needs; the default, and far cheaper on CPU.
+
+    Where no radius works the sample comes back with its last iterate and a status that says so; it is never dropped and
+    the search never runs on (the released AMUN code has no last radius). May be jitted and mapped over models.
+
+    Args:
+      apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode.
+      variables: opaque.
+      x: ``[B, ...]`` clean float images in [0, 1].
+      y: ``[B]`` labels to leave.
+      epsilon_init: smallest radius; AMUN's is 0.04 for CIFAR-10 in L2.
+      num_radii: how many radii; 12 from 0.04 reach 81.92, more than the diagonal of a CIFAR image (55.4).
+      num_steps: gradient steps per radius.
+      search: see above.
+      batch_size: samples attacked at a time.
+      restart: each radius starts from the clean image, as in the paper; False goes on from the last iterate, as the
+        released code does (``"doubling"`` only).
+      **attack: further arguments of :func:`unlearn_jax.attacks.pgd`: ``norm``, ``step_ratio``, ``loss``, ``keep``, ``bounds``.
+
+    Returns:
+      One row per sample, in the order given.
+
+    Raises:
+      InputError: unusable images, an unknown search, ``restart=False`` with ``"grid"``, or sizes below 1.
+    """
+    check_images(x, attack.get("bounds", (0.0, 1.0)))
+    if search not in ("grid", "doubling"):
+        raise InputError(f"unknown search {search!r}: choose 'grid' or 'doubling'")
+    if search == "grid" and not restart:
+        raise InputError(
+            "the grid search attacks all radii at once and cannot go on from the last: use search='doubling'"
+        )
+    if min(num_radii, num_steps, batch_size) < 1 or epsilon_init <= 0:
+        raise InputError("epsilon_init, num_radii, num_steps and batch_size must be positive")
+    batch_size = min(batch_size, len(x))
+    padding = -len(x) % batch_size
+    x_padded = jnp.concatenate([x, jnp.zeros((padding, *x.shape[1:]), x.dtype)])
+    y_padded = jnp.concatenate(
+        [y.astype(jnp.int32), jnp.full((padding,), -1, jnp.int32)]
+    )  # no class is -1: done at once
+    radii = epsilon_init * 2.0 ** jnp.arange(num_radii, dtype=x.dtype)
+
+    def attack_batch(images: Array, labels: Array, start: Array, radius: Array) -> AttackResult:
+        return pgd(apply_fn, variables, images, labels, start, epsilon=radius, num_steps=num_steps, **attack)
+
+    searcher = _grid if search == "grid" else _doubling
+    result = searcher(attack_batch, x_padded, y_padded, radii, batch_size=batch_size, restart=restart)
+    return jax.tree.map(lambda leaf: leaf[: len(x)], result)
+
+
+def _grid(
+    attack_batch: Any, x: Array, y: Array, radii: Array, *, batch_size: int, restart: bool
+) -> AttackResult:
+    del restart
+
+    def batch(pair: tuple[Array, Array]) -> AttackResult:
+        images, labels = pair
+        results = jax.vmap(lambda radius: attack_batch(images, labels, images, radius))(radii)  # [K, B, ...]
+        best = jnp.where(jnp.any(results.success, 0), jnp.argmax(results.success, 0), len(radii) - 1)
+        return jax.tree.map(lambda leaf: leaf[best, jnp.arange(batch_size)], results)
+
+    shape = (len(x) // batch_size, batch_size)
+    stacked = lax.map(batch, (x.reshape(*shape, *x.shape[1:]), y.reshape(shape)))
+    return jax.tree.map(lambda leaf: leaf.reshape(len(x), *leaf.shape[2:]), stacked)
+
+
+def _doubling(
+    attack_batch: Any, x: Array, y: Array, radii: Array, *, batch_size: int, restart: bool
+) -> AttackResult:
+    def attack_unsolved(k: Array, best: AttackResult) -> AttackResult:
+        unsolved = ~best.success & (y >= 0)
+        order = jnp.argsort(~unsolved)  # stable: the unsolved first, in their order
+        count = jnp.sum(unsolved)
+
+        def one_batch(b: Array, best: AttackResult) -> AttackResult:
+            rows = lax.dynamic_slice(order, (b * batch_size,), (batch_size,))
+            live = b * batch_size + jnp.arange(batch_size) < count
+            start = x[rows] if restart else best.images[rows]
+            found = attack_batch(x[rows], jnp.where(live, y[rows], -1), start, radii[k])
+            rows = jnp.where(live, rows, len(x))  # out of range: dropped
+            return jax.tree.map(lambda old, new: old.at[rows].set(new, mode="drop"), best, found)
+
+        return lax.fori_loop(0, (count + batch_size - 1) // batch_size, one_batch, best)
+
+    zeros = jnp.zeros(y.shape, x.dtype)
+    nothing = AttackResult(x, y, zeros, zeros, jnp.full(y.shape, Status.NOT_FOUND, jnp.int32))
+    return lax.fori_loop(0, len(radii), attack_unsolved, nothing)
+
+
+def status_counts(result: AttackResult) -> dict[str, int]:
+    """How many samples ended in each :class:`unlearn_jax.types.Status`.
+
+    Args:
+      result: with concrete arrays, any leading axes.
+
+    Returns:
+      ``{status name in lower case: count}``, every status present.
+    """
+    values = np.asarray(result.status)
+    return {status.name.lower(): int(np.sum(values == status)) for status in Status}

@@ -1,0 +1,68 @@
+"""Labelled images in memory, which of them to forget, and how to augment them.
+
+* Sources return :class:`Splits`: :func:`load_digits` (bundled), :func:`load_arrays`, :func:`load_npz`,
+  :func:`load_folder`, :func:`load_tfds`; :func:`prepare` makes a TFDS data set of an official archive,
+  :func:`resplit` draws training and test set anew, :func:`validate` is the check they all pass.
+* Forget sets are masks ``[N]``: :func:`forget_random`, :func:`forget_class`, :func:`forget_indices`,
+  :func:`forget_file`, all checked by :func:`check_forget_mask`; :func:`membership_design` is ``[M, N]``.
+* Augmentation is array code with one key per image: :data:`AUGMENTATIONS`, :func:`crop_flip`.
+
+Importing this package imports none of TensorFlow Datasets, scikit-learn and Pillow; the loaders that need
+them do.
+"""
+
+from unlearn_jax.data.augment import (
+    AUGMENTATIONS,
+    Augmentation,
+    crop,
+    crop_flip,
+    identity,
+    random_crop,
+    random_flip,
+)
+from unlearn_jax.data.prepare import prepare
+from unlearn_jax.data.sources import (
+    Splits,
+    load_arrays,
+    load_digits,
+    load_folder,
+    load_npz,
+    resplit,
+    validate,
+)
+from unlearn_jax.data.splits import (
+    check_forget_mask,
+    forget_class,
+    forget_file,
+    forget_indices,
+    forget_random,
+    legacy_indices,
+    membership_design,
+)
+from unlearn_jax.data.tfds_reader import load_tfds
+
+__all__ = [
+    "AUGMENTATIONS",
+    "Augmentation",
+    "Splits",
+    "check_forget_mask",
+    "crop",
+    "crop_flip",
+    "forget_class",
+    "forget_file",
+    "forget_indices",
+    "forget_random",
+    "identity",
+    "legacy_indices",
+    "load_arrays",
+    "load_digits",
+    "load_folder",
+    "load_npz",
+    "load_tfds",
+    "membership_design",
+    "prepare",
+    "random_crop",
+    "random_flip",
+    "resplit",
+    "validate",
+]

@@ -1,0 +1,123 @@
+"""Random crops and flips as array code: one image and one key per draw, batched with ``vmap``.
+
+Every function takes typed keys (``jax.random.key``) and is pure, so it runs inside ``jit``, ``lax.scan`` and
+a ``vmap`` over models, and image ``i`` of a batch depends on key ``i`` alone, never on its neighbours or its
+place. Images keep their dtype: the same draw on uint8 and on float32 moves the same pixels.
+
+Crop and flip are both "which row and which column does this pixel come from", so :func:`crop_flip` does them
+with a single gather. Inside ``lax.scan`` on CPU that is about ten times as fast as a ``vmap`` of
+``lax.dynamic_slice``, which XLA expands into a loop over the batch.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from unlearn_jax.types import Array
+
+Augmentation = Callable[[Array, Array], Array]
+"""``(keys [B], images [B, H, W, ch]) -> images [B, H, W, ch]`` of the same dtype."""
+
+
+def _draw_offset(key: Array, padding: int) -> Array:
+    """``[2]`` int32: row and column where the crop starts, uniform in -padding..padding."""
+    return jax.random.randint(key, (2,), -padding, padding + 1)
+
+
+def _window(image: Array, offset: Array, mirrored: Array | bool) -> Array:
+    """The window of ``image``'s size at ``offset``, zeros outside, mirrored left to right if ``mirrored``."""
+    height, width, _ = image.shape
+    rows = jnp.arange(height) + offset[0]
+    columns = jnp.arange(width)
+    columns = jnp.where(mirrored, width - 1 - columns, columns) + offset[1]
+    inside = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))[None, :]
+    moved = image[jnp.clip(rows, 0, height - 1)[:, None], jnp.clip(columns, 0, width - 1)[None, :]]
+    return jnp.where(inside[:, :, None], moved, jnp.zeros((), image.dtype))
+
+
+def random_crop(key: Array, image: Array, *, padding: int = 4) -> Array:
+    """Pads one image with zeros and cuts a window of the original size at a uniformly random place.
+
+    This is the crop of the reference recipes (``RandomCrop(H, padding=4)``): each of the ``(2 * padding + 1)
+    ** 2`` windows is equally likely.
+
+    Args:
+      key: one typed key.
+      image: ``[H, W, ch]``, any dtype.
+      padding: zeros added on each side, in pixels, at least 0; 0 returns the image unchanged.
+
+    Returns:
+      ``[H, W, ch]``, dtype of ``image``.
+
+    Raises:
+      ValueError: ``padding`` is negative.
+
+    >>> image = jnp.arange(9, dtype=jnp.uint8).reshape(3, 3, 1)
+    >>> random_crop(jax.random.key(0), image, padding=0)[:, :, 0].tolist()
+    [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+    """
+    _check_padding(padding)
+    return _window(image, _draw_offset(key, padding), mirrored=False)
+
+
+def random_flip(key: Array, image: Array) -> Array:
+    """Mirrors one image left to right with probability one half.
+
+    Args:
+      key: one typed key.
+      image: ``[H, W, ch]``, any dtype.
+
+    Returns:
+      ``[H, W, ch]``, dtype of ``image``.
+    """
+    return jnp.where(jax.random.bernoulli(key), image[:, ::-1], image)
+
+
+def crop_flip(keys: Array, images: Array, *, padding: int = 4, flip: bool = True) -> Array:
+    """Random crop, then random flip, of each image of a batch with its own key.
+
+    With ``key_crop, key_flip = jax.random.split(key)`` the result for one image equals
+    ``random_flip(key_flip, random_crop(key_crop, image, padding=padding))`` exactly (without the flip when
+    ``flip`` is False). Pixels that the crop uncovers are 0.
+
+    Args:
+      keys: ``[B]`` typed keys, one per image.
+      images: ``[B, H, W, ch]``, float32 in [0, 1] or uint8; any dtype works.
+      padding: zeros added on each side, in pixels, at least 0.
+      flip: whether to mirror at random too.
+
+    Returns:
+      ``[B, H, W, ch]``, dtype of ``images``.
+
+    Raises:
+      ValueError: ``padding`` is negative, or keys and images differ in number.
+    """
+    _check_padding(padding)
+
+    def one(key: Array, image: Array) -> Array:
+        key_crop, key_flip = jax.random.split(key)
+        mirrored = jax.random.bernoulli(key_flip) if flip else False
+        return _window(image, _draw_offset(key_crop, padding), mirrored)
+
+    return jax.vmap(one)(keys, images)
+
+
+def crop(keys: Array, images: Array, *, padding: int = 4) -> Array:
+    """Does :func:`crop_flip` without the flip, for images that mirroring would change in meaning (digits)."""
+    return crop_flip(keys, images, padding=padding, flip=False)
+
+
+def identity(keys: Array, images: Array) -> Array:
+    """Returns the images as they are; ``keys`` is not looked at."""
+    del keys
+    return images
+
+
+def _check_padding(padding: int) -> None:
+    if padding < 0:
+        raise ValueError(f"padding must be at least 0 pixels, got {padding}")
+
+
+AUGMENTATIONS: dict[str, Augmentation] = {"none": identity, "crop": crop, "crop_flip": crop_flip}
+"""Augmentations by the name that configurations use."""

@@ -1,0 +1,28 @@
+"""Keeps TensorFlow Datasets from talking to the user about itself."""
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def quiet_tfds() -> Iterator[None]:
+    """Silences TFDS inside the ``with`` block: its log lines below ERROR, its warnings, its progress bars.
+
+    They advise to install OpenCV, announce downloads that do not happen, or draw bars into log files. Errors
+    are raised as ever. TFDS is imported on entry.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from tensorflow_datasets.core.utils import tqdm_utils
+
+        logger = logging.getLogger("absl")  # after the import: absl makes this logger, of its own class
+        level, bars = logger.level, tqdm_utils._active
+        logger.setLevel(logging.ERROR)
+        tqdm_utils.display_progress_bar(False)
+        try:
+            yield
+        finally:
+            tqdm_utils.display_progress_bar(bars)
+            logger.setLevel(level)

@@ -1,0 +1,321 @@
+"""Which samples to forget, and which models see which samples: boolean masks and nothing else.
+
+A forget set is a mask ``[N]`` over the training set, True where the sample must be forgotten. Every function
+here returns such a mask after :func:`check_forget_mask`, so a mask that exists is usable: at least one sample
+to forget and at least one to keep.
+"""
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from unlearn_jax.types import InputError
+
+Mask: TypeAlias = npt.NDArray[np.bool_]
+Generator = Literal["default", "legacy"]
+_BLOCK_COLUMNS = 16384
+
+
+def check_forget_mask(mask: npt.ArrayLike, num_samples: int) -> Mask:
+    """Returns ``mask`` as a NumPy array if it is a usable forget set of ``num_samples`` training samples.
+
+    Args:
+      mask: ``[N]`` bool, True where the sample is forgotten.
+      num_samples: N, the size of the training set.
+
+    Returns:
+      ``[N]`` bool.
+
+    Raises:
+      InputError: the mask is not boolean, does not have shape ``[N]``, forgets nothing, or forgets
+        everything.
+    """
+    array = np.asarray(mask)
+    if array.dtype != np.bool_:
+        raise InputError(
+            f"forget mask must be boolean, got {array.dtype}; "
+            "pass indices to forget_indices or convert with .astype(bool)"
+        )
+    if array.shape != (num_samples,):
+        raise InputError(
+            f"forget mask must have shape ({num_samples},), one entry per training sample, got {array.shape}"
+        )
+    if not array.any():
+        raise InputError("forget set is empty; choose at least one sample to forget")
+    if array.all():
+        raise InputError(f"forget set is all {num_samples} training samples; leave at least one to retain")
+    return array
+
+
+def forget_indices(indices: npt.ArrayLike, num_samples: int) -> Mask:
+    """Turns indices into the training set, in any order, into a forget mask.
+
+    Args:
+      indices: ``[F]`` integers in 0..N-1, each at most once.
+      num_samples: N, the size of the training set.
+
+    Returns:
+      ``[N]`` bool.
+
+    Raises:
+      InputError: not a list of integers, empty, out of range, repeated, or every sample.
+
+    >>> forget_indices([3, 0], 5).tolist()
+    [True, False, False, True, False]
+    """
+    values = np.asarray(indices)
+    if values.ndim != 1:
+        raise InputError(
+            f"forget indices must be a list, one index per sample, got an array of shape {values.shape}"
+        )
+    if values.size == 0:
+        raise InputError("forget set is empty; choose at least one sample to forget")
+    if not np.issubdtype(values.dtype, np.integer):
+        raise InputError(f"forget indices must be integers, got {values.dtype}")
+    outside = values[(values < 0) | (values >= num_samples)]
+    if outside.size:
+        raise InputError(
+            f"forget index {outside[0]} is out of range: the training set has samples 0..{num_samples - 1}"
+        )
+    unique, counts = np.unique(values, return_counts=True)
+    if unique.size != values.size:
+        raise InputError(
+            f"forget index {unique[np.argmax(counts > 1)]} is repeated; list each sample once "
+            "(a mask must be stored as booleans, not as 0 and 1)"
+        )
+    mask = np.zeros(num_samples, bool)
+    mask[values] = True
+    return check_forget_mask(mask, num_samples)
+
+
+def forget_random(
+    num_samples: int,
+    *,
+    fraction: float | None = None,
+    count: int | None = None,
+    seed: int,
+    generator: Generator = "default",
+) -> Mask:
+    """Draws a forget set uniformly at random.
+
+    Args:
+      num_samples: N, the size of the training set.
+      fraction: part of the training set to forget, in (0, 1); the number of samples is rounded to the
+        nearest.
+      count: number of samples to forget, in 1..N-1. Exactly one of ``fraction`` and ``count`` is given.
+      seed: of the draw, at least 0.
+      generator: ``"default"`` draws with ``numpy.random.default_rng``; ``"legacy"`` draws with
+        ``RandomState``, which reproduces the published forget sets of AMUN (seeds 1, 10 and 100 on the
+        official order of CIFAR-10).
+
+    Returns:
+      ``[N]`` bool with ``count`` entries True.
+
+    Raises:
+      InputError: both or neither of ``fraction`` and ``count``, one of them out of range, or an unknown
+        generator.
+
+    >>> int(forget_random(1000, fraction=0.1, seed=0).sum())
+    100
+    """
+    if (fraction is None) == (count is None):
+        raise InputError("give exactly one of fraction and count for a random forget set")
+    if fraction is not None:
+        if not 0 < fraction < 1:
+            raise InputError(f"forget fraction must lie strictly between 0 and 1, got {fraction}")
+        count = round(fraction * num_samples)
+    assert count is not None
+    if generator == "legacy":
+        return forget_indices(legacy_indices(num_samples, count, seed=seed), num_samples)
+    if generator != "default":
+        raise InputError(f"generator must be 'default' or 'legacy', got {generator!r}")
+    _check_count(count, num_samples)
+    return forget_indices(np.random.default_rng(seed).choice(num_samples, count, replace=False), num_samples)
+
+
+def legacy_indices(num_samples: int, count: int, *, seed: int) -> npt.NDArray[np.int64]:
+    """Draws ``numpy.random.RandomState(seed).choice(N, count, replace=False)``, keeping its order.
+
+    Args:
+      num_samples: N, the size of the training set.
+      count: number of samples, in 1..N-1.
+      seed: of the draw, in 0..2**32-1.
+
+    Returns:
+      ``[count]`` int64, all different.
+
+    Raises:
+      InputError: ``count`` is out of range.
+
+    >>> legacy_indices(50_000, 5_000, seed=1)[:3].tolist()  # the 10% forget set published with AMUN
+    [26247, 35067, 34590]
+    """
+    _check_count(count, num_samples)
+    return np.random.RandomState(seed).choice(num_samples, count, replace=False).astype(np.int64)
+
+
+def forget_class(labels: npt.ArrayLike, classes: int | Sequence[int]) -> Mask:
+    """Forgets every training sample of one or several classes.
+
+    Args:
+      labels: ``[N]`` integers, the labels of the training set.
+      classes: a class, or several different ones.
+
+    Returns:
+      ``[N]`` bool.
+
+    Raises:
+      InputError: classes are not integers, empty or repeated, a class has no sample, or no other class is
+        left.
+
+    >>> forget_class([0, 1, 2, 1], 1).tolist()
+    [False, True, False, True]
+    """
+    labels, wanted = np.asarray(labels), np.atleast_1d(np.asarray(classes))
+    if wanted.size == 0:
+        raise InputError("forget classes are empty; name at least one class")
+    if wanted.ndim != 1 or not np.issubdtype(wanted.dtype, np.integer):
+        raise InputError(f"forget classes must be integers, got {classes!r}")
+    if np.unique(wanted).size != wanted.size:
+        raise InputError(f"forget classes repeat a class: {wanted.tolist()}")
+    missing = np.setdiff1d(wanted, labels)
+    if missing.size:
+        raise InputError(
+            f"no training sample has class {missing[0]}; the labels run from {labels.min()} to {labels.max()}"
+        )
+    return check_forget_mask(np.isin(labels, wanted), labels.shape[0])
+
+
+def forget_file(path: str | os.PathLike[str], num_samples: int) -> Mask:
+    """Reads a forget set from a file.
+
+    ``.npy`` holds indices ``[F]`` (integers) or a mask ``[N]`` (bool); ``.npz`` the same as its only array;
+    ``.txt`` and ``.csv`` hold one index per line, where blank lines and lines that start with ``#`` are
+    skipped.
+
+    Args:
+      path: the file.
+      num_samples: N, the size of the training set.
+
+    Returns:
+      ``[N]`` bool.
+
+    Raises:
+      InputError: no such file, unknown suffix, unreadable, several arrays, or what it holds is not a forget
+        set (see :func:`forget_indices` and :func:`check_forget_mask`).
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise InputError(f"no forget file at {path}")
+    readers = {".npy": _read_numpy, ".npz": _read_numpy, ".txt": _read_lines, ".csv": _read_lines}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise InputError(
+            f"cannot read a forget set from {path.name}: the suffix must be one of {', '.join(readers)}"
+        )
+    values = reader(path)
+    try:
+        if values.dtype == np.bool_:
+            return check_forget_mask(values, num_samples)
+        return forget_indices(values, num_samples)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def membership_design(
+    num_models: int, num_samples: int, *, seed: int, generator: Generator = "default"
+) -> Mask:
+    """Decides which of M reference models trains on which of N samples: each sample is in exactly half.
+
+    Uniform numbers are sorted along the model axis, as in the code published with LiRA and AMUN: which half
+    contains a sample is uniform over all halves and independent between samples. Work memory stays below
+    about 40 MB for 256 models, whatever N.
+
+    Args:
+      num_models: M, even and at least 2.
+      num_samples: N, at least 1.
+      seed: of the draw.
+      generator: ``"legacy"`` gives bit for bit
+        ``RandomState(seed).uniform(size=(M, N)).argsort(0) < M // 2`` (AMUN: seed 0, M = 128, N = 60,000 with
+        the training set before the test set); ``"default"`` draws as many numbers only once.
+
+    Returns:
+      ``[M, N]`` bool, every column with M/2 entries True.
+
+    Raises:
+      InputError: M is odd or below 2, N below 1, or an unknown generator.
+
+    >>> membership_design(4, 3, seed=0).sum(axis=0).tolist()
+    [2, 2, 2]
+    """
+    if num_models < 2 or num_models % 2:
+        raise InputError(
+            "a membership design needs an even number of models, at least 2, "
+            f"so that each sample is in exactly half; got {num_models}"
+        )
+    if num_samples < 1:
+        raise InputError(f"a membership design needs at least one sample, got {num_samples}")
+    if generator not in ("default", "legacy"):
+        raise InputError(f"generator must be 'default' or 'legacy', got {generator!r}")
+    design = np.empty((num_models, num_samples), bool)
+    stream = np.random.default_rng(seed)
+    for start in range(0, num_samples, _BLOCK_COLUMNS):
+        block = slice(start, min(start + _BLOCK_COLUMNS, num_samples))
+        if generator == "legacy":
+            uniforms = _legacy_columns(num_models, num_samples, seed, block)
+        else:
+            uniforms = stream.random((block.stop - start, num_models)).T
+        design[:, block] = np.argsort(uniforms, axis=0) < num_models // 2
+    return design
+
+
+def _legacy_columns(num_models: int, num_samples: int, seed: int, block: slice) -> npt.NDArray[np.float64]:
+    """Columns ``block`` of ``RandomState(seed).uniform(size=(M, N))``, all drawn again, a row at a time."""
+    stream = np.random.RandomState(seed)
+    columns = np.empty((num_models, block.stop - block.start))
+    for row in columns:
+        row[...] = stream.random_sample(num_samples)[block]
+    return columns
+
+
+def _check_count(count: int, num_samples: int) -> None:
+    if not 1 <= count < num_samples:
+        raise InputError(
+            f"cannot forget {count} of {num_samples} samples; the number must be in 1..{num_samples - 1}"
+        )
+
+
+def _read_numpy(path: pathlib.Path) -> npt.NDArray[Any]:
+    try:
+        with open(path, "rb") as file:
+            stored = np.load(file, allow_pickle=False)
+            if isinstance(stored, np.ndarray):
+                return stored
+            if len(stored.files) != 1:
+                raise InputError(f"{path} must hold a single array, found {stored.files}")
+            return stored[stored.files[0]]
+    except InputError:
+        raise
+    except Exception as error:  # NumPy raises half a dozen types on damaged or pickled files
+        raise InputError(f"cannot read {path} as a NumPy array: {error}") from None
+
+
+def _read_lines(path: pathlib.Path) -> npt.NDArray[np.int64]:
+    indices = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not a text file; list one index per line") from None
+    for number, line in enumerate(lines, 1):
+        text = line.strip()
+        if not text or text.startswith("#"):
+            continue
+        try:
+            indices.append(int(text))
+        except ValueError:
+            raise InputError(f"{path}, line {number}: {text!r} is not an integer index") from None
+    return np.array(indices, np.int64)

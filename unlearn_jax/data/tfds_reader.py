@@ -1,0 +1,283 @@
+"""Reads TensorFlow Datasets (TFDS) without TensorFlow, and keeps what was decoded.
+
+A data set must have been *prepared*: converted to record files in ``data_dir/name/version``. This module
+never downloads anything and looks at the folders itself, so a missing data set is reported at once instead of
+after minutes of retries.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import re
+import secrets
+import shutil
+import sys
+import warnings
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from unlearn_jax.data.prepare import ARCHIVES
+from unlearn_jax.data.quiet import quiet_tfds
+from unlearn_jax.data.sources import Splits, load_arrays
+from unlearn_jax.types import DamagedFileError, InputError
+
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
+_BLOCK_ROWS = 1000
+_PROGRESS_ROWS = 5000
+
+
+class _Decoded(NamedTuple):
+    """One split: images ``[N, H, W, ch]``, labels ``[N]``, and class names if the data set knows them."""
+
+    images: npt.NDArray
+    labels: npt.NDArray[np.int64]
+    class_names: list[str] | None
+
+
+def load_tfds(
+    name: str,
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    train_split: str = "train",
+    test_split: str = "test",
+    image_key: str = "image",
+    label_key: str = "label",
+    order_key: str | None = "id",
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> Splits:
+    """Loads a prepared TFDS image-classification data set.
+
+    The images are decoded once and kept as ``.npy`` files under ``cache_dir``; later calls map those into
+    memory, which takes milliseconds and does not import TFDS. An entry of the cache belongs to one version,
+    split, choice of keys and content of the folder's description, so preparing the data anew is noticed; an
+    unreadable entry is built again.
+
+    Args:
+      name: ``name``, ``name/config``, ``name:version`` or ``name/config:version``; the newest version by
+        default.
+      data_dir: the TFDS directory; by default ``$TFDS_DATA_DIR`` or ``~/tensorflow_datasets``.
+      train_split: a TFDS split such as ``"train"`` or ``"train[:10%]"``.
+      test_split: the same for the test set; must not overlap with ``train_split`` (not checked).
+      image_key: name of the image feature.
+      label_key: name of the label feature (an integer, usually a ``ClassLabel``).
+      order_key: samples are sorted by this feature where the data set has it and its values are all
+        different. TFDS shuffles when it writes, and CIFAR's ``id`` restores the official order, which
+        published forget sets index. None keeps the stored order.
+      cache_dir: folder for decoded images; by default ``$UNLEARN_JAX_CACHE`` or ``~/.cache/unlearn_jax``. If
+        it cannot be written, a warning says so and the data is used from memory.
+
+    Returns:
+      The data set. Its images may be read-only memory maps.
+
+    Raises:
+      InputError: not prepared (the message says where it was looked for and how to prepare it), no such
+        version, config, split or feature, prepared in a format without random access, images of differing
+        shapes, or values that :func:`unlearn_jax.data.validate` refuses.
+      DamagedFileError: the record files cannot be read.
+    """
+    builder_dir, label = _find_builder(name, data_dir)
+    cache = pathlib.Path(
+        cache_dir or os.environ.get("UNLEARN_JAX_CACHE") or pathlib.Path.home() / ".cache" / "unlearn_jax"
+    )
+    keys = (image_key, label_key, order_key)
+    train, test = (
+        _cached_split(builder_dir, label, split, keys, cache) for split in (train_split, test_split)
+    )
+    return load_arrays(
+        train.images, train.labels, test.images, test.labels, name=label, class_names=train.class_names
+    )
+
+
+def _find_builder(name: str, data_dir: str | os.PathLike[str] | None) -> tuple[pathlib.Path, str]:
+    """The folder ``data_dir/name[/config]/version`` of a prepared data set, and ``name[/config]``."""
+    root = pathlib.Path(
+        data_dir or os.environ.get("TFDS_DATA_DIR") or pathlib.Path.home() / "tensorflow_datasets"
+    ).expanduser()
+    label, _, wanted = name.partition(":")
+    if not re.fullmatch(r"\w+(/[\w.+-]+)?", label):
+        raise InputError(
+            f"{name!r} is not a TFDS name; write name, name/config, name:version or name/config:version"
+        )
+    home = root / label
+    versions = _versions(home)
+    if not versions and "/" not in label and home.is_dir():
+        configs = sorted(entry.name for entry in home.iterdir() if _versions(entry))
+        if len(configs) > 1:
+            options = ", ".join(f"{label}/{config}" for config in configs)
+            raise InputError(f"{label} in {root} has several configs; choose one of {options}")
+        if configs:
+            label = f"{label}/{configs[0]}"
+            home = root / label
+            versions = _versions(home)
+    if not versions:
+        raise InputError(_not_prepared(label, root))
+    if wanted and wanted not in versions:
+        raise InputError(f"{label} in {root} is prepared in version {', '.join(versions)}, not in {wanted}")
+    return home / (wanted or versions[-1]), label
+
+
+def _versions(folder: pathlib.Path) -> list[str]:
+    """Prepared versions in a folder, oldest first; what an interrupted preparation left has another name."""
+    if not folder.is_dir():
+        return []
+    found = [
+        entry.name
+        for entry in folder.iterdir()
+        if _VERSION.fullmatch(entry.name)
+        and (entry / "dataset_info.json").is_file()
+        and (entry / "features.json").is_file()
+    ]
+    return sorted(found, key=lambda version: tuple(map(int, version.split("."))))
+
+
+def _not_prepared(label: str, root: pathlib.Path) -> str:
+    if label in ARCHIVES:
+        how = f"unlearn-jax prepare {label} --archive {ARCHIVES[label]} --data-dir {root}"
+    else:
+        how = f"on a machine with TensorFlow: tfds build {label} --file_format=array_record --data_dir={root}"
+    looked = f"{root / label}/<version>/dataset_info.json"
+    return f"no prepared data set {label!r} (looked for {looked}); prepare it with: {how}"
+
+
+def _cached_split(
+    builder_dir: pathlib.Path, label: str, split: str, keys: tuple[str, str, str | None], cache: pathlib.Path
+) -> _Decoded:
+    """One split from the cache, or decoded and put there."""
+    sha = hashlib.sha256(repr((split, keys)).encode())
+    for part in ("dataset_info.json", "features.json"):
+        sha.update((builder_dir / part).read_bytes())
+    readable = re.sub(r"[^\w.-]+", "-", f"{label}-{builder_dir.name}-{split}")
+    entry = cache / "tfds" / f"{readable}-{sha.hexdigest()[:16]}"
+    cached = _read_entry(entry)
+    if cached is not None:
+        return cached
+    decoded = _decode_split(builder_dir, label, split, keys)
+    try:
+        _write_entry(entry, decoded)
+    except OSError as error:
+        warnings.warn(f"cannot keep the decoded images of {label} in {cache}: {error}", stacklevel=3)
+        return decoded
+    return _read_entry(entry) or decoded
+
+
+def _read_entry(entry: pathlib.Path) -> _Decoded | None:
+    """The cache entry, images memory-mapped, or None if it is absent, truncated or otherwise unusable."""
+    try:
+        meta = json.loads((entry / "meta.json").read_text())
+        images = np.load(entry / "images.npy", mmap_mode="r")
+        labels = np.load(entry / "labels.npy")
+        if list(images.shape) != meta["shape"] or len(labels) != len(images):
+            return None
+        return _Decoded(images, labels, meta["class_names"])
+    except (OSError, ValueError, EOFError, KeyError, TypeError):
+        return None
+
+
+def _write_entry(entry: pathlib.Path, decoded: _Decoded) -> None:
+    """Writes a cache entry under another name, then renames it: a reader sees all of it or nothing."""
+    partial = entry.with_name(f".{entry.name}.{secrets.token_hex(6)}")
+    partial.mkdir(parents=True)
+    try:
+        for name, array in (("images.npy", decoded.images), ("labels.npy", decoded.labels)):
+            with open(partial / name, "wb") as file:
+                np.save(file, array, allow_pickle=False)
+                os.fsync(file.fileno())
+        meta = {"shape": list(decoded.images.shape), "class_names": decoded.class_names}
+        (partial / "meta.json").write_text(json.dumps(meta))
+        if _read_entry(entry) is None:  # absent, or a damaged entry to replace
+            shutil.rmtree(entry, ignore_errors=True)
+            with contextlib.suppress(OSError):  # another process was faster
+                partial.rename(entry)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _decode_split(
+    builder_dir: pathlib.Path, label: str, split: str, keys: tuple[str, str, str | None]
+) -> _Decoded:
+    """Reads and decodes every record of one split."""
+    image_key, label_key, order_key = keys
+    with quiet_tfds():
+        import tensorflow_datasets as tfds
+
+        builder = tfds.builder_from_directory(builder_dir)
+        features: Any = builder.info.features
+        for key in (image_key, label_key):
+            if key not in features:
+                raise InputError(f"{label} has no feature {key!r}; it has {', '.join(sorted(features))}")
+        if order_key is not None and order_key not in features:
+            order_key = None
+        source = _open_source(builder, label, split)
+        images, labels, order = _decode_rows(source, label, split, (image_key, label_key, order_key))
+        names = getattr(features[label_key], "names", None)
+    if order is not None and np.unique(order).size == order.size and (order[1:] < order[:-1]).any():
+        rows = np.argsort(order, kind="stable")
+        images, labels = images[rows], labels[rows]
+    return _Decoded(images, labels, names)
+
+
+def _open_source(builder: Any, label: str, split: str) -> Any:
+    try:
+        return builder.as_data_source(split)
+    except NotImplementedError:
+        raise InputError(
+            f"{label} is prepared as {builder.info.file_format.value}, which only TensorFlow can read; "
+            "prepare it again with --file_format=array_record"
+        ) from None
+    except (ValueError, KeyError) as error:
+        known = ", ".join(builder.info.splits)
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"cannot read split {split!r} of {label}, which has {known}: {reason}") from None
+
+
+def _decode_rows(
+    source: Any, label: str, split: str, keys: tuple[str, str, str | None]
+) -> tuple[npt.NDArray, npt.NDArray[np.int64], npt.NDArray | None]:
+    """Images, labels and, if there is a third key, its values, in stored order."""
+    from tqdm import tqdm
+
+    image_key, label_key, order_key = keys
+    total = len(source)
+    images: npt.NDArray | None = None
+    labels = np.empty(total, np.int64)
+    order = []
+    hidden = total <= _PROGRESS_ROWS or not sys.stderr.isatty()
+    with tqdm(total=total, desc=f"decoding {label} {split}", unit="img", disable=hidden, leave=False) as bar:
+        for start in range(0, total, _BLOCK_ROWS):
+            rows = range(start, min(start + _BLOCK_ROWS, total))
+            try:
+                examples = source.__getitems__(list(rows))
+            except Exception as error:  # the record and image readers raise a dozen types
+                reason = " ".join(str(error).split())
+                raise DamagedFileError(
+                    f"{label}: cannot read split {split!r} ({reason}); prepare the data set again"
+                ) from error
+            for row, example in zip(rows, examples, strict=True):
+                image = np.asarray(example[image_key])
+                if images is None:
+                    images = np.empty((total, *image.shape), image.dtype)
+                if image.shape != images.shape[1:]:
+                    raise InputError(
+                        f"{label}: images differ in shape, {images.shape[1:]} and {image.shape} "
+                        f"(row {row} of {split!r}); resize them into an image folder or an .npz file first"
+                    )
+                images[row] = image
+                labels[row] = _integer(example[label_key], label, label_key)
+                order += [] if order_key is None else [example[order_key]]
+            bar.update(len(rows))
+    if images is None:
+        raise InputError(f"{label}: split {split!r} is empty")
+    return images, labels, np.array(order) if order else None
+
+
+def _integer(value: Any, label: str, label_key: str) -> int:
+    value = np.asarray(value)
+    if value.ndim != 0 or not np.issubdtype(value.dtype, np.integer):
+        raise InputError(
+            f"{label}: feature {label_key!r} is not an integer label (shape {value.shape}, {value.dtype})"
+        )
+    return int(value)

@@ -1,0 +1,79 @@
+"""Image classifiers. The only folder that imports Flax: everything above sees a :class:`unlearn_jax.types.Model`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from unlearn_jax.models.adapters import from_functions, from_linen, from_nnx
+from unlearn_jax.models.cnn import CNN
+from unlearn_jax.models.conv import CONVOLUTIONS, canonical_conv, convolution, im2col_conv, max_pool_2x2
+from unlearn_jax.models.mlp import MLP
+from unlearn_jax.models.resnet import ResNet
+from unlearn_jax.types import InputError, Model
+
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {"mlp": MLP, "cnn": CNN, "resnet": ResNet}
+COMPUTE_TYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def build(
+    name: str,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    *,
+    conv: str = "auto",
+    dtype: str = "float32",
+    **knobs: Any,
+) -> Model:
+    """Builds one of the library's own architectures.
+
+    Args:
+      name: a key of ``ARCHITECTURES``.
+      image_shape: ``(H, W, ch)``.
+      num_classes: logits.
+      conv: convolution form (see :func:`convolution`); ignored by networks without convolutions.
+      dtype: compute type, ``float32`` or ``bfloat16``; parameters and logits stay float32.
+      **knobs: fields of the architecture, such as ``widths`` or ``blocks``.
+
+    Returns:
+      The model.
+
+    Raises:
+      InputError: unknown architecture, compute type or knob.
+
+    >>> model = build("mlp", (8, 8, 1), 10, widths=(32,))
+    >>> import jax
+    >>> variables = model.init(jax.random.key(0))
+    >>> model.apply(variables, jax.numpy.zeros((2, 8, 8, 1))).shape
+    (2, 10)
+    """
+    if name not in ARCHITECTURES:
+        raise InputError(f"unknown model {name!r}; choose one of {', '.join(sorted(ARCHITECTURES))}")
+    if dtype not in COMPUTE_TYPES:
+        raise InputError(f"unknown compute type {dtype!r}; choose float32 or bfloat16")
+    fields = set(ARCHITECTURES[name].__dataclass_fields__)  # pyright: ignore[reportFunctionMemberAccess]
+    if "conv" in fields:
+        knobs["conv"] = convolution(conv)
+    if unknown := set(knobs) - fields:
+        known = sorted(fields - {"parent", "name", "num_classes", "dtype", "conv"})
+        raise InputError(f"model {name!r} has no field {sorted(unknown)[0]!r}; it has {', '.join(known)}")
+    module = ARCHITECTURES[name](num_classes=num_classes, dtype=COMPUTE_TYPES[dtype], **knobs)
+    return from_linen(module, jnp.zeros((1, *image_shape)))
+
+
+__all__ = [
+    "ARCHITECTURES",
+    "CNN",
+    "CONVOLUTIONS",
+    "MLP",
+    "ResNet",
+    "build",
+    "canonical_conv",
+    "convolution",
+    "from_functions",
+    "from_linen",
+    "from_nnx",
+    "im2col_conv",
+    "max_pool_2x2",
+]

@@ -1,0 +1,103 @@
+"""From a Linen module, an NNX module or plain functions to a :class:`unlearn_jax.types.Model`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+from flax import nnx
+
+from unlearn_jax.types import Array, Model, Variables
+
+
+def from_linen(module: nn.Module, sample: Array) -> Model:
+    """Adapts a Linen module whose ``__call__(images, *, train)`` returns logits.
+
+    Args:
+      module: the network; it may use the ``params`` collection, any mutable collections and a ``dropout`` stream.
+      sample: ``[1, H, W, ch]`` images of the right shape, for initialisation.
+
+    Returns:
+      The model; ``state`` holds every collection but ``params``.
+    """
+
+    def join(variables: Variables) -> dict[str, Any]:
+        return {"params": variables.params, **variables.state}
+
+    def init(key: Array) -> Variables:
+        state = dict(module.init(key, sample, train=False))
+        return Variables(state.pop("params"), state)
+
+    def apply(variables: Variables, images: Array) -> Array:
+        return module.apply(join(variables), images, train=False)  # pyright: ignore[reportReturnType]
+
+    def apply_train(variables: Variables, images: Array, key: Array) -> tuple[Array, Any]:
+        logits, state = module.apply(
+            join(variables), images, train=True, mutable=list(variables.state), rngs={"dropout": key}
+        )
+        return logits, dict(state)  # pyright: ignore[reportReturnType, reportArgumentType, reportCallIssue]
+
+    return Model(init, apply, apply_train)
+
+
+def from_nnx(make: Callable[[nnx.Rngs], Any]) -> Model:
+    """Adapts an NNX module: ``make(rngs)`` builds it, calling it on images returns logits.
+
+    Args:
+      make: builds the module from ``nnx.Rngs``; ``module.train()`` and ``module.eval()`` switch its mode. Random streams
+        (dropout) are reseeded from the key of every training step.
+
+    Returns:
+      The model; ``params`` holds the ``nnx.Param`` leaves, ``state`` everything else but random streams.
+    """
+
+    def split(module: Any) -> tuple[Any, Any, Any, Any]:
+        return nnx.split(module, nnx.Param, nnx.RngState, ...)
+
+    def template(train: bool) -> tuple[Any, Any]:
+        module = make(nnx.Rngs(0))
+        module.train() if train else module.eval()
+        graph, _, streams, _ = split(module)
+        return graph, streams
+
+    graph_train, _ = template(True)
+    graph_eval, streams_eval = template(False)
+
+    def init(key: Array) -> Variables:
+        _, params, _, state = split(make(nnx.Rngs(key)))
+        return Variables(nnx.to_pure_dict(params), nnx.to_pure_dict(state))
+
+    def rebuild(graph: Any, variables: Variables, streams: Any) -> Any:
+        _, params, _, state = nnx.split(nnx.merge(graph, *abstract), nnx.Param, nnx.RngState, ...)
+        nnx.replace_by_pure_dict(params, variables.params)
+        nnx.replace_by_pure_dict(state, variables.state)
+        return nnx.merge(graph, params, streams, state, copy=True)
+
+    abstract = split(make(nnx.Rngs(0)))[1:]
+
+    def apply(variables: Variables, images: Array) -> Array:
+        return rebuild(graph_eval, variables, streams_eval)(images)
+
+    def apply_train(variables: Variables, images: Array, key: Array) -> tuple[Array, Any]:
+        module = rebuild(graph_train, variables, streams_eval)
+        nnx.reseed(module, default=key, dropout=key)
+        logits = module(images)
+        return logits, nnx.to_pure_dict(split(module)[3])
+
+    return Model(init, apply, apply_train)
+
+
+def from_functions(init: Callable[[Array], Any], apply: Callable[[Any, Array], Array]) -> Model:
+    """Adapts a hand-written network without statistics or dropout.
+
+    Args:
+      init: ``key -> params``, any pytree.
+      apply: ``(params, images [B, H, W, ch]) -> logits [B, C]``.
+
+    Returns:
+      The model, with an empty ``state``.
+    """
+    return Model(
+        init=lambda key: Variables(init(key), {}),
+        apply=lambda variables, images: apply(variables.params, images),
+        apply_train=lambda variables, images, key: (apply(variables.params, images), {}),
+    )

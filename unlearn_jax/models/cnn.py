@@ -1,0 +1,50 @@
+"""A small convolutional network for 8x8 to 32x32 images."""
+
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from unlearn_jax.models.conv import convolution, max_pool_2x2
+from unlearn_jax.types import Array
+
+
+class CNN(nn.Module):
+    """3x3 convolution, ReLU and 2x2 max pooling per width, then a linear head on all positions.
+
+    Pooling stops once a side would fall below 2. Without BatchNorm by default: a model of plain affine maps.
+
+    Attributes:
+      num_classes: logits.
+      widths: channels of the stages.
+      batch_norm: normalise after every convolution.
+      conv: convolution form, see :func:`unlearn_jax.models.conv.convolution`.
+      dtype: compute type (parameters and logits stay float32).
+    """
+
+    num_classes: int
+    widths: Sequence[int] = (16, 32, 64)
+    batch_norm: bool = False
+    conv: Callable[..., Array] | None = None
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Array, *, train: bool) -> Array:
+        """Images ``[B, H, W, ch]`` to logits ``[B, C]``."""
+        hidden = images
+        for width in self.widths:
+            hidden = nn.Conv(
+                width,
+                (3, 3),
+                use_bias=not self.batch_norm,
+                dtype=self.dtype,
+                conv_general_dilated=self.conv or convolution(),
+            )(hidden)
+            if self.batch_norm:
+                hidden = nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype)(hidden)
+            hidden = nn.relu(hidden)
+            if min(hidden.shape[1:3]) >= 4:
+                hidden = max_pool_2x2(hidden)
+        return nn.Dense(self.num_classes, dtype=self.dtype)(hidden.reshape(len(images), -1)).astype(
+            jnp.float32
+        )

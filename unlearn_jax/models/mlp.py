@@ -1,0 +1,31 @@
+"""The multi-layer perceptron, for small images and quick replicas."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from unlearn_jax.types import Array
+
+
+class MLP(nn.Module):
+    """Flatten, then ReLU layers, then a linear head; no normalisation, no dropout.
+
+    Attributes:
+      num_classes: logits.
+      widths: units of the hidden layers.
+      dtype: compute type (parameters and logits stay float32).
+    """
+
+    num_classes: int
+    widths: Sequence[int] = (256, 256)
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Array, *, train: bool) -> Array:
+        """Images ``[B, H, W, ch]`` to logits ``[B, C]``; ``train`` changes nothing."""
+        del train
+        hidden = images.reshape(len(images), -1)
+        for width in self.widths:
+            hidden = nn.relu(nn.Dense(width, dtype=self.dtype)(hidden))
+        return nn.Dense(self.num_classes, dtype=self.dtype)(hidden).astype(jnp.float32)

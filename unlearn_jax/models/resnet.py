@@ -1,0 +1,96 @@
+"""CIFAR ResNets with BatchNorm: 3x3 stem of stride 1, no stem pooling (He et al., arXiv 1512.03385)."""
+
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from unlearn_jax.models.conv import convolution
+from unlearn_jax.types import Array
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut.
+
+    Attributes:
+      width: output channels.
+      stride: of the first convolution; a projection shortcut is used where it or the width changes the shape.
+      halve_projection: halve the sum in blocks with a projection shortcut, as AMUN's released ResNet-18 does. It changes
+        the scale of the logits, and so of AMUN's radii.
+      conv: convolution form.
+      dtype: compute type.
+    """
+
+    width: int
+    stride: int = 1
+    halve_projection: bool = False
+    conv: Callable[..., Array] | None = None
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Array, *, train: bool) -> Array:
+        """Activations ``[B, H, W, ch]`` to ``[B, H / stride, W / stride, width]``."""
+
+        def conv_norm(x: Array, size: int, stride: int) -> Array:
+            pad = size // 2
+            x = nn.Conv(
+                self.width,
+                (size, size),
+                (stride, stride),
+                padding=((pad, pad), (pad, pad)),
+                use_bias=False,
+                dtype=self.dtype,
+                kernel_init=nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
+                conv_general_dilated=self.conv or convolution(),
+            )(x)
+            return nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype)(x)
+
+        hidden = conv_norm(nn.relu(conv_norm(images, 3, self.stride)), 3, 1)
+        if self.stride == 1 and images.shape[-1] == self.width:
+            return nn.relu(hidden + images)
+        total = hidden + conv_norm(images, 1, self.stride)
+        return nn.relu(total / 2 if self.halve_projection else total)
+
+
+class ResNet(nn.Module):
+    """Stages of basic blocks, global average pooling, linear head; ``(2, 2, 2, 2)`` blocks make ResNet-18.
+
+    Attributes:
+      num_classes: logits.
+      blocks: blocks per stage; every stage but the first halves the image.
+      width: channels of the first stage, doubled by every further one.
+      halve_projection: see :class:`BasicBlock`.
+      conv: convolution form, see :func:`unlearn_jax.models.conv.convolution`.
+      dtype: compute type (parameters, statistics and logits stay float32).
+    """
+
+    num_classes: int
+    blocks: Sequence[int] = (2, 2, 2, 2)
+    width: int = 64
+    halve_projection: bool = False
+    conv: Callable[..., Array] | None = None
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Array, *, train: bool) -> Array:
+        """Images ``[B, H, W, ch]`` to logits ``[B, C]``."""
+        hidden = nn.Conv(
+            self.width,
+            (3, 3),
+            padding=((1, 1), (1, 1)),
+            use_bias=False,
+            dtype=self.dtype,
+            kernel_init=nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
+            conv_general_dilated=self.conv or convolution(),
+        )(images)
+        hidden = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype)(hidden))
+        for stage, count in enumerate(self.blocks):
+            for block in range(count):
+                hidden = BasicBlock(
+                    width=self.width * 2**stage,
+                    stride=2 if stage > 0 and block == 0 else 1,
+                    halve_projection=self.halve_projection,
+                    conv=self.conv,
+                    dtype=self.dtype,
+                )(hidden, train=train)
+        return nn.Dense(self.num_classes, dtype=self.dtype)(hidden.mean((1, 2))).astype(jnp.float32)

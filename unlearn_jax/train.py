@@ -1,0 +1,343 @@
+"""Training one model: the one training step, whole epochs in one compiled scan, and ``fit``.
+
+Where a sample goes is decided by a boolean mask over the data set, and the order of samples is a pure function of
+(key, epoch). So an epoch can be repeated, resumed or mapped over many models, and a sample outside the mask is never read.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from unlearn_jax.losses import cross_entropy
+from unlearn_jax.types import (
+    ApplyFn,
+    Array,
+    Dataset,
+    DivergedError,
+    InputError,
+    Model,
+    ModelState,
+    Params,
+    Variables,
+)
+
+
+class Batch(NamedTuple):
+    """What a loss sees.
+
+    Attributes:
+      images: ``[B, H, W, ch]`` float32 in [0, 1], augmented.
+      labels: ``[B]`` int32.
+      index: ``[B]`` int32, position of each sample in the data set.
+    """
+
+    images: Array
+    labels: Array
+    index: Array
+
+
+class TrainState(NamedTuple):
+    """Everything training carries from step to step; with the key and the mask it determines the rest of the run.
+
+    Attributes:
+      epoch: ``[]`` int32, finished epochs.
+      variables: the model's.
+      opt_state: the optimiser's.
+    """
+
+    epoch: Array
+    variables: Variables
+    opt_state: optax.OptState
+
+
+LossFn = Callable[[Variables, Batch, Array], tuple[Array, ModelState]]
+"""``(variables, batch, key) -> (mean loss [], new model state)``, differentiated with respect to ``variables.params``."""
+
+Augment = Callable[[Array, Array], Array]
+"""``(keys [B], images [B, H, W, ch]) -> images``."""
+
+FetchFn = Callable[[Any, Array, Array], Batch]
+"""``(data, index [B], key) -> Batch``: reads samples, converts them to float32 and augments them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How to train, without what to train on.
+
+    Attributes:
+      num_epochs: passes over the samples of the mask.
+      batch_size: samples per step.
+      tx: any optax transformation.
+      augment: applied to every training image, with a key of its own; None for none.
+    """
+
+    num_epochs: int
+    batch_size: int
+    tx: optax.GradientTransformation
+    augment: Augment | None = None
+
+
+def sgd(
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    momentum: float = 0.9,
+    weight_decay: float = 5e-4,
+    nesterov: bool = False,
+) -> optax.GradientTransformation:
+    """SGD as the literature on unlearning means it: L2 decay of all parameters added to the gradient, then momentum."""
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay),
+        optax.sgd(learning_rate, momentum=momentum or None, nesterov=nesterov),
+    )
+
+
+def step_decay(learning_rate: float, *, every: int, factor: float = 0.1) -> optax.Schedule:
+    """Multiplies the learning rate by ``factor`` after every ``every`` steps (not epochs)."""
+    return optax.exponential_decay(learning_rate, transition_steps=every, decay_rate=factor, staircase=True)
+
+
+@lru_cache(maxsize=64)
+def cross_entropy_loss(model: Model) -> LossFn:
+    """Mean cross-entropy in training mode: the default loss."""
+
+    def loss_fn(variables: Variables, batch: Batch, key: Array) -> tuple[Array, ModelState]:
+        logits, state = model.apply_train(variables, batch.images, key)
+        return jnp.mean(cross_entropy(logits, batch.labels)), state
+
+    return loss_fn
+
+
+def to_float(images: Array) -> Array:
+    """Images as the model sees them: uint8 becomes float32 in [0, 1], floats stay."""
+    return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
+
+
+@lru_cache(maxsize=64)
+def fetch_from(augment: Augment | None = None) -> FetchFn:
+    """Reads a :class:`Dataset` and augments each image with a key of its own."""
+
+    def fetch(data: Dataset, index: Array, key: Array) -> Batch:
+        images = to_float(data.images[index])
+        if augment is not None:
+            images = augment(jax.random.split(key, len(index)), images)
+        return Batch(images, data.labels[index], index)
+
+    return fetch
+
+
+def steps_per_epoch(num_samples: int, batch_size: int) -> int:
+    """Steps that cover ``num_samples``: the last batch is filled up, see :func:`epoch_order`."""
+    return -(-num_samples // batch_size)
+
+
+def epoch_order(key: Array, member: Array, num_batches: int, batch_size: int) -> Array:
+    """One epoch's batches: a fresh permutation of the members, read round and round.
+
+    The last batch is filled with the permutation's first samples, so that every batch has ``batch_size`` samples and
+    BatchNorm never sees padding.
+
+    Args:
+      key: consumed; one per epoch.
+      member: ``[N]`` bool, at least one True.
+      num_batches: steps in the epoch (static).
+      batch_size: samples per step (static).
+
+    Returns:
+      ``[num_batches, batch_size]`` int32 positions, all members; every member occurs when there is room for all.
+    """
+    draws = jnp.where(member, jax.random.uniform(key, member.shape), 2.0)  # members first, in random order
+    permutation = jnp.argsort(draws).astype(jnp.int32)
+    position = jnp.arange(num_batches * batch_size) % jnp.maximum(jnp.sum(member), 1)
+    return permutation[position].reshape(num_batches, batch_size)
+
+
+@partial(jax.jit, static_argnums=0)
+def _init(model: Model, key: Array) -> Variables:
+    return model.init(key)
+
+
+def init_state(
+    key: Array, model: Model, tx: optax.GradientTransformation, variables: Variables | None = None
+) -> TrainState:
+    """The state before the first step: fresh variables from ``key``, or the ones given."""
+    variables = _init(model, jax.random.fold_in(key, 0)) if variables is None else variables
+    return TrainState(jnp.zeros((), jnp.int32), variables, tx.init(variables.params))
+
+
+def train_step(
+    loss_fn: LossFn, tx: optax.GradientTransformation, state: TrainState, batch: Batch, key: Array
+) -> tuple[TrainState, Array]:
+    """One gradient step; the only one in the package.
+
+    Returns:
+      The next state (``epoch`` unchanged) and the loss ``[]``.
+    """
+
+    def loss_of(params: Params) -> tuple[Array, ModelState]:
+        return loss_fn(state.variables._replace(params=params), batch, key)
+
+    (loss, model_state), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.variables.params)
+    updates, opt_state = tx.update(gradients, state.opt_state, state.variables.params)
+    params = optax.apply_updates(state.variables.params, updates)
+    return TrainState(state.epoch, Variables(params, model_state), opt_state), loss
+
+
+def train_epochs(
+    loss_fn: LossFn,
+    tx: optax.GradientTransformation,
+    fetch: FetchFn,
+    state: TrainState,
+    key: Array,
+    data: Any,
+    member: Array,
+    *,
+    num_epochs: int,
+    num_batches: int,
+    batch_size: int,
+) -> tuple[TrainState, Array]:
+    """Whole epochs as one scan, from wherever ``state`` stands; pure, to be jitted or mapped over models.
+
+    Args:
+      loss_fn: the objective.
+      tx: the optimiser.
+      fetch: how samples are read.
+      state: where to go on from.
+      key: of the whole run; every epoch folds its number in, so chunks of any size give the same bits.
+      data: passed to ``fetch``.
+      member: ``[N]`` bool, the samples to train on.
+      num_epochs: epochs to do now (static).
+      num_batches: steps per epoch (static).
+      batch_size: samples per step (static).
+
+    Returns:
+      The state after the epochs, and each epoch's mean loss ``[num_epochs]``.
+    """
+
+    def epoch(state: TrainState, _: None) -> tuple[TrainState, Array]:
+        key_order, key_steps = jax.random.split(jax.random.fold_in(key, 1 + state.epoch))
+
+        def step(state: TrainState, item: tuple[Array, Array]) -> tuple[TrainState, Array]:
+            index, key_step = item
+            key_fetch, key_loss = jax.random.split(key_step)
+            return train_step(loss_fn, tx, state, fetch(data, index, key_fetch), key_loss)
+
+        order = epoch_order(key_order, member, num_batches, batch_size)
+        state, losses = lax.scan(step, state, (order, jax.random.split(key_steps, num_batches)))
+        return state._replace(epoch=state.epoch + 1), jnp.mean(losses)
+
+    return lax.scan(epoch, state, None, length=num_epochs)
+
+
+def predict(apply_fn: ApplyFn, variables: Any, images: Array, *, batch_size: int = 512) -> Array:
+    """Logits of all images in evaluation mode, batch by batch inside one program.
+
+    Args:
+      apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``.
+      variables: opaque.
+      images: ``[N, ...]`` uint8 or float32 in [0, 1].
+      batch_size: images at a time; changes memory, not values.
+
+    Returns:
+      ``[N, C]`` float32.
+    """
+    return lax.map(
+        lambda image: apply_fn(variables, to_float(image)[None])[0],
+        images,
+        batch_size=min(batch_size, len(images)),
+    )
+
+
+def check_member(member: Any, num_samples: int) -> np.ndarray:
+    """A concrete ``[N]`` bool mask with at least one True, as NumPy.
+
+    Raises:
+      InputError: wrong length, type, or nothing to train on.
+    """
+    member = np.asarray(member)
+    if member.dtype != bool or member.shape[-1:] != (num_samples,):
+        raise InputError(
+            f"a mask must be bool of length {num_samples}, one entry per training sample; got {member.dtype} {member.shape}"
+        )
+    if not member.any(-1).all():
+        raise InputError("a mask selects no sample: there is nothing to train on")
+    return member
+
+
+def check_losses(losses: Any, first_epoch: int) -> np.ndarray:
+    """Fetches losses ``[..., epochs]`` and refuses any that is not finite.
+
+    Raises:
+      DivergedError: naming the epoch.
+    """
+    losses = np.asarray(losses)
+    bad = ~np.isfinite(losses).reshape(-1, losses.shape[-1]).all(0)
+    if bad.any():
+        raise DivergedError(
+            f"training diverged: the loss was not finite in epoch {first_epoch + int(np.argmax(bad)) + 1}; "
+            "lower the learning rate, or check the images for extreme values"
+        )
+    return losses
+
+
+@lru_cache(maxsize=16)
+def _compiled(loss_fn: LossFn, recipe: Recipe, num_batches: int) -> Callable[..., tuple[TrainState, Array]]:
+    """The jitted epochs of one recipe, kept so that a second ``fit`` compiles nothing."""
+    run = partial(train_epochs, loss_fn, recipe.tx, fetch_from(recipe.augment))
+    return jax.jit(
+        partial(run, num_batches=num_batches, batch_size=recipe.batch_size),
+        static_argnames="num_epochs",
+        donate_argnums=0,
+    )
+
+
+def fit(
+    key: Array,
+    model: Model,
+    data: Dataset,
+    member: Any,
+    recipe: Recipe,
+    *,
+    variables: Variables | None = None,
+    loss_fn: LossFn | None = None,
+    epochs_per_call: int = 1,
+    callback: Callable[[TrainState, np.ndarray], None] | None = None,
+) -> tuple[TrainState, np.ndarray]:
+    """Trains one model on the samples of a mask.
+
+    Args:
+      key: of the whole run; the same key gives the same bits on the same backend.
+      model: the architecture.
+      data: ``[N]`` samples; those outside ``member`` are never read.
+      member: ``[N]`` bool.
+      recipe: how to train.
+      variables: start here instead of from ``model.init``.
+      loss_fn: the objective; mean cross-entropy by default.
+      epochs_per_call: epochs per compiled call: more means fewer returns to Python, and the same result.
+      callback: called after every call with the state and its losses.
+
+    Returns:
+      The last state, and the mean loss of each epoch ``[num_epochs]``.
+
+    Raises:
+      InputError: unusable mask.
+      DivergedError: a loss was not finite.
+    """
+    member = check_member(member, len(data.labels))
+    num_batches = steps_per_epoch(int(member.sum()), recipe.batch_size)
+    run = _compiled(loss_fn or cross_entropy_loss(model), recipe, num_batches)
+    # copied: the caller's variables must survive the donation of the state
+    state = jax.tree.map(jnp.copy, init_state(key, model, recipe.tx, variables))
+    data, mask, losses = jax.tree.map(jnp.asarray, data), jnp.asarray(member), []
+    for done in range(0, recipe.num_epochs, epochs_per_call):
+        state, now = run(state, key, data, mask, num_epochs=min(epochs_per_call, recipe.num_epochs - done))
+        losses.append(check_losses(now, done))
+        if callback is not None:
+            callback(state, losses[-1])
+    return state, np.concatenate(losses) if losses else np.zeros(0, np.float32)

@@ -1,0 +1,153 @@
+"""The contracts every floor shares: models, data sets, attack and unlearning results, and the errors users see.
+
+Axis letters used in every docstring: ``B`` batch, ``C`` classes, ``D`` features, ``F`` forget samples, ``K`` radii,
+``M`` models, ``N`` samples, ``Z`` population.
+"""
+
+import dataclasses
+import enum
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+Array = jax.Array
+PyTree = Any
+Params = PyTree
+"""Trained leaves of a model."""
+ModelState = PyTree
+"""Leaves that training moves without a gradient (BatchNorm statistics); an empty dict when there are none."""
+
+
+class UnlearnError(Exception):
+    """Base of every error that the command line prints as one line instead of a traceback."""
+
+
+class InputError(UnlearnError, ValueError):
+    """The caller's input is unusable; the message says what was wrong and what to do."""
+
+
+class DivergedError(UnlearnError, RuntimeError):
+    """Training produced a loss that is not finite."""
+
+
+class DamagedFileError(UnlearnError, RuntimeError):
+    """A stored file is truncated or was changed since it was written."""
+
+
+class Variables(NamedTuple):
+    """Everything a model's forward pass reads.
+
+    Attributes:
+      params: trained leaves.
+      state: BatchNorm statistics and their like; an empty dict when the model has none.
+    """
+
+    params: Params
+    state: ModelState
+
+
+ApplyFn = Callable[[Any, Array], Array]
+"""``(variables, images [B, H, W, ch]) -> logits [B, C]`` in evaluation mode; the variables are opaque to the caller."""
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A classifier as three pure functions. Static under ``jit`` (compared by the identity of its functions).
+
+    Attributes:
+      init: ``key -> Variables``.
+      apply: ``(variables, images) -> logits [B, C]``, evaluation mode: a logit never depends on the rest of the batch.
+      apply_train: ``(variables, images, key) -> (logits [B, C], new state)``, training mode.
+    """
+
+    init: Callable[[Array], Variables]
+    apply: ApplyFn
+    apply_train: Callable[[Variables, Array, Array], tuple[Array, ModelState]]
+
+
+class Dataset(NamedTuple):
+    """Labelled images, all in memory.
+
+    Attributes:
+      images: ``[N, H, W, ch]``, uint8 in 0..255 or float32 in [0, 1]; the model always sees float32 in [0, 1].
+      labels: ``[N]`` int32 in 0..C-1.
+    """
+
+    images: Any
+    labels: Any
+
+
+class Status(enum.IntEnum):
+    """What became of one sample in an adversarial search."""
+
+    FOUND = 0
+    """An input within the radius gets another label."""
+    ALREADY_WRONG = 1
+    """The clean input is misclassified already: it is its own adversarial example, at distance 0."""
+    NOT_FOUND = 2
+    """Still classified correctly after the last radius."""
+    ZERO_GRADIENT = 3
+    """The loss has no usable gradient at the last iterate (zero or not finite), so no step could be taken."""
+
+
+class AttackResult(NamedTuple):
+    """Outcome of an attack, one row per attacked sample, in the order they were given.
+
+    Attributes:
+      images: ``[B, H, W, ch]`` float32 in [0, 1]; the adversarial input, or the last iterate where none was found.
+      labels: ``[B]`` int32, the class the attacked model gives to ``images``.
+      epsilon: ``[B]`` float32, radius of the ball in which the search stopped (0 for ``ALREADY_WRONG``).
+      distance: ``[B]`` float32, distance between ``images`` and the clean input, at most ``epsilon``.
+      status: ``[B]`` int32, a :class:`Status`.
+    """
+
+    images: Array
+    labels: Array
+    epsilon: Array
+    distance: Array
+    status: Array
+
+    @property
+    def success(self) -> Array:
+        """``[B]`` bool: ``images`` is misclassified (``FOUND`` or ``ALREADY_WRONG``)."""
+        return (self.status == Status.FOUND) | (self.status == Status.ALREADY_WRONG)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """What an unlearning method is given. A pytree, so that methods can be jitted and mapped over many problems.
+
+    Attributes:
+      model: the architecture (static).
+      variables: the original model, trained on all of ``train``.
+      train: the original training set, forget samples included.
+      forget: ``[N]`` bool, True where ``train`` must be forgotten.
+      num_forget: how many samples are forgotten (static: it sizes arrays and epochs).
+      adversarial: AMUN's D_A for the forget samples in ascending order, ``[F, ...]``; None if not yet computed.
+    """
+
+    model: Model = dataclasses.field(metadata={"static": True})
+    variables: Variables
+    train: Dataset
+    forget: Array
+    num_forget: int = dataclasses.field(metadata={"static": True})
+    adversarial: AttackResult | None = None
+
+
+class UnlearnInfo(NamedTuple):
+    """What an unlearning method says of its run.
+
+    Attributes:
+      losses: ``[epochs]`` float32, mean training loss of each epoch (length 0 for methods without training).
+      num_gradients: per-sample gradient evaluations spent, the cost that does not depend on the machine.
+    """
+
+    losses: Array
+    num_gradients: Array
+
+
+UnlearnFn = Callable[[Array, Problem], tuple[Variables, UnlearnInfo]]
+"""``(key, problem) -> (variables, info)``: pure, the same key gives the same result."""
