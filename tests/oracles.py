@@ -96,9 +96,7 @@ def repeated_auc(scores, positive, negative, counts):
     """AUC after repeating sample i ``counts[i]`` times; NaN if a side is empty then."""
     kept = [i for i, count in enumerate(counts) for _ in range(count) if positive[i] or negative[i]]
     sides = {bool(positive[i]) for i in kept}
-    return (
-        mann_whitney([scores[i] for i in kept], [positive[i] for i in kept]) if len(sides) == 2 else math.nan
-    )
+    return mann_whitney([scores[i] for i in kept], [positive[i] for i in kept]) if len(sides) == 2 else math.nan
 
 
 def balanced_accuracy(scores, is_member):

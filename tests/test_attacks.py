@@ -57,9 +57,7 @@ def test_radius_matches_the_analytic_margin(linear_problem, norm, dual, search):
     exact = margin(variables, x, np.asarray(y), dual)
     np.testing.assert_array_equal(result.status, Status.FOUND)
     # the smallest doubled radius that holds the boundary, and a distance within one step of it
-    np.testing.assert_allclose(
-        result.epsilon, 1e-3 * 2 ** np.ceil(np.log2(np.maximum(exact, 1e-3) / 1e-3)), rtol=1e-5
-    )
+    np.testing.assert_allclose(result.epsilon, 1e-3 * 2 ** np.ceil(np.log2(np.maximum(exact, 1e-3) / 1e-3)), rtol=1e-5)
     assert np.all(result.distance >= exact * 0.999)
     assert np.all(result.distance <= exact + 0.1 * np.asarray(result.epsilon) + 1e-6)
 
@@ -69,9 +67,7 @@ def test_grid_and_doubling_agree(network, batch_size):
     model, variables, x, y = network
     knobs = dict(epsilon_init=0.02, num_radii=7, num_steps=12, batch_size=batch_size)
     grid = jax.jit(lambda v: attacks.adversarial_set(model.apply, v, x, y, search="grid", **knobs))(variables)
-    doubling = jax.jit(lambda v: attacks.adversarial_set(model.apply, v, x, y, search="doubling", **knobs))(
-        variables
-    )
+    doubling = jax.jit(lambda v: attacks.adversarial_set(model.apply, v, x, y, search="doubling", **knobs))(variables)
     np.testing.assert_array_equal(grid.epsilon, doubling.epsilon)
     np.testing.assert_array_equal(grid.status, doubling.status)
     np.testing.assert_array_equal(grid.labels, doubling.labels)
@@ -96,8 +92,7 @@ def test_result_tells_the_truth(network, norm, keep):
 def test_first_iterate_is_no_further_than_the_last(network):
     model, variables, x, y = network
     first, last = (
-        attacks.pgd(model.apply, variables, x, y, x, epsilon=2.0, num_steps=10, keep=keep)
-        for keep in ("first", "last")
+        attacks.pgd(model.apply, variables, x, y, x, epsilon=2.0, num_steps=10, keep=keep) for keep in ("first", "last")
     )
     assert np.mean(first.distance) < np.mean(last.distance)
     assert np.sum(first.success) > 0
@@ -120,9 +115,7 @@ def test_one_trace_for_all_radii(linear_problem):
 
     def count(num_radii):
         traces.clear()
-        run = jax.jit(
-            lambda: attacks.adversarial_set(counted, variables, x, y, num_radii=num_radii, search="grid")
-        )
+        run = jax.jit(lambda: attacks.adversarial_set(counted, variables, x, y, num_radii=num_radii, search="grid"))
         run()
         return len(traces)
 

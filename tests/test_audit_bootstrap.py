@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unlearn_jax import audit
 from unlearn_jax.audit import (
     auc,
     interval,
@@ -19,9 +20,7 @@ from unlearn_jax.audit import (
 from unlearn_jax.types import InputError
 
 SAMPLES = st.lists(
-    st.tuples(
-        st.sampled_from([-np.inf, -1e30, 0.0, 1.0, 2.0, np.inf]), st.sampled_from("+-o"), st.integers(0, 3)
-    ),
+    st.tuples(st.sampled_from([-np.inf, -1e30, 0.0, 1.0, 2.0, np.inf]), st.sampled_from("+-o"), st.integers(0, 3)),
     min_size=2,
     max_size=15,
 ).filter(lambda rows: {"+", "-"} <= {side for _, side, _ in rows})
@@ -35,9 +34,7 @@ def test_weighted_auc_equals_repeating_samples(rows):
     counts = np.array([count for _, _, count in rows])
     weights = np.stack([counts, np.ones_like(counts), counts[::-1]])
     expected = [oracles.repeated_auc(scores, positive, negative, row) for row in weights]
-    assert np.allclose(
-        weighted_auc(scores, positive, negative, weights), expected, rtol=1e-12, equal_nan=True
-    )
+    assert np.allclose(weighted_auc(scores, positive, negative, weights), expected, rtol=1e-12, equal_nan=True)
 
 
 def test_weighted_auc_is_the_same_in_blocks_in_any_order_and_for_jax_arrays():
@@ -52,16 +49,12 @@ def test_weighted_auc_is_the_same_in_blocks_in_any_order_and_for_jax_arrays():
         kept = kept[(positive | negative)[kept]]
         assert np.isclose(value[row], auc(scores[kept], positive[kept]), rtol=1e-13)
     order = rng.permutation(3000)
-    assert np.array_equal(
-        weighted_auc(scores[order], positive[order], negative[order], weights[:, order]), value
-    )
+    assert np.array_equal(weighted_auc(scores[order], positive[order], negative[order], weights[:, order]), value)
     on_device = [jnp.asarray(x) for x in (scores, positive, negative, weights)]
     assert np.array_equal(weighted_auc(*on_device), value)
     assert np.allclose(weighted_auc(scores, positive, negative, weights * 0.25), value, rtol=1e-13)
     assert np.allclose(weighted_auc(scores, negative, positive, weights), 1 - value)
-    assert not np.isclose(
-        weighted_auc(scores, np.roll(positive, 1), ~np.roll(positive, 1), weights), value
-    ).all()
+    assert not np.isclose(weighted_auc(scores, np.roll(positive, 1), ~np.roll(positive, 1), weights), value).all()
 
 
 def test_weighted_mean_equals_repeating_samples():
@@ -201,3 +194,25 @@ def test_treating_runs_as_independent_would_be_too_short():
 def test_errors_say_what_to_do(call, message):
     with pytest.raises(InputError, match=message):
         call(np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("max_fpr", [0.0, 0.01, 0.2, 0.5, 1.0])
+@pytest.mark.parametrize("decimals", [1, 6])
+def test_weighted_tpr_equals_the_curve_of_repeated_samples(max_fpr, decimals):
+    rng = np.random.default_rng(4)
+    scores = np.round(rng.normal(size=60), decimals)  # one decimal: many ties
+    positive = rng.random(60) < 0.4
+    negative = ~positive & (rng.random(60) < 0.8)
+    weights = rng.integers(0, 4, (20, 60))
+    got = audit.weighted_tpr(scores, positive, negative, weights, max_fpr=max_fpr)
+    for weight, value in zip(weights, got, strict=True):
+        repeated = np.repeat(np.arange(60), weight * (positive | negative))
+        curve = audit.roc(scores[repeated], positive[repeated])
+        assert value == pytest.approx(curve.tpr_at_fpr(max_fpr))
+
+
+def test_weighted_tpr_without_weight_is_nan_and_refuses_bad_rates():
+    masks = np.array([True, False]), np.array([False, True])
+    assert np.isnan(audit.weighted_tpr([1.0, 0.0], *masks, np.array([[0, 1], [1, 0]]), max_fpr=0.1)).all()
+    with pytest.raises(InputError, match="max_fpr"):
+        audit.weighted_tpr([1.0, 0.0], *masks, np.ones((1, 2)), max_fpr=2)

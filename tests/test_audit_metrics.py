@@ -45,9 +45,7 @@ def test_accuracy_counts_masked_samples_only():
     right = [np.argmax(z) == y for z, y in zip(logits, labels, strict=True)]
     assert accuracy(logits, labels) == np.mean(right)
     assert accuracy(logits, labels, mask) == np.mean(np.array(right)[mask])
-    assert accuracy(jnp.asarray(logits), jnp.asarray(labels), jnp.asarray(mask)) == accuracy(
-        logits, labels, mask
-    )
+    assert accuracy(jnp.asarray(logits), jnp.asarray(labels), jnp.asarray(mask)) == accuracy(logits, labels, mask)
     assert accuracy(logits, logits.argmax(1)) == 1
     assert accuracy(logits, (logits.argmax(1) + 1) % 4) == 0
     broken = np.where(mask[:, None], logits, np.nan)
@@ -60,9 +58,7 @@ def test_forget_aucs_equal_counting():
     scores = rng.integers(0, 12, 120) + 2.0 * (part == 1)
     forget, retain, test = (part == k for k in range(3))
     measured = forget_aucs(scores, forget, retain, test)
-    for value, (above, below) in zip(
-        measured, ((forget, test), (retain, forget), (retain, test)), strict=True
-    ):
+    for value, (above, below) in zip(measured, ((forget, test), (retain, forget), (retain, test)), strict=True):
         kept = above | below
         assert np.isclose(value, oracles.mann_whitney(scores[kept], above[kept]))
     assert measured.fr > 0.6

@@ -72,9 +72,7 @@ def test_positive_ratios_agree_with_the_papers_quotient():
         assert np.allclose(dominated_share(ratio, gamma=gamma), expected, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    "knobs", [{}, {"trim": 0.2}, {"mode": "offline"}, {"mode": "offline", "offline_a": 0.6}]
-)
+@pytest.mark.parametrize("knobs", [{}, {"trim": 0.2}, {"mode": "offline"}, {"mode": "offline", "offline_a": 0.6}])
 def test_equals_the_oracle(case, knobs):
     target, reference, member = case
     ratio = target / oracles.rmia_average(reference, member, **knobs)
@@ -123,12 +121,8 @@ def test_offline_reads_only_references_without_the_sample(case):
     target, reference, member = case
     poisoned = np.where(member, 1000.0, reference)
     offline = {"mode": "offline"}
-    assert np.array_equal(
-        rmia(target, poisoned, member, **offline), rmia(target, reference, member, **offline)
-    )
-    assert not np.array_equal(
-        rmia(target, reference, ~member, **offline), rmia(target, reference, member, **offline)
-    )
+    assert np.array_equal(rmia(target, poisoned, member, **offline), rmia(target, reference, member, **offline))
+    assert not np.array_equal(rmia(target, reference, ~member, **offline), rmia(target, reference, member, **offline))
 
 
 def test_members_score_higher_and_equal_treatment_scores_alike():

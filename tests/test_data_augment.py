@@ -7,9 +7,7 @@ import pytest
 
 from unlearn_jax.data import augment
 
-crop_flip = jax.jit(
-    augment.crop_flip, static_argnames=("padding", "flip")
-)  # quicker than op by op; see the jit test
+crop_flip = jax.jit(augment.crop_flip, static_argnames=("padding", "flip"))  # quicker than op by op; see the jit test
 
 
 @pytest.fixture
@@ -38,9 +36,7 @@ def test_every_window_of_the_padded_image_is_equally_likely(key):
     crop_one = jax.jit(jax.vmap(lambda k: augment.random_crop(k, jnp.asarray(image), padding=1)))
     crops = crop_one(jax.random.split(key, number))
     crops = np.asarray(crops)
-    counts = [
-        int((crops == window).all(axis=(1, 2, 3)).sum()) for window in windows(image, padding=1).values()
-    ]
+    counts = [int((crops == window).all(axis=(1, 2, 3)).sum()) for window in windows(image, padding=1).values()]
     assert sum(counts) == number
     assert np.abs(np.array(counts) - number / 9).max() < 5 * np.sqrt(number / 9)
 
@@ -126,9 +122,7 @@ def test_padding_at_its_limits(key):
     images = jnp.asarray(some_images(3))
     keys = jax.random.split(key, 3)
     np.testing.assert_array_equal(crop_flip(keys, images, padding=0, flip=False), images)
-    far = augment.crop(
-        keys, images, padding=40
-    )  # far larger than the image: mostly zeros, never a wrong pixel
+    far = augment.crop(keys, images, padding=40)  # far larger than the image: mostly zeros, never a wrong pixel
     assert set(np.unique(far)) <= {0, *np.unique(images).tolist()}
     with pytest.raises(ValueError, match="padding must be at least 0"):
         augment.crop_flip(keys, images, padding=-1)

@@ -42,9 +42,7 @@ def test_digits_are_scikit_learns_images_each_used_once():
     assert splits.train.labels.dtype == np.int32
     bunch = datasets.load_digits()
     ours = np.concatenate([splits.train.images, splits.test.images]).reshape(1797, 64)
-    rows = np.column_stack(
-        [np.rint(ours / 255 * 16), np.concatenate([splits.train.labels, splits.test.labels])]
-    )
+    rows = np.column_stack([np.rint(ours / 255 * 16), np.concatenate([splits.train.labels, splits.test.labels])])
     theirs = np.column_stack([bunch.data, bunch.target])
     np.testing.assert_array_equal(rows[np.lexsort(rows.T)], theirs[np.lexsort(theirs.T)])
     assert ours.max() == 255
@@ -78,9 +76,7 @@ def test_digest_covers_values_types_and_shapes_but_not_names():
 
 def test_arrays_get_a_channel_types_and_names():
     grey = some_images(shape=(4, 5))
-    splits = sources.load_arrays(
-        grey / 255, LABELS[:, None].astype(np.uint8), jnp.asarray(grey) / 255, LABELS
-    )
+    splits = sources.load_arrays(grey / 255, LABELS[:, None].astype(np.uint8), jnp.asarray(grey) / 255, LABELS)
     assert splits.train.images.shape == (6, 4, 5, 1)
     assert splits.train.images.dtype == splits.test.images.dtype == np.float32
     assert splits.train.labels.dtype == np.int32

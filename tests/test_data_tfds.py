@@ -69,9 +69,7 @@ def cifar_oracle(name, members, split):
     for start in range(0, len(content), depth + 3072):
         record = content[start : start + depth + 3072]
         labels.append(record[depth - 1])
-        planes = [
-            np.frombuffer(record[depth + 1024 * c :][:1024], np.uint8).reshape(32, 32) for c in range(3)
-        ]
+        planes = [np.frombuffer(record[depth + 1024 * c :][:1024], np.uint8).reshape(32, 32) for c in range(3)]
         images.append(np.stack(planes, axis=-1))
     return np.stack(images), np.array(labels)
 
@@ -346,9 +344,7 @@ def test_samples_are_ordered_by_id_where_ids_differ(tmp_path, capsys):
 def test_versions_and_configs(tmp_path):
     for version in ("1.0.0", "1.10.0", "1.9.0"):
         number = int(version.split(".")[1])
-        write_toy(
-            tmp_path, "toy", [toy_example(number, label=i, name=f"{i}") for i in range(2)], version=version
-        )
+        write_toy(tmp_path, "toy", [toy_example(number, label=i, name=f"{i}") for i in range(2)], version=version)
     where = {"data_dir": tmp_path, "cache_dir": tmp_path / "cache"}
     assert data.load_tfds("toy", **where).train.images[0, 0, 0, 0] == 10
     assert data.load_tfds("toy:1.9.0", **where).train.images[0, 0, 0, 0] == 9
@@ -386,9 +382,7 @@ def test_quiet_puts_back_what_it_changed():
     assert (logger.level, tqdm_utils._active) == before
 
 
-@pytest.mark.skipif(
-    "UNLEARN_JAX_TEST_DATA" not in os.environ, reason="needs a TFDS directory with mnist 3.0.1"
-)
+@pytest.mark.skipif("UNLEARN_JAX_TEST_DATA" not in os.environ, reason="needs a TFDS directory with mnist 3.0.1")
 def test_the_real_mnist(tmp_path):
     splits = data.load_tfds(
         "mnist", data_dir=os.environ["UNLEARN_JAX_TEST_DATA"], train_split="test", cache_dir=tmp_path

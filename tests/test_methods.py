@@ -19,9 +19,7 @@ def problem(normed, blobs):
     recipe = train.Recipe(num_epochs=20, batch_size=16, tx=train.sgd(0.1))
     state, _ = train.fit(jax.random.key(1), normed, blobs, np.ones(60, bool), recipe)
     bare = methods.make_problem(normed, state.variables, blobs, FORGET)
-    return methods.make_problem(
-        normed, state.variables, blobs, FORGET, methods.attack_forget_set(bare, **ATTACK)
-    )
+    return methods.make_problem(normed, state.variables, blobs, FORGET, methods.attack_forget_set(bare, **ATTACK))
 
 
 def poison(problem, mask):
@@ -119,8 +117,7 @@ def with_failures(problem, failed):
 def test_failures_are_dropped_or_kept_as_asked(problem, key):
     half = with_failures(problem, np.arange(6) % 2 == 0)
     results = {
-        f: methods.amun(**KNOBS, failures=f)(jax.random.clone(key), half)[0]
-        for f in ("drop", "keep", "runner_up")
+        f: methods.amun(**KNOBS, failures=f)(jax.random.clone(key), half)[0] for f in ("drop", "keep", "runner_up")
     }
     leaves = {f: np.asarray(jax.tree.leaves(r.params)[0]) for f, r in results.items()}
     assert not np.allclose(leaves["drop"], leaves["keep"])
@@ -173,9 +170,7 @@ def test_registering_ones_own_method(problem, key, monkeypatch):
         def run(key, problem):
             del key
             params = jax.tree.map(lambda leaf: factor * leaf, problem.variables.params)
-            return problem.variables._replace(params=params), UnlearnInfo(
-                jnp.zeros(0), jnp.zeros((), jnp.int32)
-            )
+            return problem.variables._replace(params=params), UnlearnInfo(jnp.zeros(0), jnp.zeros((), jnp.int32))
 
         return run
 

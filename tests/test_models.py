@@ -37,9 +37,7 @@ def test_forms_equal_lax_in_value_and_gradients(form, case, key):
         return out, back(jax.random.normal(jax.random.clone(k3), out.shape))
 
     def stock(image, kernel, strides, pads):
-        return lax.conv_general_dilated(
-            image, kernel, strides, pads, dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
+        return lax.conv_general_dilated(image, kernel, strides, pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
     expected, got = run(stock), run(models.CONVOLUTIONS[form])
     chex.assert_trees_all_close(got, expected, rtol=1e-4, atol=1e-4)
@@ -52,9 +50,7 @@ def test_canonical_second_derivatives(stride, key):
     tangent = jax.random.normal(k3, kernel.shape)
 
     def hvp(conv, dims):
-        fun = lambda k: jnp.sum(
-            jnp.tanh(conv(image, k, (stride, stride), "SAME", dimension_numbers=dims)) ** 2
-        )  # noqa: E731
+        fun = lambda k: jnp.sum(jnp.tanh(conv(image, k, (stride, stride), "SAME", dimension_numbers=dims)) ** 2)  # noqa: E731
         return jax.jvp(jax.grad(fun), (kernel,), (tangent,))[1]
 
     dims = ("NHWC", "HWIO", "NHWC")
@@ -145,9 +141,7 @@ def test_nnx_adapter(key):
         logits, state = model.apply_train(variables._replace(params=params), images, key)
         return jnp.mean(logits**2), state
 
-    (value_a, state), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(
-        variables.params, jax.random.clone(k_a)
-    )
+    (value_a, state), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables.params, jax.random.clone(k_a))
     (value_b, _), _ = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables.params, k_b)
     (again, _), _ = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables.params, k_a)
     assert value_a != value_b, "dropout must follow the key"

@@ -22,18 +22,14 @@ def design():
 @pytest.fixture(scope="module")
 def reference(normed, blobs, design):
     keys = jax.random.split(jax.random.key(5), 5)
-    return replicas.fit_many(
-        keys, normed, blobs, design, RECIPE, how=replicas.mapper("loop", num_models=5, devices=1)
-    )
+    return replicas.fit_many(keys, normed, blobs, design, RECIPE, how=replicas.mapper("loop", num_models=5, devices=1))
 
 
 @pytest.mark.parametrize(("form", "devices"), EXACT + CLOSE)
 def test_mappers_train_the_same_models(form, devices, normed, blobs, design, reference):
     how = replicas.mapper(form, num_models=5, devices=devices)
     keys = jax.random.split(jax.random.key(5), 5)
-    with jax.debug_key_reuse(
-        form != "vmap"
-    ):  # the checker counts a batched fold_in in a scan as a use of the key
+    with jax.debug_key_reuse(form != "vmap"):  # the checker counts a batched fold_in in a scan as a use of the key
         state, losses = replicas.fit_many(keys, normed, blobs, design, RECIPE, how=how, epochs_per_call=2)
     assert losses.shape == (5, 3)
     if (form, devices) in EXACT:
@@ -60,9 +56,7 @@ def test_resumed_equals_uninterrupted(normed, blobs, design, reference):
     short = train.Recipe(1, RECIPE.batch_size, RECIPE.tx)
     half, _ = replicas.fit_many(keys, normed, blobs, design, short)
     stored = jax.tree.map(np.asarray, half)
-    rest, losses = replicas.fit_many(
-        keys, normed, blobs, design, RECIPE, state=jax.tree.map(jnp.asarray, stored)
-    )
+    rest, losses = replicas.fit_many(keys, normed, blobs, design, RECIPE, state=jax.tree.map(jnp.asarray, stored))
     assert losses.shape == (5, 2)
     chex.assert_trees_all_equal(rest, reference[0])
 

@@ -33,9 +33,7 @@ def test_epoch_order_visits_every_member_and_nobody_else(members, batch, batches
 
 def test_epoch_order_is_uniform():
     mask = jnp.asarray(some(10, range(4)))
-    orders = jax.vmap(lambda k: train.epoch_order(k, mask, 1, 4)[0])(
-        jax.random.split(jax.random.key(0), 4000)
-    )
+    orders = jax.vmap(lambda k: train.epoch_order(k, mask, 1, 4)[0])(jax.random.split(jax.random.key(0), 4000))
     first = np.bincount(np.asarray(orders)[:, 0], minlength=4) / 4000
     np.testing.assert_allclose(first[:4], 0.25, atol=0.03)
     assert len(np.unique(np.asarray(orders), axis=0)) == 24
@@ -49,9 +47,9 @@ def test_step_equals_torch_style_sgd(tiny, blobs, key, tiny_variables):
     params, velocity = tiny_variables.params, jax.tree.map(jnp.zeros_like, tiny_variables.params)
     for _ in range(3):
         state, _ = train.train_step(loss_fn, RECIPE.tx, state, batch, jax.random.clone(k_step))
-        grads = jax.grad(
-            lambda p: loss_fn(tiny_variables._replace(params=p), batch, jax.random.clone(k_step))[0]
-        )(params)
+        grads = jax.grad(lambda p: loss_fn(tiny_variables._replace(params=p), batch, jax.random.clone(k_step))[0])(
+            params
+        )
         velocity = jax.tree.map(lambda v, g, p: 0.9 * v + g + 5e-4 * p, velocity, grads, params)
         params = jax.tree.map(lambda p, v: p - 0.1 * v, params, velocity)
     chex.assert_trees_all_close(state.variables.params, params, rtol=1e-5, atol=1e-6)
@@ -75,9 +73,7 @@ def test_fit_learns_and_keeps_the_callers_variables(tiny, blobs, key, tiny_varia
 
 def test_chunks_of_any_size_give_the_same_bits(normed, blobs, key):
     mask = some(60, range(0, 60, 2))
-    runs = [
-        train.fit(jax.random.clone(key), normed, blobs, mask, RECIPE, epochs_per_call=n) for n in (1, 4, 6)
-    ]
+    runs = [train.fit(jax.random.clone(key), normed, blobs, mask, RECIPE, epochs_per_call=n) for n in (1, 4, 6)]
     for state, losses in runs[1:]:
         chex.assert_trees_all_equal(state, runs[0][0])
         np.testing.assert_array_equal(losses, runs[0][1])
@@ -101,9 +97,7 @@ def test_uint8_and_float_images_are_the_same_to_the_model(tiny, key):
     images = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 1)).astype(np.uint8)
     labels = np.arange(20, dtype=np.int32) % 3
     a, _ = train.fit(jax.random.clone(key), tiny, Dataset(images, labels), np.ones(20, bool), RECIPE)
-    b, _ = train.fit(
-        key, tiny, Dataset(images.astype("f4") / np.float32(255), labels), np.ones(20, bool), RECIPE
-    )
+    b, _ = train.fit(key, tiny, Dataset(images.astype("f4") / np.float32(255), labels), np.ones(20, bool), RECIPE)
     chex.assert_trees_all_close(a, b, rtol=1e-5, atol=1e-6)
 
 
@@ -128,9 +122,7 @@ def test_predict_ignores_batch_size(normed, blobs, key):
     whole = train.predict(normed.apply, state.variables, jnp.asarray(blobs.images))
     parts = train.predict(normed.apply, state.variables, jnp.asarray(blobs.images), batch_size=7)
     chex.assert_trees_all_close(whole, parts, rtol=1e-5, atol=1e-5)
-    chex.assert_trees_all_close(
-        whole, normed.apply(state.variables, jnp.asarray(blobs.images)), rtol=1e-5, atol=1e-5
-    )
+    chex.assert_trees_all_close(whole, normed.apply(state.variables, jnp.asarray(blobs.images)), rtol=1e-5, atol=1e-5)
 
 
 def test_second_fit_compiles_nothing(tiny, blobs, key):

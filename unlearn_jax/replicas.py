@@ -133,17 +133,13 @@ def _on_devices(form: str, count: int) -> Mapper:
 
 
 @lru_cache(maxsize=64)
-def _rows(
-    sharding: NamedSharding, models: int
-) -> tuple[Callable[[PyTree], PyTree], Callable[[PyTree], PyTree]]:
+def _rows(sharding: NamedSharding, models: int) -> tuple[Callable[[PyTree], PyTree], Callable[[PyTree], PyTree]]:
     """``[M, ...] -> [devices, ceil(M / devices), ...]`` with the last model as filling, and its inverse."""
     count = sharding.num_devices
     rows = -(-models // count)
     filled = np.minimum(np.arange(count * rows), models - 1).reshape(count, rows)
     split = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf[filled], tree), out_shardings=sharding)
-    join = jax.jit(
-        lambda tree: jax.tree.map(lambda leaf: leaf.reshape(count * rows, *leaf.shape[2:])[:models], tree)
-    )
+    join = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf.reshape(count * rows, *leaf.shape[2:])[:models], tree))
     return split, join
 
 

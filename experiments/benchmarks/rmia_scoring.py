@@ -119,13 +119,9 @@ def main() -> int:
         np.array_equal(from_start, expected),
         np.array_equal(few_scores, loop_scores),
     ]
-    print(
-        f"\nmedian ratio, chunks / sort: {statistics.median(slow) / statistics.median(fast):.0f}x", end="; "
-    )
+    print(f"\nmedian ratio, chunks / sort: {statistics.median(slow) / statistics.median(fast):.0f}x", end="; ")
     print(f"loop / sort at N = {few.size}: {statistics.median(loop) / statistics.median(few_fast):.0f}x")
-    print(
-        f"bit-equal to the definition: {all(equal)} ({scores.size} scores, {np.unique(scores).size} distinct)"
-    )
+    print(f"bit-equal to the definition: {all(equal)} ({scores.size} scores, {np.unique(scores).size} distinct)")
     return 0 if all(equal) else 1
 
 

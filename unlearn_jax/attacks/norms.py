@@ -34,9 +34,7 @@ def _l2_measure(delta: Array) -> Array:
 
 
 def _l2_project(delta: Array, radius: Array) -> Array:
-    return delta * jnp.minimum(
-        1.0, _INSIDE * radius / jnp.maximum(_l2_measure(delta), jnp.finfo(delta.dtype).tiny)
-    )
+    return delta * jnp.minimum(1.0, _INSIDE * radius / jnp.maximum(_l2_measure(delta), jnp.finfo(delta.dtype).tiny))
 
 
 def _l2_direction(gradient: Array) -> Array:

@@ -22,9 +22,7 @@ def check_images(images: Array, bounds: tuple[float, float]) -> None:
       InputError: integer images, NaN, or values outside the bounds.
     """
     if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise InputError(
-            f"attacks take float images in {list(bounds)}, not {images.dtype}: divide uint8 images by 255"
-        )
+        raise InputError(f"attacks take float images in {list(bounds)}, not {images.dtype}: divide uint8 images by 255")
     if isinstance(images, jax.core.Tracer):
         return
     low, high = float(np.min(np.asarray(images))), float(np.max(np.asarray(images)))

@@ -88,9 +88,7 @@ def adversarial_set(
     return jax.tree.map(lambda leaf: leaf[: len(x)], result)
 
 
-def _grid(
-    attack_batch: Any, x: Array, y: Array, radii: Array, *, batch_size: int, restart: bool
-) -> AttackResult:
+def _grid(attack_batch: Any, x: Array, y: Array, radii: Array, *, batch_size: int, restart: bool) -> AttackResult:
     del restart
 
     def batch(pair: tuple[Array, Array]) -> AttackResult:
@@ -104,9 +102,7 @@ def _grid(
     return jax.tree.map(lambda leaf: leaf.reshape(len(x), *leaf.shape[2:]), stacked)
 
 
-def _doubling(
-    attack_batch: Any, x: Array, y: Array, radii: Array, *, batch_size: int, restart: bool
-) -> AttackResult:
+def _doubling(attack_batch: Any, x: Array, y: Array, radii: Array, *, batch_size: int, restart: bool) -> AttackResult:
     def attack_unsolved(k: Array, best: AttackResult) -> AttackResult:
         unsolved = ~best.success & (y >= 0)
         order = jnp.argsort(~unsolved)  # stable: the unsolved first, in their order

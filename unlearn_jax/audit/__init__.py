@@ -18,6 +18,7 @@ from unlearn_jax.audit.bootstrap import (
     summarise,
     weighted_auc,
     weighted_mean,
+    weighted_tpr,
 )
 from unlearn_jax.audit.metrics import ForgetAucs, accuracy, avg_gap, forget_aucs
 from unlearn_jax.audit.rmia import dominated_share, rmia, rmia_ratio
@@ -69,4 +70,5 @@ __all__ = [
     "taylor_softmax",
     "weighted_auc",
     "weighted_mean",
+    "weighted_tpr",
 ]

@@ -140,9 +140,7 @@ def run_weights(rng: np.random.Generator, num_replicates: int, factors: ArrayLik
     return weights
 
 
-def weighted_auc(
-    scores: ArrayLike, positive: ArrayLike, negative: ArrayLike, weights: ArrayLike
-) -> np.ndarray:
+def weighted_auc(scores: ArrayLike, positive: ArrayLike, negative: ArrayLike, weights: ArrayLike) -> np.ndarray:
     """AUC of the same scores under many weightings of the samples, half credit for ties.
 
     ``sum_ij w_i w_j ([s_i > s_j] + [s_i = s_j] / 2) / (sum_i w_i sum_j w_j)`` over positives i and negatives
@@ -187,6 +185,54 @@ def weighted_auc(
         pairs = weight_above.sum(axis=1) * wins[:, -1]
         with np.errstate(invalid="ignore"):
             replicates[rows] = np.einsum("bp,bp->b", weight_above, credit) / pairs
+    return replicates
+
+
+def weighted_tpr(
+    scores: ArrayLike, positive: ArrayLike, negative: ArrayLike, weights: ArrayLike, *, max_fpr: float
+) -> np.ndarray:
+    """True positive rate at a false positive rate of at most ``max_fpr``, under many weightings of the samples.
+
+    The conservative step of the ROC curve: the lowest threshold whose false positive rate is within ``max_fpr``, tied
+    scores passing it together, as :meth:`unlearn_jax.audit.RocCurve.tpr_at_fpr`.
+
+    Args:
+      scores: ``[N]``, higher = more likely positive. Only marked samples are read.
+      positive: ``[N]`` bool.
+      negative: ``[N]`` bool, disjoint from ``positive``.
+      weights: ``[B, N]``, not negative.
+      max_fpr: in [0, 1].
+
+    Returns:
+      ``[B]`` float64 in [0, 1]; NaN where the positives or the negatives have no weight.
+
+    Raises:
+      InputError: as :func:`weighted_auc`, or ``max_fpr`` outside [0, 1].
+
+    >>> weighted_tpr([4, 3, 2, 1], [True, False, True, False], [False, True, False, True], np.ones((1, 4)), max_fpr=0.5)
+    array([1.])
+    """
+    if not 0 <= max_fpr <= 1:
+        raise InputError(f"max_fpr is {max_fpr}: pass a rate in [0, 1]")
+    scores = real_array("scores", scores, ndim=(1,))
+    weights = _read_weights(weights, scores.size)
+    positive = mask_array("positive", positive, scores.shape)
+    negative = mask_array("negative", negative, scores.shape)
+    if (positive & negative).any():
+        raise InputError("positive and negative overlap: a sample can be on one side only")
+    above, below = _ascending(scores, positive, "positive")[::-1], _ascending(scores, negative, "negative")[::-1]
+    levels = -np.unique(-scores[below])  # thresholds just above each negative score, descending
+    upto = np.searchsorted(-scores[below], -levels, side="right")  # negatives at or above each level
+    passed = np.append(np.searchsorted(-scores[above], -levels, side="left"), above.size)  # positives strictly above
+    replicates = np.empty(weights.shape[0])
+    for rows in _blocks(*weights.shape):
+        wins = np.cumsum(weights[rows].take(above, axis=1), axis=1, dtype=np.float64)
+        wins = np.concatenate([np.zeros((len(wins), 1)), wins], axis=1)
+        alarms = np.cumsum(weights[rows].take(below, axis=1), axis=1, dtype=np.float64)[:, upto - 1]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            level = (alarms <= max_fpr * alarms[:, -1:] * (1 + 1e-12)).sum(axis=1)  # levels let through whole
+            rate = np.take_along_axis(wins, passed[level][:, None], axis=1)[:, 0] / wins[:, -1]
+        replicates[rows] = np.where(alarms[:, -1] > 0, rate, np.nan)
     return replicates
 
 
@@ -253,9 +299,7 @@ def interval(replicates: ArrayLike, point: float, *, level: float = 0.95) -> Int
     return Interval(min(float(low), float(point)), max(float(high), float(point)), dropped)
 
 
-def summarise(
-    values: ArrayLike, replicates: ArrayLike, run_weights: ArrayLike, *, level: float = 0.95
-) -> Estimate:
+def summarise(values: ArrayLike, replicates: ArrayLike, run_weights: ArrayLike, *, level: float = 0.95) -> Estimate:
     """Mean over runs, with an interval for the resampling of samples, originals and forget sets together.
 
     Replicate b of the mean is ``sum_r v[b, r] replicates[b, r] / sum_r v[b, r]`` with v the run weights.

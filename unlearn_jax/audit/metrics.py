@@ -123,9 +123,7 @@ def avg_gap(values: ArrayLike, oracle: ArrayLike) -> np.ndarray:
     values = real_array("values", values, ndim=(2,))
     oracle = real_array("oracle", oracle, ndim=(2,))
     if values.shape[1] != oracle.shape[1]:
-        raise InputError(
-            f"values have {values.shape[1]} columns and oracle {oracle.shape[1]}: pass the same metrics"
-        )
+        raise InputError(f"values have {values.shape[1]} columns and oracle {oracle.shape[1]}: pass the same metrics")
     refuse_infinite("values", values)
     refuse_infinite("oracle", oracle)
     return np.abs(values - oracle.mean(axis=0, dtype=np.float64)).mean(axis=1, dtype=np.float64)

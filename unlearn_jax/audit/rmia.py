@@ -82,9 +82,7 @@ def rmia(
             "pass the same models in the same order"
         )
     outside = np.zeros(others.shape, bool)
-    return dominated_share(
-        ratio, rmia_ratio(population, others, outside, check_design=False, **knobs), gamma=gamma
-    )
+    return dominated_share(ratio, rmia_ratio(population, others, outside, check_design=False, **knobs), gamma=gamma)
 
 
 def rmia_ratio(
@@ -144,9 +142,7 @@ def rmia_ratio(
     return _quotient(target, average)
 
 
-def dominated_share(
-    ratio: ArrayLike, population_ratio: ArrayLike | None = None, *, gamma: float = 2.0
-) -> np.ndarray:
+def dominated_share(ratio: ArrayLike, population_ratio: ArrayLike | None = None, *, gamma: float = 2.0) -> np.ndarray:
     """Share of the population whose ratio, times gamma, stays below the sample's: RMIA from ratios.
 
     ``score(x) = mean_z [ratio(x) > gamma * ratio(z)]``, strict, **exactly** the pairwise comparison of the
@@ -187,9 +183,7 @@ def dominated_share(
     others = real_array("population_ratio", population_ratio, ndim=(1, 2)).astype(np.float64, copy=False)
     refuse_nan("population_ratio", others)
     if others.ndim != ratio.ndim or others.shape[:-1] != ratio.shape[:-1]:
-        raise InputError(
-            f"population ratios {others.shape} do not fit ratios {ratio.shape}: pass one row per target"
-        )
+        raise InputError(f"population ratios {others.shape} do not fit ratios {ratio.shape}: pass one row per target")
     bounds = gamma * np.sort(others, axis=-1)
     if ratio.ndim == 1:
         return np.searchsorted(bounds, ratio, side="left") / others.shape[-1]

@@ -33,8 +33,7 @@ def _read(logits: ArrayLike, labels: ArrayLike) -> tuple[Array, Array]:
         labels = jnp.broadcast_to(labels, logits.shape[:-1])
     except ValueError:
         raise InputError(
-            f"labels of shape {labels.shape} do not broadcast to the logits' {logits.shape[:-1]}: "
-            "pass one per sample"
+            f"labels of shape {labels.shape} do not broadcast to the logits' {logits.shape[:-1]}: pass one per sample"
         ) from None
     classes = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
     wide = jnp.promote_types(logits.dtype, jnp.float32)
@@ -96,9 +95,7 @@ def softmax_confidence(logits: ArrayLike, labels: ArrayLike, *, temperature: flo
     return soft_margin(logits, labels, temperature=temperature, margin=0.0)
 
 
-def soft_margin(
-    logits: ArrayLike, labels: ArrayLike, *, temperature: float = 2.0, margin: float = 0.6
-) -> Array:
+def soft_margin(logits: ArrayLike, labels: ArrayLike, *, temperature: float = 2.0, margin: float = 0.6) -> Array:
     """Soft-margin softmax: the true logit must win by a margin.
 
     With ``u = z / T``: ``exp(u_y - m) / (exp(u_y - m) + sum_{j != y} exp(u_j))`` (Zarifzadeh et al. 2024,

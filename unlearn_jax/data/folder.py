@@ -102,9 +102,7 @@ def _grey_or_rgb(file: pathlib.Path, image: "Image.Image") -> "Image.Image":
     if image.mode in _GREY_MODES:
         return image.convert("L")
     if image.mode not in _COLOUR_MODES:
-        raise InputError(
-            f"image {file} has more than 8 bits per channel (mode {image.mode}); convert it to 8 bits"
-        )
+        raise InputError(f"image {file} has more than 8 bits per channel (mode {image.mode}); convert it to 8 bits")
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB")

@@ -54,9 +54,7 @@ class _Cifar:
     folder: str
     files: dict[str, tuple[str, ...]]
     rows_per_file: dict[str, int]
-    names: dict[
-        str, tuple[str, int]
-    ]  # label feature -> (file of names, number of classes), in the order of the bytes
+    names: dict[str, tuple[str, int]]  # label feature -> (file of names, number of classes), in the order of the bytes
 
 
 _CIFAR = {
@@ -133,9 +131,7 @@ def _read_cifar(name: str, archive: pathlib.Path) -> _Content:
     splits = {}
     for split, files in layout.files.items():
         blocks = [
-            _cifar_rows(
-                archive, file, members[f"{layout.folder}/{file}"], layout, layout.rows_per_file[split]
-            )
+            _cifar_rows(archive, file, members[f"{layout.folder}/{file}"], layout, layout.rows_per_file[split])
             for file in files
         ]
         rows = np.concatenate(blocks)
@@ -149,9 +145,7 @@ def _read_cifar(name: str, archive: pathlib.Path) -> _Content:
             raise InputError(f"{archive}: {file} names {len(names)} classes, expected {num_classes}")
         class_names[key] = names
     title = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}[name]
-    description = (
-        f"{title}: 60,000 colour images of 32x32 pixels, in the order of the official binary archive."
-    )
+    description = f"{title}: 60,000 colour images of 32x32 pixels, in the order of the official binary archive."
     return _Content(_VERSIONS[name], splits, class_names, description, _CIFAR_HOME, with_id=True)
 
 
@@ -162,15 +156,12 @@ def _cifar_rows(
     width = len(layout.names) + int(np.prod(_CIFAR_SHAPE))
     if len(content) != num_rows * width:
         raise InputError(
-            f"{archive}: {file} has {len(content)} bytes, expected {num_rows * width}; "
-            "it is not the official file"
+            f"{archive}: {file} has {len(content)} bytes, expected {num_rows * width}; it is not the official file"
         )
     rows = np.frombuffer(content, np.uint8).reshape(num_rows, width)
     for column, (key, (_, num_classes)) in enumerate(layout.names.items()):
         if rows[:, column].max() >= num_classes:
-            raise InputError(
-                f"{archive}: {file} has a {key} above {num_classes - 1}; it is not the official file"
-            )
+            raise InputError(f"{archive}: {file} has a {key} above {num_classes - 1}; it is not the official file")
     return rows
 
 
@@ -190,14 +181,12 @@ def _read_tar(name: str, archive: pathlib.Path, wanted: set[str]) -> dict[str, b
                 pass
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise InputError(
-            f"cannot read {archive} (damaged or not fully downloaded): {error}; "
-            f"download {ARCHIVES[name]} again"
+            f"cannot read {archive} (damaged or not fully downloaded): {error}; download {ARCHIVES[name]} again"
         ) from None
     missing = sorted(wanted - members.keys())
     if missing:
         raise InputError(
-            f"{archive} has no {missing[0]}: it is not the binary version; "
-            f"download {ARCHIVES[name]} from {_CIFAR_HOME}"
+            f"{archive} has no {missing[0]}: it is not the binary version; download {ARCHIVES[name]} from {_CIFAR_HOME}"
         )
     return members
 
@@ -228,14 +217,10 @@ def _read_idx(path: pathlib.Path, shape: tuple[int, ...]) -> npt.NDArray[np.uint
         with gzip.open(path, "rb") as file:
             content = file.read()
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(
-            f"cannot read {path} (damaged or not fully downloaded): {error}; download it again"
-        ) from None
+        raise InputError(f"cannot read {path} (damaged or not fully downloaded): {error}; download it again") from None
     header = bytes([0, 0, 8, len(shape)]) + np.array(shape, ">i4").tobytes()
     if content[: len(header)] != header or len(content) != len(header) + int(np.prod(shape)):
-        raise InputError(
-            f"{path} is not the official file: expected an IDX file of {'x'.join(map(str, shape))} bytes"
-        )
+        raise InputError(f"{path} is not the official file: expected an IDX file of {'x'.join(map(str, shape))} bytes")
     return np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape)
 
 
@@ -292,15 +277,11 @@ def _examples(name: str, split: str, content: _Content) -> Iterator[tuple[int, d
     from tqdm import tqdm
 
     images, labels = content.splits[split]
-    rows = tqdm(
-        range(len(images)), desc=f"writing {name} {split}", unit="img", disable=not sys.stderr.isatty()
-    )
+    rows = tqdm(range(len(images)), desc=f"writing {name} {split}", unit="img", disable=not sys.stderr.isatty())
     for row in rows:
         image = images[row]
         buffer = io.BytesIO()
-        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else np.ascontiguousarray(image)).save(
-            buffer, "PNG"
-        )
+        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else np.ascontiguousarray(image)).save(buffer, "PNG")
         example: dict[str, Any] = {"image": buffer.getvalue()}
         example.update({key: int(values[row]) for key, values in labels.items()})
         if content.with_id:

@@ -74,8 +74,7 @@ def validate(dataset: Dataset, num_classes: int, what: str = "data set") -> Data
         raise InputError(f"{what}: there are no images (shape {images.shape})")
     if labels.shape != images.shape[:1]:
         raise InputError(
-            f"{what}: labels must have shape [N] = ({images.shape[0]},), one class index per image, "
-            f"got {labels.shape}"
+            f"{what}: labels must have shape [N] = ({images.shape[0]},), one class index per image, got {labels.shape}"
         )
     return Dataset(_checked_images(images, what), _checked_labels(labels, num_classes, what))
 
@@ -85,8 +84,7 @@ def _checked_images(images: npt.NDArray, what: str) -> npt.NDArray:
         return images
     if not jnp.issubdtype(images.dtype, np.floating):
         raise InputError(
-            f"{what}: images must be uint8 in 0..255 or floating in [0, 1], got {images.dtype}; "
-            "convert them first"
+            f"{what}: images must be uint8 in 0..255 or floating in [0, 1], got {images.dtype}; convert them first"
         )
     if not np.isfinite(images).all():
         raise InputError(f"{what}: images contain NaN or infinity; remove or repair those images")
@@ -101,9 +99,7 @@ def _checked_images(images: npt.NDArray, what: str) -> npt.NDArray:
 
 def _checked_labels(labels: npt.NDArray, num_classes: int, what: str) -> npt.NDArray[np.int32]:
     if not np.issubdtype(labels.dtype, np.integer):
-        raise InputError(
-            f"{what}: labels must be integers, got {labels.dtype}; convert with .astype('int32')"
-        )
+        raise InputError(f"{what}: labels must be integers, got {labels.dtype}; convert with .astype('int32')")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= num_classes:
         raise InputError(
@@ -148,9 +144,7 @@ def load_arrays(
         num_classes = len(class_names)
     train, test = _shaped(train_images, train_labels), _shaped(test_images, test_labels)
     if num_classes is None:
-        integral = [
-            x.labels for x in (train, test) if x.labels.size and np.issubdtype(x.labels.dtype, np.integer)
-        ]
+        integral = [x.labels for x in (train, test) if x.labels.size and np.issubdtype(x.labels.dtype, np.integer)]
         num_classes = max((int(labels.max()) + 1 for labels in integral), default=2)
     train = validate(train, num_classes, "training set")
     test = validate(test, num_classes, "test set")
@@ -240,9 +234,7 @@ def load_npz(path: str | os.PathLike[str]) -> Splits:
     except Exception as error:  # NumPy raises half a dozen types on damaged or pickled files
         raise InputError(f"cannot read {path} as an .npz file: {error}") from None
     train_images, train_labels, test_images, test_labels = arrays
-    return load_arrays(
-        train_images, train_labels, test_images, test_labels, name=path.stem, class_names=names
-    )
+    return load_arrays(train_images, train_labels, test_images, test_labels, name=path.stem, class_names=names)
 
 
 def load_folder(
@@ -286,9 +278,7 @@ def load_folder(
         test_files, test_names = folder.list_classes(parts[1])
         if names != test_names:
             differing = sorted(set(names) ^ set(test_names))
-            raise InputError(
-                f"{path}: train and test do not have the same classes; only one has {differing[0]!r}"
-            )
+            raise InputError(f"{path}: train and test do not have the same classes; only one has {differing[0]!r}")
         images, labels = folder.read_images(train_files + test_files, size)
         cut = len(train_files)
         return load_arrays(
@@ -338,9 +328,7 @@ def _draw(
 ) -> Splits:
     total = len(pool.labels)
     if num_train < 1 or num_test < 1:
-        raise InputError(
-            f"{name}: both sets need at least one sample, got num_train={num_train}, num_test={num_test}"
-        )
+        raise InputError(f"{name}: both sets need at least one sample, got num_train={num_train}, num_test={num_test}")
     if num_train + num_test > total:
         raise InputError(
             f"{name}: num_train + num_test = {num_train + num_test} is more than the {total} samples it has"

@@ -69,9 +69,7 @@ def forget_indices(indices: npt.ArrayLike, num_samples: int) -> Mask:
     """
     values = np.asarray(indices)
     if values.ndim != 1:
-        raise InputError(
-            f"forget indices must be a list, one index per sample, got an array of shape {values.shape}"
-        )
+        raise InputError(f"forget indices must be a list, one index per sample, got an array of shape {values.shape}")
     if values.size == 0:
         raise InputError("forget set is empty; choose at least one sample to forget")
     if not np.issubdtype(values.dtype, np.integer):
@@ -214,9 +212,7 @@ def forget_file(path: str | os.PathLike[str], num_samples: int) -> Mask:
     readers = {".npy": _read_numpy, ".npz": _read_numpy, ".txt": _read_lines, ".csv": _read_lines}
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise InputError(
-            f"cannot read a forget set from {path.name}: the suffix must be one of {', '.join(readers)}"
-        )
+        raise InputError(f"cannot read a forget set from {path.name}: the suffix must be one of {', '.join(readers)}")
     values = reader(path)
     try:
         if values.dtype == np.bool_:
@@ -226,9 +222,7 @@ def forget_file(path: str | os.PathLike[str], num_samples: int) -> Mask:
         raise InputError(f"{path}: {error}") from None
 
 
-def membership_design(
-    num_models: int, num_samples: int, *, seed: int, generator: Generator = "default"
-) -> Mask:
+def membership_design(num_models: int, num_samples: int, *, seed: int, generator: Generator = "default") -> Mask:
     """Decides which of M reference models trains on which of N samples: each sample is in exactly half.
 
     Uniform numbers are sorted along the model axis, as in the code published with LiRA and AMUN: which half
@@ -284,9 +278,7 @@ def _legacy_columns(num_models: int, num_samples: int, seed: int, block: slice) 
 
 def _check_count(count: int, num_samples: int) -> None:
     if not 1 <= count < num_samples:
-        raise InputError(
-            f"cannot forget {count} of {num_samples} samples; the number must be in 1..{num_samples - 1}"
-        )
+        raise InputError(f"cannot forget {count} of {num_samples} samples; the number must be in 1..{num_samples - 1}")
 
 
 def _read_numpy(path: pathlib.Path) -> npt.NDArray[Any]:

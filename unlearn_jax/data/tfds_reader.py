@@ -84,12 +84,8 @@ def load_tfds(
         cache_dir or os.environ.get("UNLEARN_JAX_CACHE") or pathlib.Path.home() / ".cache" / "unlearn_jax"
     )
     keys = (image_key, label_key, order_key)
-    train, test = (
-        _cached_split(builder_dir, label, split, keys, cache) for split in (train_split, test_split)
-    )
-    return load_arrays(
-        train.images, train.labels, test.images, test.labels, name=label, class_names=train.class_names
-    )
+    train, test = (_cached_split(builder_dir, label, split, keys, cache) for split in (train_split, test_split))
+    return load_arrays(train.images, train.labels, test.images, test.labels, name=label, class_names=train.class_names)
 
 
 def _find_builder(name: str, data_dir: str | os.PathLike[str] | None) -> tuple[pathlib.Path, str]:
@@ -99,9 +95,7 @@ def _find_builder(name: str, data_dir: str | os.PathLike[str] | None) -> tuple[p
     ).expanduser()
     label, _, wanted = name.partition(":")
     if not re.fullmatch(r"\w+(/[\w.+-]+)?", label):
-        raise InputError(
-            f"{name!r} is not a TFDS name; write name, name/config, name:version or name/config:version"
-        )
+        raise InputError(f"{name!r} is not a TFDS name; write name, name/config, name:version or name/config:version")
     home = root / label
     versions = _versions(home)
     if not versions and "/" not in label and home.is_dir():
@@ -196,9 +190,7 @@ def _write_entry(entry: pathlib.Path, decoded: _Decoded) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _decode_split(
-    builder_dir: pathlib.Path, label: str, split: str, keys: tuple[str, str, str | None]
-) -> _Decoded:
+def _decode_split(builder_dir: pathlib.Path, label: str, split: str, keys: tuple[str, str, str | None]) -> _Decoded:
     """Reads and decodes every record of one split."""
     image_key, label_key, order_key = keys
     with quiet_tfds():
@@ -277,7 +269,5 @@ def _decode_rows(
 def _integer(value: Any, label: str, label_key: str) -> int:
     value = np.asarray(value)
     if value.ndim != 0 or not np.issubdtype(value.dtype, np.integer):
-        raise InputError(
-            f"{label}: feature {label_key!r} is not an integer label (shape {value.shape}, {value.dtype})"
-        )
+        raise InputError(f"{label}: feature {label_key!r} is not an integer label (shape {value.shape}, {value.dtype})")
     return int(value)

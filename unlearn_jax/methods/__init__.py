@@ -55,9 +55,7 @@ def make_method(name: str, **knobs: Any) -> UnlearnFn:
     unlearn_jax.types.InputError: method 'amun' has no knob 'learning_rat'; it has attack, augment, batch_size, ...
     """
     if unknown := sorted(set(knobs) - set(known := knobs_of(name))):
-        raise InputError(
-            f"method {name!r} has no knob {unknown[0]!r}; it has {', '.join(sorted(known)) or 'none'}"
-        )
+        raise InputError(f"method {name!r} has no knob {unknown[0]!r}; it has {', '.join(sorted(known)) or 'none'}")
     return METHODS[name](**knobs)
 
 

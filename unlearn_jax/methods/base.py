@@ -99,7 +99,7 @@ class FineTuning:
       num_epochs: passes over the method's samples; 10 in AMUN's tables.
       batch_size: samples per step; 128 for CIFAR-10.
       learning_rate: of SGD; searched in [1e-6, 1e-1] by AMUN.
-      decay_every: epochs between decays by ``decay_factor``; None for a constant rate. AMUN searches None, 1 and 5.
+      decay_every: epochs between decays by ``decay_factor``; 0 for a constant rate. AMUN searches 0, 1 and 5.
       decay_factor: see there.
       momentum: of SGD.
       weight_decay: L2, added to the gradient.
@@ -110,7 +110,7 @@ class FineTuning:
     num_epochs: int = 10
     batch_size: int = 128
     learning_rate: float = 0.01
-    decay_every: int | None = None
+    decay_every: int = 0
     decay_factor: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4
@@ -119,15 +119,17 @@ class FineTuning:
 
     def __post_init__(self) -> None:
         """Refuses values no run could use."""
-        if self.num_epochs < 1 or self.batch_size < 1 or self.learning_rate <= 0:
-            raise InputError("num_epochs, batch_size and learning_rate of a method must be positive")
+        if self.num_epochs < 1 or self.batch_size < 1 or self.learning_rate <= 0 or self.decay_every < 0:
+            raise InputError(
+                "num_epochs, batch_size and learning_rate of a method must be positive, and decay_every not negative"
+            )
         if self.batch_stats not in ("update", "freeze"):
             raise InputError(f"unknown batch_stats {self.batch_stats!r}: choose update or freeze")
 
     def recipe(self, num_samples: int) -> Recipe:
         """The recipe for ``num_samples`` samples, which set how many steps an epoch of the schedule has."""
         rate = self.learning_rate
-        if self.decay_every is not None:
+        if self.decay_every:
             every = self.decay_every * steps_per_epoch(num_samples, self.batch_size)
             rate = step_decay(rate, every=every, factor=self.decay_factor)
         tx = sgd(rate, momentum=self.momentum, weight_decay=self.weight_decay)

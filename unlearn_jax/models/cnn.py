@@ -45,6 +45,4 @@ class CNN(nn.Module):
             hidden = nn.relu(hidden)
             if min(hidden.shape[1:3]) >= 4:
                 hidden = max_pool_2x2(hidden)
-        return nn.Dense(self.num_classes, dtype=self.dtype)(hidden.reshape(len(images), -1)).astype(
-            jnp.float32
-        )
+        return nn.Dense(self.num_classes, dtype=self.dtype)(hidden.reshape(len(images), -1)).astype(jnp.float32)

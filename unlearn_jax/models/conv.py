@@ -39,9 +39,7 @@ def _canonical(image: Array, kernel: Array, strides: tuple[int, int], padding: P
     return _plain(image, kernel, strides, padding)
 
 
-def _canonical_forward(
-    image: Array, kernel: Array, strides: tuple[int, int], padding: Padding
-) -> tuple[Array, Any]:
+def _canonical_forward(image: Array, kernel: Array, strides: tuple[int, int], padding: Padding) -> tuple[Array, Any]:
     return _plain(image, kernel, strides, padding), (image, kernel)
 
 
@@ -49,17 +47,13 @@ def _canonical_backward(
     strides: tuple[int, int], padding: Padding, saved: Any, cotangent: Array
 ) -> tuple[Array, Array]:
     image, kernel = saved
-    sizes = tuple(
-        zip(image.shape[1:3], kernel.shape[:2], cotangent.shape[1:3], strides, padding, strict=True)
-    )
+    sizes = tuple(zip(image.shape[1:3], kernel.shape[:2], cotangent.shape[1:3], strides, padding, strict=True))
     dilated = [(out - 1) * stride + 1 for _, _, out, stride, _ in sizes]
     image_pads = [
         (k - 1 - low, size - d - (k - 1 - low) + k - 1)
         for (size, k, _, _, (low, _)), d in zip(sizes, dilated, strict=True)
     ]
-    kernel_pads = [
-        (low, k - 1 - (size + low - d)) for (size, k, _, _, (low, _)), d in zip(sizes, dilated, strict=True)
-    ]
+    kernel_pads = [(low, k - 1 - (size + low - d)) for (size, k, _, _, (low, _)), d in zip(sizes, dilated, strict=True)]
     flipped = jnp.flip(kernel, (0, 1)).transpose(0, 1, 3, 2)
     d_image = _plain(cotangent, flipped, (1, 1), tuple(image_pads), lhs_dilation=strides)
     d_kernel = _plain(
@@ -75,13 +69,9 @@ def _canonical_backward(
 _canonical.defvjp(_canonical_forward, _canonical_backward)
 
 
-def _require_plain(
-    name: str, dilations: Sequence[Any], feature_group_count: int, dimension_numbers: Any
-) -> None:
+def _require_plain(name: str, dilations: Sequence[Any], feature_group_count: int, dimension_numbers: Any) -> None:
     if any(d is not None and tuple(d) != (1, 1) for d in dilations) or feature_group_count != 1:
-        raise InputError(
-            f"the {name} convolution has no dilation and no groups; use conv='lax' for this layer"
-        )
+        raise InputError(f"the {name} convolution has no dilation and no groups; use conv='lax' for this layer")
     if dimension_numbers is not None:
         numbers = lax.conv_dimension_numbers((1, 1, 1, 1), (1, 1, 1, 1), dimension_numbers)
         if numbers != lax.conv_dimension_numbers((1, 1, 1, 1), (1, 1, 1, 1), DIMENSIONS):

@@ -1,0 +1,160 @@
+"""The command line: what it prints, and one line with a non-zero status for every mistake."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import pytest
+
+from unlearn_jax import cli
+from unlearn_jax.pipeline import presets
+from unlearn_jax.types import InputError
+
+TINY = """
+'''A tiny run.'''
+from unlearn_jax.pipeline import *
+PRESET = RunConfig(
+    model=ModelConfig(fields={"widths": (8,)}), training=TrainingConfig(num_epochs=2), forget=ForgetConfig(seeds=(1,)),
+    replicas=ReplicasConfig(originals=(0,), references=2), attack=AttackConfig(num_radii=4, num_steps=3),
+    audit=AuditConfig(num_bootstrap=10, mis=False),
+    rows={"amun": {"method": "amun", "num_epochs": 1}},
+)
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    path = tmp_path / "tiny.py"
+    path.write_text(TINY)
+    return str(path)
+
+
+def shell(*args, cwd):
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(pathlib.Path(cli.__file__).parents[1]),
+        "UNLEARN_JAX_CACHE": str(cwd / "cache"),
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "unlearn_jax", *args], capture_output=True, text=True, cwd=cwd, env=env, check=False
+    )
+
+
+def test_run_from_a_shell(tiny, tmp_path):
+    done = shell(
+        "run", tiny, "--workdir", "out", "--rows.amun.learning_rate=0.003", "--forget.seeds", "4", "7", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Retrained (oracle)" in done.stdout
+    assert done.stderr == "", "quiet where standard error is no terminal"
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["config"]["rows"]["amun"]["learning_rate"] == 0.003
+    assert results["design"]["forget_sets"] == 2
+    assert results["preset"] == "tiny"
+    assert "report.html" in done.stdout
+
+
+def test_every_preset_resolves_and_says_what_it_is():
+    assert {"digits"} <= set(presets.names())
+    for name in presets.names():
+        preset = presets.load(name)
+        assert preset.about, name
+        assert preset.config.rows
+
+
+MISTAKES = {
+    "no command": ([], "usage"),
+    "unknown command": (["train"], "unknown command 'train'"),
+    "no preset": (["run"], "run needs a preset"),
+    "unknown preset": (["run", "mnits", "--workdir", "x"], "unknown preset 'mnits'"),
+    "file without preset": (["run", "empty.py", "--workdir", "x"], "defines no PRESET"),
+    "no workdir": (["run", "tiny.py"], "--workdir DIR"),
+    "unknown field": (["run", "tiny.py", "--workdir", "x", "--training.epochs=3"], "--training.epochs=3"),
+    "wrong type": (["run", "tiny.py", "--workdir", "x", "--training.num_epochs=many"], "many"),
+    "wrong choice": (["run", "tiny.py", "--workdir", "x", "--attack.norm=l3"], "l3"),
+    "unknown knob": (["run", "tiny.py", "--workdir", "x", "--rows.amun.speed=3"], "speed"),
+    "unknown method": (["run", "tiny.py", "--workdir", "x", "--rows.amun.method=amnu"], "unknown method 'amnu'"),
+    "data that cannot be had": (
+        ["run", "tiny.py", "--workdir", "x", "--data.source=tfds", "--data.name=cifar10", "--data.path=nowhere"],
+        "cifar10",
+    ),
+    "list with more": (["list", "all"], "takes no arguments"),
+    "prepare without name": (["prepare"], "cifar10, cifar100 or mnist"),
+    "prepare without archive": (["prepare", "mnist", "--archive", "nowhere", "--data-dir", "y"], "nowhere"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_are_one_line(name, tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.py").write_text("")
+    before = sorted(tmp_path.rglob("*"))
+    args, message = MISTAKES[name]
+    began = time.monotonic()
+    assert cli.main(args) == 2
+    assert time.monotonic() - began < 20
+    out, err = capsys.readouterr()
+    assert message in (err or out)
+    if args:
+        assert err.count("\n") == 1
+        assert err.startswith("unlearn-jax: error: ")
+    assert sorted(tmp_path.rglob("*")) == before, "nothing is written"
+
+
+def test_help_and_list(capsys):
+    assert cli.main(["--help"]) == 0
+    assert "unlearn-jax run PRESET" in capsys.readouterr().out
+    assert cli.main(["list"]) == 0
+    listed = capsys.readouterr().out
+    assert "digits" in listed
+    assert "amun" in listed
+
+
+def test_help_of_run_shows_fields(tiny, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["run", tiny, "--help"])
+    assert stop.value.code == 0
+    assert "--training.learning_rate" in capsys.readouterr().out.replace("-rate", "_rate")
+
+
+def test_failures_have_another_status(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["run", tiny, "--workdir", "x", "--training.learning_rate=1e30"]) == 1
+    assert "lower the learning rate" in capsys.readouterr().err
+    monkeypatch.setattr(cli, "_list", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    assert cli.main(["list"]) == 1
+    assert "No space left on device" in capsys.readouterr().err
+
+
+def test_preset_with_its_own_data_network_and_loss(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(
+        TINY
+        + """
+import numpy as np, jax, jax.numpy as jnp
+from unlearn_jax import data, models, train
+
+def make_splits():
+    rng = np.random.default_rng(0)
+    return data.load_arrays(rng.random((40, 3, 3)), np.arange(40) % 2, rng.random((20, 3, 3)), np.arange(20) % 2)
+
+def make_model(image_shape, num_classes):
+    return models.from_functions(
+        lambda key: jax.random.normal(key, (9, num_classes)), lambda w, x: x.reshape(len(x), -1) @ w)
+
+def make_loss(model):
+    return train.cross_entropy_loss(model)
+"""
+    )
+    assert cli.main(["run", "own.py", "--workdir", "out"]) == 0
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["data"]["num_train"] == 40
+    assert cli.main(["run", "own.py", "--workdir", "out", "--dry-run"]) == 0
+    assert "minutes" in capsys.readouterr().out
+
+
+def test_unknown_preset_file(tmp_path):
+    with pytest.raises(InputError, match="unknown preset"):
+        presets.load(str(tmp_path / "missing.py"))

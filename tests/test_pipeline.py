@@ -1,0 +1,364 @@
+"""The run: from arrays to report, resumed, shared, with a user's own network, and refusing what cannot work."""
+
+import dataclasses
+import json
+import shutil
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from unlearn_jax import data, models, replicas, train
+from unlearn_jax.pipeline import (
+    AttackConfig,
+    AuditConfig,
+    ForgetConfig,
+    ModelConfig,
+    ReplicasConfig,
+    RunConfig,
+    TrainingConfig,
+    bank,
+    dry_run,
+    presets,
+    run,
+    store,
+)
+from unlearn_jax.pipeline.plan import make_plan
+from unlearn_jax.types import DamagedFileError, DivergedError, InputError
+
+TINY = presets.complete(
+    RunConfig(
+        title="tiny",
+        model=ModelConfig(name="mlp", fields={"widths": [8]}),
+        training=TrainingConfig(num_epochs=4, batch_size=16, learning_rate=0.1),
+        forget=ForgetConfig(fraction=0.2, seeds=(1, 2)),
+        replicas=ReplicasConfig(originals=(0, 1), references=6, group=4, checkpoint_seconds=0.0),
+        attack=AttackConfig(num_radii=8, num_steps=5, batch_size=8),
+        audit=AuditConfig(num_bootstrap=20, mis_samples=20),
+        rows={
+            "finetune": {"method": "finetune", "num_epochs": 2},
+            "amun": {"method": "amun", "num_epochs": 2, "label": "AMUN"},
+        },
+    )
+)
+
+
+@pytest.fixture(scope="module")
+def splits(blobs):
+    rng = np.random.default_rng(5)
+    test = np.clip(blobs.images[:30] + rng.normal(0, 0.15, (30, 4, 4, 1)), 0, 1)
+    return data.load_arrays(blobs.images, blobs.labels, test.astype("f4"), blobs.labels[:30])
+
+
+@pytest.fixture(scope="module")
+def finished(splits, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    return folder / "run", run(TINY, folder / "run", splits=splits, preset="tiny")
+
+
+def strip(results):
+    """What must be equal between two runs of one configuration: everything but times."""
+    return {
+        key: value for key, value in results.items() if key in ("rows", "attack", "runs", "design", "banks", "checks")
+    }
+
+
+def without_cost(results):
+    kept = strip(results)
+    return {**kept, "rows": [{k: v for k, v in row.items() if k != "cost"} for row in kept["rows"]]}
+
+
+def test_a_run_ends_in_table_and_report(finished):
+    folder, results = finished
+    stored = json.loads((folder / "results.json").read_text())
+    assert stored == json.loads(json.dumps(results))
+    assert [row["key"] for row in results["rows"]] == ["original", "retrained", "retrained_again", "finetune", "amun"]
+    for row in results["rows"]:
+        assert set(row["metrics"]) == {metric["key"] for metric in results["metrics"]}
+        for estimate in row["metrics"].values():
+            assert estimate["num_runs"] == 4
+            assert estimate["low"] <= estimate["mean"] <= estimate["high"]
+    for name in ("report.html", "table.txt", "table.csv", "table.tex", "arrays.npz", "config.json"):
+        assert (folder / name).stat().st_size > 0, name
+    arrays = np.load(folder / "arrays.npz")
+    assert arrays["scores/amun"].shape == (4, 90)
+    assert arrays["forget"].sum() == 4 * 12
+    assert sum(results["attack"]["status"].values()) == 4 * 12
+
+
+def test_accuracies_are_those_of_the_stored_models(finished, splits):
+    folder, results = finished
+    plan = make_plan(TINY, folder.parent / "banks", splits=splits)
+    original = jax.tree.map(jnp.asarray, replicas.unstack(plan.originals.variables(), 1))
+    logits = train.predict(plan.model.apply, original, jnp.asarray(splits.test.images))
+    right = 100 * np.mean(np.argmax(logits, -1) == splits.test.labels)
+    row = next(row for row in results["rows"] if row["key"] == "original")
+    assert row["metrics"]["test_accuracy"]["values"][2] == pytest.approx(
+        right
+    )  # runs 2 and 3 are of the second original
+
+
+def test_oracles_never_saw_their_forget_sets(finished, splits):
+    folder, _ = finished
+    plan = make_plan(TINY, folder.parent / "banks", splits=splits)
+    pairs = np.concatenate([plan.pairs, plan.pairs])
+    for member, (_, s) in zip(plan.oracles.spec.member, pairs, strict=True):
+        np.testing.assert_array_equal(member[:60], ~plan.forget[s])
+        assert not member[60:].any()
+    assert plan.references.spec.member.sum(0).tolist() == [3] * 90
+
+
+def test_rerun_computes_nothing_and_says_the_same(finished, splits, monkeypatch):
+    folder, results = finished
+    monkeypatch.setattr(bank, "fit_many", None)  # any training would fail
+    again = run(TINY, folder, splits=splits, preset="tiny")
+    assert strip(again) == strip(results)
+    assert all(stage["cached"] for stage in again["stages"] if stage["name"] != "audit")
+
+
+def test_another_method_reuses_the_bank(finished, splits, monkeypatch, tmp_path):
+    folder, results = finished
+    monkeypatch.setattr(bank, "fit_many", None)
+    config = dataclasses.replace(TINY, only=("amun",), bank=str(folder.parent / "banks"))
+    other = run(config, tmp_path / "other", splits=splits)
+    assert [row["key"] for row in other["rows"]] == ["original", "retrained", "retrained_again", "amun"]
+    ours = {row["key"]: row["metrics"] for row in results["rows"]}
+    assert all(row["metrics"] == ours[row["key"]] for row in other["rows"])
+
+
+class Stop(Exception):
+    """The machine dies here."""
+
+
+@pytest.mark.parametrize("where", ["training", "store", "attack", "unlearn"])
+def test_interrupted_anywhere_and_rerun_the_same(where, finished, splits, tmp_path, monkeypatch):
+    _, results = finished
+    calls = {"n": 0}
+
+    def dies_at(nth, fun):
+        def wrapped(*args, **kwargs):
+            calls["n"] += 1
+            if calls["n"] == nth:
+                raise Stop
+            return fun(*args, **kwargs)
+
+        return wrapped
+
+    with monkeypatch.context() as patched:
+        if where == "training":
+            patched.setattr(bank._Checkpoints, "save", saves_then_dies(bank._Checkpoints.save))
+            patched.setattr(bank, "epochs_per_call", lambda *_: 1)
+        elif where == "store":
+            patched.setattr(store, "save_tree", dies_at(3, store.save_tree))
+        else:
+            from unlearn_jax.pipeline import stages
+
+            patched.setattr(stages, "map_models", dies_at({"attack": 1, "unlearn": 2}[where], stages.map_models))
+        with pytest.raises(Stop):
+            run(TINY, tmp_path / "run", splits=splits, preset="tiny")
+    resumed = run(TINY, tmp_path / "run", splits=splits, preset="tiny")
+    assert without_cost(resumed) == without_cost(results)
+    assert not list((tmp_path / "banks").glob("*/training-*")), "checkpoints of finished groups are removed"
+
+
+def saves_then_dies(save):
+    def wrapped(self, state):
+        save(self, state)
+        if int(np.asarray(state.epoch)[0]) == 2:
+            self._manager.wait_until_finished()
+            raise Stop
+
+    return wrapped
+
+
+def test_truncated_checkpoint_is_named(splits, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(bank._Checkpoints, "save", saves_then_dies(bank._Checkpoints.save))
+        patched.setattr(bank, "epochs_per_call", lambda *_: 1)
+        with pytest.raises(Stop):
+            run(TINY, tmp_path / "run", splits=splits)
+    (training,) = (tmp_path / "banks").glob("originals-*/training-*")
+    for file in (f for f in training.rglob("*") if f.is_file()):
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(
+        DamagedFileError, match=r"delete the folder .*training-0000-0001 and run the same command again"
+    ):
+        run(TINY, tmp_path / "run", splits=splits)
+    shutil.rmtree(training)
+    assert run(TINY, tmp_path / "run", splits=splits)["rows"]
+
+
+@pytest.mark.parametrize("name", ["models.npz", "logits.npy", "manifest.json"])
+def test_damaged_bank_is_named(name, finished, splits, tmp_path):
+    folder, _ = finished
+    shutil.copytree(folder.parent, tmp_path / "copy")
+    (group, *_) = sorted((tmp_path / "copy" / "banks").glob("references-*/models-*"))
+    file = group / name
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(DamagedFileError, match=f"{name} is missing, truncated or changed"):
+        run(TINY, tmp_path / "copy" / "run", splits=splits)
+    shutil.rmtree(group)
+    assert run(TINY, tmp_path / "copy" / "run", splits=splits)["rows"]
+
+
+def test_users_own_function_and_arrays(splits, tmp_path):
+    def init(key):
+        return {"w": 0.1 * jax.random.normal(key, (16, 3)), "b": jnp.zeros(3)}
+
+    def apply(params, images):
+        return images.reshape(len(images), -1) @ params["w"] + params["b"][None]
+
+    model = models.from_functions(init, apply)
+    config = dataclasses.replace(TINY, replicas=dataclasses.replace(TINY.replicas, originals=(0,), references=2))
+    results = run(config, tmp_path / "mine", splits=splits, model=model)
+    assert results["rows"][0]["metrics"]["test_accuracy"]["mean"] > 60
+    # another function must not find the first one's models
+    other = models.from_functions(init, lambda params, images: jnp.tanh(apply(params, images)))
+    plans = [make_plan(config, tmp_path / "banks", splits=splits, model=m) for m in (model, other)]
+    assert plans[0].originals.spec.key != plans[1].originals.spec.key
+    again = make_plan(config, tmp_path / "banks", splits=splits, model=models.from_functions(init, apply))
+    assert again.originals.spec.key == plans[0].originals.spec.key
+
+
+def test_users_own_loss(splits, tmp_path):
+    model = models.build("mlp", (4, 4, 1), 3, widths=(8,))
+
+    def squared(variables, batch, key):
+        logits, state = model.apply_train(variables, batch.images, key)
+        return jnp.mean((logits - jax.nn.one_hot(batch.labels, 3)) ** 2), state
+
+    plan = make_plan(TINY, tmp_path, splits=splits, model=model, loss_fn=squared)
+    plain = make_plan(TINY, tmp_path, splits=splits, model=model)
+    assert plan.originals.spec.key != plain.originals.spec.key
+    plan.originals.ensure(lambda **k: __import__("tqdm").tqdm(**k, disable=True))
+    assert plan.originals.logits().shape == (2, 90, 3)
+
+
+def test_class_forgetting_with_unequal_classes(splits, tmp_path):
+    train_set = splits.train
+    uneven = data.load_arrays(train_set.images[:59], train_set.labels[:59], splits.test.images, splits.test.labels)
+    config = dataclasses.replace(
+        TINY,
+        forget=ForgetConfig(kind="class", classes=(0, 2)),
+        replicas=dataclasses.replace(TINY.replicas, originals=(0,), references=2),
+        only=("amun",),
+    )
+    results = run(config, tmp_path / "classes", splits=uneven)
+    assert results["design"]["runs"] == 2
+    assert [r["forget_set"] for r in results["runs"]] == [0, 2]
+
+
+def test_replicas_stored_do_not_depend_on_the_group(finished, splits, tmp_path):
+    folder, _ = finished
+    other = dataclasses.replace(TINY, replicas=dataclasses.replace(TINY.replicas, group=3))
+    plan = make_plan(other, tmp_path / "banks", splits=splits)
+    plan.references.ensure(lambda **k: __import__("tqdm").tqdm(**k, disable=True))
+    first = make_plan(TINY, folder.parent / "banks", splits=splits).references
+    assert plan.references.spec.key == first.spec.key
+    chex.assert_trees_all_equal(plan.references.variables(), first.variables())
+
+
+def test_dry_run_writes_nothing(splits, tmp_path, finished):
+    text = dry_run(TINY, tmp_path / "new", splits=splits)
+    assert "train references" in text
+    assert "minutes" in text
+    assert not list(tmp_path.iterdir())
+    done = dry_run(TINY, finished[0], splits=splits)
+    assert "about 0.0 minutes" in done
+
+
+def test_keys_depend_on_what_determines_a_bank(splits, tmp_path):
+    base = make_plan(TINY, tmp_path, splits=splits).references.spec.key
+
+    def key_with(**changes):
+        return make_plan(dataclasses.replace(TINY, **changes), tmp_path, splits=splits).references.spec.key
+
+    assert key_with(training=dataclasses.replace(TINY.training, learning_rate=0.2)) != base
+    assert key_with(model=ModelConfig(name="mlp", fields={"widths": [9]})) != base
+    assert key_with(replicas=dataclasses.replace(TINY.replicas, reference_seed=1)) != base
+    assert key_with(attack=AttackConfig(num_steps=3), only=("amun",), audit=AuditConfig(gamma=1.0)) == base
+    assert key_with(forget=ForgetConfig(fraction=0.1, seeds=(5,))) == base
+
+
+CASES = {
+    "odd number of references": ({"replicas": {"references": 5}}, "even"),
+    "one reference": ({"replicas": {"references": 1}}, "at least 2|2 or more|even"),
+    "nothing to forget": ({"forget": {"fraction": 0.0}}, "fraction"),
+    "everything forgotten": ({"forget": {"count": 60, "fraction": None}}, "60"),
+    "repeated forget seeds": ({"forget": {"seeds": (1, 1)}}, "different seeds"),
+    "repeated original seeds": ({"replicas": {"originals": (1, 1)}}, "different seeds"),
+    "class out of range": ({"forget": {"kind": "class", "classes": (7,)}}, "7"),
+    "missing index file": ({"forget": {"kind": "file", "path": "/nowhere.txt"}}, "nowhere"),
+    "no index file": ({"forget": {"kind": "file"}}, "forget.path"),
+    "unknown model": ({"model": {"name": "vit"}}, "unknown model 'vit'"),
+    "unknown augmentation": ({"training": {"augment": "mixup"}}, "training.augment 'mixup'"),
+    "unknown signal": ({"audit": {"signal": "loss"}}, "audit.signal 'loss'"),
+    "unknown mode": ({"audit": {"mode": "live"}}, "audit.mode"),
+    "unknown row": ({"only": ("amnu",)}, "unknown row 'amnu'"),
+    "half a split": ({"data": {"num_train": 5}}, "go together"),
+    "zero learning rate": ({"training": {"learning_rate": 0.0}}, "positive"),
+    "no bootstrap": ({"audit": {"num_bootstrap": 0}}, "at least 1"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_configuration_is_one_line_and_writes_nothing(case, splits, tmp_path):
+    changes, message = CASES[case]
+    fields = {
+        name: dataclasses.replace(getattr(TINY, name), **change) if isinstance(change, dict) else change
+        for name, change in changes.items()
+    }
+    own = None if "data" in changes else splits
+    with pytest.raises(InputError, match=message) as error:
+        run(dataclasses.replace(TINY, **fields), tmp_path / "run", splits=own)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_rows(splits, tmp_path):
+    for row, message in [
+        ({"method": "amnu"}, "unknown method 'amnu'"),
+        ({"method": "amun", "learning": 1}, "no knob 'learning'"),
+        ({"label": "x"}, "names no method"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            run(dataclasses.replace(TINY, rows={"mine": row}), tmp_path / "run", splits=splits)
+    with pytest.raises(InputError, match="cannot be called 'retrained'"):
+        run(dataclasses.replace(TINY, rows={"retrained": {"method": "amun"}}), tmp_path / "run", splits=splits)
+    assert not list(tmp_path.iterdir())
+
+
+def test_model_that_does_not_fit_the_data(splits, tmp_path):
+    model = models.build("mlp", (4, 4, 1), 5, widths=(8,))
+    with pytest.raises(InputError, match=r"must give \(2, 3\)"):
+        run(TINY, tmp_path / "run", splits=splits, model=model)
+
+
+def test_diverged_training_and_method(splits, tmp_path):
+    wild = dataclasses.replace(TINY, training=dataclasses.replace(TINY.training, learning_rate=1e25))
+    with pytest.raises(DivergedError, match="lower the learning rate"):
+        run(wild, tmp_path / "a", splits=splits)
+    rows = {"finetune": {"method": "finetune", "learning_rate": 1e25, "num_epochs": 3}}
+    with pytest.raises(DivergedError, match="row 'finetune' diverged"):
+        run(dataclasses.replace(TINY, rows=rows), tmp_path / "b", splits=splits)
+
+
+def test_working_directories_of_others(splits, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("precious")
+    with pytest.raises(InputError, match="holds files that are not of an unlearn_jax run"):
+        run(TINY, tmp_path / "full", splits=splits)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="is a file"):
+        run(TINY, tmp_path / "file", splits=splits)
+    with pytest.raises(InputError, match="cannot be written"):
+        run(TINY, tmp_path / "file" / "below", splits=splits)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "full"]
+
+
+def test_two_runs_in_one_directory(finished, splits):
+    folder, _ = finished
+    with store.lock(folder, wait=False), pytest.raises(InputError, match="another run is at work"):
+        run(TINY, folder, splits=splits)

@@ -1,0 +1,199 @@
+"""``unlearn-jax``: run an experiment, list what there is, prepare a data set."""
+
+import contextlib
+import io
+import os
+import pathlib
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+USAGE = """usage: unlearn-jax run PRESET --workdir DIR [--dry-run] [--field.sub=value ...]
+       unlearn-jax list
+       unlearn-jax prepare {cifar10,cifar100,mnist} --archive FILE --data-dir DIR
+
+run      trains, attacks, unlearns, audits and reports; the same command again goes on where it stopped.
+         PRESET is a name from `unlearn-jax list`, or the path of a Python file that defines PRESET.
+         `unlearn-jax run PRESET --help` shows every field that can be overridden.
+list     shows presets, methods, models and membership signals.
+prepare  turns an official archive that you have downloaded into a TFDS data set, without TensorFlow."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point.
+
+    Args:
+      argv: arguments, those of the process if None.
+
+    Returns:
+      The exit status: 0, 2 for unusable input, 1 for a run that failed, 130 when interrupted. Errors are one line on
+      standard error.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if argv else 2
+    configure_jax()
+    from unlearn_jax.types import InputError, UnlearnError
+
+    commands = {"run": _run, "list": _list, "prepare": _prepare}
+    try:
+        if argv[0] not in commands:
+            raise InputError(f"unknown command {argv[0]!r}: choose run, list or prepare")
+        return commands[argv[0]](argv[1:])
+    except UnlearnError as error:
+        print(f"unlearn-jax: error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, InputError) else 1
+    except KeyboardInterrupt:
+        print("unlearn-jax: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except OSError as error:
+        print(
+            f"unlearn-jax: error: {error}: free some space or check permissions, then run the same command again",
+            file=sys.stderr,
+        )
+        return 1
+
+
+def configure_jax() -> None:
+    """Before JAX starts: one CPU device per core, so that models train side by side, and a compilation cache."""
+    import jax
+
+    if "JAX_NUM_CPU_DEVICES" not in os.environ and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        with contextlib.suppress(RuntimeError):  # somebody has started JAX already: its devices stay
+            jax.config.update(
+                "jax_num_cpu_devices",
+                len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            )
+    if jax.config.jax_compilation_cache_dir is None:
+        cache = os.environ.get("UNLEARN_JAX_CACHE", "~/.cache/unlearn_jax")
+        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(cache).expanduser() / "xla"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _parse(kind: Any, argv: Sequence[str], prog: str, default: Any = None) -> Any:
+    """tyro's command line, with its errors as one line.
+
+    Raises:
+      InputError: unknown fields, or values of the wrong type.
+    """
+    import tyro
+
+    from unlearn_jax.types import InputError
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            return tyro.cli(
+                kind,
+                args=list(argv),
+                prog=prog,
+                **({} if default is None else {"default": default}),
+                config=(tyro.conf.FlagConversionOff,),
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            print(said.getvalue())
+            raise
+    lines = [re.sub(r"\x1b\[[0-9;]*m|[│╭╮╰╯─]", "", line).strip() for line in said.getvalue().splitlines()]
+    lines = [line for line in lines if line]
+    stop_at = next(
+        (i for i, line in enumerate(lines) if line.startswith(("Argument helptext", "For full helptext"))), len(lines)
+    )
+    message = " ".join(lines[1:stop_at] or lines)
+    raise InputError(f"{message} (see {prog} --help)")
+
+
+def _run(argv: list[str]) -> int:
+    from unlearn_jax import pipeline
+    from unlearn_jax.pipeline import presets
+    from unlearn_jax.pipeline.tables import terminal_table
+    from unlearn_jax.types import InputError
+
+    if not argv or argv[0].startswith("-"):
+        raise InputError(f"run needs a preset: choose one of {', '.join(sorted(presets.names()))}")
+    preset = presets.load(argv[0])
+    workdir, dry, rest = _own_flags(argv[1:])
+    config = _parse(pipeline.RunConfig, rest, f"unlearn-jax run {argv[0]} --workdir DIR", preset.config)
+    if workdir is None:
+        raise InputError("run needs --workdir DIR, a folder for this run's files")
+    own: dict[str, Any] = {}
+    if "make_splits" in preset.hooks:
+        own["splits"] = preset.hooks["make_splits"]()
+    if "make_model" in preset.hooks:
+        from unlearn_jax.pipeline.plan import load_data
+
+        own["splits"] = own.get("splits") or load_data(config.data)
+        own["model"] = preset.hooks["make_model"](own["splits"].train.images.shape[1:], own["splits"].num_classes)
+    if dry:
+        print(pipeline.dry_run(config, workdir, **own))
+        return 0
+    if "make_loss" in preset.hooks:
+        own["loss_fn"] = preset.hooks["make_loss"](own.get("model"))
+    results = pipeline.run(config, workdir, preset=preset.name, **own)
+    print(terminal_table(results))
+    for check in results["checks"]:
+        print(f"{'ok  ' if check['passed'] else 'FAIL'}  {check['name']}. {check['detail']}")
+    print(f"\nreport: {pathlib.Path(workdir) / 'report.html'}")
+    return 0
+
+
+def _own_flags(argv: list[str]) -> tuple[str | None, bool, list[str]]:
+    """Takes ``--workdir`` and ``--dry-run`` out; everything else belongs to the configuration."""
+    from unlearn_jax.types import InputError
+
+    workdir, dry, rest, words = None, False, [], iter(argv)
+    for word in words:
+        if word == "--dry-run":
+            dry = True
+        elif word == "--workdir" or word.startswith("--workdir="):
+            workdir = word.partition("=")[2] or next(words, "")
+            if not workdir or workdir.startswith("--"):
+                raise InputError("--workdir needs a folder")
+        else:
+            rest.append(word)
+    return workdir, dry, rest
+
+
+def _list(argv: list[str]) -> int:
+    from unlearn_jax import audit, methods, models
+    from unlearn_jax.pipeline import presets
+    from unlearn_jax.types import InputError
+
+    if argv:
+        raise InputError(f"list takes no arguments, got {argv[0]!r}")
+    print("presets (unlearn-jax run PRESET --workdir DIR):")
+    for name in sorted(presets.names()):
+        print(f"  {name:24} {presets.load(name).about}")
+    print("methods (rows.NAME.method):")
+    for name, factory in methods.METHODS.items():
+        print(f"  {name:24} {(factory.__doc__ or '').strip().splitlines()[0]}")
+    print(f"models (model.name):        {', '.join(models.ARCHITECTURES)}")
+    print(f"signals (audit.signal):     {', '.join(audit.SIGNALS)}")
+    return 0
+
+
+def _prepare(argv: list[str]) -> int:
+    from unlearn_jax.data import prepare
+    from unlearn_jax.types import InputError
+
+    if not argv or argv[0].startswith("-"):
+        raise InputError("prepare needs a data set: cifar10, cifar100 or mnist")
+
+    def arguments(archive: str, data_dir: str) -> tuple[str, str]:
+        """Turns an official archive into a TFDS data set.
+
+        Args:
+          archive: the downloaded archive; for MNIST the folder with its four files.
+          data_dir: the TFDS folder to write to.
+        """
+        return archive, data_dir
+
+    archive, data_dir = _parse(arguments, argv[1:], f"unlearn-jax prepare {argv[0]}")
+    print(f"prepared: {prepare(argv[0], archive=archive, data_dir=data_dir)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,27 @@
+"""A run as stages with a working directory: configuration, banks of trained models, unlearning, audit, report."""
+
+from unlearn_jax.pipeline.config import (
+    AttackConfig,
+    AuditConfig,
+    DataConfig,
+    ForgetConfig,
+    ModelConfig,
+    ReplicasConfig,
+    RunConfig,
+    TrainingConfig,
+)
+from unlearn_jax.pipeline.estimate import dry_run
+from unlearn_jax.pipeline.run import run
+
+__all__ = [
+    "AttackConfig",
+    "AuditConfig",
+    "DataConfig",
+    "ForgetConfig",
+    "ModelConfig",
+    "ReplicasConfig",
+    "RunConfig",
+    "TrainingConfig",
+    "dry_run",
+    "run",
+]

@@ -1,0 +1,214 @@
+"""The replica bank: trained models and their logits on disk, shared by every run whose models are the same.
+
+A bank's folder is named by what determines its models: data, network, recipe, and who trains on what with which key;
+nothing else. Inside, each finished group of models is a folder ``models-FIRST-LAST`` with ``models.npz`` (variables,
+stacked) and ``logits.npy`` ``[G, N, C]`` over the whole pool, so that auditing never touches a model again. A group
+under way keeps Orbax checkpoints (state of the optimiser, epoch, keys) in ``training-FIRST-LAST``.
+"""
+
+import pathlib
+import shutil
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from tqdm import tqdm
+
+from unlearn_jax.pipeline import clock, store
+from unlearn_jax.pipeline.config import ReplicasConfig
+from unlearn_jax.replicas import fit_many, mapper, predict_many
+from unlearn_jax.train import LossFn, Recipe, TrainState, init_state, steps_per_epoch
+from unlearn_jax.types import Dataset, Model, Variables
+
+
+class BankSpec(NamedTuple):
+    """What a bank holds.
+
+    Attributes:
+      name: for people: originals, references ...
+      key: content key, hexadecimal.
+      model: the network.
+      pool: the samples that models train on and are evaluated on.
+      member: ``[M, N]`` bool, who trains on what.
+      keys: ``[M, 2]`` key data of the models' keys.
+      recipe: how they are trained.
+      loss_fn: the objective; cross-entropy if None.
+    """
+
+    name: str
+    key: str
+    model: Model
+    pool: Dataset
+    member: np.ndarray
+    keys: np.ndarray
+    recipe: Recipe
+    loss_fn: LossFn | None = None
+
+
+class Bank:
+    """Trained models on disk: ``ensure`` trains what is missing, the rest reads."""
+
+    def __init__(self, root: pathlib.Path, spec: BankSpec, settings: ReplicasConfig) -> None:
+        self.spec, self.settings = spec, settings
+        self.folder = root / f"{spec.name}-{spec.key[:16]}"
+
+    def finished(self) -> dict[tuple[int, int], dict[str, Any]]:
+        """Manifests of the finished groups by first and last model, checked."""
+        groups = {}
+        for folder in sorted(self.folder.glob("models-*-*")):
+            first, last = map(int, folder.name.split("-")[1:])
+            manifest = store.read_manifest(folder)
+            if manifest is not None:
+                groups[first, last] = manifest
+        return groups
+
+    def missing(self) -> list[int]:
+        """Models not trained yet."""
+        done = {m for first, last in self.finished() for m in range(first, last + 1)}
+        return [m for m in range(len(self.spec.member)) if m not in done]
+
+    def ensure(self, progress: Callable[..., tqdm]) -> tuple[dict[str, float], bool]:
+        """Trains, evaluates and stores the models that are missing.
+
+        Args:
+          progress: makes the progress bar.
+
+        Returns:
+          What the whole bank cost when it was made, and whether all of it was there already.
+
+        Raises:
+          DamagedFileError: a stored file is not what was written.
+          DivergedError: a model's loss was not finite.
+        """
+        with store.lock(self.folder, wait=True):
+            missing = self.missing()
+            if missing:
+                self._train(missing, progress)
+            cost: dict[str, float] = {}
+            for manifest in self.finished().values():
+                cost = clock.add(cost, manifest["cost"])
+            return cost, not missing
+
+    def _train(self, missing: list[int], progress: Callable[..., tqdm]) -> None:
+        groups = -(-len(missing) // self.settings.group)
+        size = -(-len(missing) // groups)
+        with progress(total=len(missing) * self.spec.recipe.num_epochs, desc=self.spec.name, unit="epoch") as bar:
+            for start in range(0, len(missing), size):
+                rows = missing[start : start + size]
+                for run in np.split(rows, np.where(np.diff(rows) != 1)[0] + 1):  # what is stored is a range
+                    self._train_group([int(m) for m in run], size, bar)
+
+    def _train_group(self, rows: list[int], size: int, bar: tqdm) -> None:
+        spec = self.spec
+        filled = np.array(rows + [rows[-1]] * (size - len(rows)))  # one size for all groups: one compilation
+        how = mapper(self.settings.mapper, num_models=size, devices=self.settings.devices)
+        label = f"{rows[0]:04d}-{rows[-1]:04d}"
+        with clock.stopwatch() as cost:
+            with _Checkpoints(self.folder / f"training-{label}", self.settings.checkpoint_seconds) as checkpoints:
+                state = checkpoints.restore(self._blank(size))
+                began = int(state.epoch[0]) if state is not None else 0
+                bar.update(began * len(rows))
+
+                def note(state: TrainState, losses: np.ndarray) -> None:
+                    bar.update(losses.shape[1] * len(rows))
+                    checkpoints.save(state)
+
+                state, losses = fit_many(
+                    jax.random.wrap_key_data(spec.keys[filled]),
+                    spec.model,
+                    spec.pool,
+                    spec.member[filled],
+                    spec.recipe,
+                    how=how,
+                    state=state,
+                    loss_fn=spec.loss_fn,
+                    num_batches=steps_per_epoch(int(spec.member.sum(1).max()), spec.recipe.batch_size),
+                    epochs_per_call=epochs_per_call(spec.recipe, int(spec.member.sum(1).max()) * size),
+                    callback=note,
+                )
+            variables = jax.tree.map(lambda leaf: np.asarray(leaf)[: len(rows)], state.variables)
+            logits = predict_many(spec.model, state.variables, spec.pool.images, how=how)[: len(rows)]
+
+        def fill(folder: pathlib.Path) -> None:
+            store.save_tree(folder / "models.npz", variables)
+            np.save(folder / "logits.npy", logits)
+
+        last = [float(loss) for loss in losses[: len(rows), -1]] if losses.size else []
+        manifest = {"bank": spec.name, "key": spec.key, "models": rows, "mapper": how.name, "loss": last, "cost": cost}
+        store.write_folder(self.folder / f"models-{label}", fill, {**manifest, "versions": store.versions()})
+        shutil.rmtree(self.folder / f"training-{label}", ignore_errors=True)
+
+    def _blank(self, size: int) -> TrainState:
+        """Shapes of the stacked training state."""
+        one = jax.eval_shape(lambda key: init_state(key, self.spec.model, self.spec.recipe.tx), jax.random.key(0))
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape), leaf.dtype), one)
+
+    def logits(self) -> np.ndarray:
+        """``[M, N, C]`` float32 of all models over the pool (memory-mapped where it is one group)."""
+        parts = [np.load(self._group(group) / "logits.npy", mmap_mode="r") for group in sorted(self.finished())]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def variables(self) -> Variables:
+        """All models, stacked: leaves ``[M, ...]``."""
+        like = self._blank(1).variables
+        parts = [store.load_tree(self._group(group) / "models.npz", like) for group in sorted(self.finished())]
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+    def _group(self, group: tuple[int, int]) -> pathlib.Path:
+        return self.folder / f"models-{group[0]:04d}-{group[1]:04d}"
+
+
+def epochs_per_call(recipe: Recipe, samples_per_epoch: int) -> int:
+    """Epochs in one compiled call: about half a million samples, so that progress shows and overhead does not."""
+    wanted = max(1, 500_000 // samples_per_epoch)
+    return next((n for n in range(min(wanted, recipe.num_epochs), 0, -1) if recipe.num_epochs % n == 0), 1)
+
+
+class _Checkpoints:
+    """Orbax checkpoints of a group under way: saved at most every so often, the newest two kept."""
+
+    def __init__(self, folder: pathlib.Path, every: float) -> None:
+        self._folder, self._every, self._last = folder, every, time.monotonic()
+        self._manager: ocp.CheckpointManager | None = None
+
+    def __enter__(self) -> "_Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._manager is not None:
+            self._manager.close()
+
+    def _open(self) -> ocp.CheckpointManager:
+        if self._manager is None:
+            options = ocp.CheckpointManagerOptions(max_to_keep=2)
+            self._manager = ocp.CheckpointManager(self._folder, options=options)
+        return self._manager
+
+    def restore(self, like: TrainState) -> TrainState | None:
+        """The newest finished checkpoint, or None where there is none.
+
+        Raises:
+          DamagedFileError: it cannot be read.
+        """
+        if not self._folder.is_dir():
+            return None
+        manager = self._open()
+        step = manager.latest_step()
+        if step is None:
+            return None
+        try:
+            state = manager.restore(step, args=ocp.args.StandardRestore(like))
+        except Exception as error:
+            raise store.damaged(self._folder / str(step), self._folder) from error
+        return jax.tree.map(jnp.asarray, state)
+
+    def save(self, state: TrainState) -> None:
+        """Saves if the last time is long enough ago; in the background."""
+        if time.monotonic() - self._last >= self._every:
+            step = int(np.asarray(state.epoch)[0])
+            self._open().save(step, args=ocp.args.StandardSave(jax.tree.map(np.asarray, state)))
+            self._last = time.monotonic()

@@ -1,0 +1,50 @@
+"""Wall time with compilation apart, and peak memory: what a stage costs."""
+
+import contextlib
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+_compile_seconds = 0.0
+
+
+def _listen(event: str, seconds: float, **_: Any) -> None:
+    global _compile_seconds
+    if event.startswith("/jax/core/compile/"):
+        _compile_seconds += seconds
+
+
+jax.monitoring.register_event_duration_secs_listener(_listen)
+
+
+@contextlib.contextmanager
+def stopwatch() -> Iterator[dict[str, float]]:
+    """Times a block.
+
+    Yields:
+      A dict that holds, once the block has ended, ``seconds`` (wall, compilation included), ``compile_seconds`` (tracing,
+      lowering and compiling, the part of ``seconds`` that a second call does not pay) and ``peak_memory_mb`` (the most
+      host memory the process has held so far).
+    """
+    cost: dict[str, float] = {}
+    began, compiled = time.perf_counter(), _compile_seconds
+    try:
+        yield cost
+    finally:
+        scale = 2**20 if sys.platform == "darwin" else 2**10
+        seconds = time.perf_counter() - began
+        cost["seconds"] = round(seconds, 3)
+        cost["compile_seconds"] = round(min(_compile_seconds - compiled, seconds), 3)
+        cost["peak_memory_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale, 1)
+
+
+def add(total: dict[str, float], cost: dict[str, float]) -> dict[str, float]:
+    """The cost of two parts of one stage: times add up, the peak is the larger."""
+    return {
+        key: max(total.get(key, 0.0), value) if key == "peak_memory_mb" else round(total.get(key, 0.0) + value, 3)
+        for key, value in cost.items()
+    }

@@ -1,0 +1,202 @@
+"""What a run is: frozen dataclasses of plain values, so that a configuration can be overridden, printed and hashed."""
+
+import dataclasses
+import hashlib
+import json
+from typing import Any, Literal
+
+FORMAT = 1
+"""Raised when stored files change meaning; part of every content key."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where the images come from."""
+
+    source: Literal["digits", "tfds", "npz", "folder"] = "digits"
+    """``digits`` is bundled; ``tfds`` a TFDS data set by name; ``npz`` a file of arrays; ``folder`` images in class folders."""
+    name: str = ""
+    """Name of the TFDS data set, such as ``cifar10`` or ``mnist:3.0.1``."""
+    path: str | None = None
+    """TFDS data_dir, ``.npz`` file or image folder."""
+    num_train: int | None = None
+    """Training samples; with ``num_test``, a fresh random split of train and test together, which makes forget and test
+    samples exchangeable under retraining."""
+    num_test: int | None = None
+    """Test samples, see ``num_train``."""
+    seed: int = 0
+    """Seed of the random split."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Which network."""
+
+    name: str = "mlp"
+    """``mlp``, ``cnn`` or ``resnet``."""
+    fields: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Its fields, such as widths, blocks, batch_norm, halve_projection."""
+    conv: str = "auto"
+    """Convolution form: auto, canonical, im2col or lax."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Compute type."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """How originals, retrained models and references are trained: SGD."""
+
+    num_epochs: int = 100
+    """Epochs of originals and retrained models."""
+    batch_size: int = 64
+    """Samples per step."""
+    learning_rate: float = 0.1
+    """Initial learning rate."""
+    decay_every: int = 0
+    """Epochs between decays of the learning rate; 0 for a constant rate."""
+    decay_factor: float = 0.1
+    """Factor of a decay."""
+    momentum: float = 0.9
+    """Momentum."""
+    weight_decay: float = 5e-4
+    """L2 decay, added to the gradient."""
+    augment: str = "none"
+    """``none``, ``crop`` or ``crop_flip``; also used by the methods on training samples."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ForgetConfig:
+    """Which training samples are forgotten."""
+
+    kind: Literal["random", "class", "file"] = "random"
+    """Random samples, whole classes, or the indices in a file."""
+    fraction: float | None = 0.1
+    """Share of the training set (random)."""
+    count: int | None = None
+    """Number of samples instead of a share (random)."""
+    seeds: tuple[int, ...] = (1, 10, 100)
+    """One random forget set per seed."""
+    generator: Literal["default", "legacy"] = "default"
+    """``legacy`` draws as AMUN's released code does, which gives its published forget sets."""
+    classes: tuple[int, ...] = (0,)
+    """One forget set per class (class)."""
+    path: str | None = None
+    """Index or mask file (file)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ReplicasConfig:
+    """How many models, and how they are trained side by side."""
+
+    originals: tuple[int, ...] = (0, 1, 2)
+    """Seeds of the original models."""
+    repeats: int = 1
+    """Unlearning runs per original and forget set."""
+    references: int = 64
+    """Reference models of the membership attack (even); each sample is in exactly half of them."""
+    reference_seed: int = 0
+    """Seed of the references and of their membership design."""
+    reference_epochs: int = 0
+    """Epochs of the references; 0 for as many as the originals."""
+    mapper: Literal["auto", "loop", "map", "vmap"] = "auto"
+    """How to go through many models on one device."""
+    devices: int | None = None
+    """Devices to spread models over; all of them if None."""
+    group: int = 16
+    """Models trained and stored at a time (at most)."""
+    checkpoint_seconds: float = 60.0
+    """Least time between checkpoints inside a group."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackConfig:
+    """How AMUN's adversarial set is made."""
+
+    norm: Literal["l2", "linf"] = "l2"
+    """Norm of the ball."""
+    search: Literal["auto", "grid", "doubling"] = "auto"
+    """Search over radii; auto is doubling on CPU and grid elsewhere."""
+    epsilon_init: float = 0.04
+    """Smallest radius."""
+    num_radii: int = 12
+    """Number of doubled radii."""
+    num_steps: int = 50
+    """Gradient steps per radius."""
+    step_ratio: float = 0.1
+    """Step length over radius."""
+    batch_size: int = 128
+    """Samples attacked at a time."""
+    restart: bool = True
+    """Each radius starts from the clean image (the paper) rather than from the last iterate (the released code)."""
+    keep: Literal["first", "last"] = "first"
+    """Which misclassified iterate is kept."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AuditConfig:
+    """How forgetting is measured."""
+
+    signal: str = "taylor_softmax"
+    """Membership signal of RMIA; a key of ``unlearn_jax.audit.SIGNALS``."""
+    mode: Literal["online", "offline"] = "online"
+    """RMIA's references: in and out, or out only."""
+    gamma: float = 2.0
+    """RMIA's threshold on the ratio."""
+    offline_a: float = 0.3
+    """RMIA's offline coefficient."""
+    mis: bool = True
+    """Also the older SVC confidence attack."""
+    mis_samples: int = 2000
+    """Samples per side of the SVC."""
+    max_fpr: float = 0.01
+    """False positive rate at which the true positive rate is reported."""
+    num_bootstrap: int = 1000
+    """Bootstrap replicates."""
+    level: float = 0.95
+    """Coverage of the intervals."""
+    seed: int = 0
+    """Seed of bootstrap and SVC subsamples."""
+
+
+def _default_rows() -> dict[str, dict[str, Any]]:
+    return {
+        "finetune": {"label": "Fine-tuned (FT)", "method": "finetune", "learning_rate": 0.01},
+        "amun": {"label": "AMUN", "method": "amun", "learning_rate": 0.01},
+        "amun_no_retain": {"label": "AMUN without D_R", "method": "amun", "retain": False, "learning_rate": 0.01},
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """A whole run."""
+
+    title: str = "AMUN on digits"
+    """Heading of the report."""
+    data: DataConfig = DataConfig()
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    training: TrainingConfig = TrainingConfig()
+    forget: ForgetConfig = ForgetConfig()
+    replicas: ReplicasConfig = ReplicasConfig()
+    attack: AttackConfig = AttackConfig()
+    audit: AuditConfig = AuditConfig()
+    rows: dict[str, dict[str, Any]] = dataclasses.field(default_factory=_default_rows)
+    """The methods to run: row name to ``{"method": ..., "label": ..., knob: value, ...}``."""
+    only: tuple[str, ...] = ()
+    """Run these rows only; all if empty."""
+    bank: str | None = None
+    """Folder of trained models that runs share; ``banks`` beside the working directory if None."""
+
+
+def to_json(config: Any) -> Any:
+    """Plain values of a (nested) configuration: what is stored, printed and hashed."""
+    return json.loads(json.dumps(dataclasses.asdict(config) if dataclasses.is_dataclass(config) else config))
+
+
+def digest(*parts: Any) -> str:
+    """SHA-256 over JSON-able values and configurations, together with the file format's number."""
+    text = json.dumps([FORMAT, *map(_plain, parts)], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(part: Any) -> Any:
+    return dataclasses.asdict(part) if dataclasses.is_dataclass(part) and not isinstance(part, type) else part

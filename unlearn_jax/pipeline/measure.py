@@ -1,0 +1,258 @@
+"""From stored logits to the numbers of the table: signals, attacks, and an interval for every mean."""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from unlearn_jax import audit
+from unlearn_jax.pipeline.config import AuditConfig
+
+METRICS: list[dict[str, str]] = [
+    {
+        "key": "unlearn_accuracy",
+        "name": "Unlearn acc",
+        "unit": "%",
+        "target": "retrained",
+        "help": "Accuracy on the forget set. Good: equal to the retrained model's, neither higher nor lower.",
+    },
+    {
+        "key": "retain_accuracy",
+        "name": "Retain acc",
+        "unit": "%",
+        "target": "retrained",
+        "help": "Accuracy on the training samples that are kept. Good: equal to the retrained model's.",
+    },
+    {
+        "key": "test_accuracy",
+        "name": "Test acc",
+        "unit": "%",
+        "target": "retrained",
+        "help": "Accuracy on samples no model was trained on. Good: equal to the retrained model's.",
+    },
+    {
+        "key": "ft_auc",
+        "name": "FT AUC",
+        "unit": "%",
+        "target": "50",
+        "help": "How well RMIA tells forget samples from test samples. Good: 50, a coin toss.",
+    },
+    {
+        "key": "fr_auc",
+        "name": "FR AUC",
+        "unit": "%",
+        "target": "retrained",
+        "help": "How well RMIA tells retained samples from forget samples. Good: equal to the retrained model's.",
+    },
+    {
+        "key": "rt_auc",
+        "name": "RT AUC",
+        "unit": "%",
+        "target": "retrained",
+        "help": "How well RMIA tells retained samples from test samples: the power of the attack on this model.",
+    },
+    {
+        "key": "ft_tpr",
+        "name": "FT TPR",
+        "unit": "%",
+        "target": "retrained",
+        "help": "Share of forget samples RMIA finds at the stated share of test samples falsely accused.",
+    },
+    {
+        "key": "mis",
+        "name": "MIS",
+        "unit": "%",
+        "target": "retrained",
+        "help": "Share of forget samples that the older SVC confidence attack calls non-members.",
+    },
+    {
+        "key": "avg_gap",
+        "name": "Avg Gap",
+        "unit": "points",
+        "target": "0",
+        "help": "Mean distance to the retrained models' mean in unlearn, retain and test accuracy and FT AUC. Good: as low "
+        "as the second retrained model's, which is what a change of seed alone gives.",
+    },
+    {
+        "key": "avg_gap_mis",
+        "name": "Avg Gap (MIS)",
+        "unit": "points",
+        "target": "0",
+        "help": "The same with MIS in the place of FT AUC.",
+    },
+]
+
+Measured = tuple[np.ndarray, np.ndarray]
+"""A metric's values ``[R]`` and their bootstrap replicates ``[B, R]``, both in percent."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pool:
+    """What all rows share.
+
+    Attributes:
+      labels: ``[N]`` of training set, then test set.
+      forget: ``[R, N]`` bool.
+      train: ``[N]`` bool.
+      reference: ``[M, N]`` signals of the reference models.
+      member: ``[M, N]`` bool, their design.
+      sample_weights: ``[B, N]``, shared by all runs, rows and metrics.
+      run_weights: ``[B, R]``.
+    """
+
+    labels: np.ndarray
+    forget: np.ndarray
+    train: np.ndarray
+    reference: np.ndarray
+    member: np.ndarray
+    sample_weights: np.ndarray
+    run_weights: np.ndarray
+
+
+def signal_of(config: AuditConfig, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Membership signals ``[..., N]`` of logits ``[..., N, C]``."""
+    return np.asarray(audit.SIGNALS[config.signal](jnp.asarray(logits), jnp.asarray(labels)))
+
+
+def make_pool(
+    config: AuditConfig,
+    labels: np.ndarray,
+    forget: np.ndarray,
+    runs: np.ndarray,
+    reference_logits: np.ndarray,
+    member: np.ndarray,
+) -> Pool:
+    """Prepares what all rows share.
+
+    Args:
+      config: how to audit.
+      labels: ``[N]``.
+      forget: ``[R, N_train]`` bool, each run's forget set.
+      runs: ``[R, 3]``, original, forget set and repeat of each run.
+      reference_logits: ``[M, N, C]``.
+      member: ``[M, N]`` bool.
+    """
+    num_train = forget.shape[1]
+    train = np.arange(len(labels)) < num_train
+    rng = np.random.default_rng(config.seed)
+    return Pool(
+        labels=labels,
+        forget=np.pad(forget, ((0, 0), (0, len(labels) - num_train))),
+        train=train,
+        reference=np.stack([signal_of(config, logits, labels) for logits in reference_logits]),
+        member=member,
+        sample_weights=audit.sample_weights(rng, config.num_bootstrap, train.astype(int)),
+        run_weights=audit.run_weights(rng, config.num_bootstrap, runs[:, :2]),
+    )
+
+
+def measure_row(
+    config: AuditConfig, pool: Pool, logits: list[np.ndarray]
+) -> tuple[dict[str, Measured], dict[str, np.ndarray]]:
+    """All metrics of one row but the gaps, which need the oracle.
+
+    Args:
+      config: how to audit.
+      pool: what rows share.
+      logits: ``[N, C]`` of every run.
+
+    Returns:
+      Metrics by key, and what plots need: RMIA ``scores`` and logit ``margin``, ``[R, N]`` each.
+    """
+    target = np.stack([signal_of(config, run, pool.labels) for run in logits])
+    margin = np.stack([np.asarray(audit.logit_margin(jnp.asarray(run), jnp.asarray(pool.labels))) for run in logits])
+    scores = audit.rmia(
+        target, pool.reference, pool.member, gamma=config.gamma, mode=config.mode, offline_a=config.offline_a
+    )
+    # where scores tie (all ratios are above or below every other by gamma), the ratio itself would not: report the score
+    found: dict[str, list[Measured]] = {}
+    for run, forget in enumerate(pool.forget):
+        right = np.asarray(logits[run]).argmax(-1) == pool.labels
+        one = _accuracies(pool, right, forget) | _aucs(config, pool, scores[run], forget)
+        if config.mis:
+            one["mis"] = _mis(config, pool, margin[run], forget)
+        for key, measured in one.items():
+            found.setdefault(key, []).append(measured)
+    metrics = {
+        key: (100 * np.array([v for v, _ in parts]), 100 * np.stack([r for _, r in parts], 1))
+        for key, parts in found.items()
+    }
+    return metrics, {"scores": scores.astype(np.float32), "margin": margin}
+
+
+def _accuracies(pool: Pool, right: np.ndarray, forget: np.ndarray) -> dict[str, Any]:
+    masks = {"unlearn": forget, "retain": pool.train & ~forget, "test": ~pool.train}
+    return {
+        f"{name}_accuracy": (right[mask].mean(), audit.weighted_mean(right, mask, pool.sample_weights))
+        for name, mask in masks.items()
+    }
+
+
+def _aucs(config: AuditConfig, pool: Pool, scores: np.ndarray, forget: np.ndarray) -> dict[str, Any]:
+    retain, test, weights = pool.train & ~forget, ~pool.train, pool.sample_weights
+    flat = np.ones((1, len(scores)), np.int32)
+
+    def auc(positive: np.ndarray, negative: np.ndarray) -> Any:
+        return (
+            audit.weighted_auc(scores, positive, negative, flat)[0],
+            audit.weighted_auc(scores, positive, negative, weights),
+        )
+
+    tpr = [audit.weighted_tpr(scores, forget, test, w, max_fpr=config.max_fpr) for w in (flat, weights)]
+    return {
+        "ft_auc": auc(forget, test),
+        "fr_auc": auc(retain, forget),
+        "rt_auc": auc(retain, test),
+        "ft_tpr": (tpr[0][0], tpr[1]),
+    }
+
+
+def _mis(config: AuditConfig, pool: Pool, margin: np.ndarray, forget: np.ndarray) -> Any:
+    confidence = 1 / (1 + np.exp(-margin.astype(np.float64)))
+    result = audit.mis(
+        confidence[pool.train & ~forget],
+        confidence[~pool.train],
+        confidence[forget],
+        max_samples=config.mis_samples,
+        seed=config.seed,
+    )
+    called = np.zeros(len(margin))
+    called[forget] = ~result.called_member
+    return result.share, audit.weighted_mean(called, forget, pool.sample_weights)
+
+
+def add_gaps(pool: Pool, rows: dict[str, dict[str, Measured]], oracle: str) -> None:
+    """Adds the Avg Gap of every row to the oracle's mean over runs, in place.
+
+    The replicates of a gap compare replicates of the row with replicates of the oracle's mean, made of the same samples
+    and runs. A mean of absolute values is never below zero, so its noise is part of it: read it beside the second
+    retrained model's.
+    """
+    for key, attack in (("avg_gap", "ft_auc"), ("avg_gap_mis", "mis")):
+        if attack not in rows[oracle]:
+            continue
+        keys = ("unlearn_accuracy", "retain_accuracy", "test_accuracy", attack)
+        share = pool.run_weights / np.maximum(pool.run_weights.sum(1, keepdims=True), 1)
+        centre = [(share * rows[oracle][k][1]).sum(1, keepdims=True) for k in keys]
+        truth = np.stack([rows[oracle][k][0] for k in keys], 1)
+        for metrics in rows.values():
+            values = audit.avg_gap(np.stack([metrics[k][0] for k in keys], 1), truth)
+            gaps = [np.abs(metrics[k][1] - middle) for k, middle in zip(keys, centre, strict=True)]
+            metrics[key] = values, np.mean(gaps, axis=0)
+
+
+def estimate(config: AuditConfig, pool: Pool, measured: Measured) -> dict[str, Any]:
+    """A metric as it is stored: mean and spread over runs, interval, every run's value."""
+    values, replicates = measured
+    summary = audit.summarise(values, replicates, pool.run_weights, level=config.level)
+    spread = None if np.isnan(summary.std) else round(summary.std, 4)
+    return {
+        "mean": round(summary.mean, 4),
+        "std": spread,
+        "low": round(summary.low, 4),
+        "high": round(summary.high, 4),
+        "num_runs": summary.num_runs,
+        "num_dropped": summary.num_dropped,
+        "values": [round(float(value), 4) for value in values],
+    }

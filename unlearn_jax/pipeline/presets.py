@@ -1,0 +1,69 @@
+"""Presets are the files of ``experiments/``: each defines ``PRESET``, and may bring its own data, network and loss."""
+
+import dataclasses
+import pathlib
+import runpy
+from typing import Any
+
+from unlearn_jax import methods
+from unlearn_jax.pipeline.config import RunConfig
+from unlearn_jax.types import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """One experiment file.
+
+    Attributes:
+      name: the file's stem.
+      about: first line of its docstring.
+      config: its ``PRESET``, rows completed with the defaults of their knobs.
+      hooks: its ``make_splits() -> Splits``, ``make_model(image_shape, num_classes) -> Model`` and
+        ``make_loss(model) -> LossFn``, where it has them.
+    """
+
+    name: str
+    about: str
+    config: RunConfig
+    hooks: dict[str, Any]
+
+
+def folders() -> list[pathlib.Path]:
+    """Where presets are looked for: inside the installed package, or beside it in a checkout."""
+    package = pathlib.Path(__file__).resolve().parents[1]
+    return [folder for folder in (package / "experiments", package.parent / "experiments") if folder.is_dir()]
+
+
+def names() -> dict[str, pathlib.Path]:
+    """The presets that come with the package."""
+    return {file.stem: file for folder in reversed(folders()) for file in sorted(folder.glob("*.py"))}
+
+
+def complete(config: RunConfig) -> RunConfig:
+    """Writes the defaults of their plain knobs into the rows, so that every knob can be seen and overridden."""
+    rows = {}
+    for name, row in config.rows.items():
+        known = methods.knobs_of(row["method"]) if "method" in row else {}
+        shared = {"batch_size", "momentum", "weight_decay"}  # these follow the training's unless the row says otherwise
+        plain = {k: v for k, v in known.items() if k not in shared and isinstance(v, bool | int | float | str)}
+        rows[name] = {"label": name, **{k: getattr(config.training, k) for k in shared & set(known)}, **plain, **row}
+    return dataclasses.replace(config, rows=rows)
+
+
+def load(name: str) -> Preset:
+    """A preset by name, or by the path of a file that defines ``PRESET``.
+
+    Raises:
+      InputError: no such preset, or a file without ``PRESET``.
+    """
+    path = pathlib.Path(name) if name.endswith(".py") else names().get(name)
+    if path is None or not path.is_file():
+        raise InputError(
+            f"unknown preset {name!r}: choose one of {', '.join(sorted(names()))}, or give the path of a file that defines PRESET"
+        )
+    scope = runpy.run_path(str(path))
+    if not isinstance(scope.get("PRESET"), RunConfig):
+        raise InputError(f"{path} defines no PRESET that is a unlearn_jax.pipeline.RunConfig")
+    about = (scope.get("__doc__") or "").strip().splitlines()
+    hooks = {key: scope[key] for key in ("make_splits", "make_model", "make_loss") if key in scope}
+    return Preset(path.stem, about[0] if about else "", complete(scope["PRESET"]), hooks)

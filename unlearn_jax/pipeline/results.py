@@ -1,0 +1,167 @@
+"""What a run found, as one JSON-able record: the source of every table, file and picture."""
+
+import datetime
+import pathlib
+import shlex
+import sys
+from typing import Any
+
+import numpy as np
+
+from unlearn_jax import __version__
+from unlearn_jax.attacks import status_counts
+from unlearn_jax.pipeline import measure, stages, store
+from unlearn_jax.pipeline.config import digest, to_json
+from unlearn_jax.pipeline.plan import Plan
+from unlearn_jax.train import steps_per_epoch
+from unlearn_jax.types import AttackResult
+
+
+def attack_arrays(adversarial: stages.Parts | None) -> dict[str, np.ndarray]:
+    """Radius, distance and status of every attacked sample, ``[1, total]``; nothing where no row needs the attack."""
+    if adversarial is None:
+        return {}
+    names = ("epsilon", "distance", "status")
+    return {name: np.concatenate([np.ravel(part) for part in adversarial.read(name)])[None] for name in names}
+
+
+def _attack_summary(plan: Plan, adversarial: stages.Parts | None) -> dict[str, Any] | None:
+    if adversarial is None:
+        return None
+    arrays = attack_arrays(adversarial)
+    empty = np.zeros(0)
+    result = AttackResult(empty, empty, arrays["epsilon"], arrays["distance"], arrays["status"])  # type: ignore[arg-type]
+    won = np.asarray(result.status)[0] <= 1
+    radii, counts = np.unique(arrays["epsilon"][0][won], return_counts=True)
+    distance = arrays["distance"][0][won]
+    return {
+        "status": status_counts(result),
+        "radii": [[float(f"{radius:.6g}"), int(count)] for radius, count in zip(radii, counts, strict=True)],
+        "distance_quantiles": {str(q): float(np.quantile(distance, q)) for q in (0.05, 0.25, 0.5, 0.75, 0.95)}
+        if won.any()
+        else {},
+        "norm": plan.config.attack.norm,
+    }
+
+
+def _row(plan: Plan, name: str, metrics: dict[str, Any], cost: dict[str, Any] | None) -> dict[str, Any]:
+    fixed = {
+        "original": ("Original (do nothing)", "original", "nothing"),
+        "retrained": ("Retrained (oracle)", "oracle", "retrain"),
+        "retrained_again": ("Retrained again (seed floor)", "second_oracle", "retrain"),
+    }
+    if name in fixed:
+        label, kind, method = fixed[name]
+        return {
+            "key": name,
+            "label": label,
+            "kind": kind,
+            "method": method,
+            "knobs": {},
+            "metrics": metrics,
+            "cost": cost,
+        }
+    row = plan.config.rows[name]
+    knobs = {key: value for key, value in row.items() if key not in ("label", "method")}
+    label = row.get("label", name)
+    return {
+        "key": name,
+        "label": label,
+        "kind": "method",
+        "method": row["method"],
+        "knobs": knobs,
+        "metrics": metrics,
+        "cost": cost,
+    }
+
+
+def _costs(plan: Plan, stage_costs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Seconds per model without compilation, by row, and their share of a retraining's."""
+    by_name = {cost["name"].split(" (")[0]: cost for cost in stage_costs}
+    steady = lambda name: by_name[name]["seconds"] - by_name[name]["compile_seconds"] if name in by_name else 0.0  # noqa: E731
+    retrain = steady("retrained") / (2 * len(plan.pairs))
+    recipe = plan.oracles.spec.recipe
+    epoch = steps_per_epoch(int(plan.oracles.spec.member.sum(1).max()), recipe.batch_size) * recipe.batch_size
+    found = {
+        name: {"gradients": recipe.num_epochs * epoch, "relative": 1.0, "seconds": round(retrain, 4)}
+        for name in ("retrained", "retrained_again")
+    }
+    for name in plan.rows:
+        seconds = steady(f"unlearn: {name}") / len(plan.runs)
+        if plan.uses_attack(name):
+            seconds += steady("adversarial sets") / len(plan.pairs)
+        found[name] = {"seconds": round(seconds, 4), "relative": round(seconds / retrain, 4) if retrain > 0 else None}
+    return found
+
+
+def make_results(
+    plan: Plan,
+    audited: dict[str, Any],
+    adversarial: stages.Parts | None,
+    costs: list[dict[str, Any]],
+    preset: str,
+    folder: pathlib.Path,
+) -> dict[str, Any]:
+    config, row_costs = plan.config, _costs(plan, costs)
+    train, test = plan.splits.train, plan.splits.test
+    present = {key for metrics in audited.values() for key in metrics}
+    level, ft = config.audit.level, {name: metrics["ft_auc"] for name, metrics in audited.items()}
+    return {
+        "unlearn_jax": __version__,
+        "preset": preset,
+        "title": config.title,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["unlearn-jax", *sys.argv[1:]]) if preset else "unlearn_jax.pipeline.run(...)",
+        "config": to_json(config),
+        "config_hash": digest(config),
+        "environment": store.versions(),
+        "data": {
+            "name": plan.splits.name,
+            "num_train": len(train.labels),
+            "num_test": len(test.labels),
+            "num_classes": plan.splits.num_classes,
+            "image_shape": list(train.images.shape[1:]),
+            "digest": plan.splits.digest,
+        },
+        "design": {
+            "originals": len(config.replicas.originals),
+            "forget_sets": len(plan.forget),
+            "repeats": config.replicas.repeats,
+            "runs": len(plan.runs),
+            "num_forget": int(plan.forget.sum(1).max()),
+            "references": config.replicas.references,
+        },
+        "banks": {bank.spec.name: bank.spec.key for bank in (plan.originals, plan.oracles, plan.references)},
+        "metrics": [m for m in measure.METRICS if m["key"] in present],
+        "rows": [_row(plan, name, metrics, row_costs.get(name)) for name, metrics in audited.items()],
+        "runs": [
+            {"original": config.replicas.originals[o], "forget_set": plan.forget_names[s], "repeat": int(r)}
+            for o, s, r in plan.runs
+        ],
+        "attack": _attack_summary(plan, adversarial),
+        "stages": costs,
+        "level": level,
+        "num_bootstrap": config.audit.num_bootstrap,
+        "checks": [
+            {
+                "name": "the attack is fair: it cannot tell forget from test samples on models that never saw them",
+                "passed": ft["retrained"]["low"] <= 50 <= ft["retrained"]["high"],
+                "detail": f"FT AUC of the retrained models: {_shown(ft['retrained'], level)}; its interval should hold 50",
+            },
+            {
+                "name": "the attack has power: it can tell them on the original models",
+                "passed": ft["original"]["low"] > 50,
+                "detail": f"FT AUC of the original models: {_shown(ft['original'], level)}; its interval should lie above 50",
+            },
+        ],
+        "notes": [
+            f"FT TPR is at a false positive rate of at most {100 * config.audit.max_fpr:g}%.",
+            "Intervals resample samples, originals and forget sets together; with few originals they are wide on purpose.",
+            "Cost is wall time per model without compilation, the adversarial set included, over a retraining's.",
+        ],
+        "workdir": folder.name,
+    }
+
+
+def _shown(estimate: dict[str, Any], level: float) -> str:
+    return f"{estimate['mean']:.1f} [{estimate['low']:.1f}, {estimate['high']:.1f}] ({100 * level:g}%)"

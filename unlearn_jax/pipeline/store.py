@@ -1,0 +1,191 @@
+"""Files between stages: folders that appear whole or not at all, and are checked when they are read."""
+
+import contextlib
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from unlearn_jax import __version__
+from unlearn_jax.types import DamagedFileError, InputError, PyTree
+
+MANIFEST = "manifest.json"
+
+
+def write_folder(path: pathlib.Path, fill: Callable[[pathlib.Path], None], manifest: dict[str, Any]) -> None:
+    """Makes a folder in one step: filled under a temporary name, then renamed.
+
+    Args:
+      path: must not exist, or be a folder to replace.
+      fill: writes the files into the folder it is given.
+      manifest: stored as ``manifest.json`` with the SHA-256 of every file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        fill(draft)
+        files = {file.name: _sha256(file) for file in sorted(draft.iterdir())}
+        write_text(draft / MANIFEST, json.dumps({**manifest, "files": files}, indent=1))
+        if path.exists():
+            shutil.rmtree(path)
+        draft.rename(path)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+def read_manifest(path: pathlib.Path) -> dict[str, Any] | None:
+    """The manifest of a finished folder, every file of it checked; None where there is no such folder.
+
+    Raises:
+      DamagedFileError: a file is missing or does not have the checksum it was written with.
+    """
+    if not path.is_dir():
+        return None
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        files = manifest["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise damaged(path / MANIFEST, path) from error
+    for name, checksum in files.items():
+        file = path / name
+        if not file.is_file() or _sha256(file) != checksum:
+            raise damaged(file, path)
+    return manifest
+
+
+def damaged(file: pathlib.Path, folder: pathlib.Path) -> DamagedFileError:
+    """The error for a file that is not what was written."""
+    return DamagedFileError(
+        f"{file} is missing, truncated or changed since it was written: delete the folder {folder} and run the same "
+        "command again to rebuild it"
+    )
+
+
+def _sha256(file: pathlib.Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a file in one step: under a temporary name, then renamed."""
+    draft = path.with_name(f".{path.name}-{os.getpid()}")
+    draft.write_text(text)
+    draft.replace(path)
+
+
+def save_tree(path: pathlib.Path, tree: PyTree) -> None:
+    """A pytree of arrays as one ``.npz``, leaves named by their path; no pickle."""
+    leaves, _ = jax.tree.flatten_with_path(tree)
+    np.savez(path, **{jax.tree_util.keystr(place): np.asarray(leaf) for place, leaf in leaves})
+
+
+def load_tree(path: pathlib.Path, like: PyTree) -> PyTree:
+    """The inverse of :func:`save_tree`.
+
+    Args:
+      path: the file.
+      like: a pytree of the same structure (arrays or shapes).
+
+    Raises:
+      DamagedFileError: other leaves than ``like`` has.
+    """
+    leaves, treedef = jax.tree.flatten_with_path(like)
+    with np.load(path, allow_pickle=False) as stored:
+        names = [jax.tree_util.keystr(place) for place, _ in leaves]
+        if set(names) != set(stored.files):
+            raise damaged(path, path.parent)
+        return jax.tree.unflatten(treedef, [stored[name] for name in names])
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the numbers, and the devices."""
+    names = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
+    devices = jax.devices()
+    return {
+        "unlearn_jax": __version__,
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in names},
+        "platform": f"{platform.system()} {platform.machine()}",
+        "devices": f"{len(devices)} x {devices[0].device_kind}",
+    }
+
+
+@contextlib.contextmanager
+def lock(folder: pathlib.Path, *, wait: bool) -> Iterator[None]:
+    """Makes a folder and holds it against other processes.
+
+    Args:
+      folder: made if it is not there.
+      wait: wait for the other, or refuse.
+
+    Raises:
+      InputError: it cannot be written, or is held by another run and ``wait`` is False.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = (folder / ".lock").open("w")
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be written ({error.strerror}): check its permissions or choose another"
+        ) from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            raise InputError(f"another run is at work in {folder}: wait for it, or choose another --workdir") from error
+        yield
+
+
+class Workdir:
+    """A run's directory: refused when it is somebody else's, locked while a run works in it."""
+
+    MARK = "unlearn_jax.json"
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = pathlib.Path(path).expanduser().resolve()
+
+    def check(self) -> None:
+        """Refuses a directory that is not ours, without changing anything.
+
+        Raises:
+          InputError: a file, a directory with other content, or one that cannot be written.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"{self.path} is a file: give --workdir a folder")
+        if (
+            self.path.is_dir()
+            and any(f.name != ".lock" for f in self.path.iterdir())
+            and not (self.path / self.MARK).is_file()
+        ):
+            raise InputError(
+                f"{self.path} holds files that are not of an unlearn_jax run: give --workdir a new or empty folder"
+            )
+        nearest = next(folder for folder in (self.path, *self.path.parents) if folder.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+            raise InputError(
+                f"{self.path} cannot be written: check the permissions of {nearest}, or choose another --workdir"
+            )
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[pathlib.Path]:
+        """Makes and marks the directory, and keeps other runs out of it.
+
+        Raises:
+          InputError: as :meth:`check`, or another run is at work in it.
+        """
+        self.check()
+        with lock(self.path, wait=False):
+            if not (self.path / self.MARK).is_file():
+                write_text(self.path / self.MARK, json.dumps({"what": "a working directory of unlearn_jax"}))
+            yield self.path
