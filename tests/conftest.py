@@ -2,7 +2,8 @@
 
 import os
 
-# Compiling is most of a test's time; XLA's lowest useful effort compiles four times faster and computes the same things.
+# Compiling is most of a test's time; XLA's lowest useful effort compiles four times faster and computes the same
+# things.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=1"
 
 import jax

@@ -140,5 +140,5 @@ def test_bad_masks_and_divergence(tiny, blobs, key):
     with pytest.raises(InputError, match="nothing to train on"):
         train.fit(key, tiny, blobs, np.zeros(60, bool), RECIPE)
     wild = train.Recipe(4, 16, train.sgd(1e20))
-    with pytest.raises(DivergedError, match="epoch [12].*lower the learning rate"):
+    with pytest.raises(DivergedError, match=r"epoch [12].*lower the learning rate"):
         train.fit(key, tiny, blobs, np.ones(60, bool), wild)

@@ -48,6 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("unlearn-jax: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # somebody stopped reading: `unlearn-jax list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         print(
             f"unlearn-jax: error: {error}: free some space or check permissions, then run the same command again",
@@ -66,14 +69,14 @@ def configure_jax() -> None:
                 "jax_num_cpu_devices",
                 len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
             )
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         cache = os.environ.get("UNLEARN_JAX_CACHE", "~/.cache/unlearn_jax")
         jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(cache).expanduser() / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def _parse(kind: Any, argv: Sequence[str], prog: str, default: Any = None) -> Any:
-    """tyro's command line, with its errors as one line.
+    """Reads a command line with tyro, whose errors become one line.
 
     Raises:
       InputError: unknown fields, or values of the wrong type.
@@ -96,7 +99,7 @@ def _parse(kind: Any, argv: Sequence[str], prog: str, default: Any = None) -> An
         if not stop.code:
             print(said.getvalue())
             raise
-    lines = [re.sub(r"\x1b\[[0-9;]*m|[│╭╮╰╯─]", "", line).strip() for line in said.getvalue().splitlines()]
+    lines = [re.sub(r"\x1b\[[0-9;]*m|[│╭╮╰╯─]|-{5,}", "", line).strip() for line in said.getvalue().splitlines()]
     lines = [line for line in lines if line]
     stop_at = next(
         (i for i, line in enumerate(lines) if line.startswith(("Argument helptext", "For full helptext"))), len(lines)

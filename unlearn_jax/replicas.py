@@ -1,8 +1,8 @@
 """Many models at once: mappers, and training and prediction of stacked models.
 
-A stack of ``M`` models is a pytree whose leaves have a leading ``M``. "For each model" is a replaceable *mapper*, so the
-same pure function of one model runs as a Python loop, as ``lax.map``, as ``vmap``, or over devices by ``pmap`` with any
-of these inside. All give the same result; which is fast depends on the backend and on the model.
+A stack of ``M`` models is a pytree whose leaves have a leading ``M``. "For each model" is a replaceable *mapper*, so
+the same pure function of one model runs as a Python loop, as ``lax.map``, as ``vmap``, or over devices by ``pmap``
+with any of these inside. All give the same result; which is fast depends on the backend and on the model.
 """
 
 from collections.abc import Callable
@@ -42,7 +42,7 @@ class Mapper(NamedTuple):
     Attributes:
       name: for reports, such as ``"pmap[2] x map"``.
       place: puts what all models share on the devices, once: ``shared -> placed``.
-      lift: ``fun -> mapped`` where ``mapped(carry [M, ...], item [M, ...], placed) -> (carry, out)``; the carry is donated.
+      lift: ``fun -> mapped``, ``mapped(carry [M, ...], item [M, ...], placed) -> (carry, out)``; the carry is donated.
     """
 
     name: str
@@ -54,7 +54,7 @@ def _body(form: str, fun: OneModel) -> OneModel:
     """``fun`` of one model as a traceable function of a stack."""
     if form == "vmap":
         return jax.vmap(fun, in_axes=(0, 0, None))
-    return lambda carry, item, shared: lax.map(lambda pair: fun(*pair, shared), (carry, item))
+    return lambda carry, item, shared: lax.map(lambda pair: fun(pair[0], pair[1], shared), (carry, item))
 
 
 def _slots(mapped: OneModel, axis: int) -> OneModel:
@@ -74,12 +74,12 @@ def mapper(form: Form = "auto", *, num_models: int, devices: int | None = None) 
     """Chooses how to go through ``num_models`` models.
 
     Args:
-      form: ``loop`` is a jitted call per model, ``map`` one program that goes through them with ``lax.map``, ``vmap`` one
-        program that does all at once. ``auto`` takes the fastest as measured: ``map`` on CPU (12 times the speed of
+      form: ``loop`` is a jitted call per model, ``map`` one program that goes through them with ``lax.map``, ``vmap``
+        one program that does all at once. ``auto`` takes the fastest as measured: ``map`` on CPU (12 times the speed of
         ``vmap`` for a small CNN), ``vmap`` elsewhere.
       num_models: ``M``; no more devices than models are used.
-      devices: local devices to spread the models over by ``pmap``; all of them by default, 1 for none. ``M`` need not be
-        a multiple: the last model is repeated as filling and its copies are dropped.
+      devices: local devices to spread the models over by ``pmap``; all of them by default, 1 for none. ``M`` need not
+        be a multiple: the last model is repeated as filling and its copies are dropped.
 
     Returns:
       The mapper.
@@ -209,18 +209,17 @@ def fit_many(
     member = check_member(member, len(data.labels))
     how = how or mapper(num_models=len(member))
     num_batches = num_batches or steps_per_epoch(int(member.sum(-1).max()), recipe.batch_size)
-    if state is None:
-        state = map_models(how, _creator(model, recipe.tx), keys, ())
-    done = int(np.asarray(state.epoch)[0])
+    now: TrainState = map_models(how, _creator(model, recipe.tx), keys, ()) if state is None else state
+    done = int(np.asarray(now.epoch)[0])
     placed, mask, losses = how.place(data), jnp.asarray(member), []
     for first in range(done, recipe.num_epochs, epochs_per_call):
         count = min(epochs_per_call, recipe.num_epochs - first)
         advance = _advance(how, loss_fn or cross_entropy_loss(model), recipe, num_batches, count)
-        state, now = advance(state, (keys, mask), placed)
-        losses.append(check_losses(now, first))
+        now, new = advance(now, (keys, mask), placed)
+        losses.append(check_losses(new, first))
         if callback is not None:
-            callback(state, losses[-1])
-    return state, np.concatenate(losses, -1) if losses else np.zeros((len(member), 0), np.float32)
+            callback(now, losses[-1])
+    return now, np.concatenate(losses, -1) if losses else np.zeros((len(member), 0), np.float32)
 
 
 @lru_cache(maxsize=16)

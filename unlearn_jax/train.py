@@ -1,7 +1,8 @@
 """Training one model: the one training step, whole epochs in one compiled scan, and ``fit``.
 
 Where a sample goes is decided by a boolean mask over the data set, and the order of samples is a pure function of
-(key, epoch). So an epoch can be repeated, resumed or mapped over many models, and a sample outside the mask is never read.
+(key, epoch). So an epoch can be repeated, resumed or mapped over many models, and a sample outside the mask is never
+read.
 """
 
 import dataclasses
@@ -35,12 +36,12 @@ class Batch(NamedTuple):
     Attributes:
       images: ``[B, H, W, ch]`` float32 in [0, 1], augmented.
       labels: ``[B]`` int32.
-      index: ``[B]`` int32, position of each sample in the data set.
+      position: ``[B]`` int32, where each sample is in the data set.
     """
 
     images: Array
     labels: Array
-    index: Array
+    position: Array
 
 
 class TrainState(NamedTuple):
@@ -58,7 +59,7 @@ class TrainState(NamedTuple):
 
 
 LossFn = Callable[[Variables, Batch, Array], tuple[Array, ModelState]]
-"""``(variables, batch, key) -> (mean loss [], new model state)``, differentiated with respect to ``variables.params``."""
+"""``(variables, batch, key) -> (mean loss [], new model state)``, differentiated by ``variables.params``."""
 
 Augment = Callable[[Array, Array], Array]
 """``(keys [B], images [B, H, W, ch]) -> images``."""
@@ -263,7 +264,7 @@ def check_member(member: Any, num_samples: int) -> np.ndarray:
     member = np.asarray(member)
     if member.dtype != bool or member.shape[-1:] != (num_samples,):
         raise InputError(
-            f"a mask must be bool of length {num_samples}, one entry per training sample; got {member.dtype} {member.shape}"
+            f"a mask must be bool of length {num_samples}, one entry per sample; got {member.dtype} {member.shape}"
         )
     if not member.any(-1).all():
         raise InputError("a mask selects no sample: there is nothing to train on")

@@ -18,8 +18,8 @@ class Norm(NamedTuple):
     Attributes:
       measure: ``delta -> []``, its length.
       project: ``(delta, radius) -> delta``, the nearest point of the ball.
-      direction: ``gradient -> delta``, the step of length 1 that increases the loss fastest; zero for a gradient that is
-        zero or not finite.
+      direction: ``gradient -> delta``, the step of length 1 that increases the loss fastest; zero for a gradient that
+        is zero or not finite.
       sample: ``(key, shape) -> delta``, uniform in the unit ball.
     """
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 
 from unlearn_jax.attacks.norms import Norm, l2
 from unlearn_jax.losses import log_odds
@@ -23,7 +24,7 @@ def check_images(images: Array, bounds: tuple[float, float]) -> None:
     """
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise InputError(f"attacks take float images in {list(bounds)}, not {images.dtype}: divide uint8 images by 255")
-    if isinstance(images, jax.core.Tracer):
+    if isinstance(images, Tracer):
         return
     low, high = float(np.min(np.asarray(images))), float(np.max(np.asarray(images)))
     if not (low >= bounds[0] and high <= bounds[1]):
@@ -58,7 +59,8 @@ def pgd(
 ) -> AttackResult:
     """Moves each image up the loss, inside its ball and the image box, until its predicted class changes.
 
-    One step is ``project(z + step_ratio * epsilon * direction(gradient))`` followed by clipping to ``bounds``. A sample's
+    One step is ``project(z + step_ratio * epsilon * direction(gradient))`` followed by clipping to ``bounds``. A
+    sample's
     path does not depend on the rest of the batch. Loops over steps inside the compiled program and stops once every
     sample is misclassified; may be jitted, vmapped over ``epsilon`` or over models.
 

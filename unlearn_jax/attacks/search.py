@@ -55,7 +55,8 @@ def adversarial_set(
       batch_size: samples attacked at a time.
       restart: each radius starts from the clean image, as in the paper; False goes on from the last iterate, as the
         released code does (``"doubling"`` only).
-      **attack: further arguments of :func:`unlearn_jax.attacks.pgd`: ``norm``, ``step_ratio``, ``loss``, ``keep``, ``bounds``.
+      **attack: further arguments of :func:`unlearn_jax.attacks.pgd`: ``norm``, ``step_ratio``, ``loss``, ``keep``,
+      ``bounds``.
 
     Returns:
       One row per sample, in the order given.

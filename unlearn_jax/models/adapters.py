@@ -43,15 +43,16 @@ def from_nnx(make: Callable[[nnx.Rngs], Any]) -> Model:
     """Adapts an NNX module: ``make(rngs)`` builds it, calling it on images returns logits.
 
     Args:
-      make: builds the module from ``nnx.Rngs``; ``module.train()`` and ``module.eval()`` switch its mode. Random streams
-        (dropout) are reseeded from the key of every training step.
+      make: builds the module from ``nnx.Rngs``; ``module.train()`` and ``module.eval()`` switch its mode. Random
+        streams (dropout) are reseeded from the key of every training step.
 
     Returns:
       The model; ``params`` holds the ``nnx.Param`` leaves, ``state`` everything else but random streams.
     """
 
     def split(module: Any) -> tuple[Any, Any, Any, Any]:
-        return nnx.split(module, nnx.Param, nnx.RngState, ...)
+        graph, params, streams, state = nnx.split(module, nnx.Param, nnx.RngState, ...)
+        return graph, params, streams, state
 
     def template(train: bool) -> tuple[Any, Any]:
         module = make(nnx.Rngs(0))

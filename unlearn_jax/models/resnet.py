@@ -15,8 +15,8 @@ class BasicBlock(nn.Module):
     Attributes:
       width: output channels.
       stride: of the first convolution; a projection shortcut is used where it or the width changes the shape.
-      halve_projection: halve the sum in blocks with a projection shortcut, as AMUN's released ResNet-18 does. It changes
-        the scale of the logits, and so of AMUN's radii.
+      halve_projection: halve the sum in blocks with a projection shortcut, as AMUN's released ResNet-18 does. It
+        changes the scale of the logits, and so of AMUN's radii.
       conv: convolution form.
       dtype: compute type.
     """

@@ -118,7 +118,7 @@ class Bank:
                     checkpoints.save(state)
 
                 state, losses = fit_many(
-                    jax.random.wrap_key_data(spec.keys[filled]),
+                    jax.random.wrap_key_data(jnp.asarray(spec.keys[filled])),
                     spec.model,
                     spec.pool,
                     spec.member[filled],

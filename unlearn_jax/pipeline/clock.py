@@ -12,10 +12,11 @@ import jax
 _compile_seconds = 0.0
 
 
-def _listen(event: str, seconds: float, **_: Any) -> None:
+def _listen(event: str, duration_secs: float, **kwargs: Any) -> None:
+    del kwargs
     global _compile_seconds
     if event.startswith("/jax/core/compile/"):
-        _compile_seconds += seconds
+        _compile_seconds += duration_secs
 
 
 jax.monitoring.register_event_duration_secs_listener(_listen)
@@ -26,7 +27,8 @@ def stopwatch() -> Iterator[dict[str, float]]:
     """Times a block.
 
     Yields:
-      A dict that holds, once the block has ended, ``seconds`` (wall, compilation included), ``compile_seconds`` (tracing,
+      A dict that holds, once the block has ended, ``seconds`` (wall, compilation included), ``compile_seconds``
+      (tracing,
       lowering and compiling, the part of ``seconds`` that a second call does not pay) and ``peak_memory_mb`` (the most
       host memory the process has held so far).
     """

@@ -14,7 +14,8 @@ class DataConfig:
     """Where the images come from."""
 
     source: Literal["digits", "tfds", "npz", "folder"] = "digits"
-    """``digits`` is bundled; ``tfds`` a TFDS data set by name; ``npz`` a file of arrays; ``folder`` images in class folders."""
+    """``digits`` is bundled; ``tfds`` a TFDS data set by name; ``npz`` a file of arrays; ``folder`` images in class
+    folders."""
     name: str = ""
     """Name of the TFDS data set, such as ``cifar10`` or ``mnist:3.0.1``."""
     path: str | None = None
@@ -189,7 +190,7 @@ class RunConfig:
 
 def to_json(config: Any) -> Any:
     """Plain values of a (nested) configuration: what is stored, printed and hashed."""
-    return json.loads(json.dumps(dataclasses.asdict(config) if dataclasses.is_dataclass(config) else config))
+    return json.loads(json.dumps(_plain(config)))
 
 
 def digest(*parts: Any) -> str:

@@ -5,6 +5,7 @@ import pathlib
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from tabulate import tabulate
 
@@ -27,7 +28,7 @@ def estimate_speed(plan: Plan) -> float:
     member[:, : min(8 * batch, member.shape[1])] = True
     short = Recipe(1, batch, spec.recipe.tx, spec.recipe.augment)
     samples = models * steps_per_epoch(int(member[0].sum()), batch) * batch
-    keys = lambda: jax.random.wrap_key_data(spec.keys[:models])  # noqa: E731
+    keys = lambda: jax.random.wrap_key_data(jnp.asarray(spec.keys[:models]))  # noqa: E731
     fit_many(keys(), spec.model, spec.pool, member, short, how=how)
     began = time.perf_counter()
     fit_many(keys(), spec.model, spec.pool, member, short, how=how)
@@ -72,6 +73,6 @@ def dry_run(
         add(f"unlearn: {name}", len(plan.runs), todo, float(todo * epochs * len(plan.splits.train.labels)))
     table = tabulate(lines, headers=["stage", "models", "there", "to do", "about"], tablefmt="simple")
     return (
-        f"{table}\n\n{len(plan.runs)} runs of {len(plan.rows)} methods on {plan.splits.name}; about {total / 60:.1f} minutes "
-        f"at {speed:,.0f} samples/s here, plus compilation and the audit.\nModels are kept in {plan.bank_root}"
+        f"{table}\n\n{len(plan.runs)} runs of {len(plan.rows)} methods on {plan.splits.name}; about {total / 60:.1f} "
+        f"minutes at {speed:,.0f} samples/s here, plus compilation and the audit.\nModels are kept in {plan.bank_root}"
     )

@@ -71,8 +71,8 @@ METRICS: list[dict[str, str]] = [
         "name": "Avg Gap",
         "unit": "points",
         "target": "0",
-        "help": "Mean distance to the retrained models' mean in unlearn, retain and test accuracy and FT AUC. Good: as low "
-        "as the second retrained model's, which is what a change of seed alone gives.",
+        "help": "Mean distance to the retrained models' mean in unlearn, retain and test accuracy and FT AUC. Good: "
+        "as low as the second retrained model's, which is what a change of seed alone gives.",
     },
     {
         "key": "avg_gap_mis",
@@ -165,7 +165,8 @@ def measure_row(
     scores = audit.rmia(
         target, pool.reference, pool.member, gamma=config.gamma, mode=config.mode, offline_a=config.offline_a
     )
-    # where scores tie (all ratios are above or below every other by gamma), the ratio itself would not: report the score
+    # where scores tie (all ratios are above or below every other by gamma), the ratio itself would not: report the
+    # score
     found: dict[str, list[Measured]] = {}
     for run, forget in enumerate(pool.forget):
         right = np.asarray(logits[run]).argmax(-1) == pool.labels

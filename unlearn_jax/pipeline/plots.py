@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
 
 from unlearn_jax.audit import roc
 from unlearn_jax.pipeline.tables import Results, format_level, known
@@ -28,12 +28,6 @@ COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
 _DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)))
 _MARKERS = "osD"
-_STATUS = {
-    "found": "found",
-    "already_wrong": "already wrong",
-    "not_found": "not found",
-    "zero_gradient": "no gradient",
-}
 
 
 class RowStyle(NamedTuple):
@@ -78,7 +72,8 @@ def _line(row: Mapping[str, Any], styles: Mapping[str, RowStyle]) -> dict[str, A
 def roc_plot(results: Results, arrays: Arrays) -> Figure:
     """ROC curves of the membership attack, forget against test, log-log, the runs of a row pooled.
 
-    The axes start at the power of ten below the share of a single test sample. The pooled area in the legend can
+    The axes start at the power of ten below the share of a single test sample. Among equal scores a curve is the
+    straight line that random ties would give. The pooled area in the legend can
     differ from the table's FT AUC, which is a mean over runs.
 
     Args:
@@ -105,10 +100,9 @@ def roc_plot(results: Results, arrays: Arrays) -> Figure:
         members, others = _forget_and_test(arrays[f"scores/{row['key']}"], arrays["forget"])
         is_member = np.arange(members.size + others.size) < members.size
         curve = roc(np.concatenate([members, others]), is_member)
-        hits = curve.tpr[np.searchsorted(curve.fpr, rates, side="right") - 1]
+        hits = np.maximum(np.interp(rates, curve.fpr, curve.tpr), floor / 10)  # 0 has no place on the axis
         label = f"{_short(row['label'])}  {100 * curve.auc:.1f}"
-        hits = np.maximum(hits, floor / 10)  # a rate of 0 has no place on a logarithmic axis
-        lines += axes.plot(rates, hits, drawstyle="steps-post", label=label, **_line(row, styles))
+        lines += axes.plot(rates, hits, label=label, **_line(row, styles))
     axes.set(xscale="log", yscale="log", xlim=(floor, 1), ylim=(floor, 1))
     percent = FuncFormatter(lambda rate, _: f"{100 * rate:g} %")
     axes.xaxis.set_major_formatter(percent)
@@ -129,9 +123,8 @@ def forest_plot(results: Results, metrics: Sequence[str] = ("ft_auc",)) -> Figur
     Returns:
       The figure.
     """
-    known_metrics = {metric["key"]: metric for metric in results["metrics"]}
-    shown = [known_metrics[key] for key in metrics if key in known_metrics]
-    rows = results["rows"]
+    rows, available = results["rows"], {metric["key"]: metric for metric in results["metrics"]}
+    shown = [available[key] for key in metrics if key in available]
     if not shown or not rows:
         return _note("Nothing to compare")
     figure = Figure(figsize=(9.2, 1.6 + 0.4 * len(rows)), layout="constrained")
@@ -171,7 +164,7 @@ def _forest(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str) -> None:
         style = styles[row["key"]]
         has_interval = known(cell.get("low")) and known(cell.get("high"))
         if row["kind"] == "oracle" and has_interval:
-            axes.axvspan(cell["low"], cell["high"], color=INK, alpha=0.1, lw=0, zorder=0)
+            axes.axvspan(cell["low"], cell["high"], color=INK, alpha=0.1, lw=1.5, zorder=0)
         values = np.array([value for value in cell.get("values") or [] if known(value)])
         scatter = offsets.uniform(-0.22, 0.22, values.size) if values.size > 1 else np.zeros(values.size)
         alpha = float(np.clip(8 / max(values.size, 1), 0.15, 0.45))
@@ -189,14 +182,17 @@ def score_histograms(results: Results, arrays: Arrays) -> Figure:
       arrays: with ``scores/<row>`` and ``forget``.
 
     Returns:
-      The figure. Forget samples are filled in the row's colour, test is the solid line, retain the dotted one.
+      The figure. Forget samples are filled in the row's colour, test is the solid line, retain the dotted one;
+      the outer 0.5 % of all scores on either side are counted in the last bins.
     """
     rows = [row for row in results["rows"] if f"scores/{row['key']}" in arrays]
     if not rows:
         return _note("No scores were stored")
     num_forget = np.count_nonzero(arrays["forget"])
     num_bins = int(np.clip(2 * num_forget ** (1 / 3), 12, 48))  # Rice's rule for the smallest part
-    edges = _edges([arrays[f"scores/{row['key']}"] for row in rows], num_bins, tail=0.0)
+    stacks = [arrays[f"scores/{row['key']}"] for row in rows]
+    logit = all(stack.min() >= 0 and stack.max() <= 1 for stack in stacks)
+    edges = _edges(stacks, num_bins, tail=0.005, logit=logit)
     columns = min(len(rows), 3)
     lines = math.ceil(len(rows) / columns)
     figure = Figure(figsize=(9.2, 1.1 + 1.9 * lines), layout="constrained")
@@ -218,7 +214,14 @@ def score_histograms(results: Results, arrays: Arrays) -> Figure:
         axes.set_axis_off()
     for i, axes in enumerate(panels[: len(rows)]):
         axes.tick_params(labelbottom=i + columns >= len(rows))
-    figure.supxlabel("membership score (higher: more likely a member)", fontsize=10, color=INK)
+        if logit:
+            axes.set_xscale("logit")
+            axes.xaxis.set_major_locator(FixedLocator([0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999]))
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda score, _: f"{score:g}"))
+        axes.set_xlim(edges[0], edges[-1])
+    scale = ", logit scale" if logit else ""
+    figure.supxlabel(f"membership score{scale}: more likely a member to the right", fontsize=10, color=INK)
     figure.supylabel("share of samples", fontsize=10, color=INK)
     figure.legend(handles=handles, loc="outside upper left", ncols=3, frameon=False, labelcolor=INK, fontsize=10)
     return figure
@@ -246,10 +249,9 @@ def confidence_plot(results: Results, arrays: Arrays) -> Figure:
     for row in rows:
         shares = _shares(arrays[f"margin/{row['key']}"], arrays["forget"], edges)
         forget, _, test = np.cumsum(shares, axis=1)
-        label = _short(row["label"])
-        handles += axes.plot(edges[1:], forget, label=label, **_line(row, styles))
+        handles += axes.plot(edges[1:], forget, label=_short(row["label"]), **_line(row, styles))
         if row["kind"] == "oracle":
-            name = f"{label}: on test samples"
+            name = f"{_short(row['label'])}: on test samples"
             handles += axes.plot(edges[1:], test, color=MUTED, lw=5, alpha=0.45, label=name, zorder=1)
     axes.axvline(0, color=MUTED, lw=1, ls=(0, (2, 2)), zorder=1)
     axes.set(xlim=(edges[0], edges[-1]), ylim=(0, 100))
@@ -273,7 +275,8 @@ def attack_plot(results: Results, arrays: Arrays) -> Figure:
     attack = results.get("attack")
     if not attack:
         return _note("No adversarial examples were made in this run")
-    found = _found_distances(arrays)
+    distance, status = (arrays.get(name, np.empty(0)) for name in ("distance", "status"))
+    found = distance[(status == Status.FOUND) & (distance > 0) & np.isfinite(distance)]
     figure = Figure(figsize=(9.2, 4.8), layout="constrained")
     grid = figure.add_gridspec(2, 2, width_ratios=(1.9, 1))
     top = figure.add_subplot(grid[0, 0])
@@ -281,7 +284,7 @@ def attack_plot(results: Results, arrays: Arrays) -> Figure:
     limits = _radius_bars(top, attack["radii"])
     top.set_ylabel("samples")
     if found.size:
-        powers = np.log2(found)
+        powers = np.log2(found.astype(np.float64))
         limits = min(limits[0], np.quantile(powers, 0.005)), max(limits[1], powers.max())
         below = figure.add_subplot(grid[1, 0], sharex=top)
         _dress(below, "Distance of the examples found")
@@ -323,23 +326,14 @@ def _radius_bars(axes: Axes, radii: Sequence[Sequence[float]]) -> tuple[float, f
 
 def _status_bars(axes: Axes, status: Mapping[str, int]) -> None:
     _dress(axes, "Outcome of the search", grid="x")
-    names = [*_STATUS, *(name for name in status if name not in _STATUS)]
-    counts = [status.get(name, 0) for name in names]
+    counts = list(status.values())
     total = max(sum(counts), 1)
-    bars = axes.barh(range(len(names)), counts, height=0.62, color=[COLORS[0], COLORS[5], COLORS[1], COLORS[3]])
+    bars = axes.barh(range(len(counts)), counts, height=0.62, color=COLORS[0])
     axes.bar_label(bars, [f"{n:,}  ({100 * n / total:.1f} %)" for n in counts], fontsize=9, color=INK, padding=3)
     axes.set_xlim(0, 1.6 * max([1, *counts]))
-    axes.set_yticks(range(len(names)), [_STATUS.get(name, name) for name in names])
+    axes.set_yticks(range(len(counts)), [name.replace("_", " ") for name in status])
     axes.invert_yaxis()
     axes.set_xlabel("samples")
-
-
-def _found_distances(arrays: Arrays) -> np.ndarray:
-    if "distance" not in arrays or "status" not in arrays:
-        return np.empty(0)
-    distance = arrays["distance"]
-    kept = (arrays["status"] == Status.FOUND) & (distance > 0) & np.isfinite(distance)
-    return distance[kept].astype(np.float64)
 
 
 def _forget_and_test(values: np.ndarray, forget: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -359,13 +353,17 @@ def _shares(values: np.ndarray, forget: np.ndarray, edges: np.ndarray) -> np.nda
     return 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 
 
-def _edges(stacks: Sequence[np.ndarray], num_bins: int, *, tail: float) -> np.ndarray:
-    """Equal bins over all but a share ``tail`` of the finite values on either side, read from a part of them."""
+def _edges(stacks: Sequence[np.ndarray], num_bins: int, *, tail: float, logit: bool = False) -> np.ndarray:
+    """Equal bins (of the logit) over all but a share ``tail`` of the finite values on either side."""
     step = max(1, sum(stack.size for stack in stacks) // 500_000)
-    sample = np.concatenate([stack.ravel()[::step] for stack in stacks])
+    sample = np.concatenate([stack.ravel()[::step] for stack in stacks]).astype(np.float64)
     sample = sample[np.isfinite(sample)]
+    if logit:
+        sample = np.clip(sample, 1e-4, 1 - 1e-4)
+        sample = np.log(sample / (1 - sample))
     low, high = np.quantile(sample, [tail, 1 - tail]) if sample.size else (0.0, 1.0)
-    return np.linspace(low, high, num_bins + 1) if low < high else np.linspace(low - 0.5, low + 0.5, num_bins + 1)
+    edges = np.linspace(low, high, num_bins + 1) if low < high else np.linspace(low - 0.5, low + 0.5, num_bins + 1)
+    return 1 / (1 + np.exp(-edges)) if logit else edges
 
 
 def _short(label: str, width: int = 34) -> str:

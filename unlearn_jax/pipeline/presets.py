@@ -50,6 +50,52 @@ def complete(config: RunConfig) -> RunConfig:
     return dataclasses.replace(config, rows=rows)
 
 
+def tuning_grid(
+    config: RunConfig,
+    *,
+    originals: tuple[int, ...],
+    forget_seeds: tuple[int, ...],
+    learning_rates: tuple[float, ...],
+    decays: tuple[int, ...] = (0, 5),
+) -> RunConfig:
+    """The run that chooses a configuration's learning rates, on originals and forget sets that it does not report.
+
+    Args:
+      config: the run to tune; its banks of references are shared.
+      originals: seeds of other original models.
+      forget_seeds: seeds of other forget sets.
+      learning_rates: log-spaced.
+      decays: values of ``decay_every`` to try.
+
+    Returns:
+      A run with one row per method, rate and decay.
+
+    Raises:
+      InputError: seeds that the configuration reports.
+    """
+    if set(originals) & set(config.replicas.originals) or set(forget_seeds) & set(config.forget.seeds):
+        raise InputError("tuning needs originals and forget sets of its own: never tune on what is reported")
+    rows = {
+        f"{name}-{rate:g}-every{decay}": {
+            **row,
+            "label": f"{row.get('label', name)}, rate {rate:g}" + (f", /10 every {decay} epochs" if decay else ""),
+            "learning_rate": rate,
+            "decay_every": decay,
+        }
+        for name, row in config.rows.items()
+        for rate in learning_rates
+        for decay in decays
+    }
+    return dataclasses.replace(
+        config,
+        title=f"Learning rates for: {config.title}",
+        forget=dataclasses.replace(config.forget, seeds=forget_seeds),
+        replicas=dataclasses.replace(config.replicas, originals=originals),
+        audit=dataclasses.replace(config.audit, num_bootstrap=100, mis=False),
+        rows=rows,
+    )
+
+
 def load(name: str) -> Preset:
     """A preset by name, or by the path of a file that defines ``PRESET``.
 
@@ -59,7 +105,8 @@ def load(name: str) -> Preset:
     path = pathlib.Path(name) if name.endswith(".py") else names().get(name)
     if path is None or not path.is_file():
         raise InputError(
-            f"unknown preset {name!r}: choose one of {', '.join(sorted(names()))}, or give the path of a file that defines PRESET"
+            f"unknown preset {name!r}: choose one of {', '.join(sorted(names()))}, "
+            "or give the path of a file that defines PRESET"
         )
     scope = runpy.run_path(str(path))
     if not isinstance(scope.get("PRESET"), RunConfig):

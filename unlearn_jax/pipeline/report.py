@@ -134,7 +134,10 @@ def _say_references(results: Results) -> list[str]:
             ("original", "within"): "so the attack hardly works here, and its failure on other rows proves little",
             ("original", "below"): "so the attack points the wrong way here: do not trust it on other rows",
             ("oracle", "above"): f"above 50 % {unseen}",
-            ("oracle", "within"): "an interval that contains 50 %, as it should for a model that never saw them",
+            (
+                "oracle",
+                "within",
+            ): "an interval that contains 50 %, as it should for a model that never saw the forget samples",
             ("oracle", "below"): f"below 50 % {unseen}",
         }[row["kind"], place]
         said.append(f"{row['label']} has an FT AUC of {_in_words(cell, '%')}, {meaning}.")

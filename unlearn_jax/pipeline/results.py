@@ -102,6 +102,19 @@ def make_results(
     preset: str,
     folder: pathlib.Path,
 ) -> dict[str, Any]:
+    """Puts a run's estimates, costs and circumstances together.
+
+    Args:
+      plan: the run.
+      audited: ``{row: {metric: estimate}}``.
+      adversarial: the adversarial sets, if any row used them.
+      costs: of the stages, in order.
+      preset: name for the report; empty when called from Python.
+      folder: the working directory.
+
+    Returns:
+      What ``results.json`` holds.
+    """
     config, row_costs = plan.config, _costs(plan, costs)
     train, test = plan.splits.train, plan.splits.test
     present = {key for metrics in audited.values() for key in metrics}
@@ -146,17 +159,18 @@ def make_results(
             {
                 "name": "the attack is fair: it cannot tell forget from test samples on models that never saw them",
                 "passed": ft["retrained"]["low"] <= 50 <= ft["retrained"]["high"],
-                "detail": f"FT AUC of the retrained models: {_shown(ft['retrained'], level)}; its interval should hold 50",
+                "detail": f"FT AUC of retrained models: {_shown(ft['retrained'], level)}; the interval should hold 50",
             },
             {
                 "name": "the attack has power: it can tell them on the original models",
                 "passed": ft["original"]["low"] > 50,
-                "detail": f"FT AUC of the original models: {_shown(ft['original'], level)}; its interval should lie above 50",
+                "detail": f"FT AUC of originals: {_shown(ft['original'], level)}; the interval should lie above 50",
             },
         ],
         "notes": [
             f"FT TPR is at a false positive rate of at most {100 * config.audit.max_fpr:g}%.",
-            "Intervals resample samples, originals and forget sets together; with few originals they are wide on purpose.",
+            "Intervals resample samples, originals and forget sets together; with few originals they are wide "
+            "on purpose.",
             "Cost is wall time per model without compilation, the adversarial set included, over a retraining's.",
         ],
         "workdir": folder.name,

@@ -56,8 +56,8 @@ class Parts:
         """Computes the missing parts.
 
         Args:
-          compute: items to (arrays with a leading axis of items, variables stacked likewise or None). A short last part is
-            filled up to the others' size by repeating its last item, so that it compiles nothing new.
+          compute: items to (arrays with a leading axis of items, variables stacked likewise or None). A short last
+            part is filled up to the others' size by repeating its last item, so that it compiles nothing new.
           progress: makes the progress bar.
           about: goes into every manifest.
 

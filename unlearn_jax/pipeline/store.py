@@ -87,7 +87,8 @@ def write_text(path: pathlib.Path, text: str) -> None:
 def save_tree(path: pathlib.Path, tree: PyTree) -> None:
     """A pytree of arrays as one ``.npz``, leaves named by their path; no pickle."""
     leaves, _ = jax.tree.flatten_with_path(tree)
-    np.savez(path, **{jax.tree_util.keystr(place): np.asarray(leaf) for place, leaf in leaves})
+    arrays: Any = {jax.tree_util.keystr(place): np.asarray(leaf) for place, leaf in leaves}
+    np.savez(path, **arrays)
 
 
 def load_tree(path: pathlib.Path, like: PyTree) -> PyTree:

@@ -77,13 +77,14 @@ def format_level(results: Results) -> str:
 
 
 def kind_note(row: Mapping[str, Any]) -> str:
-    """What a row is, in a few words; nothing for a method, or where the label says it already.
+    """What a row is, in a few words; nothing for a method, or where the label says it or has brackets of its own.
 
     >>> kind_note({"kind": "oracle", "label": "Retrained"}), kind_note({"kind": "oracle", "label": "The oracle"})
     ('the oracle', '')
     """
     note = _KIND_NOTES.get(row["kind"], "")
-    return "" if note and note.split()[-1] in row["label"].lower() else note
+    said = note.rpartition(" ")[2] in row["label"].lower() or (row["kind"] != "oracle" and "(" in row["label"])
+    return "" if said else note
 
 
 def _noted(row: Mapping[str, Any]) -> str:
