@@ -366,7 +366,7 @@ def _edges(stacks: Sequence[np.ndarray], num_bins: int, *, tail: float, logit: b
     return 1 / (1 + np.exp(-edges)) if logit else edges
 
 
-def _short(label: str, width: int = 34) -> str:
+def _short(label: str, width: int = 40) -> str:
     """A label on one line that matplotlib takes literally (a dollar starts mathematics, an underscore hides)."""
     label = " ".join(label.split()).replace("$", r"\$")
     label = label if len(label) <= width else label[: width - 1].rstrip() + "…"

@@ -48,6 +48,7 @@ CAPTIONS = {
     "Adversarial search": "Many samples at the first radius: start smaller. Samples not found: allow more radii.",
 }
 _FIFTY: Mapping[str, Any] = {"low": 50, "high": 50}
+_MAX_NAMED = 6
 _COMPARED = ("unlearn_accuracy", "retain_accuracy", "test_accuracy", "avg_gap")
 
 
@@ -191,7 +192,7 @@ def _say_gap(results: Results) -> list[str]:
     if not gaps:
         return []
     best, label = min(gaps, key=lambda pair: pair[0]["mean"])
-    said = f"The smallest Avg Gap to retraining is {label}'s, {_in_words(best, 'percentage points')}"
+    said = f"{_join([label])} has the smallest Avg Gap to retraining, {_in_words(best, 'percentage points')}"
     tied = [other for cell, other in gaps if other != label and cell["low"] <= best["high"]]
     if tied:
         said += f", with an interval that overlaps that of {_join(tied)}"
@@ -214,6 +215,10 @@ def _in_words(cell: Mapping[str, Any] | None, unit: str) -> str:
 
 
 def _join(names: Sequence[str]) -> str:
+    """A list in words; a long one, as of a sweep, is cut, and names with commas are quoted."""
+    names = [f"“{name}”" if "," in name else name for name in names]
+    if len(names) > _MAX_NAMED + 1:
+        names = [*names[:_MAX_NAMED], f"{len(names) - _MAX_NAMED} others"]
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 

@@ -9,7 +9,6 @@ import os
 import pathlib
 import platform
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -26,12 +25,14 @@ def write_folder(path: pathlib.Path, fill: Callable[[pathlib.Path], None], manif
     """Makes a folder in one step: filled under a temporary name, then renamed.
 
     Args:
-      path: must not exist, or be a folder to replace.
+      path: must not exist, or be a folder to replace; the caller holds the lock of a folder above it.
       fill: writes the files into the folder it is given.
       manifest: stored as ``manifest.json`` with the SHA-256 of every file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    for orphan in path.parent.glob(f".{path.name}-*"):  # of a process that was killed while it wrote
+        shutil.rmtree(orphan)
+    draft = path.with_name(f".{path.name}-{os.getpid()}")
+    draft.mkdir(parents=True)
     try:
         fill(draft)
         files = {file.name: _sha256(file) for file in sorted(draft.iterdir())}
