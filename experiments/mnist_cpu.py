@@ -20,9 +20,9 @@ PRESET = RunConfig(
     replicas=ReplicasConfig(originals=(0, 1, 2), references=64),
     attack=AttackConfig(epsilon_init=0.16),
     audit=AuditConfig(num_bootstrap=500),
-    rows={
-        "finetune": {"label": "Fine-tuned (FT)", "method": "finetune", "learning_rate": 0.1, "decay_every": 5},
-        "amun": {"label": "AMUN", "method": "amun", "learning_rate": 0.03},
+    rows={  # learning rates from mnist_cpu_tuning
+        "finetune": {"label": "Fine-tuned (FT)", "method": "finetune", "learning_rate": 0.1},
+        "amun": {"label": "AMUN", "method": "amun", "learning_rate": 0.1},
         "amun_no_retain": {"label": "AMUN without D_R", "method": "amun", "retain": False, "learning_rate": 0.01},
     },
 )

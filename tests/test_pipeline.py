@@ -299,6 +299,8 @@ CASES = {
     "unknown row": ({"only": ("amnu",)}, "unknown row 'amnu'"),
     "half a split": ({"data": {"num_train": 5}}, "go together"),
     "zero learning rate": ({"training": {"learning_rate": 0.0}}, "positive"),
+    "grid that goes on": ({"attack": {"search": "grid", "restart": False}}, "needs attack.search=doubling"),
+    "no radius": ({"attack": {"num_radii": 0}}, "must be positive"),
     "no bootstrap": ({"audit": {"num_bootstrap": 0}}, "at least 1"),
 }
 

@@ -281,6 +281,16 @@ def make_plan(
         raise InputError("replicas.repeats, replicas.group and audit.num_bootstrap must be at least 1")
     if config.audit.mode not in ("online", "offline") or not 0 < config.audit.level < 1 or config.audit.gamma <= 0:
         raise InputError("audit.mode must be online or offline, audit.level in (0, 1) and audit.gamma positive")
+    attack = config.attack
+    if (
+        min(attack.num_radii, attack.num_steps, attack.batch_size) < 1
+        or min(attack.epsilon_init, attack.step_ratio) <= 0
+    ):
+        raise InputError("attack.num_radii, num_steps, batch_size, epsilon_init and step_ratio must be positive")
+    if attack.search == "grid" and not attack.restart:
+        raise InputError(
+            "attack.search=grid attacks all radii at once: attack.restart=False needs attack.search=doubling"
+        )
     height, width, channels = splits.train.images.shape[1:]
     model_id: Any = to_json(config.model)
     if model is None:

@@ -19,6 +19,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from unlearn_jax.pipeline import plots, tables
+from unlearn_jax.pipeline.store import write_text
 from unlearn_jax.pipeline.tables import Results, format_interval, format_level, format_number, format_spread, known
 
 TARGETS = {
@@ -77,7 +78,7 @@ def write_report(results: Results, arrays: plots.Arrays, path: str | os.PathLike
         runs=[_run_table(results, row) for row in results["rows"]],
         config=json.dumps(results["config"], indent=2, ensure_ascii=False, default=str),
     )
-    _write(pathlib.Path(path), page)
+    write_text(pathlib.Path(path), page)
 
 
 def write_tables(results: Results, folder: str | os.PathLike[str]) -> None:
@@ -88,10 +89,10 @@ def write_tables(results: Results, folder: str | os.PathLike[str]) -> None:
       folder: made if it is not there.
     """
     folder = pathlib.Path(folder)
-    _write(folder / "table.txt", tables.terminal_table(results) + "\n")
-    _write(folder / "table.csv", tables.csv_table(results))
-    _write(folder / "table.tex", tables.latex_table(results))
-    _write(folder / "table.md", tables.markdown_table(results))
+    write_text(folder / "table.txt", tables.terminal_table(results) + "\n")
+    write_text(folder / "table.csv", tables.csv_table(results))
+    write_text(folder / "table.tex", tables.latex_table(results))
+    write_text(folder / "table.md", tables.markdown_table(results))
 
 
 def verdict(results: Results) -> str:
@@ -333,14 +334,3 @@ def _svg(figure: Figure, prefix: str, alt: str) -> str:
     text = text.replace("xlink:href=", "href=").replace(plots.INK, "currentColor")
     text = re.sub(r'\b(id="|href="#|url\(#)', rf"\1{prefix}-", text)
     return text.replace("<svg", f'<svg role="img" aria-label="{html.escape(alt)}"', 1)
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-    """Writes beside the file, then renames: a reader sees the old file or the new one, never a half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)

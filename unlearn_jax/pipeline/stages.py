@@ -108,9 +108,7 @@ def attack_knobs(config: AttackConfig) -> dict[str, Any]:
     knobs = to_json(config)
     knobs["norm"] = {"l2": l2, "linf": linf}[config.norm]
     if config.search == "auto":
-        knobs["search"] = "doubling" if jax.default_backend() == "cpu" else "grid"
-    if not config.restart:
-        knobs["search"] = "doubling"
+        knobs["search"] = "grid" if config.restart and jax.default_backend() != "cpu" else "doubling"
     return knobs
 
 

@@ -79,10 +79,14 @@ def _sha256(file: pathlib.Path) -> str:
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a file in one step: under a temporary name, then renamed."""
+    """Writes a file in one step: a reader sees the old file or the new one, never a half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}-{os.getpid()}")
-    draft.write_text(text)
-    draft.replace(path)
+    try:
+        draft.write_text(text, encoding="utf-8")
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def save_tree(path: pathlib.Path, tree: PyTree) -> None:
