@@ -11,5 +11,5 @@ PRESET = presets.tuning_grid(
     presets.load("digits").config,
     originals=(100, 101),
     forget_seeds=(101, 102, 103, 104),
-    learning_rates=(0.003, 0.01, 0.03, 0.1, 0.3),
+    learning_rates=(0.003, 0.01, 0.03, 0.1, 0.3, 0.6),
 )

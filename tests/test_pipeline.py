@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tqdm import tqdm
 
-from unlearn_jax import data, models, replicas, train
+from unlearn_jax import data, methods, models, replicas, train
 from unlearn_jax.pipeline import (
     AttackConfig,
     AuditConfig,
@@ -26,7 +27,8 @@ from unlearn_jax.pipeline import (
     store,
 )
 from unlearn_jax.pipeline.plan import make_plan
-from unlearn_jax.types import DamagedFileError, DivergedError, InputError
+from unlearn_jax.pipeline.settings import forget_masks
+from unlearn_jax.types import DamagedFileError, DivergedError, InputError, UnlearnInfo
 
 TINY = presets.complete(
     RunConfig(
@@ -222,6 +224,125 @@ def test_users_own_function_and_arrays(splits, tmp_path):
     assert again.originals.spec.key == plans[0].originals.spec.key
 
 
+@pytest.mark.parametrize("what", ["constant", "nested constant", "weights", "loss", "loss constant"])
+def test_what_a_users_function_captures_names_its_models(what, splits, tmp_path):
+    """A changed constant must never find the models of the old one."""
+
+    def key_of(value):
+        mean = np.full((4, 4, 1), value, np.float32)
+
+        def logits(w, x):
+            if what == "constant":
+                x = x - jnp.asarray(mean)[None]
+            elif what == "nested constant":
+                x = jax.jit(lambda v: v - jnp.asarray(mean)[None])(x)
+            return x.reshape(len(x), -1) @ w
+
+        start = np.full((16, 3), value if what == "weights" else 0.0, np.float32)
+        model = models.from_functions(lambda key: jnp.asarray(start), logits)
+
+        def loss_fn(variables, batch, key):
+            out, state = model.apply_train(variables, batch.images, key)
+            weight = jnp.asarray(mean.ravel()[:3]) if what == "loss constant" else value
+            return jnp.mean(weight * jnp.sum(out, 0)), state
+
+        loss = loss_fn if what.startswith("loss") else None
+        return make_plan(TINY, tmp_path, splits=splits, model=model, loss_fn=loss).originals.spec.key
+
+    assert key_of(0.5) == key_of(0.5)
+    assert key_of(0.5) != key_of(0.25)
+
+
+def test_changed_code_of_a_users_method_is_run_again(finished, splits, monkeypatch):
+    folder, _ = finished
+
+    def factory(scale):
+        def shrink(*, power=1.0):
+            def method(key, problem):
+                params = jax.tree.map(lambda leaf: scale**power * leaf, problem.variables.params)
+                return problem.variables._replace(params=params), UnlearnInfo(jnp.zeros(0), jnp.zeros((), jnp.int32))
+
+            return method
+
+        return shrink
+
+    config = dataclasses.replace(
+        TINY, rows={"mine": {"method": "mine", "power": 1.0}}, bank=str(folder.parent / "banks")
+    )
+    keys = []
+    for scale in (0.5, 0.5, 0.25):
+        monkeypatch.setitem(methods.METHODS, "mine", factory(scale))
+        keys.append(make_plan(config, folder.parent / "banks", splits=splits).row_digest("mine"))
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_number_of_classes_names_a_bank(splits, tmp_path):
+    wider = dataclasses.replace(splits, num_classes=5, class_names=tuple("abcde"))
+    keys = {make_plan(TINY, tmp_path, splits=s).originals.spec.key for s in (splits, wider)}
+    assert len(keys) == 2
+
+
+def test_killed_in_a_later_group_goes_on_with_the_same_groups(splits, tmp_path, monkeypatch):
+    config = dataclasses.replace(TINY, replicas=dataclasses.replace(TINY.replicas, references=10, group=4))
+    plan = make_plan(config, tmp_path / "banks", splits=splits)
+    quiet = lambda **k: tqdm(**k, disable=True)  # noqa: E731
+    saves = {"n": 0}
+
+    def dies_in_the_second_group(self, state):
+        saves["n"] += 1
+        original_save(self, state)
+        if saves["n"] == 6:
+            self._manager.wait_until_finished()
+            raise Stop
+
+    original_save = bank._Checkpoints.save
+    with monkeypatch.context() as patched:
+        patched.setattr(bank._Checkpoints, "save", dies_in_the_second_group)
+        patched.setattr(bank, "epochs_per_call", lambda *_: 1)
+        with pytest.raises(Stop):
+            plan.references.ensure(quiet)
+    names = sorted(p.name for p in plan.references.folder.iterdir() if p.is_dir())
+    assert names == ["models-0000-0003", "training-0004-0007"]
+    plan.references.ensure(quiet)
+    names = sorted(p.name for p in plan.references.folder.iterdir() if p.is_dir())
+    assert names == ["models-0000-0003", "models-0004-0007", "models-0008-0009"]
+    whole = make_plan(config, tmp_path / "other", splits=splits).references
+    whole.ensure(quiet)
+    chex.assert_trees_all_equal(plan.references.variables(), whole.variables())
+
+
+def test_flipped_bits_in_a_checkpoint_are_noticed(tmp_path, tiny_variables):
+    state = train.TrainState(jnp.full((1,), 3), tiny_variables, ())
+    with bank._Checkpoints(tmp_path / "c", 0.0) as checkpoints:
+        checkpoints.save(state)
+    with bank._Checkpoints(tmp_path / "c", 0.0) as checkpoints:
+        restored, cost = checkpoints.restore(state)
+    chex.assert_trees_all_equal(restored, state)
+    assert cost["seconds"] >= 0
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(bank, "_checksum", lambda _: np.ones(32, np.uint8))
+        with (
+            bank._Checkpoints(tmp_path / "c", 0.0) as checkpoints,
+            pytest.raises(DamagedFileError, match="delete the folder"),
+        ):
+            checkpoints.restore(state)
+
+
+def test_bfloat16_models_are_stored(tmp_path):
+    tree = {"w": jnp.arange(6, dtype=jnp.bfloat16).reshape(2, 3), "b": jnp.zeros((2,))}
+    store.save_tree(tmp_path / "t.npz", tree)
+    loaded = store.load_tree(tmp_path / "t.npz", tree)
+    chex.assert_trees_all_equal(jax.tree.map(jnp.asarray, loaded), tree)
+    with pytest.raises(DamagedFileError):
+        store.load_tree(tmp_path / "t.npz", {"w": jnp.zeros((2, 4), jnp.bfloat16), "b": jnp.zeros((2,))})
+
+
+def test_several_classes_as_one_forget_set(splits):
+    masks, names = forget_masks(ForgetConfig(kind="class", classes=(0, 2), together=True), splits.train.labels)
+    np.testing.assert_array_equal(masks[0], np.isin(splits.train.labels, [0, 2]))
+    assert len(masks) == len(names) == 1
+
+
 def test_users_own_loss(splits, tmp_path):
     model = models.build("mlp", (4, 4, 1), 3, widths=(8,))
 
@@ -232,7 +353,7 @@ def test_users_own_loss(splits, tmp_path):
     plan = make_plan(TINY, tmp_path, splits=splits, model=model, loss_fn=squared)
     plain = make_plan(TINY, tmp_path, splits=splits, model=model)
     assert plan.originals.spec.key != plain.originals.spec.key
-    plan.originals.ensure(lambda **k: __import__("tqdm").tqdm(**k, disable=True))
+    plan.originals.ensure(lambda **k: tqdm(**k, disable=True))
     assert plan.originals.logits().shape == (2, 90, 3)
 
 
@@ -254,7 +375,7 @@ def test_replicas_stored_do_not_depend_on_the_group(finished, splits, tmp_path):
     folder, _ = finished
     other = dataclasses.replace(TINY, replicas=dataclasses.replace(TINY.replicas, group=3))
     plan = make_plan(other, tmp_path / "banks", splits=splits)
-    plan.references.ensure(lambda **k: __import__("tqdm").tqdm(**k, disable=True))
+    plan.references.ensure(lambda **k: tqdm(**k, disable=True))
     first = make_plan(TINY, folder.parent / "banks", splits=splits).references
     assert plan.references.spec.key == first.spec.key
     chex.assert_trees_all_equal(plan.references.variables(), first.variables())
@@ -301,7 +422,21 @@ CASES = {
     "zero learning rate": ({"training": {"learning_rate": 0.0}}, "positive"),
     "grid that goes on": ({"attack": {"search": "grid", "restart": False}}, "needs attack.search=doubling"),
     "no radius": ({"attack": {"num_radii": 0}}, "must be positive"),
-    "no bootstrap": ({"audit": {"num_bootstrap": 0}}, "at least 1"),
+    "negative seed": ({"replicas": {"originals": (-1,)}}, "seeds must be between"),
+    "huge seed": ({"forget": {"seeds": (2**40,)}}, "seeds must be between"),
+    "negative audit seed": ({"audit": {"seed": -1}}, "seeds must be between"),
+    "false positive rate": ({"audit": {"max_fpr": 2.0}}, "audit.max_fpr"),
+    "no svc samples": ({"audit": {"mis_samples": 0}}, "must be positive"),
+    "nan gamma": ({"audit": {"gamma": float("nan")}}, "positive and finite"),
+    "negative momentum": ({"training": {"momentum": -5.0}}, "momentum"),
+    "nan rate": ({"training": {"learning_rate": float("nan")}}, "positive and finite"),
+    "too many devices": ({"replicas": {"devices": 99}}, "99 devices"),
+    "widths of zero": ({"model": {"fields": {"widths": [0]}}}, "cannot be built|zero|width"),
+    "negative widths": ({"model": {"fields": {"widths": [-3]}}}, "cannot be built"),
+    "negative signal": ({"audit": {"signal": "negative_entropy"}}, "positive signal"),
+    "bank that is a file": ({"bank": "/dev/null"}, "cannot be written"),
+    "row that sets the attack": ({"rows": {"a": {"method": "amun", "attack": {}}}}, "cannot set 'attack'"),
+    "no bootstrap": ({"audit": {"num_bootstrap": 0}}, "must be positive"),
 }
 
 
@@ -309,7 +444,9 @@ CASES = {
 def test_bad_configuration_is_one_line_and_writes_nothing(case, splits, tmp_path):
     changes, message = CASES[case]
     fields = {
-        name: dataclasses.replace(getattr(TINY, name), **change) if isinstance(change, dict) else change
+        name: dataclasses.replace(getattr(TINY, name), **change)
+        if isinstance(change, dict) and name != "rows"
+        else change
         for name, change in changes.items()
     }
     own = None if "data" in changes else splits

@@ -1,6 +1,7 @@
 """``unlearn-jax``: run an experiment, list what there is, prepare a data set."""
 
 import contextlib
+import errno
 import io
 import os
 import pathlib
@@ -52,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
         print(
             f"unlearn-jax: error: {error}: free some space or check permissions, then run the same command again",
             file=sys.stderr,
@@ -125,15 +128,15 @@ def _run(argv: list[str]) -> int:
     if "make_splits" in preset.hooks:
         own["splits"] = preset.hooks["make_splits"]()
     if "make_model" in preset.hooks:
-        from unlearn_jax.pipeline.plan import load_data
+        from unlearn_jax.pipeline.settings import load_data
 
         own["splits"] = own.get("splits") or load_data(config.data)
         own["model"] = preset.hooks["make_model"](own["splits"].train.images.shape[1:], own["splits"].num_classes)
+    if "make_loss" in preset.hooks:
+        own["loss_fn"] = preset.hooks["make_loss"](own.get("model"))
     if dry:
         print(pipeline.dry_run(config, workdir, **own))
         return 0
-    if "make_loss" in preset.hooks:
-        own["loss_fn"] = preset.hooks["make_loss"](own.get("model"))
     results = pipeline.run(config, workdir, preset=preset.name, **own)
     print(terminal_table(results))
     for check in results["checks"]:
@@ -160,8 +163,9 @@ def _own_flags(argv: list[str]) -> tuple[str | None, bool, list[str]]:
 
 
 def _list(argv: list[str]) -> int:
-    from unlearn_jax import audit, methods, models
+    from unlearn_jax import methods, models
     from unlearn_jax.pipeline import presets
+    from unlearn_jax.pipeline.settings import RMIA_SIGNALS
     from unlearn_jax.types import InputError
 
     if argv:
@@ -173,7 +177,7 @@ def _list(argv: list[str]) -> int:
     for name, factory in methods.METHODS.items():
         print(f"  {name:24} {(factory.__doc__ or '').strip().splitlines()[0]}")
     print(f"models (model.name):        {', '.join(models.ARCHITECTURES)}")
-    print(f"signals (audit.signal):     {', '.join(audit.SIGNALS)}")
+    print(f"signals (audit.signal):     {', '.join(RMIA_SIGNALS)}")
     return 0
 
 

@@ -40,7 +40,8 @@ def rmia(
 
     Args:
       target: ``[N]`` or ``[T, N]`` signals of the audited model(s), normally
-        :func:`~unlearn_jax.audit.signals.taylor_softmax`.
+        :func:`~unlearn_jax.audit.signals.taylor_softmax`. They are divided by one another: a signal that is
+        negative (a loss, an entropy, a margin) would be turned upside down.
       reference: ``[M, N]`` the same signal under the reference models.
       member: ``[M, N]`` bool, True where the reference was trained on the sample.
       population: ``[Z]`` (``[T, Z]`` for many targets) signals of the audited model(s) on other samples z.

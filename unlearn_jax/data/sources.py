@@ -146,6 +146,10 @@ def load_arrays(
     if num_classes is None:
         integral = [x.labels for x in (train, test) if x.labels.size and np.issubdtype(x.labels.dtype, np.integer)]
         num_classes = max((int(labels.max()) + 1 for labels in integral), default=2)
+        if num_classes > max(2, len(train.labels) + len(test.labels)):
+            raise InputError(
+                f"the largest label is {num_classes - 1}, more than there are samples: check them, or give class_names"
+            )
     train = validate(train, num_classes, "training set")
     test = validate(test, num_classes, "test set")
     if train.images.shape[1:] != test.images.shape[1:]:

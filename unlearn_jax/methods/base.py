@@ -1,6 +1,7 @@
 """What unlearning methods share: making a problem, the fine-tuning loop, and AMUN's adversarial set of a problem."""
 
 import dataclasses
+import math
 from typing import Any, Literal
 
 import jax
@@ -119,6 +120,9 @@ class FineTuning:
 
     def __post_init__(self) -> None:
         """Refuses values no run could use."""
+        numbers = (self.learning_rate, self.decay_factor, self.momentum, self.weight_decay)
+        if not all(math.isfinite(number) for number in numbers) or self.weight_decay < 0 or not 0 <= self.momentum < 1:
+            raise InputError("a method's momentum must be in [0, 1), its other rates finite, weight_decay not negative")
         if self.num_epochs < 1 or self.batch_size < 1 or self.learning_rate <= 0 or self.decay_every < 0:
             raise InputError(
                 "num_epochs, batch_size and learning_rate of a method must be positive, and decay_every not negative"

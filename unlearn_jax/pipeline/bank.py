@@ -6,6 +6,7 @@ stacked) and ``logits.npy`` ``[G, N, C]`` over the whole pool, so that auditing 
 under way keeps Orbax checkpoints (state of the optimiser, epoch, keys) in ``training-FIRST-LAST``.
 """
 
+import hashlib
 import pathlib
 import shutil
 import time
@@ -55,15 +56,19 @@ class Bank:
     def __init__(self, root: pathlib.Path, spec: BankSpec, settings: ReplicasConfig) -> None:
         self.spec, self.settings = spec, settings
         self.folder = root / f"{spec.name}-{spec.key[:16]}"
+        self._finished: dict[tuple[int, int], dict[str, Any]] | None = None
 
     def finished(self) -> dict[tuple[int, int], dict[str, Any]]:
-        """Manifests of the finished groups by first and last model, checked."""
+        """Manifests of the finished groups by first and last model; every file is checked once per process."""
+        if self._finished is not None:
+            return self._finished
         groups = {}
         for folder in sorted(self.folder.glob("models-*-*")):
             first, last = map(int, folder.name.split("-")[1:])
             manifest = store.read_manifest(folder)
             if manifest is not None:
                 groups[first, last] = manifest
+        self._finished = groups
         return groups
 
     def missing(self) -> list[int]:
@@ -85,22 +90,27 @@ class Bank:
           DivergedError: a model's loss was not finite.
         """
         with store.lock(self.folder, wait=True):
+            self._finished = None  # another process may have trained meanwhile
             missing = self.missing()
             if missing:
                 self._train(missing, progress)
+                self._finished = None
             cost: dict[str, float] = {}
             for manifest in self.finished().values():
                 cost = clock.add(cost, manifest["cost"])
             return cost, not missing
 
     def _train(self, missing: list[int], progress: Callable[..., tqdm]) -> None:
-        groups = -(-len(missing) // self.settings.group)
-        size = -(-len(missing) // groups)
+        total = len(self.spec.member)
+        size = -(-total // -(-total // self.settings.group))  # of all models, so that a rerun meets the same groups
         with progress(total=len(missing) * self.spec.recipe.num_epochs, desc=self.spec.name, unit="epoch") as bar:
-            for start in range(0, len(missing), size):
-                rows = missing[start : start + size]
+            for start in range(0, total, size):
+                rows = np.intersect1d(missing, np.arange(start, start + size))
                 for run in np.split(rows, np.where(np.diff(rows) != 1)[0] + 1):  # what is stored is a range
-                    self._train_group([int(m) for m in run], size, bar)
+                    if len(run):
+                        self._train_group([int(m) for m in run], size, bar)
+        for stale in self.folder.glob("training-*"):  # of another grouping
+            shutil.rmtree(stale)
 
     def _train_group(self, rows: list[int], size: int, bar: tqdm) -> None:
         spec = self.spec
@@ -109,7 +119,7 @@ class Bank:
         label = f"{rows[0]:04d}-{rows[-1]:04d}"
         with clock.stopwatch() as cost:
             with _Checkpoints(self.folder / f"training-{label}", self.settings.checkpoint_seconds) as checkpoints:
-                state = checkpoints.restore(self._blank(size))
+                state, before = checkpoints.restore(self._blank(size))
                 began = int(state.epoch[0]) if state is not None else 0
                 bar.update(began * len(rows))
 
@@ -137,6 +147,7 @@ class Bank:
             store.save_tree(folder / "models.npz", variables)
             np.save(folder / "logits.npy", logits)
 
+        cost = clock.add(cost, before)
         last = [float(loss) for loss in losses[: len(rows), -1]] if losses.size else []
         manifest = {"bank": spec.name, "key": spec.key, "models": rows, "mapper": how.name, "loss": last, "cost": cost}
         store.write_folder(self.folder / f"models-{label}", fill, {**manifest, "versions": store.versions()})
@@ -169,10 +180,14 @@ def epochs_per_call(recipe: Recipe, samples_per_epoch: int) -> int:
 
 
 class _Checkpoints:
-    """Orbax checkpoints of a group under way: saved at most every so often, the newest two kept."""
+    """Orbax checkpoints of a group under way: saved at most every so often, the newest two kept.
+
+    Each holds the training state, the seconds spent so far, and a checksum over the state.
+    """
 
     def __init__(self, folder: pathlib.Path, every: float) -> None:
         self._folder, self._every, self._last = folder, every, time.monotonic()
+        self._began, self._before = time.monotonic(), 0.0
         self._manager: ocp.CheckpointManager | None = None
 
     def __enter__(self) -> "_Checkpoints":
@@ -188,27 +203,39 @@ class _Checkpoints:
             self._manager = ocp.CheckpointManager(self._folder, options=options)
         return self._manager
 
-    def restore(self, like: TrainState) -> TrainState | None:
-        """The newest finished checkpoint, or None where there is none.
+    def restore(self, like: TrainState) -> tuple[TrainState | None, dict[str, float]]:
+        """The newest finished checkpoint (None where there is none), and what training had cost until then.
 
         Raises:
-          DamagedFileError: it cannot be read.
+          DamagedFileError: it cannot be read, or is not what was saved.
         """
-        if not self._folder.is_dir():
-            return None
-        manager = self._open()
-        step = manager.latest_step()
+        nothing: dict[str, float] = {"seconds": 0.0, "compile_seconds": 0.0, "peak_memory_mb": 0.0}
+        step = self._open().latest_step() if self._folder.is_dir() else None
         if step is None:
-            return None
+            return None, nothing
+        blank = {"state": like, "seconds": np.zeros(()), "checksum": np.zeros(32, np.uint8)}
         try:
-            state = manager.restore(step, args=ocp.args.StandardRestore(like))
+            saved = self._open().restore(step, args=ocp.args.StandardRestore(blank))
         except Exception as error:
             raise store.damaged(self._folder / str(step), self._folder) from error
-        return jax.tree.map(jnp.asarray, state)
+        state = jax.tree.map(jnp.asarray, saved["state"])
+        if not np.array_equal(saved["checksum"], _checksum(jax.tree.map(np.asarray, state))):
+            raise store.damaged(self._folder / str(step), self._folder)
+        self._before = float(saved["seconds"])
+        return state, {**nothing, "seconds": round(self._before, 3)}
 
     def save(self, state: TrainState) -> None:
         """Saves if the last time is long enough ago; in the background."""
         if time.monotonic() - self._last >= self._every:
-            step = int(np.asarray(state.epoch)[0])
-            self._open().save(step, args=ocp.args.StandardSave(jax.tree.map(np.asarray, state)))
+            host = jax.tree.map(np.asarray, state)
+            spent = np.asarray(self._before + time.monotonic() - self._began)
+            saved = {"state": host, "seconds": spent, "checksum": _checksum(host)}
+            self._open().save(int(host.epoch[0]), args=ocp.args.StandardSave(saved))
             self._last = time.monotonic()
+
+
+def _checksum(tree: Any) -> np.ndarray:
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(tree):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return np.frombuffer(digest.digest(), np.uint8)

@@ -27,6 +27,16 @@ class DataConfig:
     """Test samples, see ``num_train``."""
     seed: int = 0
     """Seed of the random split."""
+    size: tuple[int, int] | None = None
+    """Height and width that the images of a folder are resized to; None if they all have one size."""
+    train_split: str = "train"
+    """TFDS split to train on, such as ``train[:80%]``."""
+    test_split: str = "test"
+    """TFDS split to test on, such as ``train[80%:]`` or ``validation``."""
+    image_key: str = "image"
+    """TFDS feature that holds the image."""
+    label_key: str = "label"
+    """TFDS feature that holds the label."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +91,10 @@ class ForgetConfig:
     """``legacy`` draws as AMUN's released code does, which gives its published forget sets."""
     classes: tuple[int, ...] = (0,)
     """One forget set per class (class)."""
+    together: bool = False
+    """The classes make one forget set (class)."""
     path: str | None = None
-    """Index or mask file (file)."""
+    """Index or mask file (file); positions count in the training set as the run has it, after any random split."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +109,8 @@ class ReplicasConfig:
     """Reference models of the membership attack (even); each sample is in exactly half of them."""
     reference_seed: int = 0
     """Seed of the references and of their membership design."""
+    reference_generator: Literal["default", "legacy"] = "default"
+    """``legacy`` draws the design as the released LiRA and AMUN codes do."""
     reference_epochs: int = 0
     """Epochs of the references; 0 for as many as the originals."""
     mapper: Literal["auto", "loop", "map", "vmap"] = "auto"
@@ -138,7 +152,7 @@ class AuditConfig:
     """How forgetting is measured."""
 
     signal: str = "taylor_softmax"
-    """Membership signal of RMIA; a key of ``unlearn_jax.audit.SIGNALS``."""
+    """Membership signal of RMIA: taylor_softmax, softmax_confidence, soft_margin or taylor."""
     mode: Literal["online", "offline"] = "online"
     """RMIA's references: in and out, or out only."""
     gamma: float = 2.0

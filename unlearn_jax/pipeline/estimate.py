@@ -12,9 +12,10 @@ from tabulate import tabulate
 from unlearn_jax.data import Splits
 from unlearn_jax.pipeline import stages, store
 from unlearn_jax.pipeline.config import RunConfig
-from unlearn_jax.pipeline.plan import Plan, banks_folder, make_plan
+from unlearn_jax.pipeline.plan import Plan, make_plan
+from unlearn_jax.pipeline.settings import banks_folder
 from unlearn_jax.replicas import fit_many, mapper
-from unlearn_jax.train import Recipe, steps_per_epoch
+from unlearn_jax.train import LossFn, Recipe, steps_per_epoch
 from unlearn_jax.types import Model
 
 
@@ -36,7 +37,12 @@ def estimate_speed(plan: Plan) -> float:
 
 
 def dry_run(
-    config: RunConfig, workdir: str | os.PathLike[str], *, splits: Splits | None = None, model: Model | None = None
+    config: RunConfig,
+    workdir: str | os.PathLike[str],
+    *,
+    splits: Splits | None = None,
+    model: Model | None = None,
+    loss_fn: LossFn | None = None,
 ) -> str:
     """What a run would do: its stages, what is there already, and about how long the rest takes on this machine.
 
@@ -47,7 +53,7 @@ def dry_run(
       InputError: as :func:`run`.
     """
     store.Workdir(workdir).check()
-    plan = make_plan(config, banks_folder(config, workdir), splits=splits, model=model)
+    plan = make_plan(config, banks_folder(config, workdir), splits=splits, model=model, loss_fn=loss_fn)
     speed, folder = estimate_speed(plan), pathlib.Path(workdir).resolve()
     lines, total = [], 0.0
 

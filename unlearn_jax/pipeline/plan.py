@@ -2,28 +2,22 @@
 
 import dataclasses
 import hashlib
-import inspect
-import os
 import pathlib
-import re
 import zlib
 from functools import cached_property
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from unlearn_jax import data, methods, models
-from unlearn_jax.audit import SIGNALS
+from unlearn_jax import __version__, data, methods
 from unlearn_jax.data import Splits
-from unlearn_jax.methods import FineTuning
 from unlearn_jax.pipeline.bank import Bank, BankSpec
-from unlearn_jax.pipeline.config import DataConfig, ForgetConfig, RunConfig, TrainingConfig, digest, to_json
-from unlearn_jax.train import LossFn, Recipe
+from unlearn_jax.pipeline.config import RunConfig, digest, to_json
+from unlearn_jax.pipeline.fingerprint import method_digest, model_digest
+from unlearn_jax.pipeline.settings import build_model, check_settings, forget_masks, load_data, make_recipe, make_row
+from unlearn_jax.train import LossFn
 from unlearn_jax.types import Dataset, InputError, Model, UnlearnFn
-
-RESERVED_ROWS = ("original", "retrained", "retrained_again")
 
 
 def purpose_key(purpose: str, *numbers: int) -> jax.Array:
@@ -37,103 +31,6 @@ def purpose_key(purpose: str, *numbers: int) -> jax.Array:
     for number in numbers:
         key = jax.random.fold_in(key, number)
     return key
-
-
-def banks_folder(config: RunConfig, workdir: str | os.PathLike[str]) -> pathlib.Path:
-    """Where trained models are shared: ``config.bank``, or ``banks`` beside the working directory."""
-    return (
-        pathlib.Path(config.bank).expanduser().resolve()
-        if config.bank
-        else pathlib.Path(workdir).expanduser().resolve().parent / "banks"
-    )
-
-
-def load_data(config: DataConfig) -> Splits:
-    """The data set a configuration names, split anew where it asks for sizes.
-
-    Raises:
-      InputError: it cannot be had, or its settings do not fit together.
-    """
-    if (config.num_train is None) != (config.num_test is None):
-        raise InputError(
-            "data.num_train and data.num_test go together: give both, or neither to keep the data set's own split"
-        )
-    if config.source == "digits":
-        splits = data.load_digits(seed=config.seed)
-    elif config.source == "tfds":
-        if not config.name:
-            raise InputError("data.source=tfds needs data.name, such as --data.name=cifar10")
-        splits = data.load_tfds(config.name, data_dir=config.path)
-    else:
-        if config.path is None:
-            raise InputError(f"data.source={config.source} needs data.path")
-        splits = (data.load_npz if config.source == "npz" else data.load_folder)(config.path)
-    if config.num_train is None or config.num_test is None:
-        return splits
-    return data.resplit(splits, num_train=config.num_train, num_test=config.num_test, seed=config.seed)
-
-
-def forget_masks(config: ForgetConfig, labels: np.ndarray) -> tuple[np.ndarray, list[int]]:
-    """The forget sets of a configuration.
-
-    Returns:
-      ``[S, N]`` bool, and what names each: its seed, or its class (0 for a file).
-
-    Raises:
-      InputError: nothing or everything to forget, or unusable settings.
-    """
-    if config.kind == "random":
-        fraction = None if config.count is not None else config.fraction
-        if not config.seeds or len(set(config.seeds)) < len(config.seeds):
-            raise InputError("forget.seeds must be one or more different seeds, one per forget set")
-        draw = lambda seed: data.forget_random(  # noqa: E731
-            len(labels), fraction=fraction, count=config.count, seed=seed, generator=config.generator
-        )
-        return np.stack([draw(seed) for seed in config.seeds]), list(config.seeds)
-    if config.kind == "class":
-        if not config.classes:
-            raise InputError("forget.kind=class needs forget.classes, such as --forget.classes 0 3")
-        return np.stack([data.forget_class(labels, [c]) for c in config.classes]), list(config.classes)
-    if config.path is None:
-        raise InputError("forget.kind=file needs forget.path, a file of indices or a mask")
-    return data.forget_file(config.path, len(labels))[None], [0]
-
-
-def make_recipe(config: TrainingConfig, num_samples: int, num_epochs: int) -> Recipe:
-    """The recipe of a configuration for a training set of a given size.
-
-    Raises:
-      InputError: unusable settings.
-    """
-    fields = {**to_json(config), "augment": _augment(config.augment), "num_epochs": num_epochs}
-    return FineTuning(**fields).recipe(num_samples)
-
-
-def _augment(name: str) -> Any:
-    if name not in data.AUGMENTATIONS:
-        raise InputError(f"unknown training.augment {name!r}; choose one of {', '.join(data.AUGMENTATIONS)}")
-    return None if name == "none" else data.AUGMENTATIONS[name]
-
-
-def make_row(name: str, row: dict[str, Any], training: TrainingConfig) -> UnlearnFn:
-    """The method of one row of the configuration; knobs it does not give are the training's.
-
-    Raises:
-      InputError: unknown method or knob.
-    """
-    if name in RESERVED_ROWS or not re.fullmatch(r"[A-Za-z0-9_.+-]+", name):
-        raise InputError(
-            f"a row cannot be called {name!r}: use letters, digits and _, and not {', '.join(RESERVED_ROWS)}"
-        )
-    if "method" not in row:
-        raise InputError(f"row {name!r} names no method; known are {', '.join(sorted(methods.METHODS))}")
-    known = methods.knobs_of(row["method"])
-    shared = {"batch_size": training.batch_size, "momentum": training.momentum, "weight_decay": training.weight_decay}
-    knobs = {key: value for key, value in shared.items() if key in known}
-    knobs |= {key: value for key, value in row.items() if key not in ("method", "label")}
-    if "augment" in known:
-        knobs["augment"] = _augment(knobs.get("augment", training.augment))
-    return methods.make_method(row["method"], **knobs)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -192,6 +89,7 @@ class Plan:
         training = dataclasses.replace(self.config.training, num_epochs=num_epochs)
         key = digest(
             self.splits.digest,
+            self.splits.num_classes,
             self.model_id,
             training,
             num_samples,
@@ -228,20 +126,28 @@ class Plan:
     def references(self) -> Bank:
         """The reference models of the membership attack, each on a random half of train and test together."""
         settings = self.config.replicas
-        member = data.membership_design(settings.references, len(self.pool.labels), seed=settings.reference_seed)
+        member = data.membership_design(
+            settings.references,
+            len(self.pool.labels),
+            seed=settings.reference_seed,
+            generator=settings.reference_generator,
+        )
         keys = [purpose_key("reference", settings.reference_seed, m) for m in range(settings.references)]
         epochs = settings.reference_epochs or self.config.training.num_epochs
-        return self._bank("references", member, keys, epochs, len(self.pool.labels) // 2)
+        return self._bank("references", member, keys, epochs, int(member.sum(1).max()))
 
     def attack_digest(self) -> str:
         """Content key of the adversarial sets."""
-        return digest(self.originals.spec.key, self._forget_digest(), self.config.attack)
+        return digest(__version__, self.originals.spec.key, self._forget_digest(), self.config.attack)
 
     def row_digest(self, name: str) -> str:
         """Content key of one method's unlearned models."""
         row = {key: value for key, value in self.config.rows[name].items() if key != "label"}
         attack = self.attack_digest() if self.uses_attack(name) else None
-        parts = (self.originals.spec.key, self._forget_digest(), row, attack, self.config.training)
+        parts = [__version__, self.originals.spec.key, self._forget_digest(), row, attack, self.config.training]
+        if not methods.METHODS[row["method"]].__module__.startswith("unlearn_jax."):  # a user's: its code may change
+            size = int(self.forget.sum(1).max())
+            parts.append(method_digest(self.rows[name], self.model, self.splits, size, self.uses_attack(name)))
         return digest(*parts, self.config.replicas.repeats)
 
     def uses_attack(self, name: str) -> bool:
@@ -274,73 +180,16 @@ def make_plan(
     Raises:
       InputError: unusable data, masks, methods, knobs or numbers of models.
     """
+    check_settings(config)
     splits = load_data(config.data) if splits is None else splits
-    if config.audit.signal not in SIGNALS:
-        raise InputError(f"unknown audit.signal {config.audit.signal!r}; choose one of {', '.join(sorted(SIGNALS))}")
-    if min(config.replicas.repeats, config.replicas.group, config.audit.num_bootstrap) < 1:
-        raise InputError("replicas.repeats, replicas.group and audit.num_bootstrap must be at least 1")
-    if config.audit.mode not in ("online", "offline") or not 0 < config.audit.level < 1 or config.audit.gamma <= 0:
-        raise InputError("audit.mode must be online or offline, audit.level in (0, 1) and audit.gamma positive")
-    attack = config.attack
-    if (
-        min(attack.num_radii, attack.num_steps, attack.batch_size) < 1
-        or min(attack.epsilon_init, attack.step_ratio) <= 0
-    ):
-        raise InputError("attack.num_radii, num_steps, batch_size, epsilon_init and step_ratio must be positive")
-    if attack.search == "grid" and not attack.restart:
-        raise InputError(
-            "attack.search=grid attacks all radii at once: attack.restart=False needs attack.search=doubling"
-        )
-    height, width, channels = splits.train.images.shape[1:]
-    model_id: Any = to_json(config.model)
+    model_id: Any = [to_json(config.model)]
     if model is None:
-        fields = {key: tuple(v) if isinstance(v, list) else v for key, v in config.model.fields.items()}
-        model = models.build(
-            config.model.name,
-            (height, width, channels),
-            splits.num_classes,
-            conv=config.model.conv,
-            dtype=config.model.dtype,
-            **fields,
-        )
+        model = build_model(config, splits)
+        if loss_fn is not None:
+            model_id.append(model_digest(model, splits, loss_fn))
     else:
-        model_id = fingerprint(model, splits)
-    if loss_fn is not None:
-        model_id = [model_id, _source_of(loss_fn)]
+        model_id = model_digest(model, splits, loss_fn)
     masks, names = forget_masks(config.forget, np.asarray(splits.train.labels))
     plan = Plan(config, splits, model, model_id, pathlib.Path(bank_root), masks, names, loss_fn)
     _ = plan.rows, plan.originals, plan.oracles, plan.references  # refuse bad settings now
     return plan
-
-
-def fingerprint(model: Model, splits: Splits) -> str:
-    """Names a user's network by what it computes: its jaxprs, without addresses.
-
-    Raises:
-      InputError: its logits do not fit the data.
-    """
-    key = jax.random.key(0)
-    images = jax.ShapeDtypeStruct((2, *splits.train.images.shape[1:]), jnp.float32)
-    variables = jax.eval_shape(model.init, key)
-    logits = jax.eval_shape(model.apply, variables, images)
-    if logits.shape != (2, splits.num_classes):
-        raise InputError(
-            f"the model gives logits {logits.shape} for 2 images of {splits.num_classes} classes: it must give "
-            f"(2, {splits.num_classes})"
-        )
-    programs = (
-        jax.make_jaxpr(model.init)(key),
-        jax.make_jaxpr(model.apply)(variables, images),
-        jax.make_jaxpr(model.apply_train)(variables, images, key),
-    )
-    text = "\n".join(re.sub(r" at 0x[0-9a-f]+", "", str(program)) for program in programs)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _source_of(fun: Any) -> str:
-    try:
-        return hashlib.sha256(inspect.getsource(fun).encode()).hexdigest()
-    except (OSError, TypeError) as error:
-        raise InputError(
-            "the source of loss_fn cannot be read, so its models cannot be named: define it in a file"
-        ) from error

@@ -7,6 +7,7 @@ from typing import Any
 
 from unlearn_jax import methods
 from unlearn_jax.pipeline.config import RunConfig
+from unlearn_jax.pipeline.settings import shared_knobs
 from unlearn_jax.types import InputError
 
 
@@ -44,9 +45,9 @@ def complete(config: RunConfig) -> RunConfig:
     rows = {}
     for name, row in config.rows.items():
         known = methods.knobs_of(row["method"]) if "method" in row else {}
-        shared = {"batch_size", "momentum", "weight_decay"}  # these follow the training's unless the row says otherwise
-        plain = {k: v for k, v in known.items() if k not in shared and isinstance(v, bool | int | float | str)}
-        rows[name] = {"label": name, **{k: getattr(config.training, k) for k in shared & set(known)}, **plain, **row}
+        shared = shared_knobs(row["method"], config.training) if known else {}
+        plain = {k: v for k, v in known.items() if isinstance(v, bool | int | float | str)}
+        rows[name] = {"label": name, **plain, **shared, **row}
     return dataclasses.replace(config, rows=rows)
 
 
@@ -108,7 +109,10 @@ def load(name: str) -> Preset:
             f"unknown preset {name!r}: choose one of {', '.join(sorted(names()))}, "
             "or give the path of a file that defines PRESET"
         )
-    scope = runpy.run_path(str(path))
+    try:
+        scope = runpy.run_path(str(path))
+    except SyntaxError as error:
+        raise InputError(f"{path} is not valid Python: {error.msg} in line {error.lineno}") from error
     if not isinstance(scope.get("PRESET"), RunConfig):
         raise InputError(f"{path} defines no PRESET that is a unlearn_jax.pipeline.RunConfig")
     about = (scope.get("__doc__") or "").strip().splitlines()

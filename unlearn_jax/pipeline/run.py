@@ -12,8 +12,9 @@ from unlearn_jax.data import Splits
 from unlearn_jax.pipeline import clock, measure, stages, store
 from unlearn_jax.pipeline.bank import Bank
 from unlearn_jax.pipeline.config import RunConfig, to_json
-from unlearn_jax.pipeline.plan import Plan, banks_folder, make_plan
+from unlearn_jax.pipeline.plan import Plan, make_plan
 from unlearn_jax.pipeline.results import attack_arrays, make_results
+from unlearn_jax.pipeline.settings import banks_folder
 from unlearn_jax.train import LossFn
 from unlearn_jax.types import Model
 
@@ -53,6 +54,7 @@ def run(
     place = store.Workdir(workdir)
     place.check()
     plan = make_plan(config, banks_folder(config, workdir), splits=splits, model=model, loss_fn=loss_fn)
+    store.make_folder(plan.bank_root)
     with place.locked() as folder:
         store.write_text(folder / "config.json", json.dumps(to_json(config), indent=1))
         costs: list[dict[str, Any]] = []

@@ -90,7 +90,7 @@ def write_text(path: pathlib.Path, text: str) -> None:
 
 
 def save_tree(path: pathlib.Path, tree: PyTree) -> None:
-    """A pytree of arrays as one ``.npz``, leaves named by their path; no pickle."""
+    """A pytree of arrays as one ``.npz``, leaves named by their path; no pickle, unknown types as bytes."""
     leaves, _ = jax.tree.flatten_with_path(tree)
     arrays: Any = {jax.tree_util.keystr(place): np.asarray(leaf) for place, leaf in leaves}
     np.savez(path, **arrays)
@@ -101,17 +101,23 @@ def load_tree(path: pathlib.Path, like: PyTree) -> PyTree:
 
     Args:
       path: the file.
-      like: a pytree of the same structure (arrays or shapes).
+      like: a pytree of the same structure (arrays or shapes), whose leading axis may differ.
 
     Raises:
-      DamagedFileError: other leaves than ``like`` has.
+      DamagedFileError: other leaves, shapes or types than ``like`` has.
     """
     leaves, treedef = jax.tree.flatten_with_path(like)
     with np.load(path, allow_pickle=False) as stored:
         names = [jax.tree_util.keystr(place) for place, _ in leaves]
         if set(names) != set(stored.files):
             raise damaged(path, path.parent)
-        return jax.tree.unflatten(treedef, [stored[name] for name in names])
+        arrays = [stored[name] for name in names]
+    for position, (array, (_, leaf)) in enumerate(zip(arrays, leaves, strict=True)):
+        if array.dtype.kind == "V" and array.dtype.itemsize == leaf.dtype.itemsize:  # bfloat16 and its like
+            arrays[position] = array = array.view(leaf.dtype)
+        if array.shape[1:] != leaf.shape[1:] or array.dtype != leaf.dtype:
+            raise damaged(path, path.parent)
+    return jax.tree.unflatten(treedef, arrays)
 
 
 def versions() -> dict[str, str]:
@@ -127,6 +133,21 @@ def versions() -> dict[str, str]:
     }
 
 
+def make_folder(folder: pathlib.Path) -> None:
+    """Makes a folder and tries that it can be written.
+
+    Raises:
+      InputError: it cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".lock").touch()
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be written ({error.strerror}): check its permissions or choose another"
+        ) from error
+
+
 @contextlib.contextmanager
 def lock(folder: pathlib.Path, *, wait: bool) -> Iterator[None]:
     """Makes a folder and holds it against other processes.
@@ -138,13 +159,8 @@ def lock(folder: pathlib.Path, *, wait: bool) -> Iterator[None]:
     Raises:
       InputError: it cannot be written, or is held by another run and ``wait`` is False.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = (folder / ".lock").open("w")
-    except OSError as error:
-        raise InputError(
-            f"{folder} cannot be written ({error.strerror}): check its permissions or choose another"
-        ) from error
+    make_folder(folder)
+    handle = (folder / ".lock").open("w")
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

@@ -1,0 +1,113 @@
+"""Names for functions: a hash of the program that JAX traces, constants included.
+
+Stored models are found again by what determines them. For a user's own network, loss or method that is its program: two
+functions that compute the same get the same name, and a changed constant gives another.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unlearn_jax.data import Splits
+from unlearn_jax.train import Batch, LossFn, cross_entropy_loss
+from unlearn_jax.types import AttackResult, Dataset, InputError, Model, Problem, UnlearnFn
+
+
+def program_digest(fun: Callable[..., Any], *args: Any) -> str:
+    """SHA-256 of the traced program of ``fun`` on arguments or their shapes, with every constant it captures.
+
+    Args:
+      fun: traceable.
+      *args: arrays, keys or ``jax.ShapeDtypeStruct``, in any pytree.
+    """
+    closed = jax.make_jaxpr(fun)(*args)
+    digest = hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", str(closed)).encode())
+    for constant in _constants(closed.jaxpr, closed.consts):
+        array = np.asarray(jax.random.key_data(constant) if _is_key(constant) else constant)
+        digest.update(f"{array.shape} {array.dtype}".encode() + array.tobytes())
+    return digest.hexdigest()
+
+
+def _is_key(value: Any) -> bool:
+    return isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+
+
+def _constants(jaxpr: Any, consts: Any) -> Iterator[Any]:
+    """Captured arrays of a program and of the programs inside it, in order."""
+    yield from consts
+    for equation in jaxpr.eqns:
+        yield from (var.val for var in equation.invars if hasattr(var, "val"))
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda p: hasattr(p, "eqns")):
+            if hasattr(inner, "eqns"):
+                yield from _constants(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()))
+
+
+def model_digest(model: Model, splits: Splits, loss_fn: LossFn | None = None) -> str:
+    """Names a network and its training objective by what they compute: init, logits, and the gradient of the loss.
+
+    Raises:
+      InputError: logits that do not fit the data.
+    """
+    key, variables = jax.random.key(0), jax.eval_shape(model.init, jax.random.key(0))
+    images = jax.ShapeDtypeStruct((2, *splits.train.images.shape[1:]), jnp.float32)
+    labels = jax.ShapeDtypeStruct((2,), jnp.int32)
+    check_logits(model, splits)
+    loss = loss_fn or cross_entropy_loss(model)
+
+    def gradient(params: Any, state: Any, images: Any, labels: Any, key: Any) -> Any:
+        batch = Batch(images, labels, labels)
+        return jax.value_and_grad(lambda p: loss(variables._replace(params=p, state=state), batch, key), has_aux=True)(
+            params
+        )
+
+    parts = (
+        program_digest(model.init, key),
+        program_digest(model.apply, variables, images),
+        program_digest(gradient, variables.params, variables.state, images, labels, jax.random.key(0)),
+    )
+    return hashlib.sha256("".join(parts).encode()).hexdigest()
+
+
+def check_logits(model: Model, splits: Splits) -> None:
+    """Runs a network's shapes.
+
+    Raises:
+      InputError: logits that do not fit the data.
+    """
+    images = jax.ShapeDtypeStruct((2, *splits.train.images.shape[1:]), jnp.float32)
+    logits = jax.eval_shape(model.apply, jax.eval_shape(model.init, jax.random.key(0)), images)
+    if logits.shape != (2, splits.num_classes):
+        raise InputError(
+            f"the model gives logits {logits.shape} for 2 images of {splits.num_classes} classes: it must give "
+            f"(2, {splits.num_classes})"
+        )
+
+
+def method_digest(method: UnlearnFn, model: Model, splits: Splits, num_forget: int, attacked: bool) -> str:
+    """Names a method with its knobs by what it computes.
+
+    Args:
+      method: to be named.
+      model: the network it is given.
+      splits: the data it is given.
+      num_forget: size of the forget set.
+      attacked: whether it is given an adversarial set.
+    """
+    image, count = splits.train.images.shape[1:], len(splits.train.labels)
+    shape = jax.ShapeDtypeStruct
+    rows: Any = [shape((num_forget,), dtype) for dtype in (jnp.int32, jnp.float32, jnp.float32, jnp.int32)]
+    adversarial = AttackResult(shape((num_forget, *image), jnp.float32), *rows)  # type: ignore[arg-type]
+    problem = Problem(
+        model,
+        jax.eval_shape(model.init, jax.random.key(0)),
+        Dataset(shape((count, *image), splits.train.images.dtype), shape((count,), jnp.int32)),
+        shape((count,), jnp.bool_),  # type: ignore[arg-type]
+        num_forget,
+        adversarial if attacked else None,  # type: ignore[arg-type]
+    )
+    return program_digest(method, jax.random.key(0), problem)

@@ -1,0 +1,204 @@
+"""The parts of a configuration, resolved: data, masks, recipes, methods, networks; unusable settings refused."""
+
+import math
+import os
+import pathlib
+import re
+from typing import Any
+
+import numpy as np
+
+from unlearn_jax import data, methods, models
+from unlearn_jax.data import Splits
+from unlearn_jax.methods import FineTuning
+from unlearn_jax.pipeline.config import DataConfig, ForgetConfig, RunConfig, TrainingConfig, to_json
+from unlearn_jax.pipeline.fingerprint import check_logits
+from unlearn_jax.replicas import mapper
+from unlearn_jax.train import Recipe
+from unlearn_jax.types import InputError, Model, UnlearnFn
+
+RESERVED_ROWS = ("original", "retrained", "retrained_again")
+RMIA_SIGNALS = ("taylor_softmax", "softmax_confidence", "soft_margin", "taylor")
+"""Signals that are (all but) positive: RMIA divides one by another, which turns a negative signal upside down."""
+
+
+def banks_folder(config: RunConfig, workdir: str | os.PathLike[str]) -> pathlib.Path:
+    """Where trained models are shared: ``config.bank``, or ``banks`` beside the working directory."""
+    return (
+        pathlib.Path(config.bank).expanduser().resolve()
+        if config.bank
+        else pathlib.Path(workdir).expanduser().resolve().parent / "banks"
+    )
+
+
+def load_data(config: DataConfig) -> Splits:
+    """The data set a configuration names, split anew where it asks for sizes.
+
+    Raises:
+      InputError: it cannot be had, or its settings do not fit together.
+    """
+    if (config.num_train is None) != (config.num_test is None):
+        raise InputError(
+            "data.num_train and data.num_test go together: give both, or neither to keep the data set's own split"
+        )
+    if config.source == "digits":
+        splits = data.load_digits(seed=config.seed)
+    elif config.source == "tfds":
+        if not config.name:
+            raise InputError("data.source=tfds needs data.name, such as --data.name=cifar10")
+        splits = data.load_tfds(
+            config.name,
+            data_dir=config.path,
+            train_split=config.train_split,
+            test_split=config.test_split,
+            image_key=config.image_key,
+            label_key=config.label_key,
+        )
+    else:
+        if config.path is None:
+            raise InputError(f"data.source={config.source} needs data.path")
+        splits = (
+            data.load_npz(config.path) if config.source == "npz" else data.load_folder(config.path, size=config.size)
+        )
+    if config.num_train is None or config.num_test is None:
+        return splits
+    return data.resplit(splits, num_train=config.num_train, num_test=config.num_test, seed=config.seed)
+
+
+def forget_masks(config: ForgetConfig, labels: np.ndarray) -> tuple[np.ndarray, list[int]]:
+    """The forget sets of a configuration.
+
+    Returns:
+      ``[S, N]`` bool, and what names each: its seed, or its class (0 for a file).
+
+    Raises:
+      InputError: nothing or everything to forget, or unusable settings.
+    """
+    if config.kind == "random":
+        fraction = None if config.count is not None else config.fraction
+        if not config.seeds or len(set(config.seeds)) < len(config.seeds):
+            raise InputError("forget.seeds must be one or more different seeds, one per forget set")
+        draw = lambda seed: data.forget_random(  # noqa: E731
+            len(labels), fraction=fraction, count=config.count, seed=seed, generator=config.generator
+        )
+        return np.stack([draw(seed) for seed in config.seeds]), list(config.seeds)
+    if config.kind == "class":
+        if not config.classes:
+            raise InputError("forget.kind=class needs forget.classes, such as --forget.classes 0 3")
+        if config.together:
+            return data.forget_class(labels, config.classes)[None], [config.classes[0]]
+        return np.stack([data.forget_class(labels, [c]) for c in config.classes]), list(config.classes)
+    if config.path is None:
+        raise InputError("forget.kind=file needs forget.path, a file of indices or a mask")
+    return data.forget_file(config.path, len(labels))[None], [0]
+
+
+def make_recipe(config: TrainingConfig, num_samples: int, num_epochs: int) -> Recipe:
+    """The recipe of a configuration for a training set of a given size.
+
+    Raises:
+      InputError: unusable settings.
+    """
+    fields = {**to_json(config), "augment": _augment(config.augment), "num_epochs": num_epochs}
+    return FineTuning(**fields).recipe(num_samples)
+
+
+def _augment(name: str) -> Any:
+    if name not in data.AUGMENTATIONS:
+        raise InputError(f"unknown training.augment {name!r}; choose one of {', '.join(data.AUGMENTATIONS)}")
+    return None if name == "none" else data.AUGMENTATIONS[name]
+
+
+def shared_knobs(method: str, training: TrainingConfig) -> dict[str, Any]:
+    """The knobs of a method that follow the run's training unless a row says otherwise; all of them for retraining."""
+    follows = {"batch_size", "momentum", "weight_decay"}
+    if method == "retrain":
+        follows |= {"num_epochs", "learning_rate", "decay_every", "decay_factor"}
+    return {key: getattr(training, key) for key in sorted(follows & set(methods.knobs_of(method)))}
+
+
+def make_row(name: str, row: dict[str, Any], training: TrainingConfig) -> UnlearnFn:
+    """The method of one row of the configuration; knobs it does not give are the training's.
+
+    Raises:
+      InputError: unknown method or knob.
+    """
+    if name in RESERVED_ROWS or not re.fullmatch(r"[A-Za-z0-9_.+-]+", name):
+        raise InputError(
+            f"a row cannot be called {name!r}: use letters, digits and _, and not {', '.join(RESERVED_ROWS)}"
+        )
+    if "method" not in row:
+        raise InputError(f"row {name!r} names no method; known are {', '.join(sorted(methods.METHODS))}")
+    known = methods.knobs_of(row["method"])
+    if given := {"attack", "recipe"} & set(row):
+        raise InputError(f"row {name!r} cannot set {given.pop()!r}: set the run's attack.* and training.* instead")
+    knobs = shared_knobs(row["method"], training)
+    knobs |= {key: value for key, value in row.items() if key not in ("method", "label")}
+    if "augment" in known:
+        knobs["augment"] = _augment(knobs.get("augment", training.augment))
+    return methods.make_method(row["method"], **knobs)
+
+
+def check_settings(config: RunConfig) -> None:
+    """Refuses numbers that no run could use.
+
+    Raises:
+      InputError: naming the field.
+    """
+    replicas, attack, audit, training = config.replicas, config.attack, config.audit, config.training
+    seeds = (config.data.seed, replicas.reference_seed, audit.seed, *config.forget.seeds, *replicas.originals)
+    positive = (attack.epsilon_init, attack.step_ratio, audit.gamma, training.learning_rate, training.decay_factor)
+    counts = (
+        *(replicas.repeats, replicas.group, audit.num_bootstrap, audit.mis_samples, training.num_epochs),
+        *(training.batch_size, attack.num_radii, attack.num_steps, attack.batch_size),
+    )
+    rules = [
+        (all(0 <= seed < 2**32 for seed in seeds), "seeds must be between 0 and 4294967295"),
+        (
+            min(counts) >= 1 and min(training.decay_every, replicas.reference_epochs) >= 0,
+            "numbers of epochs, samples, steps, radii, repeats, groups and replicates must be positive",
+        ),
+        (
+            all(value > 0 and math.isfinite(value) for value in positive),
+            "attack.epsilon_init, attack.step_ratio, audit.gamma, training.learning_rate and training.decay_factor "
+            "must be positive and finite",
+        ),
+        (0 <= training.momentum < 1, "training.momentum must be in [0, 1)"),
+        (0 <= training.weight_decay < math.inf, "training.weight_decay must be finite and not negative"),
+        (audit.mode in ("online", "offline"), "audit.mode must be online or offline"),
+        (0 < audit.level < 1, "audit.level must be between 0 and 1"),
+        (0 <= audit.max_fpr <= 1 and 0 <= audit.offline_a <= 1, "audit.max_fpr and audit.offline_a must be in [0, 1]"),
+        (
+            audit.signal in RMIA_SIGNALS,
+            f"unknown audit.signal {audit.signal!r}; RMIA takes ratios of a positive signal: {', '.join(RMIA_SIGNALS)}",
+        ),
+        (
+            attack.search != "grid" or attack.restart,
+            "attack.search=grid attacks all radii at once: attack.restart=False needs attack.search=doubling",
+        ),
+    ]
+    for holds, message in rules:
+        if not holds:
+            raise InputError(message)
+    mapper(replicas.mapper, num_models=1024, devices=replicas.devices)
+
+
+def build_model(config: RunConfig, splits: Splits) -> Model:
+    """The configured network, its shapes tried on the data.
+
+    Raises:
+      InputError: unknown architecture or fields, or values it cannot be built with.
+    """
+    height, width, channels = splits.train.images.shape[1:]
+    fields = {key: tuple(v) if isinstance(v, list) else v for key, v in config.model.fields.items()}
+    knobs = {"conv": config.model.conv, "dtype": config.model.dtype, **fields}
+    model = models.build(config.model.name, (height, width, channels), splits.num_classes, **knobs)
+    try:
+        check_logits(model, splits)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"model {config.model.name!r} cannot be built with model.fields {config.model.fields} for images of "
+            f"{height}x{width}x{channels}: {reason}"
+        ) from error
+    return model
