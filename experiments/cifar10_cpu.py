@@ -1,4 +1,12 @@
-"""AMUN on CIFAR-10 at the scale of two CPU cores: a small CNN, 1,500 JPEG-recompressed training images."""
+"""AMUN on CIFAR-10 at the scale of two CPU cores: a small CNN, 1,500 JPEG-recompressed training images.
+
+Command:   unlearn-jax run cifar10_cpu --workdir runs/cifar10_cpu --data.path DATA_DIR
+Published: none at this scale; the paper's Table 1 is ``amun_table1_cifar10``.
+Measured:  not yet; the learning rates below are untuned until ``cifar10_cpu_tuning`` has been run.
+
+``cifar10_jpeg`` holds CIFAR-10's images recompressed as JPEG, ordered by class: numbers come close to CIFAR-10's, and
+are not equal to them. With the original images: --data.name=cifar10.
+"""
 
 from unlearn_jax.pipeline import (
     AttackConfig,
