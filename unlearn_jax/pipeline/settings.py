@@ -6,6 +6,7 @@ import pathlib
 import re
 from typing import Any
 
+import jax
 import numpy as np
 
 from unlearn_jax import data, methods, models
@@ -194,6 +195,8 @@ def build_model(config: RunConfig, splits: Splits) -> Model:
     knobs = {"conv": config.model.conv, "dtype": config.model.dtype, **fields}
     model = models.build(config.model.name, (height, width, channels), splits.num_classes, **knobs)
     try:
+        if any(leaf.size == 0 for leaf in jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0)))):
+            raise ValueError("a layer has no units")
         check_logits(model, splits)
     except (TypeError, ValueError, ArithmeticError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
