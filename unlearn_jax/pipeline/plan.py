@@ -75,6 +75,11 @@ class Plan:
         return np.unique(self.runs[:, :2], axis=0)
 
     @cached_property
+    def pair_of_run(self) -> np.ndarray:
+        """``[R]``: position in ``pairs`` of each run's original and forget set."""
+        return np.unique(self.runs[:, :2], axis=0, return_inverse=True)[1].reshape(-1)
+
+    @cached_property
     def rows(self) -> dict[str, UnlearnFn]:
         """The methods to run."""
         wanted = self.config.only or tuple(self.config.rows)

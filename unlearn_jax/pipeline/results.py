@@ -52,27 +52,13 @@ def _row(plan: Plan, name: str, metrics: dict[str, Any], cost: dict[str, Any] | 
     }
     if name in fixed:
         label, kind, method = fixed[name]
-        return {
-            "key": name,
-            "label": label,
-            "kind": kind,
-            "method": method,
-            "knobs": {},
-            "metrics": metrics,
-            "cost": cost,
-        }
-    row = plan.config.rows[name]
-    knobs = {key: value for key, value in row.items() if key not in ("label", "method")}
-    label = row.get("label", name)
-    return {
-        "key": name,
-        "label": label,
-        "kind": "method",
-        "method": row["method"],
-        "knobs": knobs,
-        "metrics": metrics,
-        "cost": cost,
-    }
+        knobs = {}
+    else:
+        row = plan.config.rows[name]
+        label, kind, method = row.get("label", name), "method", row["method"]
+        knobs = {key: value for key, value in row.items() if key not in ("label", "method")}
+    about = {"key": name, "label": label, "kind": kind, "method": method, "knobs": knobs}
+    return {**about, "metrics": metrics, "cost": cost}
 
 
 def _costs(plan: Plan, stage_costs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -10,7 +10,6 @@ from tqdm import tqdm
 
 from unlearn_jax.data import Splits
 from unlearn_jax.pipeline import clock, measure, stages, store
-from unlearn_jax.pipeline.bank import Bank
 from unlearn_jax.pipeline.config import RunConfig, to_json
 from unlearn_jax.pipeline.plan import Plan, make_plan
 from unlearn_jax.pipeline.results import attack_arrays, make_results
@@ -58,13 +57,9 @@ def run(
     with place.locked() as folder:
         store.write_text(folder / "config.json", json.dumps(to_json(config), indent=1))
         costs: list[dict[str, Any]] = []
-
-        def ensure_bank(bank: Bank) -> None:
+        for bank in (plan.originals, plan.oracles, plan.references):
             cost, cached = bank.ensure(progress_bar)
             costs.append({"name": f"{bank.spec.name} ({len(bank.spec.member)})", **cost, "cached": cached})
-
-        for bank in (plan.originals, plan.oracles, plan.references):
-            ensure_bank(bank)
         adversarial = None
         if any(plan.uses_attack(name) for name in plan.rows):
             adversarial, cost, cached = stages.attack(plan, folder, progress_bar)
@@ -90,12 +85,10 @@ def _audit(plan: Plan, unlearned: dict[str, stages.Parts]) -> tuple[dict[str, An
         config, plan.pool.labels, forget, plan.runs, plan.references.logits(), plan.references.spec.member
     )
     originals, oracles = plan.originals.logits(), plan.oracles.logits()
-    pair = {tuple(p): i for i, p in enumerate(plan.pairs.tolist())}
-    pair_of_run = [pair[int(o), int(s)] for o, s, _ in plan.runs]
     logits = {
         "original": [originals[o] for o in plan.runs[:, 0]],
-        "retrained": [oracles[p] for p in pair_of_run],
-        "retrained_again": [oracles[len(plan.pairs) + p] for p in pair_of_run],
+        "retrained": [oracles[p] for p in plan.pair_of_run],
+        "retrained_again": [oracles[len(plan.pairs) + p] for p in plan.pair_of_run],
         **{name: parts.read("logits") for name, parts in unlearned.items()},
     }
     rows, arrays = {}, {"forget": forget}

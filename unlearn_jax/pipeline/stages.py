@@ -175,7 +175,7 @@ def unlearn(
         originals = plan.originals.variables() if originals is None else originals
         runs = plan.runs[items]
         keys = jnp.stack([purpose_key("unlearn", seeds[o], plan.forget_names[s], r) for o, s, r in runs])
-        given = None if adversarial is None else _stack_attack(plan, adversarial, runs)
+        given = None if adversarial is None else _stack_attack(adversarial, plan.pair_of_run[items])
         stacked = (keys, _repeat(originals, runs[:, 0]), jnp.asarray(plan.forget[runs[:, 1]]), given)
         how = mapper(plan.config.replicas.mapper, num_models=len(items), devices=plan.config.replicas.devices)
         variables, info, logits = map_models(how, program(int(plan.forget[runs[0, 1]].sum())), stacked, plan.pool)
@@ -194,9 +194,7 @@ def unlearn(
     return parts, *parts.ensure(compute, progress, about)
 
 
-def _stack_attack(plan: Plan, adversarial: Parts, runs: np.ndarray) -> AttackResult:
-    """The adversarial sets of some runs, stacked ``[G, F, ...]``."""
-    position = {tuple(pair): i for i, pair in enumerate(plan.pairs.tolist())}
-    rows = [position[int(o), int(s)] for o, s, _ in runs]
+def _stack_attack(adversarial: Parts, rows: np.ndarray) -> AttackResult:
+    """The adversarial sets of some (original, forget set), stacked ``[G, F, ...]``."""
     fields = {name: adversarial.read(name) for name in AttackResult._fields}
     return AttackResult(**{name: jnp.asarray(np.stack([arrays[i] for i in rows])) for name, arrays in fields.items()})
