@@ -99,7 +99,7 @@ def sgd(
     )
 
 
-def step_decay(learning_rate: float, *, every: int, factor: float = 0.1) -> optax.Schedule:
+def step_decay(learning_rate: float | Array, *, every: int, factor: float = 0.1) -> optax.Schedule:
     """Multiplies the learning rate by ``factor`` after every ``every`` steps (not epochs)."""
     return optax.exponential_decay(learning_rate, transition_steps=every, decay_rate=factor, staircase=True)
 

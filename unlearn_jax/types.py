@@ -127,6 +127,9 @@ class Problem:
       forget: ``[N]`` bool, True where ``train`` must be forgotten.
       num_forget: how many samples are forgotten (static: it sizes arrays and epochs).
       adversarial: AMUN's D_A for the forget samples in ascending order, ``[F, ...]``; None if not yet computed.
+      removed: ``[N]`` bool, True where a sample was forgotten by an earlier request and is not there any more; None
+        for nothing.
+      num_removed: how many those are (static).
     """
 
     model: Model = dataclasses.field(metadata={"static": True})
@@ -135,6 +138,18 @@ class Problem:
     forget: Array
     num_forget: int = dataclasses.field(metadata={"static": True})
     adversarial: AttackResult | None = None
+    removed: Array | None = None
+    num_removed: int = dataclasses.field(default=0, metadata={"static": True})
+
+    @property
+    def retain(self) -> Array:
+        """``[N]`` bool: D_R, the samples of ``train`` that stay."""
+        return ~self.forget if self.removed is None else ~(self.forget | self.removed)
+
+    @property
+    def num_retain(self) -> int:
+        """How many samples stay (static)."""
+        return len(self.forget) - self.num_forget - self.num_removed
 
 
 class UnlearnInfo(NamedTuple):

@@ -90,15 +90,15 @@ def amun(
         if result is None:
             result = attack_forget_set(problem, **(attack or {}))
         extra, used = adversarial_samples(problem, result, failures)
-        num_train, num_forget = len(problem.forget), problem.num_forget
-        originals = (retain & ~problem.forget) | (forget & problem.forget)
+        num_forget = problem.num_forget
+        originals = (retain & problem.retain) | (forget & problem.forget)
         return finetune_on(
             key,
             problem,
             knobs,
             data=(problem.train, extra),
             member=jnp.concatenate([originals, used]),
-            num_samples=retain * (num_train - num_forget) + forget * num_forget + num_forget,
+            num_samples=retain * problem.num_retain + forget * num_forget + num_forget,
             fetch=_fetch_joined(fetch_from(knobs.augment)),
         )
 

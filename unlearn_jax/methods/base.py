@@ -2,11 +2,14 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from jax.core import Tracer
 
 from unlearn_jax.attacks import adversarial_set
 from unlearn_jax.losses import cross_entropy
@@ -38,7 +41,13 @@ from unlearn_jax.types import (
 
 
 def make_problem(
-    model: Model, variables: Variables, train: Dataset, forget: Any, adversarial: AttackResult | None = None
+    model: Model,
+    variables: Variables,
+    train: Dataset,
+    forget: Any,
+    adversarial: AttackResult | None = None,
+    *,
+    removed: Any = None,
 ) -> Problem:
     """Checks the forget mask and makes a :class:`unlearn_jax.types.Problem`.
 
@@ -48,12 +57,14 @@ def make_problem(
       train: its whole training set.
       forget: ``[N]`` bool, some True and some False.
       adversarial: D_A of the forget samples in ascending order, if already computed.
+      removed: ``[N]`` bool, samples that earlier requests forgot: part of neither D_F nor D_R.
 
     Returns:
       The problem.
 
     Raises:
-      InputError: a mask of the wrong length or type, empty, or of everything; a D_A of another size.
+      InputError: a mask of the wrong length or type, empty, or of everything; a sample both to forget and removed; a
+        D_A of another size.
     """
     mask = np.asarray(forget)
     if mask.dtype != bool or mask.shape != (len(train.labels),):
@@ -69,7 +80,16 @@ def make_problem(
         )
     if adversarial is not None and len(adversarial.labels) != count:
         raise InputError(f"the adversarial set has {len(adversarial.labels)} rows for {count} forget samples")
-    return Problem(model, variables, jax.tree.map(jnp.asarray, train), jnp.asarray(mask), count, adversarial)
+    train = jax.tree.map(jnp.asarray, train)
+    if removed is None:
+        return Problem(model, variables, train, jnp.asarray(mask), count, adversarial)
+    gone = np.asarray(removed)
+    if gone.dtype != bool or gone.shape != mask.shape or (gone & mask).any() or (gone | mask).all():
+        raise InputError(
+            f"removed must be a bool mask of length {len(mask)} that shares no sample with the forget set and leaves "
+            "at least one to retain"
+        )
+    return Problem(model, variables, train, jnp.asarray(mask), count, adversarial, jnp.asarray(gone), int(gone.sum()))
 
 
 def forget_set(problem: Problem) -> Dataset:
@@ -102,54 +122,104 @@ class FineTuning:
       learning_rate: of SGD; searched in [1e-6, 1e-1] by AMUN.
       decay_every: epochs between decays by ``decay_factor``; 0 for a constant rate. AMUN searches 0, 1 and 5.
       decay_factor: see there.
-      momentum: of SGD.
+      momentum: of SGD; Adam has its own.
       weight_decay: L2, added to the gradient.
+      optimizer: ``sgd``, or ``adam`` as the released codes of SCRUB and bad teacher use it.
       augment: of the original training samples, as in training; adversarial ones are never augmented.
       batch_stats: ``update`` moves BatchNorm statistics while fine-tuning, ``freeze`` trains in evaluation mode.
     """
 
     num_epochs: int = 10
     batch_size: int = 128
-    learning_rate: float = 0.01
+    learning_rate: float | Array = 0.01
     decay_every: int = 0
     decay_factor: float = 0.1
     momentum: float = 0.9
-    weight_decay: float = 5e-4
+    weight_decay: float | Array = 5e-4
+    optimizer: Literal["sgd", "adam"] = "sgd"
     augment: Augment | None = None
     batch_stats: Literal["update", "freeze"] = "update"
 
     def __post_init__(self) -> None:
         """Refuses values no run could use."""
-        numbers = (self.learning_rate, self.decay_factor, self.momentum, self.weight_decay)
-        if not all(math.isfinite(number) for number in numbers) or self.weight_decay < 0 or not 0 <= self.momentum < 1:
-            raise InputError("a method's momentum must be in [0, 1), its other rates finite, weight_decay not negative")
-        if self.num_epochs < 1 or self.batch_size < 1 or self.learning_rate <= 0 or self.decay_every < 0:
+        check_numbers(low=0, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
+        check_numbers(decay_factor=self.decay_factor)
+        if not 0 <= self.momentum < 1:
+            raise InputError(f"a method's momentum must be in [0, 1), got {self.momentum}")
+        if self.num_epochs < 1 or self.batch_size < 1 or self.decay_every < 0 or is_zero(self.learning_rate):
             raise InputError(
                 "num_epochs, batch_size and learning_rate of a method must be positive, and decay_every not negative"
             )
         if self.batch_stats not in ("update", "freeze"):
             raise InputError(f"unknown batch_stats {self.batch_stats!r}: choose update or freeze")
+        if self.optimizer not in ("sgd", "adam"):
+            raise InputError(f"unknown optimizer {self.optimizer!r}: choose sgd or adam")
+
+    def tx(self, steps: int) -> optax.GradientTransformation:
+        """The optimiser, for epochs of ``steps`` steps."""
+        if not self.decay_every:
+            return self.tx_at(self.learning_rate)
+        return self.tx_at(step_decay(self.learning_rate, every=self.decay_every * steps, factor=self.decay_factor))
+
+    def tx_at(self, rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+        """The optimiser with another learning rate or schedule."""
+        if self.optimizer == "adam":
+            return optax.chain(optax.add_decayed_weights(self.weight_decay), optax.adam(rate))
+        return sgd(rate, momentum=self.momentum, weight_decay=self.weight_decay)
 
     def recipe(self, num_samples: int) -> Recipe:
         """The recipe for ``num_samples`` samples, which set how many steps an epoch of the schedule has."""
-        rate = self.learning_rate
-        if self.decay_every:
-            every = self.decay_every * steps_per_epoch(num_samples, self.batch_size)
-            rate = step_decay(rate, every=every, factor=self.decay_factor)
-        tx = sgd(rate, momentum=self.momentum, weight_decay=self.weight_decay)
+        tx = self.tx(steps_per_epoch(num_samples, self.batch_size))
         return Recipe(self.num_epochs, self.batch_size, tx, self.augment)
+
+
+def is_zero(value: float | Array) -> bool:
+    """Whether a knob is known to be zero; a traced one is not known."""
+    return not isinstance(value, Tracer) and float(value) == 0
+
+
+def check_numbers(*, low: float = -math.inf, high: float = math.inf, **knobs: float | Array) -> None:
+    """Refuses knobs that are not finite or leave ``[low, high]``. Traced knobs, as in a search, pass unseen.
+
+    Raises:
+      InputError: naming the knob.
+    """
+    for name, value in knobs.items():
+        if not isinstance(value, Tracer) and not (math.isfinite(value) and low <= value <= high):
+            where = "finite" if math.isinf(low) and math.isinf(high) else f"finite and in [{low:g}, {high:g}]"
+            raise InputError(f"a method's {name} must be {where}, got {value}")
+
+
+Forward = Callable[[Variables, Array, Array], tuple[Array, ModelState]]
+"""``(variables, images [B, ...], key) -> (logits [B, C], new model state)``."""
+
+
+def forward_fn(model: Model, tuning: FineTuning) -> Forward:
+    """The pass of fine-tuning: training mode, or evaluation mode where the statistics are frozen."""
+    if tuning.batch_stats == "update":
+        return model.apply_train
+
+    def frozen(variables: Variables, images: Array, key: Array) -> tuple[Array, ModelState]:
+        del key
+        return model.apply(variables, images), variables.state
+
+    return frozen
 
 
 def default_loss(model: Model, tuning: FineTuning) -> LossFn:
     """Mean cross-entropy, in training mode or with frozen statistics."""
     if tuning.batch_stats == "update":
         return cross_entropy_loss(model)
+    forward = forward_fn(model, tuning)
 
-    def frozen(variables: Variables, batch: Batch, key: Array) -> tuple[Array, ModelState]:
-        del key
-        return jnp.mean(cross_entropy(model.apply(variables, batch.images), batch.labels)), variables.state
+    def loss_fn(variables: Variables, batch: Batch, key: Array) -> tuple[Array, ModelState]:
+        logits, state = forward(variables, batch.images, key)
+        return jnp.mean(cross_entropy(logits, batch.labels)), state
 
-    return frozen
+    return loss_fn
+
+
+WrapTx = Callable[[optax.GradientTransformation], optax.GradientTransformation]
 
 
 def finetune_on(
@@ -162,6 +232,7 @@ def finetune_on(
     num_samples: int,
     fetch: FetchFn,
     loss_fn: LossFn | None = None,
+    wrap_tx: WrapTx | None = None,
 ) -> tuple[Variables, UnlearnInfo]:
     """Trains on from the original model, on the samples of a mask.
 
@@ -174,22 +245,25 @@ def finetune_on(
       num_samples: about how many members there are (static); sets the steps per epoch.
       fetch: how samples are read.
       loss_fn: the objective; cross-entropy by default.
+      wrap_tx: changes the optimiser, such as to freeze some parameters.
 
     Returns:
       The fine-tuned variables, and what it cost.
     """
-    recipe, num_batches = tuning.recipe(num_samples), steps_per_epoch(num_samples, tuning.batch_size)
+    num_batches = steps_per_epoch(num_samples, tuning.batch_size)
+    tx = tuning.tx(num_batches)
+    tx = wrap_tx(tx) if wrap_tx else tx
     state, losses = train_epochs(
         loss_fn or default_loss(problem.model, tuning),
-        recipe.tx,
+        tx,
         fetch,
-        init_state(key, problem.model, recipe.tx, problem.variables),
+        init_state(key, problem.model, tx, problem.variables),
         key,
         data,
         member,
-        num_epochs=recipe.num_epochs,
+        num_epochs=tuning.num_epochs,
         num_batches=num_batches,
-        batch_size=recipe.batch_size,
+        batch_size=tuning.batch_size,
     )
     some = jnp.any(member)
     variables = jax.tree.map(lambda new, old: jnp.where(some, new, old), state.variables, problem.variables)

@@ -27,8 +27,8 @@ def finetune(**tuning: Any) -> UnlearnFn:
             problem,
             knobs,
             data=problem.train,
-            member=~problem.forget,
-            num_samples=len(problem.forget) - problem.num_forget,
+            member=problem.retain,
+            num_samples=problem.num_retain,
             fetch=fetch_from(knobs.augment),
         )
 

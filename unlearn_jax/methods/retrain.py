@@ -32,9 +32,8 @@ def retrain(*, recipe: Recipe | None = None, **training: Any) -> UnlearnFn:
     knobs = FineTuning(**training)
 
     def run(key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
-        num_retain = len(problem.forget) - problem.num_forget
-        how = recipe or knobs.recipe(num_retain)
-        num_batches = steps_per_epoch(num_retain, how.batch_size)
+        how = recipe or knobs.recipe(problem.num_retain)
+        num_batches = steps_per_epoch(problem.num_retain, how.batch_size)
         state, losses = train_epochs(
             cross_entropy_loss(problem.model),
             how.tx,
@@ -42,7 +41,7 @@ def retrain(*, recipe: Recipe | None = None, **training: Any) -> UnlearnFn:
             init_state(key, problem.model, how.tx),
             key,
             problem.train,
-            ~problem.forget,
+            problem.retain,
             num_epochs=how.num_epochs,
             num_batches=num_batches,
             batch_size=how.batch_size,
