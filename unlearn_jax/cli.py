@@ -121,28 +121,41 @@ def _run(argv: list[str]) -> int:
         raise InputError(f"run needs a preset: choose one of {', '.join(sorted(presets.names()))}")
     preset = presets.load(argv[0])
     workdir, dry, rest = _own_flags(argv[1:])
-    config = _parse(pipeline.RunConfig, rest, f"unlearn-jax run {argv[0]} --workdir DIR", preset.config)
+    prog = f"unlearn-jax run {argv[0]} --workdir DIR"
+    variants = {name: _parse(pipeline.RunConfig, rest, prog, config) for name, config in preset.variants.items()}
     if workdir is None:
         raise InputError("run needs --workdir DIR, a folder for this run's files")
-    own: dict[str, Any] = {}
-    if "make_splits" in preset.hooks:
-        own["splits"] = preset.hooks["make_splits"]()
-    if "make_model" in preset.hooks:
-        from unlearn_jax.pipeline.settings import load_data
-
-        own["splits"] = own.get("splits") or load_data(config.data)
-        own["model"] = preset.hooks["make_model"](own["splits"].train.images.shape[1:], own["splits"].num_classes)
-    if "make_loss" in preset.hooks:
-        own["loss_fn"] = preset.hooks["make_loss"](own.get("model"))
+    own = _own_parts(preset.hooks, next(iter(variants.values())))
     if dry:
-        print(pipeline.dry_run(config, workdir, **own))
+        for name, config in variants.items():
+            print(*([f"{name}:"] if name else []), pipeline.dry_run(config, pathlib.Path(workdir) / name, **own), sep="\n")
         return 0
-    results = pipeline.run(config, workdir, preset=preset.name, **own)
+    if "" not in variants:
+        pipeline.run_study(variants, workdir, preset=preset.name, **own)
+        print((pathlib.Path(workdir) / "study.md").read_text())
+        print(f"report: {pathlib.Path(workdir) / 'study.html'}")
+        return 0
+    results = pipeline.run(variants[""], workdir, preset=preset.name, **own)
     print(terminal_table(results))
     for check in results["checks"]:
         print(f"{'ok  ' if check['passed'] else 'FAIL'}  {check['name']}. {check['detail']}")
     print(f"\nreport: {pathlib.Path(workdir) / 'report.html'}")
     return 0
+
+
+def _own_parts(hooks: dict[str, Any], config: Any) -> dict[str, Any]:
+    """A user's own data, network and loss, from the hooks of a preset."""
+    own: dict[str, Any] = {}
+    if "make_splits" in hooks:
+        own["splits"] = hooks["make_splits"]()
+    if "make_model" in hooks:
+        from unlearn_jax.pipeline.settings import load_data
+
+        own["splits"] = own.get("splits") or load_data(config.data)
+        own["model"] = hooks["make_model"](own["splits"].train.images.shape[1:], own["splits"].num_classes)
+    if "make_loss" in hooks:
+        own["loss_fn"] = hooks["make_loss"](own.get("model"))
+    return own
 
 
 def _own_flags(argv: list[str]) -> tuple[str | None, bool, list[str]]:
@@ -163,7 +176,7 @@ def _own_flags(argv: list[str]) -> tuple[str | None, bool, list[str]]:
 
 
 def _list(argv: list[str]) -> int:
-    from unlearn_jax import methods, models
+    from unlearn_jax import data, methods, models
     from unlearn_jax.pipeline import presets
     from unlearn_jax.pipeline.settings import RMIA_SIGNALS
     from unlearn_jax.types import InputError
@@ -176,6 +189,7 @@ def _list(argv: list[str]) -> int:
     print("methods (rows.NAME.method):")
     for name, factory in methods.METHODS.items():
         print(f"  {name:24} {(factory.__doc__ or '').strip().splitlines()[0]}")
+    print(f"augmentations:              {', '.join(data.AUGMENTATIONS)} (joined with + where several are wanted)")
     print(f"models (model.name):        {', '.join(models.ARCHITECTURES)}")
     print(f"signals (audit.signal):     {', '.join(RMIA_SIGNALS)}")
     return 0

@@ -4,6 +4,8 @@ Algorithm 4 of *Toward Reliable Machine Unlearning* (arXiv 2512.06993), Algorith
 in a ball of radius ``epsilon_init``; where no other class is found, double the radius and attack again.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -15,6 +17,8 @@ from unlearn_jax.attacks.pgd import check_images, pgd
 from unlearn_jax.types import ApplyFn, Array, AttackResult, InputError, PyTree, Status
 
 Search = Literal["grid", "doubling"]
+NO_CLASS = -1
+"""A label that every prediction differs from: attacks are done with such a sample at once."""
 
 
 def adversarial_set(
@@ -73,34 +77,50 @@ def adversarial_set(
         )
     if min(num_radii, num_steps, batch_size) < 1 or epsilon_init <= 0:
         raise InputError("epsilon_init, num_radii, num_steps and batch_size must be positive")
-    batch_size = min(batch_size, len(x))
-    padding = -len(x) % batch_size
-    x_padded = jnp.concatenate([x, jnp.zeros((padding, *x.shape[1:]), x.dtype)])
-    y_padded = jnp.concatenate(
-        [y.astype(jnp.int32), jnp.full((padding,), -1, jnp.int32)]
-    )  # no class is -1: done at once
     radii = epsilon_init * 2.0 ** jnp.arange(num_radii, dtype=x.dtype)
 
     def attack_batch(images: Array, labels: Array, start: Array, radius: Array) -> AttackResult:
         return pgd(apply_fn, variables, images, labels, start, epsilon=radius, num_steps=num_steps, **attack)
 
-    searcher = _grid if search == "grid" else _doubling
-    result = searcher(attack_batch, x_padded, y_padded, radii, batch_size=batch_size, restart=restart)
+    batch_size, y = min(batch_size, len(x)), y.astype(jnp.int32)
+    if search == "grid":
+        return in_batches(partial(_grid, attack_batch, radii), x, y, batch_size=batch_size)
+    padding = -len(x) % batch_size
+    x_padded = jnp.concatenate([x, jnp.zeros((padding, *x.shape[1:]), x.dtype)])
+    y_padded = jnp.concatenate([y, jnp.full((padding,), NO_CLASS, jnp.int32)])
+    result = _doubling(attack_batch, x_padded, y_padded, radii, batch_size=batch_size, restart=restart)
     return jax.tree.map(lambda leaf: leaf[: len(x)], result)
 
 
-def _grid(attack_batch: Any, x: Array, y: Array, radii: Array, *, batch_size: int, restart: bool) -> AttackResult:
-    del restart
+def in_batches(
+    attack_batch: Callable[..., AttackResult], x: Array, y: Array, *rest: Array, batch_size: int
+) -> AttackResult:
+    """Attacks batches of fixed shape, one after the other in one program.
 
-    def batch(pair: tuple[Array, Array]) -> AttackResult:
-        images, labels = pair
-        results = jax.vmap(lambda radius: attack_batch(images, labels, images, radius))(radii)  # [K, B, ...]
-        best = jnp.where(jnp.any(results.success, 0), jnp.argmax(results.success, 0), len(radii) - 1)
-        return jax.tree.map(lambda leaf: leaf[best, jnp.arange(batch_size)], results)
+    Args:
+      attack_batch: ``(images, labels, *rest) -> AttackResult``; ``labels`` are ``NO_CLASS`` where the last batch is
+        filled up, which an attack takes for misclassified and leaves alone.
+      x: ``[B, ...]`` clean images.
+      y: ``[B]`` int32 labels to leave.
+      *rest: further arrays with a row per sample.
+      batch_size: samples at a time.
 
-    shape = (len(x) // batch_size, batch_size)
-    stacked = lax.map(batch, (x.reshape(*shape, *x.shape[1:]), y.reshape(shape)))
-    return jax.tree.map(lambda leaf: leaf.reshape(len(x), *leaf.shape[2:]), stacked)
+    Returns:
+      One row per sample.
+    """
+    batch_size = min(batch_size, len(x))
+    position = jnp.arange(-(-len(x) // batch_size) * batch_size)
+    row = position % len(x)
+    labels = jnp.where(position < len(x), y[row], NO_CLASS)
+    batches = [leaf.reshape(-1, batch_size, *leaf.shape[1:]) for leaf in (x[row], labels, *(a[row] for a in rest))]
+    stacked = lax.map(lambda batch: attack_batch(*batch), batches)
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[: len(x)], stacked)
+
+
+def _grid(attack_batch: Any, radii: Array, images: Array, labels: Array) -> AttackResult:
+    results = jax.vmap(lambda radius: attack_batch(images, labels, images, radius))(radii)  # [K, B, ...]
+    best = jnp.where(jnp.any(results.success, 0), jnp.argmax(results.success, 0), len(radii) - 1)
+    return jax.tree.map(lambda leaf: leaf[best, jnp.arange(len(images))], results)
 
 
 def _doubling(attack_batch: Any, x: Array, y: Array, radii: Array, *, batch_size: int, restart: bool) -> AttackResult:
@@ -113,7 +133,7 @@ def _doubling(attack_batch: Any, x: Array, y: Array, radii: Array, *, batch_size
             rows = lax.dynamic_slice(order, (b * batch_size,), (batch_size,))
             live = b * batch_size + jnp.arange(batch_size) < count
             start = x[rows] if restart else best.images[rows]
-            found = attack_batch(x[rows], jnp.where(live, y[rows], -1), start, radii[k])
+            found = attack_batch(x[rows], jnp.where(live, y[rows], NO_CLASS), start, radii[k])
             rows = jnp.where(live, rows, len(x))  # out of range: dropped
             return jax.tree.map(lambda old, new: old.at[rows].set(new, mode="drop"), best, found)
 

@@ -20,6 +20,8 @@ from unlearn_jax.audit.bootstrap import (
     weighted_mean,
     weighted_tpr,
 )
+from unlearn_jax.audit.klom import KlomSummary, klom, klom_summary
+from unlearn_jax.audit.memorisation import Memorisation, memorisation, out_confidence
 from unlearn_jax.audit.metrics import ForgetAucs, accuracy, avg_gap, forget_aucs
 from unlearn_jax.audit.rmia import dominated_share, rmia, rmia_ratio
 from unlearn_jax.audit.roc import RocCurve, auc, auc_interval, clopper_pearson, roc
@@ -36,14 +38,18 @@ from unlearn_jax.audit.signals import (
     taylor_softmax,
 )
 from unlearn_jax.audit.svc import MisResult, mis
+from unlearn_jax.audit.vulnerability import Vulnerability, most_vulnerable, vulnerability
 
 __all__ = [
     "SIGNALS",
     "Estimate",
     "ForgetAucs",
     "Interval",
+    "KlomSummary",
+    "Memorisation",
     "MisResult",
     "RocCurve",
+    "Vulnerability",
     "accuracy",
     "auc",
     "auc_interval",
@@ -55,9 +61,14 @@ __all__ = [
     "entropy",
     "forget_aucs",
     "interval",
+    "klom",
+    "klom_summary",
     "logit_margin",
+    "memorisation",
     "mis",
     "modified_entropy",
+    "most_vulnerable",
+    "out_confidence",
     "rmia",
     "rmia_ratio",
     "roc",
@@ -68,6 +79,7 @@ __all__ = [
     "summarise",
     "taylor",
     "taylor_softmax",
+    "vulnerability",
     "weighted_auc",
     "weighted_mean",
     "weighted_tpr",

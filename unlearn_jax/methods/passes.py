@@ -29,6 +29,7 @@ class Pass(NamedTuple):
       beside: a second mask, read round and round in batches beside the first; ``loss_fn`` then gets a pair.
       beside_size: samples per step of the second; as of the first if None.
       until: the pass takes part in this many epochs, from the first; in all if None.
+      renew: makes the data anew, from the model as it is at the start of the pass, instead of ``data``.
     """
 
     loss_fn: PassLoss
@@ -40,6 +41,7 @@ class Pass(NamedTuple):
     beside: Array | None = None
     beside_size: int | None = None
     until: int | None = None
+    renew: Callable[[Variables], Any] | None = None
 
 
 def finetune_passes(
@@ -114,6 +116,7 @@ def _pass(
 ) -> tuple[TrainState, Array]:
     key_order, key_steps, key_beside = jax.random.split(key, 3)
     order = epoch_order(key_order, part.member, num_batches, size)
+    data = part.data if part.renew is None else part.renew(state.variables)
     other = None
     if part.beside is not None:
         other = epoch_order(key_beside, part.beside, num_batches, part.beside_size or size)
@@ -121,9 +124,9 @@ def _pass(
     def step(state: TrainState, item: Any) -> tuple[TrainState, Array]:
         index, beside, key_step = item
         key_fetch, key_loss, key_second = jax.random.split(key_step, 3)
-        batch: Any = part.fetch(part.data, index, key_fetch)
+        batch: Any = part.fetch(data, index, key_fetch)
         if beside is not None:
-            batch = batch, part.fetch(part.data, beside, key_second)
+            batch = batch, part.fetch(data, beside, key_second)
         return train_step(part.loss_fn, tx, state, batch, key_loss)
 
     return lax.scan(step, state, (order, other, jax.random.split(key_steps, num_batches)))

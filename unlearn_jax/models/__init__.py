@@ -9,11 +9,19 @@ import jax.numpy as jnp
 from unlearn_jax.models.adapters import from_functions, from_linen, from_nnx
 from unlearn_jax.models.cnn import CNN
 from unlearn_jax.models.conv import CONVOLUTIONS, canonical_conv, convolution, im2col_conv, max_pool_2x2
+from unlearn_jax.models.densenet import DenseNet
 from unlearn_jax.models.mlp import MLP
 from unlearn_jax.models.resnet import ResNet
+from unlearn_jax.models.vgg import VGG
 from unlearn_jax.types import InputError, Model
 
-ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {"mlp": MLP, "cnn": CNN, "resnet": ResNet}
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
+    "mlp": MLP,
+    "cnn": CNN,
+    "resnet": ResNet,
+    "vgg": VGG,
+    "densenet": DenseNet,
+}
 COMPUTE_TYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -67,6 +75,8 @@ __all__ = [
     "CNN",
     "CONVOLUTIONS",
     "MLP",
+    "VGG",
+    "DenseNet",
     "ResNet",
     "build",
     "canonical_conv",

@@ -9,9 +9,11 @@ from unlearn_jax.pipeline.config import (
     ReplicasConfig,
     RunConfig,
     TrainingConfig,
+    TuningConfig,
 )
 from unlearn_jax.pipeline.estimate import dry_run
 from unlearn_jax.pipeline.run import run
+from unlearn_jax.pipeline.study import run_study
 
 __all__ = [
     "AttackConfig",
@@ -22,6 +24,8 @@ __all__ = [
     "ReplicasConfig",
     "RunConfig",
     "TrainingConfig",
+    "TuningConfig",
     "dry_run",
     "run",
+    "run_study",
 ]

@@ -72,19 +72,24 @@ class TrainingConfig:
     weight_decay: float = 5e-4
     """L2 decay, added to the gradient."""
     augment: str = "none"
-    """``none``, ``crop`` or ``crop_flip``; also used by the methods on training samples."""
+    """``none``, ``crop``, ``crop_flip`` ... (see ``unlearn-jax list``); also used by the methods on training samples."""
+    objective: str = "cross_entropy"
+    """``cross_entropy``, or ``trades`` for adversarially trained models."""
+    objective_fields: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Its knobs, such as beta and epsilon of ``trades``."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ForgetConfig:
     """Which training samples are forgotten."""
 
-    kind: Literal["random", "class", "file"] = "random"
-    """Random samples, whole classes, or the indices in a file."""
+    kind: Literal["random", "class", "file", "memorised", "uncertain"] = "random"
+    """Random samples, whole classes, the indices in a file, or hard ones: the samples that the reference models memorise
+    most, or those that the references which did not train on them are least sure of."""
     fraction: float | None = 0.1
-    """Share of the training set (random)."""
+    """Share of the training set (random, memorised, uncertain)."""
     count: int | None = None
-    """Number of samples instead of a share (random)."""
+    """Number of samples instead of a share."""
     seeds: tuple[int, ...] = (1, 10, 100)
     """One random forget set per seed."""
     generator: Literal["default", "legacy"] = "default"
@@ -95,6 +100,8 @@ class ForgetConfig:
     """The classes make one forget set (class)."""
     path: str | None = None
     """Index or mask file (file); positions count in the training set as the run has it, after any random split."""
+    requests: int = 1
+    """Forget every set in this many requests of equal size, one after the other."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +152,12 @@ class AttackConfig:
     """Each radius starts from the clean image (the paper) rather than from the last iterate (the released code)."""
     keep: Literal["first", "last"] = "first"
     """Which misclassified iterate is kept."""
+    kind: Literal["pgd", "fast"] = "pgd"
+    """Projected gradient descent, or the weak attack along one gradient of AMUN's ablation."""
+    source: Literal["own", "other"] = "own"
+    """Whose adversarial examples: of the original to unlearn from, or of the next original of the run (transferred)."""
+    failures: float = 0.0
+    """Share of the forget samples that is made to fail, by a cap on the distance."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,6 +184,23 @@ class AuditConfig:
     """Coverage of the intervals."""
     seed: int = 0
     """Seed of bootstrap and SVC subsamples."""
+    klom: bool = False
+    """Also KLoM, the distance between the margins of an ensemble of unlearned models and one of retrained models; wants
+    many originals (20 or more) and one forget set."""
+    theory: bool = False
+    """Also the terms of AMUN's Theorem 4.1, for the rows that use adversarial examples."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TuningConfig:
+    """How the knobs of the methods are chosen: on originals and forget sets that the table does not report."""
+
+    trials: int = 0
+    """Settings tried per row, equally many for every method; 0 takes the rows as they are."""
+    originals: tuple[int, ...] = (101,)
+    """Seeds of originals to tune on."""
+    seeds: tuple[int, ...] = (101, 102, 103)
+    """Seeds of forget sets to tune on."""
 
 
 def _default_rows() -> dict[str, dict[str, Any]]:
@@ -193,9 +223,14 @@ class RunConfig:
     forget: ForgetConfig = ForgetConfig()
     replicas: ReplicasConfig = ReplicasConfig()
     attack: AttackConfig = AttackConfig()
+    attacks: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    """Other attacks by name, as changes to ``attack``; a row names the one it wants as its ``attack``."""
+    tuning: TuningConfig = TuningConfig()
     audit: AuditConfig = AuditConfig()
     rows: dict[str, dict[str, Any]] = dataclasses.field(default_factory=_default_rows)
-    """The methods to run: row name to ``{"method": ..., "label": ..., knob: value, ...}``."""
+    """The methods to run: row name to ``{"method": ..., "label": ..., knob: value, ...}``; further keys are ``search``,
+    the knobs to tune, ``attack``, one of ``attacks``, and ``adaptive``, which recomputes the adversarial set at every
+    request."""
     only: tuple[str, ...] = ()
     """Run these rows only; all if empty."""
     bank: str | None = None

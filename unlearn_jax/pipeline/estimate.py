@@ -3,6 +3,7 @@
 import os
 import pathlib
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,8 @@ import numpy as np
 from tabulate import tabulate
 
 from unlearn_jax.data import Splits
-from unlearn_jax.pipeline import stages, store
+from unlearn_jax.pipeline import stages, store, tuning
+from unlearn_jax.pipeline.bank import Bank
 from unlearn_jax.pipeline.config import RunConfig
 from unlearn_jax.pipeline.plan import Plan, make_plan
 from unlearn_jax.pipeline.settings import banks_folder
@@ -36,6 +38,37 @@ def estimate_speed(plan: Plan) -> float:
     return samples / (time.perf_counter() - began)
 
 
+class _Ledger:
+    """Stages with what they lack, and about how long that takes at ``speed`` samples per second."""
+
+    def __init__(self, speed: float, folder: pathlib.Path) -> None:
+        self.speed, self.folder = speed, folder
+        self.lines: list[list[Any]] = []
+        self.seconds = 0.0
+
+    def add(self, name: str, count: int, missing: int, samples: float) -> None:
+        seconds = samples / self.speed
+        self.seconds += seconds
+        self.lines.append([name, count, count - missing, missing, f"{seconds:.0f} s" if missing else "-"])
+
+    def banks(self, *banks: Bank, prefix: str = "") -> None:
+        for bank in banks:
+            missing = len(bank.missing())
+            each = bank.spec.recipe.num_epochs * bank.spec.member.sum(1).max()
+            self.add(f"{prefix}train {bank.spec.name}", len(bank.spec.member), missing, float(missing * each))
+
+    def attacks(self, plan: Plan, prefix: str = "") -> None:
+        for name, attack in plan.attacks.items():
+            parts = stages.attack_parts(plan, name, self.folder)
+            todo = sum(len(parts.parts[p]) for p in parts.missing())
+            label = f"{prefix}adversarial sets{f': {name}' if name else ''}"
+            self.add(label, len(plan.pairs), todo, float(todo * plan.forget.sum(1).mean() * 2 * attack.num_steps))
+
+    def method(self, plan: Plan, name: str, label: str, count: int, missing: int) -> None:
+        epochs = plan.config.rows[name].get("num_epochs", 10)
+        self.add(label, count, missing, float(missing * epochs * len(plan.splits.train.labels)))
+
+
 def dry_run(
     config: RunConfig,
     workdir: str | os.PathLike[str],
@@ -47,38 +80,33 @@ def dry_run(
     """What a run would do: its stages, what is there already, and about how long the rest takes on this machine.
 
     Writes nothing. The estimate times a few training steps; a gradient of the attack counts as a training sample, and
-    every forget sample as needing two radii.
+    every forget sample as needing two radii. With a search, what of the final methods is there already is not known.
 
     Raises:
       InputError: as :func:`run`.
     """
     store.Workdir(workdir).check()
     plan = make_plan(config, banks_folder(config, workdir), splits=splits, model=model, loss_fn=loss_fn)
-    speed, folder = estimate_speed(plan), pathlib.Path(workdir).resolve()
-    lines, total = [], 0.0
-
-    def add(name: str, count: int, missing: int, samples: float) -> None:
-        nonlocal total
-        seconds = samples / speed
-        total += seconds
-        lines.append([name, count, count - missing, missing, f"{seconds:.0f} s" if missing else "-"])
-
-    for bank in (plan.originals, plan.oracles, plan.references):
-        missing = len(bank.missing())
-        each = bank.spec.recipe.num_epochs * bank.spec.member.sum(1).max()
-        add(f"train {bank.spec.name}", len(bank.spec.member), missing, float(missing * each))
-    sizes = plan.forget.sum(1)
-    if any(plan.uses_attack(name) for name in plan.rows):
-        parts = stages.attack_parts(plan, folder)
-        todo = sum(len(parts.parts[p]) for p in parts.missing())
-        add("adversarial sets", len(plan.pairs), todo, float(todo * sizes.mean() * 2 * config.attack.num_steps))
-    for name in plan.rows:
-        parts = stages.unlearn_parts(plan, name, folder)
-        todo = sum(len(parts.parts[p]) for p in parts.missing())
-        epochs = config.rows[name].get("num_epochs", 10)
-        add(f"unlearn: {name}", len(plan.runs), todo, float(todo * epochs * len(plan.splits.train.labels)))
-    table = tabulate(lines, headers=["stage", "models", "there", "to do", "about"], tablefmt="simple")
+    own = tuning.tuning_plan(plan)
+    ledger = _Ledger(estimate_speed(plan), pathlib.Path(workdir).resolve())
+    ledger.banks(plan.originals, plan.references)
+    if own is not None:
+        ledger.banks(own.originals, own.oracles, prefix="tuning: ")
+        ledger.attacks(own, "tuning: ")
+        for name in own.rows:
+            trials = len(tuning.make_search(own.config, name).trials) * len(own.runs)
+            ledger.method(own, name, f"tune: {name}", trials, trials)
+    if plan.forget_known:
+        ledger.banks(plan.oracles)
+        ledger.attacks(plan)
+        for name in plan.rows:
+            parts = stages.unlearn_parts(plan, name, ledger.folder)
+            known = parts.missing() if own is None else range(len(parts.parts))
+            ledger.method(plan, name, f"unlearn: {name}", len(plan.runs), sum(len(parts.parts[p]) for p in known))
+    table = tabulate(ledger.lines, headers=["stage", "models", "there", "to do", "about"], tablefmt="simple")
+    later = "" if plan.forget_known else "\nThe rest is known once the references have chosen the forget set."
     return (
-        f"{table}\n\n{len(plan.runs)} runs of {len(plan.rows)} methods on {plan.splits.name}; about {total / 60:.1f} "
-        f"minutes at {speed:,.0f} samples/s here, plus compilation and the audit.\nModels are kept in {plan.bank_root}"
+        f"{table}\n\n{len(plan.rows)} methods on {plan.splits.name}; about {ledger.seconds / 60:.1f} minutes at "
+        f"{ledger.speed:,.0f} samples/s here, plus compilation and the audit.{later}\n"
+        f"Models are kept in {plan.bank_root}"
     )

@@ -60,6 +60,14 @@ METRICS: list[dict[str, str]] = [
         "help": "Share of forget samples found, by RMIA's ratio, at the stated share of test samples falsely accused.",
     },
     {
+        "key": "rt_tpr",
+        "name": "RT TPR",
+        "unit": "%",
+        "target": "retrained",
+        "help": "The same for retained samples: what unlearning costs the privacy of those who stay. Good: not above the "
+        "original's.",
+    },
+    {
         "key": "mis",
         "name": "MIS",
         "unit": "%",
@@ -200,13 +208,44 @@ def _aucs(config: AuditConfig, pool: Pool, scores: np.ndarray, ratio: np.ndarray
         )
 
     # scores are a step function of the ratio: a low false positive rate needs the statistic without the steps' ties
-    tpr = [audit.weighted_tpr(ratio, forget, test, w, max_fpr=config.max_fpr) for w in (flat, weights)]
+    def tpr(positive: np.ndarray) -> Any:
+        found = [audit.weighted_tpr(ratio, positive, test, w, max_fpr=config.max_fpr) for w in (flat, weights)]
+        return found[0][0], found[1]
+
     return {
         "ft_auc": auc(forget, test),
         "fr_auc": auc(retain, forget),
         "rt_auc": auc(retain, test),
-        "ft_tpr": (tpr[0][0], tpr[1]),
+        "ft_tpr": tpr(forget),
+        "rt_tpr": tpr(retain),
     }
+
+
+def request_scores(
+    config: AuditConfig, pool: Pool, logits: np.ndarray, request: np.ndarray, gone: np.ndarray
+) -> dict[str, Measured]:
+    """AMUN's score of a request, ``FR AUC - FT AUC``, and both its parts, in percent.
+
+    Args:
+      config: how to audit.
+      pool: what rows share.
+      logits: ``[R, N, C]`` after the request.
+      request: ``[R, N]`` bool, its samples.
+      gone: ``[R, N]`` bool, samples that do not count as retained.
+    """
+    target = np.stack([signal_of(config, run, pool.labels) for run in logits])
+    knobs = {"mode": config.mode, "offline_a": config.offline_a}
+    scores = audit.rmia(target, pool.reference, pool.member, gamma=config.gamma, **knobs)
+    flat, found = np.ones((1, scores.shape[1]), np.int32), {}
+    sides = {"fr_auc": (pool.train & ~gone, request), "ft_auc": (request, ~pool.train & np.ones_like(request))}
+    for key, (positive, negative) in sides.items():
+        aucs = [
+            [audit.weighted_auc(s, p, n, w) for w in (flat, pool.sample_weights)]
+            for s, p, n in zip(scores, positive, negative, strict=True)
+        ]
+        found[key] = 100 * np.array([one[0][0] for one in aucs]), 100 * np.stack([one[1] for one in aucs], 1)
+    first, second = found["fr_auc"], found["ft_auc"]
+    return {"score": (first[0] - second[0], first[1] - second[1]), **found}
 
 
 def _mis(config: AuditConfig, pool: Pool, margin: np.ndarray, forget: np.ndarray) -> Any:

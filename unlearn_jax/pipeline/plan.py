@@ -10,12 +10,23 @@ from typing import Any
 import jax
 import numpy as np
 
-from unlearn_jax import __version__, data, methods
+from unlearn_jax import __version__, audit, data, methods
 from unlearn_jax.data import Splits
 from unlearn_jax.pipeline.bank import Bank, BankSpec
-from unlearn_jax.pipeline.config import RunConfig, digest, to_json
+from unlearn_jax.pipeline.config import AttackConfig, RunConfig, digest, to_json
 from unlearn_jax.pipeline.fingerprint import method_digest, model_digest
-from unlearn_jax.pipeline.settings import build_model, check_settings, forget_masks, load_data, make_recipe, make_row
+from unlearn_jax.pipeline.settings import (
+    HARD,
+    attack_config,
+    build_model,
+    check_settings,
+    forget_masks,
+    load_data,
+    make_objective,
+    make_recipe,
+    make_row,
+    request_masks,
+)
 from unlearn_jax.train import LossFn
 from unlearn_jax.types import Dataset, InputError, Model, UnlearnFn
 
@@ -43,8 +54,6 @@ class Plan:
       model: the network.
       model_id: what names it in content keys.
       bank_root: folder of the shared banks.
-      forget: ``[S, N_train]`` bool, the forget sets.
-      forget_names: seed or class of each.
       loss_fn: the objective of originals, retrained models and references; cross-entropy if None.
     """
 
@@ -53,9 +62,39 @@ class Plan:
     model: Model
     model_id: Any
     bank_root: pathlib.Path
-    forget: np.ndarray
-    forget_names: list[int]
     loss_fn: LossFn | None = None
+
+    @cached_property
+    def _forget(self) -> tuple[np.ndarray, list[int]]:
+        return forget_masks(self.config.forget, np.asarray(self.splits.train.labels), self._hardness)
+
+    @property
+    def forget(self) -> np.ndarray:
+        """``[S, N_train]`` bool, the forget sets. Hard ones need the finished bank of references."""
+        return self._forget[0]
+
+    @property
+    def forget_names(self) -> list[int]:
+        """Seed or class of each forget set."""
+        return self._forget[1]
+
+    @cached_property
+    def requests(self) -> np.ndarray:
+        """``[S, K, N_train]`` bool: the requests in which each forget set is forgotten."""
+        return request_masks(self.forget, self.forget_names, self.config.forget.requests)
+
+    @property
+    def forget_known(self) -> bool:
+        """Whether the forget sets can be told before anything is trained."""
+        return self.config.forget.kind not in HARD or not self.references.missing()
+
+    def _hardness(self, kind: str) -> np.ndarray:
+        """Scores of the training samples by which hard forget sets are chosen."""
+        count, labels = len(self.splits.train.labels), np.asarray(self.splits.train.labels)
+        logits, member = self.references.logits()[:, :count], self.references.spec.member[:, :count]
+        if kind == "memorised":
+            return audit.memorisation(audit.correctness(logits, labels), member).value
+        return -audit.out_confidence(audit.softmax_confidence(logits, labels), member)
 
     @cached_property
     def pool(self) -> Dataset:
@@ -141,23 +180,31 @@ class Plan:
         epochs = settings.reference_epochs or self.config.training.num_epochs
         return self._bank("references", member, keys, epochs, int(member.sum(1).max()))
 
-    def attack_digest(self) -> str:
-        """Content key of the adversarial sets."""
-        return digest(__version__, self.originals.spec.key, self._forget_digest(), self.config.attack)
+    def attack_of(self, name: str) -> str | None:
+        """Name of the attack whose adversarial set a row is given: of methods with a knob ``attack``; else None."""
+        row = self.config.rows[name]
+        return row.get("attack", "") if "attack" in methods.knobs_of(row["method"]) else None
+
+    @cached_property
+    def attacks(self) -> dict[str, AttackConfig]:
+        """The attacks that the rows need."""
+        wanted = {self.attack_of(name) for name in self.rows} - {None}
+        return {name: attack_config(self.config, name) for name in sorted(wanted)}  # type: ignore[arg-type, type-var]
+
+    def attack_digest(self, name: str) -> str:
+        """Content key of the adversarial sets of one attack."""
+        return digest(__version__, self.originals.spec.key, self._forget_digest(), self.attacks[name])
 
     def row_digest(self, name: str) -> str:
         """Content key of one method's unlearned models."""
-        row = {key: value for key, value in self.config.rows[name].items() if key != "label"}
-        attack = self.attack_digest() if self.uses_attack(name) else None
-        parts = [__version__, self.originals.spec.key, self._forget_digest(), row, attack, self.config.training]
+        row = {key: value for key, value in self.config.rows[name].items() if key not in ("label", "search")}
+        attack = self.attack_of(name)
+        parts = [__version__, self.originals.spec.key, self._forget_digest(), self.config.forget.requests, row]
+        parts += [self.attack_digest(attack) if attack is not None else None, self.config.training]
         if not methods.METHODS[row["method"]].__module__.startswith("unlearn_jax."):  # a user's: its code may change
             size = int(self.forget.sum(1).max())
-            parts.append(method_digest(self.rows[name], self.model, self.splits, size, self.uses_attack(name)))
+            parts.append(method_digest(self.rows[name], self.model, self.splits, size, attack is not None))
         return digest(*parts, self.config.replicas.repeats)
-
-    def uses_attack(self, name: str) -> bool:
-        """Whether the row's method is given the adversarial set: methods with a knob ``attack`` are."""
-        return "attack" in methods.knobs_of(self.config.rows[name]["method"])
 
     def _forget_digest(self) -> str:
         return hashlib.sha256(
@@ -194,7 +241,9 @@ def make_plan(
             model_id.append(model_digest(model, splits, loss_fn))
     else:
         model_id = model_digest(model, splits, loss_fn)
-    masks, names = forget_masks(config.forget, np.asarray(splits.train.labels))
-    plan = Plan(config, splits, model, model_id, pathlib.Path(bank_root), masks, names, loss_fn)
-    _ = plan.rows, plan.originals, plan.oracles, plan.references  # refuse bad settings now
+    loss_fn = loss_fn or make_objective(config.training, model)
+    plan = Plan(config, splits, model, model_id, pathlib.Path(bank_root), loss_fn)
+    _ = plan.rows, plan.attacks, plan.originals, plan.references  # refuse bad settings now
+    if plan.forget_known:
+        _ = plan.oracles, plan.requests
     return plan

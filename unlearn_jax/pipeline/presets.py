@@ -1,4 +1,7 @@
-"""Presets are the files of ``experiments/``: each defines ``PRESET``, and may bring its own data, network and loss."""
+"""Presets are the files of ``experiments/``: each defines ``PRESET``, or several as ``STUDY``.
+
+A file may bring its own data, network and loss.
+"""
 
 import dataclasses
 import pathlib
@@ -18,15 +21,21 @@ class Preset:
     Attributes:
       name: the file's stem.
       about: first line of its docstring.
-      config: its ``PRESET``, rows completed with the defaults of their knobs.
+      variants: its ``STUDY``, or its ``PRESET`` as the only variant with an empty name; rows completed with the
+        defaults of their knobs.
       hooks: its ``make_splits() -> Splits``, ``make_model(image_shape, num_classes) -> Model`` and
         ``make_loss(model) -> LossFn``, where it has them.
     """
 
     name: str
     about: str
-    config: RunConfig
+    variants: dict[str, RunConfig]
     hooks: dict[str, Any]
+
+    @property
+    def config(self) -> RunConfig:
+        """The first variant."""
+        return next(iter(self.variants.values()))
 
 
 def folders() -> list[pathlib.Path]:
@@ -47,54 +56,9 @@ def complete(config: RunConfig) -> RunConfig:
         known = methods.knobs_of(row["method"]) if "method" in row else {}
         shared = shared_knobs(row["method"], config.training) if known else {}
         plain = {k: v for k, v in known.items() if isinstance(v, bool | int | float | str)}
-        rows[name] = {"label": name, **plain, **shared, **row}
+        search = {"search": methods.SPACES.get(row.get("method", ""), {})} if config.tuning.trials else {}
+        rows[name] = {"label": name, **search, **plain, **shared, **row}
     return dataclasses.replace(config, rows=rows)
-
-
-def tuning_grid(
-    config: RunConfig,
-    *,
-    originals: tuple[int, ...],
-    forget_seeds: tuple[int, ...],
-    learning_rates: tuple[float, ...],
-    decays: tuple[int, ...] = (0, 5),
-) -> RunConfig:
-    """The run that chooses a configuration's learning rates, on originals and forget sets that it does not report.
-
-    Args:
-      config: the run to tune; its banks of references are shared.
-      originals: seeds of other original models.
-      forget_seeds: seeds of other forget sets.
-      learning_rates: log-spaced.
-      decays: values of ``decay_every`` to try.
-
-    Returns:
-      A run with one row per method, rate and decay.
-
-    Raises:
-      InputError: seeds that the configuration reports.
-    """
-    if set(originals) & set(config.replicas.originals) or set(forget_seeds) & set(config.forget.seeds):
-        raise InputError("tuning needs originals and forget sets of its own: never tune on what is reported")
-    rows = {
-        f"{name}-{rate:g}-every{decay}": {
-            **row,
-            "label": f"{row.get('label', name)}, rate {rate:g}" + (f", /10 every {decay} epochs" if decay else ""),
-            "learning_rate": rate,
-            "decay_every": decay,
-        }
-        for name, row in config.rows.items()
-        for rate in learning_rates
-        for decay in decays
-    }
-    return dataclasses.replace(
-        config,
-        title=f"Learning rates for: {config.title}",
-        forget=dataclasses.replace(config.forget, seeds=forget_seeds),
-        replicas=dataclasses.replace(config.replicas, originals=originals),
-        audit=dataclasses.replace(config.audit, num_bootstrap=100, mis=False),
-        rows=rows,
-    )
 
 
 def load(name: str) -> Preset:
@@ -113,8 +77,12 @@ def load(name: str) -> Preset:
         scope = runpy.run_path(str(path))
     except SyntaxError as error:
         raise InputError(f"{path} is not valid Python: {error.msg} in line {error.lineno}") from error
-    if not isinstance(scope.get("PRESET"), RunConfig):
-        raise InputError(f"{path} defines no PRESET that is a unlearn_jax.pipeline.RunConfig")
+    variants = scope.get("STUDY", {"": scope.get("PRESET")})
+    if not variants or not all(isinstance(config, RunConfig) for config in variants.values()):
+        raise InputError(
+            f"{path} defines no PRESET that is an unlearn_jax.pipeline.RunConfig, and no STUDY, a dict of them"
+        )
     about = (scope.get("__doc__") or "").strip().splitlines()
     hooks = {key: scope[key] for key in ("make_splits", "make_model", "make_loss") if key in scope}
-    return Preset(path.stem, about[0] if about else "", complete(scope["PRESET"]), hooks)
+    completed = {name: complete(config) for name, config in variants.items()}
+    return Preset(path.stem, about[0] if about else "", completed, hooks)

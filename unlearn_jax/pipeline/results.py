@@ -4,6 +4,7 @@ import datetime
 import pathlib
 import shlex
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,24 +12,26 @@ import numpy as np
 from unlearn_jax import __version__
 from unlearn_jax.attacks import status_counts
 from unlearn_jax.pipeline import measure, stages, store
-from unlearn_jax.pipeline.config import RunConfig, digest, to_json
+from unlearn_jax.pipeline.config import AttackConfig, RunConfig, digest, to_json
 from unlearn_jax.pipeline.plan import Plan
 from unlearn_jax.train import steps_per_epoch
 from unlearn_jax.types import AttackResult
 
 
-def attack_arrays(adversarial: stages.Parts | None) -> dict[str, np.ndarray]:
-    """Radius, distance and status of every attacked sample, ``[1, total]``; nothing where no row needs the attack."""
-    if adversarial is None:
+def attack_arrays(adversarial: Mapping[str | None, stages.Parts]) -> dict[str, np.ndarray]:
+    """Radius, distance and status of every sample of the run's own attack, ``[1, total]``; nothing without one."""
+    if "" not in adversarial:
         return {}
+    return _attacked(adversarial[""])
+
+
+def _attacked(parts: stages.Parts) -> dict[str, np.ndarray]:
     names = ("epsilon", "distance", "status")
-    return {name: np.concatenate([np.ravel(part) for part in adversarial.read(name)])[None] for name in names}
+    return {name: np.concatenate([np.ravel(part) for part in parts.read(name)])[None] for name in names}
 
 
-def _attack_summary(plan: Plan, adversarial: stages.Parts | None) -> dict[str, Any] | None:
-    if adversarial is None:
-        return None
-    arrays = attack_arrays(adversarial)
+def _attack_summary(config: AttackConfig, parts: stages.Parts) -> dict[str, Any]:
+    arrays = _attacked(parts)
     empty = np.zeros(0)
     result = AttackResult(empty, empty, arrays["epsilon"], arrays["distance"], arrays["status"])  # type: ignore[arg-type]
     won = np.asarray(result.status)[0] <= 1
@@ -40,7 +43,7 @@ def _attack_summary(plan: Plan, adversarial: stages.Parts | None) -> dict[str, A
         "distance_quantiles": {str(q): float(np.quantile(distance, q)) for q in (0.05, 0.25, 0.5, 0.75, 0.95)}
         if won.any()
         else {},
-        "norm": plan.config.attack.norm,
+        "norm": config.norm,
     }
 
 
@@ -56,7 +59,7 @@ def _row(plan: Plan, name: str, metrics: dict[str, Any], cost: dict[str, Any] | 
     else:
         row = plan.config.rows[name]
         label, kind, method = row.get("label", name), "method", row["method"]
-        knobs = {key: value for key, value in row.items() if key not in ("label", "method")}
+        knobs = {key: value for key, value in row.items() if key not in ("label", "method", "search")}
     about = {"key": name, "label": label, "kind": kind, "method": method, "knobs": knobs}
     return {**about, "metrics": metrics, "cost": cost}
 
@@ -74,8 +77,9 @@ def _costs(plan: Plan, stage_costs: list[dict[str, Any]]) -> dict[str, dict[str,
     }
     for name in plan.rows:
         seconds = steady(f"unlearn: {name}") / len(plan.runs)
-        if plan.uses_attack(name):
-            seconds += steady("adversarial sets") / len(plan.pairs)
+        attack = plan.attack_of(name)
+        if attack is not None:
+            seconds += steady(f"adversarial sets: {attack}" if attack else "adversarial sets") / len(plan.pairs)
         found[name] = {"seconds": round(seconds, 4), "relative": round(seconds / retrain, 4) if retrain > 0 else None}
     return found
 
@@ -83,7 +87,7 @@ def _costs(plan: Plan, stage_costs: list[dict[str, Any]]) -> dict[str, dict[str,
 def make_results(
     plan: Plan,
     audited: dict[str, Any],
-    adversarial: stages.Parts | None,
+    adversarial: Mapping[str | None, stages.Parts],
     costs: list[dict[str, Any]],
     preset: str,
     folder: pathlib.Path,
@@ -93,7 +97,7 @@ def make_results(
     Args:
       plan: the run.
       audited: ``{row: {metric: estimate}}``.
-      adversarial: the adversarial sets, if any row used them.
+      adversarial: the adversarial sets, by attack.
       costs: of the stages, in order.
       preset: name for the report; empty when called from Python.
       folder: the working directory.
@@ -137,7 +141,10 @@ def make_results(
             {"original": config.replicas.originals[o], "forget_set": plan.forget_names[s], "repeat": int(r)}
             for o, s, r in plan.runs
         ],
-        "attack": _attack_summary(plan, adversarial),
+        "attack": _attack_summary(plan.attacks[""], adversarial[""]) if "" in adversarial else None,
+        "attacks": {
+            name: _attack_summary(config, adversarial[name]) for name, config in plan.attacks.items() if name
+        },
         "stages": costs,
         "level": level,
         "num_bootstrap": config.audit.num_bootstrap,
@@ -163,9 +170,20 @@ def _shown(estimate: dict[str, Any], level: float) -> str:
 
 
 def _checks(config: RunConfig, audited: dict[str, Any]) -> list[dict[str, Any]]:
-    """Whether the membership attack can be trusted; not asked for whole classes, which no test sample stands for."""
-    if config.forget.kind == "class":
-        return []
+    """Whether the numbers can be trusted. What the attack should do on models whose answer is known is asked for random
+    forget sets only: no test sample stands for a whole class, or for the hardest samples."""
+    lost = [config.rows[name].get("label", name) for name, metrics in audited.items() if not metrics]
+    checks = [
+        {
+            "name": "every method ends in finite numbers",
+            "passed": not lost,
+            "detail": f"not finite in at least one run: {', '.join(lost)}; lower its learning rate"
+            if lost
+            else "no logit of any unlearned model is infinite or NaN",
+        }
+    ]
+    if config.forget.kind not in ("random", "file"):
+        return checks
     level, retrained, original = config.audit.level, audited["retrained"]["ft_auc"], audited["original"]["ft_auc"]
     return [
         {
@@ -178,4 +196,5 @@ def _checks(config: RunConfig, audited: dict[str, Any]) -> list[dict[str, Any]]:
             "passed": original["low"] > 50,
             "detail": f"FT AUC of originals: {_shown(original, level)}; the interval should lie above 50",
         },
+        *checks,
     ]

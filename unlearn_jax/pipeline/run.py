@@ -1,15 +1,18 @@
 """The run: every stage in order, what is there already reused, the table and the report at the end."""
 
+import dataclasses
 import json
 import os
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from unlearn_jax.data import Splits
-from unlearn_jax.pipeline import clock, measure, stages, store
+from unlearn_jax.pipeline import clock, measure, sections, stages, store, tuning
+from unlearn_jax.pipeline.bank import Bank
 from unlearn_jax.pipeline.config import RunConfig, to_json
 from unlearn_jax.pipeline.plan import Plan, make_plan
 from unlearn_jax.pipeline.results import attack_arrays, make_results
@@ -47,35 +50,76 @@ def run(
 
     Raises:
       InputError: unusable configuration, data or directory; nothing has been written then.
-      DivergedError: a training or a method ended in numbers that are not finite.
+      DivergedError: a training ended in numbers that are not finite. (A method that does is reported in its row.)
       DamagedFileError: a stored file is not what was written.
     """
     place = store.Workdir(workdir)
     place.check()
     plan = make_plan(config, banks_folder(config, workdir), splits=splits, model=model, loss_fn=loss_fn)
+    tuning.check_tuning(plan)
     store.make_folder(plan.bank_root)
     with place.locked() as folder:
         store.write_text(folder / "config.json", json.dumps(to_json(config), indent=1))
         costs: list[dict[str, Any]] = []
-        for bank in (plan.originals, plan.oracles, plan.references):
-            cost, cached = bank.ensure(progress_bar)
-            costs.append({"name": f"{bank.spec.name} ({len(bank.spec.member)})", **cost, "cached": cached})
-        adversarial = None
-        if any(plan.uses_attack(name) for name in plan.rows):
-            adversarial, cost, cached = stages.attack(plan, folder, progress_bar)
-            costs.append({"name": "adversarial sets", **cost, "cached": cached})
+        _train((plan.originals, plan.references), costs)
+        plan, tuned = _tune(plan, folder, costs)
+        _train((plan.oracles,), costs)
+        adversarial = _attack(plan, folder, costs)
         unlearned = {}
         for name in plan.rows:
-            given = adversarial if plan.uses_attack(name) else None
+            given = adversarial.get(plan.attack_of(name))
             unlearned[name], cost, cached = stages.unlearn(plan, name, given, folder, progress_bar)
             costs.append({"name": f"unlearn: {name}", **cost, "cached": cached})
         with clock.stopwatch() as cost:
             audited, arrays = _audit(plan, unlearned)
+            extra, more = sections.make_sections(plan, unlearned, adversarial, arrays)
         costs.append({"name": "audit", **cost, "cached": False})
-        arrays |= attack_arrays(adversarial)
-        results = make_results(plan, audited, adversarial, costs, preset, folder)
+        arrays |= more | attack_arrays(adversarial)
+        results = make_results(plan, audited, adversarial, costs, preset, folder) | extra | {"tuning": tuned}
         _publish(results, arrays, folder)
     return results
+
+
+def _train(banks: Iterable[Bank], costs: list[dict[str, Any]], prefix: str = "") -> None:
+    """Trains what banks lack, and notes what it cost."""
+    for bank in banks:
+        cost, cached = bank.ensure(progress_bar)
+        costs.append({"name": f"{prefix}{bank.spec.name} ({len(bank.spec.member)})", **cost, "cached": cached})
+
+
+def _attack(
+    plan: Plan, folder: pathlib.Path, costs: list[dict[str, Any]], prefix: str = ""
+) -> dict[str | None, stages.Parts]:
+    """The adversarial sets of all attacks that the rows need."""
+    found: dict[str | None, stages.Parts] = {}
+    for name in plan.attacks:
+        found[name], cost, cached = stages.attack(plan, name, folder, progress_bar)
+        label = f"adversarial sets: {name}" if name else "adversarial sets"
+        costs.append({"name": prefix + label, **cost, "cached": cached})
+    return found
+
+
+def _tune(plan: Plan, folder: pathlib.Path, costs: list[dict[str, Any]]) -> tuple[Plan, dict[str, Any] | None]:
+    """Chooses the rows' knobs: the plan with the chosen values, and all trials (None where nothing is tuned)."""
+    own = tuning.tuning_plan(plan)
+    if own is None:
+        return plan, None
+    _train((own.originals, own.oracles), costs, "tuning: ")
+    adversarial = _attack(own, folder, costs, "tuning: ")
+    logits = {}
+    for name in own.rows:
+        if tuning.searches(own.config, name):
+            given = adversarial.get(own.attack_of(name))
+            logits[name], cost, cached = tuning.tune_row(own, name, given, folder, progress_bar)
+            costs.append({"name": f"tune: {name}", **cost, "cached": cached})
+    with clock.stopwatch() as cost:
+        found = tuning.choose(own, logits)
+    costs.append({"name": "tuning: audit", **cost, "cached": False})
+    rows = dict(plan.config.rows)
+    for name, search in found.items():
+        if search["chosen"] is not None:
+            rows[name] = {**rows[name], **search["trials"][search["chosen"]]["knobs"]}
+    return dataclasses.replace(plan, config=dataclasses.replace(plan.config, rows=rows)), found
 
 
 def _audit(plan: Plan, unlearned: dict[str, stages.Parts]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -94,13 +138,14 @@ def _audit(plan: Plan, unlearned: dict[str, stages.Parts]) -> tuple[dict[str, An
     rows, arrays = {}, {"forget": forget}
     with progress_bar(total=len(logits), desc="audit", unit="row") as bar:
         for name, runs in logits.items():
-            rows[name], plots = measure.measure_row(config, pool, runs)
-            arrays |= {f"{kind}/{name}": array for kind, array in plots.items()}
+            if all(np.isfinite(run).all() for run in runs):
+                rows[name], plots = measure.measure_row(config, pool, runs)
+                arrays |= {f"{kind}/{name}": array for kind, array in plots.items()}
             bar.update()
     measure.add_gaps(pool, rows, "retrained")
     estimates = {
-        name: {key: measure.estimate(config, pool, measured) for key, measured in metrics.items()}
-        for name, metrics in rows.items()
+        name: {key: measure.estimate(config, pool, measured) for key, measured in rows.get(name, {}).items()}
+        for name in logits
     }
     return estimates, arrays
 

@@ -1,9 +1,11 @@
 """The parts of a configuration, resolved: data, masks, recipes, methods, networks; unusable settings refused."""
 
+import dataclasses
 import math
 import os
 import pathlib
 import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,13 +14,16 @@ import numpy as np
 from unlearn_jax import data, methods, models
 from unlearn_jax.data import Splits
 from unlearn_jax.methods import FineTuning
-from unlearn_jax.pipeline.config import DataConfig, ForgetConfig, RunConfig, TrainingConfig, to_json
+from unlearn_jax.objectives import OBJECTIVES
+from unlearn_jax.pipeline.config import AttackConfig, DataConfig, ForgetConfig, RunConfig, TrainingConfig, to_json
 from unlearn_jax.pipeline.fingerprint import check_logits
 from unlearn_jax.replicas import mapper
-from unlearn_jax.train import Recipe
+from unlearn_jax.train import LossFn, Recipe
 from unlearn_jax.types import InputError, Model, UnlearnFn
 
 RESERVED_ROWS = ("original", "retrained", "retrained_again")
+ROW_KEYS = ("method", "label", "search", "attack", "adaptive")
+"""What a row may hold beside the knobs of its method."""
 RMIA_SIGNALS = ("taylor_softmax", "softmax_confidence", "soft_margin", "taylor")
 """Signals that are (all but) positive: RMIA divides one by another, which turns a negative signal upside down."""
 
@@ -66,17 +71,28 @@ def load_data(config: DataConfig) -> Splits:
     return data.resplit(splits, num_train=config.num_train, num_test=config.num_test, seed=config.seed)
 
 
-def forget_masks(config: ForgetConfig, labels: np.ndarray) -> tuple[np.ndarray, list[int]]:
+HARD = ("memorised", "uncertain")
+"""Kinds of forget sets that the reference models choose."""
+
+
+def forget_masks(
+    config: ForgetConfig, labels: np.ndarray, hardness: Callable[[str], np.ndarray] | None = None
+) -> tuple[np.ndarray, list[int]]:
     """The forget sets of a configuration.
 
+    Args:
+      config: which.
+      labels: ``[N]`` of the training set.
+      hardness: ``kind -> [N]`` scores of the training samples, for the hard kinds.
+
     Returns:
-      ``[S, N]`` bool, and what names each: its seed, or its class (0 for a file).
+      ``[S, N]`` bool, and what names each: its seed, or its class (0 for a file or the hardest samples).
 
     Raises:
       InputError: nothing or everything to forget, or unusable settings.
     """
+    fraction = None if config.count is not None else config.fraction
     if config.kind == "random":
-        fraction = None if config.count is not None else config.fraction
         if not config.seeds or len(set(config.seeds)) < len(config.seeds):
             raise InputError("forget.seeds must be one or more different seeds, one per forget set")
         draw = lambda seed: data.forget_random(  # noqa: E731
@@ -89,9 +105,42 @@ def forget_masks(config: ForgetConfig, labels: np.ndarray) -> tuple[np.ndarray, 
         if config.together:
             return data.forget_class(labels, config.classes)[None], [config.classes[0]]
         return np.stack([data.forget_class(labels, [c]) for c in config.classes]), list(config.classes)
+    if config.kind in HARD:
+        size = data.forget_random(len(labels), fraction=fraction, count=config.count, seed=0).sum()
+        assert hardness is not None
+        order = np.argsort(-hardness(config.kind), kind="stable")
+        return data.forget_indices(order[:size], len(labels))[None], [0]
     if config.path is None:
         raise InputError("forget.kind=file needs forget.path, a file of indices or a mask")
     return data.forget_file(config.path, len(labels))[None], [0]
+
+
+def request_masks(forget: np.ndarray, names: list[int], count: int) -> np.ndarray:
+    """Splits every forget set into requests of equal size, at random by its seed.
+
+    Args:
+      forget: ``[S, N]`` bool.
+      names: seed of each set.
+      count: ``K``.
+
+    Returns:
+      ``[S, K, N]`` bool.
+
+    Raises:
+      InputError: a set that does not split evenly.
+    """
+    masks = np.zeros((len(forget), count, forget.shape[1]), bool)
+    for s, mask in enumerate(forget):
+        members = np.flatnonzero(mask)
+        if len(members) % count:
+            raise InputError(
+                f"{len(members)} forget samples do not split into forget.requests={count} equal requests: "
+                "choose forget.count as a multiple"
+            )
+        shuffled = np.random.default_rng([names[s], count]).permutation(members).reshape(count, -1)
+        for k, rows in enumerate(shuffled):
+            masks[s, k, rows] = True
+    return masks
 
 
 def make_recipe(config: TrainingConfig, num_samples: int, num_epochs: int) -> Recipe:
@@ -101,6 +150,7 @@ def make_recipe(config: TrainingConfig, num_samples: int, num_epochs: int) -> Re
       InputError: unusable settings.
     """
     fields = {**to_json(config), "augment": _augment(config.augment), "num_epochs": num_epochs}
+    del fields["objective"], fields["objective_fields"]
     return FineTuning(**fields).recipe(num_samples)
 
 
@@ -111,11 +161,11 @@ def _augment(name: str) -> Any:
 
 
 def shared_knobs(method: str, training: TrainingConfig) -> dict[str, Any]:
-    """The knobs of a method that follow the run's training unless a row says otherwise; all of them for retraining."""
+    """The knobs of a method that follow the run's training unless the method or a row says otherwise."""
     follows = {"batch_size", "momentum", "weight_decay"}
     if method == "retrain":
         follows |= {"num_epochs", "learning_rate", "decay_every", "decay_factor"}
-    return {key: getattr(training, key) for key in sorted(follows & set(methods.knobs_of(method)))}
+    return {key: getattr(training, key) for key in sorted(follows & methods.tuning_knobs_of(method))}
 
 
 def make_row(name: str, row: dict[str, Any], training: TrainingConfig) -> UnlearnFn:
@@ -131,13 +181,46 @@ def make_row(name: str, row: dict[str, Any], training: TrainingConfig) -> Unlear
     if "method" not in row:
         raise InputError(f"row {name!r} names no method; known are {', '.join(sorted(methods.METHODS))}")
     known = methods.knobs_of(row["method"])
-    if given := {"attack", "recipe"} & set(row):
-        raise InputError(f"row {name!r} cannot set {given.pop()!r}: set the run's attack.* and training.* instead")
+    if "recipe" in row:
+        raise InputError(f"row {name!r} cannot set 'recipe': set the run's training.* instead")
     knobs = shared_knobs(row["method"], training)
-    knobs |= {key: value for key, value in row.items() if key not in ("method", "label")}
+    knobs |= {key: value for key, value in row.items() if key not in ROW_KEYS}
     if "augment" in known:
         knobs["augment"] = _augment(knobs.get("augment", training.augment))
     return methods.make_method(row["method"], **knobs)
+
+
+def attack_config(config: RunConfig, name: str) -> AttackConfig:
+    """An attack of the run by name; the empty name is the run's own.
+
+    Raises:
+      InputError: unknown name or field.
+    """
+    if name and name not in config.attacks:
+        raise InputError(
+            f"unknown attack {name!r}: name one of the run's attacks ({', '.join(config.attacks) or 'it has none'})"
+        )
+    changes = config.attacks[name] if name else {}
+    known = {field.name for field in dataclasses.fields(AttackConfig)}
+    if unknown := sorted(set(changes) - known):
+        raise InputError(f"attacks.{name} has the unknown field {unknown[0]!r}; choose from {', '.join(sorted(known))}")
+    return dataclasses.replace(config.attack, **changes)
+
+
+def make_objective(config: TrainingConfig, model: Model) -> LossFn | None:
+    """The training objective of a configuration; None for plain cross-entropy.
+
+    Raises:
+      InputError: unknown objective or fields.
+    """
+    if config.objective not in OBJECTIVES:
+        raise InputError(f"unknown training.objective {config.objective!r}; choose one of {', '.join(OBJECTIVES)}")
+    if config.objective == "cross_entropy" and not config.objective_fields:
+        return None
+    try:
+        return OBJECTIVES[config.objective](model, **config.objective_fields)
+    except TypeError as error:
+        raise InputError(f"training.objective={config.objective!r}: {error}") from error
 
 
 def check_settings(config: RunConfig) -> None:
@@ -147,7 +230,9 @@ def check_settings(config: RunConfig) -> None:
       InputError: naming the field.
     """
     replicas, attack, audit, training = config.replicas, config.attack, config.audit, config.training
+    attacks = [attack_config(config, name) for name in ("", *config.attacks)]
     seeds = (config.data.seed, replicas.reference_seed, audit.seed, *config.forget.seeds, *replicas.originals)
+    seeds += config.tuning.seeds + config.tuning.originals
     positive = (attack.epsilon_init, attack.step_ratio, audit.gamma, training.learning_rate, training.decay_factor)
     counts = (
         *(replicas.repeats, replicas.group, audit.num_bootstrap, audit.mis_samples, training.num_epochs),
@@ -167,15 +252,25 @@ def check_settings(config: RunConfig) -> None:
         (0 <= training.momentum < 1, "training.momentum must be in [0, 1)"),
         (0 <= training.weight_decay < math.inf, "training.weight_decay must be finite and not negative"),
         (audit.mode in ("online", "offline"), "audit.mode must be online or offline"),
+        (config.tuning.trials >= 0, "tuning.trials must not be negative"),
+        (config.forget.requests >= 1, "forget.requests must be positive"),
         (0 < audit.level < 1, "audit.level must be between 0 and 1"),
         (0 <= audit.max_fpr <= 1 and 0 <= audit.offline_a <= 1, "audit.max_fpr and audit.offline_a must be in [0, 1]"),
         (
             audit.signal in RMIA_SIGNALS,
             f"unknown audit.signal {audit.signal!r}; RMIA takes ratios of a positive signal: {', '.join(RMIA_SIGNALS)}",
         ),
-        (
-            attack.search != "grid" or attack.restart,
-            "attack.search=grid attacks all radii at once: attack.restart=False needs attack.search=doubling",
+        *((0 <= a.failures < 1, "attack.failures must be in [0, 1)") for a in attacks),
+        *(
+            (a.source == "own" or len(replicas.originals) > 1, "attack.source=other needs two or more originals")
+            for a in attacks
+        ),
+        *(
+            (
+                a.search != "grid" or a.restart,
+                "attack.search=grid attacks all radii at once: attack.restart=False needs attack.search=doubling",
+            )
+            for a in attacks
         ),
     ]
     for holds, message in rules:

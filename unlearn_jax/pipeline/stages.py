@@ -6,22 +6,32 @@ Each is a folder of parts; a part holds the result of a few runs, is written who
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable
-from functools import lru_cache
-from typing import Any
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from unlearn_jax.attacks import adversarial_set, l2, linf
+from unlearn_jax.attacks import adversarial_set, cap_failures, fast_adversarial_set, l2, linf
+from unlearn_jax.methods import unlearn_sequence
 from unlearn_jax.pipeline import clock, store
 from unlearn_jax.pipeline.config import AttackConfig, to_json
 from unlearn_jax.pipeline.plan import Plan, purpose_key
 from unlearn_jax.replicas import map_models, mapper
 from unlearn_jax.train import predict, to_float
-from unlearn_jax.types import AttackResult, Dataset, DivergedError, Problem, PyTree, UnlearnInfo, Variables
+from unlearn_jax.types import (
+    ApplyFn,
+    AttackResult,
+    Dataset,
+    Problem,
+    PyTree,
+    UnlearnFn,
+    UnlearnInfo,
+    Variables,
+)
 
 Progress = Callable[..., tqdm]
 
@@ -103,9 +113,17 @@ class Parts:
         return [found[item] for item in sorted(found)]
 
 
+    def variables(self, like: PyTree) -> Iterator[tuple[list[int], PyTree]]:
+        """The stored models part by part: items, and their stacked variables (``like`` is of the same structure)."""
+        for part, items in enumerate(self.parts):
+            yield items, store.load_tree(self.path(part) / "models.npz", like)
+
+
 def attack_knobs(config: AttackConfig) -> dict[str, Any]:
     """A configuration as arguments of :func:`unlearn_jax.attacks.adversarial_set`."""
     knobs = to_json(config)
+    for other in ("kind", "source", "failures"):
+        del knobs[other]
     knobs["norm"] = {"l2": l2, "linf": linf}[config.norm]
     if config.search == "auto":
         knobs["search"] = "grid" if config.restart and jax.default_backend() != "cpu" else "doubling"
@@ -116,85 +134,148 @@ def _repeat(stacked: PyTree, index: np.ndarray) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[index]), stacked)
 
 
-def attack_parts(plan: Plan, folder: pathlib.Path) -> Parts:
-    """Where the adversarial sets are, one item per (original, forget set)."""
-    sizes = [int(plan.forget[s].sum()) for _, s in plan.pairs]
-    return Parts(folder / f"attack-{plan.attack_digest()[:16]}", sizes, plan.config.replicas.group)
+def _sizes(plan: Plan, sets: np.ndarray) -> list[int]:
+    return [int(plan.forget[s].sum()) for s in sets]
+
+
+def attack_parts(plan: Plan, name: str, folder: pathlib.Path) -> Parts:
+    """Where the adversarial sets of one attack are, one item per (original, forget set)."""
+    label = f"attack-{name}-" if name else "attack-"
+    return Parts(
+        folder / f"{label}{plan.attack_digest(name)[:16]}",
+        _sizes(plan, plan.pairs[:, 1]),
+        plan.config.replicas.group,
+    )
 
 
 def unlearn_parts(plan: Plan, name: str, folder: pathlib.Path) -> Parts:
     """Where a row's unlearned models are, one item per run."""
-    sizes = [int(plan.forget[s].sum()) for s in plan.runs[:, 1]]
-    return Parts(folder / f"unlearn-{name}-{plan.row_digest(name)[:16]}", sizes, plan.config.replicas.group)
+    path = folder / f"unlearn-{name}-{plan.row_digest(name)[:16]}"
+    return Parts(path, _sizes(plan, plan.runs[:, 1]), plan.config.replicas.group)
 
 
-def attack(plan: Plan, folder: pathlib.Path, progress: Progress) -> tuple[Parts, dict[str, float], bool]:
-    """Makes the adversarial set of every (original, forget set)."""
-    parts = attack_parts(plan, folder)
-    knobs = attack_knobs(plan.config.attack)
-    apply, originals = plan.model.apply, None
-
-    def one(item: tuple[Variables, jax.Array], train: Dataset) -> AttackResult:
-        variables, index = item
-        return adversarial_set(apply, variables, to_float(train.images[index]), train.labels[index], **knobs)
+def attack(plan: Plan, name: str, folder: pathlib.Path, progress: Progress) -> tuple[Parts, dict[str, float], bool]:
+    """Makes the adversarial set of every (original, forget set) by one of the run's attacks."""
+    parts, config = attack_parts(plan, name, folder), plan.attacks[name]
+    seeds, originals = plan.config.replicas.originals, None
+    one = _attacker(plan.model.apply, config)
 
     def compute(items: list[int]) -> tuple[dict[str, np.ndarray], None]:
         nonlocal originals
         originals = plan.originals.variables() if originals is None else originals
         pairs = plan.pairs[items]
         index = np.stack([np.flatnonzero(plan.forget[s]) for s in pairs[:, 1]])
+        source = pairs[:, 0] if config.source == "own" else (pairs[:, 0] + 1) % len(seeds)
+        keys = jnp.stack([purpose_key("attack", seeds[o], plan.forget_names[s]) for o, s in pairs])
         how = mapper(plan.config.replicas.mapper, num_models=len(items), devices=plan.config.replicas.devices)
-        result = map_models(how, one, (_repeat(originals, pairs[:, 0]), jnp.asarray(index)), plan.splits.train)
-        return {name: np.asarray(leaf) for name, leaf in result._asdict().items()}, None
+        stacked = (keys, _repeat(originals, source), jnp.asarray(index))
+        result = map_models(how, one, stacked, plan.splits.train)
+        return {field: np.asarray(leaf) for field, leaf in result._asdict().items()}, None
 
-    return parts, *parts.ensure(compute, progress, {"stage": "attack", "config": to_json(plan.config.attack)})
+    return parts, *parts.ensure(compute, progress, {"stage": "attack", "config": to_json(config)})
+
+
+def _attacker(apply: ApplyFn, config: AttackConfig) -> Callable[[Any, Dataset], AttackResult]:
+    """One adversarial set as a function of arrays."""
+    knobs = attack_knobs(config)
+
+    def one(item: tuple[jax.Array, Variables, jax.Array], train: Dataset) -> AttackResult:
+        key, variables, index = item
+        x, y = to_float(train.images[index]), train.labels[index]
+        if config.kind == "fast":
+            result = fast_adversarial_set(
+                key, apply, variables, x, y, norm=knobs["norm"], epsilon_init=config.epsilon_init
+            )
+        else:
+            result = adversarial_set(apply, variables, x, y, **knobs)
+        return cap_failures(apply, variables, x, y, result, share=config.failures) if config.failures else result
+
+    return one
+
+
+class Work(NamedTuple):
+    """What one item of an unlearning stage computes.
+
+    Attributes:
+      run: which original, forget set and repeat, a row of ``plan.runs``.
+      knobs: knobs of the method that differ from item to item: traced, so that they share one program.
+    """
+
+    run: int
+    knobs: dict[str, float]
+
+
+def compute_unlearned(
+    plan: Plan,
+    factory: Callable[..., UnlearnFn],
+    work: list[Work],
+    adversarial: Parts | None,
+    *,
+    adaptive: bool = False,
+) -> Callable[[list[int]], tuple[dict[str, np.ndarray], Variables]]:
+    """How :class:`Parts` computes unlearned models and their logits over the pool.
+
+    Args:
+      plan: the run.
+      factory: ``knobs -> method``; called inside the compiled program.
+      work: the items.
+      adversarial: the adversarial sets, for methods that are given one.
+      adaptive: recompute the adversarial set at every request.
+    """
+    seeds, originals = plan.config.replicas.originals, None
+    program = lru_cache(partial(_program, plan, factory, adaptive=adaptive and adversarial is not None))
+
+    def compute(items: list[int]) -> tuple[dict[str, np.ndarray], Variables]:
+        nonlocal originals
+        originals = plan.originals.variables() if originals is None else originals
+        runs = plan.runs[[work[item].run for item in items]]
+        keys = jnp.stack([purpose_key("unlearn", seeds[o], plan.forget_names[s], r) for o, s, r in runs])
+        knobs = jax.tree.map(lambda *values: jnp.asarray(values, jnp.float32), *(work[item].knobs for item in items))
+        pairs = plan.pair_of_run[[work[item].run for item in items]]
+        given = None if adversarial is None else stack_attack(adversarial, pairs)
+        masks = jnp.asarray(plan.forget[runs[:, 1]]), jnp.asarray(plan.requests[runs[:, 1]])
+        how = mapper(plan.config.replicas.mapper, num_models=len(items), devices=plan.config.replicas.devices)
+        one = program(int(plan.forget[runs[0, 1]].sum()))
+        stacked = (keys, _repeat(originals, runs[:, 0]), *masks, given, knobs)
+        variables, info, logits, steps = map_models(how, one, stacked, plan.pool)
+        arrays = {"logits": logits, "losses": info.losses, "num_gradients": info.num_gradients, "steps": steps}
+        return {name: np.asarray(array) for name, array in arrays.items() if array is not None}, variables
+
+    return compute
+
+
+def _program(plan: Plan, factory: Callable[..., UnlearnFn], num_forget: int, *, adaptive: bool) -> Callable[..., Any]:
+    """One run as a function of arrays; the same function for all parts, so that they share a compilation."""
+    num_train, model, count = len(plan.splits.train.labels), plan.model, plan.config.forget.requests
+    knobs = attack_knobs(plan.config.attack)
+
+    def one(item: Any, pool: Dataset) -> tuple[Variables, UnlearnInfo, jax.Array, jax.Array | None]:
+        key, variables, forget, requests, given, traced = item
+        method = factory(**traced)
+        train = Dataset(pool.images[:num_train], pool.labels[:num_train])
+        problem = Problem(model, variables, train, forget, num_forget, given)
+        if count == 1:
+            unlearned, info = method(key, problem)
+            return unlearned, info, predict(model.apply, unlearned, pool.images), None
+        stacked, info = unlearn_sequence(method, key, problem, requests, adaptive=adaptive, attack=knobs)
+        steps = jax.lax.map(lambda now: predict(model.apply, now, pool.images), stacked)
+        return jax.tree.map(lambda leaf: leaf[-1], stacked), info, steps[-1], steps
+
+    return one
 
 
 def unlearn(
     plan: Plan, name: str, adversarial: Parts | None, folder: pathlib.Path, progress: Progress
 ) -> tuple[Parts, dict[str, float], bool]:
     """Runs one row's method for every run, and evaluates the unlearned models on the pool."""
-    parts = unlearn_parts(plan, name, folder)
-    method, originals = plan.rows[name], None
-    num_train, seeds = len(plan.splits.train.labels), plan.config.replicas.originals
-
-    @lru_cache
-    def program(num_forget: int) -> Callable[[Any, Dataset], Any]:
-        """One run as a function of arrays; the same function for all parts, so that they share a compilation."""
-
-        def one(item: Any, pool: Dataset) -> tuple[Variables, UnlearnInfo, jax.Array]:
-            key, variables, forget, given = item
-            train = Dataset(pool.images[:num_train], pool.labels[:num_train])
-            unlearned, info = method(key, Problem(plan.model, variables, train, forget, num_forget, given))
-            return unlearned, info, predict(plan.model.apply, unlearned, pool.images)
-
-        return one
-
-    def compute(items: list[int]) -> tuple[dict[str, np.ndarray], Variables]:
-        nonlocal originals
-        originals = plan.originals.variables() if originals is None else originals
-        runs = plan.runs[items]
-        keys = jnp.stack([purpose_key("unlearn", seeds[o], plan.forget_names[s], r) for o, s, r in runs])
-        given = None if adversarial is None else _stack_attack(adversarial, plan.pair_of_run[items])
-        stacked = (keys, _repeat(originals, runs[:, 0]), jnp.asarray(plan.forget[runs[:, 1]]), given)
-        how = mapper(plan.config.replicas.mapper, num_models=len(items), devices=plan.config.replicas.devices)
-        variables, info, logits = map_models(how, program(int(plan.forget[runs[0, 1]].sum())), stacked, plan.pool)
-        losses = np.asarray(info.losses)
-        if not np.isfinite(losses).all():
-            raise DivergedError(
-                f"method row {name!r} diverged (its loss is not finite): lower --rows.{name}.learning_rate"
-            )
-        return {
-            "logits": np.asarray(logits),
-            "losses": losses,
-            "num_gradients": np.asarray(info.num_gradients),
-        }, variables
-
-    about = {"stage": "unlearn", "row": name, "config": plan.config.rows[name]}
-    return parts, *parts.ensure(compute, progress, about)
+    parts, row = unlearn_parts(plan, name, folder), plan.config.rows[name]
+    work = [Work(run, {}) for run in range(len(plan.runs))]
+    adaptive = bool(row.get("adaptive", False))
+    compute = compute_unlearned(plan, lambda: plan.rows[name], work, adversarial, adaptive=adaptive)
+    return parts, *parts.ensure(compute, progress, {"stage": "unlearn", "row": name, "config": row})
 
 
-def _stack_attack(adversarial: Parts, rows: np.ndarray) -> AttackResult:
+def stack_attack(adversarial: Parts, rows: np.ndarray) -> AttackResult:
     """The adversarial sets of some (original, forget set), stacked ``[G, F, ...]``."""
     fields = {name: adversarial.read(name) for name in AttackResult._fields}
     return AttackResult(**{name: jnp.asarray(np.stack([arrays[i] for i in rows])) for name, arrays in fields.items()})

@@ -1,0 +1,20 @@
+"""Every method on scikit-learn's digits, each tuned with the same number of trials; a perceptron.
+
+Command:   unlearn-jax run methods_digits --workdir runs/methods_digits
+Published: none at this scale; the paper's Tables 1 and 2 are ``amun_tables_cifar10``.
+Measured:  TO BE MEASURED
+"""
+
+import dataclasses
+
+from unlearn_jax.pipeline import presets, rows
+
+PRESET = dataclasses.replace(
+    presets.load("digits").config,
+    title="Methods on digits",
+    rows={
+        name: row
+        for name, row in (rows.with_retain() | rows.without_retain()).items()
+        if name != "convolution_transpose"  # a perceptron has no convolutions
+    },
+)

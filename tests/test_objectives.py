@@ -1,0 +1,128 @@
+"""TRADES against its formula in plain NumPy, on a linear model, and its BatchNorm statistics."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from unlearn_jax import attacks, models, objectives, train
+from unlearn_jax.objectives import OBJECTIVES, trades_loss
+from unlearn_jax.train import Batch
+from unlearn_jax.types import InputError, Variables
+
+
+def log_softmax(logits):
+    shifted = logits - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+def divergence(logits, other):
+    log_p, log_q = log_softmax(logits), log_softmax(other)
+    return np.sum(np.exp(log_p) * (log_p - log_q), -1)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return models.from_functions(
+        lambda key: jax.random.normal(key, (16, 3)), lambda w, images: images.reshape(len(images), -1) @ w
+    )
+
+
+@pytest.fixture
+def batch(blobs):
+    return Batch(jnp.asarray(blobs.images[:8]), jnp.asarray(blobs.labels[:8]), jnp.arange(8))
+
+
+def nearby(weights, images, noise, *, epsilon, step, num_steps, norm):
+    """The inner maximisation, by hand: ``d KL(p || softmax(x W)) / dx = W (q - p)``."""
+    x = images.reshape(len(images), -1).astype(np.float64)
+    probs = np.exp(log_softmax(x @ weights))
+    z = x + 1e-3 * noise.reshape(x.shape)
+    for _ in range(num_steps):
+        gradient = (np.exp(log_softmax(z @ weights)) - probs) @ weights.T
+        if norm == "linf":
+            delta = np.clip(z + step * np.sign(gradient) - x, -epsilon, epsilon)
+        else:
+            delta = z + step * gradient / np.linalg.norm(gradient, axis=-1, keepdims=True) - x
+            delta *= np.minimum(1, epsilon / np.linalg.norm(delta, axis=-1, keepdims=True))
+        z = np.clip(x + delta, 0, 1)
+    return x, z
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_trades_is_its_formula(model, batch, key, norm):
+    knobs = {"epsilon": 0.05, "step": 0.02, "num_steps": 4}
+    weights = np.random.default_rng(0).normal(size=(16, 3))
+    key_start = jax.random.split(jax.random.clone(key), 3)[0]
+    noise = np.asarray(jax.random.normal(key_start, batch.images.shape))
+    x, z = nearby(weights, np.asarray(batch.images), noise, norm=norm, **knobs)
+
+    def by_hand(weights):
+        own = -log_softmax(x @ weights)[np.arange(8), batch.labels]
+        return np.mean(own + 3.0 * divergence(x @ weights, z @ weights))
+
+    loss_fn = trades_loss(model, beta=3.0, norm=getattr(attacks, norm), **knobs)
+    variables = Variables(jnp.asarray(weights, jnp.float32), {})
+    (loss, _), gradient = jax.value_and_grad(loss_fn, has_aux=True)(variables, batch, key)
+    np.testing.assert_allclose(loss, by_hand(weights), rtol=1e-4)
+    for i, j in ((0, 0), (7, 1), (15, 2)):  # x' stays where it is, both arguments of the divergence move
+        nudge = np.zeros_like(weights)
+        nudge[i, j] = 1e-5
+        slope = (by_hand(weights + nudge) - by_hand(weights - nudge)) / 2e-5
+        np.testing.assert_allclose(gradient.params[i, j], slope, rtol=2e-3, atol=1e-5)
+    plain = np.mean(-log_softmax(x @ weights)[np.arange(8), batch.labels])
+    assert by_hand(weights) > plain + 1e-3, "the divergence must matter here"
+
+
+def test_without_weight_it_is_cross_entropy(model, batch, key):
+    variables = model.init(jax.random.key(3))
+    k_a, k_b = jax.random.split(key)
+    value = lambda loss_fn, k: jax.value_and_grad(loss_fn, has_aux=True)(variables, batch, k)  # noqa: E731
+    (loss, _), gradient = value(trades_loss(model, beta=0.0, num_steps=1), k_a)
+    (other, _), expected = value(OBJECTIVES["cross_entropy"](model), k_b)
+    np.testing.assert_allclose(loss, other, rtol=1e-6)
+    chex.assert_trees_all_close(gradient, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_statistics_move_by_the_clean_pass_then_by_the_adversarial(normed, batch, key):
+    variables = jax.jit(normed.init)(jax.random.key(3))
+    loss_fn = trades_loss(normed, num_steps=2, step=0.3, epsilon=0.5)
+    _, state = jax.jit(loss_fn)(variables, batch, key)
+    means = lambda state: np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(state)])  # noqa: E731
+    apply_train = jax.jit(normed.apply_train)
+    _, once = apply_train(variables, batch.images, jax.random.key(4))
+    _, twice = apply_train(variables._replace(state=once), batch.images, jax.random.key(5))
+    assert not np.allclose(means(state), means(once), atol=1e-3), "a second pass"
+    assert not np.allclose(means(state), means(twice), atol=1e-3), "of other images"
+    # undo the clean pass: what is left is 0.9 * once + 0.1 * statistics of the adversarial batch
+    fresh, first = means(variables.state), means(once)
+    clean, near = (first - 0.9 * fresh) / 0.1, (means(state) - 0.9 * first) / 0.1
+    assert np.max(np.abs(near - clean)) > 1e-2
+    assert np.max(np.abs(near - clean)) < 3 * np.max(np.abs(clean)) + 1
+
+
+def test_the_same_arguments_give_the_same_function(model):
+    assert trades_loss(model, beta=2.0) is trades_loss(model, beta=2.0)
+    assert trades_loss(model, beta=2.0) is not trades_loss(model, beta=3.0)
+    assert OBJECTIVES["trades"](model, norm=attacks.l2) is not OBJECTIVES["trades"](model, norm=attacks.linf)
+
+
+def test_training_with_trades_flattens_the_model(tiny, blobs, key):
+    recipe = train.Recipe(num_epochs=12, batch_size=20, tx=train.sgd(0.1))
+    shaken = np.clip(blobs.images + np.random.default_rng(1).choice([-0.1, 0.1], blobs.images.shape), 0, 1)
+
+    def instability(loss_fn):
+        state, losses = train.fit(
+            jax.random.clone(key), tiny, blobs, np.ones(60, bool), recipe, loss_fn=loss_fn, epochs_per_call=12
+        )
+        assert losses[-1] < losses[0]
+        clean, moved = (np.asarray(tiny.apply(state.variables, x)) for x in (blobs.images, shaken.astype("f4")))
+        return divergence(clean, moved).mean()
+
+    assert instability(trades_loss(tiny, epsilon=0.1, step=0.03, num_steps=5)) < 0.7 * instability(None)
+
+
+def test_bad_input(model):
+    with pytest.raises(InputError, match="must not be negative"):
+        objectives.trades_loss(model, beta=-1.0)

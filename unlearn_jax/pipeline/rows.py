@@ -1,0 +1,39 @@
+"""Rows that several presets share: every method, with and without the retained samples."""
+
+from typing import Any
+
+Rows = dict[str, dict[str, Any]]
+
+
+def with_retain() -> Rows:
+    """Every method, as in AMUN's Table 1: the retained samples are at hand. Knobs are to be tuned, or given."""
+    return {
+        "finetune": {"label": "Fine-tuned (FT)", "method": "finetune"},
+        "random_label": {"label": "Random label (RL)", "method": "random_label"},
+        "gradient_ascent": {"label": "Gradient ascent (GA)", "method": "gradient_ascent", "retain": True},
+        "neggrad_plus": {"label": "NegGrad+", "method": "neggrad_plus"},
+        "boundary_shrink": {"label": "Boundary shrink (BS)", "method": "boundary_shrink", "retain": True},
+        "l1_sparse": {"label": "l1-sparse", "method": "l1_sparse"},
+        "salun": {"label": "SalUn", "method": "salun"},
+        "scrub": {"label": "SCRUB", "method": "scrub"},
+        "bad_teacher": {"label": "Bad teacher", "method": "bad_teacher"},
+        "ssd": {"label": "SSD", "method": "ssd"},
+        "influence": {"label": "Influence (WoodFisher)", "method": "influence"},
+        "fisher": {"label": "Fisher forgetting", "method": "fisher"},
+        "masked_small_gradients": {"label": "Masked small gradients", "method": "masked_small_gradients"},
+        "convolution_transpose": {"label": "Convolution transpose", "method": "convolution_transpose"},
+        "amun": {"label": "AMUN", "method": "amun"},
+        "amun_salun": {"label": "AMUN+SalUn", "method": "amun_salun"},
+    }
+
+
+def without_retain() -> Rows:
+    """The methods that need no retained sample, as in AMUN's Table 2."""
+    return {
+        "random_label_no_retain": {"label": "RL without D_R", "method": "random_label", "retain": False},
+        "gradient_ascent_no_retain": {"label": "GA without D_R", "method": "gradient_ascent", "retain": False},
+        "boundary_shrink_no_retain": {"label": "BS without D_R", "method": "boundary_shrink", "retain": False},
+        "salun_no_retain": {"label": "SalUn without D_R", "method": "salun", "retain": False},
+        "amun_no_retain": {"label": "AMUN without D_R", "method": "amun", "retain": False},
+        "amun_salun_no_retain": {"label": "AMUN+SalUn without D_R", "method": "amun_salun", "retain": False},
+    }

@@ -1,0 +1,194 @@
+"""Further ways to see a run, beside its table: single samples, ensembles, requests one by one, AMUN's theorem."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unlearn_jax import audit
+from unlearn_jax.pipeline import measure, stages
+from unlearn_jax.pipeline.plan import Plan
+from unlearn_jax.replicas import map_models, mapper
+from unlearn_jax.theory import summarise_terms, theorem_terms
+from unlearn_jax.train import to_float
+from unlearn_jax.types import AttackResult, Dataset, PyTree
+
+Unlearned = Mapping[str, stages.Parts]
+Arrays = Mapping[str, np.ndarray]
+VULNERABLE_FPR = 0.05
+"""False positive rate at which a single sample counts as found."""
+_SHOWN = 10
+
+
+def make_sections(
+    plan: Plan, unlearned: Unlearned, adversarial: Mapping[str | None, stages.Parts], arrays: Arrays
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What a run's configuration and design allow to see.
+
+    Args:
+      plan: the run.
+      unlearned: every row's unlearned models.
+      adversarial: the adversarial sets, by attack.
+      arrays: ``forget [R, N_train]`` and, by row, ``scores/ROW`` and ``margin/ROW``, ``[R, N]`` each.
+
+    Returns:
+      JSON-able sections by name (None where they do not apply), and arrays for plots.
+    """
+    config = plan.config
+    seen, found = _vulnerability(plan, arrays)
+    return {
+        "vulnerability": seen,
+        "klom": _klom(plan, arrays) if config.audit.klom else None,
+        "requests": _requests(plan, unlearned) if config.forget.requests > 1 else None,
+        "theory": _theory(plan, unlearned, adversarial) if config.audit.theory else None,
+    }, found
+
+
+def _rows(arrays: Arrays, kind: str) -> list[str]:
+    return [name.partition("/")[2] for name in arrays if name.startswith(f"{kind}/")]
+
+
+def _masks(plan: Plan) -> tuple[np.ndarray, np.ndarray]:
+    """``forget [R, N]`` over the pool, and ``test [N]``."""
+    forget = plan.forget[plan.runs[:, 1]]
+    count = len(plan.pool.labels)
+    return np.pad(forget, ((0, 0), (0, count - forget.shape[1]))), np.arange(count) >= forget.shape[1]
+
+
+def _vulnerability(plan: Plan, arrays: Arrays) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """How often each forgotten sample is found, over the runs that forgot it."""
+    forget, test = _masks(plan)
+    rows, found = {}, {}
+    for name in _rows(arrays, "scores"):
+        result = audit.vulnerability(
+            arrays[f"scores/{name}"], forget, test, max_fpr=VULNERABLE_FPR, level=plan.config.audit.level
+        )
+        some = result.num_runs > 0
+        shown = audit.most_vulnerable(result, num_samples=min(_SHOWN, int(some.sum())))
+        rows[name] = {
+            "mean": round(float(np.mean(result.share[some])), 4),
+            "always": int(np.sum(result.share[some] == 1)),
+            "samples": int(some.sum()),
+            "most": [
+                {
+                    "sample": int(i),
+                    "label": int(plan.pool.labels[i]),
+                    "share": round(float(result.share[i]), 4),
+                    "low": round(float(result.low[i]), 4),
+                    "high": round(float(result.high[i]), 4),
+                    "runs": int(result.num_runs[i]),
+                }
+                for i in shown
+            ],
+        }
+        found[f"vulnerability/{name}"] = result.share[: forget.shape[1]][None]
+    return {"max_fpr": VULNERABLE_FPR, "rows": rows}, found
+
+
+def _klom(plan: Plan, arrays: Arrays) -> dict[str, Any]:
+    """KLoM of every row against the ensemble of retrained models of the same forget set, all sets together."""
+    forget, test = _masks(plan)
+    sets, rows = plan.runs[:, 1], {}
+    for name in _rows(arrays, "margin"):
+        if name == "retrained":
+            continue
+        values: dict[str, list[np.ndarray]] = {"forget": [], "retain": [], "test": []}
+        for s in np.unique(sets):
+            runs = sets == s
+            mask = forget[runs][0]
+            found = audit.klom(arrays[f"margin/{name}"][runs], arrays["margin/retrained"][runs])
+            for part, samples in (("forget", mask), ("retain", ~mask & ~test), ("test", test)):
+                values[part].append(found[samples])
+        rows[name] = {part: _klom_part(plan, np.concatenate(found)) for part, found in values.items()}
+    models = int(np.bincount(sets).min())
+    return {"models": models, "sets": len(np.unique(sets)), "rows": rows}
+
+
+def _klom_part(plan: Plan, values: np.ndarray) -> dict[str, Any]:
+    audited = plan.config.audit
+    summary = audit.klom_summary(
+        values, level=audited.level, num_replicates=audited.num_bootstrap, seed=audited.seed
+    )
+    return {
+        "mean": round(summary.mean, 4),
+        "low": round(summary.mean_interval.low, 4),
+        "high": round(summary.mean_interval.high, 4),
+        "median": round(summary.median, 4),
+        "p95": round(summary.p95, 4),
+    }
+
+
+def _requests(plan: Plan, unlearned: Unlearned) -> dict[str, Any]:
+    """The published score after every request: AUC of D_R against D_F minus AUC of D_F against test.
+
+    D_F is the request just made; D_R is what has not been asked to be forgotten so far. For the retrained models, which
+    never saw any request, D_R is what is left after the last.
+    """
+    config, labels = plan.config.audit, plan.pool.labels
+    forget, _ = _masks(plan)
+    pool = measure.make_pool(
+        config, labels, plan.forget[plan.runs[:, 1]], plan.runs, plan.references.logits(), plan.references.spec.member
+    )
+    requests = plan.requests[plan.runs[:, 1]]
+    requests = np.pad(requests, ((0, 0), (0, 0), (0, len(labels) - requests.shape[2])))
+    originals, oracles = plan.originals.logits(), plan.oracles.logits()
+    count = requests.shape[1]
+    steps = {
+        "original": [np.stack([originals[o]] * count) for o in plan.runs[:, 0]],
+        "retrained": [np.stack([oracles[p]] * count) for p in plan.pair_of_run],
+        **{name: parts.read("steps") for name, parts in unlearned.items()},
+    }
+    rows: dict[str, Any] = {}
+    for name, runs in steps.items():
+        if not all(np.isfinite(run).all() for run in runs):
+            continue
+        rows[name] = []
+        for k in range(count):
+            gone = forget if name == "retrained" else requests[:, : k + 1].any(1)
+            scores = measure.request_scores(config, pool, np.stack([run[k] for run in runs]), requests[:, k], gone)
+            rows[name].append({key: measure.estimate(config, pool, measured) for key, measured in scores.items()})
+    return {"count": count, "size": int(requests[0, 0].sum()), "rows": rows}
+
+
+def _theory(plan: Plan, unlearned: Unlearned, adversarial: Mapping[str | None, stages.Parts]) -> dict[str, Any]:
+    """The terms of Theorem 4.1 of every row that is given adversarial examples: means over samples, then over runs."""
+    originals, oracles, one = plan.originals.variables(), plan.oracles.variables(), partial(_terms, plan)
+    rows = {}
+    for name, parts in unlearned.items():
+        attack = plan.attack_of(name)
+        if attack is None:
+            continue
+        given, found = adversarial[attack], []
+        for items, variables in parts.variables(originals):
+            runs, pairs = plan.runs[items], plan.pair_of_run[items]
+            index = np.stack([np.flatnonzero(plan.forget[s]) for s in runs[:, 1]])
+            stacked = (
+                _take(originals, runs[:, 0]),
+                _take(oracles, pairs),
+                variables,
+                jnp.asarray(index),
+                stages.stack_attack(given, pairs),
+            )
+            settings = plan.config.replicas
+            how = mapper(settings.mapper, num_models=len(items), devices=settings.devices)
+            found.append(map_models(how, one, stacked, plan.splits.train))
+        summary = {key: np.concatenate([np.asarray(part[key]) for part in found]) for key in found[0]}
+        rows[name] = {
+            key: {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)) if len(values) > 1 else None}
+            for key, values in summary.items()
+        }
+    return {"rows": rows}
+
+
+def _take(stacked: PyTree, index: np.ndarray) -> PyTree:
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[index]), stacked)
+
+
+def _terms(plan: Plan, item: Any, train: Dataset) -> dict[str, jax.Array]:
+    original, retrained, now, index, given = item
+    samples = Dataset(to_float(train.images[index]), train.labels[index])
+    terms = theorem_terms(plan.model, original, retrained, now, samples, AttackResult(*given))
+    return summarise_terms(terms)

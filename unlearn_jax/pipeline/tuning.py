@@ -1,0 +1,191 @@
+"""Choosing the methods' knobs: a search per method on originals and forget sets that no table reports.
+
+Every trial of a row is run on the same problems, and measured as the table's rows are; the one with the lowest mean Avg
+Gap is taken. Every trial is kept.
+"""
+
+import dataclasses
+import json
+import pathlib
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from unlearn_jax import methods
+from unlearn_jax.pipeline import clock, measure, stages
+from unlearn_jax.pipeline.config import RunConfig, digest
+from unlearn_jax.pipeline.plan import Plan
+from unlearn_jax.pipeline.settings import check_settings, make_row
+from unlearn_jax.types import InputError
+
+REPLICATES = 100
+"""Bootstrap replicates for a trial."""
+_SHOWN = ("unlearn_accuracy", "retain_accuracy", "test_accuracy", "ft_auc", "avg_gap")
+
+
+class Search(NamedTuple):
+    """What is tried for one row.
+
+    Attributes:
+      trials: settings, in the order of the search.
+      groups: trials that share their static knobs, and so a program: (static knobs, positions of the trials).
+    """
+
+    trials: list[dict[str, Any]]
+    groups: list[tuple[dict[str, Any], list[int]]]
+
+
+def tuning_plan(plan: Plan) -> Plan | None:
+    """The run to tune on: the same data, network, recipe and references, other originals and forget sets.
+
+    Returns:
+      None where nothing is to be tuned.
+
+    Raises:
+      InputError: originals or forget sets that the table reports, or nothing to tune on.
+    """
+    config, tuning = plan.config, plan.config.tuning
+    if not tuning.trials or not any(searches(config, name) for name in plan.rows):
+        return None
+    if set(tuning.originals) & set(config.replicas.originals) or (
+        config.forget.kind == "random" and set(tuning.seeds) & set(config.forget.seeds)
+    ):
+        raise InputError(
+            "tuning.originals and tuning.seeds must differ from replicas.originals and forget.seeds: never tune on what "
+            "is reported"
+        )
+    if config.forget.kind == "class":
+        raise InputError("tuning draws random forget sets: give the knobs of rows that forget classes, and tuning.trials=0")
+    count = int(plan.forget.sum(1).max()) if plan.forget_known and config.forget.kind == "file" else config.forget.count
+    forget = dataclasses.replace(config.forget, kind="random", seeds=tuning.seeds, requests=1, count=count)
+    replicas = dataclasses.replace(config.replicas, originals=tuning.originals, repeats=1)
+    audit = dataclasses.replace(config.audit, num_bootstrap=REPLICATES, mis=False)
+    own = dataclasses.replace(
+        plan, config=dataclasses.replace(config, forget=forget, replicas=replicas, audit=audit)
+    )
+    check_settings(own.config)
+    _ = own.rows, own.attacks, own.originals, own.oracles  # refuse bad settings now
+    return own
+
+
+def check_tuning(plan: Plan) -> None:
+    """Refuses a search that cannot work, before anything is trained.
+
+    Raises:
+      InputError: see :func:`tuning_plan` and :func:`make_search`.
+    """
+    if tuning_plan(plan) is not None:
+        for name in plan.rows:
+            make_search(plan.config, name)
+
+
+def searches(config: RunConfig, name: str) -> dict[str, Any]:
+    """The search of a row: its own, or its method's; empty for none."""
+    row = config.rows[name]
+    return row.get("search", methods.SPACES.get(row["method"], {}))
+
+
+def make_search(config: RunConfig, name: str) -> Search:
+    """Draws a row's trials.
+
+    Raises:
+      InputError: unknown knobs, or values that the method refuses.
+    """
+    row, space = config.rows[name], searches(config, name)
+    trials = methods.draw_trials(space, config.tuning.trials)
+    groups: dict[str, tuple[dict[str, Any], list[int]]] = {}
+    for position, trial in enumerate(trials):
+        make_row(name, {**row, **trial}, config.training)  # refuse bad values now
+        static = {knob: value for knob, value in trial.items() if not isinstance(space[knob], dict)}
+        groups.setdefault(json.dumps(static), (static, []))[1].append(position)
+    return Search(trials, list(groups.values()))
+
+
+def tune_row(
+    plan: Plan, name: str, adversarial: stages.Parts | None, folder: pathlib.Path, progress: stages.Progress
+) -> tuple[list[list[np.ndarray]], dict[str, float], bool]:
+    """Runs every trial of a row.
+
+    Args:
+      plan: of the tuning.
+      name: the row.
+      adversarial: its adversarial sets.
+      folder: for the stage's files.
+      progress: makes progress bars.
+
+    Returns:
+      Logits over the pool of every trial's runs, what it all cost, and whether it was there already.
+    """
+    search, row = make_search(plan.config, name), plan.config.rows[name]
+    num_runs, cost, cached = len(plan.runs), {}, True
+    logits: list[list[np.ndarray]] = [[] for _ in search.trials]
+    for static, positions in search.groups:
+        chosen = [search.trials[position] for position in positions]
+        key = digest(plan.row_digest(name), search.trials, static)[:16]
+        work = [
+            stages.Work(run, {knob: value for knob, value in trial.items() if knob not in static})
+            for trial in chosen
+            for run in range(num_runs)
+        ]
+        sizes = [int(plan.forget[plan.runs[item.run, 1]].sum()) for item in work]
+        parts = stages.Parts(folder / f"tune-{name}-{key}", sizes, plan.config.replicas.group)
+        factory = partial(_factory, name, {**row, **static}, plan)
+        compute = stages.compute_unlearned(plan, factory, work, adversarial)
+        spent, there = parts.ensure(
+            lambda items, compute=compute: ({"logits": compute(items)[0]["logits"]}, None),
+            progress,
+            {"stage": "tune", "row": name, "trials": chosen},
+        )
+        cost, cached = clock.add(cost, spent), cached and there
+        found = parts.read("logits")
+        for place, position in enumerate(positions):
+            logits[position] = found[place * num_runs : (place + 1) * num_runs]
+    return logits, cost, cached
+
+
+def _factory(name: str, row: dict[str, Any], plan: Plan, **traced: Any) -> Any:
+    return make_row(name, {**row, **traced}, plan.config.training)
+
+
+def choose(plan: Plan, logits: dict[str, list[list[np.ndarray]]]) -> dict[str, dict[str, Any]]:
+    """Measures every trial against the tuning's own oracles and takes the best of each row.
+
+    Args:
+      plan: of the tuning.
+      logits: of every row's trials' runs.
+
+    Returns:
+      By row: its ``space``, its ``trials`` (knobs, status and metrics), and the position ``chosen`` (None if every
+      trial diverged).
+    """
+    config, oracles = plan.config.audit, plan.oracles.logits()
+    pool = measure.make_pool(
+        config,
+        plan.pool.labels,
+        plan.forget[plan.runs[:, 1]],
+        plan.runs,
+        plan.references.logits(),
+        plan.references.spec.member,
+    )
+    oracle, _ = measure.measure_row(config, pool, [oracles[p] for p in plan.pair_of_run])
+    found = {}
+    for name, rows in logits.items():
+        search, trials = make_search(plan.config, name), []
+        for trial, runs in zip(search.trials, rows, strict=True):
+            trials.append({"knobs": trial, **_measure_trial(plan, pool, oracle, runs)})
+        gaps = [t["metrics"]["avg_gap"]["mean"] if t["status"] == "ok" else np.inf for t in trials]
+        best = int(np.argmin(gaps)) if np.isfinite(gaps).any() else None
+        found[name] = {"space": dict(searches(plan.config, name)), "trials": trials, "chosen": best}
+    return found
+
+
+def _measure_trial(plan: Plan, pool: measure.Pool, oracle: Any, runs: list[np.ndarray]) -> dict[str, Any]:
+    if not all(np.isfinite(run).all() for run in runs):
+        return {"status": "diverged", "metrics": {}}
+    config = plan.config.audit
+    metrics, _ = measure.measure_row(config, pool, runs)
+    rows = {"retrained": dict(oracle), "trial": metrics}
+    measure.add_gaps(pool, rows, "retrained")
+    estimates = {key: measure.estimate(config, pool, rows["trial"][key]) for key in _SHOWN}
+    return {"status": "ok", "metrics": estimates}

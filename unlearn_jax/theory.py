@@ -1,0 +1,209 @@
+"""Theorem 4.1 of AMUN (arXiv 2503.00917) as numbers: every term that can be measured on trained models.
+
+For one forget sample (x, y) with adversarial example (x_adv, y_adv) at distance delta, a loss L-Lipschitz in the input,
+and an empirical loss on D with (x_adv, y_adv) that is convex and beta-smooth in the parameters, one gradient step of
+size 1/beta from the original model theta_o gives theta' with::
+
+    ||theta' - theta_u||^2 <= ||theta_o - theta_u||^2 + (2 / beta) (L delta - C)
+
+    C = loss(f_o(x_adv), y) + loss(f'(x_adv), y_adv) - loss(f_u(x), y) - loss(f_u(x_adv), y_adv)
+
+where theta_u is the model retrained without the sample. No network meets the assumptions (they are not convex, AMUN
+takes many steps, beta is unknown), so nothing here is a guarantee: the terms say which way each lever points.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from unlearn_jax.losses import cross_entropy
+from unlearn_jax.train import predict, to_float
+from unlearn_jax.types import Array, AttackResult, Dataset, InputError, Model, Params, Variables
+
+
+class TheoremTerms(NamedTuple):
+    """What Theorem 4.1 is made of, one row per forget sample; losses are cross-entropies in nats.
+
+    Attributes:
+      counted: ``[F]`` bool: the sample has an adversarial example and all its terms are finite.
+      delta: ``[F]`` L2 distance of x_adv from x. Smaller is better.
+      original_adversarial: ``[F]`` loss(f_o(x_adv), y): how strong the attack is. Larger is better.
+      original_clean: ``[F]`` loss(f_o(x), y); near 0 by assumption.
+      unlearned_adversarial: ``[F]`` loss(f'(x_adv), y_adv): small where D_A is overfitted. Larger is better.
+      retrained_clean: ``[F]`` loss(f_u(x), y): how well retraining generalises. Smaller is better.
+      retrained_adversarial: ``[F]`` loss(f_u(x_adv), y_adv): small where D_A transfers. Smaller is better.
+      combination: ``[F]`` C. Larger is better.
+      transfer: ``[F]`` bool: the retrained model, too, gives x_adv the label y_adv.
+      slope: ``[F]`` ``|loss(f_o(x_adv), y) - loss(f_o(x), y)| / delta``: L seen along this one segment, a lower
+        bound on it; NaN where ``delta`` is 0.
+      lipschitz_bound: ``[]`` of the original model, see :func:`lipschitz_bound`; the loss adds a factor of up to
+        sqrt(2).
+      original_distance: ``[]`` ``||theta_o - theta_u||``.
+      unlearned_distance: ``[]`` ``||theta' - theta_u||``.
+    """
+
+    counted: Array
+    delta: Array
+    original_adversarial: Array
+    original_clean: Array
+    unlearned_adversarial: Array
+    retrained_clean: Array
+    retrained_adversarial: Array
+    combination: Array
+    transfer: Array
+    slope: Array
+    lipschitz_bound: Array
+    original_distance: Array
+    unlearned_distance: Array
+
+
+def theorem_terms(
+    model: Model,
+    original: Variables,
+    retrained: Variables,
+    unlearned: Variables,
+    forget: Dataset,
+    adversarial: AttackResult,
+) -> TheoremTerms:
+    """Measures the terms of the theorem, in evaluation mode. May be jitted and mapped over models.
+
+    Args:
+      model: the architecture of all three.
+      original: trained on everything.
+      retrained: without the forget samples.
+      unlearned: by AMUN, or by any method, for comparison.
+      forget: ``[F]`` forget samples.
+      adversarial: their D_A on the original model, in the same order.
+
+    Returns:
+      The terms.
+    """
+    x, y = to_float(jnp.asarray(forget.images)), jnp.asarray(forget.labels)
+    near, found = adversarial.images, adversarial.labels
+    on_near = {
+        name: predict(model.apply, variables, near)
+        for name, variables in (("o", original), ("u", retrained), ("p", unlearned))
+    }
+    original_clean = cross_entropy(predict(model.apply, original, x), y)
+    original_adversarial = cross_entropy(on_near["o"], y)
+    unlearned_adversarial = cross_entropy(on_near["p"], found)
+    retrained_clean = cross_entropy(predict(model.apply, retrained, x), y)
+    retrained_adversarial = cross_entropy(on_near["u"], found)
+    delta = jnp.sqrt(jnp.sum((near - x) ** 2, axis=tuple(range(1, x.ndim))))
+    combination = original_adversarial + unlearned_adversarial - retrained_clean - retrained_adversarial
+    return TheoremTerms(
+        counted=adversarial.success & jnp.isfinite(combination + original_clean + delta),
+        delta=delta,
+        original_adversarial=original_adversarial,
+        original_clean=original_clean,
+        unlearned_adversarial=unlearned_adversarial,
+        retrained_clean=retrained_clean,
+        retrained_adversarial=retrained_adversarial,
+        combination=combination,
+        transfer=jnp.argmax(on_near["u"], -1) == found,
+        slope=jnp.abs(original_adversarial - original_clean) / jnp.where(delta > 0, delta, jnp.nan),
+        lipschitz_bound=lipschitz_bound(original.params),
+        original_distance=parameter_distance(original.params, retrained.params),
+        unlearned_distance=parameter_distance(unlearned.params, retrained.params),
+    )
+
+
+def summarise_terms(terms: TheoremTerms) -> dict[str, Array]:
+    """Means over the samples that count, and how to read the bound.
+
+    Args:
+      terms: of :func:`theorem_terms`.
+
+    Returns:
+      Scalars by name. ``num_samples`` counts the samples that count. Each per-sample term has its mean (``slope`` over
+      those with a ``delta`` above 0; ``transfer`` is a share), NaN without any sample. ``excess`` is the mean of
+      ``L delta - C`` with L read off the segment: negative, the theorem promises a step towards the retrained model.
+      ``excess_bound`` is the same with ``sqrt(2) * lipschitz_bound`` for L, hopelessly large on most networks.
+      ``approach`` is ``||theta_o - theta_u||^2 - ||theta' - theta_u||^2``: positive where unlearning came nearer.
+    """
+    count = jnp.sum(terms.counted)
+    per_sample = {name: value for name, value in terms._asdict().items() if value.ndim == 1 and name != "counted"}
+    rise = jnp.abs(terms.original_adversarial - terms.original_clean)  # slope * delta, also where delta is 0
+    worst = math.sqrt(2) * terms.lipschitz_bound * terms.delta
+    per_sample |= {"excess": rise - terms.combination, "excess_bound": worst - terms.combination}
+    means = {}
+    for name, value in per_sample.items():
+        counted = terms.counted & jnp.isfinite(value) if name == "slope" else terms.counted
+        means[name] = jnp.sum(jnp.where(counted, value, 0.0)) / jnp.sum(counted)
+    return {
+        "num_samples": count,
+        **means,
+        "lipschitz_bound": terms.lipschitz_bound,
+        "original_distance": terms.original_distance,
+        "unlearned_distance": terms.unlearned_distance,
+        "approach": terms.original_distance**2 - terms.unlearned_distance**2,
+    }
+
+
+def parameter_distance(params: Params, other: Params) -> Array:
+    """Euclidean distance ``[]`` of two models' parameters, all leaves together."""
+    squares = jax.tree.map(lambda a, b: jnp.sum((a - b) ** 2), params, other)
+    return jnp.sqrt(sum(jax.tree.leaves(squares), jnp.zeros(())))
+
+
+def lipschitz_bound(params: Params) -> Array:
+    """Product over all kernels of a bound on their operator norms, in L2.
+
+    An upper bound on the Lipschitz constant of the logits in the image, for a plain chain of dense layers, convolutions
+    (zero or circular padding, any stride), biases, ReLU and max pooling without overlap. It is **not** one where the
+    network does more: BatchNorm's scales are ignored, branches of a residual sum are multiplied as if in a chain, and
+    normalisation inside the model is taken for 1. There it is an index to compare models of one architecture by. Even
+    where it bounds, it is loose: exponentially in the depth.
+
+    Args:
+      params: every leaf ``[in, out]`` is a dense kernel, every ``[h, w, in, out]`` a convolution's; scalars and vectors
+        (biases, BatchNorm) are ignored.
+
+    Returns:
+      ``[]``; 1 without a kernel.
+
+    Raises:
+      InputError: a leaf of another rank.
+    """
+    bound = jnp.ones(())
+    for leaf in jax.tree.leaves(params):
+        if leaf.ndim not in (0, 1, 2, 4):
+            raise InputError(
+                f"a parameter of shape {leaf.shape} is neither a dense nor a 2-D convolution kernel: no bound is known"
+            )
+        if leaf.ndim > 1:
+            bound *= largest_singular_value(leaf) if leaf.ndim == 2 else conv_bound(leaf)
+    return bound
+
+
+def conv_bound(kernel: Array) -> Array:
+    """Upper bound on the operator norm of a convolution (Singla and Feizi, arXiv 1911.10258, theorem 1).
+
+    ``sqrt(h w)`` times the smallest spectral norm of four ways to lay the kernel out as a matrix. Holds for every image
+    size, stride, and zero or circular padding.
+
+    Args:
+      kernel: ``[h, w, in, out]``.
+
+    Returns:
+      ``[]``.
+    """
+    height, width, inputs, outputs = kernel.shape
+    layouts = (
+        kernel.transpose(3, 0, 2, 1).reshape(outputs * height, inputs * width),
+        kernel.transpose(3, 1, 2, 0).reshape(outputs * width, inputs * height),
+        kernel.transpose(3, 2, 0, 1).reshape(outputs, inputs * height * width),
+        kernel.transpose(3, 0, 1, 2).reshape(outputs * height * width, inputs),
+    )
+    smallest = jnp.min(jnp.stack([largest_singular_value(layout) for layout in layouts]))
+    return math.sqrt(height * width) * smallest
+
+
+def largest_singular_value(matrix: Array) -> Array:
+    """Largest singular value ``[]`` of a matrix, from the eigenvalues of the smaller of its two Gram matrices."""
+    scale = jnp.maximum(jnp.max(jnp.abs(matrix)), jnp.finfo(matrix.dtype).tiny)
+    scaled = matrix / scale
+    gram = scaled @ scaled.T if matrix.shape[0] <= matrix.shape[1] else scaled.T @ scaled
+    return scale * jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh(gram)[-1], 0.0))
