@@ -21,7 +21,7 @@ PRESET = dataclasses.replace(
     _BASE,
     title="Weaker and transferred adversarial sets",
     audit=dataclasses.replace(_BASE.audit, theory=True),
-    attacks={"fast": {"kind": "fast"}, "other": {"source": "other"}},
+    attacks={"fast": {"kind": "fast", "norm": "linf", "epsilon_init": 0.01}, "other": {"source": "other"}},
     tuning=dataclasses.replace(_BASE.tuning, originals=(101, 102)),  # a set of another model needs two
     rows={
         f"{attack or 'pgd'}{'' if retain else '_no_retain'}": {

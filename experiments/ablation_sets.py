@@ -1,8 +1,8 @@
 """What AMUN's adversarial set can be replaced by (AMUN, Figures 1, 6 and 7): digits, a perceptron.
 
 Command:   unlearn-jax run ablation_sets --workdir runs/ablation_sets
-Published: figures of test accuracy only (ResNet-18, CIFAR-10, 20 epochs, learning rate 0.01, a tenth of it after every 5
-           epochs): on the set alone, only true adversarial examples with their labels keep the accuracy.
+Published: figures of test accuracy only (ResNet-18, CIFAR-10, 20 epochs, learning rate 0.01, a tenth of it after every
+           5 epochs): on the set alone, only true adversarial examples with their labels keep the accuracy.
 Measured:  TO BE MEASURED
 """
 

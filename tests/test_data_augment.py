@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from unlearn_jax.data import augment
+from unlearn_jax.types import InputError
 
 crop_flip = jax.jit(augment.crop_flip, static_argnames=("padding", "flip"))  # quicker than op by op; see the jit test
 
@@ -107,14 +108,42 @@ def test_jit_scan_and_a_vmap_over_models_change_nothing(key):
 def test_named_augmentations(key):
     images = jnp.asarray(some_images(4))
     keys = jax.random.split(key, 4)
-    assert set(augment.AUGMENTATIONS) == {"none", "crop", "crop_flip"}
+    policies = {"trivial_augment", "rand_augment", "auto_augment", "aug_mix", "random_erasing"}
+    assert set(augment.AUGMENTATIONS) == {"none", "crop", "crop_flip"} | policies
     expected = {
         "none": images,
         "crop": crop_flip(keys, images, flip=False),
         "crop_flip": crop_flip(keys, images),
     }
-    for name, function in augment.AUGMENTATIONS.items():
-        np.testing.assert_array_equal(jax.jit(function)(keys, images), expected[name])
+    for name, result in expected.items():
+        np.testing.assert_array_equal(jax.jit(augment.AUGMENTATIONS[name])(keys, images), result)
+
+
+def test_a_name_is_one_function():
+    assert augment.augmentation("none") is None
+    for name in set(augment.AUGMENTATIONS) - {"none"}:
+        assert augment.augmentation(name) is augment.AUGMENTATIONS[name]
+    joined = augment.augmentation("crop_flip+random_erasing")
+    assert joined is augment.augmentation("crop_flip+random_erasing")
+    assert joined is not augment.augmentation("random_erasing+crop_flip")
+    assert joined.__name__ == "crop_flip+random_erasing"
+
+
+@pytest.mark.usefixtures("replay")
+def test_joined_parts_run_in_order_with_keys_of_their_own(key):
+    images = jnp.asarray(some_images(16, height=8, width=8, dtype=np.float32))
+    keys = jax.random.split(key, 16)
+    joined = jax.jit(augment.augmentation("crop_flip+random_erasing"))(keys, images)
+    first, second = jax.vmap(jax.random.split, out_axes=1)(keys)
+    cropped = crop_flip(first, images)
+    np.testing.assert_array_equal(joined, jax.jit(augment.random_erasing)(second, cropped))
+    assert (np.asarray(joined) != np.asarray(cropped)).any()
+
+
+@pytest.mark.parametrize("name", ["mixup", "crop+cutmix", "crop_flip+none", "crop++aug_mix", ""])
+def test_unknown_names_are_refused(name):
+    with pytest.raises(InputError, match=r"unknown augmentation .* choose none, or join with \+ some of crop, "):
+        augment.augmentation(name)
 
 
 @pytest.mark.usefixtures("replay")

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unlearn_jax import methods, models
+from unlearn_jax import methods, models, replicas
 from unlearn_jax.methods.adversarial import adversarial_samples, draw_labels
 from unlearn_jax.methods.amun_salun import amun_salun
 from unlearn_jax.methods.saliency import saliency_mask
-from unlearn_jax.types import AttackResult, Dataset, InputError, Status
+from unlearn_jax.types import AttackResult, Dataset, InputError, Problem, Status
 
 CLASSES, SIZE = 5, 6
 FORGET = np.isin(np.arange(40), [1, 4, 9, 16, 25, 36])
@@ -260,6 +260,22 @@ def test_salun_moves_the_masked_weights_only_unless_decay_leaks(problem, key):
     leaky, _ = amun_salun(share=0.25, leak=True, weight_decay=0.1, **KNOBS)(key, problem)
     assert np.all(np.asarray(leaky.params) != before)
     assert np.all(np.abs(leaky.params)[~mask] < np.abs(before)[~mask]), "decay alone moves the others"
+
+
+@pytest.mark.parametrize("how", ["map", "vmap"])
+def test_maps_over_forget_sets(problem, key, how):
+    masks = jnp.stack([jnp.roll(problem.forget, shift) for shift in range(2)])
+    method = methods.amun(failures="targeted", replace="random_label", attack=ATTACK | {"num_radii": 2}, **KNOBS)
+    keys = jax.random.split(key, 2)
+
+    def one(item, train):
+        key, mask = item
+        return method(key, Problem(problem.model, problem.variables, train, mask, SIZE))[0]
+
+    with jax.debug_key_reuse(how != "vmap"):  # the checker takes a mapped fold_in for a use
+        mapped = replicas.map_models(replicas.mapper(how, num_models=2), one, (keys, masks), problem.train)
+    single = jax.jit(one)((jax.random.clone(keys)[1], masks[1]), problem.train)
+    chex.assert_trees_all_close(replicas.unstack(mapped, 1), single, rtol=1e-4, atol=1e-5)
 
 
 def test_bad_input(problem, key):

@@ -1,4 +1,4 @@
-"""Influence, Fisher and SSD: against their formulas in NumPy on a linear softmax model, and at the edges of their knobs."""
+"""Influence, Fisher and SSD: against their formulas in NumPy on a linear model, and at the edges of their knobs."""
 
 import itertools
 

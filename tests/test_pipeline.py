@@ -414,7 +414,7 @@ CASES = {
     "missing index file": ({"forget": {"kind": "file", "path": "/nowhere.txt"}}, "nowhere"),
     "no index file": ({"forget": {"kind": "file"}}, "forget.path"),
     "unknown model": ({"model": {"name": "vit"}}, "unknown model 'vit'"),
-    "unknown augmentation": ({"training": {"augment": "mixup"}}, "training.augment 'mixup'"),
+    "unknown augmentation": ({"training": {"augment": "mixup"}}, "unknown augmentation 'mixup'"),
     "unknown signal": ({"audit": {"signal": "loss"}}, "audit.signal 'loss'"),
     "unknown mode": ({"audit": {"mode": "live"}}, "audit.mode"),
     "unknown row": ({"only": ("amnu",)}, "unknown row 'amnu'"),
@@ -435,7 +435,37 @@ CASES = {
     "negative widths": ({"model": {"fields": {"widths": [-3]}}}, "cannot be built"),
     "negative signal": ({"audit": {"signal": "negative_entropy"}}, "positive signal"),
     "bank that is a file": ({"bank": "/dev/null"}, "cannot be written"),
-    "row that sets the attack": ({"rows": {"a": {"method": "amun", "attack": {}}}}, "cannot set 'attack'"),
+    "row that sets the attack": ({"rows": {"a": {"method": "amun", "attack": {}}}}, "name of one of the run's attacks"),
+    "row with an unknown attack": ({"rows": {"a": {"method": "amun", "attack": "weak"}}}, "unknown attack 'weak'"),
+    "attack with an unknown field": (
+        {"rows": {"a": {"method": "amun", "attack": "w"}}, "attacks": {"w": {"eps": 1}}},
+        "unknown field 'eps'",
+    ),
+    "another original where there is one": (
+        {"replicas": {"originals": (0,)}, "attack": {"source": "other"}},
+        "two or more originals",
+    ),
+    "everything fails": ({"attack": {"failures": 1.0}}, "attack.failures"),
+    "uneven requests": ({"forget": {"requests": 5}}, "do not split into"),
+    "unknown objective": ({"training": {"objective": "hinge"}}, "unknown training.objective 'hinge'"),
+    "objective with an unknown knob": (
+        {"training": {"objective": "trades", "objective_fields": {"betta": 1}}},
+        "betta",
+    ),
+    "tuning on a reported original": ({"tuning": {"trials": 2, "originals": (0,)}}, "never tune on what is reported"),
+    "tuning on a reported forget set": ({"tuning": {"trials": 2, "seeds": (1, 9)}}, "never tune on what is reported"),
+    "search of an unknown knob": (
+        {"tuning": {"trials": 2}, "rows": {"a": {"method": "amun", "search": {"rate": [1]}}}},
+        "no knob 'rate'",
+    ),
+    "search without a range": (
+        {
+            "tuning": {"trials": 2},
+            "rows": {"a": {"method": "amun", "search": {"learning_rate": {"low": 0, "high": 1}}}},
+        },
+        "0 < low <= high",
+    ),
+    "klom of several forget sets": ({"audit": {"klom": True}}, "one forget set"),
     "no bootstrap": ({"audit": {"num_bootstrap": 0}}, "must be positive"),
 }
 
@@ -445,7 +475,7 @@ def test_bad_configuration_is_one_line_and_writes_nothing(case, splits, tmp_path
     changes, message = CASES[case]
     fields = {
         name: dataclasses.replace(getattr(TINY, name), **change)
-        if isinstance(change, dict) and name != "rows"
+        if isinstance(change, dict) and name not in ("rows", "attacks")
         else change
         for name, change in changes.items()
     }
@@ -475,13 +505,17 @@ def test_model_that_does_not_fit_the_data(splits, tmp_path):
         run(TINY, tmp_path / "run", splits=splits, model=model)
 
 
-def test_diverged_training_and_method(splits, tmp_path):
+def test_diverged_training_is_an_error_and_a_diverged_method_a_row(splits, tmp_path):
     wild = dataclasses.replace(TINY, training=dataclasses.replace(TINY.training, learning_rate=1e25))
     with pytest.raises(DivergedError, match="lower the learning rate"):
         run(wild, tmp_path / "a", splits=splits)
-    rows = {"finetune": {"method": "finetune", "learning_rate": 1e25, "num_epochs": 3}}
-    with pytest.raises(DivergedError, match="row 'finetune' diverged"):
-        run(dataclasses.replace(TINY, rows=rows), tmp_path / "b", splits=splits)
+    rows = {**TINY.rows, "finetune": {"method": "finetune", "learning_rate": 1e25, "num_epochs": 3}}
+    results = run(dataclasses.replace(TINY, rows=rows), tmp_path / "b", splits=splits)
+    by_key = {row["key"]: row for row in results["rows"]}
+    assert by_key["finetune"]["metrics"] == {}, "a method that diverges is a result, and does not stop the others"
+    assert by_key["amun"]["metrics"]
+    (check,) = [check for check in results["checks"] if not check["passed"] and "finite" in check["name"]]
+    assert "finetune" in check["detail"]
 
 
 def test_working_directories_of_others(splits, tmp_path):

@@ -1,10 +1,9 @@
 """Presets: completed knobs, and tuning that never touches what is reported."""
 
-import dataclasses
-
 import pytest
 
-from unlearn_jax.pipeline import RunConfig, presets
+from unlearn_jax import methods
+from unlearn_jax.pipeline import RunConfig, TuningConfig, presets, rows, settings
 from unlearn_jax.types import InputError
 
 
@@ -20,28 +19,51 @@ def test_complete_writes_every_plain_knob_and_keeps_what_is_given():
     assert presets.complete(config) == config
 
 
-def test_tuning_is_on_other_originals_and_forget_sets():
-    base = presets.complete(RunConfig())
-    grid = presets.tuning_grid(base, originals=(50,), forget_seeds=(60, 61), learning_rates=(0.1, 0.2), decays=(0,))
-    assert len(grid.rows) == 2 * len(base.rows)
-    assert grid.replicas.references == base.replicas.references
-    assert grid.forget.seeds == (60, 61)
-    assert sorted({row["learning_rate"] for row in grid.rows.values()}) == [0.1, 0.2]
-    with pytest.raises(InputError, match="never tune on what is reported"):
-        presets.tuning_grid(base, originals=(0,), forget_seeds=(60,), learning_rates=(0.1,))
-    with pytest.raises(InputError, match="never tune on what is reported"):
-        presets.tuning_grid(base, originals=(50,), forget_seeds=base.forget.seeds[:1], learning_rates=(0.1,))
+def test_a_method_keeps_its_own_defaults_and_takes_the_rest_from_training():
+    config = presets.complete(RunConfig(rows={"a": {"method": "boundary_shrink"}, "b": {"method": "bad_teacher"}}))
+    assert config.rows["a"]["weight_decay"] == 0.0  # the method's
+    assert config.rows["a"]["batch_size"] == config.training.batch_size  # the run's
+    assert config.rows["b"]["batch_size"] == 256  # the method's
+
+
+def test_complete_shows_the_search_where_there_is_one():
+    row = {"a": {"method": "amun"}, "b": {"method": "amun", "search": {"learning_rate": [0.1]}}}
+    searched = presets.complete(RunConfig(rows=row, tuning=TuningConfig(trials=2)))
+    assert searched.rows["a"]["search"] == methods.SPACES["amun"]
+    assert searched.rows["b"]["search"] == {"learning_rate": [0.1]}
+    assert "search" not in presets.complete(RunConfig(rows=row)).rows["a"]
 
 
 @pytest.mark.parametrize("name", sorted(presets.names()))
-def test_tuning_presets_share_nothing_that_their_table_reports(name):
-    if not name.endswith("_tuning"):
-        assert presets.load(name).about
-        return
-    tuned, table = presets.load(name).config, presets.load(name.removesuffix("_tuning")).config
-    assert not set(tuned.forget.seeds) & set(table.forget.seeds)
-    assert not set(tuned.replicas.originals) & set(table.replicas.originals)
-    for key, row in table.rows.items():
-        tried = {(r["learning_rate"], r["decay_every"]) for k, r in tuned.rows.items() if k.startswith(f"{key}-")}
-        assert (row["learning_rate"], row["decay_every"]) in tried, f"{name} never tried the reported value of {key}"
-    assert dataclasses.asdict(tuned.training) == dataclasses.asdict(table.training)
+def test_presets_say_what_they_are_and_tune_on_nothing_that_they_report(name):
+    preset = presets.load(name)
+    assert preset.about
+    for config in preset.variants.values():
+        settings.check_settings(config)
+        for key, row in config.rows.items():
+            settings.make_row(key, row, config.training)
+        if config.tuning.trials:
+            assert not set(config.tuning.originals) & set(config.replicas.originals)
+            assert not set(config.tuning.seeds) & set(config.forget.seeds)
+
+
+def test_every_search_is_of_knobs_that_the_method_has():
+    for name, space in methods.SPACES.items():
+        assert set(space) <= set(methods.knobs_of(name)), name
+        for trial in methods.draw_trials(space, 20):
+            methods.make_method(name, **trial)
+
+
+def test_shared_rows_name_every_method_once():
+    with_retain = [row["method"] for row in rows.with_retain().values()]
+    assert sorted(with_retain) == sorted(set(methods.METHODS) - {"nothing", "retrain"})
+    for key, row in rows.without_retain().items():
+        assert row["retain"] is False
+        assert key.endswith("_no_retain")
+
+
+def test_a_file_without_a_preset_is_refused(tmp_path):
+    path = tmp_path / "empty.py"
+    path.write_text("STUDY = {}")
+    with pytest.raises(InputError, match="defines no PRESET"):
+        presets.load(str(path))

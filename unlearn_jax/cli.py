@@ -128,7 +128,9 @@ def _run(argv: list[str]) -> int:
     own = _own_parts(preset.hooks, next(iter(variants.values())))
     if dry:
         for name, config in variants.items():
-            print(*([f"{name}:"] if name else []), pipeline.dry_run(config, pathlib.Path(workdir) / name, **own), sep="\n")
+            print(
+                *([f"{name}:"] if name else []), pipeline.dry_run(config, pathlib.Path(workdir) / name, **own), sep="\n"
+            )
         return 0
     if "" not in variants:
         pipeline.run_study(variants, workdir, preset=preset.name, **own)

@@ -28,7 +28,7 @@ class TheoremTerms(NamedTuple):
 
     Attributes:
       counted: ``[F]`` bool: the sample has an adversarial example and all its terms are finite.
-      delta: ``[F]`` L2 distance of x_adv from x. Smaller is better.
+      delta: ``[F]`` L2 distance of x_adv from x, whatever the attack's norm. Smaller is better.
       original_adversarial: ``[F]`` loss(f_o(x_adv), y): how strong the attack is. Larger is better.
       original_clean: ``[F]`` loss(f_o(x), y); near 0 by assumption.
       unlearned_adversarial: ``[F]`` loss(f'(x_adv), y_adv): small where D_A is overfitted. Larger is better.
@@ -92,6 +92,7 @@ def theorem_terms(
     retrained_clean = cross_entropy(predict(model.apply, retrained, x), y)
     retrained_adversarial = cross_entropy(on_near["u"], found)
     delta = jnp.sqrt(jnp.sum((near - x) ** 2, axis=tuple(range(1, x.ndim))))
+    delta = jnp.where(adversarial.distance > 0, delta, 0.0)  # not what rounding leaves of uint8 images
     combination = original_adversarial + unlearned_adversarial - retrained_clean - retrained_adversarial
     return TheoremTerms(
         counted=adversarial.success & jnp.isfinite(combination + original_clean + delta),

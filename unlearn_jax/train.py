@@ -89,7 +89,7 @@ def sgd(
     learning_rate: optax.ScalarOrSchedule,
     *,
     momentum: float = 0.9,
-    weight_decay: float = 5e-4,
+    weight_decay: float | Array = 5e-4,
     nesterov: bool = False,
 ) -> optax.GradientTransformation:
     """SGD as the literature on unlearning means it: L2 decay of all parameters added to the gradient, then momentum."""

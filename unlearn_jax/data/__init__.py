@@ -5,7 +5,9 @@
   :func:`resplit` draws training and test set anew, :func:`validate` is the check they all pass.
 * Forget sets are masks ``[N]``: :func:`forget_random`, :func:`forget_class`, :func:`forget_indices`,
   :func:`forget_file`, all checked by :func:`check_forget_mask`; :func:`membership_design` is ``[M, N]``.
-* Augmentation is array code with one key per image: :data:`AUGMENTATIONS`, :func:`crop_flip`.
+* Augmentation is array code with one key per image, chosen by name with :func:`augmentation` from the parts in
+  :data:`AUGMENTATIONS`: crops and flips, and the policies :func:`trivial_augment`, :func:`rand_augment`,
+  :func:`auto_augment`, :func:`aug_mix` and :func:`random_erasing`.
 
 Importing this package imports none of TensorFlow Datasets, scikit-learn and Pillow; the loaders that need
 them do.
@@ -14,11 +16,19 @@ them do.
 from unlearn_jax.data.augment import (
     AUGMENTATIONS,
     Augmentation,
+    augmentation,
     crop,
     crop_flip,
     identity,
     random_crop,
     random_flip,
+)
+from unlearn_jax.data.augment_policies import (
+    aug_mix,
+    auto_augment,
+    rand_augment,
+    random_erasing,
+    trivial_augment,
 )
 from unlearn_jax.data.prepare import prepare
 from unlearn_jax.data.sources import (
@@ -45,6 +55,9 @@ __all__ = [
     "AUGMENTATIONS",
     "Augmentation",
     "Splits",
+    "aug_mix",
+    "augmentation",
+    "auto_augment",
     "check_forget_mask",
     "crop",
     "crop_flip",
@@ -61,8 +74,11 @@ __all__ = [
     "load_tfds",
     "membership_design",
     "prepare",
+    "rand_augment",
     "random_crop",
+    "random_erasing",
     "random_flip",
     "resplit",
+    "trivial_augment",
     "validate",
 ]

@@ -1,4 +1,9 @@
-"""Random crops and flips as array code: one image and one key per draw, batched with ``vmap``.
+"""Augmentation as array code, by name: random crops and flips here, random policies beside them.
+
+A name is one part of :data:`AUGMENTATIONS` or several joined by ``+``, applied from left to right;
+:func:`augmentation` turns it into a function. The study of augmentation in unlearning (arXiv 2508.18502) uses
+``crop_flip+trivial_augment`` and its like; digits, which mirroring changes in meaning, take
+``crop+trivial_augment``.
 
 Every function takes typed keys (``jax.random.key``) and is pure, so it runs inside ``jit``, ``lax.scan`` and
 a ``vmap`` over models, and image ``i`` of a batch depends on key ``i`` alone, never on its neighbours or its
@@ -10,11 +15,13 @@ with a single gather. Inside ``lax.scan`` on CPU that is about ten times as fast
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
 
-from unlearn_jax.types import Array
+from unlearn_jax.data.augment_policies import aug_mix, auto_augment, rand_augment, random_erasing, trivial_augment
+from unlearn_jax.types import Array, InputError
 
 Augmentation = Callable[[Array, Array], Array]
 """``(keys [B], images [B, H, W, ch]) -> images [B, H, W, ch]`` of the same dtype."""
@@ -119,5 +126,58 @@ def _check_padding(padding: int) -> None:
         raise ValueError(f"padding must be at least 0 pixels, got {padding}")
 
 
-AUGMENTATIONS: dict[str, Augmentation] = {"none": identity, "crop": crop, "crop_flip": crop_flip}
-"""Augmentations by the name that configurations use."""
+AUGMENTATIONS: dict[str, Augmentation] = {
+    "none": identity,
+    "crop": crop,
+    "crop_flip": crop_flip,
+    "trivial_augment": trivial_augment,
+    "rand_augment": rand_augment,
+    "auto_augment": auto_augment,
+    "aug_mix": aug_mix,
+    "random_erasing": random_erasing,
+}
+"""The parts of which the names in configurations are made; a policy alone, without a crop, is a part too."""
+
+
+@lru_cache(maxsize=256)
+def augmentation(name: str) -> Augmentation | None:
+    """The augmentation that a configuration names.
+
+    The same name always gives the same function object, so compiled programs are found again. A single part gets
+    the keys as they are; of several, each gets a key of its own, ``jax.random.split(key, number of parts)``.
+
+    Args:
+      name: one part of :data:`AUGMENTATIONS`, or several joined by ``+``, applied from left to right.
+
+    Returns:
+      The augmentation, or None for ``none``, which does not combine.
+
+    Raises:
+      InputError: a part is unknown, or ``none`` is one of several.
+
+    >>> augmentation("crop_flip+random_erasing") is augmentation("crop_flip+random_erasing")
+    True
+    >>> augmentation("crop+cutmix")
+    Traceback (most recent call last):
+      ...
+    unlearn_jax.types.InputError: unknown augmentation 'cutmix'; choose none, or join with + some of crop, ...
+    """
+    parts = name.split("+")
+    unknown = [part for part in parts if part not in AUGMENTATIONS or (part == "none" and len(parts) > 1)]
+    if unknown:
+        known = ", ".join(part for part in AUGMENTATIONS if part != "none")
+        raise InputError(f"unknown augmentation {unknown[0]!r}; choose none, or join with + some of {known}")
+    if name == "none":
+        return None
+    return AUGMENTATIONS[name] if len(parts) == 1 else _in_sequence(name, [AUGMENTATIONS[part] for part in parts])
+
+
+def _in_sequence(name: str, functions: list[Augmentation]) -> Augmentation:
+    def augment(keys: Array, images: Array) -> Array:
+        own = jax.vmap(lambda key: jax.random.split(key, len(functions)))(keys)
+        for i, function in enumerate(functions):
+            images = function(own[:, i], images)
+        return images
+
+    augment.__name__ = augment.__qualname__ = name
+    return augment

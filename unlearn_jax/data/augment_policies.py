@@ -1,8 +1,10 @@
 """Random augmentation policies as array code: which operations of :mod:`~unlearn_jax.data.image_ops`, how strong.
 
 A policy lists its possible operations once, on the host, as one stack; a draw is a row number of that stack. The
-operations and magnitudes are those of torchvision (probabilities and signs too), so that results can be compared
-with studies that use it: TrivialAugmentWide, RandAugment, AutoAugment for CIFAR-10, AugMix and RandomErasing.
+operations, magnitudes, signs and probabilities are those of torchvision on Pillow images, so that results can be
+compared with studies that use it: TrivialAugmentWide, RandAugment, AutoAugment for CIFAR-10, AugMix and
+RandomErasing. Magnitudes differ from its float32 ones by rounding: enhancements by at most one grey level in a
+few pixels, and the 16 pixel translation of TrivialAugmentWide, which float32 makes 15 there.
 
 Every function takes one typed key per image and is pure: image ``i`` depends on key ``i`` alone. All but
 :func:`random_erasing` work on grey levels: float images in [0, 1] are rounded to ``level / 255`` first, and the
@@ -104,9 +106,7 @@ def _space(
 def _standard_space(height: int, width: int, num_bins: int) -> Space:
     """The magnitudes of RandAugment and AutoAugment."""
     move = 150 / 331
-    return _space(
-        num_bins, shear=0.3, right=move * width, down=move * height, degrees=30, enhance=0.9, bits=(8, 4)
-    )
+    return _space(num_bins, shear=0.3, right=move * width, down=move * height, degrees=30, enhance=0.9, bits=(8, 4))
 
 
 def _signed(name: str, magnitude: float, height: int, width: int) -> list[Operation]:
@@ -120,8 +120,10 @@ def _stack(operations: list[Operation]) -> Operation:
 
 
 def _all_of(space: Space, height: int, width: int, *, without: set[str]) -> Operation:
-    """Every operation at every magnitude of a space with either sign; rows of equal number, so a uniform row is
-    a uniform operation, magnitude and sign."""
+    """Every operation at every magnitude of a space with either sign.
+
+    Each operation has the same number of rows, so a uniform row is a uniform operation, magnitude and sign.
+    """
     rows: list[Operation] = []
     for name, magnitudes in space.items():
         if name not in without:
@@ -156,9 +158,7 @@ def _auto_rows(height: int, width: int) -> Operation:
 @lru_cache(maxsize=32)
 def _mix_rows(height: int, width: int, severity: int) -> Operation:
     """Rows of the first ``severity`` magnitudes; the last row changes nothing and is not one of the draws."""
-    space = _space(
-        _MIX_BINS, shear=0.3, right=width / 3, down=height / 3, degrees=30, enhance=0.9, bits=(4, 0)
-    )
+    space = _space(_MIX_BINS, shear=0.3, right=width / 3, down=height / 3, degrees=30, enhance=0.9, bits=(4, 0))
     weak = {name: values[:severity] for name, values in space.items()}
     drawn = _all_of(weak, height, width, without={"identity", "invert"})
     return jax.tree.map(lambda leaves, last: np.concatenate([leaves, last[None]]), drawn, image_ops.IDENTITY)
@@ -213,9 +213,7 @@ def trivial_augment(keys: Array, images: Array, *, num_bins: int = 31) -> Array:
     return _per_image(keys, images, one)
 
 
-def rand_augment(
-    keys: Array, images: Array, *, num_ops: int = 2, magnitude: int = 9, num_bins: int = 31
-) -> Array:
+def rand_augment(keys: Array, images: Array, *, num_ops: int = 2, magnitude: int = 9, num_bins: int = 31) -> Array:
     """RandAugment (arXiv 1909.13719): ``num_ops`` uniformly drawn operations of one strength, one after another.
 
     The operations of :func:`trivial_augment` over smaller ranges: shear up to 0.3, translate up to 150/331 of the

@@ -1,10 +1,10 @@
-"""Pillow's image operations as array code: fourteen operations that are one program with other numbers.
+"""Pillow's image operations as array code: thirteen operations that are one program with other numbers.
 
 An :class:`Operation` is data, built on the host by :func:`shear_x`, :func:`rotate`, :func:`posterize` and their
 neighbours; :func:`apply` runs it on one image. Whatever the operation is, that is one affine gather, one
-look-up in a table of 256 grey levels per channel and one blend, each the identity where the operation does not
-use it. So a random operation per image costs one operation under ``vmap``, where a ``lax.switch`` would run all
-of them, and a policy is an index into a stack of operations.
+histogram with a look-up in it and one blend, each the identity where the operation does not use it. So a random
+operation per image costs one operation under ``vmap``, where a ``lax.switch`` would run all of them, and a
+policy is an index into a stack of operations.
 
 Grey levels are 0..255, and the results are Pillow's to the last bit (nearest neighbour, black outside), except
 :func:`autocontrast`, which says where it differs by one level. Images of one channel are Pillow's mode ``L``,
@@ -170,7 +170,7 @@ def to_levels(images: Array) -> Array:
 
 
 def from_levels(levels: Array, dtype: Any) -> Array:
-    """Undoes :func:`to_levels`: uint8 as they are, floats as ``level / 255``, bit-equal to uint8 images so converted."""
+    """Undoes :func:`to_levels`: uint8 as they are, floats as ``level / 255``, as uint8 images are converted."""
     images = jnp.moveaxis(levels, -3, -1)
     return images.astype(jnp.uint8) if dtype == jnp.uint8 else images.astype(dtype) / 255
 
@@ -179,8 +179,8 @@ def apply(image: Array, operation: Operation) -> Array:
     """Runs one operation on one image.
 
     Args:
-      image: ``[H, W, ch]`` with one or three channels, uint8, or float in [0, 1], which is rounded to
-        ``level / 255`` first.
+      image: ``[H, W, ch]`` with one or three channels and at most 2**20 pixels, uint8, or float in [0, 1], which
+        is rounded to ``level / 255`` first.
       operation: of one image: its leaves have no leading axes. May be traced.
 
     Returns:
@@ -221,8 +221,9 @@ def _gather(levels: Array, matrix: Array) -> Array:
     column = (matrix[0] * x + matrix[1] * y + matrix[2]) >> _FRACTION_BITS
     row = (matrix[3] * x + matrix[4] * y + matrix[5]) >> _FRACTION_BITS
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    index = jnp.where(inside, row * width + column, 0)
-    moved = levels.reshape(channels, height * width).at[:, index].get(mode="promise_in_bounds")
+    place = jnp.where(inside, row * width + column, 0)
+    plane = height * width * jnp.arange(channels, dtype=jnp.int32)[:, None, None]
+    moved = levels.reshape(-1).at[plane + place[None]].get(mode="promise_in_bounds")
     return jnp.where(inside[None], moved, 0)
 
 
@@ -278,7 +279,7 @@ def _smooth(levels: Array) -> Array:
     total = jax.lax.reduce_window(rows, 0, jax.lax.add, (1, 1, 3), (1, 1, 1), "SAME") + 4 * levels
     row, column = np.arange(height)[:, None], np.arange(width)[None, :]
     inner = (row > 0) & (row < height - 1) & (column > 0) & (column < width - 1)
-    return jnp.where(inner[None], (2 * total + 13) // 26, levels)
+    return jnp.where(inner[None], jax.lax.div(2 * total + 13, 26), levels)
 
 
 def _blend(base: Array, levels: Array, factor: Array) -> Array:

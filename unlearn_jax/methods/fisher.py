@@ -28,10 +28,11 @@ def fisher(
     Proposition 4 with an error of the same size in all directions has ``power=0.25``: variance ``sqrt(lambda) sigma_h
     F^(-1/2)``, that is ``alpha = sqrt(lambda) sigma_h``. BatchNorm statistics stay as they are.
 
-    Published values: alpha 1e-6 and ``cap`` 1e3 in the authors' code for small networks; 1e-9 was reported not to work
-    on ResNet-18 (no published selection). The deviation is at most ``sqrt(alpha cap)``: 0.03 with the defaults, already
-    of the size of a ResNet's weights, so search alpha on a logarithmic scale, such as [1e-9, 1e-5]. A confident model
-    has ``F`` near 0 almost everywhere, and then the cap decides.
+    Published values: alpha 1e-6 and ``cap`` 1e3 in the authors' code, for small networks; 1e-9 was reported not to
+    work on ResNet-18, and Deep Unlearn searches [0, 1] (no published selection). The deviation is at most
+    ``sqrt(alpha cap)``: 0.03 with the defaults, already of the size of a ResNet's weights, so search alpha on a
+    logarithmic scale, such as [1e-9, 1e-4]. A confident model has ``F`` near 0 almost everywhere, and then the cap
+    decides.
 
     Args:
       alpha: the scale of the variance, not negative; 0 gives the original back.

@@ -43,7 +43,8 @@ def influence(
     l1-sparse and SalUn codes, ``t = o.g; k -= (k.g) / (N + t) o; o -= t / (N + t) o``, from ``k = v / damping`` and
     ``o = g_1 / damping``. It keeps ``o`` where ``H_n^-1`` times the *next* gradient belongs: ``o`` stays a multiple of
     the first sample's gradient, so ``H^-1 v`` is ``v`` less a multiple of that one gradient. (SalUn's code reads two
-    samples more, in the order of the data set.)
+    samples more, in the order of the data set.) With ``damping=1`` and a trained model's small gradients, both are
+    close to ``v``: a gradient step.
 
     **Stability.** Nothing is iterated to convergence, and ``|H^-1 v| <= |v| / damping`` with ``woodfisher``: the result
     is finite when the gradients are. ``released`` is not bounded: its denominators may come close to 0 when gradients
@@ -114,7 +115,8 @@ def _woodfisher(problem: Problem, direction: Params, batches: Batches, count: in
 def _products(rows: Params, columns: Params) -> Array:
     """Inner products of stacked gradients: leaves ``[A, ...]`` and ``[B, ...]`` to ``[A, B]``."""
     pairs = zip(jax.tree.leaves(rows), jax.tree.leaves(columns), strict=True)
-    total = [row.reshape(len(row), -1) @ column.reshape(len(column), -1).T for row, column in pairs]
+    exact = lax.Precision.HIGHEST  # accelerators would round to fewer bits, and the inverse magnifies that
+    total = [jnp.inner(a.reshape(len(a), -1), b.reshape(len(b), -1), precision=exact) for a, b in pairs]
     return jnp.sum(jnp.stack(total), 0)
 
 

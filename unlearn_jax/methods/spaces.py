@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scipy.stats import qmc
-
 from unlearn_jax.types import InputError
 
 Space = Mapping[str, Any]
@@ -59,6 +57,8 @@ def draw_trials(space: Space, count: int) -> list[dict[str, Any]]:
     >>> [trial["rate"] for trial in draw_trials({"rate": {"low": 0.01, "high": 1.0}}, 3)]
     [0.1, 0.0316, 0.316]
     """
+    from scipy.stats import qmc  # slow to import
+
     for name, values in space.items():
         _check(name, values)
     if not space or count < 1:
@@ -66,9 +66,7 @@ def draw_trials(space: Space, count: int) -> list[dict[str, Any]]:
     sampler, trials = qmc.Halton(len(space), scramble=False), []
     sampler.fast_forward(1)  # the first point is the corner
     for point in sampler.random(20 * count):
-        trial = {
-            name: _value(values, float(where)) for (name, values), where in zip(space.items(), point, strict=True)
-        }
+        trial = {name: _value(values, float(where)) for (name, values), where in zip(space.items(), point, strict=True)}
         if trial not in trials:
             trials.append(trial)
         if len(trials) == count:

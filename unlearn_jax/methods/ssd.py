@@ -26,7 +26,8 @@ def ssd(
 
     **When it does nothing.** Over samples ``I_D >= (|D_F| / |D|) I_F``, so that no parameter can be selected with
     ``alpha >= |D| / |D_F|``: at 10% forgotten, the usual ``alpha = 10`` gives the original back. The released code's
-    random-forgetting experiment forgets 0.2%. For larger sets search alpha between 1 and ``|D| / |D_F|``.
+    random-forgetting experiment forgets 0.2%. For larger sets search alpha between 1 and ``|D| / |D_F|``. Importances
+    of batches have no such bound: those of D_F alone share their gradient's direction, mixed ones average it away.
 
     Published values (for importances of batches): alpha 10 and lambda 1 on ResNet-18 and CIFAR; alpha 5
     (class) and 25 (sub-class) on ViT; alpha 50 and lambda 0.1 on faces; searched in [0.1, 100] and [0.1, 5]. With
@@ -35,8 +36,8 @@ def ssd(
     Args:
       alpha: the selection weighting, not negative; larger selects fewer parameters.
       dampening: the dampening constant lambda, not negative; smaller shrinks more.
-      importance: square each ``sample``'s gradient, as the paper defines it, or each ``batch``'s mean gradient, as its
-        released code does (batches of 128, or 64 for classes; here batches of random samples drawn by the key). A
+      importance: square each ``sample``'s gradient, as the Fisher information that the paper names does, or each
+        ``batch``'s mean gradient, as its released code does (batches of 128, or 64 for classes; here batches of random samples drawn by the key). A
         forget set smaller than a batch makes a smaller batch, and a larger ``I_F``.
       batch_size: samples at a time: memory of that many models with ``sample``, a hyper-parameter with ``batch``.
 

@@ -72,7 +72,7 @@ class TrainingConfig:
     weight_decay: float = 5e-4
     """L2 decay, added to the gradient."""
     augment: str = "none"
-    """``none``, ``crop``, ``crop_flip`` ... (see ``unlearn-jax list``); also used by the methods on training samples."""
+    """``none``, ``crop``, ``crop_flip`` ... (see ``unlearn-jax list``); also used by methods on training samples."""
     objective: str = "cross_entropy"
     """``cross_entropy``, or ``trades`` for adversarially trained models."""
     objective_fields: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -84,8 +84,8 @@ class ForgetConfig:
     """Which training samples are forgotten."""
 
     kind: Literal["random", "class", "file", "memorised", "uncertain"] = "random"
-    """Random samples, whole classes, the indices in a file, or hard ones: the samples that the reference models memorise
-    most, or those that the references which did not train on them are least sure of."""
+    """Random samples, whole classes, the indices in a file, or hard ones: the samples that the reference models
+    memorise most, or those that the references which did not train on them are least sure of."""
     fraction: float | None = 0.1
     """Share of the training set (random, memorised, uncertain)."""
     count: int | None = None

@@ -64,8 +64,8 @@ METRICS: list[dict[str, str]] = [
         "name": "RT TPR",
         "unit": "%",
         "target": "retrained",
-        "help": "The same for retained samples: what unlearning costs the privacy of those who stay. Good: not above the "
-        "original's.",
+        "help": "The same for retained samples: what unlearning costs the privacy of those who stay. Good: not above "
+        "the original's.",
     },
     {
         "key": "mis",

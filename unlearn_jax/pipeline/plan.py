@@ -246,4 +246,8 @@ def make_plan(
     _ = plan.rows, plan.attacks, plan.originals, plan.references  # refuse bad settings now
     if plan.forget_known:
         _ = plan.oracles, plan.requests
+        if config.audit.klom and len(plan.forget) > 1:
+            raise InputError(
+                "audit.klom compares ensembles for one forget set: give one forget seed, and many replicas.originals"
+            )
     return plan

@@ -1,13 +1,12 @@
 """Figures of a run: ROC curves, intervals, score and margin distributions, and the adversarial search.
 
 Each function takes ``results`` and ``arrays`` and returns a :class:`matplotlib.figure.Figure` that belongs to nobody:
-no pyplot, no backend, no global style. Show it in a notebook or ``savefig`` it. A row has the same colour in every
-figure: grey before unlearning, black for the oracle, Okabe and Ito's colour-blind-safe colours for the methods.
+no pyplot, no backend, no global style. Show it in a notebook or ``savefig`` it.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,63 +16,33 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
 
 from unlearn_jax.audit import roc
-from unlearn_jax.pipeline.tables import Results, format_level, known
+from unlearn_jax.pipeline.figure_style import (
+    COLORS,
+    INK,
+    MAX_LINES,
+    MUTED,
+    Row,
+    RowStyle,
+    dress,
+    line_panels,
+    line_style,
+    name_lines,
+    note,
+    row_styles,
+    short,
+    small_panels,
+)
+from unlearn_jax.pipeline.tables import Results, format_level, format_number, known
 from unlearn_jax.types import Status
 
 Arrays = Mapping[str, np.ndarray]
-INK = "#1b1f24"
-MUTED = "#7d8590"
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""Okabe and Ito's colours without yellow (invisible on white) and black (the oracle's)."""
-
-_DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)))
-_MARKERS = "osD"
-
-
-class RowStyle(NamedTuple):
-    """How a row is drawn in every figure.
-
-    Attributes:
-      color: of its lines and dots.
-      dashes: its line style; methods that share a colour differ in it.
-      marker: of its mean; as ``dashes``.
-    """
-
-    color: str
-    dashes: Any
-    marker: str
-
-
-def row_styles(rows: Sequence[Mapping[str, Any]]) -> dict[str, RowStyle]:
-    """The style of each row by its key; it depends on the order of the rows only."""
-    fixed = {
-        "original": RowStyle(MUTED, _DASHES[0], "o"),
-        "oracle": RowStyle(INK, _DASHES[0], "o"),
-        "second_oracle": RowStyle(INK, _DASHES[2], "s"),
-    }
-    styles, count = {}, 0
-    for row in rows:
-        if row["kind"] in fixed:
-            styles[row["key"]] = fixed[row["kind"]]
-        else:
-            cycle = count // len(COLORS) % len(_DASHES)
-            styles[row["key"]] = RowStyle(COLORS[count % len(COLORS)], _DASHES[cycle], _MARKERS[cycle])
-            count += 1
-    return styles
-
-
-def _line(row: Mapping[str, Any], styles: Mapping[str, RowStyle]) -> dict[str, Any]:
-    """Keywords for a row's line; the oracle's is thicker and lies on top."""
-    style, on_top = styles[row["key"]], row["kind"] == "oracle"
-    width, order = (2.2, 4) if on_top else (1.5, 3)
-    return {"color": style.color, "ls": style.dashes, "lw": width, "zorder": order}
 
 
 def roc_plot(results: Results, arrays: Arrays) -> Figure:
     """ROC curves of the membership attack, forget against test, log-log, the runs of a row pooled.
 
     The axes start at the power of ten below the share of a single test sample. Among equal scores a curve is the
-    straight line that random ties would give. The pooled area in the legend can
+    straight line that random ties would give. The pooled area in the legend (or in the panels' titles) can
     differ from the table's FT AUC, which is a mean over runs.
 
     Args:
@@ -85,32 +54,34 @@ def roc_plot(results: Results, arrays: Arrays) -> Figure:
     """
     rows = [row for row in results["rows"] if f"scores/{row['key']}" in arrays]
     if not rows:
-        return _note("No scores were stored")
+        return note("No scores were stored")
     num_train = arrays["forget"].shape[1]
     num_test = arrays[f"scores/{rows[0]['key']}"].shape[1] - num_train
     floor = 10.0 ** math.floor(math.log10(1 / max(num_test, 10)))
-    rates = np.geomspace(floor, 1, 300)
-    styles = row_styles(results["rows"])
-    figure = Figure(figsize=(9.2, 5.8), layout="constrained")
-    axes = figure.add_subplot()
-    _dress(axes, grid="both", title="Can the attack still tell forget samples from unseen ones?")
-    chance = axes.plot(rates, rates, color=MUTED, lw=1, dashes=(2, 2), label="chance  50.0")
-    lines = []
+    lines = line_panels(rows, "Can the attack still tell forget samples from unseen ones?", height=5.8)
+    rates = np.geomspace(floor, 1, 300 if lines.together else 120)
+    styles, curves, handles = row_styles(results["rows"]), {}, []
     for row in rows:
         members, others = _forget_and_test(arrays[f"scores/{row['key']}"], arrays["forget"])
         is_member = np.arange(members.size + others.size) < members.size
         curve = roc(np.concatenate([members, others]), is_member)
         hits = np.maximum(np.interp(rates, curve.fpr, curve.tpr), floor / 10)  # 0 has no place on the axis
-        label = f"{_short(row['label'])}  {100 * curve.auc:.1f}"
-        lines += axes.plot(rates, hits, label=label, **_line(row, styles))
-    axes.set(xscale="log", yscale="log", xlim=(floor, 1), ylim=(floor, 1))
+        curves[row["key"]] = hits, f"{100 * curve.auc:.1f}"
     percent = FuncFormatter(lambda rate, _: f"{100 * rate:g} %")
-    axes.xaxis.set_major_formatter(percent)
-    axes.yaxis.set_major_formatter(percent)
-    axes.set_xlabel("false positive rate: test samples called members")
-    axes.set_ylabel("true positive rate: forget samples called members")
-    _legend(figure, lines + chance, "pooled AUC (%)")
-    return figure
+    for axes, shown in lines.panels:
+        chance = axes.plot(rates, rates, color=MUTED, lw=1, dashes=(2, 2), label="chance  50.0")
+        for row in shown:
+            hits, area = curves[row["key"]]
+            handles += axes.plot(rates, hits, label=f"{short(row['label'])}  {area}", **line_style(row, styles))
+        handles += chance if lines.together else []
+        axes.set(xscale="log", yscale="log", xlim=(floor, 1), ylim=(floor, 1))
+        axes.xaxis.set_major_formatter(percent)
+        axes.yaxis.set_major_formatter(percent)
+        if not lines.together:
+            axes.set_title(f"{axes.get_title('left')}  {curves[shown[-1]['key']][1]}", loc="left")
+    what = "false positive rate: test samples called members", "true positive rate: forget samples called members"
+    name_lines(lines, handles, "pooled AUC (%)", *what)
+    return lines.figure
 
 
 def forest_plot(results: Results, metrics: Sequence[str] = ("ft_auc",)) -> Figure:
@@ -126,16 +97,16 @@ def forest_plot(results: Results, metrics: Sequence[str] = ("ft_auc",)) -> Figur
     rows, available = results["rows"], {metric["key"]: metric for metric in results["metrics"]}
     shown = [available[key] for key in metrics if key in available]
     if not shown or not rows:
-        return _note("Nothing to compare")
-    figure = Figure(figsize=(9.2, 1.6 + 0.4 * len(rows)), layout="constrained")
+        return note("Nothing to compare")
+    figure = Figure(figsize=(9.2, 1.6 + (0.4 if len(rows) <= 12 else 0.29) * len(rows)), layout="constrained")
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     for i, (axes, metric) in enumerate(zip(panels, shown, strict=True)):
         title = metric["name"] if len(shown) > 1 else f"{metric['name']} of every row, with its single runs"
-        _dress(axes, title, grid="x", size=11.5 if len(shown) == 1 else 10)
-        _forest(axes, rows, metric["key"])
+        dress(axes, title, grid="x", size=11.5 if len(shown) == 1 else 10)
+        draw_forest(axes, rows, metric["key"], row_styles(rows))
         axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.set_yticks(range(len(rows)), [_short(row["label"]) for row in rows])
-        axes.tick_params(axis="y", length=0, labelsize=10, labelcolor=INK)
+        axes.set_yticks(range(len(rows)), [short(row["label"]) for row in rows])
+        axes.tick_params(axis="y", length=0, labelsize=10 if len(rows) <= 12 else 9, labelcolor=INK)
         axes.set_xlabel(metric["unit"] if len(shown) > 1 else f"{metric['name']} ({metric['unit']})")
         axes.spines["left"].set_visible(False)
         if i == 0:
@@ -153,17 +124,33 @@ def forest_plot(results: Results, metrics: Sequence[str] = ("ft_auc",)) -> Figur
     return figure
 
 
-def _forest(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str) -> None:
-    styles = row_styles(rows)
+def draw_forest(
+    axes: Axes, rows: Sequence[Row], key: str, styles: Mapping[str, RowStyle], band: str = "oracle"
+) -> None:
+    """Draws a metric's means, intervals and runs, a line for each row from the top.
+
+    A row far outside of where most lie is a triangle at the edge, its mean beside it.
+
+    Args:
+      axes: to draw in.
+      rows: with their metrics; a row without this metric gets an en dash.
+      key: of the metric.
+      styles: of the rows.
+      band: kind of the row whose interval is shaded from top to bottom.
+    """
     offsets = np.random.default_rng(0)  # always the same scatter of the dots
+    limits = _forest_limits(rows, key)
     for height, row in enumerate(rows):
         cell = row["metrics"].get(key)
         if cell is None:
             axes.text(0.5, height, "–", transform=axes.get_yaxis_transform(), color=MUTED, va="center", ha="center")
             continue
         style = styles[row["key"]]
+        if limits and not limits[0] <= cell["mean"] <= limits[1]:
+            _mark_outside(axes, height, cell["mean"], style.color, below=cell["mean"] < limits[0])
+            continue
         has_interval = known(cell.get("low")) and known(cell.get("high"))
-        if row["kind"] == "oracle" and has_interval:
+        if row["kind"] == band and has_interval:
             axes.axvspan(cell["low"], cell["high"], color=INK, alpha=0.1, lw=1.5, zorder=0)
         values = np.array([value for value in cell.get("values") or [] if known(value)])
         scatter = offsets.uniform(-0.22, 0.22, values.size) if values.size > 1 else np.zeros(values.size)
@@ -171,7 +158,32 @@ def _forest(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str) -> None:
         axes.scatter(values, height + scatter, s=13, color=style.color, alpha=alpha, lw=0, zorder=2)
         if has_interval:
             axes.plot([cell["low"], cell["high"]], [height, height], color=style.color, lw=2.4, zorder=3)
-        axes.plot(cell["mean"], height, style.marker, color=style.color, ms=7, zorder=4)
+        axes.plot(cell["mean"], height, style.marker, color=style.color, ms=7 if len(rows) <= 12 else 6, zorder=4)
+    if limits:
+        axes.set_xlim(*limits)
+
+
+def _forest_limits(rows: Sequence[Row], key: str) -> tuple[float, float] | None:
+    """A range that leaves out the methods that lie so far off that they would squeeze the rest; None for no need."""
+    cells = [(row["kind"] == "method", row["metrics"][key]) for row in rows if row["metrics"].get(key)]
+    ends = [[cell[end] for end in ("low", "mean", "high") if known(cell.get(end))] for _, cell in cells]
+    if not ends:
+        return None
+    low, high = np.quantile(np.concatenate(ends), [0.25, 0.75])
+    near = [not method or abs(cell["mean"] - (low + high) / 2) <= 3 * (high - low) for method, cell in cells]
+    if all(near) or low == high:
+        return None
+    inside = np.concatenate([row for row, is_near in zip(ends, near, strict=True) if is_near])
+    margin = 0.06 * np.ptp(inside) + 1e-9
+    return float(inside.min() - margin), float(inside.max() + margin)
+
+
+def _mark_outside(axes: Axes, height: float, mean: float, color: str, *, below: bool) -> None:
+    """A triangle at the edge that a value lies beyond, and the value."""
+    place = {"transform": axes.get_yaxis_transform(), "clip_on": False, "zorder": 5}
+    axes.plot(0.015 if below else 0.985, height, "<" if below else ">", color=color, ms=7, **place)
+    aligned: Any = {"ha": "left" if below else "right", "va": "center"}
+    axes.text(0.05 if below else 0.95, height, format_number(mean), fontsize=8.5, color=INK, **aligned, **place)
 
 
 def score_histograms(results: Results, arrays: Arrays) -> Figure:
@@ -187,20 +199,17 @@ def score_histograms(results: Results, arrays: Arrays) -> Figure:
     """
     rows = [row for row in results["rows"] if f"scores/{row['key']}" in arrays]
     if not rows:
-        return _note("No scores were stored")
+        return note("No scores were stored")
     num_forget = np.count_nonzero(arrays["forget"])
     num_bins = int(np.clip(2 * num_forget ** (1 / 3), 12, 48))  # Rice's rule for the smallest part
     stacks = [arrays[f"scores/{row['key']}"] for row in rows]
     logit = all(stack.min() >= 0 and stack.max() <= 1 for stack in stacks)
     edges = _edges(stacks, num_bins, tail=0.005, logit=logit)
-    columns = min(len(rows), 3)
-    lines = math.ceil(len(rows) / columns)
-    figure = Figure(figsize=(9.2, 1.1 + 1.9 * lines), layout="constrained")
-    panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    figure, panels = small_panels(len(rows), share=True, height=1.9 if len(rows) <= MAX_LINES else 1.5)
     styles = row_styles(results["rows"])
     handles = []
-    for axes, row in zip(panels, rows, strict=False):
-        _dress(axes, _short(row["label"]), size=10)
+    for axes, row in zip(panels, rows, strict=True):
+        dress(axes, short(row["label"], 26), size=9)
         forget, retain, test = _shares(arrays[f"scores/{row['key']}"], arrays["forget"], edges)
         color = styles[row["key"]].color
         alpha = 0.2 if color == INK else 0.45
@@ -210,10 +219,7 @@ def score_histograms(results: Results, arrays: Arrays) -> Figure:
             axes.stairs(retain, edges, color=MUTED, lw=1.3, ls=(0, (1.5, 1)), label="retain (members)"),
         ]
         axes.yaxis.set_major_formatter(PercentFormatter(decimals=0, symbol=" %"))
-    for axes in panels[len(rows) :]:
-        axes.set_axis_off()
-    for i, axes in enumerate(panels[: len(rows)]):
-        axes.tick_params(labelbottom=i + columns >= len(rows))
+    for axes in panels:
         if logit:
             axes.set_xscale("logit")
             axes.xaxis.set_major_locator(FixedLocator([0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999]))
@@ -239,27 +245,26 @@ def confidence_plot(results: Results, arrays: Arrays) -> Figure:
     """
     rows = [row for row in results["rows"] if f"margin/{row['key']}" in arrays]
     if not rows:
-        return _note("No margins were stored")
-    edges = _edges([arrays[f"margin/{row['key']}"] for row in rows], 300, tail=0.005)
-    figure = Figure(figsize=(9.2, 4.8), layout="constrained")
-    axes = figure.add_subplot()
-    _dress(axes, grid="both", title="How sure are the models of the forget samples?")
-    styles = row_styles(results["rows"])
-    handles = []
+        return note("No margins were stored")
+    edges = _edges([arrays[f"margin/{row['key']}"] for row in rows], 300 if len(rows) <= MAX_LINES else 120, tail=0.005)
+    lines = line_panels(rows, "How sure are the models of the forget samples?", height=4.8)
+    styles, handles, shares = row_styles(results["rows"]), [], {}
     for row in rows:
-        shares = _shares(arrays[f"margin/{row['key']}"], arrays["forget"], edges)
-        forget, _, test = np.cumsum(shares, axis=1)
-        handles += axes.plot(edges[1:], forget, label=_short(row["label"]), **_line(row, styles))
-        if row["kind"] == "oracle":
-            name = f"{_short(row['label'])}: on test samples"
-            handles += axes.plot(edges[1:], test, color=MUTED, lw=5, alpha=0.45, label=name, zorder=1)
-    axes.axvline(0, color=MUTED, lw=1, ls=(0, (2, 2)), zorder=1)
-    axes.set(xlim=(edges[0], edges[-1]), ylim=(0, 100))
-    axes.yaxis.set_major_formatter(PercentFormatter(decimals=0, symbol=" %"))
-    axes.set_xlabel("logit margin of the true class, log p − log(1 − p); at the dotted line p = 1/2")
-    axes.set_ylabel("share of samples with a smaller margin")
-    _legend(figure, handles, "on forget samples")
-    return figure
+        parts = _shares(arrays[f"margin/{row['key']}"], arrays["forget"], edges)
+        shares[row["key"]] = np.cumsum(parts, axis=1)
+    for axes, shown in lines.panels:
+        for row in shown:
+            forget, _, test = shares[row["key"]]
+            handles += axes.plot(edges[1:], forget, label=short(row["label"]), **line_style(row, styles))
+            if row["kind"] == "oracle" and lines.together:
+                name = f"{short(row['label'])}: on test samples"
+                handles += axes.plot(edges[1:], test, color=MUTED, lw=5, alpha=0.45, label=name, zorder=1)
+        axes.axvline(0, color=MUTED, lw=1, ls=(0, (2, 2)), zorder=1)
+        axes.set(xlim=(edges[0], edges[-1]), ylim=(0, 100))
+        axes.yaxis.set_major_formatter(PercentFormatter(decimals=0, symbol=" %"))
+    what = "logit margin of the true class, log p − log(1 − p); at the dotted line p = 1/2"
+    name_lines(lines, handles, "on forget samples", what, "share of samples with a smaller margin")
+    return lines.figure
 
 
 def attack_plot(results: Results, arrays: Arrays) -> Figure:
@@ -274,20 +279,20 @@ def attack_plot(results: Results, arrays: Arrays) -> Figure:
     """
     attack = results.get("attack")
     if not attack:
-        return _note("No adversarial examples were made in this run")
+        return note("No adversarial examples were made in this run")
     distance, status = (arrays.get(name, np.empty(0)) for name in ("distance", "status"))
     found = distance[(status == Status.FOUND) & (distance > 0) & np.isfinite(distance)]
     figure = Figure(figsize=(9.2, 4.8), layout="constrained")
     grid = figure.add_gridspec(2, 2, width_ratios=(1.9, 1))
     top = figure.add_subplot(grid[0, 0])
-    _dress(top, "Radius at which the search stopped")
+    dress(top, "Radius at which the search stopped")
     limits = _radius_bars(top, attack["radii"])
     top.set_ylabel("samples")
     if found.size:
         powers = np.log2(found.astype(np.float64))
         limits = min(limits[0], np.quantile(powers, 0.005)), max(limits[1], powers.max())
         below = figure.add_subplot(grid[1, 0], sharex=top)
-        _dress(below, "Distance of the examples found")
+        dress(below, "Distance of the examples found")
         below.hist(np.clip(powers, *limits), bins=48, range=limits, color=COLORS[5])
         below.set_ylabel("samples")
         top.tick_params(labelbottom=False)
@@ -325,7 +330,7 @@ def _radius_bars(axes: Axes, radii: Sequence[Sequence[float]]) -> tuple[float, f
 
 
 def _status_bars(axes: Axes, status: Mapping[str, int]) -> None:
-    _dress(axes, "Outcome of the search", grid="x")
+    dress(axes, "Outcome of the search", grid="x")
     counts = list(status.values())
     total = max(sum(counts), 1)
     bars = axes.barh(range(len(counts)), counts, height=0.62, color=COLORS[0])
@@ -364,37 +369,3 @@ def _edges(stacks: Sequence[np.ndarray], num_bins: int, *, tail: float, logit: b
     low, high = np.quantile(sample, [tail, 1 - tail]) if sample.size else (0.0, 1.0)
     edges = np.linspace(low, high, num_bins + 1) if low < high else np.linspace(low - 0.5, low + 0.5, num_bins + 1)
     return 1 / (1 + np.exp(-edges)) if logit else edges
-
-
-def _short(label: str, width: int = 40) -> str:
-    """A label on one line that matplotlib takes literally (a dollar starts mathematics, an underscore hides)."""
-    label = " ".join(label.split()).replace("$", r"\$")
-    label = label if len(label) <= width else label[: width - 1].rstrip() + "…"
-    return "\u200b" + label if label.startswith("_") else label
-
-
-def _dress(axes: Axes, title: str, *, grid: str = "y", size: float = 11.5) -> None:
-    """The look of every panel: a title to the left, two spines, a faint grid behind the data."""
-    axes.set_title(title, loc="left", fontsize=size, fontweight="bold", color=INK, pad=8)
-    axes.set_facecolor("none")
-    axes.set_axisbelow(True)
-    axes.grid(visible=True, axis=grid, color=MUTED, alpha=0.22, lw=0.8)  # pyright: ignore[reportArgumentType]
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(MUTED)
-    axes.tick_params(which="both", color=MUTED, labelcolor=INK, labelsize=9.5)
-    axes.xaxis.label.set(color=INK, fontsize=10)
-    axes.yaxis.label.set(color=INK, fontsize=10)
-
-
-def _legend(figure: Figure, handles: Sequence[Any], title: str) -> None:
-    legend = figure.legend(handles=handles, loc="outside right upper", frameon=False, labelcolor=INK, fontsize=9.5)
-    legend.set_title(title)
-    legend.get_title().set(color=INK, fontsize=9.5, fontweight="bold")
-
-
-def _note(message: str) -> Figure:
-    """A figure that only says why it is empty."""
-    figure = Figure(figsize=(6, 1))
-    figure.text(0.5, 0.5, message, ha="center", va="center", color=INK, fontsize=11)
-    return figure

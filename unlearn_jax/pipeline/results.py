@@ -142,9 +142,7 @@ def make_results(
             for o, s, r in plan.runs
         ],
         "attack": _attack_summary(plan.attacks[""], adversarial[""]) if "" in adversarial else None,
-        "attacks": {
-            name: _attack_summary(config, adversarial[name]) for name, config in plan.attacks.items() if name
-        },
+        "attacks": {name: _attack_summary(config, adversarial[name]) for name, config in plan.attacks.items() if name},
         "stages": costs,
         "level": level,
         "num_bootstrap": config.audit.num_bootstrap,
@@ -170,8 +168,11 @@ def _shown(estimate: dict[str, Any], level: float) -> str:
 
 
 def _checks(config: RunConfig, audited: dict[str, Any]) -> list[dict[str, Any]]:
-    """Whether the numbers can be trusted. What the attack should do on models whose answer is known is asked for random
-    forget sets only: no test sample stands for a whole class, or for the hardest samples."""
+    """Whether the numbers can be trusted.
+
+    What the attack should do on models whose answer is known is asked for random forget sets only: no test sample
+    stands for a whole class, or for the hardest samples.
+    """
     lost = [config.rows[name].get("label", name) for name, metrics in audited.items() if not metrics]
     checks = [
         {

@@ -89,29 +89,20 @@ def _vulnerability(plan: Plan, arrays: Arrays) -> tuple[dict[str, Any], dict[str
 
 
 def _klom(plan: Plan, arrays: Arrays) -> dict[str, Any]:
-    """KLoM of every row against the ensemble of retrained models of the same forget set, all sets together."""
-    forget, test = _masks(plan)
-    sets, rows = plan.runs[:, 1], {}
+    """KLoM of every row against the ensemble of retrained models; of the second such ensemble it is the floor."""
+    (forget, *_), test = _masks(plan)
+    parts = {"forget": forget, "retain": ~forget & ~test, "test": test}
+    rows = {}
     for name in _rows(arrays, "margin"):
-        if name == "retrained":
-            continue
-        values: dict[str, list[np.ndarray]] = {"forget": [], "retain": [], "test": []}
-        for s in np.unique(sets):
-            runs = sets == s
-            mask = forget[runs][0]
-            found = audit.klom(arrays[f"margin/{name}"][runs], arrays["margin/retrained"][runs])
-            for part, samples in (("forget", mask), ("retain", ~mask & ~test), ("test", test)):
-                values[part].append(found[samples])
-        rows[name] = {part: _klom_part(plan, np.concatenate(found)) for part, found in values.items()}
-    models = int(np.bincount(sets).min())
-    return {"models": models, "sets": len(np.unique(sets)), "rows": rows}
+        if name != "retrained":
+            found = audit.klom(arrays[f"margin/{name}"], arrays["margin/retrained"])
+            rows[name] = {part: _klom_part(plan, found[mask]) for part, mask in parts.items()}
+    return {"models": len(plan.runs), "rows": rows}
 
 
 def _klom_part(plan: Plan, values: np.ndarray) -> dict[str, Any]:
     audited = plan.config.audit
-    summary = audit.klom_summary(
-        values, level=audited.level, num_replicates=audited.num_bootstrap, seed=audited.seed
-    )
+    summary = audit.klom_summary(values, level=audited.level, num_replicates=audited.num_bootstrap, seed=audited.seed)
     return {
         "mean": round(summary.mean, 4),
         "low": round(summary.mean_interval.low, 4),
@@ -147,7 +138,7 @@ def _requests(plan: Plan, unlearned: Unlearned) -> dict[str, Any]:
             continue
         rows[name] = []
         for k in range(count):
-            gone = forget if name == "retrained" else requests[:, : k + 1].any(1)
+            gone = forget if name == "retrained" else np.asarray(requests[:, : k + 1].any(1))
             scores = measure.request_scores(config, pool, np.stack([run[k] for run in runs]), requests[:, k], gone)
             rows[name].append({key: measure.estimate(config, pool, measured) for key, measured in scores.items()})
     return {"count": count, "size": int(requests[0, 0].sum()), "rows": rows}

@@ -149,15 +149,9 @@ def make_recipe(config: TrainingConfig, num_samples: int, num_epochs: int) -> Re
     Raises:
       InputError: unusable settings.
     """
-    fields = {**to_json(config), "augment": _augment(config.augment), "num_epochs": num_epochs}
+    fields = {**to_json(config), "augment": data.augmentation(config.augment), "num_epochs": num_epochs}
     del fields["objective"], fields["objective_fields"]
     return FineTuning(**fields).recipe(num_samples)
-
-
-def _augment(name: str) -> Any:
-    if name not in data.AUGMENTATIONS:
-        raise InputError(f"unknown training.augment {name!r}; choose one of {', '.join(data.AUGMENTATIONS)}")
-    return None if name == "none" else data.AUGMENTATIONS[name]
 
 
 def shared_knobs(method: str, training: TrainingConfig) -> dict[str, Any]:
@@ -183,10 +177,12 @@ def make_row(name: str, row: dict[str, Any], training: TrainingConfig) -> Unlear
     known = methods.knobs_of(row["method"])
     if "recipe" in row:
         raise InputError(f"row {name!r} cannot set 'recipe': set the run's training.* instead")
+    if not isinstance(row.get("attack", ""), str):
+        raise InputError(f"the attack of row {name!r} must be the name of one of the run's attacks")
     knobs = shared_knobs(row["method"], training)
     knobs |= {key: value for key, value in row.items() if key not in ROW_KEYS}
     if "augment" in known:
-        knobs["augment"] = _augment(knobs.get("augment", training.augment))
+        knobs["augment"] = data.augmentation(knobs.get("augment", training.augment))
     return methods.make_method(row["method"], **knobs)
 
 

@@ -112,7 +112,6 @@ class Parts:
         }
         return [found[item] for item in sorted(found)]
 
-
     def variables(self, like: PyTree) -> Iterator[tuple[list[int], PyTree]]:
         """The stored models part by part: items, and their stacked variables (``like`` is of the same structure)."""
         for part, items in enumerate(self.parts):

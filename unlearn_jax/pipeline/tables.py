@@ -1,7 +1,7 @@
 """The table of a run, for the terminal, for LaTeX, for a README and for other programs.
 
 Every number is read from ``results``; nothing is computed here but its decimals. A metric that does not apply to a
-row prints as an en dash, a spread over a single run is left out.
+row prints as an en dash, a spread over a single run is left out. The last column is the cost of each row.
 """
 
 import csv
@@ -17,8 +17,10 @@ from unlearn_jax.types import InputError
 
 Results = Mapping[str, Any]
 MISSING = "–"
+COST = "Cost (x retraining)"
 _KIND_NOTES = {"original": "before unlearning", "oracle": "the oracle", "second_oracle": "a second oracle"}
 _CSV_FIELDS: list[str] = ["row", "label", "kind", "method", "metric", "mean", "std", "low", "high", "num_runs", "unit"]
+_CSV_FIELDS += [COST]
 _LATEX = {
     "\\": r"\textbackslash{}",
     **{symbol: "\\" + symbol for symbol in "&%$#_{}"},
@@ -76,23 +78,45 @@ def format_level(results: Results) -> str:
     return f"{100 * results['level']:g} %"
 
 
+def format_cost(row: Mapping[str, Any]) -> str:
+    """A row's cost as a multiple of retraining's; an en dash where it was not measured.
+
+    >>> format_cost({"cost": {"relative": 1.991}}), format_cost({"cost": {"relative": 0.0123}}), format_cost({})
+    ('1.99', '0.012', '–')
+    """
+    relative: Any = (row.get("cost") or {}).get("relative")
+    if not known(relative):
+        return MISSING
+    return f"{relative:.2f}" if relative >= 0.1 or relative == 0 else f"{relative:.2g}"
+
+
+def diverged(row: Mapping[str, Any]) -> bool:
+    """True for a row without any number: a method that did not end in finite ones in every run."""
+    return row["kind"] == "method" and not any(row["metrics"].values())
+
+
 def kind_note(row: Mapping[str, Any]) -> str:
     """What a row is, in a few words; nothing for a method, or where the label says it or has brackets of its own.
 
     >>> kind_note({"kind": "oracle", "label": "Retrained"}), kind_note({"kind": "oracle", "label": "The oracle"})
     ('the oracle', '')
+    >>> kind_note({"kind": "method", "label": "AMUN", "metrics": {}})
+    'diverged'
     """
+    if row["kind"] == "method":
+        return "diverged" if diverged(row) else ""
     note = _KIND_NOTES.get(row["kind"], "")
     said = note.rpartition(" ")[2] in row["label"].lower() or (row["kind"] != "oracle" and "(" in row["label"])
     return "" if said else note
 
 
 def _noted(row: Mapping[str, Any]) -> str:
-    return f"{row['label']} ({kind_note(row)})" if row["kind"] == "oracle" and kind_note(row) else row["label"]
+    shown = kind_note(row) if row["kind"] in ("oracle", "method") else ""
+    return f"{row['label']} ({shown})" if shown else row["label"]
 
 
 def terminal_table(results: Results, width: int = 160) -> str:
-    """The table for a terminal: two lines per row, mean ± std above the interval.
+    """The table for a terminal: two lines per row, mean ± std above the interval, the cost in the last column.
 
     Args:
       results: of a run.
@@ -119,18 +143,20 @@ def _terminal_blocks(results: Results, size: int) -> list[str]:
     """The table in pieces of ``size`` metrics."""
     metrics = results["metrics"]
     starts = range(0, max(1, len(metrics)), size)
-    return [_terminal_block(results, metrics[start : start + size]) for start in starts]
+    return [_terminal_block(results, metrics[i : i + size], last=i + size >= len(metrics)) for i in starts]
 
 
-def _terminal_block(results: Results, metrics: Sequence[Mapping[str, Any]]) -> str:
+def _terminal_block(results: Results, metrics: Sequence[Mapping[str, Any]], *, last: bool) -> str:
     headers = [""] + ["\n".join([*textwrap.wrap(m["name"], 11), f"({m['unit']})"]) for m in metrics]
+    headers += ["\n".join(textwrap.wrap(COST, 11))] if last else []
     body = []
     for row in results["rows"]:
         label = textwrap.wrap(row["label"], 24) or [row["key"]]
         note = kind_note(row)
         first = "\n".join([*label, f"({note})"] if note else label)
-        body.append([first, *(_terminal_cell(row["metrics"].get(m["key"])) for m in metrics)])
-    alignment = ["left"] + ["right"] * len(metrics)
+        cells = [_terminal_cell(row["metrics"].get(m["key"])) for m in metrics]
+        body.append([first, *cells, *([format_cost(row)] if last else [])])
+    alignment = ["left"] + ["right"] * (len(headers) - 1)
     return tabulate.tabulate(body, headers, "simple", colalign=alignment, disable_numparse=True)
 
 
@@ -147,12 +173,13 @@ def csv_table(results: Results) -> str:
 
     Returns:
       CSV (RFC 4180, Unix line ends) with a header: row, label, kind, method, metric, mean, std, low, high,
-      num_runs, unit.
+      num_runs, unit, and the row's cost as a multiple of retraining's.
     """
     stream = io.StringIO()
     writer: csv.DictWriter[str] = csv.DictWriter(stream, _CSV_FIELDS, lineterminator="\n")
     writer.writeheader()
     for row in results["rows"]:
+        relative: Any = (row.get("cost") or {}).get("relative")
         for metric in results["metrics"]:
             cell = row["metrics"].get(metric["key"]) or {}
             numbers = {name: cell.get(name) for name in ("mean", "std", "low", "high", "num_runs")}
@@ -165,6 +192,7 @@ def csv_table(results: Results) -> str:
                     "metric": metric["key"],
                     **{name: value if known(value) else "" for name, value in numbers.items()},
                     "unit": metric["unit"],
+                    COST: relative if known(relative) else "",
                 }
             )
     return stream.getvalue()
@@ -183,10 +211,10 @@ def latex_table(results: Results) -> str:
     lines = [
         r"% needs \usepackage{booktabs}; "
         f"mean and std over runs, below them the {format_level(results).replace(' ', '')} interval of the mean",
-        r"\begin{tabular}{l" + "r" * len(metrics) + "}",
+        r"\begin{tabular}{l" + "r" * (len(metrics) + 1) + "}",
         r"\toprule",
-        _latex_line("", [_escape_latex(m["name"]) for m in metrics]),
-        _latex_line("", [f"({_escape_latex(m['unit'])})" for m in metrics]),
+        _latex_line("", [*(_escape_latex(m["name"]) for m in metrics), "Cost"]),
+        _latex_line("", [*(f"({_escape_latex(m['unit'])})" for m in metrics), r"($\times$ retraining)"]),
         r"\midrule",
     ]
     last = len(results["rows"]) - 1
@@ -196,10 +224,12 @@ def latex_table(results: Results) -> str:
             lines.append(r"\midrule")
         label = _escape_latex(_noted(row))
         cells = [row["metrics"].get(m["key"]) for m in metrics]
-        lines.append(_latex_line(rf"\textbf{{{label}}} (oracle)" if ruled else label, [_latex_math(c) for c in cells]))
+        cost = format_cost(row).replace(MISSING, "--")
+        numbers = [*(_latex_math(cell) for cell in cells), cost]
+        lines.append(_latex_line(rf"\textbf{{{label}}}" if ruled else label, numbers))
         intervals = [format_interval(cell) for cell in cells]
         if any(intervals):
-            lines.append(_latex_line("", [rf"{{\scriptsize ${text}$}}" if text else "" for text in intervals]))
+            lines.append(_latex_line("", [*(rf"{{\scriptsize ${text}$}}" if text else "" for text in intervals), ""]))
         if ruled and i < last:
             lines.append(r"\midrule")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
@@ -223,7 +253,7 @@ def markdown_table(results: Results, metrics: Sequence[str] | None = None) -> st
 
     Args:
       results: of a run.
-      metrics: keys of the metrics to show, in this order; None shows all.
+      metrics: keys of the metrics to show, in this order, before the cost; None shows all.
 
     Returns:
       Markdown, text from ``results`` escaped, with a line below that says what the numbers are.
@@ -236,21 +266,23 @@ def markdown_table(results: Results, metrics: Sequence[str] | None = None) -> st
     if unknown:
         raise InputError(f"unknown metrics {', '.join(unknown)}: choose from {', '.join(available)}")
     shown = [available[key] for key in metrics] if metrics is not None else results["metrics"]
-    headers = ["", *(f"{_escape_markdown(m['name'])} ({_escape_markdown(m['unit'])})" for m in shown)]
-    lines = [headers, [":---", *("---:" for _ in shown)]]
+    headers = ["", *(f"{escape_markdown(m['name'])} ({escape_markdown(m['unit'])})" for m in shown), COST]
+    lines = [headers, [":---", *("---:" for _ in headers[1:])]]
     for row in results["rows"]:
-        label = _escape_markdown(_noted(row))
+        label = escape_markdown(_noted(row))
         cells = [row["metrics"].get(m["key"]) for m in shown]
         lines.append(
             [
                 f"**{label}**" if row["kind"] == "oracle" else label,
                 *(f"{format_spread(cell)} {format_interval(cell)}".strip() for cell in cells),
+                format_cost(row),
             ]
         )
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     return f"{table}\n\nMean ± std over runs, and in brackets the {format_level(results)} interval of the mean.\n"
 
 
-def _escape_markdown(text: str) -> str:
+def escape_markdown(text: str) -> str:
+    """Text that Markdown shows as it is, on one line."""
     text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return "".join("\\" + letter if letter in "\\|*_`[]" else letter for letter in text)

@@ -52,18 +52,18 @@ def tuning_plan(plan: Plan) -> Plan | None:
         config.forget.kind == "random" and set(tuning.seeds) & set(config.forget.seeds)
     ):
         raise InputError(
-            "tuning.originals and tuning.seeds must differ from replicas.originals and forget.seeds: never tune on what "
-            "is reported"
+            "tuning.originals and tuning.seeds must differ from replicas.originals and forget.seeds: never tune on "
+            "what is reported"
         )
     if config.forget.kind == "class":
-        raise InputError("tuning draws random forget sets: give the knobs of rows that forget classes, and tuning.trials=0")
+        raise InputError(
+            "tuning draws random forget sets: give the knobs of rows that forget classes, and tuning.trials=0"
+        )
     count = int(plan.forget.sum(1).max()) if plan.forget_known and config.forget.kind == "file" else config.forget.count
     forget = dataclasses.replace(config.forget, kind="random", seeds=tuning.seeds, requests=1, count=count)
     replicas = dataclasses.replace(config.replicas, originals=tuning.originals, repeats=1)
     audit = dataclasses.replace(config.audit, num_bootstrap=REPLICATES, mis=False)
-    own = dataclasses.replace(
-        plan, config=dataclasses.replace(config, forget=forget, replicas=replicas, audit=audit)
-    )
+    own = dataclasses.replace(plan, config=dataclasses.replace(config, forget=forget, replicas=replicas, audit=audit))
     check_settings(own.config)
     _ = own.rows, own.attacks, own.originals, own.oracles  # refuse bad settings now
     return own

@@ -1,0 +1,103 @@
+"""Augmentation policies inside a training loop's ``lax.scan``: images per second.
+
+Command::
+
+    python experiments/benchmarks/augmentations.py
+
+Goal: random operations at 12,000 images per second on two cores, what a small network trains at there, or 167 us
+of processor time; AugMix, nine operations per image, apart. Reached by processor time.
+
+Measured on 2 CPU cores (x86-64) that eight other processes shared, Python 3.11.7, JAX 0.10.2; float32 images of
+32 x 32 x 3, batches of 128, 10 batches per call; images per second as min / median / max of 15 calls, and the
+least processor time of a call, which the other processes disturb less::
+
+    crop                           345,480 / 501,264 / 552,353      1.8 us/image
+    crop_flip                      101,108 / 201,619 / 331,924      3.0
+    trivial_augment                 11,422 /  13,571 /  20,593     38.7
+    rand_augment                     5,511 /   6,190 /   7,030     76.5
+    auto_augment                     6,335 /   8,090 /   9,355     72.7
+    aug_mix                          1,394 /   1,712 /   2,437    394
+    random_erasing                  91,970 / 341,543 / 465,065      2.2
+    crop_flip+trivial_augment        8,989 /  15,124 /  18,397     54.5
+    crop_flip+rand_augment           4,385 /   6,668 /  13,294     75.2
+    crop_flip+auto_augment           7,226 /   8,824 /  13,232     75.6
+    crop_flip+aug_mix                1,129 /   1,660 /   2,150    399
+    crop_flip+random_erasing        59,038 / 125,385 / 214,766      4.7
+
+Grey levels as ``[ch, H, W]``, a flat gather index and no look-up table (compilers fuse it with the look-up and
+compute it once per pixel) brought one operation from about 130 us to 35 us of processor time.
+"""
+
+import argparse
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unlearn_jax.data import AUGMENTATIONS, augmentation
+
+POLICIES = ["trivial_augment", "rand_augment", "auto_augment", "aug_mix", "random_erasing"]
+NAMES = ["crop", "crop_flip", *POLICIES, *(f"crop_flip+{name}" for name in POLICIES)]
+
+
+def program(name: str) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """Augments every batch of ``images [steps, B, H, W, ch]`` in one scan and returns the sum of all pixels."""
+    augment = augmentation(name)
+    assert augment is not None
+
+    def step(total: jax.Array, batch: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        return total + jnp.sum(augment(*batch)), None
+
+    return jax.jit(lambda keys, images: jax.lax.scan(step, jnp.zeros(()), (keys, images))[0])
+
+
+def measure(run: Callable[[], jax.Array], repeats: int) -> tuple[float, list[float], float]:
+    """Seconds of the first call, of each repeat, and the least processor seconds of a repeat (host threads)."""
+    start = time.perf_counter()
+    run().block_until_ready()
+    first = time.perf_counter() - start
+    walls, processor = [], []
+    for _ in range(repeats):
+        start, busy = time.perf_counter(), time.process_time()
+        run().block_until_ready()
+        walls.append(time.perf_counter() - start)
+        processor.append(time.process_time() - busy)
+    return first, walls, min(processor)
+
+
+def main() -> int:
+    """Prints one row per augmentation."""
+    parser = argparse.ArgumentParser(description="Time augmentations inside a scan.")
+    parser.add_argument("--names", nargs="*", default=NAMES, help=f"parts joined by +: {', '.join(AUGMENTATIONS)}")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--shape", type=int, nargs=3, default=(32, 32, 3))
+    parser.add_argument("--num-steps", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=15)
+    args = parser.parse_args()
+
+    size = (args.num_steps, args.batch_size)
+    number = args.num_steps * args.batch_size
+    levels = np.random.default_rng(0).integers(0, 256, (*size, *args.shape))
+    images = jnp.asarray(levels / 255, jnp.float32)
+    keys = jax.random.split(jax.random.key(0), size)
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    print(f"{cores} CPU cores ({platform.machine()}), Python {platform.python_version()}, JAX {jax.__version__}", end="")
+    print(f" on {jax.devices()[0].device_kind}; float32 images {tuple(args.shape)}, batches of {args.batch_size}")
+    print(f"{'images per second':<30}{'min':>10}{'median':>10}{'max':>10}{'processor us/image':>21}{'first call s':>14}")
+    for name in args.names:
+        run = program(name)
+        first, walls, busy = measure(lambda run=run: run(keys, images), args.repeats)
+        slow, middle, fast = (number / seconds for seconds in (max(walls), statistics.median(walls), min(walls)))
+        print(f"{name:<30}{slow:>10,.0f}{middle:>10,.0f}{fast:>10,.0f}{1e6 * busy / number:>21.1f}{first:>14.1f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

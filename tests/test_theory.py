@@ -1,0 +1,190 @@
+"""Theorem 4.1's terms by hand on linear models; the Lipschitz bound against materialised maps."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import lax
+
+from unlearn_jax import models, theory
+from unlearn_jax.types import AttackResult, Dataset, InputError, Status, Variables
+
+RNG = np.random.default_rng(6)
+ORIGINAL, RETRAINED, UNLEARNED = (RNG.normal(size=(12, 4)).astype("f4") for _ in range(3))
+
+
+def loss(weights, image, label):
+    """Cross-entropy of one sample."""
+    logits = image.reshape(-1).astype(np.float64) @ weights
+    return np.log(np.exp(logits).sum()) - logits[label]
+
+
+@pytest.fixture(scope="module")
+def case():
+    """Five samples: found, found, already wrong, failed, not finite."""
+    model = models.from_functions(lambda key: jnp.zeros((12, 4)), lambda w, x: x.reshape(len(x), -1) @ w)
+    x = RNG.integers(0, 256, (5, 2, 2, 3)).astype(np.uint8)
+    near = (x / 255 + RNG.uniform(-0.1, 0.1, x.shape)).astype("f4")
+    near[2], near[4] = (x[2] / 255).astype("f4"), np.nan
+    y, found = np.array([0, 1, 2, 3, 0], "i4"), np.array([1, 3, 0, 3, 2], "i4")
+    status = np.array([Status.FOUND, Status.FOUND, Status.ALREADY_WRONG, Status.NOT_FOUND, Status.FOUND], "i4")
+    distance = jnp.array([1.0, 1.0, 0.0, 1.0, 1.0])
+    result = AttackResult(jnp.asarray(near), jnp.asarray(found), jnp.ones(5), distance, jnp.asarray(status))
+    return model, [Variables(jnp.asarray(w), {}) for w in (ORIGINAL, RETRAINED, UNLEARNED)], Dataset(x, y), result
+
+
+def test_terms_by_hand(case):
+    model, variables, forget, result = case
+    terms = theory.theorem_terms(model, *variables, forget, result)
+    np.testing.assert_array_equal(terms.counted, [True, True, True, False, False])
+    near = np.asarray(result.images)
+    for i in range(4):
+        x, y, found = forget.images[i] / 255, int(forget.labels[i]), int(result.labels[i])
+        delta = np.linalg.norm(near[i] - x)
+        first, second = loss(ORIGINAL, near[i], y), loss(UNLEARNED, near[i], found)
+        third, fourth = loss(RETRAINED, x, y), loss(RETRAINED, near[i], found)
+        expected = {
+            "delta": delta,
+            "original_adversarial": first,
+            "original_clean": loss(ORIGINAL, x, y),
+            "unlearned_adversarial": second,
+            "retrained_clean": third,
+            "retrained_adversarial": fourth,
+            "combination": first + second - third - fourth,
+            "transfer": np.argmax(near[i].reshape(-1) @ RETRAINED) == found,
+        }
+        for name, value in expected.items():
+            np.testing.assert_allclose(getattr(terms, name)[i], value, rtol=1e-4, atol=1e-6, err_msg=name)
+        if i == 2:
+            assert np.isnan(terms.slope[i])
+        else:
+            slope = abs(first - expected["original_clean"]) / delta
+            np.testing.assert_allclose(terms.slope[i], slope, rtol=1e-3)
+            assert slope <= np.sqrt(2) * terms.lipschitz_bound * (1 + 1e-5)
+    np.testing.assert_allclose(terms.lipschitz_bound, np.linalg.norm(ORIGINAL, 2), rtol=1e-5)
+    np.testing.assert_allclose(terms.original_distance, np.linalg.norm(ORIGINAL - RETRAINED), rtol=1e-5)
+    np.testing.assert_allclose(terms.unlearned_distance, np.linalg.norm(UNLEARNED - RETRAINED), rtol=1e-5)
+    jitted = jax.jit(theory.theorem_terms)(model, *variables, forget, result)
+    chex.assert_trees_all_close(jitted, terms, rtol=1e-5, atol=1e-6)
+
+
+def test_summary_counts_found_and_finite_samples_only(case):
+    model, variables, forget, result = case
+    terms = theory.theorem_terms(model, *variables, forget, result)
+    summary = theory.summarise_terms(terms)
+    assert summary["num_samples"] == 3
+    for name in ("delta", "original_adversarial", "combination", "transfer"):
+        np.testing.assert_allclose(summary[name], np.mean(np.asarray(getattr(terms, name))[:3]), rtol=1e-5)
+    np.testing.assert_allclose(summary["slope"], np.mean(np.asarray(terms.slope)[:2]), rtol=1e-5)
+    rise = np.abs(np.asarray(terms.original_adversarial) - np.asarray(terms.original_clean))[:3]
+    np.testing.assert_allclose(summary["excess"], np.mean(rise - np.asarray(terms.combination)[:3]), rtol=1e-4)
+    assert summary["excess_bound"] >= summary["excess"]
+    gap = np.linalg.norm(ORIGINAL - RETRAINED) ** 2 - np.linalg.norm(UNLEARNED - RETRAINED) ** 2
+    np.testing.assert_allclose(summary["approach"], gap, rtol=1e-3, atol=1e-3)
+    none = theory.summarise_terms(terms._replace(counted=jnp.zeros(5, bool)))
+    assert none["num_samples"] == 0
+    assert np.isnan(none["delta"])
+
+
+def test_one_step_on_a_convex_model_obeys_the_theorem():
+    """Linear softmax, many samples, one gradient step: the inequality itself, with exact constants."""
+    rng = np.random.default_rng(8)
+    x, y = rng.normal(size=(30, 5)), rng.integers(0, 3, 30)
+    original = np.zeros((5, 3))
+
+    def gradient(weights, images, labels):
+        logits = images @ weights
+        probs = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+        return images.T @ (probs - np.eye(3)[labels])
+
+    def descend(images, labels, rate):
+        weights = np.zeros((5, 3))
+        for _ in range(30000):
+            weights -= rate * gradient(weights, images, labels)
+        return weights
+
+    y = np.argmax(x @ rng.normal(size=(5, 3)), -1)
+    beta = 0.5 * np.linalg.norm(np.concatenate([x, x[:1]]), 2) ** 2  # of the sum, one copy of x_adv in it
+    original, retrained = descend(x, y, 1 / beta), descend(x[1:], y[1:], 1 / beta)
+    gap = lambda label: original[:, y[0]] - original[:, label]  # noqa: E731
+    other = min((c for c in range(3) if c != y[0]), key=lambda c: x[0] @ gap(c) / np.linalg.norm(gap(c)))
+    normal = gap(other)
+    near = x[0] - 1.01 * (x[0] @ normal) / (normal @ normal) * normal
+    found = int(np.argmax(near @ original))
+    assert found != y[0]
+    step = gradient(original, np.vstack([x, near]), np.append(y, found)) / beta
+    unlearned = original - step
+    model = models.from_functions(lambda key: jnp.zeros((5, 3)), lambda w, x: x.reshape(len(x), -1) @ w)
+    one = lambda leaf: jnp.asarray(leaf, jnp.float32).reshape(1, 5, 1, 1)  # noqa: E731
+    result = AttackResult(one(near), jnp.array([found]), jnp.ones(1), jnp.ones(1), jnp.zeros(1, jnp.int32))
+    forget = Dataset(one(x[0]), np.array([y[0]], "i4"))
+    variables = [Variables(jnp.asarray(w, jnp.float32), {}) for w in (original, retrained, unlearned)]
+    terms = theory.theorem_terms(model, *variables, forget, result)
+    summary = theory.summarise_terms(terms)
+    assert -summary["approach"] <= 2 / beta * summary["excess_bound"]
+
+
+def materialised(kernel, size, stride, padding):
+    """The convolution's matrix, one basis image at a time."""
+    basis = np.eye(size * size * kernel.shape[2], dtype="f4").reshape(-1, size, size, kernel.shape[2])
+    out = lax.conv_general_dilated(
+        jnp.asarray(basis), kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    return np.asarray(out).reshape(len(basis), -1)
+
+
+@settings(max_examples=6, deadline=None)
+@given(
+    st.integers(0, 9), st.sampled_from([(3, 3, 1, "SAME"), (3, 1, 2, "SAME"), (2, 3, 1, "VALID"), (1, 1, 1, "SAME")])
+)
+def test_conv_bound_is_above_the_norm(seed, shape):
+    height, width, stride, padding = shape
+    rng = np.random.default_rng(seed)
+    kernel = jnp.asarray(rng.normal(size=(height, width, 2, 3)) * rng.choice([1e-3, 1.0, 1e3]), jnp.float32)
+    exact = np.linalg.norm(materialised(kernel, 5, stride, padding), 2)
+    bound = float(theory.conv_bound(kernel))
+    assert exact <= bound * (1 + 1e-5)
+    assert bound <= exact * height * width * 3, "not vacuous"
+    if height == width == 1:
+        np.testing.assert_allclose(bound, exact, rtol=1e-5)
+
+
+def test_conv_bound_is_the_smallest_of_four_layouts():
+    """A kernel that is an outer product over (in, width) and (out, height), say, is tight in one layout alone."""
+    kernel = RNG.normal(size=(3, 2, 4, 5))
+    layouts = []
+    for rows in ((3, 0), (3, 1), (3,), (0, 1, 3)):
+        columns = tuple(axis for axis in range(4) if axis not in rows)
+        matrix = kernel.transpose(*rows, *columns).reshape(np.prod([kernel.shape[a] for a in rows]), -1)
+        layouts.append(np.linalg.norm(matrix, 2))
+    assert len({round(value, 3) for value in layouts}) == 4
+    np.testing.assert_allclose(
+        theory.conv_bound(jnp.asarray(kernel, jnp.float32)), np.sqrt(6) * min(layouts), rtol=1e-5
+    )
+
+
+def test_lipschitz_bound_multiplies_kernels_and_bounds_a_network(normed, key):
+    dense = RNG.normal(size=(7, 3)).astype("f4")
+    conv = RNG.normal(size=(3, 3, 2, 2)).astype("f4")
+    params = {
+        "a": {"kernel": jnp.asarray(dense), "bias": jnp.full(3, 9.0)},
+        "b": jnp.asarray(conv),
+        "scale": jnp.ones(()),
+    }
+    expected = np.linalg.norm(dense, 2) * theory.conv_bound(jnp.asarray(conv))
+    np.testing.assert_allclose(theory.lipschitz_bound(params), expected, rtol=1e-5)
+    np.testing.assert_allclose(theory.lipschitz_bound({"bias": jnp.zeros(3)}), 1.0)
+    assert theory.lipschitz_bound({"zero": jnp.zeros((3, 2))}) == 0
+    with pytest.raises(InputError, match="neither a dense nor a 2-D convolution"):
+        theory.lipschitz_bound({"kernel": jnp.zeros((3, 2, 2))})
+    model = models.build("cnn", (4, 4, 1), 3, widths=(3,))
+    k_init, k_from, k_to = jax.random.split(key, 3)
+    variables = jax.jit(model.init)(k_init)
+    images = jax.random.uniform(k_from, (64, 4, 4, 1))
+    moved = images + 1e-2 * jax.random.normal(k_to, images.shape)
+    change = np.linalg.norm(model.apply(variables, moved) - model.apply(variables, images), axis=-1)
+    length = np.sqrt(np.sum((np.asarray(moved) - np.asarray(images)) ** 2, (1, 2, 3)))
+    assert np.max(change / length) <= theory.lipschitz_bound(variables.params)

@@ -1,0 +1,140 @@
+"""The search of knobs: its trials, that it is measured on what is not reported, and what becomes of its choice."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import qmc
+
+from unlearn_jax import data
+from unlearn_jax.methods import draw_trials
+from unlearn_jax.pipeline import (
+    AttackConfig,
+    AuditConfig,
+    ForgetConfig,
+    ModelConfig,
+    ReplicasConfig,
+    RunConfig,
+    TrainingConfig,
+    TuningConfig,
+    run,
+    tuning,
+)
+from unlearn_jax.pipeline.plan import make_plan
+
+TINY = RunConfig(
+    title="tiny search",
+    model=ModelConfig(name="mlp", fields={"widths": [8]}),
+    training=TrainingConfig(num_epochs=4, batch_size=16, learning_rate=0.1),
+    forget=ForgetConfig(fraction=0.2, seeds=(1,)),
+    replicas=ReplicasConfig(originals=(0, 1), references=4),
+    attack=AttackConfig(num_radii=6, num_steps=4, batch_size=8),
+    tuning=TuningConfig(trials=4, originals=(7,), seeds=(8, 9)),
+    audit=AuditConfig(num_bootstrap=10, mis=False),
+    rows={
+        "finetune": {
+            "method": "finetune",
+            "num_epochs": 2,
+            "search": {"learning_rate": {"low": 1e-3, "high": 1e26}, "decay_every": [0, 1]},
+        },
+        "fixed": {"method": "finetune", "num_epochs": 1, "learning_rate": 0.01, "search": {}},
+    },
+)
+
+
+@pytest.fixture(scope="module")
+def splits(blobs):
+    return data.load_arrays(blobs.images, blobs.labels, blobs.images[:30], blobs.labels[:30])
+
+
+@pytest.fixture(scope="module")
+def finished(splits, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tuned") / "run"
+    return folder, run(TINY, folder, splits=splits)
+
+
+def test_trials_are_a_halton_sequence_on_a_logarithmic_scale():
+    space = {"rate": {"low": 1e-4, "high": 1.0}, "decay": [0, 1, 5]}
+    trials = draw_trials(space, 9)
+    points = qmc.Halton(2, scramble=False).random(10)[1:]
+    np.testing.assert_allclose([t["rate"] for t in trials], 10 ** (4 * points[:, 0] - 4), rtol=6e-3)
+    assert [t["decay"] for t in trials] == [[0, 1, 5][int(3 * p)] for p in points[:, 1]]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.floats(1e-8, 1.0), st.floats(1.0, 1e4), st.integers(1, 12), st.lists(st.integers(0, 9), min_size=1, unique=True)
+)
+def test_trials_lie_in_their_ranges_differ_and_begin_alike(low, factor, count, choices):
+    space = {"a": {"low": low, "high": low * factor}, "b": choices}
+    trials = draw_trials(space, count)
+    assert 1 <= len(trials) <= count
+    assert len({json.dumps(t) for t in trials}) == len(trials)
+    for trial in trials:
+        assert 0.99 * low <= trial["a"] <= 1.01 * low * factor
+        assert trial["b"] in choices
+    assert draw_trials(space, max(1, count - 1)) == trials[: len(draw_trials(space, max(1, count - 1)))]
+
+
+def test_a_search_without_knobs_or_trials_is_empty():
+    assert draw_trials({}, 5) == []
+    assert draw_trials({"a": [1]}, 0) == []
+    assert draw_trials({"a": [1, 2]}, 50) == [{"a": 2}, {"a": 1}], "no more settings than there are"
+
+
+def test_every_trial_is_kept_and_the_best_is_taken(finished):
+    _, results = finished
+    found = results["tuning"]["finetune"]
+    assert len(found["trials"]) == 4
+    assert found["space"] == TINY.rows["finetune"]["search"]
+    gaps = [t["metrics"]["avg_gap"]["mean"] if t["status"] == "ok" else np.inf for t in found["trials"]]
+    assert found["chosen"] == int(np.argmin(gaps))
+    assert any(t["status"] == "diverged" for t in found["trials"]), "a range up to 1e26 must diverge somewhere"
+    row = next(row for row in results["rows"] if row["key"] == "finetune")
+    chosen = found["trials"][found["chosen"]]["knobs"]
+    assert {knob: row["knobs"][knob] for knob in chosen} == chosen
+    assert "fixed" not in results["tuning"]
+
+
+def test_a_trial_is_the_method_with_its_knobs(finished, splits, tmp_path):
+    """The searched program, knobs traced, gives what the plain one gives with the same knobs on the same problems."""
+    folder, results = finished
+    own = tuning.tuning_plan(make_plan(TINY, folder.parent / "banks", splits=splits))
+    trial = next(t for t in results["tuning"]["finetune"]["trials"] if t["status"] == "ok")
+    plain = dataclasses.replace(
+        own.config,
+        tuning=TuningConfig(),
+        bank=str(folder.parent / "banks"),
+        only=("finetune",),
+        rows={"finetune": {"method": "finetune", "num_epochs": 2, **trial["knobs"]}},
+    )
+    row = run(plain, tmp_path / "plain", splits=splits)["rows"][-1]
+    for key in ("test_accuracy", "ft_auc", "avg_gap"):
+        np.testing.assert_allclose(row["metrics"][key]["values"], trial["metrics"][key]["values"], atol=1e-6)
+
+
+def test_the_search_sees_nothing_that_is_reported(finished, splits):
+    folder, _ = finished
+    plan = make_plan(TINY, folder.parent / "banks", splits=splits)
+    own = tuning.tuning_plan(plan)
+    assert own.originals.spec.key != plan.originals.spec.key
+    assert not set(own.forget_names) & set(plan.forget_names)
+    assert own.references.spec.key == plan.references.spec.key, "the references are shared"
+    assert own.model is plan.model
+    assert own.splits is plan.splits
+
+
+def test_a_second_run_computes_no_trial_again(finished, splits):
+    folder, first = finished
+    second = run(TINY, folder, splits=splits)
+    assert all(stage["cached"] for stage in second["stages"] if "audit" not in stage["name"])
+    assert second["tuning"] == first["tuning"]
+    assert [row["metrics"] for row in second["rows"]] == [row["metrics"] for row in first["rows"]]
+
+
+def test_without_trials_nothing_is_tuned(splits, tmp_path):
+    plan = make_plan(dataclasses.replace(TINY, tuning=TuningConfig()), tmp_path, splits=splits)
+    assert tuning.tuning_plan(plan) is None

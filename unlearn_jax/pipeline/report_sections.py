@@ -1,0 +1,354 @@
+"""What the report's further sections show: rows of text for its tables, a figure, and what to be warned of.
+
+Each function returns what the template needs, or None where the results have no such section.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from unlearn_jax.pipeline import plots_sections
+from unlearn_jax.pipeline.figure_style import Row, to_svg
+from unlearn_jax.pipeline.plots import Arrays
+from unlearn_jax.pipeline.tables import (
+    MISSING,
+    Results,
+    format_interval,
+    format_number,
+    format_spread,
+    known,
+)
+from unlearn_jax.pipeline.verdict import find_row, join, place
+
+STATUSES = {
+    "found": "an input within the radius gets another label",
+    "already_wrong": "the clean image was misclassified to begin with",
+    "not_found": "still classified correctly after the last radius",
+    "zero_gradient": "the loss gave no direction to search in",
+}
+TERMS = {
+    "num_samples": ("samples", "that have an adversarial example and only finite terms"),
+    "delta": ("δ", "L2 distance of the adversarial example; smaller is better"),
+    "original_clean": ("ℓ(f_o(x), y)", "loss of the original model on the clean sample; near 0 by assumption"),
+    "original_adversarial": ("ℓ(f_o(x_adv), y)", "how strong the attack is; larger is better"),
+    "unlearned_adversarial": ("ℓ(f′(x_adv), y_adv)", "small where the adversarial set is overfitted; larger is better"),
+    "retrained_clean": ("ℓ(f_u(x), y)", "how well retraining generalises; smaller is better"),
+    "retrained_adversarial": ("ℓ(f_u(x_adv), y_adv)", "small where the adversarial set transfers; smaller is better"),
+    "combination": ("C", "the second and third loss less the fourth and fifth; larger is better"),
+    "transfer": ("transfer", "share of examples that the retrained model gives the label y_adv, too"),
+    "slope": ("slope", "rise of the loss over δ: a lower bound on the Lipschitz constant L"),
+    "excess": ("L δ − C", "with L read off the slope; negative: the theorem promises a step towards retraining"),
+    "lipschitz_bound": ("bound on L", "product of the original model's layer norms, an upper bound and a loose one"),
+    "excess_bound": ("L δ − C, bound", "the same with the upper bound for L; hopelessly large on most networks"),
+    "original_distance": ("‖θ_o − θ_u‖", "distance of the original model's weights from the retrained model's"),
+    "unlearned_distance": ("‖θ′ − θ_u‖", "distance of the unlearned model's weights from the retrained model's"),
+    "approach": ("approach", "the first squared less the second squared; positive: unlearning came nearer"),
+}
+MANY_MODELS = 50
+"""KLoM of fewer models is mostly its own bias."""
+_PARTS = ("forget", "retain", "test")
+
+
+def make_sections(results: Results, arrays: Arrays) -> dict[str, Any]:
+    """All further sections by name.
+
+    Args:
+      results: of a run.
+      arrays: of the same run; ``vulnerability/<row>`` says how often each sample is found.
+    """
+    return {
+        "attacks": attacks(results),
+        "requests": requests(results),
+        "vulnerability": vulnerability(results, arrays),
+        "klom": klom(results),
+        "theory": theory(results),
+        "tuning": tuning(results),
+    }
+
+
+def _about(results: Results) -> dict[str, Row]:
+    return {row["key"]: row for row in results["rows"]}
+
+
+def _with(results: Results, found: Mapping[str, Any]) -> list[Row]:
+    """The rows that a section has something on, in the table's order."""
+    return [row for row in results["rows"] if row["key"] in found]
+
+
+def format_knobs(knobs: Mapping[str, Any]) -> str:
+    """``name=value`` of every knob."""
+    return ", ".join(f"{name}={value}" for name, value in knobs.items())
+
+
+def chosen_knobs(results: Results, key: str) -> str:
+    """What a search chose for a row, in a few words; nothing where none was made."""
+    search = (results.get("tuning") or {}).get(key)
+    if not search:
+        return ""
+    if search["chosen"] is None:
+        return "search: every trial diverged"
+    return "chosen: " + format_knobs(search["trials"][search["chosen"]]["knobs"])
+
+
+def tuning(results: Results) -> dict[str, Any] | None:
+    """Every row's search: space, trials, what was chosen, and what speaks against trusting it."""
+    searches = results.get("tuning")
+    if not searches:
+        return None
+    rows, edges, idle, lost = [], [], [], []
+    nothing = (find_row(results, "original") or {"metrics": {}})["metrics"].get("avg_gap")
+    for row in _with(results, searches):
+        search = searches[row["key"]]
+        trials, remarks = search["trials"], []
+        best = None if search["chosen"] is None else trials[search["chosen"]]
+        if best is None:
+            lost.append(row["label"])
+            remarks.append("every trial diverged")
+        else:
+            at_edge = knobs_at_edge(search)
+            remarks += at_edge
+            edges += [row["label"]] if at_edge else []
+            helpful = _compare(best["metrics"]["avg_gap"], nothing)
+            remarks += [helpful] if helpful else []
+            idle += [row["label"]] if helpful else []
+        rows.append(
+            {
+                "label": row["label"],
+                "space": _space(search["space"]),
+                "count": len(trials),
+                "diverged": sum(not trial["metrics"] for trial in trials),
+                "chosen": format_knobs(best["knobs"]) if best else MISSING,
+                "gap": _cell(best["metrics"]["avg_gap"] if best else None),
+                "remarks": remarks,
+                "trials": [_trial(trial, i == search["chosen"]) for i, trial in enumerate(trials)],
+            }
+        )
+    knobs = results["config"].get("tuning") or {}
+    alt = "Avg Gap of the chosen trial: " + ", ".join(f"{row['label']} {row['gap']['text']}" for row in rows)
+    return {
+        "rows": rows,
+        "warnings": _warnings(edges, idle, lost),
+        "originals": knobs.get("originals") or [],
+        "seeds": knobs.get("seeds") or [],
+        "columns": ["Unlearn acc", "Retain acc", "Test acc", "FT AUC"],
+        "svg": to_svg(plots_sections.tuning_plot(results), "tuning", alt),
+    }
+
+
+def knobs_at_edge(search: Mapping[str, Any]) -> list[str]:
+    """A remark for each searched range of which the chosen trial has the lowest or the highest value tried."""
+    remarks, chosen = [], search["trials"][search["chosen"]]["knobs"]
+    for knob, values in search["space"].items():
+        tried = sorted({trial["knobs"][knob] for trial in search["trials"]}) if isinstance(values, Mapping) else []
+        if len(tried) > 1 and chosen[knob] in (tried[0], tried[-1]):
+            remarks.append(f"{knob} is the {'lowest' if chosen[knob] == tried[0] else 'highest'} tried")
+    return remarks
+
+
+def _compare(best: Mapping[str, Any], nothing: Mapping[str, Any] | None) -> str:
+    """What to say of a best trial that is not clearly better than doing nothing."""
+    if not (format_interval(best) and format_interval(nothing)):
+        return ""
+    where = place(best, nothing or {})
+    return {"below": "", "within": "not told from doing nothing", "above": "worse than doing nothing"}[where]
+
+
+def _warnings(edges: Sequence[str], idle: Sequence[str], lost: Sequence[str]) -> list[str]:
+    said = []
+    if lost:
+        said.append(f"Every trial of {join(lost)} diverged: the given knobs were kept. Search lower learning rates.")
+    if edges:
+        said.append(
+            f"The choice for {join(edges)} is the lowest or highest value tried of a range: a better one may lie "
+            "beyond it. Widen the range, or allow more trials."
+        )
+    if idle:
+        said.append(
+            f"The best trial of {join(idle)} is not clearly better than doing nothing (its interval overlaps, or lies "
+            "above, that of the table's original row, which is on other forget sets): the search found no knobs that "
+            "work, or the runs are too few to see it."
+        )
+    return said
+
+
+def _space(space: Mapping[str, Any]) -> str:
+    parts = [
+        f"{name} {values['low']:g}–{values['high']:g}"
+        if isinstance(values, Mapping)
+        else f"{name} in {{{', '.join(map(str, values))}}}"
+        for name, values in space.items()
+    ]
+    return "; ".join(parts)
+
+
+def _trial(trial: Mapping[str, Any], chosen: bool) -> dict[str, Any]:
+    keys = ("unlearn_accuracy", "retain_accuracy", "test_accuracy", "ft_auc")
+    return {
+        "knobs": format_knobs(trial["knobs"]),
+        "gap": _cell(trial["metrics"].get("avg_gap")),
+        "others": [format_number((trial["metrics"].get(key) or {}).get("mean")) for key in keys],
+        "diverged": not trial["metrics"],
+        "chosen": chosen,
+    }
+
+
+def _cell(cell: Mapping[str, Any] | None) -> dict[str, str]:
+    return {"text": format_spread(cell), "interval": format_interval(cell)}
+
+
+def _percent(share: Any, digits: int = 1) -> str:
+    return f"{format_number(100 * share, digits)} %" if known(share) else MISSING
+
+
+def vulnerability(results: Results, arrays: Arrays) -> dict[str, Any] | None:
+    """How often single samples are found: a line per row, and every row's most exposed samples."""
+    found = results.get("vulnerability")
+    if not found or not found["rows"]:
+        return None
+    beside = {
+        row["kind"]: arrays[f"vulnerability/{row['key']}"].ravel()
+        for row in results["rows"]
+        if row["kind"] in ("original", "oracle") and f"vulnerability/{row['key']}" in arrays
+    }
+    rows = []
+    for row in _with(results, found["rows"]):
+        one = found["rows"][row["key"]]
+        rows.append(
+            {
+                "label": row["label"],
+                "kind": row["kind"],
+                "mean": _percent(one["mean"]),
+                "always": one["always"],
+                "samples": one["samples"],
+                "most": [_exposed(sample, beside) for sample in one["most"]],
+            }
+        )
+    alt = "Mean share found: " + ", ".join(f"{row['label']} {row['mean']}" for row in rows)
+    return {
+        "rate": _percent(found["max_fpr"], 0),
+        "rows": rows,
+        "means": {row["kind"]: row["mean"] for row in rows},
+        "svg": to_svg(plots_sections.vulnerability_plot(results, arrays), "vulnerability", alt),
+    }
+
+
+def _exposed(sample: Mapping[str, Any], beside: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """A sample as a row sees it, and as the original and the retrained models see the same one."""
+    shares = {kind: float(values[sample["sample"]]) for kind, values in beside.items()}
+    return {
+        **sample,
+        "share": _percent(sample["share"], 0),
+        "interval": f"[{100 * sample['low']:.0f}, {100 * sample['high']:.0f}]",
+        "original": _percent(shares.get("original"), 0),
+        "oracle": _percent(shares.get("oracle"), 0),
+    }
+
+
+def klom(results: Results) -> dict[str, Any] | None:
+    """KLoM on forget, retain and test samples."""
+    found = results.get("klom")
+    if not found:
+        return None
+    rows = []
+    for row in _with(results, found["rows"]):
+        cells = []
+        for part in _PARTS:
+            one = found["rows"][row["key"]][part]
+            mean = {"text": format_number(one["mean"]), "interval": format_interval(one)}
+            cells += [mean, *({"text": format_number(one[key]), "interval": ""} for key in ("median", "p95"))]
+        rows.append({"label": row["label"], "kind": row["kind"], "cells": cells})
+    floor = find_row(results, "second_oracle")
+    return {
+        "parts": _PARTS,
+        "rows": rows,
+        "models": found["models"],
+        "few": found["models"] < MANY_MODELS,
+        "floor": floor["label"] if floor else None,
+    }
+
+
+def requests(results: Results) -> dict[str, Any] | None:
+    """The score of every request, and both its parts."""
+    found = results.get("requests")
+    if not found:
+        return None
+    names = {"score": "Score: FR AUC − FT AUC (points)", "fr_auc": "FR AUC (%)", "ft_auc": "FT AUC (%)"}
+    rows = _with(results, found["rows"])
+    groups = [
+        {
+            "name": name,
+            "rows": [
+                {
+                    "label": row["label"],
+                    "kind": row["kind"],
+                    "cells": [_cell(request[key]) for request in found["rows"][row["key"]]],
+                }
+                for row in rows
+            ],
+        }
+        for key, name in names.items()
+    ]
+    said = [f"{row['label']} {', '.join(cell['text'] for cell in row['cells'])}" for row in groups[0]["rows"]]
+    return {
+        "count": found["count"],
+        "size": found["size"],
+        "groups": groups,
+        "svg": to_svg(plots_sections.requests_plot(results), "requests", "Score of each request. " + "; ".join(said)),
+    }
+
+
+def theory(results: Results) -> dict[str, Any] | None:
+    """The terms of AMUN's Theorem 4.1, a line per term, a column per row of the table."""
+    found = (results.get("theory") or {}).get("rows")
+    if not found:
+        return None
+    rows = _with(results, found)
+    terms = []
+    for key, (name, meaning) in TERMS.items():
+        cells = [found[row["key"]].get(key) or {} for row in rows]
+        if any(cells):
+            terms.append({"name": name, "meaning": meaning, "cells": [_significant(cell) for cell in cells]})
+    return {"labels": [row["label"] for row in rows], "terms": terms}
+
+
+def _significant(cell: Mapping[str, Any]) -> dict[str, str]:
+    """Mean and spread to four and two digits, since the terms differ by many powers of ten."""
+    if not known(cell.get("mean")):
+        return {"text": MISSING, "spread": ""}
+    return {"text": f"{cell['mean']:.4g}", "spread": f"± {cell['std']:.2g}" if known(cell.get("std")) else ""}
+
+
+def attacks(results: Results) -> dict[str, Any] | None:
+    """Outcomes of every adversarial search, a column for each: the run's own first, then the named ones."""
+    config = results["config"]
+    found = {"": results["attack"]} if results.get("attack") else {}
+    found |= {name: attack for name, attack in (results.get("attacks") or {}).items() if attack}
+    if not found:
+        return None
+    columns = []
+    for name, attack in found.items():
+        total = max(sum(attack["status"].values()), 1)
+        used = [row["label"] for row in results["rows"] if name and (row.get("knobs") or {}).get("attack") == name]
+        median: Any = (attack.get("distance_quantiles") or {}).get("0.5")
+        columns.append(
+            {
+                "name": name or ("the run's own" if len(found) > 1 else "samples"),
+                "settings": format_knobs((config.get("attacks") or {}).get(name) or {}),
+                "used": join(used) if used else "",
+                "counts": {key: (f"{n:,}", f"{100 * n / total:.1f} %") for key, n in attack["status"].items()},
+                "median": f"{median:.3g}" if known(median) else MISSING,
+            }
+        )
+    outcomes = list(dict.fromkeys(key for column in columns for key in column["counts"]))
+    return {
+        "columns": columns,
+        "outcomes": [
+            {
+                "name": key.replace("_", " "),
+                "meaning": STATUSES.get(key, ""),
+                "cells": [column["counts"].get(key, (MISSING, "")) for column in columns],
+            }
+            for key in outcomes
+        ],
+    }
