@@ -88,14 +88,16 @@ def main() -> int:
     keys = jax.random.split(jax.random.key(0), size)
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    print(f"{cores} CPU cores ({platform.machine()}), Python {platform.python_version()}, JAX {jax.__version__}", end="")
-    print(f" on {jax.devices()[0].device_kind}; float32 images {tuple(args.shape)}, batches of {args.batch_size}")
-    print(f"{'images per second':<30}{'min':>10}{'median':>10}{'max':>10}{'processor us/image':>21}{'first call s':>14}")
+    print(f"{cores} CPU cores ({platform.machine()}), Python {platform.python_version()}", end=", ")
+    print(f"JAX {jax.__version__} on {jax.devices()[0].device_kind}", end="; ")
+    print(f"float32 images {tuple(args.shape)}, batches of {args.batch_size}")
+    titles = ("min", "median", "max", "us/image", "first call s")
+    print(f"{'images per second':<30}{titles[0]:>10}{titles[1]:>10}{titles[2]:>10}{titles[3]:>10}{titles[4]:>14}")
     for name in args.names:
         run = program(name)
         first, walls, busy = measure(lambda run=run: run(keys, images), args.repeats)
         slow, middle, fast = (number / seconds for seconds in (max(walls), statistics.median(walls), min(walls)))
-        print(f"{name:<30}{slow:>10,.0f}{middle:>10,.0f}{fast:>10,.0f}{1e6 * busy / number:>21.1f}{first:>14.1f}")
+        print(f"{name:<30}{slow:>10,.0f}{middle:>10,.0f}{fast:>10,.0f}{1e6 * busy / number:>10.1f}{first:>14.1f}")
     return 0
 
 

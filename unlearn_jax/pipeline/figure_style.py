@@ -26,7 +26,6 @@ MAX_LINES = 9
 
 _DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (9, 3)))
 _MARKERS = "osD^v"
-_COLUMNS = 4
 
 
 class RowStyle(NamedTuple):
@@ -61,10 +60,19 @@ def row_styles(rows: Sequence[Row]) -> dict[str, RowStyle]:
     return styles
 
 
-def line_style(row: Row, styles: Mapping[str, RowStyle]) -> dict[str, Any]:
-    """Keywords for a row's line; the oracle's is thicker and lies on top."""
-    style, on_top = styles[row["key"]], row["kind"] == "oracle"
-    width, order = (2.2, 4) if on_top else (1.5, 3)
+def line_style(row: Row, styles: Mapping[str, RowStyle], *, together: bool = True) -> dict[str, Any]:
+    """Keywords for a row's line.
+
+    Args:
+      row: whose line it is.
+      styles: of all rows.
+      together: with all other rows, where the oracle's thicker line lies on top and dashes tell equal colours apart;
+        otherwise a method's line is solid, and lies on top.
+    """
+    style = styles[row["key"]]
+    width, order = (2.2, 4) if row["kind"] == "oracle" else (1.5, 3)
+    if not together and row["kind"] == "method":
+        return {"color": style.color, "ls": "-", "lw": width, "zorder": 5}
     return {"color": style.color, "ls": style.dashes, "lw": width, "zorder": order}
 
 
@@ -99,7 +107,7 @@ def line_panels(rows: Sequence[Row], title: str, height: float) -> Lines:
     own = [row for row in rows if row["kind"] not in ("original", "oracle")]
     figure, grid = small_panels(len(own), share=True)
     for axes, row in zip(grid, own, strict=True):
-        dress(axes, short(row["label"], 26), grid="both", size=9)
+        dress(axes, short(row["label"], 25), grid="both", size=9)
     return Lines(figure, [(axes, [*beside, row]) for axes, row in zip(grid, own, strict=True)], together=False)
 
 
@@ -132,9 +140,18 @@ def name_lines(lines: Lines, handles: Sequence[Any], title: str, x: str, y: str)
     lines.figure.legend(handles=keys, loc="outside upper left", ncols=4, frameon=False, labelcolor=INK, fontsize=9.5)
 
 
-def small_panels(count: int, *, share: bool | str = False, height: float = 1.65) -> tuple[Figure, list[Axes]]:
-    """A grid of ``count`` panels, four in a line; ``share`` says whether (or which) axes are shared."""
-    columns = min(count, _COLUMNS)
+def small_panels(
+    count: int, *, share: bool | str = False, height: float = 1.65, columns: int = 4
+) -> tuple[Figure, list[Axes]]:
+    """A grid of panels.
+
+    Args:
+      count: of the panels.
+      share: whether both axes are shared, or which one is.
+      height: of a panel in inches.
+      columns: most panels in a line.
+    """
+    columns = min(count, columns)
     lines = math.ceil(count / columns)
     figure = Figure(figsize=(9.2, 1.0 + height * lines), layout="constrained")
     share_x, share_y = share is True or share == "x", share is True or share == "y"

@@ -42,7 +42,7 @@ def roc_plot(results: Results, arrays: Arrays) -> Figure:
     """ROC curves of the membership attack, forget against test, log-log, the runs of a row pooled.
 
     The axes start at the power of ten below the share of a single test sample. Among equal scores a curve is the
-    straight line that random ties would give. The pooled area in the legend (or in the panels' titles) can
+    straight line that random ties would give. The pooled area in the legend (or in the panels) can
     differ from the table's FT AUC, which is a mean over runs.
 
     Args:
@@ -72,13 +72,16 @@ def roc_plot(results: Results, arrays: Arrays) -> Figure:
         chance = axes.plot(rates, rates, color=MUTED, lw=1, dashes=(2, 2), label="chance  50.0")
         for row in shown:
             hits, area = curves[row["key"]]
-            handles += axes.plot(rates, hits, label=f"{short(row['label'])}  {area}", **line_style(row, styles))
+            style = line_style(row, styles, together=lines.together)
+            handles += axes.plot(rates, hits, label=f"{short(row['label'])}  {area}", **style)
         handles += chance if lines.together else []
         axes.set(xscale="log", yscale="log", xlim=(floor, 1), ylim=(floor, 1))
         axes.xaxis.set_major_formatter(percent)
         axes.yaxis.set_major_formatter(percent)
         if not lines.together:
-            axes.set_title(f"{axes.get_title('left')}  {curves[shown[-1]['key']][1]}", loc="left")
+            area = f"AUC {curves[shown[-1]['key']][1]}"
+            axes.text(0.97, 0.06, area, transform=axes.transAxes, ha="right", fontsize=8.5, color=INK)
+            axes.minorticks_off()
     what = "false positive rate: test samples called members", "true positive rate: forget samples called members"
     name_lines(lines, handles, "pooled AUC (%)", *what)
     return lines.figure
@@ -205,11 +208,12 @@ def score_histograms(results: Results, arrays: Arrays) -> Figure:
     stacks = [arrays[f"scores/{row['key']}"] for row in rows]
     logit = all(stack.min() >= 0 and stack.max() <= 1 for stack in stacks)
     edges = _edges(stacks, num_bins, tail=0.005, logit=logit)
-    figure, panels = small_panels(len(rows), share=True, height=1.9 if len(rows) <= MAX_LINES else 1.5)
+    shape: Any = {"height": 1.9, "columns": 3} if len(rows) <= MAX_LINES else {"height": 1.5}
+    figure, panels = small_panels(len(rows), share=True, **shape)
     styles = row_styles(results["rows"])
     handles = []
     for axes, row in zip(panels, rows, strict=True):
-        dress(axes, short(row["label"], 26), size=9)
+        dress(axes, short(row["label"], 36 if len(rows) <= MAX_LINES else 25), size=9)
         forget, retain, test = _shares(arrays[f"scores/{row['key']}"], arrays["forget"], edges)
         color = styles[row["key"]].color
         alpha = 0.2 if color == INK else 0.45
@@ -255,7 +259,8 @@ def confidence_plot(results: Results, arrays: Arrays) -> Figure:
     for axes, shown in lines.panels:
         for row in shown:
             forget, _, test = shares[row["key"]]
-            handles += axes.plot(edges[1:], forget, label=short(row["label"]), **line_style(row, styles))
+            style = line_style(row, styles, together=lines.together)
+            handles += axes.plot(edges[1:], forget, label=short(row["label"]), **style)
             if row["kind"] == "oracle" and lines.together:
                 name = f"{short(row['label'])}: on test samples"
                 handles += axes.plot(edges[1:], test, color=MUTED, lw=5, alpha=0.45, label=name, zorder=1)

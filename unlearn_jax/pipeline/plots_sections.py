@@ -102,7 +102,7 @@ def tuning_plot(results: Results) -> Figure:
     low, high = min([*gaps, nothing or 1.0]), max([*gaps, nothing or 1.0])
     logarithmic = low > 0 and high > 8 * low
     for axes, row, search in zip(panels, tuned, searches, strict=True):
-        dress(axes, short(row["label"], 26), grid="both", size=9)
+        dress(axes, short(row["label"], 25), grid="both", size=9)
         knob = first_knob(search["space"])
         if logarithmic:
             axes.set_yscale("log")
@@ -175,12 +175,13 @@ def vulnerability_plot(results: Results, arrays: Arrays) -> Figure:
             at_least = np.array([0, *np.unique(shares[shares > 0])])
             found = [100 * np.mean(shares >= (share or np.nextafter(0, 1))) for share in at_least]
             places, heights = [*(100 * at_least), 100], [*found, found[-1] if at_least[-1] == 1 else floor]
-            style = line_style(row, styles)
+            style = line_style(row, styles, together=lines.together)
             handles += axes.step(places, heights, where="pre", label=short(row["label"]), **style)
         axes.set(yscale="log", xlim=(0, 100))
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.xaxis.set_major_formatter(PercentFormatter(decimals=0, symbol=" %"))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:g} %"))
+        axes.minorticks_off()
     for axes, _ in lines.panels:
         axes.set_ylim(floor, 100)
     name_lines(
@@ -206,11 +207,10 @@ def requests_plot(results: Results) -> Figure:
             cells = [request["score"] for request in scores[row["key"]]]
             places = 1 + np.arange(len(cells)) + 0.06 * (i - (len(shown) - 1) / 2)  # beside each other
             means = [cell["mean"] for cell in cells]
-            style = styles[row["key"]]
-            handles += axes.plot(
-                places, means, marker=style.marker, ms=5, label=short(row["label"]), **line_style(row, styles)
-            )
-            _whiskers(axes, places, cells, style.color)
+            style = line_style(row, styles, together=lines.together)
+            marker = styles[row["key"]].marker
+            handles += axes.plot(places, means, marker=marker, ms=5, label=short(row["label"]), **style)
+            _whiskers(axes, places, cells, style["color"])
         axes.axhline(0, color=MUTED, lw=1, ls=(0, (2, 2)), zorder=1)
         axes.set_xticks(range(1, 1 + results["requests"]["count"]))
     interval = f"lines are {format_level(results)} intervals"

@@ -8,10 +8,12 @@ shares of single samples under the original and the retrained models.
 import json
 import os
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
+from markupsafe import Markup, escape
 
 from unlearn_jax.pipeline import plots, plots_sections, report_sections, tables
 from unlearn_jax.pipeline.figure_style import to_svg
@@ -31,9 +33,9 @@ CAPTIONS = {
     "the grey band differs from retraining. A triangle at the edge stands for a row far outside, with its mean.",
     "Accuracy and Avg Gap": "Forgetting is easy when accuracy does not matter: every bar should reach the grey "
     "band, and the Avg Gap, the mean distance to retraining, should be small.",
-    "Both sides of privacy": "To the right: retained samples are easier to recognise, the price that those who stay pay. "
-    "Up: forgotten ones are. Good is near the retrained model, neither above nor to the right of the original. The "
-    "table's RT TPR is the same for the few retained samples that an attacker is sure of.",
+    "Both sides of privacy": "To the right: retained samples are easier to recognise, the price that those who stay "
+    "pay. Up: forgotten ones are. Good is near the retrained model, neither above nor to the right of the original. "
+    "The table's RT TPR is the same for the few retained samples that an attacker is sure of.",
     "ROC curves": "Both axes are logarithmic, because an attack that is sure of a few samples is a leak even at an "
     "area of 50 %. The scores of all runs are pooled: the area can differ from the table's mean over runs.",
     "Membership scores": "Unlearned well, the filled histogram follows the solid line (never seen), not the dotted one "
@@ -82,6 +84,7 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     made.filters["number"] = format_number
+    made.filters["subscripts"] = lambda text: Markup(re.sub(r"_(\w+)", r"<sub>\1</sub>", str(escape(text))))
     made.filters["count"] = lambda value: tables.MISSING if value is None else f"{value:,}"
     return made
 

@@ -45,6 +45,7 @@ TERMS = {
     "unlearned_distance": ("‖θ′ − θ_u‖", "distance of the unlearned model's weights from the retrained model's"),
     "approach": ("approach", "the first squared less the second squared; positive: unlearning came nearer"),
 }
+"""Name and meaning of each term, an underscore before a subscript."""
 MANY_MODELS = 50
 """KLoM of fewer models is mostly its own bias."""
 _PARTS = ("forget", "retain", "test")
@@ -87,8 +88,8 @@ def chosen_knobs(results: Results, key: str) -> str:
     if not search:
         return ""
     if search["chosen"] is None:
-        return "search: every trial diverged"
-    return "chosen: " + format_knobs(search["trials"][search["chosen"]]["knobs"])
+        return "every trial diverged"
+    return format_knobs(search["trials"][search["chosen"]]["knobs"])
 
 
 def tuning(results: Results) -> dict[str, Any] | None:
@@ -151,7 +152,7 @@ def _compare(best: Mapping[str, Any], nothing: Mapping[str, Any] | None) -> str:
     if not (format_interval(best) and format_interval(nothing)):
         return ""
     where = place(best, nothing or {})
-    return {"below": "", "within": "not told from doing nothing", "above": "worse than doing nothing"}[where]
+    return {"below": "", "within": "not distinguishable from doing nothing", "above": "worse than doing nothing"}[where]
 
 
 def _warnings(edges: Sequence[str], idle: Sequence[str], lost: Sequence[str]) -> list[str]:

@@ -182,8 +182,9 @@ def _attacker(apply: ApplyFn, config: AttackConfig) -> Callable[[Any, Dataset], 
         key, variables, index = item
         x, y = to_float(train.images[index]), train.labels[index]
         if config.kind == "fast":
+            own = jax.random.fold_in(key, 0)
             result = fast_adversarial_set(
-                key, apply, variables, x, y, norm=knobs["norm"], epsilon_init=config.epsilon_init
+                own, apply, variables, x, y, norm=knobs["norm"], epsilon_init=config.epsilon_init
             )
         else:
             result = adversarial_set(apply, variables, x, y, **knobs)
