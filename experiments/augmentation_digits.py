@@ -35,11 +35,11 @@ def _variant(training: str, unlearning: str | None = None):
 
 STUDY = {
     "none": _variant("none"),
-    "crop": _variant("crop"),
+    "nudge": _variant("nudge"),
     **{
-        part: _variant(f"crop+{part}")
+        part: _variant(f"nudge+{part}")
         for part in ("trivial_augment", "rand_augment", "auto_augment", "aug_mix", "random_erasing")
     },
-    "only_training": _variant("crop+trivial_augment", "none"),
-    "only_unlearning": _variant("none", "crop+trivial_augment"),
+    "only_training": _variant("nudge+trivial_augment", "none"),
+    "only_unlearning": _variant("none", "nudge+trivial_augment"),
 }

@@ -144,25 +144,31 @@ def test_methods_map_over_problems(problem, key):
     chex.assert_trees_all_close(replicas.unstack(mapped, 1), single, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["linear", "nnx"])
-def test_every_adapter_runs_every_method(name, blobs, key):
-    from flax import nnx
-
-    if name == "linear":
-        model = models.from_functions(
+def own_model(adapter):
+    if adapter == "functions":  # parameters are a bare array
+        return models.from_functions(
             lambda key: jax.random.normal(key, (16, 3)) * 0.1,
             lambda w, images: images.reshape(len(images), -1) @ w,
         )
-    else:
-        model = models.from_nnx(
-            lambda rngs: nnx.Sequential(lambda x: x.reshape(len(x), -1), nnx.Linear(16, 3, rngs=rngs))
-        )
-    k_init, *keys = jax.random.split(key, 5)
-    problem = methods.make_problem(model, model.init(k_init), blobs, FORGET)
-    for k, method in zip(keys, ("nothing", "retrain", "finetune", "amun"), strict=True):
-        extra = {} if method == "nothing" else KNOBS
-        variables, _ = methods.make_method(method, **extra)(k, problem)
-        chex.assert_tree_all_finite(variables)
+    if adapter == "linen":
+        return models.build("cnn", (4, 4, 1), 3, widths=(2,), batch_norm=True)
+    from flax import nnx
+
+    return models.from_nnx(lambda rngs: nnx.Sequential(lambda x: x.reshape(len(x), -1), nnx.Linear(16, 3, rngs=rngs)))
+
+
+@pytest.mark.parametrize("adapter", ["functions", "nnx", "linen"])
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_every_adapter_runs_every_method(adapter, name, blobs, key):
+    model = own_model(adapter)
+    k_init, k_run = jax.random.split(key)
+    problem = methods.make_problem(model, jax.jit(model.init)(k_init), blobs, FORGET)
+    wanted = {"num_epochs": 1, "batch_size": 16, "attack": ATTACK, "num_samples": 8}
+    knobs = {knob: value for knob, value in wanted.items() if knob in methods.knobs_of(name)}
+    variables, info = jax.jit(methods.make_method(name, **knobs))(k_run, problem)
+    chex.assert_trees_all_equal_shapes_and_dtypes(variables, problem.variables)
+    chex.assert_tree_all_finite(variables)
+    assert info.losses.shape == ((0,) if name in ("nothing", "ssd", "influence", "fisher") else (1,))
 
 
 def test_registering_ones_own_method(problem, key, monkeypatch):

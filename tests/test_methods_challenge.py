@@ -154,7 +154,7 @@ def test_transpose_in_one_epoch_is_finetuning_from_the_transposed_model(normed, 
     turned = methods.make_problem(normed, start, blobs, TENTH)
     got, _ = jax.jit(convolution_transpose(**knobs))(jax.random.clone(key), problem)
     expected, _ = jax.jit(methods.finetune(**knobs))(key, turned)
-    chex.assert_trees_all_close(got, expected, rtol=1e-6)
+    chex.assert_trees_all_close(got, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_transpose_follows_a_cosine(blobs, key):
@@ -237,5 +237,5 @@ def test_masked_without_redraw_and_at_full_rate_is_finetuning(normed, convolutio
     method = masked_small_gradients(init_rate=0.0, kept_gradient=1.0, **knobs, batch_stats="freeze")
     got, info = jax.jit(method)(jax.random.clone(key), problem)
     expected, finetuned = jax.jit(methods.finetune(**knobs, batch_stats="freeze"))(jax.random.split(key, 3)[2], problem)
-    chex.assert_trees_all_close(got, expected, rtol=1e-6, atol=1e-7)
-    np.testing.assert_allclose(info.losses, finetuned.losses, rtol=1e-6)
+    chex.assert_trees_all_close(got, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(info.losses, finetuned.losses, rtol=1e-5)

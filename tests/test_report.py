@@ -2,7 +2,6 @@
 
 import copy
 import csv
-import html.parser
 import io
 import re
 import sys
@@ -10,132 +9,10 @@ import sys
 import matplotlib
 import numpy as np
 import pytest
+from made_up import Page, make, make_rows
 
-from unlearn_jax.pipeline import plots, report, tables
+from unlearn_jax.pipeline import figure_style, plots, report, tables, verdict
 from unlearn_jax.types import InputError
-
-METRICS = [
-    ("unlearn_accuracy", "Unlearn acc", "%", "retrained", 95.0), ("retain_accuracy", "Retain", "%", "retrained", 99.0),
-    ("test_accuracy", "Test accuracy", "%", "retrained", 94.0), ("ft_auc", "FT AUC", "%", "50", 50.0),
-    ("fr_auc", "FR AUC", "%", "retrained", 62.0), ("rt_auc", "RT AUC", "%", "retrained", 62.0),
-    ("ft_tpr", "TPR at 1 % FPR", "%", "1", 1.2), ("mis", "MIS", "%", "retrained", 14.0),
-    ("avg_gap", "Avg Gap", "pp", "0", 0.8), ("avg_gap_mis", "Avg Gap (MIS)", "pp", "0", 1.1),
-]  # fmt: skip
-METHODS = ["AMUN", "AMUN without D_R", "Fine-tune", "Random labels", "Gradient ascent", "L1-sparse", "SalUn"]
-
-
-def make_rows(num_methods, num_runs, rng):
-    """Rows of three kinds and ``num_methods`` methods, the further down the less unlearned."""
-    heads = [("original", "Original", "original"), ("retrain", "Retrained", "oracle")]
-    heads += [("retrain_again", "Retrained again", "second_oracle")]
-    names = [METHODS[i % len(METHODS)] + " again" * (i // len(METHODS)) for i in range(num_methods)]
-    heads += [(f"method{i}", name, "method") for i, name in enumerate(names)]
-    rows = []
-    for position, (key, label, kind) in enumerate(heads):
-        leak = {"original": 12.0, "oracle": 0.0, "second_oracle": 0.0}.get(kind, 1.1 * (position - 3) ** 1.2)
-        metrics = {}
-        for name, *_, centre in METRICS:
-            shift = leak * (0.3 if name.endswith("accuracy") else 1.0)
-            spread = 0.4 + centre / 200
-            values = np.clip(centre + shift + spread * rng.normal(size=num_runs), 0, 100)
-            mean, half = values.mean(), 0.3 + 1.5 * spread / np.sqrt(num_runs)
-            metrics[name] = {
-                "mean": float(mean), "std": float(values.std(ddof=1)) if num_runs > 1 else None,
-                "low": float(mean - half), "high": float(min(mean + half, 100)), "num_runs": num_runs,
-                "values": values.tolist(),
-            }  # fmt: skip
-        if kind == "oracle":
-            metrics["avg_gap"] = metrics["avg_gap_mis"] = None
-        cost = {"gradients": 900 * position, "relative": 0.011 * position, "seconds": 1.5} if position else None
-        rows.append({"key": key, "label": label, "kind": kind, "method": key, "knobs": {"epochs": 10}, "cost": cost})
-        rows[-1]["metrics"] = metrics
-    return rows
-
-
-def make_arrays(rows, num_runs, num_train, num_test, num_forget, rng):
-    """Scores and margins that leak as much as a row's FT AUC says."""
-    forget = np.zeros((num_runs, num_train), bool)
-    for mask in forget:
-        mask[rng.choice(num_train, num_forget, replace=False)] = True
-    arrays = {"forget": forget}
-    difficulty = rng.gamma(2.0, 2.0, num_train + num_test)
-    for row in rows:
-        leak = (row["metrics"]["ft_auc"]["mean"] - 50) / 25
-        member = np.zeros((num_runs, num_train + num_test))
-        member[:, :num_train] = np.where(forget, leak, 0.5)
-        noise = rng.normal(size=member.shape)
-        arrays[f"scores/{row['key']}"] = (1 / (1 + np.exp(-1.5 * (noise + member)))).astype(np.float32)
-        arrays[f"margin/{row['key']}"] = (difficulty - 1 + 2 * member + 0.5 * noise).astype(np.float32)
-    radius = rng.choice([0.04, 0.08, 0.16, 0.32, 0.64, 1.28], size=(3, num_forget), p=[0.1, 0.15, 0.3, 0.3, 0.1, 0.05])
-    status = rng.choice(4, size=radius.shape, p=[0.93, 0.04, 0.02, 0.01])
-    arrays["epsilon"] = np.where(status == 1, 0, radius)
-    arrays["distance"] = arrays["epsilon"] * rng.uniform(0.6, 1, radius.shape)
-    arrays["status"] = status
-    return arrays
-
-
-def make_attack(arrays):
-    found = arrays["status"] == 0
-    names = ("found", "already_wrong", "not_found", "zero_gradient")
-    return {
-        "norm": "l2",
-        "status": {name: int((arrays["status"] == i).sum()) for i, name in enumerate(names)},
-        "radii": np.stack(np.unique(arrays["epsilon"][found], return_counts=True), 1).tolist(),
-        "distance_quantiles": {str(q): float(np.quantile(arrays["distance"][found], q)) for q in (0.05, 0.5, 0.95)},
-    }
-
-
-def make(num_methods=3, num_runs=6, num_train=300, num_test=80, num_forget=30):
-    """``(results, arrays)`` of a made-up run."""
-    rng = np.random.default_rng(1)
-    rows = make_rows(num_methods, num_runs, rng)
-    arrays = make_arrays(rows, num_runs, num_train, num_test, num_forget, rng)
-    results = {
-        "unlearn_jax": "0.1.0", "preset": "digits", "title": "AMUN on digits", "created": "2026-01-01T00:00:00Z",
-        "config": {"data": {"name": "digits", "note": "a < b & c"}, "attack": {"epsilon_init": 0.04}},
-        "config_hash": "0f" * 32, "command": "unlearn-jax run digits --workdir runs/digits",
-        "environment": {"python": "3.11", "jax": "0.10", "devices": "cpu"},
-        "data": {"name": "digits", "num_train": num_train, "num_test": num_test, "num_classes": 10,
-                 "image_shape": [8, 8, 1], "digest": "ab" * 32},
-        "design": {"originals": 1, "forget_sets": num_runs, "repeats": 1, "runs": num_runs,
-                   "num_forget": num_forget, "references": 64},
-        "metrics": [
-            {"key": key, "name": name, "unit": unit, "target": target, "help": f"What {name} is."}
-            for key, name, unit, target, _ in METRICS
-        ],
-        "rows": rows,
-        "runs": [{"original": 0, "forget_set": i, "repeat": 0} for i in range(num_runs)],
-        "attack": make_attack(arrays),
-        "stages": [{"name": "bank", "seconds": 0.1, "compile_seconds": 0.0, "peak_memory_mb": None, "cached": True}],
-        "level": 0.95, "num_bootstrap": 1000,
-        "notes": ["The references share the architecture of the audited models."],
-        "checks": [{"name": f"check {passed}", "passed": passed, "detail": "why"} for passed in (True, False)],
-    }  # fmt: skip
-    return results, arrays
-
-
-class Page(html.parser.HTMLParser):
-    """Elements, text and attributes of a page; fails where tags are not balanced."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.tags, self.attributes, self.text = [], [], [], []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-        self.words = " ".join("".join(self.text).split())
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += attrs
-        if tag != "meta":
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text.append(data)
 
 
 @pytest.fixture
@@ -183,9 +60,43 @@ def test_every_table_prints_the_numbers(results):
     assert f"{mean} ± {std} [{low}, {high}]" in tables.markdown_table(results)
 
 
+def test_every_table_ends_with_the_cost(results):
+    results["rows"][3]["cost"] = {"relative": 0.0123}
+    shown = ["–", "0.011", "0.022", "0.012", "0.044", "0.055"]
+    assert [tables.format_cost(row) for row in results["rows"]] == shown
+    lines = tables.terminal_table(results, width=180).splitlines()[1:]
+    ends = [line.split()[-1] for line in lines if any(line.startswith(row["label"] + " ") for row in results["rows"])]
+    assert ends == shown
+    body = tables.latex_table(results).splitlines()[6:]
+    ends = [line.removesuffix(r" \\").rpartition("& ")[2] for line in body if "±" in line or r"\pm" in line]
+    assert ends == ["--", *shown[1:]]
+    body = tables.markdown_table(results).splitlines()[2:-2]
+    assert [line.split("|")[-2].strip() for line in body] == shown
+    costs = {line["row"]: line[tables.COST] for line in csv.DictReader(io.StringIO(tables.csv_table(results)))}
+    assert costs == {row["key"]: str((row["cost"] or {}).get("relative", "")) for row in results["rows"]}
+
+
+def test_a_diverged_row_stays_in_every_table(results, arrays, tmp_path):
+    results["rows"][-1]["metrics"] = {}
+    for kind in ("scores", "margin"):
+        del arrays[f"{kind}/method2"]
+    assert "(diverged)" in tables.terminal_table(results)
+    assert "Fine-tune (diverged) & --" in tables.latex_table(results)
+    assert "| Fine-tune (diverged) | – |" in tables.markdown_table(results)
+    report.write_report(results, arrays, tmp_path / "report.html")
+    words = Page((tmp_path / "report.html").read_text("utf-8")).words
+    assert "Fine-tune diverged – – –" in words
+    assert "Fine-tune has no numbers: not every run ended in finite ones." in words
+    assert "A row of en dashes diverged" in words
+    for row in results["rows"][3:]:
+        row["metrics"] = {}
+    assert "AMUN, AMUN without D_R and Fine-tune have no numbers" in verdict.verdict(results)
+    assert tables.markdown_table(results).count("(diverged)") == 3
+
+
 def test_terminal_table_fits_and_says_what_it_shows(results):
-    text = tables.terminal_table(results)
-    assert max(map(len, text.splitlines())) <= 160
+    text = tables.terminal_table(results, width=180)
+    assert max(map(len, text.splitlines())) <= 180
     assert all(text.count(words) == 1 for words in ("Original", "95 % interval", "(the oracle)"))
     labels = [text.index("\n" + row["label"]) for row in results["rows"]]
     assert labels == sorted(labels)
@@ -209,7 +120,7 @@ def test_latex_escapes(results):
     escaped = r"50\% \& \$x\_1\$ \#\{a\} \textasciitilde{} \textasciicircum{} \textbackslash{}input"
     assert escaped in text
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 1
-    columns = len(results["metrics"])
+    columns = len(results["metrics"]) + 1
     for line in text.splitlines():
         if line.endswith(r"\\"):
             assert len(re.findall(r"(?<!\\)&", line)) == columns
@@ -220,9 +131,9 @@ def test_markdown_chooses_metrics_and_escapes(results):
     results["rows"][-1]["label"] = "a|b <script>"
     text = tables.markdown_table(results, ["avg_gap", "ft_auc"])
     header, _, *body = [line for line in text.splitlines() if line.startswith("|")]
-    assert header == "|  | Avg Gap (pp) | FT AUC (%) |"
+    assert header == "|  | Avg Gap (pp) | FT AUC (%) | Cost (x retraining) |"
     assert len(body) == len(results["rows"])
-    assert all(len(re.findall(r"(?<!\\)\|", line)) == 4 for line in body)
+    assert all(len(re.findall(r"(?<!\\)\|", line)) == 5 for line in body)
     assert "<script>" not in text
     with pytest.raises(InputError, match="unknown metrics nonsense: choose from unlearn_accuracy"):
         tables.markdown_table(results, ["nonsense"])
@@ -232,7 +143,7 @@ def test_the_verdict_follows_the_numbers(results):
     def say(**intervals):
         for key, (low, high) in intervals.items():
             cell(results, key, "ft_auc").update(mean=(low + high) / 2, low=low, high=high)
-        return report.verdict(results)
+        return verdict.verdict(results)
 
     text = say(original=(60, 64), retrain=(49, 51), method0=(50.5, 52), method1=(53, 54), method2=(40, 45))
     assert "Original has an FT AUC of 62.00 % [60.00, 64.00], so the attack does recognise" in text
@@ -245,25 +156,25 @@ def test_the_verdict_follows_the_numbers(results):
     assert "compare with this row, not with 50 %" in say(retrain=(51, 52))
     assert "No method has an FT AUC interval that overlaps" in say(retrain=(70, 71))
     assert "50 % itself lies in the interval of AMUN." in say(retrain=(49, 51), method0=(49, 51))
-    assert report.verdict(results).startswith("A check was not passed")
+    assert verdict.verdict(results).startswith("A check was not passed")
     results["checks"] = []
-    assert report.verdict(results).startswith("30 of 300 training samples")
+    assert verdict.verdict(results).startswith("30 of 300 training samples")
 
 
 def test_the_verdict_does_not_call_a_tie_a_win(results):
     for key, low, high in (("method0", 1, 2), ("method1", 1.5, 3), ("method2", 4, 5)):
         cell(results, key, "avg_gap").update(mean=(low + high) / 2, low=low, high=high)
     results["rows"][4]["label"] = "Method, or so"
-    text = report.verdict(results)
+    text = verdict.verdict(results)
     assert "AMUN has the smallest Avg Gap to retraining, 1.50 percentage points [1.00, 2.00]" in text
     assert "with an interval that overlaps that of “Method, or so”;" in text
 
 
 def test_the_verdict_copes_without_oracle_or_auc(results):
     results["rows"] = [row for row in make(num_methods=15)[0]["rows"] if row["kind"] == "method"]
-    assert "overlaps 50 %: no difference" in report.verdict(results)
-    assert re.search(r": the forget samples of ([^,]*, ){5}[^,]* and \d others\.", report.verdict(results))
-    assert report.verdict(results | {"rows": [row | {"metrics": {}} for row in results["rows"]]})
+    assert "overlaps 50 %: no difference" in verdict.verdict(results)
+    assert re.search(r": the forget samples of ([^,]*, ){5}[^,]* and \d others\.", verdict.verdict(results))
+    assert verdict.verdict(results | {"rows": [row | {"metrics": {}} for row in results["rows"]]})
 
 
 FIGURES = [plots.roc_plot, plots.score_histograms, plots.confidence_plot, plots.attack_plot]
@@ -310,6 +221,36 @@ def test_the_roc_is_the_audit_s(results, arrays):
         assert (members > falsely).mean() - 1e-9 <= hits <= max((members >= falsely).mean(), 0.001) + 1e-9
 
 
+def test_many_rows_have_panels_of_their_own():
+    results, arrays = make(num_methods=12, num_runs=2)
+    for draw in (plots.roc_plot, plots.confidence_plot):
+        figure = drawn(draw(results, arrays))
+        shown = [axes.get_title("left") for axes in figure.axes if axes.axison]
+        assert shown == [row["label"] for row in results["rows"] if row["kind"] not in ("original", "oracle")]
+        names = [text.get_text() for text in figure.legends[0].get_texts()]
+        assert names[:2] == ["Original", "Retrained"]
+    beside, own = figure.axes[3].lines[:2], figure.axes[3].lines[2]
+    assert own.get_color() == figure_style.row_styles(results["rows"])["method2"].color
+    assert max(line.get_zorder() for line in beside) < own.get_zorder()
+    np.testing.assert_array_equal(beside[1].get_ydata(), figure.axes[0].lines[1].get_ydata())
+
+
+def test_a_row_far_outside_does_not_squeeze_the_others(results):
+    def limits():
+        return drawn(plots.forest_plot(results)).axes[0].get_xlim()
+
+    before = limits()
+    far = cell(results, "method2", "ft_auc")
+    far.update(mean=2.0, low=1.5, high=2.5, values=[2.0] * 6)
+    figure = drawn(plots.forest_plot(results))
+    assert "2.00" in [text.get_text() for text in figure.axes[0].texts]
+    assert figure.axes[0].get_xlim()[0] > 10
+    far.update(mean=70.0, low=69.0, high=71.0, values=[70.0] * 6)
+    assert limits()[1] >= 71 > before[0]
+    cell(results, "original", "ft_auc").update(mean=2.0, low=1.5, high=2.5)  # a reference is never left out
+    assert limits()[0] < 1.5
+
+
 def test_histograms_count_every_run(results, arrays):
     axes = plots.score_histograms(results, arrays).axes[0]
     forget, test, retain = (patch.get_data() for patch in axes.patches)
@@ -320,10 +261,10 @@ def test_histograms_count_every_run(results, arrays):
 
 
 def test_a_row_keeps_its_colour(results):
-    styles = plots.row_styles(make_rows(15, 1, np.random.default_rng(0)))
+    styles = figure_style.row_styles(make_rows(15, 1, np.random.default_rng(0)))
     assert len({(style.color, str(style.dashes)) for style in styles.values()}) == len(styles)
     for rows in (results["rows"], results["rows"][:4]):
-        assert plots.row_styles(rows)["method0"] == styles["method0"]
+        assert figure_style.row_styles(rows)["method0"] == styles["method0"]
 
 
 def test_report_is_one_safe_page(results, arrays, tmp_path):
@@ -341,7 +282,7 @@ def test_report_is_one_safe_page(results, arrays, tmp_path):
         for metric, value in row["metrics"].items():
             assert value is None or f"{value['mean']:.2f} ± {value['std']:.2f}" in page.words, metric
     assert not {"script", "link", "iframe", "object", "img", "image"} & set(page.tags)
-    assert page.tags.count("svg") == 6
+    assert page.tags.count("svg") == 7
     ids = [value for name, value in page.attributes if name == "id"]
     assert len(ids) == len(set(ids))
     for name, value in page.attributes:
@@ -376,7 +317,7 @@ def test_report_of_the_least(tmp_path):
     page = Page(path.read_text("utf-8"))
     assert "With a single run" in page.words
     assert "nan" not in page.words.lower().split()
-    assert page.tags.count("svg") == 5
+    assert page.tags.count("svg") == 6
 
 
 def test_report_of_a_large_run_stays_small(tmp_path):

@@ -79,13 +79,20 @@ def test_a_transferred_set_is_the_next_originals(finished):
 
 def test_a_capped_attack_fails_for_the_share_asked_for(finished):
     _, results, _, sets = finished
-    for status, distance, full in zip(
-        sets["half"].read("status"), sets["half"].read("distance"), sets[""].read("distance"), strict=True
+    total = 0
+    for before, status, distance, full in zip(
+        sets[""].read("status"),
+        sets["half"].read("status"),
+        sets["half"].read("distance"),
+        sets[""].read("distance"),
+        strict=True,
     ):
+        can_fail = np.asarray(before) != Status.ALREADY_WRONG
         failed = np.asarray(status) == Status.NOT_FOUND
-        assert failed.sum() == 6
+        assert failed.sum() == min(6, can_fail.sum())
         assert np.max(distance[failed]) <= np.min(full[failed]) + 1e-6
-    assert results["attacks"]["half"]["status"]["not_found"] == 4 * 6
+        total += failed.sum()
+    assert results["attacks"]["half"]["status"]["not_found"] == total > 0
 
 
 def test_the_terms_of_the_theorem_are_those_of_the_stored_models(finished, splits):
@@ -107,9 +114,8 @@ def test_the_terms_of_the_theorem_are_those_of_the_stored_models(finished, split
     found = summarise_terms(terms)
     shown = results["theory"]["rows"]["own"]
     assert set(shown) == set(found)
-    assert shown["num_samples"]["mean"] == 12
     single = {key: float(value) for key, value in found.items()}
-    for key in ("delta", "transfer", "unlearned_distance"):
+    for key in ("num_samples", "delta", "transfer", "unlearned_distance"):
         spread = 4 * (shown[key]["std"] or 0) + 1e-5
         assert abs(single[key] - shown[key]["mean"]) <= spread
 

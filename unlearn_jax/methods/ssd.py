@@ -37,8 +37,8 @@ def ssd(
       alpha: the selection weighting, not negative; larger selects fewer parameters.
       dampening: the dampening constant lambda, not negative; smaller shrinks more.
       importance: square each ``sample``'s gradient, as the Fisher information that the paper names does, or each
-        ``batch``'s mean gradient, as its released code does (batches of 128, or 64 for classes; here batches of random samples drawn by the key). A
-        forget set smaller than a batch makes a smaller batch, and a larger ``I_F``.
+        ``batch``'s mean gradient, as its released code does (batches of 128, or 64 for classes; here of random samples
+        drawn by the key). A forget set smaller than a batch makes a smaller batch, and a larger ``I_F``.
       batch_size: samples at a time: memory of that many models with ``sample``, a hyper-parameter with ``batch``.
 
     Raises:

@@ -205,7 +205,7 @@ def requests_plot(results: Results) -> Figure:
     for axes, shown in lines.panels:
         for i, row in enumerate(shown):
             cells = [request["score"] for request in scores[row["key"]]]
-            places = 1 + np.arange(len(cells)) + 0.06 * (i - (len(shown) - 1) / 2)  # beside each other
+            places = 1 + np.arange(len(cells)) + 0.04 * (i - (len(shown) - 1) / 2)  # beside each other
             means = [cell["mean"] for cell in cells]
             style = line_style(row, styles, together=lines.together)
             marker = styles[row["key"]].marker

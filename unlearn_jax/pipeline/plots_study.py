@@ -15,7 +15,7 @@ _COLUMNS = 3
 
 
 def study_plot(results: Mapping[str, Results]) -> Figure:
-    """Avg Gap of every method, a panel per variant, all on one scale.
+    """Avg Gap of every method, a panel per variant, each on its own scale.
 
     Args:
       results: of every variant's run, by name.

@@ -1,25 +1,20 @@
 """A study: variants of one run, side by side. Each has a folder and a report; all share one bank of models."""
 
 import dataclasses
-import html
 import json
 import os
 import pathlib
+import urllib.parse
 from collections.abc import Mapping
 from typing import Any
 
-from unlearn_jax.pipeline import store
+from unlearn_jax.pipeline import store, tables
 from unlearn_jax.pipeline.config import RunConfig
 from unlearn_jax.pipeline.run import run
-from unlearn_jax.pipeline.tables import format_interval, format_spread
+from unlearn_jax.pipeline.tables import Results, escape_markdown, format_interval, format_level, format_spread
+from unlearn_jax.pipeline.verdict import find_row, place
 
 _SHOWN = ("unlearn_accuracy", "retain_accuracy", "test_accuracy", "ft_auc", "avg_gap")
-_HEAD = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<meta name="color-scheme" content="light dark"><title>%s</title><style>
-body{font:16px/1.5 system-ui,sans-serif;max-width:75rem;margin:2rem auto;padding:0 1rem}
-table{border-collapse:collapse;margin:1rem 0}th,td{padding:.3rem .8rem;text-align:right;border-bottom:1px solid #8884}
-th:first-child,td:first-child{text-align:left}td small{display:block;opacity:.7}tr.oracle{font-weight:600}
-div{overflow-x:auto}</style>"""
 
 
 def run_study(
@@ -49,50 +44,130 @@ def run_study(
     return found
 
 
-def write_study(results: Mapping[str, Mapping[str, Any]], folder: pathlib.Path) -> None:
-    """Writes ``study.md``, ``study.html`` and ``study.json`` of the variants that are done."""
+def write_study(results: Mapping[str, Results], folder: pathlib.Path) -> None:
+    """Writes ``study.md``, ``study.html`` and ``study.json`` of the variants that are done.
+
+    Args:
+      results: of every variant's run, by name.
+      folder: of the study; the reports lie in its sub-folders.
+    """
     store.write_text(folder / "study.md", study_markdown(results))
     store.write_text(folder / "study.html", study_html(results))
     rows = {name: {row["key"]: row["metrics"] for row in result["rows"]} for name, result in results.items()}
     store.write_text(folder / "study.json", json.dumps(rows, indent=1))
 
 
-def _metrics(results: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
-    first = next(iter(results.values()))
-    return [(m["key"], f"{m['name']} ({m['unit']})") for m in first["metrics"] if m["key"] in _SHOWN]
+def study_markdown(results: Mapping[str, Results]) -> str:
+    """One Markdown table per metric, and one of the costs: rows are methods, columns are variants; oracles are bold.
 
-
-def study_markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """One Markdown table per metric: rows are methods, columns are variants."""
-    labels = {row["key"]: row["label"] for result in results.values() for row in result["rows"]}
+    Args:
+      results: of every variant's run, by name.
+    """
     lines = []
-    for key, title in _metrics(results):
-        lines += [f"**{title}**", "", f"| | {' | '.join(results)} |", f"| :--- |{' ---: |' * len(results)}"]
-        for row, label in labels.items():
-            cells = [_cell(result, row, key) for result in results.values()]
-            shown = [f"{format_spread(cell)} {format_interval(cell)}".strip() for cell in cells]
-            lines.append(f"| {label} | {' | '.join(shown)} |")
+    names = [escape_markdown(name) for name in results]
+    for table in _tables(results):
+        lines += [f"**{escape_markdown(table['name'])}**", ""]
+        lines += [f"| | {' | '.join(names)} |", f"| :--- |{' ---: |' * len(names)}"]
+        for row in table["rows"]:
+            label = escape_markdown(row["label"])
+            cells = [f"{cell['text']} {cell['interval']}".strip() for cell in row["cells"]]
+            lines.append(f"| {f'**{label}**' if row['kind'] == 'oracle' else label} | {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines)
 
 
-def study_html(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """One page: a table per metric, linked to every variant's report."""
-    title = html.escape(os.path.commonprefix([result["title"] for result in results.values()]).strip(" :,") or "Study")
-    labels = {row["key"]: (row["label"], row["kind"]) for result in results.values() for row in result["rows"]}
-    links = "".join(
-        f'<th scope="col"><a href="{html.escape(name)}/report.html">{html.escape(name)}</a></th>' for name in results
+def study_html(results: Mapping[str, Results]) -> str:
+    """One self-contained page: a figure of the Avg Gaps and a table per metric, linked to every variant's report.
+
+    Args:
+      results: of every variant's run, by name.
+    """
+    from unlearn_jax.pipeline.figure_style import to_svg  # matplotlib is slow to import
+    from unlearn_jax.pipeline.plots_study import study_plot
+    from unlearn_jax.pipeline.report import environment
+
+    shown = _tables(results)
+    gaps = next((table for table in shown if table["key"] == "avg_gap"), {"rows": []})
+    said = [f"{row['label']} {', '.join(cell['text'] for cell in row['cells'])}" for row in gaps["rows"]]
+    svg = to_svg(study_plot(results), "study", f"Avg Gap in {', '.join(results)}: {'; '.join(said)}.")
+    return (
+        environment()
+        .get_template("study.html.j2")
+        .render(
+            title=_title(results),
+            level=format_level(next(iter(results.values()))),
+            variants=[_variant(name, result) for name, result in results.items()],
+            tables=shown,
+            svg=svg,
+        )
     )
-    page = [_HEAD % title, f"<h1>{title}</h1>", "<p>Mean ± standard deviation over runs; below it the interval.</p>"]
-    for key, metric in _metrics(results):
-        page.append(f'<h2>{html.escape(metric)}</h2><div><table><tr><th scope="col">Method</th>{links}</tr>')
-        for row, (label, kind) in labels.items():
-            cells = [_cell(result, row, key) for result in results.values()]
-            shown = "".join(f"<td>{format_spread(c)}<small>{format_interval(c)}</small></td>" for c in cells)
-            page.append(f'<tr class="{kind}"><td>{html.escape(label)}</td>{shown}</tr>')
-        page.append("</table></div>")
-    return "\n".join([*page, "</html>"])
 
 
-def _cell(result: Mapping[str, Any], row: str, key: str) -> Any:
-    return next((other["metrics"].get(key) for other in result["rows"] if other["key"] == row), None)
+def _title(results: Mapping[str, Results]) -> str:
+    """The words that all titles start with."""
+    words = [result["title"].split() for result in results.values()]
+    same = 0
+    while same < min(map(len, words)) and len({tuple(title[: same + 1]) for title in words}) == 1:
+        same += 1
+    return " ".join(words[0][:same]).strip(" :,") or "Study"
+
+
+def _variant(name: str, result: Results) -> dict[str, Any]:
+    return {
+        "name": name,
+        "link": f"{urllib.parse.quote(name)}/report.html",
+        "data": result["data"]["name"],
+        "num_train": result["data"]["num_train"],
+        "num_forget": result["design"]["num_forget"],
+        "runs": result["design"]["runs"],
+        "references": result["design"]["references"],
+        "failed": [check["name"] for check in result.get("checks", []) if not check["passed"]],
+    }
+
+
+def _tables(results: Mapping[str, Results]) -> list[dict[str, Any]]:
+    """A table per metric that any variant has, and one of the costs; a cell of a variant without the row is a dash."""
+    about = {row["key"]: row for result in results.values() for row in result["rows"]}
+    metrics = {metric["key"]: metric for result in results.values() for metric in result["metrics"]}
+    found = {name: {row["key"]: row for row in result["rows"]} for name, result in results.items()}
+    shown = [
+        {
+            "key": key,
+            "name": f"{metrics[key]['name']} ({metrics[key]['unit']})",
+            "help": metrics[key]["help"],
+            "rows": [
+                {**_about(row), "cells": [_cell(results[name], found[name].get(row["key"]), key) for name in results]}
+                for row in about.values()
+            ],
+        }
+        for key in _SHOWN
+        if key in metrics
+    ]
+    costs = [
+        {
+            **_about(row),
+            "cells": [
+                {"text": tables.format_cost(found[name].get(row["key"], {})), "interval": "", "near": False}
+                for name in results
+            ],
+        }
+        for row in about.values()
+    ]
+    return [*shown, {"key": "cost", "name": tables.COST, "help": "", "rows": costs}]
+
+
+def _about(row: Mapping[str, Any]) -> dict[str, Any]:
+    note = "" if row["kind"] == "method" else tables.kind_note(row)
+    return {"label": row["label"], "kind": row["kind"], "note": note}
+
+
+def _cell(result: Results, row: Mapping[str, Any] | None, key: str) -> dict[str, Any]:
+    """A row's metric in one variant; ``near`` when its interval overlaps the one of that variant's oracle."""
+    if row is None:
+        return {"text": tables.MISSING, "interval": "", "near": False}
+    if tables.diverged(row):
+        return {"text": "diverged", "interval": "", "near": False}
+    cell, goal = row["metrics"].get(key), (find_row(result, "oracle") or {"metrics": {}})["metrics"].get(key)
+    comparable = row["kind"] != "oracle" and bool(format_interval(cell) and format_interval(goal))
+    near = comparable and place(cell, goal or {}) == "within"
+    return {"text": format_spread(cell), "interval": format_interval(cell), "near": near}
