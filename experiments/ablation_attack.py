@@ -13,7 +13,7 @@ Measured:  TO BE MEASURED
 
 import dataclasses
 
-from unlearn_jax.pipeline import presets
+from unlearn_jax.pipeline import presets, rows
 
 _BASE = presets.load("digits").config
 
@@ -24,13 +24,11 @@ PRESET = dataclasses.replace(
     attacks={"fast": {"kind": "fast", "norm": "linf", "epsilon_init": 0.01}, "other": {"source": "other"}},
     tuning=dataclasses.replace(_BASE.tuning, originals=(101, 102)),  # a set of another model needs two
     rows={
-        f"{attack or 'pgd'}{'' if retain else '_no_retain'}": {
-            "label": label + ("" if retain else ", without D_R"),
-            "method": "amun",
-            "attack": attack,
-            "retain": retain,
-        }
-        for retain in (True, False)
+        f"{attack or 'pgd'}{suffix}": {**row, "label": label + end, "attack": attack}
+        for suffix, end, row in (
+            ("", "", {"method": "amun"}),
+            ("_no_retain", ", without D_R", rows.without_retain()["amun_no_retain"]),
+        )
         for attack, label in {"": "PGD-50", "fast": "Fast gradient", "other": "PGD-50, other model"}.items()
     },
 )

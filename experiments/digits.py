@@ -5,7 +5,15 @@ Published: none at this scale; the paper's Table 1 is ``amun_tables_cifar10``.
 Measured:  TO BE MEASURED
 """
 
-from unlearn_jax.pipeline import ForgetConfig, ModelConfig, ReplicasConfig, RunConfig, TrainingConfig, TuningConfig
+from unlearn_jax.pipeline import (
+    ForgetConfig,
+    ModelConfig,
+    ReplicasConfig,
+    RunConfig,
+    TrainingConfig,
+    TuningConfig,
+    rows,
+)
 
 PRESET = RunConfig(
     title="AMUN on digits",
@@ -17,6 +25,6 @@ PRESET = RunConfig(
     rows={
         "finetune": {"label": "Fine-tuned (FT)", "method": "finetune"},
         "amun": {"label": "AMUN", "method": "amun"},
-        "amun_no_retain": {"label": "AMUN without D_R", "method": "amun", "retain": False},
+        "amun_no_retain": rows.without_retain()["amun_no_retain"],
     },
 )

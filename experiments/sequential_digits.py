@@ -8,9 +8,10 @@ Measured:  TO BE MEASURED
 
 import dataclasses
 
-from unlearn_jax.pipeline import presets
+from unlearn_jax.pipeline import presets, rows
 
 _BASE = presets.load("digits").config
+_WITHOUT = rows.without_retain()["amun_no_retain"]
 
 PRESET = dataclasses.replace(
     _BASE,
@@ -22,12 +23,7 @@ PRESET = dataclasses.replace(
         "salun": {"label": "SalUn", "method": "salun"},
         "amun": {"label": "AMUN", "method": "amun"},
         "amun_adaptive": {"label": "AMUN-A", "method": "amun", "adaptive": True},
-        "amun_no_retain": {"label": "AMUN without D_R", "method": "amun", "retain": False},
-        "amun_adaptive_no_retain": {
-            "label": "AMUN-A without D_R",
-            "method": "amun",
-            "retain": False,
-            "adaptive": True,
-        },
+        "amun_no_retain": _WITHOUT,
+        "amun_adaptive_no_retain": {**_WITHOUT, "label": "AMUN-A without D_R", "adaptive": True},
     },
 )

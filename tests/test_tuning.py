@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import qmc
 
 from unlearn_jax import data
 from unlearn_jax.methods import draw_trials
@@ -24,6 +23,7 @@ from unlearn_jax.pipeline import (
     tuning,
 )
 from unlearn_jax.pipeline.plan import make_plan
+from unlearn_jax.types import InputError
 
 TINY = RunConfig(
     title="tiny search",
@@ -56,33 +56,39 @@ def finished(splits, tmp_path_factory):
     return folder, run(TINY, folder, splits=splits)
 
 
-def test_trials_are_a_halton_sequence_on_a_logarithmic_scale():
-    space = {"rate": {"low": 1e-4, "high": 1.0}, "decay": [0, 1, 5]}
-    trials = draw_trials(space, 9)
-    points = qmc.Halton(2, scramble=False).random(10)[1:]
-    np.testing.assert_allclose([t["rate"] for t in trials], 10 ** (4 * points[:, 0] - 4), rtol=6e-3)
-    assert [t["decay"] for t in trials] == [[0, 1, 5][int(3 * p)] for p in points[:, 1]]
+def test_trials_are_a_grid_with_log_spaced_values_and_the_ends_of_every_range():
+    trials = draw_trials({"rate": {"low": 1e-4, "high": 1.0}, "decay": [0, 5]}, 10)
+    assert sorted({t["rate"] for t in trials}) == [1e-4, 1e-3, 1e-2, 1e-1, 1.0]
+    assert [t["decay"] for t in trials if t["rate"] == 1e-2] == [0, 5]
+    assert len(trials) == 10
+    two = draw_trials({"rate": {"low": 1e-3, "high": 1.0}, "share": {"low": 0.1, "high": 0.9}}, 12)
+    assert sorted({t["rate"] for t in two}) == [1e-3, 1e-2, 1e-1, 1.0]
+    assert sorted({t["share"] for t in two}) == [0.1, 0.3, 0.9]
 
 
 @settings(max_examples=25, deadline=None)
 @given(
-    st.floats(1e-8, 1.0), st.floats(1.0, 1e4), st.integers(1, 12), st.lists(st.integers(0, 9), min_size=1, unique=True)
+    st.floats(1e-8, 1.0), st.floats(2.0, 1e4), st.integers(1, 40), st.lists(st.integers(0, 9), min_size=1, unique=True)
 )
-def test_trials_lie_in_their_ranges_differ_and_begin_alike(low, factor, count, choices):
+def test_trials_lie_in_their_ranges_differ_and_use_the_budget(low, factor, count, choices):
     space = {"a": {"low": low, "high": low * factor}, "b": choices}
+    if len(choices) > count:
+        with pytest.raises(InputError, match="combinations of choices"):
+            draw_trials(space, count)
+        return
     trials = draw_trials(space, count)
-    assert 1 <= len(trials) <= count
-    assert len({json.dumps(t) for t in trials}) == len(trials)
+    assert len({json.dumps(t) for t in trials}) == len(trials) <= count
+    assert len(trials) > count - len(choices) or factor < 1.2 ** (count / len(choices)), "rounding may merge levels"
     for trial in trials:
         assert 0.99 * low <= trial["a"] <= 1.01 * low * factor
         assert trial["b"] in choices
-    assert draw_trials(space, max(1, count - 1)) == trials[: len(draw_trials(space, max(1, count - 1)))]
 
 
 def test_a_search_without_knobs_or_trials_is_empty():
     assert draw_trials({}, 5) == []
     assert draw_trials({"a": [1]}, 0) == []
-    assert draw_trials({"a": [1, 2]}, 50) == [{"a": 2}, {"a": 1}], "no more settings than there are"
+    assert draw_trials({"a": [1, 2]}, 50) == [{"a": 1}, {"a": 2}], "no more settings than there are"
+    assert draw_trials({"a": {"low": 1.0, "high": 4.0}}, 1) == [{"a": 2.0}]
 
 
 def test_every_trial_is_kept_and_the_best_is_taken(finished):

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from unlearn_jax.methods import SPACES
+
 Rows = dict[str, dict[str, Any]]
 
 
@@ -27,13 +29,22 @@ def with_retain() -> Rows:
     }
 
 
+_SMALL_STEPS = {"low": 1e-4, "high": 0.03}
+"""Learning rates to search where no retained sample holds the model in place."""
+
+
 def without_retain() -> Rows:
     """The methods that need no retained sample, as in AMUN's Table 2."""
-    return {
-        "random_label_no_retain": {"label": "RL without D_R", "method": "random_label", "retain": False},
-        "gradient_ascent_no_retain": {"label": "GA without D_R", "method": "gradient_ascent", "retain": False},
-        "boundary_shrink_no_retain": {"label": "BS without D_R", "method": "boundary_shrink", "retain": False},
-        "salun_no_retain": {"label": "SalUn without D_R", "method": "salun", "retain": False},
-        "amun_no_retain": {"label": "AMUN without D_R", "method": "amun", "retain": False},
-        "amun_salun_no_retain": {"label": "AMUN+SalUn without D_R", "method": "amun_salun", "retain": False},
+    found: Rows = {
+        "random_label_no_retain": {"label": "RL without D_R", "method": "random_label"},
+        "gradient_ascent_no_retain": {"label": "GA without D_R", "method": "gradient_ascent"},
+        "boundary_shrink_no_retain": {"label": "BS without D_R", "method": "boundary_shrink"},
+        "salun_no_retain": {"label": "SalUn without D_R", "method": "salun"},
+        "amun_no_retain": {"label": "AMUN without D_R", "method": "amun"},
+        "amun_salun_no_retain": {"label": "AMUN+SalUn without D_R", "method": "amun_salun"},
     }
+    for row in found.values():
+        row["retain"] = False
+        if row["method"] not in ("gradient_ascent", "boundary_shrink"):
+            row["search"] = {**SPACES[row["method"]], "learning_rate": _SMALL_STEPS}
+    return found
