@@ -34,7 +34,7 @@ def make_tuning():
         },
         "method1": {
             "space": {"alpha": {"low": 1.0, "high": 100.0}},
-            "trials": [trial(40.0, alpha=3.16), trial(12.5, alpha=10.0)],
+            "trials": [trial(40.0, alpha=3.16), trial(12.5, alpha=10.0), trial(30.0, alpha=1.0)],
             "chosen": 1,
         },
         "method2": {"space": {"order": ["a", "b"]}, "trials": [trial(None, order="b")], "chosen": None},
@@ -104,7 +104,7 @@ def test_tuning_shows_every_trial_and_warns(made, tmp_path):
     results, arrays = made
     page = words(results, arrays, tmp_path / "report.html")
     found = report_sections.tuning(results)
-    assert sum(len(row["trials"]) for row in found["rows"]) == 6
+    assert sum(len(row["trials"]) for row in found["rows"]) == 7
     for row, search in zip(found["rows"], results["tuning"].values(), strict=True):
         for shown, one in zip(row["trials"], search["trials"], strict=True):
             gap = one["metrics"].get("avg_gap")
@@ -126,12 +126,12 @@ def test_tuning_shows_every_trial_and_warns(made, tmp_path):
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.sampled_from([0.001, 0.01, 0.1, 1.0]), min_size=1, max_size=6), st.data())
-def test_a_remark_exactly_at_the_ends_of_what_was_tried(values, data):
+def test_a_remark_exactly_at_the_ends_of_three_values_or_more(values, data):
     chosen = data.draw(st.integers(0, len(values) - 1))
     trials = [trial(1.0, rate=value, order="a") for value in values]
     search = {"space": {"order": ["a"], "rate": {"low": 1e-3, "high": 1.0}}, "trials": trials, "chosen": chosen}
     inside = min(values) < values[chosen] < max(values)
-    assert bool(report_sections.knobs_at_edge(search)) == (not inside and min(values) < max(values))
+    assert bool(report_sections.knobs_at_edge(search)) == (not inside and len(set(values)) > 2)
 
 
 def test_tuning_plot_draws_every_trial(made):
@@ -140,7 +140,7 @@ def test_tuning_plot_draws_every_trial(made):
     assert [axes.get_xlabel() for axes in panels] == ["learning_rate", "alpha", "order"]
     assert [axes.get_xscale() for axes in panels] == ["log", "log", "linear"]
     drawn = [[line.get_marker() for line in axes.lines if line.get_marker() in ("o", "x")] for axes in panels]
-    assert drawn == [["o", "o", "x", "o"], ["o", "o", "o"], ["x"]]
+    assert drawn == [["o", "o", "x", "o"], ["o", "o", "o", "o"], ["x"]]
     rings = [line for axes in panels for line in axes.lines if line.get_markersize() == 10]
     assert [tuple(map(float, ring.get_xydata()[0])) for ring in rings] == [(0.003, 2.0), (10.0, 12.5)]
     figure.savefig(io.BytesIO(), format="png", dpi=40)
@@ -223,8 +223,10 @@ def test_every_term_of_the_theorem_has_a_line(made, tmp_path):
 
 def test_attacks_stand_beside_each_other(made):
     results, _ = made
+    results["rows"][3]["knobs"] = {"attack": ""}  # the run's own, as for every row that names none
     own, fast = report_sections.attacks(results)["columns"]
     assert (own["name"], fast["name"], fast["settings"]) == ("the run's own", "fast", "kind=fgsm")
+    assert own["used"] == ""
     assert fast["used"] == results["rows"][4]["label"]
     assert fast["counts"] == {"found": ("75", "75.0 %"), "not_found": ("25", "25.0 %")}
     rows = {outcome["name"]: outcome["cells"] for outcome in report_sections.attacks(results)["outcomes"]}

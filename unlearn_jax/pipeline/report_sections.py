@@ -138,11 +138,11 @@ def tuning(results: Results) -> dict[str, Any] | None:
 
 
 def knobs_at_edge(search: Mapping[str, Any]) -> list[str]:
-    """A remark for each searched range of which the chosen trial has the lowest or the highest value tried."""
+    """A remark for each range of which the chosen trial has the lowest or the highest of three or more values."""
     remarks, chosen = [], search["trials"][search["chosen"]]["knobs"]
     for knob, values in search["space"].items():
         tried = sorted({trial["knobs"][knob] for trial in search["trials"]}) if isinstance(values, Mapping) else []
-        if len(tried) > 1 and chosen[knob] in (tried[0], tried[-1]):
+        if len(tried) > 2 and chosen[knob] in (tried[0], tried[-1]):
             remarks.append(f"{knob} is the {'lowest' if chosen[knob] == tried[0] else 'highest'} tried")
     return remarks
 
