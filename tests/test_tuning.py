@@ -103,6 +103,7 @@ def test_every_trial_is_kept_and_the_best_is_taken(finished):
     chosen = found["trials"][found["chosen"]]["knobs"]
     assert {knob: row["knobs"][knob] for knob in chosen} == chosen
     assert "fixed" not in results["tuning"]
+    assert 0 < found["nothing"]["mean"] < 100, "the gap of doing nothing, on the same problems"
 
 
 def test_a_trial_is_the_method_with_its_knobs(finished, splits, tmp_path):

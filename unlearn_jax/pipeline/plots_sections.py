@@ -89,7 +89,7 @@ def tuning_plot(results: Results) -> Figure:
 
     Returns:
       The figure; the chosen trial is ringed, a trial that diverged is a cross at the top, the dashed line is the
-      table's Avg Gap of doing nothing.
+      Avg Gap of doing nothing on the same forget sets.
     """
     tuned = [row for row in results["rows"] if (results.get("tuning") or {}).get(row["key"])]
     if not tuned:
@@ -98,8 +98,8 @@ def tuning_plot(results: Results) -> Figure:
     styles = row_styles(results["rows"])
     searches = [results["tuning"][row["key"]] for row in tuned]
     gaps = [t["metrics"]["avg_gap"]["mean"] for search in searches for t in search["trials"] if t["metrics"]]
-    nothing = _mean_of(results, "original", "avg_gap")
-    low, high = min([*gaps, nothing or 1.0]), max([*gaps, nothing or 1.0])
+    nothing = searches[0]["nothing"]["mean"]
+    low, high = min([*gaps, nothing]), max([*gaps, nothing])
     logarithmic = low > 0 and high > 8 * low
     for axes, row, search in zip(panels, tuned, searches, strict=True):
         dress(axes, short(row["label"], 25), grid="both", size=9)
@@ -109,8 +109,7 @@ def tuning_plot(results: Results) -> Figure:
             axes.yaxis.set_minor_locator(NullLocator())
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
             axes.yaxis.set_major_formatter(FuncFormatter(lambda gap, _: f"{gap:g}"))
-        if nothing is not None:
-            axes.axhline(nothing, color=MUTED, lw=1, ls=(0, (5, 2)), zorder=1)
+        axes.axhline(nothing, color=MUTED, lw=1, ls=(0, (5, 2)), zorder=1)
         _trials(axes, search, knob, styles[row["key"]].color)
         axes.set_xlabel(knob, fontsize=8)
     margin = (high / low) ** 0.12 if logarithmic else 0.12 * max(high - low, 0.1)
@@ -145,11 +144,6 @@ def _trials(axes: Axes, search: Mapping[str, Any], knob: str, color: str) -> Non
         axes.plot(place, gap, "o", color=color, ms=4.5, zorder=3)
         if chosen:
             axes.plot(place, gap, "o", color="none", mec=INK, mew=1.5, ms=10, zorder=4)
-
-
-def _mean_of(results: Results, kind: str, key: str) -> float | None:
-    cells = [row["metrics"].get(key) for row in results["rows"] if row["kind"] == kind]
-    return cells[0]["mean"] if cells and cells[0] else None
 
 
 def vulnerability_plot(results: Results, arrays: Arrays) -> Figure:

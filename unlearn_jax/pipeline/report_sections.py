@@ -98,7 +98,6 @@ def tuning(results: Results) -> dict[str, Any] | None:
     if not searches:
         return None
     rows, edges, idle, lost = [], [], [], []
-    nothing = (find_row(results, "original") or {"metrics": {}})["metrics"].get("avg_gap")
     for row in _with(results, searches):
         search = searches[row["key"]]
         trials, remarks = search["trials"], []
@@ -110,7 +109,7 @@ def tuning(results: Results) -> dict[str, Any] | None:
             at_edge = knobs_at_edge(search)
             remarks += at_edge
             edges += [row["label"]] if at_edge else []
-            helpful = _compare(best["metrics"]["avg_gap"], nothing)
+            helpful = _compare(best["metrics"]["avg_gap"], search["nothing"])
             remarks += [helpful] if helpful else []
             idle += [row["label"]] if helpful else []
         rows.append(
@@ -147,11 +146,11 @@ def knobs_at_edge(search: Mapping[str, Any]) -> list[str]:
     return remarks
 
 
-def _compare(best: Mapping[str, Any], nothing: Mapping[str, Any] | None) -> str:
+def _compare(best: Mapping[str, Any], nothing: Mapping[str, Any]) -> str:
     """What to say of a best trial that is not clearly better than doing nothing."""
     if not (format_interval(best) and format_interval(nothing)):
         return ""
-    where = place(best, nothing or {})
+    where = place(best, nothing)
     return {"below": "", "within": "not distinguishable from doing nothing", "above": "worse than doing nothing"}[where]
 
 
@@ -166,9 +165,8 @@ def _warnings(edges: Sequence[str], idle: Sequence[str], lost: Sequence[str]) ->
         )
     if idle:
         said.append(
-            f"The best trial of {join(idle)} is not clearly better than doing nothing (its interval overlaps, or lies "
-            "above, that of the table's original row, which is on other forget sets): the search found no knobs that "
-            "work, or the runs are too few to see it."
+            f"The best trial of {join(idle)} is not clearly better than doing nothing on the same forget sets (its "
+            "interval overlaps, or lies above): the search found no knobs that work, or the runs are too few to see it."
         )
     return said
 

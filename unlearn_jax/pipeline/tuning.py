@@ -156,8 +156,8 @@ def choose(plan: Plan, logits: dict[str, list[list[np.ndarray]]]) -> dict[str, d
       logits: of every row's trials' runs.
 
     Returns:
-      By row: its ``space``, its ``trials`` (knobs, status and metrics), and the position ``chosen`` (None if every
-      trial diverged).
+      By row: its ``space``, its ``trials`` (knobs, status and metrics), the position ``chosen`` (None if every trial
+      diverged), and the Avg Gap of doing ``nothing``.
     """
     config, oracles = plan.config.audit, plan.oracles.logits()
     pool = measure.make_pool(
@@ -169,6 +169,8 @@ def choose(plan: Plan, logits: dict[str, list[list[np.ndarray]]]) -> dict[str, d
         plan.references.spec.member,
     )
     oracle, _ = measure.measure_row(config, pool, [oracles[p] for p in plan.pair_of_run])
+    originals = plan.originals.logits()
+    idle = _measure_trial(plan, pool, oracle, [originals[o] for o in plan.runs[:, 0]])["metrics"]["avg_gap"]
     found = {}
     for name, rows in logits.items():
         search, trials = make_search(plan.config, name), []
@@ -176,7 +178,7 @@ def choose(plan: Plan, logits: dict[str, list[list[np.ndarray]]]) -> dict[str, d
             trials.append({"knobs": trial, **_measure_trial(plan, pool, oracle, runs)})
         gaps = [t["metrics"]["avg_gap"]["mean"] if t["status"] == "ok" else np.inf for t in trials]
         best = int(np.argmin(gaps)) if np.isfinite(gaps).any() else None
-        found[name] = {"space": dict(searches(plan.config, name)), "trials": trials, "chosen": best}
+        found[name] = {"space": searches(plan.config, name), "trials": trials, "chosen": best, "nothing": idle}
     return found
 
 
