@@ -37,5 +37,5 @@ PRESET = dataclasses.replace(
         if share
         for policy, label in _POLICIES.items()
     }
-    | {"forget_only": {"label": "100%: D_F alone", "method": "amun", "replace": "original", **_KNOBS}},
+    | {"forget_only": {"label": "D_F twice, no D_A", "method": "amun", "replace": "original", **_KNOBS}},
 )

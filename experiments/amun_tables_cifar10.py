@@ -65,7 +65,11 @@ from unlearn_jax.pipeline import (
 
 _ADVERSARIAL_ONLY = {  # for large forget sets the paper leaves D_F out
     "amun_adversarial": {"label": "AMUN, D_R and D_A", "method": "amun", "forget": False},
-    "amun_adversarial_only": {"label": "AMUN, D_A only", "method": "amun", "retain": False, "forget": False},
+    "amun_adversarial_only": {
+        **rows.without_retain()["amun_no_retain"],
+        "label": "AMUN, D_A only",
+        "forget": False,
+    },
 }
 _ROWS = rows.with_retain() | rows.without_retain() | _ADVERSARIAL_ONLY
 for _row in _ROWS.values():  # the schedules that AMUN's code searches

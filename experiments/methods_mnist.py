@@ -26,7 +26,7 @@ PRESET = RunConfig(
     forget=ForgetConfig(seeds=(1, 2, 3)),
     replicas=ReplicasConfig(originals=(0, 1, 2), references=64),
     attack=AttackConfig(epsilon_init=0.16),
-    tuning=TuningConfig(trials=8, seeds=(101, 102)),
+    tuning=TuningConfig(trials=12, seeds=(101, 102)),
     audit=AuditConfig(num_bootstrap=500),
     rows=rows.with_retain() | rows.without_retain(),
 )

@@ -204,6 +204,9 @@ def test_bad_input(problem, blobs):
         methods.make_method("forget_it")
     with pytest.raises(InputError, match="must be positive"):
         methods.make_method("finetune", learning_rate=0.0)
+    for factor in (0.0, -0.5, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="decay_factor must be positive"):
+            methods.make_method("finetune", decay_factor=factor)
     with pytest.raises(InputError, match="unknown failures"):
         methods.make_method("amun", failures="ignore")
     with pytest.raises(InputError, match="unknown batch_stats"):

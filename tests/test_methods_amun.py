@@ -1,5 +1,6 @@
 """AMUN's fine-tuning set: replacements, failed searches, random labels; AMUN+SalUn. By hand on a linear model."""
 
+import dataclasses
 import itertools
 
 import chex
@@ -228,7 +229,7 @@ CASES = {
     "adversarial_random_label": (methods.amun(replace="adversarial_random_label", **ALONE), np.ones(40, bool)),
     "random_point": (methods.amun(replace="random_point", **ALONE), ~FORGET),
     "random_label R": (methods.amun(replace="random_label", failures="random_label", **KNOBS), np.zeros(40, bool)),
-    "targeted": (methods.amun(failures="targeted", **ALONE), ~FORGET),
+    "targeted": (methods.amun(failures="targeted", attack=ATTACK, **ALONE), ~FORGET),
     "salun": (amun_salun(share=0.3, **KNOBS | {"retain": False}), ~FORGET),
 }
 
@@ -246,9 +247,10 @@ def test_reads_only_what_it_claims_and_follows_its_key(name, problem, key):
 
 def test_salun_with_every_weight_is_amun(problem, key):
     knobs = KNOBS | {"forget": False, "failures": "keep"}
-    whole, _ = jax.jit(amun_salun(share=1.0, **knobs))(jax.random.clone(key), problem)
-    amun, _ = jax.jit(methods.amun(**knobs))(key, problem)
+    whole, info = jax.jit(amun_salun(share=1.0, **knobs))(jax.random.clone(key), problem)
+    amun, spent = jax.jit(methods.amun(**knobs))(key, problem)
     chex.assert_trees_all_close(whole, amun, rtol=1e-5, atol=1e-6)
+    assert info.num_gradients == spent.num_gradients + SIZE  # the mask's
 
 
 def test_salun_moves_the_masked_weights_only_unless_decay_leaks(problem, key):
@@ -260,6 +262,36 @@ def test_salun_moves_the_masked_weights_only_unless_decay_leaks(problem, key):
     leaky, _ = amun_salun(share=0.25, leak=True, weight_decay=0.1, **KNOBS)(key, problem)
     assert np.all(np.asarray(leaky.params) != before)
     assert np.all(np.abs(leaky.params)[~mask] < np.abs(before)[~mask]), "decay alone moves the others"
+
+
+def test_targeted_needs_the_knobs_of_the_attack_that_made_the_set(problem, key):
+    with pytest.raises(InputError, match="give the attack's knobs"):
+        methods.amun(failures="targeted", **KNOBS)(jax.random.clone(key), problem)
+    with pytest.raises(InputError, match="give the attack's knobs"):
+        adversarial_samples(jax.random.clone(key), problem, problem.adversarial, failures="targeted")
+    for attack, asked in (({}, problem), (None, dataclasses.replace(problem, adversarial=None))):
+        variables, _ = jax.eval_shape(methods.amun(failures="targeted", attack=attack, **KNOBS), key, asked)
+        assert variables.params.shape == (16, CLASSES)
+
+
+def test_no_image_is_read_or_augmented_in_the_place_of_an_adversarial_one(problem, key):
+    """The last training sample is to be forgotten; an augmentation mixes the whole batch it is given."""
+    forget = np.roll(FORGET, 3)
+    assert forget[-1]
+    images = np.where(forget[:, None, None, None], np.nan, problem.train.images).astype("f4")
+    data = Dataset(images, problem.train.labels)
+    hidden = methods.make_problem(problem.model, problem.variables, data, forget, problem.adversarial)
+
+    def mix(keys, images):
+        return 0.5 * images + 0.5 * jnp.mean(images, 0, keepdims=True)
+
+    def refuse(keys, images):
+        raise AssertionError("nothing to augment")
+
+    mixed, info = jax.jit(methods.amun(forget=False, augment=mix, **KNOBS))(jax.random.clone(key), hidden)
+    chex.assert_tree_all_finite((mixed, info.losses))
+    alone, _ = methods.amun(augment=refuse, **ALONE)(jax.random.clone(key), hidden)
+    chex.assert_trees_all_equal(alone, methods.amun(**ALONE)(key, problem)[0])
 
 
 @pytest.mark.parametrize("how", ["map", "vmap"])

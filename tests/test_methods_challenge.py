@@ -209,6 +209,19 @@ def test_masked_redraws_the_entries_where_gradients_cancel_and_slows_the_others(
     np.testing.assert_allclose(method(key, 0.5), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_masked_chooses_entries_on_images_without_augmentation(blobs, key):
+    """The redrawn model is the same whatever the augmentation; the fine-tuning is not."""
+    problem, knobs = linear_problem(blobs), {"kernels": "all", "num_epochs": 1, "batch_size": 10}
+
+    def run(rate, augment=None):
+        method = masked_small_gradients(learning_rate=rate, augment=augment, **knobs)
+        return jax.jit(method)(jax.random.clone(key), problem)[0].params
+
+    mirrored = lambda keys, images: images[:, ::-1, ::-1]  # noqa: E731
+    np.testing.assert_array_equal(run(1e-30, mirrored), run(1e-30))
+    assert not np.allclose(run(0.5, mirrored), run(0.5), atol=1e-4)
+
+
 def test_masked_redraws_each_kernel_by_its_share_and_leaves_other_leaves(normed, convolutional, blobs, key):
     problem = methods.make_problem(normed, convolutional, blobs, TENTH)
     knobs = {**STILL, "num_epochs": 1, "batch_stats": "freeze"}

@@ -205,6 +205,7 @@ def run(method, key, problem, *, cost=None):
         (ssd, {"alpha": -0.1}, "alpha must be finite and in"),
         (ssd, {"importance": "layer"}, "unknown importance"),
         (ssd, {"batch_size": 0}, "batch_size must be positive"),
+        (ssd, {"batch_size": -1, "importance": "batch"}, "batch_size must be positive"),
     ],
 )
 def test_bad_knobs(factory, knobs, message):
@@ -235,6 +236,17 @@ def test_ssd_equals_its_definition(importance, key):
         got, info = method(k, *knobs)
         np.testing.assert_allclose(got.params, expected, rtol=1e-4)
         assert info.num_gradients == 27 + 6
+
+
+def test_ssd_takes_128_samples_a_batch_as_published_and_32_where_the_value_is_the_same(monkeypatch, key):
+    sizes = []
+    monkeypatch.setattr(
+        "unlearn_jax.methods.ssd.batches_of",
+        lambda index, size: sizes.append(size) or gradients.batches_of(index, size),
+    )
+    for k, knobs in zip(jax.random.split(key, 3), ({}, {"importance": "batch"}, {"batch_size": 7}), strict=True):
+        jax.eval_shape(ssd(**knobs), k, linear_problem())
+    assert sizes == [32, 32, 128, 128, 7, 7]
 
 
 def test_ssd_at_the_edges(key):
@@ -328,6 +340,15 @@ def test_influence_equals_the_recursion(damping, batch_size, key):
     cost = 27 + (24 * (2 + 6) if batch_size == 4 else 21 * (2 + 1))  # 21 samples in batches of 4, or in one
     got = run(influence(alpha=2.0, damping=damping, batch_size=batch_size), key, linear_problem(), cost=cost)
     np.testing.assert_allclose((got.params - WEIGHTS).ravel(), 2 * step, rtol=2e-3, atol=2e-6)
+
+
+@pytest.mark.parametrize("batch_size", [64, 4])
+def test_influence_is_finite_and_bounded_for_any_damping(batch_size, key):
+    """Twenty-one gradients of rank eight: all but eight eigenvalues of their products are rounding."""
+    length = np.linalg.norm(slow_direction(IMAGES, LABELS, FORGET, RETAIN))
+    method = jax.jit(lambda k, d: influence(alpha=d, damping=d, batch_size=batch_size)(k, linear_problem())[0].params)
+    for k, damping in zip(jax.random.split(key, 4), (1e-5, 1e-7, 1e-9, 1e-20), strict=True):
+        assert np.linalg.norm(method(k, damping) - WEIGHTS) <= 1.001 * length
 
 
 def released_recursion(samples, direction):

@@ -102,6 +102,23 @@ def test_training_mode_sees_the_clean_batch_and_then_the_adversarial_one(model, 
     assert near.max() <= 1
 
 
+def test_without_steps_the_noise_stays_in_the_image_box(model, batch, key):
+    """A black image: half of the noise would be negative."""
+    seen = []
+
+    def apply_train(variables, images, key):
+        seen.append(images)
+        return model.apply(variables, images), {}
+
+    watched = Model(model.init, model.apply, apply_train)
+    black = batch._replace(images=jnp.zeros_like(batch.images))
+    trades_loss(watched, num_steps=0)(model.init(jax.random.key(3)), black, key)
+    near = np.asarray(seen[1])
+    assert near.min() == 0
+    assert 1e-3 < near.max() < 1e-2
+    assert 0.3 < np.mean(near == 0) < 0.7
+
+
 def test_the_same_arguments_give_the_same_function(model):
     assert trades_loss(model, beta=2.0) is trades_loss(model, beta=2.0)
     assert trades_loss(model, beta=2.0) is not trades_loss(model, beta=3.0)

@@ -456,7 +456,7 @@ CASES = {
     "tuning on a reported forget set": ({"tuning": {"trials": 2, "seeds": (1, 9)}}, "never tune on what is reported"),
     "search of an unknown knob": (
         {"tuning": {"trials": 2}, "rows": {"a": {"method": "amun", "search": {"rate": [1]}}}},
-        "no knob 'rate'",
+        "no knob of 'amun'",
     ),
     "search without a range": (
         {
@@ -465,6 +465,30 @@ CASES = {
         },
         "0 < low <= high",
     ),
+    "search over a range of whole numbers": (
+        {"tuning": {"trials": 2}, "rows": {"a": {"method": "amun", "search": {"num_epochs": {"low": 1, "high": 9}}}}},
+        "list choices for it",
+    ),
+    "search of the attack": (
+        {"tuning": {"trials": 2}, "rows": {"a": {"method": "amun", "search": {"adaptive": [True]}}}},
+        "no knob of 'amun'",
+    ),
+    "search that is none": ({"rows": {"a": {"method": "amun", "search": "no"}}}, "must map knobs"),
+    "nothing to tune on": ({"tuning": {"trials": 2, "seeds": ()}}, "tuning.originals and tuning.seeds"),
+    "attack of an unknown kind": ({"attacks": {"w": {"kind": "fgsm"}}}, "attacks.w.kind must be one of pgd, fast"),
+    "attack of a negative radius": ({"attacks": {"w": {"epsilon_init": -1.0}}}, "attacks.w.epsilon_init"),
+    "attack with words for numbers": ({"attacks": {"w": {"failures": "half"}}}, "attacks.w.failures must be of type"),
+    "attack with a path for a name": ({"attacks": {"../w": {}}}, "cannot be called"),
+    "attack of a method without one": (
+        {"rows": {"a": {"method": "finetune", "attack": "w"}}, "attacks": {"w": {}}},
+        "is given no adversarial examples",
+    ),
+    "adaptive with a transferred set": (
+        {"rows": {"a": {"method": "amun", "attack": "w", "adaptive": True}}, "attacks": {"w": {"source": "other"}}},
+        "adaptive recomputes",
+    ),
+    "adaptive that is no truth value": ({"rows": {"a": {"method": "amun", "adaptive": "False"}}}, "True or False"),
+    "klom of repeats": ({"audit": {"klom": True}, "replicas": {"repeats": 2}, "forget": {"seeds": (1,)}}, "audit.klom"),
     "klom of several forget sets": ({"audit": {"klom": True}}, "one forget set"),
     "no bootstrap": ({"audit": {"num_bootstrap": 0}}, "must be positive"),
 }

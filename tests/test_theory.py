@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 from unlearn_jax import models, theory
-from unlearn_jax.types import AttackResult, Dataset, InputError, Status, Variables
+from unlearn_jax.types import AttackResult, Dataset, Status, Variables
 
 RNG = np.random.default_rng(6)
 ORIGINAL, RETRAINED, UNLEARNED = (RNG.normal(size=(12, 4)).astype("f4") for _ in range(3))
@@ -63,8 +63,8 @@ def test_terms_by_hand(case):
         else:
             slope = abs(first - expected["original_clean"]) / delta
             np.testing.assert_allclose(terms.slope[i], slope, rtol=1e-3)
-            assert slope <= np.sqrt(2) * terms.lipschitz_bound * (1 + 1e-5)
-    np.testing.assert_allclose(terms.lipschitz_bound, np.linalg.norm(ORIGINAL, 2), rtol=1e-5)
+            assert slope <= np.sqrt(2) * 10**terms.log10_lipschitz_bound * (1 + 1e-5)
+    np.testing.assert_allclose(terms.log10_lipschitz_bound, np.log10(np.linalg.norm(ORIGINAL, 2)), rtol=1e-5)
     np.testing.assert_allclose(terms.original_distance, np.linalg.norm(ORIGINAL - RETRAINED), rtol=1e-5)
     np.testing.assert_allclose(terms.unlearned_distance, np.linalg.norm(UNLEARNED - RETRAINED), rtol=1e-5)
     jitted = jax.jit(theory.theorem_terms)(model, *variables, forget, result)
@@ -81,7 +81,6 @@ def test_summary_counts_found_and_finite_samples_only(case):
     np.testing.assert_allclose(summary["slope"], np.mean(np.asarray(terms.slope)[:2]), rtol=1e-5)
     rise = np.abs(np.asarray(terms.original_adversarial) - np.asarray(terms.original_clean))[:3]
     np.testing.assert_allclose(summary["excess"], np.mean(rise - np.asarray(terms.combination)[:3]), rtol=1e-4)
-    assert summary["excess_bound"] >= summary["excess"]
     gap = np.linalg.norm(ORIGINAL - RETRAINED) ** 2 - np.linalg.norm(UNLEARNED - RETRAINED) ** 2
     np.testing.assert_allclose(summary["approach"], gap, rtol=1e-3, atol=1e-3)
     none = theory.summarise_terms(terms._replace(counted=jnp.zeros(5, bool)))
@@ -89,8 +88,27 @@ def test_summary_counts_found_and_finite_samples_only(case):
     assert np.isnan(none["delta"])
 
 
+def test_a_value_that_is_not_finite_leaves_the_mean_of_the_others(case):
+    """Whatever term it is in; and only a term without any finite value has none."""
+    model, variables, forget, result = case
+    terms = theory.theorem_terms(model, *variables, forget, result)
+    names = [name for name, value in terms._asdict().items() if value.ndim == 1 and value.dtype != bool]
+    assert len(names) == 8
+    for name in names:
+        value = getattr(terms, name)
+        for bad in (jnp.nan, jnp.inf):
+            summary = theory.summarise_terms(terms._replace(**{name: value.at[0].set(bad)}))
+            rest = np.asarray(value)[1:3]
+            np.testing.assert_allclose(summary[name], rest[np.isfinite(rest)].mean(), rtol=1e-5, err_msg=name)
+            finite = [np.isfinite(found) for found in summary.values()]
+            assert all(finite), name
+    lost = theory.summarise_terms(terms._replace(delta=jnp.full(5, jnp.inf)))
+    assert np.isnan(lost["delta"])
+    assert np.isfinite(lost["excess"])
+
+
 def test_one_step_on_a_convex_model_obeys_the_theorem():
-    """Linear softmax, many samples, one gradient step: the inequality itself, with exact constants."""
+    """Linear softmax, many samples, one gradient step: the inequality itself, tight within a factor of two."""
     rng = np.random.default_rng(8)
     x, y = rng.normal(size=(30, 5)), rng.integers(0, 3, 30)
     original = np.zeros((5, 3))
@@ -124,7 +142,7 @@ def test_one_step_on_a_convex_model_obeys_the_theorem():
     variables = [Variables(jnp.asarray(w, jnp.float32), {}) for w in (original, retrained, unlearned)]
     terms = theory.theorem_terms(model, *variables, forget, result)
     summary = theory.summarise_terms(terms)
-    assert -summary["approach"] <= 2 / beta * summary["excess_bound"]
+    assert 0 < -summary["approach"] <= 2 / beta * summary["excess"] <= 2 * -summary["approach"]
 
 
 def materialised(kernel, size, stride, padding):
@@ -166,7 +184,7 @@ def test_conv_bound_is_the_smallest_of_four_layouts():
     )
 
 
-def test_lipschitz_bound_multiplies_kernels_and_bounds_a_network(normed, key):
+def test_lipschitz_bound_multiplies_kernels_and_bounds_a_network(key):
     dense = RNG.normal(size=(7, 3)).astype("f4")
     conv = RNG.normal(size=(3, 3, 2, 2)).astype("f4")
     params = {
@@ -175,11 +193,11 @@ def test_lipschitz_bound_multiplies_kernels_and_bounds_a_network(normed, key):
         "scale": jnp.ones(()),
     }
     expected = np.linalg.norm(dense, 2) * theory.conv_bound(jnp.asarray(conv))
-    np.testing.assert_allclose(theory.lipschitz_bound(params), expected, rtol=1e-5)
-    np.testing.assert_allclose(theory.lipschitz_bound({"bias": jnp.zeros(3)}), 1.0)
-    assert theory.lipschitz_bound({"zero": jnp.zeros((3, 2))}) == 0
-    with pytest.raises(InputError, match="neither a dense nor a 2-D convolution"):
-        theory.lipschitz_bound({"kernel": jnp.zeros((3, 2, 2))})
+    np.testing.assert_allclose(10 ** theory.log10_lipschitz_bound(params), expected, rtol=1e-5)
+    assert theory.log10_lipschitz_bound({"bias": jnp.zeros(3)}) == 0
+    assert theory.log10_lipschitz_bound({"zero": jnp.zeros((3, 2)), "b": jnp.asarray(conv)}) == -np.inf
+    for shape in ((3, 2, 2), (1, 3, 3, 2, 2)):
+        assert np.isnan(theory.log10_lipschitz_bound(params | {"kernel": jnp.ones(shape)}))
     model = models.build("cnn", (4, 4, 1), 3, widths=(3,))
     k_init, k_from, k_to = jax.random.split(key, 3)
     variables = jax.jit(model.init)(k_init)
@@ -187,4 +205,14 @@ def test_lipschitz_bound_multiplies_kernels_and_bounds_a_network(normed, key):
     moved = images + 1e-2 * jax.random.normal(k_to, images.shape)
     change = np.linalg.norm(model.apply(variables, moved) - model.apply(variables, images), axis=-1)
     length = np.sqrt(np.sum((np.asarray(moved) - np.asarray(images)) ** 2, (1, 2, 3)))
-    assert np.max(change / length) <= theory.lipschitz_bound(variables.params)
+    assert np.max(change / length) <= 10 ** theory.log10_lipschitz_bound(variables.params)
+
+
+def test_lipschitz_bound_of_a_hundred_layers():
+    """The product is far beyond float32; the sum of logarithms is exact to rounding, and so is the summary."""
+    rng = np.random.default_rng(3)
+    kernels = rng.normal(size=(100, 3, 3)).astype("f4") * 10 ** rng.uniform(0.0, 2.0, (100, 1, 1)).astype("f4")
+    expected = sum(np.log10(np.linalg.norm(kernel.astype("f8"), 2)) for kernel in kernels)
+    assert expected > 100
+    bound = jax.jit(theory.log10_lipschitz_bound)([jnp.asarray(kernel) for kernel in kernels])
+    np.testing.assert_allclose(bound, expected, rtol=1e-5)

@@ -20,9 +20,11 @@ from unlearn_jax.pipeline import (
     TrainingConfig,
     TuningConfig,
     run,
+    stages,
     tuning,
 )
 from unlearn_jax.pipeline.plan import make_plan
+from unlearn_jax.pipeline.run import progress_bar
 from unlearn_jax.types import InputError
 
 TINY = RunConfig(
@@ -110,17 +112,15 @@ def test_a_trial_is_the_method_with_its_knobs(finished, splits, tmp_path):
     """The searched program, knobs traced, gives what the plain one gives with the same knobs on the same problems."""
     folder, results = finished
     own = tuning.tuning_plan(make_plan(TINY, folder.parent / "banks", splits=splits))
-    trial = next(t for t in results["tuning"]["finetune"]["trials"] if t["status"] == "ok")
-    plain = dataclasses.replace(
-        own.config,
-        tuning=TuningConfig(),
-        bank=str(folder.parent / "banks"),
-        only=("finetune",),
-        rows={"finetune": {"method": "finetune", "num_epochs": 2, **trial["knobs"]}},
-    )
-    row = run(plain, tmp_path / "plain", splits=splits)["rows"][-1]
-    for key in ("test_accuracy", "ft_auc", "avg_gap"):
-        np.testing.assert_allclose(row["metrics"][key]["values"], trial["metrics"][key]["values"], atol=1e-6)
+    position, trial = next((i, t) for i, t in enumerate(results["tuning"]["finetune"]["trials"]) if t["status"] == "ok")
+    logits, _, cached = tuning.tune_row(own, "finetune", None, folder, progress_bar)
+    assert cached
+    rows = {"finetune": {"method": "finetune", "num_epochs": 2, **trial["knobs"]}}
+    plain = dataclasses.replace(own, config=dataclasses.replace(own.config, rows=rows))
+    parts, _, _ = stages.unlearn(plain, "finetune", None, tmp_path, progress_bar)
+    for searched, direct in zip(logits[position], parts.read("logits"), strict=True):
+        np.testing.assert_allclose(searched, direct, atol=1e-4)
+        assert np.std(direct) > 0.1
 
 
 def test_the_search_sees_nothing_that_is_reported(finished, splits):
@@ -128,6 +128,7 @@ def test_the_search_sees_nothing_that_is_reported(finished, splits):
     plan = make_plan(TINY, folder.parent / "banks", splits=splits)
     own = tuning.tuning_plan(plan)
     assert own.originals.spec.key != plan.originals.spec.key
+    assert not (own.forget & plan.forget.any(0)).any(), "no sample of a reported forget set"
     assert not set(own.forget_names) & set(plan.forget_names)
     assert own.references.spec.key == plan.references.spec.key, "the references are shared"
     assert own.model is plan.model

@@ -114,6 +114,7 @@ def _parse(kind: Any, argv: Sequence[str], prog: str, default: Any = None) -> An
 def _run(argv: list[str]) -> int:
     from unlearn_jax import pipeline
     from unlearn_jax.pipeline import presets
+    from unlearn_jax.pipeline.study import with_bank
     from unlearn_jax.pipeline.tables import terminal_table
     from unlearn_jax.types import InputError
 
@@ -125,19 +126,19 @@ def _run(argv: list[str]) -> int:
     variants = {name: _parse(pipeline.RunConfig, rest, prog, config) for name, config in preset.variants.items()}
     if workdir is None:
         raise InputError("run needs --workdir DIR, a folder for this run's files")
-    own = _own_parts(preset.hooks, next(iter(variants.values())))
     if dry:
         for name, config in variants.items():
-            print(
-                *([f"{name}:"] if name else []), pipeline.dry_run(config, pathlib.Path(workdir) / name, **own), sep="\n"
-            )
+            config = with_bank(config, workdir)
+            said = pipeline.dry_run(config, pathlib.Path(workdir) / name, **_own_parts(preset.hooks, config))
+            print(f"{name}:\n{said}" if name else said)
         return 0
     if "" not in variants:
-        pipeline.run_study(variants, workdir, preset=preset.name, **own)
+        own = {name: _own_parts(preset.hooks, config) for name, config in variants.items()}
+        pipeline.run_study(variants, workdir, preset=preset.name, own=own)
         print((pathlib.Path(workdir) / "study.md").read_text())
         print(f"report: {pathlib.Path(workdir) / 'study.html'}")
         return 0
-    results = pipeline.run(variants[""], workdir, preset=preset.name, **own)
+    results = pipeline.run(variants[""], workdir, preset=preset.name, **_own_parts(preset.hooks, variants[""]))
     print(terminal_table(results))
     for check in results["checks"]:
         print(f"{'ok  ' if check['passed'] else 'FAIL'}  {check['name']}. {check['detail']}")

@@ -12,29 +12,12 @@ import jax.numpy as jnp
 from jax import lax
 
 from unlearn_jax.attacks import Norm, linf
-from unlearn_jax.losses import cross_entropy
+from unlearn_jax.losses import cross_entropy, kl_divergence
 from unlearn_jax.train import Batch, LossFn, cross_entropy_loss
 from unlearn_jax.types import Array, InputError, Model, ModelState, Variables
 
 _START = 1e-3
 """Standard deviation of the noise from which the inner maximisation starts."""
-
-
-def kl_divergence(logits: Array, other: Array) -> Array:
-    """``KL(softmax(logits) || softmax(other))`` in nats.
-
-    Args:
-      logits: ``[..., C]`` of the first distribution.
-      other: ``[..., C]`` of the second.
-
-    Returns:
-      ``[...]``, 0 where the two agree.
-
-    >>> round(float(kl_divergence(jnp.array([0.0, 0.0]), jnp.array([0.0, jnp.log(3.0)]))), 4)  # 0.5 log(4 / 3)
-    0.1438
-    """
-    log_probs = jax.nn.log_softmax(logits)
-    return jnp.sum(jnp.exp(log_probs) * (log_probs - jax.nn.log_softmax(other)), -1)
 
 
 @lru_cache(maxsize=64)
@@ -64,7 +47,7 @@ def trades_loss(
       model: the architecture.
       beta: weight of stability; 6 in the paper's tables (its 1/lambda), 1 for more accuracy.
       epsilon: radius of the ball; 0.031 for CIFAR-10 in L-infinity.
-      num_steps: of the inner maximisation; 0 leaves the noise alone.
+      num_steps: of the inner maximisation; 0 leaves the noise alone, clipped to the image box.
       step: length of one; 0.007 there. For ``l2`` the released code takes ``2 * epsilon / num_steps``.
       norm: of the ball.
 
@@ -91,7 +74,7 @@ def trades_loss(
             return jnp.clip(images + jax.vmap(norm.project, (0, None))(delta, jnp.asarray(epsilon)), 0.0, 1.0)
 
         start = images + _START * jax.random.normal(key, images.shape)
-        return lax.fori_loop(0, num_steps, ascend, start)
+        return jnp.clip(lax.fori_loop(0, num_steps, ascend, start), 0.0, 1.0)  # no step clips where there is none
 
     def loss_fn(variables: Variables, batch: Batch, key: Array) -> tuple[Array, ModelState]:
         key_start, key_clean, key_near = jax.random.split(key, 3)

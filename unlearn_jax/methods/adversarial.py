@@ -81,7 +81,7 @@ def adversarial_samples(
     ============================  ============================================================================
     ``failures``                  a sample whose search failed, with its last iterate
     ============================  ============================================================================
-    ``drop``                      left out
+    ``drop``                      left out; as an epoch keeps its steps, the other samples are read more often
     ``keep``                      labelled as the model labels it, which is y
     ``runner_up``                 labelled with the model's second choice there
     ``random_label``              labelled with a random wrong class
@@ -112,19 +112,26 @@ def adversarial_samples(
       failures: see above.
       redraw: ``batch`` draws random labels anew whenever a sample is read, as the released code does (the paper does
         not say); ``once`` fixes them. Random points are drawn once.
-      attack: knobs of :func:`unlearn_jax.attacks.adversarial_set`; ``targeted`` takes its norm, steps and bounds.
+      attack: knobs of :func:`unlearn_jax.attacks.adversarial_set` that ``result`` was made with, ``{}`` for its
+        defaults; ``targeted`` needs them and takes the norm, steps and bounds.
 
     Returns:
       The samples. Rows with an image that is not finite are not used.
 
     Raises:
-      InputError: unknown names; random labels other than y and y_adv of a model with two classes.
+      InputError: unknown names; random labels other than y and y_adv of a model with two classes; ``targeted`` without
+        ``attack``.
     """
     check_choices(replace, failures, redraw)
     key_point, key_label = jax.random.split(key)
     truth = problem.train.labels[jnp.nonzero(problem.forget, size=problem.num_forget)[0]]
     if failures == "targeted":
-        knobs = {name: value for name, value in (attack or {}).items() if name in _RETRY_KNOBS}
+        if attack is None:
+            raise InputError(
+                "failures='targeted' attacks again, in the way of the attack that made the adversarial set: "
+                "give the attack's knobs, such as attack={'norm': l2, 'num_steps': 50}, or {} for its defaults"
+            )
+        knobs = {name: value for name, value in attack.items() if name in _RETRY_KNOBS}
         clean = forget_set(problem).images
         result = target_runner_up(problem.model.apply, problem.variables, clean, truth, result, **knobs)
     labels = result.labels
@@ -207,26 +214,30 @@ def adversarial_finetuning(
       retain: D_R takes part.
       forget: D_F takes part.
       failures: see :func:`adversarial_samples`, as ``replace`` and ``redraw``.
-      attack: knobs of :func:`unlearn_jax.attacks.adversarial_set`, for problems without ``adversarial``.
+      attack: knobs of :func:`unlearn_jax.attacks.adversarial_set`, for problems without ``adversarial``; for those with
+        one, the knobs it was made with, which ``failures="targeted"`` needs.
       replace: see there.
       redraw: see there.
       wrap_tx: gives the change of the optimiser, from the problem.
 
     Returns:
-      The method.
+      The method. Its ``num_gradients`` counts the fine-tuning, not the attack. ``failures="drop"`` makes the set
+      shorter but not the epochs, whose steps are those of the whole D_A: the remaining samples are read more often.
 
     Raises:
-      InputError: unknown names.
+      InputError: unknown names; by the method: ``failures="targeted"`` for a problem that brings its ``adversarial``,
+        without ``attack``.
     """
     check_choices(replace, failures, redraw)
 
     def run(key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
-        result = problem.adversarial
+        result, knobs = problem.adversarial, attack
         if result is None:
-            result = attack_forget_set(problem, **(attack or {}))
+            knobs = attack or {}
+            result = attack_forget_set(problem, **knobs)
         key_samples = jax.random.fold_in(key, 0)  # epochs fold in their numbers, which start from 1
         extra = adversarial_samples(
-            key_samples, problem, result, replace=replace, failures=failures, redraw=redraw, attack=attack
+            key_samples, problem, result, replace=replace, failures=failures, redraw=redraw, attack=knobs
         )
         originals = (retain & problem.retain) | (forget & problem.forget)
         return finetune_on(
@@ -236,15 +247,20 @@ def adversarial_finetuning(
             data=(problem.train, extra),
             member=jnp.concatenate([originals, extra.used]),
             num_samples=retain * problem.num_retain + (forget + 1) * problem.num_forget,
-            fetch=_fetch_joined(fetch_from(tuning.augment)),
+            fetch=_fetch_joined(fetch_from(tuning.augment) if retain or forget else None, jnp.argmax(originals)),
             wrap_tx=wrap_tx(problem) if wrap_tx else None,
         )
 
     return run
 
 
-def _fetch_joined(fetch: FetchFn) -> FetchFn:
-    """Reads positions ``0..N-1`` from the training set, augmented, and ``N..N+F-1`` from D_A, as they are."""
+def _fetch_joined(fetch: FetchFn | None, member: Array) -> FetchFn:
+    """Reads positions ``0..N-1`` from the training set, and ``N..N+F-1`` from D_A as they are.
+
+    Args:
+      fetch: reads and augments training samples; None if only D_A is read.
+      member: ``[]`` position of a training sample that takes part: it fills the places of D_A when ``fetch`` is called.
+    """
 
     def joined(data: tuple[Dataset, AdversarialSamples], index: Array, key: Array) -> Batch:
         train, extra = data
@@ -255,7 +271,9 @@ def _fetch_joined(fetch: FetchFn) -> FetchFn:
         if extra.allowed is not None:
             key, key_label = jax.random.split(key)
             labels = draw_labels(key_label, labels, extra.allowed[row])
-        plain = fetch(train, jnp.minimum(index, num_train - 1), key)
+        if fetch is None:
+            return Batch(extra.images[row], labels, index)
+        plain = fetch(train, jnp.where(is_extra, member, index), key)
         choose = is_extra.reshape(-1, *(1,) * (plain.images.ndim - 1))
         images = jnp.where(choose, extra.images[row], plain.images)
         return Batch(images, jnp.where(is_extra, labels, plain.labels), index)

@@ -45,16 +45,22 @@ def amun(
       forget: fine-tune on the forget samples, with their true labels, too.
       failures: what to do where no adversarial example was found, see
         :func:`unlearn_jax.methods.adversarial.adversarial_samples`. The released attack never fails (it has no last
-        radius) and so has no policy.
+        radius) and so has no policy. ``drop`` keeps the steps of an epoch, so that the other samples are read more
+        often.
       replace: what to train on instead of D_A, the controls of Figures 1, 6 and 7; see there.
       redraw: whether random labels are drawn anew for every batch or once, see there.
-      attack: knobs of :func:`unlearn_jax.attacks.adversarial_set`, for problems without ``adversarial``.
+      attack: knobs of :func:`unlearn_jax.attacks.adversarial_set`, for problems without ``adversarial``; for those with
+        one, the knobs it was made with (``{}`` for the defaults), which ``failures="targeted"`` needs.
       **tuning: fields of :class:`unlearn_jax.methods.base.FineTuning`. Searched: the learning rate in [1e-6, 1e-1],
         divided by 10 after every epoch, every 5, or never. The released code's example for 10% of CIFAR-10 with D_R:
         10 epochs, learning rate 0.01, divided by 10 after every epoch. The controls: 20 epochs, 0.01, every 5.
 
+    Returns:
+      The method. Its ``num_gradients`` counts the fine-tuning; the attack, also one of ``targeted``, is not counted.
+
     Raises:
-      InputError: unknown names or unusable knobs.
+      InputError: unknown names or unusable knobs; by the method: ``targeted`` without ``attack``, where the problem
+        brings its ``adversarial``.
     """
     return adversarial_finetuning(
         FineTuning(**tuning),

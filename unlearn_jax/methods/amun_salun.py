@@ -5,7 +5,7 @@ from typing import Any
 from unlearn_jax.methods.adversarial import Failures, adversarial_finetuning
 from unlearn_jax.methods.base import FineTuning, WrapTx
 from unlearn_jax.methods.saliency import check_share, freeze_outside, saliency_mask
-from unlearn_jax.types import Array, Problem, UnlearnFn
+from unlearn_jax.types import Array, Problem, UnlearnFn, UnlearnInfo, Variables
 
 
 def amun_salun(
@@ -35,14 +35,23 @@ def amun_salun(
       attack: as there.
       **tuning: fields of :class:`unlearn_jax.methods.base.FineTuning`, searched as AMUN's.
 
+    Returns:
+      The method. Its ``num_gradients`` counts the fine-tuning and the mask; the attack is not counted.
+
     Raises:
-      InputError: unknown names or unusable knobs.
+      InputError: unknown names or unusable knobs; by the method: as there.
     """
     check_share(share)
 
     def wrap_tx(problem: Problem) -> WrapTx:
         return freeze_outside(saliency_mask(problem, share=share), leak=leak)
 
-    return adversarial_finetuning(
+    finetuning = adversarial_finetuning(
         FineTuning(**tuning), retain=retain, forget=forget, failures=failures, attack=attack, wrap_tx=wrap_tx
     )
+
+    def run(key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
+        variables, info = finetuning(key, problem)
+        return variables, info._replace(num_gradients=info.num_gradients + problem.num_forget)
+
+    return run

@@ -121,7 +121,7 @@ class FineTuning:
       batch_size: samples per step; 128 for CIFAR-10.
       learning_rate: of SGD; searched in [1e-6, 1e-1] by AMUN.
       decay_every: epochs between decays by ``decay_factor``; 0 for a constant rate. AMUN searches 0, 1 and 5.
-      decay_factor: see there.
+      decay_factor: see there; positive and static (a Python number, never traced).
       momentum: of SGD; Adam has its own.
       weight_decay: L2, added to the gradient.
       optimizer: ``sgd``, or ``adam`` as the released codes of SCRUB and bad teacher use it.
@@ -143,7 +143,8 @@ class FineTuning:
     def __post_init__(self) -> None:
         """Refuses values no run could use."""
         check_numbers(low=0, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
-        check_numbers(decay_factor=self.decay_factor)
+        if not 0 < self.decay_factor < math.inf:  # optax takes 0 for a constant rate
+            raise InputError(f"a method's decay_factor must be positive and finite, got {self.decay_factor}")
         if not 0 <= self.momentum < 1:
             raise InputError(f"a method's momentum must be in [0, 1), got {self.momentum}")
         if self.num_epochs < 1 or self.batch_size < 1 or self.decay_every < 0 or is_zero(self.learning_rate):

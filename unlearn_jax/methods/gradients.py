@@ -133,7 +133,8 @@ def fisher_diagonal(
     def squares(images: Array, label: Array, present: Array, probs: Array) -> Params:
         if per == "sample":
             gradients = _per_example(problem, images, label)
-            return jax.tree.map(lambda g: jnp.tensordot(present * probs, g * g, 1), gradients)
+            exact = lax.Precision.HIGHEST  # accelerators would round the squares to fewer bits
+            return jax.tree.map(lambda g: jnp.tensordot(present * probs, g * g, 1, precision=exact), gradients)
         mean = present / jnp.sum(present)
         gradient = _gradient(problem, problem.variables.params, images, label, mean)
         return jax.tree.map(lambda g: jnp.sum(mean * probs) * g * g, gradient)

@@ -46,10 +46,12 @@ def influence(
     samples more, in the order of the data set.) With ``damping=1`` and a trained model's small gradients, both are
     close to ``v``: a gradient step.
 
-    **Stability.** Nothing is iterated to convergence, and ``|H^-1 v| <= |v| / damping`` with ``woodfisher``: the result
-    is finite when the gradients are. ``released`` is not bounded: its denominators may come close to 0 when gradients
-    are large and oppose each other. Too large an alpha ruins the model at once, as no loss is looked at. In float32 a
-    damping below about 1e-4 of the largest eigenvalue of ``H`` loses the small directions of ``v`` to rounding.
+    **Stability.** Nothing is iterated to convergence, and ``|H^-1 v| <= |v| / damping`` with ``woodfisher``, up to
+    rounding: its matrix is solved by its eigenvalues, and those that rounding made negative count as 0. The result is
+    finite when the gradients' products and ``v / damping`` are. ``released`` is not bounded: its denominators may come
+    close to 0 when gradients are large and oppose each other. Too large an alpha ruins the model at once, as no loss is
+    looked at. In float32 a damping below about 1e-4 of the largest eigenvalue of ``H`` loses the small directions of
+    ``v`` to rounding.
 
     Published values: damping 1 (implied by ``o`` and ``k`` above; WoodFisher itself takes 1e-5) and N 1000; alpha in
     [1, 20] (SalUn) or [1, 100] (RUM); a user of the code found only alpha below 1 usable, the code's default is 0.2,
@@ -106,10 +108,16 @@ def _woodfisher(problem: Problem, direction: Params, batches: Batches, count: in
     products, along = lax.map(block, batches)  # [num_batches, num_batches, B, B], [num_batches, B]
     present = batches.weight.reshape(-1)
     gram = products.transpose(0, 2, 1, 3).reshape(len(present), -1) * present[:, None] * present[None, :]
-    system = count * damping * jnp.eye(len(present)) + gram
-    solution = jax.scipy.linalg.solve(system, present * along.reshape(-1), assume_a="pos")
+    solution = _solve(gram, count * damping, present * along.reshape(-1))
     back = weighted_gradient(problem, batches._replace(weight=solution.reshape(batches.weight.shape)))
     return jax.tree.map(lambda v, b: (v - b) / damping, direction, back)
+
+
+def _solve(gram: Array, damping: float | Array, right: Array) -> Array:
+    """``(damping I + gram)^-1 right`` for a singular Gram matrix and any positive damping, which Cholesky fails on."""
+    values, vectors = jnp.linalg.eigh(gram)
+    along = jnp.matmul(right, vectors, precision=lax.Precision.HIGHEST)
+    return jnp.matmul(vectors, along / (jnp.maximum(values, 0.0) + damping), precision=lax.Precision.HIGHEST)
 
 
 def _products(rows: Params, columns: Params) -> Array:

@@ -44,10 +44,10 @@ def masked_small_gradients(
     Source: the released code of Deep Unlearn, which ranks it among the two best of 18 methods and took it from the
     challenge's second place; the challenge's own notebooks and the body of the paper were not available, so paper and
     code could not be compared. As in the code, the gradients of step 1 are taken in training mode and move the
-    BatchNorm statistics; with ``batch_stats="freeze"`` both phases run in evaluation mode. Assumed: batches of one size
-    for S and D_F, which the code has at its default of 64 only. The code fine-tunes without augmentation. It searches
-    ``init_rate`` in [0, 1], learning rate and weight decay in [1e-5, 1e-1], batches of 64, 128 and 256, and 1 to 37
-    epochs (a fifth of the training's); selected values are not published.
+    BatchNorm statistics; with ``batch_stats="freeze"`` both phases run in evaluation mode. Step 3 alone is augmented,
+    if at all (the code does not). Assumed: batches of one size for S and D_F, which the code has at its default of 64
+    only. It searches ``init_rate`` in [0, 1], learning rate and weight decay in [1e-5, 1e-1], batches of 64, 128 and
+    256, and 1 to 37 epochs (a fifth of the training's); selected values are not published.
 
     Args:
       init_rate: share of each kernel that is redrawn, in [0, 1].
@@ -108,7 +108,7 @@ def _difference(key: Array, problem: Problem, knobs: FineTuning) -> tuple[Params
     """``G`` of step 1, the model state after it, and how many gradients it took."""
     size = min(knobs.batch_size, problem.num_forget)
     num_batches = steps_per_epoch(problem.num_forget, size)
-    fetch, forward = fetch_from(knobs.augment), forward_fn(problem.model, knobs)
+    fetch, forward = fetch_from(), forward_fn(problem.model, knobs)
     key_retain, key_forget, key_steps = jax.random.split(key, 3)
     order = jnp.concatenate(
         [

@@ -20,7 +20,7 @@ def retrain(*, recipe: Recipe | None = None, **training: Any) -> UnlearnFn:
     """Trains from scratch on the retained samples.
 
     Never reads a forget sample, nor the original's variables. Equals :func:`unlearn_jax.train.fit` on the mask
-    ``~forget`` with the same key and recipe, bit for bit.
+    ``problem.retain`` with the same key and recipe, bit for bit.
 
     Args:
       recipe: the recipe that trained the original.

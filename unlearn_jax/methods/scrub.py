@@ -2,10 +2,9 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
-from unlearn_jax.losses import cross_entropy
+from unlearn_jax.losses import cross_entropy, kl_divergence
 from unlearn_jax.methods.base import FineTuning, check_numbers, forward_fn, is_zero
 from unlearn_jax.methods.passes import Pass, finetune_passes
 from unlearn_jax.train import Batch, LossFn, fetch_from
@@ -82,21 +81,6 @@ def scrub(
     return run
 
 
-def softened_kl(teacher: Array, student: Array, temperature: float | Array) -> Array:
-    """``KL(softmax(teacher / T) || softmax(student / T))`` in nats, without the factor ``T**2``.
-
-    Args:
-      teacher: logits ``[B, C]``.
-      student: logits ``[B, C]``.
-      temperature: T.
-
-    Returns:
-      ``[B]``; its gradient by ``student`` is ``(softmax(student / T) - softmax(teacher / T)) / T``.
-    """
-    log_p, log_q = jax.nn.log_softmax(teacher / temperature), jax.nn.log_softmax(student / temperature)
-    return jnp.sum(jnp.exp(log_p) * (log_p - log_q), -1)
-
-
 def check_temperature(temperature: float | Array) -> None:
     """Refuses a temperature that is not positive; a traced one passes unseen.
 
@@ -116,7 +100,8 @@ def _teacher_loss(
 
     def loss_fn(variables: Variables, batch: Batch, key: Array) -> tuple[Array, ModelState]:
         logits, state = forward(variables, batch.images, key)
-        distance = softened_kl(problem.model.apply(problem.variables, batch.images), logits, temperature)
+        teacher = problem.model.apply(problem.variables, batch.images)
+        distance = kl_divergence(teacher / temperature, logits / temperature)
         losses = gamma * cross_entropy(logits, batch.labels) + alpha * temperature**2 * distance
         return jnp.mean(losses), state
 

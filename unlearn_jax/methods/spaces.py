@@ -29,7 +29,7 @@ SPACES: dict[str, dict[str, Any]] = {
     "salun": {"learning_rate": _rate(1e-3, 0.3), "share": _rate(0.1, 0.9)},
     "scrub": {"learning_rate": _rate(1e-4, 0.1), "alpha": _rate(1e-3, 1.0)},
     "bad_teacher": {"learning_rate": _rate(1e-5, 1e-2)},
-    "ssd": {"alpha": _rate(1.0, 10.0), "dampening": _rate(0.1, 5.0)},
+    "ssd": {"alpha": _rate(0.1, 30.0), "importance": ["sample", "batch"]},
     "influence": {"alpha": _rate(0.1, 100.0)},
     "fisher": {"alpha": _rate(1e-8, 1e-4)},
     "masked_small_gradients": {"learning_rate": _rate(1e-3, 0.3), "init_rate": _rate(0.03, 0.9)},
@@ -40,8 +40,8 @@ SPACES: dict[str, dict[str, Any]] = {
 """The default search of each method: the range that its authors or later re-runs searched, with three changes.
 
 Learning rates go up to 0.3 (GA and BS: 0.01), because small networks want larger steps, and down to where ten epochs
-move nothing; SSD's alpha ends where it selects nothing (|D| / |D_F| at 10%, by sample); l1-sparse's gamma goes up to
-1e-3. The rate decays to a tenth after five epochs or not at all (AMUN also searches after every epoch).
+move nothing; SSD tries both readings of its importance; l1-sparse's gamma goes up to 1e-3. The rate decays to a tenth
+after five epochs or not at all (AMUN also searches after every epoch).
 """
 
 

@@ -15,7 +15,7 @@ def ssd(
     alpha: float | Array = 10.0,
     dampening: float | Array = 1.0,
     importance: Literal["sample", "batch"] = "sample",
-    batch_size: int = 128,
+    batch_size: int | None = None,
 ) -> UnlearnFn:
     """Multiplies a parameter by ``min(lambda I_D / I_F, 1)`` where ``I_F > alpha I_D``; no training.
 
@@ -39,7 +39,8 @@ def ssd(
       importance: square each ``sample``'s gradient, as the Fisher information that the paper names does, or each
         ``batch``'s mean gradient, as its released code does (batches of 128, or 64 for classes; here of random samples
         drawn by the key). A forget set smaller than a batch makes a smaller batch, and a larger ``I_F``.
-      batch_size: samples at a time: memory of that many models with ``sample``, a hyper-parameter with ``batch``.
+      batch_size: samples at a time: with ``sample`` memory of that many models, 32 if None; with ``batch`` a
+        hyper-parameter, 128 if None.
 
     Raises:
       InputError: unusable knobs.
@@ -47,15 +48,16 @@ def ssd(
     check_numbers(low=0, alpha=alpha, dampening=dampening)
     if importance not in ("sample", "batch"):
         raise InputError(f"unknown importance {importance!r}: choose sample or batch")
-    if batch_size < 1:
+    if batch_size is not None and batch_size < 1:
         raise InputError(f"a method's batch_size must be positive, got {batch_size}")
+    size = batch_size or {"sample": 32, "batch": 128}[importance]
 
     def run(key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
         def importance_of(key: Array, mask: Array, num_samples: int) -> Params:
             index = members(mask, num_samples)
             if importance == "batch":
                 index = jax.random.permutation(key, index)
-            return fisher_diagonal(problem, batches_of(index, batch_size), labels="true", per=importance)
+            return fisher_diagonal(problem, batches_of(index, size), labels="true", per=importance)
 
         key_all, key_forget = jax.random.split(key)
         num_all = problem.num_retain + problem.num_forget

@@ -44,7 +44,7 @@ class ModelConfig:
     """Which network."""
 
     name: str = "mlp"
-    """``mlp``, ``cnn`` or ``resnet``."""
+    """``mlp``, ``cnn``, ``resnet``, ``vgg`` or ``densenet``."""
     fields: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Its fields, such as widths, blocks, batch_norm, halve_projection."""
     conv: str = "auto"

@@ -123,6 +123,11 @@ def signal_of(config: AuditConfig, logits: np.ndarray, labels: np.ndarray) -> np
     return np.asarray(audit.SIGNALS[config.signal](jnp.asarray(logits), jnp.asarray(labels)))
 
 
+def usable(config: AuditConfig, labels: np.ndarray, logits: list[np.ndarray]) -> bool:
+    """Whether every run's logits and signals are finite numbers; a model that diverged has others."""
+    return all(np.isfinite(run).all() and np.isfinite(signal_of(config, run, labels)).all() for run in logits)
+
+
 def make_pool(
     config: AuditConfig,
     labels: np.ndarray,
@@ -166,7 +171,8 @@ def measure_row(
       logits: ``[N, C]`` of every run.
 
     Returns:
-      Metrics by key, and what plots need: RMIA ``scores`` and logit ``margin``, ``[R, N]`` each.
+      Metrics by key, and what plots need: RMIA ``scores``, the ``ratio`` they count, and logit ``margin``, ``[R, N]``
+      each.
     """
     target = np.stack([signal_of(config, run, pool.labels) for run in logits])
     margin = np.stack([np.asarray(audit.logit_margin(jnp.asarray(run), jnp.asarray(pool.labels))) for run in logits])
@@ -186,7 +192,7 @@ def measure_row(
         key: (100 * np.array([v for v, _ in parts]), 100 * np.stack([r for _, r in parts], 1))
         for key, parts in found.items()
     }
-    return metrics, {"scores": scores.astype(np.float32), "margin": margin}
+    return metrics, {"scores": scores.astype(np.float32), "ratio": ratio.astype(np.float32), "margin": margin}
 
 
 def _accuracies(pool: Pool, right: np.ndarray, forget: np.ndarray) -> dict[str, Any]:

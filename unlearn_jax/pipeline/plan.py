@@ -55,6 +55,7 @@ class Plan:
       model_id: what names it in content keys.
       bank_root: folder of the shared banks.
       loss_fn: the objective of originals, retrained models and references; cross-entropy if None.
+      avoid: ``[N_train]`` bool, samples that random forget sets keep clear of where they can.
     """
 
     config: RunConfig
@@ -63,10 +64,11 @@ class Plan:
     model_id: Any
     bank_root: pathlib.Path
     loss_fn: LossFn | None = None
+    avoid: np.ndarray | None = None
 
     @cached_property
     def _forget(self) -> tuple[np.ndarray, list[int]]:
-        return forget_masks(self.config.forget, np.asarray(self.splits.train.labels), self._hardness)
+        return forget_masks(self.config.forget, np.asarray(self.splits.train.labels), self._hardness, self.avoid)
 
     @property
     def forget(self) -> np.ndarray:
@@ -89,12 +91,13 @@ class Plan:
         return self.config.forget.kind not in HARD or not self.references.missing()
 
     def _hardness(self, kind: str) -> np.ndarray:
-        """Scores of the training samples by which hard forget sets are chosen."""
+        """The training samples, the hardest first; equally memorised ones by how unsure models are of them."""
         count, labels = len(self.splits.train.labels), np.asarray(self.splits.train.labels)
         logits, member = self.references.logits()[:, :count], self.references.spec.member[:, :count]
+        sure = audit.out_confidence(audit.softmax_confidence(logits, labels), member)
         if kind == "memorised":
-            return audit.memorisation(audit.correctness(logits, labels), member).value
-        return -audit.out_confidence(audit.softmax_confidence(logits, labels), member)
+            return np.lexsort((sure, -audit.memorisation(audit.correctness(logits, labels), member).value))
+        return np.argsort(sure, kind="stable")
 
     @cached_property
     def pool(self) -> Dataset:
@@ -124,7 +127,19 @@ class Plan:
         wanted = self.config.only or tuple(self.config.rows)
         if unknown := [name for name in wanted if name not in self.config.rows]:
             raise InputError(f"only names the unknown row {unknown[0]!r}; rows are {', '.join(self.config.rows)}")
-        return {name: make_row(name, self.config.rows[name], self.config.training) for name in wanted}
+        return {name: self.make_row(name, self.config.rows[name]) for name in wanted}
+
+    def make_row(self, name: str, row: dict[str, Any]) -> UnlearnFn:
+        """The method of a row, told how its adversarial examples are made."""
+        attack = row.get("attack", "")
+        config = attack_config(self.config, attack) if isinstance(attack, str) else None
+        if (
+            config is not None
+            and row.get("adaptive")
+            and config != dataclasses.replace(config, kind="pgd", source="own", failures=0.0)
+        ):
+            raise InputError(f"row {name!r}: adaptive recomputes an attack of kind pgd, source own and no failures")
+        return make_row(name, row, self.config.training, config)
 
     def _bank(self, name: str, member: np.ndarray, keys: list[jax.Array], num_epochs: int, num_samples: int) -> Bank:
         padded = np.zeros((len(member), len(self.pool.labels)), bool)
@@ -207,9 +222,8 @@ class Plan:
         return digest(*parts, self.config.replicas.repeats)
 
     def _forget_digest(self) -> str:
-        return hashlib.sha256(
-            np.packbits(self.forget, axis=None).tobytes() + str(self.forget.shape).encode()
-        ).hexdigest()
+        about = f"{self.forget.shape} {self.forget_names}"  # names seed keys
+        return hashlib.sha256(np.packbits(self.forget, axis=None).tobytes() + about.encode()).hexdigest()
 
 
 def make_plan(

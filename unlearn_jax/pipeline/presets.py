@@ -5,6 +5,7 @@ A file may bring its own data, network and loss.
 
 import dataclasses
 import pathlib
+import re
 import runpy
 from typing import Any
 
@@ -78,6 +79,10 @@ def load(name: str) -> Preset:
     except SyntaxError as error:
         raise InputError(f"{path} is not valid Python: {error.msg} in line {error.lineno}") from error
     variants = scope.get("STUDY", {"": scope.get("PRESET")})
+    if "STUDY" in scope and not all(re.fullmatch(r"[A-Za-z0-9_.+-]+", name) for name in variants):
+        raise InputError(
+            f"variants of a STUDY are named with letters, digits and _, got {', '.join(map(repr, variants))}"
+        )
     if not variants or not all(isinstance(config, RunConfig) for config in variants.values()):
         raise InputError(
             f"{path} defines no PRESET that is an unlearn_jax.pipeline.RunConfig, and no STUDY, a dict of them"

@@ -39,8 +39,10 @@ TERMS = {
     "transfer": ("transfer", "share of examples that the retrained model gives the label y_adv, too"),
     "slope": ("slope", "rise of the loss over δ: a lower bound on the Lipschitz constant L"),
     "excess": ("L δ − C", "with L read off the slope; negative: the theorem promises a step towards retraining"),
-    "lipschitz_bound": ("bound on L", "product of the original model's layer norms, an upper bound and a loose one"),
-    "excess_bound": ("L δ − C, bound", "the same with the upper bound for L; hopelessly large on most networks"),
+    "log10_lipschitz_bound": (
+        "log_10 of a bound on L",
+        "sum over the original model's layers of the logarithms of their norms; a loose upper bound",
+    ),
     "original_distance": ("‖θ_o − θ_u‖", "distance of the original model's weights from the retrained model's"),
     "unlearned_distance": ("‖θ′ − θ_u‖", "distance of the unlearned model's weights from the retrained model's"),
     "approach": ("approach", "the first squared less the second squared; positive: unlearning came nearer"),

@@ -1,6 +1,7 @@
 """What a run found, as one JSON-able record: the source of every table, file and picture."""
 
 import datetime
+import math
 import pathlib
 import shlex
 import sys
@@ -14,6 +15,8 @@ from unlearn_jax.attacks import status_counts
 from unlearn_jax.pipeline import measure, stages, store
 from unlearn_jax.pipeline.config import AttackConfig, RunConfig, digest, to_json
 from unlearn_jax.pipeline.plan import Plan
+from unlearn_jax.pipeline.settings import HARD
+from unlearn_jax.pipeline.tuning import tuning_plan
 from unlearn_jax.train import steps_per_epoch
 from unlearn_jax.types import AttackResult
 
@@ -64,29 +67,66 @@ def _row(plan: Plan, name: str, metrics: dict[str, Any], cost: dict[str, Any] | 
     return {**about, "metrics": metrics, "cost": cost}
 
 
-def _costs(plan: Plan, stage_costs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Seconds per model without compilation, by row, and their share of a retraining's."""
+def without_nan(value: Any) -> Any:
+    """JSON has no NaN and no infinity: None stands for them."""
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _attack_gradients(config: AttackConfig, parts: stages.Parts) -> float:
+    """Gradients that one adversarial set takes, at most: every radius up to the last one in full."""
+    if config.kind == "fast":
+        return float(np.mean([len(epsilon) for epsilon in parts.read("epsilon")]))
+    tried = [
+        np.log2(np.maximum(epsilon, config.epsilon_init) / config.epsilon_init) + 1 for epsilon in parts.read("epsilon")
+    ]
+    return float(np.mean([config.num_steps * np.ceil(radii).sum() for radii in tried]))
+
+
+def _costs(
+    plan: Plan,
+    stage_costs: list[dict[str, Any]],
+    unlearned: Mapping[str, stages.Parts],
+    adversarial: Mapping[str | None, stages.Parts],
+) -> dict[str, dict[str, Any]]:
+    """Per model: gradients of single samples and seconds without compilation, and their share of a retraining's."""
     by_name = {cost["name"].split(" (")[0]: cost for cost in stage_costs}
     steady = lambda name: by_name[name]["seconds"] - by_name[name]["compile_seconds"] if name in by_name else 0.0  # noqa: E731
     retrain = steady("retrained") / (2 * len(plan.pairs))
     recipe = plan.oracles.spec.recipe
     epoch = steps_per_epoch(int(plan.oracles.spec.member.sum(1).max()), recipe.batch_size) * recipe.batch_size
     found = {
-        name: {"gradients": recipe.num_epochs * epoch, "relative": 1.0, "seconds": round(retrain, 4)}
+        name: {
+            "gradients": recipe.num_epochs * epoch,
+            "relative_gradients": 1.0,
+            "relative": 1.0,
+            "seconds": round(retrain, 4),
+        }
         for name in ("retrained", "retrained_again")
     }
     for name in plan.rows:
         seconds = steady(f"unlearn: {name}") / len(plan.runs)
         attack = plan.attack_of(name)
+        gradients = float(np.mean([int(np.sum(count)) for count in unlearned[name].read("num_gradients")]))
         if attack is not None:
+            gradients += _attack_gradients(plan.attacks[attack], adversarial[attack])
             seconds += steady(f"adversarial sets: {attack}" if attack else "adversarial sets") / len(plan.pairs)
-        found[name] = {"seconds": round(seconds, 4), "relative": round(seconds / retrain, 4) if retrain > 0 else None}
+        found[name] = {
+            "gradients": gradients,
+            "relative_gradients": round(gradients / (recipe.num_epochs * epoch), 4),
+            "relative": round(seconds / retrain, 4) if retrain > 0 else None,
+            "seconds": round(seconds, 4),
+        }
     return found
 
 
 def make_results(
     plan: Plan,
     audited: dict[str, Any],
+    unlearned: Mapping[str, stages.Parts],
     adversarial: Mapping[str | None, stages.Parts],
     costs: list[dict[str, Any]],
     preset: str,
@@ -97,6 +137,7 @@ def make_results(
     Args:
       plan: the run.
       audited: ``{row: {metric: estimate}}``.
+      unlearned: every row's unlearned models.
       adversarial: the adversarial sets, by attack.
       costs: of the stages, in order.
       preset: name for the report; empty when called from Python.
@@ -105,7 +146,7 @@ def make_results(
     Returns:
       What ``results.json`` holds.
     """
-    config, row_costs = plan.config, _costs(plan, costs)
+    config, row_costs = plan.config, _costs(plan, costs, unlearned, adversarial)
     train, test = plan.splits.train, plan.splits.test
     present = {key for metrics in audited.values() for key in metrics}
     level = config.audit.level
@@ -135,7 +176,7 @@ def make_results(
             "references": config.replicas.references,
         },
         "banks": {bank.spec.name: bank.spec.key for bank in (plan.originals, plan.oracles, plan.references)},
-        "metrics": [m for m in measure.METRICS if m["key"] in present],
+        "metrics": _metrics(config, present),
         "rows": [_row(plan, name, metrics, row_costs.get(name)) for name, metrics in audited.items()],
         "runs": [
             {"original": config.replicas.originals[o], "forget_set": plan.forget_names[s], "repeat": int(r)}
@@ -147,20 +188,45 @@ def make_results(
         "level": level,
         "num_bootstrap": config.audit.num_bootstrap,
         "checks": _checks(config, audited),
-        "notes": [
-            f"FT TPR is at a false positive rate of at most {100 * config.audit.max_fpr:g}%.",
-            "Intervals resample samples, originals and forget sets together; with few originals they are wide "
-            "on purpose.",
-            "MIS: its interval holds the fitted SVC fixed and resamples the forget samples only.",
-            *(
-                ["Repeats share their original and retrained models, which count once per repeat in those rows."]
-                if config.replicas.repeats > 1
-                else []
-            ),
-            "Cost is wall time per model without compilation, the adversarial set included, over a retraining's.",
-        ],
+        "notes": _notes(plan),
         "workdir": folder.name,
     }
+
+
+def _metrics(config: RunConfig, present: set[str]) -> list[dict[str, str]]:
+    """What the numbers are; for sets that are not random, only the retrained models say what is good."""
+    hard = config.forget.kind in HARD
+    moved = {"target": "retrained", "help": "How well RMIA tells forget samples from test samples. Good: as retrained."}
+    return [m | moved if hard and m["key"] == "ft_auc" else m for m in measure.METRICS if m["key"] in present]
+
+
+def _notes(plan: Plan) -> list[str]:
+    """What a reader must know of the numbers."""
+    config = plan.config
+    notes = [
+        f"FT TPR and RT TPR are at a false positive rate of at most {100 * config.audit.max_fpr:g}%.",
+        "Intervals resample samples, originals and forget sets together; with few originals they are wide on purpose.",
+        "MIS: its interval holds the fitted SVC fixed and resamples the forget samples only.",
+        "Cost is wall time per model without compilation, the adversarial set included, over a retraining's; jobs "
+        "beside the run change it. Gradients of single samples, counted in results.json, do not depend on the machine; "
+        "those of an adversarial set are an upper bound. The search is not part of a method's cost.",
+    ]
+    if config.replicas.repeats > 1:
+        notes.append("Repeats share their original and retrained models, which count once per repeat in those rows.")
+    if config.forget.kind in HARD:
+        notes.append(
+            "The references that chose the hard samples also audit them, so FT AUC of retrained models is not 50: read "
+            "every row beside the retrained one."
+        )
+    own = tuning_plan(plan)
+    if own is not None:
+        shared = float((own.forget & plan.forget.any(0)).sum() / own.forget.sum())
+        notes.append(
+            f"Knobs were chosen on originals and forget sets of their own; {100 * shared:.0f}% of the samples of those "
+            "sets are also in a reported one. Test samples and references are shared, and intervals take the choice as "
+            "given."
+        )
+    return notes
 
 
 def _shown(estimate: dict[str, Any], level: float) -> str:

@@ -2,14 +2,17 @@
 
 from typing import Any
 
-from unlearn_jax.methods import SPACES
+from unlearn_jax.methods import SPACES, knobs_of
 
 Rows = dict[str, dict[str, Any]]
 
 
 def with_retain() -> Rows:
-    """Every method, as in AMUN's Table 1: the retained samples are at hand. Knobs are to be tuned, or given."""
-    return {
+    """Every method, as in AMUN's Table 1: the retained samples are at hand. Knobs are to be tuned, or given.
+
+    All train for 10 epochs, AMUN's budget for every method, whatever their authors' defaults.
+    """
+    found: Rows = {
         "finetune": {"label": "Fine-tuned (FT)", "method": "finetune"},
         "random_label": {"label": "Random label (RL)", "method": "random_label"},
         "gradient_ascent": {"label": "Gradient ascent (GA)", "method": "gradient_ascent", "retain": True},
@@ -17,7 +20,7 @@ def with_retain() -> Rows:
         "boundary_shrink": {"label": "Boundary shrink (BS)", "method": "boundary_shrink", "retain": True},
         "l1_sparse": {"label": "l1-sparse", "method": "l1_sparse"},
         "salun": {"label": "SalUn", "method": "salun"},
-        "scrub": {"label": "SCRUB", "method": "scrub"},
+        "scrub": {"label": "SCRUB", "method": "scrub", "max_epochs": 3},
         "bad_teacher": {"label": "Bad teacher", "method": "bad_teacher"},
         "ssd": {"label": "SSD", "method": "ssd"},
         "influence": {"label": "Influence (WoodFisher)", "method": "influence"},
@@ -27,9 +30,19 @@ def with_retain() -> Rows:
         "amun": {"label": "AMUN", "method": "amun"},
         "amun_salun": {"label": "AMUN+SalUn", "method": "amun_salun"},
     }
+    for name in ("masked_small_gradients", "convolution_transpose"):  # as their only source
+        found[name]["augment"] = "none"
+    return _with_budget(found)
 
 
-_SMALL_STEPS = {"low": 1e-4, "high": 0.03}
+def _with_budget(found: Rows) -> Rows:
+    for row in found.values():
+        if "num_epochs" in knobs_of(row["method"]):
+            row["num_epochs"] = 10
+    return found
+
+
+SMALL_STEPS = {"low": 1e-4, "high": 0.03}
 """Learning rates to search where no retained sample holds the model in place."""
 
 
@@ -46,5 +59,5 @@ def without_retain() -> Rows:
     for row in found.values():
         row["retain"] = False
         if row["method"] not in ("gradient_ascent", "boundary_shrink"):
-            row["search"] = {**SPACES[row["method"]], "learning_rate": _SMALL_STEPS}
-    return found
+            row["search"] = {**SPACES[row["method"]], "learning_rate": SMALL_STEPS}
+    return _with_budget(found)

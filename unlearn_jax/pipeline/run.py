@@ -15,7 +15,7 @@ from unlearn_jax.pipeline import clock, measure, sections, stages, store, tuning
 from unlearn_jax.pipeline.bank import Bank
 from unlearn_jax.pipeline.config import RunConfig, to_json
 from unlearn_jax.pipeline.plan import Plan, make_plan
-from unlearn_jax.pipeline.results import attack_arrays, make_results
+from unlearn_jax.pipeline.results import attack_arrays, make_results, without_nan
 from unlearn_jax.pipeline.settings import banks_folder
 from unlearn_jax.train import LossFn
 from unlearn_jax.types import Model
@@ -75,7 +75,8 @@ def run(
             extra, more = sections.make_sections(plan, unlearned, adversarial, arrays)
         costs.append({"name": "audit", **cost, "cached": False})
         arrays |= more | attack_arrays(adversarial)
-        results = make_results(plan, audited, adversarial, costs, preset, folder) | extra | {"tuning": tuned}
+        results = make_results(plan, audited, unlearned, adversarial, costs, preset, folder) | extra | {"tuning": tuned}
+        results = without_nan(results)
         _publish(results, arrays, folder)
     return results
 
@@ -138,7 +139,7 @@ def _audit(plan: Plan, unlearned: dict[str, stages.Parts]) -> tuple[dict[str, An
     rows, arrays = {}, {"forget": forget}
     with progress_bar(total=len(logits), desc="audit", unit="row") as bar:
         for name, runs in logits.items():
-            if all(np.isfinite(run).all() for run in runs):
+            if measure.usable(config, plan.pool.labels, runs):
                 rows[name], plots = measure.measure_row(config, pool, runs)
                 arrays |= {f"{kind}/{name}": array for kind, array in plots.items()}
             bar.update()
@@ -158,6 +159,5 @@ def _publish(results: dict[str, Any], arrays: dict[str, np.ndarray], folder: pat
     draft.replace(folder / "arrays.npz")
     write_tables(results, folder)
     write_report(results, arrays, folder / "report.html")
-    store.write_text(
-        folder / "results.json", json.dumps(results, indent=1)
-    )  # last: its presence says that all is there
+    # last: its presence says that all is there
+    store.write_text(folder / "results.json", json.dumps(results, indent=1, allow_nan=False))

@@ -32,7 +32,7 @@ def make_sections(
       plan: the run.
       unlearned: every row's unlearned models.
       adversarial: the adversarial sets, by attack.
-      arrays: ``forget [R, N_train]`` and, by row, ``scores/ROW`` and ``margin/ROW``, ``[R, N]`` each.
+      arrays: ``forget [R, N_train]`` and, by row, ``ratio/ROW`` and ``margin/ROW``, ``[R, N]`` each.
 
     Returns:
       JSON-able sections by name (None where they do not apply), and arrays for plots.
@@ -62,9 +62,9 @@ def _vulnerability(plan: Plan, arrays: Arrays) -> tuple[dict[str, Any], dict[str
     """How often each forgotten sample is found, over the runs that forgot it."""
     forget, test = _masks(plan)
     rows, found = {}, {}
-    for name in _rows(arrays, "scores"):
-        result = audit.vulnerability(
-            arrays[f"scores/{name}"], forget, test, max_fpr=VULNERABLE_FPR, level=plan.config.audit.level
+    for name in _rows(arrays, "ratio"):
+        result = audit.vulnerability(  # of the ratio: scores are a step function of it, and tie at the threshold
+            arrays[f"ratio/{name}"], forget, test, max_fpr=VULNERABLE_FPR, level=plan.config.audit.level
         )
         some = result.num_runs > 0
         shown = audit.most_vulnerable(result, num_samples=min(_SHOWN, int(some.sum())))
@@ -134,7 +134,7 @@ def _requests(plan: Plan, unlearned: Unlearned) -> dict[str, Any]:
     }
     rows: dict[str, Any] = {}
     for name, runs in steps.items():
-        if not all(np.isfinite(run).all() for run in runs):
+        if not all(measure.usable(config, labels, list(run)) for run in runs):
             continue
         rows[name] = []
         for k in range(count):
@@ -150,7 +150,7 @@ def _theory(plan: Plan, unlearned: Unlearned, adversarial: Mapping[str | None, s
     rows = {}
     for name, parts in unlearned.items():
         attack = plan.attack_of(name)
-        if attack is None:
+        if attack is None or plan.config.rows[name].get("adaptive"):
             continue
         given, found = adversarial[attack], []
         for items, variables in parts.variables(originals):
@@ -168,10 +168,20 @@ def _theory(plan: Plan, unlearned: Unlearned, adversarial: Mapping[str | None, s
             found.append(map_models(how, one, stacked, plan.splits.train))
         summary = {key: np.concatenate([np.asarray(part[key]) for part in found]) for key in found[0]}
         rows[name] = {
-            key: {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)) if len(values) > 1 else None}
-            for key, values in summary.items()
+            key: {
+                "mean": float(np.mean(values)),
+                "std": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+                "values": [float(value) for value in values],
+            }
+            for key, values in _in_order(parts, summary).items()
         }
     return {"rows": rows}
+
+
+def _in_order(parts: stages.Parts, summary: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Values of the runs in their order; parts hold them in another where forget sets differ in size."""
+    order = np.argsort([item for items in parts.parts for item in items])
+    return {key: values[order] for key, values in summary.items()}
 
 
 def _take(stacked: PyTree, index: np.ndarray) -> PyTree:

@@ -5,6 +5,7 @@ import math
 import os
 import pathlib
 import re
+import typing
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ import jax
 import numpy as np
 
 from unlearn_jax import data, methods, models
+from unlearn_jax.attacks import l2, linf
 from unlearn_jax.data import Splits
 from unlearn_jax.methods import FineTuning
 from unlearn_jax.objectives import OBJECTIVES
@@ -76,14 +78,18 @@ HARD = ("memorised", "uncertain")
 
 
 def forget_masks(
-    config: ForgetConfig, labels: np.ndarray, hardness: Callable[[str], np.ndarray] | None = None
+    config: ForgetConfig,
+    labels: np.ndarray,
+    hardness: Callable[[str], np.ndarray] | None = None,
+    avoid: np.ndarray | None = None,
 ) -> tuple[np.ndarray, list[int]]:
     """The forget sets of a configuration.
 
     Args:
       config: which.
       labels: ``[N]`` of the training set.
-      hardness: ``kind -> [N]`` scores of the training samples, for the hard kinds.
+      hardness: ``kind -> [N]`` ranks of the training samples, the hardest first, for the hard kinds.
+      avoid: ``[N]`` bool, samples that random sets must not hold; looked at only if enough others are left.
 
     Returns:
       ``[S, N]`` bool, and what names each: its seed, or its class (0 for a file or the hardest samples).
@@ -98,7 +104,10 @@ def forget_masks(
         draw = lambda seed: data.forget_random(  # noqa: E731
             len(labels), fraction=fraction, count=config.count, seed=seed, generator=config.generator
         )
-        return np.stack([draw(seed) for seed in config.seeds]), list(config.seeds)
+        masks = np.stack([draw(seed) for seed in config.seeds])
+        if avoid is not None and (~avoid).sum() >= masks[0].sum():
+            masks = np.stack([_draw_outside(avoid, int(masks[0].sum()), seed) for seed in config.seeds])
+        return masks, list(config.seeds)
     if config.kind == "class":
         if not config.classes:
             raise InputError("forget.kind=class needs forget.classes, such as --forget.classes 0 3")
@@ -108,11 +117,15 @@ def forget_masks(
     if config.kind in HARD:
         size = data.forget_random(len(labels), fraction=fraction, count=config.count, seed=0).sum()
         assert hardness is not None
-        order = np.argsort(-hardness(config.kind), kind="stable")
-        return data.forget_indices(order[:size], len(labels))[None], [0]
+        return data.forget_indices(hardness(config.kind)[:size], len(labels))[None], [0]
     if config.path is None:
         raise InputError("forget.kind=file needs forget.path, a file of indices or a mask")
     return data.forget_file(config.path, len(labels))[None], [0]
+
+
+def _draw_outside(avoid: np.ndarray, count: int, seed: int) -> np.ndarray:
+    drawn = np.random.default_rng(seed).choice(np.flatnonzero(~avoid), count, replace=False)
+    return data.forget_indices(drawn, len(avoid))
 
 
 def request_masks(forget: np.ndarray, names: list[int], count: int) -> np.ndarray:
@@ -162,8 +175,14 @@ def shared_knobs(method: str, training: TrainingConfig) -> dict[str, Any]:
     return {key: getattr(training, key) for key in sorted(follows & methods.tuning_knobs_of(method))}
 
 
-def make_row(name: str, row: dict[str, Any], training: TrainingConfig) -> UnlearnFn:
+def make_row(name: str, row: dict[str, Any], training: TrainingConfig, attack: AttackConfig | None = None) -> UnlearnFn:
     """The method of one row of the configuration; knobs it does not give are the training's.
+
+    Args:
+      name: of the row.
+      row: see :class:`RunConfig`.
+      training: of the run.
+      attack: for methods that are given adversarial examples: how those were made.
 
     Raises:
       InputError: unknown method or knob.
@@ -179,8 +198,18 @@ def make_row(name: str, row: dict[str, Any], training: TrainingConfig) -> Unlear
         raise InputError(f"row {name!r} cannot set 'recipe': set the run's training.* instead")
     if not isinstance(row.get("attack", ""), str):
         raise InputError(f"the attack of row {name!r} must be the name of one of the run's attacks")
+    if not isinstance(row.get("search", {}), dict):
+        raise InputError(f"the search of row {name!r} must map knobs to their values")
     knobs = shared_knobs(row["method"], training)
     knobs |= {key: value for key, value in row.items() if key not in ROW_KEYS}
+    if "attack" in known and attack is not None:
+        knobs["attack"] = attack_knobs(attack)
+    if not isinstance(row.get("adaptive", False), bool):
+        raise InputError(f"adaptive of row {name!r} must be True or False")
+    if {"attack", "adaptive"} & set(row) and "attack" not in known:
+        raise InputError(
+            f"row {name!r}: method {row['method']!r} is given no adversarial examples, so it has no attack"
+        )
     if "augment" in known:
         knobs["augment"] = data.augmentation(knobs.get("augment", training.augment))
     return methods.make_method(row["method"], **knobs)
@@ -200,7 +229,33 @@ def attack_config(config: RunConfig, name: str) -> AttackConfig:
     known = {field.name for field in dataclasses.fields(AttackConfig)}
     if unknown := sorted(set(changes) - known):
         raise InputError(f"attacks.{name} has the unknown field {unknown[0]!r}; choose from {', '.join(sorted(known))}")
-    return dataclasses.replace(config.attack, **changes)
+    if name and not re.fullmatch(r"[A-Za-z0-9_.+-]+", name):
+        raise InputError(f"an attack cannot be called {name!r}: use letters, digits and _")
+    attack = dataclasses.replace(config.attack, **changes)
+    where = f"attacks.{name}" if name else "attack"
+    for key, hint in typing.get_type_hints(AttackConfig).items():
+        value, choices = getattr(attack, key), typing.get_args(hint)
+        if choices and value not in choices:
+            raise InputError(f"{where}.{key} must be one of {', '.join(map(str, choices))}, got {value!r}")
+        if not choices and not (isinstance(value, hint) or (hint is float and isinstance(value, int))):
+            raise InputError(f"{where}.{key} must be of type {hint.__name__}, got {value!r}")
+    numbers = (attack.epsilon_init, attack.step_ratio, attack.num_radii, attack.num_steps, attack.batch_size)
+    if not all(math.isfinite(value) and value > 0 for value in numbers):
+        raise InputError(
+            f"{where}.epsilon_init, step_ratio, num_radii, num_steps and batch_size must be positive and finite"
+        )
+    return attack
+
+
+def attack_knobs(config: AttackConfig) -> dict[str, Any]:
+    """A configuration as arguments of :func:`unlearn_jax.attacks.adversarial_set`."""
+    knobs = to_json(config)
+    for other in ("kind", "source", "failures"):
+        del knobs[other]
+    knobs["norm"] = {"l2": l2, "linf": linf}[config.norm]
+    if config.search == "auto":
+        knobs["search"] = "grid" if config.restart and jax.default_backend() != "cpu" else "doubling"
+    return knobs
 
 
 def make_objective(config: TrainingConfig, model: Model) -> LossFn | None:
@@ -225,31 +280,38 @@ def check_settings(config: RunConfig) -> None:
     Raises:
       InputError: naming the field.
     """
-    replicas, attack, audit, training = config.replicas, config.attack, config.audit, config.training
+    replicas, audit, training = config.replicas, config.audit, config.training
     attacks = [attack_config(config, name) for name in ("", *config.attacks)]
     seeds = (config.data.seed, replicas.reference_seed, audit.seed, *config.forget.seeds, *replicas.originals)
     seeds += config.tuning.seeds + config.tuning.originals
-    positive = (attack.epsilon_init, attack.step_ratio, audit.gamma, training.learning_rate, training.decay_factor)
+    positive = (audit.gamma, training.learning_rate, training.decay_factor)
     counts = (
         *(replicas.repeats, replicas.group, audit.num_bootstrap, audit.mis_samples, training.num_epochs),
-        *(training.batch_size, attack.num_radii, attack.num_steps, attack.batch_size),
+        training.batch_size,
     )
     rules = [
         (all(0 <= seed < 2**32 for seed in seeds), "seeds must be between 0 and 4294967295"),
         (
             min(counts) >= 1 and min(training.decay_every, replicas.reference_epochs) >= 0,
-            "numbers of epochs, samples, steps, radii, repeats, groups and replicates must be positive",
+            "numbers of epochs, samples, repeats, groups and replicates must be positive",
         ),
         (
             all(value > 0 and math.isfinite(value) for value in positive),
-            "attack.epsilon_init, attack.step_ratio, audit.gamma, training.learning_rate and training.decay_factor "
-            "must be positive and finite",
+            "audit.gamma, training.learning_rate and training.decay_factor must be positive and finite",
         ),
         (0 <= training.momentum < 1, "training.momentum must be in [0, 1)"),
         (0 <= training.weight_decay < math.inf, "training.weight_decay must be finite and not negative"),
         (audit.mode in ("online", "offline"), "audit.mode must be online or offline"),
         (config.tuning.trials >= 0, "tuning.trials must not be negative"),
         (config.forget.requests >= 1, "forget.requests must be positive"),
+        (
+            not config.tuning.trials or (config.tuning.originals and config.tuning.seeds),
+            "tuning.originals and tuning.seeds must each name one seed or more",
+        ),
+        (
+            not audit.klom or (replicas.repeats == 1 and len(replicas.originals) > 1),
+            "audit.klom compares ensembles of different models: give many replicas.originals, and replicas.repeats=1",
+        ),
         (0 < audit.level < 1, "audit.level must be between 0 and 1"),
         (0 <= audit.max_fpr <= 1 and 0 <= audit.offline_a <= 1, "audit.max_fpr and audit.offline_a must be in [0, 1]"),
         (

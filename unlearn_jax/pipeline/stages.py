@@ -15,11 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from unlearn_jax.attacks import adversarial_set, cap_failures, fast_adversarial_set, l2, linf
+from unlearn_jax.attacks import adversarial_set, cap_failures, fast_adversarial_set
 from unlearn_jax.methods import unlearn_sequence
 from unlearn_jax.pipeline import clock, store
 from unlearn_jax.pipeline.config import AttackConfig, to_json
 from unlearn_jax.pipeline.plan import Plan, purpose_key
+from unlearn_jax.pipeline.settings import attack_knobs
 from unlearn_jax.replicas import map_models, mapper
 from unlearn_jax.train import predict, to_float
 from unlearn_jax.types import (
@@ -118,17 +119,6 @@ class Parts:
             yield items, store.load_tree(self.path(part) / "models.npz", like)
 
 
-def attack_knobs(config: AttackConfig) -> dict[str, Any]:
-    """A configuration as arguments of :func:`unlearn_jax.attacks.adversarial_set`."""
-    knobs = to_json(config)
-    for other in ("kind", "source", "failures"):
-        del knobs[other]
-    knobs["norm"] = {"l2": l2, "linf": linf}[config.norm]
-    if config.search == "auto":
-        knobs["search"] = "grid" if config.restart and jax.default_backend() != "cpu" else "doubling"
-    return knobs
-
-
 def _repeat(stacked: PyTree, index: np.ndarray) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[index]), stacked)
 
@@ -211,7 +201,7 @@ def compute_unlearned(
     work: list[Work],
     adversarial: Parts | None,
     *,
-    adaptive: bool = False,
+    adaptive: AttackConfig | None = None,
 ) -> Callable[[list[int]], tuple[dict[str, np.ndarray], Variables]]:
     """How :class:`Parts` computes unlearned models and their logits over the pool.
 
@@ -220,10 +210,10 @@ def compute_unlearned(
       factory: ``knobs -> method``; called inside the compiled program.
       work: the items.
       adversarial: the adversarial sets, for methods that are given one.
-      adaptive: recompute the adversarial set at every request.
+      adaptive: recompute the adversarial set at every request, in this way.
     """
     seeds, originals = plan.config.replicas.originals, None
-    program = lru_cache(partial(_program, plan, factory, adaptive=adaptive and adversarial is not None))
+    program = lru_cache(partial(_program, plan, factory, adaptive=adaptive))
 
     def compute(items: list[int]) -> tuple[dict[str, np.ndarray], Variables]:
         nonlocal originals
@@ -244,10 +234,12 @@ def compute_unlearned(
     return compute
 
 
-def _program(plan: Plan, factory: Callable[..., UnlearnFn], num_forget: int, *, adaptive: bool) -> Callable[..., Any]:
+def _program(
+    plan: Plan, factory: Callable[..., UnlearnFn], num_forget: int, *, adaptive: AttackConfig | None
+) -> Callable[..., Any]:
     """One run as a function of arrays; the same function for all parts, so that they share a compilation."""
     num_train, model, count = len(plan.splits.train.labels), plan.model, plan.config.forget.requests
-    knobs = attack_knobs(plan.config.attack)
+    knobs = attack_knobs(adaptive) if adaptive else None
 
     def one(item: Any, pool: Dataset) -> tuple[Variables, UnlearnInfo, jax.Array, jax.Array | None]:
         key, variables, forget, requests, given, traced = item
@@ -257,7 +249,7 @@ def _program(plan: Plan, factory: Callable[..., UnlearnFn], num_forget: int, *, 
         if count == 1:
             unlearned, info = method(key, problem)
             return unlearned, info, predict(model.apply, unlearned, pool.images), None
-        stacked, info = unlearn_sequence(method, key, problem, requests, adaptive=adaptive, attack=knobs)
+        stacked, info = unlearn_sequence(method, key, problem, requests, adaptive=adaptive is not None, attack=knobs)
         steps = jax.lax.map(lambda now: predict(model.apply, now, pool.images), stacked)
         return jax.tree.map(lambda leaf: leaf[-1], stacked), info, steps[-1], steps
 
@@ -270,7 +262,7 @@ def unlearn(
     """Runs one row's method for every run, and evaluates the unlearned models on the pool."""
     parts, row = unlearn_parts(plan, name, folder), plan.config.rows[name]
     work = [Work(run, {}) for run in range(len(plan.runs))]
-    adaptive = bool(row.get("adaptive", False))
+    adaptive = plan.attacks[row.get("attack", "")] if row.get("adaptive") else None
     compute = compute_unlearned(plan, lambda: plan.rows[name], work, adversarial, adaptive=adaptive)
     return parts, *parts.ensure(compute, progress, {"stage": "unlearn", "row": name, "config": row})
 

@@ -11,6 +11,7 @@ from typing import Any
 from unlearn_jax.pipeline import store, tables
 from unlearn_jax.pipeline.config import RunConfig
 from unlearn_jax.pipeline.run import run
+from unlearn_jax.pipeline.settings import banks_folder
 from unlearn_jax.pipeline.tables import Results, escape_markdown, format_interval, format_level, format_spread
 from unlearn_jax.pipeline.verdict import find_row, place
 
@@ -18,15 +19,19 @@ _SHOWN = ("unlearn_accuracy", "retain_accuracy", "test_accuracy", "ft_auc", "avg
 
 
 def run_study(
-    variants: Mapping[str, RunConfig], workdir: str | os.PathLike[str], *, preset: str = "", **own: Any
+    variants: Mapping[str, RunConfig],
+    workdir: str | os.PathLike[str],
+    *,
+    preset: str = "",
+    own: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Runs every variant, each in a sub-folder, and puts their tables side by side.
 
     Args:
       variants: by name.
-      workdir: the study's folder; ``banks`` in it holds the models unless a configuration names another place.
+      workdir: the study's folder; models are kept in ``banks`` beside it unless a configuration names another place.
       preset: name for the reports.
-      **own: a user's ``splits``, ``model`` and ``loss_fn``, see :func:`unlearn_jax.pipeline.run`.
+      own: by variant, a user's ``splits``, ``model`` and ``loss_fn``, see :func:`unlearn_jax.pipeline.run`.
 
     Returns:
       What every variant's ``results.json`` holds.
@@ -34,14 +39,18 @@ def run_study(
     Raises:
       InputError: as :func:`unlearn_jax.pipeline.run`.
     """
-    place = store.Workdir(workdir)
     found = {}
-    with place.locked() as folder:
+    with store.Workdir(workdir).locked() as folder:
         for name, config in variants.items():
-            config = dataclasses.replace(config, bank=config.bank or str(folder / "banks"))
-            found[name] = run(config, folder / name, preset=preset, **own)
+            own_parts = (own or {}).get(name, {})
+            found[name] = run(with_bank(config, folder), folder / name, preset=preset, **own_parts)
             write_study(found, folder)
     return found
+
+
+def with_bank(config: RunConfig, workdir: str | os.PathLike[str]) -> RunConfig:
+    """A variant's configuration with the bank that all variants share."""
+    return dataclasses.replace(config, bank=str(banks_folder(config, workdir)))
 
 
 def write_study(results: Mapping[str, Results], folder: pathlib.Path) -> None:

@@ -16,11 +16,13 @@ from unlearn_jax import methods
 from unlearn_jax.pipeline import clock, measure, stages
 from unlearn_jax.pipeline.config import RunConfig, digest
 from unlearn_jax.pipeline.plan import Plan
-from unlearn_jax.pipeline.settings import check_settings, make_row
+from unlearn_jax.pipeline.settings import check_settings, make_row, shared_knobs
 from unlearn_jax.types import InputError
 
 REPLICATES = 100
 """Bootstrap replicates for a trial."""
+_STATIC = ("momentum", "decay_factor", "retain_share")
+"""Float knobs that decide on a program's shape, so that they cannot be traced."""
 _SHOWN = ("unlearn_accuracy", "retain_accuracy", "test_accuracy", "ft_auc", "avg_gap")
 
 
@@ -38,6 +40,8 @@ class Search(NamedTuple):
 
 def tuning_plan(plan: Plan) -> Plan | None:
     """The run to tune on: the same data, network, recipe and references, other originals and forget sets.
+
+    Its forget sets share no sample with a reported one where the training set is large enough for that.
 
     Returns:
       None where nothing is to be tuned.
@@ -63,7 +67,11 @@ def tuning_plan(plan: Plan) -> Plan | None:
     forget = dataclasses.replace(config.forget, kind="random", seeds=tuning.seeds, requests=1, count=count)
     replicas = dataclasses.replace(config.replicas, originals=tuning.originals, repeats=1)
     audit = dataclasses.replace(config.audit, num_bootstrap=REPLICATES, mis=False)
-    own = dataclasses.replace(plan, config=dataclasses.replace(config, forget=forget, replicas=replicas, audit=audit))
+    own = dataclasses.replace(
+        plan,
+        config=dataclasses.replace(config, forget=forget, replicas=replicas, audit=audit),
+        avoid=plan.forget.any(0) if plan.forget_known else None,
+    )
     check_settings(own.config)
     _ = own.rows, own.attacks, own.originals, own.oracles  # refuse bad settings now
     return own
@@ -81,9 +89,11 @@ def check_tuning(plan: Plan) -> None:
 
 
 def searches(config: RunConfig, name: str) -> dict[str, Any]:
-    """The search of a row: its own, or its method's; empty for none."""
+    """The search of a row: its own, or its method's, without the knobs that the row gives a value of its own."""
     row = config.rows[name]
-    return row.get("search", methods.SPACES.get(row["method"], {}))
+    space = row.get("search", methods.SPACES.get(row["method"], {}))
+    default = methods.knobs_of(row["method"]) | shared_knobs(row["method"], config.training)
+    return {knob: values for knob, values in space.items() if knob not in row or row[knob] == default.get(knob)}
 
 
 def make_search(config: RunConfig, name: str) -> Search:
@@ -93,6 +103,7 @@ def make_search(config: RunConfig, name: str) -> Search:
       InputError: unknown knobs, or values that the method refuses.
     """
     row, space = config.rows[name], searches(config, name)
+    _check_search(config, name, space)
     trials = methods.draw_trials(space, config.tuning.trials)
     groups: dict[str, tuple[dict[str, Any], list[int]]] = {}
     for position, trial in enumerate(trials):
@@ -100,6 +111,16 @@ def make_search(config: RunConfig, name: str) -> Search:
         static = {knob: value for knob, value in trial.items() if not isinstance(space[knob], dict)}
         groups.setdefault(json.dumps(static), (static, []))[1].append(position)
     return Search(trials, list(groups.values()))
+
+
+def _check_search(config: RunConfig, name: str, space: dict[str, Any]) -> None:
+    known = methods.knobs_of(config.rows[name]["method"])
+    for knob, values in space.items():
+        if knob not in known:
+            method = config.rows[name]["method"]
+            raise InputError(f"row {name!r} searches {knob!r}, which is no knob of {method!r}")
+        if isinstance(values, dict) and (type(known[knob]) is not float or knob in _STATIC):
+            raise InputError(f"row {name!r} searches {knob!r} over a range: list choices for it instead")
 
 
 def tune_row(
@@ -145,7 +166,7 @@ def tune_row(
 
 
 def _factory(name: str, row: dict[str, Any], plan: Plan, **traced: Any) -> Any:
-    return make_row(name, {**row, **traced}, plan.config.training)
+    return plan.make_row(name, {**row, **traced})
 
 
 def choose(plan: Plan, logits: dict[str, list[list[np.ndarray]]]) -> dict[str, dict[str, Any]]:
@@ -168,7 +189,9 @@ def choose(plan: Plan, logits: dict[str, list[list[np.ndarray]]]) -> dict[str, d
         plan.references.logits(),
         plan.references.spec.member,
     )
-    oracle, _ = measure.measure_row(config, pool, [oracles[p] for p in plan.pair_of_run])
+    pairs = (plan.pair_of_run, len(plan.pairs) + plan.pair_of_run)  # both retrained models are the oracle
+    first, second = (measure.measure_row(config, pool, [oracles[p] for p in side])[0] for side in pairs)
+    oracle = {key: ((v + second[key][0]) / 2, (r + second[key][1]) / 2) for key, (v, r) in first.items()}
     originals = plan.originals.logits()
     idle = _measure_trial(plan, pool, oracle, [originals[o] for o in plan.runs[:, 0]])["metrics"]["avg_gap"]
     found = {}
@@ -176,16 +199,16 @@ def choose(plan: Plan, logits: dict[str, list[list[np.ndarray]]]) -> dict[str, d
         search, trials = make_search(plan.config, name), []
         for trial, runs in zip(search.trials, rows, strict=True):
             trials.append({"knobs": trial, **_measure_trial(plan, pool, oracle, runs)})
-        gaps = [t["metrics"]["avg_gap"]["mean"] if t["status"] == "ok" else np.inf for t in trials]
-        best = int(np.argmin(gaps)) if np.isfinite(gaps).any() else None
+        gaps = np.array([t["metrics"]["avg_gap"]["mean"] if t["status"] == "ok" else np.inf for t in trials])
+        best = int(np.nanargmin(gaps)) if np.isfinite(gaps).any() else None
         found[name] = {"space": searches(plan.config, name), "trials": trials, "chosen": best, "nothing": idle}
     return found
 
 
 def _measure_trial(plan: Plan, pool: measure.Pool, oracle: Any, runs: list[np.ndarray]) -> dict[str, Any]:
-    if not all(np.isfinite(run).all() for run in runs):
-        return {"status": "diverged", "metrics": {}}
     config = plan.config.audit
+    if not measure.usable(config, plan.pool.labels, runs):
+        return {"status": "diverged", "metrics": {}}
     metrics, _ = measure.measure_row(config, pool, runs)
     rows = {"retrained": dict(oracle), "trial": metrics}
     measure.add_gaps(pool, rows, "retrained")
