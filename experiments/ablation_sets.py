@@ -3,6 +3,8 @@
 Command:   unlearn-jax run ablation_sets --workdir runs/ablation_sets
 Published: figures of test accuracy only (ResNet-18, CIFAR-10, 20 epochs, learning rate 0.01, a tenth of it after every
            5 epochs): on the set alone, only true adversarial examples with their labels keep the accuracy.
+Sets:      Adv is D_A; Orig D_F once more; AdvL the clean images with the adversarial labels; RL with random ones; ARL
+           the adversarial images with random labels; ARS random points as far away, with the adversarial labels.
 Measured:  TO BE MEASURED
 """
 
@@ -11,16 +13,16 @@ import dataclasses
 from unlearn_jax.pipeline import TuningConfig, presets
 
 _SETS = {
-    "none": "D_A",
-    "original": "D_F again (Orig)",
-    "label": "clean image, adversarial label (AdvL)",
-    "random_label": "clean image, random label (RL)",
-    "adversarial_random_label": "adversarial image, random label (ARL)",
-    "random_point": "random point as far away, adversarial label (ARS)",
+    "none": "Adv",
+    "original": "Orig",
+    "label": "AdvL",
+    "random_label": "RL",
+    "adversarial_random_label": "ARL",
+    "random_point": "ARS",
 }
 _MIXES = {
-    "with D_R and D_F": {"retain": True, "forget": True},
-    "with D_F": {"retain": False, "forget": True},
+    "D_R, D_F": {"retain": True, "forget": True},
+    "D_F": {"retain": False, "forget": True},
     "alone": {"retain": False, "forget": False},
 }
 _PUBLISHED = {"num_epochs": 20, "learning_rate": 0.01, "decay_every": 5}
@@ -30,8 +32,8 @@ PRESET = dataclasses.replace(
     title="What the adversarial set is replaced by",
     tuning=TuningConfig(),
     rows={
-        f"{replace}-{mix.replace(' ', '_')}": {
-            "label": f"{label}, {mix}",
+        f"{replace}-{mix.replace(', ', '_')}": {
+            "label": f"{label} alone" if mix == "alone" else f"{label} with {mix}",
             "method": "amun",
             "replace": replace,
             **sets,

@@ -20,13 +20,17 @@ from unlearn_jax.pipeline import (
     ReplicasConfig,
     RunConfig,
     TrainingConfig,
+    TuningConfig,
     bank,
     dry_run,
+    measure,
     presets,
     run,
+    stages,
     store,
 )
 from unlearn_jax.pipeline.plan import make_plan
+from unlearn_jax.pipeline.results import notes_of, without_nan
 from unlearn_jax.pipeline.settings import forget_masks
 from unlearn_jax.types import DamagedFileError, DivergedError, InputError, UnlearnInfo
 
@@ -100,6 +104,41 @@ def test_accuracies_are_those_of_the_stored_models(finished, splits):
     assert row["metrics"]["test_accuracy"]["values"][2] == pytest.approx(
         right
     )  # runs 2 and 3 are of the second original
+
+
+def test_cost_is_counted_in_gradients_of_single_samples(finished, splits):
+    folder, results = finished
+    cost = {row["key"]: row["cost"] for row in results["rows"]}
+    assert cost["original"] is None
+    assert cost["retrained"]["gradients"] == 4 * 48  # epochs, retained samples (3 steps of 16)
+    assert cost["finetune"]["gradients"] == 2 * 48
+    assert cost["finetune"]["relative_gradients"] == 0.5
+    plan = make_plan(TINY, folder.parent / "banks", splits=splits)
+    epsilon = np.stack(stages.attack_parts(plan, "", folder).read("epsilon"))
+    radii = np.where(epsilon == 0, 1, np.round(np.log2(np.maximum(epsilon, 0.04) / 0.04)) + 1)
+    attacked = 5 * radii.sum(1).mean()  # steps per radius
+    tuned = 2 * 16 * -(-(48 + 12 + 12) // 16)
+    assert cost["amun"]["gradients"] == pytest.approx(tuned + attacked)
+
+
+def test_results_hold_no_nan():
+    found = without_nan({"a": [float("nan"), 1.0, (float("inf"), "x")], "b": None, "c": 2})
+    assert found == {"a": [None, 1.0, [None, "x"]], "b": None, "c": 2}
+
+
+def test_huge_but_finite_logits_count_as_diverged():
+    labels, logits = np.zeros(5, int), np.ones((5, 3), np.float32)
+    assert measure.usable(AuditConfig(), labels, [logits])
+    assert not measure.usable(AuditConfig(), labels, [logits, 1e16 * logits])
+    assert not measure.usable(AuditConfig(), labels, [np.full((5, 3), np.nan, np.float32)])
+
+
+def test_notes_say_how_knobs_were_chosen_and_who_chose_the_samples(splits, tmp_path):
+    plan = make_plan(TINY, tmp_path, splits=splits)
+    assert any("12% of the samples of those sets" in note for note in notes_of(plan, 0.12))
+    assert not any("Knobs were chosen" in note for note in notes_of(plan, None))
+    hard = dataclasses.replace(TINY, forget=ForgetConfig(kind="uncertain", fraction=0.2))
+    assert any("also audit them" in note for note in notes_of(make_plan(hard, tmp_path, splits=splits), None))
 
 
 def test_oracles_never_saw_their_forget_sets(finished, splits):

@@ -135,6 +135,16 @@ def test_the_search_sees_nothing_that_is_reported(finished, splits):
     assert own.splits is plan.splits
 
 
+def test_sets_that_cannot_avoid_the_reported_ones_are_stated(splits, tmp_path, finished):
+    assert any("0% of the samples of those sets" in note for note in finished[1]["notes"])
+    most = dataclasses.replace(TINY, forget=ForgetConfig(fraction=0.9, seeds=(1,)))
+    plan = make_plan(most, tmp_path, splits=splits)
+    own = tuning.tuning_plan(plan)
+    twice = [(mask & plan.forget[0]).sum() / mask.sum() for mask in own.forget]
+    assert tuning.shared_samples(plan, own) == pytest.approx(np.mean(twice))
+    assert min(twice) > 0.8
+
+
 def test_a_second_run_computes_no_trial_again(finished, splits):
     folder, first = finished
     second = run(TINY, folder, splits=splits)

@@ -47,11 +47,11 @@ def influence(
     close to ``v``: a gradient step.
 
     **Stability.** Nothing is iterated to convergence, and ``|H^-1 v| <= |v| / damping`` with ``woodfisher``, up to
-    rounding: its matrix is solved by its eigenvalues, and those that rounding made negative count as 0. The result is
-    finite when the gradients' products and ``v / damping`` are. ``released`` is not bounded: its denominators may come
-    close to 0 when gradients are large and oppose each other. Too large an alpha ruins the model at once, as no loss is
-    looked at. In float32 a damping below about 1e-4 of the largest eigenvalue of ``H`` loses the small directions of
-    ``v`` to rounding.
+    rounding: its matrix is solved by its eigenvalues, without those that rounding made up. The result is finite when
+    the gradients' products and ``v / damping`` are. ``released`` is not bounded: its denominators may come close to 0
+    when gradients are large and oppose each other. Too large an alpha ruins the model at once, as no loss is looked at.
+    In float32 a damping below about 1e-4 of the largest eigenvalue of ``H`` loses the small directions of ``v`` to
+    rounding.
 
     Published values: damping 1 (implied by ``o`` and ``k`` above; WoodFisher itself takes 1e-5) and N 1000; alpha in
     [1, 20] (SalUn) or [1, 100] (RUM); a user of the code found only alpha below 1 usable, the code's default is 0.2,
@@ -114,10 +114,16 @@ def _woodfisher(problem: Problem, direction: Params, batches: Batches, count: in
 
 
 def _solve(gram: Array, damping: float | Array, right: Array) -> Array:
-    """``(damping I + gram)^-1 right`` for a singular Gram matrix and any positive damping, which Cholesky fails on."""
+    """``(damping I + gram)^-1 right`` for a Gram matrix, singular or not; Cholesky fails where damping is tiny.
+
+    What is within rounding of the null space, where damping does not lift it, is left out.
+    """
     values, vectors = jnp.linalg.eigh(gram)
+    system = jnp.maximum(values, 0.0) + damping
+    known = system > len(gram) * jnp.finfo(gram.dtype).eps * values[-1]
     along = jnp.matmul(right, vectors, precision=lax.Precision.HIGHEST)
-    return jnp.matmul(vectors, along / (jnp.maximum(values, 0.0) + damping), precision=lax.Precision.HIGHEST)
+    along = jnp.where(known, along / jnp.where(known, system, 1.0), 0.0)
+    return jnp.matmul(vectors, along, precision=lax.Precision.HIGHEST)
 
 
 def _products(rows: Params, columns: Params) -> Array:

@@ -16,7 +16,6 @@ from unlearn_jax.pipeline import measure, stages, store
 from unlearn_jax.pipeline.config import AttackConfig, RunConfig, digest, to_json
 from unlearn_jax.pipeline.plan import Plan
 from unlearn_jax.pipeline.settings import HARD
-from unlearn_jax.pipeline.tuning import tuning_plan
 from unlearn_jax.train import steps_per_epoch
 from unlearn_jax.types import AttackResult
 
@@ -131,6 +130,7 @@ def make_results(
     costs: list[dict[str, Any]],
     preset: str,
     folder: pathlib.Path,
+    shared: float | None,
 ) -> dict[str, Any]:
     """Puts a run's estimates, costs and circumstances together.
 
@@ -142,6 +142,8 @@ def make_results(
       costs: of the stages, in order.
       preset: name for the report; empty when called from Python.
       folder: the working directory.
+      shared: share of the samples that knobs were chosen on that are also in a reported forget set; None where nothing
+        was searched.
 
     Returns:
       What ``results.json`` holds.
@@ -188,7 +190,7 @@ def make_results(
         "level": level,
         "num_bootstrap": config.audit.num_bootstrap,
         "checks": _checks(config, audited),
-        "notes": _notes(plan),
+        "notes": notes_of(plan, shared),
         "workdir": folder.name,
     }
 
@@ -200,8 +202,8 @@ def _metrics(config: RunConfig, present: set[str]) -> list[dict[str, str]]:
     return [m | moved if hard and m["key"] == "ft_auc" else m for m in measure.METRICS if m["key"] in present]
 
 
-def _notes(plan: Plan) -> list[str]:
-    """What a reader must know of the numbers."""
+def notes_of(plan: Plan, shared: float | None) -> list[str]:
+    """What a reader must know of the numbers; ``shared`` as for :func:`make_results`."""
     config = plan.config
     notes = [
         f"FT TPR and RT TPR are at a false positive rate of at most {100 * config.audit.max_fpr:g}%.",
@@ -218,9 +220,7 @@ def _notes(plan: Plan) -> list[str]:
             "The references that chose the hard samples also audit them, so FT AUC of retrained models is not 50: read "
             "every row beside the retrained one."
         )
-    own = tuning_plan(plan)
-    if own is not None:
-        shared = float((own.forget & plan.forget.any(0)).sum() / own.forget.sum())
+    if shared is not None:
         notes.append(
             f"Knobs were chosen on originals and forget sets of their own; {100 * shared:.0f}% of the samples of those "
             "sets are also in a reported one. Test samples and references are shared, and intervals take the choice as "

@@ -62,7 +62,7 @@ def run(
         store.write_text(folder / "config.json", json.dumps(to_json(config), indent=1))
         costs: list[dict[str, Any]] = []
         _train((plan.originals, plan.references), costs)
-        plan, tuned = _tune(plan, folder, costs)
+        plan, tuned, shared = _tune(plan, folder, costs)
         _train((plan.oracles,), costs)
         adversarial = _attack(plan, folder, costs)
         unlearned = {}
@@ -75,7 +75,8 @@ def run(
             extra, more = sections.make_sections(plan, unlearned, adversarial, arrays)
         costs.append({"name": "audit", **cost, "cached": False})
         arrays |= more | attack_arrays(adversarial)
-        results = make_results(plan, audited, unlearned, adversarial, costs, preset, folder) | extra | {"tuning": tuned}
+        results = make_results(plan, audited, unlearned, adversarial, costs, preset, folder, shared)
+        results |= extra | {"tuning": tuned}
         results = without_nan(results)
         _publish(results, arrays, folder)
     return results
@@ -100,11 +101,13 @@ def _attack(
     return found
 
 
-def _tune(plan: Plan, folder: pathlib.Path, costs: list[dict[str, Any]]) -> tuple[Plan, dict[str, Any] | None]:
-    """Chooses the rows' knobs: the plan with the chosen values, and all trials (None where nothing is tuned)."""
+def _tune(
+    plan: Plan, folder: pathlib.Path, costs: list[dict[str, Any]]
+) -> tuple[Plan, dict[str, Any] | None, float | None]:
+    """Chooses the rows' knobs: the plan with the chosen values, all trials, and how many samples were seen twice."""
     own = tuning.tuning_plan(plan)
     if own is None:
-        return plan, None
+        return plan, None, None
     _train((own.originals, own.oracles), costs, "tuning: ")
     adversarial = _attack(own, folder, costs, "tuning: ")
     logits = {}
@@ -120,7 +123,8 @@ def _tune(plan: Plan, folder: pathlib.Path, costs: list[dict[str, Any]]) -> tupl
     for name, search in found.items():
         if search["chosen"] is not None:
             rows[name] = {**rows[name], **search["trials"][search["chosen"]]["knobs"]}
-    return dataclasses.replace(plan, config=dataclasses.replace(plan.config, rows=rows)), found
+    shared = tuning.shared_samples(plan, own)
+    return dataclasses.replace(plan, config=dataclasses.replace(plan.config, rows=rows)), found, shared
 
 
 def _audit(plan: Plan, unlearned: dict[str, stages.Parts]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

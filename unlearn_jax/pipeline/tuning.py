@@ -77,6 +77,11 @@ def tuning_plan(plan: Plan) -> Plan | None:
     return own
 
 
+def shared_samples(plan: Plan, own: Plan) -> float:
+    """Share of the samples in the search's forget sets that are also in a reported one."""
+    return float((own.forget & plan.forget.any(0)).sum() / own.forget.sum())
+
+
 def check_tuning(plan: Plan) -> None:
     """Refuses a search that cannot work, before anything is trained.
 
