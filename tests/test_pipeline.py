@@ -315,6 +315,34 @@ def test_changed_code_of_a_users_method_is_run_again(finished, splits, monkeypat
     assert keys[0] == keys[1] != keys[2]
 
 
+def test_a_method_from_outside_is_one_line_and_becomes_a_row(finished, splits, tmp_path, monkeypatch):
+    """Nothing of the package knows it: it is run, searched, measured and reported by its name."""
+
+    def shrink(*, factor: float = 0.5):
+        def method(key, problem):
+            del key
+            params = jax.tree.map(lambda leaf: factor * leaf, problem.variables.params)
+            return problem.variables._replace(params=params), UnlearnInfo(jnp.zeros(0), jnp.zeros((), jnp.int32))
+
+        return method
+
+    monkeypatch.setitem(methods.METHODS, "shrink", shrink)
+    config = dataclasses.replace(
+        TINY,
+        bank=str(finished[0].parent / "banks"),
+        tuning=TuningConfig(trials=3, originals=(9,), seeds=(9,)),
+        rows={"mine": {"method": "shrink", "label": "Mine", "search": {"factor": {"low": 0.01, "high": 1.0}}}},
+    )
+    results = run(config, tmp_path / "run", splits=splits)
+    row = results["rows"][-1]
+    assert (row["key"], row["label"], row["method"]) == ("mine", "Mine", "shrink")
+    assert row["metrics"]["avg_gap"]["num_runs"] == 4
+    assert [trial["knobs"]["factor"] for trial in results["tuning"]["mine"]["trials"]] == [0.01, 0.1, 1.0]
+    chosen = results["tuning"]["mine"]["trials"][results["tuning"]["mine"]["chosen"]]["knobs"]
+    assert row["knobs"]["factor"] == chosen["factor"]
+    assert "Mine" in (tmp_path / "run" / "report.html").read_text()
+
+
 def test_number_of_classes_names_a_bank(splits, tmp_path):
     wider = dataclasses.replace(splits, num_classes=5, class_names=tuple("abcde"))
     keys = {make_plan(TINY, tmp_path, splits=s).originals.spec.key for s in (splits, wider)}
