@@ -157,7 +157,8 @@ class UnlearnInfo(NamedTuple):
 
     Attributes:
       losses: ``[epochs]`` float32, mean training loss of each epoch (length 0 for methods without training).
-      num_gradients: per-sample gradient evaluations spent, the cost that does not depend on the machine.
+      num_gradients: per-sample gradient evaluations spent by the method, the cost that does not depend on the machine;
+        those of an adversarial attack are not counted.
     """
 
     losses: Array

@@ -109,7 +109,10 @@ def make_search(config: RunConfig, name: str) -> Search:
     """
     row, space = config.rows[name], searches(config, name)
     _check_search(config, name, space)
-    trials = methods.draw_trials(space, config.tuning.trials)
+    try:
+        trials = methods.draw_trials(space, config.tuning.trials)
+    except InputError as error:
+        raise InputError(f"row {name!r}: {error} (tuning.trials is {config.tuning.trials})") from error
     groups: dict[str, tuple[dict[str, Any], list[int]]] = {}
     for position, trial in enumerate(trials):
         make_row(name, {**row, **trial}, config.training)  # refuse bad values now
