@@ -66,7 +66,7 @@ def tuning_plan(plan: Plan) -> Plan | None:
     count = int(plan.forget.sum(1).max()) if plan.forget_known and config.forget.kind == "file" else config.forget.count
     forget = dataclasses.replace(config.forget, kind="random", seeds=tuning.seeds, requests=1, count=count)
     replicas = dataclasses.replace(config.replicas, originals=tuning.originals, repeats=1)
-    audit = dataclasses.replace(config.audit, num_bootstrap=REPLICATES, mis=False)
+    audit = dataclasses.replace(config.audit, num_bootstrap=REPLICATES, mis=False, klom=False, theory=False)
     own = dataclasses.replace(
         plan,
         config=dataclasses.replace(config, forget=forget, replicas=replicas, audit=audit),
