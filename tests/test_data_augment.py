@@ -109,11 +109,12 @@ def test_named_augmentations(key):
     images = jnp.asarray(some_images(4))
     keys = jax.random.split(key, 4)
     policies = {"trivial_augment", "rand_augment", "auto_augment", "aug_mix", "random_erasing"}
-    assert set(augment.AUGMENTATIONS) == {"none", "crop", "crop_flip"} | policies
+    assert set(augment.AUGMENTATIONS) == {"none", "crop", "crop_flip", "nudge"} | policies
     expected = {
         "none": images,
         "crop": crop_flip(keys, images, flip=False),
         "crop_flip": crop_flip(keys, images),
+        "nudge": crop_flip(keys, images, padding=1, flip=False),
     }
     for name, result in expected.items():
         np.testing.assert_array_equal(jax.jit(augment.AUGMENTATIONS[name])(keys, images), result)
