@@ -183,9 +183,9 @@ FIGURES = [plots.roc_plot, plots.score_histograms, plots.confidence_plot, plots.
 @pytest.mark.parametrize(("num_methods", "num_runs"), [(0, 1), (12, 2)])
 def test_figures_of_one_run_and_of_many_rows(num_methods, num_runs):
     results, arrays = make(num_methods, num_runs)
-    drawn(plots.forest_plot(results, ["ft_auc", "avg_gap", "no such metric"]))
+    assert len(drawn(plots.forest_plot(results, ["ft_auc", "avg_gap", "no such metric"])).axes) == 2
     for draw in FIGURES:
-        drawn(draw(results, arrays))
+        assert drawn(draw(results, arrays)).axes
 
 
 def test_figures_without_their_arrays_say_so(results):
