@@ -14,6 +14,8 @@ FLOOR = {
     "types": 0,
     "data": 1,
     "models": 1,
+    "layers": 2,
+    "filters": 2,
     "losses": 2,
     "audit": 2,
     "spectral": 3,

@@ -138,7 +138,14 @@ def _rows(sharding: NamedSharding, models: int) -> tuple[Callable[[PyTree], PyTr
     count = sharding.num_devices
     rows = -(-models // count)
     filled = np.minimum(np.arange(count * rows), models - 1).reshape(count, rows)
-    split = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf[filled], tree), out_shardings=sharding)
+
+    def take(leaf: Array) -> Array:
+        if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return leaf[filled]
+        data = jax.random.key_data(leaf)[filled]  # filling repeats a key, which the checker of key reuse would refuse
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+
+    split = jax.jit(partial(jax.tree.map, take), out_shardings=sharding)
     join = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf.reshape(count * rows, *leaf.shape[2:])[:models], tree))
     return split, join
 

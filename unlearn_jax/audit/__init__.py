@@ -21,8 +21,11 @@ from unlearn_jax.audit.bootstrap import (
     weighted_tpr,
 )
 from unlearn_jax.audit.klom import KlomSummary, klom, klom_summary
+from unlearn_jax.audit.lira import lira, lira_leave_one_out
 from unlearn_jax.audit.memorisation import Memorisation, memorisation, out_confidence
 from unlearn_jax.audit.metrics import ForgetAucs, accuracy, avg_gap, forget_aucs
+from unlearn_jax.audit.mia_nn import Discriminator, MiaNN, Neighbour, discriminator_calls, mia_nn, nearest_neighbour
+from unlearn_jax.audit.predictions import confusion_rows, kl_divergence, kodge_mia, softmax, total_variation
 from unlearn_jax.audit.rmia import dominated_share, rmia, rmia_ratio
 from unlearn_jax.audit.roc import RocCurve, auc, auc_interval, clopper_pearson, roc
 from unlearn_jax.audit.signals import (
@@ -38,36 +41,50 @@ from unlearn_jax.audit.signals import (
     taylor_softmax,
 )
 from unlearn_jax.audit.svc import MisResult, mis
+from unlearn_jax.audit.ulira import KodgeResult, ULira, ulira, ulira_kodge
 from unlearn_jax.audit.vulnerability import Vulnerability, most_vulnerable, vulnerability
 
 __all__ = [
     "SIGNALS",
+    "Discriminator",
     "Estimate",
     "ForgetAucs",
     "Interval",
     "KlomSummary",
+    "KodgeResult",
     "Memorisation",
+    "MiaNN",
     "MisResult",
+    "Neighbour",
     "RocCurve",
+    "ULira",
     "Vulnerability",
     "accuracy",
     "auc",
     "auc_interval",
     "avg_gap",
     "clopper_pearson",
+    "confusion_rows",
     "correctness",
     "cross_entropy",
+    "discriminator_calls",
     "dominated_share",
     "entropy",
     "forget_aucs",
     "interval",
+    "kl_divergence",
     "klom",
     "klom_summary",
+    "kodge_mia",
+    "lira",
+    "lira_leave_one_out",
     "logit_margin",
     "memorisation",
+    "mia_nn",
     "mis",
     "modified_entropy",
     "most_vulnerable",
+    "nearest_neighbour",
     "out_confidence",
     "rmia",
     "rmia_ratio",
@@ -75,10 +92,14 @@ __all__ = [
     "run_weights",
     "sample_weights",
     "soft_margin",
+    "softmax",
     "softmax_confidence",
     "summarise",
     "taylor",
     "taylor_softmax",
+    "total_variation",
+    "ulira",
+    "ulira_kodge",
     "vulnerability",
     "weighted_auc",
     "weighted_mean",

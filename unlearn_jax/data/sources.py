@@ -302,7 +302,7 @@ def load_folder(
     return _draw(path.resolve().name, pool, len(labels) - num_test, num_test, seed, len(names), names)
 
 
-def resplit(splits: Splits, *, num_train: int, num_test: int, seed: int) -> Splits:
+def resplit(splits: Splits, *, num_train: int, num_test: int, seed: int, balanced: bool = False) -> Splits:
     """Pools training and test set and draws both anew, uniformly at random, so that they are exchangeable.
 
     Args:
@@ -310,15 +310,44 @@ def resplit(splits: Splits, *, num_train: int, num_test: int, seed: int) -> Spli
       num_train: size of the new training set, at least 1.
       num_test: size of the new test set, at least 1; samples beyond ``num_train + num_test`` are left out.
       seed: of the draw.
+      balanced: draw equally many samples of each class into either set; both sizes are multiples of the number of
+        classes then.
 
     Returns:
       The new data set, with the name and classes of ``splits``.
 
     Raises:
-      InputError: a size below 1, or more samples than exist.
+      InputError: a size below 1, or more samples than exist, or a balance that cannot be.
     """
     pool = Dataset(*(np.concatenate([old, new]) for old, new in zip(splits.train, splits.test, strict=True)))
+    if balanced:
+        order = _balanced_order(splits, np.asarray(pool.labels), num_train, num_test, seed)
+        pool = Dataset(pool.images[order], pool.labels[order])
+        train, test = (Dataset(*(leaf[part] for leaf in pool)) for part in (slice(num_train), slice(num_train, None)))
+        return Splits(splits.name, train, test, splits.num_classes, splits.class_names)
     return _draw(splits.name, pool, num_train, num_test, seed, splits.num_classes, splits.class_names)
+
+
+def _balanced_order(splits: Splits, labels: np.ndarray, num_train: int, num_test: int, seed: int) -> np.ndarray:
+    """Positions of the training samples, then of the test samples, each in random order."""
+    count = splits.num_classes
+    if num_train < 1 or num_test < 1 or num_train % count or num_test % count:
+        raise InputError(
+            f"{splits.name}: a balanced split needs num_train and num_test to be positive multiples of its {count} "
+            f"classes, got {num_train} and {num_test}"
+        )
+    fewest = int(np.bincount(labels, minlength=count).min())
+    if (num_train + num_test) // count > fewest:
+        raise InputError(
+            f"{splits.name}: num_train + num_test = {num_train + num_test} takes {(num_train + num_test) // count} of "
+            f"each class, and one has only {fewest}"
+        )
+    rng = np.random.default_rng(seed)
+    drawn = [rng.permutation(np.flatnonzero(labels == c)) for c in range(count)]
+    each, more = num_train // count, num_test // count
+    train = np.concatenate([rows[:each] for rows in drawn])
+    test = np.concatenate([rows[each : each + more] for rows in drawn])
+    return np.concatenate([rng.permutation(train), rng.permutation(test)])
 
 
 def _draw(

@@ -12,13 +12,17 @@ from unlearn_jax.methods.amun import amun
 from unlearn_jax.methods.amun_salun import amun_salun
 from unlearn_jax.methods.bad_teacher import bad_teacher
 from unlearn_jax.methods.base import FineTuning, attack_forget_set, finetune_on, forget_set, make_problem
+from unlearn_jax.methods.boundary_expand import boundary_expand
 from unlearn_jax.methods.boundary_shrink import boundary_shrink
 from unlearn_jax.methods.convolution_transpose import convolution_transpose
+from unlearn_jax.methods.delete import delete
 from unlearn_jax.methods.finetune import finetune
 from unlearn_jax.methods.fisher import fisher
 from unlearn_jax.methods.gradient_ascent import gradient_ascent
 from unlearn_jax.methods.influence import influence
+from unlearn_jax.methods.influence_target import influence_target
 from unlearn_jax.methods.l1_sparse import l1_sparse
+from unlearn_jax.methods.l2ul import l2ul
 from unlearn_jax.methods.masked_small_gradients import masked_small_gradients
 from unlearn_jax.methods.neggrad_plus import neggrad_plus
 from unlearn_jax.methods.nothing import nothing
@@ -31,6 +35,9 @@ from unlearn_jax.methods.scrub import scrub
 from unlearn_jax.methods.sequence import unlearn_sequence
 from unlearn_jax.methods.spaces import SPACES, draw_trials
 from unlearn_jax.methods.ssd import ssd
+from unlearn_jax.methods.svd_projection import svd_projection
+from unlearn_jax.methods.trw import trw
+from unlearn_jax.methods.unsir import unsir
 from unlearn_jax.types import InputError, UnlearnFn
 
 METHODS: dict[str, Callable[..., UnlearnFn]] = {
@@ -41,11 +48,18 @@ METHODS: dict[str, Callable[..., UnlearnFn]] = {
     "neggrad_plus": neggrad_plus,
     "random_label": random_label,
     "boundary_shrink": boundary_shrink,
+    "boundary_expand": boundary_expand,
     "l1_sparse": l1_sparse,
     "salun": salun,
     "scrub": scrub,
     "bad_teacher": bad_teacher,
     "ssd": ssd,
+    "svd_projection": svd_projection,
+    "unsir": unsir,
+    "l2ul": l2ul,
+    "delete": delete,
+    "trw": trw,
+    "influence_target": influence_target,
     "influence": influence,
     "fisher": fisher,
     "masked_small_gradients": masked_small_gradients,
@@ -108,8 +122,10 @@ __all__ = [
     "amun_salun",
     "attack_forget_set",
     "bad_teacher",
+    "boundary_expand",
     "boundary_shrink",
     "convolution_transpose",
+    "delete",
     "draw_trials",
     "finetune",
     "finetune_on",
@@ -119,8 +135,10 @@ __all__ = [
     "freeze_outside",
     "gradient_ascent",
     "influence",
+    "influence_target",
     "knobs_of",
     "l1_sparse",
+    "l2ul",
     "make_method",
     "make_problem",
     "masked_small_gradients",
@@ -132,5 +150,8 @@ __all__ = [
     "salun",
     "scrub",
     "ssd",
+    "svd_projection",
+    "trw",
     "unlearn_sequence",
+    "unsir",
 ]

@@ -98,6 +98,12 @@ def forget_set(problem: Problem) -> Dataset:
     return Dataset(to_float(problem.train.images[index]), problem.train.labels[index])
 
 
+def num_classes(problem: Problem) -> int:
+    """``C``, from the shape of the logits alone (static)."""
+    images = jax.ShapeDtypeStruct((1, *problem.train.images.shape[1:]), jnp.float32)
+    return jax.eval_shape(problem.model.apply, problem.variables, images).shape[-1]
+
+
 def attack_forget_set(problem: Problem, **knobs: Any) -> AttackResult:
     """AMUN's D_A of a problem: :func:`unlearn_jax.attacks.adversarial_set` of the forget samples, evaluation mode.
 

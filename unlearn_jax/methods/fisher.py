@@ -5,8 +5,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from unlearn_jax.methods.base import check_numbers
-from unlearn_jax.methods.gradients import batches_of, fisher_diagonal, members, num_classes
+from unlearn_jax.methods.base import check_numbers, num_classes
+from unlearn_jax.methods.gradients import batches_of, fisher_diagonal, members
 from unlearn_jax.types import Array, InputError, Problem, UnlearnFn, UnlearnInfo, Variables
 
 Information = Literal["model", "true", "batch"]

@@ -155,9 +155,3 @@ def fisher_diagonal(
     total, _ = lax.scan(step, jax.tree.map(jnp.zeros_like, problem.variables.params), batches)
     count = jnp.sum(batches.weight) if per == "sample" else len(batches.position)
     return jax.tree.map(lambda leaf: leaf / count, total)
-
-
-def num_classes(problem: Problem) -> int:
-    """``C``, from the shape of the logits alone."""
-    images = jax.ShapeDtypeStruct((1, *problem.train.images.shape[1:]), jnp.float32)
-    return jax.eval_shape(problem.model.apply, problem.variables, images).shape[-1]

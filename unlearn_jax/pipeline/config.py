@@ -27,6 +27,9 @@ class DataConfig:
     """Test samples, see ``num_train``."""
     seed: int = 0
     """Seed of the random split."""
+    balanced: bool = False
+    """The random split has equally many samples of each class. Forget sets of classes are then of one size, so that
+    methods are compiled once for all of them."""
     size: tuple[int, int] | None = None
     """Height and width that the images of a folder are resized to; None if they all have one size."""
     train_split: str = "train"
@@ -113,7 +116,8 @@ class ReplicasConfig:
     repeats: int = 1
     """Unlearning runs per original and forget set."""
     references: int = 64
-    """Reference models of the membership attack (even); each sample is in exactly half of them."""
+    """Reference models of the membership attack (even); each sample is in exactly half of them. Runs that forget
+    classes can do without (0): they then have no RMIA and no LiRA."""
     reference_seed: int = 0
     """Seed of the references and of their membership design."""
     reference_generator: Literal["default", "legacy"] = "default"
@@ -174,6 +178,18 @@ class AuditConfig:
     """RMIA's offline coefficient."""
     mis: bool = True
     """Also the older SVC confidence attack."""
+    lira: bool = False
+    """Also LiRA, online or offline as ``mode`` says."""
+    ulira: bool = True
+    """U-LiRA, where classes are forgotten: the run's own unlearned and retrained models are its shadow models; wants
+    three or more originals."""
+    mia_nn: bool = True
+    """MIA-NN, where classes are forgotten."""
+    mia_nn_fields: dict[str, Any] = dataclasses.field(default_factory=lambda: {"features": "probabilities"})
+    """Its options, such as features, kernel and columns. On ``logits``, with the older attacks' kernel width, retrained
+    models score about 0 where logits are large, and original models too: nothing could be told from that."""
+    targets: bool = False
+    """Also how near the targets of class unlearning are to retrained models, with their similarities spoiled."""
     mis_samples: int = 2000
     """Samples per side of the SVC."""
     max_fpr: float = 0.01
@@ -201,6 +217,9 @@ class TuningConfig:
     """Seeds of originals to tune on."""
     seeds: tuple[int, ...] = (101, 102, 103)
     """Seeds of forget sets to tune on."""
+    classes: tuple[int, ...] = ()
+    """Classes to forget while tuning, where classes are forgotten; none that is reported. If empty, the first two of
+    the others, or as many as are forgotten together."""
 
 
 def _default_rows() -> dict[str, dict[str, Any]]:
@@ -226,11 +245,11 @@ class RunConfig:
     attacks: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     """Other attacks by name, as changes to ``attack``; a row names the one it wants as its ``attack``."""
     tuning: TuningConfig = TuningConfig()
-    audit: AuditConfig = AuditConfig()
+    audit: AuditConfig = dataclasses.field(default_factory=AuditConfig)
     rows: dict[str, dict[str, Any]] = dataclasses.field(default_factory=_default_rows)
     """The methods to run: row name to ``{"method": ..., "label": ..., knob: value, ...}``; further keys are ``search``,
-    the knobs to tune, ``attack``, one of ``attacks``, and ``adaptive``, which recomputes the adversarial set at every
-    request."""
+    the knobs to tune, ``attack``, one of ``attacks``, ``adaptive``, which recomputes the adversarial set at every
+    request, and ``filter``, an output filter that forgets classes (``mask``, ``mpru``, ``mpru_direct``)."""
     only: tuple[str, ...] = ()
     """Run these rows only; all if empty."""
     bank: str | None = None

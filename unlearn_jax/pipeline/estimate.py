@@ -23,7 +23,8 @@ from unlearn_jax.types import Model
 
 def estimate_speed(plan: Plan) -> float:
     """Training samples per second of the references' mapper here, from a few timed steps (compilation left out)."""
-    spec, settings = plan.references.spec, plan.config.replicas
+    settings = plan.config.replicas
+    spec = (plan.references if settings.references else plan.originals).spec
     models = min(settings.group, len(spec.member), 2 * len(jax.local_devices()))
     how = mapper(settings.mapper, num_models=models, devices=settings.devices)
     batch = spec.recipe.batch_size
@@ -52,7 +53,7 @@ class _Ledger:
         self.lines.append([name, count, count - missing, missing, f"{seconds:.0f} s" if missing else "-"])
 
     def banks(self, *banks: Bank, prefix: str = "") -> None:
-        for bank in banks:
+        for bank in (bank for bank in banks if len(bank.spec.member)):
             missing = len(bank.missing())
             each = bank.spec.recipe.num_epochs * bank.spec.member.sum(1).max()
             self.add(f"{prefix}train {bank.spec.name}", len(bank.spec.member), missing, float(missing * each))

@@ -1,6 +1,7 @@
 """From stored logits to the numbers of the table: signals, attacks, and an interval for every mean."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -68,6 +69,14 @@ METRICS: list[dict[str, str]] = [
         "the original's.",
     },
     {
+        "key": "lira_auc",
+        "name": "LiRA AUC",
+        "unit": "%",
+        "target": "50",
+        "help": "How well LiRA tells forget samples from test samples (below 64 references, with one variance for all "
+        "samples). Good: 50.",
+    },
+    {
         "key": "mis",
         "name": "MIS",
         "unit": "%",
@@ -91,8 +100,14 @@ METRICS: list[dict[str, str]] = [
     },
 ]
 
+_MANY_SHADOWS = 64
 Measured = tuple[np.ndarray, np.ndarray]
-"""A metric's values ``[R]`` and their bootstrap replicates ``[B, R]``, both in percent."""
+"""A metric's values ``[R]`` and their bootstrap replicates ``[B, R]``."""
+GAPS = {
+    "avg_gap": ("unlearn_accuracy", "retain_accuracy", "test_accuracy", "ft_auc"),
+    "avg_gap_mis": ("unlearn_accuracy", "retain_accuracy", "test_accuracy", "mis"),
+}
+"""What each gap to the retrained models is the mean of."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +119,7 @@ class Pool:
       forget: ``[R, N]`` bool.
       train: ``[N]`` bool.
       reference: ``[M, N]`` signals of the reference models.
+      reference_margin: ``[M, N]``, their logit margins, for LiRA; None if it is not asked for.
       member: ``[M, N]`` bool, their design.
       sample_weights: ``[B, N]``, shared by all runs, rows and metrics.
       run_weights: ``[B, R]``.
@@ -113,6 +129,7 @@ class Pool:
     forget: np.ndarray
     train: np.ndarray
     reference: np.ndarray
+    reference_margin: np.ndarray | None
     member: np.ndarray
     sample_weights: np.ndarray
     run_weights: np.ndarray
@@ -121,6 +138,11 @@ class Pool:
 def signal_of(config: AuditConfig, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Membership signals ``[..., N]`` of logits ``[..., N, C]``."""
     return np.asarray(audit.SIGNALS[config.signal](jnp.asarray(logits), jnp.asarray(labels)))
+
+
+def margins(logits: np.ndarray | list[np.ndarray], labels: np.ndarray) -> np.ndarray:
+    """Logit margins ``[K, N]`` of ``K`` models' logits ``[N, C]``."""
+    return np.stack([np.asarray(audit.logit_margin(jnp.asarray(one), jnp.asarray(labels))) for one in logits])
 
 
 def usable(config: AuditConfig, labels: np.ndarray, logits: list[np.ndarray]) -> bool:
@@ -133,8 +155,9 @@ def make_pool(
     labels: np.ndarray,
     forget: np.ndarray,
     runs: np.ndarray,
-    reference_logits: np.ndarray,
+    reference_logits: Sequence[np.ndarray] | np.ndarray,
     member: np.ndarray,
+    strata: np.ndarray | None = None,
 ) -> Pool:
     """Prepares what all rows share.
 
@@ -145,17 +168,20 @@ def make_pool(
       runs: ``[R, 3]``, original, forget set and repeat of each run.
       reference_logits: ``[M, N, C]``.
       member: ``[M, N]`` bool.
+      strata: ``[N]``; a bootstrap replicate has as many samples of each as the data, in training and test set apart.
     """
     num_train = forget.shape[1]
     train = np.arange(len(labels)) < num_train
+    kinds = train.astype(int) if strata is None else 2 * np.asarray(strata, int) + train
     rng = np.random.default_rng(config.seed)
     return Pool(
         labels=labels,
         forget=np.pad(forget, ((0, 0), (0, len(labels) - num_train))),
         train=train,
-        reference=np.stack([signal_of(config, logits, labels) for logits in reference_logits]),
+        reference=np.array([signal_of(config, logits, labels) for logits in reference_logits]),
+        reference_margin=margins(list(reference_logits), labels) if config.lira and len(member) else None,
         member=member,
-        sample_weights=audit.sample_weights(rng, config.num_bootstrap, train.astype(int)),
+        sample_weights=audit.sample_weights(rng, config.num_bootstrap, kinds),
         run_weights=audit.run_weights(rng, config.num_bootstrap, runs[:, :2]),
     )
 
@@ -175,17 +201,20 @@ def measure_row(
       each.
     """
     target = np.stack([signal_of(config, run, pool.labels) for run in logits])
-    margin = np.stack([np.asarray(audit.logit_margin(jnp.asarray(run), jnp.asarray(pool.labels))) for run in logits])
+    margin = margins(logits, pool.labels)
     scores = audit.rmia(
         target, pool.reference, pool.member, gamma=config.gamma, mode=config.mode, offline_a=config.offline_a
     )
     ratio = audit.rmia_ratio(target, pool.reference, pool.member, mode=config.mode, offline_a=config.offline_a)
+    lira = lira_scores(config, pool, margin)
     found: dict[str, list[Measured]] = {}
     for run, forget in enumerate(pool.forget):
         right = np.asarray(logits[run]).argmax(-1) == pool.labels
         one = _accuracies(pool, right, forget) | _aucs(config, pool, scores[run], ratio[run], forget)
+        if lira is not None:
+            one["lira_auc"] = auc_of(pool, lira[run], forget, ~pool.train)
         if config.mis:
-            one["mis"] = _mis(config, pool, margin[run], forget)
+            one["mis"] = mis_of(config, pool, margin[run], forget, ~pool.train)
         for key, measured in one.items():
             found.setdefault(key, []).append(measured)
     metrics = {
@@ -207,24 +236,37 @@ def _aucs(config: AuditConfig, pool: Pool, scores: np.ndarray, ratio: np.ndarray
     retain, test, weights = pool.train & ~forget, ~pool.train, pool.sample_weights
     flat = np.ones((1, len(scores)), np.int32)
 
-    def auc(positive: np.ndarray, negative: np.ndarray) -> Any:
-        return (
-            audit.weighted_auc(scores, positive, negative, flat)[0],
-            audit.weighted_auc(scores, positive, negative, weights),
-        )
-
     # scores are a step function of the ratio: a low false positive rate needs the statistic without the steps' ties
     def tpr(positive: np.ndarray) -> Any:
         found = [audit.weighted_tpr(ratio, positive, test, w, max_fpr=config.max_fpr) for w in (flat, weights)]
         return found[0][0], found[1]
 
     return {
-        "ft_auc": auc(forget, test),
-        "fr_auc": auc(retain, forget),
-        "rt_auc": auc(retain, test),
+        "ft_auc": auc_of(pool, scores, forget, test),
+        "fr_auc": auc_of(pool, scores, retain, forget),
+        "rt_auc": auc_of(pool, scores, retain, test),
         "ft_tpr": tpr(forget),
         "rt_tpr": tpr(retain),
     }
+
+
+def lira_scores(config: AuditConfig, pool: Pool, margin: np.ndarray) -> np.ndarray | None:
+    """LiRA's scores ``[R, N]`` of margins ``[R, N]``; None if it is not asked for.
+
+    With fewer than 64 references one variance serves all samples, as its authors advise.
+    """
+    if pool.reference_margin is None:
+        return None
+    variance = "per_sample" if len(pool.member) >= _MANY_SHADOWS else "fixed_centred"
+    knobs: dict[str, Any] = {"mode": config.mode, "variance": variance, "offline_score": "cdf"}
+    return audit.lira(margin, pool.reference_margin, pool.member, **knobs)
+
+
+def auc_of(pool: Pool, scores: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> Measured:
+    """One run's AUC and its replicates, as shares."""
+    flat = np.ones((1, len(scores)), np.int32)
+    found = [audit.weighted_auc(scores, positive, negative, weights) for weights in (flat, pool.sample_weights)]
+    return found[0][0], found[1]
 
 
 def request_scores(
@@ -254,38 +296,40 @@ def request_scores(
     return {"score": (first[0] - second[0], first[1] - second[1]), **found}
 
 
-def _mis(config: AuditConfig, pool: Pool, margin: np.ndarray, forget: np.ndarray) -> Any:
+def mis_of(config: AuditConfig, pool: Pool, margin: np.ndarray, forget: np.ndarray, outside: np.ndarray) -> Measured:
+    """One run's MIS and its replicates, as shares; ``outside [N]`` are the samples known to be non-members."""
     confidence = 1 / (1 + np.exp(-margin.astype(np.float64)))
     result = audit.mis(
         confidence[pool.train & ~forget],
-        confidence[~pool.train],
+        confidence[outside],
         confidence[forget],
         max_samples=config.mis_samples,
         seed=config.seed,
     )
     called = np.zeros(len(margin))
     called[forget] = ~result.called_member
-    return result.share, audit.weighted_mean(called, forget, pool.sample_weights)
+    return np.asarray(result.share), audit.weighted_mean(called, forget, pool.sample_weights)
 
 
-def add_gaps(pool: Pool, rows: dict[str, dict[str, Measured]], oracle: str) -> None:
+def add_gaps(
+    pool: Pool, rows: dict[str, dict[str, Measured]], oracle: str, gaps: Mapping[str, Sequence[str]] = GAPS
+) -> None:
     """Adds the Avg Gap of every row to the oracle's mean over runs, in place.
 
     The replicates of a gap compare replicates of the row with replicates of the oracle's mean, made of the same samples
     and runs. A mean of absolute values is never below zero, so its noise is part of it: read it beside the second
     retrained model's.
     """
-    for key, attack in (("avg_gap", "ft_auc"), ("avg_gap_mis", "mis")):
-        if attack not in rows[oracle]:
+    for key, keys in gaps.items():
+        if not set(keys) <= set(rows[oracle]):
             continue
-        keys = ("unlearn_accuracy", "retain_accuracy", "test_accuracy", attack)
         share = pool.run_weights / np.maximum(pool.run_weights.sum(1, keepdims=True), 1)
         centre = [(share * rows[oracle][k][1]).sum(1, keepdims=True) for k in keys]
         truth = np.stack([rows[oracle][k][0] for k in keys], 1)
         for metrics in rows.values():
             values = audit.avg_gap(np.stack([metrics[k][0] for k in keys], 1), truth)
-            gaps = [np.abs(metrics[k][1] - middle) for k, middle in zip(keys, centre, strict=True)]
-            metrics[key] = values, np.mean(gaps, axis=0)
+            apart = [np.abs(metrics[k][1] - middle) for k, middle in zip(keys, centre, strict=True)]
+            metrics[key] = values, np.mean(apart, axis=0)
 
 
 def estimate(config: AuditConfig, pool: Pool, measured: Measured) -> dict[str, Any]:

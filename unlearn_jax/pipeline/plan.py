@@ -80,6 +80,11 @@ class Plan:
         """Seed or class of each forget set."""
         return self._forget[1]
 
+    def forgotten(self, s: int) -> np.ndarray:
+        """The classes of which forget set ``s`` leaves no training sample."""
+        labels = np.asarray(self.splits.train.labels)
+        return np.setdiff1d(labels[self.forget[s]], labels[~self.forget[s]])
+
     @cached_property
     def requests(self) -> np.ndarray:
         """``[S, K, N_train]`` bool: the requests in which each forget set is forgotten."""
@@ -144,7 +149,7 @@ class Plan:
     def _bank(self, name: str, member: np.ndarray, keys: list[jax.Array], num_epochs: int, num_samples: int) -> Bank:
         padded = np.zeros((len(member), len(self.pool.labels)), bool)
         padded[:, : member.shape[1]] = member
-        key_data = np.stack([np.asarray(jax.random.key_data(key)) for key in keys])
+        key_data = np.array([np.asarray(jax.random.key_data(key)) for key in keys])
         training = dataclasses.replace(self.config.training, num_epochs=num_epochs)
         key = digest(
             self.splits.digest,
@@ -184,16 +189,15 @@ class Plan:
     @cached_property
     def references(self) -> Bank:
         """The reference models of the membership attack, each on a random half of train and test together."""
-        settings = self.config.replicas
-        member = data.membership_design(
-            settings.references,
-            len(self.pool.labels),
-            seed=settings.reference_seed,
-            generator=settings.reference_generator,
-        )
+        settings, count = self.config.replicas, len(self.pool.labels)
+        member = np.zeros((0, count), bool)
+        if settings.references:
+            member = data.membership_design(
+                settings.references, count, seed=settings.reference_seed, generator=settings.reference_generator
+            )
         keys = [purpose_key("reference", settings.reference_seed, m) for m in range(settings.references)]
         epochs = settings.reference_epochs or self.config.training.num_epochs
-        return self._bank("references", member, keys, epochs, int(member.sum(1).max()))
+        return self._bank("references", member, keys, epochs, int(member.sum(1).max(initial=1)))
 
     def attack_of(self, name: str) -> str | None:
         """Name of the attack whose adversarial set a row is given: of methods with a knob ``attack``; else None."""
@@ -212,7 +216,7 @@ class Plan:
 
     def row_digest(self, name: str) -> str:
         """Content key of one method's unlearned models."""
-        row = {key: value for key, value in self.config.rows[name].items() if key not in ("label", "search")}
+        row = {key: value for key, value in self.config.rows[name].items() if key not in ("label", "search", "filter")}
         attack = self.attack_of(name)
         parts = [__version__, self.originals.spec.key, self._forget_digest(), self.config.forget.requests, row]
         parts += [self.attack_digest(attack) if attack is not None else None, self.config.training]

@@ -15,7 +15,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from unlearn_jax.pipeline import plots, plots_sections, report_sections, tables
+from unlearn_jax.pipeline import plots, plots_classes, plots_sections, report_sections, tables
 from unlearn_jax.pipeline.figure_style import to_svg
 from unlearn_jax.pipeline.store import write_text
 from unlearn_jax.pipeline.tables import Results, format_interval, format_level, format_number, format_spread
@@ -42,6 +42,13 @@ CAPTIONS = {
     "(members). All runs are pooled.",
     "Confidence": "Unlearned well, a line follows the black one. Left of it: less sure than a model that never saw the "
     "samples; right of it: still too sure. All runs are pooled.",
+    "Where forgotten classes go": "Test samples of the forgotten classes, by the class that a model gives them, in "
+    "percent. A model that never saw the class sends them to its neighbours: unlearned well, a line looks like the two "
+    "retrained ones on top.",
+    "Distance to retraining": "Forgetting is easy when accuracy does not matter, and accuracy says nothing of where "
+    "the forgotten class went: bars should reach the grey band in all of them.",
+    "Can it be told?": "U-LiRA at 50 % (dotted) cannot tell unlearned from retrained models. MIA-NN's score should be "
+    "the retrained models', and its gap as small as theirs.",
     "Adversarial search": "Many samples at the first radius: start smaller. Samples not found: allow more radii.",
 }
 _COMPARED = ("unlearn_accuracy", "retain_accuracy", "test_accuracy", "avg_gap")
@@ -149,6 +156,8 @@ def _run_table(results: Results, row: Mapping[str, Any]) -> dict[str, Any]:
 def _figures(results: Results, arrays: plots.Arrays) -> list[dict[str, str]]:
     """Drawn figures, what they show for those who do not see them, and how to read them."""
     available = [metric["key"] for metric in results["metrics"]]
+    if results.get("confusion"):
+        return _render(_class_figures(results, arrays, available))
     compared = [key for key in _COMPARED if key in available]
     drawn = {
         "FT AUC": (plots.forest_plot(results), _alt(results, ["ft_auc"])),
@@ -172,6 +181,31 @@ def _figures(results: Results, arrays: plots.Arrays) -> list[dict[str, str]]:
             plots.attack_plot(results, arrays),
             "Bars of the radii at which the search stopped, a histogram of the distances, and the outcomes.",
         )
+    return _render(drawn)
+
+
+def _class_figures(results: Results, arrays: plots.Arrays, available: Sequence[str]) -> dict[str, Any]:
+    """The figures of a run that forgets classes."""
+    telling = [key for key in ("ulira", "mia_nn", "mia_nn_gap") if key in available]
+    apart = ["tv_forget", "acc_r", "avg_gap"]
+    went = "; ".join(
+        f"{one['title']}: "
+        + ", ".join(f"{key} {max(range(len(v)), key=v.__getitem__)}" for key, v in one["rows"].items())
+        for one in results["confusion"]["sets"]
+    )
+    drawn = {
+        "Where forgotten classes go": (plots_classes.confusion_plot(results), f"The class most often given: {went}."),
+        "Distance to retraining": (plots.forest_plot(results, apart), _alt(results, apart)),
+        "Can it be told?": (plots.forest_plot(results, telling), _alt(results, telling)),
+        "Confidence": (
+            plots.confidence_plot(results, arrays),
+            "Cumulative distributions of the forgotten class's log-odds on its training samples, one line per row.",
+        ),
+    }
+    return drawn if telling else {title: pair for title, pair in drawn.items() if title != "Can it be told?"}
+
+
+def _render(drawn: Mapping[str, Any]) -> list[dict[str, str]]:
     return [
         {"title": title, "svg": to_svg(figure, f"figure{i}", alt), "caption": CAPTIONS[title]}
         for i, (title, (figure, alt)) in enumerate(drawn.items())

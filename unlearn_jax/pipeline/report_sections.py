@@ -64,6 +64,7 @@ def make_sections(results: Results, arrays: Arrays) -> dict[str, Any]:
         "attacks": attacks(results),
         "requests": requests(results),
         "vulnerability": vulnerability(results, arrays),
+        "targets": targets(results),
         "klom": klom(results),
         "theory": theory(results),
         "tuning": tuning(results),
@@ -100,6 +101,8 @@ def tuning(results: Results) -> dict[str, Any] | None:
     if not searches:
         return None
     rows, edges, idle, lost = [], [], [], []
+    kept = next((t["metrics"] for s in searches.values() for t in s["trials"] if t["metrics"]), {})
+    shown = [metric for metric in results["metrics"] if metric["key"] in kept and metric["key"] != "avg_gap"]
     for row in _with(results, searches):
         search = searches[row["key"]]
         trials, remarks = search["trials"], []
@@ -123,7 +126,10 @@ def tuning(results: Results) -> dict[str, Any] | None:
                 "chosen": format_knobs(best["knobs"]) if best else MISSING,
                 "gap": _cell(best["metrics"]["avg_gap"] if best else None),
                 "remarks": remarks,
-                "trials": [_trial(trial, i == search["chosen"]) for i, trial in enumerate(trials)],
+                "trials": [
+                    _trial(trial, [metric["key"] for metric in shown], i == search["chosen"])
+                    for i, trial in enumerate(trials)
+                ],
             }
         )
     knobs = results["config"].get("tuning") or {}
@@ -132,10 +138,17 @@ def tuning(results: Results) -> dict[str, Any] | None:
         "rows": rows,
         "warnings": _warnings(edges, idle, lost),
         "originals": knobs.get("originals") or [],
-        "seeds": knobs.get("seeds") or [],
-        "columns": ["Unlearn acc", "Retain acc", "Test acc", "FT AUC"],
+        "sets": _sets(results, searches),
+        "columns": [metric["name"] for metric in shown],
         "svg": to_svg(plots_sections.tuning_plot(results), "tuning", alt),
     }
+
+
+def _sets(results: Results, searches: Mapping[str, Any]) -> str:
+    """The forget sets of the searches, in words."""
+    names = next(iter(searches.values())).get("sets") or (results["config"].get("tuning") or {}).get("seeds") or []
+    what = "classes" if results["config"].get("forget", {}).get("kind") == "class" else "forget sets, seeds"
+    return f"{what} {', '.join(map(str, names))}"
 
 
 def knobs_at_edge(search: Mapping[str, Any]) -> list[str]:
@@ -183,8 +196,7 @@ def _space(space: Mapping[str, Any]) -> str:
     return "; ".join(parts)
 
 
-def _trial(trial: Mapping[str, Any], chosen: bool) -> dict[str, Any]:
-    keys = ("unlearn_accuracy", "retain_accuracy", "test_accuracy", "ft_auc")
+def _trial(trial: Mapping[str, Any], keys: Sequence[str], chosen: bool) -> dict[str, Any]:
     return {
         "knobs": format_knobs(trial["knobs"]),
         "gap": _cell(trial["metrics"].get("avg_gap")),
@@ -244,6 +256,29 @@ def _exposed(sample: Mapping[str, Any], beside: Mapping[str, np.ndarray]) -> dic
         "original": _percent(shares.get("original"), 0),
         "oracle": _percent(shares.get("oracle"), 0),
     }
+
+
+def targets(results: Results) -> dict[str, Any] | None:
+    """Distances of the targets from retrained models; those below what no tilt gives are marked."""
+    section = results.get("targets")
+    if not section:
+        return None
+    floor = next(row["values"][0] for row in section["rows"] if row["name"].startswith("no tilt"))
+    rows = [
+        {
+            "name": row["name"],
+            "cells": [
+                {
+                    "text": format_number(value, 3),
+                    "interval": f"{format_number(low, 3)}–{format_number(high, 3)}",
+                    "better": value < floor,
+                }
+                for value, low, high in zip(row["values"], row["low"], row["high"], strict=True)
+            ],
+        }
+        for row in section["rows"]
+    ]
+    return {"betas": [f"{beta:g}" for beta in section["betas"]], "rows": rows}
 
 
 def klom(results: Results) -> dict[str, Any] | None:

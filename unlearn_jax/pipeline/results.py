@@ -12,7 +12,7 @@ import numpy as np
 
 from unlearn_jax import __version__
 from unlearn_jax.attacks import status_counts
-from unlearn_jax.pipeline import measure, stages, store
+from unlearn_jax.pipeline import measures, stages, store
 from unlearn_jax.pipeline.config import AttackConfig, RunConfig, digest, to_json
 from unlearn_jax.pipeline.plan import Plan
 from unlearn_jax.pipeline.settings import HARD
@@ -199,14 +199,23 @@ def _metrics(config: RunConfig, present: set[str]) -> list[dict[str, str]]:
     """What the numbers are; for sets that are not random, only the retrained models say what is good."""
     hard = config.forget.kind in HARD
     moved = {"target": "retrained", "help": "How well RMIA tells forget samples from test samples. Good: as retrained."}
-    return [m | moved if hard and m["key"] == "ft_auc" else m for m in measure.METRICS if m["key"] in present]
+    known = measures.measures_of(config).metrics
+    return [{**m, **(moved if hard and m["key"] == "ft_auc" else {})} for m in known if m["key"] in present]
+
+
+_CLASS_NOTE = (
+    "Every row is compared with the retrained models of its own runs, the retrained row with the second ones. U-LiRA's "
+    "shadow models are the run's own: every original unlearned by the method under test, and every retrained model; a "
+    "pair is held out at a time."
+)
 
 
 def notes_of(plan: Plan, shared: float | None) -> list[str]:
     """What a reader must know of the numbers; ``shared`` as for :func:`make_results`."""
-    config = plan.config
+    config, classes = plan.config, plan.config.forget.kind == "class"
+    tpr = f"FT TPR and RT TPR are at a false positive rate of at most {100 * config.audit.max_fpr:g}%."
     notes = [
-        f"FT TPR and RT TPR are at a false positive rate of at most {100 * config.audit.max_fpr:g}%.",
+        _CLASS_NOTE if classes else tpr,
         "Intervals resample samples, originals and forget sets together; with few originals they are wide on purpose.",
         "MIS: its interval holds the fitted SVC fixed and resamples the forget samples only.",
         "Cost is wall time per model without compilation, the adversarial set included, over a retraining's; jobs "
@@ -220,7 +229,12 @@ def notes_of(plan: Plan, shared: float | None) -> list[str]:
             "The references that chose the hard samples also audit them, so FT AUC of retrained models is not 50: read "
             "every row beside the retrained one."
         )
-    if shared is not None:
+    if shared is not None and classes:
+        notes.append(
+            "Knobs were chosen on originals and forgotten classes of their own. Test samples of the classes that both "
+            "keep are shared, and intervals take the choice as given."
+        )
+    elif shared is not None:
         notes.append(
             f"Knobs were chosen on originals and forget sets of their own; {100 * shared:.0f}% of the samples of those "
             "sets are also in a reported one. Test samples and references are shared, and intervals take the choice as "
@@ -231,6 +245,36 @@ def notes_of(plan: Plan, shared: float | None) -> list[str]:
 
 def _shown(estimate: dict[str, Any], level: float) -> str:
     return f"{estimate['mean']:.1f} [{estimate['low']:.1f}, {estimate['high']:.1f}] ({100 * level:g}%)"
+
+
+def _class_checks(config: RunConfig, audited: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the attacks should do on models whose answer is known, where classes are forgotten."""
+    level, checks = config.audit.level, []
+    again, original = audited["retrained_again"], audited["original"]
+    if "ulira" in again:
+        checks += [
+            {
+                "name": "U-LiRA is fair: it cannot tell two retrained models apart",
+                "passed": again["ulira"]["low"] <= 50 <= again["ulira"]["high"],
+                "detail": f"of second retrained models: {_shown(again['ulira'], level)}; the interval should hold 50",
+            },
+            {
+                "name": "U-LiRA has power: it can tell original from retrained models",
+                "passed": original["ulira"]["low"] > 50,
+                "detail": f"of originals: {_shown(original['ulira'], level)}; the interval should lie above 50",
+            },
+        ]
+    if "mia_nn" in again:
+        first, second = audited["retrained"]["mia_nn"], again["mia_nn"]
+        checks.append(
+            {
+                "name": "MIA-NN is fair: two retrained models score the same, within their spread",
+                "passed": abs(first["mean"] - second["mean"]) <= max(first["std"] or 0, second["std"] or 0)
+                and first["mean"] > 0,
+                "detail": f"{_shown(first, level)} and {_shown(second, level)}; a score of 0 would tell nothing",
+            }
+        )
+    return checks
 
 
 def _checks(config: RunConfig, audited: dict[str, Any]) -> list[dict[str, Any]]:
@@ -249,6 +293,8 @@ def _checks(config: RunConfig, audited: dict[str, Any]) -> list[dict[str, Any]]:
             else "no logit of any unlearned model is infinite or NaN",
         }
     ]
+    if config.forget.kind == "class":
+        return [*_class_checks(config, audited), *checks]
     if config.forget.kind not in ("random", "file"):
         return checks
     level, retrained, original = config.audit.level, audited["retrained"]["ft_auc"], audited["original"]["ft_auc"]

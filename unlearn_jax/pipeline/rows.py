@@ -5,6 +5,8 @@ from typing import Any
 from unlearn_jax.methods import SPACES, knobs_of
 
 Rows = dict[str, dict[str, Any]]
+SMALL_STEPS = {"low": 1e-4, "high": 0.03}
+"""Learning rates to search where no retained sample holds the model in place."""
 
 
 def with_retain() -> Rows:
@@ -42,8 +44,45 @@ def _with_budget(found: Rows) -> Rows:
     return found
 
 
-SMALL_STEPS = {"low": 1e-4, "high": 0.03}
-"""Learning rates to search where no retained sample holds the model in place."""
+def for_classes() -> Rows:
+    """Every method that forgets whole classes, with the output filters beside; knobs are to be tuned, or given.
+
+    All that train do so for 10 epochs, except for UNSIR, which is two passes by definition.
+    """
+    found: Rows = {
+        "finetune": {"label": "Fine-tuned (FT)", "method": "finetune"},
+        "gradient_ascent": {"label": "Gradient ascent (GA)", "method": "gradient_ascent"},
+        "neggrad_plus": {"label": "NegGrad+", "method": "neggrad_plus"},
+        "random_label": {"label": "Random label (RL)", "method": "random_label"},
+        "boundary_shrink": {"label": "Boundary shrink (BS)", "method": "boundary_shrink"},
+        "boundary_expand": {"label": "Boundary expand (BE)", "method": "boundary_expand"},
+        "l1_sparse": {"label": "l1-sparse", "method": "l1_sparse"},
+        "salun": {"label": "SalUn", "method": "salun"},
+        "svd_projection": {"label": "SVD projection (Kodge)", "method": "svd_projection"},
+        "scrub": {"label": "SCRUB", "method": "scrub", "max_epochs": 3},
+        "bad_teacher": {"label": "Bad teacher", "method": "bad_teacher"},
+        "unsir": {"label": "UNSIR", "method": "unsir"},
+        "ssd": {"label": "SSD", "method": "ssd"},
+        "l2ul": {"label": "L2UL", "method": "l2ul"},
+        "delete": {"label": "DELETE", "method": "delete"},
+        "delete_retain": {"label": "DELETE with D_R", "method": "delete", "retain": True},
+        "trw_no_retain": {"label": "TRW without D_R", "method": "trw", "retain": False},
+        "trw": {"label": "TRW", "method": "trw"},
+        "trw_features": {"label": "TRW, by sample", "method": "trw", "similarity": "features"},
+        "influence_target": {"label": "Influence target", "method": "influence_target"},
+        "influence_refit": {"label": "Influence target, refitted", "method": "influence_target", "removal_steps": 20},
+    }
+    for row in found.values():
+        if row.get("retain") is False:
+            row["search"] = {**SPACES[row["method"]], "learning_rate": SMALL_STEPS}
+    found["delete_retain"]["search"] = SPACES["finetune"]
+    found = _with_budget(found)
+    del found["unsir"]["num_epochs"]
+    filters: Rows = {
+        "mask": {"label": "Masked output", "method": "nothing", "filter": "mask"},
+        "mpru": {"label": "MPRU (output filter)", "method": "nothing", "filter": "mpru"},
+    }
+    return found | filters
 
 
 def without_retain() -> Rows:

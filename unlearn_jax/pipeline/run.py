@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from unlearn_jax.data import Splits
-from unlearn_jax.pipeline import clock, measure, sections, stages, store, tuning
+from unlearn_jax.pipeline import clock, measure, measures, sections, stages, store, tuning
 from unlearn_jax.pipeline.bank import Bank
 from unlearn_jax.pipeline.config import RunConfig, to_json
 from unlearn_jax.pipeline.plan import Plan, make_plan
@@ -84,7 +84,7 @@ def run(
 
 def _train(banks: Iterable[Bank], costs: list[dict[str, Any]], prefix: str = "") -> None:
     """Trains what banks lack, and notes what it cost."""
-    for bank in banks:
+    for bank in (bank for bank in banks if len(bank.spec.member)):
         cost, cached = bank.ensure(progress_bar)
         costs.append({"name": f"{prefix}{bank.spec.name} ({len(bank.spec.member)})", **cost, "cached": cached})
 
@@ -129,25 +129,23 @@ def _tune(
 
 def _audit(plan: Plan, unlearned: dict[str, stages.Parts]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Measures every row: ``{row: {metric: estimate}}`` and the arrays of the plots."""
-    config, forget = plan.config.audit, plan.forget[plan.runs[:, 1]]
-    pool = measure.make_pool(
-        config, plan.pool.labels, forget, plan.runs, plan.references.logits(), plan.references.spec.member
-    )
-    originals, oracles = plan.originals.logits(), plan.oracles.logits()
+    config, kind = plan.config.audit, measures.measures_of(plan.config)
+    pool, (retrained, again) = kind.make_pool(plan), measures.oracle_logits(plan)
+    originals = plan.originals.logits()
     logits = {
         "original": [originals[o] for o in plan.runs[:, 0]],
-        "retrained": [oracles[p] for p in plan.pair_of_run],
-        "retrained_again": [oracles[len(plan.pairs) + p] for p in plan.pair_of_run],
-        **{name: parts.read("logits") for name, parts in unlearned.items()},
+        "retrained": retrained,
+        "retrained_again": again,
+        **{name: stages.row_logits(plan, name, parts) for name, parts in unlearned.items()},
     }
-    rows, arrays = {}, {"forget": forget}
+    rows, arrays = {}, {"forget": plan.forget[plan.runs[:, 1]], **kind.about(pool)}
     with progress_bar(total=len(logits), desc="audit", unit="row") as bar:
         for name, runs in logits.items():
             if measure.usable(config, plan.pool.labels, runs):
-                rows[name], plots = measure.measure_row(config, pool, runs)
+                rows[name], plots = kind.measure_row(config, pool, runs, int(name == "retrained"))
                 arrays |= {f"{kind}/{name}": array for kind, array in plots.items()}
             bar.update()
-    measure.add_gaps(pool, rows, "retrained")
+    measure.add_gaps(pool, rows, "retrained", kind.gaps)
     estimates = {
         name: {key: measure.estimate(config, pool, measured) for key, measured in rows.get(name, {}).items()}
         for name in logits

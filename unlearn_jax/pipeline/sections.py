@@ -11,6 +11,7 @@ import numpy as np
 from unlearn_jax import audit
 from unlearn_jax.pipeline import measure, stages
 from unlearn_jax.pipeline.plan import Plan
+from unlearn_jax.pipeline.targets import target_distances
 from unlearn_jax.replicas import map_models, mapper
 from unlearn_jax.theory import summarise_terms, theorem_terms
 from unlearn_jax.train import to_float
@@ -38,9 +39,11 @@ def make_sections(
       JSON-able sections by name (None where they do not apply), and arrays for plots.
     """
     config = plan.config
-    seen, found = _vulnerability(plan, arrays)
+    seen, found = _vulnerability(plan, arrays) if _rows(arrays, "ratio") else (None, {})
     return {
         "vulnerability": seen,
+        "confusion": _confusion(plan, arrays) if config.forget.kind == "class" else None,
+        "targets": target_distances(plan) if config.audit.targets else None,
         "klom": _klom(plan, arrays) if config.audit.klom else None,
         "requests": _requests(plan, unlearned) if config.forget.requests > 1 else None,
         "theory": _theory(plan, unlearned, adversarial) if config.audit.theory else None,
@@ -86,6 +89,31 @@ def _vulnerability(plan: Plan, arrays: Arrays) -> tuple[dict[str, Any], dict[str
         }
         found[f"vulnerability/{name}"] = result.share[: forget.shape[1]][None]
     return {"max_fpr": VULNERABLE_FPR, "rows": rows}, found
+
+
+def _confusion(plan: Plan, arrays: Arrays) -> dict[str, Any]:
+    """Where the test samples of the forgotten classes go: mean shares over the runs of each forget set."""
+    nearest, sets = dict(arrays["neighbours"].tolist()), []
+    for s in range(len(plan.forget)):
+        gone, runs = plan.forgotten(s), np.flatnonzero(plan.runs[:, 1] == s)
+        sets.append(
+            {
+                "title": " and ".join(_in_words(plan, int(c), nearest.get(int(c))) for c in gone),
+                "classes": [int(c) for c in gone],
+                "neighbours": [nearest.get(int(c)) for c in gone],
+                "rows": {
+                    name: [round(float(share), 4) for share in arrays[f"confusion/{name}"][runs].mean(0)]
+                    for name in _rows(arrays, "confusion")
+                },
+            }
+        )
+    return {"sets": sets}
+
+
+def _in_words(plan: Plan, own: int, neighbour: int | None) -> str:
+    names = plan.splits.class_names
+    named = lambda c: f"class {c}" + (f" ({names[c]})" if len(names) > c and names[c] != str(c) else "")  # noqa: E731
+    return named(own) + (f", nearest {named(neighbour)}" if neighbour is not None else "")
 
 
 def _klom(plan: Plan, arrays: Arrays) -> dict[str, Any]:

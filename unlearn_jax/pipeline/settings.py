@@ -6,7 +6,7 @@ import os
 import pathlib
 import re
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +14,9 @@ import numpy as np
 
 from unlearn_jax import data, methods, models
 from unlearn_jax.attacks import l2, linf
+from unlearn_jax.audit import Discriminator
 from unlearn_jax.data import Splits
+from unlearn_jax.filters import FILTERS
 from unlearn_jax.methods import FineTuning
 from unlearn_jax.objectives import OBJECTIVES
 from unlearn_jax.pipeline.config import AttackConfig, DataConfig, ForgetConfig, RunConfig, TrainingConfig, to_json
@@ -24,7 +26,7 @@ from unlearn_jax.train import LossFn, Recipe
 from unlearn_jax.types import InputError, Model, UnlearnFn
 
 RESERVED_ROWS = ("original", "retrained", "retrained_again")
-ROW_KEYS = ("method", "label", "search", "attack", "adaptive")
+ROW_KEYS = ("method", "label", "search", "attack", "adaptive", "filter")
 """What a row may hold beside the knobs of its method."""
 RMIA_SIGNALS = ("taylor_softmax", "softmax_confidence", "soft_margin", "taylor")
 """Signals that are (all but) positive: RMIA divides one by another, which turns a negative signal upside down."""
@@ -69,8 +71,11 @@ def load_data(config: DataConfig) -> Splits:
             data.load_npz(config.path) if config.source == "npz" else data.load_folder(config.path, size=config.size)
         )
     if config.num_train is None or config.num_test is None:
+        if config.balanced:
+            raise InputError("data.balanced needs data.num_train and data.num_test: it is about the random split")
         return splits
-    return data.resplit(splits, num_train=config.num_train, num_test=config.num_test, seed=config.seed)
+    sizes = {"num_train": config.num_train, "num_test": config.num_test}
+    return data.resplit(splits, **sizes, seed=config.seed, balanced=config.balanced)
 
 
 HARD = ("memorised", "uncertain")
@@ -204,6 +209,8 @@ def make_row(name: str, row: dict[str, Any], training: TrainingConfig, attack: A
     knobs |= {key: value for key, value in row.items() if key not in ROW_KEYS}
     if "attack" in known and attack is not None:
         knobs["attack"] = attack_knobs(attack)
+    if row.get("filter") not in (None, *FILTERS):
+        raise InputError(f"row {name!r} has the unknown filter {row['filter']!r}; choose one of {', '.join(FILTERS)}")
     if not isinstance(row.get("adaptive", False), bool):
         raise InputError(f"adaptive of row {name!r} must be True or False")
     if {"attack", "adaptive"} & set(row) and "attack" not in known:
@@ -280,6 +287,7 @@ def check_settings(config: RunConfig) -> None:
     Raises:
       InputError: naming the field.
     """
+    _check_classes(config)
     replicas, audit, training = config.replicas, config.audit, config.training
     attacks = [attack_config(config, name) for name in ("", *config.attacks)]
     seeds = (config.data.seed, replicas.reference_seed, audit.seed, *config.forget.seeds, *replicas.originals)
@@ -331,10 +339,42 @@ def check_settings(config: RunConfig) -> None:
             for a in attacks
         ),
     ]
+    _refuse(rules)
+    mapper(replicas.mapper, num_models=1024, devices=replicas.devices)
+
+
+def _refuse(rules: Sequence[tuple[Any, str]]) -> None:
     for holds, message in rules:
         if not holds:
             raise InputError(message)
-    mapper(replicas.mapper, num_models=1024, devices=replicas.devices)
+
+
+def _check_classes(config: RunConfig) -> None:
+    """What is asked for where whole classes are forgotten, and only there."""
+    replicas, classes = config.replicas, config.forget.kind == "class"
+    _refuse(
+        [
+            (
+                replicas.references or (classes and config.forget.requests == 1 and not config.audit.klom),
+                "replicas.references=0 leaves no membership attack: only a run that forgets classes, in one request "
+                "and without KLoM, can do without",
+            ),
+            (
+                not classes or replicas.repeats == 1,
+                "forget.kind=class compares ensembles of different models: give more replicas.originals, and "
+                "replicas.repeats=1",
+            ),
+            (classes or not config.audit.targets, "audit.targets is about forgotten classes: forget.kind=class"),
+            *(
+                (classes or not row.get("filter"), f"row {name!r}: an output filter forgets classes: forget.kind=class")
+                for name, row in config.rows.items()
+            ),
+        ]
+    )
+    try:
+        Discriminator(**config.audit.mia_nn_fields)
+    except TypeError as error:
+        raise InputError(f"audit.mia_nn_fields: {error}") from error
 
 
 def build_model(config: RunConfig, splits: Splits) -> Model:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from unlearn_jax import audit, filters
 from unlearn_jax.attacks import adversarial_set, cap_failures, fast_adversarial_set
 from unlearn_jax.methods import unlearn_sequence
 from unlearn_jax.pipeline import clock, store
@@ -35,6 +36,8 @@ from unlearn_jax.types import (
 )
 
 Progress = Callable[..., tqdm]
+FLOOR = 1e-12
+"""Probability that stands for none behind an output filter."""
 
 
 class Parts:
@@ -265,6 +268,24 @@ def unlearn(
     adaptive = plan.attacks[row.get("attack", "")] if row.get("adaptive") else None
     compute = compute_unlearned(plan, lambda: plan.rows[name], work, adversarial, adaptive=adaptive)
     return parts, *parts.ensure(compute, progress, {"stage": "unlearn", "row": name, "config": row})
+
+
+def row_logits(plan: Plan, name: str, parts: Parts) -> list[np.ndarray]:
+    """Every run's logits ``[N, C]`` over the pool, behind the row's output filter where it has one.
+
+    A filter knows the classes' mean outputs on the training set. Filtered probabilities come back as logarithms, with
+    ``FLOOR`` for none.
+    """
+    logits, chosen = parts.read("logits"), plan.config.rows[name].get("filter")
+    if chosen is None:
+        return logits
+    count, found = len(plan.splits.train.labels), []
+    for run, one in zip(plan.runs, logits, strict=True):
+        probs = audit.softmax(one)
+        means = filters.class_means(probs[:count], plan.splits.train.labels)
+        kept = filters.FILTERS[chosen](probs, means, plan.forgotten(run[1]))
+        found.append(np.log(np.maximum(np.asarray(kept, np.float64), FLOOR)).astype(np.float32))
+    return found
 
 
 def stack_attack(adversarial: Parts, rows: np.ndarray) -> AttackResult:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unlearn_jax import methods
-from unlearn_jax.pipeline import clock, measure, stages
+from unlearn_jax.pipeline import clock, measure, measures, stages
 from unlearn_jax.pipeline.config import RunConfig, digest
 from unlearn_jax.pipeline.plan import Plan
 from unlearn_jax.pipeline.settings import check_settings, make_row, shared_knobs
@@ -23,7 +23,6 @@ REPLICATES = 100
 """Bootstrap replicates for a trial."""
 _STATIC = ("momentum", "decay_factor", "retain_share")
 """Float knobs that decide on a program's shape, so that they cannot be traced."""
-_SHOWN = ("unlearn_accuracy", "retain_accuracy", "test_accuracy", "ft_auc", "avg_gap")
 
 
 class Search(NamedTuple):
@@ -60,13 +59,14 @@ def tuning_plan(plan: Plan) -> Plan | None:
             "what is reported"
         )
     if config.forget.kind == "class":
-        raise InputError(
-            "tuning draws random forget sets: give the knobs of rows that forget classes, and tuning.trials=0"
-        )
-    count = int(plan.forget.sum(1).max()) if plan.forget_known and config.forget.kind == "file" else config.forget.count
-    forget = dataclasses.replace(config.forget, kind="random", seeds=tuning.seeds, requests=1, count=count)
+        forget = dataclasses.replace(config.forget, classes=_other_classes(plan), requests=1)
+    else:
+        known = plan.forget_known and config.forget.kind == "file"
+        count = int(plan.forget.sum(1).max()) if known else config.forget.count
+        forget = dataclasses.replace(config.forget, kind="random", seeds=tuning.seeds, requests=1, count=count)
     replicas = dataclasses.replace(config.replicas, originals=tuning.originals, repeats=1)
-    audit = dataclasses.replace(config.audit, num_bootstrap=REPLICATES, mis=False, klom=False, theory=False)
+    quick = dict.fromkeys(("mis", "klom", "theory", "targets", "lira", "ulira", "mia_nn"), False)
+    audit = dataclasses.replace(config.audit, num_bootstrap=REPLICATES, **quick)
     own = dataclasses.replace(
         plan,
         config=dataclasses.replace(config, forget=forget, replicas=replicas, audit=audit),
@@ -75,6 +75,19 @@ def tuning_plan(plan: Plan) -> Plan | None:
     check_settings(own.config)
     _ = own.rows, own.attacks, own.originals, own.oracles  # refuse bad settings now
     return own
+
+
+def _other_classes(plan: Plan) -> tuple[int, ...]:
+    """Classes to forget while tuning: none that is reported."""
+    config, tuning = plan.config, plan.config.tuning
+    reported = set(config.forget.classes)
+    wanted = len(reported) if config.forget.together else 2
+    others = tuning.classes or tuple(c for c in range(plan.splits.num_classes) if c not in reported)[:wanted]
+    if set(others) & reported or not others or (config.forget.together and len(others) < wanted):
+        raise InputError(
+            "tuning needs classes that the table does not report: set tuning.classes, forget fewer, or tuning.trials=0"
+        )
+    return others
 
 
 def shared_samples(plan: Plan, own: Plan) -> float:
@@ -185,20 +198,12 @@ def choose(plan: Plan, logits: dict[str, list[list[np.ndarray]]]) -> dict[str, d
       logits: of every row's trials' runs.
 
     Returns:
-      By row: its ``space``, its ``trials`` (knobs, status and metrics), the position ``chosen`` (None if every trial
-      diverged), and the Avg Gap of doing ``nothing``.
+      By row: its ``space``, the forget ``sets`` (seeds or classes), its ``trials`` (knobs, status and metrics), the
+      position ``chosen`` (None if every trial diverged), and the Avg Gap of doing ``nothing``.
     """
-    config, oracles = plan.config.audit, plan.oracles.logits()
-    pool = measure.make_pool(
-        config,
-        plan.pool.labels,
-        plan.forget[plan.runs[:, 1]],
-        plan.runs,
-        plan.references.logits(),
-        plan.references.spec.member,
-    )
-    pairs = (plan.pair_of_run, len(plan.pairs) + plan.pair_of_run)  # both retrained models are the oracle
-    first, second = (measure.measure_row(config, pool, [oracles[p] for p in side])[0] for side in pairs)
+    config, kind = plan.config.audit, measures.measures_of(plan.config)
+    pool, sides = kind.make_pool(plan), measures.oracle_logits(plan)  # both retrained models are the oracle
+    first, second = (kind.measure_row(config, pool, side, 1 - i)[0] for i, side in enumerate(sides))
     oracle = {key: ((v + second[key][0]) / 2, (r + second[key][1]) / 2) for key, (v, r) in first.items()}
     originals = plan.originals.logits()
     idle = _measure_trial(plan, pool, oracle, [originals[o] for o in plan.runs[:, 0]])["metrics"]["avg_gap"]
@@ -209,7 +214,8 @@ def choose(plan: Plan, logits: dict[str, list[list[np.ndarray]]]) -> dict[str, d
             trials.append({"knobs": trial, **_measure_trial(plan, pool, oracle, runs)})
         gaps = np.array([t["metrics"]["avg_gap"]["mean"] if t["status"] == "ok" else np.inf for t in trials])
         best = int(np.nanargmin(gaps)) if np.isfinite(gaps).any() else None
-        found[name] = {"space": searches(plan.config, name), "trials": trials, "chosen": best, "nothing": idle}
+        about = {"space": searches(plan.config, name), "sets": plan.forget_names}
+        found[name] = {**about, "trials": trials, "chosen": best, "nothing": idle}
     return found
 
 
@@ -217,8 +223,9 @@ def _measure_trial(plan: Plan, pool: measure.Pool, oracle: Any, runs: list[np.nd
     config = plan.config.audit
     if not measure.usable(config, plan.pool.labels, runs):
         return {"status": "diverged", "metrics": {}}
-    metrics, _ = measure.measure_row(config, pool, runs)
+    kind = measures.measures_of(plan.config)
+    metrics, _ = kind.measure_row(config, pool, runs)
     rows = {"retrained": dict(oracle), "trial": metrics}
-    measure.add_gaps(pool, rows, "retrained")
-    estimates = {key: measure.estimate(config, pool, rows["trial"][key]) for key in _SHOWN}
+    measure.add_gaps(pool, rows, "retrained", kind.gaps)
+    estimates = {key: measure.estimate(config, pool, rows["trial"][key]) for key in kind.trial}
     return {"status": "ok", "metrics": estimates}

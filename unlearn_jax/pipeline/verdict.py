@@ -27,7 +27,9 @@ def verdict(results: Results) -> str:
     if failed:
         start = "A check was not passed: read it" if len(failed) == 1 else f"{len(failed)} checks failed: read them"
         sentences.insert(0, f"{start} below before you trust a number.")
-    sentences += _say_references(results) + _say_methods(results) + _say_gap(results) + _say_lost(results)
+    by_class = any(metric["key"] == "tv_forget" for metric in results["metrics"])
+    sentences += _say_classes(results) if by_class else _say_references(results) + _say_methods(results)
+    sentences += _say_gap(results) + _say_lost(results)
     if design["runs"] == 1:
         sentences.append(
             "With a single run the intervals know of the samples that were drawn, but not of how much another "
@@ -92,6 +94,30 @@ def _say_methods(results: Results) -> list[str]:
         )
     if said and name != "50 %":
         said.append(f"50 % itself lies in {f'the interval of {join(fifty)}' if fifty else 'no interval of a method'}.")
+    return said
+
+
+def _say_classes(results: Results) -> list[str]:
+    """Which methods behave on the forgotten classes as retrained models do, by each measure of that."""
+    oracle, again, said = find_row(results, "oracle"), find_row(results, "second_oracle"), []
+    measures = {"tv_forget": "TV forget", "ulira": "U-LiRA", "mia_nn_gap": "MIA-NN gap"}
+    for key, name in measures.items():
+        goal = oracle["metrics"].get(key) if oracle else None
+        rows = [r for r in results["rows"] if r["kind"] == "method" and format_interval(r["metrics"].get(key))]
+        if not rows or not goal or not format_interval(goal):
+            continue
+        best = min(rows, key=lambda row: abs(row["metrics"][key]["mean"] - (50 if key == "ulira" else 0)))
+        unit = "%" if key == "ulira" else "points"
+        sentence = (
+            f"{name}: {join([best['label']])} comes nearest to retraining with {_in_words(best['metrics'][key], unit)}"
+        )
+        if again:
+            sentence += f", where another seed alone gives {_in_words(again['metrics'].get(key), '')}"
+        near = [row["label"] for row in rows if place(row["metrics"][key], goal) == "within"]
+        sentence += (
+            f"; {join(near)} overlap{'s' if len(near) == 1 else ''} that" if near else "; no method overlaps that"
+        )
+        said.append(f"{sentence}.")
     return said
 
 

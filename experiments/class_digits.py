@@ -1,0 +1,30 @@
+"""Class unlearning on scikit-learn's digits: every method, tuned alike, beside retraining; minutes on two CPU cores.
+
+Command:   unlearn-jax run class_digits --workdir runs/class_digits
+Published: none at this scale; the full-scale presets are ``class_tables`` and ``class_tables_tiny_imagenet``.
+Measured:  TO BE MEASURED
+"""
+
+from unlearn_jax.pipeline import (
+    AuditConfig,
+    DataConfig,
+    ForgetConfig,
+    ModelConfig,
+    ReplicasConfig,
+    RunConfig,
+    TrainingConfig,
+    TuningConfig,
+    rows,
+)
+
+PRESET = RunConfig(
+    title="Class unlearning on digits",
+    data=DataConfig(num_train=1200, num_test=500, balanced=True),
+    model=ModelConfig(name="mlp", fields={"widths": (256, 256)}),
+    training=TrainingConfig(num_epochs=60, batch_size=64, learning_rate=0.05),
+    forget=ForgetConfig(kind="class", classes=(1, 3, 5, 8)),
+    replicas=ReplicasConfig(originals=(0, 1, 2, 3, 4), references=64),
+    tuning=TuningConfig(trials=12),
+    audit=AuditConfig(num_bootstrap=500, lira=True),
+    rows=rows.for_classes(),
+)

@@ -1,0 +1,30 @@
+"""Class unlearning on MNIST at the scale of two CPU cores: every method, tuned alike, beside retraining; a small CNN.
+
+Command:   unlearn-jax run class_mnist --workdir runs/class_mnist --data.path DATA_DIR
+Published: none at this scale; the full-scale preset is ``class_tables``.
+Measured:  TO BE MEASURED
+"""
+
+from unlearn_jax.pipeline import (
+    AuditConfig,
+    DataConfig,
+    ForgetConfig,
+    ModelConfig,
+    ReplicasConfig,
+    RunConfig,
+    TrainingConfig,
+    TuningConfig,
+    rows,
+)
+
+PRESET = RunConfig(
+    title="Class unlearning on MNIST, small CNN",
+    data=DataConfig(source="tfds", name="mnist", num_train=1500, num_test=1500, balanced=True),
+    model=ModelConfig(name="cnn", fields={"widths": (8, 16)}),
+    training=TrainingConfig(num_epochs=25, batch_size=64, learning_rate=0.05),
+    forget=ForgetConfig(kind="class", classes=(1, 4, 8)),
+    replicas=ReplicasConfig(originals=(0, 1, 2, 3, 4), references=0),
+    tuning=TuningConfig(trials=8),
+    audit=AuditConfig(num_bootstrap=500),
+    rows=rows.for_classes(),
+)

@@ -1,0 +1,42 @@
+"""What of TRW's similarity matters: spoiled, replaced and predicted targets, before and after training, on digits.
+
+Command:   unlearn-jax run trw_stress_digits --workdir runs/trw_stress_digits
+Published: none. The thesis (arXiv 2512.06993) names noisy similarities as its next check and sample-dependent ones as an
+           open question; reviewers of arXiv 2506.20893 asked for the sensitivity to dimension, temperature and beta.
+Measured:  TO BE MEASURED
+"""
+
+import dataclasses
+
+from unlearn_jax.methods import SPACES
+from unlearn_jax.pipeline import presets
+
+_BASE = presets.load("class_digits").config
+_TRW = {"method": "trw", "num_epochs": 10, "search": {"learning_rate": SPACES["trw"]["learning_rate"]}}
+_KINDS = {
+    "beta_0": ("No tilt (beta 0)", {"beta": 0.0}),
+    "beta_1": ("TRW, beta 1", {"beta": 1.0}),
+    "beta_10": ("TRW, beta 10", {"beta": 10.0}),
+    "not_centred": ("Weights not centred", {"beta": 10.0, "center": False}),
+    "components": ("3 components", {"beta": 10.0, "num_components": 3}),
+    "temperature": ("Temperature 0.1", {"beta": 10.0, "temperature": 0.1}),
+    "centroids": ("Centroids", {"beta": 10.0, "similarity": "centroids"}),
+    "features": ("By sample: features", {"beta": 10.0, "similarity": "features"}),
+    "neighbours": ("By sample: neighbours", {"beta": 10.0, "similarity": "neighbours"}),
+    "noise_03": ("Noise 0.3", {"beta": 10.0, "perturb": "noise", "noise": 0.3}),
+    "noise_1": ("Noise 1", {"beta": 10.0, "perturb": "noise", "noise": 1.0}),
+    "noise_3": ("Noise 3", {"beta": 10.0, "perturb": "noise", "noise": 3.0}),
+    "permuted": ("Permuted", {"beta": 10.0, "perturb": "permute"}),
+    "flipped": ("Sign flipped", {"beta": 10.0, "perturb": "flip"}),
+    "swapped": ("First two swapped", {"beta": 10.0, "perturb": "swap"}),
+}
+_INFLUENCE = {"label": "Influence target", "method": "influence_target", "num_epochs": 10}
+
+PRESET = dataclasses.replace(
+    _BASE,
+    title="TRW's similarity on digits",
+    replicas=dataclasses.replace(_BASE.replicas, references=0),
+    tuning=dataclasses.replace(_BASE.tuning, trials=6),
+    audit=dataclasses.replace(_BASE.audit, lira=False, targets=True),
+    rows={key: {**_TRW, "label": label, **knobs} for key, (label, knobs) in _KINDS.items()} | {"influence": _INFLUENCE},
+)
