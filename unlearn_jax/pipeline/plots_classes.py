@@ -43,7 +43,7 @@ def confusion_plot(results: Results) -> Figure:
 def _panel(axes: Any, one: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], *, labelled: bool) -> None:
     shares = np.array([one["rows"][row["key"]] for row in rows])
     names, shares = _columns(shares)
-    colors = LinearSegmentedColormap.from_list("share", ["#00000000", COLORS[0]])
+    colors = LinearSegmentedColormap.from_list("share", [f"{COLORS[0]}00", f"{COLORS[0]}b0"])
     axes.imshow(shares, cmap=colors, vmin=0, vmax=1, aspect="auto")
     for (i, j), share in np.ndenumerate(shares):
         if share >= 0.005:

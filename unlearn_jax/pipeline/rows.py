@@ -7,6 +7,8 @@ from unlearn_jax.methods import SPACES, knobs_of
 Rows = dict[str, dict[str, Any]]
 SMALL_STEPS = {"low": 1e-4, "high": 0.03}
 """Learning rates to search where no retained sample holds the model in place."""
+LARGE_STEPS = {"low": 3e-3, "high": 1.0}
+"""Learning rates to search where nothing but training on the rest makes a model forget a class."""
 
 
 def with_retain() -> Rows:
@@ -73,8 +75,10 @@ def for_classes() -> Rows:
         "influence_refit": {"label": "Influence target, refitted", "method": "influence_target", "removal_steps": 20},
     }
     for row in found.values():
-        if row.get("retain") is False:
+        if row.get("retain") is False or row["method"] == "gradient_ascent":
             row["search"] = {**SPACES[row["method"]], "learning_rate": SMALL_STEPS}
+        elif row["method"] in ("finetune", "neggrad_plus", "l1_sparse"):
+            row["search"] = {**SPACES[row["method"]], "learning_rate": LARGE_STEPS}
     found["delete_retain"]["search"] = SPACES["finetune"]
     found = _with_budget(found)
     del found["unsir"]["num_epochs"]
