@@ -20,7 +20,7 @@ from unlearn_jax.pipeline import (
     rows,
 )
 
-_ROWS = rows.for_classes()
+_ROWS = rows.for_classes(small=True)
 for _row in _ROWS.values():
     if "num_epochs" in _row:
         _row["num_epochs"] = 5
@@ -32,7 +32,7 @@ PRESET = RunConfig(
     training=TrainingConfig(num_epochs=20, batch_size=64, learning_rate=0.02),
     forget=ForgetConfig(kind="class", classes=(1, 3, 8)),
     replicas=ReplicasConfig(originals=(0, 1, 2), references=0),
-    tuning=TuningConfig(trials=6),
+    tuning=TuningConfig(trials=8),
     audit=AuditConfig(num_bootstrap=500),
     rows=_ROWS,
 )

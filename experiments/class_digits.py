@@ -25,6 +25,6 @@ PRESET = RunConfig(
     forget=ForgetConfig(kind="class", classes=(1, 3, 5, 8)),
     replicas=ReplicasConfig(originals=(0, 1, 2, 3, 4), references=64),
     tuning=TuningConfig(trials=12),
-    audit=AuditConfig(num_bootstrap=500, lira=True),
-    rows=rows.for_classes(),
+    audit=AuditConfig(num_bootstrap=500, signal="softmax_confidence", lira=True),
+    rows=rows.for_classes(small=True),
 )

@@ -26,5 +26,5 @@ PRESET = RunConfig(
     replicas=ReplicasConfig(originals=(0, 1, 2, 3, 4), references=0),
     tuning=TuningConfig(trials=8),
     audit=AuditConfig(num_bootstrap=500),
-    rows=rows.for_classes(),
+    rows=rows.for_classes(small=True),
 )

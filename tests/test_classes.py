@@ -25,8 +25,12 @@ from unlearn_jax.pipeline import (
     stages,
     tuning,
 )
+from unlearn_jax.pipeline.figure_style import INK, to_svg
 from unlearn_jax.pipeline.plan import make_plan
+from unlearn_jax.pipeline.plots_classes import confusion_plot
+from unlearn_jax.pipeline.study import study_markdown
 from unlearn_jax.pipeline.targets import target_distances
+from unlearn_jax.pipeline.verdict import verdict
 from unlearn_jax.types import InputError
 
 TINY = RunConfig(
@@ -182,19 +186,42 @@ def test_the_search_forgets_other_classes_and_goes_by_its_own_gap(finished, spli
 
 
 def test_targets_are_measured_against_retrained_models(finished):
+    """Recomputed in NumPy: no tilt, the cosines of the head's weights, their opposite, and both reference tilts."""
     _, results, plan, _ = finished
-    rows = {row["name"]: row["values"] for row in results["targets"]["rows"]}
-    assert rows["no tilt (beta 0)"][0] < rows["original model"][0]
-    apart = []
+    rows, kernels = (
+        {row["name"]: row["values"] for row in results["targets"]["rows"]},
+        plan.originals.variables().params,
+    )
+    betas, found = results["targets"]["betas"], {}
     for r, (o, s, _) in enumerate(plan.runs):
         some = plan.pool.labels[:60] == GONE[s]
-        p = audit.softmax(retrained(plan, r)[:60][some])
+        p, again = (audit.softmax(retrained(plan, r, side)[:60][some]) for side in (0, 1))
         masked = np.asarray(plan.originals.logits()[o][:60][some], np.float64)
         masked[:, GONE[s]] = -np.inf
-        apart.append(audit.kl_divergence(p, _softmax(masked)).mean())
-    assert rows["no tilt (beta 0)"][0] == pytest.approx(np.mean(apart), rel=2e-3)
-    assert rows["weights"][0] == pytest.approx(rows["no tilt (beta 0)"][0], rel=0.5), "a weak tilt changes little"
-    assert target_distances(plan)["rows"][0]["values"] == results["targets"]["rows"][0]["values"]
+        away = lambda logits, p=p: audit.kl_divergence(p, _softmax(logits)).mean()  # noqa: E731
+        head = np.asarray(kernels["Dense_1"]["kernel"][o], np.float64).T
+        head = head - head.mean(0)
+        cosine = head @ head[GONE[s]] / np.linalg.norm(head, axis=1) / np.linalg.norm(head[GONE[s]])
+        kept = np.arange(5) != GONE[s]
+        confusion = np.where(kept, np.log(again.mean(0)), 0)
+        confusion = np.where(kept, confusion - confusion[kept].mean(), 0)
+        ratio = np.where(kept, np.log(again.mean(0)) - np.log(np.maximum(_softmax(masked).mean(0), 1e-12)), 0)
+        tilts = {
+            "no tilt (beta 0)": [0 * cosine],
+            "weights": [beta * cosine for beta in betas],
+            "weights, sign flipped": [-beta * cosine for beta in betas],
+            "retrained confusion": [beta * confusion / np.abs(confusion).max() for beta in betas],
+            "retrained over renormalised": [ratio],
+        }
+        for name, some_tilts in tilts.items():
+            found.setdefault(name, []).append([away(masked + tilt) for tilt in some_tilts])
+    for name, values in found.items():
+        np.testing.assert_allclose(rows[name], np.mean(values, 0), rtol=2e-3, atol=2e-4, err_msg=name)
+    assert rows["no tilt (beta 0)"][0] < rows["original model"][0]
+    seeds = [audit.kl_divergence(*(audit.softmax(retrained(plan, r, i)[:60]) for i in (0, 1))) for r in range(6)]
+    seeds = [kl[plan.pool.labels[:60] == GONE[s]].mean() for kl, (_, s, _) in zip(seeds, plan.runs, strict=True)]
+    assert rows["second retrained model"][0] == pytest.approx(np.mean(seeds), rel=2e-3)
+    assert target_distances(plan)["rows"] == results["targets"]["rows"], "the same run, the same numbers"
 
 
 def _softmax(logits):
@@ -223,7 +250,7 @@ def test_references_add_attacks_within_the_class(splits, tmp_path):
         forget=ForgetConfig(kind="class", classes=(1, 3), together=True),
         replicas=ReplicasConfig(originals=(0, 1), references=8),
         tuning=TuningConfig(trials=0),
-        audit=AuditConfig(num_bootstrap=10, lira=True, mis=False),
+        audit=AuditConfig(num_bootstrap=10, signal="softmax_confidence", lira=True, mis=False),
         rows={"mask": TINY.rows["mask"]},
     )
     results = run(config, tmp_path / "run", splits=splits)
@@ -280,6 +307,19 @@ def test_lira_is_a_column_of_other_runs_too(splits, tmp_path):
         ({"tuning": TuningConfig(trials=2, classes=(1,))}, "classes that the table does not report"),
         ({"forget": ForgetConfig(kind="class", classes=(0, 1, 2), together=True)}, "does not report"),
         ({"forget": ForgetConfig(kind="class", classes=(9,))}, "no training sample has class 9"),
+        ({"forget": ForgetConfig(kind="class", classes=(1, 1))}, "repeat a class: 1, 1"),
+        ({"tuning": TuningConfig(trials=2, classes=(0, 0))}, "repeat a class: 0, 0"),
+        (
+            {
+                "forget": ForgetConfig(kind="class", classes=(0, 1, 2, 3), together=True),
+                "tuning": TuningConfig(),
+            },
+            r"two classes that are kept: forget fewer, or set audit\.mia_nn=False",
+        ),
+        (
+            {"replicas": ReplicasConfig(references=2), "audit": AuditConfig(signal="softmax_confidence", lira=True)},
+            r"audit\.lira needs replicas\.references of at least 4",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_written(change, message, splits, tmp_path):
@@ -308,3 +348,73 @@ def test_a_balanced_split_has_equally_many_of_each_class():
             data.resplit(digits, num_train=bad[0], num_test=bad[1], seed=0, balanced=True)
     with pytest.raises(InputError, match=r"data\.balanced needs"):
         settings.load_data(DataConfig(balanced=True))
+
+
+def _made(train, test):
+    return data.load_arrays(*(part for y in (train, test) for part in (np.zeros((len(y), 4, 4, 1), "f4"), np.array(y))))
+
+
+def test_classes_without_test_samples_are_refused_before_anything_is_trained(tmp_path):
+    train, config = [0, 1, 2, 3, 4] * 8, dataclasses.replace(TINY, tuning=TuningConfig())
+    blind = dataclasses.replace(config, audit=AuditConfig(mia_nn=False))
+    with pytest.raises(InputError, match="class 0 has no test sample, which MIA-NN needs of all"):
+        make_plan(config, tmp_path, splits=_made(train, [1, 2, 3, 4]))
+    with pytest.raises(InputError, match="class 3 has no test sample: forget classes"):
+        make_plan(blind, tmp_path, splits=_made(train, [0, 1, 2, 4]))
+    with pytest.raises(InputError, match="no class that is kept has a test sample"):
+        make_plan(dataclasses.replace(blind, forget=ForgetConfig(kind="class")), tmp_path, splits=_made(train, [0, 0]))
+    gap = _made([0, 1, 3, 4, 5] * 8, [0, 1, 3, 4, 5])
+    tuned = dataclasses.replace(blind, forget=ForgetConfig(kind="class", classes=(0, 3)), tuning=TINY.tuning)
+    assert tuning.tuning_plan(make_plan(tuned, tmp_path, splits=gap)).forget_names == [1, 4], "none has class 2"
+
+
+def test_a_filter_is_part_of_what_is_searched_and_survives_divergence(splits, tmp_path):
+    config = dataclasses.replace(
+        TINY,
+        forget=ForgetConfig(kind="class", classes=(1,)),
+        replicas=ReplicasConfig(originals=(0, 1), references=0),
+        audit=AuditConfig(num_bootstrap=10, mis=False, mia_nn=False),
+        rows={
+            "kept": {"method": "finetune", "num_epochs": 1, "filter": "mask", "search": {"batch_size": [16, 32]}},
+            "lost": {"method": "gradient_ascent", "num_epochs": 30, "learning_rate": 50.0, "search": {}},
+        },
+    )
+    config.rows["lost"]["filter"] = "mpru"
+    results = run(config, tmp_path / "run", splits=splits)
+    assert [trial["metrics"]["acc_f"]["mean"] for trial in results["tuning"]["kept"]["trials"]] == [0, 0]
+    assert max(values(results, "kept", "acc_f")) == 0
+    assert next(row for row in results["rows"] if row["key"] == "lost")["metrics"] == {}
+    notes = " ".join(results["notes"])
+    assert "U-LiRA is left out: it needs 3 originals" in notes
+    assert "shadow models" not in notes
+    assert "tune: lost" not in dry_run(config, tmp_path / "run", splits=splits), "there is nothing to search"
+
+
+def test_the_picture_follows_the_page_and_cuts_long_names(finished):
+    _, results, _, _ = finished
+    long = [{**one, "title": f"class 1 (${'name ' * 80}$)"} for one in results["confusion"]["sets"]]
+    figure = confusion_plot({**results, "confusion": {"sets": long}})
+    svg = to_svg(figure, "long", "long names")
+    assert "#ffffff" not in svg, "no panel is white on a dark page"
+    axes = figure.axes[0]
+    texts = [*axes.get_xticklabels(), *axes.get_yticklabels(), axes.xaxis.label, axes._left_title]
+    assert {text.get_color() for text in texts} == {INK}, "which to_svg makes the page's"
+    assert axes.get_title(loc="left").count("\n") == 2
+    assert axes.get_title(loc="left").endswith("…")
+
+
+def test_the_verdict_compares_with_the_number_that_it_names(finished):
+    _, results, _, _ = finished
+    rows = [{**row, "metrics": {**row["metrics"]}} for row in results["rows"]]
+    near = {"retrained": (0, 1), "retrained_again": (5, 7), "trw": (6, 8), "mask": (0, 1), "original": (9, 9)}
+    for row in rows:
+        low, high = near[row["key"]]
+        row["metrics"]["mia_nn_gap"] = {**row["metrics"]["mia_nn_gap"], "mean": low, "low": low, "high": high}
+    assert "another seed alone gives 5.00 [5.00, 7.00]; trw overlaps that" in verdict({**results, "rows": rows})
+
+
+def test_a_study_compares_what_the_attacks_on_classes_say(finished):
+    _, results, _, _ = finished
+    page = study_markdown({"one": results, "two": results})
+    for name in ("ACC_r", "ACC_f", "TV forget", "U-LiRA", "MIA-NN", "MIA-NN gap"):
+        assert f"**{name} (" in page.replace("\\_", "_")

@@ -31,10 +31,10 @@ SPACES: dict[str, dict[str, Any]] = {
     "bad_teacher": {"learning_rate": _rate(1e-5, 1e-2)},
     "boundary_expand": {"learning_rate": _rate(1e-5, 0.1)},
     "svd_projection": {"alpha_retain": _rate(10.0, 1000.0), "alpha_forget": _rate(1.0, 100.0)},
-    "unsir": {"learning_rate": _rate(1e-3, 0.3), "repair_rate": _rate(1e-3, 0.3)},
-    "l2ul": {"learning_rate": _rate(1e-3, 1.0), "regularization": _rate(0.01, 10.0)},
+    "unsir": {"learning_rate": _rate(1e-4, 0.03), "repair_rate": _rate(1e-4, 0.03)},
+    "l2ul": {"learning_rate": _rate(5e-4, 0.02)},
     "delete": {"learning_rate": _rate(1e-4, 0.1)},
-    "trw": {"learning_rate": _rate(1e-3, 0.3), "beta": _rate(0.5, 10.0)},
+    "trw": {"learning_rate": _rate(1e-3, 0.3), "beta": _rate(0.5, 30.0)},
     "influence_target": {"learning_rate": _rate(1e-3, 0.3)},
     "ssd": {"alpha": _rate(0.1, 30.0), "importance": ["sample", "batch"]},
     "influence": {"alpha": _rate(0.1, 100.0)},
@@ -46,7 +46,7 @@ SPACES: dict[str, dict[str, Any]] = {
 }
 """The default search of each method: the range that its authors or later re-runs searched, with three changes.
 
-For class unlearning the authors' ranges are those of SVD projection alone; TRW's beta goes down from its published 10.
+For class unlearning the authors' ranges are those of SVD projection alone; TRW's beta lies around its published 10.
 Learning rates go up to 0.3 (GA and BS: 0.01), because small networks want larger steps, and down to where ten epochs
 move nothing; SSD tries both readings of its importance; l1-sparse's gamma goes up to 1e-3. The rate decays to a tenth
 after five epochs or not at all (AMUN also searches after every epoch).

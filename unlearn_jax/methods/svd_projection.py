@@ -36,7 +36,8 @@ def svd_projection(
     and ``P = sum Lambda u u^T``: ``P_r`` of retained samples with ``alpha_retain``, ``P_f`` of forget samples with
     ``alpha_forget`` (Kodge et al., arXiv 2312.00761). A direction that matters to D_F alone is removed, one that
     matters to D_R stays. All activations are those of the original model in evaluation mode; every dense and
-    convolutional layer, the first and the head included, is projected once. Biases and BatchNorm stay as they are.
+    convolutional layer that :func:`unlearn_jax.layers.layers` finds, the first and the head included, is projected
+    once; weights in loops, or scaled or normalised before use, are not found. Biases and BatchNorm stay as they are.
     Reads D_R and D_F: a sample of each, drawn by the key.
 
     **No decomposition is needed.** ``P = alpha G (I + (alpha - 1) G)^-1`` with ``G = A^T A / trace(A^T A)`` of the

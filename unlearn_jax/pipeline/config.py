@@ -5,6 +5,8 @@ import hashlib
 import json
 from typing import Any, Literal
 
+from unlearn_jax.audit import Discriminator
+
 FORMAT = 1
 """Raised when stored files change meaning; part of every content key."""
 
@@ -185,7 +187,9 @@ class AuditConfig:
     three or more originals."""
     mia_nn: bool = True
     """MIA-NN, where classes are forgotten."""
-    mia_nn_fields: dict[str, Any] = dataclasses.field(default_factory=lambda: {"features": "probabilities"})
+    mia_nn_fields: dict[str, Any] = dataclasses.field(
+        default_factory=lambda: {**dataclasses.asdict(Discriminator()), "features": "probabilities"}
+    )
     """Its options, such as features, kernel and columns. On ``logits``, with the older attacks' kernel width, retrained
     models score about 0 where logits are large, and original models too: nothing could be told from that."""
     targets: bool = False

@@ -94,7 +94,7 @@ def dry_run(
     if own is not None:
         ledger.banks(own.originals, own.oracles, prefix="tuning: ")
         ledger.attacks(own, "tuning: ")
-        for name in own.rows:
+        for name in (name for name in own.rows if tuning.searches(own.config, name)):
             trials = len(tuning.make_search(own.config, name).trials) * len(own.runs)
             ledger.method(own, name, f"tune: {name}", trials, trials)
     if plan.forget_known:

@@ -145,9 +145,11 @@ def margins(logits: np.ndarray | list[np.ndarray], labels: np.ndarray) -> np.nda
     return np.stack([np.asarray(audit.logit_margin(jnp.asarray(one), jnp.asarray(labels))) for one in logits])
 
 
-def usable(config: AuditConfig, labels: np.ndarray, logits: list[np.ndarray]) -> bool:
-    """Whether every run's logits and signals are finite numbers; a model that diverged has others."""
-    return all(np.isfinite(run).all() and np.isfinite(signal_of(config, run, labels)).all() for run in logits)
+def usable(config: AuditConfig, labels: np.ndarray, logits: list[np.ndarray], *, signals: bool = True) -> bool:
+    """Whether every run's logits are finite numbers, and its signals where they are used; others have diverged."""
+    if not all(np.isfinite(run).all() for run in logits):
+        return False
+    return not signals or all(np.isfinite(signal_of(config, run, labels)).all() for run in logits)
 
 
 def make_pool(
@@ -298,7 +300,8 @@ def request_scores(
 
 def mis_of(config: AuditConfig, pool: Pool, margin: np.ndarray, forget: np.ndarray, outside: np.ndarray) -> Measured:
     """One run's MIS and its replicates, as shares; ``outside [N]`` are the samples known to be non-members."""
-    confidence = 1 / (1 + np.exp(-margin.astype(np.float64)))
+    with np.errstate(over="ignore"):  # a margin below -709 is a confidence of 0
+        confidence = 1 / (1 + np.exp(-margin.astype(np.float64)))
     result = audit.mis(
         confidence[pool.train & ~forget],
         confidence[outside],
@@ -312,7 +315,11 @@ def mis_of(config: AuditConfig, pool: Pool, margin: np.ndarray, forget: np.ndarr
 
 
 def add_gaps(
-    pool: Pool, rows: dict[str, dict[str, Measured]], oracle: str, gaps: Mapping[str, Sequence[str]] = GAPS
+    pool: Pool,
+    rows: dict[str, dict[str, Measured]],
+    oracle: str,
+    gaps: Mapping[str, Sequence[str]] = GAPS,
+    groups: Sequence[np.ndarray] = (),
 ) -> None:
     """Adds the Avg Gap of every row to the oracle's mean over runs, in place.
 
@@ -323,13 +330,17 @@ def add_gaps(
     for key, keys in gaps.items():
         if not set(keys) <= set(rows[oracle]):
             continue
-        share = pool.run_weights / np.maximum(pool.run_weights.sum(1, keepdims=True), 1)
-        centre = [(share * rows[oracle][k][1]).sum(1, keepdims=True) for k in keys]
-        truth = np.stack([rows[oracle][k][0] for k in keys], 1)
         for metrics in rows.values():
-            values = audit.avg_gap(np.stack([metrics[k][0] for k in keys], 1), truth)
-            apart = [np.abs(metrics[k][1] - middle) for k, middle in zip(keys, centre, strict=True)]
-            metrics[key] = values, np.mean(apart, axis=0)
+            metrics[key] = np.zeros(len(pool.forget)), np.zeros(pool.run_weights.shape)
+        for group in groups or [np.arange(len(pool.forget))]:
+            weights = pool.run_weights[:, group]
+            share = weights / np.maximum(weights.sum(1, keepdims=True), 1)
+            centre = [(share * rows[oracle][k][1][:, group]).sum(1, keepdims=True) for k in keys]
+            truth = np.stack([rows[oracle][k][0][group] for k in keys], 1)
+            for metrics in rows.values():
+                apart = [np.abs(metrics[k][1][:, group] - middle) for k, middle in zip(keys, centre, strict=True)]
+                metrics[key][0][group] = audit.avg_gap(np.stack([metrics[k][0][group] for k in keys], 1), truth)
+                metrics[key][1][:, group] = np.mean(apart, axis=0)
 
 
 def estimate(config: AuditConfig, pool: Pool, measured: Measured) -> dict[str, Any]:

@@ -29,6 +29,7 @@ class Measures:
     trial: Sequence[str]
     make_pool: Callable[[Plan], Any]
     about: Callable[[Any], dict[str, np.ndarray]]
+    groups: Callable[[Any], list[np.ndarray]]
     measure_row: Callable[..., tuple[dict[str, measure.Measured], dict[str, np.ndarray]]]
 
 
@@ -65,6 +66,7 @@ _SAMPLES = Measures(
     trial=("unlearn_accuracy", "retain_accuracy", "test_accuracy", "ft_auc", "avg_gap"),
     make_pool=lambda plan: measure.make_pool(*_shared(plan)),
     about=lambda pool: {},
+    groups=lambda pool: [],
     measure_row=_measure_samples,
 )
 _CLASSES = Measures(
@@ -73,5 +75,6 @@ _CLASSES = Measures(
     trial=("unlearn_accuracy", "retain_accuracy", "acc_r", "acc_f", "tv_forget", "avg_gap"),
     make_pool=lambda plan: measure_class.make_pool(*_shared(plan), oracles=oracle_logits(plan)),
     about=lambda pool: {"neighbours": np.array([p for one in pool.sets for p in one.neighbours], int).reshape(-1, 2)},
+    groups=lambda pool: [np.array(one.runs) for one in pool.sets],
     measure_row=measure_class.measure_row,
 )

@@ -230,6 +230,35 @@ class Plan:
         return hashlib.sha256(np.packbits(self.forget, axis=None).tobytes() + about.encode()).hexdigest()
 
 
+def check_samples(plan: Plan) -> None:
+    """Refuses attacks that the data or the references are too few for, and classes that cannot be measured.
+
+    Raises:
+      InputError: LiRA with two references; classes that are forgotten twice, or without the test samples that the
+        table, or MIA-NN, looks at.
+    """
+    config, audited = plan.config, plan.config.audit
+    if audited.lira and 0 < config.replicas.references < 4:
+        raise InputError("audit.lira needs replicas.references of at least 4: two of each kind for every sample")
+    if config.forget.kind != "class":
+        return
+    if len(set(config.forget.classes)) < len(config.forget.classes):
+        raise InputError(f"the classes to forget repeat a class: {', '.join(map(str, config.forget.classes))}")
+    every, tested = np.arange(plan.splits.num_classes), np.asarray(plan.splits.test.labels)
+    for s in range(len(plan.forget)):
+        gone = plan.forgotten(s)
+        if lost := np.setdiff1d(gone, tested).tolist():
+            raise InputError(f"class {lost[0]} has no test sample: forget classes that are tested, too")
+        if np.isin(tested, gone).all():
+            raise InputError("no class that is kept has a test sample: split the data anew (data.num_train, num_test)")
+        if not audited.mia_nn:
+            continue
+        if len(kept := np.setdiff1d(every, gone)) < 2:
+            raise InputError("MIA-NN needs two classes that are kept: forget fewer, or set audit.mia_nn=False")
+        if lost := np.setdiff1d(kept, tested).tolist():
+            raise InputError(f"class {lost[0]} has no test sample, which MIA-NN needs of all: set audit.mia_nn=False")
+
+
 def make_plan(
     config: RunConfig,
     bank_root: pathlib.Path,
@@ -262,6 +291,7 @@ def make_plan(
     loss_fn = loss_fn or make_objective(config.training, model)
     plan = Plan(config, splits, model, model_id, pathlib.Path(bank_root), loss_fn)
     _ = plan.rows, plan.attacks, plan.originals, plan.references  # refuse bad settings now
+    check_samples(plan)
     if plan.forget_known:
         _ = plan.oracles, plan.requests
         if config.audit.klom and len(plan.forget) > 1:

@@ -1,14 +1,16 @@
 """The picture of a run that forgets classes: where their test samples go, beside where retrained models send them."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from unlearn_jax.pipeline.figure_style import COLORS, INK, note, short
+from unlearn_jax.pipeline.figure_style import COLORS, INK, MUTED, note, short
 from unlearn_jax.pipeline.tables import Results
 
 MAX_COLUMNS = 12
@@ -31,12 +33,16 @@ def confusion_plot(results: Results) -> Figure:
     rows = sorted(rows, key=lambda row: ("oracle" not in row["kind"], row["kind"] == "method"))
     columns = 2 if len(section["sets"]) > 1 else 1
     lines = math.ceil(len(section["sets"]) / columns)
-    figure = Figure(figsize=(9.6, lines * (1.1 + 0.235 * len(rows))), layout="constrained")
+    fold = partial(textwrap.fill, width=50, max_lines=3, placeholder=" …")
+    titles = [fold(one["title"]).replace("$", r"\$") for one in section["sets"]]  # a dollar starts mathematics
+    room = 1.1 + 0.17 * max(title.count("\n") for title in titles)
+    figure = Figure(figsize=(9.6, lines * (room + 0.235 * len(rows))), layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False).ravel()
     for axes in panels[len(section["sets"]) :]:
         axes.set_axis_off()
-    for i, (axes, one) in enumerate(zip(panels, section["sets"], strict=False)):
+    for i, (axes, one, title) in enumerate(zip(panels, section["sets"], titles, strict=False)):
         _panel(axes, one, rows, labelled=i % columns == 0)
+        axes.set_title(title, fontsize=10, color=INK, loc="left")
     return figure
 
 
@@ -50,11 +56,12 @@ def _panel(axes: Any, one: Mapping[str, Any], rows: Sequence[Mapping[str, Any]],
             axes.text(j, i, f"{100 * share:.0f}", ha="center", va="center", fontsize=7.5, color=INK)
     axes.set_xticks(range(len(names)), names, fontsize=8)
     axes.set_yticks(range(len(rows)), [short(row["label"], 30) for row in rows] if labelled else [""] * len(rows))
+    axes.set_facecolor("none")  # the page's own, light or dark
+    axes.tick_params(axis="x", color=MUTED, labelcolor=INK)
     axes.tick_params(axis="y", length=0, labelsize=8.5, labelcolor=INK)
     for row, label in zip(rows, axes.get_yticklabels(), strict=True):
         label.set_fontweight("bold" if "oracle" in row["kind"] else "normal")
-    axes.set_title(one["title"], fontsize=10, color=INK, loc="left")
-    axes.set_xlabel("class given to them, share in %", fontsize=8.5)
+    axes.set_xlabel("class given to them, share in %", fontsize=8.5, color=INK)
     for side in axes.spines.values():
         side.set_visible(False)
 

@@ -46,10 +46,14 @@ def _with_budget(found: Rows) -> Rows:
     return found
 
 
-def for_classes() -> Rows:
+def for_classes(*, small: bool = False) -> Rows:
     """Every method that forgets whole classes, with the output filters beside; knobs are to be tuned, or given.
 
     All that train do so for 10 epochs, except for UNSIR, which is two passes by definition.
+
+    Args:
+      small: a thousand or two of small images instead of tens of thousands: the methods whose published batches and
+        distances would leave a handful of steps, or reach across the whole image, get smaller ones.
     """
     found: Rows = {
         "finetune": {"label": "Fine-tuned (FT)", "method": "finetune"},
@@ -74,19 +78,31 @@ def for_classes() -> Rows:
         "influence_target": {"label": "Influence target", "method": "influence_target"},
         "influence_refit": {"label": "Influence target, refitted", "method": "influence_target", "removal_steps": 20},
     }
-    for row in found.values():
-        if row.get("retain") is False or row["method"] == "gradient_ascent":
-            row["search"] = {**SPACES[row["method"]], "learning_rate": SMALL_STEPS}
-        elif row["method"] in ("finetune", "neggrad_plus", "l1_sparse"):
-            row["search"] = {**SPACES[row["method"]], "learning_rate": LARGE_STEPS}
-    found["delete_retain"]["search"] = SPACES["finetune"]
+    for name, search in _class_searches().items():
+        found[name]["search"] = search
     found = _with_budget(found)
     del found["unsir"]["num_epochs"]
+    if small:
+        found["unsir"] |= {"batch_size": 64, "noise_copies": 4}
+        found["l2ul"] |= {"num_adversarial": 5, "batch_size": 64, "num_steps": 20, "epsilon": 2.0}
     filters: Rows = {
         "mask": {"label": "Masked output", "method": "nothing", "filter": "mask"},
         "mpru": {"label": "MPRU (output filter)", "method": "nothing", "filter": "mpru"},
     }
     return found | filters
+
+
+def _class_searches() -> dict[str, dict[str, Any]]:
+    """Searches that differ from those for random samples: a class is harder to forget than a few samples of each."""
+    large = {name: {**SPACES[name], "learning_rate": LARGE_STEPS} for name in ("finetune", "neggrad_plus", "l1_sparse")}
+    return large | {
+        "gradient_ascent": {"learning_rate": SMALL_STEPS},
+        "trw_no_retain": {**SPACES["trw"], "learning_rate": SMALL_STEPS},
+        "delete_retain": SPACES["finetune"],
+        # the published bound of 0.1 leaves most samples of a class of small images in their class
+        "boundary_shrink": {"learning_rate": {"low": 1e-5, "high": 1e-2}, "bound": {"low": 0.1, "high": 0.5}},
+        "ssd": {**SPACES["ssd"], "alpha": {"low": 0.1, "high": 100.0}},
+    }
 
 
 def without_retain() -> Rows:

@@ -141,11 +141,11 @@ def _audit(plan: Plan, unlearned: dict[str, stages.Parts]) -> tuple[dict[str, An
     rows, arrays = {}, {"forget": plan.forget[plan.runs[:, 1]], **kind.about(pool)}
     with progress_bar(total=len(logits), desc="audit", unit="row") as bar:
         for name, runs in logits.items():
-            if measure.usable(config, plan.pool.labels, runs):
+            if measure.usable(config, plan.pool.labels, runs, signals=bool(plan.config.replicas.references)):
                 rows[name], plots = kind.measure_row(config, pool, runs, int(name == "retrained"))
                 arrays |= {f"{kind}/{name}": array for kind, array in plots.items()}
             bar.update()
-    measure.add_gaps(pool, rows, "retrained", kind.gaps)
+    measure.add_gaps(pool, rows, "retrained", kind.gaps, kind.groups(pool))
     estimates = {
         name: {key: measure.estimate(config, pool, measured) for key, measured in rows.get(name, {}).items()}
         for name in logits

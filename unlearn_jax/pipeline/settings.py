@@ -360,6 +360,15 @@ def _check_classes(config: RunConfig) -> None:
                 "and without KLoM, can do without",
             ),
             (
+                replicas.references or not config.audit.lira,
+                "audit.lira needs reference models: replicas.references of at least 4",
+            ),
+            (
+                not classes or not replicas.references or config.audit.signal in ("softmax_confidence", "soft_margin"),
+                "forget.kind=class with references needs audit.signal=softmax_confidence: the Taylor signals are "
+                "negative on forgotten classes, and RMIA divides by them",
+            ),
+            (
                 not classes or replicas.repeats == 1,
                 "forget.kind=class compares ensembles of different models: give more replicas.originals, and "
                 "replicas.repeats=1",

@@ -276,11 +276,19 @@ def row_logits(plan: Plan, name: str, parts: Parts) -> list[np.ndarray]:
     A filter knows the classes' mean outputs on the training set. Filtered probabilities come back as logarithms, with
     ``FLOOR`` for none.
     """
-    logits, chosen = parts.read("logits"), plan.config.rows[name].get("filter")
+    return filter_outputs(plan, name, parts.read("logits"))
+
+
+def filter_outputs(plan: Plan, name: str, logits: list[np.ndarray]) -> list[np.ndarray]:
+    """What :func:`row_logits` does, to logits of the plan's runs; those of a model that diverged stay as they are."""
+    chosen = plan.config.rows[name].get("filter")
     if chosen is None:
         return logits
     count, found = len(plan.splits.train.labels), []
     for run, one in zip(plan.runs, logits, strict=True):
+        if not np.isfinite(one).all():
+            found.append(one)
+            continue
         probs = audit.softmax(one)
         means = filters.class_means(probs[:count], plan.splits.train.labels)
         kept = filters.FILTERS[chosen](probs, means, plan.forgotten(run[1]))

@@ -16,6 +16,7 @@ from unlearn_jax.pipeline.tables import Results, escape_markdown, format_interva
 from unlearn_jax.pipeline.verdict import find_row, place
 
 _SHOWN = ("unlearn_accuracy", "retain_accuracy", "test_accuracy", "ft_auc", "avg_gap")
+_SHOWN += ("acc_r", "acc_f", "tv_forget", "ulira", "mia_nn", "mia_nn_gap")  # where classes are forgotten
 
 
 def run_study(

@@ -1,7 +1,8 @@
 """How near the targets of class unlearning are to what retrained models say, before anything is trained on them.
 
 A method that learns a target on D_F can be no better than the target. Every similarity is tried at several strengths,
-and spoiled in several ways; strength 0 is the floor, a similarity read off other retrained models the ceiling.
+and spoiled in several ways. Strength 0 is the floor; what a similarity of classes can reach at best is shown by tilts
+read off a second retrained model: its confusion, and the ratio of its mean predictions to the original's.
 """
 
 from functools import partial
@@ -71,7 +72,7 @@ def target_distances(plan: Plan) -> dict[str, Any]:
         for name, values in map_models(how, partial(_distances, plan, size), some, plan.splits.train).items():
             found.setdefault(name, []).append(np.asarray(values))
     influence = (name for name in found if name.startswith("influence"))
-    order = (*_ALONE, "retrained confusion", *influence, *SIMILARITIES, *SPOILED)
+    order = (*_ALONE, "retrained confusion", "retrained over renormalised", *influence, *SIMILARITIES, *SPOILED)
     return {"betas": list(BETAS), "rows": [_row(name, np.concatenate(found[name])) for name in order]}
 
 
@@ -102,6 +103,9 @@ def _distances(plan: Plan, size: int, item: Any, train: Dataset) -> dict[str, Ar
         "original model": away(jax.nn.softmax(logits)),
         "no tilt (beta 0)": away(tilted_target(logits, excluded, jnp.zeros_like(logits), beta=0.0)),
         "retrained confusion": tilted(_confusion(again, labels, table)[labels]),
+        "retrained over renormalised": away(
+            tilted_target(logits, excluded, _log_ratio(again, logits, labels, table)[labels], beta=1.0)
+        ),
     }
     for place, (name, knobs) in enumerate({**SIMILARITIES, **SPOILED}.items()):
         own = jax.random.fold_in(key, place)
@@ -112,11 +116,21 @@ def _distances(plan: Plan, size: int, item: Any, train: Dataset) -> dict[str, Ar
     return found
 
 
+def _log_mean(probs: Array, labels: Array) -> Array:
+    """``[C, C]``: logarithms of the mean prediction for each class."""
+    one_hot = jax.nn.one_hot(labels, probs.shape[-1])
+    return jnp.log(jnp.maximum(one_hot.T @ probs / jnp.maximum(one_hot.sum(0), 1)[:, None], FLOOR))
+
+
+def _log_ratio(retrained: Array, original: Array, labels: Array, excluded: Array) -> Array:
+    """``[C, C]``: by how much the retrained model's mean prediction for each class exceeds the renormalised one."""
+    renormalised = tilted_target(original, excluded[labels], jnp.zeros_like(original), beta=0.0)
+    return _log_mean(jax.nn.softmax(retrained), labels) - _log_mean(renormalised, labels)
+
+
 def _confusion(logits: Array, labels: Array, excluded: Array) -> Array:
     """``[C, C]``: where retrained models send each class, as a similarity: log of the mean probability, in [-1, 1]."""
-    one_hot = jax.nn.one_hot(labels, logits.shape[-1])
-    mean = one_hot.T @ jax.nn.softmax(logits) / jnp.maximum(one_hot.sum(0), 1)[:, None]
-    scores = jnp.log(jnp.maximum(mean, FLOOR))
+    scores = _log_mean(jax.nn.softmax(logits), labels)
     kept = ~excluded
     middle = jnp.sum(jnp.where(kept, scores, 0), -1, keepdims=True) / jnp.sum(kept, -1, keepdims=True)
     scores = scores - middle

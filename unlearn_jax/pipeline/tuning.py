@@ -15,7 +15,7 @@ import numpy as np
 from unlearn_jax import methods
 from unlearn_jax.pipeline import clock, measure, measures, stages
 from unlearn_jax.pipeline.config import RunConfig, digest
-from unlearn_jax.pipeline.plan import Plan
+from unlearn_jax.pipeline.plan import Plan, check_samples
 from unlearn_jax.pipeline.settings import check_settings, make_row, shared_knobs
 from unlearn_jax.types import InputError
 
@@ -73,6 +73,7 @@ def tuning_plan(plan: Plan) -> Plan | None:
         avoid=plan.forget.any(0) if plan.forget_known else None,
     )
     check_settings(own.config)
+    check_samples(own)
     _ = own.rows, own.attacks, own.originals, own.oracles  # refuse bad settings now
     return own
 
@@ -82,7 +83,8 @@ def _other_classes(plan: Plan) -> tuple[int, ...]:
     config, tuning = plan.config, plan.config.tuning
     reported = set(config.forget.classes)
     wanted = len(reported) if config.forget.together else 2
-    others = tuning.classes or tuple(c for c in range(plan.splits.num_classes) if c not in reported)[:wanted]
+    sampled = np.intersect1d(plan.splits.train.labels, plan.splits.test.labels)
+    others = tuning.classes or tuple(int(c) for c in sampled if c not in reported)[:wanted]
     if set(others) & reported or not others or (config.forget.together and len(others) < wanted):
         raise InputError(
             "tuning needs classes that the table does not report: set tuning.classes, forget fewer, or tuning.trials=0"
@@ -182,7 +184,8 @@ def tune_row(
         cost, cached = clock.add(cost, spent), cached and there
         found = parts.read("logits")
         for place, position in enumerate(positions):
-            logits[position] = found[place * num_runs : (place + 1) * num_runs]
+            trial = found[place * num_runs : (place + 1) * num_runs]
+            logits[position] = stages.filter_outputs(plan, name, trial)
     return logits, cost, cached
 
 
@@ -221,11 +224,11 @@ def choose(plan: Plan, logits: dict[str, list[list[np.ndarray]]]) -> dict[str, d
 
 def _measure_trial(plan: Plan, pool: measure.Pool, oracle: Any, runs: list[np.ndarray]) -> dict[str, Any]:
     config = plan.config.audit
-    if not measure.usable(config, plan.pool.labels, runs):
+    if not measure.usable(config, plan.pool.labels, runs, signals=bool(plan.config.replicas.references)):
         return {"status": "diverged", "metrics": {}}
     kind = measures.measures_of(plan.config)
     metrics, _ = kind.measure_row(config, pool, runs)
     rows = {"retrained": dict(oracle), "trial": metrics}
-    measure.add_gaps(pool, rows, "retrained", kind.gaps)
+    measure.add_gaps(pool, rows, "retrained", kind.gaps, kind.groups(pool))
     estimates = {key: measure.estimate(config, pool, rows["trial"][key]) for key in kind.trial}
     return {"status": "ok", "metrics": estimates}

@@ -113,6 +113,8 @@ def _say_classes(results: Results) -> list[str]:
         )
         if again:
             sentence += f", where another seed alone gives {_in_words(again['metrics'].get(key), '')}"
+        floor = again["metrics"].get(key) if again else None
+        goal = floor if floor and format_interval(floor) else goal
         near = [row["label"] for row in rows if place(row["metrics"][key], goal) == "within"]
         sentence += (
             f"; {join(near)} overlap{'s' if len(near) == 1 else ''} that" if near else "; no method overlaps that"
