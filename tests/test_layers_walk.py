@@ -129,3 +129,49 @@ def test_a_model_without_a_linear_head_is_refused():
     assert layers(apply, jnp.ones(()), IMAGES) == []
     with pytest.raises(InputError, match="ends in a linear layer"):
         features(apply, jnp.ones(()), IMAGES)
+
+
+def draw(*shape):
+    return jnp.asarray(np.random.default_rng(1).normal(size=shape), jnp.float32)
+
+
+FLAT = jnp.asarray(IMAGES[:, :4, :4, 0]).reshape(3, 16)
+UNIT = lambda v: v / jnp.linalg.norm(v, axis=0, keepdims=True)  # noqa: E731
+NOT_THE_HEAD = {
+    # the only layer of five outputs that is found is hidden, or has other rows than the logits
+    "weight norm": lambda w, x: jax.nn.relu(x @ w["a"]) @ UNIT(w["b"]),
+    "branch": lambda w, x: lax.cond(True, lambda h: h @ w["b"], lambda h: h, jax.nn.relu(x @ w["a"])),
+    "patches": lambda w, x: jnp.mean((x.reshape(-1, 16) @ w["a"]).reshape(len(x), -1, 5), 1),
+    "one more axis": lambda w, x: (jax.nn.relu(x @ w["a"])[:, None] @ w["b"])[:, 0],
+    "sum of two": lambda w, x: x @ w["a"] + jnp.tanh(x) @ w["c"],
+}
+
+
+@pytest.mark.parametrize("name", NOT_THE_HEAD)
+def test_another_layer_is_never_taken_for_the_head(name):
+    weights = {"a": draw(16, 5), "b": draw(5, 5), "c": draw(16, 5)}
+    images = jnp.repeat(FLAT, 2, 1) if name == "patches" else FLAT
+    assert layers(NOT_THE_HEAD[name], weights, images)
+    with pytest.raises(InputError, match="ends in a linear layer"):
+        features(NOT_THE_HEAD[name], weights, images)
+
+
+def test_a_second_head_that_the_logits_do_not_use_is_not_the_head():
+    def apply(w, x):
+        hidden = jax.nn.relu(x @ w["a"])
+        return jax.nn.log_softmax(hidden @ w["b"] + w["bias"][None]), jnp.tanh(hidden) @ w["c"]
+
+    weights = {"a": draw(16, 8), "b": draw(8, 5), "c": draw(8, 5), "bias": draw(5)}
+    only = lambda w, x: apply(w, x)[0]  # noqa: E731
+    np.testing.assert_allclose(features(only, weights, FLAT), jax.nn.relu(FLAT @ weights["a"]), rtol=1e-5)
+    np.testing.assert_array_equal(head_kernel(only, weights, FLAT), weights["b"])
+
+
+def test_tied_weights_are_refused_where_they_would_be_changed():
+    apply = lambda w, x: jax.nn.relu(x @ w["a"]) @ w["a"].T @ w["b"]  # noqa: E731
+    weights = {"a": draw(16, 16), "b": draw(16, 5)}
+    found = layers(apply, weights, FLAT)
+    with pytest.raises(InputError, match="'a' are used in two forms"):
+        with_kernels(weights, {"b": weights["b"]}, found)
+    twice = layers(lambda w, x: x @ w["a"] @ w["a"], weights, FLAT)
+    np.testing.assert_array_equal(with_kernels(weights, {"a": 2 * weights["a"]}, twice)["a"], 2 * weights["a"])

@@ -258,6 +258,17 @@ def test_a_weight_used_twice_is_projected_once(key):
     np.testing.assert_allclose(got, slow_projection(weights, *rows, 100, 3), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("width", [4, 16])
+def test_tied_weights_are_refused(width, blobs, key):
+    """Transposed the second time, so that the two uses have inputs of different spaces, whatever their sizes."""
+    params = {"tied": jnp.ones((16, width)), "head": jnp.ones((16, 3))}
+    model = models.from_functions(
+        lambda key: params, lambda w, x: jnp.tanh(x.reshape(len(x), -1) @ w["tied"]) @ w["tied"].T @ w["head"]
+    )
+    with pytest.raises(InputError, match="used in two forms"):
+        svd_projection()(key, class_problem(model, Variables(params, {}), blobs))
+
+
 def test_patches_are_few_and_different():
     """Channel c is at position c alone: the share of each direction says how often its position was drawn."""
     images = np.concatenate([np.zeros((3, 4, 4, 16)), np.eye(16).reshape(1, 4, 4, 16)]).astype("f4")

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from unlearn_jax.layers import Layer, layers, with_kernels
+from unlearn_jax.layers import Layer, by_path, layers, with_kernels
 from unlearn_jax.methods.base import check_numbers
 from unlearn_jax.methods.gradients import Batches, batches_of
 from unlearn_jax.train import to_float
@@ -77,13 +77,12 @@ def svd_projection(
 
     def run(key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
         counts = min(num_retain, problem.num_retain), min(num_forget, problem.num_forget)
+        image = jnp.zeros((1, *problem.train.images.shape[1:]))
+        found = by_path(layers(problem.model.apply, problem.variables, image))
         key_retain, key_forget = jax.random.split(key)
         moments = partial(_moments, problem, num_patches=num_patches, patches=patches, batch_size=batch_size)
         retained = moments(key_retain, problem.retain, counts[0])
         forgotten = moments(key_forget, problem.forget, counts[1])
-
-        image = jnp.zeros((1, *problem.train.images.shape[1:]))
-        found = {layer.path: layer for layer in layers(problem.model.apply, problem.variables, image)}
         kernels = {}
         for path, layer in found.items():
             columns = _by_group(layer.kernel, len(retained[path]))
