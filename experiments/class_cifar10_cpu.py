@@ -27,12 +27,12 @@ for _row in _ROWS.values():
 
 PRESET = RunConfig(
     title="Class unlearning on CIFAR-10 (JPEG), small CNN",
-    data=DataConfig(source="tfds", name="cifar10_jpeg", num_train=2000, num_test=1000, balanced=True),
+    data=DataConfig(source="tfds", name="cifar10_jpeg", num_train=1500, num_test=1000, balanced=True),
     model=ModelConfig(name="cnn", fields={"widths": (8, 16)}),
     training=TrainingConfig(num_epochs=20, batch_size=64, learning_rate=0.02),
     forget=ForgetConfig(kind="class", classes=(1, 3, 8)),
     replicas=ReplicasConfig(originals=(0, 1, 2), references=0),
-    tuning=TuningConfig(trials=8),
+    tuning=TuningConfig(trials=8, classes=(0,)),
     audit=AuditConfig(num_bootstrap=500),
     rows=_ROWS,
 )

@@ -2,8 +2,8 @@
 
 The pass is traced once and evaluated operation by operation. A matrix product or a convolution one of whose operands
 is a leaf of the variables, possibly cast, reshaped or transposed on the way, is a layer; its other operand is the
-layer's input. Layers inside loops and branches (``scan``, ``while``, ``cond``), weights of more than two axes (attention)
-and weights that are scaled or normalised before use are not found; biases are no layers.
+layer's input. Layers inside loops and branches (``scan``, ``while``, ``cond``), weights of more than two axes
+(attention) and weights that are scaled or normalised before use are not found; biases are no layers.
 
 Two things around a layer are noted with it, because they change the norm of the map that the layer is part of: factors
 on its output's channels (BatchNorm in evaluation mode), and copies that its inputs are made of (reflected borders).

@@ -185,7 +185,9 @@ def train_step(
         return loss_fn(state.variables._replace(params=params), batch, key)
 
     (loss, model_state), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.variables.params)
-    updates, opt_state = tx.update(gradients, state.opt_state, state.variables.params)
+    # an optimiser that constrains layers wants to know the statistics of the BatchNorm behind them
+    update = optax.with_extra_args_support(tx).update
+    updates, opt_state = update(gradients, state.opt_state, state.variables.params, model_state=model_state)
     params = optax.apply_updates(state.variables.params, updates)
     return TrainState(state.epoch, Variables(params, model_state), opt_state), loss
 

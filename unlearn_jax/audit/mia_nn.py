@@ -135,7 +135,7 @@ class Discriminator:
         rows = inputs[np.concatenate(sides)]
         # Neither kernel's machine depends on the origin, but its rounding does: a masked logit may be -1e10.
         centre = np.median(rows, axis=0)
-        machine = SVC(C=self.C, gamma=self.gamma, kernel=self.kernel, max_iter=_MAX_ITERATIONS)
+        machine = SVC(C=self.C, gamma=self.gamma, kernel=self.kernel, max_iter=_MAX_ITERATIONS)  # pyright: ignore[reportArgumentType]
         machine.fit(rows - centre, np.repeat([True, False], [side.size for side in sides]))
         return np.asarray(machine.predict(inputs[queries] - centre), bool)
 

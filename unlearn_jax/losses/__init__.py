@@ -2,6 +2,19 @@
 
 from unlearn_jax.losses.classification import cross_entropy, log_odds
 from unlearn_jax.losses.divergence import kl_divergence
+from unlearn_jax.losses.lotos import lotos_penalty, lotos_similarity, neighbour_bound
 from unlearn_jax.losses.tilted import class_similarity, tilted_loss, tilted_target
+from unlearn_jax.losses.trs import trs_penalty
 
-__all__ = ["class_similarity", "cross_entropy", "kl_divergence", "log_odds", "tilted_loss", "tilted_target"]
+__all__ = [
+    "class_similarity",
+    "cross_entropy",
+    "kl_divergence",
+    "log_odds",
+    "lotos_penalty",
+    "lotos_similarity",
+    "neighbour_bound",
+    "tilted_loss",
+    "tilted_target",
+    "trs_penalty",
+]

@@ -1,0 +1,116 @@
+"""Affine layers as linear maps that are applied, never written out as matrices."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from unlearn_jax.layers import Layer
+from unlearn_jax.models.conv import DIMENSIONS, canonical_conv
+from unlearn_jax.types import Array
+
+
+class LinearMap(NamedTuple):
+    """The linear part of an affine map, on one example.
+
+    Attributes:
+      matvec: ``[*in_shape] -> [*out_shape]``, ``f(x) - f(0)``.
+      rmatvec: ``[*out_shape] -> [*in_shape]``, its adjoint.
+      in_shape: of one input, without a batch axis.
+      out_shape: of one output.
+    """
+
+    matvec: Callable[[Array], Array]
+    rmatvec: Callable[[Array], Array]
+    in_shape: tuple[int, ...]
+    out_shape: tuple[int, ...]
+
+
+def linear_map(matvec: Callable[[Array], Array], in_shape: tuple[int, ...]) -> LinearMap:
+    """A linear function with its adjoint, which ``jax.vjp`` finds.
+
+    Args:
+      matvec: linear, from ``[*in_shape]``. It must allow reverse mode.
+      in_shape: of its input.
+
+    Returns:
+      The map, in float32.
+
+    >>> double = linear_map(lambda x: 2 * x, (3,))
+    >>> double.rmatvec(jnp.ones(3)).tolist()
+    [2.0, 2.0, 2.0]
+    """
+    origin = jax.ShapeDtypeStruct(in_shape, jnp.float32)
+    out_shape = jax.eval_shape(matvec, origin).shape
+
+    def rmatvec(cotangent: Array) -> Array:
+        return jax.vjp(matvec, jnp.zeros(in_shape, jnp.float32))[1](cotangent)[0]
+
+    return LinearMap(matvec, rmatvec, tuple(in_shape), tuple(out_shape))
+
+
+def affine_map(function: Callable[[Array], Array], in_shape: tuple[int, ...]) -> LinearMap:
+    """The linear part of any affine function: ``f(x) - f(0)``.
+
+    Args:
+      function: affine, from ``[*in_shape]``, one example without a batch axis.
+      in_shape: of its input.
+
+    Returns:
+      The map; for a function that is not affine its values mean nothing.
+
+    >>> affine_map(lambda x: 2 * x + 1, (3,)).matvec(jnp.ones(3)).tolist()
+    [2.0, 2.0, 2.0]
+    """
+    return linear_map(lambda x: function(x) - function(jnp.zeros_like(x)), in_shape)
+
+
+def layer_map(layer: Layer, kernel: Array | None = None, *, composite: bool = True) -> LinearMap:
+    """A layer without its bias, on one example.
+
+    Differentiable in the kernel; the gradient that flows from ``matvec`` to a convolution's kernel has the layout that
+    is fast inside loops on CPU.
+
+    Args:
+      layer: of :func:`unlearn_jax.layers.layers`.
+      kernel: another weight in the form of ``layer.kernel``; None for its own.
+      composite: apply ``layer.scale`` to the output's channels, so that a layer followed by BatchNorm in evaluation
+        mode is one map. Its norm is not the product of the two norms, but at most that.
+
+    Returns:
+      The map. From ``[D_in]`` to ``[D_out]`` for a dense layer, from ``[H, W, in]`` to ``[H', W', out]`` for a
+      convolution; where the layer's inputs are made of copies of an activation (``layer.copies``: reflected borders,
+      patches of images), from that activation, and for a dense layer to ``[positions, D_out]``.
+    """
+    kernel = (layer.kernel if kernel is None else kernel).astype(jnp.float32)
+    if composite and layer.scale is not None:
+        kernel = kernel * layer.scale.astype(jnp.float32).reshape((1,) * (kernel.ndim - 1) + (-1,))
+
+    def weigh(inputs: Array) -> Array:
+        return inputs @ kernel if layer.kind == "dense" else _convolve(inputs, kernel, layer)
+
+    if layer.copies is None:
+        shape = kernel.shape[:1] if layer.kind == "dense" else layer.inputs.shape[1:]
+        return linear_map(lambda x: weigh(x[None])[0], shape)
+    (batch, *shape), copy = layer.copies
+
+    def matvec(example: Array) -> Array:
+        inputs = copy(jnp.broadcast_to(example, (batch, *shape)))
+        if layer.kind == "conv":
+            return weigh(inputs[:1])[0]
+        return weigh(inputs.reshape(batch, -1, inputs.shape[-1])[0])
+
+    return linear_map(matvec, tuple(shape))
+
+
+def _convolve(images: Array, kernel: Array, layer: Layer) -> Array:
+    """The layer's convolution, in the form whose weight gradient is fast anywhere if it has one."""
+    knobs = dict(layer.knobs)
+    plain = all(step == 1 for name in ("lhs_dilation", "rhs_dilation") for step in knobs[name])
+    if kernel.ndim == 4 and plain and knobs["feature_group_count"] == 1:
+        return canonical_conv(images, kernel, knobs["window_strides"], knobs["padding"])
+    space = "HWD"[: kernel.ndim - 2]
+    names = DIMENSIONS if kernel.ndim == 4 else (f"N{space}C", f"{space}IO", f"N{space}C")
+    return lax.conv_general_dilated(images, kernel, dimension_numbers=names, **knobs)
