@@ -3,7 +3,7 @@
 import pytest
 
 from unlearn_jax import methods
-from unlearn_jax.pipeline import RunConfig, TuningConfig, presets, rows, settings
+from unlearn_jax.pipeline import RunConfig, TuningConfig, checks, presets, rows, settings
 from unlearn_jax.types import InputError
 
 
@@ -39,7 +39,7 @@ def test_presets_say_what_they_are_and_tune_on_nothing_that_they_report(name):
     preset = presets.load(name)
     assert preset.about
     for config in preset.variants.values():
-        settings.check_settings(config)
+        checks.check_settings(config)
         for key, row in config.rows.items():
             settings.make_row(key, row, config.training)
         if config.tuning.trials:
@@ -56,7 +56,12 @@ def test_every_search_is_of_knobs_that_the_method_has():
 
 def test_shared_rows_name_every_method_once():
     with_retain = [row["method"] for row in rows.with_retain().values()]
-    assert sorted(with_retain) == sorted(set(methods.METHODS) - {"nothing", "retrain"})
+    assert len(with_retain) == len(set(with_retain))
+    classes = {row["method"] for row in rows.for_classes().values()}
+    assert set(with_retain) | classes == set(methods.METHODS) - {"retrain"}
+    assert {"trw", "delete", "influence_target", "svd_projection"} <= classes - set(with_retain)
+    same = [key for key, row in rows.for_classes().items() if row == rows.for_classes(small=True)[key]]
+    assert set(rows.for_classes()) - set(same) == {"unsir", "l2ul"}
     for key, row in rows.without_retain().items():
         assert row["retain"] is False
         assert key.endswith("_no_retain")

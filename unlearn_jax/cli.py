@@ -181,7 +181,7 @@ def _own_flags(argv: list[str]) -> tuple[str | None, bool, list[str]]:
 def _list(argv: list[str]) -> int:
     from unlearn_jax import data, methods, models
     from unlearn_jax.pipeline import presets
-    from unlearn_jax.pipeline.settings import RMIA_SIGNALS
+    from unlearn_jax.pipeline.checks import RMIA_SIGNALS
     from unlearn_jax.types import InputError
 
     if argv:

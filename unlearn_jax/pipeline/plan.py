@@ -13,13 +13,13 @@ import numpy as np
 from unlearn_jax import __version__, audit, data, methods
 from unlearn_jax.data import Splits
 from unlearn_jax.pipeline.bank import Bank, BankSpec
+from unlearn_jax.pipeline.checks import check_settings
 from unlearn_jax.pipeline.config import AttackConfig, RunConfig, digest, to_json
 from unlearn_jax.pipeline.fingerprint import method_digest, model_digest
 from unlearn_jax.pipeline.settings import (
     HARD,
     attack_config,
     build_model,
-    check_settings,
     forget_masks,
     load_data,
     make_objective,

@@ -6,7 +6,7 @@ import os
 import pathlib
 import re
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,22 +14,18 @@ import numpy as np
 
 from unlearn_jax import data, methods, models
 from unlearn_jax.attacks import l2, linf
-from unlearn_jax.audit import Discriminator
 from unlearn_jax.data import Splits
 from unlearn_jax.filters import FILTERS
 from unlearn_jax.methods import FineTuning
 from unlearn_jax.objectives import OBJECTIVES
 from unlearn_jax.pipeline.config import AttackConfig, DataConfig, ForgetConfig, RunConfig, TrainingConfig, to_json
 from unlearn_jax.pipeline.fingerprint import check_logits
-from unlearn_jax.replicas import mapper
 from unlearn_jax.train import LossFn, Recipe
 from unlearn_jax.types import InputError, Model, UnlearnFn
 
 RESERVED_ROWS = ("original", "retrained", "retrained_again")
 ROW_KEYS = ("method", "label", "search", "attack", "adaptive", "filter")
 """What a row may hold beside the knobs of its method."""
-RMIA_SIGNALS = ("taylor_softmax", "softmax_confidence", "soft_margin", "taylor")
-"""Signals that are (all but) positive: RMIA divides one by another, which turns a negative signal upside down."""
 
 
 def banks_folder(config: RunConfig, workdir: str | os.PathLike[str]) -> pathlib.Path:
@@ -279,111 +275,6 @@ def make_objective(config: TrainingConfig, model: Model) -> LossFn | None:
         return OBJECTIVES[config.objective](model, **config.objective_fields)
     except TypeError as error:
         raise InputError(f"training.objective={config.objective!r}: {error}") from error
-
-
-def check_settings(config: RunConfig) -> None:
-    """Refuses numbers that no run could use.
-
-    Raises:
-      InputError: naming the field.
-    """
-    _check_classes(config)
-    replicas, audit, training = config.replicas, config.audit, config.training
-    attacks = [attack_config(config, name) for name in ("", *config.attacks)]
-    seeds = (config.data.seed, replicas.reference_seed, audit.seed, *config.forget.seeds, *replicas.originals)
-    seeds += config.tuning.seeds + config.tuning.originals
-    positive = (audit.gamma, training.learning_rate, training.decay_factor)
-    counts = (
-        *(replicas.repeats, replicas.group, audit.num_bootstrap, audit.mis_samples, training.num_epochs),
-        training.batch_size,
-    )
-    rules = [
-        (all(0 <= seed < 2**32 for seed in seeds), "seeds must be between 0 and 4294967295"),
-        (
-            min(counts) >= 1 and min(training.decay_every, replicas.reference_epochs) >= 0,
-            "numbers of epochs, samples, repeats, groups and replicates must be positive",
-        ),
-        (
-            all(value > 0 and math.isfinite(value) for value in positive),
-            "audit.gamma, training.learning_rate and training.decay_factor must be positive and finite",
-        ),
-        (0 <= training.momentum < 1, "training.momentum must be in [0, 1)"),
-        (0 <= training.weight_decay < math.inf, "training.weight_decay must be finite and not negative"),
-        (audit.mode in ("online", "offline"), "audit.mode must be online or offline"),
-        (config.tuning.trials >= 0, "tuning.trials must not be negative"),
-        (config.forget.requests >= 1, "forget.requests must be positive"),
-        (
-            not config.tuning.trials or (config.tuning.originals and config.tuning.seeds),
-            "tuning.originals and tuning.seeds must each name one seed or more",
-        ),
-        (
-            not audit.klom or (replicas.repeats == 1 and len(replicas.originals) > 1),
-            "audit.klom compares ensembles of different models: give many replicas.originals, and replicas.repeats=1",
-        ),
-        (0 < audit.level < 1, "audit.level must be between 0 and 1"),
-        (0 <= audit.max_fpr <= 1 and 0 <= audit.offline_a <= 1, "audit.max_fpr and audit.offline_a must be in [0, 1]"),
-        (
-            audit.signal in RMIA_SIGNALS,
-            f"unknown audit.signal {audit.signal!r}; RMIA takes ratios of a positive signal: {', '.join(RMIA_SIGNALS)}",
-        ),
-        *((0 <= a.failures < 1, "attack.failures must be in [0, 1)") for a in attacks),
-        *(
-            (a.source == "own" or len(replicas.originals) > 1, "attack.source=other needs two or more originals")
-            for a in attacks
-        ),
-        *(
-            (
-                a.search != "grid" or a.restart,
-                "attack.search=grid attacks all radii at once: attack.restart=False needs attack.search=doubling",
-            )
-            for a in attacks
-        ),
-    ]
-    _refuse(rules)
-    mapper(replicas.mapper, num_models=1024, devices=replicas.devices)
-
-
-def _refuse(rules: Sequence[tuple[Any, str]]) -> None:
-    for holds, message in rules:
-        if not holds:
-            raise InputError(message)
-
-
-def _check_classes(config: RunConfig) -> None:
-    """What is asked for where whole classes are forgotten, and only there."""
-    replicas, classes = config.replicas, config.forget.kind == "class"
-    _refuse(
-        [
-            (
-                replicas.references or (classes and config.forget.requests == 1 and not config.audit.klom),
-                "replicas.references=0 leaves no membership attack: only a run that forgets classes, in one request "
-                "and without KLoM, can do without",
-            ),
-            (
-                replicas.references or not config.audit.lira,
-                "audit.lira needs reference models: replicas.references of at least 4",
-            ),
-            (
-                not classes or not replicas.references or config.audit.signal in ("softmax_confidence", "soft_margin"),
-                "forget.kind=class with references needs audit.signal=softmax_confidence: the Taylor signals are "
-                "negative on forgotten classes, and RMIA divides by them",
-            ),
-            (
-                not classes or replicas.repeats == 1,
-                "forget.kind=class compares ensembles of different models: give more replicas.originals, and "
-                "replicas.repeats=1",
-            ),
-            (classes or not config.audit.targets, "audit.targets is about forgotten classes: forget.kind=class"),
-            *(
-                (classes or not row.get("filter"), f"row {name!r}: an output filter forgets classes: forget.kind=class")
-                for name, row in config.rows.items()
-            ),
-        ]
-    )
-    try:
-        Discriminator(**config.audit.mia_nn_fields)
-    except TypeError as error:
-        raise InputError(f"audit.mia_nn_fields: {error}") from error
 
 
 def build_model(config: RunConfig, splits: Splits) -> Model:

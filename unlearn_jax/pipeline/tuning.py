@@ -14,9 +14,10 @@ import numpy as np
 
 from unlearn_jax import methods
 from unlearn_jax.pipeline import clock, measure, measures, stages
+from unlearn_jax.pipeline.checks import check_settings
 from unlearn_jax.pipeline.config import RunConfig, digest
 from unlearn_jax.pipeline.plan import Plan, check_samples
-from unlearn_jax.pipeline.settings import check_settings, make_row, shared_knobs
+from unlearn_jax.pipeline.settings import make_row, shared_knobs
 from unlearn_jax.types import InputError
 
 REPLICATES = 100
