@@ -5,28 +5,27 @@ Command::
     python experiments/benchmarks/cached_logits.py                 (generated logits, 128 models, 307 MB on disk)
     python experiments/benchmarks/cached_logits.py --logits logits.npy --labels labels.npy --member member.npy
 
-Goal: each attack on all 128 models, 60,000 samples and 10 classes in seconds on 2 cores. Reached, on shared ones.
+Goal: each attack on all 128 models, 60,000 samples and 10 classes in seconds on 2 cores. Reached.
 
-Measured on 2 CPU cores (x86-64) that other work kept at a load of 9 to 12, Python 3.11.7, NumPy 2.4.6, JAX 0.10.2;
-generated float32 logits, 128 x 60,000 x 10, in a memory-mapped file; seconds as min / median / max of 3 calls, the
-least processor time of a call, which the other work disturbs less, and the peak memory that NumPy allocated in a call;
-"all targets" audits each of the 128 models by the 127 others::
+Measured on 2 idle CPU cores (x86-64), Python 3.11.7, NumPy 2.4.6, JAX 0.10.2; generated float32 logits, 128 x 60,000 x
+10, in a memory-mapped file; seconds as min / median / max of 3 calls, and the peak memory that NumPy allocated in a
+call; "all targets" audits each of the 128 models by the 127 others::
 
-    signals, from disk, compilation included         2.35            0.87 s
-    LiRA, all targets: per_sample              2.59 / 2.64 / 2.85    0.73     80 MiB
-    LiRA, all targets: fixed_centred           2.14 / 2.22 / 2.44    0.69     77
-    LiRA, all targets: fixed_global            2.01 / 2.05 / 2.06    0.68     77
-    LiRA, all targets: fixed_separate          2.40 / 2.46 / 2.49    0.69     77
-    LiRA, all targets: per_sample, means       1.48 / 1.72 / 1.76    0.40     75
-    LiRA, all targets: offline                 1.19 / 1.19 / 1.22    0.34     70
-    LiRA, all targets: offline, cdf            2.22 / 2.39 / 2.84    0.57     70
-    LiRA, one target: per_sample               0.95 / 0.98 / 0.99    0.24     18
-    LiRA, one target, Python loop, N = 2,000         0.47            0.12      2
-    RMIA, one target                           0.04 / 0.05 / 0.08    0.01      3
-    RMIA, all targets                          2.79 / 3.09 / 3.59    0.69    121
+    signals, from disk, compilation included         1.07 s
+    LiRA, all targets: per_sample              0.80 / 0.82 / 0.85     80 MiB
+    LiRA, all targets: fixed_centred           0.63 / 0.63 / 0.63     77
+    LiRA, all targets: fixed_global            0.60 / 0.61 / 0.64     77
+    LiRA, all targets: fixed_separate          0.68 / 0.68 / 0.70     77
+    LiRA, all targets: per_sample, means       0.35 / 0.36 / 0.40     75
+    LiRA, all targets: offline                 0.32 / 0.34 / 0.35     70
+    LiRA, all targets: offline, cdf            0.49 / 0.61 / 0.69     70
+    LiRA, one target: per_sample               0.22 / 0.22 / 0.23     18
+    LiRA, one target, Python loop, N = 2,000         0.10              2
+    RMIA, one target                                 0.01              3
+    RMIA, all targets                          0.68 / 0.81 / 0.84    121
 
-The process peaked at 878 MiB, of which the mapped file is 293. Every result equalled its check. By processor time the
-loop over samples would need 460 s for what LiRA on all targets does in 0.73.
+The process peaked at 884 MiB, of which the mapped file is 293. Every result equalled its check. A loop over samples
+would need six minutes (extrapolated) for what LiRA on all targets does in 0.8 seconds.
 """
 
 import argparse
