@@ -45,9 +45,10 @@ Chosen:    Fine-tuned (FT): learning_rate 0.0208, decay_every 0; Gradient ascent
            refitted: learning_rate 0.0588
 
 Reading:   with 1,500 images and 40% accuracy, two retrained models differ by 45 points of total variation on the
-           forgotten class, and U-LiRA's interval on them runs from 45 to 72: this scale tells filters, SVD
-           projection, the bad teacher and boundary expand from retraining by U-LiRA, and hardly anything else. TRW
-           55.7, DELETE with D_R 48.1, influence target 48.9: no claim follows.
+           forgotten class, and U-LiRA's interval on them runs from 45 to 72: U-LiRA tells FT, l1-sparse, GA, boundary
+           expand, SVD projection, the bad teacher, UNSIR, SSD and the filters from retraining, and not the others,
+           TRW (55.7), DELETE (65.7, with D_R 48.1) and the influence target (48.9) among them. In TV and MIA-NN
+           nothing but L2UL's and boundary expand's means stands out: no claim about targets follows.
 Time:      12 minutes with other jobs beside; peak memory 2.0 GB.
 Device:    2 CPU cores (x86-64, AVX-512), Python 3.11, JAX 0.10.2.
 

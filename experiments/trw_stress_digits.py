@@ -36,7 +36,7 @@ Chosen:    No tilt (beta 0): learning_rate 0.00313; TRW, beta 1: learning_rate 0
 
 Targets:   KL(retrained || target) on the samples to forget, in nats, before any training; mean over runs
 
-                                     b 0.25  b 0.5  b 1    b 2    b 5    b 10 
+                                     b 0.25  b 0.5  b 1    b 2    b 5    b 10
   second retrained model             0.11
   original model                     7.36
   no tilt (beta 0)                   0.38
