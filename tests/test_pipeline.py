@@ -431,6 +431,7 @@ def test_class_forgetting_with_unequal_classes(splits, tmp_path):
         TINY,
         forget=ForgetConfig(kind="class", classes=(0, 2)),
         replicas=dataclasses.replace(TINY.replicas, originals=(0,), references=2),
+        audit=dataclasses.replace(TINY.audit, signal="softmax_confidence"),
         only=("amun",),
     )
     results = run(config, tmp_path / "classes", splits=uneven)
@@ -477,7 +478,10 @@ CASES = {
     "everything forgotten": ({"forget": {"count": 60, "fraction": None}}, "60"),
     "repeated forget seeds": ({"forget": {"seeds": (1, 1)}}, "different seeds"),
     "repeated original seeds": ({"replicas": {"originals": (1, 1)}}, "different seeds"),
-    "class out of range": ({"forget": {"kind": "class", "classes": (7,)}}, "7"),
+    "class out of range": (
+        {"forget": {"kind": "class", "classes": (7,)}, "audit": {"signal": "softmax_confidence"}},
+        "no training sample has class 7",
+    ),
     "missing index file": ({"forget": {"kind": "file", "path": "/nowhere.txt"}}, "nowhere"),
     "no index file": ({"forget": {"kind": "file"}}, "forget.path"),
     "unknown model": ({"model": {"name": "vit"}}, "unknown model 'vit'"),

@@ -104,7 +104,7 @@ METRICS: list[dict[str, str]] = [
         "unit": "%",
         "target": "retrained",
         "help": "Share of the forgotten classes' test samples that a discriminator of their nearest class, trained on "
-        "the model's own logits, claims. Good: equal to the retrained model's.",
+        "the model's own outputs, claims. Good: equal to the retrained model's.",
     },
     {
         "key": "mia_nn_gap",

@@ -40,8 +40,8 @@ CAPTIONS = {
     "area of 50 %. The scores of all runs are pooled: the area can differ from the table's mean over runs.",
     "Membership scores": "Unlearned well, the filled histogram follows the solid line (never seen), not the dotted one "
     "(members). All runs are pooled.",
-    "Confidence": "Unlearned well, a line follows the black one. Left of it: less sure than a model that never saw the "
-    "samples; right of it: still too sure. All runs are pooled.",
+    "Confidence": "Unlearned well, a line follows the retrained one. Left of it: less sure than a model that never saw "
+    "the samples; right of it: still too sure. All runs are pooled.",
     "Where forgotten classes go": "Test samples of the forgotten classes, by the class that a model gives them, in "
     "percent. A model that never saw the class sends them to its neighbours: unlearned well, a line looks like the two "
     "retrained ones on top.",

@@ -147,7 +147,7 @@ def tuning(results: Results) -> dict[str, Any] | None:
 def _sets(results: Results, searches: Mapping[str, Any]) -> str:
     """The forget sets of the searches, in words."""
     names = next(iter(searches.values())).get("sets") or (results["config"].get("tuning") or {}).get("seeds") or []
-    what = "classes" if results["config"].get("forget", {}).get("kind") == "class" else "forget sets, seeds"
+    what = "classes" if results["config"].get("forget", {}).get("kind") == "class" else "seeds"
     return f"{what} {', '.join(map(str, names))}"
 
 
