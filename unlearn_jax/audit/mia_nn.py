@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from unlearn_jax.audit.inputs import real_array, refuse_infinite
+from unlearn_jax.audit.predictions import softmax
 from unlearn_jax.types import InputError
 
 _MAX_ITERATIONS = 10**6  # half a minute; without a cap a linear machine on wide, overlapping logits may take many
@@ -121,8 +122,7 @@ class Discriminator:
     def inputs(self, logits: np.ndarray, own: int, left_out: list[int]) -> np.ndarray:
         """The machine's inputs ``[N, columns]`` from ``[N, C]`` logits, for the discriminator of class ``own``."""
         if self.features == "probabilities":
-            powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-            logits = powers / powers.sum(axis=1, keepdims=True)
+            logits = softmax(logits)
         if self.columns == "neighbour":
             return logits[:, [own]]
         return np.delete(logits, left_out, axis=1) if self.columns == "retained" else logits

@@ -7,14 +7,13 @@ import jax.numpy as jnp
 from jax import lax
 from jax.scipy.sparse.linalg import cg
 
-from unlearn_jax.layers import features
 from unlearn_jax.losses import cross_entropy
 from unlearn_jax.losses.tilted import tilted_target
 from unlearn_jax.methods.base import FineTuning, check_numbers, is_zero, num_classes
-from unlearn_jax.methods.gradients import batches_of, members
-from unlearn_jax.methods.similarity import excluded_classes
+from unlearn_jax.methods.gradients import members
+from unlearn_jax.methods.similarity import excluded_classes, sample_features
 from unlearn_jax.methods.trw import Tilt, train_to_tilt
-from unlearn_jax.train import predict, to_float
+from unlearn_jax.train import predict
 from unlearn_jax.types import Array, InputError, Problem, UnlearnFn, UnlearnInfo, Variables
 
 _HALVINGS = 10  # of a Newton step
@@ -149,12 +148,7 @@ def _predicted_tilt(problem: Problem, *, mask: bool, batch_size: int, **knobs: A
     train, classes = problem.train, num_classes(problem)
     index = members(problem.forget | problem.retain, problem.num_forget + problem.num_retain)
     forget = members(problem.forget[index], problem.num_forget)
-
-    def of_batch(position: Array) -> Array:
-        return features(problem.model.apply, problem.variables, to_float(train.images[position]))
-
-    rows = lax.map(of_batch, batches_of(index, batch_size).position)
-    known = rows.reshape(-1, rows.shape[-1])[: len(index)].astype(jnp.float32)
+    known = sample_features(problem, index, batch_size)
     labels, retain = train.labels[index], problem.retain[index]
     change = predicted_logit_change(known, labels, retain, known[forget], num_classes=classes, **knobs)
     excluded = excluded_classes(problem, classes) if mask else jnp.zeros((classes, classes), bool)

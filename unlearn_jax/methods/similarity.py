@@ -99,7 +99,7 @@ def similarity_scores(
         scores = class_similarity(kernel.astype(jnp.float32), num_components=num_components, center=center)
     else:
         kept = members(problem.retain, problem.num_retain)
-        own, others = (_features(problem, index, batch_size) for index in (rows, kept))
+        own, others = (sample_features(problem, index, batch_size) for index in (rows, kept))
         if center:
             mean = jnp.mean(others, 0, keepdims=True)
             own, others = own - mean, others - mean
@@ -231,8 +231,8 @@ def _swap(key: Array, row: Array, mask: Array, scale: float | Array) -> Array:
     return jnp.where(jnp.isfinite(largest[1]), row.at[index].set(row[index[::-1]]), row)
 
 
-def _features(problem: Problem, index: Array, batch_size: int) -> Array:
-    """``[len(index), D]``, batch by batch inside one program."""
+def sample_features(problem: Problem, index: Array, batch_size: int) -> Array:
+    """What the original's head sees of some samples: ``[len(index), D]`` float32, batch by batch inside one program."""
 
     def batch(position: Array) -> Array:
         return features(problem.model.apply, problem.variables, to_float(problem.train.images[position]))

@@ -298,10 +298,15 @@ def request_scores(
     return {"score": (first[0] - second[0], first[1] - second[1]), **found}
 
 
+def confidence_of(margin: np.ndarray) -> np.ndarray:
+    """The true class's probability of a logit margin, in float64."""
+    with np.errstate(over="ignore"):  # a margin below -709 is a confidence of 0
+        return 1 / (1 + np.exp(-margin.astype(np.float64)))
+
+
 def mis_of(config: AuditConfig, pool: Pool, margin: np.ndarray, forget: np.ndarray, outside: np.ndarray) -> Measured:
     """One run's MIS and its replicates, as shares; ``outside [N]`` are the samples known to be non-members."""
-    with np.errstate(over="ignore"):  # a margin below -709 is a confidence of 0
-        confidence = 1 / (1 + np.exp(-margin.astype(np.float64)))
+    confidence = confidence_of(margin)
     result = audit.mis(
         confidence[pool.train & ~forget],
         confidence[outside],

@@ -290,8 +290,7 @@ def _measure_run(
 
 
 def _kodge(config: AuditConfig, pool: ClassPool, margin: np.ndarray, forget: np.ndarray, peers: np.ndarray) -> Measured:
-    with np.errstate(over="ignore"):  # a margin below -709 is a confidence of 0
-        confidence = 1 / (1 + np.exp(-margin.astype(np.float64)))
+    confidence = measure.confidence_of(margin)
     sides = [confidence[mask] for mask in (pool.train & ~forget, forget, peers)]
     result = audit.kodge_mia(*sides, max_samples=config.mis_samples, seed=config.seed)
     called = np.zeros(len(margin))

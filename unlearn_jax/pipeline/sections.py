@@ -15,7 +15,7 @@ from unlearn_jax.pipeline.targets import target_distances
 from unlearn_jax.replicas import map_models, mapper
 from unlearn_jax.theory import summarise_terms, theorem_terms
 from unlearn_jax.train import to_float
-from unlearn_jax.types import AttackResult, Dataset, PyTree
+from unlearn_jax.types import AttackResult, Dataset
 
 Unlearned = Mapping[str, stages.Parts]
 Arrays = Mapping[str, np.ndarray]
@@ -185,8 +185,8 @@ def _theory(plan: Plan, unlearned: Unlearned, adversarial: Mapping[str | None, s
             runs, pairs = plan.runs[items], plan.pair_of_run[items]
             index = np.stack([np.flatnonzero(plan.forget[s]) for s in runs[:, 1]])
             stacked = (
-                _take(originals, runs[:, 0]),
-                _take(oracles, pairs),
+                stages.take_models(originals, runs[:, 0]),
+                stages.take_models(oracles, pairs),
                 variables,
                 jnp.asarray(index),
                 stages.stack_attack(given, pairs),
@@ -210,10 +210,6 @@ def _in_order(parts: stages.Parts, summary: dict[str, np.ndarray]) -> dict[str, 
     """Values of the runs in their order; parts hold them in another where forget sets differ in size."""
     order = np.argsort([item for items in parts.parts for item in items])
     return {key: values[order] for key, values in summary.items()}
-
-
-def _take(stacked: PyTree, index: np.ndarray) -> PyTree:
-    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[index]), stacked)
 
 
 def _terms(plan: Plan, item: Any, train: Dataset) -> dict[str, jax.Array]:

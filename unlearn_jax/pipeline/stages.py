@@ -122,7 +122,8 @@ class Parts:
             yield items, store.load_tree(self.path(part) / "models.npz", like)
 
 
-def _repeat(stacked: PyTree, index: np.ndarray) -> PyTree:
+def take_models(stacked: PyTree, index: np.ndarray) -> PyTree:
+    """Some of the stacked models, in the order of ``index``, which may name one several times."""
     return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[index]), stacked)
 
 
@@ -160,7 +161,7 @@ def attack(plan: Plan, name: str, folder: pathlib.Path, progress: Progress) -> t
         source = pairs[:, 0] if config.source == "own" else (pairs[:, 0] + 1) % len(seeds)
         keys = jnp.stack([purpose_key("attack", seeds[o], plan.forget_names[s]) for o, s in pairs])
         how = mapper(plan.config.replicas.mapper, num_models=len(items), devices=plan.config.replicas.devices)
-        stacked = (keys, _repeat(originals, source), jnp.asarray(index))
+        stacked = (keys, take_models(originals, source), jnp.asarray(index))
         result = map_models(how, one, stacked, plan.splits.train)
         return {field: np.asarray(leaf) for field, leaf in result._asdict().items()}, None
 
@@ -229,7 +230,7 @@ def compute_unlearned(
         masks = jnp.asarray(plan.forget[runs[:, 1]]), jnp.asarray(plan.requests[runs[:, 1]])
         how = mapper(plan.config.replicas.mapper, num_models=len(items), devices=plan.config.replicas.devices)
         one = program(int(plan.forget[runs[0, 1]].sum()))
-        stacked = (keys, _repeat(originals, runs[:, 0]), *masks, given, knobs)
+        stacked = (keys, take_models(originals, runs[:, 0]), *masks, given, knobs)
         variables, info, logits, steps = map_models(how, one, stacked, plan.pool)
         arrays = {"logits": logits, "losses": info.losses, "num_gradients": info.num_gradients, "steps": steps}
         return {name: np.asarray(array) for name, array in arrays.items() if array is not None}, variables

@@ -16,6 +16,7 @@ from unlearn_jax.losses import kl_divergence, tilted_target
 from unlearn_jax.methods.influence_target import influence_targets
 from unlearn_jax.methods.similarity import excluded_classes, similarity_scores
 from unlearn_jax.pipeline.plan import Plan, purpose_key
+from unlearn_jax.pipeline.stages import take_models
 from unlearn_jax.replicas import map_models, mapper
 from unlearn_jax.train import predict, to_float
 from unlearn_jax.types import Array, Dataset, Problem
@@ -61,8 +62,7 @@ def target_distances(plan: Plan) -> dict[str, Any]:
     train = len(plan.splits.train.labels)
     first = np.stack([oracles[p][:train] for p in plan.pair_of_run])
     second = np.stack([oracles[len(plan.pairs) + p][:train] for p in plan.pair_of_run])
-    take = lambda leaf: jnp.asarray(np.asarray(leaf)[plan.runs[:, 0]])  # noqa: E731
-    stacked = (keys, jax.tree.map(take, originals), jnp.asarray(plan.forget[plan.runs[:, 1]]), first, second)
+    stacked = (keys, take_models(originals, plan.runs[:, 0]), jnp.asarray(plan.forget[plan.runs[:, 1]]), first, second)
     settings = plan.config.replicas
     found: dict[str, list[Any]] = {}
     for size in sorted({int(n) for n in plan.forget.sum(1)}):  # sets of one size share a program

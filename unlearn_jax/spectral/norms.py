@@ -72,7 +72,7 @@ def spectral_norms(
     if method not in NUM_ITERS:
         raise InputError(f"unknown method {method!r}; choose {' or '.join(NUM_ITERS)}")
     num_iters = NUM_ITERS[method] if num_iters is None else num_iters
-    return dict(_norms(_apply(model), method, num_iters, composite, variables, _one(sample)))
+    return dict(_norms(apply_of(model), method, num_iters, composite, variables, _one(sample)))
 
 
 def top_spectrum(
@@ -108,7 +108,7 @@ def top_spectrum(
     """
     if num_vectors < 1:
         raise InputError(f"num_vectors must be at least 1, got {num_vectors}")
-    return dict(_spectra(_apply(model), num_vectors, num_iters, shift, composite, variables, _one(sample), warm))
+    return dict(_spectra(apply_of(model), num_vectors, num_iters, shift, composite, variables, _one(sample), warm))
 
 
 def log10_lipschitz_product(norms: Mapping[str, Array]) -> Array:
@@ -129,7 +129,8 @@ def start_vectors(index: int, count: int, shape: tuple[int, ...]) -> Array:
     return jax.random.normal(jax.random.fold_in(jax.random.key(0), index), (count, *shape))
 
 
-def _apply(model: Model | ApplyFn) -> ApplyFn:
+def apply_of(model: Model | ApplyFn) -> ApplyFn:
+    """The evaluation-mode pass of a model, or the function that stands for one."""
     return model.apply if isinstance(model, Model) else model
 
 

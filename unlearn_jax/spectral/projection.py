@@ -18,7 +18,7 @@ from jax.core import Tracer
 from jax.extend import core
 
 from unlearn_jax.layers import Layer, layers, with_kernels
-from unlearn_jax.spectral.norms import named
+from unlearn_jax.spectral.norms import apply_of, named
 from unlearn_jax.types import ApplyFn, Array, InputError, Model, ModelState, Params, PyTree, Variables
 
 Norm = float | Array
@@ -114,7 +114,7 @@ def project(
     Raises:
       InputError: ``targets`` names a layer that is not there.
     """
-    apply = _apply(model)
+    apply = apply_of(model)
     found = _trained(apply, variables, sample)
     targets.check(found)
     gains = _gains(apply, variables, sample) if composite else {}
@@ -167,7 +167,7 @@ def projection(
     """
     if period < 1:
         raise InputError(f"period must be at least 1 step, got {period}")
-    apply, blank = _apply(model), _blank_state(model)
+    apply, blank = apply_of(model), _blank_state(model)
 
     def init(params: Params) -> ProjectionState:
         def memory(params: Params) -> dict[str, PyTree]:
@@ -225,10 +225,6 @@ def composite_layer(layer: Layer) -> Layer:
 
 def _columns(scale: Array, kernel: Array) -> Array:
     return scale.astype(kernel.dtype).reshape((1,) * (kernel.ndim - 1) + (-1,))
-
-
-def _apply(model: Model | ApplyFn) -> ApplyFn:
-    return model.apply if isinstance(model, Model) else model
 
 
 def _blank_state(model: Model | ApplyFn) -> ModelState:
