@@ -14,8 +14,9 @@ USAGE = """usage: unlearn-jax run PRESET --workdir DIR [--dry-run] [--field.sub=
        unlearn-jax list
        unlearn-jax prepare {cifar10,cifar100,mnist} --archive FILE --data-dir DIR
 
-run      trains, attacks, unlearns, audits and reports; the same command again goes on where it stopped.
-         PRESET is a name from `unlearn-jax list`, or the path of a Python file that defines PRESET.
+run      trains, attacks, unlearns, audits and reports, or runs another experiment; the same command again goes on where
+         it stopped.
+         PRESET is a name from `unlearn-jax list`, or the path of a Python file that defines one.
          `unlearn-jax run PRESET --help` shows every field that can be overridden.
 list     shows presets, methods, models and membership signals.
 prepare  turns an official archive that you have downloaded into a TFDS data set, without TensorFlow."""
@@ -123,9 +124,10 @@ def _run(argv: list[str]) -> int:
     preset = presets.load(argv[0])
     workdir, dry, rest = _own_flags(argv[1:])
     prog = f"unlearn-jax run {argv[0]} --workdir DIR"
+    if preset.experiment is not None:
+        return _run_experiment(preset.name, preset.experiment, workdir, dry, rest, prog)
     variants = {name: _parse(pipeline.RunConfig, rest, prog, config) for name, config in preset.variants.items()}
-    if workdir is None:
-        raise InputError("run needs --workdir DIR, a folder for this run's files")
+    workdir = _needed(workdir)
     if dry:
         for name, config in variants.items():
             config = with_bank(config, workdir)
@@ -144,6 +146,28 @@ def _run(argv: list[str]) -> int:
         print(f"{'ok  ' if check['passed'] else 'FAIL'}  {check['name']}. {check['detail']}")
     print(f"\nreport: {pathlib.Path(workdir) / 'report.html'}")
     return 0
+
+
+def _run_experiment(name: str, experiment: Any, workdir: str | None, dry: bool, rest: list[str], prog: str) -> int:
+    from unlearn_jax import pipeline
+    from unlearn_jax.pipeline.experiment_report import terminal_text
+
+    config = _parse(type(experiment.config), rest, prog, experiment.config)
+    workdir = _needed(workdir)
+    if dry:
+        print(pipeline.dry_run_experiment(experiment, workdir, name=name, config=config))
+        return 0
+    print(terminal_text(pipeline.run_experiment(experiment, workdir, name=name, config=config)))
+    print(f"\nreport: {pathlib.Path(workdir) / 'report.html'}")
+    return 0
+
+
+def _needed(workdir: str | None) -> str:
+    from unlearn_jax.types import InputError
+
+    if workdir is None:
+        raise InputError("run needs --workdir DIR, a folder for this run's files")
+    return workdir
 
 
 def _own_parts(hooks: dict[str, Any], config: Any) -> dict[str, Any]:

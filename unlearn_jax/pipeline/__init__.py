@@ -12,20 +12,40 @@ from unlearn_jax.pipeline.config import (
     TuningConfig,
 )
 from unlearn_jax.pipeline.estimate import dry_run
+from unlearn_jax.pipeline.experiment import (
+    Check,
+    Experiment,
+    Page,
+    Part,
+    Picture,
+    Table,
+    dry_run_experiment,
+    run_experiment,
+)
 from unlearn_jax.pipeline.run import run
+from unlearn_jax.pipeline.settings import load_data
 from unlearn_jax.pipeline.study import run_study
 
 __all__ = [
     "AttackConfig",
     "AuditConfig",
+    "Check",
     "DataConfig",
+    "Experiment",
     "ForgetConfig",
     "ModelConfig",
+    "Page",
+    "Part",
+    "Picture",
     "ReplicasConfig",
     "RunConfig",
+    "Table",
     "TrainingConfig",
     "TuningConfig",
     "dry_run",
+    "dry_run_experiment",
+    "load_data",
     "run",
+    "run_experiment",
     "run_study",
 ]

@@ -1,16 +1,18 @@
-"""Presets are the files of ``experiments/``: each defines ``PRESET``, or several as ``STUDY``.
+"""Presets are the files of ``experiments/``: each defines ``PRESET``, several as ``STUDY``, or an ``EXPERIMENT``.
 
-A file may bring its own data, network and loss.
+A ``PRESET`` is a run, and its file may bring its own data, network and loss.
 """
 
 import dataclasses
+import importlib.util
 import pathlib
 import re
-import runpy
+import sys
 from typing import Any
 
 from unlearn_jax import methods
 from unlearn_jax.pipeline.config import RunConfig
+from unlearn_jax.pipeline.experiment import Experiment
 from unlearn_jax.pipeline.settings import shared_knobs
 from unlearn_jax.types import InputError
 
@@ -26,16 +28,18 @@ class Preset:
         defaults of their knobs.
       hooks: its ``make_splits() -> Splits``, ``make_model(image_shape, num_classes) -> Model`` and
         ``make_loss(model) -> LossFn``, where it has them.
+      experiment: its ``EXPERIMENT``; it has no variants then.
     """
 
     name: str
     about: str
     variants: dict[str, RunConfig]
     hooks: dict[str, Any]
+    experiment: Experiment | None = None
 
     @property
     def config(self) -> RunConfig:
-        """The first variant."""
+        """The first variant of a file that is not an experiment."""
         return next(iter(self.variants.values()))
 
 
@@ -63,21 +67,22 @@ def complete(config: RunConfig) -> RunConfig:
 
 
 def load(name: str) -> Preset:
-    """A preset by name, or by the path of a file that defines ``PRESET``.
+    """A preset by name, or by the path of a file that defines one.
 
     Raises:
-      InputError: no such preset, or a file without ``PRESET``.
+      InputError: no such preset, or a file without one.
     """
     path = pathlib.Path(name) if name.endswith(".py") else names().get(name)
     if path is None or not path.is_file():
         raise InputError(
             f"unknown preset {name!r}: choose one of {', '.join(sorted(names()))}, "
-            "or give the path of a file that defines PRESET"
+            "or give the path of a file that defines one"
         )
-    try:
-        scope = runpy.run_path(str(path))
-    except SyntaxError as error:
-        raise InputError(f"{path} is not valid Python: {error.msg} in line {error.lineno}") from error
+    scope = _execute(path)
+    about = (scope.get("__doc__") or "").strip().splitlines()
+    about = about[0] if about else ""
+    if isinstance(scope.get("EXPERIMENT"), Experiment):
+        return Preset(path.stem, about, {}, {}, scope["EXPERIMENT"])
     variants = scope.get("STUDY", {"": scope.get("PRESET")})
     if "STUDY" in scope and not all(re.fullmatch(r"[A-Za-z0-9_.+-]+", name) for name in variants):
         raise InputError(
@@ -85,9 +90,23 @@ def load(name: str) -> Preset:
         )
     if not variants or not all(isinstance(config, RunConfig) for config in variants.values()):
         raise InputError(
-            f"{path} defines no PRESET that is an unlearn_jax.pipeline.RunConfig, and no STUDY, a dict of them"
+            f"{path} defines no PRESET that is an unlearn_jax.pipeline.RunConfig, no STUDY, a dict of them, and no "
+            "EXPERIMENT"
         )
-    about = (scope.get("__doc__") or "").strip().splitlines()
     hooks = {key: scope[key] for key in ("make_splits", "make_model", "make_loss") if key in scope}
     completed = {name: complete(config) for name, config in variants.items()}
-    return Preset(path.stem, about[0] if about else "", completed, hooks)
+    return Preset(path.stem, about, completed, hooks)
+
+
+def _execute(path: pathlib.Path) -> dict[str, Any]:
+    """What a preset file defines. It is a module while the process lives: its dataclasses show their help from it."""
+    name = f"unlearn_jax_preset_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise InputError(f"{path} is not valid Python: {error.msg} in line {error.lineno}") from error
+    return vars(module)
