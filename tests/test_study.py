@@ -27,7 +27,7 @@ def lines_of(markdown):
 def test_markdown_has_a_table_per_metric_with_every_number(variants):
     found = lines_of(study.study_markdown(variants))
     assert list(found)[-2:] == ["Avg Gap (pp)", "Cost (x retraining)"]
-    assert len(found) == 6
+    assert len(found) == 7
     for title, lines in found.items():
         assert lines[0] == r"| | a random tenth | the hardest \| &lt;b&gt; |"
         rows = [line.replace(r"\|", "").strip("| ").split(" | ") for line in lines[2:]]
@@ -51,7 +51,7 @@ def test_the_page_links_every_variant_and_marks_its_references(variants, tmp_pat
     page = Page(text)
     links = {value for name, value in page.attributes if name == "href" and not value.startswith("#")}
     assert links == {"a%20random%20tenth/report.html", "the%20hardest%20%7C%20%3Cb%3E/report.html"}
-    assert page.tags.count("table") == 7
+    assert page.tags.count("table") == 8
     assert page.tags.count("svg") == 1
     assert not {"script", "link", "iframe", "object", "img", "b"} & set(page.tags)
     assert "://" not in text

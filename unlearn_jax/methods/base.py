@@ -13,6 +13,7 @@ from jax.core import Tracer
 
 from unlearn_jax.attacks import adversarial_set
 from unlearn_jax.losses import cross_entropy
+from unlearn_jax.spectral import clip, fastclip
 from unlearn_jax.train import (
     Augment,
     Batch,
@@ -133,6 +134,9 @@ class FineTuning:
       optimizer: ``sgd``, or ``adam`` as the released codes of SCRUB and bad teacher use it.
       augment: of the original training samples, as in training; adversarial ones are never augmented.
       batch_stats: ``update`` moves BatchNorm statistics while fine-tuning, ``freeze`` trains in evaluation mode.
+      max_norm: spectral norm that no layer may exceed, for originals that were trained so: FastClip every
+        ``clip_period`` steps, and a full clip at the end. None leaves the layers alone.
+      clip_period: see there.
     """
 
     num_epochs: int = 10
@@ -145,6 +149,8 @@ class FineTuning:
     optimizer: Literal["sgd", "adam"] = "sgd"
     augment: Augment | None = None
     batch_stats: Literal["update", "freeze"] = "update"
+    max_norm: float | None = None
+    clip_period: int = 100
 
     def __post_init__(self) -> None:
         """Refuses values no run could use."""
@@ -157,6 +163,10 @@ class FineTuning:
             raise InputError(
                 "num_epochs, batch_size and learning_rate of a method must be positive, and decay_every not negative"
             )
+        if self.max_norm is not None:
+            check_numbers(low=0, max_norm=self.max_norm)
+        if self.clip_period < 1 or (self.max_norm is not None and is_zero(self.max_norm)):
+            raise InputError("a method's max_norm and clip_period must be positive")
         if self.batch_stats not in ("update", "freeze"):
             raise InputError(f"unknown batch_stats {self.batch_stats!r}: choose update or freeze")
         if self.optimizer not in ("sgd", "adam"):
@@ -174,9 +184,31 @@ class FineTuning:
             return optax.chain(optax.add_decayed_weights(self.weight_decay), optax.adam(rate))
         return sgd(rate, momentum=self.momentum, weight_decay=self.weight_decay)
 
-    def recipe(self, num_samples: int) -> Recipe:
-        """The recipe for ``num_samples`` samples, which set how many steps an epoch of the schedule has."""
-        tx = self.tx(steps_per_epoch(num_samples, self.batch_size))
+    def held(self, tx: optax.GradientTransformation, model: Model, images: Any) -> optax.GradientTransformation:
+        """The optimiser with FastClip behind it, where norms are to be held.
+
+        Args:
+          tx: the optimiser.
+          model: whose layers.
+          images: ``[N, ...]``; only the shape is read.
+        """
+        if self.max_norm is None:
+            return tx
+        return optax.chain(tx, fastclip(model, images, max_norm=self.max_norm, period=self.clip_period))
+
+    def settled(self, variables: Variables, model: Model, images: Any) -> Variables:
+        """The end of a training: every layer's norm within half a per cent of what is allowed, where it is held."""
+        return variables if self.max_norm is None else clip(model, variables, images, max_norm=self.max_norm)
+
+    def recipe(self, num_samples: int, model: Model, images: Any) -> Recipe:
+        """The recipe for training from scratch.
+
+        Args:
+          num_samples: sets how many steps an epoch of the schedule has.
+          model: see :meth:`held`.
+          images: see there.
+        """
+        tx = self.held(self.tx(steps_per_epoch(num_samples, self.batch_size)), model, images)
         return Recipe(self.num_epochs, self.batch_size, tx, self.augment)
 
 
@@ -259,7 +291,7 @@ def finetune_on(
     """
     num_batches = steps_per_epoch(num_samples, tuning.batch_size)
     tx = tuning.tx(num_batches)
-    tx = wrap_tx(tx) if wrap_tx else tx
+    tx = tuning.held(wrap_tx(tx) if wrap_tx else tx, problem.model, problem.train.images)
     state, losses = train_epochs(
         loss_fn or default_loss(problem.model, tuning),
         tx,
@@ -273,6 +305,7 @@ def finetune_on(
         batch_size=tuning.batch_size,
     )
     some = jnp.any(member)
-    variables = jax.tree.map(lambda new, old: jnp.where(some, new, old), state.variables, problem.variables)
+    settled = tuning.settled(state.variables, problem.model, problem.train.images)
+    variables = jax.tree.map(lambda new, old: jnp.where(some, new, old), settled, problem.variables)
     cost = tuning.num_epochs * num_batches * tuning.batch_size
     return variables, UnlearnInfo(jnp.where(some, losses, 0.0), jnp.asarray(cost, jnp.int32))

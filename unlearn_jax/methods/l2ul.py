@@ -312,7 +312,8 @@ def _train(
 ) -> tuple[Variables, Array, Array]:
     """Epochs over the adversarial examples, with forget samples beside; gives variables, losses and steps made."""
     num_batches = steps_per_epoch(len(adversarial.labels), sizes[0])
-    tx, fetch, plain = tuning.tx(num_batches), fetch_from(tuning.augment), fetch_from()
+    tx = tuning.held(tuning.tx(num_batches), problem.model, problem.train.images)
+    fetch, plain = fetch_from(tuning.augment), fetch_from()
 
     def step(progress: _Progress, item: tuple[Array, Array, Array]) -> tuple[_Progress, Array]:
         index, beside, key_step = item
@@ -343,7 +344,8 @@ def _train(
     state = init_state(key, problem.model, tx, problem.variables)
     start = _Progress(state, jnp.zeros((), bool), jnp.zeros((), jnp.int32))
     progress, losses = lax.scan(epoch, start, None, length=tuning.num_epochs)
-    return progress.state.variables, losses, progress.steps
+    variables = tuning.settled(progress.state.variables, problem.model, problem.train.images)
+    return variables, losses, progress.steps
 
 
 def _forgotten(problem: Problem, variables: Variables, batch_size: int = 512) -> Array:

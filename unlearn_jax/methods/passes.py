@@ -69,7 +69,7 @@ def finetune_passes(
     lengths = [tuning.num_epochs if part.until is None else min(part.until, tuning.num_epochs) for part in passes]
     active = [[i for i, length in enumerate(lengths) if epoch < length] for epoch in range(tuning.num_epochs)]
     tx = _decaying(tuning, [sum(batches[i] for i in now) for now in active])
-    tx = wrap_tx(tx) if wrap_tx else tx
+    tx = tuning.held(wrap_tx(tx) if wrap_tx else tx, problem.model, problem.train.images)
     state = init_state(key, problem.model, tx, problem.variables)
     losses = []
     for first, last in _runs(active):
@@ -79,7 +79,8 @@ def finetune_passes(
     cost = 0
     for part, length, count, size in zip(passes, lengths, batches, sizes, strict=True):
         cost += length * count * (size + (0 if part.beside is None else part.beside_size or size))
-    return state.variables, UnlearnInfo(jnp.concatenate(losses), jnp.asarray(cost, jnp.int32))
+    variables = tuning.settled(state.variables, problem.model, problem.train.images)
+    return variables, UnlearnInfo(jnp.concatenate(losses), jnp.asarray(cost, jnp.int32))
 
 
 def _decaying(tuning: FineTuning, steps: list[int]) -> optax.GradientTransformation:

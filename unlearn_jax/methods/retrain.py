@@ -32,7 +32,8 @@ def retrain(*, recipe: Recipe | None = None, **training: Any) -> UnlearnFn:
     knobs = FineTuning(**training)
 
     def run(key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
-        how = recipe or knobs.recipe(problem.num_retain)
+        images = problem.train.images
+        how = recipe or knobs.recipe(problem.num_retain, problem.model, images)
         num_batches = steps_per_epoch(problem.num_retain, how.batch_size)
         state, losses = train_epochs(
             cross_entropy_loss(problem.model),
@@ -46,8 +47,8 @@ def retrain(*, recipe: Recipe | None = None, **training: Any) -> UnlearnFn:
             num_batches=num_batches,
             batch_size=how.batch_size,
         )
-        return state.variables, UnlearnInfo(
-            losses, jnp.asarray(how.num_epochs * num_batches * how.batch_size, jnp.int32)
-        )
+        variables = state.variables if recipe else knobs.settled(state.variables, problem.model, images)
+        cost = how.num_epochs * num_batches * how.batch_size
+        return variables, UnlearnInfo(losses, jnp.asarray(cost, jnp.int32))
 
     return run

@@ -1,4 +1,4 @@
-"""CIFAR ResNets with BatchNorm: 3x3 stem of stride 1, no stem pooling (He et al., arXiv 1512.03385)."""
+"""CIFAR ResNets, with BatchNorm or without: 3x3 stem of stride 1, no stem pooling (He et al., arXiv 1512.03385)."""
 
 from collections.abc import Callable, Sequence
 
@@ -17,6 +17,7 @@ class BasicBlock(nn.Module):
       stride: of the first convolution; a projection shortcut is used where it or the width changes the shape.
       halve_projection: halve the sum in blocks with a projection shortcut, as AMUN's released ResNet-18 does. It
         changes the scale of the logits, and so of AMUN's radii.
+      batch_norm: normalise after every convolution; without, convolutions have biases.
       conv: convolution form.
       dtype: compute type.
     """
@@ -24,6 +25,7 @@ class BasicBlock(nn.Module):
     width: int
     stride: int = 1
     halve_projection: bool = False
+    batch_norm: bool = True
     conv: Callable[..., Array] | None = None
     dtype: jnp.dtype = jnp.float32
 
@@ -38,11 +40,13 @@ class BasicBlock(nn.Module):
                 (size, size),
                 (stride, stride),
                 padding=((pad, pad), (pad, pad)),
-                use_bias=False,
+                use_bias=not self.batch_norm,
                 dtype=self.dtype,
                 kernel_init=nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
                 conv_general_dilated=self.conv or convolution(),
             )(x)
+            if not self.batch_norm:
+                return x
             return nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype)(x)
 
         hidden = conv_norm(nn.relu(conv_norm(images, 3, self.stride)), 3, 1)
@@ -60,6 +64,7 @@ class ResNet(nn.Module):
       blocks: blocks per stage; every stage but the first halves the image.
       width: channels of the first stage, doubled by every further one.
       halve_projection: see :class:`BasicBlock`.
+      batch_norm: normalise after every convolution. Networks whose layers FastClip holds do better without.
       conv: convolution form, see :func:`unlearn_jax.models.conv.convolution`.
       dtype: compute type (parameters, statistics and logits stay float32).
     """
@@ -68,6 +73,7 @@ class ResNet(nn.Module):
     blocks: Sequence[int] = (2, 2, 2, 2)
     width: int = 64
     halve_projection: bool = False
+    batch_norm: bool = True
     conv: Callable[..., Array] | None = None
     dtype: jnp.dtype = jnp.float32
 
@@ -78,18 +84,21 @@ class ResNet(nn.Module):
             self.width,
             (3, 3),
             padding=((1, 1), (1, 1)),
-            use_bias=False,
+            use_bias=not self.batch_norm,
             dtype=self.dtype,
             kernel_init=nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
             conv_general_dilated=self.conv or convolution(),
         )(images)
-        hidden = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype)(hidden))
+        if self.batch_norm:
+            hidden = nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype)(hidden)
+        hidden = nn.relu(hidden)
         for stage, count in enumerate(self.blocks):
             for block in range(count):
                 hidden = BasicBlock(
                     width=self.width * 2**stage,
                     stride=2 if stage > 0 and block == 0 else 1,
                     halve_projection=self.halve_projection,
+                    batch_norm=self.batch_norm,
                     conv=self.conv,
                     dtype=self.dtype,
                 )(hidden, train=train)

@@ -11,6 +11,7 @@ import pathlib
 import shutil
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +22,7 @@ from tqdm import tqdm
 
 from unlearn_jax.pipeline import clock, store
 from unlearn_jax.pipeline.config import ReplicasConfig
-from unlearn_jax.replicas import fit_many, mapper, predict_many
+from unlearn_jax.replicas import fit_many, map_models, mapper, predict_many
 from unlearn_jax.train import LossFn, Recipe, TrainState, init_state, steps_per_epoch
 from unlearn_jax.types import Dataset, Model, Variables
 
@@ -38,6 +39,7 @@ class BankSpec(NamedTuple):
       keys: ``[M, 2]`` key data of the models' keys.
       recipe: how they are trained.
       loss_fn: the objective; cross-entropy if None.
+      finish: what is done to a model at the end of its training; nothing if None.
     """
 
     name: str
@@ -48,6 +50,7 @@ class BankSpec(NamedTuple):
     keys: np.ndarray
     recipe: Recipe
     loss_fn: LossFn | None = None
+    finish: Callable[[Variables], Variables] | None = None
 
 
 class Bank:
@@ -140,8 +143,11 @@ class Bank:
                     epochs_per_call=epochs_per_call(spec.recipe, int(spec.member.sum(1).max()) * size),
                     callback=note,
                 )
-            variables = jax.tree.map(lambda leaf: np.asarray(leaf)[: len(rows)], state.variables)
-            logits = predict_many(spec.model, state.variables, spec.pool.images, how=how)[: len(rows)]
+            trained = state.variables
+            if spec.finish is not None:
+                trained = map_models(how, _each(spec.finish), trained, ())
+            variables = jax.tree.map(lambda leaf: np.asarray(leaf)[: len(rows)], trained)
+            logits = predict_many(spec.model, trained, spec.pool.images, how=how)[: len(rows)]
 
         def fill(folder: pathlib.Path) -> None:
             store.save_tree(folder / "models.npz", variables)
@@ -171,6 +177,12 @@ class Bank:
 
     def _group(self, group: tuple[int, int]) -> pathlib.Path:
         return self.folder / f"models-{group[0]:04d}-{group[1]:04d}"
+
+
+@lru_cache(maxsize=16)
+def _each(finish: Callable[[Variables], Variables]) -> Callable[[Variables, Any], Variables]:
+    """As :func:`unlearn_jax.replicas.map_models` wants it; the same object again, so that groups share a program."""
+    return lambda variables, _: finish(variables)
 
 
 def epochs_per_call(recipe: Recipe, samples_per_epoch: int) -> int:

@@ -40,6 +40,11 @@ def check_settings(config: RunConfig) -> None:
             all(value > 0 and math.isfinite(value) for value in positive),
             "audit.gamma, training.learning_rate and training.decay_factor must be positive and finite",
         ),
+        (
+            training.max_norm is None or 0 < training.max_norm < math.inf,
+            "training.max_norm must be positive and finite, or None",
+        ),
+        (training.clip_period >= 1, "training.clip_period must be at least 1 step"),
         (0 <= training.momentum < 1, "training.momentum must be in [0, 1)"),
         (0 <= training.weight_decay < math.inf, "training.weight_decay must be finite and not negative"),
         (audit.mode in ("online", "offline"), "audit.mode must be online or offline"),

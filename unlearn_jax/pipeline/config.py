@@ -78,6 +78,11 @@ class TrainingConfig:
     """L2 decay, added to the gradient."""
     augment: str = "none"
     """``none``, ``crop``, ``crop_flip`` ... (see ``unlearn-jax list``); also used by methods on training samples."""
+    max_norm: float | None = None
+    """Largest spectral norm of any layer (with the BatchNorm behind it), held by FastClip while training and while
+    methods fine-tune; None leaves the layers alone."""
+    clip_period: int = 100
+    """Training steps between two clips, with ``max_norm``."""
     objective: str = "cross_entropy"
     """``cross_entropy``, or ``trades`` for adversarially trained models."""
     objective_fields: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -207,6 +212,8 @@ class AuditConfig:
     klom: bool = False
     """Also KLoM, the distance between the margins of an ensemble of unlearned models and one of retrained models; wants
     many originals (20 or more) and one forget set."""
+    norms: bool = False
+    """Also the spectral norm of every layer (with the BatchNorm behind it), of the models of every row."""
     theory: bool = False
     """Also the terms of AMUN's Theorem 4.1, for the rows that use adversarial examples."""
 

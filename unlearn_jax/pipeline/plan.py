@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import pathlib
 import zlib
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -23,8 +23,8 @@ from unlearn_jax.pipeline.settings import (
     forget_masks,
     load_data,
     make_objective,
-    make_recipe,
     make_row,
+    make_training,
     request_masks,
 )
 from unlearn_jax.train import LossFn
@@ -160,8 +160,10 @@ class Plan:
             hashlib.sha256(np.packbits(padded, axis=None).tobytes() + str(padded.shape).encode()).hexdigest(),
             key_data.tolist(),
         )
-        recipe = make_recipe(training, num_samples, num_epochs)
-        spec = BankSpec(name, key, self.model, self.pool, padded, key_data, recipe, self.loss_fn)
+        trained = make_training(training)
+        recipe = trained.recipe(num_samples, self.model, self.pool.images)
+        finish = partial(trained.settled, model=self.model, images=self.pool.images) if training.max_norm else None
+        spec = BankSpec(name, key, self.model, self.pool, padded, key_data, recipe, self.loss_fn, finish)
         return Bank(self.bank_root, spec, self.config.replicas)
 
     @cached_property

@@ -43,6 +43,10 @@ class Preset:
         return next(iter(self.variants.values()))
 
 
+_FOLLOW = ("max_norm", "clip_period")
+"""Knobs that are the training's unless a row gives them: they are about the network."""
+
+
 def folders() -> list[pathlib.Path]:
     """Where presets are looked for: inside the installed package, or beside it in a checkout."""
     package = pathlib.Path(__file__).resolve().parents[1]
@@ -60,7 +64,8 @@ def complete(config: RunConfig) -> RunConfig:
     for name, row in config.rows.items():
         known = methods.knobs_of(row["method"]) if "method" in row else {}
         shared = shared_knobs(row["method"], config.training) if known else {}
-        plain = {k: v for k, v in known.items() if isinstance(v, bool | int | float | str)}
+        plain = {k: v for k, v in known.items() if isinstance(v, bool | int | float | str) and k not in _FOLLOW}
+        shared = {k: v for k, v in shared.items() if k not in _FOLLOW}
         search = {"search": methods.SPACES.get(row.get("method", ""), {})} if config.tuning.trials else {}
         rows[name] = {"label": name, **search, **plain, **shared, **row}
     return dataclasses.replace(config, rows=rows)

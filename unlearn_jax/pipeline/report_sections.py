@@ -66,6 +66,7 @@ def make_sections(results: Results, arrays: Arrays) -> dict[str, Any]:
         "vulnerability": vulnerability(results, arrays),
         "targets": targets(results),
         "klom": klom(results),
+        "norms": norms(results),
         "theory": theory(results),
         "tuning": tuning(results),
     }
@@ -332,6 +333,28 @@ def requests(results: Results) -> dict[str, Any] | None:
         "groups": groups,
         "svg": to_svg(plots_sections.requests_plot(results), "requests", "Score of each request. " + "; ".join(said)),
     }
+
+
+def norms(results: Results) -> dict[str, Any] | None:
+    """Spectral norms: a line per row, a column per layer; the largest over the models in small print."""
+    found = results.get("norms")
+    if not found:
+        return None
+    layers = list(next(iter(found["rows"].values())))
+    limit = found["max_norm"]
+    rows = []
+    for row in _with(results, found["rows"]):
+        values = [found["rows"][row["key"]].get(layer) for layer in layers]
+        cells = [
+            {
+                "text": format_number(v and v["mean"], 3),
+                "interval": f"{format_number(v['low'], 3)} to {format_number(v['high'], 3)}" if v else "",
+                "over": bool(limit and v and v["high"] > 1.01 * limit),
+            }
+            for v in values
+        ]
+        rows.append({**row, "cells": cells})
+    return {"layers": [layer.removeprefix("params/") for layer in layers], "max_norm": limit, "rows": rows}
 
 
 def theory(results: Results) -> dict[str, Any] | None:

@@ -13,9 +13,10 @@ from unlearn_jax.pipeline import measure, stages
 from unlearn_jax.pipeline.plan import Plan
 from unlearn_jax.pipeline.targets import target_distances
 from unlearn_jax.replicas import map_models, mapper
+from unlearn_jax.spectral import spectral_norms
 from unlearn_jax.theory import summarise_terms, theorem_terms
 from unlearn_jax.train import to_float
-from unlearn_jax.types import AttackResult, Dataset
+from unlearn_jax.types import AttackResult, Dataset, Model, Variables
 
 Unlearned = Mapping[str, stages.Parts]
 Arrays = Mapping[str, np.ndarray]
@@ -46,6 +47,7 @@ def make_sections(
         "targets": target_distances(plan) if config.audit.targets else None,
         "klom": _klom(plan, arrays) if config.audit.klom else None,
         "requests": _requests(plan, unlearned) if config.forget.requests > 1 else None,
+        "norms": _norms(plan, unlearned) if config.audit.norms else None,
         "theory": _theory(plan, unlearned, adversarial) if config.audit.theory else None,
     }, found
 
@@ -204,6 +206,35 @@ def _theory(plan: Plan, unlearned: Unlearned, adversarial: Mapping[str | None, s
             for key, values in _in_order(parts, summary).items()
         }
     return {"rows": rows}
+
+
+def _norms(plan: Plan, unlearned: Unlearned) -> dict[str, Any]:
+    """The true spectral norm of every layer, by Lanczos: mean and extremes over the models of each row."""
+    originals, oracles = plan.originals.variables(), plan.oracles.variables()
+    count = len(plan.pairs)
+    stacks = {
+        "original": [originals],
+        "retrained": [jax.tree.map(lambda leaf: leaf[:count], oracles)],
+        "retrained_again": [jax.tree.map(lambda leaf: leaf[count:], oracles)],
+        **{name: [stack for _, stack in parts.variables(originals)] for name, parts in unlearned.items()},
+    }
+    one, settings = partial(_layer_norms, plan.model, plan.pool.images.shape[1:]), plan.config.replicas
+    rows = {}
+    for name, parts in stacks.items():
+        found = []
+        for stack in parts:
+            how = mapper(settings.mapper, num_models=len(jax.tree.leaves(stack)[0]), devices=settings.devices)
+            found.append(map_models(how, one, jax.tree.map(jnp.asarray, stack), ()))
+        layers = {key: np.concatenate([np.asarray(part[key]) for part in found]) for key in found[0]}
+        rows[name] = {
+            key: {"mean": float(values.mean()), "low": float(values.min()), "high": float(values.max())}
+            for key, values in layers.items()
+        }
+    return {"max_norm": plan.config.training.max_norm, "rows": rows}
+
+
+def _layer_norms(model: Model, shape: tuple[int, ...], variables: Variables, _: Any) -> dict[str, jax.Array]:
+    return spectral_norms(model, variables, jnp.zeros((1, *shape)))
 
 
 def _in_order(parts: stages.Parts, summary: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -20,7 +20,7 @@ from unlearn_jax.methods import FineTuning
 from unlearn_jax.objectives import OBJECTIVES
 from unlearn_jax.pipeline.config import AttackConfig, DataConfig, ForgetConfig, RunConfig, TrainingConfig, to_json
 from unlearn_jax.pipeline.fingerprint import check_logits
-from unlearn_jax.train import LossFn, Recipe
+from unlearn_jax.train import LossFn
 from unlearn_jax.types import InputError, Model, UnlearnFn
 
 RESERVED_ROWS = ("original", "retrained", "retrained_again")
@@ -157,23 +157,24 @@ def request_masks(forget: np.ndarray, names: list[int], count: int) -> np.ndarra
     return masks
 
 
-def make_recipe(config: TrainingConfig, num_samples: int, num_epochs: int) -> Recipe:
-    """The recipe of a configuration for a training set of a given size.
+def make_training(config: TrainingConfig) -> FineTuning:
+    """The knobs of training from scratch.
 
     Raises:
       InputError: unusable settings.
     """
-    fields = {**to_json(config), "augment": data.augmentation(config.augment), "num_epochs": num_epochs}
+    fields = {**to_json(config), "augment": data.augmentation(config.augment)}
     del fields["objective"], fields["objective_fields"]
-    return FineTuning(**fields).recipe(num_samples)
+    return FineTuning(**fields)
 
 
 def shared_knobs(method: str, training: TrainingConfig) -> dict[str, Any]:
     """The knobs of a method that follow the run's training unless the method or a row says otherwise."""
-    follows = {"batch_size", "momentum", "weight_decay"}
+    follows = {"batch_size", "momentum", "weight_decay", "max_norm", "clip_period"}
     if method == "retrain":
         follows |= {"num_epochs", "learning_rate", "decay_every", "decay_factor"}
-    return {key: getattr(training, key) for key in sorted(follows & methods.tuning_knobs_of(method))}
+    shared = {key: getattr(training, key) for key in sorted(follows & methods.tuning_knobs_of(method))}
+    return {key: value for key, value in shared.items() if value is not None}
 
 
 def make_row(name: str, row: dict[str, Any], training: TrainingConfig, attack: AttackConfig | None = None) -> UnlearnFn:

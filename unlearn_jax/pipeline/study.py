@@ -15,8 +15,13 @@ from unlearn_jax.pipeline.settings import banks_folder
 from unlearn_jax.pipeline.tables import Results, escape_markdown, format_interval, format_level, format_spread
 from unlearn_jax.pipeline.verdict import find_row, place
 
-_SHOWN = ("unlearn_accuracy", "retain_accuracy", "test_accuracy", "ft_auc", "avg_gap")
+_SHOWN = ("unlearn_accuracy", "retain_accuracy", "test_accuracy", "ft_auc", "fr_auc", "avg_gap")
 _SHOWN += ("acc_r", "acc_f", "tv_forget", "ulira", "mia_nn", "mia_nn_gap")  # where classes are forgotten
+_TERMS = {
+    "delta": "Distance of the adversarial examples (L2)",
+    "transfer": "Share of adversarial examples that fool the retrained model, too",
+}
+"""Terms of the theorem that a study compares, where its variants have them."""
 
 
 def run_study(
@@ -163,12 +168,46 @@ def _tables(results: Mapping[str, Results]) -> list[dict[str, Any]]:
         }
         for row in about.values()
     ]
+    shown += [
+        {
+            "key": key,
+            "name": name,
+            "help": "",
+            "rows": [{**_about(row), "cells": [_term(r, row["key"], key) for r in results.values()]} for row in given],
+        }
+        for key, name in _TERMS.items()
+        if (given := [row for row in about.values() if any(_has_terms(r, row["key"]) for r in results.values())])
+    ]
+    if any(result.get("norms") for result in results.values()):
+        largest = [
+            {**_about(row), "cells": [_largest_norm(result, row["key"]) for result in results.values()]}
+            for row in about.values()
+        ]
+        help_text = "The largest singular value of any layer of any model of the row, by Lanczos iteration."
+        shown.append({"key": "norm", "name": "Largest spectral norm", "help": help_text, "rows": largest})
     return [*shown, {"key": "cost", "name": tables.COST, "help": "", "rows": costs}]
 
 
 def _about(row: Mapping[str, Any]) -> dict[str, Any]:
     note = "" if row["kind"] == "method" else tables.kind_note(row)
     return {"label": row["label"], "kind": row["kind"], "note": note}
+
+
+def _has_terms(result: Results, key: str) -> bool:
+    return key in (result.get("theory") or {}).get("rows", {})
+
+
+def _term(result: Results, key: str, term: str) -> dict[str, Any]:
+    """A row's term of the theorem, mean and deviation over runs."""
+    text = format_spread(result["theory"]["rows"][key][term]) if _has_terms(result, key) else tables.MISSING
+    return {"text": text, "interval": "", "near": False}
+
+
+def _largest_norm(result: Results, key: str) -> dict[str, Any]:
+    """The largest norm of any layer of any model of a row."""
+    layers = (result.get("norms") or {}).get("rows", {}).get(key, {})
+    largest = max((layer["high"] for layer in layers.values()), default=None)
+    return {"text": tables.format_number(largest), "interval": "", "near": False}
 
 
 def _cell(result: Results, row: Mapping[str, Any] | None, key: str) -> dict[str, Any]:

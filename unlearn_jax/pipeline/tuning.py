@@ -66,7 +66,7 @@ def tuning_plan(plan: Plan) -> Plan | None:
         count = int(plan.forget.sum(1).max()) if known else config.forget.count
         forget = dataclasses.replace(config.forget, kind="random", seeds=tuning.seeds, requests=1, count=count)
     replicas = dataclasses.replace(config.replicas, originals=tuning.originals, repeats=1)
-    quick = dict.fromkeys(("mis", "klom", "theory", "targets", "lira", "ulira", "mia_nn"), False)
+    quick = dict.fromkeys(("mis", "klom", "theory", "norms", "targets", "lira", "ulira", "mia_nn"), False)
     audit = dataclasses.replace(config.audit, num_bootstrap=REPLICATES, **quick)
     own = dataclasses.replace(
         plan,

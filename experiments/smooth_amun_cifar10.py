@@ -1,0 +1,26 @@
+"""Smooth AMUN: forgetting from ResNet-18 without BatchNorm on CIFAR-10, its layers free or held at 1 by FastClip.
+
+Command:   unlearn-jax run smooth_amun_cifar10 --workdir runs/smooth_amun_cifar10 --data.path DATA_DIR
+Paper:     arXiv 2503.00917, Tables 3 and 6 and Figure 3; 121 epochs, a clip every 100 steps, one direction per layer
+Measured:  not yet; it needs an accelerator (about 340 trainings of ResNet-18, and the searches).
+"""
+
+import dataclasses
+
+from unlearn_jax.pipeline import RunConfig, presets
+
+_BASE = presets.load("amun_tables_cifar10").variants["tenth"]
+
+
+def _at(max_norm: float | None, title: str) -> RunConfig:
+    return dataclasses.replace(
+        _BASE,
+        title=f"Smooth AMUN, ResNet-18 without BatchNorm on CIFAR-10: {title}",
+        model=dataclasses.replace(_BASE.model, fields={**_BASE.model.fields, "batch_norm": False}),
+        training=dataclasses.replace(_BASE.training, num_epochs=121, max_norm=max_norm),
+        replicas=dataclasses.replace(_BASE.replicas, reference_epochs=121),
+        audit=dataclasses.replace(_BASE.audit, norms=True, theory=True),
+    )
+
+
+STUDY = {"free": _at(None, "free layers"), "held": _at(1.0, "norms of at most 1")}

@@ -1,0 +1,30 @@
+"""Smooth AMUN: forgetting from small CNNs whose layers FastClip holds, at two norms, on MNIST; on a CPU.
+
+Command:   unlearn-jax run smooth_amun_mnist --workdir runs/smooth_amun_mnist --data.path DATA_DIR
+Paper:     as experiments/smooth_amun_digits.py
+Measured:  not yet
+"""
+
+import dataclasses
+
+from unlearn_jax.pipeline import RunConfig, presets
+
+_BASE = presets.load("methods_mnist").config
+_ROWS = ("finetune", "random_label", "amun", "random_label_no_retain", "amun_no_retain")
+
+
+def _at(max_norm: float | None, title: str) -> RunConfig:
+    return dataclasses.replace(
+        _BASE,
+        title=f"Smooth AMUN on MNIST: {title}",
+        training=dataclasses.replace(_BASE.training, max_norm=max_norm, clip_period=50),
+        audit=dataclasses.replace(_BASE.audit, norms=True, theory=True, mis=False),
+        rows={name: _BASE.rows[name] for name in _ROWS},
+    )
+
+
+STUDY = {
+    "free": _at(None, "free layers"),
+    "norm-2": _at(2.0, "norms of at most 2"),
+    "norm-1": _at(1.0, "norms of at most 1"),
+}

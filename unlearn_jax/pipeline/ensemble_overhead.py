@@ -1,0 +1,49 @@
+"""What a step of joint training costs, compilation apart: arms timed in turn, so that other jobs disturb all alike."""
+
+import time
+from collections.abc import Mapping
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unlearn_jax.ensembles import Ensemble, ensemble_epochs, init_ensemble
+from unlearn_jax.train import Recipe, fetch_from
+from unlearn_jax.types import Dataset
+
+
+def step_seconds(
+    runs: Mapping[str, tuple[Ensemble, Recipe]], data: Dataset, *, num_steps: int, num_repeats: int = 9
+) -> tuple[np.ndarray, np.ndarray]:
+    """Times the same number of steps of several ensembles, one after the other, again and again.
+
+    Args:
+      runs: what is trained, and how.
+      data: on which samples; at least a batch.
+      num_steps: steps per measurement.
+      num_repeats: measurements of each.
+
+    Returns:
+      Seconds per step ``[A, num_repeats]``, and seconds that compiling took ``[A]``.
+    """
+    placed = jax.tree.map(jnp.asarray, data)
+    sample, member = jnp.zeros((1, *data.images.shape[1:])), jnp.ones(len(data.labels), bool)
+    programs, compiling = [], []
+    for ensemble, recipe in runs.values():
+        txs = (recipe.tx,) * len(ensemble.models)
+        begin = jax.jit(partial(init_ensemble, ensemble=ensemble, txs=txs))
+        run = partial(ensemble_epochs, ensemble, txs, fetch_from(recipe.augment))
+        run = partial(run, num_epochs=1, num_batches=num_steps, batch_size=recipe.batch_size)
+        state = begin(jax.random.key(0), sample=sample)
+        began = time.perf_counter()
+        compiled = jax.jit(run).lower(state, jax.random.key(1), placed, member).compile()
+        compiling.append(time.perf_counter() - began)
+        programs.append((compiled, state))
+    seconds = np.zeros((len(programs), num_repeats))
+    for repeat in range(-1, num_repeats):  # the first round warms up
+        for i, (compiled, state) in enumerate(programs):
+            began = time.perf_counter()
+            jax.block_until_ready(compiled(state, jax.random.key(1), placed, member))
+            seconds[i, max(repeat, 0)] = (time.perf_counter() - began) / num_steps
+    return seconds, np.array(compiling)
