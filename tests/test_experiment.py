@@ -20,7 +20,8 @@ from unlearn_jax.pipeline import (
     experiment_report,
     run_experiment,
 )
-from unlearn_jax.types import DamagedFileError, InputError
+from unlearn_jax.pipeline.store import DamagedFileWarning
+from unlearn_jax.types import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,14 +97,20 @@ def test_an_interrupted_experiment_goes_on_with_the_same_result(tmp_path):
     assert resumed["tables"] == whole["tables"]
 
 
-def test_a_damaged_part_is_named_and_never_used(tmp_path):
-    run_experiment(make([]), tmp_path, name="e")
+def test_a_damaged_part_is_named_set_aside_and_computed_anew(tmp_path):
+    first = run_experiment(make([]), tmp_path, name="e")
     part = next(tmp_path.glob("draw-1-*"))
     content = bytearray((part / "arrays.npz").read_bytes())
     content[len(content) // 2] ^= 1
     (part / "arrays.npz").write_bytes(content)
-    with pytest.raises(DamagedFileError, match="draw-1"):
-        run_experiment(make([]), tmp_path, name="e")
+    computed = []
+    assert "to do" in dry_run_experiment(make([]), tmp_path, name="e")
+    assert part.exists(), "a dry run changes nothing"
+    with pytest.warns(DamagedFileWarning, match="draw-1.*truncated or changed.*moved to"):
+        again = run_experiment(make(computed), tmp_path, name="e")
+    assert computed == ["draw-1"]
+    assert again["tables"] == first["tables"]
+    assert (next(tmp_path.glob("damaged-draw-1-*-0")) / "arrays.npz").read_bytes() == bytes(content)
 
 
 def test_everything_shown_is_written(tmp_path):

@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(USAGE)
         return 0 if argv else 2
     configure_jax()
+    warnings.showwarning = _warn
     from unlearn_jax.types import InputError, UnlearnError
 
     commands = {"run": _run, "list": _list, "prepare": _prepare}
@@ -61,6 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
+
+
+def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
+    """A warning as one line, without the place in the code."""
+    print(f"unlearn-jax: warning: {message}", file=sys.stderr)
 
 
 def configure_jax() -> None:

@@ -62,13 +62,13 @@ class Bank:
         self._finished: dict[tuple[int, int], dict[str, Any]] | None = None
 
     def finished(self) -> dict[tuple[int, int], dict[str, Any]]:
-        """Manifests of the finished groups by first and last model; every file is checked once per process."""
+        """Manifests of the finished, sound groups by first and last model; files are checked once per process."""
         if self._finished is not None:
             return self._finished
         groups = {}
         for folder in sorted(self.folder.glob("models-*-*")):
             first, last = map(int, folder.name.split("-")[1:])
-            manifest = store.read_manifest(folder)
+            manifest = store.find_manifest(folder)
             if manifest is not None:
                 groups[first, last] = manifest
         self._finished = groups
@@ -89,11 +89,15 @@ class Bank:
           What the whole bank cost when it was made, and whether all of it was there already.
 
         Raises:
-          DamagedFileError: a stored file is not what was written.
           DivergedError: a model's loss was not finite.
+
+        Warns:
+          DamagedFileWarning: a stored file is not what was written; its group is moved aside and trained again.
         """
         with store.lock(self.folder, wait=True):
             self._finished = None  # another process may have trained meanwhile
+            for group in sorted(self.folder.glob("models-*-*")):
+                store.set_aside(group)
             missing = self.missing()
             if missing:
                 self._train(missing, progress)
@@ -206,8 +210,12 @@ class _Checkpoints:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def _close(self) -> None:
         if self._manager is not None:
             self._manager.close()
+            self._manager = None
 
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:
@@ -216,25 +224,33 @@ class _Checkpoints:
         return self._manager
 
     def restore(self, like: TrainState) -> tuple[TrainState | None, dict[str, float]]:
-        """The newest finished checkpoint (None where there is none), and what training had cost until then.
+        """The newest sound checkpoint (None where there is none), and what training had cost until then.
 
-        Raises:
-          DamagedFileError: it cannot be read, or is not what was saved.
+        Where one cannot be read, or is not what was saved, the checkpoints are moved aside with a warning, and training
+        goes on from the one before.
         """
         nothing: dict[str, float] = {"seconds": 0.0, "compile_seconds": 0.0, "peak_memory_mb": 0.0}
-        step = self._open().latest_step() if self._folder.is_dir() else None
-        if step is None:
+        steps = sorted(self._open().all_steps(), reverse=True) if self._folder.is_dir() else []
+        found = next(((step, saved) for step in steps if (saved := self._read(step, like)) is not None), None)
+        if steps and (found is None or found[0] != steps[0]):
+            self._close()
+            store.move_aside(self._folder, f"checkpoint {self._folder / str(steps[0])} is truncated or changed")
+        if found is None:
             return None, nothing
+        self._before = float(found[1]["seconds"])
+        return found[1]["state"], {**nothing, "seconds": round(self._before, 3)}
+
+    def _read(self, step: int, like: TrainState) -> dict[str, Any] | None:
+        """A checkpoint; None where it is damaged, which Orbax says with whatever its readers meet."""
         blank = {"state": like, "seconds": np.zeros(()), "checksum": np.zeros(32, np.uint8)}
         try:
             saved = self._open().restore(step, args=ocp.args.StandardRestore(blank))
-        except Exception as error:
-            raise store.damaged(self._folder / str(step), self._folder) from error
+        except Exception:
+            return None
         state = jax.tree.map(jnp.asarray, saved["state"])
         if not np.array_equal(saved["checksum"], _checksum(jax.tree.map(np.asarray, state))):
-            raise store.damaged(self._folder / str(step), self._folder)
-        self._before = float(saved["seconds"])
-        return state, {**nothing, "seconds": round(self._before, 3)}
+            return None
+        return {**saved, "state": state}
 
     def save(self, state: TrainState) -> None:
         """Saves if the last time is long enough ago; in the background."""

@@ -137,7 +137,9 @@ def run_experiment(
 
     Raises:
       InputError: unusable configuration or directory; nothing has been written then.
-      DamagedFileError: a stored part is not what was written.
+
+    Warns:
+      DamagedFileWarning: a stored part is not what was written; it is moved aside and computed anew.
     """
     from unlearn_jax.pipeline.experiment_report import publish  # matplotlib is slow to import
 
@@ -152,8 +154,9 @@ def run_experiment(
             for label, part in parts.items():
                 bar.set_postfix_str(label)
                 path = folder / f"{label}-{keys[label][:16]}"
-                cached = store.read_manifest(path) is not None
+                cached = store.find_manifest(path) is not None
                 if not cached:
+                    store.set_aside(path)
                     _compute(path, part, [found[other] for other in part.needs])
                 manifest = store.read_manifest(path)
                 assert manifest is not None
@@ -181,7 +184,7 @@ def dry_run_experiment(
     place.check()
     parts = _checked(experiment.parts(experiment.config if config is None else config))
     lines = [
-        [label, "there" if store.read_manifest(place.path / f"{label}-{key[:16]}") else "to do"]
+        [label, "there" if store.find_manifest(place.path / f"{label}-{key[:16]}") else "to do"]
         for label, key in part_keys(name, parts).items()
     ]
     return tabulate(lines, headers=["part", ""], tablefmt="simple")

@@ -51,7 +51,9 @@ def run(
     Raises:
       InputError: unusable configuration, data or directory; nothing has been written then.
       DivergedError: a training ended in numbers that are not finite. (A method that does is reported in its row.)
-      DamagedFileError: a stored file is not what was written.
+
+    Warns:
+      DamagedFileWarning: a stored file is not what was written; its folder is moved aside and computed anew.
     """
     place = store.Workdir(workdir)
     place.check()

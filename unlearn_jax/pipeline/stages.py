@@ -58,8 +58,8 @@ class Parts:
         return self.folder / f"part-{part:03d}-{name}"
 
     def missing(self) -> list[int]:
-        """Parts that are not there yet."""
-        return [part for part in range(len(self.parts)) if store.read_manifest(self.path(part)) is None]
+        """Parts that are not there yet, or damaged."""
+        return [part for part in range(len(self.parts)) if store.find_manifest(self.path(part)) is None]
 
     def ensure(
         self,
@@ -92,6 +92,7 @@ class Parts:
         return cost, not missing
 
     def _make(self, part: int, compute: Callable[..., Any], about: dict[str, Any]) -> None:
+        store.set_aside(self.path(part))
         items = self.parts[part]
         full = max(len(other) for other in self.parts)
         with clock.stopwatch() as cost:

@@ -4,11 +4,13 @@ import contextlib
 import fcntl
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import os
 import pathlib
 import platform
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -71,6 +73,43 @@ def damaged(file: pathlib.Path, folder: pathlib.Path) -> DamagedFileError:
         f"{file} is missing, truncated or changed since it was written: delete the folder {folder} and run the same "
         "command again to rebuild it"
     )
+
+
+class DamagedFileWarning(UserWarning):
+    """A stored folder was not what was written; it was moved aside and its content is computed anew."""
+
+
+def find_manifest(path: pathlib.Path) -> dict[str, Any] | None:
+    """The manifest of a finished and sound folder; None where there is none, or where it is damaged."""
+    try:
+        return read_manifest(path)
+    except DamagedFileError:
+        return None
+
+
+def set_aside(folder: pathlib.Path) -> None:
+    """Moves a folder out of the way that is there but damaged, with a warning; a sound one stays.
+
+    Args:
+      folder: of :func:`write_folder`; the caller holds the lock of a folder above it.
+    """
+    try:
+        read_manifest(folder)
+    except DamagedFileError as error:
+        move_aside(folder, str(error).partition(":")[0])
+
+
+def move_aside(folder: pathlib.Path, what: str) -> None:
+    """Renames a folder to ``damaged-NAME-NUMBER`` beside it, and warns.
+
+    Args:
+      folder: to be renamed.
+      what: was found, a sentence without a full stop.
+    """
+    names = (folder.with_name(f"damaged-{folder.name}-{number}") for number in itertools.count())
+    target = next(name for name in names if not name.exists())
+    folder.rename(target)
+    warnings.warn(f"{what}; moved to {target}, and computed anew", DamagedFileWarning, stacklevel=3)
 
 
 def _sha256(file: pathlib.Path) -> str:
