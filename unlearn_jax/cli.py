@@ -1,8 +1,9 @@
-"""``unlearn-jax``: run an experiment, list what there is, prepare a data set."""
+"""``unlearn-jax``: run an experiment, list what there is, check the installation, prepare a data set."""
 
 import contextlib
 import errno
 import io
+import itertools
 import os
 import pathlib
 import re
@@ -13,14 +14,22 @@ from typing import Any
 
 USAGE = """usage: unlearn-jax run PRESET --workdir DIR [--dry-run] [--field.sub=value ...]
        unlearn-jax list
+       unlearn-jax doctor
        unlearn-jax prepare {cifar10,cifar100,mnist} --archive FILE --data-dir DIR
+       unlearn-jax --debug-nans --debug-keys COMMAND ...
 
 run      trains, attacks, unlearns, audits and reports, or runs another experiment; the same command again goes on where
          it stopped.
          PRESET is a name from `unlearn-jax list`, or the path of a Python file that defines one.
          `unlearn-jax run PRESET --help` shows every field that can be overridden.
 list     shows presets, methods, models and membership signals.
-prepare  turns an official archive that you have downloaded into a TFDS data set, without TensorFlow."""
+doctor   prints versions, devices, memory and caches, and checks that this installation computes known numbers.
+prepare  turns an official archive that you have downloaded into a TFDS data set, without TensorFlow.
+
+--debug-nans stops at the first operation that makes a NaN, --debug-keys at the first random key that is used twice;
+both are slow."""
+
+SWITCHES = {"--debug-nans": "jax_debug_nans", "--debug-keys": "jax_debug_key_reuse"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,17 +43,19 @@ def main(argv: Sequence[str] | None = None) -> int:
       standard error.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    switches = list(itertools.takewhile(SWITCHES.__contains__, argv))
+    argv = argv[len(switches) :]
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if argv else 2
-    configure_jax()
+    configure_jax(switches)
     warnings.showwarning = _warn
     from unlearn_jax.types import InputError, UnlearnError
 
-    commands = {"run": _run, "list": _list, "prepare": _prepare}
+    commands = {"run": _run, "list": _list, "doctor": _doctor, "prepare": _prepare}
     try:
         if argv[0] not in commands:
-            raise InputError(f"unknown command {argv[0]!r}: choose run, list or prepare")
+            raise InputError(f"unknown command {argv[0]!r}: choose run, list, doctor or prepare")
         return commands[argv[0]](argv[1:])
     except UnlearnError as error:
         print(f"unlearn-jax: error: {error}", file=sys.stderr)
@@ -70,10 +81,16 @@ def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
     print(f"unlearn-jax: warning: {message}", file=sys.stderr)
 
 
-def configure_jax() -> None:
-    """Before JAX starts: one CPU device per core, so that models train side by side, and a compilation cache."""
+def configure_jax(switches: Sequence[str] = ()) -> None:
+    """Before JAX starts: one CPU device per core, so that models train side by side, and a compilation cache.
+
+    Args:
+      switches: keys of ``SWITCHES`` to turn on.
+    """
     import jax
 
+    for switch in switches:
+        jax.config.update(SWITCHES[switch], True)
     if "JAX_NUM_CPU_DEVICES" not in os.environ and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         with contextlib.suppress(RuntimeError):  # somebody has started JAX already: its devices stay
             jax.config.update(
@@ -227,6 +244,17 @@ def _list(argv: list[str]) -> int:
     print(f"models (model.name):        {', '.join(models.ARCHITECTURES)}")
     print(f"signals (audit.signal):     {', '.join(RMIA_SIGNALS)}")
     return 0
+
+
+def _doctor(argv: list[str]) -> int:
+    from unlearn_jax.pipeline.doctor import doctor
+    from unlearn_jax.types import InputError
+
+    if argv:
+        raise InputError(f"doctor takes no arguments, got {argv[0]!r}")
+    said, well = doctor()
+    print(said)
+    return 0 if well else 1
 
 
 def _prepare(argv: list[str]) -> int:

@@ -53,8 +53,8 @@ class Table(NamedTuple):
     """
 
     title: str
-    columns: list[str]
-    rows: list[list[Cell]]
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
     caption: str = ""
 
 
@@ -99,7 +99,7 @@ class Page(NamedTuple):
     """
 
     summary: str
-    tables: list[Table]
+    tables: Sequence[Table]
     pictures: Sequence[Picture] = ()
     checks: Sequence[Check] = ()
 
