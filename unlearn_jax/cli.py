@@ -21,7 +21,9 @@ USAGE = """usage: unlearn-jax run PRESET --workdir DIR [--dry-run] [--field.sub=
 run      trains, attacks, unlearns, audits and reports, or runs another experiment; the same command again goes on where
          it stopped.
          PRESET is a name from `unlearn-jax list`, or the path of a Python file that defines one.
-         `unlearn-jax run PRESET --help` shows every field that can be overridden.
+         `unlearn-jax run PRESET --help` shows every field that can be overridden. Several processes share the work if
+         each is started with the same command, on the same folders, and --distributed (TPU pods, SLURM), or
+         --coordinator=ADDRESS:PORT --num-processes=N --process-id=I.
 list     shows presets, methods, models and membership signals.
 doctor   prints versions, devices, memory and caches, and checks that this installation computes known numbers.
 prepare  turns an official archive that you have downloaded into a TFDS data set, without TensorFlow.
@@ -138,15 +140,17 @@ def _parse(kind: Any, argv: Sequence[str], prog: str, default: Any = None) -> An
 
 def _run(argv: list[str]) -> int:
     from unlearn_jax import pipeline
-    from unlearn_jax.pipeline import presets
+    from unlearn_jax.pipeline import hosts, presets
     from unlearn_jax.pipeline.study import with_bank
     from unlearn_jax.pipeline.tables import terminal_table
     from unlearn_jax.types import InputError
 
     if not argv or argv[0].startswith("-"):
         raise InputError(f"run needs a preset: choose one of {', '.join(sorted(presets.names()))}")
+    workdir, dry, distributed, rest = _own_flags(argv[1:])
+    if distributed is not None:
+        hosts.join(*distributed)
     preset = presets.load(argv[0])
-    workdir, dry, rest = _own_flags(argv[1:])
     prog = f"unlearn-jax run {argv[0]} --workdir DIR"
     if preset.experiment is not None:
         return _run_experiment(preset.name, preset.experiment, workdir, dry, rest, prog)
@@ -158,13 +162,17 @@ def _run(argv: list[str]) -> int:
             said = pipeline.dry_run(config, pathlib.Path(workdir) / name, **_own_parts(preset.hooks, config))
             print(f"{name}:\n{said}" if name else said)
         return 0
-    if "" not in variants:
+    if "" not in variants:  # a study
         own = {name: _own_parts(preset.hooks, config) for name, config in variants.items()}
         pipeline.run_study(variants, workdir, preset=preset.name, own=own)
+        if not hosts.here().first:
+            return 0
         print((pathlib.Path(workdir) / "study.md").read_text())
         print(f"report: {pathlib.Path(workdir) / 'study.html'}")
         return 0
     results = pipeline.run(variants[""], workdir, preset=preset.name, **_own_parts(preset.hooks, variants[""]))
+    if not results:  # the first process reports
+        return 0
     print(terminal_table(results))
     for check in results["checks"]:
         print(f"{'ok  ' if check['passed'] else 'FAIL'}  {check['name']}. {check['detail']}")
@@ -209,21 +217,35 @@ def _own_parts(hooks: dict[str, Any], config: Any) -> dict[str, Any]:
     return own
 
 
-def _own_flags(argv: list[str]) -> tuple[str | None, bool, list[str]]:
-    """Takes ``--workdir`` and ``--dry-run`` out; everything else belongs to the configuration."""
+def _own_flags(argv: list[str]) -> tuple[str | None, bool, tuple[Any, ...] | None, list[str]]:
+    """Takes out what is not of the configuration: folder, dry run, arguments of ``hosts.join`` if wanted; the rest."""
     from unlearn_jax.types import InputError
 
-    workdir, dry, rest, words = None, False, [], iter(argv)
+    wants = {
+        "--workdir": "a folder",
+        "--coordinator": "ADDRESS:PORT",
+        "--num-processes": "a number",
+        "--process-id": "a number",
+    }
+    given: dict[str, Any] = {}
+    flags, rest, words = set(), [], iter(argv)
     for word in words:
-        if word == "--dry-run":
-            dry = True
-        elif word == "--workdir" or word.startswith("--workdir="):
-            workdir = word.partition("=")[2] or next(words, "")
-            if not workdir or workdir.startswith("--"):
-                raise InputError("--workdir needs a folder")
+        name, _, value = word.partition("=")
+        if word in ("--dry-run", "--distributed"):
+            flags.add(word)
+        elif name in wants:
+            given[name] = value or next(words, "")
+            if not given[name] or given[name].startswith("--"):
+                raise InputError(f"{name} needs {wants[name]}")
+            if wants[name] == "a number":
+                if not given[name].isdecimal():
+                    raise InputError(f"{name} needs a number, got {given[name]!r}")
+                given[name] = int(given[name])
         else:
             rest.append(word)
-    return workdir, dry, rest
+    about = tuple(given.get(name) for name in list(wants)[1:])
+    distributed = about if "--distributed" in flags or any(value is not None for value in about) else None
+    return given.get("--workdir"), "--dry-run" in flags, distributed, rest
 
 
 def _list(argv: list[str]) -> int:

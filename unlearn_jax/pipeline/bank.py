@@ -20,7 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from tqdm import tqdm
 
-from unlearn_jax.pipeline import clock, store
+from unlearn_jax.pipeline import clock, hosts, store
 from unlearn_jax.pipeline.config import ReplicasConfig
 from unlearn_jax.replicas import fit_many, map_models, mapper, predict_many
 from unlearn_jax.train import LossFn, Recipe, TrainState, init_state, steps_per_epoch
@@ -94,30 +94,52 @@ class Bank:
         Warns:
           DamagedFileWarning: a stored file is not what was written; its group is moved aside and trained again.
         """
-        with store.lock(self.folder, wait=True):
-            self._finished = None  # another process may have trained meanwhile
-            for group in sorted(self.folder.glob("models-*-*")):
-                store.set_aside(group)
-            missing = self.missing()
-            if missing:
-                self._train(missing, progress)
-                self._finished = None
-            cost: dict[str, float] = {}
-            for manifest in self.finished().values():
-                cost = clock.add(cost, manifest["cost"])
-            return cost, not missing
+        here = hosts.here()
+        store.make_folder(self.folder)
+        self._finished = None  # another process may have trained meanwhile
+        missing = self.missing()
+        if missing:
+            self._train(missing, progress, here)
+            here.wait(self._complete)
+            self._finished = None
+            if here.first:
+                for stale in self.folder.glob("training-*"):  # of another grouping
+                    shutil.rmtree(stale)
+        cost: dict[str, float] = {}
+        for manifest in self.finished().values():
+            cost = clock.add(cost, manifest["cost"])
+        return cost, not missing
 
-    def _train(self, missing: list[int], progress: Callable[..., tqdm]) -> None:
+    def _complete(self) -> bool:
+        """Whether every model is there and sound, looked at afresh; files are read once there are enough."""
+        ranges = [folder.name.split("-")[1:] for folder in self.folder.glob("models-*-*")]
+        if sum(int(last) - int(first) + 1 for first, last in ranges) < len(self.spec.member):
+            return False
+        self._finished = None
+        return not self.missing()
+
+    def _train(self, missing: list[int], progress: Callable[..., tqdm], here: hosts.Host) -> None:
         total = len(self.spec.member)
         size = -(-total // -(-total // self.settings.group))  # of all models, so that a rerun meets the same groups
-        with progress(total=len(missing) * self.spec.recipe.num_epochs, desc=self.spec.name, unit="epoch") as bar:
-            for start in range(0, total, size):
-                rows = np.intersect1d(missing, np.arange(start, start + size))
-                for run in np.split(rows, np.where(np.diff(rows) != 1)[0] + 1):  # what is stored is a range
-                    if len(run):
-                        self._train_group([int(m) for m in run], size, bar)
-        for stale in self.folder.glob("training-*"):  # of another grouping
-            shutil.rmtree(stale)
+        groups = [np.intersect1d(missing, np.arange(start, start + size)) for start in range(0, total, size)]
+        mine = [(number, rows) for number, rows in enumerate(groups) if len(rows) and here.does(number)]
+        count = sum(len(rows) for _, rows in mine)
+        with progress(total=count * self.spec.recipe.num_epochs, desc=self.spec.name, unit="epoch") as bar:
+            for number, rows in mine:
+                with store.lock(self.folder, wait=True, name=f".lock-{number}"):
+                    self._finished = None  # whoever held it may have trained them
+                    self._set_aside(rows)
+                    rows = np.intersect1d(rows, self.missing())
+                    for run in np.split(rows, np.where(np.diff(rows) != 1)[0] + 1):  # what is stored is a range
+                        if len(run):
+                            self._train_group([int(m) for m in run], size, bar)
+
+    def _set_aside(self, rows: np.ndarray) -> None:
+        """Moves damaged groups with some of these models out of the way."""
+        for folder in sorted(self.folder.glob("models-*-*")):
+            first, last = map(int, folder.name.split("-")[1:])
+            if len(np.intersect1d(rows, np.arange(first, last + 1))):
+                store.set_aside(folder)
 
     def _train_group(self, rows: list[int], size: int, bar: tqdm) -> None:
         spec = self.spec

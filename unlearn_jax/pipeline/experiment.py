@@ -20,7 +20,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from unlearn_jax.audit import Estimate
-from unlearn_jax.pipeline import clock, store
+from unlearn_jax.pipeline import clock, hosts, store
 from unlearn_jax.pipeline.config import digest, to_json
 from unlearn_jax.types import InputError
 
@@ -143,6 +143,8 @@ def run_experiment(
     """
     from unlearn_jax.pipeline.experiment_report import publish  # matplotlib is slow to import
 
+    if hosts.here().count > 1:
+        raise InputError("this experiment is the work of one process: start it without --distributed or --coordinator")
     config = experiment.config if config is None else config
     parts = _checked(experiment.parts(config))
     keys = part_keys(name, parts)

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from unlearn_jax.data import Splits
-from unlearn_jax.pipeline import clock, measure, measures, sections, stages, store, tuning
+from unlearn_jax.pipeline import clock, hosts, measure, measures, sections, stages, store, tuning
 from unlearn_jax.pipeline.bank import Bank
 from unlearn_jax.pipeline.config import RunConfig, to_json
 from unlearn_jax.pipeline.plan import Plan, make_plan
@@ -46,7 +46,7 @@ def run(
       loss_fn: a user's own training objective instead of cross-entropy.
 
     Returns:
-      What ``results.json`` holds.
+      What ``results.json`` holds; nothing in all but the first of several processes.
 
     Raises:
       InputError: unusable configuration, data or directory; nothing has been written then.
@@ -55,13 +55,15 @@ def run(
     Warns:
       DamagedFileWarning: a stored file is not what was written; its folder is moved aside and computed anew.
     """
-    place = store.Workdir(workdir)
-    place.check()
+    place, here = store.Workdir(workdir), hosts.here()
+    if here.first:
+        place.check()
     plan = make_plan(config, banks_folder(config, workdir), splits=splits, model=model, loss_fn=loss_fn)
     tuning.check_tuning(plan)
     store.make_folder(plan.bank_root)
     with place.locked() as folder:
-        store.write_text(folder / "config.json", json.dumps(to_json(config), indent=1))
+        if here.first:
+            store.write_text(folder / "config.json", json.dumps(to_json(config), indent=1))
         costs: list[dict[str, Any]] = []
         _train((plan.originals, plan.references), costs)
         plan, tuned, shared = _tune(plan, folder, costs)
@@ -72,6 +74,8 @@ def run(
             given = adversarial.get(plan.attack_of(name))
             unlearned[name], cost, cached = stages.unlearn(plan, name, given, folder, progress_bar)
             costs.append({"name": f"unlearn: {name}", **cost, "cached": cached})
+        if not here.first:
+            return {}
         with clock.stopwatch() as cost:
             audited, arrays = _audit(plan, unlearned)
             extra, more = sections.make_sections(plan, unlearned, adversarial, arrays)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from unlearn_jax import audit, filters
 from unlearn_jax.attacks import adversarial_set, cap_failures, fast_adversarial_set
 from unlearn_jax.methods import unlearn_sequence
-from unlearn_jax.pipeline import clock, store
+from unlearn_jax.pipeline import clock, hosts, store
 from unlearn_jax.pipeline.config import AttackConfig, to_json
 from unlearn_jax.pipeline.plan import Plan, purpose_key
 from unlearn_jax.pipeline.settings import attack_knobs
@@ -78,12 +78,14 @@ class Parts:
         Returns:
           What all parts cost when they were made, and whether all were there already.
         """
-        missing = self.missing()
-        if missing:
-            with progress(total=len(missing), desc=self.folder.name.rsplit("-", 1)[0], unit="part") as bar:
-                for part in missing:
+        here, missing = hosts.here(), self.missing()
+        mine = [part for part in missing if here.does(part)]
+        if mine:
+            with progress(total=len(mine), desc=self.folder.name.rsplit("-", 1)[0], unit="part") as bar:
+                for part in mine:
                     self._make(part, compute, about)
                     bar.update()
+        here.wait(lambda: all(self.path(part).is_dir() for part in missing) and not self.missing())
         cost: dict[str, float] = {}
         for part in range(len(self.parts)):
             manifest = store.read_manifest(self.path(part))

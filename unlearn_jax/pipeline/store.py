@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from unlearn_jax import __version__
+from unlearn_jax.pipeline import hosts
 from unlearn_jax.types import DamagedFileError, InputError, PyTree
 
 MANIFEST = "manifest.json"
@@ -188,18 +189,19 @@ def make_folder(folder: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def lock(folder: pathlib.Path, *, wait: bool) -> Iterator[None]:
-    """Makes a folder and holds it against other processes.
+def lock(folder: pathlib.Path, *, wait: bool, name: str = ".lock") -> Iterator[None]:
+    """Makes a folder and holds it, or something in it, against other processes.
 
     Args:
       folder: made if it is not there.
       wait: wait for the other, or refuse.
+      name: of the lock; locks of different names do not exclude each other.
 
     Raises:
       InputError: it cannot be written, or is held by another run and ``wait`` is False.
     """
     make_folder(folder)
-    handle = (folder / ".lock").open("w")
+    handle = (folder / name).open("w")
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -240,11 +242,16 @@ class Workdir:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[pathlib.Path]:
-        """Makes and marks the directory, and keeps other runs out of it.
+        """Makes and marks the directory, and keeps other runs out of it; the first of several processes does so.
 
         Raises:
           InputError: as :meth:`check`, or another run is at work in it.
         """
+        here = hosts.here()
+        if not here.first:
+            here.wait((self.path / self.MARK).is_file)
+            yield self.path
+            return
         self.check()
         with lock(self.path, wait=False):
             if not (self.path / self.MARK).is_file():

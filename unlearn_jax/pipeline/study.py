@@ -8,7 +8,7 @@ import urllib.parse
 from collections.abc import Mapping
 from typing import Any
 
-from unlearn_jax.pipeline import store, tables
+from unlearn_jax.pipeline import hosts, store, tables
 from unlearn_jax.pipeline.config import RunConfig
 from unlearn_jax.pipeline.run import run
 from unlearn_jax.pipeline.settings import banks_folder
@@ -50,7 +50,8 @@ def run_study(
         for name, config in variants.items():
             own_parts = (own or {}).get(name, {})
             found[name] = run(with_bank(config, folder), folder / name, preset=preset, **own_parts)
-            write_study(found, folder)
+            if hosts.here().first:
+                write_study(found, folder)
     return found
 
 

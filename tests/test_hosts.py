@@ -1,0 +1,132 @@
+"""Several real processes at one run, on the loopback interface: the same result as one process, whoever is lost."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from unlearn_jax import cli
+from unlearn_jax.pipeline import hosts
+from unlearn_jax.types import InputError
+
+PRESET = """
+'''A tiny run in several groups.'''
+from unlearn_jax.pipeline import *
+PRESET = RunConfig(
+    model=ModelConfig(fields={"widths": (8,)}), training=TrainingConfig(num_epochs=2),
+    forget=ForgetConfig(seeds=(1, 2)), replicas=ReplicasConfig(originals=(0, 1), references=8, group=2),
+    attack=AttackConfig(num_radii=4, num_steps=3), audit=AuditConfig(num_bootstrap=10, mis=False),
+    rows={"finetune": {"method": "finetune", "num_epochs": 1}, "amun": {"method": "amun", "num_epochs": 1}},
+)
+"""
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start(count, folder, cache):
+    """The same command in ``count`` processes."""
+    (folder / "tiny.py").write_text(PRESET)
+    env = {**os.environ, "PYTHONPATH": str(pathlib.Path(cli.__file__).parents[1]), "UNLEARN_JAX_CACHE": str(cache)}
+    command = [sys.executable, "-m", "unlearn_jax", "run", "tiny.py", "--workdir", "out"]
+    many = lambda i: [f"--coordinator=127.0.0.1:{port}", f"--num-processes={count}", f"--process-id={i}"]  # noqa: E731
+    port = free_port()
+    return [
+        subprocess.Popen(
+            command + (many(i) if count > 1 else []),
+            cwd=folder,
+            env=env,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for i in range(count)
+    ]
+
+
+def finish(processes):
+    said = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), said
+    return said
+
+
+def rows_of(folder):
+    return json.loads((folder / "out" / "results.json").read_text())["rows"]
+
+
+def numbers(folder):
+    return [{key: row[key] for key in ("key", "metrics")} for row in rows_of(folder)]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    finish(start(1, folder, folder / "cache"))
+    return folder
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_processes_share_the_work_and_the_result_is_that_of_one(count, alone, tmp_path):
+    said = finish(start(count, tmp_path, alone / "cache"))
+    assert "Retrained (oracle)" in said[0][0]
+    assert [out for out, _ in said[1:]] == [""] * (count - 1), "the first process reports"
+    assert numbers(tmp_path) == numbers(alone)
+    for one in (alone / "banks").rglob("logits.npy"):
+        other = tmp_path / "banks" / one.relative_to(alone / "banks")
+        np.testing.assert_array_equal(np.load(one), np.load(other))
+
+
+def test_one_process_picks_up_what_others_left(alone, tmp_path):
+    """A share that a lost process did not do is a missing folder."""
+    first = start(2, tmp_path, alone / "cache")
+    finish(first)
+    for lost in [*(tmp_path / "banks").glob("references-*/models-0002-*"), *(tmp_path / "out").glob("unlearn-*")]:
+        for file in [*lost.rglob("*")][::-1]:
+            file.rmdir() if file.is_dir() else file.unlink()
+        lost.rmdir()
+    (tmp_path / "out" / "results.json").unlink()
+    finish(start(1, tmp_path, alone / "cache"))
+    assert numbers(tmp_path) == numbers(alone)
+
+
+def test_pieces_fall_to_exactly_one():
+    for count in (1, 3, 4):
+        for piece in range(10):
+            assert sum(hosts.Host(i, count).does(piece) for i in range(count)) == 1
+
+
+def test_waiting_looks_until_it_is_there():
+    looks = iter([False, False, True])
+    hosts.Host(1, 2).wait(lambda: next(looks))
+    assert next(looks, "none left") == "none left"
+    hosts.Host(0, 1).wait(lambda: False)  # alone: nothing to wait for
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [(("127.0.0.1:1", None, 0), "go together"), (("127.0.0.1:1", 2, 2), "from 0 to 1")],
+)
+def test_unusable_values(values, message):
+    with pytest.raises(InputError, match=message):
+        hosts.join(*values)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--process-id=first"], "--process-id needs a number"),
+        (["--coordinator"], "--coordinator needs ADDRESS:PORT"),
+        (["--num-processes=2"], "go together"),
+    ],
+)
+def test_unusable_flags_are_one_line(flags, message, capsys):
+    assert cli.main(["run", "digits", "--workdir", "x", *flags]) == 2
+    assert message in capsys.readouterr().err
