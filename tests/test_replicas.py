@@ -11,7 +11,7 @@ from unlearn_jax.types import InputError
 
 RECIPE = train.Recipe(num_epochs=3, batch_size=16, tx=train.sgd(0.1))
 EXACT = [("loop", 1), ("map", 1), ("loop", 2), ("map", 8), ("map", 4)]
-CLOSE = [("vmap", 1), ("vmap", 2)]
+CLOSE = [("vmap", 1), ("vmap", 2), ("split", 8), ("split", 1)]
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +49,23 @@ def test_one_replica_equals_fit(kind, blobs, request):
     single, own = train.fit(jax.random.split(jax.random.key(9), 1)[0], model, blobs, mask, RECIPE)
     chex.assert_trees_all_equal(replicas.unstack(many, 0), single)
     np.testing.assert_array_equal(losses[0], own)
+
+
+def test_split_divides_batches_over_the_devices(normed, blobs, design):
+    how = replicas.mapper("split", num_models=1)
+    seen = []
+    read = train.fetch_from()
+
+    def watched(data, index, key):
+        batch = how.fetch(read)(data, index, key)
+        jax.debug.inspect_array_sharding(batch.images, callback=seen.append)
+        return batch
+
+    jax.jit(watched)(how.place(blobs), jnp.arange(16), jax.random.key(0))
+    assert seen[0].shard_shape((16, 4, 4, 1)) == (2, 4, 4, 1)
+    bad = train.Recipe(1, 12, RECIPE.tx)
+    with pytest.raises(InputError, match="12 samples does not divide evenly over 8 devices"):
+        replicas.fit_many(jax.random.split(jax.random.key(5), 5), normed, blobs, design, bad, how=how)
 
 
 def test_resumed_equals_uninterrupted(normed, blobs, design, reference):

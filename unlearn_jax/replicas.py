@@ -2,7 +2,8 @@
 
 A stack of ``M`` models is a pytree whose leaves have a leading ``M``. "For each model" is a replaceable *mapper*, so
 the same pure function of one model runs as a Python loop, as ``lax.map``, as ``vmap``, or over devices by ``pmap``
-with any of these inside. All give the same result; which is fast depends on the backend and on the model.
+with any of these inside; models too large for that are trained one by one, each batch divided over all devices. All
+give the same result; which is fast depends on the backend and on the model.
 """
 
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from unlearn_jax.train import (
+    Batch,
+    FetchFn,
     LossFn,
     Recipe,
     TrainState,
@@ -31,7 +34,7 @@ from unlearn_jax.train import (
 )
 from unlearn_jax.types import Array, Dataset, InputError, Model, PyTree, Variables
 
-Form = Literal["auto", "loop", "map", "vmap"]
+Form = Literal["auto", "loop", "map", "vmap", "split"]
 OneModel = Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]]
 """``(carry, item, shared) -> (carry, out)`` of one model; the carry's buffers are given away."""
 
@@ -43,11 +46,15 @@ class Mapper(NamedTuple):
       name: for reports, such as ``"pmap[2] x map"``.
       place: puts what all models share on the devices, once: ``shared -> placed``.
       lift: ``fun -> mapped``, ``mapped(carry [M, ...], item [M, ...], placed) -> (carry, out)``; the carry is donated.
+      shards: parts that every batch of a training step is divided into; 1 for none.
+      fetch: what reading a batch becomes.
     """
 
     name: str
     place: Callable[[PyTree], PyTree]
     lift: Callable[[OneModel], Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]]]
+    shards: int = 1
+    fetch: Callable[[FetchFn], FetchFn] = lambda fetch: fetch
 
 
 def _body(form: str, fun: OneModel) -> OneModel:
@@ -77,7 +84,10 @@ def mapper(form: Form = "auto", *, num_models: int, devices: int | None = None) 
       form: ``loop`` is a jitted call per model, ``map`` one program that goes through them with ``lax.map``, ``vmap``
         one program that does all at once. ``auto`` takes the fastest as measured: ``map`` on CPU (32 times the speed of
         ``vmap`` for a small CNN), ``vmap`` elsewhere.
-      num_models: ``M``; no more devices than models are used.
+        ``split`` trains one model after another, its batches divided over the devices (data parallelism, for models
+        that fill a device): equal to the others to rounding, since gradients are summed in another order. What is no
+        training (attacks, predictions) then runs on every device alike.
+      num_models: ``M``; no more devices than models are used, but by ``split``.
       devices: local devices to spread the models over by ``pmap``; all of them by default, 1 for none. ``M`` need not
         be a multiple: the last model is repeated as filling and its copies are dropped.
 
@@ -89,11 +99,13 @@ def mapper(form: Form = "auto", *, num_models: int, devices: int | None = None) 
     """
     if form == "auto":
         form = "map" if jax.default_backend() == "cpu" else "vmap"
-    if form not in ("loop", "map", "vmap"):
-        raise InputError(f"unknown mapper {form!r}: choose auto, loop, map or vmap")
+    if form not in ("loop", "map", "vmap", "split"):
+        raise InputError(f"unknown mapper {form!r}: choose auto, loop, map, vmap or split")
     present = jax.local_devices()
     if devices is not None and not 1 <= devices <= len(present):
         raise InputError(f"{devices} devices asked for, {len(present)} present: choose 1 to {len(present)}")
+    if form == "split":
+        return _split(devices or len(present))
     count = min(devices or len(present), num_models)
     return _on_devices(form, count) if count > 1 else _on_one(form)
 
@@ -130,6 +142,23 @@ def _on_devices(form: str, count: int) -> Mapper:
         return run
 
     return Mapper(f"pmap[{count}] x {form}", place, lift)
+
+
+def _split(count: int) -> Mapper:
+    """One model after another, on a mesh that each batch is divided over."""
+    mesh = Mesh(np.array(jax.local_devices()[:count]), "batch")
+    whole, rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("batch"))
+
+    def lift(fun: OneModel) -> OneModel:
+        return _slots(jax.jit(fun, donate_argnums=0), 0)
+
+    def fetch(read: FetchFn) -> FetchFn:
+        def divided(data: Any, index: Array, key: Array) -> Batch:
+            return lax.with_sharding_constraint(read(data, lax.with_sharding_constraint(index, rows), key), rows)
+
+        return divided
+
+    return Mapper(f"split[{count}]", lambda shared: jax.device_put(shared, whole), lift, count, fetch)
 
 
 @lru_cache(maxsize=64)
@@ -215,6 +244,8 @@ def fit_many(
     """
     member = check_member(member, len(data.labels))
     how = how or mapper(num_models=len(member))
+    if recipe.batch_size % how.shards:
+        raise InputError(f"a batch of {recipe.batch_size} samples does not divide evenly over {how.shards} devices")
     num_batches = num_batches or steps_per_epoch(int(member.sum(-1).max()), recipe.batch_size)
     now: TrainState = map_models(how, _creator(model, recipe.tx), keys, ()) if state is None else state
     done = int(np.asarray(now.epoch)[0])
@@ -241,7 +272,7 @@ def _advance(how: Mapper, loss_fn: LossFn, recipe: Recipe, num_batches: int, num
         train_epochs,
         loss_fn,
         recipe.tx,
-        fetch_from(recipe.augment),
+        how.fetch(fetch_from(recipe.augment)),
         num_epochs=num_epochs,
         num_batches=num_batches,
         batch_size=recipe.batch_size,

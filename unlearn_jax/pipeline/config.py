@@ -131,8 +131,9 @@ class ReplicasConfig:
     """``legacy`` draws the design as the released LiRA and AMUN codes do."""
     reference_epochs: int = 0
     """Epochs of the references; 0 for as many as the originals."""
-    mapper: Literal["auto", "loop", "map", "vmap"] = "auto"
-    """How to go through many models on one device."""
+    mapper: Literal["auto", "loop", "map", "vmap", "split"] = "auto"
+    """How to go through many models on one device; ``split`` instead trains one after another, each batch divided over
+    all devices."""
     devices: int | None = None
     """Devices to spread models over; all of them if None."""
     group: int = 16
