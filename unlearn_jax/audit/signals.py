@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from unlearn_jax.types import Array, InputError
@@ -24,11 +25,12 @@ SignalFn = Callable[..., Array]
 
 def _read(logits: ArrayLike, labels: ArrayLike) -> tuple[Array, Array]:
     """Logits in at least float32, and the labels' one-hot mask ``[..., C]`` (all False if out of range)."""
+    labels = labels if isinstance(labels, jax.Array) else np.asarray(labels)
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise InputError(f"labels have dtype {labels.dtype}: pass integer class numbers")
     logits, labels = jnp.asarray(logits), jnp.asarray(labels)
     if logits.ndim < 1 or logits.shape[-1] < 2:
         raise InputError(f"logits have shape {logits.shape}: pass [..., C] with at least two classes")
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise InputError(f"labels have dtype {labels.dtype}: pass integer class numbers")
     try:
         labels = jnp.broadcast_to(labels, logits.shape[:-1])
     except ValueError:

@@ -144,9 +144,9 @@ def load_arrays(
         num_classes = len(class_names)
     train, test = _shaped(train_images, train_labels), _shaped(test_images, test_labels)
     if num_classes is None:
-        integral = [x.labels for x in (train, test) if x.labels.size and np.issubdtype(x.labels.dtype, np.integer)]
+        integral = [x.labels for x in (train, test) if x.labels.size and x.labels.dtype.kind in "iu"]
         num_classes = max((int(labels.max()) + 1 for labels in integral), default=2)
-        if num_classes > max(2, len(train.labels) + len(test.labels)):
+        if num_classes > max(2, train.labels.size + test.labels.size):
             raise InputError(
                 f"the largest label is {num_classes - 1}, more than there are samples: check them, or give class_names"
             )

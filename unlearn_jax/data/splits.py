@@ -167,13 +167,15 @@ def forget_class(labels: npt.ArrayLike, classes: int | Sequence[int]) -> Mask:
       ``[N]`` bool.
 
     Raises:
-      InputError: classes are not integers, empty or repeated, a class has no sample, or no other class is
+      InputError: labels or classes are not integers, classes are empty or repeated, a class has no sample, or no other class is
         left.
 
     >>> forget_class([0, 1, 2, 1], 1).tolist()
     [False, True, False, True]
     """
     labels, wanted = np.asarray(labels), np.atleast_1d(np.asarray(classes))
+    if labels.ndim != 1 or labels.size == 0 or not np.issubdtype(labels.dtype, np.integer):
+        raise InputError(f"labels must be one integer per training sample, got {labels.dtype} {labels.shape}")
     if wanted.size == 0:
         raise InputError("forget classes are empty; name at least one class")
     if wanted.ndim != 1 or not np.issubdtype(wanted.dtype, np.integer):
