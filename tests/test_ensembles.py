@@ -111,6 +111,37 @@ def test_lotos_turns_the_members_apart_and_training_goes_on(conv, blobs, key):
     assert last["apart"] < 0.3 * last["plain"]
 
 
+def test_lotos_at_every_third_step_acts_then_and_rests_between(tiny, blobs, key, starts):
+    """Step by step: an active step equals one of LOTOS at every step, a resting one that of no LOTOS."""
+    often, seldom = (ensembles.Lotos(weight=0.5, max_length=0.1, which="all", every=n) for n in (1, 3))
+    txs = (optax.sgd(0.1),) * 2
+    batch = train.Batch(jnp.asarray(blobs.images[:9]), jnp.asarray(blobs.labels[:9]), jnp.arange(9))
+    step = {
+        name: jax.jit(partial(ensembles.ensemble_step, ensembles.Ensemble([tiny] * 2, lotos=lotos), txs))
+        for name, lotos in (("often", often), ("seldom", seldom), ("never", None))
+    }
+    begin = partial(ensembles.init_ensemble, ensemble=ensembles.Ensemble([tiny] * 2, lotos=seldom), txs=txs)
+    state = jax.jit(partial(begin, sample=SAMPLE))(jax.random.clone(key), variables=starts)
+    for number in range(4):
+        after, losses = step["seldom"](state, batch, jax.random.fold_in(key, number))
+        active = number % 3 == 0
+        expected, _ = step["often" if active else "never"](state, batch, jax.random.fold_in(key, number))
+        chex.assert_trees_all_close(after.variables, expected.variables, rtol=1e-6)
+        assert (losses.lotos > 0) == active
+        same = jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), state.directions, after.directions)
+        assert all(jax.tree.leaves(same)) != active
+        assert int(after.step) == number + 1
+        state = after
+    run = lambda lotos: ensembles.fit_ensemble(  # noqa: E731
+        jax.random.clone(key),
+        ensembles.Ensemble([tiny] * 2, lotos=lotos),
+        blobs,
+        ALL,
+        train.Recipe(num_epochs=1, batch_size=20, tx=optax.sgd(0.0)),
+    )[1]
+    np.testing.assert_allclose(run(seldom).lotos, run(often).lotos, rtol=1e-2)  # a mean over the steps that act
+
+
 def test_cut_and_resumed_runs_give_the_same_bits(normed, blobs, key):
     """With BatchNorm, augmentation and warm directions in the state."""
     ensemble = ensembles.Ensemble([normed, normed], lotos=ensembles.Lotos(max_length=0.2))
@@ -236,6 +267,8 @@ def test_bad_input(tiny, conv, blobs, key, starts):
         ensembles.Ensemble([tiny, conv], form="vmap")
     with pytest.raises(InputError, match="counts at least 1"):
         ensembles.Lotos(num_vectors=0)
+    with pytest.raises(InputError, match="counts at least 1"):
+        ensembles.Lotos(every=0)
     with pytest.raises(InputError, match="unknown layers"):
         ensembles.Lotos(which="last")
     with pytest.raises(InputError, match="must not be negative"):

@@ -1,4 +1,4 @@
-"""TRADES against its formula in plain NumPy, on a linear model, and its BatchNorm statistics."""
+"""TRADES and adversarial training against their formulas in plain NumPy, on a linear model, and their statistics."""
 
 import chex
 import jax
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from unlearn_jax import attacks, models, objectives, train
-from unlearn_jax.objectives import OBJECTIVES, trades_loss
+from unlearn_jax.objectives import OBJECTIVES, adversarial_loss, trades_loss
 from unlearn_jax.train import Batch
 from unlearn_jax.types import InputError, Model, Variables
 
@@ -122,7 +122,59 @@ def test_without_steps_the_noise_stays_in_the_image_box(model, batch, key):
 def test_the_same_arguments_give_the_same_function(model):
     assert trades_loss(model, beta=2.0) is trades_loss(model, beta=2.0)
     assert trades_loss(model, beta=2.0) is not trades_loss(model, beta=3.0)
+    assert adversarial_loss(model, step=0.1) is OBJECTIVES["adversarial"](model, step=0.1)
     assert OBJECTIVES["trades"](model, norm=attacks.l2) is not OBJECTIVES["trades"](model, norm=attacks.linf)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_adversarial_training_is_its_formula(model, batch, key, norm):
+    """PGD on cross-entropy by hand, ``d CE / dx = W (p - onehot)``, and the gradient of the loss where it ends."""
+    knobs = {"epsilon": 0.2, "num_steps": 4, "step": 0.07}
+    weights = np.asarray(model.init(jax.random.key(3)).params, np.float64)
+    start = attacks.random_start(
+        jax.random.split(jax.random.clone(key))[0], batch.images, epsilon=0.2, norm=getattr(attacks, norm)
+    )
+    x, z = (np.asarray(a, np.float64).reshape(8, -1) for a in (batch.images, start))
+    truth = np.eye(3)[batch.labels]
+    for _ in range(4):
+        gradient = (np.exp(log_softmax(z @ weights)) - truth) @ weights.T
+        if norm == "linf":
+            delta = np.clip(z + 0.07 * np.sign(gradient) - x, -0.2, 0.2)
+        else:
+            delta = z + 0.07 * gradient / np.linalg.norm(gradient, axis=-1, keepdims=True) - x
+            delta *= np.minimum(1, 0.2 / np.linalg.norm(delta, axis=-1, keepdims=True))
+        z = np.clip(x + delta, 0, 1)
+    variables = Variables(jnp.asarray(weights, jnp.float32), {})
+    loss_fn = adversarial_loss(model, norm=getattr(attacks, norm), **knobs)
+    (loss, _), found = jax.value_and_grad(loss_fn, has_aux=True)(variables, batch, key)
+    by_hand = np.mean(-log_softmax(z @ weights)[np.arange(8), batch.labels])
+    np.testing.assert_allclose(loss, by_hand, rtol=1e-4)
+    slope = z.T @ (np.exp(log_softmax(z @ weights)) - truth) / 8
+    np.testing.assert_allclose(found.params, slope, rtol=2e-3, atol=1e-5)
+    clean = np.mean(-log_softmax(x @ weights)[np.arange(8), batch.labels])
+    assert by_hand > clean + 0.1, "the attack must matter here"
+
+
+def test_adversarial_training_sees_the_adversarial_batch_alone(model, batch, key):
+    seen = []
+
+    def apply_train(variables, images, key):
+        seen.append(np.asarray(images))
+        return model.apply(variables, images), {"passes": len(seen)}
+
+    watched = Model(model.init, model.apply, apply_train)
+    _, state = adversarial_loss(watched, epsilon=0.2, step=0.1, num_steps=2)(model.init(jax.random.key(3)), batch, key)
+    assert state == {"passes": 1}
+    assert 0.1 < np.max(np.abs(seen[0] - batch.images)) <= 0.2
+    assert seen[0].min() >= 0
+    assert seen[0].max() <= 1
+
+
+def test_adversarial_training_with_no_radius_is_cross_entropy(model, batch, key):
+    variables = model.init(jax.random.key(3))
+    k_a, k_b = jax.random.split(key)
+    loss, _ = OBJECTIVES["adversarial"](model, epsilon=0.0, num_steps=1)(variables, batch, k_a)
+    np.testing.assert_allclose(loss, OBJECTIVES["cross_entropy"](model)(variables, batch, k_b)[0], rtol=1e-6)
 
 
 def test_training_with_trades_flattens_the_model(tiny, blobs, key):
@@ -143,3 +195,5 @@ def test_training_with_trades_flattens_the_model(tiny, blobs, key):
 def test_bad_input(model):
     with pytest.raises(InputError, match="must not be negative"):
         objectives.trades_loss(model, beta=-1.0)
+    with pytest.raises(InputError, match="adversarial training must not be negative"):
+        adversarial_loss(model, num_steps=-1)

@@ -87,7 +87,7 @@ def test_conjugate_gradients_shorten_a_convolutions_directions_to_the_target():
 def test_exact_line_search_takes_a_tenth_of_the_references_rounds():
     layer, after = conv_layer(), {}
     for step in ("line_search", "reference"):
-        rule = clip_rule(step=step)
+        rule = clip_rule(step=step, num_rounds=1)
 
         @jax.jit
         def events(kernel, rule=rule):
@@ -156,7 +156,8 @@ def test_with_batch_norm_the_composite_stays_clipped_while_statistics_follow(nor
 def test_transformation_clips_once_a_period_and_leaves_everything_before_it(tiny, tiny_variables, blobs):
     params, images = tiny_variables.params, blobs.images
     plain = optax.sgd(0.1, momentum=0.9)
-    tx = optax.chain(plain, fastclip(tiny.apply, images, max_norm=0.5, period=2, num_vectors=2, power_iters=40))
+    knobs = {"max_norm": 0.5, "period": 2, "num_vectors": 2, "power_iters": 40, "num_rounds": 1}
+    tx = optax.chain(plain, fastclip(tiny.apply, images, **knobs))
     gradients = jax.tree.map(lambda leaf: jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape), params)
     state, bare = tx.init(params), plain.init(params)
     jitted, alone = jax.jit(tx.update), jax.jit(plain.update)
@@ -211,6 +212,25 @@ def test_models_are_mapped_as_one_by_one_inside_a_scan(normed, blobs, key):
     assert (norms(normed, single, blobs.images) < 1.05).all()
 
 
+def test_the_last_step_clips_until_inside_whatever_the_period(normed, trained, blobs):
+    far, after = jax.tree.map(lambda leaf: 5 * leaf, trained.params), {}
+    zeros = jax.tree.map(jnp.zeros_like, far)
+    for steps in (3, None):
+        tx = fastclip(normed, blobs.images, num_steps=steps)
+
+        @jax.jit
+        def three(params, state, tx=tx):
+            def step(carry, _):
+                updates, state = tx.update(zeros, carry[1], carry[0], model_state=trained.state)
+                return (optax.apply_updates(carry[0], updates), state), None
+
+            return lax.scan(step, (params, state), None, length=3)[0][0]
+
+        after[steps] = three(far, tx.init(far))
+    chex.assert_trees_all_equal(after[None], far)
+    np.testing.assert_allclose(norms(normed, trained._replace(params=after[3]), blobs.images), 1, atol=0.01)
+
+
 def test_what_cannot_be_done_is_said(normed, trained, tiny, blobs):
     tx = fastclip(normed, blobs.images, period=1, power_iters=1)
     zeros = jax.tree.map(jnp.zeros_like, trained.params)
@@ -232,3 +252,17 @@ def test_what_cannot_be_done_is_said(normed, trained, tiny, blobs):
         clip(normed, trained, blobs.images, max_norms={PATHS[0]: 0.0})
     with pytest.raises(InputError, match="max_norms names 'params/Conv_9/kernel'"):
         fastclip(normed, blobs.images, max_norms={"params/Conv_9/kernel": 1.0}).init(trained.params)
+
+
+def test_a_clip_sees_directions_that_are_orthogonal_to_all_it_has_shortened():
+    """Thirty equal values above the target: the products of those that are shortened hold nothing of the others."""
+    left, right = (np.linalg.qr(np.random.default_rng(n).normal(size=(n, 40)))[0] for n in (48, 40))
+    kernel = (left * np.r_[np.full(30, 1.2), np.full(10, 0.5)]) @ right.T
+    layer = Layer("w", "dense", jnp.asarray(kernel, jnp.float32), jnp.zeros((1, 48)), {}, lambda k: k)
+    for count in (1, 4):
+        rule = clip_rule(num_vectors=count)
+        clipped, state = jax.jit(lambda s, rule=rule: rule.update(layer, 1.0, s))(rule.init(layer))
+        after = np.linalg.svd(clipped, compute_uv=False)
+        assert 0.99 < after[0] < 1.01
+        assert state.sigma[0] <= after[0] * (1 + 1e-5)
+        np.testing.assert_allclose(after[30:], 0.5, rtol=1e-3)

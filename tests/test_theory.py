@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from unlearn_jax import models, theory
+from unlearn_jax import models, spectral, theory
 from unlearn_jax.types import AttackResult, Dataset, Status, Variables
 
 RNG = np.random.default_rng(6)
@@ -216,3 +216,47 @@ def test_lipschitz_bound_of_a_hundred_layers():
     assert expected > 100
     bound = jax.jit(theory.log10_lipschitz_bound)([jnp.asarray(kernel) for kernel in kernels])
     np.testing.assert_allclose(bound, expected, rtol=1e-5)
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(0, 99), st.sampled_from([(1, 8), (2, 16), (3, 32), (5, 24)]))
+def test_waves_of_neighbouring_frequencies_are_stretched_alike(seed, shape):
+    """Against the circulant matrix: every pair of frequencies, none above the bound; not vacuous at one step."""
+    taps, size = shape
+    kernel = np.random.default_rng(seed).normal(size=taps)
+    circulant = np.array(
+        [[kernel[(i - j) % size] if (i - j) % size < taps else 0 for j in range(size)] for i in range(size)]
+    )
+    waves = np.exp(2j * np.pi * np.outer(np.arange(size), np.arange(size)) / size) / np.sqrt(size)
+    stretch = np.linalg.norm(circulant @ waves, axis=0)
+    np.testing.assert_allclose(np.sort(stretch), np.sort(np.linalg.svd(circulant, compute_uv=False)), rtol=1e-6)
+    for offset in range(-size // 2, size // 2 + 1):
+        bound = theory.neighbour_bound(
+            jnp.asarray(kernel, jnp.float32), size, offset, length=jnp.asarray(stretch, jnp.float32)
+        )
+        assert (np.roll(stretch, -offset) <= np.asarray(bound) * (1 + 1e-5)).all()
+        if offset == 0 or taps == 1:
+            np.testing.assert_allclose(bound, stretch, rtol=1e-5)
+    assert bound.shape == (size,)
+
+
+def test_neighbour_bound_is_within_a_small_factor_somewhere():
+    """Two equal taps next to the frequency they annihilate: the worst case of the pairs of taps."""
+    size = 1000
+    stretch = np.abs(np.fft.fft([1.0, 1.0], size))
+    rise = stretch[size // 4 + 1] ** 2 - stretch[size // 4] ** 2
+    bound = theory.neighbour_bound(jnp.ones(2), size, 1, length=0.0) ** 2
+    assert abs(rise) <= bound <= 1.01 * abs(rise)
+
+
+def test_local_slopes_are_those_of_the_jacobian_and_below_the_product_of_the_norms(key):
+    model = models.build("cnn", (4, 4, 1), 3, widths=(3,))
+    k_init, k_images = jax.random.split(key)
+    variables, images = jax.jit(model.init)(k_init), jax.random.uniform(k_images, (3, 4, 4, 1))
+    slopes = jax.jit(theory.local_slopes, static_argnums=0)(model.apply, variables, images)
+    for image, slope in zip(np.asarray(images, "f8"), slopes, strict=True):
+        nudged = image + 1e-3 * np.eye(16).reshape(16, 4, 4, 1)
+        rise = model.apply(variables, jnp.asarray(nudged)) - model.apply(variables, jnp.asarray(image[None]))
+        np.testing.assert_allclose(slope, np.linalg.norm(np.asarray(rise) / 1e-3, 2), rtol=2e-2)
+    product = spectral.log10_lipschitz_product(spectral.spectral_norms(model, variables, images))
+    assert (slopes <= 10**product).all()

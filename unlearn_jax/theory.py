@@ -17,10 +17,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from unlearn_jax.losses import cross_entropy
 from unlearn_jax.train import predict, to_float
-from unlearn_jax.types import Array, AttackResult, Dataset, Model, Params, Variables
+from unlearn_jax.types import ApplyFn, Array, AttackResult, Dataset, Model, Params, PyTree, Variables
 
 
 class TheoremTerms(NamedTuple):
@@ -148,6 +149,36 @@ def parameter_distance(params: Params, other: Params) -> Array:
     return jnp.sqrt(sum(jax.tree.leaves(squares), jnp.zeros(())))
 
 
+def neighbour_bound(kernel: Array, size: int, offset: Array | int, *, length: Array | float) -> Array:
+    """How far a circular convolution can stretch a wave, from how far it stretches one of a neighbouring frequency.
+
+    Why one direction per layer is enough for LOTOS (the k = 1 theorem, arXiv 2410.05136, theorem 4.1), in a form with
+    explicit constants. Circular convolutions in one dimension with one channel all have the waves ``exp(2 pi i w t /
+    n)`` as singular vectors. With a kernel ``f`` of ``T`` taps, ``|f(w + p)|^2 - |f(w)|^2`` is a sum over pairs of taps
+    of ``f_a f_b`` times a difference of cosines, which is at most ``2 pi p |a - b| / n``, so that::
+
+        |f(w + p)|^2 <= |f(w)|^2 + pi (p / n) T (T - 1) |f|^2
+
+    So a layer that hardly stretches the first direction of another stretches those of the ``p`` next frequencies on
+    either side little, and weight decay, which shortens ``f``, makes it less. Frequencies far away are not bounded.
+
+    Args:
+      kernel: ``[T]`` taps of the layer that must not stretch.
+      size: ``n``, of the signal, at least ``T``.
+      offset: ``p``, of any shape; steps from the frequency whose stretch is known.
+      length: by how much the layer stretches the wave of that frequency; of the same shape, or a scalar.
+
+    Returns:
+      A bound on the stretch of the wave ``offset`` steps away, of the shape of ``offset``.
+
+    >>> float(neighbour_bound(jnp.array([1.0]), 8, 3, length=1.0))  # one tap stretches all waves alike
+    1.0
+    """
+    taps = kernel.shape[0]
+    slope = math.pi / size * taps * (taps - 1) * jnp.sum(kernel**2)
+    return jnp.sqrt(jnp.square(length) + slope * jnp.abs(jnp.asarray(offset)))
+
+
 def log10_lipschitz_bound(params: Params) -> Array:
     """Sum over all kernels of the decimal logarithms of a bound on their operator norms, in L2.
 
@@ -156,7 +187,9 @@ def log10_lipschitz_bound(params: Params) -> Array:
     padding, any stride), biases, ReLU and max pooling without overlap. It is **not** one where the network does more:
     BatchNorm's scales are ignored, branches of a residual sum are multiplied as if in a chain, and normalisation inside
     the model is taken for 1. There it is an index to compare models of one architecture by. Even where it bounds, it is
-    loose: exponentially in the depth.
+    loose: exponentially in the depth. Where a model is at hand,
+    :func:`unlearn_jax.spectral.log10_lipschitz_product` of its layers' true norms is tighter and counts BatchNorm; this
+    needs weights alone and is cheap enough to be mapped over all models of a run.
 
     Args:
       params: every leaf ``[in, out]`` is a dense kernel, every ``[h, w, in, out]`` a convolution's; scalars and vectors
@@ -176,6 +209,25 @@ def log10_lipschitz_bound(params: Params) -> Array:
         if leaf.ndim > 1:
             bound += jnp.log10(largest_singular_value(leaf) if leaf.ndim == 2 else conv_bound(leaf))
     return bound
+
+
+def local_slopes(apply: ApplyFn, variables: PyTree, images: Array) -> Array:
+    """Spectral norm ``[B]`` of the Jacobian of the logits in each image ``[B, H, W, ch]``: the slope there.
+
+    No slope exceeds the Lipschitz constant in L2, so none exceeds a valid bound on it.
+
+    Args:
+      apply: ``(variables, images) -> logits``.
+      variables: of the model.
+      images: float32.
+    """
+
+    def slope(image: Array) -> Array:
+        logits, pull_back = jax.vjp(lambda x: apply(variables, x[None])[0], image)
+        rows = lax.map(lambda row: pull_back(row)[0].ravel(), jnp.eye(len(logits)))
+        return jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh(jnp.matmul(rows, rows.T, precision="highest"))[-1], 0.0))
+
+    return lax.map(slope, images)
 
 
 def conv_bound(kernel: Array) -> Array:

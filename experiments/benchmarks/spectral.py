@@ -3,6 +3,7 @@
 Command::
 
     python experiments/benchmarks/spectral.py --models cnn resnet18
+    python experiments/benchmarks/spectral.py --overhead 100
 
 One row is one compiled call for all layers, from the same random start, or, for
 PowerQR, that many calls of one iteration each, as in training. An iteration is one product with the map and one with
@@ -30,11 +31,15 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
-from unlearn_jax import models
+from unlearn_jax import data, models, train
+from unlearn_jax.spectral.fastclip import fastclip
 from unlearn_jax.spectral.norms import spectral_norms, top_spectrum
 from unlearn_jax.spectral.power_qr import Spectrum
+from unlearn_jax.types import Dataset
 
 SHAPE, NUM_CLASSES = (32, 32, 3), 10
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -68,7 +73,7 @@ def compare(name: str, iters: list[int], reference_iters: int, repeats: int) -> 
     """Prints one model's table; True where no value is above the truth and the longest Lanczos is within 1e-4."""
     model = models.build(name, SHAPE, NUM_CLASSES)
     variables = jax.jit(model.init)(jax.random.key(0))
-    sample = np.zeros((1, *SHAPE), "f4")
+    sample = jnp.zeros((1, *SHAPE))
     start = time.perf_counter()
     norms = spectral_norms(model, variables, sample, num_iters=reference_iters)
     truth = np.array([float(value) for value in norms.values()])
@@ -94,6 +99,38 @@ def compare(name: str, iters: list[int], reference_iters: int, repeats: int) -> 
     return fine
 
 
+def overhead(batch_norm: bool, period: int, repeats: int) -> None:
+    """Prints how much longer ``period`` training steps of the small CNN take when the last of them clips.
+
+    Images are scikit-learn's digits, enlarged; two periods come before the first one that is timed, since the first
+    clip has most to do. Steps with and without FastClip take turns, so that other work on the machine slows both.
+    """
+    digits = data.load_digits().train
+    images = np.repeat(np.repeat(np.repeat(digits.images, 4, 1), 4, 2), 3, 3)
+    model = models.build("cnn", SHAPE, NUM_CLASSES, batch_norm=batch_norm)
+    key, member = jax.random.key(0), jnp.ones(len(images), bool)
+    plain, shared = train.sgd(0.02), Dataset(jnp.asarray(images), jnp.asarray(digits.labels))
+    runs, states = [], []
+    for tx in (plain, optax.chain(plain, fastclip(model, images[:1], period=period, max_norm=2.0))):
+        epoch = partial(train.train_epochs, train.cross_entropy_loss(model), tx, train.fetch_from())
+        runs.append(jax.jit(partial(epoch, num_epochs=1, num_batches=period, batch_size=128)))
+        states.append(train.init_state(key, model, tx))
+    times: list[list[float]] = []
+    for _ in range(2 + repeats):
+        times.append([])
+        for i, run in enumerate(runs):
+            start = time.perf_counter()
+            states[i], _ = jax.block_until_ready(run(states[i], key, shared, member))
+            times[-1].append(time.perf_counter() - start)
+    first, second = np.array(times[2:]).T
+    ratio = second / first - 1
+    print(
+        f"small CNN{', BatchNorm' if batch_norm else ''}: {1e3 * np.median(first) / period:.1f} ms a step; FastClip at "
+        f"period {period} {100 * (second.min() / first.min() - 1):+.1f}% (shortest of {repeats}), pairs: median "
+        f"{100 * np.median(ratio):+.1f}%, {100 * ratio.min():+.1f} to {100 * ratio.max():+.1f}%"
+    )
+
+
 def main() -> int:
     """Runs the comparison; the exit status is 1 if a value is above the truth or Lanczos has not converged."""
     parser = argparse.ArgumentParser(description="PowerQR against Lanczos on the layers of networks.")
@@ -101,6 +138,7 @@ def main() -> int:
     parser.add_argument("--iters", nargs="+", type=int, default=[1, 5, 10, 20, 40, 60], help="ascending")
     parser.add_argument("--reference-iters", type=int, default=150)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--overhead", type=int, default=0, metavar="PERIOD", help="time training steps with FastClip")
     args = parser.parse_args()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     print(f"{jax.devices()[0].device_kind}, {cores} CPU cores ({platform.machine()}), ", end="")
@@ -108,6 +146,10 @@ def main() -> int:
     print(
         f"{SHAPE} images, random weights; relative error over layers: median, largest; median of {args.repeats} calls"
     )
+    if args.overhead:
+        for batch_norm in (False, True):
+            overhead(batch_norm, args.overhead, args.repeats)
+        return 0
     return 0 if all([compare(name, args.iters, args.reference_iters, args.repeats) for name in args.models]) else 1
 
 

@@ -110,10 +110,7 @@ def transfer(
     targets = sources if targets is None else targets
     keys = jax.random.split(key, len(sources))
     crafted = [_craft(attack, apply_fn, k, members, x, y) for k, (apply_fn, members) in zip(keys, sources, strict=True)]
-
-    def right(classifier: Classifier, images: Array) -> Array:
-        return _classify(classifier[0], classifier[1], images, batch_size) == y
-
+    right = partial(correct, y=y, batch_size=batch_size)
     return Transfer(
         source_right=jnp.stack([right(source, x) for source in sources]),
         source_fooled=jnp.stack([result.labels != y for result in crafted]),
@@ -186,8 +183,23 @@ def robustness(
     """
     check_images(x, (0.0, 1.0))
     (apply_fn, variables), y = classifier, jnp.asarray(y).astype(jnp.int32)
-    right = _classify(apply_fn, variables, x, batch_size) == y
+    right = correct(classifier, x, y, batch_size=batch_size)
     return Robustness(right, right & (_craft(attack, apply_fn, key, variables, x, y).labels == y))
+
+
+def correct(classifier: Classifier, images: Array, y: Array, *, batch_size: int = 512) -> Array:
+    """Which images a model classifies correctly: for adversarial ones that are at hand.
+
+    Args:
+      classifier: judged.
+      images: ``[B, ...]`` float images in [0, 1].
+      y: ``[B]`` true labels.
+      batch_size: images classified at a time; changes memory, not values.
+
+    Returns:
+      ``[B]`` bool.
+    """
+    return _classify(classifier[0], classifier[1], images, batch_size) == jnp.asarray(y).astype(jnp.int32)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

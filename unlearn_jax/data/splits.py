@@ -167,8 +167,8 @@ def forget_class(labels: npt.ArrayLike, classes: int | Sequence[int]) -> Mask:
       ``[N]`` bool.
 
     Raises:
-      InputError: labels or classes are not integers, classes are empty or repeated, a class has no sample, or no other class is
-        left.
+      InputError: labels or classes are not integers, classes are empty or repeated, a class has no sample, or no
+        other class is left.
 
     >>> forget_class([0, 1, 2, 1], 1).tolist()
     [False, True, False, True]

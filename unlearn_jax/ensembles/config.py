@@ -28,6 +28,8 @@ class Lotos:
         alone, as the released code does.
       power_iters: warm iterations of PowerQR per step, at the parameters before the step.
       init_iters: iterations from random vectors before the first step.
+      every: the term acts, and its directions follow, at every so many steps only, with its weight unchanged; 1 in the
+        released code, 5 beside TRS.
     """
 
     weight: float = 0.05
@@ -37,9 +39,11 @@ class Lotos:
     composite: bool = True
     power_iters: int = 1
     init_iters: int = 100
+    every: int = 1
 
     def __post_init__(self) -> None:
-        if min(self.weight, self.max_length) < 0 or min(self.num_vectors, self.power_iters, self.init_iters) < 1:
+        counts = (self.num_vectors, self.power_iters, self.init_iters, self.every)
+        if min(self.weight, self.max_length) < 0 or min(counts) < 1:
             raise InputError("LOTOS: weight and max_length must not be negative, the counts at least 1")
         if self.which not in ("conv", "all", "first"):
             raise InputError(f"LOTOS: unknown layers {self.which!r}; choose conv, all or first")
@@ -52,9 +56,9 @@ class Trs:
     The gradients are an attacker's: of each sample's cross-entropy, with the members in evaluation mode.
 
     Attributes:
-      similarity: weight of the mean ``|cos|``; 40 in the released settings for CIFAR-10.
+      similarity: weight of the mean ``|cos|``; 40 for CIFAR-10 by the authors' account.
       smoothness: weight of the mean squared length, per sample; see :func:`unlearn_jax.losses.trs.trs_penalty` for what
-        the released 2.5 means.
+        their 2.5 means.
     """
 
     similarity: float = 40.0

@@ -39,12 +39,14 @@ class EnsembleState(NamedTuple):
 
     Attributes:
       epoch: ``[]`` int32, finished epochs.
+      step: ``[]`` int32, finished steps.
       variables: of each of the ``M`` members.
       opt_states: each member's optimiser state.
       directions: LOTOS's singular vectors, warm; empty without LOTOS.
     """
 
     epoch: Array
+    step: Array
     variables: tuple[Variables, ...]
     opt_states: tuple[optax.OptState, ...]
     directions: Directions
@@ -55,7 +57,8 @@ class EnsembleLosses(NamedTuple):
 
     Attributes:
       members: ``[..., M]``, each member's own loss.
-      lotos: ``[...]``, the penalty without its weight, under the convention chosen; 0 without LOTOS.
+      lotos: ``[...]``, the penalty without its weight, under the convention chosen; 0 without LOTOS, and at the steps
+        at which it does not act (an epoch's mean is over those at which it does).
       trs: ``[...]``, the penalty with its weights; 0 without TRS.
     """
 
@@ -123,7 +126,8 @@ def init_ensemble(
             draws = [jax.random.normal(keys[count + j], (lotos.num_vectors, *s)) for j, s in enumerate(shapes)]
             directions, count = (*directions, tuple(draws)), count + len(row)
         directions = _warm(rows, directions, composite=lotos.composite, num_iters=lotos.init_iters)
-    return EnsembleState(jnp.zeros((), jnp.int32), tuple(variables), opt_states, directions)
+    zero = jnp.zeros((), jnp.int32)
+    return EnsembleState(zero, zero, tuple(variables), opt_states, directions)
 
 
 def ensemble_step(
@@ -148,25 +152,25 @@ def ensemble_step(
     Returns:
       The next state (``epoch`` unchanged) and what was minimised.
     """
-    lotos, before = ensemble.lotos, state.variables
-    sample, directions = jnp.zeros_like(batch.images[:1]), state.directions
-    if lotos is not None:
-        rows = _compared(ensemble, lotos, before, sample)
-        directions = _warm(rows, directions, composite=lotos.composite, num_iters=lotos.power_iters)
+    before, directions = state.variables, state.directions
+    params = tuple(one.params for one in before)
 
-    def loss_of(params: tuple[Params, ...]) -> tuple[Array, tuple[EnsembleLosses, list[ModelState]]]:
+    def loss_of(params: tuple[Params, ...]) -> tuple[Array, tuple[Array, list[ModelState]]]:
         variables = [one._replace(params=mine) for one, mine in zip(before, params, strict=True)]
         members, states = _own_losses(ensemble, variables, batch, key)
-        orthogonality = jnp.zeros(())
-        if lotos is not None:
-            rows = _compared(ensemble, lotos, variables, sample)
-            maps = [[layer_map(layer, composite=lotos.composite).matvec for layer in row] for row in rows]
-            orthogonality = lotos_penalty(maps, directions, max_length=lotos.max_length, convention=ensemble.convention)
-        own = jnp.sum(members) if ensemble.convention == "sum" else jnp.mean(members)
-        total = own + (lotos.weight if lotos else 0.0) * orthogonality
-        return total, (EnsembleLosses(members, orthogonality, jnp.zeros(())), states)
+        return jnp.sum(members) if ensemble.convention == "sum" else jnp.mean(members), (members, states)
 
-    gradients, (losses, states) = jax.grad(loss_of, has_aux=True)(tuple(one.params for one in before))
+    gradients, (members, states) = jax.grad(loss_of, has_aux=True)(params)
+    losses = EnsembleLosses(members, jnp.zeros(()), jnp.zeros(()))
+    if (lotos := ensemble.lotos) is not None:
+        act = partial(_lotos, ensemble, lotos, before, jnp.zeros_like(batch.images[:1]))
+        rest = lambda directions: (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params), directions)  # noqa: E731
+        if lotos.every == 1:
+            penalty, more, directions = act(directions)
+        else:
+            penalty, more, directions = lax.cond(state.step % lotos.every == 0, act, rest, directions)
+        gradients = jax.tree.map(lambda own, other: own + lotos.weight * other, gradients, more)
+        losses = losses._replace(lotos=penalty)
     if ensemble.trs is not None:
         apart, more = _trs(ensemble, ensemble.trs, before, batch)
         gradients, losses = jax.tree.map(jnp.add, gradients, more), losses._replace(trs=apart)
@@ -176,7 +180,24 @@ def ensemble_step(
         updates, memory = update(gradient, memory, one.params, model_state=new)
         moved.append((Variables(optax.apply_updates(one.params, updates), new), memory))
     variables, opt_states = zip(*moved, strict=True)
-    return EnsembleState(state.epoch, variables, opt_states, directions), losses
+    return EnsembleState(state.epoch, state.step + 1, variables, opt_states, directions), losses
+
+
+def _lotos(
+    ensemble: Ensemble, lotos: Lotos, before: Sequence[Variables], sample: Array, directions: Directions
+) -> tuple[Array, tuple[Params, ...], Directions]:
+    """The LOTOS penalty, its gradient by each member's parameters, and the directions it was taken along."""
+    rows = _compared(ensemble, lotos, before, sample)
+    directions = _warm(rows, directions, composite=lotos.composite, num_iters=lotos.power_iters)
+
+    def penalty(params: tuple[Params, ...]) -> Array:
+        variables = [one._replace(params=mine) for one, mine in zip(before, params, strict=True)]
+        rows = _compared(ensemble, lotos, variables, sample)
+        maps = [[layer_map(layer, composite=lotos.composite).matvec for layer in row] for row in rows]
+        return lotos_penalty(maps, directions, max_length=lotos.max_length, convention=ensemble.convention)
+
+    value, gradients = jax.value_and_grad(penalty)(tuple(one.params for one in before))
+    return value, gradients, directions
 
 
 def _own_losses(
@@ -247,8 +268,12 @@ def ensemble_epochs(
             return ensemble_step(ensemble, txs, state, fetch(data, index, key_fetch), key_loss)
 
         order = epoch_order(key_order, member, num_batches, batch_size)
+        every, first = ensemble.lotos.every if ensemble.lotos else 1, state.step
         state, losses = lax.scan(step, state, (order, jax.random.split(key_steps, num_batches)))
-        return state._replace(epoch=state.epoch + 1), jax.tree.map(partial(jnp.mean, axis=0), losses)
+        acted = jnp.sum((first + jnp.arange(num_batches)) % every == 0)
+        means = jax.tree.map(partial(jnp.mean, axis=0), losses)
+        means = means._replace(lotos=jnp.sum(losses.lotos) / jnp.maximum(acted, 1))
+        return state._replace(epoch=state.epoch + 1), means
 
     return lax.scan(epoch, state, None, length=num_epochs)
 

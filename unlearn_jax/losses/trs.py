@@ -50,7 +50,7 @@ def gradient_magnitude(gradients: Array) -> Array:
 
 
 def trs_penalty(gradients: Array, *, similarity: float | Array = 40.0, smoothness: float | Array = 2.5) -> Array:
-    """``similarity * mean |cos| + smoothness * 2 mean |gradient|^2``: TRS in its cheap form ("TRS l2").
+    """``similarity * mean |cos| + smoothness * 2 mean |gradient|^2``: TRS in its cheap form ("cos-l2").
 
     To be added to the sum of the members' mean losses. The full method takes the second term at points, for half of the
     batch, where an inner attack has made it large; this one takes it at the images themselves.
@@ -59,8 +59,9 @@ def trs_penalty(gradients: Array, *, similarity: float | Array = 40.0, smoothnes
       gradients: ``[N, B, ...]``, of each sample's **own** loss by its image. The released code differentiates the mean
         over the batch instead, so that its gradients are ``B`` times and its second term ``B^2`` times smaller; to
         repeat it, divide ``smoothness`` by ``B^2``. The cosine is the same either way.
-      similarity: weight of the cosine (lambda_a); 40 for CIFAR-10 in the released settings.
-      smoothness: weight of the magnitude (lambda_b); 2.5 there.
+      similarity: weight of the cosine (lambda_a); 40 for CIFAR-10 by the authors' account (their repository's issue 1;
+        the released code leaves it to the user).
+      smoothness: weight of the magnitude (lambda_b); 2.5 there, with the gradients of the released code.
 
     Returns:
       ``[]``, differentiable in the gradients.

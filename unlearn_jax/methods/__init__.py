@@ -26,6 +26,7 @@ from unlearn_jax.methods.l2ul import l2ul
 from unlearn_jax.methods.masked_small_gradients import masked_small_gradients
 from unlearn_jax.methods.neggrad_plus import neggrad_plus
 from unlearn_jax.methods.nothing import nothing
+from unlearn_jax.methods.ntk_influence import ntk_influence
 from unlearn_jax.methods.passes import Pass, finetune_passes
 from unlearn_jax.methods.random_label import random_label
 from unlearn_jax.methods.retrain import retrain
@@ -61,6 +62,7 @@ METHODS: dict[str, Callable[..., UnlearnFn]] = {
     "trw": trw,
     "influence_target": influence_target,
     "influence": influence,
+    "ntk_influence": ntk_influence,
     "fisher": fisher,
     "masked_small_gradients": masked_small_gradients,
     "convolution_transpose": convolution_transpose,
@@ -144,6 +146,7 @@ __all__ = [
     "masked_small_gradients",
     "neggrad_plus",
     "nothing",
+    "ntk_influence",
     "random_label",
     "retrain",
     "saliency_mask",

@@ -38,6 +38,7 @@ SPACES: dict[str, dict[str, Any]] = {
     "influence_target": {"learning_rate": _rate(1e-3, 0.3)},
     "ssd": {"alpha": _rate(0.1, 30.0), "importance": ["sample", "batch"]},
     "influence": {"alpha": _rate(0.1, 100.0)},
+    "ntk_influence": {"alpha": _rate(0.1, 1.0)},
     "fisher": {"alpha": _rate(1e-8, 1e-4)},
     "masked_small_gradients": {"learning_rate": _rate(1e-3, 0.3), "init_rate": _rate(0.03, 0.9)},
     "convolution_transpose": {"learning_rate": _rate(1e-3, 0.3)},

@@ -18,7 +18,7 @@ from jax import lax
 from unlearn_jax.layers import Layer
 from unlearn_jax.spectral.norms import start_vectors
 from unlearn_jax.spectral.operators import layer_map
-from unlearn_jax.spectral.power_qr import power_qr
+from unlearn_jax.spectral.power_qr import golub_kahan
 from unlearn_jax.spectral.projection import KernelRule, Norm, Targets, project, projection
 from unlearn_jax.types import ApplyFn, Array, InputError, Model, Variables
 
@@ -118,10 +118,10 @@ def clip_rule(
     two_sided: bool = False,
     step: Step = "line_search",
     inner_steps: int = 1,
-    num_rounds: int = 1,
+    num_rounds: int = 100,
     tolerance: float | Array = 1e-3,
 ) -> KernelRule:
-    """PowerQR from the last vectors, then :func:`clip_kernel`: what :func:`fastclip` does to one layer.
+    """Lanczos from the last vectors, then :func:`clip_kernel`: what :func:`fastclip` does to one layer.
 
     Args:
       num_vectors: see :func:`fastclip`, as the others.
@@ -150,15 +150,20 @@ def clip_rule(
     steps: dict[str, Any] = {"step": step, "inner_steps": inner_steps}
 
     def init(layer: Layer) -> ClipState:
-        shape = layer_map(layer, composite=False).in_shape
-        vectors = start_vectors(0, min(num_vectors, math.prod(shape)), shape)
+        operator = layer_map(layer, composite=False)
+        count = min(num_vectors, power_iters, math.prod(operator.in_shape), math.prod(operator.out_shape))
+        vectors = start_vectors(0, count, operator.in_shape)
+        vectors /= jnp.sqrt(jnp.sum(vectors**2, tuple(range(1, vectors.ndim)), keepdims=True))
         return ClipState(vectors, jnp.zeros(len(vectors)))
 
     def update(layer: Layer, max_norm: Norm, state: ClipState) -> tuple[Array, ClipState]:
-        def look(kernel: Array, state: ClipState) -> ClipState:
+        def look(kernel: Array, state: ClipState, done: Array) -> ClipState:
             matvec = layer_map(layer, kernel, composite=False).matvec
-            sigma, vectors = power_qr(matvec, state.vectors, num_iters=power_iters)
-            return ClipState(vectors, sigma)
+            scout = start_vectors(done, 1, state.vectors.shape[1:])[0]
+            count = len(state.vectors)
+            start = jnp.sum(state.vectors, 0) + scout * jnp.sqrt(count / jnp.sum(scout**2))
+            sigma, _, vectors = golub_kahan(matvec, start, num_iters=power_iters)
+            return ClipState(vectors[:count], sigma[:count])
 
         def outside(carry: tuple[Array, ClipState, Array]) -> Array:
             ratio = carry[1].sigma[0] / max_norm - 1
@@ -168,9 +173,10 @@ def clip_rule(
             kernel, state, done = carry
             now = dataclasses.replace(layer, kernel=kernel)
             kernel = clip_kernel(now, state.vectors, max_norm=max_norm, two_sided=two_sided, **steps)
-            return kernel, look(kernel, state), done + 1
+            return kernel, look(kernel, state, done + 1), done + 1
 
-        start = (layer.kernel, look(layer.kernel, state), jnp.zeros((), jnp.int32))
+        zero = jnp.zeros((), jnp.int32)
+        start = (layer.kernel, look(layer.kernel, state, zero), zero)
         kernel, state, _ = lax.while_loop(outside, round_, start)
         return kernel, state
 
@@ -189,30 +195,41 @@ def fastclip(
     two_sided: bool = False,
     step: Step = "line_search",
     inner_steps: int = 1,
-    num_rounds: int = 1,
+    num_rounds: int = 100,
     tolerance: float | Array = 1e-3,
     max_norms: Mapping[str, Norm | None] | None = None,
+    num_steps: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """FastClip as the last transformation of a chain: every ``period`` steps the norms of all layers are clipped.
 
-    New weights are ``params + updates``; every ``period`` steps PowerQR goes on from the vectors of the last time and
-    each layer's directions that are too long are shortened (:func:`clip_kernel`). Layers, kernels' scales by BatchNorm
-    and what a composite means are those of :func:`unlearn_jax.spectral.projection.project`. A period bounds no norm at
-    once: a convolution gets there over several, and between two the optimiser moves. Report the norms that
-    :func:`unlearn_jax.spectral.spectral_norms` finds, and end a training with :func:`clip` where they must hold.
+    New weights are ``params + updates``. Every ``period`` steps each layer is looked at and its directions that are too
+    long are shortened (:func:`clip_kernel`), until its estimate is inside. Layers, kernels' scales by BatchNorm and
+    what a composite means are those of :func:`unlearn_jax.spectral.projection.project`.
+
+    Between two clips the optimiser moves the weights where it likes, as far as its rate times the period. So norms hold
+    at the end of a training whose rate has decayed by then, or whose last step clips (``num_steps``), or after
+    :func:`clip`; to hold them all along, the period must be short. Report what
+    :func:`unlearn_jax.spectral.spectral_norms` finds.
+
+    With BatchNorm, clips cost more accuracy: where a channel's composite kernel has length ``l`` and its gain is ``g``,
+    a step changes that length ``(l / g)^2`` times as much as it would without BatchNorm, and small norms need small
+    gains. Networks then swing further between clips. Shorter periods, lower rates and larger targets help.
 
     The released code differs: it clips layer and layer with BatchNorm one after the other, the latter in training mode
     on a batch of one made-up image, so that its target means nothing and the statistics are spoilt; it takes steps of
-    fixed length; it draws new vectors after each clip; its PowerQR runs at every step (here around a clip only).
+    fixed length, one per clip, which holds no norm before the learning rate has decayed; and it looks by PowerQR, at
+    every step, whose vectors after a clip are the directions just shortened, so that it must draw new ones. Here a
+    look is a few Lanczos iterations (:func:`unlearn_jax.spectral.power_qr.lanczos`) around a clip only, from the last
+    vectors and a random direction, as a new longest direction may be orthogonal to all that was tracked.
 
     Args:
       model: a model, or the ``apply`` of one without BatchNorm. It takes no part but in the shapes of its pass.
       sample: ``[B, H, W, ch]``; only its shape is read.
       max_norm: the target ``c`` of every layer, positive; 1 in the paper.
       period: training steps between clips; 100 in the released code, 50 with BatchNorm.
-      num_vectors: K, directions per layer and clip; 1 in the released code. More need fewer clips where many singular
-        values are close to the largest. A layer with fewer inputs has fewer.
-      power_iters: iterations of PowerQR each time it looks, before and after a clip; 10 in the released code.
+      num_vectors: K, directions that are shortened at once; 1 in the released code. At most ``power_iters``; a layer
+        with fewer inputs or outputs has fewer.
+      power_iters: Lanczos iterations each time it looks, before and after a clip; 10 (of PowerQR) in the released code.
       composite: clip a layer and the BatchNorm after it as one map; needs ``model_state`` in ``update``. Without, the
         layer alone, and BatchNorm is left at large. Composites settle late, once the layers before them do (their
         statistics follow those), and cost much accuracy at small targets.
@@ -220,10 +237,11 @@ def fastclip(
       step: ``line_search`` or ``reference``, see :func:`clip_kernel`.
       inner_steps: see there; 1 in the released code, 5 with BatchNorm.
       num_rounds: at most this many times a layer is clipped and looked at again, until it is inside; 1 in the released
-        code. With more, each period ends inside, at the price of a program whose length depends on the data.
+        code, where a layer is wherever the optimiser and one step leave it.
       tolerance: a layer whose estimated norm exceeds its target by less than this, relative, is left as it is.
       max_norms: targets by path of the layer's weight, such as ``{"params/Dense_0/kernel": None}``; None leaves a layer
         alone. Paths not named have ``max_norm``.
+      num_steps: of the whole training: its last step clips too, wherever in a period it is. None if not known.
 
     Returns:
       The transformation. Its ``update`` needs ``params`` and takes ``model_state``; its state is a
@@ -242,7 +260,8 @@ def fastclip(
         num_rounds=num_rounds,
         tolerance=tolerance,
     )
-    return projection(model, sample, rule, Targets(max_norm, max_norms), period=period, composite=composite)
+    targets = Targets(max_norm, max_norms)
+    return projection(model, sample, rule, targets, period=period, composite=composite, num_steps=num_steps)
 
 
 def clip(
@@ -260,7 +279,7 @@ def clip(
 ) -> Variables:
     """Clips every layer of a trained model until its largest singular value is within the tolerance of the target.
 
-    Rounds of PowerQR and :func:`clip_kernel` for each layer until the estimate is at most
+    Rounds of Lanczos and :func:`clip_kernel` for each layer until the estimate is at most
     ``(1 + tolerance) * max_norm``. Layers inside that keep their bits. Compiled once per model, shapes and static
     knobs.
 

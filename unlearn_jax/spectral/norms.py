@@ -124,7 +124,7 @@ def log10_lipschitz_product(norms: Mapping[str, Array]) -> Array:
     return jnp.sum(jnp.log10(jnp.stack(list(norms.values()))))
 
 
-def start_vectors(index: int, count: int, shape: tuple[int, ...]) -> Array:
+def start_vectors(index: int | Array, count: int, shape: tuple[int, ...]) -> Array:
     """Normal draws ``[count, *shape]`` for the layer of that index: where an iteration without vectors starts."""
     return jax.random.normal(jax.random.fold_in(jax.random.key(0), index), (count, *shape))
 

@@ -100,9 +100,14 @@ def lanczos(matvec: Matvec, start: PyTree, *, num_iters: int) -> tuple[Array, Ar
     >>> sigma.round(4).tolist()
     [3.0, 2.0, 1.0]
     """
+    return golub_kahan(matvec, start, num_iters=num_iters)[:2]
+
+
+def golub_kahan(matvec: Matvec, start: PyTree, *, num_iters: int) -> tuple[Array, Array, PyTree]:
+    """:func:`lanczos` with its right vectors, a leading ``[num_iters]`` on every leaf, orthonormal."""
     if num_iters < 1:
         raise InputError(f"num_iters must be at least 1, got {num_iters}")
-    apply, first, _ = _flat(matvec, jax.tree.map(lambda leaf: leaf[None], start))
+    apply, first, unravel = _flat(matvec, jax.tree.map(lambda leaf: leaf[None], start))
     num_outputs = jax.eval_shape(apply, first[0]).size
     count = min(num_iters, first.shape[1], num_outputs)
     spare_left, spare_right = _spare(num_outputs), _spare(first.shape[1])
@@ -120,11 +125,12 @@ def lanczos(matvec: Matvec, start: PyTree, *, num_iters: int) -> tuple[Array, Ar
         right = first[0] / jnp.linalg.norm(first[0])
         bases = jnp.zeros((count, num_outputs)), jnp.zeros((count, first.shape[1]))
         carry, (alpha, beta) = lax.scan(step, (*bases, right, jnp.zeros(())), jnp.arange(count))
-        lefts, _, right, last = carry
+        lefts, rights, right, last = carry
         beyond = jnp.linalg.norm(_away(apply(right) - last * lefts[-1], lefts))
         small = jnp.pad(jnp.diag(alpha), ((0, 0), (0, 1))) + jnp.pad(jnp.diag(beta), ((0, 0), (1, 0)))
         _, sigma, turn = jnp.linalg.svd(small, full_matrices=False)
-    return sigma, beyond * jnp.abs(turn[:, -1])
+        vectors = turn @ jnp.concatenate([rights, right[None]])
+    return sigma, beyond * jnp.abs(turn[:, -1]), jax.vmap(unravel)(vectors)
 
 
 def _next(vector: Array, basis: Array, spare: Array) -> tuple[Array, Array]:

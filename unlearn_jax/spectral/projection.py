@@ -144,6 +144,7 @@ def projection(
     *,
     period: int,
     composite: bool = True,
+    num_steps: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """:func:`project` of the weights that an update leads to, every ``period`` steps; to be placed last in a chain.
 
@@ -158,6 +159,7 @@ def projection(
       targets: the norms.
       period: steps from one application to the next; the first is at step ``period``.
       composite: see :func:`project`.
+      num_steps: a step at which the rule is applied whatever the period: the last one of a training.
 
     Returns:
       The transformation, with a :class:`ProjectionState`.
@@ -205,7 +207,8 @@ def projection(
             fixed, memory = move(updates, state.layers)
         else:
             stay = lambda updates, memory: (updates, memory)  # noqa: E731
-            fixed, memory = lax.cond(count % period == 0, move, stay, updates, state.layers)
+            due = (count % period == 0) | (count == (num_steps or 0))
+            fixed, memory = lax.cond(due, move, stay, updates, state.layers)
         return fixed, ProjectionState(count, memory)
 
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
