@@ -1,0 +1,133 @@
+"""Throughput by number of devices, one host or many: does training many models scale?
+
+Command::
+
+    python experiments/benchmarks/pods.py --out DIR                                # this host
+    python experiments/benchmarks/pods.py --out SHARED_DIR --distributed           # on every host of a pod, at once
+    python experiments/benchmarks/pods.py --out DIR --force-devices 8 --dry-run    # anywhere: what it would do
+
+For 1, 2, 4 ... local devices it trains ``--per-device`` models on each (random images of CIFAR-10's shape; the model's and the
+recipe's time does not depend on them) and prints images per second over all models, minimum, median and maximum of
+``--repeats`` timed runs, compilation apart; scaling efficiency is the median over that of one device times their number.
+Hosts start together, each writes its numbers to the shared folder, and the first one adds them up and draws ``pods.png``.
+Forced host devices share the cores of one machine: they test the program, not the scaling.
+
+Measured:  2 CPU cores only, see README.md; not yet on a pod
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import time
+
+parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the numbers; shared by all hosts")
+parser.add_argument("--model", default="resnet", help="resnet (18), cnn or mlp")
+parser.add_argument("--per-device", type=int, default=4, help="models on each device")
+parser.add_argument("--batch", type=int, default=128)
+parser.add_argument("--steps", type=int, default=20, help="training steps in one timed run")
+parser.add_argument("--repeats", type=int, default=5)
+parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+parser.add_argument("--mapper", default="auto", choices=("auto", "loop", "map", "vmap", "split"))
+parser.add_argument("--distributed", action="store_true", help="several hosts, found by JAX itself (pods, SLURM)")
+parser.add_argument("--coordinator", help="ADDRESS:PORT of the first process, with --num-processes and --process-id")
+parser.add_argument("--num-processes", type=int)
+parser.add_argument("--process-id", type=int)
+parser.add_argument("--force-devices", type=int, help="CPU devices to make up, for a trial")
+parser.add_argument("--dry-run", action="store_true")
+options = parser.parse_args()
+if options.force_devices:
+    os.environ["JAX_NUM_CPU_DEVICES"] = str(options.force_devices)
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+
+from unlearn_jax import models, replicas, train  # noqa: E402
+from unlearn_jax.pipeline import hosts  # noqa: E402
+from unlearn_jax.types import Dataset  # noqa: E402
+
+
+def counts() -> list[int]:
+    """1, 2, 4 ... and all local devices."""
+    every = len(jax.local_devices())
+    return sorted({2**k for k in range(every.bit_length()) if 2**k <= every} | {every})
+
+
+def throughput(count: int) -> list[float]:
+    """Images per second of every timed run on ``count`` devices."""
+    many = options.per_device * count
+    samples = options.steps * options.batch
+    rng = np.random.default_rng(0)
+    pool = Dataset(rng.integers(0, 256, (samples, 32, 32, 3), np.uint8), rng.integers(0, 10, samples).astype(np.int32))
+    model = models.build(options.model, (32, 32, 3), 10, dtype=options.dtype)
+    how = replicas.mapper(options.mapper, num_models=many, devices=count)
+    recipe = train.Recipe(1, options.batch, train.sgd(0.01))
+    member = np.ones((many, samples), bool)
+    seconds = []
+    for repeat in range(options.repeats + 1):  # the first one compiles
+        keys = jax.random.split(jax.random.key(repeat), many)
+        began = time.perf_counter()
+        state, _ = replicas.fit_many(keys, model, pool, member, recipe, how=how)
+        jax.block_until_ready(state)
+        seconds.append(time.perf_counter() - began)
+    print(f"  {count} devices: compiled and ran in {seconds[0]:.1f} s", flush=True)
+    return [many * samples / second for second in seconds[1:]]
+
+
+def report(found: list[dict[str, list[float]]]) -> None:
+    """Adds the hosts up, prints, draws."""
+    from matplotlib.figure import Figure
+
+    lines = []
+    for count in sorted(map(int, found[0])):
+        totals = [sum(runs) for runs in zip(*(host[str(count)] for host in found), strict=True)]
+        lines.append((count * len(found), min(totals), statistics.median(totals), max(totals)))
+    one = lines[0][2] / lines[0][0]
+    print(
+        f"\n{len(found)} hosts, {options.model}, {options.per_device} models per device, batch {options.batch}, {options.dtype}"
+    )
+    print(f"{'devices':>8} {'min':>10} {'median':>10} {'max':>10}   images/s; efficiency")
+    for devices, low, middle, high in lines:
+        print(f"{devices:8} {low:10,.0f} {middle:10,.0f} {high:10,.0f}   {middle / devices / one:.2f}")
+    figure = Figure(figsize=(5, 3.5), layout="constrained")
+    axes = figure.add_subplot()
+    devices = [line[0] for line in lines]
+    axes.loglog(devices, [line[2] for line in lines], "o-", color="#0072b2", label="measured (median)", base=2)
+    axes.loglog(devices, [one * d for d in devices], ":", color="#7d8590", label="as many times one device", base=2)
+    axes.set(
+        xlabel="devices",
+        ylabel="images per second, all models",
+        title=f"{options.model}, {jax.devices()[0].device_kind}",
+    )
+    axes.legend(frameon=False)
+    figure.savefig(options.out / "pods.png", dpi=120)
+    print(f"drawn: {options.out / 'pods.png'}")
+
+
+def main() -> None:
+    if options.distributed or options.coordinator:
+        hosts.join(options.coordinator, options.num_processes, options.process_id)
+    here = hosts.here()
+    if options.dry_run:
+        print(
+            f"host {here.index} of {here.count}: {len(jax.local_devices())} local devices ({jax.devices()[0].device_kind})"
+        )
+        print(f"would train {options.per_device} x {options.model} on each of {', '.join(map(str, counts()))} devices")
+        return
+    options.out.mkdir(parents=True, exist_ok=True)
+    mine = options.out / f"host-{here.index}.json"
+    mine.unlink(missing_ok=True)
+    found = {str(count): throughput(count) for count in counts()}
+    draft = mine.with_suffix(".draft")
+    draft.write_text(json.dumps(found))
+    draft.rename(mine)
+    files = [options.out / f"host-{i}.json" for i in range(here.count)]
+    if here.first:
+        here.wait(lambda: all(file.exists() for file in files))
+        report([json.loads(file.read_text()) for file in files])
+
+
+if __name__ == "__main__":
+    main()
