@@ -26,17 +26,18 @@ Measured:  mean ± std over 24 forget sets of 30 of 600 samples (3 seeds x 8), 9
 
            Rank correlation over the 24 sets with what the best ascent run leaves, and with the share that broke
 
-  |K_rf|                                0.10 [-0.28,0.47]     0.48 [0.16,0.72]
-  |K_rf| / sqrt(|K_rr| |K_ff|)          0.02 [-0.46,0.46]    -0.23 [-0.62,0.20]
-  |T_rf| (TRAK)                         0.24 [-0.24,0.66]    -0.22 [-0.61,0.22]
-  do nothing's KLoM above the floor    -0.13 [-0.52,0.30]     0.40 [-0.00,0.69]
+  |K_rf|                                0.10 [-0.45,0.47]     0.48 [-0.09,0.74]
+  |K_rf| / sqrt(|K_rr| |K_ff|)          0.02 [-0.52,0.61]    -0.23 [-0.95,0.30]
+  |T_rf| (TRAK)                         0.24 [-0.40,0.71]    -0.22 [-0.74,0.35]
+  do nothing's KLoM above the floor    -0.13 [-0.60,0.33]     0.40 [-0.15,0.73]
 
 Reading:   that most runs do nothing or break the model holds: 77% of those with ascent do. That none can succeed does
            not: some setting of descent-ascent is better than doing nothing on nearly every set, along the first PC (36
            and 64% left) as on random sets (41%), and better than fine-tuning. But which setting differs from set to set:
            the one that other seeds recommend leaves 80%, an interval that holds 100. The difference between 46 and 80 is
-           the illusion of choosing afterwards. The conjecture fails for what the best run
-           leaves; the plain norm goes with the share of broken runs, one of eight correlations, not corrected for that.
+           the illusion of choosing afterwards. The conjecture is not borne out: no correlation is distinguishable from 0.
+           The largest, of the plain norm with the share of broken runs, is one of eight and has the other sign in one
+           of the three seeds.
 Chosen:    the grid and the 0.25 nats were set after looking at three forget sets of another seed (100).
 Time:      30 minutes beside some twenty other processes on the two cores; about 5 minutes of processor time.
 Device:    2 CPU cores (x86-64, AVX-512), Python 3.11, JAX 0.10.2.
@@ -439,11 +440,14 @@ def estimate(values: np.ndarray, factors: np.ndarray) -> audit.Estimate:
     return audit.summarise(values, np.tile(values, (len(drawn), 1)), drawn)
 
 
-def rank_correlation(x: np.ndarray, y: np.ndarray) -> audit.Estimate:
-    """Spearman's, with a 95 % bootstrap interval over forget sets."""
+def rank_correlation(x: np.ndarray, y: np.ndarray, seeds: np.ndarray) -> audit.Estimate:
+    """Spearman's, with a 95 % bootstrap interval: seeds redrawn, and within each of them as many of its forget sets."""
     from scipy.stats import rankdata
 
-    rows = np.concatenate([np.arange(len(x))[None], np.random.default_rng(0).integers(len(x), size=(4000, len(x)))])
+    rng, own = np.random.default_rng(0), [np.flatnonzero(seeds == seed) for seed in np.unique(seeds)]
+    drawn = rng.integers(len(own), size=(4000, len(own)))
+    redrawn = [np.concatenate([rng.choice(own[i], len(own[i])) for i in picked]) for picked in drawn]
+    rows = np.stack([np.arange(len(x)), *redrawn])
     ranks = [rankdata(values[rows], axis=1) for values in (x, y)]
     ranks = [rank - rank.mean(1, keepdims=True) for rank in ranks]
     with np.errstate(invalid="ignore"):
@@ -544,13 +548,14 @@ def predictors(found: Found) -> dict[str, np.ndarray]:
 def correlation_table(found: Found) -> Table:
     goals = targets(found)
     rows = [
-        [name, *(rank_correlation(value, goal) for goal in goals.values())] for name, value in predictors(found).items()
+        [name, *(rank_correlation(value, goal, found.factors[:, 0]) for goal in goals.values())]
+        for name, value in predictors(found).items()
     ]
     return Table(
         "Does it foretell failure? Rank correlation over forget sets",
         ["known before unlearning", *goals],
         rows,
-        "Spearman's, with a 95 % bootstrap interval over forget sets, not corrected for several tests. The conjecture is a "
+        "Spearman's, with a 95 % bootstrap interval (seeds and sets redrawn), not corrected for several tests. The conjecture is a "
         "positive correlation. K: kernel of the margins' gradients by all parameters, five originals; T: TRAK's influences. "
         "The last row needs retrained models and is there to compare with.",
     )
@@ -597,7 +602,7 @@ def foretold(found: Found) -> Figure:
     known = predictors(found)
     figure, panels = small_panels(len(known), share="y", height=2.9, columns=2)
     for axes, (name, value) in zip(panels, known.items(), strict=True):
-        rho = rank_correlation(value, goal)
+        rho = rank_correlation(value, goal, found.factors[:, 0])
         dress(axes, f"rank correlation {rho.mean:.2f} [{rho.low:.2f}, {rho.high:.2f}]", grid="both", size=9)
         scatter(axes, found, value, goal)
         axes.set_xlabel(name, fontsize=9)
@@ -610,7 +615,7 @@ def foretold(found: Found) -> Figure:
 
 def summary(found: Found) -> str:
     everything_, ascent = outcomes(found, ASCENT), found.left(ASCENT)
-    rho, broke = (rank_correlation(found.norms[:, 0], goal) for goal in targets(found).values())
+    rho, broke = (rank_correlation(found.norms[:, 0], goal, found.factors[:, 0]) for goal in targets(found).values())
     elsewhere = found.left_elsewhere(("gda",))
     one = (
         ""
@@ -637,12 +642,14 @@ def make_page(config: Config, parts: Mapping[str, Arrays]) -> Page:
     floor, nothing = found.klom[:, 0, -1], found.klom[:, 0, 0]
     above = int((nothing[:, 0] > nothing[:, 1]).sum())
     shares = {name: 100 * value.mean() for name, value in outcomes(found, ASCENT).items()}
+    alike = np.random.default_rng(0).normal(size=(2, config.num_models, 2000))
+    chance = audit.klom(*alike).mean()
     checks = [
         Check(
             "Two ensembles of retrained models are as near as chance allows",
-            bool((np.abs(floor.mean(0) - floor.mean()) < 0.1).all()),
+            bool((np.abs(floor.mean(0) - chance) < 0.1).all()),
             f"mean KLoM {floor[:, 0].mean():.2f} on forget, {floor[:, 1].mean():.2f} on retained, {floor[:, 2].mean():.2f} on test "
-            "samples; chance gives 0.35 for 100 against 100 Gaussian margins",
+            f"samples; chance gives {chance:.2f} for {config.num_models} against as many Gaussian margins",
         ),
         Check(
             "Doing nothing is further from retraining on the forget set than on the retained one",

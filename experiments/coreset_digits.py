@@ -6,8 +6,9 @@ Published: nothing; the first open question of arXiv 2512.06993. Neighbours say 
 Measured:  900 training digits; three clusters of a class (29 to 45 samples) and three random forget sets (90). Core-
            sets are searched on 24 kernel models (exact removal), judged on 40 others and on networks trained again.
            Knowledge: mean margin on all of F; suppressed: within 0.1 of the share of the oracle of the same seed.
-           Below: networks, mean over 3 forget sets x 5 new seeds [95 % interval over both; PS and PNS exact binomial];
-           U-LiRA: AUC (%) against retraining without F, on members of F that were left in
+           Below: networks, mean over 3 forget sets x 5 new seeds [95 % interval over both; PS and PNS exact binomial as if
+           runs were independent, which is too narrow where sets differ]; U-LiRA: AUC (%) against retraining without F,
+           on members of F that were left in
 
                                    of F  share suppressed     PS                 PNS                U-LiRA, left in
   Clusters of a class
@@ -346,7 +347,8 @@ def kernel_table(config: Config, found: Mapping[str, Arrays]) -> Table:
         rows,
         f"Exact removal from kernel ridge regressions. S(C) holds within {config.tolerance:g} of the oracle's share of 1. "
         "PNS grows with the number of samples (all of F would have 1): compare the three rows of a forget set, which "
-        "remove equally many. ± is the standard deviation over seeds; brackets are exact binomial intervals. Last column: mean over members (least "
+        "remove equally many. ± is the standard deviation over seeds; brackets are exact binomial intervals, for the "
+        f"{config.random_orders} random subsets as if their runs were independent. Last column: mean over members (least "
         "to largest); on the seeds of the search all are below "
         f"{1 - config.delta:g}, as every member is necessary there.",
     )

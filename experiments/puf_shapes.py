@@ -290,7 +290,7 @@ class Runs:
 
 def methods_table(runs: Runs) -> Table:
     columns = ["model", "forget at once", "rounds", "test", "test IoU", "forget", "forget IoU"]
-    columns += ["gap, forget (points)", "unseen images of the style"]
+    columns += ["gap, forget (points)", "unseen, same style"]
     lines = []
     for name, label in ROWS.items():
         final, recovers = 100 * runs.final(name), name in runs.rounds

@@ -192,12 +192,18 @@ def test_bad_input_is_one_line(worlds, blobs, tiny):
     keys = jax.random.split(jax.random.key(1), 2)
     recipe = train.Recipe(num_epochs=1, batch_size=20, tx=train.sgd(0.1))
     make = lambda index: coresets.seed_worlds(keys, INPUTS, LABELS, index, num_classes=3, ridge=RIDGE)  # noqa: E731
+    knobs = {"num_classes": 3, "ridge": RIDGE}
+    made = lambda keys, labels, **other: coresets.seed_worlds(keys, INPUTS, labels, FORGET, **(knobs | other))  # noqa: E731
     flat = worlds._replace(alpha=jnp.zeros_like(worlds.alpha))  # removing anything changes nothing
     for call, message in (
         (lambda: make(np.arange(24)), "some but not all"),
         (lambda: make(np.array([1, 1])), "different positions"),
         (lambda: make(np.array([1, 24])), r"positions in 0\.\.23"),
         (lambda: make(np.array([1.0, 2.0])), "integer positions"),
+        (lambda: made(keys, LABELS, ridge=-1.0), "positive ridge"),
+        (lambda: made(keys[0], LABELS), "one key per world"),
+        (lambda: made(keys, LABELS, num_classes=2), r"integers in 0\.\.1"),
+        (lambda: made(keys, LABELS[:5]), r"pass \[24\] integers"),
         (lambda: coresets.shares_without(worlds, OF_FORGET, np.ones(7, bool)), r"pass \[Q, 7\] bool"),
         (lambda: coresets.shares_without(worlds, OF_FORGET[:3], SUBSETS), r"pass \[S, Z, C\] and \[Z\]"),
         (lambda: coresets.find_core_set(flat, OF_FORGET), "no core-set"),

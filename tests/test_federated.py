@@ -325,6 +325,7 @@ def test_the_balls_radius_is_a_third_of_the_way_to_fresh_models(tiny, blobs, cli
         lambda c, m, s, d: fedavg_weights(c, np.ones(3, bool)),
         lambda c, m, s, d: fedavg_weights(c, np.ones(4)),
         lambda c, m, s, d: puf_weights(c, GONE, mode="other"),
+        lambda c, m, s, d: puf_weights(c, GONE, eta_u=float("nan")),
         lambda c, m, s, d: puf_weights(c, GONE, remaining=np.ones(5, bool)),
         lambda c, m, s, d: federated.federated_round(jax.random.key(0), m, LOCAL, s, d, c, jnp.ones(3)),
         lambda c, m, s, d: federated.recover(

@@ -141,6 +141,8 @@ def test_bad_input_is_one_line():
         (lambda: ridge.outputs_without(state, np.ones(4, bool)), "boolean mask"),
         (lambda: ridge.outputs_with_one_back(state, np.ones(4, bool)), "boolean mask"),
         (lambda: ridge.random_relu_features(jax.random.key(0), POINTS, 0), "at least 1"),
+        (lambda: ridge.random_relu_features(jax.random.key(0), np.ones((2, 3), np.uint8), 4), "pass floats"),
+        (lambda: ridge.leave_one_out(model, KERNEL, TARGETS[:2]), "what was fitted"),
     ):
         with pytest.raises(InputError, match=message) as error:
             call()

@@ -311,6 +311,8 @@ def test_trap_path_is_descent():
         lambda: testbeds.alpha_limit(NOTED, -0.1),
         lambda: testbeds.gradient_path(jnp.ones(2), SHARED, 0.1, jnp.ones(2), learning_rate=1, num_steps=1),
         lambda: testbeds.trap_path(jnp.ones(2), jnp.ones(4), num_steps=10, every=3),
+        lambda: testbeds.trap_path(jnp.ones(3), jnp.ones(4), num_steps=1),
+        lambda: testbeds.trap_loss(jnp.ones(2), jnp.ones(3)),
         lambda: testbeds.trap_minima([1, 2, 3]),
     ],
 )
@@ -379,7 +381,12 @@ def test_rank_correlation_is_spearmans():
     rng = np.random.default_rng(1)
     x = rng.normal(size=30)
     y = np.round(x + rng.normal(size=30), 1)  # with ties
-    got = module.rank_correlation(x, y)
+    seeds = np.arange(30) % 3
+    got = module.rank_correlation(x, y, seeds)
     assert np.isclose(got.mean, stats.spearmanr(x, y).statistic)
     assert -1 <= got.low < got.mean < got.high <= 1
-    assert module.rank_correlation(x, np.exp(x)).low > 0.99
+    assert module.rank_correlation(x, np.exp(x), seeds).low > 0.99
+    shifted = x + 10 * seeds  # of opposite sign within and between seeds: few seeds must widen the interval
+    alone, nested = (module.rank_correlation(shifted, -x + 10 * seeds, by) for by in (np.arange(30), seeds))
+    assert alone.mean == nested.mean
+    assert nested.low < 0 < alone.low

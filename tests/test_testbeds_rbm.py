@@ -380,6 +380,12 @@ def test_reverse_ais_is_a_lower_estimate_that_tightens(rugged):
     np.testing.assert_allclose(np.mean(fine), np.mean(exact), atol=0.05)
 
 
+def chained(weights, batch_size):
+    state = training.init_pcd(jax.random.key(0), machine(3, 2), SGD, num_chains=1)
+    knobs = {"tx": SGD, "num_steps": 1, "num_sweeps": 1, "batch_size": batch_size}
+    return training.fit_pcd(jax.random.key(1), state, jnp.ones((2, 3)), weights, **knobs)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -393,6 +399,15 @@ def test_reverse_ais_is_a_lower_estimate_that_tightens(rugged):
         (lambda: machines.bars_and_stripes(0), "choose 1 to 10"),
         (lambda: training.deletion_weights(jnp.ones(3)), "bool mask"),
         (lambda: training.deletion_weights(jnp.array([True, False]), ascent=-1.0), "at least 0"),
+        (lambda: training.deletion_weights(jnp.ones(3, bool)), "3 of 3"),
+        (lambda: training.deletion_weights(jnp.zeros(3, bool)), "0 of 3"),
+        (lambda: machines.init_rbm(jax.random.key(0), jnp.array([0.5, jnp.nan]), 2), r"in \[0, 1\]"),
+        (lambda: chained(jnp.ones(2), 0), "batch_size"),
+        (lambda: chained(jnp.zeros(2), 1), "nothing to learn"),
+        (
+            lambda: annealing.bound_log_likelihood(jax.random.key(0), machine(3, 2), jnp.zeros(3), jnp.ones((4, 2))),
+            r"pass \[N, 3\]",
+        ),
         (lambda: training.moments(machine(3, 2), jnp.ones((4, 3)), jnp.ones(3)), "samples"),
         (lambda: training.init_pcd(jax.random.key(0), machine(3, 2), SGD, num_chains=0), "num_chains"),
         (

@@ -47,15 +47,29 @@ def seed_worlds(
       which it should be. Costs ``N^3`` per world, one after another.
 
     Raises:
-      InputError: a forget set that is empty, everything, repeated or out of range.
+      InputError: a forget set that is empty, everything, repeated or out of range; labels that do not fit; a ridge that
+        is not positive; a single key.
     """
+    if jnp.ndim(keys) != 1 or not ridge > 0:
+        raise InputError(
+            f"keys of shape {jnp.shape(keys)}, ridge {ridge}: pass one key per world [S] and a positive ridge"
+        )
     flat = np.asarray(inputs, np.float64).reshape(len(np.asarray(inputs)), -1)
     index = np.asarray(index)
     if index.ndim != 1 or not 0 < index.size < len(flat) or len(np.unique(index)) < index.size:
         raise InputError(f"index of shape {index.shape}: pass different positions, some but not all of {len(flat)}")
     if index.dtype.kind not in "iu" or index.min() < 0 or index.max() >= len(flat):
         raise InputError(f"index must hold integer positions in 0..{len(flat) - 1}")
-    targets = np.eye(num_classes)[np.asarray(labels)] - 1 / num_classes
+    labels = np.asarray(labels)
+    if (
+        labels.shape != flat.shape[:1]
+        or labels.dtype.kind not in "iu"
+        or not 0 <= labels.min() <= labels.max() < num_classes
+    ):
+        raise InputError(
+            f"labels are {labels.dtype} {labels.shape}: pass [{len(flat)}] integers in 0..{num_classes - 1}"
+        )
+    targets = np.eye(num_classes)[labels] - 1 / num_classes
     retain = np.setdiff1d(np.arange(len(flat)), index)
     shared = [jnp.asarray(leaf) for leaf in (flat, targets, index, retain)]
     return _worlds(keys, *shared, ridge, num_features=num_features, bootstrap=bootstrap)

@@ -19,6 +19,7 @@ recovery alone, the baseline "natural".
 from typing import Any, Literal
 
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from unlearn_jax.federated.clients import Clients
 from unlearn_jax.federated.fedavg import LocalTraining, ServerState, check_part, federated_round
@@ -53,10 +54,11 @@ def puf_weights(
       remaining: ``[K]`` bool; all others if None. Give it where clients left earlier, or a client skips the round.
 
     Returns:
-      ``[K]`` float32.
+      ``[K]`` float32; all 0 where nobody leaves and the mode is special.
 
     Raises:
-      InputError: an unknown mode, or a mask that is not a boolean per client.
+      InputError: an unknown mode, a strength that is not finite (not checked where traced), or a mask that is not a
+        boolean per client.
 
     >>> from unlearn_jax.federated import gather_clients
     >>> clients = gather_clients([0, 1, 1, 1, 2, 2, 2, 2])
@@ -72,6 +74,8 @@ def puf_weights(
     sizes = clients.sizes.astype(jnp.float32)
     gone, kept = jnp.where(leaving, sizes, 0.0), jnp.where(staying, sizes, 0.0)
     strength = STRENGTH[mode] if eta_u is None else eta_u
+    if not isinstance(strength, Tracer) and not jnp.isfinite(strength):
+        raise InputError(f"eta_u is {strength}: pass a finite strength, such as the authors' {STRENGTH[mode]:g}")
     if mode == "special":
         return jnp.where(leaving, -strength * gone / jnp.maximum(jnp.sum(gone), 1.0), 0.0)
     return (kept - strength * gone) / jnp.maximum(jnp.sum(kept + gone), 1.0)

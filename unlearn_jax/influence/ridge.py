@@ -76,11 +76,13 @@ def random_relu_features(
       ``[..., P]`` in the inputs' dtype.
 
     Raises:
-      InputError: no features asked for.
+      InputError: no features asked for, or inputs that are not floats.
     """
     if num_features < 1:
         raise InputError(f"{num_features} random features asked for: choose at least 1, such as 512")
     inputs = jnp.asarray(inputs)
+    if not jnp.issubdtype(inputs.dtype, jnp.floating):
+        raise InputError(f"inputs are {inputs.dtype}: pass floats, pixels divided by 255")
     key_weights, key_biases = jax.random.split(key)
     depth = inputs.shape[-1]
     weights = jax.random.normal(key_weights, (depth, num_features), inputs.dtype) * (weight_std * (2 / depth) ** 0.5)
@@ -145,8 +147,16 @@ def leave_one_out(model: RidgeFit, kernel: Array, targets: Array) -> Array:
 
     Returns:
       ``[N, C]``. A sample of weight 0, which the fit does without, has its plain prediction.
+
+    Raises:
+      InputError: other shapes than those fitted.
     """
     targets, there = jnp.asarray(targets), model.scale > 0
+    if kernel.shape != model.factor.shape or targets.shape != model.alpha.shape:
+        raise InputError(
+            f"kernel {kernel.shape}, targets {targets.shape}: pass what was fitted, {model.factor.shape} and "
+            f"{model.alpha.shape}"
+        )
     half = solve_triangular(model.factor, jnp.eye(len(model.factor), dtype=model.factor.dtype), lower=True)
     diagonal = jnp.sum(half**2, 0)
     shift = model.alpha / jnp.where(there, model.scale * diagonal, 1.0)[:, None]

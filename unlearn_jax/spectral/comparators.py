@@ -74,7 +74,8 @@ def sedghi() -> KernelRule:
     (arXiv 2211.13771), see :func:`frequency_blocks`; dense layers are clipped by their singular value decomposition.
     Inexact twice: images are padded otherwise than circularly, and the clipped operator is no convolution of the
     kernel's size, so cutting lifts its norm again (to 1.2 to 1.6 times the target for random 3x3 kernels). Each clip
-    takes the decomposition of as many matrices as the layer has output positions.
+    takes the decomposition of as many matrices as the layer has output positions. On CPU, a program with it was seen to
+    hang where models were trained on two devices at once: use one (``mapper(devices=1)``).
 
     Raises:
       InputError: in use, for a convolution with groups, dilation or other than two axes.

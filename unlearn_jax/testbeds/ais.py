@@ -103,9 +103,11 @@ def bound_log_likelihood(
       ``[N]``, in nats.
 
     Raises:
-      InputError: as there.
+      InputError: as there, or samples of another shape.
     """
     betas = _betas(rbm, base_bias, num_chains, num_betas)
+    if visible.ndim != 2 or visible.shape[1:] != base_bias.shape:
+        raise InputError(f"samples {visible.shape}: pass [N, {len(base_bias)}]")
 
     def step(carry: tuple[Array, Array], index: Array) -> tuple[tuple[Array, Array], None]:
         states, gained = carry

@@ -58,7 +58,7 @@ def init_rbm(key: Array, means: Array, num_hidden: int, *, mask: Array | None = 
       The machine.
 
     Raises:
-      InputError: no hidden unit, or a mask of another shape.
+      InputError: no hidden unit, means outside [0, 1] (not checked where traced), or a mask of another shape.
 
     >>> rbm = init_rbm(jax.random.key(0), jnp.array([0.5, 0.5, 0.9]), 2)
     >>> print(rbm.weights.shape, rbm.visible_bias.round(2))
@@ -66,6 +66,8 @@ def init_rbm(key: Array, means: Array, num_hidden: int, *, mask: Array | None = 
     """
     if means.ndim != 1 or num_hidden < 1:
         raise InputError(f"means {means.shape} must be [V] and num_hidden ({num_hidden}) at least 1")
+    if not isinstance(means, Tracer) and not ((means >= 0) & (means <= 1)).all():
+        raise InputError("means must lie in [0, 1]: pass the mean of each visible unit, such as visible_means gives")
     shape = (means.shape[0], num_hidden)
     rbm = Rbm(
         weights=scale * jax.random.normal(key, shape),

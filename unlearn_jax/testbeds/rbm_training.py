@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 from jax.core import Tracer
@@ -78,13 +79,15 @@ def deletion_weights(forget: Array, *, ascent: float | Array = 0.0) -> Array:
       ``[N]`` float32.
 
     Raises:
-      InputError: not a mask, or a negative weight (not checked where traced).
+      InputError: not a mask, all samples of one kind, or a negative weight (the last two not checked where traced).
 
     >>> deletion_weights(jnp.array([True, False, False]), ascent=1.0).tolist()
     [-1.0, 0.5, 0.5]
     """
     if forget.ndim != 1 or forget.dtype != bool:
         raise InputError(f"the forget set is {forget.dtype} {forget.shape}: pass a bool mask [N]")
+    if not isinstance(forget, Tracer) and not 0 < int(np.sum(forget)) < len(forget):
+        raise InputError(f"{int(np.sum(forget))} of {len(forget)} samples are forgotten: leave one, and forget one")
     if not isinstance(ascent, Tracer) and not ascent >= 0:
         raise InputError(f"the weight of ascent must be at least 0, got {ascent}")
     return jnp.where(forget, -ascent / jnp.sum(forget), 1.0 / jnp.sum(~forget))
@@ -278,7 +281,14 @@ def fit_pcd(
 
     Returns:
       The state after the steps.
+
+    Raises:
+      InputError: an empty batch, or weights that are all 0 (not checked where traced).
     """
+    if batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, got {batch_size}")
+    if not isinstance(weights, Tracer) and not np.any(weights):
+        raise InputError("the weights of all samples are 0: there is nothing to learn from")
     total = jnp.sum(jnp.abs(weights))
 
     def step(state: PcdState, index: Array) -> tuple[PcdState, None]:

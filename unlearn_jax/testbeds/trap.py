@@ -65,13 +65,20 @@ def trap_loss(weights: ArrayLike, counts: ArrayLike, *, ridge: float | Array = R
       counts: ``[4]`` how often each point counts: a value of :data:`COUNTS`.
       ridge: half of it multiplies the squared norm.
 
+    Raises:
+      InputError: shapes that do not fit.
+
     >>> round(float(trap_loss([3.831, -0.790], COUNTS["retrained"])), 3)
     5.038
     """
-    weights = jnp.asarray(weights, float)
+    weights, counts = jnp.asarray(weights, float), jnp.asarray(counts, float)
+    if weights.shape[-1:] != (2,) or counts.shape != (4,):
+        raise InputError(
+            f"weights {weights.shape}, counts {counts.shape}: pass [..., 2], (a, b), and [4], one per point"
+        )
     shape = (1,) * (weights.ndim - 1) + (-1,)
     misfit = (trap_output(weights) - jnp.asarray(LABELS, float).reshape(shape)) ** 2
-    return jnp.sum(jnp.asarray(counts, float).reshape(shape) * misfit, -1) + ridge / 2 * jnp.sum(weights**2, -1)
+    return jnp.sum(counts.reshape(shape) * misfit, -1) + ridge / 2 * jnp.sum(weights**2, -1)
 
 
 def trap_path(
@@ -97,7 +104,7 @@ def trap_path(
       ``[num_steps / every + 1, 2]``, the start first.
 
     Raises:
-      InputError: a number of steps that is not a multiple of ``every``.
+      InputError: a number of steps that is not a multiple of ``every``, or shapes that do not fit.
     """
     if every < 1 or num_steps < 0 or num_steps % every:
         raise InputError(f"{num_steps} steps, every {every}: pass a number of steps that is a multiple of every")

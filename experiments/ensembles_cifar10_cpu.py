@@ -1,0 +1,30 @@
+"""Robust ensembles on CIFAR-10 at the scale of two CPU cores. (not measured yet)"""
+
+from unlearn_jax.ensembles import Lotos
+from unlearn_jax.pipeline import DataConfig, Experiment, ModelConfig, TrainingConfig
+from unlearn_jax.pipeline.ensemble_experiment import AttackPlan, ClipConfig, EnsembleConfig, make_parts
+from unlearn_jax.pipeline.ensemble_page import make_page
+
+EXPERIMENT = Experiment(
+    title="Robust ensembles on CIFAR-10, small",
+    config=EnsembleConfig(
+        arms=("orig", "clip", "clip+lotos"),
+        data=DataConfig(source="tfds", name="cifar10_jpeg", num_train=4000, num_test=2000),
+        model=ModelConfig(name="cnn", fields={"widths": (16, 32)}),
+        training=TrainingConfig(num_epochs=8, batch_size=32, learning_rate=0.02, decay_every=6),
+        clip=ClipConfig(max_norm=2.0, period=5),
+        lotos=Lotos(weight=0.05, max_length=1.6),
+        attack=AttackPlan(
+            radii=(1, 2, 4),
+            main_radius=2,
+            num_steps=30,
+            num_samples=200,
+            strong_samples=100,
+            strong_steps=20,
+            strong_targets=2,
+        ),
+        overhead_steps=20,
+    ),
+    parts=make_parts,
+    page=make_page,
+)

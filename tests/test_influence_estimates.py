@@ -1,0 +1,294 @@
+"""Influence functions: dual, primal and exact retraining of linear models agree, and agree with NumPy's Newton."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+
+from unlearn_jax import influence
+from unlearn_jax.influence.risk import half_curvatures
+from unlearn_jax.losses import cross_entropy
+from unlearn_jax.types import InputError
+
+COUNT, CLASSES, SIZE, RIDGE = 40, 3, 20, 0.05
+RNG = np.random.default_rng(0)
+JACOBIAN = RNG.normal(size=(COUNT, CLASSES, SIZE)) / np.sqrt(SIZE)
+OFFSETS = RNG.normal(size=(COUNT, CLASSES))
+ROWS = np.concatenate([OFFSETS, JACOBIAN.reshape(COUNT, -1)], 1)  # a sample is its offset and its Jacobian
+LABELS = RNG.integers(0, CLASSES, COUNT)
+ONE_HOT = np.eye(CLASSES)[LABELS]
+FORGET = np.arange(COUNT) % 10 < 3
+TARGETS = {"cross-entropy": (cross_entropy, LABELS), "squared": (influence.squared_error, ONE_HOT)}
+
+
+def linear(params, rows):
+    return rows[:, :CLASSES] + jnp.einsum("ncp,p->nc", rows[:, CLASSES:].reshape(-1, CLASSES, SIZE), params)
+
+
+def derivatives(name, params, keep):
+    """Gradient and Hessian of the mean loss with its penalty, and the outputs, written out in NumPy."""
+    wide, outputs = JACOBIAN[keep], OFFSETS[keep] + JACOBIAN[keep] @ params
+    if name == "squared":
+        slope, bend = outputs - ONE_HOT[keep], np.broadcast_to(np.eye(CLASSES), (keep.sum(), CLASSES, CLASSES))
+    else:
+        odds = np.exp(outputs - outputs.max(1, keepdims=True))
+        probs = odds / odds.sum(1, keepdims=True)
+        slope, bend = probs - ONE_HOT[keep], probs[:, :, None] * (np.eye(CLASSES) - probs[:, None, :])
+    gradient = np.einsum("ncp,nc->p", wide, slope) / keep.sum() + RIDGE * params
+    hessian = np.einsum("nip,nij,njq->pq", wide, bend, wide) / keep.sum() + RIDGE * np.eye(SIZE)
+    return gradient, hessian, outputs
+
+
+def train(name, keep):
+    params = np.zeros(SIZE)
+    for _ in range(30):
+        gradient, hessian, _ = derivatives(name, params, keep)
+        params = params - np.linalg.solve(hessian, gradient)
+    assert np.linalg.norm(derivatives(name, params, keep)[0]) < 1e-13
+    return params
+
+
+EVERYWHERE = np.ones(COUNT, bool)
+TRAINED = {name: train(name, EVERYWHERE) for name in TARGETS}
+RETRAINED = {name: train(name, ~FORGET) for name in TARGETS}
+
+
+def newton_step(name):
+    """The paper's: the retained Hessian, the forgotten gradient."""
+    _, hessian, _ = derivatives(name, TRAINED[name], ~FORGET)
+    gradient = derivatives(name, TRAINED[name], FORGET)[0]
+    return np.linalg.solve(hessian, FORGET.sum() / (~FORGET).sum() * gradient)
+
+
+def off(got, wanted):
+    return np.linalg.norm(np.asarray(got) - wanted) / np.linalg.norm(wanted)
+
+
+def estimates(loss, rows, targets, params, forget):
+    """Everything at once, for one compilation: kernel, dual and primal changes by both solvers, and what they mean."""
+    kernel, outputs, found = influence.ntk(linear, params, rows, batch_size=16), linear(params, rows), {}
+    for solver in ("dense", "cg"):
+        knobs = {"ridge": RIDGE, "loss": loss, "solver": solver, "num_forget": 12, "tol": 1e-13}
+        dual = influence.dual_change(kernel, outputs, targets, forget, **knobs)
+        primal = influence.primal_change(linear, params, rows, targets, forget, **knobs, batch_size=16)
+        found[solver] = influence.pull(linear, params, rows, dual.change, batch_size=16), primal.params
+        found[f"residual {solver}"] = jnp.maximum(dual.residual, primal.residual)
+    penalty = influence.penalty_change(kernel, dual.alpha, dual.change, ridge=RIDGE)
+    return found | {"kernel": kernel, "dual": dual, "penalty": penalty}
+
+
+@pytest.mark.parametrize(("bits", "tolerance"), [(64, 1e-10), (32, 1e-5)])
+@pytest.mark.parametrize("name", TARGETS)
+def test_dual_primal_and_numpy_are_the_same(name, bits, tolerance):
+    loss, targets = TARGETS[name]
+    step = newton_step(name)
+    with jax.enable_x64(bits == 64):
+        rows, params = (jnp.asarray(array, f"f{bits // 8}") for array in (ROWS, TRAINED[name]))
+        targets = targets.astype("i4" if targets.ndim == 1 else rows.dtype)
+        run = jax.jit(partial(estimates, loss))
+        found = jax.tree.map(np.asarray, run(rows, jnp.asarray(targets), params, jnp.asarray(FORGET)))
+    assert found["kernel"].dtype == rows.dtype
+    np.testing.assert_allclose(found["kernel"], np.einsum("acp,bdp->acbd", JACOBIAN, JACOBIAN), atol=tolerance)
+    for solver in ("dense", "cg"):
+        dual, primal = found[solver]
+        assert off(dual, primal) < tolerance
+        assert off(dual, step) < tolerance
+        assert found[f"residual {solver}"] < tolerance
+    alpha, change, _ = found["dual"]
+    np.testing.assert_array_equal(change[FORGET], -alpha[FORGET])
+    assert off(np.einsum("ncp,nc->p", JACOBIAN, alpha), TRAINED[name]) < tolerance
+    assert off(influence.output_change(found["kernel"], change), JACOBIAN @ step) < 1e-4
+    np.testing.assert_allclose(found["penalty"], RIDGE * TRAINED[name] @ step, rtol=10 * tolerance)
+
+
+def test_squared_loss_is_exact_retraining_and_cross_entropy_is_near():
+    def error(name):
+        return off(TRAINED[name] + newton_step(name), RETRAINED[name]) / off(TRAINED[name], RETRAINED[name])
+
+    assert error("squared") < 1e-12  # with the above: so are dual and primal
+    assert error("cross-entropy") < 1 / 20
+
+
+def fits(loss, rows, targets, offsets):
+    kernel, start = influence.ntk(linear, jnp.zeros(SIZE), rows), jnp.zeros(SIZE)
+    dual = influence.fit_dual(kernel, targets, offsets=offsets, ridge=RIDGE, loss=loss)
+    primal = influence.fit_primal(linear, start, rows, targets, ridge=RIDGE, loss=loss, tol=1e-12)
+    return dual, primal
+
+
+def test_exact_training_is_newtons():
+    with jax.enable_x64(True):
+        data = (jnp.asarray(array[~FORGET]) for array in (ROWS, LABELS, OFFSETS))
+        dual, primal = jax.jit(partial(fits, cross_entropy))(*data)
+        wanted = RETRAINED["cross-entropy"]
+        assert off(np.einsum("ncp,nc->p", JACOBIAN[~FORGET], dual.alpha), wanted) < 1e-10
+        assert off(primal.params, wanted) < 1e-10
+        assert max(dual.stationarity, primal.stationarity) < 1e-12
+        np.testing.assert_allclose(dual.outputs, OFFSETS[~FORGET] + JACOBIAN[~FORGET] @ wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_ten_per_cent_of_the_digits():
+    """Softmax regression, scikit-learn retrains: 20 times nearer than doing nothing, by a kernel all outputs share."""
+    images, labels = (array[:300] for array in load_digits(return_X_y=True))
+    images, forget = images / 16, np.random.default_rng(1).permutation(300) < 30
+    fit = {
+        name: LogisticRegression(C=1 / (keep.sum() * 1e-2), fit_intercept=False, solver="newton-cg", tol=1e-9)
+        .fit(images[keep], labels[keep])
+        .coef_.T
+        for name, keep in (("original", forget | ~forget), ("retrained", ~forget))
+    }
+    rows, labels = jnp.asarray(images, jnp.float32), jnp.asarray(labels)
+    outputs = jnp.asarray(images @ fit["original"], jnp.float32)
+
+    def ask(rows, forget):
+        kernel = influence.feature_kernel(rows)
+        wide = jnp.einsum("ab,cd->acbd", kernel, jnp.eye(10))  # the same kernel written out
+        knobs = {"ridge": 1e-2, "solver": "cg", "num_forget": 30}
+        found, full = (influence.dual_change(k, outputs, labels, forget, **knobs).change for k in (kernel, wide))
+        moved = influence.output_change(kernel, found)
+        return found, full, moved, influence.loss_change(outputs, labels, moved)
+
+    found, full, moved, losses = map(np.asarray, jax.jit(ask)(rows, jnp.asarray(forget)))
+    predicted = fit["original"] + images.T @ found
+    assert off(predicted, fit["retrained"]) < off(fit["original"], fit["retrained"]) / 20
+    assert off(moved, images @ (fit["retrained"] - fit["original"])) < 1 / 20
+    assert off(full, found) < 1e-4
+    slope = np.asarray(jax.nn.softmax(outputs)) - np.eye(10)[labels]
+    np.testing.assert_allclose(losses, np.sum(slope * moved, 1), rtol=1e-4, atol=1e-5)
+
+
+def test_fitting_from_nothing_needs_no_offsets():
+    features = np.random.default_rng(2).normal(size=(30, 4))
+    wanted = np.random.default_rng(3).normal(size=(30, 2))
+    kernel = influence.feature_kernel(jnp.asarray(features, jnp.float32))
+    knobs = {"ridge": 0.1, "loss": influence.squared_error, "num_steps": 1}
+    got = jax.jit(partial(influence.fit_dual, **knobs))(kernel, jnp.asarray(wanted, jnp.float32))
+    weights = np.linalg.solve(features.T @ features + 30 * 0.1 * np.eye(4), features.T @ wanted)
+    np.testing.assert_allclose(got.outputs, features @ weights, rtol=1e-4, atol=1e-5)
+
+
+def test_curvatures_have_factors_where_they_are_singular():
+    """Cross-entropy's always are; sure and undecided samples at once."""
+    outputs = jnp.asarray(
+        np.random.default_rng(8).normal(size=(6, 4)) * np.array([[0], [1], [3], [10], [30], [90]]), "f4"
+    )
+    factors = np.asarray(jax.jit(partial(half_curvatures, cross_entropy))(outputs, jnp.zeros(6, int)))
+    probs = np.asarray(jax.nn.softmax(outputs), "f8")
+    wanted = probs[:, :, None] * (np.eye(4) - probs[:, None, :])
+    np.testing.assert_allclose(factors @ factors.transpose(0, 2, 1), wanted, atol=1e-6)
+    assert np.isfinite(factors).all()
+
+
+# --- the kernel --------------------------------------------------------------------------------------------------
+
+
+def test_the_kernel_of_a_convolutional_network(normed, blobs):
+    """No forward mode there: products with the Jacobian against differences, kernels against products."""
+    variables = jax.jit(normed.init)(jax.random.key(3))
+    apply, params = influence.outputs_of(normed, variables.state), variables.params
+    images = jnp.asarray((255 * blobs.images[:5]).astype(np.uint8))
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(4), len(leaves))
+    tangent = tree.unflatten([jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)])
+    cotangents = jnp.asarray(np.random.default_rng(6).normal(size=(5, 3)), jnp.float32)
+
+    @jax.jit
+    def ask(params, tangent):
+        move = lambda size: jax.tree.map(lambda w, v: w + size * v, params, tangent)  # noqa: E731
+        pulled = influence.pull(apply, params, images, cotangents, batch_size=2)
+        back = influence.pull(apply, params, images[:4], cotangents[:4])
+        pairs = zip(jax.tree.leaves(pulled), jax.tree.leaves(tangent), strict=True)
+        return {
+            "pushed": influence.push(apply, params, tangent, images),
+            "differences": (apply(move(1e-3), images) - apply(move(-1e-3), images)) / 2e-3,
+            "expanded": influence.linearise(apply, params)(move(1.0), images) - apply(params, images),
+            "inner": sum(jnp.vdot(a, b) for a, b in pairs),
+            "kernel": influence.ntk(apply, params, images, images[:4], batch_size=2),
+            "through": influence.push(apply, params, back, images),
+        }
+
+    found = ask(params, tangent)
+    np.testing.assert_allclose(found["pushed"], found["differences"], rtol=0.02, atol=0.02)
+    np.testing.assert_allclose(found["expanded"], found["pushed"], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found["inner"], jnp.sum(cotangents * found["pushed"]), rtol=1e-4)
+    assert found["kernel"].shape == (5, 3, 4, 3)
+    product = influence.kernel_product(found["kernel"], cotangents[:4])
+    np.testing.assert_allclose(product, found["through"], rtol=1e-3, atol=1e-3)
+
+
+NORM = jax.jit(influence.cross_influence_norm)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 999), rank=st.integers(1, 12), scale=st.floats(0.01, 100.0))
+def test_cross_influence_is_numpys_norm_and_at_most_one(seed, rank, scale):
+    rows = scale * np.random.default_rng(seed).normal(size=(9, rank))
+    kernel = (rows @ rows.T).astype("f4")
+    parts = kernel[:6, 6:], kernel[:6, :6], kernel[6:, 6:]
+    norms = [np.linalg.norm(part, 2) for part in parts]
+    np.testing.assert_allclose(NORM(parts[0]), norms[0], rtol=1e-4)
+    got = NORM(*parts)
+    np.testing.assert_allclose(got, norms[0] / np.sqrt(norms[1] * norms[2]), rtol=1e-4)
+    assert got <= 1 + 1e-5
+    assert rank > 1 or got > 1 - 1e-4  # one direction is shared wholly
+
+
+def test_cross_influence_of_sets_that_share_nothing_and_of_several_outputs():
+    rows = np.eye(9, dtype="f4")
+    kernel = rows @ rows.T
+    assert NORM(kernel[:6, 6:], kernel[:6, :6], kernel[6:, 6:]) == 0
+    wide = np.random.default_rng(7).normal(size=(5, 2, 7)).astype("f4")
+    kernel = np.einsum("acp,bdp->acbd", wide, wide)
+    flat = kernel.reshape(10, 10)
+    parts = flat[:6, 6:], flat[:6, :6], flat[6:, 6:]
+    norms = [np.linalg.norm(part, 2) for part in parts]
+    got = NORM(kernel[:3, :, 3:], kernel[:3, :, :3], kernel[3:, :, 3:])
+    np.testing.assert_allclose(got, norms[0] / np.sqrt(norms[1] * norms[2]), rtol=1e-4)
+
+
+KERNEL = jnp.eye(4)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: influence.cross_influence_norm(KERNEL, KERNEL), "both kernel_rr and kernel_ff"),
+        (lambda: influence.cross_influence_norm(KERNEL, KERNEL[:2], KERNEL), "do not belong"),
+        (lambda: influence.cross_influence_norm(jnp.ones(3)), "must be"),
+        (lambda: influence.ntk(linear, jnp.zeros(SIZE), jnp.zeros((2, 63)), batch_size=0), "batch_size must be"),
+    ],
+)
+def test_unusable_kernels_are_refused(call, message):
+    with pytest.raises(InputError, match=message):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("forget", "knobs", "message"),
+    [
+        ([True, False, False], {}, "length 4"),
+        ([1, 0, 0, 0], {}, "must be bool"),
+        ([False] * 4, {}, "remove at least one"),
+        ([True] * 4, {}, "leave one"),
+        ([True, False, False, False], {"ridge": 0.0}, "positive, finite ridge"),
+        ([True, False, False, False], {"solver": "lu"}, "unknown solver"),
+        ([True, False, False, False], {"max_iters": 0}, "max_iters must be"),
+    ],
+)
+def test_unusable_requests_are_refused(forget, knobs, message):
+    with pytest.raises(InputError, match=message):
+        influence.dual_change(
+            KERNEL, jnp.ones((4, 2)), jnp.zeros(4, int), jnp.asarray(forget), **{"ridge": 0.1, **knobs}
+        )
+
+
+def test_a_traced_mask_needs_its_size():
+    ask = lambda mask: influence.dual_change(KERNEL, jnp.ones((4, 2)), jnp.zeros(4, int), mask, ridge=0.1)  # noqa: E731
+    with pytest.raises(InputError, match="pass num_forget"):
+        jax.eval_shape(ask, jnp.array([True, False, False, False]))

@@ -1,0 +1,64 @@
+"""What samples of a generator are worth, in the eyes of a classifier that had no part in making them: arrays only."""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from unlearn_jax.types import InputError
+
+
+def frechet_distance(features: ArrayLike, reference: ArrayLike) -> float:
+    """The Frechet distance between two sets of features, taken for Gaussians.
+
+    ``|mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2))`` (Heusel et al., arXiv 1706.08500, equation 6). FID is this
+    on features of an Inception network trained on ImageNet; on any other features it is **not** FID, and numbers made
+    with different features or sample sizes must not be compared. It is biased upwards in small sets: show that of real
+    images beside it.
+
+    Args:
+      features: ``[N, D]`` of the samples, N of at least 2.
+      reference: ``[M, D]`` of real images.
+
+    Returns:
+      The squared distance, at least 0.
+
+    Raises:
+      InputError: fewer than two rows, different lengths, or values that are not finite.
+
+    >>> round(frechet_distance([[0.0], [2.0]], [[3.0], [5.0]]), 6)
+    9.0
+    """
+    sets = [np.asarray(values, np.float64) for values in (features, reference)]
+    if any(values.ndim != 2 or len(values) < 2 for values in sets) or sets[0].shape[1] != sets[1].shape[1]:
+        raise InputError(
+            f"features have shapes {sets[0].shape} and {sets[1].shape}: pass [N, D] and [M, D], at least 2 rows each"
+        )
+    if not all(np.isfinite(values).all() for values in sets):
+        raise InputError("features hold NaN or infinity: the samples, or the classifier, are broken")
+    (mean, cov), (other_mean, other_cov) = (
+        (values.mean(0), np.atleast_2d(np.cov(values, rowvar=False))) for values in sets
+    )
+    root = _root(cov)
+    cross = np.sqrt(np.clip(np.linalg.eigvalsh(root @ other_cov @ root), 0, None)).sum()
+    distance = np.sum((mean - other_mean) ** 2) + np.trace(cov) + np.trace(other_cov) - 2 * cross
+    return float(max(distance, 0.0))
+
+
+def _root(matrix: np.ndarray) -> np.ndarray:
+    """The symmetric square root of a covariance."""
+    values, vectors = np.linalg.eigh(matrix)
+    return (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
+
+
+def concept_rate(predictions: ArrayLike, concept: int) -> float:
+    """Share of predictions ``[N]`` that name the concept.
+
+    Raises:
+      InputError: no predictions, or not a list of integers.
+
+    >>> concept_rate([3, 3, 5, 8], 3)
+    0.5
+    """
+    named = np.asarray(predictions)
+    if named.ndim != 1 or not named.size or named.dtype.kind not in "iu":
+        raise InputError(f"predictions are {named.dtype} of shape {named.shape}: pass one class index per sample")
+    return float((named == concept).mean())

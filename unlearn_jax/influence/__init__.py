@@ -1,0 +1,67 @@
+"""Influence functions, primal and dual: what removing samples does to a trained model, without training again.
+
+A model is a function of its parameters, :data:`OutputFn`; :func:`outputs_of` makes one of any
+:class:`unlearn_jax.types.Model`, :func:`linearise` its first-order expansion. :func:`dual_change` works on a kernel
+(:func:`ntk`, :func:`feature_kernel`, or any), :func:`primal_change` on parameters; :func:`remove` runs either and warns
+where its :class:`Guard` does not trust the answer. :func:`fit_dual` and :func:`fit_primal` train linearised models
+exactly, for comparison.
+"""
+
+from unlearn_jax.influence.dual import (
+    DualChange,
+    DualFit,
+    dual_change,
+    fit_dual,
+    loss_change,
+    output_change,
+    penalty_change,
+)
+from unlearn_jax.influence.ntk import (
+    OutputFn,
+    cross_influence_norm,
+    feature_kernel,
+    jacobian,
+    kernel_block,
+    kernel_product,
+    linearise,
+    ntk,
+    outputs_of,
+    pull,
+    push,
+)
+from unlearn_jax.influence.primal import PrimalChange, PrimalFit, fit_primal, forward_change, primal_change
+from unlearn_jax.influence.removal import Guard, Removal, guard, remove, warn_unless_trusted
+from unlearn_jax.influence.risk import OutputLoss, squared_error
+
+__all__ = [
+    "DualChange",
+    "DualFit",
+    "Guard",
+    "OutputFn",
+    "OutputLoss",
+    "PrimalChange",
+    "PrimalFit",
+    "Removal",
+    "cross_influence_norm",
+    "dual_change",
+    "feature_kernel",
+    "fit_dual",
+    "fit_primal",
+    "forward_change",
+    "guard",
+    "jacobian",
+    "kernel_block",
+    "kernel_product",
+    "linearise",
+    "loss_change",
+    "ntk",
+    "output_change",
+    "outputs_of",
+    "penalty_change",
+    "primal_change",
+    "pull",
+    "push",
+    "remove",
+    "squared_error",
+    "warn_unless_trusted",
+]

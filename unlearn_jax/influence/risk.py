@@ -1,0 +1,103 @@
+"""The mean loss as a function of the outputs: its slopes and curvatures, sample by sample."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.core import Tracer
+
+from unlearn_jax.types import Array, InputError
+
+OutputLoss = Callable[[Array, Array], Array]
+"""``(outputs [..., C], targets [...] or [..., C]) -> losses [...]``, convex and twice differentiable in the outputs."""
+
+
+def squared_error(outputs: Array, targets: Array) -> Array:
+    """``1/2 |f - y|^2`` of outputs and targets ``[..., C]``: ``[...]``.
+
+    >>> float(squared_error(jnp.array([1.0, 2.0]), jnp.array([1.0, 0.0])))
+    2.0
+    """
+    return jnp.sum((outputs - targets) ** 2, -1) / 2
+
+
+def slopes(loss: OutputLoss, outputs: Array, targets: Array) -> Array:
+    """``[N, C]``: the gradient of each sample's loss by its outputs."""
+    return jax.vmap(jax.grad(loss))(outputs, targets)
+
+
+def curvatures(loss: OutputLoss, outputs: Array, targets: Array) -> Array:
+    """``[N, C, C]``: the Hessian of each sample's loss by its outputs."""
+    return jax.vmap(jax.hessian(loss))(outputs, targets)
+
+
+def half_curvatures(loss: OutputLoss, outputs: Array, targets: Array) -> Array:
+    """``[N, C, C]``: a lower triangular ``B`` with ``B B^T`` for each of :func:`curvatures`.
+
+    Cholesky's, for singular matrices too, such as cross-entropy's: a pivot within rounding of 0 leaves its column 0.
+    Not LAPACK's, whose batches share XLA's threads on CPU, and may wait for each other for ever where these are few.
+    """
+    matrices = curvatures(loss, outputs, targets)
+    count, places = matrices.shape[-1], jnp.arange(matrices.shape[-1])
+    least = count * jnp.finfo(matrices.dtype).eps * jnp.max(jnp.diagonal(matrices, axis1=1, axis2=2), 1)
+
+    def column(step: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        left, factor = carry
+        pivot = left[:, step, step]
+        usable = pivot > least
+        scale = jnp.where(usable, 1 / jnp.sqrt(jnp.where(usable, pivot, 1.0)), 0.0)
+        below = jnp.where(places >= step, 1.0, 0.0)[None, :] * left[:, :, step] * scale[:, None]
+        return left - below[:, :, None] * below[:, None, :], factor.at[:, :, step].set(below)
+
+    return lax.fori_loop(0, count, column, (matrices, jnp.zeros_like(matrices)))[1]
+
+
+def check_ridge(ridge: float | Array) -> None:
+    """Refuses a penalty that is not positive and finite; a traced one passes unseen.
+
+    Raises:
+      InputError: naming it.
+    """
+    if not isinstance(ridge, Tracer) and not 0 < float(ridge) < float("inf"):
+        raise InputError(
+            f"influence needs a positive, finite ridge (the penalty the model was trained with): got {ridge}"
+        )
+
+
+def count_forget(forget: Any, num_forget: int | None, num_samples: int) -> int:
+    """How many samples a mask removes, known before tracing.
+
+    Args:
+      forget: ``[N]`` bool.
+      num_forget: as told; None to count.
+      num_samples: N.
+
+    Raises:
+      InputError: a mask of the wrong type or length, of nothing or everything; a traced one without its count.
+    """
+    if jnp.shape(forget) != (num_samples,) or forget.dtype != bool:
+        raise InputError(
+            f"the forget mask must be bool of length {num_samples}, got {forget.dtype} {jnp.shape(forget)}"
+        )
+    if num_forget is None:
+        if isinstance(forget, Tracer):
+            raise InputError("the forget mask is traced, so its size must be told: pass num_forget")
+        num_forget = int(np.asarray(forget).sum())
+    if not 0 < num_forget < num_samples:
+        raise InputError(f"remove at least one of the {num_samples} samples, and leave one: got {num_forget}")
+    return num_forget
+
+
+def check_solver(solver: str, max_iters: int) -> None:
+    """Refuses what no solve can use.
+
+    Raises:
+      InputError: naming it.
+    """
+    if solver not in ("cg", "dense"):
+        raise InputError(f"unknown solver {solver!r}: choose cg or dense")
+    if max_iters < 1:
+        raise InputError(f"max_iters must be positive, got {max_iters}")
