@@ -4,7 +4,7 @@ import datetime
 import json
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -62,14 +62,16 @@ def format_cell(cell: Any) -> tuple[str, str]:
     (('3', ''), ('–', ''), ('0.000123', ''), ('yes', ''))
     >>> format_cell({"mean": 50.1234, "std": 1.0, "low": 49.0, "high": 51.256})
     ('50.12 ± 1.00', '[49.00, 51.26]')
+    >>> format_cell({"mean": 2.7e-6, "std": 6.5e-7, "low": 2.1e-6, "high": 3.4e-6})
+    ('2.7e-06 ± 6.5e-07', '[2.1e-06, 3.4e-06]')
     """
     if isinstance(cell, Mapping):
         shown = [cell[key] for key in ("mean", "low", "high") if tables.known(cell[key])]
-        digits = _digits(max(map(abs, shown), default=0.0))
-        spread = f" ± {cell['std']:.{digits}f}" if tables.known(cell["std"]) else ""
+        write = _writer(max(map(abs, shown), default=0.0))
+        spread = f" ± {write(cell['std'])}" if tables.known(cell["std"]) else ""
         both = tables.known(cell["low"]) and tables.known(cell["high"])
-        ends = f"[{cell['low']:.{digits}f}, {cell['high']:.{digits}f}]" if both else ""
-        return tables.format_number(cell["mean"], digits) + spread, ends
+        ends = f"[{write(cell['low'])}, {write(cell['high'])}]" if both else ""
+        return (write(cell["mean"]) if tables.known(cell["mean"]) else tables.MISSING) + spread, ends
     if cell is None:
         return tables.MISSING, ""
     if isinstance(cell, float):
@@ -77,9 +79,12 @@ def format_cell(cell: Any) -> tuple[str, str]:
     return (f"{cell:,}" if isinstance(cell, int) and not isinstance(cell, bool) else str(cell)), ""
 
 
-def _digits(largest: float) -> int:
-    """Decimals that show a number of this size with three or four figures."""
-    return 2 if largest >= 1 or largest == 0 else min(9, 2 - math.floor(math.log10(largest)))
+def _writer(largest: float) -> Callable[[float], str]:
+    """How the numbers of a cell are written: three or four figures of the largest, tiny ones with an exponent."""
+    if 0 < largest < 1e-3:
+        return "{:.1e}".format
+    digits = 2 if largest >= 1 or largest == 0 else 2 - math.floor(math.log10(largest))
+    return lambda value: tables.format_number(value, digits)
 
 
 def terminal_text(results: Mapping[str, Any]) -> str:
