@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -35,7 +36,35 @@ SWITCHES = {"--debug-nans": "jax_debug_nans", "--debug-keys": "jax_debug_key_reu
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point.
+    """Entry point; a process that fails does not keep the others of its run waiting.
+
+    Args:
+      argv: arguments, those of the process if None.
+
+    Returns:
+      See :func:`_main`.
+    """
+    status = 1
+    try:
+        status = _main(argv)
+    except Exception:
+        if not _joined():
+            raise
+        traceback.print_exc()
+    if status and _joined():
+        from unlearn_jax.pipeline import hosts
+
+        hosts.leave(status)
+    return status
+
+
+def _joined() -> bool:
+    """Whether other processes are at the same run."""
+    return "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized()
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    """Does what the arguments say.
 
     Args:
       argv: arguments, those of the process if None.
@@ -230,11 +259,11 @@ def _own_flags(argv: list[str]) -> tuple[str | None, bool, tuple[Any, ...] | Non
     given: dict[str, Any] = {}
     flags, rest, words = set(), [], iter(argv)
     for word in words:
-        name, _, value = word.partition("=")
+        name, equals, value = word.partition("=")
         if word in ("--dry-run", "--distributed"):
             flags.add(word)
         elif name in wants:
-            given[name] = value or next(words, "")
+            given[name] = value if equals else next(words, "")
             if not given[name] or given[name].startswith("--"):
                 raise InputError(f"{name} needs {wants[name]}")
             if wants[name] == "a number":

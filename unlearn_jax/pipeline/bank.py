@@ -104,7 +104,7 @@ class Bank:
             self._finished = None
             if here.first:
                 for stale in self.folder.glob("training-*"):  # of another grouping
-                    shutil.rmtree(stale)
+                    shutil.rmtree(stale, ignore_errors=True)  # its process may be removing it, too
         cost: dict[str, float] = {}
         for manifest in self.finished().values():
             cost = clock.add(cost, manifest["cost"])
@@ -126,7 +126,8 @@ class Bank:
         count = sum(len(rows) for _, rows in mine)
         with progress(total=count * self.spec.recipe.num_epochs, desc=self.spec.name, unit="epoch") as bar:
             for number, rows in mine:
-                with store.lock(self.folder, wait=True, name=f".lock-{number}"):
+                first, last = number * size, min((number + 1) * size, total) - 1
+                with store.lock_range(self.folder, first, last):  # runs on one bank may group differently
                     self._finished = None  # whoever held it may have trained them
                     self._set_aside(rows)
                     rows = np.intersect1d(rows, self.missing())
@@ -136,10 +137,11 @@ class Bank:
 
     def _set_aside(self, rows: np.ndarray) -> None:
         """Moves damaged groups with some of these models out of the way."""
-        for folder in sorted(self.folder.glob("models-*-*")):
-            first, last = map(int, folder.name.split("-")[1:])
-            if len(np.intersect1d(rows, np.arange(first, last + 1))):
-                store.set_aside(folder)
+        with store.lock(self.folder, wait=True):  # such a group may reach into the share of another process
+            for folder in sorted(self.folder.glob("models-*-*")):
+                first, last = map(int, folder.name.split("-")[1:])
+                if len(np.intersect1d(rows, np.arange(first, last + 1))):
+                    store.set_aside(folder)
 
     def _train_group(self, rows: list[int], size: int, bar: tqdm) -> None:
         spec = self.spec
@@ -241,7 +243,12 @@ class _Checkpoints:
 
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:
-            options = ocp.CheckpointManagerOptions(max_to_keep=2)
+            me = jax.process_index()  # Orbax would wait for the other processes of the run, who are at other groups
+            alone = ocp.options.MultiprocessingOptions(
+                primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process-{me}"
+            )
+            self._folder.mkdir(exist_ok=True)
+            options = ocp.CheckpointManagerOptions(max_to_keep=2, create=False, multiprocessing_options=alone)
             self._manager = ocp.CheckpointManager(self._folder, options=options)
         return self._manager
 

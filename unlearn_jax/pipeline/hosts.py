@@ -7,6 +7,8 @@ processes or another number, goes on with what is missing. The result does not d
 """
 
 import dataclasses
+import os
+import sys
 import time
 from collections.abc import Callable
 
@@ -16,6 +18,9 @@ from unlearn_jax.types import InputError
 
 _POLL = 0.2
 """Seconds between two looks at the shared directory."""
+
+_PATIENCE = 30 * 24 * 3600
+"""Seconds that a process waits at its end for the others: those that have done their share, for the first to report."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,11 +78,27 @@ def join(coordinator: str | None = None, num_processes: int | None = None, proce
         raise InputError("--coordinator, --num-processes and --process-id go together: give all three, or none")
     if num_processes is not None and process_id is not None and not 0 <= process_id < num_processes:
         raise InputError(f"--process-id must be from 0 to {num_processes - 1}, got {process_id}")
+    if coordinator is not None and not coordinator.rpartition(":")[2].isdecimal():
+        raise InputError(f"--coordinator must be ADDRESS:PORT, got {coordinator!r}")
     try:
-        jax.distributed.initialize(coordinator, num_processes, process_id)
+        jax.distributed.initialize(coordinator, num_processes, process_id, shutdown_timeout_seconds=_PATIENCE)
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
             f"the processes of this run did not find each other ({reason}): check --coordinator, --num-processes and "
             "--process-id"
         ) from error
+
+
+def leave(status: int) -> None:
+    """Ends a process that failed at once where others are at the run: these notice, and end, too.
+
+    An ordinary end would wait for them, and they for this one's share. Returns where nobody else works.
+
+    Args:
+      status: exit status.
+    """
+    if jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)

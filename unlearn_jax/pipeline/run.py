@@ -56,8 +56,7 @@ def run(
       DamagedFileWarning: a stored file is not what was written; its folder is moved aside and computed anew.
     """
     place, here = store.Workdir(workdir), hosts.here()
-    if here.first:
-        place.check()
+    place.check()
     plan = make_plan(config, banks_folder(config, workdir), splits=splits, model=model, loss_fn=loss_fn)
     tuning.check_tuning(plan)
     store.make_folder(plan.bank_root)

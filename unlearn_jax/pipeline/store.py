@@ -210,6 +210,20 @@ def lock(folder: pathlib.Path, *, wait: bool, name: str = ".lock") -> Iterator[N
         yield
 
 
+@contextlib.contextmanager
+def lock_range(folder: pathlib.Path, first: int, last: int) -> Iterator[None]:
+    """Holds some of the numbered things of a folder against other processes, and waits for those who hold any of them.
+
+    Args:
+      folder: is there.
+      first: number of the first.
+      last: number of the last.
+    """
+    with (folder / ".lock-models").open("w") as handle:  # closing it gives the lock back
+        fcntl.lockf(handle, fcntl.LOCK_EX, last - first + 1, first)
+        yield
+
+
 class Workdir:
     """A run's directory: refused when it is somebody else's, locked while a run works in it."""
 
@@ -228,7 +242,7 @@ class Workdir:
             raise InputError(f"{self.path} is a file: give --workdir a folder")
         if (
             self.path.is_dir()
-            and any(f.name != ".lock" for f in self.path.iterdir())
+            and any(f.name != ".lock" and not f.name.startswith(f".{self.MARK}-") for f in self.path.iterdir())
             and not (self.path / self.MARK).is_file()
         ):
             raise InputError(
