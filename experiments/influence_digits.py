@@ -1,4 +1,55 @@
-"""Influence functions on digits, primal and dual: how near retraining they come, when not to believe them, what they cost."""
+"""Influence functions on digits, primal and dual: how near retraining, when not to believe them, what they cost.
+
+Command::
+
+    unlearn-jax run influence_digits --workdir runs/influence_digits
+
+300 of scikit-learn's digits, 30 of each, three seeds of samples, forget sets and networks; test outputs on 300 others.
+Errors are distances of the estimate to the retrained model over the distance of the original ("do nothing", 1). Means
+over seeds, 95 % bootstrap intervals in brackets. Measured on 2 CPU cores (x86-64, AVX-512), Python 3.11, JAX 0.10.2,
+that several other jobs shared: 21 minutes in all; milliseconds below are the shortest of five runs::
+
+    linearised network (tanh, 64 units, ridge 0.01), float64
+                           error of parameters          error of test outputs
+      cross-entropy, 10 %  0.0278 [0.0213, 0.0333]      0.0531 [0.0360, 0.0785]
+      cross-entropy, 50 %  0.107 [0.082, 0.125]         0.180 [0.138, 0.230]
+      cross-entropy, 90 %  0.186 [0.171, 0.197]         0.290 [0.252, 0.322]
+      squared, 10 %        below 4e-13                  below 4e-13             dual - primal: at most 3e-12
+
+    networks as they are (penalty around the initialisation, L-BFGS), 10 % removed
+                           trusted  linearisability         parameters             outputs                    second retrain
+      tanh, 512, 0.1       3 of 3   0.0812 [0.0689, 0.0948] 0.255 [0.244, 0.262]   0.0770 [0.0644, 0.0891]    3.97 [3.85, 4.11]
+      tanh, 64, 0.1        3 of 3   0.286 [0.257, 0.336]    0.441 [0.434, 0.447]   0.229 [0.218, 0.247]       6.23 [6.06, 6.57]
+      tanh, 64, 0.01       0 of 3   0.766 [0.698, 0.847]    0.649 [0.635, 0.661]   0.337 [0.293, 0.375]       2.81 [2.31, 3.33]
+      tanh, 64, 0.0001     0 of 3   3.99 [3.47, 4.69]       0.943 [0.933, 0.951]   0.811 [0.705, 0.869]       1.42 [1.38, 1.48]
+      relu, 64, 0.01       0 of 3   1.42 [1.14, 1.91]       0.882 [0.859, 0.908]   0.532 [0.498, 0.574]       3.47 [2.19, 4.83]
+
+    targets for TRW, KL(retrained || target) on the forgotten images
+                           digit 1                digit 3                digit 8
+      renormalised         0.226 [0.218, 0.238]   0.160 [0.085, 0.203]   0.194 [0.137, 0.258]
+      influence, head      0.170 [0.100, 0.240]   0.099 [0.044, 0.180]   0.123 [0.112, 0.130]
+      influence, network   0.133 [0.112, 0.173]   0.140 [0.119, 0.179]   0.150 [0.115, 0.201]
+      second retrain       0.042 [0.037, 0.048]   0.055 [0.015, 0.121]   0.048 [0.036, 0.058]
+
+    milliseconds, 10 % removed (the kernel is computed once for all requests)
+      outputs, parameters  kernel   dual, CG   primal, CG
+      1, 1210              5.5      0.6        7.9
+      1, 19210             346      1.1        54
+      10, 1210             1020     400        3.4
+      10, 19210            11000    204        38
+
+What it says. Where the model is linear in its parameters the theory holds: both forms are the same, squared loss is exact
+retraining, and cross-entropy comes 30 to 47 times nearer than doing nothing in the parameters at 10 % (13 to 28 times in
+test outputs, which count the directions that move most), 5 to 6 times at 90 %. Networks as they are keep 6 to 87 % of
+the distance; the guard's linearisability orders them. ReLU networks never came to rest, so that the guard warns for two
+reasons. The dual pays where the samples' outputs are few beside the parameters: with one output, and 10 % removed, a
+request takes less than a tenth of the primal's time; with ten it loses at this size, and its kernel costs as much as
+some 300 primal requests. A retrained network from another initialisation is farther from the first than the original is: influence predicts one
+training, not any.
+
+The paper (arXiv 2605.11239) reports, for linearised networks of MNIST, relative parameter errors of about 3e-5 to 5e-4
+(not divided by those of doing nothing), and for a nonlinear one with penalty 1e-4 errors above those of random noise.
+"""
 
 import dataclasses
 import time
@@ -429,13 +480,13 @@ def _network_table(guards) -> Table:
         "linearisability",
         "parameters",
         "outputs",
-        "retrained from the original",
+        "trained on",
         "second retrain",
     ]
     caption = (
         "10 % removed. Error of parameters and of test outputs beside doing nothing (1). Trained on: test "
-        "outputs of the original after training on what stays. Second retrain: from another initialisation, which is "
-        "farther away than the original: no estimate of one training can be nearer to another."
+        "outputs of the original after training on what stays. Second retrain: from another initialisation, which "
+        "ends farther away than the original is."
     )
     return Table("Networks as they are: when the guard trusts the estimate", columns, rows, caption)
 

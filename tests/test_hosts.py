@@ -1,5 +1,6 @@
 """Several real processes at one run, on the loopback interface: the same result as one process, whoever is lost."""
 
+import fcntl
 import json
 import os
 import pathlib
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from unlearn_jax import cli
-from unlearn_jax.pipeline import hosts
+from unlearn_jax.pipeline import hosts, store
 from unlearn_jax.types import InputError
 
 PRESET = """
@@ -19,7 +20,8 @@ PRESET = """
 from unlearn_jax.pipeline import *
 PRESET = RunConfig(
     model=ModelConfig(fields={"widths": (8,)}), training=TrainingConfig(num_epochs=2),
-    forget=ForgetConfig(seeds=(1, 2)), replicas=ReplicasConfig(originals=(0, 1), references=8, group=2),
+    forget=ForgetConfig(seeds=(1, 2)),
+    replicas=ReplicasConfig(originals=(0, 1), references=8, group=2, checkpoint_seconds=0.0),
     attack=AttackConfig(num_radii=4, num_steps=3), audit=AuditConfig(num_bootstrap=10, mis=False),
     rows={"finetune": {"method": "finetune", "num_epochs": 1}, "amun": {"method": "amun", "num_epochs": 1}},
 )
@@ -125,8 +127,78 @@ def test_unusable_values(values, message):
         (["--process-id=first"], "--process-id needs a number"),
         (["--coordinator"], "--coordinator needs ADDRESS:PORT"),
         (["--num-processes=2"], "go together"),
+        (["--coordinator=localhost", "--num-processes=2", "--process-id=0"], "must be ADDRESS:PORT"),
+        (["--coordinator=", "--num-processes=2", "--process-id=0"], "--coordinator needs ADDRESS:PORT"),
     ],
 )
 def test_unusable_flags_are_one_line(flags, message, capsys):
     assert cli.main(["run", "digits", "--workdir", "x", *flags]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_an_unusable_folder_ends_all_processes_with_one_line_each(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").touch()
+    processes = start(2, tmp_path, tmp_path / "cache")
+    said = [process.communicate(timeout=200) for process in processes]
+    assert any("holds files that are not of an unlearn_jax run" in err for _, err in said)
+    assert all(process.returncode for process in processes)
+    assert not (tmp_path / "banks").exists()
+
+
+def test_a_killed_mark_does_not_make_a_folder_somebody_elses(tmp_path):
+    (tmp_path / f".{store.Workdir.MARK}-77").touch()
+    store.Workdir(tmp_path).check()
+    with store.Workdir(tmp_path).locked():
+        assert (tmp_path / store.Workdir.MARK).is_file()
+
+
+HOLD = """
+import pathlib, sys
+from unlearn_jax.pipeline import store
+with store.lock_range(pathlib.Path(sys.argv[1]), 2, 3):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_ranges_of_models_exclude_each_other_only_where_they_meet(tmp_path):
+    command, pipe = [sys.executable, "-c", HOLD, str(tmp_path)], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with (
+            store.lock_range(tmp_path, 0, 1),
+            (tmp_path / ".lock-models").open("w") as handle,
+            pytest.raises(BlockingIOError),
+        ):
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB, 8, 0)
+        other.communicate("\n")
+    with store.lock_range(tmp_path, 0, 7):
+        pass
+
+
+RESTORE = """
+import sys, numpy as np, pathlib, jax
+from unlearn_jax.pipeline import hosts
+from unlearn_jax.pipeline.bank import _Checkpoints
+from unlearn_jax.train import TrainState
+hosts.join(f"127.0.0.1:{sys.argv[1]}", 2, int(sys.argv[2]))
+here = hosts.here()
+if not here.first:  # the first one is at something else
+    state = TrainState(*[{"a": np.ones((2, 3), np.float32)}] * len(TrainState._fields))
+    state = state._replace(epoch=np.array([3, 3], np.int32))
+    for _ in range(2):
+        with _Checkpoints(pathlib.Path(sys.argv[3]), 0.0) as checkpoints:
+            found = checkpoints.restore(state)[0]
+            checkpoints.save(state)
+    assert jax.tree.map(np.array_equal, found, state) == jax.tree.map(lambda _: True, state)
+    print("restored")
+"""
+
+
+def test_each_process_has_its_own_checkpoints(tmp_path):
+    port, pipe = str(free_port()), subprocess.PIPE
+    command = [sys.executable, "-c", RESTORE, port]
+    start_one = lambda i: subprocess.Popen([*command, str(i), str(tmp_path / "t")], text=True, stdout=pipe, stderr=pipe)  # noqa: E731
+    said = finish([start_one(0), start_one(1)])
+    assert said[1][0] == "restored\n"

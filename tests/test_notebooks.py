@@ -14,6 +14,10 @@ SHOWN = {
     "exact_generative": "times as far from the oracle",
     "federated": "a second retrained model",
     "forgetting_by_hand": "FT AUC",
+    "influence": "times nearer",
+    "latent_concepts": "classes are",
+    "robust_ensembles": "slope",
+    "smooth_models": "product bound",
 }
 """What each notebook prints when it gets to its audit."""
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from unlearn_jax.models.adapters import from_functions, from_linen, from_nnx
 from unlearn_jax.models.cnn import CNN
 from unlearn_jax.models.conv import CONVOLUTIONS, canonical_conv, convolution, im2col_conv, max_pool_2x2
+from unlearn_jax.models.denoiser import Denoiser, ResidualDenoiser, build_denoiser
 from unlearn_jax.models.densenet import DenseNet
 from unlearn_jax.models.mlp import MLP
 from unlearn_jax.models.resnet import ResNet
@@ -76,9 +77,12 @@ __all__ = [
     "CONVOLUTIONS",
     "MLP",
     "VGG",
+    "Denoiser",
     "DenseNet",
     "ResNet",
+    "ResidualDenoiser",
     "build",
+    "build_denoiser",
     "canonical_conv",
     "convolution",
     "from_functions",

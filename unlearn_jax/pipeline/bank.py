@@ -6,6 +6,7 @@ stacked) and ``logits.npy`` ``[G, N, C]`` over the whole pool, so that auditing 
 under way keeps Orbax checkpoints (state of the optimiser, epoch, keys) in ``training-FIRST-LAST``.
 """
 
+import dataclasses
 import hashlib
 import pathlib
 import shutil
@@ -24,7 +25,7 @@ from unlearn_jax.pipeline import clock, hosts, store
 from unlearn_jax.pipeline.config import ReplicasConfig
 from unlearn_jax.replicas import fit_many, map_models, mapper, predict_many
 from unlearn_jax.train import LossFn, Recipe, TrainState, init_state, steps_per_epoch
-from unlearn_jax.types import Dataset, Model, Variables
+from unlearn_jax.types import Dataset, Model, PyTree, Variables
 
 
 class BankSpec(NamedTuple):
@@ -219,6 +220,24 @@ def epochs_per_call(recipe: Recipe, samples_per_epoch: int) -> int:
     return next((n for n in range(min(wanted, recipe.num_epochs), 0, -1) if recipe.num_epochs % n == 0), 1)
 
 
+class _Tree(ocp.CheckpointHandler):
+    """A pytree in one file, written by any process; Orbax's own writes arrays of the host in the first one only."""
+
+    def save(self, directory: Any, args: "_TreeArgs") -> None:
+        """Writes the file."""
+        store.save_tree(pathlib.Path(directory) / "tree.npz", args.item)
+
+    def restore(self, directory: Any, args: "_TreeArgs") -> PyTree:
+        """Reads it; ``args`` holds a pytree of the same structure."""
+        return store.load_tree(pathlib.Path(directory) / "tree.npz", args.item)
+
+
+@ocp.args.register_with_handler(_Tree, for_save=True, for_restore=True)
+@dataclasses.dataclass
+class _TreeArgs(ocp.args.CheckpointArgs):
+    item: PyTree
+
+
 class _Checkpoints:
     """Orbax checkpoints of a group under way: saved at most every so often, the newest two kept.
 
@@ -273,21 +292,23 @@ class _Checkpoints:
         """A checkpoint; None where it is damaged, which Orbax says with whatever its readers meet."""
         blank = {"state": like, "seconds": np.zeros(()), "checksum": np.zeros(32, np.uint8)}
         try:
-            saved = self._open().restore(step, args=ocp.args.StandardRestore(blank))
+            saved = self._open().restore(step, args=_TreeArgs(blank))
         except Exception:
             return None
         state = jax.tree.map(jnp.asarray, saved["state"])
+        if jax.tree.map(np.shape, state) != jax.tree.map(np.shape, like):  # of a group of another size
+            return None
         if not np.array_equal(saved["checksum"], _checksum(jax.tree.map(np.asarray, state))):
             return None
         return {**saved, "state": state}
 
     def save(self, state: TrainState) -> None:
-        """Saves if the last time is long enough ago; in the background."""
+        """Saves if the last time is long enough ago."""
         if time.monotonic() - self._last >= self._every:
             host = jax.tree.map(np.asarray, state)
             spent = np.asarray(self._before + time.monotonic() - self._began)
             saved = {"state": host, "seconds": spent, "checksum": _checksum(host)}
-            self._open().save(int(host.epoch[0]), args=ocp.args.StandardSave(saved))
+            self._open().save(int(host.epoch[0]), args=_TreeArgs(saved))
             self._last = time.monotonic()
 
 

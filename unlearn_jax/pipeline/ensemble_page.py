@@ -28,8 +28,12 @@ def label_of(arm: str) -> str:
     >>> label_of("clip+lotos"), label_of("orig")
     ('Clipped + LOTOS', 'Plain')
     """
-    words = " + ".join(_WORDS[term] for term in terms_of(arm)) or "plain"
+    words = _words_of(arm)
     return words[0].upper() + words[1:]
+
+
+def _words_of(arm: str) -> str:
+    return " + ".join(_WORDS[term] for term in terms_of(arm)) or "plain"
 
 
 def _share(hits: np.ndarray, counted: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -153,7 +157,7 @@ def make_page(config: EnsembleConfig, found: Mapping[str, Arrays]) -> Page:
     main = Table(f"{config.num_members} members at radius {plan.main_radius:g}/255", ["arm", *columns], rows, note)
     pairs = parents(config.arms)
     rows = [
-        [f"{label_of(arm)} − {label_of(less).lower()}"]
+        [f"{label_of(arm)} − {_words_of(less)}"]
         + [summary.estimate(values[arm][name] - values[less][name]) for name in columns]
         for arm, less in pairs
     ]

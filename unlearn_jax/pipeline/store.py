@@ -147,7 +147,7 @@ def load_tree(path: pathlib.Path, like: PyTree) -> PyTree:
       DamagedFileError: other leaves, shapes or types than ``like`` has.
     """
     leaves, treedef = jax.tree.flatten_with_path(like)
-    with np.load(path, allow_pickle=False) as stored:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:  # numpy leaves a truncated one open
         names = [jax.tree_util.keystr(place) for place, _ in leaves]
         if set(names) != set(stored.files):
             raise damaged(path, path.parent)
