@@ -139,7 +139,9 @@ def overhead(batch_norm: bool, period: int, repeats: int) -> None:
 def main() -> int:
     """Runs the comparison; the exit status is 1 if a value is above the truth or Lanczos has not converged."""
     parser = argparse.ArgumentParser(description="PowerQR against Lanczos on the layers of networks.")
-    parser.add_argument("--models", nargs="+", default=["cnn"], help="cnn, resnet (ResNet-18), or any name of models.build")
+    parser.add_argument(
+        "--models", nargs="+", default=["cnn"], help="cnn, resnet (ResNet-18), or any name of models.build"
+    )
     parser.add_argument("--iters", nargs="+", type=int, default=[1, 5, 10, 20, 40, 60], help="ascending")
     parser.add_argument("--reference-iters", type=int, default=150)
     parser.add_argument("--repeats", type=int, default=5)
