@@ -121,25 +121,22 @@ def test_lotos_at_every_third_step_acts_then_and_rests_between(tiny, blobs, key,
         for name, lotos in (("often", often), ("seldom", seldom), ("never", None))
     }
     begin = partial(ensembles.init_ensemble, ensemble=ensembles.Ensemble([tiny] * 2, lotos=seldom), txs=txs)
-    state = jax.jit(partial(begin, sample=SAMPLE))(jax.random.clone(key), variables=starts)
+    state, first = jax.jit(partial(begin, sample=SAMPLE))(jax.random.clone(key), variables=starts), None
     for number in range(4):
         after, losses = step["seldom"](state, batch, jax.random.fold_in(key, number))
         active = number % 3 == 0
         expected, _ = step["often" if active else "never"](state, batch, jax.random.fold_in(key, number))
         chex.assert_trees_all_close(after.variables, expected.variables, rtol=1e-6)
         assert (losses.lotos > 0) == active
+        first = losses.lotos if number == 0 else first
         same = jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), state.directions, after.directions)
         assert all(jax.tree.leaves(same)) != active
         assert int(after.step) == number + 1
         state = after
-    run = lambda lotos: ensembles.fit_ensemble(  # noqa: E731
-        jax.random.clone(key),
-        ensembles.Ensemble([tiny] * 2, lotos=lotos),
-        blobs,
-        ALL,
-        train.Recipe(num_epochs=1, batch_size=20, tx=optax.sgd(0.0)),
-    )[1]
-    np.testing.assert_allclose(run(seldom).lotos, run(often).lotos, rtol=1e-2)  # a mean over the steps that act
+    still = train.Recipe(num_epochs=1, batch_size=20, tx=optax.sgd(0.0))
+    resting = ensembles.Ensemble([tiny] * 2, lotos=seldom)
+    epoch = ensembles.fit_ensemble(jax.random.clone(key), resting, blobs, ALL, still, variables=starts)[1]
+    np.testing.assert_allclose(epoch.lotos, first, rtol=0.02)  # a mean over the steps that act, not over all three
 
 
 def test_cut_and_resumed_runs_give_the_same_bits(normed, blobs, key):

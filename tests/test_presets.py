@@ -67,6 +67,13 @@ def test_shared_rows_name_every_method_once():
         assert key.endswith("_no_retain")
 
 
+def test_a_file_that_fails_is_one_line(tmp_path):
+    path = tmp_path / "broken.py"
+    path.write_text("from unlearn_jax.pipeline import RunConfig\nPRESET = RunConfig(epochs=3)")
+    with pytest.raises(InputError, match=r"broken.py cannot be read: TypeError: .*epochs"):
+        presets.load(str(path))
+
+
 def test_a_file_without_a_preset_is_refused(tmp_path):
     path = tmp_path / "empty.py"
     path.write_text("STUDY = {}")

@@ -77,8 +77,15 @@ def check_settings(config: RunConfig) -> None:
             for a in attacks
         ),
     ]
+    how = mapper(replicas.mapper, num_models=1024, devices=replicas.devices)
+    rules.append(
+        (
+            training.batch_size % how.shards == 0,
+            f"replicas.mapper=split divides training.batch_size ({training.batch_size}) over {how.shards} devices: "
+            "choose a multiple",
+        )
+    )
     _refuse(rules)
-    mapper(replicas.mapper, num_models=1024, devices=replicas.devices)
 
 
 def _refuse(rules: Sequence[tuple[Any, str]]) -> None:

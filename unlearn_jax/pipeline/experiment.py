@@ -217,6 +217,8 @@ def _checked(parts: Mapping[str, Part]) -> Mapping[str, Part]:
 def _compute(path: pathlib.Path, part: Part, needed: list[Arrays]) -> None:
     with clock.stopwatch() as cost:
         arrays = {key: np.asarray(value) for key, value in part.compute(*needed).items()}
+    if odd := [key for key, array in arrays.items() if array.dtype.hasobject]:
+        raise ValueError(f"array {odd[0]!r} of {path.name} holds Python objects, which cannot be stored")
 
     def fill(folder: pathlib.Path) -> None:
         np.savez(folder / "arrays.npz", **arrays)  # type: ignore[arg-type]

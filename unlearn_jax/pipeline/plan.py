@@ -14,7 +14,7 @@ from unlearn_jax import __version__, audit, data, methods
 from unlearn_jax.data import Splits
 from unlearn_jax.pipeline.bank import Bank, BankSpec
 from unlearn_jax.pipeline.checks import check_settings
-from unlearn_jax.pipeline.config import AttackConfig, RunConfig, digest, to_json
+from unlearn_jax.pipeline.config import AttackConfig, RunConfig, TrainingConfig, digest, to_json
 from unlearn_jax.pipeline.fingerprint import method_digest, model_digest
 from unlearn_jax.pipeline.settings import (
     HARD,
@@ -151,6 +151,8 @@ class Plan:
         padded[:, : member.shape[1]] = member
         key_data = np.array([np.asarray(jax.random.key_data(key)) for key in keys])
         training = dataclasses.replace(self.config.training, num_epochs=num_epochs)
+        if training.max_norm is None:  # a period without clips names no model
+            training = dataclasses.replace(training, clip_period=TrainingConfig.clip_period)
         key = digest(
             self.splits.digest,
             self.splits.num_classes,

@@ -114,4 +114,8 @@ def _execute(path: pathlib.Path) -> dict[str, Any]:
         spec.loader.exec_module(module)
     except SyntaxError as error:
         raise InputError(f"{path} is not valid Python: {error.msg} in line {error.lineno}") from error
+    except InputError:
+        raise
+    except (ImportError, NameError, AttributeError, TypeError, ValueError, LookupError) as error:
+        raise InputError(f"{path} cannot be read: {type(error).__name__}: {str(error).splitlines()[0]}") from error
     return vars(module)
