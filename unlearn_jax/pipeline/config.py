@@ -84,7 +84,7 @@ class TrainingConfig:
     clip_period: int = 100
     """Training steps between two clips, with ``max_norm``."""
     objective: str = "cross_entropy"
-    """``cross_entropy``, or ``trades`` for adversarially trained models."""
+    """``cross_entropy``, or ``adversarial`` and ``trades`` for adversarially trained models."""
     objective_fields: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Its knobs, such as beta and epsilon of ``trades``."""
 
