@@ -10,6 +10,7 @@ from unlearn_jax.attacks.apgd import (
     targeted_difference_of_logits_ratio,
 )
 from unlearn_jax.attacks.capped import cap_failures
+from unlearn_jax.attacks.curve import pgd_curve
 from unlearn_jax.attacks.fast import fast_adversarial_set
 from unlearn_jax.attacks.norms import Norm, l2, linf
 from unlearn_jax.attacks.pgd import fast_gradient, pgd, random_start
@@ -19,6 +20,7 @@ from unlearn_jax.attacks.transfer import (
     Transfer,
     autoattack,
     black_box_accuracy,
+    correct,
     legacy_attack,
     pgd_attack,
     risk_gap_bound,
@@ -37,6 +39,7 @@ __all__ = [
     "autoattack_small",
     "black_box_accuracy",
     "cap_failures",
+    "correct",
     "difference_of_logits_ratio",
     "fast_adversarial_set",
     "fast_gradient",
@@ -45,6 +48,7 @@ __all__ = [
     "linf",
     "pgd",
     "pgd_attack",
+    "pgd_curve",
     "random_start",
     "risk_gap_bound",
     "robustness",

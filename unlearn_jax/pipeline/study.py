@@ -8,6 +8,8 @@ import urllib.parse
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+
 from unlearn_jax.pipeline import hosts, store, tables
 from unlearn_jax.pipeline.config import RunConfig
 from unlearn_jax.pipeline.run import run
@@ -52,6 +54,7 @@ def run_study(
             found[name] = run(with_bank(config, folder), folder / name, preset=preset, **own_parts)
             if hosts.here().first:
                 write_study(found, folder)
+            jax.clear_caches()  # a process can map only so many compiled programs, and the next variant needs others
     return found
 
 
