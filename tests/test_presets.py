@@ -58,7 +58,8 @@ def test_shared_rows_name_every_method_once():
     with_retain = [row["method"] for row in rows.with_retain().values()]
     assert len(with_retain) == len(set(with_retain))
     classes = {row["method"] for row in rows.for_classes().values()}
-    assert set(with_retain) | classes == set(methods.METHODS) - {"retrain"}
+    # the network's own kernel is too large for the presets' training sets
+    assert set(with_retain) | classes == set(methods.METHODS) - {"retrain", "ntk_influence"}
     assert {"trw", "delete", "influence_target", "svd_projection"} <= classes - set(with_retain)
     same = [key for key, row in rows.for_classes().items() if row == rows.for_classes(small=True)[key]]
     assert set(rows.for_classes()) - set(same) == {"unsir", "l2ul"}
