@@ -57,7 +57,7 @@ def spectral_norms(
       model: or its ``apply``, ``(variables, images) -> logits`` in evaluation mode.
       variables: any pytree.
       sample: ``[B, H, W, ch]``, images or anything of their shape: their values do not matter.
-      method: ``lanczos``, to about 1e-5 and for reports, see :func:`unlearn_jax.spectral.power_qr.lanczos`; or
+      method: ``lanczos``, to 1e-4 or better and for reports, see :func:`unlearn_jax.spectral.power_qr.lanczos`; or
         ``power_qr``, which is lower than the truth by per cents after tens of iterations. Say which was used.
       num_iters: at least 1; None for 60 and 100.
       composite: take a layer and the BatchNorm after it for one map, see
