@@ -170,7 +170,7 @@ def _rows(sharding: NamedSharding, models: int) -> tuple[Callable[[PyTree], PyTr
     """``[M, ...] -> [devices, ceil(M / devices), ...]`` with the last model as filling, and its inverse."""
     count = sharding.num_devices
     rows = -(-models // count)
-    filled = np.minimum(np.arange(count * rows), models - 1).reshape(count, rows)
+    filled = np.minimum(np.arange(count * rows, dtype=np.int32), np.int32(models - 1)).reshape(count, rows)
 
     def take(leaf: Array) -> Array:
         if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):

@@ -16,6 +16,7 @@ from the oracle, and it is the recovery on the remaining clients that has to com
 recovery alone, the baseline "natural".
 """
 
+import math
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -74,7 +75,7 @@ def puf_weights(
     sizes = clients.sizes.astype(jnp.float32)
     gone, kept = jnp.where(leaving, sizes, 0.0), jnp.where(staying, sizes, 0.0)
     strength = STRENGTH[mode] if eta_u is None else eta_u
-    if not isinstance(strength, Tracer) and not jnp.isfinite(strength):
+    if not isinstance(strength, Tracer) and not math.isfinite(float(strength)):
         raise InputError(f"eta_u is {strength}: pass a finite strength, such as the authors' {STRENGTH[mode]:g}")
     if mode == "special":
         return jnp.where(leaving, -strength * gone / jnp.maximum(jnp.sum(gone), 1.0), 0.0)

@@ -86,8 +86,10 @@ def deletion_weights(forget: Array, *, ascent: float | Array = 0.0) -> Array:
     """
     if forget.ndim != 1 or forget.dtype != bool:
         raise InputError(f"the forget set is {forget.dtype} {forget.shape}: pass a bool mask [N]")
-    if not isinstance(forget, Tracer) and not 0 < int(np.sum(forget)) < len(forget):
-        raise InputError(f"{int(np.sum(forget))} of {len(forget)} samples are forgotten: leave one, and forget one")
+    if not isinstance(forget, Tracer) and not 0 < int(np.asarray(forget).sum()) < len(forget):
+        raise InputError(
+            f"{int(np.asarray(forget).sum())} of {len(forget)} samples are forgotten: leave one, and forget one"
+        )
     if not isinstance(ascent, Tracer) and not ascent >= 0:
         raise InputError(f"the weight of ascent must be at least 0, got {ascent}")
     return jnp.where(forget, -ascent / jnp.sum(forget), 1.0 / jnp.sum(~forget))
@@ -287,7 +289,7 @@ def fit_pcd(
     """
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {batch_size}")
-    if not isinstance(weights, Tracer) and not np.any(weights):
+    if not isinstance(weights, Tracer) and not np.asarray(weights).any():
         raise InputError("the weights of all samples are 0: there is nothing to learn from")
     total = jnp.sum(jnp.abs(weights))
 
