@@ -20,10 +20,16 @@ SHOWN = {
     "smooth_models": "product bound",
 }
 """What each notebook prints when it gets to its audit."""
+LONG = ("influence", "latent_concepts", "robust_ensembles")
+"""Half a minute and more each."""
 
 
 @pytest.mark.filterwarnings("default")  # the kernel's transport warns about its own sockets
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=pytest.mark.slow if path.stem in LONG else ()) for path in NOTEBOOKS],
+    ids=lambda path: path.stem,
+)
 def test_notebook_runs(path, monkeypatch):
     monkeypatch.setenv("UNLEARN_JAX_SMOKE", "1")
     monkeypatch.setenv("MPLBACKEND", "agg")
