@@ -70,7 +70,7 @@ from jax.flatten_util import ravel_pytree
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from unlearn_jax import audit, data, federated, models, replicas, train
+from unlearn_jax import data, federated, models, replicas, train
 from unlearn_jax.losses import cross_entropy
 from unlearn_jax.pipeline import Check, Experiment, Page, Part, Picture, Table
 from unlearn_jax.pipeline.figure_style import COLORS, INK, MUTED, dress, small_panels
@@ -331,47 +331,6 @@ def forget_all(config: Config, setting: str, seed: int, trained: Mapping[str, np
     return found | dict(zip(starts, traces.reshape(len(starts), cases, *traces.shape[1:]), strict=True))
 
 
-class Runs:
-    """The measured numbers of one setting, over its S seeds and L cases, and their summaries."""
-
-    def __init__(self, parts: list[dict[str, np.ndarray]]):
-        """Stacks the seeds and draws the weights of the bootstrap, shared by everything in the setting's tables."""
-        self.found = {name: np.stack([part[name] for part in parts]) for name in parts[0]}
-        self.shape = self.found["original"].shape[:2]
-        factors = np.stack(np.meshgrid(*map(np.arange, self.shape), indexing="ij"), -1).reshape(-1, 2)
-        self.weights = audit.run_weights(np.random.default_rng(0), 2000, factors)
-        self.rounds = {
-            name: federated.rounds_to_reach(trace[..., 1:, 0], self.found["retrained"][..., 0])
-            for name, trace in self.found.items()
-            if trace.ndim == 4
-        }
-
-    def final(self, name: str) -> np.ndarray:
-        """``[S, L, 4]`` measures where recovery stopped.
-
-        "same" is natural after as many rounds as PUF special's; a name that ends in "+" never stopped.
-        """
-        if name.endswith("+"):
-            return self.found[name[:-1]][:, :, -1]
-        if name == "same":
-            last = self.found["natural"].shape[2] - 1
-            return self.at("natural", np.minimum(1 + self.rounds["special"][0], last))
-        return self.at(name, self.rounds[name][0]) if name in self.rounds else self.found[name]
-
-    def at(self, name: str, rounds: np.ndarray) -> np.ndarray:
-        return np.take_along_axis(self.found[name], rounds[..., None, None], 2)[:, :, 0]
-
-    def summary(self, values: np.ndarray) -> audit.Estimate:
-        """Mean over seeds and cases, both redrawn."""
-        flat = np.asarray(values, np.float64).round(6).reshape(-1)
-        return audit.summarise(flat, np.broadcast_to(flat, (len(self.weights), flat.size)), self.weights)
-
-    def gap(self, name: str, measure: str = "forget") -> np.ndarray:
-        """``[S, L]`` points between a method's number and that of the client's own retrained model."""
-        place = MEASURES.index(measure)
-        return 100 * abs(self.final(name) - self.found["retrained"])[..., place]
-
-
 ROWS = {
     "original": "Original (do nothing)",
     "retrained": "Retrained (oracle)",
@@ -385,7 +344,7 @@ ROWS = {
 }
 
 
-def methods_table(runs: Runs, setting: str, rows: Mapping[str, str] = ROWS) -> Table:
+def methods_table(runs: federated.RecoveryRuns, setting: str, rows: Mapping[str, str] = ROWS) -> Table:
     columns = ["model", "forget at once (%)", "rounds", "test (%)", "forget (%)", "gap, forget (points)"]
     columns += ["TV on forget (%)", "gap, Yeom (points)"]
     lines = []
@@ -417,7 +376,7 @@ def methods_table(runs: Runs, setting: str, rows: Mapping[str, str] = ROWS) -> T
     return Table(f"{SETTINGS[setting][0].upper()}{SETTINGS[setting][1:]}", columns, lines, caption)
 
 
-def clients_table(runs: Runs, sizes: np.ndarray, classes: np.ndarray) -> Table:
+def clients_table(runs: federated.RecoveryRuns, sizes: np.ndarray, classes: np.ndarray) -> Table:
     """One row for each client, means over seeds."""
     names = ("retrained", "again", "original", "natural", "special", "regular")
     columns = ["client", "samples", "classes", "retrained", "again", "original", "natural", "special"]
@@ -435,7 +394,7 @@ def clients_table(runs: Runs, sizes: np.ndarray, classes: np.ndarray) -> Table:
     return Table("Every client of the Dirichlet split", columns, rows, caption)
 
 
-def strength_table(runs: Runs) -> Table:
+def strength_table(runs: federated.RecoveryRuns) -> Table:
     rows = []
     for eta in STRENGTHS:
         name = "special" if eta == 2.0 else f"special-{eta:g}"
@@ -458,7 +417,7 @@ STYLE = {
 }
 
 
-def curves(found: Mapping[str, Runs]) -> Figure:
+def curves(found: Mapping[str, federated.RecoveryRuns]) -> Figure:
     """Forget accuracy above, test accuracy below, by round, both minus the retrained model's."""
     shown = [name for name in ("dirichlet", "iid", "owner", "half") if name in found] or list(found)
     figure, panels = small_panels(2 * len(shown), share="x", columns=len(shown), height=2.1)
@@ -485,7 +444,7 @@ def curves(found: Mapping[str, Runs]) -> Figure:
     return figure
 
 
-def gaps(runs: Runs) -> Figure:
+def gaps(runs: federated.RecoveryRuns) -> Figure:
     """Gap of every client and seed."""
     figure = Figure(figsize=(9.2, 3.2), layout="constrained")
     axes = figure.add_subplot()
@@ -531,7 +490,10 @@ def make_parts(config: Config) -> dict[str, Part]:
 
 
 def make_page(config: Config, parts: Mapping[str, dict[str, np.ndarray]]) -> Page:
-    found = {name: Runs([parts[f"forget-{name}-{seed}"] for seed in config.seeds]) for name in config.settings}
+    found = {
+        name: federated.RecoveryRuns([parts[f"forget-{name}-{seed}"] for seed in config.seeds], MEASURES)
+        for name in config.settings
+    }
     tables = [methods_table(runs, name) for name, runs in found.items()]
     pictures = []
     if "dirichlet" in found:
@@ -560,7 +522,7 @@ HOW = (
 )
 
 
-def told(found: Mapping[str, Runs]) -> str:
+def told(found: Mapping[str, federated.RecoveryRuns]) -> str:
     """What came out, in words made of the numbers."""
     sentences = ["Mean gap in forget accuracy to each case's own retrained model, in points."]
     for name, runs in found.items():
@@ -576,7 +538,7 @@ def told(found: Mapping[str, Runs]) -> str:
     return " ".join(sentences)
 
 
-def checks(found: Mapping[str, Runs]) -> list[Check]:
+def checks(found: Mapping[str, federated.RecoveryRuns]) -> list[Check]:
     out = []
     finite = all(np.isfinite(values).all() for runs in found.values() for values in runs.found.values())
     out.append(Check("every number is finite", finite))

@@ -49,7 +49,7 @@ from jax.flatten_util import ravel_pytree
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from unlearn_jax import audit, federated, models, replicas, train
+from unlearn_jax import federated, models, replicas, train
 from unlearn_jax.pipeline import Check, Experiment, Page, Part, Picture, Table
 from unlearn_jax.pipeline.figure_style import COLORS, INK, MUTED, dress, small_panels
 from unlearn_jax.types import Array, Dataset, InputError
@@ -252,43 +252,7 @@ def forget_all(config: Config, seed: int, trained: Mapping[str, np.ndarray]) -> 
     return found | dict(zip(starts, traces.reshape(len(starts), cases, *traces.shape[1:]), strict=True))
 
 
-class Runs:
-    """The measured numbers over S seeds and L clients, and their summaries."""
-
-    def __init__(self, parts: list[dict[str, np.ndarray]]):
-        """Stacks the seeds and draws the weights of the bootstrap, shared by the whole table."""
-        self.found = {name: np.stack([part[name] for part in parts]) for name in parts[0]}
-        self.shape = self.found["original"].shape[:2]
-        factors = np.stack(np.meshgrid(*map(np.arange, self.shape), indexing="ij"), -1).reshape(-1, 2)
-        self.weights = audit.run_weights(np.random.default_rng(0), 2000, factors)
-        goal = self.found["retrained"][..., 0]
-        traces = {name: trace for name, trace in self.found.items() if trace.ndim == 4}
-        self.rounds = {name: federated.rounds_to_reach(t[..., 1:, 0], goal) for name, t in traces.items()}
-
-    def final(self, name: str) -> np.ndarray:
-        """``[S, L, 5]`` where recovery stopped.
-
-        "same" is natural after as many rounds as PUF special's; a name that ends in "+" never stopped.
-        """
-        if name.endswith("+"):
-            return self.found[name[:-1]][:, :, -1]
-        if name in self.found and name not in self.rounds:
-            return self.found[name]
-        last = self.found["natural"].shape[2] - 1
-        rounds = np.minimum(1 + self.rounds["special"][0], last) if name == "same" else self.rounds[name][0]
-        trace = self.found["natural" if name == "same" else name]
-        return np.take_along_axis(trace, rounds[..., None, None], 2)[:, :, 0]
-
-    def gap(self, name: str) -> np.ndarray:
-        """``[S, L]`` points between Dice on the forgotten images and the retrained model's."""
-        return 100 * abs(self.final(name) - self.found["retrained"])[..., MEASURES.index("forget")]
-
-    def summary(self, values: np.ndarray) -> audit.Estimate:
-        flat = np.asarray(values, np.float64).round(6).reshape(-1)
-        return audit.summarise(flat, np.broadcast_to(flat, (len(self.weights), flat.size)), self.weights)
-
-
-def methods_table(runs: Runs) -> Table:
+def methods_table(runs: federated.RecoveryRuns) -> Table:
     columns = ["model", "forget at once", "rounds", "test", "test IoU", "forget", "forget IoU"]
     columns += ["gap, forget (points)", "unseen, same style"]
     lines = []
@@ -314,7 +278,7 @@ def methods_table(runs: Runs) -> Table:
     return Table("Every client leaves in turn", columns, lines, caption)
 
 
-def curves(runs: Runs) -> Figure:
+def curves(runs: federated.RecoveryRuns) -> Figure:
     """Dice by round on what is forgotten, on unseen images of its style, and on the rest."""
     figure, panels = small_panels(3, share=True, columns=3, height=2.6)
     style = {"natural": "-", "special": "-", "not": (0, (5, 1.5)), "ascent": (0, (1.5, 1.2))}
@@ -386,7 +350,7 @@ def make_parts(config: Config) -> dict[str, Part]:
 
 
 def make_page(config: Config, parts: Mapping[str, dict[str, np.ndarray]]) -> Page:
-    runs = Runs([parts[f"forget-{seed}"] for seed in config.seeds])
+    runs = federated.RecoveryRuns([parts[f"forget-{seed}"] for seed in config.seeds], MEASURES)
     gap = {name: runs.gap(name).mean() for name in ROWS}
     dice = {name: 100 * runs.final(name)[..., 2].mean() for name in ("original", "retrained")}
     summary = (

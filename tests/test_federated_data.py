@@ -152,3 +152,23 @@ def test_an_image_is_its_style_and_its_map():
     data = federated.shape_images(5, style, size=12, seed=1)
     expected = np.where(data.labels[..., None] > 0, style.foreground, style.background)
     np.testing.assert_allclose(data.images, expected, atol=1e-6)
+
+
+def test_recovery_runs_stop_where_the_goal_is_reached():
+    """Two seeds of one client: PUF is there after one round, then after two; natural is read one round later."""
+    trace = lambda *tests: np.array([[[test, forget] for forget, test in enumerate(tests)]], float)  # noqa: E731
+    still = {"original": np.array([[0.9, 1.0]]), "retrained": np.array([[0.8, 0.5]])}
+    natural = trace(0.9, 0.9, 0.9, 0.9)
+    parts = [
+        still | {"natural": natural, "special": trace(0.1, 0.8, 0.9, 0.9)},
+        still | {"natural": natural, "special": trace(0.1, 0.2, 0.8, 0.9)},
+    ]
+    runs = federated.RecoveryRuns(parts, ("test", "forget"))
+    assert runs.shape == (2, 1)
+    np.testing.assert_array_equal(runs.final("special")[:, 0, 1], [1, 2])
+    np.testing.assert_array_equal(runs.final("same")[:, 0, 1], [2, 3])
+    np.testing.assert_array_equal(runs.final("special+")[:, 0, 1], [3, 3])
+    np.testing.assert_array_equal(runs.final("original"), runs.found["original"])
+    np.testing.assert_allclose(runs.gap("special")[:, 0], [50, 150])
+    np.testing.assert_allclose(runs.gap("original", "test")[:, 0], [10, 10])
+    assert runs.summary(runs.gap("special")).mean == 100

@@ -25,6 +25,7 @@ from unlearn_jax.federated.fedavg import (
     run_rounds,
 )
 from unlearn_jax.federated.puf import STRENGTH, puf_round, puf_weights
+from unlearn_jax.federated.runs import RecoveryRuns
 from unlearn_jax.federated.scores import Overlap, mean_over, overlap, rounds_to_reach, yeom
 from unlearn_jax.federated.shapes import SHAPES, Style, draw_styles, shape_images
 
@@ -35,6 +36,7 @@ __all__ = [
     "LocalTraining",
     "Overlap",
     "Recovery",
+    "RecoveryRuns",
     "ServerState",
     "Style",
     "client_sgd",

@@ -22,7 +22,6 @@ def check_settings(config: RunConfig) -> None:
     """
     _check_classes(config)
     replicas, audit, training = config.replicas, config.audit, config.training
-    attacks = [attack_config(config, name) for name in ("", *config.attacks)]
     seeds = (config.data.seed, replicas.reference_seed, audit.seed, *config.forget.seeds, *replicas.originals)
     seeds += config.tuning.seeds + config.tuning.originals
     positive = (audit.gamma, training.learning_rate, training.decay_factor)
@@ -64,18 +63,7 @@ def check_settings(config: RunConfig) -> None:
             audit.signal in RMIA_SIGNALS,
             f"unknown audit.signal {audit.signal!r}; RMIA takes ratios of a positive signal: {', '.join(RMIA_SIGNALS)}",
         ),
-        *((0 <= a.failures < 1, "attack.failures must be in [0, 1)") for a in attacks),
-        *(
-            (a.source == "own" or len(replicas.originals) > 1, "attack.source=other needs two or more originals")
-            for a in attacks
-        ),
-        *(
-            (
-                a.search != "grid" or a.restart,
-                "attack.search=grid attacks all radii at once: attack.restart=False needs attack.search=doubling",
-            )
-            for a in attacks
-        ),
+        *_attack_rules(config),
     ]
     how = mapper(replicas.mapper, num_models=1024, devices=replicas.devices)
     rules.append(
@@ -86,6 +74,25 @@ def check_settings(config: RunConfig) -> None:
         )
     )
     _refuse(rules)
+
+
+def _attack_rules(config: RunConfig) -> list[tuple[Any, str]]:
+    """What holds of every attack of the run."""
+    attacks = [attack_config(config, name) for name in ("", *config.attacks)]
+    return [
+        *((0 <= a.failures < 1, "attack.failures must be in [0, 1)") for a in attacks),
+        *(
+            (a.source == "own" or len(config.replicas.originals) > 1, "attack.source=other needs two or more originals")
+            for a in attacks
+        ),
+        *(
+            (
+                a.search != "grid" or a.restart,
+                "attack.search=grid attacks all radii at once: attack.restart=False needs attack.search=doubling",
+            )
+            for a in attacks
+        ),
+    ]
 
 
 def _refuse(rules: Sequence[tuple[Any, str]]) -> None:

@@ -37,11 +37,15 @@ def stopwatch() -> Iterator[dict[str, float]]:
     try:
         yield cost
     finally:
-        scale = 2**20 if sys.platform == "darwin" else 2**10
         seconds = time.perf_counter() - began
         cost["seconds"] = round(seconds, 3)
         cost["compile_seconds"] = round(min(_compile_seconds - compiled, seconds), 3)
-        cost["peak_memory_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale, 1)
+        cost["peak_memory_mb"] = round(peak_memory_mb(), 1)
+
+
+def peak_memory_mb() -> float:
+    """The most host memory that this process has held so far, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def add(total: dict[str, float], cost: dict[str, float]) -> dict[str, float]:

@@ -6,9 +6,7 @@ program run a second time; together they touch every part of a run and take less
 
 import os
 import pathlib
-import resource
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -20,7 +18,7 @@ from jax import lax
 from unlearn_jax import audit, data, models, replicas, spectral, train
 from unlearn_jax.attacks import adversarial_set
 from unlearn_jax.losses import class_similarity, tilted_target
-from unlearn_jax.pipeline import store
+from unlearn_jax.pipeline import clock, store
 from unlearn_jax.types import Dataset, Variables
 
 
@@ -75,10 +73,9 @@ def environment() -> Iterator[tuple[str, str]]:
         yield f"device {device.id}", f"{device.device_kind} ({device.platform}{size})"
     yield "backend", jax.default_backend()
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
-    scale = 1 if sys.platform == "darwin" else 1024
     yield (
         "memory",
-        f"{pages / 2**30:.1f} GiB, {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 2**30:.1f} used",
+        f"{pages / 2**30:.1f} GiB, {clock.peak_memory_mb() / 2**10:.1f} used",
     )
     yield "cores", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
     cache = jax.config.values["jax_compilation_cache_dir"]

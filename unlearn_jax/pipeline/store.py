@@ -189,19 +189,18 @@ def make_folder(folder: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def lock(folder: pathlib.Path, *, wait: bool, name: str = ".lock") -> Iterator[None]:
-    """Makes a folder and holds it, or something in it, against other processes.
+def lock(folder: pathlib.Path, *, wait: bool) -> Iterator[None]:
+    """Makes a folder and holds it against other processes.
 
     Args:
       folder: made if it is not there.
       wait: wait for the other, or refuse.
-      name: of the lock; locks of different names do not exclude each other.
 
     Raises:
       InputError: it cannot be written, or is held by another run and ``wait`` is False.
     """
     make_folder(folder)
-    handle = (folder / name).open("w")
+    handle = (folder / ".lock").open("w")
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
