@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up import Page, make
 
-from unlearn_jax.pipeline import figure_style, plots_sections, report, report_sections
+from unlearn_jax.pipeline import figure_style, plots_sections, report, report_search, report_sections
 from unlearn_jax.pipeline.report_sections import TERMS
 from unlearn_jax.pipeline.tables import format_interval
 
@@ -109,14 +109,14 @@ def test_sections_that_results_lack_are_left_out(tmp_path):
 def test_tuning_shows_every_trial_and_warns(made, tmp_path):
     results, arrays = made
     page = words(results, arrays, tmp_path / "report.html")
-    found = report_sections.tuning(results)
+    found = report_search.tuning(results)
     assert sum(len(row["trials"]) for row in found["rows"]) == 7
     for row, search in zip(found["rows"], results["tuning"].values(), strict=True):
         for shown, one in zip(row["trials"], search["trials"], strict=True):
             gap = one["metrics"].get("avg_gap")
             state = "diverged" if gap is None else "chosen" if shown["chosen"] else ""
             cells = "– – – – –" if gap is None else f"{gap['mean']:.2f} ± 0.25 {format_interval(gap)} 90.00"
-            assert f"{report_sections.format_knobs(one['knobs'])} {cells}" in page.words
+            assert f"{report_search.format_knobs(one['knobs'])} {cells}" in page.words
             assert (shown["diverged"], shown["chosen"]) == (state == "diverged", state == "chosen")
     assert "seeds 901) and other forget sets (seeds 902, 903)" in page.words
     assert "decay_every in {0, 1, 5}; learning_rate 0.0001–0.1" in page.words
@@ -137,7 +137,7 @@ def test_a_remark_exactly_at_the_ends_of_three_values_or_more(values, data):
     trials = [trial(1.0, rate=value, order="a") for value in values]
     search = {"space": {"order": ["a"], "rate": {"low": 1e-3, "high": 1.0}}, "trials": trials, "chosen": chosen}
     inside = min(values) < values[chosen] < max(values)
-    assert bool(report_sections.knobs_at_edge(search)) == (not inside and len(set(values)) > 2)
+    assert bool(report_search.knobs_at_edge(search)) == (not inside and len(set(values)) > 2)
 
 
 def test_tuning_plot_draws_every_trial(made):

@@ -15,7 +15,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from unlearn_jax.pipeline import plots, plots_classes, plots_sections, report_sections, tables
+from unlearn_jax.pipeline import plots, plots_classes, plots_sections, report_search, report_sections, tables
 from unlearn_jax.pipeline.figure_style import to_svg
 from unlearn_jax.pipeline.store import write_text
 from unlearn_jax.pipeline.tables import Results, format_interval, format_level, format_number, format_spread
@@ -129,9 +129,9 @@ def _table(results: Results) -> list[dict[str, Any]]:
         more = {
             "cells": cells,
             "relative": tables.format_cost(row),
-            "knob_text": report_sections.format_knobs(row.get("knobs") or {}),
+            "knob_text": report_search.format_knobs(row.get("knobs") or {}),
             "note": tables.kind_note(row),
-            "search": report_sections.chosen_knobs(results, row["key"]),
+            "search": report_search.chosen_knobs(results, row["key"]),
         }
         rows.append({**row, **more})
     return rows

@@ -3,23 +3,16 @@
 Each function returns what the template needs, or None where the results have no such section.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from unlearn_jax.pipeline import plots_sections
-from unlearn_jax.pipeline.figure_style import Row, to_svg
+from unlearn_jax.pipeline import plots_sections, report_search
+from unlearn_jax.pipeline.figure_style import to_svg
 from unlearn_jax.pipeline.plots import Arrays
-from unlearn_jax.pipeline.tables import (
-    MISSING,
-    Results,
-    format_interval,
-    format_number,
-    format_spread,
-    known,
-)
-from unlearn_jax.pipeline.verdict import find_row, join, place
+from unlearn_jax.pipeline.tables import MISSING, Results, cell_of, format_interval, format_number, known, rows_with
+from unlearn_jax.pipeline.verdict import find_row, join
 
 STATUSES = {
     "found": "an input within the radius gets another label",
@@ -68,147 +61,8 @@ def make_sections(results: Results, arrays: Arrays) -> dict[str, Any]:
         "klom": klom(results),
         "norms": norms(results),
         "theory": theory(results),
-        "tuning": tuning(results),
+        "tuning": report_search.tuning(results),
     }
-
-
-def _about(results: Results) -> dict[str, Row]:
-    return {row["key"]: row for row in results["rows"]}
-
-
-def _with(results: Results, found: Mapping[str, Any]) -> list[Row]:
-    """The rows that a section has something on, in the table's order."""
-    return [row for row in results["rows"] if row["key"] in found]
-
-
-def format_knobs(knobs: Mapping[str, Any]) -> str:
-    """``name=value`` of every knob."""
-    return ", ".join(f"{name}={value}" for name, value in knobs.items())
-
-
-def chosen_knobs(results: Results, key: str) -> str:
-    """What a search chose for a row, in a few words; nothing where none was made."""
-    search = (results.get("tuning") or {}).get(key)
-    if not search:
-        return ""
-    if search["chosen"] is None:
-        return "every trial diverged"
-    return format_knobs(search["trials"][search["chosen"]]["knobs"])
-
-
-def tuning(results: Results) -> dict[str, Any] | None:
-    """Every row's search: space, trials, what was chosen, and what speaks against trusting it."""
-    searches = results.get("tuning")
-    if not searches:
-        return None
-    rows, edges, idle, lost = [], [], [], []
-    kept = next((t["metrics"] for s in searches.values() for t in s["trials"] if t["metrics"]), {})
-    shown = [metric for metric in results["metrics"] if metric["key"] in kept and metric["key"] != "avg_gap"]
-    for row in _with(results, searches):
-        search = searches[row["key"]]
-        trials, remarks = search["trials"], []
-        best = None if search["chosen"] is None else trials[search["chosen"]]
-        if best is None:
-            lost.append(row["label"])
-            remarks.append("every trial diverged")
-        else:
-            at_edge = knobs_at_edge(search)
-            remarks += at_edge
-            edges += [row["label"]] if at_edge else []
-            helpful = _compare(best["metrics"]["avg_gap"], search["nothing"])
-            remarks += [helpful] if helpful else []
-            idle += [row["label"]] if helpful else []
-        rows.append(
-            {
-                "label": row["label"],
-                "space": _space(search["space"]),
-                "count": len(trials),
-                "diverged": sum(not trial["metrics"] for trial in trials),
-                "chosen": format_knobs(best["knobs"]) if best else MISSING,
-                "gap": _cell(best["metrics"]["avg_gap"] if best else None),
-                "remarks": remarks,
-                "trials": [
-                    _trial(trial, [metric["key"] for metric in shown], i == search["chosen"])
-                    for i, trial in enumerate(trials)
-                ],
-            }
-        )
-    knobs = results["config"].get("tuning") or {}
-    alt = "Avg Gap of the chosen trial: " + ", ".join(f"{row['label']} {row['gap']['text']}" for row in rows)
-    return {
-        "rows": rows,
-        "warnings": _warnings(edges, idle, lost),
-        "originals": knobs.get("originals") or [],
-        "sets": _sets(results, searches),
-        "columns": [metric["name"] for metric in shown],
-        "svg": to_svg(plots_sections.tuning_plot(results), "tuning", alt),
-    }
-
-
-def _sets(results: Results, searches: Mapping[str, Any]) -> str:
-    """The forget sets of the searches, in words."""
-    names = next(iter(searches.values())).get("sets") or (results["config"].get("tuning") or {}).get("seeds") or []
-    what = "classes" if results["config"].get("forget", {}).get("kind") == "class" else "seeds"
-    return f"{what} {', '.join(map(str, names))}"
-
-
-def knobs_at_edge(search: Mapping[str, Any]) -> list[str]:
-    """A remark for each range of which the chosen trial has the lowest or the highest of three or more values."""
-    remarks, chosen = [], search["trials"][search["chosen"]]["knobs"]
-    for knob, values in search["space"].items():
-        tried = sorted({trial["knobs"][knob] for trial in search["trials"]}) if isinstance(values, Mapping) else []
-        if len(tried) > 2 and chosen[knob] in (tried[0], tried[-1]):
-            remarks.append(f"{knob} is the {'lowest' if chosen[knob] == tried[0] else 'highest'} tried")
-    return remarks
-
-
-def _compare(best: Mapping[str, Any], nothing: Mapping[str, Any]) -> str:
-    """What to say of a best trial that is not clearly better than doing nothing."""
-    if not (format_interval(best) and format_interval(nothing)):
-        return ""
-    where = place(best, nothing)
-    return {"below": "", "within": "not distinguishable from doing nothing", "above": "worse than doing nothing"}[where]
-
-
-def _warnings(edges: Sequence[str], idle: Sequence[str], lost: Sequence[str]) -> list[str]:
-    said = []
-    if lost:
-        said.append(f"Every trial of {join(lost)} diverged: the given knobs were kept. Search lower learning rates.")
-    if edges:
-        said.append(
-            f"The choice for {join(edges)} is the lowest or highest value tried of a range: a better one may lie "
-            "beyond it. Widen the range, or allow more trials."
-        )
-    if idle:
-        said.append(
-            f"The best trial of {join(idle)} is not clearly better than doing nothing on the same forget sets (its "
-            "interval overlaps, or lies above): the search found no knobs that work, or the runs are too few to see it."
-        )
-    return said
-
-
-def _space(space: Mapping[str, Any]) -> str:
-    parts = [
-        f"{name} {values['low']:g}–{values['high']:g}"
-        if isinstance(values, Mapping)
-        else f"{name} in {{{', '.join(map(str, values))}}}"
-        for name, values in space.items()
-    ]
-    return "; ".join(parts)
-
-
-def _trial(trial: Mapping[str, Any], keys: Sequence[str], chosen: bool) -> dict[str, Any]:
-    return {
-        "knobs": format_knobs(trial["knobs"]),
-        "gap": _cell(trial["metrics"].get("avg_gap")),
-        "others": [format_number((trial["metrics"].get(key) or {}).get("mean")) for key in keys],
-        "diverged": not trial["metrics"],
-        "chosen": chosen,
-    }
-
-
-def _cell(cell: Mapping[str, Any] | None) -> dict[str, str]:
-    return {"text": format_spread(cell), "interval": format_interval(cell)}
 
 
 def _percent(share: Any, digits: int = 1) -> str:
@@ -226,7 +80,7 @@ def vulnerability(results: Results, arrays: Arrays) -> dict[str, Any] | None:
         if row["kind"] in ("original", "oracle") and f"vulnerability/{row['key']}" in arrays
     }
     rows = []
-    for row in _with(results, found["rows"]):
+    for row in rows_with(results, found["rows"]):
         one = found["rows"][row["key"]]
         rows.append(
             {
@@ -288,7 +142,7 @@ def klom(results: Results) -> dict[str, Any] | None:
     if not found:
         return None
     rows = []
-    for row in _with(results, found["rows"]):
+    for row in rows_with(results, found["rows"]):
         cells = []
         for part in _PARTS:
             one = found["rows"][row["key"]][part]
@@ -311,7 +165,7 @@ def requests(results: Results) -> dict[str, Any] | None:
     if not found:
         return None
     names = {"score": "Score: FR AUC − FT AUC (points)", "fr_auc": "FR AUC (%)", "ft_auc": "FT AUC (%)"}
-    rows = _with(results, found["rows"])
+    rows = rows_with(results, found["rows"])
     groups = [
         {
             "name": name,
@@ -319,7 +173,7 @@ def requests(results: Results) -> dict[str, Any] | None:
                 {
                     "label": row["label"],
                     "kind": row["kind"],
-                    "cells": [_cell(request[key]) for request in found["rows"][row["key"]]],
+                    "cells": [cell_of(request[key]) for request in found["rows"][row["key"]]],
                 }
                 for row in rows
             ],
@@ -343,7 +197,7 @@ def norms(results: Results) -> dict[str, Any] | None:
     layers = list(next(iter(found["rows"].values())))
     limit = found["max_norm"]
     rows = []
-    for row in _with(results, found["rows"]):
+    for row in rows_with(results, found["rows"]):
         values = [found["rows"][row["key"]].get(layer) for layer in layers]
         cells = [
             {
@@ -362,7 +216,7 @@ def theory(results: Results) -> dict[str, Any] | None:
     found = (results.get("theory") or {}).get("rows")
     if not found:
         return None
-    rows = _with(results, found)
+    rows = rows_with(results, found)
     terms = []
     for key, (name, meaning) in TERMS.items():
         cells = [found[row["key"]].get(key) or {} for row in rows]
@@ -393,7 +247,7 @@ def attacks(results: Results) -> dict[str, Any] | None:
         columns.append(
             {
                 "name": name or ("the run's own" if len(found) > 1 else "samples"),
-                "settings": format_knobs((config.get("attacks") or {}).get(name) or {}),
+                "settings": report_search.format_knobs((config.get("attacks") or {}).get(name) or {}),
                 "used": join(used) if used else "",
                 "counts": {key: (f"{n:,}", f"{100 * n / total:.1f} %") for key, n in attack["status"].items()},
                 "median": f"{median:.3g}" if known(median) else MISSING,

@@ -286,3 +286,13 @@ def escape_markdown(text: str) -> str:
     """Text that Markdown shows as it is, on one line."""
     text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return "".join("\\" + letter if letter in "\\|*_`[]" else letter for letter in text)
+
+
+def rows_with(results: Results, found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows that a section has something on, in the table's order."""
+    return [row for row in results["rows"] if row["key"] in found]
+
+
+def cell_of(cell: Mapping[str, Any] | None) -> dict[str, str]:
+    """Mean and spread, and the interval in small print."""
+    return {"text": format_spread(cell), "interval": format_interval(cell)}

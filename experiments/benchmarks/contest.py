@@ -1,0 +1,129 @@
+"""Contests: the same work done by several systems, each in a process of its own, in turns.
+
+A script of this folder names its contestants and hands over; see ``race_training.py``::
+
+    CONTESTANTS = {"ours": ours, "PyTorch": theirs}        # functions without arguments, one per row
+
+    if __name__ == "__main__":
+        contest(CONTESTANTS, unit="images/s", first="ours")
+
+A contestant imports what it needs, sets up, and gives a ``Work``. It is warmed by one call (compilation and first run, shown
+apart), then timed for a number of calls. All contestants are run in turns, several rounds of it, so that a machine that slows
+down slows all of them; a ratio is taken within a round, and its spread over the rounds is what the table shows. A contestant
+whose system is not installed is skipped by name, never silently.
+"""
+
+import argparse
+import importlib.metadata
+import inspect
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+
+class Work(NamedTuple):
+    """What a contestant does."""
+
+    call: Callable[[], Any]
+    """Does the work once, and waits for its end."""
+    amount: float
+    """How much work a call is, in the contest's unit times seconds: images, gradients, scores. Ignored for plain seconds."""
+    packages: tuple[str, ...] = ("jax",)
+    """Whose versions to show."""
+    result: Callable[[Any], float] | None = None
+    """A number that tells that the work was the same (an accuracy, a success rate), from what ``call`` gave."""
+
+
+def contest(contestants: Mapping[str, Callable[[], Work]], *, unit: str, first: str) -> None:
+    """Runs all rows, prints the table in Markdown.
+
+    Args:
+      contestants: by name of the row.
+      unit: "seconds" (less is better) or a rate such as "images/s" (more is better).
+      first: the row that ratios are taken to: its speed over each other row's.
+    """
+    parser = argparse.ArgumentParser(description=inspect.getmodule(inspect.stack()[1][0]).__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5, help="turns of all contestants")
+    parser.add_argument("--calls", type=int, default=3, help="timed calls of a contestant in one round")
+    parser.add_argument("--only", nargs="+", metavar="ROW", help="these rows only, by the beginnings of their names")
+    parser.add_argument("--row", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.row:
+        print(json.dumps(measure(contestants[options.row], options.calls)))
+        return
+    chosen = [name for name in contestants if not options.only or name.startswith(tuple(options.only)) or name == first]
+    rounds, versions = [], {f"Python {platform.python_version()}"}
+    missing: dict[str, str] = {}
+    for number in range(options.rounds):
+        print(f"round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
+        found = {name: in_a_process(name, options.calls) for name in chosen if name not in missing}
+        missing |= {name: row["missing"] for name, row in found.items() if "missing" in row}
+        rounds.append({name: row for name, row in found.items() if "missing" not in row})
+        versions |= {version for row in rounds[-1].values() for version in row["versions"]}
+    print(f"{os.cpu_count()} cores, {platform.machine()}, {', '.join(sorted(versions))}; {options.rounds} rounds")
+    print(table(rounds, unit, first))
+    for name, module in missing.items():
+        print(f"not run: {name} ({module} is not installed)")
+
+
+def measure(contestant: Callable[[], Work], calls: int) -> dict[str, Any]:
+    """One contestant in this process: seconds of the first call and of the others, peak memory, versions."""
+    try:
+        work = contestant()
+    except ModuleNotFoundError as error:
+        return {"missing": error.name}
+    seconds, given = [], None
+    for _ in range(1 + calls):
+        began = time.perf_counter()
+        given = work.call()
+        seconds.append(time.perf_counter() - began)
+    scale = 2**20 if sys.platform == "darwin" else 2**10
+    return {
+        "first": seconds[0],
+        "seconds": statistics.median(seconds[1:]),
+        "amount": work.amount,
+        "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale,
+        "result": None if work.result is None else work.result(given),
+        "versions": [f"{name} {importlib.metadata.version(name)}" for name in work.packages],
+    }
+
+
+def in_a_process(name: str, calls: int) -> dict[str, Any]:
+    command = [sys.executable, sys.argv[0], "--row", name, "--calls", str(calls)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{name} failed:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def table(rounds: list[dict[str, dict[str, Any]]], unit: str, first: str) -> str:
+    """One row per contestant; "min / median / max" over rounds."""
+    per_call = unit == "seconds"
+    lines = [f"| | {unit} | {first} is faster by | first call s | peak MB | result |", "|---|---|---|---|---|---|"]
+    for name in rounds[0]:
+        found = [one[name] for one in rounds]
+        speed = [row["seconds"] if per_call else row["amount"] / row["seconds"] for row in found]
+        unit_time = [row["seconds"] / row["amount"] for row in found]
+        ratio = [
+            own / (one[first]["seconds"] / one[first]["amount"]) for own, one in zip(unit_time, rounds, strict=True)
+        ]
+        memory = max(row["memory"] for row in found)
+        starts = statistics.median(row["first"] for row in found)
+        result = found[0]["result"]
+        lines.append(
+            f"| {name} | {spread(speed)} | {spread(ratio)} | {starts:.2f} | {memory:,.0f} | "
+            f"{'' if result is None else format(result, '.4g')} |"
+        )
+    return "\n".join(lines)
+
+
+def spread(values: list[float]) -> str:
+    shown = (min(values), statistics.median(values), max(values))
+    return " / ".join(f"{value:,.0f}" if abs(shown[1]) >= 100 else f"{value:.3g}" for value in shown)
