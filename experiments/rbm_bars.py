@@ -119,11 +119,6 @@ def fresh(config: Config, key: Array, weights: Array) -> machines.Rbm:
     return machines.init_rbm(key, means, config.num_hidden, scale=0.1)
 
 
-def stack(*trees: machines.Rbm) -> machines.Rbm:
-    """Machines side by side."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-
-
 def forget_one_seed(config: Config, key: Array) -> dict[str, Array]:
     """Every row's log-likelihood on retained patterns, mass on forgotten ones and distance to the oracle; paths."""
     patterns = machines.bars_and_stripes(3)
@@ -132,7 +127,7 @@ def forget_one_seed(config: Config, key: Array) -> dict[str, Array]:
     forget = jnp.argsort(jax.random.uniform(key_forget, (count,))) < config.num_forget
     keep = training.deletion_weights(forget)
     weights = [jnp.full(count, 1 / count), keep, keep]
-    starts = stack(*(fresh(config, k, w) for k, w in zip(keys, weights, strict=True)))
+    starts = replicas.stack([fresh(config, k, w) for k, w in zip(keys, weights, strict=True)])
     train = jax.vmap(lambda rbm, w: fitted(config, rbm, w, config.num_steps))
     trained = train(starts, jnp.stack(weights))
     original, oracle, second = (replicas.unstack(trained, i) for i in range(3))
@@ -187,9 +182,11 @@ def dilute_one_seed(config: Config, key: Array) -> dict[str, Array]:
 
         def diluted(mask: Array) -> tuple[dict[str, Array], Array]:
             before, after = machines.dilute(start, mask), machines.dilute(dense, mask)
-            pair = jax.vmap(lambda rbm: fitted(config, rbm, even, config.num_steps // 3))(stack(before, after))
+            pair = jax.vmap(lambda rbm: fitted(config, rbm, even, config.num_steps // 3))(
+                replicas.stack([before, after])
+            )
             third = replicas.unstack(pair, 1)
-            full = jax.vmap(lambda rbm: fitted(config, rbm, even, config.num_steps))(stack(before, after))
+            full = jax.vmap(lambda rbm: fitted(config, rbm, even, config.num_steps))(replicas.stack([before, after]))
             twice = fitted(config, replicas.unstack(full, 0), even, config.num_steps)
             values = {
                 "twice": twice,

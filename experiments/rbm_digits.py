@@ -170,11 +170,6 @@ def scorer(num_chains: int, num_betas: int) -> Any:
     return run
 
 
-def stack(trees: list) -> Any:
-    """Items side by side."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-
-
 def fit_all(config: Config, seed: int, purpose: int, jobs: list[tuple], num_steps: int) -> list[tuple]:
     """Trains ``(rbm, weights, chains or None)`` each, spread over the cores; returns ``(rbm, chains)`` each."""
     keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), purpose), len(jobs))
@@ -182,7 +177,7 @@ def fit_all(config: Config, seed: int, purpose: int, jobs: list[tuple], num_step
     items = [(rbm, jnp.asarray(weights), none if chains is None else chains) for rbm, weights, chains in jobs]
     run = trainer(num_steps, config.num_sweeps, config.learning_rate)
     how = replicas.mapper(num_models=len(jobs))
-    fitted = replicas.map_models(how, run, (keys, *stack(items)), load(config.num_train, seed)["train"])
+    fitted = replicas.map_models(how, run, (keys, *replicas.stack(items)), load(config.num_train, seed)["train"])
     return [replicas.unstack(fitted, i) for i in range(len(jobs))]
 
 
@@ -190,7 +185,7 @@ def score_all(config: Config, seed: int, purpose: int, rbms: list[machines.Rbm])
     """Scores each machine on the test images; leaves ``[M, ...]``."""
     split = load(config.num_train, seed)
     keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), purpose), len(rbms))
-    items = (keys, stack(rbms))
+    items = (keys, replicas.stack(rbms))
     run, how = scorer(config.num_chains, config.num_betas), replicas.mapper(num_models=len(rbms))
     found = replicas.map_models(how, run, items, (base_bias(split), split["test"]))
     return jax.tree.map(np.asarray, found)

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from unlearn_jax import attacks, ensembles, models, objectives, train
+from unlearn_jax import attacks, ensembles, models, objectives, replicas, train
 from unlearn_jax.layers import layers
 from unlearn_jax.losses import cross_entropy
 from unlearn_jax.losses.lotos import lotos_penalty
@@ -244,7 +244,7 @@ def test_log_mean_softmax_by_hand_and_under_attack(tiny, blobs, starts):
     logits = np.stack([tiny.apply(one, x) for one in starts]).astype(np.float64)
     probs = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     np.testing.assert_allclose(apply(starts, x), np.log(probs.mean(0)), rtol=1e-5)
-    stacked = ensembles.stack(starts)
+    stacked = replicas.stack(starts)
     np.testing.assert_allclose(ensembles.ensemble_apply(tiny)(stacked, x), apply(starts, x), rtol=1e-5)
     predicted = jnp.argmax(apply(starts, x), -1)
     result = attacks.pgd(apply, starts, x, predicted, x, epsilon=1.0, num_steps=10, norm=attacks.linf)

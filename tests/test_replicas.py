@@ -90,6 +90,27 @@ def test_map_models_pads_and_orders(form, devices):
     np.testing.assert_array_equal(out["y"], 3 * np.arange(5.0))
 
 
+@pytest.mark.parametrize("first", [1, 2, 8])
+def test_results_of_one_mapper_are_items_of_another(first):
+    """Whatever devices hold them: fewer models than before have fewer devices."""
+    add = lambda item, shared: item[1] + shared + 0 * jax.random.bits(item[0])  # noqa: E731
+    far = lambda seed, count: jax.device_put(jax.random.split(jax.random.key(seed), count), jax.devices()[-1])  # noqa: E731
+    how = replicas.mapper("map", num_models=8, devices=first)
+    values = replicas.map_models(how, add, (far(0, 8), jnp.arange(8.0)), 1.0)
+    for second in (1, 2, 4):
+        how = replicas.mapper("map", num_models=5, devices=second)
+        found = replicas.map_models(how, add, (far(second, 5), values[:5]), 1.0)
+        np.testing.assert_array_equal(found, np.arange(5.0) + 2)
+
+
+def test_models_of_different_devices_are_stacked():
+    double = lambda item, shared: {"w": 2 * item}  # noqa: E731
+    many, few = (replicas.map_models(replicas.mapper("map", num_models=n), double, jnp.arange(n), ()) for n in (8, 3))
+    one = replicas.unstack(few, 2)
+    assert one["w"].devices() == {jax.local_devices()[0]}, "what follows runs once, not on every device"
+    np.testing.assert_array_equal(replicas.stack([replicas.unstack(many, 7), one])["w"], [14, 4])
+
+
 def test_mapper_says_what_is_wrong():
     with pytest.raises(InputError, match="unknown mapper"):
         replicas.mapper("fast", num_models=2)

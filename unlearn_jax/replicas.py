@@ -6,7 +6,7 @@ with any of these inside; models too large for that are trained one by one, each
 give the same result; which is fast depends on the backend and on the model.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any, Literal, NamedTuple
 
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
+from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from unlearn_jax.train import (
@@ -113,14 +114,21 @@ def mapper(form: Form = "auto", *, num_models: int, devices: int | None = None) 
 def _on_one(form: str) -> Mapper:
     def lift(fun: OneModel) -> OneModel:
         compiled = jax.jit(fun if form == "loop" else _body(form, fun), donate_argnums=0)
-        return _slots(compiled, 0) if form == "loop" else compiled
+        here = _slots(compiled, 0) if form == "loop" else compiled
+
+        def run(carry: PyTree, item: PyTree, shared: PyTree) -> tuple[PyTree, PyTree]:
+            carry, item = _on_first((carry, item))
+            return here(carry, item, shared)
+
+        return run
 
     return Mapper(form, lambda shared: jax.tree.map(jnp.asarray, shared), lift)
 
 
 def _on_devices(form: str, count: int) -> Mapper:
     devices = jax.local_devices()[:count]
-    sharding = NamedSharding(Mesh(np.array(devices), "models"), PartitionSpec("models"))
+    mesh = Mesh(np.array(devices), "models")
+    sharding, everywhere = NamedSharding(mesh, PartitionSpec("models")), NamedSharding(mesh, PartitionSpec())
 
     def place(shared: PyTree) -> PyTree:
         def copies(leaf: Any) -> Array:
@@ -136,6 +144,7 @@ def _on_devices(form: str, count: int) -> Mapper:
         def run(carry: PyTree, item: PyTree, shared: PyTree) -> tuple[PyTree, PyTree]:
             models = jax.tree.leaves((carry, item))[0].shape[0]
             split, join = _rows(sharding, models)
+            carry, item = _reach((carry, item), set(devices), everywhere)
             results = spread(split(carry), split(item), shared)
             if (
                 devices[0].platform == "cpu"
@@ -146,6 +155,22 @@ def _on_devices(form: str, count: int) -> Mapper:
         return run
 
     return Mapper(f"pmap[{count}] x {form}", place, lift)
+
+
+def _on_first(tree: PyTree) -> PyTree:
+    device = jax.local_devices()[0]
+    return _reach(tree, {device}, device)
+
+
+def _reach(tree: PyTree, devices: set[Any], where: Any) -> PyTree:
+    """What an earlier call left on other devices, such as results of more models, copied to these."""
+
+    def copy(leaf: Any) -> Any:
+        if isinstance(leaf, Tracer) or not getattr(leaf, "committed", False):
+            return leaf
+        return leaf if leaf.sharding.device_set == devices else jax.device_put(leaf, where)
+
+    return jax.tree.map(copy, tree)
 
 
 def _split(count: int) -> Mapper:
@@ -203,9 +228,14 @@ def _lifted(how: Mapper, fun: Callable[[PyTree, PyTree], PyTree]) -> OneModel:
     return how.lift(lambda _, item, shared: ((), fun(item, shared)))
 
 
+def stack(trees: Sequence[PyTree]) -> PyTree:
+    """Models side by side, wherever they come from: leaves ``[M, ...]`` on the first device."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(_on_first, trees))
+
+
 def unstack(stacked: PyTree, index: int) -> PyTree:
-    """One model of a stack."""
-    return jax.tree.map(lambda leaf: leaf[index], stacked)
+    """One model of a stack, on the first device."""
+    return _on_first(jax.tree.map(lambda leaf: leaf[index], stacked))
 
 
 def fit_many(

@@ -5,7 +5,7 @@ Without such a term the members are trained exactly as they would be one by one.
 """
 
 from unlearn_jax.ensembles.config import Ensemble, Lotos, Trs
-from unlearn_jax.ensembles.members import ensemble_apply, stack
+from unlearn_jax.ensembles.members import ensemble_apply
 from unlearn_jax.ensembles.training import (
     EnsembleLosses,
     EnsembleState,
@@ -26,5 +26,4 @@ __all__ = [
     "ensemble_step",
     "fit_ensemble",
     "init_ensemble",
-    "stack",
 ]

@@ -9,11 +9,6 @@ import jax.numpy as jnp
 from unlearn_jax.types import ApplyFn, Array, Model, Variables
 
 
-def stack(variables: Sequence[Variables]) -> Variables:
-    """Members of one architecture as a stack, leaves ``[M, ...]``, as :mod:`unlearn_jax.replicas` takes them."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *variables)
-
-
 def ensemble_apply(models: Model | Sequence[Model]) -> ApplyFn:
     """An ensemble as one model: the logarithm of the members' mean softmax, for attacks, audits and predictions.
 

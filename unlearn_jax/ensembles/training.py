@@ -10,8 +10,8 @@ import numpy as np
 import optax
 from jax import lax
 
+from unlearn_jax import replicas
 from unlearn_jax.ensembles.config import Ensemble, Lotos, Trs
-from unlearn_jax.ensembles.members import stack
 from unlearn_jax.layers import Layer, layers
 from unlearn_jax.losses import cross_entropy
 from unlearn_jax.losses.lotos import lotos_penalty
@@ -207,7 +207,7 @@ def _own_losses(
     keys, count = jax.random.split(key, len(variables)), range(len(variables))
     if ensemble.form == "vmap":
         loss_fn = ensemble.objective(ensemble.models[0])
-        losses, states = jax.vmap(loss_fn, (0, None, 0))(stack(variables), batch, keys)
+        losses, states = jax.vmap(loss_fn, (0, None, 0))(replicas.stack(variables), batch, keys)
         return losses, [jax.tree.map(lambda leaf, j=j: leaf[j], states) for j in count]
     results = [ensemble.objective(ensemble.models[j])(variables[j], batch, keys[j]) for j in count]
     return jnp.stack([loss for loss, _ in results]), [state for _, state in results]

@@ -18,7 +18,7 @@ from unlearn_jax import attacks, models, replicas, spectral
 from unlearn_jax.attacks.curve import pgd_curve
 from unlearn_jax.attacks.transfer import correct
 from unlearn_jax.data import Splits
-from unlearn_jax.ensembles import Ensemble, Lotos, Trs, ensemble_apply, fit_ensemble, stack
+from unlearn_jax.ensembles import Ensemble, Lotos, Trs, ensemble_apply, fit_ensemble
 from unlearn_jax.losses import cross_entropy
 from unlearn_jax.objectives import adversarial_loss
 from unlearn_jax.pipeline.config import DataConfig, ModelConfig, TrainingConfig, to_json
@@ -231,7 +231,7 @@ class _Lab:
         if "clip" in terms_of(name):
             members = [self.settle(one) for one in members]
         layers = list(spectral.spectral_norms(self.model, members[0], self.sample))
-        return to_arrays(stack(members)) | {
+        return to_arrays(replicas.stack(members)) | {
             "layers": np.array(layers),
             "norms_trained": trained,
             "norms": self.norms(members),
