@@ -221,10 +221,16 @@ def test_the_second_load_reads_the_cache_only(mnist, monkeypatch):
     assert data.load_tfds("mnist", data_dir=mnist["data_dir"]).digest == first.digest
 
 
+def flip_a_bit(file):
+    content = bytearray(file.read_bytes())
+    content[-2] ^= 1
+    file.write_bytes(content)
+
+
 def test_unreadable_cache_entries_are_built_again(mnist):
     first = data.load_tfds("mnist", **mnist).digest
     for name in ("images.npy", "labels.npy", "meta.json"):
-        for damage in (lambda file: os.truncate(file, file.stat().st_size // 2), os.remove):
+        for damage in (lambda file: os.truncate(file, file.stat().st_size // 2), flip_a_bit, os.remove):
             for file in mnist["cache_dir"].rglob(name):
                 damage(file)
             assert data.load_tfds("mnist", **mnist).digest == first

@@ -1,60 +1,44 @@
-"""Any input at all: audit and data functions give finite values in their range, or the documented one-line error.
+"""Any input at all: audit functions give finite values in their range, or the documented one-line error.
 
-``FUZZ_EXAMPLES=5000 pytest tests/test_fuzz.py`` runs a long campaign; every test counts what was answered and refused.
+``FUZZ_EXAMPLES=5000 python tests/test_fuzz.py`` runs a long campaign and prints, for every function, how many cases
+were answered and how many refused; arguments go to pytest (``-k "rmia or lira"``).
 """
 
-import os
-import warnings
+import sys
 
 import numpy as np
+import oracles
 import pytest
-from hypothesis import HealthCheck, given, settings
+from fuzzing import LEVELS, anything, call, campaign, check, fuzz, mask, mostly, real, shares, sizes
+from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import array_shapes, arrays
+from hypothesis.extra.numpy import arrays
 
-from unlearn_jax import audit, data
-from unlearn_jax.types import Dataset, InputError
+from unlearn_jax import audit
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
-FUZZ = settings(
-    max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=EXAMPLES < 1000
+SIGNALS = (
+    audit.taylor_softmax,
+    audit.softmax_confidence,
+    audit.soft_margin,
+    audit.taylor,
+    audit.logit_margin,
+    audit.correctness,
+    audit.cross_entropy,
+    audit.entropy,
+    audit.modified_entropy,
 )
-
-HARD = [0.0, -0.0, 1.0, -1.0, 0.5, 1e-38, 1e-45, 88.0, -104.0, 1e4, 3.4e38, -3.4e38, np.inf, -np.inf, np.nan]
-DTYPES = st.sampled_from([np.float32, np.float64, np.float16, np.int32, np.int64, np.uint8, np.bool_])
-
-
-def real(shape, hard=True):
-    """Numbers of a shape: ordinary ones, extreme ones, all equal."""
-    with np.errstate(over="ignore"):
-        element = st.one_of(st.floats(-30, 30, width=32), st.sampled_from(HARD if hard else HARD[:9]))
-        return st.one_of(
-            arrays(np.float32, shape, elements=element.map(lambda x: float(np.float32(x)))),
-            element.map(lambda x: np.full(shape, x, np.float32)),
-            arrays(np.float64, shape, elements=st.floats(-5, 5)),
-        )
-
-
-def mask(shape):
-    return st.one_of(arrays(np.bool_, shape), st.booleans().map(lambda b: np.full(shape, b)))
-
-
-def anything():
-    """Arrays of any small shape and type, empty ones included."""
-    shapes = array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)
-    return st.tuples(shapes, DTYPES).flatmap(lambda pair: arrays(pair[1], pair[0]))
-
-
-sizes = st.integers(0, 7)
 
 
 @st.composite
-def references(draw):
+def references(draw, augmented=False):
     """``target [N]``, ``reference [M, N]`` and ``member [M, N]``, often a usable design."""
-    models, samples = draw(st.integers(0, 6)), draw(sizes)
-    hard = draw(st.booleans())
-    target, reference = draw(real(samples, hard)), draw(real((models, samples), hard))
-    if draw(st.booleans()) and models:
+    usable = draw(st.booleans())
+    models = draw(st.sampled_from([4, 6] if usable else [2, 5, 4, 1, 0]))
+    samples, hard = draw(st.integers(2, 7) if usable else sizes), not usable and draw(st.booleans())
+    own = (samples, draw(st.integers(0, 2))) if augmented and draw(st.booleans()) else (samples,)
+    lead = (draw(st.integers(0, 2)),) if augmented and draw(st.booleans()) else ()
+    target, reference = draw(real((*lead, *own), hard)), draw(real((models, *own), hard))
+    if models and (usable or draw(st.booleans())):
         rng = np.random.default_rng(draw(st.integers(0, 99)))
         member = np.argsort(rng.random((models, samples)), 0) < models // 2
     else:
@@ -67,251 +51,455 @@ def references(draw):
 @st.composite
 def two_sides(draw):
     """Two sets of models on the same samples."""
-    samples, hard = draw(sizes), draw(st.booleans())
-    return draw(real((draw(st.integers(0, 5)), samples), hard)), draw(real((draw(st.integers(0, 5)), samples), hard))
+    usable = draw(st.booleans())
+    samples, models = (
+        (draw(st.integers(1, 7)), draw(st.integers(3, 5))) if usable else (draw(sizes), draw(st.integers(0, 5)))
+    )
+    hard, others = not usable and draw(st.booleans()), models if usable else draw(st.integers(0, 5))
+    return draw(real((models, samples), hard)), draw(real((others, samples), hard))
 
 
 @st.composite
 def labelled(draw):
-    """``logits [N, C]`` and labels, some of them out of range."""
-    samples, classes = draw(sizes), draw(st.integers(0, 5))
-    labels = draw(arrays(np.int64, samples, elements=st.integers(-1, max(classes, 1))))
+    """``logits [N, C]`` of few shapes, since each is compiled, and labels, some of them out of range."""
+    samples, classes = draw(st.sampled_from([0, 1, 4])), draw(st.sampled_from([0, 1, 2, 5]))
+    odd = st.sampled_from([2**31, 2**32, 2**32 + 1, -(2**31), 2**62])
+    labels = draw(arrays(np.int64, samples, elements=st.integers(-1, max(classes, 1)) | odd))
+    if draw(st.booleans()):
+        labels = labels % max(classes, 1)
     return draw(real((samples, classes), draw(st.booleans()))), labels
 
 
+@st.composite
+def class_logits(draw):
+    """``[R, N, C]`` of retrained and ``[S, N, C]`` of unlearned models, labels, a class, another one."""
+    usable = draw(st.booleans())
+    classes, repeats = draw(st.integers(3, 4) if usable else st.integers(1, 4)), draw(st.integers(2 * usable, 3))
+    samples, models = classes * repeats, st.integers(2 * usable, 3)
+    labels = np.repeat(np.arange(classes), repeats)
+    if samples and not usable:
+        labels = draw(arrays(np.int64, samples, elements=st.integers(-1, classes)))
+    sides = [draw(real((draw(models), samples, classes), not usable)) for _ in range(2)]
+    if usable:
+        return *sides, labels, draw(st.integers(0, classes - 1)), []
+    return *sides, labels, draw(st.integers(-1, classes)), draw(st.lists(st.integers(0, classes), max_size=1))
+
+
 def scored():
-    """``scores [N]`` and a mask."""
-    return sizes.flatmap(lambda n: st.tuples(real(n), mask(n)))
+    """``scores [N]`` and a mask, half of them usable."""
+    usable = st.integers(2, 7).flatmap(lambda n: st.tuples(real(n, False), mask(n)))
+    return usable | sizes.flatmap(lambda n: st.tuples(real(n), mask(n)))
 
 
 @st.composite
 def with_masks(draw):
     """``scores [R, N]``, ``forget [R, N]``, ``test [N]``."""
-    runs, samples = draw(st.integers(0, 4)), draw(sizes)
-    return draw(real((runs, samples))), draw(mask((runs, samples))), draw(mask(samples))
+    usable = draw(st.booleans())
+    runs, samples = (
+        (draw(st.integers(1, 4)), draw(st.integers(2, 7))) if usable else (draw(st.integers(0, 4)), draw(sizes))
+    )
+    scores, forget, test = draw(real((runs, samples), not usable)), draw(mask((runs, samples))), draw(mask(samples))
+    if usable:
+        test[0], forget = True, forget & ~test
+    return scores, forget, test
 
 
-def call(function, *args, **knobs):
-    """Calls; a documented error is None. Warnings are errors, so none slips through as a wrong value."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            return function(*args, **knobs)
-    except InputError as error:
-        said = str(error)
-    assert len(said.splitlines()) == 1
-    return None
+@st.composite
+def weighted(draw):
+    """``values [N]``, two masks that may overlap, ``weights [B, N]``."""
+    usable = draw(st.booleans())
+    samples, rows = (
+        (draw(st.integers(2, 7)), draw(st.integers(1, 3))) if usable else (draw(sizes), draw(st.integers(0, 3)))
+    )
+    counts = arrays(np.int32, (rows, samples), elements=st.integers(0, 2), fill=st.nothing())
+    first = draw(mask(samples))
+    if usable:
+        return draw(real(samples, False)), first, ~first, draw(counts)
+    return draw(real(samples)), first, draw(mask(samples)), draw(counts | real((2, samples)))
 
 
-def check(value, low=-np.inf, high=np.inf):
-    """Finite, and in range."""
-    value = np.asarray(value)
-    assert np.isfinite(value).all(), value
-    assert (value >= low - 1e-9).all(), value
-    assert (value <= high + 1e-9).all(), value
-
-
-@FUZZ
-@given(references(), st.sampled_from(["online", "offline"]), st.sampled_from([0.5, 1.0, 2.0, 0.0, np.nan]))
-def test_rmia(given_, mode, gamma):
-    scores = call(audit.rmia, *given_, mode=mode, gamma=gamma)
-    if scores is not None:
-        assert scores.shape == given_[0].shape
-        check(scores, 0, 1)
-
-
-@FUZZ
+@fuzz()
 @given(
     references(),
     st.sampled_from(["online", "offline"]),
-    st.sampled_from(["per_sample", "fixed", "fixed_global", "fixed_separate"]),
-    st.sampled_from(["median", "mean"]),
+    mostly([2.0, 1.0, 0.5], [0.0, np.nan]),
+    mostly([0.0, 0.0, 0.2, 0.49], [0.5]),
 )
-def test_lira(given_, mode, variance, center):
-    scores = call(audit.lira, *given_, mode=mode, variance=variance, center=center)
+def test_rmia(given_, mode, gamma, trim):
+    scores = call(audit.rmia, *given_, mode=mode, gamma=gamma, trim=trim)
+    ratio = call(audit.rmia_ratio, *given_, mode=mode, trim=trim)
     if scores is not None:
         assert scores.shape == given_[0].shape
-        check(scores)
+        check(scores, 0, 1)
+        np.testing.assert_array_equal(scores, oracles.rmia_pairwise(ratio, gamma=gamma))
+    if ratio is not None:
+        assert not np.isnan(ratio).any()
 
 
-@FUZZ
-@given(references(), st.sampled_from(["online", "offline"]))
-def test_lira_leave_one_out(given_, mode):
-    scores = call(audit.lira_leave_one_out, given_[1], given_[2], mode=mode)
+@fuzz()
+@given(references(), st.integers(0, 4).flatmap(lambda z: st.tuples(real(z), real((4, z)))), st.booleans())
+def test_rmia_with_a_population(given_, others, fits):
+    target, reference, member = given_
+    population, their = others
+    their = np.resize(their, (len(reference), len(population))) if fits and their.size else their
+    scores = call(
+        audit.rmia, target, reference, member, population=population, reference_population=their, check_design=False
+    )
     if scores is not None:
+        check(scores, 0, 1)
+
+
+@fuzz()
+@given(real(5) | real((2, 3)), st.none() | real(3) | real((2, 2)), mostly([0.5, 2.0], [0.0, np.inf]))
+def test_dominated_share(ratio, others, gamma):
+    found = call(audit.dominated_share, ratio, others, gamma=gamma)
+    if found is not None:
+        assert found.shape == ratio.shape
+        check(found, 0, 1)
+
+
+@fuzz()
+@given(
+    references(augmented=True),
+    st.sampled_from(["online", "offline"]),
+    st.sampled_from(["per_sample", "fixed", "fixed_global", "fixed_separate"]),
+    st.sampled_from(["median", "mean"]),
+    st.sampled_from(["density", "cdf"]),
+)
+def test_lira(given_, mode, variance, center, offline_score):
+    knobs = {"mode": mode, "variance": variance, "center": center, "offline_score": offline_score}
+    scores = call(audit.lira, *given_, **knobs)
+    if scores is not None:
+        assert scores.shape[-1] == given_[2].shape[1]
+        check(scores)
+    scores = call(audit.lira_leave_one_out, given_[1], given_[2], **knobs)
+    if scores is not None:
+        assert scores.shape == given_[2].shape
         check(scores)
 
 
-@FUZZ
-@given(two_sides())
-def test_ulira(sides):
-    result = call(audit.ulira, *sides)
+@fuzz()
+@given(two_sides(), mostly([1e-3, 1.0], [0.0, np.inf]))
+def test_ulira(sides, min_std):
+    result = call(audit.ulira, *sides, min_std=min_std)
     if result is not None:
         check([result.auc, result.accuracy], 0, 1)
         check(result.unlearned)
+    result = call(audit.ulira_kodge, *sides)
+    if result is not None:
+        check(list(result)[:3], 0, 1)
+        assert not np.isnan(result.threshold)
 
 
-@FUZZ
-@given(two_sides(), st.sampled_from([0, 1, 20]), st.sampled_from([100.0, 1e-3, np.inf]))
+@fuzz()
+@given(two_sides(), mostly([1, 20], [0]), mostly([100.0, 1e-3], [np.inf]))
 def test_klom(sides, num_bins, max_margin):
     values = call(audit.klom, *sides, num_bins=num_bins, max_margin=max_margin)
     if values is not None:
         assert values.shape == (sides[0].shape[1],)
         check(values, -num_bins * 1e-5, -np.log(1e-5))
-        if len(values):
-            summary = call(audit.klom_summary, values, num_replicates=5)
-            check([summary.mean, summary.median, summary.p95])
 
 
-@FUZZ
-@given(labelled(), st.sampled_from(sorted(audit.SIGNALS)))
-def test_signals(given_, name):
+@fuzz()
+@given(scored(), st.booleans(), LEVELS, mostly([1, 5], [0]))
+def test_klom_summary(given_, all_of_them, level, replicates):
+    values, kept = given_
+    summary = call(audit.klom_summary, values, None if all_of_them else kept, level=level, num_replicates=replicates)
+    if summary is not None:
+        values = values if all_of_them else values[kept]
+        check([summary.mean, summary.median, summary.p95], values.min(), values.max())
+        assert summary.mean_interval.low <= summary.mean <= summary.mean_interval.high
+
+
+@pytest.mark.parametrize("signal", SIGNALS, ids=lambda function: function.__name__)
+@fuzz(0.5)
+@given(labelled(), st.booleans())
+def test_signals(signal, given_, wide):
     logits, labels = given_
-    scores = call(audit.SIGNALS[name], logits, labels)
+    logits = logits if wide else logits.astype(np.float32)
+    scores = call(signal, logits, labels)
     if scores is not None:
         scores = np.asarray(scores)
         assert scores.shape == labels.shape
-        usable = np.isfinite(logits).all(-1) & (labels >= 0) & (labels < logits.shape[-1])
-        check(scores[usable])
         out = (labels < 0) | (labels >= logits.shape[-1])
         assert np.isnan(scores[out]).all(), "a label out of range is NaN, which the attacks refuse"
+        usable = (np.abs(logits) < 1e3).all(-1) & ~out
+        check(scores[usable])
 
 
-@FUZZ
-@given(labelled())
-def test_accuracy_and_predictions(given_):
-    found = call(audit.accuracy, *given_)
+@fuzz()
+@given(labelled(), st.booleans())
+def test_accuracy_and_predictions(given_, masked):
+    logits, labels = given_
+    found = call(audit.accuracy, logits, labels, np.arange(len(labels)) > 1 if masked else None)
     if found is not None:
         check(found, 0, 1)
-    shares = call(audit.confusion_rows, *given_)
-    if shares is not None:
-        assert np.nanmin(shares, initial=0) >= 0
-        assert np.nanmax(shares, initial=0) <= 1
-    chances = call(audit.softmax, given_[0])
-    if chances is not None and chances.size:
+        rows = range(2 if masked else 0, len(labels))
+        assert found == pytest.approx(np.mean([logits[i].tolist().index(max(logits[i])) == labels[i] for i in rows]))
+    rates = call(audit.confusion_rows, logits, labels)
+    if rates is not None:
+        check(rates, 0, 1)
+    chances = call(audit.softmax, logits)
+    if chances is not None:
         check(chances, 0, 1)
         np.testing.assert_allclose(chances.sum(-1), 1, rtol=1e-6)
-        check(audit.total_variation(chances, chances[::-1]), 0, 1)
-        check(audit.kl_divergence(chances, chances[::-1]), -1e-6)
+        check(call(audit.total_variation, chances, chances[::-1]), 0, 1)
+        check(call(audit.kl_divergence, chances, chances[::-1]), -1e-6)
 
 
-@FUZZ
-@given(scored())
-def test_roc(given_):
+@fuzz()
+@given(shares((2, 3)), shares((2, 3)) | shares(3), st.booleans(), st.sampled_from([1e-12, 0.5, 0.0, 1.0, np.nan]))
+def test_distances(p, q, normal, floor):
+    with np.errstate(all="ignore"):
+        p, q = (x / x.sum(-1, keepdims=True) if normal else x for x in (p, q))
+    for found, high in (
+        (call(audit.total_variation, p, q), 1),
+        (call(audit.kl_divergence, p, q, floor=floor), -np.log(floor) if 0 < floor < 1 else 0),
+    ):
+        if found is not None:
+            assert found.shape == (2,)
+            check(found, 0, high)
+
+
+@fuzz()
+@given(scored(), LEVELS, mostly([0.0, 0.01, 1.0], [-1.0, np.nan]), mostly([0, 1, 2], [-1]))
+def test_roc(given_, level, rate, seed):
     curve = call(audit.roc, *given_)
     area = call(audit.auc, *given_)
     assert (curve is None) == (area is None)
     if curve is not None:
         check(area, 0, 1)
-        assert curve.auc == pytest.approx(area)
-        check([curve.tpr_at_fpr(rate) for rate in (0.0, 0.01, 1.0)], 0, 1)
-        estimate = call(audit.auc_interval, *given_, num_replicates=5)
-        assert 0 <= estimate.low <= estimate.high <= 1
+        assert curve.auc == area == pytest.approx(oracles.mann_whitney(*given_))
+        found = call(curve.tpr_at_fpr, rate)
+        if found is not None:
+            check(found, 0, 1)
+        estimate = call(audit.auc_interval, *given_, num_replicates=5, level=level, seed=seed)
+        assert estimate is None or 0 <= estimate.low <= area <= estimate.high <= 1
 
 
-@FUZZ
-@given(with_masks(), st.sampled_from([0.0, 0.05, 1.0, np.nan, -1.0]))
-def test_vulnerability(given_, max_fpr):
-    result = call(audit.vulnerability, *given_, max_fpr=max_fpr)
+@fuzz()
+@given(st.integers(-1, 9) | st.integers(0, 10**9), st.integers(-2, 9) | st.integers(0, 10**9), LEVELS)
+def test_clopper_pearson(count, more, level):
+    total = count + more
+    found = call(audit.clopper_pearson, count, total, level=level)
+    if found is not None:
+        check(found[:2], 0, 1)
+        assert found.low <= count / total <= found.high
+
+
+@fuzz()
+@given(with_masks(), mostly([0.0, 0.05, 1.0], [np.nan, -1.0]), LEVELS, mostly([1, 2, 9], [0]))
+def test_vulnerability(given_, max_fpr, level, num_samples):
+    result = call(audit.vulnerability, *given_, max_fpr=max_fpr, level=level)
     if result is not None:
         some = result.num_runs > 0
         check(result.share[some], 0, 1)
+        assert (result.low[some] <= result.share[some]).all()
+        assert (result.share[some] <= result.high[some]).all()
         assert np.isnan(result.share[~some]).all()
-        order = call(audit.most_vulnerable, result, num_samples=1)
-        assert order is not None
+        order = call(audit.most_vulnerable, result, num_samples=num_samples)
+        assert order is None or (some[order].all() and len(order) <= num_samples)
 
 
-@FUZZ
+@fuzz()
 @given(references())
 def test_memorisation(given_):
     _, values, member = given_
     result = call(audit.memorisation, values, member)
     if result is not None:
         check(result.value)
+        assert (np.isnan(result.standard_error) | (result.standard_error >= 0)).all()
         check(call(audit.out_confidence, values, member))
 
 
-@FUZZ
-@given(sizes.flatmap(lambda n: st.tuples(real(n), mask(n), mask(n), mask(n))))
+@fuzz()
+@given(
+    sizes.flatmap(
+        lambda n: st.tuples(real(n), arrays(np.int8, n, elements=st.integers(0, 3), fill=st.nothing()), mask(n))
+    )
+)
 def test_forget_aucs(given_):
-    result = call(audit.forget_aucs, *given_)
+    scores, part, extra = given_
+    part[:3] = [0, 1, 2][: len(part)]
+    result = call(audit.forget_aucs, scores, part == 0, part == 1, part == 2)
     if result is not None:
         check(list(result), 0, 1)
+        kept = (part == 0) | (part == 2)
+        assert result.ft == pytest.approx(oracles.mann_whitney(scores[kept], part[kept] == 0))
+    call(audit.forget_aucs, scores, part == 0, part == 1, extra)
 
 
-@FUZZ
-@given(scored(), st.integers(0, 4))
-def test_bootstrap(given_, replicates):
-    scores, positive = given_
-    weights = call(audit.sample_weights, np.random.default_rng(0), replicates, positive)
-    if weights is not None:
-        found = call(audit.weighted_auc, scores, positive, ~positive, weights)
-        if found is not None:
-            check(found, 0, 1)
-        rates = call(audit.weighted_tpr, scores, positive, ~positive, weights, max_fpr=0.1)
-        if rates is not None:
-            check(rates, 0, 1)
-
-
-ANYTHING = {
-    "rmia": lambda a, b, c: audit.rmia(a, b, c),
-    "lira": lambda a, b, c: audit.lira(a, b, c),
-    "ulira": lambda a, b, c: audit.ulira(a, b),
-    "klom": lambda a, b, c: audit.klom(a, b),
-    "roc": lambda a, b, c: audit.roc(a, b),
-    "accuracy": lambda a, b, c: audit.accuracy(a, b),
-    "logit_margin": lambda a, b, c: audit.logit_margin(a, b),
-    "memorisation": lambda a, b, c: audit.memorisation(a, b),
-    "vulnerability": lambda a, b, c: audit.vulnerability(a, b, c),
-    "forget_aucs": lambda a, b, c: audit.forget_aucs(a, b, b, c),
-    "mia_nn": lambda a, b, c: audit.mia_nn(a, b, c, 0),
-    "confusion_rows": lambda a, b, c: audit.confusion_rows(a, b),
-    "weighted_auc": lambda a, b, c: audit.weighted_auc(a, b, b, c),
-    "run_weights": lambda a, b, c: audit.run_weights(np.random.default_rng(0), 2, a),
-    "forget_indices": lambda a, b, c: data.forget_indices(a, 5),
-    "check_forget_mask": lambda a, b, c: data.check_forget_mask(a, 5),
-    "forget_class": lambda a, b, c: data.forget_class(a, 1),
-    "load_arrays": lambda a, b, c: data.load_arrays(a, b, a, b),
-}
-
-
-@pytest.mark.parametrize("name", ANYTHING)
-@FUZZ
-@given(anything(), anything(), anything())
-def test_arrays_of_any_shape_and_type(name, a, b, c):
-    call(ANYTHING[name], a, b, c)
-
-
-@FUZZ
+@fuzz()
 @given(
-    st.integers(-2, 40), st.integers(-2, 12), st.one_of(st.none(), st.floats(allow_nan=True)), st.integers(0, 2**32 - 1)
+    st.tuples(st.integers(0, 3), st.integers(0, 4)).flatmap(lambda s: st.tuples(real(s, False), real(s))), st.booleans()
 )
-def test_random_forget_sets(num_samples, count, fraction, seed):
-    found = call(data.forget_random, num_samples, count=count, fraction=fraction, seed=seed)
+def test_avg_gap(pair, swapped):
+    values, oracle = pair[::-1] if swapped else pair
+    found = call(audit.avg_gap, values, oracle)
     if found is not None:
-        assert found.shape == (num_samples,)
-        assert 0 < found.sum() < num_samples
+        assert found.shape == (len(values),)
+        check(found, 0)
+        expected = [oracles.avg_gap(run, oracle.astype(float).tolist()) for run in values.astype(float).tolist()]
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6 * np.abs(oracle).max())
 
 
-@FUZZ
-@given(st.integers(-2, 9), st.integers(-2, 9), st.integers(0, 99), st.sampled_from(["default", "legacy"]))
-def test_membership_designs(num_models, num_samples, seed, generator):
-    member = call(data.membership_design, num_models, num_samples, seed=seed, generator=generator)
-    if member is not None:
-        assert member.shape == (num_models, num_samples)
-        assert (member.sum(0) == num_models // 2).all()
+@fuzz()
+@given(weighted(), mostly([0.0, 0.1, 1.0], [np.nan]))
+def test_weighted(given_, max_fpr):
+    scores, positive, negative, weights = given_
+    found = call(audit.weighted_auc, *given_)
+    if found is not None:
+        check(found[~np.isnan(found)], 0, 1)
+        if weights.dtype == np.int32:
+            expected = [oracles.repeated_auc(scores, positive, negative, row) for row in weights]
+            np.testing.assert_allclose(found, expected)
+    rates = call(audit.weighted_tpr, *given_, max_fpr=max_fpr)
+    if rates is not None:
+        check(rates[~np.isnan(rates)], 0, 1)
+    means = call(audit.weighted_mean, scores, positive, weights)
+    if means is not None:
+        kept = scores[positive]
+        check(means[~np.isnan(means)], kept.min() - 1e-6 * abs(kept.min()), kept.max() + 1e-6 * abs(kept.max()))
 
 
-@FUZZ
-@given(st.data())
-def test_resplit(draw):
-    samples = draw.draw(st.integers(2, 12))
-    labels = draw.draw(arrays(np.int32, samples, elements=st.integers(0, 2)))
-    images = np.linspace(0, 1, samples * 4, dtype=np.float32).reshape(samples, 2, 2, 1)
-    splits = call(data.load_arrays, images, labels, images, labels)
-    if splits is not None:
-        sizes_ = {"num_train": draw.draw(st.integers(-1, 13)), "num_test": draw.draw(st.integers(-1, 13))}
-        again = call(data.resplit, splits, **sizes_, seed=0, balanced=draw.draw(st.booleans()))
-        if again is not None:
-            assert len(again.train.labels) == sizes_["num_train"]
-            assert isinstance(again.train, Dataset)
+@fuzz()
+@given(scored(), st.integers(-1, 4), st.integers(0, 3))
+def test_weights_of_samples_and_runs(given_, replicates, factors):
+    _, strata = given_
+    weights = call(audit.sample_weights, np.random.default_rng(0), replicates, strata)
+    if weights is not None:
+        assert (weights.sum(1) == len(strata)).all()
+        assert (weights[:, strata].sum(1) == strata.sum()).all()
+    levels = np.arange(len(strata) * factors).reshape(len(strata), factors) % 3
+    runs = call(audit.run_weights, np.random.default_rng(0), replicates, levels)
+    if runs is not None:
+        assert runs.shape == (replicates, len(strata))
+        assert (runs >= 0).all()
+
+
+@fuzz()
+@given(sizes.flatmap(real), real(()), LEVELS)
+def test_interval(replicates, point, level):
+    found = call(audit.interval, replicates, float(point), level=level)
+    if found is not None:
+        assert found.num_dropped == np.isnan(replicates).sum()
+        assert np.isnan(found.low) or found.low <= point <= found.high
+
+
+@fuzz()
+@given(
+    st.integers(0, 4).flatmap(
+        lambda n: st.tuples(
+            real(n),
+            real((3, n)),
+            arrays(np.int32, (3, n), elements=st.integers(0, 2), fill=st.nothing()) | real((3, n)),
+        )
+    ),
+    LEVELS,
+)
+def test_summarise(given_, level):
+    found = call(audit.summarise, *given_, level=level)
+    if found is not None:
+        check(found.mean)
+        assert found.num_dropped <= 3
+        assert np.isnan(found.low) or found.low <= found.mean <= found.high
+
+
+@fuzz(0.5)
+@given(*[sizes.flatmap(shares)] * 3, st.sampled_from([None, None, 1, 3, 0]), st.sampled_from([0, 1, 2, 3, -1]))
+def test_confidence_attacks(one, two, three, max_samples, seed):
+    for attack in (audit.mis, audit.kodge_mia):
+        result = call(attack, one, two, three, max_samples=max_samples, seed=seed)
+        if result is not None:
+            check(result.share, 0, 1)
+            assert result.share == pytest.approx(1 - result.called_member.mean())
+            assert result.called_member.shape == three.shape
+
+
+@fuzz(0.5)
+@given(
+    class_logits(),
+    st.sampled_from([None, None, None, 0, 1, 2, -1]),
+    st.sampled_from(["neighbour_against_rest", "neighbour_against_forgotten"]),
+    st.fixed_dictionaries(
+        {
+            "columns": st.sampled_from(["all", "retained", "neighbour"]),
+            "features": st.sampled_from(["logits", "probabilities"]),
+            "gamma": st.sampled_from(["auto", "auto", "scale", "scale", 1e-3, 1.0, 0.0]),
+            "balance": st.booleans(),
+            "seed": st.sampled_from([0, 1, 2, 3, -1]),
+        }
+    ),
+)
+def test_mia_nn(given_, neighbour, reading, knobs):
+    retrained, unlearned, labels, forgotten, also = given_
+    result = call(audit.mia_nn, *given_[:4], also_forgotten=also, neighbour=neighbour, reading=reading, **knobs)
+    if result is not None:
+        check(result.scores, 0, 1)
+        check(result.retrained_scores, 0, 1)
+        assert result.scores.shape == (len(unlearned),)
+        assert result.called.shape == (len(unlearned), (labels == forgotten).sum())
+    nearest = call(audit.nearest_neighbour, retrained, labels, forgotten, also_forgotten=also, **knobs)
+    if nearest is not None:
+        check(nearest.shares, 0, 1)
+        assert nearest.neighbour not in (forgotten, *also)
+        called = call(
+            audit.discriminator_calls, retrained[0], labels, nearest.neighbour, forgotten, also_forgotten=also, **knobs
+        )
+        assert called.mean() == nearest.shares[0, nearest.neighbour]
+
+
+ANYTHING = [
+    *((signal, "ab") for signal in (audit.logit_margin, audit.entropy, audit.taylor_softmax)),
+    (audit.rmia, "abc"),
+    (audit.rmia_ratio, "abc"),
+    (audit.dominated_share, "ab"),
+    (audit.lira, "abc"),
+    (audit.lira_leave_one_out, "ab"),
+    (audit.ulira, "ab"),
+    (audit.ulira_kodge, "ab"),
+    (audit.klom, "ab"),
+    (audit.klom_summary, "ab"),
+    (audit.roc, "ab"),
+    (audit.auc, "ab"),
+    (audit.auc_interval, "ab"),
+    (audit.accuracy, "abc"),
+    (audit.avg_gap, "ab"),
+    (audit.memorisation, "ab"),
+    (audit.out_confidence, "ab"),
+    (audit.vulnerability, "abc"),
+    (audit.forget_aucs, "abbc"),
+    (audit.mia_nn, "abc1"),
+    (audit.nearest_neighbour, "ab1"),
+    (audit.discriminator_calls, "ab01"),
+    (audit.mis, "abc"),
+    (audit.kodge_mia, "abc"),
+    (audit.softmax, "a"),
+    (audit.total_variation, "ab"),
+    (audit.kl_divergence, "ab"),
+    (audit.confusion_rows, "ab"),
+    (audit.weighted_auc, "abbc"),
+    (audit.weighted_mean, "abc"),
+    (audit.summarise, "abc"),
+    (audit.interval, "a1"),
+]
+
+
+@pytest.mark.parametrize(("function", "names"), ANYTHING, ids=lambda value: getattr(value, "__name__", value))
+@fuzz()
+@given(anything(), anything(), anything())
+def test_arrays_of_any_shape_and_type(function, names, a, b, c):
+    given_ = {"a": a, "b": b, "c": c, "0": 0, "1": 1}
+    call(function, *(given_[name] for name in names))
+
+
+@fuzz()
+@given(anything(), anything(), st.integers(-1, 3))
+def test_weights_of_any_shape_and_type(a, b, replicates):
+    for function in (audit.sample_weights, audit.run_weights):
+        call(function, np.random.default_rng(0), replicates, a)
+    call(audit.weighted_tpr, a, b, b, a, max_fpr=0.1)
+
+
+if __name__ == "__main__":
+    sys.exit(campaign(__file__))

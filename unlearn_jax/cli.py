@@ -110,6 +110,12 @@ def _main(argv: Sequence[str] | None) -> int:
 def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
     """A warning as one line, without the place in the code."""
     print(f"unlearn-jax: warning: {message}", file=sys.stderr)
+    if unread := re.match(r"Error reading persistent compilation cache entry for '(\w+)'", str(message)):
+        import jax
+
+        # cut short when a run was killed: JAX would leave it there, compile anew and say so in every run
+        for entry in pathlib.Path(jax.config.values["jax_compilation_cache_dir"]).glob(f"{unread[1]}-*-cache"):
+            entry.unlink(missing_ok=True)
 
 
 def configure_jax(switches: Sequence[str] = ()) -> None:
@@ -129,9 +135,10 @@ def configure_jax(switches: Sequence[str] = ()) -> None:
                 len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
             )
     if jax.config.values["jax_compilation_cache_dir"] is None:
-        cache = os.environ.get("UNLEARN_JAX_CACHE", "~/.cache/unlearn_jax")
-        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(cache).expanduser() / "xla"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        cache = os.environ.get("UNLEARN_JAX_CACHE") or "~/.cache/unlearn_jax"
+        with contextlib.suppress(RuntimeError):  # a user without a home folder has no cache
+            jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(cache).expanduser() / "xla"))
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def _parse(kind: Any, argv: Sequence[str], prog: str, default: Any = None) -> Any:

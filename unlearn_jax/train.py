@@ -153,7 +153,7 @@ def epoch_order(key: Array, member: Array, num_batches: int, batch_size: int) ->
     Returns:
       ``[num_batches, batch_size]`` int32 positions, all members; every member occurs when there is room for all.
     """
-    draws = jnp.where(member, jax.random.uniform(key, member.shape), 2.0)  # members first, in random order
+    draws = jnp.where(member, jax.random.uniform(key, member.shape, jnp.float32), 2.0)  # members first, in random order
     permutation = jnp.argsort(draws).astype(jnp.int32)
     position = jnp.arange(num_batches * batch_size) % jnp.maximum(jnp.sum(member), 1)
     return permutation[position].reshape(num_batches, batch_size)

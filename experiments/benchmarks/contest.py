@@ -15,7 +15,6 @@ whose system is not installed is skipped by name, never silently.
 
 import argparse
 import importlib.metadata
-import inspect
 import json
 import os
 import platform
@@ -49,28 +48,55 @@ def contest(contestants: Mapping[str, Callable[[], Work]], *, unit: str, first: 
       unit: "seconds" (less is better) or a rate such as "images/s" (more is better).
       first: the row that ratios are taken to: its speed over each other row's.
     """
-    parser = argparse.ArgumentParser(description=inspect.getmodule(inspect.stack()[1][0]).__doc__.splitlines()[0])
+    contests({"": contestants}, unit=unit, first=first)
+
+
+def contests(tables: Mapping[str, Mapping[str, Callable[[], Work]]], *, unit: str, first: str) -> None:
+    """Several contests with one command: a table each, under its name; all have a row ``first``.
+
+    Args:
+      tables: by name, then by name of the row.
+      unit: as in :func:`contest`.
+      first: as in :func:`contest`.
+    """
+    parser = argparse.ArgumentParser(description=(sys.modules["__main__"].__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5, help="turns of all contestants")
     parser.add_argument("--calls", type=int, default=3, help="timed calls of a contestant in one round")
     parser.add_argument("--only", nargs="+", metavar="ROW", help="these rows only, by the beginnings of their names")
-    parser.add_argument("--row", help=argparse.SUPPRESS)
+    if len(tables) > 1:
+        parser.add_argument(
+            "--tables", nargs="+", metavar="TABLE", help="these tables only, by their names' beginnings"
+        )
+    parser.add_argument("--row", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.row:
-        print(json.dumps(measure(contestants[options.row], options.calls)))
+        name, row = options.row
+        print(json.dumps(measure(tables[name][row], options.calls)))
         return
-    chosen = [name for name in contestants if not options.only or name.startswith(tuple(options.only)) or name == first]
+    wanted = getattr(options, "tables", None)
+    for name, rows in tables.items():
+        if not wanted or name.startswith(tuple(wanted)):
+            chosen = [row for row in rows if not options.only or row.startswith(tuple(options.only)) or row == first]
+            _one_table(name, chosen, options, unit, first)
+
+
+def _one_table(name: str, chosen: list[str], options: argparse.Namespace, unit: str, first: str) -> None:
+    """Runs the rows of a table in turns and prints it."""
     rounds, versions = [], {f"Python {platform.python_version()}"}
     missing: dict[str, str] = {}
     for number in range(options.rounds):
-        print(f"round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
-        found = {name: in_a_process(name, options.calls) for name in chosen if name not in missing}
-        missing |= {name: row["missing"] for name, row in found.items() if "missing" in row}
-        rounds.append({name: row for name, row in found.items() if "missing" not in row})
-        versions |= {version for row in rounds[-1].values() for version in row["versions"]}
-    print(f"{os.cpu_count()} cores, {platform.machine()}, {', '.join(sorted(versions))}; {options.rounds} rounds")
-    print(table(rounds, unit, first))
-    for name, module in missing.items():
-        print(f"not run: {name} ({module} is not installed)")
+        print(f"{name or 'contest'}: round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
+        found = {row: in_a_process(name, row, options.calls) for row in chosen if row not in missing}
+        missing |= {row: values["missing"] for row, values in found.items() if "missing" in values}
+        rounds.append({row: values for row, values in found.items() if "missing" not in values})
+        versions |= {version for values in rounds[-1].values() for version in values["versions"]}
+    title = f"{name}; " if name else ""
+    print(
+        f"{title}{os.cpu_count()} cores, {platform.machine()}, {', '.join(sorted(versions))}; {options.rounds} rounds"
+    )
+    print(table(rounds, unit, first), flush=True)
+    for row, module in missing.items():
+        print(f"not run: {row} ({module} is not installed)")
 
 
 def measure(contestant: Callable[[], Work], calls: int) -> dict[str, Any]:
@@ -95,11 +121,11 @@ def measure(contestant: Callable[[], Work], calls: int) -> dict[str, Any]:
     }
 
 
-def in_a_process(name: str, calls: int) -> dict[str, Any]:
-    command = [sys.executable, sys.argv[0], "--row", name, "--calls", str(calls)]
+def in_a_process(name: str, row: str, calls: int) -> dict[str, Any]:
+    command = [sys.executable, sys.argv[0], "--row", name, row, "--calls", str(calls)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"{name} failed:\n{done.stderr[-3000:]}")
+        raise SystemExit(f"{row} failed:\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -10,9 +10,20 @@ For 1, 2, 4 ... local devices it trains ``--per-device`` models on each (random 
 recipe's time does not depend on them) and prints images per second over all models, minimum, median and maximum of
 ``--repeats`` timed runs, compilation apart; scaling efficiency is the median over that of one device times their number.
 Hosts start together, each writes its numbers to the shared folder, and the first one adds them up and draws ``pods.png``.
-Forced host devices share the cores of one machine: they test the program, not the scaling.
+Forced host devices share the cores of one machine: they test the program, and what they lose beyond one per core is what the
+program adds; the second efficiency counts no more devices than cores.
 
-Measured:  2 CPU cores only, see README.md; not yet on a pod
+Measured: not on a pod yet. Forced devices of two CPU cores, JAX 0.10.2, on a machine that was not quiet (the spread says
+so), ``--model cnn --force-devices 8 --per-device 2 --batch 64 --steps 8 --repeats 3``::
+
+     devices        min     median        max   images/s; efficiency; of the 2 cores
+           1      1,502      1,538      2,353   1.00  1.00
+           2      1,413      3,230      3,341   1.05  1.05
+           4      2,797      3,082      3,284   0.50  1.00
+           8      2,180      2,662      2,855   0.22  0.87
+
+One device per core is twice as fast as one device; four times as many devices as cores cost a fifth of that. Two processes of two
+devices each, on the loopback interface, print and draw one table of 2 and 4 devices; ``tests/test_pods.py`` runs both.
 """
 
 import argparse
@@ -43,6 +54,7 @@ if options.force_devices:
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
+from jax.experimental import multihost_utils  # noqa: E402
 
 from unlearn_jax import models, replicas, train  # noqa: E402
 from unlearn_jax.pipeline import hosts  # noqa: E402
@@ -78,32 +90,47 @@ def throughput(count: int) -> list[float]:
 
 def report(found: list[dict[str, list[float]]]) -> None:
     """Adds the hosts up, prints, draws."""
-    from matplotlib.figure import Figure
-
-    lines = []
+    rows = []
     for count in sorted(map(int, found[0])):
         totals = [sum(runs) for runs in zip(*(host[str(count)] for host in found), strict=True)]
-        lines.append((count * len(found), min(totals), statistics.median(totals), max(totals)))
-    one = lines[0][2] / lines[0][0]
+        rows.append((count * len(found), min(totals), statistics.median(totals), max(totals)))
+    one = rows[0][2] / rows[0][0]
+    cores = len(os.sched_getaffinity(0)) if jax.default_backend() == "cpu" and len(found) == 1 else None
     print(
-        f"\n{len(found)} hosts, {options.model}, {options.per_device} models per device, batch {options.batch}, {options.dtype}"
+        f"\n{len(found)} hosts, {options.model}, {options.per_device} models per device, batch {options.batch}, "
+        f"{options.dtype}, {jax.devices()[0].device_kind}, jax {jax.__version__}"
     )
-    print(f"{'devices':>8} {'min':>10} {'median':>10} {'max':>10}   images/s; efficiency")
-    for devices, low, middle, high in lines:
-        print(f"{devices:8} {low:10,.0f} {middle:10,.0f} {high:10,.0f}   {middle / devices / one:.2f}")
+    of_cores = f"; of the {cores} cores" if cores else ""
+    print(f"{'devices':>8} {'min':>10} {'median':>10} {'max':>10}   images/s; efficiency{of_cores}")
+    for devices, low, middle, high in rows:
+        shared = f"  {middle / min(devices, cores) / one:.2f}" if cores else ""
+        print(f"{devices:8} {low:10,.0f} {middle:10,.0f} {high:10,.0f}   {middle / devices / one:.2f}{shared}")
+    draw(rows, one)
+    print(f"drawn: {options.out / 'pods.png'}")
+
+
+def draw(rows: list[tuple[int, float, float, float]], one: float) -> None:
+    """``pods.png``: throughput by number of devices, and what it would be if each added as much as the first."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    devices, low, middle, high = map(np.array, zip(*rows, strict=True))
     figure = Figure(figsize=(5, 3.5), layout="constrained")
     axes = figure.add_subplot()
-    devices = [line[0] for line in lines]
-    axes.loglog(devices, [line[2] for line in lines], "o-", color="#0072b2", label="measured (median)", base=2)
-    axes.loglog(devices, [one * d for d in devices], ":", color="#7d8590", label="as many times one device", base=2)
-    axes.set(
-        xlabel="devices",
-        ylabel="images per second, all models",
-        title=f"{options.model}, {jax.devices()[0].device_kind}",
-    )
-    axes.legend(frameon=False)
+    axes.loglog(devices, one * devices, ":", color="#7d8590", label="as many times one device")
+    spread = (middle - low, high - middle)
+    axes.errorbar(devices, middle, spread, fmt="o-", color="#0072b2", capsize=3, lw=1.5, label="median, min to max")
+    axes.set_ylim(low.min() / 1.5, 1.5 * one * devices[-1])
+    axes.set_xticks(devices, [f"{count:,}" for count in devices])
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_minor_locator(NullLocator())
+    axes.legend(frameon=False, loc="upper left")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e5e7eb", lw=0.8)
+    axes.set(xlabel="devices", ylabel="images per second, all models", title=options.model)
     figure.savefig(options.out / "pods.png", dpi=120)
-    print(f"drawn: {options.out / 'pods.png'}")
 
 
 def main() -> None:
@@ -119,6 +146,8 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     mine = options.out / f"host-{here.index}.json"
     mine.unlink(missing_ok=True)
+    if here.count > 1:  # all begin together, and what an earlier run left is gone
+        multihost_utils.sync_global_devices("begin")
     found = {str(count): throughput(count) for count in counts()}
     draft = mine.with_suffix(".draft")
     draft.write_text(json.dumps(found))

@@ -282,15 +282,17 @@ def interval(replicates: ArrayLike, point: float, *, level: float = 0.95) -> Int
       The interval; its ends are NaN, never a number, if all replicates are.
 
     Raises:
-      InputError: no replicates, a NaN estimate, or a level outside (0, 1).
+      InputError: no replicates, a NaN estimate, infinite numbers, or a level outside (0, 1).
 
     >>> interval([0.0, 1.0, 2.0, float("nan")], 1.0, level=0.5)
     Interval(low=0.5, high=1.5, num_dropped=1)
     """
     check_level(level)
-    replicates = real_array("replicates", replicates, ndim=(1,))
+    replicates = real_array("replicates", replicates, ndim=(1,)).astype(np.float64, copy=False)
     if np.isnan(point):
         raise InputError("the estimate is NaN: there is nothing to put an interval around")
+    if np.isinf(point) or np.isinf(replicates).any():
+        raise InputError("the estimate or a replicate is infinite: pass finite numbers")
     usable = replicates[~np.isnan(replicates)]
     dropped = replicates.size - usable.size
     if not usable.size:
@@ -331,7 +333,7 @@ def summarise(values: ArrayLike, replicates: ArrayLike, run_weights: ArrayLike, 
             f"pass [B, {values.size}] for both"
         )
     with np.errstate(invalid="ignore"):
-        weighted = np.where(run_weights > 0, run_weights * replicates, 0).sum(axis=1)
+        weighted = np.where(run_weights > 0, run_weights * replicates.astype(np.float64, copy=False), 0).sum(axis=1)
         means = weighted / run_weights.sum(axis=1)
     mean = float(values.mean(dtype=np.float64))
     std = float(values.std(ddof=1, dtype=np.float64)) if values.size > 1 else float("nan")
@@ -344,8 +346,8 @@ def _read_weights(weights: ArrayLike, num_columns: int) -> np.ndarray:
     array = np.asarray(weights)
     if array.ndim != 2 or array.shape[1] != num_columns or not array.size or array.dtype.kind not in "biuf":
         raise InputError(f"weights are {array.dtype} of shape {array.shape}: pass [B, {num_columns}] numbers")
-    if not array.min() >= 0:  # also false for NaN
-        raise InputError("weights are negative or NaN: pass counts of at least 0")
+    if not (array.min() >= 0 and array.max() < np.inf):  # also false for NaN
+        raise InputError("weights are infinite, negative or NaN: pass counts of at least 0")
     return array
 
 

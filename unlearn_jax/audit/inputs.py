@@ -74,6 +74,12 @@ def refuse_infinite(name: str, array: np.ndarray) -> None:
         raise InputError(f"{name} has {count} values that are NaN or infinite: pass finite numbers")
 
 
+def check_seed(seed: int) -> None:
+    """Raises an InputError unless the seed is one that NumPy's generator takes."""
+    if seed < 0:
+        raise InputError(f"seed is {seed}: pass a number of at least 0")
+
+
 def check_level(level: float) -> None:
     """Raises an InputError unless the confidence level is strictly between 0 and 1."""
     if not 0.0 < level < 1.0:

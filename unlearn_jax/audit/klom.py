@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from unlearn_jax.audit.bootstrap import Interval, interval
-from unlearn_jax.audit.inputs import check_level, mask_array, real_array, refuse_infinite, refuse_nan
+from unlearn_jax.audit.inputs import check_level, check_seed, mask_array, real_array, refuse_infinite, refuse_nan
 from unlearn_jax.types import InputError
 
 
@@ -137,12 +137,14 @@ def klom_summary(
       The summary; percentiles interpolate linearly between samples.
 
     Raises:
-      InputError: an empty mask, values that are NaN or infinite, no replicates, a level outside (0, 1).
+      InputError: an empty mask, values that are NaN or infinite, no replicates, a negative seed, a level outside
+        (0, 1).
 
     >>> klom_summary([0.1, 0.2, 0.9], [True, True, False]).mean.__round__(2)
     0.15
     """
     check_level(level)
+    check_seed(seed)
     if num_replicates < 1:
         raise InputError(f"num_replicates is {num_replicates}: pass at least 1, usually 1000")
     values = real_array("values", values, ndim=(1,)).astype(np.float64, copy=False)

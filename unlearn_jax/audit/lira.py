@@ -266,19 +266,26 @@ def _check_counts(counts: np.ndarray, name: str, variance: Variance, left_out: i
 
 def _side_of_block(values: np.ndarray, chosen: np.ndarray, center: Center) -> _Side:
     """Statistics of ``values [M, K]`` over the chosen models, ``[K]`` each."""
-    kept = np.where(chosen, values, 0)
+    kept = _where(chosen, values, 0.0)
     size = chosen.sum(axis=0)
     mean = kept.sum(axis=0, dtype=np.float64) / size
-    deviation = (kept - mean) * chosen
+    deviation = _where(chosen, kept - mean, 0.0)
     squares = np.einsum("mk,mk->k", deviation, deviation)
     last = np.take_along_axis(values, values.shape[0] - 1 - chosen[::-1].argmax(axis=0, keepdims=True), axis=0)[0]
     if center == "mean":
         return _Side(size, mean, squares, np.empty((0, mean.size)), last)
-    ranked = np.where(chosen, values, np.inf)
+    ranked = _where(chosen, values, np.inf)
     ranked.sort(axis=0)
     low, high = (size - 1) // 2, size // 2
     ranks = np.stack([np.maximum(high - 1, 0), low, high, np.minimum(low + 1, size - 1)])
     return _Side(size, mean, squares, np.take_along_axis(ranked, ranks, axis=0).astype(np.float64), last)
+
+
+def _where(chosen: np.ndarray, values: np.ndarray, other: float) -> np.ndarray:
+    """``np.where(chosen, values, other)`` on the bits of the floats: without branches, which irregular masks mislead."""
+    integer = np.dtype(f"i{values.itemsize}")
+    bits, other_bits = values.view(integer), np.array(other, values.dtype).view(integer)
+    return (other_bits ^ ((bits ^ other_bits) & -chosen.astype(integer))).view(values.dtype)
 
 
 def _whole(side: _Side) -> _Fit:

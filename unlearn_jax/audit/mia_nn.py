@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from unlearn_jax.audit.inputs import real_array, refuse_infinite
+from unlearn_jax.audit.inputs import check_seed, real_array, refuse_infinite
 from unlearn_jax.audit.predictions import softmax
 from unlearn_jax.types import InputError
 
@@ -110,6 +110,7 @@ class Discriminator:
                 raise InputError(f"{name} is {value}: pass a positive number")
         if self.max_samples is not None and self.max_samples < 1:
             raise InputError(f"max_samples is {self.max_samples}: pass at least 1, or None for all")
+        check_seed(self.seed)
 
     def draw(self, first: np.ndarray, second: np.ndarray) -> list[np.ndarray]:
         """Draws the training samples of both sides from their indices, without repeats."""
@@ -179,7 +180,9 @@ def nearest_neighbour(
     shares = np.zeros((models.shape[0], models.shape[2]))
     for i in np.setdiff1d(np.arange(models.shape[2]), gone):
         shares[:, i] = [_calls_against_rest(knobs, logits, labels, int(i), gone).mean() for logits in models]
-    return Neighbour(int(shares.mean(axis=0).argmax()), shares)
+    means = shares.mean(axis=0)
+    means[gone] = -1  # where no machine claims anything, a forgotten class would be the first of equals
+    return Neighbour(int(means.argmax()), shares)
 
 
 def discriminator_calls(

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from unlearn_jax.audit.inputs import real_array, refuse_infinite
+from unlearn_jax.audit.inputs import check_seed, real_array, refuse_infinite
 from unlearn_jax.types import InputError
 
 
@@ -183,7 +183,8 @@ def kodge_mia(
       The share and the predictions behind it.
 
     Raises:
-      InputError: arrays that are not one-dimensional, empty, or not finite; ``max_samples`` below 1.
+      InputError: arrays that are not one-dimensional, empty, or not finite; ``max_samples`` below 1 or a
+        negative seed.
 
     >>> kodge_mia([0.99, 0.98, 0.97], [0.0, 0.01], [0.0, 0.98]).share
     0.5
@@ -192,6 +193,7 @@ def kodge_mia(
 
     if max_samples is not None and max_samples < 1:
         raise InputError(f"max_samples is {max_samples}: pass at least 1, or None for all")
+    check_seed(seed)
     named = {"retain_train": retain_train, "forget_train": forget_train, "forget_test": forget_test}
     sides = []
     for name, values in named.items():

@@ -229,7 +229,8 @@ def _trimmed_mean(reference: np.ndarray, trim: float) -> np.ndarray:
     cut = int(trim * models)
     if cut:
         reference = np.partition(reference, (cut, models - cut - 1), axis=0)[cut : models - cut]
-    return reference.mean(axis=0, dtype=np.float64)
+    with np.errstate(invalid="ignore"):  # infinities of both signs: the caller refuses their mean
+        return reference.mean(axis=0, dtype=np.float64)
 
 
 def _offline_mean(reference: np.ndarray, member: np.ndarray, offline_a: float) -> np.ndarray:
@@ -243,7 +244,8 @@ def _offline_mean(reference: np.ndarray, member: np.ndarray, offline_a: float) -
         raise InputError(
             f"sample {where} is in every reference: offline RMIA needs one that never saw it, drop the sample"
         )
-    total = np.einsum("mn,mn->n", reference, outside, dtype=np.float64)
+    with np.errstate(invalid="ignore"):  # infinities of both signs: the caller refuses their mean
+        total = np.einsum("mn,mn->n", reference, outside, dtype=np.float64)
     return ((1 + offline_a) * (total / count) + (1 - offline_a)) / 2
 
 

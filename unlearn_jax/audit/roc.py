@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from unlearn_jax.audit.bootstrap import Interval, interval, sample_weights, weighted_auc
-from unlearn_jax.audit.inputs import check_level, mask_array, real_array, refuse_nan
+from unlearn_jax.audit.inputs import check_level, check_seed, mask_array, real_array, refuse_nan
 from unlearn_jax.types import InputError
 
 
@@ -133,9 +133,10 @@ def auc_interval(
       The interval, which contains the AUC. It has no width when the scores separate the classes perfectly.
 
     Raises:
-      InputError: as :func:`roc`, a level outside (0, 1), or no replicates.
+      InputError: as :func:`roc`, a level outside (0, 1), a negative seed, or no replicates.
     """
     check_level(level)
+    check_seed(seed)
     scores, is_member = _read(scores, is_member)
     weights = sample_weights(np.random.default_rng(seed), num_replicates, is_member)
     replicates = weighted_auc(scores, is_member, ~is_member, weights)

@@ -28,18 +28,22 @@ def _read(logits: ArrayLike, labels: ArrayLike) -> tuple[Array, Array]:
     labels = labels if isinstance(labels, jax.Array) else np.asarray(labels)
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise InputError(f"labels have dtype {labels.dtype}: pass integer class numbers")
-    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+    logits = jnp.asarray(logits)
     if logits.ndim < 1 or logits.shape[-1] < 2:
         raise InputError(f"logits have shape {logits.shape}: pass [..., C] with at least two classes")
+    if isinstance(labels, np.ndarray):  # int64 would lose its upper half on the way to JAX
+        labels = np.clip(labels.astype(np.int64), -1, logits.shape[-1]).astype(np.int32)
+    labels = jnp.asarray(labels)
     try:
         labels = jnp.broadcast_to(labels, logits.shape[:-1])
     except ValueError:
         raise InputError(
             f"labels of shape {labels.shape} do not broadcast to the logits' {logits.shape[:-1]}: pass one per sample"
         ) from None
-    classes = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+    kind = labels.dtype if labels.dtype.itemsize > 4 else jnp.int32
+    classes = jax.lax.broadcasted_iota(kind, logits.shape, logits.ndim - 1)
     wide = jnp.promote_types(logits.dtype, jnp.float32)
-    return logits.astype(wide), labels[..., None].astype(jnp.int32) == classes
+    return logits.astype(wide), labels[..., None].astype(kind) == classes
 
 
 def _pick(values: Array, hot: Array) -> Array:

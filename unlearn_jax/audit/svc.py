@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from unlearn_jax.audit.inputs import real_array, refuse_infinite
+from unlearn_jax.audit.inputs import check_seed, real_array, refuse_infinite
 from unlearn_jax.types import InputError
 
 
@@ -51,7 +51,8 @@ def mis(
       The share and the predictions behind it.
 
     Raises:
-      InputError: arrays that are not one-dimensional, empty, or not finite; ``max_samples`` below 1.
+      InputError: arrays that are not one-dimensional, empty, or not finite; ``max_samples`` below 1 or a
+        negative seed.
 
     >>> mis([0.99, 0.98, 0.97], [0.2, 0.3, 0.1], [0.15, 0.985]).share
     0.5
@@ -60,6 +61,7 @@ def mis(
 
     if max_samples is not None and max_samples < 1:
         raise InputError(f"max_samples is {max_samples}: pass at least 1, or None for all")
+    check_seed(seed)
     sides = []
     for name, values in (("retain", retain), ("test", test), ("forget", forget)):
         array = real_array(name, values, ndim=(1,)).astype(np.float64, copy=False)

@@ -20,7 +20,14 @@ from functools import lru_cache, partial
 import jax
 import jax.numpy as jnp
 
-from unlearn_jax.data.augment_policies import aug_mix, auto_augment, rand_augment, random_erasing, trivial_augment
+from unlearn_jax.data.augment_policies import (
+    aug_mix,
+    auto_augment,
+    check_keys,
+    rand_augment,
+    random_erasing,
+    trivial_augment,
+)
 from unlearn_jax.types import Array, InputError
 
 Augmentation = Callable[[Array, Array], Array]
@@ -58,7 +65,7 @@ def random_crop(key: Array, image: Array, *, padding: int = 4) -> Array:
       ``[H, W, ch]``, dtype of ``image``.
 
     Raises:
-      ValueError: ``padding`` is negative.
+      InputError: ``padding`` is negative.
 
     >>> image = jnp.arange(9, dtype=jnp.uint8).reshape(3, 3, 1)
     >>> random_crop(jax.random.key(0), image, padding=0)[:, :, 0].tolist()
@@ -98,9 +105,10 @@ def crop_flip(keys: Array, images: Array, *, padding: int = 4, flip: bool = True
       ``[B, H, W, ch]``, dtype of ``images``.
 
     Raises:
-      ValueError: ``padding`` is negative, or keys and images differ in number.
+      InputError: ``padding`` is negative, or keys and images differ in number.
     """
     _check_padding(padding)
+    check_keys(keys, images)
 
     def one(key: Array, image: Array) -> Array:
         key_crop, key_flip = jax.random.split(key)
@@ -123,7 +131,7 @@ def identity(keys: Array, images: Array) -> Array:
 
 def _check_padding(padding: int) -> None:
     if padding < 0:
-        raise ValueError(f"padding must be at least 0 pixels, got {padding}")
+        raise InputError(f"padding must be at least 0 pixels, got {padding}")
 
 
 AUGMENTATIONS: dict[str, Augmentation] = {

@@ -177,7 +177,20 @@ def _run(levels: Array, rows: Operation, chosen: Array) -> Array:
 def _per_image(keys: Array, images: Array, one: Callable[[Array, Array], Array]) -> Array:
     """Maps ``one(key, levels [ch, H, W]) -> levels`` over a batch of images of either type."""
     image_ops.check_channels(images)
+    check_keys(keys, images)
     return image_ops.from_levels(jax.vmap(one)(keys, image_ops.to_levels(images)), images.dtype)
+
+
+def check_keys(keys: Array, images: Array) -> None:
+    """Refuses a batch in which some image has no key of its own.
+
+    Raises:
+      InputError: keys and images differ in number.
+    """
+    if keys.shape[:1] != images.shape[:1]:
+        raise InputError(
+            f"keys of shape {keys.shape} for {len(images)} images: pass one for each, jax.random.split(key, number)"
+        )
 
 
 def _check_bins(num_bins: int) -> None:
@@ -201,7 +214,7 @@ def trivial_augment(keys: Array, images: Array, *, num_bins: int = 31) -> Array:
       ``[B, H, W, ch]``, dtype of ``images``; floats are whole grey levels over 255.
 
     Raises:
-      InputError: fewer than 2 bins, or neither one nor three channels.
+      InputError: fewer than 2 bins, neither one nor three channels, or not one key per image.
     """
     _check_bins(num_bins)
     rows = _trivial_rows(*images.shape[1:3], num_bins)
@@ -230,7 +243,7 @@ def rand_augment(keys: Array, images: Array, *, num_ops: int = 2, magnitude: int
       ``[B, H, W, ch]``, dtype of ``images``; floats are whole grey levels over 255.
 
     Raises:
-      InputError: a knob out of its range, or neither one nor three channels.
+      InputError: a knob out of its range, neither one nor three channels, or not one key per image.
     """
     _check_bins(num_bins)
     if num_ops < 1:
@@ -259,7 +272,7 @@ def auto_augment(keys: Array, images: Array) -> Array:
       ``[B, H, W, ch]``, dtype of ``images``; floats are whole grey levels over 255.
 
     Raises:
-      InputError: neither one nor three channels.
+      InputError: neither one nor three channels, or not one key per image.
     """
     rows = _auto_rows(*images.shape[1:3])
     skip = len(rows.factor) - 1
@@ -292,7 +305,7 @@ def aug_mix(keys: Array, images: Array, *, severity: int = 3) -> Array:
       ``[B, H, W, ch]``, dtype of ``images``; floats are whole grey levels over 255.
 
     Raises:
-      InputError: ``severity`` out of its range, or neither one nor three channels.
+      InputError: ``severity`` out of its range, neither one nor three channels, or not one key per image.
     """
     if not 1 <= severity <= _MIX_BINS:
         raise InputError(f"severity must be in 1..{_MIX_BINS}, got {severity}")
@@ -338,7 +351,7 @@ def random_erasing(
       ``[B, H, W, ch]``, dtype of ``images``; pixels outside the rectangle are untouched.
 
     Raises:
-      InputError: a knob out of its range.
+      InputError: a knob out of its range, or not one key per image.
     """
     if not 0 <= probability <= 1:
         raise InputError(f"probability must be in [0, 1], got {probability}")
@@ -346,6 +359,7 @@ def random_erasing(
         raise InputError(f"area must be two shares in (0, 1], the smaller first, got {area}")
     if not 0 < ratio[0] <= ratio[1]:
         raise InputError(f"ratio must be two numbers above 0, the smaller first, got {ratio}")
+    check_keys(keys, images)
     height, width = images.shape[1:3]
 
     def one(key: Array, image: Array) -> Array:

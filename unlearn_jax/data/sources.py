@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unlearn_jax.data import folder
+from unlearn_jax.data.splits import check_seed
 from unlearn_jax.types import Dataset, InputError
 
 
@@ -188,7 +189,7 @@ def load_digits(*, num_train: int = 900, seed: int = 0) -> Splits:
       ``"digits"``: uint8 images ``[N, 8, 8, 1]`` (the 17 grey levels spread over 0..255), 10 classes.
 
     Raises:
-      InputError: ``num_train`` is out of range.
+      InputError: ``num_train`` or the seed is out of range.
     """
     from sklearn import datasets
 
@@ -267,7 +268,7 @@ def load_folder(
     Raises:
       InputError: no such folder, only one of train and test, fewer than two classes, a class without images,
         classes that differ between train and test, an unreadable image, images of several sizes, or a bad
-        ``test_fraction``.
+        ``test_fraction`` or seed.
     """
     path = pathlib.Path(path)
     if not path.is_dir():
@@ -317,7 +318,7 @@ def resplit(splits: Splits, *, num_train: int, num_test: int, seed: int, balance
       The new data set, with the name and classes of ``splits``.
 
     Raises:
-      InputError: a size below 1, or more samples than exist, or a balance that cannot be.
+      InputError: a size below 1, a negative seed, more samples than exist, or a balance that cannot be.
     """
     pool = Dataset(*(np.concatenate([old, new]) for old, new in zip(splits.train, splits.test, strict=True)))
     if balanced:
@@ -342,6 +343,7 @@ def _balanced_order(splits: Splits, labels: np.ndarray, num_train: int, num_test
             f"{splits.name}: num_train + num_test = {num_train + num_test} takes {(num_train + num_test) // count} of "
             f"each class, and one has only {fewest}"
         )
+    check_seed(seed)
     rng = np.random.default_rng(seed)
     drawn = [rng.permutation(np.flatnonzero(labels == c)) for c in range(count)]
     each, more = num_train // count, num_test // count
@@ -366,6 +368,7 @@ def _draw(
         raise InputError(
             f"{name}: num_train + num_test = {num_train + num_test} is more than the {total} samples it has"
         )
+    check_seed(seed)
     order = np.random.default_rng(seed).permutation(total)
     train, test = (
         validate(Dataset(pool.images[rows], pool.labels[rows]), num_classes, what)

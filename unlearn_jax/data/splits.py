@@ -114,8 +114,8 @@ def forget_random(
       ``[N]`` bool with ``count`` entries True.
 
     Raises:
-      InputError: both or neither of ``fraction`` and ``count``, one of them out of range, or an unknown
-        generator.
+      InputError: both or neither of ``fraction`` and ``count``, one of them or the seed out of range, or an
+        unknown generator.
 
     >>> int(forget_random(1000, fraction=0.1, seed=0).sum())
     100
@@ -131,6 +131,7 @@ def forget_random(
         return forget_indices(legacy_indices(num_samples, count, seed=seed), num_samples)
     if generator != "default":
         raise InputError(f"generator must be 'default' or 'legacy', got {generator!r}")
+    check_seed(seed)
     _check_count(count, num_samples)
     return forget_indices(np.random.default_rng(seed).choice(num_samples, count, replace=False), num_samples)
 
@@ -147,11 +148,12 @@ def legacy_indices(num_samples: int, count: int, *, seed: int) -> npt.NDArray[np
       ``[count]`` int64, all different.
 
     Raises:
-      InputError: ``count`` is out of range.
+      InputError: ``count`` or ``seed`` is out of range.
 
     >>> legacy_indices(50_000, 5_000, seed=1)[:3].tolist()  # the 10% forget set published with AMUN
     [26247, 35067, 34590]
     """
+    check_seed(seed, "legacy")
     _check_count(count, num_samples)
     return np.random.RandomState(seed).choice(num_samples, count, replace=False).astype(np.int64)
 
@@ -179,7 +181,7 @@ def forget_class(labels: npt.ArrayLike, classes: int | Sequence[int]) -> Mask:
     if wanted.size == 0:
         raise InputError("forget classes are empty; name at least one class")
     if wanted.ndim != 1 or not np.issubdtype(wanted.dtype, np.integer):
-        raise InputError(f"forget classes must be integers, got {classes!r}")
+        raise InputError(f"forget classes must be integers, got {wanted.dtype} of shape {wanted.shape}")
     if np.unique(wanted).size != wanted.size:
         raise InputError(f"forget classes repeat a class: {wanted.tolist()}")
     missing = np.setdiff1d(wanted, labels)
@@ -234,7 +236,7 @@ def membership_design(num_models: int, num_samples: int, *, seed: int, generator
     Args:
       num_models: M, even and at least 2.
       num_samples: N, at least 1.
-      seed: of the draw.
+      seed: of the draw, at least 0, and below 2**32 with ``"legacy"``.
       generator: ``"legacy"`` gives bit for bit
         ``RandomState(seed).uniform(size=(M, N)).argsort(0) < M // 2`` (AMUN: seed 0, M = 128, N = 60,000 with
         the training set before the test set); ``"default"`` draws as many numbers only once.
@@ -243,7 +245,7 @@ def membership_design(num_models: int, num_samples: int, *, seed: int, generator
       ``[M, N]`` bool, every column with M/2 entries True.
 
     Raises:
-      InputError: M is odd or below 2, N below 1, or an unknown generator.
+      InputError: M is odd or below 2, N below 1, a seed out of range, or an unknown generator.
 
     >>> membership_design(4, 3, seed=0).sum(axis=0).tolist()
     [2, 2, 2]
@@ -257,6 +259,7 @@ def membership_design(num_models: int, num_samples: int, *, seed: int, generator
         raise InputError(f"a membership design needs at least one sample, got {num_samples}")
     if generator not in ("default", "legacy"):
         raise InputError(f"generator must be 'default' or 'legacy', got {generator!r}")
+    check_seed(seed, generator)
     design = np.empty((num_models, num_samples), bool)
     stream = np.random.default_rng(seed)
     for start in range(0, num_samples, _BLOCK_COLUMNS):
@@ -276,6 +279,16 @@ def _legacy_columns(num_models: int, num_samples: int, seed: int, block: slice) 
     for row in columns:
         row[...] = stream.random_sample(num_samples)[block]
     return columns
+
+
+def check_seed(seed: int, generator: Generator = "default") -> None:
+    """Refuses a seed that NumPy's generator has no stream for.
+
+    Raises:
+      InputError: the seed is negative, or 2**32 and above where the generator is the legacy one.
+    """
+    if seed < 0 or (generator == "legacy" and seed >= 2**32):
+        raise InputError(f"seed must be at least 0{', and below 2**32' if generator == 'legacy' else ''}, got {seed}")
 
 
 def _check_count(count: int, num_samples: int) -> None:

@@ -77,22 +77,36 @@ def load_tfds(
       InputError: not prepared (the message says where it was looked for and how to prepare it), no such
         version, config, split or feature, prepared in a format without random access, images of differing
         shapes, or values that :func:`unlearn_jax.data.validate` refuses.
-      DamagedFileError: the record files cannot be read.
+      DamagedFileError: the data set's description or its record files cannot be read.
     """
     builder_dir, label = _find_builder(name, data_dir)
-    cache = pathlib.Path(
-        cache_dir or os.environ.get("UNLEARN_JAX_CACHE") or pathlib.Path.home() / ".cache" / "unlearn_jax"
-    )
+    cache = pathlib.Path(cache_dir) if cache_dir else cache_folder()
     keys = (image_key, label_key, order_key)
     train, test = (_cached_split(builder_dir, label, split, keys, cache) for split in (train_split, test_split))
     return load_arrays(train.images, train.labels, test.images, test.labels, name=label, class_names=train.class_names)
 
 
+def cache_folder() -> pathlib.Path:
+    """Where decoded images are kept by default: ``$UNLEARN_JAX_CACHE``, or a folder of the user's home.
+
+    Raises:
+      InputError: the user has no home, and names no folder.
+    """
+    return _at_home(os.environ.get("UNLEARN_JAX_CACHE") or "~/.cache/unlearn_jax")
+
+
+def _at_home(folder: str | os.PathLike[str]) -> pathlib.Path:
+    try:
+        return pathlib.Path(folder).expanduser()
+    except RuntimeError:
+        raise InputError(
+            f"{folder} is in a home folder that cannot be found: set HOME, or UNLEARN_JAX_CACHE and TFDS_DATA_DIR"
+        ) from None
+
+
 def _find_builder(name: str, data_dir: str | os.PathLike[str] | None) -> tuple[pathlib.Path, str]:
     """The folder ``data_dir/name[/config]/version`` of a prepared data set, and ``name[/config]``."""
-    root = pathlib.Path(
-        data_dir or os.environ.get("TFDS_DATA_DIR") or pathlib.Path.home() / "tensorflow_datasets"
-    ).expanduser()
+    root = _at_home(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
     label, _, wanted = name.partition(":")
     if not re.fullmatch(r"\w+(/[\w.+-]+)?", label):
         raise InputError(f"{name!r} is not a TFDS name; write name, name/config, name:version or name/config:version")
@@ -159,16 +173,23 @@ def _cached_split(
 
 
 def _read_entry(entry: pathlib.Path) -> _Decoded | None:
-    """The cache entry, images memory-mapped, or None if it is absent, truncated or otherwise unusable."""
+    """The cache entry, images memory-mapped, or None if it is absent, damaged or otherwise unusable."""
     try:
         meta = json.loads((entry / "meta.json").read_text())
+        if any(_sha256(entry / name) != checksum for name, checksum in meta["files"].items()):
+            return None
         images = np.load(entry / "images.npy", mmap_mode="r")
         labels = np.load(entry / "labels.npy")
         if list(images.shape) != meta["shape"] or len(labels) != len(images):
             return None
         return _Decoded(images, labels, meta["class_names"])
-    except (OSError, ValueError, EOFError, KeyError, TypeError):
+    except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _sha256(file: pathlib.Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _write_entry(entry: pathlib.Path, decoded: _Decoded) -> None:
@@ -180,7 +201,8 @@ def _write_entry(entry: pathlib.Path, decoded: _Decoded) -> None:
             with open(partial / name, "wb") as file:
                 np.save(file, array, allow_pickle=False)
                 os.fsync(file.fileno())
-        meta = {"shape": list(decoded.images.shape), "class_names": decoded.class_names}
+        files = {file.name: _sha256(file) for file in partial.iterdir()}
+        meta = {"shape": list(decoded.images.shape), "class_names": decoded.class_names, "files": files}
         (partial / "meta.json").write_text(json.dumps(meta))
         if _read_entry(entry) is None:  # absent, or a damaged entry to replace
             shutil.rmtree(entry, ignore_errors=True)
@@ -196,7 +218,13 @@ def _decode_split(builder_dir: pathlib.Path, label: str, split: str, keys: tuple
     with quiet_tfds():
         import tensorflow_datasets as tfds
 
-        builder = tfds.builder_from_directory(builder_dir)
+        try:
+            builder = tfds.builder_from_directory(builder_dir)
+        except Exception as error:  # whatever a description that is no description leads to
+            reason = " ".join(str(error).split())
+            raise DamagedFileError(
+                f"{label}: cannot read the description in {builder_dir} ({reason}); prepare the data set again"
+            ) from error
         features: Any = builder.info.features
         for key in (image_key, label_key):
             if key not in features:

@@ -3,7 +3,8 @@
 XLA's CPU backend computes the weight gradient that autodiff writes for a convolution 40 times slower inside any loop
 (``scan``, ``fori_loop``, ``map``, ``cond``) than outside it, because the pass that finds the fast kernel looks for the
 layout NHWC x HWIO in the entry computation only. :func:`canonical_conv` writes both gradients in that layout to begin
-with, so that whole epochs can live in one compiled scan.
+with, so that whole epochs can live in one compiled scan. Large batches it takes a few images at a time, which keeps
+what is rearranged in the cache; and wide layers it trains in Winograd's form.
 
 Every form has the signature that Flax layers expect of their ``conv_general_dilated=`` argument.
 """
@@ -16,10 +17,16 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from unlearn_jax.models import winograd
 from unlearn_jax.types import Array, InputError
 
 Padding = tuple[tuple[int, int], ...]
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+PART = 2**20
+"""Bytes of activations that are worked on at a time, where that is faster than all at once."""
+FEW_CHANNELS, MANY_CHANNELS, MANY_POSITIONS = 4, 32, 1024
+"""Inputs up to which training's forward pass is a matrix product over columns, and inputs, outputs and positions from
+which it is Winograd's."""
 
 
 def _explicit_padding(
@@ -40,7 +47,58 @@ def _canonical(image: Array, kernel: Array, strides: tuple[int, int], padding: P
 
 
 def _canonical_forward(image: Array, kernel: Array, strides: tuple[int, int], padding: Padding) -> tuple[Array, Any]:
+    """What training runs; equal to :func:`_plain` to rounding."""
+    if _winograd_pays(image, kernel, strides, padding):
+        return _winograd(image, kernel, padding), (image, kernel)
+    if image.shape[-1] <= FEW_CHANNELS and all(side >= 0 for pair in padding for side in pair):
+        columns = partial(im2col_conv, rhs=kernel, window_strides=strides, padding=padding)
+        size = image.size * kernel.shape[0] * kernel.shape[1] * image.dtype.itemsize
+        return _by_parts(columns, image, size), (image, kernel)
     return _plain(image, kernel, strides, padding), (image, kernel)
+
+
+def _winograd_pays(image: Array, kernel: Array, strides: tuple[int, int], padding: Sequence[tuple[int, int]]) -> bool:
+    batch, rows, columns, _ = image.shape
+    return (
+        kernel.shape[:2] == (3, 3)
+        and strides == (1, 1)
+        and image.dtype == kernel.dtype == jnp.float32
+        and min(kernel.shape[2:]) >= MANY_CHANNELS
+        and batch * rows * columns >= MANY_POSITIONS
+        and all(0 <= side <= 2 for pair in padding for side in pair)
+    )
+
+
+def _winograd(image: Array, kernel: Array, padding: Sequence[tuple[int, int]]) -> Array:
+    frequencies = winograd.frequencies_of_kernel(kernel)
+    size = image.size // image.shape[-1] * max(kernel.shape[2:]) * image.dtype.itemsize
+    return _by_parts(lambda few: winograd.convolve(few, frequencies, padding), image, size)
+
+
+def _num_parts(batch: int, size: int) -> int:
+    """Equal parts that a batch with ``size`` bytes is done in, so that each stays in the cache; 1 where none fit."""
+    needed = min(1 + size // PART, batch)
+    return next((n for n in range(max(needed, 1), min(4 * needed, batch) + 1) if batch % n == 0), 1)
+
+
+def _by_parts(fun: Callable[[Array], Array], image: Array, size: int) -> Array:
+    """``fun`` of a few images at a time."""
+    parts = _num_parts(len(image), size)
+    if parts == 1:
+        return fun(image)
+    done = lax.map(fun, image.reshape(parts, len(image) // parts, *image.shape[1:]))
+    return done.reshape(len(image), *done.shape[2:])
+
+
+def _sum_by_parts(fun: Callable[[Array, Array], Array], image: Array, cotangent: Array) -> Array:
+    """``fun`` of a few images at a time, added up."""
+    parts = _num_parts(len(image), max(image.size, cotangent.size) * image.dtype.itemsize)
+    if parts == 1:
+        return fun(image, cotangent)
+    both = [array.reshape(parts, len(array) // parts, *array.shape[1:]) for array in (image, cotangent)]
+    shape = jax.eval_shape(fun, *(array[0] for array in both))
+    zero = jnp.zeros(shape.shape, jnp.promote_types(shape.dtype, jnp.float32))
+    return lax.scan(lambda total, few: (total + fun(*few), None), zero, both)[0].astype(shape.dtype)
 
 
 def _canonical_backward(
@@ -55,15 +113,16 @@ def _canonical_backward(
     ]
     kernel_pads = [(low, k - 1 - (size + low - d)) for (size, k, _, _, (low, _)), d in zip(sizes, dilated, strict=True)]
     flipped = jnp.flip(kernel, (0, 1)).transpose(0, 1, 3, 2)
-    d_image = _plain(cotangent, flipped, (1, 1), tuple(image_pads), lhs_dilation=strides)
-    d_kernel = _plain(
-        image.transpose(3, 1, 2, 0),
-        cotangent.transpose(1, 2, 0, 3),
-        (1, 1),
-        tuple(kernel_pads),
-        rhs_dilation=strides,
-    ).transpose(1, 2, 0, 3)
-    return d_image, d_kernel
+    if _winograd_pays(cotangent, flipped, strides, image_pads):
+        d_image = _winograd(cotangent, flipped, image_pads)
+    else:
+        d_image = _plain(cotangent, flipped, (1, 1), tuple(image_pads), lhs_dilation=strides)
+
+    def d_kernel(image: Array, cotangent: Array) -> Array:
+        last = image.transpose(3, 1, 2, 0), cotangent.transpose(1, 2, 0, 3)
+        return _plain(*last, (1, 1), tuple(kernel_pads), rhs_dilation=strides).transpose(1, 2, 0, 3)
+
+    return d_image, _sum_by_parts(d_kernel, image, cotangent)
 
 
 _canonical.defvjp(_canonical_forward, _canonical_backward)
@@ -92,8 +151,9 @@ def canonical_conv(
 ) -> Array:
     """``lax.conv_general_dilated`` with gradients in the layout that XLA:CPU computes fast anywhere.
 
-    Same values, gradients equal to autodiff's. Reverse mode, ``jvp`` of ``grad`` and ``grad`` of ``grad`` work; direct
-    forward mode (``jax.jvp``, ``jax.linear_transpose``) does not: use :func:`jax.lax.conv_general_dilated` there.
+    Values and gradients equal autodiff's to rounding. Reverse mode, ``jvp`` of ``grad`` and ``grad`` of ``grad`` work;
+    direct forward mode (``jax.jvp``, ``jax.linear_transpose``) does not: use :func:`jax.lax.conv_general_dilated`
+    there.
 
     Args:
       lhs: images ``[B, H, W, in]``.
@@ -178,11 +238,12 @@ def convolution(name: str = "auto") -> Callable[..., Array]:
     return CONVOLUTIONS[name]
 
 
+@jax.custom_jvp
 def max_pool_2x2(images: Array) -> Array:
     """2x2 max pooling with stride 2 as the maximum of strided slices; an odd last row or column is dropped.
 
-    Four times faster than ``reduce_window`` on CPU for a whole training step. Its gradient splits ties evenly instead
-    of giving them to one element; after a ReLU that matters nowhere but at zeros.
+    Many times faster than ``reduce_window`` on CPU. Its gradient splits ties evenly instead of giving them to one
+    element; after a ReLU that matters nowhere but at zeros.
 
     Args:
       images: ``[B, H, W, ch]``.
@@ -190,6 +251,22 @@ def max_pool_2x2(images: Array) -> Array:
     Returns:
       ``[B, H // 2, W // 2, ch]``.
     """
-    images = images[:, : images.shape[1] // 2 * 2, : images.shape[2] // 2 * 2]
+    images = _even(images)
     top = jnp.maximum(images[:, ::2, ::2], images[:, ::2, 1::2])
     return jnp.maximum(top, jnp.maximum(images[:, 1::2, ::2], images[:, 1::2, 1::2]))
+
+
+def _even(images: Array) -> Array:
+    return images[:, : images.shape[1] // 2 * 2, : images.shape[2] // 2 * 2]
+
+
+@max_pool_2x2.defjvp
+def _max_pool_tangent(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    """By windows, not by slices: transposed, it writes the gradient once, where slices would add up four."""
+    (images,), (tangent,) = primals, tangents
+    largest = max_pool_2x2(images)
+    batch, rows, columns, channels = largest.shape
+    windows, changes = (_even(array).reshape(batch, rows, 2, columns, 2, channels) for array in (images, tangent))
+    chosen = windows == largest[:, :, None, :, None]
+    count = jnp.sum(chosen, (2, 4)).astype(images.dtype)
+    return largest, jnp.sum(jnp.where(chosen, changes, 0), (2, 4)) / count

@@ -8,6 +8,7 @@ under way keeps Orbax checkpoints (state of the optimiser, epoch, keys) in ``tra
 
 import dataclasses
 import hashlib
+import logging
 import pathlib
 import shutil
 import time
@@ -61,6 +62,7 @@ class Bank:
         self.spec, self.settings = spec, settings
         self.folder = root / f"{spec.name}-{spec.key[:16]}"
         self._finished: dict[tuple[int, int], dict[str, Any]] | None = None
+        self._sound: dict[pathlib.Path, dict[str, Any]] = {}
 
     def finished(self) -> dict[tuple[int, int], dict[str, Any]]:
         """Manifests of the finished, sound groups by first and last model; files are checked once per process."""
@@ -69,9 +71,9 @@ class Bank:
         groups = {}
         for folder in sorted(self.folder.glob("models-*-*")):
             first, last = map(int, folder.name.split("-")[1:])
-            manifest = store.find_manifest(folder)
+            manifest = self._sound.get(folder) or store.find_manifest(folder)
             if manifest is not None:
-                groups[first, last] = manifest
+                groups[first, last] = self._sound[folder] = manifest
         self._finished = groups
         return groups
 
@@ -91,6 +93,7 @@ class Bank:
 
         Raises:
           DivergedError: a model's loss was not finite.
+          DamagedFileError: a group cannot be read back as it was written.
 
         Warns:
           DamagedFileWarning: a stored file is not what was written; its group is moved aside and trained again.
@@ -98,21 +101,31 @@ class Bank:
         here = hosts.here()
         store.make_folder(self.folder)
         self._finished = None  # another process may have trained meanwhile
+        self._sound.clear()
         missing = self.missing()
         if missing:
             self._train(missing, progress, here)
             here.wait(self._complete)
             self._finished = None
-            if here.first:
-                for stale in self.folder.glob("training-*"):  # of another grouping
-                    shutil.rmtree(stale, ignore_errors=True)  # its process may be removing it, too
+        if lost := self.missing():
+            raise store.changed(self.folder / f"model {lost[0]}")
+        if here.first:
+            self._tidy()
         cost: dict[str, float] = {}
         for manifest in self.finished().values():
             cost = clock.add(cost, manifest["cost"])
         return cost, not missing
 
+    def _tidy(self) -> None:
+        """Removes checkpoints and half-written groups of processes that were killed, or of another grouping."""
+        patterns = ("training-*", ".models-*-*")
+        if any(list(self.folder.glob(pattern)) for pattern in patterns):
+            with store.lock_range(self.folder, 0, len(self.spec.member) - 1):  # nobody trains
+                for stale in (folder for pattern in patterns for folder in self.folder.glob(pattern)):
+                    shutil.rmtree(stale, ignore_errors=True)  # its process may be removing it, too
+
     def _complete(self) -> bool:
-        """Whether every model is there and sound, looked at afresh; files are read once there are enough."""
+        """Whether every model is there and sound; new files are read once there are enough."""
         ranges = [folder.name.split("-")[1:] for folder in self.folder.glob("models-*-*")]
         if sum(int(last) - int(first) + 1 for first, last in ranges) < len(self.spec.member):
             return False
@@ -180,7 +193,7 @@ class Bank:
 
         def fill(folder: pathlib.Path) -> None:
             store.save_tree(folder / "models.npz", variables)
-            np.save(folder / "logits.npy", logits)
+            store.save_array(folder / "logits.npy", logits)
 
         cost = clock.add(cost, before)
         last = [float(loss) for loss in losses[: len(rows), -1]] if losses.size else []
@@ -195,7 +208,7 @@ class Bank:
 
     def logits(self) -> np.ndarray:
         """``[M, N, C]`` float32 of all models over the pool (memory-mapped where it is one group)."""
-        parts = [np.load(self._group(group) / "logits.npy", mmap_mode="r") for group in sorted(self.finished())]
+        parts = [store.load_array(self._group(group) / "logits.npy") for group in sorted(self.finished())]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def variables(self) -> Variables:
@@ -257,8 +270,11 @@ class _Checkpoints:
 
     def _close(self) -> None:
         if self._manager is not None:
-            self._manager.close()
-            self._manager = None
+            try:
+                self._manager.close()
+            finally:
+                self._manager = None
+                logging.getLogger("absl").removeFilter(_worth_saying)
 
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:
@@ -268,6 +284,7 @@ class _Checkpoints:
             )
             self._folder.mkdir(exist_ok=True)
             options = ocp.CheckpointManagerOptions(max_to_keep=2, create=False, multiprocessing_options=alone)
+            logging.getLogger("absl").addFilter(_worth_saying)
             self._manager = ocp.CheckpointManager(self._folder, options=options)
         return self._manager
 
@@ -310,6 +327,12 @@ class _Checkpoints:
             saved = {"state": host, "seconds": spent, "checksum": _checksum(host)}
             self._open().save(int(host.epoch[0]), args=_TreeArgs(saved))
             self._last = time.monotonic()
+
+
+def _worth_saying(record: logging.LogRecord) -> bool:
+    """Not what Orbax raises in a thread, as it raises that again; nor its metadata, which decide nothing."""
+    said = record.getMessage()
+    return "_SignalingThread.run() raised" not in said and "Failed to json parse Metadata file" not in said
 
 
 def _checksum(tree: Any) -> np.ndarray:

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from unlearn_jax.audit import Discriminator
 
-FORMAT = 1
-"""Raised when stored files change meaning; part of every content key."""
+FORMAT = 2
+"""Raised when stored files change meaning, or training its bits; part of every content key."""
 
 
 @dataclasses.dataclass(frozen=True)

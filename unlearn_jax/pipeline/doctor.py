@@ -17,9 +17,10 @@ from jax import lax
 
 from unlearn_jax import audit, data, models, replicas, spectral, train
 from unlearn_jax.attacks import adversarial_set
+from unlearn_jax.data.tfds_reader import cache_folder
 from unlearn_jax.losses import class_similarity, tilted_target
 from unlearn_jax.pipeline import clock, store
-from unlearn_jax.types import Dataset, Variables
+from unlearn_jax.types import Dataset, InputError, Variables
 
 
 class Known(NamedTuple):
@@ -49,7 +50,7 @@ def doctor() -> tuple[str, bool]:
     Returns:
       The text, and True if every check passed.
     """
-    found = [check() for check in CHECKS]
+    found = [_outcome(check) for check in CHECKS]
     width = max(len(known.name) for known in found)
     lines = [f"{name:18} {value}" for name, value in environment()]
     lines += ["", f"{'known numbers':{width + 6}} expected        here"]
@@ -62,6 +63,16 @@ def doctor() -> tuple[str, bool]:
         "all known numbers came out" if not bad else f"{bad} of {len(found)} numbers are wrong: do not trust a table",
     ]
     return "\n".join(lines), not bad
+
+
+def _outcome(check: Callable[[], Known]) -> Known:
+    """What a check found; one that fails to compute anything is a number that did not come out."""
+    try:
+        return check()
+    except Exception as error:  # whatever an installation that does not work raises
+        name = check.__name__.strip("_").replace("_", " ")
+        reason = (str(error).strip().splitlines() or [""])[0][:80]
+        return Known(f"{name}: {type(error).__name__}: {reason}", float("nan"), float("nan"), 0.0)
 
 
 def environment() -> Iterator[tuple[str, str]]:
@@ -78,16 +89,27 @@ def environment() -> Iterator[tuple[str, str]]:
         f"{pages / 2**30:.1f} GiB, {clock.peak_memory_mb() / 2**10:.1f} used",
     )
     yield "cores", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
-    cache = jax.config.values["jax_compilation_cache_dir"]
-    yield "compilation cache", _folder_size(cache) if cache else "none"
+    cache = jax.config.values["jax_enable_compilation_cache"] and jax.config.values["jax_compilation_cache_dir"]
+    yield "compilation cache", _folder(pathlib.Path(cache), "programs") if cache else "none"
+    try:
+        yield "data cache", _folder(cache_folder() / "tfds", "splits")
+    except InputError as error:
+        yield "data cache", f"none: {error}"
     yield "free disk here", f"{shutil.disk_usage('.').free / 2**30:.1f} GiB"
     for switch in ("jax_enable_x64", "jax_debug_nans", "jax_debug_key_reuse", "jax_default_matmul_precision"):
         yield switch.removeprefix("jax_"), str(jax.config.values[switch])
 
 
-def _folder_size(folder: str) -> str:
-    files = [file for file in pathlib.Path(folder).glob("*") if file.is_file()]
-    return f"{folder} ({len(files)} programs, {sum(file.stat().st_size for file in files) / 2**20:.0f} MiB)"
+def _folder(folder: pathlib.Path, things: str) -> str:
+    """A cache: where it is, how many things are in it, their size, and whether more can be put there."""
+    try:
+        entries = list(folder.iterdir()) if folder.is_dir() else []
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    except OSError as error:  # unreadable, or another process tidies up
+        return f"{folder} (cannot be read: {error.strerror})"
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    writable = there.is_dir() and os.access(there, os.W_OK)
+    return f"{folder} ({len(entries)} {things}, {size / 2**20:.0f} MiB{'' if writable else '; cannot be written'})"
 
 
 def _signal() -> Known:
@@ -127,7 +149,7 @@ def _norm() -> Known:
     kernel = rng.normal(size=(3, 3, 1, 4)).astype(np.float32)
     pass_ = lambda k, x: lax.conv_general_dilated(x, k, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))  # noqa: E731
     rows = np.asarray(pass_(kernel, np.eye(36, dtype=np.float32).reshape(36, 6, 6, 1)), np.float64).reshape(36, -1)
-    found = spectral.lanczos(lambda x: pass_(kernel, x[None])[0], jnp.ones((6, 6, 1)), num_iters=30)[0][0]
+    found = spectral.lanczos(lambda x: pass_(kernel, x[None])[0], jnp.ones((6, 6, 1), jnp.float32), num_iters=30)[0][0]
     return Known("norm of a convolution", float(np.linalg.norm(rows, 2)), float(found), 1e-3)
 
 

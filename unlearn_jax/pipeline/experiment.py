@@ -221,7 +221,7 @@ def _compute(path: pathlib.Path, part: Part, needed: list[Arrays]) -> None:
         raise ValueError(f"array {odd[0]!r} of {path.name} holds Python objects, which cannot be stored")
 
     def fill(folder: pathlib.Path) -> None:
-        np.savez(folder / "arrays.npz", **arrays)  # type: ignore[arg-type]
+        store.save_arrays(folder / "arrays.npz", arrays)
 
     store.write_folder(
         path, fill, {"settings": to_json(dict(part.settings)), "cost": cost, "versions": store.versions()}
@@ -230,5 +230,4 @@ def _compute(path: pathlib.Path, part: Part, needed: list[Arrays]) -> None:
 
 def _read(path: pathlib.Path, manifest: Mapping[str, Any]) -> Arrays:
     assert set(manifest["files"]) == {"arrays.npz"}
-    with np.load(path / "arrays.npz", allow_pickle=False) as stored:
-        return {key: stored[key] for key in stored.files}
+    return store.load_arrays(path / "arrays.npz")

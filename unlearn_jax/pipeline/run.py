@@ -161,9 +161,7 @@ def _audit(plan: Plan, unlearned: dict[str, stages.Parts]) -> tuple[dict[str, An
 def _publish(results: dict[str, Any], arrays: dict[str, np.ndarray], folder: pathlib.Path) -> None:
     from unlearn_jax.pipeline.report import write_report, write_tables  # matplotlib is slow to import
 
-    draft = folder / f".arrays-{os.getpid()}.npz"
-    np.savez_compressed(draft, **arrays)  # type: ignore[arg-type]
-    draft.replace(folder / "arrays.npz")
+    store.write_file(folder / "arrays.npz", lambda draft: np.savez_compressed(draft, **arrays))  # type: ignore[arg-type]
     write_tables(results, folder)
     write_report(results, arrays, folder / "report.html")
     # last: its presence says that all is there

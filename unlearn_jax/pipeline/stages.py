@@ -47,6 +47,7 @@ class Parts:
         """Splits the items into parts of at most ``group``, of items that forget equally many samples."""
         self.folder = folder
         self.parts: list[list[int]] = []
+        self._sound: dict[int, dict[str, Any]] = {}
         for size in sorted(set(sizes)):
             items = [i for i, s in enumerate(sizes) if s == size]
             step = -(-len(items) // -(-len(items) // group))
@@ -58,8 +59,11 @@ class Parts:
         return self.folder / f"part-{part:03d}-{name}"
 
     def missing(self) -> list[int]:
-        """Parts that are not there yet, or damaged."""
-        return [part for part in range(len(self.parts)) if store.find_manifest(self.path(part)) is None]
+        """Parts that are not there yet, or damaged; the files of a part are read until they are found sound."""
+        for part in range(len(self.parts)):
+            if part not in self._sound and (manifest := store.find_manifest(self.path(part))) is not None:
+                self._sound[part] = manifest
+        return [part for part in range(len(self.parts)) if part not in self._sound]
 
     def ensure(
         self,
@@ -77,7 +81,11 @@ class Parts:
 
         Returns:
           What all parts cost when they were made, and whether all were there already.
+
+        Raises:
+          DamagedFileError: a part cannot be read back as it was written.
         """
+        self._sound.clear()
         here, missing = hosts.here(), self.missing()
         mine = [part for part in missing if here.does(part)]
         if mine:
@@ -86,11 +94,11 @@ class Parts:
                     self._make(part, compute, about)
                     bar.update()
         here.wait(lambda: all(self.path(part).is_dir() for part in missing) and not self.missing())
+        if lost := self.missing():
+            raise store.changed(self.path(lost[0]))
         cost: dict[str, float] = {}
         for part in range(len(self.parts)):
-            manifest = store.read_manifest(self.path(part))
-            assert manifest is not None
-            cost = clock.add(cost, manifest["cost"])
+            cost = clock.add(cost, self._sound[part]["cost"])
         return cost, not missing
 
     def _make(self, part: int, compute: Callable[..., Any], about: dict[str, Any]) -> None:
@@ -104,7 +112,7 @@ class Parts:
 
         def fill(folder: pathlib.Path) -> None:
             for name, array in arrays.items():
-                np.save(folder / f"{name}.npy", array)
+                store.save_array(folder / f"{name}.npy", array)
             if variables is not None:
                 store.save_tree(folder / "models.npz", variables)
 
@@ -115,7 +123,7 @@ class Parts:
         found = {
             item: array
             for part, items in enumerate(self.parts)
-            for item, array in zip(items, np.load(self.path(part) / f"{name}.npy", mmap_mode="r"), strict=True)
+            for item, array in zip(items, store.load_array(self.path(part) / f"{name}.npy"), strict=True)
         }
         return [found[item] for item in sorted(found)]
 

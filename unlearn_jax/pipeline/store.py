@@ -1,6 +1,7 @@
 """Files between stages: folders that appear whole or not at all, and are checked when they are read."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import importlib.metadata
@@ -9,9 +10,10 @@ import json
 import os
 import pathlib
 import platform
+import re
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -22,6 +24,8 @@ from unlearn_jax.pipeline import hosts
 from unlearn_jax.types import DamagedFileError, InputError, PyTree
 
 MANIFEST = "manifest.json"
+PROCESSES = ".lock-processes"
+"""Locked number by number, one for each process of a run."""
 
 
 def write_folder(path: pathlib.Path, fill: Callable[[pathlib.Path], None], manifest: dict[str, Any]) -> None:
@@ -30,7 +34,7 @@ def write_folder(path: pathlib.Path, fill: Callable[[pathlib.Path], None], manif
     Args:
       path: must not exist, or be a folder to replace; the caller holds the lock of a folder above it.
       fill: writes the files into the folder it is given.
-      manifest: stored as ``manifest.json`` with the SHA-256 of every file.
+      manifest: stored as ``manifest.json`` with the SHA-256 of every file, and of itself.
     """
     for orphan in path.parent.glob(f".{path.name}-*"):  # of a process that was killed while it wrote
         shutil.rmtree(orphan)
@@ -39,6 +43,8 @@ def write_folder(path: pathlib.Path, fill: Callable[[pathlib.Path], None], manif
     try:
         fill(draft)
         files = {file.name: _sha256(file) for file in sorted(draft.iterdir())}
+        manifest = json.loads(json.dumps({**manifest, "files": files}))
+        files[MANIFEST] = _manifest_sha256(manifest)
         write_text(draft / MANIFEST, json.dumps({**manifest, "files": files}, indent=1))
         if path.exists():
             shutil.rmtree(path)
@@ -58,14 +64,23 @@ def read_manifest(path: pathlib.Path) -> dict[str, Any] | None:
         return None
     try:
         manifest = json.loads((path / MANIFEST).read_text())
-        files = manifest["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        files = dict(manifest["files"])
+        own = _manifest_sha256(manifest)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged(path / MANIFEST, path) from error
+    if files.pop(MANIFEST, own) != own:
+        raise damaged(path / MANIFEST, path)
     for name, checksum in files.items():
         file = path / name
         if not file.is_file() or _sha256(file) != checksum:
             raise damaged(file, path)
-    return manifest
+    return {**manifest, "files": files}
+
+
+def _manifest_sha256(manifest: dict[str, Any]) -> str:
+    """Checksum of what a manifest says, its own checksum left out."""
+    files = {name: checksum for name, checksum in manifest["files"].items() if name != MANIFEST}
+    return hashlib.sha256(json.dumps({**manifest, "files": files}, sort_keys=True).encode()).hexdigest()
 
 
 def damaged(file: pathlib.Path, folder: pathlib.Path) -> DamagedFileError:
@@ -73,6 +88,13 @@ def damaged(file: pathlib.Path, folder: pathlib.Path) -> DamagedFileError:
     return DamagedFileError(
         f"{file} is missing, truncated or changed since it was written: delete the folder {folder} and run the same "
         "command again to rebuild it"
+    )
+
+
+def changed(what: pathlib.Path) -> DamagedFileError:
+    """The error for something that was written in this run and is not sound."""
+    return DamagedFileError(
+        f"{what} was changed or removed while this run was at work: check the disk, and run the same command again"
     )
 
 
@@ -118,22 +140,85 @@ def _sha256(file: pathlib.Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a file in one step: a reader sees the old file or the new one, never a half."""
+def write_file(path: pathlib.Path, fill: Callable[[pathlib.Path], object]) -> None:
+    """Makes a file in one step: a reader sees the old file or the new one, never a half.
+
+    Args:
+      path: the file; its folder is made.
+      fill: writes the file of another name, with the same suffix, that it is given.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}-{os.getpid()}")
+    draft = path.with_name(f".{path.name}-{os.getpid()}{path.suffix}")
     try:
-        draft.write_text(text, encoding="utf-8")
-        os.replace(draft, path)
+        with _naming(path):
+            fill(draft)
+            os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a text file in one step, see :func:`write_file`."""
+    write_file(path, lambda draft: draft.write_text(text, encoding="utf-8"))
+
+
+def save_array(path: pathlib.Path, array: np.ndarray) -> None:
+    """An array as ``.npy``, without pickle."""
+    with _naming(path):
+        np.save(path, array, allow_pickle=False)
+
+
+def save_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Arrays by name as one ``.npz``."""
+    with _naming(path):
+        np.savez(path, **arrays)  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def _naming(path: pathlib.Path) -> Iterator[None]:
+    """Adds the file to what is said of a disk that is full; NumPy gives no number where it took fewer bytes."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        number = errno.ENOSPC if error.errno is None else error.errno
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def load_array(path: pathlib.Path) -> np.ndarray:
+    """The inverse of :func:`save_array`, as a read-only map of the file.
+
+    Raises:
+      DamagedFileError: not such a file; one of pickled objects is not, and nothing of it is executed.
+    """
+    with _refusing(path):
+        return np.lib.format.open_memmap(path, mode="r")
+
+
+def load_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The arrays of an ``.npz`` file by name.
+
+    Raises:
+      DamagedFileError: as :func:`load_array`.
+    """
+    with _refusing(path), path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored.files}  # numpy leaves a truncated file that it opened open
+
+
+@contextlib.contextmanager
+def _refusing(path: pathlib.Path) -> Iterator[None]:
+    """What NumPy's readers say, half a dozen types of exceptions, as one."""
+    try:
+        yield
+    except Exception as error:
+        raise damaged(path, path.parent) from error
 
 
 def save_tree(path: pathlib.Path, tree: PyTree) -> None:
     """A pytree of arrays as one ``.npz``, leaves named by their path; no pickle, unknown types as bytes."""
     leaves, _ = jax.tree.flatten_with_path(tree)
-    arrays: Any = {jax.tree_util.keystr(place): np.asarray(leaf) for place, leaf in leaves}
-    np.savez(path, **arrays)
+    save_arrays(path, {jax.tree_util.keystr(place): np.asarray(leaf) for place, leaf in leaves})
 
 
 def load_tree(path: pathlib.Path, like: PyTree) -> PyTree:
@@ -144,14 +229,13 @@ def load_tree(path: pathlib.Path, like: PyTree) -> PyTree:
       like: a pytree of the same structure (arrays or shapes), whose leading axis may differ.
 
     Raises:
-      DamagedFileError: other leaves, shapes or types than ``like`` has.
+      DamagedFileError: as :func:`load_array`, or other leaves, shapes or types than ``like`` has.
     """
     leaves, treedef = jax.tree.flatten_with_path(like)
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:  # numpy leaves a truncated one open
-        names = [jax.tree_util.keystr(place) for place, _ in leaves]
-        if set(names) != set(stored.files):
-            raise damaged(path, path.parent)
-        arrays = [stored[name] for name in names]
+    stored, names = load_arrays(path), [jax.tree_util.keystr(place) for place, _ in leaves]
+    if set(names) != set(stored):
+        raise damaged(path, path.parent)
+    arrays = [stored[name] for name in names]
     for position, (array, (_, leaf)) in enumerate(zip(arrays, leaves, strict=True)):
         if array.dtype.kind == "V" and array.dtype.itemsize == leaf.dtype.itemsize:  # bfloat16 and its like
             arrays[position] = array = array.view(leaf.dtype)
@@ -200,12 +284,41 @@ def lock(folder: pathlib.Path, *, wait: bool) -> Iterator[None]:
       InputError: it cannot be written, or is held by another run and ``wait`` is False.
     """
     make_folder(folder)
-    handle = (folder / ".lock").open("w")
-    with handle:
+    with (folder / ".lock").open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
-            raise InputError(f"another run is at work in {folder}: wait for it, or choose another --workdir") from error
+            raise _at_work(folder) from error
+        yield
+
+
+def _at_work(folder: pathlib.Path) -> InputError:
+    return InputError(f"another run is at work in {folder}: wait for it, or choose another --workdir")
+
+
+@contextlib.contextmanager
+def lock_process(folder: pathlib.Path, here: hosts.Host) -> Iterator[None]:
+    """Holds one process's share of a run's folder against the processes of another run that may still be at work.
+
+    Process ``i`` holds the number ``i``, the first one also all from their count on, so that any two runs exclude each
+    other, whatever their counts.
+
+    Args:
+      folder: is there.
+      here: this process.
+
+    Raises:
+      InputError: a process of another run holds one of these.
+    """
+    with (folder / PROCESSES).open("w") as handle:
+        held = [(here.index, 1), (here.count, 0)] if here.first else [(here.index, 1)]
+        try:
+            for first, number in held:  # 0: all that follow
+                fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB, number, first)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise
+            raise _at_work(folder) from error
         yield
 
 
@@ -239,11 +352,7 @@ class Workdir:
         """
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path} is a file: give --workdir a folder")
-        if (
-            self.path.is_dir()
-            and any(f.name != ".lock" and not f.name.startswith(f".{self.MARK}-") for f in self.path.iterdir())
-            and not (self.path / self.MARK).is_file()
-        ):
+        if self.path.is_dir() and not self._ours():
             raise InputError(
                 f"{self.path} holds files that are not of an unlearn_jax run: give --workdir a new or empty folder"
             )
@@ -253,20 +362,47 @@ class Workdir:
                 f"{self.path} cannot be written: check the permissions of {nearest}, or choose another --workdir"
             )
 
+    def _ours(self) -> bool:
+        """Marked, or with nothing in it but what is there before the mark, or with what only a run makes."""
+        before = re.compile(rf"\.lock|\.{re.escape(self.MARK)}-.*")
+        if (self.path / self.MARK).is_file() or all(before.fullmatch(file.name) for file in self.path.iterdir()):
+            return True
+        parts = itertools.chain(self.path.glob(f"*/{MANIFEST}"), self.path.glob(f"*/part-*/{MANIFEST}"))
+        return (self.path / "config.json").is_file() and any(map(_by_us, parts))
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[pathlib.Path]:
-        """Makes and marks the directory, and keeps other runs out of it; the first of several processes does so.
+        """Makes and marks the directory, and keeps other runs out of it.
+
+        The first of several processes makes it, the others wait for that.
 
         Raises:
-          InputError: as :meth:`check`, or another run is at work in it.
+          InputError: as :meth:`check`, or another run, or a process of one, is at work in it.
         """
-        here = hosts.here()
+        here, mark = hosts.here(), self.path / self.MARK
         if not here.first:
-            here.wait((self.path / self.MARK).is_file)
-            yield self.path
+            here.wait(mark.is_file)
+            with lock_process(self.path, here):
+                yield self.path
             return
         self.check()
         with lock(self.path, wait=False):
-            if not (self.path / self.MARK).is_file():
-                write_text(self.path / self.MARK, json.dumps({"what": "a working directory of unlearn_jax"}))
-            yield self.path
+            said = json.dumps({"what": "a working directory of unlearn_jax"})
+            if not mark.is_file() or mark.read_bytes() != said.encode():
+                write_text(mark, said)
+            with lock_process(self.path, here):
+                self._tidy()
+                yield self.path
+
+    def _tidy(self) -> None:
+        """Removes what processes that were killed left half written beside the folders of the stages."""
+        for file in self.path.iterdir():
+            if file.is_file() and re.fullmatch(r"\..+-\d+(\.\w+)?", file.name):
+                file.unlink()
+
+
+def _by_us(manifest: pathlib.Path) -> bool:
+    try:
+        return "unlearn_jax" in json.loads(manifest.read_text())["versions"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

@@ -1,14 +1,15 @@
 """Affine layers as linear maps that are applied, never written out as matrices."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from unlearn_jax.layers import Layer
-from unlearn_jax.models.conv import DIMENSIONS, canonical_conv
+from unlearn_jax.models.conv import DIMENSIONS, Padding, canonical_conv
 from unlearn_jax.types import Array
 
 
@@ -106,11 +107,41 @@ def layer_map(layer: Layer, kernel: Array | None = None, *, composite: bool = Tr
 
 
 def _convolve(images: Array, kernel: Array, layer: Layer) -> Array:
-    """The layer's convolution, in the form whose weight gradient is fast anywhere if it has one."""
+    """The layer's convolution, with gradients that are fast anywhere if it is a plain one."""
     knobs = dict(layer.knobs)
     plain = all(step == 1 for name in ("lhs_dilation", "rhs_dilation") for step in knobs[name])
     if kernel.ndim == 4 and plain and knobs["feature_group_count"] == 1:
-        return canonical_conv(images, kernel, knobs["window_strides"], knobs["padding"])
+        strides, padding = knobs["window_strides"], knobs["padding"]
+        if isinstance(padding, str):
+            padding = lax.padtype_to_pads(images.shape[1:3], kernel.shape[:2], strides, padding)
+        return _canonical_map(images, kernel, tuple(strides), tuple((int(low), int(high)) for low, high in padding))
     space = "HWD"[: kernel.ndim - 2]
     names = DIMENSIONS if kernel.ndim == 4 else (f"N{space}C", f"{space}IO", f"N{space}C")
     return lax.conv_general_dilated(images, kernel, dimension_numbers=names, **knobs)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _canonical_map(images: Array, kernel: Array, strides: tuple[int, int], padding: Padding) -> Array:
+    """A convolution whose adjoint's kernel is made with the forward pass, so that an iteration turns it once."""
+    return lax.conv_general_dilated(images, kernel, strides, padding, dimension_numbers=DIMENSIONS)
+
+
+def _canonical_map_forward(
+    images: Array, kernel: Array, strides: tuple[int, int], padding: Padding
+) -> tuple[Array, Any]:
+    turned = jnp.flip(kernel, (0, 1)).transpose(0, 1, 3, 2)
+    return _canonical_map(images, kernel, strides, padding), (images, kernel, turned)
+
+
+def _canonical_map_backward(
+    strides: tuple[int, int], padding: Padding, saved: Any, outputs: Array
+) -> tuple[Array, Array]:
+    images, kernel, turned = saved
+    sides = zip(images.shape[1:3], kernel.shape[:2], outputs.shape[1:3], strides, padding, strict=True)
+    pads = [(taps - 1 - low, side - (out - 1) * step - 1 + low) for side, taps, out, step, (low, _) in sides]
+    d_images = lax.conv_general_dilated(outputs, turned, (1, 1), pads, strides, dimension_numbers=DIMENSIONS)
+    (d_kernel,) = jax.vjp(lambda kernel: canonical_conv(images, kernel, strides, padding), kernel)[1](outputs)
+    return d_images, d_kernel
+
+
+_canonical_map.defvjp(_canonical_map_forward, _canonical_map_backward)

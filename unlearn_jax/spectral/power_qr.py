@@ -6,7 +6,7 @@ for reports and tests.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -65,9 +65,10 @@ def power_qr(matvec: Matvec, vectors: PyTree, *, num_iters: int, shift: float = 
     if start.shape[0] > start.shape[1]:
         raise InputError(f"a map of {start.shape[1]} inputs has no {start.shape[0]} singular vectors; ask for fewer")
 
+    _, adjoint = jax.vjp(jax.vmap(apply), start)  # the same at every point; what it prepares is prepared once
+
     def iterate(_: int, block: Array) -> Array:
-        outputs, adjoint = jax.vjp(jax.vmap(apply), block)
-        return _orthonormal(adjoint(outputs)[0] + shift * block)
+        return _orthonormal(adjoint(jax.vmap(apply)(block))[0] + shift * block)
 
     with jax.default_matmul_precision("highest"):
         block = lax.fori_loop(0, num_iters, iterate, _orthonormal(start))
@@ -110,21 +111,21 @@ def golub_kahan(matvec: Matvec, start: PyTree, *, num_iters: int) -> tuple[Array
     apply, first, unravel = _flat(matvec, jax.tree.map(lambda leaf: leaf[None], start))
     num_outputs = jax.eval_shape(apply, first[0]).size
     count = min(num_iters, first.shape[1], num_outputs)
-    spare_left, spare_right = _spare(num_outputs), _spare(first.shape[1])
+    spare_left, spare_right = _spare(num_outputs, first.dtype), _spare(first.shape[1], first.dtype)
+    _, adjoint = jax.vjp(apply, first[0])  # the same at every point; what it prepares is prepared once
 
     def step(carry: tuple[Array, ...], index: Array) -> tuple[tuple[Array, ...], tuple[Array, Array]]:
         lefts, rights, right, beta = carry
         rights = rights.at[index].set(right)
-        output, adjoint = jax.vjp(apply, right)
-        left, alpha = _next(output - beta * lefts[index - 1], lefts, jnp.roll(spare_left, index))
+        left, alpha = _next(apply(right) - beta * lefts[index - 1], lefts, jnp.roll(spare_left, index))
         lefts = lefts.at[index].set(left)
         right, beta = _next(adjoint(left)[0] - alpha * right, rights, jnp.roll(spare_right, index))
         return (lefts, rights, right, beta), (alpha, beta)
 
     with jax.default_matmul_precision("highest"):
         right = first[0] / jnp.linalg.norm(first[0])
-        bases = jnp.zeros((count, num_outputs)), jnp.zeros((count, first.shape[1]))
-        carry, (alpha, beta) = lax.scan(step, (*bases, right, jnp.zeros(())), jnp.arange(count))
+        bases = jnp.zeros((count, num_outputs), first.dtype), jnp.zeros((count, first.shape[1]), first.dtype)
+        carry, (alpha, beta) = lax.scan(step, (*bases, right, jnp.zeros((), first.dtype)), jnp.arange(count))
         lefts, rights, right, last = carry
         beyond = jnp.linalg.norm(_away(apply(right) - last * lefts[-1], lefts))
         small = jnp.pad(jnp.diag(alpha), ((0, 0), (0, 1))) + jnp.pad(jnp.diag(beta), ((0, 0), (1, 0)))
@@ -152,8 +153,8 @@ def _away(vector: Array, basis: Array) -> Array:
     return vector - (basis @ vector) @ basis
 
 
-def _spare(size: int) -> Array:
-    return jax.random.normal(jax.random.key(0), (size,))
+def _spare(size: int, dtype: Any) -> Array:
+    return jax.random.normal(jax.random.key(0), (size,), dtype)
 
 
 def _flat(matvec: Matvec, vectors: PyTree) -> tuple[Callable[[Array], Array], Array, Callable[[Array], PyTree]]:
@@ -169,7 +170,7 @@ def _orthonormal(rows: Array) -> Array:
     The Q of a QR decomposition whose R has no negative diagonal, by Gram-Schmidt: LAPACK's is up to a hundred times
     slower where its threads and XLA's wait for the same cores.
     """
-    spare = _spare(rows.shape[1])
+    spare = _spare(rows.shape[1], rows.dtype)
 
     def add(index: Array, basis: Array) -> Array:
         return basis.at[index].set(_next(rows[index], basis, jnp.roll(spare, index))[0])

@@ -1,0 +1,217 @@
+"""Are damaged files of a run noticed? Every kind of file truncated, with a bit flipped, or deleted: the result is the same.
+
+Command::
+
+    python experiments/benchmarks/survival_damage.py
+
+The run is that of ``survival.py``. In a finished one, a file of every stored folder is damaged (five at a time, each in a
+folder of its own, in turn), and all files that a run only writes; the same command must name every stored one, set its
+folder aside, compute it anew and end in the same bits. Then checkpoints of a group under way, and the cache of compiled
+programs; a disk (in memory, mounted for the purpose) that is full at four places of the run, or read-only; and the same
+command twice at once.
+
+Measured: the whole matrix not yet. Tried (JAX 0.10.2, Orbax 0.12.8, Python 3.11, 2 CPU cores): one round of flipped bits,
+whose stored files (``logits.npy`` of originals, references and retrained models, ``distance.npy`` of adversarial sets,
+``logits.npy`` of unlearned models) were all named, set aside and computed anew, and whose nine other files were all written
+anew; a flipped bit in the newest checkpoint (named; training went on from the one before); a disk full in the middle of a
+checkpoint (one line, status 1, the finished folders as without it; the rest with space not tried); and two runs in one folder
+(the second refused with one line). After each that ended, the bits were those of the uninterrupted run.
+"""
+
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterable
+
+from survival import RUN, Case, begun, compare, end, uninterrupted, wait_until
+
+DAMAGE: dict[str, Callable[[bytes], bytes] | None] = {
+    "truncated": lambda data: data[: len(data) // 2],
+    "a bit flipped": lambda data: flip(data, len(data) // 2, 0),
+    "deleted": None,
+}
+
+
+def flip(data: bytes, place: int, bit: int) -> bytes:
+    """The data with one bit of one byte changed."""
+    return data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :]
+
+
+def damage(file: pathlib.Path, how: str) -> None:
+    """Damages a file."""
+    if (change := DAMAGE[how]) is None:
+        file.unlink()
+    else:
+        file.write_bytes(change(file.read_bytes()))
+
+
+def damage_finished(
+    case: Case, whole: pathlib.Path, expected: dict[str, bytes], kinds: Iterable[str] = tuple(DAMAGE)
+) -> None:
+    """Damages one file of every stored folder at a time, until each has been; every one must be named and rebuilt."""
+    patterns = ("banks/originals-*/models-*", "banks/references-*/models-*", "banks/retrained-*/models-*")
+    patterns += ("run/attack-*/part-*", "run/unlearn-amun-*/part-*")
+    stored = [sorted(min(whole.glob(pattern)).iterdir()) for pattern in patterns]
+    others = [file for file in sorted((whole / "run").iterdir()) if file.is_file() and not file.name.startswith(".")]
+    for how in kinds:
+        for turn in range(max(map(len, stored))):
+            folder = case.root / "damaged"
+            shutil.copytree(whole, folder)
+            files = [folder / files[turn].relative_to(whole) for files in stored if turn < len(files)]
+            written = [folder / file.relative_to(whole) for file in others] if turn == 0 else []
+            for file in files + written:
+                damage(file, how)
+            spoiled = [file.read_bytes() if file.exists() else b"" for file in written]
+            said = case.finish(folder)
+            compare(folder, expected, left=True)
+            for file in files:
+                if f"{'/'.join(file.parts[-3:])} is missing, truncated or changed" not in said or not set_aside(file):
+                    raise SystemExit(f"{file}, {how}: not noticed:\n{said}")
+                print(f"ok  {how:14} {kind_of(file, folder):36} named, set aside, computed anew", flush=True)
+            for file, before in zip(written, spoiled, strict=True):
+                first = (whole / file.relative_to(folder)).read_bytes()[:4]  # what follows may hold times
+                if file.read_bytes() == before or file.read_bytes()[:4] != first:
+                    raise SystemExit(f"{file}, {how}: not written anew")
+                print(f"ok  {how:14} {kind_of(file, folder):36} never read, written anew", flush=True)
+            shutil.rmtree(folder)
+
+
+def set_aside(file: pathlib.Path) -> bool:
+    """Whether the folder of a file has been moved out of the way, and another one is there."""
+    return file.exists() and file.parent.with_name(f"damaged-{file.parent.name}-0").is_dir()
+
+
+def kind_of(file: pathlib.Path, folder: pathlib.Path) -> str:
+    """A file's place without numbers and keys."""
+    return re.sub(r"-[0-9a-f]{8,}|-\d+|\d+/", "", str(file.relative_to(folder)))
+
+
+def damage_checkpoints(case: Case, expected: dict[str, bytes], kinds: Iterable[str] = tuple(DAMAGE)) -> None:
+    """Damages checkpoints of a group under way: training goes on from the one before, or begins anew."""
+    under_way = case.root / "under way"
+    processes = case.start(under_way)
+    wait_until(lambda: len(steps_of(under_way)) > 1, processes)
+    processes[0].kill()
+    processes[0].communicate()
+    names = sorted({file.relative_to(steps_of(under_way)[-1]) for file in files_of(steps_of(under_way)[-1])})
+    cells = [([-1], name, how) for name in names for how in kinds]
+    cells += [(list(range(len(steps_of(under_way)))), name, "truncated") for name in names if name.suffix == ".npz"]
+    for which, name, how in cells:
+        folder = case.root / "damaged"
+        shutil.copytree(under_way, folder)
+        steps = steps_of(folder)
+        for step in which:
+            damage(steps[step] / name, how)
+        said = case.finish(folder)
+        compare(folder, expected, left=True)
+        named = f"checkpoint {steps[-1]} is truncated or changed" in said
+        what = f"checkpoint: {name} of the {'newest' if len(which) == 1 else 'all'}"
+        if not named and name.suffix == ".npz":
+            raise SystemExit(f"{what}, {how}: not noticed:\n{said}")
+        print(f"ok  {how:14} {what:36} {'named, set aside' if named else 'not needed'}, same result", flush=True)
+        shutil.rmtree(folder)
+
+
+def steps_of(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Finished checkpoints of the group under way, oldest first."""
+    found = [step for step in folder.glob("banks/*/training-*/*") if step.name.isdecimal()]
+    return sorted(found, key=lambda step: int(step.name))
+
+
+def files_of(folder: pathlib.Path) -> list[pathlib.Path]:
+    """All files below a folder."""
+    return [file for file in folder.rglob("*") if file.is_file()]
+
+
+def damage_cache(case: Case, expected: dict[str, bytes]) -> None:
+    """Damages all compiled programs of the cache: they are compiled again, with the same result."""
+    for how in DAMAGE:
+        kept = case.root / "kept"
+        shutil.copytree(case.root / "cache", kept)
+        for file in files_of(case.root / "cache"):
+            damage(file, how)
+        said = case.finish(case.root / "damaged")
+        compare(case.root / "damaged", expected)
+        named = "named" if "unlearn-jax: warning" in said else "silently"
+        print(f"ok  {how:14} {'all compiled programs':36} {named} compiled anew", flush=True)
+        for folder in (case.root / "damaged", case.root / "cache"):
+            shutil.rmtree(folder)
+        kept.rename(case.root / "cache")
+
+
+def refused(case: Case, folder: pathlib.Path, status: int, message: str) -> None:
+    """Runs the command, which must end with this status, and one line that says why."""
+    (process,) = case.start(folder)
+    _, said = process.communicate()
+    if process.returncode != status or message not in said or said.count("\n") != 1:
+        raise SystemExit(f"status {process.returncode}, not {status} with {message!r}:\n{said}")
+
+
+def damage_disks(case: Case, whole: pathlib.Path, expected: dict[str, bytes]) -> None:
+    """Fills the disk at several places of the run, and makes it read-only: one line, and once mended the same result."""
+    size = sum(-(-file.stat().st_size // 4096) * 4 for file in files_of(whole)) + 4 * len(list(whole.rglob("*")))
+    for share in (0.2, 0.4, 0.6, 0.8):
+        disk = case.root / "disk"
+        disk.mkdir()
+        options = f"size={int(share * size)}k"
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)], capture_output=True).returncode:
+            print("--  disks: not tried, nothing can be mounted here")
+            return
+        try:
+            refused(case, disk, 1, "No space left on device: '")
+            done = len(list(disk.rglob("manifest.json")))
+            compare_manifests(disk, expected)
+            subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)
+            if "unlearn-jax: warning" in case.finish(disk):
+                raise SystemExit("not silent after a full disk")
+            compare(disk, expected)
+            print(
+                f"ok  full disk with {done:2} folders finished: one line, none lost; with space, the same result",
+                flush=True,
+            )
+            if share == 0.8:
+                subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+                refused(case, disk, 2, "cannot be written")
+                print("ok  read-only disk: one line, nothing changed", flush=True)
+        finally:
+            subprocess.run(["umount", "-l", str(disk)], check=True)
+        disk.rmdir()
+
+
+def compare_manifests(folder: pathlib.Path, expected: dict[str, bytes]) -> None:
+    """Stops unless what an unfinished run has stored is what the uninterrupted one has, file for file."""
+    for file in folder.rglob("manifest.json"):
+        said, right = json.loads(file.read_text()), json.loads(expected[str(file.relative_to(folder))])
+        for name, checksum in right["files"].items():
+            if said["files"][name] != checksum or not (file.parent / name).is_file():
+                raise SystemExit(f"{file.parent / name} is not what the uninterrupted run has")
+
+
+def two_at_once(case: Case, expected: dict[str, bytes]) -> None:
+    """Starts the command while it runs: the second refuses, the first goes on."""
+    folder = case.root / "twice"
+    processes = case.start(folder)
+    wait_until(lambda: begun(folder), processes)
+    refused(case, folder, 2, "another run is at work")
+    end(processes)
+    compare(folder, expected)
+    print(
+        "ok  two runs in one folder: the second is refused with one line, the first ends in the same result", flush=True
+    )
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        case, _, expected = uninterrupted(Case(pathlib.Path(name), RUN))
+        damage_finished(case, case.root / "whole", expected)
+        damage_checkpoints(case, expected)
+        damage_cache(case, expected)
+        damage_disks(case, case.root / "whole", expected)
+        two_at_once(case, expected)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""The same seed gives the same bits: in another process, on another number of cores and devices, by any mapper.
+
+README's table of determinism says what is the same and what may differ; ``tests/bits.py`` measures other settings.
+"""
+
+import functools
+import os
+import pathlib
+import subprocess
+import sys
+
+import bits
+import numpy as np
+import pytest
+
+SETTINGS = {
+    "two devices": {"JAX_NUM_CPU_DEVICES": "2", "PYTHONHASHSEED": "0"},
+    "eight devices, one core": {"JAX_NUM_CPU_DEVICES": "8", "PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "LANG": "C"},
+}
+ROUNDING = 1e-5
+"""Of weights after a few steps, relative to the largest: what another order of summation explains."""
+
+
+def one_core():
+    """Leaves the process one of its cores, before it counts them."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The parts of a run under each of the settings, from processes that were started afresh and share no cache."""
+    folder, started = tmp_path_factory.mktemp("bits"), {}
+    for name, settings in SETTINGS.items():
+        env = os.environ | settings | {"PYTHONPATH": str(pathlib.Path(__file__).parents[1])}
+        started[name] = subprocess.Popen(
+            [sys.executable, bits.__file__, str(folder / f"{name}.npz")],
+            env={key: value for key, value in env.items() if key != "JAX_COMPILATION_CACHE_DIR"},
+            preexec_fn=one_core if "one core" in name else None,
+        )
+    assert {name: process.wait(timeout=600) for name, process in started.items()} == dict.fromkeys(SETTINGS, 0)
+    return [dict(np.load(folder / f"{name}.npz")) for name in SETTINGS]
+
+
+@pytest.mark.parametrize("part", [part for part in bits.PARTS if part != "split"])
+def test_neither_cores_nor_devices_nor_the_process_change_a_bit(part, runs):
+    first, second = runs
+    assert first[part].size > 40
+    assert np.isfinite(first[part]).all()
+    np.testing.assert_array_equal(first[part], second[part])
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_mappers_agree(number, runs):
+    """Loop, map and pmap to the bit; vmap, and split over any number of devices, to rounding."""
+    run = runs[number]
+    np.testing.assert_array_equal(run["loop"], run["map"])
+    np.testing.assert_array_equal(run["loop"], run["pmap"])
+    for part in ("vmap", "split"):
+        gap = np.abs(run[part] - run["loop"]).max() / np.abs(run["loop"]).max()
+        assert 0 <= gap < ROUNDING
+
+
+def test_batches_split_over_more_devices_agree_to_rounding(runs):
+    assert bits.compare(*runs)["split"] < ROUNDING
+
+
+def test_another_seed_gives_another_result():
+    """What is compared here is not constant."""
+    from unlearn_jax import audit
+
+    interval = functools.partial(audit.auc_interval, np.arange(8.0) % 3, np.arange(8) % 2 == 0)
+    assert interval(seed=3) == interval(seed=3) != interval(seed=4)

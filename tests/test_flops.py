@@ -1,0 +1,60 @@
+"""Counts of operations against counts by hand, and peaks that are known or not, never guessed."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import lax
+
+from unlearn_jax import models
+from unlearn_jax.models.flops import PEAKS, forward_flops, peak_flops, training_flops
+from unlearn_jax.types import InputError
+
+
+@pytest.mark.parametrize("conv", ["canonical", "im2col", "lax"])
+def test_resnet18_is_counted_as_by_hand(conv):
+    model = models.build("resnet", (32, 32, 3), 10, conv=conv)
+    variables = jax.eval_shape(model.init, jax.random.key(0))
+    image = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    stem, head = 9 * 3 * 64 * 32**2, 512 * 10
+    products = stem + 4 * 9 * 64 * 64 * 32**2 + head
+    for width, side in ((128, 16), (256, 8), (512, 4)):
+        first, shortcut = 9 * (width // 2) * width, (width // 2) * width
+        products += (first + 3 * 9 * width * width + shortcut) * side**2
+    assert products == 555_422_720  # the published 0.56 billion
+    assert forward_flops(model.apply, variables, image) == 2 * 2 * products
+    assert training_flops(model.apply, variables, image) == 3 * 2 * 2 * products
+
+
+def test_training_is_three_forward_passes_but_for_the_first_layers_inputs():
+    model = models.build("cnn", (8, 8, 2), 3, widths=(4, 5), conv="lax")
+    variables, image = jax.eval_shape(model.init, jax.random.key(0)), jax.ShapeDtypeStruct((6, 8, 8, 2), jnp.float32)
+    loss = lambda params, x: jnp.sum(model.apply(variables._replace(params=params), x) ** 2)  # noqa: E731
+    counted = forward_flops(jax.grad(loss), variables.params, image)
+    first = 2 * 6 * 8 * 8 * 9 * 2 * 4
+    assert counted == training_flops(model.apply, variables, image) - first
+
+
+def test_loops_branches_and_groups():
+    square = jnp.ones((4, 4))
+    product = 2 * 4**3
+    looped = lambda w, x: lax.fori_loop(0, 7, lambda _, y: y @ w, x)  # noqa: E731
+    assert forward_flops(looped, square, square) == 7 * product
+    branch = lambda w, x: lax.cond(x[0, 0] > 0, lambda y: y @ w @ w, lambda y: y @ w, x)  # noqa: E731
+    assert forward_flops(jax.jit(branch), square, square) == 2 * product
+    unknown = lambda w, x: lax.while_loop(lambda y: y[0, 0] < 9, lambda y: y @ w, x)  # noqa: E731
+    with pytest.raises(InputError, match="while loop"):
+        forward_flops(unknown, square, square)
+    grouped = lambda k, x: lax.conv_general_dilated(  # noqa: E731
+        x, k, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=2
+    )
+    # a 2x2 result of 6 channels, each of 3x3 positions and the 2 inputs of its group
+    assert forward_flops(grouped, jnp.ones((3, 3, 2, 6)), jnp.ones((1, 4, 4, 4))) == 2 * (2 * 2 * 6) * (9 * 2)
+
+
+def test_peaks():
+    assert peak_flops("NVIDIA A100-SXM4-80GB", "bfloat16") == 312e12
+    assert peak_flops("NVIDIA A100-PCIE-40GB", "float32") == 156e12
+    assert peak_flops("TPU v5 lite", "bfloat16") == 197e12
+    for unknown in ("cpu", "NVIDIA GeForce RTX 4080 SUPER", "TPU v5 litepod", "NVIDIA H100 NVL"):
+        assert peak_flops(unknown, "bfloat16") is None
+    assert all(0 < single <= half for single, half in PEAKS.values())
