@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from unlearn_jax import cli
-from unlearn_jax.pipeline import hosts, store
+from unlearn_jax.pipeline import hosts, locks, store
 from unlearn_jax.types import InputError
 
 PRESET = """
@@ -155,8 +155,8 @@ def test_a_killed_mark_does_not_make_a_folder_somebody_elses(tmp_path):
 
 HOLD = """
 import pathlib, sys
-from unlearn_jax.pipeline import store
-with store.lock_range(pathlib.Path(sys.argv[1]), 2, 3):
+from unlearn_jax.pipeline import locks
+with locks.lock_range(pathlib.Path(sys.argv[1]), 2, 3):
     print("held", flush=True)
     sys.stdin.readline()
 """
@@ -167,13 +167,13 @@ def test_ranges_of_models_exclude_each_other_only_where_they_meet(tmp_path):
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as other:
         assert other.stdout.readline() == "held\n"
         with (
-            store.lock_range(tmp_path, 0, 1),
+            locks.lock_range(tmp_path, 0, 1),
             (tmp_path / ".lock-models").open("w") as handle,
             pytest.raises(BlockingIOError),
         ):
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB, 8, 0)
         other.communicate("\n")
-    with store.lock_range(tmp_path, 0, 7):
+    with locks.lock_range(tmp_path, 0, 7):
         pass
 
 

@@ -23,6 +23,7 @@ from unlearn_jax.pipeline import (
     TuningConfig,
     bank,
     dry_run,
+    locks,
     measure,
     presets,
     run,
@@ -631,5 +632,5 @@ def test_working_directories_of_others(splits, tmp_path):
 
 def test_two_runs_in_one_directory(finished, splits):
     folder, _ = finished
-    with store.lock(folder, wait=False), pytest.raises(InputError, match="another run is at work"):
+    with locks.lock(folder, wait=False), pytest.raises(InputError, match="another run is at work"):
         run(TINY, folder, splits=splits)

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 import unlearn_jax
 from unlearn_jax import cli, train
-from unlearn_jax.pipeline import bank, experiment, hosts, stages, store
+from unlearn_jax.pipeline import bank, experiment, hosts, locks, stages, store
 from unlearn_jax.types import DamagedFileError, InputError, Variables
 
 BENCHMARKS = pathlib.Path(__file__).parents[1] / "experiments" / "benchmarks"
@@ -254,25 +254,25 @@ with open(sys.argv[1], "w") as handle:
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_a_process_of_a_lost_run_keeps_the_next_one_out(count, tmp_path):
     """The third process of a run is still there: one process of the next run is refused, however many it has."""
-    command, pipe = [sys.executable, "-c", HOLD, str(tmp_path / store.PROCESSES)], subprocess.PIPE
+    command, pipe = [sys.executable, "-c", HOLD, str(tmp_path / locks.PROCESSES)], subprocess.PIPE
     refusals = []
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as other:
         assert other.stdout.readline() == "held\n"
         for index in range(count):
             with contextlib.ExitStack() as held:
                 try:
-                    held.enter_context(store.lock_process(tmp_path, hosts.Host(index, count)))
+                    held.enter_context(locks.lock_process(tmp_path, hosts.Host(index, count)))
                 except InputError as error:
                     refusals.append((index, str(error).partition(" in ")[0]))
         other.communicate("\n")
     assert refusals == [(0 if count <= 2 else 2, "another run is at work")]
-    with store.lock_process(tmp_path, hosts.Host(0, count)):
+    with locks.lock_process(tmp_path, hosts.Host(0, count)):
         pass
 
 
 def test_every_process_holds_its_own(tmp_path, monkeypatch):
     held = []
-    monkeypatch.setattr(store.fcntl, "lockf", lambda handle, how, number, first: held.append((number, first)))
+    monkeypatch.setattr(locks.fcntl, "lockf", lambda handle, how, number, first: held.append((number, first)))
     for index in range(2):
         monkeypatch.setattr(hosts, "here", lambda index=index: hosts.Host(index, 2))
         with store.Workdir(tmp_path / "w").locked() as folder:
@@ -437,7 +437,7 @@ def test_a_directory_that_cannot_be_written_is_one_line(small, tmp_path, mount, 
     assert said.count("\n") == 1
     assert f"cannot be written: check the permissions of {tmp_path / 'disk'}" in said
     with pytest.raises(InputError, match="cannot be written"):
-        store.make_folder(tmp_path / "disk" / "banks")
+        locks.make_folder(tmp_path / "disk" / "banks")
     assert not list((tmp_path / "disk").iterdir())
 
 

@@ -282,7 +282,7 @@ def _side_of_block(values: np.ndarray, chosen: np.ndarray, center: Center) -> _S
 
 
 def _where(chosen: np.ndarray, values: np.ndarray, other: float) -> np.ndarray:
-    """``np.where(chosen, values, other)`` on the bits of the floats: without branches, which irregular masks mislead."""
+    """``np.where(chosen, values, other)`` on the bits of the floats: no branches, which irregular masks mislead."""
     integer = np.dtype(f"i{values.itemsize}")
     bits, other_bits = values.view(integer), np.array(other, values.dtype).view(integer)
     return (other_bits ^ ((bits ^ other_bits) & -chosen.astype(integer))).view(values.dtype)

@@ -22,7 +22,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from tqdm import tqdm
 
-from unlearn_jax.pipeline import clock, hosts, store
+from unlearn_jax.pipeline import clock, hosts, locks, store
 from unlearn_jax.pipeline.config import ReplicasConfig
 from unlearn_jax.replicas import fit_many, map_models, mapper, predict_many
 from unlearn_jax.train import LossFn, Recipe, TrainState, init_state, steps_per_epoch
@@ -99,7 +99,7 @@ class Bank:
           DamagedFileWarning: a stored file is not what was written; its group is moved aside and trained again.
         """
         here = hosts.here()
-        store.make_folder(self.folder)
+        locks.make_folder(self.folder)
         self._finished = None  # another process may have trained meanwhile
         self._sound.clear()
         missing = self.missing()
@@ -120,7 +120,7 @@ class Bank:
         """Removes checkpoints and half-written groups of processes that were killed, or of another grouping."""
         patterns = ("training-*", ".models-*-*")
         if any(list(self.folder.glob(pattern)) for pattern in patterns):
-            with store.lock_range(self.folder, 0, len(self.spec.member) - 1):  # nobody trains
+            with locks.lock_range(self.folder, 0, len(self.spec.member) - 1):  # nobody trains
                 for stale in (folder for pattern in patterns for folder in self.folder.glob(pattern)):
                     shutil.rmtree(stale, ignore_errors=True)  # its process may be removing it, too
 
@@ -141,7 +141,7 @@ class Bank:
         with progress(total=count * self.spec.recipe.num_epochs, desc=self.spec.name, unit="epoch") as bar:
             for number, rows in mine:
                 first, last = number * size, min((number + 1) * size, total) - 1
-                with store.lock_range(self.folder, first, last):  # runs on one bank may group differently
+                with locks.lock_range(self.folder, first, last):  # runs on one bank may group differently
                     self._finished = None  # whoever held it may have trained them
                     self._set_aside(rows)
                     rows = np.intersect1d(rows, self.missing())
@@ -151,7 +151,7 @@ class Bank:
 
     def _set_aside(self, rows: np.ndarray) -> None:
         """Moves damaged groups with some of these models out of the way."""
-        with store.lock(self.folder, wait=True):  # such a group may reach into the share of another process
+        with locks.lock(self.folder, wait=True):  # such a group may reach into the share of another process
             for folder in sorted(self.folder.glob("models-*-*")):
                 first, last = map(int, folder.name.split("-")[1:])
                 if len(np.intersect1d(rows, np.arange(first, last + 1))):

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from unlearn_jax.data import Splits
-from unlearn_jax.pipeline import clock, hosts, measure, measures, sections, stages, store, tuning
+from unlearn_jax.pipeline import clock, hosts, locks, measure, measures, sections, stages, store, tuning
 from unlearn_jax.pipeline.bank import Bank
 from unlearn_jax.pipeline.config import RunConfig, to_json
 from unlearn_jax.pipeline.plan import Plan, make_plan
@@ -59,7 +59,7 @@ def run(
     place.check()
     plan = make_plan(config, banks_folder(config, workdir), splits=splits, model=model, loss_fn=loss_fn)
     tuning.check_tuning(plan)
-    store.make_folder(plan.bank_root)
+    locks.make_folder(plan.bank_root)
     with place.locked() as folder:
         if here.first:
             store.write_text(folder / "config.json", json.dumps(to_json(config), indent=1))
