@@ -6,6 +6,7 @@ README's table of determinism says what is the same and what may differ; ``tests
 import functools
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -21,10 +22,8 @@ ROUNDING = 1e-5
 """Of weights after a few steps, relative to the largest: what another order of summation explains."""
 
 
-def one_core():
-    """Leaves the process one of its cores, before it counts them."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+ONE_CORE = ["taskset", "-c", str(min(os.sched_getaffinity(0)))] if shutil.which("taskset") else []
+"""Leaves a process one core, before it counts them."""
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +33,8 @@ def runs(tmp_path_factory):
     for name, settings in SETTINGS.items():
         env = os.environ | settings | {"PYTHONPATH": str(pathlib.Path(__file__).parents[1])}
         started[name] = subprocess.Popen(
-            [sys.executable, bits.__file__, str(folder / f"{name}.npz")],
+            (ONE_CORE if "one core" in name else []) + [sys.executable, bits.__file__, str(folder / f"{name}.npz")],
             env={key: value for key, value in env.items() if key != "JAX_COMPILATION_CACHE_DIR"},
-            preexec_fn=one_core if "one core" in name else None,
         )
     assert {name: process.wait(timeout=600) for name, process in started.items()} == dict.fromkeys(SETTINGS, 0)
     return [dict(np.load(folder / f"{name}.npz")) for name in SETTINGS]

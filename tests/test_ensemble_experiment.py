@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from unlearn_jax import attacks, train
+from unlearn_jax import attacks, replicas, train
 from unlearn_jax.attacks.curve import pgd_curve
 from unlearn_jax.attacks.transfer import correct
-from unlearn_jax.ensembles import Ensemble, Lotos, stack
+from unlearn_jax.ensembles import Ensemble, Lotos
 from unlearn_jax.pipeline import ModelConfig, TrainingConfig
 from unlearn_jax.pipeline import ensemble_experiment as experiment
 from unlearn_jax.pipeline import ensemble_page as page
@@ -166,7 +166,7 @@ def test_kept_members_are_what_was_attacked(finished):
     _, parts = finished
     lab = experiment._Lab(CONFIG)
     members = experiment.restore(lab.model, parts["clip+lotos-3"])
-    assert experiment.to_arrays(stack(members)).keys() <= parts["clip+lotos-3"].keys()
+    assert experiment.to_arrays(replicas.stack(members)).keys() <= parts["clip+lotos-3"].keys()
     x, y = train.to_float(jnp.asarray(lab.splits.test.images)), lab.splits.test.labels
     probs = np.mean([jax.nn.softmax(lab.model.apply(one, x)) for one in members], 0)
     np.testing.assert_array_equal(probs.argmax(1) == y, parts["attack-clip+lotos-3"]["clean"])

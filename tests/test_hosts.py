@@ -86,6 +86,7 @@ def test_processes_share_the_work_and_the_result_is_that_of_one(count, alone, tm
         np.testing.assert_array_equal(np.load(one), np.load(other))
 
 
+@pytest.mark.slow
 def test_one_process_picks_up_what_others_left(alone, tmp_path):
     """A share that a lost process did not do is a missing folder."""
     first = start(2, tmp_path, alone / "cache")

@@ -90,6 +90,7 @@ def test_adapters_run_them(blobs, key):
         chex.assert_trees_all_equal_shapes_and_dtypes(variables, problem.variables)
 
 
+@pytest.mark.slow
 def test_they_map_over_problems_with_traced_knobs(blobs, key):
     problem, keys = linear_problem(blobs), jax.random.split(key, 2)
     masks, rates = jnp.stack([problem.forget, jnp.roll(problem.forget, 5)]), jnp.array([0.2, 0.6])

@@ -135,6 +135,7 @@ def test_padding_modes_of_linen(padding):
     np.testing.assert_allclose(got.reshape(50, -1).T, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_patches_of_images_are_the_convolution_that_they_stand_for():
     sample, norms = jnp.zeros((2, 6, 6, 2)), []
     for conv in ("im2col", "canonical"):
@@ -209,6 +210,7 @@ def test_the_tail_of_a_layer_is_followed_while_it_is_affine_per_channel(name):
         np.testing.assert_allclose(layer.scale, expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_gradients_of_the_kernel_have_the_canonical_form(weights):
     layer = next(x for x in layers(every_form, weights, jnp.zeros((1, 6, 6, 2))) if x.path == "stride")
     vector = jax.random.normal(jax.random.key(3), (6, 6, 2))

@@ -28,7 +28,8 @@ def _read(logits: ArrayLike, labels: ArrayLike) -> tuple[Array, Array]:
     labels = labels if isinstance(labels, jax.Array) else np.asarray(labels)
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise InputError(f"labels have dtype {labels.dtype}: pass integer class numbers")
-    logits = jnp.asarray(logits)
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite
+        logits = jnp.asarray(logits)
     if logits.ndim < 1 or logits.shape[-1] < 2:
         raise InputError(f"logits have shape {logits.shape}: pass [..., C] with at least two classes")
     if isinstance(labels, np.ndarray):  # int64 would lose its upper half on the way to JAX
