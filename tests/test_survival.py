@@ -105,8 +105,8 @@ def compute(items):
 
 def test_files_are_read_once_when_written_and_once_when_found(tmp_path, monkeypatch):
     read = []
-    digest = store._sha256
-    monkeypatch.setattr(store, "_sha256", lambda file: read.append(file.name) or digest(file))
+    digest = store.file_sha256
+    monkeypatch.setattr(store, "file_sha256", lambda file: read.append(file.name) or digest(file))
     parts = two_parts(tmp_path / "s")
     parts.ensure(compute, quiet, {})
     assert len(read) == 4

@@ -135,9 +135,11 @@ def configure_jax(switches: Sequence[str] = ()) -> None:
                 len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
             )
     if jax.config.values["jax_compilation_cache_dir"] is None:
-        cache = os.environ.get("UNLEARN_JAX_CACHE") or "~/.cache/unlearn_jax"
-        with contextlib.suppress(RuntimeError):  # a user without a home folder has no cache
-            jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(cache).expanduser() / "xla"))
+        from unlearn_jax.data.tfds_reader import cache_folder
+        from unlearn_jax.types import InputError
+
+        with contextlib.suppress(InputError):  # a user without a home folder has no cache
+            jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 

@@ -24,8 +24,8 @@ from unlearn_jax import attacks, models, train
 from unlearn_jax.types import Dataset
 
 
-def trained_model() -> tuple:
-    """A network that fits noisy templates, so that radii differ between images."""
+def trained_model(count: int = 64) -> tuple:
+    """A network that fits noisy templates, so that radii differ between images; and so many of these."""
     rng = np.random.default_rng(0)
     labels = np.arange(1024) % 10
     templates = rng.uniform(0.3, 0.7, (10, 32, 32, 3))
@@ -35,7 +35,7 @@ def trained_model() -> tuple:
     state, _ = train.fit(
         jax.random.key(0), model, Dataset(images, labels.astype(np.int32)), np.ones(1024, bool), recipe
     )
-    return model, state.variables, jnp.asarray(images[:64]), jnp.asarray(labels[:64], jnp.int32)
+    return model, state.variables, jnp.asarray(images[:count]), jnp.asarray(labels[:count], jnp.int32)
 
 
 def main() -> None:

@@ -52,23 +52,11 @@ WEIGHTS = "RACE_ATTACK_WEIGHTS"
 
 def prepare() -> None:
     """Trains the network and writes it, with the images, to the file that the rows read."""
-    import jax
+    from epsilon_search import trained_model
 
-    from unlearn_jax import models, train
-    from unlearn_jax.types import Dataset
-
-    rng = np.random.default_rng(0)
-    labels = np.arange(1024) % 10
-    templates = rng.uniform(0.3, 0.7, (10, 32, 32, 3))
-    images = np.clip(templates[labels] + rng.normal(0, 0.1, (1024, 32, 32, 3)), 0, 1).astype(np.float32)
-    model = models.build("cnn", (32, 32, 3), 10, widths=(16, 32, 64))
-    recipe = train.Recipe(12, 64, train.sgd(0.05))
-    data = Dataset(images, labels.astype(np.int32))
-    state, _ = train.fit(jax.random.key(0), model, data, np.ones(1024, bool), recipe)
-    flat = {
-        f"{layer}/{name}": leaf for layer, leaves in state.variables.params.items() for name, leaf in leaves.items()
-    }
-    np.savez(os.environ[WEIGHTS], images=images[:NUM_IMAGES], labels=labels[:NUM_IMAGES], **flat)
+    _, variables, images, labels = trained_model(NUM_IMAGES)
+    flat = {f"{layer}/{name}": leaf for layer, leaves in variables.params.items() for name, leaf in leaves.items()}
+    np.savez(os.environ[WEIGHTS], images=images, labels=np.asarray(labels, np.int64), **flat)
 
 
 def read() -> tuple[np.ndarray, np.ndarray, dict[str, dict[str, np.ndarray]]]:

@@ -176,7 +176,7 @@ def _read_entry(entry: pathlib.Path) -> _Decoded | None:
     """The cache entry, images memory-mapped, or None if it is absent, damaged or otherwise unusable."""
     try:
         meta = json.loads((entry / "meta.json").read_text())
-        if any(_sha256(entry / name) != checksum for name, checksum in meta["files"].items()):
+        if any(file_sha256(entry / name) != checksum for name, checksum in meta["files"].items()):
             return None
         images = np.load(entry / "images.npy", mmap_mode="r")
         labels = np.load(entry / "labels.npy")
@@ -187,7 +187,8 @@ def _read_entry(entry: pathlib.Path) -> _Decoded | None:
         return None
 
 
-def _sha256(file: pathlib.Path) -> str:
+def file_sha256(file: pathlib.Path) -> str:
+    """Checksum of a file's bytes."""
     with file.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
@@ -201,7 +202,7 @@ def _write_entry(entry: pathlib.Path, decoded: _Decoded) -> None:
             with open(partial / name, "wb") as file:
                 np.save(file, array, allow_pickle=False)
                 os.fsync(file.fileno())
-        files = {file.name: _sha256(file) for file in partial.iterdir()}
+        files = {file.name: file_sha256(file) for file in partial.iterdir()}
         meta = {"shape": list(decoded.images.shape), "class_names": decoded.class_names, "files": files}
         (partial / "meta.json").write_text(json.dumps(meta))
         if _read_entry(entry) is None:  # absent, or a damaged entry to replace

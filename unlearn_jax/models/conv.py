@@ -29,9 +29,10 @@ FEW_CHANNELS, MANY_CHANNELS, MANY_POSITIONS = 4, 32, 1024
 which it is Winograd's."""
 
 
-def _explicit_padding(
+def explicit_padding(
     padding: str | Sequence[tuple[int, int]], image: Array, kernel: Array, strides: Sequence[int]
 ) -> Padding:
+    """Numbers for a padding that has a name."""
     if isinstance(padding, str):
         return tuple(lax.padtype_to_pads(image.shape[1:3], kernel.shape[:2], strides, padding))
     return tuple((int(low), int(high)) for low, high in padding)
@@ -39,6 +40,19 @@ def _explicit_padding(
 
 def _plain(image: Array, kernel: Array, strides: Sequence[int], padding: Padding, **dilation: Any) -> Array:
     return lax.conv_general_dilated(image, kernel, strides, padding, dimension_numbers=DIMENSIONS, **dilation)
+
+
+def adjoint_kernel(kernel: Array) -> Array:
+    """The kernel of the convolution that gives the gradient by the images: turned, inputs and outputs exchanged."""
+    return jnp.flip(kernel, (0, 1)).transpose(0, 1, 3, 2)
+
+
+def adjoint_padding(
+    image: Array, kernel: Array, outputs: Array, strides: Sequence[int], padding: Sequence[tuple[int, int]]
+) -> Padding:
+    """That convolution's padding; the outputs are dilated by the strides."""
+    sides = zip(image.shape[1:3], kernel.shape[:2], outputs.shape[1:3], strides, padding, strict=True)
+    return tuple((taps - 1 - low, side - (out - 1) * step - 1 + low) for side, taps, out, step, (low, _) in sides)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -107,16 +121,12 @@ def _canonical_backward(
     image, kernel = saved
     sizes = tuple(zip(image.shape[1:3], kernel.shape[:2], cotangent.shape[1:3], strides, padding, strict=True))
     dilated = [(out - 1) * stride + 1 for _, _, out, stride, _ in sizes]
-    image_pads = [
-        (k - 1 - low, size - d - (k - 1 - low) + k - 1)
-        for (size, k, _, _, (low, _)), d in zip(sizes, dilated, strict=True)
-    ]
     kernel_pads = [(low, k - 1 - (size + low - d)) for (size, k, _, _, (low, _)), d in zip(sizes, dilated, strict=True)]
-    flipped = jnp.flip(kernel, (0, 1)).transpose(0, 1, 3, 2)
+    image_pads, flipped = adjoint_padding(image, kernel, cotangent, strides, padding), adjoint_kernel(kernel)
     if _winograd_pays(cotangent, flipped, strides, image_pads):
         d_image = _winograd(cotangent, flipped, image_pads)
     else:
-        d_image = _plain(cotangent, flipped, (1, 1), tuple(image_pads), lhs_dilation=strides)
+        d_image = _plain(cotangent, flipped, (1, 1), image_pads, lhs_dilation=strides)
 
     def d_kernel(image: Array, cotangent: Array) -> Array:
         last = image.transpose(3, 1, 2, 0), cotangent.transpose(1, 2, 0, 3)
@@ -176,7 +186,7 @@ def canonical_conv(
     del precision, unused
     _require_plain("canonical", (lhs_dilation, rhs_dilation), feature_group_count, dimension_numbers)
     strides = (int(window_strides[0]), int(window_strides[1]))
-    return _canonical(lhs, rhs, strides, _explicit_padding(padding, lhs, rhs, strides))
+    return _canonical(lhs, rhs, strides, explicit_padding(padding, lhs, rhs, strides))
 
 
 def im2col_conv(
@@ -200,7 +210,7 @@ def im2col_conv(
     del unused
     _require_plain("im2col", (lhs_dilation, rhs_dilation), feature_group_count, dimension_numbers)
     (sh, sw), (kh, kw) = window_strides, rhs.shape[:2]
-    pads = _explicit_padding(padding, lhs, rhs, tuple(window_strides))
+    pads = explicit_padding(padding, lhs, rhs, tuple(window_strides))
     image = jnp.pad(lhs, ((0, 0), *pads, (0, 0)))
     rows, cols = (image.shape[1] - kh) // sh + 1, (image.shape[2] - kw) // sw + 1
     slices = [

@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from unlearn_jax import __version__
+from unlearn_jax.data.tfds_reader import file_sha256
 from unlearn_jax.pipeline import hosts, locks
 from unlearn_jax.types import DamagedFileError, InputError, PyTree
 
@@ -39,7 +40,7 @@ def write_folder(path: pathlib.Path, fill: Callable[[pathlib.Path], None], manif
     draft.mkdir(parents=True)
     try:
         fill(draft)
-        files = {file.name: _sha256(file) for file in sorted(draft.iterdir())}
+        files = {file.name: file_sha256(file) for file in sorted(draft.iterdir())}
         manifest = json.loads(json.dumps({**manifest, "files": files}))
         files[MANIFEST] = _manifest_sha256(manifest)
         write_text(draft / MANIFEST, json.dumps({**manifest, "files": files}, indent=1))
@@ -69,7 +70,7 @@ def read_manifest(path: pathlib.Path) -> dict[str, Any] | None:
         raise damaged(path / MANIFEST, path)
     for name, checksum in files.items():
         file = path / name
-        if not file.is_file() or _sha256(file) != checksum:
+        if not file.is_file() or file_sha256(file) != checksum:
             raise damaged(file, path)
     return {**manifest, "files": files}
 
@@ -130,11 +131,6 @@ def move_aside(folder: pathlib.Path, what: str) -> None:
     target = next(name for name in names if not name.exists())
     folder.rename(target)
     warnings.warn(f"{what}; moved to {target}, and computed anew", DamagedFileWarning, stacklevel=3)
-
-
-def _sha256(file: pathlib.Path) -> str:
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def write_file(path: pathlib.Path, fill: Callable[[pathlib.Path], object]) -> None:

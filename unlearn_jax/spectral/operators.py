@@ -9,7 +9,14 @@ import jax.numpy as jnp
 from jax import lax
 
 from unlearn_jax.layers import Layer
-from unlearn_jax.models.conv import DIMENSIONS, Padding, canonical_conv
+from unlearn_jax.models.conv import (
+    DIMENSIONS,
+    Padding,
+    adjoint_kernel,
+    adjoint_padding,
+    canonical_conv,
+    explicit_padding,
+)
 from unlearn_jax.types import Array
 
 
@@ -111,10 +118,8 @@ def _convolve(images: Array, kernel: Array, layer: Layer) -> Array:
     knobs = dict(layer.knobs)
     plain = all(step == 1 for name in ("lhs_dilation", "rhs_dilation") for step in knobs[name])
     if kernel.ndim == 4 and plain and knobs["feature_group_count"] == 1:
-        strides, padding = knobs["window_strides"], knobs["padding"]
-        if isinstance(padding, str):
-            padding = lax.padtype_to_pads(images.shape[1:3], kernel.shape[:2], strides, padding)
-        return _canonical_map(images, kernel, tuple(strides), tuple((int(low), int(high)) for low, high in padding))
+        strides = tuple(knobs["window_strides"])
+        return _canonical_map(images, kernel, strides, explicit_padding(knobs["padding"], images, kernel, strides))
     space = "HWD"[: kernel.ndim - 2]
     names = DIMENSIONS if kernel.ndim == 4 else (f"N{space}C", f"{space}IO", f"N{space}C")
     return lax.conv_general_dilated(images, kernel, dimension_numbers=names, **knobs)
@@ -129,16 +134,14 @@ def _canonical_map(images: Array, kernel: Array, strides: tuple[int, int], paddi
 def _canonical_map_forward(
     images: Array, kernel: Array, strides: tuple[int, int], padding: Padding
 ) -> tuple[Array, Any]:
-    turned = jnp.flip(kernel, (0, 1)).transpose(0, 1, 3, 2)
-    return _canonical_map(images, kernel, strides, padding), (images, kernel, turned)
+    return _canonical_map(images, kernel, strides, padding), (images, kernel, adjoint_kernel(kernel))
 
 
 def _canonical_map_backward(
     strides: tuple[int, int], padding: Padding, saved: Any, outputs: Array
 ) -> tuple[Array, Array]:
     images, kernel, turned = saved
-    sides = zip(images.shape[1:3], kernel.shape[:2], outputs.shape[1:3], strides, padding, strict=True)
-    pads = [(taps - 1 - low, side - (out - 1) * step - 1 + low) for side, taps, out, step, (low, _) in sides]
+    pads = adjoint_padding(images, kernel, outputs, strides, padding)
     d_images = lax.conv_general_dilated(outputs, turned, (1, 1), pads, strides, dimension_numbers=DIMENSIONS)
     (d_kernel,) = jax.vjp(lambda kernel: canonical_conv(images, kernel, strides, padding), kernel)[1](outputs)
     return d_images, d_kernel
