@@ -2,7 +2,8 @@
 
 Commands::
 
-    python experiments/benchmarks/survival.py kills --number 50      # at moments drawn uniformly over what is left to do
+    python experiments/benchmarks/survival.py moments --number 50    # each run once, at a moment drawn uniformly over all of it
+    python experiments/benchmarks/survival.py kills --number 50      # again and again, uniformly over what is left to do
     python experiments/benchmarks/survival.py writes --number 20     # while a file is half written
     python experiments/benchmarks/survival.py processes --number 8   # one of two processes at one run
     python experiments/benchmarks/survival.py experiment --number 8  # parts that are not of a run
@@ -272,15 +273,20 @@ def wait_until(there: Callable[[], object], processes: list[subprocess.Popen[str
         time.sleep(0.001)
 
 
-def at_a_moment(case: Case, folder: pathlib.Path, clock: Clock, rng: random.Random) -> tuple[list, str | None]:
-    """Starts the command and kills it at a moment drawn uniformly; the processes, and what the victim was at."""
+def at_a_moment(
+    case: Case, folder: pathlib.Path, clock: Clock, rng: random.Random, over: float = 1.5
+) -> tuple[list, str | None]:
+    """Starts the command and kills it at a moment drawn uniformly; the processes, and what the victim was at.
+
+    Moments are drawn over so many times what the run has left to do.
+    """
     before, left, victim = begun(folder), clock.left(folder), rng.randrange(case.processes)
     processes = case.start(folder)
     if rng.random() < 0.1:
         time.sleep(rng.uniform(0, clock.start))
         return processes, kill(folder, victim, processes)
     wait_until(lambda: begun(folder) != before, processes)
-    moment = time.monotonic() + rng.uniform(0, 1.5 * left)
+    moment = time.monotonic() + rng.uniform(0, over * left)
     wait_until(lambda: time.monotonic() > moment, processes)
     met = kill(folder, victim, processes)
     return processes, "exit" if met == OTHER else met
@@ -307,15 +313,26 @@ def kill_often(
     expected: dict[str, bytes],
     number: int,
     once: Callable[[pathlib.Path], tuple[list[subprocess.Popen[str]], str | None]],
+    *,
+    again: bool = True,
 ) -> collections.Counter[str]:
-    """Kills until the number is reached, comparing every finished run; how many kills met each phase."""
+    """Kills until the number is reached, comparing every finished run; how many kills met each phase.
+
+    Args:
+      case: what is run.
+      expected: the content of the uninterrupted run.
+      number: of kills.
+      once: starts the command, and may kill it.
+      again: whether a run that was killed may be killed again.
+    """
     where: collections.Counter[str] = collections.Counter()
-    folder, ends = case.root / "killed", 0
+    folder, ends, killed = case.root / "killed", 0, False
     while True:
-        if where.total() < number:
+        if where.total() < number and (again or not killed):
             processes, met = once(folder)
         else:
             processes, met = case.start(folder), None
+        killed = met is not None
         if met is not None:
             where[met] += 1
             said = "\n".join(process.communicate(timeout=300)[1] for process in processes)  # the others end, too
@@ -350,7 +367,7 @@ def uninterrupted(case: Case) -> tuple[Case, Clock, dict[str, bytes]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("kills", "writes", "processes", "experiment"))
+    parser.add_argument("what", choices=("moments", "kills", "writes", "processes", "experiment"))
     parser.add_argument("--number", type=int, default=50, help="of kills")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     options = parser.parse_args()
@@ -361,8 +378,9 @@ def main() -> None:
         if options.what == "writes":
             kill_often(case, expected, options.number, lambda folder: at_a_write(case, folder, rng))
         else:
-            case = case._replace(processes=2 if options.what == "processes" else 1)
-            kill_often(case, expected, options.number, lambda folder: at_a_moment(case, folder, clock, rng))
+            case, again = case._replace(processes=2 if options.what == "processes" else 1), options.what != "moments"
+            once = lambda folder: at_a_moment(case, folder, clock, rng, 1.5 if again else 1.0)  # noqa: E731
+            kill_often(case, expected, options.number, once, again=again)
 
 
 if __name__ == "__main__":
