@@ -1,6 +1,7 @@
 """A strict runtime for every test: rank promotion is an error, keys are never used twice, warnings are errors."""
 
 import os
+import tempfile
 
 # Compiling is most of a test's time; XLA's lowest useful effort compiles four times faster and computes the same
 # things.
@@ -17,6 +18,14 @@ from unlearn_jax.types import Dataset
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
+
+# What a test has compiled no later one compiles again, nor a command that it starts. Each worker has a cache of its
+# own: JAX would read what another process is still writing.
+PROGRAMS = tempfile.TemporaryDirectory(prefix="unlearn-jax-tests-")
+jax.config.update("jax_compilation_cache_dir", PROGRAMS.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = PROGRAMS.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
 
 
 @pytest.fixture
