@@ -14,30 +14,55 @@ import bits
 import numpy as np
 import pytest
 
+ONE_CORE = ["taskset", "-c", str(min(os.sched_getaffinity(0)))] if shutil.which("taskset") else []
+"""Leaves a process one core, before it counts them."""
 SETTINGS = {
     "two devices": {"JAX_NUM_CPU_DEVICES": "2", "PYTHONHASHSEED": "0"},
-    "eight devices, one core": {"JAX_NUM_CPU_DEVICES": "8", "PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "LANG": "C"},
+    f"eight devices{', one core' * bool(ONE_CORE)}": {
+        "JAX_NUM_CPU_DEVICES": "8",
+        "PYTHONHASHSEED": "7",
+        "TZ": "Asia/Tokyo",
+        "LANG": "C",
+    },
 }
 ROUNDING = 1e-5
 """Of weights after a few steps, relative to the largest: what another order of summation explains."""
 
 
-ONE_CORE = ["taskset", "-c", str(min(os.sched_getaffinity(0)))] if shutil.which("taskset") else []
-"""Leaves a process one core, before it counts them."""
+def start_all(folder, left_out, *options):
+    """The parts of a run under each of the settings, from processes that were started afresh and share no cache.
+
+    Args:
+      folder: for the files.
+      left_out: variables of the environment that the processes do not get.
+      *options: of ``bits.py``.
+    """
+    started = {}
+    for name, settings in SETTINGS.items():
+        env = os.environ | settings | {"PYTHONPATH": str(pathlib.Path(__file__).parents[1])}
+        words = [sys.executable, bits.__file__, str(folder / f"{name}.npz"), *options]
+        started[name] = subprocess.Popen(
+            (ONE_CORE if "one core" in name else []) + words,
+            env={key: value for key, value in env.items() if key not in left_out},
+        )
+    assert {name: process.wait(timeout=1800) for name, process in started.items()} == dict.fromkeys(SETTINGS, 0)
+    return [dict(np.load(folder / f"{name}.npz")) for name in SETTINGS]
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """The parts of a run under each of the settings, from processes that were started afresh and share no cache."""
-    folder, started = tmp_path_factory.mktemp("bits"), {}
-    for name, settings in SETTINGS.items():
-        env = os.environ | settings | {"PYTHONPATH": str(pathlib.Path(__file__).parents[1])}
-        started[name] = subprocess.Popen(
-            (ONE_CORE if "one core" in name else []) + [sys.executable, bits.__file__, str(folder / f"{name}.npz")],
-            env={key: value for key, value in env.items() if key != "JAX_COMPILATION_CACHE_DIR"},
-        )
-    assert {name: process.wait(timeout=600) for name, process in started.items()} == dict.fromkeys(SETTINGS, 0)
-    return [dict(np.load(folder / f"{name}.npz")) for name in SETTINGS]
+    """Small ones."""
+    return start_all(tmp_path_factory.mktemp("bits"), ["JAX_COMPILATION_CACHE_DIR"])
+
+
+@pytest.mark.slow
+def test_products_large_enough_for_threads_parts_and_winograd_are_the_same_too(tmp_path):
+    """As users compile: without the lower effort that tests compile with."""
+    options = ("--side", "32", "--batch", "64", "--width", "32")
+    first, second = start_all(tmp_path, ["JAX_COMPILATION_CACHE_DIR", "XLA_FLAGS"], *options)
+    gaps = bits.compare(first, second)
+    assert gaps.pop("split") < 100 * ROUNDING
+    assert gaps == dict.fromkeys(gaps, 0.0)
 
 
 @pytest.mark.parametrize("part", [part for part in bits.PARTS if part != "split"])

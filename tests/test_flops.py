@@ -55,6 +55,12 @@ def test_peaks():
     assert peak_flops("NVIDIA A100-SXM4-80GB", "bfloat16") == 312e12
     assert peak_flops("NVIDIA A100-PCIE-40GB", "float32") == 156e12
     assert peak_flops("TPU v5 lite", "bfloat16") == 197e12
-    for unknown in ("cpu", "NVIDIA GeForce RTX 4080 SUPER", "TPU v5 litepod", "NVIDIA H100 NVL"):
+    for unknown in (
+        "cpu",
+        "NVIDIA GeForce RTX 4080 SUPER",
+        "TPU v5 litepod",
+        "NVIDIA H100 NVL",
+        "NVIDIA A100-SXM4-40GB MIG 1g.5gb",
+    ):
         assert peak_flops(unknown, "bfloat16") is None
     assert all(0 < single <= half for single, half in PEAKS.values())

@@ -1,12 +1,15 @@
 """Replicas: every mapper trains the same models, one by one as ``fit`` does."""
 
+import re
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
-from unlearn_jax import replicas, train
+from unlearn_jax import models, replicas, train
 from unlearn_jax.types import InputError
 
 RECIPE = train.Recipe(num_epochs=3, batch_size=16, tx=train.sgd(0.1))
@@ -66,6 +69,28 @@ def test_split_divides_batches_over_the_devices(normed, blobs, design):
     bad = train.Recipe(1, 12, RECIPE.tx)
     with pytest.raises(InputError, match="12 samples does not divide evenly over 8 devices"):
         replicas.fit_many(jax.random.split(jax.random.key(5), 5), normed, blobs, design, bad, how=how)
+
+
+@pytest.mark.parametrize("channels", [3, 8, 32])  # over columns, plain, Winograd's
+def test_devices_keep_their_images_to_themselves(channels, monkeypatch):
+    """Of a batch that is divided, each takes its own a few at a time: only gradients go between devices."""
+    monkeypatch.setattr("unlearn_jax.models.conv.PART", 2**13)
+    k_x, k_k = jax.random.split(jax.random.key(0))
+    image, kernel = jax.random.normal(k_x, (32, 16, 16, channels)), jax.random.normal(k_k, (3, 3, channels, 32))
+
+    def loss(kernel, image):
+        return jnp.sum(models.canonical_conv(jnp.tanh(image * kernel.mean()), kernel, (1, 1), "SAME") ** 2)
+
+    expected = jax.jit(jax.grad(loss))(kernel, image)
+    mesh = jax.sharding.Mesh(np.array(jax.local_devices()[:4]), "batch")
+    place = lambda array, *axes: jax.device_put(array, NamedSharding(mesh, PartitionSpec(*axes)))  # noqa: E731
+    with jax.set_mesh(mesh):
+        step, placed = jax.jit(jax.grad(loss)), (place(kernel), place(image, "batch"))
+        program, got = step.lower(*placed).compile().as_text(), step(*placed)
+    np.testing.assert_allclose(got, expected, atol=1e-5 * np.abs(expected).max())
+    assert "while" in program  # in parts
+    assert "all-reduce" in program
+    assert not re.findall("all-gather|all-to-all|collective-permute", program)
 
 
 def test_resumed_equals_uninterrupted(normed, blobs, design, reference):

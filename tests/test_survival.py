@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import errno
 import importlib
 import json
 import os
@@ -118,6 +119,58 @@ def test_files_are_read_once_when_written_and_once_when_found(tmp_path, monkeypa
     assert len(read) == 6
     parts.ensure(compute, quiet, {})  # what a stage finds is looked at again each time
     assert len(read) == 8
+
+
+@pytest.mark.parametrize(
+    ("number", "fault"), [(errno.EIO, True), (errno.ENOENT, True), (errno.ENOMEM, False), (errno.EACCES, False)]
+)
+def test_only_the_files_own_faults_are_damage(number, fault, tmp_path, monkeypatch):
+    """A bad sector, or a file that another process moved away meanwhile; not memory that is short, or permissions."""
+    parts = two_parts(tmp_path / "s")
+    parts.ensure(compute, quiet, {})
+
+    def failing(file):
+        raise OSError(number, os.strerror(number), str(file))
+
+    monkeypatch.setattr(store, "file_sha256", failing)
+    if fault:
+        assert store.find_manifest(parts.path(0)) is None
+        with pytest.raises(DamagedFileError, match="changed since it was written"):
+            store.read_manifest(parts.path(0))
+    else:
+        with pytest.raises(OSError, match=os.strerror(number)):
+            store.find_manifest(parts.path(0))
+    monkeypatch.setattr(store.np.lib.format, "open_memmap", lambda file, mode: failing(file))
+    with pytest.raises(DamagedFileError if fault else OSError):
+        store.load_array(parts.path(0) / "x.npy")
+
+
+def test_file_systems_without_locks_are_named(tmp_path, monkeypatch):
+    def without(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(locks.fcntl, "flock", without)
+    monkeypatch.setattr(locks.fcntl, "lockf", without)
+    says = f"the file system of {tmp_path} has no locks"
+    for held in (locks.lock(tmp_path, wait=False), locks.lock_process(tmp_path, hosts.Host(0, 1))):
+        with pytest.raises(InputError, match=says), held:
+            pass
+
+
+def test_a_damaged_program_in_a_cache_of_others_does_not_end_a_run(tmp_path, monkeypatch, capsys):
+    def denied(*_, **__):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    (tmp_path / "jit_step-0-cache").write_bytes(b"half")
+    monkeypatch.setattr(cli, "_programs", lambda: tmp_path)
+    said = "Error reading persistent compilation cache entry for 'jit_step': ZlibError"
+    with monkeypatch.context() as patched:
+        patched.setattr(pathlib.Path, "unlink", denied)
+        cli._warn(said)
+    assert (tmp_path / "jit_step-0-cache").exists()
+    cli._warn(said)
+    assert not list(tmp_path.iterdir())
+    assert capsys.readouterr().err.count(said) == 2
 
 
 @pytest.mark.parametrize("what", ["part", "group of models"])

@@ -98,10 +98,11 @@ def _main(argv: Sequence[str] | None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO, errno.ENOLCK):
             raise
         print(
-            f"unlearn-jax: error: {error}: free some space or check permissions, then run the same command again",
+            f"unlearn-jax: error: {error}: free some space, or check permissions and the disk, then run the same "
+            "command again",
             file=sys.stderr,
         )
         return 1
@@ -111,11 +112,17 @@ def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
     """A warning as one line, without the place in the code."""
     print(f"unlearn-jax: warning: {message}", file=sys.stderr)
     if unread := re.match(r"Error reading persistent compilation cache entry for '(\w+)'", str(message)):
-        import jax
-
         # cut short when a run was killed: JAX would leave it there, compile anew and say so in every run
-        for entry in pathlib.Path(jax.config.values["jax_compilation_cache_dir"]).glob(f"{unread[1]}-*-cache"):
-            entry.unlink(missing_ok=True)
+        for entry in _programs().glob(f"{unread[1]}-*-cache"):
+            with contextlib.suppress(OSError):  # of a cache that others own
+                entry.unlink()
+
+
+def _programs() -> pathlib.Path:
+    """JAX's compilation cache."""
+    import jax
+
+    return pathlib.Path(jax.config.values["jax_compilation_cache_dir"])
 
 
 def configure_jax(switches: Sequence[str] = ()) -> None:

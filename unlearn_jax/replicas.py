@@ -18,6 +18,7 @@ from jax import lax
 from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from unlearn_jax.models.conv import BATCH_AXIS
 from unlearn_jax.train import (
     Batch,
     FetchFn,
@@ -175,11 +176,17 @@ def _reach(tree: PyTree, devices: set[Any], where: Any) -> PyTree:
 
 def _split(count: int) -> Mapper:
     """One model after another, on a mesh that each batch is divided over."""
-    mesh = Mesh(np.array(jax.local_devices()[:count]), "batch")
-    whole, rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("batch"))
+    mesh = Mesh(np.array(jax.local_devices()[:count]), BATCH_AXIS)
+    whole, rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(BATCH_AXIS))
 
     def lift(fun: OneModel) -> OneModel:
-        return _slots(jax.jit(fun, donate_argnums=0), 0)
+        compiled = jax.jit(fun, donate_argnums=0)
+
+        def on_mesh(carry: PyTree, item: PyTree, shared: PyTree) -> tuple[PyTree, PyTree]:
+            with jax.set_mesh(mesh):  # convolutions look at it
+                return compiled(carry, item, shared)
+
+        return _slots(on_mesh, 0)
 
     def fetch(read: FetchFn) -> FetchFn:
         def divided(data: Any, index: Array, key: Array) -> Batch:

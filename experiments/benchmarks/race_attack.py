@@ -5,7 +5,9 @@ Command::
     pip install torch torchattacks foolbox
     python experiments/benchmarks/race_attack.py --rounds 5 --calls 1
 
-The same trained CNN 16-32-64, images, radii, steps and start for all; the result is the share of images whose class changed,
+The same trained CNN 16-32-64, images, radii, steps and start for all (ours climbs the log-odds, the others cross-entropy:
+steps of a given length go the same way by both). In the search, ours and PyTorch's go on with the images that are left,
+foolbox has its own way, all radii for all images. The result is the share of images whose class changed,
 or the mean radius found. Images per second as minimum / median / maximum over rounds, the machine to itself.
 
 L2, 50 steps, one radius, 128 images; 2 cores, x86_64, Python 3.11.7, foolbox 3.3.4, jax 0.10.2, torch 2.13.0+cpu, torchattacks 3.5.1; 5 rounds

@@ -302,7 +302,7 @@ def at_a_write(case: Case, folder: pathlib.Path, rng: random.Random) -> tuple[li
     wait_until(lambda: time.monotonic() > moment, processes)
     if processes[0].poll() is None:
         processes[0].kill()
-    if processes[0].wait() == 0:
+    if processes[0].wait() != -signal.SIGKILL:  # it had ended
         return processes, None
     half = bool(set(folder.glob(WRITES[kind])) - seen)
     return processes, f"{kind}: {'half written' if half else 'just finished'}"

@@ -51,10 +51,10 @@ def load_tfds(
 ) -> Splits:
     """Loads a prepared TFDS image-classification data set.
 
-    The images are decoded once and kept as ``.npy`` files under ``cache_dir``; later calls map those into
-    memory, which takes milliseconds and does not import TFDS. An entry of the cache belongs to one version,
-    split, choice of keys and content of the folder's description, so preparing the data anew is noticed; an
-    unreadable entry is built again.
+    The images are decoded once and kept as ``.npy`` files under ``cache_dir``; later calls check those
+    (a checksum over all bytes), map them into memory, and do not import TFDS. An entry of the cache belongs to one
+    version, split, choice of keys and content of the folder's description, so preparing the data anew is noticed;
+    an unreadable entry is built again.
 
     Args:
       name: ``name``, ``name/config``, ``name:version`` or ``name/config:version``; the newest version by

@@ -24,6 +24,8 @@ Padding = tuple[tuple[int, int], ...]
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 PART = 2**20
 """Bytes of activations that are worked on at a time, where that is faster than all at once."""
+BATCH_AXIS = "batch"
+"""Axis of a mesh (:func:`jax.set_mesh`) that batches are divided over: of the mapper ``split``, or of your own."""
 FEW_CHANNELS, MANY_CHANNELS, MANY_POSITIONS = 4, 32, 1024
 """Inputs up to which training's forward pass is a matrix product over columns, and inputs, outputs and positions from
 which it is Winograd's."""
@@ -95,21 +97,36 @@ def _num_parts(batch: int, size: int) -> int:
     return next((n for n in range(max(needed, 1), min(4 * needed, batch) + 1) if batch % n == 0), 1)
 
 
+def _shares(batch: int) -> int:
+    """Devices that the mesh in force divides a batch over; each takes its own images in parts."""
+    devices = jax.sharding.get_abstract_mesh().shape.get(BATCH_AXIS, 1)
+    return devices if batch % devices == 0 else 1
+
+
+def _in_parts(array: Array, shares: int, parts: int) -> Array:
+    """``[B, ...] -> [parts, B / parts, ...]``: no part moves an image between devices."""
+    rows = len(array) // (shares * parts)
+    array = array.reshape(shares, parts, rows, *array.shape[1:]).swapaxes(0, 1)
+    return array.reshape(parts, shares * rows, *array.shape[3:])
+
+
 def _by_parts(fun: Callable[[Array], Array], image: Array, size: int) -> Array:
     """``fun`` of a few images at a time."""
-    parts = _num_parts(len(image), size)
+    shares = _shares(len(image))
+    parts = _num_parts(len(image) // shares, size // shares)
     if parts == 1:
         return fun(image)
-    done = lax.map(fun, image.reshape(parts, len(image) // parts, *image.shape[1:]))
-    return done.reshape(len(image), *done.shape[2:])
+    done = lax.map(fun, _in_parts(image, shares, parts))
+    return _in_parts(done.reshape(len(image), *done.shape[2:]), parts, shares).reshape(len(image), *done.shape[2:])
 
 
 def _sum_by_parts(fun: Callable[[Array, Array], Array], image: Array, cotangent: Array) -> Array:
     """``fun`` of a few images at a time, added up."""
-    parts = _num_parts(len(image), max(image.size, cotangent.size) * image.dtype.itemsize)
+    shares = _shares(len(image))
+    parts = _num_parts(len(image) // shares, max(image.size, cotangent.size) // shares * image.dtype.itemsize)
     if parts == 1:
         return fun(image, cotangent)
-    both = [array.reshape(parts, len(array) // parts, *array.shape[1:]) for array in (image, cotangent)]
+    both = [_in_parts(array, shares, parts) for array in (image, cotangent)]
     shape = jax.eval_shape(fun, *(array[0] for array in both))
     zero = jnp.zeros(shape.shape, jnp.promote_types(shape.dtype, jnp.float32))
     return lax.scan(lambda total, few: (total + fun(*few), None), zero, both)[0].astype(shape.dtype)

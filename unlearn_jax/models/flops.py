@@ -37,9 +37,10 @@ def peak_flops(device_kind: str, dtype: str) -> float | None:
       dtype: compute type, ``float32`` or ``bfloat16``.
 
     Returns:
-      The peak, or None for a device that is not in :data:`PEAKS`.
+      The peak, or None for a device that is not in :data:`PEAKS` (a slice of one is not).
     """
-    kind = "NVIDIA A100" if device_kind.startswith("NVIDIA A100") else device_kind
+    whole = device_kind.startswith("NVIDIA A100") and " MIG " not in device_kind
+    kind = "NVIDIA A100" if whole else device_kind
     return PEAKS[kind][dtype == "bfloat16"] * 1e12 if kind in PEAKS else None
 
 

@@ -299,18 +299,23 @@ class _Checkpoints:
         found = next(((step, saved) for step in steps if (saved := self._read(step, like)) is not None), None)
         if steps and (found is None or found[0] != steps[0]):
             self._close()
-            store.move_aside(self._folder, f"checkpoint {self._folder / str(steps[0])} is truncated or changed")
+            store.move_aside(
+                self._folder,
+                f"checkpoint {self._folder / str(steps[0])} is truncated or changed, or of another replicas.group",
+            )
         if found is None:
             return None, nothing
         self._before = float(found[1]["seconds"])
         return found[1]["state"], {**nothing, "seconds": round(self._before, 3)}
 
     def _read(self, step: int, like: TrainState) -> dict[str, Any] | None:
-        """A checkpoint; None where it is damaged, which Orbax says with whatever its readers meet."""
+        """A checkpoint; None where it is of no use, which Orbax says with whatever its readers meet."""
         blank = {"state": like, "seconds": np.zeros(()), "checksum": np.zeros(32, np.uint8)}
         try:
             saved = self._open().restore(step, args=_TreeArgs(blank))
-        except Exception:
+        except Exception as error:
+            if not store.is_damage(error):
+                raise
             return None
         state = jax.tree.map(jnp.asarray, saved["state"])
         if jax.tree.map(np.shape, state) != jax.tree.map(np.shape, like):  # of a group of another size

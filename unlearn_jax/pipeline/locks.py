@@ -37,19 +37,25 @@ def lock(folder: pathlib.Path, *, wait: bool) -> Iterator[None]:
       wait: wait for the other, or refuse.
 
     Raises:
-      InputError: it cannot be written, or is held by another run and ``wait`` is False.
+      InputError: it cannot be written, or is held by another run and ``wait`` is False, or its file system has no
+        locks.
     """
     make_folder(folder)
     with (folder / ".lock").open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError as error:
-            raise _at_work(folder) from error
+        except OSError as error:
+            raise _refused(error, folder) from error
         yield
 
 
-def _at_work(folder: pathlib.Path) -> InputError:
-    return InputError(f"another run is at work in {folder}: wait for it, or choose another --workdir")
+def _refused(error: OSError, folder: pathlib.Path) -> Exception:
+    """What to say of a lock that was not given."""
+    if error.errno in (errno.EACCES, errno.EAGAIN):
+        return InputError(f"another run is at work in {folder}: wait for it, or choose another --workdir")
+    if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
+        return InputError(f"the file system of {folder} has no locks: mount it with them, or choose another folder")
+    return error
 
 
 @contextlib.contextmanager
@@ -64,7 +70,7 @@ def lock_process(folder: pathlib.Path, here: hosts.Host) -> Iterator[None]:
       here: this process.
 
     Raises:
-      InputError: a process of another run holds one of these.
+      InputError: a process of another run holds one of these, or the file system has no locks.
     """
     with (folder / PROCESSES).open("w") as handle:
         held = [(here.index, 1), (here.count, 0)] if here.first else [(here.index, 1)]
@@ -72,9 +78,7 @@ def lock_process(folder: pathlib.Path, here: hosts.Host) -> Iterator[None]:
             for first, number in held:  # 0: all that follow
                 fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB, number, first)
         except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
-                raise
-            raise _at_work(folder) from error
+            raise _refused(error, folder) from error
         yield
 
 

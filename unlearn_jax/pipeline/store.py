@@ -65,13 +65,20 @@ def read_manifest(path: pathlib.Path) -> dict[str, Any] | None:
         files = dict(manifest["files"])
         own = _manifest_sha256(manifest)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if not is_damage(error):
+            raise
         raise damaged(path / MANIFEST, path) from error
     if files.pop(MANIFEST, own) != own:
         raise damaged(path / MANIFEST, path)
     for name, checksum in files.items():
-        file = path / name
-        if not file.is_file() or file_sha256(file) != checksum:
-            raise damaged(file, path)
+        try:
+            sound = file_sha256(path / name) == checksum
+        except OSError as error:
+            if not is_damage(error):
+                raise
+            raise damaged(path / name, path) from error
+        if not sound:
+            raise damaged(path / name, path)
     return {**manifest, "files": files}
 
 
@@ -79,6 +86,12 @@ def _manifest_sha256(manifest: dict[str, Any]) -> str:
     """Checksum of what a manifest says, its own checksum left out."""
     files = {name: checksum for name, checksum in manifest["files"].items() if name != MANIFEST}
     return hashlib.sha256(json.dumps({**manifest, "files": files}, sort_keys=True).encode()).hexdigest()
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether what a reader met is the file's fault; memory or descriptors that are short, or permissions, are not."""
+    unreadable = (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO, errno.ESTALE, errno.EINVAL)
+    return error.errno in unreadable if isinstance(error, OSError) else not isinstance(error, MemoryError)
 
 
 def damaged(file: pathlib.Path, folder: pathlib.Path) -> DamagedFileError:
@@ -205,6 +218,8 @@ def _refusing(path: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if not is_damage(error):
+            raise
         raise damaged(path, path.parent) from error
 
 
