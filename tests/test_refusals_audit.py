@@ -50,6 +50,7 @@ REFUSED = [
     (lambda: audit.roc(ONES, MASK | True), "is_member has only one class"),
     # SVC attacks
     (lambda: audit.mis(ONES, ONES, ONES, max_samples=0), "max_samples is 0: pass at least 1, or None"),
+    (lambda: audit.mis(ONES, -1e101 * ONES, ONES), r"test holds -1e\+101: pass probabilities"),
     (lambda: audit.kodge_mia(ONES, ONES, ONES, max_samples=0), "max_samples is 0: pass at least 1, or None"),
     # KLoM
     (lambda: audit.klom(BANK[:1], BANK), "margins_unlearned has 1 model: pass an ensemble"),

@@ -51,7 +51,7 @@ def mis(
       The share and the predictions behind it.
 
     Raises:
-      InputError: arrays that are not one-dimensional, empty, or not finite; ``max_samples`` below 1 or a
+      InputError: arrays that are not one-dimensional, empty, not finite or beyond 1e100; ``max_samples`` below 1 or a
         negative seed.
 
     >>> mis([0.99, 0.98, 0.97], [0.2, 0.3, 0.1], [0.15, 0.985]).share
@@ -66,6 +66,8 @@ def mis(
     for name, values in (("retain", retain), ("test", test), ("forget", forget)):
         array = real_array(name, values, ndim=(1,)).astype(np.float64, copy=False)
         refuse_infinite(name, array)
+        if np.abs(array).max() > 1e100:  # their squares are more than a number holds
+            raise InputError(f"{name} holds {array[np.abs(array).argmax()]:g}: pass probabilities")
         sides.append(array)
     members, outsiders, queries = sides
     n = min(members.size, outsiders.size, max_samples or members.size)
