@@ -205,6 +205,29 @@ def test_interrupted_anywhere_and_rerun_the_same(where, finished, splits, tmp_pa
     assert not list((tmp_path / "banks").glob("*/training-*")), "checkpoints of finished groups are removed"
 
 
+def test_killed_after_the_last_epoch_its_losses_are_not_lost(splits, tmp_path, monkeypatch):
+    config = dataclasses.replace(TINY, replicas=dataclasses.replace(TINY.replicas, checkpoint_seconds=0.0))
+    write, quiet = store.write_folder, lambda **k: tqdm(**k, disable=True)
+
+    def stops(*_):
+        raise Stop
+
+    whole, plan = (make_plan(config, tmp_path / name, splits=splits).originals for name in ("whole", "killed"))
+    monkeypatch.setattr(bank, "epochs_per_call", lambda *_: 1)
+    whole.ensure(quiet)
+    monkeypatch.setattr(store, "write_folder", stops)
+    with pytest.raises(Stop):
+        plan.ensure(quiet)
+    assert list(plan.folder.glob("training-*/*"))
+    monkeypatch.setattr(store, "write_folder", write)
+    plan.ensure(quiet)
+    for group in plan.finished():
+        expected, got = (store.find_manifest(one._group(group)) for one in (whole, plan))
+        assert len(got["loss"]) == len(got["models"])
+        assert got["loss"] == expected["loss"]
+        assert got["files"] == expected["files"]
+
+
 def saves_then_dies(save):
     def wrapped(self, state):
         save(self, state)

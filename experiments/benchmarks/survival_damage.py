@@ -2,10 +2,12 @@
 
 Command::
 
-    python experiments/benchmarks/survival_damage.py
+    python experiments/benchmarks/survival_damage.py                                 # all of it, 20 minutes
+    python experiments/benchmarks/survival_damage.py finished --how deleted          # a part
 
 The run is that of ``survival.py``. In a finished one, a file of every stored folder is damaged (five at a time, each in a
-folder of its own, in turn), and all files that a run only writes; the same command must name every stored one, set its
+folder of its own, in turn), and all files that a run only writes (the mark by which it knows its folder apart from the
+others: where that and the configuration are both gone, the folder is refused as somebody else's); the same command must name every stored one, set its
 folder aside, compute it anew and end in the same bits. Then checkpoints of a group under way, and the cache of compiled
 programs; a disk (in memory, mounted for the purpose) that is full at four places of the run, or read-only; and the same
 command twice at once.
@@ -18,6 +20,7 @@ checkpoint (one line, status 1, the finished folders as without it; the rest wit
 (the second refused with one line). After each that ended, the bits were those of the uninterrupted run.
 """
 
+import argparse
 import json
 import pathlib
 import re
@@ -27,6 +30,8 @@ import tempfile
 from collections.abc import Callable, Iterable
 
 from survival import RUN, Case, begun, compare, end, uninterrupted, wait_until
+
+from unlearn_jax.pipeline.store import Workdir
 
 DAMAGE: dict[str, Callable[[bytes], bytes] | None] = {
     "truncated": lambda data: data[: len(data) // 2],
@@ -61,7 +66,7 @@ def damage_finished(
             folder = case.root / "damaged"
             shutil.copytree(whole, folder)
             files = [folder / files[turn].relative_to(whole) for files in stored if turn < len(files)]
-            written = [folder / file.relative_to(whole) for file in others] if turn == 0 else []
+            written = [folder / file.relative_to(whole) for file in others if turn == (file.name == Workdir.MARK)]
             for file in files + written:
                 damage(file, how)
             spoiled = [file.read_bytes() if file.exists() else b"" for file in written]
@@ -126,9 +131,9 @@ def files_of(folder: pathlib.Path) -> list[pathlib.Path]:
     return [file for file in folder.rglob("*") if file.is_file()]
 
 
-def damage_cache(case: Case, expected: dict[str, bytes]) -> None:
+def damage_cache(case: Case, expected: dict[str, bytes], kinds: Iterable[str] = tuple(DAMAGE)) -> None:
     """Damages all compiled programs of the cache: they are compiled again, with the same result."""
-    for how in DAMAGE:
+    for how in kinds:
         kept = case.root / "kept"
         shutil.copytree(case.root / "cache", kept)
         for file in files_of(case.root / "cache"):
@@ -153,7 +158,7 @@ def refused(case: Case, folder: pathlib.Path, status: int, message: str) -> None
 def damage_disks(case: Case, whole: pathlib.Path, expected: dict[str, bytes]) -> None:
     """Fills the disk at several places of the run, and makes it read-only: one line, and once mended the same result."""
     size = sum(-(-file.stat().st_size // 4096) * 4 for file in files_of(whole)) + 4 * len(list(whole.rglob("*")))
-    for share in (0.2, 0.4, 0.6, 0.8):
+    for share in (0.15, 0.3, 0.45, 0.6):
         disk = case.root / "disk"
         disk.mkdir()
         options = f"size={int(share * size)}k"
@@ -172,7 +177,7 @@ def damage_disks(case: Case, whole: pathlib.Path, expected: dict[str, bytes]) ->
                 f"ok  full disk with {done:2} folders finished: one line, none lost; with space, the same result",
                 flush=True,
             )
-            if share == 0.8:
+            if share == 0.6:
                 subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
                 refused(case, disk, 2, "cannot be written")
                 print("ok  read-only disk: one line, nothing changed", flush=True)
@@ -204,13 +209,24 @@ def two_at_once(case: Case, expected: dict[str, bytes]) -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", nargs="*", help="finished, checkpoints, cache, disks, twice; all by default")
+    parser.add_argument("--how", nargs="*", choices=tuple(DAMAGE), default=tuple(DAMAGE), help="all by default")
+    options = parser.parse_args()
+    if unknown := set(options.what) - {"finished", "checkpoints", "cache", "disks", "twice"}:
+        parser.error(f"unknown {', '.join(unknown)}")
     with tempfile.TemporaryDirectory() as name:
         case, _, expected = uninterrupted(Case(pathlib.Path(name), RUN))
-        damage_finished(case, case.root / "whole", expected)
-        damage_checkpoints(case, expected)
-        damage_cache(case, expected)
-        damage_disks(case, case.root / "whole", expected)
-        two_at_once(case, expected)
+        whole = case.root / "whole"
+        parts: dict[str, Callable[[], None]] = {
+            "finished": lambda: damage_finished(case, whole, expected, options.how),
+            "checkpoints": lambda: damage_checkpoints(case, expected, options.how),
+            "cache": lambda: damage_cache(case, expected, options.how),
+            "disks": lambda: damage_disks(case, whole, expected),
+            "twice": lambda: two_at_once(case, expected),
+        }
+        for part in options.what or parts:
+            parts[part]()
 
 
 if __name__ == "__main__":

@@ -170,7 +170,8 @@ class Bank:
 
                 def note(state: TrainState, losses: np.ndarray) -> None:
                     bar.update(losses.shape[1] * len(rows))
-                    checkpoints.save(state)
+                    if np.asarray(state.epoch)[0] < spec.recipe.num_epochs:  # the last losses are of no checkpoint
+                        checkpoints.save(state)
 
                 state, losses = fit_many(
                     jax.random.wrap_key_data(jnp.asarray(spec.keys[filled])),
