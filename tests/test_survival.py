@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -478,6 +479,27 @@ def test_a_disk_too_full_for_a_checkpoint(tmp_path, mount, capfd, caplog):
         restored, _ = checkpoints.restore(state)
     assert restored.epoch[0] == newest < 7
     np.testing.assert_array_equal(restored.variables.params["w"], state.variables.params["w"])
+
+
+def test_a_disk_too_full_for_the_small_files_beside_a_checkpoint(tmp_path, monkeypatch, capfd, caplog):
+    """Orbax writes these in threads, logs what they raise, and raises it again."""
+    state = train.TrainState(jnp.full((1,), 3), Variables({"w": jnp.arange(25.0)[None]}, {}), ())
+    met = []
+
+    def full(path, *_, **__):
+        met.append(path.name)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(type(epath.Path(tmp_path)), "write_text", full)
+    (tmp_path / "group").mkdir()
+    with (
+        pytest.raises(OSError, match=r"No space left on device: '.*training'"),
+        bank._Checkpoints(tmp_path / "group" / "training", 0.0) as checkpoints,
+    ):
+        checkpoints.save(state)
+    assert met
+    assert capfd.readouterr().err == ""
+    assert caplog.text == ""
 
 
 def test_a_directory_that_cannot_be_written_is_one_line(small, tmp_path, mount, capsys):

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import logging
 import pathlib
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -272,7 +273,8 @@ class _Checkpoints:
     def _close(self) -> None:
         if self._manager is not None:
             try:
-                self._manager.close()
+                with store.naming(self._folder):
+                    self._manager.close()
             finally:
                 self._manager = None
                 logging.getLogger("absl").removeFilter(_worth_saying)
@@ -331,14 +333,16 @@ class _Checkpoints:
             host = jax.tree.map(np.asarray, state)
             spent = np.asarray(self._before + time.monotonic() - self._began)
             saved = {"state": host, "seconds": spent, "checksum": _checksum(host)}
-            self._open().save(int(host.epoch[0]), args=_TreeArgs(saved))
+            with store.naming(self._folder):
+                self._open().save(int(host.epoch[0]), args=_TreeArgs(saved))
             self._last = time.monotonic()
 
 
 def _worth_saying(record: logging.LogRecord) -> bool:
     """Not what Orbax raises in a thread, as it raises that again; nor its metadata, which decide nothing."""
-    said = record.getMessage()
-    return "_SignalingThread.run() raised" not in said and "Failed to json parse Metadata file" not in said
+    again = r"_SignalingThread\.run\(\) raised|Failed to run .* Handler Commit|Save Finalize thread .* failed"
+    nothing = "Metadata file|Failed to (write|update) metadata="
+    return not re.search(f"{again}|{nothing}", record.getMessage())
 
 
 def _checksum(tree: Any) -> np.ndarray:

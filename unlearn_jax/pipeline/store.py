@@ -156,7 +156,7 @@ def write_file(path: pathlib.Path, fill: Callable[[pathlib.Path], object]) -> No
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}-{os.getpid()}{path.suffix}")
     try:
-        with _naming(path):
+        with naming(path):
             fill(draft)
             os.replace(draft, path)
     finally:
@@ -170,18 +170,18 @@ def write_text(path: pathlib.Path, text: str) -> None:
 
 def save_array(path: pathlib.Path, array: np.ndarray) -> None:
     """An array as ``.npy``, without pickle."""
-    with _naming(path):
+    with naming(path):
         np.save(path, array, allow_pickle=False)
 
 
 def save_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Arrays by name as one ``.npz``."""
-    with _naming(path):
+    with naming(path):
         np.savez(path, **arrays)  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager
-def _naming(path: pathlib.Path) -> Iterator[None]:
+def naming(path: pathlib.Path) -> Iterator[None]:
     """Adds the file to what is said of a disk that is full; NumPy gives no number where it took fewer bytes."""
     try:
         yield
