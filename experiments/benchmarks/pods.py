@@ -13,16 +13,17 @@ Hosts start together, each writes its numbers to the shared folder, and the firs
 Forced host devices share the cores of one machine: they test the program, and what they lose beyond one per core is what the
 program adds; the second efficiency counts no more devices than cores.
 
-Measured: not on a pod yet. Forced devices of two CPU cores, JAX 0.10.2, on a machine that was not quiet (the spread says
-so), ``--model cnn --force-devices 8 --per-device 2 --batch 64 --steps 8 --repeats 3``::
+Measured: not on a pod yet. Forced devices of two CPU cores, Python 3.11, JAX 0.10.2, one run of
+``--model cnn --force-devices 8 --per-device 2 --batch 64 --steps 8 --repeats 5``::
 
      devices        min     median        max   images/s; efficiency; of the 2 cores
-           1      1,502      1,538      2,353   1.00  1.00
-           2      1,413      3,230      3,341   1.05  1.05
-           4      2,797      3,082      3,284   0.50  1.00
-           8      2,180      2,662      2,855   0.22  0.87
+           1      2,350      2,650      2,940   1.00  1.00
+           2      3,418      3,470      3,582   0.65  0.65
+           4      5,023      5,409      5,486   0.51  1.02
+           8      4,487      5,005      5,229   0.24  0.94
 
-One device per core is twice as fast as one device; four times as many devices as cores cost a fifth of that. Two processes of two
+Devices share the machine's threads, so two of them do not always get both cores (1.05 in another run, whose repeats differed by
+a factor of 2); four and eight keep both busy. Two processes of two
 devices each, on the loopback interface, print and draw one table of 2 and 4 devices; ``tests/test_pods.py`` runs both.
 """
 

@@ -92,6 +92,7 @@ EXPERIMENT = Experiment("Survival", Config(), parts, lambda config, found: Page(
 '''
 CHILD = """
 import faulthandler, functools, signal, sys
+faulthandler.enable()
 faulthandler.register(signal.SIGUSR1, open(sys.argv.pop(1), "w"), all_threads=True)
 import jax
 jax.distributed.initialize = functools.partial(jax.distributed.initialize, heartbeat_timeout_seconds=10)
