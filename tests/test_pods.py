@@ -41,7 +41,8 @@ def test_eight_devices_of_one_process(tmp_path):
     (said,) = finish(start(tmp_path, "--force-devices", "8", *TINY))
     assert list(rows(said)) == [1, 2, 4, 8]
     assert rows(said)[1] == 1
-    assert Image.open(tmp_path / "pods.png").size == (600, 420)
+    with Image.open(tmp_path / "pods.png") as drawn:
+        assert drawn.size == (600, 420)
 
 
 @pytest.mark.slow

@@ -12,12 +12,27 @@ folder aside, compute it anew and end in the same bits. Then checkpoints of a gr
 programs; a disk (in memory, mounted for the purpose) that is full at four places of the run, or read-only; and the same
 command twice at once.
 
-Measured: the whole matrix not yet. Tried (JAX 0.10.2, Orbax 0.12.8, Python 3.11, 2 CPU cores): one round of flipped bits,
-whose stored files (``logits.npy`` of originals, references and retrained models, ``distance.npy`` of adversarial sets,
-``logits.npy`` of unlearned models) were all named, set aside and computed anew, and whose nine other files were all written
-anew; a flipped bit in the newest checkpoint (named; training went on from the one before); a disk full in the middle of a
-checkpoint (one line, status 1, the finished folders as without it; the rest with space not tried); and two runs in one folder
-(the second refused with one line). After each that ended, the bits were those of the uninterrupted run.
+Measured (JAX 0.10.2, Orbax 0.12.8, Python 3.11, 2 CPU cores), in portions, each cell ending in the bits of the uninterrupted run:
+
+============================  =====  ==============================================================================
+what                          cells  truncated, a bit flipped, deleted
+============================  =====  ==============================================================================
+stored files of a finished    60     all named, set aside, computed anew: models, logits and manifest of originals,
+run                                  references and retrained models; five arrays and the manifest of adversarial sets;
+                                     models, logits, losses, counts and manifest of unlearned models
+files that it only writes     27     never read, written anew
+newest checkpoint's state     3      named, set aside, training went on from the one before
+all checkpoints' states       1      (truncated) named, set aside, training began anew
+Orbax's other files           9      not needed
+all compiled programs         3      named (deleted: silently) and compiled anew
+full disk, 2, 8, 8 and 8      4      one line, status 1, nothing finished lost; with space, the same result
+folders finished
+read-only disk                1      one line, nothing changed
+the same command twice        1      the second refused in one line, the first ended in the same result
+============================  =====  ==============================================================================
+
+A fault was found on the way and mended: a disk that filled up at one of Orbax's own small files gave a hundred lines of its log
+before the one line.
 """
 
 import argparse
