@@ -15,8 +15,9 @@ numbers of ``results.json`` but times, every stored model, logit, adversarial ex
 manifest but its times. No kill may make the next run warn, nor leave a file half written.
 
 The phase that a kill met is what the stacks of the process showed a moment before (a signal handler that writes them is
-all that the harness adds to the command). Moments are uniform over 1.5 times what the run has left to do (``moments``: over the whole run), by the clock of
-the uninterrupted one; one in ten is uniform over the start instead, before the run has its directory (imports, data, plan).
+all that the harness adds to the command). Moments are uniform over 1.5 times what the run has left to do (``moments``: over
+the whole run), by the clock of the uninterrupted one; one in ten is uniform over the start instead, before the run has its
+directory (imports, data, plan).
 
 Measured (JAX 0.10.2, Orbax 0.12.8, NumPy 2.4.6, Python 3.11, 2 CPU cores busy with other jobs, too). ``moments --number 25``, each
 run killed once and its end compared, seed 4 and, after it, seed 5::

@@ -60,23 +60,15 @@ def read_manifest(path: pathlib.Path) -> dict[str, Any] | None:
     """
     if not path.is_dir():
         return None
-    try:
+    with _refusing(path / MANIFEST):
         manifest = json.loads((path / MANIFEST).read_text())
         files = dict(manifest["files"])
         own = _manifest_sha256(manifest)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        if not is_damage(error):
-            raise
-        raise damaged(path / MANIFEST, path) from error
     if files.pop(MANIFEST, own) != own:
         raise damaged(path / MANIFEST, path)
     for name, checksum in files.items():
-        try:
+        with _refusing(path / name):
             sound = file_sha256(path / name) == checksum
-        except OSError as error:
-            if not is_damage(error):
-                raise
-            raise damaged(path / name, path) from error
         if not sound:
             raise damaged(path / name, path)
     return {**manifest, "files": files}
@@ -214,7 +206,7 @@ def load_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 @contextlib.contextmanager
 def _refusing(path: pathlib.Path) -> Iterator[None]:
-    """What NumPy's readers say, half a dozen types of exceptions, as one."""
+    """What readers of NumPy and JSON say, half a dozen types of exceptions, as one."""
     try:
         yield
     except Exception as error:
