@@ -1,7 +1,8 @@
 """A weaker attack, and another model's adversarial examples (AMUN, Tables 8 and 9), with the terms of Theorem 4.1.
 
 Command:   unlearn-jax run ablation_attack --workdir runs/ablation_attack
-Published: ResNet-18, CIFAR-10, test accuracy / FT AUC / Avg Gap, mean ± std over 27 runs
+Published: ResNet-18, CIFAR-10, test accuracy / FT AUC / Avg Gap, mean ± std over 27
+runs
 
                        with D_R, 10%                             without D_R, 10%
   PGD-50               93.45±0.22 / 50.18±0.36 / 0.62±0.05       91.67±0.04 / 52.24±0.23 / 1.94±0.13
@@ -9,8 +10,8 @@ Published: ResNet-18, CIFAR-10, test accuracy / FT AUC / Avg Gap, mean ± std ov
   PGD-50, other model  92.64±0.09 / 48.70±0.59 / 1.57±0.12       90.56±0.28 / 48.29±0.22 / 3.07±0.15
 
 Measured:  mean ± std over 30 runs (3 originals x 10 forget sets of 90), 95% interval of the mean, in percent and
-           points; 64 references; cost: gradients of single samples over a retraining's, the adversarial set's as an
-           upper bound
+           points; 64 references; cost: gradients of single samples over a retraining's,
+           the adversarial set's as an upper bound
 
                                     unlearn acc              test acc              FT AUC                Avg Gap            cost
   Original (do nothing)             100.0±0.0 [100.0,100.0]  98.0±0.1 [97.1,98.8]  58.6±2.8 [54.8,62.5]  3.2±0.7 [2.0,4.6]  –
@@ -24,9 +25,10 @@ Measured:  mean ± std over 30 runs (3 originals x 10 forget sets of 90), 95% in
   PGD-50, other model, without D_R  99.9±0.3 [99.5,100.0]    96.0±0.7 [94.9,97.0]  46.4±2.3 [42.9,49.7]  2.3±0.6 [1.8,3.3]  0.30
 
 Chosen:    PGD-50: learning_rate 0.0306, decay_every 5; Fast gradient: learning_rate 0.0959, decay_every 5; PGD-50,
-           other model: learning_rate 0.0306, decay_every 5; PGD-50, without D_R: learning_rate 0.03, decay_every 5;
-           Fast gradient, without D_R: learning_rate 0.03, decay_every 5; PGD-50, other model, without D_R:
-           learning_rate 0.03, decay_every 5
+           other model: learning_rate 0.0306, decay_every 5; PGD-50, without D_R:
+           learning_rate 0.03, decay_every 5; Fast gradient, without D_R: learning_rate
+           0.03, decay_every 5; PGD-50, other model, without D_R: learning_rate 0.03,
+           decay_every 5
 
 Reading:   every interval overlaps: at this scale neither the weaker attack nor another model's set is shown to be
            worse.
@@ -44,14 +46,23 @@ PRESET = dataclasses.replace(
     _BASE,
     title="Weaker and transferred adversarial sets",
     audit=dataclasses.replace(_BASE.audit, theory=True),
-    attacks={"fast": {"kind": "fast", "norm": "linf", "epsilon_init": 0.01}, "other": {"source": "other"}},
-    tuning=dataclasses.replace(_BASE.tuning, originals=(101, 102)),  # a set of another model needs two
+    attacks={
+        "fast": {"kind": "fast", "norm": "linf", "epsilon_init": 0.01},
+        "other": {"source": "other"},
+    },
+    tuning=dataclasses.replace(
+        _BASE.tuning, originals=(101, 102)
+    ),  # a set of another model needs two
     rows={
         f"{attack or 'pgd'}{suffix}": {**row, "label": label + end, "attack": attack}
         for suffix, end, row in (
             ("", "", {"method": "amun"}),
             ("_no_retain", ", without D_R", rows.without_retain()["amun_no_retain"]),
         )
-        for attack, label in {"": "PGD-50", "fast": "Fast gradient", "other": "PGD-50, other model"}.items()
+        for attack, label in {
+            "": "PGD-50",
+            "fast": "Fast gradient",
+            "other": "PGD-50, other model",
+        }.items()
     },
 )

@@ -3,8 +3,8 @@
 Command:   unlearn-jax run ablation_failures --workdir runs/ablation_failures
 Published: none; the released code searches until it finds one.
 Measured:  mean ± std over 30 runs (3 originals x 10 forget sets of 90), 95% interval of the mean, in percent and
-           points; 64 references; cost: gradients of single samples over a retraining's, the adversarial set's as an
-           upper bound
+           points; 64 references; cost: gradients of single samples over a retraining's,
+           the adversarial set's as an upper bound
 
                                unlearn acc              test acc              FT AUC                Avg Gap            cost
   Original (do nothing)        100.0±0.0 [100.0,100.0]  98.0±0.1 [97.1,98.8]  58.6±2.8 [54.8,62.5]  3.2±0.7 [2.0,4.6]  –
@@ -34,8 +34,9 @@ Measured:  mean ± std over 30 runs (3 originals x 10 forget sets of 90), 95% in
   D_F twice, no D_A            100.0±0.0 [100.0,100.0]  98.0±0.2 [97.1,98.9]  59.9±3.0 [56.1,63.9]  3.6±0.7 [2.4,5.0]  0.30
 
 Reading:   up to half of the searches may fail and dropping or keeping the samples costs nothing that shows; at 90%
-           both fall back towards doing nothing. Wrong labels on images that are no adversarial examples (random,
-           runner-up, after a retry that fails) cost test accuracy from 10% on.
+           both fall back towards doing nothing. Wrong labels on images that are no
+           adversarial examples (random, runner-up, after a retry that fails) cost test
+           accuracy from 10% on.
 Time:      9 minutes with other jobs beside.
 Device:    2 CPU cores (x86-64, AVX-512), Python 3.11, JAX 0.10.2.
 """
@@ -72,5 +73,12 @@ PRESET = dataclasses.replace(
         if share
         for policy, label in _POLICIES.items()
     }
-    | {"forget_only": {"label": "D_F twice, no D_A", "method": "amun", "replace": "original", **_KNOBS}},
+    | {
+        "forget_only": {
+            "label": "D_F twice, no D_A",
+            "method": "amun",
+            "replace": "original",
+            **_KNOBS,
+        }
+    },
 )

@@ -1,13 +1,16 @@
 """What AMUN's adversarial set can be replaced by (AMUN, Figures 1, 6 and 7): digits, a perceptron.
 
 Command:   unlearn-jax run ablation_sets --workdir runs/ablation_sets
-Published: figures of test accuracy only (ResNet-18, CIFAR-10, 20 epochs, learning rate 0.01, a tenth of it after every
-           5 epochs): on the set alone, only true adversarial examples with their labels keep the accuracy.
+Published: figures of test accuracy only (ResNet-18, CIFAR-10, 20 epochs, learning rate
+0.01, a tenth of it after every
+           5 epochs): on the set alone, only true adversarial examples with their labels
+           keep the accuracy.
 Sets:      Adv is D_A; Orig D_F once more; AdvL the clean images with the adversarial labels; RL with random ones; ARL
-           the adversarial images with random labels; ARS random points as far away, with the adversarial labels.
+           the adversarial images with random labels; ARS random points as far away,
+           with the adversarial labels.
 Measured:  mean ± std over 30 runs (3 originals x 10 forget sets of 90), 95% interval of the mean, in percent and
-           points; 64 references; cost: gradients of single samples over a retraining's, the adversarial set's as an
-           upper bound
+           points; 64 references; cost: gradients of single samples over a retraining's,
+           the adversarial set's as an upper bound
 
                            unlearn acc              test acc              FT AUC                Avg Gap               cost
   Original (do nothing)    100.0±0.0 [100.0,100.0]  98.0±0.1 [97.1,98.8]  58.6±2.8 [54.8,62.5]  3.2±0.7 [2.0,4.6]     –
@@ -33,7 +36,8 @@ Measured:  mean ± std over 30 runs (3 originals x 10 forget sets of 90), 95% in
   ARS alone                59.3±8.8 [52.6,65.5]     66.6±7.7 [61.6,71.2]  44.7±3.2 [41.1,48.0]  25.9±5.9 [22.3,30.2]  0.31
 
 Reading:   on the set alone, D_A keeps the test accuracy (97.4) where AdvL, RL and ARS lose a third of it; ARL keeps
-           91, so adversarial images alone do much of it. With D_R the differences shrink, as published.
+           91, so adversarial images alone do much of it. With D_R the differences
+           shrink, as published.
 Time:      7 minutes with other jobs beside.
 Device:    2 CPU cores (x86-64, AVX-512), Python 3.11, JAX 0.10.2.
 """

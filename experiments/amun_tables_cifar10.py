@@ -1,12 +1,14 @@
 """AMUN Tables 1 and 2 at full scale: every method, ResNet-18 on CIFAR-10, 10% and 50% forgotten (for an accelerator).
 
 Command:  unlearn-jax prepare cifar10 --archive cifar-10-binary.tar.gz --data-dir DATA
-          unlearn-jax run amun_tables_cifar10 --workdir runs/amun_tables --data.path DATA
+          unlearn-jax run amun_tables_cifar10 --workdir runs/amun_tables --data.path
+          DATA
 
-3 originals x 3 forget sets x 3 runs = 27 per method, 128 references, as in the paper (arXiv 2503.00917). Forget sets
-are the published ones (legacy NumPy generator, seeds 1, 10, 100 over the official order of the 50,000 training images).
-Selected hyper-parameters are not published; here every method is tuned with 12 trials on an original and a forget set
-that the tables do not report.
+3 originals x 3 forget sets x 3 runs = 27 per method, 128 references, as in the paper
+(arXiv 2503.00917). Forget sets are the published ones (legacy NumPy generator, seeds 1,
+10, 100 over the official order of the 50,000 training images). Selected
+hyper-parameters are not published; here every method is tuned with 12 trials on an
+original and a forget set that the tables do not report.
 
 Published, mean ± std over 27 runs: unlearn / retain / test accuracy, FT AUC, Avg Gap.
 
@@ -27,7 +29,8 @@ Published, mean ± std over 27 runs: unlearn / retain / test accuracy, FT AUC, A
     AMUN, no D_R         94.28±0.37   97.47±0.10   91.67±0.04   52.24±0.23   1.94±0.13
     AMUN+SalUn, no D_R   94.19±0.38   97.71±0.06   91.79±0.12   51.93±0.12   1.77±0.06
 
-  50% forgotten (several printed gaps do not follow from the printed means: compare the columns)
+  50% forgotten (several printed gaps do not follow from the printed means: compare the
+  columns)
     Retrain              92.09±0.37   100.0±0.00   91.85±0.33   50.01±0.12   0
     FT                   94.24±0.30   95.82±0.31   91.21±0.33   51.74±0.36   2.17±0.13
     RL                   94.83±0.44   99.79±0.04   90.08±0.16   50.78±0.14   1.38±0.09
@@ -44,7 +47,8 @@ Published, mean ± std over 27 runs: unlearn / retain / test accuracy, FT AUC, A
     AMUN, no D_R         92.77±0.52   95.66±0.25   89.43±0.19   52.60±0.22   2.51±0.09
     AMUN+SalUn, no D_R   91.90±0.63   96.59±0.31   89.98±0.44   52.32±0.56   2.00±0.17
 
-Measured: not yet; it needs an accelerator (about 170 trainings of ResNet-18, and the search).
+Measured: not yet; it needs an accelerator (about 170 trainings of ResNet-18, and the
+search).
 """
 
 import dataclasses
@@ -64,7 +68,11 @@ from unlearn_jax.pipeline import (
 )
 
 _ADVERSARIAL_ONLY = {  # for large forget sets the paper leaves D_F out
-    "amun_adversarial": {"label": "AMUN, D_R and D_A", "method": "amun", "forget": False},
+    "amun_adversarial": {
+        "label": "AMUN, D_R and D_A",
+        "method": "amun",
+        "forget": False,
+    },
     "amun_adversarial_only": {
         **rows.without_retain()["amun_no_retain"],
         "label": "AMUN, D_A only",
@@ -79,11 +87,25 @@ for _row in _ROWS.values():  # the schedules that AMUN's code searches
 _TENTH = RunConfig(
     title="AMUN, Tables 1 and 2: ResNet-18 on CIFAR-10",
     data=DataConfig(source="tfds", name="cifar10"),
-    model=ModelConfig(name="resnet", fields={"blocks": (2, 2, 2, 2), "width": 64, "halve_projection": True}),
-    training=TrainingConfig(num_epochs=200, batch_size=128, learning_rate=0.1, decay_every=40, augment="crop_flip"),
+    model=ModelConfig(
+        name="resnet",
+        fields={"blocks": (2, 2, 2, 2), "width": 64, "halve_projection": True},
+    ),
+    training=TrainingConfig(
+        num_epochs=200,
+        batch_size=128,
+        learning_rate=0.1,
+        decay_every=40,
+        augment="crop_flip",
+    ),
     forget=ForgetConfig(fraction=0.1, seeds=(1, 10, 100), generator="legacy"),
     replicas=ReplicasConfig(
-        originals=(1, 10, 100), repeats=3, references=128, reference_epochs=161, group=8, mapper="map"
+        originals=(1, 10, 100),
+        repeats=3,
+        references=128,
+        reference_epochs=161,
+        group=8,
+        mapper="map",
     ),
     attack=AttackConfig(epsilon_init=0.04, num_steps=50),
     tuning=TuningConfig(trials=12, originals=(1000,), seeds=(1000,)),
@@ -93,5 +115,7 @@ _TENTH = RunConfig(
 
 STUDY = {
     "tenth": _TENTH,
-    "half": dataclasses.replace(_TENTH, forget=dataclasses.replace(_TENTH.forget, fraction=0.5)),
+    "half": dataclasses.replace(
+        _TENTH, forget=dataclasses.replace(_TENTH.forget, fraction=0.5)
+    ),
 }

@@ -34,26 +34,32 @@ Measured:  mean over 9 runs (3 originals x 3 classes of 150 samples), 95% interv
   MPRU (output filter)        40.5 [37.4,43.5]  47.7 [40.9,53.8]  100.0 [100.0,100.0]  14.5 [4.4,34.0]  1.9 [1.2,3.3]     0.00
 
 Chosen:    Fine-tuned (FT): learning_rate 0.0208, decay_every 0; Gradient ascent (GA): learning_rate 0.000226;
-           NegGrad+: learning_rate 0.0208, alpha 0.999; Random label (RL): learning_rate 0.0448, decay_every 0;
-           Boundary shrink (BS): learning_rate 0.001, bound 0.5; Boundary expand (BE): learning_rate 0.000518;
-           l1-sparse: learning_rate 0.0208, gamma 0.001; SalUn: learning_rate 0.0448, share 0.1; SVD projection
-           (Kodge): alpha_retain 215, alpha_forget 100; SCRUB: learning_rate 0.001, alpha 0.001; Bad teacher:
-           learning_rate 0.000518; UNSIR: learning_rate 0.00448, repair_rate 0.03; SSD: alpha 100, importance batch;
-           L2UL: learning_rate 0.0005; DELETE: learning_rate 0.00193; DELETE with D_R: learning_rate 0.0448,
-           decay_every 0; TRW without D_R: learning_rate 0.00448, beta 0.5; TRW: learning_rate 0.0448, beta 0.5; TRW,
-           by sample: learning_rate 0.0448, beta 30; Influence target: learning_rate 0.0588; Influence target,
+           NegGrad+: learning_rate 0.0208, alpha 0.999; Random label (RL): learning_rate
+           0.0448, decay_every 0; Boundary shrink (BS): learning_rate 0.001, bound 0.5;
+           Boundary expand (BE): learning_rate 0.000518; l1-sparse: learning_rate
+           0.0208, gamma 0.001; SalUn: learning_rate 0.0448, share 0.1; SVD projection
+           (Kodge): alpha_retain 215, alpha_forget 100; SCRUB: learning_rate 0.001,
+           alpha 0.001; Bad teacher: learning_rate 0.000518; UNSIR: learning_rate
+           0.00448, repair_rate 0.03; SSD: alpha 100, importance batch; L2UL:
+           learning_rate 0.0005; DELETE: learning_rate 0.00193; DELETE with D_R:
+           learning_rate 0.0448, decay_every 0; TRW without D_R: learning_rate 0.00448,
+           beta 0.5; TRW: learning_rate 0.0448, beta 0.5; TRW, by sample: learning_rate
+           0.0448, beta 30; Influence target: learning_rate 0.0588; Influence target,
            refitted: learning_rate 0.0588
 
 Reading:   with 1,500 images and 40% accuracy, two retrained models differ by 45 points of total variation on the
-           forgotten class, and U-LiRA's interval on them runs from 45 to 72: U-LiRA tells FT, l1-sparse, GA, boundary
-           expand, SVD projection, the bad teacher, UNSIR, SSD and the filters from retraining, and not the others,
-           TRW (55.7), DELETE (65.7, with D_R 48.1) and the influence target (48.9) among them. In TV and MIA-NN
-           nothing but L2UL's and boundary expand's means stands out: no claim about targets follows.
+           forgotten class, and U-LiRA's interval on them runs from 45 to 72: U-LiRA
+           tells FT, l1-sparse, GA, boundary expand, SVD projection, the bad teacher,
+           UNSIR, SSD and the filters from retraining, and not the others, TRW (55.7),
+           DELETE (65.7, with D_R 48.1) and the influence target (48.9) among them. In
+           TV and MIA-NN nothing but L2UL's and boundary expand's means stands out: no
+           claim about targets follows.
 Time:      12 minutes with other jobs beside; peak memory 2.0 GB.
 Device:    2 CPU cores (x86-64, AVX-512), Python 3.11, JAX 0.10.2.
 
-``cifar10_jpeg`` holds CIFAR-10's images recompressed as JPEG, ordered by class: numbers come close to CIFAR-10's, and
-are not equal to them. With the original images: --data.name=cifar10.
+``cifar10_jpeg`` holds CIFAR-10's images recompressed as JPEG, ordered by class: numbers
+come close to CIFAR-10's, and are not equal to them. With the original images:
+--data.name=cifar10.
 """
 
 from unlearn_jax.pipeline import (
@@ -75,7 +81,9 @@ for _row in _ROWS.values():
 
 PRESET = RunConfig(
     title="Class unlearning on CIFAR-10 (JPEG), small CNN",
-    data=DataConfig(source="tfds", name="cifar10_jpeg", num_train=1500, num_test=1000, balanced=True),
+    data=DataConfig(
+        source="tfds", name="cifar10_jpeg", num_train=1500, num_test=1000, balanced=True
+    ),
     model=ModelConfig(name="cnn", fields={"widths": (8, 16)}),
     training=TrainingConfig(num_epochs=20, batch_size=64, learning_rate=0.02),
     forget=ForgetConfig(kind="class", classes=(1, 3, 8)),

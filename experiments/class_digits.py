@@ -1,7 +1,8 @@
 """Class unlearning on scikit-learn's digits: every method, tuned alike, beside retraining; minutes on two CPU cores.
 
 Command:   unlearn-jax run class_digits --workdir runs/class_digits
-Published: none at this scale; the full-scale presets are ``class_tables`` and ``class_tables_tiny_imagenet``.
+Published: none at this scale; the full-scale presets are ``class_tables`` and
+``class_tables_tiny_imagenet``.
 Measured:  mean over 20 runs (5 originals x 4 classes of 120 samples), 95% interval of the mean, in percent and
            points; cost: gradients of single samples over a retraining's
 
@@ -34,24 +35,28 @@ Measured:  mean over 20 runs (5 originals x 4 classes of 120 samples), 95% inter
   MPRU (output filter)        98.2 [97.1,99.2]  45.0 [38.3,52.5]  100.0 [100.0,100.0]  28.1 [18.6,40.6]  6.7 [4.7,8.7]     0.00
 
 Chosen:    Fine-tuned (FT): learning_rate 0.313, decay_every 5; Gradient ascent (GA): learning_rate 0.0179; NegGrad+:
-           learning_rate 0.144, alpha 0.999; Random label (RL): learning_rate 0.001, decay_every 5; Boundary shrink
-           (BS): learning_rate 0.001, bound 0.224; Boundary expand (BE): learning_rate 0.000658; l1-sparse:
-           learning_rate 0.144, gamma 0.001; SalUn: learning_rate 0.00669, share 0.1; SVD projection (Kodge):
-           alpha_retain 215, alpha_forget 10; SCRUB: learning_rate 0.01, alpha 1; Bad teacher: learning_rate 0.000811;
-           UNSIR: learning_rate 0.00448, repair_rate 0.03; SSD: alpha 25.1, importance batch; L2UL: learning_rate
-           0.0102; DELETE: learning_rate 0.000351; DELETE with D_R: learning_rate 0.0959, decay_every 0; TRW without
-           D_R: learning_rate 0.000669, beta 3.87; TRW: learning_rate 0.00669, beta 3.87; TRW, by sample:
-           learning_rate 0.00669, beta 30; Influence target: learning_rate 0.179; Influence target, refitted:
-           learning_rate 0.106
+           learning_rate 0.144, alpha 0.999; Random label (RL): learning_rate 0.001,
+           decay_every 5; Boundary shrink (BS): learning_rate 0.001, bound 0.224;
+           Boundary expand (BE): learning_rate 0.000658; l1-sparse: learning_rate 0.144,
+           gamma 0.001; SalUn: learning_rate 0.00669, share 0.1; SVD projection (Kodge):
+           alpha_retain 215, alpha_forget 10; SCRUB: learning_rate 0.01, alpha 1; Bad
+           teacher: learning_rate 0.000811; UNSIR: learning_rate 0.00448, repair_rate
+           0.03; SSD: alpha 25.1, importance batch; L2UL: learning_rate 0.0102; DELETE:
+           learning_rate 0.000351; DELETE with D_R: learning_rate 0.0959, decay_every 0;
+           TRW without D_R: learning_rate 0.000669, beta 3.87; TRW: learning_rate
+           0.00669, beta 3.87; TRW, by sample: learning_rate 0.00669, beta 30; Influence
+           target: learning_rate 0.179; Influence target, refitted: learning_rate 0.106
 
 Diverged:  GA: the search leaves it at the only rate that forgets at all, and that one ends in numbers that are not
            finite in at least one run.
 Reading:   the influence-predicted target (refitted) comes nearest to retraining in TV and Avg Gap; TRW with the
-           published similarity is no nearer in TV than DELETE, its target without a tilt. U-LiRA: TRW 81, by sample
-           75, influence targets 73 to 77, the best other method 82 (UNSIR, boundary shrink), retrained 50: all
-           intervals of these overlap, and none holds 50. MIA-NN gap: influence, refitted, and DELETE 7, TRW 14,
-           retrained 3 to 4. The older attacks call nearly every method perfect (100, as retrained), and RMIA and LiRA
-           find no trace of single samples in any.
+           published similarity is no nearer in TV than DELETE, its target without a
+           tilt. U-LiRA: TRW 81, by sample 75, influence targets 73 to 77, the best
+           other method 82 (UNSIR, boundary shrink), retrained 50: all intervals of
+           these overlap, and none holds 50. MIA-NN gap: influence, refitted, and DELETE
+           7, TRW 14, retrained 3 to 4. The older attacks call nearly every method
+           perfect (100, as retrained), and RMIA and LiRA find no trace of single
+           samples in any.
 Time:      6 minutes with other jobs beside; peak memory 1.8 GB.
 Device:    2 CPU cores (x86-64, AVX-512), Python 3.11, JAX 0.10.2.
 """

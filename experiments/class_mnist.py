@@ -34,20 +34,24 @@ Measured:  mean over 15 runs (5 originals x 3 classes of 150 samples), 95% inter
   MPRU (output filter)        95.3 [94.1,96.5]  49.9 [35.5,63.4]  100.0 [99.8,100.0]  27.4 [14.8,41.0]  4.4 [3.1,5.7]     0.00
 
 Chosen:    Fine-tuned (FT): learning_rate 0.144, decay_every 0; Gradient ascent (GA): learning_rate 0.0133; NegGrad+:
-           learning_rate 0.144, alpha 0.999; Random label (RL): learning_rate 0.001, decay_every 5; Boundary shrink
-           (BS): learning_rate 0.0001, bound 0.5; Boundary expand (BE): learning_rate 0.000518; l1-sparse:
-           learning_rate 0.144, gamma 1e-06; SalUn: learning_rate 0.001, share 0.1; SVD projection (Kodge):
-           alpha_retain 10, alpha_forget 100; SCRUB: learning_rate 0.01, alpha 1; Bad teacher: learning_rate 0.00139;
-           UNSIR: learning_rate 0.000669, repair_rate 0.03; SSD: alpha 10, importance batch; L2UL: learning_rate
-           0.000847; DELETE: learning_rate 0.000268; DELETE with D_R: learning_rate 0.0448, decay_every 5; TRW without
-           D_R: learning_rate 0.0001, beta 0.5; TRW: learning_rate 0.00669, beta 0.5; TRW, by sample: learning_rate
-           0.001, beta 30; Influence target: learning_rate 0.0115; Influence target, refitted: learning_rate 0.0588
+           learning_rate 0.144, alpha 0.999; Random label (RL): learning_rate 0.001,
+           decay_every 5; Boundary shrink (BS): learning_rate 0.0001, bound 0.5;
+           Boundary expand (BE): learning_rate 0.000518; l1-sparse: learning_rate 0.144,
+           gamma 1e-06; SalUn: learning_rate 0.001, share 0.1; SVD projection (Kodge):
+           alpha_retain 10, alpha_forget 100; SCRUB: learning_rate 0.01, alpha 1; Bad
+           teacher: learning_rate 0.00139; UNSIR: learning_rate 0.000669, repair_rate
+           0.03; SSD: alpha 10, importance batch; L2UL: learning_rate 0.000847; DELETE:
+           learning_rate 0.000268; DELETE with D_R: learning_rate 0.0448, decay_every 5;
+           TRW without D_R: learning_rate 0.0001, beta 0.5; TRW: learning_rate 0.00669,
+           beta 0.5; TRW, by sample: learning_rate 0.001, beta 30; Influence target:
+           learning_rate 0.0115; Influence target, refitted: learning_rate 0.0588
 
 Diverged:  GA: the search leaves it at a rate that ends in numbers that are not finite in at least one run; smaller
            ones hardly forget.
 Reading:   TRW is nearest to 50 in U-LiRA (64.7; L2UL 76.9, NegGrad+ 85.2), the search having taken the smallest tilt,
-           beta 0.5; the influence targets are nearest in TV and Avg Gap, and with TRW by sample in MIA-NN (8 to 9;
-           DELETE with D_R 12.3, retrained 6 to 9). Most intervals overlap.
+           beta 0.5; the influence targets are nearest in TV and Avg Gap, and with TRW
+           by sample in MIA-NN (8 to 9; DELETE with D_R 12.3, retrained 6 to 9). Most
+           intervals overlap.
 Time:      28 minutes with other jobs beside; peak memory 2.0 GB.
 Device:    2 CPU cores (x86-64, AVX-512), Python 3.11, JAX 0.10.2.
 """
@@ -66,7 +70,9 @@ from unlearn_jax.pipeline import (
 
 PRESET = RunConfig(
     title="Class unlearning on MNIST, small CNN",
-    data=DataConfig(source="tfds", name="mnist", num_train=1500, num_test=1500, balanced=True),
+    data=DataConfig(
+        source="tfds", name="mnist", num_train=1500, num_test=1500, balanced=True
+    ),
     model=ModelConfig(name="cnn", fields={"widths": (8, 16)}),
     training=TrainingConfig(num_epochs=25, batch_size=64, learning_rate=0.05),
     forget=ForgetConfig(kind="class", classes=(1, 4, 8)),

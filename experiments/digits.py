@@ -3,8 +3,8 @@
 Command:   unlearn-jax run digits --workdir runs/digits
 Published: none at this scale; the paper's Table 1 is ``amun_tables_cifar10``.
 Measured:  mean ± std over 30 runs (3 originals x 10 forget sets of 90), 95% interval of the mean, in percent and
-           points; 64 references; cost: gradients of single samples over a retraining's, the adversarial set's as an
-           upper bound
+           points; 64 references; cost: gradients of single samples over a retraining's,
+           the adversarial set's as an upper bound
 
                            unlearn acc              test acc              FT AUC                Avg Gap            cost
   Original (do nothing)    100.0±0.0 [100.0,100.0]  98.0±0.1 [97.1,98.8]  58.6±2.8 [54.8,62.5]  3.2±0.7 [2.0,4.6]  –

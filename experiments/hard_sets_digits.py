@@ -1,10 +1,10 @@
-"""Hard forget sets: a random tenth of digits, the tenth that models memorise most, and the tenth they know least.
+"""Hard forget sets: a random tenth of digits, the tenth that models memorize most, and the tenth they know least.
 
 Command:   unlearn-jax run hard_sets_digits --workdir runs/hard_sets_digits
 Published: none at this scale.
 Measured:  mean ± std over 10 runs (10 originals x 1 forget sets of 90), 95% interval of the mean, in percent and
-           points; 64 references; cost: gradients of single samples over a retraining's, the adversarial set's as an
-           upper bound
+           points; 64 references; cost: gradients of single samples over a retraining's,
+           the adversarial set's as an upper bound
 
 random:
                            unlearn acc              test acc              FT AUC                Avg Gap            cost
@@ -18,7 +18,7 @@ random:
 Chosen:    Fine-tuned (FT): learning_rate 0.3, decay_every 5; AMUN: learning_rate 0.0959, decay_every 5; AMUN without
            D_R: learning_rate 0.03, decay_every 5
 
-memorised:
+memorized:
                            unlearn acc              test acc              FT AUC                Avg Gap               cost
   Original (do nothing)    100.0±0.0 [100.0,100.0]  98.1±0.2 [97.2,98.9]  88.0±1.6 [84.2,91.6]  26.9±0.4 [23.4,30.4]  –
   Retrained (oracle)       63.8±2.5 [54.3,73.4]     97.4±0.2 [96.4,98.4]  17.2±2.3 [12.4,22.4]  1.0±0.5 [0.6,1.7]     1.00
@@ -42,9 +42,10 @@ uncertain:
 Chosen:    Fine-tuned (FT): learning_rate 0.3, decay_every 5; AMUN: learning_rate 0.00313, decay_every 5; AMUN without
            D_R: learning_rate 0.00306, decay_every 5
 
-Reading:   a model retrained without the samples that models memorise gets a third of them wrong; no method comes near
-           it (Avg Gap 19 to 26 against a floor of 1). The references that chose the samples also audit them, so FT
-           AUC is to be read beside the retrained row, not beside 50. Knobs were tuned on random sets.
+Reading:   a model retrained without the samples that models memorize gets a third of them wrong; no method comes near
+           it (Avg Gap 19 to 26 against a floor of 1). The references that chose the
+           samples also audit them, so FT AUC is to be read beside the retrained row,
+           not beside 50. Knobs were tuned on random sets.
 Time:      3 minutes with other jobs beside.
 Device:    2 CPU cores (x86-64, AVX-512), Python 3.11, JAX 0.10.2.
 """
@@ -62,6 +63,6 @@ _BASE = dataclasses.replace(
 
 STUDY = {
     "random": dataclasses.replace(_BASE, forget=ForgetConfig(seeds=(1,))),
-    "memorised": dataclasses.replace(_BASE, forget=ForgetConfig(kind="memorised")),
+    "memorized": dataclasses.replace(_BASE, forget=ForgetConfig(kind="memorized")),
     "uncertain": dataclasses.replace(_BASE, forget=ForgetConfig(kind="uncertain")),
 }

@@ -3,8 +3,8 @@
 Command:   unlearn-jax run klom_digits --workdir runs/klom_digits
 Published: none at this scale; the paper uses 100 models of ResNet-9 on CIFAR-10.
 Measured:  mean ± std over 50 runs (50 originals x 1 forget sets of 90), 95% interval of the mean, in percent and
-           points; 64 references; cost: gradients of single samples over a retraining's, the adversarial set's as an
-           upper bound
+           points; 64 references; cost: gradients of single samples over a retraining's,
+           the adversarial set's as an upper bound
 
                            unlearn acc              test acc              FT AUC                Avg Gap            cost
   Original (do nothing)    100.0±0.0 [100.0,100.0]  98.1±0.2 [97.2,98.8]  58.0±1.6 [52.8,63.1]  3.4±0.4 [1.7,5.5]  –
@@ -27,8 +27,9 @@ KLoM:      of 50 unlearned against 50 retrained models, mean over samples [95% i
   AMUN without D_R           6.1 [5.5,6.7]        5.2 [5.0,5.4]        4.7 [4.5,4.8]
 
 Reading:   by KLoM every method here moves away from retraining: doing nothing is nearer on the forget set (3.0) than
-           any of them, and on all other samples (1.8) too, because ten epochs at the rates that Avg Gap chooses move
-           every margin. A low Avg Gap says nothing of that.
+           any of them, and on all other samples (1.8) too, because ten epochs at the
+           rates that Avg Gap chooses move every margin. A low Avg Gap says nothing of
+           that.
 Time:      12 minutes with other jobs beside; peak memory 0.5 GB.
 Device:    2 CPU cores (x86-64, AVX-512), Python 3.11, JAX 0.10.2.
 """

@@ -4,8 +4,9 @@ Command:   unlearn-jax run methods_cifar10_cpu --workdir runs/methods_cifar10_cp
 Published: none at this scale; the paper's Tables 1 and 2 are ``amun_tables_cifar10``.
 Measured:  not yet (about two hours on two CPU cores).
 
-``cifar10_jpeg`` holds CIFAR-10's images recompressed as JPEG, ordered by class: numbers come close to CIFAR-10's, and
-are not equal to them. With the original images: --data.name=cifar10.
+``cifar10_jpeg`` holds CIFAR-10's images recompressed as JPEG, ordered by class: numbers
+come close to CIFAR-10's, and are not equal to them. With the original images:
+--data.name=cifar10.
 """
 
 import dataclasses

@@ -3,8 +3,8 @@
 Command:   unlearn-jax run methods_digits --workdir runs/methods_digits
 Published: none at this scale; the paper's Tables 1 and 2 are ``amun_tables_cifar10``.
 Measured:  mean ± std over 30 runs (3 originals x 10 forget sets of 90), 95% interval of the mean, in percent and
-           points; 64 references; cost: gradients of single samples over a retraining's, the adversarial set's as an
-           upper bound
+           points; 64 references; cost: gradients of single samples over a retraining's,
+           the adversarial set's as an upper bound
 
                            unlearn acc              test acc              FT AUC                Avg Gap            cost
   Original (do nothing)    100.0±0.0 [100.0,100.0]  98.0±0.1 [97.1,98.8]  58.6±2.8 [54.8,62.5]  3.2±0.7 [2.0,4.6]  –
@@ -33,15 +33,18 @@ Measured:  mean ± std over 30 runs (3 originals x 10 forget sets of 90), 95% in
   AMUN+SalUn without D_R   99.9±0.3 [99.7,100.0]    96.6±0.5 [95.5,97.4]  48.0±2.8 [44.3,51.4]  1.9±0.5 [1.5,2.9]  0.30
 
 Chosen:    Fine-tuned (FT): learning_rate 0.3, decay_every 5; Random label (RL): learning_rate 0.001, decay_every 0;
-           Gradient ascent (GA): learning_rate 0.01; NegGrad+: learning_rate 0.0448, alpha 0.894; Boundary shrink
-           (BS): learning_rate 0.00187; l1-sparse: learning_rate 0.0448, gamma 0.001; SalUn: learning_rate 0.001,
-           share 0.3; SCRUB: learning_rate 0.01, alpha 0.001; Bad teacher: learning_rate 0.000123; SSD: alpha 9.59,
-           importance sample; Influence (WoodFisher): alpha 28.5; Fisher forgetting: alpha 1.52e-06; Masked small
-           gradients: learning_rate 0.3, init_rate 0.9; AMUN: learning_rate 0.0306, decay_every 5; AMUN+SalUn:
-           learning_rate 0.0448, share 0.1; RL without D_R: learning_rate 0.000979, decay_every 5; GA without D_R:
-           learning_rate 0.01; BS without D_R: learning_rate 0.000811; SalUn without D_R: learning_rate 0.000669,
-           share 0.1; AMUN without D_R: learning_rate 0.03, decay_every 5; AMUN+SalUn without D_R: learning_rate 0.03,
-           share 0.1
+           Gradient ascent (GA): learning_rate 0.01; NegGrad+: learning_rate 0.0448,
+           alpha 0.894; Boundary shrink (BS): learning_rate 0.00187; l1-sparse:
+           learning_rate 0.0448, gamma 0.001; SalUn: learning_rate 0.001, share 0.3;
+           SCRUB: learning_rate 0.01, alpha 0.001; Bad teacher: learning_rate 0.000123;
+           SSD: alpha 9.59, importance sample; Influence (WoodFisher): alpha 28.5;
+           Fisher forgetting: alpha 1.52e-06; Masked small gradients: learning_rate 0.3,
+           init_rate 0.9; AMUN: learning_rate 0.0306, decay_every 5; AMUN+SalUn:
+           learning_rate 0.0448, share 0.1; RL without D_R: learning_rate 0.000979,
+           decay_every 5; GA without D_R: learning_rate 0.01; BS without D_R:
+           learning_rate 0.000811; SalUn without D_R: learning_rate 0.000669, share 0.1;
+           AMUN without D_R: learning_rate 0.03, decay_every 5; AMUN+SalUn without D_R:
+           learning_rate 0.03, share 0.1
 
 Time:      9.5 minutes with other jobs beside; peak memory 1.9 GB.
 Device:    2 CPU cores (x86-64, AVX-512), Python 3.11, JAX 0.10.2.
@@ -53,6 +56,10 @@ from unlearn_jax.pipeline import presets, rows
 
 _ROWS = rows.with_retain() | rows.without_retain()
 del _ROWS["convolution_transpose"]  # a perceptron has no convolutions ...
-_ROWS["masked_small_gradients"]["kernels"] = "all"  # ... and its layers stand in for them
+_ROWS["masked_small_gradients"]["kernels"] = (
+    "all"  # ... and its layers stand in for them
+)
 
-PRESET = dataclasses.replace(presets.load("digits").config, title="Methods on digits", rows=_ROWS)
+PRESET = dataclasses.replace(
+    presets.load("digits").config, title="Methods on digits", rows=_ROWS
+)

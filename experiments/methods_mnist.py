@@ -3,8 +3,8 @@
 Command:   unlearn-jax run methods_mnist --workdir runs/methods_mnist --data.path DATA_DIR
 Published: none at this scale; the paper's Tables 1 and 2 are ``amun_tables_cifar10``.
 Measured:  mean ± std over 9 runs (3 originals x 3 forget sets of 150), 95% interval of the mean, in percent and
-           points; 64 references; cost: gradients of single samples over a retraining's, the adversarial set's as an
-           upper bound
+           points; 64 references; cost: gradients of single samples over a retraining's,
+           the adversarial set's as an upper bound
 
                            unlearn acc              test acc              FT AUC                Avg Gap            cost
   Original (do nothing)    100.0±0.0 [100.0,100.0]  95.0±0.2 [93.9,96.0]  54.4±1.3 [50.8,57.9]  3.1±0.3 [1.9,4.6]  –
@@ -34,15 +34,19 @@ Measured:  mean ± std over 9 runs (3 originals x 3 forget sets of 150), 95% int
   AMUN+SalUn without D_R   100.0±0.0 [100.0,100.0]  94.7±0.4 [93.6,95.7]  51.8±1.6 [47.8,55.2]  2.5±0.3 [1.7,3.9]  1.02
 
 Chosen:    Fine-tuned (FT): learning_rate 0.0959, decay_every 0; Random label (RL): learning_rate 0.00313, decay_every
-           0; Gradient ascent (GA): learning_rate 0.01; NegGrad+: learning_rate 0.0448, alpha 0.999; Boundary shrink
-           (BS): learning_rate 0.000811; l1-sparse: learning_rate 0.0448, gamma 1e-06; SalUn: learning_rate 0.00669,
-           share 0.1; SCRUB: learning_rate 0.01, alpha 0.0316; Bad teacher: learning_rate 1e-05; SSD: alpha 0.1,
-           importance sample; Influence (WoodFisher): alpha 100; Fisher forgetting: alpha 3.51e-06; Masked small
-           gradients: learning_rate 0.3, init_rate 0.9; Convolution transpose: learning_rate 0.0377; AMUN:
-           learning_rate 0.0959, decay_every 5; AMUN+SalUn: learning_rate 0.0448, share 0.9; RL without D_R:
-           learning_rate 0.0001, decay_every 5; GA without D_R: learning_rate 0.01; BS without D_R: learning_rate
-           0.000351; SalUn without D_R: learning_rate 0.0001, share 0.1; AMUN without D_R: learning_rate 0.00306,
-           decay_every 0; AMUN+SalUn without D_R: learning_rate 0.00448, share 0.3
+           0; Gradient ascent (GA): learning_rate 0.01; NegGrad+: learning_rate 0.0448,
+           alpha 0.999; Boundary shrink (BS): learning_rate 0.000811; l1-sparse:
+           learning_rate 0.0448, gamma 1e-06; SalUn: learning_rate 0.00669, share 0.1;
+           SCRUB: learning_rate 0.01, alpha 0.0316; Bad teacher: learning_rate 1e-05;
+           SSD: alpha 0.1, importance sample; Influence (WoodFisher): alpha 100; Fisher
+           forgetting: alpha 3.51e-06; Masked small gradients: learning_rate 0.3,
+           init_rate 0.9; Convolution transpose: learning_rate 0.0377; AMUN:
+           learning_rate 0.0959, decay_every 5; AMUN+SalUn: learning_rate 0.0448, share
+           0.9; RL without D_R: learning_rate 0.0001, decay_every 5; GA without D_R:
+           learning_rate 0.01; BS without D_R: learning_rate 0.000351; SalUn without
+           D_R: learning_rate 0.0001, share 0.1; AMUN without D_R: learning_rate
+           0.00306, decay_every 0; AMUN+SalUn without D_R: learning_rate 0.00448, share
+           0.3
 
 Diverged:  GA without D_R, which the search left at 0.01, ends in numbers that are not finite in at least one of the
            nine runs.

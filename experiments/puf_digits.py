@@ -1,12 +1,14 @@
 """Federated unlearning on scikit-learn's digits: PUF and its baselines, every client in turn, beside retraining.
 
 Command:   unlearn-jax run puf_digits --workdir runs/puf_digits
-Published: PUF (arXiv 2504.05822) reports CIFAR and ProstateMRI; its tables were not at hand, so nothing is compared.
+Published: PUF (arXiv 2504.05822) reports CIFAR and ProstateMRI; its tables were not at
+hand, so nothing is compared.
 Setting:   1,078 images, ten clients (Dirichlet 0.3), MLP 64, 100 rounds; learning rate 0.1 x 0.998^round, batch 32, one
            local epoch and the strengths eta_u are PUF's defaults, nothing was tuned.
 Measured:  mean over 50 runs (5 seeds x 10 clients), 95% interval with both redrawn. At once: forget accuracy after
-           unlearning; rounds: until the test accuracy is the client's own retrained model's, at most 30; gap: absolute
-           difference to that model's forget accuracy; TV: total variation to its probabilities on the forget images
+           unlearning; rounds: until the test accuracy is the client's own retrained
+           model's, at most 30; gap: absolute difference to that model's forget
+           accuracy; TV: total variation to its probabilities on the forget images
 
                                  at once           rounds            test              forget            gap               TV
   Original                       –                 –                 94.5 [94.1,95.0]  95.4 [94.1,96.7]  5.4 [2.6,9.4]     8.5 [5.4,13.0]
@@ -23,8 +25,9 @@ Measured:  mean over 50 runs (5 seeds x 10 clients), 95% interval with both redr
   PUF special, all 30 rounds     –                 –                 95.3 [94.9,95.7]  94.1 [92.4,95.9]  4.3 [2.1,7.5]     7.6 [5.2,10.9]
   PUF special − natural, paired  –                 –                 -0.6 [-1.1,-0.2]  -3.2 [-6.2,-1.4]  -2.1 [-5.2,-0.0]  -1.2 [-3.3,0.0]
 
-           Gap of forget accuracy by setting (uniform: IID clients; owner: of five clients, the class that each owned;
-           half: half of a client's samples; pairs: two clients at once)
+           Gap of forget accuracy by setting (uniform: IID clients; owner: of five
+           clients, the class that each owned; half: half of a client's samples; pairs:
+           two clients at once)
 
                                  Dirichlet         uniform           owner                half              pairs
   Original                       5.4 [2.6,9.4]     1.9 [1.4,2.5]     90.6 [82.7,96.8]     3.3 [1.7,5.1]     5.8 [2.8,8.8]
@@ -41,19 +44,24 @@ Measured:  mean over 50 runs (5 seeds x 10 clients), 95% interval with both redr
   PUF special − natural, paired  -2.1 [-5.2,-0.0]  -0.6 [-1.0,-0.2]  -40.3 [-57.6,-23.6]  -0.1 [-1.4,1.2]   -2.5 [-4.4,-0.8]
 
 Reading:   PUF, stopped where its test accuracy is the retrained model's, is about as near to it in forget accuracy as a
-           second retraining. Against going on without the client for as many rounds, the paired difference of the gap
-           is -2.1 [-5.2, -0.0], but -0.8 [-1.9, 0.3] without client 6, which holds two classes; for owned classes it is
-           -40 [-58, -24], for pairs -2.5 [-4.4, -0.8], for half a client's samples nothing (-0.1 [-1.4, 1.2]).
-           And the stop does much of it: after all 30 rounds PUF's forget accuracy is 94.1, natural's 94.6, that of a
-           retrained model that goes on as long 92.2 (gaps to that one, run by run: 2.8 and 3.0), so recovery brings back
-           what ascent had removed. Uniform clients have little to forget (all but NoT are within 2 points), as "Ascent
-           Fails to Forget" says of random forget sets. Owned classes are not forgotten by special (23.9, retraining
-           0.0); regular comes nearer, projected ascent gets there in 27 rounds, NoT at the price of everything else.
-           eta_u from 1 to 10 ends at about the same gap and costs 6 to 15 rounds. NoT never recovers within 30 rounds
-           here; its authors negate layers of deeper networks.
+           second retraining. Against going on without the client for as many rounds,
+           the paired difference of the gap is -2.1 [-5.2, -0.0], but -0.8 [-1.9, 0.3]
+           without client 6, which holds two classes; for owned classes it is -40 [-58,
+           -24], for pairs -2.5 [-4.4, -0.8], for half a client's samples nothing (-0.1
+           [-1.4, 1.2]). And the stop does much of it: after all 30 rounds PUF's forget
+           accuracy is 94.1, natural's 94.6, that of a retrained model that goes on as
+           long 92.2 (gaps to that one, run by run: 2.8 and 3.0), so recovery brings
+           back what ascent had removed. Uniform clients have little to forget (all but
+           NoT are within 2 points), as "Ascent Fails to Forget" says of random forget
+           sets. Owned classes are not forgotten by special (23.9, retraining 0.0);
+           regular comes nearer, projected ascent gets there in 27 rounds, NoT at the
+           price of everything else. eta_u from 1 to 10 ends at about the same gap and
+           costs 6 to 15 rounds. NoT never recovers within 30 rounds here; its authors
+           negate layers of deeper networks.
 Chosen:    after one seed of a first version had been looked at, owners were measured on their class alone, and the rows
-           "paired", "30 rounds on" and "all 30 rounds" and the difference without client 6 (the client with the largest)
-           were added after the first complete table; nothing else was.
+           "paired", "30 rounds on" and "all 30 rounds" and the difference without
+           client 6 (the client with the largest) were added after the first complete
+           table; nothing else was.
 Device:    2 CPU cores (x86-64, AVX-512), Python 3.11, JAX 0.10.2; 3 minutes of processor time, with many other jobs
            beside.
 """
@@ -120,8 +128,9 @@ class Config:
 class Federation:
     """The clients of a setting, and who leaves in each of its L cases; nothing trained.
 
-    There is always a row K more than clients, for a part of a client that leaves as a client of its own; elsewhere it
-    takes part in nothing. So all settings have one shape, and one compiled program.
+    There is always a row K more than clients, for a part of a client that leaves as a
+    client of its own; elsewhere it takes part in nothing. So all settings have one
+    shape, and one compiled program.
 
     Attributes:
       before: as the original model was trained.
@@ -129,7 +138,8 @@ class Federation:
       leaving: ``[L, K + 1]`` bool.
       staying: ``[L, K + 1]`` bool.
       gone: ``[L, N]`` bool, the samples that must be forgotten.
-      forget: ``[L, N]`` bool, those of them that are measured: of an owner, the class that it owned.
+      forget: ``[L, N]`` bool, those of them that are measured: of an owner, the class
+        that it owned.
     """
 
     before: federated.Clients
@@ -151,29 +161,44 @@ def network(width: int) -> Any:
 
 
 @functools.lru_cache(maxsize=8)
-def federation(setting: str, num_clients: int, alpha: float, num_train: int) -> Federation:
+def federation(
+    setting: str, num_clients: int, alpha: float, num_train: int
+) -> Federation:
     labels = digits(num_train).train.labels
     if setting == "iid":
         split = federated.iid_split(len(labels), num_clients, seed=0)
     elif setting == "owner":
-        split = federated.owner_split(labels, num_clients, {client: client for client in range(5)}, seed=0)
+        split = federated.owner_split(
+            labels, num_clients, {client: client for client in range(5)}, seed=0
+        )
     else:
-        split = federated.dirichlet_split(labels, num_clients, alpha=alpha, min_samples=20, seed=0)
+        split = federated.dirichlet_split(
+            labels, num_clients, alpha=alpha, min_samples=20, seed=0
+        )
     everybody, width = np.arange(num_clients), len(labels) // 2
     real = np.arange(num_clients + 1) < num_clients
     plain = federated.gather_clients(split, width=width)
     before = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf[:1]]), plain)
     if setting == "half":
-        parted = [federated.split_client(split, client, seed=client) for client in everybody]
+        parted = [
+            federated.split_client(split, client, seed=client) for client in everybody
+        ]
         rows = [federated.gather_clients(one, width=width) for one in parted]
-        after, gone = jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows), np.stack(parted) == num_clients
+        after, gone = (
+            jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows),
+            np.stack(parted) == num_clients,
+        )
         leaving = np.tile(~real, (num_clients, 1))
         return Federation(before, after, leaving, ~leaving, gone, gone)
-    cases = {"owner": everybody[:5, None], "pairs": everybody.reshape(-1, 2)}.get(setting, everybody[:, None])
+    cases = {"owner": everybody[:5, None], "pairs": everybody.reshape(-1, 2)}.get(
+        setting, everybody[:, None]
+    )
     leaving = (cases[:, :, None] == np.arange(num_clients + 1)).any(1)
     after = jax.tree.map(lambda leaf: jnp.stack([leaf] * len(cases)), before)
     gone = leaving[:, split]
-    forget = gone & (labels == cases) if setting == "owner" else gone  # client c owns class c
+    forget = (
+        gone & (labels == cases) if setting == "owner" else gone
+    )  # client c owns class c
     return Federation(before, after, leaving, ~leaving & real, gone, forget)
 
 
@@ -183,7 +208,9 @@ def to_vector(variables: Any) -> Array:
 
 def from_vector(width: int, vector: Array) -> Any:
     blank = jax.eval_shape(network(width).init, jax.random.key(0))
-    unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), blank.params))[1]
+    unravel = ravel_pytree(
+        jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), blank.params)
+    )[1]
     return blank._replace(params=unravel(vector))
 
 
@@ -195,9 +222,14 @@ def trainer(width: int, rounds: int) -> Callable[[Any, Any], Array]:
     def run(item: Any, shared: Any) -> Array:
         key, clients, part = item
         key_start, key_rounds = jax.random.split(key)
-        start, weights = federated.init_server(model.init(key_start)), federated.fedavg_weights(clients, part)
+        start, weights = (
+            federated.init_server(model.init(key_start)),
+            federated.fedavg_weights(clients, part),
+        )
         rest = (model, federated.LocalTraining(), start, shared[0], clients, weights)
-        return to_vector(federated.run_rounds(key_rounds, *rest, num_rounds=rounds)[0].variables)
+        return to_vector(
+            federated.run_rounds(key_rounds, *rest, num_rounds=rounds)[0].variables
+        )
 
     return run
 
@@ -231,7 +263,12 @@ def ascender(width: int, rounds: int) -> Callable[[Any, Any], Array]:
 
 
 def measure(
-    width: int, vector: Array, oracle: Array, forget: Array, gone: Array, shared: tuple[Dataset, Dataset]
+    width: int,
+    vector: Array,
+    oracle: Array,
+    forget: Array,
+    gone: Array,
+    shared: tuple[Dataset, Dataset],
 ) -> Array:
     """The four numbers of :data:`MEASURES`; distance is total variation to the oracle's probabilities."""
     model, (near, test) = network(width), shared
@@ -240,10 +277,15 @@ def measure(
         for parameters, part in ((vector, near), (vector, test), (oracle, near))
     )
     apart = 0.5 * jnp.sum(jnp.abs(jax.nn.softmax(logits) - jax.nn.softmax(goal)), -1)
-    right, losses = jnp.argmax(logits, -1) == near.labels, cross_entropy(logits, near.labels)
+    right, losses = (
+        jnp.argmax(logits, -1) == near.labels,
+        cross_entropy(logits, near.labels),
+    )
     hits = jnp.mean(jnp.argmax(tested, -1) == test.labels)
     mean = functools.partial(federated.mean_over, part=forget)
-    return jnp.stack([hits, mean(right), federated.yeom(losses, forget, ~gone), mean(apart)])
+    return jnp.stack(
+        [hits, mean(right), federated.yeom(losses, forget, ~gone), mean(apart)]
+    )
 
 
 @functools.lru_cache(maxsize=8)
@@ -254,10 +296,21 @@ def recoverer(width: int, recovery: int) -> Callable[[Any, Any], Array]:
     def run(item: Any, shared: Any) -> Array:
         key, vector, oracle, done, clients, staying, forget, gone = item
         state = federated.init_server(from_vector(width, vector), rounds=done)
-        rest = (model, federated.LocalTraining(), state, shared[0], clients, federated.fedavg_weights(clients, staying))
-        seen = lambda variables: measure(width, to_vector(variables), oracle, forget, gone, shared)  # noqa: E731
+        rest = (
+            model,
+            federated.LocalTraining(),
+            state,
+            shared[0],
+            clients,
+            federated.fedavg_weights(clients, staying),
+        )
+        seen = lambda variables: measure(
+            width, to_vector(variables), oracle, forget, gone, shared
+        )
         trace = federated.run_rounds(key, *rest, num_rounds=recovery, evaluate=seen)[1]
-        return jnp.concatenate([measure(width, vector, oracle, forget, gone, shared)[None], trace])
+        return jnp.concatenate(
+            [measure(width, vector, oracle, forget, gone, shared)[None], trace]
+        )
 
     return run
 
@@ -267,16 +320,24 @@ def measurer(width: int) -> Callable[[Any, Any], Array]:
     return lambda item, shared: measure(width, *item, shared)
 
 
-def for_each(run: Callable[[Any, Any], Array], items: Any, config: Config, size: int = 10) -> np.ndarray:
+def for_each(
+    run: Callable[[Any, Any], Array], items: Any, config: Config, size: int = 10
+) -> np.ndarray:
     """``run`` for any number of items, always ``size`` at a time, so that all settings share one program."""
     count = len(jax.tree.leaves(items)[0])
     splits, how = digits(config.num_train), replicas.mapper(num_models=size)
-    network(config.width)  # made here, not inside a traced function, whose values it would keep
+    network(
+        config.width
+    )  # made here, not inside a traced function, whose values it would keep
     found = []
     for first in range(0, count, size):
         place = np.minimum(np.arange(first, first + size), count - 1)
-        take = jax.tree.map(lambda leaf, place=place: leaf[place], jax.tree.map(jnp.asarray, items))
-        found.append(np.asarray(replicas.map_models(how, run, take, (splits.train, splits.test))))
+        take = jax.tree.map(
+            lambda leaf, place=place: leaf[place], jax.tree.map(jnp.asarray, items)
+        )
+        found.append(
+            np.asarray(replicas.map_models(how, run, take, (splits.train, splits.test)))
+        )
     return np.concatenate(found)[:count]
 
 
@@ -284,16 +345,27 @@ def train_models(config: Config, setting: str, seed: int) -> dict[str, Any]:
     """The original, and for each case a retrained model and a second one, as vectors of parameters."""
     fed = federation(setting, config.num_clients, config.alpha, config.num_train)
     cases = len(fed.leaving)
-    # every model starts at weights of its own: a retrained one shares nothing with the original
+    # every model starts at weights of its own: a retrained one shares nothing with the
+    # original
     keys = jax.random.split(jax.random.fold_in(jax.random.key(17), seed), 1 + 2 * cases)
     everybody = np.arange(config.num_clients + 1) < config.num_clients
     part = np.concatenate([everybody[None], fed.staying, fed.staying])
-    clients = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b, b]), fed.before, fed.after)
-    vectors = for_each(trainer(config.width, config.rounds), (keys, clients, part), config, size=12)
-    return {"original": vectors[0], "retrained": vectors[1 : 1 + cases], "again": vectors[1 + cases :]}
+    clients = jax.tree.map(
+        lambda a, b: jnp.concatenate([a[None], b, b]), fed.before, fed.after
+    )
+    vectors = for_each(
+        trainer(config.width, config.rounds), (keys, clients, part), config, size=12
+    )
+    return {
+        "original": vectors[0],
+        "retrained": vectors[1 : 1 + cases],
+        "again": vectors[1 + cases :],
+    }
 
 
-def forget_all(config: Config, setting: str, seed: int, trained: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def forget_all(
+    config: Config, setting: str, seed: int, trained: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
     """Every method's numbers by round ``[L, 1 + recovery, 4]``, and those of the models beside them ``[L, 4]``."""
     fed = federation(setting, config.num_clients, config.alpha, config.num_train)
     cases, oracle = len(fed.leaving), trained["retrained"]
@@ -301,13 +373,20 @@ def forget_all(config: Config, setting: str, seed: int, trained: Mapping[str, np
     original = np.stack([trained["original"]] * cases)
     static = {"original": original, "retrained": oracle, "again": trained["again"]}
     found = {
-        name: for_each(measurer(config.width), (vectors, oracle, fed.forget, fed.gone), config)
+        name: for_each(
+            measurer(config.width), (vectors, oracle, fed.forget, fed.gone), config
+        )
         for name, vectors in static.items()
     }
-    starts: dict[str, tuple[np.ndarray, int]] = {"natural": (original, 0), "more": (oracle, 0)}
+    starts: dict[str, tuple[np.ndarray, int]] = {
+        "natural": (original, 0),
+        "more": (oracle, 0),
+    }
     rounds = {"special": ("special", 2.0), "regular": ("regular", 20.0)}
     if setting == "dirichlet":
-        rounds |= {f"special-{eta:g}": ("special", eta) for eta in STRENGTHS if eta != 2.0}
+        rounds |= {
+            f"special-{eta:g}": ("special", eta) for eta in STRENGTHS if eta != 2.0
+        }
     for name, (mode, eta) in rounds.items():
         weights = jax.vmap(
             lambda clients, leaving, staying, mode=mode, eta=eta: federated.puf_weights(
@@ -315,20 +394,34 @@ def forget_all(config: Config, setting: str, seed: int, trained: Mapping[str, np
             )
         )(fed.after, fed.leaving, fed.staying)
         items = (keys, original, fed.after, weights)
-        starts[name] = (for_each(one_round(config.width, config.rounds), items, config), 1)
-    whole = federated.init_server(from_vector(config.width, jnp.asarray(trained["original"])))
-    negated = federated.negate_first_layer(network(config.width), whole, jnp.zeros((1, 8, 8, 1)))
+        starts[name] = (
+            for_each(one_round(config.width, config.rounds), items, config),
+            1,
+        )
+    whole = federated.init_server(
+        from_vector(config.width, jnp.asarray(trained["original"]))
+    )
+    negated = federated.negate_first_layer(
+        network(config.width), whole, jnp.zeros((1, 8, 8, 1))
+    )
     starts["not"] = (np.stack([to_vector(negated.variables)] * cases), 0)
     if setting != "pairs":  # it forgets one client at a time
         items = (keys, original, fed.after, fed.leaving)
-        starts["ascent"] = (for_each(ascender(config.width, config.rounds), items, config), 0)
-    repeat = lambda leaf: jnp.concatenate([leaf] * len(starts))  # noqa: E731
+        starts["ascent"] = (
+            for_each(ascender(config.width, config.rounds), items, config),
+            0,
+        )
+    repeat = lambda leaf: jnp.concatenate([leaf] * len(starts))
     vectors = np.concatenate([vectors for vectors, _ in starts.values()])
     done = np.repeat([config.rounds + more for _, more in starts.values()], cases)
-    same = jax.tree.map(repeat, (keys, oracle, fed.after, fed.staying, fed.forget, fed.gone))
+    same = jax.tree.map(
+        repeat, (keys, oracle, fed.after, fed.staying, fed.forget, fed.gone)
+    )
     items = (same[0], vectors, same[1], done, *same[2:])
     traces = for_each(recoverer(config.width, config.recovery), items, config)
-    return found | dict(zip(starts, traces.reshape(len(starts), cases, *traces.shape[1:]), strict=True))
+    return found | dict(
+        zip(starts, traces.reshape(len(starts), cases, *traces.shape[1:]), strict=True)
+    )
 
 
 ROWS = {
@@ -344,52 +437,129 @@ ROWS = {
 }
 
 
-def methods_table(runs: federated.RecoveryRuns, setting: str, rows: Mapping[str, str] = ROWS) -> Table:
-    columns = ["model", "forget at once (%)", "rounds", "test (%)", "forget (%)", "gap, forget (points)"]
+def methods_table(
+    runs: federated.RecoveryRuns, setting: str, rows: Mapping[str, str] = ROWS
+) -> Table:
+    columns = [
+        "model",
+        "forget at once (%)",
+        "rounds",
+        "test (%)",
+        "forget (%)",
+        "gap, forget (points)",
+    ]
     columns += ["TV on forget (%)", "gap, Yeom (points)"]
     lines = []
     for name, label in rows.items():
         if name.rstrip("+") not in runs.found and name != "same":
             continue
         final, recovers = 100 * runs.final(name), name in runs.rounds
-        once = runs.summary(100 * runs.found[name][:, :, 0, 1]) if recovers and name != "natural" else None
+        once = (
+            runs.summary(100 * runs.found[name][:, :, 0, 1])
+            if recovers and name != "natural"
+            else None
+        )
         rounds = runs.summary(runs.rounds[name][0]) if recovers else None
-        cells = [final[..., 0], final[..., 1], runs.gap(name), final[..., 3], runs.gap(name, "yeom")]
+        cells = [
+            final[..., 0],
+            final[..., 1],
+            runs.gap(name),
+            final[..., 3],
+            runs.gap(name, "yeom"),
+        ]
         if name == "retrained":  # the goal is not compared with itself
-            lines.append([label, None, None, *map(runs.summary, cells[:2]), None, None, None])
+            lines.append(
+                [label, None, None, *map(runs.summary, cells[:2]), None, None, None]
+            )
         else:
             lines.append([label, once, rounds, *map(runs.summary, cells)])
-    change = [100 * (runs.final("special") - runs.final("same"))[..., i] for i in (0, 1, 3)]
+    change = [
+        100 * (runs.final("special") - runs.final("same"))[..., i] for i in (0, 1, 3)
+    ]
     change[2:2] = [runs.gap("special") - runs.gap("same")]
     change.append(runs.gap("special", "yeom") - runs.gap("same", "yeom"))
-    lines.append(["PUF special − natural, PUF's rounds (paired)", None, None, *map(runs.summary, change)])
-    missed = {name: int((~reached).sum()) for name, (_, reached) in runs.rounds.items() if name in rows}
-    told = ", ".join(f"{count} of {ROWS[name].split(',')[0]}" for name, count in missed.items() if count)
+    lines.append(
+        [
+            "PUF special − natural, PUF's rounds (paired)",
+            None,
+            None,
+            *map(runs.summary, change),
+        ]
+    )
+    missed = {
+        name: int((~reached).sum())
+        for name, (_, reached) in runs.rounds.items()
+        if name in rows
+    }
+    told = ", ".join(
+        f"{count} of {ROWS[name].split(',')[0]}"
+        for name, count in missed.items()
+        if count
+    )
     total, limit = runs.shape[0] * runs.shape[1], runs.found["natural"].shape[2] - 1
     caption = (
-        f"{total} runs ({runs.shape[0]} seeds x {runs.shape[1]} cases), 95% intervals with both redrawn. Rounds: of the "
-        f"remaining clients, until the test accuracy is the retrained model's, 1 to {limit}"
+        f"{total} runs ({runs.shape[0]} seeds x {runs.shape[1]} cases), 95% intervals"
+        " with both redrawn. Rounds: of the remaining clients, until the test accuracy"
+        f" is the retrained model's, 1 to {limit}"
         + (f"; runs that never got there: {told}" if told else "; all runs got there")
-        + ". Gaps: absolute difference to the case's own retrained model, run by run. Yeom: share of forget samples with a "
-        "loss below the remaining ones' mean. Natural, PUF's rounds: as many as PUF special took, its own included."
+        + ". Gaps: absolute difference to the case's own retrained model, run by run."
+        " Yeom: share of forget samples with a loss below the remaining ones' mean."
+        " Natural, PUF's rounds: as many as PUF special took, its own included."
     )
-    return Table(f"{SETTINGS[setting][0].upper()}{SETTINGS[setting][1:]}", columns, lines, caption)
+    return Table(
+        f"{SETTINGS[setting][0].upper()}{SETTINGS[setting][1:]}",
+        columns,
+        lines,
+        caption,
+    )
 
 
-def clients_table(runs: federated.RecoveryRuns, sizes: np.ndarray, classes: np.ndarray) -> Table:
+def clients_table(
+    runs: federated.RecoveryRuns, sizes: np.ndarray, classes: np.ndarray
+) -> Table:
     """One row for each client, means over seeds."""
     names = ("retrained", "again", "original", "natural", "special", "regular")
-    columns = ["client", "samples", "classes", "retrained", "again", "original", "natural", "special"]
-    columns += ["regular", "gap natural", "gap special", "gap again", "rounds natural", "rounds special"]
+    columns = [
+        "client",
+        "samples",
+        "classes",
+        "retrained",
+        "again",
+        "original",
+        "natural",
+        "special",
+    ]
+    columns += [
+        "regular",
+        "gap natural",
+        "gap special",
+        "gap again",
+        "rounds natural",
+        "rounds special",
+    ]
     rows = []
     for client in range(len(sizes)):
         cells = [float(100 * runs.final(name)[:, client, 1].mean()) for name in names]
-        cells += [float(runs.gap(name)[:, client].mean()) for name in ("natural", "special", "again")]
-        cells += [float(runs.rounds[name][0][:, client].mean()) for name in ("natural", "special")]
-        rows.append([str(client), int(sizes[client]), int(classes[client]), *(f"{cell:.1f}" for cell in cells)])
+        cells += [
+            float(runs.gap(name)[:, client].mean())
+            for name in ("natural", "special", "again")
+        ]
+        cells += [
+            float(runs.rounds[name][0][:, client].mean())
+            for name in ("natural", "special")
+        ]
+        rows.append(
+            [
+                str(client),
+                int(sizes[client]),
+                int(classes[client]),
+                *(f"{cell:.1f}" for cell in cells),
+            ]
+        )
     caption = (
-        "Forget accuracy in %, its gap in points, and rounds; means over seeds, after recovery. Special, regular: PUF. Classes: those that at "
-        "least 5% of the client's images have."
+        "Forget accuracy in %, its gap in points, and rounds; means over seeds, after"
+        " recovery. Special, regular: PUF. Classes: those that at least 5% of the"
+        " client's images have."
     )
     return Table("Every client of the Dirichlet split", columns, rows, caption)
 
@@ -399,12 +569,28 @@ def strength_table(runs: federated.RecoveryRuns) -> Table:
     for eta in STRENGTHS:
         name = "special" if eta == 2.0 else f"special-{eta:g}"
         at_once, final = 100 * runs.found[name][:, :, 0], 100 * runs.final(name)
-        cells = [at_once[..., 0], at_once[..., 1], runs.rounds[name][0], final[..., 1], runs.gap(name), final[..., 3]]
+        cells = [
+            at_once[..., 0],
+            at_once[..., 1],
+            runs.rounds[name][0],
+            final[..., 1],
+            runs.gap(name),
+            final[..., 3],
+        ]
         rows.append([f"{eta:g}", *map(runs.summary, cells)])
-    columns = ["η_u", "test at once (%)", "forget at once (%)", "recovery rounds", "forget (%)"]
+    columns = [
+        "η_u",
+        "test at once (%)",
+        "forget at once (%)",
+        "recovery rounds",
+        "forget (%)",
+    ]
     columns += ["gap in forget (points)", "TV on forget (%)"]
     return Table(
-        "Strength of PUF special", columns, rows, "All strengths that were tried are shown; the authors' default is 2."
+        "Strength of PUF special",
+        columns,
+        rows,
+        "All strengths that were tried are shown; the authors' default is 2.",
     )
 
 
@@ -419,14 +605,20 @@ STYLE = {
 
 def curves(found: Mapping[str, federated.RecoveryRuns]) -> Figure:
     """Forget accuracy above, test accuracy below, by round, both minus the retrained model's."""
-    shown = [name for name in ("dirichlet", "iid", "owner", "half") if name in found] or list(found)
-    figure, panels = small_panels(2 * len(shown), share="x", columns=len(shown), height=2.1)
+    shown = [
+        name for name in ("dirichlet", "iid", "owner", "half") if name in found
+    ] or list(found)
+    figure, panels = small_panels(
+        2 * len(shown), share="x", columns=len(shown), height=2.1
+    )
     for i, (axes, setting) in enumerate(zip(panels, shown * 2, strict=True)):
         runs, place = found[setting], int(i < len(shown))
         goal = runs.found["retrained"][..., place]
         for name, (color, dashes) in STYLE.items():
             if name in runs.found:
-                mean = 100 * (runs.found[name][..., place] - goal[..., None]).mean((0, 1))
+                mean = 100 * (runs.found[name][..., place] - goal[..., None]).mean(
+                    (0, 1)
+                )
                 axes.plot(np.arange(mean.size), mean, color=color, ls=dashes, lw=1.6)
         axes.axhline(0, color=INK, lw=1.4)
         again = 100 * abs(runs.found["again"][..., place] - goal).mean()
@@ -434,11 +626,27 @@ def curves(found: Mapping[str, federated.RecoveryRuns]) -> Figure:
         dress(axes, f"{setting}: {'forget' if place else 'test'}", size=9)
         axes.set_ylim((-5, 100) if place and setting == "owner" else (-22, 10))
     handles = [
-        Line2D([], [], color=c, ls=dashes, lw=1.6, label=METHODS.get(n, "Retrained, going on"))
+        Line2D(
+            [],
+            [],
+            color=c,
+            ls=dashes,
+            lw=1.6,
+            label=METHODS.get(n, "Retrained, going on"),
+        )
         for n, (c, dashes) in STYLE.items()
     ]
-    handles.append(Line2D([], [], color=INK, lw=1.4, label="Retrained; grey: gap of a second one"))
-    figure.legend(handles=handles, loc="outside upper left", ncols=3, frameon=False, labelcolor=INK, fontsize=9)
+    handles.append(
+        Line2D([], [], color=INK, lw=1.4, label="Retrained; gray: gap of a second one")
+    )
+    figure.legend(
+        handles=handles,
+        loc="outside upper left",
+        ncols=3,
+        frameon=False,
+        labelcolor=INK,
+        fontsize=9,
+    )
     figure.supxlabel("rounds after unlearning", fontsize=10, color=INK)
     figure.supylabel("points above the retrained model", fontsize=10, color=INK)
     return figure
@@ -453,10 +661,22 @@ def gaps(runs: federated.RecoveryRuns) -> Figure:
     for i, (name, color) in enumerate(shown.items()):
         values = 100 * (runs.final(name) - runs.found["retrained"])[..., 1]
         x = np.arange(values.shape[1]) + 0.22 * (i - 1)
-        axes.plot(np.tile(x, (len(values), 1)), values, "o", color=color, ms=3.5, alpha=0.55)
+        axes.plot(
+            np.tile(x, (len(values), 1)), values, "o", color=color, ms=3.5, alpha=0.55
+        )
         axes.plot(x, values.mean(0), "_", color=color, ms=13, mew=2.2)
-    handles = [Line2D([], [], color=c, marker="o", ls="", label=ROWS[n]) for n, c in shown.items()]
-    figure.legend(handles=handles, loc="outside upper left", ncols=3, frameon=False, labelcolor=INK, fontsize=9.5)
+    handles = [
+        Line2D([], [], color=c, marker="o", ls="", label=ROWS[n])
+        for n, c in shown.items()
+    ]
+    figure.legend(
+        handles=handles,
+        loc="outside upper left",
+        ncols=3,
+        frameon=False,
+        labelcolor=INK,
+        fontsize=9.5,
+    )
     axes.axhline(0, color=MUTED, lw=1)
     axes.set_xticks(range(runs.shape[1]))
     axes.set_xlabel("client")
@@ -466,89 +686,164 @@ def gaps(runs: federated.RecoveryRuns) -> Figure:
 
 def make_parts(config: Config) -> dict[str, Part]:
     if unknown := set(config.settings) - set(SETTINGS):
-        raise InputError(f"unknown setting {sorted(unknown)[0]!r}: choose {', '.join(SETTINGS)}")
+        raise InputError(
+            f"unknown setting {sorted(unknown)[0]!r}: choose {', '.join(SETTINGS)}"
+        )
     if not config.seeds or not config.settings:
         raise InputError("give at least one seed and one setting")
     if config.num_clients < 10 and {"owner", "pairs"} & set(config.settings):
-        raise InputError(f"settings owner and pairs need at least 10 clients, got {config.num_clients}")
+        raise InputError(
+            "settings owner and pairs need at least 10 clients, got"
+            f" {config.num_clients}"
+        )
     if "pairs" in config.settings and config.num_clients % 2:
-        raise InputError(f"setting pairs needs an even number of clients, got {config.num_clients}")
+        raise InputError(
+            f"setting pairs needs an even number of clients, got {config.num_clients}"
+        )
     if min(config.rounds, config.recovery) < 1:
         raise InputError("rounds and recovery must be at least 1")
     parts: dict[str, Part] = {}
-    plain = {key: value for key, value in dataclasses.asdict(config).items() if key not in ("settings", "seeds")}
+    plain = {
+        key: value
+        for key, value in dataclasses.asdict(config).items()
+        if key not in ("settings", "seeds")
+    }
     for setting in config.settings:
-        federation(setting, config.num_clients, config.alpha, config.num_train)  # refuses what cannot be split
+        federation(
+            setting, config.num_clients, config.alpha, config.num_train
+        )  # refuses what cannot be split
         for seed in config.seeds:
             known = {**plain, "setting": setting, "seed": seed}
             models_part = f"models-{setting}-{seed}"
-            parts[models_part] = Part(known, functools.partial(train_models, config, setting, seed))
+            parts[models_part] = Part(
+                known, functools.partial(train_models, config, setting, seed)
+            )
             parts[f"forget-{setting}-{seed}"] = Part(
-                known, functools.partial(forget_all, config, setting, seed), needs=(models_part,)
+                known,
+                functools.partial(forget_all, config, setting, seed),
+                needs=(models_part,),
             )
     return parts
 
 
 def make_page(config: Config, parts: Mapping[str, dict[str, np.ndarray]]) -> Page:
     found = {
-        name: federated.RecoveryRuns([parts[f"forget-{name}-{seed}"] for seed in config.seeds], MEASURES)
+        name: federated.RecoveryRuns(
+            [parts[f"forget-{name}-{seed}"] for seed in config.seeds], MEASURES
+        )
         for name in config.settings
     }
     tables = [methods_table(runs, name) for name, runs in found.items()]
     pictures = []
     if "dirichlet" in found:
-        fed = federation("dirichlet", config.num_clients, config.alpha, config.num_train)
+        fed = federation(
+            "dirichlet", config.num_clients, config.alpha, config.num_train
+        )
         labels = digits(config.num_train).train.labels
-        counts = np.stack([np.bincount(labels[mask], minlength=10) for mask in fed.gone])
+        counts = np.stack(
+            [np.bincount(labels[mask], minlength=10) for mask in fed.gone]
+        )
         classes = (counts >= 0.05 * counts.sum(1, keepdims=True)).sum(1)
-        tables[1:1] = [clients_table(found["dirichlet"], counts.sum(1), classes), strength_table(found["dirichlet"])]
-    pictures.append(Picture("Accuracy by round", curves(found), alt=told(found), caption="Means over runs. " + HOW))
+        tables[1:1] = [
+            clients_table(found["dirichlet"], counts.sum(1), classes),
+            strength_table(found["dirichlet"]),
+        ]
+    pictures.append(
+        Picture(
+            "Accuracy by round",
+            curves(found),
+            alt=told(found),
+            caption="Means over runs. " + HOW,
+        )
+    )
     first = "dirichlet" if "dirichlet" in found else config.settings[0]
     pictures.append(
         Picture(
             f"How far from the retrained model ({first})",
             gaps(found[first]),
             alt=told({first: found[first]}),
-            caption="Dots: runs after recovery; bars: mean over seeds. What two retrained models differ by is the noise.",
+            caption=(
+                "Dots: runs after recovery; bars: mean over seeds. What two retrained"
+                " models differ by is the noise."
+            ),
         )
     )
     return Page(told(found), tables, pictures, checks(found))
 
 
 HOW = (
-    "At round 0 unlearning is done; natural is the original model there. Lines that begin below a panel are those of "
-    "methods that destroy more. Where PUF's curve leaves the dotted one for natural's, recovery brings back what was "
-    "forgotten."
+    "At round 0 unlearning is done; natural is the original model there. Lines that"
+    " begin below a panel are those of methods that destroy more. Where PUF's curve"
+    " leaves the dotted one for natural's, recovery brings back what was forgotten."
 )
 
 
 def told(found: Mapping[str, federated.RecoveryRuns]) -> str:
     """What came out, in words made of the numbers."""
-    sentences = ["Mean gap in forget accuracy to each case's own retrained model, in points."]
+    sentences = [
+        "Mean gap in forget accuracy to each case's own retrained model, in points."
+    ]
     for name, runs in found.items():
-        rows = ("original", "natural", "same", "special", "again", "natural+", "special+", "more+")
+        rows = (
+            "original",
+            "natural",
+            "same",
+            "special",
+            "again",
+            "natural+",
+            "special+",
+            "more+",
+        )
         gap = {row: f"{runs.gap(row).mean():.1f}" for row in rows}
-        rounds = {row: f"{runs.rounds[row][0].mean():.1f}" for row in ("natural", "special")}
+        rounds = {
+            row: f"{runs.rounds[row][0].mean():.1f}" for row in ("natural", "special")
+        }
         sentences.append(
-            f"{name.capitalize()}: doing nothing {gap['original']}, natural {gap['natural']} ({rounds['natural']} rounds) "
-            f"or {gap['same']} (PUF's rounds), PUF special {gap['special']} (1 + {rounds['special']} rounds), a second "
-            f"retraining {gap['again']}; on to the last round natural {gap['natural+']}, PUF {gap['special+']}, retraining "
-            f"itself {gap['more+']}."
+            f"{name.capitalize()}: doing nothing {gap['original']}, natural"
+            f" {gap['natural']} ({rounds['natural']} rounds) or {gap['same']} (PUF's"
+            f" rounds), PUF special {gap['special']} (1 + {rounds['special']} rounds),"
+            f" a second retraining {gap['again']}; on to the last round natural"
+            f" {gap['natural+']}, PUF {gap['special+']}, retraining itself"
+            f" {gap['more+']}."
         )
     return " ".join(sentences)
 
 
 def checks(found: Mapping[str, federated.RecoveryRuns]) -> list[Check]:
     out = []
-    finite = all(np.isfinite(values).all() for runs in found.values() for values in runs.found.values())
+    finite = all(
+        np.isfinite(values).all()
+        for runs in found.values()
+        for values in runs.found.values()
+    )
     out.append(Check("every number is finite", finite))
     for name, runs in found.items():
-        change = 100 * (runs.found["special"][:, :, 0] - runs.found["original"])[..., 1].mean()
-        out.append(Check(f"{name}: PUF lowers forget accuracy at once", bool(change < 0), f"by {-change:.1f} points"))
+        change = (
+            100
+            * (runs.found["special"][:, :, 0] - runs.found["original"])[..., 1].mean()
+        )
+        out.append(
+            Check(
+                f"{name}: PUF lowers forget accuracy at once",
+                bool(change < 0),
+                f"by {-change:.1f} points",
+            )
+        )
     if "owner" in found:
         most = 100 * found["owner"].found["retrained"][..., 1].max()
-        out.append(Check("owner: a retrained model never names the class", bool(most == 0), f"at most {most:.1f}%"))
+        out.append(
+            Check(
+                "owner: a retrained model never names the class",
+                bool(most == 0),
+                f"at most {most:.1f}%",
+            )
+        )
     return out
 
 
-EXPERIMENT = Experiment(title="Federated unlearning on digits", config=Config(), parts=make_parts, page=make_page)
+EXPERIMENT = Experiment(
+    title="Federated unlearning on digits",
+    config=Config(),
+    parts=make_parts,
+    page=make_page,
+)

@@ -1,14 +1,18 @@
 """Federated unlearning of segmentation: generated shapes, each client in a style of its own, PUF beside retraining.
 
 Command:   unlearn-jax run puf_shapes --workdir runs/puf_shapes
-Published: PUF (arXiv 2504.05822) segments ProstateMRI; its tables were not at hand, so nothing is compared. These images
-           are **made up**: discs and bars of 12x12 pixels, five clients that differ in colours, stripes and noise.
+Published: PUF (arXiv 2504.05822) segments ProstateMRI; its tables were not at hand, so
+nothing is compared. These images
+           are **made up**: discs and bars of 12x12 pixels, five clients that differ in
+           colors, stripes and noise.
 Setting:   32 images per client, three 5x5 convolutions, Adam 0.01 x 0.998^round begun afresh in every round, batch 8,
-           one local epoch, 60 rounds; the strengths eta_u are the authors', chosen for ten clients.
+           one local epoch, 60 rounds; the strengths eta_u are the authors', chosen for
+           ten clients.
 Measured:  Dice in %, mean over both shapes and 15 runs (3 seeds x 5 clients), 95% interval with both redrawn. Test: held
-           out, the remaining clients' styles; at once and forget: the leaving client's images after unlearning and
-           after recovery (until the test Dice is the retrained model's, at most 15 rounds); gap: absolute difference to
-           its own retrained model's; unseen: held-out images of the leaving style
+           out, the remaining clients' styles; at once and forget: the leaving client's
+           images after unlearning and after recovery (until the test Dice is the
+           retrained model's, at most 15 rounds); gap: absolute difference to its own
+           retrained model's; unseen: held-out images of the leaving style
 
                                  at once          rounds            test              forget              gap                 unseen
   Original                       –                –                 66.2 [64.4,67.8]  73.3 [68.6,77.6]    62.9 [53.5,70.4]    66.1 [60.5,71.4]
@@ -25,13 +29,17 @@ Measured:  Dice in %, mean over both shapes and 15 runs (3 seeds x 5 clients), 9
   PUF special − natural, paired  –                –                 -0.9 [-4.0,1.5]   -10.3 [-23.8,-2.1]  -10.3 [-23.8,-2.1]  -10.0 [-21.1,-2.7]
 
 Reading:   here there is something to forget: the retrained model reads the style at 10% where the original has 73%.
-           Going on without the client forgets almost half of that by itself; PUF special more (paired difference of the gap to
-           natural with as many rounds -10.3 [-23.8, -2.1]), regular more still, because with five clients eta_u = 20 is
-           twice as strong as special's 2; it reaches the retrained model's test Dice in 3 of 15 runs only. None is at
-           the floor of 5.0, and intervals are wide: styles differ much. Unseen images of the style follow the forgotten
-           ones: it is the style that is forgotten, not the images. NoT never recovers, projected ascent in 4 of 15 runs.
-Chosen:    styles, shapes and optimiser, so that the original learns and a model retrained without a style fails on it,
-           looking at such models alone; the rows "paired" and "all 15 rounds" were added after the first table.
+           Going on without the client forgets almost half of that by itself; PUF
+           special more (paired difference of the gap to natural with as many rounds
+           -10.3 [-23.8, -2.1]), regular more still, because with five clients eta_u =
+           20 is twice as strong as special's 2; it reaches the retrained model's test
+           Dice in 3 of 15 runs only. None is at the floor of 5.0, and intervals are
+           wide: styles differ much. Unseen images of the style follow the forgotten
+           ones: it is the style that is forgotten, not the images. NoT never recovers,
+           projected ascent in 4 of 15 runs.
+Chosen:    styles, shapes and optimizer, so that the original learns and a model retrained without a style fails on it,
+           looking at such models alone; the rows "paired" and "all 15 rounds" were
+           added after the first table.
 Device:    2 CPU cores (x86-64, AVX-512), Python 3.11, JAX 0.10.2; 3 minutes of processor time, with many other jobs
            beside.
 """
@@ -96,18 +104,30 @@ class Config:
 @functools.lru_cache(maxsize=2)
 def network(width: int) -> Any:
     """Three 5x5 convolutions, written by hand around the library's convolution; logits for every pixel."""
-    conv, shapes = models.convolution(), [(5, 5, 3, width), (5, 5, width, width), (5, 5, width, CLASSES)]
+    conv, shapes = (
+        models.convolution(),
+        [
+            (5, 5, 3, width),
+            (5, 5, width, width),
+            (5, 5, width, CLASSES),
+        ],
+    )
 
     def init(key: Array) -> list[dict[str, Array]]:
         draw = jax.nn.initializers.he_normal()
         keys = jax.random.split(key, 3)
-        return [{"kernel": draw(k, s), "bias": jnp.zeros(s[3])} for k, s in zip(keys, shapes, strict=True)]
+        return [
+            {"kernel": draw(k, s), "bias": jnp.zeros(s[3])}
+            for k, s in zip(keys, shapes, strict=True)
+        ]
 
     def apply(params: list[dict[str, Array]], images: Array) -> Array:
         hidden = images
         for i, layer in enumerate(params):
             hidden = jax.nn.relu(hidden) if i else hidden
-            hidden = conv(hidden, layer["kernel"], (1, 1), "SAME") + layer["bias"].reshape(1, 1, 1, -1)
+            hidden = conv(hidden, layer["kernel"], (1, 1), "SAME") + layer[
+                "bias"
+            ].reshape(1, 1, 1, -1)
         return hidden
 
     return models.from_functions(init, apply)
@@ -118,16 +138,23 @@ def images(num_clients: int, num_images: int, size: int) -> tuple[Dataset, Datas
     """Training and held-out images, the first ``num_images`` of them client 0's, and so on."""
     styles = federated.draw_styles(num_clients, seed=0)
     drawn = [
-        [federated.shape_images(num_images, style, size=size, seed=base + i) for i, style in enumerate(styles)]
+        [
+            federated.shape_images(num_images, style, size=size, seed=base + i)
+            for i, style in enumerate(styles)
+        ]
         for base in (1000, 2000)
     ]
-    near, far = (Dataset(*map(np.concatenate, zip(*parts, strict=True))) for parts in drawn)
+    near, far = (
+        Dataset(*map(np.concatenate, zip(*parts, strict=True))) for parts in drawn
+    )
     return near, far
 
 
 @functools.lru_cache(maxsize=2)
 def local(learning_rate: float) -> federated.LocalTraining:
-    return federated.LocalTraining(batch_size=8, learning_rate=learning_rate, optimiser=optax.adam)
+    return federated.LocalTraining(
+        batch_size=8, learning_rate=learning_rate, optimizer=optax.adam
+    )
 
 
 def to_vector(variables: Any) -> Array:
@@ -136,7 +163,9 @@ def to_vector(variables: Any) -> Array:
 
 def from_vector(width: int, vector: Array) -> Any:
     blank = jax.eval_shape(network(width).init, jax.random.key(0))
-    unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), blank.params))[1]
+    unravel = ravel_pytree(
+        jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), blank.params)
+    )[1]
     return blank._replace(params=unravel(vector))
 
 
@@ -146,13 +175,21 @@ def measure(width: int, vector: Array, leaving: Array, shared: Any) -> Array:
     owner = jnp.repeat(jnp.arange(len(leaving)), len(near.labels) // len(leaving))
     gone, variables = leaving[owner], from_vector(width, vector)
     seen, unseen = (
-        jnp.argmax(train.predict(network(width).apply, variables, part.images, batch_size=64), -1)
+        jnp.argmax(
+            train.predict(network(width).apply, variables, part.images, batch_size=64),
+            -1,
+        )
         for part in (near, far)
     )
     test = federated.overlap(unseen, far.labels, CLASSES, ~gone)
     forget = federated.overlap(seen, near.labels, CLASSES, gone)
     style = federated.overlap(unseen, far.labels, CLASSES, gone)
-    return jnp.stack([jnp.mean(v[1:]) for v in (test.dice, test.iou, forget.dice, forget.iou, style.dice)])
+    return jnp.stack(
+        [
+            jnp.mean(v[1:])
+            for v in (test.dice, test.iou, forget.dice, forget.iou, style.dice)
+        ]
+    )
 
 
 @functools.lru_cache(maxsize=2)
@@ -162,9 +199,14 @@ def trainer(width: int, rounds: int, rate: float) -> Callable[[Any, Any], Array]
     def run(item: Any, shared: Any) -> Array:
         (key, part), (near, _, clients) = item, shared
         key_start, key_rounds = jax.random.split(key)
-        start, weights = federated.init_server(model.init(key_start)), federated.fedavg_weights(clients, part)
+        start, weights = (
+            federated.init_server(model.init(key_start)),
+            federated.fedavg_weights(clients, part),
+        )
         rest = (model, local(rate), start, near, clients, weights)
-        return to_vector(federated.run_rounds(key_rounds, *rest, num_rounds=rounds)[0].variables)
+        return to_vector(
+            federated.run_rounds(key_rounds, *rest, num_rounds=rounds)[0].variables
+        )
 
     return run
 
@@ -198,8 +240,15 @@ def recoverer(width: int, recovery: int, rate: float) -> Callable[[Any, Any], Ar
     def run(item: Any, shared: Any) -> Array:
         (key, vector, done, leaving), (near, _, clients) = item, shared
         state = federated.init_server(from_vector(width, vector), rounds=done)
-        rest = (network(width), local(rate), state, near, clients, federated.fedavg_weights(clients, ~leaving))
-        seen = lambda variables: measure(width, to_vector(variables), leaving, shared)  # noqa: E731
+        rest = (
+            network(width),
+            local(rate),
+            state,
+            near,
+            clients,
+            federated.fedavg_weights(clients, ~leaving),
+        )
+        seen = lambda variables: measure(width, to_vector(variables), leaving, shared)
         trace = federated.run_rounds(key, *rest, num_rounds=recovery, evaluate=seen)[1]
         return jnp.concatenate([measure(width, vector, leaving, shared)[None], trace])
 
@@ -211,69 +260,139 @@ def measurer(width: int) -> Callable[[Any, Any], Array]:
     return lambda item, shared: measure(width, *item, shared)
 
 
-def for_each(config: Config, run: Callable[[Any, Any], Array], items: Any) -> np.ndarray:
+def for_each(
+    config: Config, run: Callable[[Any, Any], Array], items: Any
+) -> np.ndarray:
     near, far = images(config.num_clients, config.num_images, config.size)
-    clients = federated.gather_clients(np.repeat(np.arange(config.num_clients), config.num_images))
+    clients = federated.gather_clients(
+        np.repeat(np.arange(config.num_clients), config.num_images)
+    )
     how = replicas.mapper(num_models=len(jax.tree.leaves(items)[0]))
-    return np.asarray(replicas.map_models(how, run, jax.tree.map(jnp.asarray, items), (near, far, clients)))
+    return np.asarray(
+        replicas.map_models(
+            how, run, jax.tree.map(jnp.asarray, items), (near, far, clients)
+        )
+    )
 
 
 def train_models(config: Config, seed: int) -> dict[str, Any]:
     """The original, and for each client a retrained model and a second one, as vectors of parameters."""
     cases = config.num_clients
     keys = jax.random.split(jax.random.fold_in(jax.random.key(29), seed), 1 + 2 * cases)
-    part = np.concatenate([np.ones((1, cases), bool), ~np.eye(cases, dtype=bool), ~np.eye(cases, dtype=bool)])
-    vectors = for_each(config, trainer(config.width, config.rounds, config.learning_rate), (keys, part))
-    return {"original": vectors[0], "retrained": vectors[1 : 1 + cases], "again": vectors[1 + cases :]}
+    part = np.concatenate(
+        [
+            np.ones((1, cases), bool),
+            ~np.eye(cases, dtype=bool),
+            ~np.eye(cases, dtype=bool),
+        ]
+    )
+    vectors = for_each(
+        config, trainer(config.width, config.rounds, config.learning_rate), (keys, part)
+    )
+    return {
+        "original": vectors[0],
+        "retrained": vectors[1 : 1 + cases],
+        "again": vectors[1 + cases :],
+    }
 
 
-def forget_all(config: Config, seed: int, trained: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def forget_all(
+    config: Config, seed: int, trained: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
     """Every method's numbers by round ``[L, 1 + recovery, 5]``, and those of the models beside them ``[L, 5]``."""
     cases, leaving = config.num_clients, np.eye(config.num_clients, dtype=bool)
     knobs = (config.width, config.rounds, config.learning_rate)
     keys = jax.random.split(jax.random.fold_in(jax.random.key(31), seed), cases)
     original = np.stack([trained["original"]] * cases)
-    static = {"original": original, "retrained": trained["retrained"], "again": trained["again"]}
-    found = {name: for_each(config, measurer(config.width), (v, leaving)) for name, v in static.items()}
+    static = {
+        "original": original,
+        "retrained": trained["retrained"],
+        "again": trained["again"],
+    }
+    found = {
+        name: for_each(config, measurer(config.width), (v, leaving))
+        for name, v in static.items()
+    }
     clients = federated.gather_clients(np.repeat(np.arange(cases), config.num_images))
     starts: dict[str, tuple[np.ndarray, int]] = {"natural": (original, 0)}
     for mode in ("special", "regular"):
-        weights = np.stack([federated.puf_weights(clients, one, mode=mode) for one in leaving])
-        starts[mode] = (for_each(config, one_round(*knobs), (keys, original, weights)), 1)
-    whole = federated.init_server(from_vector(config.width, jnp.asarray(trained["original"])))
-    negated = federated.negate_first_layer(network(config.width), whole, jnp.zeros((1, config.size, config.size, 3)))
+        weights = np.stack(
+            [federated.puf_weights(clients, one, mode=mode) for one in leaving]
+        )
+        starts[mode] = (
+            for_each(config, one_round(*knobs), (keys, original, weights)),
+            1,
+        )
+    whole = federated.init_server(
+        from_vector(config.width, jnp.asarray(trained["original"]))
+    )
+    negated = federated.negate_first_layer(
+        network(config.width), whole, jnp.zeros((1, config.size, config.size, 3))
+    )
     starts["not"] = (np.stack([to_vector(negated.variables)] * cases), 0)
-    starts["ascent"] = (for_each(config, ascender(*knobs), (keys, original, leaving)), 0)
-    repeat = lambda leaf: jnp.concatenate([leaf] * len(starts))  # noqa: E731
+    starts["ascent"] = (
+        for_each(config, ascender(*knobs), (keys, original, leaving)),
+        0,
+    )
+    repeat = lambda leaf: jnp.concatenate([leaf] * len(starts))
     vectors = np.concatenate([vectors for vectors, _ in starts.values()])
     done = np.repeat([config.rounds + more for _, more in starts.values()], cases)
     run = recoverer(config.width, config.recovery, config.learning_rate)
     traces = for_each(config, run, (repeat(keys), vectors, done, repeat(leaving)))
-    return found | dict(zip(starts, traces.reshape(len(starts), cases, *traces.shape[1:]), strict=True))
+    return found | dict(
+        zip(starts, traces.reshape(len(starts), cases, *traces.shape[1:]), strict=True)
+    )
 
 
 def methods_table(runs: federated.RecoveryRuns) -> Table:
-    columns = ["model", "forget at once", "rounds", "test", "test IoU", "forget", "forget IoU"]
+    columns = [
+        "model",
+        "forget at once",
+        "rounds",
+        "test",
+        "test IoU",
+        "forget",
+        "forget IoU",
+    ]
     columns += ["gap, forget (points)", "unseen, same style"]
     lines = []
     for name, label in ROWS.items():
         final, recovers = 100 * runs.final(name), name in runs.rounds
-        once = runs.summary(100 * runs.found[name][:, :, 0, 2]) if recovers and name != "natural" else None
+        once = (
+            runs.summary(100 * runs.found[name][:, :, 0, 2])
+            if recovers and name != "natural"
+            else None
+        )
         rounds = runs.summary(runs.rounds[name][0]) if recovers else None
         gap = None if name == "retrained" else runs.summary(runs.gap(name))
-        lines.append([label, once, rounds, *(runs.summary(final[..., i]) for i in range(4)), gap])
+        lines.append(
+            [label, once, rounds, *(runs.summary(final[..., i]) for i in range(4)), gap]
+        )
         lines[-1].append(runs.summary(final[..., 4]))
-    change = [100 * (runs.final("special") - runs.final("same"))[..., i] for i in range(5)]
+    change = [
+        100 * (runs.final("special") - runs.final("same"))[..., i] for i in range(5)
+    ]
     change[4:4] = [runs.gap("special") - runs.gap("same")]
-    lines.append(["PUF special − natural, PUF's rounds (paired)", None, None, *map(runs.summary, change)])
+    lines.append(
+        [
+            "PUF special − natural, PUF's rounds (paired)",
+            None,
+            None,
+            *map(runs.summary, change),
+        ]
+    )
     missed = ", ".join(
-        f"{int((~ok).sum())} of {ROWS[name].split(',')[0]}" for name, (_, ok) in runs.rounds.items() if not ok.all()
+        f"{int((~ok).sum())} of {ROWS[name].split(',')[0]}"
+        for name, (_, ok) in runs.rounds.items()
+        if not ok.all()
     )
     caption = (
-        f"Dice in % unless the column says IoU, means over both shapes, {runs.shape[0]} seeds x {runs.shape[1]} clients, "
-        "95% intervals with both redrawn. Test: held-out images of the remaining clients' styles. Forget: the leaving "
-        "client's training images. Rounds: until the test Dice is the retrained model's, 1 to "
-        f"{runs.found['natural'].shape[2] - 1}; runs that never got there: {missed or 'none'}."
+        f"Dice in % unless the column says IoU, means over both shapes, {runs.shape[0]}"
+        f" seeds x {runs.shape[1]} clients, 95% intervals with both redrawn. Test:"
+        " held-out images of the remaining clients' styles. Forget: the leaving"
+        " client's training images. Rounds: until the test Dice is the retrained"
+        f" model's, 1 to {runs.found['natural'].shape[2] - 1}; runs that never got"
+        f" there: {missed or 'none'}."
     )
     return Table("Every client leaves in turn", columns, lines, caption)
 
@@ -281,7 +400,12 @@ def methods_table(runs: federated.RecoveryRuns) -> Table:
 def curves(runs: federated.RecoveryRuns) -> Figure:
     """Dice by round on what is forgotten, on unseen images of its style, and on the rest."""
     figure, panels = small_panels(3, share=True, columns=3, height=2.6)
-    style = {"natural": "-", "special": "-", "not": (0, (5, 1.5)), "ascent": (0, (1.5, 1.2))}
+    style = {
+        "natural": "-",
+        "special": "-",
+        "not": (0, (5, 1.5)),
+        "ascent": (0, (1.5, 1.2)),
+    }
     for axes, measure_name, title in zip(
         panels,
         ("forget", "unseen", "test"),
@@ -293,7 +417,12 @@ def curves(runs: federated.RecoveryRuns) -> Figure:
             mean = 100 * runs.found[name][..., place].mean((0, 1))
             axes.plot(np.arange(mean.size), mean, color=color, ls=dashes, lw=1.6)
         for name, color, dashes in (("retrained", INK, "-"), ("original", MUTED, ":")):
-            axes.axhline(100 * runs.found[name][..., place].mean(), color=color, ls=dashes, lw=1.4)
+            axes.axhline(
+                100 * runs.found[name][..., place].mean(),
+                color=color,
+                ls=dashes,
+                lw=1.4,
+            )
         dress(axes, title, size=9)
         axes.set_ylim(-4, 104)
     handles = [
@@ -304,7 +433,14 @@ def curves(runs: federated.RecoveryRuns) -> Figure:
         Line2D([], [], color=INK, lw=1.4, label="Retrained"),
         Line2D([], [], color=MUTED, ls=":", label="Original"),
     ]
-    figure.legend(handles=handles, loc="outside upper left", ncols=3, frameon=False, labelcolor=INK, fontsize=9)
+    figure.legend(
+        handles=handles,
+        loc="outside upper left",
+        ncols=3,
+        frameon=False,
+        labelcolor=INK,
+        fontsize=9,
+    )
     figure.supxlabel("rounds after unlearning", fontsize=10, color=INK)
     figure.supylabel("Dice (%)", fontsize=10, color=INK)
     return figure
@@ -322,9 +458,18 @@ def examples(config: Config, trained: Mapping[str, np.ndarray]) -> Figure:
         shown = [near.images[place], near.labels[place]]
         for vector in (trained["original"], trained["retrained"][client]):
             variables = from_vector(config.width, jnp.asarray(vector))
-            shown.append(np.asarray(jnp.argmax(model.apply(variables, near.images[place][None])[0], -1)))
+            shown.append(
+                np.asarray(
+                    jnp.argmax(model.apply(variables, near.images[place][None])[0], -1)
+                )
+            )
         for axes, picture, row in zip(panels[:, client], shown, rows, strict=True):
-            axes.imshow(picture, vmin=0, vmax=CLASSES - 1, cmap=None if picture.ndim == 3 else "cividis")
+            axes.imshow(
+                picture,
+                vmin=0,
+                vmax=CLASSES - 1,
+                cmap=None if picture.ndim == 3 else "cividis",
+            )
             axes.set_xticks([])
             axes.set_yticks([])
             if client == 0:
@@ -336,50 +481,96 @@ def examples(config: Config, trained: Mapping[str, np.ndarray]) -> Figure:
 def make_parts(config: Config) -> dict[str, Part]:
     if not config.seeds:
         raise InputError("give at least one seed")
-    if config.num_clients < 2 or min(config.num_images, config.rounds, config.recovery, config.width) < 1:
-        raise InputError("at least 2 clients, and 1 image, channel, round and recovery round are needed")
-    images(config.num_clients, config.num_images, config.size)  # refuses what cannot be drawn
+    if (
+        config.num_clients < 2
+        or min(config.num_images, config.rounds, config.recovery, config.width) < 1
+    ):
+        raise InputError(
+            "at least 2 clients, and 1 image, channel, round and recovery round are"
+            " needed"
+        )
+    images(
+        config.num_clients, config.num_images, config.size
+    )  # refuses what cannot be drawn
     parts: dict[str, Part] = {}
-    plain = {key: value for key, value in dataclasses.asdict(config).items() if key != "seeds"}
+    plain = {
+        key: value
+        for key, value in dataclasses.asdict(config).items()
+        if key != "seeds"
+    }
     for seed in config.seeds:
         known = {**plain, "seed": seed}
-        parts[f"models-{seed}"] = Part(known, functools.partial(train_models, config, seed))
+        parts[f"models-{seed}"] = Part(
+            known, functools.partial(train_models, config, seed)
+        )
         needs = (f"models-{seed}",)
-        parts[f"forget-{seed}"] = Part(known, functools.partial(forget_all, config, seed), needs=needs)
+        parts[f"forget-{seed}"] = Part(
+            known, functools.partial(forget_all, config, seed), needs=needs
+        )
     return parts
 
 
 def make_page(config: Config, parts: Mapping[str, dict[str, np.ndarray]]) -> Page:
-    runs = federated.RecoveryRuns([parts[f"forget-{seed}"] for seed in config.seeds], MEASURES)
-    gap = {name: runs.gap(name).mean() for name in ROWS}
-    dice = {name: 100 * runs.final(name)[..., 2].mean() for name in ("original", "retrained")}
-    summary = (
-        f"Dice on the leaving client's images is {dice['original']:.1f}% for the original model and "
-        f"{dice['retrained']:.1f}% for the model retrained without the client. Mean gap to that, client by client, in "
-        f"points: doing nothing {gap['original']:.1f}, natural {gap['natural']:.1f}, natural with as many rounds as PUF "
-        f"{gap['same']:.1f}, PUF special {gap['special']:.1f} ({gap['special+']:.1f} at the last round), PUF regular {gap['regular']:.1f}, NoT {gap['not']:.1f}, "
-        f"projected ascent {gap['ascent']:.1f}, a second retraining {gap['again']:.1f}."
+    runs = federated.RecoveryRuns(
+        [parts[f"forget-{seed}"] for seed in config.seeds], MEASURES
     )
-    once = 100 * (runs.found["special"][:, :, 0] - runs.found["original"])[..., 2].mean()
+    gap = {name: runs.gap(name).mean() for name in ROWS}
+    dice = {
+        name: 100 * runs.final(name)[..., 2].mean()
+        for name in ("original", "retrained")
+    }
+    summary = (
+        f"Dice on the leaving client's images is {dice['original']:.1f}% for the"
+        f" original model and {dice['retrained']:.1f}% for the model retrained without"
+        " the client. Mean gap to that, client by client, in points: doing nothing"
+        f" {gap['original']:.1f}, natural {gap['natural']:.1f}, natural with as many"
+        f" rounds as PUF {gap['same']:.1f}, PUF special {gap['special']:.1f}"
+        f" ({gap['special+']:.1f} at the last round), PUF regular {gap['regular']:.1f},"
+        f" NoT {gap['not']:.1f}, projected ascent {gap['ascent']:.1f}, a second"
+        f" retraining {gap['again']:.1f}."
+    )
+    once = (
+        100 * (runs.found["special"][:, :, 0] - runs.found["original"])[..., 2].mean()
+    )
     finite = all(np.isfinite(values).all() for values in runs.found.values())
     harder = dice["original"] - dice["retrained"]
     checks = [
         Check("every number is finite", finite),
-        Check("PUF lowers forget Dice at once", bool(once < 0), f"by {-once:.1f} points"),
-        Check("a style that was not trained on is harder", bool(harder > 0), f"by {harder:.1f} points of Dice"),
+        Check(
+            "PUF lowers forget Dice at once", bool(once < 0), f"by {-once:.1f} points"
+        ),
+        Check(
+            "a style that was not trained on is harder",
+            bool(harder > 0),
+            f"by {harder:.1f} points of Dice",
+        ),
     ]
     pictures = [
-        Picture("Dice by round", curves(runs), alt=summary, caption="Means over runs; natural starts at the original."),
+        Picture(
+            "Dice by round",
+            curves(runs),
+            alt=summary,
+            caption="Means over runs; natural starts at the original.",
+        ),
         Picture(
             "Styles",
             examples(config, parts[f"models-{config.seeds[0]}"]),
-            alt="One training image of each client, its map, and the maps that two models predict.",
-            caption="The first training image of each client; dark: background, grey: disc, yellow: bar.",
+            alt=(
+                "One training image of each client, its map, and the maps that two"
+                " models predict."
+            ),
+            caption=(
+                "The first training image of each client; dark: background, gray: disc,"
+                " yellow: bar."
+            ),
         ),
     ]
     return Page(summary, [methods_table(runs)], pictures, checks)
 
 
 EXPERIMENT = Experiment(
-    title="Federated unlearning of segmentation on generated shapes", config=Config(), parts=make_parts, page=make_page
+    title="Federated unlearning of segmentation on generated shapes",
+    config=Config(),
+    parts=make_parts,
+    page=make_page,
 )

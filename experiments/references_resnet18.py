@@ -1,13 +1,16 @@
-"""What reference models cost: 128 and 256 ResNet-18 on halves of CIFAR-10, device hours and model FLOP utilisation.
+"""What reference models cost: 128 and 256 ResNet-18 on halves of CIFAR-10, device hours and model FLOP utilization.
 
 Command:   unlearn-jax run references_resnet18 --workdir runs/references --data.path DATA
-           (--model.dtype=float32 for full precision; --group, --mapper and --devices say how models run side by side;
-           --peak-tflops=P for a device that is not in models/flops.py)
+           (--model.dtype=float32 for full precision; --group, --mapper and --devices
+           say how models run side by side; --peak-tflops=P for a device that is not in
+           models/flops.py)
 Protocol:  AMUN's references: each of the 60,000 samples in exactly half of the models, 161 epochs, batches of 128, SGD
-           from 0.1 down by ten every 40 epochs, crop and flip; products in bfloat16, weights and logits in float32.
-           Models past the first 128 have a design of their own, so that both numbers of models are balanced.
-Published: 256 ResNet-18 in about 29 h on one RTX 4080 (lira_analysis; up to 100 epochs, stopped early), 128 in about 15
-           A100-hours (AMUN). Neither reports utilisation.
+           from 0.1 down by ten every 40 epochs, crop and flip; products in bfloat16,
+           weights and logits in float32. Models past the first 128 have a design of
+           their own, so that both numbers of models are balanced.
+Published: 256 ResNet-18 in about 29 h on one RTX 4080 (lira_analysis; up to 100 epochs,
+stopped early), 128 in about 15
+           A100-hours (AMUN). Neither reports utilization.
 Measured:  accelerator, unmeasured. On two CPU cores only its parts are tested, on a few images.
 """
 
@@ -44,7 +47,10 @@ from unlearn_jax.pipeline.settings import build_model, make_training
 from unlearn_jax.types import Dataset, InputError, Model
 
 Found = Mapping[str, Mapping[str, np.ndarray]]
-PUBLISHED = "Published: 256 in 29 h on one RTX 4080 (lira_analysis), 128 in 15 A100-hours (AMUN)"
+PUBLISHED = (
+    "Published: 256 in 29 h on one RTX 4080 (lira_analysis), 128 in 15 A100-hours"
+    " (AMUN)"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,14 +63,20 @@ class Config:
     """Models trained and stored at a time (at most)."""
     seed: int = 0
     """Of weights, order and designs."""
-    data: DataConfig = dataclasses.field(default_factory=lambda: DataConfig(source="tfds", name="cifar10"))
+    data: DataConfig = dataclasses.field(
+        default_factory=lambda: DataConfig(source="tfds", name="cifar10")
+    )
     """Images; training and test samples together are the pool that the models' halves are drawn from."""
     model: ModelConfig = dataclasses.field(
-        default_factory=lambda: ModelConfig(name="resnet", fields={"width": 64}, dtype="bfloat16")
+        default_factory=lambda: ModelConfig(
+            name="resnet", fields={"width": 64}, dtype="bfloat16"
+        )
     )
     """The network."""
     training: TrainingConfig = dataclasses.field(
-        default_factory=lambda: TrainingConfig(161, 128, 0.1, decay_every=40, augment="crop_flip")
+        default_factory=lambda: TrainingConfig(
+            161, 128, 0.1, decay_every=40, augment="crop_flip"
+        )
     )
     """How they are trained."""
     mapper: Literal["auto", "loop", "map", "vmap", "split"] = "auto"
@@ -82,15 +94,29 @@ def make_parts(config: Config) -> dict[str, Part]:
       InputError: unusable settings.
     """
     counts = (0, *config.counts)
-    if not config.counts or any(after <= before for before, after in pairwise(counts)) or any(n % 2 for n in counts):
+    if (
+        not config.counts
+        or any(after <= before for before, after in pairwise(counts))
+        or any(n % 2 for n in counts)
+    ):
         raise InputError("counts must be even and rise, such as --counts 128 256")
     if config.group < 1:
         raise InputError(f"group must be at least 1, got {config.group}")
     if config.peak_tflops is not None and not 0 < config.peak_tflops < np.inf:
-        raise InputError(f"peak_tflops must be positive and finite, got {config.peak_tflops}")
-    shared = {key: value for key, value in to_json(config).items() if key not in ("counts", "group", "peak_tflops")}
-    shared["data"] = {key: value for key, value in shared["data"].items() if key != "path"}
-    prepared = cache(partial(_prepare, config))  # once, and not before a part is computed
+        raise InputError(
+            f"peak_tflops must be positive and finite, got {config.peak_tflops}"
+        )
+    shared = {
+        key: value
+        for key, value in to_json(config).items()
+        if key not in ("counts", "group", "peak_tflops")
+    }
+    shared["data"] = {
+        key: value for key, value in shared["data"].items() if key != "path"
+    }
+    prepared = cache(
+        partial(_prepare, config)
+    )  # once, and not before a part is computed
     return {
         f"models-{first:04d}-{last - 1:04d}": Part(
             {**shared, "block": [start, stop], "models": [first, last]},
@@ -111,8 +137,14 @@ def _prepare(config: Config) -> tuple[Dataset, Model, train.Recipe, int]:
     """The pool, the network, how it is trained, and the steps of an epoch: as many as half of the pool needs."""
     splits = load_data(config.data)
     both = splits.train, splits.test
-    pool = Dataset(np.concatenate([part.images for part in both]), np.concatenate([part.labels for part in both]))
-    model, half = build_model(RunConfig(model=config.model), splits), -(-len(pool.labels) // 2)
+    pool = Dataset(
+        np.concatenate([part.images for part in both]),
+        np.concatenate([part.labels for part in both]),
+    )
+    model, half = (
+        build_model(RunConfig(model=config.model), splits),
+        -(-len(pool.labels) // 2),
+    )
     recipe = make_training(config.training).recipe(half, model, pool.images)
     return pool, model, recipe, train.steps_per_epoch(half, recipe.batch_size)
 
@@ -140,19 +172,29 @@ def measure(
       group: first model and end.
 
     Returns:
-      ``logits`` [G, N, C] over the pool, ``member`` [G, N], ``labels`` [N], ``losses`` [G] of the last epoch,
-      ``seconds`` of training without compilation, ``compile_seconds``, ``devices`` and ``device`` (their kind),
-      ``images`` that all models were trained on, and ``flops`` per image.
+      ``logits`` [G, N, C] over the pool, ``member`` [G, N], ``labels`` [N], ``losses``
+      [G] of the last epoch, ``seconds`` of training without compilation,
+      ``compile_seconds``, ``devices`` and ``device`` (their kind), ``images`` that all
+      models were trained on, and ``flops`` per image.
     """
     pool, model, recipe, steps = prepared()
-    member = _design(config, *block, len(pool.labels))[group[0] - block[0] : group[1] - block[0]]
+    member = _design(config, *block, len(pool.labels))[
+        group[0] - block[0] : group[1] - block[0]
+    ]
     how = replicas.mapper(config.mapper, num_models=len(member), devices=config.devices)
     trained_on = len(member) * steps * recipe.batch_size
     keys = jnp.stack([purpose_key("reference", config.seed, m) for m in range(*group)])
     chunk = epochs_per_call(recipe, trained_on)
     with stopwatch() as cost:
         state, losses = replicas.fit_many(
-            keys, model, pool, member, recipe, how=how, num_batches=steps, epochs_per_call=chunk
+            keys,
+            model,
+            pool,
+            member,
+            recipe,
+            how=how,
+            num_batches=steps,
+            epochs_per_call=chunk,
         )
         jax.block_until_ready(state)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
@@ -165,7 +207,9 @@ def measure(
         "losses": losses[:, -1],
         "seconds": np.array(cost["seconds"] - cost["compile_seconds"]),
         "compile_seconds": np.array(cost["compile_seconds"]),
-        "devices": np.array(used if config.mapper == "split" else min(used, len(member))),
+        "devices": np.array(
+            used if config.mapper == "split" else min(used, len(member))
+        ),
         "device": np.array(jax.local_devices()[0].device_kind),
         "images": np.array(recipe.num_epochs * trained_on),
         "flops": np.array(training_flops(model.apply, shapes, image)),
@@ -176,30 +220,54 @@ def make_page(config: Config, found: Found) -> Page:
     """A row per number of models."""
     rows, told = [], []
     for count in config.counts:
-        parts = [part for name, part in found.items() if int(name.split("-")[2]) < count]
-        hours, flops = _device_seconds(parts) / 3600, _total(parts, "images") * float(parts[0]["flops"])
-        outside, inside = (over_seeds(100 * _accuracy(parts, member)) for member in (False, True))
-        used = utilisation(config, parts)
+        parts = [
+            part for name, part in found.items() if int(name.split("-")[2]) < count
+        ]
+        hours, flops = (
+            _device_seconds(parts) / 3600,
+            _total(parts, "images") * float(parts[0]["flops"]),
+        )
+        outside, inside = (
+            over_seeds(100 * _accuracy(parts, member)) for member in (False, True)
+        )
+        used = utilization(config, parts)
         share = "unknown" if used is None else 100 * used
         rate = flops / 3600 / hours
-        compiling = sum(float(part["compile_seconds"] * part["devices"]) for part in parts) / 3600
+        compiling = (
+            sum(float(part["compile_seconds"] * part["devices"]) for part in parts)
+            / 3600
+        )
         speed = _total(parts, "images") / 3600 / hours
-        rows.append([str(count), outside, inside, hours, compiling, speed, rate / 1e12, share])
-        utilised = "unknown" if used is None else f"{100 * used:.3g}%"
+        rows.append(
+            [str(count), outside, inside, hours, compiling, speed, rate / 1e12, share]
+        )
+        utilized = "unknown" if used is None else f"{100 * used:.3g}%"
         told.append(
-            f"{count} models took {hours:.3g} device hours, at {outside.mean:.2f}% accuracy on samples they had not seen "
-            f"and a model FLOP utilisation of {utilised}."
+            f"{count} models took {hours:.3g} device hours, at {outside.mean:.2f}%"
+            " accuracy on samples they had not seen and a model FLOP utilization of"
+            f" {utilized}."
         )
     kinds = ", ".join(sorted({str(part["device"]) for part in found.values()}))
-    columns = ["models", "accuracy, not seen (%)", "accuracy, members (%)", "device hours", "compiling, device hours"]
-    columns += ["images/s per device", "TFLOP/s per device", "utilisation (%)"]
+    columns = [
+        "models",
+        "accuracy, not seen (%)",
+        "accuracy, members (%)",
+        "device hours",
+        "compiling, device hours",
+    ]
+    columns += ["images/s per device", "TFLOP/s per device", "utilization (%)"]
     caption = (
-        f"On {kinds}, {config.model.dtype}. Accuracy: mean ± std over models and 95% interval. Device hours are those of "
-        "training, compilation apart. Operations: three times the forward pass's products, "
-        f"{float(next(iter(found.values()))['flops']) / 1e9:.4g} GFLOP per image; utilisation: of the device's peak, "
-        f"unknown where that is. {PUBLISHED}."
+        f"On {kinds}, {config.model.dtype}. Accuracy: mean ± std over models and 95%"
+        " interval. Device hours are those of training, compilation apart. Operations:"
+        " three times the forward pass's products,"
+        f" {float(next(iter(found.values()))['flops']) / 1e9:.4g} GFLOP per image;"
+        f" utilization: of the device's peak, unknown where that is. {PUBLISHED}."
     )
-    return Page(" ".join(told), [Table("Reference models", columns, rows, caption)], checks=_checks(config, found))
+    return Page(
+        " ".join(told),
+        [Table("Reference models", columns, rows, caption)],
+        checks=_checks(config, found),
+    )
 
 
 def _total(parts: Sequence[Mapping[str, np.ndarray]], name: str) -> float:
@@ -214,12 +282,17 @@ def _accuracy(parts: Sequence[Mapping[str, np.ndarray]], member: bool) -> np.nda
     """``[M]``, each model's on its members, or on all other samples."""
     each = []
     for part in parts:
-        right, chosen = part["logits"].argmax(-1) == part["labels"][None], part["member"] == member
+        right, chosen = (
+            part["logits"].argmax(-1) == part["labels"][None],
+            part["member"] == member,
+        )
         each.append((right & chosen).sum(1) / chosen.sum(1))
     return np.concatenate(each)
 
 
-def utilisation(config: Config, parts: Sequence[Mapping[str, np.ndarray]]) -> float | None:
+def utilization(
+    config: Config, parts: Sequence[Mapping[str, np.ndarray]]
+) -> float | None:
     """Operations done over those that the devices could have done; None where a device's peak is not known."""
     could = 0.0
     for part in parts:
@@ -233,12 +306,17 @@ def utilisation(config: Config, parts: Sequence[Mapping[str, np.ndarray]]) -> fl
 
 def _checks(config: Config, found: Found) -> list[Check]:
     member = np.concatenate([part["member"] for part in found.values()])
-    halves = all((member[start:stop].sum(0) * 2 == stop - start).all() for start, stop in _blocks(config))
+    halves = all(
+        (member[start:stop].sum(0) * 2 == stop - start).all()
+        for start, stop in _blocks(config)
+    )
     losses = np.concatenate([part["losses"] for part in found.values()])
     chance = np.log(next(iter(found.values()))["logits"].shape[-1])
     return [
         Check(
-            "every sample is in half of the models", bool(halves), f"{len(member)} models, {member.shape[1]} samples"
+            "every sample is in half of the models",
+            bool(halves),
+            f"{len(member)} models, {member.shape[1]} samples",
         ),
         Check(
             "models learned",
@@ -248,4 +326,9 @@ def _checks(config: Config, found: Found) -> list[Check]:
     ]
 
 
-EXPERIMENT = Experiment(title="Reference models: ResNet-18", config=Config(), parts=make_parts, page=make_page)
+EXPERIMENT = Experiment(
+    title="Reference models: ResNet-18",
+    config=Config(),
+    parts=make_parts,
+    page=make_page,
+)

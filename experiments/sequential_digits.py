@@ -1,11 +1,12 @@
 """Sequential requests (AMUN, section 6.3): 10% of digits forgotten in five requests, by AMUN, AMUN-A and others.
 
 Command:   unlearn-jax run sequential_digits --workdir runs/sequential_digits
-Published: figures only (ResNet-18, CIFAR-10, 5 x 2%): the score, AUC of D_R against D_F minus AUC of D_F against test,
+Published: figures only (ResNet-18, CIFAR-10, 5 x 2%): the score, AUC of D_R against D_F
+minus AUC of D_F against test,
            is highest for AMUN-A, then AMUN, then all others at every request.
 Measured:  mean ± std over 30 runs (3 originals x 10 forget sets of 90), 95% interval of the mean, in percent and
-           points; 64 references; cost: gradients of single samples over a retraining's, the adversarial set's as an
-           upper bound
+           points; 64 references; cost: gradients of single samples over a retraining's,
+           the adversarial set's as an upper bound
 
                            unlearn acc              test acc              FT AUC                Avg Gap               cost
   Original (do nothing)    100.0±0.0 [100.0,100.0]  98.0±0.1 [97.1,98.8]  58.6±2.8 [54.8,62.5]  3.2±0.7 [2.0,4.6]     –
@@ -20,9 +21,10 @@ Measured:  mean ± std over 30 runs (3 originals x 10 forget sets of 90), 95% in
   AMUN-A without D_R       81.9±6.0 [77.0,85.9]     79.7±5.0 [76.1,83.1]  47.9±2.7 [44.8,50.8]  13.3±3.8 [11.3,16.2]  0.31
 
 Chosen:    Fine-tuned (FT): learning_rate 0.3, decay_every 5; Random label (RL): learning_rate 0.001, decay_every 0;
-           SalUn: learning_rate 0.001, share 0.3; AMUN: learning_rate 0.0306, decay_every 5; AMUN-A: learning_rate
-           0.0306, decay_every 5; AMUN without D_R: learning_rate 0.03, decay_every 5; AMUN-A without D_R:
-           learning_rate 0.03, decay_every 5
+           SalUn: learning_rate 0.001, share 0.3; AMUN: learning_rate 0.0306,
+           decay_every 5; AMUN-A: learning_rate 0.0306, decay_every 5; AMUN without D_R:
+           learning_rate 0.03, decay_every 5; AMUN-A without D_R: learning_rate 0.03,
+           decay_every 5
 
 Score:     AUC of D_R against D_F minus AUC of D_F against test, mean [95% interval] after each request
 
@@ -37,8 +39,10 @@ Score:     AUC of D_R against D_F minus AUC of D_F against test, mean [95% inter
   AMUN-A without D_R        25 [13,37]    15 [2,29]     13 [0,26]     -0 [-15,13]   1 [-10,13]
 
 Reading:   the mean scores are in the published order, AMUN above the others (intervals overlap with random
-           labels and SalUn). It scores higher than the retrained models do, because it over-forgets (FT AUC about 40): more is not better. AMUN-A is no better than AMUN
-           with D_R (intervals overlap), and worse without: its model has weakened to 80% test accuracy.
+           labels and SalUn). It scores higher than the retrained models do, because it
+           over-forgets (FT AUC about 40): more is not better. AMUN-A is no better than
+           AMUN with D_R (intervals overlap), and worse without: its model has weakened
+           to 80% test accuracy.
 Time:      2 to 7 minutes with other jobs beside.
 Device:    2 CPU cores (x86-64, AVX-512), Python 3.11, JAX 0.10.2.
 """
@@ -61,6 +65,10 @@ PRESET = dataclasses.replace(
         "amun": {"label": "AMUN", "method": "amun"},
         "amun_adaptive": {"label": "AMUN-A", "method": "amun", "adaptive": True},
         "amun_no_retain": _WITHOUT,
-        "amun_adaptive_no_retain": {**_WITHOUT, "label": "AMUN-A without D_R", "adaptive": True},
+        "amun_adaptive_no_retain": {
+            **_WITHOUT,
+            "label": "AMUN-A without D_R",
+            "adaptive": True,
+        },
     },
 )

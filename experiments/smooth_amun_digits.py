@@ -2,12 +2,14 @@
 
 Command:   unlearn-jax run smooth_amun_digits --workdir runs/smooth_amun_digits
 Paper:     arXiv 2503.00917, Tables 3 and 6 and Figure 3 (ResNet-18 without BatchNorm on CIFAR-10, every layer at 1; AMUN
-           without D_R on a tenth: FT AUC 49.55, FR AUC 54.01, test accuracy 87.55 of 89.01), and more than 97 % of the
-           adversarial examples farther from their sample on clipped than on free networks
+           without D_R on a tenth: FT AUC 49.55, FR AUC 54.01, test accuracy 87.55 of
+           89.01), and more than 97 % of the adversarial examples farther from their
+           sample on clipped than on free networks
 
-Mean over 30 runs (3 originals x 10 forget sets of 90), 95 % interval in brackets; radius (L2 distance of the adversarial
-examples) and transfer (share of them that fool the retrained model, %) ± over runs; norm: the largest of any layer of any model
-of the row, by Lanczos. 64 references and 12 trials per method at each norm::
+Mean over 30 runs (3 originals x 10 forget sets of 90), 95 % interval in brackets;
+radius (L2 distance of the adversarial examples) and transfer (share of them that fool
+the retrained model, %) ± over runs; norm: the largest of any layer of any model of the
+row, by Lanczos. 64 references and 12 trials per method at each norm::
 
 free:
                              unlearn acc           test acc            FT AUC              FR AUC              Avg Gap        radius     transfer     norm
@@ -35,10 +37,12 @@ norms of at most 2:
     AMUN without D_R         99.8 [99.1,100.0]     96.6 [95.6,97.6]    45.6 [42.3,48.7]    62.1 [59.4,64.6]    1.9 [1.5,2.9]  0.67±0.02  68.3±5.9     2.00
 
 Reading:   at 2 adversarial examples are farther (0.67, free 0.56), fool the retrained model more often (68 %, 54 %), and AMUN's
-           Avg Gap falls from 1.6 to 1.2 (floor 1.0; intervals overlap), as the paper's Figure 3 and tables lead one to expect.
-           AMUN without D_R then forgets too much (FT AUC 45.6 [42.3, 48.7]; retrained 48.8). At 4 hardly anything is held.
-           Doing nothing is easier to tell at 2 (FT AUC 61.3, free 58.6). Fine-tuning's search finds a rate that, where layers
-           are free, lets a norm grow to 41. Norm 1 is not measured yet.
+           Avg Gap falls from 1.6 to 1.2 (floor 1.0; intervals overlap), as the paper's
+           Figure 3 and tables lead one to expect. AMUN without D_R then forgets too
+           much (FT AUC 45.6 [42.3, 48.7]; retrained 48.8). At 4 hardly anything is
+           held. Doing nothing is easier to tell at 2 (FT AUC 61.3, free 58.6).
+           Fine-tuning's search finds a rate that, where layers are free, lets a norm
+           grow to 41. Norm 1 is not measured yet.
 Device:    2 CPU cores (x86-64, AVX-512), Python 3.11, JAX 0.10.2; minutes per norm, other jobs beside.
 """
 

@@ -3,9 +3,11 @@
 import os
 import tempfile
 
-# Compiling is most of a test's time; XLA's lowest useful effort compiles four times faster and computes the same
-# things.
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=1"
+# Compiling is most of a test's time; XLA's lowest useful effort compiles four times
+# faster and computes the same things.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=1"
+)
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +21,9 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 
-# What a test has compiled no later one compiles again, nor a command that it starts. Each worker has a cache of its
-# own: JAX would read what another process is still writing.
+# What a test has compiled no later one compiles again, nor a command that it starts.
+# Each worker has a cache of its own: JAX would read what another process is still
+# writing.
 PROGRAMS = tempfile.TemporaryDirectory(prefix="unlearn-jax-tests-")
 jax.config.update("jax_compilation_cache_dir", PROGRAMS.name)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
@@ -36,11 +39,11 @@ def key():
 
 @pytest.fixture(scope="session")
 def blobs():
-    """Sixty 4x4 images of three classes that a small network can learn, and memorise."""
+    """Sixty 4x4 images of three classes that a small network can learn, and memorize."""
     rng = np.random.default_rng(0)
     labels = np.arange(60) % 3
-    centres = rng.uniform(0.2, 0.8, (3, 4, 4, 1))
-    images = np.clip(centres[labels] + rng.normal(0, 0.15, (60, 4, 4, 1)), 0, 1)
+    centers = rng.uniform(0.2, 0.8, (3, 4, 4, 1))
+    images = np.clip(centers[labels] + rng.normal(0, 0.15, (60, 4, 4, 1)), 0, 1)
     return Dataset(images.astype(np.float32), labels.astype(np.int32))
 
 

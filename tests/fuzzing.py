@@ -18,15 +18,35 @@ EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
 COUNTS = collections.Counter()
 """Cases by ``(function, "answered" or "refused")``."""
 
-HARD = [0.0, -0.0, 1.0, -1.0, 0.5, 1e-38, 1e-45, 88.0, -104.0, 1e4, 3.4e38, -3.4e38, np.inf, -np.inf, np.nan]
+HARD = [
+    0.0,
+    -0.0,
+    1.0,
+    -1.0,
+    0.5,
+    1e-38,
+    1e-45,
+    88.0,
+    -104.0,
+    1e4,
+    3.4e38,
+    -3.4e38,
+    np.inf,
+    -np.inf,
+    np.nan,
+]
 
 
 def mostly(usable, refused):
     """Values of a knob, five of six times a usable one."""
-    return st.sampled_from(5 * len(refused) * list(usable) + len(usable) * list(refused))
+    return st.sampled_from(
+        5 * len(refused) * list(usable) + len(usable) * list(refused)
+    )
 
 
-DTYPES = st.sampled_from([np.float32, np.float64, np.float16, np.int32, np.int64, np.uint8, np.bool_])
+DTYPES = st.sampled_from(
+    [np.float32, np.float64, np.float16, np.int32, np.int64, np.uint8, np.bool_]
+)
 LEVELS = mostly([0.95, 0.5, 1e-9], [0.0, 1.0, np.nan])
 sizes = st.sampled_from([4, 7, 5, 3, 2, 1, 0])
 
@@ -48,9 +68,15 @@ def real(shape, hard=True):
         ordinary, large = st.floats(-30, 30, width=32), st.sampled_from(HARD[:9])
         extreme = st.sampled_from([float(np.float32(x)) for x in HARD]) | ordinary
         return st.one_of(
-            arrays(np.float32, shape, elements=ordinary | large.map(lambda x: float(np.float32(x)))),
+            arrays(
+                np.float32,
+                shape,
+                elements=ordinary | large.map(lambda x: float(np.float32(x))),
+            ),
             arrays(np.float64, shape, elements=st.floats(-5, 5), fill=st.nothing()),
-            (extreme if hard else ordinary).map(lambda x: np.full(shape, x, np.float32)),
+            (extreme if hard else ordinary).map(
+                lambda x: np.full(shape, x, np.float32)
+            ),
             arrays(np.float32, shape, elements=extreme if hard else ordinary),
         )
 
@@ -58,12 +84,17 @@ def real(shape, hard=True):
 def shares(shape):
     """Numbers in [0, 1], ties among them; sometimes anything."""
     few = st.sampled_from([0.0, 1e-30, 0.25, 0.5, 1.0])
-    return st.one_of(arrays(np.float32, shape, elements=st.floats(0, 1, width=32) | few), real(shape))
+    return st.one_of(
+        arrays(np.float32, shape, elements=st.floats(0, 1, width=32) | few), real(shape)
+    )
 
 
 def mask(shape):
     """Masks, often all the same."""
-    return st.one_of(*[arrays(np.bool_, shape, fill=st.nothing())] * 3, st.booleans().map(lambda b: np.full(shape, b)))
+    return st.one_of(
+        *[arrays(np.bool_, shape, fill=st.nothing())] * 3,
+        st.booleans().map(lambda b: np.full(shape, b)),
+    )
 
 
 def anything():
@@ -102,11 +133,18 @@ def campaign(*files):
     A run that is ended before its time prints what it counted.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    imported = "ignore::pytest.PytestAssertRewriteWarning"  # this module was imported before pytest began
-    status = pytest.main([*files, "-W", imported, "-p", "no:cacheprovider", *sys.argv[1:]])
+    imported = (  # this module was imported before pytest began
+        "ignore::pytest.PytestAssertRewriteWarning"
+    )
+    status = pytest.main(
+        [*files, "-W", imported, "-p", "no:cacheprovider", *sys.argv[1:]]
+    )
     print(f"\n{'function':24} {'answered':>10} {'refused':>10}")
     for name in sorted({name for name, _ in COUNTS}):
         print(f"{name:24} {COUNTS[name, 'answered']:10,} {COUNTS[name, 'refused']:10,}")
-    answered, refused = (sum(n for (_, kind), n in COUNTS.items() if kind == k) for k in ("answered", "refused"))
+    answered, refused = (
+        sum(n for (_, kind), n in COUNTS.items() if kind == k)
+        for k in ("answered", "refused")
+    )
     print(f"{'all':24} {answered:10,} {refused:10,}   {answered + refused:,} cases")
     return status

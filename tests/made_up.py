@@ -11,23 +11,38 @@ METRICS = [
     ("ft_tpr", "TPR at 1 % FPR", "%", "1", 1.2), ("mis", "MIS", "%", "retrained", 14.0),
     ("avg_gap", "Avg Gap", "pp", "0", 0.8), ("avg_gap_mis", "Avg Gap (MIS)", "pp", "0", 1.1),
 ]  # fmt: skip
-METHODS = ["AMUN", "AMUN without D_R", "Fine-tune", "Random labels", "Gradient ascent", "L1-sparse", "SalUn"]
+METHODS = [
+    "AMUN",
+    "AMUN without D_R",
+    "Fine-tune",
+    "Random labels",
+    "Gradient ascent",
+    "L1-sparse",
+    "SalUn",
+]
 
 
 def make_rows(num_methods, num_runs, rng):
     """Rows of three kinds and ``num_methods`` methods, the further down the less unlearned."""
     heads = [("original", "Original", "original"), ("retrain", "Retrained", "oracle")]
     heads += [("retrain_again", "Retrained again", "second_oracle")]
-    names = [METHODS[i % len(METHODS)] + " again" * (i // len(METHODS)) for i in range(num_methods)]
+    names = [
+        METHODS[i % len(METHODS)] + " again" * (i // len(METHODS))
+        for i in range(num_methods)
+    ]
     heads += [(f"method{i}", name, "method") for i, name in enumerate(names)]
     rows = []
     for position, (key, label, kind) in enumerate(heads):
-        leak = {"original": 12.0, "oracle": 0.0, "second_oracle": 0.0}.get(kind, 1.1 * (position - 3) ** 1.2)
+        leak = {"original": 12.0, "oracle": 0.0, "second_oracle": 0.0}.get(
+            kind, 1.1 * (position - 3) ** 1.2
+        )
         metrics = {}
-        for name, *_, centre in METRICS:
+        for name, *_, center in METRICS:
             shift = leak * (0.3 if name.endswith("accuracy") else 1.0)
-            spread = 0.4 + centre / 200
-            values = np.clip(centre + shift + spread * rng.normal(size=num_runs), 0, 100)
+            spread = 0.4 + center / 200
+            values = np.clip(
+                center + shift + spread * rng.normal(size=num_runs), 0, 100
+            )
             mean, half = values.mean(), 0.3 + 1.5 * spread / np.sqrt(num_runs)
             metrics[name] = {
                 "mean": float(mean), "std": float(values.std(ddof=1)) if num_runs > 1 else None,
@@ -36,8 +51,21 @@ def make_rows(num_methods, num_runs, rng):
             }  # fmt: skip
         if kind == "oracle":
             metrics["avg_gap"] = metrics["avg_gap_mis"] = None
-        cost = {"gradients": 900 * position, "relative": 0.011 * position, "seconds": 1.5} if position else None
-        rows.append({"key": key, "label": label, "kind": kind, "method": key, "knobs": {"epochs": 10}, "cost": cost})
+        cost = (
+            {"gradients": 900 * position, "relative": 0.011 * position, "seconds": 1.5}
+            if position
+            else None
+        )
+        rows.append(
+            {
+                "key": key,
+                "label": label,
+                "kind": kind,
+                "method": key,
+                "knobs": {"epochs": 10},
+                "cost": cost,
+            }
+        )
         rows[-1]["metrics"] = metrics
     return rows
 
@@ -54,9 +82,17 @@ def make_arrays(rows, num_runs, num_train, num_test, num_forget, rng):
         member = np.zeros((num_runs, num_train + num_test))
         member[:, :num_train] = np.where(forget, leak, 0.5)
         noise = rng.normal(size=member.shape)
-        arrays[f"scores/{row['key']}"] = (1 / (1 + np.exp(-1.5 * (noise + member)))).astype(np.float32)
-        arrays[f"margin/{row['key']}"] = (difficulty - 1 + 2 * member + 0.5 * noise).astype(np.float32)
-    radius = rng.choice([0.04, 0.08, 0.16, 0.32, 0.64, 1.28], size=(3, num_forget), p=[0.1, 0.15, 0.3, 0.3, 0.1, 0.05])
+        arrays[f"scores/{row['key']}"] = (
+            1 / (1 + np.exp(-1.5 * (noise + member)))
+        ).astype(np.float32)
+        arrays[f"margin/{row['key']}"] = (
+            difficulty - 1 + 2 * member + 0.5 * noise
+        ).astype(np.float32)
+    radius = rng.choice(
+        [0.04, 0.08, 0.16, 0.32, 0.64, 1.28],
+        size=(3, num_forget),
+        p=[0.1, 0.15, 0.3, 0.3, 0.1, 0.05],
+    )
     status = rng.choice(4, size=radius.shape, p=[0.93, 0.04, 0.02, 0.01])
     arrays["epsilon"] = np.where(status == 1, 0, radius)
     arrays["distance"] = arrays["epsilon"] * rng.uniform(0.6, 1, radius.shape)
@@ -69,9 +105,18 @@ def make_attack(arrays):
     names = ("found", "already_wrong", "not_found", "zero_gradient")
     return {
         "norm": "l2",
-        "status": {name: int((arrays["status"] == i).sum()) for i, name in enumerate(names)},
-        "radii": np.stack(np.unique(arrays["epsilon"][found], return_counts=True), 1).tolist(),
-        "distance_quantiles": {str(q): float(np.quantile(arrays["distance"][found], q)) for q in (0.05, 0.5, 0.95)},
+        "status": {
+            name: int((arrays["status"] == i).sum()) for i, name in enumerate(names)
+        },
+        "radii": (
+            np.stack(
+                np.unique(arrays["epsilon"][found], return_counts=True), 1
+            ).tolist()
+        ),
+        "distance_quantiles": {
+            str(q): float(np.quantile(arrays["distance"][found], q))
+            for q in (0.05, 0.5, 0.95)
+        },
     }
 
 

@@ -14,7 +14,10 @@ RETAIN = ~(FORGET | REMOVED)
 HALF = np.arange(60) % 4 < 2
 
 IGNORANT = np.random.default_rng(5).normal(size=(16, 3)).astype("f4")
-LINEAR = models.from_functions(lambda key: jnp.asarray(IGNORANT), lambda w, images: images.reshape(len(images), -1) @ w)
+LINEAR = models.from_functions(
+    lambda key: jnp.asarray(IGNORANT),
+    lambda w, images: images.reshape(len(images), -1) @ w,
+)
 
 
 def small_problem(model, blobs):
@@ -26,22 +29,33 @@ def small_problem(model, blobs):
 def linear_problem(blobs):
     """Softmax regression with random weights; half of the samples to forget."""
     weights = np.random.default_rng(4).normal(size=(16, 3)).astype("f4")
-    return methods.make_problem(LINEAR, Variables(jnp.asarray(weights), {}), blobs, HALF)
+    return methods.make_problem(
+        LINEAR, Variables(jnp.asarray(weights), {}), blobs, HALF
+    )
 
 
 def check_method(method, allowed, problem, key):
     """The same key gives the same bits, whatever the images outside ``allowed`` are; another key gives others."""
     run, (k_a, k_b) = jax.jit(method), jax.random.split(key)
     first, info = run(jax.random.clone(k_a), problem)
-    images = np.where(allowed[:, None, None, None], problem.train.images, np.nan).astype("f4")
+    images = np.where(
+        allowed[:, None, None, None], problem.train.images, np.nan
+    ).astype("f4")
     poisoned = methods.make_problem(
-        problem.model, problem.variables, Dataset(images, problem.train.labels), FORGET, removed=REMOVED
+        problem.model,
+        problem.variables,
+        Dataset(images, problem.train.labels),
+        FORGET,
+        removed=REMOVED,
     )
     again, _ = run(k_a, poisoned)
     chex.assert_tree_all_finite((first, info.losses))
     chex.assert_trees_all_equal(first, again)
     other, _ = run(k_b, problem)
-    leaves = [np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(v.params)]) for v in (first, other)]
+    leaves = [
+        np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(v.params)])
+        for v in (first, other)
+    ]
     assert not np.allclose(*leaves, rtol=0, atol=1e-7)
     assert isinstance(info, UnlearnInfo)
     assert info.losses.ndim == 1
@@ -54,12 +68,25 @@ def check_mapped(method, blobs, key):
     masks, keys = jnp.stack([~problem.forget, problem.forget]), jax.random.split(key)
 
     def one(key, mask):
-        return method(key, Problem(problem.model, problem.variables, problem.train, mask, problem.num_forget))
+        return method(
+            key,
+            Problem(
+                problem.model,
+                problem.variables,
+                problem.train,
+                mask,
+                problem.num_forget,
+            ),
+        )
 
-    with jax.debug_key_reuse(False):  # the checker counts a batched fold_in in a scan as a use of the key
+    with jax.debug_key_reuse(
+        False
+    ):  # the checker counts a batched fold_in in a scan as a use of the key
         mapped = jax.jit(jax.vmap(one))(keys, masks)
         single = jax.jit(one)(keys[1], masks[1])
-    chex.assert_trees_all_close(jax.tree.map(lambda leaf: leaf[1], mapped), single, rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(
+        jax.tree.map(lambda leaf: leaf[1], mapped), single, rtol=1e-4, atol=1e-6
+    )
 
 
 def traced(factory, numbers, problem, key, cost, **knobs):

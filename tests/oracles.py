@@ -1,6 +1,7 @@
 """Slow definitions in plain NumPy and Python, written from the papers' formulas.
 
-Nothing here imports the library. Loops are deliberate: each function should be readable against its formula.
+Nothing here imports the library. Loops are deliberate: each function should be readable
+against its formula.
 """
 
 import itertools
@@ -36,7 +37,9 @@ def soft_margin(logits, label, *, temperature=2.0, margin=0.6):
 def logit_margin(logits, label):
     """``log p_y - log(1 - p_y)`` of one sample, from probabilities (moderate logits only)."""
     probs = softmax(logits)
-    return math.log(probs[label]) - math.log(sum(p for j, p in enumerate(probs) if j != label))
+    return math.log(probs[label]) - math.log(
+        sum(p for j, p in enumerate(probs) if j != label)
+    )
 
 
 def entropy(logits):
@@ -54,12 +57,16 @@ def modified_entropy(logits, label):
 def rmia_average(reference, member, *, mode="online", offline_a=0.3, trim=0.0):
     """``Pr(x)`` per sample, ``[M, N] -> [N]``."""
     averages = []
-    for signals, inside in zip(np.asarray(reference, np.float64).T, np.asarray(member).T, strict=True):
+    for signals, inside in zip(
+        np.asarray(reference, np.float64).T, np.asarray(member).T, strict=True
+    ):
         if mode == "online":
             cut = int(trim * len(signals))
             averages.append(np.mean(np.sort(signals)[cut : len(signals) - cut]))
         else:
-            averages.append(0.5 * ((1 + offline_a) * np.mean(signals[~inside]) + (1 - offline_a)))
+            averages.append(
+                0.5 * ((1 + offline_a) * np.mean(signals[~inside]) + (1 - offline_a))
+            )
     return np.array(averages)
 
 
@@ -74,7 +81,9 @@ def rmia_pairwise(ratio, population_ratio=None, *, gamma=2.0):
 
 def rmia_pairwise_quotient(ratio, *, gamma=2.0):
     """The paper's wording, ``ratio(x) / ratio(z) > gamma``, for positive ratios."""
-    return np.array([np.mean(own / np.delete(ratio, i) > gamma) for i, own in enumerate(ratio)])
+    return np.array(
+        [np.mean(own / np.delete(ratio, i) > gamma) for i, own in enumerate(ratio)]
+    )
 
 
 def mann_whitney(scores, is_member):
@@ -94,23 +103,40 @@ def rates(scores, is_member, threshold):
 
 def repeated_auc(scores, positive, negative, counts):
     """AUC after repeating sample i ``counts[i]`` times; NaN if a side is empty then."""
-    kept = [i for i, count in enumerate(counts) for _ in range(count) if positive[i] or negative[i]]
+    kept = [
+        i
+        for i, count in enumerate(counts)
+        for _ in range(count)
+        if positive[i] or negative[i]
+    ]
     sides = {bool(positive[i]) for i in kept}
-    return mann_whitney([scores[i] for i in kept], [positive[i] for i in kept]) if len(sides) == 2 else math.nan
+    return (
+        mann_whitney([scores[i] for i in kept], [positive[i] for i in kept])
+        if len(sides) == 2
+        else math.nan
+    )
 
 
 def balanced_accuracy(scores, is_member):
     """Largest mean of the two classes' accuracies over thresholds."""
     thresholds = [*scores, math.inf]
-    return max((tpr + 1 - fpr) / 2 for fpr, tpr in (rates(scores, is_member, t) for t in thresholds))
+    return max(
+        (tpr + 1 - fpr) / 2
+        for fpr, tpr in (rates(scores, is_member, t) for t in thresholds)
+    )
 
 
 def binomial_tail(count, total, rate):
     """P(at least ``count`` successes in ``total``)."""
-    return sum(math.comb(total, k) * rate**k * (1 - rate) ** (total - k) for k in range(count, total + 1))
+    return sum(
+        math.comb(total, k) * rate**k * (1 - rate) ** (total - k)
+        for k in range(count, total + 1)
+    )
 
 
 def avg_gap(run, oracle_runs):
     """AMUN's Avg Gap of one run."""
     means = [sum(column) / len(column) for column in zip(*oracle_runs, strict=True)]
-    return sum(abs(value - mean) for value, mean in zip(run, means, strict=True)) / len(run)
+    return sum(abs(value - mean) for value, mean in zip(run, means, strict=True)) / len(
+        run
+    )

@@ -1,7 +1,8 @@
 """Attacks against programs written elsewhere: foolbox on JAX, torchattacks on PyTorch. Same weights, start, and steps.
 
-Skipped where they are absent; ``pip install foolbox torch torchattacks``. Passed with foolbox 3.3.4, torchattacks 3.5.1
-on PyTorch 2.13.0, JAX 0.10.2. Where they differ from us by a defect of theirs, a test says so.
+Skipped where they are absent; ``pip install foolbox torch torchattacks``. Passed with
+foolbox 3.3.4, torchattacks 3.5.1 on PyTorch 2.13.0, JAX 0.10.2. Where they differ from
+us by a defect of theirs, a test says so.
 """
 
 import jax
@@ -23,10 +24,17 @@ NORMS = {"l2": attacks.l2, "linf": attacks.linf}
 def network():
     """A small network whose head is shifted so that all classes occur, and images with the labels it gives them."""
     model = models.build("cnn", SHAPE, NUM_CLASSES, widths=(6, 8))
-    variables = jax.tree.map(lambda leaf: 2 * leaf, jax.jit(model.init)(jax.random.key(1)))
+    variables = jax.tree.map(
+        lambda leaf: 2 * leaf, jax.jit(model.init)(jax.random.key(1))
+    )
     x = jnp.asarray(np.random.default_rng(0).uniform(0, 1, (40, *SHAPE)), jnp.float32)
     variables.params["Dense_0"]["bias"] -= model.apply(variables, x).mean(0)
-    return model, variables, x, jnp.argmax(model.apply(variables, x), -1).astype(jnp.int32)
+    return (
+        model,
+        variables,
+        x,
+        jnp.argmax(model.apply(variables, x), -1).astype(jnp.int32),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +44,23 @@ def ours(network):
 
     @jax.jit
     def attack(variables):
-        knobs = {"num_steps": NUM_STEPS, "step_ratio": RATIO, "keep": "last", "loss": cross_entropy}
+        knobs = {
+            "num_steps": NUM_STEPS,
+            "step_ratio": RATIO,
+            "keep": "last",
+            "loss": cross_entropy,
+        }
         return {
-            name: attacks.pgd(model.apply, variables, x, y, x, epsilon=EPSILON[name], norm=norm, **knobs)
+            name: attacks.pgd(
+                model.apply,
+                variables,
+                x,
+                y,
+                x,
+                epsilon=EPSILON[name],
+                norm=norm,
+                **knobs,
+            )
             for name, norm in NORMS.items()
         }
 
@@ -48,7 +70,8 @@ def ours(network):
 def same_attack(name, result, theirs, labels, x):
     """Images to rounding, successes exactly, no image outside its ball.
 
-    In L-infinity a step is a sign, which rounding may turn where the gradient is about 0: such pixels must be few.
+    In L-infinity a step is a sign, which rounding may turn where the gradient is about
+    0: such pixels must be few.
     """
     apart = np.abs(np.asarray(result.images) - theirs)
     if name == "l2":
@@ -56,10 +79,16 @@ def same_attack(name, result, theirs, labels, x):
     else:
         assert (apart > 1e-5).mean() < 2e-3
     np.testing.assert_array_equal(result.labels, labels)
-    size = np.array([float(NORMS[name].measure(delta)) for delta in theirs - np.asarray(x)])
-    np.testing.assert_allclose(result.distance, size, rtol=1e-3 if name == "linf" else 1e-4)
+    size = np.array(
+        [float(NORMS[name].measure(delta)) for delta in theirs - np.asarray(x)]
+    )
+    np.testing.assert_allclose(
+        result.distance, size, rtol=1e-3 if name == "linf" else 1e-4
+    )
     assert (np.asarray(result.distance) <= EPSILON[name]).all()
-    assert 0.2 < np.asarray(result.success).mean() < 1, "some must fail and some succeed"
+    assert 0.2 < np.asarray(result.success).mean() < 1, (
+        "some must fail and some succeed"
+    )
 
 
 # --- foolbox, in JAX ---
@@ -71,7 +100,12 @@ def foolbox(network):
     package = pytest.importorskip("foolbox")
     model, variables, _, _ = network
     with jax.numpy_rank_promotion("allow"):
-        yield package, package.JAXModel(jax.jit(lambda images: model.apply(variables, images)), bounds=(0, 1))
+        yield (
+            package,
+            package.JAXModel(
+                jax.jit(lambda images: model.apply(variables, images)), bounds=(0, 1)
+            ),
+        )
 
 
 @pytest.mark.parametrize("name", NORMS)
@@ -90,10 +124,15 @@ def test_pgd_is_foolboxs(network, ours, foolbox, name):
 def test_one_gradient_step_is_foolboxs(network, foolbox, name):
     package, wrapped = foolbox
     model, variables, x, y = network
-    kind = {"l2": package.attacks.L2FastGradientAttack, "linf": package.attacks.LinfFastGradientAttack}[name]
+    kind = {
+        "l2": package.attacks.L2FastGradientAttack,
+        "linf": package.attacks.LinfFastGradientAttack,
+    }[name]
     _, theirs, success = kind(random_start=False)(wrapped, x, y, epsilons=EPSILON[name])
     knobs = {"epsilon": EPSILON[name], "norm": NORMS[name]}
-    result = jax.jit(lambda v: attacks.fast_gradient(model.apply, v, x, y, **knobs))(variables)
+    result = jax.jit(lambda v: attacks.fast_gradient(model.apply, v, x, y, **knobs))(
+        variables
+    )
     np.testing.assert_allclose(result.images, theirs, atol=1e-5)
     np.testing.assert_array_equal(result.success, success)
 
@@ -106,7 +145,9 @@ def torched(network):
     """The package, PyTorch, and the network in it with the same weights."""
     torch, package = pytest.importorskip("torch"), pytest.importorskip("torchattacks")
     _, variables, x, y = network
-    weights = jax.tree.map(lambda leaf: torch.from_numpy(np.array(leaf)), variables.params)
+    weights = jax.tree.map(
+        lambda leaf: torch.from_numpy(np.array(leaf)), variables.params
+    )
 
     class Network(torch.nn.Module):
         def __init__(self):
@@ -121,28 +162,44 @@ def torched(network):
             flat = hidden.permute(0, 2, 3, 1).flatten(1)
             return flat @ weights["Dense_0"]["kernel"] + weights["Dense_0"]["bias"]
 
-    net, images = Network().eval(), torch.from_numpy(np.array(x)).permute(0, 3, 1, 2).contiguous()
+    net, images = (
+        Network().eval(),
+        torch.from_numpy(np.array(x)).permute(0, 3, 1, 2).contiguous(),
+    )
     return package, torch, net, images, torch.from_numpy(np.array(y, np.int64))
 
 
 def test_the_network_is_the_same_in_pytorch(network, torched):
     model, variables, x, _ = network
     _, _, net, images, _ = torched
-    np.testing.assert_allclose(model.apply(variables, x), net(images).detach().numpy(), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        model.apply(variables, x), net(images).detach().numpy(), rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("name", NORMS)
 def test_pgd_is_torchattackss(ours, network, torched, name):
     package, _, net, images, labels = torched
     kind = {"l2": package.PGDL2, "linf": package.PGD}[name]
-    knobs = {"eps": EPSILON[name], "alpha": RATIO * EPSILON[name], "steps": NUM_STEPS, "random_start": False}
+    knobs = {
+        "eps": EPSILON[name],
+        "alpha": RATIO * EPSILON[name],
+        "steps": NUM_STEPS,
+        "random_start": False,
+    }
     theirs = kind(net, **knobs)(images, labels)
     same_attack(
-        name, ours[name], theirs.permute(0, 2, 3, 1).numpy(), net(theirs).argmax(1).numpy(), np.asarray(network[2])
+        name,
+        ours[name],
+        theirs.permute(0, 2, 3, 1).numpy(),
+        net(theirs).argmax(1).numpy(),
+        np.asarray(network[2]),
     )
 
 
-def test_cross_entropy_stalls_on_sure_samples_and_our_default_does_not(network, torched, foolbox):
+def test_cross_entropy_stalls_on_sure_samples_and_our_default_does_not(
+    network, torched, foolbox
+):
     """A defect of theirs: float32 cross-entropy has no gradient left where the model is sure, so they never move."""
     package, torch, net, images, labels = torched
     model, variables, x, y = network
@@ -156,9 +213,17 @@ def test_cross_entropy_stalls_on_sure_samples_and_our_default_does_not(network, 
         def forward(self, hidden):
             return 1e3 * self.net(hidden)
 
-    torched_moves = (package.PGDL2(Sure().eval(), **knobs)(images, labels) - images).abs().amax((1, 2, 3))
-    wrapped = foolbox[0].JAXModel(lambda images: 1e3 * model.apply(variables, images), bounds=(0, 1))
-    attack = foolbox[0].attacks.L2PGD(rel_stepsize=RATIO, steps=NUM_STEPS, random_start=False)
+    torched_moves = (
+        (package.PGDL2(Sure().eval(), **knobs)(images, labels) - images)
+        .abs()
+        .amax((1, 2, 3))
+    )
+    wrapped = foolbox[0].JAXModel(
+        lambda images: 1e3 * model.apply(variables, images), bounds=(0, 1)
+    )
+    attack = foolbox[0].attacks.L2PGD(
+        rel_stepsize=RATIO, steps=NUM_STEPS, random_start=False
+    )
     _, _, foolbox_success = attack(wrapped, x, y, epsilons=2.0)
     result = jax.jit(
         lambda v: attacks.pgd(
@@ -183,9 +248,16 @@ def test_torchattackss_l2_start_is_not_uniform_in_the_ball(network, torched, key
     package, torch, net, images, labels = torched
     middle = torch.full_like(images, 0.5)
     torch.manual_seed(0)
-    theirs = (package.PGDL2(net, eps=0.3, steps=0)(middle, labels) - middle).flatten(1).norm(dim=1).numpy()
+    theirs = (
+        (package.PGDL2(net, eps=0.3, steps=0)(middle, labels) - middle)
+        .flatten(1)
+        .norm(dim=1)
+        .numpy()
+    )
     start = attacks.random_start(key, jnp.full((40, *SHAPE), 0.5), epsilon=0.3)
     lengths = np.linalg.norm(np.asarray(start - 0.5).reshape(40, -1), axis=1)
     dimensions = np.prod(SHAPE)
-    assert lengths.mean() == pytest.approx(0.3 * dimensions / (dimensions + 1), abs=0.002)
+    assert lengths.mean() == pytest.approx(
+        0.3 * dimensions / (dimensions + 1), abs=0.002
+    )
     assert theirs.mean() == pytest.approx(0.15, abs=0.05)

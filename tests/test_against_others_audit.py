@@ -1,14 +1,16 @@
 """Audits against programs written elsewhere: Privacy Meter, PrivacyGuard, TensorFlow Privacy, scikit-learn.
 
-scikit-learn is always there. The others are skipped where they are absent; to have them::
+scikit-learn is always there. The others are skipped where they are absent; to have
+them::
 
     pip install --no-deps tensorflow-empirical-privacy privacyguard-platform; pip install pandas
     git clone https://github.com/privacytrustlab/ml_privacy_meter    # then PRIVACY_METER=path of the clone
     git clone https://github.com/tensorflow/privacy                  # then TF_PRIVACY=path of the clone
 
-Passed with Privacy Meter e384af8 (2025-04-26), PrivacyGuard 0.0.2, tensorflow-empirical-privacy 0.1.0 (which needs
-no TensorFlow here), mi_lira_2021 of tensorflow/privacy 03035d5 (2026-04-06), scikit-learn 1.9.1, pandas 3.1.1. Where
-they differ from us by a defect of theirs, a test says so.
+Passed with Privacy Meter e384af8 (2025-04-26), PrivacyGuard 0.0.2,
+tensorflow-empirical-privacy 0.1.0 (which needs no TensorFlow here), mi_lira_2021 of
+tensorflow/privacy 03035d5 (2026-04-06), scikit-learn 1.9.1, pandas 3.1.1. Where they
+differ from us by a defect of theirs, a test says so.
 """
 
 import importlib.util
@@ -38,7 +40,9 @@ def from_clone(variable, file):
     """A module of a clone that an environment variable names; skips without."""
     if not os.environ.get(variable):
         pytest.skip(f"set {variable} to a clone")
-    spec = importlib.util.spec_from_file_location(variable.lower(), Path(os.environ[variable]) / file)
+    spec = importlib.util.spec_from_file_location(
+        variable.lower(), Path(os.environ[variable]) / file
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -52,7 +56,15 @@ def case():
     member = np.stack([half, ~half], 1).reshape(2 * NUM_PAIRS, NUM_SAMPLES)
     level = rng.normal(1, 1, NUM_SAMPLES)
     signal = 1 / (1 + np.exp(-(level + member + rng.normal(0, 0.5, member.shape))))
-    others = 1 / (1 + np.exp(-(rng.normal(1, 1, NUM_POPULATION) + rng.normal(0, 0.5, (10, NUM_POPULATION)))))
+    others = 1 / (
+        1
+        + np.exp(
+            -(
+                rng.normal(1, 1, NUM_POPULATION)
+                + rng.normal(0, 0.5, (10, NUM_POPULATION))
+            )
+        )
+    )
     return member, signal, others
 
 
@@ -66,11 +78,24 @@ def test_rmia_is_privacy_meters(case, offline_a):
     member, signal, others = case
     theirs = meter.run_rmia(0, signal.T, others.T, member.T, NUM_PAIRS - 1, offline_a)
     largest = np.sort(others[2:], 0)[-(NUM_PAIRS - 1) :]
-    knobs = {"mode": "offline", "gamma": 1.0, "offline_a": offline_a, "population": others[0]}
-    ours = rmia(signal[0], signal[2:], member[2:], reference_population=np.tile(largest, (2, 1)), **knobs)
+    knobs = {
+        "mode": "offline",
+        "gamma": 1.0,
+        "offline_a": offline_a,
+        "population": others[0],
+    }
+    ours = rmia(
+        signal[0],
+        signal[2:],
+        member[2:],
+        reference_population=np.tile(largest, (2, 1)),
+        **knobs,
+    )
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)
     assert np.unique(theirs).size > 50
-    assert roc(ours, member[0]).auc == pytest.approx(roc_auc_score(member[0], theirs), abs=1e-12)
+    assert roc(ours, member[0]).auc == pytest.approx(
+        roc_auc_score(member[0], theirs), abs=1e-12
+    )
 
 
 def test_privacy_meters_population_average_is_too_high(case):
@@ -82,31 +107,46 @@ def test_privacy_meters_population_average_is_too_high(case):
     member, signal, others = case
     theirs = meter.run_rmia(0, signal.T, others.T, member.T, NUM_PAIRS - 1, 0.3)
     knobs = {"mode": "offline", "gamma": 1.0, "offline_a": 0.3, "population": others[0]}
-    ours = rmia(signal[0], signal[2:], member[2:], reference_population=others[2:], **knobs)
+    ours = rmia(
+        signal[0], signal[2:], member[2:], reference_population=others[2:], **knobs
+    )
     assert (theirs >= ours).all()
     assert theirs.mean() > ours.mean() + 0.02
-    kept = meter.get_rmia_out_signals(others.T, np.zeros(others.T.shape, bool), 0, NUM_PAIRS - 1)
+    kept = meter.get_rmia_out_signals(
+        others.T, np.zeros(others.T.shape, bool), 0, NUM_PAIRS - 1
+    )
     assert (kept.mean(1) > others[2:].mean(0)).all()
 
 
 def guard_scores(case, **knobs):
     """PrivacyGuard's scores of all samples, the target being the first model."""
     attack = pytest.importorskip("privacy_guard.attacks.rmia_attack")
-    analysis = pytest.importorskip("privacy_guard.analysis.mia.aggregate_analysis_input")
+    analysis = pytest.importorskip(
+        "privacy_guard.analysis.mia.aggregate_analysis_input"
+    )
     pandas = pytest.importorskip("pandas")
     member, signal, others = case
 
     def frame(signal, member):
         columns = {f"score_ref_{i}": row for i, row in enumerate(signal[2:])}
         columns |= {f"member_ref_{i}": row for i, row in enumerate(member[2:])}
-        return pandas.DataFrame({"user_id": np.arange(signal.shape[1]), "score_orig": signal[0], **columns})
+        return pandas.DataFrame(
+            {"user_id": np.arange(signal.shape[1]), "score_orig": signal[0], **columns}
+        )
 
-    train, test = (frame(signal[:, rows], member[:, rows]) for rows in (member[0], ~member[0]))
+    train, test = (
+        frame(signal[:, rows], member[:, rows]) for rows in (member[0], ~member[0])
+    )
     population = frame(others, np.zeros(others.shape, bool))
     rows = analysis.AggregationType.NONE
-    found = attack.RmiaAttack(train, test, population, row_aggregation=rows, **knobs).run_attack()
+    found = attack.RmiaAttack(
+        train, test, population, row_aggregation=rows, **knobs
+    ).run_attack()
     scores = np.empty(NUM_SAMPLES)
-    scores[member[0]], scores[~member[0]] = found.df_train_user["score"], found.df_test_user["score"]
+    scores[member[0]], scores[~member[0]] = (
+        found.df_train_user["score"],
+        found.df_test_user["score"],
+    )
     return scores
 
 
@@ -115,12 +155,16 @@ def test_rmia_is_privacy_guards(case):
     member, signal, others = case
     knobs = {"population": others[0], "gamma": 1.0}
     online = guard_scores(case, online=True, num_reference_models=2 * NUM_PAIRS - 2)
-    ours = rmia(signal[0], signal[2:], member[2:], reference_population=others[2:], **knobs)
+    ours = rmia(
+        signal[0], signal[2:], member[2:], reference_population=others[2:], **knobs
+    )
     np.testing.assert_allclose(ours, online, rtol=0, atol=1e-12)
     offline = guard_scores(case, alpha_coefficient=0.4)
     largest = np.tile(np.sort(others[2:], 0)[-(NUM_PAIRS - 1) :], (2, 1))
     knobs |= {"mode": "offline", "offline_a": 0.4}
-    ours = rmia(signal[0], signal[2:], member[2:], reference_population=largest, **knobs)
+    ours = rmia(
+        signal[0], signal[2:], member[2:], reference_population=largest, **knobs
+    )
     np.testing.assert_allclose(ours, offline, rtol=0, atol=1e-12)
 
 
@@ -128,11 +172,19 @@ def test_rmia_is_privacy_guards(case):
 def test_privacy_guards_default_averages_the_larger_half_online(case):
     """A defect of theirs: asked for half as many references as it has (its default), it keeps the largest signals.
 
-    Among them are hardly any OUT models, so a sample's own memberships decide what it is divided by.
+    Among them are hardly any OUT models, so a sample's own memberships decide what it
+    is divided by.
     """
     member, signal, others = case
     theirs = guard_scores(case, online=True)
-    ours = rmia(signal[0], signal[2:], member[2:], population=others[0], reference_population=others[2:], gamma=1.0)
+    ours = rmia(
+        signal[0],
+        signal[2:],
+        member[2:],
+        population=others[0],
+        reference_population=others[2:],
+        gamma=1.0,
+    )
     assert np.abs(theirs - ours).mean() > 0.01
     largest = np.sort(signal[2:], 0)[-(NUM_PAIRS - 1) :].mean(0)
     assert (largest > rmia_average(signal, member)).all()
@@ -150,7 +202,9 @@ def margins():
     """Two augmentations of forty samples, under twelve models half of which had each."""
     rng = np.random.default_rng(1)
     member = rng.random((12, 40)).argsort(0) < 6
-    shadow = rng.normal(0, 2, (40, 2)) + member[:, :, None] + rng.normal(0, 1, (12, 40, 2))
+    shadow = (
+        rng.normal(0, 2, (40, 2)) + member[:, :, None] + rng.normal(0, 1, (12, 40, 2))
+    )
     return rng.normal(0, 3, (3, 40, 2)), shadow, member
 
 
@@ -160,7 +214,10 @@ def tf_privacy():
 
 
 def lists(shadow, member):
-    return [[shadow[side[:, n], n] for n in range(side.shape[1])] for side in (member, ~member)]
+    return [
+        [shadow[side[:, n], n] for n in range(side.shape[1])]
+        for side in (member, ~member)
+    ]
 
 
 @pytest.mark.parametrize("center", ["median", "mean"])
@@ -168,14 +225,21 @@ def lists(shadow, member):
 def test_lira_is_tf_privacys(margins, center, fixed):
     target, shadow, member = margins
     inside, outside = lists(shadow, member)
-    knobs = {"center": center, "variance": "fixed_centred" if fixed else "per_sample"}
+    knobs = {"center": center, "variance": "fixed_centered" if fixed else "per_sample"}
     theirs = {"fix_variance": fixed, "median_or_mean": center}
     score = tf_privacy().compute_score_lira
     for row in target:  # theirs is low for members
         both = -score(row, inside, outside, option="both", **theirs)
-        np.testing.assert_allclose(lira(row, shadow, member, **knobs), both, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(
+            lira(row, shadow, member, **knobs), both, rtol=1e-9, atol=1e-9
+        )
         out = -score(row, inside, outside, option="out", **theirs)
-        np.testing.assert_allclose(lira(row, shadow, member, mode="offline", **knobs), out, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(
+            lira(row, shadow, member, mode="offline", **knobs),
+            out,
+            rtol=1e-9,
+            atol=1e-9,
+        )
 
 
 def test_lira_stays_finite_where_tf_privacys_explodes(margins):
@@ -183,7 +247,9 @@ def test_lira_stays_finite_where_tf_privacys_explodes(margins):
     _, shadow, member = margins
     constant = np.broadcast_to(shadow[:1], shadow.shape)
     near = shadow[0] + 0.01
-    theirs = -tf_privacy().compute_score_lira(near, *lists(constant, member), option="out")
+    theirs = -tf_privacy().compute_score_lira(
+        near, *lists(constant, member), option="out"
+    )
     assert np.median(theirs) > 1e50
     ours = lira(near, constant, member, mode="offline")
     assert np.isfinite(ours).all()
@@ -194,9 +260,15 @@ def test_signals_are_tf_privacys():
     statistic = tf_privacy().calculate_statistic
     rng = np.random.default_rng(2)
     logits, labels = rng.normal(0, 2, (50, 7)).astype("f4"), rng.integers(0, 7, 50)
-    for option, ours in {"logit": logit_margin, "conf with prob": softmax_confidence, "xe": cross_entropy}.items():
+    for option, ours in {
+        "logit": logit_margin,
+        "conf with prob": softmax_confidence,
+        "xe": cross_entropy,
+    }.items():
         theirs = statistic(logits, labels, option=option)
-        np.testing.assert_allclose(ours(logits, labels), theirs, rtol=1e-5, atol=1e-5, err_msg=option)
+        np.testing.assert_allclose(
+            ours(logits, labels), theirs, rtol=1e-5, atol=1e-5, err_msg=option
+        )
 
 
 def test_lira_is_that_of_the_papers_code(margins, monkeypatch):
@@ -205,17 +277,24 @@ def test_lira_is_that_of_the_papers_code(margins, monkeypatch):
     script = from_clone("TF_PRIVACY", "research/mi_lira_2021/plot.py")
     target, shadow, member = margins
     for fixed, variance in ((False, "per_sample"), (True, "fixed_global")):
-        for generate, mode in ((script.generate_ours, "online"), (script.generate_ours_offline, "offline")):
+        for generate, mode in (
+            (script.generate_ours, "online"),
+            (script.generate_ours_offline, "offline"),
+        ):
             theirs, _ = generate(member, shadow, member[:3], target, fix_variance=fixed)
             ours = lira(target, shadow, member, mode=mode, variance=variance)
-            np.testing.assert_allclose(ours.ravel(), -np.array(theirs), rtol=1e-9, atol=1e-9)
+            np.testing.assert_allclose(
+                ours.ravel(), -np.array(theirs), rtol=1e-9, atol=1e-9
+            )
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_lira_is_privacy_guards(margins):
     """Theirs is given the moments."""
     attack = pytest.importorskip("privacy_guard.attacks.lira_attack")
-    analysis = pytest.importorskip("privacy_guard.analysis.mia.aggregate_analysis_input")
+    analysis = pytest.importorskip(
+        "privacy_guard.analysis.mia.aggregate_analysis_input"
+    )
     pandas = pytest.importorskip("pandas")
     target, shadow, member = margins
     target, shadow = target[0, :, 0], shadow[:, :, 0]
@@ -225,10 +304,14 @@ def test_lira_is_privacy_guards(margins):
         columns[f"score_std_{name}"] = shadow.std(0, where=side)
     frame = pandas.DataFrame(columns)
     rows = analysis.AggregationType.NONE
-    found = attack.LiraAttack(frame[:20].copy(), frame[20:].copy(), row_aggregation=rows, online_attack=True)
+    found = attack.LiraAttack(
+        frame[:20].copy(), frame[20:].copy(), row_aggregation=rows, online_attack=True
+    )
     found = found.run_attack()
     theirs = np.concatenate([found.df_train_user["score"], found.df_test_user["score"]])
-    np.testing.assert_allclose(lira(target, shadow, member, center="mean"), theirs, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(
+        lira(target, shadow, member, center="mean"), theirs, rtol=1e-9, atol=1e-9
+    )
 
 
 # --- curves and the confidence attack ---
@@ -239,7 +322,9 @@ def test_the_curve_is_scikit_learns(levels):
     """Many ties, and hardly any."""
     rng = np.random.default_rng(3)
     is_member = rng.random(2000) < 0.3
-    scores = rng.integers(0, levels, 2000) + 0.3 * levels * is_member * rng.integers(0, 2, 2000)
+    scores = rng.integers(0, levels, 2000) + 0.3 * levels * is_member * rng.integers(
+        0, 2, 2000
+    )
     curve = roc(scores, is_member)
     fpr, tpr, thresholds = roc_curve(is_member, scores, drop_intermediate=False)
     np.testing.assert_allclose(curve.fpr, fpr, rtol=0, atol=1e-15)

@@ -5,8 +5,8 @@ SciPy is always there. The others are skipped where they are absent; to have the
     pip install torch torchvision matplotlib
     git clone https://github.com/Ali-E/FastClip    # then FASTCLIP=path of the clone
 
-Passed with SciPy 1.17.1, PyTorch 2.13.0, FastClip a2168dc (2024-05-16), JAX 0.10.2. Where they differ from us by a
-defect of theirs, a test says so.
+Passed with SciPy 1.17.1, PyTorch 2.13.0, FastClip a2168dc (2024-05-16), JAX 0.10.2.
+Where they differ from us by a defect of theirs, a test says so.
 """
 
 import copy
@@ -26,7 +26,14 @@ from scipy.sparse.linalg import LinearOperator, svds
 
 from unlearn_jax import models
 from unlearn_jax.layers import layers
-from unlearn_jax.spectral import clip_kernel, layer_map, miyato, power_qr, spectral_norms, top_spectrum
+from unlearn_jax.spectral import (
+    clip_kernel,
+    layer_map,
+    miyato,
+    power_qr,
+    spectral_norms,
+    top_spectrum,
+)
 
 SIDE, INTO, OUT = 8, 3, 5
 
@@ -37,13 +44,23 @@ SIDE, INTO, OUT = 8, 3, 5
 def scipy_operator(kernel, shape, stride, pads):
     """A convolution and its adjoint by SciPy's, plane by plane; ``kernel [kh, kw, in, out]``, ``shape [H, W, in]``."""
     (top, bottom), (left, right) = pads
-    height, width = shape[0] + top + bottom - kernel.shape[0] + 1, shape[1] + left + right - kernel.shape[1] + 1
-    out_shape = (len(range(0, height, stride)), len(range(0, width, stride)), kernel.shape[3])
+    height, width = (
+        shape[0] + top + bottom - kernel.shape[0] + 1,
+        shape[1] + left + right - kernel.shape[1] + 1,
+    )
+    out_shape = (
+        len(range(0, height, stride)),
+        len(range(0, width, stride)),
+        kernel.shape[3],
+    )
 
     def forward(x):
         image = np.pad(x.reshape(shape), (*pads, (0, 0)))
         planes = [
-            sum(correlate2d(image[:, :, i], kernel[:, :, i, o], "valid") for i in range(shape[2]))
+            sum(
+                correlate2d(image[:, :, i], kernel[:, :, i, o], "valid")
+                for i in range(shape[2])
+            )
             for o in range(kernel.shape[3])
         ]
         return np.stack(planes, -1)[::stride, ::stride].ravel()
@@ -52,18 +69,30 @@ def scipy_operator(kernel, shape, stride, pads):
         full = np.zeros((height, width, kernel.shape[3]))
         full[::stride, ::stride] = y.reshape(out_shape)
         planes = [
-            sum(convolve2d(full[:, :, o], kernel[:, :, i, o], "full") for o in range(kernel.shape[3]))
+            sum(
+                convolve2d(full[:, :, o], kernel[:, :, i, o], "full")
+                for o in range(kernel.shape[3])
+            )
             for i in range(shape[2])
         ]
-        return np.stack(planes, -1)[top : top + shape[0], left : left + shape[1]].ravel()
+        return np.stack(planes, -1)[
+            top : top + shape[0], left : left + shape[1]
+        ].ravel()
 
-    return LinearOperator((np.prod(out_shape), np.prod(shape)), matvec=forward, rmatvec=adjoint, dtype=np.float64)
+    return LinearOperator(
+        (np.prod(out_shape), np.prod(shape)),
+        matvec=forward,
+        rmatvec=adjoint,
+        dtype=np.float64,
+    )
 
 
 @pytest.mark.slow
 def test_every_layer_of_a_residual_network_has_scipys_singular_values():
     """Of the dense matrix, and of ARPACK, on SciPy's own convolution: 1x1 and 3x3, strides 1 and 2, zero padding."""
-    model = models.build("resnet", (SIDE, SIDE, INTO), 4, blocks=(1, 1), width=4, batch_norm=False)
+    model = models.build(
+        "resnet", (SIDE, SIDE, INTO), 4, blocks=(1, 1), width=4, batch_norm=False
+    )
     variables = jax.jit(model.init)(jax.random.key(0))
     images = jnp.zeros((1, SIDE, SIDE, INTO))
     norms = spectral_norms(model, variables, images)
@@ -80,10 +109,16 @@ def test_every_layer_of_a_residual_network_has_scipys_singular_values():
             stride, pads = layer.knobs["window_strides"][0], layer.knobs["padding"]
             operator = scipy_operator(kernel, layer.inputs.shape[1:], stride, pads)
             dense = svdvals(operator @ np.eye(operator.shape[1]))
-            top = np.sort(svds(operator, k=4, return_singular_vectors=False, random_state=0))[::-1]
+            top = np.sort(
+                svds(operator, k=4, return_singular_vectors=False, random_state=0)
+            )[::-1]
         np.testing.assert_allclose(top[:4], dense[:4], rtol=1e-9)
-        np.testing.assert_allclose(norms[layer.path], dense[0], rtol=1e-5, err_msg=layer.path)
-        np.testing.assert_allclose(tops[layer.path].sigma, dense[:4], rtol=1e-2, err_msg=layer.path)
+        np.testing.assert_allclose(
+            norms[layer.path], dense[0], rtol=1e-5, err_msg=layer.path
+        )
+        np.testing.assert_allclose(
+            tops[layer.path].sigma, dense[:4], rtol=1e-2, err_msg=layer.path
+        )
         assert (np.asarray(tops[layer.path].sigma) <= dense[:4] * (1 + 1e-5)).all()
 
 
@@ -130,11 +165,15 @@ def test_every_convolution_of_pytorch_has_the_norm_of_its_jacobian():
         basis = torch.eye(into * SIDE * SIDE).reshape(-1, into, SIDE, SIDE)
         matrix = made[name](basis).flatten(1)
         truth[name] = torch.linalg.matrix_norm(matrix.double(), 2).item()
-    weights = {name: jnp.asarray(layer.weight.detach().numpy()) for name, layer in made.items()}
+    weights = {
+        name: jnp.asarray(layer.weight.detach().numpy()) for name, layer in made.items()
+    }
 
     def all_forms(weights, images):
         parts = [
-            in_jax(form, weights[name], images[..., : form.get("channels", INTO)]).mean((1, 2, 3))
+            in_jax(form, weights[name], images[..., : form.get("channels", INTO)]).mean(
+                (1, 2, 3)
+            )
             for name, form in FORMS.items()
         ]
         return jnp.stack(parts, 1)
@@ -145,11 +184,16 @@ def test_every_convolution_of_pytorch_has_the_norm_of_its_jacobian():
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_miyatos_rule_is_pytorchs_parametrisation_once_that_has_converged():
+def test_miyatos_rule_is_pytorchs_parametrization_once_that_has_converged():
     torch = pytest.importorskip("torch")
     torch.manual_seed(1)
-    for make in (lambda: torch.nn.Conv2d(INTO, OUT, 3, bias=False), lambda: torch.nn.Linear(7, 4, bias=False)):
-        layer = torch.nn.utils.parametrizations.spectral_norm(make(), n_power_iterations=300)
+    for make in (
+        lambda: torch.nn.Conv2d(INTO, OUT, 3, bias=False),
+        lambda: torch.nn.Linear(7, 4, bias=False),
+    ):
+        layer = torch.nn.utils.parametrizations.spectral_norm(
+            make(), n_power_iterations=300
+        )
         weight = layer.parametrizations.weight.original.detach().numpy()
         theirs = layer.weight.detach().numpy()
         axes = (2, 3, 1, 0) if weight.ndim == 4 else (1, 0)
@@ -166,11 +210,19 @@ def dense_or_conv(kernel, stride=1, pad=1):
             return images.reshape(len(images), -1) @ weights["kernel"]
         numbers = ("NHWC", "HWIO", "NHWC")
         out = lax.conv_general_dilated(
-            images, weights["kernel"], (stride,) * 2, ((pad, pad),) * 2, dimension_numbers=numbers
+            images,
+            weights["kernel"],
+            (stride,) * 2,
+            ((pad, pad),) * 2,
+            dimension_numbers=numbers,
         )
         return out.mean((1, 2))
 
-    shape = (1, 1, 1, kernel.shape[0]) if kernel.ndim == 2 else (1, SIDE, SIDE, kernel.shape[2])
+    shape = (
+        (1, 1, 1, kernel.shape[0])
+        if kernel.ndim == 2
+        else (1, SIDE, SIDE, kernel.shape[2])
+    )
     return layers(apply, {"kernel": kernel}, jnp.zeros(shape))[0]
 
 
@@ -224,10 +276,18 @@ def test_power_iteration_is_fastclips(fastclip, stride, num_iters):
     """The same vector to rounding; their value belongs to the vector before, so it agrees once that has settled."""
     toolbox, torch = fastclip
     theirs, ours, start = convolution(torch, stride)
-    vector, sigma = toolbox.power_qr(theirs, start.clone(), n_iters=num_iters, x0_out=True)
-    found = power_qr(layer_map(ours).matvec, nhwc(start), num_iters=num_iters, shift=1.0)
-    assert abs(float(jnp.vdot(found.vectors, nhwc(vector)))) == pytest.approx(1, abs=1e-4)
-    assert float(found.sigma[0]) == pytest.approx(float(sigma[-1, 0]), rel=1e-2 if num_iters < 100 else 1e-3)
+    vector, sigma = toolbox.power_qr(
+        theirs, start.clone(), n_iters=num_iters, x0_out=True
+    )
+    found = power_qr(
+        layer_map(ours).matvec, nhwc(start), num_iters=num_iters, shift=1.0
+    )
+    assert abs(float(jnp.vdot(found.vectors, nhwc(vector)))) == pytest.approx(
+        1, abs=1e-4
+    )
+    assert float(found.sigma[0]) == pytest.approx(
+        float(sigma[-1, 0]), rel=1e-2 if num_iters < 100 else 1e-3
+    )
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -237,9 +297,21 @@ def test_their_values_of_a_block_are_wrong_for_some_starts_and_ours_for_none(fas
     theirs, ours, _ = convolution(torch)
     truth = norm_of(ours)
     starts = torch.randn(40, 8, INTO, SIDE, SIDE)
-    values = np.array([toolbox.power_qr(theirs, start, n_iters=20).numpy().max() for start in starts.clone()])
-    matvec, blocks = layer_map(ours).matvec, jnp.asarray(starts.permute(0, 1, 3, 4, 2).numpy())
-    one_by_one = jax.jit(lambda blocks: lax.map(lambda block: power_qr(matvec, block, num_iters=20).sigma[0], blocks))
+    values = np.array(
+        [
+            toolbox.power_qr(theirs, start, n_iters=20).numpy().max()
+            for start in starts.clone()
+        ]
+    )
+    matvec, blocks = (
+        layer_map(ours).matvec,
+        jnp.asarray(starts.permute(0, 1, 3, 4, 2).numpy()),
+    )
+    one_by_one = jax.jit(
+        lambda blocks: lax.map(
+            lambda block: power_qr(matvec, block, num_iters=20).sigma[0], blocks
+        )
+    )
     found = np.asarray(one_by_one(blocks))
     assert (values > truth * 1.1).any()
     assert (found <= truth * (1 + 1e-5)).all()
@@ -256,7 +328,15 @@ def test_a_clip_step_is_fastclips(fastclip, stride, inner_steps):
     vector, _ = toolbox.power_qr(theirs, start, n_iters=60, x0_out=True)
     length = theirs(vector).norm().item()
     before = np.asarray(ours.kernel)
-    toolbox.deflate_model(theirs, copy.deepcopy(theirs), vector, length, clip=1.0, epochs=inner_steps, step_size=0.35)
+    toolbox.deflate_model(
+        theirs,
+        copy.deepcopy(theirs),
+        vector,
+        length,
+        clip=1.0,
+        epochs=inner_steps,
+        step_size=0.35,
+    )
     knobs = {"max_norm": 1.0, "step": "reference", "inner_steps": inner_steps}
     moved = clip_kernel(ours, nhwc(vector), **knobs)
     expected = theirs.weight.detach().permute(2, 3, 1, 0).numpy()
@@ -273,8 +353,18 @@ def test_a_clip_of_a_dense_layer_is_fastclips_at_the_exact_length(fastclip):
     with torch.no_grad():
         _, sigma, right = torch.linalg.svd(theirs.weight)
     vector = right[:1]
-    toolbox.deflate_model(theirs, copy.deepcopy(theirs), vector, sigma[0], clip=0.3, epochs=1, step_size=0.5)
-    moved = clip_kernel(dense_or_conv(kernel), jnp.asarray(vector.numpy()).reshape(1, 12), max_norm=0.3)
+    toolbox.deflate_model(
+        theirs,
+        copy.deepcopy(theirs),
+        vector,
+        sigma[0],
+        clip=0.3,
+        epochs=1,
+        step_size=0.5,
+    )
+    moved = clip_kernel(
+        dense_or_conv(kernel), jnp.asarray(vector.numpy()).reshape(1, 12), max_norm=0.3
+    )
     np.testing.assert_allclose(moved, theirs.weight.detach().numpy().T, atol=1e-6)
 
 
@@ -282,17 +372,27 @@ def test_a_clip_of_a_dense_layer_is_fastclips_at_the_exact_length(fastclip):
 def test_a_whole_clip_is_fastclips_and_hardly_moves_the_norm(fastclip):
     """Ten iterations and one step as released; ours to 1e-3, for their norm is the one of the vector before.
 
-    Of an excess of 1 theirs removes less than a tenth per clip; the exact line search removes more.
+    Of an excess of 1 theirs removes less than a tenth per clip; the exact line search
+    removes more.
     """
     toolbox, torch = fastclip
     theirs, ours, start = convolution(torch)
     warm, _ = toolbox.power_qr(theirs, start, n_iters=100, x0_out=True)
     found = power_qr(layer_map(ours).matvec, nhwc(warm), num_iters=10, shift=1.0)
-    toolbox.deflate_model_multi(theirs, warm, clip=1.0, epochs=1, deflate_iter=1, step_size=0.35, device="cpu")
-    moved = clip_kernel(ours, found.vectors, max_norm=1.0, two_sided=True, step="reference")
+    toolbox.deflate_model_multi(
+        theirs, warm, clip=1.0, epochs=1, deflate_iter=1, step_size=0.35, device="cpu"
+    )
+    moved = clip_kernel(
+        ours, found.vectors, max_norm=1.0, two_sided=True, step="reference"
+    )
     expected = theirs.weight.detach().permute(2, 3, 1, 0).numpy()
-    np.testing.assert_allclose(moved, expected, atol=1e-3 * np.abs(expected - np.asarray(ours.kernel)).max())
+    np.testing.assert_allclose(
+        moved, expected, atol=1e-3 * np.abs(expected - np.asarray(ours.kernel)).max()
+    )
     searched = clip_kernel(ours, found.vectors, max_norm=1.0)
-    left = [norm_of(dataclasses.replace(ours, kernel=kernel)) for kernel in (jnp.asarray(expected), searched)]
+    left = [
+        norm_of(dataclasses.replace(ours, kernel=kernel))
+        for kernel in (jnp.asarray(expected), searched)
+    ]
     assert left[1] < left[0]
     assert left[0] > 1.8

@@ -52,12 +52,25 @@ def margin(variables, x, y, order):
 def test_radius_matches_the_analytic_margin(linear_problem, norm, dual, search):
     variables, x, y = linear_problem
     result = attacks.adversarial_set(
-        linear, variables, x, y, epsilon_init=1e-3, num_radii=12, search=search, norm=norm, batch_size=16
+        linear,
+        variables,
+        x,
+        y,
+        epsilon_init=1e-3,
+        num_radii=12,
+        search=search,
+        norm=norm,
+        batch_size=16,
     )
     exact = margin(variables, x, np.asarray(y), dual)
     np.testing.assert_array_equal(result.status, Status.FOUND)
-    # the smallest doubled radius that holds the boundary, and a distance within one step of it
-    np.testing.assert_allclose(result.epsilon, 1e-3 * 2 ** np.ceil(np.log2(np.maximum(exact, 1e-3) / 1e-3)), rtol=1e-5)
+    # the smallest doubled radius that holds the boundary, and a distance within one
+    # step of it
+    np.testing.assert_allclose(
+        result.epsilon,
+        1e-3 * 2 ** np.ceil(np.log2(np.maximum(exact, 1e-3) / 1e-3)),
+        rtol=1e-5,
+    )
     assert np.all(result.distance >= exact * 0.999)
     assert np.all(result.distance <= exact + 0.1 * np.asarray(result.epsilon) + 1e-6)
 
@@ -66,8 +79,14 @@ def test_radius_matches_the_analytic_margin(linear_problem, norm, dual, search):
 def test_grid_and_doubling_agree(network, batch_size):
     model, variables, x, y = network
     knobs = dict(epsilon_init=0.02, num_radii=7, num_steps=12, batch_size=batch_size)
-    grid = jax.jit(lambda v: attacks.adversarial_set(model.apply, v, x, y, search="grid", **knobs))(variables)
-    doubling = jax.jit(lambda v: attacks.adversarial_set(model.apply, v, x, y, search="doubling", **knobs))(variables)
+    grid = jax.jit(
+        lambda v: attacks.adversarial_set(model.apply, v, x, y, search="grid", **knobs)
+    )(variables)
+    doubling = jax.jit(
+        lambda v: attacks.adversarial_set(
+            model.apply, v, x, y, search="doubling", **knobs
+        )
+    )(variables)
     np.testing.assert_array_equal(grid.epsilon, doubling.epsilon)
     np.testing.assert_array_equal(grid.status, doubling.status)
     np.testing.assert_array_equal(grid.labels, doubling.labels)
@@ -79,7 +98,9 @@ def test_grid_and_doubling_agree(network, batch_size):
 @pytest.mark.parametrize("norm", [attacks.l2, attacks.linf])
 def test_result_tells_the_truth(network, norm, keep):
     model, variables, x, y = network
-    result = attacks.pgd(model.apply, variables, x, y, x, epsilon=0.3, num_steps=10, norm=norm, keep=keep)
+    result = attacks.pgd(
+        model.apply, variables, x, y, x, epsilon=0.3, num_steps=10, norm=norm, keep=keep
+    )
     distance = jax.vmap(norm.measure)(result.images - x)
     np.testing.assert_allclose(result.distance, distance)
     assert np.all(distance <= 0.3)
@@ -92,7 +113,10 @@ def test_result_tells_the_truth(network, norm, keep):
 def test_first_iterate_is_no_further_than_the_last(network):
     model, variables, x, y = network
     first, last = (
-        attacks.pgd(model.apply, variables, x, y, x, epsilon=2.0, num_steps=10, keep=keep) for keep in ("first", "last")
+        attacks.pgd(
+            model.apply, variables, x, y, x, epsilon=2.0, num_steps=10, keep=keep
+        )
+        for keep in ("first", "last")
     )
     assert np.mean(first.distance) < np.mean(last.distance)
     assert np.sum(first.success) > 0
@@ -101,8 +125,12 @@ def test_first_iterate_is_no_further_than_the_last(network):
 def test_a_sample_does_not_depend_on_its_batch(network):
     model, variables, x, y = network
     whole = attacks.pgd(model.apply, variables, x, y, x, epsilon=0.5, num_steps=10)
-    part = attacks.pgd(model.apply, variables, x[3:7], y[3:7], x[3:7], epsilon=0.5, num_steps=10)
-    chex.assert_trees_all_close(jax.tree.map(lambda leaf: leaf[3:7], whole), part, rtol=1e-3, atol=1e-5)
+    part = attacks.pgd(
+        model.apply, variables, x[3:7], y[3:7], x[3:7], epsilon=0.5, num_steps=10
+    )
+    chex.assert_trees_all_close(
+        jax.tree.map(lambda leaf: leaf[3:7], whole), part, rtol=1e-3, atol=1e-5
+    )
 
 
 def test_one_trace_for_all_radii(linear_problem):
@@ -115,7 +143,11 @@ def test_one_trace_for_all_radii(linear_problem):
 
     def count(num_radii):
         traces.clear()
-        run = jax.jit(lambda: attacks.adversarial_set(counted, variables, x, y, num_radii=num_radii, search="grid"))
+        run = jax.jit(
+            lambda: attacks.adversarial_set(
+                counted, variables, x, y, num_radii=num_radii, search="grid"
+            )
+        )
         run()
         return len(traces)
 
@@ -124,19 +156,25 @@ def test_one_trace_for_all_radii(linear_problem):
 
 @pytest.mark.parametrize("search", ["grid", "doubling"])
 def test_every_status(search):
-    def model(scale, images):  # class 0 unless the mean is above a half; scale 0 has no gradient
+    def model(
+        scale, images
+    ):  # class 0 unless the mean is above a half; scale 0 has no gradient
         mean = jnp.mean(images, (1, 2, 3))
         return jnp.stack([jnp.zeros_like(mean), scale * (mean - 0.5)], -1)
 
     x = jnp.stack([jnp.full(SHAPE, v) for v in (0.45, 0.7, 0.1)])
     y = jnp.zeros(3, jnp.int32)
-    result = attacks.adversarial_set(model, 1.0, x, y, epsilon_init=0.1, num_radii=3, search=search)
+    result = attacks.adversarial_set(
+        model, 1.0, x, y, epsilon_init=0.1, num_radii=3, search=search
+    )
     assert list(result.status) == [Status.FOUND, Status.ALREADY_WRONG, Status.NOT_FOUND]
     chex.assert_trees_all_equal(result.images[1], x[1])
     assert result.epsilon[1] == 0
     assert result.distance[1] == 0
     assert result.labels[2] == 0
-    dead = attacks.adversarial_set(model, 0.0, x, y, epsilon_init=0.1, num_radii=3, search=search)
+    dead = attacks.adversarial_set(
+        model, 0.0, x, y, epsilon_init=0.1, num_radii=3, search=search
+    )
     assert list(dead.status) == [Status.ZERO_GRADIENT] * 3
     assert attacks.status_counts(result) == {
         "found": 1,
@@ -153,7 +191,9 @@ def test_default_loss_does_not_stall_where_cross_entropy_does():
 
     x, y = jnp.full((1, *SHAPE), 0.1), jnp.zeros(1, jnp.int32)
     knobs = dict(epsilon_init=0.5, num_radii=4)
-    stalled = attacks.adversarial_set(confident, 400.0, x, y, loss=cross_entropy, **knobs)
+    stalled = attacks.adversarial_set(
+        confident, 400.0, x, y, loss=cross_entropy, **knobs
+    )
     moved = attacks.adversarial_set(confident, 400.0, x, y, **knobs)
     assert stalled.status[0] == Status.ZERO_GRADIENT
     assert moved.status[0] == Status.FOUND
@@ -174,12 +214,16 @@ def test_random_start_fills_the_ball(norm, key):
     start = attacks.random_start(key, x, epsilon=0.3, norm=norm)
     lengths = np.asarray(jax.vmap(norm.measure)(start - x)) / 0.3
     assert np.all(lengths <= 1)
-    np.testing.assert_allclose(np.mean(lengths**3), 0.5, atol=0.07)  # uniform in 3 dimensions
+    np.testing.assert_allclose(
+        np.mean(lengths**3), 0.5, atol=0.07
+    )  # uniform in 3 dimensions
 
 
 def test_fast_gradient_is_one_full_step(linear_problem):
     variables, x, y = linear_problem
-    result = attacks.fast_gradient(linear, variables, x, y, epsilon=0.25, norm=attacks.linf)
+    result = attacks.fast_gradient(
+        linear, variables, x, y, epsilon=0.25, norm=attacks.linf
+    )
     moved = result.status == Status.FOUND
     assert np.any(moved)
     np.testing.assert_allclose(result.distance, 0.25, rtol=1e-4)
@@ -188,17 +232,21 @@ def test_fast_gradient_is_one_full_step(linear_problem):
 def test_attack_maps_over_models(network):
     model, variables, x, y = network
     stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf * 0.9]), variables)
-    run = lambda v: attacks.adversarial_set(model.apply, v, x[:6], y[:6], num_radii=5, num_steps=5)  # noqa: E731
+    run = lambda v: attacks.adversarial_set(
+        model.apply, v, x[:6], y[:6], num_radii=5, num_steps=5
+    )
     mapped = jax.jit(jax.vmap(run))(stacked)
     single = run(variables)
-    chex.assert_trees_all_close(jax.tree.map(lambda leaf: leaf[0], mapped), single, rtol=1e-3, atol=1e-5)
+    chex.assert_trees_all_close(
+        jax.tree.map(lambda leaf: leaf[0], mapped), single, rtol=1e-3, atol=1e-5
+    )
 
 
 def test_bad_input(linear_problem):
     variables, x, y = linear_problem
     with pytest.raises(InputError, match="divide uint8 images by 255"):
         attacks.adversarial_set(linear, variables, (x * 255).astype(jnp.uint8), y)
-    with pytest.raises(InputError, match="normalisation inside the model"):
+    with pytest.raises(InputError, match="normalization inside the model"):
         attacks.pgd(linear, variables, x * 4, y, x, epsilon=0.1)
     with pytest.raises(InputError, match="images in"):
         attacks.pgd(linear, variables, x.at[0].set(jnp.nan), y, x, epsilon=0.1)

@@ -14,7 +14,7 @@ from unlearn_jax import attacks, models, train
 from unlearn_jax.losses import cross_entropy
 from unlearn_jax.types import InputError, Status
 
-module = importlib.import_module("unlearn_jax.attacks.apgd")
+module = importlib.import_module("unlearn_jax.attacks._apgd")
 
 SHAPE = (4, 4, 1)
 RNG = np.random.default_rng(11)
@@ -36,7 +36,9 @@ def trained(blobs):
     """A small perceptron that fits ``blobs``, and its function with the variables closed over."""
     model = models.build("mlp", (4, 4, 1), 3, widths=(16,))
     recipe = train.Recipe(num_epochs=40, batch_size=60, tx=train.sgd(0.3))
-    state, _ = train.fit(jax.random.key(2), model, blobs, np.ones(60, bool), recipe, epochs_per_call=40)
+    state, _ = train.fit(
+        jax.random.key(2), model, blobs, np.ones(60, bool), recipe, epochs_per_call=40
+    )
     return model, state.variables, jnp.asarray(blobs.images), jnp.asarray(blobs.labels)
 
 
@@ -44,18 +46,26 @@ def slow_dlr(z, y, target=None):
     """Equations 6 and 7 for one sample."""
     ranked = sorted(z, reverse=True)
     if target is None:
-        return -(z[y] - max(v for i, v in enumerate(z) if i != y)) / (ranked[0] - ranked[2])
+        return -(z[y] - max(v for i, v in enumerate(z) if i != y)) / (
+            ranked[0] - ranked[2]
+        )
     return -(z[y] - z[target]) / (ranked[0] - (ranked[2] + ranked[3]) / 2)
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.integers(-40, 40), min_size=5, max_size=5, unique=True), st.integers(0, 4), st.integers(1, 4))
+@given(
+    st.lists(st.integers(-40, 40), min_size=5, max_size=5, unique=True),
+    st.integers(0, 4),
+    st.integers(1, 4),
+)
 def test_dlr_by_hand(logits, label, shift):
     z, target = np.array(logits, "f4"), (label + shift) % 5
     got = module.difference_of_logits_ratio(z, jnp.array(label))
     np.testing.assert_allclose(got, slow_dlr(z, label), rtol=1e-5)
     assert (got > 0) == (np.argmax(z) != label)
-    aimed = module.targeted_difference_of_logits_ratio(z, jnp.array(label), jnp.array(target))
+    aimed = module.targeted_difference_of_logits_ratio(
+        z, jnp.array(label), jnp.array(target)
+    )
     np.testing.assert_allclose(aimed, slow_dlr(z, label, target), rtol=1e-5)
     scaled = module.difference_of_logits_ratio(8 * z + 3, jnp.array(label))
     np.testing.assert_allclose(scaled, got, rtol=1e-4)
@@ -76,7 +86,9 @@ def test_linear_optimum_in_linf_is_exact(samples):
     away = np.sign(WEIGHTS[:, 1] - WEIGHTS[:, 0])
     sign = np.where(np.asarray(y) == 0, 1, -1)[:, None] * away[None]
     corner = np.clip(np.asarray(x).reshape(24, -1) + 0.2 * sign, 0, 1)
-    np.testing.assert_allclose(np.asarray(result.images).reshape(24, -1), corner, atol=1e-6)
+    np.testing.assert_allclose(
+        np.asarray(result.images).reshape(24, -1), corner, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("norm", [attacks.linf, attacks.l2])
@@ -85,18 +97,32 @@ def test_result_tells_the_truth_inside_ball_and_box(samples, norm, key):
     radius = jnp.where(jnp.arange(24) % 2 == 0, 0.1, 0.4)
     start = attacks.random_start(key, x, epsilon=radius, norm=norm)
     first, best = (
-        module.apgd(linear, WEIGHTS, x, y, start, epsilon=radius, num_steps=12, norm=norm, keep=keep)
+        module.apgd(
+            linear,
+            WEIGHTS,
+            x,
+            y,
+            start,
+            epsilon=radius,
+            num_steps=12,
+            norm=norm,
+            keep=keep,
+        )
         for keep in ("first", "best")
     )
     for result in (first, best):
         assert np.all((result.images >= 0) & (result.images <= 1))
         assert np.all(result.distance <= radius)
-        np.testing.assert_allclose(result.distance, jax.vmap(norm.measure)(result.images - x), rtol=1e-6)
+        np.testing.assert_allclose(
+            result.distance, jax.vmap(norm.measure)(result.images - x), rtol=1e-6
+        )
         predicted = np.argmax(linear(WEIGHTS, result.images), -1)
         np.testing.assert_array_equal(result.labels, predicted)
         np.testing.assert_array_equal(result.success, predicted != np.asarray(y))
     assert 0 < np.sum(best.success) < 24, "the case must have both outcomes"
-    loss = [np.asarray(cross_entropy(linear(WEIGHTS, r.images), y)) for r in (first, best)]
+    loss = [
+        np.asarray(cross_entropy(linear(WEIGHTS, r.images), y)) for r in (first, best)
+    ]
     assert np.all(loss[1] >= loss[0] - 1e-5)
     np.testing.assert_array_equal(first.success, best.success)
 
@@ -104,7 +130,10 @@ def test_result_tells_the_truth_inside_ball_and_box(samples, norm, key):
 def test_returns_the_best_point_it_ever_saw(samples):
     """Every point visited is recorded: none has the returned label's rank and a higher loss, none is outside."""
     x, y = samples
-    bent = jnp.asarray(RNG.normal(0, 2, size=(16, 8)), jnp.float32), jnp.asarray(RNG.normal(size=(8, 5)), jnp.float32)
+    bent = (
+        jnp.asarray(RNG.normal(0, 2, size=(16, 8)), jnp.float32),
+        jnp.asarray(RNG.normal(size=(8, 5)), jnp.float32),
+    )
     seen = []
 
     def curved(pair, images):
@@ -124,7 +153,9 @@ def test_returns_the_best_point_it_ever_saw(samples):
         allowed = wrong[:, i] if wrong[:, i].any() else np.ones(16, bool)
         best = np.flatnonzero(allowed)[np.argmax(loss[allowed, i])]
         np.testing.assert_allclose(result.images[i], visited[best, i], atol=1e-6)
-    assert len({int(np.argmax(loss[:, i])) for i in range(24)}) > 2, "the best must not always be the last"
+    assert len({int(np.argmax(loss[:, i])) for i in range(24)}) > 2, (
+        "the best must not always be the last"
+    )
 
 
 def slow_apgd(loss_of, x, epsilon, num_steps):
@@ -140,9 +171,20 @@ def slow_apgd(loss_of, x, epsilon, num_steps):
 
     def step(here, previous, eta, share):
         ascent = restrict(here[0] + eta * np.sign(here[2]))
-        return look(restrict(here[0] + share * (ascent - here[0]) + (1 - share) * (here[0] - previous)))
+        return look(
+            restrict(
+                here[0]
+                + share * (ascent - here[0])
+                + (1 - share) * (here[0] - previous)
+            )
+        )
 
-    marks, eta, here, previous = [0, *module.checkpoints(num_steps)], 2 * epsilon, look(x), x
+    marks, eta, here, previous = (
+        [0, *module.checkpoints(num_steps)],
+        2 * epsilon,
+        look(x),
+        x,
+    )
     best, rises, halved, record = here, 0, False, here[1]
     for k in range(1, num_steps + 1):
         new = step(here, previous, eta, 1.0 if k == 1 else 0.75)
@@ -165,20 +207,40 @@ def test_equals_the_algorithm_line_by_line():
 
     def bumpy(weights, images):
         height = jnp.sum(jnp.sin(images.reshape(len(images), -1) @ weights), -1)
-        return jnp.stack([jnp.full_like(height, 50.0), jnp.zeros_like(height), height], -1)  # class 0 always wins
+        return jnp.stack(
+            [jnp.full_like(height, 50.0), jnp.zeros_like(height), height], -1
+        )  # class 0 always wins
 
     x = jnp.asarray(rng.uniform(0.2, 0.8, (6, *SHAPE)), jnp.float32)
-    loss = lambda logits, y: logits[:, 2]  # noqa: E731
-    result = module.apgd(bumpy, waves, x, jnp.zeros(6, jnp.int32), x, epsilon=0.1, num_steps=25, loss=loss)
+    loss = lambda logits, y: logits[:, 2]
+    result = module.apgd(
+        bumpy,
+        waves,
+        x,
+        jnp.zeros(6, jnp.int32),
+        x,
+        epsilon=0.1,
+        num_steps=25,
+        loss=loss,
+    )
     for i in range(6):
-        slow = slow_apgd(lambda z: bumpy(waves, z[None])[0, 2], np.asarray(x[i]), 0.1, 25)
+        slow = slow_apgd(
+            lambda z: bumpy(waves, z[None])[0, 2], np.asarray(x[i]), 0.1, 25
+        )
         np.testing.assert_allclose(result.images[i], slow, atol=1e-4)
 
 
 def test_a_sample_does_not_depend_on_its_batch(trained):
     model, variables, x, y = trained
-    run = lambda rows: module.apgd(  # noqa: E731
-        model.apply, variables, x[rows], y[rows], x[rows], epsilon=0.15, num_steps=12, keep="best"
+    run = lambda rows: module.apgd(
+        model.apply,
+        variables,
+        x[rows],
+        y[rows],
+        x[rows],
+        epsilon=0.15,
+        num_steps=12,
+        keep="best",
     )
     part = jax.tree.map(lambda leaf: leaf[7:12], run(slice(None)))
     chex.assert_trees_all_close(part, run(slice(7, 12)), rtol=1e-3, atol=1e-5)
@@ -189,12 +251,33 @@ def test_at_least_as_strong_as_pgd_of_equal_steps(trained, norm):
     model, variables, x, y = trained
     epsilon = 0.12 if norm is attacks.linf else 0.35
     pgd = attacks.pgd(
-        model.apply, variables, x, y, x, epsilon=epsilon, num_steps=20, norm=norm, loss=cross_entropy, keep="last"
+        model.apply,
+        variables,
+        x,
+        y,
+        x,
+        epsilon=epsilon,
+        num_steps=20,
+        norm=norm,
+        loss=cross_entropy,
+        keep="last",
     )
-    auto = module.apgd(model.apply, variables, x, y, x, epsilon=epsilon, num_steps=20, norm=norm, keep="best")
+    auto = module.apgd(
+        model.apply,
+        variables,
+        x,
+        y,
+        x,
+        epsilon=epsilon,
+        num_steps=20,
+        norm=norm,
+        keep="best",
+    )
     assert 0 < np.mean(pgd.success) < 1, "the case must be neither hopeless nor trivial"
     assert np.sum(auto.success) >= np.sum(pgd.success)
-    loss = [np.mean(cross_entropy(model.apply(variables, r.images), y)) for r in (pgd, auto)]
+    loss = [
+        np.mean(cross_entropy(model.apply(variables, r.images), y)) for r in (pgd, auto)
+    ]
     assert loss[1] >= 0.999 * loss[0]
 
 
@@ -226,9 +309,14 @@ def test_autoattack_is_the_worst_of_its_parts(samples, key):
     assert 0 < np.sum(whole.success) < 24
     assert whole.status[3] == Status.ALREADY_WRONG
     chex.assert_trees_all_equal(whole.images[3], x[3])
-    np.testing.assert_array_equal(whole.labels, np.argmax(linear(WEIGHTS, whole.images), -1))
-    np.testing.assert_array_equal(whole.success, np.asarray(whole.labels) != np.asarray(y))
-    # on a linear model the truth is known: some other class wins at the corner that its weights point to
+    np.testing.assert_array_equal(
+        whole.labels, np.argmax(linear(WEIGHTS, whole.images), -1)
+    )
+    np.testing.assert_array_equal(
+        whole.success, np.asarray(whole.labels) != np.asarray(y)
+    )
+    # on a linear model the truth is known: some other class wins at the corner that its
+    # weights point to
     flat, fooled = np.asarray(x).reshape(24, -1), np.zeros(24, bool)
     for i in range(24):
         for other in set(range(5)) - {int(y[i])}:
@@ -246,7 +334,9 @@ def test_bad_input(samples, key):
     with pytest.raises(InputError, match="'first' or 'best'"):
         module.apgd(linear, WEIGHTS, x, y, x, epsilon=0.1, keep="last")
     with pytest.raises(InputError, match="needs four classes"):
-        module.autoattack_small(jax.random.clone(key), linear, WEIGHTS[:, :3], x, y, epsilon=0.1)
+        module.autoattack_small(
+            jax.random.clone(key), linear, WEIGHTS[:, :3], x, y, epsilon=0.1
+        )
     with pytest.raises(InputError, match="must be positive"):
         module.autoattack_small(key, linear, WEIGHTS, x, y, epsilon=0.0)
     with pytest.raises(InputError, match="images in"):

@@ -14,7 +14,10 @@ from unlearn_jax.types import AttackResult, InputError, Status
 SHAPE = (4, 4, 1)
 RNG = np.random.default_rng(3)
 WEIGHTS = RNG.normal(size=(16, 3)).astype("f4")
-CURVED = RNG.normal(0, 3, size=(16, 4)).astype("f4"), RNG.normal(0, 2, size=(4, 3)).astype("f4")
+CURVED = (
+    RNG.normal(0, 3, size=(16, 4)).astype("f4"),
+    RNG.normal(0, 2, size=(4, 3)).astype("f4"),
+)
 
 
 def linear(weights, images):
@@ -30,7 +33,9 @@ def band(scale, images):
     """Class 1 in a thin band of the mean and again far away, class 0 elsewhere."""
     mean = jnp.mean(images, (1, 2, 3))
     inside = jnp.abs(mean - 0.45) < 0.025
-    return jnp.stack([jnp.zeros_like(mean), scale * jnp.where(inside | (mean > 0.6), 1.0, -1.0)], -1)
+    return jnp.stack(
+        [jnp.zeros_like(mean), scale * jnp.where(inside | (mean > 0.6), 1.0, -1.0)], -1
+    )
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +50,20 @@ def test_fast_steps_until_the_border_of_two_classes(samples, norm, order, key):
     x, two = samples[0], WEIGHTS[:, :2]
     logits = np.asarray(linear(two, x))
     y = np.argmax(logits, -1)
-    exact = np.abs(logits[:, 0] - logits[:, 1]) / np.linalg.norm(two[:, 0] - two[:, 1], order)
+    exact = np.abs(logits[:, 0] - logits[:, 1]) / np.linalg.norm(
+        two[:, 0] - two[:, 1], order
+    )
     eps = float(exact.max()) / 9.7
     result = attacks.fast_adversarial_set(
-        key, linear, jnp.asarray(two), x, jnp.asarray(y), epsilon_init=eps, num_steps=12, norm=norm, batch_size=10
+        key,
+        linear,
+        jnp.asarray(two),
+        x,
+        jnp.asarray(y),
+        epsilon_init=eps,
+        num_steps=12,
+        norm=norm,
+        batch_size=10,
     )
     np.testing.assert_array_equal(result.status, Status.FOUND)
     np.testing.assert_allclose(result.epsilon, eps * np.ceil(exact / eps), rtol=1e-5)
@@ -57,46 +72,64 @@ def test_fast_steps_until_the_border_of_two_classes(samples, norm, order, key):
     np.testing.assert_array_equal(result.labels, 1 - y)
 
 
-def test_fast_tells_the_truth_whatever_the_batch_and_goes_further_than_pgd(samples, key):
+def test_fast_tells_the_truth_whatever_the_batch_and_goes_further_than_pgd(
+    samples, key
+):
     x = samples[0]
     variables = tuple(map(jnp.asarray, CURVED))
     y = jnp.argmax(curved(variables, x), -1).astype(jnp.int32).at[4].add(1) % 3
-    run = lambda size, steps: attacks.fast_adversarial_set(  # noqa: E731
-        jax.random.clone(key), curved, variables, x, y, norm=attacks.l2, num_steps=steps, batch_size=size
+    run = lambda size, steps: attacks.fast_adversarial_set(
+        jax.random.clone(key),
+        curved,
+        variables,
+        x,
+        y,
+        norm=attacks.l2,
+        num_steps=steps,
+        batch_size=size,
     )
     result, other = run(23, 20), run(5, 20)
     chex.assert_trees_all_close(result, other, rtol=1e-4, atol=1e-6)
     predicted = np.argmax(curved(variables, result.images), -1)
     np.testing.assert_array_equal(result.labels, predicted)
     np.testing.assert_array_equal(result.success, predicted != np.asarray(y))
-    np.testing.assert_allclose(result.distance, np.sqrt(np.sum((result.images - x) ** 2, (1, 2, 3))), rtol=1e-5)
+    np.testing.assert_allclose(
+        result.distance, np.sqrt(np.sum((result.images - x) ** 2, (1, 2, 3))), rtol=1e-5
+    )
     assert np.all(result.distance <= result.epsilon)
     assert result.status[4] == Status.ALREADY_WRONG
     assert result.epsilon[4] == 0
-    pgd = attacks.adversarial_set(curved, variables, x, y, epsilon_init=0.01, num_radii=9)
+    pgd = attacks.adversarial_set(
+        curved, variables, x, y, epsilon_init=0.01, num_radii=9
+    )
     both = np.asarray(result.success & pgd.success)
     assert both.mean() > 0.8
     assert np.mean(result.distance[both]) > np.mean(pgd.distance[both])
     short = run(23, 1)
     assert np.sum(short.status == Status.NOT_FOUND) > 0
-    assert np.all(short.distance <= 2 * 0.04 * 1.0001), "one step, from a beginning one step away"
+    assert np.all(short.distance <= 2 * 0.04 * 1.0001), (
+        "one step, from a beginning one step away"
+    )
 
 
 def test_fast_begins_anew_where_the_gradient_is_zero(key):
-    def bowl(scale, images):  # the gradient at the centre is 0; class 1 away from it
+    def bowl(scale, images):  # the gradient at the center is 0; class 1 away from it
         square = jnp.mean((images - 0.5) ** 2, (1, 2, 3))
         return jnp.stack([jnp.zeros_like(square), scale * (square - 0.01)], -1)
 
     x, y = jnp.full((3, *SHAPE), 0.5), jnp.zeros(3, jnp.int32)
-    run = lambda k, **knobs: attacks.fast_adversarial_set(k, bowl, 1.0, x, y, **knobs)  # noqa: E731
+    run = lambda k, **knobs: attacks.fast_adversarial_set(k, bowl, 1.0, x, y, **knobs)
     k_dead, k_lucky = jax.random.split(key)
     dead = run(k_dead, num_restarts=0)
     assert list(dead.status) == [Status.ZERO_GRADIENT] * 3
     chex.assert_trees_all_equal(dead.images, x)
     lucky = run(k_lucky, num_restarts=1)
     assert list(lucky.status) == [Status.FOUND] * 3
-    assert len(np.unique(lucky.images[:, 0, 0, 0])) > 1, "every sample begins at a point of its own"
-    # the root mean square must pass 0.1: two steps of 0.04 and what the beginning brings
+    assert len(np.unique(lucky.images[:, 0, 0, 0])) > 1, (
+        "every sample begins at a point of its own"
+    )
+    # the root mean square must pass 0.1: two steps of 0.04 and what the beginning
+    # brings
     assert np.all(lucky.epsilon >= 0.1)
     assert np.all(lucky.epsilon <= 0.2)
 
@@ -125,23 +158,37 @@ def threshold(border, images):
 def test_capped_is_a_quantile_of_the_distances():
     distances = np.array([0.5, 0.2, 0.8, 0.3, 0.6, 0.4])
     x, y, result = found_at(distances)
-    capped = attacks.cap_failures(threshold, 0.85, x, y, result, share=0.34)  # round(2.04) of 6: 0.8 and 0.6
+    capped = attacks.cap_failures(
+        threshold, 0.85, x, y, result, share=0.34
+    )  # round(2.04) of 6: 0.8 and 0.6
     failing = np.array([False, False, True, False, True, False])
     np.testing.assert_array_equal(capped.status == Status.NOT_FOUND, failing)
     np.testing.assert_allclose(capped.epsilon, 0.55, rtol=1e-6)
-    np.testing.assert_allclose(capped.distance, np.where(failing, 0.55, distances), rtol=1e-6)
-    np.testing.assert_allclose(capped.images[:, 0, 0, 0], 0.1 + np.where(failing, 0.55, distances), rtol=1e-6)
+    np.testing.assert_allclose(
+        capped.distance, np.where(failing, 0.55, distances), rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        capped.images[:, 0, 0, 0], 0.1 + np.where(failing, 0.55, distances), rtol=1e-6
+    )
     np.testing.assert_array_equal(capped.labels, np.where(failing, 0, 1))
-    chex.assert_trees_all_equal(attacks.cap_failures(threshold, 0.85, x, y, result, share=0), result)
-    traced = jax.jit(lambda s: attacks.cap_failures(threshold, 0.85, x, y, result, share=s))(0.34)
+    chex.assert_trees_all_equal(
+        attacks.cap_failures(threshold, 0.85, x, y, result, share=0), result
+    )
+    traced = jax.jit(
+        lambda s: attacks.cap_failures(threshold, 0.85, x, y, result, share=s)
+    )(0.34)
     chex.assert_trees_all_close(traced, capped, rtol=1e-6)
     everything = attacks.cap_failures(threshold, 0.85, x, y, result, share=1)
     assert np.all(everything.status == Status.NOT_FOUND)
-    np.testing.assert_allclose(everything.epsilon, 0.1, rtol=1e-6)  # half of the smallest distance
+    np.testing.assert_allclose(
+        everything.epsilon, 0.1, rtol=1e-6
+    )  # half of the smallest distance
 
 
 def test_capped_points_that_are_misclassified_are_drawn_nearer():
-    x, y, result = found_at([0.53, 0.17])  # the cap is 0.35: a mean of 0.45, in the band; half of it is not
+    x, y, result = found_at(
+        [0.53, 0.17]
+    )  # the cap is 0.35: a mean of 0.45, in the band; half of it is not
     halved = attacks.cap_failures(band, 1.0, x, y, result, share=0.5)
     np.testing.assert_allclose(halved.epsilon, 0.35, rtol=1e-6)
     np.testing.assert_allclose(halved.images[0, 0, 0, 0], 0.1 + 0.35 / 2, rtol=1e-6)
@@ -165,12 +212,20 @@ def test_capped_takes_the_clean_image_where_the_whole_segment_is_wrong():
 
 def test_capped_counts_old_failures_first_and_spares_what_was_wrong():
     x, y, result = found_at([0.5, 0.2, 0.0, 0.4])
-    status = jnp.array([Status.FOUND, Status.ZERO_GRADIENT, Status.ALREADY_WRONG, Status.FOUND], jnp.int32)
+    status = jnp.array(
+        [Status.FOUND, Status.ZERO_GRADIENT, Status.ALREADY_WRONG, Status.FOUND],
+        jnp.int32,
+    )
     result = result._replace(status=status)
     one = attacks.cap_failures(threshold, 0.45, x, y, result, share=0.25)
     chex.assert_trees_all_equal(one, result)
     two = attacks.cap_failures(threshold, 0.55, x, y, result, share=0.5)
-    assert list(two.status) == [Status.NOT_FOUND, Status.ZERO_GRADIENT, Status.ALREADY_WRONG, Status.FOUND]
+    assert list(two.status) == [
+        Status.NOT_FOUND,
+        Status.ZERO_GRADIENT,
+        Status.ALREADY_WRONG,
+        Status.FOUND,
+    ]
     np.testing.assert_allclose(two.distance, [0.45, 0.2, 0.0, 0.4], rtol=1e-6)
     everything = attacks.cap_failures(threshold, 0.45, x, y, result, share=1.0)
     assert list(everything.success) == [False, False, True, False]
@@ -179,11 +234,19 @@ def test_capped_counts_old_failures_first_and_spares_what_was_wrong():
 @pytest.fixture(scope="module")
 def searched():
     """Seventeen samples of a curved model with their adversarial examples, and the capping of them, compiled once."""
-    x = jnp.asarray(np.random.default_rng(5).uniform(0.3, 0.7, (17, *SHAPE)), jnp.float32)
+    x = jnp.asarray(
+        np.random.default_rng(5).uniform(0.3, 0.7, (17, *SHAPE)), jnp.float32
+    )
     y = jnp.argmax(curved(CURVED, x), -1).astype(jnp.int32)
-    result = attacks.adversarial_set(curved, CURVED, x, y, epsilon_init=0.01, num_radii=10, num_steps=10)
+    result = attacks.adversarial_set(
+        curved, CURVED, x, y, epsilon_init=0.01, num_radii=10, num_steps=10
+    )
     assert np.all(result.success)
-    cap = jax.jit(lambda share: attacks.cap_failures(curved, CURVED, x, y, result, share=share, batch_size=8))
+    cap = jax.jit(
+        lambda share: attacks.cap_failures(
+            curved, CURVED, x, y, result, share=share, batch_size=8
+        )
+    )
     return x, y, cap
 
 
@@ -192,23 +255,38 @@ def searched():
 def test_capped_fails_exactly_the_share_and_says_what_the_model_says(searched, share):
     x, y, cap = searched
     capped = cap(share)
-    assert np.sum(~np.asarray(capped.success)) == np.round(np.float32(share) * np.float32(17))
-    np.testing.assert_array_equal(capped.labels, np.argmax(curved(CURVED, capped.images), -1))
-    np.testing.assert_array_equal(capped.success, np.asarray(capped.labels) != np.asarray(y))
+    assert np.sum(~np.asarray(capped.success)) == np.round(
+        np.float32(share) * np.float32(17)
+    )
+    np.testing.assert_array_equal(
+        capped.labels, np.argmax(curved(CURVED, capped.images), -1)
+    )
+    np.testing.assert_array_equal(
+        capped.success, np.asarray(capped.labels) != np.asarray(y)
+    )
     assert np.all(capped.distance <= capped.epsilon)
     np.testing.assert_allclose(
-        capped.distance, np.sqrt(np.sum((np.asarray(capped.images) - x) ** 2, (1, 2, 3))), rtol=1e-4, atol=1e-6
+        capped.distance,
+        np.sqrt(np.sum((np.asarray(capped.images) - x) ** 2, (1, 2, 3))),
+        rtol=1e-4,
+        atol=1e-6,
     )
 
 
 def test_targets_the_runner_up_of_the_failed_and_leaves_the_rest(samples):
     x, y = samples
     failed = np.arange(23) % 3 == 0
-    status = jnp.where(jnp.asarray(failed), Status.NOT_FOUND, Status.FOUND).astype(jnp.int32)
+    status = jnp.where(jnp.asarray(failed), Status.NOT_FOUND, Status.FOUND).astype(
+        jnp.int32
+    )
     result = AttackResult(x + 0.01, y, jnp.full(23, 2.0), jnp.full(23, 0.04), status)
-    again = attacks.target_runner_up(linear, jnp.asarray(WEIGHTS), x, y, result, batch_size=5)
+    again = attacks.target_runner_up(
+        linear, jnp.asarray(WEIGHTS), x, y, result, batch_size=5
+    )
     for old, new in zip(result, again, strict=True):
-        np.testing.assert_array_equal(np.asarray(new)[~failed], np.asarray(old)[~failed])
+        np.testing.assert_array_equal(
+            np.asarray(new)[~failed], np.asarray(old)[~failed]
+        )
     second = np.argsort(linear(WEIGHTS, np.asarray(x)), -1)[:, -2]
     np.testing.assert_array_equal(again.labels[failed], second[failed])
     np.testing.assert_array_equal(again.status[failed], Status.FOUND)
@@ -224,7 +302,9 @@ def test_bad_input(samples, key):
     nothing = AttackResult(x, y, jnp.ones(23), jnp.ones(23), jnp.zeros(23, jnp.int32))
     for knobs in ({"epsilon_init": 0.0}, {"num_steps": 0}, {"num_restarts": -1}):
         with pytest.raises(InputError, match="must be positive"):
-            attacks.fast_adversarial_set(jax.random.clone(key), linear, WEIGHTS, x, y, **knobs)
+            attacks.fast_adversarial_set(
+                jax.random.clone(key), linear, WEIGHTS, x, y, **knobs
+            )
     with pytest.raises(InputError, match="images in"):
         attacks.fast_adversarial_set(key, linear, WEIGHTS, x * 9, y)
     with pytest.raises(InputError, match="share of samples to fail"):

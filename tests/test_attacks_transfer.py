@@ -14,7 +14,7 @@ from unlearn_jax import attacks
 from unlearn_jax.losses import cross_entropy
 from unlearn_jax.types import AttackResult, InputError, Status
 
-module = importlib.import_module("unlearn_jax.attacks.transfer")
+module = importlib.import_module("unlearn_jax.attacks._transfer")
 
 SHAPE = (4, 4, 1)
 RNG = np.random.default_rng(21)
@@ -33,8 +33,15 @@ def samples():
     """Labels of one linear model, and three models that agree with it more or less."""
     x = RNG.uniform(0.1, 0.9, (30, *SHAPE)).astype("f4")
     truth = RNG.normal(size=(16, 3))
-    members = [jnp.asarray(truth + noise * RNG.normal(size=(16, 3)), jnp.float32) for noise in (0.05, 0.3, 0.6)]
-    return jnp.asarray(x), jnp.asarray(np.argmax(x.reshape(30, -1) @ truth, -1)), members
+    members = [
+        jnp.asarray(truth + noise * RNG.normal(size=(16, 3)), jnp.float32)
+        for noise in (0.05, 0.3, 0.6)
+    ]
+    return (
+        jnp.asarray(x),
+        jnp.asarray(np.argmax(x.reshape(30, -1) @ truth, -1)),
+        members,
+    )
 
 
 def slow_rate(source_clean, source_adv, target_clean, target_adv, y, conditional):
@@ -60,11 +67,18 @@ def test_rates_by_definition_on_made_up_predictions(seed, size):
         rng.integers(3, size=(2, size)),
         rng.integers(3, size=(2, 3, size)),
     )
-    outcome = module.Transfer(*map(jnp.asarray, (clean == y, own != y, other == y, crossed != y)))
+    outcome = module.Transfer(
+        *map(jnp.asarray, (clean == y, own != y, other == y, crossed != y))
+    )
     for condition in ("fooled", "right"):
         rates = module.transfer_rates(outcome, condition=condition)
         expected = [
-            [slow_rate(clean[s], own[s], other[t], crossed[s, t], y, condition == "fooled") for t in range(3)]
+            [
+                slow_rate(
+                    clean[s], own[s], other[t], crossed[s, t], y, condition == "fooled"
+                )
+                for t in range(3)
+            ]
             for s in range(2)
         ]
         np.testing.assert_allclose(rates, expected, rtol=1e-6)
@@ -72,12 +86,16 @@ def test_rates_by_definition_on_made_up_predictions(seed, size):
         black_box = module.black_box_accuracy(outcome, condition=condition)
         for t in range(3):
             column = np.array(expected)[usable[:, t], t]
-            np.testing.assert_allclose(black_box[t], 1 - column.mean() if column.size else math.nan, rtol=1e-5)
+            np.testing.assert_allclose(
+                black_box[t], 1 - column.mean() if column.size else math.nan, rtol=1e-5
+            )
 
 
 def test_ensemble_rate_is_the_mean_of_ordered_pairs():
     rates = jnp.array([[1.0, 0.2, 0.4], [0.6, 1.0, jnp.nan], [0.1, 0.2, 1.0]])
-    np.testing.assert_allclose(module.transfer_rate(rates), np.mean([0.2, 0.4, 0.6, 0.1, 0.2]), rtol=1e-6)
+    np.testing.assert_allclose(
+        module.transfer_rate(rates), np.mean([0.2, 0.4, 0.6, 0.1, 0.2]), rtol=1e-6
+    )
     assert np.isnan(module.transfer_rate(jnp.ones((1, 1))))
 
 
@@ -85,20 +103,39 @@ def test_pairwise_table_by_hand(samples, key):
     """Members attacked and shown around by hand, with the same keys."""
     x, y, members = samples
     attack = module.pgd_attack(epsilon=0.05, num_steps=6)
-    outcome = module.transfer(jax.random.clone(key), attack, [(linear, m) for m in members], None, x, y, batch_size=8)
+    outcome = module.transfer(
+        jax.random.clone(key),
+        attack,
+        [(linear, m) for m in members],
+        None,
+        x,
+        y,
+        batch_size=8,
+    )
     right = np.stack([np.argmax(linear(m, x), -1) == np.asarray(y) for m in members])
     np.testing.assert_array_equal(outcome.source_right, right)
     np.testing.assert_array_equal(outcome.target_right, right)
     for s, k in enumerate(jax.random.split(key, 3)):
         start = attacks.random_start(k, x, epsilon=0.05, norm=attacks.linf)
         images = attacks.pgd(
-            linear, members[s], x, y, start, epsilon=0.05, num_steps=6, norm=attacks.linf, keep="last"
+            linear,
+            members[s],
+            x,
+            y,
+            start,
+            epsilon=0.05,
+            num_steps=6,
+            norm=attacks.linf,
+            keep="last",
         ).images
         for t, member in enumerate(members):
             np.testing.assert_array_equal(
-                outcome.target_fooled[s, t], np.argmax(linear(member, images), -1) != np.asarray(y)
+                outcome.target_fooled[s, t],
+                np.argmax(linear(member, images), -1) != np.asarray(y),
             )
-        np.testing.assert_array_equal(outcome.source_fooled[s], outcome.target_fooled[s, s])
+        np.testing.assert_array_equal(
+            outcome.source_fooled[s], outcome.target_fooled[s, s]
+        )
     rates = np.asarray(module.transfer_rates(outcome))
     np.testing.assert_array_equal(np.diag(rates), 1.0)
     assert 0 < module.transfer_rate(rates) < 1
@@ -114,14 +151,25 @@ def test_targets_of_another_architecture_and_one_compilation_per_function(sample
 
     attack = module.pgd_attack(epsilon=0.05, num_steps=3)
     assert attack is module.pgd_attack(epsilon=0.05, num_steps=3)
-    module.transfer(key, attack, [(counted, members[0])], [(other_linear, members[0])], x, y)
+    module.transfer(
+        key, attack, [(counted, members[0])], [(other_linear, members[0])], x, y
+    )
     once = len(traces)
     outcome = module.transfer(
-        jax.random.key(1), attack, [(counted, members[0]), (counted, members[1])], [(other_linear, members[0])], x, y
+        jax.random.key(1),
+        attack,
+        [(counted, members[0]), (counted, members[1])],
+        [(other_linear, members[0])],
+        x,
+        y,
     )
-    assert len(traces) == once, "a second source with the same function compiles nothing"
+    assert len(traces) == once, (
+        "a second source with the same function compiles nothing"
+    )
     assert outcome.target_fooled.shape == (2, 1, 30)
-    np.testing.assert_array_equal(outcome.target_fooled[0, 0], outcome.source_fooled[0])  # twice the logits
+    np.testing.assert_array_equal(
+        outcome.target_fooled[0, 0], outcome.source_fooled[0]
+    )  # twice the logits
 
 
 @pytest.mark.parametrize("make", ["pgd", "autoattack"])
@@ -131,12 +179,17 @@ def test_white_box_robustness_of_a_linear_model_is_its_margin(samples, key, make
     pair = members[0][:, :2]
     y = (jnp.argmax(linear(pair, x), -1) + (jnp.arange(30) % 5 == 0)) % 2
     if make == "pgd":
-        attack = module.pgd_attack(epsilon=0.05, num_steps=20, keep="first", batch_size=16)
+        attack = module.pgd_attack(
+            epsilon=0.05, num_steps=20, keep="first", batch_size=16
+        )
     else:
         attack = module.autoattack(epsilon=0.05, num_steps=5, num_targets=0)
     outcome = module.robustness(key, attack, (linear, pair), x, y)
     gap = np.asarray(x).reshape(30, -1) @ np.asarray(pair[:, 0] - pair[:, 1])
-    margin = np.where(np.asarray(y) == 0, gap, -gap) / np.abs(np.asarray(pair[:, 0] - pair[:, 1])).sum()
+    margin = (
+        np.where(np.asarray(y) == 0, gap, -gap)
+        / np.abs(np.asarray(pair[:, 0] - pair[:, 1])).sum()
+    )
     np.testing.assert_array_equal(outcome.right, margin > 0)
     np.testing.assert_array_equal(outcome.robust, margin > 0.05)
     assert 0 < np.mean(outcome.robust) < np.mean(outcome.right) < 1
@@ -148,7 +201,13 @@ def test_a_sample_wrong_from_the_start_is_never_robust(samples, key):
     y = y.at[4].set((y[4] + 1) % 3)
 
     def corrects(key, apply_fn, variables, x, y):
-        return AttackResult(x, y, jnp.zeros(30), jnp.zeros(30), jnp.full(30, Status.NOT_FOUND, jnp.int32))
+        return AttackResult(
+            x,
+            y,
+            jnp.zeros(30),
+            jnp.zeros(30),
+            jnp.full(30, Status.NOT_FOUND, jnp.int32),
+        )
 
     outcome = module.robustness(key, corrects, (linear, members[0]), x, y)
     assert not outcome.robust[4]
@@ -156,25 +215,39 @@ def test_a_sample_wrong_from_the_start_is_never_robust(samples, key):
 
 
 def test_legacy_protocol_moves_pixels_out_of_the_ball(key):
-    """By hand: PGD on normalised values, clipped to [0, 1] there, so to [mean, mean + std] in pixels."""
+    """By hand: PGD on normalized values, clipped to [0, 1] there, so to [mean, mean + std] in pixels."""
     mean, std = (0.5, 0.4), (0.25, 0.2)
     x = jnp.asarray(RNG.uniform(0, 1, (6, 2, 2, 2)), jnp.float32)
     weights = jnp.asarray(RNG.normal(size=(8, 3)), jnp.float32)
     y = jnp.argmax(linear(weights, x), -1).at[2].add(1) % 3
     attack = module.legacy_attack(mean=mean, std=std, epsilon=0.1, num_steps=4)
     result = attack(jax.random.clone(key), linear, weights, x, y)
-    m, s = np.array(mean, "f4").reshape(1, 1, 1, 2), np.array(std, "f4").reshape(1, 1, 1, 2)
+    m, s = (
+        np.array(mean, "f4").reshape(1, 1, 1, 2),
+        np.array(std, "f4").reshape(1, 1, 1, 2),
+    )
     clean = (np.asarray(x) - m) / s
     noise = np.asarray(jax.random.uniform(key, x.shape, minval=-0.1, maxval=0.1))
     values = np.clip(clean + noise, 0, 1)
-    gradient_of = jax.grad(lambda v: jnp.sum(cross_entropy(linear(weights, v * s + m), y)))
+    gradient_of = jax.grad(
+        lambda v: jnp.sum(cross_entropy(linear(weights, v * s + m), y))
+    )
     for _ in range(4):
-        values = np.clip(clean + np.clip(values + 0.01 * np.sign(gradient_of(values)) - clean, -0.1, 0.1), 0, 1)
+        values = np.clip(
+            clean
+            + np.clip(values + 0.01 * np.sign(gradient_of(values)) - clean, -0.1, 0.1),
+            0,
+            1,
+        )
     np.testing.assert_allclose(result.images, values * s + m, atol=1e-6)
-    np.testing.assert_array_equal(result.labels, np.argmax(linear(weights, result.images), -1))
+    np.testing.assert_array_equal(
+        result.labels, np.argmax(linear(weights, result.images), -1)
+    )
     assert np.all((result.images >= m - 1e-6) & (result.images <= m + s + 1e-6))
     assert result.status[2] == Status.ALREADY_WRONG
-    np.testing.assert_allclose(result.distance, np.abs(np.asarray(result.images - x)).max((1, 2, 3)), rtol=1e-5)
+    np.testing.assert_allclose(
+        result.distance, np.abs(np.asarray(result.images - x)).max((1, 2, 3)), rtol=1e-5
+    )
     assert np.max(result.distance) > 10 * 0.1 * max(std)
 
 
@@ -183,18 +256,29 @@ def test_risk_gap_bound_holds_where_the_constant_is_known(samples):
     x, y, members = samples
     f, g = members[0], members[2]
     lipschitz = math.sqrt(2) * max(np.linalg.norm(m, 2) for m in (f, g))
-    gap = lambda images: cross_entropy(linear(f, images), y) - cross_entropy(linear(g, images), y)  # noqa: E731
+    gap = lambda images: (
+        cross_entropy(linear(f, images), y) - cross_entropy(linear(g, images), y)
+    )
     for epsilon in (0.05, 0.4):
-        attacked = attacks.pgd(linear, f, x, y, x, epsilon=epsilon, num_steps=10, keep="last").images
-        bound = module.risk_gap_bound(jnp.abs(gap(x)), lipschitz=lipschitz, epsilon=epsilon)
+        attacked = attacks.pgd(
+            linear, f, x, y, x, epsilon=epsilon, num_steps=10, keep="last"
+        ).images
+        bound = module.risk_gap_bound(
+            jnp.abs(gap(x)), lipschitz=lipschitz, epsilon=epsilon
+        )
         assert np.all(jnp.abs(gap(attacked)) <= bound)
-        mean = module.risk_gap_bound(jnp.abs(jnp.mean(gap(x))), lipschitz=lipschitz, epsilon=epsilon)
+        mean = module.risk_gap_bound(
+            jnp.abs(jnp.mean(gap(x))), lipschitz=lipschitz, epsilon=epsilon
+        )
         assert abs(jnp.mean(gap(attacked))) <= mean
-    # opposite models of one direction, moved along it while cross-entropy is steepest, come close to the bound
+    # opposite models of one direction, moved along it while cross-entropy is steepest,
+    # come close to the bound
     one = jnp.array([[1.0, -1.0]])
-    loss = lambda w, v: float(cross_entropy(v * w[0], jnp.array(0)))  # noqa: E731
+    loss = lambda w, v: float(cross_entropy(v * w[0], jnp.array(0)))
     before, after = ([loss(w, v) for w in (one, -one)] for v in (-20.0, -20.5))
-    bound = module.risk_gap_bound(abs(before[0] - before[1]), lipschitz=2.0, epsilon=0.5)
+    bound = module.risk_gap_bound(
+        abs(before[0] - before[1]), lipschitz=2.0, epsilon=0.5
+    )
     assert abs(after[0] - after[1]) <= bound
     assert abs(after[0] - after[1]) - abs(before[0] - before[1]) > 0.49 * 2 * 2.0 * 0.5
 
@@ -205,9 +289,13 @@ def test_bad_input(samples, key):
     with pytest.raises(InputError, match="images in"):
         module.transfer(key, attack, [(linear, members[0])], None, x * 5, y)
     with pytest.raises(InputError, match="divide uint8"):
-        module.robustness(key, attack, (linear, members[0]), (x * 255).astype(jnp.uint8), y)
+        module.robustness(
+            key, attack, (linear, members[0]), (x * 255).astype(jnp.uint8), y
+        )
     with pytest.raises(InputError, match="mean and a deviation for each"):
         module.legacy_attack()(key, linear, members[0], x, y)
-    outcome = module.Transfer(*(jnp.ones(shape, bool) for shape in ((1, 2), (1, 2), (1, 2), (1, 1, 2))))
+    outcome = module.Transfer(
+        *(jnp.ones(shape, bool) for shape in ((1, 2), (1, 2), (1, 2), (1, 1, 2)))
+    )
     with pytest.raises(InputError, match="unknown condition"):
         outcome.counted("always")

@@ -13,14 +13,18 @@ from unlearn_jax.audit import (
     interval,
     run_weights,
     sample_weights,
-    summarise,
+    summarize,
     weighted_auc,
     weighted_mean,
 )
 from unlearn_jax.types import InputError
 
 SAMPLES = st.lists(
-    st.tuples(st.sampled_from([-np.inf, -1e30, 0.0, 1.0, 2.0, np.inf]), st.sampled_from("+-o"), st.integers(0, 3)),
+    st.tuples(
+        st.sampled_from([-np.inf, -1e30, 0.0, 1.0, 2.0, np.inf]),
+        st.sampled_from("+-o"),
+        st.integers(0, 3),
+    ),
     min_size=2,
     max_size=15,
 ).filter(lambda rows: {"+", "-"} <= {side for _, side, _ in rows})
@@ -30,11 +34,20 @@ SAMPLES = st.lists(
 @given(SAMPLES)
 def test_weighted_auc_equals_repeating_samples(rows):
     scores = np.array([score for score, _, _ in rows])
-    positive, negative = (np.array([side == mark for _, side, _ in rows]) for mark in "+-")
+    positive, negative = (
+        np.array([side == mark for _, side, _ in rows]) for mark in "+-"
+    )
     counts = np.array([count for _, _, count in rows])
     weights = np.stack([counts, np.ones_like(counts), counts[::-1]])
-    expected = [oracles.repeated_auc(scores, positive, negative, row) for row in weights]
-    assert np.allclose(weighted_auc(scores, positive, negative, weights), expected, rtol=1e-12, equal_nan=True)
+    expected = [
+        oracles.repeated_auc(scores, positive, negative, row) for row in weights
+    ]
+    assert np.allclose(
+        weighted_auc(scores, positive, negative, weights),
+        expected,
+        rtol=1e-12,
+        equal_nan=True,
+    )
 
 
 def test_weighted_auc_is_the_same_in_blocks_in_any_order_and_for_jax_arrays():
@@ -49,12 +62,22 @@ def test_weighted_auc_is_the_same_in_blocks_in_any_order_and_for_jax_arrays():
         kept = kept[(positive | negative)[kept]]
         assert np.isclose(value[row], auc(scores[kept], positive[kept]), rtol=1e-13)
     order = rng.permutation(3000)
-    assert np.array_equal(weighted_auc(scores[order], positive[order], negative[order], weights[:, order]), value)
+    assert np.array_equal(
+        weighted_auc(
+            scores[order], positive[order], negative[order], weights[:, order]
+        ),
+        value,
+    )
     on_device = [jnp.asarray(x) for x in (scores, positive, negative, weights)]
     assert np.array_equal(weighted_auc(*on_device), value)
-    assert np.allclose(weighted_auc(scores, positive, negative, weights * 0.25), value, rtol=1e-13)
+    assert np.allclose(
+        weighted_auc(scores, positive, negative, weights * 0.25), value, rtol=1e-13
+    )
     assert np.allclose(weighted_auc(scores, negative, positive, weights), 1 - value)
-    assert not np.isclose(weighted_auc(scores, np.roll(positive, 1), ~np.roll(positive, 1), weights), value).all()
+    assert not np.isclose(
+        weighted_auc(scores, np.roll(positive, 1), ~np.roll(positive, 1), weights),
+        value,
+    ).all()
 
 
 def test_weighted_mean_equals_repeating_samples():
@@ -86,11 +109,17 @@ def test_run_weights_are_products_of_level_counts():
     factors = np.array([[o, f] for o in (1, 10, 100) for f in (5, 6) for _ in range(2)])
     weights = run_weights(np.random.default_rng(0), 3000, factors)
     assert weights.shape == (3000, 12)
-    assert np.array_equal(weights[:, ::2], weights[:, 1::2])  # repeats of a cell share their weight
-    assert (weights.sum(1) == 12).all()  # complete design: (3 counts sum to 3) x (2 to 2) x 2 repeats
+    assert np.array_equal(
+        weights[:, ::2], weights[:, 1::2]
+    )  # repeats of a cell share their weight
+    assert (
+        weights.sum(1) == 12
+    ).all()  # complete design: (3 counts sum to 3) x (2 to 2) x 2 repeats
     assert np.allclose(weights.mean(0), 1, atol=0.12)
     table = weights[:, ::2].reshape(-1, 3, 2)
-    assert np.array_equal(table[:, 0, 0] * table[:, 1, 1], table[:, 0, 1] * table[:, 1, 0])  # rank one
+    assert np.array_equal(
+        table[:, 0, 0] * table[:, 1, 1], table[:, 0, 1] * table[:, 1, 0]
+    )  # rank one
     only_sets = run_weights(np.random.default_rng(0), 100, [[4, 0], [4, 1], [4, 2]])
     assert (only_sets.sum(1) == 3).all()
     assert only_sets.std() > 0
@@ -108,16 +137,21 @@ def test_interval_is_the_percentile_interval_and_holds_the_estimate():
     assert gone.num_dropped == 2
 
 
-def test_summarise_drops_what_has_no_value_and_nothing_else():
+def test_summarize_drops_what_has_no_value_and_nothing_else():
     values, nan = [0.2, 0.4, 0.9], np.nan
     replicates = [[0.2, 0.4, 0.9], [nan, 0.5, 0.7], [nan, 0.5, 0.7], [1.0, 1.0, 1.0]]
-    weights = [[1, 1, 1], [0, 3, 1], [1, 1, 1], [0, 0, 0]]  # mean 0.5, mean 0.55, no value, no weight
-    estimate = summarise(values, replicates, weights, level=0.999)
+    weights = [
+        [1, 1, 1],
+        [0, 3, 1],
+        [1, 1, 1],
+        [0, 0, 0],
+    ]  # mean 0.5, mean 0.55, no value, no weight
+    estimate = summarize(values, replicates, weights, level=0.999)
     assert np.isclose(estimate.mean, 0.5)
     assert np.isclose(estimate.std, np.std(values, ddof=1))
     assert np.allclose((estimate.low, estimate.high), (0.5, 0.55), atol=1e-4)
     assert (estimate.num_runs, estimate.num_dropped) == (3, 2)
-    assert np.isnan(summarise([0.2], [[0.2], [0.3]], [[1], [1]]).std)
+    assert np.isnan(summarize([0.2], [[0.2], [0.3]], [[1], [1]]).std)
 
 
 def _simulated_estimate(rng, num_originals, num_sets, shift=0.0):
@@ -138,7 +172,9 @@ def _simulated_estimate(rng, num_originals, num_sets, shift=0.0):
             factors.append((original, index))
             points.append(auc(run[pool], mask[pool]))
             replicates.append(weighted_auc(run, mask, test, weights))
-    return summarise(points, np.stack(replicates, axis=1), run_weights(rng, 200, factors))
+    return summarize(
+        points, np.stack(replicates, axis=1), run_weights(rng, 200, factors)
+    )
 
 
 @pytest.mark.parametrize(("num_originals", "num_sets"), [(1, 1), (2, 3), (3, 3)])
@@ -173,22 +209,65 @@ def test_treating_runs_as_independent_would_be_too_short():
         (lambda r: sample_weights(r, 5, [[0, 1]]), "integer per sample"),
         (lambda r: run_weights(r, 0, [[0, 1]]), "at least 1"),
         (lambda r: run_weights(r, 5, [0, 1]), r"\[R, 2\] integers"),
-        (lambda r: weighted_auc([1, 2], [True, True], [False, True], np.ones((1, 2))), "overlap"),
-        (lambda r: weighted_auc([1, 2], [True, False], [False, False], np.ones((1, 2))), "negative is empty"),
-        (lambda r: weighted_auc([1, 2], [False, False], [False, True], np.ones((1, 2))), "positive is empty"),
-        (lambda r: weighted_auc([np.nan, 2], [True, False], [False, True], np.ones((1, 2))), "1 NaN"),
-        (lambda r: weighted_auc([1, 2], [True, False], [False, True], np.ones(2)), r"\[B, 2\]"),
-        (lambda r: weighted_auc([1, 2], [True, False], [False, True], -np.ones((1, 2))), "negative or NaN"),
-        (lambda r: weighted_auc([1, 2], [True, False], [False, True], [[1, np.nan]]), "negative or NaN"),
-        (lambda r: weighted_auc([1, 2], [1, 0], [False, True], np.ones((1, 2))), "boolean"),
+        (
+            lambda r: weighted_auc(
+                [1, 2], [True, True], [False, True], np.ones((1, 2))
+            ),
+            "overlap",
+        ),
+        (
+            lambda r: weighted_auc(
+                [1, 2], [True, False], [False, False], np.ones((1, 2))
+            ),
+            "negative is empty",
+        ),
+        (
+            lambda r: weighted_auc(
+                [1, 2], [False, False], [False, True], np.ones((1, 2))
+            ),
+            "positive is empty",
+        ),
+        (
+            lambda r: weighted_auc(
+                [np.nan, 2], [True, False], [False, True], np.ones((1, 2))
+            ),
+            "1 NaN",
+        ),
+        (
+            lambda r: weighted_auc([1, 2], [True, False], [False, True], np.ones(2)),
+            r"\[B, 2\]",
+        ),
+        (
+            lambda r: weighted_auc(
+                [1, 2], [True, False], [False, True], -np.ones((1, 2))
+            ),
+            "negative or NaN",
+        ),
+        (
+            lambda r: weighted_auc([1, 2], [True, False], [False, True], [[1, np.nan]]),
+            "negative or NaN",
+        ),
+        (
+            lambda r: weighted_auc([1, 2], [1, 0], [False, True], np.ones((1, 2))),
+            "boolean",
+        ),
         (lambda r: weighted_mean([1, 2], [False, False], np.ones((1, 2))), "empty"),
-        (lambda r: weighted_mean([1, np.inf], [True, True], np.ones((1, 2))), "NaN or infinite"),
+        (
+            lambda r: weighted_mean([1, np.inf], [True, True], np.ones((1, 2))),
+            "NaN or infinite",
+        ),
         (lambda r: interval([0.5], np.nan), "estimate is NaN"),
         (lambda r: interval([0.5], 0.5, level=0.0), "between 0 and 1"),
         (lambda r: interval([], 0.5), "at least one"),
-        (lambda r: summarise([0.5, np.nan], np.ones((3, 2)), np.ones((3, 2))), "NaN or infinite"),
-        (lambda r: summarise([0.5, 0.5], np.ones((3, 2)), np.ones((4, 2))), "for both"),
-        (lambda r: summarise([0.5, 0.5], np.ones((3, 2)), np.ones((3, 1))), r"\[B, 2\]"),
+        (
+            lambda r: summarize([0.5, np.nan], np.ones((3, 2)), np.ones((3, 2))),
+            "NaN or infinite",
+        ),
+        (lambda r: summarize([0.5, 0.5], np.ones((3, 2)), np.ones((4, 2))), "for both"),
+        (
+            lambda r: summarize([0.5, 0.5], np.ones((3, 2)), np.ones((3, 1))),
+            r"\[B, 2\]",
+        ),
     ],
 )
 def test_errors_say_what_to_do(call, message):
@@ -213,6 +292,8 @@ def test_weighted_tpr_equals_the_curve_of_repeated_samples(max_fpr, decimals):
 
 def test_weighted_tpr_without_weight_is_nan_and_refuses_bad_rates():
     masks = np.array([True, False]), np.array([False, True])
-    assert np.isnan(audit.weighted_tpr([1.0, 0.0], *masks, np.array([[0, 1], [1, 0]]), max_fpr=0.1)).all()
+    assert np.isnan(
+        audit.weighted_tpr([1.0, 0.0], *masks, np.array([[0, 1], [1, 0]]), max_fpr=0.1)
+    ).all()
     with pytest.raises(InputError, match="max_fpr"):
         audit.weighted_tpr([1.0, 0.0], *masks, np.ones((1, 2)), max_fpr=2)

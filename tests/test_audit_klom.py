@@ -14,16 +14,29 @@ from unlearn_jax.audit import klom, klom_summary
 from unlearn_jax.types import InputError
 
 # Ties, constants, values on bin edges, and values that must be clipped.
-MARGINS = st.one_of(st.sampled_from([-math.inf, -200.0, -1.0, 0.0, 0.5, 1.0, 100.0, math.inf]), st.floats(-3, 3))
+MARGINS = st.one_of(
+    st.sampled_from([-math.inf, -200.0, -1.0, 0.0, 0.5, 1.0, 100.0, math.inf]),
+    st.floats(-3, 3),
+)
 
 
 def ensembles(num_samples):
-    return st.tuples(*(st.integers(2, 8).flatmap(lambda m: arrays(float, (m, num_samples), elements=MARGINS)),) * 2)
+    return st.tuples(
+        *(
+            st.integers(2, 8).flatmap(
+                lambda m: arrays(float, (m, num_samples), elements=MARGINS)
+            ),
+        )
+        * 2
+    )
 
 
 def one_sample(unlearned, oracle, *, num_bins=20, max_margin=100.0, floor=1e-5):
     """The definition for one sample, in plain Python."""
-    sides = [[min(max(v, -max_margin), max_margin) for v in side] for side in (unlearned, oracle)]
+    sides = [
+        [min(max(v, -max_margin), max_margin) for v in side]
+        for side in (unlearned, oracle)
+    ]
     start, end = min(map(min, sides)), max(map(max, sides))
     if start == end:
         return 0.0
@@ -43,7 +56,9 @@ def test_equals_the_definition(margins, num_bins, floor):
     unlearned, oracle = margins
     knobs = {"num_bins": num_bins, "floor": floor}
     got = klom(unlearned, oracle, **knobs)
-    expected = [one_sample(u, o, **knobs) for u, o in zip(unlearned.T, oracle.T, strict=True)]
+    expected = [
+        one_sample(u, o, **knobs) for u, o in zip(unlearned.T, oracle.T, strict=True)
+    ]
     assert np.allclose(got, expected, rtol=1e-12, atol=1e-15)
     assert (got >= -num_bins * floor - 1e-15).all()
     assert (got <= -math.log(floor) + 1e-12).all()
@@ -51,13 +66,21 @@ def test_equals_the_definition(margins, num_bins, floor):
 
 def test_models_and_samples_have_no_order_and_jax_arrays_pass():
     rng = np.random.default_rng(0)
-    unlearned, oracle = rng.normal(0.5, 1, (30, 12)).astype(np.float32), rng.normal(size=(20, 12)).astype(np.float32)
+    unlearned, oracle = (
+        rng.normal(0.5, 1, (30, 12)).astype(np.float32),
+        rng.normal(size=(20, 12)).astype(np.float32),
+    )
     value = klom(unlearned, oracle)
     samples = rng.permutation(12)
     assert value.shape == (12,)
-    assert np.array_equal(klom(unlearned[::-1, samples], oracle[rng.permutation(20)][:, samples]), value[samples])
+    assert np.array_equal(
+        klom(unlearned[::-1, samples], oracle[rng.permutation(20)][:, samples]),
+        value[samples],
+    )
     assert np.array_equal(klom(jnp.asarray(unlearned), jnp.asarray(oracle)), value)
-    assert not np.allclose(klom(oracle, unlearned), value)  # the divergence has a direction
+    assert not np.allclose(
+        klom(oracle, unlearned), value
+    )  # the divergence has a direction
 
 
 def test_the_ends_of_the_scale():
@@ -65,10 +88,13 @@ def test_the_ends_of_the_scale():
     oracle = rng.normal(size=(50, 40))
     assert np.array_equal(klom(oracle[::-1], oracle), np.zeros(40))
     assert np.allclose(klom(oracle / 100 + 60, oracle, floor=1e-3), -math.log(1e-3))
-    assert (klom(oracle + 60, oracle, floor=1e-3) < -math.log(1e-3)).all()  # spread over bins, each as empty
+    assert (
+        klom(oracle + 60, oracle, floor=1e-3) < -math.log(1e-3)
+    ).all()  # spread over bins, each as empty
     shifted = [klom(oracle + shift, oracle).mean() for shift in (0.0, 0.5, 1.0, 2.0)]
     assert shifted == sorted(shifted)
-    # the oracles cover the unlearned margins: cheap; the other way round, the empty oracle bins cost
+    # the oracles cover the unlearned margins: cheap; the other way round, the empty
+    # oracle bins cost
     assert klom(oracle, 5 * oracle).mean() < klom(5 * oracle, oracle).mean()
 
 
@@ -79,8 +105,12 @@ def test_infinities_and_outliers_are_clipped():
     wild[0, 0], wild[1, 0] = math.inf, -math.inf
     clipped = unlearned.copy()
     clipped[0, 0], clipped[1, 0] = 7, -7
-    assert np.array_equal(klom(wild, oracle, max_margin=7), klom(clipped, oracle, max_margin=7))
-    assert not np.allclose(klom(wild, oracle, max_margin=9)[0], klom(clipped, oracle, max_margin=7)[0])
+    assert np.array_equal(
+        klom(wild, oracle, max_margin=7), klom(clipped, oracle, max_margin=7)
+    )
+    assert not np.allclose(
+        klom(wild, oracle, max_margin=9)[0], klom(clipped, oracle, max_margin=7)[0]
+    )
 
 
 def test_the_bias_table_of_the_docstring():
@@ -101,7 +131,9 @@ def test_summary_of_a_mask():
     assert summary.num_samples == len(kept)
     position = 0.95 * (len(kept) - 1)
     below = int(position)
-    assert math.isclose(summary.p95, kept[below] + (position - below) * (kept[below + 1] - kept[below]))
+    assert math.isclose(
+        summary.p95, kept[below] + (position - below) * (kept[below + 1] - kept[below])
+    )
     assert math.isclose(summary.median, np.median(kept))
     for point, (low, high, dropped) in zip(summary[:3], summary[3:6], strict=True):
         assert low < point < high
@@ -110,13 +142,18 @@ def test_summary_of_a_mask():
     assert abs(width / (3.92 * np.std(kept) / math.sqrt(len(kept))) - 1) < 0.1
     assert klom_summary(values, mask, seed=1).mean_interval != summary.mean_interval
     narrow = klom_summary(values, mask, level=0.5).p95_interval
-    assert summary.p95_interval.low < narrow.low < narrow.high < summary.p95_interval.high
+    assert (
+        summary.p95_interval.low < narrow.low < narrow.high < summary.p95_interval.high
+    )
 
 
 def test_the_interval_of_the_percentile_covers_it():
     rng = np.random.default_rng(5)
     truth = -math.log(0.05)  # of an exponential distribution
-    intervals = [klom_summary(rng.exponential(size=400), num_replicates=200).p95_interval for _ in range(150)]
+    intervals = [
+        klom_summary(rng.exponential(size=400), num_replicates=200).p95_interval
+        for _ in range(150)
+    ]
     assert 0.88 < np.mean([low <= truth <= high for low, high, _ in intervals]) < 0.99
 
 

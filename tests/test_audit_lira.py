@@ -13,11 +13,17 @@ from hypothesis import strategies as st
 from unlearn_jax.audit import auc, auc_interval, lira, lira_leave_one_out
 from unlearn_jax.types import InputError
 
-VARIANCES = ["per_sample", "fixed_centred", "fixed_global", "fixed_separate"]
-MODES = [{"mode": "online"}, {"mode": "offline"}, {"mode": "offline", "offline_score": "cdf"}]
+VARIANCES = ["per_sample", "fixed_centered", "fixed_global", "fixed_separate"]
+MODES = [
+    {"mode": "online"},
+    {"mode": "offline"},
+    {"mode": "offline", "offline_score": "cdf"},
+]
 KNOBS = [
     {"variance": variance, "center": center, **mode}
-    for variance, center, mode in itertools.product(VARIANCES, ["median", "mean"], MODES)
+    for variance, center, mode in itertools.product(
+        VARIANCES, ["median", "mean"], MODES
+    )
 ]
 
 
@@ -32,11 +38,28 @@ def log_normal(x, mean, std):
 
 def fixed_std(lists, variance, average):
     """One standard deviation of a side's lists of values, one list per sample."""
-    origin = [average(values) if variance == "fixed_centred" else 0.0 for values in lists]
-    return np.std([value - zero for values, zero in zip(lists, origin, strict=True) for value in values])
+    origin = [
+        average(values) if variance == "fixed_centered" else 0.0 for values in lists
+    ]
+    return np.std(
+        [
+            value - zero
+            for values, zero in zip(lists, origin, strict=True)
+            for value in values
+        ]
+    )
 
 
-def lira_loop(target, ins, outs, *, mode="online", variance="per_sample", center="median", offline_score="density"):
+def lira_loop(
+    target,
+    ins,
+    outs,
+    *,
+    mode="online",
+    variance="per_sample",
+    center="median",
+    offline_score="density",
+):
     """LiRA sample by sample from lists of values; ``target [N]``, one augmentation."""
     average = {"median": np.median, "mean": np.mean}[center]
     scores = []
@@ -44,14 +67,20 @@ def lira_loop(target, ins, outs, *, mode="online", variance="per_sample", center
         if variance == "per_sample":
             std_in, std_out = np.std(inside), np.std(outside)
         else:
-            std_in, std_out = (fixed_std(side, variance, average) for side in (ins, outs))
+            std_in, std_out = (
+                fixed_std(side, variance, average) for side in (ins, outs)
+            )
         if mode == "online":
             std_out = std_in if variance == "fixed_global" else std_out
-            score = log_normal(x, average(inside), std_in) - log_normal(x, average(outside), std_out)
+            score = log_normal(x, average(inside), std_in) - log_normal(
+                x, average(outside), std_out
+            )
         elif offline_score == "density":
             score = -log_normal(x, average(outside), std_out)
         else:
-            score = math.log(math.erfc(-(x - average(outside)) / std_out / math.sqrt(2)) / 2)
+            score = math.log(
+                math.erfc(-(x - average(outside)) / std_out / math.sqrt(2)) / 2
+            )
         scores.append(score)
     return np.array(scores)
 
@@ -60,7 +89,10 @@ def split(shadow, member, without=(), balance=False):
     """Lists of IN and of OUT values per sample, one model taken out; balanced, also the other side's last."""
     ins, outs = [], []
     for values, trained in zip(shadow.T, member.T, strict=True):
-        both = [[(m, v) for m, v in enumerate(values) if trained[m] == side] for side in (True, False)]
+        both = [
+            [(m, v) for m, v in enumerate(values) if trained[m] == side]
+            for side in (True, False)
+        ]
         kept = [[v for m, v in pairs if m not in without] for pairs in both]
         for values_kept, pairs in zip(kept, both, strict=True):
             if balance and len(values_kept) == len(pairs):
@@ -79,7 +111,8 @@ def case():
     return rng.normal(size=30), shadow.astype(np.float32), member
 
 
-# TF-Privacy's unit tests (advanced_mia_test.py): its scores are low for members, ours are minus its. OUT = -IN.
+# TF-Privacy's unit tests (advanced_mia_test.py): its scores are low for members, ours
+# are minus its. OUT = -IN.
 TFP_TARGET = [1.0, 0.0, 0.0]
 TFP_IN = np.array([[-1.0, 0.0, 0.0], [1.0, 2.0, 20.0]])
 TFP_OUT_ONLY = {
@@ -96,7 +129,9 @@ def test_tf_privacy_numbers(variance, center):
     knobs = {"variance": variance, "center": center}
     out_only = lira(TFP_TARGET, shadow, member, mode="offline", **knobs)
     assert np.allclose(-out_only, TFP_OUT_ONLY[variance], atol=1e-7)
-    in_only = -lira(TFP_TARGET, shadow, ~member, mode="offline", **knobs)  # log Pr(IN): high for members
+    in_only = -lira(
+        TFP_TARGET, shadow, ~member, mode="offline", **knobs
+    )  # log Pr(IN): high for members
     assert np.allclose(-in_only, -np.array(TFP_OUT_ONLY[variance]), atol=1e-7)
     assert np.allclose(lira(TFP_TARGET, shadow, member, **knobs), 0, atol=1e-12)
 
@@ -106,7 +141,11 @@ def test_tf_privacy_numbers_with_two_augmentations(center):
     inside = np.array([[[-1.0, 0.0]], [[1.0, 20.0]]])
     shadow, target = np.concatenate([inside, -inside]), [[1.0, 0.0]]
     assert np.allclose(lira(target, shadow, FIRST_TWO, center=center), 0, atol=1e-12)
-    assert np.allclose(lira(target, shadow, FIRST_TWO, mode="offline", center=center), 2.57023108, atol=1e-8)
+    assert np.allclose(
+        lira(target, shadow, FIRST_TWO, mode="offline", center=center),
+        2.57023108,
+        atol=1e-8,
+    )
 
 
 @pytest.mark.parametrize("knobs", KNOBS, ids=lambda k: "-".join(k.values()))
@@ -124,40 +163,72 @@ def test_leave_one_out_equals_removing_the_model(case, knobs, balance):
     _, shadow, member = case
     scores = lira_leave_one_out(shadow, member, balance=balance, **knobs)
     for m, row in enumerate(scores):
-        ins, outs = split(shadow.astype(np.float64), member, without=(m,), balance=balance)
-        assert np.allclose(row, lira_loop(shadow[m].astype(np.float64), ins, outs, **knobs), rtol=1e-8, atol=1e-8)
+        ins, outs = split(
+            shadow.astype(np.float64), member, without=(m,), balance=balance
+        )
+        assert np.allclose(
+            row,
+            lira_loop(shadow[m].astype(np.float64), ins, outs, **knobs),
+            rtol=1e-8,
+            atol=1e-8,
+        )
         if not balance:
-            alone = lira(shadow[m], np.delete(shadow, m, axis=0), np.delete(member, m, axis=0), **knobs)
+            alone = lira(
+                shadow[m],
+                np.delete(shadow, m, axis=0),
+                np.delete(member, m, axis=0),
+                **knobs,
+            )
             assert np.allclose(row, alone, rtol=1e-9, atol=1e-9)
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.integers(0, 2**32 - 1), st.integers(6, 11), st.integers(1, 6), st.integers(0, 2), st.sampled_from(KNOBS))
-def test_leave_one_out_with_ties_odd_sizes_and_augmentations(seed, models, samples, augmentations, knobs):
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(6, 11),
+    st.integers(1, 6),
+    st.integers(0, 2),
+    st.sampled_from(KNOBS),
+)
+def test_leave_one_out_with_ties_odd_sizes_and_augmentations(
+    seed, models, samples, augmentations, knobs
+):
     rng = np.random.default_rng(seed)
     shape = (models, samples, augmentations)[: 2 + bool(augmentations)]
     shadow = rng.integers(-2, 3, shape) / 2
     member = rng.random((models, samples)).argsort(0) < 3
     scores = lira_leave_one_out(shadow, member, balance=False, min_std=0.1, **knobs)
     rest = [np.delete(np.arange(models), m) for m in range(models)]
-    slow = [lira(shadow[m], shadow[others], member[others], min_std=0.1, **knobs) for m, others in enumerate(rest)]
+    slow = [
+        lira(shadow[m], shadow[others], member[others], min_std=0.1, **knobs)
+        for m, others in enumerate(rest)
+    ]
     assert np.allclose(scores, slow, rtol=1e-8, atol=1e-8)
 
 
 def test_blocks_do_not_show(case, monkeypatch):
     _, shadow, member = case
     whole = lira_leave_one_out(shadow, member, variance="fixed")
-    monkeypatch.setattr(sys.modules[lira.__module__], "_BLOCK", 60)  # 7 samples, or 2 models
-    assert np.allclose(lira_leave_one_out(shadow, member, variance="fixed"), whole, rtol=1e-12)
+    monkeypatch.setattr(
+        sys.modules[lira.__module__], "_BLOCK", 60
+    )  # 7 samples, or 2 models
+    assert np.allclose(
+        lira_leave_one_out(shadow, member, variance="fixed"), whole, rtol=1e-12
+    )
 
 
 def test_augmentations_are_averaged(case):
     target, shadow, member = case
-    targets, shadows = np.stack([target, target**2], -1), np.stack([shadow, shadow[:, ::-1]], -1)
+    targets, shadows = (
+        np.stack([target, target**2], -1),
+        np.stack([shadow, shadow[:, ::-1]], -1),
+    )
     one, other = lira(target, shadow, member), lira(target**2, shadow[:, ::-1], member)
     assert np.allclose(lira(targets, shadows, member), (one + other) / 2, rtol=1e-12)
     many = lira(np.stack([targets, targets + 1]), shadows, member)
-    assert np.array_equal(many, [lira(targets, shadows, member), lira(targets + 1, shadows, member)])
+    assert np.array_equal(
+        many, [lira(targets, shadows, member), lira(targets + 1, shadows, member)]
+    )
 
 
 def test_many_targets_and_jax_arrays(case):
@@ -165,7 +236,9 @@ def test_many_targets_and_jax_arrays(case):
     targets = np.stack([target, target**2, -target])
     alone = [lira(t, shadow, member, variance="fixed") for t in targets]
     assert np.array_equal(lira(targets, shadow, member, variance="fixed"), alone)
-    as_jax = lira(targets, jnp.asarray(shadow), jnp.asarray(member), variance="fixed_centred")
+    as_jax = lira(
+        targets, jnp.asarray(shadow), jnp.asarray(member), variance="fixed_centered"
+    )
     assert np.array_equal(as_jax, alone)
 
 
@@ -175,10 +248,19 @@ def test_samples_models_shift_and_unit_do_not_matter(case, knobs):
     rng = np.random.default_rng(1)
     scores = lira(target, shadow, member, **knobs)
     n, m = rng.permutation(30), rng.permutation(8)
-    assert np.allclose(lira(target[n], shadow[:, n], member[:, n], **knobs), scores[n], rtol=1e-9)
+    assert np.allclose(
+        lira(target[n], shadow[:, n], member[:, n], **knobs), scores[n], rtol=1e-9
+    )
     assert np.allclose(lira(target, shadow[m], member[m], **knobs), scores, rtol=1e-9)
-    unit = 3 * target + 5, 3 * shadow.astype(np.float64) + 5  # a density is in units of the signal
-    offset = math.log(3) if knobs["mode"] == "offline" and "offline_score" not in knobs else 0
+    unit = (
+        3 * target + 5,
+        3 * shadow.astype(np.float64) + 5,
+    )  # a density is in units of the signal
+    offset = (
+        math.log(3)
+        if knobs["mode"] == "offline" and "offline_score" not in knobs
+        else 0
+    )
     assert np.allclose(lira(*unit, member, **knobs), scores + offset, rtol=1e-6)
 
 
@@ -186,35 +268,55 @@ def gaussian_bank(rng, distance, samples=6000):
     """Targets N(mu + d, 1) for members and N(mu, 1) for others, and shadows with exactly these moments."""
     mu, is_member = 3 * rng.normal(size=samples), rng.random(samples) < 0.5
     shadow = mu + np.array([distance - 1, distance + 1, -1.0, 1.0])[:, None]
-    return mu + distance * is_member + rng.normal(size=samples), shadow, np.repeat(FIRST_TWO, samples, 1), is_member
+    return (
+        mu + distance * is_member + rng.normal(size=samples),
+        shadow,
+        np.repeat(FIRST_TWO, samples, 1),
+        is_member,
+    )
 
 
 @pytest.mark.parametrize("distance", [0.5, 1.5])
 def test_the_area_is_that_of_two_gaussians(distance):
-    target, shadow, member, is_member = gaussian_bank(np.random.default_rng(2), distance)
+    target, shadow, member, is_member = gaussian_bank(
+        np.random.default_rng(2), distance
+    )
     expected = 0.5 * math.erfc(-distance / 2)  # Phi(d / sqrt 2)
-    for knobs in ({}, {"variance": "fixed"}, {"mode": "offline", "offline_score": "cdf"}):
+    for knobs in (
+        {},
+        {"variance": "fixed"},
+        {"mode": "offline", "offline_score": "cdf"},
+    ):
         scores = lira(target, shadow, member, **knobs)
         low, high, _ = auc_interval(scores, is_member, level=0.99, num_replicates=200)
         assert low < expected < high
         assert high - low < 0.04
-    exact = distance * (target - shadow[2:].mean(0)) - distance**2 / 2  # the likelihood ratio itself
+    exact = (
+        distance * (target - shadow[2:].mean(0)) - distance**2 / 2
+    )  # the likelihood ratio itself
     assert np.allclose(lira(target, shadow, member), exact, atol=1e-9)
 
 
 def test_one_number_for_both_sides_does_not_change_the_order(case):
     target, shadow, member = case
-    ins, outs = (np.median(side, axis=1) for side in map(np.array, split(shadow, member)))
+    ins, outs = (
+        np.median(side, axis=1) for side in map(np.array, split(shadow, member))
+    )
     margin = (ins - outs) * (target - (ins + outs) / 2)
     scores = lira(target, shadow, member, variance="fixed_global")
     assert np.array_equal(np.argsort(scores), np.argsort(margin))
-    assert not np.array_equal(np.argsort(lira(target, shadow, member)), np.argsort(margin))
+    assert not np.array_equal(
+        np.argsort(lira(target, shadow, member)), np.argsort(margin)
+    )
 
 
 def test_no_difference_no_evidence():
     rng = np.random.default_rng(3)
     values = rng.normal(size=(5, 40))
-    shadow, member = np.concatenate([values, values]), np.repeat(np.arange(10)[:, None] < 5, 40, axis=1)
+    shadow, member = (
+        np.concatenate([values, values]),
+        np.repeat(np.arange(10)[:, None] < 5, 40, axis=1),
+    )
     for variance in VARIANCES:
         assert (lira(rng.normal(size=40), shadow, member, variance=variance) == 0).all()
 
@@ -223,12 +325,23 @@ def test_no_difference_no_evidence():
 def test_exchangeable_signals_give_an_area_of_one_half(knobs):
     rng = np.random.default_rng(4)
     hardness = 3 * rng.normal(size=3000)
-    shadow, target = hardness + rng.normal(size=(6, 3000)), hardness + rng.normal(size=3000)
+    shadow, target = (
+        hardness + rng.normal(size=(6, 3000)),
+        hardness + rng.normal(size=3000),
+    )
     member, is_member = half_design(rng, 6, 3000), rng.random(3000) < 0.5
-    low, high, _ = auc_interval(lira(target, shadow, member, **knobs), is_member, level=0.999, num_replicates=200)
+    low, high, _ = auc_interval(
+        lira(target, shadow, member, **knobs),
+        is_member,
+        level=0.999,
+        num_replicates=200,
+    )
     assert low < 0.5 < high
     scores = lira_leave_one_out(shadow, member, **knobs)
-    assert abs(np.mean([auc(s, m) for s, m in zip(scores, member, strict=True)]) - 0.5) < 0.02
+    assert (
+        abs(np.mean([auc(s, m) for s, m in zip(scores, member, strict=True)]) - 0.5)
+        < 0.02
+    )
 
 
 def test_numbers_of_models_tell_membership_without_balance():
@@ -243,7 +356,10 @@ def test_offline_reads_only_models_without_the_sample(case):
     poisoned = np.where(member, np.nan, shadow)
     for variance in VARIANCES:
         offline = {"mode": "offline", "variance": variance}
-        assert np.array_equal(lira(target, poisoned, member, **offline), lira(target, shadow, member, **offline))
+        assert np.array_equal(
+            lira(target, poisoned, member, **offline),
+            lira(target, shadow, member, **offline),
+        )
     with pytest.raises(InputError, match="shadow has 120 values"):
         lira(target, poisoned, member)
 
@@ -251,7 +367,8 @@ def test_offline_reads_only_models_without_the_sample(case):
 def test_density_and_tail_differ_below_the_out_models():
     shadow, member = np.array([[-1.0] * 3, [1.0] * 3]), np.zeros((2, 3), bool)
     density, tail = (
-        lira([-4.0, 0.0, 4.0], shadow, member, mode="offline", offline_score=s) for s in ("density", "cdf")
+        lira([-4.0, 0.0, 4.0], shadow, member, mode="offline", offline_score=s)
+        for s in ("density", "cdf")
     )
     assert density[0] == density[2] > density[1]
     assert tail[0] < tail[1] < tail[2] < 0
@@ -263,12 +380,19 @@ def test_constant_signals_stay_finite():
         assert np.isfinite(lira([1.0, 1e30], shadow, member, **knobs)).all()
         assert np.isfinite(lira_leave_one_out(shadow, member, **knobs)).all()
     shadow = shadow + (~member) * 2.0
-    assert lira([1.0, 3.0], shadow, member, min_std=0.5).tolist() == [8, -8]  # (2 / 0.5)^2 / 2
+    assert lira([1.0, 3.0], shadow, member, min_std=0.5).tolist() == [
+        8,
+        -8,
+    ]  # (2 / 0.5)^2 / 2
 
 
 def _broken(change):
     rng = np.random.default_rng(0)
-    arguments = {"target": rng.random(6), "shadow": rng.random((4, 6)), "member": half_design(rng, 4, 6)}
+    arguments = {
+        "target": rng.random(6),
+        "shadow": rng.random((4, 6)),
+        "member": half_design(rng, 4, 6),
+    }
     return lira(**arguments | change(arguments))
 
 
@@ -277,20 +401,45 @@ def _broken(change):
     [
         (lambda a: {"target": np.ones(5)}, "same samples"),
         (lambda a: {"target": np.ones((2, 3, 6))}, "1 or 2 axes"),
-        (lambda a: {"target": np.ones((6, 2)), "shadow": np.ones((4, 6, 3))}, "same samples"),
+        (
+            lambda a: {"target": np.ones((6, 2)), "shadow": np.ones((4, 6, 3))},
+            "same samples",
+        ),
         (lambda a: {"target": np.full(6, np.nan)}, "target has 6"),
         (lambda a: {"target": np.full(6, -np.inf)}, "target has 6"),
         (lambda a: {"shadow": np.ones(6)}, "2 or 3 axes"),
         (lambda a: {"shadow": a["shadow"] * [1, 1, np.nan, 1, 1, 1]}, "shadow has 4"),
         (lambda a: {"member": a["member"].astype(int)}, "boolean mask"),
         (lambda a: {"member": a["member"][:2]}, "shape"),
-        (lambda a: {"member": np.zeros((4, 6), bool), "variance": "fixed"}, "fewer than 1 IN"),
-        (lambda a: {"member": np.ones((4, 6), bool), "variance": "fixed"}, "fewer than 1 OUT"),
-        (lambda a: {"member": np.ones((4, 6), bool), "mode": "offline"}, "fewer than 2 OUT"),
-        (lambda a: {k: a[k][:2] for k in ("shadow", "member")}, "6 samples have fewer than 2 .* fixed variance"),
-        (lambda a: {"shadow": np.ones((2, 6)), "member": np.eye(2, 6, dtype=bool)[:, [0, 1, 0, 1, 0, 1]]}, "than 2"),
         (
-            lambda a: {"shadow": np.ones((2, 6)), "member": np.eye(2, dtype=bool)[:, [0, 1] * 3], "variance": "fixed"},
+            lambda a: {"member": np.zeros((4, 6), bool), "variance": "fixed"},
+            "fewer than 1 IN",
+        ),
+        (
+            lambda a: {"member": np.ones((4, 6), bool), "variance": "fixed"},
+            "fewer than 1 OUT",
+        ),
+        (
+            lambda a: {"member": np.ones((4, 6), bool), "mode": "offline"},
+            "fewer than 2 OUT",
+        ),
+        (
+            lambda a: {k: a[k][:2] for k in ("shadow", "member")},
+            "6 samples have fewer than 2 .* fixed variance",
+        ),
+        (
+            lambda a: {
+                "shadow": np.ones((2, 6)),
+                "member": np.eye(2, 6, dtype=bool)[:, [0, 1, 0, 1, 0, 1]],
+            },
+            "than 2",
+        ),
+        (
+            lambda a: {
+                "shadow": np.ones((2, 6)),
+                "member": np.eye(2, dtype=bool)[:, [0, 1] * 3],
+                "variance": "fixed",
+            },
             "too few for a fixed",
         ),
         (lambda a: {"mode": "sideways"}, "'online', 'offline'"),
@@ -316,4 +465,8 @@ def test_leaving_one_out_needs_one_more():
         lira_leave_one_out(shadow, member, variance="fixed")
     assert lira_leave_one_out(shadow, member, variance="fixed_global").shape == (4, 6)
     with pytest.raises(InputError, match="shadow has 1"):
-        lira_leave_one_out(np.where(np.arange(6) + np.arange(4)[:, None], shadow, np.nan), member, mode="offline")
+        lira_leave_one_out(
+            np.where(np.arange(6) + np.arange(4)[:, None], shadow, np.nan),
+            member,
+            mode="offline",
+        )

@@ -32,7 +32,9 @@ def test_avg_gap_is_per_run_against_the_oracles_mean():
     values, oracle = rng.random((5, 4)), rng.random((3, 4))
     expected = [oracles.avg_gap(run, oracle) for run in values]
     assert np.allclose(avg_gap(values, oracle), expected, rtol=1e-14)
-    assert np.allclose(avg_gap(jnp.asarray(values), jnp.asarray(oracle)), expected, rtol=1e-6)
+    assert np.allclose(
+        avg_gap(jnp.asarray(values), jnp.asarray(oracle)), expected, rtol=1e-6
+    )
     assert avg_gap(values, oracle).mean() >= avg_gap(values.mean(0)[None], oracle)[0]
     assert avg_gap(oracle, oracle).max() > 0  # a retrained run is not its own mean
     assert np.allclose(avg_gap(oracle.mean(0)[None], oracle), 0)
@@ -40,12 +42,17 @@ def test_avg_gap_is_per_run_against_the_oracles_mean():
 
 def test_accuracy_counts_masked_samples_only():
     rng = np.random.default_rng(1)
-    logits, labels = rng.normal(size=(60, 4)).astype(np.float32), rng.integers(4, size=60)
+    logits, labels = (
+        rng.normal(size=(60, 4)).astype(np.float32),
+        rng.integers(4, size=60),
+    )
     mask = rng.random(60) < 0.5
     right = [np.argmax(z) == y for z, y in zip(logits, labels, strict=True)]
     assert accuracy(logits, labels) == np.mean(right)
     assert accuracy(logits, labels, mask) == np.mean(np.array(right)[mask])
-    assert accuracy(jnp.asarray(logits), jnp.asarray(labels), jnp.asarray(mask)) == accuracy(logits, labels, mask)
+    assert accuracy(
+        jnp.asarray(logits), jnp.asarray(labels), jnp.asarray(mask)
+    ) == accuracy(logits, labels, mask)
     assert accuracy(logits, logits.argmax(1)) == 1
     assert accuracy(logits, (logits.argmax(1) + 1) % 4) == 0
     broken = np.where(mask[:, None], logits, np.nan)
@@ -58,12 +65,19 @@ def test_forget_aucs_equal_counting():
     scores = rng.integers(0, 12, 120) + 2.0 * (part == 1)
     forget, retain, test = (part == k for k in range(3))
     measured = forget_aucs(scores, forget, retain, test)
-    for value, (above, below) in zip(measured, ((forget, test), (retain, forget), (retain, test)), strict=True):
+    for value, (above, below) in zip(
+        measured, ((forget, test), (retain, forget), (retain, test)), strict=True
+    ):
         kept = above | below
         assert np.isclose(value, oracles.mann_whitney(scores[kept], above[kept]))
     assert measured.fr > 0.6
-    assert np.allclose(forget_aucs(jnp.asarray(scores), *map(jnp.asarray, (forget, retain, test))), measured)
-    separated = forget_aucs(np.choose(part, [1.0, 2.0, 0.0, np.nan]), forget, retain, test)
+    assert np.allclose(
+        forget_aucs(jnp.asarray(scores), *map(jnp.asarray, (forget, retain, test))),
+        measured,
+    )
+    separated = forget_aucs(
+        np.choose(part, [1.0, 2.0, 0.0, np.nan]), forget, retain, test
+    )
     assert separated == (1.0, 1.0, 1.0)
 
 
@@ -75,7 +89,9 @@ def test_mis_separates_members_from_others():
     assert result.share == 0.25
     assert result.called_member.tolist() == [True] * 30 + [False] * 10
     assert result.num_per_side == 200
-    assert mis(jnp.asarray(sure), jnp.asarray(unsure), jnp.asarray(forget)).share == 0.25
+    assert (
+        mis(jnp.asarray(sure), jnp.asarray(unsure), jnp.asarray(forget)).share == 0.25
+    )
     assert mis(unsure, sure, forget).share == 0.75
 
 
@@ -105,7 +121,10 @@ PARTS = np.eye(3, dtype=bool)
         (lambda: accuracy([[1.0, 2.0]], [0], [False]), "empty"),
         (lambda: accuracy([[1.0, 2.0]], [0], [0]), "boolean"),
         (lambda: forget_aucs(np.ones(3), PARTS[0], PARTS[0], PARTS[1]), "overlap"),
-        (lambda: forget_aucs(np.ones(3), PARTS[0], PARTS[1], np.zeros(3, bool)), "test is empty"),
+        (
+            lambda: forget_aucs(np.ones(3), PARTS[0], PARTS[1], np.zeros(3, bool)),
+            "test is empty",
+        ),
         (lambda: forget_aucs([1, 2, np.nan], *PARTS), "1 NaN"),
         (lambda: forget_aucs(np.ones(3), [0], PARTS[1], PARTS[2]), "forget has dtype"),
         (lambda: avg_gap(np.ones(4), np.ones((1, 4))), "2 axes"),

@@ -10,7 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from unlearn_jax.audit.predictions import confusion_rows, kl_divergence, kodge_mia, softmax, total_variation
+from unlearn_jax.audit.predictions import (
+    confusion_rows,
+    kl_divergence,
+    kodge_mia,
+    softmax,
+    total_variation,
+)
 from unlearn_jax.types import InputError
 
 
@@ -23,12 +29,16 @@ def draw(seed, *shape):
 
 
 def slow_kl(p, q, floor):
-    return sum(a * math.log(a / max(b, floor)) for a, b in zip(p, q, strict=True) if a > 0)
+    return sum(
+        a * math.log(a / max(b, floor)) for a, b in zip(p, q, strict=True) if a > 0
+    )
 
 
 def slow_tv(p, q):
     """The largest difference of the probabilities of any event: over all subsets of the classes."""
-    subsets = ([k for k in range(len(p)) if bits >> k & 1] for bits in range(2 ** len(p)))
+    subsets = (
+        [k for k in range(len(p)) if bits >> k & 1] for bits in range(2 ** len(p))
+    )
     return max(sum(p[k] - q[k] for k in subset) for subset in subsets)
 
 
@@ -45,24 +55,43 @@ def test_softmax_is_sound_and_wide():
 def test_distances_equal_their_definitions_with_leading_axes():
     p, q = draw(1, 3, 8, 4), draw(2, 8, 4)
     for one, two in ((p, q), (q, p)):
-        pairs = [list(zip(*np.broadcast_arrays(one[m], two), strict=True)) for m in range(3)] if one is p else None
+        pairs = (
+            [
+                list(zip(*np.broadcast_arrays(one[m], two), strict=True))
+                for m in range(3)
+            ]
+            if one is p
+            else None
+        )
         pairs = pairs or [list(zip(one, two[m], strict=True)) for m in range(3)]
-        assert np.allclose(total_variation(one, two), [[slow_tv(*pair) for pair in row] for row in pairs], atol=1e-12)
+        assert np.allclose(
+            total_variation(one, two),
+            [[slow_tv(*pair) for pair in row] for row in pairs],
+            atol=1e-12,
+        )
         for floor in (1e-12, 1e-3):
-            expected = [[max(slow_kl(*pair, floor), 0) for pair in row] for row in pairs]
-            assert np.allclose(kl_divergence(one, two, floor=floor), expected, atol=1e-12)
+            expected = [
+                [max(slow_kl(*pair, floor), 0) for pair in row] for row in pairs
+            ]
+            assert np.allclose(
+                kl_divergence(one, two, floor=floor), expected, atol=1e-12
+            )
     assert total_variation(jnp.asarray(p), jnp.asarray(q)).shape == (3, 8)
 
 
 def test_a_class_that_is_ruled_out_costs_what_the_floor_says():
     p, q = [0.5, 0.5, 0.0], [1.0, 0.0, 0.0]
-    assert math.isclose(kl_divergence(p, q), 0.5 * math.log(0.5) + 0.5 * math.log(0.5 / 1e-12))
+    assert math.isclose(
+        kl_divergence(p, q), 0.5 * math.log(0.5) + 0.5 * math.log(0.5 / 1e-12)
+    )
     assert kl_divergence(p, q, floor=1e-6) < kl_divergence(p, q)
     assert kl_divergence(np.eye(3)[0], np.eye(3)[1]) <= -math.log(1e-12) + 1e-9
     assert total_variation(np.eye(3)[0], np.eye(3)[1]) == 1
 
 
-values = arrays(np.float64, (2, 5, 4), elements=st.floats(1e-3, 1) | st.just(0.0) | st.just(1e-15))
+values = arrays(
+    np.float64, (2, 5, 4), elements=st.floats(1e-3, 1) | st.just(0.0) | st.just(1e-15)
+)
 
 
 @settings(deadline=None, max_examples=60)
@@ -77,28 +106,45 @@ def test_properties_of_the_distances(drawn):
     assert (total_variation(p, p) == 0).all()
     assert (kl_divergence(p, p) <= 1e-10).all()
     assert (2 * distance**2 <= divergence + 1e-9).all()  # Pinsker
-    assert (distance <= total_variation(p, 0.5 * (p + q)) + total_variation(0.5 * (p + q), q) + 1e-12).all()
+    assert (
+        distance
+        <= total_variation(p, 0.5 * (p + q)) + total_variation(0.5 * (p + q), q) + 1e-12
+    ).all()
 
 
 def test_confusion_rows_equal_counting():
     rng = np.random.default_rng(3)
-    logits, labels = rng.normal(size=(80, 5)).astype(np.float32), rng.integers(4, size=80)  # class 4 has no sample
+    logits, labels = (
+        rng.normal(size=(80, 5)).astype(np.float32),
+        rng.integers(4, size=80),
+    )  # class 4 has no sample
     logits[0] = 1.0  # ties go to the first
     rows = confusion_rows(logits, labels)
     for y in range(5):
         for k in range(5):
-            mine = [int(np.argmax(z) == k) for z, label in zip(logits, labels, strict=True) if label == y]
+            mine = [
+                int(np.argmax(z) == k)
+                for z, label in zip(logits, labels, strict=True)
+                if label == y
+            ]
             assert math.isclose(rows[y, k], sum(mine) / max(len(mine), 1)), (y, k)
     assert np.allclose(rows.sum(1), [1, 1, 1, 1, 0])
-    assert np.array_equal(confusion_rows(jnp.asarray(logits), jnp.asarray(labels)), rows)
-    assert np.array_equal(confusion_rows(10 * np.eye(5)[labels], labels), np.diag([1, 1, 1, 1, 0]))
+    assert np.array_equal(
+        confusion_rows(jnp.asarray(logits), jnp.asarray(labels)), rows
+    )
+    assert np.array_equal(
+        confusion_rows(10 * np.eye(5)[labels], labels), np.diag([1, 1, 1, 1, 0])
+    )
 
 
 def confidences(seed, num_retain=540, num_forget=60, num_test=40):
     """True-class probabilities of a confident model, and of one that has forgotten the class."""
     rng = np.random.default_rng(seed)
     knows = [rng.beta(60, 1, n) for n in (num_retain, num_forget, num_test)]
-    forgot = [rng.beta(60, 1, num_retain), *(rng.beta(1, 200, n) for n in (num_forget, num_test))]
+    forgot = [
+        rng.beta(60, 1, num_retain),
+        *(rng.beta(1, 200, n) for n in (num_forget, num_test)),
+    ]
     return knows, forgot
 
 
@@ -118,7 +164,10 @@ def test_kodge_mia_keeps_the_proportion_of_the_sides():
     assert kodge_mia(*forgot).num_per_side == (540, 60)
     assert kodge_mia(*forgot, max_samples=None).num_per_side == (540, 60)
     assert kodge_mia(*forgot, max_samples=90).num_per_side == (90, 10)
-    assert kodge_mia(forgot[1], forgot[0], forgot[2], max_samples=90).num_per_side == (10, 90)
+    assert kodge_mia(forgot[1], forgot[0], forgot[2], max_samples=90).num_per_side == (
+        10,
+        90,
+    )
     assert kodge_mia(*forgot, max_samples=1).num_per_side == (1, 1)
     # a class as large as the rest: which side wins is chance, not 0 any more
     assert kodge_mia(knows[0][:60], knows[1], knows[2]).share > 0
@@ -127,11 +176,17 @@ def test_kodge_mia_keeps_the_proportion_of_the_sides():
 def test_kodge_mia_repeats_by_seed_and_follows_its_queries():
     rng = np.random.default_rng(6)
     retain, forget, test = rng.beta(5, 2, 400), rng.beta(2, 3, 100), rng.beta(2, 3, 80)
-    few = [kodge_mia(retain, forget, test, max_samples=60, seed=seed).called_member for seed in (0, 0, 1)]
+    few = [
+        kodge_mia(retain, forget, test, max_samples=60, seed=seed).called_member
+        for seed in (0, 0, 1)
+    ]
     assert np.array_equal(few[0], few[1])
     assert not np.array_equal(few[0], few[2])
     order = rng.permutation(80)
-    assert np.array_equal(kodge_mia(retain, forget, test[order], max_samples=60).called_member, few[0][order])
+    assert np.array_equal(
+        kodge_mia(retain, forget, test[order], max_samples=60).called_member,
+        few[0][order],
+    )
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
@@ -145,10 +200,19 @@ def test_kodge_mia_survives_features_that_are_all_equal(value):
     ("call", "message"),
     [
         (lambda: softmax([0.0, np.inf]), "NaN or infinite"),
-        (lambda: total_variation([1.0, 2.0], [0.5, 0.5]), "p has rows that are no distributions"),
-        (lambda: total_variation([0.5, 0.5], [-0.5, 1.5]), "q has rows that are no distributions"),
+        (
+            lambda: total_variation([1.0, 2.0], [0.5, 0.5]),
+            "p has rows that are no distributions",
+        ),
+        (
+            lambda: total_variation([0.5, 0.5], [-0.5, 1.5]),
+            "q has rows that are no distributions",
+        ),
         (lambda: kl_divergence([0.5, 0.5], [0.3, 0.3, 0.4]), "2 classes and q 3"),
-        (lambda: kl_divergence(draw(0, 3, 4), draw(0, 5, 4)), "one row of q per row of p"),
+        (
+            lambda: kl_divergence(draw(0, 3, 4), draw(0, 5, 4)),
+            "one row of q per row of p",
+        ),
         (lambda: kl_divergence([0.5, np.nan], [0.5, 0.5]), "p has 1 values"),
         (lambda: kl_divergence([0.5, 0.5], [0.5, 0.5], floor=0), "floor is 0"),
         (lambda: confusion_rows([[1.0, 2.0]], [0, 1]), "1 integers"),

@@ -24,11 +24,15 @@ def test_curve_equals_counting(pairs):
     assert np.isclose(curve.auc, oracles.mann_whitney(scores, is_member), rtol=1e-12)
     assert curve.thresholds[0] == np.inf
     assert (curve.fpr[0], curve.tpr[0]) == (0, 0)
-    for fpr, tpr, threshold in list(zip(curve.fpr, curve.tpr, curve.thresholds, strict=True))[1:]:
+    for fpr, tpr, threshold in list(
+        zip(curve.fpr, curve.tpr, curve.thresholds, strict=True)
+    )[1:]:
         assert (fpr, tpr) == oracles.rates(scores, is_member, threshold)
     assert len(curve.fpr) == 1 + len(set(scores.tolist()))
     finite = np.isfinite(scores).all()
-    assert not finite or np.isclose(curve.balanced_accuracy, oracles.balanced_accuracy(scores, is_member))
+    assert not finite or np.isclose(
+        curve.balanced_accuracy, oracles.balanced_accuracy(scores, is_member)
+    )
 
 
 @settings(deadline=None, max_examples=80)
@@ -73,7 +77,9 @@ def test_interval_contains_half_on_exchangeable_scores_and_one_when_separated():
     assert low < 0.5 < high
     assert 0.08 < high - low < 0.15  # sqrt((m + n + 1) / (12 m n)) = 0.029, times 3.92
     assert dropped == 0
-    assert auc_interval(np.where(is_member, 2.0, 1.0), is_member, num_replicates=50) == (1.0, 1.0, 0)
+    assert auc_interval(
+        np.where(is_member, 2.0, 1.0), is_member, num_replicates=50
+    ) == (1.0, 1.0, 0)
     assert auc_interval(rng.normal(size=400) + is_member, is_member).low > 0.5
 
 
@@ -84,7 +90,9 @@ def test_interval_repeats_with_its_seed():
     assert auc_interval(scores, is_member, num_replicates=100, seed=1) != first
 
 
-@pytest.mark.parametrize(("count", "total"), [(0, 1), (0, 20), (3, 20), (20, 20), (7, 500)])
+@pytest.mark.parametrize(
+    ("count", "total"), [(0, 1), (0, 20), (3, 20), (20, 20), (7, 500)]
+)
 def test_clopper_pearson_inverts_the_binomial_tails(count, total):
     low, high, _ = clopper_pearson(count, total, level=0.9)
     if count:
@@ -92,7 +100,9 @@ def test_clopper_pearson_inverts_the_binomial_tails(count, total):
     else:
         assert low == 0
     if count < total:
-        assert np.isclose(1 - oracles.binomial_tail(count + 1, total, high), 0.05, rtol=1e-6)
+        assert np.isclose(
+            1 - oracles.binomial_tail(count + 1, total, high), 0.05, rtol=1e-6
+        )
     else:
         assert high == 1
 
@@ -109,7 +119,10 @@ def test_clopper_pearson_inverts_the_binomial_tails(count, total):
         (lambda: roc([], np.zeros(0, bool)), "at least one"),
         (lambda: roc([1.0, 2.0], [True, False]).tpr_at_fpr(1.5), "rate in"),
         (lambda: auc_interval([1.0, 2.0], [True, False], level=95), "between 0 and 1"),
-        (lambda: auc_interval([1.0, 2.0], [True, False], num_replicates=0), "at least 1"),
+        (
+            lambda: auc_interval([1.0, 2.0], [True, False], num_replicates=0),
+            "at least 1",
+        ),
         (lambda: clopper_pearson(3, 2), "no rate"),
         (lambda: clopper_pearson(0, 0), "no rate"),
         (lambda: clopper_pearson(1, 2, level=1.0), "between 0 and 1"),

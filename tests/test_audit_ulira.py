@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from unlearn_jax.audit.ulira import ulira, ulira_kodge
+from unlearn_jax.audit._ulira import ulira, ulira_kodge
 from unlearn_jax.types import InputError
 
 
@@ -19,7 +19,9 @@ def log_normal(x, mean, std):
 
 def mean_std(values):
     mean = math.fsum(values) / len(values)
-    return mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))
+    return mean, math.sqrt(
+        math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1)
+    )
 
 
 def half_ties(positive, negative):
@@ -41,7 +43,9 @@ VALUES = st.one_of(st.sampled_from([-73.0, 0.0, 0.5, 1.0]), st.floats(-4, 4, wid
 
 @settings(deadline=None, max_examples=40)
 @given(
-    st.tuples(st.integers(3, 6), st.integers(1, 4)).flatmap(lambda shape: arrays(float, (2, *shape), elements=VALUES)),
+    st.tuples(st.integers(3, 6), st.integers(1, 4)).flatmap(
+        lambda shape: arrays(float, (2, *shape), elements=VALUES)
+    ),
     st.sampled_from([1e-2, 1.0]),
 )
 def test_equals_the_definition(sides, min_std):
@@ -56,10 +60,15 @@ def test_equals_the_definition(sides, min_std):
             for n in range(samples):
                 expected = slow_ratio(own[s][n], s, n, unlearned, retrained, min_std)
                 assert math.isclose(ratios[s, n], expected, rel_tol=1e-9, abs_tol=1e-6)
-                assert called[s, n] == (0.5 if ratios[s, n] == 0 else float(ratios[s, n] > 0))
+                assert called[s, n] == (
+                    0.5 if ratios[s, n] == 0 else float(ratios[s, n] > 0)
+                )
     for s in range(models):
         assert math.isclose(
-            got.accuracy[s], np.mean([(u + 1 - r) / 2 for u, r in zip(got[2][s], got[3][s], strict=True)])
+            got.accuracy[s],
+            np.mean(
+                [(u + 1 - r) / 2 for u, r in zip(got[2][s], got[3][s], strict=True)]
+            ),
         )
         assert math.isclose(got.auc[s], half_ties(got.unlearned[s], got.retrained[s]))
 
@@ -67,7 +76,11 @@ def test_equals_the_definition(sides, min_std):
 def test_an_outlier_does_not_spoil_the_others_std():
     values = np.array([[1e6], [0.1], [0.2], [0.3]])
     ratio = ulira(values, values + 1).unlearned[0, 0]
-    assert math.isclose(ratio, slow_ratio(1e6, 0, 0, values.tolist(), (values + 1).tolist(), 1e-3), rel_tol=1e-9)
+    assert math.isclose(
+        ratio,
+        slow_ratio(1e6, 0, 0, values.tolist(), (values + 1).tolist(), 1e-3),
+        rel_tol=1e-9,
+    )
 
 
 def test_equal_laws_cannot_be_told_apart():
@@ -89,15 +102,24 @@ def test_equal_laws_cannot_be_told_apart():
 def test_reaches_the_best_attack_on_gaussians(shift, spread):
     """With many models the accuracy is 1/2 + TV / 2 of the two laws, total variation by summation."""
     rng = np.random.default_rng(1)
-    unlearned, retrained = rng.normal(shift, spread, (60, 800)), rng.normal(size=(60, 800))
+    unlearned, retrained = (
+        rng.normal(shift, spread, (60, 800)),
+        rng.normal(size=(60, 800)),
+    )
     grid = np.linspace(-15, 15, 20001)
-    p, q = (np.exp(-0.5 * ((grid - m) / s) ** 2) / s for m, s in ((shift, spread), (0, 1)))
+    p, q = (
+        np.exp(-0.5 * ((grid - m) / s) ** 2) / s for m, s in ((shift, spread), (0, 1))
+    )
     best = 0.5 + 0.25 * np.abs(p / p.sum() - q / q.sum()).sum()
     result = ulira(unlearned, retrained)
     assert abs(result.accuracy.mean() - best) < 0.01
     if spread == 1:
-        assert math.isclose(best, (1 + math.erf(shift / 2 / math.sqrt(2))) / 2, abs_tol=1e-4)
-        assert abs(result.auc.mean() - (1 + math.erf(shift / 2)) / 2) < 0.01  # Phi(d / sqrt 2)
+        assert math.isclose(
+            best, (1 + math.erf(shift / 2 / math.sqrt(2))) / 2, abs_tol=1e-4
+        )
+        assert (
+            abs(result.auc.mean() - (1 + math.erf(shift / 2)) / 2) < 0.01
+        )  # Phi(d / sqrt 2)
 
 
 def test_laws_far_apart_are_told_apart_and_the_sides_have_a_direction():
@@ -128,15 +150,23 @@ def test_a_point_mass_is_held_by_the_floor():
 
 def test_pairs_and_samples_have_no_order_and_jax_arrays_pass():
     rng = np.random.default_rng(4)
-    unlearned, retrained = rng.normal(0.5, 1, (7, 9)).astype(np.float32), rng.normal(size=(7, 9)).astype(np.float32)
+    unlearned, retrained = (
+        rng.normal(0.5, 1, (7, 9)).astype(np.float32),
+        rng.normal(size=(7, 9)).astype(np.float32),
+    )
     result = ulira(unlearned, retrained)
     pairs, samples = rng.permutation(7), rng.permutation(9)
     moved = ulira(unlearned[np.ix_(pairs, samples)], retrained[np.ix_(pairs, samples)])
     for a, b in zip(moved[:4], result[:4], strict=True):
         assert np.allclose(a, b[np.ix_(pairs, samples)], rtol=1e-9)
     assert np.allclose(moved.accuracy, result.accuracy[pairs])
-    assert np.array_equal(ulira(jnp.asarray(unlearned), jnp.asarray(retrained)).unlearned, result.unlearned)
-    assert not np.array_equal(ulira(unlearned, retrained, min_std=5.0).unlearned, result.unlearned)
+    assert np.array_equal(
+        ulira(jnp.asarray(unlearned), jnp.asarray(retrained)).unlearned,
+        result.unlearned,
+    )
+    assert not np.array_equal(
+        ulira(unlearned, retrained, min_std=5.0).unlearned, result.unlearned
+    )
 
 
 def kodge_by_hand(p_unlearned, p_retrained):
@@ -159,16 +189,22 @@ def kodge_by_hand(p_unlearned, p_retrained):
     for t in sorted({*ratios[0], *ratios[1]}, reverse=True):
         points.append((t, *(sum(v >= t for v in row) / len(row) for row in ratios)))
     corners = [points[0]]  # a point is a corner where the direction changes
-    for before, here, after in zip(points, points[1:], [*points[2:], None], strict=False):
+    for before, here, after in zip(
+        points, points[1:], [*points[2:], None], strict=False
+    ):
         step_in = (here[1] - before[1], here[2] - before[2])
         step_out = None if after is None else (after[1] - here[1], after[2] - here[2])
         if step_out is None or not np.allclose(step_in, step_out):
             corners.append(here)
-    threshold, tpr, fpr = min(corners, key=lambda corner: abs(corner[1] + corner[2] - 1))
+    threshold, tpr, fpr = min(
+        corners, key=lambda corner: abs(corner[1] + corner[2] - 1)
+    )
     return half_ties(*ratios), tpr, (tpr + 1 - fpr) / 2, threshold
 
 
-@pytest.mark.parametrize(("start", "shift"), [(0.0, 0.0), (0.0, 1.0), (-6.0, 6.0), (-73.0, 1.0)])
+@pytest.mark.parametrize(
+    ("start", "shift"), [(0.0, 0.0), (0.0, 1.0), (-6.0, 6.0), (-73.0, 1.0)]
+)
 def test_kodge_equals_its_description(start, shift):
     for seed in range(4):
         rng = np.random.default_rng(seed)
@@ -184,9 +220,18 @@ def test_kodge_of_point_masses_and_of_nothing():
     gone, retrained = np.full((4, 10), -500.0), rng.normal(-3, 1, (4, 10))
     result = ulira_kodge(gone, retrained)
     assert result[:3] == (1.0, 1.0, 1.0)
-    assert 1e31 < result.threshold < 1e64  # (the ratio of a point mass to a density that may underflow)
-    assert result == ulira_kodge(gone - 100, retrained)  # the statistic ends at log(1e-32)
-    assert ulira_kodge(gone, gone) == (0.5, 0.0, 0.5, math.inf)  # all ratios are equal: nothing reaches the threshold
+    assert (
+        1e31 < result.threshold < 1e64
+    )  # (the ratio of a point mass to a density that may underflow)
+    assert result == ulira_kodge(
+        gone - 100, retrained
+    )  # the statistic ends at log(1e-32)
+    assert ulira_kodge(gone, gone) == (
+        0.5,
+        0.0,
+        0.5,
+        math.inf,
+    )  # all ratios are equal: nothing reaches the threshold
     halves = [ulira_kodge(*rng.normal(size=(2, 8, 400))) for _ in range(10)]
     assert abs(np.mean([h.accuracy for h in halves]) - 0.5) < 0.05
     assert abs(np.mean([h.auc for h in halves]) - 0.5) < 0.05

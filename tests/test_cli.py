@@ -39,13 +39,26 @@ def shell(*args, cwd):
         "UNLEARN_JAX_CACHE": str(cwd / "cache"),
     }
     return subprocess.run(
-        [sys.executable, "-m", "unlearn_jax", *args], capture_output=True, text=True, cwd=cwd, env=env, check=False
+        [sys.executable, "-m", "unlearn_jax", *args],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=env,
+        check=False,
     )
 
 
 def test_run_from_a_shell(tiny, tmp_path):
     done = shell(
-        "run", tiny, "--workdir", "out", "--rows.amun.learning_rate=0.003", "--forget.seeds", "4", "7", cwd=tmp_path
+        "run",
+        tiny,
+        "--workdir",
+        "out",
+        "--rows.amun.learning_rate=0.003",
+        "--forget.seeds",
+        "4",
+        "7",
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     assert "Retrained (oracle)" in done.stdout
@@ -72,18 +85,41 @@ MISTAKES = {
     "unknown preset": (["run", "mnits", "--workdir", "x"], "unknown preset 'mnits'"),
     "file without preset": (["run", "empty.py", "--workdir", "x"], "defines no PRESET"),
     "no workdir": (["run", "tiny.py"], "--workdir DIR"),
-    "unknown field": (["run", "tiny.py", "--workdir", "x", "--training.epochs=3"], "--training.epochs=3"),
-    "wrong type": (["run", "tiny.py", "--workdir", "x", "--training.num_epochs=many"], "many"),
+    "unknown field": (
+        ["run", "tiny.py", "--workdir", "x", "--training.epochs=3"],
+        "--training.epochs=3",
+    ),
+    "wrong type": (
+        ["run", "tiny.py", "--workdir", "x", "--training.num_epochs=many"],
+        "many",
+    ),
     "wrong choice": (["run", "tiny.py", "--workdir", "x", "--attack.norm=l3"], "l3"),
-    "unknown knob": (["run", "tiny.py", "--workdir", "x", "--rows.amun.speed=3"], "speed"),
-    "unknown method": (["run", "tiny.py", "--workdir", "x", "--rows.amun.method=amnu"], "unknown method 'amnu'"),
+    "unknown knob": (
+        ["run", "tiny.py", "--workdir", "x", "--rows.amun.speed=3"],
+        "speed",
+    ),
+    "unknown method": (
+        ["run", "tiny.py", "--workdir", "x", "--rows.amun.method=amnu"],
+        "unknown method 'amnu'",
+    ),
     "data that cannot be had": (
-        ["run", "tiny.py", "--workdir", "x", "--data.source=tfds", "--data.name=cifar10", "--data.path=nowhere"],
+        [
+            "run",
+            "tiny.py",
+            "--workdir",
+            "x",
+            "--data.source=tfds",
+            "--data.name=cifar10",
+            "--data.path=nowhere",
+        ],
         "cifar10",
     ),
     "list with more": (["list", "all"], "takes no arguments"),
     "prepare without name": (["prepare"], "cifar10, cifar100 or mnist"),
-    "prepare without archive": (["prepare", "mnist", "--archive", "nowhere", "--data-dir", "y"], "nowhere"),
+    "prepare without archive": (
+        ["prepare", "mnist", "--archive", "nowhere", "--data-dir", "y"],
+        "nowhere",
+    ),
 }
 
 
@@ -117,14 +153,22 @@ def test_help_of_run_shows_fields(tiny, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(["run", tiny, "--help"])
     assert stop.value.code == 0
-    assert "--training.learning_rate" in capsys.readouterr().out.replace("-rate", "_rate")
+    assert "--training.learning_rate" in capsys.readouterr().out.replace(
+        "-rate", "_rate"
+    )
 
 
 def test_failures_have_another_status(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["run", tiny, "--workdir", "x", "--training.learning_rate=1e30"]) == 1
+    assert (
+        cli.main(["run", tiny, "--workdir", "x", "--training.learning_rate=1e30"]) == 1
+    )
     assert "lower the learning rate" in capsys.readouterr().err
-    monkeypatch.setattr(cli, "_list", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        cli,
+        "_list",
+        lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")),
+    )
     assert cli.main(["list"]) == 1
     assert "No space left on device" in capsys.readouterr().err
 
@@ -150,7 +194,10 @@ def make_loss(model):
 """
     )
     assert cli.main(["run", "own.py", "--workdir", "out"]) == 0
-    assert json.loads((tmp_path / "out" / "results.json").read_text())["data"]["num_train"] == 40
+    assert (
+        json.loads((tmp_path / "out" / "results.json").read_text())["data"]["num_train"]
+        == 40
+    )
     assert cli.main(["run", "own.py", "--workdir", "out", "--dry-run"]) == 0
     assert "minutes" in capsys.readouterr().out
 

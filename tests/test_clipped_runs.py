@@ -15,7 +15,9 @@ from unlearn_jax.types import InputError
 MAX_NORM = 1.5
 CLIPPED = dataclasses.replace(
     TINY,
-    training=dataclasses.replace(TINY.training, num_epochs=8, max_norm=MAX_NORM, clip_period=3),
+    training=dataclasses.replace(
+        TINY.training, num_epochs=8, max_norm=MAX_NORM, clip_period=3
+    ),
     audit=dataclasses.replace(TINY.audit, norms=True, theory=True),
 )
 
@@ -29,7 +31,13 @@ def clipped(splits, tmp_path_factory):  # noqa: F811
 def true_norms(variables):
     """``[M, layers]`` by the SVD, which an MLP's kernels allow."""
     kernels = [leaf for leaf in jax.tree.leaves(variables.params) if leaf.ndim == 3]
-    return np.stack([np.linalg.norm(np.asarray(kernel, np.float64), 2, (1, 2)) for kernel in kernels], -1)
+    return np.stack(
+        [
+            np.linalg.norm(np.asarray(kernel, np.float64), 2, (1, 2))
+            for kernel in kernels
+        ],
+        -1,
+    )
 
 
 def test_every_trained_model_is_within_its_norms(clipped, splits):  # noqa: F811
@@ -46,14 +54,26 @@ def test_every_trained_model_is_within_its_norms(clipped, splits):  # noqa: F811
 def test_the_report_gives_the_norms_of_every_row(clipped, splits):  # noqa: F811
     results = clipped[1]
     shown = results["norms"]["rows"]
-    assert list(shown) == ["original", "retrained", "retrained_again", "finetune", "amun"]
+    assert list(shown) == [
+        "original",
+        "retrained",
+        "retrained_again",
+        "finetune",
+        "amun",
+    ]
     plan = make_plan(CLIPPED, clipped[0].parent / "banks", splits=splits)
     expected = true_norms(plan.originals.variables())
     for i, layer in enumerate(shown["original"].values()):
         np.testing.assert_allclose(
-            [layer["mean"], layer["high"]], [expected[:, i].mean(), expected[:, i].max()], rtol=1e-4
+            [layer["mean"], layer["high"]],
+            [expected[:, i].mean(), expected[:, i].max()],
+            rtol=1e-4,
         )
-    assert all(layer["high"] < 1.01 * MAX_NORM for row in shown.values() for layer in row.values())
+    assert all(
+        layer["high"] < 1.01 * MAX_NORM
+        for row in shown.values()
+        for layer in row.values()
+    )
     section = report_sections.norms(results)
     assert section["max_norm"] == MAX_NORM
     assert not any(cell["over"] for row in section["rows"] for cell in row["cells"])
@@ -79,7 +99,11 @@ def test_a_method_keeps_the_norms_it_is_told(name, key, blobs, tiny, tiny_variab
     for limit in (None, 0.7):
         method = methods.make_method(name, max_norm=limit, clip_period=2, **knobs)
         variables, _ = jax.jit(method)(jax.random.clone(key), problem)
-        norms[limit] = max(np.linalg.norm(leaf, 2) for leaf in jax.tree.leaves(variables.params) if leaf.ndim == 2)
+        norms[limit] = max(
+            np.linalg.norm(leaf, 2)
+            for leaf in jax.tree.leaves(variables.params)
+            if leaf.ndim == 2
+        )
     assert norms[None] > 0.9
     assert norms[0.7] < 0.7 * 1.01
 
@@ -91,9 +115,14 @@ def test_rows_follow_the_training_unless_they_say_otherwise():
     assert "max_norm" not in CLIPPED.rows["finetune"]
 
 
-@pytest.mark.parametrize(("field", "value"), [("max_norm", 0.0), ("max_norm", float("inf")), ("clip_period", 0)])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("max_norm", 0.0), ("max_norm", float("inf")), ("clip_period", 0)],
+)
 def test_unusable_norms_are_refused(field, value, splits, tmp_path):  # noqa: F811
-    bad = dataclasses.replace(CLIPPED, training=dataclasses.replace(CLIPPED.training, **{field: value}))
+    bad = dataclasses.replace(
+        CLIPPED, training=dataclasses.replace(CLIPPED.training, **{field: value})
+    )
     with pytest.raises(InputError, match=field):
         run(bad, tmp_path / "x", splits=splits)
     assert not (tmp_path / "x").exists()

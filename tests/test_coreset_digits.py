@@ -42,7 +42,13 @@ def config(scope):
 def made_up(rng, core):
     """Parts of one forget set of ten: on networks the core-set suffices always, at its own size."""
     members = np.arange(10) < core
-    subsets = np.array([members, rng.permutation(members), *(rng.permutation(members) for _ in range(2))])
+    subsets = np.array(
+        [
+            members,
+            rng.permutation(members),
+            *(rng.permutation(members) for _ in range(2)),
+        ]
+    )
     search = {
         "index": np.arange(10),
         "orders": np.array([rng.permutation(10) for _ in range(4)]),
@@ -57,7 +63,9 @@ def made_up(rng, core):
         "curve_sizes": np.linspace(0.05, 1, 20),
     }
     networks = np.array([[[0.3, 0.95], [0.3, 0.6], [0.95, 0.2]]] * 3)
-    levels = 1 - np.array([0, 1, *[1, 0.5, 0.2], *[0.1, 0.95, 0.2], *[1, 1, 1], *[0, 0, 0], 1.05])
+    levels = 1 - np.array(
+        [0, 1, *[1, 0.5, 0.2], *[0.1, 0.95, 0.2], *[1, 1, 1], *[0, 0, 0], 1.05]
+    )
     signals = rng.normal(size=(3, 15, 10))
     signals[:, 2][:, ~members] += 50  # left in: plain to see
     judge = {
@@ -81,18 +89,30 @@ def made_up(rng, core):
 
 def test_page_from_made_up_parts(scope, config):
     rng = np.random.default_rng(0)
-    found = {"ridge": {"ridge": np.array(0.1), "errors": np.ones(6), "gap": np.array(1e-12)}}
+    found = {
+        "ridge": {"ridge": np.array(0.1), "errors": np.ones(6), "gap": np.array(1e-12)}
+    }
     for name, core in (("cluster-1", 7), ("random-0", 6)):
         parts = made_up(rng, core)
-        found |= {f"{stage}-{name}": part for stage, part in zip(("search", "curve", "judge"), parts, strict=True)}
+        found |= {
+            f"{stage}-{name}": part
+            for stage, part in zip(("search", "curve", "judge"), parts, strict=True)
+        }
     page = scope["make_page"](config, found)
     assert coresets.CAVEAT in page.summary
-    assert "hold 70 % of the forget set; in networks 60 % of it is enough" in page.summary
+    assert (
+        "hold 70 % of the forget set; in networks 60 % of it is enough" in page.summary
+    )
     assert page.checks[0].passed
-    assert "U-LiRA tells the networks from retrained ones by them with an AUC of" in page.summary
+    assert (
+        "U-LiRA tells the networks from retrained ones by them with an AUC of"
+        in page.summary
+    )
     clusters, _, membership, kernels, sizes = page.tables
     rows = {row[0]: row for row in clusters.rows}
-    nothing, core, oracle, floor = (rows[name] for name in list(rows)[:2] + list(rows)[-2:])
+    nothing, core, oracle, floor = (
+        rows[name] for name in list(rows)[:2] + list(rows)[-2:]
+    )
     assert (nothing[2].mean, core[2].mean, oracle[2].mean) == pytest.approx((0, 1, 1))
     assert floor[2].mean == pytest.approx(1.05)
     assert core[3].startswith("1.00 [0.29")
@@ -128,6 +148,8 @@ def test_refusals_are_one_line(scope, config):
 
 @pytest.mark.slow
 def test_tiny_run(scope, config, tmp_path):
-    results = run_experiment(scope["EXPERIMENT"], tmp_path, name="coreset_digits", config=config)
+    results = run_experiment(
+        scope["EXPERIMENT"], tmp_path, name="coreset_digits", config=config
+    )
     assert results["checks"][0]["passed"]
     assert (tmp_path / "report.html").exists()

@@ -15,8 +15,8 @@ from unlearn_jax.types import InputError
 
 RNG = np.random.default_rng(3)
 LABELS = np.arange(24) % 3
-CENTRES = RNG.uniform(0.2, 0.8, (3, 6))
-INPUTS = np.clip(CENTRES[LABELS] + RNG.normal(0, 0.12, (24, 6)), 0, 1)
+CENTERS = RNG.uniform(0.2, 0.8, (3, 6))
+INPUTS = np.clip(CENTERS[LABELS] + RNG.normal(0, 0.12, (24, 6)), 0, 1)
 FORGET = np.array([0, 3, 6, 9, 4, 11, 17])  # half of class 0, and three others
 OF_FORGET = LABELS[FORGET]
 SUBSETS = np.array(list(itertools.product([False, True], repeat=7)))
@@ -25,7 +25,10 @@ RIDGE, TOLERANCE, DELTA = 0.1, 0.15, 0.2
 
 def margin(outputs, labels):
     return np.mean(
-        [row[y] - max(v for j, v in enumerate(row) if j != y) for row, y in zip(outputs, labels, strict=True)]
+        [
+            row[y] - max(v for j, v in enumerate(row) if j != y)
+            for row, y in zip(outputs, labels, strict=True)
+        ]
     )
 
 
@@ -42,7 +45,9 @@ def double():
 @pytest.fixture(scope="module")
 def worlds(double):
     keys = jax.random.split(jax.random.key(0), 5)
-    return coresets.seed_worlds(keys, INPUTS, LABELS, FORGET, num_classes=3, ridge=RIDGE, num_features=40)
+    return coresets.seed_worlds(
+        keys, INPUTS, LABELS, FORGET, num_classes=3, ridge=RIDGE, num_features=40
+    )
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +55,18 @@ def levels(double):
     """Knowledge in every world after removing every subset, each fitted anew: margins and accuracies ``[5, 128]``."""
     targets, found = np.eye(3)[LABELS] - 1 / 3, []
     for key in jax.random.split(jax.random.key(0), 5):
-        features = np.asarray(ridge.random_relu_features(jax.random.split(key)[0], jnp.asarray(INPUTS), 40))
+        features = np.asarray(
+            ridge.random_relu_features(
+                jax.random.split(key)[0], jnp.asarray(INPUTS), 40
+            )
+        )
         row = []
         for subset in SUBSETS:
             kept = np.setdiff1d(np.arange(24), FORGET[subset])
             gram = features[kept].T @ features[kept] + RIDGE * np.eye(40)
-            outputs = features[FORGET] @ np.linalg.solve(gram, features[kept].T @ targets[kept])
+            outputs = features[FORGET] @ np.linalg.solve(
+                gram, features[kept].T @ targets[kept]
+            )
             row.append((margin(outputs, OF_FORGET), accuracy(outputs, OF_FORGET)))
         found.append(row)
     return np.moveaxis(np.array(found), -1, 0)
@@ -71,10 +82,15 @@ def row_of(mask):
 
 
 def test_shares_of_all_subsets_equal_refitting(worlds, levels, shares):
-    np.testing.assert_allclose(coresets.shares_without(worlds, OF_FORGET, SUBSETS), shares, atol=1e-9)
+    np.testing.assert_allclose(
+        coresets.shares_without(worlds, OF_FORGET, SUBSETS), shares, atol=1e-9
+    )
     many = np.asarray(
         jax.vmap(jax.vmap(coresets.forget_accuracy, (0, None)), (0, None))(
-            jax.vmap(lambda state: jax.vmap(ridge.outputs_without, (None, 0))(state, SUBSETS))(worlds), OF_FORGET
+            jax.vmap(
+                lambda state: jax.vmap(ridge.outputs_without, (None, 0))(state, SUBSETS)
+            )(worlds),
+            OF_FORGET,
         )
     )
     np.testing.assert_allclose(many, levels[1], atol=1e-12)
@@ -94,7 +110,9 @@ def test_ranking_and_greedy_take_the_best_of_all(worlds, shares):
         assert min(distances, key=distances.__getitem__) == chosen
         gone[chosen] = True
         np.testing.assert_allclose(path[:, step], shares[:, row_of(gone)], atol=1e-8)
-    assert not np.array_equal(order, ranking), "samples stand in for each other here: the two must differ"
+    assert not np.array_equal(order, ranking), (
+        "samples stand in for each other here: the two must differ"
+    )
 
 
 def test_core_set_is_sufficient_and_every_member_necessary(worlds, shares):
@@ -104,7 +122,9 @@ def test_core_set_is_sufficient_and_every_member_necessary(worlds, shares):
     assert found.sufficiency == pytest.approx(sufficiency[row_of(found.members)])
     assert found.sufficiency >= 1 - DELTA
     for i in np.flatnonzero(found.members):
-        assert sufficiency[row_of(found.members & (np.arange(7) != i))] < 1 - DELTA, "a superfluous member"
+        assert sufficiency[row_of(found.members & (np.arange(7) != i))] < 1 - DELTA, (
+            "a superfluous member"
+        )
     smallest = SUBSETS[sufficiency >= 1 - DELTA].sum(-1).min()
     assert smallest <= found.members.sum() <= found.forward_size <= 7
     assert found.members.sum() <= smallest + 1
@@ -112,11 +132,18 @@ def test_core_set_is_sufficient_and_every_member_necessary(worlds, shares):
 
 def test_pruning_takes_out_what_is_superfluous(worlds, shares):
     sufficiency = (abs(1 - shares) <= TOLERANCE).mean(0)
-    kept = coresets.backward_prune(worlds, OF_FORGET, np.ones(7, bool), tolerance=TOLERANCE, delta=DELTA)
+    kept = coresets.backward_prune(
+        worlds, OF_FORGET, np.ones(7, bool), tolerance=TOLERANCE, delta=DELTA
+    )
     assert kept.sum() < 7
     assert sufficiency[row_of(kept)] >= 1 - DELTA
-    assert all(sufficiency[row_of(kept & (np.arange(7) != i))] < 1 - DELTA for i in np.flatnonzero(kept))
-    anything = coresets.backward_prune(worlds, OF_FORGET, np.ones(7, bool), tolerance=0.99, delta=0.8)
+    assert all(
+        sufficiency[row_of(kept & (np.arange(7) != i))] < 1 - DELTA
+        for i in np.flatnonzero(kept)
+    )
+    anything = coresets.backward_prune(
+        worlds, OF_FORGET, np.ones(7, bool), tolerance=0.99, delta=0.8
+    )
     assert anything.sum() <= 1
 
 
@@ -124,20 +151,33 @@ def test_bootstrap_worlds_redraw_the_retained_samples(double):
     """Each world differs from the one of the same features without it; the forget set is always there."""
     knobs = {"num_classes": 3, "ridge": RIDGE, "num_features": 40}
     plain, drawn = (
-        coresets.seed_worlds(jax.random.split(jax.random.key(0), 2), INPUTS, LABELS, FORGET, bootstrap=flag, **knobs)
+        coresets.seed_worlds(
+            jax.random.split(jax.random.key(0), 2),
+            INPUTS,
+            LABELS,
+            FORGET,
+            bootstrap=flag,
+            **knobs,
+        )
         for flag in (False, True)
     )
     assert np.abs(plain.outputs - drawn.outputs).min(axis=(1, 2)).max() > 0
-    assert np.all(np.diagonal(np.asarray(drawn.inverse), axis1=1, axis2=2) < 1 / RIDGE - 1e-6), (
-        "weight 0 would be 1/ridge"
-    )
+    assert np.all(
+        np.diagonal(np.asarray(drawn.inverse), axis1=1, axis2=2) < 1 / RIDGE - 1e-6
+    ), "weight 0 would be 1/ridge"
     key = jax.random.split(jax.random.key(0), 2)[0]
     key_features, key_draw = jax.random.split(key)
     retain = np.setdiff1d(np.arange(24), FORGET)
-    kept = np.concatenate([FORGET, np.asarray(jax.random.choice(key_draw, jnp.asarray(retain), (17,)))])
-    features = np.asarray(ridge.random_relu_features(key_features, jnp.asarray(INPUTS), 40))
+    kept = np.concatenate(
+        [FORGET, np.asarray(jax.random.choice(key_draw, jnp.asarray(retain), (17,)))]
+    )
+    features = np.asarray(
+        ridge.random_relu_features(key_features, jnp.asarray(INPUTS), 40)
+    )
     gram = features[kept].T @ features[kept] + RIDGE * np.eye(40)
-    expected = features[FORGET] @ np.linalg.solve(gram, features[kept].T @ (np.eye(3)[LABELS[kept]] - 1 / 3))
+    expected = features[FORGET] @ np.linalg.solve(
+        gram, features[kept].T @ (np.eye(3)[LABELS[kept]] - 1 / 3)
+    )
     np.testing.assert_allclose(drawn.outputs[0], expected, atol=1e-10)
 
 
@@ -151,7 +191,10 @@ def test_probabilities_are_counts_within_their_bounds(pairs):
     assert found.both == pytest.approx(sum(a and not b for a, b in pairs) / len(pairs))
     low, high = found.bounds
     assert 0 <= low <= found.both + 1e-12 <= high + 2e-12
-    rows = sorted(a for a, _ in pairs), sorted(b for _, b in pairs)  # couplings that attain the bounds
+    rows = (
+        sorted(a for a, _ in pairs),
+        sorted(b for _, b in pairs),
+    )  # couplings that attain the bounds
     assert coresets.causes(rows[0], rows[1]).both == pytest.approx(low)
     assert coresets.causes(rows[0], rows[1][::-1]).both == pytest.approx(high)
 
@@ -159,13 +202,21 @@ def test_probabilities_are_counts_within_their_bounds(pairs):
 def test_knowledge_and_suppression_by_hand():
     outputs = np.array([[0.9, 0.1, -0.2], [0.3, 0.2, 0.5], [0.4, 0.4, 0.1]])
     labels = np.array([0, 1, 1])
-    np.testing.assert_allclose(coresets.margins(outputs, labels), [0.8, -0.3, 0.0], atol=1e-6)
-    np.testing.assert_allclose(coresets.mean_margin(outputs, labels), 0.5 / 3, atol=1e-6)
-    np.testing.assert_allclose(coresets.forget_accuracy(outputs, labels), 1 / 3, atol=1e-6)
+    np.testing.assert_allclose(
+        coresets.margins(outputs, labels), [0.8, -0.3, 0.0], atol=1e-6
+    )
+    np.testing.assert_allclose(
+        coresets.mean_margin(outputs, labels), 0.5 / 3, atol=1e-6
+    )
+    np.testing.assert_allclose(
+        coresets.forget_accuracy(outputs, labels), 1 / 3, atol=1e-6
+    )
     levels, original, oracle = np.array([3.0, 2.0, 1.0, 0.5]), 3.0, 1.0
     share = coresets.suppression(levels, original, oracle)
     np.testing.assert_allclose(share, [0, 0.5, 1, 1.25])
-    np.testing.assert_array_equal(coresets.suppressed(share, tolerance=0.25), [False, False, True, True])
+    np.testing.assert_array_equal(
+        coresets.suppressed(share, tolerance=0.25), [False, False, True, True]
+    )
     assert not coresets.suppressed(np.nan, tolerance=0.5)
 
 
@@ -175,15 +226,26 @@ def test_networks_retrain_without_the_subsets_on_the_same_seeds(blobs, tiny):
     removed = np.zeros((2, 60), bool)
     removed[1, :6] = True
     keys = jax.random.split(jax.random.key(5), 2)
-    logits = coresets.retrain_without(jax.random.clone(keys), tiny, blobs, removed, recipe, blobs.images)
+    logits = coresets.retrain_without(
+        jax.random.clone(keys), tiny, blobs, removed, recipe, blobs.images
+    )
     assert logits.shape == (2, 2, 60, 3)
-    state, _ = replicas.fit_many(keys[1:], tiny, blobs, ~removed[1:], recipe, num_batches=3)
+    state, _ = replicas.fit_many(
+        keys[1:], tiny, blobs, ~removed[1:], recipe, num_batches=3
+    )
     alone = replicas.predict_many(tiny, state.variables, blobs.images)[0]
     np.testing.assert_allclose(logits[1, 1], alone, atol=1e-5)
     assert np.abs(logits[0] - logits[1]).max() > 1e-2
-    poisoned = blobs._replace(images=np.where(removed[1][:, None, None, None], np.nan, blobs.images))
+    poisoned = blobs._replace(
+        images=np.where(removed[1][:, None, None, None], np.nan, blobs.images)
+    )
     again = coresets.retrain_without(
-        jax.random.split(jax.random.key(5), 2), tiny, poisoned, removed[1:], recipe, blobs.images
+        jax.random.split(jax.random.key(5), 2),
+        tiny,
+        poisoned,
+        removed[1:],
+        recipe,
+        blobs.images,
     )
     np.testing.assert_array_equal(again[:, 0], logits[:, 1])
 
@@ -191,10 +253,16 @@ def test_networks_retrain_without_the_subsets_on_the_same_seeds(blobs, tiny):
 def test_bad_input_is_one_line(worlds, blobs, tiny):
     keys = jax.random.split(jax.random.key(1), 2)
     recipe = train.Recipe(num_epochs=1, batch_size=20, tx=train.sgd(0.1))
-    make = lambda index: coresets.seed_worlds(keys, INPUTS, LABELS, index, num_classes=3, ridge=RIDGE)  # noqa: E731
+    make = lambda index: coresets.seed_worlds(
+        keys, INPUTS, LABELS, index, num_classes=3, ridge=RIDGE
+    )
     knobs = {"num_classes": 3, "ridge": RIDGE}
-    made = lambda keys, labels, **other: coresets.seed_worlds(keys, INPUTS, labels, FORGET, **(knobs | other))  # noqa: E731
-    flat = worlds._replace(alpha=jnp.zeros_like(worlds.alpha))  # removing anything changes nothing
+    made = lambda keys, labels, **other: coresets.seed_worlds(
+        keys, INPUTS, labels, FORGET, **(knobs | other)
+    )
+    flat = worlds._replace(
+        alpha=jnp.zeros_like(worlds.alpha)
+    )  # removing anything changes nothing
     for call, message in (
         (lambda: make(np.arange(24)), "some but not all"),
         (lambda: make(np.array([1, 1])), "different positions"),
@@ -204,18 +272,34 @@ def test_bad_input_is_one_line(worlds, blobs, tiny):
         (lambda: made(keys[0], LABELS), "one key per world"),
         (lambda: made(keys, LABELS, num_classes=2), r"integers in 0\.\.1"),
         (lambda: made(keys, LABELS[:5]), r"pass \[24\] integers"),
-        (lambda: coresets.shares_without(worlds, OF_FORGET, np.ones(7, bool)), r"pass \[Q, 7\] bool"),
-        (lambda: coresets.shares_without(worlds, OF_FORGET[:3], SUBSETS), r"pass \[S, Z, C\] and \[Z\]"),
+        (
+            lambda: coresets.shares_without(worlds, OF_FORGET, np.ones(7, bool)),
+            r"pass \[Q, 7\] bool",
+        ),
+        (
+            lambda: coresets.shares_without(worlds, OF_FORGET[:3], SUBSETS),
+            r"pass \[S, Z, C\] and \[Z\]",
+        ),
         (lambda: coresets.find_core_set(flat, OF_FORGET), "no core-set"),
-        (lambda: coresets.find_core_set(worlds, OF_FORGET, tolerance=1.0), "tolerance is 1"),
+        (
+            lambda: coresets.find_core_set(worlds, OF_FORGET, tolerance=1.0),
+            "tolerance is 1",
+        ),
         (lambda: coresets.find_core_set(worlds, OF_FORGET, delta=1.0), "delta is 1"),
         (lambda: coresets.causes([], []), "one boolean per world"),
         (lambda: coresets.causes([True], [True, False]), "boolean mask"),
         (lambda: coresets.causes([1, 0], [True, False]), "boolean mask"),
         (lambda: coresets.tian_pearl_bounds(1.2, 0.0), "no probability"),
-        (lambda: coresets.retrain_without(keys, tiny, blobs, np.ones(60, bool), recipe, blobs.images), "bool"),
         (
-            lambda: coresets.retrain_without(keys, tiny, blobs, np.ones((1, 60), bool), recipe, blobs.images),
+            lambda: coresets.retrain_without(
+                keys, tiny, blobs, np.ones(60, bool), recipe, blobs.images
+            ),
+            "bool",
+        ),
+        (
+            lambda: coresets.retrain_without(
+                keys, tiny, blobs, np.ones((1, 60), bool), recipe, blobs.images
+            ),
             "no sample",
         ),
     ):

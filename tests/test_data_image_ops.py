@@ -48,9 +48,19 @@ def cases(height, width):
         yield f"shear_x {slope}", ops.shear_x(slope), affine(1, slope, 0, 0, 1, 0), 0
         yield f"shear_y {slope}", ops.shear_y(slope), affine(1, 0, 0, slope, 1, 0), 0
     for right, down in ((3, 0), (-2, 1), (0, -40)):
-        yield f"translate {right} {down}", ops.translate(right, down), affine(1, 0, -right, 0, 1, -down), 0
+        yield (
+            f"translate {right} {down}",
+            ops.translate(right, down),
+            affine(1, 0, -right, 0, 1, -down),
+            0,
+        )
     for degrees in (-135, -90, -4.5, 9, 30, 90, 121.5, 180):
-        yield f"rotate {degrees}", ops.rotate(degrees, height, width), lambda p, d=degrees: p.rotate(d), 0
+        yield (
+            f"rotate {degrees}",
+            ops.rotate(degrees, height, width),
+            lambda p, d=degrees: p.rotate(d),
+            0,
+        )
     for factor in FACTORS:
         blends = {
             ops.brightness: ImageEnhance.Brightness,
@@ -59,11 +69,26 @@ def cases(height, width):
             ops.sharpness: ImageEnhance.Sharpness,
         }
         for build, kind in blends.items():
-            yield f"{build.__name__} {factor}", build(factor), enhance(kind, factor), BLEND_TOLERANCE
+            yield (
+                f"{build.__name__} {factor}",
+                build(factor),
+                enhance(kind, factor),
+                BLEND_TOLERANCE,
+            )
     for bits in range(1, 9):
-        yield f"posterize {bits}", ops.posterize(bits), lambda p, b=bits: ImageOps.posterize(p, b), 0
+        yield (
+            f"posterize {bits}",
+            ops.posterize(bits),
+            lambda p, b=bits: ImageOps.posterize(p, b),
+            0,
+        )
     for threshold in (0, 8.5, 127, 254.5, 255, 256):
-        yield f"solarize {threshold}", ops.solarize(threshold), lambda p, t=threshold: ImageOps.solarize(p, t), 0
+        yield (
+            f"solarize {threshold}",
+            ops.solarize(threshold),
+            lambda p, t=threshold: ImageOps.solarize(p, t),
+            0,
+        )
     yield "invert", ops.invert(), ImageOps.invert, 0
     yield "equalize", ops.equalize(), ImageOps.equalize, 0
     yield "autocontrast", ops.autocontrast(), ImageOps.autocontrast, 1
@@ -83,11 +108,15 @@ apply_all = jax.jit(jax.vmap(ops.apply, in_axes=(None, 0)))
 def test_every_operation_is_pillows(shape, seed):
     image = some_image(shape, seed)
     listed = list(cases(*shape[:2]))
-    results = np.asarray(apply_all(image, stack([operation for _, operation, _, _ in listed])))
+    results = np.asarray(
+        apply_all(image, stack([operation for _, operation, _, _ in listed]))
+    )
     assert results.dtype == np.uint8
     for (name, _, function, tolerance), result in zip(listed, results, strict=True):
         expected = np.asarray(function(to_pillow(image))).reshape(shape)
-        assert np.abs(result.astype(int) - expected.astype(int)).max() <= tolerance, name
+        assert np.abs(result.astype(int) - expected.astype(int)).max() <= tolerance, (
+            name
+        )
 
 
 @settings(max_examples=25, deadline=None)
@@ -95,9 +124,17 @@ def test_every_operation_is_pillows(shape, seed):
 def test_any_factor_blends_as_pillow_does(seed, factor, which):
     image = some_image((8, 9, 3), seed)
     build = [ops.brightness, ops.color, ops.contrast, ops.sharpness][which]
-    kind = [ImageEnhance.Brightness, ImageEnhance.Color, ImageEnhance.Contrast, ImageEnhance.Sharpness][which]
+    kind = [
+        ImageEnhance.Brightness,
+        ImageEnhance.Color,
+        ImageEnhance.Contrast,
+        ImageEnhance.Sharpness,
+    ][which]
     result = np.asarray(jitted(image, build(factor))).astype(int)
-    assert np.abs(result - np.asarray(kind(to_pillow(image)).enhance(factor))).max() <= BLEND_TOLERANCE
+    assert (
+        np.abs(result - np.asarray(kind(to_pillow(image)).enhance(factor))).max()
+        <= BLEND_TOLERANCE
+    )
 
 
 def test_a_quarter_turn_of_a_square_only_moves_pixels():
@@ -113,9 +150,13 @@ def test_autocontrast_of_every_pair_of_extremes():
     images = jnp.asarray(levels.reshape(-1, 16, 16, 1), jnp.uint8)
     stretch = jax.jit(jax.vmap(lambda image: ops.apply(image, ops.autocontrast())))
     result = np.asarray(stretch(images)).reshape(-1, 256).astype(int)
-    np.testing.assert_array_equal(result, 255 * (levels - low[:, None]) // (high - low)[:, None])
+    np.testing.assert_array_equal(
+        result, 255 * (levels - low[:, None]) // (high - low)[:, None]
+    )
     scale = 255.0 / (high - low)  # Pillow's arithmetic
-    pillow = (levels * scale[:, None] + (-low * scale)[:, None]).astype(int).clip(0, 255)
+    pillow = (
+        (levels * scale[:, None] + (-low * scale)[:, None]).astype(int).clip(0, 255)
+    )
     between = (np.arange(256) >= low[:, None]) & (np.arange(256) <= high[:, None])
     assert set(np.unique((result - pillow)[between])) == {0, 1}
     assert (result - pillow)[between].sum() == 12_094
@@ -137,7 +178,9 @@ def test_operations_of_no_strength_change_nothing():
     ]
     image = some_image((32, 32, 3), 0)
     results = np.asarray(apply_all(image, stack(neutral)))
-    assert (results == image[None]).all(axis=(1, 2, 3)).tolist() == [True] * len(neutral)
+    assert (results == image[None]).all(axis=(1, 2, 3)).tolist() == [True] * len(
+        neutral
+    )
 
 
 @pytest.mark.parametrize("tone", [ops.autocontrast(), ops.equalize()])
@@ -146,7 +189,7 @@ def test_flat_images_are_not_stretched(tone):
     np.testing.assert_array_equal(jitted(flat, tone), flat)
 
 
-def test_colour_leaves_one_channel_alone():
+def test_color_leaves_one_channel_alone():
     image = some_image((8, 8, 1), 1)
     np.testing.assert_array_equal(jitted(image, ops.color(0.01)), image)
 
@@ -155,7 +198,9 @@ def test_floats_are_rounded_to_levels_and_come_back_as_levels():
     image = some_image((8, 8, 1), 0)
     operations = [operation for _, operation, _, _ in cases(8, 8)]
     as_bytes = np.asarray(apply_all(image, stack(operations)))
-    as_floats = np.asarray(apply_all(jnp.asarray(image, jnp.float32) / 255, stack(operations)))
+    as_floats = np.asarray(
+        apply_all(jnp.asarray(image, jnp.float32) / 255, stack(operations))
+    )
     assert as_floats.dtype == np.float32
     np.testing.assert_allclose(as_floats, as_bytes / 255, rtol=2e-7)
     odd = jnp.asarray(image / 255 + 0.4 / 255, jnp.float32)

@@ -18,7 +18,9 @@ def refuses(fragment):
 
 
 def some_images(number=6, shape=(4, 5, 3), seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (number, *shape)).astype(np.uint8)
+    return (
+        np.random.default_rng(seed).integers(0, 256, (number, *shape)).astype(np.uint8)
+    )
 
 
 LABELS = np.array([0, 1, 2, 0, 1, 2])
@@ -26,8 +28,12 @@ LABELS = np.array([0, 1, 2, 0, 1, 2])
 
 def test_importing_the_package_is_light():
     heavy = ["tensorflow", "torch", "tensorflow_datasets", "sklearn", "PIL"]
-    code = f"import sys, unlearn_jax.data; print([m for m in {heavy} if m in sys.modules])"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    code = (
+        f"import sys, unlearn_jax.data; print([m for m in {heavy} if m in sys.modules])"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert out.stdout.strip() == "[]"
 
 
@@ -35,16 +41,27 @@ def test_digits_are_scikit_learns_images_each_used_once():
     from sklearn import datasets
 
     splits = sources.load_digits(num_train=900, seed=0)
-    assert (splits.name, splits.num_classes, splits.class_names[3]) == ("digits", 10, "3")
+    assert (splits.name, splits.num_classes, splits.class_names[3]) == (
+        "digits",
+        10,
+        "3",
+    )
     assert splits.train.images.shape == (900, 8, 8, 1)
     assert splits.test.images.shape == (897, 8, 8, 1)
     assert splits.train.images.dtype == np.uint8
     assert splits.train.labels.dtype == np.int32
     bunch = datasets.load_digits()
     ours = np.concatenate([splits.train.images, splits.test.images]).reshape(1797, 64)
-    rows = np.column_stack([np.rint(ours / 255 * 16), np.concatenate([splits.train.labels, splits.test.labels])])
+    rows = np.column_stack(
+        [
+            np.rint(ours / 255 * 16),
+            np.concatenate([splits.train.labels, splits.test.labels]),
+        ]
+    )
     theirs = np.column_stack([bunch.data, bunch.target])
-    np.testing.assert_array_equal(rows[np.lexsort(rows.T)], theirs[np.lexsort(theirs.T)])
+    np.testing.assert_array_equal(
+        rows[np.lexsort(rows.T)], theirs[np.lexsort(theirs.T)]
+    )
     assert ours.max() == 255
 
 
@@ -75,28 +92,56 @@ def test_digest_covers_values_types_and_shapes_but_not_names():
 
 
 def test_arrays_get_a_channel_types_and_names():
-    grey = some_images(shape=(4, 5))
-    splits = sources.load_arrays(grey / 255, LABELS[:, None].astype(np.uint8), jnp.asarray(grey) / 255, LABELS)
+    gray = some_images(shape=(4, 5))
+    splits = sources.load_arrays(
+        gray / 255, LABELS[:, None].astype(np.uint8), jnp.asarray(gray) / 255, LABELS
+    )
     assert splits.train.images.shape == (6, 4, 5, 1)
     assert splits.train.images.dtype == splits.test.images.dtype == np.float32
     assert splits.train.labels.dtype == np.int32
     assert splits.num_classes == 3
     assert splits.class_names == ("0", "1", "2")
-    named = sources.load_arrays(grey, LABELS, grey, LABELS, class_names=["a", "b", "c", "d"])
+    named = sources.load_arrays(
+        gray, LABELS, gray, LABELS, class_names=["a", "b", "c", "d"]
+    )
     assert named.num_classes == 4
 
 
 @pytest.mark.parametrize(
     ("images", "labels", "fragment"),
     [
-        (some_images(shape=(4,)), LABELS, r"must have shape \[N, H, W, channels\], got \(6, 4\)"),
-        (some_images().astype(np.int32), LABELS, "must be uint8 in 0..255 or floating in .0, 1., got int32"),
-        (some_images().astype(np.float32), LABELS, r"must lie in \[0, 1\], got 0 to 255; .*divide by 255"),
-        (some_images() / 255 - 0.5, LABELS, r"must lie in \[0, 1\], got -0.5 to 0.5; undo any normalisation"),
+        (
+            some_images(shape=(4,)),
+            LABELS,
+            r"must have shape \[N, H, W, channels\], got \(6, 4\)",
+        ),
+        (
+            some_images().astype(np.int32),
+            LABELS,
+            "must be uint8 in 0..255 or floating in .0, 1., got int32",
+        ),
+        (
+            some_images().astype(np.float32),
+            LABELS,
+            r"must lie in \[0, 1\], got 0 to 255; .*divide by 255",
+        ),
+        (
+            some_images() / 255 - 0.5,
+            LABELS,
+            r"must lie in \[0, 1\], got -0.5 to 0.5; undo any normalization",
+        ),
         (np.full((6, 4, 5, 3), np.nan), LABELS, "contain NaN or infinity"),
         (np.full((6, 4, 5, 3), np.inf), LABELS, "contain NaN or infinity"),
-        (some_images(), np.eye(3)[LABELS], r"labels must have shape \[N\] = \(6,\).*got \(6, 3\)"),
-        (some_images(), LABELS[:5], r"labels must have shape \[N\] = \(6,\).*got \(5,\)"),
+        (
+            some_images(),
+            np.eye(3)[LABELS],
+            r"labels must have shape \[N\] = \(6,\).*got \(6, 3\)",
+        ),
+        (
+            some_images(),
+            LABELS[:5],
+            r"labels must have shape \[N\] = \(6,\).*got \(5,\)",
+        ),
         (some_images(), LABELS.astype(float), "labels must be integers, got float64"),
         (some_images(), LABELS > 0, "labels must be integers, got bool"),
         (some_images(), LABELS + 1, r"must lie in 0\.\.2 for 3 classes, got 1 to 3"),
@@ -117,7 +162,9 @@ def test_validate_needs_two_classes_and_keeps_bytes_as_they_are():
         sources.validate(Dataset(some_images(), LABELS * 0), 1)
     images = some_images()
     assert sources.validate(Dataset(images, LABELS), 3).images is images
-    with refuses(r"0\.\.2 for 3 classes, got 0 to"):  # does not wrap around when it becomes int32
+    with refuses(
+        r"0\.\.2 for 3 classes, got 0 to"
+    ):  # does not wrap around when it becomes int32
         sources.validate(Dataset(images, np.array([0, 0, 0, 0, 0, 2**32], np.int64)), 3)
 
 
@@ -127,7 +174,14 @@ def test_train_and_test_must_match():
     with refuses("differ in type: uint8 and float32"):
         sources.load_arrays(some_images(), LABELS, some_images() / 255, LABELS)
     with refuses("4 class names given for 3 classes"):
-        sources.load_arrays(some_images(), LABELS, some_images(), LABELS, num_classes=3, class_names="abcd")
+        sources.load_arrays(
+            some_images(),
+            LABELS,
+            some_images(),
+            LABELS,
+            num_classes=3,
+            class_names="abcd",
+        )
 
 
 @pytest.mark.parametrize(
@@ -152,7 +206,9 @@ def test_npz_refusals(tmp_path):
     with refuses("no data file at"):
         sources.load_npz(path)
     np.savez(path, train_images=some_images(), train_labels=LABELS)
-    with refuses("missing test_images, test_labels; .*this one holds train_images, train_labels"):
+    with refuses(
+        "missing test_images, test_labels; .*this one holds train_images, train_labels"
+    ):
         sources.load_npz(path)
     np.savez(path, x_train=some_images(), y_train=LABELS, x_test=some_images())
     with refuses("missing y_test"):
@@ -165,7 +221,13 @@ def test_npz_refusals(tmp_path):
     with refuses("as an .npz file"):
         sources.load_npz(path)
     objects = np.array([{}], object)
-    np.savez(path, train_images=objects, train_labels=LABELS, test_images=objects, test_labels=LABELS)
+    np.savez(
+        path,
+        train_images=objects,
+        train_labels=LABELS,
+        test_images=objects,
+        test_labels=LABELS,
+    )
     with refuses("cannot read"):
         sources.load_npz(path)
 
@@ -177,7 +239,9 @@ def write_image(path, image):
 
 def test_folder_with_train_and_test(tmp_path):
     images = some_images(8)
-    for i, (part, name) in enumerate((p, c) for p in ("train", "test") for c in ("cat", "dog") for _ in "ab"):
+    for i, (part, name) in enumerate(
+        (p, c) for p in ("train", "test") for c in ("cat", "dog") for _ in "ab"
+    ):
         write_image(tmp_path / part / name / f"{i}.png", images[i])
     (tmp_path / "train" / "cat" / "notes.txt").write_text("not an image")
     splits = sources.load_folder(tmp_path)
@@ -187,30 +251,36 @@ def test_folder_with_train_and_test(tmp_path):
     assert splits.train.labels.tolist() == splits.test.labels.tolist() == [0, 0, 1, 1]
 
 
-def test_folder_is_split_at_random_and_keeps_grey_images_grey(tmp_path):
+def test_folder_is_split_at_random_and_keeps_gray_images_gray(tmp_path):
     images = some_images(10, shape=(4, 5))
     for i, image in enumerate(images):
         write_image(tmp_path / f"class{i % 2}" / "deeper" / f"{i}.PNG", image)
     splits = sources.load_folder(tmp_path, test_fraction=0.3, seed=1)
     assert splits.train.images.shape == (7, 4, 5, 1)
     assert splits.test.images.shape == (3, 4, 5, 1)
-    assert splits.digest == sources.load_folder(tmp_path, test_fraction=0.3, seed=1).digest
-    assert splits.digest != sources.load_folder(tmp_path, test_fraction=0.3, seed=2).digest
+    assert (
+        splits.digest == sources.load_folder(tmp_path, test_fraction=0.3, seed=1).digest
+    )
+    assert (
+        splits.digest != sources.load_folder(tmp_path, test_fraction=0.3, seed=2).digest
+    )
     seen = np.concatenate([splits.train.images, splits.test.images])[..., 0]
     labels = np.concatenate([splits.train.labels, splits.test.labels])
-    found = [int(np.flatnonzero((images == image).all(axis=(1, 2)))[0]) for image in seen]
+    found = [
+        int(np.flatnonzero((images == image).all(axis=(1, 2)))[0]) for image in seen
+    ]
     assert sorted(found) == list(range(10))
     np.testing.assert_array_equal(np.array(found) % 2, labels)
 
 
-def test_folder_turns_to_rgb_as_soon_as_one_image_has_colour(tmp_path):
-    grey, colour = some_images(1, shape=(4, 5))[0], some_images(1)[0]
-    write_image(tmp_path / "a" / "0.png", grey)
-    write_image(tmp_path / "b" / "0.png", colour)
+def test_folder_turns_to_rgb_as_soon_as_one_image_has_color(tmp_path):
+    gray, color = some_images(1, shape=(4, 5))[0], some_images(1)[0]
+    write_image(tmp_path / "a" / "0.png", gray)
+    write_image(tmp_path / "b" / "0.png", color)
     splits = sources.load_folder(tmp_path, test_fraction=0.5)
     both = {int(x.labels[0]): x.images[0] for x in (splits.train, splits.test)}
-    np.testing.assert_array_equal(both[0], np.repeat(grey[..., None], 3, axis=2))
-    np.testing.assert_array_equal(both[1], colour)
+    np.testing.assert_array_equal(both[0], np.repeat(gray[..., None], 3, axis=2))
+    np.testing.assert_array_equal(both[1], color)
 
 
 def test_folder_resizes_on_request_only(tmp_path):
@@ -260,15 +330,27 @@ def test_resplit_draws_disjoint_sets_from_the_pool():
     rows = np.arange(12, dtype=np.uint8)
     images = rows[:, None, None, None] * np.ones((1, 2, 2, 1), np.uint8)
     labels = rows % 3
-    splits = sources.load_arrays(images[:6], labels[:6], images[6:], labels[6:], name="toy")
+    splits = sources.load_arrays(
+        images[:6], labels[:6], images[6:], labels[6:], name="toy"
+    )
     drawn = sources.resplit(splits, num_train=7, num_test=3, seed=0)
     ids = np.concatenate([drawn.train.images, drawn.test.images])[:, 0, 0, 0]
-    assert (drawn.name, len(drawn.train.labels), len(drawn.test.labels)) == ("toy", 7, 3)
+    assert (drawn.name, len(drawn.train.labels), len(drawn.test.labels)) == (
+        "toy",
+        7,
+        3,
+    )
     assert len(set(ids.tolist())) == 10
     assert (ids[:7] >= 6).any()  # some training samples come from the old test set
-    np.testing.assert_array_equal(np.concatenate([drawn.train.labels, drawn.test.labels]), ids % 3)
-    assert drawn.digest == sources.resplit(splits, num_train=7, num_test=3, seed=0).digest
-    assert drawn.digest != sources.resplit(splits, num_train=7, num_test=3, seed=1).digest
+    np.testing.assert_array_equal(
+        np.concatenate([drawn.train.labels, drawn.test.labels]), ids % 3
+    )
+    assert (
+        drawn.digest == sources.resplit(splits, num_train=7, num_test=3, seed=0).digest
+    )
+    assert (
+        drawn.digest != sources.resplit(splits, num_train=7, num_test=3, seed=1).digest
+    )
     with refuses(r"num_train \+ num_test = 13 is more than the 12 samples it has"):
         sources.resplit(splits, num_train=10, num_test=3, seed=0)
     for sizes in ({"num_train": 0, "num_test": 3}, {"num_train": 3, "num_test": 0}):

@@ -12,7 +12,12 @@ def refuses(fragment):
 
 
 @pytest.mark.parametrize(
-    ("seed", "first"), [(1, [26247, 35067, 34590]), (10, [27632, 36119, 4796]), (100, [4253, 30076, 48047])]
+    ("seed", "first"),
+    [
+        (1, [26247, 35067, 34590]),
+        (10, [27632, 36119, 4796]),
+        (100, [4253, 30076, 48047]),
+    ],
 )
 def test_legacy_draw_is_the_published_forget_set(seed, first):
     indices = splits.legacy_indices(50_000, 5_000, seed=seed)
@@ -31,7 +36,9 @@ def test_random_forget_sets_are_seeded_and_sized():
 
 
 def test_random_forget_sets_are_uniform():
-    hits = sum(splits.forget_random(20, count=5, seed=seed).astype(int) for seed in range(2000))
+    hits = sum(
+        splits.forget_random(20, count=5, seed=seed).astype(int) for seed in range(2000)
+    )
     # binomial(2000, 1/4): standard deviation 19.4
     assert np.abs(hits - 500).max() < 5 * 19.4
 
@@ -60,7 +67,13 @@ def test_random_forget_set_refusals(knobs, fragment):
 def test_forget_class_marks_exactly_those_labels():
     labels = np.array([0, 2, 1, 2, 0], np.int32)
     assert splits.forget_class(labels, 2).tolist() == [False, True, False, True, False]
-    assert splits.forget_class(labels, [0, 1]).tolist() == [True, False, True, False, True]
+    assert splits.forget_class(labels, [0, 1]).tolist() == [
+        True,
+        False,
+        True,
+        False,
+        True,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -80,7 +93,13 @@ def test_forget_class_refusals(classes, fragment):
 
 
 def test_forget_indices():
-    assert splits.forget_indices([4, 1], 5).tolist() == [False, True, False, False, True]
+    assert splits.forget_indices([4, 1], 5).tolist() == [
+        False,
+        True,
+        False,
+        False,
+        True,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -129,7 +148,9 @@ def test_forget_file_reads_every_format(tmp_path):
     (tmp_path / "d.txt").write_text("# forget these\n4\n\n0\n 2 \n")
     (tmp_path / "e.csv").write_text("4\n0\n2")
     for name in ("a.npy", "b.npy", "c.npz", "d.txt", "e.csv"):
-        np.testing.assert_array_equal(splits.forget_file(tmp_path / name, 6), expected, err_msg=name)
+        np.testing.assert_array_equal(
+            splits.forget_file(tmp_path / name, 6), expected, err_msg=name
+        )
 
 
 def test_forget_file_refusals(tmp_path):
@@ -137,17 +158,38 @@ def test_forget_file_refusals(tmp_path):
         splits.forget_file(tmp_path / "absent.npy", 6)
     cases = {
         "bad.json": (lambda path: path.write_text("[1]"), "suffix must be one of .npy"),
-        "words.txt": (lambda path: path.write_text("1\ncat\n"), "line 2: 'cat' is not an integer index"),
-        "floats.csv": (lambda path: path.write_text("1.5"), "line 1: '1.5' is not an integer"),
-        "binary.txt": (lambda path: path.write_bytes(b"\xff\xfe\x00"), "not a text file"),
+        "words.txt": (
+            lambda path: path.write_text("1\ncat\n"),
+            "line 2: 'cat' is not an integer index",
+        ),
+        "floats.csv": (
+            lambda path: path.write_text("1.5"),
+            "line 1: '1.5' is not an integer",
+        ),
+        "binary.txt": (
+            lambda path: path.write_bytes(b"\xff\xfe\x00"),
+            "not a text file",
+        ),
         "empty.txt": (lambda path: path.write_text("\n"), "forget set is empty"),
         "broken.npy": (lambda path: path.write_bytes(b"\x93NUMPY"), "as a NumPy array"),
-        "pickle.npy": (lambda path: np.save(path, np.array([{}]), allow_pickle=True), "as a NumPy array"),
+        "pickle.npy": (
+            lambda path: np.save(path, np.array([{}]), allow_pickle=True),
+            "as a NumPy array",
+        ),
         "two.npz": (lambda path: np.savez(path, a=[1], b=[2]), "single array"),
         "float.npy": (lambda path: np.save(path, [1.0]), "must be integers"),
-        "large.npy": (lambda path: np.save(path, [6]), "large.npy: forget index 6 is out of range"),
-        "short.npy": (lambda path: np.save(path, np.ones(5, bool)), r"must have shape \(6,\)"),
-        "as_integers.npy": (lambda path: np.save(path, [0, 1, 0, 1]), "stored as booleans"),
+        "large.npy": (
+            lambda path: np.save(path, [6]),
+            "large.npy: forget index 6 is out of range",
+        ),
+        "short.npy": (
+            lambda path: np.save(path, np.ones(5, bool)),
+            r"must have shape \(6,\)",
+        ),
+        "as_integers.npy": (
+            lambda path: np.save(path, [0, 1, 0, 1]),
+            "stored as booleans",
+        ),
     }
     for name, (write, fragment) in cases.items():
         write(tmp_path / name)
@@ -168,14 +210,18 @@ def test_membership_design_puts_each_sample_in_exactly_half(num_models, generato
 def test_membership_design_does_not_depend_on_the_block_size(monkeypatch, generator):
     whole = splits.membership_design(6, 100, seed=5, generator=generator)
     monkeypatch.setattr(splits, "_BLOCK_COLUMNS", 7)
-    np.testing.assert_array_equal(splits.membership_design(6, 100, seed=5, generator=generator), whole)
+    np.testing.assert_array_equal(
+        splits.membership_design(6, 100, seed=5, generator=generator), whole
+    )
 
 
 def test_legacy_design_is_the_published_construction():
     np.random.seed(0)
     keep = np.random.uniform(0, 1, size=(8, 300))
     expected = keep.argsort(0) < 4
-    np.testing.assert_array_equal(splits.membership_design(8, 300, seed=0, generator="legacy"), expected)
+    np.testing.assert_array_equal(
+        splits.membership_design(8, 300, seed=0, generator="legacy"), expected
+    )
 
 
 def test_membership_design_treats_models_alike_and_independently():

@@ -20,7 +20,9 @@ from unlearn_jax.data import tfds_reader
 from unlearn_jax.data.quiet import quiet_tfds
 from unlearn_jax.types import DamagedFileError, InputError
 
-prepare = importlib.import_module("unlearn_jax.data.prepare")  # the module; data.prepare is its function
+prepare = importlib.import_module(
+    "unlearn_jax.data._prepare"
+)  # the module; data.prepare is its function
 
 ROWS = {"train": 4, "test": 3}
 
@@ -32,7 +34,10 @@ def refuses(fragment):
 @pytest.fixture(autouse=True)
 def tiny_official_sizes(monkeypatch):
     """The official layouts with a few rows per file."""
-    small = {name: dataclasses.replace(layout, rows_per_file=ROWS) for name, layout in prepare._CIFAR.items()}
+    small = {
+        name: dataclasses.replace(layout, rows_per_file=ROWS)
+        for name, layout in prepare._CIFAR.items()
+    }
     monkeypatch.setattr(prepare, "_CIFAR", small)
     monkeypatch.setattr(prepare, "_MNIST_ROWS", ROWS)
 
@@ -42,11 +47,18 @@ def cifar_members(name, seed=0):
     layout, rng = prepare._CIFAR[name], np.random.default_rng(seed)
     members = {}
     for file, number in layout.names.values():
-        members[f"{layout.folder}/{file}"] = "\n".join(f"name{i}" for i in range(number)).encode() + b"\n\n"
+        members[f"{layout.folder}/{file}"] = (
+            "\n".join(f"name{i}" for i in range(number)).encode() + b"\n\n"
+        )
     for split, files in layout.files.items():
         for file in files:
-            labels = [rng.integers(0, number, (ROWS[split], 1)) for _, number in layout.names.values()]
-            rows = np.concatenate([*labels, rng.integers(0, 256, (ROWS[split], 3072))], axis=1)
+            labels = [
+                rng.integers(0, number, (ROWS[split], 1))
+                for _, number in layout.names.values()
+            ]
+            rows = np.concatenate(
+                [*labels, rng.integers(0, 256, (ROWS[split], 3072))], axis=1
+            )
             members[f"{layout.folder}/{file}"] = rows.astype(np.uint8).tobytes()
     return members
 
@@ -64,12 +76,17 @@ def cifar_oracle(name, members, split):
     """Images and labels of one split by definition: label bytes, then a plane each of red, green and blue."""
     layout = prepare._CIFAR[name]
     depth = len(layout.names)
-    content = b"".join(members[f"{layout.folder}/{file}"] for file in layout.files[split])
+    content = b"".join(
+        members[f"{layout.folder}/{file}"] for file in layout.files[split]
+    )
     images, labels = [], []
     for start in range(0, len(content), depth + 3072):
         record = content[start : start + depth + 3072]
         labels.append(record[depth - 1])
-        planes = [np.frombuffer(record[depth + 1024 * c :][:1024], np.uint8).reshape(32, 32) for c in range(3)]
+        planes = [
+            np.frombuffer(record[depth + 1024 * c :][:1024], np.uint8).reshape(32, 32)
+            for c in range(3)
+        ]
         images.append(np.stack(planes, axis=-1))
     return np.stack(images), np.array(labels)
 
@@ -84,7 +101,9 @@ def write_mnist(folder):
             rng.integers(0, 10, number, np.uint8),
         )
         for file, array in zip(files, arrays[split], strict=True):
-            header = bytes([0, 0, 8, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
+            header = bytes([0, 0, 8, array.ndim]) + b"".join(
+                size.to_bytes(4, "big") for size in array.shape
+            )
             (folder / file).write_bytes(gzip.compress(header + array.tobytes()))
     return arrays
 
@@ -96,26 +115,35 @@ def test_prepared_cifar_is_read_back_by_us_and_by_tfds(tmp_path, name, capfd):
     target = data.prepare(name, archive=archive, data_dir=tmp_path / "data")
     assert target == tmp_path / "data" / name / "3.0.2"
     assert os.listdir(tmp_path / "data") == [name]
-    splits = data.load_tfds(name, data_dir=tmp_path / "data", cache_dir=tmp_path / "cache")
+    splits = data.load_tfds(
+        name, data_dir=tmp_path / "data", cache_dir=tmp_path / "cache"
+    )
     for split in ("train", "test"):
         images, labels = cifar_oracle(name, members, split)
         np.testing.assert_array_equal(getattr(splits, split).images, images)
         np.testing.assert_array_equal(getattr(splits, split).labels, labels)
     assert splits.num_classes == {"cifar10": 10, "cifar100": 100}[name]
     assert splits.class_names[7] == "name7"
-    assert capfd.readouterr() == ("", "")  # neither TFDS nor we print when nobody watches
+    assert capfd.readouterr() == (
+        "",
+        "",
+    )  # neither TFDS nor we print when nobody watches
 
     import tensorflow_datasets as tfds
 
     source = tfds.data_source(name, data_dir=tmp_path / "data", split="test")
-    assert [example["id"].decode() for example in source] == [f"test_{i:05d}" for i in range(ROWS["test"])]
+    assert [example["id"].decode() for example in source] == [
+        f"test_{i:05d}" for i in range(ROWS["test"])
+    ]
     assert "tensorflow" not in sys.modules
 
 
 def test_prepared_mnist_is_read_back(tmp_path):
     arrays = write_mnist(tmp_path / "archive")
     data.prepare("mnist", archive=tmp_path / "archive", data_dir=tmp_path / "data")
-    splits = data.load_tfds("mnist:3.0.1", data_dir=tmp_path / "data", cache_dir=tmp_path / "cache")
+    splits = data.load_tfds(
+        "mnist:3.0.1", data_dir=tmp_path / "data", cache_dir=tmp_path / "cache"
+    )
     np.testing.assert_array_equal(splits.train.images[..., 0], arrays["train"][0])
     np.testing.assert_array_equal(splits.test.labels, arrays["test"][1])
     assert splits.class_names == tuple("0123456789")
@@ -125,8 +153,14 @@ def test_preparing_twice_keeps_the_first(tmp_path):
     archive = write_tar(tmp_path / "archive.tar.gz", cifar_members("cifar10"))
     target = data.prepare("cifar10", archive=archive, data_dir=tmp_path / "data")
     before = sorted((file.name, file.stat().st_mtime_ns) for file in target.iterdir())
-    assert data.prepare("cifar10", archive=tmp_path / "gone", data_dir=tmp_path / "data") == target
-    assert sorted((file.name, file.stat().st_mtime_ns) for file in target.iterdir()) == before
+    assert (
+        data.prepare("cifar10", archive=tmp_path / "gone", data_dir=tmp_path / "data")
+        == target
+    )
+    assert (
+        sorted((file.name, file.stat().st_mtime_ns) for file in target.iterdir())
+        == before
+    )
 
 
 def without(members, name):
@@ -141,12 +175,27 @@ def test_wrong_cifar_archives_are_refused_and_leave_nothing(tmp_path):
     cases = [
         (
             without(members, "batch_4"),
-            "has no cifar-10-batches-bin/data_batch_4.bin: it is not the binary version",
+            (
+                "has no cifar-10-batches-bin/data_batch_4.bin: it is not the binary"
+                " version"
+            ),
         ),
-        (cifar_members("cifar100"), "it is not the binary version; download cifar-10-binary.tar.gz"),
-        (members | {prefix + "data_batch_2.bin": b"12"}, "data_batch_2.bin has 2 bytes, expected 12292"),
-        (members | {prefix + "test_batch.bin": bytes(record)}, "test_batch.bin has a label above 9"),
-        (members | {prefix + "batches.meta.txt": b"cat dog"}, "names 2 classes, expected 10"),
+        (
+            cifar_members("cifar100"),
+            "it is not the binary version; download cifar-10-binary.tar.gz",
+        ),
+        (
+            members | {prefix + "data_batch_2.bin": b"12"},
+            "data_batch_2.bin has 2 bytes, expected 12292",
+        ),
+        (
+            members | {prefix + "test_batch.bin": bytes(record)},
+            "test_batch.bin has a label above 9",
+        ),
+        (
+            members | {prefix + "batches.meta.txt": b"cat dog"},
+            "names 2 classes, expected 10",
+        ),
     ]
     for content, fragment in cases:
         archive = write_tar(tmp_path / "archive.tar.gz", content)
@@ -156,7 +205,11 @@ def test_wrong_cifar_archives_are_refused_and_leave_nothing(tmp_path):
     for damaged in (whole[: len(whole) // 2], whole[:-4], b"not a tar file", b""):
         (tmp_path / "archive.tar.gz").write_bytes(damaged)
         with refuses("damaged or not fully downloaded"):
-            data.prepare("cifar10", archive=tmp_path / "archive.tar.gz", data_dir=tmp_path / "data")
+            data.prepare(
+                "cifar10",
+                archive=tmp_path / "archive.tar.gz",
+                data_dir=tmp_path / "data",
+            )
     with refuses("no archive at .*; download cifar-10-binary.tar.gz from https://"):
         data.prepare("cifar10", archive=tmp_path / "absent", data_dir=tmp_path / "data")
     with refuses("cannot prepare 'svhn'; known are cifar10, cifar100, mnist"):
@@ -230,18 +283,28 @@ def flip_a_bit(file):
 def test_unreadable_cache_entries_are_built_again(mnist):
     first = data.load_tfds("mnist", **mnist).digest
     for name in ("images.npy", "labels.npy", "meta.json"):
-        for damage in (lambda file: os.truncate(file, file.stat().st_size // 2), flip_a_bit, os.remove):
+        for damage in (
+            lambda file: os.truncate(file, file.stat().st_size // 2),
+            flip_a_bit,
+            os.remove,
+        ):
             for file in mnist["cache_dir"].rglob(name):
                 damage(file)
             assert data.load_tfds("mnist", **mnist).digest == first
-    assert not [entry for entry in (mnist["cache_dir"] / "tfds").iterdir() if entry.name.startswith(".")]
+    assert not [
+        entry
+        for entry in (mnist["cache_dir"] / "tfds").iterdir()
+        if entry.name.startswith(".")
+    ]
 
 
 def test_a_description_that_changed_is_another_cache_entry(mnist, monkeypatch):
     data.load_tfds("mnist", **mnist)
     info = mnist["data_dir"] / "mnist" / "3.0.1" / "dataset_info.json"
     info.write_text(info.read_text().replace("handwritten", "printed"))
-    monkeypatch.setattr(tfds_reader, "_decode_split", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(
+        tfds_reader, "_decode_split", lambda *_: pytest.fail("decoded again")
+    )
     with pytest.raises(pytest.fail.Exception, match="decoded again"):
         data.load_tfds("mnist", **mnist)
 
@@ -249,13 +312,17 @@ def test_a_description_that_changed_is_another_cache_entry(mnist, monkeypatch):
 def test_a_cache_that_cannot_be_written_is_a_warning(mnist, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.warns(UserWarning, match="cannot keep the decoded images of mnist"):
-        splits = data.load_tfds("mnist", data_dir=mnist["data_dir"], cache_dir=tmp_path / "file")
+        splits = data.load_tfds(
+            "mnist", data_dir=mnist["data_dir"], cache_dir=tmp_path / "file"
+        )
     assert len(splits.train.labels) == ROWS["train"]
 
 
 def test_slices_and_the_default_directory(mnist, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(mnist["data_dir"]))
-    splits = data.load_tfds("mnist", train_split="train[1:3]", cache_dir=mnist["cache_dir"])
+    splits = data.load_tfds(
+        "mnist", train_split="train[1:3]", cache_dir=mnist["cache_dir"]
+    )
     whole = data.load_tfds("mnist", **mnist)
     np.testing.assert_array_equal(splits.train.images, whole.train.images[1:3])
 
@@ -265,13 +332,23 @@ def test_reading_refusals(mnist, tmp_path):
         (
             "cifar10",
             {},
-            r"no prepared data set 'cifar10' \(looked for .*cifar10/<version>/dataset_info.json\); ",
+            (
+                r"no prepared data set 'cifar10' \(looked for"
+                r" .*cifar10/<version>/dataset_info.json\); "
+            ),
         ),
-        ("cifar10", {}, "unlearn-jax prepare cifar10 --archive cifar-10-binary.tar.gz --data-dir "),
+        (
+            "cifar10",
+            {},
+            "unlearn-jax prepare cifar10 --archive cifar-10-binary.tar.gz --data-dir ",
+        ),
         (
             "svhn_cropped",
             {},
-            "with TensorFlow: tfds build svhn_cropped --file_format=array_record --data_dir=",
+            (
+                "with TensorFlow: tfds build svhn_cropped --file_format=array_record"
+                " --data_dir="
+            ),
         ),
         ("mnist", {"data_dir": tmp_path / "absent"}, "no prepared data set 'mnist'"),
         ("mnist:1.0.0", {}, "prepared in version 3.0.1, not in 1.0.0"),
@@ -281,7 +358,11 @@ def test_reading_refusals(mnist, tmp_path):
             {"train_split": "validation"},
             "cannot read split 'validation' of mnist, which has train, test: ",
         ),
-        ("mnist", {"image_key": "picture"}, "has no feature 'picture'; it has image, label"),
+        (
+            "mnist",
+            {"image_key": "picture"},
+            "has no feature 'picture'; it has image, label",
+        ),
         ("mnist", {"label_key": "image"}, "feature 'image' is not an integer label"),
         ("mnist", {"test_split": "test[:0]"}, r"cannot read split 'test\[:0\]'"),
     ]
@@ -316,11 +397,16 @@ def write_toy(data_dir, name, examples, *, version="1.0.0", features=None):
 
             def _info(self):
                 return tfds.core.DatasetInfo(
-                    builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
+                    builder=self,
+                    features=tfds.features.FeaturesDict(features),
+                    disable_shuffling=True,
                 )
 
             def _split_generators(self, dl_manager):
-                return {"train": self._generate_examples(), "test": self._generate_examples()}
+                return {
+                    "train": self._generate_examples(),
+                    "test": self._generate_examples(),
+                }
 
             def _generate_examples(self):
                 yield from enumerate(examples)
@@ -336,7 +422,9 @@ def toy_example(value, *, size=(4, 4), label=0, name="a"):
 
 
 def test_samples_are_ordered_by_id_where_ids_differ(tmp_path, capsys):
-    rows = [toy_example(10 * i, label=i % 2, name=f"train_{i:05d}") for i in (3, 0, 2, 1)]
+    rows = [
+        toy_example(10 * i, label=i % 2, name=f"train_{i:05d}") for i in (3, 0, 2, 1)
+    ]
     write_toy(tmp_path, "toy", rows)
     where = {"data_dir": tmp_path, "cache_dir": tmp_path / "cache"}
     splits = data.load_tfds("toy", **where)
@@ -350,7 +438,12 @@ def test_samples_are_ordered_by_id_where_ids_differ(tmp_path, capsys):
 def test_versions_and_configs(tmp_path):
     for version in ("1.0.0", "1.10.0", "1.9.0"):
         number = int(version.split(".")[1])
-        write_toy(tmp_path, "toy", [toy_example(number, label=i, name=f"{i}") for i in range(2)], version=version)
+        write_toy(
+            tmp_path,
+            "toy",
+            [toy_example(number, label=i, name=f"{i}") for i in range(2)],
+            version=version,
+        )
     where = {"data_dir": tmp_path, "cache_dir": tmp_path / "cache"}
     assert data.load_tfds("toy", **where).train.images[0, 0, 0, 0] == 10
     assert data.load_tfds("toy:1.9.0", **where).train.images[0, 0, 0, 0] == 9
@@ -366,12 +459,20 @@ def test_versions_and_configs(tmp_path):
 
 def test_images_of_differing_shapes_and_bad_labels_are_refused(tmp_path):
     where = {"data_dir": tmp_path, "cache_dir": tmp_path / "cache"}
-    write_toy(tmp_path, "ragged", [toy_example(1), toy_example(2, size=(4, 5), name="b")])
-    with refuses(r"images differ in shape, \(4, 4, 1\) and \(4, 5, 1\) \(row 1 of 'train'\)"):
+    write_toy(
+        tmp_path, "ragged", [toy_example(1), toy_example(2, size=(4, 5), name="b")]
+    )
+    with refuses(
+        r"images differ in shape, \(4, 4, 1\) and \(4, 5, 1\) \(row 1 of 'train'\)"
+    ):
         data.load_tfds("ragged", **where)
-    write_toy(tmp_path, "unlabelled", [toy_example(1, label=-1), toy_example(2, name="b", label=1)])
+    write_toy(
+        tmp_path,
+        "unlabeled",
+        [toy_example(1, label=-1), toy_example(2, name="b", label=1)],
+    )
     with refuses("training set: labels must lie in 0..1"):
-        data.load_tfds("unlabelled", **where)
+        data.load_tfds("unlabeled", **where)
 
 
 def test_quiet_puts_back_what_it_changed():
@@ -388,10 +489,27 @@ def test_quiet_puts_back_what_it_changed():
     assert (logger.level, tqdm_utils._active) == before
 
 
-@pytest.mark.skipif("UNLEARN_JAX_TEST_DATA" not in os.environ, reason="needs a TFDS directory with mnist 3.0.1")
+@pytest.mark.skipif(
+    "UNLEARN_JAX_TEST_DATA" not in os.environ,
+    reason="needs a TFDS directory with mnist 3.0.1",
+)
 def test_the_real_mnist(tmp_path):
     splits = data.load_tfds(
-        "mnist", data_dir=os.environ["UNLEARN_JAX_TEST_DATA"], train_split="test", cache_dir=tmp_path
+        "mnist",
+        data_dir=os.environ["UNLEARN_JAX_TEST_DATA"],
+        train_split="test",
+        cache_dir=tmp_path,
     )
     assert splits.test.images.shape == (10_000, 28, 28, 1)
-    assert np.bincount(splits.test.labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    assert np.bincount(splits.test.labels).tolist() == [
+        980,
+        1135,
+        1032,
+        1010,
+        982,
+        892,
+        958,
+        1028,
+        974,
+        1009,
+    ]

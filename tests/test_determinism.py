@@ -1,6 +1,7 @@
 """The same seed gives the same bits: in another process, on another number of cores and devices, by any mapper.
 
-README's table of determinism says what is the same and what may differ; ``tests/bits.py`` measures other settings.
+README's table of determinism says what is the same and what may differ;
+``tests/bits.py`` measures other settings.
 """
 
 import functools
@@ -14,7 +15,11 @@ import bits
 import numpy as np
 import pytest
 
-ONE_CORE = ["taskset", "-c", str(min(os.sched_getaffinity(0)))] if shutil.which("taskset") else []
+ONE_CORE = (
+    ["taskset", "-c", str(min(os.sched_getaffinity(0)))]
+    if shutil.which("taskset")
+    else []
+)
 """Leaves a process one core, before it counts them."""
 SETTINGS = {
     "two devices": {"JAX_NUM_CPU_DEVICES": "2", "PYTHONHASHSEED": "0"},
@@ -40,20 +45,28 @@ def start_all(folder, settings, left_out, *options):
     """
     started = {}
     for name, variables in settings.items():
-        env = os.environ | variables | {"PYTHONPATH": str(pathlib.Path(__file__).parents[1])}
+        env = (
+            os.environ
+            | variables
+            | {"PYTHONPATH": str(pathlib.Path(__file__).parents[1])}
+        )
         words = [sys.executable, bits.__file__, str(folder / f"{name}.npz"), *options]
         started[name] = subprocess.Popen(
             (ONE_CORE if "one core" in name else []) + words,
             env={key: value for key, value in env.items() if key not in left_out},
         )
-    assert {name: process.wait(timeout=1800) for name, process in started.items()} == dict.fromkeys(settings, 0)
+    assert {
+        name: process.wait(timeout=1800) for name, process in started.items()
+    } == dict.fromkeys(settings, 0)
     return [dict(np.load(folder / f"{name}.npz")) for name in settings]
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Small ones."""
-    return start_all(tmp_path_factory.mktemp("bits"), SETTINGS, ["JAX_COMPILATION_CACHE_DIR"])
+    return start_all(
+        tmp_path_factory.mktemp("bits"), SETTINGS, ["JAX_COMPILATION_CACHE_DIR"]
+    )
 
 
 @pytest.mark.slow
@@ -61,12 +74,18 @@ def runs(tmp_path_factory):
 def test_cores_do_not_change_products_that_are_divided_over_threads(tmp_path):
     """Nor parts and Winograd's form, as users compile: without the lower effort that tests compile with.
 
-    XLA divides large products over as many threads as there are devices, if these are more than the cores, so that
-    eight devices change the bits that two give.
+    XLA divides large products over as many threads as there are devices, if these are
+    more than the cores, so that eight devices change the bits that two give.
     """
-    settings = {name: {"JAX_NUM_CPU_DEVICES": "2"} for name in ("two cores", "one core")}
+    settings = {
+        name: {"JAX_NUM_CPU_DEVICES": "2"} for name in ("two cores", "one core")
+    }
     options = ("--side", "32", "--batch", "64", "--width", "32")
-    gaps = bits.compare(*start_all(tmp_path, settings, ["JAX_COMPILATION_CACHE_DIR", "XLA_FLAGS"], *options))
+    gaps = bits.compare(
+        *start_all(
+            tmp_path, settings, ["JAX_COMPILATION_CACHE_DIR", "XLA_FLAGS"], *options
+        )
+    )
     assert gaps == dict.fromkeys(bits.PARTS, 0.0)
 
 
@@ -97,5 +116,7 @@ def test_another_seed_gives_another_result():
     """What is compared here is not constant."""
     from unlearn_jax import audit
 
-    interval = functools.partial(audit.auc_interval, np.arange(8.0) % 3, np.arange(8) % 2 == 0)
+    interval = functools.partial(
+        audit.auc_interval, np.arange(8.0) % 3, np.arange(8) % 2 == 0
+    )
     assert interval(seed=3) == interval(seed=3) != interval(seed=4)

@@ -12,7 +12,9 @@ from unlearn_jax.models.denoiser import Denoiser, build_denoiser
 from unlearn_jax.types import Dataset, InputError, Status, Variables
 
 PROCESS = diffusion.Process(40)
-MEANS = jnp.array([[0.5, 0.5, 0.0], [-0.5, 0.4, 0.1], [0.1, -0.6, 0.3], [0.0, 0.1, 0.1]])
+MEANS = jnp.array(
+    [[0.5, 0.5, 0.0], [-0.5, 0.4, 0.1], [0.1, -0.6, 0.3], [0.0, 0.1, 0.1]]
+)
 """Three classes of 1x3 images and, last, no condition: a condition is the image that it draws."""
 
 
@@ -38,23 +40,41 @@ def near(mean, away, *, seed=0, count=12):
     rng = np.random.default_rng(seed)
     step = rng.normal(size=(count, 3))
     step *= away / np.linalg.norm(step, axis=1, keepdims=True)
-    return jnp.asarray((np.asarray(mean) + step + 1) / 2, jnp.float32).reshape(count, 1, 3, 1)
+    return jnp.asarray((np.asarray(mean) + step + 1) / 2, jnp.float32).reshape(
+        count, 1, 3, 1
+    )
 
 
 def test_class_losses_follow_the_distance_to_each_mean(key):
     images = near(MEANS[0], 0.3)
-    run = jax.jit(lambda key: diffusion.class_losses(key, POINTS, PROCESS, START, images, num_levels=4))
+    run = jax.jit(
+        lambda key: diffusion.class_losses(
+            key, POINTS, PROCESS, START, images, num_levels=4
+        )
+    )
     losses = np.asarray(run(key))
-    distance = np.array([[np.sum((np.asarray(x).ravel() * 2 - 1 - m) ** 2) for m in MEANS[:3]] for x in images])
+    distance = np.array(
+        [
+            [np.sum((np.asarray(x).ravel() * 2 - 1 - m) ** 2) for m in MEANS[:3]]
+            for x in images
+        ]
+    )
     steps = [int((k + 0.5) / 4 * 40) for k in range(4)]
-    factor = np.mean([PROCESS.signal[t] ** 2 / (1 - PROCESS.signal[t] ** 2) for t in steps]) / 3
+    factor = (
+        np.mean([PROCESS.signal[t] ** 2 / (1 - PROCESS.signal[t] ** 2) for t in steps])
+        / 3
+    )
     np.testing.assert_allclose(losses, factor * distance, rtol=2e-3)
 
 
 @jax.jit
 def attacked(images, concept):
-    judge = diffusion.denoising_judge(jax.random.key(1), POINTS, PROCESS, START, images, concept)
-    return diffusion.latent_attack(judge, concept, (12, 3), radius=0.05, num_radii=6, num_steps=25)
+    judge = diffusion.denoising_judge(
+        jax.random.key(1), POINTS, PROCESS, START, images, concept
+    )
+    return diffusion.latent_attack(
+        judge, concept, (12, 3), radius=0.05, num_radii=6, num_steps=25
+    )
 
 
 @settings(max_examples=8, deadline=None)
@@ -70,8 +90,12 @@ def test_attack_finds_the_smallest_radius_that_leaves_the_concept(away, concept)
     assert (np.asarray(found.distance) <= np.asarray(found.epsilon)).all()
     assert (np.asarray(found.distance) >= need - 1e-4).all()
     radii = 0.05 * 2.0 ** np.arange(6)
-    np.testing.assert_allclose(found.epsilon, [radii[radii > n][0] for n in need], rtol=1e-6)
-    moved = np.linalg.norm(x - np.asarray(MEANS[concept]) - np.asarray(found.delta), axis=1)
+    np.testing.assert_allclose(
+        found.epsilon, [radii[radii > n][0] for n in need], rtol=1e-6
+    )
+    moved = np.linalg.norm(
+        x - np.asarray(MEANS[concept]) - np.asarray(found.delta), axis=1
+    )
     assert (moved >= second - 1e-4).all()
     nearest = np.argmin([np.linalg.norm(x - m, axis=1) if c != concept else np.full(12, 9) for c, m in
                          enumerate(np.asarray(MEANS[:3]))], axis=0)  # fmt: skip
@@ -79,15 +103,27 @@ def test_attack_finds_the_smallest_radius_that_leaves_the_concept(away, concept)
 
 
 def test_attack_reports_what_it_could_not_do():
-    images = jnp.concatenate([near(MEANS[0], 0.1, count=2), near(MEANS[1], 0.1, count=1), near(MEANS[0], 0.0, count=1)])
+    images = jnp.concatenate(
+        [
+            near(MEANS[0], 0.1, count=2),
+            near(MEANS[1], 0.1, count=1),
+            near(MEANS[0], 0.0, count=1),
+        ]
+    )
 
     @jax.jit
     def run(key):
         judge = diffusion.denoising_judge(key, POINTS, PROCESS, START, images, 0)
-        return diffusion.latent_attack(judge, 0, (4, 3), radius=0.01, num_radii=2, num_steps=3)
+        return diffusion.latent_attack(
+            judge, 0, (4, 3), radius=0.01, num_radii=2, num_steps=3
+        )
 
     found = run(jax.random.key(1))
-    assert found.status[:3].tolist() == [Status.NOT_FOUND, Status.NOT_FOUND, Status.ALREADY_WRONG]
+    assert found.status[:3].tolist() == [
+        Status.NOT_FOUND,
+        Status.NOT_FOUND,
+        Status.ALREADY_WRONG,
+    ]
     assert found.status[3] != Status.FOUND
     assert found.labels[:3].tolist() == [0, 0, 1]
     assert found.distance[2] == 0
@@ -96,7 +132,9 @@ def test_attack_reports_what_it_could_not_do():
 
 def test_external_judge_sees_what_the_condition_draws(key):
     def classify(images):
-        gaps = diffusion.to_signal(images).reshape(len(images), 1, 3) - MEANS[:3].reshape(1, 3, 3)
+        gaps = diffusion.to_signal(images).reshape(len(images), 1, 3) - MEANS[
+            :3
+        ].reshape(1, 3, 3)
         return -10 * jnp.sum(gaps**2, -1)
 
     images = near(MEANS[0], 0.3)
@@ -104,9 +142,17 @@ def test_external_judge_sees_what_the_condition_draws(key):
 
     @jax.jit
     def run(key):
-        judge = diffusion.external_judge(key, POINTS, PROCESS, START, images, 0, classify, num_levels=3)
-        expected = jax.nn.log_softmax(classify(diffusion.to_images(MEANS[2]).reshape(1, 1, 3, 1)))
-        return judge(delta), expected, diffusion.latent_attack(judge, 0, (12, 3), num_radii=4)
+        judge = diffusion.external_judge(
+            key, POINTS, PROCESS, START, images, 0, classify, num_levels=3
+        )
+        expected = jax.nn.log_softmax(
+            classify(diffusion.to_images(MEANS[2]).reshape(1, 1, 3, 1))
+        )
+        return (
+            judge(delta),
+            expected,
+            diffusion.latent_attack(judge, 0, (12, 3), num_radii=4),
+        )
 
     judged, expected, found = run(key)
     np.testing.assert_allclose(judged, np.tile(expected, (12, 1)), rtol=1e-3, atol=1e-3)
@@ -118,7 +164,9 @@ def test_external_judge_sees_what_the_condition_draws(key):
 
 @jax.jit
 def recovered(images, radius):
-    return diffusion.recover(jax.random.key(3), POINTS, PROCESS, START, images, 0, radius=radius)
+    return diffusion.recover(
+        jax.random.key(3), POINTS, PROCESS, START, images, 0, radius=radius
+    )
 
 
 @settings(max_examples=6, deadline=None)
@@ -133,25 +181,41 @@ def test_recovery_stays_in_its_ball_and_finds_the_best_point_there(radius):
 
 
 def points_problem(concept=0):
-    images = np.concatenate([near(m, 0.1, seed=c, count=20) for c, m in enumerate(np.asarray(MEANS[:3]))])
-    train = Dataset(jnp.asarray(images), jnp.asarray(np.arange(3, dtype=np.int32).repeat(20)))
+    images = np.concatenate(
+        [near(m, 0.1, seed=c, count=20) for c, m in enumerate(np.asarray(MEANS[:3]))]
+    )
+    train = Dataset(
+        jnp.asarray(images), jnp.asarray(np.arange(3, dtype=np.int32).repeat(20))
+    )
     return diffusion.ConceptProblem(POINTS, PROCESS, START, train, jnp.int32(concept))
 
 
-MATCH = {"gamma": 0.0, "num_steps": 150, "learning_rate": 0.02, "batch_size": 16, "pool_size": 20}
+MATCH = {
+    "gamma": 0.0,
+    "num_steps": 150,
+    "learning_rate": 0.02,
+    "batch_size": 16,
+    "pool_size": 20,
+}
 
 
 def forgotten(method, *arguments):
     variables, info = jax.jit(method)(*arguments)
     assert info.losses.shape == (150,)
-    np.testing.assert_array_equal(variables.params[1:], MEANS[1:])  # gamma is 0: nothing else moves
+    np.testing.assert_array_equal(
+        variables.params[1:], MEANS[1:]
+    )  # gamma is 0: nothing else moves
     return np.asarray(variables.params[0])
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_steering_goes_to_the_empty_condition_and_past_it(key, eta):
     target = (1 + eta) * MEANS[3] - eta * MEANS[0]
-    np.testing.assert_allclose(forgotten(diffusion.steer(eta=eta, **MATCH), key, points_problem()), target, atol=0.02)
+    np.testing.assert_allclose(
+        forgotten(diffusion.steer(eta=eta, **MATCH), key, points_problem()),
+        target,
+        atol=0.02,
+    )
 
 
 def test_random_labels_go_to_the_mean_of_the_others(key):
@@ -163,23 +227,39 @@ def test_the_latent_method_goes_to_the_border_and_past_it(key):
     problem = points_problem()
     x = np.asarray(problem.train.images[:20]).reshape(20, 3) * 2 - 1
     away = x - np.asarray(MEANS[0])
-    second = np.min([np.linalg.norm(x - np.asarray(m), axis=1) for m in MEANS[1:3]], axis=0)
-    delta = -away / 0.1 * (second - 0.1).reshape(-1, 1)  # straight away from each image, until another mean is nearer
+    second = np.min(
+        [np.linalg.norm(x - np.asarray(m), axis=1) for m in MEANS[1:3]], axis=0
+    )
+    delta = (
+        -away / 0.1 * (second - 0.1).reshape(-1, 1)
+    )  # straight away from each image, until another mean is nearer
     attack = {"radius": 0.05, "num_radii": 6, "num_steps": 25}
     method = jax.jit(
-        lambda past, key, problem: diffusion.latent_adversarial(overshoot=past, attack=attack, **MATCH)(key, problem)
+        lambda past, key, problem: diffusion.latent_adversarial(
+            overshoot=past, attack=attack, **MATCH
+        )(key, problem)
     )
     for past in (1.0, 2.0):
         target = np.asarray(MEANS[0]) + past * delta.mean(0)
-        np.testing.assert_allclose(forgotten(method, past, jax.random.clone(key), problem), target, atol=0.15 * past)
+        np.testing.assert_allclose(
+            forgotten(method, past, jax.random.clone(key), problem),
+            target,
+            atol=0.15 * past,
+        )
     # where the judge sees another class in every image there is nothing to match
     strange = Dataset(jnp.roll(problem.train.images, -20, 0), problem.train.labels)
     unseen = diffusion.ConceptProblem(POINTS, PROCESS, START, strange, problem.concept)
-    np.testing.assert_array_equal(forgotten(method, 1.0, jax.random.clone(key), unseen), MEANS[0])
-    second_class = 1 + np.argmin([np.linalg.norm(x - np.asarray(m), axis=1) for m in MEANS[1:3]], axis=0)
+    np.testing.assert_array_equal(
+        forgotten(method, 1.0, jax.random.clone(key), unseen), MEANS[0]
+    )
+    second_class = 1 + np.argmin(
+        [np.linalg.norm(x - np.asarray(m), axis=1) for m in MEANS[1:3]], axis=0
+    )
     method = diffusion.latent_adversarial(goal="class", attack=attack, **MATCH)
     target = np.asarray(MEANS)[second_class].mean(0)
-    np.testing.assert_allclose(forgotten(method, jax.random.clone(key), problem), target, atol=0.2)
+    np.testing.assert_allclose(
+        forgotten(method, jax.random.clone(key), problem), target, atol=0.2
+    )
 
 
 NET = build_denoiser((4, 4, 1), 3, width=8, depth=1, embedding=4)
@@ -187,12 +267,24 @@ QUICK = {"num_steps": 4, "batch_size": 8, "pool_size": 6}
 ATTACK = {"num_radii": 2, "num_steps": 2}
 CASES = {  # method, reads images of the concept, reads images of others; the first three on a network
     "do_nothing": (diffusion.do_nothing(), False, False),
-    "retrain": (diffusion.retrain(num_epochs=30, num_batches=4, batch_size=20, learning_rate=0.01), False, True),
+    "retrain": (
+        diffusion.retrain(
+            num_epochs=30, num_batches=4, batch_size=20, learning_rate=0.01
+        ),
+        False,
+        True,
+    ),
     "random_label": (diffusion.random_label(**QUICK), True, True),
     "steer": (diffusion.steer(**QUICK), False, True),
-    "latent": (diffusion.latent_adversarial(num_levels=2, attack=ATTACK, **QUICK), True, True),
+    "latent": (
+        diffusion.latent_adversarial(num_levels=2, attack=ATTACK, **QUICK),
+        True,
+        True,
+    ),
     "latent, random": (
-        diffusion.latent_adversarial(num_levels=2, attack=ATTACK, source="samples", direction="random", **QUICK),
+        diffusion.latent_adversarial(
+            num_levels=2, attack=ATTACK, source="samples", direction="random", **QUICK
+        ),
         False,
         True,
     ),
@@ -204,13 +296,19 @@ def net_problem(blobs):
     variables = jax.jit(NET.init)(jax.random.key(5))
     images = blobs.images[blobs.labels]  # one image per class
     train = Dataset(jnp.asarray(images), jnp.asarray(blobs.labels))
-    return diffusion.ConceptProblem(NET, diffusion.Process(30), variables, train, jnp.int32(1))
+    return diffusion.ConceptProblem(
+        NET, diffusion.Process(30), variables, train, jnp.int32(1)
+    )
 
 
 def poisoned(problem, rows):
     images = jnp.where(rows.reshape(-1, 1, 1, 1), jnp.nan, problem.train.images)
     return diffusion.ConceptProblem(
-        problem.denoiser, problem.process, problem.variables, Dataset(images, problem.train.labels), problem.concept
+        problem.denoiser,
+        problem.process,
+        problem.variables,
+        Dataset(images, problem.train.labels),
+        problem.concept,
     )
 
 
@@ -220,37 +318,59 @@ def test_methods_are_pure_and_read_only_what_they_say(name, key, net_problem):
     problem = net_problem if name in list(CASES)[:3] else points_problem(1)
     run = jax.jit(method)
     variables, info = run(key, problem)
-    same = lambda a, b: all(np.array_equal(x, y) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))  # noqa: E731
+    same = lambda a, b: all(
+        np.array_equal(x, y) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True)
+    )
     assert np.isfinite(info.losses).all()
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables))
     assert same(variables, run(jax.random.clone(key), problem)[0])
     assert same(variables, problem.variables) == (name == "do_nothing")
     assert same(variables, run(jax.random.key(9), problem)[0]) == (name == "do_nothing")
-    for rows, read in ((~problem.retain, reads_concept), (problem.retain, reads_others)):
+    for rows, read in (
+        (~problem.retain, reads_concept),
+        (problem.retain, reads_others),
+    ):
         now, _ = run(jax.random.clone(key), poisoned(problem, rows))
         assert same(variables, now) == (not read), rows
 
 
-def test_retraining_learns_and_leaves_the_concepts_vector_as_it_was_drawn(key, net_problem):
+def test_retraining_learns_and_leaves_the_concepts_vector_as_it_was_drawn(
+    key, net_problem
+):
     variables, info = jax.jit(CASES["retrain"][0])(key, net_problem)
     assert info.losses.shape == (30,)
     assert info.losses[-10:].mean() < 0.85 * info.losses[0]
     assert info.num_gradients == 30 * 4 * 20
     fresh = jax.jit(NET.init)(jax.random.split(jax.random.clone(key))[0])
-    moved = np.any(np.asarray(variables.params["classes"]["embedding"] != fresh.params["classes"]["embedding"]), 1)
+    moved = np.any(
+        np.asarray(
+            variables.params["classes"]["embedding"]
+            != fresh.params["classes"]["embedding"]
+        ),
+        1,
+    )
     assert moved[[0, 2]].all()
     assert not moved[1]
 
 
 def test_methods_map_over_problems(key):
-    method, problem = diffusion.random_label(**{**MATCH, "num_steps": 3}), points_problem()
+    method, problem = (
+        diffusion.random_label(**{**MATCH, "num_steps": 3}),
+        points_problem(),
+    )
 
     def one(item):
         data, concept = item
         key = jax.random.wrap_key_data(data)
-        return method(key, diffusion.ConceptProblem(POINTS, PROCESS, START, problem.train, concept))[0].params
+        return method(
+            key,
+            diffusion.ConceptProblem(POINTS, PROCESS, START, problem.train, concept),
+        )[0].params
 
-    data, concepts = jax.random.key_data(jax.random.split(key, 2)), jnp.array([0, 2], jnp.int32)
+    data, concepts = (
+        jax.random.key_data(jax.random.split(key, 2)),
+        jnp.array([0, 2], jnp.int32),
+    )
     run = jax.jit(lambda items: jax.lax.map(one, items))
     mapped = run((data, concepts))
     np.testing.assert_array_equal(run((data[::-1], concepts[::-1])), mapped[::-1])

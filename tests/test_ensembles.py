@@ -14,7 +14,7 @@ from unlearn_jax.layers import layers
 from unlearn_jax.losses import cross_entropy
 from unlearn_jax.losses.lotos import lotos_penalty
 from unlearn_jax.losses.trs import trs_penalty
-from unlearn_jax.spectral.fastclip import fastclip
+from unlearn_jax.spectral._fastclip import fastclip
 from unlearn_jax.spectral.norms import spectral_norms
 from unlearn_jax.spectral.operators import layer_map
 from unlearn_jax.types import DivergedError, InputError, Variables
@@ -40,10 +40,16 @@ def test_without_terms_members_are_trained_as_if_alone(tiny, blobs, key, starts)
     """Same order, same batches, same learning rate: the sum of the losses couples nothing."""
     ensemble = ensembles.Ensemble([tiny, tiny])
     mask = np.arange(60) % 4 != 0
-    state, losses = ensembles.fit_ensemble(key, ensemble, blobs, mask, RECIPE, variables=starts)
+    state, losses = ensembles.fit_ensemble(
+        key, ensemble, blobs, mask, RECIPE, variables=starts
+    )
     for j in range(2):
-        alone, alone_losses = train.fit(jax.random.clone(key), tiny, blobs, mask, RECIPE, variables=starts[j])
-        chex.assert_trees_all_close(state.variables[j], alone.variables, rtol=1e-5, atol=1e-6)
+        alone, alone_losses = train.fit(
+            jax.random.clone(key), tiny, blobs, mask, RECIPE, variables=starts[j]
+        )
+        chex.assert_trees_all_close(
+            state.variables[j], alone.variables, rtol=1e-5, atol=1e-6
+        )
         np.testing.assert_allclose(losses.members[:, j], alone_losses, rtol=1e-5)
     assert losses.members.shape == (4, 2)
     assert np.all(losses.lotos == 0)
@@ -52,35 +58,59 @@ def test_without_terms_members_are_trained_as_if_alone(tiny, blobs, key, starts)
 
 
 @pytest.mark.parametrize("convention", ["sum", "mean"])
-def test_one_step_is_the_gradient_of_the_total_loss(tiny, blobs, key, starts, convention):
+def test_one_step_is_the_gradient_of_the_total_loss(
+    tiny, blobs, key, starts, convention
+):
     """A step of plain SGD against autodiff of the sum written out: no term is lost on the way."""
     lotos = ensembles.Lotos(weight=0.3, max_length=0.2, which="all", init_iters=9)
     trs = ensembles.Trs(similarity=0.7, smoothness=0.05)
-    ensemble = ensembles.Ensemble([tiny, tiny], lotos=lotos, trs=trs, convention=convention)
+    ensemble = ensembles.Ensemble(
+        [tiny, tiny], lotos=lotos, trs=trs, convention=convention
+    )
     txs = (optax.sgd(1.0),) * 2
-    batch = train.Batch(jnp.asarray(blobs.images[:9]), jnp.asarray(blobs.labels[:9]), jnp.arange(9))
-    begin = jax.jit(partial(ensembles.init_ensemble, ensemble=ensemble, txs=txs, sample=SAMPLE))
+    batch = train.Batch(
+        jnp.asarray(blobs.images[:9]), jnp.asarray(blobs.labels[:9]), jnp.arange(9)
+    )
+    begin = jax.jit(
+        partial(ensembles.init_ensemble, ensemble=ensemble, txs=txs, sample=SAMPLE)
+    )
     state = begin(jax.random.clone(key), variables=starts)
-    after, losses = jax.jit(partial(ensembles.ensemble_step, ensemble, txs))(state, batch, key)
+    after, losses = jax.jit(partial(ensembles.ensemble_step, ensemble, txs))(
+        state, batch, key
+    )
 
     def total(params):
         members = [Variables(p, {}) for p in params]
-        own = [jnp.mean(cross_entropy(tiny.apply(m, batch.images), batch.labels)) for m in members]
+        own = [
+            jnp.mean(cross_entropy(tiny.apply(m, batch.images), batch.labels))
+            for m in members
+        ]
         found = [layers(tiny.apply, m, SAMPLE) for m in members]
-        maps = [[layer_map(layer).matvec for layer in row] for row in zip(*found, strict=True)]
-        apart = lotos_penalty(maps, after.directions, max_length=0.2, convention=convention)
+        maps = [
+            [layer_map(layer).matvec for layer in row]
+            for row in zip(*found, strict=True)
+        ]
+        apart = lotos_penalty(
+            maps, after.directions, max_length=0.2, convention=convention
+        )
         slopes = [
-            jax.vmap(jax.grad(lambda x, y, m=m: cross_entropy(tiny.apply(m, x[None])[0], y)))(
-                batch.images, batch.labels
-            )
+            jax.vmap(
+                jax.grad(lambda x, y, m=m: cross_entropy(tiny.apply(m, x[None])[0], y))
+            )(batch.images, batch.labels)
             for m in members
         ]
         share = 1 if convention == "sum" else 2
-        return sum(own) / share + 0.3 * apart + trs_penalty(jnp.stack(slopes), similarity=0.7, smoothness=0.05)
+        return (
+            sum(own) / share
+            + 0.3 * apart
+            + trs_penalty(jnp.stack(slopes), similarity=0.7, smoothness=0.05)
+        )
 
     expected = jax.jit(jax.grad(total))([s.params for s in starts])
     for j in range(2):
-        moved = jax.tree.map(lambda old, new: old - new, starts[j].params, after.variables[j].params)
+        moved = jax.tree.map(
+            lambda old, new: old - new, starts[j].params, after.variables[j].params
+        )
         chex.assert_trees_all_close(moved, expected[j], rtol=1e-4, atol=1e-5)
     assert losses.lotos > 0
     assert losses.trs > 0
@@ -89,64 +119,112 @@ def test_one_step_is_the_gradient_of_the_total_loss(tiny, blobs, key, starts, co
 def test_directions_are_the_top_singular_vectors(conv, key):
     """After the first power iterations, for a convolution as one matrix."""
     ensemble = ensembles.Ensemble([conv] * 2, lotos=ensembles.Lotos(init_iters=300))
-    state = jax.jit(lambda k: ensembles.init_ensemble(k, ensemble, (optax.sgd(0.1),) * 2, SAMPLE))(key)
+    state = jax.jit(
+        lambda k: ensembles.init_ensemble(k, ensemble, (optax.sgd(0.1),) * 2, SAMPLE)
+    )(key)
     assert len(state.directions) == 1
     for variables, vectors in zip(state.variables, state.directions[0], strict=True):
-        (layer, _) = layers(conv.apply, variables, SAMPLE)
+        layer, _ = layers(conv.apply, variables, SAMPLE)
         linear = layer_map(layer)
-        matrix = jax.vmap(linear.matvec)(jnp.eye(16).reshape(16, 4, 4, 1)).reshape(16, -1).T
+        matrix = (
+            jax.vmap(linear.matvec)(jnp.eye(16).reshape(16, 4, 4, 1)).reshape(16, -1).T
+        )
         assert vectors.shape == (1, 4, 4, 1)
-        np.testing.assert_allclose(jnp.linalg.norm(matrix @ vectors.reshape(16)), np.linalg.norm(matrix, 2), rtol=1e-4)
+        np.testing.assert_allclose(
+            jnp.linalg.norm(matrix @ vectors.reshape(16)),
+            np.linalg.norm(matrix, 2),
+            rtol=1e-4,
+        )
 
 
 def test_lotos_turns_the_members_apart_and_training_goes_on(conv, blobs, key):
     last = {}
     for name, weight in (("plain", 0.0), ("apart", 0.5)):
-        ensemble = ensembles.Ensemble([conv] * 2, lotos=ensembles.Lotos(weight=weight, max_length=0.3))
+        ensemble = ensembles.Ensemble(
+            [conv] * 2, lotos=ensembles.Lotos(weight=weight, max_length=0.3)
+        )
         recipe = train.Recipe(num_epochs=12, batch_size=20, tx=train.sgd(0.1))
-        state, losses = ensembles.fit_ensemble(jax.random.clone(key), ensemble, blobs, ALL, recipe, epochs_per_call=12)
+        state, losses = ensembles.fit_ensemble(
+            jax.random.clone(key), ensemble, blobs, ALL, recipe, epochs_per_call=12
+        )
         last[name] = losses.lotos[-1]
         assert np.all(losses.members[-1] < losses.members[0])
         assert [block.shape for block in state.directions[0]] == [(1, 4, 4, 1)] * 2
     assert last["apart"] < 0.3 * last["plain"]
 
 
-def test_lotos_at_every_third_step_acts_then_and_rests_between(tiny, blobs, key, starts):
+def test_lotos_at_every_third_step_acts_then_and_rests_between(
+    tiny, blobs, key, starts
+):
     """Step by step: an active step equals one of LOTOS at every step, a resting one that of no LOTOS."""
-    often, seldom = (ensembles.Lotos(weight=0.5, max_length=0.1, which="all", every=n) for n in (1, 3))
+    often, seldom = (
+        ensembles.Lotos(weight=0.5, max_length=0.1, which="all", every=n)
+        for n in (1, 3)
+    )
     txs = (optax.sgd(0.1),) * 2
-    batch = train.Batch(jnp.asarray(blobs.images[:9]), jnp.asarray(blobs.labels[:9]), jnp.arange(9))
+    batch = train.Batch(
+        jnp.asarray(blobs.images[:9]), jnp.asarray(blobs.labels[:9]), jnp.arange(9)
+    )
     step = {
-        name: jax.jit(partial(ensembles.ensemble_step, ensembles.Ensemble([tiny] * 2, lotos=lotos), txs))
+        name: jax.jit(
+            partial(
+                ensembles.ensemble_step,
+                ensembles.Ensemble([tiny] * 2, lotos=lotos),
+                txs,
+            )
+        )
         for name, lotos in (("often", often), ("seldom", seldom), ("never", None))
     }
-    begin = partial(ensembles.init_ensemble, ensemble=ensembles.Ensemble([tiny] * 2, lotos=seldom), txs=txs)
-    state, first = jax.jit(partial(begin, sample=SAMPLE))(jax.random.clone(key), variables=starts), None
+    begin = partial(
+        ensembles.init_ensemble,
+        ensemble=ensembles.Ensemble([tiny] * 2, lotos=seldom),
+        txs=txs,
+    )
+    state, first = (
+        jax.jit(partial(begin, sample=SAMPLE))(jax.random.clone(key), variables=starts),
+        None,
+    )
     for number in range(4):
         after, losses = step["seldom"](state, batch, jax.random.fold_in(key, number))
         active = number % 3 == 0
-        expected, _ = step["often" if active else "never"](state, batch, jax.random.fold_in(key, number))
+        expected, _ = step["often" if active else "never"](
+            state, batch, jax.random.fold_in(key, number)
+        )
         chex.assert_trees_all_close(after.variables, expected.variables, rtol=1e-6)
         assert (losses.lotos > 0) == active
         first = losses.lotos if number == 0 else first
-        same = jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), state.directions, after.directions)
+        same = jax.tree.map(
+            lambda a, b: bool(np.array_equal(a, b)), state.directions, after.directions
+        )
         assert all(jax.tree.leaves(same)) != active
         assert int(after.step) == number + 1
         state = after
     still = train.Recipe(num_epochs=1, batch_size=20, tx=optax.sgd(0.0))
     resting = ensembles.Ensemble([tiny] * 2, lotos=seldom)
-    epoch = ensembles.fit_ensemble(jax.random.clone(key), resting, blobs, ALL, still, variables=starts)[1]
-    np.testing.assert_allclose(epoch.lotos, first, rtol=0.02)  # a mean over the steps that act, not over all three
+    epoch = ensembles.fit_ensemble(
+        jax.random.clone(key), resting, blobs, ALL, still, variables=starts
+    )[1]
+    np.testing.assert_allclose(
+        epoch.lotos, first, rtol=0.02
+    )  # a mean over the steps that act, not over all three
 
 
 def test_cut_and_resumed_runs_give_the_same_bits(normed, blobs, key):
     """With BatchNorm, augmentation and warm directions in the state."""
-    ensemble = ensembles.Ensemble([normed, normed], lotos=ensembles.Lotos(max_length=0.2))
-    noise = lambda keys, images: images + 0.01 * jax.vmap(lambda k: jax.random.normal(k, (4, 4, 1)))(keys)  # noqa: E731
+    ensemble = ensembles.Ensemble(
+        [normed, normed], lotos=ensembles.Lotos(max_length=0.2)
+    )
+    noise = lambda keys, images: (
+        images + 0.01 * jax.vmap(lambda k: jax.random.normal(k, (4, 4, 1)))(keys)
+    )
     recipe = train.Recipe(num_epochs=3, batch_size=30, tx=train.sgd(0.1), augment=noise)
-    run = lambda **knobs: ensembles.fit_ensemble(jax.random.clone(key), ensemble, blobs, ALL, recipe, **knobs)  # noqa: E731
+    run = lambda **knobs: ensembles.fit_ensemble(
+        jax.random.clone(key), ensemble, blobs, ALL, recipe, **knobs
+    )
     kept = []
-    whole, losses = run(callback=lambda state, _: kept.append(jax.tree.map(np.array, state)))
+    whole, losses = run(
+        callback=lambda state, _: kept.append(jax.tree.map(np.array, state))
+    )
     chunks, same = run(epochs_per_call=3)
     chex.assert_trees_all_equal(whole, chunks)
     chex.assert_trees_all_equal(losses, same)
@@ -154,18 +232,27 @@ def test_cut_and_resumed_runs_give_the_same_bits(normed, blobs, key):
     chex.assert_trees_all_equal(whole, resumed)
     np.testing.assert_array_equal(rest.lotos, losses.lotos[1:])
     assert int(resumed.epoch) == 3
-    moved = jax.tree.map(lambda a, b: jnp.max(jnp.abs(a - b)), kept[0].directions, whole.directions)
+    moved = jax.tree.map(
+        lambda a, b: jnp.max(jnp.abs(a - b)), kept[0].directions, whole.directions
+    )
     assert max(jax.tree.leaves(moved)) > 0, "directions must follow the weights"
 
 
 def test_stacked_members_take_the_same_steps(normed, blobs, key):
     runs = [
         ensembles.fit_ensemble(
-            jax.random.clone(key), ensembles.Ensemble([normed] * 2, form=form), blobs, ALL, RECIPE, epochs_per_call=4
+            jax.random.clone(key),
+            ensembles.Ensemble([normed] * 2, form=form),
+            blobs,
+            ALL,
+            RECIPE,
+            epochs_per_call=4,
         )
         for form in ("loop", "vmap")
     ]
-    chex.assert_trees_all_close(runs[0][0].variables, runs[1][0].variables, rtol=1e-3, atol=1e-4)
+    chex.assert_trees_all_close(
+        runs[0][0].variables, runs[1][0].variables, rtol=1e-3, atol=1e-4
+    )
 
 
 def test_members_of_different_architectures_share_their_first_layer(conv, blobs, key):
@@ -173,49 +260,75 @@ def test_members_of_different_architectures_share_their_first_layer(conv, blobs,
     recipe = train.Recipe(num_epochs=1, batch_size=60, tx=optax.sgd(0.1))
     with pytest.raises(InputError, match="which='first'"):
         ensembles.fit_ensemble(
-            jax.random.clone(key), ensembles.Ensemble([conv, other], lotos=ensembles.Lotos()), blobs, ALL, recipe
+            jax.random.clone(key),
+            ensembles.Ensemble([conv, other], lotos=ensembles.Lotos()),
+            blobs,
+            ALL,
+            recipe,
         )
-    ensemble = ensembles.Ensemble([conv, other], lotos=ensembles.Lotos(which="first", max_length=0.1))
+    ensemble = ensembles.Ensemble(
+        [conv, other], lotos=ensembles.Lotos(which="first", max_length=0.1)
+    )
     state, losses = ensembles.fit_ensemble(key, ensemble, blobs, ALL, recipe)
     assert losses.lotos[0] > 0
     assert len(state.directions) == 1
-    assert ensembles.ensemble_apply([conv, other])(state.variables, jnp.asarray(blobs.images[:2])).shape == (2, 3)
+    assert ensembles.ensemble_apply([conv, other])(
+        state.variables, jnp.asarray(blobs.images[:2])
+    ).shape == (2, 3)
 
 
-def test_each_optimiser_sees_its_own_member_and_its_statistics(normed, blobs, key):
-    """An optimiser like FastClip: last in the chain, it reads parameters and BatchNorm statistics."""
+def test_each_optimizer_sees_its_own_member_and_its_statistics(normed, blobs, key):
+    """An optimizer like FastClip: last in the chain, it reads parameters and BatchNorm statistics."""
     seen = []
 
     def watcher(name):
         def update(updates, state, params, *, model_state, **_):
-            jax.debug.callback(lambda mean: seen.append((name, float(mean))), jax.tree.leaves(model_state)[0][0])
+            jax.debug.callback(
+                lambda mean: seen.append((name, float(mean))),
+                jax.tree.leaves(model_state)[0][0],
+            )
             chex.assert_trees_all_equal_shapes(updates, params)
             return updates, state
 
-        return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+        return optax.GradientTransformationExtraArgs(
+            lambda params: optax.EmptyState(), update
+        )
 
     txs = [optax.chain(optax.sgd(rate), watcher(rate)) for rate in (0.0, 0.1)]
     recipe = train.Recipe(num_epochs=1, batch_size=60, tx=optax.sgd(9.0))
     begin = [normed.init(k) for k in jax.random.split(jax.random.key(5))]
     state, _ = ensembles.fit_ensemble(
-        key, ensembles.Ensemble([normed] * 2), blobs, ALL, recipe, txs=txs, variables=begin
+        key,
+        ensembles.Ensemble([normed] * 2),
+        blobs,
+        ALL,
+        recipe,
+        txs=txs,
+        variables=begin,
     )
     jax.effects_barrier()
     chex.assert_trees_all_equal(state.variables[0].params, begin[0].params)
-    assert not np.allclose(*(one.params["Dense_0"]["kernel"] for one in (state.variables[1], begin[1])))
+    assert not np.allclose(
+        *(one.params["Dense_0"]["kernel"] for one in (state.variables[1], begin[1]))
+    )
     statistics = {
-        rate: float(jax.tree.leaves(one.state)[0][0]) for rate, one in zip((0.0, 0.1), state.variables, strict=True)
+        rate: float(jax.tree.leaves(one.state)[0][0])
+        for rate, one in zip((0.0, 0.1), state.variables, strict=True)
     }
     assert dict(seen) == pytest.approx(statistics)
 
 
 def test_fastclip_last_in_the_chain_bounds_every_member(conv, blobs, key):
     """And LOTOS beside it: both hold at once."""
-    clipped = optax.chain(train.sgd(0.1), fastclip(conv, SAMPLE, max_norm=0.7, period=1, num_vectors=3))
+    clipped = optax.chain(
+        train.sgd(0.1), fastclip(conv, SAMPLE, max_norm=0.7, period=1, num_vectors=3)
+    )
     lotos = ensembles.Lotos(weight=0.5, max_length=0.4)
     recipe = train.Recipe(num_epochs=30, batch_size=60, tx=clipped)
     ensemble = ensembles.Ensemble([conv] * 2, lotos=lotos)
-    state, losses = ensembles.fit_ensemble(key, ensemble, blobs, ALL, recipe, epochs_per_call=30)
+    state, losses = ensembles.fit_ensemble(
+        key, ensemble, blobs, ALL, recipe, epochs_per_call=30
+    )
     assert losses.lotos[-1] < 0.05
     for variables in state.variables:
         norms = spectral_norms(conv, variables, SAMPLE)
@@ -226,11 +339,18 @@ def test_fastclip_last_in_the_chain_bounds_every_member(conv, blobs, key):
 
 def test_adversarially_trained_members(tiny, blobs, key, starts):
     """TRADES as every member's own loss: one member alone gives the same."""
-    trades = partial(objectives.trades_loss, beta=2.0, epsilon=0.05, num_steps=2, step=0.03)
+    trades = partial(
+        objectives.trades_loss, beta=2.0, epsilon=0.05, num_steps=2, step=0.03
+    )
     recipe = train.Recipe(num_epochs=2, batch_size=60, tx=train.sgd(0.1))
     plain, robust = (
         ensembles.fit_ensemble(
-            jax.random.clone(key), ensembles.Ensemble([tiny] * 2, **knobs), blobs, ALL, recipe, variables=starts
+            jax.random.clone(key),
+            ensembles.Ensemble([tiny] * 2, **knobs),
+            blobs,
+            ALL,
+            recipe,
+            variables=starts,
         )[1]
         for knobs in ({}, {"objective": trades})
     )
@@ -245,12 +365,20 @@ def test_log_mean_softmax_by_hand_and_under_attack(tiny, blobs, starts):
     probs = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     np.testing.assert_allclose(apply(starts, x), np.log(probs.mean(0)), rtol=1e-5)
     stacked = replicas.stack(starts)
-    np.testing.assert_allclose(ensembles.ensemble_apply(tiny)(stacked, x), apply(starts, x), rtol=1e-5)
+    np.testing.assert_allclose(
+        ensembles.ensemble_apply(tiny)(stacked, x), apply(starts, x), rtol=1e-5
+    )
     predicted = jnp.argmax(apply(starts, x), -1)
-    result = attacks.pgd(apply, starts, x, predicted, x, epsilon=1.0, num_steps=10, norm=attacks.linf)
-    np.testing.assert_array_equal(result.labels, np.argmax(apply(starts, result.images), -1))
+    result = attacks.pgd(
+        apply, starts, x, predicted, x, epsilon=1.0, num_steps=10, norm=attacks.linf
+    )
+    np.testing.assert_array_equal(
+        result.labels, np.argmax(apply(starts, result.images), -1)
+    )
     assert np.any(result.success)
-    confident = models.from_functions(lambda key: jnp.zeros(()), lambda scale, x: scale * jnp.array([[1e4, 0.0, 1.0]]))
+    confident = models.from_functions(
+        lambda key: jnp.zeros(()), lambda scale, x: scale * jnp.array([[1e4, 0.0, 1.0]])
+    )
     pair = [Variables(jnp.array(scale), {}) for scale in (1.0, -1.0)]
     assert np.all(np.isfinite(ensembles.ensemble_apply([confident] * 2)(pair, x[:1])))
 
@@ -270,12 +398,25 @@ def test_bad_input(tiny, conv, blobs, key, starts):
         ensembles.Lotos(which="last")
     with pytest.raises(InputError, match="must not be negative"):
         ensembles.Trs(similarity=-1.0)
-    with pytest.raises(InputError, match="as many optimisers"):
-        ensembles.fit_ensemble(key, ensembles.Ensemble([tiny] * 2), blobs, ALL, RECIPE, variables=starts[:1])
+    with pytest.raises(InputError, match="as many optimizers"):
+        ensembles.fit_ensemble(
+            key,
+            ensembles.Ensemble([tiny] * 2),
+            blobs,
+            ALL,
+            RECIPE,
+            variables=starts[:1],
+        )
     with pytest.raises(InputError, match="choose which='all'"):
         ensembles.fit_ensemble(
-            jax.random.clone(key), ensembles.Ensemble([tiny] * 2, lotos=ensembles.Lotos()), blobs, ALL, RECIPE
+            jax.random.clone(key),
+            ensembles.Ensemble([tiny] * 2, lotos=ensembles.Lotos()),
+            blobs,
+            ALL,
+            RECIPE,
         )
     huge = train.Recipe(num_epochs=2, batch_size=60, tx=optax.sgd(1e30))
     with pytest.raises(DivergedError, match="epoch"):
-        ensembles.fit_ensemble(jax.random.clone(key), ensembles.Ensemble([tiny] * 2), blobs, ALL, huge)
+        ensembles.fit_ensemble(
+            jax.random.clone(key), ensembles.Ensemble([tiny] * 2), blobs, ALL, huge
+        )

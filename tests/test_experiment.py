@@ -44,8 +44,14 @@ def make(computed):
     def parts(config):
         if config.scale <= 0:
             raise InputError("scale must be positive")
-        draws = {f"draw-{s}": Part({"seed": s}, lambda s=s: draw(s)) for s in config.seeds}
-        whole = Part({"scale": config.scale}, lambda *drawn: total(*drawn, scale=config.scale), needs=tuple(draws))
+        draws = {
+            f"draw-{s}": Part({"seed": s}, lambda s=s: draw(s)) for s in config.seeds
+        }
+        whole = Part(
+            {"scale": config.scale},
+            lambda *drawn: total(*drawn, scale=config.scale),
+            needs=tuple(draws),
+        )
         return {**draws, "total": whole} if draws else {}
 
     def page(config, found):
@@ -54,11 +60,16 @@ def make(computed):
         value = found["total"]["sum"][()]
         estimate = Estimate(50.123, 1.0, 49.0, float("nan"), 3, 0)
         table = Table(
-            "A | table", ["row", "value", "mean"], [["a_b <i>", value, estimate], ["c", None, np.int64(4000)]]
+            "A | table",
+            ["row", "value", "mean"],
+            [["a_b <i>", value, estimate], ["c", None, np.int64(4000)]],
         )
         picture = Picture("A picture", figure, alt="a line")
         return Page(
-            f"The sum is {value:.3f}.", [table], [picture], [Check("finite", np.isfinite(value), f"{value:.1f}")]
+            f"The sum is {value:.3f}.",
+            [table],
+            [picture],
+            [Check("finite", np.isfinite(value), f"{value:.1f}")],
         )
 
     return Experiment("A title", Config(), parts, page)
@@ -72,7 +83,10 @@ def test_parts_are_computed_once_and_only_those_that_a_setting_decides(tmp_path)
     again = run_experiment(experiment, tmp_path / "a", name="e")
     assert len(computed) == 3
     assert [cost["cached"] for cost in again["costs"]] == [True] * 3
-    assert (again["tables"], again["config_hash"]) == (first["tables"], first["config_hash"])
+    assert (again["tables"], again["config_hash"]) == (
+        first["tables"],
+        first["config_hash"],
+    )
     run_experiment(experiment, tmp_path / "a", name="e", config=Config(seeds=(0, 1, 2)))
     assert computed[3:] == ["draw-2", "total"]
     run_experiment(experiment, tmp_path / "a", name="e", config=Config(scale=3.0))
@@ -86,11 +100,19 @@ def test_an_interrupted_experiment_goes_on_with_the_same_result(tmp_path):
     def stop(*_):
         raise KeyboardInterrupt
 
-    stopping = lambda config: {**broken.parts(config), "total": Part({"scale": 2.0}, stop, ("draw-0", "draw-1"))}  # noqa: E731
+    stopping = lambda config: {
+        **broken.parts(config),
+        "total": Part({"scale": 2.0}, stop, ("draw-0", "draw-1")),
+    }
     with pytest.raises(KeyboardInterrupt):
-        run_experiment(dataclasses.replace(broken, parts=stopping), tmp_path / "cut", name="e")
+        run_experiment(
+            dataclasses.replace(broken, parts=stopping), tmp_path / "cut", name="e"
+        )
     assert not (tmp_path / "cut" / "results.json").exists()
-    assert "to do" in dry_run_experiment(broken, tmp_path / "cut", name="e").splitlines()[-1]
+    assert (
+        "to do"
+        in dry_run_experiment(broken, tmp_path / "cut", name="e").splitlines()[-1]
+    )
     computed = []
     resumed = run_experiment(make(computed), tmp_path / "cut", name="e")
     assert computed == ["total"]
@@ -106,11 +128,15 @@ def test_a_damaged_part_is_named_set_aside_and_computed_anew(tmp_path):
     computed = []
     assert "to do" in dry_run_experiment(make([]), tmp_path, name="e")
     assert part.exists(), "a dry run changes nothing"
-    with pytest.warns(DamagedFileWarning, match="draw-1.*truncated or changed.*moved to"):
+    with pytest.warns(
+        DamagedFileWarning, match="draw-1.*truncated or changed.*moved to"
+    ):
         again = run_experiment(make(computed), tmp_path, name="e")
     assert computed == ["draw-1"]
     assert again["tables"] == first["tables"]
-    assert (next(tmp_path.glob("damaged-draw-1-*-0")) / "arrays.npz").read_bytes() == bytes(content)
+    assert (
+        next(tmp_path.glob("damaged-draw-1-*-0")) / "arrays.npz"
+    ).read_bytes() == bytes(content)
 
 
 def test_everything_shown_is_written(tmp_path):
@@ -120,10 +146,19 @@ def test_everything_shown_is_written(tmp_path):
     total = 2 * sum(np.random.default_rng(s).normal(size=3).sum() for s in (0, 1))
     assert stored["tables"][0]["rows"][0][1] == pytest.approx(total, abs=0)
     assert stored["tables"][0]["rows"][0][2]["high"] is None
-    assert stored["checks"] == [{"name": "finite", "passed": True, "detail": f"{total:.1f}"}]
+    assert stored["checks"] == [
+        {"name": "finite", "passed": True, "detail": f"{total:.1f}"}
+    ]
     assert stored["versions"]["jax"]
     page = (tmp_path / "report.html").read_text()
-    for text in ("A title", "a_b &lt;i&gt;", "50.12 ± 1.00", 'aria-label="a line"', "4,000", "finite"):
+    for text in (
+        "A title",
+        "a_b &lt;i&gt;",
+        "50.12 ± 1.00",
+        'aria-label="a line"',
+        "4,000",
+        "finite",
+    ):
         assert text in page
     table = (tmp_path / "table.md").read_text()
     assert r"A \| table" in table
@@ -141,7 +176,9 @@ def test_everything_shown_is_written(tmp_path):
         ({"a": Part({}, dict, ("b",)), "b": Part({}, dict)}, "must come before"),
     ],
 )
-def test_parts_that_cannot_be_are_refused_before_anything_is_written(parts, message, tmp_path):
+def test_parts_that_cannot_be_are_refused_before_anything_is_written(
+    parts, message, tmp_path
+):
     experiment = dataclasses.replace(make([]), parts=lambda _: parts)
     with pytest.raises(InputError, match=message):
         run_experiment(experiment, tmp_path / "x", name="e")
@@ -178,7 +215,9 @@ def test_from_the_command_line(tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "out").exists()
     assert cli.main(["run", "tiny.py", "--workdir", "out", "--number=5"]) == 0
     assert "There are 5." in capsys.readouterr().out
-    assert json.loads((tmp_path / "out" / "results.json").read_text())["config"] == {"number": 5}
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["config"] == {
+        "number": 5
+    }
     assert cli.main(["run", "tiny.py", "--workdir", "bad", "--number=0"]) == 2
     assert capsys.readouterr().err == "unlearn-jax: error: number must be at least 1\n"
     assert not (tmp_path / "bad").exists()

@@ -57,9 +57,27 @@ SMALL = {
         "num_samples": 10,
         "radii": (1.0,),
     },
-    "puf_digits": {"settings": ("dirichlet", "half"), "seeds": (0, 1), "width": 8, "rounds": 3, "recovery": 2},
-    "puf_shapes": {"seeds": (0, 1), "num_clients": 3, "num_images": 8, "width": 4, "rounds": 2, "recovery": 2},
-    "rbm_bars": {"seeds": (0, 1), "num_hidden": 4, "num_steps": 20, "shares": (0.3, 0.6)},
+    "puf_digits": {
+        "settings": ("dirichlet", "half"),
+        "seeds": (0, 1),
+        "width": 8,
+        "rounds": 3,
+        "recovery": 2,
+    },
+    "puf_shapes": {
+        "seeds": (0, 1),
+        "num_clients": 3,
+        "num_images": 8,
+        "width": 4,
+        "rounds": 2,
+        "recovery": 2,
+    },
+    "rbm_bars": {
+        "seeds": (0, 1),
+        "num_hidden": 4,
+        "num_steps": 20,
+        "shares": (0.3, 0.6),
+    },
     "rbm_digits": {
         "seeds": (0, 1),
         "classes": (1,),
@@ -83,7 +101,10 @@ def run_small(name, folder):
 @pytest.mark.parametrize("name", SMALL)
 def test_a_whole_experiment(name, tmp_path):
     results = run_small(name, tmp_path)
-    table, page = (tmp_path / "table.md").read_text(), (tmp_path / "report.html").read_text()
+    table, page = (
+        (tmp_path / "table.md").read_text(),
+        (tmp_path / "report.html").read_text(),
+    )
     assert re.search(r"\d\.\d", table), "numbers"
     assert page.count("<table") >= 2, "its tables, and the parts' costs"
     assert "<svg" in page or "data:image/png" in page
@@ -98,12 +119,24 @@ def test_a_whole_experiment(name, tmp_path):
     again = run_small(name, tmp_path)
     assert [part["cached"] for part in again["costs"]] == [True] * len(again["costs"])
     assert (tmp_path / "table.md").read_text() == table
-    assert json.loads((tmp_path / "results.json").read_text())["summary"] == results["summary"]
+    assert (
+        json.loads((tmp_path / "results.json").read_text())["summary"]
+        == results["summary"]
+    )
 
 
 def test_every_experiment_is_tried():
     """Those with tests of their own beside."""
-    files = {path.stem for path in FOLDER.glob("*.py") if re.search("^EXPERIMENT = ", path.read_text(), re.MULTILINE)}
-    elsewhere = {"coreset_digits", "ensembles_mnist", "ensembles_cifar10", "ensembles_cifar10_cpu"}
+    files = {
+        path.stem
+        for path in FOLDER.glob("*.py")
+        if re.search("^EXPERIMENT = ", path.read_text(), re.MULTILINE)
+    }
+    elsewhere = {
+        "coreset_digits",
+        "ensembles_mnist",
+        "ensembles_cifar10",
+        "ensembles_cifar10_cpu",
+    }
     elsewhere |= {"fastclip_mnist", "references_resnet18"}
     assert files == elsewhere | set(SMALL)

@@ -32,13 +32,17 @@ def clients():
 @pytest.fixture(scope="module")
 def linear():
     """Softmax regression, whose steps can be written out by hand."""
-    return models.from_functions(lambda key: jnp.zeros((16, 3)), lambda w, x: x.reshape(len(x), 16) @ w)
+    return models.from_functions(
+        lambda key: jnp.zeros((16, 3)), lambda w, x: x.reshape(len(x), 16) @ w
+    )
 
 
 @pytest.fixture(scope="module")
 def start(linear):
     """A server that has finished five rounds, at parameters that are not zero."""
-    return federated.init_server(Variables(0.1 * jax.random.normal(jax.random.key(5), (16, 3)), {}), rounds=5)
+    return federated.init_server(
+        Variables(0.1 * jax.random.normal(jax.random.key(5), (16, 3)), {}), rounds=5
+    )
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +50,20 @@ def one_round(linear, blobs, clients):
     """A compiled round, of any weights."""
     run = jax.jit(partial(federated.federated_round, model=linear, training=LOCAL))
     return lambda state, weights, data=blobs: run(
-        jax.random.key(1), state=state, data=data, clients=clients, weights=jnp.asarray(weights, jnp.float32)
+        jax.random.key(1),
+        state=state,
+        data=data,
+        clients=clients,
+        weights=jnp.asarray(weights, jnp.float32),
     )
 
 
 def deltas(one_round, state):
     """Each client's update, from rounds in which it is alone."""
-    return [one_round(state, np.eye(4)[k]).variables.params - state.variables.params for k in range(4)]
+    return [
+        one_round(state, np.eye(4)[k]).variables.params - state.variables.params
+        for k in range(4)
+    ]
 
 
 def by_hand(data, client, state, key, training, weight_decay=1e-3):
@@ -63,7 +74,9 @@ def by_hand(data, client, state, key, training, weight_decay=1e-3):
     rate = training.learning_rate * training.decay ** int(state.round)
     key = jax.random.fold_in(jax.random.fold_in(key, state.round), client)
     key_order, _ = jax.random.split(jax.random.fold_in(key, 0))
-    order = train.epoch_order(key_order, jnp.arange(places) < len(members), -(-places // size), size)
+    order = train.epoch_order(
+        key_order, jnp.arange(places) < len(members), -(-places // size), size
+    )
     w = np.asarray(state.variables.params, np.float64)
     for batch in np.asarray(order)[:steps]:
         x = data.images[members[batch]].reshape(size, 16).astype(np.float64)
@@ -73,7 +86,9 @@ def by_hand(data, client, state, key, training, weight_decay=1e-3):
     return w
 
 
-def test_a_round_is_the_weighted_sum_of_clients_trained_by_hand(one_round, start, blobs):
+def test_a_round_is_the_weighted_sum_of_clients_trained_by_hand(
+    one_round, start, blobs
+):
     weights = np.array([0.5, -1.5, 0.0, 0.25])
     found = one_round(start, weights)
     w = np.asarray(start.variables.params)
@@ -85,23 +100,37 @@ def test_a_round_is_the_weighted_sum_of_clients_trained_by_hand(one_round, start
 
 
 @settings(max_examples=12, deadline=None)
-@given(st.lists(st.integers(1, 500), min_size=2, max_size=8), st.floats(0.1, 30), st.integers(0, 2**16))
+@given(
+    st.lists(st.integers(1, 500), min_size=2, max_size=8),
+    st.floats(0.1, 30),
+    st.integers(0, 2**16),
+)
 def test_the_algebra_of_weights(counts, eta, seed):
     """Nobody leaves: FedAvg. eta_u = -1: FedAvg of all. Special: the leaving clients' mean, times -eta_u."""
-    clients = federated.Clients(jnp.zeros((len(counts), 1), jnp.int32), jnp.asarray(counts, jnp.int32))
+    clients = federated.Clients(
+        jnp.zeros((len(counts), 1), jnp.int32), jnp.asarray(counts, jnp.int32)
+    )
     nobody = np.zeros(len(counts), bool)
     leaving = np.random.default_rng(seed).random(len(counts)) < 0.5
     share = np.asarray(counts) / np.sum(counts)
     plain = fedavg_weights(clients, ~nobody)
     np.testing.assert_allclose(plain, share, rtol=1e-6)
-    np.testing.assert_array_equal(puf_weights(clients, nobody, mode="regular", eta_u=eta), plain)
-    np.testing.assert_array_equal(puf_weights(clients, nobody, mode="special", eta_u=eta), 0)
-    np.testing.assert_array_equal(puf_weights(clients, leaving, mode="regular", eta_u=-1.0), plain)
+    np.testing.assert_array_equal(
+        puf_weights(clients, nobody, mode="regular", eta_u=eta), plain
+    )
+    np.testing.assert_array_equal(
+        puf_weights(clients, nobody, mode="special", eta_u=eta), 0
+    )
+    np.testing.assert_array_equal(
+        puf_weights(clients, leaving, mode="regular", eta_u=-1.0), plain
+    )
     regular = puf_weights(clients, leaving, mode="regular", eta_u=eta)
     np.testing.assert_allclose(regular, np.where(leaving, -eta, 1) * share, rtol=1e-5)
     special = puf_weights(clients, leaving, mode="special", eta_u=eta)
     if leaving.any():
-        np.testing.assert_allclose(special, -eta * leaving * share / share[leaving].sum(), rtol=1e-5)
+        np.testing.assert_allclose(
+            special, -eta * leaving * share / share[leaving].sum(), rtol=1e-5
+        )
 
 
 def test_the_authors_strengths_are_one_for_ten_equal_clients():
@@ -121,10 +150,16 @@ def test_regular_with_strength_minus_one_is_fedavg_of_all(one_round, start, clie
     chex.assert_trees_all_equal(puf, one_round(start, fedavg_weights(clients, ALL)))
 
 
-def test_special_of_one_client_with_strength_one_subtracts_its_update(linear, blobs, start, clients):
+def test_special_of_one_client_with_strength_one_subtracts_its_update(
+    linear, blobs, start, clients
+):
     """w - d_u, bit for bit."""
     key = jax.random.key(1)
-    puf = jax.jit(partial(federated.puf_round, model=linear, training=LOCAL, mode="special", eta_u=1.0))
+    puf = jax.jit(
+        partial(
+            federated.puf_round, model=linear, training=LOCAL, mode="special", eta_u=1.0
+        )
+    )
     found = puf(key, state=start, data=blobs, clients=clients, leaving=GONE)
     key_client = jax.random.fold_in(jax.random.fold_in(jax.random.clone(key), 5), 2)
     alone = jax.jit(partial(federated.client_update, model=linear, training=LOCAL))
@@ -149,7 +184,9 @@ def test_several_clients_at_once_are_terms_of_one_sum(one_round, start, clients,
     if mode == "special":
         expected = w - 3 * (n[0] * d[0] + n[2] * d[2]) / (n[0] + n[2])
     else:
-        expected = w + (n[1] * d[1] + n[3] * d[3] - 3 * (n[0] * d[0] + n[2] * d[2])) / n.sum()
+        expected = (
+            w + (n[1] * d[1] + n[3] * d[3] - 3 * (n[0] * d[0] + n[2] * d[2])) / n.sum()
+        )
     np.testing.assert_allclose(found.variables.params, expected, atol=2e-6)
 
 
@@ -161,10 +198,16 @@ def test_earlier_leavers_are_neither_remaining_nor_leaving(clients):
 
 def test_it_is_gradient_ascent_in_disguise(linear, blobs, start, clients):
     """One full-batch local step without decay: special PUF is one step of ascent, of eta_u times the rate."""
-    training = LocalTraining(batch_size=17, learning_rate=0.2, optimiser=optax.sgd, form="map")
-    puf = federated.puf_round(jax.random.key(1), linear, training, start, blobs, clients, GONE, eta_u=4.0)
+    training = LocalTraining(
+        batch_size=17, learning_rate=0.2, optimizer=optax.sgd, form="map"
+    )
+    puf = federated.puf_round(
+        jax.random.key(1), linear, training, start, blobs, clients, GONE, eta_u=4.0
+    )
     mine = blobs.images[SPLIT == 2], blobs.labels[SPLIT == 2]
-    slope = jax.grad(lambda w: cross_entropy(linear.apply(Variables(w, {}), mine[0]), mine[1]).mean())
+    slope = jax.grad(
+        lambda w: cross_entropy(linear.apply(Variables(w, {}), mine[0]), mine[1]).mean()
+    )
     w = start.variables.params
     ascended = w + 4 * 0.2 * 0.998**5 * slope(w)
     np.testing.assert_allclose(puf.variables.params, ascended, atol=1e-6)
@@ -180,33 +223,52 @@ def test_all_at_once_or_one_after_the_other(linear, blobs, start, clients, one_r
 
 
 @pytest.mark.parametrize("form", ["map", "vmap"])
-def test_poisoned_leavers_touch_neither_retraining_nor_recovery(tiny, blobs, clients, form):
+def test_poisoned_leavers_touch_neither_retraining_nor_recovery(
+    tiny, blobs, clients, form
+):
     """NaN images and labels out of range, the same bits."""
     training = LocalTraining(batch_size=8, form=form)
     poisoned = Dataset(
-        np.where((SPLIT == 2)[:, None, None, None], np.nan, blobs.images), np.where(SPLIT == 2, 99, blobs.labels)
+        np.where((SPLIT == 2)[:, None, None, None], np.nan, blobs.images),
+        np.where(SPLIT == 2, 99, blobs.labels),
     )
-    stay, start = fedavg_weights(clients, ~GONE), federated.init_server(tiny.init(jax.random.key(3)))
+    stay, start = (
+        fedavg_weights(clients, ~GONE),
+        federated.init_server(tiny.init(jax.random.key(3))),
+    )
     run = jax.jit(
-        lambda data: federated.run_rounds(jax.random.key(0), tiny, training, start, data, clients, stay, num_rounds=3)[
-            0
-        ]
+        lambda data: federated.run_rounds(
+            jax.random.key(0), tiny, training, start, data, clients, stay, num_rounds=3
+        )[0]
     )
     clean, found = run(blobs), run(poisoned)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
     chex.assert_trees_all_equal(found, clean)
-    assert not np.allclose(found.variables.params["Dense_0"]["kernel"], start.variables.params["Dense_0"]["kernel"])
+    assert not np.allclose(
+        found.variables.params["Dense_0"]["kernel"],
+        start.variables.params["Dense_0"]["kernel"],
+    )
 
 
-def test_recovery_is_rounds_until_the_target_and_no_further(linear, blobs, start, clients):
+def test_recovery_is_rounds_until_the_target_and_no_further(
+    linear, blobs, start, clients
+):
     stay, key = fedavg_weights(clients, ~GONE), jax.random.key(2)
 
     def accuracy(variables):
-        return jnp.mean(jnp.argmax(linear.apply(variables, blobs.images), -1) == blobs.labels)
+        return jnp.mean(
+            jnp.argmax(linear.apply(variables, blobs.images), -1) == blobs.labels
+        )
 
     rest = (linear, LOCAL, start, blobs, clients, stay)
-    _, trace = jax.jit(lambda k: federated.run_rounds(k, *rest, num_rounds=8, evaluate=accuracy))(key)
-    recover = jax.jit(lambda k, target: federated.recover(k, *rest, evaluate=accuracy, target=target, max_rounds=8))
+    _, trace = jax.jit(
+        lambda k: federated.run_rounds(k, *rest, num_rounds=8, evaluate=accuracy)
+    )(key)
+    recover = jax.jit(
+        lambda k, target: federated.recover(
+            k, *rest, evaluate=accuracy, target=target, max_rounds=8
+        )
+    )
     assert trace[0] < trace.max()
     for target in (0.0, float(trace.max()), 2.0):
         found = recover(jax.random.clone(key), target)
@@ -216,11 +278,20 @@ def test_recovery_is_rounds_until_the_target_and_no_further(linear, blobs, start
         assert int(found.state.round) == 5 + rounds
 
 
-def test_the_server_remembers_its_model_and_the_round_alone(linear, blobs, start, clients):
+def test_the_server_remembers_its_model_and_the_round_alone(
+    linear, blobs, start, clients
+):
     sizes = [
         jax.eval_shape(
             lambda n=n: federated.run_rounds(
-                jax.random.key(0), linear, LOCAL, start, blobs, clients, jnp.ones(4), num_rounds=n
+                jax.random.key(0),
+                linear,
+                LOCAL,
+                start,
+                blobs,
+                clients,
+                jnp.ones(4),
+                num_rounds=n,
             )[0]
         )
         for n in (1, 50)
@@ -228,18 +299,28 @@ def test_the_server_remembers_its_model_and_the_round_alone(linear, blobs, start
     assert sizes[0] == sizes[1] == jax.eval_shape(lambda: start)
 
 
-def test_statistics_are_averaged_over_those_who_count_positively(normed, blobs, clients):
+def test_statistics_are_averaged_over_those_who_count_positively(
+    normed, blobs, clients
+):
     start = federated.init_server(normed.init(jax.random.key(3)))
     run = jax.jit(partial(federated.federated_round, model=normed, training=LOCAL))
 
     def go(weights):
-        return run(jax.random.key(1), state=start, data=blobs, clients=clients, weights=jnp.asarray(weights))
+        return run(
+            jax.random.key(1),
+            state=start,
+            data=blobs,
+            clients=clients,
+            weights=jnp.asarray(weights),
+        )
 
     alone = [go(np.eye(4, dtype=np.float32)[k]).variables.state for k in range(4)]
     mixed = go([0.4, 0.1, -2.0, 0.0]).variables.state
     expected = jax.tree.map(lambda a, b: 0.8 * a + 0.2 * b, alone[0], alone[1])
     chex.assert_trees_all_close(mixed, expected, atol=1e-6)
-    chex.assert_trees_all_equal(go([0.0, 0.0, -2.0, 0.0]).variables.state, start.variables.state)
+    chex.assert_trees_all_equal(
+        go([0.0, 0.0, -2.0, 0.0]).variables.state, start.variables.state
+    )
 
 
 def test_a_client_that_owned_a_class_is_forgotten_like_by_retraining(tiny, blobs):
@@ -248,16 +329,27 @@ def test_a_client_that_owned_a_class_is_forgotten_like_by_retraining(tiny, blobs
     clients, leaving = federated.gather_clients(split), np.arange(4) == 3
     training = LocalTraining(batch_size=10, form="map")
     mine = np.flatnonzero(blobs.labels == 2)
-    right = jax.jit(lambda v: jnp.mean(jnp.argmax(tiny.apply(v, blobs.images[mine]), -1) == 2))
+    right = jax.jit(
+        lambda v: jnp.mean(jnp.argmax(tiny.apply(v, blobs.images[mine]), -1) == 2)
+    )
     run = jax.jit(
         lambda key, state, part: federated.run_rounds(
-            key, tiny, training, state, blobs, clients, fedavg_weights(clients, part), num_rounds=40
+            key,
+            tiny,
+            training,
+            state,
+            blobs,
+            clients,
+            fedavg_weights(clients, part),
+            num_rounds=40,
         )[0]
     )
     fresh = federated.init_server(tiny.init(jax.random.key(3)))
     original = run(jax.random.key(0), fresh, np.ones(4, bool))
     retrained = run(jax.random.key(1), fresh, ~leaving)
-    puf = federated.puf_round(jax.random.key(2), tiny, training, original, blobs, clients, leaving)
+    puf = federated.puf_round(
+        jax.random.key(2), tiny, training, original, blobs, clients, leaving
+    )
     recovered = run(jax.random.key(4), puf, ~leaving)
     assert right(original.variables) > 0.9
     assert right(retrained.variables) == 0
@@ -270,16 +362,24 @@ def test_not_negates_the_first_layer_and_nothing_else(tiny, tiny_variables):
     first, second = (s.variables.params["Dense_0"] for s in (before, after))
     np.testing.assert_array_equal(second["kernel"], -first["kernel"])
     np.testing.assert_array_equal(second["bias"], first["bias"])
-    chex.assert_trees_all_equal(before.variables.params["Dense_1"], after.variables.params["Dense_1"])
+    chex.assert_trees_all_equal(
+        before.variables.params["Dense_1"], after.variables.params["Dense_1"]
+    )
     assert int(after.round) == 3
 
 
-def test_projected_ascent_climbs_within_its_ball(linear, blobs, start, clients, one_round):
+def test_projected_ascent_climbs_within_its_ball(
+    linear, blobs, start, clients, one_round
+):
     """Around w - d_u / (K - 1): inside a large ball it climbs, a small one holds it, a near end stops it at once."""
     update = deltas(one_round, start)[2]
     w = start.variables.params
-    centre = w - update / 3
-    run = jax.jit(partial(federated.projected_ascent, model=linear, training=LOCAL, learning_rate=0.5))
+    center = w - update / 3
+    run = jax.jit(
+        partial(
+            federated.projected_ascent, model=linear, training=LOCAL, learning_rate=0.5
+        )
+    )
     mine = SPLIT == 2
 
     def go(radius, far):
@@ -288,13 +388,19 @@ def test_projected_ascent_climbs_within_its_ball(linear, blobs, start, clients, 
         return run(jax.random.key(1), **parts, **ball).variables.params
 
     def loss(w):
-        return cross_entropy(linear.apply(Variables(w, {}), blobs.images[mine]), blobs.labels[mine]).mean()
+        return cross_entropy(
+            linear.apply(Variables(w, {}), blobs.images[mine]), blobs.labels[mine]
+        ).mean()
 
     free, held, short = go(1e6, 1e6), go(0.3, 1e6), go(1e6, 0.0)
-    assert loss(free) > loss(held) > loss(centre)
-    assert float(jnp.linalg.norm(held - centre)) == pytest.approx(0.3, rel=1e-4)
-    assert 0 < float(jnp.linalg.norm(short - centre)) < float(jnp.linalg.norm(free - centre))
-    np.testing.assert_allclose(go(0.0, 1e6), centre, atol=1e-6)
+    assert loss(free) > loss(held) > loss(center)
+    assert float(jnp.linalg.norm(held - center)) == pytest.approx(0.3, rel=1e-4)
+    assert (
+        0
+        < float(jnp.linalg.norm(short - center))
+        < float(jnp.linalg.norm(free - center))
+    )
+    np.testing.assert_allclose(go(0.0, 1e6), center, atol=1e-6)
 
 
 def test_the_balls_radius_is_a_third_of_the_way_to_fresh_models(tiny, blobs, clients):
@@ -302,16 +408,27 @@ def test_the_balls_radius_is_a_third_of_the_way_to_fresh_models(tiny, blobs, cli
     start = federated.init_server(tiny.init(jax.random.key(3)))
     run = jax.jit(
         partial(
-            federated.projected_ascent, model=tiny, training=LOCAL, learning_rate=1e3, momentum=0.0, max_distance=np.inf
+            federated.projected_ascent,
+            model=tiny,
+            training=LOCAL,
+            learning_rate=1e3,
+            momentum=0.0,
+            max_distance=np.inf,
         )
     )
-    found = run(jax.random.key(1), state=start, data=blobs, clients=clients, leaving=GONE).variables.params
-    centre = federated.puf_round(jax.random.key(1), tiny, LOCAL, start, blobs, clients, GONE, eta_u=1 / 3)
+    found = run(
+        jax.random.key(1), state=start, data=blobs, clients=clients, leaving=GONE
+    ).variables.params
+    center = federated.puf_round(
+        jax.random.key(1), tiny, LOCAL, start, blobs, clients, GONE, eta_u=1 / 3
+    )
 
     def gap(other):
-        return float(parameter_distance(other, centre.variables.params))
+        return float(parameter_distance(other, center.variables.params))
 
-    fresh = [gap(tiny.init(key).params) for key in jax.random.split(jax.random.key(9), 20)]
+    fresh = [
+        gap(tiny.init(key).params) for key in jax.random.split(jax.random.key(9), 20)
+    ]
     assert gap(found) == pytest.approx(np.mean(fresh) / 3, rel=0.1)
 
 
@@ -327,14 +444,31 @@ def test_the_balls_radius_is_a_third_of_the_way_to_fresh_models(tiny, blobs, cli
         lambda c, m, s, d: puf_weights(c, GONE, mode="other"),
         lambda c, m, s, d: puf_weights(c, GONE, eta_u=float("nan")),
         lambda c, m, s, d: puf_weights(c, GONE, remaining=np.ones(5, bool)),
-        lambda c, m, s, d: federated.federated_round(jax.random.key(0), m, LOCAL, s, d, c, jnp.ones(3)),
-        lambda c, m, s, d: federated.recover(
-            jax.random.key(0), m, LOCAL, s, d, c, jnp.ones(4), evaluate=lambda v: jnp.zeros(()), target=0, max_rounds=0
+        lambda c, m, s, d: federated.federated_round(
+            jax.random.key(0), m, LOCAL, s, d, c, jnp.ones(3)
         ),
-        lambda c, m, s, d: federated.projected_ascent(jax.random.key(0), m, LOCAL, s, d, c, ALL),
-        lambda c, m, s, d: federated.projected_ascent(jax.random.key(0), m, LOCAL, s, d, c, GONE, num_epochs=0),
+        lambda c, m, s, d: federated.recover(
+            jax.random.key(0),
+            m,
+            LOCAL,
+            s,
+            d,
+            c,
+            jnp.ones(4),
+            evaluate=lambda v: jnp.zeros(()),
+            target=0,
+            max_rounds=0,
+        ),
+        lambda c, m, s, d: federated.projected_ascent(
+            jax.random.key(0), m, LOCAL, s, d, c, ALL
+        ),
+        lambda c, m, s, d: federated.projected_ascent(
+            jax.random.key(0), m, LOCAL, s, d, c, GONE, num_epochs=0
+        ),
         lambda c, m, s, d: federated.negate_first_layer(
-            models.from_functions(lambda key: jnp.ones(3), lambda w, x: x.mean((1, 2)) * w[None]),
+            models.from_functions(
+                lambda key: jnp.ones(3), lambda w, x: x.mean((1, 2)) * w[None]
+            ),
             federated.init_server(Variables(jnp.ones(1), {})),
             jnp.zeros((1, 4, 4, 1)),
         ),

@@ -22,17 +22,28 @@ def test_every_sample_has_one_client_and_no_client_is_empty(alpha, num_clients, 
         assert split.shape == (300,)
         assert set(split.tolist()) == set(range(num_clients))
         clients = federated.gather_clients(split)
-        rows = [row[:n] for row, n in zip(np.asarray(clients.places), np.asarray(clients.sizes), strict=True)]
+        rows = [
+            row[:n]
+            for row, n in zip(
+                np.asarray(clients.places), np.asarray(clients.sizes), strict=True
+            )
+        ]
         assert sorted(np.concatenate(rows).tolist()) == list(range(300))
         for client, row in enumerate(np.asarray(clients.places)):
-            assert set(split[row].tolist()) == {client}, "filling points at another client"
+            assert set(split[row].tolist()) == {client}, (
+                "filling points at another client"
+            )
 
 
 def test_proportions_are_dirichlet():
     """Moments of one class's share: mean 1 / K, variance (K - 1) / (K^2 (K alpha + 1)); the least is respected."""
     shares = np.array(
         [
-            np.bincount(federated.dirichlet_split(np.zeros(2000, int), 4, alpha=0.7, seed=s), minlength=4) / 2000
+            np.bincount(
+                federated.dirichlet_split(np.zeros(2000, int), 4, alpha=0.7, seed=s),
+                minlength=4,
+            )
+            / 2000
             for s in range(600)
         ]
     )
@@ -90,8 +101,12 @@ def test_a_part_of_a_client_becomes_a_client():
         lambda: federated.gather_clients([0, 0, 1], width=1),
         lambda: federated.draw_styles(0, seed=0),
         lambda: federated.shape_images(0, federated.draw_styles(1, seed=0)[0], seed=0),
-        lambda: federated.shape_images(1, federated.draw_styles(1, seed=0)[0], size=4, seed=0),
-        lambda: federated.overlap(jnp.zeros((1, 2, 2), int), jnp.zeros((1, 2, 3), int), 2),
+        lambda: federated.shape_images(
+            1, federated.draw_styles(1, seed=0)[0], size=4, seed=0
+        ),
+        lambda: federated.overlap(
+            jnp.zeros((1, 2, 2), int), jnp.zeros((1, 2, 3), int), 2
+        ),
         lambda: federated.rounds_to_reach(np.zeros((2, 0)), 0.5),
     ],
 )
@@ -105,11 +120,18 @@ def test_overlap_counts_pixels_as_sets_do():
     rng = np.random.default_rng(0)
     labels, predicted = rng.integers(0, 3, (2, 5, 4, 4))
     part = np.array([True, False, True, True, False])
-    found = federated.overlap(jnp.asarray(predicted), jnp.asarray(labels), 4, jnp.asarray(part))
+    found = federated.overlap(
+        jnp.asarray(predicted), jnp.asarray(labels), 4, jnp.asarray(part)
+    )
     for c in range(3):
-        mine, true = (set(map(tuple, np.argwhere((a == c) & part[:, None, None]))) for a in (predicted, labels))
+        mine, true = (
+            set(map(tuple, np.argwhere((a == c) & part[:, None, None])))
+            for a in (predicted, labels)
+        )
         assert float(found.iou[c]) == pytest.approx(len(mine & true) / len(mine | true))
-        assert float(found.dice[c]) == pytest.approx(2 * len(mine & true) / (len(mine) + len(true)))
+        assert float(found.dice[c]) == pytest.approx(
+            2 * len(mine & true) / (len(mine) + len(true))
+        )
     assert np.isnan(found.iou[3])
     everything = federated.overlap(jnp.asarray(labels), jnp.asarray(labels), 3)
     np.testing.assert_array_equal(everything.dice, 1)
@@ -121,7 +143,9 @@ def test_yeom_is_a_share_below_the_members_mean():
     forget, retain = parts == 0, parts == 1
     losses[parts == 2] = np.nan  # never looked at
     expected = (losses[forget] < losses[retain].mean()).mean()
-    assert float(federated.yeom(*map(jnp.asarray, (losses, forget, retain)))) == pytest.approx(expected)
+    assert float(
+        federated.yeom(*map(jnp.asarray, (losses, forget, retain)))
+    ) == pytest.approx(expected)
 
 
 def test_rounds_to_reach_takes_the_first_time():
@@ -133,7 +157,9 @@ def test_rounds_to_reach_takes_the_first_time():
 
 def test_shapes_are_there_and_styles_only_change_the_look():
     styles = federated.draw_styles(3, seed=0)
-    one, other = (federated.shape_images(40, style, size=16, seed=5) for style in styles[:2])
+    one, other = (
+        federated.shape_images(40, style, size=16, seed=5) for style in styles[:2]
+    )
     assert one.images.shape == (40, 16, 16, 3)
     assert one.images.dtype == np.float32
     assert 0 <= one.images.min() < one.images.max() <= 1
@@ -147,7 +173,7 @@ def test_shapes_are_there_and_styles_only_change_the_look():
 
 
 def test_an_image_is_its_style_and_its_map():
-    """Without noise and stripes every pixel has one of two colours, and the map says which."""
+    """Without noise and stripes every pixel has one of two colors, and the map says which."""
     style = federated.Style((0.1, 0.2, 0.3), (0.9, 0.8, 0.7), stripes=0.0, noise=0.0)
     data = federated.shape_images(5, style, size=12, seed=1)
     expected = np.where(data.labels[..., None] > 0, style.foreground, style.background)
@@ -156,7 +182,9 @@ def test_an_image_is_its_style_and_its_map():
 
 def test_recovery_runs_stop_where_the_goal_is_reached():
     """Two seeds of one client: PUF is there after one round, then after two; natural is read one round later."""
-    trace = lambda *tests: np.array([[[test, forget] for forget, test in enumerate(tests)]], float)  # noqa: E731
+    trace = lambda *tests: np.array(
+        [[[test, forget] for forget, test in enumerate(tests)]], float
+    )
     still = {"original": np.array([[0.9, 1.0]]), "retrained": np.array([[0.8, 0.5]])}
     natural = trace(0.9, 0.9, 0.9, 0.9)
     parts = [

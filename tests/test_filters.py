@@ -12,7 +12,13 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
 from unlearn_jax import filters, models, train
-from unlearn_jax.filters import FILTERS, class_means, masked_renormalisation, mpru, removed_directions
+from unlearn_jax.filters import (
+    FILTERS,
+    class_means,
+    masked_renormalization,
+    mpru,
+    removed_directions,
+)
 from unlearn_jax.types import Dataset, InputError
 
 VARIANTS = ["inductive", "direct"]
@@ -20,7 +26,9 @@ VARIANTS = ["inductive", "direct"]
 
 def draw(seed, *shape, sharpness=0.5):
     """Random distributions over the last axis."""
-    return np.random.default_rng(seed).dirichlet(np.full(shape[-1], sharpness), shape[:-1])
+    return np.random.default_rng(seed).dirichlet(
+        np.full(shape[-1], sharpness), shape[:-1]
+    )
 
 
 def slow_mean(probs, labels, k):
@@ -33,16 +41,32 @@ def slow_filter(p, means, forgotten, variant):
     retained = [k for k in range(len(p)) if k not in forgotten]
     z = p
     for i, f in enumerate(forgotten if variant else ()):
-        before = np.array([means[k] for k in (*(retained if variant == "inductive" else ()), *forgotten[:i])])
-        rest = means[f] - (np.linalg.lstsq(before.T, means[f], rcond=None)[0] @ before if len(before) else 0)
+        before = np.array(
+            [
+                means[k]
+                for k in (*(retained if variant == "inductive" else ()), *forgotten[:i])
+            ]
+        )
+        rest = means[f] - (
+            np.linalg.lstsq(before.T, means[f], rcond=None)[0] @ before
+            if len(before)
+            else 0
+        )
         e = rest / np.linalg.norm(rest)
         z = z - (p @ e) * e
     left = np.array([max(z[k], 0.0) if k in retained else 0.0 for k in range(len(p))])
-    return left / left.sum() if left.sum() > 1e-12 else np.isin(np.arange(len(p)), retained) / len(retained)
+    return (
+        left / left.sum()
+        if left.sum() > 1e-12
+        else np.isin(np.arange(len(p)), retained) / len(retained)
+    )
 
 
 def test_class_means_count_each_class():
-    probs, labels = draw(0, 40, 5), np.random.default_rng(0).integers(4, size=40)  # no sample of class 4
+    probs, labels = (
+        draw(0, 40, 5),
+        np.random.default_rng(0).integers(4, size=40),
+    )  # no sample of class 4
     expected = [slow_mean(probs, labels, k) for k in range(5)]
     assert np.allclose(class_means(probs, labels), expected, atol=1e-6)
     assert np.allclose(jax.jit(class_means)(probs, labels), expected, atol=1e-6)
@@ -54,14 +78,20 @@ def test_class_means_count_each_class():
 def test_filters_equal_the_slow_definition(name, forgotten):
     variant = {"mask": None, "mpru": "inductive", "mpru_direct": "direct"}[name]
     means, probs = draw(1, 6, 6) * 0.3 + 0.7 * np.eye(6), draw(2, 3, 20, 6)
-    expected = [[slow_filter(p, means, forgotten, variant) for p in row] for row in probs]
+    expected = [
+        [slow_filter(p, means, forgotten, variant) for p in row] for row in probs
+    ]
     value = FILTERS[name](probs, means, forgotten)
     assert value.dtype == jnp.float32
     assert np.allclose(value, expected, atol=3e-6)
     mask = np.isin(np.arange(6), forgotten)
     assert np.allclose(FILTERS[name](probs, means, mask), expected, atol=3e-6)
-    assert np.allclose(jax.jit(FILTERS[name])(probs, means, np.array(forgotten)), expected, atol=3e-6)
-    each = jax.jit(jax.vmap(jax.vmap(FILTERS[name], (0, None, None)), (0, None, None)))  # the mask is traced, too
+    assert np.allclose(
+        jax.jit(FILTERS[name])(probs, means, np.array(forgotten)), expected, atol=3e-6
+    )
+    each = jax.jit(
+        jax.vmap(jax.vmap(FILTERS[name], (0, None, None)), (0, None, None))
+    )  # the mask is traced, too
     assert np.allclose(each(probs, means, mask), expected, atol=3e-6)
 
 
@@ -69,20 +99,37 @@ def test_one_class_may_be_a_number_and_the_order_of_several_is_nothing():
     means, probs = draw(3, 5, 5), draw(4, 9, 5)
     for filtered in FILTERS.values():
         assert np.array_equal(filtered(probs, means, 3), filtered(probs, means, [3]))
-        assert np.array_equal(filtered(probs, means, (1, 4)), filtered(probs, means, (4, 1, 1)))
-    assert np.abs(np.asarray(mpru(probs, means, 3)) - mpru(probs, means, 3, variant="direct")).max() > 0.05
+        assert np.array_equal(
+            filtered(probs, means, (1, 4)), filtered(probs, means, (4, 1, 1))
+        )
+    assert (
+        np.abs(
+            np.asarray(mpru(probs, means, 3)) - mpru(probs, means, 3, variant="direct")
+        ).max()
+        > 0.05
+    )
 
 
 @pytest.mark.parametrize("name", FILTERS)
 def test_renaming_the_classes_renames_the_result(name):
-    means, probs, order = draw(5, 5, 5) * 0.5 + 0.5 * np.eye(5), draw(6, 8, 5), np.array([3, 0, 4, 1, 2])
-    renamed = FILTERS[name](probs[:, order], means[order][:, order], [order.tolist().index(f) for f in (1, 2)])
-    assert np.allclose(renamed, np.asarray(FILTERS[name](probs, means, (1, 2)))[:, order], atol=3e-6)
+    means, probs, order = (
+        draw(5, 5, 5) * 0.5 + 0.5 * np.eye(5),
+        draw(6, 8, 5),
+        np.array([3, 0, 4, 1, 2]),
+    )
+    renamed = FILTERS[name](
+        probs[:, order],
+        means[order][:, order],
+        [order.tolist().index(f) for f in (1, 2)],
+    )
+    assert np.allclose(
+        renamed, np.asarray(FILTERS[name](probs, means, (1, 2)))[:, order], atol=3e-6
+    )
 
 
-probabilities = arrays(np.float64, (7, 4), elements=st.floats(0, 1) | st.sampled_from([0.0, 1e-12, 1.0])).map(
-    lambda x: np.where(x.sum(1, keepdims=True) > 0, x, 1.0)
-)
+probabilities = arrays(
+    np.float64, (7, 4), elements=st.floats(0, 1) | st.sampled_from([0.0, 1e-12, 1.0])
+).map(lambda x: np.where(x.sum(1, keepdims=True) > 0, x, 1.0))
 
 
 @settings(deadline=None, max_examples=25)
@@ -95,8 +142,8 @@ def test_any_input_gives_a_distribution_without_the_forgotten(values, forgotten)
         assert (value[:, list(forgotten)] == 0).all(), name
         assert (value >= 0).all(), name
         assert np.allclose(value.sum(1), 1, atol=1e-6), name
-    once = masked_renormalisation(probs, forgotten)
-    assert np.allclose(masked_renormalisation(once, forgotten), once, atol=1e-6)
+    once = masked_renormalization(probs, forgotten)
+    assert np.allclose(masked_renormalization(once, forgotten), once, atol=1e-6)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -106,14 +153,18 @@ def test_the_projection_is_one(variant, forgotten):
     directions = np.asarray(removed_directions(means, forgotten, variant=variant))
     gram = np.zeros((5, 5))
     gram[list(forgotten), list(forgotten)] = 1
-    assert np.allclose(directions @ directions.T, gram, atol=2e-6)  # orthonormal, and 0 for retained classes
+    assert np.allclose(
+        directions @ directions.T, gram, atol=2e-6
+    )  # orthonormal, and 0 for retained classes
     once = probs - probs @ directions.T @ directions
     assert np.allclose(once - once @ directions.T @ directions, once, atol=2e-6)
     spoken_of = directions @ means.T
     retained = [k for k in range(5) if k not in forgotten]
     if variant == "inductive":
-        assert np.abs(spoken_of[:, retained]).max() < 2e-6  # the means of retained classes stay where they are
-        masked = masked_renormalisation(means[retained], forgotten)
+        assert (
+            np.abs(spoken_of[:, retained]).max() < 2e-6
+        )  # the means of retained classes stay where they are
+        masked = masked_renormalization(means[retained], forgotten)
         assert np.allclose(mpru(means[retained], means, forgotten), masked, atol=1e-6)
     else:
         assert np.abs(spoken_of[:, retained]).max() > 0.1
@@ -122,11 +173,15 @@ def test_the_projection_is_one(variant, forgotten):
 
 
 def test_one_hot_means_reduce_both_variants_to_masking():
-    probs = np.concatenate([draw(9, 20, 4), [[1 - 3e-9, 1e-9, 2e-9, 0]]])  # the last one is surer than float32 can say
+    probs = np.concatenate(
+        [draw(9, 20, 4), [[1 - 3e-9, 1e-9, 2e-9, 0]]]
+    )  # the last one is surer than float32 can say
     for variant in VARIANTS:
         for forgotten in (0, (0, 2)):
-            expected = masked_renormalisation(probs, forgotten)
-            assert np.array_equal(mpru(probs, np.eye(4), forgotten, variant=variant), expected)
+            expected = masked_renormalization(probs, forgotten)
+            assert np.array_equal(
+                mpru(probs, np.eye(4), forgotten, variant=variant), expected
+            )
             twice = mpru(expected, np.eye(4), forgotten, variant=variant)
             assert np.allclose(twice, expected, rtol=1e-6)
 
@@ -135,27 +190,36 @@ def test_masking_is_what_remains_where_nothing_can_be_projected_out():
     probs, means = draw(10, 20, 4), draw(11, 4, 4)
     means[1] = 0.25 * means[0] + 0.75 * means[3]  # in the span of the retained means
     assert not removed_directions(means, 1).any()
-    assert np.array_equal(mpru(probs, means, 1), masked_renormalisation(probs, 1))
+    assert np.array_equal(mpru(probs, means, 1), masked_renormalization(probs, 1))
     assert removed_directions(means, 1, variant="direct").any()
 
 
 def test_nothing_left_is_uniform_over_the_retained_classes():
-    assert masked_renormalisation([0.0, 1.0, 0.0], 1).tolist() == [0.5, 0.0, 0.5]
+    assert masked_renormalization([0.0, 1.0, 0.0], 1).tolist() == [0.5, 0.0, 0.5]
     means = np.array([[0.9, 0.09, 0.01], [0.3, 0.5, 0.2], [0.0, 0.1, 0.9]])
-    assert mpru(means[0], means, 0, variant="direct").tolist() == [0.0, 0.5, 0.5]  # rounding is not mass
+    assert mpru(means[0], means, 0, variant="direct").tolist() == [
+        0.0,
+        0.5,
+        0.5,
+    ]  # rounding is not mass
     assert mpru(np.eye(3)[0], np.eye(3), 0).tolist() == [0.0, 0.5, 0.5]
 
 
 @pytest.fixture(scope="module")
 def digits():
     images, labels = load_digits(return_X_y=True)
-    return (images / 16).astype(np.float32).reshape(-1, 8, 8, 1), labels.astype(np.int32)
+    return (images / 16).astype(np.float32).reshape(-1, 8, 8, 1), labels.astype(
+        np.int32
+    )
 
 
 def test_a_tree_ensemble_goes_through_the_same_code(digits):
     images, labels = digits[0].reshape(len(digits[1]), -1), digits[1]
     forest = RandomForestClassifier(10, random_state=0).fit(images[:600], labels[:600])
-    held_out, probs = forest.predict_proba(images[600:900]), forest.predict_proba(images[900:])
+    held_out, probs = (
+        forest.predict_proba(images[600:900]),
+        forest.predict_proba(images[900:]),
+    )
     means = np.array([slow_mean(held_out, labels[600:900], k) for k in range(10)])
     for variant in VARIANTS:
         value = mpru(probs, class_means(held_out, labels[600:900]), 3, variant=variant)
@@ -165,38 +229,71 @@ def test_a_tree_ensemble_goes_through_the_same_code(digits):
         assert (np.asarray(value).argmax(1) == labels[900:])[kept].mean() > 0.85
 
 
-def test_a_linear_probe_on_the_features_still_recognises_the_class(key, digits):
+def test_a_linear_probe_on_the_features_still_recognizes_the_class(key, digits):
     images, labels = digits
     model = models.build("mlp", (8, 8, 1), 10, widths=(32,))
     recipe = train.Recipe(20, 50, train.sgd(0.1))
-    state, _ = train.fit(key, model, Dataset(*digits), np.arange(len(labels)) < 900, recipe, epochs_per_call=20)
-    logits = np.asarray(train.predict(model.apply, state.variables, jnp.asarray(images)))
-    probs, is_three, seen = jax.nn.softmax(logits), labels == 3, np.arange(len(labels)) < 900
+    state, _ = train.fit(
+        key,
+        model,
+        Dataset(*digits),
+        np.arange(len(labels)) < 900,
+        recipe,
+        epochs_per_call=20,
+    )
+    logits = np.asarray(
+        train.predict(model.apply, state.variables, jnp.asarray(images))
+    )
+    probs, is_three, seen = (
+        jax.nn.softmax(logits),
+        labels == 3,
+        np.arange(len(labels)) < 900,
+    )
     means = class_means(probs[:900], labels[:900])
     recall = (logits.argmax(1) == 3)[is_three & ~seen].mean()
     assert recall > 0.8
     layer = state.variables.params["Dense_0"]
-    features = np.maximum(images.reshape(len(images), -1) @ layer["kernel"] + np.asarray(layer["bias"])[None], 0)
-    probe = LogisticRegression(max_iter=2000, class_weight="balanced").fit(features[seen], is_three[seen])
+    features = np.maximum(
+        images.reshape(len(images), -1) @ layer["kernel"]
+        + np.asarray(layer["bias"])[None],
+        0,
+    )
+    probe = LogisticRegression(max_iter=2000, class_weight="balanced").fit(
+        features[seen], is_three[seen]
+    )
     right = probe.predict(features) == is_three
     for name, filtered in FILTERS.items():
         answers = np.asarray(filtered(probs, means, 3)).argmax(1)
         assert not (answers == 3).any(), name  # the output has forgotten
-    assert right[is_three & ~seen].mean() > max(0.8, recall - 0.05)  # the features have not
+    assert right[is_three & ~seen].mean() > max(
+        0.8, recall - 0.05
+    )  # the features have not
     assert right[~is_three & ~seen].mean() > 0.9
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: masked_renormalisation(draw(0, 3, 4), 4), r"classes in 0\.\.3"),
-        (lambda: masked_renormalisation(draw(0, 3, 4), -1), r"classes in 0\.\.3"),
-        (lambda: jax.jit(lambda p: masked_renormalisation(p, (1, 7)))(draw(0, 3, 4)), r"classes in 0\.\.3"),
-        (lambda: masked_renormalisation(draw(0, 3, 4), [0, 1, 2, 3]), "retain at least one"),
-        (lambda: masked_renormalisation(draw(0, 3, 4), [True, False]), "one entry per class, 4"),
-        (lambda: masked_renormalisation(draw(0, 3, 4), 1.0), "class numbers or a mask"),
-        (lambda: masked_renormalisation(draw(0, 3, 4), [[1]]), "class numbers or a mask"),
-        (lambda: masked_renormalisation(0.5, 0), "last axis"),
+        (lambda: masked_renormalization(draw(0, 3, 4), 4), r"classes in 0\.\.3"),
+        (lambda: masked_renormalization(draw(0, 3, 4), -1), r"classes in 0\.\.3"),
+        (
+            lambda: jax.jit(lambda p: masked_renormalization(p, (1, 7)))(draw(0, 3, 4)),
+            r"classes in 0\.\.3",
+        ),
+        (
+            lambda: masked_renormalization(draw(0, 3, 4), [0, 1, 2, 3]),
+            "retain at least one",
+        ),
+        (
+            lambda: masked_renormalization(draw(0, 3, 4), [True, False]),
+            "one entry per class, 4",
+        ),
+        (lambda: masked_renormalization(draw(0, 3, 4), 1.0), "class numbers or a mask"),
+        (
+            lambda: masked_renormalization(draw(0, 3, 4), [[1]]),
+            "class numbers or a mask",
+        ),
+        (lambda: masked_renormalization(0.5, 0), "last axis"),
         (lambda: mpru(draw(0, 3, 4), np.eye(3), 0), r"pass \[C, C\] for the 4 classes"),
         (lambda: mpru(draw(0, 3, 4), np.eye(4), 0, variant="B"), "inductive or direct"),
         (lambda: removed_directions(np.ones((3, 4)), 0), "one row per class"),

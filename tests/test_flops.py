@@ -27,8 +27,13 @@ def test_resnet18_is_counted_as_by_hand(conv):
 
 def test_training_is_three_forward_passes_but_for_the_first_layers_inputs():
     model = models.build("cnn", (8, 8, 2), 3, widths=(4, 5), conv="lax")
-    variables, image = jax.eval_shape(model.init, jax.random.key(0)), jax.ShapeDtypeStruct((6, 8, 8, 2), jnp.float32)
-    loss = lambda params, x: jnp.sum(model.apply(variables._replace(params=params), x) ** 2)  # noqa: E731
+    variables, image = (
+        jax.eval_shape(model.init, jax.random.key(0)),
+        jax.ShapeDtypeStruct((6, 8, 8, 2), jnp.float32),
+    )
+    loss = lambda params, x: jnp.sum(
+        model.apply(variables._replace(params=params), x) ** 2
+    )
     counted = forward_flops(jax.grad(loss), variables.params, image)
     first = 2 * 6 * 8 * 8 * 9 * 2 * 4
     assert counted == training_flops(model.apply, variables, image) - first
@@ -37,18 +42,25 @@ def test_training_is_three_forward_passes_but_for_the_first_layers_inputs():
 def test_loops_branches_and_groups():
     square = jnp.ones((4, 4))
     product = 2 * 4**3
-    looped = lambda w, x: lax.fori_loop(0, 7, lambda _, y: y @ w, x)  # noqa: E731
+    looped = lambda w, x: lax.fori_loop(0, 7, lambda _, y: y @ w, x)
     assert forward_flops(looped, square, square) == 7 * product
-    branch = lambda w, x: lax.cond(x[0, 0] > 0, lambda y: y @ w @ w, lambda y: y @ w, x)  # noqa: E731
+    branch = lambda w, x: lax.cond(x[0, 0] > 0, lambda y: y @ w @ w, lambda y: y @ w, x)
     assert forward_flops(jax.jit(branch), square, square) == 2 * product
-    unknown = lambda w, x: lax.while_loop(lambda y: y[0, 0] < 9, lambda y: y @ w, x)  # noqa: E731
+    unknown = lambda w, x: lax.while_loop(lambda y: y[0, 0] < 9, lambda y: y @ w, x)
     with pytest.raises(InputError, match="while loop"):
         forward_flops(unknown, square, square)
-    grouped = lambda k, x: lax.conv_general_dilated(  # noqa: E731
-        x, k, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=2
+    grouped = lambda k, x: lax.conv_general_dilated(
+        x,
+        k,
+        (1, 1),
+        "VALID",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=2,
     )
     # a 2x2 result of 6 channels, each of 3x3 positions and the 2 inputs of its group
-    assert forward_flops(grouped, jnp.ones((3, 3, 2, 6)), jnp.ones((1, 4, 4, 4))) == 2 * (2 * 2 * 6) * (9 * 2)
+    assert forward_flops(
+        grouped, jnp.ones((3, 3, 2, 6)), jnp.ones((1, 4, 4, 4))
+    ) == 2 * (2 * 2 * 6) * (9 * 2)
 
 
 def test_peaks():

@@ -1,7 +1,8 @@
 """Any input at all: audit functions give finite values in their range, or the documented one-line error.
 
-``FUZZ_EXAMPLES=5000 python tests/test_fuzz.py`` runs a long campaign and prints, for every function, how many cases
-were answered and how many refused; arguments go to pytest (``-k "rmia or lira"``).
+``FUZZ_EXAMPLES=5000 python tests/test_fuzz.py`` runs a long campaign and prints, for
+every function, how many cases were answered and how many refused; arguments go to
+pytest (``-k "rmia or lira"``).
 """
 
 import sys
@@ -10,7 +11,19 @@ import jax
 import numpy as np
 import oracles
 import pytest
-from fuzzing import LEVELS, anything, call, campaign, check, fuzz, mask, mostly, real, shares, sizes
+from fuzzing import (
+    LEVELS,
+    anything,
+    call,
+    campaign,
+    check,
+    fuzz,
+    mask,
+    mostly,
+    real,
+    shares,
+    sizes,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -35,10 +48,20 @@ def references(draw, augmented=False):
     """``target [N]``, ``reference [M, N]`` and ``member [M, N]``, often a usable design."""
     usable = draw(st.booleans())
     models = draw(st.sampled_from([4, 6] if usable else [2, 5, 4, 1, 0]))
-    samples, hard = draw(st.integers(2, 7) if usable else sizes), not usable and draw(st.booleans())
-    own = (samples, draw(st.integers(0, 2))) if augmented and draw(st.booleans()) else (samples,)
+    samples, hard = (
+        draw(st.integers(2, 7) if usable else sizes),
+        not usable and draw(st.booleans()),
+    )
+    own = (
+        (samples, draw(st.integers(0, 2)))
+        if augmented and draw(st.booleans())
+        else (samples,)
+    )
     lead = (draw(st.integers(0, 2)),) if augmented and draw(st.booleans()) else ()
-    target, reference = draw(real((*lead, *own), hard)), draw(real((models, *own), hard))
+    target, reference = (
+        draw(real((*lead, *own), hard)),
+        draw(real((models, *own), hard)),
+    )
     if models and (usable or draw(st.booleans())):
         rng = np.random.default_rng(draw(st.integers(0, 99)))
         member = np.argsort(rng.random((models, samples)), 0) < models // 2
@@ -54,18 +77,28 @@ def two_sides(draw):
     """Two sets of models on the same samples."""
     usable = draw(st.booleans())
     samples, models = (
-        (draw(st.integers(1, 7)), draw(st.integers(3, 5))) if usable else (draw(sizes), draw(st.integers(0, 5)))
+        (draw(st.integers(1, 7)), draw(st.integers(3, 5)))
+        if usable
+        else (draw(sizes), draw(st.integers(0, 5)))
     )
-    hard, others = not usable and draw(st.booleans()), models if usable else draw(st.integers(0, 5))
+    hard, others = (
+        not usable and draw(st.booleans()),
+        (models if usable else draw(st.integers(0, 5))),
+    )
     return draw(real((models, samples), hard)), draw(real((others, samples), hard))
 
 
 @st.composite
-def labelled(draw):
+def labeled(draw):
     """``logits [N, C]`` of few shapes, since each is compiled, and labels, some of them out of range."""
-    samples, classes = draw(st.sampled_from([0, 1, 4])), draw(st.sampled_from([0, 1, 2, 5]))
+    samples, classes = (
+        draw(st.sampled_from([0, 1, 4])),
+        draw(st.sampled_from([0, 1, 2, 5])),
+    )
     odd = st.sampled_from([2**31, 2**32, 2**32 + 1, -(2**31), 2**62])
-    labels = draw(arrays(np.int64, samples, elements=st.integers(-1, max(classes, 1)) | odd))
+    labels = draw(
+        arrays(np.int64, samples, elements=st.integers(-1, max(classes, 1)) | odd)
+    )
     if draw(st.booleans()):
         labels = labels % max(classes, 1)
     return draw(real((samples, classes), draw(st.booleans()))), labels
@@ -75,7 +108,10 @@ def labelled(draw):
 def class_logits(draw):
     """``[R, N, C]`` of retrained and ``[S, N, C]`` of unlearned models, labels, a class, another one."""
     usable = draw(st.booleans())
-    classes, repeats = draw(st.integers(3, 4) if usable else st.integers(1, 4)), draw(st.integers(2 * usable, 3))
+    classes, repeats = (
+        draw(st.integers(3, 4) if usable else st.integers(1, 4)),
+        draw(st.integers(2 * usable, 3)),
+    )
     samples, models = classes * repeats, st.integers(2 * usable, 3)
     labels = np.repeat(np.arange(classes), repeats)
     if samples and not usable:
@@ -83,7 +119,12 @@ def class_logits(draw):
     sides = [draw(real((draw(models), samples, classes), not usable)) for _ in range(2)]
     if usable:
         return *sides, labels, draw(st.integers(0, classes - 1)), []
-    return *sides, labels, draw(st.integers(-1, classes)), draw(st.lists(st.integers(0, classes), max_size=1))
+    return (
+        *sides,
+        labels,
+        draw(st.integers(-1, classes)),
+        draw(st.lists(st.integers(0, classes), max_size=1)),
+    )
 
 
 def scored():
@@ -97,9 +138,15 @@ def with_masks(draw):
     """``scores [R, N]``, ``forget [R, N]``, ``test [N]``."""
     usable = draw(st.booleans())
     runs, samples = (
-        (draw(st.integers(1, 4)), draw(st.integers(2, 7))) if usable else (draw(st.integers(0, 4)), draw(sizes))
+        (draw(st.integers(1, 4)), draw(st.integers(2, 7)))
+        if usable
+        else (draw(st.integers(0, 4)), draw(sizes))
     )
-    scores, forget, test = draw(real((runs, samples), not usable)), draw(mask((runs, samples))), draw(mask(samples))
+    scores, forget, test = (
+        draw(real((runs, samples), not usable)),
+        draw(mask((runs, samples))),
+        draw(mask(samples)),
+    )
     if usable:
         test[0], forget = True, forget & ~test
     return scores, forget, test
@@ -110,13 +157,22 @@ def weighted(draw):
     """``values [N]``, two masks that may overlap, ``weights [B, N]``."""
     usable = draw(st.booleans())
     samples, rows = (
-        (draw(st.integers(2, 7)), draw(st.integers(1, 3))) if usable else (draw(sizes), draw(st.integers(0, 3)))
+        (draw(st.integers(2, 7)), draw(st.integers(1, 3)))
+        if usable
+        else (draw(sizes), draw(st.integers(0, 3)))
     )
-    counts = arrays(np.int32, (rows, samples), elements=st.integers(0, 2), fill=st.nothing())
+    counts = arrays(
+        np.int32, (rows, samples), elements=st.integers(0, 2), fill=st.nothing()
+    )
     first = draw(mask(samples))
     if usable:
         return draw(real(samples, False)), first, ~first, draw(counts)
-    return draw(real(samples)), first, draw(mask(samples)), draw(counts | real((2, samples)))
+    return (
+        draw(real(samples)),
+        first,
+        draw(mask(samples)),
+        draw(counts | real((2, samples))),
+    )
 
 
 @fuzz()
@@ -138,20 +194,38 @@ def test_rmia(given_, mode, gamma, trim):
 
 
 @fuzz()
-@given(references(), st.integers(0, 4).flatmap(lambda z: st.tuples(real(z), real((4, z)))), st.booleans())
+@given(
+    references(),
+    st.integers(0, 4).flatmap(lambda z: st.tuples(real(z), real((4, z)))),
+    st.booleans(),
+)
 def test_rmia_with_a_population(given_, others, fits):
     target, reference, member = given_
     population, their = others
-    their = np.resize(their, (len(reference), len(population))) if fits and their.size else their
+    their = (
+        np.resize(their, (len(reference), len(population)))
+        if fits and their.size
+        else their
+    )
     scores = call(
-        audit.rmia, target, reference, member, population=population, reference_population=their, check_design=False
+        audit.rmia,
+        target,
+        reference,
+        member,
+        population=population,
+        reference_population=their,
+        check_design=False,
     )
     if scores is not None:
         check(scores, 0, 1)
 
 
 @fuzz()
-@given(real(5) | real((2, 3)), st.none() | real(3) | real((2, 2)), mostly([0.5, 2.0], [0.0, np.inf]))
+@given(
+    real(5) | real((2, 3)),
+    st.none() | real(3) | real((2, 2)),
+    mostly([0.5, 2.0], [0.0, np.inf]),
+)
 def test_dominated_share(ratio, others, gamma):
     found = call(audit.dominated_share, ratio, others, gamma=gamma)
     if found is not None:
@@ -168,7 +242,12 @@ def test_dominated_share(ratio, others, gamma):
     st.sampled_from(["density", "cdf"]),
 )
 def test_lira(given_, mode, variance, center, offline_score):
-    knobs = {"mode": mode, "variance": variance, "center": center, "offline_score": offline_score}
+    knobs = {
+        "mode": mode,
+        "variance": variance,
+        "center": center,
+        "offline_score": offline_score,
+    }
     scores = call(audit.lira, *given_, **knobs)
     if scores is not None:
         assert scores.shape[-1] == given_[2].shape[1]
@@ -205,7 +284,13 @@ def test_klom(sides, num_bins, max_margin):
 @given(scored(), st.booleans(), LEVELS, mostly([1, 5], [0]))
 def test_klom_summary(given_, all_of_them, level, replicates):
     values, kept = given_
-    summary = call(audit.klom_summary, values, None if all_of_them else kept, level=level, num_replicates=replicates)
+    summary = call(
+        audit.klom_summary,
+        values,
+        None if all_of_them else kept,
+        level=level,
+        num_replicates=replicates,
+    )
     if summary is not None:
         values = values if all_of_them else values[kept]
         check([summary.mean, summary.median, summary.p95], values.min(), values.max())
@@ -214,7 +299,7 @@ def test_klom_summary(given_, all_of_them, level, replicates):
 
 @pytest.mark.parametrize("signal", SIGNALS, ids=lambda function: function.__name__)
 @fuzz(0.5)
-@given(labelled(), st.booleans())
+@given(labeled(), st.booleans())
 def test_signals(signal, given_, wide):
     logits, labels = given_
     logits = logits if wide else logits.astype(np.float32)
@@ -223,20 +308,28 @@ def test_signals(signal, given_, wide):
         scores = np.asarray(scores)
         assert scores.shape == labels.shape
         out = (labels < 0) | (labels >= logits.shape[-1])
-        assert np.isnan(scores[out]).all(), "a label out of range is NaN, which the attacks refuse"
+        assert np.isnan(scores[out]).all(), (
+            "a label out of range is NaN, which the attacks refuse"
+        )
         usable = (np.abs(logits) < 1e3).all(-1) & ~out
         check(scores[usable])
 
 
 @fuzz()
-@given(labelled(), st.booleans())
+@given(labeled(), st.booleans())
 def test_accuracy_and_predictions(given_, masked):
     logits, labels = given_
-    found = call(audit.accuracy, logits, labels, np.arange(len(labels)) > 1 if masked else None)
+    found = call(
+        audit.accuracy, logits, labels, np.arange(len(labels)) > 1 if masked else None
+    )
     if found is not None:
         check(found, 0, 1)
         rows = range(2 if masked else 0, len(labels))
-        assert found == pytest.approx(np.mean([logits[i].tolist().index(max(logits[i])) == labels[i] for i in rows]))
+        assert found == pytest.approx(
+            np.mean(
+                [logits[i].tolist().index(max(logits[i])) == labels[i] for i in rows]
+            )
+        )
     rates = call(audit.confusion_rows, logits, labels)
     if rates is not None:
         check(rates, 0, 1)
@@ -249,13 +342,21 @@ def test_accuracy_and_predictions(given_, masked):
 
 
 @fuzz()
-@given(shares((2, 3)), shares((2, 3)) | shares(3), st.booleans(), st.sampled_from([1e-12, 0.5, 0.0, 1.0, np.nan]))
+@given(
+    shares((2, 3)),
+    shares((2, 3)) | shares(3),
+    st.booleans(),
+    st.sampled_from([1e-12, 0.5, 0.0, 1.0, np.nan]),
+)
 def test_distances(p, q, normal, floor):
     with np.errstate(all="ignore"):
         p, q = (x / x.sum(-1, keepdims=True) if normal else x for x in (p, q))
     for found, high in (
         (call(audit.total_variation, p, q), 1),
-        (call(audit.kl_divergence, p, q, floor=floor), -np.log(floor) if 0 < floor < 1 else 0),
+        (
+            call(audit.kl_divergence, p, q, floor=floor),
+            -np.log(floor) if 0 < floor < 1 else 0,
+        ),
     ):
         if found is not None:
             assert found.shape == (2,)
@@ -263,7 +364,9 @@ def test_distances(p, q, normal, floor):
 
 
 @fuzz()
-@given(scored(), LEVELS, mostly([0.0, 0.01, 1.0], [-1.0, np.nan]), mostly([0, 1, 2], [-1]))
+@given(
+    scored(), LEVELS, mostly([0.0, 0.01, 1.0], [-1.0, np.nan]), mostly([0, 1, 2], [-1])
+)
 def test_roc(given_, level, rate, seed):
     curve = call(audit.roc, *given_)
     area = call(audit.auc, *given_)
@@ -274,12 +377,18 @@ def test_roc(given_, level, rate, seed):
         found = call(curve.tpr_at_fpr, rate)
         if found is not None:
             check(found, 0, 1)
-        estimate = call(audit.auc_interval, *given_, num_replicates=5, level=level, seed=seed)
+        estimate = call(
+            audit.auc_interval, *given_, num_replicates=5, level=level, seed=seed
+        )
         assert estimate is None or 0 <= estimate.low <= area <= estimate.high <= 1
 
 
 @fuzz()
-@given(st.integers(-1, 9) | st.integers(0, 10**9), st.integers(-2, 9) | st.integers(0, 10**9), LEVELS)
+@given(
+    st.integers(-1, 9) | st.integers(0, 10**9),
+    st.integers(-2, 9) | st.integers(0, 10**9),
+    LEVELS,
+)
 def test_clopper_pearson(count, more, level):
     total = count + more
     found = call(audit.clopper_pearson, count, total, level=level)
@@ -289,7 +398,12 @@ def test_clopper_pearson(count, more, level):
 
 
 @fuzz()
-@given(with_masks(), mostly([0.0, 0.05, 1.0], [np.nan, -1.0]), LEVELS, mostly([1, 2, 9], [0]))
+@given(
+    with_masks(),
+    mostly([0.0, 0.05, 1.0], [np.nan, -1.0]),
+    LEVELS,
+    mostly([1, 2, 9], [0]),
+)
 def test_vulnerability(given_, max_fpr, level, num_samples):
     result = call(audit.vulnerability, *given_, max_fpr=max_fpr, level=level)
     if result is not None:
@@ -304,9 +418,9 @@ def test_vulnerability(given_, max_fpr, level, num_samples):
 
 @fuzz()
 @given(references())
-def test_memorisation(given_):
+def test_memorization(given_):
     _, values, member = given_
-    result = call(audit.memorisation, values, member)
+    result = call(audit.memorization, values, member)
     if result is not None:
         check(result.value)
         assert (np.isnan(result.standard_error) | (result.standard_error >= 0)).all()
@@ -316,7 +430,11 @@ def test_memorisation(given_):
 @fuzz()
 @given(
     sizes.flatmap(
-        lambda n: st.tuples(real(n), arrays(np.int8, n, elements=st.integers(0, 3), fill=st.nothing()), mask(n))
+        lambda n: st.tuples(
+            real(n),
+            arrays(np.int8, n, elements=st.integers(0, 3), fill=st.nothing()),
+            mask(n),
+        )
     )
 )
 def test_forget_aucs(given_):
@@ -326,13 +444,18 @@ def test_forget_aucs(given_):
     if result is not None:
         check(list(result), 0, 1)
         kept = (part == 0) | (part == 2)
-        assert result.ft == pytest.approx(oracles.mann_whitney(scores[kept], part[kept] == 0))
+        assert result.ft == pytest.approx(
+            oracles.mann_whitney(scores[kept], part[kept] == 0)
+        )
     call(audit.forget_aucs, scores, part == 0, part == 1, extra)
 
 
 @fuzz()
 @given(
-    st.tuples(st.integers(0, 3), st.integers(0, 4)).flatmap(lambda s: st.tuples(real(s, False), real(s))), st.booleans()
+    st.tuples(st.integers(0, 3), st.integers(0, 4)).flatmap(
+        lambda s: st.tuples(real(s, False), real(s))
+    ),
+    st.booleans(),
 )
 def test_avg_gap(pair, swapped):
     values, oracle = pair[::-1] if swapped else pair
@@ -340,8 +463,13 @@ def test_avg_gap(pair, swapped):
     if found is not None:
         assert found.shape == (len(values),)
         check(found, 0)
-        expected = [oracles.avg_gap(run, oracle.astype(float).tolist()) for run in values.astype(float).tolist()]
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6 * np.abs(oracle).max())
+        expected = [
+            oracles.avg_gap(run, oracle.astype(float).tolist())
+            for run in values.astype(float).tolist()
+        ]
+        np.testing.assert_allclose(
+            found, expected, rtol=1e-4, atol=1e-6 * np.abs(oracle).max()
+        )
 
 
 @fuzz()
@@ -352,7 +480,9 @@ def test_weighted(given_, max_fpr):
     if found is not None:
         check(found[~np.isnan(found)], 0, 1)
         if weights.dtype == np.int32:
-            expected = [oracles.repeated_auc(scores, positive, negative, row) for row in weights]
+            expected = [
+                oracles.repeated_auc(scores, positive, negative, row) for row in weights
+            ]
             np.testing.assert_allclose(found, expected)
     rates = call(audit.weighted_tpr, *given_, max_fpr=max_fpr)
     if rates is not None:
@@ -360,7 +490,11 @@ def test_weighted(given_, max_fpr):
     means = call(audit.weighted_mean, scores, positive, weights)
     if means is not None:
         kept = scores[positive]
-        check(means[~np.isnan(means)], kept.min() - 1e-6 * abs(kept.min()), kept.max() + 1e-6 * abs(kept.max()))
+        check(
+            means[~np.isnan(means)],
+            kept.min() - 1e-6 * abs(kept.min()),
+            kept.max() + 1e-6 * abs(kept.max()),
+        )
 
 
 @fuzz()
@@ -393,13 +527,14 @@ def test_interval(replicates, point, level):
         lambda n: st.tuples(
             real(n),
             real((3, n)),
-            arrays(np.int32, (3, n), elements=st.integers(0, 2), fill=st.nothing()) | real((3, n)),
+            arrays(np.int32, (3, n), elements=st.integers(0, 2), fill=st.nothing())
+            | real((3, n)),
         )
     ),
     LEVELS,
 )
-def test_summarise(given_, level):
-    found = call(audit.summarise, *given_, level=level)
+def test_summarize(given_, level):
+    found = call(audit.summarize, *given_, level=level)
     if found is not None:
         check(found.mean)
         assert found.num_dropped <= 3
@@ -407,7 +542,11 @@ def test_summarise(given_, level):
 
 
 @fuzz(0.5)
-@given(*[sizes.flatmap(shares)] * 3, st.sampled_from([None, None, 1, 3, 0]), st.sampled_from([0, 1, 2, 3, -1]))
+@given(
+    *[sizes.flatmap(shares)] * 3,
+    st.sampled_from([None, None, 1, 3, 0]),
+    st.sampled_from([0, 1, 2, 3, -1]),
+)
 def test_confidence_attacks(one, two, three, max_samples, seed):
     for attack in (audit.mis, audit.kodge_mia):
         result = call(attack, one, two, three, max_samples=max_samples, seed=seed)
@@ -421,37 +560,62 @@ def test_confidence_attacks(one, two, three, max_samples, seed):
 @given(
     class_logits(),
     st.sampled_from([None, None, None, 0, 1, 2, -1]),
-    st.sampled_from(["neighbour_against_rest", "neighbour_against_forgotten"]),
+    st.sampled_from(["neighbor_against_rest", "neighbor_against_forgotten"]),
     st.fixed_dictionaries(
         {
-            "columns": st.sampled_from(["all", "retained", "neighbour"]),
+            "columns": st.sampled_from(["all", "retained", "neighbor"]),
             "features": st.sampled_from(["logits", "probabilities"]),
-            "gamma": st.sampled_from(["auto", "auto", "scale", "scale", 1e-3, 1.0, 0.0]),
+            "gamma": st.sampled_from(
+                ["auto", "auto", "scale", "scale", 1e-3, 1.0, 0.0]
+            ),
             "balance": st.booleans(),
             "seed": st.sampled_from([0, 1, 2, 3, -1]),
         }
     ),
 )
-def test_mia_nn(given_, neighbour, reading, knobs):
+def test_mia_nn(given_, neighbor, reading, knobs):
     retrained, unlearned, labels, forgotten, also = given_
-    result = call(audit.mia_nn, *given_[:4], also_forgotten=also, neighbour=neighbour, reading=reading, **knobs)
+    result = call(
+        audit.mia_nn,
+        *given_[:4],
+        also_forgotten=also,
+        neighbor=neighbor,
+        reading=reading,
+        **knobs,
+    )
     if result is not None:
         check(result.scores, 0, 1)
         check(result.retrained_scores, 0, 1)
         assert result.scores.shape == (len(unlearned),)
         assert result.called.shape == (len(unlearned), (labels == forgotten).sum())
-    nearest = call(audit.nearest_neighbour, retrained, labels, forgotten, also_forgotten=also, **knobs)
+    nearest = call(
+        audit.nearest_neighbor,
+        retrained,
+        labels,
+        forgotten,
+        also_forgotten=also,
+        **knobs,
+    )
     if nearest is not None:
         check(nearest.shares, 0, 1)
-        assert nearest.neighbour not in (forgotten, *also)
+        assert nearest.neighbor not in (forgotten, *also)
         called = call(
-            audit.discriminator_calls, retrained[0], labels, nearest.neighbour, forgotten, also_forgotten=also, **knobs
+            audit.discriminator_calls,
+            retrained[0],
+            labels,
+            nearest.neighbor,
+            forgotten,
+            also_forgotten=also,
+            **knobs,
         )
-        assert called.mean() == nearest.shares[0, nearest.neighbour]
+        assert called.mean() == nearest.shares[0, nearest.neighbor]
 
 
 ANYTHING = [
-    *((signal, "ab") for signal in (audit.logit_margin, audit.entropy, audit.taylor_softmax)),
+    *(
+        (signal, "ab")
+        for signal in (audit.logit_margin, audit.entropy, audit.taylor_softmax)
+    ),
     (audit.rmia, "abc"),
     (audit.rmia_ratio, "abc"),
     (audit.dominated_share, "ab"),
@@ -466,12 +630,12 @@ ANYTHING = [
     (audit.auc_interval, "ab"),
     (audit.accuracy, "abc"),
     (audit.avg_gap, "ab"),
-    (audit.memorisation, "ab"),
+    (audit.memorization, "ab"),
     (audit.out_confidence, "ab"),
     (audit.vulnerability, "abc"),
     (audit.forget_aucs, "abbc"),
     (audit.mia_nn, "abc1"),
-    (audit.nearest_neighbour, "ab1"),
+    (audit.nearest_neighbor, "ab1"),
     (audit.discriminator_calls, "ab01"),
     (audit.mis, "abc"),
     (audit.kodge_mia, "abc"),
@@ -481,12 +645,14 @@ ANYTHING = [
     (audit.confusion_rows, "ab"),
     (audit.weighted_auc, "abbc"),
     (audit.weighted_mean, "abc"),
-    (audit.summarise, "abc"),
+    (audit.summarize, "abc"),
     (audit.interval, "a1"),
 ]
 
 
-@pytest.mark.parametrize(("function", "names"), ANYTHING, ids=lambda value: getattr(value, "__name__", value))
+@pytest.mark.parametrize(
+    ("function", "names"), ANYTHING, ids=lambda value: getattr(value, "__name__", value)
+)
 @fuzz()
 @given(anything(), anything(), anything())
 def test_arrays_of_any_shape_and_type(function, names, a, b, c):

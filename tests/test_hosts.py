@@ -37,9 +37,25 @@ def free_port():
 def start(count, folder, cache):
     """The same command in ``count`` processes."""
     (folder / "tiny.py").write_text(PRESET)
-    env = {**os.environ, "PYTHONPATH": str(pathlib.Path(cli.__file__).parents[1]), "UNLEARN_JAX_CACHE": str(cache)}
-    command = [sys.executable, "-m", "unlearn_jax", "run", "tiny.py", "--workdir", "out"]
-    many = lambda i: [f"--coordinator=127.0.0.1:{port}", f"--num-processes={count}", f"--process-id={i}"]  # noqa: E731
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(pathlib.Path(cli.__file__).parents[1]),
+        "UNLEARN_JAX_CACHE": str(cache),
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "unlearn_jax",
+        "run",
+        "tiny.py",
+        "--workdir",
+        "out",
+    ]
+    many = lambda i: [
+        f"--coordinator=127.0.0.1:{port}",
+        f"--num-processes={count}",
+        f"--process-id={i}",
+    ]
     port = free_port()
     return [
         subprocess.Popen(
@@ -79,7 +95,9 @@ def alone(tmp_path_factory):
 def test_processes_share_the_work_and_the_result_is_that_of_one(count, alone, tmp_path):
     said = finish(start(count, tmp_path, alone / "cache"))
     assert "Retrained (oracle)" in said[0][0]
-    assert [out for out, _ in said[1:]] == [""] * (count - 1), "the first process reports"
+    assert [out for out, _ in said[1:]] == [""] * (count - 1), (
+        "the first process reports"
+    )
     assert numbers(tmp_path) == numbers(alone)
     for one in (alone / "banks").rglob("logits.npy"):
         other = tmp_path / "banks" / one.relative_to(alone / "banks")
@@ -91,7 +109,10 @@ def test_one_process_picks_up_what_others_left(alone, tmp_path):
     """A share that a lost process did not do is a missing folder."""
     first = start(2, tmp_path, alone / "cache")
     finish(first)
-    for lost in [*(tmp_path / "banks").glob("references-*/models-0002-*"), *(tmp_path / "out").glob("unlearn-*")]:
+    for lost in [
+        *(tmp_path / "banks").glob("references-*/models-0002-*"),
+        *(tmp_path / "out").glob("unlearn-*"),
+    ]:
         for file in [*lost.rglob("*")][::-1]:
             file.rmdir() if file.is_dir() else file.unlink()
         lost.rmdir()
@@ -128,8 +149,14 @@ def test_unusable_values(values, message):
         (["--process-id=first"], "--process-id needs a number"),
         (["--coordinator"], "--coordinator needs ADDRESS:PORT"),
         (["--num-processes=2"], "go together"),
-        (["--coordinator=localhost", "--num-processes=2", "--process-id=0"], "must be ADDRESS:PORT"),
-        (["--coordinator=", "--num-processes=2", "--process-id=0"], "--coordinator needs ADDRESS:PORT"),
+        (
+            ["--coordinator=localhost", "--num-processes=2", "--process-id=0"],
+            "must be ADDRESS:PORT",
+        ),
+        (
+            ["--coordinator=", "--num-processes=2", "--process-id=0"],
+            "--coordinator needs ADDRESS:PORT",
+        ),
     ],
 )
 def test_unusable_flags_are_one_line(flags, message, capsys):
@@ -142,7 +169,9 @@ def test_an_unusable_folder_ends_all_processes_with_one_line_each(tmp_path):
     (tmp_path / "out" / "mine").touch()
     processes = start(2, tmp_path, tmp_path / "cache")
     said = [process.communicate(timeout=200) for process in processes]
-    assert any("holds files that are not of an unlearn_jax run" in err for _, err in said)
+    assert any(
+        "holds files that are not of an unlearn_jax run" in err for _, err in said
+    )
     assert all(process.returncode for process in processes)
     assert not (tmp_path / "banks").exists()
 
@@ -200,6 +229,8 @@ if not here.first:  # the first one is at something else
 def test_each_process_has_its_own_checkpoints(tmp_path):
     port, pipe = str(free_port()), subprocess.PIPE
     command = [sys.executable, "-c", RESTORE, port]
-    start_one = lambda i: subprocess.Popen([*command, str(i), str(tmp_path / "t")], text=True, stdout=pipe, stderr=pipe)  # noqa: E731
+    start_one = lambda i: subprocess.Popen(
+        [*command, str(i), str(tmp_path / "t")], text=True, stdout=pipe, stderr=pipe
+    )
     said = finish([start_one(0), start_one(1)])
     assert said[1][0] == "restored\n"

@@ -20,28 +20,43 @@ COUNT, CLASSES, SIZE, RIDGE = 40, 3, 20, 0.05
 RNG = np.random.default_rng(0)
 JACOBIAN = RNG.normal(size=(COUNT, CLASSES, SIZE)) / np.sqrt(SIZE)
 OFFSETS = RNG.normal(size=(COUNT, CLASSES))
-ROWS = np.concatenate([OFFSETS, JACOBIAN.reshape(COUNT, -1)], 1)  # a sample is its offset and its Jacobian
+ROWS = np.concatenate(
+    [OFFSETS, JACOBIAN.reshape(COUNT, -1)], 1
+)  # a sample is its offset and its Jacobian
 LABELS = RNG.integers(0, CLASSES, COUNT)
 ONE_HOT = np.eye(CLASSES)[LABELS]
 FORGET = np.arange(COUNT) % 10 < 3
-TARGETS = {"cross-entropy": (cross_entropy, LABELS), "squared": (influence.squared_error, ONE_HOT)}
+TARGETS = {
+    "cross-entropy": (cross_entropy, LABELS),
+    "squared": (influence.squared_error, ONE_HOT),
+}
 
 
 def linear(params, rows):
-    return rows[:, :CLASSES] + jnp.einsum("ncp,p->nc", rows[:, CLASSES:].reshape(-1, CLASSES, SIZE), params)
+    return rows[:, :CLASSES] + jnp.einsum(
+        "ncp,p->nc", rows[:, CLASSES:].reshape(-1, CLASSES, SIZE), params
+    )
 
 
 def derivatives(name, params, keep):
     """Gradient and Hessian of the mean loss with its penalty, and the outputs, written out in NumPy."""
     wide, outputs = JACOBIAN[keep], OFFSETS[keep] + JACOBIAN[keep] @ params
     if name == "squared":
-        slope, bend = outputs - ONE_HOT[keep], np.broadcast_to(np.eye(CLASSES), (keep.sum(), CLASSES, CLASSES))
+        slope, bend = (
+            outputs - ONE_HOT[keep],
+            np.broadcast_to(np.eye(CLASSES), (keep.sum(), CLASSES, CLASSES)),
+        )
     else:
         odds = np.exp(outputs - outputs.max(1, keepdims=True))
         probs = odds / odds.sum(1, keepdims=True)
-        slope, bend = probs - ONE_HOT[keep], probs[:, :, None] * (np.eye(CLASSES) - probs[:, None, :])
+        slope, bend = (
+            probs - ONE_HOT[keep],
+            probs[:, :, None] * (np.eye(CLASSES) - probs[:, None, :]),
+        )
     gradient = np.einsum("ncp,nc->p", wide, slope) / keep.sum() + RIDGE * params
-    hessian = np.einsum("nip,nij,njq->pq", wide, bend, wide) / keep.sum() + RIDGE * np.eye(SIZE)
+    hessian = np.einsum(
+        "nip,nij,njq->pq", wide, bend, wide
+    ) / keep.sum() + RIDGE * np.eye(SIZE)
     return gradient, hessian, outputs
 
 
@@ -72,12 +87,27 @@ def off(got, wanted):
 
 def estimates(loss, rows, targets, params, forget):
     """Everything at once, for one compilation: kernel, dual and primal changes by both solvers, and what they mean."""
-    kernel, outputs, found = influence.ntk(linear, params, rows, batch_size=16), linear(params, rows), {}
+    kernel, outputs, found = (
+        influence.ntk(linear, params, rows, batch_size=16),
+        linear(params, rows),
+        {},
+    )
     for solver in ("dense", "cg"):
-        knobs = {"ridge": RIDGE, "loss": loss, "solver": solver, "num_forget": 12, "tol": 1e-13}
+        knobs = {
+            "ridge": RIDGE,
+            "loss": loss,
+            "solver": solver,
+            "num_forget": 12,
+            "tol": 1e-13,
+        }
         dual = influence.dual_change(kernel, outputs, targets, forget, **knobs)
-        primal = influence.primal_change(linear, params, rows, targets, forget, **knobs, batch_size=16)
-        found[solver] = influence.pull(linear, params, rows, dual.change, batch_size=16), primal.params
+        primal = influence.primal_change(
+            linear, params, rows, targets, forget, **knobs, batch_size=16
+        )
+        found[solver] = (
+            influence.pull(linear, params, rows, dual.change, batch_size=16),
+            primal.params,
+        )
         found[f"residual {solver}"] = jnp.maximum(dual.residual, primal.residual)
     penalty = influence.penalty_change(kernel, dual.alpha, dual.change, ridge=RIDGE)
     return found | {"kernel": kernel, "dual": dual, "penalty": penalty}
@@ -89,12 +119,18 @@ def test_dual_primal_and_numpy_are_the_same(name, bits, tolerance):
     loss, targets = TARGETS[name]
     step = newton_step(name)
     with jax.enable_x64(bits == 64):
-        rows, params = (jnp.asarray(array, f"f{bits // 8}") for array in (ROWS, TRAINED[name]))
+        rows, params = (
+            jnp.asarray(array, f"f{bits // 8}") for array in (ROWS, TRAINED[name])
+        )
         targets = targets.astype("i4" if targets.ndim == 1 else rows.dtype)
         run = jax.jit(partial(estimates, loss))
-        found = jax.tree.map(np.asarray, run(rows, jnp.asarray(targets), params, jnp.asarray(FORGET)))
+        found = jax.tree.map(
+            np.asarray, run(rows, jnp.asarray(targets), params, jnp.asarray(FORGET))
+        )
     assert found["kernel"].dtype == rows.dtype
-    np.testing.assert_allclose(found["kernel"], np.einsum("acp,bdp->acbd", JACOBIAN, JACOBIAN), atol=tolerance)
+    np.testing.assert_allclose(
+        found["kernel"], np.einsum("acp,bdp->acbd", JACOBIAN, JACOBIAN), atol=tolerance
+    )
     for solver in ("dense", "cg"):
         dual, primal = found[solver]
         assert off(dual, primal) < tolerance
@@ -104,12 +140,16 @@ def test_dual_primal_and_numpy_are_the_same(name, bits, tolerance):
     np.testing.assert_allclose(change[FORGET], -alpha[FORGET], rtol=tolerance)
     assert off(np.einsum("ncp,nc->p", JACOBIAN, alpha), TRAINED[name]) < tolerance
     assert off(influence.output_change(found["kernel"], change), JACOBIAN @ step) < 1e-4
-    np.testing.assert_allclose(found["penalty"], RIDGE * TRAINED[name] @ step, rtol=10 * tolerance)
+    np.testing.assert_allclose(
+        found["penalty"], RIDGE * TRAINED[name] @ step, rtol=10 * tolerance
+    )
 
 
 def test_squared_loss_is_exact_retraining_and_cross_entropy_is_near():
     def error(name):
-        return off(TRAINED[name] + newton_step(name), RETRAINED[name]) / off(TRAINED[name], RETRAINED[name])
+        return off(TRAINED[name] + newton_step(name), RETRAINED[name]) / off(
+            TRAINED[name], RETRAINED[name]
+        )
 
     assert error("squared") < 1e-12  # with the above: so are dual and primal
     assert error("cross-entropy") < 1 / 20
@@ -118,7 +158,9 @@ def test_squared_loss_is_exact_retraining_and_cross_entropy_is_near():
 def fits(loss, rows, targets, offsets):
     kernel, start = influence.ntk(linear, jnp.zeros(SIZE), rows), jnp.zeros(SIZE)
     dual = influence.fit_dual(kernel, targets, offsets=offsets, ridge=RIDGE, loss=loss)
-    primal = influence.fit_primal(linear, start, rows, targets, ridge=RIDGE, loss=loss, tol=1e-12)
+    primal = influence.fit_primal(
+        linear, start, rows, targets, ridge=RIDGE, loss=loss, tol=1e-12
+    )
     return dual, primal
 
 
@@ -127,10 +169,17 @@ def test_exact_training_is_newtons():
         data = (jnp.asarray(array[~FORGET]) for array in (ROWS, LABELS, OFFSETS))
         dual, primal = jax.jit(partial(fits, cross_entropy))(*data)
         wanted = RETRAINED["cross-entropy"]
-        assert off(np.einsum("ncp,nc->p", JACOBIAN[~FORGET], dual.alpha), wanted) < 1e-10
+        assert (
+            off(np.einsum("ncp,nc->p", JACOBIAN[~FORGET], dual.alpha), wanted) < 1e-10
+        )
         assert off(primal.params, wanted) < 1e-10
         assert max(dual.stationarity, primal.stationarity) < 1e-12
-        np.testing.assert_allclose(dual.outputs, OFFSETS[~FORGET] + JACOBIAN[~FORGET] @ wanted, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(
+            dual.outputs,
+            OFFSETS[~FORGET] + JACOBIAN[~FORGET] @ wanted,
+            rtol=1e-9,
+            atol=1e-9,
+        )
 
 
 def test_ten_per_cent_of_the_digits():
@@ -138,9 +187,16 @@ def test_ten_per_cent_of_the_digits():
     images, labels = (array[:300] for array in load_digits(return_X_y=True))
     images, forget = images / 16, np.random.default_rng(1).permutation(300) < 30
     fit = {
-        name: LogisticRegression(C=1 / (keep.sum() * 1e-2), fit_intercept=False, solver="newton-cg", tol=1e-9)
-        .fit(images[keep], labels[keep])
-        .coef_.T
+        name: (
+            LogisticRegression(
+                C=1 / (keep.sum() * 1e-2),
+                fit_intercept=False,
+                solver="newton-cg",
+                tol=1e-9,
+            )
+            .fit(images[keep], labels[keep])
+            .coef_.T
+        )
         for name, keep in (("original", forget | ~forget), ("retrained", ~forget))
     }
     rows, labels = jnp.asarray(images, jnp.float32), jnp.asarray(labels)
@@ -148,15 +204,24 @@ def test_ten_per_cent_of_the_digits():
 
     def ask(rows, forget):
         kernel = influence.feature_kernel(rows)
-        wide = jnp.einsum("ab,cd->acbd", kernel, jnp.eye(10))  # the same kernel written out
+        wide = jnp.einsum(
+            "ab,cd->acbd", kernel, jnp.eye(10)
+        )  # the same kernel written out
         knobs = {"ridge": 1e-2, "solver": "cg", "num_forget": 30}
-        found, full = (influence.dual_change(k, outputs, labels, forget, **knobs).change for k in (kernel, wide))
+        found, full = (
+            influence.dual_change(k, outputs, labels, forget, **knobs).change
+            for k in (kernel, wide)
+        )
         moved = influence.output_change(kernel, found)
         return found, full, moved, influence.loss_change(outputs, labels, moved)
 
-    found, full, moved, losses = map(np.asarray, jax.jit(ask)(rows, jnp.asarray(forget)))
+    found, full, moved, losses = map(
+        np.asarray, jax.jit(ask)(rows, jnp.asarray(forget))
+    )
     predicted = fit["original"] + images.T @ found
-    assert off(predicted, fit["retrained"]) < off(fit["original"], fit["retrained"]) / 20
+    assert (
+        off(predicted, fit["retrained"]) < off(fit["original"], fit["retrained"]) / 20
+    )
     assert off(moved, images @ (fit["retrained"] - fit["original"])) < 1 / 20
     assert off(full, found) < 1e-4
     slope = np.asarray(jax.nn.softmax(outputs)) - np.eye(10)[labels]
@@ -168,24 +233,33 @@ def test_fitting_from_nothing_needs_no_offsets():
     wanted = np.random.default_rng(3).normal(size=(30, 2))
     kernel = influence.feature_kernel(jnp.asarray(features, jnp.float32))
     knobs = {"ridge": 0.1, "loss": influence.squared_error, "num_steps": 1}
-    got = jax.jit(partial(influence.fit_dual, **knobs))(kernel, jnp.asarray(wanted, jnp.float32))
-    weights = np.linalg.solve(features.T @ features + 30 * 0.1 * np.eye(4), features.T @ wanted)
+    got = jax.jit(partial(influence.fit_dual, **knobs))(
+        kernel, jnp.asarray(wanted, jnp.float32)
+    )
+    weights = np.linalg.solve(
+        features.T @ features + 30 * 0.1 * np.eye(4), features.T @ wanted
+    )
     np.testing.assert_allclose(got.outputs, features @ weights, rtol=1e-4, atol=1e-5)
 
 
 def test_curvatures_have_factors_where_they_are_singular():
     """Cross-entropy's always are; sure and undecided samples at once."""
     outputs = jnp.asarray(
-        np.random.default_rng(8).normal(size=(6, 4)) * np.array([[0], [1], [3], [10], [30], [90]]), "f4"
+        np.random.default_rng(8).normal(size=(6, 4))
+        * np.array([[0], [1], [3], [10], [30], [90]]),
+        "f4",
     )
-    factors = np.asarray(jax.jit(partial(half_curvatures, cross_entropy))(outputs, jnp.zeros(6, int)))
+    factors = np.asarray(
+        jax.jit(partial(half_curvatures, cross_entropy))(outputs, jnp.zeros(6, int))
+    )
     probs = np.asarray(jax.nn.softmax(outputs), "f8")
     wanted = probs[:, :, None] * (np.eye(4) - probs[:, None, :])
     np.testing.assert_allclose(factors @ factors.transpose(0, 2, 1), wanted, atol=1e-6)
     assert np.isfinite(factors).all()
 
 
-# --- the kernel --------------------------------------------------------------------------------------------------
+# --- the kernel
+# --------------------------------------------------------------------------------------------------
 
 
 def test_the_kernel_of_a_convolutional_network(normed, blobs):
@@ -195,28 +269,39 @@ def test_the_kernel_of_a_convolutional_network(normed, blobs):
     images = jnp.asarray((255 * blobs.images[:5]).astype(np.uint8))
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(4), len(leaves))
-    tangent = tree.unflatten([jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)])
+    tangent = tree.unflatten(
+        [jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)]
+    )
     cotangents = jnp.asarray(np.random.default_rng(6).normal(size=(5, 3)), jnp.float32)
 
     @jax.jit
     def ask(params, tangent):
-        move = lambda size: jax.tree.map(lambda w, v: w + size * v, params, tangent)  # noqa: E731
+        move = lambda size: jax.tree.map(lambda w, v: w + size * v, params, tangent)
         pulled = influence.pull(apply, params, images, cotangents, batch_size=2)
         back = influence.pull(apply, params, images[:4], cotangents[:4])
         pairs = zip(jax.tree.leaves(pulled), jax.tree.leaves(tangent), strict=True)
         return {
             "pushed": influence.push(apply, params, tangent, images),
-            "differences": (apply(move(1e-3), images) - apply(move(-1e-3), images)) / 2e-3,
-            "expanded": influence.linearise(apply, params)(move(1.0), images) - apply(params, images),
+            "differences": (
+                (apply(move(1e-3), images) - apply(move(-1e-3), images)) / 2e-3
+            ),
+            "expanded": (
+                influence.linearize(apply, params)(move(1.0), images)
+                - apply(params, images)
+            ),
             "inner": sum(jnp.vdot(a, b) for a, b in pairs),
             "kernel": influence.ntk(apply, params, images, images[:4], batch_size=2),
             "through": influence.push(apply, params, back, images),
         }
 
     found = ask(params, tangent)
-    np.testing.assert_allclose(found["pushed"], found["differences"], rtol=0.02, atol=0.02)
+    np.testing.assert_allclose(
+        found["pushed"], found["differences"], rtol=0.02, atol=0.02
+    )
     np.testing.assert_allclose(found["expanded"], found["pushed"], rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(found["inner"], jnp.sum(cotangents * found["pushed"]), rtol=1e-4)
+    np.testing.assert_allclose(
+        found["inner"], jnp.sum(cotangents * found["pushed"]), rtol=1e-4
+    )
     assert found["kernel"].shape == (5, 3, 4, 3)
     product = influence.kernel_product(found["kernel"], cotangents[:4])
     np.testing.assert_allclose(product, found["through"], rtol=1e-3, atol=1e-3)
@@ -258,10 +343,21 @@ KERNEL = jnp.eye(4)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: influence.cross_influence_norm(KERNEL, KERNEL), "both kernel_rr and kernel_ff"),
-        (lambda: influence.cross_influence_norm(KERNEL, KERNEL[:2], KERNEL), "do not belong"),
+        (
+            lambda: influence.cross_influence_norm(KERNEL, KERNEL),
+            "both kernel_rr and kernel_ff",
+        ),
+        (
+            lambda: influence.cross_influence_norm(KERNEL, KERNEL[:2], KERNEL),
+            "do not belong",
+        ),
         (lambda: influence.cross_influence_norm(jnp.ones(3)), "must be"),
-        (lambda: influence.ntk(linear, jnp.zeros(SIZE), jnp.zeros((2, 63)), batch_size=0), "batch_size must be"),
+        (
+            lambda: influence.ntk(
+                linear, jnp.zeros(SIZE), jnp.zeros((2, 63)), batch_size=0
+            ),
+            "batch_size must be",
+        ),
     ],
 )
 def test_unusable_kernels_are_refused(call, message):
@@ -284,11 +380,17 @@ def test_unusable_kernels_are_refused(call, message):
 def test_unusable_requests_are_refused(forget, knobs, message):
     with pytest.raises(InputError, match=message):
         influence.dual_change(
-            KERNEL, jnp.ones((4, 2)), jnp.zeros(4, int), jnp.asarray(forget), **{"ridge": 0.1, **knobs}
+            KERNEL,
+            jnp.ones((4, 2)),
+            jnp.zeros(4, int),
+            jnp.asarray(forget),
+            **{"ridge": 0.1, **knobs},
         )
 
 
 def test_a_traced_mask_needs_its_size():
-    ask = lambda mask: influence.dual_change(KERNEL, jnp.ones((4, 2)), jnp.zeros(4, int), mask, ridge=0.1)  # noqa: E731
+    ask = lambda mask: influence.dual_change(
+        KERNEL, jnp.ones((4, 2)), jnp.zeros(4, int), mask, ridge=0.1
+    )
     with pytest.raises(InputError, match="pass num_forget"):
         jax.eval_shape(ask, jnp.array([True, False, False, False]))

@@ -9,7 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from method_checks import FORGET, HALF, LINEAR, REMOVED, RETAIN, check_mapped, linear_problem, small_problem, softmax
+from method_checks import (
+    FORGET,
+    HALF,
+    LINEAR,
+    REMOVED,
+    RETAIN,
+    check_mapped,
+    linear_problem,
+    small_problem,
+    softmax,
+)
 
 from unlearn_jax import influence, methods, train
 from unlearn_jax.methods.influence_target import influence_targets
@@ -26,7 +36,9 @@ def derivatives(w, blobs, keep):
     x = np.asarray(blobs.images, "f8").reshape(60, -1)[keep]
     probs = softmax(x @ w)
     bend = probs[:, :, None] * (np.eye(3) - probs[:, None, :])
-    hessian = np.einsum("ni,ncd,nj->icjd", x, bend, x).reshape(48, 48) / len(x) + RIDGE * np.eye(48)
+    hessian = np.einsum("ni,ncd,nj->icjd", x, bend, x).reshape(48, 48) / len(
+        x
+    ) + RIDGE * np.eye(48)
     return x.T @ (probs - ONE_HOT[keep]) / len(x) + RIDGE * w, hessian
 
 
@@ -45,18 +57,32 @@ def newton_step(w, blobs, forget, retain):
 
 
 def problem_at(w, blobs, forget=FORGET, **knobs):
-    return methods.make_problem(LINEAR, Variables(jnp.asarray(w, jnp.float32), {}), blobs, forget, **knobs)
+    return methods.make_problem(
+        LINEAR, Variables(jnp.asarray(w, jnp.float32), {}), blobs, forget, **knobs
+    )
 
 
-# --- the guard ---------------------------------------------------------------------------------------------------
+# --- the guard
+# ---------------------------------------------------------------------------------------------------
 
-REMOVE = jax.jit(influence.remove, static_argnums=0, static_argnames=("num_forget", "form", "warn", "max_iters"))
+REMOVE = jax.jit(
+    influence.remove,
+    static_argnums=0,
+    static_argnames=("num_forget", "form", "warn", "max_iters"),
+)
 REGRESSION = influence.outputs_of(LINEAR, {})
 
 
 def ask(blobs, w, **knobs):
     data = (jnp.asarray(array) for array in (blobs.images, blobs.labels, FORGET))
-    found = REMOVE(REGRESSION, jnp.asarray(w, jnp.float32), *data, num_forget=6, ridge=RIDGE, **knobs)
+    found = REMOVE(
+        REGRESSION,
+        jnp.asarray(w, jnp.float32),
+        *data,
+        num_forget=6,
+        ridge=RIDGE,
+        **knobs,
+    )
     jax.effects_barrier()  # warnings have been heard
     return found
 
@@ -66,17 +92,26 @@ def test_a_trained_regression_is_trusted_in_silence(blobs):
     found = ask(blobs, trained)
     assert found.guard.trusted
     assert found.guard.stationarity < 1e-3
-    assert found.guard.linearisability < 1e-4
-    np.testing.assert_allclose(found.params, newton_step(trained, blobs, FORGET, ~FORGET), rtol=1e-3, atol=1e-5)
-    chex.assert_trees_all_close(ask(blobs, trained, form="dual").params, found.params, rtol=1e-3, atol=1e-5)
+    assert found.guard.linearizability < 1e-4
+    np.testing.assert_allclose(
+        found.params, newton_step(trained, blobs, FORGET, ~FORGET), rtol=1e-3, atol=1e-5
+    )
+    chex.assert_trees_all_close(
+        ask(blobs, trained, form="dual").params, found.params, rtol=1e-3, atol=1e-5
+    )
 
 
 def test_an_unfinished_regression_is_not_stationary(blobs):
     w = regression(blobs, EVERYWHERE, steps=1)
     with pytest.warns(UserWarning, match=r"do not trust.*not stationary"):
         found = ask(blobs, w)  # compiled: a callback warns
-    gradient, part = derivatives(w, blobs, EVERYWHERE)[0], derivatives(w, blobs, FORGET)[0]
-    np.testing.assert_allclose(found.guard.gradient, np.linalg.norm(gradient), rtol=1e-4)
+    gradient, part = (
+        derivatives(w, blobs, EVERYWHERE)[0],
+        derivatives(w, blobs, FORGET)[0],
+    )
+    np.testing.assert_allclose(
+        found.guard.gradient, np.linalg.norm(gradient), rtol=1e-4
+    )
     expected = np.linalg.norm(gradient) / np.linalg.norm(part) * 60 / 6
     np.testing.assert_allclose(found.guard.stationarity, expected, rtol=1e-3)
     assert not found.guard.trusted
@@ -95,17 +130,23 @@ def test_a_system_that_was_not_solved_is_not_trusted(blobs):
 def test_a_network_with_little_penalty_is_not_trusted(tiny, blobs):
     """It knows its labels, so that hardly a gradient is left to go by; the guard's numbers by a direct look at it."""
     recipe = train.Recipe(400, 60, train.sgd(0.1, weight_decay=1e-4))
-    variables = train.fit(jax.random.key(0), tiny, blobs, EVERYWHERE, recipe, epochs_per_call=400)[0].variables
+    variables = train.fit(
+        jax.random.key(0), tiny, blobs, EVERYWHERE, recipe, epochs_per_call=400
+    )[0].variables
     apply, params = influence.outputs_of(tiny, {}), variables.params
     images, labels = jnp.asarray(blobs.images), jnp.asarray(blobs.labels)
     run = partial(influence.remove, apply, num_forget=6, ridge=1e-4, warn=False)
     change, found = jax.jit(run)(params, images, labels, jnp.asarray(FORGET))
-    with pytest.warns(UserWarning, match=r"do not trust this estimate; the model is not stationary"):
+    with pytest.warns(
+        UserWarning, match=r"do not trust this estimate; the model is not stationary"
+    ):
         influence.warn_unless_trusted(found)
     assert not found.trusted
 
     def loss(outputs):
-        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(outputs, labels[~FORGET]))
+        return jnp.mean(
+            optax.softmax_cross_entropy_with_integer_labels(outputs, labels[~FORGET])
+        )
 
     def risk_of(outputs, params):
         losses = optax.softmax_cross_entropy_with_integer_labels(outputs, labels)
@@ -113,13 +154,21 @@ def test_a_network_with_little_penalty_is_not_trusted(tiny, blobs):
 
     @jax.jit
     def gradients(params, new):
-        expanded = influence.linearise(apply, params)
-        risk = lambda p: loss(apply(p, images[~FORGET])) + 1e-4 / 2 * optax.tree.norm(p, squared=True)  # noqa: E731
-        network, linear = (jax.grad(lambda p, f=f: loss(f(p, images[~FORGET])))(new) for f in (apply, expanded))
-        return optax.tree.norm(optax.tree.sub(network, linear)) / optax.tree.norm(jax.grad(risk)(params))
+        expanded = influence.linearize(apply, params)
+        risk = lambda p: (
+            loss(apply(p, images[~FORGET]))
+            + 1e-4 / 2 * optax.tree.norm(p, squared=True)
+        )
+        network, linear = (
+            jax.grad(lambda p, f=f: loss(f(p, images[~FORGET])))(new)
+            for f in (apply, expanded)
+        )
+        return optax.tree.norm(optax.tree.sub(network, linear)) / optax.tree.norm(
+            jax.grad(risk)(params)
+        )
 
     wanted = gradients(params, jax.tree.map(jnp.add, params, change))
-    np.testing.assert_allclose(found.linearisability, wanted, rtol=1e-3)
+    np.testing.assert_allclose(found.linearizability, wanted, rtol=1e-3)
     everything = jax.jit(jax.grad(lambda p: risk_of(apply(p, images), p)))(params)
     np.testing.assert_allclose(found.gradient, optax.tree.norm(everything), rtol=1e-3)
     assert found.stationarity > 1
@@ -130,7 +179,8 @@ def test_unknown_forms_are_refused(blobs):
         ask(blobs, np.zeros((16, 3)), form="trial")
 
 
-# --- the method --------------------------------------------------------------------------------------------------
+# --- the method
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("weights", ["all", "head"])
@@ -140,25 +190,39 @@ def test_the_method_takes_the_step_on_what_is_there(weights, blobs, key):
     images = np.where(REMOVED[:, None, None, None], np.nan, blobs.images).astype("f4")
     problem = problem_at(w, Dataset(images, blobs.labels), removed=REMOVED)
     run = jax.jit(
-        lambda key, ridge, alpha: ntk_influence(ridge=ridge, alpha=alpha, weights=weights, warn=False)(key, problem)
+        lambda key, ridge, alpha: ntk_influence(
+            ridge=ridge, alpha=alpha, weights=weights, warn=False
+        )(key, problem)
     )
     got, info = run(key, RIDGE, 0.5)
     expected = w + 0.5 * newton_step(w, blobs, FORGET, RETAIN)
     np.testing.assert_allclose(got.params, expected, rtol=1e-3, atol=1e-3)
     assert info.losses.shape == (0,)
-    assert info.num_gradients == (0 if weights == "head" else 2 * 100 * RETAIN.sum() + 6)
+    assert info.num_gradients == (
+        0 if weights == "head" else 2 * 100 * RETAIN.sum() + 6
+    )
 
 
 def test_both_forms_come_near_retraining(blobs, key):
     trained, retrained = regression(blobs, EVERYWHERE), regression(blobs, ~FORGET)
     key, other = jax.random.split(key)
     problem = problem_at(trained, blobs)
-    run = jax.jit(lambda key, alpha: ntk_influence(ridge=RIDGE, alpha=alpha)(key, problem)[0])
+    run = jax.jit(
+        lambda key, alpha: ntk_influence(ridge=RIDGE, alpha=alpha)(key, problem)[0]
+    )
     primal = run(jax.random.clone(key), 1.0)
-    knobs = {"ridge": RIDGE, "form": "dual", "solver": "dense", "weights": "head", "batch_size": 32}
+    knobs = {
+        "ridge": RIDGE,
+        "form": "dual",
+        "solver": "dense",
+        "weights": "head",
+        "batch_size": 32,
+    }
     dual, info = jax.jit(ntk_influence(**knobs))(other, problem)
     np.testing.assert_allclose(dual.params, primal.params, rtol=1e-2, atol=1e-4)
-    off = np.linalg.norm(np.asarray(primal.params) - retrained) / np.linalg.norm(trained - retrained)
+    off = np.linalg.norm(np.asarray(primal.params) - retrained) / np.linalg.norm(
+        trained - retrained
+    )
     assert off < 1 / 20
     assert info.num_gradients == 0
     np.testing.assert_array_equal(run(key, 0.0).params, np.asarray(trained, "f4"))
@@ -171,8 +235,12 @@ def test_runs_on_a_convolutional_network(weights, normed, blobs, key):
     got, _ = method(key, problem)
     chex.assert_tree_all_finite(got)
     chex.assert_trees_all_equal(got.state, problem.variables.state)
-    moved = jax.tree.map(lambda new, old: bool(jnp.any(new != old)), got.params, problem.variables.params)
-    assert sum(jax.tree.leaves(moved)) == (1 if weights == "head" else len(jax.tree.leaves(moved)))
+    moved = jax.tree.map(
+        lambda new, old: bool(jnp.any(new != old)), got.params, problem.variables.params
+    )
+    assert sum(jax.tree.leaves(moved)) == (
+        1 if weights == "head" else len(jax.tree.leaves(moved))
+    )
 
 
 def test_maps_over_forget_sets(blobs, key):
@@ -197,24 +265,29 @@ def test_bad_knobs(knobs, message):
         ntk_influence(**knobs)
 
 
-# --- targets of the whole network --------------------------------------------------------------------------------
+# --- targets of the whole network
+# --------------------------------------------------------------------------------
 
 
 def test_targets_of_the_network_are_the_regressions_own(blobs):
     """A regression is its own expansion: fitted to all, one Newton step to what stays. What is gone is never read."""
     images = np.where(REMOVED[:, None, None, None], np.nan, blobs.images).astype("f4")
     weights, forget = linear_problem(blobs).variables.params, HALF & ~REMOVED
-    problem = problem_at(weights, Dataset(images, blobs.labels), forget, removed=REMOVED)
-    knobs = {"linearised": "network", "mask": False, "ridge": RIDGE, "batch_size": 60}
+    problem = problem_at(
+        weights, Dataset(images, blobs.labels), forget, removed=REMOVED
+    )
+    knobs = {"linearized": "network", "mask": False, "ridge": RIDGE, "batch_size": 60}
     got = jax.jit(partial(influence_targets, **knobs))(problem)
     fitted = regression(blobs, ~REMOVED)
     gradient, hessian = derivatives(fitted, blobs, ~HALF & ~REMOVED)
     step = -np.linalg.solve(hessian, gradient.ravel()).reshape(16, 3)
     rows = np.asarray(blobs.images, "f8").reshape(60, -1)[forget]
-    np.testing.assert_allclose(got, softmax(rows @ (weights + step)), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        got, softmax(rows @ (weights + step)), rtol=1e-3, atol=1e-4
+    )
     assert np.abs(got - softmax(rows @ np.asarray(weights))).max() > 0.01
 
 
-def test_unknown_linearised_is_refused():
-    with pytest.raises(InputError, match="unknown linearised"):
-        methods.influence_target(linearised="body")
+def test_unknown_linearized_is_refused():
+    with pytest.raises(InputError, match="unknown linearized"):
+        methods.influence_target(linearized="body")

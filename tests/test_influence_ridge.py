@@ -12,7 +12,10 @@ from unlearn_jax.types import InputError
 
 RNG = np.random.default_rng(0)
 POINTS, NEW = RNG.normal(size=(14, 5)), RNG.normal(size=(6, 5))
-KERNEL, CROSS = POINTS @ POINTS.T, NEW @ POINTS.T  # rank 5 of 14: only the ridge makes it invertible
+KERNEL, CROSS = (
+    POINTS @ POINTS.T,
+    NEW @ POINTS.T,
+)  # rank 5 of 14: only the ridge makes it invertible
 TARGETS = RNG.normal(size=(14, 3))
 WEIGHTS = np.array([0, 2, 1, 1, 3, 0.5, 1, 1, 2, 0, 1, 1, 4, 1.0])
 INDEX = np.array([1, 4, 0, 7, 12])
@@ -29,7 +32,9 @@ def refit(kept, weights=None, points=NEW):
     """Predictions of the weighted ridge regression on the kept samples, from the normal equations of the primal."""
     weights = np.ones(14) if weights is None else weights
     x, y, w = POINTS[kept], TARGETS[kept], weights[kept]
-    return points @ np.linalg.solve(x.T @ (w[:, None] * x) + LAMBDA * np.eye(5), x.T @ (w[:, None] * y))
+    return points @ np.linalg.solve(
+        x.T @ (w[:, None] * x) + LAMBDA * np.eye(5), x.T @ (w[:, None] * y)
+    )
 
 
 FIT = jax.jit(ridge.fit)
@@ -38,7 +43,12 @@ BACK = jax.jit(ridge.outputs_with_one_back)
 
 
 def fitted(weights=None):
-    return FIT(KERNEL, TARGETS, ridge=LAMBDA, weights=np.ones(14) if weights is None else weights)
+    return FIT(
+        KERNEL,
+        TARGETS,
+        ridge=LAMBDA,
+        weights=np.ones(14) if weights is None else weights,
+    )
 
 
 def without(removed):
@@ -48,10 +58,18 @@ def without(removed):
 @pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["plain", "weighted"])
 def test_fit_and_removal_equal_refitting(weights):
     model = fitted(weights)
-    np.testing.assert_allclose(ridge.predict(CROSS, model.coefficients), refit(np.arange(14), weights), atol=1e-10)
+    np.testing.assert_allclose(
+        ridge.predict(CROSS, model.coefficients),
+        refit(np.arange(14), weights),
+        atol=1e-10,
+    )
     for removed in ([3], [1, 4, 0], [12, 2, 5, 9, 7, 0, 1]):
-        left = DOWN_DATE(model, np.array([*removed, *without(removed)]), np.arange(14) < len(removed))
-        np.testing.assert_allclose(ridge.predict(CROSS, left), refit(without(removed), weights), atol=1e-10)
+        left = DOWN_DATE(
+            model, np.array([*removed, *without(removed)]), np.arange(14) < len(removed)
+        )
+        np.testing.assert_allclose(
+            ridge.predict(CROSS, left), refit(without(removed), weights), atol=1e-10
+        )
         np.testing.assert_allclose(left[np.array(removed)], 0, atol=1e-10)
 
 
@@ -59,14 +77,18 @@ def test_fit_and_removal_equal_refitting(weights):
 def test_leave_one_out_equals_refitting_without_each(weights):
     found = jax.jit(ridge.leave_one_out)(fitted(weights), KERNEL, TARGETS)
     for i in range(14):
-        np.testing.assert_allclose(found[i], refit(without([i]), weights, points=POINTS[i]), atol=1e-10)
+        np.testing.assert_allclose(
+            found[i], refit(without([i]), weights, points=POINTS[i]), atol=1e-10
+        )
 
 
 def test_many_subsets_of_different_sizes_by_vmap():
     model = fitted(WEIGHTS)
     masks = RNG.random((8, 5)) < 0.5
     masks[0], masks[1] = False, True
-    many = jax.jit(jax.vmap(lambda removed: ridge.down_date(model, INDEX, removed)))(masks)
+    many = jax.jit(jax.vmap(lambda removed: ridge.down_date(model, INDEX, removed)))(
+        masks
+    )
     state = ridge.candidates(model, CROSS, INDEX)
     outputs = jax.jit(jax.vmap(ridge.outputs_without, (None, 0)))(state, masks)
     for mask, coefficients, found in zip(masks, many, outputs, strict=True):
@@ -80,13 +102,19 @@ def test_one_after_another_equals_refitting():
     step, ahead = jax.jit(ridge.remove_one), jax.jit(ridge.outputs_without_one_more)
     for position in (3, 0, 4, 1):
         for i, found in enumerate(ahead(state)):
-            np.testing.assert_allclose(found, refit(without([*gone, INDEX[i]]), WEIGHTS), atol=1e-10)
+            np.testing.assert_allclose(
+                found, refit(without([*gone, INDEX[i]]), WEIGHTS), atol=1e-10
+            )
         state = step(state, position)
         gone.append(INDEX[position])
-        np.testing.assert_allclose(state.outputs, refit(without(gone), WEIGHTS), atol=1e-10)
+        np.testing.assert_allclose(
+            state.outputs, refit(without(gone), WEIGHTS), atol=1e-10
+        )
         assert not np.any(state.inverse[position])
         again = step(state, position)
-        assert all(np.array_equal(a, b) for a, b in zip(state, again, strict=True)), "removed twice"
+        assert all(np.array_equal(a, b) for a, b in zip(state, again, strict=True)), (
+            "removed twice"
+        )
 
 
 @settings(max_examples=8, deadline=None)
@@ -98,7 +126,9 @@ def test_putting_one_back_equals_refitting(chosen):
         found = BACK(state, mask)
         for i in range(5):
             smaller = mask & (np.arange(5) != i)
-            np.testing.assert_allclose(found[i], refit(without(INDEX[smaller]), WEIGHTS), atol=1e-10)
+            np.testing.assert_allclose(
+                found[i], refit(without(INDEX[smaller]), WEIGHTS), atol=1e-10
+            )
 
 
 def test_the_worlds_of_several_seeds_by_vmap_and_in_float32():
@@ -106,20 +136,29 @@ def test_the_worlds_of_several_seeds_by_vmap_and_in_float32():
     keys = jax.random.split(jax.random.key(1), 3)
     with jax.enable_x64(False):
         inputs = jnp.asarray(np.abs(POINTS), jnp.float32)
-        make = jax.jit(jax.vmap(lambda key, points: ridge.random_relu_features(key, points, 7), (0, None)))
+        make = jax.jit(
+            jax.vmap(
+                lambda key, points: ridge.random_relu_features(key, points, 7),
+                (0, None),
+            )
+        )
         features, half = make(jax.random.clone(keys), inputs), make(keys, inputs[:6])
         assert features.dtype == jnp.float32
         np.testing.assert_allclose(features[:, :6], half, rtol=1e-6)
         assert np.abs(np.asarray(features[0] - features[1])).max() > 0.1
 
         def outputs(phi):
-            model = ridge.fit(phi @ phi.T, jnp.asarray(TARGETS, jnp.float32), ridge=LAMBDA)
+            model = ridge.fit(
+                phi @ phi.T, jnp.asarray(TARGETS, jnp.float32), ridge=LAMBDA
+            )
             return phi @ (phi.T @ ridge.down_date(model, INDEX))
 
         found = jax.jit(jax.vmap(outputs))(features)
     for phi, one in zip(np.asarray(features, np.float64), found, strict=True):
         kept = without(INDEX)
-        theta = np.linalg.solve(phi[kept].T @ phi[kept] + LAMBDA * np.eye(7), phi[kept].T @ TARGETS[kept])
+        theta = np.linalg.solve(
+            phi[kept].T @ phi[kept] + LAMBDA * np.eye(7), phi[kept].T @ TARGETS[kept]
+        )
         np.testing.assert_allclose(one, phi @ theta, atol=1e-4)
 
 
@@ -127,12 +166,24 @@ def test_bad_input_is_one_line():
     model = fitted()
     state = ridge.candidates(model, CROSS, INDEX)
     for call, message in (
-        (lambda: ridge.fit(KERNEL[:3], TARGETS, ridge=1.0), r"pass \[N, N\] and \[N, C\]"),
-        (lambda: ridge.fit(KERNEL, TARGETS[:3], ridge=1.0), r"pass \[N, N\] and \[N, C\]"),
+        (
+            lambda: ridge.fit(KERNEL[:3], TARGETS, ridge=1.0),
+            r"pass \[N, N\] and \[N, C\]",
+        ),
+        (
+            lambda: ridge.fit(KERNEL, TARGETS[:3], ridge=1.0),
+            r"pass \[N, N\] and \[N, C\]",
+        ),
         (lambda: ridge.fit(KERNEL, TARGETS, ridge=0.0), "choose a positive one"),
         (lambda: ridge.fit(KERNEL, TARGETS, ridge=np.nan), "choose a positive one"),
-        (lambda: ridge.fit(KERNEL, TARGETS, ridge=1.0, weights=-WEIGHTS), "must not be negative"),
-        (lambda: ridge.fit(KERNEL, TARGETS, ridge=1.0, weights=WEIGHTS[:2]), "one for each of the 14"),
+        (
+            lambda: ridge.fit(KERNEL, TARGETS, ridge=1.0, weights=-WEIGHTS),
+            "must not be negative",
+        ),
+        (
+            lambda: ridge.fit(KERNEL, TARGETS, ridge=1.0, weights=WEIGHTS[:2]),
+            "one for each of the 14",
+        ),
         (lambda: ridge.down_date(model, np.array([1, 14])), r"positions in 0\.\.13"),
         (lambda: ridge.down_date(model, np.array([1, 1])), r"different positions"),
         (lambda: ridge.down_date(model, np.array([1.0])), r"pass \[F\] integers"),
@@ -140,8 +191,16 @@ def test_bad_input_is_one_line():
         (lambda: ridge.candidates(model, KERNEL[:, :3], INDEX), "points by samples"),
         (lambda: ridge.outputs_without(state, np.ones(4, bool)), "boolean mask"),
         (lambda: ridge.outputs_with_one_back(state, np.ones(4, bool)), "boolean mask"),
-        (lambda: ridge.random_relu_features(jax.random.key(0), POINTS, 0), "at least 1"),
-        (lambda: ridge.random_relu_features(jax.random.key(0), np.ones((2, 3), np.uint8), 4), "pass floats"),
+        (
+            lambda: ridge.random_relu_features(jax.random.key(0), POINTS, 0),
+            "at least 1",
+        ),
+        (
+            lambda: ridge.random_relu_features(
+                jax.random.key(0), np.ones((2, 3), np.uint8), 4
+            ),
+            "pass floats",
+        ),
         (lambda: ridge.leave_one_out(model, KERNEL, TARGETS[:2]), "what was fitted"),
     ):
         with pytest.raises(InputError, match=message) as error:

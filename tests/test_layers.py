@@ -36,7 +36,11 @@ FLOOR = {
     "cli": 8,
     "__main__": 9,
 }
-FILES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py" and "experiments" not in p.parts)
+FILES = sorted(
+    p
+    for p in ROOT.rglob("*.py")
+    if p != ROOT / "__init__.py" and "experiments" not in p.parts
+)
 
 
 def room(path):
@@ -56,9 +60,13 @@ def imported(path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_imports_only_go_down(path):
-    rooms = {name.split(".")[1] for name in imported(path) if name.startswith("unlearn_jax.")}
+    rooms = {
+        name.split(".")[1] for name in imported(path) if name.startswith("unlearn_jax.")
+    }
     for other in (rooms & set(FLOOR)) - {room(path)}:
-        assert FLOOR[other] < FLOOR[room(path)], f"{path} imports {other}, which is not below it"
+        assert FLOOR[other] < FLOOR[room(path)], (
+            f"{path} imports {other}, which is not below it"
+        )
 
 
 def test_every_room_has_a_floor():
@@ -76,19 +84,31 @@ def test_flax_and_tfds_stay_in_their_rooms():
 def test_the_audit_is_arrays_only():
     for path in FILES:
         if room(path) == "audit":
-            rooms = {name.split(".")[1] for name in imported(path) if name.startswith("unlearn_jax.")}
+            rooms = {
+                name.split(".")[1]
+                for name in imported(path)
+                if name.startswith("unlearn_jax.")
+            }
             assert rooms <= {"audit", "types", "losses"}, path
 
 
 def test_importing_everything_needs_neither_tensorflow_nor_torch():
     modules = [
-        ".".join(("unlearn_jax", *p.relative_to(ROOT).with_suffix("").parts)) for p in FILES if p.name != "__main__.py"
+        ".".join(("unlearn_jax", *p.relative_to(ROOT).with_suffix("").parts))
+        for p in FILES
+        if p.name != "__main__.py"
     ]
     code = (
-        "import importlib, sys\n"
-        "sys.modules.update({'tensorflow': None, 'torch': None})  # importing either is an error\n"
-        f"for name in {modules!r}: importlib.import_module(name.removesuffix('.__init__'))\n"
-        "assert 'tensorflow_datasets' not in sys.modules, 'slow to import: only loaders need it'\n"
+        "import importlib, sys\nsys.modules.update({'tensorflow': None, 'torch':"
+        f" None}})  # importing either is an error\nfor name in {modules!r}:"
+        " importlib.import_module(name.removesuffix('.__init__'))\nassert"
+        " 'tensorflow_datasets' not in sys.modules, 'slow to import: only loaders need"
+        " it'\n"
     )
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr

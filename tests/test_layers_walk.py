@@ -25,7 +25,11 @@ def made(name, **fields):
 def test_every_form_of_convolution_is_found(conv):
     model, variables = made("cnn", widths=(4, 6), conv=conv)
     found = layers(model.apply, variables, IMAGES)
-    assert [layer.path.split("/")[1] for layer in found] == ["Conv_0", "Conv_1", "Dense_0"]
+    assert [layer.path.split("/")[1] for layer in found] == [
+        "Conv_0",
+        "Conv_1",
+        "Dense_0",
+    ]
     first = variables.params["Conv_0"]["kernel"]
     chex.assert_trees_all_equal(found[0].store(found[0].kernel), first)
     if conv == "im2col":
@@ -34,8 +38,12 @@ def test_every_form_of_convolution_is_found(conv):
     else:
         chex.assert_trees_all_equal(found[0].inputs, jnp.asarray(IMAGES))
         numbers = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
-        out = lax.conv_general_dilated(found[0].inputs, found[0].kernel, **found[0].knobs, **numbers)
-    expected = lax.conv_general_dilated(IMAGES, first, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        out = lax.conv_general_dilated(
+            found[0].inputs, found[0].kernel, **found[0].knobs, **numbers
+        )
+    expected = lax.conv_general_dilated(
+        IMAGES, first, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
     np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -53,14 +61,20 @@ def test_linen_sees_the_same_inputs():
     class Net(nn.Module):
         @nn.compact
         def __call__(self, images, *, train):
-            hidden = nn.Conv(4, (3, 3), strides=2, padding="VALID", kernel_dilation=2)(images)
-            hidden = nn.relu(nn.BatchNorm(use_running_average=not train)(hidden)).reshape(len(images), -1)
+            hidden = nn.Conv(4, (3, 3), strides=2, padding="VALID", kernel_dilation=2)(
+                images
+            )
+            hidden = nn.relu(
+                nn.BatchNorm(use_running_average=not train)(hidden)
+            ).reshape(len(images), -1)
             return nn.Dense(5)(nn.gelu(nn.Dense(7)(hidden)))
 
     seen = []
 
     def note(call, args, kwargs, context):
-        if context.method_name == "__call__" and isinstance(context.module, nn.Dense | nn.Conv):
+        if context.method_name == "__call__" and isinstance(
+            context.module, nn.Dense | nn.Conv
+        ):
             seen.append(np.asarray(args[0]))
         return call(*args, **kwargs)
 
@@ -86,12 +100,17 @@ def test_nnx_and_transposed_weights_are_found_and_put_back():
 
     model = models.from_nnx(Net)
     variables = model.init(jax.random.key(0))
-    assert [layer.path for layer in layers(model.apply, variables, IMAGES)] == ["params/head/kernel"]
+    assert [layer.path for layer in layers(model.apply, variables, IMAGES)] == [
+        "params/head/kernel"
+    ]
 
     weights = {"a": np.ones((4, 128), "f4"), "b": np.full((5, 4), 2.0, "f4")}
-    apply = lambda w, x: (w["b"] @ jax.nn.relu(x.reshape(len(x), -1) @ w["a"].T).T).T  # noqa: E731
+    apply = lambda w, x: (w["b"] @ jax.nn.relu(x.reshape(len(x), -1) @ w["a"].T).T).T
     found = layers(apply, weights, IMAGES)
-    assert [(layer.path, layer.kernel.shape) for layer in found] == [("a", (128, 4)), ("b", (4, 5))]
+    assert [(layer.path, layer.kernel.shape) for layer in found] == [
+        ("a", (128, 4)),
+        ("b", (4, 5)),
+    ]
     changed = with_kernels(weights, {"b": jnp.arange(20.0).reshape(4, 5)}, found)
     np.testing.assert_array_equal(changed["b"], np.arange(20.0).reshape(4, 5).T)
     np.testing.assert_array_equal(changed["a"], weights["a"])
@@ -102,30 +121,40 @@ def test_nnx_and_transposed_weights_are_found_and_put_back():
 def test_walking_can_be_jitted_mapped_and_differentiated_through_a_custom_gradient():
     model, variables = made("cnn", widths=(4,))
     plain = jax.grad(lambda v: jnp.sum(model.apply(v, IMAGES) ** 2))(variables)
-    kernel = lambda v: head_kernel(model.apply, v, IMAGES)  # noqa: E731
+    kernel = lambda v: head_kernel(model.apply, v, IMAGES)
 
     def by_features(v):
         bias = v.params["Dense_0"]["bias"]
         return jnp.sum((features(model.apply, v, IMAGES) @ kernel(v) + bias[None]) ** 2)
 
-    chex.assert_trees_all_close(jax.jit(jax.grad(by_features))(variables), plain, rtol=1e-4, atol=1e-4)
+    chex.assert_trees_all_close(
+        jax.jit(jax.grad(by_features))(variables), plain, rtol=1e-4, atol=1e-4
+    )
     text = str(jax.make_jaxpr(lambda v: features(model.apply, v, IMAGES))(variables))
     assert "custom_vjp_call" in text
     stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), variables)
     both = jax.vmap(lambda v: features(model.apply, v, IMAGES))(stacked)
-    np.testing.assert_allclose(both[0], features(model.apply, variables, IMAGES), atol=1e-5)
+    np.testing.assert_allclose(
+        both[0], features(model.apply, variables, IMAGES), atol=1e-5
+    )
 
 
 def test_bfloat16_weights_keep_their_place():
     model, variables = made("mlp", widths=(4,), dtype="bfloat16")
     found = layers(model.apply, variables, IMAGES)
-    assert [layer.path for layer in found] == ["params/Dense_0/kernel", "params/Dense_1/kernel"]
+    assert [layer.path for layer in found] == [
+        "params/Dense_0/kernel",
+        "params/Dense_1/kernel",
+    ]
     changed = with_kernels(variables, {found[0].path: found[0].kernel * 2}, found)
-    assert changed.params["Dense_0"]["kernel"].dtype == variables.params["Dense_0"]["kernel"].dtype
+    assert (
+        changed.params["Dense_0"]["kernel"].dtype
+        == variables.params["Dense_0"]["kernel"].dtype
+    )
 
 
 def test_a_model_without_a_linear_head_is_refused():
-    apply = lambda w, x: jnp.stack([x.mean((1, 2, 3)) * w, x.sum((1, 2, 3)) * w], 1)  # noqa: E731
+    apply = lambda w, x: jnp.stack([x.mean((1, 2, 3)) * w, x.sum((1, 2, 3)) * w], 1)
     assert layers(apply, jnp.ones(()), IMAGES) == []
     with pytest.raises(InputError, match="ends in a linear layer"):
         features(apply, jnp.ones(()), IMAGES)
@@ -136,12 +165,17 @@ def draw(*shape):
 
 
 FLAT = jnp.asarray(IMAGES[:, :4, :4, 0]).reshape(3, 16)
-UNIT = lambda v: v / jnp.linalg.norm(v, axis=0, keepdims=True)  # noqa: E731
+UNIT = lambda v: v / jnp.linalg.norm(v, axis=0, keepdims=True)
 NOT_THE_HEAD = {
-    # the only layer of five outputs that is found is hidden, or has other rows than the logits
+    # the only layer of five outputs that is found is hidden, or has other rows than the
+    # logits
     "weight norm": lambda w, x: jax.nn.relu(x @ w["a"]) @ UNIT(w["b"]),
-    "branch": lambda w, x: lax.cond(True, lambda h: h @ w["b"], lambda h: h, jax.nn.relu(x @ w["a"])),
-    "patches": lambda w, x: jnp.mean((x.reshape(-1, 16) @ w["a"]).reshape(len(x), -1, 5), 1),
+    "branch": lambda w, x: lax.cond(
+        True, lambda h: h @ w["b"], lambda h: h, jax.nn.relu(x @ w["a"])
+    ),
+    "patches": lambda w, x: jnp.mean(
+        (x.reshape(-1, 16) @ w["a"]).reshape(len(x), -1, 5), 1
+    ),
     "one more axis": lambda w, x: (jax.nn.relu(x @ w["a"])[:, None] @ w["b"])[:, 0],
     "sum of two": lambda w, x: x @ w["a"] + jnp.tanh(x) @ w["c"],
 }
@@ -159,19 +193,26 @@ def test_another_layer_is_never_taken_for_the_head(name):
 def test_a_second_head_that_the_logits_do_not_use_is_not_the_head():
     def apply(w, x):
         hidden = jax.nn.relu(x @ w["a"])
-        return jax.nn.log_softmax(hidden @ w["b"] + w["bias"][None]), jnp.tanh(hidden) @ w["c"]
+        return (
+            jax.nn.log_softmax(hidden @ w["b"] + w["bias"][None]),
+            jnp.tanh(hidden) @ w["c"],
+        )
 
     weights = {"a": draw(16, 8), "b": draw(8, 5), "c": draw(8, 5), "bias": draw(5)}
-    only = lambda w, x: apply(w, x)[0]  # noqa: E731
-    np.testing.assert_allclose(features(only, weights, FLAT), jax.nn.relu(FLAT @ weights["a"]), rtol=1e-5)
+    only = lambda w, x: apply(w, x)[0]
+    np.testing.assert_allclose(
+        features(only, weights, FLAT), jax.nn.relu(FLAT @ weights["a"]), rtol=1e-5
+    )
     np.testing.assert_array_equal(head_kernel(only, weights, FLAT), weights["b"])
 
 
 def test_tied_weights_are_refused_where_they_would_be_changed():
-    apply = lambda w, x: jax.nn.relu(x @ w["a"]) @ w["a"].T @ w["b"]  # noqa: E731
+    apply = lambda w, x: jax.nn.relu(x @ w["a"]) @ w["a"].T @ w["b"]
     weights = {"a": draw(16, 16), "b": draw(16, 5)}
     found = layers(apply, weights, FLAT)
     with pytest.raises(InputError, match="'a' are used in two forms"):
         with_kernels(weights, {"b": weights["b"]}, found)
     twice = layers(lambda w, x: x @ w["a"] @ w["a"], weights, FLAT)
-    np.testing.assert_array_equal(with_kernels(weights, {"a": 2 * weights["a"]}, twice)["a"], 2 * weights["a"])
+    np.testing.assert_array_equal(
+        with_kernels(weights, {"a": 2 * weights["a"]}, twice)["a"], 2 * weights["a"]
+    )

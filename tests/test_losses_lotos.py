@@ -1,4 +1,4 @@
-"""LOTOS and TRS against loops in NumPy; the theorem on neighbouring frequencies."""
+"""LOTOS and TRS against loops in NumPy; the theorem on neighboring frequencies."""
 
 import itertools
 
@@ -36,7 +36,10 @@ def slow_similarity(f, g, v_f, v_g, max_length, weights):
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_equals_a_loop_over_layers_and_pairs(count):
-    layers = [[RNG.normal(size=(5, 6)) for _ in range(4)], [RNG.normal(size=(7, 5)) for _ in range(4)]]
+    layers = [
+        [RNG.normal(size=(5, 6)) for _ in range(4)],
+        [RNG.normal(size=(7, 5)) for _ in range(4)],
+    ]
     vectors = [[top(matrix, count) for matrix in row] for row in layers]
     raw = 1 - 0.01 * np.arange(count)
     expected = sum(
@@ -55,11 +58,22 @@ def test_equals_a_loop_over_layers_and_pairs(count):
 def test_zero_exactly_where_each_shortens_the_others_directions():
     basis = np.linalg.qr(RNG.normal(size=(6, 6)))[0]
     first = np.diag([2.0, 0.5, 0.2, 0, 0, 0]) @ basis
-    second = np.diag([0.5, 2.0, 0.2, 0, 0, 0]) @ basis  # the top two directions are swapped
-    args = (product(first), product(second), jnp.asarray(top(first, 1)), jnp.asarray(top(second, 1)))
+    second = (
+        np.diag([0.5, 2.0, 0.2, 0, 0, 0]) @ basis
+    )  # the top two directions are swapped
+    args = (
+        product(first),
+        product(second),
+        jnp.asarray(top(first, 1)),
+        jnp.asarray(top(second, 1)),
+    )
     assert lotos.lotos_similarity(*args, max_length=0.5001) == 0
-    np.testing.assert_allclose(lotos.lotos_similarity(*args, max_length=0.4), 0.2, rtol=1e-4)
-    np.testing.assert_allclose(lotos.lotos_similarity(*args, max_length=0.0), 1.0, rtol=1e-4)
+    np.testing.assert_allclose(
+        lotos.lotos_similarity(*args, max_length=0.4), 0.2, rtol=1e-4
+    )
+    np.testing.assert_allclose(
+        lotos.lotos_similarity(*args, max_length=0.0), 1.0, rtol=1e-4
+    )
 
 
 @settings(max_examples=25, deadline=None)
@@ -70,9 +84,13 @@ def test_one_direction_is_most_similar_to_itself(seed):
     f = rng.normal(size=(5, 5))
     g = f @ np.linalg.qr(rng.normal(size=(5, 5)))[0]
     own = lotos.lotos_similarity(product(f), product(f), *2 * (jnp.asarray(top(f, 1)),))
-    other = lotos.lotos_similarity(product(f), product(g), jnp.asarray(top(f, 1)), jnp.asarray(top(g, 1)))
+    other = lotos.lotos_similarity(
+        product(f), product(g), jnp.asarray(top(f, 1)), jnp.asarray(top(g, 1))
+    )
     assert other <= own + 1e-4
-    np.testing.assert_allclose(own, 2 * max(np.linalg.norm(f, 2) - 0.8, 0), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(
+        own, 2 * max(np.linalg.norm(f, 2) - 0.8, 0), rtol=1e-3, atol=1e-5
+    )
 
 
 def test_several_directions_need_not_be():
@@ -81,15 +99,21 @@ def test_several_directions_need_not_be():
     g = f @ np.array([[1, 1], [-1, 1]]) / np.sqrt(2)
     args = dict(max_length=0.0, weights=(1.0, 1.0))
     own = lotos.lotos_similarity(product(f), product(f), *2 * (jnp.eye(2),), **args)
-    turned = lotos.lotos_similarity(product(f), product(g), jnp.eye(2), jnp.asarray(top(g, 2)), **args)
+    turned = lotos.lotos_similarity(
+        product(f), product(g), jnp.eye(2), jnp.asarray(top(g, 2)), **args
+    )
     np.testing.assert_allclose([own, turned], [4.0, 4 * np.sqrt(2)], rtol=1e-5)
 
 
 def test_gradient_flows_into_both_models_and_not_into_vectors():
     """Against autodiff of the loop for convolutions; finite where a map annihilates a direction."""
-    kernels = [jnp.asarray(RNG.normal(size=(3, 3, 2, 4)), jnp.float32) for _ in range(2)]
-    vectors = [jnp.asarray(RNG.normal(size=(2, 5, 5, 2)), jnp.float32) for _ in range(2)]
-    conv = lambda kernel: lambda x: canonical_conv(x[None], kernel, (1, 1), "SAME")[0]  # noqa: E731
+    kernels = [
+        jnp.asarray(RNG.normal(size=(3, 3, 2, 4)), jnp.float32) for _ in range(2)
+    ]
+    vectors = [
+        jnp.asarray(RNG.normal(size=(2, 5, 5, 2)), jnp.float32) for _ in range(2)
+    ]
+    conv = lambda kernel: lambda x: canonical_conv(x[None], kernel, (1, 1), "SAME")[0]
 
     def penalty(kernels, vectors):
         return lotos.lotos_similarity(*map(conv, kernels), *vectors)
@@ -100,12 +124,19 @@ def test_gradient_flows_into_both_models_and_not_into_vectors():
         def lengths(kernel, block=block):
             weights = np.array([1, 0.99]) / 1.99
             unit = [v / jnp.linalg.norm(v.ravel()) for v in block]
-            return sum(w * jnp.linalg.norm(conv(kernel)(v).ravel()) for w, v in zip(weights, unit, strict=True))
+            return sum(
+                w * jnp.linalg.norm(conv(kernel)(v).ravel())
+                for w, v in zip(weights, unit, strict=True)
+            )
 
-        np.testing.assert_allclose(gradient, jax.grad(lengths)(kernel), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            gradient, jax.grad(lengths)(kernel), rtol=1e-4, atol=1e-5
+        )
         assert np.any(gradient != 0)
     assert all(np.all(block == 0) for block in by_vectors)
-    at_zero = jax.grad(lambda matrix: jnp.sum(lotos.stretch(lambda x: matrix @ x, jnp.eye(3))))(jnp.zeros((2, 3)))
+    at_zero = jax.grad(
+        lambda matrix: jnp.sum(lotos.stretch(lambda x: matrix @ x, jnp.eye(3)))
+    )(jnp.zeros((2, 3)))
     assert np.all(at_zero == 0)
 
 
@@ -125,26 +156,33 @@ def test_lotos_bad_input():
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 7), st.integers(8, 48))
-def test_one_direction_binds_its_neighbours_for_circular_convolutions(seed, taps, size):
+def test_one_direction_binds_its_neighbors_for_circular_convolutions(seed, taps, size):
     """Every frequency of every random kernel obeys the bound from every other."""
     rng = np.random.default_rng(seed)
     kernel = rng.normal(size=taps) * rng.choice([0, 1], size=taps, p=[0.2, 0.8])
     column = np.zeros(size)
     column[:taps] = kernel
     circulant = np.stack([np.roll(column, shift) for shift in range(size)], 1)
-    modes = np.exp(2j * np.pi * np.outer(np.arange(size), np.arange(size)) / size) / np.sqrt(size)
+    modes = np.exp(
+        2j * np.pi * np.outer(np.arange(size), np.arange(size)) / size
+    ) / np.sqrt(size)
     lengths = np.linalg.norm(circulant @ modes, axis=0)
     start, offset = int(rng.integers(size)), np.arange(size // 2 + 1)
-    bound = lotos.neighbour_bound(lengths[start], np.linalg.norm(kernel), num_taps=taps, offset=offset, size=size)
+    bound = lotos.neighbor_bound(
+        lengths[start], np.linalg.norm(kernel), num_taps=taps, offset=offset, size=size
+    )
     for sign in (1, -1):
-        assert np.all(lengths[(start + sign * offset) % size] <= np.asarray(bound) * (1 + 1e-5) + 1e-6)
+        assert np.all(
+            lengths[(start + sign * offset) % size]
+            <= np.asarray(bound) * (1 + 1e-5) + 1e-6
+        )
 
 
-def test_the_neighbour_bound_says_something():
+def test_the_neighbor_bound_says_something():
     """A kernel that kills a frequency leaves the next one short, and the bound knows it on a long signal."""
     kernel, size = np.array([1.0, -1.0]) / np.sqrt(2), 4096
     length = abs(np.sum(kernel * np.exp(2j * np.pi * np.arange(2) / size)))
-    bound = lotos.neighbour_bound(0.0, 1.0, num_taps=2, offset=1, size=size)
+    bound = lotos.neighbor_bound(0.0, 1.0, num_taps=2, offset=1, size=size)
     assert length <= bound < 0.06 * np.abs(kernel).sum()
 
 
@@ -158,8 +196,12 @@ def test_trs_by_hand():
             cosines.append(abs(np.sum(a * b)) / lengths if lengths else 0.0)
     for row in gradients.reshape(12, -1):
         squares.append(row @ row)
-    np.testing.assert_allclose(trs.gradient_similarity(gradients), np.mean(cosines), rtol=1e-5)
-    np.testing.assert_allclose(trs.gradient_magnitude(jnp.asarray(gradients)), 2 * np.mean(squares), rtol=1e-5)
+    np.testing.assert_allclose(
+        trs.gradient_similarity(gradients), np.mean(cosines), rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        trs.gradient_magnitude(jnp.asarray(gradients)), 2 * np.mean(squares), rtol=1e-5
+    )
     both = trs.trs_penalty(jnp.asarray(gradients), similarity=3.0, smoothness=0.5)
     np.testing.assert_allclose(both, 3 * np.mean(cosines) + np.mean(squares), rtol=1e-5)
     slope = jax.grad(lambda g: trs.trs_penalty(g))(jnp.asarray(gradients))

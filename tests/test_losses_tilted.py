@@ -10,15 +10,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unlearn_jax.losses.tilted import class_similarity, cosine, sharpen, tilted_loss, tilted_target
+from unlearn_jax.losses.tilted import (
+    class_similarity,
+    cosine,
+    sharpen,
+    tilted_loss,
+    tilted_target,
+)
 from unlearn_jax.types import InputError
 
 GONE = np.array([False, True, False, False, True])
-TOY = np.array([[1, 0, 0.5], [0.9, 0.1, 0.4], [-0.2, 1, 0], [0, -1, 0.3]])  # a row per class
+TOY = np.array(
+    [[1, 0, 0.5], [0.9, 0.1, 0.4], [-0.2, 1, 0], [0, -1, 0.3]]
+)  # a row per class
 
 
 def by_hand(logits, gone, similarity, beta):
-    """Renormalise, weigh, renormalise: the definition, in float64, for moderate logits."""
+    """Renormalize, weigh, renormalize: the definition, in float64, for moderate logits."""
     logits, similarity = np.asarray(logits, "f8"), np.asarray(similarity, "f8")
     odds = [0.0 if g else np.exp(z) for z, g in zip(logits, gone, strict=True)]
     tilted = [o * np.exp(beta * s) for o, s in zip(odds, similarity, strict=True)]
@@ -31,10 +39,14 @@ def draw(seed, *shape, scale=1.0):
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 999), beta=st.floats(0.0, 20.0), scale=st.floats(0.0, 20.0))
-def test_target_is_the_definition_a_distribution_and_zero_on_forgotten_classes(seed, beta, scale):
+def test_target_is_the_definition_a_distribution_and_zero_on_forgotten_classes(
+    seed, beta, scale
+):
     logits, similarity = draw(seed, 3, 5, scale=scale), draw(seed + 1, 3, 5)
     got = tilted_target(logits, GONE, similarity, beta=beta)
-    expected = [by_hand(z, GONE, s, beta) for z, s in zip(logits, similarity, strict=True)]
+    expected = [
+        by_hand(z, GONE, s, beta) for z, s in zip(logits, similarity, strict=True)
+    ]
     np.testing.assert_allclose(got, expected, rtol=2e-3, atol=1e-6)
     np.testing.assert_allclose(np.sum(got, -1), 1.0, rtol=1e-5)
     assert np.all(np.asarray(got)[:, GONE] == 0)
@@ -43,22 +55,37 @@ def test_target_is_the_definition_a_distribution_and_zero_on_forgotten_classes(s
 def test_shapes_broadcast_and_beta_may_be_traced():
     logits, similarity = draw(0, 2, 4, 5), draw(1, 5)
     masks = np.stack([GONE, np.roll(GONE, 1)])[:, None]
-    got = jax.jit(lambda beta: tilted_target(logits, jnp.asarray(masks), similarity, beta=beta))(3.0)
+    got = jax.jit(
+        lambda beta: tilted_target(logits, jnp.asarray(masks), similarity, beta=beta)
+    )(3.0)
     assert got.shape == (2, 4, 5)
-    np.testing.assert_allclose(got[1, 2], by_hand(logits[1, 2], masks[1, 0], similarity, 3.0), rtol=1e-4)
-    chex.assert_trees_all_close(tilted_target(logits[0, 0], GONE, similarity, beta=3.0), got[0, 0], rtol=1e-5)
+    np.testing.assert_allclose(
+        got[1, 2], by_hand(logits[1, 2], masks[1, 0], similarity, 3.0), rtol=1e-4
+    )
+    chex.assert_trees_all_close(
+        tilted_target(logits[0, 0], GONE, similarity, beta=3.0), got[0, 0], rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("height", [100.0, 1e4, -1e4])
 def test_saturated_logits(height):
     """Where ``p_f`` rounds to 1 the others' ratio is still that of their logits; the ratio form gives 0 / 0."""
-    logits, similarity = np.array([0, height, 2, 1, height], "f4"), np.array([0, 9, 0.1, 0.3, 9], "f4")
+    logits, similarity = (
+        np.array([0, height, 2, 1, height], "f4"),
+        np.array([0, 9, 0.1, 0.3, 9], "f4"),
+    )
     assert jax.nn.softmax(jnp.asarray(logits))[1] == (0.5 if height > 0 else 0.0)
     got = tilted_target(logits, GONE, similarity, beta=10.0)
-    np.testing.assert_allclose(got, by_hand([0, 0, 2, 1, 0], GONE, similarity, 10.0), rtol=1e-5)
-    high = tilted_target(np.array([1e4, 1e4, 0, -1e4, 0], "f4"), GONE, similarity, beta=10.0)
+    np.testing.assert_allclose(
+        got, by_hand([0, 0, 2, 1, 0], GONE, similarity, 10.0), rtol=1e-5
+    )
+    high = tilted_target(
+        np.array([1e4, 1e4, 0, -1e4, 0], "f4"), GONE, similarity, beta=10.0
+    )
     np.testing.assert_array_equal(high, [1, 0, 0, 0, 0])
-    gradient = jax.grad(tilted_loss)(jnp.asarray(logits), logits, GONE, similarity, beta=10.0)
+    gradient = jax.grad(tilted_loss)(
+        jnp.asarray(logits), logits, GONE, similarity, beta=10.0
+    )
     assert np.all(np.isfinite(gradient))
 
 
@@ -73,40 +100,61 @@ def test_no_tilt_is_the_target_of_delete():
 @pytest.mark.parametrize("beta", [1e6, float("inf")])
 def test_infinite_tilt_is_a_hard_relabel(beta):
     similarity = np.array([0.3, 9.0, -0.2, 0.8, 5.0], "f4")
-    got = jax.jit(functools.partial(tilted_target, draw(4, 7, 5, scale=3.0), GONE, similarity))(beta=beta)
+    got = jax.jit(
+        functools.partial(tilted_target, draw(4, 7, 5, scale=3.0), GONE, similarity)
+    )(beta=beta)
     np.testing.assert_array_equal(got, np.tile(np.eye(5)[3], (7, 1)))
     tied = np.array([0.8, 9.0, -0.2, 0.8, 5.0], "f4")
     got = tilted_target(np.array([1, 0, 9, 0, 0], "f4"), GONE, tied, beta=beta)
-    np.testing.assert_allclose(got, by_hand([1, 0, -np.inf, 0, 0], GONE, tied, 0.0), rtol=1e-6)
+    np.testing.assert_allclose(
+        got, by_hand([1, 0, -np.inf, 0, 0], GONE, tied, 0.0), rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("beta", [0.0, 7.0, float("inf")])
 def test_only_differences_of_similarity_count(beta):
     logits, similarity = draw(5, 4, 5), draw(6, 5)
     flat = tilted_target(logits, GONE, np.full(5, 0.4, "f4"), beta=beta)
-    np.testing.assert_allclose(flat, tilted_target(logits, GONE, similarity, beta=0.0), rtol=1e-5)
+    np.testing.assert_allclose(
+        flat, tilted_target(logits, GONE, similarity, beta=0.0), rtol=1e-5
+    )
     shifted = tilted_target(logits, GONE, similarity + 2.0, beta=beta)
-    np.testing.assert_allclose(shifted, tilted_target(logits, GONE, similarity, beta=beta), rtol=1e-4)
-    wild = np.where(GONE, np.inf, similarity)  # a forgotten class's own similarity is never looked at
-    np.testing.assert_array_equal(tilted_target(logits, GONE, wild, beta=beta)[:, ~GONE].sum(-1).round(5), 1.0)
+    np.testing.assert_allclose(
+        shifted, tilted_target(logits, GONE, similarity, beta=beta), rtol=1e-4
+    )
+    wild = np.where(
+        GONE, np.inf, similarity
+    )  # a forgotten class's own similarity is never looked at
+    np.testing.assert_array_equal(
+        tilted_target(logits, GONE, wild, beta=beta)[:, ~GONE].sum(-1).round(5), 1.0
+    )
 
 
 def test_expected_similarity_grows_with_beta_by_its_variance():
     logits, similarity = draw(7, 5), draw(8, 5)
     q = tilted_target(logits, GONE, similarity, beta=1.5)
-    slope = jax.grad(lambda beta: jnp.sum(tilted_target(logits, GONE, similarity, beta=beta) * similarity))(1.5)
+    slope = jax.grad(
+        lambda beta: jnp.sum(
+            tilted_target(logits, GONE, similarity, beta=beta) * similarity
+        )
+    )(1.5)
     variance = np.sum(q * similarity**2) - np.sum(q * similarity) ** 2
     assert variance > 0.01
     np.testing.assert_allclose(slope, variance, rtol=1e-4)
 
 
 def test_target_is_the_information_projection():
-    """No distribution with the same expected similarity is closer to the renormalised prediction."""
+    """No distribution with the same expected similarity is closer to the renormalized prediction."""
     rng = np.random.default_rng(9)
     logits, similarity, stay = draw(10, 8), draw(11, 8), np.arange(8) != 2
-    r, q = (np.asarray(tilted_target(logits, ~stay, similarity, beta=b), "f8")[stay] for b in (0.0, 2.0))
+    r, q = (
+        np.asarray(tilted_target(logits, ~stay, similarity, beta=b), "f8")[stay]
+        for b in (0.0, 2.0)
+    )
     basis = np.stack([np.ones(7), similarity[stay]])
-    null = np.linalg.svd(basis)[2][2:]  # directions that keep both the sum and the expected similarity
+    null = np.linalg.svd(basis)[2][
+        2:
+    ]  # directions that keep both the sum and the expected similarity
 
     def divergence(p):
         return np.sum(p * np.log(p / r))
@@ -115,7 +163,11 @@ def test_target_is_the_information_projection():
     for _ in range(50):
         step = rng.normal(size=5) @ null
         moved = q + 0.5 * rng.uniform() * np.min(q) / np.max(np.abs(step)) * step
-        np.testing.assert_allclose([moved.sum(), moved @ similarity[stay]], [q.sum(), q @ similarity[stay]], atol=1e-9)
+        np.testing.assert_allclose(
+            [moved.sum(), moved @ similarity[stay]],
+            [q.sum(), q @ similarity[stay]],
+            atol=1e-9,
+        )
         gains.append(divergence(moved) - divergence(q))
     assert min(gains) > -1e-7  # the target's own rounding
     assert max(gains) > 1e-5
@@ -128,7 +180,9 @@ def test_loss_is_the_divergence_up_to_entropy_and_its_gradient_the_difference():
     losses = tilted_loss(logits, teacher, GONE, similarity, beta=2.0)
     kept_q, kept_p = q[:, ~GONE], p[:, ~GONE]
     divergence = np.sum(kept_q * np.log(kept_q / kept_p), -1)
-    np.testing.assert_allclose(losses, divergence - np.sum(kept_q * np.log(kept_q), -1), rtol=1e-5)
+    np.testing.assert_allclose(
+        losses, divergence - np.sum(kept_q * np.log(kept_q), -1), rtol=1e-5
+    )
 
     def total(logits, teacher):
         return jnp.sum(tilted_loss(logits, teacher, GONE, similarity, beta=2.0))
@@ -150,8 +204,15 @@ def test_loss_is_the_divergence_up_to_entropy_and_its_gradient_the_difference():
     ],
 )
 def test_golden_similarities(knobs, expected):
-    got = jax.jit(functools.partial(class_similarity, **knobs))(jnp.asarray(TOY.T, "f4"))
-    np.testing.assert_allclose(got[0, 1:], expected, rtol=0.03 if knobs.get("temperature") == 0.1 else 0, atol=2e-5)
+    got = jax.jit(functools.partial(class_similarity, **knobs))(
+        jnp.asarray(TOY.T, "f4")
+    )
+    np.testing.assert_allclose(
+        got[0, 1:],
+        expected,
+        rtol=0.03 if knobs.get("temperature") == 0.1 else 0,
+        atol=2e-5,
+    )
     diagonal = 0.0 if "temperature" in knobs else 1.0
     np.testing.assert_allclose(np.diag(got), diagonal, atol=1e-5)
 
@@ -159,7 +220,9 @@ def test_golden_similarities(knobs, expected):
 def test_all_components_are_none_and_rotations_do_not_matter():
     kernel, turn = draw(15, 6, 4), np.linalg.qr(draw(16, 6, 6))[0]
     plain = class_similarity(kernel)
-    np.testing.assert_allclose(class_similarity(kernel, num_components=3), plain, atol=1e-5)
+    np.testing.assert_allclose(
+        class_similarity(kernel, num_components=3), plain, atol=1e-5
+    )
     np.testing.assert_allclose(class_similarity(turn @ kernel), plain, atol=1e-5)
     np.testing.assert_allclose(plain, plain.T, atol=1e-6)
 
@@ -181,5 +244,8 @@ def test_a_vector_of_zeros_is_similar_to_nothing():
 @pytest.mark.parametrize(("knobs", "most"), [({}, 3), ({"center": False}, 4)])
 def test_too_many_components(knobs, most):
     for number in (0, most + 1):
-        with pytest.raises(InputError, match=rf"num_components must be in 1\.\.{most} for 4 classes of 6 features"):
+        with pytest.raises(
+            InputError,
+            match=rf"num_components must be in 1\.\.{most} for 4 classes of 6 features",
+        ):
             class_similarity(draw(18, 6, 4), num_components=number, **knobs)

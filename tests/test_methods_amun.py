@@ -31,10 +31,14 @@ def linear(weights, images):
 def problem():
     """Forty images that a linear model labels itself, six to forget, with their D_A."""
     rng = np.random.default_rng(2)
-    model = models.from_functions(lambda key: jax.random.normal(key, (16, CLASSES)), linear)
+    model = models.from_functions(
+        lambda key: jax.random.normal(key, (16, CLASSES)), linear
+    )
     variables = model.init(jax.random.key(5))
     images = rng.uniform(0.3, 0.7, (40, 4, 4, 1)).astype("f4")
-    data = Dataset(images, np.argmax(linear(np.asarray(variables.params), images), -1).astype("i4"))
+    data = Dataset(
+        images, np.argmax(linear(np.asarray(variables.params), images), -1).astype("i4")
+    )
     bare = methods.make_problem(model, variables, data, FORGET)
     result = methods.attack_forget_set(bare, **ATTACK)
     assert np.all(result.status == Status.FOUND)
@@ -43,13 +47,18 @@ def problem():
 
 @pytest.fixture(scope="module")
 def clean(problem):
-    return np.asarray(problem.train.images)[FORGET], np.asarray(problem.train.labels)[FORGET]
+    return (
+        np.asarray(problem.train.images)[FORGET],
+        np.asarray(problem.train.labels)[FORGET],
+    )
 
 
 def with_failures(problem, failed, epsilon=None):
     """The same problem, some of whose searches failed at the clean image."""
     result, forget = problem.adversarial, methods.forget_set(problem)
-    choose = lambda old, new: jnp.where(jnp.asarray(failed).reshape(-1, *(1,) * (old.ndim - 1)), new, old)  # noqa: E731
+    choose = lambda old, new: jnp.where(
+        jnp.asarray(failed).reshape(-1, *(1,) * (old.ndim - 1)), new, old
+    )
     radius = result.epsilon if epsilon is None else jnp.full(SIZE, epsilon)
     status = choose(result.status, jnp.full(SIZE, Status.NOT_FOUND, jnp.int32))
     return AttackResult(
@@ -66,7 +75,9 @@ def test_every_replacement_is_what_its_name_says(problem, clean, key):
     found = np.asarray(result.labels)
 
     def made(replace):
-        samples = adversarial_samples(jax.random.clone(key), problem, result, replace=replace, redraw="once")
+        samples = adversarial_samples(
+            jax.random.clone(key), problem, result, replace=replace, redraw="once"
+        )
         assert np.all(samples.used)
         assert samples.allowed is None
         return np.asarray(samples.images), np.asarray(samples.labels)
@@ -81,15 +92,24 @@ def test_every_replacement_is_what_its_name_says(problem, clean, key):
         got_images, got_labels = made(replace)
         np.testing.assert_array_equal(got_images, images)
         if labels is None:
-            assert np.all((got_labels != y) & (got_labels != found) & (got_labels >= 0) & (got_labels < CLASSES))
+            assert np.all(
+                (got_labels != y)
+                & (got_labels != found)
+                & (got_labels >= 0)
+                & (got_labels < CLASSES)
+            )
         else:
             np.testing.assert_array_equal(got_labels, labels)
     images, labels = made("random_point")
     np.testing.assert_array_equal(labels, found)
     radius = np.sqrt(np.sum((np.asarray(result.images) - x) ** 2, (1, 2, 3)))
     assert images.min() > 0, "no point may be clipped here"
-    np.testing.assert_allclose(np.sqrt(np.sum((images - x) ** 2, (1, 2, 3))), radius, rtol=1e-4)
-    towards = np.sum((images - x) * (np.asarray(result.images) - x), (1, 2, 3)) / radius**2
+    np.testing.assert_allclose(
+        np.sqrt(np.sum((images - x) ** 2, (1, 2, 3))), radius, rtol=1e-4
+    )
+    towards = (
+        np.sum((images - x) * (np.asarray(result.images) - x), (1, 2, 3)) / radius**2
+    )
     assert np.all(np.abs(towards) < 0.9), "a random direction, not the adversarial one"
 
 
@@ -101,17 +121,24 @@ def test_random_points_are_clipped_to_the_image_box(problem, key):
 
 
 @settings(max_examples=10, deadline=None)
-@given(st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=1, max_size=4), st.integers(0, 99))
+@given(
+    st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=1, max_size=4),
+    st.integers(0, 99),
+)
 def test_drawn_labels_are_allowed_or_kept(rows, seed):
     allowed, labels = np.array(rows), np.full(len(rows), 7, "i4")
-    drawn = np.asarray(draw_labels(jax.random.key(seed), jnp.asarray(labels), jnp.asarray(allowed)))
+    drawn = np.asarray(
+        draw_labels(jax.random.key(seed), jnp.asarray(labels), jnp.asarray(allowed))
+    )
     for row, label in zip(allowed, drawn, strict=True):
         assert label == 7 if not row.any() else row[label]
 
 
 def test_drawn_labels_are_uniform(key):
     allowed = jnp.tile(jnp.array([[True, False, True, True]]), (3000, 1))
-    counts = np.bincount(np.asarray(draw_labels(key, jnp.zeros(3000, jnp.int32), allowed)), minlength=4)
+    counts = np.bincount(
+        np.asarray(draw_labels(key, jnp.zeros(3000, jnp.int32), allowed)), minlength=4
+    )
     assert counts[1] == 0
     np.testing.assert_allclose(counts[[0, 2, 3]] / 3000, 1 / 3, atol=0.04)
 
@@ -125,7 +152,9 @@ def step(weights, x, labels, rate=1.0):
     return weights - rate * flat.T @ (probs - np.eye(CLASSES)[labels]) / len(x)
 
 
-@pytest.mark.parametrize(("retain", "forget"), [(True, True), (False, True), (True, False), (False, False)])
+@pytest.mark.parametrize(
+    ("retain", "forget"), [(True, True), (False, True), (True, False), (False, False)]
+)
 def test_whole_batches_are_plain_gradient_descent(problem, clean, key, retain, forget):
     """One batch per epoch: D_R, D_F and D_A with equal weight per sample."""
     x, y = np.asarray(problem.train.images), np.asarray(problem.train.labels)
@@ -144,11 +173,17 @@ def test_whole_batches_are_plain_gradient_descent(problem, clean, key, retain, f
 def labels_seen(before, after, x):
     """Which labels a step of rate 1 was taken on: undoes the product with the images."""
     flat = x.reshape(len(x), -1).astype(np.float64)
-    residual = np.linalg.pinv(flat.T) @ (np.asarray(before, np.float64) - np.asarray(after)) * len(x)
+    residual = (
+        np.linalg.pinv(flat.T)
+        @ (np.asarray(before, np.float64) - np.asarray(after))
+        * len(x)
+    )
     logits = flat @ np.asarray(before, np.float64)
     probs = np.exp(logits - logits.max(-1, keepdims=True))
     target = probs / probs.sum(-1, keepdims=True) - residual
-    np.testing.assert_allclose(np.sort(target, -1), np.eye(CLASSES)[[-1] * len(x)], atol=0.1)
+    np.testing.assert_allclose(
+        np.sort(target, -1), np.eye(CLASSES)[[-1] * len(x)], atol=0.1
+    )
     return np.argmax(target, -1)
 
 
@@ -157,12 +192,19 @@ def test_labels_are_drawn_for_every_batch_or_once(problem, clean, key, redraw):
     (x, y), path = clean, [problem.variables.params]
     for num_epochs in (1, 2, 3):
         method = methods.amun(
-            retain=False, forget=False, replace="random_label", redraw=redraw, **PLAIN, num_epochs=num_epochs
+            retain=False,
+            forget=False,
+            replace="random_label",
+            redraw=redraw,
+            **PLAIN,
+            num_epochs=num_epochs,
         )
         path.append(method(jax.random.clone(key), problem)[0].params)
     seen = [labels_seen(before, after, x) for before, after in itertools.pairwise(path)]
     for labels in seen:
-        assert np.all((labels != y) & (labels != np.asarray(problem.adversarial.labels)))
+        assert np.all(
+            (labels != y) & (labels != np.asarray(problem.adversarial.labels))
+        )
     assert np.all(seen[0] == seen[1]) == (redraw == "once")
     assert np.all(seen[1] == seen[2]) == (redraw == "once")
 
@@ -173,7 +215,9 @@ def test_policies_for_failed_searches(problem, clean, key):
     logits = linear(np.asarray(problem.variables.params), x)
     second = np.argsort(logits, -1)[:, -2]
     made = {
-        policy: adversarial_samples(jax.random.clone(key), problem, result, failures=policy, redraw="once")
+        policy: adversarial_samples(
+            jax.random.clone(key), problem, result, failures=policy, redraw="once"
+        )
         for policy in ("drop", "keep", "runner_up", "random_label")
     }
     np.testing.assert_array_equal(made["drop"].used, ~failed)
@@ -185,18 +229,28 @@ def test_policies_for_failed_searches(problem, clean, key):
     np.testing.assert_array_equal(made["runner_up"].labels[failed], second[failed])
     assert np.all(np.asarray(made["random_label"].labels)[failed] != y[failed])
     redrawn = adversarial_samples(key, problem, result, failures="random_label")
-    np.testing.assert_array_equal(redrawn.allowed, (np.arange(CLASSES) != y[:, None]) & failed[:, None])
+    np.testing.assert_array_equal(
+        redrawn.allowed, (np.arange(CLASSES) != y[:, None]) & failed[:, None]
+    )
 
 
 def test_failed_searches_are_targeted_within_their_radius(problem, clean, key):
     (x, y), failed = clean, np.array([True, True, False, True, True, False])
     second = np.argsort(linear(np.asarray(problem.variables.params), x), -1)[:, -2]
-    targeted = lambda result: adversarial_samples(  # noqa: E731
-        jax.random.clone(key), problem, result, failures="targeted", attack=ATTACK | {"batch_size": 3}
+    targeted = lambda result: adversarial_samples(
+        jax.random.clone(key),
+        problem,
+        result,
+        failures="targeted",
+        attack=ATTACK | {"batch_size": 3},
     )
     wide = targeted(with_failures(problem, failed, epsilon=1.0))
-    np.testing.assert_array_equal(wide.images[~failed], problem.adversarial.images[~failed])
-    predicted = np.argmax(linear(np.asarray(problem.variables.params), np.asarray(wide.images)), -1)
+    np.testing.assert_array_equal(
+        wide.images[~failed], problem.adversarial.images[~failed]
+    )
+    predicted = np.argmax(
+        linear(np.asarray(problem.variables.params), np.asarray(wide.images)), -1
+    )
     np.testing.assert_array_equal(wide.labels, predicted)
     np.testing.assert_array_equal(wide.labels[failed], second[failed])
     assert np.all(wide.labels != y)
@@ -217,18 +271,28 @@ def test_controls_drop_what_amun_drops_and_images_that_are_not_finite(problem, k
 
 
 def poison(problem, mask):
-    images = np.where(mask[:, None, None, None], np.nan, np.asarray(problem.train.images)).astype("f4")
+    images = np.where(
+        mask[:, None, None, None], np.nan, np.asarray(problem.train.images)
+    ).astype("f4")
     data = Dataset(images, problem.train.labels)
-    return methods.make_problem(problem.model, problem.variables, data, FORGET, problem.adversarial)
+    return methods.make_problem(
+        problem.model, problem.variables, data, FORGET, problem.adversarial
+    )
 
 
 KNOBS = {"num_epochs": 2, "batch_size": 4, "learning_rate": 0.05}
 ALONE = KNOBS | {"retain": False, "forget": False}
 CASES = {
     # name: (method, what it must not read)
-    "adversarial_random_label": (methods.amun(replace="adversarial_random_label", **ALONE), np.ones(40, bool)),
+    "adversarial_random_label": (
+        methods.amun(replace="adversarial_random_label", **ALONE),
+        np.ones(40, bool),
+    ),
     "random_point": (methods.amun(replace="random_point", **ALONE), ~FORGET),
-    "random_label R": (methods.amun(replace="random_label", failures="random_label", **KNOBS), np.zeros(40, bool)),
+    "random_label R": (
+        methods.amun(replace="random_label", failures="random_label", **KNOBS),
+        np.zeros(40, bool),
+    ),
     "targeted": (methods.amun(failures="targeted", attack=ATTACK, **ALONE), ~FORGET),
     "salun": (amun_salun(share=0.3, **KNOBS | {"retain": False}), ~FORGET),
 }
@@ -247,7 +311,9 @@ def test_reads_only_what_it_claims_and_follows_its_key(name, problem, key):
 
 def test_salun_with_every_weight_is_amun(problem, key):
     knobs = KNOBS | {"forget": False, "failures": "keep"}
-    whole, info = jax.jit(amun_salun(share=1.0, **knobs))(jax.random.clone(key), problem)
+    whole, info = jax.jit(amun_salun(share=1.0, **knobs))(
+        jax.random.clone(key), problem
+    )
     amun, spent = jax.jit(methods.amun(**knobs))(key, problem)
     chex.assert_trees_all_close(whole, amun, rtol=1e-5, atol=1e-6)
     assert info.num_gradients == spent.num_gradients + SIZE  # the mask's
@@ -259,18 +325,29 @@ def test_salun_moves_the_masked_weights_only_unless_decay_leaks(problem, key):
     before = np.asarray(problem.variables.params)
     held, _ = amun_salun(share=0.25, **KNOBS)(jax.random.clone(key), problem)
     np.testing.assert_array_equal(np.asarray(held.params) != before, mask)
-    leaky, _ = amun_salun(share=0.25, leak=True, weight_decay=0.1, **KNOBS)(key, problem)
+    leaky, _ = amun_salun(share=0.25, leak=True, weight_decay=0.1, **KNOBS)(
+        key, problem
+    )
     assert np.all(np.asarray(leaky.params) != before)
-    assert np.all(np.abs(leaky.params)[~mask] < np.abs(before)[~mask]), "decay alone moves the others"
+    assert np.all(np.abs(leaky.params)[~mask] < np.abs(before)[~mask]), (
+        "decay alone moves the others"
+    )
 
 
 def test_targeted_needs_the_knobs_of_the_attack_that_made_the_set(problem, key):
     with pytest.raises(InputError, match="give the attack's knobs"):
         methods.amun(failures="targeted", **KNOBS)(jax.random.clone(key), problem)
     with pytest.raises(InputError, match="give the attack's knobs"):
-        adversarial_samples(jax.random.clone(key), problem, problem.adversarial, failures="targeted")
-    for attack, asked in (({}, problem), (None, dataclasses.replace(problem, adversarial=None))):
-        variables, _ = jax.eval_shape(methods.amun(failures="targeted", attack=attack, **KNOBS), key, asked)
+        adversarial_samples(
+            jax.random.clone(key), problem, problem.adversarial, failures="targeted"
+        )
+    for attack, asked in (
+        ({}, problem),
+        (None, dataclasses.replace(problem, adversarial=None)),
+    ):
+        variables, _ = jax.eval_shape(
+            methods.amun(failures="targeted", attack=attack, **KNOBS), key, asked
+        )
         assert variables.params.shape == (16, CLASSES)
 
 
@@ -278,9 +355,13 @@ def test_no_image_is_read_or_augmented_in_the_place_of_an_adversarial_one(proble
     """The last training sample is to be forgotten; an augmentation mixes the whole batch it is given."""
     forget = np.roll(FORGET, 3)
     assert forget[-1]
-    images = np.where(forget[:, None, None, None], np.nan, problem.train.images).astype("f4")
+    images = np.where(forget[:, None, None, None], np.nan, problem.train.images).astype(
+        "f4"
+    )
     data = Dataset(images, problem.train.labels)
-    hidden = methods.make_problem(problem.model, problem.variables, data, forget, problem.adversarial)
+    hidden = methods.make_problem(
+        problem.model, problem.variables, data, forget, problem.adversarial
+    )
 
     def mix(keys, images):
         return 0.5 * images + 0.5 * jnp.mean(images, 0, keepdims=True)
@@ -288,7 +369,9 @@ def test_no_image_is_read_or_augmented_in_the_place_of_an_adversarial_one(proble
     def refuse(keys, images):
         raise AssertionError("nothing to augment")
 
-    mixed, info = jax.jit(methods.amun(forget=False, augment=mix, **KNOBS))(jax.random.clone(key), hidden)
+    mixed, info = jax.jit(methods.amun(forget=False, augment=mix, **KNOBS))(
+        jax.random.clone(key), hidden
+    )
     chex.assert_tree_all_finite((mixed, info.losses))
     alone, _ = methods.amun(augment=refuse, **ALONE)(jax.random.clone(key), hidden)
     chex.assert_trees_all_equal(alone, methods.amun(**ALONE)(key, problem)[0])
@@ -297,17 +380,30 @@ def test_no_image_is_read_or_augmented_in_the_place_of_an_adversarial_one(proble
 @pytest.mark.parametrize("how", ["map", "vmap"])
 def test_maps_over_forget_sets(problem, key, how):
     masks = jnp.stack([jnp.roll(problem.forget, shift) for shift in range(2)])
-    method = methods.amun(failures="targeted", replace="random_label", attack=ATTACK | {"num_radii": 2}, **KNOBS)
+    method = methods.amun(
+        failures="targeted",
+        replace="random_label",
+        attack=ATTACK | {"num_radii": 2},
+        **KNOBS,
+    )
     keys = jax.random.split(key, 2)
 
     def one(item, train):
         key, mask = item
-        return method(key, Problem(problem.model, problem.variables, train, mask, SIZE))[0]
+        return method(
+            key, Problem(problem.model, problem.variables, train, mask, SIZE)
+        )[0]
 
-    with jax.debug_key_reuse(how != "vmap"):  # the checker takes a mapped fold_in for a use
-        mapped = replicas.map_models(replicas.mapper(how, num_models=2), one, (keys, masks), problem.train)
+    with jax.debug_key_reuse(
+        how != "vmap"
+    ):  # the checker takes a mapped fold_in for a use
+        mapped = replicas.map_models(
+            replicas.mapper(how, num_models=2), one, (keys, masks), problem.train
+        )
     single = jax.jit(one)((jax.random.clone(keys)[1], masks[1]), problem.train)
-    chex.assert_trees_all_close(replicas.unstack(mapped, 1), single, rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_close(
+        replicas.unstack(mapped, 1), single, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_bad_input(problem, key):
@@ -320,6 +416,8 @@ def test_bad_input(problem, key):
         amun_salun(share=1.5)
     two = models.from_functions(lambda key: jnp.zeros((16, 2)), linear)
     data = Dataset(problem.train.images, problem.train.labels % 2)
-    small = methods.make_problem(two, two.init(jax.random.key(0)), data, FORGET, problem.adversarial)
+    small = methods.make_problem(
+        two, two.init(jax.random.key(0)), data, FORGET, problem.adversarial
+    )
     with pytest.raises(InputError, match="the model has 2 classes, three are needed"):
         methods.amun(replace="random_label", **KNOBS)(key, small)

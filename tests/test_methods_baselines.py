@@ -23,7 +23,7 @@ from method_checks import (
 )
 
 from unlearn_jax import methods
-from unlearn_jax.methods.boundary_shrink import boundary_shrink, neighbour_labels
+from unlearn_jax.methods.boundary_shrink import boundary_shrink, neighbor_labels
 from unlearn_jax.methods.gradient_ascent import gradient_ascent
 from unlearn_jax.methods.l1_sparse import l1_sparse
 from unlearn_jax.methods.neggrad_plus import neggrad_plus
@@ -38,10 +38,19 @@ CASES = {
     "gradient_ascent R": (gradient_ascent(**KNOBS, retain=True), BOTH),
     "neggrad_plus": (neggrad_plus(**KNOBS, forget_batch_size=4), BOTH),
     "random_label": (random_label(**KNOBS), BOTH),
-    "random_label F": (random_label(**KNOBS, retain=False, labels="any", redraw="once"), FORGET),
-    "random_label ordered": (random_label(**KNOBS, order="forget_first", redraw="once"), BOTH),
+    "random_label F": (
+        random_label(**KNOBS, retain=False, labels="any", redraw="once"),
+        FORGET,
+    ),
+    "random_label ordered": (
+        random_label(**KNOBS, order="forget_first", redraw="once"),
+        BOTH,
+    ),
     "boundary_shrink": (boundary_shrink(**KNOBS, batch_stats="freeze"), FORGET),
-    "boundary_shrink R": (boundary_shrink(**KNOBS, retain=True, relabel="epoch", discretize=True), BOTH),
+    "boundary_shrink R": (
+        boundary_shrink(**KNOBS, retain=True, relabel="epoch", discretize=True),
+        BOTH,
+    ),
     "l1_sparse": (l1_sparse(**KNOBS), RETAIN),
 }
 FULL = {"num_epochs": 3, "batch_size": 30}
@@ -53,30 +62,56 @@ def test_reads_only_what_it_claims_and_is_pure(name, normed, blobs, key):
 
 
 @pytest.mark.parametrize(
-    "name", ["gradient_ascent R", "neggrad_plus", "random_label", "boundary_shrink R", "l1_sparse"]
+    "name",
+    [
+        "gradient_ascent R",
+        "neggrad_plus",
+        "random_label",
+        "boundary_shrink R",
+        "l1_sparse",
+    ],
 )
 def test_maps_over_forget_sets(name, blobs, key):
     check_mapped(CASES[name][0], blobs, key)
 
 
 def halves(blobs):
-    return (blobs.images[HALF], blobs.labels[HALF]), (blobs.images[~HALF], blobs.labels[~HALF])
+    return (blobs.images[HALF], blobs.labels[HALF]), (
+        blobs.images[~HALF],
+        blobs.labels[~HALF],
+    )
 
 
 @pytest.mark.parametrize("retain", [False, True])
 def test_gradient_ascent_climbs(retain, blobs, key):
     problem, (forget, kept) = linear_problem(blobs), halves(blobs)
-    got = traced(gradient_ascent, {"learning_rate": 0.3}, problem, key, 180 if retain else 90, **FULL, retain=retain)
-    epoch = [lambda w: gradient(w, *kept), lambda w: -gradient(w, *forget)][0 if retain else 1 :]
-    np.testing.assert_allclose(got, descend(problem.variables.params, 3 * epoch, 0.3), rtol=1e-4, atol=1e-5)
+    got = traced(
+        gradient_ascent,
+        {"learning_rate": 0.3},
+        problem,
+        key,
+        180 if retain else 90,
+        **FULL,
+        retain=retain,
+    )
+    epoch = [lambda w: gradient(w, *kept), lambda w: -gradient(w, *forget)][
+        0 if retain else 1 :
+    ]
+    np.testing.assert_allclose(
+        got, descend(problem.variables.params, 3 * epoch, 0.3), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_neggrad_plus_weighs_both_sets(blobs, key):
     problem, (forget, kept) = linear_problem(blobs), halves(blobs)
     k_a, k_b, k_c = jax.random.split(key, 3)
-    got = traced(neggrad_plus, {"alpha": 0.8, "learning_rate": 0.3}, problem, k_a, 180, **FULL)
+    got = traced(
+        neggrad_plus, {"alpha": 0.8, "learning_rate": 0.3}, problem, k_a, 180, **FULL
+    )
     steps = 3 * [lambda w: 0.8 * gradient(w, *kept) - 0.2 * gradient(w, *forget)]
-    np.testing.assert_allclose(got, descend(problem.variables.params, steps, 0.3), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        got, descend(problem.variables.params, steps, 0.3), rtol=1e-4, atol=1e-5
+    )
     # with all the weight on D_R it is fine-tuning
     edge, _ = neggrad_plus(**FULL, alpha=1.0)(k_b, problem)
     plain, _ = methods.finetune(**FULL)(k_c, problem)
@@ -84,19 +119,29 @@ def test_neggrad_plus_weighs_both_sets(blobs, key):
 
 
 @settings(max_examples=10, deadline=None)
-@given(seed=st.integers(0, 99), num_classes=st.integers(2, 5), kind=st.sampled_from(["wrong", "any"]))
+@given(
+    seed=st.integers(0, 99),
+    num_classes=st.integers(2, 5),
+    kind=st.sampled_from(["wrong", "any"]),
+)
 def test_random_labels_are_uniform_over_their_classes(seed, num_classes, kind):
     truth = jnp.arange(2000) % num_classes
-    drawn = np.asarray(random_labels(jax.random.key(seed), truth, num_classes, kind=kind))
+    drawn = np.asarray(
+        random_labels(jax.random.key(seed), truth, num_classes, kind=kind)
+    )
     counts = np.zeros((num_classes, num_classes))
     np.add.at(counts, (truth, drawn), 1)
     classes = num_classes - (kind == "wrong")
-    expected = 2000 / num_classes / classes * (1 - np.eye(num_classes) * (kind == "wrong"))
+    expected = (
+        2000 / num_classes / classes * (1 - np.eye(num_classes) * (kind == "wrong"))
+    )
     assert np.all(np.abs(counts - expected) <= 6 * np.sqrt(expected))
     assert drawn.dtype == truth.dtype
 
 
-BASIS = Dataset(np.eye(16, dtype="f4").reshape(16, 4, 4, 1), np.arange(16, dtype="i4") % 3)
+BASIS = Dataset(
+    np.eye(16, dtype="f4").reshape(16, 4, 4, 1), np.arange(16, dtype="i4") % 3
+)
 """Sample ``i`` moves row ``i`` of the weights and no other, so its row tells the labels it was trained on."""
 
 
@@ -106,23 +151,46 @@ def row_gradients(labels, rows):
 
 def test_random_label_trains_on_its_labels(key):
     truth, first = BASIS.labels, np.arange(16) < 8
-    problem = methods.make_problem(LINEAR, Variables(jnp.zeros((16, 3)), {}), BASIS, first)
-    knobs, (k_a, k_b, k_c) = {"num_epochs": 3, "batch_size": 16}, jax.random.split(key, 3)
-    once = traced(random_label, {"learning_rate": 0.3}, problem, k_a, 48, **knobs, redraw="once")
+    problem = methods.make_problem(
+        LINEAR, Variables(jnp.zeros((16, 3)), {}), BASIS, first
+    )
+    knobs, (k_a, k_b, k_c) = (
+        {"num_epochs": 3, "batch_size": 16},
+        jax.random.split(key, 3),
+    )
+    once = traced(
+        random_label, {"learning_rate": 0.3}, problem, k_a, 48, **knobs, redraw="once"
+    )
     drawn = once.argmax(-1)
     assert np.all(drawn[first] != truth[first])
     np.testing.assert_array_equal(drawn[~first], truth[~first])
-    expected = descend(np.zeros((16, 3)), 3 * [row_gradients(drawn, np.arange(16))], 0.3)
+    expected = descend(
+        np.zeros((16, 3)), 3 * [row_gradients(drawn, np.arange(16))], 0.3
+    )
     np.testing.assert_allclose(once, expected, rtol=1e-4, atol=1e-6)
     redrawn = traced(random_label, {"learning_rate": 0.3}, problem, k_b, 48, **knobs)
     np.testing.assert_allclose(redrawn[~first], expected[~first], rtol=1e-4, atol=1e-6)
-    assert np.sum(np.ptp(redrawn[first], axis=-1) < np.ptp(expected[first], axis=-1) - 1e-3) > 2  # labels mixed
+    assert (
+        np.sum(
+            np.ptp(redrawn[first], axis=-1) < np.ptp(expected[first], axis=-1) - 1e-3
+        )
+        > 2
+    )  # labels mixed
     ordered = traced(
-        random_label, {"learning_rate": 0.3}, problem, k_c, 16, num_epochs=1, batch_size=8, order="forget_first"
+        random_label,
+        {"learning_rate": 0.3},
+        problem,
+        k_c,
+        16,
+        num_epochs=1,
+        batch_size=8,
+        order="forget_first",
     )
     labels = np.where(first, ordered.argmax(-1), truth)
     steps = [row_gradients(labels, first), row_gradients(labels, ~first)]
-    np.testing.assert_allclose(ordered, descend(np.zeros((16, 3)), steps, 0.3), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        ordered, descend(np.zeros((16, 3)), steps, 0.3), rtol=1e-4, atol=1e-6
+    )
 
 
 def slow_labels(w, images, labels, bound, discretize=False):
@@ -138,22 +206,28 @@ def slow_labels(w, images, labels, bound, discretize=False):
 
 
 @pytest.mark.parametrize("discretize", [False, True])
-def test_neighbour_labels(discretize, blobs):
+def test_neighbor_labels(discretize, blobs):
     problem, (forget, _) = linear_problem(blobs), halves(blobs)
-    label = jax.jit(lambda bound: neighbour_labels(problem, problem.variables, bound=bound, discretize=discretize))
+    label = jax.jit(
+        lambda bound: neighbor_labels(
+            problem, problem.variables, bound=bound, discretize=discretize
+        )
+    )
     w = np.asarray(problem.variables.params, "f8")
     near, wide = label(0.1), label(0.5)
     np.testing.assert_array_equal(near, slow_labels(w, *forget, 0.1, discretize))
     np.testing.assert_array_equal(wide, slow_labels(w, *forget, 0.5, discretize))
     assert np.any(near != wide)
-    np.testing.assert_array_equal(label(0.0), np.argmax(forget[0].reshape(30, -1) @ w, -1))
+    np.testing.assert_array_equal(
+        label(0.0), np.argmax(forget[0].reshape(30, -1) @ w, -1)
+    )
 
 
-def test_confident_samples_have_neighbours_too(blobs):
+def test_confident_samples_have_neighbors_too(blobs):
     """Cross-entropy of a margin of hundreds has no gradient left in float32; the labels must not depend on it."""
     problem, (forget, _) = linear_problem(blobs), halves(blobs)
     sure = Variables(300 * problem.variables.params, {})
-    labels = neighbour_labels(problem, sure, bound=0.5)
+    labels = neighbor_labels(problem, sure, bound=0.5)
     w = np.asarray(problem.variables.params, "f8")
     np.testing.assert_array_equal(labels, slow_labels(w, *forget, 0.5))
 
@@ -161,8 +235,18 @@ def test_confident_samples_have_neighbours_too(blobs):
 @pytest.mark.parametrize(("relabel", "retain"), [("original", False), ("epoch", True)])
 def test_boundary_shrink_trains_on_its_labels(relabel, retain, blobs, key):
     problem, (forget, kept) = linear_problem(blobs), halves(blobs)
-    knobs, cost = {"relabel": relabel, "retain": retain, **FULL}, 3 * (30 + 60) if retain else 3 * 30 + 30
-    got = traced(boundary_shrink, {"learning_rate": 2.0, "bound": 0.2}, problem, key, cost, **knobs)
+    knobs, cost = (
+        {"relabel": relabel, "retain": retain, **FULL},
+        (3 * (30 + 60) if retain else 3 * 30 + 30),
+    )
+    got = traced(
+        boundary_shrink,
+        {"learning_rate": 2.0, "bound": 0.2},
+        problem,
+        key,
+        cost,
+        **knobs,
+    )
     original, labels = np.asarray(problem.variables.params, "f8"), []
 
     def shrink(w):
@@ -170,23 +254,41 @@ def test_boundary_shrink_trains_on_its_labels(relabel, retain, blobs, key):
         return gradient(w, forget[0], labels[-1])
 
     epoch = [lambda w: gradient(w, *kept), shrink] if retain else [shrink]
-    np.testing.assert_allclose(got, descend(original, 3 * epoch, 2.0, weight_decay=0.0), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        got, descend(original, 3 * epoch, 2.0, weight_decay=0.0), rtol=1e-3, atol=1e-4
+    )
     assert np.any(labels[0] != labels[-1]) == (relabel == "epoch")
 
 
 @pytest.mark.parametrize("schedule", ["linear", "amun_code"])
-def test_l1_sparse_descends_on_the_penalised_loss(schedule, blobs, key):
+def test_l1_sparse_descends_on_the_penalized_loss(schedule, blobs, key):
     problem, kept = linear_problem(blobs), halves(blobs)[1]
-    got = traced(l1_sparse, {"gamma": 0.02, "learning_rate": 0.3}, problem, key, 90, **FULL, schedule=schedule)
+    got = traced(
+        l1_sparse,
+        {"gamma": 0.02, "learning_rate": 0.3},
+        problem,
+        key,
+        90,
+        **FULL,
+        schedule=schedule,
+    )
 
     def loss(w, weight):
         logits = kept[0].reshape(30, -1) @ w
         entropy = -jnp.mean(jax.nn.log_softmax(logits)[jnp.arange(30), kept[1]])
         return entropy + weight * jnp.sum(jnp.abs(w))
 
-    weights = {"linear": [0.02, 0.02 * 2 / 3, 0.02 / 3], "amun_code": [0.02, 0.04, 0.04 * 4 / 3]}[schedule]
-    steps = [lambda w, c=c: np.asarray(jax.grad(loss)(jnp.asarray(w, "f4"), c)) for c in weights]
-    np.testing.assert_allclose(got, descend(problem.variables.params, steps, 0.3), rtol=1e-4, atol=1e-5)
+    weights = {
+        "linear": [0.02, 0.02 * 2 / 3, 0.02 / 3],
+        "amun_code": [0.02, 0.04, 0.04 * 4 / 3],
+    }[schedule]
+    steps = [
+        lambda w, c=c: np.asarray(jax.grad(loss)(jnp.asarray(w, "f4"), c))
+        for c in weights
+    ]
+    np.testing.assert_allclose(
+        got, descend(problem.variables.params, steps, 0.3), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_l1_sparse_without_penalty_is_fine_tuning(blobs, key):

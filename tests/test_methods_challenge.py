@@ -7,13 +7,21 @@ import numpy as np
 import pytest
 
 from unlearn_jax import methods, models, replicas
-from unlearn_jax.methods.convolution_transpose import convolution_transpose, transpose_kernels
-from unlearn_jax.methods.masked_small_gradients import masked_small_gradients, rise_and_fall
+from unlearn_jax.methods.convolution_transpose import (
+    convolution_transpose,
+    transpose_kernels,
+)
+from unlearn_jax.methods.masked_small_gradients import (
+    masked_small_gradients,
+    rise_and_fall,
+)
 from unlearn_jax.types import InputError, Problem, UnlearnInfo
 
 TENTH, REMOVED = np.arange(60) % 10 == 3, np.arange(60) % 10 == 4
 KNOBS = {"num_epochs": 2, "batch_size": 16, "learning_rate": 0.05}
-STILL = {"learning_rate": 1e-30}  # fine-tuning changes nothing: what is left is what came before it
+STILL = {
+    "learning_rate": 1e-30
+}  # fine-tuning changes nothing: what is left is what came before it
 
 
 @pytest.fixture(scope="module")
@@ -33,20 +41,29 @@ def linear_problem(blobs, outputs=3):
     model = linear_model(outputs)
     place = np.arange(60)
     variables = jax.jit(model.init)(jax.random.key(2))
-    return methods.make_problem(model, variables, blobs, place < 10, removed=place >= 20)
+    return methods.make_problem(
+        model, variables, blobs, place < 10, removed=place >= 20
+    )
 
 
 def each_gradient(weights, images, labels):
     x = images.reshape(len(images), -1).astype(float)
     exps = np.exp(x @ weights - (x @ weights).max(1, keepdims=True))
-    return x[:, :, None] * (exps / exps.sum(1, keepdims=True) - np.eye(weights.shape[1])[labels])[:, None, :]
+    return (
+        x[:, :, None]
+        * (exps / exps.sum(1, keepdims=True) - np.eye(weights.shape[1])[labels])[
+            :, None, :
+        ]
+    )
 
 
 def slow_finetune(weights, images, labels, rates, factor=1.0):
     """Full-batch SGD with momentum 0.9 and weight decay 5e-4, one step per rate; the gradient times ``factor``."""
     weights, velocity = np.asarray(weights, float), 0.0
     for rate in rates:
-        gradient = factor * each_gradient(weights, images, labels).mean(0) + 5e-4 * weights
+        gradient = (
+            factor * each_gradient(weights, images, labels).mean(0) + 5e-4 * weights
+        )
         velocity = 0.9 * velocity + gradient
         weights = weights - rate * velocity
     return weights
@@ -56,35 +73,56 @@ CASES = {
     # name: (method, what it must not read besides the removed samples)
     "transpose": (convolution_transpose(**KNOBS), TENTH),
     "masked": (masked_small_gradients(**KNOBS), np.zeros(60, bool)),
-    "masked frozen": (masked_small_gradients(**KNOBS, kernels="all", batch_stats="freeze"), np.zeros(60, bool)),
+    "masked frozen": (
+        masked_small_gradients(**KNOBS, kernels="all", batch_stats="freeze"),
+        np.zeros(60, bool),
+    ),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_reads_only_what_it_claims_and_the_key_decides(name, normed, convolutional, blobs, key):
+def test_reads_only_what_it_claims_and_the_key_decides(
+    name, normed, convolutional, blobs, key
+):
     method, forbidden = CASES[name]
     hidden = (forbidden | REMOVED)[:, None, None, None]
-    poisoned = blobs._replace(images=np.where(hidden, np.nan, blobs.images).astype("f4"))
-    clean, dirty = (methods.make_problem(normed, convolutional, d, TENTH, removed=REMOVED) for d in (blobs, poisoned))
+    poisoned = blobs._replace(
+        images=np.where(hidden, np.nan, blobs.images).astype("f4")
+    )
+    clean, dirty = (
+        methods.make_problem(normed, convolutional, d, TENTH, removed=REMOVED)
+        for d in (blobs, poisoned)
+    )
     method, (k_a, k_b) = jax.jit(method), jax.random.split(key)
     first, info = method(jax.random.clone(k_a), clean)
     chex.assert_tree_all_finite(first)
     chex.assert_trees_all_equal(first, method(k_a, dirty)[0])
     other, _ = method(k_b, clean)
-    assert not np.allclose(jax.tree.leaves(first.params)[0], jax.tree.leaves(other.params)[0], atol=1e-7)
+    assert not np.allclose(
+        jax.tree.leaves(first.params)[0], jax.tree.leaves(other.params)[0], atol=1e-7
+    )
     assert isinstance(info, UnlearnInfo)
     assert info.losses.shape == (2,)
-    # 48 retained samples, 3 batches of 16 in 2 epochs; one batch of all 6 forget samples, and one against it
+    # 48 retained samples, 3 batches of 16 in 2 epochs; one batch of all 6 forget
+    # samples, and one against it
     assert info.num_gradients == 2 * 3 * 16 + (0 if name == "transpose" else 2 * 6)
 
 
 def test_adapters_run_them(blobs, key):
     from flax import nnx
 
-    model = models.from_nnx(lambda rngs: nnx.Sequential(lambda x: x.reshape(len(x), -1), nnx.Linear(16, 3, rngs=rngs)))
+    model = models.from_nnx(
+        lambda rngs: nnx.Sequential(
+            lambda x: x.reshape(len(x), -1), nnx.Linear(16, 3, rngs=rngs)
+        )
+    )
     k_init, *keys = jax.random.split(key, 3)
     problem = methods.make_problem(model, model.init(k_init), blobs, TENTH)
-    for k, method in zip(keys, (convolution_transpose(**KNOBS), masked_small_gradients(**KNOBS)), strict=True):
+    for k, method in zip(
+        keys,
+        (convolution_transpose(**KNOBS), masked_small_gradients(**KNOBS)),
+        strict=True,
+    ):
         variables, _ = jax.jit(method)(k, problem)
         chex.assert_tree_all_finite(variables)
         chex.assert_trees_all_equal_shapes_and_dtypes(variables, problem.variables)
@@ -93,28 +131,50 @@ def test_adapters_run_them(blobs, key):
 @pytest.mark.slow
 def test_they_map_over_problems_with_traced_knobs(blobs, key):
     problem, keys = linear_problem(blobs), jax.random.split(key, 2)
-    masks, rates = jnp.stack([problem.forget, jnp.roll(problem.forget, 5)]), jnp.array([0.2, 0.6])
+    masks, rates = (
+        jnp.stack([problem.forget, jnp.roll(problem.forget, 5)]),
+        jnp.array([0.2, 0.6]),
+    )
 
     def one(item, train):
         key, mask, rate = item
-        moved = Problem(problem.model, problem.variables, train, mask, problem.num_forget)
+        moved = Problem(
+            problem.model, problem.variables, train, mask, problem.num_forget
+        )
         knobs = {"init_rate": rate, "kept_gradient": rate / 2, "learning_rate": rate}
         k_first, k_second = jax.random.split(key)
-        masked = masked_small_gradients(**knobs, kernels="all", num_epochs=2, batch_size=25)
-        return masked(k_first, moved)[0], convolution_transpose(learning_rate=rate, batch_size=25)(k_second, moved)[0]
+        masked = masked_small_gradients(
+            **knobs, kernels="all", num_epochs=2, batch_size=25
+        )
+        return (
+            masked(k_first, moved)[0],
+            convolution_transpose(learning_rate=rate, batch_size=25)(k_second, moved)[
+                0
+            ],
+        )
 
-    by_map, by_vmap = (replicas.mapper(form, num_models=2, devices=1) for form in ("map", "vmap"))
+    by_map, by_vmap = (
+        replicas.mapper(form, num_models=2, devices=1) for form in ("map", "vmap")
+    )
     items = (jax.random.clone(keys), masks, rates)
     mapped = replicas.map_models(by_map, one, items, problem.train)
-    with jax.debug_key_reuse(False):  # the check mistakes any vmapped scan over keys for a reuse
+    with jax.debug_key_reuse(
+        False
+    ):  # the check mistakes any vmapped scan over keys for a reuse
         vmapped = replicas.map_models(by_vmap, one, items, problem.train)
     chex.assert_trees_all_close(mapped, vmapped, rtol=1e-4, atol=1e-5)
     # static knobs give the same
     static = {"init_rate": 0.6, "kept_gradient": 0.3, "learning_rate": 0.6}
-    moved = Problem(problem.model, problem.variables, problem.train, masks[1], problem.num_forget)
-    method = jax.jit(masked_small_gradients(**static, kernels="all", num_epochs=2, batch_size=25))
+    moved = Problem(
+        problem.model, problem.variables, problem.train, masks[1], problem.num_forget
+    )
+    method = jax.jit(
+        masked_small_gradients(**static, kernels="all", num_epochs=2, batch_size=25)
+    )
     single, _ = method(jax.random.split(keys[1])[0], moved)
-    chex.assert_trees_all_close(replicas.unstack(mapped[0], 1), single, rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_close(
+        replicas.unstack(mapped[0], 1), single, rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -122,7 +182,11 @@ def test_they_map_over_problems_with_traced_knobs(blobs, key):
     [
         (convolution_transpose, {"learning_rate": 0.0}, "must be positive"),
         (masked_small_gradients, {"init_rate": 1.1}, "init_rate must be finite and in"),
-        (masked_small_gradients, {"kept_gradient": -0.1}, "kept_gradient must be finite and in"),
+        (
+            masked_small_gradients,
+            {"kept_gradient": -0.1},
+            "kept_gradient must be finite and in",
+        ),
         (masked_small_gradients, {"kernels": "dense"}, "unknown kernels"),
         (masked_small_gradients, {"batch_stats": "off"}, "unknown batch_stats"),
     ],
@@ -132,13 +196,22 @@ def test_bad_knobs(factory, knobs, message):
         factory(**knobs)
 
 
-# --- CT ------------------------------------------------------------------------------------------------------------
+# --- CT
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_kernels_are_transposed_and_nothing_else():
     rng = np.random.default_rng(0)
-    shapes = {"square": (3, 3, 2, 4), "one": (1, 1, 2, 4), "wide": (3, 5, 2, 4), "dense": (6, 6), "bias": (4,)}
-    params = {name: jnp.asarray(rng.normal(size=shape)) for name, shape in shapes.items()}
+    shapes = {
+        "square": (3, 3, 2, 4),
+        "one": (1, 1, 2, 4),
+        "wide": (3, 5, 2, 4),
+        "dense": (6, 6),
+        "bias": (4,),
+    }
+    params = {
+        name: jnp.asarray(rng.normal(size=shape)) for name, shape in shapes.items()
+    }
     got = transpose_kernels(params)
     for a, b in np.ndindex(3, 3):
         np.testing.assert_array_equal(got["square"][a, b], params["square"][b, a])
@@ -148,7 +221,9 @@ def test_kernels_are_transposed_and_nothing_else():
     chex.assert_trees_all_equal(transpose_kernels(got), params)
 
 
-def test_transpose_in_one_epoch_is_finetuning_from_the_transposed_model(normed, convolutional, blobs, key):
+def test_transpose_in_one_epoch_is_finetuning_from_the_transposed_model(
+    normed, convolutional, blobs, key
+):
     knobs = {**KNOBS, "num_epochs": 1}
     problem = methods.make_problem(normed, convolutional, blobs, TENTH)
     start = convolutional._replace(params=transpose_kernels(convolutional.params))
@@ -160,13 +235,18 @@ def test_transpose_in_one_epoch_is_finetuning_from_the_transposed_model(normed, 
 
 def test_transpose_follows_a_cosine(blobs, key):
     problem = linear_problem(blobs)
-    got, _ = jax.jit(convolution_transpose(num_epochs=3, batch_size=10, learning_rate=0.4))(key, problem)
+    got, _ = jax.jit(
+        convolution_transpose(num_epochs=3, batch_size=10, learning_rate=0.4)
+    )(key, problem)
     rates = 0.4 * np.array([1, 0.75, 0.25])
-    expected = slow_finetune(problem.variables.params, blobs.images[10:20], blobs.labels[10:20], rates)
+    expected = slow_finetune(
+        problem.variables.params, blobs.images[10:20], blobs.labels[10:20], rates
+    )
     np.testing.assert_allclose(got.params, expected, rtol=1e-4, atol=1e-5)
 
 
-# --- MSG -----------------------------------------------------------------------------------------------------------
+# --- MSG
+# -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -181,13 +261,22 @@ def test_transpose_follows_a_cosine(blobs, key):
 )
 def test_the_rate_rises_and_falls(num_epochs, factors):
     rate = rise_and_fall(num_epochs, 4)
-    np.testing.assert_allclose(rate(jnp.arange(4 * num_epochs)), np.repeat(factors, 4), rtol=1e-6)
+    np.testing.assert_allclose(
+        rate(jnp.arange(4 * num_epochs)), np.repeat(factors, 4), rtol=1e-6
+    )
 
 
-def test_masked_redraws_the_entries_where_gradients_cancel_and_slows_the_others(blobs, key):
+def test_masked_redraws_the_entries_where_gradients_cancel_and_slows_the_others(
+    blobs, key
+):
     """With as many samples to forget as to retain and full batches, only the redrawn values are random."""
     problem = linear_problem(blobs)
-    weights, rate, images, labels = np.asarray(problem.variables.params), 0.4, blobs.images, blobs.labels
+    weights, rate, images, labels = (
+        np.asarray(problem.variables.params),
+        0.4,
+        blobs.images,
+        blobs.labels,
+    )
     difference = sum(
         sign * each_gradient(weights, images[part], labels[part]).mean(0)
         for sign, part in ((1, slice(10, 20)), (-1, slice(0, 10)))
@@ -198,32 +287,49 @@ def test_masked_redraws_the_entries_where_gradients_cancel_and_slows_the_others(
     method = jax.jit(
         lambda key, learning_rate: (
             masked_small_gradients(
-                init_rate=rate, kernels="all", num_epochs=3, batch_size=10, learning_rate=learning_rate
+                init_rate=rate,
+                kernels="all",
+                num_epochs=3,
+                batch_size=10,
+                learning_rate=learning_rate,
             )(key, problem)[0].params
         )
     )
     start = np.asarray(method(jax.random.clone(key), **STILL))
     np.testing.assert_array_equal(np.abs(start - weights) > 1e-20, smallest)
     expected = slow_finetune(
-        start, images[10:20], labels[10:20], 0.5 * np.array([0.5, 1, 0.5]), np.where(smallest, 1, 0.1)
+        start,
+        images[10:20],
+        labels[10:20],
+        0.5 * np.array([0.5, 1, 0.5]),
+        np.where(smallest, 1, 0.1),
     )
     np.testing.assert_allclose(method(key, 0.5), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_masked_chooses_entries_on_images_without_augmentation(blobs, key):
     """The redrawn model is the same whatever the augmentation; the fine-tuning is not."""
-    problem, knobs = linear_problem(blobs), {"kernels": "all", "num_epochs": 1, "batch_size": 10}
+    problem, knobs = (
+        linear_problem(blobs),
+        {
+            "kernels": "all",
+            "num_epochs": 1,
+            "batch_size": 10,
+        },
+    )
 
     def run(rate, augment=None):
         method = masked_small_gradients(learning_rate=rate, augment=augment, **knobs)
         return jax.jit(method)(jax.random.clone(key), problem)[0].params
 
-    mirrored = lambda keys, images: images[:, ::-1, ::-1]  # noqa: E731
+    mirrored = lambda keys, images: images[:, ::-1, ::-1]
     np.testing.assert_array_equal(run(1e-30, mirrored), run(1e-30))
     assert not np.allclose(run(0.5, mirrored), run(0.5), atol=1e-4)
 
 
-def test_masked_redraws_each_kernel_by_its_share_and_leaves_other_leaves(normed, convolutional, blobs, key):
+def test_masked_redraws_each_kernel_by_its_share_and_leaves_other_leaves(
+    normed, convolutional, blobs, key
+):
     problem = methods.make_problem(normed, convolutional, blobs, TENTH)
     knobs = {**STILL, "num_epochs": 1, "batch_stats": "freeze"}
     method = jax.jit(lambda key, rate, factor: masked_small_gradients(init_rate=rate, kept_gradient=factor, **knobs)(
@@ -231,25 +337,39 @@ def test_masked_redraws_each_kernel_by_its_share_and_leaves_other_leaves(normed,
     )[0])  # fmt: skip
     for k, rate in zip(jax.random.split(key, 4), (0.0, 0.3, 0.75, 1.0), strict=True):
         got = method(k, rate, 0.1)
-        for new, old in zip(*map(jax.tree.leaves, (got.params, convolutional.params)), strict=True):
-            assert np.sum(np.abs(new - old) > 1e-20) == (round(rate * old.size) if old.ndim == 4 else 0)
+        for new, old in zip(
+            *map(jax.tree.leaves, (got.params, convolutional.params)), strict=True
+        ):
+            assert np.sum(np.abs(new - old) > 1e-20) == (
+                round(rate * old.size) if old.ndim == 4 else 0
+            )
 
 
 def test_masked_draws_kaiming_values(blobs, key):
     """Of the 16 x 200 entries of one matrix, all redrawn: the deviation is sqrt(2 / fan_out)."""
     problem = linear_problem(blobs, outputs=200)
-    method = masked_small_gradients(init_rate=1.0, kernels="all", num_epochs=1, batch_size=10, **STILL)
+    method = masked_small_gradients(
+        init_rate=1.0, kernels="all", num_epochs=1, batch_size=10, **STILL
+    )
     drawn = np.asarray(jax.jit(method)(key, problem)[0].params)
-    assert drawn.std() == pytest.approx(np.sqrt(2 / 200), rel=6 / np.sqrt(2 * drawn.size))
+    assert drawn.std() == pytest.approx(
+        np.sqrt(2 / 200), rel=6 / np.sqrt(2 * drawn.size)
+    )
     assert abs(drawn.mean()) < 6 * np.sqrt(2 / 200 / drawn.size)
     assert not np.any(drawn == np.asarray(problem.variables.params))
 
 
-def test_masked_without_redraw_and_at_full_rate_is_finetuning(normed, convolutional, blobs, key):
+def test_masked_without_redraw_and_at_full_rate_is_finetuning(
+    normed, convolutional, blobs, key
+):
     knobs = {**KNOBS, "num_epochs": 1}
     problem = methods.make_problem(normed, convolutional, blobs, TENTH, removed=REMOVED)
-    method = masked_small_gradients(init_rate=0.0, kept_gradient=1.0, **knobs, batch_stats="freeze")
+    method = masked_small_gradients(
+        init_rate=0.0, kept_gradient=1.0, **knobs, batch_stats="freeze"
+    )
     got, info = jax.jit(method)(jax.random.clone(key), problem)
-    expected, finetuned = jax.jit(methods.finetune(**knobs, batch_stats="freeze"))(jax.random.split(key, 3)[2], problem)
+    expected, finetuned = jax.jit(methods.finetune(**knobs, batch_stats="freeze"))(
+        jax.random.split(key, 3)[2], problem
+    )
     chex.assert_trees_all_close(got, expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(info.losses, finetuned.losses, rtol=1e-5)

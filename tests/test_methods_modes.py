@@ -1,7 +1,7 @@
 """Which passes are in evaluation mode and which in training mode, with a model whose two modes differ.
 
-In training mode the logits are doubled, and the state writes down what passed: a digit of base 3 for each batch, 1 for
-retained samples and 2 for samples to forget.
+In training mode the logits are doubled, and the state writes down what passed: a digit
+of base 3 for each batch, 1 for retained samples and 2 for samples to forget.
 """
 
 import chex
@@ -48,18 +48,24 @@ def train(blobs):
 @pytest.fixture
 def problem(train):
     state = {"log": jnp.zeros((), jnp.int32)}
-    return methods.make_problem(TWO_FACED, Variables(jnp.asarray(WEIGHTS), state), train, HALF)
+    return methods.make_problem(
+        TWO_FACED, Variables(jnp.asarray(WEIGHTS), state), train, HALF
+    )
 
 
 @pytest.fixture
 def plain(train):
     """The same without a training mode."""
-    return methods.make_problem(LINEAR, Variables(jnp.asarray(WEIGHTS), {}), train, HALF)
+    return methods.make_problem(
+        LINEAR, Variables(jnp.asarray(WEIGHTS), {}), train, HALF
+    )
 
 
 def passed(variables):
     """The batches in their order, as a word: R for retained, F for forgotten."""
-    return np.base_repr(int(variables.state["log"]), 3).replace("1", "R").replace("2", "F")
+    return (
+        np.base_repr(int(variables.state["log"]), 3).replace("1", "R").replace("2", "F")
+    )
 
 
 def test_the_student_of_scrub_trains_and_its_teacher_does_not(problem, train, key):
@@ -67,50 +73,93 @@ def test_the_student_of_scrub_trains_and_its_teacher_does_not(problem, train, ke
     got, _ = scrub(**knobs, **FULL, num_epochs=3, max_epochs=2)(key, problem)
 
     def divergence(w, part):
-        target = softmax(train.images[part].reshape(30, -1) @ WEIGHTS.astype("f8") / 3.0)
+        target = softmax(
+            train.images[part].reshape(30, -1) @ WEIGHTS.astype("f8") / 3.0
+        )
         return 9.0 * gradient(w, train.images[part], target, 1.5)
 
     def stay(w):
-        return 0.7 * gradient(w, train.images[~HALF], train.labels[~HALF], 0.5) + 0.4 * divergence(w, ~HALF)
+        return 0.7 * gradient(
+            w, train.images[~HALF], train.labels[~HALF], 0.5
+        ) + 0.4 * divergence(w, ~HALF)
 
-    steps = [lambda w: -divergence(w, HALF), stay, lambda w: -divergence(w, HALF), stay, stay]
-    np.testing.assert_allclose(got.params, descend(WEIGHTS, steps, 0.3), rtol=1e-4, atol=1e-5)
+    steps = [
+        lambda w: -divergence(w, HALF),
+        stay,
+        lambda w: -divergence(w, HALF),
+        stay,
+        stay,
+    ]
+    np.testing.assert_allclose(
+        got.params, descend(WEIGHTS, steps, 0.3), rtol=1e-4, atol=1e-5
+    )
     assert passed(got) == "FRFRR"
 
 
 def test_the_student_of_bad_teacher_trains_and_its_teachers_do_not(problem, train, key):
-    knobs = {"retain_share": 1.0, "optimizer": "sgd", "batch_size": 60, "num_epochs": 2, "learning_rate": 0.9}
+    knobs = {
+        "retain_share": 1.0,
+        "optimizer": "sgd",
+        "batch_size": 60,
+        "num_epochs": 2,
+        "learning_rate": 0.9,
+    }
     got, _ = bad_teacher(**knobs, temperature=2.0)(key, problem)
     x = train.images.reshape(60, -1).astype("f8")
     target = softmax(np.where(HALF[:, None], x @ IGNORANT, x @ WEIGHTS) / 2.0)
     steps = 2 * [lambda w: gradient(w, train.images, target, 1.0)]
-    np.testing.assert_allclose(got.params, descend(WEIGHTS, steps, 0.9, weight_decay=0.0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        got.params, descend(WEIGHTS, steps, 0.9, weight_decay=0.0), rtol=1e-4, atol=1e-5
+    )
 
 
-def test_neggrad_plus_passes_retained_samples_first_and_keeps_the_state(problem, train, key):
+def test_neggrad_plus_passes_retained_samples_first_and_keeps_the_state(
+    problem, train, key
+):
     got, _ = neggrad_plus(**FULL, alpha=0.8, num_epochs=2)(key, problem)
 
     def step(w):
-        kept, gone = (gradient(w, train.images[part], train.labels[part], 0.5) for part in (~HALF, HALF))
+        kept, gone = (
+            gradient(w, train.images[part], train.labels[part], 0.5)
+            for part in (~HALF, HALF)
+        )
         return 0.8 * kept - 0.2 * gone
 
-    np.testing.assert_allclose(got.params, descend(WEIGHTS, 2 * [step], 0.3), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        got.params, descend(WEIGHTS, 2 * [step], 0.3), rtol=1e-4, atol=1e-5
+    )
     assert passed(got) == "RFRF"
 
 
 def test_masked_small_gradients_passes_retained_samples_first(problem, train, key):
     """Two batches of each for the gradients, then fine-tuning; where all is redrawn but nothing is chosen, by hand."""
-    got, _ = masked_small_gradients(kernels="all", num_epochs=2, batch_size=15)(jax.random.clone(key), problem)
+    got, _ = masked_small_gradients(kernels="all", num_epochs=2, batch_size=15)(
+        jax.random.clone(key), problem
+    )
     assert passed(got) == "RRFF" + "RR" + "RR"
-    still = {"kernels": "all", "num_epochs": 1, "batch_size": 30, "learning_rate": 1e-30, "init_rate": 0.4}
-    moved = np.abs(masked_small_gradients(**still)(key, problem)[0].params - WEIGHTS) > 1e-20
-    kept, gone = (gradient(WEIGHTS, train.images[part], train.labels[part], 0.5) for part in (~HALF, HALF))
+    still = {
+        "kernels": "all",
+        "num_epochs": 1,
+        "batch_size": 30,
+        "learning_rate": 1e-30,
+        "init_rate": 0.4,
+    }
+    moved = (
+        np.abs(masked_small_gradients(**still)(key, problem)[0].params - WEIGHTS)
+        > 1e-20
+    )
+    kept, gone = (
+        gradient(WEIGHTS, train.images[part], train.labels[part], 0.5)
+        for part in (~HALF, HALF)
+    )
     smallest = np.argsort(np.abs(kept - gone), axis=None)[: round(0.4 * 48)]
     np.testing.assert_array_equal(np.flatnonzero(moved), np.sort(smallest))
 
 
 @pytest.mark.parametrize(
-    "method", [ssd(alpha=1.0), influence(num_samples=8), fisher(alpha=1e-4)], ids=["ssd", "influence", "fisher"]
+    "method",
+    [ssd(alpha=1.0), influence(num_samples=8), fisher(alpha=1e-4)],
+    ids=["ssd", "influence", "fisher"],
 )
 def test_second_order_methods_see_evaluation_mode(method, problem, plain, key):
     got, _ = method(jax.random.clone(key), problem)
@@ -119,7 +168,9 @@ def test_second_order_methods_see_evaluation_mode(method, problem, plain, key):
     assert passed(got) == "0"
 
 
-def test_saliency_is_of_evaluation_mode_and_the_training_of_salun_is_not(problem, plain, key):
+def test_saliency_is_of_evaluation_mode_and_the_training_of_salun_is_not(
+    problem, plain, key
+):
     mask = methods.saliency_mask(problem, share=0.3)
     chex.assert_trees_all_equal(mask, methods.saliency_mask(plain, share=0.3))
     got, _ = salun(share=0.3, batch_size=60, num_epochs=1)(key, problem)
@@ -130,5 +181,7 @@ def test_saliency_is_of_evaluation_mode_and_the_training_of_salun_is_not(problem
 def test_frozen_statistics_mean_evaluation_mode(problem, plain, key):
     knobs = {"batch_size": 30, "num_epochs": 2, "batch_stats": "freeze"}
     got, _ = methods.finetune(**knobs)(jax.random.clone(key), problem)
-    np.testing.assert_array_equal(got.params, methods.finetune(**knobs)(key, plain)[0].params)
+    np.testing.assert_array_equal(
+        got.params, methods.finetune(**knobs)(key, plain)[0].params
+    )
     assert passed(got) == "0"

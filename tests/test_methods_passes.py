@@ -15,7 +15,9 @@ from unlearn_jax.train import fetch_from
 from unlearn_jax.types import Variables
 
 FORGET = np.isin(np.arange(60), [3, 7, 11, 20, 33, 58])
-COUNTER = models.from_functions(lambda key: jnp.zeros(60), lambda params, images: images)
+COUNTER = models.from_functions(
+    lambda key: jnp.zeros(60), lambda params, images: images
+)
 PLAIN = {"momentum": 0.0, "weight_decay": 0.0, "learning_rate": 1.0}
 
 
@@ -34,21 +36,32 @@ def count(weight):
     def loss_fn(variables, index, key):
         del key
         if isinstance(index, tuple):
-            return -sum(w * jnp.sum(variables.params[i]) for w, i in zip(weight, index, strict=True)), {}
+            return (
+                -sum(
+                    w * jnp.sum(variables.params[i])
+                    for w, i in zip(weight, index, strict=True)
+                ),
+                {},
+            )
         return -weight * jnp.sum(variables.params[index]), {}
 
     return loss_fn
 
 
-def test_every_pass_reads_its_samples_once_an_epoch_and_only_while_it_lasts(counting, key):
+def test_every_pass_reads_its_samples_once_an_epoch_and_only_while_it_lasts(
+    counting, key
+):
     first = Pass(count(1.0), read, None, counting.forget, 6, batch_size=3, until=2)
     second = Pass(count(100.0), read, None, counting.retain, 54)
     tuning = methods.FineTuning(**PLAIN, num_epochs=3, batch_size=9)
-    variables, info = jax.jit(lambda k, p: finetune_passes(k, p, tuning, [first, second]))(key, counting)
+    variables, info = jax.jit(
+        lambda k, p: finetune_passes(k, p, tuning, [first, second])
+    )(key, counting)
     np.testing.assert_array_equal(variables.params, np.where(FORGET, 2, 300))
     assert info.losses.shape == (3,)
     assert info.num_gradients == 2 * 6 + 3 * 54
-    # the loss of an epoch is the mean over its last pass: the first step of the third epoch reads counts of 2
+    # the loss of an epoch is the mean over its last pass: the first step of the third
+    # epoch reads counts of 2
     np.testing.assert_allclose(info.losses[2], -100 * 9 * 200.0, rtol=1e-5)
 
 
@@ -58,24 +71,41 @@ def test_the_rate_decays_between_epochs_however_long_they_are(blobs, until, ever
     problem = methods.make_problem(COUNTER, Variables(jnp.zeros(60), {}), blobs, FORGET)
     first = Pass(count(1.0), read, None, problem.forget, 6, batch_size=3, until=until)
     second = Pass(count(1.0), read, None, problem.retain, 54)
-    tuning = methods.FineTuning(**PLAIN, num_epochs=4, batch_size=27, decay_every=every, decay_factor=0.5)
-    variables, _ = finetune_passes(jax.random.key(until), problem, tuning, [first, second])
+    tuning = methods.FineTuning(
+        **PLAIN, num_epochs=4, batch_size=27, decay_every=every, decay_factor=0.5
+    )
+    variables, _ = finetune_passes(
+        jax.random.key(until), problem, tuning, [first, second]
+    )
     rates = [0.5 ** (epoch // every) if every else 1.0 for epoch in range(4)]
-    np.testing.assert_allclose(variables.params, np.where(FORGET, sum(rates[:until]), sum(rates)), rtol=1e-5)
+    np.testing.assert_allclose(
+        variables.params, np.where(FORGET, sum(rates[:until]), sum(rates)), rtol=1e-5
+    )
 
 
 def test_a_second_set_is_read_round_and_round_beside_the_first(counting, key):
     part = Pass(
-        count((1.0, 100.0)), read, None, counting.retain, 54, batch_size=9, beside=counting.forget, beside_size=5
+        count((1.0, 100.0)),
+        read,
+        None,
+        counting.retain,
+        54,
+        batch_size=9,
+        beside=counting.forget,
+        beside_size=5,
     )
     tuning = methods.FineTuning(**PLAIN, num_epochs=2)
     variables, info = finetune_passes(key, counting, tuning, [part])
     np.testing.assert_array_equal(variables.params[~FORGET], 2)
-    np.testing.assert_array_equal(variables.params[FORGET], 2 * 5 * 100)  # 6 steps of 5 are 5 rounds of 6
+    np.testing.assert_array_equal(
+        variables.params[FORGET], 2 * 5 * 100
+    )  # 6 steps of 5 are 5 rounds of 6
     assert info.num_gradients == 2 * (54 + 30)
 
 
-def test_passes_follow_each_other_and_data_is_renewed_from_the_model_as_it_is(counting, key):
+def test_passes_follow_each_other_and_data_is_renewed_from_the_model_as_it_is(
+    counting, key
+):
     def halve(variables, index, key):
         del index, key
         return 0.25 * jnp.sum(variables.params**2), {}
@@ -88,23 +118,47 @@ def test_passes_follow_each_other_and_data_is_renewed_from_the_model_as_it_is(co
         del index, key
         return data
 
-    last = Pass(add_data, as_it_is, None, counting.forget, 6, 3, renew=lambda variables: variables.params + 1)
+    last = Pass(
+        add_data,
+        as_it_is,
+        None,
+        counting.forget,
+        6,
+        3,
+        renew=lambda variables: variables.params + 1,
+    )
     tuning = methods.FineTuning(**PLAIN, num_epochs=3, batch_size=54)
-    variables, _ = finetune_passes(key, counting, tuning, [Pass(halve, read, None, counting.retain, 54), last])
+    variables, _ = finetune_passes(
+        key, counting, tuning, [Pass(halve, read, None, counting.retain, 54), last]
+    )
     expected = 0.0
     for _ in range(3):
         expected /= 2
-        expected += 2 * (expected + 1)  # two steps, the data of both from before the first
+        expected += 2 * (
+            expected + 1
+        )  # two steps, the data of both from before the first
     np.testing.assert_allclose(variables.params, np.full(60, expected), rtol=1e-6)
 
 
-def test_one_pass_over_a_whole_set_is_fine_tuning_on_it(tiny, tiny_variables, blobs, key):
+def test_one_pass_over_a_whole_set_is_fine_tuning_on_it(
+    tiny, tiny_variables, blobs, key
+):
     problem = methods.make_problem(tiny, tiny_variables, blobs, FORGET)
-    tuning = methods.FineTuning(num_epochs=4, batch_size=54, decay_every=2, learning_rate=0.1)
-    part = Pass(default_loss(tiny, tuning), fetch_from(), problem.train, problem.retain, 54)
+    tuning = methods.FineTuning(
+        num_epochs=4, batch_size=54, decay_every=2, learning_rate=0.1
+    )
+    part = Pass(
+        default_loss(tiny, tuning), fetch_from(), problem.train, problem.retain, 54
+    )
     k_a, k_b = jax.random.split(key)
     passed, info = finetune_passes(k_a, problem, tuning, [part])
     tuned, by_hand = finetune_on(
-        k_b, problem, tuning, data=problem.train, member=problem.retain, num_samples=54, fetch=fetch_from()
+        k_b,
+        problem,
+        tuning,
+        data=problem.train,
+        member=problem.retain,
+        num_samples=54,
+        fetch=fetch_from(),
     )
     chex.assert_trees_all_close((passed, info), (tuned, by_hand), rtol=1e-4, atol=1e-6)

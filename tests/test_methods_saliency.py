@@ -19,22 +19,31 @@ from unlearn_jax.types import Dataset, InputError, Variables
 FORGET = np.isin(np.arange(60), [3, 7, 11, 20, 33, 58])
 LINEAR = models.from_functions(
     lambda key: {"w": jnp.zeros((16, 3)), "b": jnp.zeros(3)},
-    lambda params, images: images.reshape(len(images), -1) @ params["w"] + params["b"][None],
+    lambda params, images: (
+        images.reshape(len(images), -1) @ params["w"] + params["b"][None]
+    ),
 )
 
 
 @pytest.fixture(scope="module")
 def problem(blobs):
     rng = np.random.default_rng(1)
-    params = {"w": rng.normal(size=(16, 3)).astype("f4"), "b": rng.normal(size=3).astype("f4")}
-    return methods.make_problem(LINEAR, Variables(jax.tree.map(jnp.asarray, params), {}), blobs, FORGET)
+    params = {
+        "w": rng.normal(size=(16, 3)).astype("f4"),
+        "b": rng.normal(size=3).astype("f4"),
+    }
+    return methods.make_problem(
+        LINEAR, Variables(jax.tree.map(jnp.asarray, params), {}), blobs, FORGET
+    )
 
 
 def slow_gradient(problem):
     """Sum over the forget samples of x (p - e_y)', one by one in float64."""
     w, b = (np.asarray(problem.variables.params[name], "f8") for name in "wb")
     gradient = {"w": np.zeros((16, 3)), "b": np.zeros(3)}
-    for image, label in zip(problem.train.images[FORGET], problem.train.labels[FORGET], strict=True):
+    for image, label in zip(
+        problem.train.images[FORGET], problem.train.labels[FORGET], strict=True
+    ):
         x = np.asarray(image, "f8").ravel()
         p = np.exp(x @ w + b)
         error = p / p.sum() - np.eye(3)[label]
@@ -45,10 +54,18 @@ def slow_gradient(problem):
 
 @pytest.mark.parametrize("batch_size", [4, 128])
 def test_forget_gradient_is_the_sum_over_the_forget_samples(problem, batch_size):
-    images = np.where(FORGET[:, None, None, None], problem.train.images, np.nan).astype("f4")
-    poisoned = methods.make_problem(LINEAR, problem.variables, Dataset(images, problem.train.labels), FORGET)
-    gradient = jax.jit(forget_gradient, static_argnames="batch_size")(poisoned, batch_size=batch_size)
-    chex.assert_trees_all_close(gradient, jax.tree.map(np.float32, slow_gradient(problem)), rtol=1e-4, atol=1e-5)
+    images = np.where(FORGET[:, None, None, None], problem.train.images, np.nan).astype(
+        "f4"
+    )
+    poisoned = methods.make_problem(
+        LINEAR, problem.variables, Dataset(images, problem.train.labels), FORGET
+    )
+    gradient = jax.jit(forget_gradient, static_argnames="batch_size")(
+        poisoned, batch_size=batch_size
+    )
+    chex.assert_trees_all_close(
+        gradient, jax.tree.map(np.float32, slow_gradient(problem)), rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.fixture(scope="module")
@@ -76,21 +93,34 @@ def test_a_known_share_gives_the_same_mask(problem, traced_mask, share):
 
 def test_equal_magnitudes_rank_by_position(problem):
     """Half of the parameters have no gradient: which of them are taken is settled, and the count is exact."""
-    images = np.where(np.arange(16).reshape(1, 4, 4, 1) < 8, 0, problem.train.images).astype("f4")
-    dead = methods.make_problem(LINEAR, problem.variables, Dataset(images, problem.train.labels), FORGET)
+    images = np.where(
+        np.arange(16).reshape(1, 4, 4, 1) < 8, 0, problem.train.images
+    ).astype("f4")
+    dead = methods.make_problem(
+        LINEAR, problem.variables, Dataset(images, problem.train.labels), FORGET
+    )
     mask = saliency_mask(dead, share=37 / 51)  # 27 live ones, and 10 of the 24 dead
     assert mask["b"].all()
     assert mask["w"][8:].all()
     np.testing.assert_array_equal(mask["w"][:8].ravel(), np.arange(24) < 10)
     assert all(leaf.all() for leaf in jax.tree.leaves(saliency_mask(dead, share=1.0)))
-    assert not any(leaf.any() for leaf in jax.tree.leaves(saliency_mask(dead, share=0.001)))
+    assert not any(
+        leaf.any() for leaf in jax.tree.leaves(saliency_mask(dead, share=0.001))
+    )
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_frozen_parameters_stay_and_the_others_move_as_without_mask(problem, optimizer, key):
-    tuning = methods.FineTuning(optimizer=optimizer, weight_decay=0.1, learning_rate=0.1)
+def test_frozen_parameters_stay_and_the_others_move_as_without_mask(
+    problem, optimizer, key
+):
+    tuning = methods.FineTuning(
+        optimizer=optimizer, weight_decay=0.1, learning_rate=0.1
+    )
     params, mask = problem.variables.params, saliency_mask(problem, share=0.5)
-    gradients = jax.tree.map(lambda leaf: jax.random.normal(jax.random.fold_in(key, leaf.ndim), leaf.shape), params)
+    gradients = jax.tree.map(
+        lambda leaf: jax.random.normal(jax.random.fold_in(key, leaf.ndim), leaf.shape),
+        params,
+    )
 
     def moved(tx, gradients):
         state, now = tx.init(params), params
@@ -99,12 +129,18 @@ def test_frozen_parameters_stay_and_the_others_move_as_without_mask(problem, opt
             now = optax.apply_updates(now, updates)
         return now
 
-    plain, hard = moved(tuning.tx(1), gradients), moved(freeze_outside(mask)(tuning.tx(1)), gradients)
+    plain, hard = (
+        moved(tuning.tx(1), gradients),
+        moved(freeze_outside(mask)(tuning.tx(1)), gradients),
+    )
     soft = moved(freeze_outside(mask, leak=True)(tuning.tx(1)), gradients)
     by_hand = moved(tuning.tx(1), jax.tree.map(jnp.multiply, gradients, mask))
     chex.assert_trees_all_equal(hard, jax.tree.map(jnp.where, mask, plain, params))
     chex.assert_trees_all_equal(soft, by_hand)
-    assert all(np.all(a != b) for a, b in zip(jax.tree.leaves(soft), jax.tree.leaves(params), strict=True))
+    assert all(
+        np.all(a != b)
+        for a, b in zip(jax.tree.leaves(soft), jax.tree.leaves(params), strict=True)
+    )
 
 
 def test_bad_share(problem):
@@ -115,8 +151,14 @@ def test_bad_share(problem):
 
 CASES = {
     # name: (method, what it may read)
-    "salun": (salun(num_epochs=2, batch_size=16, share=0.3), checks.FORGET | checks.RETAIN),
-    "salun F": (salun(num_epochs=2, batch_size=4, retain=False, leak=True), checks.FORGET),
+    "salun": (
+        salun(num_epochs=2, batch_size=16, share=0.3),
+        checks.FORGET | checks.RETAIN,
+    ),
+    "salun F": (
+        salun(num_epochs=2, batch_size=4, retain=False, leak=True),
+        checks.FORGET,
+    ),
 }
 
 
@@ -133,7 +175,9 @@ def test_salun_moves_the_mask_alone(problem, key):
     knobs = {"num_epochs": 2, "batch_size": 16, "weight_decay": 0.1}
     run = jax.jit(lambda share, key: salun(**knobs, share=share)(key, problem))
     part, info = run(0.3, jax.random.clone(key))
-    moved = jax.tree.map(lambda new, old: new != old, part.params, problem.variables.params)
+    moved = jax.tree.map(
+        lambda new, old: new != old, part.params, problem.variables.params
+    )
     chex.assert_trees_all_equal(moved, saliency_mask(problem, share=0.3))
     everything, _ = run(1.0, jax.random.clone(key))
     plain, spent = random_label(**knobs, learning_rate=0.013)(key, problem)
@@ -143,12 +187,25 @@ def test_salun_moves_the_mask_alone(problem, key):
 
 def test_salun_leaks_by_weight_decay_alone(problem, key):
     knobs = {"num_epochs": 1, "batch_size": 16, "share": 0.3}
-    run = jax.jit(lambda decay, key: salun(**knobs, leak=True, weight_decay=decay)(key, problem)[0].params)
+    run = jax.jit(
+        lambda decay, key: (
+            salun(**knobs, leak=True, weight_decay=decay)(key, problem)[0].params
+        )
+    )
     mask = saliency_mask(problem, share=0.3)
-    still = jax.tree.map(lambda new, old: new == old, run(0.0, jax.random.clone(key)), problem.variables.params)
+    still = jax.tree.map(
+        lambda new, old: new == old,
+        run(0.0, jax.random.clone(key)),
+        problem.variables.params,
+    )
     chex.assert_trees_all_equal(still, jax.tree.map(jnp.logical_not, mask))
     leaked = run(0.1, key)
-    shrunk = jax.tree.map(lambda m, new, old: m | (abs(new) < abs(old)), mask, leaked, problem.variables.params)
+    shrunk = jax.tree.map(
+        lambda m, new, old: m | (abs(new) < abs(old)),
+        mask,
+        leaked,
+        problem.variables.params,
+    )
     assert all(leaf.all() for leaf in jax.tree.leaves(shrunk))
 
 

@@ -31,9 +31,15 @@ LABELS = RNG.integers(0, 3, 30).astype("i4")
 WEIGHTS = RNG.normal(size=(4, 3)).astype("f4")
 
 
-def linear_problem(images=IMAGES, forget=FORGET, removed=REMOVED, labels=LABELS, weights=WEIGHTS):
-    variables = LINEAR.init(jax.random.key(0))._replace(params=jnp.asarray(weights, jnp.float32))
-    return methods.make_problem(LINEAR, variables, Dataset(images, labels), forget, removed=removed)
+def linear_problem(
+    images=IMAGES, forget=FORGET, removed=REMOVED, labels=LABELS, weights=WEIGHTS
+):
+    variables = LINEAR.init(jax.random.key(0))._replace(
+        params=jnp.asarray(weights, jnp.float32)
+    )
+    return methods.make_problem(
+        LINEAR, variables, Dataset(images, labels), forget, removed=removed
+    )
 
 
 def probabilities(weights, images):
@@ -45,10 +51,13 @@ def probabilities(weights, images):
 def each_gradient(images, labels, weights=WEIGHTS):
     """``[N, 4, 3]``: x (p - e_y)^T of every sample."""
     x = images.reshape(len(images), -1).astype(float)
-    return x[:, :, None] * (probabilities(weights, images) - np.eye(3)[labels])[:, None, :]
+    return (
+        x[:, :, None] * (probabilities(weights, images) - np.eye(3)[labels])[:, None, :]
+    )
 
 
-# --- sums over a set ---------------------------------------------------------------------------------------------
+# --- sums over a set
+# ---------------------------------------------------------------------------------------------
 
 
 def slow_fisher(images, labels, kind, per, size, weights=WEIGHTS):
@@ -66,7 +75,10 @@ def slow_fisher(images, labels, kind, per, size, weights=WEIGHTS):
     for chunk in chunks:
         parts += 1
         for label, weight in options:
-            total += weight[chunk].mean() * each_gradient(images[chunk], label[chunk], weights).mean(0) ** 2
+            total += (
+                weight[chunk].mean()
+                * each_gradient(images[chunk], label[chunk], weights).mean(0) ** 2
+            )
     return total / parts
 
 
@@ -74,8 +86,12 @@ def slow_fisher(images, labels, kind, per, size, weights=WEIGHTS):
 @pytest.mark.parametrize("labels", ["true", "model"])
 def test_fisher_diagonal_equals_its_definition(labels, per):
     problem = linear_problem()
-    batches = gradients.batches_of(gradients.members(problem.retain, problem.num_retain), 4)
-    got = jax.jit(lambda p: gradients.fisher_diagonal(p, batches, labels=labels, per=per))(problem)
+    batches = gradients.batches_of(
+        gradients.members(problem.retain, problem.num_retain), 4
+    )
+    got = jax.jit(
+        lambda p: gradients.fisher_diagonal(p, batches, labels=labels, per=per)
+    )(problem)
     expected = slow_fisher(IMAGES[RETAIN], LABELS[RETAIN], labels, per, 4)
     np.testing.assert_allclose(got, expected, rtol=1e-4)
 
@@ -83,10 +99,16 @@ def test_fisher_diagonal_equals_its_definition(labels, per):
 @pytest.mark.parametrize("batch_size", [4, 100])
 def test_mean_gradient_is_the_mean_over_the_set(batch_size):
     problem = linear_problem()
-    got = gradients.mean_gradient(problem, problem.forget, problem.num_forget, batch_size=batch_size)
-    np.testing.assert_allclose(got, each_gradient(IMAGES[FORGET], LABELS[FORGET]).mean(0), rtol=1e-5, atol=1e-7)
+    got = gradients.mean_gradient(
+        problem, problem.forget, problem.num_forget, batch_size=batch_size
+    )
+    np.testing.assert_allclose(
+        got, each_gradient(IMAGES[FORGET], LABELS[FORGET]).mean(0), rtol=1e-5, atol=1e-7
+    )
     each = gradients.example_gradients(problem, jnp.array([5, 2, 5]))
-    np.testing.assert_allclose(each, each_gradient(IMAGES[[5, 2, 5]], LABELS[[5, 2, 5]]), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(
+        each, each_gradient(IMAGES[[5, 2, 5]], LABELS[[5, 2, 5]]), rtol=1e-5, atol=1e-7
+    )
 
 
 @settings(max_examples=12, deadline=None)
@@ -94,22 +116,38 @@ def test_mean_gradient_is_the_mean_over_the_set(batch_size):
 def test_batches_hold_every_sample_once_and_no_other(count, size):
     index = 3 * np.arange(count) + 1
     batches = gradients.batches_of(jnp.asarray(index), size)
-    position, weight = np.asarray(batches.position).ravel(), np.asarray(batches.weight).ravel()
+    position, weight = (
+        np.asarray(batches.position).ravel(),
+        np.asarray(batches.weight).ravel(),
+    )
     np.testing.assert_array_equal(position[weight == 1], index)
     assert set(position[weight == 0]) <= set(index)
     assert batches.position.shape[1] <= size
     assert len(position) < count + size
 
 
-# --- what all of them share --------------------------------------------------------------------------------------
+# --- what all of them share
+# --------------------------------------------------------------------------------------
 
 TENTH, NONE = np.arange(60) % 10 == 3, np.zeros(60, bool)
 CASES = {
     # name: (method, what it must not read besides the removed samples, random?)
-    "influence": (influence(alpha=0.3, damping=0.1, num_samples=7, batch_size=4), NONE, True),
-    "released": (influence(alpha=0.3, inverse="released", num_samples=7, batch_size=16), NONE, True),
+    "influence": (
+        influence(alpha=0.3, damping=0.1, num_samples=7, batch_size=4),
+        NONE,
+        True,
+    ),
+    "released": (
+        influence(alpha=0.3, inverse="released", num_samples=7, batch_size=16),
+        NONE,
+        True,
+    ),
     "fisher": (fisher(alpha=1e-4, batch_size=16), TENTH, True),
-    "fisher batch": (fisher(alpha=1e-4, information="batch", shared=True, batch_size=16), TENTH, True),
+    "fisher batch": (
+        fisher(alpha=1e-4, information="batch", shared=True, batch_size=16),
+        TENTH,
+        True,
+    ),
     "ssd": (ssd(alpha=1.2, batch_size=16), NONE, False),
     "ssd batch": (ssd(alpha=1.2, importance="batch", batch_size=4), NONE, True),
 }
@@ -122,8 +160,13 @@ def test_reads_only_what_it_claims_and_the_key_decides(name, normed, blobs, key)
     k_init, k_a, k_b = jax.random.split(key, 3)
     variables = jax.jit(normed.init)(k_init)
     hidden = (forbidden | removed)[:, None, None, None]
-    poisoned = blobs._replace(images=np.where(hidden, np.nan, blobs.images).astype("f4"))
-    clean, dirty = (methods.make_problem(normed, variables, d, forget, removed=removed) for d in (blobs, poisoned))
+    poisoned = blobs._replace(
+        images=np.where(hidden, np.nan, blobs.images).astype("f4")
+    )
+    clean, dirty = (
+        methods.make_problem(normed, variables, d, forget, removed=removed)
+        for d in (blobs, poisoned)
+    )
     method = jax.jit(method)
     first, info = method(jax.random.clone(k_a), clean)
     chex.assert_tree_all_finite(first)
@@ -132,10 +175,17 @@ def test_reads_only_what_it_claims_and_the_key_decides(name, normed, blobs, key)
     assert isinstance(info, UnlearnInfo)
     assert info.losses.shape == (0,)
     other, _ = method(k_b, clean)
-    same = all(jax.tree.leaves(jax.tree.map(lambda a, b: bool(jnp.all(a == b)), first.params, other.params)))
+    same = all(
+        jax.tree.leaves(
+            jax.tree.map(lambda a, b: bool(jnp.all(a == b)), first.params, other.params)
+        )
+    )
     assert same is not random
     moved = [
-        bool(jnp.any(a != b)) for a, b in zip(*map(jax.tree.leaves, (first.params, variables.params)), strict=True)
+        bool(jnp.any(a != b))
+        for a, b in zip(
+            *map(jax.tree.leaves, (first.params, variables.params)), strict=True
+        )
     ]
     assert any(moved)
 
@@ -143,10 +193,18 @@ def test_reads_only_what_it_claims_and_the_key_decides(name, normed, blobs, key)
 def test_adapters_run_them_all(blobs, key):
     from flax import nnx
 
-    model = models.from_nnx(lambda rngs: nnx.Sequential(lambda x: x.reshape(len(x), -1), nnx.Linear(16, 3, rngs=rngs)))
+    model = models.from_nnx(
+        lambda rngs: nnx.Sequential(
+            lambda x: x.reshape(len(x), -1), nnx.Linear(16, 3, rngs=rngs)
+        )
+    )
     k_init, *keys = jax.random.split(key, 4)
     problem = methods.make_problem(model, model.init(k_init), blobs, TENTH)
-    for k, method in zip(keys, (influence(num_samples=4), fisher(shared=True), ssd(alpha=1.0)), strict=True):
+    for k, method in zip(
+        keys,
+        (influence(num_samples=4), fisher(shared=True), ssd(alpha=1.0)),
+        strict=True,
+    ):
         variables, _ = jax.jit(method)(k, problem)
         chex.assert_tree_all_finite(variables)
         chex.assert_trees_all_equal_shapes_and_dtypes(variables, problem.variables)
@@ -154,7 +212,10 @@ def test_adapters_run_them_all(blobs, key):
 
 TRACED = {
     "influence": (influence, {"alpha": 0.7, "damping": 0.2}),
-    "fisher": (lambda **k: fisher(shared=True, **k), {"alpha": 1e-3, "cap": 20.0, "power": 0.25}),
+    "fisher": (
+        lambda **k: fisher(shared=True, **k),
+        {"alpha": 1e-3, "cap": 20.0, "power": 0.25},
+    ),
     "ssd": (ssd, {"alpha": 1.3, "dampening": 0.6}),
 }
 
@@ -176,10 +237,17 @@ def test_they_map_over_problems(key):
         key, mask = item
         moved = Problem(LINEAR, problem.variables, train, mask, problem.num_forget)
         several = influence(num_samples=5), fisher(), ssd(alpha=1.1)
-        return [method(k, moved)[0] for k, method in zip(jax.random.split(key, 3), several, strict=True)]
+        return [
+            method(k, moved)[0]
+            for k, method in zip(jax.random.split(key, 3), several, strict=True)
+        ]
 
-    by_map, by_vmap = (replicas.mapper(form, num_models=3, devices=1) for form in ("map", "vmap"))
-    mapped = replicas.map_models(by_map, one, (jax.random.clone(keys), masks), problem.train)
+    by_map, by_vmap = (
+        replicas.mapper(form, num_models=3, devices=1) for form in ("map", "vmap")
+    )
+    mapped = replicas.map_models(
+        by_map, one, (jax.random.clone(keys), masks), problem.train
+    )
     vmapped = replicas.map_models(by_vmap, one, (keys, masks), problem.train)
     chex.assert_trees_all_close(mapped, vmapped, rtol=1e-4, atol=1e-6)
     assert np.abs(np.diff(mapped[2].params, axis=0)).max() > 1e-3
@@ -214,7 +282,8 @@ def test_bad_knobs(factory, knobs, message):
         factory(**knobs)
 
 
-# --- SSD -----------------------------------------------------------------------------------------------------------
+# --- SSD
+# -----------------------------------------------------------------------------------------------------------
 
 
 def slow_ssd(everywhere, forget, alpha, dampening):
@@ -228,8 +297,15 @@ def slow_ssd(everywhere, forget, alpha, dampening):
 @pytest.mark.parametrize("importance", ["sample", "batch"])
 def test_ssd_equals_its_definition(importance, key):
     problem = linear_problem()
-    over = [slow_fisher(IMAGES[m], LABELS[m], "true", importance, 100) for m in (FORGET | RETAIN, FORGET)]
-    method = jax.jit(lambda k, a, d: ssd(alpha=a, dampening=d, importance=importance, batch_size=100)(k, problem))
+    over = [
+        slow_fisher(IMAGES[m], LABELS[m], "true", importance, 100)
+        for m in (FORGET | RETAIN, FORGET)
+    ]
+    method = jax.jit(
+        lambda k, a, d: ssd(
+            alpha=a, dampening=d, importance=importance, batch_size=100
+        )(k, problem)
+    )
     settings = [(1.0, 1.0), (1.2, 0.3), (1.0, 1.1)]
     for k, knobs in zip(jax.random.split(key, 3), settings, strict=True):
         expected = slow_ssd(*over, *knobs)
@@ -239,11 +315,19 @@ def test_ssd_equals_its_definition(importance, key):
         assert info.num_gradients == 27 + 6
 
 
-def test_ssd_takes_128_samples_a_batch_as_published_and_32_where_the_value_is_the_same(monkeypatch, key):
+def test_ssd_takes_128_samples_a_batch_as_published_and_32_where_the_value_is_the_same(
+    monkeypatch, key
+):
     sizes = []
-    count = lambda index, size: sizes.append(size) or gradients.batches_of(index, size)  # noqa: E731
-    monkeypatch.setattr(importlib.import_module("unlearn_jax.methods.ssd"), "batches_of", count)
-    for k, knobs in zip(jax.random.split(key, 3), ({}, {"importance": "batch"}, {"batch_size": 7}), strict=True):
+    count = lambda index, size: sizes.append(size) or gradients.batches_of(index, size)
+    monkeypatch.setattr(
+        importlib.import_module("unlearn_jax.methods.ssd"), "batches_of", count
+    )
+    for k, knobs in zip(
+        jax.random.split(key, 3),
+        ({}, {"importance": "batch"}, {"batch_size": 7}),
+        strict=True,
+    ):
         jax.eval_shape(ssd(**knobs), k, linear_problem())
     assert sizes == [32, 32, 128, 128, 7, 7]
 
@@ -251,43 +335,69 @@ def test_ssd_takes_128_samples_a_batch_as_published_and_32_where_the_value_is_th
 def test_ssd_at_the_edges(key):
     problem, keys = linear_problem(), jax.random.split(key, 4)
     method = jax.jit(lambda k, a, d: ssd(alpha=a, dampening=d)(k, problem)[0])
-    for k, knobs in zip(keys, [(1.0, 1e6), (27 / 6, 1.0), (1e9, 1.0)], strict=False):  # |D| / |D_F| = 27 / 6
+    for k, knobs in zip(
+        keys, [(1.0, 1e6), (27 / 6, 1.0), (1e9, 1.0)], strict=False
+    ):  # |D| / |D_F| = 27 / 6
         chex.assert_trees_all_equal(method(k, *knobs), problem.variables)
     np.testing.assert_array_equal(method(keys[3], 0.0, 0.0).params, 0)
 
 
-# --- Fisher forgetting ---------------------------------------------------------------------------------------------
+# --- Fisher forgetting
+# ---------------------------------------------------------------------------------------------
 
 
 def noises(method, key, problem, count=3000):
     """``[count, 4, 3]``: what is added with as many keys."""
     run = jax.jit(jax.vmap(lambda k: method(k, problem)[0].params))
-    return np.asarray(run(jax.random.split(key, count))) - np.asarray(problem.variables.params)
+    return np.asarray(run(jax.random.split(key, count))) - np.asarray(
+        problem.variables.params
+    )
 
 
 def check_deviation(noise, expected):
-    np.testing.assert_allclose(noise.std(0), expected, rtol=0.08)  # 6 standard errors of 3000 draws
+    np.testing.assert_allclose(
+        noise.std(0), expected, rtol=0.08
+    )  # 6 standard errors of 3000 draws
     assert np.all(np.abs(noise.mean(0)) < 6 * expected / np.sqrt(len(noise)))
     flat = noise.reshape(len(noise), -1)
-    assert np.abs(np.corrcoef(flat.T) - np.eye(flat.shape[1])).max() < 6 / np.sqrt(len(noise))
+    assert np.abs(np.corrcoef(flat.T) - np.eye(flat.shape[1])).max() < 6 / np.sqrt(
+        len(noise)
+    )
 
 
 @pytest.mark.parametrize(("information", "power"), [("model", 0.5), ("true", 0.25)])
 def test_fisher_noise_has_the_deviation_of_its_formula(information, power, key):
-    information_of = slow_fisher(IMAGES[RETAIN], LABELS[RETAIN], information, "sample", 0)
+    information_of = slow_fisher(
+        IMAGES[RETAIN], LABELS[RETAIN], information, "sample", 0
+    )
     raw = information_of ** (-2 * power)
     cap = float(np.median(raw))  # half of the entries are capped
-    noise = noises(fisher(alpha=1e-2, cap=cap, power=power, information=information), key, linear_problem())
+    noise = noises(
+        fisher(alpha=1e-2, cap=cap, power=power, information=information),
+        key,
+        linear_problem(),
+    )
     check_deviation(noise, np.sqrt(1e-2 * np.minimum(raw, cap)))
 
 
 def test_fisher_shares_noise_as_the_released_codes_do(key):
     weights = WEIGHTS + np.array([0, 0, -3.0])  # a class that is hardly ever predicted
-    raw = slow_fisher(IMAGES[RETAIN], LABELS[RETAIN], "model", "batch", 100, weights) ** -1.0
-    cap = float(5 * raw.max())  # a tenth of it, half of the largest, binds: the only leaf [4, 3] is the head
+    raw = (
+        slow_fisher(IMAGES[RETAIN], LABELS[RETAIN], "model", "batch", 100, weights)
+        ** -1.0
+    )
+    cap = float(
+        5 * raw.max()
+    )  # a tenth of it, half of the largest, binds: the only leaf [4, 3] is the head
     shared = np.minimum(raw, cap / 10).mean(0)
     assert shared.max() > 2 * shared.min()
-    knobs = {"alpha": 1e-6, "cap": cap, "information": "batch", "shared": True, "batch_size": 100}
+    knobs = {
+        "alpha": 1e-6,
+        "cap": cap,
+        "information": "batch",
+        "shared": True,
+        "batch_size": 100,
+    }
     noise = noises(fisher(**knobs), key, linear_problem(weights=weights))
     check_deviation(noise, np.sqrt(10 * 1e-6 * shared)[None, :] * np.ones((4, 1)))
 
@@ -295,22 +405,33 @@ def test_fisher_shares_noise_as_the_released_codes_do(key):
 def test_fisher_scales_only_biases_and_head(tiny, tiny_variables, blobs, key):
     """``power=0`` makes the inverse 1 everywhere: what is left are the factors of ``shared``."""
     problem = methods.make_problem(tiny, tiny_variables, blobs, TENTH)
-    run = jax.vmap(lambda k: fisher(alpha=1.0, cap=1.0, power=0.0, shared=True)(k, problem)[0].params)
+    run = jax.vmap(
+        lambda k: (
+            fisher(alpha=1.0, cap=1.0, power=0.0, shared=True)(k, problem)[0].params
+        )
+    )
     drawn = jax.jit(run)(jax.random.split(key, 400))
-    for leaf, original in zip(jax.tree.leaves(drawn), jax.tree.leaves(tiny_variables.params), strict=True):
+    for leaf, original in zip(
+        jax.tree.leaves(drawn), jax.tree.leaves(tiny_variables.params), strict=True
+    ):
         head, bias = leaf.shape[-1] == 3, leaf.ndim == 2
         variance = (0.1 if head else 1.0) * (10 if head or bias else 1)
         noise = np.asarray(leaf) - np.asarray(original)[None]
-        assert np.mean(noise**2) == pytest.approx(variance, rel=6 * np.sqrt(2 / noise.size))
+        assert np.mean(noise**2) == pytest.approx(
+            variance, rel=6 * np.sqrt(2 / noise.size)
+        )
 
 
 def test_fisher_without_noise_is_the_original(key):
     problem = linear_problem()
     cost = 3 * 21  # every class, every retained sample
-    chex.assert_trees_all_equal(run(fisher(alpha=0.0), key, problem, cost=cost), problem.variables)
+    chex.assert_trees_all_equal(
+        run(fisher(alpha=0.0), key, problem, cost=cost), problem.variables
+    )
 
 
-# --- influence -----------------------------------------------------------------------------------------------------
+# --- influence
+# -----------------------------------------------------------------------------------------------------
 
 
 def slow_direction(images, labels, forget, retain, weights=WEIGHTS):
@@ -336,17 +457,34 @@ def test_influence_equals_the_recursion(damping, batch_size, key):
     dense = damping * np.eye(12) + samples.T @ samples / len(samples)
     np.testing.assert_allclose(inverse @ dense, np.eye(12), atol=1e-9)
     step = inverse @ slow_direction(IMAGES, LABELS, FORGET, RETAIN)
-    cost = 27 + (24 * (2 + 6) if batch_size == 4 else 21 * (2 + 1))  # 21 samples in batches of 4, or in one
-    got = run(influence(alpha=2.0, damping=damping, batch_size=batch_size), key, linear_problem(), cost=cost)
-    np.testing.assert_allclose((got.params - WEIGHTS).ravel(), 2 * step, rtol=2e-3, atol=2e-6)
+    cost = 27 + (
+        24 * (2 + 6) if batch_size == 4 else 21 * (2 + 1)
+    )  # 21 samples in batches of 4, or in one
+    got = run(
+        influence(alpha=2.0, damping=damping, batch_size=batch_size),
+        key,
+        linear_problem(),
+        cost=cost,
+    )
+    np.testing.assert_allclose(
+        (got.params - WEIGHTS).ravel(), 2 * step, rtol=2e-3, atol=2e-6
+    )
 
 
 @pytest.mark.parametrize("batch_size", [64, 4])
 def test_influence_is_finite_and_bounded_for_any_damping(batch_size, key):
     """Twenty-one gradients of rank eight: all but eight eigenvalues of their products are rounding."""
     length = np.linalg.norm(slow_direction(IMAGES, LABELS, FORGET, RETAIN))
-    method = jax.jit(lambda k, d: influence(alpha=d, damping=d, batch_size=batch_size)(k, linear_problem())[0].params)
-    for k, damping in zip(jax.random.split(key, 4), (1e-5, 1e-7, 1e-9, 1e-20), strict=True):
+    method = jax.jit(
+        lambda k, d: (
+            influence(alpha=d, damping=d, batch_size=batch_size)(k, linear_problem())[
+                0
+            ].params
+        )
+    )
+    for k, damping in zip(
+        jax.random.split(key, 4), (1e-5, 1e-7, 1e-9, 1e-20), strict=True
+    ):
         assert np.linalg.norm(method(k, damping) - WEIGHTS) <= 1.001 * length
 
 
@@ -370,10 +508,15 @@ def test_influence_draws_different_retained_samples(key):
         "woodfisher": lambda samples: sherman_morrison(samples, 1.0) @ direction,
         "released": lambda samples: released_recursion(samples, direction),
     }
-    for k, (inverse, recursion) in zip(jax.random.split(key), slow.items(), strict=True):
+    for k, (inverse, recursion) in zip(
+        jax.random.split(key), slow.items(), strict=True
+    ):
         got = run(influence(inverse=inverse, num_samples=3), k, problem)
         step = np.asarray(got.params - WEIGHTS).ravel()
-        gaps = {p: np.abs(recursion(each[list(p)]) - step).max() for p in itertools.permutations(range(3, 8), 3)}
+        gaps = {
+            p: np.abs(recursion(each[list(p)]) - step).max()
+            for p in itertools.permutations(range(3, 8), 3)
+        }
         best = min(gaps, key=gaps.get)
         assert gaps[best] < 1e-6
         others = [gap for p, gap in gaps.items() if set(p) != set(best)]
@@ -386,21 +529,32 @@ def test_influence_at_the_edges(key):
     chex.assert_trees_all_equal(method(keys[0], 0.0, 1.0), problem.variables)
     direction = slow_direction(IMAGES, LABELS, FORGET, RETAIN)
     damped = method(keys[1], 1e4, 1e4)
-    np.testing.assert_allclose((damped.params - WEIGHTS).ravel(), direction, rtol=1e-3, atol=1e-6)
-    one = run(influence(inverse="released", num_samples=1), keys[2], problem, cost=27 + 1)
-    np.testing.assert_allclose((one.params - WEIGHTS).ravel(), direction, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(
+        (damped.params - WEIGHTS).ravel(), direction, rtol=1e-3, atol=1e-6
+    )
+    one = run(
+        influence(inverse="released", num_samples=1), keys[2], problem, cost=27 + 1
+    )
+    np.testing.assert_allclose(
+        (one.params - WEIGHTS).ravel(), direction, rtol=1e-3, atol=1e-6
+    )
 
 
 def newton(images, labels):
-    """The minimiser of the mean cross-entropy, all classes' weights centred."""
+    """The minimizer of the mean cross-entropy, all classes' weights centered."""
     x, weights = images.reshape(len(images), -1).astype(float), np.zeros((4, 3))
     for _ in range(50):
         p = probabilities(weights, images)
         curvature = np.einsum(
-            "ni,nj,ncd->icjd", x, x, np.einsum("nc,cd->ncd", p, np.eye(3)) - p[:, :, None] * p[:, None]
+            "ni,nj,ncd->icjd",
+            x,
+            x,
+            np.einsum("nc,cd->ncd", p, np.eye(3)) - p[:, :, None] * p[:, None],
         )
         gradient = each_gradient(images, labels, weights).sum(0)
-        weights = weights - (np.linalg.pinv(curvature.reshape(12, 12)) @ gradient.ravel()).reshape(4, 3)
+        weights = weights - (
+            np.linalg.pinv(curvature.reshape(12, 12)) @ gradient.ravel()
+        ).reshape(4, 3)
     assert np.abs(gradient).max() < 1e-8
     return weights - weights.mean(1, keepdims=True)
 
@@ -411,9 +565,15 @@ def test_influence_moves_a_convex_model_to_the_retrained_one(key):
     odds = probabilities(rng.normal(size=(4, 3)), images)
     labels = np.array([rng.choice(3, p=row) for row in odds]).astype("i4")
     forget = (labels == 0) & (np.arange(150) < 40)
-    original, retrained = newton(images, labels), newton(images[~forget], labels[~forget])
+    original, retrained = (
+        newton(images, labels),
+        newton(images[~forget], labels[~forget]),
+    )
     problem = linear_problem(images, forget, np.zeros(150, bool), labels, original)
     got = run(influence(damping=1e-3), key, problem)
-    before, after = np.linalg.norm(original - retrained), np.linalg.norm(np.asarray(got.params) - retrained)
+    before, after = (
+        np.linalg.norm(original - retrained),
+        np.linalg.norm(np.asarray(got.params) - retrained),
+    )
     assert before > 0.1
     assert after < 0.5 * before

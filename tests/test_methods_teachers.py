@@ -35,7 +35,10 @@ CASES = {
     "scrub": (scrub(**KNOBS, forget_batch_size=4, max_epochs=1, decay_every=1), BOTH),
     "scrub min": (scrub(**KNOBS, max_epochs=0), RETAIN),
     "bad_teacher": (bad_teacher(**KNOBS), BOTH),
-    "bad_teacher F": (bad_teacher(**KNOBS, retain_share=0, optimizer="sgd", reduction="element"), FORGET),
+    "bad_teacher F": (
+        bad_teacher(**KNOBS, retain_share=0, optimizer="sgd", reduction="element"),
+        FORGET,
+    ),
 }
 FULL = {"batch_size": 30, "learning_rate": 0.3}
 
@@ -51,20 +54,39 @@ def test_maps_over_forget_sets(name, blobs, key):
 
 
 @settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 999), temperature=st.floats(0.5, 8.0), scale=st.floats(0.0, 30.0))
-def test_kl_divergence_of_softened_logits_is_that_of_the_softened_distributions(seed, temperature, scale):
+@given(
+    seed=st.integers(0, 999),
+    temperature=st.floats(0.5, 8.0),
+    scale=st.floats(0.0, 30.0),
+)
+def test_kl_divergence_of_softened_logits_is_that_of_the_softened_distributions(
+    seed, temperature, scale
+):
     teacher, student = scale * np.random.default_rng(seed).normal(size=(2, 4, 3))
     p, q = softmax(teacher / temperature), softmax(student / temperature)
-    expected = np.sum(p * (np.log(np.maximum(p, 1e-300)) - np.log(np.maximum(q, 1e-300))), -1)
-    got = kl_divergence(jnp.asarray(teacher, "f4") / temperature, jnp.asarray(student, "f4") / temperature)
+    expected = np.sum(
+        p * (np.log(np.maximum(p, 1e-300)) - np.log(np.maximum(q, 1e-300))), -1
+    )
+    got = kl_divergence(
+        jnp.asarray(teacher, "f4") / temperature,
+        jnp.asarray(student, "f4") / temperature,
+    )
     np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)
     assert np.all(got >= -1e-5)
 
 
-def test_scrub_leaves_its_teacher_on_the_forget_set_and_obeys_it_on_the_rest(blobs, key):
+def test_scrub_leaves_its_teacher_on_the_forget_set_and_obeys_it_on_the_rest(
+    blobs, key
+):
     problem = linear_problem(blobs)
     numbers = {"gamma": 0.7, "alpha": 0.4, "temperature": 3.0}
-    knobs = {"num_epochs": 3, "max_epochs": 2, "forget_batch_size": 30, "weight_decay": 0.1, **FULL}
+    knobs = {
+        "num_epochs": 3,
+        "max_epochs": 2,
+        "forget_batch_size": 30,
+        "weight_decay": 0.1,
+        **FULL,
+    }
     got = traced(scrub, numbers, problem, key, 5 * 30, **knobs)
     teacher = np.asarray(problem.variables.params, "f8")
 
@@ -85,31 +107,60 @@ def test_scrub_leaves_its_teacher_on_the_forget_set_and_obeys_it_on_the_rest(blo
 
 def test_scrub_without_teacher_is_fine_tuning(blobs, key):
     problem, (k_a, k_b) = linear_problem(blobs), jax.random.split(key)
-    bare, _ = scrub(**FULL, num_epochs=2, gamma=1.0, alpha=0.0, max_epochs=0)(k_a, problem)
-    chex.assert_trees_all_close(bare, methods.finetune(**FULL, num_epochs=2)(k_b, problem)[0], rtol=1e-4, atol=1e-6)
+    bare, _ = scrub(**FULL, num_epochs=2, gamma=1.0, alpha=0.0, max_epochs=0)(
+        k_a, problem
+    )
+    chex.assert_trees_all_close(
+        bare,
+        methods.finetune(**FULL, num_epochs=2)(k_b, problem)[0],
+        rtol=1e-4,
+        atol=1e-6,
+    )
 
 
 @pytest.mark.parametrize(("reduction", "classes"), [("batch", 1), ("element", 3)])
 def test_bad_teacher_follows_two_teachers(reduction, classes, blobs, key):
     problem = linear_problem(blobs)
-    knobs = {"num_epochs": 3, "batch_size": 60, "retain_share": 1.0, "optimizer": "sgd", "reduction": reduction}
-    got = traced(bad_teacher, {"temperature": 2.0, "learning_rate": 0.9}, problem, key, 3 * 60, **knobs)
-    original, x = np.asarray(problem.variables.params, "f8"), blobs.images.reshape(60, -1)
+    knobs = {
+        "num_epochs": 3,
+        "batch_size": 60,
+        "retain_share": 1.0,
+        "optimizer": "sgd",
+        "reduction": reduction,
+    }
+    got = traced(
+        bad_teacher,
+        {"temperature": 2.0, "learning_rate": 0.9},
+        problem,
+        key,
+        3 * 60,
+        **knobs,
+    )
+    original, x = (
+        np.asarray(problem.variables.params, "f8"),
+        blobs.images.reshape(60, -1),
+    )
     target = softmax(np.where(HALF[:, None], x @ IGNORANT, x @ original) / 2.0)
     steps = 3 * [lambda w: gradient(w, blobs.images, target, 2.0) / classes]
-    np.testing.assert_allclose(got, descend(original, steps, 0.9, weight_decay=0.0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        got, descend(original, steps, 0.9, weight_decay=0.0), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_bad_teacher_reads_the_same_share_of_the_retained_samples_in_every_epoch(key):
     """Sample ``i`` alone moves row ``i`` of the weights, once forget samples have moved the bias they share."""
     model = models.from_functions(
         lambda key: {"w": jnp.ones((16, 3)), "b": jnp.arange(3.0)},
-        lambda params, images: images.reshape(len(images), -1) @ params["w"] + params["b"][None],
+        lambda params, images: (
+            images.reshape(len(images), -1) @ params["w"] + params["b"][None]
+        ),
     )
     train = Dataset(np.eye(16, dtype="f4").reshape(16, 4, 4, 1), np.zeros(16, "i4"))
     start = Variables({"w": jnp.zeros((16, 3)), "b": jnp.zeros(3)}, {})
     problem = methods.make_problem(model, start, train, np.arange(16) < 8)
-    run = jax.jit(bad_teacher(num_epochs=4, batch_size=4, learning_rate=0.1, retain_share=0.5))
+    run = jax.jit(
+        bad_teacher(num_epochs=4, batch_size=4, learning_rate=0.1, retain_share=0.5)
+    )
     variables, info = run(key, problem)
     moved = np.any(np.asarray(variables.params["w"]) != 0, -1)
     assert info.num_gradients == 4 * (8 + 4)
@@ -126,7 +177,9 @@ def test_draw_share_draws_that_many_members(seed, count):
 
 
 def test_draw_share_is_uniform(key):
-    draws = jax.vmap(lambda k: draw_share(k, jnp.asarray(HALF), 9))(jax.random.split(key, 2000))
+    draws = jax.vmap(lambda k: draw_share(k, jnp.asarray(HALF), 9))(
+        jax.random.split(key, 2000)
+    )
     assert np.all(np.abs(draws.mean(0)[HALF] - 0.3) < 5 * np.sqrt(0.21 / 2000))
 
 

@@ -35,64 +35,117 @@ def test_forms_equal_lax_in_value_and_gradients(form, case, key):
     kernel = jax.random.normal(k2, (size, size, cin, cout))
 
     def run(conv):
-        out, back = jax.vjp(lambda i, k: conv(i, k, (stride, stride), padding), image, kernel)
+        out, back = jax.vjp(
+            lambda i, k: conv(i, k, (stride, stride), padding), image, kernel
+        )
         return out, back(jax.random.normal(jax.random.clone(k3), out.shape))
 
     def stock(image, kernel, strides, pads):
-        return lax.conv_general_dilated(image, kernel, strides, pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return lax.conv_general_dilated(
+            image, kernel, strides, pads, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
 
     expected, got = run(stock), run(models.CONVOLUTIONS[form])
     chex.assert_trees_all_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("batch", "part", "parts"), [(6, 1000, 2), (6, 500, 3), (7, 1000, 7), (13, 2000, 1)])
+@pytest.mark.parametrize(
+    ("batch", "part", "parts"), [(6, 1000, 2), (6, 500, 3), (7, 1000, 7), (13, 2000, 1)]
+)
 def test_weight_gradients_in_parts_are_the_whole(batch, part, parts, key, monkeypatch):
     k1, k2, k3, k4 = jax.random.split(key, 4)
-    image, kernel = jax.random.normal(k1, (batch, 5, 6, 2)), jax.random.normal(k2, (3, 3, 2, 4))
-    back, tangent = jax.random.normal(k3, (batch, 3, 3, 4)), jax.random.normal(k4, kernel.shape)
+    image, kernel = (
+        jax.random.normal(k1, (batch, 5, 6, 2)),
+        jax.random.normal(k2, (3, 3, 2, 4)),
+    )
+    back, tangent = (
+        jax.random.normal(k3, (batch, 3, 3, 4)),
+        jax.random.normal(k4, kernel.shape),
+    )
 
     def run(conv):  # the gradient by the kernel, and its derivative along a direction
-        fun = lambda k: jnp.tanh(conv(image, k, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")))  # noqa: E731
-        return lambda k: jax.jvp(lambda k: jax.vjp(fun, k)[1](back)[0], (k,), (tangent,))
+        fun = lambda k: jnp.tanh(
+            conv(image, k, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        )
+        return lambda k: jax.jvp(
+            lambda k: jax.vjp(fun, k)[1](back)[0], (k,), (tangent,)
+        )
 
     monkeypatch.setattr("unlearn_jax.models.conv.PART", part)  # an image has 240 bytes
     monkeypatch.setattr("unlearn_jax.models.conv.FEW_CHANNELS", 0)
     program = jax.make_jaxpr(run(models.canonical_conv))(kernel)
-    assert set(re.findall(r"length=(\d+)", str(program))) == ({str(parts)} if parts > 1 else set())
-    got, expected = jax.jit(run(models.canonical_conv))(kernel), jax.jit(run(lax.conv_general_dilated))(kernel)
+    assert set(re.findall(r"length=(\d+)", str(program))) == (
+        {str(parts)} if parts > 1 else set()
+    )
+    got, expected = (
+        jax.jit(run(models.canonical_conv))(kernel),
+        jax.jit(run(lax.conv_general_dilated))(kernel),
+    )
     chex.assert_trees_all_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_parts_of_bfloat16_are_added_in_float32(key, monkeypatch):
     monkeypatch.setattr("unlearn_jax.models.conv.PART", 1)
-    image, kernel = jnp.ones((512, 2, 2, 5), jnp.bfloat16), jax.random.normal(key, (1, 1, 5, 1), jnp.bfloat16)
-    gradient = jax.grad(lambda k: jnp.sum(models.canonical_conv(image, k, (1, 1), "SAME")).astype(jnp.float32))(kernel)
+    image, kernel = (
+        jnp.ones((512, 2, 2, 5), jnp.bfloat16),
+        jax.random.normal(key, (1, 1, 5, 1), jnp.bfloat16),
+    )
+    gradient = jax.grad(
+        lambda k: jnp.sum(models.canonical_conv(image, k, (1, 1), "SAME")).astype(
+            jnp.float32
+        )
+    )(kernel)
     assert gradient.dtype == jnp.bfloat16
-    np.testing.assert_array_equal(gradient.astype(jnp.float32), 2048)  # steps of 4 are lost in bfloat16 from 1024 on
+    np.testing.assert_array_equal(
+        gradient.astype(jnp.float32), 2048
+    )  # steps of 4 are lost in bfloat16 from 1024 on
 
 
 @pytest.mark.parametrize(
     ("height", "width", "padding"),
-    [(8, 8, ((1, 1), (1, 1))), (7, 9, ((1, 1), (1, 1))), (6, 5, ((0, 0), (0, 0))), (5, 6, ((0, 2), (2, 1)))],
+    [
+        (8, 8, ((1, 1), (1, 1))),
+        (7, 9, ((1, 1), (1, 1))),
+        (6, 5, ((0, 0), (0, 0))),
+        (5, 6, ((0, 2), (2, 1))),
+    ],
 )
 @pytest.mark.parametrize("part", [10**9, 1500])
-def test_training_in_winograds_form_is_the_convolution(height, width, padding, part, key, monkeypatch):
+def test_training_in_winograds_form_is_the_convolution(
+    height, width, padding, part, key, monkeypatch
+):
     k1, k2, k3 = jax.random.split(key, 3)
-    image, kernel = jax.random.normal(k1, (4, height, width, 5)), jax.random.normal(k2, (3, 3, 5, 6))
+    image, kernel = (
+        jax.random.normal(k1, (4, height, width, 5)),
+        jax.random.normal(k2, (3, 3, 5, 6)),
+    )
     for name, value in {"MANY_CHANNELS": 5, "MANY_POSITIONS": 1, "PART": part}.items():
         monkeypatch.setattr(f"unlearn_jax.models.conv.{name}", value)
 
     def run(conv, image, kernel):
         dims = ("NHWC", "HWIO", "NHWC")
-        out, back = jax.vjp(lambda i, k: conv(i, k, (1, 1), padding, dimension_numbers=dims), image, kernel)
+        out, back = jax.vjp(
+            lambda i, k: conv(i, k, (1, 1), padding, dimension_numbers=dims),
+            image,
+            kernel,
+        )
         return out, back(jax.random.normal(jax.random.clone(k3), out.shape))
 
-    expected, got = (run(conv, image, kernel) for conv in (lax.conv_general_dilated, models.canonical_conv))
+    expected, got = (
+        run(conv, image, kernel)
+        for conv in (lax.conv_general_dilated, models.canonical_conv)
+    )
     chex.assert_trees_all_close(got, expected, rtol=1e-4, atol=1e-4)
-    trained = str(jax.make_jaxpr(lambda i, k: run(models.canonical_conv, i, k))(image, kernel))
-    assert trained.count("dot_general") == 2  # forward, and by the image; in a loop where there are parts
+    trained = str(
+        jax.make_jaxpr(lambda i, k: run(models.canonical_conv, i, k))(image, kernel)
+    )
+    assert (
+        trained.count("dot_general") == 2
+    )  # forward, and by the image; in a loop where there are parts
     assert ("scan" in trained) == (part == 1500)
-    plain = jax.make_jaxpr(lambda i, k: models.canonical_conv(i, k, (1, 1), padding))(image, kernel)
+    plain = jax.make_jaxpr(lambda i, k: models.canonical_conv(i, k, (1, 1), padding))(
+        image, kernel
+    )
     assert "conv_general_dilated" in str(plain), "what layers are found in"
     assert "dot_general" not in str(plain)
 
@@ -100,16 +153,25 @@ def test_training_in_winograds_form_is_the_convolution(height, width, padding, p
 @pytest.mark.parametrize("stride", [1, 2])
 def test_canonical_second_derivatives(stride, key):
     k1, k2, k3 = jax.random.split(key, 3)
-    image, kernel = jax.random.normal(k1, (2, 6, 6, 2)), jax.random.normal(k2, (3, 3, 2, 3))
+    image, kernel = (
+        jax.random.normal(k1, (2, 6, 6, 2)),
+        jax.random.normal(k2, (3, 3, 2, 3)),
+    )
     tangent = jax.random.normal(k3, kernel.shape)
 
     def hvp(conv, dims):
-        fun = lambda k: jnp.sum(jnp.tanh(conv(image, k, (stride, stride), "SAME", dimension_numbers=dims)) ** 2)  # noqa: E731
+        fun = lambda k: jnp.sum(
+            jnp.tanh(conv(image, k, (stride, stride), "SAME", dimension_numbers=dims))
+            ** 2
+        )
         return jax.jvp(jax.grad(fun), (kernel,), (tangent,))[1]
 
     dims = ("NHWC", "HWIO", "NHWC")
     chex.assert_trees_all_close(
-        hvp(models.canonical_conv, dims), hvp(lax.conv_general_dilated, dims), rtol=1e-4, atol=1e-4
+        hvp(models.canonical_conv, dims),
+        hvp(lax.conv_general_dilated, dims),
+        rtol=1e-4,
+        atol=1e-4,
     )
 
 
@@ -119,7 +181,9 @@ def test_forms_refuse_what_they_cannot_do(form):
     with pytest.raises(InputError, match="no groups"):
         models.CONVOLUTIONS[form](image, kernel, (1, 1), "SAME", feature_group_count=2)
     with pytest.raises(InputError, match="NHWC"):
-        models.CONVOLUTIONS[form](image, kernel, (1, 1), "SAME", dimension_numbers=("NCHW", "OIHW", "NCHW"))
+        models.CONVOLUTIONS[form](
+            image, kernel, (1, 1), "SAME", dimension_numbers=("NCHW", "OIHW", "NCHW")
+        )
     with pytest.raises(InputError, match="unknown convolution"):
         models.convolution("fast")
 
@@ -128,19 +192,23 @@ def test_forms_refuse_what_they_cannot_do(form):
 def test_max_pool_matches_flax_away_from_ties(shape, key):
     k_x, k_t, k_g = jax.random.split(key, 3)
     images, tangent = jax.random.normal(k_x, shape), jax.random.normal(k_t, shape)
-    stock = lambda x: nn.max_pool(x, (2, 2), (2, 2))  # noqa: E731
+    stock = lambda x: nn.max_pool(x, (2, 2), (2, 2))
     expected, back = jax.vjp(stock, images)
     got, own_back = jax.vjp(models.max_pool_2x2, images)
     chex.assert_trees_all_equal(got, expected)
     cotangent = jax.random.normal(k_g, got.shape)
     chex.assert_trees_all_close(own_back(cotangent), back(cotangent))
-    forward = [jax.jvp(pool, (images,), (tangent,)) for pool in (models.max_pool_2x2, stock)]
+    forward = [
+        jax.jvp(pool, (images,), (tangent,)) for pool in (models.max_pool_2x2, stock)
+    ]
     chex.assert_trees_all_close(*forward)
 
 
 def test_max_pool_splits_ties_evenly():
     window = jnp.array([[3.0, 1.0], [3.0, 3.0]])
-    gradient = jax.grad(lambda x: 6 * jnp.sum(models.max_pool_2x2(x[None, :, :, None])))(window)
+    gradient = jax.grad(
+        lambda x: 6 * jnp.sum(models.max_pool_2x2(x[None, :, :, None]))
+    )(window)
     np.testing.assert_allclose(gradient, [[2, 0], [2, 2]])
 
 
@@ -152,7 +220,15 @@ def test_max_pool_splits_ties_evenly():
         ("cnn", {"widths": (4,), "batch_norm": True}),
         ("resnet", {"blocks": (1, 1), "width": 4}),
         ("resnet", {"blocks": (1, 1), "width": 4, "batch_norm": False}),
-        ("resnet", {"blocks": (1, 1), "width": 4, "halve_projection": True, "dtype": "bfloat16"}),
+        (
+            "resnet",
+            {
+                "blocks": (1, 1),
+                "width": 4,
+                "halve_projection": True,
+                "dtype": "bfloat16",
+            },
+        ),
     ],
 )
 def test_architectures_keep_the_contract(name, knobs, key):
@@ -165,7 +241,9 @@ def test_architectures_keep_the_contract(name, knobs, key):
     assert logits.dtype == jnp.float32
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
     # a logit never depends on the rest of the batch
-    chex.assert_trees_all_close(logits[2:4], model.apply(variables, images[2:4]), rtol=2e-2, atol=2e-2)
+    chex.assert_trees_all_close(
+        logits[2:4], model.apply(variables, images[2:4]), rtol=2e-2, atol=2e-2
+    )
     train_logits, state = model.apply_train(variables, images, k_train)
     chex.assert_shape(train_logits, (6, 10))
     chex.assert_trees_all_equal_shapes_and_dtypes(state, variables.state)
@@ -175,15 +253,23 @@ def test_architectures_keep_the_contract(name, knobs, key):
 def test_resnet18_has_the_published_size():
     model = models.build("resnet", (32, 32, 3), 10)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
-    assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes.params)) == 11_173_962
+    assert (
+        sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes.params))
+        == 11_173_962
+    )
 
 
 def test_halving_the_projection_changes_logits(key):
     knobs = {"blocks": (1, 1), "width": 4}
-    plain, halved = (models.build("resnet", (8, 8, 1), 3, halve_projection=h, **knobs) for h in (False, True))
+    plain, halved = (
+        models.build("resnet", (8, 8, 1), 3, halve_projection=h, **knobs)
+        for h in (False, True)
+    )
     k_init, k_x = jax.random.split(key)
     variables, images = plain.init(k_init), jax.random.uniform(k_x, (2, 8, 8, 1))
-    assert not np.allclose(plain.apply(variables, images), halved.apply(variables, images))
+    assert not np.allclose(
+        plain.apply(variables, images), halved.apply(variables, images)
+    )
 
 
 class TinyNNX(nnx.Module):
@@ -194,7 +280,9 @@ class TinyNNX(nnx.Module):
         self.last = nnx.Linear(8, 3, rngs=rngs)
 
     def __call__(self, images):
-        return self.last(self.drop(nnx.relu(self.norm(self.first(images.reshape(len(images), -1))))))
+        return self.last(
+            self.drop(nnx.relu(self.norm(self.first(images.reshape(len(images), -1)))))
+        )
 
 
 def test_nnx_adapter(key):
@@ -202,15 +290,25 @@ def test_nnx_adapter(key):
     k_init, k_x, k_a, k_b = jax.random.split(key, 4)
     variables = jax.jit(model.init)(k_init)
     images = jax.random.uniform(k_x, (5, 4, 4, 1))
-    chex.assert_trees_all_equal(model.apply(variables, images), model.apply(variables, images))
+    chex.assert_trees_all_equal(
+        model.apply(variables, images), model.apply(variables, images)
+    )
 
     def loss(params, key):
-        logits, state = model.apply_train(variables._replace(params=params), images, key)
+        logits, state = model.apply_train(
+            variables._replace(params=params), images, key
+        )
         return jnp.mean(logits**2), state
 
-    (value_a, state), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables.params, jax.random.clone(k_a))
-    (value_b, _), _ = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables.params, k_b)
-    (again, _), _ = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables.params, k_a)
+    (value_a, state), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(
+        variables.params, jax.random.clone(k_a)
+    )
+    (value_b, _), _ = jax.jit(jax.value_and_grad(loss, has_aux=True))(
+        variables.params, k_b
+    )
+    (again, _), _ = jax.jit(jax.value_and_grad(loss, has_aux=True))(
+        variables.params, k_a
+    )
     assert value_a != value_b, "dropout must follow the key"
     assert value_a == again
     chex.assert_trees_all_equal_shapes(grads, variables.params)

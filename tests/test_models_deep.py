@@ -18,7 +18,9 @@ TINY = {
 
 def count(name, image_shape=(32, 32, 3), num_classes=10, **fields):
     """Trained numbers of the full-size network, without building it."""
-    shapes = jax.eval_shape(models.build(name, image_shape, num_classes, **fields).init, jax.random.key(0))
+    shapes = jax.eval_shape(
+        models.build(name, image_shape, num_classes, **fields).init, jax.random.key(0)
+    )
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes.params))
 
 
@@ -27,12 +29,20 @@ def count(name, image_shape=(32, 32, 3), num_classes=10, **fields):
     [
         ("vgg", {}, 20_040_522),
         ("vgg", {"stages": VGG11}, 9_231_114),
-        ("vgg", {"image_shape": (64, 64, 3), "num_classes": 200}, 20_040_522 - 5_130 + 2049 * 200),
+        (
+            "vgg",
+            {"image_shape": (64, 64, 3), "num_classes": 200},
+            20_040_522 - 5_130 + 2049 * 200,
+        ),
         ("vgg", {"head": 100}, 20_040_522 - 5_130 + 513 * 100 + 101 * 10),
         ("densenet", {}, 769_162),
         ("densenet", {"num_classes": 100}, 800_032),
         # one layer, no transition: stem, BN 8, 1x1 to 16, BN 16, 3x3 to 4, BN 12, head
-        ("densenet", {"blocks": [1], "growth": 4}, 27 * 8 + 16 + 8 * 16 + 32 + 9 * 16 * 4 + 24 + 13 * 10),
+        (
+            "densenet",
+            {"blocks": [1], "growth": 4},
+            27 * 8 + 16 + 8 * 16 + 32 + 9 * 16 * 4 + 24 + 13 * 10,
+        ),
     ],
 )
 def test_published_sizes(name, fields, size):
@@ -41,9 +51,15 @@ def test_published_sizes(name, fields, size):
 
 def test_compression_sets_the_width_after_a_transition():
     shapes = jax.eval_shape(
-        models.build("densenet", (8, 8, 1), 3, blocks=(3, 1), growth=4, compression=0.4).init, jax.random.key(0)
+        models.build(
+            "densenet", (8, 8, 1), 3, blocks=(3, 1), growth=4, compression=0.4
+        ).init,
+        jax.random.key(0),
     )
-    assert shapes.params["Dense_0"]["kernel"].shape == (int(0.4 * (2 * 4 + 3 * 4)) + 4, 3)
+    assert shapes.params["Dense_0"]["kernel"].shape == (
+        int(0.4 * (2 * 4 + 3 * 4)) + 4,
+        3,
+    )
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -57,10 +73,16 @@ def test_contract_and_gradients_in_every_form(name, key):
         model = models.build(name, (8, 8, 2), 3, conv=form, **TINY[name])
 
         def loss(params):
-            logits, state = model.apply_train(variables._replace(params=params), images, jax.random.clone(k_train))
-            return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1)), (logits, state)
+            logits, state = model.apply_train(
+                variables._replace(params=params), images, jax.random.clone(k_train)
+            )
+            return -jnp.mean(
+                jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1)
+            ), (logits, state)
 
-        (_, (logits, state)), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables.params)
+        (_, (logits, state)), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(
+            variables.params
+        )
         return logits, state, grads
 
     canonical, lax = run("canonical"), run("lax")
@@ -70,9 +92,17 @@ def test_contract_and_gradients_in_every_form(name, key):
     chex.assert_tree_all_finite(grads)
     chex.assert_trees_all_equal_shapes_and_dtypes(state, variables.state)
     # every kernel gets a gradient, and every running mean moves
-    kernels = {path: g for path, g in jax.tree.leaves_with_path(grads) if "kernel" in jax.tree_util.keystr(path)}
+    kernels = {
+        path: g
+        for path, g in jax.tree.leaves_with_path(grads)
+        if "kernel" in jax.tree_util.keystr(path)
+    }
     assert all(jnp.abs(g).max() > 0 for g in kernels.values())
-    moved = jax.tree.map(lambda new, old: bool(jnp.abs(new - old).max() > 0), state, dict(variables.state))
+    moved = jax.tree.map(
+        lambda new, old: bool(jnp.abs(new - old).max() > 0),
+        state,
+        dict(variables.state),
+    )
     assert all(jax.tree.leaves(moved))
 
     model = models.build(name, (8, 8, 2), 3, **TINY[name])
@@ -89,7 +119,9 @@ class Slow:
     """The two networks in evaluation mode, in plain NumPy; layers are used in the order Flax numbers them."""
 
     def __init__(self, variables):
-        self.params, self.stats = jax.tree.map(np.asarray, (variables.params, variables.state["batch_stats"]))
+        self.params, self.stats = jax.tree.map(
+            np.asarray, (variables.params, variables.state["batch_stats"])
+        )
         self.used = {"Conv": 0, "BatchNorm": 0, "Dense": 0}
 
     def next(self, kind):
@@ -103,11 +135,15 @@ class Slow:
         size = len(kernel)
         padded = np.pad(x, ((0, 0), *((size // 2, size // 2),) * 2, (0, 0)))
         shifts = [(i, j) for i in range(size) for j in range(size)]
-        return sum(padded[:, i : i + height, j : j + width] @ kernel[i, j] for i, j in shifts) + params.get("bias", 0)
+        return sum(
+            padded[:, i : i + height, j : j + width] @ kernel[i, j] for i, j in shifts
+        ) + params.get("bias", 0)
 
     def norm_relu(self, x):
         params, stats = self.next("BatchNorm")
-        scaled = (x - stats["mean"]) / np.sqrt(stats["var"] + 1e-5) * params["scale"] + params["bias"]
+        scaled = (x - stats["mean"]) / np.sqrt(stats["var"] + 1e-5) * params[
+            "scale"
+        ] + params["bias"]
         return np.maximum(scaled, 0)
 
     def dense(self, x):
@@ -118,7 +154,9 @@ class Slow:
         rows, columns = x.shape[1] // 2, x.shape[2] // 2
         if min(rows, columns) == 0:
             return x
-        quarters = [x[:, i : 2 * rows : 2, j : 2 * columns : 2] for i in (0, 1) for j in (0, 1)]
+        quarters = [
+            x[:, i : 2 * rows : 2, j : 2 * columns : 2] for i in (0, 1) for j in (0, 1)
+        ]
         return reduce(np.stack(quarters), axis=0)
 
     def vgg(self, x, stages, head):
@@ -134,7 +172,10 @@ class Slow:
             if block:
                 x = self.pool(self.conv(self.norm_relu(x)), np.mean)
             for _ in range(layers):
-                x = np.concatenate([x, self.conv(self.norm_relu(self.conv(self.norm_relu(x))))], axis=-1)
+                x = np.concatenate(
+                    [x, self.conv(self.norm_relu(self.conv(self.norm_relu(x))))],
+                    axis=-1,
+                )
         return self.dense(self.norm_relu(x).mean((1, 2)))
 
 
@@ -144,12 +185,18 @@ def test_logits_equal_a_plain_numpy_network(name, shape):
     rng = np.random.default_rng(0)
     model = models.build(name, shape, 3, **TINY[name])
     shapes = jax.eval_shape(model.init, jax.random.key(0))
-    variables = jax.tree.map(lambda leaf: rng.uniform(0.2, 1.2, leaf.shape).astype(np.float32), shapes)
-    centred = jax.tree.map(lambda leaf: leaf - 0.7, variables.params)
-    variables = variables._replace(params=centred)
+    variables = jax.tree.map(
+        lambda leaf: rng.uniform(0.2, 1.2, leaf.shape).astype(np.float32), shapes
+    )
+    centered = jax.tree.map(lambda leaf: leaf - 0.7, variables.params)
+    variables = variables._replace(params=centered)
     images = rng.random((3, *shape)).astype(np.float32)
-    expected = getattr(Slow(variables), name)(images.astype(np.float64), *TINY[name].values())
-    assert np.allclose(jax.jit(model.apply)(variables, images), expected, rtol=1e-4, atol=1e-4)
+    expected = getattr(Slow(variables), name)(
+        images.astype(np.float64), *TINY[name].values()
+    )
+    assert np.allclose(
+        jax.jit(model.apply)(variables, images), expected, rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -157,11 +204,15 @@ def test_logits_equal_a_plain_numpy_network(name, shape):
 def test_small_images_pass_with_fewer_pools(name, shape):
     model = models.build(name, shape, 3, **TINY[name])
     variables = jax.eval_shape(model.init, jax.random.key(0))
-    logits = jax.eval_shape(model.apply, variables, jax.ShapeDtypeStruct((2, *shape), jnp.float32))
+    logits = jax.eval_shape(
+        model.apply, variables, jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+    )
     assert logits.shape == (2, 3)
 
 
-@pytest.mark.parametrize(("side", "inputs"), [(64, 24), (32, 6), (31, 6), (16, 6), (8, 6), (1, 6)])
+@pytest.mark.parametrize(
+    ("side", "inputs"), [(64, 24), (32, 6), (31, 6), (16, 6), (8, 6), (1, 6)]
+)
 def test_vgg_head_sees_the_positions_that_five_pools_leave(side, inputs):
     model = models.build("vgg", (side, side, 3), 10, stages=((6,),) * 5)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
@@ -172,10 +223,18 @@ def test_bfloat16_computes_in_it_and_keeps_the_rest(key):
     for name, fields in TINY.items():
         model = models.build(name, (8, 8, 2), 3, dtype="bfloat16", **fields)
         variables = jax.eval_shape(model.init, key)
-        jaxpr = str(jax.make_jaxpr(model.apply)(variables, jax.ShapeDtypeStruct((2, 8, 8, 2), jnp.float32)))
+        jaxpr = str(
+            jax.make_jaxpr(model.apply)(
+                variables, jax.ShapeDtypeStruct((2, 8, 8, 2), jnp.float32)
+            )
+        )
         assert "bf16" in jaxpr
-        logits = jax.eval_shape(model.apply, variables, jax.ShapeDtypeStruct((2, 8, 8, 2), jnp.float32))
-        assert {leaf.dtype for leaf in jax.tree.leaves((variables, logits))} == {jnp.dtype("float32")}
+        logits = jax.eval_shape(
+            model.apply, variables, jax.ShapeDtypeStruct((2, 8, 8, 2), jnp.float32)
+        )
+        assert {leaf.dtype for leaf in jax.tree.leaves((variables, logits))} == {
+            jnp.dtype("float32")
+        }
 
 
 @pytest.mark.parametrize(

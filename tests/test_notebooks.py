@@ -24,10 +24,15 @@ LONG = ("influence", "latent_concepts", "robust_ensembles")
 """Half a minute and more each."""
 
 
-@pytest.mark.filterwarnings("default")  # the kernel's transport warns about its own sockets
+@pytest.mark.filterwarnings(
+    "default"
+)  # the kernel's transport warns about its own sockets
 @pytest.mark.parametrize(
     "path",
-    [pytest.param(path, marks=pytest.mark.slow if path.stem in LONG else ()) for path in NOTEBOOKS],
+    [
+        pytest.param(path, marks=pytest.mark.slow if path.stem in LONG else ())
+        for path in NOTEBOOKS
+    ],
     ids=lambda path: path.stem,
 )
 def test_notebook_runs(path, monkeypatch):
@@ -37,7 +42,12 @@ def test_notebook_runs(path, monkeypatch):
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
     printed = "".join(
-        output.get("text", "") for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs
+        output.get("text", "")
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
     )
     assert SHOWN[path.stem] in printed
-    assert all(cell.source.count("\ndef ") == 0 for cell in notebook.cells), "a notebook composes, it does not define"
+    assert all(cell.source.count("\ndef ") == 0 for cell in notebook.cells), (
+        "a notebook composes, it does not define"
+    )

@@ -25,17 +25,20 @@ def divergence(logits, other):
 @pytest.fixture(scope="module")
 def model():
     return models.from_functions(
-        lambda key: jax.random.normal(key, (16, 3)), lambda w, images: images.reshape(len(images), -1) @ w
+        lambda key: jax.random.normal(key, (16, 3)),
+        lambda w, images: images.reshape(len(images), -1) @ w,
     )
 
 
 @pytest.fixture
 def batch(blobs):
-    return Batch(jnp.asarray(blobs.images[:8]), jnp.asarray(blobs.labels[:8]), jnp.arange(8))
+    return Batch(
+        jnp.asarray(blobs.images[:8]), jnp.asarray(blobs.labels[:8]), jnp.arange(8)
+    )
 
 
 def nearby(weights, images, noise, *, epsilon, step, num_steps, norm):
-    """The inner maximisation, by hand: ``d KL(p || softmax(x W)) / dx = W (q - p)``."""
+    """The inner maximization, by hand: ``d KL(p || softmax(x W)) / dx = W (q - p)``."""
     x = images.reshape(len(images), -1).astype(np.float64)
     probs = np.exp(log_softmax(x @ weights))
     z = x + 1e-3 * noise.reshape(x.shape)
@@ -44,8 +47,14 @@ def nearby(weights, images, noise, *, epsilon, step, num_steps, norm):
         if norm == "linf":
             delta = np.clip(z + step * np.sign(gradient) - x, -epsilon, epsilon)
         else:
-            delta = z + step * gradient / np.linalg.norm(gradient, axis=-1, keepdims=True) - x
-            delta *= np.minimum(1, epsilon / np.linalg.norm(delta, axis=-1, keepdims=True))
+            delta = (
+                z
+                + step * gradient / np.linalg.norm(gradient, axis=-1, keepdims=True)
+                - x
+            )
+            delta *= np.minimum(
+                1, epsilon / np.linalg.norm(delta, axis=-1, keepdims=True)
+            )
         z = np.clip(x + delta, 0, 1)
     return x, z
 
@@ -64,9 +73,15 @@ def test_trades_is_its_formula(model, batch, key, norm):
 
     loss_fn = trades_loss(model, beta=3.0, norm=getattr(attacks, norm), **knobs)
     variables = Variables(jnp.asarray(weights, jnp.float32), {})
-    (loss, _), gradient = jax.value_and_grad(loss_fn, has_aux=True)(variables, batch, key)
+    (loss, _), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
+        variables, batch, key
+    )
     np.testing.assert_allclose(loss, by_hand(weights), rtol=1e-4)
-    for i, j in ((0, 0), (7, 1), (15, 2)):  # x' stays where it is, both arguments of the divergence move
+    for i, j in (
+        (0, 0),
+        (7, 1),
+        (15, 2),
+    ):  # x' stays where it is, both arguments of the divergence move
         nudge = np.zeros_like(weights)
         nudge[i, j] = 1e-5
         slope = (by_hand(weights + nudge) - by_hand(weights - nudge)) / 2e-5
@@ -78,23 +93,31 @@ def test_trades_is_its_formula(model, batch, key, norm):
 def test_without_weight_it_is_cross_entropy(model, batch, key):
     variables = model.init(jax.random.key(3))
     k_a, k_b = jax.random.split(key)
-    value = lambda loss_fn, k: jax.value_and_grad(loss_fn, has_aux=True)(variables, batch, k)  # noqa: E731
+    value = lambda loss_fn, k: jax.value_and_grad(loss_fn, has_aux=True)(
+        variables, batch, k
+    )
     (loss, _), gradient = value(trades_loss(model, beta=0.0, num_steps=1), k_a)
     (other, _), expected = value(OBJECTIVES["cross_entropy"](model), k_b)
     np.testing.assert_allclose(loss, other, rtol=1e-6)
     chex.assert_trees_all_close(gradient, expected, rtol=1e-5, atol=1e-7)
 
 
-def test_training_mode_sees_the_clean_batch_and_then_the_adversarial_one(model, batch, key):
+def test_training_mode_sees_the_clean_batch_and_then_the_adversarial_one(
+    model, batch, key
+):
     """A model whose state keeps the last two batches that passed in training mode."""
 
     def apply_train(variables, images, key):
-        return model.apply(variables, images), {"seen": jnp.stack([variables.state["seen"][1], images])}
+        return model.apply(variables, images), {
+            "seen": jnp.stack([variables.state["seen"][1], images])
+        }
 
     watched = Model(model.init, model.apply, apply_train)
     seen = jnp.zeros((2, *batch.images.shape))
     variables = model.init(jax.random.key(3))._replace(state={"seen": seen})
-    _, state = trades_loss(watched, epsilon=0.2, step=0.1, num_steps=2)(variables, batch, key)
+    _, state = trades_loss(watched, epsilon=0.2, step=0.1, num_steps=2)(
+        variables, batch, key
+    )
     clean, near = np.asarray(state["seen"])
     np.testing.assert_array_equal(clean, batch.images)
     assert 0.1 < np.max(np.abs(near - clean)) <= 0.2
@@ -122,8 +145,12 @@ def test_without_steps_the_noise_stays_in_the_image_box(model, batch, key):
 def test_the_same_arguments_give_the_same_function(model):
     assert trades_loss(model, beta=2.0) is trades_loss(model, beta=2.0)
     assert trades_loss(model, beta=2.0) is not trades_loss(model, beta=3.0)
-    assert adversarial_loss(model, step=0.1) is OBJECTIVES["adversarial"](model, step=0.1)
-    assert OBJECTIVES["trades"](model, norm=attacks.l2) is not OBJECTIVES["trades"](model, norm=attacks.linf)
+    assert adversarial_loss(model, step=0.1) is OBJECTIVES["adversarial"](
+        model, step=0.1
+    )
+    assert OBJECTIVES["trades"](model, norm=attacks.l2) is not OBJECTIVES["trades"](
+        model, norm=attacks.linf
+    )
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -132,7 +159,10 @@ def test_adversarial_training_is_its_formula(model, batch, key, norm):
     knobs = {"epsilon": 0.2, "num_steps": 4, "step": 0.07}
     weights = np.asarray(model.init(jax.random.key(3)).params, np.float64)
     start = attacks.random_start(
-        jax.random.split(jax.random.clone(key))[0], batch.images, epsilon=0.2, norm=getattr(attacks, norm)
+        jax.random.split(jax.random.clone(key))[0],
+        batch.images,
+        epsilon=0.2,
+        norm=getattr(attacks, norm),
     )
     x, z = (np.asarray(a, np.float64).reshape(8, -1) for a in (batch.images, start))
     truth = np.eye(3)[batch.labels]
@@ -141,7 +171,11 @@ def test_adversarial_training_is_its_formula(model, batch, key, norm):
         if norm == "linf":
             delta = np.clip(z + 0.07 * np.sign(gradient) - x, -0.2, 0.2)
         else:
-            delta = z + 0.07 * gradient / np.linalg.norm(gradient, axis=-1, keepdims=True) - x
+            delta = (
+                z
+                + 0.07 * gradient / np.linalg.norm(gradient, axis=-1, keepdims=True)
+                - x
+            )
             delta *= np.minimum(1, 0.2 / np.linalg.norm(delta, axis=-1, keepdims=True))
         z = np.clip(x + delta, 0, 1)
     variables = Variables(jnp.asarray(weights, jnp.float32), {})
@@ -163,7 +197,9 @@ def test_adversarial_training_sees_the_adversarial_batch_alone(model, batch, key
         return model.apply(variables, images), {"passes": len(seen)}
 
     watched = Model(model.init, model.apply, apply_train)
-    _, state = adversarial_loss(watched, epsilon=0.2, step=0.1, num_steps=2)(model.init(jax.random.key(3)), batch, key)
+    _, state = adversarial_loss(watched, epsilon=0.2, step=0.1, num_steps=2)(
+        model.init(jax.random.key(3)), batch, key
+    )
     assert state == {"passes": 1}
     assert 0.1 < np.max(np.abs(seen[0] - batch.images)) <= 0.2
     assert seen[0].min() >= 0
@@ -173,23 +209,42 @@ def test_adversarial_training_sees_the_adversarial_batch_alone(model, batch, key
 def test_adversarial_training_with_no_radius_is_cross_entropy(model, batch, key):
     variables = model.init(jax.random.key(3))
     k_a, k_b = jax.random.split(key)
-    loss, _ = OBJECTIVES["adversarial"](model, epsilon=0.0, num_steps=1)(variables, batch, k_a)
-    np.testing.assert_allclose(loss, OBJECTIVES["cross_entropy"](model)(variables, batch, k_b)[0], rtol=1e-6)
+    loss, _ = OBJECTIVES["adversarial"](model, epsilon=0.0, num_steps=1)(
+        variables, batch, k_a
+    )
+    np.testing.assert_allclose(
+        loss, OBJECTIVES["cross_entropy"](model)(variables, batch, k_b)[0], rtol=1e-6
+    )
 
 
 def test_training_with_trades_flattens_the_model(tiny, blobs, key):
     recipe = train.Recipe(num_epochs=12, batch_size=20, tx=train.sgd(0.1))
-    shaken = np.clip(blobs.images + np.random.default_rng(1).choice([-0.1, 0.1], blobs.images.shape), 0, 1)
+    shaken = np.clip(
+        blobs.images + np.random.default_rng(1).choice([-0.1, 0.1], blobs.images.shape),
+        0,
+        1,
+    )
 
     def instability(loss_fn):
         state, losses = train.fit(
-            jax.random.clone(key), tiny, blobs, np.ones(60, bool), recipe, loss_fn=loss_fn, epochs_per_call=12
+            jax.random.clone(key),
+            tiny,
+            blobs,
+            np.ones(60, bool),
+            recipe,
+            loss_fn=loss_fn,
+            epochs_per_call=12,
         )
         assert losses[-1] < losses[0]
-        clean, moved = (np.asarray(tiny.apply(state.variables, x)) for x in (blobs.images, shaken.astype("f4")))
+        clean, moved = (
+            np.asarray(tiny.apply(state.variables, x))
+            for x in (blobs.images, shaken.astype("f4"))
+        )
         return divergence(clean, moved).mean()
 
-    assert instability(trades_loss(tiny, epsilon=0.1, step=0.03, num_steps=5)) < 0.7 * instability(None)
+    assert instability(
+        trades_loss(tiny, epsilon=0.1, step=0.03, num_steps=5)
+    ) < 0.7 * instability(None)
 
 
 def test_bad_input(model):

@@ -41,7 +41,9 @@ TINY = presets.complete(
         model=ModelConfig(name="mlp", fields={"widths": [8]}),
         training=TrainingConfig(num_epochs=4, batch_size=16, learning_rate=0.1),
         forget=ForgetConfig(fraction=0.2, seeds=(1, 2)),
-        replicas=ReplicasConfig(originals=(0, 1), references=6, group=4, checkpoint_seconds=0.0),
+        replicas=ReplicasConfig(
+            originals=(0, 1), references=6, group=4, checkpoint_seconds=0.0
+        ),
         attack=AttackConfig(num_radii=8, num_steps=5, batch_size=8),
         audit=AuditConfig(num_bootstrap=20, mis_samples=20),
         rows={
@@ -56,7 +58,9 @@ TINY = presets.complete(
 def splits(blobs):
     rng = np.random.default_rng(5)
     test = np.clip(blobs.images[:30] + rng.normal(0, 0.15, (30, 4, 4, 1)), 0, 1)
-    return data.load_arrays(blobs.images, blobs.labels, test.astype("f4"), blobs.labels[:30])
+    return data.load_arrays(
+        blobs.images, blobs.labels, test.astype("f4"), blobs.labels[:30]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -68,26 +72,44 @@ def finished(splits, tmp_path_factory):
 def strip(results):
     """What must be equal between two runs of one configuration: everything but times."""
     return {
-        key: value for key, value in results.items() if key in ("rows", "attack", "runs", "design", "banks", "checks")
+        key: value
+        for key, value in results.items()
+        if key in ("rows", "attack", "runs", "design", "banks", "checks")
     }
 
 
 def without_cost(results):
     kept = strip(results)
-    return {**kept, "rows": [{k: v for k, v in row.items() if k != "cost"} for row in kept["rows"]]}
+    return {
+        **kept,
+        "rows": [{k: v for k, v in row.items() if k != "cost"} for row in kept["rows"]],
+    }
 
 
 def test_a_run_ends_in_table_and_report(finished):
     folder, results = finished
     stored = json.loads((folder / "results.json").read_text())
     assert stored == json.loads(json.dumps(results))
-    assert [row["key"] for row in results["rows"]] == ["original", "retrained", "retrained_again", "finetune", "amun"]
+    assert [row["key"] for row in results["rows"]] == [
+        "original",
+        "retrained",
+        "retrained_again",
+        "finetune",
+        "amun",
+    ]
     for row in results["rows"]:
         assert set(row["metrics"]) == {metric["key"] for metric in results["metrics"]}
         for estimate in row["metrics"].values():
             assert estimate["num_runs"] == 4
             assert estimate["low"] <= estimate["mean"] <= estimate["high"]
-    for name in ("report.html", "table.txt", "table.csv", "table.tex", "arrays.npz", "config.json"):
+    for name in (
+        "report.html",
+        "table.txt",
+        "table.csv",
+        "table.tex",
+        "arrays.npz",
+        "config.json",
+    ):
         assert (folder / name).stat().st_size > 0, name
     arrays = np.load(folder / "arrays.npz")
     assert arrays["scores/amun"].shape == (4, 90)
@@ -98,7 +120,9 @@ def test_a_run_ends_in_table_and_report(finished):
 def test_accuracies_are_those_of_the_stored_models(finished, splits):
     folder, results = finished
     plan = make_plan(TINY, folder.parent / "banks", splits=splits)
-    original = jax.tree.map(jnp.asarray, replicas.unstack(plan.originals.variables(), 1))
+    original = jax.tree.map(
+        jnp.asarray, replicas.unstack(plan.originals.variables(), 1)
+    )
     logits = train.predict(plan.model.apply, original, jnp.asarray(splits.test.images))
     right = 100 * np.mean(np.argmax(logits, -1) == splits.test.labels)
     row = next(row for row in results["rows"] if row["key"] == "original")
@@ -111,19 +135,25 @@ def test_cost_is_counted_in_gradients_of_single_samples(finished, splits):
     folder, results = finished
     cost = {row["key"]: row["cost"] for row in results["rows"]}
     assert cost["original"] is None
-    assert cost["retrained"]["gradients"] == 4 * 48  # epochs, retained samples (3 steps of 16)
+    assert (
+        cost["retrained"]["gradients"] == 4 * 48
+    )  # epochs, retained samples (3 steps of 16)
     assert cost["finetune"]["gradients"] == 2 * 48
     assert cost["finetune"]["relative_gradients"] == 0.5
     plan = make_plan(TINY, folder.parent / "banks", splits=splits)
     epsilon = np.stack(stages.attack_parts(plan, "", folder).read("epsilon"))
-    radii = np.where(epsilon == 0, 1, np.round(np.log2(np.maximum(epsilon, 0.04) / 0.04)) + 1)
+    radii = np.where(
+        epsilon == 0, 1, np.round(np.log2(np.maximum(epsilon, 0.04) / 0.04)) + 1
+    )
     attacked = 5 * radii.sum(1).mean()  # steps per radius
     tuned = 2 * 16 * -(-(48 + 12 + 12) // 16)
     assert cost["amun"]["gradients"] == pytest.approx(tuned + attacked)
 
 
 def test_results_hold_no_nan():
-    found = without_nan({"a": [float("nan"), 1.0, (float("inf"), "x")], "b": None, "c": 2})
+    found = without_nan(
+        {"a": [float("nan"), 1.0, (float("inf"), "x")], "b": None, "c": 2}
+    )
     assert found == {"a": [None, 1.0, [None, "x"]], "b": None, "c": 2}
 
 
@@ -131,15 +161,24 @@ def test_huge_but_finite_logits_count_as_diverged():
     labels, logits = np.zeros(5, int), np.ones((5, 3), np.float32)
     assert measure.usable(AuditConfig(), labels, [logits])
     assert not measure.usable(AuditConfig(), labels, [logits, 1e16 * logits])
-    assert not measure.usable(AuditConfig(), labels, [np.full((5, 3), np.nan, np.float32)])
+    assert not measure.usable(
+        AuditConfig(), labels, [np.full((5, 3), np.nan, np.float32)]
+    )
 
 
 def test_notes_say_how_knobs_were_chosen_and_who_chose_the_samples(splits, tmp_path):
     plan = make_plan(TINY, tmp_path, splits=splits)
-    assert any("12% of the samples of those sets" in note for note in notes_of(plan, 0.12))
+    assert any(
+        "12% of the samples of those sets" in note for note in notes_of(plan, 0.12)
+    )
     assert not any("Knobs were chosen" in note for note in notes_of(plan, None))
-    hard = dataclasses.replace(TINY, forget=ForgetConfig(kind="uncertain", fraction=0.2))
-    assert any("also audit them" in note for note in notes_of(make_plan(hard, tmp_path, splits=splits), None))
+    hard = dataclasses.replace(
+        TINY, forget=ForgetConfig(kind="uncertain", fraction=0.2)
+    )
+    assert any(
+        "also audit them" in note
+        for note in notes_of(make_plan(hard, tmp_path, splits=splits), None)
+    )
 
 
 def test_oracles_never_saw_their_forget_sets(finished, splits):
@@ -163,9 +202,16 @@ def test_rerun_computes_nothing_and_says_the_same(finished, splits, monkeypatch)
 def test_another_method_reuses_the_bank(finished, splits, monkeypatch, tmp_path):
     folder, results = finished
     monkeypatch.setattr(bank, "fit_many", None)
-    config = dataclasses.replace(TINY, only=("amun",), bank=str(folder.parent / "banks"))
+    config = dataclasses.replace(
+        TINY, only=("amun",), bank=str(folder.parent / "banks")
+    )
     other = run(config, tmp_path / "other", splits=splits)
-    assert [row["key"] for row in other["rows"]] == ["original", "retrained", "retrained_again", "amun"]
+    assert [row["key"] for row in other["rows"]] == [
+        "original",
+        "retrained",
+        "retrained_again",
+        "amun",
+    ]
     ours = {row["key"]: row["metrics"] for row in results["rows"]}
     assert all(row["metrics"] == ours[row["key"]] for row in other["rows"])
 
@@ -175,7 +221,9 @@ class Stop(Exception):
 
 
 @pytest.mark.parametrize("where", ["training", "store", "attack", "unlearn"])
-def test_interrupted_anywhere_and_rerun_the_same(where, finished, splits, tmp_path, monkeypatch):
+def test_interrupted_anywhere_and_rerun_the_same(
+    where, finished, splits, tmp_path, monkeypatch
+):
     _, results = finished
     calls = {"n": 0}
 
@@ -190,29 +238,44 @@ def test_interrupted_anywhere_and_rerun_the_same(where, finished, splits, tmp_pa
 
     with monkeypatch.context() as patched:
         if where == "training":
-            patched.setattr(bank._Checkpoints, "save", saves_then_dies(bank._Checkpoints.save))
+            patched.setattr(
+                bank._Checkpoints, "save", saves_then_dies(bank._Checkpoints.save)
+            )
             patched.setattr(bank, "epochs_per_call", lambda *_: 1)
         elif where == "store":
             patched.setattr(store, "save_tree", dies_at(3, store.save_tree))
         else:
             from unlearn_jax.pipeline import stages
 
-            patched.setattr(stages, "map_models", dies_at({"attack": 1, "unlearn": 2}[where], stages.map_models))
+            patched.setattr(
+                stages,
+                "map_models",
+                dies_at({"attack": 1, "unlearn": 2}[where], stages.map_models),
+            )
         with pytest.raises(Stop):
             run(TINY, tmp_path / "run", splits=splits, preset="tiny")
     resumed = run(TINY, tmp_path / "run", splits=splits, preset="tiny")
     assert without_cost(resumed) == without_cost(results)
-    assert not list((tmp_path / "banks").glob("*/training-*")), "checkpoints of finished groups are removed"
+    assert not list((tmp_path / "banks").glob("*/training-*")), (
+        "checkpoints of finished groups are removed"
+    )
 
 
-def test_killed_after_the_last_epoch_its_losses_are_not_lost(splits, tmp_path, monkeypatch):
-    config = dataclasses.replace(TINY, replicas=dataclasses.replace(TINY.replicas, checkpoint_seconds=0.0))
+def test_killed_after_the_last_epoch_its_losses_are_not_lost(
+    splits, tmp_path, monkeypatch
+):
+    config = dataclasses.replace(
+        TINY, replicas=dataclasses.replace(TINY.replicas, checkpoint_seconds=0.0)
+    )
     write, quiet = store.write_folder, lambda **k: tqdm(**k, disable=True)
 
     def stops(*_):
         raise Stop
 
-    whole, plan = (make_plan(config, tmp_path / name, splits=splits).originals for name in ("whole", "killed"))
+    whole, plan = (
+        make_plan(config, tmp_path / name, splits=splits).originals
+        for name in ("whole", "killed")
+    )
     monkeypatch.setattr(bank, "epochs_per_call", lambda *_: 1)
     whole.ensure(quiet)
     monkeypatch.setattr(store, "write_folder", stops)
@@ -222,7 +285,9 @@ def test_killed_after_the_last_epoch_its_losses_are_not_lost(splits, tmp_path, m
     monkeypatch.setattr(store, "write_folder", write)
     plan.ensure(quiet)
     for group in plan.finished():
-        expected, got = (store.find_manifest(one._group(group)) for one in (whole, plan))
+        expected, got = (
+            store.find_manifest(one._group(group)) for one in (whole, plan)
+        )
         assert len(got["loss"]) == len(got["models"])
         assert got["loss"] == expected["loss"]
         assert got["files"] == expected["files"]
@@ -240,14 +305,19 @@ def saves_then_dies(save):
 
 def test_a_truncated_checkpoint_is_set_aside(finished, splits, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr(bank._Checkpoints, "save", saves_then_dies(bank._Checkpoints.save))
+        patched.setattr(
+            bank._Checkpoints, "save", saves_then_dies(bank._Checkpoints.save)
+        )
         patched.setattr(bank, "epochs_per_call", lambda *_: 1)
         with pytest.raises(Stop):
             run(TINY, tmp_path / "run", splits=splits)
     (training,) = (tmp_path / "banks").glob("originals-*/training-*")
     for file in (f for f in training.rglob("*") if f.is_file()):
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    with pytest.warns(store.DamagedFileWarning, match=r"training-0000-0001.*moved to .*, and computed anew"):
+    with pytest.warns(
+        store.DamagedFileWarning,
+        match=r"training-0000-0001.*moved to .*, and computed anew",
+    ):
         results = run(TINY, tmp_path / "run", splits=splits, preset="tiny")
     assert without_cost(results) == without_cost(finished[1])
 
@@ -256,10 +326,12 @@ def test_a_truncated_checkpoint_is_set_aside(finished, splits, tmp_path, monkeyp
 def test_a_damaged_bank_is_named_and_rebuilt(name, finished, splits, tmp_path):
     folder, _ = finished
     shutil.copytree(folder.parent, tmp_path / "copy")
-    (group, *_) = sorted((tmp_path / "copy" / "banks").glob("references-*/models-*"))
+    group, *_ = sorted((tmp_path / "copy" / "banks").glob("references-*/models-*"))
     file = group / name
     file.write_bytes(file.read_bytes()[:-20])
-    with pytest.warns(store.DamagedFileWarning, match=f"{name} is missing, truncated or changed"):
+    with pytest.warns(
+        store.DamagedFileWarning, match=f"{name} is missing, truncated or changed"
+    ):
         results = run(TINY, tmp_path / "copy" / "run", splits=splits, preset="tiny")
     assert without_cost(results) == without_cost(finished[1])
     assert (group.with_name(f"damaged-{group.name}-0")).is_dir()
@@ -273,18 +345,32 @@ def test_users_own_function_and_arrays(splits, tmp_path):
         return images.reshape(len(images), -1) @ params["w"] + params["b"][None]
 
     model = models.from_functions(init, apply)
-    config = dataclasses.replace(TINY, replicas=dataclasses.replace(TINY.replicas, originals=(0,), references=2))
+    config = dataclasses.replace(
+        TINY, replicas=dataclasses.replace(TINY.replicas, originals=(0,), references=2)
+    )
     results = run(config, tmp_path / "mine", splits=splits, model=model)
     assert results["rows"][0]["metrics"]["test_accuracy"]["mean"] > 60
     # another function must not find the first one's models
-    other = models.from_functions(init, lambda params, images: jnp.tanh(apply(params, images)))
-    plans = [make_plan(config, tmp_path / "banks", splits=splits, model=m) for m in (model, other)]
+    other = models.from_functions(
+        init, lambda params, images: jnp.tanh(apply(params, images))
+    )
+    plans = [
+        make_plan(config, tmp_path / "banks", splits=splits, model=m)
+        for m in (model, other)
+    ]
     assert plans[0].originals.spec.key != plans[1].originals.spec.key
-    again = make_plan(config, tmp_path / "banks", splits=splits, model=models.from_functions(init, apply))
+    again = make_plan(
+        config,
+        tmp_path / "banks",
+        splits=splits,
+        model=models.from_functions(init, apply),
+    )
     assert again.originals.spec.key == plans[0].originals.spec.key
 
 
-@pytest.mark.parametrize("what", ["constant", "nested constant", "weights", "loss", "loss constant"])
+@pytest.mark.parametrize(
+    "what", ["constant", "nested constant", "weights", "loss", "loss constant"]
+)
 def test_what_a_users_function_captures_names_its_models(what, splits, tmp_path):
     """A changed constant must never find the models of the old one."""
 
@@ -307,7 +393,9 @@ def test_what_a_users_function_captures_names_its_models(what, splits, tmp_path)
             return jnp.mean(weight * jnp.sum(out, 0)), state
 
         loss = loss_fn if what.startswith("loss") else None
-        return make_plan(TINY, tmp_path, splits=splits, model=model, loss_fn=loss).originals.spec.key
+        return make_plan(
+            TINY, tmp_path, splits=splits, model=model, loss_fn=loss
+        ).originals.spec.key
 
     assert key_of(0.5) == key_of(0.5)
     assert key_of(0.5) != key_of(0.25)
@@ -319,31 +407,43 @@ def test_changed_code_of_a_users_method_is_run_again(finished, splits, monkeypat
     def factory(scale):
         def shrink(*, power=1.0):
             def method(key, problem):
-                params = jax.tree.map(lambda leaf: scale**power * leaf, problem.variables.params)
-                return problem.variables._replace(params=params), UnlearnInfo(jnp.zeros(0), jnp.zeros((), jnp.int32))
+                params = jax.tree.map(
+                    lambda leaf: scale**power * leaf, problem.variables.params
+                )
+                return problem.variables._replace(params=params), UnlearnInfo(
+                    jnp.zeros(0), jnp.zeros((), jnp.int32)
+                )
 
             return method
 
         return shrink
 
     config = dataclasses.replace(
-        TINY, rows={"mine": {"method": "mine", "power": 1.0}}, bank=str(folder.parent / "banks")
+        TINY,
+        rows={"mine": {"method": "mine", "power": 1.0}},
+        bank=str(folder.parent / "banks"),
     )
     keys = []
     for scale in (0.5, 0.5, 0.25):
         monkeypatch.setitem(methods.METHODS, "mine", factory(scale))
-        keys.append(make_plan(config, folder.parent / "banks", splits=splits).row_digest("mine"))
+        keys.append(
+            make_plan(config, folder.parent / "banks", splits=splits).row_digest("mine")
+        )
     assert keys[0] == keys[1] != keys[2]
 
 
-def test_a_method_from_outside_is_one_line_and_becomes_a_row(finished, splits, tmp_path, monkeypatch):
+def test_a_method_from_outside_is_one_line_and_becomes_a_row(
+    finished, splits, tmp_path, monkeypatch
+):
     """Nothing of the package knows it: it is run, searched, measured and reported by its name."""
 
     def shrink(*, factor: float = 0.5):
         def method(key, problem):
             del key
             params = jax.tree.map(lambda leaf: factor * leaf, problem.variables.params)
-            return problem.variables._replace(params=params), UnlearnInfo(jnp.zeros(0), jnp.zeros((), jnp.int32))
+            return problem.variables._replace(params=params), UnlearnInfo(
+                jnp.zeros(0), jnp.zeros((), jnp.int32)
+            )
 
         return method
 
@@ -352,28 +452,44 @@ def test_a_method_from_outside_is_one_line_and_becomes_a_row(finished, splits, t
         TINY,
         bank=str(finished[0].parent / "banks"),
         tuning=TuningConfig(trials=3, originals=(9,), seeds=(9,)),
-        rows={"mine": {"method": "shrink", "label": "Mine", "search": {"factor": {"low": 0.01, "high": 1.0}}}},
+        rows={
+            "mine": {
+                "method": "shrink",
+                "label": "Mine",
+                "search": {"factor": {"low": 0.01, "high": 1.0}},
+            }
+        },
     )
     results = run(config, tmp_path / "run", splits=splits)
     row = results["rows"][-1]
     assert (row["key"], row["label"], row["method"]) == ("mine", "Mine", "shrink")
     assert row["metrics"]["avg_gap"]["num_runs"] == 4
-    assert [trial["knobs"]["factor"] for trial in results["tuning"]["mine"]["trials"]] == [0.01, 0.1, 1.0]
-    chosen = results["tuning"]["mine"]["trials"][results["tuning"]["mine"]["chosen"]]["knobs"]
+    assert [
+        trial["knobs"]["factor"] for trial in results["tuning"]["mine"]["trials"]
+    ] == [0.01, 0.1, 1.0]
+    chosen = results["tuning"]["mine"]["trials"][results["tuning"]["mine"]["chosen"]][
+        "knobs"
+    ]
     assert row["knobs"]["factor"] == chosen["factor"]
     assert "Mine" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_number_of_classes_names_a_bank(splits, tmp_path):
     wider = dataclasses.replace(splits, num_classes=5, class_names=tuple("abcde"))
-    keys = {make_plan(TINY, tmp_path, splits=s).originals.spec.key for s in (splits, wider)}
+    keys = {
+        make_plan(TINY, tmp_path, splits=s).originals.spec.key for s in (splits, wider)
+    }
     assert len(keys) == 2
 
 
-def test_killed_in_a_later_group_goes_on_with_the_same_groups(splits, tmp_path, monkeypatch):
-    config = dataclasses.replace(TINY, replicas=dataclasses.replace(TINY.replicas, references=10, group=4))
+def test_killed_in_a_later_group_goes_on_with_the_same_groups(
+    splits, tmp_path, monkeypatch
+):
+    config = dataclasses.replace(
+        TINY, replicas=dataclasses.replace(TINY.replicas, references=10, group=4)
+    )
     plan = make_plan(config, tmp_path / "banks", splits=splits)
-    quiet = lambda **k: tqdm(**k, disable=True)  # noqa: E731
+    quiet = lambda **k: tqdm(**k, disable=True)
     saves = {"n": 0}
 
     def dies_in_the_second_group(self, state):
@@ -411,7 +527,9 @@ def test_flipped_bits_in_a_checkpoint_are_noticed(tmp_path, tiny_variables):
         checkpoints.save(state._replace(epoch=jnp.full((1,), 5)))
     checksums = bank._checksum
     with pytest.MonkeyPatch.context() as patched:
-        wrong = lambda tree: checksums(tree) if tree.epoch[0] == 3 else np.ones(32, np.uint8)  # noqa: E731
+        wrong = lambda tree: (
+            checksums(tree) if tree.epoch[0] == 3 else np.ones(32, np.uint8)
+        )
         patched.setattr(bank, "_checksum", wrong)
         with (
             bank._Checkpoints(tmp_path / "c", 0.0) as checkpoints,
@@ -428,11 +546,16 @@ def test_bfloat16_models_are_stored(tmp_path):
     loaded = store.load_tree(tmp_path / "t.npz", tree)
     chex.assert_trees_all_equal(jax.tree.map(jnp.asarray, loaded), tree)
     with pytest.raises(DamagedFileError):
-        store.load_tree(tmp_path / "t.npz", {"w": jnp.zeros((2, 4), jnp.bfloat16), "b": jnp.zeros((2,))})
+        store.load_tree(
+            tmp_path / "t.npz",
+            {"w": jnp.zeros((2, 4), jnp.bfloat16), "b": jnp.zeros((2,))},
+        )
 
 
 def test_several_classes_as_one_forget_set(splits):
-    masks, names = forget_masks(ForgetConfig(kind="class", classes=(0, 2), together=True), splits.train.labels)
+    masks, names = forget_masks(
+        ForgetConfig(kind="class", classes=(0, 2), together=True), splits.train.labels
+    )
     np.testing.assert_array_equal(masks[0], np.isin(splits.train.labels, [0, 2]))
     assert len(masks) == len(names) == 1
 
@@ -453,7 +576,12 @@ def test_users_own_loss(splits, tmp_path):
 
 def test_class_forgetting_with_unequal_classes(splits, tmp_path):
     train_set = splits.train
-    uneven = data.load_arrays(train_set.images[:59], train_set.labels[:59], splits.test.images, splits.test.labels)
+    uneven = data.load_arrays(
+        train_set.images[:59],
+        train_set.labels[:59],
+        splits.test.images,
+        splits.test.labels,
+    )
     config = dataclasses.replace(
         TINY,
         forget=ForgetConfig(kind="class", classes=(0, 2)),
@@ -468,7 +596,9 @@ def test_class_forgetting_with_unequal_classes(splits, tmp_path):
 
 def test_replicas_stored_do_not_depend_on_the_group(finished, splits, tmp_path):
     folder, _ = finished
-    other = dataclasses.replace(TINY, replicas=dataclasses.replace(TINY.replicas, group=3))
+    other = dataclasses.replace(
+        TINY, replicas=dataclasses.replace(TINY.replicas, group=3)
+    )
     plan = make_plan(other, tmp_path / "banks", splits=splits)
     plan.references.ensure(lambda **k: tqdm(**k, disable=True))
     first = make_plan(TINY, folder.parent / "banks", splits=splits).references
@@ -489,12 +619,25 @@ def test_keys_depend_on_what_determines_a_bank(splits, tmp_path):
     base = make_plan(TINY, tmp_path, splits=splits).references.spec.key
 
     def key_with(**changes):
-        return make_plan(dataclasses.replace(TINY, **changes), tmp_path, splits=splits).references.spec.key
+        return make_plan(
+            dataclasses.replace(TINY, **changes), tmp_path, splits=splits
+        ).references.spec.key
 
-    assert key_with(training=dataclasses.replace(TINY.training, learning_rate=0.2)) != base
+    assert (
+        key_with(training=dataclasses.replace(TINY.training, learning_rate=0.2)) != base
+    )
     assert key_with(model=ModelConfig(name="mlp", fields={"widths": [9]})) != base
-    assert key_with(replicas=dataclasses.replace(TINY.replicas, reference_seed=1)) != base
-    assert key_with(attack=AttackConfig(num_steps=3), only=("amun",), audit=AuditConfig(gamma=1.0)) == base
+    assert (
+        key_with(replicas=dataclasses.replace(TINY.replicas, reference_seed=1)) != base
+    )
+    assert (
+        key_with(
+            attack=AttackConfig(num_steps=3),
+            only=("amun",),
+            audit=AuditConfig(gamma=1.0),
+        )
+        == base
+    )
     assert key_with(forget=ForgetConfig(fraction=0.1, seeds=(5,))) == base
 
 
@@ -506,19 +649,31 @@ CASES = {
     "repeated forget seeds": ({"forget": {"seeds": (1, 1)}}, "different seeds"),
     "repeated original seeds": ({"replicas": {"originals": (1, 1)}}, "different seeds"),
     "class out of range": (
-        {"forget": {"kind": "class", "classes": (7,)}, "audit": {"signal": "softmax_confidence"}},
+        {
+            "forget": {"kind": "class", "classes": (7,)},
+            "audit": {"signal": "softmax_confidence"},
+        },
         "no training sample has class 7",
     ),
-    "missing index file": ({"forget": {"kind": "file", "path": "/nowhere.txt"}}, "nowhere"),
+    "missing index file": (
+        {"forget": {"kind": "file", "path": "/nowhere.txt"}},
+        "nowhere",
+    ),
     "no index file": ({"forget": {"kind": "file"}}, "forget.path"),
     "unknown model": ({"model": {"name": "vit"}}, "unknown model 'vit'"),
-    "unknown augmentation": ({"training": {"augment": "mixup"}}, "unknown augmentation 'mixup'"),
+    "unknown augmentation": (
+        {"training": {"augment": "mixup"}},
+        "unknown augmentation 'mixup'",
+    ),
     "unknown signal": ({"audit": {"signal": "loss"}}, "audit.signal 'loss'"),
     "unknown mode": ({"audit": {"mode": "live"}}, "audit.mode"),
     "unknown row": ({"only": ("amnu",)}, "unknown row 'amnu'"),
     "half a split": ({"data": {"num_train": 5}}, "go together"),
     "zero learning rate": ({"training": {"learning_rate": 0.0}}, "positive"),
-    "grid that goes on": ({"attack": {"search": "grid", "restart": False}}, "needs attack.search=doubling"),
+    "grid that goes on": (
+        {"attack": {"search": "grid", "restart": False}},
+        "needs attack.search=doubling",
+    ),
     "no radius": ({"attack": {"num_radii": 0}}, "must be positive"),
     "negative seed": ({"replicas": {"originals": (-1,)}}, "seeds must be between"),
     "huge seed": ({"forget": {"seeds": (2**40,)}}, "seeds must be between"),
@@ -529,14 +684,26 @@ CASES = {
     "negative momentum": ({"training": {"momentum": -5.0}}, "momentum"),
     "nan rate": ({"training": {"learning_rate": float("nan")}}, "positive and finite"),
     "too many devices": ({"replicas": {"devices": 99}}, "99 devices"),
-    "widths of zero": ({"model": {"fields": {"widths": [0]}}}, "cannot be built|zero|width"),
+    "widths of zero": (
+        {"model": {"fields": {"widths": [0]}}},
+        "cannot be built|zero|width",
+    ),
     "negative widths": ({"model": {"fields": {"widths": [-3]}}}, "cannot be built"),
     "negative signal": ({"audit": {"signal": "negative_entropy"}}, "positive signal"),
     "bank that is a file": ({"bank": "/dev/null"}, "cannot be written"),
-    "row that sets the attack": ({"rows": {"a": {"method": "amun", "attack": {}}}}, "name of one of the run's attacks"),
-    "row with an unknown attack": ({"rows": {"a": {"method": "amun", "attack": "weak"}}}, "unknown attack 'weak'"),
+    "row that sets the attack": (
+        {"rows": {"a": {"method": "amun", "attack": {}}}},
+        "name of one of the run's attacks",
+    ),
+    "row with an unknown attack": (
+        {"rows": {"a": {"method": "amun", "attack": "weak"}}},
+        "unknown attack 'weak'",
+    ),
     "attack with an unknown field": (
-        {"rows": {"a": {"method": "amun", "attack": "w"}}, "attacks": {"w": {"eps": 1}}},
+        {
+            "rows": {"a": {"method": "amun", "attack": "w"}},
+            "attacks": {"w": {"eps": 1}},
+        },
         "unknown field 'eps'",
     ),
     "another original where there is one": (
@@ -545,48 +712,101 @@ CASES = {
     ),
     "everything fails": ({"attack": {"failures": 1.0}}, "attack.failures"),
     "uneven requests": ({"forget": {"requests": 5}}, "do not split into"),
-    "unknown objective": ({"training": {"objective": "hinge"}}, "unknown training.objective 'hinge'"),
+    "unknown objective": (
+        {"training": {"objective": "hinge"}},
+        "unknown training.objective 'hinge'",
+    ),
     "objective with an unknown knob": (
         {"training": {"objective": "trades", "objective_fields": {"betta": 1}}},
         "betta",
     ),
-    "tuning on a reported original": ({"tuning": {"trials": 2, "originals": (0,)}}, "never tune on what is reported"),
-    "tuning on a reported forget set": ({"tuning": {"trials": 2, "seeds": (1, 9)}}, "never tune on what is reported"),
+    "tuning on a reported original": (
+        {"tuning": {"trials": 2, "originals": (0,)}},
+        "never tune on what is reported",
+    ),
+    "tuning on a reported forget set": (
+        {"tuning": {"trials": 2, "seeds": (1, 9)}},
+        "never tune on what is reported",
+    ),
     "search of an unknown knob": (
-        {"tuning": {"trials": 2}, "rows": {"a": {"method": "amun", "search": {"rate": [1]}}}},
+        {
+            "tuning": {"trials": 2},
+            "rows": {"a": {"method": "amun", "search": {"rate": [1]}}},
+        },
         "no knob of 'amun'",
     ),
     "search without a range": (
         {
             "tuning": {"trials": 2},
-            "rows": {"a": {"method": "amun", "search": {"learning_rate": {"low": 0, "high": 1}}}},
+            "rows": {
+                "a": {
+                    "method": "amun",
+                    "search": {"learning_rate": {"low": 0, "high": 1}},
+                }
+            },
         },
         "0 < low <= high",
     ),
     "search over a range of whole numbers": (
-        {"tuning": {"trials": 2}, "rows": {"a": {"method": "amun", "search": {"num_epochs": {"low": 1, "high": 9}}}}},
+        {
+            "tuning": {"trials": 2},
+            "rows": {
+                "a": {"method": "amun", "search": {"num_epochs": {"low": 1, "high": 9}}}
+            },
+        },
         "list choices for it",
     ),
     "search of the attack": (
-        {"tuning": {"trials": 2}, "rows": {"a": {"method": "amun", "search": {"adaptive": [True]}}}},
+        {
+            "tuning": {"trials": 2},
+            "rows": {"a": {"method": "amun", "search": {"adaptive": [True]}}},
+        },
         "no knob of 'amun'",
     ),
-    "search that is none": ({"rows": {"a": {"method": "amun", "search": "no"}}}, "must map knobs"),
-    "nothing to tune on": ({"tuning": {"trials": 2, "seeds": ()}}, "tuning.originals and tuning.seeds"),
-    "attack of an unknown kind": ({"attacks": {"w": {"kind": "fgsm"}}}, "attacks.w.kind must be one of pgd, fast"),
-    "attack of a negative radius": ({"attacks": {"w": {"epsilon_init": -1.0}}}, "attacks.w.epsilon_init"),
-    "attack with words for numbers": ({"attacks": {"w": {"failures": "half"}}}, "attacks.w.failures must be of type"),
+    "search that is none": (
+        {"rows": {"a": {"method": "amun", "search": "no"}}},
+        "must map knobs",
+    ),
+    "nothing to tune on": (
+        {"tuning": {"trials": 2, "seeds": ()}},
+        "tuning.originals and tuning.seeds",
+    ),
+    "attack of an unknown kind": (
+        {"attacks": {"w": {"kind": "fgsm"}}},
+        "attacks.w.kind must be one of pgd, fast",
+    ),
+    "attack of a negative radius": (
+        {"attacks": {"w": {"epsilon_init": -1.0}}},
+        "attacks.w.epsilon_init",
+    ),
+    "attack with words for numbers": (
+        {"attacks": {"w": {"failures": "half"}}},
+        "attacks.w.failures must be of type",
+    ),
     "attack with a path for a name": ({"attacks": {"../w": {}}}, "cannot be called"),
     "attack of a method without one": (
         {"rows": {"a": {"method": "finetune", "attack": "w"}}, "attacks": {"w": {}}},
         "is given no adversarial examples",
     ),
     "adaptive with a transferred set": (
-        {"rows": {"a": {"method": "amun", "attack": "w", "adaptive": True}}, "attacks": {"w": {"source": "other"}}},
+        {
+            "rows": {"a": {"method": "amun", "attack": "w", "adaptive": True}},
+            "attacks": {"w": {"source": "other"}},
+        },
         "adaptive recomputes",
     ),
-    "adaptive that is no truth value": ({"rows": {"a": {"method": "amun", "adaptive": "False"}}}, "True or False"),
-    "klom of repeats": ({"audit": {"klom": True}, "replicas": {"repeats": 2}, "forget": {"seeds": (1,)}}, "audit.klom"),
+    "adaptive that is no truth value": (
+        {"rows": {"a": {"method": "amun", "adaptive": "False"}}},
+        "True or False",
+    ),
+    "klom of repeats": (
+        {
+            "audit": {"klom": True},
+            "replicas": {"repeats": 2},
+            "forget": {"seeds": (1,)},
+        },
+        "audit.klom",
+    ),
     "klom of several forget sets": ({"audit": {"klom": True}}, "one forget set"),
     "no bootstrap": ({"audit": {"num_bootstrap": 0}}, "must be positive"),
 }
@@ -596,9 +816,11 @@ CASES = {
 def test_bad_configuration_is_one_line_and_writes_nothing(case, splits, tmp_path):
     changes, message = CASES[case]
     fields = {
-        name: dataclasses.replace(getattr(TINY, name), **change)
-        if isinstance(change, dict) and name not in ("rows", "attacks")
-        else change
+        name: (
+            dataclasses.replace(getattr(TINY, name), **change)
+            if isinstance(change, dict) and name not in ("rows", "attacks")
+            else change
+        )
         for name, change in changes.items()
     }
     own = None if "data" in changes else splits
@@ -615,9 +837,17 @@ def test_bad_rows(splits, tmp_path):
         ({"label": "x"}, "names no method"),
     ]:
         with pytest.raises(InputError, match=message):
-            run(dataclasses.replace(TINY, rows={"mine": row}), tmp_path / "run", splits=splits)
+            run(
+                dataclasses.replace(TINY, rows={"mine": row}),
+                tmp_path / "run",
+                splits=splits,
+            )
     with pytest.raises(InputError, match="cannot be called 'retrained'"):
-        run(dataclasses.replace(TINY, rows={"retrained": {"method": "amun"}}), tmp_path / "run", splits=splits)
+        run(
+            dataclasses.replace(TINY, rows={"retrained": {"method": "amun"}}),
+            tmp_path / "run",
+            splits=splits,
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -628,22 +858,35 @@ def test_model_that_does_not_fit_the_data(splits, tmp_path):
 
 
 def test_diverged_training_is_an_error_and_a_diverged_method_a_row(splits, tmp_path):
-    wild = dataclasses.replace(TINY, training=dataclasses.replace(TINY.training, learning_rate=1e25))
+    wild = dataclasses.replace(
+        TINY, training=dataclasses.replace(TINY.training, learning_rate=1e25)
+    )
     with pytest.raises(DivergedError, match="lower the learning rate"):
         run(wild, tmp_path / "a", splits=splits)
-    rows = {**TINY.rows, "finetune": {"method": "finetune", "learning_rate": 1e25, "num_epochs": 3}}
+    rows = {
+        **TINY.rows,
+        "finetune": {"method": "finetune", "learning_rate": 1e25, "num_epochs": 3},
+    }
     results = run(dataclasses.replace(TINY, rows=rows), tmp_path / "b", splits=splits)
     by_key = {row["key"]: row for row in results["rows"]}
-    assert by_key["finetune"]["metrics"] == {}, "a method that diverges is a result, and does not stop the others"
+    assert by_key["finetune"]["metrics"] == {}, (
+        "a method that diverges is a result, and does not stop the others"
+    )
     assert by_key["amun"]["metrics"]
-    (check,) = [check for check in results["checks"] if not check["passed"] and "finite" in check["name"]]
+    (check,) = [
+        check
+        for check in results["checks"]
+        if not check["passed"] and "finite" in check["name"]
+    ]
     assert "finetune" in check["detail"]
 
 
 def test_working_directories_of_others(splits, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("precious")
-    with pytest.raises(InputError, match="holds files that are not of an unlearn_jax run"):
+    with pytest.raises(
+        InputError, match="holds files that are not of an unlearn_jax run"
+    ):
         run(TINY, tmp_path / "full", splits=splits)
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="is a file"):
@@ -655,5 +898,8 @@ def test_working_directories_of_others(splits, tmp_path):
 
 def test_two_runs_in_one_directory(finished, splits):
     folder, _ = finished
-    with locks.lock(folder, wait=False), pytest.raises(InputError, match="another run is at work"):
+    with (
+        locks.lock(folder, wait=False),
+        pytest.raises(InputError, match="another run is at work"),
+    ):
         run(TINY, folder, splits=splits)

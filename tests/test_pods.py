@@ -9,12 +9,29 @@ import pytest
 from PIL import Image
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "experiments" / "benchmarks" / "pods.py"
-TINY = ["--model", "mlp", "--per-device", "1", "--batch", "8", "--steps", "1", "--repeats", "2"]
+TINY = [
+    "--model",
+    "mlp",
+    "--per-device",
+    "1",
+    "--batch",
+    "8",
+    "--steps",
+    "1",
+    "--repeats",
+    "2",
+]
 
 
 def start(out, *flags):
     command = [sys.executable, str(SCRIPT), "--out", str(out), *flags]
-    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=SCRIPT.parents[2])
+    return subprocess.Popen(
+        command,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=SCRIPT.parents[2],
+    )
 
 
 def finish(*processes):
@@ -26,7 +43,9 @@ def finish(*processes):
 def rows(said):
     """``{devices: efficiency}`` of the printed table."""
     lines = [line.split() for line in said.partition("efficiency")[2].splitlines()]
-    return {int(line[0]): float(line[4]) for line in lines if line and line[0].isdigit()}
+    return {
+        int(line[0]): float(line[4]) for line in lines if line and line[0].isdigit()
+    }
 
 
 def test_a_dry_run_says_what_it_would_do_and_writes_nothing(tmp_path):
@@ -50,9 +69,19 @@ def test_two_processes_of_two_devices(tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    (tmp_path / "host-1.json").write_text('{"1": [9e9], "2": [9e9]}')  # of an earlier run
-    flags = ["--force-devices", "2", *TINY, f"--coordinator={address}", "--num-processes=2"]
-    first, second = finish(*(start(tmp_path, *flags, f"--process-id={number}") for number in range(2)))
+    (tmp_path / "host-1.json").write_text(
+        '{"1": [9e9], "2": [9e9]}'
+    )  # of an earlier run
+    flags = [
+        "--force-devices",
+        "2",
+        *TINY,
+        f"--coordinator={address}",
+        "--num-processes=2",
+    ]
+    first, second = finish(
+        *(start(tmp_path, *flags, f"--process-id={number}") for number in range(2))
+    )
     assert "2 hosts, mlp" in first
     assert list(rows(first)) == [2, 4]
     assert max(rows(first).values()) < 3, "the numbers of an earlier run are not used"

@@ -3,12 +3,21 @@
 import pytest
 
 from unlearn_jax import methods
-from unlearn_jax.pipeline import RunConfig, TuningConfig, checks, presets, rows, settings
+from unlearn_jax.pipeline import (
+    RunConfig,
+    TuningConfig,
+    checks,
+    presets,
+    rows,
+    settings,
+)
 from unlearn_jax.types import InputError
 
 
 def test_complete_writes_every_plain_knob_and_keeps_what_is_given():
-    config = presets.complete(RunConfig(rows={"a": {"method": "amun", "learning_rate": 0.5}}))
+    config = presets.complete(
+        RunConfig(rows={"a": {"method": "amun", "learning_rate": 0.5}})
+    )
     row = config.rows["a"]
     assert row["learning_rate"] == 0.5
     assert row["retain"] is True
@@ -20,14 +29,21 @@ def test_complete_writes_every_plain_knob_and_keeps_what_is_given():
 
 
 def test_a_method_keeps_its_own_defaults_and_takes_the_rest_from_training():
-    config = presets.complete(RunConfig(rows={"a": {"method": "boundary_shrink"}, "b": {"method": "bad_teacher"}}))
+    config = presets.complete(
+        RunConfig(
+            rows={"a": {"method": "boundary_shrink"}, "b": {"method": "bad_teacher"}}
+        )
+    )
     assert config.rows["a"]["weight_decay"] == 0.0  # the method's
     assert config.rows["a"]["batch_size"] == config.training.batch_size  # the run's
     assert config.rows["b"]["batch_size"] == 256  # the method's
 
 
 def test_complete_shows_the_search_where_there_is_one():
-    row = {"a": {"method": "amun"}, "b": {"method": "amun", "search": {"learning_rate": [0.1]}}}
+    row = {
+        "a": {"method": "amun"},
+        "b": {"method": "amun", "search": {"learning_rate": [0.1]}},
+    }
     searched = presets.complete(RunConfig(rows=row, tuning=TuningConfig(trials=2)))
     assert searched.rows["a"]["search"] == methods.SPACES["amun"]
     assert searched.rows["b"]["search"] == {"learning_rate": [0.1]}
@@ -59,9 +75,18 @@ def test_shared_rows_name_every_method_once():
     assert len(with_retain) == len(set(with_retain))
     classes = {row["method"] for row in rows.for_classes().values()}
     # the network's own kernel is too large for the presets' training sets
-    assert set(with_retain) | classes == set(methods.METHODS) - {"retrain", "ntk_influence"}
-    assert {"trw", "delete", "influence_target", "svd_projection"} <= classes - set(with_retain)
-    same = [key for key, row in rows.for_classes().items() if row == rows.for_classes(small=True)[key]]
+    assert set(with_retain) | classes == set(methods.METHODS) - {
+        "retrain",
+        "ntk_influence",
+    }
+    assert {"trw", "delete", "influence_target", "svd_projection"} <= classes - set(
+        with_retain
+    )
+    same = [
+        key
+        for key, row in rows.for_classes().items()
+        if row == rows.for_classes(small=True)[key]
+    ]
     assert set(rows.for_classes()) - set(same) == {"unsir", "l2ul"}
     for key, row in rows.without_retain().items():
         assert row["retain"] is False
@@ -70,8 +95,12 @@ def test_shared_rows_name_every_method_once():
 
 def test_a_file_that_fails_is_one_line(tmp_path):
     path = tmp_path / "broken.py"
-    path.write_text("from unlearn_jax.pipeline import RunConfig\nPRESET = RunConfig(epochs=3)")
-    with pytest.raises(InputError, match=r"broken.py cannot be read: TypeError: .*epochs"):
+    path.write_text(
+        "from unlearn_jax.pipeline import RunConfig\nPRESET = RunConfig(epochs=3)"
+    )
+    with pytest.raises(
+        InputError, match=r"broken.py cannot be read: TypeError: .*epochs"
+    ):
         presets.load(str(path))
 
 

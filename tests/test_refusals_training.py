@@ -31,7 +31,12 @@ def linear_of_params(variables, images):
 
 def dilated(variables, images):
     convolved = lax.conv_general_dilated(
-        images, variables.params["k"], (1, 1), "SAME", rhs_dilation=(2, 2), dimension_numbers=("NHWC", "HWIO", "NHWC")
+        images,
+        variables.params["k"],
+        (1, 1),
+        "SAME",
+        rhs_dilation=(2, 2),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
     return convolved.reshape(len(images), -1)
 
@@ -41,11 +46,15 @@ def trained(**params):
 
 
 def attack(function, *rest, x=X, **knobs):
-    return lambda: function(linear, WEIGHTS, jnp.asarray(x), jnp.asarray(Y), *rest, **knobs)
+    return lambda: function(
+        linear, WEIGHTS, jnp.asarray(x), jnp.asarray(Y), *rest, **knobs
+    )
 
 
 def keyed(function, **knobs):
-    return lambda: function(key(), linear, WEIGHTS, jnp.asarray(X), jnp.asarray(Y), **knobs)
+    return lambda: function(
+        key(), linear, WEIGHTS, jnp.asarray(X), jnp.asarray(Y), **knobs
+    )
 
 
 def result():
@@ -53,7 +62,9 @@ def result():
 
 
 def update_without_weights():
-    transform = spectral.projection(linear, X, spectral.gouk(), spectral.Targets(), period=1)
+    transform = spectral.projection(
+        linear, X, spectral.gouk(), spectral.Targets(), period=1
+    )
     return transform.update(WEIGHTS, None)
 
 
@@ -62,13 +73,20 @@ def model():
 
 
 def fit(member, tx=None):
-    return train.fit(key(), model(), POOL, member, train.Recipe(2, 2, tx or train.sgd(0.1)))
+    return train.fit(
+        key(), model(), POOL, member, train.Recipe(2, 2, tx or train.sgd(0.1))
+    )
 
 
 def fit_many_over_three_devices():
     how = replicas.mapper("split", num_models=1, devices=3)
     return replicas.fit_many(
-        key()[None], model(), POOL, np.ones((1, 2), bool), train.Recipe(1, 2, train.sgd(0.1)), how=how
+        key()[None],
+        model(),
+        POOL,
+        np.ones((1, 2), bool),
+        train.Recipe(1, 2, train.sgd(0.1)),
+        how=how,
     )
 
 
@@ -79,29 +97,68 @@ REFUSED = [
         "attacks take float images in \\[0.0, 1.0\\]",
     ),
     (attack(attacks.adversarial_set, x=3 * X), "these span \\[1.5, 1.5\\]: scale them"),
-    (attack(attacks.adversarial_set, search="fast"), "unknown search 'fast': choose 'grid' or 'doubling'"),
-    (attack(attacks.adversarial_set, search="grid", restart=False), "the grid search attacks all radii at once"),
+    (
+        attack(attacks.adversarial_set, search="fast"),
+        "unknown search 'fast': choose 'grid' or 'doubling'",
+    ),
+    (
+        attack(attacks.adversarial_set, search="grid", restart=False),
+        "the grid search attacks all radii at once",
+    ),
     (
         attack(attacks.adversarial_set, num_radii=0),
         "epsilon_init, num_radii, num_steps and batch_size must be positive",
     ),
-    (attack(attacks.apgd, X, epsilon=1.0, num_steps=0), "APGD takes at least one step, and keeps 'first' or 'best'"),
-    (keyed(attacks.autoattack_small, epsilon=0.0), "epsilon, num_steps and batch_size must be positive"),
-    (keyed(attacks.autoattack_small, epsilon=0.1), "the targeted DLR loss needs four classes, there are 3"),
-    (keyed(attacks.fast_adversarial_set, num_restarts=-1), "must be positive, and num_restarts not negative"),
+    (
+        attack(attacks.apgd, X, epsilon=1.0, num_steps=0),
+        "APGD takes at least one step, and keeps 'first' or 'best'",
+    ),
+    (
+        keyed(attacks.autoattack_small, epsilon=0.0),
+        "epsilon, num_steps and batch_size must be positive",
+    ),
+    (
+        keyed(attacks.autoattack_small, epsilon=0.1),
+        "the targeted DLR loss needs four classes, there are 3",
+    ),
+    (
+        keyed(attacks.fast_adversarial_set, num_restarts=-1),
+        "must be positive, and num_restarts not negative",
+    ),
     (
         lambda: attacks.Transfer(*[jnp.ones((1, 2), bool)] * 4).counted("all"),
         "unknown condition 'all': choose 'fooled'",
     ),
-    (lambda: attacks.legacy_attack()(key(), linear, WEIGHTS, X, Y), "images have 1 channels: give a mean and a dev"),
-    (attack(attacks.cap_failures, result(), share=2), "the share of samples to fail must be in \\[0, 1\\], got 2"),
-    (attack(attacks.target_runner_up, result(), num_steps=0), "num_steps and batch_size must be positive"),
+    (
+        lambda: attacks.legacy_attack()(key(), linear, WEIGHTS, X, Y),
+        "images have 1 channels: give a mean and a dev",
+    ),
+    (
+        attack(attacks.cap_failures, result(), share=2),
+        "the share of samples to fail must be in \\[0, 1\\], got 2",
+    ),
+    (
+        attack(attacks.target_runner_up, result(), num_steps=0),
+        "num_steps and batch_size must be positive",
+    ),
     # spectral norms and clipping
     (lambda: spectral.gouk(power_iters=0), "power_iters must be at least 1, got 0"),
-    (lambda: spectral.frequency_blocks(jnp.ones((3, 3, 1, 1)), (2, 2)), "a torus of 2 x 2 must hold the 3 x 3 kernel"),
-    (lambda: spectral.delattre_bound(jnp.ones((3, 3, 1, 1)), num_iters=0), "num_iters must be at least 1, got 0"),
     (
-        lambda: spectral.project(dilated, trained(k=jnp.ones((3, 3, 1, 1))), X, spectral.sedghi(), spectral.Targets()),
+        lambda: spectral.frequency_blocks(jnp.ones((3, 3, 1, 1)), (2, 2)),
+        "a torus of 2 x 2 must hold the 3 x 3 kernel",
+    ),
+    (
+        lambda: spectral.delattre_bound(jnp.ones((3, 3, 1, 1)), num_iters=0),
+        "num_iters must be at least 1, got 0",
+    ),
+    (
+        lambda: spectral.project(
+            dilated,
+            trained(k=jnp.ones((3, 3, 1, 1))),
+            X,
+            spectral.sedghi(),
+            spectral.Targets(),
+        ),
         "the FFT clip knows no groups nor dilation, as 'params/k' has",
     ),
     (
@@ -112,35 +169,85 @@ REFUSED = [
         lambda: spectral.power_qr(lambda x: x, jnp.ones((4, 3)), num_iters=1),
         "a map of 3 inputs has no 4 singular vectors; ask for fewer",
     ),
-    (lambda: spectral.lanczos(lambda x: x, jnp.ones(3), num_iters=0), "num_iters must be at least 1, got 0"),
-    (lambda: spectral.Targets(max_norm=0), "a layer's max_norm must be positive and finite, got 0"),
+    (
+        lambda: spectral.lanczos(lambda x: x, jnp.ones(3), num_iters=0),
+        "num_iters must be at least 1, got 0",
+    ),
+    (
+        lambda: spectral.Targets(max_norm=0),
+        "a layer's max_norm must be positive and finite, got 0",
+    ),
     (
         lambda: spectral.project(
-            linear_of_params, trained(**WEIGHTS), X, spectral.gouk(), spectral.Targets(max_norms={"v": 1.0})
+            linear_of_params,
+            trained(**WEIGHTS),
+            X,
+            spectral.gouk(),
+            spectral.Targets(max_norms={"v": 1.0}),
         ),
         "max_norms names 'v', which is no layer; layers are .*w",
     ),
     (
-        lambda: spectral.projection(linear, X, spectral.gouk(), spectral.Targets(), period=0),
+        lambda: spectral.projection(
+            linear, X, spectral.gouk(), spectral.Targets(), period=0
+        ),
         "period must be at least 1 step, got 0",
     ),
-    (update_without_weights, "this transformation moves weights: call update\\(updates, state, params\\)"),
-    (lambda: spectral.spectral_norms(lambda v, x: x, {}, X), "the model has no affine layer"),
-    (lambda: spectral.spectral_norms(linear, WEIGHTS, X, method="svd"), "unknown method 'svd'; choose "),
-    (lambda: spectral.top_spectrum(linear, WEIGHTS, X, num_vectors=0), "num_vectors must be at least 1, got 0"),
-    (lambda: spectral.clip_rule(num_rounds=0), "num_rounds of FastClip must be at least 1, got 0"),
-    (lambda: spectral.clip_rule(step="long"), "unknown step 'long': choose line_search or reference"),
+    (
+        update_without_weights,
+        "this transformation moves weights: call update\\(updates, state, params\\)",
+    ),
+    (
+        lambda: spectral.spectral_norms(lambda v, x: x, {}, X),
+        "the model has no affine layer",
+    ),
+    (
+        lambda: spectral.spectral_norms(linear, WEIGHTS, X, method="svd"),
+        "unknown method 'svd'; choose ",
+    ),
+    (
+        lambda: spectral.top_spectrum(linear, WEIGHTS, X, num_vectors=0),
+        "num_vectors must be at least 1, got 0",
+    ),
+    (
+        lambda: spectral.clip_rule(num_rounds=0),
+        "num_rounds of FastClip must be at least 1, got 0",
+    ),
+    (
+        lambda: spectral.clip_rule(step="long"),
+        "unknown step 'long': choose line_search or reference",
+    ),
     # training and mappers
-    (lambda: fit([True]), "a mask must be bool of length 2, one entry per sample; got bool \\(1,\\)"),
-    (lambda: fit([False, False]), "a mask selects no sample: there is nothing to train on"),
-    (lambda: fit([True, True], optax.scale(jnp.nan)), "training diverged: the loss was not finite in epoch 2"),
-    (lambda: replicas.mapper("fast", num_models=2), "unknown mapper 'fast': choose auto, loop, map, vmap or split"),
-    (lambda: replicas.mapper(num_models=2, devices=99), "99 devices asked for, 8 present: choose 1 to 8"),
-    (fit_many_over_three_devices, "a batch of 2 samples does not divide evenly over 3 devices"),
+    (
+        lambda: fit([True]),
+        "a mask must be bool of length 2, one entry per sample; got bool \\(1,\\)",
+    ),
+    (
+        lambda: fit([False, False]),
+        "a mask selects no sample: there is nothing to train on",
+    ),
+    (
+        lambda: fit([True, True], optax.scale(jnp.nan)),
+        "training diverged: the loss was not finite in epoch 2",
+    ),
+    (
+        lambda: replicas.mapper("fast", num_models=2),
+        "unknown mapper 'fast': choose auto, loop, map, vmap or split",
+    ),
+    (
+        lambda: replicas.mapper(num_models=2, devices=99),
+        "99 devices asked for, 8 present: choose 1 to 8",
+    ),
+    (
+        fit_many_over_three_devices,
+        "a batch of 2 samples does not divide evenly over 3 devices",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("call", "message"), REFUSED, ids=[message[:40] for _, message in REFUSED])
+@pytest.mark.parametrize(
+    ("call", "message"), REFUSED, ids=[message[:40] for _, message in REFUSED]
+)
 def test_it_is_said_in_one_line(call, message):
     file, _ = refusal(call, message)
     assert file.startswith(ROOMS)

@@ -25,22 +25,39 @@ def design():
 @pytest.fixture(scope="module")
 def reference(normed, blobs, design):
     keys = jax.random.split(jax.random.key(5), 5)
-    return replicas.fit_many(keys, normed, blobs, design, RECIPE, how=replicas.mapper("loop", num_models=5, devices=1))
+    return replicas.fit_many(
+        keys,
+        normed,
+        blobs,
+        design,
+        RECIPE,
+        how=replicas.mapper("loop", num_models=5, devices=1),
+    )
 
 
 @pytest.mark.parametrize(("form", "devices"), EXACT + CLOSE)
 def test_mappers_train_the_same_models(form, devices, normed, blobs, design, reference):
     how = replicas.mapper(form, num_models=5, devices=devices)
     keys = jax.random.split(jax.random.key(5), 5)
-    with jax.debug_key_reuse(form != "vmap"):  # the checker counts a batched fold_in in a scan as a use of the key
-        state, losses = replicas.fit_many(keys, normed, blobs, design, RECIPE, how=how, epochs_per_call=2)
+    with jax.debug_key_reuse(
+        form != "vmap"
+    ):  # the checker counts a batched fold_in in a scan as a use of the key
+        state, losses = replicas.fit_many(
+            keys, normed, blobs, design, RECIPE, how=how, epochs_per_call=2
+        )
     assert losses.shape == (5, 3)
     if (form, devices) in EXACT:
         chex.assert_trees_all_equal(state, reference[0])
     else:
-        chex.assert_trees_all_close(state.variables, reference[0].variables, rtol=1e-3, atol=1e-4)
+        chex.assert_trees_all_close(
+            state.variables, reference[0].variables, rtol=1e-3, atol=1e-4
+        )
     logits = replicas.predict_many(normed, state.variables, blobs.images, how=how)
-    one = train.predict(normed.apply, replicas.unstack(reference[0].variables, 4), jnp.asarray(blobs.images))
+    one = train.predict(
+        normed.apply,
+        replicas.unstack(reference[0].variables, 4),
+        jnp.asarray(blobs.images),
+    )
     np.testing.assert_allclose(logits[4], one, rtol=1e-3, atol=1e-3)
 
 
@@ -48,8 +65,12 @@ def test_mappers_train_the_same_models(form, devices, normed, blobs, design, ref
 def test_one_replica_equals_fit(kind, blobs, request):
     model = request.getfixturevalue(kind)
     mask = np.arange(60) % 3 > 0
-    many, losses = replicas.fit_many(jax.random.split(jax.random.key(9), 1), model, blobs, mask[None], RECIPE)
-    single, own = train.fit(jax.random.split(jax.random.key(9), 1)[0], model, blobs, mask, RECIPE)
+    many, losses = replicas.fit_many(
+        jax.random.split(jax.random.key(9), 1), model, blobs, mask[None], RECIPE
+    )
+    single, own = train.fit(
+        jax.random.split(jax.random.key(9), 1)[0], model, blobs, mask, RECIPE
+    )
     chex.assert_trees_all_equal(replicas.unstack(many, 0), single)
     np.testing.assert_array_equal(losses[0], own)
 
@@ -67,8 +88,12 @@ def test_split_divides_batches_over_the_devices(normed, blobs, design):
     jax.jit(watched)(how.place(blobs), jnp.arange(16), jax.random.key(0))
     assert seen[0].shard_shape((16, 4, 4, 1)) == (2, 4, 4, 1)
     bad = train.Recipe(1, 12, RECIPE.tx)
-    with pytest.raises(InputError, match="12 samples does not divide evenly over 8 devices"):
-        replicas.fit_many(jax.random.split(jax.random.key(5), 5), normed, blobs, design, bad, how=how)
+    with pytest.raises(
+        InputError, match="12 samples does not divide evenly over 8 devices"
+    ):
+        replicas.fit_many(
+            jax.random.split(jax.random.key(5), 5), normed, blobs, design, bad, how=how
+        )
 
 
 @pytest.mark.parametrize("channels", [3, 8, 32])  # over columns, plain, Winograd's
@@ -76,14 +101,24 @@ def test_devices_keep_their_images_to_themselves(channels, monkeypatch):
     """Of a batch that is divided, each takes its own a few at a time: only gradients go between devices."""
     monkeypatch.setattr("unlearn_jax.models.conv.PART", 2**13)
     k_x, k_k = jax.random.split(jax.random.key(0))
-    image, kernel = jax.random.normal(k_x, (32, 16, 16, channels)), jax.random.normal(k_k, (3, 3, channels, 32))
+    image, kernel = (
+        jax.random.normal(k_x, (32, 16, 16, channels)),
+        jax.random.normal(k_k, (3, 3, channels, 32)),
+    )
 
     def loss(kernel, image):
-        return jnp.sum(models.canonical_conv(jnp.tanh(image * kernel.mean()), kernel, (1, 1), "SAME") ** 2)
+        return jnp.sum(
+            models.canonical_conv(
+                jnp.tanh(image * kernel.mean()), kernel, (1, 1), "SAME"
+            )
+            ** 2
+        )
 
     expected = jax.jit(jax.grad(loss))(kernel, image)
     mesh = jax.sharding.Mesh(np.array(jax.local_devices()[:4]), "batch")
-    place = lambda array, *axes: jax.device_put(array, NamedSharding(mesh, PartitionSpec(*axes)))  # noqa: E731
+    place = lambda array, *axes: jax.device_put(
+        array, NamedSharding(mesh, PartitionSpec(*axes))
+    )
     with jax.set_mesh(mesh):
         step, placed = jax.jit(jax.grad(loss)), (place(kernel), place(image, "batch"))
         program, got = step.lower(*placed).compile().as_text(), step(*placed)
@@ -98,7 +133,9 @@ def test_resumed_equals_uninterrupted(normed, blobs, design, reference):
     short = train.Recipe(1, RECIPE.batch_size, RECIPE.tx)
     half, _ = replicas.fit_many(keys, normed, blobs, design, short)
     stored = jax.tree.map(np.asarray, half)
-    rest, losses = replicas.fit_many(keys, normed, blobs, design, RECIPE, state=jax.tree.map(jnp.asarray, stored))
+    rest, losses = replicas.fit_many(
+        keys, normed, blobs, design, RECIPE, state=jax.tree.map(jnp.asarray, stored)
+    )
     assert losses.shape == (5, 2)
     chex.assert_trees_all_equal(rest, reference[0])
 
@@ -111,15 +148,19 @@ def test_replicas_differ_by_key_and_mask(reference):
 @pytest.mark.parametrize(("form", "devices"), EXACT + CLOSE)
 def test_map_models_pads_and_orders(form, devices):
     how = replicas.mapper(form, num_models=5, devices=devices)
-    out = replicas.map_models(how, lambda item, shared: {"y": item * shared}, jnp.arange(5.0), np.float32(3))
+    out = replicas.map_models(
+        how, lambda item, shared: {"y": item * shared}, jnp.arange(5.0), np.float32(3)
+    )
     np.testing.assert_array_equal(out["y"], 3 * np.arange(5.0))
 
 
 @pytest.mark.parametrize("first", [1, 2, 8])
 def test_results_of_one_mapper_are_items_of_another(first):
     """Whatever devices hold them: fewer models than before have fewer devices."""
-    add = lambda item, shared: item[1] + shared + 0 * jax.random.bits(item[0])  # noqa: E731
-    far = lambda seed, count: jax.device_put(jax.random.split(jax.random.key(seed), count), jax.devices()[-1])  # noqa: E731
+    add = lambda item, shared: item[1] + shared + 0 * jax.random.bits(item[0])
+    far = lambda seed, count: jax.device_put(
+        jax.random.split(jax.random.key(seed), count), jax.devices()[-1]
+    )
     how = replicas.mapper("map", num_models=8, devices=first)
     values = replicas.map_models(how, add, (far(0, 8), jnp.arange(8.0)), 1.0)
     for second in (1, 2, 4):
@@ -129,11 +170,20 @@ def test_results_of_one_mapper_are_items_of_another(first):
 
 
 def test_models_of_different_devices_are_stacked():
-    double = lambda item, shared: {"w": 2 * item}  # noqa: E731
-    many, few = (replicas.map_models(replicas.mapper("map", num_models=n), double, jnp.arange(n), ()) for n in (8, 3))
+    double = lambda item, shared: {"w": 2 * item}
+    many, few = (
+        replicas.map_models(
+            replicas.mapper("map", num_models=n), double, jnp.arange(n), ()
+        )
+        for n in (8, 3)
+    )
     one = replicas.unstack(few, 2)
-    assert one["w"].devices() == {jax.local_devices()[0]}, "what follows runs once, not on every device"
-    np.testing.assert_array_equal(replicas.stack([replicas.unstack(many, 7), one])["w"], [14, 4])
+    assert one["w"].devices() == {jax.local_devices()[0]}, (
+        "what follows runs once, not on every device"
+    )
+    np.testing.assert_array_equal(
+        replicas.stack([replicas.unstack(many, 7), one])["w"], [14, 4]
+    )
 
 
 def test_mapper_says_what_is_wrong():

@@ -8,19 +8,40 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up import Page, make
 
-from unlearn_jax.pipeline import figure_style, plots_sections, report, report_search, report_sections
+from unlearn_jax.pipeline import (
+    figure_style,
+    plots_sections,
+    report,
+    report_search,
+    report_sections,
+)
 from unlearn_jax.pipeline.report_sections import TERMS
 from unlearn_jax.pipeline.tables import format_interval
 
 
 def estimate(mean, half=0.5):
-    return {"mean": mean, "std": 0.25, "low": mean - half, "high": mean + half, "num_runs": 6, "values": [mean] * 6}
+    return {
+        "mean": mean,
+        "std": 0.25,
+        "low": mean - half,
+        "high": mean + half,
+        "num_runs": 6,
+        "values": [mean] * 6,
+    }
 
 
 def trial(gap, **knobs):
     keys = ("unlearn_accuracy", "retain_accuracy", "test_accuracy", "ft_auc", "avg_gap")
-    metrics = {} if gap is None else dict.fromkeys(keys, estimate(90.0)) | {"avg_gap": estimate(gap)}
-    return {"knobs": knobs, "status": "diverged" if gap is None else "ok", "metrics": metrics}
+    metrics = (
+        {}
+        if gap is None
+        else dict.fromkeys(keys, estimate(90.0)) | {"avg_gap": estimate(gap)}
+    )
+    return {
+        "knobs": knobs,
+        "status": "diverged" if gap is None else "ok",
+        "metrics": metrics,
+    }
 
 
 def make_tuning():
@@ -29,13 +50,20 @@ def make_tuning():
     return {
         "method0": {
             "space": {"decay_every": steps, "learning_rate": rate},
-            "trials": [trial(gap, decay_every=every, learning_rate=value) for gap, value, every in trials],
+            "trials": [
+                trial(gap, decay_every=every, learning_rate=value)
+                for gap, value, every in trials
+            ],
             "chosen": 0,
             "nothing": estimate(12.4),
         },
         "method1": {
             "space": {"alpha": {"low": 1.0, "high": 100.0}},
-            "trials": [trial(40.0, alpha=3.16), trial(12.5, alpha=10.0), trial(30.0, alpha=1.0)],
+            "trials": [
+                trial(40.0, alpha=3.16),
+                trial(12.5, alpha=10.0),
+                trial(30.0, alpha=1.0),
+            ],
             "chosen": 1,
             "nothing": estimate(12.4),
         },
@@ -57,20 +85,50 @@ def make_sections():
     for key in keys:
         shares[key][::3] = np.nan
         arrays[f"vulnerability/{key}"] = shares[key][None]
-    most = [{"sample": 7, "label": 3, "share": 1.0, "low": 0.541, "high": 1.0, "runs": 6}]
-    about = {key: {"mean": 0.1 + i / 100, "always": 40 + i, "samples": 200, "most": most} for i, key in enumerate(keys)}
+    most = [
+        {"sample": 7, "label": 3, "share": 1.0, "low": 0.541, "high": 1.0, "runs": 6}
+    ]
+    about = {
+        key: {"mean": 0.1 + i / 100, "always": 40 + i, "samples": 200, "most": most}
+        for i, key in enumerate(keys)
+    }
     results["vulnerability"] = {"max_fpr": 0.05, "rows": about}
     part = {"mean": 3.25, "low": 3.125, "high": 3.375, "median": 2.5, "p95": 7.75}
     results["klom"] = {
         "models": 6,
-        "rows": {key: dict.fromkeys(("forget", "retain", "test"), part) for key in keys[2:]},
+        "rows": {
+            key: dict.fromkeys(("forget", "retain", "test"), part) for key in keys[2:]
+        },
     }
-    request = [{"score": estimate(20.0 - k), "fr_auc": estimate(70.0), "ft_auc": estimate(50.0 + k)} for k in range(4)]
-    results["requests"] = {"count": 4, "size": 8, "rows": {key: request for key in keys if key != "retrain_again"}}
-    terms = {name: {"mean": 1e9 * i + 0.123456, "std": 0.01} for i, name in enumerate(TERMS)}
-    results["theory"] = {"rows": {"method0": terms, "method1": terms | {"slope": {"mean": float("nan"), "std": None}}}}
-    results["attacks"] = {"fast": {**results["attack"], "status": {"found": 75, "not_found": 25}}}
-    results["config"] |= {"attacks": {"fast": {"kind": "fgsm"}}, "tuning": {"originals": [901], "seeds": [902, 903]}}
+    request = [
+        {
+            "score": estimate(20.0 - k),
+            "fr_auc": estimate(70.0),
+            "ft_auc": estimate(50.0 + k),
+        }
+        for k in range(4)
+    ]
+    results["requests"] = {
+        "count": 4,
+        "size": 8,
+        "rows": {key: request for key in keys if key != "retrain_again"},
+    }
+    terms = {
+        name: {"mean": 1e9 * i + 0.123456, "std": 0.01} for i, name in enumerate(TERMS)
+    }
+    results["theory"] = {
+        "rows": {
+            "method0": terms,
+            "method1": terms | {"slope": {"mean": float("nan"), "std": None}},
+        }
+    }
+    results["attacks"] = {
+        "fast": {**results["attack"], "status": {"found": 75, "not_found": 25}}
+    }
+    results["config"] |= {
+        "attacks": {"fast": {"kind": "fgsm"}},
+        "tuning": {"originals": [901], "seeds": [902, 903]},
+    }
     results["rows"][4]["knobs"] = {"attack": "fast"}
     results["tuning"] = make_tuning()
     return results, arrays
@@ -93,17 +151,25 @@ def test_a_report_with_every_section_is_one_safe_page(made, tmp_path):
     assert len(ids) == len(set(ids))
     assert all(value for name, value in page.attributes if name == "aria-label")
     assert not {"script", "link", "iframe", "object", "img"} & set(page.tags)
-    titles = "Requests one by one,Vulnerable samples,KLoM,Theorem 4.1,Tuning,Outcomes of the adversarial search"
+    titles = (
+        "Requests one by one,Vulnerable samples,KLoM,Theorem 4.1,Tuning,Outcomes of the"
+        " adversarial search"
+    )
     places = [page.words.index(title + " ") for title in titles.split(",")]
     assert places == sorted(places)
 
 
 def test_sections_that_results_lack_are_left_out(tmp_path):
     results, arrays = make(num_methods=1)
-    results |= dict.fromkeys(("tuning", "requests", "klom", "theory", "vulnerability", "attack")) | {"attacks": {}}
+    results |= dict.fromkeys(
+        ("tuning", "requests", "klom", "theory", "vulnerability", "attack")
+    ) | {"attacks": {}}
     assert set(report_sections.make_sections(results, arrays).values()) == {None}
     page = words(results, arrays, tmp_path / "report.html")
-    assert not any(title in page.words for title in ("KLoM", "Theorem", "Tuning", "Requests", "Outcomes", "Vulnerable"))
+    assert not any(
+        title in page.words
+        for title in ("KLoM", "Theorem", "Tuning", "Requests", "Outcomes", "Vulnerable")
+    )
 
 
 def test_tuning_shows_every_trial_and_warns(made, tmp_path):
@@ -115,29 +181,53 @@ def test_tuning_shows_every_trial_and_warns(made, tmp_path):
         for shown, one in zip(row["trials"], search["trials"], strict=True):
             gap = one["metrics"].get("avg_gap")
             state = "diverged" if gap is None else "chosen" if shown["chosen"] else ""
-            cells = "– – – – –" if gap is None else f"{gap['mean']:.2f} ± 0.25 {format_interval(gap)} 90.00"
+            cells = (
+                "– – – – –"
+                if gap is None
+                else f"{gap['mean']:.2f} ± 0.25 {format_interval(gap)} 90.00"
+            )
             assert f"{report_search.format_knobs(one['knobs'])} {cells}" in page.words
-            assert (shown["diverged"], shown["chosen"]) == (state == "diverged", state == "chosen")
+            assert (shown["diverged"], shown["chosen"]) == (
+                state == "diverged",
+                state == "chosen",
+            )
     assert "seeds 901) and other forget sets (seeds 902, 903)" in page.words
     assert "decay_every in {0, 1, 5}; learning_rate 0.0001–0.1" in page.words
     first, second, third = (row["remarks"] for row in found["rows"])
     assert first == []  # between two tried values, clearly below doing nothing
-    assert second == ["alpha is the highest tried", "not distinguishable from doing nothing"]
+    assert second == [
+        "alpha is the highest tried",
+        "not distinguishable from doing nothing",
+    ]
     assert third == ["every trial diverged"]
     assert "The choice for AMUN without D_R is the lowest or highest" in page.words
-    assert "The best trial of AMUN without D_R is not clearly better than doing nothing" in page.words
+    assert (
+        "The best trial of AMUN without D_R is not clearly better than doing nothing"
+        in page.words
+    )
     assert "Every trial of Fine-tune diverged" in page.words
-    assert "AMUN decay_every=1, learning_rate=0.003" in page.words  # in the main table, below the name
+    assert (
+        "AMUN decay_every=1, learning_rate=0.003" in page.words
+    )  # in the main table, below the name
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.sampled_from([0.001, 0.01, 0.1, 1.0]), min_size=1, max_size=6), st.data())
+@given(
+    st.lists(st.sampled_from([0.001, 0.01, 0.1, 1.0]), min_size=1, max_size=6),
+    st.data(),
+)
 def test_a_remark_exactly_at_the_ends_of_three_values_or_more(values, data):
     chosen = data.draw(st.integers(0, len(values) - 1))
     trials = [trial(1.0, rate=value, order="a") for value in values]
-    search = {"space": {"order": ["a"], "rate": {"low": 1e-3, "high": 1.0}}, "trials": trials, "chosen": chosen}
+    search = {
+        "space": {"order": ["a"], "rate": {"low": 1e-3, "high": 1.0}},
+        "trials": trials,
+        "chosen": chosen,
+    }
     inside = min(values) < values[chosen] < max(values)
-    assert bool(report_search.knobs_at_edge(search)) == (not inside and len(set(values)) > 2)
+    assert bool(report_search.knobs_at_edge(search)) == (
+        not inside and len(set(values)) > 2
+    )
 
 
 def test_tuning_plot_draws_every_trial(made):
@@ -145,10 +235,18 @@ def test_tuning_plot_draws_every_trial(made):
     panels = [axes for axes in figure.axes if axes.axison]
     assert [axes.get_xlabel() for axes in panels] == ["learning_rate", "alpha", "order"]
     assert [axes.get_xscale() for axes in panels] == ["log", "log", "linear"]
-    drawn = [[line.get_marker() for line in axes.lines if line.get_marker() in ("o", "x")] for axes in panels]
+    drawn = [
+        [line.get_marker() for line in axes.lines if line.get_marker() in ("o", "x")]
+        for axes in panels
+    ]
     assert drawn == [["o", "o", "x", "o"], ["o", "o", "o", "o"], ["x"]]
-    rings = [line for axes in panels for line in axes.lines if line.get_markersize() == 10]
-    assert [tuple(map(float, ring.get_xydata()[0])) for ring in rings] == [(0.003, 2.0), (10.0, 12.5)]
+    rings = [
+        line for axes in panels for line in axes.lines if line.get_markersize() == 10
+    ]
+    assert [tuple(map(float, ring.get_xydata()[0])) for ring in rings] == [
+        (0.003, 2.0),
+        (10.0, 12.5),
+    ]
     figure.savefig(io.BytesIO(), format="png", dpi=40)
 
 
@@ -156,12 +254,20 @@ def test_privacy_plot_has_every_row_where_it_lies(made):
     results, _ = made
     results["rows"][-1]["metrics"] = {}
     axes = plots_sections.privacy_plot(results).axes[0]
-    means = [(row["metrics"]["rt_auc"]["mean"], row["metrics"]["ft_auc"]["mean"]) for row in results["rows"][:-1]]
-    assert [tuple(map(float, box.lines[0].get_xydata()[0])) for box in axes.containers] == means
+    means = [
+        (row["metrics"]["rt_auc"]["mean"], row["metrics"]["ft_auc"]["mean"])
+        for row in results["rows"][:-1]
+    ]
+    assert [
+        tuple(map(float, box.lines[0].get_xydata()[0])) for box in axes.containers
+    ] == means
     tops = [box.lines[2][1].get_segments()[0][:, 1] for box in axes.containers]
     cells = [row["metrics"]["ft_auc"] for row in results["rows"][:-1]]
     np.testing.assert_allclose(tops, [[cell["low"], cell["high"]] for cell in cells])
-    assert plots_sections.privacy_plot({**results, "rows": results["rows"][-1:]}).axes == []
+    assert (
+        plots_sections.privacy_plot({**results, "rows": results["rows"][-1:]}).axes
+        == []
+    )
 
 
 def test_vulnerable_samples_beside_the_same_ones_of_the_references(made, tmp_path):
@@ -169,8 +275,12 @@ def test_vulnerable_samples_beside_the_same_ones_of_the_references(made, tmp_pat
     page = words(results, arrays, tmp_path / "report.html")
     for i, row in enumerate(results["rows"]):
         assert f"{row['label']} {10 + i:.1f} % {40 + i} 200" in page.words
-    before, after = (100 * arrays[f"vulnerability/{key}"][0, 7] for key in ("original", "retrain"))
-    assert page.words.count(f"7 3 100 % [54, 100] 6 {before:.0f} % {after:.0f} %") == len(results["rows"])
+    before, after = (
+        100 * arrays[f"vulnerability/{key}"][0, 7] for key in ("original", "retrain")
+    )
+    assert page.words.count(
+        f"7 3 100 % [54, 100] 6 {before:.0f} % {after:.0f} %"
+    ) == len(results["rows"])
     assert "their means are 10.0 % and 11.0 %" in page.words
 
 
@@ -202,22 +312,33 @@ def test_klom_names_its_floor_and_its_bias(made, tmp_path):
 def test_requests_are_drawn_and_listed_one_by_one(made, tmp_path):
     results, arrays = made
     found = report_sections.requests(results)
-    assert [group["name"].split()[0] for group in found["groups"]] == ["Score:", "FR", "FT"]
+    assert [group["name"].split()[0] for group in found["groups"]] == [
+        "Score:",
+        "FR",
+        "FT",
+    ]
     assert [len(group["rows"]) for group in found["groups"]] == [5, 5, 5]
     assert [cell["text"] for cell in found["groups"][0]["rows"][3]["cells"]] == [
         f"{value}.00 ± 0.25" for value in (20, 19, 18, 17)
     ]
-    assert "4 requests of 8 samples" in words(results, arrays, tmp_path / "report.html").words
+    assert (
+        "4 requests of 8 samples"
+        in words(results, arrays, tmp_path / "report.html").words
+    )
     axes = plots_sections.requests_plot(results).axes[0]
     curves = [line for line in axes.lines if len(line.get_xdata()) == 4]
     assert [list(line.get_ydata()) for line in curves] == [[20, 19, 18, 17]] * 5
-    assert all(np.abs(line.get_xdata() - np.arange(1, 5)).max() < 0.4 for line in curves)
+    assert all(
+        np.abs(line.get_xdata() - np.arange(1, 5)).max() < 0.4 for line in curves
+    )
 
 
 def test_every_term_of_the_theorem_has_a_line(made, tmp_path):
     results, arrays = made
     found = report_sections.theory(results)
-    assert [term["name"] for term in found["terms"]] == [name for name, _ in TERMS.values()]
+    assert [term["name"] for term in found["terms"]] == [
+        name for name, _ in TERMS.values()
+    ]
     slope = next(term for term in found["terms"] if term["name"] == "slope")
     assert slope["cells"][1] == {"text": "–", "spread": ""}
     assert found["terms"][0]["cells"][0] == {"text": "0.1235", "spread": "± 0.01"}
@@ -229,17 +350,28 @@ def test_every_term_of_the_theorem_has_a_line(made, tmp_path):
 
 def test_attacks_stand_beside_each_other(made):
     results, _ = made
-    results["rows"][3]["knobs"] = {"attack": ""}  # the run's own, as for every row that names none
+    results["rows"][3]["knobs"] = {
+        "attack": ""
+    }  # the run's own, as for every row that names none
     own, fast = report_sections.attacks(results)["columns"]
-    assert (own["name"], fast["name"], fast["settings"]) == ("the run's own", "fast", "kind=fgsm")
+    assert (own["name"], fast["name"], fast["settings"]) == (
+        "the run's own",
+        "fast",
+        "kind=fgsm",
+    )
     assert own["used"] == ""
     assert fast["used"] == results["rows"][4]["label"]
     assert fast["counts"] == {"found": ("75", "75.0 %"), "not_found": ("25", "25.0 %")}
-    rows = {outcome["name"]: outcome["cells"] for outcome in report_sections.attacks(results)["outcomes"]}
+    rows = {
+        outcome["name"]: outcome["cells"]
+        for outcome in report_sections.attacks(results)["outcomes"]
+    }
     assert list(rows) == ["found", "already wrong", "not found", "zero gradient"]
     assert rows["already wrong"][1] == ("–", "")
     results["attack"] = None
-    assert [column["name"] for column in report_sections.attacks(results)["columns"]] == ["fast"]
+    assert [
+        column["name"] for column in report_sections.attacks(results)["columns"]
+    ] == ["fast"]
 
 
 def test_sections_of_many_rows_draw_a_panel_for_each(made):
@@ -248,7 +380,10 @@ def test_sections_of_many_rows_draw_a_panel_for_each(made):
     arrays |= {f"vulnerability/{key}": np.array([[0.0, 0.5, 1.0]]) for key in keys}
     request = [{"score": estimate(1.0)}] * 2
     results["requests"] = {"count": 2, "rows": {key: request for key in keys}}
-    for figure in (plots_sections.vulnerability_plot(results, arrays), plots_sections.requests_plot(results)):
+    for figure in (
+        plots_sections.vulnerability_plot(results, arrays),
+        plots_sections.requests_plot(results),
+    ):
         assert len([axes for axes in figure.axes if axes.axison]) == 13
         figure.savefig(io.BytesIO(), format="png", dpi=40)
     for empty in (

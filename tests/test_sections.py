@@ -22,7 +22,7 @@ from unlearn_jax.pipeline import (
     stages,
 )
 from unlearn_jax.pipeline.plan import make_plan
-from unlearn_jax.theory import summarise_terms, theorem_terms
+from unlearn_jax.theory import summarize_terms, theorem_terms
 from unlearn_jax.types import AttackResult, Dataset, Status
 
 TINY = RunConfig(
@@ -39,7 +39,12 @@ TINY = RunConfig(
     },
     audit=AuditConfig(num_bootstrap=20, mis=False, theory=True),
     rows={
-        name or "own": {"method": "amun", "num_epochs": 1, "attack": name, "learning_rate": 0.05}
+        name or "own": {
+            "method": "amun",
+            "num_epochs": 1,
+            "attack": name,
+            "learning_rate": 0.05,
+        }
         for name in ("", "fast", "other", "half")
     },
 )
@@ -49,7 +54,9 @@ TINY = RunConfig(
 def splits(blobs):
     rng = np.random.default_rng(5)
     test = np.clip(blobs.images[:30] + rng.normal(0, 0.15, (30, 4, 4, 1)), 0, 1)
-    return data.load_arrays(blobs.images, blobs.labels, test.astype("f4"), blobs.labels[:30])
+    return data.load_arrays(
+        blobs.images, blobs.labels, test.astype("f4"), blobs.labels[:30]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +72,12 @@ def test_every_attack_is_reported(finished):
     _, results, _, _ = finished
     assert sum(results["attack"]["status"].values()) == 4 * 12
     assert set(results["attacks"]) == {"fast", "other", "half"}
-    assert [row["key"] for row in results["rows"][3:]] == ["own", "fast", "other", "half"]
+    assert [row["key"] for row in results["rows"][3:]] == [
+        "own",
+        "fast",
+        "other",
+        "half",
+    ]
     assert all(row["cost"]["seconds"] > 0 for row in results["rows"][3:])
 
 
@@ -74,7 +86,9 @@ def test_a_transferred_set_is_the_next_originals(finished):
     own, other = sets[""].read("images"), sets["other"].read("images")
     pairs = [tuple(pair) for pair in plan.pairs]
     for position, (o, s) in enumerate(pairs):
-        np.testing.assert_allclose(other[position], own[pairs.index((1 - o, s))], atol=1e-6)
+        np.testing.assert_allclose(
+            other[position], own[pairs.index((1 - o, s))], atol=1e-6
+        )
 
 
 def test_a_capped_attack_fails_for_the_share_asked_for(finished):
@@ -106,14 +120,25 @@ def test_the_terms_of_the_theorem_are_those_of_the_stored_models(finished, split
     retrained = replicas.unstack(plan.oracles.variables(), int(pair))
     stored = {
         item: replicas.unstack(stacked, i)
-        for items, stacked in stages.unlearn_parts(plan, "own", folder).variables(plan.originals.variables())
+        for items, stacked in stages.unlearn_parts(plan, "own", folder).variables(
+            plan.originals.variables()
+        )
         for i, item in enumerate(items)
     }
     index = np.flatnonzero(plan.forget[s])
-    samples = Dataset(jnp.asarray(splits.train.images[index]), jnp.asarray(splits.train.labels[index]))
-    given = AttackResult(*(jnp.asarray(sets[""].read(name)[pair]) for name in AttackResult._fields))
-    terms = theorem_terms(plan.model, *jax.tree.map(jnp.asarray, (original, retrained, stored[3])), samples, given)
-    found = summarise_terms(terms)
+    samples = Dataset(
+        jnp.asarray(splits.train.images[index]), jnp.asarray(splits.train.labels[index])
+    )
+    given = AttackResult(
+        *(jnp.asarray(sets[""].read(name)[pair]) for name in AttackResult._fields)
+    )
+    terms = theorem_terms(
+        plan.model,
+        *jax.tree.map(jnp.asarray, (original, retrained, stored[3])),
+        samples,
+        given,
+    )
+    found = summarize_terms(terms)
     shown = results["theory"]["rows"]["own"]
     assert set(shown) == set(found)
     single = {key: float(value) for key, value in found.items()}
@@ -126,12 +151,16 @@ def test_vulnerable_samples_are_those_of_the_scores(finished, splits):
     folder, results, plan, _ = finished
     arrays = np.load(folder / "arrays.npz")
     forget = np.pad(plan.forget[plan.runs[:, 1]], ((0, 0), (0, 30)))
-    found = audit.vulnerability(arrays["scores/own"], forget, np.arange(90) >= 60, max_fpr=0.05)
+    found = audit.vulnerability(
+        arrays["scores/own"], forget, np.arange(90) >= 60, max_fpr=0.05
+    )
     row = results["vulnerability"]["rows"]["own"]
     some = found.num_runs > 0
     assert row["samples"] == some.sum() == plan.forget.any(0).sum()
     assert row["mean"] == pytest.approx(found.share[some].mean(), abs=1e-4)
-    assert [m["sample"] for m in row["most"]] == list(audit.most_vulnerable(found, num_samples=10))
+    assert [m["sample"] for m in row["most"]] == list(
+        audit.most_vulnerable(found, num_samples=10)
+    )
     for shown in row["most"]:
         assert shown["low"] <= shown["share"] <= shown["high"]
         assert shown["label"] == splits.train.labels[shown["sample"]]
@@ -158,7 +187,9 @@ def test_requests_in_sequence(splits, tmp_path):
     np.testing.assert_array_equal(steps[-1], last)
     assert not np.allclose(steps[0], steps[1])
     adapted = stages.unlearn_parts(plan, "amun_a", tmp_path / "run").read("steps")[1]
-    np.testing.assert_allclose(adapted[0], steps[0], atol=1e-5)  # the first set is the same
+    np.testing.assert_allclose(
+        adapted[0], steps[0], atol=1e-5
+    )  # the first set is the same
     assert not np.allclose(adapted[-1], steps[-1], atol=1e-4)
     shown = results["requests"]
     assert shown["count"] == 3
@@ -166,9 +197,13 @@ def test_requests_in_sequence(splits, tmp_path):
     assert set(shown["rows"]) == {"original", "retrained", "amun", "amun_a"}
     # the second request of run 1, by hand
     labels, (o, s) = plan.pool.labels, plan.runs[1, :2]
-    signal = lambda logits: audit.taylor_softmax(jnp.asarray(logits), jnp.asarray(labels))  # noqa: E731
+    signal = lambda logits: audit.taylor_softmax(
+        jnp.asarray(logits), jnp.asarray(labels)
+    )
     references = np.stack([np.asarray(signal(one)) for one in plan.references.logits()])
-    scores = audit.rmia(np.asarray(signal(steps[1])), references, plan.references.spec.member, gamma=2.0)
+    scores = audit.rmia(
+        np.asarray(signal(steps[1])), references, plan.references.spec.member, gamma=2.0
+    )
     gone, now = np.zeros(90, bool), np.zeros(90, bool)
     gone[:60], now[:60] = plan.requests[s, :2].any(0), plan.requests[s, 1]
     train_set = np.arange(90) < 60
@@ -176,11 +211,13 @@ def test_requests_in_sequence(splits, tmp_path):
     cell = shown["rows"]["amun"][1]
     assert cell["fr_auc"]["values"][1] == pytest.approx(100 * aucs.fr, abs=1e-3)
     assert cell["ft_auc"]["values"][1] == pytest.approx(100 * aucs.ft, abs=1e-3)
-    assert cell["score"]["values"][1] == pytest.approx(100 * (aucs.fr - aucs.ft), abs=1e-3)
+    assert cell["score"]["values"][1] == pytest.approx(
+        100 * (aucs.fr - aucs.ft), abs=1e-3
+    )
     assert o == 0
 
 
-@pytest.mark.parametrize("kind", ["memorised", "uncertain"])
+@pytest.mark.parametrize("kind", ["memorized", "uncertain"])
 def test_hard_forget_sets_are_chosen_by_the_references(kind, splits, tmp_path):
     config = dataclasses.replace(
         TINY,
@@ -189,16 +226,26 @@ def test_hard_forget_sets_are_chosen_by_the_references(kind, splits, tmp_path):
         audit=AuditConfig(num_bootstrap=10, mis=False, klom=True),
         rows={"finetune": {"method": "finetune", "num_epochs": 1}},
     )
-    assert "once the references have chosen" in dry_run(config, tmp_path / "run", splits=splits)
+    assert "once the references have chosen" in dry_run(
+        config, tmp_path / "run", splits=splits
+    )
     results = run(config, tmp_path / "run", splits=splits)
     plan = make_plan(config, tmp_path / "banks", splits=splits)
-    member, logits = plan.references.spec.member[:, :60], plan.references.logits()[:, :60]
+    member, logits = (
+        plan.references.spec.member[:, :60],
+        plan.references.logits()[:, :60],
+    )
     labels = np.asarray(splits.train.labels)
     probs = np.asarray(jax.nn.softmax(jnp.asarray(logits)))[:, np.arange(60), labels]
     right = np.asarray(logits).argmax(-1) == labels
     out = np.array([probs[~member[:, i], i].mean() for i in range(60)])
-    memory = np.array([right[member[:, i], i].mean() - right[~member[:, i], i].mean() for i in range(60)])
-    hardness = memory if kind == "memorised" else -out
+    memory = np.array(
+        [
+            right[member[:, i], i].mean() - right[~member[:, i], i].mean()
+            for i in range(60)
+        ]
+    )
+    hardness = memory if kind == "memorized" else -out
     chosen = plan.forget[0]
     assert chosen.sum() == 12
     assert hardness[chosen].min() >= hardness[~chosen].max() - 1e-6
@@ -210,7 +257,9 @@ def test_hard_forget_sets_are_chosen_by_the_references(kind, splits, tmp_path):
     distance = audit.klom(arrays["margin/finetune"], arrays["margin/retrained"])
     shown = results["klom"]["rows"]
     assert set(shown) == {"original", "retrained_again", "finetune"}
-    assert shown["finetune"]["forget"]["mean"] == pytest.approx(distance[:60][chosen].mean(), abs=1e-4)
+    assert shown["finetune"]["forget"]["mean"] == pytest.approx(
+        distance[:60][chosen].mean(), abs=1e-4
+    )
     assert results["klom"]["models"] == 2
 
 
@@ -227,5 +276,7 @@ def test_predictions_of_requests_use_the_pool_in_order(finished, splits):
     one = jax.tree.map(jnp.asarray, replicas.unstack(stacked, 0))
     pool = np.concatenate([splits.train.images, splits.test.images])
     np.testing.assert_allclose(
-        train.predict(plan.model.apply, one, jnp.asarray(pool)), parts.read("logits")[items[0]], atol=1e-5
+        train.predict(plan.model.apply, one, jnp.asarray(pool)),
+        parts.read("logits")[items[0]],
+        atol=1e-5,
     )

@@ -12,7 +12,7 @@ import pytest
 from jax import lax
 
 from unlearn_jax.layers import Layer, layers
-from unlearn_jax.spectral.fastclip import clip, clip_kernel, clip_rule, fastclip
+from unlearn_jax.spectral._fastclip import clip, clip_kernel, clip_rule, fastclip
 from unlearn_jax.spectral.operators import layer_map
 from unlearn_jax.types import InputError, Variables
 
@@ -26,7 +26,9 @@ def norms(model, variables, images):
     for layer in layers(model.apply, variables, jnp.asarray(images[:1])):
         operator = layer_map(layer)
         unit = jnp.eye(int(np.prod(operator.in_shape))).reshape(-1, *operator.in_shape)
-        found.append(np.linalg.norm(jax.vmap(operator.matvec)(unit).reshape(len(unit), -1), 2))
+        found.append(
+            np.linalg.norm(jax.vmap(operator.matvec)(unit).reshape(len(unit), -1), 2)
+        )
     return np.array(found)
 
 
@@ -35,11 +37,15 @@ def dense_layer():
     left, right = (np.linalg.qr(rng.normal(size=(n, 5)))[0] for n in (9, 6))
     kernel = (left * SPECTRUM) @ right.T
     inputs = jnp.zeros((1, 9))
-    return Layer("w", "dense", jnp.asarray(kernel, jnp.float32), inputs, {}, lambda k: k), jnp.asarray(left.T, "f4")
+    return Layer(
+        "w", "dense", jnp.asarray(kernel, jnp.float32), inputs, {}, lambda k: k
+    ), jnp.asarray(left.T, "f4")
 
 
 def conv_layer(size=14, channels=3):
-    kernel = np.random.default_rng(1).normal(size=(3, 3, channels, channels)).astype("f4")
+    kernel = (
+        np.random.default_rng(1).normal(size=(3, 3, channels, channels)).astype("f4")
+    )
     knobs = {
         "window_strides": (1, 1),
         "padding": ((1, 1), (1, 1)),
@@ -47,26 +53,48 @@ def conv_layer(size=14, channels=3):
         "rhs_dilation": (1, 1),
         "feature_group_count": 1,
     }
-    layer = Layer("k", "conv", jnp.asarray(kernel), jnp.zeros((1, size, size, channels)), knobs, lambda k: k)
+    layer = Layer(
+        "k",
+        "conv",
+        jnp.asarray(kernel),
+        jnp.zeros((1, size, size, channels)),
+        knobs,
+        lambda k: k,
+    )
     return dataclasses.replace(layer, kernel=2 * layer.kernel / svd(layer)[0])
 
 
 def svd(layer):
     operator = layer_map(layer)
     unit = jnp.eye(int(np.prod(operator.in_shape))).reshape(-1, *operator.in_shape)
-    return np.linalg.svd(np.asarray(jax.vmap(operator.matvec)(unit)).reshape(len(unit), -1), compute_uv=False)
+    return np.linalg.svd(
+        np.asarray(jax.vmap(operator.matvec)(unit)).reshape(len(unit), -1),
+        compute_uv=False,
+    )
 
 
 def test_one_step_is_exact_on_a_dense_layer_and_moves_nothing_else():
     layer, vectors = dense_layer()
-    for count, expected in [(1, [1.5, 1, 0.9, 0.4, 0.1]), (2, [1, 1, 0.9, 0.4, 0.1]), (4, [1, 1, 0.9, 0.4, 0.1])]:
+    for count, expected in [
+        (1, [1.5, 1, 0.9, 0.4, 0.1]),
+        (2, [1, 1, 0.9, 0.4, 0.1]),
+        (4, [1, 1, 0.9, 0.4, 0.1]),
+    ]:
         kernel = clip_kernel(layer, vectors[:count], max_norm=1.0)
-        np.testing.assert_allclose(np.linalg.svd(kernel, compute_uv=False)[:5], expected, atol=1e-5)
-    kernel = clip_kernel(layer, vectors[:1], max_norm=1.0, step="reference", inner_steps=2)
-    np.testing.assert_allclose(np.linalg.norm(kernel.T @ vectors[0]), 1 + (1 - 2 * 0.35) ** 2, rtol=1e-5)
+        np.testing.assert_allclose(
+            np.linalg.svd(kernel, compute_uv=False)[:5], expected, atol=1e-5
+        )
+    kernel = clip_kernel(
+        layer, vectors[:1], max_norm=1.0, step="reference", inner_steps=2
+    )
+    np.testing.assert_allclose(
+        np.linalg.norm(kernel.T @ vectors[0]), 1 + (1 - 2 * 0.35) ** 2, rtol=1e-5
+    )
     chex.assert_trees_all_equal(clip_kernel(layer, vectors, max_norm=2.1), layer.kernel)
     lifted = clip_kernel(layer, vectors, max_norm=2.1, two_sided=True)
-    np.testing.assert_allclose(np.linalg.svd(lifted, compute_uv=False)[:5], [2.1, *SPECTRUM[1:]], atol=1e-5)
+    np.testing.assert_allclose(
+        np.linalg.svd(lifted, compute_uv=False)[:5], [2.1, *SPECTRUM[1:]], atol=1e-5
+    )
 
 
 def test_conjugate_gradients_shorten_a_convolutions_directions_to_the_target():
@@ -74,12 +102,18 @@ def test_conjugate_gradients_shorten_a_convolutions_directions_to_the_target():
     _, state = clip_rule(num_vectors=2, power_iters=200, tolerance=10.0).update(
         layer, 1.0, clip_rule(num_vectors=2).init(layer)
     )
-    stretch = lambda kernel: jnp.linalg.norm(  # noqa: E731
+    stretch = lambda kernel: jnp.linalg.norm(
         jax.vmap(layer_map(layer, kernel).matvec)(state.vectors).reshape(2, -1), axis=1
     )
     np.testing.assert_allclose(stretch(layer.kernel), svd(layer)[:2], rtol=1e-4)
     far = [
-        jnp.max(jnp.abs(stretch(clip_kernel(layer, state.vectors, max_norm=1.0, inner_steps=n)) - 1)) for n in (1, 8)
+        jnp.max(
+            jnp.abs(
+                stretch(clip_kernel(layer, state.vectors, max_norm=1.0, inner_steps=n))
+                - 1
+            )
+        )
+        for n in (1, 8)
     ]
     assert far[1] < 2e-3 < 0.01 < far[0]
 
@@ -92,13 +126,18 @@ def test_exact_line_search_takes_a_tenth_of_the_references_rounds():
         @jax.jit
         def events(kernel, rule=rule):
             def event(carry, _):
-                kernel, state = rule.update(dataclasses.replace(layer, kernel=carry[0]), 1.0, carry[1])
+                kernel, state = rule.update(
+                    dataclasses.replace(layer, kernel=carry[0]), 1.0, carry[1]
+                )
                 return (kernel, state), kernel
 
             return lax.scan(event, (kernel, rule.init(layer)), None, length=60)[1]
 
         kernels = events(layer.kernel)
-        after[step] = [svd(dataclasses.replace(layer, kernel=kernels[n - 1]))[0] for n in (6, 20, 60)]
+        after[step] = [
+            svd(dataclasses.replace(layer, kernel=kernels[n - 1]))[0]
+            for n in (6, 20, 60)
+        ]
     assert 10 * (after["line_search"][1] - 1) < after["reference"][1] - 1
     assert after["line_search"][0] < after["reference"][1]
     assert after["line_search"][1] < 1.01
@@ -111,54 +150,94 @@ def trained(normed):
     variables = jax.jit(normed.init)(jax.random.key(3))
     images = np.random.default_rng(3).uniform(size=(32, 4, 4, 1)).astype("f4")
     for _ in range(20):
-        variables = variables._replace(state=normed.apply_train(variables, images, jax.random.key(0))[1])
+        variables = variables._replace(
+            state=normed.apply_train(variables, images, jax.random.key(0))[1]
+        )
     return variables
 
 
-def test_one_shot_brings_every_layer_within_a_percent_and_leaves_the_rest(normed, trained, blobs):
+def test_one_shot_brings_every_layer_within_a_percent_and_leaves_the_rest(
+    normed, trained, blobs
+):
     before = norms(normed, trained, blobs.images)
     assert (before > 1.1).all()
     done = clip(normed, trained, blobs.images, max_norm=1.0)
     np.testing.assert_allclose(norms(normed, done, blobs.images), 1, atol=0.01)
     chex.assert_trees_all_equal(clip(normed, done, blobs.images, max_norm=1.0), done)
     chex.assert_trees_all_equal(done.state, trained.state)
-    channels = lambda v: jnp.linalg.norm(v.params["Conv_0"]["kernel"].reshape(-1, 4), axis=0)  # noqa: E731
-    np.testing.assert_allclose(channels(done), channels(trained), rtol=1e-4)  # BatchNorm's gamma is shorter instead
-    biases = lambda v: (v.params["Dense_0"]["bias"], v.params["BatchNorm_0"]["bias"])  # noqa: E731
+    channels = lambda v: jnp.linalg.norm(
+        v.params["Conv_0"]["kernel"].reshape(-1, 4), axis=0
+    )
+    np.testing.assert_allclose(
+        channels(done), channels(trained), rtol=1e-4
+    )  # BatchNorm's gamma is shorter instead
+    biases = lambda v: (
+        v.params["Dense_0"]["bias"],
+        v.params["BatchNorm_0"]["bias"],
+    )
     chex.assert_trees_all_equal(biases(done), biases(trained))
 
     some = clip(normed, trained, blobs.images, max_norm=1e3, max_norms={PATHS[1]: 0.5})
-    np.testing.assert_allclose(norms(normed, some, blobs.images), [before[0], 0.5], rtol=0.01)
+    np.testing.assert_allclose(
+        norms(normed, some, blobs.images), [before[0], 0.5], rtol=0.01
+    )
     for leaf in ("Conv_0", "BatchNorm_0"):
         chex.assert_trees_all_equal(some.params[leaf], trained.params[leaf])
-    none = clip(normed, trained, blobs.images, max_norm=0.5, max_norms=dict.fromkeys(PATHS))
+    none = clip(
+        normed, trained, blobs.images, max_norm=0.5, max_norms=dict.fromkeys(PATHS)
+    )
     chex.assert_trees_all_equal(none, trained)
 
 
-def test_with_batch_norm_the_composite_stays_clipped_while_statistics_follow(normed, trained, blobs):
+def test_with_batch_norm_the_composite_stays_clipped_while_statistics_follow(
+    normed, trained, blobs
+):
     after = {}
     for composite in (True, False):
         tx = fastclip(normed, blobs.images, period=2, num_rounds=5, composite=composite)
 
         def step(carry, _, tx=tx):
             variables, state = carry
-            _, statistics = normed.apply_train(variables, blobs.images, jax.random.key(0))
+            _, statistics = normed.apply_train(
+                variables, blobs.images, jax.random.key(0)
+            )
             zeros = jax.tree.map(jnp.zeros_like, variables.params)
-            updates, state = tx.update(zeros, state, variables.params, model_state=statistics)
-            return (Variables(optax.apply_updates(variables.params, updates), statistics), state), None
+            updates, state = tx.update(
+                zeros, state, variables.params, model_state=statistics
+            )
+            return (
+                Variables(optax.apply_updates(variables.params, updates), statistics),
+                state,
+            ), None
 
-        run = jax.jit(lambda v, s, step=step: lax.scan(step, (v, s), None, length=60)[0][0])
-        after[composite] = norms(normed, run(trained, tx.init(trained.params)), blobs.images)
+        run = jax.jit(
+            lambda v, s, step=step: lax.scan(step, (v, s), None, length=60)[0][0]
+        )
+        after[composite] = norms(
+            normed, run(trained, tx.init(trained.params)), blobs.images
+        )
     np.testing.assert_allclose(after[True], 1, atol=0.02)
-    assert after[False][0] > 1.5  # the layer alone has norm 1, but BatchNorm divides by what it shrank
+    assert (
+        after[False][0] > 1.5
+    )  # the layer alone has norm 1, but BatchNorm divides by what it shrank
 
 
-def test_transformation_clips_once_a_period_and_leaves_everything_before_it(tiny, tiny_variables, blobs):
+def test_transformation_clips_once_a_period_and_leaves_everything_before_it(
+    tiny, tiny_variables, blobs
+):
     params, images = tiny_variables.params, blobs.images
     plain = optax.sgd(0.1, momentum=0.9)
-    knobs = {"max_norm": 0.5, "period": 2, "num_vectors": 2, "power_iters": 40, "num_rounds": 1}
+    knobs = {
+        "max_norm": 0.5,
+        "period": 2,
+        "num_vectors": 2,
+        "power_iters": 40,
+        "num_rounds": 1,
+    }
     tx = optax.chain(plain, fastclip(tiny.apply, images, **knobs))
-    gradients = jax.tree.map(lambda leaf: jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape), params)
+    gradients = jax.tree.map(
+        lambda leaf: jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape), params
+    )
     state, bare = tx.init(params), plain.init(params)
     jitted, alone = jax.jit(tx.update), jax.jit(plain.update)
     for count in (1, 2, 3):
@@ -179,14 +258,20 @@ def test_transformation_clips_once_a_period_and_leaves_everything_before_it(tiny
             moved = Variables(optax.apply_updates(params, updates), {})
             free = Variables(optax.apply_updates(params, expected), {})
             top, full = (
-                np.linalg.svd(v.params[name]["kernel"], compute_uv=False) for name in ["Dense_0"] for v in (moved, free)
+                np.linalg.svd(v.params[name]["kernel"], compute_uv=False)
+                for name in ["Dense_0"]
+                for v in (moved, free)
             )
-            np.testing.assert_allclose(top, np.sort([*np.minimum(full[:2], 0.5), *full[2:]])[::-1], rtol=2e-3)
+            np.testing.assert_allclose(
+                top, np.sort([*np.minimum(full[:2], 0.5), *full[2:]])[::-1], rtol=2e-3
+            )
     assert state[1].count == 3
 
 
 def test_models_are_mapped_as_one_by_one_inside_a_scan(normed, blobs, key):
-    tx = optax.chain(optax.sgd(0.5), fastclip(normed, blobs.images, period=2, num_rounds=3))
+    tx = optax.chain(
+        optax.sgd(0.5), fastclip(normed, blobs.images, period=2, num_rounds=3)
+    )
 
     def train(key):
         variables = normed.init(key)
@@ -195,20 +280,38 @@ def test_models_are_mapped_as_one_by_one_inside_a_scan(normed, blobs, key):
             variables, state = carry
 
             def loss(params):
-                logits, new = normed.apply_train(variables._replace(params=params), blobs.images, key)
-                return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, blobs.labels)), new
+                logits, new = normed.apply_train(
+                    variables._replace(params=params), blobs.images, key
+                )
+                return (
+                    jnp.mean(
+                        optax.softmax_cross_entropy_with_integer_labels(
+                            logits, blobs.labels
+                        )
+                    ),
+                    new,
+                )
 
             gradients, new = jax.grad(loss, has_aux=True)(variables.params)
-            updates, state = tx.update(gradients, state, variables.params, model_state=new)
-            return (Variables(optax.apply_updates(variables.params, updates), new), state), None
+            updates, state = tx.update(
+                gradients, state, variables.params, model_state=new
+            )
+            return (
+                Variables(optax.apply_updates(variables.params, updates), new),
+                state,
+            ), None
 
-        return lax.scan(step, (variables, tx.init(variables.params)), None, length=4)[0][0]
+        return lax.scan(step, (variables, tx.init(variables.params)), None, length=4)[
+            0
+        ][0]
 
     with jax.debug_key_reuse(False):
         keys = jax.random.split(key, 2)
         both = jax.jit(lambda keys: lax.map(train, keys))(keys)
         single = jax.jit(train)(keys[1])
-    chex.assert_trees_all_close(jax.tree.map(lambda leaf: leaf[1], both), single, rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(
+        jax.tree.map(lambda leaf: leaf[1], both), single, rtol=1e-4, atol=1e-6
+    )
     assert (norms(normed, single, blobs.images) < 1.05).all()
 
 
@@ -221,14 +324,18 @@ def test_the_last_step_clips_until_inside_whatever_the_period(normed, trained, b
         @jax.jit
         def three(params, state, tx=tx):
             def step(carry, _):
-                updates, state = tx.update(zeros, carry[1], carry[0], model_state=trained.state)
+                updates, state = tx.update(
+                    zeros, carry[1], carry[0], model_state=trained.state
+                )
                 return (optax.apply_updates(carry[0], updates), state), None
 
             return lax.scan(step, (params, state), None, length=3)[0][0]
 
         after[steps] = three(far, tx.init(far))
     chex.assert_trees_all_equal(after[None], far)
-    np.testing.assert_allclose(norms(normed, trained._replace(params=after[3]), blobs.images), 1, atol=0.01)
+    np.testing.assert_allclose(
+        norms(normed, trained._replace(params=after[3]), blobs.images), 1, atol=0.01
+    )
 
 
 def test_what_cannot_be_done_is_said(normed, trained, tiny, blobs):
@@ -238,7 +345,10 @@ def test_what_cannot_be_done_is_said(normed, trained, tiny, blobs):
         jax.eval_shape(tx.update, zeros, tx.init(trained.params), trained.params)
     with warnings.catch_warnings():
         jax.eval_shape(
-            lambda s: tx.update(zeros, tx.init(trained.params), trained.params, model_state=s), trained.state
+            lambda s: tx.update(
+                zeros, tx.init(trained.params), trained.params, model_state=s
+            ),
+            trained.state,
         )
     with pytest.raises(InputError, match=r"call update\(updates, state, params\)"):
         tx.update(zeros, tx.init(trained.params))
@@ -251,17 +361,30 @@ def test_what_cannot_be_done_is_said(normed, trained, tiny, blobs):
     with pytest.raises(InputError, match="max_norm must be positive"):
         clip(normed, trained, blobs.images, max_norms={PATHS[0]: 0.0})
     with pytest.raises(InputError, match="max_norms names 'params/Conv_9/kernel'"):
-        fastclip(normed, blobs.images, max_norms={"params/Conv_9/kernel": 1.0}).init(trained.params)
+        fastclip(normed, blobs.images, max_norms={"params/Conv_9/kernel": 1.0}).init(
+            trained.params
+        )
 
 
 def test_a_clip_sees_directions_that_are_orthogonal_to_all_it_has_shortened():
     """Thirty equal values above the target: the products of those that are shortened hold nothing of the others."""
-    left, right = (np.linalg.qr(np.random.default_rng(n).normal(size=(n, 40)))[0] for n in (48, 40))
+    left, right = (
+        np.linalg.qr(np.random.default_rng(n).normal(size=(n, 40)))[0] for n in (48, 40)
+    )
     kernel = (left * np.r_[np.full(30, 1.2), np.full(10, 0.5)]) @ right.T
-    layer = Layer("w", "dense", jnp.asarray(kernel, jnp.float32), jnp.zeros((1, 48)), {}, lambda k: k)
+    layer = Layer(
+        "w",
+        "dense",
+        jnp.asarray(kernel, jnp.float32),
+        jnp.zeros((1, 48)),
+        {},
+        lambda k: k,
+    )
     for count in (1, 4):
         rule = clip_rule(num_vectors=count)
-        clipped, state = jax.jit(lambda s, rule=rule: rule.update(layer, 1.0, s))(rule.init(layer))
+        clipped, state = jax.jit(lambda s, rule=rule: rule.update(layer, 1.0, s))(
+            rule.init(layer)
+        )
         after = np.linalg.svd(clipped, compute_uv=False)
         assert 0.99 < after[0] < 1.01
         assert state.sigma[0] <= after[0] * (1 + 1e-5)

@@ -10,8 +10,15 @@ from test_spectral_operators import numpy_matrix
 
 from unlearn_jax import models
 from unlearn_jax.layers import layers
-from unlearn_jax.spectral.norms import _norms, _spectra, log10_lipschitz_product, named, spectral_norms, top_spectrum
-from unlearn_jax.spectral.power_qr import lanczos, power_qr
+from unlearn_jax.spectral._power_qr import lanczos, power_qr
+from unlearn_jax.spectral.norms import (
+    _norms,
+    _spectra,
+    log10_lipschitz_product,
+    named,
+    spectral_norms,
+    top_spectrum,
+)
 from unlearn_jax.types import InputError
 
 
@@ -33,11 +40,17 @@ run = jax.jit(iterate, static_argnames=("num_iters", "shift"))
 def test_a_prescribed_spectrum_and_its_vectors():
     sigma = [4.0, 2.5, 1.5, 0.7, 0.3]
     matrix, right = prescribed(sigma)
-    found = run(matrix.astype("f4"), jax.random.normal(jax.random.key(0), (4, 10)), num_iters=40)
+    found = run(
+        matrix.astype("f4"), jax.random.normal(jax.random.key(0), (4, 10)), num_iters=40
+    )
     np.testing.assert_allclose(found.sigma, sigma[:4], rtol=1e-5)
     np.testing.assert_allclose(np.abs(found.vectors @ right.T), np.eye(4, 5), atol=1e-3)
     np.testing.assert_allclose(found.vectors @ found.vectors.T, np.eye(4), atol=1e-5)
-    alone = run(matrix.astype("f4"), 1e-3 * jax.random.normal(jax.random.key(1), (1, 10)), num_iters=40)
+    alone = run(
+        matrix.astype("f4"),
+        1e-3 * jax.random.normal(jax.random.key(1), (1, 10)),
+        num_iters=40,
+    )
     np.testing.assert_allclose(alone.sigma, [4.0], rtol=1e-5)
 
 
@@ -47,7 +60,9 @@ def test_more_vectors_than_the_map_has_rank():
     for shift in (0.0, 1.0):
         found = run(matrix.astype("f4"), start, num_iters=20, shift=shift)
         np.testing.assert_allclose(found.sigma, [3, 1, 0, 0, 0], atol=1e-5)
-        np.testing.assert_allclose(found.vectors @ found.vectors.T, np.eye(5), atol=1e-5)
+        np.testing.assert_allclose(
+            found.vectors @ found.vectors.T, np.eye(5), atol=1e-5
+        )
     for count in (1, 3):
         still = run(jnp.zeros((12, 10)), start[:count], num_iters=2)
         assert (still.sigma == 0).all()
@@ -62,7 +77,10 @@ def test_pytrees_in_and_out():
         out = dense @ jnp.concatenate([x["a"].reshape(-1), x["b"]])
         return out[:5].reshape(5, 1), (out[5:],)
 
-    start = {"a": jax.random.normal(jax.random.key(0), (2, 2, 3)), "b": jax.random.normal(jax.random.key(1), (2, 4))}
+    start = {
+        "a": jax.random.normal(jax.random.key(0), (2, 2, 3)),
+        "b": jax.random.normal(jax.random.key(1), (2, 4)),
+    }
     found = power_qr(tree_map, start, num_iters=30)
     np.testing.assert_allclose(found.sigma, [2, 1], rtol=1e-5)
     flat = jnp.concatenate([found.vectors["a"].reshape(2, 6), found.vectors["b"]], 1)
@@ -74,9 +92,16 @@ def test_pytrees_in_and_out():
 def test_no_choice_of_signs_can_harm_and_no_value_is_above_the_truth():
     """Householder QR gives negative diagonals; values read off them, as in released code, are then wrong."""
     rng = np.random.default_rng(0)
-    matrix, starts = rng.normal(size=(20, 24)) / 5, rng.normal(size=(64, 8, 24)).astype("f4")
+    matrix, starts = (
+        rng.normal(size=(20, 24)) / 5,
+        rng.normal(size=(64, 8, 24)).astype("f4"),
+    )
     truth = np.linalg.svd(matrix, compute_uv=False)[:8]
-    found = jax.jit(jax.vmap(lambda start: iterate(matrix.astype("f4"), start, num_iters=20, shift=1.0)))(starts)
+    found = jax.jit(
+        jax.vmap(
+            lambda start: iterate(matrix.astype("f4"), start, num_iters=20, shift=1.0)
+        )
+    )(starts)
     assert (np.asarray(found.sigma) <= truth * (1 + 1e-5)).all()
     assert (np.asarray(found.sigma) >= truth * 0.8).all()
     wrong = 0
@@ -122,9 +147,14 @@ def test_a_warm_start_needs_one_iteration():
     matrix, _ = prescribed(sigma)
     cold = jax.random.normal(jax.random.key(0), (2, 10))
     warm = run(matrix.astype("f4"), cold, num_iters=200).vectors
-    moved = (matrix + 0.01 * np.random.default_rng(1).normal(size=matrix.shape)).astype("f4")
+    moved = (matrix + 0.01 * np.random.default_rng(1).normal(size=matrix.shape)).astype(
+        "f4"
+    )
     truth = np.linalg.svd(moved, compute_uv=False)[0]
-    once = {name: float(run(moved, start, num_iters=1).sigma[0]) for name, start in {"w": warm, "c": cold}.items()}
+    once = {
+        name: float(run(moved, start, num_iters=1).sigma[0])
+        for name, start in {"w": warm, "c": cold}.items()
+    }
     assert truth * (1 - 1e-3) < once["w"] <= truth * (1 + 1e-5)
     assert once["c"] < truth * (1 - 1e-2)
     plain = run(matrix.astype("f4"), cold, num_iters=10).sigma[0]
@@ -143,10 +173,14 @@ def test_lanczos_survives_every_breakdown_and_bounds_its_error():
     }
     for name, matrix in cases.items():
         single = matrix.astype("f4")
-        sigma, residual = lanczos(lambda x, single=single: single @ x, start, num_iters=50)
+        sigma, residual = lanczos(
+            lambda x, single=single: single @ x, start, num_iters=50
+        )
         truth = np.linalg.svd(matrix, compute_uv=False)
         assert sigma.shape == truth.shape, name
-        np.testing.assert_allclose(sigma, truth, rtol=1e-5, atol=1e-5 * truth[0], err_msg=name)
+        np.testing.assert_allclose(
+            sigma, truth, rtol=1e-5, atol=1e-5 * truth[0], err_msg=name
+        )
         assert (residual <= 1e-4 * truth[0]).all(), name
     matrix = np.random.default_rng(1).normal(size=(40, 30)).astype("f4")
     truth = np.linalg.svd(matrix, compute_uv=False)
@@ -159,11 +193,16 @@ def test_lanczos_survives_every_breakdown_and_bounds_its_error():
 
 def test_lanczos_agrees_with_matfree_and_is_never_behind():
     """Its bidiagonal matrix lacks the last column that ours has."""
-    decomp, eig = pytest.importorskip("matfree.decomp"), pytest.importorskip("matfree.eig")
+    decomp, eig = (
+        pytest.importorskip("matfree.decomp"),
+        pytest.importorskip("matfree.eig"),
+    )
     matrix = np.random.default_rng(2).normal(size=(30, 20)).astype("f4")
     truth = np.linalg.svd(matrix, compute_uv=False)
     for count, tolerance in ((5, 0.3), (14, 1e-4)):
-        _, other, _ = eig.svd_partial(decomp.bidiag(count))(lambda x: matrix @ x, jnp.ones(20))
+        _, other, _ = eig.svd_partial(decomp.bidiag(count))(
+            lambda x: matrix @ x, jnp.ones(20)
+        )
         ours, _ = lanczos(lambda x: matrix @ x, jnp.ones(20), num_iters=count)
         assert (np.asarray(ours) >= np.asarray(other) * (1 - 1e-5)).all()
         assert (np.asarray(ours) <= truth[:count] * (1 + 1e-5)).all()
@@ -174,7 +213,11 @@ def random_net(name, shape, **fields):
     """A model whose BatchNorms are far from the identity."""
     model = models.build(name, shape, 3, **fields)
     rng = np.random.default_rng(5)
-    stir = lambda leaf: leaf if leaf.ndim > 1 else jnp.asarray(rng.uniform(0.3, 3, leaf.shape), leaf.dtype)  # noqa: E731
+    stir = lambda leaf: (
+        leaf
+        if leaf.ndim > 1
+        else jnp.asarray(rng.uniform(0.3, 3, leaf.shape), leaf.dtype)
+    )
     return model, jax.tree.map(stir, jax.jit(model.init)(jax.random.key(0)))
 
 
@@ -189,10 +232,15 @@ def dense_norms(model, variables, shape):
             continue
         norm, stats = variables.params, variables.state.get("batch_stats", {})
         for part in parts:
-            norm, stats = norm[part.replace("Conv", "BatchNorm")], stats[part.replace("Conv", "BatchNorm")]
+            norm, stats = (
+                norm[part.replace("Conv", "BatchNorm")],
+                stats[part.replace("Conv", "BatchNorm")],
+            )
         kernel = kernel * np.asarray(norm["scale"] / np.sqrt(stats["var"] + 1e-5))
         (pad, _), (stride, _) = layer.knobs["padding"][0], layer.knobs["window_strides"]
-        matrix = numpy_matrix(kernel, layer.inputs.shape[1:], (None, stride, pad, 1, "constant", 1))
+        matrix = numpy_matrix(
+            kernel, layer.inputs.shape[1:], (None, stride, pad, 1, "constant", 1)
+        )
         norms[layer.path] = np.linalg.svd(matrix, compute_uv=False)[0]
     return norms
 
@@ -200,7 +248,11 @@ def dense_norms(model, variables, shape):
 @pytest.mark.parametrize("name", ["resnet", "cnn"])
 def test_every_layer_of_a_network_in_one_compiled_call(name):
     shape = (6, 6, 2)
-    fields = {"blocks": (1, 1), "width": 3} if name == "resnet" else {"widths": (3, 4), "batch_norm": True}
+    fields = (
+        {"blocks": (1, 1), "width": 3}
+        if name == "resnet"
+        else {"widths": (3, 4), "batch_norm": True}
+    )
     model, variables = random_net(name, shape, **fields)
     sample = jnp.zeros((5, *shape))
     expected = dense_norms(model, variables, shape)
@@ -212,26 +264,36 @@ def test_every_layer_of_a_network_in_one_compiled_call(name):
     compiled = _norms._cache_size()
     half = spectral_norms(model, jax.tree.map(lambda leaf: leaf / 2, variables), sample)
     assert _norms._cache_size() == compiled
-    assert half["params/Dense_0/kernel"] == pytest.approx(float(norms["params/Dense_0/kernel"]) / 2)
+    assert half["params/Dense_0/kernel"] == pytest.approx(
+        float(norms["params/Dense_0/kernel"]) / 2
+    )
 
     first = top_spectrum(model, variables, sample, num_vectors=2, num_iters=30)
     warm = {path: found.vectors for path, found in first.items()}
     compiled = _spectra._cache_size() + 1
     for _ in range(2):
-        again = top_spectrum(model, variables, sample, num_vectors=2, num_iters=30, warm=warm)
+        again = top_spectrum(
+            model, variables, sample, num_vectors=2, num_iters=30, warm=warm
+        )
         warm = {path: found.vectors for path, found in again.items()}
     assert _spectra._cache_size() == compiled
     for path, found in again.items():
-        assert first[path].sigma[0] * (1 - 1e-5) <= found.sigma[0] <= expected[path] * (1 + 1e-5)
+        assert (
+            first[path].sigma[0] * (1 - 1e-5)
+            <= found.sigma[0]
+            <= expected[path] * (1 + 1e-5)
+        )
         np.testing.assert_allclose(found.sigma[0], expected[path], rtol=5e-3)
 
 
 def test_stacked_models_the_same_weight_twice_and_fewer_inputs_than_vectors():
     weights = {"a": np.diag([3.0, 2.0]).astype("f4"), "b": np.ones((2, 3), "f4")}
-    apply = lambda w, x: jax.nn.relu(jax.nn.relu(x @ w["a"]) @ w["a"] * 2) @ w["b"]  # noqa: E731
+    apply = lambda w, x: jax.nn.relu(jax.nn.relu(x @ w["a"]) @ w["a"] * 2) @ w["b"]
     sample = jnp.zeros((1, 2))
     stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), weights)
-    norms = jax.vmap(lambda w: spectral_norms(apply, w, sample, method="power_qr"))(stacked)
+    norms = jax.vmap(lambda w: spectral_norms(apply, w, sample, method="power_qr"))(
+        stacked
+    )
     np.testing.assert_allclose(norms["a"], [3, 6], rtol=1e-5)
     np.testing.assert_allclose(norms["a (2)"], [6, 12], rtol=1e-5)
     np.testing.assert_allclose(norms["b"], np.sqrt([6, 24]), rtol=1e-5)
@@ -243,7 +305,9 @@ def test_the_product_of_the_norms_bounds_every_slope():
     model, variables = random_net("mlp", (3, 3, 1), widths=(8, 6))
     images = jax.random.uniform(jax.random.key(1), (20, 3, 3, 1))
     bound = 10 ** log10_lipschitz_product(spectral_norms(model, variables, images))
-    slopes = jax.vmap(jax.jacrev(lambda x: model.apply(variables, x[None])[0]))(images).reshape(20, 3, 9)
+    slopes = jax.vmap(jax.jacrev(lambda x: model.apply(variables, x[None])[0]))(
+        images
+    ).reshape(20, 3, 9)
     steepest = np.linalg.svd(slopes, compute_uv=False).max()
     assert 0.05 * bound < steepest <= bound
 

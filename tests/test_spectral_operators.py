@@ -41,14 +41,18 @@ def numpy_conv(images, kernel, stride, pad, dilation, mode, groups):
             cols = slice(j * dilation, j * dilation + (side - 1) * stride + 1, stride)
             for g in range(groups):
                 part = images[:, rows, cols, g * into : (g + 1) * into]
-                result[..., g * out : (g + 1) * out] += part @ kernel[i, j, :, g * out : (g + 1) * out]
+                result[..., g * out : (g + 1) * out] += (
+                    part @ kernel[i, j, :, g * out : (g + 1) * out]
+                )
     return result
 
 
 def numpy_matrix(kernel, shape, form):
     """``[outputs, inputs]``, from the images of all unit vectors."""
     units = np.eye(int(np.prod(shape))).reshape(-1, *shape)
-    return numpy_conv(units, np.asarray(kernel, "f8"), *form[1:]).reshape(len(units), -1).T
+    return (
+        numpy_conv(units, np.asarray(kernel, "f8"), *form[1:]).reshape(len(units), -1).T
+    )
 
 
 def every_form(weights, images):
@@ -56,7 +60,11 @@ def every_form(weights, images):
     totals = []
     for name, (_, stride, pad, dilation, mode, groups) in FORMS.items():
         explicit = mode != "constant"
-        padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode=mode) if explicit else images
+        padded = (
+            jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode=mode)
+            if explicit
+            else images
+        )
         pads = [(0, 0) if explicit else (pad, pad)] * 2
         out = lax.conv_general_dilated(
             padded,
@@ -85,12 +93,20 @@ def test_every_padding_stride_dilation_and_group_is_the_true_matrix(weights):
 
     @jax.jit
     def matrices(weights):
-        found = {layer.path: layer_map(layer) for layer in layers(every_form, weights, images)}
+        found = {
+            layer.path: layer_map(layer)
+            for layer in layers(every_form, weights, images)
+        }
         forward = {
-            name: jax.vmap(a.matvec)(jnp.eye(np.prod(a.in_shape)).reshape(-1, *a.in_shape)) for name, a in found.items()
+            name: jax.vmap(a.matvec)(
+                jnp.eye(np.prod(a.in_shape)).reshape(-1, *a.in_shape)
+            )
+            for name, a in found.items()
         }
         backward = {
-            name: jax.vmap(a.rmatvec)(jnp.eye(np.prod(a.out_shape)).reshape(-1, *a.out_shape))
+            name: jax.vmap(a.rmatvec)(
+                jnp.eye(np.prod(a.out_shape)).reshape(-1, *a.out_shape)
+            )
             for name, a in found.items()
         }
         return forward, backward
@@ -101,8 +117,12 @@ def test_every_padding_stride_dilation_and_group_is_the_true_matrix(weights):
     tops = top_spectrum(every_form, weights, images, num_vectors=8, num_iters=30)
     for name, form in FORMS.items():
         expected = numpy_matrix(weights[name], (SIDE, SIDE, CHANNELS), form)
-        np.testing.assert_allclose(forward[name].reshape(expected.shape[::-1]).T, expected, atol=1e-5)
-        np.testing.assert_allclose(backward[name].reshape(expected.shape), expected, atol=1e-5)
+        np.testing.assert_allclose(
+            forward[name].reshape(expected.shape[::-1]).T, expected, atol=1e-5
+        )
+        np.testing.assert_allclose(
+            backward[name].reshape(expected.shape), expected, atol=1e-5
+        )
         sigma = np.linalg.svd(expected, compute_uv=False)
         np.testing.assert_allclose(norms[name], sigma[0], rtol=1e-5)
         np.testing.assert_allclose(tops[name].sigma[0], sigma[0], rtol=2e-3)
@@ -111,11 +131,17 @@ def test_every_padding_stride_dilation_and_group_is_the_true_matrix(weights):
 
 def test_padding_outside_of_the_convolution_counts_and_zeros_on_its_input_do_not():
     found = layers(
-        every_form, {n: np.ones((s, s, 2 // g, 4), "f4") for n, (s, *_, g) in FORMS.items()}, jnp.zeros((2, 6, 6, 2))
+        every_form,
+        {n: np.ones((s, s, 2 // g, 4), "f4") for n, (s, *_, g) in FORMS.items()},
+        jnp.zeros((2, 6, 6, 2)),
     )
     copied = {layer.path for layer in found if layer.copies is not None}
     assert copied == {"circular", "reflect", "replicate"}
-    assert all(layer.copies.shape == (2, 6, 6, 2) for layer in found if layer.copies is not None)
+    assert all(
+        layer.copies.shape == (2, 6, 6, 2)
+        for layer in found
+        if layer.copies is not None
+    )
 
 
 @pytest.mark.parametrize("padding", ["CIRCULAR", "REFLECT"])
@@ -149,19 +175,28 @@ def test_a_layer_and_its_batch_norm_are_one_map():
     """The identity of the kernel that is scaled per channel; the product of the two norms is too large."""
     model = models.build("cnn", (6, 6, 2), 3, widths=(4,), batch_norm=True)
     rng = np.random.default_rng(1)
-    positive = lambda leaf: jnp.asarray(rng.uniform(0.2, 3, leaf.shape), leaf.dtype)  # noqa: E731
+    positive = lambda leaf: jnp.asarray(rng.uniform(0.2, 3, leaf.shape), leaf.dtype)
     variables = jax.tree.map(positive, model.init(jax.random.key(0)))
-    norm, stats = variables.params["BatchNorm_0"], variables.state["batch_stats"]["BatchNorm_0"]
+    norm, stats = (
+        variables.params["BatchNorm_0"],
+        variables.state["batch_stats"]["BatchNorm_0"],
+    )
     factor = np.asarray(norm["scale"]) / np.sqrt(np.asarray(stats["var"]) + 1e-5)
     kernel = np.asarray(variables.params["Conv_0"]["kernel"])
     form, shape = FORMS["zeros"], (6, 6, 2)
     alone = np.linalg.svd(numpy_matrix(kernel, shape, form), compute_uv=False)[0]
-    both = np.linalg.svd(numpy_matrix(kernel * factor, shape, form), compute_uv=False)[0]
+    both = np.linalg.svd(numpy_matrix(kernel * factor, shape, form), compute_uv=False)[
+        0
+    ]
     sample = jnp.zeros((1, *shape))
     path = "params/Conv_0/kernel"
     composite = spectral_norms(model, variables, sample)
     np.testing.assert_allclose(composite[path], both, rtol=1e-5)
-    np.testing.assert_allclose(spectral_norms(model, variables, sample, composite=False)[path], alone, rtol=1e-5)
+    np.testing.assert_allclose(
+        spectral_norms(model, variables, sample, composite=False)[path],
+        alone,
+        rtol=1e-5,
+    )
     assert both < 0.95 * alone * factor.max()
     head = layers(model.apply, variables, sample)[1]
     assert head.scale is None
@@ -177,8 +212,14 @@ def tail(name, w, y):
         "mean and factor": lambda: ((y - row) * (2 * row) + row, 2 * w["g"]),
         "a quotient": lambda: ((row - y) / row, -1 / w["g"]),
         "a scalar": lambda: (-(y * 3.0) / w["t"], -3 * ones / w["t"]),
-        "a call": lambda: (jax.jit(lambda y: y * row)(y).astype(jnp.float16).astype(jnp.float32) * 2, 2 * w["g"]),
-        "a turn": lambda: (y.T.reshape(5, 1, -1).reshape(5, -1) * w["g"].reshape(-1, 1), None),
+        "a call": lambda: (
+            jax.jit(lambda y: y * row)(y).astype(jnp.float16).astype(jnp.float32) * 2,
+            2 * w["g"],
+        ),
+        "a turn": lambda: (
+            y.T.reshape(5, 1, -1).reshape(5, -1) * w["g"].reshape(-1, 1),
+            None,
+        ),
         "a transpose": lambda: (y.T * w["g"].reshape(-1, 1), w["g"]),
         "new axes": lambda: (y.reshape(-1, 1, 5) * w["g"].reshape(1, 1, -1), w["g"]),
         "its own square": lambda: (y * y, None),
@@ -190,14 +231,35 @@ def tail(name, w, y):
     }[name]()
 
 
-TAILS = ["nothing", "a bias", "a product", "mean and factor", "a quotient", "a scalar", "a call", "a turn"]
-TAILS += ["a transpose", "new axes", "its own square", "two uses", "the images", "up to a ReLU", "a fraction of"]
+TAILS = [
+    "nothing",
+    "a bias",
+    "a product",
+    "mean and factor",
+    "a quotient",
+    "a scalar",
+    "a call",
+    "a turn",
+]
+TAILS += [
+    "a transpose",
+    "new axes",
+    "its own square",
+    "two uses",
+    "the images",
+    "up to a ReLU",
+    "a fraction of",
+]
 
 
 @pytest.mark.parametrize("name", [*TAILS, "the batch"])
 def test_the_tail_of_a_layer_is_followed_while_it_is_affine_per_channel(name):
     rng = np.random.default_rng(2)
-    weights = {"k": rng.normal(size=(3, 5)).astype("f4"), "g": np.arange(1.0, 6, dtype="f4"), "t": np.float32(0.5)}
+    weights = {
+        "k": rng.normal(size=(3, 5)).astype("f4"),
+        "g": np.arange(1.0, 6, dtype="f4"),
+        "t": np.float32(0.5),
+    }
 
     def apply(w, x):
         return tail(name, {**w, "x": x.sum()}, x @ w["k"])[0]
@@ -212,13 +274,25 @@ def test_the_tail_of_a_layer_is_followed_while_it_is_affine_per_channel(name):
 
 @pytest.mark.slow
 def test_gradients_of_the_kernel_have_the_canonical_form(weights):
-    layer = next(x for x in layers(every_form, weights, jnp.zeros((1, 6, 6, 2))) if x.path == "stride")
-    vector = jax.random.normal(jax.random.key(3), (6, 6, 2))
-    squares = lambda kernel: jnp.sum(layer_map(layer, kernel).matvec(vector) ** 2)  # noqa: E731
-    stock = lambda kernel: jnp.sum(  # noqa: E731
-        lax.conv_general_dilated(vector[None], kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=NUMBERS) ** 2
+    layer = next(
+        x
+        for x in layers(every_form, weights, jnp.zeros((1, 6, 6, 2)))
+        if x.path == "stride"
     )
-    np.testing.assert_allclose(jax.grad(squares)(layer.kernel), jax.grad(stock)(layer.kernel), rtol=1e-4, atol=1e-4)
+    vector = jax.random.normal(jax.random.key(3), (6, 6, 2))
+    squares = lambda kernel: jnp.sum(layer_map(layer, kernel).matvec(vector) ** 2)
+    stock = lambda kernel: jnp.sum(
+        lax.conv_general_dilated(
+            vector[None], kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=NUMBERS
+        )
+        ** 2
+    )
+    np.testing.assert_allclose(
+        jax.grad(squares)(layer.kernel),
+        jax.grad(stock)(layer.kernel),
+        rtol=1e-4,
+        atol=1e-4,
+    )
     assert "_canonical" in str(jax.make_jaxpr(squares)(layer.kernel))
     assert "_canonical" not in str(jax.make_jaxpr(stock)(layer.kernel))
 
@@ -227,5 +301,9 @@ def test_any_affine_function_loses_its_constant():
     matrix = np.random.default_rng(4).normal(size=(3, 4)).astype("f4")
     operator = affine_map(lambda x: matrix @ x + 7, (4,))
     assert (operator.in_shape, operator.out_shape) == ((4,), (3,))
-    np.testing.assert_allclose(jax.vmap(operator.matvec)(jnp.eye(4)).T, matrix, atol=1e-5)
-    np.testing.assert_allclose(jax.vmap(operator.rmatvec)(jnp.eye(3)), matrix, atol=1e-5)
+    np.testing.assert_allclose(
+        jax.vmap(operator.matvec)(jnp.eye(4)).T, matrix, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        jax.vmap(operator.rmatvec)(jnp.eye(3)), matrix, atol=1e-5
+    )

@@ -26,7 +26,7 @@ from unlearn_jax.pipeline import bank, experiment, hosts, locks, stages, store
 from unlearn_jax.types import DamagedFileError, InputError, Variables
 
 BENCHMARKS = pathlib.Path(__file__).parents[1] / "experiments" / "benchmarks"
-quiet = lambda **knobs: stages.tqdm(**knobs, disable=True)  # noqa: E731
+quiet = lambda **knobs: stages.tqdm(**knobs, disable=True)
 
 
 @pytest.fixture
@@ -46,7 +46,11 @@ def stored(folder):
         store.save_array(draft / "x.npy", np.arange(12.0))
         store.save_arrays(draft / "models.npz", {"w": np.ones((2, 3))})
 
-    store.write_folder(folder, fill, {"items": [0, 1], "cost": {"seconds": 1.25}, "name": "å", "loss": [0.5, -1e-3]})
+    store.write_folder(
+        folder,
+        fill,
+        {"items": [0, 1], "cost": {"seconds": 1.25}, "name": "å", "loss": [0.5, -1e-3]},
+    )
     return folder
 
 
@@ -60,7 +64,11 @@ def test_a_flipped_bit_in_any_byte_of_a_manifest_is_noticed_and_any_cut(tmp_path
     said = json.loads(whole)
     assert sound(folder)
     for place in range(len(whole)):
-        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place * 5 % 8]) + whole[place + 1 :])
+        file.write_bytes(
+            whole[:place]
+            + bytes([whole[place] ^ 1 << place * 5 % 8])
+            + whole[place + 1 :]
+        )
         if sound(folder):  # an escape written in another way says the same
             assert json.loads(file.read_bytes()) == said
             assert whole[place - 5 : place + 1].count(b"\\u") == 1
@@ -70,14 +78,20 @@ def test_a_flipped_bit_in_any_byte_of_a_manifest_is_noticed_and_any_cut(tmp_path
     assert not sound(folder)
 
 
-@given(name=st.sampled_from(["x.npy", "models.npz"]), place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+@given(
+    name=st.sampled_from(["x.npy", "models.npz"]),
+    place=st.floats(0, 1, exclude_max=True),
+    bit=st.integers(0, 7),
+)
 @settings(max_examples=25, deadline=None)
 def test_any_flipped_bit_of_a_file_is_named(tmp_path_factory, name, place, bit):
     folder = stored(tmp_path_factory.mktemp("any") / "part")
     data = bytearray((folder / name).read_bytes())
     data[int(place * len(data))] ^= 1 << bit
     (folder / name).write_bytes(data)
-    with pytest.raises(DamagedFileError, match=f"{name} is missing, truncated or changed"):
+    with pytest.raises(
+        DamagedFileError, match=f"{name} is missing, truncated or changed"
+    ):
         store.read_manifest(folder)
 
 
@@ -90,7 +104,10 @@ def test_a_manifest_without_its_own_checksum_is_read(tmp_path):
     assert store.read_manifest(folder) == said
 
 
-@pytest.mark.parametrize("text", ["[]", "3", "{}", '{"files": 1}', '{"files": []}', '{"files": {"x": 1}}', "\x00"])
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "3", "{}", '{"files": 1}', '{"files": []}', '{"files": {"x": 1}}', "\x00"],
+)
 def test_what_is_no_manifest(text, tmp_path):
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(DamagedFileError, match="changed since it was written"):
@@ -108,7 +125,9 @@ def compute(items):
 def test_files_are_read_once_when_written_and_once_when_found(tmp_path, monkeypatch):
     read = []
     digest = store.file_sha256
-    monkeypatch.setattr(store, "file_sha256", lambda file: read.append(file.name) or digest(file))
+    monkeypatch.setattr(
+        store, "file_sha256", lambda file: read.append(file.name) or digest(file)
+    )
     parts = two_parts(tmp_path / "s")
     parts.ensure(compute, quiet, {})
     assert len(read) == 4
@@ -123,7 +142,13 @@ def test_files_are_read_once_when_written_and_once_when_found(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("number", "fault"), [(errno.EIO, True), (errno.ENOENT, True), (errno.ENOMEM, False), (errno.EACCES, False)]
+    ("number", "fault"),
+    [
+        (errno.EIO, True),
+        (errno.ENOENT, True),
+        (errno.ENOMEM, False),
+        (errno.EACCES, False),
+    ],
 )
 def test_only_the_files_own_faults_are_damage(number, fault, tmp_path, monkeypatch):
     """A bad sector, or a file that another process moved away meanwhile; not memory that is short, or permissions."""
@@ -141,7 +166,9 @@ def test_only_the_files_own_faults_are_damage(number, fault, tmp_path, monkeypat
     else:
         with pytest.raises(OSError, match=os.strerror(number)):
             store.find_manifest(parts.path(0))
-    monkeypatch.setattr(store.np.lib.format, "open_memmap", lambda file, mode: failing(file))
+    monkeypatch.setattr(
+        store.np.lib.format, "open_memmap", lambda file, mode: failing(file)
+    )
     with pytest.raises(DamagedFileError if fault else OSError):
         store.load_array(parts.path(0) / "x.npy")
 
@@ -153,12 +180,17 @@ def test_file_systems_without_locks_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(locks.fcntl, "flock", without)
     monkeypatch.setattr(locks.fcntl, "lockf", without)
     says = f"the file system of {tmp_path} has no locks"
-    for held in (locks.lock(tmp_path, wait=False), locks.lock_process(tmp_path, hosts.Host(0, 1))):
+    for held in (
+        locks.lock(tmp_path, wait=False),
+        locks.lock_process(tmp_path, hosts.Host(0, 1)),
+    ):
         with pytest.raises(InputError, match=says), held:
             pass
 
 
-def test_a_damaged_program_in_a_cache_of_others_does_not_end_a_run(tmp_path, monkeypatch, capsys):
+def test_a_damaged_program_in_a_cache_of_others_does_not_end_a_run(
+    tmp_path, monkeypatch, capsys
+):
     def denied(*_, **__):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
@@ -185,9 +217,16 @@ def test_what_cannot_be_read_back_is_an_error(what, tmp_path, monkeypatch):
     monkeypatch.setattr(store, "write_folder", rot)
     spec = types.SimpleNamespace(name="b", key="0" * 16, member=np.ones((1, 4), bool))
     models = bank.Bank(tmp_path, spec, None)
-    monkeypatch.setattr(models, "_train", lambda *_: rot(models._group((0, 0)), fill_logits, {"cost": {}}))
-    stage = lambda: two_parts(tmp_path / "s").ensure(compute, quiet, {})  # noqa: E731
-    with pytest.raises(DamagedFileError, match="changed or removed while this run was at work: check the disk"):
+    monkeypatch.setattr(
+        models,
+        "_train",
+        lambda *_: rot(models._group((0, 0)), fill_logits, {"cost": {}}),
+    )
+    stage = lambda: two_parts(tmp_path / "s").ensure(compute, quiet, {})
+    with pytest.raises(
+        DamagedFileError,
+        match="changed or removed while this run was at work: check the disk",
+    ):
         stage() if what == "part" else models.ensure(quiet)
 
 
@@ -200,7 +239,11 @@ def test_what_a_killed_process_left_in_a_bank_goes(tmp_path):
     spec = types.SimpleNamespace(name="b", key="0" * 16, member=np.ones((1, 4), bool))
     models = bank.Bank(tmp_path, spec, None)
     store.write_folder(models._group((0, 0)), fill_logits, {"cost": {}})
-    for name in ("training-0000-0000", ".models-0000-0001-77", "damaged-models-0000-0000-0"):
+    for name in (
+        "training-0000-0000",
+        ".models-0000-0001-77",
+        "damaged-models-0000-0000-0",
+    ):
         (models.folder / name).mkdir()
     models.ensure(quiet)
     left = {path.name for path in models.folder.iterdir() if path.is_dir()}
@@ -240,8 +283,14 @@ def test_pickled_objects_are_damage_and_do_not_run(tmp_path):
     like = Variables({"w": jnp.zeros((1, 3))}, {})
     refused(lambda: parts.read("x"), fired)
     refused(lambda: next(parts.variables(like)), fired)
-    refused(lambda: experiment._read(parts.path(0), {"files": {"arrays.npz": ""}}), fired)
-    models = bank.Bank(tmp_path, types.SimpleNamespace(name="b", key="0" * 16, member=np.ones((1, 3), bool)), None)
+    refused(
+        lambda: experiment._read(parts.path(0), {"files": {"arrays.npz": ""}}), fired
+    )
+    models = bank.Bank(
+        tmp_path,
+        types.SimpleNamespace(name="b", key="0" * 16, member=np.ones((1, 3), bool)),
+        None,
+    )
     store.write_folder(models._group((0, 0)), fill, {})
     refused(models.logits, fired)
     refused(lambda: store.load_tree(models._group((0, 0)) / "models.npz", like), fired)
@@ -250,26 +299,40 @@ def test_pickled_objects_are_damage_and_do_not_run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"PK\x03\x04rubbish", b"\x93NUMPY\x01\x00", b"\x80\x04N.", b"\x93NUMPY" + b"\xff" * 99]
+    "content",
+    [
+        b"",
+        b"PK\x03\x04rubbish",
+        b"\x93NUMPY\x01\x00",
+        b"\x80\x04N.",
+        b"\x93NUMPY" + b"\xff" * 99,
+    ],
 )
 def test_what_is_no_array(content, tmp_path):
     for name in ("a.npy", "a.npz"):
         (tmp_path / name).write_bytes(content)
     for read in (store.load_array, store.load_arrays):
         for name in ("a.npy", "a.npz", "none.npy"):
-            refused(lambda read=read, name=name: read(tmp_path / name), tmp_path / "fired")
+            refused(
+                lambda read=read, name=name: read(tmp_path / name), tmp_path / "fired"
+            )
     store.save_array(tmp_path / "b.npz.npy", np.zeros(3))
     refused(lambda: store.load_arrays(tmp_path / "b.npz.npy"), tmp_path / "fired")
 
 
 def test_pickled_objects_in_a_checkpoint_do_not_run(tmp_path):
-    state = train.TrainState(jnp.full((1,), 3), Variables({"w": jnp.ones((1, 2))}, {}), ())
+    state = train.TrainState(
+        jnp.full((1,), 3), Variables({"w": jnp.ones((1, 2))}, {}), ()
+    )
     with bank._Checkpoints(tmp_path / "c", 0.0) as checkpoints:
         checkpoints.save(state)
     (file,) = (tmp_path / "c").rglob("tree.npz")
     with np.load(file) as found:
         names = found.files
-    np.savez(file, **dict.fromkeys(names, np.array([Payload(tmp_path / "fired")], dtype=object)))
+    np.savez(
+        file,
+        **dict.fromkeys(names, np.array([Payload(tmp_path / "fired")], dtype=object)),
+    )
     with (
         bank._Checkpoints(tmp_path / "c", 0.0) as checkpoints,
         pytest.warns(store.DamagedFileWarning, match="c/3 is truncated or changed"),
@@ -283,10 +346,21 @@ def test_nothing_of_the_library_unpickles():
     root, loads = pathlib.Path(unlearn_jax.__file__).parent, 0
     for file in root.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names = (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else []
+            )
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             for name in names:
-                assert name.split(".")[0] not in ("pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"), file
+                assert name.split(".")[0] not in (
+                    "pickle",
+                    "cloudpickle",
+                    "dill",
+                    "joblib",
+                    "marshal",
+                    "shelve",
+                ), file
             if isinstance(node, ast.Call):
                 loads += ast.unparse(node.func) == "np.load"
                 given = {word.arg: ast.unparse(word.value) for word in node.keywords}
@@ -308,14 +382,24 @@ with open(sys.argv[1], "w") as handle:
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_a_process_of_a_lost_run_keeps_the_next_one_out(count, tmp_path):
     """The third process of a run is still there: one process of the next run is refused, however many it has."""
-    command, pipe = [sys.executable, "-c", HOLD, str(tmp_path / locks.PROCESSES)], subprocess.PIPE
+    command, pipe = (
+        [
+            sys.executable,
+            "-c",
+            HOLD,
+            str(tmp_path / locks.PROCESSES),
+        ],
+        subprocess.PIPE,
+    )
     refusals = []
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as other:
         assert other.stdout.readline() == "held\n"
         for index in range(count):
             with contextlib.ExitStack() as held:
                 try:
-                    held.enter_context(locks.lock_process(tmp_path, hosts.Host(index, count)))
+                    held.enter_context(
+                        locks.lock_process(tmp_path, hosts.Host(index, count))
+                    )
                 except InputError as error:
                     refusals.append((index, str(error).partition(" in ")[0]))
         other.communicate("\n")
@@ -326,7 +410,11 @@ def test_a_process_of_a_lost_run_keeps_the_next_one_out(count, tmp_path):
 
 def test_every_process_holds_its_own(tmp_path, monkeypatch):
     held = []
-    monkeypatch.setattr(locks.fcntl, "lockf", lambda handle, how, number, first: held.append((number, first)))
+    monkeypatch.setattr(
+        locks.fcntl,
+        "lockf",
+        lambda handle, how, number, first: held.append((number, first)),
+    )
     for index in range(2):
         monkeypatch.setattr(hosts, "here", lambda index=index: hosts.Host(index, 2))
         with store.Workdir(tmp_path / "w").locked() as folder:
@@ -340,7 +428,9 @@ def test_every_process_holds_its_own(tmp_path, monkeypatch):
 @pytest.fixture
 def small(tmp_path, survival, monkeypatch):
     """An experiment of three parts, 81 kB each, run from the command line: its status and standard error."""
-    text = survival.PARTS.replace("(1000, 3000)", "(100, 100)").replace("(0, 1, 2, 3, 4, 5, 6, 7)", "(0, 1, 2)")
+    text = survival.PARTS.replace("(1000, 3000)", "(100, 100)").replace(
+        "(0, 1, 2, 3, 4, 5, 6, 7)", "(0, 1, 2)"
+    )
     (tmp_path / "small.py").write_text(text)
     monkeypatch.setattr(cli.warnings, "showwarning", cli._warn)
 
@@ -356,7 +446,10 @@ def tables(folder):
 
 
 def arrays(folder):
-    return {file.parent.name: store.load_arrays(file) for file in folder.glob("*/arrays.npz")}
+    return {
+        file.parent.name: store.load_arrays(file)
+        for file in folder.glob("*/arrays.npz")
+    }
 
 
 def test_a_lost_mark_does_not_make_a_run_somebody_elses(small, tmp_path, capsys):
@@ -381,7 +474,12 @@ def test_a_lost_mark_does_not_make_a_run_somebody_elses(small, tmp_path, capsys)
 
 def test_what_a_killed_process_left_half_written_goes(small, tmp_path, capsys):
     assert small(capsys, tmp_path / "a") == (0, "")
-    drafts = [".results.json-77.json", ".table.md-8.md", ".unlearn_jax.json-3", ".arrays-12.npz"]
+    drafts = [
+        ".results.json-77.json",
+        ".table.md-8.md",
+        ".unlearn_jax.json-3",
+        ".arrays-12.npz",
+    ]
     for name in drafts:
         (tmp_path / "a" / name).write_text("half")
     (tmp_path / "a" / ".mine").touch()
@@ -397,7 +495,10 @@ def mount(tmp_path):
 
     def on(folder, options):
         folder.mkdir(exist_ok=True)
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True)
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)],
+            capture_output=True,
+        )
         if done.returncode:
             pytest.skip("nothing can be mounted here")
         made.append(folder)
@@ -418,8 +519,12 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(small, tmp_path, mount, cap
     assert str(tmp_path / "disk") in said
     parts = [folder for folder in (tmp_path / "disk").iterdir() if folder.is_dir()]
     assert 1 <= len(parts) <= 2
-    assert all(map(sound, parts)), "what was finished is whole, and nothing else is there"
-    subprocess.run(["mount", "-o", "remount,size=20m", str(tmp_path / "disk")], check=True)
+    assert all(map(sound, parts)), (
+        "what was finished is whole, and nothing else is there"
+    )
+    subprocess.run(
+        ["mount", "-o", "remount,size=20m", str(tmp_path / "disk")], check=True
+    )
     assert small(capsys, tmp_path / "disk") == (0, "")
     same_experiment(tmp_path / "disk", tmp_path / "whole")
 
@@ -432,7 +537,9 @@ def same_experiment(one, other):
 
 
 @pytest.mark.parametrize("fail_at", range(1, 8))
-def test_a_disk_that_fills_up_at_any_write(fail_at, small, tmp_path, monkeypatch, capsys):
+def test_a_disk_that_fills_up_at_any_write(
+    fail_at, small, tmp_path, monkeypatch, capsys
+):
     """Without a disk: every place that writes meets an error of the system, or NumPy's, which has no number."""
     assert small(capsys, tmp_path / "whole") == (0, "")
     writes = {"n": 0}
@@ -448,7 +555,11 @@ def test_a_disk_that_fills_up_at_any_write(fail_at, small, tmp_path, monkeypatch
         return wrapped
 
     with monkeypatch.context() as patched:
-        patched.setattr(store.np, "savez", full(np.savez, OSError("80000 requested and 4096 written")))
+        patched.setattr(
+            store.np,
+            "savez",
+            full(np.savez, OSError("80000 requested and 4096 written")),
+        )
         written = full(pathlib.Path.write_text, OSError(28, "No space left on device"))
         patched.setattr(pathlib.Path, "write_text", written)
         status, said = small(capsys, tmp_path / "disk")
@@ -456,16 +567,24 @@ def test_a_disk_that_fills_up_at_any_write(fail_at, small, tmp_path, monkeypatch
     assert said.count("\n") == 1
     assert "No space left on device: '" in said
     assert not (tmp_path / "disk" / "results.json").exists()
-    left = [path for path in (tmp_path / "disk").rglob("*") if path.name.startswith(".") and "lock" not in path.name]
+    left = [
+        path
+        for path in (tmp_path / "disk").rglob("*")
+        if path.name.startswith(".") and "lock" not in path.name
+    ]
     assert left == []
-    assert all(sound(folder) for folder in (tmp_path / "disk").iterdir() if folder.is_dir())
+    assert all(
+        sound(folder) for folder in (tmp_path / "disk").iterdir() if folder.is_dir()
+    )
     assert small(capsys, tmp_path / "disk") == (0, "")
     same_experiment(tmp_path / "disk", tmp_path / "whole")
 
 
 def test_a_disk_too_full_for_a_checkpoint(tmp_path, mount, capfd, caplog):
     mount(tmp_path / "disk", "size=300k")
-    state = train.TrainState(jnp.full((1,), 3), Variables({"w": jnp.arange(25_000.0)[None]}, {}), ())
+    state = train.TrainState(
+        jnp.full((1,), 3), Variables({"w": jnp.arange(25_000.0)[None]}, {}), ()
+    )
     with (  # noqa: PT012
         pytest.raises(OSError, match=r"No space left on device: '.*tree\.npz'"),
         bank._Checkpoints(tmp_path / "disk" / "c", 0.0) as checkpoints,
@@ -474,16 +593,26 @@ def test_a_disk_too_full_for_a_checkpoint(tmp_path, mount, capfd, caplog):
             checkpoints.save(state._replace(epoch=jnp.full((1,), epoch)))
     assert capfd.readouterr().err == ""
     assert caplog.text == ""
-    newest = max(int(step.name) for step in (tmp_path / "disk" / "c").iterdir() if step.name.isdecimal())
+    newest = max(
+        int(step.name)
+        for step in (tmp_path / "disk" / "c").iterdir()
+        if step.name.isdecimal()
+    )
     with bank._Checkpoints(tmp_path / "disk" / "c", 0.0) as checkpoints:
         restored, _ = checkpoints.restore(state)
     assert restored.epoch[0] == newest < 7
-    np.testing.assert_array_equal(restored.variables.params["w"], state.variables.params["w"])
+    np.testing.assert_array_equal(
+        restored.variables.params["w"], state.variables.params["w"]
+    )
 
 
-def test_a_disk_too_full_for_the_small_files_beside_a_checkpoint(tmp_path, monkeypatch, capfd, caplog):
+def test_a_disk_too_full_for_the_small_files_beside_a_checkpoint(
+    tmp_path, monkeypatch, capfd, caplog
+):
     """Orbax writes these in threads, logs what they raise, and raises it again."""
-    state = train.TrainState(jnp.full((1,), 3), Variables({"w": jnp.arange(25.0)[None]}, {}), ())
+    state = train.TrainState(
+        jnp.full((1,), 3), Variables({"w": jnp.arange(25.0)[None]}, {}), ()
+    )
     met = []
 
     def full(path, *_, **__):
@@ -516,17 +645,27 @@ def test_a_directory_that_cannot_be_written_is_one_line(small, tmp_path, mount, 
     assert not list((tmp_path / "disk").iterdir())
 
 
-def test_a_finished_run_that_becomes_read_only_is_left_as_it_is(small, tmp_path, mount, capsys):
+def test_a_finished_run_that_becomes_read_only_is_left_as_it_is(
+    small, tmp_path, mount, capsys
+):
     if os.geteuid():
         pytest.skip("needs a disk of its own")
     mount(tmp_path / "disk", "size=20m")
     assert small(capsys, tmp_path / "disk") == (0, "")
-    before = {file: file.read_bytes() for file in (tmp_path / "disk").rglob("*") if file.is_file()}
+    before = {
+        file: file.read_bytes()
+        for file in (tmp_path / "disk").rglob("*")
+        if file.is_file()
+    }
     subprocess.run(["mount", "-o", "remount,ro", str(tmp_path / "disk")], check=True)
     status, said = small(capsys, tmp_path / "disk")
     assert status == 2
     assert "cannot be written" in said
-    assert {file: file.read_bytes() for file in (tmp_path / "disk").rglob("*") if file.is_file()} == before
+    assert {
+        file: file.read_bytes()
+        for file in (tmp_path / "disk").rglob("*")
+        if file.is_file()
+    } == before
 
 
 # the harness
@@ -534,21 +673,37 @@ def test_a_finished_run_that_becomes_read_only_is_left_as_it_is(small, tmp_path,
 
 def test_the_harness_tells_phases_by_the_stack(survival):
     frame = '  File "/x/unlearn_jax/pipeline/{}", line 12 in {}\n'
-    training = frame.format("bank.py", "_train_group") + frame.format("bank.py", "ensure")
+    training = frame.format("bank.py", "_train_group") + frame.format(
+        "bank.py", "ensure"
+    )
     assert survival.phase(training) == "training"
-    assert survival.phase(frame.format("bank.py", "save") + training) == "checkpoint write"
-    assert survival.phase(frame.format("store.py", "write_folder") + training) == "training: group written"
-    assert survival.phase(frame.format("run.py", "_publish") + frame.format("run.py", "run")) == "report"
+    assert (
+        survival.phase(frame.format("bank.py", "save") + training) == "checkpoint write"
+    )
+    assert (
+        survival.phase(frame.format("store.py", "write_folder") + training)
+        == "training: group written"
+    )
+    assert (
+        survival.phase(
+            frame.format("run.py", "_publish") + frame.format("run.py", "run")
+        )
+        == "report"
+    )
     assert survival.phase("") == survival.OTHER
 
 
 def test_the_harness_sees_a_difference(survival, tmp_path):
     (tmp_path / "a" / "run").mkdir(parents=True)
-    (tmp_path / "a" / "run" / "results.json").write_text(json.dumps({"x": 1.5, "cost": 3, "rows": [{"cost": 2}]}))
+    (tmp_path / "a" / "run" / "results.json").write_text(
+        json.dumps({"x": 1.5, "cost": 3, "rows": [{"cost": 2}]})
+    )
     stored(tmp_path / "a" / "part")
     expected = survival.content(tmp_path / "a")
     survival.compare(tmp_path / "a", expected)
-    (tmp_path / "a" / "run" / "results.json").write_text(json.dumps({"x": 1.5, "cost": 4, "rows": [{"cost": 1}]}))
+    (tmp_path / "a" / "run" / "results.json").write_text(
+        json.dumps({"x": 1.5, "cost": 4, "rows": [{"cost": 1}]})
+    )
     survival.compare(tmp_path / "a", expected)
     np.save(tmp_path / "a" / "part" / "x.npy", np.nextafter(np.arange(12.0), 99))
     with pytest.raises(SystemExit, match="not the result of the uninterrupted run"):
@@ -564,8 +719,11 @@ def test_the_harness_sees_a_difference(survival, tmp_path):
 def test_a_few_kills(what, survival, tmp_path):
     preset = survival.PARTS if what == "parts" else survival.RUN
     case, clock, expected = survival.uninterrupted(survival.Case(tmp_path, preset))
-    case, rng = case._replace(processes=2 if what == "processes" else 1), random.Random(1)
-    once = lambda folder: survival.at_a_moment(case, folder, clock, rng)  # noqa: E731
+    case, rng = (
+        case._replace(processes=2 if what == "processes" else 1),
+        random.Random(1),
+    )
+    once = lambda folder: survival.at_a_moment(case, folder, clock, rng)
     assert survival.kill_often(case, expected, 2, once).total() == 2
 
 
@@ -573,5 +731,7 @@ def test_a_few_kills(what, survival, tmp_path):
 def test_damaged_files_of_a_run(survival, tmp_path):
     damaging = importlib.import_module("survival_damage")
     case, _, expected = survival.uninterrupted(survival.Case(tmp_path, survival.RUN))
-    damaging.damage_finished(case, case.root / "whole", expected, kinds=("a bit flipped",))
+    damaging.damage_finished(
+        case, case.root / "whole", expected, kinds=("a bit flipped",)
+    )
     damaging.damage_checkpoints(case, expected, kinds=("truncated",))

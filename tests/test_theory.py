@@ -1,4 +1,4 @@
-"""Theorem 4.1's terms by hand on linear models; the Lipschitz bound against materialised maps."""
+"""Theorem 4.1's terms by hand on linear models; the Lipschitz bound against materialized maps."""
 
 import chex
 import jax
@@ -13,7 +13,9 @@ from unlearn_jax import models, spectral, theory
 from unlearn_jax.types import AttackResult, Dataset, Status, Variables
 
 RNG = np.random.default_rng(6)
-ORIGINAL, RETRAINED, UNLEARNED = (RNG.normal(size=(12, 4)).astype("f4") for _ in range(3))
+ORIGINAL, RETRAINED, UNLEARNED = (
+    RNG.normal(size=(12, 4)).astype("f4") for _ in range(3)
+)
 
 
 def loss(weights, image, label):
@@ -25,15 +27,37 @@ def loss(weights, image, label):
 @pytest.fixture(scope="module")
 def case():
     """Five samples: found, found, already wrong, failed, not finite."""
-    model = models.from_functions(lambda key: jnp.zeros((12, 4)), lambda w, x: x.reshape(len(x), -1) @ w)
+    model = models.from_functions(
+        lambda key: jnp.zeros((12, 4)), lambda w, x: x.reshape(len(x), -1) @ w
+    )
     x = RNG.integers(0, 256, (5, 2, 2, 3)).astype(np.uint8)
     near = (x / 255 + RNG.uniform(-0.1, 0.1, x.shape)).astype("f4")
     near[2], near[4] = (x[2] / 255).astype("f4"), np.nan
     y, found = np.array([0, 1, 2, 3, 0], "i4"), np.array([1, 3, 0, 3, 2], "i4")
-    status = np.array([Status.FOUND, Status.FOUND, Status.ALREADY_WRONG, Status.NOT_FOUND, Status.FOUND], "i4")
+    status = np.array(
+        [
+            Status.FOUND,
+            Status.FOUND,
+            Status.ALREADY_WRONG,
+            Status.NOT_FOUND,
+            Status.FOUND,
+        ],
+        "i4",
+    )
     distance = jnp.array([1.0, 1.0, 0.0, 1.0, 1.0])
-    result = AttackResult(jnp.asarray(near), jnp.asarray(found), jnp.ones(5), distance, jnp.asarray(status))
-    return model, [Variables(jnp.asarray(w), {}) for w in (ORIGINAL, RETRAINED, UNLEARNED)], Dataset(x, y), result
+    result = AttackResult(
+        jnp.asarray(near),
+        jnp.asarray(found),
+        jnp.ones(5),
+        distance,
+        jnp.asarray(status),
+    )
+    return (
+        model,
+        [Variables(jnp.asarray(w), {}) for w in (ORIGINAL, RETRAINED, UNLEARNED)],
+        Dataset(x, y),
+        result,
+    )
 
 
 def test_terms_by_hand(case):
@@ -42,7 +66,11 @@ def test_terms_by_hand(case):
     np.testing.assert_array_equal(terms.counted, [True, True, True, False, False])
     near = np.asarray(result.images)
     for i in range(4):
-        x, y, found = forget.images[i] / 255, int(forget.labels[i]), int(result.labels[i])
+        x, y, found = (
+            forget.images[i] / 255,
+            int(forget.labels[i]),
+            int(result.labels[i]),
+        )
         delta = np.linalg.norm(near[i] - x)
         first, second = loss(ORIGINAL, near[i], y), loss(UNLEARNED, near[i], found)
         third, fourth = loss(RETRAINED, x, y), loss(RETRAINED, near[i], found)
@@ -57,16 +85,24 @@ def test_terms_by_hand(case):
             "transfer": np.argmax(near[i].reshape(-1) @ RETRAINED) == found,
         }
         for name, value in expected.items():
-            np.testing.assert_allclose(getattr(terms, name)[i], value, rtol=1e-4, atol=1e-6, err_msg=name)
+            np.testing.assert_allclose(
+                getattr(terms, name)[i], value, rtol=1e-4, atol=1e-6, err_msg=name
+            )
         if i == 2:
             assert np.isnan(terms.slope[i])
         else:
             slope = abs(first - expected["original_clean"]) / delta
             np.testing.assert_allclose(terms.slope[i], slope, rtol=1e-3)
             assert slope <= np.sqrt(2) * 10**terms.log10_lipschitz_bound * (1 + 1e-5)
-    np.testing.assert_allclose(terms.log10_lipschitz_bound, np.log10(np.linalg.norm(ORIGINAL, 2)), rtol=1e-5)
-    np.testing.assert_allclose(terms.original_distance, np.linalg.norm(ORIGINAL - RETRAINED), rtol=1e-5)
-    np.testing.assert_allclose(terms.unlearned_distance, np.linalg.norm(UNLEARNED - RETRAINED), rtol=1e-5)
+    np.testing.assert_allclose(
+        terms.log10_lipschitz_bound, np.log10(np.linalg.norm(ORIGINAL, 2)), rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        terms.original_distance, np.linalg.norm(ORIGINAL - RETRAINED), rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        terms.unlearned_distance, np.linalg.norm(UNLEARNED - RETRAINED), rtol=1e-5
+    )
     jitted = jax.jit(theory.theorem_terms)(model, *variables, forget, result)
     chex.assert_trees_all_close(jitted, terms, rtol=1e-5, atol=1e-6)
 
@@ -74,16 +110,27 @@ def test_terms_by_hand(case):
 def test_summary_counts_found_and_finite_samples_only(case):
     model, variables, forget, result = case
     terms = theory.theorem_terms(model, *variables, forget, result)
-    summary = theory.summarise_terms(terms)
+    summary = theory.summarize_terms(terms)
     assert summary["num_samples"] == 3
     for name in ("delta", "original_adversarial", "combination", "transfer"):
-        np.testing.assert_allclose(summary[name], np.mean(np.asarray(getattr(terms, name))[:3]), rtol=1e-5)
-    np.testing.assert_allclose(summary["slope"], np.mean(np.asarray(terms.slope)[:2]), rtol=1e-5)
-    rise = np.abs(np.asarray(terms.original_adversarial) - np.asarray(terms.original_clean))[:3]
-    np.testing.assert_allclose(summary["excess"], np.mean(rise - np.asarray(terms.combination)[:3]), rtol=1e-4)
-    gap = np.linalg.norm(ORIGINAL - RETRAINED) ** 2 - np.linalg.norm(UNLEARNED - RETRAINED) ** 2
+        np.testing.assert_allclose(
+            summary[name], np.mean(np.asarray(getattr(terms, name))[:3]), rtol=1e-5
+        )
+    np.testing.assert_allclose(
+        summary["slope"], np.mean(np.asarray(terms.slope)[:2]), rtol=1e-5
+    )
+    rise = np.abs(
+        np.asarray(terms.original_adversarial) - np.asarray(terms.original_clean)
+    )[:3]
+    np.testing.assert_allclose(
+        summary["excess"], np.mean(rise - np.asarray(terms.combination)[:3]), rtol=1e-4
+    )
+    gap = (
+        np.linalg.norm(ORIGINAL - RETRAINED) ** 2
+        - np.linalg.norm(UNLEARNED - RETRAINED) ** 2
+    )
     np.testing.assert_allclose(summary["approach"], gap, rtol=1e-3, atol=1e-3)
-    none = theory.summarise_terms(terms._replace(counted=jnp.zeros(5, bool)))
+    none = theory.summarize_terms(terms._replace(counted=jnp.zeros(5, bool)))
     assert none["num_samples"] == 0
     assert np.isnan(none["delta"])
 
@@ -92,17 +139,25 @@ def test_a_value_that_is_not_finite_leaves_the_mean_of_the_others(case):
     """Whatever term it is in; and only a term without any finite value has none."""
     model, variables, forget, result = case
     terms = theory.theorem_terms(model, *variables, forget, result)
-    names = [name for name, value in terms._asdict().items() if value.ndim == 1 and value.dtype != bool]
+    names = [
+        name
+        for name, value in terms._asdict().items()
+        if value.ndim == 1 and value.dtype != bool
+    ]
     assert len(names) == 8
     for name in names:
         value = getattr(terms, name)
         for bad in (jnp.nan, jnp.inf):
-            summary = theory.summarise_terms(terms._replace(**{name: value.at[0].set(bad)}))
+            summary = theory.summarize_terms(
+                terms._replace(**{name: value.at[0].set(bad)})
+            )
             rest = np.asarray(value)[1:3]
-            np.testing.assert_allclose(summary[name], rest[np.isfinite(rest)].mean(), rtol=1e-5, err_msg=name)
+            np.testing.assert_allclose(
+                summary[name], rest[np.isfinite(rest)].mean(), rtol=1e-5, err_msg=name
+            )
             finite = [np.isfinite(found) for found in summary.values()]
             assert all(finite), name
-    lost = theory.summarise_terms(terms._replace(delta=jnp.full(5, jnp.inf)))
+    lost = theory.summarize_terms(terms._replace(delta=jnp.full(5, jnp.inf)))
     assert np.isnan(lost["delta"])
     assert np.isfinite(lost["excess"])
 
@@ -125,44 +180,73 @@ def test_one_step_on_a_convex_model_obeys_the_theorem():
         return weights
 
     y = np.argmax(x @ rng.normal(size=(5, 3)), -1)
-    beta = 0.5 * np.linalg.norm(np.concatenate([x, x[:1]]), 2) ** 2  # of the sum, one copy of x_adv in it
+    beta = (
+        0.5 * np.linalg.norm(np.concatenate([x, x[:1]]), 2) ** 2
+    )  # of the sum, one copy of x_adv in it
     original, retrained = descend(x, y, 1 / beta), descend(x[1:], y[1:], 1 / beta)
-    gap = lambda label: original[:, y[0]] - original[:, label]  # noqa: E731
-    other = min((c for c in range(3) if c != y[0]), key=lambda c: x[0] @ gap(c) / np.linalg.norm(gap(c)))
+    gap = lambda label: original[:, y[0]] - original[:, label]
+    other = min(
+        (c for c in range(3) if c != y[0]),
+        key=lambda c: x[0] @ gap(c) / np.linalg.norm(gap(c)),
+    )
     normal = gap(other)
     near = x[0] - 1.01 * (x[0] @ normal) / (normal @ normal) * normal
     found = int(np.argmax(near @ original))
     assert found != y[0]
     step = gradient(original, np.vstack([x, near]), np.append(y, found)) / beta
     unlearned = original - step
-    model = models.from_functions(lambda key: jnp.zeros((5, 3)), lambda w, x: x.reshape(len(x), -1) @ w)
-    one = lambda leaf: jnp.asarray(leaf, jnp.float32).reshape(1, 5, 1, 1)  # noqa: E731
-    result = AttackResult(one(near), jnp.array([found]), jnp.ones(1), jnp.ones(1), jnp.zeros(1, jnp.int32))
+    model = models.from_functions(
+        lambda key: jnp.zeros((5, 3)), lambda w, x: x.reshape(len(x), -1) @ w
+    )
+    one = lambda leaf: jnp.asarray(leaf, jnp.float32).reshape(1, 5, 1, 1)
+    result = AttackResult(
+        one(near), jnp.array([found]), jnp.ones(1), jnp.ones(1), jnp.zeros(1, jnp.int32)
+    )
     forget = Dataset(one(x[0]), np.array([y[0]], "i4"))
-    variables = [Variables(jnp.asarray(w, jnp.float32), {}) for w in (original, retrained, unlearned)]
+    variables = [
+        Variables(jnp.asarray(w, jnp.float32), {})
+        for w in (original, retrained, unlearned)
+    ]
     terms = theory.theorem_terms(model, *variables, forget, result)
-    summary = theory.summarise_terms(terms)
-    assert 0 < -summary["approach"] <= 2 / beta * summary["excess"] <= 2 * -summary["approach"]
+    summary = theory.summarize_terms(terms)
+    assert (
+        0
+        < -summary["approach"]
+        <= 2 / beta * summary["excess"]
+        <= 2 * -summary["approach"]
+    )
 
 
-def materialised(kernel, size, stride, padding):
+def materialized(kernel, size, stride, padding):
     """The convolution's matrix, one basis image at a time."""
-    basis = np.eye(size * size * kernel.shape[2], dtype="f4").reshape(-1, size, size, kernel.shape[2])
+    basis = np.eye(size * size * kernel.shape[2], dtype="f4").reshape(
+        -1, size, size, kernel.shape[2]
+    )
     out = lax.conv_general_dilated(
-        jnp.asarray(basis), kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        jnp.asarray(basis),
+        kernel,
+        (stride, stride),
+        padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
     return np.asarray(out).reshape(len(basis), -1)
 
 
 @settings(max_examples=6, deadline=None)
 @given(
-    st.integers(0, 9), st.sampled_from([(3, 3, 1, "SAME"), (3, 1, 2, "SAME"), (2, 3, 1, "VALID"), (1, 1, 1, "SAME")])
+    st.integers(0, 9),
+    st.sampled_from(
+        [(3, 3, 1, "SAME"), (3, 1, 2, "SAME"), (2, 3, 1, "VALID"), (1, 1, 1, "SAME")]
+    ),
 )
 def test_conv_bound_is_above_the_norm(seed, shape):
     height, width, stride, padding = shape
     rng = np.random.default_rng(seed)
-    kernel = jnp.asarray(rng.normal(size=(height, width, 2, 3)) * rng.choice([1e-3, 1.0, 1e3]), jnp.float32)
-    exact = np.linalg.norm(materialised(kernel, 5, stride, padding), 2)
+    kernel = jnp.asarray(
+        rng.normal(size=(height, width, 2, 3)) * rng.choice([1e-3, 1.0, 1e3]),
+        jnp.float32,
+    )
+    exact = np.linalg.norm(materialized(kernel, 5, stride, padding), 2)
     bound = float(theory.conv_bound(kernel))
     assert exact <= bound * (1 + 1e-5)
     assert bound <= exact * height * width * 3, "not vacuous"
@@ -176,11 +260,15 @@ def test_conv_bound_is_the_smallest_of_four_layouts():
     layouts = []
     for rows in ((3, 0), (3, 1), (3,), (0, 1, 3)):
         columns = tuple(axis for axis in range(4) if axis not in rows)
-        matrix = kernel.transpose(*rows, *columns).reshape(np.prod([kernel.shape[a] for a in rows]), -1)
+        matrix = kernel.transpose(*rows, *columns).reshape(
+            np.prod([kernel.shape[a] for a in rows]), -1
+        )
         layouts.append(np.linalg.norm(matrix, 2))
     assert len({round(value, 3) for value in layouts}) == 4
     np.testing.assert_allclose(
-        theory.conv_bound(jnp.asarray(kernel, jnp.float32)), np.sqrt(6) * min(layouts), rtol=1e-5
+        theory.conv_bound(jnp.asarray(kernel, jnp.float32)),
+        np.sqrt(6) * min(layouts),
+        rtol=1e-5,
     )
 
 
@@ -193,46 +281,78 @@ def test_lipschitz_bound_multiplies_kernels_and_bounds_a_network(key):
         "scale": jnp.ones(()),
     }
     expected = np.linalg.norm(dense, 2) * theory.conv_bound(jnp.asarray(conv))
-    np.testing.assert_allclose(10 ** theory.log10_lipschitz_bound(params), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        10 ** theory.log10_lipschitz_bound(params), expected, rtol=1e-5
+    )
     assert theory.log10_lipschitz_bound({"bias": jnp.zeros(3)}) == 0
-    assert theory.log10_lipschitz_bound({"zero": jnp.zeros((3, 2)), "b": jnp.asarray(conv)}) == -np.inf
+    assert (
+        theory.log10_lipschitz_bound(
+            {"zero": jnp.zeros((3, 2)), "b": jnp.asarray(conv)}
+        )
+        == -np.inf
+    )
     for shape in ((3, 2, 2), (1, 3, 3, 2, 2)):
-        assert np.isnan(theory.log10_lipschitz_bound(params | {"kernel": jnp.ones(shape)}))
+        assert np.isnan(
+            theory.log10_lipschitz_bound(params | {"kernel": jnp.ones(shape)})
+        )
     model = models.build("cnn", (4, 4, 1), 3, widths=(3,))
     k_init, k_from, k_to = jax.random.split(key, 3)
     variables = jax.jit(model.init)(k_init)
     images = jax.random.uniform(k_from, (64, 4, 4, 1))
     moved = images + 1e-2 * jax.random.normal(k_to, images.shape)
-    change = np.linalg.norm(model.apply(variables, moved) - model.apply(variables, images), axis=-1)
+    change = np.linalg.norm(
+        model.apply(variables, moved) - model.apply(variables, images), axis=-1
+    )
     length = np.sqrt(np.sum((np.asarray(moved) - np.asarray(images)) ** 2, (1, 2, 3)))
-    assert np.max(change / length) <= 10 ** theory.log10_lipschitz_bound(variables.params)
+    assert np.max(change / length) <= 10 ** theory.log10_lipschitz_bound(
+        variables.params
+    )
 
 
 def test_lipschitz_bound_of_a_hundred_layers():
     """The product is far beyond float32; the sum of logarithms is exact to rounding, and so is the summary."""
     rng = np.random.default_rng(3)
-    kernels = rng.normal(size=(100, 3, 3)).astype("f4") * 10 ** rng.uniform(0.0, 2.0, (100, 1, 1)).astype("f4")
-    expected = sum(np.log10(np.linalg.norm(kernel.astype("f8"), 2)) for kernel in kernels)
+    kernels = rng.normal(size=(100, 3, 3)).astype("f4") * 10 ** rng.uniform(
+        0.0, 2.0, (100, 1, 1)
+    ).astype("f4")
+    expected = sum(
+        np.log10(np.linalg.norm(kernel.astype("f8"), 2)) for kernel in kernels
+    )
     assert expected > 100
-    bound = jax.jit(theory.log10_lipschitz_bound)([jnp.asarray(kernel) for kernel in kernels])
+    bound = jax.jit(theory.log10_lipschitz_bound)(
+        [jnp.asarray(kernel) for kernel in kernels]
+    )
     np.testing.assert_allclose(bound, expected, rtol=1e-5)
 
 
 @settings(max_examples=8, deadline=None)
 @given(st.integers(0, 99), st.sampled_from([(1, 8), (2, 16), (3, 32), (5, 24)]))
-def test_waves_of_neighbouring_frequencies_are_stretched_alike(seed, shape):
+def test_waves_of_neighboring_frequencies_are_stretched_alike(seed, shape):
     """Against the circulant matrix: every pair of frequencies, none above the bound; not vacuous at one step."""
     taps, size = shape
     kernel = np.random.default_rng(seed).normal(size=taps)
     circulant = np.array(
-        [[kernel[(i - j) % size] if (i - j) % size < taps else 0 for j in range(size)] for i in range(size)]
+        [
+            [
+                kernel[(i - j) % size] if (i - j) % size < taps else 0
+                for j in range(size)
+            ]
+            for i in range(size)
+        ]
     )
-    waves = np.exp(2j * np.pi * np.outer(np.arange(size), np.arange(size)) / size) / np.sqrt(size)
+    waves = np.exp(
+        2j * np.pi * np.outer(np.arange(size), np.arange(size)) / size
+    ) / np.sqrt(size)
     stretch = np.linalg.norm(circulant @ waves, axis=0)
-    np.testing.assert_allclose(np.sort(stretch), np.sort(np.linalg.svd(circulant, compute_uv=False)), rtol=1e-6)
+    np.testing.assert_allclose(
+        np.sort(stretch), np.sort(np.linalg.svd(circulant, compute_uv=False)), rtol=1e-6
+    )
     for offset in range(-size // 2, size // 2 + 1):
-        bound = theory.neighbour_bound(
-            jnp.asarray(kernel, jnp.float32), size, offset, length=jnp.asarray(stretch, jnp.float32)
+        bound = theory.neighbor_bound(
+            jnp.asarray(kernel, jnp.float32),
+            size,
+            offset,
+            length=jnp.asarray(stretch, jnp.float32),
         )
         assert (np.roll(stretch, -offset) <= np.asarray(bound) * (1 + 1e-5)).all()
         if offset == 0 or taps == 1:
@@ -240,23 +360,34 @@ def test_waves_of_neighbouring_frequencies_are_stretched_alike(seed, shape):
     assert bound.shape == (size,)
 
 
-def test_neighbour_bound_is_within_a_small_factor_somewhere():
+def test_neighbor_bound_is_within_a_small_factor_somewhere():
     """Two equal taps next to the frequency they annihilate: the worst case of the pairs of taps."""
     size = 1000
     stretch = np.abs(np.fft.fft([1.0, 1.0], size))
     rise = stretch[size // 4 + 1] ** 2 - stretch[size // 4] ** 2
-    bound = theory.neighbour_bound(jnp.ones(2), size, 1, length=0.0) ** 2
+    bound = theory.neighbor_bound(jnp.ones(2), size, 1, length=0.0) ** 2
     assert abs(rise) <= bound <= 1.01 * abs(rise)
 
 
 def test_local_slopes_are_those_of_the_jacobian_and_below_the_product_of_the_norms(key):
     model = models.build("cnn", (4, 4, 1), 3, widths=(3,))
     k_init, k_images = jax.random.split(key)
-    variables, images = jax.jit(model.init)(k_init), jax.random.uniform(k_images, (3, 4, 4, 1))
-    slopes = jax.jit(theory.local_slopes, static_argnums=0)(model.apply, variables, images)
+    variables, images = (
+        jax.jit(model.init)(k_init),
+        jax.random.uniform(k_images, (3, 4, 4, 1)),
+    )
+    slopes = jax.jit(theory.local_slopes, static_argnums=0)(
+        model.apply, variables, images
+    )
     for image, slope in zip(np.asarray(images, "f8"), slopes, strict=True):
         nudged = image + 1e-3 * np.eye(16).reshape(16, 4, 4, 1)
-        rise = model.apply(variables, jnp.asarray(nudged)) - model.apply(variables, jnp.asarray(image[None]))
-        np.testing.assert_allclose(slope, np.linalg.norm(np.asarray(rise) / 1e-3, 2), rtol=2e-2)
-    product = spectral.log10_lipschitz_product(spectral.spectral_norms(model, variables, images))
+        rise = model.apply(variables, jnp.asarray(nudged)) - model.apply(
+            variables, jnp.asarray(image[None])
+        )
+        np.testing.assert_allclose(
+            slope, np.linalg.norm(np.asarray(rise) / 1e-3, 2), rtol=2e-2
+        )
+    product = spectral.log10_lipschitz_product(
+        spectral.spectral_norms(model, variables, images)
+    )
     assert (slopes <= 10**product).all()

@@ -20,7 +20,9 @@ def some(num, chosen):
     return mask
 
 
-@pytest.mark.parametrize(("members", "batch", "batches"), [(60, 16, 4), (23, 8, 3), (5, 8, 1), (1, 4, 2)])
+@pytest.mark.parametrize(
+    ("members", "batch", "batches"), [(60, 16, 4), (23, 8, 3), (5, 8, 1), (1, 4, 2)]
+)
 def test_epoch_order_visits_every_member_and_nobody_else(members, batch, batches, key):
     mask = some(60, np.random.default_rng(members).choice(60, members, replace=False))
     order = np.asarray(train.epoch_order(key, jnp.asarray(mask), batches, batch))
@@ -33,7 +35,9 @@ def test_epoch_order_visits_every_member_and_nobody_else(members, batch, batches
 
 def test_epoch_order_is_uniform():
     mask = jnp.asarray(some(10, range(4)))
-    orders = jax.vmap(lambda k: train.epoch_order(k, mask, 1, 4)[0])(jax.random.split(jax.random.key(0), 4000))
+    orders = jax.vmap(lambda k: train.epoch_order(k, mask, 1, 4)[0])(
+        jax.random.split(jax.random.key(0), 4000)
+    )
     first = np.bincount(np.asarray(orders)[:, 0], minlength=4) / 4000
     np.testing.assert_allclose(first[:4], 0.25, atol=0.03)
     assert len(np.unique(np.asarray(orders), axis=0)) == 24
@@ -41,16 +45,27 @@ def test_epoch_order_is_uniform():
 
 def test_step_equals_torch_style_sgd(tiny, blobs, key, tiny_variables):
     k_step, _ = jax.random.split(key)
-    batch = train.Batch(jnp.asarray(blobs.images[:8]), jnp.asarray(blobs.labels[:8]), jnp.arange(8))
+    batch = train.Batch(
+        jnp.asarray(blobs.images[:8]), jnp.asarray(blobs.labels[:8]), jnp.arange(8)
+    )
     loss_fn = train.cross_entropy_loss(tiny)
     state = train.init_state(key, tiny, RECIPE.tx, tiny_variables)
-    params, velocity = tiny_variables.params, jax.tree.map(jnp.zeros_like, tiny_variables.params)
+    params, velocity = (
+        tiny_variables.params,
+        jax.tree.map(jnp.zeros_like, tiny_variables.params),
+    )
     for _ in range(3):
-        state, _ = train.train_step(loss_fn, RECIPE.tx, state, batch, jax.random.clone(k_step))
-        grads = jax.grad(lambda p: loss_fn(tiny_variables._replace(params=p), batch, jax.random.clone(k_step))[0])(
-            params
+        state, _ = train.train_step(
+            loss_fn, RECIPE.tx, state, batch, jax.random.clone(k_step)
         )
-        velocity = jax.tree.map(lambda v, g, p: 0.9 * v + g + 5e-4 * p, velocity, grads, params)
+        grads = jax.grad(
+            lambda p: loss_fn(
+                tiny_variables._replace(params=p), batch, jax.random.clone(k_step)
+            )[0]
+        )(params)
+        velocity = jax.tree.map(
+            lambda v, g, p: 0.9 * v + g + 5e-4 * p, velocity, grads, params
+        )
         params = jax.tree.map(lambda p, v: p - 0.1 * v, params, velocity)
     chex.assert_trees_all_close(state.variables.params, params, rtol=1e-5, atol=1e-6)
 
@@ -58,13 +73,17 @@ def test_step_equals_torch_style_sgd(tiny, blobs, key, tiny_variables):
 def test_step_decay_drops_by_ten():
     schedule = train.step_decay(0.1, every=40)
     np.testing.assert_allclose(
-        [schedule(0), schedule(39), schedule(40), schedule(80)], [0.1, 0.1, 0.01, 0.001], rtol=1e-5
+        [schedule(0), schedule(39), schedule(40), schedule(80)],
+        [0.1, 0.1, 0.01, 0.001],
+        rtol=1e-5,
     )
 
 
 def test_fit_learns_and_keeps_the_callers_variables(tiny, blobs, key, tiny_variables):
     before = jax.tree.map(np.asarray, tiny_variables)
-    state, losses = train.fit(key, tiny, blobs, np.ones(60, bool), RECIPE, variables=tiny_variables)
+    state, losses = train.fit(
+        key, tiny, blobs, np.ones(60, bool), RECIPE, variables=tiny_variables
+    )
     assert losses.shape == (6,)
     assert losses[-1] < losses[0]
     assert int(state.epoch) == 6
@@ -73,7 +92,10 @@ def test_fit_learns_and_keeps_the_callers_variables(tiny, blobs, key, tiny_varia
 
 def test_chunks_of_any_size_give_the_same_bits(normed, blobs, key):
     mask = some(60, range(0, 60, 2))
-    runs = [train.fit(jax.random.clone(key), normed, blobs, mask, RECIPE, epochs_per_call=n) for n in (1, 4, 6)]
+    runs = [
+        train.fit(jax.random.clone(key), normed, blobs, mask, RECIPE, epochs_per_call=n)
+        for n in (1, 4, 6)
+    ]
     for state, losses in runs[1:]:
         chex.assert_trees_all_equal(state, runs[0][0])
         np.testing.assert_array_equal(losses, runs[0][1])
@@ -86,7 +108,10 @@ def test_batch_norm_statistics_move(normed, blobs, key):
 
 def test_samples_outside_the_mask_are_never_read(normed, blobs, key):
     mask = some(60, range(20))
-    poisoned = Dataset(np.where(mask[:, None, None, None], blobs.images, np.nan).astype("f4"), blobs.labels)
+    poisoned = Dataset(
+        np.where(mask[:, None, None, None], blobs.images, np.nan).astype("f4"),
+        blobs.labels,
+    )
     clean, _ = train.fit(jax.random.clone(key), normed, blobs, mask, RECIPE)
     state, losses = train.fit(key, normed, poisoned, mask, RECIPE)
     assert np.isfinite(losses).all()
@@ -96,16 +121,32 @@ def test_samples_outside_the_mask_are_never_read(normed, blobs, key):
 def test_uint8_and_float_images_are_the_same_to_the_model(tiny, key):
     images = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 1)).astype(np.uint8)
     labels = np.arange(20, dtype=np.int32) % 3
-    a, _ = train.fit(jax.random.clone(key), tiny, Dataset(images, labels), np.ones(20, bool), RECIPE)
-    b, _ = train.fit(key, tiny, Dataset(images.astype("f4") / np.float32(255), labels), np.ones(20, bool), RECIPE)
+    a, _ = train.fit(
+        jax.random.clone(key), tiny, Dataset(images, labels), np.ones(20, bool), RECIPE
+    )
+    b, _ = train.fit(
+        key,
+        tiny,
+        Dataset(images.astype("f4") / np.float32(255), labels),
+        np.ones(20, bool),
+        RECIPE,
+    )
     chex.assert_trees_all_close(a, b, rtol=1e-5, atol=1e-6)
 
 
 def test_augmentation_and_any_optax_chain(tiny, blobs, key):
-    recipe = train.Recipe(2, 16, optax.adamw(1e-2), augment=lambda k, x: crop_flip(k, x, padding=1))
-    augmented, _ = train.fit(jax.random.clone(key), tiny, blobs, np.ones(60, bool), recipe)
-    plain, _ = train.fit(key, tiny, blobs, np.ones(60, bool), train.Recipe(2, 16, optax.adamw(1e-2)))
-    assert not np.allclose(jax.tree.leaves(augmented.variables)[0], jax.tree.leaves(plain.variables)[0])
+    recipe = train.Recipe(
+        2, 16, optax.adamw(1e-2), augment=lambda k, x: crop_flip(k, x, padding=1)
+    )
+    augmented, _ = train.fit(
+        jax.random.clone(key), tiny, blobs, np.ones(60, bool), recipe
+    )
+    plain, _ = train.fit(
+        key, tiny, blobs, np.ones(60, bool), train.Recipe(2, 16, optax.adamw(1e-2))
+    )
+    assert not np.allclose(
+        jax.tree.leaves(augmented.variables)[0], jax.tree.leaves(plain.variables)[0]
+    )
 
 
 def test_users_own_loss(tiny, blobs, key):
@@ -120,15 +161,24 @@ def test_users_own_loss(tiny, blobs, key):
 def test_predict_ignores_batch_size(normed, blobs, key):
     state, _ = train.fit(key, normed, blobs, np.ones(60, bool), RECIPE)
     whole = train.predict(normed.apply, state.variables, jnp.asarray(blobs.images))
-    parts = train.predict(normed.apply, state.variables, jnp.asarray(blobs.images), batch_size=7)
+    parts = train.predict(
+        normed.apply, state.variables, jnp.asarray(blobs.images), batch_size=7
+    )
     chex.assert_trees_all_close(whole, parts, rtol=1e-5, atol=1e-5)
-    chex.assert_trees_all_close(whole, normed.apply(state.variables, jnp.asarray(blobs.images)), rtol=1e-5, atol=1e-5)
+    chex.assert_trees_all_close(
+        whole,
+        normed.apply(state.variables, jnp.asarray(blobs.images)),
+        rtol=1e-5,
+        atol=1e-5,
+    )
 
 
 def test_second_fit_compiles_nothing(tiny, blobs, key):
     train.fit(jax.random.clone(key), tiny, blobs, np.ones(60, bool), RECIPE)
     before = train._compiled.cache_info().misses
-    train.fit(key, tiny, blobs, some(60, range(57)), RECIPE)  # another mask, as many steps
+    train.fit(
+        key, tiny, blobs, some(60, range(57)), RECIPE
+    )  # another mask, as many steps
     assert train._compiled.cache_info().misses == before
 
 

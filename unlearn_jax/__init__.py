@@ -2,7 +2,8 @@
 
 The modules are the namespace; data flows one way through them:
 
-    data -> models -> losses, attacks, audit -> train -> replicas -> methods -> pipeline -> cli
+    data -> models -> losses, attacks, audit -> train -> replicas -> methods -> pipeline
+    -> cli
 
 Importing the package imports neither TensorFlow nor torch.
 """

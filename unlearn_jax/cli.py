@@ -70,8 +70,8 @@ def _main(argv: Sequence[str] | None) -> int:
       argv: arguments, those of the process if None.
 
     Returns:
-      The exit status: 0, 2 for unusable input, 1 for a run that failed, 130 when interrupted. Errors are one line on
-      standard error.
+      The exit status: 0, 2 for unusable input, 1 for a run that failed, 130 when
+      interrupted. Errors are one line on standard error.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     switches = list(itertools.takewhile(SWITCHES.__contains__, argv))
@@ -86,23 +86,35 @@ def _main(argv: Sequence[str] | None) -> int:
     commands = {"run": _run, "list": _list, "doctor": _doctor, "prepare": _prepare}
     try:
         if argv[0] not in commands:
-            raise InputError(f"unknown command {argv[0]!r}: choose run, list, doctor or prepare")
+            raise InputError(
+                f"unknown command {argv[0]!r}: choose run, list, doctor or prepare"
+            )
         return commands[argv[0]](argv[1:])
     except UnlearnError as error:
         print(f"unlearn-jax: error: {error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
     except KeyboardInterrupt:
-        print("unlearn-jax: interrupted; the same command goes on from here", file=sys.stderr)
+        print(
+            "unlearn-jax: interrupted; the same command goes on from here",
+            file=sys.stderr,
+        )
         return 130
     except BrokenPipeError:  # somebody stopped reading: `unlearn-jax list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO, errno.ENOLCK):
+        if error.errno not in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+            errno.EACCES,
+            errno.EROFS,
+            errno.EIO,
+            errno.ENOLCK,
+        ):
             raise
         print(
-            f"unlearn-jax: error: {error}: free some space, or check permissions and the disk, then run the same "
-            "command again",
+            f"unlearn-jax: error: {error}: free some space, or check permissions and"
+            " the disk, then run the same command again",
             file=sys.stderr,
         )
         return 1
@@ -111,8 +123,11 @@ def _main(argv: Sequence[str] | None) -> int:
 def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
     """A warning as one line, without the place in the code."""
     print(f"unlearn-jax: warning: {message}", file=sys.stderr)
-    if unread := re.match(r"Error reading persistent compilation cache entry for '(\w+)'", str(message)):
-        # cut short when a run was killed: JAX would leave it there, compile anew and say so in every run
+    if unread := re.match(
+        r"Error reading persistent compilation cache entry for '(\w+)'", str(message)
+    ):
+        # cut short when a run was killed: JAX would leave it there, compile anew and
+        # say so in every run
         for entry in _programs().glob(f"{unread[1]}-*-cache"):
             with contextlib.suppress(OSError):  # of a cache that others own
                 entry.unlink()
@@ -135,17 +150,28 @@ def configure_jax(switches: Sequence[str] = ()) -> None:
 
     for switch in switches:
         jax.config.update(SWITCHES[switch], True)
-    if "JAX_NUM_CPU_DEVICES" not in os.environ and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        with contextlib.suppress(RuntimeError):  # somebody has started JAX already: its devices stay
+    if (
+        "JAX_NUM_CPU_DEVICES" not in os.environ
+        and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
+    ):
+        with contextlib.suppress(
+            RuntimeError
+        ):  # somebody has started JAX already: its devices stay
             jax.config.update(
                 "jax_num_cpu_devices",
-                len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+                (
+                    len(os.sched_getaffinity(0))
+                    if hasattr(os, "sched_getaffinity")
+                    else os.cpu_count()
+                ),
             )
     if jax.config.values["jax_compilation_cache_dir"] is None:
         from unlearn_jax.data.tfds_reader import cache_folder
         from unlearn_jax.types import InputError
 
-        with contextlib.suppress(InputError):  # a user without a home folder has no cache
+        with contextlib.suppress(
+            InputError
+        ):  # a user without a home folder has no cache
             jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
@@ -174,10 +200,18 @@ def _parse(kind: Any, argv: Sequence[str], prog: str, default: Any = None) -> An
         if not stop.code:
             print(said.getvalue())
             raise
-    lines = [re.sub(r"\x1b\[[0-9;]*m|[│╭╮╰╯─]|-{5,}", "", line).strip() for line in said.getvalue().splitlines()]
+    lines = [
+        re.sub(r"\x1b\[[0-9;]*m|[│╭╮╰╯─]|-{5,}", "", line).strip()
+        for line in said.getvalue().splitlines()
+    ]
     lines = [line for line in lines if line]
     stop_at = next(
-        (i for i, line in enumerate(lines) if line.startswith(("Argument helptext", "For full helptext"))), len(lines)
+        (
+            i
+            for i, line in enumerate(lines)
+            if line.startswith(("Argument helptext", "For full helptext"))
+        ),
+        len(lines),
     )
     message = " ".join(lines[1:stop_at] or lines)
     raise InputError(f"{message} (see {prog} --help)")
@@ -191,7 +225,9 @@ def _run(argv: list[str]) -> int:
     from unlearn_jax.types import InputError
 
     if not argv or argv[0].startswith("-"):
-        raise InputError(f"run needs a preset: choose one of {', '.join(sorted(presets.names()))}")
+        raise InputError(
+            f"run needs a preset: choose one of {', '.join(sorted(presets.names()))}"
+        )
     workdir, dry, distributed, rest = _own_flags(argv[1:])
     if distributed is not None:
         hosts.join(*distributed)
@@ -199,42 +235,70 @@ def _run(argv: list[str]) -> int:
     prog = f"unlearn-jax run {argv[0]} --workdir DIR"
     if preset.experiment is not None:
         return _run_experiment(preset.name, preset.experiment, workdir, dry, rest, prog)
-    variants = {name: _parse(pipeline.RunConfig, rest, prog, config) for name, config in preset.variants.items()}
+    variants = {
+        name: _parse(pipeline.RunConfig, rest, prog, config)
+        for name, config in preset.variants.items()
+    }
     workdir = _needed(workdir)
     if dry:
         for name, config in variants.items():
             config = with_bank(config, workdir)
-            said = pipeline.dry_run(config, pathlib.Path(workdir) / name, **_own_parts(preset.hooks, config))
+            said = pipeline.dry_run(
+                config, pathlib.Path(workdir) / name, **_own_parts(preset.hooks, config)
+            )
             print(f"{name}:\n{said}" if name else said)
         return 0
     if "" not in variants:  # a study
-        own = {name: _own_parts(preset.hooks, config) for name, config in variants.items()}
+        own = {
+            name: _own_parts(preset.hooks, config) for name, config in variants.items()
+        }
         pipeline.run_study(variants, workdir, preset=preset.name, own=own)
         if not hosts.here().first:
             return 0
         print((pathlib.Path(workdir) / "study.md").read_text())
         print(f"report: {pathlib.Path(workdir) / 'study.html'}")
         return 0
-    results = pipeline.run(variants[""], workdir, preset=preset.name, **_own_parts(preset.hooks, variants[""]))
+    results = pipeline.run(
+        variants[""],
+        workdir,
+        preset=preset.name,
+        **_own_parts(preset.hooks, variants[""]),
+    )
     if not results:  # the first process reports
         return 0
     print(terminal_table(results))
     for check in results["checks"]:
-        print(f"{'ok  ' if check['passed'] else 'FAIL'}  {check['name']}. {check['detail']}")
+        print(
+            f"{'ok  ' if check['passed'] else 'FAIL'}  {check['name']}."
+            f" {check['detail']}"
+        )
     print(f"\nreport: {pathlib.Path(workdir) / 'report.html'}")
     return 0
 
 
-def _run_experiment(name: str, experiment: Any, workdir: str | None, dry: bool, rest: list[str], prog: str) -> int:
+def _run_experiment(
+    name: str,
+    experiment: Any,
+    workdir: str | None,
+    dry: bool,
+    rest: list[str],
+    prog: str,
+) -> int:
     from unlearn_jax import pipeline
     from unlearn_jax.pipeline.experiment_report import terminal_text
 
     config = _parse(type(experiment.config), rest, prog, experiment.config)
     workdir = _needed(workdir)
     if dry:
-        print(pipeline.dry_run_experiment(experiment, workdir, name=name, config=config))
+        print(
+            pipeline.dry_run_experiment(experiment, workdir, name=name, config=config)
+        )
         return 0
-    print(terminal_text(pipeline.run_experiment(experiment, workdir, name=name, config=config)))
+    print(
+        terminal_text(
+            pipeline.run_experiment(experiment, workdir, name=name, config=config)
+        )
+    )
     print(f"\nreport: {pathlib.Path(workdir) / 'report.html'}")
     return 0
 
@@ -256,13 +320,17 @@ def _own_parts(hooks: dict[str, Any], config: Any) -> dict[str, Any]:
         from unlearn_jax.pipeline.settings import load_data
 
         own["splits"] = own.get("splits") or load_data(config.data)
-        own["model"] = hooks["make_model"](own["splits"].train.images.shape[1:], own["splits"].num_classes)
+        own["model"] = hooks["make_model"](
+            own["splits"].train.images.shape[1:], own["splits"].num_classes
+        )
     if "make_loss" in hooks:
         own["loss_fn"] = hooks["make_loss"](own.get("model"))
     return own
 
 
-def _own_flags(argv: list[str]) -> tuple[str | None, bool, tuple[Any, ...] | None, list[str]]:
+def _own_flags(
+    argv: list[str],
+) -> tuple[str | None, bool, tuple[Any, ...] | None, list[str]]:
     """Takes out what is not of the configuration: folder, dry run, arguments of ``hosts.join`` if wanted; the rest."""
     from unlearn_jax.types import InputError
 
@@ -289,7 +357,11 @@ def _own_flags(argv: list[str]) -> tuple[str | None, bool, tuple[Any, ...] | Non
         else:
             rest.append(word)
     about = tuple(given.get(name) for name in list(wants)[1:])
-    distributed = about if "--distributed" in flags or any(value is not None for value in about) else None
+    distributed = (
+        about
+        if "--distributed" in flags or any(value is not None for value in about)
+        else None
+    )
     return given.get("--workdir"), "--dry-run" in flags, distributed, rest
 
 
@@ -307,7 +379,10 @@ def _list(argv: list[str]) -> int:
     print("methods (rows.NAME.method):")
     for name, factory in methods.METHODS.items():
         print(f"  {name:24} {(factory.__doc__ or '').strip().splitlines()[0]}")
-    print(f"augmentations:              {', '.join(data.AUGMENTATIONS)} (joined with + where several are wanted)")
+    print(
+        f"augmentations:              {', '.join(data.AUGMENTATIONS)} (joined with +"
+        " where several are wanted)"
+    )
     print(f"models (model.name):        {', '.join(models.ARCHITECTURES)}")
     print(f"signals (audit.signal):     {', '.join(RMIA_SIGNALS)}")
     return 0

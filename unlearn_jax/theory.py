@@ -1,15 +1,17 @@
 """Theorem 4.1 of AMUN (arXiv 2503.00917) as numbers: every term that can be measured on trained models.
 
-For one forget sample (x, y) with adversarial example (x_adv, y_adv) at distance delta, a loss L-Lipschitz in the input,
-and an empirical loss on D with (x_adv, y_adv) that is convex and beta-smooth in the parameters, one gradient step of
-size 1/beta from the original model theta_o gives theta' with::
+For one forget sample (x, y) with adversarial example (x_adv, y_adv) at distance delta,
+a loss L-Lipschitz in the input, and an empirical loss on D with (x_adv, y_adv) that is
+convex and beta-smooth in the parameters, one gradient step of size 1/beta from the
+original model theta_o gives theta' with::
 
     ||theta' - theta_u||^2 <= ||theta_o - theta_u||^2 + (2 / beta) (L delta - C)
 
     C = loss(f_o(x_adv), y) + loss(f'(x_adv), y_adv) - loss(f_u(x), y) - loss(f_u(x_adv), y_adv)
 
-where theta_u is the model retrained without the sample. No network meets the assumptions (they are not convex, AMUN
-takes many steps, beta is unknown), so nothing here is a guarantee: the terms say which way each lever points.
+where theta_u is the model retrained without the sample. No network meets the
+assumptions (they are not convex, AMUN takes many steps, beta is unknown), so nothing
+here is a guarantee: the terms say which way each lever points.
 """
 
 import math
@@ -21,26 +23,42 @@ from jax import lax
 
 from unlearn_jax.losses import cross_entropy
 from unlearn_jax.train import predict, to_float
-from unlearn_jax.types import ApplyFn, Array, AttackResult, Dataset, Model, Params, PyTree, Variables
+from unlearn_jax.types import (
+    ApplyFn,
+    Array,
+    AttackResult,
+    Dataset,
+    Model,
+    Params,
+    PyTree,
+    Variables,
+)
 
 
 class TheoremTerms(NamedTuple):
     """What Theorem 4.1 is made of, one row per forget sample; losses are cross-entropies in nats.
 
     Attributes:
-      counted: ``[F]`` bool: the sample has an adversarial example and all its terms are finite.
-      delta: ``[F]`` L2 distance of x_adv from x, whatever the attack's norm. Smaller is better.
-      original_adversarial: ``[F]`` loss(f_o(x_adv), y): how strong the attack is. Larger is better.
+      counted: ``[F]`` bool: the sample has an adversarial example and all its terms are
+        finite.
+      delta: ``[F]`` L2 distance of x_adv from x, whatever the attack's norm. Smaller is
+        better.
+      original_adversarial: ``[F]`` loss(f_o(x_adv), y): how strong the attack is.
+        Larger is better.
       original_clean: ``[F]`` loss(f_o(x), y); near 0 by assumption.
-      unlearned_adversarial: ``[F]`` loss(f'(x_adv), y_adv): small where D_A is overfitted. Larger is better.
-      retrained_clean: ``[F]`` loss(f_u(x), y): how well retraining generalises. Smaller is better.
-      retrained_adversarial: ``[F]`` loss(f_u(x_adv), y_adv): small where D_A transfers. Smaller is better.
+      unlearned_adversarial: ``[F]`` loss(f'(x_adv), y_adv): small where D_A is
+        overfitted. Larger is better.
+      retrained_clean: ``[F]`` loss(f_u(x), y): how well retraining generalizes. Smaller
+        is better.
+      retrained_adversarial: ``[F]`` loss(f_u(x_adv), y_adv): small where D_A transfers.
+        Smaller is better.
       combination: ``[F]`` C. Larger is better.
       transfer: ``[F]`` bool: the retrained model, too, gives x_adv the label y_adv.
-      slope: ``[F]`` ``|loss(f_o(x_adv), y) - loss(f_o(x), y)| / delta``: L seen along this one segment, a lower
-        bound on it; NaN where ``delta`` is 0.
-      log10_lipschitz_bound: ``[]`` of the original model, see :func:`log10_lipschitz_bound`; the loss adds a factor
-        of up to sqrt(2), 0.15 here.
+      slope: ``[F]`` ``|loss(f_o(x_adv), y) - loss(f_o(x), y)| / delta``: L seen along
+        this one segment, a lower bound on it; NaN where ``delta`` is 0.
+      log10_lipschitz_bound: ``[]`` of the original model, see
+        :func:`log10_lipschitz_bound`; the loss adds a factor of up to sqrt(2), 0.15
+        here.
       original_distance: ``[]`` ``||theta_o - theta_u||``.
       unlearned_distance: ``[]`` ``||theta' - theta_u||``.
     """
@@ -93,10 +111,18 @@ def theorem_terms(
     retrained_clean = cross_entropy(predict(model.apply, retrained, x), y)
     retrained_adversarial = cross_entropy(on_near["u"], found)
     delta = jnp.sqrt(jnp.sum((near - x) ** 2, axis=tuple(range(1, x.ndim))))
-    delta = jnp.where(adversarial.distance > 0, delta, 0.0)  # not what rounding leaves of uint8 images
-    combination = original_adversarial + unlearned_adversarial - retrained_clean - retrained_adversarial
+    delta = jnp.where(
+        adversarial.distance > 0, delta, 0.0
+    )  # not what rounding leaves of uint8 images
+    combination = (
+        original_adversarial
+        + unlearned_adversarial
+        - retrained_clean
+        - retrained_adversarial
+    )
     return TheoremTerms(
-        counted=adversarial.success & jnp.isfinite(combination + original_clean + delta),
+        counted=adversarial.success
+        & jnp.isfinite(combination + original_clean + delta),
         delta=delta,
         original_adversarial=original_adversarial,
         original_clean=original_clean,
@@ -105,29 +131,39 @@ def theorem_terms(
         retrained_adversarial=retrained_adversarial,
         combination=combination,
         transfer=jnp.argmax(on_near["u"], -1) == found,
-        slope=jnp.abs(original_adversarial - original_clean) / jnp.where(delta > 0, delta, jnp.nan),
+        slope=jnp.abs(original_adversarial - original_clean)
+        / jnp.where(delta > 0, delta, jnp.nan),
         log10_lipschitz_bound=log10_lipschitz_bound(original.params),
         original_distance=parameter_distance(original.params, retrained.params),
         unlearned_distance=parameter_distance(unlearned.params, retrained.params),
     )
 
 
-def summarise_terms(terms: TheoremTerms) -> dict[str, Array]:
+def summarize_terms(terms: TheoremTerms) -> dict[str, Array]:
     """Means over the samples that count, and how to read the bound.
 
     Args:
       terms: of :func:`theorem_terms`.
 
     Returns:
-      Scalars by name. ``num_samples`` counts the samples that count. Each per-sample term has its mean over those of
-      them where it is finite (``slope`` is not where ``delta`` is 0; ``transfer`` is a share), NaN where it is finite
-      for none. ``excess`` is the mean of ``L delta - C`` with L read off the segment: negative, the theorem promises a
-      step towards the retrained model. (With the bound on L in its place it would say nothing about any network.)
-      ``approach`` is ``||theta_o - theta_u||^2 - ||theta' - theta_u||^2``: positive where unlearning came nearer.
+      Scalars by name. ``num_samples`` counts the samples that count. Each per-sample
+      term has its mean over those of them where it is finite (``slope`` is not where
+      ``delta`` is 0; ``transfer`` is a share), NaN where it is finite for none.
+      ``excess`` is the mean of ``L delta - C`` with L read off the segment: negative,
+      the theorem promises a step towards the retrained model. (With the bound on L in
+      its place it would say nothing about any network.) ``approach`` is
+      ``||theta_o - theta_u||^2 - ||theta' - theta_u||^2``: positive where unlearning
+      came nearer.
     """
     count = jnp.sum(terms.counted)
-    per_sample = {name: value for name, value in terms._asdict().items() if value.ndim == 1 and name != "counted"}
-    rise = jnp.abs(terms.original_adversarial - terms.original_clean)  # slope * delta, also where delta is 0
+    per_sample = {
+        name: value
+        for name, value in terms._asdict().items()
+        if value.ndim == 1 and name != "counted"
+    }
+    rise = jnp.abs(
+        terms.original_adversarial - terms.original_clean
+    )  # slope * delta, also where delta is 0
     per_sample["excess"] = rise - terms.combination
     means = {}
     for name, value in per_sample.items():
@@ -149,29 +185,36 @@ def parameter_distance(params: Params, other: Params) -> Array:
     return jnp.sqrt(sum(jax.tree.leaves(squares), jnp.zeros(())))
 
 
-def neighbour_bound(kernel: Array, size: int, offset: Array | int, *, length: Array | float) -> Array:
-    """How far a circular convolution can stretch a wave, from how far it stretches one of a neighbouring frequency.
+def neighbor_bound(
+    kernel: Array, size: int, offset: Array | int, *, length: Array | float
+) -> Array:
+    """How far a circular convolution can stretch a wave, from how far it stretches one of a neighboring frequency.
 
-    Why one direction per layer is enough for LOTOS (the k = 1 theorem, arXiv 2410.05136, theorem 4.1), in a form with
-    explicit constants. Circular convolutions in one dimension with one channel all have the waves ``exp(2 pi i w t /
-    n)`` as singular vectors. With a kernel ``f`` of ``T`` taps, ``|f(w + p)|^2 - |f(w)|^2`` is a sum over pairs of taps
-    of ``f_a f_b`` times a difference of cosines, which is at most ``2 pi p |a - b| / n``, so that::
+    Why one direction per layer is enough for LOTOS (the k = 1 theorem, arXiv
+    2410.05136, theorem 4.1), in a form with explicit constants. Circular convolutions
+    in one dimension with one channel all have the waves ``exp(2 pi i w t / n)`` as
+    singular vectors. With a kernel ``f`` of ``T`` taps, ``|f(w + p)|^2 - |f(w)|^2`` is
+    a sum over pairs of taps of ``f_a f_b`` times a difference of cosines, which is at
+    most ``2 pi p |a - b| / n``, so that::
 
         |f(w + p)|^2 <= |f(w)|^2 + pi (p / n) T (T - 1) |f|^2
 
-    So a layer that hardly stretches the first direction of another stretches those of the ``p`` next frequencies on
-    either side little, and weight decay, which shortens ``f``, makes it less. Frequencies far away are not bounded.
+    So a layer that hardly stretches the first direction of another stretches those of
+    the ``p`` next frequencies on either side little, and weight decay, which shortens
+    ``f``, makes it less. Frequencies far away are not bounded.
 
     Args:
       kernel: ``[T]`` taps of the layer that must not stretch.
       size: ``n``, of the signal, at least ``T``.
       offset: ``p``, of any shape; steps from the frequency whose stretch is known.
-      length: by how much the layer stretches the wave of that frequency; of the same shape, or a scalar.
+      length: by how much the layer stretches the wave of that frequency; of the same
+        shape, or a scalar.
 
     Returns:
-      A bound on the stretch of the wave ``offset`` steps away, of the shape of ``offset``.
+      A bound on the stretch of the wave ``offset`` steps away, of the shape of
+      ``offset``.
 
-    >>> float(neighbour_bound(jnp.array([1.0]), 8, 3, length=1.0))  # one tap stretches all waves alike
+    >>> float(neighbor_bound(jnp.array([1.0]), 8, 3, length=1.0))  # one tap stretches all waves alike
     1.0
     """
     taps = kernel.shape[0]
@@ -182,22 +225,25 @@ def neighbour_bound(kernel: Array, size: int, offset: Array | int, *, length: Ar
 def log10_lipschitz_bound(params: Params) -> Array:
     """Sum over all kernels of the decimal logarithms of a bound on their operator norms, in L2.
 
-    The logarithm, because the product of a deep network's norms leaves float32. Ten to that power is an upper bound on
-    the Lipschitz constant of the logits in the image, for a plain chain of dense layers, convolutions (zero or circular
-    padding, any stride), biases, ReLU and max pooling without overlap. It is **not** one where the network does more:
-    BatchNorm's scales are ignored, branches of a residual sum are multiplied as if in a chain, and normalisation inside
-    the model is taken for 1. There it is an index to compare models of one architecture by. Even where it bounds, it is
-    loose: exponentially in the depth. Where a model is at hand,
-    :func:`unlearn_jax.spectral.log10_lipschitz_product` of its layers' true norms is tighter and counts BatchNorm; this
-    needs weights alone and is cheap enough to be mapped over all models of a run.
+    The logarithm, because the product of a deep network's norms leaves float32. Ten to
+    that power is an upper bound on the Lipschitz constant of the logits in the image,
+    for a plain chain of dense layers, convolutions (zero or circular padding, any
+    stride), biases, ReLU and max pooling without overlap. It is **not** one where the
+    network does more: BatchNorm's scales are ignored, branches of a residual sum are
+    multiplied as if in a chain, and normalization inside the model is taken for 1.
+    There it is an index to compare models of one architecture by. Even where it bounds,
+    it is loose: exponentially in the depth. Where a model is at hand,
+    :func:`unlearn_jax.spectral.log10_lipschitz_product` of its layers' true norms is
+    tighter and counts BatchNorm; this needs weights alone and is cheap enough to be
+    mapped over all models of a run.
 
     Args:
-      params: every leaf ``[in, out]`` is a dense kernel, every ``[h, w, in, out]`` a convolution's; scalars and vectors
-        (biases, BatchNorm) are ignored.
+      params: every leaf ``[in, out]`` is a dense kernel, every ``[h, w, in, out]`` a
+        convolution's; scalars and vectors (biases, BatchNorm) are ignored.
 
     Returns:
-      ``[]``; 0 without a kernel, minus infinity where a kernel is zero, NaN where a leaf has three axes or more than
-      four, for which no bound is known.
+      ``[]``; 0 without a kernel, minus infinity where a kernel is zero, NaN where a
+      leaf has three axes or more than four, for which no bound is known.
 
     >>> round(float(log10_lipschitz_bound([100 * jnp.eye(3)] * 30)), 3)  # 100 to the power of 30
     60.0
@@ -207,7 +253,9 @@ def log10_lipschitz_bound(params: Params) -> Array:
         if leaf.ndim == 3 or leaf.ndim > 4:
             return jnp.full((), jnp.nan)
         if leaf.ndim > 1:
-            bound += jnp.log10(largest_singular_value(leaf) if leaf.ndim == 2 else conv_bound(leaf))
+            bound += jnp.log10(
+                largest_singular_value(leaf) if leaf.ndim == 2 else conv_bound(leaf)
+            )
     return bound
 
 
@@ -225,7 +273,12 @@ def local_slopes(apply: ApplyFn, variables: PyTree, images: Array) -> Array:
     def slope(image: Array) -> Array:
         logits, pull_back = jax.vjp(lambda x: apply(variables, x[None])[0], image)
         rows = lax.map(lambda row: pull_back(row)[0].ravel(), jnp.eye(len(logits)))
-        return jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh(jnp.matmul(rows, rows.T, precision="highest"))[-1], 0.0))
+        return jnp.sqrt(
+            jnp.maximum(
+                jnp.linalg.eigvalsh(jnp.matmul(rows, rows.T, precision="highest"))[-1],
+                0.0,
+            )
+        )
 
     return lax.map(slope, images)
 
@@ -233,8 +286,8 @@ def local_slopes(apply: ApplyFn, variables: PyTree, images: Array) -> Array:
 def conv_bound(kernel: Array) -> Array:
     """Upper bound on the operator norm of a convolution (Singla and Feizi, arXiv 1911.10258, theorem 1).
 
-    ``sqrt(h w)`` times the smallest spectral norm of four ways to lay the kernel out as a matrix. Holds for every image
-    size, stride, and zero or circular padding.
+    ``sqrt(h w)`` times the smallest spectral norm of four ways to lay the kernel out as
+    a matrix. Holds for every image size, stride, and zero or circular padding.
 
     Args:
       kernel: ``[h, w, in, out]``.
@@ -249,7 +302,9 @@ def conv_bound(kernel: Array) -> Array:
         kernel.transpose(3, 2, 0, 1).reshape(outputs, inputs * height * width),
         kernel.transpose(3, 0, 1, 2).reshape(outputs * height * width, inputs),
     )
-    smallest = jnp.min(jnp.stack([largest_singular_value(layout) for layout in layouts]))
+    smallest = jnp.min(
+        jnp.stack([largest_singular_value(layout) for layout in layouts])
+    )
     return math.sqrt(height * width) * smallest
 
 
@@ -257,5 +312,7 @@ def largest_singular_value(matrix: Array) -> Array:
     """Largest singular value ``[]`` of a matrix, from the eigenvalues of the smaller of its two Gram matrices."""
     scale = jnp.maximum(jnp.max(jnp.abs(matrix)), jnp.finfo(matrix.dtype).tiny)
     scaled = matrix / scale
-    gram = scaled @ scaled.T if matrix.shape[0] <= matrix.shape[1] else scaled.T @ scaled
+    gram = (
+        scaled @ scaled.T if matrix.shape[0] <= matrix.shape[1] else scaled.T @ scaled
+    )
     return scale * jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh(gram)[-1], 0.0))

@@ -1,8 +1,8 @@
 """Training one model: the one training step, whole epochs in one compiled scan, and ``fit``.
 
-Where a sample goes is decided by a boolean mask over the data set, and the order of samples is a pure function of
-(key, epoch). So an epoch can be repeated, resumed or mapped over many models, and a sample outside the mask is never
-read.
+Where a sample goes is decided by a boolean mask over the data set, and the order of
+samples is a pure function of (key, epoch). So an epoch can be repeated, resumed or
+mapped over many models, and a sample outside the mask is never read.
 """
 
 import dataclasses
@@ -50,7 +50,7 @@ class TrainState(NamedTuple):
     Attributes:
       epoch: ``[]`` int32, finished epochs.
       variables: the model's.
-      opt_state: the optimiser's.
+      opt_state: the optimizer's.
     """
 
     epoch: Array
@@ -99,16 +99,22 @@ def sgd(
     )
 
 
-def step_decay(learning_rate: float | Array, *, every: int, factor: float = 0.1) -> optax.Schedule:
+def step_decay(
+    learning_rate: float | Array, *, every: int, factor: float = 0.1
+) -> optax.Schedule:
     """Multiplies the learning rate by ``factor`` after every ``every`` steps (not epochs)."""
-    return optax.exponential_decay(learning_rate, transition_steps=every, decay_rate=factor, staircase=True)
+    return optax.exponential_decay(
+        learning_rate, transition_steps=every, decay_rate=factor, staircase=True
+    )
 
 
 @lru_cache(maxsize=64)
 def cross_entropy_loss(model: Model) -> LossFn:
     """Mean cross-entropy in training mode: the default loss."""
 
-    def loss_fn(variables: Variables, batch: Batch, key: Array) -> tuple[Array, ModelState]:
+    def loss_fn(
+        variables: Variables, batch: Batch, key: Array
+    ) -> tuple[Array, ModelState]:
         logits, state = model.apply_train(variables, batch.images, key)
         return jnp.mean(cross_entropy(logits, batch.labels)), state
 
@@ -141,8 +147,8 @@ def steps_per_epoch(num_samples: int, batch_size: int) -> int:
 def epoch_order(key: Array, member: Array, num_batches: int, batch_size: int) -> Array:
     """One epoch's batches: a fresh permutation of the members, read round and round.
 
-    The last batch is filled with the permutation's first samples, so that every batch has ``batch_size`` samples and
-    BatchNorm never sees padding.
+    The last batch is filled with the permutation's first samples, so that every batch
+    has ``batch_size`` samples and BatchNorm never sees padding.
 
     Args:
       key: consumed; one per epoch.
@@ -151,9 +157,12 @@ def epoch_order(key: Array, member: Array, num_batches: int, batch_size: int) ->
       batch_size: samples per step (static).
 
     Returns:
-      ``[num_batches, batch_size]`` int32 positions, all members; every member occurs when there is room for all.
+      ``[num_batches, batch_size]`` int32 positions, all members; every member occurs
+      when there is room for all.
     """
-    draws = jnp.where(member, jax.random.uniform(key, member.shape, jnp.float32), 2.0)  # members first, in random order
+    draws = jnp.where(
+        member, jax.random.uniform(key, member.shape, jnp.float32), 2.0
+    )  # members first, in random order
     permutation = jnp.argsort(draws).astype(jnp.int32)
     position = jnp.arange(num_batches * batch_size) % jnp.maximum(jnp.sum(member), 1)
     return permutation[position].reshape(num_batches, batch_size)
@@ -165,15 +174,24 @@ def _init(model: Model, key: Array) -> Variables:
 
 
 def init_state(
-    key: Array, model: Model, tx: optax.GradientTransformation, variables: Variables | None = None
+    key: Array,
+    model: Model,
+    tx: optax.GradientTransformation,
+    variables: Variables | None = None,
 ) -> TrainState:
     """The state before the first step: fresh variables from ``key``, or the ones given."""
-    variables = _init(model, jax.random.fold_in(key, 0)) if variables is None else variables
+    variables = (
+        _init(model, jax.random.fold_in(key, 0)) if variables is None else variables
+    )
     return TrainState(jnp.zeros((), jnp.int32), variables, tx.init(variables.params))
 
 
 def train_step(
-    loss_fn: LossFn, tx: optax.GradientTransformation, state: TrainState, batch: Batch, key: Array
+    loss_fn: LossFn,
+    tx: optax.GradientTransformation,
+    state: TrainState,
+    batch: Batch,
+    key: Array,
 ) -> tuple[TrainState, Array]:
     """One gradient step; the only one in the package.
 
@@ -184,10 +202,15 @@ def train_step(
     def loss_of(params: Params) -> tuple[Array, ModelState]:
         return loss_fn(state.variables._replace(params=params), batch, key)
 
-    (loss, model_state), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.variables.params)
-    # an optimiser that constrains layers wants to know the statistics of the BatchNorm behind them
+    (loss, model_state), gradients = jax.value_and_grad(loss_of, has_aux=True)(
+        state.variables.params
+    )
+    # an optimizer that constrains layers wants to know the statistics of the BatchNorm
+    # behind them
     update = optax.with_extra_args_support(tx).update
-    updates, opt_state = update(gradients, state.opt_state, state.variables.params, model_state=model_state)
+    updates, opt_state = update(
+        gradients, state.opt_state, state.variables.params, model_state=model_state
+    )
     params = optax.apply_updates(state.variables.params, updates)
     return TrainState(state.epoch, Variables(params, model_state), opt_state), loss
 
@@ -209,10 +232,11 @@ def train_epochs(
 
     Args:
       loss_fn: the objective.
-      tx: the optimiser.
+      tx: the optimizer.
       fetch: how samples are read.
       state: where to go on from.
-      key: of the whole run; every epoch folds its number in, so chunks of any size give the same bits.
+      key: of the whole run; every epoch folds its number in, so chunks of any size give
+        the same bits.
       data: passed to ``fetch``.
       member: ``[N]`` bool, the samples to train on.
       num_epochs: epochs to do now (static).
@@ -224,21 +248,31 @@ def train_epochs(
     """
 
     def epoch(state: TrainState, _: None) -> tuple[TrainState, Array]:
-        key_order, key_steps = jax.random.split(jax.random.fold_in(key, 1 + state.epoch))
+        key_order, key_steps = jax.random.split(
+            jax.random.fold_in(key, 1 + state.epoch)
+        )
 
-        def step(state: TrainState, item: tuple[Array, Array]) -> tuple[TrainState, Array]:
+        def step(
+            state: TrainState, item: tuple[Array, Array]
+        ) -> tuple[TrainState, Array]:
             index, key_step = item
             key_fetch, key_loss = jax.random.split(key_step)
-            return train_step(loss_fn, tx, state, fetch(data, index, key_fetch), key_loss)
+            return train_step(
+                loss_fn, tx, state, fetch(data, index, key_fetch), key_loss
+            )
 
         order = epoch_order(key_order, member, num_batches, batch_size)
-        state, losses = lax.scan(step, state, (order, jax.random.split(key_steps, num_batches)))
+        state, losses = lax.scan(
+            step, state, (order, jax.random.split(key_steps, num_batches))
+        )
         return state._replace(epoch=state.epoch + 1), jnp.mean(losses)
 
     return lax.scan(epoch, state, None, length=num_epochs)
 
 
-def predict(apply_fn: ApplyFn, variables: Any, images: Array, *, batch_size: int = 512) -> Array:
+def predict(
+    apply_fn: ApplyFn, variables: Any, images: Array, *, batch_size: int = 512
+) -> Array:
     """Logits of all images in evaluation mode, batch by batch inside one program.
 
     Args:
@@ -266,7 +300,8 @@ def check_member(member: Any, num_samples: int) -> np.ndarray:
     member = np.asarray(member)
     if member.dtype != bool or member.shape[-1:] != (num_samples,):
         raise InputError(
-            f"a mask must be bool of length {num_samples}, one entry per sample; got {member.dtype} {member.shape}"
+            f"a mask must be bool of length {num_samples}, one entry per sample; got"
+            f" {member.dtype} {member.shape}"
         )
     if not member.any(-1).all():
         raise InputError("a mask selects no sample: there is nothing to train on")
@@ -283,14 +318,17 @@ def check_losses(losses: Any, first_epoch: int) -> np.ndarray:
     bad = ~np.isfinite(losses).reshape(-1, losses.shape[-1]).all(0)
     if bad.any():
         raise DivergedError(
-            f"training diverged: the loss was not finite in epoch {first_epoch + int(np.argmax(bad)) + 1}; "
-            "lower the learning rate, or check the images for extreme values"
+            "training diverged: the loss was not finite in epoch"
+            f" {first_epoch + int(np.argmax(bad)) + 1}; lower the learning rate, or"
+            " check the images for extreme values"
         )
     return losses
 
 
 @lru_cache(maxsize=16)
-def _compiled(loss_fn: LossFn, recipe: Recipe, num_batches: int) -> Callable[..., tuple[TrainState, Array]]:
+def _compiled(
+    loss_fn: LossFn, recipe: Recipe, num_batches: int
+) -> Callable[..., tuple[TrainState, Array]]:
     """The jitted epochs of one recipe, kept so that a second ``fit`` compiles nothing."""
     run = partial(train_epochs, loss_fn, recipe.tx, fetch_from(recipe.augment))
     return jax.jit(
@@ -322,7 +360,8 @@ def fit(
       recipe: how to train.
       variables: start here instead of from ``model.init``.
       loss_fn: the objective; mean cross-entropy by default.
-      epochs_per_call: epochs per compiled call: more means fewer returns to Python, and the same result.
+      epochs_per_call: epochs per compiled call: more means fewer returns to Python, and
+        the same result.
       callback: called after every call with the state and its losses.
 
     Returns:
@@ -339,7 +378,13 @@ def fit(
     state = jax.tree.map(jnp.copy, init_state(key, model, recipe.tx, variables))
     data, mask, losses = jax.tree.map(jnp.asarray, data), jnp.asarray(member), []
     for done in range(0, recipe.num_epochs, epochs_per_call):
-        state, now = run(state, key, data, mask, num_epochs=min(epochs_per_call, recipe.num_epochs - done))
+        state, now = run(
+            state,
+            key,
+            data,
+            mask,
+            num_epochs=min(epochs_per_call, recipe.num_epochs - done),
+        )
         losses.append(check_losses(now, done))
         if callback is not None:
             callback(state, losses[-1])

@@ -1,7 +1,7 @@
 """The contracts every floor shares: models, data sets, attack and unlearning results, and the errors users see.
 
-Axis letters used in every docstring: ``B`` batch, ``C`` classes, ``D`` features, ``F`` forget samples, ``K`` radii,
-``M`` models, ``N`` samples, ``Z`` population.
+Axis letters used in every docstring: ``B`` batch, ``C`` classes, ``D`` features, ``F``
+forget samples, ``K`` radii, ``M`` models, ``N`` samples, ``Z`` population.
 """
 
 import dataclasses
@@ -58,8 +58,10 @@ class Model:
 
     Attributes:
       init: ``key -> Variables``.
-      apply: ``(variables, images) -> logits [B, C]``, evaluation mode: a logit never depends on the rest of the batch.
-      apply_train: ``(variables, images, key) -> (logits [B, C], new state)``, training mode.
+      apply: ``(variables, images) -> logits [B, C]``, evaluation mode: a logit never
+        depends on the rest of the batch.
+      apply_train: ``(variables, images, key) -> (logits [B, C], new state)``, training
+        mode.
     """
 
     init: Callable[[Array], Variables]
@@ -68,10 +70,11 @@ class Model:
 
 
 class Dataset(NamedTuple):
-    """Labelled images, all in memory.
+    """Labeled images, all in memory.
 
     Attributes:
-      images: ``[N, H, W, ch]``, uint8 in 0..255 or float32 in [0, 1]; the model always sees float32 in [0, 1].
+      images: ``[N, H, W, ch]``, uint8 in 0..255 or float32 in [0, 1]; the model always
+        sees float32 in [0, 1].
       labels: ``[N]`` int32 in 0..C-1.
     """
 
@@ -96,10 +99,13 @@ class AttackResult(NamedTuple):
     """Outcome of an attack, one row per attacked sample, in the order they were given.
 
     Attributes:
-      images: ``[B, H, W, ch]`` float32 in [0, 1]; the adversarial input, or the last iterate where none was found.
+      images: ``[B, H, W, ch]`` float32 in [0, 1]; the adversarial input, or the last
+        iterate where none was found.
       labels: ``[B]`` int32, the class the attacked model gives to ``images``.
-      epsilon: ``[B]`` float32, radius of the ball in which the search stopped (0 for ``ALREADY_WRONG``).
-      distance: ``[B]`` float32, distance between ``images`` and the clean input, at most ``epsilon``.
+      epsilon: ``[B]`` float32, radius of the ball in which the search stopped (0 for
+        ``ALREADY_WRONG``).
+      distance: ``[B]`` float32, distance between ``images`` and the clean input, at
+        most ``epsilon``.
       status: ``[B]`` int32, a :class:`Status`.
     """
 
@@ -126,9 +132,10 @@ class Problem:
       train: the original training set, forget samples included.
       forget: ``[N]`` bool, True where ``train`` must be forgotten.
       num_forget: how many samples are forgotten (static: it sizes arrays and epochs).
-      adversarial: AMUN's D_A for the forget samples in ascending order, ``[F, ...]``; None if not yet computed.
-      removed: ``[N]`` bool, True where a sample was forgotten by an earlier request and is not there any more; None
-        for nothing.
+      adversarial: AMUN's D_A for the forget samples in ascending order, ``[F, ...]``;
+        None if not yet computed.
+      removed: ``[N]`` bool, True where a sample was forgotten by an earlier request and
+        is not there any more; None for nothing.
       num_removed: how many those are (static).
     """
 
@@ -156,9 +163,10 @@ class UnlearnInfo(NamedTuple):
     """What an unlearning method says of its run.
 
     Attributes:
-      losses: ``[epochs]`` float32, mean training loss of each epoch (length 0 for methods without training).
-      num_gradients: per-sample gradient evaluations spent by the method, the cost that does not depend on the machine;
-        those of an adversarial attack are not counted.
+      losses: ``[epochs]`` float32, mean training loss of each epoch (length 0 for
+        methods without training).
+      num_gradients: per-sample gradient evaluations spent by the method, the cost that
+        does not depend on the machine; those of an adversarial attack are not counted.
     """
 
     losses: Array

@@ -4,12 +4,14 @@ Command::
 
     python experiments/benchmarks/augmentations.py
 
-Goal: random operations at 12,000 images per second on two cores, what a small network trains at there, or 167 us
-of processor time; AugMix, nine operations per image, apart. Reached by processor time.
+Goal: random operations at 12,000 images per second on two cores, what a small network
+trains at there, or 167 us of processor time; AugMix, nine operations per image, apart.
+Reached by processor time.
 
-Measured on 2 CPU cores (x86-64) that eight other processes shared, Python 3.11.7, JAX 0.10.2; float32 images of
-32 x 32 x 3, batches of 128, 10 batches per call; images per second as min / median / max of 15 calls, and the
-least processor time of a call, which the other processes disturb less::
+Measured on 2 CPU cores (x86-64) that eight other processes shared, Python 3.11.7, JAX
+0.10.2; float32 images of 32 x 32 x 3, batches of 128, 10 batches per call; images per
+second as min / median / max of 15 calls, and the least processor time of a call, which
+the other processes disturb less::
 
     crop                           345,480 / 501,264 / 552,353      1.8 us/image
     crop_flip                      101,108 / 201,619 / 331,924      3.0
@@ -24,8 +26,9 @@ least processor time of a call, which the other processes disturb less::
     crop_flip+aug_mix                1,129 /   1,660 /   2,150    399
     crop_flip+random_erasing        59,038 / 125,385 / 214,766      4.7
 
-Grey levels as ``[ch, H, W]``, a flat gather index and no look-up table (compilers fuse it with the look-up and
-compute it once per pixel) brought one operation from about 130 us to 35 us of processor time.
+Gray levels as ``[ch, H, W]``, a flat gather index and no look-up table (compilers fuse
+it with the look-up and compute it once per pixel) brought one operation from about 130
+us to 35 us of processor time.
 """
 
 import argparse
@@ -42,7 +45,13 @@ import numpy as np
 
 from unlearn_jax.data import AUGMENTATIONS, augmentation
 
-POLICIES = ["trivial_augment", "rand_augment", "auto_augment", "aug_mix", "random_erasing"]
+POLICIES = [
+    "trivial_augment",
+    "rand_augment",
+    "auto_augment",
+    "aug_mix",
+    "random_erasing",
+]
 NAMES = ["crop", "crop_flip", *POLICIES, *(f"crop_flip+{name}" for name in POLICIES)]
 
 
@@ -51,13 +60,19 @@ def program(name: str) -> Callable[[jax.Array, jax.Array], jax.Array]:
     augment = augmentation(name)
     assert augment is not None
 
-    def step(total: jax.Array, batch: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+    def step(
+        total: jax.Array, batch: tuple[jax.Array, jax.Array]
+    ) -> tuple[jax.Array, None]:
         return total + jnp.sum(augment(*batch)), None
 
-    return jax.jit(lambda keys, images: jax.lax.scan(step, jnp.zeros(()), (keys, images))[0])
+    return jax.jit(
+        lambda keys, images: jax.lax.scan(step, jnp.zeros(()), (keys, images))[0]
+    )
 
 
-def measure(run: Callable[[], jax.Array], repeats: int) -> tuple[float, list[float], float]:
+def measure(
+    run: Callable[[], jax.Array], repeats: int
+) -> tuple[float, list[float], float]:
     """Seconds of the first call, of each repeat, and the least processor seconds of a repeat (host threads)."""
     start = time.perf_counter()
     run().block_until_ready()
@@ -74,7 +89,12 @@ def measure(run: Callable[[], jax.Array], repeats: int) -> tuple[float, list[flo
 def main() -> int:
     """Prints one row per augmentation."""
     parser = argparse.ArgumentParser(description="Time augmentations inside a scan.")
-    parser.add_argument("--names", nargs="*", default=NAMES, help=f"parts joined by +: {', '.join(AUGMENTATIONS)}")
+    parser.add_argument(
+        "--names",
+        nargs="*",
+        default=NAMES,
+        help=f"parts joined by +: {', '.join(AUGMENTATIONS)}",
+    )
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--shape", type=int, nargs=3, default=(32, 32, 3))
     parser.add_argument("--num-steps", type=int, default=10)
@@ -87,17 +107,31 @@ def main() -> int:
     images = jnp.asarray(levels / 255, jnp.float32)
     keys = jax.random.split(jax.random.key(0), size)
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    print(f"{cores} CPU cores ({platform.machine()}), Python {platform.python_version()}", end=", ")
+    cores = (
+        len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count()
+    )
+    print(
+        f"{cores} CPU cores ({platform.machine()}), Python {platform.python_version()}",
+        end=", ",
+    )
     print(f"JAX {jax.__version__} on {jax.devices()[0].device_kind}", end="; ")
     print(f"float32 images {tuple(args.shape)}, batches of {args.batch_size}")
     titles = ("min", "median", "max", "us/image", "first call s")
-    print(f"{'images per second':<30}{titles[0]:>10}{titles[1]:>10}{titles[2]:>10}{titles[3]:>10}{titles[4]:>14}")
+    print(
+        f"{'images per second':<30}{titles[0]:>10}{titles[1]:>10}{titles[2]:>10}{titles[3]:>10}{titles[4]:>14}"
+    )
     for name in args.names:
         run = program(name)
         first, walls, busy = measure(lambda run=run: run(keys, images), args.repeats)
-        slow, middle, fast = (number / seconds for seconds in (max(walls), statistics.median(walls), min(walls)))
-        print(f"{name:<30}{slow:>10,.0f}{middle:>10,.0f}{fast:>10,.0f}{1e6 * busy / number:>10.1f}{first:>14.1f}")
+        slow, middle, fast = (
+            number / seconds
+            for seconds in (max(walls), statistics.median(walls), min(walls))
+        )
+        print(
+            f"{name:<30}{slow:>10,.0f}{middle:>10,.0f}{fast:>10,.0f}{1e6 * busy / number:>10.1f}{first:>14.1f}"
+        )
     return 0
 
 

@@ -5,15 +5,17 @@ Command::
     python experiments/benchmarks/cached_logits.py                 (generated logits, 128 models, 307 MB on disk)
     python experiments/benchmarks/cached_logits.py --logits logits.npy --labels labels.npy --member member.npy
 
-Goal: each attack on all 128 models, 60,000 samples and 10 classes in seconds on 2 cores. Reached.
+Goal: each attack on all 128 models, 60,000 samples and 10 classes in seconds on 2
+cores. Reached.
 
-Measured on 2 idle CPU cores (x86-64), Python 3.11.7, NumPy 2.4.6, JAX 0.10.2; generated float32 logits, 128 x 60,000 x
-10, in a memory-mapped file; seconds as min / median / max of 3 calls, and the peak memory that NumPy allocated in a
-call; "all targets" audits each of the 128 models by the 127 others::
+Measured on 2 idle CPU cores (x86-64), Python 3.11.7, NumPy 2.4.6, JAX 0.10.2; generated
+float32 logits, 128 x 60,000 x 10, in a memory-mapped file; seconds as min / median /
+max of 3 calls, and the peak memory that NumPy allocated in a call; "all targets" audits
+each of the 128 models by the 127 others::
 
     signals, from disk, compilation included         1.07 s
     LiRA, all targets: per_sample              0.80 / 0.82 / 0.85     80 MiB
-    LiRA, all targets: fixed_centred           0.63 / 0.63 / 0.63     77
+    LiRA, all targets: fixed_centered           0.63 / 0.63 / 0.63     77
     LiRA, all targets: fixed_global            0.60 / 0.61 / 0.64     77
     LiRA, all targets: fixed_separate          0.68 / 0.68 / 0.70     77
     LiRA, all targets: per_sample, means       0.35 / 0.36 / 0.40     75
@@ -24,8 +26,9 @@ call; "all targets" audits each of the 128 models by the 127 others::
     RMIA, one target                                 0.01              3
     RMIA, all targets                          0.68 / 0.81 / 0.84    121
 
-The process peaked at 884 MiB, of which the mapped file is 293. Every result equalled its check. A loop over samples
-would need six minutes (extrapolated) for what LiRA on all targets does in 0.8 seconds.
+The process peaked at 884 MiB, of which the mapped file is 293. Every result equalled
+its check. A loop over samples would need six minutes (extrapolated) for what LiRA on
+all targets does in 0.8 seconds.
 """
 
 import argparse
@@ -43,23 +46,35 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from unlearn_jax.audit import SIGNALS, auc, dominated_share, lira, lira_leave_one_out, rmia
+from unlearn_jax.audit import (
+    SIGNALS,
+    auc,
+    dominated_share,
+    lira,
+    lira_leave_one_out,
+    rmia,
+)
 from unlearn_jax.data import membership_design
 
 CHECKED = 2  # models that are also audited alone, each taken out of the bank
 LOOP = 2_000  # samples of the Python loop
 
 
-def generate(path: Path, models: int, samples: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
+def generate(
+    path: Path, models: int, samples: int, classes: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Writes made-up logits ``[M, N, C]`` model by model, and returns labels and membership.
 
-    The true class leads by a number of the sample's own, and by a little more where the sample was trained on.
+    The true class leads by a number of the sample's own, and by a little more where the
+    sample was trained on.
     """
     rng = np.random.default_rng(0)
     labels = rng.integers(0, classes, samples)
     member = membership_design(models, samples, seed=0)
     lead = rng.normal(4, 2, samples)
-    logits = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(models, samples, classes))
+    logits = np.lib.format.open_memmap(
+        path, mode="w+", dtype=np.float32, shape=(models, samples, classes)
+    )
     for row, trained in zip(logits, member, strict=True):
         row[:] = rng.standard_normal((samples, classes), dtype=np.float32)
         row[np.arange(samples), labels] += lead + 0.7 * trained
@@ -72,15 +87,25 @@ def signals(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
     names = ("logit_margin", "taylor_softmax")
     both = jax.jit(lambda z: [SIGNALS[name](z, labels) for name in names])
     rows = [[np.asarray(signal) for signal in both(np.asarray(z))] for z in logits]
-    return {name: np.stack(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
+    return {
+        name: np.stack(column)
+        for name, column in zip(names, zip(*rows, strict=True), strict=True)
+    }
 
 
-def sample_loop(target: np.ndarray, shadow: np.ndarray, member: np.ndarray) -> np.ndarray:
+def sample_loop(
+    target: np.ndarray, shadow: np.ndarray, member: np.ndarray
+) -> np.ndarray:
     """LiRA by its definition, one sample at a time: the form most released code has."""
     scores = []
-    for x, values, trained in zip(target.astype(float), shadow.T.astype(float), member.T, strict=True):
+    for x, values, trained in zip(
+        target.astype(float), shadow.T.astype(float), member.T, strict=True
+    ):
         std_in, std_out = np.std(values[trained]), np.std(values[~trained])
-        z_in, z_out = (x - np.median(values[trained])) / std_in, (x - np.median(values[~trained])) / std_out
+        z_in, z_out = (
+            (x - np.median(values[trained])) / std_in,
+            (x - np.median(values[~trained])) / std_out,
+        )
         scores.append(np.log(std_out / std_in) + (z_out**2 - z_in**2) / 2)
     return np.array(scores)
 
@@ -91,7 +116,9 @@ def rmia_leave_one_out(signal: np.ndarray) -> np.ndarray:
     return dominated_share(signal / ((total - signal) / (signal.shape[0] - 1)))
 
 
-def measure(name: str, function: Callable[[], np.ndarray], member: np.ndarray, repeats: int) -> np.ndarray:
+def measure(
+    name: str, function: Callable[[], np.ndarray], member: np.ndarray, repeats: int
+) -> np.ndarray:
     """Prints seconds, least processor seconds, peak MiB that NumPy allocated, mean AUC; returns the result."""
     seconds, processor = [], []
     for _ in range(repeats):
@@ -103,9 +130,18 @@ def measure(name: str, function: Callable[[], np.ndarray], member: np.ndarray, r
     result = function()
     peak = tracemalloc.get_traced_memory()[1] / 2**20
     tracemalloc.stop()
-    rows = [auc(scores, truth) for scores, truth in zip(np.atleast_2d(result), member, strict=False)]
-    times = " /".join(f"{s:6.2f}" for s in (min(seconds), statistics.median(seconds), max(seconds)))
-    print(f"{name:<44}{times} s{min(processor):8.2f} s{peak:6.0f} MiB{np.mean(rows):7.3f}", flush=True)
+    rows = [
+        auc(scores, truth)
+        for scores, truth in zip(np.atleast_2d(result), member, strict=False)
+    ]
+    times = " /".join(
+        f"{s:6.2f}" for s in (min(seconds), statistics.median(seconds), max(seconds))
+    )
+    print(
+        f"{name:<44}{times} s{min(processor):8.2f} s{peak:6.0f}"
+        f" MiB{np.mean(rows):7.3f}",
+        flush=True,
+    )
     return result
 
 
@@ -114,7 +150,7 @@ def audit(scores: dict[str, np.ndarray], member: np.ndarray, repeats: int) -> bo
     margin, taylor = scores["logit_margin"], scores["taylor_softmax"]
     cases = {
         "per_sample": {},
-        "fixed_centred": {"variance": "fixed_centred"},
+        "fixed_centered": {"variance": "fixed_centered"},
         "fixed_global": {"variance": "fixed_global"},
         "fixed_separate": {"variance": "fixed_separate"},
         "per_sample, means": {"center": "mean"},
@@ -122,34 +158,66 @@ def audit(scores: dict[str, np.ndarray], member: np.ndarray, repeats: int) -> bo
         "per_sample, offline, cdf": {"mode": "offline", "offline_score": "cdf"},
     }
     for name, knobs in cases.items():
-        measure(f"LiRA, all targets: {name}", lambda k=knobs: lira_leave_one_out(margin, member, **k), member, repeats)
+        measure(
+            f"LiRA, all targets: {name}",
+            lambda k=knobs: lira_leave_one_out(margin, member, **k),
+            member,
+            repeats,
+        )
     one = margin[0], margin[1:], member[1:]
     fast = measure("LiRA, one target: per_sample", lambda: lira(*one), member, repeats)
     few = margin[0, :LOOP], margin[1:, :LOOP], member[1:, :LOOP]
-    loop = measure(f"LiRA, one target: Python loop, {LOOP} samples", lambda: sample_loop(*few), member[:, :LOOP], 1)
+    loop = measure(
+        f"LiRA, one target: Python loop, {LOOP} samples",
+        lambda: sample_loop(*few),
+        member[:, :LOOP],
+        1,
+    )
     bank = taylor[0], taylor[1:], member[1:]
-    first = measure("RMIA, one target", lambda: rmia(*bank, check_design=False), member, repeats)
-    every = measure("RMIA, all targets", lambda: rmia_leave_one_out(taylor), member, repeats)
+    first = measure(
+        "RMIA, one target", lambda: rmia(*bank, check_design=False), member, repeats
+    )
+    every = measure(
+        "RMIA, all targets", lambda: rmia_leave_one_out(taylor), member, repeats
+    )
 
-    equal = [np.allclose(fast[:LOOP], loop), np.allclose(every[0], first, rtol=0, atol=1e-4)]  # a tie may round away
+    equal = [
+        np.allclose(fast[:LOOP], loop),
+        np.allclose(every[0], first, rtol=0, atol=1e-4),
+    ]  # a tie may round away
     for knobs in cases.values():
         rows = lira_leave_one_out(margin, member, balance=False, **knobs)
         for m in range(CHECKED):
-            alone = lira(margin[m], np.delete(margin, m, axis=0), np.delete(member, m, axis=0), **knobs)
+            alone = lira(
+                margin[m],
+                np.delete(margin, m, axis=0),
+                np.delete(member, m, axis=0),
+                **knobs,
+            )
             equal.append(np.allclose(rows[m], alone, rtol=1e-6, atol=1e-6))
     return all(equal)
 
 
 def main() -> int:
     """Generates or opens the bank and audits it; the exit status is 1 if a fast result is wrong."""
-    parser = argparse.ArgumentParser(description="Audit cached logits with every attack.")
+    parser = argparse.ArgumentParser(
+        description="Audit cached logits with every attack."
+    )
     parser.add_argument("--models", type=int, default=128)
     parser.add_argument("--samples", type=int, default=60_000)
     parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--logits", type=Path, help="[M, N, C] of your own, a .npy file; generated if absent")
-    parser.add_argument("--labels", type=Path, help="[N] integers, a .npy file; with --logits")
-    parser.add_argument("--member", type=Path, help="[M, N] bool, a .npy file; with --logits")
+    parser.add_argument(
+        "--logits",
+        type=Path,
+        help="[M, N, C] of your own, a .npy file; generated if absent",
+    )
+    parser.add_argument(
+        "--labels", type=Path, help="[N] integers, a .npy file; with --logits"
+    )
+    parser.add_argument(
+        "--member", type=Path, help="[M, N] bool, a .npy file; with --logits"
+    )
     args = parser.parse_args()
     if len({path is None for path in (args.logits, args.labels, args.member)}) > 1:
         parser.error("--logits, --labels and --member belong together")
@@ -161,18 +229,40 @@ def main() -> int:
         else:
             labels, member = generate(path, args.models, args.samples, args.classes)
         logits = np.load(path, mmap_mode="r")
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        print(f"{cores} CPU cores ({platform.machine()}), load {os.getloadavg()[0]:.1f}", end=", ")
-        print(f"Python {platform.python_version()}, NumPy {np.__version__}, JAX {jax.__version__}")
-        print(f"{'x'.join(map(str, logits.shape))} logits, {'cached' if args.logits else 'generated'}; ", end="")
-        print(f"min / median / max of {args.repeats}, least processor time, peak, mean AUC over targets\n")
+        cores = (
+            len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count()
+        )
+        print(
+            f"{cores} CPU cores ({platform.machine()}), load {os.getloadavg()[0]:.1f}",
+            end=", ",
+        )
+        print(
+            f"Python {platform.python_version()}, NumPy {np.__version__}, JAX"
+            f" {jax.__version__}"
+        )
+        print(
+            f"{'x'.join(map(str, logits.shape))} logits,"
+            f" {'cached' if args.logits else 'generated'}; ",
+            end="",
+        )
+        print(
+            f"min / median / max of {args.repeats}, least processor time, peak, mean"
+            " AUC over targets\n"
+        )
         start, busy = time.perf_counter(), time.process_time()
         scores = signals(logits, labels)
-        took = f"{time.perf_counter() - start:6.2f} s{time.process_time() - busy:26.2f} s"
+        took = (
+            f"{time.perf_counter() - start:6.2f} s{time.process_time() - busy:26.2f} s"
+        )
         print(f"{'signals, from disk, compilation included':<44}{took}", flush=True)
         equal = audit(scores, member, args.repeats)
         print(f"\nequal to the definition, and left out to removed: {equal}", end="; ")
-        print(f"peak memory of the process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10:.0f} MiB")
+        print(
+            "peak memory of the process"
+            f" {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10:.0f} MiB"
+        )
     return 0 if equal else 1
 
 

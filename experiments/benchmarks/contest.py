@@ -7,10 +7,12 @@ A script of this folder names its contestants and hands over; see ``race_trainin
     if __name__ == "__main__":
         contest(CONTESTANTS, unit="images/s", first="ours")
 
-A contestant imports what it needs, sets up, and gives a ``Work``. It is warmed by one call (compilation and first run, shown
-apart), then timed for a number of calls. All contestants are run in turns, several rounds of it, so that a machine that slows
-down slows all of them; a ratio is taken within a round, and its spread over the rounds is what the table shows. A contestant
-whose system is not installed is skipped by name, never silently.
+A contestant imports what it needs, sets up, and gives a ``Work``. It is warmed by one
+call (compilation and first run, shown apart), then timed for a number of calls. All
+contestants are run in turns, several rounds of it, so that a machine that slows down
+slows all of them; a ratio is taken within a round, and its spread over the rounds is
+what the table shows. A contestant whose system is not installed is skipped by name,
+never silently.
 """
 
 import argparse
@@ -40,7 +42,9 @@ class Work(NamedTuple):
     """A number that tells that the work was the same (an accuracy, a success rate), from what ``call`` gave."""
 
 
-def contest(contestants: Mapping[str, Callable[[], Work]], *, unit: str, first: str) -> None:
+def contest(
+    contestants: Mapping[str, Callable[[], Work]], *, unit: str, first: str
+) -> None:
     """Runs all rows, prints the table in Markdown.
 
     Args:
@@ -51,7 +55,9 @@ def contest(contestants: Mapping[str, Callable[[], Work]], *, unit: str, first: 
     contests({"": contestants}, unit=unit, first=first)
 
 
-def contests(tables: Mapping[str, Mapping[str, Callable[[], Work]]], *, unit: str, first: str) -> None:
+def contests(
+    tables: Mapping[str, Mapping[str, Callable[[], Work]]], *, unit: str, first: str
+) -> None:
     """Several contests with one command: a table each, under its name; all have a row ``first``.
 
     Args:
@@ -59,13 +65,27 @@ def contests(tables: Mapping[str, Mapping[str, Callable[[], Work]]], *, unit: st
       unit: as in :func:`contest`.
       first: as in :func:`contest`.
     """
-    parser = argparse.ArgumentParser(description=(sys.modules["__main__"].__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5, help="turns of all contestants")
-    parser.add_argument("--calls", type=int, default=3, help="timed calls of a contestant in one round")
-    parser.add_argument("--only", nargs="+", metavar="ROW", help="these rows only, by the beginnings of their names")
+    parser = argparse.ArgumentParser(
+        description=(sys.modules["__main__"].__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="turns of all contestants"
+    )
+    parser.add_argument(
+        "--calls", type=int, default=3, help="timed calls of a contestant in one round"
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="ROW",
+        help="these rows only, by the beginnings of their names",
+    )
     if len(tables) > 1:
         parser.add_argument(
-            "--tables", nargs="+", metavar="TABLE", help="these tables only, by their names' beginnings"
+            "--tables",
+            nargs="+",
+            metavar="TABLE",
+            help="these tables only, by their names' beginnings",
         )
     parser.add_argument("--row", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -76,23 +96,48 @@ def contests(tables: Mapping[str, Mapping[str, Callable[[], Work]]], *, unit: st
     wanted = getattr(options, "tables", None)
     for name, rows in tables.items():
         if not wanted or name.startswith(tuple(wanted)):
-            chosen = [row for row in rows if not options.only or row.startswith(tuple(options.only)) or row == first]
+            chosen = [
+                row
+                for row in rows
+                if not options.only
+                or row.startswith(tuple(options.only))
+                or row == first
+            ]
             _one_table(name, chosen, options, unit, first)
 
 
-def _one_table(name: str, chosen: list[str], options: argparse.Namespace, unit: str, first: str) -> None:
+def _one_table(
+    name: str, chosen: list[str], options: argparse.Namespace, unit: str, first: str
+) -> None:
     """Runs the rows of a table in turns and prints it."""
     rounds, versions = [], {f"Python {platform.python_version()}"}
     missing: dict[str, str] = {}
     for number in range(options.rounds):
-        print(f"{name or 'contest'}: round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
-        found = {row: in_a_process(name, row, options.calls) for row in chosen if row not in missing}
-        missing |= {row: values["missing"] for row, values in found.items() if "missing" in values}
-        rounds.append({row: values for row, values in found.items() if "missing" not in values})
-        versions |= {version for values in rounds[-1].values() for version in values["versions"]}
+        print(
+            f"{name or 'contest'}: round {number + 1} of {options.rounds}",
+            file=sys.stderr,
+            flush=True,
+        )
+        found = {
+            row: in_a_process(name, row, options.calls)
+            for row in chosen
+            if row not in missing
+        }
+        missing |= {
+            row: values["missing"]
+            for row, values in found.items()
+            if "missing" in values
+        }
+        rounds.append(
+            {row: values for row, values in found.items() if "missing" not in values}
+        )
+        versions |= {
+            version for values in rounds[-1].values() for version in values["versions"]
+        }
     title = f"{name}; " if name else ""
     print(
-        f"{title}{os.cpu_count()} cores, {platform.machine()}, {', '.join(sorted(versions))}; {options.rounds} rounds"
+        f"{title}{os.cpu_count()} cores, {platform.machine()},"
+        f" {', '.join(sorted(versions))}; {options.rounds} rounds"
     )
     print(table(rounds, unit, first), flush=True)
     for row, module in missing.items():
@@ -117,7 +162,9 @@ def measure(contestant: Callable[[], Work], calls: int) -> dict[str, Any]:
         "amount": work.amount,
         "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale,
         "result": None if work.result is None else work.result(given),
-        "versions": [f"{name} {importlib.metadata.version(name)}" for name in work.packages],
+        "versions": [
+            f"{name} {importlib.metadata.version(name)}" for name in work.packages
+        ],
     }
 
 
@@ -132,24 +179,33 @@ def in_a_process(name: str, row: str, calls: int) -> dict[str, Any]:
 def table(rounds: list[dict[str, dict[str, Any]]], unit: str, first: str) -> str:
     """One row per contestant; "min / median / max" over rounds."""
     per_call = unit == "seconds"
-    lines = [f"| | {unit} | {first} is faster by | first call s | peak MB | result |", "|---|---|---|---|---|---|"]
+    lines = [
+        f"| | {unit} | {first} is faster by | first call s | peak MB | result |",
+        "|---|---|---|---|---|---|",
+    ]
     for name in rounds[0]:
         found = [one[name] for one in rounds]
-        speed = [row["seconds"] if per_call else row["amount"] / row["seconds"] for row in found]
+        speed = [
+            row["seconds"] if per_call else row["amount"] / row["seconds"]
+            for row in found
+        ]
         unit_time = [row["seconds"] / row["amount"] for row in found]
         ratio = [
-            own / (one[first]["seconds"] / one[first]["amount"]) for own, one in zip(unit_time, rounds, strict=True)
+            own / (one[first]["seconds"] / one[first]["amount"])
+            for own, one in zip(unit_time, rounds, strict=True)
         ]
         memory = max(row["memory"] for row in found)
         starts = statistics.median(row["first"] for row in found)
         result = found[0]["result"]
         lines.append(
-            f"| {name} | {spread(speed)} | {spread(ratio)} | {starts:.2f} | {memory:,.0f} | "
-            f"{'' if result is None else format(result, '.4g')} |"
+            f"| {name} | {spread(speed)} | {spread(ratio)} | {starts:.2f} |"
+            f" {memory:,.0f} | {'' if result is None else format(result, '.4g')} |"
         )
     return "\n".join(lines)
 
 
 def spread(values: list[float]) -> str:
     shown = (min(values), statistics.median(values), max(values))
-    return " / ".join(f"{value:,.0f}" if abs(shown[1]) >= 100 else f"{value:.3g}" for value in shown)
+    return " / ".join(
+        f"{value:,.0f}" if abs(shown[1]) >= 100 else f"{value:.3g}" for value in shown
+    )

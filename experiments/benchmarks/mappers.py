@@ -3,12 +3,13 @@
 Command:  python experiments/benchmarks/mappers.py            (JAX rows)
           python experiments/benchmarks/mappers.py --torch    (adds PyTorch, which must be installed)
 
-CNN 16-32-64 on 32x32x3 images, batch 128, SGD with momentum and weight decay, one epoch of 4 steps per call, all
-data in
-memory, images gathered inside the compiled program. Every row runs in a process of its own; img/s is summed over
-models, minimum / median / maximum of 3 calls after the first, which is shown apart as compile + first call.
+CNN 16-32-64 on 32x32x3 images, batch 128, SGD with momentum and weight decay, one epoch
+of 4 steps per call, all data in memory, images gathered inside the compiled program.
+Every row runs in a process of its own; img/s is summed over models, minimum / median /
+maximum of 3 calls after the first, which is shown apart as compile + first call.
 
-Measured on 2 CPU cores (x86-64, AVX-512), Python 3.11, JAX 0.10.2 (median img/s; the 32-model rows one by one):
+Measured on 2 CPU cores (x86-64, AVX-512), Python 3.11, JAX 0.10.2 (median img/s; the
+32-model rows one by one):
 
     loop, canonical                     8 models  1,438     pmap[2] x loop, canonical           8 models  2,207
     map, canonical                      8         1,551     pmap[2] x map, canonical            8         1,955
@@ -41,7 +42,11 @@ ROWS = [
     ("vmap", 2, "im2col"),
 ]
 BATCH, STEPS, CALLS, SHAPE = 128, 4, 3, (32, 32, 3)
-SLOW = {("map", "lax"), ("vmap", "lax"), ("vmap", "canonical")}  # one step, one call, and only for the fewest models
+SLOW = {
+    ("map", "lax"),
+    ("vmap", "lax"),
+    ("vmap", "canonical"),
+}  # one step, one call, and only for the fewest models
 
 
 def data(steps):
@@ -49,7 +54,9 @@ def data(steps):
     import numpy as np
 
     rng = np.random.default_rng(0)
-    return rng.integers(0, 256, (BATCH * steps, *SHAPE), dtype=np.uint8), rng.integers(0, 10, BATCH * steps)
+    return rng.integers(0, 256, (BATCH * steps, *SHAPE), dtype=np.uint8), rng.integers(
+        0, 10, BATCH * steps
+    )
 
 
 def jax_row(form: str, devices: int, conv: str, num_models: int) -> dict:
@@ -73,7 +80,11 @@ def jax_row(form: str, devices: int, conv: str, num_models: int) -> dict:
         state = replicas.map_models(how, replicas._creator(model, recipe.tx), keys, ())
         jax.block_until_ready(state)
         began = time.perf_counter()
-        jax.block_until_ready(replicas.fit_many(keys, model, dataset, member, recipe, how=how, state=state)[0])
+        jax.block_until_ready(
+            replicas.fit_many(
+                keys, model, dataset, member, recipe, how=how, state=state
+            )[0]
+        )
         seconds.append(time.perf_counter() - began)
     return {
         "first": seconds[0],
@@ -94,10 +105,18 @@ def torch_row(channels_last: bool) -> dict:
     def block(cin: int, cout: int) -> list:
         return [nn.Conv2d(cin, cout, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
 
-    net = nn.Sequential(*block(3, 16), *block(16, 32), *block(32, 64), nn.Flatten(), nn.Linear(64 * 16, 10))
+    net = nn.Sequential(
+        *block(3, 16),
+        *block(16, 32),
+        *block(32, 64),
+        nn.Flatten(),
+        nn.Linear(64 * 16, 10),
+    )
     if channels_last:
         net = net.to(memory_format=torch.channels_last)
-    optimiser = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(
+        net.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4
+    )
     loss_fn, seconds = nn.CrossEntropyLoss(), []
     for _ in range(1 + CALLS):
         began = time.perf_counter()
@@ -105,9 +124,9 @@ def torch_row(channels_last: bool) -> dict:
             batch = x[index].float() / 255
             if channels_last:
                 batch = batch.contiguous(memory_format=torch.channels_last)
-            optimiser.zero_grad(set_to_none=True)
+            optimizer.zero_grad(set_to_none=True)
             loss_fn(net(batch), y[index]).backward()
-            optimiser.step()
+            optimizer.step()
         seconds.append(time.perf_counter() - began)
     return {
         "first": seconds[0],
@@ -119,7 +138,12 @@ def torch_row(channels_last: bool) -> dict:
 
 def one(arguments: list[str]) -> dict:
     """A row in a process of its own, with its peak memory."""
-    done = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, __file__, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         raise SystemExit(done.stderr)
     return json.loads(done.stdout.splitlines()[-1])
@@ -129,7 +153,8 @@ def show(name: str, num_models: int, row: dict) -> None:
     speed = sorted(row["images"] / s for s in row["seconds"])
     low, middle, high = speed[0], speed[len(speed) // 2], speed[-1]
     print(
-        f"{name:34} {num_models:3} {low:9,.0f} {middle:9,.0f} {high:9,.0f} {row['first']:8.1f} {row['peak_mb']:8.0f}",
+        f"{name:34} {num_models:3} {low:9,.0f} {middle:9,.0f} {high:9,.0f}"
+        f" {row['first']:8.1f} {row['peak_mb']:8.0f}",
         flush=True,
     )
 
@@ -142,11 +167,30 @@ def main() -> None:
     options = parser.parse_args()
     if options.row:
         kind, *rest = options.row
-        row = torch_row(rest[0] == "1") if kind == "torch" else jax_row(kind, int(rest[0]), rest[1], int(rest[2]))
-        print(json.dumps({**row, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10}))
+        row = (
+            torch_row(rest[0] == "1")
+            if kind == "torch"
+            else jax_row(kind, int(rest[0]), rest[1], int(rest[2]))
+        )
+        print(
+            json.dumps(
+                {
+                    **row,
+                    "peak_mb": (
+                        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+                    ),
+                }
+            )
+        )
         return
-    print(f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}")
-    print(f"{'':34} {'M':>3} {'min':>9} {'median':>9} {'max':>9} {'first s':>8} {'peak MB':>8}   (img/s, all models)")
+    print(
+        f"{os.cpu_count()} cores, {platform.machine()}, Python"
+        f" {platform.python_version()}"
+    )
+    print(
+        f"{'':34} {'M':>3} {'min':>9} {'median':>9} {'max':>9} {'first s':>8}"
+        f" {'peak MB':>8}   (img/s, all models)"
+    )
     versions = set()
     for num_models in options.models:
         for form, devices, conv in ROWS:
@@ -160,7 +204,11 @@ def main() -> None:
             for channels_last in (0, 1):
                 row = one(["--row", "torch", str(channels_last)])
                 versions.add(row["versions"])
-                show(f"PyTorch, one at a time, {'NHWC' if channels_last else 'NCHW'}", 1, row)
+                show(
+                    f"PyTorch, one at a time, {'NHWC' if channels_last else 'NCHW'}",
+                    1,
+                    row,
+                )
     print(", ".join(sorted(versions)))
 
 

@@ -6,14 +6,17 @@ Command::
     python experiments/benchmarks/pods.py --out SHARED_DIR --distributed           # on every host of a pod, at once
     python experiments/benchmarks/pods.py --out DIR --force-devices 8 --dry-run    # anywhere: what it would do
 
-For 1, 2, 4 ... local devices it trains ``--per-device`` models on each (random images of CIFAR-10's shape; the model's and the
-recipe's time does not depend on them) and prints images per second over all models, minimum, median and maximum of
-``--repeats`` timed runs, compilation apart; scaling efficiency is the median over that of one device times their number.
-Hosts start together, each writes its numbers to the shared folder, and the first one adds them up and draws ``pods.png``.
-Forced host devices share the cores of one machine: they test the program, and what they lose beyond one per core is what the
-program adds; the second efficiency counts no more devices than cores.
+For 1, 2, 4 ... local devices it trains ``--per-device`` models on each (random images
+of CIFAR-10's shape; the model's and the recipe's time does not depend on them) and
+prints images per second over all models, minimum, median and maximum of ``--repeats``
+timed runs, compilation apart; scaling efficiency is the median over that of one device
+times their number. Hosts start together, each writes its numbers to the shared folder,
+and the first one adds them up and draws ``pods.png``. Forced host devices share the
+cores of one machine: they test the program, and what they lose beyond one per core is
+what the program adds; the second efficiency counts no more devices than cores.
 
-Measured: not on a pod yet. Forced devices of two CPU cores, Python 3.11, JAX 0.10.2, one run of
+Measured: not on a pod yet. Forced devices of two CPU cores, Python 3.11, JAX 0.10.2,
+one run of
 ``--model cnn --force-devices 8 --per-device 2 --batch 64 --steps 8 --repeats 5``::
 
      devices        min     median        max   images/s; efficiency; of the 2 cores
@@ -22,9 +25,10 @@ Measured: not on a pod yet. Forced devices of two CPU cores, Python 3.11, JAX 0.
            4      5,023      5,409      5,486   0.51  1.02
            8      4,487      5,005      5,229   0.24  0.94
 
-Devices share the machine's threads, so two of them do not always get both cores (1.05 in another run, whose repeats differed by
-a factor of 2); four and eight keep both busy. Two processes of two
-devices each, on the loopback interface, print and draw one table of 2 and 4 devices; ``tests/test_pods.py`` runs both.
+Devices share the machine's threads, so two of them do not always get both cores (1.05
+in another run, whose repeats differed by a factor of 2); four and eight keep both busy.
+Two processes of two devices each, on the loopback interface, print and draw one table
+of 2 and 4 devices; ``tests/test_pods.py`` runs both.
 """
 
 import argparse
@@ -35,19 +39,37 @@ import statistics
 import time
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the numbers; shared by all hosts")
+parser.add_argument(
+    "--out",
+    type=pathlib.Path,
+    required=True,
+    help="folder for the numbers; shared by all hosts",
+)
 parser.add_argument("--model", default="resnet", help="resnet (18), cnn or mlp")
 parser.add_argument("--per-device", type=int, default=4, help="models on each device")
 parser.add_argument("--batch", type=int, default=128)
-parser.add_argument("--steps", type=int, default=20, help="training steps in one timed run")
+parser.add_argument(
+    "--steps", type=int, default=20, help="training steps in one timed run"
+)
 parser.add_argument("--repeats", type=int, default=5)
 parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-parser.add_argument("--mapper", default="auto", choices=("auto", "loop", "map", "vmap", "split"))
-parser.add_argument("--distributed", action="store_true", help="several hosts, found by JAX itself (pods, SLURM)")
-parser.add_argument("--coordinator", help="ADDRESS:PORT of the first process, with --num-processes and --process-id")
+parser.add_argument(
+    "--mapper", default="auto", choices=("auto", "loop", "map", "vmap", "split")
+)
+parser.add_argument(
+    "--distributed",
+    action="store_true",
+    help="several hosts, found by JAX itself (pods, SLURM)",
+)
+parser.add_argument(
+    "--coordinator",
+    help="ADDRESS:PORT of the first process, with --num-processes and --process-id",
+)
 parser.add_argument("--num-processes", type=int)
 parser.add_argument("--process-id", type=int)
-parser.add_argument("--force-devices", type=int, help="CPU devices to make up, for a trial")
+parser.add_argument(
+    "--force-devices", type=int, help="CPU devices to make up, for a trial"
+)
 parser.add_argument("--dry-run", action="store_true")
 options = parser.parse_args()
 if options.force_devices:
@@ -73,7 +95,10 @@ def throughput(count: int) -> list[float]:
     many = options.per_device * count
     samples = options.steps * options.batch
     rng = np.random.default_rng(0)
-    pool = Dataset(rng.integers(0, 256, (samples, 32, 32, 3), np.uint8), rng.integers(0, 10, samples).astype(np.int32))
+    pool = Dataset(
+        rng.integers(0, 256, (samples, 32, 32, 3), np.uint8),
+        rng.integers(0, 10, samples).astype(np.int32),
+    )
     model = models.build(options.model, (32, 32, 3), 10, dtype=options.dtype)
     how = replicas.mapper(options.mapper, num_models=many, devices=count)
     recipe = train.Recipe(1, options.batch, train.sgd(0.01))
@@ -93,19 +118,35 @@ def report(found: list[dict[str, list[float]]]) -> None:
     """Adds the hosts up, prints, draws."""
     rows = []
     for count in sorted(map(int, found[0])):
-        totals = [sum(runs) for runs in zip(*(host[str(count)] for host in found), strict=True)]
-        rows.append((count * len(found), min(totals), statistics.median(totals), max(totals)))
+        totals = [
+            sum(runs)
+            for runs in zip(*(host[str(count)] for host in found), strict=True)
+        ]
+        rows.append(
+            (count * len(found), min(totals), statistics.median(totals), max(totals))
+        )
     one = rows[0][2] / rows[0][0]
-    cores = len(os.sched_getaffinity(0)) if jax.default_backend() == "cpu" and len(found) == 1 else None
+    cores = (
+        len(os.sched_getaffinity(0))
+        if jax.default_backend() == "cpu" and len(found) == 1
+        else None
+    )
     print(
-        f"\n{len(found)} hosts, {options.model}, {options.per_device} models per device, batch {options.batch}, "
-        f"{options.dtype}, {jax.devices()[0].device_kind}, jax {jax.__version__}"
+        f"\n{len(found)} hosts, {options.model}, {options.per_device} models per"
+        f" device, batch {options.batch}, {options.dtype},"
+        f" {jax.devices()[0].device_kind}, jax {jax.__version__}"
     )
     of_cores = f"; of the {cores} cores" if cores else ""
-    print(f"{'devices':>8} {'min':>10} {'median':>10} {'max':>10}   images/s; efficiency{of_cores}")
+    print(
+        f"{'devices':>8} {'min':>10} {'median':>10} {'max':>10}   images/s;"
+        f" efficiency{of_cores}"
+    )
     for devices, low, middle, high in rows:
         shared = f"  {middle / min(devices, cores) / one:.2f}" if cores else ""
-        print(f"{devices:8} {low:10,.0f} {middle:10,.0f} {high:10,.0f}   {middle / devices / one:.2f}{shared}")
+        print(
+            f"{devices:8} {low:10,.0f} {middle:10,.0f} {high:10,.0f}  "
+            f" {middle / devices / one:.2f}{shared}"
+        )
     draw(rows, one)
     print(f"drawn: {options.out / 'pods.png'}")
 
@@ -118,9 +159,20 @@ def draw(rows: list[tuple[int, float, float, float]], one: float) -> None:
     devices, low, middle, high = map(np.array, zip(*rows, strict=True))
     figure = Figure(figsize=(5, 3.5), layout="constrained")
     axes = figure.add_subplot()
-    axes.loglog(devices, one * devices, ":", color="#7d8590", label="as many times one device")
+    axes.loglog(
+        devices, one * devices, ":", color="#7d8590", label="as many times one device"
+    )
     spread = (middle - low, high - middle)
-    axes.errorbar(devices, middle, spread, fmt="o-", color="#0072b2", capsize=3, lw=1.5, label="median, min to max")
+    axes.errorbar(
+        devices,
+        middle,
+        spread,
+        fmt="o-",
+        color="#0072b2",
+        capsize=3,
+        lw=1.5,
+        label="median, min to max",
+    )
     axes.set_ylim(low.min() / 1.5, 1.5 * one * devices[-1])
     axes.set_xticks(devices, [f"{count:,}" for count in devices])
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -130,7 +182,9 @@ def draw(rows: list[tuple[int, float, float, float]], one: float) -> None:
     axes.legend(frameon=False, loc="upper left")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e5e7eb", lw=0.8)
-    axes.set(xlabel="devices", ylabel="images per second, all models", title=options.model)
+    axes.set(
+        xlabel="devices", ylabel="images per second, all models", title=options.model
+    )
     figure.savefig(options.out / "pods.png", dpi=120)
 
 
@@ -140,9 +194,13 @@ def main() -> None:
     here = hosts.here()
     if options.dry_run:
         print(
-            f"host {here.index} of {here.count}: {len(jax.local_devices())} local devices ({jax.devices()[0].device_kind})"
+            f"host {here.index} of {here.count}: {len(jax.local_devices())} local"
+            f" devices ({jax.devices()[0].device_kind})"
         )
-        print(f"would train {options.per_device} x {options.model} on each of {', '.join(map(str, counts()))} devices")
+        print(
+            f"would train {options.per_device} x {options.model} on each of"
+            f" {', '.join(map(str, counts()))} devices"
+        )
         return
     options.out.mkdir(parents=True, exist_ok=True)
     mine = options.out / f"host-{here.index}.json"

@@ -5,33 +5,37 @@ Command::
     pip install torch torchattacks foolbox
     python experiments/benchmarks/race_attack.py --rounds 5 --calls 1
 
-The same trained CNN 16-32-64, images, radii, steps and start for all (ours climbs the log-odds, the others cross-entropy:
-steps of a given length go the same way by both). In the search, ours and PyTorch's go on with the images that are left,
-foolbox has its own way, all radii for all images. The result is the share of images whose class changed,
-or the mean radius found. Images per second as minimum / median / maximum over rounds, the machine to itself.
+The same trained CNN 16-32-64, images, radii, steps and start for all (ours climbs the
+log-odds, the others cross-entropy: steps of a given length go the same way by both). In
+the search, ours and PyTorch's go on with the images that are left, foolbox has its own
+way, all radii for all images. The result is the share of images whose class changed, or
+the mean radius found. Images per second as minimum / median / maximum over rounds, the
+machine to itself.
 
-L2, 50 steps, one radius, 128 images; 2 cores, x86_64, Python 3.11.7, foolbox 3.3.4, jax 0.10.2, torch 2.13.0+cpu, torchattacks 3.5.1; 5 rounds
+L2, 50 steps, one radius, 128 images; 2 cores, x86_64, Python 3.11.7, foolbox 3.3.4, jax
+0.10.2, torch 2.13.0+cpu, torchattacks 3.5.1; 5 rounds
 
 | | images/s | ours is faster by | first call s | peak MB | result |
-|---|---|---|---|---|---|
-| ours | 72.8 / 73.9 / 87.1 | 1 / 1 / 1 | 3.87 | 604 | 0.05469 |
-| ours, stopping at the boundary | 70 / 84.6 / 87.7 | 0.865 / 0.993 / 1.06 | 3.79 | 604 | 0.05469 |
-| PyTorch, torchattacks | 62.2 / 66.4 / 71.5 | 1.06 / 1.18 / 1.31 | 1.82 | 604 | 0.05469 |
-| PyTorch, channels last | 73.3 / 81.3 / 89.6 | 0.818 / 0.961 / 1.07 | 1.56 | 604 | 0.05469 |
-| foolbox on JAX, jitted model | 44.3 / 52 / 56.8 | 1.29 / 1.64 / 1.68 | 5.80 | 622 | 0.05469 |
+|---|---|---|---|---|---| | ours | 72.8 / 73.9 / 87.1 | 1 / 1 / 1 | 3.87 | 604 | 0.05469
+| | ours, stopping at the boundary | 70 / 84.6 / 87.7 | 0.865 / 0.993 / 1.06 | 3.79 |
+604 | 0.05469 | | PyTorch, torchattacks | 62.2 / 66.4 / 71.5 | 1.06 / 1.18 / 1.31 | 1.82
+| 604 | 0.05469 | | PyTorch, channels last | 73.3 / 81.3 / 89.6 | 0.818 / 0.961 / 1.07 |
+1.56 | 604 | 0.05469 | | foolbox on JAX, jitted model | 44.3 / 52 / 56.8 | 1.29 / 1.64 /
+1.68 | 5.80 | 622 | 0.05469 |
 
 search over 12 radii, 32 images; the same machine and versions; 5 rounds
 
 | | images/s | ours is faster by | first call s | peak MB | result |
-|---|---|---|---|---|---|
-| ours | 13.8 / 16.6 / 20.1 | 1 / 1 / 1 | 5.30 | 598 | 0.46 |
+|---|---|---|---|---|---| | ours | 13.8 / 16.6 / 20.1 | 1 / 1 / 1 | 5.30 | 598 | 0.46 |
 | PyTorch, torchattacks | 10.1 / 13.2 / 14.8 | 1.04 / 1.31 / 1.87 | 2.97 | 598 | 0.46 |
-| PyTorch, channels last | 12.3 / 15.9 / 18.8 | 0.822 / 1.12 / 1.38 | 1.92 | 598 | 0.46 |
-| foolbox on JAX, jitted model | 3.21 / 3.85 / 4.29 | 3.6 / 3.96 / 6.28 | 11.78 | 598 | 0.46 |
+| PyTorch, channels last | 12.3 / 15.9 / 18.8 | 0.822 / 1.12 / 1.38 | 1.92 | 598 | 0.46
+| | foolbox on JAX, jitted model | 3.21 / 3.85 / 4.29 | 3.6 / 3.96 / 6.28 | 11.78 | 598
+| 0.46 |
 
-(About 600 MB is what this script itself held then: no row's memory below it was seen.) PyTorch's best layout, which
-torchattacks refuses, is level with ours for one radius and 1.1 times behind for the search. Not measured: torch.compile, and
-foolbox without a jitted model, whose two calls were not done after two and a half minutes.
+(About 600 MB is what this script itself held then: no row's memory below it was seen.)
+PyTorch's best layout, which torchattacks refuses, is level with ours for one radius and
+1.1 times behind for the search. Not measured: torch.compile, and foolbox without a
+jitted model, whose two calls were not done after two and a half minutes.
 """
 
 import os
@@ -57,8 +61,14 @@ def prepare() -> None:
     from epsilon_search import trained_model
 
     _, variables, images, labels = trained_model(NUM_IMAGES)
-    flat = {f"{layer}/{name}": leaf for layer, leaves in variables.params.items() for name, leaf in leaves.items()}
-    np.savez(os.environ[WEIGHTS], images=images, labels=np.asarray(labels, np.int64), **flat)
+    flat = {
+        f"{layer}/{name}": leaf
+        for layer, leaves in variables.params.items()
+        for name, leaf in leaves.items()
+    }
+    np.savez(
+        os.environ[WEIGHTS], images=images, labels=np.asarray(labels, np.int64), **flat
+    )
 
 
 def read() -> tuple[np.ndarray, np.ndarray, dict[str, dict[str, np.ndarray]]]:
@@ -82,7 +92,12 @@ def in_jax(count: int) -> tuple[Any, ...]:
     images, labels, params = read()
     variables = Variables(jax.tree.map(jnp.asarray, params), {})
     model = models.build("cnn", (32, 32, 3), 10, widths=(16, 32, 64))
-    return model.apply, variables, jnp.asarray(images[:count]), jnp.asarray(labels[:count], jnp.int32)
+    return (
+        model.apply,
+        variables,
+        jnp.asarray(images[:count]),
+        jnp.asarray(labels[:count], jnp.int32),
+    )
 
 
 def in_torch(count: int, *, nhwc: bool = False) -> tuple[Any, ...]:
@@ -95,7 +110,9 @@ def in_torch(count: int, *, nhwc: bool = False) -> tuple[Any, ...]:
     class Network(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in ((3, 16), (16, 32), (32, 64)))
+            self.convs = nn.ModuleList(
+                nn.Conv2d(a, b, 3, padding=1) for a, b in ((3, 16), (16, 32), (32, 64))
+            )
             self.head = nn.Linear(1024, 10)
 
         def forward(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -105,14 +122,21 @@ def in_torch(count: int, *, nhwc: bool = False) -> tuple[Any, ...]:
 
     net = Network().eval().requires_grad_(False)
     for i, conv in enumerate(net.convs):
-        conv.weight.copy_(torch.from_numpy(params[f"Conv_{i}"]["kernel"]).permute(3, 2, 0, 1))
+        conv.weight.copy_(
+            torch.from_numpy(params[f"Conv_{i}"]["kernel"]).permute(3, 2, 0, 1)
+        )
         conv.bias.copy_(torch.from_numpy(params[f"Conv_{i}"]["bias"]))
-    head = torch.from_numpy(params["Dense_0"]["kernel"]).reshape(4, 4, 64, 10)  # rows in the order of NHWC
+    head = torch.from_numpy(params["Dense_0"]["kernel"]).reshape(
+        4, 4, 64, 10
+    )  # rows in the order of NHWC
     net.head.weight.copy_(head.permute(3, 2, 0, 1).flatten(1))
     net.head.bias.copy_(torch.from_numpy(params["Dense_0"]["bias"]))
     batch = torch.from_numpy(images[:count]).permute(0, 3, 1, 2).contiguous()
     if nhwc:
-        net, batch = net.to(memory_format=torch.channels_last), batch.contiguous(memory_format=torch.channels_last)
+        net, batch = (
+            net.to(memory_format=torch.channels_last),
+            batch.contiguous(memory_format=torch.channels_last),
+        )
     return net, batch, torch.from_numpy(labels[:count])
 
 
@@ -126,8 +150,15 @@ def ours(keep: str = "last") -> Work:
     from unlearn_jax import attacks
 
     apply, variables, x, y = in_jax(NUM_IMAGES)
-    knobs = {"epsilon": EPSILON, "num_steps": NUM_STEPS, "step_ratio": RATIO, "keep": keep}
-    run = jax.jit(lambda variables, x, y: attacks.pgd(apply, variables, x, y, x, **knobs))
+    knobs = {
+        "epsilon": EPSILON,
+        "num_steps": NUM_STEPS,
+        "step_ratio": RATIO,
+        "keep": keep,
+    }
+    run = jax.jit(
+        lambda variables, x, y: attacks.pgd(apply, variables, x, y, x, **knobs)
+    )
 
     def call() -> Any:
         return jax.block_until_ready(run(variables, x, y))
@@ -140,9 +171,14 @@ def torchattacks_pgd() -> Work:
     import torchattacks
 
     net, x, y = in_torch(NUM_IMAGES)
-    knobs = {"eps": EPSILON, "alpha": RATIO * EPSILON, "steps": NUM_STEPS, "random_start": False}
+    knobs = {
+        "eps": EPSILON,
+        "alpha": RATIO * EPSILON,
+        "steps": NUM_STEPS,
+        "random_start": False,
+    }
     attack = torchattacks.PGDL2(net, **knobs)
-    wrong = lambda images: float((net(images).argmax(1) != y).float().mean())  # noqa: E731
+    wrong = lambda images: float((net(images).argmax(1) != y).float().mean())
     return Work(lambda: attack(x, y), NUM_IMAGES, ("torch", "torchattacks"), wrong)
 
 
@@ -158,7 +194,7 @@ def torch_pgd(*, nhwc: bool = False, compiled: bool = False) -> Work:
         ends["images"] = torch_loop(torch, forward, x, y, EPSILON)
         return ends["images"]
 
-    wrong = lambda images: float((net(images).argmax(1) != y).float().mean())  # noqa: E731
+    wrong = lambda images: float((net(images).argmax(1) != y).float().mean())
     return Work(call, NUM_IMAGES, ("torch",), wrong)
 
 
@@ -169,7 +205,9 @@ def torch_loop(torch: Any, forward: Any, x: Any, y: Any, epsilon: float) -> Any:
         loss = torch.nn.functional.cross_entropy(forward(images), y, reduction="sum")
         gradient = torch.autograd.grad(loss, images)[0]
         with torch.no_grad():
-            length = torch.linalg.vector_norm(gradient, dim=(1, 2, 3), keepdim=True) + 1e-10
+            length = (
+                torch.linalg.vector_norm(gradient, dim=(1, 2, 3), keepdim=True) + 1e-10
+            )
             delta = images + RATIO * epsilon * gradient / length - x
             size = torch.linalg.vector_norm(delta, dim=(1, 2, 3), keepdim=True)
             images = (x + delta * (epsilon / size).clamp(max=1)).clamp(0, 1)
@@ -184,12 +222,16 @@ def foolbox_pgd(*, jitted: bool) -> Work:
     apply, variables, x, y = in_jax(NUM_IMAGES)
     forward = partial(apply, variables)
     model = foolbox.JAXModel(jax.jit(forward) if jitted else forward, bounds=(0, 1))
-    attack = foolbox.attacks.L2PGD(rel_stepsize=RATIO, steps=NUM_STEPS, random_start=False)
+    attack = foolbox.attacks.L2PGD(
+        rel_stepsize=RATIO, steps=NUM_STEPS, random_start=False
+    )
 
     def call() -> Any:
         return jax.block_until_ready(attack(model, x, y, epsilons=EPSILON)[2])
 
-    return Work(call, NUM_IMAGES, ("jax", "foolbox"), lambda success: float(success.mean()))
+    return Work(
+        call, NUM_IMAGES, ("jax", "foolbox"), lambda success: float(success.mean())
+    )
 
 
 # --- the smallest radius of every image ---
@@ -202,8 +244,15 @@ def search() -> Work:
     from unlearn_jax import attacks
 
     apply, variables, x, y = in_jax(SEARCH_IMAGES)
-    knobs = {"epsilon_init": FIRST, "num_radii": NUM_RADII, "num_steps": NUM_STEPS, "step_ratio": RATIO}
-    run = jax.jit(lambda variables, x, y: attacks.adversarial_set(apply, variables, x, y, **knobs))
+    knobs = {
+        "epsilon_init": FIRST,
+        "num_radii": NUM_RADII,
+        "num_steps": NUM_STEPS,
+        "step_ratio": RATIO,
+    }
+    run = jax.jit(
+        lambda variables, x, y: attacks.adversarial_set(apply, variables, x, y, **knobs)
+    )
 
     def call() -> Any:
         return jax.block_until_ready(run(variables, x, y))
@@ -222,20 +271,29 @@ def torch_search(*, package: bool, nhwc: bool = False) -> Work:
     def attack(images: Any, labels: Any, epsilon: float) -> Any:
         if not package:
             return torch_loop(torch, net, images, labels, epsilon)
-        knobs = {"eps": epsilon, "alpha": RATIO * epsilon, "steps": NUM_STEPS, "random_start": False}
+        knobs = {
+            "eps": epsilon,
+            "alpha": RATIO * epsilon,
+            "steps": NUM_STEPS,
+            "random_start": False,
+        }
         return torchattacks.PGDL2(net, **knobs)(images, labels)
 
     def call() -> float:
         unsolved, smallest = torch.arange(len(x)), torch.full((len(x),), RADII[-1])
         for radius in RADII:
-            moved = net(attack(x[unsolved], y[unsolved], radius)).argmax(1) != y[unsolved]
+            moved = (
+                net(attack(x[unsolved], y[unsolved], radius)).argmax(1) != y[unsolved]
+            )
             smallest[unsolved[moved]] = radius
             unsolved = unsolved[~moved]
             if not len(unsolved):
                 break
         return float(smallest.mean())
 
-    return Work(call, SEARCH_IMAGES, ("torch", "torchattacks") if package else ("torch",), float)
+    return Work(
+        call, SEARCH_IMAGES, ("torch", "torchattacks") if package else ("torch",), float
+    )
 
 
 def foolbox_search() -> Work:
@@ -245,7 +303,9 @@ def foolbox_search() -> Work:
 
     apply, variables, x, y = in_jax(SEARCH_IMAGES)
     model = foolbox.JAXModel(jax.jit(partial(apply, variables)), bounds=(0, 1))
-    attack = foolbox.attacks.L2PGD(rel_stepsize=RATIO, steps=NUM_STEPS, random_start=False)
+    attack = foolbox.attacks.L2PGD(
+        rel_stepsize=RATIO, steps=NUM_STEPS, random_start=False
+    )
 
     def call() -> float:
         success = np.asarray(attack(model, x, y, epsilons=RADII)[2])
@@ -280,5 +340,7 @@ if __name__ == "__main__":
     else:
         with tempfile.TemporaryDirectory() as folder:
             os.environ[WEIGHTS] = str(Path(folder) / "weights.npz")
-            subprocess.run([sys.executable, sys.argv[0], "--prepare"], check=True)  # its memory is not the rows'
+            subprocess.run(
+                [sys.executable, sys.argv[0], "--prepare"], check=True
+            )  # its memory is not the rows'
             contests(TABLES, unit="images/s", first="ours")

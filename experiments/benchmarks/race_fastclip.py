@@ -5,22 +5,26 @@ Command::
     pip install torch torchvision matplotlib; git clone https://github.com/Ali-E/FastClip
     FASTCLIP=FastClip python experiments/benchmarks/race_fastclip.py --rounds 5 --calls 1
 
-A clip is, for each layer, ten iterations from warm vectors, one gradient step on the kernel, and ten iterations more. The
-result is how far weights were moved, mean over layers: the same number of iterations, not the same numbers. Ours moves them
-further (it iterates on two vectors, and its line search is another), the exact line search much further. Seconds as minimum / median / maximum over rounds, the
-machine to itself; FastClip a2168dc.
+A clip is, for each layer, ten iterations from warm vectors, one gradient step on the
+kernel, and ten iterations more. The result is how far weights were moved, mean over
+layers: the same number of iterations, not the same numbers. Ours moves them further (it
+iterates on two vectors, and its line search is another), the exact line search much
+further. Seconds as minimum / median / maximum over rounds, the machine to itself;
+FastClip a2168dc.
 
-one clip of 21 layers; 2 cores, x86_64, Python 3.11.7, jax 0.10.2, torch 2.13.0+cpu; 5 rounds
+one clip of 21 layers; 2 cores, x86_64, Python 3.11.7, jax 0.10.2, torch 2.13.0+cpu; 5
+rounds
 
 | | seconds | ours is faster by | first call s | peak MB | result |
-|---|---|---|---|---|---|
-| ours | 0.675 / 0.721 / 0.789 | 1 / 1 / 1 | 20.77 | 1,246 | 0.1267 |
-| ours, exact line search | 0.653 / 0.686 / 0.705 | 0.869 / 0.939 / 0.982 | 19.88 | 1,311 | 1.074 |
-| PyTorch, released FastClip | 1.4 / 1.42 / 1.74 | 1.78 / 2.11 / 2.44 | 1.50 | 560 | 0.08226 |
-| PyTorch, rewritten | 0.427 / 0.438 / 0.491 | 0.554 / 0.634 / 0.654 | 0.44 | 429 | 0.08195 |
-| PyTorch, rewritten, channels last | 0.424 / 0.453 / 1.14 | 0.588 / 0.634 / 1.52 | 0.43 | 441 | 0.08195 |
+|---|---|---|---|---|---| | ours | 0.675 / 0.721 / 0.789 | 1 / 1 / 1 | 20.77 | 1,246 |
+0.1267 | | ours, exact line search | 0.653 / 0.686 / 0.705 | 0.869 / 0.939 / 0.982 |
+19.88 | 1,311 | 1.074 | | PyTorch, released FastClip | 1.4 / 1.42 / 1.74 | 1.78 / 2.11 /
+2.44 | 1.50 | 560 | 0.08226 | | PyTorch, rewritten | 0.427 / 0.438 / 0.491 | 0.554 /
+0.634 / 0.654 | 0.44 | 429 | 0.08195 | | PyTorch, rewritten, channels last | 0.424 /
+0.453 / 1.14 | 0.588 / 0.634 / 1.52 | 0.43 | 441 | 0.08195 |
 
-a period of 50 training steps, their spectral part alone; the same machine and versions; 5 rounds; the released code left out
+a period of 50 training steps, their spectral part alone; the same machine and versions;
+5 rounds; the released code left out
 
 | | seconds | ours is faster by | first call s | peak MB | result |
 |---|---|---|---|---|---|
@@ -28,9 +32,11 @@ a period of 50 training steps, their spectral part alone; the same machine and v
 | PyTorch, rewritten | 1.4 / 1.57 / 1.81 | 1.99 / 2.11 / 2.67 | 1.58 | 434 | 0.1162 |
 | PyTorch, spectral_norm (Miyato) | 0.564 / 0.663 / 0.761 | 0.796 / 0.864 / 1.12 | 0.59 | 440 |  |
 
-So a clip is twice as fast as the released code's, which differentiates through every layer twice and fills gradients of
-weights that it drops, but 0.63 of what PyTorch can do without that; over a period, in which the others track their vectors at
-every step and ours looks once, ours is 2.1 times as fast. It pays with 21 s of compilation and three times the memory.
+So a clip is twice as fast as the released code's, which differentiates through every
+layer twice and fills gradients of weights that it drops, but 0.63 of what PyTorch can
+do without that; over a period, in which the others track their vectors at every step
+and ours looks once, ours is 2.1 times as fast. It pays with 21 s of compilation and
+three times the memory.
 """
 
 import copy
@@ -59,15 +65,29 @@ def kernels() -> list[tuple[str, np.ndarray, int, int]]:
         side = SIDE // 2**stage
         for block in range(2):
             stride = 2 if stage and not block else 1
-            shapes.append((f"{stage}.{block}.a", (3, 3, into, out), stride, side * stride))
+            shapes.append(
+                (f"{stage}.{block}.a", (3, 3, into, out), stride, side * stride)
+            )
             shapes.append((f"{stage}.{block}.b", (3, 3, out, out), 1, side))
             if stride == 2:
-                shapes.append((f"{stage}.{block}.shortcut", (1, 1, into, out), stride, side * stride))
+                shapes.append(
+                    (
+                        f"{stage}.{block}.shortcut",
+                        (1, 1, into, out),
+                        stride,
+                        side * stride,
+                    )
+                )
             into = out
     shapes.append(("head", (512, 10), 1, 1))
-    bound = lambda shape: 2 / np.sqrt(np.prod(shape[:-1]))  # noqa: E731
+    bound = lambda shape: 2 / np.sqrt(np.prod(shape[:-1]))
     return [
-        (name, rng.uniform(-bound(shape), bound(shape), shape).astype(np.float32), stride, side)
+        (
+            name,
+            rng.uniform(-bound(shape), bound(shape), shape).astype(np.float32),
+            stride,
+            side,
+        )
         for name, shape, stride, side in shapes
     ]
 
@@ -87,12 +107,24 @@ def described() -> tuple[list[Any], list[np.ndarray]]:
     for name, kernel, stride, side in kernels():
         pad = (kernel.shape[0] // 2,) * 2
 
-        def apply(leaves: Any, images: Any, name: str = name, stride: int = stride, pad: Any = pad) -> Any:
+        def apply(
+            leaves: Any,
+            images: Any,
+            name: str = name,
+            stride: int = stride,
+            pad: Any = pad,
+        ) -> Any:
             if leaves[name].ndim == 2:
                 return images.reshape(len(images), -1) @ leaves[name]
-            return canonical_conv(images, leaves[name], (stride, stride), (pad, pad)).mean((1, 2))
+            return canonical_conv(
+                images, leaves[name], (stride, stride), (pad, pad)
+            ).mean((1, 2))
 
-        shape = (1, 1, 1, kernel.shape[0]) if kernel.ndim == 2 else (1, side, side, kernel.shape[2])
+        shape = (
+            (1, 1, 1, kernel.shape[0])
+            if kernel.ndim == 2
+            else (1, side, side, kernel.shape[2])
+        )
         made.append(layers(apply, {name: jax.device_put(kernel)}, jnp.zeros(shape))[0])
         weights.append(kernel)
     return made, weights
@@ -100,7 +132,14 @@ def described() -> tuple[list[Any], list[np.ndarray]]:
 
 def distance(moved: list[np.ndarray]) -> float:
     """How far a layer's weights were moved, mean over layers: tells that the clips were the same."""
-    return float(np.mean([np.linalg.norm(new - old) for new, (_, old, _, _) in zip(moved, kernels(), strict=True)]))
+    return float(
+        np.mean(
+            [
+                np.linalg.norm(new - old)
+                for new, (_, old, _, _) in zip(moved, kernels(), strict=True)
+            ]
+        )
+    )
 
 
 def ours(**knobs: Any) -> Work:
@@ -130,7 +169,9 @@ def ours(**knobs: Any) -> Work:
             warm.append(jax.block_until_ready(event(weights, states))[1])
         return jax.block_until_ready(event(weights, warm[0]))[0]
 
-    return Work(call, 1, result=lambda moved: distance([np.asarray(kernel) for kernel in moved]))
+    return Work(
+        call, 1, result=lambda moved: distance([np.asarray(kernel) for kernel in moved])
+    )
 
 
 # --- the released code ---
@@ -161,7 +202,10 @@ def in_torch() -> tuple[list[Any], list[Any]]:
         else:
             size, _, into, out = kernel.shape
             layer = torch.nn.Conv2d(into, out, size, stride, size // 2, bias=False)
-            weight, start = torch.from_numpy(kernel).permute(3, 2, 0, 1), torch.randn(1, into, side, side)
+            weight, start = (
+                torch.from_numpy(kernel).permute(3, 2, 0, 1),
+                torch.randn(1, into, side, side),
+            )
         with torch.no_grad():
             layer.weight.copy_(weight)
         made.append(layer)
@@ -178,20 +222,30 @@ def back(moved: list[Any]) -> float:
 def released(*, period: int = 0) -> Work:
     """Per layer its ``deflate_model_multi`` (ten iterations, a step) and ten iterations from a new draw, as it comes.
 
-    With a period, that many single iterations before it: its wrapper does one at every training step.
+    With a period, that many single iterations before it: its wrapper does one at every
+    training step.
     """
     import torch
 
     tools, (made, starts) = toolbox(), in_torch()
     first = [copy.deepcopy(layer.weight.data) for layer in made]
-    warm = [track(tools, layer, start, ITERS) for layer, start in zip(made, starts, strict=True)]
+    warm = [
+        track(tools, layer, start, ITERS)
+        for layer, start in zip(made, starts, strict=True)
+    ]
 
     def call() -> Any:
         for layer, weight, vector in zip(made, first, warm, strict=True):
             layer.weight.data.copy_(weight)
             for _ in range(period):
                 vector = track(tools, layer, vector, 1)
-            clip = {"clip": MAX_NORM, "epochs": 1, "deflate_iter": 1, "pqr_iters": ITERS, "step_size": STEP}
+            clip = {
+                "clip": MAX_NORM,
+                "epochs": 1,
+                "deflate_iter": 1,
+                "pqr_iters": ITERS,
+                "step_size": STEP,
+            }
             tools.deflate_model_multi(layer, vector, device="cpu", **clip)
             track(tools, layer, torch.rand_like(vector), ITERS)
         return [layer.weight.detach().clone() for layer in made]
@@ -205,7 +259,9 @@ def track(tools: Any, layer: Any, vector: Any, iters: int) -> Any:
     def linear(x: Any) -> Any:
         return layer(x) - layer(torch.zeros_like(x))
 
-    vector, _ = tools.power_qr(linear, vector.detach().clone(), n_iters=iters, x0_out=True)
+    vector, _ = tools.power_qr(
+        linear, vector.detach().clone(), n_iters=iters, x0_out=True
+    )
     layer.zero_grad()
     return vector
 
@@ -216,8 +272,18 @@ def rewritten(*, period: int = 0, nhwc: bool = False) -> Work:
 
     made, starts = in_torch()
     if nhwc:
-        made = [layer.to(memory_format=torch.channels_last) if layer.weight.ndim == 4 else layer for layer in made]
-        starts = [x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for x in starts]
+        made = [
+            (
+                layer.to(memory_format=torch.channels_last)
+                if layer.weight.ndim == 4
+                else layer
+            )
+            for layer in made
+        ]
+        starts = [
+            x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+            for x in starts
+        ]
     first = [layer.weight.data.clone() for layer in made]
 
     def iterate(layer: Any, x: Any, iters: int) -> Any:
@@ -243,7 +309,10 @@ def rewritten(*, period: int = 0, nhwc: bool = False) -> Work:
         layer.weight -= 2 * STEP / y.shape[-1] * gradient
 
     with torch.no_grad():
-        warm = [iterate(layer, start, ITERS) for layer, start in zip(made, starts, strict=True)]
+        warm = [
+            iterate(layer, start, ITERS)
+            for layer, start in zip(made, starts, strict=True)
+        ]
 
     def call() -> Any:
         with torch.no_grad():

@@ -6,28 +6,32 @@ Command::
     git clone https://github.com/privacytrustlab/ml_privacy_meter; git clone https://github.com/tensorflow/privacy
     PRIVACY_METER=ml_privacy_meter TF_PRIVACY=privacy python experiments/benchmarks/race_scoring.py --rounds 5 --calls 1
 
-The same arrays for all, in the form that each wants and ready before the clock starts; the result is the AUC. Seconds as
-minimum / median / maximum over rounds, the machine to itself; Privacy Meter e384af8, mi_lira_2021 of 03035d5.
+The same arrays for all, in the form that each wants and ready before the clock starts;
+the result is the AUC. Seconds as minimum / median / maximum over rounds, the machine to
+itself; Privacy Meter e384af8, mi_lira_2021 of 03035d5.
 
-RMIA offline, 60,000 samples, 128 references, population 10,000; 2 cores, x86_64, Python 3.11.7, numpy 2.4.6, pandas 3.1.1, privacyguard-platform 0.0.2; 5 rounds
-
-| | seconds | ours is faster by | first call s | peak MB | result |
-|---|---|---|---|---|---|
-| ours | 0.0176 / 0.0181 / 0.0188 | 1 / 1 / 1 | 0.02 | 379 | 0.7294 |
-| ours, all 59,999 others | 0.014 / 0.0147 / 0.0197 | 0.773 / 0.81 / 1.12 | 0.02 | 379 | 0.7294 |
-| Privacy Meter | 1.33 / 1.62 / 3.84 | 70.8 / 92.4 / 215 | 11.45 | 5,622 | 0.7294 |
-| PrivacyGuard | 1.21 / 1.7 / 2.08 | 67 / 90.7 / 115 | 2.17 | 3,120 | 0.7294 |
-
-Theirs hold samples times population numbers, which is why the population is 10,000: against all others it would be 29 GB.
-
-LiRA online, 60,000 samples, 128 shadow models; 2 cores, x86_64, Python 3.11.7, numpy 2.4.6, scipy 1.17.1, tensorflow-empirical-privacy 0.1.0; 5 rounds
+RMIA offline, 60,000 samples, 128 references, population 10,000; 2 cores, x86_64, Python
+3.11.7, numpy 2.4.6, pandas 3.1.1, privacyguard-platform 0.0.2; 5 rounds
 
 | | seconds | ours is faster by | first call s | peak MB | result |
-|---|---|---|---|---|---|
-| ours | 0.151 / 0.155 / 0.163 | 1 / 1 / 1 | 0.15 | 379 | 0.754 |
-| ours, 128 targets by leaving one out | 0.574 / 0.593 / 0.613 | 3.61 / 3.78 / 4.06 | 0.59 | 385 | 0.7547 |
-| TensorFlow Privacy | 15.8 / 16.3 / 18 | 102 / 104 / 116 | 16.56 | 310 | 0.754 |
-| mi_lira_2021 | 0.496 / 0.514 / 0.566 | 3.11 / 3.32 / 3.48 | 0.54 | 423 | 0.754 |
+|---|---|---|---|---|---| | ours | 0.0176 / 0.0181 / 0.0188 | 1 / 1 / 1 | 0.02 | 379 |
+0.7294 | | ours, all 59,999 others | 0.014 / 0.0147 / 0.0197 | 0.773 / 0.81 / 1.12 |
+0.02 | 379 | 0.7294 | | Privacy Meter | 1.33 / 1.62 / 3.84 | 70.8 / 92.4 / 215 | 11.45 |
+5,622 | 0.7294 | | PrivacyGuard | 1.21 / 1.7 / 2.08 | 67 / 90.7 / 115 | 2.17 | 3,120 |
+0.7294 |
+
+Theirs hold samples times population numbers, which is why the population is 10,000:
+against all others it would be 29 GB.
+
+LiRA online, 60,000 samples, 128 shadow models; 2 cores, x86_64, Python 3.11.7, numpy
+2.4.6, scipy 1.17.1, tensorflow-empirical-privacy 0.1.0; 5 rounds
+
+| | seconds | ours is faster by | first call s | peak MB | result |
+|---|---|---|---|---|---| | ours | 0.151 / 0.155 / 0.163 | 1 / 1 / 1 | 0.15 | 379 |
+0.754 | | ours, 128 targets by leaving one out | 0.574 / 0.593 / 0.613 | 3.61 / 3.78 /
+4.06 | 0.59 | 385 | 0.7547 | | TensorFlow Privacy | 15.8 / 16.3 / 18 | 102 / 104 / 116 |
+16.56 | 310 | 0.754 | | mi_lira_2021 | 0.496 / 0.514 / 0.566 | 3.11 / 3.32 / 3.48 | 0.54
+| 423 | 0.754 |
 
 The second row audits 128 models where the others audit one.
 """
@@ -52,7 +56,12 @@ def signals() -> tuple[np.ndarray, ...]:
     """
     rng = np.random.default_rng(0)
     half = rng.random((NUM_MODELS // 2, NUM_SAMPLES)) < 0.5
-    member = np.concatenate([rng.random((1, NUM_SAMPLES)) < 0.5, np.stack([half, ~half], 1).reshape(-1, NUM_SAMPLES)])
+    member = np.concatenate(
+        [
+            rng.random((1, NUM_SAMPLES)) < 0.5,
+            np.stack([half, ~half], 1).reshape(-1, NUM_SAMPLES),
+        ]
+    )
     level, other = rng.normal(2, 1, NUM_SAMPLES), rng.normal(2, 1, NUM_POPULATION)
     margin = level + 0.5 * member + rng.normal(0, 0.5, member.shape)
     outside = other + rng.normal(0, 0.5, (len(member), NUM_POPULATION))
@@ -70,7 +79,9 @@ def clone(variable: str, file: str) -> Any:
     """A module of a clone that an environment variable names."""
     if not os.environ.get(variable):
         raise ModuleNotFoundError(name=f"the clone that {variable} names")
-    spec = importlib.util.spec_from_file_location(variable.lower(), Path(os.environ[variable]) / file)
+    spec = importlib.util.spec_from_file_location(
+        variable.lower(), Path(os.environ[variable]) / file
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -84,8 +95,20 @@ def rmia_ours(*, all_others: bool = False) -> Work:
     from unlearn_jax import audit
 
     signal, others, member, _ = signals()
-    population = {} if all_others else {"population": others[0], "reference_population": others[1:]}
-    score = partial(audit.rmia, signal[0], signal[1:], member[1:], mode="offline", gamma=1.0, **population)
+    population = (
+        {}
+        if all_others
+        else {"population": others[0], "reference_population": others[1:]}
+    )
+    score = partial(
+        audit.rmia,
+        signal[0],
+        signal[1:],
+        member[1:],
+        mode="offline",
+        gamma=1.0,
+        **population,
+    )
     return Work(score, 1, ("numpy",), area(member[0]))
 
 
@@ -94,7 +117,9 @@ def rmia_privacy_meter() -> Work:
     meter = clone("PRIVACY_METER", "attacks.py")
     signal, others, member, _ = signals()
     first = np.r_[0, 0 : len(signal)]
-    arrays = [np.ascontiguousarray(values[first].T) for values in (signal, others, member)]
+    arrays = [
+        np.ascontiguousarray(values[first].T) for values in (signal, others, member)
+    ]
     score = partial(meter.run_rmia, 0, *arrays, NUM_MODELS // 2, 0.3)
     return Work(score, 1, ("numpy",), area(member[0]))
 
@@ -108,17 +133,30 @@ def rmia_privacy_guard() -> Work:
     signal, others, member, _ = signals()
 
     def frame(signal: np.ndarray, member: np.ndarray) -> Any:
-        scores = pandas.DataFrame(signal[1:].T.copy(), columns=[f"score_ref_{i}" for i in range(NUM_MODELS)])
-        members = pandas.DataFrame(member[1:].T.copy(), columns=[f"member_ref_{i}" for i in range(NUM_MODELS)])
-        own = pandas.DataFrame({"user_id": np.arange(len(scores)), "score_orig": signal[0]})
+        scores = pandas.DataFrame(
+            signal[1:].T.copy(), columns=[f"score_ref_{i}" for i in range(NUM_MODELS)]
+        )
+        members = pandas.DataFrame(
+            member[1:].T.copy(), columns=[f"member_ref_{i}" for i in range(NUM_MODELS)]
+        )
+        own = pandas.DataFrame(
+            {"user_id": np.arange(len(scores)), "score_orig": signal[0]}
+        )
         return pandas.concat([own, scores, members], axis=1)
 
-    train, test = (frame(signal[:, rows], member[:, rows]) for rows in (member[0], ~member[0]))
-    attack = RmiaAttack(train, test, frame(others, np.zeros(others.shape, bool)), AggregationType.NONE)
+    train, test = (
+        frame(signal[:, rows], member[:, rows]) for rows in (member[0], ~member[0])
+    )
+    attack = RmiaAttack(
+        train, test, frame(others, np.zeros(others.shape, bool)), AggregationType.NONE
+    )
 
     def call() -> np.ndarray:
         found, scores = attack.run_attack(), np.empty(NUM_SAMPLES)
-        scores[member[0]], scores[~member[0]] = found.df_train_user["score"], found.df_test_user["score"]
+        scores[member[0]], scores[~member[0]] = (
+            found.df_train_user["score"],
+            found.df_test_user["score"],
+        )
         return scores
 
     return Work(call, 1, ("numpy", "pandas", "privacyguard-platform"), area(member[0]))
@@ -137,17 +175,31 @@ def lira_ours(*, leave_one_out: bool = False) -> Work:
             partial(audit.lira_leave_one_out, margin[1:], member[1:]),
             1,
             ("numpy",),
-            lambda scores: float(np.mean([area(m)(s) for s, m in zip(scores[:8], member[1:], strict=False)])),
+            lambda scores: float(
+                np.mean(
+                    [area(m)(s) for s, m in zip(scores[:8], member[1:], strict=False)]
+                )
+            ),
         )
-    return Work(partial(audit.lira, margin[0], margin[1:], member[1:]), 1, ("numpy",), area(member[0]))
+    return Work(
+        partial(audit.lira, margin[0], margin[1:], member[1:]),
+        1,
+        ("numpy",),
+        area(member[0]),
+    )
 
 
 def lira_tf_privacy() -> Work:
     """``compute_score_lira`` on its lists of arrays, which are ready; low for members."""
-    from tensorflow_privacy.privacy.privacy_tests.membership_inference_attack import advanced_mia
+    from tensorflow_privacy.privacy.privacy_tests.membership_inference_attack import (
+        advanced_mia,
+    )
 
     _, _, member, margin = signals()
-    lists = [[margin[1:][side[:, n], n][:, None] for n in range(NUM_SAMPLES)] for side in (member[1:], ~member[1:])]
+    lists = [
+        [margin[1:][side[:, n], n][:, None] for n in range(NUM_SAMPLES)]
+        for side in (member[1:], ~member[1:])
+    ]
     score = partial(advanced_mia.compute_score_lira, margin[0][:, None], *lists)
     packages = ("numpy", "scipy", "tensorflow-empirical-privacy")
     return Work(score, 1, packages, lambda scores: area(member[0])(-scores))
@@ -158,8 +210,16 @@ def lira_papers() -> Work:
     os.environ.setdefault("MPLBACKEND", "agg")
     script = clone("TF_PRIVACY", "research/mi_lira_2021/plot.py")
     _, _, member, margin = signals()
-    score = partial(script.generate_ours, member[1:], margin[1:, :, None], member[:1], margin[:1, :, None])
-    return Work(score, 1, ("numpy", "scipy"), lambda found: area(member[0])(-np.array(found[0])))
+    score = partial(
+        script.generate_ours,
+        member[1:],
+        margin[1:, :, None],
+        member[:1],
+        margin[:1, :, None],
+    )
+    return Work(
+        score, 1, ("numpy", "scipy"), lambda found: area(member[0])(-np.array(found[0]))
+    )
 
 
 TABLES: dict[str, dict[str, Callable[[], Work]]] = {

@@ -4,11 +4,12 @@ Command::
 
     python experiments/benchmarks/rmia_scoring.py
 
-Goal: score 60,000 samples against all others in under 50 ms on 2 cores, with memory linear in N. Reached.
+Goal: score 60,000 samples against all others in under 50 ms on 2 cores, with memory
+linear in N. Reached.
 
-Measured on 2 CPU cores (x86-64, AVX-512; other work was running), Python 3.11.7, NumPy 2.4.6, JAX 0.10.2;
-N = 60,000, M = 128, gamma = 2; milliseconds as min / median / max of 15 calls (the slow ones 3), and peak
-memory of one call::
+Measured on 2 CPU cores (x86-64, AVX-512; other work was running), Python 3.11.7, NumPy
+2.4.6, JAX 0.10.2; N = 60,000, M = 128, gamma = 2; milliseconds as min / median / max of
+15 calls (the slow ones 3), and peak memory of one call::
 
     sort and search, from ratios                   4.60 / 4.66 / 4.75      2.8 MiB
     whole attack, mean over references included    14.7 / 14.8 / 14.9      3.3 MiB
@@ -17,9 +18,10 @@ memory of one call::
     Python loop over samples, N = 6,000            21.9 / 22.1 / 24.7      0.2 MiB
     sort and search, N = 6,000                     0.44 / 0.53 / 0.62      0.3 MiB
 
-So 605 times faster than the chunked comparison at N = 60,000 and 42 times faster than the loop at N = 6,000,
-every score bit-equal. Python 3.12.1 with NumPy 2.5.5 gave medians of 5.97 ms and 16.2 ms for the first two
-rows. A jitted JAX sort and search (float32) took 30 ms on the same cores, so the library scores on the host.
+So 605 times faster than the chunked comparison at N = 60,000 and 42 times faster than
+the loop at N = 6,000, every score bit-equal. Python 3.12.1 with NumPy 2.5.5 gave
+medians of 5.97 ms and 16.2 ms for the first two rows. A jitted JAX sort and search
+(float32) took 30 ms on the same cores, so the library scores on the host.
 """
 
 import argparse
@@ -40,7 +42,7 @@ GAMMA = 2.0
 
 
 def chunked_pairwise(ratio: np.ndarray, chunk: int = 32) -> np.ndarray:
-    """The definition with vectorised comparisons, ``chunk`` samples against all others at a time."""
+    """The definition with vectorized comparisons, ``chunk`` samples against all others at a time."""
     bounds = GAMMA * ratio
     counts = np.empty(ratio.size, np.int64)
     for start in range(0, ratio.size, chunk):
@@ -58,7 +60,9 @@ def sample_loop(ratio: np.ndarray) -> np.ndarray:
     return counts / (ratio.size - 1)
 
 
-def measure(function: Callable[[], np.ndarray], repeats: int) -> tuple[list[float], float, np.ndarray]:
+def measure(
+    function: Callable[[], np.ndarray], repeats: int
+) -> tuple[list[float], float, np.ndarray]:
     """Milliseconds of each repeat after one warm-up, peak MiB allocated by one call, and the result."""
     result = function()
     times = []
@@ -76,42 +80,72 @@ def measure(function: Callable[[], np.ndarray], repeats: int) -> tuple[list[floa
 def row(name: str, times: list[float], peak: float) -> None:
     """Prints min, median and max of the repeats, and the peak memory."""
     low, middle, high = min(times), statistics.median(times), max(times)
-    print(f"{name:<46}{low:>10.2f}{middle:>10.2f}{high:>10.2f} ms{peak:>9.1f} MiB{len(times):>5} repeats")
+    print(
+        f"{name:<46}{low:>10.2f}{middle:>10.2f}{high:>10.2f} ms{peak:>9.1f}"
+        f" MiB{len(times):>5} repeats"
+    )
 
 
 def main() -> int:
     """Runs the comparison; the exit status is 1 if any pair of results differs."""
-    parser = argparse.ArgumentParser(description="Time RMIA scoring against the pairwise definition.")
+    parser = argparse.ArgumentParser(
+        description="Time RMIA scoring against the pairwise definition."
+    )
     parser.add_argument("--num-samples", type=int, default=60_000)
     parser.add_argument("--num-models", type=int, default=128)
-    parser.add_argument("--num-loop", type=int, default=6_000, help="samples of the Python loop")
+    parser.add_argument(
+        "--num-loop", type=int, default=6_000, help="samples of the Python loop"
+    )
     parser.add_argument("--repeats", type=int, default=15)
     args = parser.parse_args()
     n, m = args.num_samples, args.num_models
 
     rng = np.random.default_rng(0)
-    signal = (rng.beta(4, 1, n) * np.exp(0.7 * rng.normal(size=(m + 1, n)))).astype(np.float32)
+    signal = (rng.beta(4, 1, n) * np.exp(0.7 * rng.normal(size=(m + 1, n)))).astype(
+        np.float32
+    )
     target, reference = signal[0], signal[1:]
     member = rng.random((m, n)).argsort(axis=0) < m // 2
     ratio = rmia_ratio(target, reference, member)
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    print(f"{cores} CPU cores ({platform.machine()}), Python {platform.python_version()}", end=", ")
-    print(f"NumPy {np.__version__}, JAX {jax.__version__} (not used: the scoring is host-side NumPy)")
-    print(f"N = {n} samples, M = {m} references, gamma = {GAMMA:g}; min, median, max, peak of one call\n")
+    cores = (
+        len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count()
+    )
+    print(
+        f"{cores} CPU cores ({platform.machine()}), Python {platform.python_version()}",
+        end=", ",
+    )
+    print(
+        f"NumPy {np.__version__}, JAX {jax.__version__} (not used: the scoring is"
+        " host-side NumPy)"
+    )
+    print(
+        f"N = {n} samples, M = {m} references, gamma = {GAMMA:g}; min, median, max,"
+        " peak of one call\n"
+    )
 
-    fast, fast_peak, scores = measure(lambda: dominated_share(ratio, gamma=GAMMA), args.repeats)
+    fast, fast_peak, scores = measure(
+        lambda: dominated_share(ratio, gamma=GAMMA), args.repeats
+    )
     row("sort and search, from ratios", fast, fast_peak)
-    whole, whole_peak, from_start = measure(lambda: rmia(target, reference, member), args.repeats)
+    whole, whole_peak, from_start = measure(
+        lambda: rmia(target, reference, member), args.repeats
+    )
     row("whole attack, mean over references included", whole, whole_peak)
-    offline, offline_peak, _ = measure(lambda: rmia(target, reference, member, mode="offline"), args.repeats)
+    offline, offline_peak, _ = measure(
+        lambda: rmia(target, reference, member, mode="offline"), args.repeats
+    )
     row("whole attack, offline", offline, offline_peak)
     slow, slow_peak, expected = measure(lambda: chunked_pairwise(ratio), 3)
     row("pairwise, in chunks of 32, from ratios", slow, slow_peak)
     few = ratio[: args.num_loop]
     loop, loop_peak, loop_scores = measure(lambda: sample_loop(few), 3)
     row(f"Python loop, from ratios, N = {few.size}", loop, loop_peak)
-    few_fast, few_peak, few_scores = measure(lambda: dominated_share(few, gamma=GAMMA), args.repeats)
+    few_fast, few_peak, few_scores = measure(
+        lambda: dominated_share(few, gamma=GAMMA), args.repeats
+    )
     row(f"sort and search, from ratios, N = {few.size}", few_fast, few_peak)
 
     equal = [
@@ -119,9 +153,19 @@ def main() -> int:
         np.array_equal(from_start, expected),
         np.array_equal(few_scores, loop_scores),
     ]
-    print(f"\nmedian ratio, chunks / sort: {statistics.median(slow) / statistics.median(fast):.0f}x", end="; ")
-    print(f"loop / sort at N = {few.size}: {statistics.median(loop) / statistics.median(few_fast):.0f}x")
-    print(f"bit-equal to the definition: {all(equal)} ({scores.size} scores, {np.unique(scores).size} distinct)")
+    print(
+        "\nmedian ratio, chunks / sort:"
+        f" {statistics.median(slow) / statistics.median(fast):.0f}x",
+        end="; ",
+    )
+    print(
+        f"loop / sort at N = {few.size}:"
+        f" {statistics.median(loop) / statistics.median(few_fast):.0f}x"
+    )
+    print(
+        f"bit-equal to the definition: {all(equal)} ({scores.size} scores,"
+        f" {np.unique(scores).size} distinct)"
+    )
     return 0 if all(equal) else 1
 
 

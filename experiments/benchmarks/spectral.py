@@ -6,12 +6,14 @@ Command::
     python experiments/benchmarks/spectral.py --overhead 100
 
 One row is one compiled call for all layers, from the same random start, or, for
-PowerQR, that many calls of one iteration each, as in training. An iteration is one product with the map and one with
-its adjoint for each of the K vectors; each call of PowerQR adds one product for its values. The truth is Lanczos with
-``--reference-iters`` iterations.
+PowerQR, that many calls of one iteration each, as in training. An iteration is one
+product with the map and one with its adjoint for each of the K vectors; each call of
+PowerQR adds one product for its values. The truth is Lanczos with ``--reference-iters``
+iterations.
 
-Measured on 2 CPU cores (x86-64; other work was running, so the times are rough), Python 3.11.7, JAX 0.10.2; small CNN,
-4 layers; largest relative error over the layers and milliseconds for all of them::
+Measured on 2 CPU cores (x86-64; other work was running, so the times are rough), Python
+3.11.7, JAX 0.10.2; small CNN, 4 layers; largest relative error over the layers and
+milliseconds for all of them::
 
                                10 iterations        20 iterations        40 iterations
     Lanczos                    1.6e-02    14 ms     1.0e-03    21 ms     9.2e-07   101 ms
@@ -19,8 +21,9 @@ Measured on 2 CPU cores (x86-64; other work was running, so the times are rough)
     PowerQR, K = 1, shift 1    1.0e-01    13 ms     6.1e-02    27 ms     3.9e-02    53 ms
     PowerQR, K = 8             2.2e-02   120 ms     5.7e-03   240 ms     1.0e-03   480 ms
 
-The layers of ResNet-18, 21 of norms 1.0 to 3.3, BatchNorm included, against 100 Lanczos iterations (other work on the
-same cores; in a second run 60 iterations were within 6.8e-5 of 150)::
+The layers of ResNet-18, 21 of norms 1.0 to 3.3, BatchNorm included, against 100 Lanczos
+iterations (other work on the same cores; in a second run 60 iterations were within
+6.8e-5 of 150)::
 
                                10 iterations        20 iterations        40 iterations
     Lanczos                    1.6e-02   1.3 s      4.5e-03   3.3 s      1.1e-03   7.7 s
@@ -30,8 +33,8 @@ same cores; in a second run 60 iterations were within 6.8e-5 of 150)::
 
 FastClip therefore looks by ten iterations of Lanczos.
 
-A training step with FastClip at period 100 and target 2, on enlarged digits, small CNN, batch 128; median additional
-time of 7 pairs and their range, other work beside::
+A training step with FastClip at period 100 and target 2, on enlarged digits, small CNN,
+batch 128; median additional time of 7 pairs and their range, other work beside::
 
                     wall time                 processor time
     plain           +2.0% (-0.5 to +7.7%)     +3.0% (+1.6 to +5.7%)
@@ -54,9 +57,9 @@ import numpy as np
 import optax
 
 from unlearn_jax import data, models, train
-from unlearn_jax.spectral.fastclip import fastclip
+from unlearn_jax.spectral._fastclip import fastclip
+from unlearn_jax.spectral._power_qr import Spectrum
 from unlearn_jax.spectral.norms import spectral_norms, top_spectrum
-from unlearn_jax.spectral.power_qr import Spectrum
 from unlearn_jax.types import Dataset
 
 SHAPE, NUM_CLASSES = (32, 32, 3), 10
@@ -84,7 +87,10 @@ def timed(function: Callable[[], Any], repeats: int) -> tuple[Any, float]:
 
 def row(name: str, count: int, error: np.ndarray, milliseconds: float) -> None:
     """Prints relative errors over the layers (median, largest) and the time."""
-    print(f"{name:<26}{count:>6} iterations{np.median(error):>11.1e}{error.max():>11.1e}{milliseconds:>12.1f} ms")
+    print(
+        f"{name:<26}{count:>6}"
+        f" iterations{np.median(error):>11.1e}{error.max():>11.1e}{milliseconds:>12.1f} ms"
+    )
 
 
 def compare(name: str, iters: list[int], reference_iters: int, repeats: int) -> bool:
@@ -95,11 +101,16 @@ def compare(name: str, iters: list[int], reference_iters: int, repeats: int) -> 
     start = time.perf_counter()
     norms = spectral_norms(model, variables, sample, num_iters=reference_iters)
     truth = np.array([float(value) for value in norms.values()])
-    print(f"\n{name}: {truth.size} layers, norms {truth.min():.3f} to {truth.max():.3f}", end="; ")
+    print(
+        f"\n{name}: {truth.size} layers, norms {truth.min():.3f} to {truth.max():.3f}",
+        end="; ",
+    )
     print(f"reference with compilation {time.perf_counter() - start:.1f} s")
     fine, error = True, np.full(1, np.inf)
     for count in iters:
-        found, spent = timed(partial(spectral_norms, model, variables, sample, num_iters=count), repeats)
+        found, spent = timed(
+            partial(spectral_norms, model, variables, sample, num_iters=count), repeats
+        )
         error = 1 - np.array([float(value) for value in found.values()]) / truth
         fine &= bool((error > -1e-5).all())
         row("Lanczos", count, np.abs(error), spent)
@@ -110,7 +121,13 @@ def compare(name: str, iters: list[int], reference_iters: int, repeats: int) -> 
         _, spent = timed(partial(step, warm=vectors(found)), repeats)
         for count in range(1, max(iters) + 1):
             if count in iters:
-                error = 1 - np.array([float(spectrum.sigma[0]) for spectrum in found.values()]) / truth
+                error = (
+                    1
+                    - np.array(
+                        [float(spectrum.sigma[0]) for spectrum in found.values()]
+                    )
+                    / truth
+                )
                 fine &= bool((error > -1e-5).all())
                 row(label, count, np.abs(error), spent * count)
             found = step(warm=vectors(found))
@@ -120,19 +137,30 @@ def compare(name: str, iters: list[int], reference_iters: int, repeats: int) -> 
 def overhead(batch_norm: bool, period: int, repeats: int) -> None:
     """Prints how much longer ``period`` training steps of the small CNN take when the last of them clips.
 
-    Images are scikit-learn's digits, enlarged; two periods come before the first one that is timed, since the first
-    clip has most to do. Steps with and without FastClip take turns, so that other work on the machine slows both; processor time hardly depends on it (and says nothing of an
-    accelerator).
+    Images are scikit-learn's digits, enlarged; two periods come before the first one
+    that is timed, since the first clip has most to do. Steps with and without FastClip
+    take turns, so that other work on the machine slows both; processor time hardly
+    depends on it (and says nothing of an accelerator).
     """
     digits = data.load_digits().train
     images = np.repeat(np.repeat(np.repeat(digits.images, 4, 1), 4, 2), 3, 3)
     model = models.build("cnn", SHAPE, NUM_CLASSES, batch_norm=batch_norm)
     key, member = jax.random.key(0), jnp.ones(len(images), bool)
-    plain, shared = train.sgd(0.02), Dataset(jnp.asarray(images), jnp.asarray(digits.labels))
+    plain, shared = (
+        train.sgd(0.02),
+        Dataset(jnp.asarray(images), jnp.asarray(digits.labels)),
+    )
     runs, states = [], []
-    for tx in (plain, optax.chain(plain, fastclip(model, images[:1], period=period, max_norm=2.0))):
-        epoch = partial(train.train_epochs, train.cross_entropy_loss(model), tx, train.fetch_from())
-        runs.append(jax.jit(partial(epoch, num_epochs=1, num_batches=period, batch_size=128)))
+    for tx in (
+        plain,
+        optax.chain(plain, fastclip(model, images[:1], period=period, max_norm=2.0)),
+    ):
+        epoch = partial(
+            train.train_epochs, train.cross_entropy_loss(model), tx, train.fetch_from()
+        )
+        runs.append(
+            jax.jit(partial(epoch, num_epochs=1, num_batches=period, batch_size=128))
+        )
         states.append(train.init_state(key, model, tx))
     times: list[list[tuple[float, float]]] = []
     for _ in range(2 + repeats):
@@ -141,14 +169,19 @@ def overhead(batch_norm: bool, period: int, repeats: int) -> None:
             start, used = time.perf_counter(), time.process_time()
             states[i], _ = jax.block_until_ready(run(states[i], key, shared, member))
             times[-1].append((time.perf_counter() - start, time.process_time() - used))
-    print(f"small CNN{', BatchNorm' if batch_norm else ''}, FastClip at period {period}, {repeats} pairs", end="")
+    print(
+        f"small CNN{', BatchNorm' if batch_norm else ''}, FastClip at period {period},"
+        f" {repeats} pairs",
+        end="",
+    )
     for name, (plain_time, clip_time) in zip(
         ("wall", "processor"), np.array(times[2:]).transpose(2, 1, 0), strict=True
     ):
         ratio = 100 * (clip_time / plain_time - 1)
         print(
-            f"; {name} time: {1e3 * np.median(plain_time) / period:.1f} ms a step, median {np.median(ratio):+.1f}%, "
-            f"{ratio.min():+.1f} to {ratio.max():+.1f}%",
+            f"; {name} time: {1e3 * np.median(plain_time) / period:.1f} ms a step,"
+            f" median {np.median(ratio):+.1f}%, {ratio.min():+.1f} to"
+            f" {ratio.max():+.1f}%",
             end="",
         )
     print()
@@ -156,24 +189,59 @@ def overhead(batch_norm: bool, period: int, repeats: int) -> None:
 
 def main() -> int:
     """Runs the comparison; the exit status is 1 if a value is above the truth or Lanczos has not converged."""
-    parser = argparse.ArgumentParser(description="PowerQR against Lanczos on the layers of networks.")
-    parser.add_argument("--models", nargs="+", default=["cnn"], help="names of models.build; resnet is ResNet-18")
-    parser.add_argument("--iters", nargs="+", type=int, default=[1, 5, 10, 20, 40, 60], help="ascending")
+    parser = argparse.ArgumentParser(
+        description="PowerQR against Lanczos on the layers of networks."
+    )
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        default=["cnn"],
+        help="names of models.build; resnet is ResNet-18",
+    )
+    parser.add_argument(
+        "--iters", nargs="+", type=int, default=[1, 5, 10, 20, 40, 60], help="ascending"
+    )
     parser.add_argument("--reference-iters", type=int, default=150)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--overhead", type=int, default=0, metavar="PERIOD", help="time training steps with FastClip")
+    parser.add_argument(
+        "--overhead",
+        type=int,
+        default=0,
+        metavar="PERIOD",
+        help="time training steps with FastClip",
+    )
     args = parser.parse_args()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    print(f"{jax.devices()[0].device_kind}, {cores} CPU cores ({platform.machine()}), ", end="")
-    print(f"Python {platform.python_version()}, JAX {jax.__version__}, load {os.getloadavg()[0]:.1f}")
+    cores = (
+        len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count()
+    )
     print(
-        f"{SHAPE} images, random weights; relative error over layers: median, largest; median of {args.repeats} calls"
+        f"{jax.devices()[0].device_kind}, {cores} CPU cores ({platform.machine()}), ",
+        end="",
+    )
+    print(
+        f"Python {platform.python_version()}, JAX {jax.__version__}, load"
+        f" {os.getloadavg()[0]:.1f}"
+    )
+    print(
+        f"{SHAPE} images, random weights; relative error over layers: median, largest;"
+        f" median of {args.repeats} calls"
     )
     if args.overhead:
         for batch_norm in (False, True):
             overhead(batch_norm, args.overhead, args.repeats)
         return 0
-    return 0 if all([compare(name, args.iters, args.reference_iters, args.repeats) for name in args.models]) else 1
+    return (
+        0
+        if all(
+            [
+                compare(name, args.iters, args.reference_iters, args.repeats)
+                for name in args.models
+            ]
+        )
+        else 1
+    )
 
 
 if __name__ == "__main__":

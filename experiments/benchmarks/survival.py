@@ -8,19 +8,23 @@ Commands::
     python experiments/benchmarks/survival.py processes --number 8   # one of two processes at one run
     python experiments/benchmarks/survival.py experiment --number 8  # parts that are not of a run
 
-The run is small (a perceptron on digits; originals, references and retrained models in groups, checkpoints, adversarial
-sets, two methods, audit, report). It is started, killed with SIGKILL, and started again by the same command, until it
-ends; then from the beginning, until the number of kills is reached. Each end is compared with an uninterrupted run: all
-numbers of ``results.json`` but times, every stored model, logit, adversarial example and score bit for bit, and every
-manifest but its times. No kill may make the next run warn, nor leave a file half written.
+The run is small (a perceptron on digits; originals, references and retrained models in
+groups, checkpoints, adversarial sets, two methods, audit, report). It is started,
+killed with SIGKILL, and started again by the same command, until it ends; then from the
+beginning, until the number of kills is reached. Each end is compared with an
+uninterrupted run: all numbers of ``results.json`` but times, every stored model, logit,
+adversarial example and score bit for bit, and every manifest but its times. No kill may
+make the next run warn, nor leave a file half written.
 
-The phase that a kill met is what the stacks of the process showed a moment before (a signal handler that writes them is
-all that the harness adds to the command). Moments are uniform over 1.5 times what the run has left to do (``moments``: over
-the whole run), by the clock of the uninterrupted one; one in ten is uniform over the start instead, before the run has its
-directory (imports, data, plan).
+The phase that a kill met is what the stacks of the process showed a moment before (a
+signal handler that writes them is all that the harness adds to the command). Moments
+are uniform over 1.5 times what the run has left to do (``moments``: over the whole
+run), by the clock of the uninterrupted one; one in ten is uniform over the start
+instead, before the run has its directory (imports, data, plan).
 
-Measured (JAX 0.10.2, Orbax 0.12.8, NumPy 2.4.6, Python 3.11, 2 CPU cores busy with other jobs, too). ``moments --number 25``, each
-run killed once and its end compared, seed 4 and, after it, seed 5::
+Measured (JAX 0.10.2, Orbax 0.12.8, NumPy 2.4.6, Python 3.11, 2 CPU cores busy with
+other jobs, too). ``moments --number 25``, each run killed once and its end compared,
+seed 4 and, after it, seed 5::
 
     25 of 25 kills survived; 29 finished runs, each equal      25 of 25 kills survived; 30 finished runs, each equal
        10 killed at: training                                     13 killed at: training
@@ -32,13 +36,16 @@ run killed once and its end compared, seed 4 and, after it, seed 5::
         1 killed at: between stages                                1 killed at: checkpoint write
         1 killed at: unlearning
 
-so 50 of 50, all 59 finished runs equal to the uninterrupted one bit for bit. Two portions before did not get to their end. Seed 2
-found, at its 42nd kill, that a group killed after its last epoch lost its losses (mended; all models were equal). Seed 3 (beside
-four other heavy processes) had survived 21 of its kills when a run that was started again after the 22nd ended by itself with a
-segmentation fault, nothing on standard error; it was one of some 300 starts, has not come again, and its place is not known (the
-stacks of such an end are printed since). ``kills --number 25`` with seeds 0 and 1, again and again over what is left: 50 of 50,
-7 finished runs, equal; 28 of the kills met the report. ``experiment --number 2``: 2 of 2. ``writes``, which aims at
-files under way, and ``processes`` were tried by the tests only.
+so 50 of 50, all 59 finished runs equal to the uninterrupted one bit for bit. Two
+portions before did not get to their end. Seed 2 found, at its 42nd kill, that a group
+killed after its last epoch lost its losses (mended; all models were equal). Seed 3
+(beside four other heavy processes) had survived 21 of its kills when a run that was
+started again after the 22nd ended by itself with a segmentation fault, nothing on
+standard error; it was one of some 300 starts, has not come again, and its place is not
+known (the stacks of such an end are printed since). ``kills --number 25`` with seeds 0
+and 1, again and again over what is left: 50 of 50, 7 finished runs, equal; 28 of the
+kills met the report. ``experiment --number 2``: 2 of 2. ``writes``, which aims at files
+under way, and ``processes`` were tried by the tests only.
 """
 
 import argparse
@@ -157,18 +164,39 @@ class Case(NamedTuple):
         """The command, in each of its processes."""
         folder.mkdir(exist_ok=True)
         (self.root / "small.py").write_text(self.preset)
-        env = {"UNLEARN_JAX_CACHE": str(self.root / "cache"), **os.environ, "PYTHONPATH": str(ROOT)}
+        env = {
+            "UNLEARN_JAX_CACHE": str(self.root / "cache"),
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+        }
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         started = []
         for i in range(self.processes):
             stacks(folder, i).unlink(missing_ok=True)
-            words = [sys.executable, "-c", CHILD, str(stacks(folder, i)), "run", "../small.py", "--workdir", "run"]
+            words = [
+                sys.executable,
+                "-c",
+                CHILD,
+                str(stacks(folder, i)),
+                "run",
+                "../small.py",
+                "--workdir",
+                "run",
+            ]
             if self.processes > 1:
-                words += [f"--coordinator=127.0.0.1:{port}", f"--num-processes={self.processes}", f"--process-id={i}"]
+                words += [
+                    f"--coordinator=127.0.0.1:{port}",
+                    f"--num-processes={self.processes}",
+                    f"--process-id={i}",
+                ]
             pipe = subprocess.PIPE
-            started.append(subprocess.Popen(words, cwd=folder, env=env, text=True, stdout=pipe, stderr=pipe))
+            started.append(
+                subprocess.Popen(
+                    words, cwd=folder, env=env, text=True, stdout=pipe, stderr=pipe
+                )
+            )
         return started
 
     def finish(self, folder: pathlib.Path) -> str:
@@ -180,7 +208,9 @@ def end(processes: list[subprocess.Popen[str]]) -> str:
     """Waits for processes that must end well; what they said on standard error."""
     said = [process.communicate()[1] for process in processes]
     if any(process.returncode for process in processes):
-        raise SystemExit(f"status {[p.returncode for p in processes]}:\n" + "\n".join(said))
+        raise SystemExit(
+            f"status {[p.returncode for p in processes]}:\n" + "\n".join(said)
+        )
     return "\n".join(said)
 
 
@@ -194,7 +224,13 @@ def content(folder: pathlib.Path) -> dict[str, bytes]:
     results = json.loads((folder / "run" / "results.json").read_text())
     for row in results.get("rows", []):
         row.pop("cost", None)
-    found = {"numbers": json.dumps({k: v for k, v in results.items() if k not in TIMES}, sort_keys=True).encode()}
+    found = {
+        "numbers": (
+            json.dumps(
+                {k: v for k, v in results.items() if k not in TIMES}, sort_keys=True
+            ).encode()
+        )
+    }
     for file in sorted(folder.rglob("*")):
         name = str(file.relative_to(folder))
         if name.startswith("damaged-") or "/damaged-" in name:
@@ -203,15 +239,26 @@ def content(folder: pathlib.Path) -> dict[str, bytes]:
             found[name] = np.load(file).tobytes()
         elif file.suffix == ".npz":
             with np.load(file) as stored:
-                found |= {f"{name}:{key}": np.ascontiguousarray(stored[key]).tobytes() for key in stored.files}
+                found |= {
+                    f"{name}:{key}": np.ascontiguousarray(stored[key]).tobytes()
+                    for key in stored.files
+                }
         elif file.name == "manifest.json":
             manifest = json.loads(file.read_text())
-            files = {key: value for key, value in manifest["files"].items() if key != file.name}
-            found[name] = json.dumps({**manifest, "cost": None, "files": files}, sort_keys=True).encode()
+            files = {
+                key: value
+                for key, value in manifest["files"].items()
+                if key != file.name
+            }
+            found[name] = json.dumps(
+                {**manifest, "cost": None, "files": files}, sort_keys=True
+            ).encode()
     return found
 
 
-def compare(folder: pathlib.Path, expected: dict[str, bytes], *, left: bool = False) -> None:
+def compare(
+    folder: pathlib.Path, expected: dict[str, bytes], *, left: bool = False
+) -> None:
     """Stops at a difference, or at something left behind (unless that is expected).
 
     Args:
@@ -221,10 +268,17 @@ def compare(folder: pathlib.Path, expected: dict[str, bytes], *, left: bool = Fa
     """
     found = content(folder)
     if found.keys() != expected.keys():
-        raise SystemExit(f"other files than without interruption: {sorted(found.keys() ^ expected.keys())[:5]}")
+        raise SystemExit(
+            "other files than without interruption:"
+            f" {sorted(found.keys() ^ expected.keys())[:5]}"
+        )
     if different := [name for name, value in found.items() if value != expected[name]]:
         raise SystemExit(f"not the result of the uninterrupted run: {different[:5]}")
-    odd = [path for path in folder.rglob("*") if re.match(r"\..+-\d+(\.\w+)?$|training-|damaged-", path.name)]
+    odd = [
+        path
+        for path in folder.rglob("*")
+        if re.match(r"\..+-\d+(\.\w+)?$|training-|damaged-", path.name)
+    ]
     if odd and not left:
         raise SystemExit(f"left behind: {odd[:5]}")
 
@@ -236,35 +290,52 @@ class Clock:
         began = (folder / "run" / "config.json").stat().st_mtime
         self.start = began - started
         self.stages: dict[str, float] = {}
-        for file in sorted(folder.rglob("manifest.json"), key=lambda file: file.stat().st_mtime):
+        for file in sorted(
+            folder.rglob("manifest.json"), key=lambda file: file.stat().st_mtime
+        ):
             self.stages[str(file.relative_to(folder))] = file.stat().st_mtime - began
             began = file.stat().st_mtime
         self.last = (folder / "run" / "results.json").stat().st_mtime - began
 
     def left(self, folder: pathlib.Path) -> float:
         """Seconds."""
-        return self.last + sum(took for file, took in self.stages.items() if not (folder / file).exists())
+        return self.last + sum(
+            took for file, took in self.stages.items() if not (folder / file).exists()
+        )
 
 
 def phase(written: str) -> str:
     """What a process was at when it wrote its stacks."""
-    frames = {" ".join(found) for found in re.findall(r'/([\w.]+)", line \d+ in (\w+)', written)}
+    frames = {
+        " ".join(found)
+        for found in re.findall(r'/([\w.]+)", line \d+ in (\w+)', written)
+    }
     return next((name for name, needed in PHASES if frames.issuperset(needed)), OTHER)
 
 
-def kill(folder: pathlib.Path, victim: int, processes: list[subprocess.Popen[str]]) -> str | None:
+def kill(
+    folder: pathlib.Path, victim: int, processes: list[subprocess.Popen[str]]
+) -> str | None:
     """Kills one of the processes: what it was at; None if it had ended."""
     process, file = processes[victim], stacks(folder, victim)
     if file.exists() and process.poll() is None:
         process.send_signal(signal.SIGUSR1)
         limit = time.monotonic() + 0.2
-        while not file.stat().st_size and process.poll() is None and time.monotonic() < limit:
+        while (
+            not file.stat().st_size
+            and process.poll() is None
+            and time.monotonic() < limit
+        ):
             time.sleep(0.001)
         time.sleep(0.002)  # all threads' stacks come at once
     if process.poll() is not None:
         return None
     process.kill()
-    return phase(file.read_text() if file.exists() else "") if process.wait() == -signal.SIGKILL else None
+    return (
+        phase(file.read_text() if file.exists() else "")
+        if process.wait() == -signal.SIGKILL
+        else None
+    )
 
 
 def begun(folder: pathlib.Path) -> int:
@@ -274,20 +345,30 @@ def begun(folder: pathlib.Path) -> int:
     return 0
 
 
-def wait_until(there: Callable[[], object], processes: list[subprocess.Popen[str]]) -> None:
+def wait_until(
+    there: Callable[[], object], processes: list[subprocess.Popen[str]]
+) -> None:
     """Returns when something is there, or a process has ended."""
     while not there() and all(process.poll() is None for process in processes):
         time.sleep(0.001)
 
 
 def at_a_moment(
-    case: Case, folder: pathlib.Path, clock: Clock, rng: random.Random, over: float = 1.5
+    case: Case,
+    folder: pathlib.Path,
+    clock: Clock,
+    rng: random.Random,
+    over: float = 1.5,
 ) -> tuple[list, str | None]:
     """Starts the command and kills it at a moment drawn uniformly; the processes, and what the victim was at.
 
     Moments are drawn over so many times what the run has left to do.
     """
-    before, left, victim = begun(folder), clock.left(folder), rng.randrange(case.processes)
+    before, left, victim = (
+        begun(folder),
+        clock.left(folder),
+        rng.randrange(case.processes),
+    )
     processes = case.start(folder)
     if rng.random() < 0.1:
         time.sleep(rng.uniform(0, clock.start))
@@ -299,9 +380,13 @@ def at_a_moment(
     return processes, "exit" if met == OTHER else met
 
 
-def at_a_write(case: Case, folder: pathlib.Path, rng: random.Random) -> tuple[list, str | None]:
+def at_a_write(
+    case: Case, folder: pathlib.Path, rng: random.Random
+) -> tuple[list, str | None]:
     """Starts the command and kills it just when a file of a kind appears under way; whether it was left half written."""
-    kind = rng.choice(list(WRITES))  # one that is there already does not come again, and the run ends
+    kind = rng.choice(
+        list(WRITES)
+    )  # one that is there already does not come again, and the run ends
     seen = set(folder.glob(WRITES[kind]))
     processes = case.start(folder)
     wait_until(lambda: set(folder.glob(WRITES[kind])) - seen, processes)
@@ -342,8 +427,14 @@ def kill_often(
         killed = met is not None
         if met is not None:
             where[met] += 1
-            said = "\n".join(process.communicate(timeout=300)[1] for process in processes)  # the others end, too
-            print(f"killed {where.total()} of {number}: {met}", file=sys.stderr, flush=True)
+            said = "\n".join(
+                process.communicate(timeout=300)[1] for process in processes
+            )  # the others end, too
+            print(
+                f"killed {where.total()} of {number}: {met}",
+                file=sys.stderr,
+                flush=True,
+            )
         else:
             said = end(processes)
             compare(folder, expected)
@@ -354,7 +445,8 @@ def kill_often(
         if met is None and where.total() == number:
             break
     print(
-        f"{number} of {number} kills survived; {ends} finished runs, each equal to the uninterrupted one, bit for bit"
+        f"{number} of {number} kills survived; {ends} finished runs, each equal to the"
+        " uninterrupted one, bit for bit"
     )
     for name, count in where.most_common():
         print(f"  {count:3} killed at: {name}")
@@ -368,13 +460,18 @@ def uninterrupted(case: Case) -> tuple[Case, Clock, dict[str, bytes]]:
     case.finish(case.root / "whole")
     clock, expected = Clock(case.root / "whole", started), content(case.root / "whole")
     total = clock.start + clock.left(case.root)
-    print(f"uninterrupted: {total:.1f} s, of them start {clock.start:.1f} s; {len(expected)} arrays and manifests")
+    print(
+        f"uninterrupted: {total:.1f} s, of them start {clock.start:.1f} s;"
+        f" {len(expected)} arrays and manifests"
+    )
     return case, clock, expected
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("moments", "kills", "writes", "processes", "experiment"))
+    parser.add_argument(
+        "what", choices=("moments", "kills", "writes", "processes", "experiment")
+    )
     parser.add_argument("--number", type=int, default=50, help="of kills")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     options = parser.parse_args()
@@ -383,10 +480,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         case, clock, expected = uninterrupted(Case(pathlib.Path(name), preset))
         if options.what == "writes":
-            kill_often(case, expected, options.number, lambda folder: at_a_write(case, folder, rng))
+            kill_often(
+                case,
+                expected,
+                options.number,
+                lambda folder: at_a_write(case, folder, rng),
+            )
         else:
-            case, again = case._replace(processes=2 if options.what == "processes" else 1), options.what != "moments"
-            once = lambda folder: at_a_moment(case, folder, clock, rng, 1.5 if again else 1.0)  # noqa: E731
+            case, again = (
+                case._replace(processes=2 if options.what == "processes" else 1),
+                options.what != "moments",
+            )
+            once = lambda folder: at_a_moment(
+                case, folder, clock, rng, 1.5 if again else 1.0
+            )
             kill_often(case, expected, options.number, once, again=again)
 
 

@@ -5,21 +5,25 @@ Command::
     python experiments/benchmarks/survival_damage.py                                 # all of it, 20 minutes
     python experiments/benchmarks/survival_damage.py finished --how deleted          # a part
 
-The run is that of ``survival.py``. In a finished one, a file of every stored folder is damaged (five at a time, each in a
-folder of its own, in turn), and all files that a run only writes (the mark by which it knows its folder apart from the
-others: where that and the configuration are both gone, the folder is refused as somebody else's); the same command must name every stored one, set its
-folder aside, compute it anew and end in the same bits. Then checkpoints of a group under way, and the cache of compiled
-programs; a disk (in memory, mounted for the purpose) that is full at four places of the run, or read-only; and the same
-command twice at once.
+The run is that of ``survival.py``. In a finished one, a file of every stored folder is
+damaged (five at a time, each in a folder of its own, in turn), and all files that a run
+only writes (the mark by which it knows its folder apart from the others: where that and
+the configuration are both gone, the folder is refused as somebody else's); the same
+command must name every stored one, set its folder aside, compute it anew and end in the
+same bits. Then checkpoints of a group under way, and the cache of compiled programs; a
+disk (in memory, mounted for the purpose) that is full at four places of the run, or
+read-only; and the same command twice at once.
 
-Measured (JAX 0.10.2, Orbax 0.12.8, Python 3.11, 2 CPU cores), in portions, each cell ending in the bits of the uninterrupted run:
+Measured (JAX 0.10.2, Orbax 0.12.8, Python 3.11, 2 CPU cores), in portions, each cell
+ending in the bits of the uninterrupted run:
 
 ============================  =====  ==============================================================================
 what                          cells  truncated, a bit flipped, deleted
 ============================  =====  ==============================================================================
 stored files of a finished    60     all named, set aside, computed anew: models, logits and manifest of originals,
 run                                  references and retrained models; five arrays and the manifest of adversarial sets;
-                                     models, logits, losses, counts and manifest of unlearned models
+                                     models, logits, losses, counts and manifest of
+                                     unlearned models
 files that it only writes     27     never read, written anew
 newest checkpoint's state     3      named, set aside, training went on from the one before
 all checkpoints' states       1      (truncated) named, set aside, training began anew
@@ -31,8 +35,8 @@ read-only disk                1      one line, nothing changed
 the same command twice        1      the second refused in one line, the first ended in the same result
 ============================  =====  ==============================================================================
 
-A fault was found on the way and mended: a disk that filled up at one of Orbax's own small files gave a hundred lines of its log
-before the one line.
+A fault was found on the way and mended: a disk that filled up at one of Orbax's own
+small files gave a hundred lines of its log before the one line.
 """
 
 import argparse
@@ -69,39 +73,74 @@ def damage(file: pathlib.Path, how: str) -> None:
 
 
 def damage_finished(
-    case: Case, whole: pathlib.Path, expected: dict[str, bytes], kinds: Iterable[str] = tuple(DAMAGE)
+    case: Case,
+    whole: pathlib.Path,
+    expected: dict[str, bytes],
+    kinds: Iterable[str] = tuple(DAMAGE),
 ) -> None:
     """Damages one file of every stored folder at a time, until each has been; every one must be named and rebuilt."""
-    patterns = ("banks/originals-*/models-*", "banks/references-*/models-*", "banks/retrained-*/models-*")
+    patterns = (
+        "banks/originals-*/models-*",
+        "banks/references-*/models-*",
+        "banks/retrained-*/models-*",
+    )
     patterns += ("run/attack-*/part-*", "run/unlearn-amun-*/part-*")
     stored = [sorted(min(whole.glob(pattern)).iterdir()) for pattern in patterns]
-    others = [file for file in sorted((whole / "run").iterdir()) if file.is_file() and not file.name.startswith(".")]
+    others = [
+        file
+        for file in sorted((whole / "run").iterdir())
+        if file.is_file() and not file.name.startswith(".")
+    ]
     for how in kinds:
         for turn in range(max(map(len, stored))):
             folder = case.root / "damaged"
             shutil.copytree(whole, folder)
-            files = [folder / files[turn].relative_to(whole) for files in stored if turn < len(files)]
-            written = [folder / file.relative_to(whole) for file in others if turn == (file.name == Workdir.MARK)]
+            files = [
+                folder / files[turn].relative_to(whole)
+                for files in stored
+                if turn < len(files)
+            ]
+            written = [
+                folder / file.relative_to(whole)
+                for file in others
+                if turn == (file.name == Workdir.MARK)
+            ]
             for file in files + written:
                 damage(file, how)
             spoiled = [file.read_bytes() if file.exists() else b"" for file in written]
             said = case.finish(folder)
             compare(folder, expected, left=True)
             for file in files:
-                if f"{'/'.join(file.parts[-3:])} is missing, truncated or changed" not in said or not set_aside(file):
+                if (
+                    f"{'/'.join(file.parts[-3:])} is missing, truncated or changed"
+                    not in said
+                    or not set_aside(file)
+                ):
                     raise SystemExit(f"{file}, {how}: not noticed:\n{said}")
-                print(f"ok  {how:14} {kind_of(file, folder):36} named, set aside, computed anew", flush=True)
+                print(
+                    f"ok  {how:14} {kind_of(file, folder):36} named, set aside,"
+                    " computed anew",
+                    flush=True,
+                )
             for file, before in zip(written, spoiled, strict=True):
-                first = (whole / file.relative_to(folder)).read_bytes()[:4]  # what follows may hold times
+                first = (whole / file.relative_to(folder)).read_bytes()[
+                    :4
+                ]  # what follows may hold times
                 if file.read_bytes() == before or file.read_bytes()[:4] != first:
                     raise SystemExit(f"{file}, {how}: not written anew")
-                print(f"ok  {how:14} {kind_of(file, folder):36} never read, written anew", flush=True)
+                print(
+                    f"ok  {how:14} {kind_of(file, folder):36} never read, written anew",
+                    flush=True,
+                )
             shutil.rmtree(folder)
 
 
 def set_aside(file: pathlib.Path) -> bool:
     """Whether the folder of a file has been moved out of the way, and another one is there."""
-    return file.exists() and file.parent.with_name(f"damaged-{file.parent.name}-0").is_dir()
+    return (
+        file.exists()
+        and file.parent.with_name(f"damaged-{file.parent.name}-0").is_dir()
+    )
 
 
 def kind_of(file: pathlib.Path, folder: pathlib.Path) -> str:
@@ -109,16 +148,27 @@ def kind_of(file: pathlib.Path, folder: pathlib.Path) -> str:
     return re.sub(r"-[0-9a-f]{8,}|-\d+|\d+/", "", str(file.relative_to(folder)))
 
 
-def damage_checkpoints(case: Case, expected: dict[str, bytes], kinds: Iterable[str] = tuple(DAMAGE)) -> None:
+def damage_checkpoints(
+    case: Case, expected: dict[str, bytes], kinds: Iterable[str] = tuple(DAMAGE)
+) -> None:
     """Damages checkpoints of a group under way: training goes on from the one before, or begins anew."""
     under_way = case.root / "under way"
     processes = case.start(under_way)
     wait_until(lambda: len(steps_of(under_way)) > 1, processes)
     processes[0].kill()
     processes[0].communicate()
-    names = sorted({file.relative_to(steps_of(under_way)[-1]) for file in files_of(steps_of(under_way)[-1])})
+    names = sorted(
+        {
+            file.relative_to(steps_of(under_way)[-1])
+            for file in files_of(steps_of(under_way)[-1])
+        }
+    )
     cells = [([-1], name, how) for name in names for how in kinds]
-    cells += [(list(range(len(steps_of(under_way)))), name, "truncated") for name in names if name.suffix == ".npz"]
+    cells += [
+        (list(range(len(steps_of(under_way)))), name, "truncated")
+        for name in names
+        if name.suffix == ".npz"
+    ]
     for which, name, how in cells:
         folder = case.root / "damaged"
         shutil.copytree(under_way, folder)
@@ -131,13 +181,19 @@ def damage_checkpoints(case: Case, expected: dict[str, bytes], kinds: Iterable[s
         what = f"checkpoint: {name} of the {'newest' if len(which) == 1 else 'all'}"
         if not named and name.suffix == ".npz":
             raise SystemExit(f"{what}, {how}: not noticed:\n{said}")
-        print(f"ok  {how:14} {what:36} {'named, set aside' if named else 'not needed'}, same result", flush=True)
+        print(
+            f"ok  {how:14} {what:36} {'named, set aside' if named else 'not needed'},"
+            " same result",
+            flush=True,
+        )
         shutil.rmtree(folder)
 
 
 def steps_of(folder: pathlib.Path) -> list[pathlib.Path]:
     """Finished checkpoints of the group under way, oldest first."""
-    found = [step for step in folder.glob("banks/*/training-*/*") if step.name.isdecimal()]
+    found = [
+        step for step in folder.glob("banks/*/training-*/*") if step.name.isdecimal()
+    ]
     return sorted(found, key=lambda step: int(step.name))
 
 
@@ -146,7 +202,9 @@ def files_of(folder: pathlib.Path) -> list[pathlib.Path]:
     return [file for file in folder.rglob("*") if file.is_file()]
 
 
-def damage_cache(case: Case, expected: dict[str, bytes], kinds: Iterable[str] = tuple(DAMAGE)) -> None:
+def damage_cache(
+    case: Case, expected: dict[str, bytes], kinds: Iterable[str] = tuple(DAMAGE)
+) -> None:
     """Damages all compiled programs of the cache: they are compiled again, with the same result."""
     for how in kinds:
         kept = case.root / "kept"
@@ -156,7 +214,10 @@ def damage_cache(case: Case, expected: dict[str, bytes], kinds: Iterable[str] = 
         said = case.finish(case.root / "damaged")
         compare(case.root / "damaged", expected)
         named = "named" if "unlearn-jax: warning" in said else "silently"
-        print(f"ok  {how:14} {'all compiled programs':36} {named} compiled anew", flush=True)
+        print(
+            f"ok  {how:14} {'all compiled programs':36} {named} compiled anew",
+            flush=True,
+        )
         for folder in (case.root / "damaged", case.root / "cache"):
             shutil.rmtree(folder)
         kept.rename(case.root / "cache")
@@ -167,17 +228,24 @@ def refused(case: Case, folder: pathlib.Path, status: int, message: str) -> None
     (process,) = case.start(folder)
     _, said = process.communicate()
     if process.returncode != status or message not in said or said.count("\n") != 1:
-        raise SystemExit(f"status {process.returncode}, not {status} with {message!r}:\n{said}")
+        raise SystemExit(
+            f"status {process.returncode}, not {status} with {message!r}:\n{said}"
+        )
 
 
 def damage_disks(case: Case, whole: pathlib.Path, expected: dict[str, bytes]) -> None:
     """Fills the disk at several places of the run, and makes it read-only: one line, and once mended the same result."""
-    size = sum(-(-file.stat().st_size // 4096) * 4 for file in files_of(whole)) + 4 * len(list(whole.rglob("*")))
+    size = sum(
+        -(-file.stat().st_size // 4096) * 4 for file in files_of(whole)
+    ) + 4 * len(list(whole.rglob("*")))
     for share in (0.15, 0.3, 0.45, 0.6):
         disk = case.root / "disk"
         disk.mkdir()
         options = f"size={int(share * size)}k"
-        if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)], capture_output=True).returncode:
+        if subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)],
+            capture_output=True,
+        ).returncode:
             print("--  disks: not tried, nothing can be mounted here")
             return
         try:
@@ -189,7 +257,8 @@ def damage_disks(case: Case, whole: pathlib.Path, expected: dict[str, bytes]) ->
                 raise SystemExit("not silent after a full disk")
             compare(disk, expected)
             print(
-                f"ok  full disk with {done:2} folders finished: one line, none lost; with space, the same result",
+                f"ok  full disk with {done:2} folders finished: one line, none lost;"
+                " with space, the same result",
                 flush=True,
             )
             if share == 0.6:
@@ -204,10 +273,15 @@ def damage_disks(case: Case, whole: pathlib.Path, expected: dict[str, bytes]) ->
 def compare_manifests(folder: pathlib.Path, expected: dict[str, bytes]) -> None:
     """Stops unless what an unfinished run has stored is what the uninterrupted one has, file for file."""
     for file in folder.rglob("manifest.json"):
-        said, right = json.loads(file.read_text()), json.loads(expected[str(file.relative_to(folder))])
+        said, right = (
+            json.loads(file.read_text()),
+            json.loads(expected[str(file.relative_to(folder))]),
+        )
         for name, checksum in right["files"].items():
             if said["files"][name] != checksum or not (file.parent / name).is_file():
-                raise SystemExit(f"{file.parent / name} is not what the uninterrupted run has")
+                raise SystemExit(
+                    f"{file.parent / name} is not what the uninterrupted run has"
+                )
 
 
 def two_at_once(case: Case, expected: dict[str, bytes]) -> None:
@@ -219,16 +293,34 @@ def two_at_once(case: Case, expected: dict[str, bytes]) -> None:
     end(processes)
     compare(folder, expected)
     print(
-        "ok  two runs in one folder: the second is refused with one line, the first ends in the same result", flush=True
+        "ok  two runs in one folder: the second is refused with one line, the first"
+        " ends in the same result",
+        flush=True,
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", nargs="*", help="finished, checkpoints, cache, disks, twice; all by default")
-    parser.add_argument("--how", nargs="*", choices=tuple(DAMAGE), default=tuple(DAMAGE), help="all by default")
+    parser.add_argument(
+        "what",
+        nargs="*",
+        help="finished, checkpoints, cache, disks, twice; all by default",
+    )
+    parser.add_argument(
+        "--how",
+        nargs="*",
+        choices=tuple(DAMAGE),
+        default=tuple(DAMAGE),
+        help="all by default",
+    )
     options = parser.parse_args()
-    if unknown := set(options.what) - {"finished", "checkpoints", "cache", "disks", "twice"}:
+    if unknown := set(options.what) - {
+        "finished",
+        "checkpoints",
+        "cache",
+        "disks",
+        "twice",
+    }:
         parser.error(f"unknown {', '.join(unknown)}")
     with tempfile.TemporaryDirectory() as name:
         case, _, expected = uninterrupted(Case(pathlib.Path(name), RUN))

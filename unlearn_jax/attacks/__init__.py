@@ -1,22 +1,17 @@
 """Adversarial examples: projected gradient attacks and AMUN's search for the closest ones.
 
-Attacks see a function and an opaque pytree, images in [0, 1], and evaluation mode; nothing here knows what a layer is.
+Attacks see a function and an opaque pytree, images in [0, 1], and evaluation mode;
+nothing here knows what a layer is.
 """
 
-from unlearn_jax.attacks.apgd import (
+from unlearn_jax.attacks._apgd import (
     apgd,
     autoattack_small,
     difference_of_logits_ratio,
     targeted_difference_of_logits_ratio,
 )
-from unlearn_jax.attacks.capped import cap_failures
-from unlearn_jax.attacks.curve import pgd_curve
-from unlearn_jax.attacks.fast import fast_adversarial_set
-from unlearn_jax.attacks.norms import Norm, l2, linf
-from unlearn_jax.attacks.pgd import fast_gradient, pgd, random_start
-from unlearn_jax.attacks.search import adversarial_set, status_counts
-from unlearn_jax.attacks.targeted import target_runner_up
-from unlearn_jax.attacks.transfer import (
+from unlearn_jax.attacks._pgd import fast_gradient, pgd, random_start
+from unlearn_jax.attacks._transfer import (
     Transfer,
     autoattack,
     black_box_accuracy,
@@ -29,6 +24,12 @@ from unlearn_jax.attacks.transfer import (
     transfer_rate,
     transfer_rates,
 )
+from unlearn_jax.attacks.capped import cap_failures
+from unlearn_jax.attacks.curve import pgd_curve
+from unlearn_jax.attacks.fast import fast_adversarial_set
+from unlearn_jax.attacks.norms import Norm, l2, linf
+from unlearn_jax.attacks.search import adversarial_set, status_counts
+from unlearn_jax.attacks.targeted import target_runner_up
 
 __all__ = [
     "Norm",

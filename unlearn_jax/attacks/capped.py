@@ -22,25 +22,30 @@ def cap_failures(
 ) -> AttackResult:
     """What an attack would return if its radius were capped so that ``share`` of the samples fail.
 
-    The cap is a quantile of the distances found: half-way between the largest that stays and the smallest that fails. A
-    failing sample comes back inside the ball of that radius, on the segment from its image to its adversarial example:
-    at the cap's distance, or, if that point is misclassified too, at half of it, a quarter and so on until it is
-    not. So exactly ``round(share * B)`` samples fail and each of them really has the label to be left, with two
-    exceptions: a sample that is misclassified from the start never fails, and one that failed before still does (it is
-    counted first).
+    The cap is a quantile of the distances found: half-way between the largest that
+    stays and the smallest that fails. A failing sample comes back inside the ball of
+    that radius, on the segment from its image to its adversarial example: at the cap's
+    distance, or, if that point is misclassified too, at half of it, a quarter and so on
+    until it is not. So exactly ``round(share * B)`` samples fail and each of them
+    really has the label to be left, with two exceptions: a sample that is misclassified
+    from the start never fails, and one that failed before still does (it is counted
+    first).
 
     Args:
-      apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode, of the attacked model.
+      apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode, of
+        the attacked model.
       variables: opaque.
       x: ``[B, ...]`` clean float images.
       y: ``[B]`` labels to leave.
       result: of an attack on them, of any norm.
-      share: of the samples to fail, in [0, 1]; may be traced. 0 returns the result as it is.
+      share: of the samples to fail, in [0, 1]; may be traced. 0 returns the result as
+        it is.
       batch_size: images at a time; changes memory, not values.
 
     Returns:
-      One row per sample. ``epsilon`` is at most the cap; failing rows hold the cap itself (those that failed before
-      too, unless no other fails), their status is ``NOT_FOUND``, and ``labels`` is what the model says.
+      One row per sample. ``epsilon`` is at most the cap; failing rows hold the cap
+      itself (those that failed before too, unless no other fails), their status is
+      ``NOT_FOUND``, and ``labels`` is what the model says.
 
     Raises:
       InputError: a concrete share outside [0, 1].
@@ -56,7 +61,11 @@ def cap_failures(
     cap = (outside + inside) / 2  # infinite where none but old failures fail
 
     cut = fails & (result.success | (result.distance > cap))
-    first = jnp.where(cut, jnp.minimum(1.0, cap / jnp.maximum(result.distance, jnp.finfo(x.dtype).tiny)), 1.0)
+    first = jnp.where(
+        cut,
+        jnp.minimum(1.0, cap / jnp.maximum(result.distance, jnp.finfo(x.dtype).tiny)),
+        1.0,
+    )
 
     def point(scale: Array) -> Array:
         scale = scale.reshape(-1, *(1,) * (x.ndim - 1))
@@ -70,7 +79,9 @@ def cap_failures(
 
     def halve(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         turn, scale, labels = carry
-        scale = jnp.where(cut & (labels != y), jnp.where(turn < _NUM_HALVINGS, scale / 2, 0.0), scale)
+        scale = jnp.where(
+            cut & (labels != y), jnp.where(turn < _NUM_HALVINGS, scale / 2, 0.0), scale
+        )
         return turn + 1, scale, classify(scale)
 
     _, scale, labels = lax.while_loop(
@@ -82,6 +93,10 @@ def cap_failures(
         images=point(scale),
         labels=jnp.where(cut, labels, result.labels),
         epsilon=jnp.minimum(result.epsilon, cap),
-        distance=jnp.where(cut, jnp.minimum(scale * result.distance, cap), result.distance),
-        status=jnp.where(cut & result.success, jnp.int32(Status.NOT_FOUND), result.status),
+        distance=jnp.where(
+            cut, jnp.minimum(scale * result.distance, cap), result.distance
+        ),
+        status=jnp.where(
+            cut & result.success, jnp.int32(Status.NOT_FOUND), result.status
+        ),
     )

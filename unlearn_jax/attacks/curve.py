@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from unlearn_jax.attacks._pgd import Keep, check_images, pgd, random_start
+from unlearn_jax.attacks._transfer import Classifier
 from unlearn_jax.attacks.norms import Norm, linf
-from unlearn_jax.attacks.pgd import Keep, check_images, pgd, random_start
 from unlearn_jax.attacks.search import in_batches
-from unlearn_jax.attacks.transfer import Classifier
 from unlearn_jax.types import ApplyFn, Array, AttackResult, PyTree
 
 
@@ -49,7 +49,19 @@ def pgd_curve(
     """
     check_images(x, (0.0, 1.0))
     y, radii = jnp.asarray(y).astype(jnp.int32), jnp.asarray(radii, jnp.float32)
-    return _curve(classifier[0], num_steps, step_ratio, norm, keep, batch_size, key, classifier[1], x, y, radii)
+    return _curve(
+        classifier[0],
+        num_steps,
+        step_ratio,
+        norm,
+        keep,
+        batch_size,
+        key,
+        classifier[1],
+        x,
+        y,
+        radii,
+    )
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
@@ -70,9 +82,21 @@ def _curve(
         key, radius = item
 
         def attack_batch(images: Array, labels: Array, start: Array) -> AttackResult:
-            knobs = {"epsilon": radius, "num_steps": num_steps, "step_ratio": step_ratio, "norm": norm, "keep": keep}
+            knobs = {
+                "epsilon": radius,
+                "num_steps": num_steps,
+                "step_ratio": step_ratio,
+                "norm": norm,
+                "keep": keep,
+            }
             return pgd(apply_fn, variables, images, labels, start, **knobs)
 
-        return in_batches(attack_batch, x, y, random_start(key, x, epsilon=radius, norm=norm), batch_size=batch_size)
+        return in_batches(
+            attack_batch,
+            x,
+            y,
+            random_start(key, x, epsilon=radius, norm=norm),
+            batch_size=batch_size,
+        )
 
     return lax.map(at, (jax.random.split(key, len(radii)), radii))

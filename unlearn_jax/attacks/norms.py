@@ -18,8 +18,8 @@ class Norm(NamedTuple):
     Attributes:
       measure: ``delta -> []``, its length.
       project: ``(delta, radius) -> delta``, the nearest point of the ball.
-      direction: ``gradient -> delta``, the step of length 1 that increases the loss fastest; zero for a gradient that
-        is zero or not finite.
+      direction: ``gradient -> delta``, the step of length 1 that increases the loss
+        fastest; zero for a gradient that is zero or not finite.
       sample: ``(key, shape) -> delta``, uniform in the unit ball.
     """
 
@@ -34,11 +34,16 @@ def _l2_measure(delta: Array) -> Array:
 
 
 def _l2_project(delta: Array, radius: Array) -> Array:
-    return delta * jnp.minimum(1.0, _INSIDE * radius / jnp.maximum(_l2_measure(delta), jnp.finfo(delta.dtype).tiny))
+    return delta * jnp.minimum(
+        1.0,
+        _INSIDE * radius / jnp.maximum(_l2_measure(delta), jnp.finfo(delta.dtype).tiny),
+    )
 
 
 def _l2_direction(gradient: Array) -> Array:
-    scaled = gradient / jnp.maximum(jnp.max(jnp.abs(gradient)), jnp.finfo(gradient.dtype).tiny)
+    scaled = gradient / jnp.maximum(
+        jnp.max(jnp.abs(gradient)), jnp.finfo(gradient.dtype).tiny
+    )
     unit = scaled / jnp.maximum(_l2_measure(scaled), 0.5)
     return jnp.where(jnp.all(jnp.isfinite(unit)), unit, 0.0)
 
@@ -46,7 +51,11 @@ def _l2_direction(gradient: Array) -> Array:
 def _l2_sample(key: Array, shape: tuple[int, ...]) -> Array:
     key_direction, key_radius = jax.random.split(key)
     normal = jax.random.normal(key_direction, shape)
-    return normal / _l2_measure(normal) * jax.random.uniform(key_radius) ** (1 / normal.size)
+    return (
+        normal
+        / _l2_measure(normal)
+        * jax.random.uniform(key_radius) ** (1 / normal.size)
+    )
 
 
 def _linf_measure(delta: Array) -> Array:

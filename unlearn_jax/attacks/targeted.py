@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from unlearn_jax.attacks.pgd import pgd
+from unlearn_jax.attacks._pgd import pgd
 from unlearn_jax.attacks.search import NO_CLASS, in_batches
 from unlearn_jax.losses import log_odds
 from unlearn_jax.types import ApplyFn, Array, AttackResult, InputError, PyTree
@@ -24,9 +24,10 @@ def target_runner_up(
 ) -> AttackResult:
     """Attacks the failed samples of a search once more, towards the class that comes second at the clean image.
 
-    Runs :func:`unlearn_jax.attacks.pgd` from the clean image within the last radius of each failed sample, up the
-    log-odds of that one class. Any class but ``y`` ends the attack, as everywhere. The failed samples are gathered into
-    full batches, so that the work is about that of attacking them alone.
+    Runs :func:`unlearn_jax.attacks.pgd` from the clean image within the last radius of
+    each failed sample, up the log-odds of that one class. Any class but ``y`` ends the
+    attack, as everywhere. The failed samples are gathered into full batches, so that
+    the work is about that of attacking them alone.
 
     Args:
       apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode.
@@ -36,10 +37,12 @@ def target_runner_up(
       result: of a search on them; rows that succeeded come back as they are.
       num_steps: gradient steps.
       batch_size: samples attacked at a time.
-      **attack: further arguments of ``pgd``: ``norm`` (give the search's), ``step_ratio``, ``bounds``.
+      **attack: further arguments of ``pgd``: ``norm`` (give the search's),
+        ``step_ratio``, ``bounds``.
 
     Returns:
-      One row per sample. Where this fails too, the row holds this attack's last iterate, and its status.
+      One row per sample. Where this fails too, the row holds this attack's last
+      iterate, and its status.
 
     Raises:
       InputError: sizes below 1.
@@ -60,10 +63,18 @@ def target_runner_up(
 
     order = jnp.argsort(result.success)  # stable: the failed first
     labels = jnp.where(result.success, NO_CLASS, y.astype(jnp.int32))
-    retried = in_batches(attack_batch, x[order], labels[order], result.epsilon[order], batch_size=batch_size)
+    retried = in_batches(
+        attack_batch,
+        x[order],
+        labels[order],
+        result.epsilon[order],
+        batch_size=batch_size,
+    )
     back = jnp.argsort(order)
 
     def keep(old: Array, new: Array) -> Array:
-        return jnp.where(result.success.reshape(-1, *(1,) * (old.ndim - 1)), old, new[back])
+        return jnp.where(
+            result.success.reshape(-1, *(1,) * (old.ndim - 1)), old, new[back]
+        )
 
     return jax.tree.map(keep, result, retried)

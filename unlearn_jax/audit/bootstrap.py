@@ -1,19 +1,22 @@
 """Intervals for tables whose cells share samples: the same resampling weights for every run and metric.
 
-A run is one unlearned model: an original model, a forget set and a repeat. All runs of a table score the same
-pool of N samples, and every run's test samples are the same ones, so the errors of two runs are correlated
-and treating runs as independent makes intervals too short. Here a replicate redraws the **samples** once for
-all runs, and the **originals and forget sets** once for all methods:
+A run is one unlearned model: an original model, a forget set and a repeat. All runs of
+a table score the same pool of N samples, and every run's test samples are the same
+ones, so the errors of two runs are correlated and treating runs as independent makes
+intervals too short. Here a replicate redraws the **samples** once for all runs, and the
+**originals and forget sets** once for all methods:
 
-1. ``weights = sample_weights(rng, B, strata)``, one row per replicate, shared by everything in the table;
-2. per run and metric, ``weighted_auc(...)`` or ``weighted_mean(...)`` turn the weights into ``[B]``
-   replicates;
+1. ``weights = sample_weights(rng, B, strata)``, one row per replicate, shared by
+   everything in the table;
+2. per run and metric, ``weighted_auc(...)`` or ``weighted_mean(...)`` turn the weights
+   into ``[B]`` replicates;
 3. ``runs = run_weights(rng, B, factors)``, shared by everything in the table;
-4. ``summarise(values [R], replicates [B, R], runs)`` gives mean, spread and interval.
+4. ``summarize(values [R], replicates [B, R], runs)`` gives mean, spread and interval.
 
-On simulated exchangeable scores the 95 % interval of an FT AUC covered 0.5 in 94 % of 600 tables for a
-single run, and in 98 % for 3 originals x 3 forget sets, where mean ± 1.96 std / sqrt(runs) covered in 52 %.
-Differences between methods are paired: subtract their replicates before step 4. Host-side NumPy, float64.
+On simulated exchangeable scores the 95 % interval of an FT AUC covered 0.5 in 94 % of
+600 tables for a single run, and in 98 % for 3 originals x 3 forget sets, where mean ±
+1.96 std / sqrt(runs) covered in 52 %. Differences between methods are paired: subtract
+their replicates before step 4. Host-side NumPy, float64.
 """
 
 from collections.abc import Iterator
@@ -22,10 +25,18 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from unlearn_jax.audit.inputs import check_level, mask_array, real_array, refuse_infinite, refuse_nan
+from unlearn_jax.audit.inputs import (
+    check_level,
+    mask_array,
+    real_array,
+    refuse_infinite,
+    refuse_nan,
+)
 from unlearn_jax.types import InputError
 
-_BLOCK = 1 << 18  # elements of a [rows, N] block: its float64 copies stay inside a core's cache
+_BLOCK = (
+    1 << 18
+)  # elements of a [rows, N] block: its float64 copies stay inside a core's cache
 
 
 class Interval(NamedTuple):
@@ -47,7 +58,8 @@ class Estimate(NamedTuple):
 
     Attributes:
       mean: mean over runs, unweighted.
-      std: standard deviation over runs (``ddof=1``), the ± that papers print; NaN for a single run.
+      std: standard deviation over runs (``ddof=1``), the ± that papers print; NaN for a
+        single run.
       low: lower end of the bootstrap interval of ``mean``.
       high: upper end.
       num_runs: R.
@@ -62,12 +74,14 @@ class Estimate(NamedTuple):
     num_dropped: int
 
 
-def sample_weights(rng: np.random.Generator, num_replicates: int, strata: ArrayLike) -> np.ndarray:
+def sample_weights(
+    rng: np.random.Generator, num_replicates: int, strata: ArrayLike
+) -> np.ndarray:
     """Bootstrap counts of samples, drawn with replacement separately within each stratum.
 
-    Strata keep the sizes of the parts of the pool fixed (train and test, say), so a replicate has as many
-    test samples as the data. Do not stratify by forget set: with several of them a sample is forgotten in
-    some runs only.
+    Strata keep the sizes of the parts of the pool fixed (train and test, say), so a
+    replicate has as many test samples as the data. Do not stratify by forget set: with
+    several of them a sample is forgotten in some runs only.
 
     Args:
       rng: source of randomness; advanced.
@@ -75,11 +89,12 @@ def sample_weights(rng: np.random.Generator, num_replicates: int, strata: ArrayL
       strata: ``[N]`` integers or booleans, the stratum of each sample.
 
     Returns:
-      ``[B, N]`` int32 counts; within each row, the counts of a stratum of n samples sum to n and are
-      Multinomial(n; 1/n, ..., 1/n).
+      ``[B, N]`` int32 counts; within each row, the counts of a stratum of n samples sum
+      to n and are Multinomial(n; 1/n, ..., 1/n).
 
     Raises:
-      InputError: no replicates, or strata that are not a ``[N]`` array of integers or booleans.
+      InputError: no replicates, or strata that are not a ``[N]`` array of integers or
+        booleans.
 
     >>> sample_weights(np.random.default_rng(0), 2, [0, 0, 0, 1]).sum(axis=1)
     array([4, 4])
@@ -87,34 +102,44 @@ def sample_weights(rng: np.random.Generator, num_replicates: int, strata: ArrayL
     _check_replicates(num_replicates)
     strata = np.asarray(strata)
     if strata.ndim != 1 or strata.size == 0 or strata.dtype.kind not in "biu":
-        raise InputError(f"strata are {strata.dtype} of shape {strata.shape}: pass one integer per sample")
+        raise InputError(
+            f"strata are {strata.dtype} of shape {strata.shape}: pass one integer per"
+            " sample"
+        )
     weights = np.zeros((num_replicates, strata.size), np.int32)
     for stratum in np.unique(strata):
         samples = np.flatnonzero(strata == stratum)
-        for row in weights:  # a row at a time: the draws never need a second [B, N] array
+        for (
+            row
+        ) in weights:  # a row at a time: the draws never need a second [B, N] array
             drawn = rng.integers(samples.size, size=samples.size, dtype=np.int32)
             row[samples] = np.bincount(drawn, minlength=samples.size)
     return weights
 
 
-def run_weights(rng: np.random.Generator, num_replicates: int, factors: ArrayLike) -> np.ndarray:
+def run_weights(
+    rng: np.random.Generator, num_replicates: int, factors: ArrayLike
+) -> np.ndarray:
     """Pigeonhole bootstrap of crossed runs (Owen 2007, "The pigeonhole bootstrap").
 
-    The levels of each factor are redrawn with replacement, independently of the other factors, and a run's
-    weight is the product of its levels' counts. With two factors this is known to be **conservative**: it
-    overstates the part of the variance that belongs to the interaction and the repeats. With only two or
-    three levels a factor's own part is understated by (L - 1) / L, as in every bootstrap. Repeats of the same
+    The levels of each factor are redrawn with replacement, independently of the other
+    factors, and a run's weight is the product of its levels' counts. With two factors
+    this is known to be **conservative**: it overstates the part of the variance that
+    belongs to the interaction and the repeats. With only two or three levels a factor's
+    own part is understated by (L - 1) / L, as in every bootstrap. Repeats of the same
     cell share their weight.
 
     Args:
       rng: source of randomness; advanced.
       num_replicates: B, at least 1.
-      factors: ``[R, J]`` integers, for each run the id of its level in each of J factors: ``[R, 2]`` with the
-        original model and the forget set. A factor with a single level is not resampled (all its counts are
-        1): the interval then holds for that level only.
+      factors: ``[R, J]`` integers, for each run the id of its level in each of J
+        factors: ``[R, 2]`` with the original model and the forget set. A factor with a
+        single level is not resampled (all its counts are 1): the interval then holds
+        for that level only.
 
     Returns:
-      ``[B, R]`` int32. A row is all zero if the design is incomplete and no run has both its levels drawn.
+      ``[B, R]`` int32. A row is all zero if the design is incomplete and no run has
+      both its levels drawn.
 
     Raises:
       InputError: no replicates, or factors that are not ``[R, J]`` integers.
@@ -128,37 +153,44 @@ def run_weights(rng: np.random.Generator, num_replicates: int, factors: ArrayLik
     factors = np.asarray(factors)
     if factors.ndim != 2 or factors.size == 0 or factors.dtype.kind not in "iu":
         raise InputError(
-            f"factors are {factors.dtype} of shape {factors.shape}: pass [R, 2] integers, the original and "
-            "the forget set of each run"
+            f"factors are {factors.dtype} of shape {factors.shape}: pass [R, 2]"
+            " integers, the original and the forget set of each run"
         )
     weights = np.ones((num_replicates, factors.shape[0]), np.int32)
     for factor in factors.T:
         levels, level_of_run = np.unique(factor, return_inverse=True)
         if levels.size > 1:
-            counts = rng.multinomial(levels.size, np.full(levels.size, 1 / levels.size), size=num_replicates)
+            counts = rng.multinomial(
+                levels.size, np.full(levels.size, 1 / levels.size), size=num_replicates
+            )
             weights *= counts[:, level_of_run].astype(np.int32)
     return weights
 
 
-def weighted_auc(scores: ArrayLike, positive: ArrayLike, negative: ArrayLike, weights: ArrayLike) -> np.ndarray:
+def weighted_auc(
+    scores: ArrayLike, positive: ArrayLike, negative: ArrayLike, weights: ArrayLike
+) -> np.ndarray:
     """AUC of the same scores under many weightings of the samples, half credit for ties.
 
-    ``sum_ij w_i w_j ([s_i > s_j] + [s_i = s_j] / 2) / (sum_i w_i sum_j w_j)`` over positives i and negatives
-    j. With integer weights this is the Mann-Whitney statistic of the samples repeated that often, exactly.
-    Sorted once; O(B N) time, and blocks of constant size as working memory.
+    ``sum_ij w_i w_j ([s_i > s_j] + [s_i = s_j] / 2) / (sum_i w_i sum_j w_j)`` over
+    positives i and negatives j. With integer weights this is the Mann-Whitney statistic
+    of the samples repeated that often, exactly. Sorted once; O(B N) time, and blocks of
+    constant size as working memory.
 
     Args:
-      scores: ``[N]``, higher = more likely positive; infinities are allowed. Only marked samples are read.
+      scores: ``[N]``, higher = more likely positive; infinities are allowed. Only
+        marked samples are read.
       positive: ``[N]`` bool.
       negative: ``[N]`` bool, disjoint from ``positive``.
       weights: ``[B, N]``, not negative.
 
     Returns:
-      ``[B]`` float64 in [0, 1]; NaN where the positives or the negatives have no weight.
+      ``[B]`` float64 in [0, 1]; NaN where the positives or the negatives have no
+      weight.
 
     Raises:
-      InputError: masks that are not boolean, overlap or are empty, NaN scores on marked samples, negative or
-        NaN weights, shapes that do not fit.
+      InputError: masks that are not boolean, overlap or are empty, NaN scores on marked
+        samples, negative or NaN weights, shapes that do not fit.
 
     >>> weighted_auc([3, 2, 1], [True, False, False], [False, True, True], np.ones((1, 3)))
     array([1.])
@@ -168,8 +200,13 @@ def weighted_auc(scores: ArrayLike, positive: ArrayLike, negative: ArrayLike, we
     positive = mask_array("positive", positive, scores.shape)
     negative = mask_array("negative", negative, scores.shape)
     if (positive & negative).any():
-        raise InputError("positive and negative overlap: a sample can be on one side only")
-    above, below = _ascending(scores, positive, "positive"), _ascending(scores, negative, "negative")
+        raise InputError(
+            "positive and negative overlap: a sample can be on one side only"
+        )
+    above, below = (
+        _ascending(scores, positive, "positive"),
+        _ascending(scores, negative, "negative"),
+    )
     left = np.searchsorted(scores[below], scores[above], side="left")
     right = np.searchsorted(scores[below], scores[above], side="right")
     tied = bool((left != right).any())
@@ -189,12 +226,18 @@ def weighted_auc(scores: ArrayLike, positive: ArrayLike, negative: ArrayLike, we
 
 
 def weighted_tpr(
-    scores: ArrayLike, positive: ArrayLike, negative: ArrayLike, weights: ArrayLike, *, max_fpr: float
+    scores: ArrayLike,
+    positive: ArrayLike,
+    negative: ArrayLike,
+    weights: ArrayLike,
+    *,
+    max_fpr: float,
 ) -> np.ndarray:
     """True positive rate at a false positive rate of at most ``max_fpr``, under many weightings of the samples.
 
-    The conservative step of the ROC curve: the lowest threshold whose false positive rate is within ``max_fpr``, tied
-    scores passing it together, as :meth:`unlearn_jax.audit.RocCurve.tpr_at_fpr`.
+    The conservative step of the ROC curve: the lowest threshold whose false positive
+    rate is within ``max_fpr``, tied scores passing it together, as
+    :meth:`unlearn_jax.audit.RocCurve.tpr_at_fpr`.
 
     Args:
       scores: ``[N]``, higher = more likely positive. Only marked samples are read.
@@ -204,7 +247,8 @@ def weighted_tpr(
       max_fpr: in [0, 1].
 
     Returns:
-      ``[B]`` float64 in [0, 1]; NaN where the positives or the negatives have no weight.
+      ``[B]`` float64 in [0, 1]; NaN where the positives or the negatives have no
+      weight.
 
     Raises:
       InputError: as :func:`weighted_auc`, or ``max_fpr`` outside [0, 1].
@@ -219,19 +263,37 @@ def weighted_tpr(
     positive = mask_array("positive", positive, scores.shape)
     negative = mask_array("negative", negative, scores.shape)
     if (positive & negative).any():
-        raise InputError("positive and negative overlap: a sample can be on one side only")
-    above, below = _ascending(scores, positive, "positive")[::-1], _ascending(scores, negative, "negative")[::-1]
-    levels = -np.unique(-scores[below])  # thresholds just above each negative score, descending
-    upto = np.searchsorted(-scores[below], -levels, side="right")  # negatives at or above each level
-    passed = np.append(np.searchsorted(-scores[above], -levels, side="left"), above.size)  # positives strictly above
+        raise InputError(
+            "positive and negative overlap: a sample can be on one side only"
+        )
+    above, below = (
+        _ascending(scores, positive, "positive")[::-1],
+        _ascending(scores, negative, "negative")[::-1],
+    )
+    levels = -np.unique(
+        -scores[below]
+    )  # thresholds just above each negative score, descending
+    upto = np.searchsorted(
+        -scores[below], -levels, side="right"
+    )  # negatives at or above each level
+    passed = np.append(
+        np.searchsorted(-scores[above], -levels, side="left"), above.size
+    )  # positives strictly above
     replicates = np.empty(weights.shape[0])
     for rows in _blocks(*weights.shape):
         wins = np.cumsum(weights[rows].take(above, axis=1), axis=1, dtype=np.float64)
         wins = np.concatenate([np.zeros((len(wins), 1)), wins], axis=1)
-        alarms = np.cumsum(weights[rows].take(below, axis=1), axis=1, dtype=np.float64)[:, upto - 1]
+        alarms = np.cumsum(weights[rows].take(below, axis=1), axis=1, dtype=np.float64)[
+            :, upto - 1
+        ]
         with np.errstate(invalid="ignore", divide="ignore"):
-            level = (alarms <= max_fpr * alarms[:, -1:] * (1 + 1e-12)).sum(axis=1)  # levels let through whole
-            rate = np.take_along_axis(wins, passed[level][:, None], axis=1)[:, 0] / wins[:, -1]
+            level = (alarms <= max_fpr * alarms[:, -1:] * (1 + 1e-12)).sum(
+                axis=1
+            )  # levels let through whole
+            rate = (
+                np.take_along_axis(wins, passed[level][:, None], axis=1)[:, 0]
+                / wins[:, -1]
+            )
         replicates[rows] = np.where(alarms[:, -1] > 0, rate, np.nan)
     return replicates
 
@@ -240,7 +302,8 @@ def weighted_mean(values: ArrayLike, mask: ArrayLike, weights: ArrayLike) -> np.
     """Mean of the masked values under many weightings of the samples.
 
     Args:
-      values: ``[N]`` reals or booleans (such as correct predictions); only masked values are read.
+      values: ``[N]`` reals or booleans (such as correct predictions); only masked
+        values are read.
       mask: ``[N]`` bool.
       weights: ``[B, N]``, not negative.
 
@@ -248,8 +311,8 @@ def weighted_mean(values: ArrayLike, mask: ArrayLike, weights: ArrayLike) -> np.
       ``[B]`` float64; NaN where the masked samples have no weight.
 
     Raises:
-      InputError: an empty mask, NaN or infinite masked values, negative or NaN weights, shapes that do not
-        fit.
+      InputError: an empty mask, NaN or infinite masked values, negative or NaN weights,
+        shapes that do not fit.
 
     >>> weighted_mean([True, False, True], [True, True, False], [[1, 1, 1], [3, 1, 0]])
     array([0.5 , 0.75])
@@ -263,7 +326,9 @@ def weighted_mean(values: ArrayLike, mask: ArrayLike, weights: ArrayLike) -> np.
     columns = np.stack([values[kept].astype(np.float64), np.ones(kept.size)], axis=1)
     sums = np.empty((weights.shape[0], 2))
     for rows in _blocks(*weights.shape):
-        sums[rows] = weights[rows].take(kept, axis=1).astype(np.float64, copy=False) @ columns
+        sums[rows] = (
+            weights[rows].take(kept, axis=1).astype(np.float64, copy=False) @ columns
+        )
     with np.errstate(invalid="ignore"):
         return sums[:, 0] / sums[:, 1]
 
@@ -271,10 +336,12 @@ def weighted_mean(values: ArrayLike, mask: ArrayLike, weights: ArrayLike) -> np.
 def interval(replicates: ArrayLike, point: float, *, level: float = 0.95) -> Interval:
     """Percentile interval of bootstrap replicates, widened if need be until it contains the estimate itself.
 
-    The widening matters for statistics with an absolute value in them, whose replicates all lie to one side.
+    The widening matters for statistics with an absolute value in them, whose replicates
+    all lie to one side.
 
     Args:
-      replicates: ``[B]``; NaN replicates (no weight on one side) are dropped and counted.
+      replicates: ``[B]``; NaN replicates (no weight on one side) are dropped and
+        counted.
       point: the estimate on the data as they are.
       level: confidence level, in (0, 1).
 
@@ -282,15 +349,20 @@ def interval(replicates: ArrayLike, point: float, *, level: float = 0.95) -> Int
       The interval; its ends are NaN, never a number, if all replicates are.
 
     Raises:
-      InputError: no replicates, a NaN estimate, infinite numbers, or a level outside (0, 1).
+      InputError: no replicates, a NaN estimate, infinite numbers, or a level outside
+        (0, 1).
 
     >>> interval([0.0, 1.0, 2.0, float("nan")], 1.0, level=0.5)
     Interval(low=0.5, high=1.5, num_dropped=1)
     """
     check_level(level)
-    replicates = real_array("replicates", replicates, ndim=(1,)).astype(np.float64, copy=False)
+    replicates = real_array("replicates", replicates, ndim=(1,)).astype(
+        np.float64, copy=False
+    )
     if np.isnan(point):
-        raise InputError("the estimate is NaN: there is nothing to put an interval around")
+        raise InputError(
+            "the estimate is NaN: there is nothing to put an interval around"
+        )
     if np.isinf(point) or np.isinf(replicates).any():
         raise InputError("the estimate or a replicate is infinite: pass finite numbers")
     usable = replicates[~np.isnan(replicates)]
@@ -298,29 +370,39 @@ def interval(replicates: ArrayLike, point: float, *, level: float = 0.95) -> Int
     if not usable.size:
         return Interval(float("nan"), float("nan"), dropped)
     low, high = np.quantile(usable, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(min(float(low), float(point)), max(float(high), float(point)), dropped)
+    return Interval(
+        min(float(low), float(point)), max(float(high), float(point)), dropped
+    )
 
 
-def summarise(values: ArrayLike, replicates: ArrayLike, run_weights: ArrayLike, *, level: float = 0.95) -> Estimate:
+def summarize(
+    values: ArrayLike,
+    replicates: ArrayLike,
+    run_weights: ArrayLike,
+    *,
+    level: float = 0.95,
+) -> Estimate:
     """Mean over runs, with an interval for the resampling of samples, originals and forget sets together.
 
-    Replicate b of the mean is ``sum_r v[b, r] replicates[b, r] / sum_r v[b, r]`` with v the run weights.
+    Replicate b of the mean is ``sum_r v[b, r] replicates[b, r] / sum_r v[b, r]`` with v
+    the run weights.
 
     Args:
       values: ``[R]`` each run's estimate on the data as they are.
-      replicates: ``[B, R]`` each run's estimate under the sample weights of replicate b.
+      replicates: ``[B, R]`` each run's estimate under the sample weights of replicate
+        b.
       run_weights: ``[B, R]`` from :func:`run_weights`; ones to keep the runs fixed.
       level: confidence level, in (0, 1).
 
     Returns:
-      The estimate. A replicate is dropped, and counted, when no run has weight in it or a run that has weight
-      has no value.
+      The estimate. A replicate is dropped, and counted, when no run has weight in it or
+      a run that has weight has no value.
 
     Raises:
-      InputError: shapes that do not fit, NaN or infinite values, negative or NaN run weights, a level outside
-        (0, 1).
+      InputError: shapes that do not fit, NaN or infinite values, negative or NaN run
+        weights, a level outside (0, 1).
 
-    >>> summarise([0.4, 0.6], [[0.4, 0.6], [0.5, 0.7]], [[1, 1], [2, 0]], level=0.5)
+    >>> summarize([0.4, 0.6], [[0.4, 0.6], [0.5, 0.7]], [[1, 1], [2, 0]], level=0.5)
     Estimate(mean=0.5, std=0.1414..., low=0.5, high=0.5, num_runs=2, num_dropped=0)
     """
     values = real_array("values", values, ndim=(1,))
@@ -329,14 +411,18 @@ def summarise(values: ArrayLike, replicates: ArrayLike, run_weights: ArrayLike, 
     run_weights = _read_weights(run_weights, values.size)
     if replicates.shape != run_weights.shape:
         raise InputError(
-            f"replicates have shape {replicates.shape} and run_weights {run_weights.shape}: "
-            f"pass [B, {values.size}] for both"
+            f"replicates have shape {replicates.shape} and run_weights"
+            f" {run_weights.shape}: pass [B, {values.size}] for both"
         )
     with np.errstate(invalid="ignore"):
-        weighted = np.where(run_weights > 0, run_weights * replicates.astype(np.float64, copy=False), 0).sum(axis=1)
+        weighted = np.where(
+            run_weights > 0, run_weights * replicates.astype(np.float64, copy=False), 0
+        ).sum(axis=1)
         means = weighted / run_weights.sum(axis=1)
     mean = float(values.mean(dtype=np.float64))
-    std = float(values.std(ddof=1, dtype=np.float64)) if values.size > 1 else float("nan")
+    std = (
+        float(values.std(ddof=1, dtype=np.float64)) if values.size > 1 else float("nan")
+    )
     low, high, dropped = interval(means, mean, level=level)
     return Estimate(mean, std, low, high, values.size, dropped)
 
@@ -344,10 +430,20 @@ def summarise(values: ArrayLike, replicates: ArrayLike, run_weights: ArrayLike, 
 def _read_weights(weights: ArrayLike, num_columns: int) -> np.ndarray:
     """``[B, num_columns]`` weights in their own dtype, checked to be at least 0."""
     array = np.asarray(weights)
-    if array.ndim != 2 or array.shape[1] != num_columns or not array.size or array.dtype.kind not in "biuf":
-        raise InputError(f"weights are {array.dtype} of shape {array.shape}: pass [B, {num_columns}] numbers")
+    if (
+        array.ndim != 2
+        or array.shape[1] != num_columns
+        or not array.size
+        or array.dtype.kind not in "biuf"
+    ):
+        raise InputError(
+            f"weights are {array.dtype} of shape {array.shape}: pass [B, {num_columns}]"
+            " numbers"
+        )
     if not (array.min() >= 0 and array.max() < np.inf):  # also false for NaN
-        raise InputError("weights are infinite, negative or NaN: pass counts of at least 0")
+        raise InputError(
+            "weights are infinite, negative or NaN: pass counts of at least 0"
+        )
     return array
 
 
@@ -368,4 +464,6 @@ def _blocks(num_rows: int, num_columns: int) -> Iterator[slice]:
 
 def _check_replicates(num_replicates: int) -> None:
     if num_replicates < 1:
-        raise InputError(f"num_replicates is {num_replicates}: pass at least 1, usually 1000")
+        raise InputError(
+            f"num_replicates is {num_replicates}: pass at least 1, usually 1000"
+        )

@@ -1,7 +1,8 @@
 """How the host-side audit functions read their arguments: one line per mistake, before any number is made.
 
-Signals and metrics on logits live in JAX (``signals.py``); everything after them sorts and counts, which
-NumPy does faster on the host, so those functions accept NumPy and JAX arrays alike and return NumPy.
+Signals and metrics on logits live in JAX (``signals.py``); everything after them sorts
+and counts, which NumPy does faster on the host, so those functions accept NumPy and JAX
+arrays alike and return NumPy.
 """
 
 import numpy as np
@@ -19,16 +20,19 @@ def real_array(name: str, values: ArrayLike, *, ndim: tuple[int, ...]) -> np.nda
       ndim: the allowed numbers of axes.
 
     Returns:
-      A float32 or float64 array with the shape of ``values``. NaN and infinity pass; see :func:`refuse_nan`.
+      A float32 or float64 array with the shape of ``values``. NaN and infinity pass;
+      see :func:`refuse_nan`.
 
     Raises:
-      InputError: the number of axes is not in ``ndim``, there is no element, or the elements are not real
-        numbers.
+      InputError: the number of axes is not in ``ndim``, there is no element, or the
+        elements are not real numbers.
     """
     array = np.asarray(values)
     if array.ndim not in ndim:
         allowed = " or ".join(str(n) for n in ndim)
-        raise InputError(f"{name} has shape {array.shape}: pass an array with {allowed} axes")
+        raise InputError(
+            f"{name} has shape {array.shape}: pass an array with {allowed} axes"
+        )
     if array.size == 0:
         raise InputError(f"{name} has shape {array.shape}: pass at least one element")
     if array.dtype in (np.float32, np.float64):
@@ -43,7 +47,8 @@ def mask_array(name: str, values: ArrayLike, shape: tuple[int, ...]) -> np.ndarr
 
     Args:
       name: what the message calls the argument.
-      values: booleans; indices and 0/1 integers are refused, because a list of indices would pass as a mask.
+      values: booleans; indices and 0/1 integers are refused, because a list of indices
+        would pass as a mask.
       shape: the shape the mask must have.
 
     Returns:
@@ -54,9 +59,13 @@ def mask_array(name: str, values: ArrayLike, shape: tuple[int, ...]) -> np.ndarr
     """
     array = np.asarray(values)
     if array.dtype != np.bool_:
-        raise InputError(f"{name} has dtype {array.dtype}: pass a boolean mask of shape {shape}")
+        raise InputError(
+            f"{name} has dtype {array.dtype}: pass a boolean mask of shape {shape}"
+        )
     if array.shape != shape:
-        raise InputError(f"{name} has shape {array.shape}: pass a boolean mask of shape {shape}")
+        raise InputError(
+            f"{name} has shape {array.shape}: pass a boolean mask of shape {shape}"
+        )
     return array
 
 
@@ -64,14 +73,19 @@ def refuse_nan(name: str, array: np.ndarray) -> None:
     """Raises an InputError that counts the NaNs of ``array``, if it has any."""
     count = int(np.isnan(array).sum())
     if count:
-        raise InputError(f"{name} has {count} NaN: drop those samples or repair the model that produced them")
+        raise InputError(
+            f"{name} has {count} NaN: drop those samples or repair the model that"
+            " produced them"
+        )
 
 
 def refuse_infinite(name: str, array: np.ndarray) -> None:
     """Raises an InputError that counts the NaNs and infinities of ``array``, if it has any."""
     count = int((~np.isfinite(array)).sum())
     if count:
-        raise InputError(f"{name} has {count} values that are NaN or infinite: pass finite numbers")
+        raise InputError(
+            f"{name} has {count} values that are NaN or infinite: pass finite numbers"
+        )
 
 
 def check_seed(seed: int) -> None:
@@ -83,4 +97,6 @@ def check_seed(seed: int) -> None:
 def check_level(level: float) -> None:
     """Raises an InputError unless the confidence level is strictly between 0 and 1."""
     if not 0.0 < level < 1.0:
-        raise InputError(f"level is {level}: pass a confidence level between 0 and 1, such as 0.95")
+        raise InputError(
+            f"level is {level}: pass a confidence level between 0 and 1, such as 0.95"
+        )

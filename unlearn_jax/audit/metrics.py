@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from unlearn_jax.audit._roc import auc
 from unlearn_jax.audit.inputs import mask_array, real_array, refuse_infinite, refuse_nan
-from unlearn_jax.audit.roc import auc
 from unlearn_jax.types import InputError
 
 
@@ -14,9 +14,12 @@ class ForgetAucs(NamedTuple):
     """Areas under the ROC curve between the three parts of the pool, in [0, 1] (papers print percent).
 
     Attributes:
-      ft: forget (positive) against test; 0.5 when forget samples look like samples never seen.
-      fr: retain (positive) against forget; higher when forget samples look unlike members.
-      rt: retain (positive) against test; the attack's power on this model, the worst case for ``ft``.
+      ft: forget (positive) against test; 0.5 when forget samples look like samples
+        never seen.
+      fr: retain (positive) against forget; higher when forget samples look unlike
+        members.
+      rt: retain (positive) against test; the attack's power on this model, the worst
+        case for ``ft``.
     """
 
     ft: float
@@ -24,7 +27,9 @@ class ForgetAucs(NamedTuple):
     rt: float
 
 
-def accuracy(logits: ArrayLike, labels: ArrayLike, mask: ArrayLike | None = None) -> float:
+def accuracy(
+    logits: ArrayLike, labels: ArrayLike, mask: ArrayLike | None = None
+) -> float:
     """Share of the masked samples whose largest logit (the first of equals) is the label's.
 
     Args:
@@ -33,8 +38,8 @@ def accuracy(logits: ArrayLike, labels: ArrayLike, mask: ArrayLike | None = None
       mask: ``[N]`` bool, the samples to count; None counts all.
 
     Returns:
-      The accuracy in [0, 1]. On the forget samples this is AMUN's "unlearn accuracy"; papers that report "UA"
-      print 1 minus it.
+      The accuracy in [0, 1]. On the forget samples this is AMUN's "unlearn accuracy";
+      papers that report "UA" print 1 minus it.
 
     Raises:
       InputError: NaN among the masked logits, an empty mask, shapes that do not fit.
@@ -46,7 +51,8 @@ def accuracy(logits: ArrayLike, labels: ArrayLike, mask: ArrayLike | None = None
     labels = np.asarray(labels)
     if labels.shape != logits.shape[:1] or labels.dtype.kind not in "iu":
         raise InputError(
-            f"labels are {labels.dtype} of shape {labels.shape}: pass {logits.shape[0]} integers, one per row"
+            f"labels are {labels.dtype} of shape {labels.shape}: pass {logits.shape[0]}"
+            " integers, one per row"
         )
     if mask is not None:
         kept = mask_array("mask", mask, labels.shape)
@@ -57,23 +63,27 @@ def accuracy(logits: ArrayLike, labels: ArrayLike, mask: ArrayLike | None = None
     return float((logits.argmax(axis=1) == labels).mean())
 
 
-def forget_aucs(scores: ArrayLike, forget: ArrayLike, retain: ArrayLike, test: ArrayLike) -> ForgetAucs:
+def forget_aucs(
+    scores: ArrayLike, forget: ArrayLike, retain: ArrayLike, test: ArrayLike
+) -> ForgetAucs:
     """The three AUCs of AMUN's audit (Ebrahimpour-Boroojeny et al. 2025, arXiv 2503.00917).
 
-    All samples of both sides are used; the paper's released code averages three random subsamples of equal
-    size, which has the same expectation and more noise.
+    All samples of both sides are used; the paper's released code averages three random
+    subsamples of equal size, which has the same expectation and more noise.
 
     Args:
       scores: ``[N]`` membership scores of the pool, higher = more likely member.
       forget: ``[N]`` bool.
       retain: ``[N]`` bool.
-      test: ``[N]`` bool; the three masks are disjoint, and together need not cover the pool.
+      test: ``[N]`` bool; the three masks are disjoint, and together need not cover the
+        pool.
 
     Returns:
       ``(ft, fr, rt)``.
 
     Raises:
-      InputError: overlapping or empty masks, NaN scores on marked samples, shapes that do not fit.
+      InputError: overlapping or empty masks, NaN scores on marked samples, shapes that
+        do not fit.
 
     >>> parts = np.eye(3, dtype=bool)
     >>> forget_aucs([0.2, 0.9, 0.2], *parts)
@@ -86,29 +96,37 @@ def forget_aucs(scores: ArrayLike, forget: ArrayLike, retain: ArrayLike, test: A
         if not mask.any():
             raise InputError(f"{name} is empty: mark at least one sample")
     if (sum(mask.astype(int) for mask in masks.values()) > 1).any():
-        raise InputError("forget, retain and test overlap: a sample belongs to one part only")
+        raise InputError(
+            "forget, retain and test overlap: a sample belongs to one part only"
+        )
 
     def between(positive: str, negative: str) -> float:
         kept = masks[positive] | masks[negative]
         return auc(scores[kept], masks[positive][kept])
 
-    return ForgetAucs(between("forget", "test"), between("retain", "forget"), between("retain", "test"))
+    return ForgetAucs(
+        between("forget", "test"),
+        between("retain", "forget"),
+        between("retain", "test"),
+    )
 
 
 def avg_gap(values: ArrayLike, oracle: ArrayLike) -> np.ndarray:
     """AMUN's Avg Gap of each run: mean distance to the retrained oracle over the four numbers of the table.
 
-    ``gap_r = mean_k |values[r, k] - mean_q oracle[q, k]|`` for k in (unlearn accuracy, retain accuracy, test
-    accuracy, FT AUC): absolute differences to the **mean** of the oracle's runs, taken per run; a table
-    prints the mean and spread of ``gap_r`` over runs. Since a mean of absolute differences is at least the
-    difference of means, it is at least what the printed means of the four columns give.
+    ``gap_r = mean_k |values[r, k] - mean_q oracle[q, k]|`` for k in (unlearn accuracy,
+    retain accuracy, test accuracy, FT AUC): absolute differences to the **mean** of the
+    oracle's runs, taken per run; a table prints the mean and spread of ``gap_r`` over
+    runs. Since a mean of absolute differences is at least the difference of means, it
+    is at least what the printed means of the four columns give.
 
-    The paper's Table 1 at 10 % follows from its printed means by this formula within rounding; several of its
-    rows at 50 % do not (printed 0.33 for AMUN, where the printed means give 0.57), so compare with the
-    columns there.
+    The paper's Table 1 at 10 % follows from its printed means by this formula within
+    rounding; several of its rows at 50 % do not (printed 0.33 for AMUN, where the
+    printed means give 0.57), so compare with the columns there.
 
     Args:
-      values: ``[R, 4]`` (any number of columns) numbers of a method's runs, in the oracle's unit.
+      values: ``[R, 4]`` (any number of columns) numbers of a method's runs, in the
+        oracle's unit.
       oracle: ``[Q, 4]`` the same numbers of the retrained models; Q need not be R.
 
     Returns:
@@ -123,7 +141,12 @@ def avg_gap(values: ArrayLike, oracle: ArrayLike) -> np.ndarray:
     values = real_array("values", values, ndim=(2,))
     oracle = real_array("oracle", oracle, ndim=(2,))
     if values.shape[1] != oracle.shape[1]:
-        raise InputError(f"values have {values.shape[1]} columns and oracle {oracle.shape[1]}: pass the same metrics")
+        raise InputError(
+            f"values have {values.shape[1]} columns and oracle {oracle.shape[1]}: pass"
+            " the same metrics"
+        )
     refuse_infinite("values", values)
     refuse_infinite("oracle", oracle)
-    return np.abs(values - oracle.mean(axis=0, dtype=np.float64)).mean(axis=1, dtype=np.float64)
+    return np.abs(values - oracle.mean(axis=0, dtype=np.float64)).mean(
+        axis=1, dtype=np.float64
+    )

@@ -1,8 +1,9 @@
 """How far a model's predictions are from a retrained model's, and the older attack on a forgotten class.
 
-Host-side NumPy, float64. Distances take probabilities, so they compare models of any kind; a network's come from
-:func:`softmax`. On samples of a forgotten class they say what accuracies cannot: both models are wrong there, but a
-retrained one is wrong in its own way.
+Host-side NumPy, float64. Distances take probabilities, so they compare models of any
+kind; a network's come from :func:`softmax`. On samples of a forgotten class they say
+what accuracies cannot: both models are wrong there, but a retrained one is wrong in its
+own way.
 """
 
 from typing import NamedTuple
@@ -18,8 +19,9 @@ class KodgeMiaResult(NamedTuple):
     """Outcome of the confidence attack on a forgotten class.
 
     Attributes:
-      share: share of the forgotten class's **test** samples called non-members, in [0, 1]; papers print it times 100.
-        About 0 for the original model and 1 for a retrained one: it grows with better forgetting.
+      share: share of the forgotten class's **test** samples called non-members, in [0,
+        1]; papers print it times 100. About 0 for the original model and 1 for a
+        retrained one: it grows with better forgetting.
       called_member: ``[F]`` bool, the prediction for each of those samples.
       num_per_side: members and non-members that the machine was trained on.
     """
@@ -44,7 +46,9 @@ def softmax(logits: ArrayLike) -> np.ndarray:
     >>> softmax([1000.0, 0.0])
     array([1., 0.])
     """
-    logits = real_array("logits", logits, ndim=(1, 2, 3, 4)).astype(np.float64, copy=False)
+    logits = real_array("logits", logits, ndim=(1, 2, 3, 4)).astype(
+        np.float64, copy=False
+    )
     refuse_infinite("logits", logits)
     exps = np.exp(logits - logits.max(-1, keepdims=True))
     return exps / exps.sum(-1, keepdims=True)
@@ -58,11 +62,12 @@ def total_variation(p: ArrayLike, q: ArrayLike) -> np.ndarray:
       q: ``[..., C]`` probabilities; leading axes broadcast against those of ``p``.
 
     Returns:
-      ``[...]`` float64 in [0, 1]; 0 where the two agree, 1 where they share no class. Symmetric.
+      ``[...]`` float64 in [0, 1]; 0 where the two agree, 1 where they share no class.
+      Symmetric.
 
     Raises:
-      InputError: different numbers of classes, or rows that are no distributions (negative, or not summing to 1
-        within 0.001: logits, for instance).
+      InputError: different numbers of classes, or rows that are no distributions
+        (negative, or not summing to 1 within 0.001: logits, for instance).
 
     >>> print(total_variation([0.5, 0.5, 0.0], [0.25, 0.5, 0.25]))
     0.25
@@ -74,12 +79,15 @@ def total_variation(p: ArrayLike, q: ArrayLike) -> np.ndarray:
 def kl_divergence(p: ArrayLike, q: ArrayLike, *, floor: float = 1e-12) -> np.ndarray:
     """Kullback-Leibler divergence ``KL(p || q) = sum_k p_k log(p_k / max(q_k, floor))``.
 
-    The floor keeps the divergence finite where q is 0, as it is for a class that a filter or a tree ensemble rules
-    out; such a class then counts ``p_k log(p_k / floor)``, 28 nats at most, so the mean over samples depends on the
-    floor wherever ``p_k`` is not small. q is not normalised again after it (which would change less than C floor).
+    The floor keeps the divergence finite where q is 0, as it is for a class that a
+    filter or a tree ensemble rules out; such a class then counts
+    ``p_k log(p_k / floor)``, 28 nats at most, so the mean over samples depends on the
+    floor wherever ``p_k`` is not small. q is not normalized again after it (which would
+    change less than C floor).
 
     Args:
-      p: ``[..., C]`` probabilities, those of the retrained model when the question is what a method gets wrong.
+      p: ``[..., C]`` probabilities, those of the retrained model when the question is
+        what a method gets wrong.
       q: ``[..., C]`` probabilities; leading axes broadcast against those of ``p``.
       floor: smallest value that q is given, in (0, 1).
 
@@ -93,7 +101,9 @@ def kl_divergence(p: ArrayLike, q: ArrayLike, *, floor: float = 1e-12) -> np.nda
     np.float64(0.1438)
     """
     if not 0.0 < floor < 1.0:
-        raise InputError(f"floor is {floor}: pass a small positive number, such as 1e-12")
+        raise InputError(
+            f"floor is {floor}: pass a small positive number, such as 1e-12"
+        )
     p, q = _distributions(p, q)
     log_p = np.log(np.where(p > 0, p, 1.0))
     return np.maximum((p * (log_p - np.log(np.maximum(q, floor)))).sum(-1), 0.0)
@@ -103,11 +113,17 @@ def _distributions(p: ArrayLike, q: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Both as float64 with the same number of classes and leading axes that broadcast."""
     p, q = _distribution("p", p), _distribution("q", q)
     if p.shape[-1] != q.shape[-1]:
-        raise InputError(f"p has {p.shape[-1]} classes and q {q.shape[-1]}: give both a column for every class")
+        raise InputError(
+            f"p has {p.shape[-1]} classes and q {q.shape[-1]}: give both a column for"
+            " every class"
+        )
     try:
         np.broadcast_shapes(p.shape, q.shape)
     except ValueError:
-        raise InputError(f"p of shape {p.shape} and q of shape {q.shape}: pass one row of q per row of p") from None
+        raise InputError(
+            f"p of shape {p.shape} and q of shape {q.shape}: pass one row of q per row"
+            " of p"
+        ) from None
     return p, q
 
 
@@ -115,26 +131,31 @@ def _distribution(name: str, values: ArrayLike) -> np.ndarray:
     array = real_array(name, values, ndim=(1, 2, 3, 4)).astype(np.float64, copy=False)
     refuse_infinite(name, array)
     if (array < 0).any() or (np.abs(array.sum(-1) - 1) > 1e-3).any():
-        raise InputError(f"{name} has rows that are no distributions: pass probabilities, see softmax")
+        raise InputError(
+            f"{name} has rows that are no distributions: pass probabilities, see"
+            " softmax"
+        )
     return array
 
 
 def confusion_rows(logits: ArrayLike, labels: ArrayLike) -> np.ndarray:
     """Where each true class goes: the confusion matrix with every row divided by its sum.
 
-    On a forgotten class the row shows which neighbours took the class's samples over, to be compared with the same
-    row of a retrained model.
+    On a forgotten class the row shows which neighbors took the class's samples over, to
+    be compared with the same row of a retrained model.
 
     Args:
-      logits: ``[N, C]`` logits or probabilities; the largest (the first of equals) is the prediction.
+      logits: ``[N, C]`` logits or probabilities; the largest (the first of equals) is
+        the prediction.
       labels: ``[N]`` integers in 0..C-1.
 
     Returns:
-      ``[C, C]`` float64: row y, column k is the share of the samples of class y that are predicted as k. Rows sum
-      to 1, or are 0 for a class without samples.
+      ``[C, C]`` float64: row y, column k is the share of the samples of class y that
+      are predicted as k. Rows sum to 1, or are 0 for a class without samples.
 
     Raises:
-      InputError: NaN or infinite logits, shapes that do not fit, labels that are no classes.
+      InputError: NaN or infinite logits, shapes that do not fit, labels that are no
+        classes.
 
     >>> confusion_rows([[2.0, 1.0], [0.0, 1.0], [3.0, 0.0]], [0, 0, 0])
     array([[0.66666667, 0.33333333],
@@ -145,9 +166,15 @@ def confusion_rows(logits: ArrayLike, labels: ArrayLike) -> np.ndarray:
     num_samples, num_classes = logits.shape
     labels = np.asarray(labels)
     if labels.shape != (num_samples,) or labels.dtype.kind not in "iu":
-        raise InputError(f"labels are {labels.dtype} of shape {labels.shape}: pass {num_samples} integers, one per row")
+        raise InputError(
+            f"labels are {labels.dtype} of shape {labels.shape}: pass {num_samples}"
+            " integers, one per row"
+        )
     if labels.min() < 0 or labels.max() >= num_classes:
-        raise InputError(f"labels reach from {labels.min()} to {labels.max()}: pass classes in 0..{num_classes - 1}")
+        raise InputError(
+            f"labels reach from {labels.min()} to {labels.max()}: pass classes in"
+            f" 0..{num_classes - 1}"
+        )
     counts = np.zeros((num_classes, num_classes))
     np.add.at(counts, (labels, logits.argmax(1)), 1)
     return counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -163,28 +190,33 @@ def kodge_mia(
 ) -> KodgeMiaResult:
     """Share of a forgotten class's test samples that an SVC on the true-class probability calls non-members.
 
-    ``SVC(C=3, gamma="auto", kernel="rbf")`` is trained on retained training samples (members) against forgotten
-    training samples (called non-members, for a model that has forgotten them), and applied to test samples of the
-    forgotten class (Kodge, Saha and Roy 2024, "Deep Unlearning: Fast and Efficient Gradient-free Class Forgetting",
-    arXiv 2312.00761). Unlike :func:`~unlearn_jax.audit.svc.mis`, the two sides keep their **natural proportion**, as
-    in the released code: where the machine cannot tell them apart, the larger side, the retained one, wins, and the
-    value is 0. It saturates: any model that takes the class's probability below that of the retained classes scores
-    1. (That code takes random crops of the training images and none of the test images; here the caller decides.)
+    ``SVC(C=3, gamma="auto", kernel="rbf")`` is trained on retained training samples
+    (members) against forgotten training samples (called non-members, for a model that
+    has forgotten them), and applied to test samples of the forgotten class (Kodge, Saha
+    and Roy 2024, "Deep Unlearning: Fast and Efficient Gradient-free Class Forgetting",
+    arXiv 2312.00761). Unlike :func:`~unlearn_jax.audit.svc.mis`, the two sides keep
+    their **natural proportion**, as in the released code: where the machine cannot tell
+    them apart, the larger side, the retained one, wins, and the value is 0. It
+    saturates: any model that takes the class's probability below that of the retained
+    classes scores
+    1. (That code takes random crops of the training images and none of the test images;
+       here the caller decides.)
 
     Args:
-      retain_train: ``[R]`` softmax probabilities of the true class on retained training samples.
+      retain_train: ``[R]`` softmax probabilities of the true class on retained training
+        samples.
       forget_train: ``[F]`` the same on the training samples of the forgotten classes.
       forget_test: ``[T]`` the same on their test samples.
-      max_samples: cap on the larger side, because an SVC's time grows with the square; the other is thinned by the
-        same factor. None uses all, as published values do.
+      max_samples: cap on the larger side, because an SVC's time grows with the square;
+        the other is thinned by the same factor. None uses all, as published values do.
       seed: chooses the samples; the same seed gives the same result.
 
     Returns:
       The share and the predictions behind it.
 
     Raises:
-      InputError: arrays that are not one-dimensional, empty, or not finite; ``max_samples`` below 1 or a
-        negative seed.
+      InputError: arrays that are not one-dimensional, empty, or not finite;
+        ``max_samples`` below 1 or a negative seed.
 
     >>> kodge_mia([0.99, 0.98, 0.97], [0.0, 0.01], [0.0, 0.98]).share
     0.5
@@ -192,9 +224,15 @@ def kodge_mia(
     from sklearn.svm import SVC
 
     if max_samples is not None and max_samples < 1:
-        raise InputError(f"max_samples is {max_samples}: pass at least 1, or None for all")
+        raise InputError(
+            f"max_samples is {max_samples}: pass at least 1, or None for all"
+        )
     check_seed(seed)
-    named = {"retain_train": retain_train, "forget_train": forget_train, "forget_test": forget_test}
+    named = {
+        "retain_train": retain_train,
+        "forget_train": forget_train,
+        "forget_test": forget_test,
+    }
     sides = []
     for name, values in named.items():
         array = real_array(name, values, ndim=(1,)).astype(np.float64, copy=False)
@@ -205,7 +243,10 @@ def kodge_mia(
     kept = min(largest, max_samples or largest) / largest
     counts = (max(1, round(kept * members.size)), max(1, round(kept * outsiders.size)))
     rng = np.random.default_rng(seed)
-    drawn = [rng.choice(side, n, replace=False) for side, n in zip((members, outsiders), counts, strict=True)]
+    drawn = [
+        rng.choice(side, n, replace=False)
+        for side, n in zip((members, outsiders), counts, strict=True)
+    ]
     machine = SVC(C=3, gamma="auto", kernel="rbf")
     machine.fit(np.concatenate(drawn)[:, None], np.repeat([True, False], counts))
     called_member = np.asarray(machine.predict(queries[:, None]), bool)

@@ -1,13 +1,15 @@
 """Membership signals: one real number per sample, from a model's logits and the sample's label.
 
-Every function is pure JAX (``jit``, ``vmap`` and ``grad`` apply; the keyword knobs are Python numbers) and
-shares one convention: ``logits [..., C]``, integer ``labels`` that broadcast to ``[...]``, result ``[...]``
-in float32 (or the logits' own dtype when it is wider). So ``[M, N, C]`` logits take ``[N]`` labels and give
-``[M, N]``. NumPy arrays are accepted. Logits must be finite; a label outside 0..C-1 gives NaN, which the
-attacks refuse.
+Every function is pure JAX (``jit``, ``vmap`` and ``grad`` apply; the keyword knobs are
+Python numbers) and shares one convention: ``logits [..., C]``, integer ``labels`` that
+broadcast to ``[...]``, result ``[...]`` in float32 (or the logits' own dtype when it is
+wider). So ``[M, N, C]`` logits take ``[N]`` labels and give ``[M, N]``. NumPy arrays
+are accepted. Logits must be finite; a label outside 0..C-1 gives NaN, which the attacks
+refuse.
 
-Functions return the quantity they are named after. :data:`SIGNALS` holds the same quantities as **membership
-scores**, where higher means more likely member: losses and entropies appear there with their sign turned.
+Functions return the quantity they are named after. :data:`SIGNALS` holds the same
+quantities as **membership scores**, where higher means more likely member: losses and
+entropies appear there with their sign turned.
 """
 
 from collections.abc import Callable
@@ -27,19 +29,26 @@ def _read(logits: ArrayLike, labels: ArrayLike) -> tuple[Array, Array]:
     """Logits in at least float32, and the labels' one-hot mask ``[..., C]`` (all False if out of range)."""
     labels = labels if isinstance(labels, jax.Array) else np.asarray(labels)
     if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise InputError(f"labels have dtype {labels.dtype}: pass integer class numbers")
+        raise InputError(
+            f"labels have dtype {labels.dtype}: pass integer class numbers"
+        )
     with np.errstate(over="ignore"):  # what float32 cannot hold is infinite
         logits = jnp.asarray(logits)
     if logits.ndim < 1 or logits.shape[-1] < 2:
-        raise InputError(f"logits have shape {logits.shape}: pass [..., C] with at least two classes")
-    if isinstance(labels, np.ndarray):  # int64 would lose its upper half on the way to JAX
+        raise InputError(
+            f"logits have shape {logits.shape}: pass [..., C] with at least two classes"
+        )
+    if isinstance(
+        labels, np.ndarray
+    ):  # int64 would lose its upper half on the way to JAX
         labels = np.clip(labels.astype(np.int64), -1, logits.shape[-1]).astype(np.int32)
     labels = jnp.asarray(labels)
     try:
         labels = jnp.broadcast_to(labels, logits.shape[:-1])
     except ValueError:
         raise InputError(
-            f"labels of shape {labels.shape} do not broadcast to the logits' {logits.shape[:-1]}: pass one per sample"
+            f"labels of shape {labels.shape} do not broadcast to the logits'"
+            f" {logits.shape[:-1]}: pass one per sample"
         ) from None
     kind = labels.dtype if labels.dtype.itemsize > 4 else jnp.int32
     classes = jax.lax.broadcasted_iota(kind, logits.shape, logits.ndim - 1)
@@ -54,7 +63,9 @@ def _pick(values: Array, hot: Array) -> Array:
 
 def _margin(logits: Array, hot: Array) -> Array:
     """``z_y - logsumexp_{j != y} z_j``: the log-odds of the marked class."""
-    return _pick(logits, hot) - jax.nn.logsumexp(jnp.where(hot, -jnp.inf, logits), axis=-1)
+    return _pick(logits, hot) - jax.nn.logsumexp(
+        jnp.where(hot, -jnp.inf, logits), axis=-1
+    )
 
 
 def _check_temperature(temperature: float) -> None:
@@ -65,9 +76,9 @@ def _check_temperature(temperature: float) -> None:
 def logit_margin(logits: ArrayLike, labels: ArrayLike) -> Array:
     """LiRA's phi, the log-odds of the true class.
 
-    ``phi = log p_y - log(1 - p_y) = z_y - logsumexp_{j != y} z_j`` (Carlini et al. 2022, "Membership
-    Inference Attacks From First Principles"). The second form never forms a probability, so it stays accurate
-    where float32 rounds ``p_y`` to 0 or 1.
+    ``phi = log p_y - log(1 - p_y) = z_y - logsumexp_{j != y} z_j`` (Carlini et al.
+    2022, "Membership Inference Attacks From First Principles"). The second form never
+    forms a probability, so it stays accurate where float32 rounds ``p_y`` to 0 or 1.
 
     Args:
       logits: ``[..., C]``, finite.
@@ -77,7 +88,8 @@ def logit_margin(logits: ArrayLike, labels: ArrayLike) -> Array:
       ``[...]``, any finite real; higher = more likely member.
 
     Raises:
-      InputError: fewer than two classes, labels not integer or not broadcastable to ``[...]``.
+      InputError: fewer than two classes, labels not integer or not broadcastable to
+        ``[...]``.
 
     >>> print(logit_margin(jnp.array([[100.0, 0.0, 0.0], [-3.0, 6.0, 1.0]]), jnp.array([0, 1])).round(2))
     [99.31  4.98]
@@ -85,7 +97,9 @@ def logit_margin(logits: ArrayLike, labels: ArrayLike) -> Array:
     return _margin(*_read(logits, labels))
 
 
-def softmax_confidence(logits: ArrayLike, labels: ArrayLike, *, temperature: float = 1.0) -> Array:
+def softmax_confidence(
+    logits: ArrayLike, labels: ArrayLike, *, temperature: float = 1.0
+) -> Array:
     """Softmax probability of the true class at a temperature.
 
     Args:
@@ -94,7 +108,8 @@ def softmax_confidence(logits: ArrayLike, labels: ArrayLike, *, temperature: flo
       temperature: the logits are divided by it; positive.
 
     Returns:
-      ``[...]`` in [0, 1]; higher = more likely member. Saturates at 1, see :func:`logit_margin`.
+      ``[...]`` in [0, 1]; higher = more likely member. Saturates at 1, see
+      :func:`logit_margin`.
 
     Raises:
       InputError: as :func:`logit_margin`, or a temperature that is not positive.
@@ -102,11 +117,17 @@ def softmax_confidence(logits: ArrayLike, labels: ArrayLike, *, temperature: flo
     return soft_margin(logits, labels, temperature=temperature, margin=0.0)
 
 
-def soft_margin(logits: ArrayLike, labels: ArrayLike, *, temperature: float = 2.0, margin: float = 0.6) -> Array:
+def soft_margin(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    temperature: float = 2.0,
+    margin: float = 0.6,
+) -> Array:
     """Soft-margin softmax: the true logit must win by a margin.
 
-    With ``u = z / T``: ``exp(u_y - m) / (exp(u_y - m) + sum_{j != y} exp(u_j))`` (Zarifzadeh et al. 2024,
-    "Low-Cost High-Power Membership Inference Attacks").
+    With ``u = z / T``: ``exp(u_y - m) / (exp(u_y - m) + sum_{j != y} exp(u_j))``
+    (Zarifzadeh et al. 2024, "Low-Cost High-Power Membership Inference Attacks").
 
     Args:
       logits: ``[..., C]``, finite.
@@ -126,17 +147,24 @@ def soft_margin(logits: ArrayLike, labels: ArrayLike, *, temperature: float = 2.
 
 
 def taylor_softmax(
-    logits: ArrayLike, labels: ArrayLike, *, temperature: float = 2.0, margin: float = 0.6, order: int = 4
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    temperature: float = 2.0,
+    margin: float = 0.6,
+    order: int = 4,
 ) -> Array:
     """SM-Taylor-softmax, the signal RMIA is run on: the soft margin with a polynomial in place of exp.
 
     ``h(u_y - m) / (h(u_y - m) + sum_{j != y} h(u_j))``, with ``u = z / T`` and
-    ``h(u) = sum_{k=0}^{order-1} u^k / k!`` (Zarifzadeh et al. 2024, "Low-Cost High-Power Membership Inference
-    Attacks"; the defaults are those of its CIFAR-10 runs and of AMUN's audit).
+    ``h(u) = sum_{k=0}^{order-1} u^k / k!`` (Zarifzadeh et al. 2024, "Low-Cost
+    High-Power Membership Inference Attacks"; the defaults are those of its CIFAR-10
+    runs and of AMUN's audit).
 
-    ``order`` counts terms, as in the released code: 4 is a **cubic**, negative below u = -1.596, so the value
-    can be negative or above 1, and is infinite or NaN if the denominator vanishes. That is kept for parity;
-    odd orders (``order=5`` is the quartic) are positive everywhere and give values in (0, 1).
+    ``order`` counts terms, as in the released code: 4 is a **cubic**, negative below u
+    = -1.596, so the value can be negative or above 1, and is infinite or NaN if the
+    denominator vanishes. That is kept for parity; odd orders (``order=5`` is the
+    quartic) are positive everywhere and give values in (0, 1).
 
     Args:
       logits: ``[..., C]``, finite.
@@ -156,7 +184,9 @@ def taylor_softmax(
     """
     _check_temperature(temperature)
     if order < 2:
-        raise InputError(f"order is {order}: the series needs at least 2 terms to see the logits")
+        raise InputError(
+            f"order is {order}: the series needs at least 2 terms to see the logits"
+        )
     logits, hot = _read(logits, labels)
     scaled = logits / temperature
     shifted = jnp.where(hot, scaled - margin, scaled)
@@ -186,8 +216,8 @@ def taylor(logits: ArrayLike, labels: ArrayLike, *, order: int = 4) -> Array:
 def cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
     """Cross-entropy ``-log p_y`` in nats, **lower** for members.
 
-    Computed from the log-odds as ``log(1 + exp(-phi))``, so losses far below float32's rounding of 1 keep
-    their order instead of all becoming 0.
+    Computed from the log-odds as ``log(1 + exp(-phi))``, so losses far below float32's
+    rounding of 1 keep their order instead of all becoming 0.
 
     Args:
       logits: ``[..., C]``, finite.
@@ -224,7 +254,8 @@ def entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
 
     Args:
       logits: ``[..., C]``, finite.
-      labels: ``[...]`` integers in 0..C-1; checked, but the value does not depend on them.
+      labels: ``[...]`` integers in 0..C-1; checked, but the value does not depend on
+        them.
 
     Returns:
       ``[...]`` in [0, log C].
@@ -234,7 +265,8 @@ def entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
     """
     logits, hot = _read(logits, labels)
     top = _top(logits)
-    # log p of a nearly certain class loses its digits in z - logsumexp(z), so it comes from the log-odds.
+    # log p of a nearly certain class loses its digits in z - logsumexp(z), so it comes
+    # from the log-odds.
     sure = -jax.nn.softplus(-_margin(logits, top))[..., None]
     log_probs = jnp.where(top, sure, jax.nn.log_softmax(logits, axis=-1))
     value = -(jnp.exp(log_probs) * log_probs).sum(-1)
@@ -244,10 +276,11 @@ def entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
 def modified_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
     """Modified entropy in nats, **lower** for members: 0 when surely right, large when surely wrong.
 
-    ``-(1 - p_y) log p_y - sum_{j != y} p_j log(1 - p_j)`` (Song and Mittal 2021, "Systematic Evaluation of
-    Privacy Risks of Machine Learning Models"). Widespread ports take ``log p_j`` in the second sum or
-    overwrite whole columns of it; this one follows the paper. ``1 - p`` is formed from log-odds, so a
-    confidently wrong prediction gives the large finite value it should, not infinity.
+    ``-(1 - p_y) log p_y - sum_{j != y} p_j log(1 - p_j)`` (Song and Mittal 2021,
+    "Systematic Evaluation of Privacy Risks of Machine Learning Models"). Widespread
+    ports take ``log p_j`` in the second sum or overwrite whole columns of it; this one
+    follows the paper. ``1 - p`` is formed from log-odds, so a confidently wrong
+    prediction gives the large finite value it should, not infinity.
 
     Args:
       logits: ``[..., C]``, finite.
@@ -263,7 +296,8 @@ def modified_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
     top = _top(logits)
     phi, phi_top = _margin(logits, hot), _margin(logits, top)
     probs = jax.nn.softmax(logits, axis=-1)
-    # Only the top class can exceed 1/2, where log1p(-p) loses digits: its term comes from its log-odds.
+    # Only the top class can exceed 1/2, where log1p(-p) loses digits: its term comes
+    # from its log-odds.
     others = -jnp.log1p(-jnp.where(top, 0, probs))
     surprise = jnp.where(top, jax.nn.softplus(phi_top)[..., None], others)
     wrong = jnp.where(hot, 0, probs * surprise).sum(-1)

@@ -1,20 +1,22 @@
 """Core-sets: which part C of a forget set F has to be removed for the knowledge of all of F to go?
 
-An answer to the first open question of arXiv 2512.06993, which asks for the causally decisive samples of a forget set
-by the probabilities of necessity and sufficiency; the definitions here are the library's own. ``k(.)`` is the knowledge
-that a model trained on a set of samples has of **all** of F, such as its mean margin there::
+An answer to the first open question of arXiv 2512.06993, which asks for the causally
+decisive samples of a forget set by the probabilities of necessity and sufficiency; the
+definitions here are the library's own. ``k(.)`` is the knowledge that a model trained
+on a set of samples has of **all** of F, such as its mean margin there::
 
     share(C) = (k(D) - k(D - C)) / (k(D) - k(D - F))      0: nothing forgotten, 1: as much as by the oracle D - F
     S(C) = 1  if  |1 - share(C)| <= tolerance
     PS(C) = P(S(C) = 1)   PN(C) = P(S(F - C) = 0)   PNS(C) = P(S(C) = 1 and S(F - C) = 0)
 
-The probabilities are over training seeds. All worlds (what if C, F - C, F or nothing were removed) are simulated on the
-same seed, so that PNS is observed and not only bounded. The search runs on kernel ridge regressions, from which any
-subset is removed exactly (:mod:`unlearn_jax.influence.ridge`), and whose training seeds are those of their random
-features; :func:`retrain_without` confirms what it finds on networks.
+The probabilities are over training seeds. All worlds (what if C, F - C, F or nothing
+were removed) are simulated on the same seed, so that PNS is observed and not only
+bounded. The search runs on kernel ridge regressions, from which any subset is removed
+exactly (:mod:`unlearn_jax.influence.ridge`), and whose training seeds are those of
+their random features; :func:`retrain_without` confirms what it finds on networks.
 """
 
-from unlearn_jax.coresets.causes import (
+from unlearn_jax.coresets._causes import (
     CAVEAT,
     Causes,
     Knowledge,

@@ -10,7 +10,13 @@ from jax import lax
 from numpy.typing import ArrayLike
 
 from unlearn_jax.audit.inputs import mask_array, real_array, refuse_infinite
-from unlearn_jax.coresets.causes import ROUNDING, Knowledge, mean_margin, suppressed, suppression
+from unlearn_jax.coresets._causes import (
+    ROUNDING,
+    Knowledge,
+    mean_margin,
+    suppressed,
+    suppression,
+)
 from unlearn_jax.influence import ridge as kernel_ridge
 from unlearn_jax.influence.ridge import Candidates
 from unlearn_jax.types import Array, InputError
@@ -35,7 +41,11 @@ class CoreSet(NamedTuple):
 
 
 def shares_without(
-    worlds: Candidates, labels: ArrayLike, removed: ArrayLike, *, knowledge: Knowledge = mean_margin
+    worlds: Candidates,
+    labels: ArrayLike,
+    removed: ArrayLike,
+    *,
+    knowledge: Knowledge = mean_margin,
 ) -> np.ndarray:
     """Share of the knowledge suppressed by removing each of many subsets, in each world.
 
@@ -49,17 +59,27 @@ def shares_without(
       ``[S, Q]``.
 
     Raises:
-      InputError: shapes that do not fit; a world in which removing all of F changes nothing.
+      InputError: shapes that do not fit; a world in which removing all of F changes
+        nothing.
     """
     labels, original, oracle = _levels(worlds, labels, knowledge)
     removed = np.asarray(removed)
-    if removed.dtype != bool or removed.ndim != 2 or removed.shape[1] != worlds.alpha.shape[1]:
-        raise InputError(f"removed is {removed.dtype} {removed.shape}: pass [Q, {worlds.alpha.shape[1]}] bool")
+    if (
+        removed.dtype != bool
+        or removed.ndim != 2
+        or removed.shape[1] != worlds.alpha.shape[1]
+    ):
+        raise InputError(
+            f"removed is {removed.dtype} {removed.shape}: pass [Q,"
+            f" {worlds.alpha.shape[1]}] bool"
+        )
     levels = _levels_without(worlds, labels, jnp.asarray(removed), knowledge=knowledge)
     return np.asarray(suppression(levels, original[:, None], oracle[:, None]))
 
 
-def rank_by_influence(worlds: Candidates, labels: ArrayLike, *, knowledge: Knowledge = mean_margin) -> np.ndarray:
+def rank_by_influence(
+    worlds: Candidates, labels: ArrayLike, *, knowledge: Knowledge = mean_margin
+) -> np.ndarray:
     """The forget set by what removing each sample **alone** takes from the knowledge, mean over worlds, most first.
 
     Args:
@@ -73,7 +93,9 @@ def rank_by_influence(worlds: Candidates, labels: ArrayLike, *, knowledge: Knowl
     Raises:
       InputError: as :func:`shares_without`.
     """
-    shares = shares_without(worlds, labels, np.eye(worlds.alpha.shape[1], dtype=bool), knowledge=knowledge)
+    shares = shares_without(
+        worlds, labels, np.eye(worlds.alpha.shape[1], dtype=bool), knowledge=knowledge
+    )
     return np.argsort(-shares.mean(0), kind="stable")
 
 
@@ -82,8 +104,9 @@ def forward_greedy(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Removes one sample after another, each time the one that brings the share nearest to 1 in the mean over worlds.
 
-    The first is the most influential one; every later one is chosen by its influence given those already gone, which
-    for samples that stand in for each other is not the ranking of :func:`rank_by_influence`.
+    The first is the most influential one; every later one is chosen by its influence
+    given those already gone, which for samples that stand in for each other is not the
+    ranking of :func:`rank_by_influence`.
 
     Args:
       worlds: of :func:`seed_worlds`.
@@ -91,7 +114,8 @@ def forward_greedy(
       knowledge: of the forget set.
 
     Returns:
-      The order ``[F]`` and the shares ``[S, F]`` after each removal. Costs ``S F Z (F + C)`` per step.
+      The order ``[F]`` and the shares ``[S, F]`` after each removal. Costs
+      ``S F Z (F + C)`` per step.
 
     Raises:
       InputError: as :func:`shares_without`.
@@ -112,8 +136,9 @@ def backward_prune(
 ) -> np.ndarray:
     """Takes members out of a sufficient subset while it stays so; afterwards every member is necessary.
 
-    While any member can stay in the training set with PS still at least ``1 - delta``, the one with the largest PS
-    (of equals, the smallest mean distance of shares from 1) is taken out of the subset.
+    While any member can stay in the training set with PS still at least ``1 - delta``,
+    the one with the largest PS (of equals, the smallest mean distance of shares from 1)
+    is taken out of the subset.
 
     Args:
       worlds: of :func:`seed_worlds`.
@@ -133,7 +158,9 @@ def backward_prune(
     labels, original, oracle = _levels(worlds, labels, knowledge)
     removed = mask_array("removed", removed, (worlds.alpha.shape[1],)).copy()
     while removed.any():
-        levels = _levels_with_one_back(worlds, labels, jnp.asarray(removed), knowledge=knowledge)
+        levels = _levels_with_one_back(
+            worlds, labels, jnp.asarray(removed), knowledge=knowledge
+        )
         shares = np.asarray(suppression(levels, original[:, None], oracle[:, None]))
         sufficiency = suppressed(shares, tolerance=tolerance).mean(0)
         free = np.flatnonzero(removed & (sufficiency >= 1 - delta - ROUNDING))
@@ -162,7 +189,8 @@ def find_core_set(
       knowledge: of the forget set.
 
     Returns:
-      The core-set: no member is superfluous, but a smaller one that shares few members with it may exist.
+      The core-set: no member is superfluous, but a smaller one that shares few members
+      with it may exist.
 
     Raises:
       InputError: as :func:`shares_without`, or knobs out of range.
@@ -174,21 +202,34 @@ def find_core_set(
     members = np.isin(np.arange(len(order)), order[:size])
     knobs = {"tolerance": tolerance, "delta": delta, "knowledge": knowledge}
     members = backward_prune(worlds, labels, members, **knobs)
-    found = suppressed(shares_without(worlds, labels, members[None], knowledge=knowledge), tolerance=tolerance)
+    found = suppressed(
+        shares_without(worlds, labels, members[None], knowledge=knowledge),
+        tolerance=tolerance,
+    )
     return CoreSet(members, float(found.mean()), size, order, shares)
 
 
-def _levels(worlds: Candidates, labels: ArrayLike, knowledge: Knowledge) -> tuple[Array, Array, Array]:
+def _levels(
+    worlds: Candidates, labels: ArrayLike, knowledge: Knowledge
+) -> tuple[Array, Array, Array]:
     """Labels, and the knowledge before any removal and after all of them: ``[Z], [S], [S]``."""
     labels = jnp.asarray(labels)
     if worlds.outputs.ndim != 3 or labels.shape != worlds.outputs.shape[1:2]:
-        raise InputError(f"worlds of outputs {worlds.outputs.shape}, labels {labels.shape}: pass [S, Z, C] and [Z]")
-    both = jnp.stack([jnp.zeros(worlds.alpha.shape[1], bool), jnp.ones(worlds.alpha.shape[1], bool)])
+        raise InputError(
+            f"worlds of outputs {worlds.outputs.shape}, labels {labels.shape}: pass [S,"
+            " Z, C] and [Z]"
+        )
+    both = jnp.stack(
+        [jnp.zeros(worlds.alpha.shape[1], bool), jnp.ones(worlds.alpha.shape[1], bool)]
+    )
     levels = _levels_without(worlds, labels, both, knowledge=knowledge)
     gap = real_array("knowledge", np.asarray(levels[:, 0] - levels[:, 1]), ndim=(1,))
     refuse_infinite("knowledge", gap)
     if not np.all(gap > ROUNDING):
-        raise InputError("removing the whole forget set takes no knowledge of it away: it has no core-set")
+        raise InputError(
+            "removing the whole forget set takes no knowledge of it away: it has no"
+            " core-set"
+        )
     return labels, levels[:, 0], levels[:, 1]
 
 
@@ -198,24 +239,42 @@ def _measure(knowledge: Knowledge, outputs: Array, labels: Array) -> Array:
 
 
 @partial(jax.jit, static_argnames="knowledge")
-def _levels_without(worlds: Candidates, labels: Array, removed: Array, *, knowledge: Knowledge) -> Array:
-    one = jax.vmap(lambda state, mask: knowledge(kernel_ridge.outputs_without(state, mask), labels), (0, None))
+def _levels_without(
+    worlds: Candidates, labels: Array, removed: Array, *, knowledge: Knowledge
+) -> Array:
+    one = jax.vmap(
+        lambda state, mask: knowledge(
+            kernel_ridge.outputs_without(state, mask), labels
+        ),
+        (0, None),
+    )
     return lax.map(lambda mask: one(worlds, mask), removed).T
 
 
 @partial(jax.jit, static_argnames="knowledge")
-def _levels_with_one_back(worlds: Candidates, labels: Array, removed: Array, *, knowledge: Knowledge) -> Array:
+def _levels_with_one_back(
+    worlds: Candidates, labels: Array, removed: Array, *, knowledge: Knowledge
+) -> Array:
     outputs = jax.vmap(kernel_ridge.outputs_with_one_back, (0, None))(worlds, removed)
     return _measure(knowledge, outputs, labels)
 
 
 @partial(jax.jit, static_argnames="knowledge")
 def _greedy(
-    worlds: Candidates, labels: Array, original: Array, oracle: Array, *, knowledge: Knowledge
+    worlds: Candidates,
+    labels: Array,
+    original: Array,
+    oracle: Array,
+    *,
+    knowledge: Knowledge,
 ) -> tuple[Array, Array]:
-    def step(carry: tuple[Candidates, Array], _: None) -> tuple[tuple[Candidates, Array], tuple[Array, Array]]:
+    def step(
+        carry: tuple[Candidates, Array], _: None
+    ) -> tuple[tuple[Candidates, Array], tuple[Array, Array]]:
         state, gone = carry
-        levels = _measure(knowledge, jax.vmap(kernel_ridge.outputs_without_one_more)(state), labels)
+        levels = _measure(
+            knowledge, jax.vmap(kernel_ridge.outputs_without_one_more)(state), labels
+        )
         shares = suppression(levels, original[:, None], oracle[:, None])
         best = jnp.argmin(jnp.where(gone, jnp.inf, jnp.mean(abs(1 - shares), 0)))
         state = jax.vmap(kernel_ridge.remove_one, (0, None))(state, best)
@@ -227,4 +286,6 @@ def _greedy(
 
 def _check_delta(delta: float) -> None:
     if not 0 <= delta < 1:
-        raise InputError(f"delta is {delta}: choose a probability in [0, 1), such as 0.1")
+        raise InputError(
+            f"delta is {delta}: choose a probability in [0, 1), such as 0.1"
+        )

@@ -28,9 +28,11 @@ def seed_worlds(
 ) -> Candidates:
     """One kernel ridge regression per training seed, reduced to what removals from the forget set need.
 
-    A world's kernel is that of its own random ReLU layer (:func:`unlearn_jax.influence.ridge.random_relu_features`):
-    what stays random in a kernel model, as initial weights do in a network. With ``bootstrap`` its retained samples are
-    redrawn with replacement too, which is more than a training seed changes. Targets are one-hot less 1 / C.
+    A world's kernel is that of its own random ReLU layer
+    (:func:`unlearn_jax.influence.ridge.random_relu_features`): what stays random in a
+    kernel model, as initial weights do in a network. With ``bootstrap`` its retained
+    samples are redrawn with replacement too, which is more than a training seed
+    changes. Targets are one-hot less 1 / C.
 
     Args:
       keys: ``[S]``, one per world.
@@ -43,21 +45,30 @@ def seed_worlds(
       bootstrap: see above.
 
     Returns:
-      Candidates with leading S, whose points are the forget set itself (``Z = F``). In float64 if JAX is set to it,
-      which it should be. Costs ``N^3`` per world, one after another.
+      Candidates with leading S, whose points are the forget set itself (``Z = F``). In
+      float64 if JAX is set to it, which it should be. Costs ``N^3`` per world, one
+      after another.
 
     Raises:
-      InputError: a forget set that is empty, everything, repeated or out of range; labels that do not fit; a ridge that
-        is not positive; a single key.
+      InputError: a forget set that is empty, everything, repeated or out of range;
+        labels that do not fit; a ridge that is not positive; a single key.
     """
     if jnp.ndim(keys) != 1 or not ridge > 0:
         raise InputError(
-            f"keys of shape {jnp.shape(keys)}, ridge {ridge}: pass one key per world [S] and a positive ridge"
+            f"keys of shape {jnp.shape(keys)}, ridge {ridge}: pass one key per world"
+            " [S] and a positive ridge"
         )
     flat = np.asarray(inputs, np.float64).reshape(len(np.asarray(inputs)), -1)
     index = np.asarray(index)
-    if index.ndim != 1 or not 0 < index.size < len(flat) or len(np.unique(index)) < index.size:
-        raise InputError(f"index of shape {index.shape}: pass different positions, some but not all of {len(flat)}")
+    if (
+        index.ndim != 1
+        or not 0 < index.size < len(flat)
+        or len(np.unique(index)) < index.size
+    ):
+        raise InputError(
+            f"index of shape {index.shape}: pass different positions, some but not all"
+            f" of {len(flat)}"
+        )
     if index.dtype.kind not in "iu" or index.min() < 0 or index.max() >= len(flat):
         raise InputError(f"index must hold integer positions in 0..{len(flat) - 1}")
     labels = np.asarray(labels)
@@ -67,7 +78,8 @@ def seed_worlds(
         or not 0 <= labels.min() <= labels.max() < num_classes
     ):
         raise InputError(
-            f"labels are {labels.dtype} {labels.shape}: pass [{len(flat)}] integers in 0..{num_classes - 1}"
+            f"labels are {labels.dtype} {labels.shape}: pass [{len(flat)}] integers in"
+            f" 0..{num_classes - 1}"
         )
     targets = np.eye(num_classes)[labels] - 1 / num_classes
     retain = np.setdiff1d(np.arange(len(flat)), index)
@@ -113,8 +125,8 @@ def retrain_without(
 ) -> np.ndarray:
     """Trains networks without each of many subsets, on the same seeds: the true counterfactuals.
 
-    All models of a seed start from the same weights, go through common samples in the same order and take equally many
-    steps, those of the whole training set.
+    All models of a seed start from the same weights, go through common samples in the
+    same order and take equally many steps, those of the whole training set.
 
     Args:
       keys: ``[S]``, one per seed.
@@ -133,8 +145,16 @@ def retrain_without(
       DivergedError: a model's loss was not finite.
     """
     removed = np.asarray(removed)
-    if removed.dtype != bool or removed.ndim != 2 or removed.shape[1] != len(data.labels) or not len(removed):
-        raise InputError(f"removed is {removed.dtype} {removed.shape}: pass [Q, {len(data.labels)}] bool")
+    if (
+        removed.dtype != bool
+        or removed.ndim != 2
+        or removed.shape[1] != len(data.labels)
+        or not len(removed)
+    ):
+        raise InputError(
+            f"removed is {removed.dtype} {removed.shape}: pass [Q, {len(data.labels)}]"
+            " bool"
+        )
     raw = np.repeat(np.asarray(jax.random.key_data(keys)), len(removed), axis=0)
     state, _ = fit_many(
         jax.random.wrap_key_data(jnp.asarray(raw), impl=jax.random.key_impl(keys)),

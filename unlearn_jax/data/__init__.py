@@ -1,18 +1,22 @@
-"""Labelled images in memory, which of them to forget, and how to augment them.
+"""Labeled images in memory, which of them to forget, and how to augment them.
 
-* Sources return :class:`Splits`: :func:`load_digits` (bundled), :func:`load_arrays`, :func:`load_npz`,
-  :func:`load_folder`, :func:`load_tfds`; :func:`prepare` makes a TFDS data set of an official archive,
-  :func:`resplit` draws training and test set anew, :func:`validate` is the check they all pass.
-* Forget sets are masks ``[N]``: :func:`forget_random`, :func:`forget_class`, :func:`forget_indices`,
-  :func:`forget_file`, all checked by :func:`check_forget_mask`; :func:`membership_design` is ``[M, N]``.
-* Augmentation is array code with one key per image, chosen by name with :func:`augmentation` from the parts in
-  :data:`AUGMENTATIONS`: crops and flips, and the policies :func:`trivial_augment`, :func:`rand_augment`,
-  :func:`auto_augment`, :func:`aug_mix` and :func:`random_erasing`.
+* Sources return :class:`Splits`: :func:`load_digits` (bundled), :func:`load_arrays`,
+  :func:`load_npz`, :func:`load_folder`, :func:`load_tfds`; :func:`prepare` makes a TFDS
+  data set of an official archive, :func:`resplit` draws training and test set anew,
+  :func:`validate` is the check they all pass.
+* Forget sets are masks ``[N]``: :func:`forget_random`, :func:`forget_class`,
+  :func:`forget_indices`, :func:`forget_file`, all checked by :func:`check_forget_mask`;
+  :func:`membership_design` is ``[M, N]``.
+* Augmentation is array code with one key per image, chosen by name with
+  :func:`augmentation` from the parts in :data:`AUGMENTATIONS`: crops and flips, and the
+  policies :func:`trivial_augment`, :func:`rand_augment`, :func:`auto_augment`,
+  :func:`aug_mix` and :func:`random_erasing`.
 
-Importing this package imports none of TensorFlow Datasets, scikit-learn and Pillow; the loaders that need
-them do.
+Importing this package imports none of TensorFlow Datasets, scikit-learn and Pillow; the
+loaders that need them do.
 """
 
+from unlearn_jax.data._prepare import prepare
 from unlearn_jax.data.augment import (
     AUGMENTATIONS,
     Augmentation,
@@ -30,7 +34,6 @@ from unlearn_jax.data.augment_policies import (
     random_erasing,
     trivial_augment,
 )
-from unlearn_jax.data.prepare import prepare
 from unlearn_jax.data.sources import (
     Splits,
     load_arrays,

@@ -1,17 +1,19 @@
 """Augmentation as array code, by name: random crops and flips here, random policies beside them.
 
-A name is one part of :data:`AUGMENTATIONS` or several joined by ``+``, applied from left to right;
-:func:`augmentation` turns it into a function. The study of augmentation in unlearning (arXiv 2508.18502) uses
-``crop_flip+trivial_augment`` and its like; digits, which mirroring changes in meaning, take
-``crop+trivial_augment``.
+A name is one part of :data:`AUGMENTATIONS` or several joined by ``+``, applied from
+left to right; :func:`augmentation` turns it into a function. The study of augmentation
+in unlearning (arXiv 2508.18502) uses ``crop_flip+trivial_augment`` and its like;
+digits, which mirroring changes in meaning, take ``crop+trivial_augment``.
 
-Every function takes typed keys (``jax.random.key``) and is pure, so it runs inside ``jit``, ``lax.scan`` and
-a ``vmap`` over models, and image ``i`` of a batch depends on key ``i`` alone, never on its neighbours or its
-place. Images keep their dtype: the same draw on uint8 and on float32 moves the same pixels.
+Every function takes typed keys (``jax.random.key``) and is pure, so it runs inside
+``jit``, ``lax.scan`` and a ``vmap`` over models, and image ``i`` of a batch depends on
+key ``i`` alone, never on its neighbors or its place. Images keep their dtype: the same
+draw on uint8 and on float32 moves the same pixels.
 
-Crop and flip are both "which row and which column does this pixel come from", so :func:`crop_flip` does them
-with a single gather. Inside ``lax.scan`` on CPU that is about ten times as fast as a ``vmap`` of
-``lax.dynamic_slice``, which XLA expands into a loop over the batch.
+Crop and flip are both "which row and which column does this pixel come from", so
+:func:`crop_flip` does them with a single gather. Inside ``lax.scan`` on CPU that is
+about ten times as fast as a ``vmap`` of ``lax.dynamic_slice``, which XLA expands into a
+loop over the batch.
 """
 
 from collections.abc import Callable
@@ -45,21 +47,26 @@ def _window(image: Array, offset: Array, mirrored: Array | bool) -> Array:
     rows = jnp.arange(height) + offset[0]
     columns = jnp.arange(width)
     columns = jnp.where(mirrored, width - 1 - columns, columns) + offset[1]
-    inside = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))[None, :]
-    moved = image[jnp.clip(rows, 0, height - 1)[:, None], jnp.clip(columns, 0, width - 1)[None, :]]
+    inside = ((rows >= 0) & (rows < height))[:, None] & (
+        (columns >= 0) & (columns < width)
+    )[None, :]
+    moved = image[
+        jnp.clip(rows, 0, height - 1)[:, None], jnp.clip(columns, 0, width - 1)[None, :]
+    ]
     return jnp.where(inside[:, :, None], moved, jnp.zeros((), image.dtype))
 
 
 def random_crop(key: Array, image: Array, *, padding: int = 4) -> Array:
     """Pads one image with zeros and cuts a window of the original size at a uniformly random place.
 
-    This is the crop of the reference recipes (``RandomCrop(H, padding=4)``): each of the ``(2 * padding + 1)
-    ** 2`` windows is equally likely.
+    This is the crop of the reference recipes (``RandomCrop(H, padding=4)``): each of
+    the ``(2 * padding + 1) ** 2`` windows is equally likely.
 
     Args:
       key: one typed key.
       image: ``[H, W, ch]``, any dtype.
-      padding: zeros added on each side, in pixels, at least 0; 0 returns the image unchanged.
+      padding: zeros added on each side, in pixels, at least 0; 0 returns the image
+        unchanged.
 
     Returns:
       ``[H, W, ch]``, dtype of ``image``.
@@ -88,12 +95,14 @@ def random_flip(key: Array, image: Array) -> Array:
     return jnp.where(jax.random.bernoulli(key), image[:, ::-1], image)
 
 
-def crop_flip(keys: Array, images: Array, *, padding: int = 4, flip: bool = True) -> Array:
+def crop_flip(
+    keys: Array, images: Array, *, padding: int = 4, flip: bool = True
+) -> Array:
     """Random crop, then random flip, of each image of a batch with its own key.
 
     With ``key_crop, key_flip = jax.random.split(key)`` the result for one image equals
-    ``random_flip(key_flip, random_crop(key_crop, image, padding=padding))`` exactly (without the flip when
-    ``flip`` is False). Pixels that the crop uncovers are 0.
+    ``random_flip(key_flip, random_crop(key_crop, image, padding=padding))`` exactly
+    (without the flip when ``flip`` is False). Pixels that the crop uncovers are 0.
 
     Args:
       keys: ``[B]`` typed keys, one per image.
@@ -153,11 +162,13 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 def augmentation(name: str) -> Augmentation | None:
     """The augmentation that a configuration names.
 
-    The same name always gives the same function object, so compiled programs are found again. A single part gets
-    the keys as they are; of several, each gets a key of its own, ``jax.random.split(key, number of parts)``.
+    The same name always gives the same function object, so compiled programs are found
+    again. A single part gets the keys as they are; of several, each gets a key of its
+    own, ``jax.random.split(key, number of parts)``.
 
     Args:
-      name: one part of :data:`AUGMENTATIONS`, or several joined by ``+``, applied from left to right.
+      name: one part of :data:`AUGMENTATIONS`, or several joined by ``+``, applied from
+        left to right.
 
     Returns:
       The augmentation, or None for ``none``, which does not combine.
@@ -173,13 +184,24 @@ def augmentation(name: str) -> Augmentation | None:
     unlearn_jax.types.InputError: unknown augmentation 'cutmix'; choose none, or join with + some of crop, ...
     """
     parts = name.split("+")
-    unknown = [part for part in parts if part not in AUGMENTATIONS or (part == "none" and len(parts) > 1)]
+    unknown = [
+        part
+        for part in parts
+        if part not in AUGMENTATIONS or (part == "none" and len(parts) > 1)
+    ]
     if unknown:
         known = ", ".join(part for part in AUGMENTATIONS if part != "none")
-        raise InputError(f"unknown augmentation {unknown[0]!r}; choose none, or join with + some of {known}")
+        raise InputError(
+            f"unknown augmentation {unknown[0]!r}; choose none, or join with + some of"
+            f" {known}"
+        )
     if name == "none":
         return None
-    return AUGMENTATIONS[name] if len(parts) == 1 else _in_sequence(name, [AUGMENTATIONS[part] for part in parts])
+    return (
+        AUGMENTATIONS[name]
+        if len(parts) == 1
+        else _in_sequence(name, [AUGMENTATIONS[part] for part in parts])
+    )
 
 
 def _in_sequence(name: str, functions: list[Augmentation]) -> Augmentation:

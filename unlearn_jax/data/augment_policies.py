@@ -1,14 +1,17 @@
 """Random augmentation policies as array code: which operations of :mod:`~unlearn_jax.data.image_ops`, how strong.
 
-A policy lists its possible operations once, on the host, as one stack; a draw is a row number of that stack. The
-operations, magnitudes, signs and probabilities are those of torchvision on Pillow images, so that results can be
-compared with studies that use it: TrivialAugmentWide, RandAugment, AutoAugment for CIFAR-10, AugMix and
-RandomErasing. Magnitudes differ from its float32 ones by rounding: enhancements by at most one grey level in a
-few pixels, and the 16 pixel translation of TrivialAugmentWide, which float32 makes 15 there.
+A policy lists its possible operations once, on the host, as one stack; a draw is a row
+number of that stack. The operations, magnitudes, signs and probabilities are those of
+torchvision on Pillow images, so that results can be compared with studies that use it:
+TrivialAugmentWide, RandAugment, AutoAugment for CIFAR-10, AugMix and RandomErasing.
+Magnitudes differ from its float32 ones by rounding: enhancements by at most one gray
+level in a few pixels, and the 16 pixel translation of TrivialAugmentWide, which float32
+makes 15 there.
 
-Every function takes one typed key per image and is pure: image ``i`` depends on key ``i`` alone. All but
-:func:`random_erasing` work on grey levels: float images in [0, 1] are rounded to ``level / 255`` first, and the
-result for float images is the result for uint8 images divided by 255.
+Every function takes one typed key per image and is pure: image ``i`` depends on key
+``i`` alone. All but :func:`random_erasing` work on gray levels: float images in [0, 1]
+are rounded to ``level / 255`` first, and the result for float images is the result for
+uint8 images divided by 255.
 """
 
 from collections.abc import Callable
@@ -29,8 +32,12 @@ _BUILD: dict[str, Callable[[float, int, int], Operation]] = {
     "identity": lambda magnitude, height, width: image_ops.IDENTITY,
     "shear_x": lambda magnitude, height, width: image_ops.shear_x(magnitude),
     "shear_y": lambda magnitude, height, width: image_ops.shear_y(magnitude),
-    "translate_x": lambda magnitude, height, width: image_ops.translate(int(magnitude), 0),
-    "translate_y": lambda magnitude, height, width: image_ops.translate(0, int(magnitude)),
+    "translate_x": lambda magnitude, height, width: image_ops.translate(
+        int(magnitude), 0
+    ),
+    "translate_y": lambda magnitude, height, width: image_ops.translate(
+        0, int(magnitude)
+    ),
     "rotate": image_ops.rotate,
     "brightness": lambda magnitude, height, width: image_ops.brightness(1 + magnitude),
     "color": lambda magnitude, height, width: image_ops.color(1 + magnitude),
@@ -79,7 +86,14 @@ _ERASING_ATTEMPTS = 10
 
 
 def _space(
-    num_bins: int, *, shear: float, right: float, down: float, degrees: float, enhance: float, bits: tuple[int, int]
+    num_bins: int,
+    *,
+    shear: float,
+    right: float,
+    down: float,
+    degrees: float,
+    enhance: float,
+    bits: tuple[int, int],
 ) -> Space:
     """Evenly spaced magnitudes up to the given ones; ``bits`` are what posterize keeps at first and at last."""
     most, least = bits
@@ -95,7 +109,9 @@ def _space(
         "color": np.linspace(0, enhance, num_bins),
         "contrast": np.linspace(0, enhance, num_bins),
         "sharpness": np.linspace(0, enhance, num_bins),
-        "posterize": most - np.round(np.arange(num_bins) / ((num_bins - 1) / (most - least))),
+        "posterize": (
+            most - np.round(np.arange(num_bins) / ((num_bins - 1) / (most - least)))
+        ),
         "solarize": np.linspace(255, 0, num_bins),
         "autocontrast": none,
         "equalize": none,
@@ -106,7 +122,15 @@ def _space(
 def _standard_space(height: int, width: int, num_bins: int) -> Space:
     """The magnitudes of RandAugment and AutoAugment."""
     move = 150 / 331
-    return _space(num_bins, shear=0.3, right=move * width, down=move * height, degrees=30, enhance=0.9, bits=(8, 4))
+    return _space(
+        num_bins,
+        shear=0.3,
+        right=move * width,
+        down=move * height,
+        degrees=30,
+        enhance=0.9,
+        bits=(8, 4),
+    )
 
 
 def _signed(name: str, magnitude: float, height: int, width: int) -> list[Operation]:
@@ -122,18 +146,25 @@ def _stack(operations: list[Operation]) -> Operation:
 def _all_of(space: Space, height: int, width: int, *, without: set[str]) -> Operation:
     """Every operation at every magnitude of a space with either sign.
 
-    Each operation has the same number of rows, so a uniform row is a uniform operation, magnitude and sign.
+    Each operation has the same number of rows, so a uniform row is a uniform operation,
+    magnitude and sign.
     """
     rows: list[Operation] = []
     for name, magnitudes in space.items():
         if name not in without:
-            rows += [row for magnitude in magnitudes for row in _signed(name, magnitude, height, width)]
+            rows += [
+                row
+                for magnitude in magnitudes
+                for row in _signed(name, magnitude, height, width)
+            ]
     return _stack(rows)
 
 
 @lru_cache(maxsize=32)
 def _trivial_rows(height: int, width: int, num_bins: int) -> Operation:
-    space = _space(num_bins, shear=0.99, right=32, down=32, degrees=135, enhance=0.99, bits=(8, 2))
+    space = _space(
+        num_bins, shear=0.99, right=32, down=32, degrees=135, enhance=0.99, bits=(8, 2)
+    )
     return _all_of(space, height, width, without={"invert"})
 
 
@@ -158,14 +189,26 @@ def _auto_rows(height: int, width: int) -> Operation:
 @lru_cache(maxsize=32)
 def _mix_rows(height: int, width: int, severity: int) -> Operation:
     """Rows of the first ``severity`` magnitudes; the last row changes nothing and is not one of the draws."""
-    space = _space(_MIX_BINS, shear=0.3, right=width / 3, down=height / 3, degrees=30, enhance=0.9, bits=(4, 0))
+    space = _space(
+        _MIX_BINS,
+        shear=0.3,
+        right=width / 3,
+        down=height / 3,
+        degrees=30,
+        enhance=0.9,
+        bits=(4, 0),
+    )
     weak = {name: values[:severity] for name, values in space.items()}
     drawn = _all_of(weak, height, width, without={"identity", "invert"})
-    return jax.tree.map(lambda leaves, last: np.concatenate([leaves, last[None]]), drawn, image_ops.IDENTITY)
+    return jax.tree.map(
+        lambda leaves, last: np.concatenate([leaves, last[None]]),
+        drawn,
+        image_ops.IDENTITY,
+    )
 
 
 def _run(levels: Array, rows: Operation, chosen: Array) -> Array:
-    """Applies rows ``chosen [D]`` of a stack one after another to grey levels ``[ch, H, W]``."""
+    """Applies rows ``chosen [D]`` of a stack one after another to gray levels ``[ch, H, W]``."""
 
     def step(levels: Array, row: Array) -> tuple[Array, None]:
         operation = jax.tree.map(lambda leaf: jnp.asarray(leaf)[row], rows)
@@ -174,11 +217,15 @@ def _run(levels: Array, rows: Operation, chosen: Array) -> Array:
     return jax.lax.scan(step, levels, chosen)[0]
 
 
-def _per_image(keys: Array, images: Array, one: Callable[[Array, Array], Array]) -> Array:
+def _per_image(
+    keys: Array, images: Array, one: Callable[[Array, Array], Array]
+) -> Array:
     """Maps ``one(key, levels [ch, H, W]) -> levels`` over a batch of images of either type."""
     image_ops.check_channels(images)
     check_keys(keys, images)
-    return image_ops.from_levels(jax.vmap(one)(keys, image_ops.to_levels(images)), images.dtype)
+    return image_ops.from_levels(
+        jax.vmap(one)(keys, image_ops.to_levels(images)), images.dtype
+    )
 
 
 def check_keys(keys: Array, images: Array) -> None:
@@ -189,7 +236,8 @@ def check_keys(keys: Array, images: Array) -> None:
     """
     if keys.shape[:1] != images.shape[:1]:
         raise InputError(
-            f"keys of shape {keys.shape} for {len(images)} images: pass one for each, jax.random.split(key, number)"
+            f"keys of shape {keys.shape} for {len(images)} images: pass one for each,"
+            " jax.random.split(key, number)"
         )
 
 
@@ -201,9 +249,10 @@ def _check_bins(num_bins: int) -> None:
 def trivial_augment(keys: Array, images: Array, *, num_bins: int = 31) -> Array:
     """TrivialAugmentWide (arXiv 2103.10158): one uniformly drawn operation per image, of uniformly drawn strength.
 
-    Fourteen operations: identity; shear x, shear y up to 0.99; translate x, translate y up to 32 pixels whatever
-    the image's size; rotate up to 135 degrees; brightness, colour, contrast, sharpness up to 0.99 from 1, each so
-    far of either sign; posterize to 8..2 bits; solarize from 255..0; autocontrast; equalize.
+    Fourteen operations: identity; shear x, shear y up to 0.99; translate x, translate y
+    up to 32 pixels whatever the image's size; rotate up to 135 degrees; brightness,
+    color, contrast, sharpness up to 0.99 from 1, each so far of either sign; posterize
+    to 8..2 bits; solarize from 255..0; autocontrast; equalize.
 
     Args:
       keys: ``[B]`` typed keys, one per image.
@@ -211,10 +260,11 @@ def trivial_augment(keys: Array, images: Array, *, num_bins: int = 31) -> Array:
       num_bins: magnitudes of each operation, at least 2.
 
     Returns:
-      ``[B, H, W, ch]``, dtype of ``images``; floats are whole grey levels over 255.
+      ``[B, H, W, ch]``, dtype of ``images``; floats are whole gray levels over 255.
 
     Raises:
-      InputError: fewer than 2 bins, neither one nor three channels, or not one key per image.
+      InputError: fewer than 2 bins, neither one nor three channels, or not one key per
+        image.
     """
     _check_bins(num_bins)
     rows = _trivial_rows(*images.shape[1:3], num_bins)
@@ -226,11 +276,19 @@ def trivial_augment(keys: Array, images: Array, *, num_bins: int = 31) -> Array:
     return _per_image(keys, images, one)
 
 
-def rand_augment(keys: Array, images: Array, *, num_ops: int = 2, magnitude: int = 9, num_bins: int = 31) -> Array:
+def rand_augment(
+    keys: Array,
+    images: Array,
+    *,
+    num_ops: int = 2,
+    magnitude: int = 9,
+    num_bins: int = 31,
+) -> Array:
     """RandAugment (arXiv 1909.13719): ``num_ops`` uniformly drawn operations of one strength, one after another.
 
-    The operations of :func:`trivial_augment` over smaller ranges: shear up to 0.3, translate up to 150/331 of the
-    image's side, rotate up to 30 degrees, enhancements up to 0.9 from 1, posterize to 8..4 bits.
+    The operations of :func:`trivial_augment` over smaller ranges: shear up to 0.3,
+    translate up to 150/331 of the image's side, rotate up to 30 degrees, enhancements
+    up to 0.9 from 1, posterize to 8..4 bits.
 
     Args:
       keys: ``[B]`` typed keys, one per image.
@@ -240,16 +298,19 @@ def rand_augment(keys: Array, images: Array, *, num_ops: int = 2, magnitude: int
       num_bins: bins that divide each range, at least 2.
 
     Returns:
-      ``[B, H, W, ch]``, dtype of ``images``; floats are whole grey levels over 255.
+      ``[B, H, W, ch]``, dtype of ``images``; floats are whole gray levels over 255.
 
     Raises:
-      InputError: a knob out of its range, neither one nor three channels, or not one key per image.
+      InputError: a knob out of its range, neither one nor three channels, or not one
+        key per image.
     """
     _check_bins(num_bins)
     if num_ops < 1:
         raise InputError(f"num_ops must be at least 1, got {num_ops}")
     if not 0 <= magnitude < num_bins:
-        raise InputError(f"magnitude must be a bin in 0..{num_bins - 1}, got {magnitude}")
+        raise InputError(
+            f"magnitude must be a bin in 0..{num_bins - 1}, got {magnitude}"
+        )
     rows = _rand_rows(*images.shape[1:3], magnitude, num_bins)
     number = len(rows.factor)
 
@@ -262,28 +323,33 @@ def rand_augment(keys: Array, images: Array, *, num_ops: int = 2, magnitude: int
 def auto_augment(keys: Array, images: Array) -> Array:
     """AutoAugment (arXiv 1805.09501) with its CIFAR-10 policy: one of 25 pairs of operations per image.
 
-    Each operation of the pair is applied with its own probability, at its own strength and with a random sign.
+    Each operation of the pair is applied with its own probability, at its own strength
+    and with a random sign.
 
     Args:
       keys: ``[B]`` typed keys, one per image.
       images: ``[B, H, W, ch]`` with one or three channels, uint8, or float in [0, 1].
 
     Returns:
-      ``[B, H, W, ch]``, dtype of ``images``; floats are whole grey levels over 255.
+      ``[B, H, W, ch]``, dtype of ``images``; floats are whole gray levels over 255.
 
     Raises:
       InputError: neither one nor three channels, or not one key per image.
     """
     rows = _auto_rows(*images.shape[1:3])
     skip = len(rows.factor) - 1
-    probability = jnp.array([[chance for _, chance, _ in pair] for pair in _CIFAR10_POLICY])
+    probability = jnp.array(
+        [[chance for _, chance, _ in pair] for pair in _CIFAR10_POLICY]
+    )
 
     def one(key: Array, levels: Array) -> Array:
         key_pair, key_apply, key_sign = jax.random.split(key, 3)
         pair = jax.random.randint(key_pair, (), 0, len(_CIFAR10_POLICY))
         applied = jax.random.uniform(key_apply, (2,)) < probability[pair]
         sign = jax.random.randint(key_sign, (2,), 0, 2)
-        return _run(levels, rows, jnp.where(applied, 4 * pair + 2 * jnp.arange(2) + sign, skip))
+        return _run(
+            levels, rows, jnp.where(applied, 4 * pair + 2 * jnp.arange(2) + sign, skip)
+        )
 
     return _per_image(keys, images, one)
 
@@ -291,9 +357,10 @@ def auto_augment(keys: Array, images: Array) -> Array:
 def aug_mix(keys: Array, images: Array, *, severity: int = 3) -> Array:
     """AugMix (arXiv 1912.02781): the image mixed with three chains of one to three weak operations each.
 
-    The result is ``m x + (1 - m) sum_i w_i chain_i(x)``, mixed in float32 and rounded to the nearest grey level
-    (torchvision truncates), with m uniform in [0, 1] and w uniform on the simplex (Dirichlet with alpha 1). The
-    operations are those of :func:`rand_augment`, identity left out, each at one of the ``severity`` weakest of
+    The result is ``m x + (1 - m) sum_i w_i chain_i(x)``, mixed in float32 and rounded
+    to the nearest gray level (torchvision truncates), with m uniform in [0, 1] and w
+    uniform on the simplex (Dirichlet with alpha 1). The operations are those of
+    :func:`rand_augment`, identity left out, each at one of the ``severity`` weakest of
     ten magnitudes; translate goes up to a third of the side, posterize to 4..0 bits.
 
     Args:
@@ -302,10 +369,11 @@ def aug_mix(keys: Array, images: Array, *, severity: int = 3) -> Array:
       severity: magnitudes to draw from, in 1..10.
 
     Returns:
-      ``[B, H, W, ch]``, dtype of ``images``; floats are whole grey levels over 255.
+      ``[B, H, W, ch]``, dtype of ``images``; floats are whole gray levels over 255.
 
     Raises:
-      InputError: ``severity`` out of its range, neither one nor three channels, or not one key per image.
+      InputError: ``severity`` out of its range, neither one nor three channels, or not
+        one key per image.
     """
     if not 1 <= severity <= _MIX_BINS:
         raise InputError(f"severity must be in 1..{_MIX_BINS}, got {severity}")
@@ -316,7 +384,9 @@ def aug_mix(keys: Array, images: Array, *, severity: int = 3) -> Array:
         key_row, key_depth, key_weight, key_keep = jax.random.split(key, 4)
         chosen = jax.random.randint(key_row, (_MIX_WIDTH, _MIX_DEPTH), 0, skip)
         depth = jax.random.randint(key_depth, (_MIX_WIDTH,), 1, _MIX_DEPTH + 1)
-        chosen = jnp.where(jnp.arange(_MIX_DEPTH)[None, :] < depth[:, None], chosen, skip)
+        chosen = jnp.where(
+            jnp.arange(_MIX_DEPTH)[None, :] < depth[:, None], chosen, skip
+        )
         share = jax.random.exponential(key_weight, (_MIX_WIDTH,))
         keep = jax.random.uniform(key_keep)
         chains = jax.vmap(_run, in_axes=(None, None, 0))(levels, rows, chosen)
@@ -336,9 +406,10 @@ def random_erasing(
 ) -> Array:
     """RandomErasing (arXiv 1708.04896): one rectangle of the image set to 0.
 
-    The rectangle has a uniform share of the image's area and a log-uniform ratio of height to width, rounded to
-    whole pixels, at a uniform place; of ten draws the first that is smaller than the image in both directions is
-    taken, and if none is, the image stays as it is.
+    The rectangle has a uniform share of the image's area and a log-uniform ratio of
+    height to width, rounded to whole pixels, at a uniform place; of ten draws the first
+    that is smaller than the image in both directions is taken, and if none is, the
+    image stays as it is.
 
     Args:
       keys: ``[B]`` typed keys, one per image.
@@ -348,7 +419,8 @@ def random_erasing(
       ratio: least and greatest height over width, above 0.
 
     Returns:
-      ``[B, H, W, ch]``, dtype of ``images``; pixels outside the rectangle are untouched.
+      ``[B, H, W, ch]``, dtype of ``images``; pixels outside the rectangle are
+      untouched.
 
     Raises:
       InputError: a knob out of its range, or not one key per image.
@@ -356,18 +428,28 @@ def random_erasing(
     if not 0 <= probability <= 1:
         raise InputError(f"probability must be in [0, 1], got {probability}")
     if not 0 < area[0] <= area[1] <= 1:
-        raise InputError(f"area must be two shares in (0, 1], the smaller first, got {area}")
+        raise InputError(
+            f"area must be two shares in (0, 1], the smaller first, got {area}"
+        )
     if not 0 < ratio[0] <= ratio[1]:
-        raise InputError(f"ratio must be two numbers above 0, the smaller first, got {ratio}")
+        raise InputError(
+            f"ratio must be two numbers above 0, the smaller first, got {ratio}"
+        )
     check_keys(keys, images)
     height, width = images.shape[1:3]
 
     def one(key: Array, image: Array) -> Array:
         key_erase, key_area, key_ratio, key_top, key_left = jax.random.split(key, 5)
         sizes = (_ERASING_ATTEMPTS,)
-        pixels = height * width * jax.random.uniform(key_area, sizes, minval=area[0], maxval=area[1])
+        pixels = (
+            height
+            * width
+            * jax.random.uniform(key_area, sizes, minval=area[0], maxval=area[1])
+        )
         low, high = np.log(ratio)
-        root = jnp.exp(jax.random.uniform(key_ratio, sizes, minval=low, maxval=high) / 2)
+        root = jnp.exp(
+            jax.random.uniform(key_ratio, sizes, minval=low, maxval=high) / 2
+        )
         tall = jnp.round(jnp.sqrt(pixels) * root).astype(jnp.int32)
         wide = jnp.round(jnp.sqrt(pixels) / root).astype(jnp.int32)
         fits = (tall < height) & (wide < width)
@@ -377,7 +459,11 @@ def random_erasing(
         top = jax.random.randint(key_top, (), 0, jnp.maximum(height - tall, 0) + 1)
         left = jax.random.randint(key_left, (), 0, jnp.maximum(width - wide, 0) + 1)
         row, column = jnp.arange(height), jnp.arange(width)
-        inside = ((row >= top) & (row < top + tall))[:, None] & ((column >= left) & (column < left + wide))[None, :]
-        return jnp.where((erase & inside)[:, :, None], jnp.zeros((), image.dtype), image)
+        inside = ((row >= top) & (row < top + tall))[:, None] & (
+            (column >= left) & (column < left + wide)
+        )[None, :]
+        return jnp.where(
+            (erase & inside)[:, :, None], jnp.zeros((), image.dtype), image
+        )
 
     return jax.vmap(one)(keys, images)

@@ -1,14 +1,16 @@
 """Pillow's image operations as array code: thirteen operations that are one program with other numbers.
 
-An :class:`Operation` is data, built on the host by :func:`shear_x`, :func:`rotate`, :func:`posterize` and their
-neighbours; :func:`apply` runs it on one image. Whatever the operation is, that is one affine gather, one
-histogram with a look-up in it and one blend, each the identity where the operation does not use it. So a random
-operation per image costs one operation under ``vmap``, where a ``lax.switch`` would run all of them, and a
-policy is an index into a stack of operations.
+An :class:`Operation` is data, built on the host by :func:`shear_x`, :func:`rotate`,
+:func:`posterize` and their neighbors; :func:`apply` runs it on one image. Whatever the
+operation is, that is one affine gather, one histogram with a look-up in it and one
+blend, each the identity where the operation does not use it. So a random operation per
+image costs one operation under ``vmap``, where a ``lax.switch`` would run all of them,
+and a policy is an index into a stack of operations.
 
-Grey levels are 0..255, and the results are Pillow's to the last bit (nearest neighbour, black outside), except
-:func:`autocontrast`, which says where it differs by one level. Images of one channel are Pillow's mode ``L``,
-of three its ``RGB``; float images are rounded to grey levels first and come back as ``level / 255``.
+Gray levels are 0..255, and the results are Pillow's to the last bit (nearest neighbor,
+black outside), except :func:`autocontrast`, which says where it differs by one level.
+Images of one channel are Pillow's mode ``L``, of three its ``RGB``; float images are
+rounded to gray levels first and come back as ``level / 255``.
 """
 
 import enum
@@ -38,7 +40,7 @@ class Base(enum.IntEnum):
 
     BLACK = 0
     MEAN = 1
-    GREY = 2
+    GRAY = 2
     SMOOTH = 3
 
 
@@ -46,13 +48,16 @@ class Operation(NamedTuple):
     """One operation as numbers; leaves may have leading axes, which make it a stack of operations.
 
     Attributes:
-      matrix: ``[6]`` int32, 16.16 fixed point: output pixel ``(x, y)`` is read from column
-        ``(matrix[0] x + matrix[1] y + matrix[2]) >> 16`` and, of the other three, that row.
+      matrix: ``[6]`` int32, 16.16 fixed point: output pixel ``(x, y)`` is read from
+        column ``(matrix[0] x + matrix[1] y + matrix[2]) >> 16`` and, of the other
+        three, that row.
       tone: ``[]`` int32, a :class:`Tone`.
       mask: ``[]`` int32 in 0..255, the bits that posterize keeps.
-      threshold: ``[]`` int32 in 0..256, the lowest grey level that solarize inverts; 256 inverts none.
+      threshold: ``[]`` int32 in 0..256, the lowest gray level that solarize inverts;
+        256 inverts none.
       base: ``[]`` int32, a :class:`Base`.
-      factor: ``[]`` float32, at least 0: 0 is the base, 1 the image, more exaggerates the image.
+      factor: ``[]`` float32, at least 0: 0 is the base, 1 the image, more exaggerates
+        the image.
     """
 
     matrix: Any
@@ -64,9 +69,9 @@ class Operation(NamedTuple):
 
 
 def _affine(a: float, b: float, c: float, d: float, e: float, f: float) -> Operation:
-    """Reads output pixel centre ``(x, y)`` from ``(a x + b y + c, d x + e y + f)``, columns before rows."""
-    at_first_centre = (a, b, c + a * 0.5 + b * 0.5, d, e, f + d * 0.5 + e * 0.5)
-    fixed = [math.floor(value * 2**_FRACTION_BITS + 0.5) for value in at_first_centre]
+    """Reads output pixel center ``(x, y)`` from ``(a x + b y + c, d x + e y + f)``, columns before rows."""
+    at_first_center = (a, b, c + a * 0.5 + b * 0.5, d, e, f + d * 0.5 + e * 0.5)
+    fixed = [math.floor(value * 2**_FRACTION_BITS + 0.5) for value in at_first_center]
     return IDENTITY._replace(matrix=np.array(fixed, np.int32))
 
 
@@ -75,7 +80,9 @@ def _enhance(base: Base, factor: float) -> Operation:
 
 
 IDENTITY = Operation(
-    matrix=np.array([1 << _FRACTION_BITS, 0, 1 << 15, 0, 1 << _FRACTION_BITS, 1 << 15], np.int32),
+    matrix=np.array(
+        [1 << _FRACTION_BITS, 0, 1 << 15, 0, 1 << _FRACTION_BITS, 1 << 15], np.int32
+    ),
     tone=np.int32(Tone.KEEP),
     mask=np.int32(255),
     threshold=np.int32(_LEVELS),
@@ -101,7 +108,7 @@ def translate(right: int, down: int) -> Operation:
 
 
 def rotate(degrees: float, height: int, width: int) -> Operation:
-    """Turns an image of ``height`` by ``width`` pixels counter-clockwise around its centre, keeping its size."""
+    """Turns an image of ``height`` by ``width`` pixels counter-clockwise around its center, keeping its size."""
     angle = -math.radians(degrees % 360.0)
     cos, sin = round(math.cos(angle), 15), round(math.sin(angle), 15)
     x, y = width / 2.0, height / 2.0
@@ -114,13 +121,13 @@ def brightness(factor: float) -> Operation:
 
 
 def contrast(factor: float) -> Operation:
-    """0 is the image's mean grey everywhere, 1 the image."""
+    """0 is the image's mean gray everywhere, 1 the image."""
     return _enhance(Base.MEAN, factor)
 
 
 def color(factor: float) -> Operation:
-    """0 is the grey image, 1 the image (saturation); an image of one channel stays as it is."""
-    return _enhance(Base.GREY, factor)
+    """0 is the gray image, 1 the image (saturation); an image of one channel stays as it is."""
+    return _enhance(Base.GRAY, factor)
 
 
 def sharpness(factor: float) -> Operation:
@@ -129,12 +136,12 @@ def sharpness(factor: float) -> Operation:
 
 
 def posterize(bits: int) -> Operation:
-    """Keeps the ``bits`` highest of the 8 bits of every grey level."""
+    """Keeps the ``bits`` highest of the 8 bits of every gray level."""
     return IDENTITY._replace(mask=np.int32(255 & ~((1 << (8 - bits)) - 1)))
 
 
 def solarize(threshold: float) -> Operation:
-    """Inverts every grey level that is at least ``threshold``; 256 inverts none."""
+    """Inverts every gray level that is at least ``threshold``; 256 inverts none."""
     return IDENTITY._replace(threshold=np.int32(math.ceil(threshold)))
 
 
@@ -146,8 +153,9 @@ def invert() -> Operation:
 def autocontrast() -> Operation:
     """Stretches each channel linearly so that its darkest level becomes 0 and its brightest 255.
 
-    Levels are ``floor(255 (v - low) / (high - low))`` exactly. Pillow computes that in float64, which falls one
-    level short at 12,094 of the 2,828,800 combinations of low, high and level in between.
+    Levels are ``floor(255 (v - low) / (high - low))`` exactly. Pillow computes that in
+    float64, which falls one level short at 12,094 of the 2,828,800 combinations of low,
+    high and level in between.
     """
     return IDENTITY._replace(tone=np.int32(Tone.AUTOCONTRAST))
 
@@ -158,10 +166,10 @@ def equalize() -> Operation:
 
 
 def to_levels(images: Array) -> Array:
-    """Images ``[..., H, W, ch]`` as int32 grey levels ``[..., ch, H, W]`` in 0..255.
+    """Images ``[..., H, W, ch]`` as int32 gray levels ``[..., ch, H, W]`` in 0..255.
 
-    Floats in [0, 1] are rounded to the nearest level. Channels come first because whole planes run several times
-    as fast on CPU.
+    Floats in [0, 1] are rounded to the nearest level. Channels come first because whole
+    planes run several times as fast on CPU.
     """
     levels = jnp.moveaxis(images, -1, -3)
     if images.dtype != jnp.uint8:
@@ -172,15 +180,17 @@ def to_levels(images: Array) -> Array:
 def from_levels(levels: Array, dtype: Any) -> Array:
     """Undoes :func:`to_levels`: uint8 as they are, floats as ``level / 255``, as uint8 images are converted."""
     images = jnp.moveaxis(levels, -3, -1)
-    return images.astype(jnp.uint8) if dtype == jnp.uint8 else images.astype(dtype) / 255
+    return (
+        images.astype(jnp.uint8) if dtype == jnp.uint8 else images.astype(dtype) / 255
+    )
 
 
 def apply(image: Array, operation: Operation) -> Array:
     """Runs one operation on one image.
 
     Args:
-      image: ``[H, W, ch]`` with one or three channels and at most 2**20 pixels, uint8, or float in [0, 1], which
-        is rounded to ``level / 255`` first.
+      image: ``[H, W, ch]`` with one or three channels and at most 2**20 pixels, uint8,
+        or float in [0, 1], which is rounded to ``level / 255`` first.
       operation: of one image: its leaves have no leading axes. May be traced.
 
     Returns:
@@ -205,19 +215,23 @@ def check_channels(image: Array) -> None:
     """
     if image.shape[-1] not in (1, 3):
         raise InputError(
-            f"images must have 1 or 3 channels for this augmentation, got {image.shape[-1]}; use crop or crop_flip"
+            "images must have 1 or 3 channels for this augmentation, got"
+            f" {image.shape[-1]}; use crop or crop_flip"
         )
 
 
 def apply_to_levels(levels: Array, operation: Operation) -> Array:
-    """Does :func:`apply` on grey levels ``[ch, H, W]`` of :func:`to_levels`; operations in sequence convert once."""
+    """Does :func:`apply` on gray levels ``[ch, H, W]`` of :func:`to_levels`; operations in sequence convert once."""
     toned = _tone(_gather(levels, operation.matrix), operation)
     return _blend(_base(toned, operation.base), toned, operation.factor)
 
 
 def _gather(levels: Array, matrix: Array) -> Array:
     channels, height, width = levels.shape
-    x, y = jnp.arange(width, dtype=jnp.int32)[None, :], jnp.arange(height, dtype=jnp.int32)[:, None]
+    x, y = (
+        jnp.arange(width, dtype=jnp.int32)[None, :],
+        jnp.arange(height, dtype=jnp.int32)[:, None],
+    )
     column = (matrix[0] * x + matrix[1] * y + matrix[2]) >> _FRACTION_BITS
     row = (matrix[3] * x + matrix[4] * y + matrix[5]) >> _FRACTION_BITS
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
@@ -230,12 +244,17 @@ def _gather(levels: Array, matrix: Array) -> Array:
 def _tone(levels: Array, operation: Operation) -> Array:
     """Autocontrast or equalize, then posterize, then solarize.
 
-    Both of the first two are one division per pixel. Only the histogram is looked up: a table of their results
-    would be computed anew for every pixel where a compiler fuses it with its look-up.
+    Both of the first two are one division per pixel. Only the histogram is looked up: a
+    table of their results would be computed anew for every pixel where a compiler fuses
+    it with its look-up.
     """
     pixels = levels.reshape(levels.shape[0], -1)
     channel = jnp.arange(levels.shape[0], dtype=jnp.int32)[:, None]
-    counts = jnp.zeros((levels.shape[0], _LEVELS), jnp.int32).at[channel, pixels].add(1, mode="promise_in_bounds")
+    counts = (
+        jnp.zeros((levels.shape[0], _LEVELS), jnp.int32)
+        .at[channel, pixels]
+        .add(1, mode="promise_in_bounds")
+    )
     up_to = jnp.cumsum(counts, axis=1)
     not_all = up_to < pixels.shape[1]
     low = jnp.sum(up_to == 0, axis=1, keepdims=True, dtype=jnp.int32)
@@ -247,24 +266,39 @@ def _tone(levels: Array, operation: Operation) -> Array:
     parts = jnp.where(equalize, step // 2 + darker, 255 * (pixels - low))
     whole = jnp.where(equalize, step, high - low)
     stretched = jnp.minimum(_floor_divide(parts, jnp.maximum(whole, 1)), 255)
-    toned = jnp.where((operation.tone == Tone.KEEP) | (whole == 0), pixels, stretched) & operation.mask
-    return jnp.where(toned >= operation.threshold, 255 - toned, toned).reshape(levels.shape)
+    toned = (
+        jnp.where((operation.tone == Tone.KEEP) | (whole == 0), pixels, stretched)
+        & operation.mask
+    )
+    return jnp.where(toned >= operation.threshold, 255 - toned, toned).reshape(
+        levels.shape
+    )
 
 
 def _floor_divide(parts: Array, whole: Array) -> Array:
     """``parts // whole`` of integers in 0..2**20 by float32: the half keeps quotients off whole numbers."""
-    return jnp.floor((parts.astype(jnp.float32) + 0.5) / whole.astype(jnp.float32)).astype(jnp.int32)
+    return jnp.floor(
+        (parts.astype(jnp.float32) + 0.5) / whole.astype(jnp.float32)
+    ).astype(jnp.int32)
 
 
 def _base(levels: Array, base: Array) -> Array:
     """The image at factor 0."""
-    grey = _grey(levels)
-    mean = (2 * jnp.sum(grey) + grey.size) // (2 * grey.size)
-    choices = [jnp.zeros_like(levels), jnp.full_like(levels, mean), jnp.broadcast_to(grey, levels.shape)]
-    return jnp.select([base == kind for kind in (Base.BLACK, Base.MEAN, Base.GREY)], choices, _smooth(levels))
+    gray = _gray(levels)
+    mean = (2 * jnp.sum(gray) + gray.size) // (2 * gray.size)
+    choices = [
+        jnp.zeros_like(levels),
+        jnp.full_like(levels, mean),
+        jnp.broadcast_to(gray, levels.shape),
+    ]
+    return jnp.select(
+        [base == kind for kind in (Base.BLACK, Base.MEAN, Base.GRAY)],
+        choices,
+        _smooth(levels),
+    )
 
 
-def _grey(levels: Array) -> Array:
+def _gray(levels: Array) -> Array:
     """``[1, H, W]``: ITU-R 601 luma in 16-bit fixed point."""
     if levels.shape[0] == 1:
         return levels
@@ -276,7 +310,10 @@ def _smooth(levels: Array) -> Array:
     """3 x 3 kernel of ones with 5 in the middle, divided by 13 and rounded; the outermost pixels stay."""
     _, height, width = levels.shape
     rows = jax.lax.reduce_window(levels, 0, jax.lax.add, (1, 3, 1), (1, 1, 1), "SAME")
-    total = jax.lax.reduce_window(rows, 0, jax.lax.add, (1, 1, 3), (1, 1, 1), "SAME") + 4 * levels
+    total = (
+        jax.lax.reduce_window(rows, 0, jax.lax.add, (1, 1, 3), (1, 1, 1), "SAME")
+        + 4 * levels
+    )
     row, column = np.arange(height)[:, None], np.arange(width)[None, :]
     inner = (row > 0) & (row < height - 1) & (column > 0) & (column < width - 1)
     return jnp.where(inner[None], jax.lax.div(2 * total + 13, 26), levels)
@@ -285,9 +322,10 @@ def _smooth(levels: Array) -> Array:
 def _blend(base: Array, levels: Array, factor: Array) -> Array:
     """``base + factor * (levels - base)`` in float32, truncated and clipped.
 
-    A compiler may fuse the product and the sum into one rounding, which would move results that lie on a grey
-    level below it. Pillow rounds both. The factor is therefore split into two halves whose products are exact:
-    their sum rounds once, as the product would, and is no product that could be fused with what follows.
+    A compiler may fuse the product and the sum into one rounding, which would move
+    results that lie on a gray level below it. Pillow rounds both. The factor is
+    therefore split into two halves whose products are exact: their sum rounds once, as
+    the product would, and is no product that could be fused with what follows.
     """
     change = (levels - base).astype(jnp.float32)
     upper = jax.lax.bitcast_convert_type(factor, jnp.uint32) & np.uint32(0xFFFFFF00)

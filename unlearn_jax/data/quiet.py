@@ -10,14 +10,16 @@ from collections.abc import Iterator
 def quiet_tfds() -> Iterator[None]:
     """Silences TFDS inside the ``with`` block: its log lines below ERROR, its warnings, its progress bars.
 
-    They advise to install OpenCV, announce downloads that do not happen, or draw bars into log files. Errors
-    are raised as ever. TFDS is imported on entry.
+    They advise to install OpenCV, announce downloads that do not happen, or draw bars
+    into log files. Errors are raised as ever. TFDS is imported on entry.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from tensorflow_datasets.core.utils import tqdm_utils
 
-        logger = logging.getLogger("absl")  # after the import: absl makes this logger, of its own class
+        logger = logging.getLogger(
+            "absl"
+        )  # after the import: absl makes this logger, of its own class
         level, bars = logger.level, tqdm_utils._active
         logger.setLevel(logging.ERROR)
         tqdm_utils.display_progress_bar(False)

@@ -1,8 +1,8 @@
-"""Where labelled images come from: the bundled digits, arrays, an ``.npz`` file, a folder of images.
+"""Where labeled images come from: the bundled digits, arrays, an ``.npz`` file, a folder of images.
 
-Every loader returns :class:`Splits` whose images passed :func:`validate`, so code further down may rely on
-shapes, types and ranges. Loaders are deterministic: the same input and seed give the same arrays in the same
-order.
+Every loader returns :class:`Splits` whose images passed :func:`validate`, so code
+further down may rely on shapes, types and ranges. Loaders are deterministic: the same
+input and seed give the same arrays in the same order.
 """
 
 import dataclasses
@@ -55,7 +55,8 @@ def validate(dataset: Dataset, num_classes: int, what: str = "data set") -> Data
     """Returns ``dataset`` as NumPy arrays of the types the library works with, or says what is wrong with it.
 
     Args:
-      dataset: images ``[N, H, W, ch]``, uint8 or floating in [0, 1]; labels ``[N]``, integers in 0..C-1.
+      dataset: images ``[N, H, W, ch]``, uint8 or floating in [0, 1]; labels ``[N]``,
+        integers in 0..C-1.
       num_classes: C, at least 2.
       what: how error messages call the data set, e.g. ``"training set"``.
 
@@ -63,21 +64,29 @@ def validate(dataset: Dataset, num_classes: int, what: str = "data set") -> Data
       Images as uint8 (not copied) or float32, labels as int32.
 
     Raises:
-      InputError: images of another rank or type, floats that are not finite or outside [0, 1], labels of
-        another rank, number, type or range, no samples, or fewer than two classes.
+      InputError: images of another rank or type, floats that are not finite or outside
+        [0, 1], labels of another rank, number, type or range, no samples, or fewer than
+        two classes.
     """
     images, labels = np.asarray(dataset.images), np.asarray(dataset.labels)
     if num_classes < 2:
-        raise InputError(f"{what}: a classifier needs at least 2 classes, got {num_classes}")
+        raise InputError(
+            f"{what}: a classifier needs at least 2 classes, got {num_classes}"
+        )
     if images.ndim != 4:
-        raise InputError(f"{what}: images must have shape [N, H, W, channels], got {images.shape}")
+        raise InputError(
+            f"{what}: images must have shape [N, H, W, channels], got {images.shape}"
+        )
     if images.size == 0:
         raise InputError(f"{what}: there are no images (shape {images.shape})")
     if labels.shape != images.shape[:1]:
         raise InputError(
-            f"{what}: labels must have shape [N] = ({images.shape[0]},), one class index per image, got {labels.shape}"
+            f"{what}: labels must have shape [N] = ({images.shape[0]},), one class"
+            f" index per image, got {labels.shape}"
         )
-    return Dataset(_checked_images(images, what), _checked_labels(labels, num_classes, what))
+    return Dataset(
+        _checked_images(images, what), _checked_labels(labels, num_classes, what)
+    )
 
 
 def _checked_images(images: npt.NDArray, what: str) -> npt.NDArray:
@@ -85,26 +94,35 @@ def _checked_images(images: npt.NDArray, what: str) -> npt.NDArray:
         return images
     if not jnp.issubdtype(images.dtype, np.floating):
         raise InputError(
-            f"{what}: images must be uint8 in 0..255 or floating in [0, 1], got {images.dtype}; convert them first"
+            f"{what}: images must be uint8 in 0..255 or floating in [0, 1], got"
+            f" {images.dtype}; convert them first"
         )
     if not np.isfinite(images).all():
-        raise InputError(f"{what}: images contain NaN or infinity; remove or repair those images")
+        raise InputError(
+            f"{what}: images contain NaN or infinity; remove or repair those images"
+        )
     low, high = float(images.min()), float(images.max())
     if low < 0 or high > 1:
         raise InputError(
             f"{what}: float images must lie in [0, 1], got {low:g} to {high:g}; "
-            "undo any normalisation (it belongs inside the model) or divide by 255"
+            "undo any normalization (it belongs inside the model) or divide by 255"
         )
     return images.astype(np.float32, copy=False)
 
 
-def _checked_labels(labels: npt.NDArray, num_classes: int, what: str) -> npt.NDArray[np.int32]:
+def _checked_labels(
+    labels: npt.NDArray, num_classes: int, what: str
+) -> npt.NDArray[np.int32]:
     if not np.issubdtype(labels.dtype, np.integer):
-        raise InputError(f"{what}: labels must be integers, got {labels.dtype}; convert with .astype('int32')")
+        raise InputError(
+            f"{what}: labels must be integers, got {labels.dtype}; convert with"
+            " .astype('int32')"
+        )
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= num_classes:
         raise InputError(
-            f"{what}: labels must lie in 0..{num_classes - 1} for {num_classes} classes, got {low} to {high}"
+            f"{what}: labels must lie in 0..{num_classes - 1} for {num_classes}"
+            f" classes, got {low} to {high}"
         )
     return labels.astype(np.int32, copy=False)
 
@@ -122,20 +140,23 @@ def load_arrays(
     """Makes a data set of arrays in memory.
 
     Args:
-      train_images: ``[N, H, W]`` (one channel) or ``[N, H, W, ch]``, uint8 or floating in [0, 1].
+      train_images: ``[N, H, W]`` (one channel) or ``[N, H, W, ch]``, uint8 or floating
+        in [0, 1].
       train_labels: ``[N]`` or ``[N, 1]`` integers in 0..C-1.
-      test_images: like ``train_images``, the same image shape and the same kind of numbers.
+      test_images: like ``train_images``, the same image shape and the same kind of
+        numbers.
       test_labels: like ``train_labels``.
       name: of the data set.
-      num_classes: C; by default the number of class names, or else the largest label + 1.
+      num_classes: C; by default the number of class names, or else the largest label +
+        1.
       class_names: ``[C]``; by default ``"0"``, ``"1"``, ...
 
     Returns:
       The data set.
 
     Raises:
-      InputError: see :func:`validate`; also when train and test differ in image shape or type, or when the
-        number of class names is not ``num_classes``.
+      InputError: see :func:`validate`; also when train and test differ in image shape
+        or type, or when the number of class names is not ``num_classes``.
 
     >>> images = np.zeros((4, 8, 8), np.uint8)
     >>> load_arrays(images, [0, 1, 0, 1], images, [0, 1, 1, 0]).train.images.shape
@@ -145,24 +166,32 @@ def load_arrays(
         num_classes = len(class_names)
     train, test = _shaped(train_images, train_labels), _shaped(test_images, test_labels)
     if num_classes is None:
-        integral = [x.labels for x in (train, test) if x.labels.size and x.labels.dtype.kind in "iu"]
+        integral = [
+            x.labels
+            for x in (train, test)
+            if x.labels.size and x.labels.dtype.kind in "iu"
+        ]
         num_classes = max((int(labels.max()) + 1 for labels in integral), default=2)
         if num_classes > max(2, train.labels.size + test.labels.size):
             raise InputError(
-                f"the largest label is {num_classes - 1}, more than there are samples: check them, or give class_names"
+                f"the largest label is {num_classes - 1}, more than there are samples:"
+                " check them, or give class_names"
             )
     train = validate(train, num_classes, "training set")
     test = validate(test, num_classes, "test set")
     if train.images.shape[1:] != test.images.shape[1:]:
         raise InputError(
-            f"training and test images differ in shape: {train.images.shape[1:]} and {test.images.shape[1:]}"
+            f"training and test images differ in shape: {train.images.shape[1:]} and"
+            f" {test.images.shape[1:]}"
         )
     if train.images.dtype != test.images.dtype:
         raise InputError(
-            f"training and test images differ in type: {train.images.dtype} and {test.images.dtype}; "
-            "convert one of them"
+            f"training and test images differ in type: {train.images.dtype} and"
+            f" {test.images.dtype}; convert one of them"
         )
-    names = tuple(map(str, class_names if class_names is not None else range(num_classes)))
+    names = tuple(
+        map(str, class_names if class_names is not None else range(num_classes))
+    )
     if len(names) != num_classes:
         raise InputError(f"{len(names)} class names given for {num_classes} classes")
     return Splits(name, train, test, num_classes, names)
@@ -181,12 +210,13 @@ def load_digits(*, num_train: int = 900, seed: int = 0) -> Splits:
     """Loads the 1,797 handwritten digits that come with scikit-learn: real images, no download.
 
     Args:
-      num_train: size of the training set, 1..1796; the rest is the test set. The split is uniform at random,
-        so training and test images are exchangeable.
+      num_train: size of the training set, 1..1796; the rest is the test set. The split
+        is uniform at random, so training and test images are exchangeable.
       seed: of the split.
 
     Returns:
-      ``"digits"``: uint8 images ``[N, 8, 8, 1]`` (the 17 grey levels spread over 0..255), 10 classes.
+      ``"digits"``: uint8 images ``[N, 8, 8, 1]`` (the 17 gray levels spread over
+      0..255), 10 classes.
 
     Raises:
       InputError: ``num_train`` or the seed is out of range.
@@ -198,25 +228,30 @@ def load_digits(*, num_train: int = 900, seed: int = 0) -> Splits:
     labels = bunch.target.astype(np.int32)
     total = len(labels)
     if not 1 <= num_train < total:
-        raise InputError(f"digits: num_train must be in 1..{total - 1}, got {num_train}")
+        raise InputError(
+            f"digits: num_train must be in 1..{total - 1}, got {num_train}"
+        )
     names = tuple(map(str, range(10)))
-    return _draw("digits", Dataset(images, labels), num_train, total - num_train, seed, 10, names)
+    return _draw(
+        "digits", Dataset(images, labels), num_train, total - num_train, seed, 10, names
+    )
 
 
 def load_npz(path: str | os.PathLike[str]) -> Splits:
     """Loads a data set from an ``.npz`` file.
 
     Args:
-      path: a file with the arrays ``train_images, train_labels, test_images, test_labels``, or with Keras'
-        names ``x_train, y_train, x_test, y_test``, shaped as :func:`load_arrays` takes them; optionally
-        ``class_names``, strings ``[C]``. Pickled objects are refused.
+      path: a file with the arrays
+        ``train_images, train_labels, test_images, test_labels``, or with Keras' names
+        ``x_train, y_train, x_test, y_test``, shaped as :func:`load_arrays` takes them;
+        optionally ``class_names``, strings ``[C]``. Pickled objects are refused.
 
     Returns:
       The data set, named after the file.
 
     Raises:
-      InputError: no such file, not a readable ``.npz``, missing arrays, or arrays that :func:`load_arrays`
-        refuses.
+      InputError: no such file, not a readable ``.npz``, missing arrays, or arrays that
+        :func:`load_arrays` refuses.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -225,21 +260,39 @@ def load_npz(path: str | os.PathLike[str]) -> Splits:
     keras = ("x_train", "y_train", "x_test", "y_test")
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
-            keys = keras if set(stored.files) & set(keras) and not set(stored.files) & set(own) else own
+            keys = (
+                keras
+                if set(stored.files) & set(keras) and not set(stored.files) & set(own)
+                else own
+            )
             missing = [key for key in keys if key not in stored.files]
             if missing:
                 raise InputError(
-                    f"{path}: missing {', '.join(missing)}; an .npz data set holds {', '.join(own)} "
-                    f"(or {', '.join(keras)}), this one holds {', '.join(stored.files) or 'nothing'}"
+                    f"{path}: missing {', '.join(missing)}; an .npz data set holds"
+                    f" {', '.join(own)} (or {', '.join(keras)}), this one holds"
+                    f" {', '.join(stored.files) or 'nothing'}"
                 )
             arrays = [stored[key] for key in keys]
-            names = stored["class_names"].tolist() if "class_names" in stored.files else None
+            names = (
+                stored["class_names"].tolist()
+                if "class_names" in stored.files
+                else None
+            )
     except InputError:
         raise
-    except Exception as error:  # NumPy raises half a dozen types on damaged or pickled files
+    except (
+        Exception
+    ) as error:  # NumPy raises half a dozen types on damaged or pickled files
         raise InputError(f"cannot read {path} as an .npz file: {error}") from None
     train_images, train_labels, test_images, test_labels = arrays
-    return load_arrays(train_images, train_labels, test_images, test_labels, name=path.stem, class_names=names)
+    return load_arrays(
+        train_images,
+        train_labels,
+        test_images,
+        test_labels,
+        name=path.stem,
+        class_names=names,
+    )
 
 
 def load_folder(
@@ -251,24 +304,28 @@ def load_folder(
 ) -> Splits:
     """Loads images from a folder with one folder per class.
 
-    Either ``path/train/<class>/...`` and ``path/test/<class>/...``, or ``path/<class>/...`` split at random.
-    Classes and files are taken in sorted order; images may lie in deeper folders; files that are not PNG,
-    JPEG, BMP or WebP are ignored. If every image is greyscale they have one channel, otherwise all become
+    Either ``path/train/<class>/...`` and ``path/test/<class>/...``, or
+    ``path/<class>/...`` split at random. Classes and files are taken in sorted order;
+    images may lie in deeper folders; files that are not PNG, JPEG, BMP or WebP are
+    ignored. If every image is grayscale they have one channel, otherwise all become
     RGB.
 
     Args:
       path: the folder.
-      test_fraction: part that becomes the test set when there are no train and test folders, in (0, 1).
+      test_fraction: part that becomes the test set when there are no train and test
+        folders, in (0, 1).
       seed: of that split.
-      size: ``(height, width)`` to resize every image to (bilinear); by default all images must have one size.
+      size: ``(height, width)`` to resize every image to (bilinear); by default all
+        images must have one size.
 
     Returns:
-      The data set, named after the folder, its classes after their folders; uint8 images.
+      The data set, named after the folder, its classes after their folders; uint8
+      images.
 
     Raises:
-      InputError: no such folder, only one of train and test, fewer than two classes, a class without images,
-        classes that differ between train and test, an unreadable image, images of several sizes, or a bad
-        ``test_fraction`` or seed.
+      InputError: no such folder, only one of train and test, fewer than two classes, a
+        class without images, classes that differ between train and test, an unreadable
+        image, images of several sizes, or a bad ``test_fraction`` or seed.
     """
     path = pathlib.Path(path)
     if not path.is_dir():
@@ -276,14 +333,18 @@ def load_folder(
     parts = [path / part for part in ("train", "test") if (path / part).is_dir()]
     if len(parts) == 1:
         raise InputError(
-            f"{path} has a folder {parts[0].name!r} but not its counterpart; both train and test are needed"
+            f"{path} has a folder {parts[0].name!r} but not its counterpart; both train"
+            " and test are needed"
         )
     if parts:
         train_files, names = folder.list_classes(parts[0])
         test_files, test_names = folder.list_classes(parts[1])
         if names != test_names:
             differing = sorted(set(names) ^ set(test_names))
-            raise InputError(f"{path}: train and test do not have the same classes; only one has {differing[0]!r}")
+            raise InputError(
+                f"{path}: train and test do not have the same classes; only one has"
+                f" {differing[0]!r}"
+            )
         images, labels = folder.read_images(train_files + test_files, size)
         cut = len(train_files)
         return load_arrays(
@@ -295,53 +356,89 @@ def load_folder(
             class_names=names,
         )
     if not 0 < test_fraction < 1:
-        raise InputError(f"test_fraction must lie strictly between 0 and 1, got {test_fraction}")
+        raise InputError(
+            f"test_fraction must lie strictly between 0 and 1, got {test_fraction}"
+        )
     files, names = folder.list_classes(path)
     images, labels = folder.read_images(files, size)
     num_test = min(max(round(test_fraction * len(labels)), 1), len(labels) - 1)
     pool = Dataset(images, labels)
-    return _draw(path.resolve().name, pool, len(labels) - num_test, num_test, seed, len(names), names)
+    return _draw(
+        path.resolve().name,
+        pool,
+        len(labels) - num_test,
+        num_test,
+        seed,
+        len(names),
+        names,
+    )
 
 
-def resplit(splits: Splits, *, num_train: int, num_test: int, seed: int, balanced: bool = False) -> Splits:
+def resplit(
+    splits: Splits, *, num_train: int, num_test: int, seed: int, balanced: bool = False
+) -> Splits:
     """Pools training and test set and draws both anew, uniformly at random, so that they are exchangeable.
 
     Args:
       splits: the data set; it is not changed.
       num_train: size of the new training set, at least 1.
-      num_test: size of the new test set, at least 1; samples beyond ``num_train + num_test`` are left out.
+      num_test: size of the new test set, at least 1; samples beyond
+        ``num_train + num_test`` are left out.
       seed: of the draw.
-      balanced: draw equally many samples of each class into either set; both sizes are multiples of the number of
-        classes then.
+      balanced: draw equally many samples of each class into either set; both sizes are
+        multiples of the number of classes then.
 
     Returns:
       The new data set, with the name and classes of ``splits``.
 
     Raises:
-      InputError: a size below 1, a negative seed, more samples than exist, or a balance that cannot be.
+      InputError: a size below 1, a negative seed, more samples than exist, or a balance
+        that cannot be.
     """
-    pool = Dataset(*(np.concatenate([old, new]) for old, new in zip(splits.train, splits.test, strict=True)))
+    pool = Dataset(
+        *(
+            np.concatenate([old, new])
+            for old, new in zip(splits.train, splits.test, strict=True)
+        )
+    )
     if balanced:
-        order = _balanced_order(splits, np.asarray(pool.labels), num_train, num_test, seed)
+        order = _balanced_order(
+            splits, np.asarray(pool.labels), num_train, num_test, seed
+        )
         pool = Dataset(pool.images[order], pool.labels[order])
-        train, test = (Dataset(*(leaf[part] for leaf in pool)) for part in (slice(num_train), slice(num_train, None)))
+        train, test = (
+            Dataset(*(leaf[part] for leaf in pool))
+            for part in (slice(num_train), slice(num_train, None))
+        )
         return Splits(splits.name, train, test, splits.num_classes, splits.class_names)
-    return _draw(splits.name, pool, num_train, num_test, seed, splits.num_classes, splits.class_names)
+    return _draw(
+        splits.name,
+        pool,
+        num_train,
+        num_test,
+        seed,
+        splits.num_classes,
+        splits.class_names,
+    )
 
 
-def _balanced_order(splits: Splits, labels: np.ndarray, num_train: int, num_test: int, seed: int) -> np.ndarray:
+def _balanced_order(
+    splits: Splits, labels: np.ndarray, num_train: int, num_test: int, seed: int
+) -> np.ndarray:
     """Positions of the training samples, then of the test samples, each in random order."""
     count = splits.num_classes
     if num_train < 1 or num_test < 1 or num_train % count or num_test % count:
         raise InputError(
-            f"{splits.name}: a balanced split needs num_train and num_test to be positive multiples of its {count} "
-            f"classes, got {num_train} and {num_test}"
+            f"{splits.name}: a balanced split needs num_train and num_test to be"
+            f" positive multiples of its {count} classes, got {num_train} and"
+            f" {num_test}"
         )
     fewest = int(np.bincount(labels, minlength=count).min())
     if (num_train + num_test) // count > fewest:
         raise InputError(
-            f"{splits.name}: num_train + num_test = {num_train + num_test} takes {(num_train + num_test) // count} of "
-            f"each class, and one has only {fewest}"
+            f"{splits.name}: num_train + num_test = {num_train + num_test} takes"
+            f" {(num_train + num_test) // count} of each class, and one has only"
+            f" {fewest}"
         )
     check_seed(seed)
     rng = np.random.default_rng(seed)
@@ -363,10 +460,14 @@ def _draw(
 ) -> Splits:
     total = len(pool.labels)
     if num_train < 1 or num_test < 1:
-        raise InputError(f"{name}: both sets need at least one sample, got num_train={num_train}, num_test={num_test}")
+        raise InputError(
+            f"{name}: both sets need at least one sample, got num_train={num_train},"
+            f" num_test={num_test}"
+        )
     if num_train + num_test > total:
         raise InputError(
-            f"{name}: num_train + num_test = {num_train + num_test} is more than the {total} samples it has"
+            f"{name}: num_train + num_test = {num_train + num_test} is more than the"
+            f" {total} samples it has"
         )
     check_seed(seed)
     order = np.random.default_rng(seed).permutation(total)

@@ -1,8 +1,8 @@
 """Which samples to forget, and which models see which samples: boolean masks and nothing else.
 
-A forget set is a mask ``[N]`` over the training set, True where the sample must be forgotten. Every function
-here returns such a mask after :func:`check_forget_mask`, so a mask that exists is usable: at least one sample
-to forget and at least one to keep.
+A forget set is a mask ``[N]`` over the training set, True where the sample must be
+forgotten. Every function here returns such a mask after :func:`check_forget_mask`, so a
+mask that exists is usable: at least one sample to forget and at least one to keep.
 """
 
 import os
@@ -31,8 +31,8 @@ def check_forget_mask(mask: npt.ArrayLike, num_samples: int) -> Mask:
       ``[N]`` bool.
 
     Raises:
-      InputError: the mask is not boolean, does not have shape ``[N]``, forgets nothing, or forgets
-        everything.
+      InputError: the mask is not boolean, does not have shape ``[N]``, forgets nothing,
+        or forgets everything.
     """
     array = np.asarray(mask)
     if array.dtype != np.bool_:
@@ -42,12 +42,16 @@ def check_forget_mask(mask: npt.ArrayLike, num_samples: int) -> Mask:
         )
     if array.shape != (num_samples,):
         raise InputError(
-            f"forget mask must have shape ({num_samples},), one entry per training sample, got {array.shape}"
+            f"forget mask must have shape ({num_samples},), one entry per training"
+            f" sample, got {array.shape}"
         )
     if not array.any():
         raise InputError("forget set is empty; choose at least one sample to forget")
     if array.all():
-        raise InputError(f"forget set is all {num_samples} training samples; leave at least one to retain")
+        raise InputError(
+            f"forget set is all {num_samples} training samples; leave at least one to"
+            " retain"
+        )
     return array
 
 
@@ -62,14 +66,18 @@ def forget_indices(indices: npt.ArrayLike, num_samples: int) -> Mask:
       ``[N]`` bool.
 
     Raises:
-      InputError: not a list of integers, empty, out of range, repeated, or every sample.
+      InputError: not a list of integers, empty, out of range, repeated, or every
+        sample.
 
     >>> forget_indices([3, 0], 5).tolist()
     [True, False, False, True, False]
     """
     values = np.asarray(indices)
     if values.ndim != 1:
-        raise InputError(f"forget indices must be a list, one index per sample, got an array of shape {values.shape}")
+        raise InputError(
+            "forget indices must be a list, one index per sample, got an array of"
+            f" shape {values.shape}"
+        )
     if values.size == 0:
         raise InputError("forget set is empty; choose at least one sample to forget")
     if not np.issubdtype(values.dtype, np.integer):
@@ -77,13 +85,14 @@ def forget_indices(indices: npt.ArrayLike, num_samples: int) -> Mask:
     outside = values[(values < 0) | (values >= num_samples)]
     if outside.size:
         raise InputError(
-            f"forget index {outside[0]} is out of range: the training set has samples 0..{num_samples - 1}"
+            f"forget index {outside[0]} is out of range: the training set has samples"
+            f" 0..{num_samples - 1}"
         )
     unique, counts = np.unique(values, return_counts=True)
     if unique.size != values.size:
         raise InputError(
-            f"forget index {unique[np.argmax(counts > 1)]} is repeated; list each sample once "
-            "(a mask must be stored as booleans, not as 0 and 1)"
+            f"forget index {unique[np.argmax(counts > 1)]} is repeated; list each"
+            " sample once (a mask must be stored as booleans, not as 0 and 1)"
         )
     mask = np.zeros(num_samples, bool)
     mask[values] = True
@@ -102,38 +111,48 @@ def forget_random(
 
     Args:
       num_samples: N, the size of the training set.
-      fraction: part of the training set to forget, in (0, 1); the number of samples is rounded to the
-        nearest.
-      count: number of samples to forget, in 1..N-1. Exactly one of ``fraction`` and ``count`` is given.
+      fraction: part of the training set to forget, in (0, 1); the number of samples is
+        rounded to the nearest.
+      count: number of samples to forget, in 1..N-1. Exactly one of ``fraction`` and
+        ``count`` is given.
       seed: of the draw, at least 0.
-      generator: ``"default"`` draws with ``numpy.random.default_rng``; ``"legacy"`` draws with
-        ``RandomState``, which reproduces the published forget sets of AMUN (seeds 1, 10 and 100 on the
-        official order of CIFAR-10).
+      generator: ``"default"`` draws with ``numpy.random.default_rng``; ``"legacy"``
+        draws with ``RandomState``, which reproduces the published forget sets of AMUN
+        (seeds 1, 10 and 100 on the official order of CIFAR-10).
 
     Returns:
       ``[N]`` bool with ``count`` entries True.
 
     Raises:
-      InputError: both or neither of ``fraction`` and ``count``, one of them or the seed out of range, or an
-        unknown generator.
+      InputError: both or neither of ``fraction`` and ``count``, one of them or the seed
+        out of range, or an unknown generator.
 
     >>> int(forget_random(1000, fraction=0.1, seed=0).sum())
     100
     """
     if (fraction is None) == (count is None):
-        raise InputError("give exactly one of fraction and count for a random forget set")
+        raise InputError(
+            "give exactly one of fraction and count for a random forget set"
+        )
     if fraction is not None:
         if not 0 < fraction < 1:
-            raise InputError(f"forget fraction must lie strictly between 0 and 1, got {fraction}")
+            raise InputError(
+                f"forget fraction must lie strictly between 0 and 1, got {fraction}"
+            )
         count = round(fraction * num_samples)
     assert count is not None
     if generator == "legacy":
-        return forget_indices(legacy_indices(num_samples, count, seed=seed), num_samples)
+        return forget_indices(
+            legacy_indices(num_samples, count, seed=seed), num_samples
+        )
     if generator != "default":
         raise InputError(f"generator must be 'default' or 'legacy', got {generator!r}")
     check_seed(seed)
     _check_count(count, num_samples)
-    return forget_indices(np.random.default_rng(seed).choice(num_samples, count, replace=False), num_samples)
+    return forget_indices(
+        np.random.default_rng(seed).choice(num_samples, count, replace=False),
+        num_samples,
+    )
 
 
 def legacy_indices(num_samples: int, count: int, *, seed: int) -> npt.NDArray[np.int64]:
@@ -155,7 +174,11 @@ def legacy_indices(num_samples: int, count: int, *, seed: int) -> npt.NDArray[np
     """
     check_seed(seed, "legacy")
     _check_count(count, num_samples)
-    return np.random.RandomState(seed).choice(num_samples, count, replace=False).astype(np.int64)
+    return (
+        np.random.RandomState(seed)
+        .choice(num_samples, count, replace=False)
+        .astype(np.int64)
+    )
 
 
 def forget_class(labels: npt.ArrayLike, classes: int | Sequence[int]) -> Mask:
@@ -169,25 +192,36 @@ def forget_class(labels: npt.ArrayLike, classes: int | Sequence[int]) -> Mask:
       ``[N]`` bool.
 
     Raises:
-      InputError: labels or classes are not integers, classes are empty or repeated, a class has no sample, or no
-        other class is left.
+      InputError: labels or classes are not integers, classes are empty or repeated, a
+        class has no sample, or no other class is left.
 
     >>> forget_class([0, 1, 2, 1], 1).tolist()
     [False, True, False, True]
     """
     labels, wanted = np.asarray(labels), np.atleast_1d(np.asarray(classes))
-    if labels.ndim != 1 or labels.size == 0 or not np.issubdtype(labels.dtype, np.integer):
-        raise InputError(f"labels must be one integer per training sample, got {labels.dtype} {labels.shape}")
+    if (
+        labels.ndim != 1
+        or labels.size == 0
+        or not np.issubdtype(labels.dtype, np.integer)
+    ):
+        raise InputError(
+            f"labels must be one integer per training sample, got {labels.dtype}"
+            f" {labels.shape}"
+        )
     if wanted.size == 0:
         raise InputError("forget classes are empty; name at least one class")
     if wanted.ndim != 1 or not np.issubdtype(wanted.dtype, np.integer):
-        raise InputError(f"forget classes must be integers, got {wanted.dtype} of shape {wanted.shape}")
+        raise InputError(
+            f"forget classes must be integers, got {wanted.dtype} of shape"
+            f" {wanted.shape}"
+        )
     if np.unique(wanted).size != wanted.size:
         raise InputError(f"forget classes repeat a class: {wanted.tolist()}")
     missing = np.setdiff1d(wanted, labels)
     if missing.size:
         raise InputError(
-            f"no training sample has class {missing[0]}; the labels run from {labels.min()} to {labels.max()}"
+            f"no training sample has class {missing[0]}; the labels run from"
+            f" {labels.min()} to {labels.max()}"
         )
     return check_forget_mask(np.isin(labels, wanted), labels.shape[0])
 
@@ -195,9 +229,9 @@ def forget_class(labels: npt.ArrayLike, classes: int | Sequence[int]) -> Mask:
 def forget_file(path: str | os.PathLike[str], num_samples: int) -> Mask:
     """Reads a forget set from a file.
 
-    ``.npy`` holds indices ``[F]`` (integers) or a mask ``[N]`` (bool); ``.npz`` the same as its only array;
-    ``.txt`` and ``.csv`` hold one index per line, where blank lines and lines that start with ``#`` are
-    skipped.
+    ``.npy`` holds indices ``[F]`` (integers) or a mask ``[N]`` (bool); ``.npz`` the
+    same as its only array; ``.txt`` and ``.csv`` hold one index per line, where blank
+    lines and lines that start with ``#`` are skipped.
 
     Args:
       path: the file.
@@ -207,16 +241,25 @@ def forget_file(path: str | os.PathLike[str], num_samples: int) -> Mask:
       ``[N]`` bool.
 
     Raises:
-      InputError: no such file, unknown suffix, unreadable, several arrays, or what it holds is not a forget
-        set (see :func:`forget_indices` and :func:`check_forget_mask`).
+      InputError: no such file, unknown suffix, unreadable, several arrays, or what it
+        holds is not a forget set (see :func:`forget_indices` and
+        :func:`check_forget_mask`).
     """
     path = pathlib.Path(path)
     if not path.is_file():
         raise InputError(f"no forget file at {path}")
-    readers = {".npy": _read_numpy, ".npz": _read_numpy, ".txt": _read_lines, ".csv": _read_lines}
+    readers = {
+        ".npy": _read_numpy,
+        ".npz": _read_numpy,
+        ".txt": _read_lines,
+        ".csv": _read_lines,
+    }
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise InputError(f"cannot read a forget set from {path.name}: the suffix must be one of {', '.join(readers)}")
+        raise InputError(
+            f"cannot read a forget set from {path.name}: the suffix must be one of"
+            f" {', '.join(readers)}"
+        )
     values = reader(path)
     try:
         if values.dtype == np.bool_:
@@ -226,26 +269,30 @@ def forget_file(path: str | os.PathLike[str], num_samples: int) -> Mask:
         raise InputError(f"{path}: {error}") from None
 
 
-def membership_design(num_models: int, num_samples: int, *, seed: int, generator: Generator = "default") -> Mask:
+def membership_design(
+    num_models: int, num_samples: int, *, seed: int, generator: Generator = "default"
+) -> Mask:
     """Decides which of M reference models trains on which of N samples: each sample is in exactly half.
 
-    Uniform numbers are sorted along the model axis, as in the code published with LiRA and AMUN: which half
-    contains a sample is uniform over all halves and independent between samples. Work memory stays below
-    about 40 MB for 256 models, whatever N.
+    Uniform numbers are sorted along the model axis, as in the code published with LiRA
+    and AMUN: which half contains a sample is uniform over all halves and independent
+    between samples. Work memory stays below about 40 MB for 256 models, whatever N.
 
     Args:
       num_models: M, even and at least 2.
       num_samples: N, at least 1.
       seed: of the draw, at least 0, and below 2**32 with ``"legacy"``.
       generator: ``"legacy"`` gives bit for bit
-        ``RandomState(seed).uniform(size=(M, N)).argsort(0) < M // 2`` (AMUN: seed 0, M = 128, N = 60,000 with
-        the training set before the test set); ``"default"`` draws as many numbers only once.
+        ``RandomState(seed).uniform(size=(M, N)).argsort(0) < M // 2`` (AMUN: seed 0, M
+        = 128, N = 60,000 with the training set before the test set); ``"default"``
+        draws as many numbers only once.
 
     Returns:
       ``[M, N]`` bool, every column with M/2 entries True.
 
     Raises:
-      InputError: M is odd or below 2, N below 1, a seed out of range, or an unknown generator.
+      InputError: M is odd or below 2, N below 1, a seed out of range, or an unknown
+        generator.
 
     >>> membership_design(4, 3, seed=0).sum(axis=0).tolist()
     [2, 2, 2]
@@ -256,7 +303,9 @@ def membership_design(num_models: int, num_samples: int, *, seed: int, generator
             f"so that each sample is in exactly half; got {num_models}"
         )
     if num_samples < 1:
-        raise InputError(f"a membership design needs at least one sample, got {num_samples}")
+        raise InputError(
+            f"a membership design needs at least one sample, got {num_samples}"
+        )
     if generator not in ("default", "legacy"):
         raise InputError(f"generator must be 'default' or 'legacy', got {generator!r}")
     check_seed(seed, generator)
@@ -272,7 +321,9 @@ def membership_design(num_models: int, num_samples: int, *, seed: int, generator
     return design
 
 
-def _legacy_columns(num_models: int, num_samples: int, seed: int, block: slice) -> npt.NDArray[np.float64]:
+def _legacy_columns(
+    num_models: int, num_samples: int, seed: int, block: slice
+) -> npt.NDArray[np.float64]:
     """Columns ``block`` of ``RandomState(seed).uniform(size=(M, N))``, all drawn again, a row at a time."""
     stream = np.random.RandomState(seed)
     columns = np.empty((num_models, block.stop - block.start))
@@ -285,15 +336,22 @@ def check_seed(seed: int, generator: Generator = "default") -> None:
     """Refuses a seed that NumPy's generator has no stream for.
 
     Raises:
-      InputError: the seed is negative, or 2**32 and above where the generator is the legacy one.
+      InputError: the seed is negative, or 2**32 and above where the generator is the
+        legacy one.
     """
     if seed < 0 or (generator == "legacy" and seed >= 2**32):
-        raise InputError(f"seed must be at least 0{', and below 2**32' if generator == 'legacy' else ''}, got {seed}")
+        raise InputError(
+            "seed must be at least"
+            f" 0{', and below 2**32' if generator == 'legacy' else ''}, got {seed}"
+        )
 
 
 def _check_count(count: int, num_samples: int) -> None:
     if not 1 <= count < num_samples:
-        raise InputError(f"cannot forget {count} of {num_samples} samples; the number must be in 1..{num_samples - 1}")
+        raise InputError(
+            f"cannot forget {count} of {num_samples} samples; the number must be in"
+            f" 1..{num_samples - 1}"
+        )
 
 
 def _read_numpy(path: pathlib.Path) -> npt.NDArray[Any]:
@@ -303,11 +361,15 @@ def _read_numpy(path: pathlib.Path) -> npt.NDArray[Any]:
             if isinstance(stored, np.ndarray):
                 return stored
             if len(stored.files) != 1:
-                raise InputError(f"{path} must hold a single array, found {stored.files}")
+                raise InputError(
+                    f"{path} must hold a single array, found {stored.files}"
+                )
             return stored[stored.files[0]]
     except InputError:
         raise
-    except Exception as error:  # NumPy raises half a dozen types on damaged or pickled files
+    except (
+        Exception
+    ) as error:  # NumPy raises half a dozen types on damaged or pickled files
         raise InputError(f"cannot read {path} as a NumPy array: {error}") from None
 
 
@@ -316,7 +378,9 @@ def _read_lines(path: pathlib.Path) -> npt.NDArray[np.int64]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:
-        raise InputError(f"{path} is not a text file; list one index per line") from None
+        raise InputError(
+            f"{path} is not a text file; list one index per line"
+        ) from None
     for number, line in enumerate(lines, 1):
         text = line.strip()
         if not text or text.startswith("#"):
@@ -324,5 +388,7 @@ def _read_lines(path: pathlib.Path) -> npt.NDArray[np.int64]:
         try:
             indices.append(int(text))
         except ValueError:
-            raise InputError(f"{path}, line {number}: {text!r} is not an integer index") from None
+            raise InputError(
+                f"{path}, line {number}: {text!r} is not an integer index"
+            ) from None
     return np.array(indices, np.int64)

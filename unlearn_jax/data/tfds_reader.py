@@ -1,8 +1,8 @@
 """Reads TensorFlow Datasets (TFDS) without TensorFlow, and keeps what was decoded.
 
-A data set must have been *prepared*: converted to record files in ``data_dir/name/version``. This module
-never downloads anything and looks at the folders itself, so a missing data set is reported at once instead of
-after minutes of retries.
+A data set must have been *prepared*: converted to record files in
+``data_dir/name/version``. This module never downloads anything and looks at the folders
+itself, so a missing data set is reported at once instead of after minutes of retries.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from unlearn_jax.data.prepare import ARCHIVES
+from unlearn_jax.data._prepare import ARCHIVES
 from unlearn_jax.data.quiet import quiet_tfds
 from unlearn_jax.data.sources import Splits, load_arrays
 from unlearn_jax.types import DamagedFileError, InputError
@@ -51,39 +51,55 @@ def load_tfds(
 ) -> Splits:
     """Loads a prepared TFDS image-classification data set.
 
-    The images are decoded once and kept as ``.npy`` files under ``cache_dir``; later calls check those
-    (a checksum over all bytes), map them into memory, and do not import TFDS. An entry of the cache belongs to one
-    version, split, choice of keys and content of the folder's description, so preparing the data anew is noticed;
-    an unreadable entry is built again.
+    The images are decoded once and kept as ``.npy`` files under ``cache_dir``; later
+    calls check those (a checksum over all bytes), map them into memory, and do not
+    import TFDS. An entry of the cache belongs to one version, split, choice of keys and
+    content of the folder's description, so preparing the data anew is noticed; an
+    unreadable entry is built again.
 
     Args:
-      name: ``name``, ``name/config``, ``name:version`` or ``name/config:version``; the newest version by
-        default.
-      data_dir: the TFDS directory; by default ``$TFDS_DATA_DIR`` or ``~/tensorflow_datasets``.
+      name: ``name``, ``name/config``, ``name:version`` or ``name/config:version``; the
+        newest version by default.
+      data_dir: the TFDS directory; by default ``$TFDS_DATA_DIR`` or
+        ``~/tensorflow_datasets``.
       train_split: a TFDS split such as ``"train"`` or ``"train[:10%]"``.
-      test_split: the same for the test set; must not overlap with ``train_split`` (not checked).
+      test_split: the same for the test set; must not overlap with ``train_split`` (not
+        checked).
       image_key: name of the image feature.
       label_key: name of the label feature (an integer, usually a ``ClassLabel``).
-      order_key: samples are sorted by this feature where the data set has it and its values are all
-        different. TFDS shuffles when it writes, and CIFAR's ``id`` restores the official order, which
-        published forget sets index. None keeps the stored order.
-      cache_dir: folder for decoded images; by default ``$UNLEARN_JAX_CACHE`` or ``~/.cache/unlearn_jax``. If
-        it cannot be written, a warning says so and the data is used from memory.
+      order_key: samples are sorted by this feature where the data set has it and its
+        values are all different. TFDS shuffles when it writes, and CIFAR's ``id``
+        restores the official order, which published forget sets index. None keeps the
+        stored order.
+      cache_dir: folder for decoded images; by default ``$UNLEARN_JAX_CACHE`` or
+        ``~/.cache/unlearn_jax``. If it cannot be written, a warning says so and the
+        data is used from memory.
 
     Returns:
       The data set. Its images may be read-only memory maps.
 
     Raises:
-      InputError: not prepared (the message says where it was looked for and how to prepare it), no such
-        version, config, split or feature, prepared in a format without random access, images of differing
-        shapes, or values that :func:`unlearn_jax.data.validate` refuses.
+      InputError: not prepared (the message says where it was looked for and how to
+        prepare it), no such version, config, split or feature, prepared in a format
+        without random access, images of differing shapes, or values that
+        :func:`unlearn_jax.data.validate` refuses.
       DamagedFileError: the data set's description or its record files cannot be read.
     """
     builder_dir, label = _find_builder(name, data_dir)
     cache = pathlib.Path(cache_dir) if cache_dir else cache_folder()
     keys = (image_key, label_key, order_key)
-    train, test = (_cached_split(builder_dir, label, split, keys, cache) for split in (train_split, test_split))
-    return load_arrays(train.images, train.labels, test.images, test.labels, name=label, class_names=train.class_names)
+    train, test = (
+        _cached_split(builder_dir, label, split, keys, cache)
+        for split in (train_split, test_split)
+    )
+    return load_arrays(
+        train.images,
+        train.labels,
+        test.images,
+        test.labels,
+        name=label,
+        class_names=train.class_names,
+    )
 
 
 def cache_folder() -> pathlib.Path:
@@ -100,23 +116,33 @@ def _at_home(folder: str | os.PathLike[str]) -> pathlib.Path:
         return pathlib.Path(folder).expanduser()
     except RuntimeError:
         raise InputError(
-            f"{folder} is in a home folder that cannot be found: set HOME, or UNLEARN_JAX_CACHE and TFDS_DATA_DIR"
+            f"{folder} is in a home folder that cannot be found: set HOME, or"
+            " UNLEARN_JAX_CACHE and TFDS_DATA_DIR"
         ) from None
 
 
-def _find_builder(name: str, data_dir: str | os.PathLike[str] | None) -> tuple[pathlib.Path, str]:
+def _find_builder(
+    name: str, data_dir: str | os.PathLike[str] | None
+) -> tuple[pathlib.Path, str]:
     """The folder ``data_dir/name[/config]/version`` of a prepared data set, and ``name[/config]``."""
-    root = _at_home(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+    root = _at_home(
+        data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    )
     label, _, wanted = name.partition(":")
     if not re.fullmatch(r"\w+(/[\w.+-]+)?", label):
-        raise InputError(f"{name!r} is not a TFDS name; write name, name/config, name:version or name/config:version")
+        raise InputError(
+            f"{name!r} is not a TFDS name; write name, name/config, name:version or"
+            " name/config:version"
+        )
     home = root / label
     versions = _versions(home)
     if not versions and "/" not in label and home.is_dir():
         configs = sorted(entry.name for entry in home.iterdir() if _versions(entry))
         if len(configs) > 1:
             options = ", ".join(f"{label}/{config}" for config in configs)
-            raise InputError(f"{label} in {root} has several configs; choose one of {options}")
+            raise InputError(
+                f"{label} in {root} has several configs; choose one of {options}"
+            )
         if configs:
             label = f"{label}/{configs[0]}"
             home = root / label
@@ -124,7 +150,10 @@ def _find_builder(name: str, data_dir: str | os.PathLike[str] | None) -> tuple[p
     if not versions:
         raise InputError(_not_prepared(label, root))
     if wanted and wanted not in versions:
-        raise InputError(f"{label} in {root} is prepared in version {', '.join(versions)}, not in {wanted}")
+        raise InputError(
+            f"{label} in {root} is prepared in version {', '.join(versions)}, not in"
+            f" {wanted}"
+        )
     return home / (wanted or versions[-1]), label
 
 
@@ -144,15 +173,26 @@ def _versions(folder: pathlib.Path) -> list[str]:
 
 def _not_prepared(label: str, root: pathlib.Path) -> str:
     if label in ARCHIVES:
-        how = f"unlearn-jax prepare {label} --archive {ARCHIVES[label]} --data-dir {root}"
+        how = (
+            f"unlearn-jax prepare {label} --archive {ARCHIVES[label]} --data-dir {root}"
+        )
     else:
-        how = f"on a machine with TensorFlow: tfds build {label} --file_format=array_record --data_dir={root}"
+        how = (
+            f"on a machine with TensorFlow: tfds build {label}"
+            f" --file_format=array_record --data_dir={root}"
+        )
     looked = f"{root / label}/<version>/dataset_info.json"
-    return f"no prepared data set {label!r} (looked for {looked}); prepare it with: {how}"
+    return (
+        f"no prepared data set {label!r} (looked for {looked}); prepare it with: {how}"
+    )
 
 
 def _cached_split(
-    builder_dir: pathlib.Path, label: str, split: str, keys: tuple[str, str, str | None], cache: pathlib.Path
+    builder_dir: pathlib.Path,
+    label: str,
+    split: str,
+    keys: tuple[str, str, str | None],
+    cache: pathlib.Path,
 ) -> _Decoded:
     """One split from the cache, or decoded and put there."""
     sha = hashlib.sha256(repr((split, keys)).encode())
@@ -167,7 +207,10 @@ def _cached_split(
     try:
         _write_entry(entry, decoded)
     except OSError as error:
-        warnings.warn(f"cannot keep the decoded images of {label} in {cache}: {error}", stacklevel=3)
+        warnings.warn(
+            f"cannot keep the decoded images of {label} in {cache}: {error}",
+            stacklevel=3,
+        )
         return decoded
     return _read_entry(entry) or decoded
 
@@ -176,7 +219,10 @@ def _read_entry(entry: pathlib.Path) -> _Decoded | None:
     """The cache entry, images memory-mapped, or None if it is absent, damaged or otherwise unusable."""
     try:
         meta = json.loads((entry / "meta.json").read_text())
-        if any(file_sha256(entry / name) != checksum for name, checksum in meta["files"].items()):
+        if any(
+            file_sha256(entry / name) != checksum
+            for name, checksum in meta["files"].items()
+        ):
             return None
         images = np.load(entry / "images.npy", mmap_mode="r")
         labels = np.load(entry / "labels.npy")
@@ -198,12 +244,19 @@ def _write_entry(entry: pathlib.Path, decoded: _Decoded) -> None:
     partial = entry.with_name(f".{entry.name}.{secrets.token_hex(6)}")
     partial.mkdir(parents=True)
     try:
-        for name, array in (("images.npy", decoded.images), ("labels.npy", decoded.labels)):
+        for name, array in (
+            ("images.npy", decoded.images),
+            ("labels.npy", decoded.labels),
+        ):
             with open(partial / name, "wb") as file:
                 np.save(file, array, allow_pickle=False)
                 os.fsync(file.fileno())
         files = {file.name: file_sha256(file) for file in partial.iterdir()}
-        meta = {"shape": list(decoded.images.shape), "class_names": decoded.class_names, "files": files}
+        meta = {
+            "shape": list(decoded.images.shape),
+            "class_names": decoded.class_names,
+            "files": files,
+        }
         (partial / "meta.json").write_text(json.dumps(meta))
         if _read_entry(entry) is None:  # absent, or a damaged entry to replace
             shutil.rmtree(entry, ignore_errors=True)
@@ -213,7 +266,9 @@ def _write_entry(entry: pathlib.Path, decoded: _Decoded) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _decode_split(builder_dir: pathlib.Path, label: str, split: str, keys: tuple[str, str, str | None]) -> _Decoded:
+def _decode_split(
+    builder_dir: pathlib.Path, label: str, split: str, keys: tuple[str, str, str | None]
+) -> _Decoded:
     """Reads and decodes every record of one split."""
     image_key, label_key, order_key = keys
     with quiet_tfds():
@@ -221,21 +276,33 @@ def _decode_split(builder_dir: pathlib.Path, label: str, split: str, keys: tuple
 
         try:
             builder = tfds.builder_from_directory(builder_dir)
-        except Exception as error:  # whatever a description that is no description leads to
+        except (
+            Exception
+        ) as error:  # whatever a description that is no description leads to
             reason = " ".join(str(error).split())
             raise DamagedFileError(
-                f"{label}: cannot read the description in {builder_dir} ({reason}); prepare the data set again"
+                f"{label}: cannot read the description in {builder_dir} ({reason});"
+                " prepare the data set again"
             ) from error
         features: Any = builder.info.features
         for key in (image_key, label_key):
             if key not in features:
-                raise InputError(f"{label} has no feature {key!r}; it has {', '.join(sorted(features))}")
+                raise InputError(
+                    f"{label} has no feature {key!r}; it has"
+                    f" {', '.join(sorted(features))}"
+                )
         if order_key is not None and order_key not in features:
             order_key = None
         source = _open_source(builder, label, split)
-        images, labels, order = _decode_rows(source, label, split, (image_key, label_key, order_key))
+        images, labels, order = _decode_rows(
+            source, label, split, (image_key, label_key, order_key)
+        )
         names = getattr(features[label_key], "names", None)
-    if order is not None and np.unique(order).size == order.size and (order[1:] < order[:-1]).any():
+    if (
+        order is not None
+        and np.unique(order).size == order.size
+        and (order[1:] < order[:-1]).any()
+    ):
         rows = np.argsort(order, kind="stable")
         images, labels = images[rows], labels[rows]
     return _Decoded(images, labels, names)
@@ -246,13 +313,15 @@ def _open_source(builder: Any, label: str, split: str) -> Any:
         return builder.as_data_source(split)
     except NotImplementedError:
         raise InputError(
-            f"{label} is prepared as {builder.info.file_format.value}, which only TensorFlow can read; "
-            "prepare it again with --file_format=array_record"
+            f"{label} is prepared as {builder.info.file_format.value}, which only"
+            " TensorFlow can read; prepare it again with --file_format=array_record"
         ) from None
     except (ValueError, KeyError) as error:
         known = ", ".join(builder.info.splits)
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"cannot read split {split!r} of {label}, which has {known}: {reason}") from None
+        raise InputError(
+            f"cannot read split {split!r} of {label}, which has {known}: {reason}"
+        ) from None
 
 
 def _decode_rows(
@@ -267,15 +336,24 @@ def _decode_rows(
     labels = np.empty(total, np.int64)
     order = []
     hidden = total <= _PROGRESS_ROWS or not sys.stderr.isatty()
-    with tqdm(total=total, desc=f"decoding {label} {split}", unit="img", disable=hidden, leave=False) as bar:
+    with tqdm(
+        total=total,
+        desc=f"decoding {label} {split}",
+        unit="img",
+        disable=hidden,
+        leave=False,
+    ) as bar:
         for start in range(0, total, _BLOCK_ROWS):
             rows = range(start, min(start + _BLOCK_ROWS, total))
             try:
                 examples = source.__getitems__(list(rows))
-            except Exception as error:  # the record and image readers raise a dozen types
+            except (
+                Exception
+            ) as error:  # the record and image readers raise a dozen types
                 reason = " ".join(str(error).split())
                 raise DamagedFileError(
-                    f"{label}: cannot read split {split!r} ({reason}); prepare the data set again"
+                    f"{label}: cannot read split {split!r} ({reason}); prepare the data"
+                    " set again"
                 ) from error
             for row, example in zip(rows, examples, strict=True):
                 image = np.asarray(example[image_key])
@@ -283,8 +361,9 @@ def _decode_rows(
                     images = np.empty((total, *image.shape), image.dtype)
                 if image.shape != images.shape[1:]:
                     raise InputError(
-                        f"{label}: images differ in shape, {images.shape[1:]} and {image.shape} "
-                        f"(row {row} of {split!r}); resize them into an image folder or an .npz file first"
+                        f"{label}: images differ in shape, {images.shape[1:]} and"
+                        f" {image.shape} (row {row} of {split!r}); resize them into an"
+                        " image folder or an .npz file first"
                     )
                 images[row] = image
                 labels[row] = _integer(example[label_key], label, label_key)
@@ -298,5 +377,8 @@ def _decode_rows(
 def _integer(value: Any, label: str, label_key: str) -> int:
     value = np.asarray(value)
     if value.ndim != 0 or not np.issubdtype(value.dtype, np.integer):
-        raise InputError(f"{label}: feature {label_key!r} is not an integer label (shape {value.shape}, {value.dtype})")
+        raise InputError(
+            f"{label}: feature {label_key!r} is not an integer label (shape"
+            f" {value.shape}, {value.dtype})"
+        )
     return int(value)

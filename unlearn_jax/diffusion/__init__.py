@@ -1,7 +1,8 @@
 """Concept unlearning in class-conditional diffusion models: AMUN's idea asked of the condition instead of the image.
 
-A testbed of a question that *Toward Reliable Machine Unlearning* (arXiv 2512.06993, chapter 6) leaves open, at the
-scale of digits. The denoiser itself is :func:`unlearn_jax.models.build_denoiser`.
+A testbed of a question that *Toward Reliable Machine Unlearning* (arXiv 2512.06993,
+chapter 6) leaves open, at the scale of digits. The denoiser itself is
+:func:`unlearn_jax.models.build_denoiser`.
 """
 
 from unlearn_jax.diffusion.latent import (

@@ -1,8 +1,9 @@
 """Attacks in the space of conditions: the nearest one that leaves a concept, and the one that brings it back.
 
-AMUN's question, asked of the condition instead of the image: a conditional denoiser draws concept f at the vector
-``e(f)``; how far must ``e(f) + delta`` move before it stands for something else? A judge says what it stands for, given
-images of f. The radius of the search is doubled as in AMUN (arXiv 2503.00917, Algorithm 1).
+AMUN's question, asked of the condition instead of the image: a conditional denoiser
+draws concept f at the vector ``e(f)``; how far must ``e(f) + delta`` move before it
+stands for something else? A judge says what it stands for, given images of f. The
+radius of the search is doubled as in AMUN (arXiv 2503.00917, Algorithm 1).
 """
 
 from collections.abc import Callable
@@ -38,12 +39,14 @@ class LatentAttack(NamedTuple):
     """The nearest conditions that leave a concept, one row per image.
 
     Attributes:
-      delta: ``[B, E]`` float32, to be added to the concept's vector; the last iterate where none was found.
+      delta: ``[B, E]`` float32, to be added to the concept's vector; the last iterate
+        where none was found.
       labels: ``[B]`` int32, the class the judge names at ``delta``.
-      epsilon: ``[B]`` float32, radius of the ball in which the search stopped (0 for ``ALREADY_WRONG``).
+      epsilon: ``[B]`` float32, radius of the ball in which the search stopped (0 for
+        ``ALREADY_WRONG``).
       distance: ``[B]`` float32, Euclidean length of ``delta``, at most ``epsilon``.
-      status: ``[B]`` int32, a :class:`unlearn_jax.types.Status`; ``ALREADY_WRONG`` where the judge does not see the
-        concept in the image to begin with.
+      status: ``[B]`` int32, a :class:`unlearn_jax.types.Status`; ``ALREADY_WRONG``
+        where the judge does not see the concept in the image to begin with.
     """
 
     delta: Array
@@ -61,37 +64,59 @@ class _Levels(NamedTuple):
     noise: Array
 
 
-def _levels(key: Array, process: Process, images: Array, num_levels: int, *, first: float = 0.0) -> _Levels:
+def _levels(
+    key: Array, process: Process, images: Array, num_levels: int, *, first: float = 0.0
+) -> _Levels:
     """Levels in the middles of ``num_levels`` equal parts of the steps ``first * T .. T``."""
     if not 1 <= num_levels <= process.num_steps // 2:
-        raise InputError(f"a judge looks at 1 to {process.num_steps // 2} noise levels, got {num_levels}")
+        raise InputError(
+            f"a judge looks at 1 to {process.num_steps // 2} noise levels, got"
+            f" {num_levels}"
+        )
     place = first + (1 - first) * (np.arange(num_levels) + 0.5) / num_levels
-    signal = jnp.tile(jnp.asarray(process.signal[(place * process.num_steps).astype(int)]), len(images))
+    signal = jnp.tile(
+        jnp.asarray(process.signal[(place * process.num_steps).astype(int)]),
+        len(images),
+    )
     x = jnp.repeat(to_signal(images), num_levels, axis=0)
     return _Levels(x, signal, jax.random.normal(key, x.shape))
 
 
-def _losses(denoiser: Denoiser, variables: Variables, at: _Levels, condition: Array) -> Array:
+def _losses(
+    denoiser: Denoiser, variables: Variables, at: _Levels, condition: Array
+) -> Array:
     """Denoising losses under a condition ``[B, E]`` per image, averaged over levels: ``[B]``."""
     rows, per = len(condition), len(at.x) // len(condition)
-    losses = denoising_losses(denoiser, variables, *at, jnp.repeat(condition, per, axis=0))
+    losses = denoising_losses(
+        denoiser, variables, *at, jnp.repeat(condition, per, axis=0)
+    )
     return jnp.mean(losses.reshape(rows, per), 1)
 
 
-def _all_losses(denoiser: Denoiser, variables: Variables, at: _Levels, rows: int) -> Array:
+def _all_losses(
+    denoiser: Denoiser, variables: Variables, at: _Levels, rows: int
+) -> Array:
     def under(label: Array) -> Array:
-        return _losses(denoiser, variables, at, denoiser.embed(variables, jnp.full((rows,), label)))
+        return _losses(
+            denoiser, variables, at, denoiser.embed(variables, jnp.full((rows,), label))
+        )
 
     return lax.map(under, jnp.arange(denoiser.num_classes)).T
 
 
 def class_losses(
-    key: Array, denoiser: Denoiser, process: Process, variables: Variables, images: Array, *, num_levels: int = 8
+    key: Array,
+    denoiser: Denoiser,
+    process: Process,
+    variables: Variables,
+    images: Array,
+    *,
+    num_levels: int = 8,
 ) -> Array:
     """Denoising losses of images under every class: minus these, as logits, are the diffusion classifier.
 
-    ``argmin_c E|eps - eps_theta(x_t, t, c)|^2`` (Li et al., arXiv 2303.16203), with the same steps and noise for all
-    classes, which removes most of the variance.
+    ``argmin_c E|eps - eps_theta(x_t, t, c)|^2`` (Li et al., arXiv 2303.16203), with the
+    same steps and noise for all classes, which removes most of the variance.
 
     Args:
       key: of the noise.
@@ -108,7 +133,9 @@ def class_losses(
       InputError: ``num_levels`` below 1 or above T / 2, or images of another shape.
     """
     check_shape(denoiser, images)
-    return _all_losses(denoiser, variables, _levels(key, process, images, num_levels), len(images))
+    return _all_losses(
+        denoiser, variables, _levels(key, process, images, num_levels), len(images)
+    )
 
 
 def denoising_judge(
@@ -121,10 +148,10 @@ def denoising_judge(
     *,
     num_levels: int = 8,
 ) -> Judge:
-    """The model's own judgement: does ``e(f) + delta`` still explain the image better than every other class does?
+    """The model's own judgment: does ``e(f) + delta`` still explain the image better than every other class does?
 
-    Logits are minus the losses of :func:`class_losses`, with ``e(f) + delta`` in the place of ``e(f)``. The image is
-    lost to the class that explains it next best.
+    Logits are minus the losses of :func:`class_losses`, with ``e(f) + delta`` in the
+    place of ``e(f)``. The image is lost to the class that explains it next best.
 
     Args:
       key: of the noise, fixed for all ``delta``.
@@ -159,10 +186,11 @@ def external_judge(
     *,
     num_levels: int = 8,
 ) -> Judge:
-    """A classifier's judgement of the images that ``e(f) + delta`` makes of noised images of f.
+    """A classifier's judgment of the images that ``e(f) + delta`` makes of noised images of f.
 
-    Logits are the classifier's log-probabilities on the estimate of x at each noise level, averaged over levels. At low
-    noise the estimate is the image whatever the condition, so the average leaves f only through high levels.
+    Logits are the classifier's log-probabilities on the estimate of x at each noise
+    level, averaged over levels. At low noise the estimate is the image whatever the
+    condition, so the average leaves f only through high levels.
 
     Args:
       key: of the noise.
@@ -180,8 +208,12 @@ def external_judge(
     own = denoiser.embed(variables, jnp.full((len(images),), concept))
 
     def judge(delta: Array) -> Array:
-        predicted = denoiser.predict(variables, noised, at.signal, jnp.repeat(own + delta, num_levels, axis=0))
-        log_probs = jax.nn.log_softmax(classify(to_images(clean_estimate(noised, at.signal, predicted))))
+        predicted = denoiser.predict(
+            variables, noised, at.signal, jnp.repeat(own + delta, num_levels, axis=0)
+        )
+        log_probs = jax.nn.log_softmax(
+            classify(to_images(clean_estimate(noised, at.signal, predicted)))
+        )
         return jnp.mean(log_probs.reshape(len(images), num_levels, -1), 1)
 
     return judge
@@ -199,8 +231,9 @@ def latent_attack(
 ) -> LatentAttack:
     """For every image the nearest condition that leaves the concept, over the radii ``radius * 2**k, k < num_radii``.
 
-    Each radius is searched by :func:`unlearn_jax.attacks.pgd` from ``delta = 0``; the success in the smallest radius is
-    returned. Images for which no radius works keep their last iterate and say so in ``status``.
+    Each radius is searched by :func:`unlearn_jax.attacks.pgd` from ``delta = 0``; the
+    success in the smallest radius is returned. Images for which no radius works keep
+    their last iterate and say so in ``status``.
 
     Args:
       judge: what a condition stands for.
@@ -218,7 +251,10 @@ def latent_attack(
       InputError: sizes or lengths that are not positive.
     """
     if min(num_radii, num_steps) < 1 or radius <= 0 or step_ratio <= 0:
-        raise InputError("radius, num_radii, num_steps and step_ratio of a latent attack must be positive")
+        raise InputError(
+            "radius, num_radii, num_steps and step_ratio of a latent attack must be"
+            " positive"
+        )
     start = jnp.zeros(shape)
     left = jnp.full((shape[0],), concept, jnp.int32)
 
@@ -237,13 +273,19 @@ def latent_attack(
             bounds=UNBOUNDED,
         )
         solved = best.success
-        keep = lambda old, new: jnp.where(solved.reshape(solved.shape + (1,) * (old.ndim - 1)), old, new)  # noqa: E731
+        keep = lambda old, new: jnp.where(
+            solved.reshape(solved.shape + (1,) * (old.ndim - 1)), old, new
+        )
         return jax.tree.map(keep, best, now), None
 
     zeros = jnp.zeros((shape[0],))
-    nothing = AttackResult(start, left, zeros, zeros, jnp.full((shape[0],), Status.NOT_FOUND, jnp.int32))
+    nothing = AttackResult(
+        start, left, zeros, zeros, jnp.full((shape[0],), Status.NOT_FOUND, jnp.int32)
+    )
     best, _ = lax.scan(widen, nothing, radius * 2.0 ** jnp.arange(num_radii))
-    return LatentAttack(best.images, best.labels, best.epsilon, best.distance, best.status)
+    return LatentAttack(
+        best.images, best.labels, best.epsilon, best.distance, best.status
+    )
 
 
 def recover(
@@ -261,9 +303,11 @@ def recover(
 ) -> Array:
     """The attack on an unlearned model: the condition within ``radius`` of ``e(f)`` that draws images of f best.
 
-    Minimises the denoising loss of ``images`` over one ``delta`` for all of them by projected steps along the
-    normalised stochastic gradient, of length ``step_ratio * radius`` falling linearly to 0; textual inversion (Gal et
-    al., arXiv 2208.01618) as an attack (arXiv 2310.11868), in a ball. The attacker has the weights and images of f.
+    Minimizes the denoising loss of ``images`` over one ``delta`` for all of them by
+    projected steps along the normalized stochastic gradient, of length
+    ``step_ratio * radius`` falling linearly to 0; textual inversion (Gal et al., arXiv
+    2208.01618) as an attack (arXiv 2310.11868), in a ball. The attacker has the weights
+    and images of f.
 
     Args:
       key: consumed.
@@ -284,17 +328,23 @@ def recover(
       InputError: sizes that are not positive.
     """
     if min(num_steps, batch_size) < 1 or step_ratio <= 0:
-        raise InputError("num_steps, batch_size and step_ratio of a recovery must be positive")
+        raise InputError(
+            "num_steps, batch_size and step_ratio of a recovery must be positive"
+        )
     check_shape(denoiser, images)
     own = denoiser.embed(variables, jnp.full((1,), concept))
     radius = jnp.asarray(radius, own.dtype)
 
     def loss(delta: Array, key: Array) -> Array:
         key_rows, key_level = jax.random.split(key)
-        x = to_signal(images[jax.random.randint(key_rows, (batch_size,), 0, len(images))])
+        x = to_signal(
+            images[jax.random.randint(key_rows, (batch_size,), 0, len(images))]
+        )
         signal, noise = draw_levels(key_level, process, x)
         condition = jnp.repeat(own + delta.reshape(1, -1), batch_size, axis=0)
-        return jnp.mean(denoising_losses(denoiser, variables, x, signal, noise, condition))
+        return jnp.mean(
+            denoising_losses(denoiser, variables, x, signal, noise, condition)
+        )
 
     def step(delta: Array, item: tuple[Array, Array]) -> tuple[Array, None]:
         key_step, left = item
@@ -302,4 +352,6 @@ def recover(
         return l2.project(delta - step_ratio * left * radius * down, radius), None
 
     left = jnp.linspace(1.0, 0.0, num_steps, endpoint=False)
-    return lax.scan(step, jnp.zeros(own.shape[1]), (jax.random.split(key, num_steps), left))[0]
+    return lax.scan(
+        step, jnp.zeros(own.shape[1]), (jax.random.split(key, num_steps), left)
+    )[0]

@@ -1,7 +1,8 @@
 """The diffusion process of a denoiser: schedules, noising, the denoising loss, training, and the sampler.
 
-Inside the process images are signals in [-1, 1]; outside they are what they are everywhere, in [0, 1]. At step t of T,
-``x_t = s_t x + sqrt(1 - s_t^2) eps`` with ``s_t = sqrt(alpha_bar_t)`` (Ho et al., arXiv 2006.11239, equation 4).
+Inside the process images are signals in [-1, 1]; outside they are what they are
+everywhere, in [0, 1]. At step t of T, ``x_t = s_t x + sqrt(1 - s_t^2) eps`` with
+``s_t = sqrt(alpha_bar_t)`` (Ho et al., arXiv 2006.11239, equation 4).
 """
 
 import dataclasses
@@ -15,7 +16,14 @@ import optax
 from jax import lax
 
 from unlearn_jax.models.denoiser import Denoiser
-from unlearn_jax.train import Batch, LossFn, TrainState, fetch_from, steps_per_epoch, train_epochs
+from unlearn_jax.train import (
+    Batch,
+    LossFn,
+    TrainState,
+    fetch_from,
+    steps_per_epoch,
+    train_epochs,
+)
 from unlearn_jax.types import Array, Dataset, InputError, ModelState, Variables
 
 Schedule = Literal["cosine", "linear"]
@@ -30,9 +38,10 @@ class Process:
 
     Attributes:
       num_steps: T.
-      schedule: ``linear`` has beta from 1e-4 to 0.02 over 1000 steps (arXiv 2006.11239), scaled by 1000 / T for
-        another T; ``cosine`` is better for small images (Nichol & Dhariwal, arXiv 2102.09672, equation 17).
-        ``alpha_bar`` is at least 1e-4.
+      schedule: ``linear`` has beta from 1e-4 to 0.02 over 1000 steps (arXiv
+        2006.11239), scaled by 1000 / T for another T; ``cosine`` is better for small
+        images (Nichol & Dhariwal, arXiv 2102.09672, equation 17). ``alpha_bar`` is at
+        least 1e-4.
 
     Raises:
       InputError: fewer than 2 steps (20 for ``linear``), or an unknown schedule.
@@ -47,10 +56,15 @@ class Process:
     def __post_init__(self) -> None:
         """Refuses what has no schedule."""
         if self.schedule not in ("cosine", "linear"):
-            raise InputError(f"unknown schedule {self.schedule!r}: choose cosine or linear")
+            raise InputError(
+                f"unknown schedule {self.schedule!r}: choose cosine or linear"
+            )
         least = 2 if self.schedule == "cosine" else 21  # betas stay below 1
         if self.num_steps < least:
-            raise InputError(f"a {self.schedule} schedule needs at least {least} steps, got {self.num_steps}")
+            raise InputError(
+                f"a {self.schedule} schedule needs at least {least} steps, got"
+                f" {self.num_steps}"
+            )
 
     @property
     def signal(self) -> np.ndarray:
@@ -68,7 +82,9 @@ def _signal(process: Process) -> np.ndarray:
         place = np.concatenate([[0.0], steps / process.num_steps])
         curve = np.cos((place + 0.008) / 1.008 * np.pi / 2) ** 2
         alpha_bar = curve[1:] / curve[0]
-    floor = _LEAST * (1 + 1e-3 * (process.num_steps - steps))  # stays decreasing where it binds
+    floor = _LEAST * (
+        1 + 1e-3 * (process.num_steps - steps)
+    )  # stays decreasing where it binds
     return np.sqrt(np.maximum(alpha_bar, floor)).astype(np.float32)
 
 
@@ -106,11 +122,18 @@ def add_noise(x: Array, signal: Array, noise: Array) -> Array:
 
 def clean_estimate(noised: Array, signal: Array, noise: Array) -> Array:
     """The x that :func:`add_noise` turns into ``noised``, were ``noise`` the noise in it; arguments as there."""
-    return (noised - jnp.sqrt(1 - _spread(signal, noised) ** 2) * noise) / _spread(signal, noised)
+    return (noised - jnp.sqrt(1 - _spread(signal, noised) ** 2) * noise) / _spread(
+        signal, noised
+    )
 
 
 def denoising_losses(
-    denoiser: Denoiser, variables: Variables, x: Array, signal: Array, noise: Array, condition: Array
+    denoiser: Denoiser,
+    variables: Variables,
+    x: Array,
+    signal: Array,
+    noise: Array,
+    condition: Array,
 ) -> Array:
     """``|eps - eps_theta(x_t, t, c)|^2`` per pixel (arXiv 2006.11239, equation 14, over the number of pixels).
 
@@ -125,7 +148,9 @@ def denoising_losses(
     Returns:
       ``[B]``.
     """
-    predicted = denoiser.predict(variables, add_noise(x, signal, noise), signal, condition)
+    predicted = denoiser.predict(
+        variables, add_noise(x, signal, noise), signal, condition
+    )
     return jnp.mean((noise - predicted) ** 2, axis=tuple(range(1, x.ndim)))
 
 
@@ -133,7 +158,9 @@ def draw_levels(key: Array, process: Process, x: Array) -> tuple[Array, Array]:
     """A step, uniform in 1..T, and Gaussian noise for each row of ``x [B, ...]``: ``(signal [B], noise [B, ...])``."""
     key_step, key_noise = jax.random.split(key)
     steps = jax.random.randint(key_step, (len(x),), 0, process.num_steps)
-    return jnp.asarray(process.signal)[steps], jax.random.normal(key_noise, x.shape, x.dtype)
+    return jnp.asarray(process.signal)[steps], jax.random.normal(
+        key_noise, x.shape, x.dtype
+    )
 
 
 @lru_cache(maxsize=64)
@@ -143,11 +170,12 @@ def training_loss(denoiser: Denoiser, process: Process, *, drop: float = 0.1) ->
     Args:
       denoiser: the architecture.
       process: the schedule.
-      drop: probability that a label is replaced by "no condition", which classifier-free guidance needs (Ho & Salimans,
-        arXiv 2207.12598); in [0, 1].
+      drop: probability that a label is replaced by "no condition", which
+        classifier-free guidance needs (Ho & Salimans, arXiv 2207.12598); in [0, 1].
 
     Returns:
-      A loss for :func:`unlearn_jax.train.train_epochs`. The same arguments give the same function object.
+      A loss for :func:`unlearn_jax.train.train_epochs`. The same arguments give the
+      same function object.
 
     Raises:
       InputError: ``drop`` outside [0, 1].
@@ -155,13 +183,22 @@ def training_loss(denoiser: Denoiser, process: Process, *, drop: float = 0.1) ->
     if not 0 <= drop <= 1:
         raise InputError(f"drop is a probability in [0, 1], got {drop}")
 
-    def loss_fn(variables: Variables, batch: Batch, key: Array) -> tuple[Array, ModelState]:
+    def loss_fn(
+        variables: Variables, batch: Batch, key: Array
+    ) -> tuple[Array, ModelState]:
         key_drop, key_level = jax.random.split(key)
         dropped = jax.random.bernoulli(key_drop, drop, batch.labels.shape)
-        condition = denoiser.embed(variables, jnp.where(dropped, denoiser.num_classes, batch.labels))
+        condition = denoiser.embed(
+            variables, jnp.where(dropped, denoiser.num_classes, batch.labels)
+        )
         x = to_signal(batch.images)
         signal, noise = draw_levels(key_level, process, x)
-        return jnp.mean(denoising_losses(denoiser, variables, x, signal, noise, condition)), variables.state
+        return (
+            jnp.mean(
+                denoising_losses(denoiser, variables, x, signal, noise, condition)
+            ),
+            variables.state,
+        )
 
     return loss_fn
 
@@ -181,7 +218,8 @@ def train_denoiser(
 ) -> tuple[Variables, Array]:
     """Trains from scratch with Adam, its rate falling to 0 along a cosine (it serves as an average of weights would).
 
-    Pure: jit it, or map it over many keys and masks with :func:`unlearn_jax.replicas.map_models`.
+    Pure: jit it, or map it over many keys and masks with
+    :func:`unlearn_jax.replicas.map_models`.
 
     Args:
       key: of the whole run.
@@ -190,7 +228,8 @@ def train_denoiser(
       data: ``[N]`` samples; those outside ``member`` are never read.
       member: ``[N]`` bool.
       num_epochs: of ``num_batches`` steps each.
-      num_batches: steps per epoch, the same for all masks; by default enough for all of ``data``.
+      num_batches: steps per epoch, the same for all masks; by default enough for all of
+        ``data``.
       batch_size: samples per step.
       learning_rate: the first.
       drop: see :func:`training_loss`.
@@ -199,13 +238,22 @@ def train_denoiser(
       The variables, and the mean loss of each epoch ``[num_epochs]``.
 
     Raises:
-      InputError: sizes or a rate that are not positive, a bad ``drop``, images of another shape.
+      InputError: sizes or a rate that are not positive, a bad ``drop``, images of
+        another shape.
     """
-    if min(num_epochs, batch_size, 1 if num_batches is None else num_batches) < 1 or learning_rate <= 0:
-        raise InputError("num_epochs, num_batches, batch_size and learning_rate of a denoiser must be positive")
+    if (
+        min(num_epochs, batch_size, 1 if num_batches is None else num_batches) < 1
+        or learning_rate <= 0
+    ):
+        raise InputError(
+            "num_epochs, num_batches, batch_size and learning_rate of a denoiser must"
+            " be positive"
+        )
     check_shape(denoiser, data.images)
     num_batches = num_batches or steps_per_epoch(len(data.labels), batch_size)
-    tx = optax.adam(optax.cosine_decay_schedule(learning_rate, num_epochs * num_batches))
+    tx = optax.adam(
+        optax.cosine_decay_schedule(learning_rate, num_epochs * num_batches)
+    )
     key_init, key_train = jax.random.split(key)
     variables = denoiser.init(key_init)
     state, losses = train_epochs(
@@ -230,7 +278,10 @@ def check_shape(denoiser: Denoiser, images: Array) -> None:
       InputError: naming both.
     """
     if images.shape[1:] != denoiser.image_shape:
-        raise InputError(f"the denoiser takes images of shape {denoiser.image_shape}, got {images.shape[1:]}")
+        raise InputError(
+            f"the denoiser takes images of shape {denoiser.image_shape}, got"
+            f" {images.shape[1:]}"
+        )
 
 
 def sample(
@@ -247,8 +298,9 @@ def sample(
 ) -> Array:
     """Draws one signal per condition by DDIM (Song et al., arXiv 2010.02502, equations 12 and 16).
 
-    Goes through ``num_steps`` levels spaced evenly over 1..T, from T down. With classifier-free guidance the noise is
-    estimated by ``(1 + w) eps(x, c) - w eps(x, none)`` (arXiv 2207.12598, equation 6).
+    Goes through ``num_steps`` levels spaced evenly over 1..T, from T down. With
+    classifier-free guidance the noise is estimated by
+    ``(1 + w) eps(x, c) - w eps(x, none)`` (arXiv 2207.12598, equation 6).
 
     Args:
       key: consumed.
@@ -265,12 +317,13 @@ def sample(
       ``[B, H, W, ch]`` signals; :func:`to_images` makes images of them.
 
     Raises:
-      InputError: ``num_steps`` outside 1..T, ``eta`` outside [0, 1], a negative ``guidance``.
+      InputError: ``num_steps`` outside 1..T, ``eta`` outside [0, 1], a negative
+        ``guidance``.
     """
     if not 1 <= num_steps <= process.num_steps or not 0 <= eta <= 1 or guidance < 0:
         raise InputError(
-            f"the sampler takes num_steps in 1..{process.num_steps}, eta in [0, 1] and guidance of at least 0; got "
-            f"{num_steps}, {eta}, {guidance}"
+            f"the sampler takes num_steps in 1..{process.num_steps}, eta in [0, 1] and"
+            f" guidance of at least 0; got {num_steps}, {eta}, {guidance}"
         )
     steps = np.linspace(process.num_steps - 1, 0, num_steps).round().astype(int)
     levels = process.signal[steps]
@@ -283,16 +336,31 @@ def sample(
         signal = jnp.full((len(x),), level)
         noise = denoiser.predict(variables, x, signal, condition)
         if guidance:
-            noise = (1 + guidance) * noise - guidance * denoiser.predict(variables, x, signal, none)
+            noise = (1 + guidance) * noise - guidance * denoiser.predict(
+                variables, x, signal, none
+            )
         clean = clean_estimate(x, signal, noise)
         if clip:
             clean = jnp.clip(clean, -1.0, 1.0)
             noise = (x - level * clean) / jnp.sqrt(1 - level**2)
-        spread = eta * jnp.sqrt((1 - after**2) / (1 - level**2) * (1 - level**2 / after**2))
+        spread = eta * jnp.sqrt(
+            (1 - after**2) / (1 - level**2) * (1 - level**2 / after**2)
+        )
         kept = jnp.sqrt(jnp.maximum(1 - after**2 - spread**2, 0.0))
-        return after * clean + kept * noise + spread * jax.random.normal(key_step, x.shape), None
+        return (
+            after * clean
+            + kept * noise
+            + spread * jax.random.normal(key_step, x.shape),
+            None,
+        )
 
     first = jax.random.normal(key_first, (len(condition), *denoiser.image_shape))
-    return lax.scan(step, first, (jnp.asarray(levels), jnp.asarray(following), jax.random.split(key_steps, num_steps)))[
-        0
-    ]
+    return lax.scan(
+        step,
+        first,
+        (
+            jnp.asarray(levels),
+            jnp.asarray(following),
+            jax.random.split(key_steps, num_steps),
+        ),
+    )[0]

@@ -9,10 +9,11 @@ from unlearn_jax.types import InputError
 def frechet_distance(features: ArrayLike, reference: ArrayLike) -> float:
     """The Frechet distance between two sets of features, taken for Gaussians.
 
-    ``|mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2))`` (Heusel et al., arXiv 1706.08500, equation 6). FID is this
-    on features of an Inception network trained on ImageNet; on any other features it is **not** FID, and numbers made
-    with different features or sample sizes must not be compared. It is biased upwards in small sets: show that of real
-    images beside it.
+    ``|mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2))`` (Heusel et al., arXiv
+    1706.08500, equation 6). FID is this on features of an Inception network trained on
+    ImageNet; on any other features it is **not** FID, and numbers made with different
+    features or sample sizes must not be compared. It is biased upwards in small sets:
+    show that of real images beside it.
 
     Args:
       features: ``[N, D]`` of the samples, N of at least 2.
@@ -28,18 +29,29 @@ def frechet_distance(features: ArrayLike, reference: ArrayLike) -> float:
     9.0
     """
     sets = [np.asarray(values, np.float64) for values in (features, reference)]
-    if any(values.ndim != 2 or len(values) < 2 for values in sets) or sets[0].shape[1] != sets[1].shape[1]:
+    if (
+        any(values.ndim != 2 or len(values) < 2 for values in sets)
+        or sets[0].shape[1] != sets[1].shape[1]
+    ):
         raise InputError(
-            f"features have shapes {sets[0].shape} and {sets[1].shape}: pass [N, D] and [M, D], at least 2 rows each"
+            f"features have shapes {sets[0].shape} and {sets[1].shape}: pass [N, D] and"
+            " [M, D], at least 2 rows each"
         )
     if not all(np.isfinite(values).all() for values in sets):
-        raise InputError("features hold NaN or infinity: the samples, or the classifier, are broken")
+        raise InputError(
+            "features hold NaN or infinity: the samples, or the classifier, are broken"
+        )
     (mean, cov), (other_mean, other_cov) = (
         (values.mean(0), np.atleast_2d(np.cov(values, rowvar=False))) for values in sets
     )
     root = _root(cov)
     cross = np.sqrt(np.clip(np.linalg.eigvalsh(root @ other_cov @ root), 0, None)).sum()
-    distance = np.sum((mean - other_mean) ** 2) + np.trace(cov) + np.trace(other_cov) - 2 * cross
+    distance = (
+        np.sum((mean - other_mean) ** 2)
+        + np.trace(cov)
+        + np.trace(other_cov)
+        - 2 * cross
+    )
     return float(max(distance, 0.0))
 
 
@@ -60,5 +72,8 @@ def concept_rate(predictions: ArrayLike, concept: int) -> float:
     """
     named = np.asarray(predictions)
     if named.ndim != 1 or not named.size or named.dtype.kind not in "iu":
-        raise InputError(f"predictions are {named.dtype} of shape {named.shape}: pass one class index per sample")
+        raise InputError(
+            f"predictions are {named.dtype} of shape {named.shape}: pass one class"
+            " index per sample"
+        )
     return float((named == concept).mean())

@@ -1,6 +1,7 @@
 """Federated learning and unlearning: clients' splits, FedAvg, PUF and what it is compared with, what is measured.
 
-Every protocol is a weight per client and round, see :mod:`unlearn_jax.federated.fedavg`.
+Every protocol is a weight per client and round, see
+:mod:`unlearn_jax.federated.fedavg`.
 """
 
 from unlearn_jax.federated.baselines import negate_first_layer, projected_ascent
@@ -26,7 +27,13 @@ from unlearn_jax.federated.fedavg import (
 )
 from unlearn_jax.federated.puf import STRENGTH, puf_round, puf_weights
 from unlearn_jax.federated.runs import RecoveryRuns
-from unlearn_jax.federated.scores import Overlap, mean_over, overlap, rounds_to_reach, yeom
+from unlearn_jax.federated.scores import (
+    Overlap,
+    mean_over,
+    overlap,
+    rounds_to_reach,
+    yeom,
+)
 from unlearn_jax.federated.shapes import SHAPES, Style, draw_styles, shape_images
 
 __all__ = [

@@ -1,8 +1,9 @@
 """Who holds which samples: splits of a training set among clients, drawn on the host, and their form for training.
 
-A split is an array ``[N]`` that names each sample's client. :func:`gather_clients` turns it into rows of positions, all
-of one length, so that one compiled program trains every client whatever the number of its samples. Axis letters:
-``K`` clients, ``P`` places in a client's row, ``N`` samples.
+A split is an array ``[N]`` that names each sample's client. :func:`gather_clients`
+turns it into rows of positions, all of one length, so that one compiled program trains
+every client whatever the number of its samples. Axis letters: ``K`` clients, ``P``
+places in a client's row, ``N`` samples.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,8 +22,9 @@ class Clients(NamedTuple):
     """The clients' samples as positions in one data set.
 
     Attributes:
-      places: ``[K, P]`` int32; a row holds its client's positions in ascending order, then the same ones again as
-        filling, so that no row points at another client's samples.
+      places: ``[K, P]`` int32; a row holds its client's positions in ascending order,
+        then the same ones again as filling, so that no row points at another client's
+        samples.
       sizes: ``[K]`` int32, how many samples each client has.
     """
 
@@ -30,7 +32,9 @@ class Clients(NamedTuple):
     sizes: Array
 
 
-def iid_split(num_samples: int, num_clients: int, *, seed: int) -> npt.NDArray[np.int64]:
+def iid_split(
+    num_samples: int, num_clients: int, *, seed: int
+) -> npt.NDArray[np.int64]:
     """Deals the samples out uniformly at random; the clients' sizes differ by at most one.
 
     Args:
@@ -52,13 +56,19 @@ def iid_split(num_samples: int, num_clients: int, *, seed: int) -> npt.NDArray[n
 
 
 def dirichlet_split(
-    labels: npt.ArrayLike, num_clients: int, *, alpha: float = 0.3, min_samples: int = 1, seed: int
+    labels: npt.ArrayLike,
+    num_clients: int,
+    *,
+    alpha: float = 0.3,
+    min_samples: int = 1,
+    seed: int,
 ) -> npt.NDArray[np.int64]:
     """Splits each class among the clients in proportions drawn from Dirichlet(alpha, ..., alpha).
 
-    The split of the federated literature (Hsu et al., arXiv 1909.06335; PUF takes alpha 0.3 for CIFAR-10 and 0.1 for
-    CIFAR-100): small alpha gives every class to few clients, large alpha nears the uniform split. The whole draw is
-    repeated until no client has less than ``min_samples``. Every sample goes to exactly one client.
+    The split of the federated literature (Hsu et al., arXiv 1909.06335; PUF takes alpha
+    0.3 for CIFAR-10 and 0.1 for CIFAR-100): small alpha gives every class to few
+    clients, large alpha nears the uniform split. The whole draw is repeated until no
+    client has less than ``min_samples``. Every sample goes to exactly one client.
 
     Args:
       labels: ``[N]`` integers.
@@ -71,7 +81,8 @@ def dirichlet_split(
       ``[N]`` client of each sample, 0..K-1.
 
     Raises:
-      InputError: unusable numbers, labels that are not integers, or 1000 draws that all left a client with too few.
+      InputError: unusable numbers, labels that are not integers, or 1000 draws that all
+        left a client with too few.
 
     >>> split = dirichlet_split(np.arange(100) % 5, 4, alpha=0.3, seed=0)
     >>> split.shape, np.unique(split).tolist()
@@ -80,34 +91,44 @@ def dirichlet_split(
     labels = _check_labels(labels)
     _check_clients(num_clients, labels.size)
     if not (np.isfinite(alpha) and alpha > 0):
-        raise InputError(f"alpha of a Dirichlet split must be positive and finite, got {alpha}; use iid_split for none")
+        raise InputError(
+            f"alpha of a Dirichlet split must be positive and finite, got {alpha}; use"
+            " iid_split for none"
+        )
     if not 1 <= min_samples <= labels.size // num_clients:
         raise InputError(
-            f"min_samples must be in 1..{labels.size // num_clients} for {labels.size} samples and {num_clients} "
-            f"clients, got {min_samples}"
+            f"min_samples must be in 1..{labels.size // num_clients} for {labels.size}"
+            f" samples and {num_clients} clients, got {min_samples}"
         )
     rng = np.random.default_rng(seed)
     for _ in range(_DRAWS):
         split = np.empty(labels.size, np.int64)
         for label in np.unique(labels):
             members = rng.permutation(np.flatnonzero(labels == label))
-            ends = np.rint(np.cumsum(rng.dirichlet(np.full(num_clients, alpha))) * members.size).astype(int)[:-1]
+            ends = np.rint(
+                np.cumsum(rng.dirichlet(np.full(num_clients, alpha))) * members.size
+            ).astype(int)[:-1]
             for client, part in enumerate(np.split(members, ends)):
                 split[part] = client
         if np.bincount(split, minlength=num_clients).min() >= min_samples:
             return split
     raise InputError(
-        f"none of {_DRAWS} Dirichlet draws with alpha {alpha:g} gave all {num_clients} clients {min_samples} samples: "
-        "raise alpha, or take fewer clients"
+        f"none of {_DRAWS} Dirichlet draws with alpha {alpha:g} gave all {num_clients}"
+        f" clients {min_samples} samples: raise alpha, or take fewer clients"
     )
 
 
 def owner_split(
-    labels: npt.ArrayLike, num_clients: int, owners: Mapping[int, int | Sequence[int]], *, seed: int
+    labels: npt.ArrayLike,
+    num_clients: int,
+    owners: Mapping[int, int | Sequence[int]],
+    *,
+    seed: int,
 ) -> npt.NDArray[np.int64]:
     """Some clients own classes that nobody else has; all other classes are dealt out as in :func:`iid_split`.
 
-    The extreme non-IID case: a model retrained without an owner has never seen its classes.
+    The extreme non-IID case: a model retrained without an owner has never seen its
+    classes.
 
     Args:
       labels: ``[N]`` integers.
@@ -119,7 +140,8 @@ def owner_split(
       ``[N]`` client of each sample, 0..K-1.
 
     Raises:
-      InputError: a client outside 0..K-1, a class without samples or with two owners, or a client left with nothing.
+      InputError: a client outside 0..K-1, a class without samples or with two owners,
+        or a client left with nothing.
 
     >>> owner_split([0, 0, 1, 1, 1, 1], 2, {1: 0}, seed=0)[:2].tolist()
     [1, 1]
@@ -128,39 +150,52 @@ def owner_split(
     _check_clients(num_clients, labels.size)
     owned = {client: np.atleast_1d(classes) for client, classes in owners.items()}
     if bad := [client for client in owned if not 0 <= client < num_clients]:
-        raise InputError(f"owner {bad[0]} is no client: clients are 0..{num_clients - 1}")
+        raise InputError(
+            f"owner {bad[0]} is no client: clients are 0..{num_clients - 1}"
+        )
     classes = np.concatenate([np.empty(0, int), *owned.values()])
     if classes.size != np.unique(classes).size:
-        raise InputError(f"a class has two owners: give each class to one client, got {dict(owners)}")
+        raise InputError(
+            f"a class has two owners: give each class to one client, got {dict(owners)}"
+        )
     if missing := sorted(set(classes.tolist()) - set(labels.tolist())):
         raise InputError(f"no sample has class {missing[0]}, which a client should own")
     split = np.empty(labels.size, np.int64)
     shared = np.flatnonzero(~np.isin(labels, classes))
-    split[shared] = np.random.default_rng(seed).permutation(np.arange(shared.size) % num_clients)
+    split[shared] = np.random.default_rng(seed).permutation(
+        np.arange(shared.size) % num_clients
+    )
     for client, mine in owned.items():
         split[np.isin(labels, mine)] = client
     if (np.bincount(split, minlength=num_clients) == 0).any():
-        raise InputError("a client is left without samples: own fewer classes, or take fewer clients")
+        raise InputError(
+            "a client is left without samples: own fewer classes, or take fewer clients"
+        )
     return split
 
 
-def split_client(split: npt.ArrayLike, client: int, *, fraction: float = 0.5, seed: int) -> npt.NDArray[np.int64]:
+def split_client(
+    split: npt.ArrayLike, client: int, *, fraction: float = 0.5, seed: int
+) -> npt.NDArray[np.int64]:
     """Moves a random part of one client's samples to a new client K: the part that is to be forgotten.
 
-    PUF's sample-level variant: the client stays with the rest, and the part alone produces the pseudo-gradient that is
-    negated. Nothing else about the protocol changes.
+    PUF's sample-level variant: the client stays with the rest, and the part alone
+    produces the pseudo-gradient that is negated. Nothing else about the protocol
+    changes.
 
     Args:
       split: ``[N]`` client of each sample, 0..K-1.
       client: whose samples.
-      fraction: the part that leaves, in (0, 1); rounded, and at least one sample on each side.
+      fraction: the part that leaves, in (0, 1); rounded, and at least one sample on
+        each side.
       seed: of the draw.
 
     Returns:
       ``[N]``, where the part has client K.
 
     Raises:
-      InputError: an unknown client, one with fewer than two samples, or a fraction outside (0, 1).
+      InputError: an unknown client, one with fewer than two samples, or a fraction
+        outside (0, 1).
 
     >>> split_client([0, 0, 0, 0, 1], 0, seed=0).tolist().count(2)
     2
@@ -168,12 +203,20 @@ def split_client(split: npt.ArrayLike, client: int, *, fraction: float = 0.5, se
     split = _check_split(split)
     members = np.flatnonzero(split == client)
     if members.size < 2:
-        raise InputError(f"client {client} has {members.size} samples: a part can leave where there are at least 2")
+        raise InputError(
+            f"client {client} has {members.size} samples: a part can leave where there"
+            " are at least 2"
+        )
     if not 0 < fraction < 1:
-        raise InputError(f"the fraction that leaves must lie strictly between 0 and 1, got {fraction}")
+        raise InputError(
+            "the fraction that leaves must lie strictly between 0 and 1, got"
+            f" {fraction}"
+        )
     count = min(max(round(fraction * members.size), 1), members.size - 1)
     parted = split.copy()
-    parted[np.random.default_rng(seed).choice(members, count, replace=False)] = split.max() + 1
+    parted[np.random.default_rng(seed).choice(members, count, replace=False)] = (
+        split.max() + 1
+    )
     return parted
 
 
@@ -182,13 +225,15 @@ def gather_clients(split: npt.ArrayLike, *, width: int | None = None) -> Clients
 
     Args:
       split: ``[N]`` client of each sample, 0..K-1, each with at least one sample.
-      width: P, to give several splits the same shape; the largest client's size if None.
+      width: P, to give several splits the same shape; the largest client's size if
+        None.
 
     Returns:
       The clients.
 
     Raises:
-      InputError: not integers from 0 on, a client without samples, or ``width`` below the largest client's size.
+      InputError: not integers from 0 on, a client without samples, or ``width`` below
+        the largest client's size.
 
     >>> gather_clients([1, 0, 1, 1]).places.tolist()
     [[1, 1, 1], [0, 2, 3]]
@@ -197,29 +242,51 @@ def gather_clients(split: npt.ArrayLike, *, width: int | None = None) -> Clients
     sizes = np.bincount(split)
     width = int(sizes.max()) if width is None else width
     if width < sizes.max():
-        raise InputError(f"the largest client has {sizes.max()} samples: rows must be as wide at least, got {width}")
-    rows = [np.resize(np.flatnonzero(split == client), width) for client in range(sizes.size)]
-    return Clients(jnp.asarray(np.stack(rows), jnp.int32), jnp.asarray(sizes, jnp.int32))
+        raise InputError(
+            f"the largest client has {sizes.max()} samples: rows must be as wide at"
+            f" least, got {width}"
+        )
+    rows = [
+        np.resize(np.flatnonzero(split == client), width)
+        for client in range(sizes.size)
+    ]
+    return Clients(
+        jnp.asarray(np.stack(rows), jnp.int32), jnp.asarray(sizes, jnp.int32)
+    )
 
 
 def _check_clients(num_clients: int, num_samples: int) -> None:
     if not 1 <= num_clients <= num_samples:
-        raise InputError(f"{num_samples} samples can be split among 1..{num_samples} clients, got {num_clients}")
+        raise InputError(
+            f"{num_samples} samples can be split among 1..{num_samples} clients, got"
+            f" {num_clients}"
+        )
 
 
 def _check_labels(labels: npt.ArrayLike) -> npt.NDArray:
     labels = np.asarray(labels)
     if labels.ndim != 1 or labels.size == 0 or labels.dtype.kind not in "iu":
-        raise InputError(f"labels are {labels.dtype} of shape {labels.shape}: pass [N] integers")
+        raise InputError(
+            f"labels are {labels.dtype} of shape {labels.shape}: pass [N] integers"
+        )
     return labels
 
 
 def _check_split(split: npt.ArrayLike) -> npt.NDArray[np.int64]:
     split = np.asarray(split)
-    if split.ndim != 1 or split.size == 0 or split.dtype.kind not in "iu" or split.min() < 0:
+    if (
+        split.ndim != 1
+        or split.size == 0
+        or split.dtype.kind not in "iu"
+        or split.min() < 0
+    ):
         raise InputError(
-            f"a split is [N] integers from 0 on, the client of each sample; got {split.dtype} {split.shape}"
+            "a split is [N] integers from 0 on, the client of each sample; got"
+            f" {split.dtype} {split.shape}"
         )
     if not np.bincount(split).all():
-        raise InputError(f"client {int(np.argmin(np.bincount(split)))} has no sample: number the clients 0..K-1")
+        raise InputError(
+            f"client {int(np.argmin(np.bincount(split)))} has no sample: number the"
+            " clients 0..K-1"
+        )
     return split.astype(np.int64)

@@ -1,12 +1,14 @@
 """Federated averaging: clients train from the server's model, the server adds a weighted sum of their updates.
 
-A client's update ``d_k = w_k - w`` is what its local training changed, its *pseudo-gradient*. Every protocol here,
-unlearning included, is a choice of one weight per client and round::
+A client's update ``d_k = w_k - w`` is what its local training changed, its
+*pseudo-gradient*. Every protocol here, unlearning included, is a choice of one weight
+per client and round::
 
     w  <-  w + sum_k weight_k d_k
 
-FedAvg (McMahan et al., arXiv 1602.05629) takes ``n_k / n`` over the clients that take part. A client whose weight is 0
-does not train: its samples are never read. The server remembers its model and the number of rounds, nothing else.
+FedAvg (McMahan et al., arXiv 1602.05629) takes ``n_k / n`` over the clients that take
+part. A client whose weight is 0 does not train: its samples are never read. The server
+remembers its model and the number of rounds, nothing else.
 
 Axis letters: ``K`` clients, ``P`` places in a client's row, ``N`` samples.
 """
@@ -46,16 +48,20 @@ class LocalTraining:
     """How every client trains in a round; static under ``jit``. The defaults are PUF's for CIFAR with a ResNet-18.
 
     Attributes:
-      batch_size: samples per step; the last batch of an epoch is filled with the epoch's first samples.
+      batch_size: samples per step; the last batch of an epoch is filled with the
+        epoch's first samples.
       num_epochs: passes over the client's samples.
       learning_rate: in the first round.
       decay: the rate of round t (from 0) is ``learning_rate * decay ** t``.
-      optimiser: ``learning rate [] -> optax transformation``, begun afresh by every client in every round.
-      objective: ``model -> LossFn``; mean cross-entropy by default, over pixels too where labels are maps.
+      optimizer: ``learning rate [] -> optax transformation``, begun afresh by every
+        client in every round.
+      objective: ``model -> LossFn``; mean cross-entropy by default, over pixels too
+        where labels are maps.
       augment: applied to every training image; None for none.
-      form: how "for each client" is done: ``map`` one after the other, each for as many steps as it needs, with one
-        update in memory at a time; ``vmap`` all at once, for as many steps as the largest needs; ``auto`` is ``map`` on
-        CPU and ``vmap`` elsewhere. The result is the same up to rounding.
+      form: how "for each client" is done: ``map`` one after the other, each for as many
+        steps as it needs, with one update in memory at a time; ``vmap`` all at once,
+        for as many steps as the largest needs; ``auto`` is ``map`` on CPU and ``vmap``
+        elsewhere. The result is the same up to rounding.
 
     Raises:
       InputError: sizes or rates that cannot be.
@@ -65,7 +71,7 @@ class LocalTraining:
     num_epochs: int = 1
     learning_rate: float = 0.1
     decay: float = 0.998
-    optimiser: Callable[[Array], optax.GradientTransformation] = client_sgd
+    optimizer: Callable[[Array], optax.GradientTransformation] = client_sgd
     objective: Callable[[Model], LossFn] = cross_entropy_loss
     augment: Augment | None = None
     form: Literal["auto", "map", "vmap"] = "auto"
@@ -73,11 +79,13 @@ class LocalTraining:
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.num_epochs < 1:
             raise InputError(
-                f"clients train at least 1 epoch in batches of at least 1, got {self.num_epochs} and {self.batch_size}"
+                "clients train at least 1 epoch in batches of at least 1, got"
+                f" {self.num_epochs} and {self.batch_size}"
             )
         if not self.learning_rate > 0 or not 0 < self.decay <= 1:
             raise InputError(
-                f"a learning rate is above 0 and decays by a factor in (0, 1], got {self.learning_rate}, {self.decay}"
+                "a learning rate is above 0 and decays by a factor in (0, 1], got"
+                f" {self.learning_rate}, {self.decay}"
             )
         if self.form not in ("auto", "map", "vmap"):
             raise InputError(f"unknown form {self.form!r}: choose auto, map or vmap")
@@ -85,14 +93,17 @@ class LocalTraining:
     @property
     def maps(self) -> bool:
         """Whether clients train one after the other."""
-        return self.form == "map" or (self.form == "auto" and jax.default_backend() == "cpu")
+        return self.form == "map" or (
+            self.form == "auto" and jax.default_backend() == "cpu"
+        )
 
 
 class ServerState(NamedTuple):
     """All that the server keeps from round to round: its size does not depend on their number.
 
     Attributes:
-      round: ``[]`` int32, finished rounds; decides the learning rate and, with the key, every draw.
+      round: ``[]`` int32, finished rounds; decides the learning rate and, with the key,
+        every draw.
       variables: the global model.
     """
 
@@ -139,9 +150,16 @@ def client_update(
     Returns:
       The client's model after its epochs.
     """
-    data, width, batch = jax.tree.map(jnp.asarray, data), len(places), training.batch_size
+    data, width, batch = (
+        jax.tree.map(jnp.asarray, data),
+        len(places),
+        training.batch_size,
+    )
     most, steps = steps_per_epoch(width, batch), (size + batch - 1) // batch
-    tx, fetch = training.optimiser(jnp.asarray(learning_rate)), fetch_from(training.augment)
+    tx, fetch = (
+        training.optimizer(jnp.asarray(learning_rate)),
+        fetch_from(training.augment),
+    )
     loss_fn = training.objective(model)
 
     def epoch(number: int, state: TrainState) -> TrainState:
@@ -150,7 +168,9 @@ def client_update(
 
         def step(i: Array, state: TrainState) -> TrainState:
             key_fetch, key_loss = jax.random.split(jax.random.fold_in(key_steps, i))
-            return train_step(loss_fn, tx, state, fetch(data, places[order[i]], key_fetch), key_loss)[0]
+            return train_step(
+                loss_fn, tx, state, fetch(data, places[order[i]], key_fetch), key_loss
+            )[0]
 
         return lax.fori_loop(0, steps, step, state)
 
@@ -169,18 +189,20 @@ def federated_round(
 ) -> ServerState:
     """One round: ``w <- w + sum_k weights[k] d_k`` for the parameters.
 
-    Statistics (BatchNorm) are no pseudo-gradients and cannot be negated: they become the mean of those of the clients
-    with a positive weight, in proportion to it, and stay where there is none.
+    Statistics (BatchNorm) are no pseudo-gradients and cannot be negated: they become
+    the mean of those of the clients with a positive weight, in proportion to it, and
+    stay where there is none.
 
     Args:
-      key: of the whole federation, the same in every round: the round and the client are folded in, so a client's
-        training does not depend on who else takes part.
+      key: of the whole federation, the same in every round: the round and the client
+        are folded in, so a client's training does not depend on who else takes part.
       model: the architecture.
       training: how clients train.
       state: before the round.
       data: ``[N]`` samples of everybody.
       clients: who holds which.
-      weights: ``[K]``, of any sign; a client with weight 0 does not train, and what its samples hold cannot matter.
+      weights: ``[K]``, of any sign; a client with weight 0 does not train, and what its
+        samples hold cannot matter.
 
     Returns:
       The state after the round.
@@ -190,21 +212,35 @@ def federated_round(
     """
     num_clients = len(clients.sizes)
     if jnp.shape(weights) != (num_clients,):
-        raise InputError(f"{num_clients} clients take a weight each, got weights of shape {jnp.shape(weights)}")
+        raise InputError(
+            f"{num_clients} clients take a weight each, got weights of shape"
+            f" {jnp.shape(weights)}"
+        )
     before, weights = state.variables, jnp.asarray(weights)
     positive = jnp.maximum(weights, 0.0)
     positive /= jnp.maximum(jnp.sum(positive), jnp.finfo(weights.dtype).tiny)
     key_round = jax.random.fold_in(key, state.round)
-    learning_rate = training.learning_rate * training.decay ** state.round.astype(jnp.float32)
+    learning_rate = training.learning_rate * training.decay ** state.round.astype(
+        jnp.float32
+    )
 
     def change(client: Array) -> Variables:
         """The client's part of the sum, for parameters and statistics."""
         key_client = jax.random.fold_in(key_round, client)
         after = client_update(
-            key_client, model, training, before, data, clients.places[client], clients.sizes[client], learning_rate
+            key_client,
+            model,
+            training,
+            before,
+            data,
+            clients.places[client],
+            clients.sizes[client],
+            learning_rate,
         )
         part = jax.tree.map(jnp.subtract, after, before)
-        part = jax.tree.map(lambda leaf: jnp.where(weights[client] == 0, 0.0, leaf), part)  # 0 * NaN is NaN
+        part = jax.tree.map(
+            lambda leaf: jnp.where(weights[client] == 0, 0.0, leaf), part
+        )  # 0 * NaN is NaN
         return Variables(
             jax.tree.map(lambda leaf: weights[client] * leaf, part.params),
             jax.tree.map(lambda leaf: positive[client] * leaf, part.state),
@@ -238,9 +274,9 @@ def run_rounds(
 ) -> tuple[ServerState, PyTree]:
     """Rounds with the same weights as one scan; arguments as :func:`federated_round`.
 
-    With :func:`fedavg_weights` of all clients this trains the original model, of the remaining ones from fresh
-    variables it retrains, and from the original's it is the baseline "natural", which just goes on without those who
-    left.
+    With :func:`fedavg_weights` of all clients this trains the original model, of the
+    remaining ones from fresh variables it retrains, and from the original's it is the
+    baseline "natural", which just goes on without those who left.
 
     Args:
       key: of the whole federation.
@@ -295,8 +331,9 @@ def recover(
 ) -> Recovery:
     """Rounds until the global model is as good as a target, such as the retrained model's test accuracy.
 
-    PUF's second phase. The target needs a retrained model, so this is a protocol for comparing methods; a server that
-    has none stops by its own validation. At least one round is done, also by a model that is good enough already.
+    PUF's second phase. The target needs a retrained model, so this is a protocol for
+    comparing methods; a server that has none stops by its own validation. At least one
+    round is done, also by a model that is good enough already.
 
     Args:
       key: of the whole federation.
@@ -317,15 +354,21 @@ def recover(
       InputError: ``max_rounds`` below 1.
     """
     if max_rounds < 1:
-        raise InputError(f"recovery takes at least one round, got max_rounds {max_rounds}")
+        raise InputError(
+            f"recovery takes at least one round, got max_rounds {max_rounds}"
+        )
 
     def one(now: Recovery) -> Recovery:
         after = federated_round(key, model, training, now.state, data, clients, weights)
         value = evaluate(after.variables)
         return Recovery(after, now.rounds + 1, value, value >= target)
 
-    start = one(Recovery(state, jnp.zeros((), jnp.int32), jnp.zeros(()), jnp.zeros((), bool)))
-    return lax.while_loop(lambda now: ~now.reached & (now.rounds < max_rounds), one, start)
+    start = one(
+        Recovery(state, jnp.zeros((), jnp.int32), jnp.zeros(()), jnp.zeros((), bool))
+    )
+    return lax.while_loop(
+        lambda now: ~now.reached & (now.rounds < max_rounds), one, start
+    )
 
 
 def fedavg_weights(clients: Clients, part: Any) -> Array:
@@ -361,6 +404,7 @@ def check_part(part: Any, clients: Clients) -> Array:
     mask = jnp.asarray(part)
     if mask.dtype != bool or mask.shape != clients.sizes.shape:
         raise InputError(
-            f"a mask of clients is bool of length {len(clients.sizes)}, one entry each; got {mask.dtype} {mask.shape}"
+            f"a mask of clients is bool of length {len(clients.sizes)}, one entry each;"
+            f" got {mask.dtype} {mask.shape}"
         )
     return mask

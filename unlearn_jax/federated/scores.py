@@ -51,7 +51,9 @@ class Overlap(NamedTuple):
     dice: Array
 
 
-def overlap(predicted: Array, labels: Array, num_classes: int, part: Array | None = None) -> Overlap:
+def overlap(
+    predicted: Array, labels: Array, num_classes: int, part: Array | None = None
+) -> Overlap:
     """IoU and Dice of class maps, counted over all pixels of all images together.
 
     Args:
@@ -70,7 +72,10 @@ def overlap(predicted: Array, labels: Array, num_classes: int, part: Array | Non
     [0.0, 0.5, nan]
     """
     if predicted.shape != labels.shape or labels.ndim != 3:
-        raise InputError(f"class maps are [N, H, W], both of one shape; got {predicted.shape} and {labels.shape}")
+        raise InputError(
+            f"class maps are [N, H, W], both of one shape; got {predicted.shape} and"
+            f" {labels.shape}"
+        )
     counted = jnp.ones(len(labels), bool) if part is None else part
     hits = jnp.broadcast_to(counted[:, None, None], labels.shape).astype(jnp.float32)
     table = jnp.zeros((num_classes, num_classes)).at[labels, predicted].add(hits)
@@ -78,7 +83,9 @@ def overlap(predicted: Array, labels: Array, num_classes: int, part: Array | Non
     return Overlap(both / (sizes - both), 2 * both / sizes)
 
 
-def rounds_to_reach(values: npt.ArrayLike, target: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def rounds_to_reach(
+    values: npt.ArrayLike, target: npt.ArrayLike
+) -> tuple[np.ndarray, np.ndarray]:
     """After how many rounds a value that was measured in each of them first reaches its target.
 
     Args:
@@ -86,7 +93,8 @@ def rounds_to_reach(values: npt.ArrayLike, target: npt.ArrayLike) -> tuple[np.nd
       target: ``[...]``, or one for all.
 
     Returns:
-      ``[...]`` int rounds, T where it was never reached, and ``[...]`` bool, whether it was.
+      ``[...]`` int rounds, T where it was never reached, and ``[...]`` bool, whether it
+      was.
 
     Raises:
       InputError: no rounds.

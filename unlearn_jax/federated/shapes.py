@@ -1,7 +1,8 @@
 """Generated images for segmentation: discs and bars, in a style of each client's own.
 
-A stand-in for scans from several hospitals: the task is the same everywhere, the look is not. **Made up**; it shows
-what a method does where clients differ in the input, and no more.
+A stand-in for scans from several hospitals: the task is the same everywhere, the look
+is not. **Made up**; it shows what a method does where clients differ in the input, and
+no more.
 """
 
 import colorsys
@@ -21,7 +22,8 @@ class Style:
 
     Attributes:
       background: RGB in [0, 1].
-      foreground: RGB in [0, 1], of discs and bars alike: only the shape tells the two apart.
+      foreground: RGB in [0, 1], of discs and bars alike: only the shape tells the two
+        apart.
       stripes: height of the background's stripes.
       angle: of the stripes, in radians.
       noise: standard deviation of the pixels' Gaussian noise.
@@ -52,12 +54,18 @@ def draw_styles(num_styles: int, *, seed: int) -> list[Style]:
         hue, light = i / num_styles, rng.uniform(0.5, 0.9)
         ground = colorsys.hsv_to_rgb(hue, 0.7, light - 0.25)
         shape = colorsys.hsv_to_rgb((hue + 0.4) % 1, 0.7, light)
-        stripes, angle, noise = rng.uniform(0.05, 0.15), rng.uniform(0, np.pi), rng.uniform(0.04, 0.1)
+        stripes, angle, noise = (
+            rng.uniform(0.05, 0.15),
+            rng.uniform(0, np.pi),
+            rng.uniform(0.04, 0.1),
+        )
         styles.append(Style(ground, shape, float(stripes), float(angle), float(noise)))
     return styles
 
 
-def shape_images(num_images: int, style: Style, *, size: int = 16, seed: int) -> Dataset:
+def shape_images(
+    num_images: int, style: Style, *, size: int = 16, seed: int
+) -> Dataset:
     """Draws images of a disc and a bar each, the one over the other, and the class of every pixel.
 
     Args:
@@ -67,28 +75,41 @@ def shape_images(num_images: int, style: Style, *, size: int = 16, seed: int) ->
       seed: of shapes, places, sizes, stripes' phases and noise.
 
     Returns:
-      Images ``[N, size, size, 3]`` float32 in [0, 1]; labels ``[N, size, size]`` int32, see :data:`SHAPES`.
+      Images ``[N, size, size, 3]`` float32 in [0, 1]; labels ``[N, size, size]`` int32,
+      see :data:`SHAPES`.
 
     Raises:
       InputError: no images, or too small ones.
     """
     if num_images < 1 or size < 8:
-        raise InputError(f"at least 1 image with a side of at least 8 is needed, got {num_images} of {size}")
+        raise InputError(
+            f"at least 1 image with a side of at least 8 is needed, got {num_images} of"
+            f" {size}"
+        )
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[:size, :size].astype(np.float64)
     labels = np.zeros((num_images, size, size), np.int32)
     for one in labels:
         for kind in rng.permutation(2) + 1:
             radius, angle = rng.uniform(0.18, 0.28) * size, rng.uniform(0, np.pi)
-            down, right = (axis - rng.uniform(radius, size - 1 - radius) for axis in (rows, columns))
+            down, right = (
+                axis - rng.uniform(radius, size - 1 - radius)
+                for axis in (rows, columns)
+            )
             if kind == 2:  # across the whole image, about two pixels wide
-                inside = abs(down * np.cos(angle) - right * np.sin(angle)) <= 0.07 * size
+                inside = (
+                    abs(down * np.cos(angle) - right * np.sin(angle)) <= 0.07 * size
+                )
             else:
                 inside = down**2 + right**2 <= radius**2
             one[inside] = kind
-    waves = (rows * np.sin(style.angle) + columns * np.cos(style.angle)) * (8 * np.pi / size)
+    waves = (rows * np.sin(style.angle) + columns * np.cos(style.angle)) * (
+        8 * np.pi / size
+    )
     phases = rng.uniform(0, 2 * np.pi, num_images)[:, None, None]
-    ground = np.asarray(style.background) + style.stripes * np.sin(waves + phases)[..., None]
+    ground = (
+        np.asarray(style.background) + style.stripes * np.sin(waves + phases)[..., None]
+    )
     images = np.where(labels[..., None] > 0, np.asarray(style.foreground), ground)
     images = images + rng.normal(0, style.noise, images.shape)
     return Dataset(np.clip(images, 0, 1).astype(np.float32), labels)

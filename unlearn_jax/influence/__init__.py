@@ -1,12 +1,26 @@
 """Influence functions, primal and dual: what removing samples does to a trained model, without training again.
 
-A model is a function of its parameters, :data:`OutputFn`; :func:`outputs_of` makes one of any
-:class:`unlearn_jax.types.Model`, :func:`linearise` its first-order expansion. :func:`dual_change` works on a kernel
-(:func:`ntk`, :func:`feature_kernel`, or any), :func:`primal_change` on parameters; :func:`remove` runs either and warns
-where its :class:`Guard` does not trust the answer. :func:`fit_dual` and :func:`fit_primal` train linearised models
-exactly, for comparison.
+A model is a function of its parameters, :data:`OutputFn`; :func:`outputs_of` makes one
+of any :class:`unlearn_jax.types.Model`, :func:`linearize` its first-order expansion.
+:func:`dual_change` works on a kernel (:func:`ntk`, :func:`feature_kernel`, or any),
+:func:`primal_change` on parameters; :func:`remove` runs either and warns where its
+:class:`Guard` does not trust the answer. :func:`fit_dual` and :func:`fit_primal` train
+linearized models exactly, for comparison.
 """
 
+from unlearn_jax.influence._ntk import (
+    OutputFn,
+    cross_influence_norm,
+    feature_kernel,
+    jacobian,
+    kernel_block,
+    kernel_product,
+    linearize,
+    ntk,
+    outputs_of,
+    pull,
+    push,
+)
 from unlearn_jax.influence.dual import (
     DualChange,
     DualFit,
@@ -16,21 +30,20 @@ from unlearn_jax.influence.dual import (
     output_change,
     penalty_change,
 )
-from unlearn_jax.influence.ntk import (
-    OutputFn,
-    cross_influence_norm,
-    feature_kernel,
-    jacobian,
-    kernel_block,
-    kernel_product,
-    linearise,
-    ntk,
-    outputs_of,
-    pull,
-    push,
+from unlearn_jax.influence.primal import (
+    PrimalChange,
+    PrimalFit,
+    fit_primal,
+    forward_change,
+    primal_change,
 )
-from unlearn_jax.influence.primal import PrimalChange, PrimalFit, fit_primal, forward_change, primal_change
-from unlearn_jax.influence.removal import Guard, Removal, guard, remove, warn_unless_trusted
+from unlearn_jax.influence.removal import (
+    Guard,
+    Removal,
+    guard,
+    remove,
+    warn_unless_trusted,
+)
 from unlearn_jax.influence.risk import OutputLoss, squared_error
 
 __all__ = [
@@ -52,7 +65,7 @@ __all__ = [
     "jacobian",
     "kernel_block",
     "kernel_product",
-    "linearise",
+    "linearize",
     "loss_change",
     "ntk",
     "output_change",

@@ -1,24 +1,29 @@
-"""Influence functions in the space of samples (arXiv 2605.11239), and exact training of a linearised model there.
+"""Influence functions in the space of samples (arXiv 2605.11239), and exact training of a linearized model there.
 
-For outputs linear in the parameters, ``f(x) = f_0(x) + J(x) (theta - anchor)``, and the risk
+For outputs linear in the parameters, ``f(x) = f_0(x) + J(x) (theta - anchor)``, and the
+risk
 
     ``L_S(theta) = mean_S l(f, y) + ridge/2 |theta - anchor|^2``,
 
-the minimiser over D is ``theta = anchor + J_D^T alpha`` with ``alpha = -(1/(N ridge)) l'(f_D, y)``, so a change of the
-parameters is ``J_D^T`` times a change of ``alpha [N, C]``, and everything can be said by the kernel ``K = J J^T``. The
-number of unknowns is that of the samples' outputs, however many parameters there are.
+the minimizer over D is ``theta = anchor + J_D^T alpha`` with
+``alpha = -(1/(N ridge)) l'(f_D, y)``, so a change of the parameters is ``J_D^T`` times
+a change of ``alpha [N, C]``, and everything can be said by the kernel ``K = J J^T``.
+The number of unknowns is that of the samples' outputs, however many parameters there
+are.
 
-Removing F from D = R + F means minimising ``L_R``. One Newton step on it, from ``theta``, has ``d alpha_F = -alpha_F``
-and
+Removing F from D = R + F means minimizing ``L_R``. One Newton step on it, from
+``theta``, has ``d alpha_F = -alpha_F`` and
 
     ``(H K_rr + ridge) d alpha_R = (N_F/N_R) ridge alpha_R + H K_rf alpha_F``,   ``H = l''(f_R, y) / N_R``.
 
-With ``H = B B^T`` the answer has the form ``d alpha_R = (N_F/N_R) alpha_R + B z``: the first term is the mean over
-fewer samples, and ``z`` answers for it, in a symmetric system whose eigenvalues are ``ridge`` and above::
+With ``H = B B^T`` the answer has the form ``d alpha_R = (N_F/N_R) alpha_R + B z``: the
+first term is the mean over fewer samples, and ``z`` answers for it, in a symmetric
+system whose eigenvalues are ``ridge`` and above::
 
     (ridge + B^T K_rr B) z = B^T (K_rf alpha_F - (N_F/N_R) K_rr alpha_R)
 
-It is solved densely (Cholesky) or by conjugate gradients. For squared loss the step is exact retraining.
+It is solved densely (Cholesky) or by conjugate gradients. For squared loss the step is
+exact retraining.
 """
 
 from collections.abc import Callable
@@ -29,7 +34,7 @@ from jax import lax
 from jax.scipy.linalg import cho_factor, cho_solve
 from jax.scipy.sparse.linalg import cg
 
-from unlearn_jax.influence.ntk import kernel_block, kernel_product, positions
+from unlearn_jax.influence._ntk import kernel_block, kernel_product, positions
 from unlearn_jax.influence.risk import (
     OutputLoss,
     check_ridge,
@@ -51,9 +56,12 @@ class DualChange(NamedTuple):
     """What removing samples does, as coefficients of the samples' Jacobians.
 
     Attributes:
-      alpha: ``[N, C]``, the original model: ``theta - anchor = J_D^T alpha``, if it is stationary.
-      change: ``[N, C]``, ``theta_new - theta = J_D^T change``; minus ``alpha`` on removed samples.
-      residual: ``[]``, ``|A z - b| / |b|`` of the system that was solved; NaN where it could not be.
+      alpha: ``[N, C]``, the original model: ``theta - anchor = J_D^T alpha``, if it is
+        stationary.
+      change: ``[N, C]``, ``theta_new - theta = J_D^T change``; minus ``alpha`` on
+        removed samples.
+      residual: ``[]``, ``|A z - b| / |b|`` of the system that was solved; NaN where it
+        could not be.
     """
 
     alpha: Array
@@ -76,24 +84,29 @@ def dual_change(
 ) -> DualChange:
     """The influence of removing samples, from kernel and outputs alone.
 
-    For a network take the kernel at its trained parameters: then ``theta - anchor = J_D^T alpha`` holds where the
-    network itself is stationary, and the step is Gauss and Newton's. Where it is not stationary, the answer is that of
-    a model that is not there: :func:`unlearn_jax.influence.guard` says how far off.
+    For a network take the kernel at its trained parameters: then
+    ``theta - anchor = J_D^T alpha`` holds where the network itself is stationary, and
+    the step is Gauss and Newton's. Where it is not stationary, the answer is that of a
+    model that is not there: :func:`unlearn_jax.influence.guard` says how far off.
 
     Args:
       kernel: ``[N, C, N, C]``, or ``[N, N]`` shared by all outputs.
       outputs: ``[N, C]`` of the original model.
       targets: ``[N]`` classes or ``[N, C]``, as the loss takes them.
       forget: ``[N]`` bool, what to remove.
-      ridge: the penalty of the original's training, positive: its weight decay, where that was coupled.
+      ridge: the penalty of the original's training, positive: its weight decay, where
+        that was coupled.
       loss: convex in the outputs; :func:`unlearn_jax.influence.squared_error`, or any.
       num_forget: how many samples ``forget`` has (static); needed where it is traced.
-      solver: ``dense`` factorises a matrix of ``N_R C`` rows; ``cg`` only multiplies with the kernel.
-      tol: of ``cg``: where to stop, relative to the right-hand side. The paper takes 1e-8.
+      solver: ``dense`` factorizes a matrix of ``N_R C`` rows; ``cg`` only multiplies
+        with the kernel.
+      tol: of ``cg``: where to stop, relative to the right-hand side. The paper takes
+        1e-8.
       max_iters: of ``cg``: at most; the paper takes 500.
 
     Returns:
-      The change; :func:`output_change`, :func:`unlearn_jax.influence.pull` and :func:`loss_change` say what it means.
+      The change; :func:`output_change`, :func:`unlearn_jax.influence.pull` and
+      :func:`loss_change` say what it means.
 
     Raises:
       InputError: unusable knobs or mask.
@@ -117,12 +130,18 @@ def dual_change(
     pushed = kernel_product(kernel_block(kernel, index_r, index_f), alpha[index_f])
     right = _transposed(half, pushed - kernel_product(kernel_rr, rescaled))
     z, residual = _solve(kernel_rr, half, right, ridge, solver, tol, max_iters)
-    change = jnp.zeros_like(alpha).at[index_r].set(rescaled + _by_sample(half, z)).at[index_f].set(-alpha[index_f])
+    change = (
+        jnp.zeros_like(alpha)
+        .at[index_r]
+        .set(rescaled + _by_sample(half, z))
+        .at[index_f]
+        .set(-alpha[index_f])
+    )
     return DualChange(alpha, change, residual)
 
 
 class DualFit(NamedTuple):
-    """A linearised model trained to its optimum.
+    """A linearized model trained to its optimum.
 
     Attributes:
       alpha: ``[N, C]``, ``theta = anchor + J^T alpha``.
@@ -150,14 +169,16 @@ def fit_dual(
 ) -> DualFit:
     """Trains ``f = offsets + K alpha`` to the least ``mean l(f, y) + ridge/2 alpha^T K alpha``, by Newton's method.
 
-    The oracle of :func:`dual_change`: what retraining gives. For squared loss one step is enough. A step is halved
-    until it lowers the objective by Armijo's rule, up to 10 times, and left out if that was not enough.
+    The oracle of :func:`dual_change`: what retraining gives. For squared loss one step
+    is enough. A step is halved until it lowers the objective by Armijo's rule, up to 10
+    times, and left out if that was not enough.
 
     Args:
       kernel: ``[N, C, N, C]``, or ``[N, N]`` shared by all outputs.
       targets: ``[N]`` classes or ``[N, C]``, as the loss takes them.
       ridge: positive.
-      offsets: ``[N, C]``, outputs at the anchor; zeros by default, for which ``targets`` must be ``[N, C]``.
+      offsets: ``[N, C]``, outputs at the anchor; zeros by default, for which
+        ``targets`` must be ``[N, C]``.
       start: ``[N, C]``, coefficients to start from; zeros by default.
       loss: convex in the outputs.
       num_steps: Newton steps; it stands still once converged.
@@ -195,10 +216,14 @@ def fit_dual(
         size = largest_step(objective, slope, alpha.dtype)
         return (alpha + size * direction, moved + size * along), None
 
-    alpha = lax.scan(step, (start, kernel_product(kernel, start)), None, length=num_steps)[0][0]
+    alpha = lax.scan(
+        step, (start, kernel_product(kernel, start)), None, length=num_steps
+    )[0][0]
     outputs = offsets + kernel_product(kernel, alpha)
     slope = slopes(loss, outputs, targets) / count
-    return DualFit(alpha, outputs, jnp.linalg.norm(ridge * alpha + slope) / jnp.linalg.norm(slope))
+    return DualFit(
+        alpha, outputs, jnp.linalg.norm(ridge * alpha + slope) / jnp.linalg.norm(slope)
+    )
 
 
 def output_change(kernel: Array, change: Array) -> Array:
@@ -214,13 +239,16 @@ def output_change(kernel: Array, change: Array) -> Array:
     return kernel_product(kernel, change)
 
 
-def loss_change(outputs: Array, targets: Array, moved: Array, *, loss: OutputLoss = cross_entropy) -> Array:
+def loss_change(
+    outputs: Array, targets: Array, moved: Array, *, loss: OutputLoss = cross_entropy
+) -> Array:
     """How losses move, to first order in the outputs: ``l'(f, y) . df``.
 
     Args:
       outputs: ``[T, C]`` of the original model.
       targets: ``[T]`` or ``[T, C]``.
-      moved: ``[T, C]``, the outputs' change. Where it is large take ``loss(outputs + moved) - loss(outputs)`` instead.
+      moved: ``[T, C]``, the outputs' change. Where it is large take
+        ``loss(outputs + moved) - loss(outputs)`` instead.
       loss: the loss.
 
     Returns:
@@ -229,23 +257,35 @@ def loss_change(outputs: Array, targets: Array, moved: Array, *, loss: OutputLos
     return jnp.sum(slopes(loss, outputs, targets) * moved, -1)
 
 
-def penalty_change(kernel: Array, alpha: Array, change: Array, *, ridge: float | Array) -> Array:
+def penalty_change(
+    kernel: Array, alpha: Array, change: Array, *, ridge: float | Array
+) -> Array:
     """How the penalty ``ridge/2 |theta - anchor|^2`` moves, to first order: ``ridge alpha^T K d alpha``, ``[]``."""
     return ridge * jnp.sum(alpha * kernel_product(kernel, change))
 
 
 def _solve(
-    kernel: Array, half: Array, right: Array, ridge: float | Array, solver: Solver, tol: float, max_iters: int
+    kernel: Array,
+    half: Array,
+    right: Array,
+    ridge: float | Array,
+    solver: Solver,
+    tol: float,
+    max_iters: int,
 ) -> tuple[Array, Array]:
     """``(ridge + B^T K B) z = right``, and the relative residual."""
 
     def system(z: Array) -> Array:
-        return ridge * z + _transposed(half, kernel_product(kernel, _by_sample(half, z)))
+        return ridge * z + _transposed(
+            half, kernel_product(kernel, _by_sample(half, z))
+        )
 
     if solver == "cg":
         z, _ = cg(system, right, tol=tol, maxiter=max_iters)  # pyright: ignore[reportArgumentType]
     else:
-        z = cho_solve(cho_factor(_matrix(kernel, half, ridge)), right.reshape(-1)).reshape(right.shape)
+        z = cho_solve(
+            cho_factor(_matrix(kernel, half, ridge)), right.reshape(-1)
+        ).reshape(right.shape)
     size = jnp.linalg.norm(right)
     return z, jnp.linalg.norm(system(z) - right) / jnp.where(size > 0, size, 1.0)
 
@@ -254,7 +294,9 @@ def _matrix(kernel: Array, half: Array, ridge: float | Array) -> Array:
     """``ridge + B^T K B`` written out, ``[R C, R C]``."""
     count, classes = half.shape[:2]
     blocks = "aci,ab,bcj->aibj" if kernel.ndim == 2 else "aci,acbd,bdj->aibj"
-    dense = jnp.einsum(blocks, half, kernel, half, precision=lax.Precision.HIGHEST).reshape(count * classes, -1)
+    dense = jnp.einsum(
+        blocks, half, kernel, half, precision=lax.Precision.HIGHEST
+    ).reshape(count * classes, -1)
     return dense.at[jnp.diag_indices(len(dense))].add(ridge)
 
 
@@ -268,7 +310,9 @@ def _transposed(matrices: Array, vectors: Array) -> Array:
     return jnp.einsum("nji,nj->ni", matrices, vectors, precision=lax.Precision.HIGHEST)
 
 
-def largest_step(objective: Callable[[Array], Array], slope: Array, dtype: Any) -> Array:
+def largest_step(
+    objective: Callable[[Array], Array], slope: Array, dtype: Any
+) -> Array:
     """The largest of 1, 1/2, 1/4, ... that lowers the objective by Armijo's rule; a rise within rounding is none."""
     sizes = 0.5 ** jnp.arange(_HALVINGS + 1, dtype=dtype)
     here, there = objective(jnp.zeros((), dtype)), lax.map(objective, sizes)

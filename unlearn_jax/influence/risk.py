@@ -37,20 +37,31 @@ def curvatures(loss: OutputLoss, outputs: Array, targets: Array) -> Array:
 def half_curvatures(loss: OutputLoss, outputs: Array, targets: Array) -> Array:
     """``[N, C, C]``: a lower triangular ``B`` with ``B B^T`` for each of :func:`curvatures`.
 
-    Cholesky's, for singular matrices too, such as cross-entropy's: a pivot within rounding of 0 leaves its column 0.
-    Not LAPACK's, whose batches share XLA's threads on CPU, and may wait for each other for ever where these are few.
+    Cholesky's, for singular matrices too, such as cross-entropy's: a pivot within
+    rounding of 0 leaves its column 0. Not LAPACK's, whose batches share XLA's threads
+    on CPU, and may wait for each other for ever where these are few.
     """
     matrices = curvatures(loss, outputs, targets)
     count, places = matrices.shape[-1], jnp.arange(matrices.shape[-1])
-    least = count * jnp.finfo(matrices.dtype).eps * jnp.max(jnp.diagonal(matrices, axis1=1, axis2=2), 1)
+    least = (
+        count
+        * jnp.finfo(matrices.dtype).eps
+        * jnp.max(jnp.diagonal(matrices, axis1=1, axis2=2), 1)
+    )
 
     def column(step: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         left, factor = carry
         pivot = left[:, step, step]
         usable = pivot > least
         scale = jnp.where(usable, 1 / jnp.sqrt(jnp.where(usable, pivot, 1.0)), 0.0)
-        below = jnp.where(places >= step, 1.0, 0.0)[None, :] * left[:, :, step] * scale[:, None]
-        return left - below[:, :, None] * below[:, None, :], factor.at[:, :, step].set(below)
+        below = (
+            jnp.where(places >= step, 1.0, 0.0)[None, :]
+            * left[:, :, step]
+            * scale[:, None]
+        )
+        return left - below[:, :, None] * below[:, None, :], factor.at[:, :, step].set(
+            below
+        )
 
     return lax.fori_loop(0, count, column, (matrices, jnp.zeros_like(matrices)))[1]
 
@@ -63,7 +74,8 @@ def check_ridge(ridge: float | Array) -> None:
     """
     if not isinstance(ridge, Tracer) and not 0 < float(ridge) < float("inf"):
         raise InputError(
-            f"influence needs a positive, finite ridge (the penalty the model was trained with): got {ridge}"
+            "influence needs a positive, finite ridge (the penalty the model was"
+            f" trained with): got {ridge}"
         )
 
 
@@ -76,18 +88,25 @@ def count_forget(forget: Any, num_forget: int | None, num_samples: int) -> int:
       num_samples: N.
 
     Raises:
-      InputError: a mask of the wrong type or length, of nothing or everything; a traced one without its count.
+      InputError: a mask of the wrong type or length, of nothing or everything; a traced
+        one without its count.
     """
     if jnp.shape(forget) != (num_samples,) or forget.dtype != bool:
         raise InputError(
-            f"the forget mask must be bool of length {num_samples}, got {forget.dtype} {jnp.shape(forget)}"
+            f"the forget mask must be bool of length {num_samples}, got {forget.dtype}"
+            f" {jnp.shape(forget)}"
         )
     if num_forget is None:
         if isinstance(forget, Tracer):
-            raise InputError("the forget mask is traced, so its size must be told: pass num_forget")
+            raise InputError(
+                "the forget mask is traced, so its size must be told: pass num_forget"
+            )
         num_forget = int(np.asarray(forget).sum())
     if not 0 < num_forget < num_samples:
-        raise InputError(f"remove at least one of the {num_samples} samples, and leave one: got {num_forget}")
+        raise InputError(
+            f"remove at least one of the {num_samples} samples, and leave one: got"
+            f" {num_forget}"
+        )
     return num_forget
 
 

@@ -2,7 +2,7 @@
 
 from unlearn_jax.losses.classification import cross_entropy, log_odds
 from unlearn_jax.losses.divergence import kl_divergence
-from unlearn_jax.losses.lotos import lotos_penalty, lotos_similarity, neighbour_bound
+from unlearn_jax.losses.lotos import lotos_penalty, lotos_similarity, neighbor_bound
 from unlearn_jax.losses.tilted import class_similarity, tilted_loss, tilted_target
 from unlearn_jax.losses.trs import trs_penalty
 
@@ -13,7 +13,7 @@ __all__ = [
     "log_odds",
     "lotos_penalty",
     "lotos_similarity",
-    "neighbour_bound",
+    "neighbor_bound",
     "tilted_loss",
     "tilted_target",
     "trs_penalty",

@@ -21,15 +21,18 @@ def cross_entropy(logits: Array, target: Array) -> Array:
     """
     log_probs = jax.nn.log_softmax(logits)
     if jnp.issubdtype(jnp.asarray(target).dtype, jnp.integer):
-        return -jnp.take_along_axis(log_probs, jnp.asarray(target)[..., None], -1)[..., 0]
+        return -jnp.take_along_axis(log_probs, jnp.asarray(target)[..., None], -1)[
+            ..., 0
+        ]
     return -jnp.sum(target * log_probs, -1)
 
 
 def log_odds(logits: Array, label: Array) -> Array:
-    """Log-odds against the labelled class, ``log(1 - p_y) - log p_y``.
+    """Log-odds against the labeled class, ``log(1 - p_y) - log p_y``.
 
-    Its gradient points exactly where cross-entropy's does (they differ by the factor ``1 - p_y``), but does not
-    vanish in float32 on a confident sample, so an attack that normalises its steps never stalls on one.
+    Its gradient points exactly where cross-entropy's does (they differ by the factor
+    ``1 - p_y``), but does not vanish in float32 on a confident sample, so an attack
+    that normalizes its steps never stalls on one.
 
     Args:
       logits: ``[..., C]`` with ``C >= 2``.

@@ -1,7 +1,7 @@
 """LOTOS: what one layer of an ensemble's members amplifies most, the same layer of the others must not amplify.
 
-Section 3.3.4 of *Toward Reliable Machine Unlearning* (arXiv 2512.06993) and *Training Robust Ensembles Requires
-Rethinking Lipschitz Continuity* (arXiv 2410.05136).
+Section 3.3.4 of *Toward Reliable Machine Unlearning* (arXiv 2512.06993) and *Training
+Robust Ensembles Requires Rethinking Lipschitz Continuity* (arXiv 2410.05136).
 """
 
 import math
@@ -28,7 +28,8 @@ def stretch(linear: LinearFn, vectors: Array) -> Array:
       vectors: ``[K, ...]`` inputs, none zero; no gradient flows into them.
 
     Returns:
-      ``[K]``, differentiable in the map, with gradient 0 where the map annihilates the vector.
+      ``[K]``, differentiable in the map, with gradient 0 where the map annihilates the
+      vector.
 
     >>> stretch(lambda x: 3 * x, jnp.eye(2)).tolist()
     [3.0, 3.0]
@@ -64,18 +65,22 @@ def lotos_similarity(
 ) -> Array:
     """How much two layers amplify each other's top directions: equation 3.3 of arXiv 2512.06993.
 
-    ``S_k(f, g) = sum_i w_i [relu(|f(v'_i)| - mal) + relu(|g(v_i)| - mal)]``, ``v_i`` the top right singular vectors of
-    f, ``v'_i`` those of g. Zero exactly if each shortens the other's directions to ``mal`` or less. For one direction
-    and given spectra it is largest where the two layers share it; for several it is not (lengths 2 and 0 add up to less
-    than twice the square root of 2, those of the same layer seen at 45 degrees).
+    ``S_k(f, g) = sum_i w_i [relu(|f(v'_i)| - mal) + relu(|g(v_i)| - mal)]``, ``v_i``
+    the top right singular vectors of f, ``v'_i`` those of g. Zero exactly if each
+    shortens the other's directions to ``mal`` or less. For one direction and given
+    spectra it is largest where the two layers share it; for several it is not (lengths
+    2 and 0 add up to less than twice the square root of 2, those of the same layer seen
+    at 45 degrees).
 
     Args:
       linear: f, on one example.
       other: g, with inputs of the same shape.
-      vectors: ``[K, ...]`` unit vectors of f, in descending order of their singular values.
+      vectors: ``[K, ...]`` unit vectors of f, in descending order of their singular
+        values.
       other_vectors: ``[K, ...]`` of g.
-      max_length: mal, the length up to which a foreign direction is tolerated. It means something only beside the norm
-        that the layers are clipped to: 0.8 for a norm of 1 as published; at the norm itself the term is off.
+      max_length: mal, the length up to which a foreign direction is tolerated. It means
+        something only beside the norm that the layers are clipped to: 0.8 for a norm of
+        1 as published; at the norm itself the term is off.
       weights: ``w_i``, not increasing; :func:`direction_weights` by default.
 
     Returns:
@@ -89,7 +94,12 @@ def lotos_similarity(
     >>> float(lotos_similarity(f, g, top[:1], top[1:])), float(lotos_similarity(f, f, top[:1], top[:1]))
     (0.0, 2.4...)
     """
-    return layer_similarity([linear, other], [vectors, other_vectors], max_length=max_length, weights=weights)
+    return layer_similarity(
+        [linear, other],
+        [vectors, other_vectors],
+        max_length=max_length,
+        weights=weights,
+    )
 
 
 def layer_similarity(
@@ -113,24 +123,33 @@ def layer_similarity(
       ``[]``.
 
     Raises:
-      InputError: fewer than two members, directions of different shapes, or a wrong number of weights.
+      InputError: fewer than two members, directions of different shapes, or a wrong
+        number of weights.
     """
     if len(maps) < 2 or len(maps) != len(vectors):
-        raise InputError(f"LOTOS compares members: give two or more, and directions of each; got {len(maps)}")
+        raise InputError(
+            "LOTOS compares members: give two or more, and directions of each; got"
+            f" {len(maps)}"
+        )
     shapes = {block.shape for block in vectors}
     if len(shapes) > 1:
         raise InputError(
-            f"this layer's inputs differ between members ({', '.join(map(str, sorted(shapes)))}): only layers with the "
-            "same inputs can be compared, such as the first"
+            "this layer's inputs differ between members"
+            f" ({', '.join(map(str, sorted(shapes)))}): only layers with the same"
+            " inputs can be compared, such as the first"
         )
     num_vectors = len(vectors[0])
     weights = direction_weights(num_vectors) if weights is None else weights
     if len(weights) != num_vectors:
-        raise InputError(f"{num_vectors} directions need as many weights, got {len(weights)}")
+        raise InputError(
+            f"{num_vectors} directions need as many weights, got {len(weights)}"
+        )
     total = jnp.zeros(())
     for i, linear in enumerate(maps):
         foreign = jnp.concatenate([block for j, block in enumerate(vectors) if j != i])
-        excess = jax.nn.relu(stretch(linear, foreign) - max_length).reshape(-1, num_vectors)
+        excess = jax.nn.relu(stretch(linear, foreign) - max_length).reshape(
+            -1, num_vectors
+        )
         total += jnp.sum(excess @ jnp.asarray(weights, excess.dtype))
     return total
 
@@ -150,10 +169,11 @@ def lotos_penalty(
       vectors: for each layer, each member's top directions ``[K, ...]``.
       max_length: see :func:`lotos_similarity`.
       weights: see :func:`lotos_similarity`.
-      convention: ``"sum"`` is ``sum_layers sum_{i<j} S``, what the released code adds to the *sum* of the members'
-        cross-entropies, times 0.05 or 0.01. ``"mean"`` divides by ``L N (N - 1)``, as the paper's equation 4 does
-        beside the *mean* of the cross-entropies (its pair sum read as ``i < j``). A weight ``c`` of the one is
-        ``c L (N - 1)`` of the other.
+      convention: ``"sum"`` is ``sum_layers sum_{i<j} S``, what the released code adds
+        to the *sum* of the members' cross-entropies, times 0.05 or 0.01. ``"mean"``
+        divides by ``L N (N - 1)``, as the paper's equation 4 does beside the *mean* of
+        the cross-entropies (its pair sum read as ``i < j``). A weight ``c`` of the one
+        is ``c L (N - 1)`` of the other.
 
     Returns:
       ``[]``; the weight lambda is not in it.
@@ -162,26 +182,39 @@ def lotos_penalty(
       InputError: no layers, an unknown convention, or as :func:`layer_similarity`.
     """
     if not maps or convention not in ("sum", "mean"):
-        raise InputError("LOTOS needs at least one layer, and the convention 'sum' or 'mean'")
+        raise InputError(
+            "LOTOS needs at least one layer, and the convention 'sum' or 'mean'"
+        )
     terms = [
         layer_similarity(members, blocks, max_length=max_length, weights=weights)
         for members, blocks in zip(maps, vectors, strict=True)
     ]
     total = sum(terms, jnp.zeros(()))
     num_members = len(maps[0])
-    return total / (len(maps) * num_members * (num_members - 1)) if convention == "mean" else total
+    return (
+        total / (len(maps) * num_members * (num_members - 1))
+        if convention == "mean"
+        else total
+    )
 
 
-def neighbour_bound(
-    length: Array | float, kernel_norm: Array | float, *, num_taps: int, offset: int | Array, size: int
+def neighbor_bound(
+    length: Array | float,
+    kernel_norm: Array | float,
+    *,
+    num_taps: int,
+    offset: int | Array,
+    size: int,
 ) -> Array:
-    """Why one direction is enough for a convolution: what it does to a frequency, it nearly does to the neighbours.
+    """Why one direction is enough for a convolution: what it does to a frequency, it nearly does to the neighbors.
 
-    For one input channel, one output channel and circular padding all kernels share their singular vectors, the
-    Fourier modes. If f takes the top direction of g to length ``eps``, then it takes the mode ``p`` frequencies away to
-    at most ``sqrt(eps^2 + 2 pi (p / n) T (T - 1) |f|^2)`` for a kernel of ``T`` taps on ``n`` points. Our version of
-    theorem 3.4.3 of arXiv 2512.06993, whose constant is not at hand; it follows from bounding the slope of
-    ``|f^(w)|^2 = sum_d r_d e^{i w d}``, where ``r_d``, the autocorrelation of the taps, is at most ``|f|^2``.
+    For one input channel, one output channel and circular padding all kernels share
+    their singular vectors, the Fourier modes. If f takes the top direction of g to
+    length ``eps``, then it takes the mode ``p`` frequencies away to at most
+    ``sqrt(eps^2 + 2 pi (p / n) T (T - 1) |f|^2)`` for a kernel of ``T`` taps on ``n``
+    points. Our version of theorem 3.4.3 of arXiv 2512.06993, whose constant is not at
+    hand; it follows from bounding the slope of ``|f^(w)|^2 = sum_d r_d e^{i w d}``,
+    where ``r_d``, the autocorrelation of the taps, is at most ``|f|^2``.
 
     Args:
       length: eps, ``|f(v')|`` of the top direction of g.
@@ -193,8 +226,11 @@ def neighbour_bound(
     Returns:
       The bound on the length. It says nothing where it exceeds the norm of f.
 
-    >>> float(neighbour_bound(0.5, 1.0, num_taps=1, offset=3, size=32))  # one tap: every frequency is treated alike
+    >>> float(neighbor_bound(0.5, 1.0, num_taps=1, offset=3, size=32))  # one tap: every frequency is treated alike
     0.5
     """
     slope = 2 * math.pi * num_taps * (num_taps - 1) / size
-    return jnp.sqrt(jnp.asarray(length) ** 2 + slope * jnp.abs(jnp.asarray(offset)) * jnp.asarray(kernel_norm) ** 2)
+    return jnp.sqrt(
+        jnp.asarray(length) ** 2
+        + slope * jnp.abs(jnp.asarray(offset)) * jnp.asarray(kernel_norm) ** 2
+    )

@@ -1,6 +1,7 @@
 """The tilted target of class unlearning: what a model that never saw a class would say of its samples.
 
-Tilted ReWeighting (TRW; RWFT and TREW in other versions), arXiv 2506.20893, and chapter 5 of arXiv 2512.06993.
+Tilted ReWeighting (TRW; RWFT and TREW in other versions), arXiv 2506.20893, and chapter
+5 of arXiv 2512.06993.
 """
 
 import jax
@@ -11,20 +12,27 @@ from unlearn_jax.losses.classification import cross_entropy
 from unlearn_jax.types import Array, InputError
 
 
-def tilted_target(logits: Array, forget: Array, similarity: Array, *, beta: float | Array) -> Array:
+def tilted_target(
+    logits: Array, forget: Array, similarity: Array, *, beta: float | Array
+) -> Array:
     """The distribution over the classes that stay, tilted towards those similar to the forgotten one.
 
-    ``q(k) = r(k) exp(beta s_k) / sum_j r(j) exp(beta s_j)``, where ``r`` is the prediction with the forgotten classes
-    taken out and renormalised: equation 5.2 of arXiv 2512.06993. Of all distributions with the same expected similarity
-    it is the closest to ``r`` in ``KL(q || r)``. Computed as ``softmax(mask(logits) + beta s)``, so that no ``1 - p_f``
-    is divided by: the result is finite where ``p_f`` rounds to 1, and at any finite logits.
+    ``q(k) = r(k) exp(beta s_k) / sum_j r(j) exp(beta s_j)``, where ``r`` is the
+    prediction with the forgotten classes taken out and renormalized: equation 5.2 of
+    arXiv 2512.06993. Of all distributions with the same expected similarity it is the
+    closest to ``r`` in ``KL(q || r)``. Computed as ``softmax(mask(logits) + beta s)``,
+    so that no ``1 - p_f`` is divided by: the result is finite where ``p_f`` rounds to
+    1, and at any finite logits.
 
     Args:
       logits: ``[..., C]`` of the original model.
-      forget: ``[C]`` or ``[..., C]`` bool, the classes that get nothing; at least one must stay (NaN where none does).
-      similarity: ``[C]`` or ``[..., C]``, ``s``; entries of forgotten classes do not matter, nor does a constant added.
-      beta: scalar, not negative. 0 renormalises (the target of DELETE); ``inf`` leaves only the most similar classes,
-        between which ``r`` decides if several are exactly equal.
+      forget: ``[C]`` or ``[..., C]`` bool, the classes that get nothing; at least one
+        must stay (NaN where none does).
+      similarity: ``[C]`` or ``[..., C]``, ``s``; entries of forgotten classes do not
+        matter, nor does a constant added.
+      beta: scalar, not negative. 0 renormalizes (the target of DELETE); ``inf`` leaves
+        only the most similar classes, between which ``r`` decides if several are
+        exactly equal.
 
     Returns:
       ``[..., C]`` probabilities: sum 1, exactly 0 on forgotten classes.
@@ -34,21 +42,33 @@ def tilted_target(logits: Array, forget: Array, similarity: Array, *, beta: floa
     >>> [float(p) for p in q]
     [0.0, 0.5, 0.5]
     """
-    shape = jnp.broadcast_shapes(jnp.shape(logits), jnp.shape(forget), jnp.shape(similarity))
-    logits, forget, similarity = (jnp.broadcast_to(array, shape) for array in (logits, forget, similarity))
+    shape = jnp.broadcast_shapes(
+        jnp.shape(logits), jnp.shape(forget), jnp.shape(similarity)
+    )
+    logits, forget, similarity = (
+        jnp.broadcast_to(array, shape) for array in (logits, forget, similarity)
+    )
     best = jnp.max(jnp.where(forget, -jnp.inf, similarity), -1, keepdims=True)
     behind = similarity - lax.stop_gradient(best)
-    tilt = jnp.where(jnp.isinf(beta) & (behind == 0), 0.0, beta * behind)  # infinity times 0 is not a number
+    tilt = jnp.where(
+        jnp.isinf(beta) & (behind == 0), 0.0, beta * behind
+    )  # infinity times 0 is not a number
     return jax.nn.softmax(jnp.where(forget, -jnp.inf, logits + tilt))
 
 
 def tilted_loss(
-    logits: Array, teacher_logits: Array, forget: Array, similarity: Array, *, beta: float | Array
+    logits: Array,
+    teacher_logits: Array,
+    forget: Array,
+    similarity: Array,
+    *,
+    beta: float | Array,
 ) -> Array:
     """Cross-entropy against the tilted target of a teacher: the forget term, equation 5.3 of arXiv 2512.06993.
 
-    Equals ``KL(q || softmax(logits))`` up to a constant; its gradient by ``logits`` is ``softmax(logits) - q``. No
-    gradient flows into the target. (The equation was not seen, only what it does: its direction is ours.)
+    Equals ``KL(q || softmax(logits))`` up to a constant; its gradient by ``logits`` is
+    ``softmax(logits) - q``. No gradient flows into the target. (The equation was not
+    seen, only what it does: its direction is ours.)
 
     Args:
       logits: ``[..., C]`` of the model being trained.
@@ -60,7 +80,10 @@ def tilted_loss(
     Returns:
       ``[...]`` in nats.
     """
-    return cross_entropy(logits, lax.stop_gradient(tilted_target(teacher_logits, forget, similarity, beta=beta)))
+    return cross_entropy(
+        logits,
+        lax.stop_gradient(tilted_target(teacher_logits, forget, similarity, beta=beta)),
+    )
 
 
 def class_similarity(
@@ -72,16 +95,18 @@ def class_similarity(
 ) -> Array:
     """Cosines between the weight vectors of the classes in a classifier's last layer.
 
-    The paper projects by PCA, takes cosines and then "a sharp softmax temperature"; it gives neither the dimension, nor
-    whether vectors are centred, nor the temperature, all of which change the answer. Biases take no part.
+    The paper projects by PCA, takes cosines and then "a sharp softmax temperature"; it
+    gives neither the dimension, nor whether vectors are centered, nor the temperature,
+    all of which change the answer. Biases take no part.
 
     Args:
       head_kernel: ``[D, C]``, a column per class.
-      num_components: scores on this many leading principal components instead of the vectors (static); with
-        ``center=False`` it is a truncated singular value decomposition. None for the vectors themselves.
+      num_components: scores on this many leading principal components instead of the
+        vectors (static); with ``center=False`` it is a truncated singular value
+        decomposition. None for the vectors themselves.
       center: subtract the mean of the classes' vectors first.
-      temperature: positive; a row is then the softmax of ``cosine / temperature`` over the other classes, with a
-        diagonal of 0. None for the cosines.
+      temperature: positive; a row is then the softmax of ``cosine / temperature`` over
+        the other classes, with a diagonal of 0. None for the cosines.
 
     Returns:
       ``[C, C]``; row ``f`` is the similarity of every class to ``f``.
@@ -99,8 +124,8 @@ def class_similarity(
         rank = min(len(rows) - center, rows.shape[-1])
         if not 1 <= num_components <= rank:
             raise InputError(
-                f"num_components must be in 1..{rank} for {len(rows)} classes of {rows.shape[-1]} features, "
-                f"got {num_components}"
+                f"num_components must be in 1..{rank} for {len(rows)} classes of"
+                f" {rows.shape[-1]} features, got {num_components}"
             )
         left, values, _ = jnp.linalg.svd(rows, full_matrices=False)
         rows = (left * values[None, :])[:, :num_components]
@@ -127,7 +152,9 @@ def sharpen(similarity: Array, excluded: Array, *, temperature: float | Array) -
 
 def cosine(vectors: Array, others: Array) -> Array:
     """Cosines of ``vectors`` ``[..., D]`` with ``others`` ``[C, D]``: ``[..., C]``, 0 where a vector is zero."""
-    exact = lax.Precision.HIGHEST  # accelerators would round to fewer bits, and beta magnifies that
+    exact = (
+        lax.Precision.HIGHEST
+    )  # accelerators would round to fewer bits, and beta magnifies that
     return jnp.matmul(_unit(vectors), _unit(others).T, precision=exact)
 
 

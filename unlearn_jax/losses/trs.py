@@ -26,7 +26,9 @@ def gradient_similarity(gradients: Array) -> Array:
         raise InputError("gradients are compared between members: give two or more")
     flat = gradients.reshape(*gradients.shape[:2], -1)
     squares = jnp.sum(flat**2, -1)
-    length = jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1.0)), jnp.inf)
+    length = jnp.where(
+        squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1.0)), jnp.inf
+    )
     unit = flat / length[..., None]
     pairs = list(itertools.combinations(range(len(flat)), 2))
     cosines = [jnp.mean(jnp.abs(jnp.sum(unit[i] * unit[j], -1))) for i, j in pairs]
@@ -49,19 +51,27 @@ def gradient_magnitude(gradients: Array) -> Array:
     return 2 * jnp.mean(jnp.sum(gradients**2, axes))
 
 
-def trs_penalty(gradients: Array, *, similarity: float | Array = 40.0, smoothness: float | Array = 2.5) -> Array:
+def trs_penalty(
+    gradients: Array,
+    *,
+    similarity: float | Array = 40.0,
+    smoothness: float | Array = 2.5,
+) -> Array:
     """``similarity * mean |cos| + smoothness * 2 mean |gradient|^2``: TRS in its cheap form ("cos-l2").
 
-    To be added to the sum of the members' mean losses. The full method takes the second term at points, for half of the
-    batch, where an inner attack has made it large; this one takes it at the images themselves.
+    To be added to the sum of the members' mean losses. The full method takes the second
+    term at points, for half of the batch, where an inner attack has made it large; this
+    one takes it at the images themselves.
 
     Args:
-      gradients: ``[N, B, ...]``, of each sample's **own** loss by its image. The released code differentiates the mean
-        over the batch instead, so that its gradients are ``B`` times and its second term ``B^2`` times smaller; to
-        repeat it, divide ``smoothness`` by ``B^2``. The cosine is the same either way.
-      similarity: weight of the cosine (lambda_a); 40 for CIFAR-10 by the authors' account (their repository's issue 1;
-        the released code leaves it to the user).
-      smoothness: weight of the magnitude (lambda_b); 2.5 there, with the gradients of the released code.
+      gradients: ``[N, B, ...]``, of each sample's **own** loss by its image. The
+        released code differentiates the mean over the batch instead, so that its
+        gradients are ``B`` times and its second term ``B^2`` times smaller; to repeat
+        it, divide ``smoothness`` by ``B^2``. The cosine is the same either way.
+      similarity: weight of the cosine (lambda_a); 40 for CIFAR-10 by the authors'
+        account (their repository's issue 1; the released code leaves it to the user).
+      smoothness: weight of the magnitude (lambda_b); 2.5 there, with the gradients of
+        the released code.
 
     Returns:
       ``[]``, differentiable in the gradients.
@@ -69,4 +79,6 @@ def trs_penalty(gradients: Array, *, similarity: float | Array = 40.0, smoothnes
     Raises:
       InputError: fewer than two members.
     """
-    return similarity * gradient_similarity(gradients) + smoothness * gradient_magnitude(gradients)
+    return similarity * gradient_similarity(
+        gradients
+    ) + smoothness * gradient_magnitude(gradients)

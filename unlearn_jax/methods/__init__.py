@@ -1,6 +1,7 @@
 """Unlearning methods: pure functions ``(key, problem) -> (variables, info)``, made by factories that take the knobs.
 
-``METHODS`` is the registry. A method of your own is one factory and one line: ``METHODS["mine"] = my_factory``.
+``METHODS`` is the registry. A method of your own is one factory and one line:
+``METHODS["mine"] = my_factory``.
 """
 
 import dataclasses
@@ -11,7 +12,13 @@ from typing import Any
 from unlearn_jax.methods.amun import amun
 from unlearn_jax.methods.amun_salun import amun_salun
 from unlearn_jax.methods.bad_teacher import bad_teacher
-from unlearn_jax.methods.base import FineTuning, attack_forget_set, finetune_on, forget_set, make_problem
+from unlearn_jax.methods.base import (
+    FineTuning,
+    attack_forget_set,
+    finetune_on,
+    forget_set,
+    make_problem,
+)
 from unlearn_jax.methods.boundary_expand import boundary_expand
 from unlearn_jax.methods.boundary_shrink import boundary_shrink
 from unlearn_jax.methods.convolution_transpose import convolution_transpose
@@ -81,11 +88,17 @@ def knobs_of(name: str) -> dict[str, Any]:
     (True, 10)
     """
     if name not in METHODS:
-        raise InputError(f"unknown method {name!r}; choose one of {', '.join(sorted(METHODS))}")
+        raise InputError(
+            f"unknown method {name!r}; choose one of {', '.join(sorted(METHODS))}"
+        )
     knobs = {}
     for parameter in inspect.signature(METHODS[name]).parameters.values():
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            knobs |= {field.name: field.default for field in dataclasses.fields(FineTuning) if field.name not in knobs}
+            knobs |= {
+                field.name: field.default
+                for field in dataclasses.fields(FineTuning)
+                if field.name not in knobs
+            }
         else:
             knobs[parameter.name] = parameter.default
     return knobs
@@ -94,9 +107,13 @@ def knobs_of(name: str) -> dict[str, Any]:
 def tuning_knobs_of(name: str) -> set[str]:
     """The knobs that a registered method takes over from :class:`FineTuning` without a default of its own."""
     parameters = inspect.signature(METHODS[name]).parameters.values()
-    if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+    if not any(
+        parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters
+    ):
         return set()
-    return {field.name for field in dataclasses.fields(FineTuning)} - {parameter.name for parameter in parameters}
+    return {field.name for field in dataclasses.fields(FineTuning)} - {
+        parameter.name for parameter in parameters
+    }
 
 
 def make_method(name: str, **knobs: Any) -> UnlearnFn:
@@ -111,7 +128,10 @@ def make_method(name: str, **knobs: Any) -> UnlearnFn:
     unlearn_jax.types.InputError: method 'amun' has no knob 'learning_rat'; it has attack, augment, batch_size, ...
     """
     if unknown := sorted(set(knobs) - set(known := knobs_of(name))):
-        raise InputError(f"method {name!r} has no knob {unknown[0]!r}; it has {', '.join(sorted(known)) or 'none'}")
+        raise InputError(
+            f"method {name!r} has no knob {unknown[0]!r}; it has"
+            f" {', '.join(sorted(known)) or 'none'}"
+        )
     return METHODS[name](**knobs)
 
 

@@ -1,8 +1,9 @@
 """AMUN's fine-tuning set: how D_A becomes training samples, and what may stand in its place.
 
-AMUN's claim is that its samples work because each is an image the model gets wrong *and* the label it gives it. The
-controls of its Figures 1, 6 and 7 (arXiv 2503.00917) break one of the two and keep everything else; the policies for
-failed searches answer what to do with a forget sample that has no adversarial example.
+AMUN's claim is that its samples work because each is an image the model gets wrong
+*and* the label it gives it. The controls of its Figures 1, 6 and 7 (arXiv 2503.00917)
+break one of the two and keep everything else; the policies for failed searches answer
+what to do with a forget sample that has no adversarial example.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,13 @@ import jax
 import jax.numpy as jnp
 
 from unlearn_jax.attacks import target_runner_up
-from unlearn_jax.methods.base import FineTuning, WrapTx, attack_forget_set, finetune_on, forget_set
+from unlearn_jax.methods.base import (
+    FineTuning,
+    WrapTx,
+    attack_forget_set,
+    finetune_on,
+    forget_set,
+)
 from unlearn_jax.train import Batch, FetchFn, fetch_from, predict
 from unlearn_jax.types import (
     Array,
@@ -25,7 +32,14 @@ from unlearn_jax.types import (
     Variables,
 )
 
-Replace = Literal["none", "original", "label", "random_label", "adversarial_random_label", "random_point"]
+Replace = Literal[
+    "none",
+    "original",
+    "label",
+    "random_label",
+    "adversarial_random_label",
+    "random_point",
+]
 Failures = Literal["drop", "keep", "runner_up", "random_label", "targeted"]
 Redraw = Literal["batch", "once"]
 
@@ -39,8 +53,8 @@ class AdversarialSamples(NamedTuple):
       images: ``[F, ...]`` float32.
       labels: ``[F]`` int32.
       used: ``[F]`` bool, the rows to train on.
-      allowed: ``[F, C]`` bool, the classes from which a row's label is drawn anew for every batch (a row without any
-        keeps its label); None where no label is redrawn.
+      allowed: ``[F, C]`` bool, the classes from which a row's label is drawn anew for
+        every batch (a row without any keeps its label); None where no label is redrawn.
     """
 
     images: Array
@@ -61,7 +75,9 @@ def check_choices(replace: str, failures: str, redraw: str) -> None:
         ("redraw", redraw, Redraw),
     ):
         if value not in get_args(choices):
-            raise InputError(f"unknown {what} {value!r}: choose {', '.join(get_args(choices))}")
+            raise InputError(
+                f"unknown {what} {value!r}: choose {', '.join(get_args(choices))}"
+            )
 
 
 def adversarial_samples(
@@ -76,17 +92,19 @@ def adversarial_samples(
 ) -> AdversarialSamples:
     """D_A as training samples: first the policy for failed searches, then the replacement.
 
-    With x, y the forget sample and its label, x_adv, y_adv its row of D_A, delta their L2 distance:
+    With x, y the forget sample and its label, x_adv, y_adv its row of D_A, delta their
+    L2 distance:
 
     ============================  ============================================================================
     ``failures``                  a sample whose search failed, with its last iterate
     ============================  ============================================================================
     ``drop``                      left out; as an epoch keeps its steps, the other samples are read more often
-    ``keep``                      labelled as the model labels it, which is y
-    ``runner_up``                 labelled with the model's second choice there
-    ``random_label``              labelled with a random wrong class
+    ``keep``                      labeled as the model labels it, which is y
+    ``runner_up``                 labeled with the model's second choice there
+    ``random_label``              labeled with a random wrong class
     ``targeted``                  attacked once more, towards the second choice at x, within its last radius; where
-                                  that fails too, as ``runner_up`` at the new last iterate
+                                  that fails too, as ``runner_up`` at the new last
+                                  iterate
     ============================  ============================================================================
 
     ============================  ====================================================  =====================
@@ -101,8 +119,9 @@ def adversarial_samples(
                                   around x (a Gaussian direction), clipped to [0, 1]
     ============================  ====================================================  =====================
 
-    A dropped sample is dropped from a replacement too, so that controls differ from AMUN in one thing only. Forget
-    images are read by the replacements that contain x or x', and by ``targeted``.
+    A dropped sample is dropped from a replacement too, so that controls differ from
+    AMUN in one thing only. Forget images are read by the replacements that contain x or
+    x', and by ``targeted``.
 
     Args:
       key: for random labels and points; consumed.
@@ -110,34 +129,43 @@ def adversarial_samples(
       result: one row per forget sample.
       replace: see above.
       failures: see above.
-      redraw: ``batch`` draws random labels anew whenever a sample is read, as the released code does (the paper does
-        not say); ``once`` fixes them. Random points are drawn once.
-      attack: knobs of :func:`unlearn_jax.attacks.adversarial_set` that ``result`` was made with, ``{}`` for its
-        defaults; ``targeted`` needs them and takes the norm, steps and bounds.
+      redraw: ``batch`` draws random labels anew whenever a sample is read, as the
+        released code does (the paper does not say); ``once`` fixes them. Random points
+        are drawn once.
+      attack: knobs of :func:`unlearn_jax.attacks.adversarial_set` that ``result`` was
+        made with, ``{}`` for its defaults; ``targeted`` needs them and takes the norm,
+        steps and bounds.
 
     Returns:
       The samples. Rows with an image that is not finite are not used.
 
     Raises:
-      InputError: unknown names; random labels other than y and y_adv of a model with two classes; ``targeted`` without
-        ``attack``.
+      InputError: unknown names; random labels other than y and y_adv of a model with
+        two classes; ``targeted`` without ``attack``.
     """
     check_choices(replace, failures, redraw)
     key_point, key_label = jax.random.split(key)
-    truth = problem.train.labels[jnp.nonzero(problem.forget, size=problem.num_forget)[0]]
+    truth = problem.train.labels[
+        jnp.nonzero(problem.forget, size=problem.num_forget)[0]
+    ]
     if failures == "targeted":
         if attack is None:
             raise InputError(
-                "failures='targeted' attacks again, in the way of the attack that made the adversarial set: "
-                "give the attack's knobs, such as attack={'norm': l2, 'num_steps': 50}, or {} for its defaults"
+                "failures='targeted' attacks again, in the way of the attack that made"
+                " the adversarial set: give the attack's knobs, such as attack={'norm':"
+                " l2, 'num_steps': 50}, or {} for its defaults"
             )
         knobs = {name: value for name, value in attack.items() if name in _RETRY_KNOBS}
         clean = forget_set(problem).images
-        result = target_runner_up(problem.model.apply, problem.variables, clean, truth, result, **knobs)
+        result = target_runner_up(
+            problem.model.apply, problem.variables, clean, truth, result, **knobs
+        )
     labels = result.labels
     if failures in ("runner_up", "targeted"):
         logits = predict(problem.model.apply, problem.variables, result.images)
-        labels = jnp.where(result.success, labels, jnp.argsort(logits, -1)[:, -2].astype(labels.dtype))
+        labels = jnp.where(
+            result.success, labels, jnp.argsort(logits, -1)[:, -2].astype(labels.dtype)
+        )
     used = result.success if failures == "drop" else jnp.ones_like(result.success)
     allowed = _allowed_labels(problem, result, truth, replace, failures)
     images, labels = _replaced(key_point, problem, result.images, labels, replace)
@@ -148,24 +176,32 @@ def adversarial_samples(
 
 
 def _allowed_labels(
-    problem: Problem, result: AttackResult, truth: Array, replace: Replace, failures: Failures
+    problem: Problem,
+    result: AttackResult,
+    truth: Array,
+    replace: Replace,
+    failures: Failures,
 ) -> Array | None:
     """``[F, C]`` bool, the classes of random labels: none for rows whose label is not random."""
     everywhere = replace in ("random_label", "adversarial_random_label")
     if not everywhere and (failures != "random_label" or replace == "original"):
         return None
-    num_classes = jax.eval_shape(problem.model.apply, problem.variables, result.images).shape[-1]
+    num_classes = jax.eval_shape(
+        problem.model.apply, problem.variables, result.images
+    ).shape[-1]
     if everywhere and num_classes < 3:
         raise InputError(
-            f"replace={replace!r} draws a label that is neither the true nor the adversarial one: "
-            f"the model has {num_classes} classes, three are needed"
+            f"replace={replace!r} draws a label that is neither the true nor the"
+            f" adversarial one: the model has {num_classes} classes, three are needed"
         )
     classes = jnp.arange(num_classes)[None]
     wrong = (classes != truth[:, None]) & (classes != result.labels[:, None])
     return wrong if everywhere else wrong & ~result.success[:, None]
 
 
-def _replaced(key: Array, problem: Problem, images: Array, labels: Array, replace: Replace) -> tuple[Array, Array]:
+def _replaced(
+    key: Array, problem: Problem, images: Array, labels: Array, replace: Replace
+) -> tuple[Array, Array]:
     """The images and labels that stand in for D_A; labels to be drawn are left as they are."""
     if replace in ("none", "adversarial_random_label"):
         return images, labels
@@ -192,7 +228,9 @@ def draw_labels(key: Array, labels: Array, allowed: Array) -> Array:
     Returns:
       ``[B]`` of the labels' type.
     """
-    drawn = jax.random.categorical(key, jnp.where(allowed, 0.0, -jnp.inf), axis=-1).astype(labels.dtype)
+    drawn = jax.random.categorical(
+        key, jnp.where(allowed, 0.0, -jnp.inf), axis=-1
+    ).astype(labels.dtype)
     return jnp.where(jnp.any(allowed, -1), drawn, labels)
 
 
@@ -214,19 +252,21 @@ def adversarial_finetuning(
       retain: D_R takes part.
       forget: D_F takes part.
       failures: see :func:`adversarial_samples`, as ``replace`` and ``redraw``.
-      attack: knobs of :func:`unlearn_jax.attacks.adversarial_set`, for problems without ``adversarial``; for those with
-        one, the knobs it was made with, which ``failures="targeted"`` needs.
+      attack: knobs of :func:`unlearn_jax.attacks.adversarial_set`, for problems without
+        ``adversarial``; for those with one, the knobs it was made with, which
+        ``failures="targeted"`` needs.
       replace: see there.
       redraw: see there.
-      wrap_tx: gives the change of the optimiser, from the problem.
+      wrap_tx: gives the change of the optimizer, from the problem.
 
     Returns:
-      The method. Its ``num_gradients`` counts the fine-tuning, not the attack. ``failures="drop"`` makes the set
-      shorter but not the epochs, whose steps are those of the whole D_A: the remaining samples are read more often.
+      The method. Its ``num_gradients`` counts the fine-tuning, not the attack.
+      ``failures="drop"`` makes the set shorter but not the epochs, whose steps are
+      those of the whole D_A: the remaining samples are read more often.
 
     Raises:
-      InputError: unknown names; by the method: ``failures="targeted"`` for a problem that brings its ``adversarial``,
-        without ``attack``.
+      InputError: unknown names; by the method: ``failures="targeted"`` for a problem
+        that brings its ``adversarial``, without ``attack``.
     """
     check_choices(replace, failures, redraw)
 
@@ -235,9 +275,17 @@ def adversarial_finetuning(
         if result is None:
             knobs = attack or {}
             result = attack_forget_set(problem, **knobs)
-        key_samples = jax.random.fold_in(key, 0)  # epochs fold in their numbers, which start from 1
+        key_samples = jax.random.fold_in(
+            key, 0
+        )  # epochs fold in their numbers, which start from 1
         extra = adversarial_samples(
-            key_samples, problem, result, replace=replace, failures=failures, redraw=redraw, attack=knobs
+            key_samples,
+            problem,
+            result,
+            replace=replace,
+            failures=failures,
+            redraw=redraw,
+            attack=knobs,
         )
         originals = (retain & problem.retain) | (forget & problem.forget)
         return finetune_on(
@@ -247,7 +295,10 @@ def adversarial_finetuning(
             data=(problem.train, extra),
             member=jnp.concatenate([originals, extra.used]),
             num_samples=retain * problem.num_retain + (forget + 1) * problem.num_forget,
-            fetch=_fetch_joined(fetch_from(tuning.augment) if retain or forget else None, jnp.argmax(originals)),
+            fetch=_fetch_joined(
+                fetch_from(tuning.augment) if retain or forget else None,
+                jnp.argmax(originals),
+            ),
             wrap_tx=wrap_tx(problem) if wrap_tx else None,
         )
 
@@ -259,10 +310,13 @@ def _fetch_joined(fetch: FetchFn | None, member: Array) -> FetchFn:
 
     Args:
       fetch: reads and augments training samples; None if only D_A is read.
-      member: ``[]`` position of a training sample that takes part: it fills the places of D_A when ``fetch`` is called.
+      member: ``[]`` position of a training sample that takes part: it fills the places
+        of D_A when ``fetch`` is called.
     """
 
-    def joined(data: tuple[Dataset, AdversarialSamples], index: Array, key: Array) -> Batch:
+    def joined(
+        data: tuple[Dataset, AdversarialSamples], index: Array, key: Array
+    ) -> Batch:
         train, extra = data
         num_train = len(train.labels)
         is_extra = index >= num_train

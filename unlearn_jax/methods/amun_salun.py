@@ -20,23 +20,27 @@ def amun_salun(
 ) -> UnlearnFn:
     """AMUN's fine-tuning, moving only the weights with the largest gradient on the forget set.
 
-    The mask of SalUn (arXiv 2310.12508, equation 3) is computed once on the original model,
-    ``m = 1(|grad_theta loss(theta_o; D_F)| >= gamma)`` with gamma such that ``share`` of all weights pass; see
-    :func:`unlearn_jax.methods.saliency.saliency_mask`. It reads the forget samples, whatever ``forget`` says; without
-    ``retain`` no retained sample is read.
+    The mask of SalUn (arXiv 2310.12508, equation 3) is computed once on the original
+    model, ``m = 1(|grad_theta loss(theta_o; D_F)| >= gamma)`` with gamma such that
+    ``share`` of all weights pass; see
+    :func:`unlearn_jax.methods.saliency.saliency_mask`. It reads the forget samples,
+    whatever ``forget`` says; without ``retain`` no retained sample is read.
 
     Args:
-      share: of the weights that move; searched in [0.1, 0.9] by AMUN, 0.5 in its code. 1 is AMUN.
-      leak: mask gradients alone, so that weight decay still moves the other weights, as in AMUN's released code;
-        False holds them at the original, as the paper has it.
+      share: of the weights that move; searched in [0.1, 0.9] by AMUN, 0.5 in its code.
+        1 is AMUN.
+      leak: mask gradients alone, so that weight decay still moves the other weights, as
+        in AMUN's released code; False holds them at the original, as the paper has it.
       retain: as in :func:`unlearn_jax.methods.amun.amun`.
       forget: as there; the paper's four settings are the same.
       failures: as there.
       attack: as there.
-      **tuning: fields of :class:`unlearn_jax.methods.base.FineTuning`, searched as AMUN's.
+      **tuning: fields of :class:`unlearn_jax.methods.base.FineTuning`, searched as
+        AMUN's.
 
     Returns:
-      The method. Its ``num_gradients`` counts the fine-tuning and the mask; the attack is not counted.
+      The method. Its ``num_gradients`` counts the fine-tuning and the mask; the attack
+      is not counted.
 
     Raises:
       InputError: unknown names or unusable knobs; by the method: as there.
@@ -47,11 +51,18 @@ def amun_salun(
         return freeze_outside(saliency_mask(problem, share=share), leak=leak)
 
     finetuning = adversarial_finetuning(
-        FineTuning(**tuning), retain=retain, forget=forget, failures=failures, attack=attack, wrap_tx=wrap_tx
+        FineTuning(**tuning),
+        retain=retain,
+        forget=forget,
+        failures=failures,
+        attack=attack,
+        wrap_tx=wrap_tx,
     )
 
     def run(key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
         variables, info = finetuning(key, problem)
-        return variables, info._replace(num_gradients=info.num_gradients + problem.num_forget)
+        return variables, info._replace(
+            num_gradients=info.num_gradients + problem.num_forget
+        )
 
     return run

@@ -9,7 +9,15 @@ from unlearn_jax.losses import kl_divergence
 from unlearn_jax.methods.base import FineTuning, check_numbers, finetune_on, forward_fn
 from unlearn_jax.methods.scrub import check_temperature
 from unlearn_jax.train import Batch, LossFn, fetch_from
-from unlearn_jax.types import Array, InputError, ModelState, Problem, UnlearnFn, UnlearnInfo, Variables
+from unlearn_jax.types import (
+    Array,
+    InputError,
+    ModelState,
+    Problem,
+    UnlearnFn,
+    UnlearnInfo,
+    Variables,
+)
 
 Reduction = Literal["batch", "element"]
 
@@ -26,21 +34,24 @@ def bad_teacher(
     optimizer: Literal["sgd", "adam"] = "adam",
     **tuning: Any,
 ) -> UnlearnFn:
-    """Minimises the divergence from a random network on D_F and from the original on part of D_R.
+    """Minimizes the divergence from a random network on D_F and from the original on part of D_R.
 
-    ``mean of KL(softmax(teacher / T) || softmax(student / T))`` over D_F and a random share of D_R, shuffled together,
-    where a forget sample's teacher is a freshly initialised network of the same architecture and a retained sample's is
-    the original, both fixed and in evaluation mode. No label is read.
+    ``mean of KL(softmax(teacher / T) || softmax(student / T))`` over D_F and a random
+    share of D_R, shuffled together, where a forget sample's teacher is a freshly
+    initialized network of the same architecture and a retained sample's is the
+    original, both fixed and in evaluation mode. No label is read.
 
-    Published settings: Adam at 1e-4, T 1, batches of 256, 1 epoch, 30% of D_R (the authors' code); Adam at 0.01, 10
-    epochs, all of D_R, T searched up to 5 (the benchmark of arXiv 2410.01276).
+    Published settings: Adam at 1e-4, T 1, batches of 256, 1 epoch, 30% of D_R (the
+    authors' code); Adam at 0.01, 10 epochs, all of D_R, T searched up to 5 (the
+    benchmark of arXiv 2410.01276).
 
     Args:
       temperature: T.
-      retain_share: of D_R that is drawn, once, to be trained on, in [0, 1] (static: it sets the number of steps); 0
-        reads no retained sample.
-      reduction: ``batch`` sums the divergence over classes (its definition); ``element`` takes the mean over classes
-        too, as the released code does: C times less, which Adam hardly notices and SGD does.
+      retain_share: of D_R that is drawn, once, to be trained on, in [0, 1] (static: it
+        sets the number of steps); 0 reads no retained sample.
+      reduction: ``batch`` sums the divergence over classes (its definition);
+        ``element`` takes the mean over classes too, as the released code does: C times
+        less, which Adam hardly notices and SGD does.
       num_epochs: see above.
       batch_size: see above.
       learning_rate: see above.
@@ -75,7 +86,9 @@ def bad_teacher(
             member=problem.forget | draw_share(key_share, problem.retain, num_kept),
             num_samples=problem.num_forget + num_kept,
             fetch=fetch_from(knobs.augment),
-            loss_fn=_two_teachers(problem, problem.model.init(key_teacher), knobs, temperature, reduction),
+            loss_fn=_two_teachers(
+                problem, problem.model.init(key_teacher), knobs, temperature, reduction
+            ),
         )
 
     return run
@@ -97,12 +110,18 @@ def draw_share(key: Array, member: Array, count: int) -> Array:
 
 
 def _two_teachers(
-    problem: Problem, ignorant: Variables, tuning: FineTuning, temperature: float | Array, reduction: Reduction
+    problem: Problem,
+    ignorant: Variables,
+    tuning: FineTuning,
+    temperature: float | Array,
+    reduction: Reduction,
 ) -> LossFn:
     """The divergence from ``ignorant`` on forget samples, from the original on others."""
     forward = forward_fn(problem.model, tuning)
 
-    def loss_fn(variables: Variables, batch: Batch, key: Array) -> tuple[Array, ModelState]:
+    def loss_fn(
+        variables: Variables, batch: Batch, key: Array
+    ) -> tuple[Array, ModelState]:
         logits, state = forward(variables, batch.images, key)
         teacher = jnp.where(
             problem.forget[batch.position, None],

@@ -22,30 +22,38 @@ def convolution_transpose(
 ) -> UnlearnFn:
     """Swaps height and width of every convolution kernel, then fine-tunes on D_R with a cosine schedule.
 
-    ``W'[a, b, i, o] = W[b, a, i, o]``; input and output channels, biases, BatchNorm and dense layers stay, and so do
-    1x1 kernels. (Neither a transposed convolution nor a rotation.) Then SGD on the mean cross-entropy over D_R, the
-    learning rate times ``(1 + cos(pi e / E)) / 2`` in epoch ``e = 0..E-1``. BatchNorm statistics recover only by this
-    fine-tuning. Never reads a forget sample.
+    ``W'[a, b, i, o] = W[b, a, i, o]``; input and output channels, biases, BatchNorm and
+    dense layers stay, and so do 1x1 kernels. (Neither a transposed convolution nor a
+    rotation.) Then SGD on the mean cross-entropy over D_R, the learning rate times
+    ``(1 + cos(pi e / E)) / 2`` in epoch ``e = 0..E-1``. BatchNorm statistics recover
+    only by this fine-tuning. Never reads a forget sample.
 
-    A convolution kernel is a leaf with four axes ``[height, width, in, out]``; where height and width differ it stays.
-    A model without any is merely fine-tuned.
+    A convolution kernel is a leaf with four axes ``[height, width, in, out]``; where
+    height and width differ it stays. A model without any is merely fine-tuned.
 
-    Source: the released code of Deep Unlearn, which ranks it among the two best of 18 methods and took it from the
-    challenge's fifth place; the challenge's own notebooks and the body of the paper were not available, so paper and
-    code could not be compared. The code fine-tunes without augmentation. It searches learning rate and weight decay in
-    [1e-5, 1e-1], batches of 64, 128 and 256, and 1 to 37 epochs (a fifth of the training's); selected values are not
-    published.
+    Source: the released code of Deep Unlearn, which ranks it among the two best of 18
+    methods and took it from the challenge's fifth place; the challenge's own notebooks
+    and the body of the paper were not available, so paper and code could not be
+    compared. The code fine-tunes without augmentation. It searches learning rate and
+    weight decay in [1e-5, 1e-1], batches of 64, 128 and 256, and 1 to 37 epochs (a
+    fifth of the training's); selected values are not published.
 
     Args:
       num_epochs: passes over D_R.
       batch_size: samples per step.
       learning_rate: of the first epoch.
-      **tuning: further fields of :class:`unlearn_jax.methods.base.FineTuning`; its own decay multiplies the cosine.
+      **tuning: further fields of :class:`unlearn_jax.methods.base.FineTuning`; its own
+        decay multiplies the cosine.
 
     Raises:
       InputError: unusable knobs.
     """
-    knobs = FineTuning(num_epochs=num_epochs, batch_size=batch_size, learning_rate=learning_rate, **tuning)
+    knobs = FineTuning(
+        num_epochs=num_epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        **tuning,
+    )
 
     def run(key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
         num_batches = steps_per_epoch(problem.num_retain, knobs.batch_size)
@@ -54,7 +62,9 @@ def convolution_transpose(
             epoch = jnp.asarray(step) // num_batches
             return (1 + jnp.cos(jnp.pi * epoch / knobs.num_epochs)) / 2
 
-        variables = problem.variables._replace(params=transpose_kernels(problem.variables.params))
+        variables = problem.variables._replace(
+            params=transpose_kernels(problem.variables.params)
+        )
         return finetune_on(
             key,
             dataclasses.replace(problem, variables=variables),

@@ -10,8 +10,8 @@ from unlearn_jax.types import Array, Problem, UnlearnFn, UnlearnInfo, Variables
 def finetune(**tuning: Any) -> UnlearnFn:
     """Goes on training on the retained samples alone, in the hope of catastrophic forgetting.
 
-    Minimises the mean cross-entropy over D_R from the original's variables. Never reads a forget sample. Published
-    ranges: 10 epochs, learning rate in [1e-3, 1e-1].
+    Minimizes the mean cross-entropy over D_R from the original's variables. Never reads
+    a forget sample. Published ranges: 10 epochs, learning rate in [1e-3, 1e-1].
 
     Args:
       **tuning: fields of :class:`unlearn_jax.methods.base.FineTuning`.

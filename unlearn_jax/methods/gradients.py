@@ -1,7 +1,7 @@
 """Gradients of the cross-entropy summed over a set of samples: what second-order methods are made of.
 
-Everything is taken at the original model, in evaluation mode, batch by batch inside one program. A sample outside the
-set is never read.
+Everything is taken at the original model, in evaluation mode, batch by batch inside one
+program. A sample outside the set is never read.
 """
 
 from typing import Literal, NamedTuple
@@ -19,9 +19,10 @@ class Batches(NamedTuple):
     """Samples to sum over.
 
     Attributes:
-      position: ``[num_batches, B]`` int32, in the training set; the last batch is filled up with samples that came
-        before, so that nothing else is read.
-      weight: ``[num_batches, B]`` float32, of each sample in the sum; 0 for the filling.
+      position: ``[num_batches, B]`` int32, in the training set; the last batch is
+        filled up with samples that came before, so that nothing else is read.
+      weight: ``[num_batches, B]`` float32, of each sample in the sum; 0 for the
+        filling.
     """
 
     position: Array
@@ -45,7 +46,9 @@ def _read(problem: Problem, index: Array) -> tuple[Array, Array]:
     return to_float(problem.train.images[index]), problem.train.labels[index]
 
 
-def _weighted_loss(problem: Problem, params: Params, images: Array, labels: Array, weight: Array) -> Array:
+def _weighted_loss(
+    problem: Problem, params: Params, images: Array, labels: Array, weight: Array
+) -> Array:
     logits = problem.model.apply(problem.variables._replace(params=params), images)
     return jnp.sum(weight * cross_entropy(logits, labels))
 
@@ -57,13 +60,22 @@ def weighted_gradient(problem: Problem, batches: Batches) -> Params:
     """``sum_i w_i grad CE(x_i, y_i)``."""
 
     def step(total: Params, batch: Batches) -> tuple[Params, None]:
-        new = _gradient(problem, problem.variables.params, *_read(problem, batch.position), batch.weight)
+        new = _gradient(
+            problem,
+            problem.variables.params,
+            *_read(problem, batch.position),
+            batch.weight,
+        )
         return jax.tree.map(jnp.add, total, new), None
 
-    return lax.scan(step, jax.tree.map(jnp.zeros_like, problem.variables.params), batches)[0]
+    return lax.scan(
+        step, jax.tree.map(jnp.zeros_like, problem.variables.params), batches
+    )[0]
 
 
-def mean_gradient(problem: Problem, mask: Array, num_samples: int, *, batch_size: int) -> Params:
+def mean_gradient(
+    problem: Problem, mask: Array, num_samples: int, *, batch_size: int
+) -> Params:
     """The gradient of the mean cross-entropy over a set.
 
     Args:
@@ -76,7 +88,9 @@ def mean_gradient(problem: Problem, mask: Array, num_samples: int, *, batch_size
       One gradient, like the parameters.
     """
     batches = batches_of(members(mask, num_samples), batch_size)
-    return weighted_gradient(problem, batches._replace(weight=batches.weight / num_samples))
+    return weighted_gradient(
+        problem, batches._replace(weight=batches.weight / num_samples)
+    )
 
 
 def example_gradients(problem: Problem, index: Array) -> Params:
@@ -94,7 +108,9 @@ def example_gradients(problem: Problem, index: Array) -> Params:
 
 def _per_example(problem: Problem, images: Array, labels: Array) -> Params:
     def one(image: Array, label: Array) -> Params:
-        return _gradient(problem, problem.variables.params, image[None], label[None], jnp.ones(1))
+        return _gradient(
+            problem, problem.variables.params, image[None], label[None], jnp.ones(1)
+        )
 
     return jax.vmap(one)(images, labels)
 
@@ -117,14 +133,16 @@ def fisher_diagonal(
     true        batch       ``mean_b (grad mean_i CE(x_i, y_i))^2``                       SSD's code
     ==========  ==========  ===========================================================  ======================
 
-    A batch's mean gradient averages the samples' noise away, so the values ``per="batch"`` fall with the batch size and
-    depend on who shares a batch.
+    A batch's mean gradient averages the samples' noise away, so the values
+    ``per="batch"`` fall with the batch size and depend on who shares a batch.
 
     Args:
       problem: gives the model and the samples.
       batches: of :func:`batches_of`, weights 0 or 1.
-      labels: the training set's, or an average over the model's own predictions (``C`` times the cost).
-      per: square each sample's gradient (memory: a batch of models), or each batch's mean gradient.
+      labels: the training set's, or an average over the model's own predictions (``C``
+        times the cost).
+      per: square each sample's gradient (memory: a batch of models), or each batch's
+        mean gradient.
 
     Returns:
       Like the parameters, not negative.
@@ -133,8 +151,13 @@ def fisher_diagonal(
     def squares(images: Array, label: Array, present: Array, probs: Array) -> Params:
         if per == "sample":
             gradients = _per_example(problem, images, label)
-            exact = lax.Precision.HIGHEST  # accelerators would round the squares to fewer bits
-            return jax.tree.map(lambda g: jnp.tensordot(present * probs, g * g, 1, precision=exact), gradients)
+            exact = (
+                lax.Precision.HIGHEST
+            )  # accelerators would round the squares to fewer bits
+            return jax.tree.map(
+                lambda g: jnp.tensordot(present * probs, g * g, 1, precision=exact),
+                gradients,
+            )
         mean = present / jnp.sum(present)
         gradient = _gradient(problem, problem.variables.params, images, label, mean)
         return jax.tree.map(lambda g: jnp.sum(mean * probs) * g * g, gradient)
@@ -142,7 +165,14 @@ def fisher_diagonal(
     def step(total: Params, batch: Batches) -> tuple[Params, None]:
         images, truth = _read(problem, batch.position)
         if labels == "true":
-            return jax.tree.map(jnp.add, total, squares(images, truth, batch.weight, jnp.ones(len(images)))), None
+            return (
+                jax.tree.map(
+                    jnp.add,
+                    total,
+                    squares(images, truth, batch.weight, jnp.ones(len(images))),
+                ),
+                None,
+            )
         probs = jax.nn.softmax(problem.model.apply(problem.variables, images))
 
         def of_class(total: Params, item: tuple[Array, Array]) -> tuple[Params, None]:
@@ -152,6 +182,8 @@ def fisher_diagonal(
 
         return lax.scan(of_class, total, (jnp.arange(probs.shape[-1]), probs.T))
 
-    total, _ = lax.scan(step, jax.tree.map(jnp.zeros_like, problem.variables.params), batches)
+    total, _ = lax.scan(
+        step, jax.tree.map(jnp.zeros_like, problem.variables.params), batches
+    )
     count = jnp.sum(batches.weight) if per == "sample" else len(batches.position)
     return jax.tree.map(lambda leaf: leaf / count, total)

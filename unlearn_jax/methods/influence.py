@@ -15,7 +15,15 @@ from unlearn_jax.methods.gradients import (
     members,
     weighted_gradient,
 )
-from unlearn_jax.types import Array, InputError, Params, Problem, UnlearnFn, UnlearnInfo, Variables
+from unlearn_jax.types import (
+    Array,
+    InputError,
+    Params,
+    Problem,
+    UnlearnFn,
+    UnlearnInfo,
+    Variables,
+)
 
 
 def influence(
@@ -28,42 +36,52 @@ def influence(
 ) -> UnlearnFn:
     """Adds ``alpha H^-1 v`` to the parameters: the influence of D_F, taken back; no training.
 
-    With ``g`` the gradient of a sample's cross-entropy in evaluation mode, over all of D_F and D_R,
+    With ``g`` the gradient of a sample's cross-entropy in evaluation mode, over all of
+    D_F and D_R,
 
         ``v = sum_F g / (n_F + n_R) - n_F / ((n_F + n_R) n_R) sum_R g``,
 
-    and ``H = damping I + (1/N) sum g g^T`` over ``N`` retained samples drawn by the key: WoodFisher's estimate of the
-    Hessian. At a stationary point of the loss over D, ``alpha=1`` with the true Hessian over D_R is Newton's step
-    towards the retrained model. BatchNorm statistics stay as they are. Reads D_R and D_F.
+    and ``H = damping I + (1/N) sum g g^T`` over ``N`` retained samples drawn by the
+    key: WoodFisher's estimate of the Hessian. At a stationary point of the loss over D,
+    ``alpha=1`` with the true Hessian over D_R is Newton's step towards the retrained
+    model. BatchNorm statistics stay as they are. Reads D_R and D_F.
 
-    **The inverse.** WoodFisher defines ``H^-1`` by a recursion over single samples (Sherman-Morrison):
-    ``H_(n+1)^-1 = H_n^-1 - H_n^-1 g g^T H_n^-1 / (N + g^T H_n^-1 g)`` from ``H_0^-1 = I / damping``. ``woodfisher``
-    computes its product with ``v``, exactly and independent of the samples' order, from the ``[N, N]`` matrix of the
-    gradients' products (Woodbury), in the memory of two batches of models. ``released`` is the recursion of the
-    l1-sparse and SalUn codes, ``t = o.g; k -= (k.g) / (N + t) o; o -= t / (N + t) o``, from ``k = v / damping`` and
-    ``o = g_1 / damping``. It keeps ``o`` where ``H_n^-1`` times the *next* gradient belongs: ``o`` stays a multiple of
-    the first sample's gradient, so ``H^-1 v`` is ``v`` less a multiple of that one gradient. (SalUn's code reads two
-    samples more, in the order of the data set.) With ``damping=1`` and a trained model's small gradients, both are
-    close to ``v``: a gradient step.
+    **The inverse.** WoodFisher defines ``H^-1`` by a recursion over single samples
+    (Sherman-Morrison):
+    ``H_(n+1)^-1 = H_n^-1 - H_n^-1 g g^T H_n^-1 / (N + g^T H_n^-1 g)`` from
+    ``H_0^-1 = I / damping``. ``woodfisher`` computes its product with ``v``, exactly
+    and independent of the samples' order, from the ``[N, N]`` matrix of the gradients'
+    products (Woodbury), in the memory of two batches of models. ``released`` is the
+    recursion of the l1-sparse and SalUn codes,
+    ``t = o.g; k -= (k.g) / (N + t) o; o -= t / (N + t) o``, from ``k = v / damping``
+    and ``o = g_1 / damping``. It keeps ``o`` where ``H_n^-1`` times the *next* gradient
+    belongs: ``o`` stays a multiple of the first sample's gradient, so ``H^-1 v`` is
+    ``v`` less a multiple of that one gradient. (SalUn's code reads two samples more, in
+    the order of the data set.) With ``damping=1`` and a trained model's small
+    gradients, both are close to ``v``: a gradient step.
 
-    **Stability.** Nothing is iterated to convergence, and ``|H^-1 v| <= |v| / damping`` with ``woodfisher``, up to
-    rounding: its matrix is solved by its eigenvalues, without those that rounding made up. The result is finite when
-    the gradients' products and ``v / damping`` are. ``released`` is not bounded: its denominators may come close to 0
-    when gradients are large and oppose each other. Too large an alpha ruins the model at once, as no loss is looked at.
-    In float32 a damping below about 1e-4 of the largest eigenvalue of ``H`` loses the small directions of ``v`` to
+    **Stability.** Nothing is iterated to convergence, and ``|H^-1 v| <= |v| / damping``
+    with ``woodfisher``, up to rounding: its matrix is solved by its eigenvalues,
+    without those that rounding made up. The result is finite when the gradients'
+    products and ``v / damping`` are. ``released`` is not bounded: its denominators may
+    come close to 0 when gradients are large and oppose each other. Too large an alpha
+    ruins the model at once, as no loss is looked at. In float32 a damping below about
+    1e-4 of the largest eigenvalue of ``H`` loses the small directions of ``v`` to
     rounding.
 
-    Published values: damping 1 (implied by ``o`` and ``k`` above; WoodFisher itself takes 1e-5) and N 1000; alpha in
-    [1, 20] (SalUn) or [1, 100] (RUM); a user of the code found only alpha below 1 usable, the code's default is 0.2,
-    and Deep Unlearn searches [0, 1].
+    Published values: damping 1 (implied by ``o`` and ``k`` above; WoodFisher itself
+    takes 1e-5) and N 1000; alpha in [1, 20] (SalUn) or [1, 100] (RUM); a user of the
+    code found only alpha below 1 usable, the code's default is 0.2, and Deep Unlearn
+    searches [0, 1].
 
     Args:
       alpha: the step; 0 gives the original back.
-      damping: added to the diagonal of ``H``, positive; very large gives ``v / damping``.
+      damping: added to the diagonal of ``H``, positive; very large gives
+        ``v / damping``.
       inverse: ``woodfisher`` or ``released``, see above.
       num_samples: ``N``, at most all retained samples.
-      batch_size: samples at a time; changes memory and cost, not the value. ``woodfisher`` computes every gradient
-        ``2 + N / batch_size`` times.
+      batch_size: samples at a time; changes memory and cost, not the value.
+        ``woodfisher`` computes every gradient ``2 + N / batch_size`` times.
 
     Raises:
       InputError: unusable knobs.
@@ -71,18 +89,26 @@ def influence(
     check_numbers(alpha=alpha)
     check_numbers(low=0, damping=damping)
     if is_zero(damping) or num_samples < 1 or batch_size < 1:
-        raise InputError("damping, num_samples and batch_size of a method must be positive")
+        raise InputError(
+            "damping, num_samples and batch_size of a method must be positive"
+        )
     if inverse not in ("woodfisher", "released"):
         raise InputError(f"unknown inverse {inverse!r}: choose woodfisher or released")
 
     def run(key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
         num_forget, num_retain = problem.num_forget, problem.num_retain
-        over_forget = mean_gradient(problem, problem.forget, num_forget, batch_size=batch_size)
-        over_retain = mean_gradient(problem, problem.retain, num_retain, batch_size=batch_size)
+        over_forget = mean_gradient(
+            problem, problem.forget, num_forget, batch_size=batch_size
+        )
+        over_retain = mean_gradient(
+            problem, problem.retain, num_retain, batch_size=batch_size
+        )
         share = num_forget / (num_forget + num_retain)
         direction = jax.tree.map(lambda f, r: share * (f - r), over_forget, over_retain)
         count = min(num_samples, num_retain)
-        drawn = jax.random.choice(key, members(problem.retain, num_retain), (count,), replace=False)
+        drawn = jax.random.choice(
+            key, members(problem.retain, num_retain), (count,), replace=False
+        )
         cost = num_forget + num_retain
         if inverse == "released":
             step, cost = _released(problem, direction, drawn, damping), cost + count
@@ -90,33 +116,55 @@ def influence(
             batches = batches_of(drawn, batch_size)
             step = _woodfisher(problem, direction, batches, count, damping)
             cost += batches.position.size * (2 + len(batches.position))
-        params = jax.tree.map(lambda param, s: param + alpha * s, problem.variables.params, step)
-        return problem.variables._replace(params=params), UnlearnInfo(jnp.zeros(0), jnp.asarray(cost, jnp.int32))
+        params = jax.tree.map(
+            lambda param, s: param + alpha * s, problem.variables.params, step
+        )
+        return problem.variables._replace(params=params), UnlearnInfo(
+            jnp.zeros(0), jnp.asarray(cost, jnp.int32)
+        )
 
     return run
 
 
-def _woodfisher(problem: Problem, direction: Params, batches: Batches, count: int, damping: float | Array) -> Params:
+def _woodfisher(
+    problem: Problem,
+    direction: Params,
+    batches: Batches,
+    count: int,
+    damping: float | Array,
+) -> Params:
     """``(damping I + G^T G / count)^-1 v = (v - G^T (count damping I + G G^T)^-1 G v) / damping``."""
 
     def block(outer: Batches) -> tuple[Array, Array]:
         rows = example_gradients(problem, outer.position)
-        products = lax.map(lambda inner: _products(rows, example_gradients(problem, inner.position)), batches)
+        products = lax.map(
+            lambda inner: _products(rows, example_gradients(problem, inner.position)),
+            batches,
+        )
         along = _products(rows, jax.tree.map(lambda leaf: leaf[None], direction))[:, 0]
         return products, along
 
-    products, along = lax.map(block, batches)  # [num_batches, num_batches, B, B], [num_batches, B]
+    products, along = lax.map(
+        block, batches
+    )  # [num_batches, num_batches, B, B], [num_batches, B]
     present = batches.weight.reshape(-1)
-    gram = products.transpose(0, 2, 1, 3).reshape(len(present), -1) * present[:, None] * present[None, :]
+    gram = (
+        products.transpose(0, 2, 1, 3).reshape(len(present), -1)
+        * present[:, None]
+        * present[None, :]
+    )
     solution = _solve(gram, count * damping, present * along.reshape(-1))
-    back = weighted_gradient(problem, batches._replace(weight=solution.reshape(batches.weight.shape)))
+    back = weighted_gradient(
+        problem, batches._replace(weight=solution.reshape(batches.weight.shape))
+    )
     return jax.tree.map(lambda v, b: (v - b) / damping, direction, back)
 
 
 def _solve(gram: Array, damping: float | Array, right: Array) -> Array:
     """``(damping I + gram)^-1 right`` for a Gram matrix, singular or not; Cholesky fails where damping is tiny.
 
-    What is within rounding of the null space, where damping does not lift it, is left out.
+    What is within rounding of the null space, where damping does not lift it, is left
+    out.
     """
     values, vectors = jnp.linalg.eigh(gram)
     system = jnp.maximum(values, 0.0) + damping
@@ -129,27 +177,41 @@ def _solve(gram: Array, damping: float | Array, right: Array) -> Array:
 def _products(rows: Params, columns: Params) -> Array:
     """Inner products of stacked gradients: leaves ``[A, ...]`` and ``[B, ...]`` to ``[A, B]``."""
     pairs = zip(jax.tree.leaves(rows), jax.tree.leaves(columns), strict=True)
-    exact = lax.Precision.HIGHEST  # accelerators would round to fewer bits, and the inverse magnifies that
-    total = [jnp.inner(a.reshape(len(a), -1), b.reshape(len(b), -1), precision=exact) for a, b in pairs]
+    exact = (
+        lax.Precision.HIGHEST
+    )  # accelerators would round to fewer bits, and the inverse magnifies that
+    total = [
+        jnp.inner(a.reshape(len(a), -1), b.reshape(len(b), -1), precision=exact)
+        for a, b in pairs
+    ]
     return jnp.sum(jnp.stack(total), 0)
 
 
-def _released(problem: Problem, direction: Params, drawn: Array, damping: float | Array) -> Params:
+def _released(
+    problem: Problem, direction: Params, drawn: Array, damping: float | Array
+) -> Params:
     """The recursion of the released codes, one sample after the other."""
 
     def dot(left: Params, right: Params) -> Array:
         return _products(*jax.tree.map(lambda leaf: leaf[None], (left, right)))[0, 0]
 
     def gradient(index: Array) -> Params:
-        return jax.tree.map(lambda leaf: leaf[0], example_gradients(problem, index[None]))
+        return jax.tree.map(
+            lambda leaf: leaf[0], example_gradients(problem, index[None])
+        )
 
-    def step(carry: tuple[Params, Params], index: Array) -> tuple[tuple[Params, Params], None]:
+    def step(
+        carry: tuple[Params, Params], index: Array
+    ) -> tuple[tuple[Params, Params], None]:
         solved, vector = carry
         new = gradient(index)
         along = dot(vector, new)
         scale = dot(solved, new) / (len(drawn) + along)
         solved = jax.tree.map(lambda k, o: k - scale * o, solved, vector)
-        return (solved, jax.tree.map(lambda o: o - along / (len(drawn) + along) * o, vector)), None
+        return (
+            solved,
+            jax.tree.map(lambda o: o - along / (len(drawn) + along) * o, vector),
+        ), None
 
     start = jax.tree.map(lambda leaf: leaf / damping, (direction, gradient(drawn[0])))
     return lax.scan(step, start, drawn[1:])[0][0]

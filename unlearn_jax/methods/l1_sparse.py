@@ -9,23 +9,35 @@ import optax
 
 from unlearn_jax.methods.base import FineTuning, WrapTx, check_numbers, finetune_on
 from unlearn_jax.train import fetch_from, steps_per_epoch
-from unlearn_jax.types import Array, InputError, Params, Problem, UnlearnFn, UnlearnInfo, Variables
+from unlearn_jax.types import (
+    Array,
+    InputError,
+    Params,
+    Problem,
+    UnlearnFn,
+    UnlearnInfo,
+    Variables,
+)
 
 Schedule = Literal["linear", "amun_code"]
 
 
-def l1_sparse(*, gamma: float | Array = 5e-4, schedule: Schedule = "linear", **tuning: Any) -> UnlearnFn:
-    """Minimises ``CE(D_R) + gamma_t * sum|theta|``, from the original model; never reads a forget sample.
+def l1_sparse(
+    *, gamma: float | Array = 5e-4, schedule: Schedule = "linear", **tuning: Any
+) -> UnlearnFn:
+    """Minimizes ``CE(D_R) + gamma_t * sum|theta|``, from the original model; never reads a forget sample.
 
-    The penalty counts every parameter (BatchNorm's and biases too) and enters as the gradient ``gamma_t *
-    sign(theta)``, beside weight decay and before momentum. The reported losses leave it out. Published settings: 10
-    epochs, learning rate 0.01; gamma 5e-4 (AMUN's code), in [1e-6, 1e-4] in later searches.
+    The penalty counts every parameter (BatchNorm's and biases too) and enters as the
+    gradient ``gamma_t * sign(theta)``, beside weight decay and before momentum. The
+    reported losses leave it out. Published settings: 10 epochs, learning rate 0.01;
+    gamma 5e-4 (AMUN's code), in [1e-6, 1e-4] in later searches.
 
     Args:
       gamma: weight of the penalty in the first epoch.
-      schedule: its course over the epochs ``t = 0 .. T-1``: ``linear`` is the paper's ``gamma * (1 - t / T)``;
-        ``amun_code`` is what AMUN's code does, which multiplies the weight by ``2 - 2 t / T`` after every epoch: up
-        to 9.7 times ``gamma`` in the sixth and seventh of ten.
+      schedule: its course over the epochs ``t = 0 .. T-1``: ``linear`` is the paper's
+        ``gamma * (1 - t / T)``; ``amun_code`` is what AMUN's code does, which
+        multiplies the weight by ``2 - 2 t / T`` after every epoch: up to 9.7 times
+        ``gamma`` in the sixth and seventh of ten.
       **tuning: fields of :class:`unlearn_jax.methods.base.FineTuning`.
 
     Raises:
@@ -60,11 +72,15 @@ def penalty_factors(num_epochs: int, schedule: Schedule) -> np.ndarray:
     ([1.0, 0.75, 0.5, 0.25], [1.0, 2.0, 3.0, 3.0])
     """
     course = 1 - np.arange(num_epochs, dtype=np.float32) / num_epochs
-    return course if schedule == "linear" else np.cumprod(np.append(np.float32(1), 2 * course[:-1]))
+    return (
+        course
+        if schedule == "linear"
+        else np.cumprod(np.append(np.float32(1), 2 * course[:-1]))
+    )
 
 
 def pull_to_zero(weights: Array) -> WrapTx:
-    """Adds the gradient of an L1 penalty on all parameters to what an optimiser sees.
+    """Adds the gradient of an L1 penalty on all parameters to what an optimizer sees.
 
     Args:
       weights: ``[steps]``, the penalty's weight at each step.
@@ -77,9 +93,15 @@ def pull_to_zero(weights: Array) -> WrapTx:
         del params
         return jnp.zeros((), jnp.int32)  # steps taken
 
-    def update(updates: Params, state: optax.OptState, params: Params | None = None) -> tuple[Params, optax.OptState]:
+    def update(
+        updates: Params, state: optax.OptState, params: Params | None = None
+    ) -> tuple[Params, optax.OptState]:
         steps: Any = state
-        updates = jax.tree.map(lambda update, leaf: update + weights[steps] * jnp.sign(leaf), updates, params)
+        updates = jax.tree.map(
+            lambda update, leaf: update + weights[steps] * jnp.sign(leaf),
+            updates,
+            params,
+        )
         return updates, steps + 1
 
     return lambda tx: optax.chain(optax.GradientTransformation(init, update), tx)

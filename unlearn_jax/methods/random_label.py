@@ -1,4 +1,4 @@
-"""Random labelling (RL): teach the model wrong answers on the forget samples."""
+"""Random labeling (RL): teach the model wrong answers on the forget samples."""
 
 from typing import Any, Literal
 
@@ -8,7 +8,15 @@ import jax.numpy as jnp
 from unlearn_jax.methods.base import FineTuning, WrapTx, default_loss, finetune_on
 from unlearn_jax.methods.passes import Pass, finetune_passes
 from unlearn_jax.train import Batch, FetchFn, fetch_from
-from unlearn_jax.types import Array, Dataset, InputError, Problem, UnlearnFn, UnlearnInfo, Variables
+from unlearn_jax.types import (
+    Array,
+    Dataset,
+    InputError,
+    Problem,
+    UnlearnFn,
+    UnlearnInfo,
+    Variables,
+)
 
 Labels = Literal["wrong", "any"]
 Redraw = Literal["batch", "once"]
@@ -23,7 +31,7 @@ def random_label(
     order: Order = "shuffled",
     **tuning: Any,
 ) -> UnlearnFn:
-    """Minimises the cross-entropy on D_F with random labels, and on D_R with the true ones, equal weight per sample.
+    """Minimizes the cross-entropy on D_F with random labels, and on D_R with the true ones, equal weight per sample.
 
     The baseline "random labels" of Golatkar et al. (arXiv 1911.04933). Codes differ:
 
@@ -33,7 +41,9 @@ def random_label(
     ``labels``      ``wrong``: uniform over the other classes    ``any``: uniform over all classes, the true one too
     ``redraw``      ``batch``                                    ``batch``; per epoch where the order is ``shuffled``
     ``order``       ``shuffled``: D_F and D_R mixed              ``forget_first`` on CIFAR-10 and SVHN: in each epoch
-                                                                 all batches of D_F, then all of D_R; else ``shuffled``
+                                                                 all batches of D_F,
+                                                                 then all of D_R; else
+                                                                 ``shuffled``
     ==============  ===========================================  =====================================================
 
     Published ranges: 10 epochs, learning rate in [1e-3, 1e-1].
@@ -41,8 +51,9 @@ def random_label(
     Args:
       retain: train on D_R too; False reads no retained sample.
       labels: see above.
-      redraw: ``batch`` draws a sample's label anew whenever it is read. As that happens once an epoch (but for samples
-        that fill up the last batch) it is also the codes' drawing per epoch. ``once`` draws before the first epoch.
+      redraw: ``batch`` draws a sample's label anew whenever it is read. As that happens
+        once an epoch (but for samples that fill up the last batch) it is also the
+        codes' drawing per epoch. ``once`` draws before the first epoch.
       order: see above; the same without ``retain``.
       **tuning: fields of :class:`unlearn_jax.methods.base.FineTuning`.
 
@@ -53,7 +64,15 @@ def random_label(
     knobs = FineTuning(**tuning)
 
     def run(key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
-        return train_on_random_labels(key, problem, knobs, retain=retain, labels=labels, redraw=redraw, order=order)
+        return train_on_random_labels(
+            key,
+            problem,
+            knobs,
+            retain=retain,
+            labels=labels,
+            redraw=redraw,
+            order=order,
+        )
 
     return run
 
@@ -72,21 +91,26 @@ def check_label_knobs(labels: str, redraw: str, order: str) -> None:
         raise InputError(f"unknown order {order!r}: choose shuffled or forget_first")
 
 
-def random_labels(key: Array, labels: Array, num_classes: int, *, kind: Labels) -> Array:
+def random_labels(
+    key: Array, labels: Array, num_classes: int, *, kind: Labels
+) -> Array:
     """A random label for each sample.
 
     Args:
       key: consumed.
       labels: ``[B]`` true labels.
       num_classes: C.
-      kind: ``wrong`` for uniform over the C - 1 other classes, ``any`` for uniform over all C.
+      kind: ``wrong`` for uniform over the C - 1 other classes, ``any`` for uniform over
+        all C.
 
     Returns:
       ``[B]``, of the labels' type.
     """
     if kind == "any":
         return jax.random.randint(key, labels.shape, 0, num_classes, labels.dtype)
-    return (labels + jax.random.randint(key, labels.shape, 1, num_classes, labels.dtype)) % num_classes
+    return (
+        labels + jax.random.randint(key, labels.shape, 1, num_classes, labels.dtype)
+    ) % num_classes
 
 
 def train_on_random_labels(
@@ -100,9 +124,11 @@ def train_on_random_labels(
     order: Order,
     wrap_tx: WrapTx | None = None,
 ) -> tuple[Variables, UnlearnInfo]:
-    """The run of :func:`random_label`, with the optimiser changed by ``wrap_tx``; other arguments as there."""
+    """The run of :func:`random_label`, with the optimizer changed by ``wrap_tx``; other arguments as there."""
     image = jax.ShapeDtypeStruct((1, *problem.train.images.shape[1:]), jnp.float32)
-    num_classes = jax.eval_shape(problem.model.apply, problem.variables, image).shape[-1]
+    num_classes = jax.eval_shape(problem.model.apply, problem.variables, image).shape[
+        -1
+    ]
     key, key_once = jax.random.split(key)
     fetch, train = fetch_from(tuning.augment), problem.train
     if redraw == "once":
@@ -127,7 +153,9 @@ def train_on_random_labels(
     )
 
 
-def _redrawing(fetch: FetchFn, forget: Array, num_classes: int, kind: Labels) -> FetchFn:
+def _redrawing(
+    fetch: FetchFn, forget: Array, num_classes: int, kind: Labels
+) -> FetchFn:
     """Reads samples, and draws new labels for those of the mask."""
 
     def redrawn(data: Dataset, index: Array, key: Array) -> Batch:

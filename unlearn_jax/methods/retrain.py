@@ -19,12 +19,14 @@ from unlearn_jax.types import Array, Problem, UnlearnFn, UnlearnInfo, Variables
 def retrain(*, recipe: Recipe | None = None, **training: Any) -> UnlearnFn:
     """Trains from scratch on the retained samples.
 
-    Never reads a forget sample, nor the original's variables. Equals :func:`unlearn_jax.train.fit` on the mask
-    ``problem.retain`` with the same key and recipe, bit for bit.
+    Never reads a forget sample, nor the original's variables. Equals
+    :func:`unlearn_jax.train.fit` on the mask ``problem.retain`` with the same key and
+    recipe, bit for bit.
 
     Args:
       recipe: the recipe that trained the original.
-      **training: instead of a recipe, the fields of :class:`unlearn_jax.methods.base.FineTuning`.
+      **training: instead of a recipe, the fields of
+        :class:`unlearn_jax.methods.base.FineTuning`.
 
     Raises:
       InputError: unusable knobs.
@@ -47,7 +49,11 @@ def retrain(*, recipe: Recipe | None = None, **training: Any) -> UnlearnFn:
             num_batches=num_batches,
             batch_size=how.batch_size,
         )
-        variables = state.variables if recipe else knobs.settled(state.variables, problem.model, images)
+        variables = (
+            state.variables
+            if recipe
+            else knobs.settled(state.variables, problem.model, images)
+        )
         cost = how.num_epochs * num_batches * how.batch_size
         return variables, UnlearnInfo(losses, jnp.asarray(cost, jnp.int32))
 

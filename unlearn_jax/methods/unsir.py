@@ -15,7 +15,15 @@ from unlearn_jax.losses import cross_entropy
 from unlearn_jax.methods.bad_teacher import draw_share
 from unlearn_jax.methods.base import FineTuning, check_numbers, finetune_on
 from unlearn_jax.train import Batch, FetchFn, epoch_order, fetch_from
-from unlearn_jax.types import Array, Dataset, InputError, Problem, UnlearnFn, UnlearnInfo, Variables
+from unlearn_jax.types import (
+    Array,
+    Dataset,
+    InputError,
+    Problem,
+    UnlearnFn,
+    UnlearnInfo,
+    Variables,
+)
 
 
 def unsir(
@@ -37,13 +45,15 @@ def unsir(
 ) -> UnlearnFn:
     """Impairs the model with noise that bears the forgotten labels, then repairs it on a few retained samples.
 
-    1. Noise ``n`` with labels ``y`` of the forgotten classes minimises ``-CE(original(n), y) + lambda ||n||^2``
-       (:func:`learn_noise`).
-    2. Impair: a pass of cross-entropy over the noise, ``noise_copies`` times, shuffled with a subset of D_R.
-    3. Repair: a pass of cross-entropy over that subset alone, with a new optimiser.
+    1. Noise ``n`` with labels ``y`` of the forgotten classes minimizes
+       ``-CE(original(n), y) + lambda ||n||^2`` (:func:`learn_noise`).
+    2. Impair: a pass of cross-entropy over the noise, ``noise_copies`` times, shuffled
+       with a subset of D_R.
+    3. Repair: a pass of cross-entropy over that subset alone, with a new optimizer.
 
-    Reads the subset of D_R and of D_F the labels only, no image. Made for whole classes: for a random forget set the
-    noise bears every label, and what is forgotten has little to do with the samples.
+    Reads the subset of D_R and of D_F the labels only, no image. Made for whole
+    classes: for a random forget set the noise bears every label, and what is forgotten
+    has little to do with the samples.
 
     ==================  =============================  ==========================
     setting             the authors' (here)            Kodge et al.'s re-run
@@ -58,23 +68,28 @@ def unsir(
     batches             256                            256
     ==================  =============================  ==========================
 
-    The table is of the authors' notebook, which has two slips: it loops over channels where the images of the noise
-    batch are meant, so that only the first three are read (``noise_batch=3`` per forgotten class does the same; so does
-    the re-run), and it labels the noise of every class with class 0. A later code by the same authors takes 80 copies.
-    Another re-run, which names these rates as the paper's, found them catastrophic and took 5e-4 and 1e-4.
+    The table is of the authors' notebook, which has two slips: it loops over channels
+    where the images of the noise batch are meant, so that only the first three are read
+    (``noise_batch=3`` per forgotten class does the same; so does the re-run), and it
+    labels the noise of every class with class 0. A later code by the same authors takes
+    80 copies. Another re-run, which names these rates as the paper's, found them
+    catastrophic and took 5e-4 and 1e-4.
 
-    Differences: the noise learns from the model in evaluation mode (the codes leave it in training mode); several
-    classes share one noise batch; the subset of D_R is drawn at random instead of class by class.
+    Differences: the noise learns from the model in evaluation mode (the codes leave it
+    in training mode); several classes share one noise batch; the subset of D_R is drawn
+    at random instead of class by class.
 
     Args:
       noise_batch: noise images, over all classes.
       noise_steps: Adam steps that learn them; 0 leaves Gaussian noise.
       noise_rate: of that Adam.
       noise_penalty: lambda, not negative.
-      noise_copies: how often the impair pass reads each noise image; copies are never augmented.
-      clip: keep the noise in the image box [0, 1]. The paper does not: its noise starts from N(0, 1) in the
-        space of normalised images. Here normalisation is part of the model, the same start lies in the space of images
-        in [0, 1], and the penalty pulls to black instead of to the mean colour.
+      noise_copies: how often the impair pass reads each noise image; copies are never
+        augmented.
+      clip: keep the noise in the image box [0, 1]. The paper does not: its noise starts
+        from N(0, 1) in the space of normalized images. Here normalization is part of
+        the model, the same start lies in the space of images in [0, 1], and the penalty
+        pulls to black instead of to the mean color.
       retain_samples: size of the subset of D_R; all of it where it has fewer.
       learning_rate: of the impair pass.
       repair_rate: of the repair pass.
@@ -85,7 +100,8 @@ def unsir(
       **tuning: other fields of :class:`unlearn_jax.methods.base.FineTuning`, for both.
 
     Returns:
-      The method. Its losses are those of the repair pass; ``num_gradients`` counts the noise's, too.
+      The method. Its losses are those of the repair pass; ``num_gradients`` counts the
+      noise's, too.
 
     Raises:
       InputError: unusable knobs.
@@ -93,7 +109,8 @@ def unsir(
     check_numbers(low=0, noise_rate=noise_rate, noise_penalty=noise_penalty)
     if min(noise_batch, noise_copies, retain_samples) < 1 or noise_steps < 0:
         raise InputError(
-            "unsir's noise_batch, noise_copies and retain_samples must be positive, noise_steps not negative"
+            "unsir's noise_batch, noise_copies and retain_samples must be positive,"
+            " noise_steps not negative"
         )
     impairing = FineTuning(
         num_epochs=num_epochs,
@@ -108,9 +125,17 @@ def unsir(
 
     def run(key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
         key_noise, key_share, key_impair, key_repair = jax.random.split(key, 4)
-        num_kept, num_noise = min(retain_samples, problem.num_retain), noise_copies * noise_batch
+        num_kept, num_noise = (
+            min(retain_samples, problem.num_retain),
+            noise_copies * noise_batch,
+        )
         kept = draw_share(key_share, problem.retain, num_kept)
-        knobs = {"num_steps": noise_steps, "rate": noise_rate, "penalty": noise_penalty, "clip": clip}
+        knobs = {
+            "num_steps": noise_steps,
+            "rate": noise_rate,
+            "penalty": noise_penalty,
+            "clip": clip,
+        }
         noise = learn_noise(key_noise, problem, noise_batch, **knobs)
         impaired, impair = finetune_on(
             key_impair,
@@ -148,8 +173,8 @@ def learn_noise(
 ) -> Dataset:
     """Images that the original model gives to anything but their label.
 
-    Adam on ``mean(-CE(model(n), y) + penalty * ||n||^2)``, evaluation mode, from Gaussian noise. The images do not
-    depend on one another.
+    Adam on ``mean(-CE(model(n), y) + penalty * ||n||^2)``, evaluation mode, from
+    Gaussian noise. The images do not depend on one another.
 
     Args:
       key: for the start and the labels; consumed.
@@ -161,27 +186,36 @@ def learn_noise(
       clip: keep the images in [0, 1].
 
     Returns:
-      ``[num_images]`` images of the training images' shape, and their labels: those of the forget samples in a random
-      order, read round and round, so that the classes have the forget set's shares.
+      ``[num_images]`` images of the training images' shape, and their labels: those of
+      the forget samples in a random order, read round and round, so that the classes
+      have the forget set's shares.
     """
     key_label, key_start = jax.random.split(key)
-    labels = problem.train.labels[epoch_order(key_label, problem.forget, 1, num_images)[0]]
+    labels = problem.train.labels[
+        epoch_order(key_label, problem.forget, 1, num_images)[0]
+    ]
     tx = optax.adam(rate)
 
     def loss(images: Array) -> Array:
         losses = cross_entropy(problem.model.apply(problem.variables, images), labels)
-        return jnp.mean(-losses + penalty * jnp.sum(images**2, tuple(range(1, images.ndim))))
+        return jnp.mean(
+            -losses + penalty * jnp.sum(images**2, tuple(range(1, images.ndim)))
+        )
 
     def boxed(images: Array) -> Array:
         return jnp.clip(images, 0.0, 1.0) if clip else images
 
-    def step(carry: tuple[Array, optax.OptState], _: None) -> tuple[tuple[Array, optax.OptState], None]:
+    def step(
+        carry: tuple[Array, optax.OptState], _: None
+    ) -> tuple[tuple[Array, optax.OptState], None]:
         images, state = carry
         updates, state = tx.update(jax.grad(loss)(images), state)
         moved: Any = optax.apply_updates(images, updates)
         return (boxed(moved), state), None
 
-    start = boxed(jax.random.normal(key_start, (num_images, *problem.train.images.shape[1:])))
+    start = boxed(
+        jax.random.normal(key_start, (num_images, *problem.train.images.shape[1:]))
+    )
     (images, _), _ = lax.scan(step, (start, tx.init(start)), None, length=num_steps)
     return Dataset(images, labels)
 
@@ -191,8 +225,8 @@ def _fetch_with_noise(fetch: FetchFn, member: Array) -> FetchFn:
 
     Args:
       fetch: reads and augments training samples.
-      member: ``[]`` position of a training sample that takes part: it fills the places of noise when ``fetch`` is
-        called.
+      member: ``[]`` position of a training sample that takes part: it fills the places
+        of noise when ``fetch`` is called.
     """
 
     def joined(data: tuple[Dataset, Dataset], index: Array, key: Array) -> Batch:
@@ -202,6 +236,8 @@ def _fetch_with_noise(fetch: FetchFn, member: Array) -> FetchFn:
         plain = fetch(train, jnp.where(is_noise, member, index), key)
         choose = is_noise.reshape(-1, *(1,) * (plain.images.ndim - 1))
         images = jnp.where(choose, noise.images[row], plain.images)
-        return Batch(images, jnp.where(is_noise, noise.labels[row], plain.labels), index)
+        return Batch(
+            images, jnp.where(is_noise, noise.labels[row], plain.labels), index
+        )
 
     return joined

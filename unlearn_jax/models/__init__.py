@@ -8,7 +8,13 @@ import jax.numpy as jnp
 
 from unlearn_jax.models.adapters import from_functions, from_linen, from_nnx
 from unlearn_jax.models.cnn import CNN
-from unlearn_jax.models.conv import CONVOLUTIONS, canonical_conv, convolution, im2col_conv, max_pool_2x2
+from unlearn_jax.models.conv import (
+    CONVOLUTIONS,
+    canonical_conv,
+    convolution,
+    im2col_conv,
+    max_pool_2x2,
+)
 from unlearn_jax.models.denoiser import Denoiser, ResidualDenoiser, build_denoiser
 from unlearn_jax.models.densenet import DenseNet
 from unlearn_jax.models.mlp import MLP
@@ -41,8 +47,10 @@ def build(
       name: a key of ``ARCHITECTURES``.
       image_shape: ``(H, W, ch)``.
       num_classes: logits.
-      conv: convolution form (see :func:`convolution`); ignored by networks without convolutions.
-      dtype: compute type, ``float32`` or ``bfloat16``; parameters and logits stay float32.
+      conv: convolution form (see :func:`convolution`); ignored by networks without
+        convolutions.
+      dtype: compute type, ``float32`` or ``bfloat16``; parameters and logits stay
+        float32.
       **knobs: fields of the architecture, such as ``widths`` or ``blocks``.
 
     Returns:
@@ -58,7 +66,9 @@ def build(
     (2, 10)
     """
     if name not in ARCHITECTURES:
-        raise InputError(f"unknown model {name!r}; choose one of {', '.join(sorted(ARCHITECTURES))}")
+        raise InputError(
+            f"unknown model {name!r}; choose one of {', '.join(sorted(ARCHITECTURES))}"
+        )
     if dtype not in COMPUTE_TYPES:
         raise InputError(f"unknown compute type {dtype!r}; choose float32 or bfloat16")
     fields = set(ARCHITECTURES[name].__dataclass_fields__)  # pyright: ignore[reportFunctionMemberAccess]
@@ -66,8 +76,13 @@ def build(
         knobs["conv"] = convolution(conv)
     if unknown := set(knobs) - fields:
         known = sorted(fields - {"parent", "name", "num_classes", "dtype", "conv"})
-        raise InputError(f"model {name!r} has no field {sorted(unknown)[0]!r}; it has {', '.join(known)}")
-    module = ARCHITECTURES[name](num_classes=num_classes, dtype=COMPUTE_TYPES[dtype], **knobs)
+        raise InputError(
+            f"model {name!r} has no field {sorted(unknown)[0]!r}; it has"
+            f" {', '.join(known)}"
+        )
+    module = ARCHITECTURES[name](
+        num_classes=num_classes, dtype=COMPUTE_TYPES[dtype], **knobs
+    )
     return from_linen(module, jnp.zeros((1, *image_shape)))
 
 

@@ -13,8 +13,9 @@ def from_linen(module: nn.Module, sample: Array) -> Model:
     """Adapts a Linen module whose ``__call__(images, *, train)`` returns logits.
 
     Args:
-      module: the network; it may use the ``params`` collection, any mutable collections and a ``dropout`` stream.
-      sample: ``[1, H, W, ch]`` images of the right shape, for initialisation.
+      module: the network; it may use the ``params`` collection, any mutable collections
+        and a ``dropout`` stream.
+      sample: ``[1, H, W, ch]`` images of the right shape, for initialization.
 
     Returns:
       The model; ``state`` holds every collection but ``params``.
@@ -30,9 +31,15 @@ def from_linen(module: nn.Module, sample: Array) -> Model:
     def apply(variables: Variables, images: Array) -> Array:
         return module.apply(join(variables), images, train=False)  # pyright: ignore[reportReturnType]
 
-    def apply_train(variables: Variables, images: Array, key: Array) -> tuple[Array, Any]:
+    def apply_train(
+        variables: Variables, images: Array, key: Array
+    ) -> tuple[Array, Any]:
         logits, state = module.apply(
-            join(variables), images, train=True, mutable=list(variables.state), rngs={"dropout": key}
+            join(variables),
+            images,
+            train=True,
+            mutable=list(variables.state),
+            rngs={"dropout": key},
         )
         return logits, dict(state)  # pyright: ignore[reportReturnType, reportArgumentType, reportCallIssue]
 
@@ -43,11 +50,13 @@ def from_nnx(make: Callable[[nnx.Rngs], Any]) -> Model:
     """Adapts an NNX module: ``make(rngs)`` builds it, calling it on images returns logits.
 
     Args:
-      make: builds the module from ``nnx.Rngs``; ``module.train()`` and ``module.eval()`` switch its mode. Random
-        streams (dropout) are reseeded from the key of every training step.
+      make: builds the module from ``nnx.Rngs``; ``module.train()`` and
+        ``module.eval()`` switch its mode. Random streams (dropout) are reseeded from
+        the key of every training step.
 
     Returns:
-      The model; ``params`` holds the ``nnx.Param`` leaves, ``state`` everything else but random streams.
+      The model; ``params`` holds the ``nnx.Param`` leaves, ``state`` everything else
+      but random streams.
     """
 
     def split(module: Any) -> tuple[Any, Any, Any, Any]:
@@ -68,7 +77,9 @@ def from_nnx(make: Callable[[nnx.Rngs], Any]) -> Model:
         return Variables(nnx.to_pure_dict(params), nnx.to_pure_dict(state))
 
     def rebuild(graph: Any, variables: Variables, streams: Any) -> Any:
-        _, params, _, state = nnx.split(nnx.merge(graph, *abstract), nnx.Param, nnx.RngState, ...)
+        _, params, _, state = nnx.split(
+            nnx.merge(graph, *abstract), nnx.Param, nnx.RngState, ...
+        )
         nnx.replace_by_pure_dict(params, variables.params)
         nnx.replace_by_pure_dict(state, variables.state)
         return nnx.merge(graph, params, streams, state, copy=True)
@@ -78,7 +89,9 @@ def from_nnx(make: Callable[[nnx.Rngs], Any]) -> Model:
     def apply(variables: Variables, images: Array) -> Array:
         return rebuild(graph_eval, variables, streams_eval)(images)
 
-    def apply_train(variables: Variables, images: Array, key: Array) -> tuple[Array, Any]:
+    def apply_train(
+        variables: Variables, images: Array, key: Array
+    ) -> tuple[Array, Any]:
         module = rebuild(graph_train, variables, streams_eval)
         nnx.reseed(module, default=key, dropout=key)
         logits = module(images)
@@ -87,7 +100,9 @@ def from_nnx(make: Callable[[nnx.Rngs], Any]) -> Model:
     return Model(init, apply, apply_train)
 
 
-def from_functions(init: Callable[[Array], Any], apply: Callable[[Any, Array], Array]) -> Model:
+def from_functions(
+    init: Callable[[Array], Any], apply: Callable[[Any, Array], Array]
+) -> Model:
     """Adapts a hand-written network without statistics or dropout.
 
     Args:
@@ -100,5 +115,8 @@ def from_functions(init: Callable[[Array], Any], apply: Callable[[Any, Array], A
     return Model(
         init=lambda key: Variables(init(key), {}),
         apply=lambda variables, images: apply(variables.params, images),
-        apply_train=lambda variables, images, key: (apply(variables.params, images), {}),
+        apply_train=lambda variables, images, key: (
+            apply(variables.params, images),
+            {},
+        ),
     )

@@ -12,12 +12,13 @@ from unlearn_jax.types import Array
 class CNN(nn.Module):
     """3x3 convolution, ReLU and 2x2 max pooling per width, then a linear head on all positions.
 
-    Pooling stops once a side would fall below 2. Without BatchNorm by default: a model of plain affine maps.
+    Pooling stops once a side would fall below 2. Without BatchNorm by default: a model
+    of plain affine maps.
 
     Attributes:
       num_classes: logits.
       widths: channels of the stages.
-      batch_norm: normalise after every convolution.
+      batch_norm: normalize after every convolution.
       conv: convolution form, see :func:`unlearn_jax.models.conv.convolution`.
       dtype: compute type (parameters and logits stay float32).
     """
@@ -41,8 +42,12 @@ class CNN(nn.Module):
                 conv_general_dilated=self.conv or convolution(),
             )(hidden)
             if self.batch_norm:
-                hidden = nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype)(hidden)
+                hidden = nn.BatchNorm(
+                    use_running_average=not train, momentum=0.9, dtype=self.dtype
+                )(hidden)
             hidden = nn.relu(hidden)
             if min(hidden.shape[1:3]) >= 4:
                 hidden = max_pool_2x2(hidden)
-        return nn.Dense(self.num_classes, dtype=self.dtype)(hidden.reshape(len(images), -1)).astype(jnp.float32)
+        return nn.Dense(self.num_classes, dtype=self.dtype)(
+            hidden.reshape(len(images), -1)
+        ).astype(jnp.float32)

@@ -1,12 +1,15 @@
 """Convolution and pooling forms that differ only in speed, never in value.
 
-XLA's CPU backend computes the weight gradient that autodiff writes for a convolution 40 times slower inside any loop
-(``scan``, ``fori_loop``, ``map``, ``cond``) than outside it, because the pass that finds the fast kernel looks for the
-layout NHWC x HWIO in the entry computation only. :func:`canonical_conv` writes both gradients in that layout to begin
-with, so that whole epochs can live in one compiled scan. Large batches it takes a few images at a time, which keeps
-what is rearranged in the cache; and wide layers it trains in Winograd's form.
+XLA's CPU backend computes the weight gradient that autodiff writes for a convolution 40
+times slower inside any loop (``scan``, ``fori_loop``, ``map``, ``cond``) than outside
+it, because the pass that finds the fast kernel looks for the layout NHWC x HWIO in the
+entry computation only. :func:`canonical_conv` writes both gradients in that layout to
+begin with, so that whole epochs can live in one compiled scan. Large batches it takes a
+few images at a time, which keeps what is rearranged in the cache; and wide layers it
+trains in Winograd's form.
 
-Every form has the signature that Flax layers expect of their ``conv_general_dilated=`` argument.
+Every form has the signature that Flax layers expect of their ``conv_general_dilated=``
+argument.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,16 +35,29 @@ which it is Winograd's."""
 
 
 def explicit_padding(
-    padding: str | Sequence[tuple[int, int]], image: Array, kernel: Array, strides: Sequence[int]
+    padding: str | Sequence[tuple[int, int]],
+    image: Array,
+    kernel: Array,
+    strides: Sequence[int],
 ) -> Padding:
     """Numbers for a padding that has a name."""
     if isinstance(padding, str):
-        return tuple(lax.padtype_to_pads(image.shape[1:3], kernel.shape[:2], strides, padding))
+        return tuple(
+            lax.padtype_to_pads(image.shape[1:3], kernel.shape[:2], strides, padding)
+        )
     return tuple((int(low), int(high)) for low, high in padding)
 
 
-def _plain(image: Array, kernel: Array, strides: Sequence[int], padding: Padding, **dilation: Any) -> Array:
-    return lax.conv_general_dilated(image, kernel, strides, padding, dimension_numbers=DIMENSIONS, **dilation)
+def _plain(
+    image: Array,
+    kernel: Array,
+    strides: Sequence[int],
+    padding: Padding,
+    **dilation: Any,
+) -> Array:
+    return lax.conv_general_dilated(
+        image, kernel, strides, padding, dimension_numbers=DIMENSIONS, **dilation
+    )
 
 
 def adjoint_kernel(kernel: Array) -> Array:
@@ -50,30 +66,57 @@ def adjoint_kernel(kernel: Array) -> Array:
 
 
 def adjoint_padding(
-    image: Array, kernel: Array, outputs: Array, strides: Sequence[int], padding: Sequence[tuple[int, int]]
+    image: Array,
+    kernel: Array,
+    outputs: Array,
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
 ) -> Padding:
     """That convolution's padding; the outputs are dilated by the strides."""
-    sides = zip(image.shape[1:3], kernel.shape[:2], outputs.shape[1:3], strides, padding, strict=True)
-    return tuple((taps - 1 - low, side - (out - 1) * step - 1 + low) for side, taps, out, step, (low, _) in sides)
+    sides = zip(
+        image.shape[1:3],
+        kernel.shape[:2],
+        outputs.shape[1:3],
+        strides,
+        padding,
+        strict=True,
+    )
+    return tuple(
+        (taps - 1 - low, side - (out - 1) * step - 1 + low)
+        for side, taps, out, step, (low, _) in sides
+    )
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _canonical(image: Array, kernel: Array, strides: tuple[int, int], padding: Padding) -> Array:
+def _canonical(
+    image: Array, kernel: Array, strides: tuple[int, int], padding: Padding
+) -> Array:
     return _plain(image, kernel, strides, padding)
 
 
-def _canonical_forward(image: Array, kernel: Array, strides: tuple[int, int], padding: Padding) -> tuple[Array, Any]:
+def _canonical_forward(
+    image: Array, kernel: Array, strides: tuple[int, int], padding: Padding
+) -> tuple[Array, Any]:
     """What training runs; equal to :func:`_plain` to rounding."""
     if _winograd_pays(image, kernel, strides, padding):
         return _winograd(image, kernel, padding), (image, kernel)
-    if image.shape[-1] <= FEW_CHANNELS and all(side >= 0 for pair in padding for side in pair):
-        columns = partial(im2col_conv, rhs=kernel, window_strides=strides, padding=padding)
+    if image.shape[-1] <= FEW_CHANNELS and all(
+        side >= 0 for pair in padding for side in pair
+    ):
+        columns = partial(
+            im2col_conv, rhs=kernel, window_strides=strides, padding=padding
+        )
         size = image.size * kernel.shape[0] * kernel.shape[1] * image.dtype.itemsize
         return _by_parts(columns, image, size), (image, kernel)
     return _plain(image, kernel, strides, padding), (image, kernel)
 
 
-def _winograd_pays(image: Array, kernel: Array, strides: tuple[int, int], padding: Sequence[tuple[int, int]]) -> bool:
+def _winograd_pays(
+    image: Array,
+    kernel: Array,
+    strides: tuple[int, int],
+    padding: Sequence[tuple[int, int]],
+) -> bool:
     batch, rows, columns, _ = image.shape
     return (
         kernel.shape[:2] == (3, 3)
@@ -88,13 +131,22 @@ def _winograd_pays(image: Array, kernel: Array, strides: tuple[int, int], paddin
 def _winograd(image: Array, kernel: Array, padding: Sequence[tuple[int, int]]) -> Array:
     frequencies = winograd.frequencies_of_kernel(kernel)
     size = image.size // image.shape[-1] * max(kernel.shape[2:]) * image.dtype.itemsize
-    return _by_parts(lambda few: winograd.convolve(few, frequencies, padding), image, size)
+    return _by_parts(
+        lambda few: winograd.convolve(few, frequencies, padding), image, size
+    )
 
 
 def _num_parts(batch: int, size: int) -> int:
     """Equal parts that a batch with ``size`` bytes is done in, so that each stays in the cache; 1 where none fit."""
     needed = min(1 + size // PART, batch)
-    return next((n for n in range(max(needed, 1), min(4 * needed, batch) + 1) if batch % n == 0), 1)
+    return next(
+        (
+            n
+            for n in range(max(needed, 1), min(4 * needed, batch) + 1)
+            if batch % n == 0
+        ),
+        1,
+    )
 
 
 def _shares(batch: int) -> int:
@@ -117,29 +169,53 @@ def _by_parts(fun: Callable[[Array], Array], image: Array, size: int) -> Array:
     if parts == 1:
         return fun(image)
     done = lax.map(fun, _in_parts(image, shares, parts))
-    return _in_parts(done.reshape(len(image), *done.shape[2:]), parts, shares).reshape(len(image), *done.shape[2:])
+    return _in_parts(done.reshape(len(image), *done.shape[2:]), parts, shares).reshape(
+        len(image), *done.shape[2:]
+    )
 
 
-def _sum_by_parts(fun: Callable[[Array, Array], Array], image: Array, cotangent: Array) -> Array:
+def _sum_by_parts(
+    fun: Callable[[Array, Array], Array], image: Array, cotangent: Array
+) -> Array:
     """``fun`` of a few images at a time, added up."""
     shares = _shares(len(image))
-    parts = _num_parts(len(image) // shares, max(image.size, cotangent.size) // shares * image.dtype.itemsize)
+    parts = _num_parts(
+        len(image) // shares,
+        max(image.size, cotangent.size) // shares * image.dtype.itemsize,
+    )
     if parts == 1:
         return fun(image, cotangent)
     both = [_in_parts(array, shares, parts) for array in (image, cotangent)]
     shape = jax.eval_shape(fun, *(array[0] for array in both))
     zero = jnp.zeros(shape.shape, jnp.promote_types(shape.dtype, jnp.float32))
-    return lax.scan(lambda total, few: (total + fun(*few), None), zero, both)[0].astype(shape.dtype)
+    return lax.scan(lambda total, few: (total + fun(*few), None), zero, both)[0].astype(
+        shape.dtype
+    )
 
 
 def _canonical_backward(
     strides: tuple[int, int], padding: Padding, saved: Any, cotangent: Array
 ) -> tuple[Array, Array]:
     image, kernel = saved
-    sizes = tuple(zip(image.shape[1:3], kernel.shape[:2], cotangent.shape[1:3], strides, padding, strict=True))
+    sizes = tuple(
+        zip(
+            image.shape[1:3],
+            kernel.shape[:2],
+            cotangent.shape[1:3],
+            strides,
+            padding,
+            strict=True,
+        )
+    )
     dilated = [(out - 1) * stride + 1 for _, _, out, stride, _ in sizes]
-    kernel_pads = [(low, k - 1 - (size + low - d)) for (size, k, _, _, (low, _)), d in zip(sizes, dilated, strict=True)]
-    image_pads, flipped = adjoint_padding(image, kernel, cotangent, strides, padding), adjoint_kernel(kernel)
+    kernel_pads = [
+        (low, k - 1 - (size + low - d))
+        for (size, k, _, _, (low, _)), d in zip(sizes, dilated, strict=True)
+    ]
+    image_pads, flipped = (
+        adjoint_padding(image, kernel, cotangent, strides, padding),
+        adjoint_kernel(kernel),
+    )
     if _winograd_pays(cotangent, flipped, strides, image_pads):
         d_image = _winograd(cotangent, flipped, image_pads)
     else:
@@ -147,7 +223,9 @@ def _canonical_backward(
 
     def d_kernel(image: Array, cotangent: Array) -> Array:
         last = image.transpose(3, 1, 2, 0), cotangent.transpose(1, 2, 0, 3)
-        return _plain(*last, (1, 1), tuple(kernel_pads), rhs_dilation=strides).transpose(1, 2, 0, 3)
+        return _plain(
+            *last, (1, 1), tuple(kernel_pads), rhs_dilation=strides
+        ).transpose(1, 2, 0, 3)
 
     return d_image, _sum_by_parts(d_kernel, image, cotangent)
 
@@ -155,13 +233,30 @@ def _canonical_backward(
 _canonical.defvjp(_canonical_forward, _canonical_backward)
 
 
-def _require_plain(name: str, dilations: Sequence[Any], feature_group_count: int, dimension_numbers: Any) -> None:
-    if any(d is not None and tuple(d) != (1, 1) for d in dilations) or feature_group_count != 1:
-        raise InputError(f"the {name} convolution has no dilation and no groups; use conv='lax' for this layer")
+def _require_plain(
+    name: str,
+    dilations: Sequence[Any],
+    feature_group_count: int,
+    dimension_numbers: Any,
+) -> None:
+    if (
+        any(d is not None and tuple(d) != (1, 1) for d in dilations)
+        or feature_group_count != 1
+    ):
+        raise InputError(
+            f"the {name} convolution has no dilation and no groups; use conv='lax' for"
+            " this layer"
+        )
     if dimension_numbers is not None:
-        numbers = lax.conv_dimension_numbers((1, 1, 1, 1), (1, 1, 1, 1), dimension_numbers)
-        if numbers != lax.conv_dimension_numbers((1, 1, 1, 1), (1, 1, 1, 1), DIMENSIONS):
-            raise InputError(f"the {name} convolution takes NHWC images and HWIO kernels only")
+        numbers = lax.conv_dimension_numbers(
+            (1, 1, 1, 1), (1, 1, 1, 1), dimension_numbers
+        )
+        if numbers != lax.conv_dimension_numbers(
+            (1, 1, 1, 1), (1, 1, 1, 1), DIMENSIONS
+        ):
+            raise InputError(
+                f"the {name} convolution takes NHWC images and HWIO kernels only"
+            )
 
 
 def canonical_conv(
@@ -178,9 +273,9 @@ def canonical_conv(
 ) -> Array:
     """``lax.conv_general_dilated`` with gradients in the layout that XLA:CPU computes fast anywhere.
 
-    Values and gradients equal autodiff's to rounding. Reverse mode, ``jvp`` of ``grad`` and ``grad`` of ``grad`` work;
-    direct forward mode (``jax.jvp``, ``jax.linear_transpose``) does not: use :func:`jax.lax.conv_general_dilated`
-    there.
+    Values and gradients equal autodiff's to rounding. Reverse mode, ``jvp`` of ``grad``
+    and ``grad`` of ``grad`` work; direct forward mode (``jax.jvp``,
+    ``jax.linear_transpose``) does not: use :func:`jax.lax.conv_general_dilated` there.
 
     Args:
       lhs: images ``[B, H, W, in]``.
@@ -192,7 +287,8 @@ def canonical_conv(
       dimension_numbers: NHWC x HWIO -> NHWC, or None.
       feature_group_count: must be 1.
       precision: accepted for Flax, not used (XLA:CPU has one precision).
-      **unused: further arguments of Flax that do not change the value (``preferred_element_type``).
+      **unused: further arguments of Flax that do not change the value
+        (``preferred_element_type``).
 
     Returns:
       ``[B, H', W', out]``.
@@ -201,7 +297,12 @@ def canonical_conv(
       InputError: for dilation, groups or another layout.
     """
     del precision, unused
-    _require_plain("canonical", (lhs_dilation, rhs_dilation), feature_group_count, dimension_numbers)
+    _require_plain(
+        "canonical",
+        (lhs_dilation, rhs_dilation),
+        feature_group_count,
+        dimension_numbers,
+    )
     strides = (int(window_strides[0]), int(window_strides[1]))
     return _canonical(lhs, rhs, strides, explicit_padding(padding, lhs, rhs, strides))
 
@@ -220,12 +321,15 @@ def im2col_conv(
 ) -> Array:
     """Convolution as one matrix product over concatenated shifted slices.
 
-    Under ``vmap`` over kernels it becomes a batched matrix product instead of a grouped convolution, which is the
-    faster of the two for many small models; it needs ``kh * kw`` times the activation memory. Arguments, result and
-    errors as in :func:`canonical_conv`; differentiable in every mode.
+    Under ``vmap`` over kernels it becomes a batched matrix product instead of a grouped
+    convolution, which is the faster of the two for many small models; it needs
+    ``kh * kw`` times the activation memory. Arguments, result and errors as in
+    :func:`canonical_conv`; differentiable in every mode.
     """
     del unused
-    _require_plain("im2col", (lhs_dilation, rhs_dilation), feature_group_count, dimension_numbers)
+    _require_plain(
+        "im2col", (lhs_dilation, rhs_dilation), feature_group_count, dimension_numbers
+    )
     (sh, sw), (kh, kw) = window_strides, rhs.shape[:2]
     pads = explicit_padding(padding, lhs, rhs, tuple(window_strides))
     image = jnp.pad(lhs, ((0, 0), *pads, (0, 0)))
@@ -235,7 +339,9 @@ def im2col_conv(
         for i in range(kh)
         for j in range(kw)
     ]
-    return jnp.dot(jnp.concatenate(slices, -1), rhs.reshape(-1, rhs.shape[-1]), precision=precision)
+    return jnp.dot(
+        jnp.concatenate(slices, -1), rhs.reshape(-1, rhs.shape[-1]), precision=precision
+    )
 
 
 CONVOLUTIONS: dict[str, Callable[..., Array]] = {
@@ -249,8 +355,8 @@ def convolution(name: str = "auto") -> Callable[..., Array]:
     """The convolution form to build a model with.
 
     Args:
-      name: ``canonical``, ``im2col``, ``lax``, or ``auto``: canonical on CPU, where it is 40 times faster inside loops,
-        and ``lax`` elsewhere.
+      name: ``canonical``, ``im2col``, ``lax``, or ``auto``: canonical on CPU, where it
+        is 40 times faster inside loops, and ``lax`` elsewhere.
 
     Returns:
       A function for Flax's ``conv_general_dilated=``.
@@ -261,7 +367,10 @@ def convolution(name: str = "auto") -> Callable[..., Array]:
     if name == "auto":
         name = "canonical" if jax.default_backend() == "cpu" else "lax"
     if name not in CONVOLUTIONS:
-        raise InputError(f"unknown convolution {name!r}; choose auto, {', '.join(sorted(CONVOLUTIONS))}")
+        raise InputError(
+            f"unknown convolution {name!r}; choose auto,"
+            f" {', '.join(sorted(CONVOLUTIONS))}"
+        )
     return CONVOLUTIONS[name]
 
 
@@ -269,8 +378,9 @@ def convolution(name: str = "auto") -> Callable[..., Array]:
 def max_pool_2x2(images: Array) -> Array:
     """2x2 max pooling with stride 2 as the maximum of strided slices; an odd last row or column is dropped.
 
-    Many times faster than ``reduce_window`` on CPU. Its gradient splits ties evenly instead of giving them to one
-    element; after a ReLU that matters nowhere but at zeros.
+    Many times faster than ``reduce_window`` on CPU. Its gradient splits ties evenly
+    instead of giving them to one element; after a ReLU that matters nowhere but at
+    zeros.
 
     Args:
       images: ``[B, H, W, ch]``.
@@ -288,12 +398,17 @@ def _even(images: Array) -> Array:
 
 
 @max_pool_2x2.defjvp
-def _max_pool_tangent(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+def _max_pool_tangent(
+    primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[Array, Array]:
     """By windows, not by slices: transposed, it writes the gradient once, where slices would add up four."""
     (images,), (tangent,) = primals, tangents
     largest = max_pool_2x2(images)
     batch, rows, columns, channels = largest.shape
-    windows, changes = (_even(array).reshape(batch, rows, 2, columns, 2, channels) for array in (images, tangent))
+    windows, changes = (
+        _even(array).reshape(batch, rows, 2, columns, 2, channels)
+        for array in (images, tangent)
+    )
     chosen = windows == largest[:, :, None, :, None]
     count = jnp.sum(chosen, (2, 4)).astype(images.dtype)
     return largest, jnp.sum(jnp.where(chosen, changes, 0), (2, 4)) / count

@@ -15,15 +15,19 @@ from unlearn_jax.types import Array, InputError, Variables
 class Denoiser:
     """A noise predictor as three pure functions. Static under ``jit`` (compared by the identity of its functions).
 
-    The condition enters as a vector, so that it can be moved between classes and off them. Any JAX network fits.
+    The condition enters as a vector, so that it can be moved between classes and off
+    them. Any JAX network fits.
 
     Attributes:
       image_shape: ``(H, W, ch)``.
       num_classes: C; label C is "no condition".
       init: ``key -> Variables``.
-      embed: ``(variables, labels [B] in 0..C) -> [B, E]``, the latent vectors of conditions.
-      predict: ``(variables, noised [B, H, W, ch], signal [B], condition [B, E]) -> [B, H, W, ch]``, the estimate of the
-        noise in ``noised = signal * x + sqrt(1 - signal**2) * noise`` with ``0 < signal < 1``.
+      embed: ``(variables, labels [B] in 0..C) -> [B, E]``, the latent vectors of
+        conditions.
+      predict:
+        ``(variables, noised [B, H, W, ch], signal [B], condition [B, E]) -> [B, H, W, ch]``,
+        the estimate of the noise in
+        ``noised = signal * x + sqrt(1 - signal**2) * noise`` with ``0 < signal < 1``.
     """
 
     image_shape: tuple[int, int, int]
@@ -34,11 +38,12 @@ class Denoiser:
 
 
 class ResidualDenoiser(nn.Module):
-    """A residual perceptron: each block normalises, is scaled and shifted by the condition (FiLM), and adds itself.
+    """A residual perceptron: each block normalizes, is scaled and shifted by the condition (FiLM), and adds itself.
 
-    The network predicts the velocity ``v = signal * noise - sqrt(1 - signal**2) * x`` (Salimans & Ho, arXiv
-    2202.00512), from which the noise follows as ``signal * v + sqrt(1 - signal**2) * noised``: at high noise the input
-    passes through, and the estimate of x stays well-conditioned. For 28x28 images or smaller.
+    The network predicts the velocity ``v = signal * noise - sqrt(1 - signal**2) * x``
+    (Salimans & Ho, arXiv 2202.00512), from which the noise follows as
+    ``signal * v + sqrt(1 - signal**2) * noised``: at high noise the input passes
+    through, and the estimate of x stays well-conditioned. For 28x28 images or smaller.
 
     Attributes:
       image_shape: ``(H, W, ch)``.
@@ -55,8 +60,12 @@ class ResidualDenoiser(nn.Module):
     embedding: int = 32
 
     def setup(self) -> None:
-        """The table of conditions, shared by :meth:`embed` and initialisation."""
-        self.classes = nn.Embed(self.num_classes + 1, self.embedding, embedding_init=nn.initializers.normal(1.0))
+        """The table of conditions, shared by :meth:`embed` and initialization."""
+        self.classes = nn.Embed(
+            self.num_classes + 1,
+            self.embedding,
+            embedding_init=nn.initializers.normal(1.0),
+        )
         self.body = _Body(self.width, self.depth)
 
     def embed(self, labels: Array) -> Array:
@@ -68,10 +77,12 @@ class ResidualDenoiser(nn.Module):
         spread = signal.reshape(-1, 1)
         flat = noised.reshape(len(noised), -1)
         velocity = self.body(flat, signal, condition)
-        return (spread * velocity + jnp.sqrt(1 - spread**2) * flat).reshape(noised.shape)
+        return (spread * velocity + jnp.sqrt(1 - spread**2) * flat).reshape(
+            noised.shape
+        )
 
     def __call__(self, noised: Array, signal: Array, labels: Array) -> Array:
-        """Both in one, for initialisation."""
+        """Both in one, for initialization."""
         return self.predict(noised, signal, self.embed(labels))
 
 
@@ -83,13 +94,18 @@ class _Body(nn.Module):
 
     @nn.compact
     def __call__(self, flat: Array, signal: Array, condition: Array) -> Array:
-        angle = jnp.arccos(signal).reshape(-1, 1) * 2.0 ** jnp.arange(6, dtype=signal.dtype).reshape(1, -1)
+        angle = jnp.arccos(signal).reshape(-1, 1) * 2.0 ** jnp.arange(
+            6, dtype=signal.dtype
+        ).reshape(1, -1)
         context = jnp.concatenate([jnp.sin(angle), jnp.cos(angle), condition], -1)
         context = nn.silu(nn.Dense(self.width // 2)(context))
         hidden = nn.Dense(self.width)(flat)
         for _ in range(self.depth):
             scale, shift = jnp.split(nn.Dense(2 * self.width)(context), 2, -1)
-            inner = nn.LayerNorm(use_bias=False, use_scale=False)(hidden) * (1 + scale) + shift
+            inner = (
+                nn.LayerNorm(use_bias=False, use_scale=False)(hidden) * (1 + scale)
+                + shift
+            )
             inner = nn.silu(nn.Dense(self.width)(inner))
             hidden = hidden + nn.Dense(self.width)(inner)
         hidden = nn.LayerNorm()(hidden)
@@ -97,7 +113,12 @@ class _Body(nn.Module):
 
 
 def build_denoiser(
-    image_shape: tuple[int, int, int], num_classes: int, *, width: int = 256, depth: int = 3, embedding: int = 32
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    *,
+    width: int = 256,
+    depth: int = 3,
+    embedding: int = 32,
 ) -> Denoiser:
     """Builds a :class:`ResidualDenoiser`.
 
@@ -120,14 +141,28 @@ def build_denoiser(
     >>> denoiser.predict(variables, jnp.zeros((2, 8, 8, 1)), jnp.array([0.1, 0.9]), condition).shape
     (2, 8, 8, 1)
     """
-    if len(image_shape) != 3 or min(*image_shape, width, depth, embedding) < 1 or num_classes < 2 or width % 2:
+    if (
+        len(image_shape) != 3
+        or min(*image_shape, width, depth, embedding) < 1
+        or num_classes < 2
+        or width % 2
+    ):
         raise InputError(
-            "a denoiser needs an image shape (H, W, ch), positive width, depth and embedding with an even width, and "
-            f"at least 2 classes; got {image_shape}, {width}, {depth}, {embedding}, {num_classes}"
+            "a denoiser needs an image shape (H, W, ch), positive width, depth and"
+            f" embedding with an even width, and at least 2 classes; got {image_shape},"
+            f" {width}, {depth}, {embedding}, {num_classes}"
         )
-    shape = (image_shape[0], image_shape[1], image_shape[2])  # hashable, were it given as a list
+    shape = (
+        image_shape[0],
+        image_shape[1],
+        image_shape[2],
+    )  # hashable, were it given as a list
     module = ResidualDenoiser(shape, num_classes, width, depth, embedding)
-    sample = (jnp.zeros((1, *image_shape)), jnp.full((1,), 0.5), jnp.zeros((1,), jnp.int32))
+    sample = (
+        jnp.zeros((1, *image_shape)),
+        jnp.full((1,), 0.5),
+        jnp.zeros((1,), jnp.int32),
+    )
 
     def call(variables: Variables, method: Callable[..., Array], *args: Array) -> Array:
         return module.apply({"params": variables.params}, *args, method=method)  # pyright: ignore[reportReturnType]

@@ -12,12 +12,13 @@ from unlearn_jax.types import Array, InputError
 class DenseNet(nn.Module):
     """3x3 stem, dense blocks with transitions between them, global average pooling, linear head.
 
-    A layer of a block is BN-ReLU-1x1 (``4 * growth`` wide) - BN-ReLU-3x3 (``growth`` wide), and its output is
-    appended to its input's channels. A transition is BN-ReLU-1x1, which keeps the share ``compression`` of the
-    channels, and 2x2 average pooling, which is left out once a side is a single pixel. No dropout.
+    A layer of a block is BN-ReLU-1x1 (``4 * growth`` wide) - BN-ReLU-3x3 (``growth``
+    wide), and its output is appended to its input's channels. A transition is
+    BN-ReLU-1x1, which keeps the share ``compression`` of the channels, and 2x2 average
+    pooling, which is left out once a side is a single pixel. No dropout.
 
-    The default is DenseNet-BC-100 with k = 12 (769,162 parameters for 10 classes); a depth of L in three blocks is
-    ``(L - 4) / 6`` layers in each.
+    The default is DenseNet-BC-100 with k = 12 (769,162 parameters for 10 classes); a
+    depth of L in three blocks is ``(L - 4) / 6`` layers in each.
 
     Attributes:
       num_classes: logits.
@@ -28,7 +29,8 @@ class DenseNet(nn.Module):
       dtype: compute type (parameters, statistics and logits stay float32).
 
     Raises:
-      InputError: no block, a block without layers, a growth below 1, or a compression outside (0, 1].
+      InputError: no block, a block without layers, a growth below 1, or a compression
+        outside (0, 1].
     """
 
     num_classes: int
@@ -40,13 +42,29 @@ class DenseNet(nn.Module):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive = [isinstance(n, int) and n > 0 for n in self.blocks] if isinstance(self.blocks, Sequence) else []
+        positive = (
+            [isinstance(n, int) and n > 0 for n in self.blocks]
+            if isinstance(self.blocks, Sequence)
+            else []
+        )
         if not positive or not all(positive):
-            raise InputError(f"blocks of the densenet are {self.blocks}: pass layers per block, such as (16, 16, 16)")
+            raise InputError(
+                f"blocks of the densenet are {self.blocks}: pass layers per block, such"
+                " as (16, 16, 16)"
+            )
         if not isinstance(self.growth, int) or self.growth < 1:
-            raise InputError(f"growth of the densenet is {self.growth}: pass at least 1 channel, such as 12")
-        if not isinstance(self.compression, int | float) or not 0 < self.compression <= 1:
-            raise InputError(f"compression of the densenet is {self.compression}: pass a share in (0, 1]")
+            raise InputError(
+                f"growth of the densenet is {self.growth}: pass at least 1 channel,"
+                " such as 12"
+            )
+        if (
+            not isinstance(self.compression, int | float)
+            or not 0 < self.compression <= 1
+        ):
+            raise InputError(
+                f"compression of the densenet is {self.compression}: pass a share in"
+                " (0, 1]"
+            )
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool) -> Array:
@@ -65,17 +83,31 @@ class DenseNet(nn.Module):
             )(x)
 
         def norm_relu(x: Array) -> Array:
-            return nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype)(x))
+            return nn.relu(
+                nn.BatchNorm(
+                    use_running_average=not train, momentum=0.9, dtype=self.dtype
+                )(x)
+            )
 
         hidden = conv(images, 2 * self.growth, 3)
         for block, count in enumerate(self.blocks):
             if block:
-                hidden = conv(norm_relu(hidden), max(1, int(hidden.shape[-1] * self.compression)), 1)
-                hidden = _average_pool_2x2(hidden) if min(hidden.shape[1:3]) > 1 else hidden
+                hidden = conv(
+                    norm_relu(hidden),
+                    max(1, int(hidden.shape[-1] * self.compression)),
+                    1,
+                )
+                hidden = (
+                    _average_pool_2x2(hidden) if min(hidden.shape[1:3]) > 1 else hidden
+                )
             for _ in range(count):
                 squeezed = conv(norm_relu(hidden), 4 * self.growth, 1)
-                hidden = jnp.concatenate([hidden, conv(norm_relu(squeezed), self.growth, 3)], axis=-1)
-        return nn.Dense(self.num_classes, dtype=self.dtype)(norm_relu(hidden).mean((1, 2))).astype(jnp.float32)
+                hidden = jnp.concatenate(
+                    [hidden, conv(norm_relu(squeezed), self.growth, 3)], axis=-1
+                )
+        return nn.Dense(self.num_classes, dtype=self.dtype)(
+            norm_relu(hidden).mean((1, 2))
+        ).astype(jnp.float32)
 
 
 def _average_pool_2x2(images: Array) -> Array:

@@ -1,8 +1,9 @@
-"""Operations of a network and the peak of a device: what model FLOP utilisation is made of.
+"""Operations of a network and the peak of a device: what model FLOP utilization is made of.
 
-An operation is a multiplication or an addition, counted for matrix products and convolutions alone, which are all but a
-few percent. Utilisation is the operations that the network needs, whatever was computed, over what the device could
-have done in that time (PaLM, arXiv 2204.02311, appendix B).
+An operation is a multiplication or an addition, counted for matrix products and
+convolutions alone, which are all but a few percent. Utilization is the operations that
+the network needs, whatever was computed, over what the device could have done in that
+time (PaLM, arXiv 2204.02311, appendix B).
 """
 
 import math
@@ -37,7 +38,8 @@ def peak_flops(device_kind: str, dtype: str) -> float | None:
       dtype: compute type, ``float32`` or ``bfloat16``.
 
     Returns:
-      The peak, or None for a device that is not in :data:`PEAKS` (a slice of one is not).
+      The peak, or None for a device that is not in :data:`PEAKS` (a slice of one is
+      not).
     """
     whole = device_kind.startswith("NVIDIA A100") and " MIG " not in device_kind
     kind = "NVIDIA A100" if whole else device_kind
@@ -68,8 +70,9 @@ def forward_flops(apply: ApplyFn, variables: PyTree, images: Any) -> int:
 def training_flops(apply: ApplyFn, variables: PyTree, images: Any) -> int:
     """Operations of one training step: three times the forward pass, as is the convention.
 
-    The gradients by a layer's inputs and by its weights cost as much as the layer each; the first layer's inputs need
-    none, which is not taken off (0.1% of a ResNet-18). Arguments and errors as :func:`forward_flops`.
+    The gradients by a layer's inputs and by its weights cost as much as the layer each;
+    the first layer's inputs need none, which is not taken off (0.1% of a ResNet-18).
+    Arguments and errors as :func:`forward_flops`.
     """
     return 3 * forward_flops(apply, variables, images)
 
@@ -81,25 +84,43 @@ def _count(jaxpr: core.Jaxpr) -> int:
 def _dot(eqn: Any) -> int:
     (contracted, _), _ = eqn.params["dimension_numbers"]
     left = eqn.invars[0].aval.shape
-    return 2 * math.prod(eqn.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+    return (
+        2
+        * math.prod(eqn.outvars[0].aval.shape)
+        * math.prod(left[axis] for axis in contracted)
+    )
 
 
 def _convolution(eqn: Any) -> int:
     kernel, numbers = eqn.invars[1].aval.shape, eqn.params["dimension_numbers"].rhs_spec
-    per_output = math.prod(kernel) // kernel[numbers[0]]  # the kernel's inputs are those of one group
+    per_output = (
+        math.prod(kernel) // kernel[numbers[0]]
+    )  # the kernel's inputs are those of one group
     return 2 * math.prod(eqn.outvars[0].aval.shape) * per_output
 
 
 def _while(eqn: Any) -> int:
-    if any(map(_count, (eqn.params["body_jaxpr"].jaxpr, eqn.params["cond_jaxpr"].jaxpr))):
-        raise InputError("operations cannot be counted inside a while loop: use lax.scan or lax.fori_loop")
+    if any(
+        map(_count, (eqn.params["body_jaxpr"].jaxpr, eqn.params["cond_jaxpr"].jaxpr))
+    ):
+        raise InputError(
+            "operations cannot be counted inside a while loop: use lax.scan or"
+            " lax.fori_loop"
+        )
     return 0
 
 
 def _inner(eqn: Any) -> int:
     """Of whatever else holds a program: calls, custom derivatives."""
-    held = [value for value in eqn.params.values() if isinstance(value, core.Jaxpr | core.ClosedJaxpr)]
-    return sum(_count(value.jaxpr if isinstance(value, core.ClosedJaxpr) else value) for value in held)
+    held = [
+        value
+        for value in eqn.params.values()
+        if isinstance(value, core.Jaxpr | core.ClosedJaxpr)
+    ]
+    return sum(
+        _count(value.jaxpr if isinstance(value, core.ClosedJaxpr) else value)
+        for value in held
+    )
 
 
 _RULES: dict[str, Callable[[Any], int]] = {

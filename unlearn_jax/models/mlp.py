@@ -9,7 +9,7 @@ from unlearn_jax.types import Array
 
 
 class MLP(nn.Module):
-    """Flatten, then ReLU layers, then a linear head; no normalisation, no dropout.
+    """Flatten, then ReLU layers, then a linear head; no normalization, no dropout.
 
     Attributes:
       num_classes: logits.

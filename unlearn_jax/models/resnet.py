@@ -14,10 +14,12 @@ class BasicBlock(nn.Module):
 
     Attributes:
       width: output channels.
-      stride: of the first convolution; a projection shortcut is used where it or the width changes the shape.
-      halve_projection: halve the sum in blocks with a projection shortcut, as AMUN's released ResNet-18 does. It
-        changes the scale of the logits, and so of AMUN's radii.
-      batch_norm: normalise after every convolution; without, convolutions have biases.
+      stride: of the first convolution; a projection shortcut is used where it or the
+        width changes the shape.
+      halve_projection: halve the sum in blocks with a projection shortcut, as AMUN's
+        released ResNet-18 does. It changes the scale of the logits, and so of AMUN's
+        radii.
+      batch_norm: normalize after every convolution; without, convolutions have biases.
       conv: convolution form.
       dtype: compute type.
     """
@@ -42,12 +44,16 @@ class BasicBlock(nn.Module):
                 padding=((pad, pad), (pad, pad)),
                 use_bias=not self.batch_norm,
                 dtype=self.dtype,
-                kernel_init=nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
+                kernel_init=nn.initializers.variance_scaling(
+                    1 / 3, "fan_in", "uniform"
+                ),
                 conv_general_dilated=self.conv or convolution(),
             )(x)
             if not self.batch_norm:
                 return x
-            return nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype)(x)
+            return nn.BatchNorm(
+                use_running_average=not train, momentum=0.9, dtype=self.dtype
+            )(x)
 
         hidden = conv_norm(nn.relu(conv_norm(images, 3, self.stride)), 3, 1)
         if self.stride == 1 and images.shape[-1] == self.width:
@@ -64,7 +70,8 @@ class ResNet(nn.Module):
       blocks: blocks per stage; every stage but the first halves the image.
       width: channels of the first stage, doubled by every further one.
       halve_projection: see :class:`BasicBlock`.
-      batch_norm: normalise after every convolution. Networks whose layers FastClip holds do better without.
+      batch_norm: normalize after every convolution. Networks whose layers FastClip
+        holds do better without.
       conv: convolution form, see :func:`unlearn_jax.models.conv.convolution`.
       dtype: compute type (parameters, statistics and logits stay float32).
     """
@@ -90,7 +97,9 @@ class ResNet(nn.Module):
             conv_general_dilated=self.conv or convolution(),
         )(images)
         if self.batch_norm:
-            hidden = nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype)(hidden)
+            hidden = nn.BatchNorm(
+                use_running_average=not train, momentum=0.9, dtype=self.dtype
+            )(hidden)
         hidden = nn.relu(hidden)
         for stage, count in enumerate(self.blocks):
             for block in range(count):
@@ -102,4 +111,6 @@ class ResNet(nn.Module):
                     conv=self.conv,
                     dtype=self.dtype,
                 )(hidden, train=train)
-        return nn.Dense(self.num_classes, dtype=self.dtype)(hidden.mean((1, 2))).astype(jnp.float32)
+        return nn.Dense(self.num_classes, dtype=self.dtype)(hidden.mean((1, 2))).astype(
+            jnp.float32
+        )

@@ -12,38 +12,53 @@ from unlearn_jax.types import Array, InputError
 class VGG(nn.Module):
     """Stages of 3x3 convolution, BatchNorm and ReLU, each ended by 2x2 max pooling, then a head on all positions.
 
-    Pooling stops once a side is a single pixel, so images of less than ``2 ** len(stages)`` pixels a side pass
-    through with fewer pools. On 32x32 images the default is VGG-19 with one linear layer of 512 inputs (20,040,522
-    parameters for 10 classes); on 64x64 ones that layer has 2x2x512 = 2048 inputs, which is AMUN's Tiny-ImageNet
-    network.
+    Pooling stops once a side is a single pixel, so images of less than
+    ``2 ** len(stages)`` pixels a side pass through with fewer pools. On 32x32 images
+    the default is VGG-19 with one linear layer of 512 inputs (20,040,522 parameters for
+    10 classes); on 64x64 ones that layer has 2x2x512 = 2048 inputs, which is AMUN's
+    Tiny-ImageNet network.
 
     Attributes:
       num_classes: logits.
-      stages: widths of the convolutions, stage by stage; ``((64,), (128,), (256, 256), (512, 512), (512, 512))`` is
-        VGG-11.
+      stages: widths of the convolutions, stage by stage;
+        ``((64,), (128,), (256, 256), (512, 512), (512, 512))`` is VGG-11.
       head: units of a hidden ReLU layer before the logits; 0 for a single linear layer.
       conv: convolution form, see :func:`unlearn_jax.models.conv.convolution`.
       dtype: compute type (parameters, statistics and logits stay float32).
 
     Raises:
-      InputError: no stage, a stage that is not a sequence of positive widths, or a negative head.
+      InputError: no stage, a stage that is not a sequence of positive widths, or a
+        negative head.
     """
 
     num_classes: int
-    stages: Sequence[Sequence[int]] = ((64,) * 2, (128,) * 2, (256,) * 4, (512,) * 4, (512,) * 4)
+    stages: Sequence[Sequence[int]] = (
+        (64,) * 2,
+        (128,) * 2,
+        (256,) * 4,
+        (512,) * 4,
+        (512,) * 4,
+    )
     head: int = 0
     conv: Callable[..., Array] | None = None
     dtype: jnp.dtype = jnp.float32
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.stages, Sequence) or not self.stages or not all(map(_is_stage, self.stages)):
+        if (
+            not isinstance(self.stages, Sequence)
+            or not self.stages
+            or not all(map(_is_stage, self.stages))
+        ):
             raise InputError(
-                f"stages of the vgg are {self.stages}: pass one sequence of positive widths per stage, such as "
-                "((64, 64), (128, 128))"
+                f"stages of the vgg are {self.stages}: pass one sequence of positive"
+                " widths per stage, such as ((64, 64), (128, 128))"
             )
         if not isinstance(self.head, int) or self.head < 0:
-            raise InputError(f"head of the vgg is {self.head}: pass the units of its hidden layer, or 0 for none")
+            raise InputError(
+                f"head of the vgg is {self.head}: pass the units of its hidden layer,"
+                " or 0 for none"
+            )
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool) -> Array:
@@ -56,10 +71,16 @@ class VGG(nn.Module):
                     (3, 3),
                     padding=((1, 1), (1, 1)),
                     dtype=self.dtype,
-                    kernel_init=nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
+                    kernel_init=nn.initializers.variance_scaling(
+                        1 / 3, "fan_in", "uniform"
+                    ),
                     conv_general_dilated=self.conv or convolution(),
                 )(hidden)
-                hidden = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype)(hidden))
+                hidden = nn.relu(
+                    nn.BatchNorm(
+                        use_running_average=not train, momentum=0.9, dtype=self.dtype
+                    )(hidden)
+                )
             if min(hidden.shape[1:3]) > 1:
                 hidden = max_pool_2x2(hidden)
         hidden = hidden.reshape(len(images), -1)
@@ -70,4 +91,8 @@ class VGG(nn.Module):
 
 def _is_stage(stage: object) -> bool:
     """Whether it is a sequence of at least one positive width."""
-    return isinstance(stage, Sequence) and len(stage) > 0 and all(isinstance(w, int) and w > 0 for w in stage)
+    return (
+        isinstance(stage, Sequence)
+        and len(stage) > 0
+        and all(isinstance(w, int) and w > 0 for w in stage)
+    )

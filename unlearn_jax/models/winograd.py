@@ -1,8 +1,9 @@
 """Winograd's 3x3 convolution of stride 1, F(2x2, 3x3): 2.25 times fewer products, equal to rounding.
 
-Overlapping 4x4 tiles of the image, the kernel, and 2x2 tiles of the result are moved to 16 frequencies by additions;
-there the convolution is one matrix product per frequency (Lavin and Gray, arXiv 1509.09308, section 4.1). Fast where
-what lies between the steps stays in the cache: give a few images at a time.
+Overlapping 4x4 tiles of the image, the kernel, and 2x2 tiles of the result are moved to
+16 frequencies by additions; there the convolution is one matrix product per frequency
+(Lavin and Gray, arXiv 1509.09308, section 4.1). Fast where what lies between the steps
+stays in the cache: give a few images at a time.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,9 @@ from jax import lax
 
 from unlearn_jax.types import Array
 
-IMAGE = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]], np.float32)
+IMAGE = np.array(
+    [[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]], np.float32
+)
 KERNEL = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
 RESULT = np.array([[1, 1, 1, 0], [0, 1, -1, -1]], np.float32)
 Grid = Sequence[Sequence[Any]]
@@ -22,7 +25,14 @@ Grid = Sequence[Sequence[Any]]
 
 def _combine(matrix: np.ndarray, parts: Sequence[Any]) -> list[Any]:
     """``matrix @ parts``, with arrays for entries, term by term: the matrix has few entries, most of them 0 or 1."""
-    terms = [[float(factor) * part for factor, part in zip(row, parts, strict=True) if factor] for row in matrix]
+    terms = [
+        [
+            float(factor) * part
+            for factor, part in zip(row, parts, strict=True)
+            if factor
+        ]
+        for row in matrix
+    ]
     return [sum(row[1:], row[0]) for row in terms]
 
 
@@ -44,7 +54,9 @@ def frequencies_of_kernel(kernel: Array) -> Array:
     return _frequencies(KERNEL, grid).reshape(16, *kernel.shape[2:])
 
 
-def convolve(image: Array, frequencies: Array, padding: Sequence[tuple[int, int]]) -> Array:
+def convolve(
+    image: Array, frequencies: Array, padding: Sequence[tuple[int, int]]
+) -> Array:
     """The convolution.
 
     Args:
@@ -57,11 +69,23 @@ def convolve(image: Array, frequencies: Array, padding: Sequence[tuple[int, int]
     """
     (top, bottom), (left, right) = padding
     height, width = image.shape[1] + top + bottom - 2, image.shape[2] + left + right - 2
-    rows, columns = height + height % 2, width + width % 2  # whole tiles, cut at the end
-    image = jnp.pad(image, ((0, 0), (top, bottom + height % 2), (left, right + width % 2), (0, 0)))
-    tiles = [[image[:, i : i + rows - 1 : 2, j : j + columns - 1 : 2] for j in range(4)] for i in range(4)]
-    product = lax.dot_general(_frequencies(IMAGE, tiles), frequencies, (((2,), (1,)), ((0,), (0,))))
+    rows, columns = (
+        height + height % 2,
+        width + width % 2,
+    )  # whole tiles, cut at the end
+    image = jnp.pad(
+        image, ((0, 0), (top, bottom + height % 2), (left, right + width % 2), (0, 0))
+    )
+    tiles = [
+        [image[:, i : i + rows - 1 : 2, j : j + columns - 1 : 2] for j in range(4)]
+        for i in range(4)
+    ]
+    product = lax.dot_general(
+        _frequencies(IMAGE, tiles), frequencies, (((2,), (1,)), ((0,), (0,)))
+    )
     product = product.reshape(4, 4, len(image), rows // 2, columns // 2, -1)
     pairs = _sandwich(RESULT, [[product[i, j] for j in range(4)] for i in range(4)])
-    result = jnp.stack([jnp.stack(row, 3) for row in pairs], 2).reshape(len(image), rows, columns, -1)
+    result = jnp.stack([jnp.stack(row, 3) for row in pairs], 2).reshape(
+        len(image), rows, columns, -1
+    )
     return result[:, :height, :width]

@@ -1,5 +1,6 @@
 """A run as stages with a working directory: configuration, banks of trained models, unlearning, audit, report."""
 
+from unlearn_jax.pipeline._run import run
 from unlearn_jax.pipeline.config import (
     AttackConfig,
     AuditConfig,
@@ -22,7 +23,6 @@ from unlearn_jax.pipeline.experiment import (
     dry_run_experiment,
     run_experiment,
 )
-from unlearn_jax.pipeline.run import run
 from unlearn_jax.pipeline.settings import load_data
 from unlearn_jax.pipeline.study import run_study
 

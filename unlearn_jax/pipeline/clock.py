@@ -27,10 +27,10 @@ def stopwatch() -> Iterator[dict[str, float]]:
     """Times a block.
 
     Yields:
-      A dict that holds, once the block has ended, ``seconds`` (wall, compilation included), ``compile_seconds``
-      (tracing,
-      lowering and compiling, the part of ``seconds`` that a second call does not pay) and ``peak_memory_mb`` (the most
-      host memory the process has held so far).
+      A dict that holds, once the block has ended, ``seconds`` (wall, compilation
+      included), ``compile_seconds`` (tracing, lowering and compiling, the part of
+      ``seconds`` that a second call does not pay) and ``peak_memory_mb`` (the most host
+      memory the process has held so far).
     """
     cost: dict[str, float] = {}
     began, compiled = time.perf_counter(), _compile_seconds
@@ -45,12 +45,18 @@ def stopwatch() -> Iterator[dict[str, float]]:
 
 def peak_memory_mb() -> float:
     """The most host memory that this process has held so far, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        2**20 if sys.platform == "darwin" else 2**10
+    )
 
 
 def add(total: dict[str, float], cost: dict[str, float]) -> dict[str, float]:
     """The cost of two parts of one stage: times add up, the peak is the larger."""
     return {
-        key: max(total.get(key, 0.0), value) if key == "peak_memory_mb" else round(total.get(key, 0.0) + value, 3)
+        key: (
+            max(total.get(key, 0.0), value)
+            if key == "peak_memory_mb"
+            else round(total.get(key, 0.0) + value, 3)
+        )
         for key, value in cost.items()
     }

@@ -93,11 +93,12 @@ class TrainingConfig:
 class ForgetConfig:
     """Which training samples are forgotten."""
 
-    kind: Literal["random", "class", "file", "memorised", "uncertain"] = "random"
+    kind: Literal["random", "class", "file", "memorized", "uncertain"] = "random"
     """Random samples, whole classes, the indices in a file, or hard ones: the samples that the reference models
-    memorise most, or those that the references which did not train on them are least sure of."""
+    memorize most, or those that the references which did not train on them are least
+    sure of."""
     fraction: float | None = 0.1
-    """Share of the training set (random, memorised, uncertain)."""
+    """Share of the training set (random, memorized, uncertain)."""
     count: int | None = None
     """Number of samples instead of a share."""
     seeds: tuple[int, ...] = (1, 10, 100)
@@ -194,10 +195,14 @@ class AuditConfig:
     mia_nn: bool = True
     """MIA-NN, where classes are forgotten."""
     mia_nn_fields: dict[str, Any] = dataclasses.field(
-        default_factory=lambda: {**dataclasses.asdict(Discriminator()), "features": "probabilities"}
+        default_factory=lambda: {
+            **dataclasses.asdict(Discriminator()),
+            "features": "probabilities",
+        }
     )
     """Its options, such as features, kernel and columns. On ``logits``, with the older attacks' kernel width, retrained
-    models score about 0 where logits are large, and original models too: nothing could be told from that."""
+    models score about 0 where logits are large, and original models too: nothing could
+    be told from that."""
     targets: bool = False
     """Also how near the targets of class unlearning are to retrained models, with their similarities spoiled."""
     mis_samples: int = 2000
@@ -236,9 +241,18 @@ class TuningConfig:
 
 def _default_rows() -> dict[str, dict[str, Any]]:
     return {
-        "finetune": {"label": "Fine-tuned (FT)", "method": "finetune", "learning_rate": 0.01},
+        "finetune": {
+            "label": "Fine-tuned (FT)",
+            "method": "finetune",
+            "learning_rate": 0.01,
+        },
         "amun": {"label": "AMUN", "method": "amun", "learning_rate": 0.01},
-        "amun_no_retain": {"label": "AMUN without D_R", "method": "amun", "retain": False, "learning_rate": 0.01},
+        "amun_no_retain": {
+            "label": "AMUN without D_R",
+            "method": "amun",
+            "retain": False,
+            "learning_rate": 0.01,
+        },
     }
 
 
@@ -260,8 +274,9 @@ class RunConfig:
     audit: AuditConfig = dataclasses.field(default_factory=AuditConfig)
     rows: dict[str, dict[str, Any]] = dataclasses.field(default_factory=_default_rows)
     """The methods to run: row name to ``{"method": ..., "label": ..., knob: value, ...}``; further keys are ``search``,
-    the knobs to tune, ``attack``, one of ``attacks``, ``adaptive``, which recomputes the adversarial set at every
-    request, and ``filter``, an output filter that forgets classes (``mask``, ``mpru``, ``mpru_direct``)."""
+    the knobs to tune, ``attack``, one of ``attacks``, ``adaptive``, which recomputes
+    the adversarial set at every request, and ``filter``, an output filter that forgets
+    classes (``mask``, ``mpru``, ``mpru_direct``)."""
     only: tuple[str, ...] = ()
     """Run these rows only; all if empty."""
     bank: str | None = None
@@ -275,9 +290,15 @@ def to_json(config: Any) -> Any:
 
 def digest(*parts: Any) -> str:
     """SHA-256 over JSON-able values and configurations, together with the file format's number."""
-    text = json.dumps([FORMAT, *map(_plain, parts)], sort_keys=True, separators=(",", ":"))
+    text = json.dumps(
+        [FORMAT, *map(_plain, parts)], sort_keys=True, separators=(",", ":")
+    )
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _plain(part: Any) -> Any:
-    return dataclasses.asdict(part) if dataclasses.is_dataclass(part) and not isinstance(part, type) else part
+    return (
+        dataclasses.asdict(part)
+        if dataclasses.is_dataclass(part) and not isinstance(part, type)
+        else part
+    )

@@ -1,7 +1,8 @@
 """Robust ensembles: members trained plainly, clipped, kept apart, adversarially; who transfers to whom, who withstands.
 
-Shared by the presets of ``experiments/ensembles_*.py``. Every arm of a seed starts from the same weights and sees the
-same batches; surrogates have weights and batches of their own. What the page shows is in ``ensemble_page.py``.
+Shared by the presets of ``experiments/ensembles_*.py``. Every arm of a seed starts from
+the same weights and sees the same batches; surrogates have weights and batches of their
+own. What the page shows is in ``ensemble_page.py``.
 """
 
 import dataclasses
@@ -15,8 +16,8 @@ import numpy as np
 import optax
 
 from unlearn_jax import attacks, models, replicas, spectral
+from unlearn_jax.attacks._transfer import correct
 from unlearn_jax.attacks.curve import pgd_curve
-from unlearn_jax.attacks.transfer import correct
 from unlearn_jax.data import Splits
 from unlearn_jax.ensembles import Ensemble, Lotos, Trs, ensemble_apply, fit_ensemble
 from unlearn_jax.losses import cross_entropy
@@ -34,7 +35,7 @@ Arrays = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class ClipConfig:
-    """FastClip of the arms with ``clip``: last in the optimiser's chain, and once more when training has ended."""
+    """FastClip of the arms with ``clip``: last in the optimizer's chain, and once more when training has ended."""
 
     max_norm: float = 1.0
     """Target of every layer's norm."""
@@ -113,7 +114,10 @@ def terms_of(arm: str) -> tuple[str, ...]:
     """
     terms = () if arm == "orig" else tuple(arm.split("+"))
     if tuple(term for term in TERMS if term in terms) != terms:
-        raise InputError(f"unknown arm {arm!r}: write orig, or some of {', '.join(TERMS)} in this order, joined by +")
+        raise InputError(
+            f"unknown arm {arm!r}: write orig, or some of {', '.join(TERMS)} in this"
+            " order, joined by +"
+        )
     return terms
 
 
@@ -125,11 +129,19 @@ def make_parts(config: EnsembleConfig) -> dict[str, Part]:
     """
     _check(config)
     lab, plain = _Lab(config), to_json(config)
-    data = {key: value for key, value in plain["data"].items() if config.data.source != "tfds" or key != "path"}
+    data = {
+        key: value
+        for key, value in plain["data"].items()
+        if config.data.source != "tfds" or key != "path"
+    }
     base = {"data": data} | {key: plain[key] for key in ("model", "training")}
     parts: dict[str, Part] = {}
     for seed in config.seeds:
-        own = base | {"seed": seed, "attack": plain["attack"], "count": config.num_surrogates}
+        own = base | {
+            "seed": seed,
+            "attack": plain["attack"],
+            "count": config.num_surrogates,
+        }
         parts[f"surrogates-{seed}"] = Part(own, partial(lab.surrogates, seed))
         for arm in config.arms:
             own = base | {"seed": seed, "arm": arm, "count": config.num_members}
@@ -139,28 +151,65 @@ def make_parts(config: EnsembleConfig) -> dict[str, Part]:
             needs = (f"{arm}-{seed}", f"surrogates-{seed}")
             parts[f"attack-{arm}-{seed}"] = Part(own, partial(lab.attack, seed), needs)
     if config.overhead_steps:
-        own = base | {key: plain[key] for key in ("clip", "lotos", "num_members", "overhead_steps")}
+        own = base | {
+            key: plain[key]
+            for key in ("clip", "lotos", "num_members", "overhead_steps")
+        }
         parts["overhead"] = Part(own, lab.overhead)
     return parts
 
 
 def _check(config: EnsembleConfig) -> None:
     plan = config.attack
-    if len(set(config.seeds)) < len(config.seeds) or len(set(config.arms)) < len(config.arms):
+    if len(set(config.seeds)) < len(config.seeds) or len(set(config.arms)) < len(
+        config.arms
+    ):
         raise InputError("seeds and arms must each be different from one another")
-    if not config.seeds or not config.arms or config.num_members < 2 or config.num_surrogates < 1:
-        raise InputError("give one seed, one arm and one surrogate at least, and two members")
+    if (
+        not config.seeds
+        or not config.arms
+        or config.num_members < 2
+        or config.num_surrogates < 1
+    ):
+        raise InputError(
+            "give one seed, one arm and one surrogate at least, and two members"
+        )
     for arm in config.arms:
         terms_of(arm)
-    if plan.main_radius not in plan.radii or list(plan.radii) != sorted(plan.radii) or plan.radii[0] <= 0:
-        raise InputError("attack.radii must be positive and ascending, and attack.main_radius one of them")
-    if min(plan.num_steps, plan.num_samples, plan.strong_samples, plan.strong_steps, config.num_bootstrap) < 1:
-        raise InputError("the attacks' steps and samples, and num_bootstrap, must be at least 1")
-    if config.training.objective != "cross_entropy" or config.training.max_norm is not None:
-        raise InputError("training.objective and training.max_norm are not for ensembles: name arms instead")
+    if (
+        plan.main_radius not in plan.radii
+        or list(plan.radii) != sorted(plan.radii)
+        or plan.radii[0] <= 0
+    ):
+        raise InputError(
+            "attack.radii must be positive and ascending, and attack.main_radius one of"
+            " them"
+        )
+    if (
+        min(
+            plan.num_steps,
+            plan.num_samples,
+            plan.strong_samples,
+            plan.strong_steps,
+            config.num_bootstrap,
+        )
+        < 1
+    ):
+        raise InputError(
+            "the attacks' steps and samples, and num_bootstrap, must be at least 1"
+        )
+    if (
+        config.training.objective != "cross_entropy"
+        or config.training.max_norm is not None
+    ):
+        raise InputError(
+            "training.objective and training.max_norm are not for ensembles: name arms"
+            " instead"
+        )
     if config.overhead_steps % config.clip.period:
         raise InputError(
-            "overhead_steps must be a multiple of clip.period, so that clips weigh in a step as they should"
+            "overhead_steps must be a multiple of clip.period, so that clips weigh in a"
+            " step as they should"
         )
 
 
@@ -183,7 +232,10 @@ class _Lab:
     @cached_property
     def model(self) -> Model:
         config, shape = self.config.model, self.splits.train.images.shape[1:]
-        fields = {key: tuple(v) if isinstance(v, list) else v for key, v in config.fields.items()}
+        fields = {
+            key: tuple(v) if isinstance(v, list) else v
+            for key, v in config.fields.items()
+        }
         knobs: dict[str, Any] = {"conv": config.conv, "dtype": config.dtype} | fields
         return models.build(config.name, shape, self.splits.num_classes, **knobs)
 
@@ -194,7 +246,9 @@ class _Lab:
     @cached_property
     def recipe(self) -> Recipe:
         training = make_training(self.config.training)
-        return training.recipe(len(self.splits.train.labels), self.model, self.splits.train.images)
+        return training.recipe(
+            len(self.splits.train.labels), self.model, self.splits.train.images
+        )
 
     @property
     def everyone(self) -> np.ndarray:
@@ -204,7 +258,9 @@ class _Lab:
     def targets(self) -> tuple[Array, Array]:
         """The test images that are attacked, and their labels."""
         test, count = self.splits.test, self.config.attack.num_samples
-        return to_float(jnp.asarray(test.images[:count])), jnp.asarray(test.labels[:count])
+        return to_float(jnp.asarray(test.images[:count])), jnp.asarray(
+            test.labels[:count]
+        )
 
     def arm(self, name: str) -> tuple[Ensemble, Recipe]:
         if name not in self._arms:
@@ -213,11 +269,18 @@ class _Lab:
             if "adversarial" in terms:
                 objective = partial(adversarial_loss, **config.adversarial)
             if "clip" in terms:
-                clip = spectral.fastclip(self.model, self.sample, **dataclasses.asdict(config.clip))
+                clip = spectral.fastclip(
+                    self.model, self.sample, **dataclasses.asdict(config.clip)
+                )
                 recipe = dataclasses.replace(recipe, tx=optax.chain(recipe.tx, clip))
             given = {"lotos": config.lotos, "trs": config.trs}
             given = {key: value for key, value in given.items() if key in terms}
-            self._arms[name] = Ensemble([self.model] * config.num_members, objective=objective, **given), recipe
+            self._arms[name] = (
+                Ensemble(
+                    [self.model] * config.num_members, objective=objective, **given
+                ),
+                recipe,
+            )
         return self._arms[name]
 
     def train(self, name: str, seed: int) -> Arrays:
@@ -225,7 +288,14 @@ class _Lab:
         ensemble, recipe = self.arm(name)
         key = jax.random.fold_in(jax.random.key(seed), 0)
         epochs = max(1, min(recipe.num_epochs, 50))
-        state, losses = fit_ensemble(key, ensemble, self.splits.train, self.everyone, recipe, epochs_per_call=epochs)
+        state, losses = fit_ensemble(
+            key,
+            ensemble,
+            self.splits.train,
+            self.everyone,
+            recipe,
+            epochs_per_call=epochs,
+        )
         members = list(state.variables)
         trained = self.norms(members)
         if "clip" in terms_of(name):
@@ -245,11 +315,15 @@ class _Lab:
             if self.norms([member]).max() <= 1.005 * self.config.clip.max_norm:
                 break
             most = self.config.clip.max_norm
-            member = spectral.clip(self.model, member, self.sample, max_norm=most, tolerance=1e-3)
+            member = spectral.clip(
+                self.model, member, self.sample, max_norm=most, tolerance=1e-3
+            )
         return member
 
     def norms(self, members: Sequence[Variables]) -> np.ndarray:
-        found = [spectral.spectral_norms(self.model, one, self.sample) for one in members]
+        found = [
+            spectral.spectral_norms(self.model, one, self.sample) for one in members
+        ]
         return np.array([[float(norm) for norm in one.values()] for one in found])
 
     def surrogates(self, seed: int) -> Arrays:
@@ -257,25 +331,53 @@ class _Lab:
         config, plan = self.config, self.config.attack
         x, y = self.targets
         strong = plan.strong_samples
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), config.num_surrogates)
+        keys = jax.random.split(
+            jax.random.fold_in(jax.random.key(seed), 1), config.num_surrogates
+        )
         masks = np.tile(self.everyone, (len(keys), 1))
-        stacked = replicas.fit_many(keys, self.model, self.splits.train, masks, self.recipe)[0].variables
-        found: dict[str, list[Any]] = {name: [] for name in ("right", "images", "fooled", "strong_images")}
-        for j, key in enumerate(jax.random.split(jax.random.fold_in(jax.random.key(seed), 2), len(keys))):
+        stacked = replicas.fit_many(
+            keys, self.model, self.splits.train, masks, self.recipe
+        )[0].variables
+        found: dict[str, list[Any]] = {
+            name: [] for name in ("right", "images", "fooled", "strong_images")
+        }
+        for j, key in enumerate(
+            jax.random.split(jax.random.fold_in(jax.random.key(seed), 2), len(keys))
+        ):
             one = (self.model.apply, replicas.unstack(stacked, j))
             key_pgd, key_apgd = jax.random.split(key)
             result = self.pgd(key_pgd, one, x, y, keep="last")
             found["right"].append(correct(one, x, y))
             found["images"].append(result.images)
             found["fooled"].append(np.asarray(result.labels) != np.asarray(y))
-            best = _apgd(one[0], plan.strong_steps, key_apgd, one[1], x[:strong], y[:strong], plan.main_radius / 255)
+            best = _apgd(
+                one[0],
+                plan.strong_steps,
+                key_apgd,
+                one[1],
+                x[:strong],
+                y[:strong],
+                plan.main_radius / 255,
+            )
             found["strong_images"].append(best)
-        return {name: np.stack([np.asarray(value) for value in values]) for name, values in found.items()}
+        return {
+            name: np.stack([np.asarray(value) for value in values])
+            for name, values in found.items()
+        }
 
     def pgd(self, key: Array, classifier: Any, x: Array, y: Array, *, keep: Any) -> Any:
         plan = self.config.attack
         radii = np.array(plan.radii) / 255
-        return pgd_curve(key, classifier, x, y, radii, num_steps=plan.num_steps, keep=keep, batch_size=256)
+        return pgd_curve(
+            key,
+            classifier,
+            x,
+            y,
+            radii,
+            num_steps=plan.num_steps,
+            keep=keep,
+            batch_size=256,
+        )
 
     def attack(self, seed: int, trained: Arrays, surrogates: Arrays) -> Arrays:
         """Transfer between members, the ensemble from within and from outside, and what the theory is about."""
@@ -283,8 +385,13 @@ class _Lab:
         members = restore(model, trained)
         each = [(model.apply, one) for one in members]
         whole = (ensemble_apply([model] * len(members)), tuple(members))
-        test, labels = to_float(jnp.asarray(self.splits.test.images)), jnp.asarray(self.splits.test.labels)
-        key_pairs, key_white, key_strong = jax.random.split(jax.random.fold_in(jax.random.key(seed), 3), 3)
+        test, labels = (
+            to_float(jnp.asarray(self.splits.test.images)),
+            jnp.asarray(self.splits.test.labels),
+        )
+        key_pairs, key_white, key_strong = jax.random.split(
+            jax.random.fold_in(jax.random.key(seed), 3), 3
+        )
         crafted = [
             self.pgd(k, one, x, y, keep="last")
             for k, one in zip(jax.random.split(key_pairs, len(each)), each, strict=True)
@@ -292,36 +399,69 @@ class _Lab:
         strong = attacks.autoattack(
             epsilon=plan.main_radius / 255,
             num_steps=plan.strong_steps,
-            num_targets=min(plan.strong_targets, 9 if self.splits.num_classes > 3 else 0),
+            num_targets=min(
+                plan.strong_targets, 9 if self.splits.num_classes > 3 else 0
+            ),
         )
         cut = plan.strong_samples
-        fooled = lambda one, images, labels: ~np.asarray(correct(one, jnp.asarray(images), labels))  # noqa: E731
+        fooled = lambda one, images, labels: (
+            ~np.asarray(correct(one, jnp.asarray(images), labels))
+        )
         main = plan.radii.index(plan.main_radius)
         result = {
             "clean": np.asarray(correct(whole, test, labels)),
-            "members_clean": np.stack([np.asarray(correct(one, test, labels)) for one in each]),
-            "source_fooled": np.stack([np.asarray(r.labels) != np.asarray(y) for r in crafted]),
-            "target_fooled": np.stack(
-                [[[fooled(one, images, y) for one in each] for images in r.images] for r in crafted]
+            "members_clean": np.stack(
+                [np.asarray(correct(one, test, labels)) for one in each]
             ),
-            "white_fooled": np.asarray(self.pgd(key_white, whole, x, y, keep="first").labels) != np.asarray(y),
-            "strong_fooled": ~np.asarray(attacks.robustness(key_strong, strong, whole, x[:cut], y[:cut]).robust),
-            "black_fooled": np.stack([[fooled(whole, im, y) for im in one] for one in surrogates["images"]]),
-            "strong_black_fooled": np.stack([fooled(whole, im, y[:cut]) for im in surrogates["strong_images"]]),
+            "source_fooled": np.stack(
+                [np.asarray(r.labels) != np.asarray(y) for r in crafted]
+            ),
+            "target_fooled": np.stack(
+                [
+                    [[fooled(one, images, y) for one in each] for images in r.images]
+                    for r in crafted
+                ]
+            ),
+            "white_fooled": (
+                np.asarray(self.pgd(key_white, whole, x, y, keep="first").labels)
+                != np.asarray(y)
+            ),
+            "strong_fooled": ~np.asarray(
+                attacks.robustness(key_strong, strong, whole, x[:cut], y[:cut]).robust
+            ),
+            "black_fooled": np.stack(
+                [[fooled(whole, im, y) for im in one] for one in surrogates["images"]]
+            ),
+            "strong_black_fooled": np.stack(
+                [fooled(whole, im, y[:cut]) for im in surrogates["strong_images"]]
+            ),
             "surrogate_right": surrogates["right"],
             "surrogate_fooled": surrogates["fooled"],
         }
         return result | self.theory(members, x, y, [r.images[main] for r in crafted])
 
-    def theory(self, members: Sequence[Variables], x: Array, y: Array, crafted: Sequence[Array]) -> Arrays:
+    def theory(
+        self, members: Sequence[Variables], x: Array, y: Array, crafted: Sequence[Array]
+    ) -> Arrays:
         """Risks on clean and crafted images, lengths of the perturbations, and slopes seen: for the bounds."""
-        outputs = lambda images: jnp.stack([_logits(self.model.apply, one, images) for one in members])  # noqa: E731
-        clean, moved = outputs(x), jnp.stack([outputs(images) for images in crafted])  # [M, B, C], [S, M, B, C]
-        length = jnp.stack([jnp.sqrt(jnp.sum((images - x) ** 2, (1, 2, 3))) for images in crafted])
+        outputs = lambda images: jnp.stack(
+            [_logits(self.model.apply, one, images) for one in members]
+        )
+        clean, moved = (
+            outputs(x),
+            jnp.stack([outputs(images) for images in crafted]),
+        )  # [M, B, C], [S, M, B, C]
+        length = jnp.stack(
+            [jnp.sqrt(jnp.sum((images - x) ** 2, (1, 2, 3))) for images in crafted]
+        )
         change = jnp.sqrt(jnp.sum((moved - clean[None]) ** 2, -1))
         secant = jnp.max(change / jnp.maximum(length, 1e-6)[:, None], (0, 2))
-        tangent = jnp.stack([_jacobian_norms(self.model.apply, one, x[:16]) for one in members])
-        risk = lambda logits: jnp.mean(cross_entropy(logits, jnp.broadcast_to(y, logits.shape[:-1])), -1)  # noqa: E731
+        tangent = jnp.stack(
+            [_jacobian_norms(self.model.apply, one, x[:16]) for one in members]
+        )
+        risk = lambda logits: jnp.mean(
+            cross_entropy(logits, jnp.broadcast_to(y, logits.shape[:-1])), -1
+        )
         return {
             "clean_risk": np.asarray(risk(clean)),
             "moved_risk": np.asarray(risk(moved)),
@@ -333,7 +473,9 @@ class _Lab:
         """Seconds per step of the arms that cost no more than weights, compiled beforehand."""
         names = ("orig", "clip", "clip+lotos")
         runs = {name: self.arm(name) for name in names}
-        seconds, compiling = step_seconds(runs, self.splits.train, num_steps=self.config.overhead_steps)
+        seconds, compiling = step_seconds(
+            runs, self.splits.train, num_steps=self.config.overhead_steps
+        )
         return {"arms": np.array(names), "seconds": seconds, "compiling": compiling}
 
 
@@ -341,12 +483,28 @@ _logits = jax.jit(predict, static_argnums=0)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _apgd(apply_fn: Any, num_steps: int, key: Array, variables: Any, x: Array, y: Array, radius: float) -> Array:
+def _apgd(
+    apply_fn: Any,
+    num_steps: int,
+    key: Array,
+    variables: Any,
+    x: Array,
+    y: Array,
+    radius: float,
+) -> Array:
     """Images that fool by the highest margin loss: for attacks that must transfer."""
     start = attacks.random_start(key, x, epsilon=radius, norm=attacks.linf)
     loss = attacks.difference_of_logits_ratio
     return attacks.apgd(
-        apply_fn, variables, x, y, start, epsilon=radius, num_steps=num_steps, loss=loss, keep="best"
+        apply_fn,
+        variables,
+        x,
+        y,
+        start,
+        epsilon=radius,
+        num_steps=num_steps,
+        loss=loss,
+        keep="best",
     ).images
 
 
@@ -363,11 +521,17 @@ def _jacobian_norms(apply_fn: Any, variables: Any, images: Array) -> Array:
 
 def to_arrays(stacked: Variables) -> Arrays:
     """Stacked members as named arrays, for :func:`restore`."""
-    return {f"leaf{i:03d}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(stacked))}
+    return {
+        f"leaf{i:03d}": np.asarray(leaf)
+        for i, leaf in enumerate(jax.tree.leaves(stacked))
+    }
 
 
 def restore(model: Model, arrays: Mapping[str, np.ndarray]) -> list[Variables]:
     """The members that :func:`to_arrays` wrote."""
     tree = jax.tree.structure(jax.eval_shape(model.init, jax.random.key(0)))
     leaves = [jnp.asarray(arrays[f"leaf{i:03d}"]) for i in range(tree.num_leaves)]
-    return [jax.tree.unflatten(tree, [leaf[j] for leaf in leaves]) for j in range(len(leaves[0]))]
+    return [
+        jax.tree.unflatten(tree, [leaf[j] for leaf in leaves])
+        for j in range(len(leaves[0]))
+    ]

@@ -14,7 +14,11 @@ from unlearn_jax.types import Dataset
 
 
 def step_seconds(
-    runs: Mapping[str, tuple[Ensemble, Recipe]], data: Dataset, *, num_steps: int, num_repeats: int = 9
+    runs: Mapping[str, tuple[Ensemble, Recipe]],
+    data: Dataset,
+    *,
+    num_steps: int,
+    num_repeats: int = 9,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Times the same number of steps of several ensembles, one after the other, again and again.
 
@@ -28,16 +32,23 @@ def step_seconds(
       Seconds per step ``[A, num_repeats]``, and seconds that compiling took ``[A]``.
     """
     placed = jax.tree.map(jnp.asarray, data)
-    sample, member = jnp.zeros((1, *data.images.shape[1:])), jnp.ones(len(data.labels), bool)
+    sample, member = (
+        jnp.zeros((1, *data.images.shape[1:])),
+        jnp.ones(len(data.labels), bool),
+    )
     programs, compiling = [], []
     for ensemble, recipe in runs.values():
         txs = (recipe.tx,) * len(ensemble.models)
         begin = jax.jit(partial(init_ensemble, ensemble=ensemble, txs=txs))
         run = partial(ensemble_epochs, ensemble, txs, fetch_from(recipe.augment))
-        run = partial(run, num_epochs=1, num_batches=num_steps, batch_size=recipe.batch_size)
+        run = partial(
+            run, num_epochs=1, num_batches=num_steps, batch_size=recipe.batch_size
+        )
         state = begin(jax.random.key(0), sample=sample)
         began = time.perf_counter()
-        compiled = jax.jit(run).lower(state, jax.random.key(1), placed, member).compile()
+        compiled = (
+            jax.jit(run).lower(state, jax.random.key(1), placed, member).compile()
+        )
         compiling.append(time.perf_counter() - began)
         programs.append((compiled, state))
     seconds = np.zeros((len(programs), num_repeats))

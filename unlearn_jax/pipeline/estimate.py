@@ -32,7 +32,7 @@ def estimate_speed(plan: Plan) -> float:
     member[:, : min(8 * batch, member.shape[1])] = True
     short = Recipe(1, batch, spec.recipe.tx, spec.recipe.augment)
     samples = models * steps_per_epoch(int(member[0].sum()), batch) * batch
-    keys = lambda: jax.random.wrap_key_data(jnp.asarray(spec.keys[:models]))  # noqa: E731
+    keys = lambda: jax.random.wrap_key_data(jnp.asarray(spec.keys[:models]))
     fit_many(keys(), spec.model, spec.pool, member, short, how=how)
     began = time.perf_counter()
     fit_many(keys(), spec.model, spec.pool, member, short, how=how)
@@ -50,24 +50,49 @@ class _Ledger:
     def add(self, name: str, count: int, missing: int, samples: float) -> None:
         seconds = samples / self.speed
         self.seconds += seconds
-        self.lines.append([name, count, count - missing, missing, f"{seconds:.0f} s" if missing else "-"])
+        self.lines.append(
+            [
+                name,
+                count,
+                count - missing,
+                missing,
+                f"{seconds:.0f} s" if missing else "-",
+            ]
+        )
 
     def banks(self, *banks: Bank, prefix: str = "") -> None:
         for bank in (bank for bank in banks if len(bank.spec.member)):
             missing = len(bank.missing())
             each = bank.spec.recipe.num_epochs * bank.spec.member.sum(1).max()
-            self.add(f"{prefix}train {bank.spec.name}", len(bank.spec.member), missing, float(missing * each))
+            self.add(
+                f"{prefix}train {bank.spec.name}",
+                len(bank.spec.member),
+                missing,
+                float(missing * each),
+            )
 
     def attacks(self, plan: Plan, prefix: str = "") -> None:
         for name, attack in plan.attacks.items():
             parts = stages.attack_parts(plan, name, self.folder)
             todo = sum(len(parts.parts[p]) for p in parts.missing())
             label = f"{prefix}adversarial sets{f': {name}' if name else ''}"
-            self.add(label, len(plan.pairs), todo, float(todo * plan.forget.sum(1).mean() * 2 * attack.num_steps))
+            self.add(
+                label,
+                len(plan.pairs),
+                todo,
+                float(todo * plan.forget.sum(1).mean() * 2 * attack.num_steps),
+            )
 
-    def method(self, plan: Plan, name: str, label: str, count: int, missing: int) -> None:
+    def method(
+        self, plan: Plan, name: str, label: str, count: int, missing: int
+    ) -> None:
         epochs = plan.config.rows[name].get("num_epochs", 10)
-        self.add(label, count, missing, float(missing * epochs * len(plan.splits.train.labels)))
+        self.add(
+            label,
+            count,
+            missing,
+            float(missing * epochs * len(plan.splits.train.labels)),
+        )
 
 
 def dry_run(
@@ -80,14 +105,21 @@ def dry_run(
 ) -> str:
     """What a run would do: its stages, what is there already, and about how long the rest takes on this machine.
 
-    Writes nothing. The estimate times a few training steps; a gradient of the attack counts as a training sample, and
-    every forget sample as needing two radii. With a search, what of the final methods is there already is not known.
+    Writes nothing. The estimate times a few training steps; a gradient of the attack
+    counts as a training sample, and every forget sample as needing two radii. With a
+    search, what of the final methods is there already is not known.
 
     Raises:
       InputError: as :func:`run`.
     """
     store.Workdir(workdir).check()
-    plan = make_plan(config, banks_folder(config, workdir), splits=splits, model=model, loss_fn=loss_fn)
+    plan = make_plan(
+        config,
+        banks_folder(config, workdir),
+        splits=splits,
+        model=model,
+        loss_fn=loss_fn,
+    )
     own = tuning.tuning_plan(plan)
     ledger = _Ledger(estimate_speed(plan), pathlib.Path(workdir).resolve())
     ledger.banks(plan.originals, plan.references)
@@ -103,11 +135,25 @@ def dry_run(
         for name in plan.rows:
             parts = stages.unlearn_parts(plan, name, ledger.folder)
             known = parts.missing() if own is None else range(len(parts.parts))
-            ledger.method(plan, name, f"unlearn: {name}", len(plan.runs), sum(len(parts.parts[p]) for p in known))
-    table = tabulate(ledger.lines, headers=["stage", "models", "there", "to do", "about"], tablefmt="simple")
-    later = "" if plan.forget_known else "\nThe rest is known once the references have chosen the forget set."
+            ledger.method(
+                plan,
+                name,
+                f"unlearn: {name}",
+                len(plan.runs),
+                sum(len(parts.parts[p]) for p in known),
+            )
+    table = tabulate(
+        ledger.lines,
+        headers=["stage", "models", "there", "to do", "about"],
+        tablefmt="simple",
+    )
+    later = (
+        ""
+        if plan.forget_known
+        else "\nThe rest is known once the references have chosen the forget set."
+    )
     return (
-        f"{table}\n\n{len(plan.rows)} methods on {plan.splits.name}; about {ledger.seconds / 60:.1f} minutes at "
-        f"{ledger.speed:,.0f} samples/s here, plus compilation and the audit.{later}\n"
-        f"Models are kept in {plan.bank_root}"
+        f"{table}\n\n{len(plan.rows)} methods on {plan.splits.name}; about"
+        f" {ledger.seconds / 60:.1f} minutes at {ledger.speed:,.0f} samples/s here,"
+        f" plus compilation and the audit.{later}\nModels are kept in {plan.bank_root}"
     )

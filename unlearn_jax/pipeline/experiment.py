@@ -1,9 +1,11 @@
 """Experiments that are not runs: parts that are computed once and kept, and a page made of them.
 
-A run (:func:`unlearn_jax.pipeline.run`) forgets samples of one classifier. Whatever trains something else, or nothing,
-is an :class:`Experiment`: named parts, each a function that computes arrays, and a function that makes tables, pictures
-and checks of them. A part is stored whole, under a key of everything it depends on; a run that was interrupted goes on
-with the parts that are missing, and a changed setting computes the parts anew that it decides.
+A run (:func:`unlearn_jax.pipeline.run`) forgets samples of one classifier. Whatever
+trains something else, or nothing, is an :class:`Experiment`: named parts, each a
+function that computes arrays, and a function that makes tables, pictures and checks of
+them. A part is stored whole, under a key of everything it depends on; a run that was
+interrupted goes on with the parts that are missing, and a changed setting computes the
+parts anew that it decides.
 """
 
 import dataclasses
@@ -32,7 +34,8 @@ class Part(NamedTuple):
     """A piece of an experiment that is computed once.
 
     Attributes:
-      settings: plain values, all that decides the result apart from the code and ``needs``.
+      settings: plain values, all that decides the result apart from the code and
+        ``needs``.
       compute: ``(*arrays of the needed parts) -> {name: array}``, pure.
       needs: names of earlier parts whose arrays it is given, in this order.
     """
@@ -48,7 +51,8 @@ class Table(NamedTuple):
     Attributes:
       title: above it.
       columns: their names, that of the row labels first.
-      rows: as many cells as columns each: text, a number, an estimate (shown as mean ± std [low, high]) or None.
+      rows: as many cells as columns each: text, a number, an estimate (shown as mean ±
+        std [low, high]) or None.
       caption: how to read it.
     """
 
@@ -63,7 +67,8 @@ class Picture(NamedTuple):
 
     Attributes:
       title: above it.
-      figure: drawn without pyplot; ink in :data:`unlearn_jax.pipeline.figure_style.INK` follows the page's colours.
+      figure: drawn without pyplot; ink in :data:`unlearn_jax.pipeline.figure_style.INK`
+        follows the page's colors.
       alt: what it shows, with its numbers, for those who do not see it.
       caption: how to read it.
     """
@@ -110,8 +115,10 @@ class Experiment:
 
     Attributes:
       title: heading of the page.
-      config: a frozen dataclass of plain values, the defaults; a docstring under each field is its help.
-      parts: ``config -> {name: Part}``, in the order of computing; checks the configuration first.
+      config: a frozen dataclass of plain values, the defaults; a docstring under each
+        field is its help.
+      parts: ``config -> {name: Part}``, in the order of computing; checks the
+        configuration first.
       page: ``(config, {name: arrays}) -> Page``.
     """
 
@@ -122,29 +129,41 @@ class Experiment:
 
 
 def run_experiment(
-    experiment: Experiment, workdir: str | os.PathLike[str], *, name: str, config: Any = None
+    experiment: Experiment,
+    workdir: str | os.PathLike[str],
+    *,
+    name: str,
+    config: Any = None,
 ) -> dict[str, Any]:
     """Computes the parts that are missing and writes the page; run again, it goes on where it stopped.
 
     Args:
       experiment: which.
-      workdir: its directory: made if new, continued if it is one of ours, refused if it holds anything else.
+      workdir: its directory: made if new, continued if it is one of ours, refused if it
+        holds anything else.
       name: of the experiment; part of every key.
       config: instead of the experiment's own.
 
     Returns:
-      What ``results.json`` holds. Beside it lie ``report.html``, ``table.md`` and a folder per part.
+      What ``results.json`` holds. Beside it lie ``report.html``, ``table.md`` and a
+      folder per part.
 
     Raises:
       InputError: unusable configuration or directory; nothing has been written then.
 
     Warns:
-      DamagedFileWarning: a stored part is not what was written; it is moved aside and computed anew.
+      DamagedFileWarning: a stored part is not what was written; it is moved aside and
+        computed anew.
     """
-    from unlearn_jax.pipeline.experiment_report import publish  # matplotlib is slow to import
+    from unlearn_jax.pipeline.experiment_report import (
+        publish,
+    )  # matplotlib is slow to import
 
     if hosts.here().count > 1:
-        raise InputError("this experiment is the work of one process: start it without --distributed or --coordinator")
+        raise InputError(
+            "this experiment is the work of one process: start it without --distributed"
+            " or --coordinator"
+        )
     config = experiment.config if config is None else config
     parts = _checked(experiment.parts(config))
     keys = part_keys(name, parts)
@@ -152,7 +171,14 @@ def run_experiment(
         store.write_text(folder / "config.json", json.dumps(to_json(config), indent=1))
         found: dict[str, Arrays] = {}
         costs: list[dict[str, Any]] = []
-        with tqdm(total=len(parts), desc=name, unit="part", disable=None, leave=False, dynamic_ncols=True) as bar:
+        with tqdm(
+            total=len(parts),
+            desc=name,
+            unit="part",
+            disable=None,
+            leave=False,
+            dynamic_ncols=True,
+        ) as bar:
             for label, part in parts.items():
                 bar.set_postfix_str(label)
                 path = folder / f"{label}-{keys[label][:16]}"
@@ -165,11 +191,22 @@ def run_experiment(
                 costs.append({"name": label, **manifest["cost"], "cached": cached})
                 found[label] = _read(path, manifest)
                 bar.update()
-        return publish(experiment.title, name, config, experiment.page(config, found), costs, folder)
+        return publish(
+            experiment.title,
+            name,
+            config,
+            experiment.page(config, found),
+            costs,
+            folder,
+        )
 
 
 def dry_run_experiment(
-    experiment: Experiment, workdir: str | os.PathLike[str], *, name: str, config: Any = None
+    experiment: Experiment,
+    workdir: str | os.PathLike[str],
+    *,
+    name: str,
+    config: Any = None,
 ) -> str:
     """The parts of an experiment, and which of them are there; writes nothing.
 
@@ -186,7 +223,14 @@ def dry_run_experiment(
     place.check()
     parts = _checked(experiment.parts(experiment.config if config is None else config))
     lines = [
-        [label, "there" if store.find_manifest(place.path / f"{label}-{key[:16]}") else "to do"]
+        [
+            label,
+            (
+                "there"
+                if store.find_manifest(place.path / f"{label}-{key[:16]}")
+                else "to do"
+            ),
+        ]
         for label, key in part_keys(name, parts).items()
     ]
     return tabulate(lines, headers=["part", ""], tablefmt="simple")
@@ -196,35 +240,59 @@ def part_keys(name: str, parts: Mapping[str, Part]) -> dict[str, str]:
     """The key of every part: a hash of the experiment's name, its own, its settings, and the keys of what it needs."""
     keys: dict[str, str] = {}
     for label, part in parts.items():
-        keys[label] = digest("experiment", name, label, to_json(dict(part.settings)), [keys[n] for n in part.needs])
+        keys[label] = digest(
+            "experiment",
+            name,
+            label,
+            to_json(dict(part.settings)),
+            [keys[n] for n in part.needs],
+        )
     return keys
 
 
 def _checked(parts: Mapping[str, Part]) -> Mapping[str, Part]:
     """Refuses parts that cannot be stored or computed in this order."""
     if not parts:
-        raise InputError("the experiment has nothing to compute: give at least one seed")
+        raise InputError(
+            "the experiment has nothing to compute: give at least one seed"
+        )
     seen: set[str] = set()
     for label, part in parts.items():
         if not re.fullmatch(r"[A-Za-z0-9_.+-]+", label):
-            raise InputError(f"parts are named with letters, digits and - _ . +, got {label!r}")
+            raise InputError(
+                f"parts are named with letters, digits and - _ . +, got {label!r}"
+            )
         if not set(part.needs) <= seen:
-            raise InputError(f"part {label!r} needs {', '.join(part.needs)}, which must come before it")
+            raise InputError(
+                f"part {label!r} needs {', '.join(part.needs)}, which must come"
+                " before it"
+            )
         seen.add(label)
     return parts
 
 
 def _compute(path: pathlib.Path, part: Part, needed: list[Arrays]) -> None:
     with clock.stopwatch() as cost:
-        arrays = {key: np.asarray(value) for key, value in part.compute(*needed).items()}
+        arrays = {
+            key: np.asarray(value) for key, value in part.compute(*needed).items()
+        }
     if odd := [key for key, array in arrays.items() if array.dtype.hasobject]:
-        raise ValueError(f"array {odd[0]!r} of {path.name} holds Python objects, which cannot be stored")
+        raise ValueError(
+            f"array {odd[0]!r} of {path.name} holds Python objects, which cannot be"
+            " stored"
+        )
 
     def fill(folder: pathlib.Path) -> None:
         store.save_arrays(folder / "arrays.npz", arrays)
 
     store.write_folder(
-        path, fill, {"settings": to_json(dict(part.settings)), "cost": cost, "versions": store.versions()}
+        path,
+        fill,
+        {
+            "settings": to_json(dict(part.settings)),
+            "cost": cost,
+            "versions": store.versions(),
+        },
     )
 
 

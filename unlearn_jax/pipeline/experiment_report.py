@@ -20,7 +20,12 @@ from unlearn_jax.pipeline.results import without_nan
 
 
 def publish(
-    title: str, name: str, config: Any, page: Page, costs: list[dict[str, Any]], folder: pathlib.Path
+    title: str,
+    name: str,
+    config: Any,
+    page: Page,
+    costs: list[dict[str, Any]],
+    folder: pathlib.Path,
 ) -> dict[str, Any]:
     """Writes ``report.html``, ``table.md`` and, last, ``results.json``, each in one step.
 
@@ -39,19 +44,28 @@ def publish(
         {
             "experiment": name,
             "title": title,
-            "created": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+            "created": (
+                datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+            ),
             "summary": page.summary,
             "tables": [_table_json(table) for table in page.tables],
-            "checks": [{**check._asdict(), "passed": bool(check.passed)} for check in page.checks],
+            "checks": [
+                {**check._asdict(), "passed": bool(check.passed)}
+                for check in page.checks
+            ],
             "costs": costs,
             "versions": store.versions(),
             "config": to_json(config),
             "config_hash": digest(config),
         }
     )
-    store.write_text(folder / "table.md", "\n".join(map(markdown_table, results["tables"])))
+    store.write_text(
+        folder / "table.md", "\n".join(map(markdown_table, results["tables"]))
+    )
     store.write_text(folder / "report.html", _html(results, page))
-    store.write_text(folder / "results.json", json.dumps(results, indent=1, allow_nan=False))
+    store.write_text(
+        folder / "results.json", json.dumps(results, indent=1, allow_nan=False)
+    )
     return results
 
 
@@ -66,17 +80,25 @@ def format_cell(cell: Any) -> tuple[str, str]:
     ('2.7e-06 ± 6.5e-07', '[2.1e-06, 3.4e-06]')
     """
     if isinstance(cell, Mapping):
-        shown = [cell[key] for key in ("mean", "low", "high") if tables.known(cell[key])]
+        shown = [
+            cell[key] for key in ("mean", "low", "high") if tables.known(cell[key])
+        ]
         write = _writer(max(map(abs, shown), default=0.0))
         spread = f" ± {write(cell['std'])}" if tables.known(cell["std"]) else ""
         both = tables.known(cell["low"]) and tables.known(cell["high"])
         ends = f"[{write(cell['low'])}, {write(cell['high'])}]" if both else ""
-        return (write(cell["mean"]) if tables.known(cell["mean"]) else tables.MISSING) + spread, ends
+        return (
+            write(cell["mean"]) if tables.known(cell["mean"]) else tables.MISSING
+        ) + spread, ends
     if cell is None:
         return tables.MISSING, ""
     if isinstance(cell, float):
         return (f"{cell:.3g}" if abs(cell) < 1000 else f"{cell:,.0f}"), ""
-    return (f"{cell:,}" if isinstance(cell, int) and not isinstance(cell, bool) else str(cell)), ""
+    return (
+        f"{cell:,}"
+        if isinstance(cell, int) and not isinstance(cell, bool)
+        else str(cell)
+    ), ""
 
 
 def _writer(largest: float) -> Callable[[float], str]:
@@ -91,13 +113,21 @@ def terminal_text(results: Mapping[str, Any]) -> str:
     """Summary, tables and checks for a terminal."""
     lines = [results["summary"], ""]
     for table in results["tables"]:
-        rows = [[" ".join(filter(None, format_cell(cell))) for cell in row] for row in table["rows"]]
+        rows = [
+            [" ".join(filter(None, format_cell(cell))) for cell in row]
+            for row in table["rows"]
+        ]
         lines += [
             table["title"],
-            tabulate(rows, headers=table["columns"], tablefmt="simple", disable_numparse=True),
+            tabulate(
+                rows, headers=table["columns"], tablefmt="simple", disable_numparse=True
+            ),
             "",
         ]
-    lines += [f"{'ok  ' if c['passed'] else 'FAIL'}  {c['name']}. {c['detail']}".rstrip() for c in results["checks"]]
+    lines += [
+        f"{'ok  ' if c['passed'] else 'FAIL'}  {c['name']}. {c['detail']}".rstrip()
+        for c in results["checks"]
+    ]
     return "\n".join(lines)
 
 
@@ -107,15 +137,25 @@ def markdown_table(table: Mapping[str, Any]) -> str:
     lines += [f"| {' | '.join(map(tables.escape_markdown, table['columns']))} |"]
     lines += [f"| :--- |{' ---: |' * (len(table['columns']) - 1)}"]
     for row in table["rows"]:
-        cells = [(tables.escape_markdown(number), interval) for number, interval in map(format_cell, row)]
-        lines.append(f"| {' | '.join(' '.join(filter(None, cell)) for cell in cells)} |")
+        cells = [
+            (tables.escape_markdown(number), interval)
+            for number, interval in map(format_cell, row)
+        ]
+        lines.append(
+            f"| {' | '.join(' '.join(filter(None, cell)) for cell in cells)} |"
+        )
     return "\n".join([*lines, ""])
 
 
 def _table_json(table: Table) -> dict[str, Any]:
     if any(len(row) != len(table.columns) for row in table.rows):
-        raise ValueError(f"table {table.title!r}: every row needs {len(table.columns)} cells")
-    return {**table._asdict(), "rows": [[_plain(cell) for cell in row] for row in table.rows]}
+        raise ValueError(
+            f"table {table.title!r}: every row needs {len(table.columns)} cells"
+        )
+    return {
+        **table._asdict(),
+        "rows": [[_plain(cell) for cell in row] for row in table.rows],
+    }
 
 
 def _plain(cell: Cell) -> Any:
@@ -125,11 +165,16 @@ def _plain(cell: Cell) -> Any:
 
 
 def _html(results: Mapping[str, Any], page: Page) -> str:
-    shown = [{**table, "rows": [list(map(format_cell, row)) for row in table["rows"]]} for table in results["tables"]]
+    shown = [
+        {**table, "rows": [list(map(format_cell, row)) for row in table["rows"]]}
+        for table in results["tables"]
+    ]
     pictures = [
         {**picture._asdict(), "svg": to_svg(picture.figure, f"figure{i}", picture.alt)}
         for i, picture in enumerate(page.pictures)
     ]
     template = environment().get_template("experiment.html.j2")
     config = json.dumps(results["config"], indent=2, ensure_ascii=False)
-    return template.render(results=results, tables=shown, pictures=pictures, config=config)
+    return template.render(
+        results=results, tables=shown, pictures=pictures, config=config
+    )

@@ -1,7 +1,7 @@
 """The look that all figures share: a style for every row, the dress of a panel, panels for many lines, inline SVG.
 
-A row has the same colour in every figure: grey before unlearning, black for the oracle, Okabe and Ito's
-colour-blind-safe colours for the methods.
+A row has the same color in every figure: gray before unlearning, black for the oracle,
+Okabe and Ito's color-blind-safe colors for the methods.
 """
 
 import html
@@ -20,7 +20,7 @@ Row = Mapping[str, Any]
 INK = "#1b1f24"
 MUTED = "#7d8590"
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""Okabe and Ito's colours without yellow (invisible on white) and black (the oracle's)."""
+"""Okabe and Ito's colors without yellow (invisible on white) and black (the oracle's)."""
 MAX_LINES = 9
 """More lines than these hide each other in one panel."""
 
@@ -33,7 +33,7 @@ class RowStyle(NamedTuple):
 
     Attributes:
       color: of its lines and dots.
-      dashes: its line style; methods that share a colour differ in it.
+      dashes: its line style; methods that share a color differ in it.
       marker: of its mean; as ``dashes``.
     """
 
@@ -55,19 +55,24 @@ def row_styles(rows: Sequence[Row]) -> dict[str, RowStyle]:
             styles[row["key"]] = fixed[row["kind"]]
         else:
             cycle = count // len(COLORS) % len(_DASHES)
-            styles[row["key"]] = RowStyle(COLORS[count % len(COLORS)], _DASHES[cycle], _MARKERS[cycle])
+            styles[row["key"]] = RowStyle(
+                COLORS[count % len(COLORS)], _DASHES[cycle], _MARKERS[cycle]
+            )
             count += 1
     return styles
 
 
-def line_style(row: Row, styles: Mapping[str, RowStyle], *, together: bool = True) -> dict[str, Any]:
+def line_style(
+    row: Row, styles: Mapping[str, RowStyle], *, together: bool = True
+) -> dict[str, Any]:
     """Keywords for a row's line.
 
     Args:
       row: whose line it is.
       styles: of all rows.
-      together: with all other rows, where the oracle's thicker line lies on top and dashes tell equal colours apart;
-        otherwise a method's line is solid, and lies on top.
+      together: with all other rows, where the oracle's thicker line lies on top and
+        dashes tell equal colors apart; otherwise a method's line is solid, and lies on
+        top.
     """
     style = styles[row["key"]]
     width, order = (2.2, 4) if row["kind"] == "oracle" else (1.5, 3)
@@ -82,7 +87,8 @@ class Lines(NamedTuple):
     Attributes:
       figure: that holds them.
       panels: axes, and the rows to draw in them, in order.
-      together: all rows share one panel; otherwise each has its own, with the original and the oracle beside it.
+      together: all rows share one panel; otherwise each has its own, with the original
+        and the oracle beside it.
     """
 
     figure: Figure
@@ -108,15 +114,22 @@ def line_panels(rows: Sequence[Row], title: str, height: float) -> Lines:
     figure, grid = small_panels(len(own), share=True)
     for axes, row in zip(grid, own, strict=True):
         dress(axes, short(row["label"], 25), grid="both", size=9)
-    return Lines(figure, [(axes, [*beside, row]) for axes, row in zip(grid, own, strict=True)], together=False)
+    return Lines(
+        figure,
+        [(axes, [*beside, row]) for axes, row in zip(grid, own, strict=True)],
+        together=False,
+    )
 
 
-def name_lines(lines: Lines, handles: Sequence[Any], title: str, x: str, y: str) -> None:
+def name_lines(
+    lines: Lines, handles: Sequence[Any], title: str, x: str, y: str
+) -> None:
     """Writes the legend and the names of the axes.
 
     Args:
       lines: from :func:`line_panels`.
-      handles: for the legend of a single panel; the legend of many names the lines beside the row's own.
+      handles: for the legend of a single panel; the legend of many names the lines
+        beside the row's own.
       title: of the single panel's legend.
       x: what the horizontal axis shows.
       y: what the vertical axis shows.
@@ -126,7 +139,11 @@ def name_lines(lines: Lines, handles: Sequence[Any], title: str, x: str, y: str)
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         legend = lines.figure.legend(
-            handles=handles, loc="outside right upper", frameon=False, labelcolor=INK, fontsize=9.5
+            handles=handles,
+            loc="outside right upper",
+            frameon=False,
+            labelcolor=INK,
+            fontsize=9.5,
         )
         legend.set_title(title)
         legend.get_title().set(color=INK, fontsize=9.5, fontweight="bold")
@@ -135,9 +152,21 @@ def name_lines(lines: Lines, handles: Sequence[Any], title: str, x: str, y: str)
     lines.figure.supylabel(y, fontsize=10, color=INK)
     beside = lines.panels[0][1][:-1]
     styles = row_styles(beside)
-    keys = [Line2D([], [], **line_style(row, styles), label=short(row["label"])) for row in beside]
-    keys.append(Line2D([], [], color=COLORS[0], lw=1.5, label="the panel's row, in its colour"))
-    lines.figure.legend(handles=keys, loc="outside upper left", ncols=4, frameon=False, labelcolor=INK, fontsize=9.5)
+    keys = [
+        Line2D([], [], **line_style(row, styles), label=short(row["label"]))
+        for row in beside
+    ]
+    keys.append(
+        Line2D([], [], color=COLORS[0], lw=1.5, label="the panel's row, in its color")
+    )
+    lines.figure.legend(
+        handles=keys,
+        loc="outside upper left",
+        ncols=4,
+        frameon=False,
+        labelcolor=INK,
+        fontsize=9.5,
+    )
 
 
 def small_panels(
@@ -155,7 +184,9 @@ def small_panels(
     lines = math.ceil(count / columns)
     figure = Figure(figsize=(9.2, 1.0 + height * lines), layout="constrained")
     share_x, share_y = share is True or share == "x", share is True or share == "y"
-    panels = figure.subplots(lines, columns, sharex=share_x, sharey=share_y, squeeze=False).ravel()
+    panels = figure.subplots(
+        lines, columns, sharex=share_x, sharey=share_y, squeeze=False
+    ).ravel()
     for axes in panels[count:]:
         axes.set_axis_off()
     for i, axes in enumerate(panels[:count]):
@@ -173,14 +204,23 @@ def short(label: str, width: int = 40) -> str:
 
 def dress(axes: Axes, title: str, *, grid: str = "y", size: float = 11.5) -> None:
     """The look of every panel: a title to the left, two spines, a faint grid behind the data."""
-    axes.set_title(title, loc="left", fontsize=size, fontweight="bold", color=INK, pad=8 if size > 9 else 4)
+    axes.set_title(
+        title,
+        loc="left",
+        fontsize=size,
+        fontweight="bold",
+        color=INK,
+        pad=8 if size > 9 else 4,
+    )
     axes.set_facecolor("none")
     axes.set_axisbelow(True)
     axes.grid(visible=True, axis=grid, color=MUTED, alpha=0.22, lw=0.8)  # pyright: ignore[reportArgumentType]
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(MUTED)
-    axes.tick_params(which="both", color=MUTED, labelcolor=INK, labelsize=9.5 if size > 9 else 8)
+    axes.tick_params(
+        which="both", color=MUTED, labelcolor=INK, labelsize=9.5 if size > 9 else 8
+    )
     axes.xaxis.label.set(color=INK, fontsize=10)
     axes.yaxis.label.set(color=INK, fontsize=10)
 
@@ -193,7 +233,7 @@ def note(message: str) -> Figure:
 
 
 def to_svg(figure: Figure, prefix: str, alt: str) -> str:
-    """The figure as an SVG element for a page: its ids unique, its ink the colour of the text around it.
+    """The figure as an SVG element for a page: its ids unique, its ink the color of the text around it.
 
     Args:
       figure: to draw.
@@ -204,7 +244,9 @@ def to_svg(figure: Figure, prefix: str, alt: str) -> str:
     with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": prefix}):
         figure.savefig(stream, format="svg", facecolor="none", metadata={"Date": None})
     text = stream.getvalue()
-    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(
+        r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL
+    )
     text = re.sub(r' (xmlns(:\w+)?|version)="[^"]*"', "", text, count=3)
     text = text.replace("xlink:href=", "href=").replace(INK, "currentColor")
     text = re.sub(r'\b(id="|href="#|url\(#)', rf"\1{prefix}-", text)

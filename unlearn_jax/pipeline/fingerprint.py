@@ -1,7 +1,8 @@
 """Names for functions: a hash of the program that JAX traces, constants included.
 
-Stored models are found again by what determines them. For a user's own network, loss or method that is its program: two
-functions that compute the same get the same name, and a changed constant gives another.
+Stored models are found again by what determines them. For a user's own network, loss or
+method that is its program: two functions that compute the same get the same name, and a
+changed constant gives another.
 """
 
 import hashlib
@@ -15,7 +16,14 @@ import numpy as np
 
 from unlearn_jax.data import Splits
 from unlearn_jax.train import Batch, LossFn, cross_entropy_loss
-from unlearn_jax.types import AttackResult, Dataset, InputError, Model, Problem, UnlearnFn
+from unlearn_jax.types import (
+    AttackResult,
+    Dataset,
+    InputError,
+    Model,
+    Problem,
+    UnlearnFn,
+)
 
 
 def program_digest(fun: Callable[..., Any], *args: Any) -> str:
@@ -28,13 +36,17 @@ def program_digest(fun: Callable[..., Any], *args: Any) -> str:
     closed = jax.make_jaxpr(fun)(*args)
     digest = hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", str(closed)).encode())
     for constant in _constants(closed.jaxpr, closed.consts):
-        array = np.asarray(jax.random.key_data(constant) if _is_key(constant) else constant)
+        array = np.asarray(
+            jax.random.key_data(constant) if _is_key(constant) else constant
+        )
         digest.update(f"{array.shape} {array.dtype}".encode() + array.tobytes())
     return digest.hexdigest()
 
 
 def _is_key(value: Any) -> bool:
-    return isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+    return isinstance(value, jax.Array) and jnp.issubdtype(
+        value.dtype, jax.dtypes.prng_key
+    )
 
 
 def _constants(jaxpr: Any, consts: Any) -> Iterator[Any]:
@@ -42,9 +54,13 @@ def _constants(jaxpr: Any, consts: Any) -> Iterator[Any]:
     yield from consts
     for equation in jaxpr.eqns:
         yield from (var.val for var in equation.invars if hasattr(var, "val"))
-        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda p: hasattr(p, "eqns")):
+        for inner in jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda p: hasattr(p, "eqns")
+        ):
             if hasattr(inner, "eqns"):
-                yield from _constants(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()))
+                yield from _constants(
+                    getattr(inner, "jaxpr", inner), getattr(inner, "consts", ())
+                )
 
 
 def model_digest(model: Model, splits: Splits, loss_fn: LossFn | None = None) -> str:
@@ -61,14 +77,22 @@ def model_digest(model: Model, splits: Splits, loss_fn: LossFn | None = None) ->
 
     def gradient(params: Any, state: Any, images: Any, labels: Any, key: Any) -> Any:
         batch = Batch(images, labels, labels)
-        return jax.value_and_grad(lambda p: loss(variables._replace(params=p, state=state), batch, key), has_aux=True)(
-            params
-        )
+        return jax.value_and_grad(
+            lambda p: loss(variables._replace(params=p, state=state), batch, key),
+            has_aux=True,
+        )(params)
 
     parts = (
         program_digest(model.init, key),
         program_digest(model.apply, variables, images),
-        program_digest(gradient, variables.params, variables.state, images, labels, jax.random.key(0)),
+        program_digest(
+            gradient,
+            variables.params,
+            variables.state,
+            images,
+            labels,
+            jax.random.key(0),
+        ),
     )
     return hashlib.sha256("".join(parts).encode()).hexdigest()
 
@@ -80,15 +104,19 @@ def check_logits(model: Model, splits: Splits) -> None:
       InputError: logits that do not fit the data.
     """
     images = jax.ShapeDtypeStruct((2, *splits.train.images.shape[1:]), jnp.float32)
-    logits = jax.eval_shape(model.apply, jax.eval_shape(model.init, jax.random.key(0)), images)
+    logits = jax.eval_shape(
+        model.apply, jax.eval_shape(model.init, jax.random.key(0)), images
+    )
     if logits.shape != (2, splits.num_classes):
         raise InputError(
-            f"the model gives logits {logits.shape} for 2 images of {splits.num_classes} classes: it must give "
-            f"(2, {splits.num_classes})"
+            f"the model gives logits {logits.shape} for 2 images of"
+            f" {splits.num_classes} classes: it must give (2, {splits.num_classes})"
         )
 
 
-def method_digest(method: UnlearnFn, model: Model, splits: Splits, num_forget: int, attacked: bool) -> str:
+def method_digest(
+    method: UnlearnFn, model: Model, splits: Splits, num_forget: int, attacked: bool
+) -> str:
     """Names a method with its knobs by what it computes.
 
     Args:
@@ -100,12 +128,18 @@ def method_digest(method: UnlearnFn, model: Model, splits: Splits, num_forget: i
     """
     image, count = splits.train.images.shape[1:], len(splits.train.labels)
     shape = jax.ShapeDtypeStruct
-    rows: Any = [shape((num_forget,), dtype) for dtype in (jnp.int32, jnp.float32, jnp.float32, jnp.int32)]
+    rows: Any = [
+        shape((num_forget,), dtype)
+        for dtype in (jnp.int32, jnp.float32, jnp.float32, jnp.int32)
+    ]
     adversarial = AttackResult(shape((num_forget, *image), jnp.float32), *rows)  # type: ignore[arg-type]
     problem = Problem(
         model,
         jax.eval_shape(model.init, jax.random.key(0)),
-        Dataset(shape((count, *image), splits.train.images.dtype), shape((count,), jnp.int32)),
+        Dataset(
+            shape((count, *image), splits.train.images.dtype),
+            shape((count,), jnp.int32),
+        ),
         shape((count,), jnp.bool_),  # type: ignore[arg-type]
         num_forget,
         adversarial if attacked else None,  # type: ignore[arg-type]

@@ -24,7 +24,8 @@ def make_folder(folder: pathlib.Path) -> None:
         (folder / ".lock").touch()
     except OSError as error:
         raise InputError(
-            f"{folder} cannot be written ({error.strerror}): check its permissions or choose another"
+            f"{folder} cannot be written ({error.strerror}): check its permissions or"
+            " choose another"
         ) from error
 
 
@@ -37,8 +38,8 @@ def lock(folder: pathlib.Path, *, wait: bool) -> Iterator[None]:
       wait: wait for the other, or refuse.
 
     Raises:
-      InputError: it cannot be written, or is held by another run and ``wait`` is False, or its file system has no
-        locks.
+      InputError: it cannot be written, or is held by another run and ``wait`` is False,
+        or its file system has no locks.
     """
     make_folder(folder)
     with (folder / ".lock").open("w") as handle:
@@ -52,9 +53,15 @@ def lock(folder: pathlib.Path, *, wait: bool) -> Iterator[None]:
 def _refused(error: OSError, folder: pathlib.Path) -> Exception:
     """What to say of a lock that was not given."""
     if error.errno in (errno.EACCES, errno.EAGAIN):
-        return InputError(f"another run is at work in {folder}: wait for it, or choose another --workdir")
+        return InputError(
+            f"another run is at work in {folder}: wait for it, or choose another"
+            " --workdir"
+        )
     if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
-        return InputError(f"the file system of {folder} has no locks: mount it with them, or choose another folder")
+        return InputError(
+            f"the file system of {folder} has no locks: mount it with them, or choose"
+            " another folder"
+        )
     return error
 
 
@@ -62,15 +69,16 @@ def _refused(error: OSError, folder: pathlib.Path) -> Exception:
 def lock_process(folder: pathlib.Path, here: hosts.Host) -> Iterator[None]:
     """Holds one process's share of a run's folder against the processes of another run that may still be at work.
 
-    Process ``i`` holds the number ``i``, the first one also all from their count on, so that any two runs exclude each
-    other, whatever their counts.
+    Process ``i`` holds the number ``i``, the first one also all from their count on, so
+    that any two runs exclude each other, whatever their counts.
 
     Args:
       folder: is there.
       here: this process.
 
     Raises:
-      InputError: a process of another run holds one of these, or the file system has no locks.
+      InputError: a process of another run holds one of these, or the file system has no
+        locks.
     """
     with (folder / PROCESSES).open("w") as handle:
         held = [(here.index, 1), (here.count, 0)] if here.first else [(here.index, 1)]
@@ -91,6 +99,8 @@ def lock_range(folder: pathlib.Path, first: int, last: int) -> Iterator[None]:
       first: number of the first.
       last: number of the last.
     """
-    with (folder / ".lock-models").open("w") as handle:  # closing it gives the lock back
+    with (folder / ".lock-models").open(
+        "w"
+    ) as handle:  # closing it gives the lock back
         fcntl.lockf(handle, fcntl.LOCK_EX, last - first + 1, first)
         yield

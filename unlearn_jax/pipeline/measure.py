@@ -16,80 +16,111 @@ METRICS: list[dict[str, str]] = [
         "name": "Unlearn acc",
         "unit": "%",
         "target": "retrained",
-        "help": "Accuracy on the forget set. Good: equal to the retrained model's, neither higher nor lower.",
+        "help": (
+            "Accuracy on the forget set. Good: equal to the retrained model's, neither"
+            " higher nor lower."
+        ),
     },
     {
         "key": "retain_accuracy",
         "name": "Retain acc",
         "unit": "%",
         "target": "retrained",
-        "help": "Accuracy on the training samples that are kept. Good: equal to the retrained model's.",
+        "help": (
+            "Accuracy on the training samples that are kept. Good: equal to the"
+            " retrained model's."
+        ),
     },
     {
         "key": "test_accuracy",
         "name": "Test acc",
         "unit": "%",
         "target": "retrained",
-        "help": "Accuracy on samples no model was trained on. Good: equal to the retrained model's.",
+        "help": (
+            "Accuracy on samples no model was trained on. Good: equal to the retrained"
+            " model's."
+        ),
     },
     {
         "key": "ft_auc",
         "name": "FT AUC",
         "unit": "%",
         "target": "50",
-        "help": "How well RMIA tells forget samples from test samples. Good: 50, a coin toss.",
+        "help": (
+            "How well RMIA tells forget samples from test samples. Good: 50, a coin"
+            " toss."
+        ),
     },
     {
         "key": "fr_auc",
         "name": "FR AUC",
         "unit": "%",
         "target": "retrained",
-        "help": "How well RMIA tells retained samples from forget samples. Good: equal to the retrained model's.",
+        "help": (
+            "How well RMIA tells retained samples from forget samples. Good: equal to"
+            " the retrained model's."
+        ),
     },
     {
         "key": "rt_auc",
         "name": "RT AUC",
         "unit": "%",
         "target": "retrained",
-        "help": "How well RMIA tells retained samples from test samples: the power of the attack on this model.",
+        "help": (
+            "How well RMIA tells retained samples from test samples: the power of the"
+            " attack on this model."
+        ),
     },
     {
         "key": "ft_tpr",
         "name": "FT TPR",
         "unit": "%",
         "target": "retrained",
-        "help": "Share of forget samples found, by RMIA's ratio, at the stated share of test samples falsely accused.",
+        "help": (
+            "Share of forget samples found, by RMIA's ratio, at the stated share of"
+            " test samples falsely accused."
+        ),
     },
     {
         "key": "rt_tpr",
         "name": "RT TPR",
         "unit": "%",
         "target": "retrained",
-        "help": "The same for retained samples: what unlearning costs the privacy of those who stay. Good: not above "
-        "the original's.",
+        "help": (
+            "The same for retained samples: what unlearning costs the privacy of those"
+            " who stay. Good: not above the original's."
+        ),
     },
     {
         "key": "lira_auc",
         "name": "LiRA AUC",
         "unit": "%",
         "target": "50",
-        "help": "How well LiRA tells forget samples from test samples (below 64 references, with one variance for all "
-        "samples). Good: 50.",
+        "help": (
+            "How well LiRA tells forget samples from test samples (below 64 references,"
+            " with one variance for all samples). Good: 50."
+        ),
     },
     {
         "key": "mis",
         "name": "MIS",
         "unit": "%",
         "target": "retrained",
-        "help": "Share of forget samples that the older SVC confidence attack calls non-members.",
+        "help": (
+            "Share of forget samples that the older SVC confidence attack calls"
+            " non-members."
+        ),
     },
     {
         "key": "avg_gap",
         "name": "Avg Gap",
         "unit": "points",
         "target": "0",
-        "help": "Mean distance to the retrained models' mean in unlearn, retain and test accuracy and FT AUC. Good: "
-        "as low as the second retrained model's, which is what a change of seed alone gives.",
+        "help": (
+            "Mean distance to the retrained models' mean in unlearn, retain and test"
+            " accuracy and FT AUC. Good: as low as the second retrained model's, which"
+            " is what a change of seed alone gives."
+        ),
     },
     {
         "key": "avg_gap_mis",
@@ -119,7 +150,8 @@ class Pool:
       forget: ``[R, N]`` bool.
       train: ``[N]`` bool.
       reference: ``[M, N]`` signals of the reference models.
-      reference_margin: ``[M, N]``, their logit margins, for LiRA; None if it is not asked for.
+      reference_margin: ``[M, N]``, their logit margins, for LiRA; None if it is not
+        asked for.
       member: ``[M, N]`` bool, their design.
       sample_weights: ``[B, N]``, shared by all runs, rows and metrics.
       run_weights: ``[B, R]``.
@@ -135,21 +167,38 @@ class Pool:
     run_weights: np.ndarray
 
 
-def signal_of(config: AuditConfig, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def signal_of(
+    config: AuditConfig, logits: np.ndarray, labels: np.ndarray
+) -> np.ndarray:
     """Membership signals ``[..., N]`` of logits ``[..., N, C]``."""
-    return np.asarray(audit.SIGNALS[config.signal](jnp.asarray(logits), jnp.asarray(labels)))
+    return np.asarray(
+        audit.SIGNALS[config.signal](jnp.asarray(logits), jnp.asarray(labels))
+    )
 
 
 def margins(logits: np.ndarray | list[np.ndarray], labels: np.ndarray) -> np.ndarray:
     """Logit margins ``[K, N]`` of ``K`` models' logits ``[N, C]``."""
-    return np.stack([np.asarray(audit.logit_margin(jnp.asarray(one), jnp.asarray(labels))) for one in logits])
+    return np.stack(
+        [
+            np.asarray(audit.logit_margin(jnp.asarray(one), jnp.asarray(labels)))
+            for one in logits
+        ]
+    )
 
 
-def usable(config: AuditConfig, labels: np.ndarray, logits: list[np.ndarray], *, signals: bool = True) -> bool:
+def usable(
+    config: AuditConfig,
+    labels: np.ndarray,
+    logits: list[np.ndarray],
+    *,
+    signals: bool = True,
+) -> bool:
     """Whether every run's logits are finite numbers, and its signals where they are used; others have diverged."""
     if not all(np.isfinite(run).all() for run in logits):
         return False
-    return not signals or all(np.isfinite(signal_of(config, run, labels)).all() for run in logits)
+    return not signals or all(
+        np.isfinite(signal_of(config, run, labels)).all() for run in logits
+    )
 
 
 def make_pool(
@@ -170,7 +219,8 @@ def make_pool(
       runs: ``[R, 3]``, original, forget set and repeat of each run.
       reference_logits: ``[M, N, C]``.
       member: ``[M, N]`` bool.
-      strata: ``[N]``; a bootstrap replicate has as many samples of each as the data, in training and test set apart.
+      strata: ``[N]``; a bootstrap replicate has as many samples of each as the data, in
+        training and test set apart.
     """
     num_train = forget.shape[1]
     train = np.arange(len(labels)) < num_train
@@ -180,8 +230,14 @@ def make_pool(
         labels=labels,
         forget=np.pad(forget, ((0, 0), (0, len(labels) - num_train))),
         train=train,
-        reference=np.array([signal_of(config, logits, labels) for logits in reference_logits]),
-        reference_margin=margins(list(reference_logits), labels) if config.lira and len(member) else None,
+        reference=np.array(
+            [signal_of(config, logits, labels) for logits in reference_logits]
+        ),
+        reference_margin=(
+            margins(list(reference_logits), labels)
+            if config.lira and len(member)
+            else None
+        ),
         member=member,
         sample_weights=audit.sample_weights(rng, config.num_bootstrap, kinds),
         run_weights=audit.run_weights(rng, config.num_bootstrap, runs[:, :2]),
@@ -199,20 +255,33 @@ def measure_row(
       logits: ``[N, C]`` of every run.
 
     Returns:
-      Metrics by key, and what plots need: RMIA ``scores``, the ``ratio`` they count, and logit ``margin``, ``[R, N]``
-      each.
+      Metrics by key, and what plots need: RMIA ``scores``, the ``ratio`` they count,
+      and logit ``margin``, ``[R, N]`` each.
     """
     target = np.stack([signal_of(config, run, pool.labels) for run in logits])
     margin = margins(logits, pool.labels)
     scores = audit.rmia(
-        target, pool.reference, pool.member, gamma=config.gamma, mode=config.mode, offline_a=config.offline_a
+        target,
+        pool.reference,
+        pool.member,
+        gamma=config.gamma,
+        mode=config.mode,
+        offline_a=config.offline_a,
     )
-    ratio = audit.rmia_ratio(target, pool.reference, pool.member, mode=config.mode, offline_a=config.offline_a)
+    ratio = audit.rmia_ratio(
+        target,
+        pool.reference,
+        pool.member,
+        mode=config.mode,
+        offline_a=config.offline_a,
+    )
     lira = lira_scores(config, pool, margin)
     found: dict[str, list[Measured]] = {}
     for run, forget in enumerate(pool.forget):
         right = np.asarray(logits[run]).argmax(-1) == pool.labels
-        one = _accuracies(pool, right, forget) | _aucs(config, pool, scores[run], ratio[run], forget)
+        one = _accuracies(pool, right, forget) | _aucs(
+            config, pool, scores[run], ratio[run], forget
+        )
         if lira is not None:
             one["lira_auc"] = auc_of(pool, lira[run], forget, ~pool.train)
         if config.mis:
@@ -220,27 +289,47 @@ def measure_row(
         for key, measured in one.items():
             found.setdefault(key, []).append(measured)
     metrics = {
-        key: (100 * np.array([v for v, _ in parts]), 100 * np.stack([r for _, r in parts], 1))
+        key: (
+            100 * np.array([v for v, _ in parts]),
+            100 * np.stack([r for _, r in parts], 1),
+        )
         for key, parts in found.items()
     }
-    return metrics, {"scores": scores.astype(np.float32), "ratio": ratio.astype(np.float32), "margin": margin}
+    return metrics, {
+        "scores": scores.astype(np.float32),
+        "ratio": ratio.astype(np.float32),
+        "margin": margin,
+    }
 
 
 def _accuracies(pool: Pool, right: np.ndarray, forget: np.ndarray) -> dict[str, Any]:
     masks = {"unlearn": forget, "retain": pool.train & ~forget, "test": ~pool.train}
     return {
-        f"{name}_accuracy": (right[mask].mean(), audit.weighted_mean(right, mask, pool.sample_weights))
+        f"{name}_accuracy": (
+            right[mask].mean(),
+            audit.weighted_mean(right, mask, pool.sample_weights),
+        )
         for name, mask in masks.items()
     }
 
 
-def _aucs(config: AuditConfig, pool: Pool, scores: np.ndarray, ratio: np.ndarray, forget: np.ndarray) -> dict[str, Any]:
+def _aucs(
+    config: AuditConfig,
+    pool: Pool,
+    scores: np.ndarray,
+    ratio: np.ndarray,
+    forget: np.ndarray,
+) -> dict[str, Any]:
     retain, test, weights = pool.train & ~forget, ~pool.train, pool.sample_weights
     flat = np.ones((1, len(scores)), np.int32)
 
-    # scores are a step function of the ratio: a low false positive rate needs the statistic without the steps' ties
+    # scores are a step function of the ratio: a low false positive rate needs the
+    # statistic without the steps' ties
     def tpr(positive: np.ndarray) -> Any:
-        found = [audit.weighted_tpr(ratio, positive, test, w, max_fpr=config.max_fpr) for w in (flat, weights)]
+        found = [
+            audit.weighted_tpr(ratio, positive, test, w, max_fpr=config.max_fpr)
+            for w in (flat, weights)
+        ]
         return found[0][0], found[1]
 
     return {
@@ -252,27 +341,43 @@ def _aucs(config: AuditConfig, pool: Pool, scores: np.ndarray, ratio: np.ndarray
     }
 
 
-def lira_scores(config: AuditConfig, pool: Pool, margin: np.ndarray) -> np.ndarray | None:
+def lira_scores(
+    config: AuditConfig, pool: Pool, margin: np.ndarray
+) -> np.ndarray | None:
     """LiRA's scores ``[R, N]`` of margins ``[R, N]``; None if it is not asked for.
 
-    With fewer than 64 references one variance serves all samples, as its authors advise.
+    With fewer than 64 references one variance serves all samples, as its authors
+    advise.
     """
     if pool.reference_margin is None:
         return None
-    variance = "per_sample" if len(pool.member) >= _MANY_SHADOWS else "fixed_centred"
-    knobs: dict[str, Any] = {"mode": config.mode, "variance": variance, "offline_score": "cdf"}
+    variance = "per_sample" if len(pool.member) >= _MANY_SHADOWS else "fixed_centered"
+    knobs: dict[str, Any] = {
+        "mode": config.mode,
+        "variance": variance,
+        "offline_score": "cdf",
+    }
     return audit.lira(margin, pool.reference_margin, pool.member, **knobs)
 
 
-def auc_of(pool: Pool, scores: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> Measured:
+def auc_of(
+    pool: Pool, scores: np.ndarray, positive: np.ndarray, negative: np.ndarray
+) -> Measured:
     """One run's AUC and its replicates, as shares."""
     flat = np.ones((1, len(scores)), np.int32)
-    found = [audit.weighted_auc(scores, positive, negative, weights) for weights in (flat, pool.sample_weights)]
+    found = [
+        audit.weighted_auc(scores, positive, negative, weights)
+        for weights in (flat, pool.sample_weights)
+    ]
     return found[0][0], found[1]
 
 
 def request_scores(
-    config: AuditConfig, pool: Pool, logits: np.ndarray, request: np.ndarray, gone: np.ndarray
+    config: AuditConfig,
+    pool: Pool,
+    logits: np.ndarray,
+    request: np.ndarray,
+    gone: np.ndarray,
 ) -> dict[str, Measured]:
     """AMUN's score of a request, ``FR AUC - FT AUC``, and both its parts, in percent.
 
@@ -285,15 +390,23 @@ def request_scores(
     """
     target = np.stack([signal_of(config, run, pool.labels) for run in logits])
     knobs = {"mode": config.mode, "offline_a": config.offline_a}
-    scores = audit.rmia(target, pool.reference, pool.member, gamma=config.gamma, **knobs)
+    scores = audit.rmia(
+        target, pool.reference, pool.member, gamma=config.gamma, **knobs
+    )
     flat, found = np.ones((1, scores.shape[1]), np.int32), {}
-    sides = {"fr_auc": (pool.train & ~gone, request), "ft_auc": (request, ~pool.train & np.ones_like(request))}
+    sides = {
+        "fr_auc": (pool.train & ~gone, request),
+        "ft_auc": (request, ~pool.train & np.ones_like(request)),
+    }
     for key, (positive, negative) in sides.items():
         aucs = [
             [audit.weighted_auc(s, p, n, w) for w in (flat, pool.sample_weights)]
             for s, p, n in zip(scores, positive, negative, strict=True)
         ]
-        found[key] = 100 * np.array([one[0][0] for one in aucs]), 100 * np.stack([one[1] for one in aucs], 1)
+        found[key] = (
+            100 * np.array([one[0][0] for one in aucs]),
+            100 * np.stack([one[1] for one in aucs], 1),
+        )
     first, second = found["fr_auc"], found["ft_auc"]
     return {"score": (first[0] - second[0], first[1] - second[1]), **found}
 
@@ -304,7 +417,13 @@ def confidence_of(margin: np.ndarray) -> np.ndarray:
         return 1 / (1 + np.exp(-margin.astype(np.float64)))
 
 
-def mis_of(config: AuditConfig, pool: Pool, margin: np.ndarray, forget: np.ndarray, outside: np.ndarray) -> Measured:
+def mis_of(
+    config: AuditConfig,
+    pool: Pool,
+    margin: np.ndarray,
+    forget: np.ndarray,
+    outside: np.ndarray,
+) -> Measured:
     """One run's MIS and its replicates, as shares; ``outside [N]`` are the samples known to be non-members."""
     confidence = confidence_of(margin)
     result = audit.mis(
@@ -316,7 +435,9 @@ def mis_of(config: AuditConfig, pool: Pool, margin: np.ndarray, forget: np.ndarr
     )
     called = np.zeros(len(margin))
     called[forget] = ~result.called_member
-    return np.asarray(result.share), audit.weighted_mean(called, forget, pool.sample_weights)
+    return np.asarray(result.share), audit.weighted_mean(
+        called, forget, pool.sample_weights
+    )
 
 
 def add_gaps(
@@ -328,9 +449,9 @@ def add_gaps(
 ) -> None:
     """Adds the Avg Gap of every row to the oracle's mean over runs, in place.
 
-    The replicates of a gap compare replicates of the row with replicates of the oracle's mean, made of the same samples
-    and runs. A mean of absolute values is never below zero, so its noise is part of it: read it beside the second
-    retrained model's.
+    The replicates of a gap compare replicates of the row with replicates of the
+    oracle's mean, made of the same samples and runs. A mean of absolute values is never
+    below zero, so its noise is part of it: read it beside the second retrained model's.
     """
     for key, keys in gaps.items():
         if not set(keys) <= set(rows[oracle]):
@@ -340,18 +461,26 @@ def add_gaps(
         for group in groups or [np.arange(len(pool.forget))]:
             weights = pool.run_weights[:, group]
             share = weights / np.maximum(weights.sum(1, keepdims=True), 1)
-            centre = [(share * rows[oracle][k][1][:, group]).sum(1, keepdims=True) for k in keys]
+            center = [
+                (share * rows[oracle][k][1][:, group]).sum(1, keepdims=True)
+                for k in keys
+            ]
             truth = np.stack([rows[oracle][k][0][group] for k in keys], 1)
             for metrics in rows.values():
-                apart = [np.abs(metrics[k][1][:, group] - middle) for k, middle in zip(keys, centre, strict=True)]
-                metrics[key][0][group] = audit.avg_gap(np.stack([metrics[k][0][group] for k in keys], 1), truth)
+                apart = [
+                    np.abs(metrics[k][1][:, group] - middle)
+                    for k, middle in zip(keys, center, strict=True)
+                ]
+                metrics[key][0][group] = audit.avg_gap(
+                    np.stack([metrics[k][0][group] for k in keys], 1), truth
+                )
                 metrics[key][1][:, group] = np.mean(apart, axis=0)
 
 
 def estimate(config: AuditConfig, pool: Pool, measured: Measured) -> dict[str, Any]:
     """A metric as it is stored: mean and spread over runs, interval, every run's value."""
     values, replicates = measured
-    summary = audit.summarise(values, replicates, pool.run_weights, level=config.level)
+    summary = audit.summarize(values, replicates, pool.run_weights, level=config.level)
     spread = None if np.isnan(summary.std) else round(summary.std, 4)
     return {
         "mean": round(summary.mean, 4),

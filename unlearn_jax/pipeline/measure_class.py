@@ -1,7 +1,7 @@
 """The numbers of the table where whole classes are forgotten: accuracies, older attacks, distances, U-LiRA, MIA-NN.
 
-Every row is compared with the retrained models of its own runs; the retrained row itself with the second ones, so that
-it shows what a change of seed alone does.
+Every row is compared with the retrained models of its own runs; the retrained row
+itself with the second ones, so that it shows what a change of seed alone does.
 """
 
 import dataclasses
@@ -21,60 +21,84 @@ METRICS: list[dict[str, str]] = [
         "name": "Unlearn acc",
         "unit": "%",
         "target": "retrained",
-        "help": "Accuracy on the training samples of the forgotten classes. Good: equal to the retrained model's, 0.",
+        "help": (
+            "Accuracy on the training samples of the forgotten classes. Good: equal to"
+            " the retrained model's, 0."
+        ),
     },
     {
         "key": "retain_accuracy",
         "name": "Retain acc",
         "unit": "%",
         "target": "retrained",
-        "help": "Accuracy on the training samples that are kept. Good: equal to the retrained model's.",
+        "help": (
+            "Accuracy on the training samples that are kept. Good: equal to the"
+            " retrained model's."
+        ),
     },
     {
         "key": "acc_r",
         "name": "ACC_r",
         "unit": "%",
         "target": "retrained",
-        "help": "Accuracy on test samples of the classes that are kept. Good: equal to the retrained model's.",
+        "help": (
+            "Accuracy on test samples of the classes that are kept. Good: equal to the"
+            " retrained model's."
+        ),
     },
     {
         "key": "acc_f",
         "name": "ACC_f",
         "unit": "%",
         "target": "retrained",
-        "help": "Accuracy on test samples of the forgotten classes. Good: equal to the retrained model's, 0.",
+        "help": (
+            "Accuracy on test samples of the forgotten classes. Good: equal to the"
+            " retrained model's, 0."
+        ),
     },
     {
         "key": "mia_kodge",
         "name": "MIA (Kodge)",
         "unit": "%",
         "target": "retrained",
-        "help": "Share of the forgotten classes' test samples that an SVC on the true class's probability, trained on "
-        "retained against forgotten training samples, calls non-members. It says little: any model that takes the "
-        "probability down scores 100.",
+        "help": (
+            "Share of the forgotten classes' test samples that an SVC on the true"
+            " class's probability, trained on retained against forgotten training"
+            " samples, calls non-members. It says little: any model that takes the"
+            " probability down scores 100."
+        ),
     },
     {
         "key": "mis",
         "name": "MIA (SalUn)",
         "unit": "%",
         "target": "retrained",
-        "help": "Share of forgotten training samples that the SVC confidence attack, trained on retained training "
-        "samples against test samples of retained classes, calls non-members.",
+        "help": (
+            "Share of forgotten training samples that the SVC confidence attack,"
+            " trained on retained training samples against test samples of retained"
+            " classes, calls non-members."
+        ),
     },
     {
         "key": "tv_forget",
         "name": "TV forget",
         "unit": "points",
         "target": "0",
-        "help": "Total variation between the outputs and the retrained model's, on test samples of the forgotten "
-        "classes. Good: as low as the retrained rows', which a change of seed alone gives.",
+        "help": (
+            "Total variation between the outputs and the retrained model's, on test"
+            " samples of the forgotten classes. Good: as low as the retrained rows',"
+            " which a change of seed alone gives."
+        ),
     },
     {
         "key": "kl_forget",
         "name": "KL forget",
         "unit": "nats",
         "target": "0",
-        "help": "KL(retrained || unlearned) on the same samples; probabilities below 1e-12 count as that.",
+        "help": (
+            "KL(retrained || unlearned) on the same samples; probabilities below 1e-12"
+            " count as that."
+        ),
     },
     {
         "key": "tv_retain",
@@ -88,57 +112,77 @@ METRICS: list[dict[str, str]] = [
         "name": "KL retain",
         "unit": "nats",
         "target": "0",
-        "help": "KL(retrained || unlearned) on test samples of the classes that are kept.",
+        "help": (
+            "KL(retrained || unlearned) on test samples of the classes that are kept."
+        ),
     },
     {
         "key": "ulira",
         "name": "U-LiRA",
         "unit": "%",
         "target": "50",
-        "help": "Balanced accuracy of telling unlearned from retrained models by the forgotten class's log-odds on its "
-        "training samples, with a Gaussian per sample, every pair of models held out once. Good: 50, a coin toss.",
+        "help": (
+            "Balanced accuracy of telling unlearned from retrained models by the"
+            " forgotten class's log-odds on its training samples, with a Gaussian per"
+            " sample, every pair of models held out once. Good: 50, a coin toss."
+        ),
     },
     {
         "key": "mia_nn",
         "name": "MIA-NN",
         "unit": "%",
         "target": "retrained",
-        "help": "Share of the forgotten classes' test samples that a discriminator of their nearest class, trained on "
-        "the model's own outputs, claims. Good: equal to the retrained model's.",
+        "help": (
+            "Share of the forgotten classes' test samples that a discriminator of their"
+            " nearest class, trained on the model's own outputs, claims. Good: equal to"
+            " the retrained model's."
+        ),
     },
     {
         "key": "mia_nn_gap",
         "name": "MIA-NN gap",
         "unit": "points",
         "target": "0",
-        "help": "Its distance from the retrained models' mean for the same classes, themselves included. Good: as the "
-        "retrained rows'.",
+        "help": (
+            "Its distance from the retrained models' mean for the same classes,"
+            " themselves included. Good: as the retrained rows'."
+        ),
     },
     {
         "key": "ft_auc",
         "name": "FT AUC",
         "unit": "%",
         "target": "50",
-        "help": "How well RMIA tells training samples of the forgotten classes from their test samples. Good: 50.",
+        "help": (
+            "How well RMIA tells training samples of the forgotten classes from their"
+            " test samples. Good: 50."
+        ),
     },
     {
         "key": "lira_auc",
         "name": "LiRA AUC",
         "unit": "%",
         "target": "50",
-        "help": "How well LiRA tells the same samples apart (below 64 references, with one variance for all samples). "
-        "Good: 50.",
+        "help": (
+            "How well LiRA tells the same samples apart (below 64 references, with one"
+            " variance for all samples). Good: 50."
+        ),
     },
     {
         "key": "avg_gap",
         "name": "Avg Gap",
         "unit": "points",
         "target": "0",
-        "help": "Mean distance to the retrained models' mean in unlearn, retain, ACC_r and ACC_f accuracy and in TV "
-        "forget. What the search goes by; U-LiRA and MIA-NN have no part in it.",
+        "help": (
+            "Mean distance to the retrained models' mean in unlearn, retain, ACC_r and"
+            " ACC_f accuracy and in TV forget. What the search goes by; U-LiRA and"
+            " MIA-NN have no part in it."
+        ),
     },
 ]
-GAPS = {"avg_gap": ("unlearn_accuracy", "retain_accuracy", "acc_r", "acc_f", "tv_forget")}
+GAPS = {
+    "avg_gap": ("unlearn_accuracy", "retain_accuracy", "acc_r", "acc_f", "tv_forget")
+}
 """What the gap to the retrained models is the mean of."""
 FEWEST = 3
 """Models that U-LiRA needs on each side."""
@@ -150,12 +194,14 @@ class Forgotten:
 
     Attributes:
       runs: positions of the runs that forget it.
-      neighbours: (class, its nearest retained class) of each of its classes; empty where MIA-NN is not asked for.
-      claimed: ``[N]`` share of the retrained models that claim each sample; 0 off the classes' test samples.
+      neighbors: (class, its nearest retained class) of each of its classes; empty where
+        MIA-NN is not asked for.
+      claimed: ``[N]`` share of the retrained models that claim each sample; 0 off the
+        classes' test samples.
     """
 
     runs: tuple[int, ...]
-    neighbours: tuple[tuple[int, int], ...]
+    neighbors: tuple[tuple[int, int], ...]
     claimed: np.ndarray
 
 
@@ -194,7 +240,9 @@ def make_pool(
       member: ``[M, N]`` bool.
       oracles: ``[N, C]`` of each run's first and of its second retrained model.
     """
-    base = measure.make_pool(config, labels, forget, runs, reference_logits, member, strata=labels)
+    base = measure.make_pool(
+        config, labels, forget, runs, reference_logits, member, strata=labels
+    )
     classes = [np.unique(labels[: forget.shape[1]][mask]) for mask in forget]
     test = ~base.train
     peers = np.stack([test & np.isin(labels, gone) for gone in classes])
@@ -206,14 +254,21 @@ def make_pool(
         pairs, claimed = [], np.zeros(len(labels))
         for c in gone if config.mia_nn else ():
             others, knobs = _others(gone, c), config.mia_nn_fields
-            n = audit.nearest_neighbour(models, labels[test], c, also_forgotten=others, **knobs).neighbour
+            n = audit.nearest_neighbor(
+                models, labels[test], c, also_forgotten=others, **knobs
+            ).neighbor
             calls = [
-                audit.discriminator_calls(one, labels[test], n, c, also_forgotten=others, **knobs) for one in models
+                audit.discriminator_calls(
+                    one, labels[test], n, c, also_forgotten=others, **knobs
+                )
+                for one in models
             ]
             claimed[test & (labels == c)] = np.mean(calls, 0)
             pairs.append((c, n))
         sets.append(Forgotten(own, tuple(pairs), claimed))
-    fields = {field.name: getattr(base, field.name) for field in dataclasses.fields(base)}
+    fields = {
+        field.name: getattr(base, field.name) for field in dataclasses.fields(base)
+    }
     return ClassPool(**fields, peers=peers, oracles=oracles, sets=tuple(sets))
 
 
@@ -233,21 +288,36 @@ def measure_row(
       against: 0 compares with each run's first retrained model, 1 with its second.
 
     Returns:
-      Metrics by key, and what plots need: logit ``margin [R, N]`` and ``confusion [R, C]``, the shares of the forgotten
-      classes' test samples that go to each class.
+      Metrics by key, and what plots need: logit ``margin [R, N]`` and
+      ``confusion [R, C]``, the shares of the forgotten classes' test samples that go to
+      each class.
     """
     margin = measure.margins(logits, pool.labels)
     oracle = pool.oracles[against]
-    parts = [_measure_run(config, pool, run, logits[run], margin[run], oracle[run]) for run in range(len(logits))]
+    parts = [
+        _measure_run(config, pool, run, logits[run], margin[run], oracle[run])
+        for run in range(len(logits))
+    ]
     for key, scores in _member_scores(config, pool, logits, margin).items():
         for run, one in enumerate(parts):
-            one[key] = _percent(measure.auc_of(pool, scores[run], pool.forget[run], pool.peers[run]))
+            one[key] = _percent(
+                measure.auc_of(pool, scores[run], pool.forget[run], pool.peers[run])
+            )
     if config.ulira and min(len(group.runs) for group in pool.sets) >= FEWEST:
         _add_ulira(pool, parts, margin, measure.margins(oracle, pool.labels))
     if config.mia_nn:
         _add_mia_nn(config, pool, parts, logits)
-    metrics = {key: (np.array([p[key][0] for p in parts]), np.stack([p[key][1] for p in parts], 1)) for key in parts[0]}
-    return metrics, {"margin": margin, "confusion": np.stack([_went_to(pool, r, one) for r, one in enumerate(logits)])}
+    metrics = {
+        key: (
+            np.array([p[key][0] for p in parts]),
+            np.stack([p[key][1] for p in parts], 1),
+        )
+        for key in parts[0]
+    }
+    return metrics, {
+        "margin": margin,
+        "confusion": np.stack([_went_to(pool, r, one) for r, one in enumerate(logits)]),
+    }
 
 
 def _percent(measured: Measured) -> Measured:
@@ -265,7 +335,12 @@ def _went_to(pool: ClassPool, run: int, logits: np.ndarray) -> np.ndarray:
 
 
 def _measure_run(
-    config: AuditConfig, pool: ClassPool, run: int, logits: np.ndarray, margin: np.ndarray, oracle: np.ndarray
+    config: AuditConfig,
+    pool: ClassPool,
+    run: int,
+    logits: np.ndarray,
+    margin: np.ndarray,
+    oracle: np.ndarray,
 ) -> dict[str, Measured]:
     """What one run says by itself."""
     forget, peers = pool.forget[run], pool.peers[run]
@@ -289,13 +364,21 @@ def _measure_run(
     return found
 
 
-def _kodge(config: AuditConfig, pool: ClassPool, margin: np.ndarray, forget: np.ndarray, peers: np.ndarray) -> Measured:
+def _kodge(
+    config: AuditConfig,
+    pool: ClassPool,
+    margin: np.ndarray,
+    forget: np.ndarray,
+    peers: np.ndarray,
+) -> Measured:
     confidence = measure.confidence_of(margin)
     sides = [confidence[mask] for mask in (pool.train & ~forget, forget, peers)]
     result = audit.kodge_mia(*sides, max_samples=config.mis_samples, seed=config.seed)
     called = np.zeros(len(margin))
     called[peers] = ~result.called_member
-    return np.asarray(result.share), audit.weighted_mean(called, peers, pool.sample_weights)
+    return np.asarray(result.share), audit.weighted_mean(
+        called, peers, pool.sample_weights
+    )
 
 
 def _member_scores(
@@ -305,42 +388,63 @@ def _member_scores(
     if not len(pool.member):
         return {}
     target = np.stack([measure.signal_of(config, run, pool.labels) for run in logits])
-    knobs: dict[str, Any] = {"gamma": config.gamma, "mode": config.mode, "offline_a": config.offline_a}
+    knobs: dict[str, Any] = {
+        "gamma": config.gamma,
+        "mode": config.mode,
+        "offline_a": config.offline_a,
+    }
     found = {"ft_auc": audit.rmia(target, pool.reference, pool.member, **knobs)}
     lira = measure.lira_scores(config, pool, margin)
     return found if lira is None else {**found, "lira_auc": lira}
 
 
-def _add_ulira(pool: ClassPool, parts: list[dict[str, Measured]], margin: np.ndarray, oracle: np.ndarray) -> None:
+def _add_ulira(
+    pool: ClassPool,
+    parts: list[dict[str, Measured]],
+    margin: np.ndarray,
+    oracle: np.ndarray,
+) -> None:
     """Balanced accuracy of every run's pair of models, the other runs of its forget set being the shadow models."""
     for group in pool.sets:
         forget = pool.forget[group.runs[0]]
-        found = audit.ulira(margin[list(group.runs)][:, forget], oracle[list(group.runs)][:, forget])
+        found = audit.ulira(
+            margin[list(group.runs)][:, forget], oracle[list(group.runs)][:, forget]
+        )
         for place, run in enumerate(group.runs):
             right = np.zeros(len(forget))
-            right[forget] = (found.called_unlearned[place] + 1 - found.called_retrained[place]) / 2
+            right[forget] = (
+                found.called_unlearned[place] + 1 - found.called_retrained[place]
+            ) / 2
             parts[run]["ulira"] = _percent(_mean(pool, right, forget))
 
 
 def _add_mia_nn(
-    config: AuditConfig, pool: ClassPool, parts: list[dict[str, Measured]], logits: list[np.ndarray]
+    config: AuditConfig,
+    pool: ClassPool,
+    parts: list[dict[str, Measured]],
+    logits: list[np.ndarray],
 ) -> None:
     """Every run's score, and its distance from the retrained models' mean."""
     test = np.flatnonzero(~pool.train)
     for group in pool.sets:
-        gone = [own for own, _ in group.neighbours]
+        gone = [own for own, _ in group.neighbors]
         for run in group.runs:
             called = np.zeros(len(pool.labels))
-            for own, neighbour in group.neighbours:
+            for own, neighbor in group.neighbors:
                 rows = test[pool.labels[test] == own]
                 called[rows] = audit.discriminator_calls(
                     logits[run][test],
                     pool.labels[test],
-                    neighbour,
+                    neighbor,
                     own,
                     also_forgotten=_others(gone, own),
                     **config.mia_nn_fields,
                 )
-            score, expected = (_mean(pool, values, pool.peers[run]) for values in (called, group.claimed))
+            score, expected = (
+                _mean(pool, values, pool.peers[run])
+                for values in (called, group.claimed)
+            )
             parts[run]["mia_nn"] = _percent(score)
-            parts[run]["mia_nn_gap"] = _percent((np.abs(score[0] - expected[0]), np.abs(score[1] - expected[1])))
+            parts[run]["mia_nn_gap"] = _percent(
+                (np.abs(score[0] - expected[0]), np.abs(score[1] - expected[1]))
+            )

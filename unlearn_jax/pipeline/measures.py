@@ -21,7 +21,9 @@ class Measures:
       trial: what a search keeps of every trial.
       make_pool: what all rows share, of a plan whose banks are there.
       about: further arrays of what rows share.
-      measure_row: ``(config, pool, logits of every run, against) -> (metrics, arrays)``; see :mod:`measure_class`.
+      measure_row:
+        ``(config, pool, logits of every run, against) -> (metrics, arrays)``; see
+        :mod:`measure_class`.
     """
 
     metrics: Sequence[Mapping[str, str]]
@@ -30,7 +32,9 @@ class Measures:
     make_pool: Callable[[Plan], Any]
     about: Callable[[Any], dict[str, np.ndarray]]
     groups: Callable[[Any], list[np.ndarray]]
-    measure_row: Callable[..., tuple[dict[str, measure.Measured], dict[str, np.ndarray]]]
+    measure_row: Callable[
+        ..., tuple[dict[str, measure.Measured], dict[str, np.ndarray]]
+    ]
 
 
 def measures_of(config: RunConfig) -> Measures:
@@ -41,7 +45,9 @@ def measures_of(config: RunConfig) -> Measures:
 def oracle_logits(plan: Plan) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Logits over the pool of every run's first and of its second retrained model."""
     oracles = plan.oracles.logits()
-    return [oracles[p] for p in plan.pair_of_run], [oracles[len(plan.pairs) + p] for p in plan.pair_of_run]
+    return [oracles[p] for p in plan.pair_of_run], [
+        oracles[len(plan.pairs) + p] for p in plan.pair_of_run
+    ]
 
 
 def _shared(plan: Plan) -> tuple[Any, ...]:
@@ -55,7 +61,9 @@ def _shared(plan: Plan) -> tuple[Any, ...]:
     )
 
 
-def _measure_samples(config: Any, pool: Any, logits: list[np.ndarray], against: int = 0) -> Any:
+def _measure_samples(
+    config: Any, pool: Any, logits: list[np.ndarray], against: int = 0
+) -> Any:
     del against  # nothing here compares outputs
     return measure.measure_row(config, pool, logits)
 
@@ -72,9 +80,24 @@ _SAMPLES = Measures(
 _CLASSES = Measures(
     metrics=measure_class.METRICS,
     gaps=measure_class.GAPS,
-    trial=("unlearn_accuracy", "retain_accuracy", "acc_r", "acc_f", "tv_forget", "avg_gap"),
-    make_pool=lambda plan: measure_class.make_pool(*_shared(plan), oracles=oracle_logits(plan)),
-    about=lambda pool: {"neighbours": np.array([p for one in pool.sets for p in one.neighbours], int).reshape(-1, 2)},
+    trial=(
+        "unlearn_accuracy",
+        "retain_accuracy",
+        "acc_r",
+        "acc_f",
+        "tv_forget",
+        "avg_gap",
+    ),
+    make_pool=lambda plan: measure_class.make_pool(
+        *_shared(plan), oracles=oracle_logits(plan)
+    ),
+    about=lambda pool: {
+        "neighbors": (
+            np.array([p for one in pool.sets for p in one.neighbors], int).reshape(
+                -1, 2
+            )
+        )
+    },
     groups=lambda pool: [np.array(one.runs) for one in pool.sets],
     measure_row=measure_class.measure_row,
 )

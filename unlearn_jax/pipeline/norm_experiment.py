@@ -1,7 +1,8 @@
 """An experiment on spectral norms: FastClip and its comparators in training, with and without BatchNorm.
 
-Every arm trains the same network on the same data in the same order; what differs is the transformation at the end of
-its optimiser. All norms are Lanczos values of a layer and the BatchNorm after it as one map in evaluation mode.
+Every arm trains the same network on the same data in the same order; what differs is
+the transformation at the end of its optimizer. All norms are Lanczos values of a layer
+and the BatchNorm after it as one map in evaluation mode.
 """
 
 import dataclasses
@@ -19,8 +20,16 @@ from unlearn_jax import models, replicas, train
 from unlearn_jax.pipeline.config import DataConfig, ModelConfig, to_json
 from unlearn_jax.pipeline.experiment import Part
 from unlearn_jax.pipeline.settings import load_data
-from unlearn_jax.spectral import clip, fastclip, gouk, miyato, projection, sedghi, spectral_norms
-from unlearn_jax.spectral.projection import Targets
+from unlearn_jax.spectral import (
+    clip,
+    fastclip,
+    gouk,
+    miyato,
+    projection,
+    sedghi,
+    spectral_norms,
+)
+from unlearn_jax.spectral._projection import Targets
 from unlearn_jax.theory import local_slopes
 from unlearn_jax.types import Array, InputError, Model, PyTree, Variables
 
@@ -45,7 +54,9 @@ class NormConfig:
     """Of weights and order of the samples."""
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     """Images."""
-    model: ModelConfig = dataclasses.field(default_factory=lambda: ModelConfig(name="cnn"))
+    model: ModelConfig = dataclasses.field(
+        default_factory=lambda: ModelConfig(name="cnn")
+    )
     """The network; it must have a field ``batch_norm``."""
     target: float = 2.0
     """Norm that every layer may have."""
@@ -70,13 +81,26 @@ def make_parts(config: NormConfig) -> dict[str, Part]:
     if unknown := sorted(set(config.arms) - set(ARMS)):
         raise InputError(f"unknown arm {unknown[0]!r}; choose from {', '.join(ARMS)}")
     if not config.seeds or not config.arms or not config.batch_norm:
-        raise InputError("give at least one seed, one arm, and False or True for batch_norm")
+        raise InputError(
+            "give at least one seed, one arm, and False or True for batch_norm"
+        )
     if not 0 < config.target < math.inf or config.num_epochs < 1:
-        raise InputError("target must be positive and finite, and num_epochs at least 1")
-    shared = {key: value for key, value in to_json(config).items() if key not in ("arms", "batch_norm")}
-    shared["data"] = {key: value for key, value in shared["data"].items() if key != "path"}
+        raise InputError(
+            "target must be positive and finite, and num_epochs at least 1"
+        )
+    shared = {
+        key: value
+        for key, value in to_json(config).items()
+        if key not in ("arms", "batch_norm")
+    }
+    shared["data"] = {
+        key: value for key, value in shared["data"].items() if key != "path"
+    }
     return {
-        part_name(arm, normed): Part({**shared, "arm": arm, "normed": normed}, partial(measure, config, arm, normed))
+        part_name(arm, normed): Part(
+            {**shared, "arm": arm, "normed": normed},
+            partial(measure, config, arm, normed),
+        )
         for normed in config.batch_norm
         for arm in config.arms
     }
@@ -96,19 +120,28 @@ def measure(config: NormConfig, arm: str, normed: bool) -> dict[str, np.ndarray]
       normed: with BatchNorm.
 
     Returns:
-      Arrays; S seeds, E epochs, L layers: ``history`` [S, E, L] norms after each epoch, ``trained`` [S, L] at the end
-      of training and ``norms`` [S, L] after the closing ``clip`` that belongs to FastClip (the same for other arms),
-      ``correct_trained`` and ``correct`` [S, N] on the test samples likewise, ``slopes`` [S, num_slopes] spectral norms
-      of the logits' Jacobian, and ``layers`` [L] names.
+      Arrays; S seeds, E epochs, L layers: ``history`` [S, E, L] norms after each epoch,
+      ``trained`` [S, L] at the end of training and ``norms`` [S, L] after the closing
+      ``clip`` that belongs to FastClip (the same for other arms), ``correct_trained``
+      and ``correct`` [S, N] on the test samples likewise, ``slopes`` [S, num_slopes]
+      spectral norms of the logits' Jacobian, and ``layers`` [L] names.
     """
     splits, model = _data(config.data), _model(config, normed)
     sample = jnp.zeros((1, *splits.train.images.shape[1:]))
-    num_steps = config.num_epochs * train.steps_per_epoch(len(splits.train.labels), config.batch_size)
-    tx = [train.sgd(optax.cosine_decay_schedule(config.learning_rate, num_steps)), *_constraint(config, arm, model)]
+    num_steps = config.num_epochs * train.steps_per_epoch(
+        len(splits.train.labels), config.batch_size
+    )
+    tx = [
+        train.sgd(optax.cosine_decay_schedule(config.learning_rate, num_steps)),
+        *_constraint(config, arm, model),
+    ]
     recipe = train.Recipe(config.num_epochs, config.batch_size, optax.chain(*tx))
     keys, history = jax.vmap(jax.random.key)(jnp.asarray(config.seeds)), []
-    # one device for the FFT clip: its transforms and decompositions hang where two devices share the cores
-    how = replicas.mapper(num_models=len(config.seeds), devices=1 if arm == "sedghi" else None)
+    # one device for the FFT clip: its transforms and decompositions hang where two
+    # devices share the cores
+    how = replicas.mapper(
+        num_models=len(config.seeds), devices=1 if arm == "sedghi" else None
+    )
     norms_of = partial(replicas.map_models, how, _norms(model, sample.shape))
     state, _ = replicas.fit_many(
         keys,
@@ -117,15 +150,20 @@ def measure(config: NormConfig, arm: str, normed: bool) -> dict[str, np.ndarray]
         np.ones((len(config.seeds), len(splits.train.labels)), bool),
         recipe,
         how=how,
-        callback=lambda state, _: history.append(np.asarray(norms_of(state.variables, ()))),
+        callback=lambda state, _: history.append(
+            np.asarray(norms_of(state.variables, ()))
+        ),
     )
     final = state.variables
-    right = lambda variables: (  # noqa: E731
-        replicas.predict_many(model, variables, splits.test.images, how=how).argmax(-1) == splits.test.labels
+    right = lambda variables: (
+        replicas.predict_many(model, variables, splits.test.images, how=how).argmax(-1)
+        == splits.test.labels
     )
     correct_trained = right(final)
     if arm == "fastclip":
-        final = replicas.map_models(how, _clipped(model, sample.shape, config.target), final, ())
+        final = replicas.map_models(
+            how, _clipped(model, sample.shape, config.target), final, ()
+        )
     images = train.to_float(jnp.asarray(splits.test.images[: config.num_slopes]))
     one = replicas.unstack(final, 0)
     return {
@@ -145,18 +183,38 @@ def _data(config: DataConfig) -> Any:
 
 
 @lru_cache(maxsize=4)
-def _built(name: str, shape: tuple[int, ...], num_classes: int, knobs: tuple[tuple[str, Any], ...]) -> Model:
+def _built(
+    name: str,
+    shape: tuple[int, ...],
+    num_classes: int,
+    knobs: tuple[tuple[str, Any], ...],
+) -> Model:
     return models.build(name, shape, num_classes, **dict(knobs))  # pyright: ignore[reportArgumentType]
 
 
 def _model(config: NormConfig, normed: bool) -> Model:
     splits = _data(config.data)
-    fields = {key: tuple(v) if isinstance(v, list) else v for key, v in config.model.fields.items()}
-    knobs = {**fields, "conv": config.model.conv, "dtype": config.model.dtype, "batch_norm": normed}
-    return _built(config.model.name, splits.train.images.shape[1:], splits.num_classes, tuple(sorted(knobs.items())))
+    fields = {
+        key: tuple(v) if isinstance(v, list) else v
+        for key, v in config.model.fields.items()
+    }
+    knobs = {
+        **fields,
+        "conv": config.model.conv,
+        "dtype": config.model.dtype,
+        "batch_norm": normed,
+    }
+    return _built(
+        config.model.name,
+        splits.train.images.shape[1:],
+        splits.num_classes,
+        tuple(sorted(knobs.items())),
+    )
 
 
-def _constraint(config: NormConfig, arm: str, model: Model) -> Sequence[optax.GradientTransformation]:
+def _constraint(
+    config: NormConfig, arm: str, model: Model
+) -> Sequence[optax.GradientTransformation]:
     """The transformations that an arm ends its chain with."""
     splits, targets = _data(config.data), Targets(config.target)
     sample = jax.ShapeDtypeStruct((1, *splits.train.images.shape[1:]), jnp.float32)
@@ -164,19 +222,29 @@ def _constraint(config: NormConfig, arm: str, model: Model) -> Sequence[optax.Gr
         return ()
     if arm == "fastclip":
         return (fastclip(model, sample, max_norm=config.target, period=config.period),)
-    rules = {"miyato": (miyato(), 1), "gouk": (gouk(), 1), "sedghi": (sedghi(), config.period)}
+    rules = {
+        "miyato": (miyato(), 1),
+        "gouk": (gouk(), 1),
+        "sedghi": (sedghi(), config.period),
+    }
     rule, period = rules[arm]
     return (projection(model, sample, rule, targets, period=period),)
 
 
 @lru_cache(maxsize=8)
 def _norms(model: Model, shape: tuple[int, ...]) -> Callable[[PyTree, PyTree], Array]:
-    return lambda variables, _: jnp.stack(list(spectral_norms(model, variables, jnp.zeros(shape)).values()))
+    return lambda variables, _: jnp.stack(
+        list(spectral_norms(model, variables, jnp.zeros(shape)).values())
+    )
 
 
 @lru_cache(maxsize=8)
-def _clipped(model: Model, shape: tuple[int, ...], target: float) -> Callable[[PyTree, PyTree], Variables]:
-    return lambda variables, _: clip(model, variables, jnp.zeros(shape), max_norm=target)
+def _clipped(
+    model: Model, shape: tuple[int, ...], target: float
+) -> Callable[[PyTree, PyTree], Variables]:
+    return lambda variables, _: clip(
+        model, variables, jnp.zeros(shape), max_norm=target
+    )
 
 
 @lru_cache(maxsize=8)

@@ -14,7 +14,13 @@ from unlearn_jax import __version__, audit, data, methods
 from unlearn_jax.data import Splits
 from unlearn_jax.pipeline.bank import Bank, BankSpec
 from unlearn_jax.pipeline.checks import check_settings
-from unlearn_jax.pipeline.config import AttackConfig, RunConfig, TrainingConfig, digest, to_json
+from unlearn_jax.pipeline.config import (
+    AttackConfig,
+    RunConfig,
+    TrainingConfig,
+    digest,
+    to_json,
+)
 from unlearn_jax.pipeline.fingerprint import method_digest, model_digest
 from unlearn_jax.pipeline.settings import (
     HARD,
@@ -54,8 +60,10 @@ class Plan:
       model: the network.
       model_id: what names it in content keys.
       bank_root: folder of the shared banks.
-      loss_fn: the objective of originals, retrained models and references; cross-entropy if None.
-      avoid: ``[N_train]`` bool, samples that random forget sets keep clear of where they can.
+      loss_fn: the objective of originals, retrained models and references;
+        cross-entropy if None.
+      avoid: ``[N_train]`` bool, samples that random forget sets keep clear of where
+        they can.
     """
 
     config: RunConfig
@@ -68,7 +76,12 @@ class Plan:
 
     @cached_property
     def _forget(self) -> tuple[np.ndarray, list[int]]:
-        return forget_masks(self.config.forget, np.asarray(self.splits.train.labels), self._hardness, self.avoid)
+        return forget_masks(
+            self.config.forget,
+            np.asarray(self.splits.train.labels),
+            self._hardness,
+            self.avoid,
+        )
 
     @property
     def forget(self) -> np.ndarray:
@@ -88,7 +101,9 @@ class Plan:
     @cached_property
     def requests(self) -> np.ndarray:
         """``[S, K, N_train]`` bool: the requests in which each forget set is forgotten."""
-        return request_masks(self.forget, self.forget_names, self.config.forget.requests)
+        return request_masks(
+            self.forget, self.forget_names, self.config.forget.requests
+        )
 
     @property
     def forget_known(self) -> bool:
@@ -96,25 +111,47 @@ class Plan:
         return self.config.forget.kind not in HARD or not self.references.missing()
 
     def _hardness(self, kind: str) -> np.ndarray:
-        """The training samples, the hardest first; equally memorised ones by how unsure models are of them."""
-        count, labels = len(self.splits.train.labels), np.asarray(self.splits.train.labels)
-        logits, member = self.references.logits()[:, :count], self.references.spec.member[:, :count]
+        """The training samples, the hardest first; equally memorized ones by how unsure models are of them."""
+        count, labels = (
+            len(self.splits.train.labels),
+            np.asarray(self.splits.train.labels),
+        )
+        logits, member = (
+            self.references.logits()[:, :count],
+            self.references.spec.member[:, :count],
+        )
         sure = audit.out_confidence(audit.softmax_confidence(logits, labels), member)
-        if kind == "memorised":
-            return np.lexsort((sure, -audit.memorisation(audit.correctness(logits, labels), member).value))
+        if kind == "memorized":
+            return np.lexsort(
+                (
+                    sure,
+                    -audit.memorization(
+                        audit.correctness(logits, labels), member
+                    ).value,
+                )
+            )
         return np.argsort(sure, kind="stable")
 
     @cached_property
     def pool(self) -> Dataset:
         """Training set, then test set: the samples that references are drawn from and scores are computed for."""
         train, test = self.splits.train, self.splits.test
-        return Dataset(np.concatenate([train.images, test.images]), np.concatenate([train.labels, test.labels]))
+        return Dataset(
+            np.concatenate([train.images, test.images]),
+            np.concatenate([train.labels, test.labels]),
+        )
 
     @cached_property
     def runs(self) -> np.ndarray:
         """``[R, 3]``: position of the original, of the forget set, and number of the repeat, of each unlearning run."""
-        shape = (len(self.config.replicas.originals), len(self.forget), self.config.replicas.repeats)
-        return np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1).reshape(-1, 3)
+        shape = (
+            len(self.config.replicas.originals),
+            len(self.forget),
+            self.config.replicas.repeats,
+        )
+        return np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1).reshape(
+            -1, 3
+        )
 
     @cached_property
     def pairs(self) -> np.ndarray:
@@ -131,7 +168,10 @@ class Plan:
         """The methods to run."""
         wanted = self.config.only or tuple(self.config.rows)
         if unknown := [name for name in wanted if name not in self.config.rows]:
-            raise InputError(f"only names the unknown row {unknown[0]!r}; rows are {', '.join(self.config.rows)}")
+            raise InputError(
+                f"only names the unknown row {unknown[0]!r}; rows are"
+                f" {', '.join(self.config.rows)}"
+            )
         return {name: self.make_row(name, self.config.rows[name]) for name in wanted}
 
     def make_row(self, name: str, row: dict[str, Any]) -> UnlearnFn:
@@ -141,31 +181,60 @@ class Plan:
         if (
             config is not None
             and row.get("adaptive")
-            and config != dataclasses.replace(config, kind="pgd", source="own", failures=0.0)
+            and config
+            != dataclasses.replace(config, kind="pgd", source="own", failures=0.0)
         ):
-            raise InputError(f"row {name!r}: adaptive recomputes an attack of kind pgd, source own and no failures")
+            raise InputError(
+                f"row {name!r}: adaptive recomputes an attack of kind pgd, source own"
+                " and no failures"
+            )
         return make_row(name, row, self.config.training, config)
 
-    def _bank(self, name: str, member: np.ndarray, keys: list[jax.Array], num_epochs: int, num_samples: int) -> Bank:
+    def _bank(
+        self,
+        name: str,
+        member: np.ndarray,
+        keys: list[jax.Array],
+        num_epochs: int,
+        num_samples: int,
+    ) -> Bank:
         padded = np.zeros((len(member), len(self.pool.labels)), bool)
         padded[:, : member.shape[1]] = member
         key_data = np.array([np.asarray(jax.random.key_data(key)) for key in keys])
         training = dataclasses.replace(self.config.training, num_epochs=num_epochs)
         if training.max_norm is None:  # a period without clips names no model
-            training = dataclasses.replace(training, clip_period=TrainingConfig.clip_period)
+            training = dataclasses.replace(
+                training, clip_period=TrainingConfig.clip_period
+            )
         key = digest(
             self.splits.digest,
             self.splits.num_classes,
             self.model_id,
             training,
             num_samples,
-            hashlib.sha256(np.packbits(padded, axis=None).tobytes() + str(padded.shape).encode()).hexdigest(),
+            hashlib.sha256(
+                np.packbits(padded, axis=None).tobytes() + str(padded.shape).encode()
+            ).hexdigest(),
             key_data.tolist(),
         )
         trained = make_training(training)
         recipe = trained.recipe(num_samples, self.model, self.pool.images)
-        finish = partial(trained.settled, model=self.model, images=self.pool.images) if training.max_norm else None
-        spec = BankSpec(name, key, self.model, self.pool, padded, key_data, recipe, self.loss_fn, finish)
+        finish = (
+            partial(trained.settled, model=self.model, images=self.pool.images)
+            if training.max_norm
+            else None
+        )
+        spec = BankSpec(
+            name,
+            key,
+            self.model,
+            self.pool,
+            padded,
+            key_data,
+            recipe,
+            self.loss_fn,
+            finish,
+        )
         return Bank(self.bank_root, spec, self.config.replicas)
 
     @cached_property
@@ -175,7 +244,13 @@ class Plan:
         if not seeds or len(set(seeds)) < len(seeds):
             raise InputError("replicas.originals must be one or more different seeds")
         keys = [purpose_key("original", seed) for seed in seeds]
-        return self._bank("originals", np.ones((len(seeds), count), bool), keys, self.config.training.num_epochs, count)
+        return self._bank(
+            "originals",
+            np.ones((len(seeds), count), bool),
+            keys,
+            self.config.training.num_epochs,
+            count,
+        )
 
     @cached_property
     def oracles(self) -> Bank:
@@ -188,7 +263,9 @@ class Plan:
         ]
         member = np.concatenate([~self.forget[self.pairs[:, 1]]] * 2)
         count = int(member.sum(1).max())
-        return self._bank("retrained", member, keys, self.config.training.num_epochs, count)
+        return self._bank(
+            "retrained", member, keys, self.config.training.num_epochs, count
+        )
 
     @cached_property
     def references(self) -> Bank:
@@ -197,16 +274,28 @@ class Plan:
         member = np.zeros((0, count), bool)
         if settings.references:
             member = data.membership_design(
-                settings.references, count, seed=settings.reference_seed, generator=settings.reference_generator
+                settings.references,
+                count,
+                seed=settings.reference_seed,
+                generator=settings.reference_generator,
             )
-        keys = [purpose_key("reference", settings.reference_seed, m) for m in range(settings.references)]
+        keys = [
+            purpose_key("reference", settings.reference_seed, m)
+            for m in range(settings.references)
+        ]
         epochs = settings.reference_epochs or self.config.training.num_epochs
-        return self._bank("references", member, keys, epochs, int(member.sum(1).max(initial=1)))
+        return self._bank(
+            "references", member, keys, epochs, int(member.sum(1).max(initial=1))
+        )
 
     def attack_of(self, name: str) -> str | None:
         """Name of the attack whose adversarial set a row is given: of methods with a knob ``attack``; else None."""
         row = self.config.rows[name]
-        return row.get("attack", "") if "attack" in methods.knobs_of(row["method"]) else None
+        return (
+            row.get("attack", "")
+            if "attack" in methods.knobs_of(row["method"])
+            else None
+        )
 
     @cached_property
     def attacks(self) -> dict[str, AttackConfig]:
@@ -216,51 +305,98 @@ class Plan:
 
     def attack_digest(self, name: str) -> str:
         """Content key of the adversarial sets of one attack."""
-        return digest(__version__, self.originals.spec.key, self._forget_digest(), self.attacks[name])
+        return digest(
+            __version__,
+            self.originals.spec.key,
+            self._forget_digest(),
+            self.attacks[name],
+        )
 
     def row_digest(self, name: str) -> str:
         """Content key of one method's unlearned models."""
-        row = {key: value for key, value in self.config.rows[name].items() if key not in ("label", "search", "filter")}
+        row = {
+            key: value
+            for key, value in self.config.rows[name].items()
+            if key not in ("label", "search", "filter")
+        }
         attack = self.attack_of(name)
-        parts = [__version__, self.originals.spec.key, self._forget_digest(), self.config.forget.requests, row]
-        parts += [self.attack_digest(attack) if attack is not None else None, self.config.training]
-        if not methods.METHODS[row["method"]].__module__.startswith("unlearn_jax."):  # a user's: its code may change
+        parts = [
+            __version__,
+            self.originals.spec.key,
+            self._forget_digest(),
+            self.config.forget.requests,
+            row,
+        ]
+        parts += [
+            self.attack_digest(attack) if attack is not None else None,
+            self.config.training,
+        ]
+        if not methods.METHODS[row["method"]].__module__.startswith(
+            "unlearn_jax."
+        ):  # a user's: its code may change
             size = int(self.forget.sum(1).max())
-            parts.append(method_digest(self.rows[name], self.model, self.splits, size, attack is not None))
+            parts.append(
+                method_digest(
+                    self.rows[name], self.model, self.splits, size, attack is not None
+                )
+            )
         return digest(*parts, self.config.replicas.repeats)
 
     def _forget_digest(self) -> str:
         about = f"{self.forget.shape} {self.forget_names}"  # names seed keys
-        return hashlib.sha256(np.packbits(self.forget, axis=None).tobytes() + about.encode()).hexdigest()
+        return hashlib.sha256(
+            np.packbits(self.forget, axis=None).tobytes() + about.encode()
+        ).hexdigest()
 
 
 def check_samples(plan: Plan) -> None:
     """Refuses attacks that the data or the references are too few for, and classes that cannot be measured.
 
     Raises:
-      InputError: LiRA with two references; classes that are forgotten twice, or without the test samples that the
-        table, or MIA-NN, looks at.
+      InputError: LiRA with two references; classes that are forgotten twice, or without
+        the test samples that the table, or MIA-NN, looks at.
     """
     config, audited = plan.config, plan.config.audit
     if audited.lira and 0 < config.replicas.references < 4:
-        raise InputError("audit.lira needs replicas.references of at least 4: two of each kind for every sample")
+        raise InputError(
+            "audit.lira needs replicas.references of at least 4: two of each kind for"
+            " every sample"
+        )
     if config.forget.kind != "class":
         return
     if len(set(config.forget.classes)) < len(config.forget.classes):
-        raise InputError(f"the classes to forget repeat a class: {', '.join(map(str, config.forget.classes))}")
-    every, tested = np.arange(plan.splits.num_classes), np.asarray(plan.splits.test.labels)
+        raise InputError(
+            "the classes to forget repeat a class:"
+            f" {', '.join(map(str, config.forget.classes))}"
+        )
+    every, tested = (
+        np.arange(plan.splits.num_classes),
+        np.asarray(plan.splits.test.labels),
+    )
     for s in range(len(plan.forget)):
         gone = plan.forgotten(s)
         if lost := np.setdiff1d(gone, tested).tolist():
-            raise InputError(f"class {lost[0]} has no test sample: forget classes that are tested, too")
+            raise InputError(
+                f"class {lost[0]} has no test sample: forget classes that are"
+                " tested, too"
+            )
         if np.isin(tested, gone).all():
-            raise InputError("no class that is kept has a test sample: split the data anew (data.num_train, num_test)")
+            raise InputError(
+                "no class that is kept has a test sample: split the data anew"
+                " (data.num_train, num_test)"
+            )
         if not audited.mia_nn:
             continue
         if len(kept := np.setdiff1d(every, gone)) < 2:
-            raise InputError("MIA-NN needs two classes that are kept: forget fewer, or set audit.mia_nn=False")
+            raise InputError(
+                "MIA-NN needs two classes that are kept: forget fewer, or set"
+                " audit.mia_nn=False"
+            )
         if lost := np.setdiff1d(kept, tested).tolist():
-            raise InputError(f"class {lost[0]} has no test sample, which MIA-NN needs of all: set audit.mia_nn=False")
+            raise InputError(
+                f"class {lost[0]} has no test sample, which MIA-NN needs of all: set"
+                " audit.mia_nn=False"
+            )
 
 
 def make_plan(
@@ -294,12 +430,18 @@ def make_plan(
         model_id = model_digest(model, splits, loss_fn)
     loss_fn = loss_fn or make_objective(config.training, model)
     plan = Plan(config, splits, model, model_id, pathlib.Path(bank_root), loss_fn)
-    _ = plan.rows, plan.attacks, plan.originals, plan.references  # refuse bad settings now
+    _ = (
+        plan.rows,
+        plan.attacks,
+        plan.originals,
+        plan.references,
+    )  # refuse bad settings now
     check_samples(plan)
     if plan.forget_known:
         _ = plan.oracles, plan.requests
         if config.audit.klom and len(plan.forget) > 1:
             raise InputError(
-                "audit.klom compares ensembles for one forget set: give one forget seed, and many replicas.originals"
+                "audit.klom compares ensembles for one forget set: give one forget"
+                " seed, and many replicas.originals"
             )
     return plan

@@ -30,32 +30,59 @@ def confusion_plot(results: Results) -> Figure:
     if not section:
         return note("No whole class was forgotten")
     rows = [row for row in results["rows"] if row["key"] in section["sets"][0]["rows"]]
-    rows = sorted(rows, key=lambda row: ("oracle" not in row["kind"], row["kind"] == "method"))
+    rows = sorted(
+        rows, key=lambda row: ("oracle" not in row["kind"], row["kind"] == "method")
+    )
     columns = 2 if len(section["sets"]) > 1 else 1
     lines = math.ceil(len(section["sets"]) / columns)
     fold = partial(textwrap.fill, width=50, max_lines=3, placeholder=" …")
-    titles = [fold(one["title"]).replace("$", r"\$") for one in section["sets"]]  # a dollar starts mathematics
+    titles = [
+        fold(one["title"]).replace("$", r"\$") for one in section["sets"]
+    ]  # a dollar starts mathematics
     room = 1.1 + 0.17 * max(title.count("\n") for title in titles)
-    figure = Figure(figsize=(9.6, lines * (room + 0.235 * len(rows))), layout="constrained")
+    figure = Figure(
+        figsize=(9.6, lines * (room + 0.235 * len(rows))), layout="constrained"
+    )
     panels = figure.subplots(lines, columns, squeeze=False).ravel()
     for axes in panels[len(section["sets"]) :]:
         axes.set_axis_off()
-    for i, (axes, one, title) in enumerate(zip(panels, section["sets"], titles, strict=False)):
-        _panel(axes, one, rows, labelled=i % columns == 0)
+    for i, (axes, one, title) in enumerate(
+        zip(panels, section["sets"], titles, strict=False)
+    ):
+        _panel(axes, one, rows, labeled=i % columns == 0)
         axes.set_title(title, fontsize=10, color=INK, loc="left")
     return figure
 
 
-def _panel(axes: Any, one: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], *, labelled: bool) -> None:
+def _panel(
+    axes: Any,
+    one: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    labeled: bool,
+) -> None:
     shares = np.array([one["rows"][row["key"]] for row in rows])
     names, shares = _columns(shares)
-    colors = LinearSegmentedColormap.from_list("share", [f"{COLORS[0]}00", f"{COLORS[0]}b0"])
+    colors = LinearSegmentedColormap.from_list(
+        "share", [f"{COLORS[0]}00", f"{COLORS[0]}b0"]
+    )
     axes.imshow(shares, cmap=colors, vmin=0, vmax=1, aspect="auto")
     for (i, j), share in np.ndenumerate(shares):
         if share >= 0.005:
-            axes.text(j, i, f"{100 * share:.0f}", ha="center", va="center", fontsize=7.5, color=INK)
+            axes.text(
+                j,
+                i,
+                f"{100 * share:.0f}",
+                ha="center",
+                va="center",
+                fontsize=7.5,
+                color=INK,
+            )
     axes.set_xticks(range(len(names)), names, fontsize=8)
-    axes.set_yticks(range(len(rows)), [short(row["label"], 30) for row in rows] if labelled else [""] * len(rows))
+    axes.set_yticks(
+        range(len(rows)),
+        [short(row["label"], 30) for row in rows] if labeled else [""] * len(rows),
+    )
     axes.set_facecolor("none")  # the page's own, light or dark
     axes.tick_params(axis="x", color=MUTED, labelcolor=INK)
     axes.tick_params(axis="y", length=0, labelsize=8.5, labelcolor=INK)
@@ -73,4 +100,6 @@ def _columns(shares: np.ndarray) -> tuple[list[str], np.ndarray]:
         return [str(c) for c in range(count)], shares
     shown = np.sort(np.argsort(-shares.max(0), kind="stable")[: MAX_COLUMNS - 1])
     rest = 1 - shares[:, shown].sum(1, keepdims=True)
-    return [*(str(c) for c in shown), "other"], np.concatenate([shares[:, shown], rest], 1)
+    return [*(str(c) for c in shown), "other"], np.concatenate(
+        [shares[:, shown], rest], 1
+    )

@@ -1,6 +1,7 @@
 """Figures of a run's further sections: tuning, both sides of privacy, single samples, requests one by one.
 
-As in :mod:`unlearn_jax.pipeline.plots`, each function returns a figure that belongs to nobody.
+As in :mod:`unlearn_jax.pipeline.plots`, each function returns a figure that belongs to
+nobody.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,13 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import (
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullLocator,
+    PercentFormatter,
+)
 
 from unlearn_jax.pipeline.figure_style import (
     INK,
@@ -37,12 +44,18 @@ def privacy_plot(results: Results) -> Figure:
     Returns:
       The figure; dotted lines at 50 %, thin lines are the intervals.
     """
-    rows = [row for row in results["rows"] if row["metrics"].get("ft_auc") and row["metrics"].get("rt_auc")]
+    rows = [
+        row
+        for row in results["rows"]
+        if row["metrics"].get("ft_auc") and row["metrics"].get("rt_auc")
+    ]
     if not rows:
         return note("No row has both AUCs")
-    figure = Figure(figsize=(9.2, max(5.2, 1.0 + 0.2 * len(rows))), layout="constrained")
+    figure = Figure(
+        figsize=(9.2, max(5.2, 1.0 + 0.2 * len(rows))), layout="constrained"
+    )
     axes = figure.add_subplot()
-    dress(axes, "Who can be recognised: those who left, those who stayed", grid="both")
+    dress(axes, "Who can be recognized: those who left, those who stayed", grid="both")
     styles, crowded = row_styles(results["rows"]), len(rows) > MAX_LINES
     handles = []
     for row in rows:
@@ -70,7 +83,13 @@ def privacy_plot(results: Results) -> Figure:
         line(50, color=MUTED, lw=1, ls=(0, (2, 2)), zorder=1)
     axes.set_xlabel("RT AUC (%): retained samples against test samples")
     axes.set_ylabel("FT AUC (%): forgotten samples against test samples")
-    figure.legend(handles=handles, loc="outside right upper", frameon=False, labelcolor=INK, fontsize=9)
+    figure.legend(
+        handles=handles,
+        loc="outside right upper",
+        frameon=False,
+        labelcolor=INK,
+        fontsize=9,
+    )
     return figure
 
 
@@ -88,16 +107,23 @@ def tuning_plot(results: Results) -> Figure:
       results: of a run.
 
     Returns:
-      The figure; the chosen trial is ringed, a trial that diverged is a cross at the top, the dashed line is the
-      Avg Gap of doing nothing on the same forget sets.
+      The figure; the chosen trial is ringed, a trial that diverged is a cross at the
+      top, the dashed line is the Avg Gap of doing nothing on the same forget sets.
     """
-    tuned = [row for row in results["rows"] if (results.get("tuning") or {}).get(row["key"])]
+    tuned = [
+        row for row in results["rows"] if (results.get("tuning") or {}).get(row["key"])
+    ]
     if not tuned:
         return note("No knob was searched for")
     figure, panels = small_panels(len(tuned), share="y", height=1.95)
     styles = row_styles(results["rows"])
     searches = [results["tuning"][row["key"]] for row in tuned]
-    gaps = [t["metrics"]["avg_gap"]["mean"] for search in searches for t in search["trials"] if t["metrics"]]
+    gaps = [
+        t["metrics"]["avg_gap"]["mean"]
+        for search in searches
+        for t in search["trials"]
+        if t["metrics"]
+    ]
     nothing = searches[0]["nothing"]["mean"]
     low, high = min([*gaps, nothing]), max([*gaps, nothing])
     logarithmic = low > 0 and high > 8 * low
@@ -113,14 +139,23 @@ def tuning_plot(results: Results) -> Figure:
         _trials(axes, search, knob, styles[row["key"]].color)
         axes.set_xlabel(knob, fontsize=8)
     margin = (high / low) ** 0.12 if logarithmic else 0.12 * max(high - low, 0.1)
-    panels[0].set_ylim(*((low / margin, high * margin**1.6) if logarithmic else (low - margin, high + 1.6 * margin)))
+    panels[0].set_ylim(
+        *(
+            (low / margin, high * margin**1.6)
+            if logarithmic
+            else (low - margin, high + 1.6 * margin)
+        )
+    )
     figure.supylabel("Avg Gap (points)", fontsize=10, color=INK)
     return figure
 
 
 def first_knob(space: Mapping[str, Any]) -> str:
     """The first knob searched over a range; the first of all where each is a choice."""
-    return next((name for name, values in space.items() if isinstance(values, Mapping)), next(iter(space)))
+    return next(
+        (name for name, values in space.items() if isinstance(values, Mapping)),
+        next(iter(space)),
+    )
 
 
 def _trials(axes: Axes, search: Mapping[str, Any], knob: str, color: str) -> None:
@@ -138,7 +173,15 @@ def _trials(axes: Axes, search: Mapping[str, Any], knob: str, color: str) -> Non
         value = trial["knobs"][knob]
         place = value if isinstance(values, Mapping) else list(values).index(value)
         if not trial["metrics"]:
-            axes.plot(place, 0.94, "x", color=INK, ms=6, transform=axes.get_xaxis_transform(), zorder=4)
+            axes.plot(
+                place,
+                0.94,
+                "x",
+                color=INK,
+                ms=6,
+                transform=axes.get_xaxis_transform(),
+                zorder=4,
+            )
             continue
         gap, chosen = trial["metrics"]["avg_gap"]["mean"], position == search["chosen"]
         axes.plot(place, gap, "o", color=color, ms=4.5, zorder=3)
@@ -151,7 +194,8 @@ def vulnerability_plot(results: Results, arrays: Arrays) -> Figure:
 
     Args:
       results: of a run.
-      arrays: with ``vulnerability/<row>``, a share for each sample, NaN for those never forgotten.
+      arrays: with ``vulnerability/<row>``, a share for each sample, NaN for those never
+        forgotten.
 
     Returns:
       The figure; logarithmic upwards, down to half a sample.
@@ -159,7 +203,9 @@ def vulnerability_plot(results: Results, arrays: Arrays) -> Figure:
     rows = [row for row in results["rows"] if f"vulnerability/{row['key']}" in arrays]
     if not rows:
         return note("No single samples were looked at")
-    lines = line_panels(rows, "How many samples does the attack find again and again?", height=4.6)
+    lines = line_panels(
+        rows, "How many samples does the attack find again and again?", height=4.6
+    )
     styles, handles, floor = row_styles(results["rows"]), [], 100.0
     for axes, shown in lines.panels:
         for row in shown:
@@ -167,10 +213,21 @@ def vulnerability_plot(results: Results, arrays: Arrays) -> Figure:
             shares = shares[~np.isnan(shares)]
             floor = min(floor, 50 / shares.size)
             at_least = np.array([0, *np.unique(shares[shares > 0])])
-            found = [100 * np.mean(shares >= (share or np.nextafter(0, 1))) for share in at_least]
-            places, heights = [*(100 * at_least), 100], [*found, found[-1] if at_least[-1] == 1 else floor]
+            found = [
+                100 * np.mean(shares >= (share or np.nextafter(0, 1)))
+                for share in at_least
+            ]
+            places, heights = (
+                [*(100 * at_least), 100],
+                [
+                    *found,
+                    found[-1] if at_least[-1] == 1 else floor,
+                ],
+            )
             style = line_style(row, styles, together=lines.together)
-            handles += axes.step(places, heights, where="pre", label=short(row["label"]), **style)
+            handles += axes.step(
+                places, heights, where="pre", label=short(row["label"]), **style
+            )
         axes.set(yscale="log", xlim=(0, 100))
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.xaxis.set_major_formatter(PercentFormatter(decimals=0, symbol=" %"))
@@ -179,7 +236,11 @@ def vulnerability_plot(results: Results, arrays: Arrays) -> Figure:
     for axes, _ in lines.panels:
         axes.set_ylim(floor, 100)
     name_lines(
-        lines, handles, "", "found in at least this share of the runs that forgot it", "share of the forgotten samples"
+        lines,
+        handles,
+        "",
+        "found in at least this share of the runs that forgot it",
+        "share of the forgotten samples",
     )
     return lines.figure
 
@@ -199,11 +260,15 @@ def requests_plot(results: Results) -> Figure:
     for axes, shown in lines.panels:
         for i, row in enumerate(shown):
             cells = [request["score"] for request in scores[row["key"]]]
-            places = 1 + np.arange(len(cells)) + 0.04 * (i - (len(shown) - 1) / 2)  # beside each other
+            places = (
+                1 + np.arange(len(cells)) + 0.04 * (i - (len(shown) - 1) / 2)
+            )  # beside each other
             means = [cell["mean"] for cell in cells]
             style = line_style(row, styles, together=lines.together)
             marker = styles[row["key"]].marker
-            handles += axes.plot(places, means, marker=marker, ms=5, label=short(row["label"]), **style)
+            handles += axes.plot(
+                places, means, marker=marker, ms=5, label=short(row["label"]), **style
+            )
             _whiskers(axes, places, cells, style["color"])
         axes.axhline(0, color=MUTED, lw=1, ls=(0, (2, 2)), zorder=1)
         axes.set_xticks(range(1, 1 + results["requests"]["count"]))
@@ -212,7 +277,16 @@ def requests_plot(results: Results) -> Figure:
     return lines.figure
 
 
-def _whiskers(axes: Axes, places: np.ndarray, cells: Sequence[Mapping[str, Any]], color: str) -> None:
+def _whiskers(
+    axes: Axes, places: np.ndarray, cells: Sequence[Mapping[str, Any]], color: str
+) -> None:
     for place, cell in zip(places, cells, strict=True):
         if known(cell.get("low")) and known(cell.get("high")):
-            axes.plot([place, place], [cell["low"], cell["high"]], color=color, lw=1.2, alpha=0.7, zorder=2)
+            axes.plot(
+                [place, place],
+                [cell["low"], cell["high"]],
+                color=color,
+                lw=1.2,
+                alpha=0.7,
+                zorder=2,
+            )

@@ -25,11 +25,17 @@ def study_plot(results: Mapping[str, Results]) -> Figure:
     """
     about = {row["key"]: row for result in results.values() for row in result["rows"]}
     styles = row_styles(list(about.values()))
-    if not any(row["metrics"].get("avg_gap") for result in results.values() for row in result["rows"]):
+    if not any(
+        row["metrics"].get("avg_gap")
+        for result in results.values()
+        for row in result["rows"]
+    ):
         return note("No row has an Avg Gap")
     columns = min(len(results), _COLUMNS)
     lines = math.ceil(len(results) / columns)
-    figure = Figure(figsize=(9.2, 1.0 + lines * (0.7 + 0.28 * len(about))), layout="constrained")
+    figure = Figure(
+        figsize=(9.2, 1.0 + lines * (0.7 + 0.28 * len(about))), layout="constrained"
+    )
     panels = figure.subplots(lines, columns, sharey=True, squeeze=False).ravel()
     for axes, (name, result) in zip(panels, results.items(), strict=False):
         found = {row["key"]: row["metrics"] for row in result["rows"]}
@@ -45,9 +51,23 @@ def study_plot(results: Mapping[str, Results]) -> Figure:
     figure.supxlabel("Avg Gap (points)", fontsize=10, color=INK)
     interval = f"{format_level(next(iter(results.values())))} interval"
     keys = [
-        Line2D([], [], color=MUTED, marker="o", ms=6, lw=2.4, label=f"mean and {interval}"),
+        Line2D(
+            [], [], color=MUTED, marker="o", ms=6, lw=2.4, label=f"mean and {interval}"
+        ),
         Line2D([], [], color=MUTED, marker="o", ms=4, lw=0, alpha=0.6, label="one run"),
-        Patch(color=INK, alpha=0.1, lw=0, label="interval of the second retrained model: the seed floor"),
+        Patch(
+            color=INK,
+            alpha=0.1,
+            lw=0,
+            label="interval of the second retrained model: the seed floor",
+        ),
     ]
-    figure.legend(handles=keys, loc="outside upper left", ncols=3, frameon=False, labelcolor=INK, fontsize=9)
+    figure.legend(
+        handles=keys,
+        loc="outside upper left",
+        ncols=3,
+        frameon=False,
+        labelcolor=INK,
+        fontsize=9,
+    )
     return figure

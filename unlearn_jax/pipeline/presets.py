@@ -24,9 +24,10 @@ class Preset:
     Attributes:
       name: the file's stem.
       about: first line of its docstring.
-      variants: its ``STUDY``, or its ``PRESET`` as the only variant with an empty name; rows completed with the
-        defaults of their knobs.
-      hooks: its ``make_splits() -> Splits``, ``make_model(image_shape, num_classes) -> Model`` and
+      variants: its ``STUDY``, or its ``PRESET`` as the only variant with an empty name;
+        rows completed with the defaults of their knobs.
+      hooks: its ``make_splits() -> Splits``,
+        ``make_model(image_shape, num_classes) -> Model`` and
         ``make_loss(model) -> LossFn``, where it has them.
       experiment: its ``EXPERIMENT``; it has no variants then.
     """
@@ -50,12 +51,20 @@ _FOLLOW = ("max_norm", "clip_period")
 def folders() -> list[pathlib.Path]:
     """Where presets are looked for: inside the installed package, or beside it in a checkout."""
     package = pathlib.Path(__file__).resolve().parents[1]
-    return [folder for folder in (package / "experiments", package.parent / "experiments") if folder.is_dir()]
+    return [
+        folder
+        for folder in (package / "experiments", package.parent / "experiments")
+        if folder.is_dir()
+    ]
 
 
 def names() -> dict[str, pathlib.Path]:
     """The presets that come with the package."""
-    return {file.stem: file for folder in reversed(folders()) for file in sorted(folder.glob("*.py"))}
+    return {
+        file.stem: file
+        for folder in reversed(folders())
+        for file in sorted(folder.glob("*.py"))
+    }
 
 
 def complete(config: RunConfig) -> RunConfig:
@@ -64,9 +73,17 @@ def complete(config: RunConfig) -> RunConfig:
     for name, row in config.rows.items():
         known = methods.knobs_of(row["method"]) if "method" in row else {}
         shared = shared_knobs(row["method"], config.training) if known else {}
-        plain = {k: v for k, v in known.items() if isinstance(v, bool | int | float | str) and k not in _FOLLOW}
+        plain = {
+            k: v
+            for k, v in known.items()
+            if isinstance(v, bool | int | float | str) and k not in _FOLLOW
+        }
         shared = {k: v for k, v in shared.items() if k not in _FOLLOW}
-        search = {"search": methods.SPACES.get(row.get("method", ""), {})} if config.tuning.trials else {}
+        search = (
+            {"search": methods.SPACES.get(row.get("method", ""), {})}
+            if config.tuning.trials
+            else {}
+        )
         rows[name] = {"label": name, **search, **plain, **shared, **row}
     return dataclasses.replace(config, rows=rows)
 
@@ -89,16 +106,25 @@ def load(name: str) -> Preset:
     if isinstance(scope.get("EXPERIMENT"), Experiment):
         return Preset(path.stem, about, {}, {}, scope["EXPERIMENT"])
     variants = scope.get("STUDY", {"": scope.get("PRESET")})
-    if "STUDY" in scope and not all(re.fullmatch(r"[A-Za-z0-9_.+-]+", name) for name in variants):
+    if "STUDY" in scope and not all(
+        re.fullmatch(r"[A-Za-z0-9_.+-]+", name) for name in variants
+    ):
         raise InputError(
-            f"variants of a STUDY are named with letters, digits and _, got {', '.join(map(repr, variants))}"
+            "variants of a STUDY are named with letters, digits and _, got"
+            f" {', '.join(map(repr, variants))}"
         )
-    if not variants or not all(isinstance(config, RunConfig) for config in variants.values()):
+    if not variants or not all(
+        isinstance(config, RunConfig) for config in variants.values()
+    ):
         raise InputError(
-            f"{path} defines no PRESET that is an unlearn_jax.pipeline.RunConfig, no STUDY, a dict of them, and no "
-            "EXPERIMENT"
+            f"{path} defines no PRESET that is an unlearn_jax.pipeline.RunConfig, no"
+            " STUDY, a dict of them, and no EXPERIMENT"
         )
-    hooks = {key: scope[key] for key in ("make_splits", "make_model", "make_loss") if key in scope}
+    hooks = {
+        key: scope[key]
+        for key in ("make_splits", "make_model", "make_loss")
+        if key in scope
+    }
     completed = {name: complete(config) for name, config in variants.items()}
     return Preset(path.stem, about, completed, hooks)
 
@@ -113,9 +139,21 @@ def _execute(path: pathlib.Path) -> dict[str, Any]:
     try:
         spec.loader.exec_module(module)
     except SyntaxError as error:
-        raise InputError(f"{path} is not valid Python: {error.msg} in line {error.lineno}") from error
+        raise InputError(
+            f"{path} is not valid Python: {error.msg} in line {error.lineno}"
+        ) from error
     except InputError:
         raise
-    except (ImportError, NameError, AttributeError, TypeError, ValueError, LookupError) as error:
-        raise InputError(f"{path} cannot be read: {type(error).__name__}: {str(error).splitlines()[0]}") from error
+    except (
+        ImportError,
+        NameError,
+        AttributeError,
+        TypeError,
+        ValueError,
+        LookupError,
+    ) as error:
+        raise InputError(
+            f"{path} cannot be read: {type(error).__name__}:"
+            f" {str(error).splitlines()[0]}"
+        ) from error
     return vars(module)

@@ -1,8 +1,9 @@
 """The page a researcher opens after a run: one HTML file with the verdict, the table, the figures and the facts.
 
-The file needs nothing but a browser: figures are inline SVG that follow the light or dark colour scheme, there is no
-script, and nothing is requested from anywhere. All numbers come from ``results``; ``arrays`` feeds the figures, and the
-shares of single samples under the original and the retrained models.
+The file needs nothing but a browser: figures are inline SVG that follow the light or
+dark color scheme, there is no script, and nothing is requested from anywhere. All
+numbers come from ``results``; ``arrays`` feeds the figures, and the shares of single
+samples under the original and the retrained models.
 """
 
 import json
@@ -15,10 +16,23 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from unlearn_jax.pipeline import plots, plots_classes, plots_sections, report_search, report_sections, tables
+from unlearn_jax.pipeline import (
+    plots,
+    plots_classes,
+    plots_sections,
+    report_search,
+    report_sections,
+    tables,
+)
 from unlearn_jax.pipeline.figure_style import to_svg
 from unlearn_jax.pipeline.store import write_text
-from unlearn_jax.pipeline.tables import Results, format_interval, format_level, format_number, format_spread
+from unlearn_jax.pipeline.tables import (
+    Results,
+    format_interval,
+    format_level,
+    format_number,
+    format_spread,
+)
 from unlearn_jax.pipeline.verdict import find_row, place, verdict
 
 TARGETS = {
@@ -29,32 +43,60 @@ TARGETS = {
     "low": "the lower the better",
 }
 CAPTIONS = {
-    "FT AUC": "At 50 % (dotted) the attack cannot tell forget samples from unseen ones. A row whose bar stays clear of "
-    "the grey band differs from retraining. A triangle at the edge stands for a row far outside, with its mean.",
-    "Accuracy and Avg Gap": "Forgetting is easy when accuracy does not matter: every bar should reach the grey "
-    "band, and the Avg Gap, the mean distance to retraining, should be small.",
-    "Both sides of privacy": "To the right: retained samples are easier to recognise, the price that those who stay "
-    "pay. Up: forgotten ones are. Good is near the retrained model, neither above nor to the right of the original. "
-    "The table's RT TPR is the same for the few retained samples that an attacker is sure of.",
-    "ROC curves": "Both axes are logarithmic, because an attack that is sure of a few samples is a leak even at an "
-    "area of 50 %. The scores of all runs are pooled: the area can differ from the table's mean over runs.",
-    "Membership scores": "Unlearned well, the filled histogram follows the solid line (never seen), not the dotted one "
-    "(members). All runs are pooled.",
-    "Confidence": "Unlearned well, a line follows the retrained one. Left of it: less sure than a model that never saw "
-    "the samples; right of it: still too sure. All runs are pooled.",
-    "Where forgotten classes go": "Test samples of the forgotten classes, by the class that a model gives them, in "
-    "percent. A model that never saw the class sends them to its neighbours: unlearned well, a line looks like the two "
-    "retrained ones on top.",
-    "Distance to retraining": "Forgetting is easy when accuracy does not matter, and accuracy says nothing of where "
-    "the forgotten class went: bars should reach the grey band in all of them.",
-    "Can it be told?": "U-LiRA at 50 % (dotted) cannot tell unlearned from retrained models. MIA-NN's score should be "
-    "the retrained models', and its gap as small as theirs.",
-    "Adversarial search": "Many samples at the first radius: start smaller. Samples not found: allow more radii.",
+    "FT AUC": (
+        "At 50 % (dotted) the attack cannot tell forget samples from unseen ones. A row"
+        " whose bar stays clear of the gray band differs from retraining. A triangle at"
+        " the edge stands for a row far outside, with its mean."
+    ),
+    "Accuracy and Avg Gap": (
+        "Forgetting is easy when accuracy does not matter: every bar should reach the"
+        " gray band, and the Avg Gap, the mean distance to retraining, should be small."
+    ),
+    "Both sides of privacy": (
+        "To the right: retained samples are easier to recognize, the price that those"
+        " who stay pay. Up: forgotten ones are. Good is near the retrained model,"
+        " neither above nor to the right of the original. The table's RT TPR is the"
+        " same for the few retained samples that an attacker is sure of."
+    ),
+    "ROC curves": (
+        "Both axes are logarithmic, because an attack that is sure of a few samples is"
+        " a leak even at an area of 50 %. The scores of all runs are pooled: the area"
+        " can differ from the table's mean over runs."
+    ),
+    "Membership scores": (
+        "Unlearned well, the filled histogram follows the solid line (never seen), not"
+        " the dotted one (members). All runs are pooled."
+    ),
+    "Confidence": (
+        "Unlearned well, a line follows the retrained one. Left of it: less sure than a"
+        " model that never saw the samples; right of it: still too sure. All runs are"
+        " pooled."
+    ),
+    "Where forgotten classes go": (
+        "Test samples of the forgotten classes, by the class that a model gives them,"
+        " in percent. A model that never saw the class sends them to its neighbors:"
+        " unlearned well, a line looks like the two retrained ones on top."
+    ),
+    "Distance to retraining": (
+        "Forgetting is easy when accuracy does not matter, and accuracy says nothing of"
+        " where the forgotten class went: bars should reach the gray band in all of"
+        " them."
+    ),
+    "Can it be told?": (
+        "U-LiRA at 50 % (dotted) cannot tell unlearned from retrained models. MIA-NN's"
+        " score should be the retrained models', and its gap as small as theirs."
+    ),
+    "Adversarial search": (
+        "Many samples at the first radius: start smaller. Samples not found: allow more"
+        " radii."
+    ),
 }
 _COMPARED = ("unlearn_accuracy", "retain_accuracy", "test_accuracy", "avg_gap")
 
 
-def write_report(results: Results, arrays: plots.Arrays, path: str | os.PathLike[str]) -> None:
+def write_report(
+    results: Results, arrays: plots.Arrays, path: str | os.PathLike[str]
+) -> None:
     """Writes the report as one self-contained HTML file, in one step.
 
     Args:
@@ -75,7 +117,9 @@ def write_report(results: Results, arrays: plots.Arrays, path: str | os.PathLike
             figures=_figures(results, arrays),
             sections=report_sections.make_sections(results, arrays),
             runs=[_run_table(results, row) for row in results["rows"]],
-            config=json.dumps(results["config"], indent=2, ensure_ascii=False, default=str),
+            config=json.dumps(
+                results["config"], indent=2, ensure_ascii=False, default=str
+            ),
         )
     )
     write_text(pathlib.Path(path), page)
@@ -91,8 +135,12 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     made.filters["number"] = format_number
-    made.filters["subscripts"] = lambda text: Markup(re.sub(r"_(\w+)", r"<sub>\1</sub>", str(escape(text))))
-    made.filters["count"] = lambda value: tables.MISSING if value is None else f"{value:,}"
+    made.filters["subscripts"] = lambda text: Markup(
+        re.sub(r"_(\w+)", r"<sub>\1</sub>", str(escape(text)))
+    )
+    made.filters["count"] = lambda value: (
+        tables.MISSING if value is None else f"{value:,}"
+    )
     return made
 
 
@@ -123,9 +171,17 @@ def _table(results: Results) -> list[dict[str, Any]]:
         for metric in results["metrics"]:
             cell = row["metrics"].get(metric["key"])
             goal = oracle["metrics"].get(metric["key"]) if oracle else None
-            comparable = row["kind"] != "oracle" and bool(format_interval(cell) and format_interval(goal))
+            comparable = row["kind"] != "oracle" and bool(
+                format_interval(cell) and format_interval(goal)
+            )
             near = comparable and place(cell, goal or {}) == "within"
-            cells.append({"spread": format_spread(cell), "interval": format_interval(cell), "near": near})
+            cells.append(
+                {
+                    "spread": format_spread(cell),
+                    "interval": format_interval(cell),
+                    "near": near,
+                }
+            )
         more = {
             "cells": cells,
             "relative": tables.format_cost(row),
@@ -139,15 +195,26 @@ def _table(results: Results) -> list[dict[str, Any]]:
 
 def _run_table(results: Results, row: Mapping[str, Any]) -> dict[str, Any]:
     """Every run of a row; runs are numbered where the row does not have one value for each run of the design."""
-    columns = [(row["metrics"].get(metric["key"]) or {}).get("values") or [] for metric in results["metrics"]]
+    columns = [
+        (row["metrics"].get(metric["key"]) or {}).get("values") or []
+        for metric in results["metrics"]
+    ]
     count = max((len(column) for column in columns), default=0)
     names = [
-        f"original {run['original']}, forget set {run['forget_set']}, repeat {run['repeat']}" for run in results["runs"]
+        f"original {run['original']}, forget set {run['forget_set']}, repeat"
+        f" {run['repeat']}"
+        for run in results["runs"]
     ]
     if len(names) != count:
         names = [f"run {i}" for i in range(count)]
     lines = [
-        (name, [format_number(column[i] if i < len(column) else None) for column in columns])
+        (
+            name,
+            [
+                format_number(column[i] if i < len(column) else None)
+                for column in columns
+            ],
+        )
         for i, name in enumerate(names)
     ]
     return {"label": row["label"], "lines": lines}
@@ -161,63 +228,115 @@ def _figures(results: Results, arrays: plots.Arrays) -> list[dict[str, str]]:
     compared = [key for key in _COMPARED if key in available]
     drawn = {
         "FT AUC": (plots.forest_plot(results), _alt(results, ["ft_auc"])),
-        "Accuracy and Avg Gap": (plots.forest_plot(results, compared), _alt(results, compared)),
-        "Both sides of privacy": (plots_sections.privacy_plot(results), _alt(results, ["rt_auc", "ft_auc"])),
+        "Accuracy and Avg Gap": (
+            plots.forest_plot(results, compared),
+            _alt(results, compared),
+        ),
+        "Both sides of privacy": (
+            plots_sections.privacy_plot(results),
+            _alt(results, ["rt_auc", "ft_auc"]),
+        ),
         "ROC curves": (
             plots.roc_plot(results, arrays),
-            "Log-log ROC curves of the membership attack, forget against test, one per row, beside the diagonal.",
+            (
+                "Log-log ROC curves of the membership attack, forget against test, one"
+                " per row, beside the diagonal."
+            ),
         ),
         "Membership scores": (
             plots.score_histograms(results, arrays),
-            "Histograms of membership scores of forget, retain and test samples, one panel per row.",
+            (
+                "Histograms of membership scores of forget, retain and test samples,"
+                " one panel per row."
+            ),
         ),
         "Confidence": (
             plots.confidence_plot(results, arrays),
-            "Cumulative distributions of the logit margin on the forget samples, one line per row.",
+            (
+                "Cumulative distributions of the logit margin on the forget samples,"
+                " one line per row."
+            ),
         ),
     }
     if results.get("attack"):
         drawn["Adversarial search"] = (
             plots.attack_plot(results, arrays),
-            "Bars of the radii at which the search stopped, a histogram of the distances, and the outcomes.",
+            (
+                "Bars of the radii at which the search stopped, a histogram of the"
+                " distances, and the outcomes."
+            ),
         )
     return _render(drawn)
 
 
-def _class_figures(results: Results, arrays: plots.Arrays, available: Sequence[str]) -> dict[str, Any]:
+def _class_figures(
+    results: Results, arrays: plots.Arrays, available: Sequence[str]
+) -> dict[str, Any]:
     """The figures of a run that forgets classes."""
     telling = [key for key in ("ulira", "mia_nn", "mia_nn_gap") if key in available]
     apart = ["tv_forget", "acc_r", "avg_gap"]
     went = "; ".join(
         f"{one['title']}: "
-        + ", ".join(f"{key} {max(range(len(v)), key=v.__getitem__)}" for key, v in one["rows"].items())
+        + ", ".join(
+            f"{key} {max(range(len(v)), key=v.__getitem__)}"
+            for key, v in one["rows"].items()
+        )
         for one in results["confusion"]["sets"]
     )
     drawn = {
-        "Where forgotten classes go": (plots_classes.confusion_plot(results), f"The class most often given: {went}."),
-        "Distance to retraining": (plots.forest_plot(results, apart), _alt(results, apart)),
-        "Can it be told?": (plots.forest_plot(results, telling), _alt(results, telling)),
+        "Where forgotten classes go": (
+            plots_classes.confusion_plot(results),
+            f"The class most often given: {went}.",
+        ),
+        "Distance to retraining": (
+            plots.forest_plot(results, apart),
+            _alt(results, apart),
+        ),
+        "Can it be told?": (
+            plots.forest_plot(results, telling),
+            _alt(results, telling),
+        ),
         "Confidence": (
             plots.confidence_plot(results, arrays),
-            "Cumulative distributions of the forgotten class's log-odds on its training samples, one line per row.",
+            (
+                "Cumulative distributions of the forgotten class's log-odds on its"
+                " training samples, one line per row."
+            ),
         ),
     }
-    return drawn if telling else {title: pair for title, pair in drawn.items() if title != "Can it be told?"}
+    return (
+        drawn
+        if telling
+        else {
+            title: pair for title, pair in drawn.items() if title != "Can it be told?"
+        }
+    )
 
 
 def _render(drawn: Mapping[str, Any]) -> list[dict[str, str]]:
     return [
-        {"title": title, "svg": to_svg(figure, f"figure{i}", alt), "caption": CAPTIONS[title]}
+        {
+            "title": title,
+            "svg": to_svg(figure, f"figure{i}", alt),
+            "caption": CAPTIONS[title],
+        }
         for i, (title, (figure, alt)) in enumerate(drawn.items())
     ]
 
 
 def _alt(results: Results, metrics: Sequence[str]) -> str:
     """The numbers of a forest plot in words."""
-    names = {metric["key"]: f"{metric['name']} ({metric['unit']})" for metric in results["metrics"]}
+    names = {
+        metric["key"]: f"{metric['name']} ({metric['unit']})"
+        for metric in results["metrics"]
+    }
     said = []
     for key in (key for key in metrics if key in names):
         cells = [(row["label"], row["metrics"].get(key)) for row in results["rows"]]
-        values = [f"{label} {format_number(c['mean'])} {format_interval(c)}".strip() for label, c in cells if c]
+        values = [
+            f"{label} {format_number(c['mean'])} {format_interval(c)}".strip()
+            for label, c in cells
+            if c
+        ]
         said.append(f"{names[key]}: {', '.join(values)}.")
     return "Means with intervals. " + " ".join(said)

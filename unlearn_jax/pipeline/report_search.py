@@ -5,7 +5,14 @@ from typing import Any
 
 from unlearn_jax.pipeline import plots_sections
 from unlearn_jax.pipeline.figure_style import to_svg
-from unlearn_jax.pipeline.tables import MISSING, Results, cell_of, format_interval, format_number, rows_with
+from unlearn_jax.pipeline.tables import (
+    MISSING,
+    Results,
+    cell_of,
+    format_interval,
+    format_number,
+    rows_with,
+)
 from unlearn_jax.pipeline.verdict import join, place
 
 
@@ -30,8 +37,15 @@ def tuning(results: Results) -> dict[str, Any] | None:
     if not searches:
         return None
     rows, edges, idle, lost = [], [], [], []
-    kept = next((t["metrics"] for s in searches.values() for t in s["trials"] if t["metrics"]), {})
-    shown = [metric for metric in results["metrics"] if metric["key"] in kept and metric["key"] != "avg_gap"]
+    kept = next(
+        (t["metrics"] for s in searches.values() for t in s["trials"] if t["metrics"]),
+        {},
+    )
+    shown = [
+        metric
+        for metric in results["metrics"]
+        if metric["key"] in kept and metric["key"] != "avg_gap"
+    ]
     for row in rows_with(results, searches):
         search = searches[row["key"]]
         trials, remarks = search["trials"], []
@@ -56,13 +70,19 @@ def tuning(results: Results) -> dict[str, Any] | None:
                 "gap": cell_of(best["metrics"]["avg_gap"] if best else None),
                 "remarks": remarks,
                 "trials": [
-                    _trial(trial, [metric["key"] for metric in shown], i == search["chosen"])
+                    _trial(
+                        trial,
+                        [metric["key"] for metric in shown],
+                        i == search["chosen"],
+                    )
                     for i, trial in enumerate(trials)
                 ],
             }
         )
     knobs = results["config"].get("tuning") or {}
-    alt = "Avg Gap of the chosen trial: " + ", ".join(f"{row['label']} {row['gap']['text']}" for row in rows)
+    alt = "Avg Gap of the chosen trial: " + ", ".join(
+        f"{row['label']} {row['gap']['text']}" for row in rows
+    )
     return {
         "rows": rows,
         "warnings": _warnings(edges, idle, lost),
@@ -75,8 +95,16 @@ def tuning(results: Results) -> dict[str, Any] | None:
 
 def _sets(results: Results, searches: Mapping[str, Any]) -> str:
     """The forget sets of the searches, in words."""
-    names = next(iter(searches.values())).get("sets") or (results["config"].get("tuning") or {}).get("seeds") or []
-    what = "classes" if results["config"].get("forget", {}).get("kind") == "class" else "seeds"
+    names = (
+        next(iter(searches.values())).get("sets")
+        or (results["config"].get("tuning") or {}).get("seeds")
+        or []
+    )
+    what = (
+        "classes"
+        if results["config"].get("forget", {}).get("kind") == "class"
+        else "seeds"
+    )
     return f"{what} {', '.join(map(str, names))}"
 
 
@@ -84,9 +112,16 @@ def knobs_at_edge(search: Mapping[str, Any]) -> list[str]:
     """A remark for each range of which the chosen trial has the lowest or the highest of three or more values."""
     remarks, chosen = [], search["trials"][search["chosen"]]["knobs"]
     for knob, values in search["space"].items():
-        tried = sorted({trial["knobs"][knob] for trial in search["trials"]}) if isinstance(values, Mapping) else []
+        tried = (
+            sorted({trial["knobs"][knob] for trial in search["trials"]})
+            if isinstance(values, Mapping)
+            else []
+        )
         if len(tried) > 2 and chosen[knob] in (tried[0], tried[-1]):
-            remarks.append(f"{knob} is the {'lowest' if chosen[knob] == tried[0] else 'highest'} tried")
+            remarks.append(
+                f"{knob} is the {'lowest' if chosen[knob] == tried[0] else 'highest'}"
+                " tried"
+            )
     return remarks
 
 
@@ -95,41 +130,58 @@ def _compare(best: Mapping[str, Any], nothing: Mapping[str, Any]) -> str:
     if not (format_interval(best) and format_interval(nothing)):
         return ""
     where = place(best, nothing)
-    return {"below": "", "within": "not distinguishable from doing nothing", "above": "worse than doing nothing"}[where]
+    return {
+        "below": "",
+        "within": "not distinguishable from doing nothing",
+        "above": "worse than doing nothing",
+    }[where]
 
 
-def _warnings(edges: Sequence[str], idle: Sequence[str], lost: Sequence[str]) -> list[str]:
+def _warnings(
+    edges: Sequence[str], idle: Sequence[str], lost: Sequence[str]
+) -> list[str]:
     said = []
     if lost:
-        said.append(f"Every trial of {join(lost)} diverged: the given knobs were kept. Search lower learning rates.")
+        said.append(
+            f"Every trial of {join(lost)} diverged: the given knobs were kept. Search"
+            " lower learning rates."
+        )
     if edges:
         said.append(
-            f"The choice for {join(edges)} is the lowest or highest value tried of a range: a better one may lie "
-            "beyond it. Widen the range, or allow more trials."
+            f"The choice for {join(edges)} is the lowest or highest value tried of a"
+            " range: a better one may lie beyond it. Widen the range, or allow more"
+            " trials."
         )
     if idle:
         said.append(
-            f"The best trial of {join(idle)} is not clearly better than doing nothing on the same forget sets (its "
-            "interval overlaps, or lies above): the search found no knobs that work, or the runs are too few to see it."
+            f"The best trial of {join(idle)} is not clearly better than doing nothing"
+            " on the same forget sets (its interval overlaps, or lies above): the"
+            " search found no knobs that work, or the runs are too few to see it."
         )
     return said
 
 
 def _space(space: Mapping[str, Any]) -> str:
     parts = [
-        f"{name} {values['low']:g}–{values['high']:g}"
-        if isinstance(values, Mapping)
-        else f"{name} in {{{', '.join(map(str, values))}}}"
+        (
+            f"{name} {values['low']:g}–{values['high']:g}"
+            if isinstance(values, Mapping)
+            else f"{name} in {{{', '.join(map(str, values))}}}"
+        )
         for name, values in space.items()
     ]
     return "; ".join(parts)
 
 
-def _trial(trial: Mapping[str, Any], keys: Sequence[str], chosen: bool) -> dict[str, Any]:
+def _trial(
+    trial: Mapping[str, Any], keys: Sequence[str], chosen: bool
+) -> dict[str, Any]:
     return {
         "knobs": format_knobs(trial["knobs"]),
         "gap": cell_of(trial["metrics"].get("avg_gap")),
-        "others": [format_number((trial["metrics"].get(key) or {}).get("mean")) for key in keys],
+        "others": [
+            format_number((trial["metrics"].get(key) or {}).get("mean")) for key in keys
+        ],
         "diverged": not trial["metrics"],
         "chosen": chosen,
     }

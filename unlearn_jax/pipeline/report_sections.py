@@ -1,6 +1,7 @@
 """What the report's further sections show: rows of text for its tables, a figure, and what to be warned of.
 
-Each function returns what the template needs, or None where the results have no such section.
+Each function returns what the template needs, or None where the results have no such
+section.
 """
 
 from collections.abc import Mapping
@@ -11,7 +12,15 @@ import numpy as np
 from unlearn_jax.pipeline import plots_sections, report_search
 from unlearn_jax.pipeline.figure_style import to_svg
 from unlearn_jax.pipeline.plots import Arrays
-from unlearn_jax.pipeline.tables import MISSING, Results, cell_of, format_interval, format_number, known, rows_with
+from unlearn_jax.pipeline.tables import (
+    MISSING,
+    Results,
+    cell_of,
+    format_interval,
+    format_number,
+    known,
+    rows_with,
+)
 from unlearn_jax.pipeline.verdict import find_row, join
 
 STATUSES = {
@@ -21,24 +30,69 @@ STATUSES = {
     "zero_gradient": "the loss gave no direction to search in",
 }
 TERMS = {
-    "num_samples": ("samples", "that have an adversarial example and only finite terms"),
+    "num_samples": (
+        "samples",
+        "that have an adversarial example and only finite terms",
+    ),
     "delta": ("δ", "L2 distance of the adversarial example; smaller is better"),
-    "original_clean": ("ℓ(f_o(x), y)", "loss of the original model on the clean sample; near 0 by assumption"),
-    "original_adversarial": ("ℓ(f_o(x_adv), y)", "how strong the attack is; larger is better"),
-    "unlearned_adversarial": ("ℓ(f′(x_adv), y_adv)", "small where the adversarial set is overfitted; larger is better"),
-    "retrained_clean": ("ℓ(f_u(x), y)", "how well retraining generalises; smaller is better"),
-    "retrained_adversarial": ("ℓ(f_u(x_adv), y_adv)", "small where the adversarial set transfers; smaller is better"),
-    "combination": ("C", "the second and third loss less the fourth and fifth; larger is better"),
-    "transfer": ("transfer", "share of examples that the retrained model gives the label y_adv, too"),
-    "slope": ("slope", "rise of the loss over δ: a lower bound on the Lipschitz constant L"),
-    "excess": ("L δ − C", "with L read off the slope; negative: the theorem promises a step towards retraining"),
+    "original_clean": (
+        "ℓ(f_o(x), y)",
+        "loss of the original model on the clean sample; near 0 by assumption",
+    ),
+    "original_adversarial": (
+        "ℓ(f_o(x_adv), y)",
+        "how strong the attack is; larger is better",
+    ),
+    "unlearned_adversarial": (
+        "ℓ(f′(x_adv), y_adv)",
+        "small where the adversarial set is overfitted; larger is better",
+    ),
+    "retrained_clean": (
+        "ℓ(f_u(x), y)",
+        "how well retraining generalizes; smaller is better",
+    ),
+    "retrained_adversarial": (
+        "ℓ(f_u(x_adv), y_adv)",
+        "small where the adversarial set transfers; smaller is better",
+    ),
+    "combination": (
+        "C",
+        "the second and third loss less the fourth and fifth; larger is better",
+    ),
+    "transfer": (
+        "transfer",
+        "share of examples that the retrained model gives the label y_adv, too",
+    ),
+    "slope": (
+        "slope",
+        "rise of the loss over δ: a lower bound on the Lipschitz constant L",
+    ),
+    "excess": (
+        "L δ − C",
+        (
+            "with L read off the slope; negative: the theorem promises a step towards"
+            " retraining"
+        ),
+    ),
     "log10_lipschitz_bound": (
         "log_10 of a bound on L",
-        "sum over the original model's layers of the logarithms of their norms; a loose upper bound",
+        (
+            "sum over the original model's layers of the logarithms of their norms; a"
+            " loose upper bound"
+        ),
     ),
-    "original_distance": ("‖θ_o − θ_u‖", "distance of the original model's weights from the retrained model's"),
-    "unlearned_distance": ("‖θ′ − θ_u‖", "distance of the unlearned model's weights from the retrained model's"),
-    "approach": ("approach", "the first squared less the second squared; positive: unlearning came nearer"),
+    "original_distance": (
+        "‖θ_o − θ_u‖",
+        "distance of the original model's weights from the retrained model's",
+    ),
+    "unlearned_distance": (
+        "‖θ′ − θ_u‖",
+        "distance of the unlearned model's weights from the retrained model's",
+    ),
+    "approach": (
+        "approach",
+        "the first squared less the second squared; positive: unlearning came nearer",
+    ),
 }
 """Name and meaning of each term, an underscore before a subscript."""
 MANY_MODELS = 50
@@ -51,7 +105,8 @@ def make_sections(results: Results, arrays: Arrays) -> dict[str, Any]:
 
     Args:
       results: of a run.
-      arrays: of the same run; ``vulnerability/<row>`` says how often each sample is found.
+      arrays: of the same run; ``vulnerability/<row>`` says how often each sample is
+        found.
     """
     return {
         "attacks": attacks(results),
@@ -77,7 +132,8 @@ def vulnerability(results: Results, arrays: Arrays) -> dict[str, Any] | None:
     beside = {
         row["kind"]: arrays[f"vulnerability/{row['key']}"].ravel()
         for row in results["rows"]
-        if row["kind"] in ("original", "oracle") and f"vulnerability/{row['key']}" in arrays
+        if row["kind"] in ("original", "oracle")
+        and f"vulnerability/{row['key']}" in arrays
     }
     rows = []
     for row in rows_with(results, found["rows"]):
@@ -92,16 +148,22 @@ def vulnerability(results: Results, arrays: Arrays) -> dict[str, Any] | None:
                 "most": [_exposed(sample, beside) for sample in one["most"]],
             }
         )
-    alt = "Mean share found: " + ", ".join(f"{row['label']} {row['mean']}" for row in rows)
+    alt = "Mean share found: " + ", ".join(
+        f"{row['label']} {row['mean']}" for row in rows
+    )
     return {
         "rate": _percent(found["max_fpr"], 0),
         "rows": rows,
         "means": {row["kind"]: row["mean"] for row in rows},
-        "svg": to_svg(plots_sections.vulnerability_plot(results, arrays), "vulnerability", alt),
+        "svg": to_svg(
+            plots_sections.vulnerability_plot(results, arrays), "vulnerability", alt
+        ),
     }
 
 
-def _exposed(sample: Mapping[str, Any], beside: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _exposed(
+    sample: Mapping[str, Any], beside: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
     """A sample as a row sees it, and as the original and the retrained models see the same one."""
     shares = {kind: float(values[sample["sample"]]) for kind, values in beside.items()}
     return {
@@ -118,7 +180,9 @@ def targets(results: Results) -> dict[str, Any] | None:
     section = results.get("targets")
     if not section:
         return None
-    floor = next(row["values"][0] for row in section["rows"] if row["name"].startswith("no tilt"))
+    floor = next(
+        row["values"][0] for row in section["rows"] if row["name"].startswith("no tilt")
+    )
     rows = [
         {
             "name": row["name"],
@@ -128,7 +192,9 @@ def targets(results: Results) -> dict[str, Any] | None:
                     "interval": f"{format_number(low, 3)}–{format_number(high, 3)}",
                     "better": value < floor,
                 }
-                for value, low, high in zip(row["values"], row["low"], row["high"], strict=True)
+                for value, low, high in zip(
+                    row["values"], row["low"], row["high"], strict=True
+                )
             ],
         }
         for row in section["rows"]
@@ -146,8 +212,17 @@ def klom(results: Results) -> dict[str, Any] | None:
         cells = []
         for part in _PARTS:
             one = found["rows"][row["key"]][part]
-            mean = {"text": format_number(one["mean"]), "interval": format_interval(one)}
-            cells += [mean, *({"text": format_number(one[key]), "interval": ""} for key in ("median", "p95"))]
+            mean = {
+                "text": format_number(one["mean"]),
+                "interval": format_interval(one),
+            }
+            cells += [
+                mean,
+                *(
+                    {"text": format_number(one[key]), "interval": ""}
+                    for key in ("median", "p95")
+                ),
+            ]
         rows.append({"label": row["label"], "kind": row["kind"], "cells": cells})
     floor = find_row(results, "second_oracle")
     return {
@@ -164,7 +239,11 @@ def requests(results: Results) -> dict[str, Any] | None:
     found = results.get("requests")
     if not found:
         return None
-    names = {"score": "Score: FR AUC − FT AUC (points)", "fr_auc": "FR AUC (%)", "ft_auc": "FT AUC (%)"}
+    names = {
+        "score": "Score: FR AUC − FT AUC (points)",
+        "fr_auc": "FR AUC (%)",
+        "ft_auc": "FT AUC (%)",
+    }
     rows = rows_with(results, found["rows"])
     groups = [
         {
@@ -173,19 +252,28 @@ def requests(results: Results) -> dict[str, Any] | None:
                 {
                     "label": row["label"],
                     "kind": row["kind"],
-                    "cells": [cell_of(request[key]) for request in found["rows"][row["key"]]],
+                    "cells": [
+                        cell_of(request[key]) for request in found["rows"][row["key"]]
+                    ],
                 }
                 for row in rows
             ],
         }
         for key, name in names.items()
     ]
-    said = [f"{row['label']} {', '.join(cell['text'] for cell in row['cells'])}" for row in groups[0]["rows"]]
+    said = [
+        f"{row['label']} {', '.join(cell['text'] for cell in row['cells'])}"
+        for row in groups[0]["rows"]
+    ]
     return {
         "count": found["count"],
         "size": found["size"],
         "groups": groups,
-        "svg": to_svg(plots_sections.requests_plot(results), "requests", "Score of each request. " + "; ".join(said)),
+        "svg": to_svg(
+            plots_sections.requests_plot(results),
+            "requests",
+            "Score of each request. " + "; ".join(said),
+        ),
     }
 
 
@@ -202,13 +290,21 @@ def norms(results: Results) -> dict[str, Any] | None:
         cells = [
             {
                 "text": format_number(v and v["mean"], 3),
-                "interval": f"{format_number(v['low'], 3)} to {format_number(v['high'], 3)}" if v else "",
+                "interval": (
+                    f"{format_number(v['low'], 3)} to {format_number(v['high'], 3)}"
+                    if v
+                    else ""
+                ),
                 "over": bool(limit and v and v["high"] > 1.01 * limit),
             }
             for v in values
         ]
         rows.append({**row, "cells": cells})
-    return {"layers": [layer.removeprefix("params/") for layer in layers], "max_norm": limit, "rows": rows}
+    return {
+        "layers": [layer.removeprefix("params/") for layer in layers],
+        "max_norm": limit,
+        "rows": rows,
+    }
 
 
 def theory(results: Results) -> dict[str, Any] | None:
@@ -221,7 +317,13 @@ def theory(results: Results) -> dict[str, Any] | None:
     for key, (name, meaning) in TERMS.items():
         cells = [found[row["key"]].get(key) or {} for row in rows]
         if any(cells):
-            terms.append({"name": name, "meaning": meaning, "cells": [_significant(cell) for cell in cells]})
+            terms.append(
+                {
+                    "name": name,
+                    "meaning": meaning,
+                    "cells": [_significant(cell) for cell in cells],
+                }
+            )
     return {"labels": [row["label"] for row in rows], "terms": terms}
 
 
@@ -229,38 +331,58 @@ def _significant(cell: Mapping[str, Any]) -> dict[str, str]:
     """Mean and spread to four and two digits, since the terms differ by many powers of ten."""
     if not known(cell.get("mean")):
         return {"text": MISSING, "spread": ""}
-    return {"text": f"{cell['mean']:.4g}", "spread": f"± {cell['std']:.2g}" if known(cell.get("std")) else ""}
+    return {
+        "text": f"{cell['mean']:.4g}",
+        "spread": f"± {cell['std']:.2g}" if known(cell.get("std")) else "",
+    }
 
 
 def attacks(results: Results) -> dict[str, Any] | None:
     """Outcomes of every adversarial search, a column for each: the run's own first, then the named ones."""
     config = results["config"]
     found = {"": results["attack"]} if results.get("attack") else {}
-    found |= {name: attack for name, attack in (results.get("attacks") or {}).items() if attack}
+    found |= {
+        name: attack
+        for name, attack in (results.get("attacks") or {}).items()
+        if attack
+    }
     if not found:
         return None
     columns = []
     for name, attack in found.items():
         total = max(sum(attack["status"].values()), 1)
-        used = [row["label"] for row in results["rows"] if name and (row.get("knobs") or {}).get("attack") == name]
+        used = [
+            row["label"]
+            for row in results["rows"]
+            if name and (row.get("knobs") or {}).get("attack") == name
+        ]
         median: Any = (attack.get("distance_quantiles") or {}).get("0.5")
         columns.append(
             {
                 "name": name or ("the run's own" if len(found) > 1 else "samples"),
-                "settings": report_search.format_knobs((config.get("attacks") or {}).get(name) or {}),
+                "settings": report_search.format_knobs(
+                    (config.get("attacks") or {}).get(name) or {}
+                ),
                 "used": join(used) if used else "",
-                "counts": {key: (f"{n:,}", f"{100 * n / total:.1f} %") for key, n in attack["status"].items()},
+                "counts": {
+                    key: (f"{n:,}", f"{100 * n / total:.1f} %")
+                    for key, n in attack["status"].items()
+                },
                 "median": f"{median:.3g}" if known(median) else MISSING,
             }
         )
-    outcomes = list(dict.fromkeys(key for column in columns for key in column["counts"]))
+    outcomes = list(
+        dict.fromkeys(key for column in columns for key in column["counts"])
+    )
     return {
         "columns": columns,
         "outcomes": [
             {
                 "name": key.replace("_", " "),
                 "meaning": STATUSES.get(key, ""),
-                "cells": [column["counts"].get(key, (MISSING, "")) for column in columns],
+                "cells": [
+                    column["counts"].get(key, (MISSING, "")) for column in columns
+                ],
             }
             for key in outcomes
         ],

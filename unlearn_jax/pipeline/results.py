@@ -21,7 +21,9 @@ from unlearn_jax.train import steps_per_epoch
 from unlearn_jax.types import AttackResult
 
 
-def attack_arrays(adversarial: Mapping[str | None, stages.Parts]) -> dict[str, np.ndarray]:
+def attack_arrays(
+    adversarial: Mapping[str | None, stages.Parts],
+) -> dict[str, np.ndarray]:
     """Radius, distance and status of every sample of the run's own attack, ``[1, total]``; nothing without one."""
     if "" not in adversarial:
         return {}
@@ -30,27 +32,42 @@ def attack_arrays(adversarial: Mapping[str | None, stages.Parts]) -> dict[str, n
 
 def _attacked(parts: stages.Parts) -> dict[str, np.ndarray]:
     names = ("epsilon", "distance", "status")
-    return {name: np.concatenate([np.ravel(part) for part in parts.read(name)])[None] for name in names}
+    return {
+        name: np.concatenate([np.ravel(part) for part in parts.read(name)])[None]
+        for name in names
+    }
 
 
 def _attack_summary(config: AttackConfig, parts: stages.Parts) -> dict[str, Any]:
     arrays = _attacked(parts)
     empty = np.zeros(0)
-    result = AttackResult(empty, empty, arrays["epsilon"], arrays["distance"], arrays["status"])  # type: ignore[arg-type]
+    result = AttackResult(
+        empty, empty, arrays["epsilon"], arrays["distance"], arrays["status"]
+    )  # type: ignore[arg-type]
     won = np.asarray(result.status)[0] <= 1
     radii, counts = np.unique(arrays["epsilon"][0][won], return_counts=True)
     distance = arrays["distance"][0][won]
     return {
         "status": status_counts(result),
-        "radii": [[float(f"{radius:.6g}"), int(count)] for radius, count in zip(radii, counts, strict=True)],
-        "distance_quantiles": {str(q): float(np.quantile(distance, q)) for q in (0.05, 0.25, 0.5, 0.75, 0.95)}
-        if won.any()
-        else {},
+        "radii": [
+            [float(f"{radius:.6g}"), int(count)]
+            for radius, count in zip(radii, counts, strict=True)
+        ],
+        "distance_quantiles": (
+            {
+                str(q): float(np.quantile(distance, q))
+                for q in (0.05, 0.25, 0.5, 0.75, 0.95)
+            }
+            if won.any()
+            else {}
+        ),
         "norm": config.norm,
     }
 
 
-def _row(plan: Plan, name: str, metrics: dict[str, Any], cost: dict[str, Any] | None) -> dict[str, Any]:
+def _row(
+    plan: Plan, name: str, metrics: dict[str, Any], cost: dict[str, Any] | None
+) -> dict[str, Any]:
     fixed = {
         "original": ("Original (do nothing)", "original", "nothing"),
         "retrained": ("Retrained (oracle)", "oracle", "retrain"),
@@ -62,8 +79,18 @@ def _row(plan: Plan, name: str, metrics: dict[str, Any], cost: dict[str, Any] | 
     else:
         row = plan.config.rows[name]
         label, kind, method = row.get("label", name), "method", row["method"]
-        knobs = {key: value for key, value in row.items() if key not in ("label", "method", "search")}
-    about = {"key": name, "label": label, "kind": kind, "method": method, "knobs": knobs}
+        knobs = {
+            key: value
+            for key, value in row.items()
+            if key not in ("label", "method", "search")
+        }
+    about = {
+        "key": name,
+        "label": label,
+        "kind": kind,
+        "method": method,
+        "knobs": knobs,
+    }
     return {**about, "metrics": metrics, "cost": cost}
 
 
@@ -81,7 +108,8 @@ def _attack_gradients(config: AttackConfig, parts: stages.Parts) -> float:
     if config.kind == "fast":
         return float(np.mean([len(epsilon) for epsilon in parts.read("epsilon")]))
     tried = [
-        np.log2(np.maximum(epsilon, config.epsilon_init) / config.epsilon_init) + 1 for epsilon in parts.read("epsilon")
+        np.log2(np.maximum(epsilon, config.epsilon_init) / config.epsilon_init) + 1
+        for epsilon in parts.read("epsilon")
     ]
     return float(np.mean([config.num_steps * np.ceil(radii).sum() for radii in tried]))
 
@@ -94,10 +122,17 @@ def _costs(
 ) -> dict[str, dict[str, Any]]:
     """Per model: gradients of single samples and seconds without compilation, and their share of a retraining's."""
     by_name = {cost["name"].split(" (")[0]: cost for cost in stage_costs}
-    steady = lambda name: by_name[name]["seconds"] - by_name[name]["compile_seconds"] if name in by_name else 0.0  # noqa: E731
+    steady = lambda name: (
+        by_name[name]["seconds"] - by_name[name]["compile_seconds"]
+        if name in by_name
+        else 0.0
+    )
     retrain = steady("retrained") / (2 * len(plan.pairs))
     recipe = plan.oracles.spec.recipe
-    epoch = steps_per_epoch(int(plan.oracles.spec.member.sum(1).max()), recipe.batch_size) * recipe.batch_size
+    epoch = (
+        steps_per_epoch(int(plan.oracles.spec.member.sum(1).max()), recipe.batch_size)
+        * recipe.batch_size
+    )
     found = {
         name: {
             "gradients": recipe.num_epochs * epoch,
@@ -110,10 +145,16 @@ def _costs(
     for name in plan.rows:
         seconds = steady(f"unlearn: {name}") / len(plan.runs)
         attack = plan.attack_of(name)
-        gradients = float(np.mean([int(np.sum(count)) for count in unlearned[name].read("num_gradients")]))
+        gradients = float(
+            np.mean(
+                [int(np.sum(count)) for count in unlearned[name].read("num_gradients")]
+            )
+        )
         if attack is not None:
             gradients += _attack_gradients(plan.attacks[attack], adversarial[attack])
-            seconds += steady(f"adversarial sets: {attack}" if attack else "adversarial sets") / len(plan.pairs)
+            seconds += steady(
+                f"adversarial sets: {attack}" if attack else "adversarial sets"
+            ) / len(plan.pairs)
         found[name] = {
             "gradients": gradients,
             "relative_gradients": round(gradients / (recipe.num_epochs * epoch), 4),
@@ -143,8 +184,8 @@ def make_results(
       costs: of the stages, in order.
       preset: name for the report; empty when called from Python.
       folder: the working directory.
-      shared: share of the samples that knobs were chosen on that are also in a reported forget set; None where nothing
-        was searched.
+      shared: share of the samples that knobs were chosen on that are also in a reported
+        forget set; None where nothing was searched.
 
     Returns:
       What ``results.json`` holds.
@@ -158,7 +199,11 @@ def make_results(
         "preset": preset,
         "title": config.title,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["unlearn-jax", *sys.argv[1:]]) if preset else "unlearn_jax.pipeline.run(...)",
+        "command": (
+            shlex.join(["unlearn-jax", *sys.argv[1:]])
+            if preset
+            else "unlearn_jax.pipeline.run(...)"
+        ),
         "config": to_json(config),
         "config_hash": digest(config),
         "environment": store.versions(),
@@ -178,15 +223,33 @@ def make_results(
             "num_forget": int(plan.forget.sum(1).max()),
             "references": config.replicas.references,
         },
-        "banks": {bank.spec.name: bank.spec.key for bank in (plan.originals, plan.oracles, plan.references)},
+        "banks": {
+            bank.spec.name: bank.spec.key
+            for bank in (plan.originals, plan.oracles, plan.references)
+        },
         "metrics": _metrics(config, present),
-        "rows": [_row(plan, name, metrics, row_costs.get(name)) for name, metrics in audited.items()],
+        "rows": [
+            _row(plan, name, metrics, row_costs.get(name))
+            for name, metrics in audited.items()
+        ],
         "runs": [
-            {"original": config.replicas.originals[o], "forget_set": plan.forget_names[s], "repeat": int(r)}
+            {
+                "original": config.replicas.originals[o],
+                "forget_set": plan.forget_names[s],
+                "repeat": int(r),
+            }
             for o, s, r in plan.runs
         ],
-        "attack": _attack_summary(plan.attacks[""], adversarial[""]) if "" in adversarial else None,
-        "attacks": {name: _attack_summary(config, adversarial[name]) for name, config in plan.attacks.items() if name},
+        "attack": (
+            _attack_summary(plan.attacks[""], adversarial[""])
+            if "" in adversarial
+            else None
+        ),
+        "attacks": {
+            name: _attack_summary(config, adversarial[name])
+            for name, config in plan.attacks.items()
+            if name
+        },
         "stages": costs,
         "level": level,
         "num_bootstrap": config.audit.num_bootstrap,
@@ -199,68 +262,109 @@ def make_results(
 def _metrics(config: RunConfig, present: set[str]) -> list[dict[str, str]]:
     """What the numbers are; for sets that are not random, only the retrained models say what is good."""
     hard = config.forget.kind in HARD
-    moved = {"target": "retrained", "help": "How well RMIA tells forget samples from test samples. Good: as retrained."}
+    moved = {
+        "target": "retrained",
+        "help": (
+            "How well RMIA tells forget samples from test samples. Good: as retrained."
+        ),
+    }
     known = measures.measures_of(config).metrics
-    return [{**m, **(moved if hard and m["key"] == "ft_auc" else {})} for m in known if m["key"] in present]
+    return [
+        {**m, **(moved if hard and m["key"] == "ft_auc" else {})}
+        for m in known
+        if m["key"] in present
+    ]
 
 
-_CLASS_NOTE = "Every row is compared with the retrained models of its own runs, the retrained row with the second ones."
+_CLASS_NOTE = (
+    "Every row is compared with the retrained models of its own runs, the retrained row"
+    " with the second ones."
+)
 _ULIRA_NOTES = (
     f"U-LiRA is left out: it needs {FEWEST} originals or more.",
-    "U-LiRA's shadow models are the run's own: every original unlearned by the method under test, and every retrained "
-    "model; a pair is held out at a time.",
+    (
+        "U-LiRA's shadow models are the run's own: every original unlearned by the"
+        " method under test, and every retrained model; a pair is held out at a time."
+    ),
 )
 
 
 def notes_of(plan: Plan, shared: float | None) -> list[str]:
     """What a reader must know of the numbers; ``shared`` as for :func:`make_results`."""
     config, classes = plan.config, plan.config.forget.kind == "class"
-    tpr = f"FT TPR and RT TPR are at a false positive rate of at most {100 * config.audit.max_fpr:g}%."
+    tpr = (
+        "FT TPR and RT TPR are at a false positive rate of at most"
+        f" {100 * config.audit.max_fpr:g}%."
+    )
     notes = [
         _CLASS_NOTE if classes else tpr,
-        "Intervals resample samples, originals and forget sets together; with few originals they are wide on purpose.",
-        f"{'MIA (Kodge), MIA (SalUn) and MIA-NN' if classes else 'MIS'}: {'the' if classes else 'its'} "
-        f"interval{'s hold' if classes else ' holds'} the fitted SVC fixed and resample{'' if classes else 's'} the "
-        "samples that it is asked about only.",
-        "Cost is wall time per model without compilation, the adversarial set included, over a retraining's; jobs "
-        "beside the run change it. Gradients of single samples, counted in results.json, do not depend on the machine; "
-        "those of an adversarial set are an upper bound. The search is not part of a method's cost.",
+        (
+            "Intervals resample samples, originals and forget sets together; with few"
+            " originals they are wide on purpose."
+        ),
+        (
+            f"{'MIA (Kodge), MIA (SalUn) and MIA-NN' if classes else 'MIS'}:"
+            f" {'the' if classes else 'its'}"
+            f" interval{'s hold' if classes else ' holds'} the fitted SVC fixed and"
+            f" resample{'' if classes else 's'} the samples that it is asked about"
+            " only."
+        ),
+        (
+            "Cost is wall time per model without compilation, the adversarial set"
+            " included, over a retraining's; jobs beside the run change it. Gradients"
+            " of single samples, counted in results.json, do not depend on the machine;"
+            " those of an adversarial set are an upper bound. The search is not part of"
+            " a method's cost."
+        ),
     ]
     if classes and config.audit.ulira:
         notes.insert(1, _ULIRA_NOTES[len(config.replicas.originals) >= FEWEST])
     if config.replicas.repeats > 1:
-        notes.append("Repeats share their original and retrained models, which count once per repeat in those rows.")
+        notes.append(
+            "Repeats share their original and retrained models, which count once per"
+            " repeat in those rows."
+        )
     if config.forget.kind in HARD:
         notes.append(
-            "The references that chose the hard samples also audit them, so FT AUC of retrained models is not 50: read "
-            "every row beside the retrained one."
+            "The references that chose the hard samples also audit them, so FT AUC of"
+            " retrained models is not 50: read every row beside the retrained one."
         )
     if shared is not None and classes:
         notes.append(
-            "Knobs were chosen on originals and forgotten classes of their own. Test samples of the classes that both "
-            "keep are shared, and intervals take the choice as given."
+            "Knobs were chosen on originals and forgotten classes of their own. Test"
+            " samples of the classes that both keep are shared, and intervals take the"
+            " choice as given."
         )
     elif shared is not None:
         notes.append(
-            f"Knobs were chosen on originals and forget sets of their own; {100 * shared:.0f}% of the samples of those "
-            "sets are also in a reported one. Test samples and references are shared, and intervals take the choice as "
-            "given."
+            "Knobs were chosen on originals and forget sets of their own;"
+            f" {100 * shared:.0f}% of the samples of those sets are also in a reported"
+            " one. Test samples and references are shared, and intervals take the"
+            " choice as given."
         )
     return notes
 
 
 def _shown(estimate: dict[str, Any], level: float) -> str:
-    return f"{estimate['mean']:.1f} [{estimate['low']:.1f}, {estimate['high']:.1f}] ({100 * level:g}%)"
+    return (
+        f"{estimate['mean']:.1f} [{estimate['low']:.1f}, {estimate['high']:.1f}]"
+        f" ({100 * level:g}%)"
+    )
 
 
 def _spread_within(sets: np.ndarray, *estimates: dict[str, Any]) -> float:
     """Standard deviation of the values about the mean of their own forget set, pooled over sets and estimates."""
     values = np.array([estimate["values"] for estimate in estimates])
-    squares = [np.sum((values[:, sets == s] - values[:, sets == s].mean()) ** 2) for s in np.unique(sets)]
+    squares = [
+        np.sum((values[:, sets == s] - values[:, sets == s].mean()) ** 2)
+        for s in np.unique(sets)
+    ]
     return float(np.sqrt(np.sum(squares) / max(values.size - len(squares), 1)))
 
 
-def _class_checks(config: RunConfig, audited: dict[str, Any], sets: np.ndarray) -> list[dict[str, Any]]:
+def _class_checks(
+    config: RunConfig, audited: dict[str, Any], sets: np.ndarray
+) -> list[dict[str, Any]]:
     """What the attacks should do on models whose answer is known, where classes are forgotten."""
     level, checks = config.audit.level, []
     again, original = audited["retrained_again"], audited["original"]
@@ -269,58 +373,95 @@ def _class_checks(config: RunConfig, audited: dict[str, Any], sets: np.ndarray) 
             {
                 "name": "U-LiRA is fair: it cannot tell two retrained models apart",
                 "passed": again["ulira"]["low"] <= 50 <= again["ulira"]["high"],
-                "detail": f"of second retrained models: {_shown(again['ulira'], level)}; the interval should hold 50",
+                "detail": (
+                    f"of second retrained models: {_shown(again['ulira'], level)}; the"
+                    " interval should hold 50"
+                ),
             },
             {
                 "name": "U-LiRA has power: it can tell original from retrained models",
                 "passed": original["ulira"]["low"] > 50,
-                "detail": f"of originals: {_shown(original['ulira'], level)}; the interval should lie above 50",
+                "detail": (
+                    f"of originals: {_shown(original['ulira'], level)}; the interval"
+                    " should lie above 50"
+                ),
             },
         ]
     if "mia_nn" in again:
         first, second = audited["retrained"]["mia_nn"], again["mia_nn"]
         checks.append(
             {
-                "name": "MIA-NN is fair: two retrained models score the same, within their spread",
-                "passed": abs(first["mean"] - second["mean"]) <= _spread_within(sets, first, second)
-                and first["mean"] > 0,
-                "detail": f"{_shown(first, level)} and {_shown(second, level)}; a score of 0 would tell nothing",
+                "name": (
+                    "MIA-NN is fair: two retrained models score the same, within their"
+                    " spread"
+                ),
+                "passed": (
+                    abs(first["mean"] - second["mean"])
+                    <= _spread_within(sets, first, second)
+                    and first["mean"] > 0
+                ),
+                "detail": (
+                    f"{_shown(first, level)} and {_shown(second, level)}; a score of 0"
+                    " would tell nothing"
+                ),
             }
         )
     return checks
 
 
-def _checks(config: RunConfig, audited: dict[str, Any], sets: np.ndarray) -> list[dict[str, Any]]:
+def _checks(
+    config: RunConfig, audited: dict[str, Any], sets: np.ndarray
+) -> list[dict[str, Any]]:
     """Whether the numbers can be trusted.
 
-    What the attack should do on models whose answer is known is asked for random forget sets only: no test sample
-    stands for a whole class, or for the hardest samples.
+    What the attack should do on models whose answer is known is asked for random forget
+    sets only: no test sample stands for a whole class, or for the hardest samples.
     """
-    lost = [config.rows[name].get("label", name) for name, metrics in audited.items() if not metrics]
+    lost = [
+        config.rows[name].get("label", name)
+        for name, metrics in audited.items()
+        if not metrics
+    ]
     checks = [
         {
             "name": "every method ends in finite numbers",
             "passed": not lost,
-            "detail": f"not finite in at least one run: {', '.join(lost)}; lower its learning rate"
-            if lost
-            else "no logit of any unlearned model is infinite or NaN",
+            "detail": (
+                f"not finite in at least one run: {', '.join(lost)}; lower its learning"
+                " rate"
+                if lost
+                else "no logit of any unlearned model is infinite or NaN"
+            ),
         }
     ]
     if config.forget.kind == "class":
         return [*_class_checks(config, audited, sets), *checks]
     if config.forget.kind not in ("random", "file"):
         return checks
-    level, retrained, original = config.audit.level, audited["retrained"]["ft_auc"], audited["original"]["ft_auc"]
+    level, retrained, original = (
+        config.audit.level,
+        audited["retrained"]["ft_auc"],
+        audited["original"]["ft_auc"],
+    )
     return [
         {
-            "name": "the attack is fair: it cannot tell forget from test samples on models that never saw them",
+            "name": (
+                "the attack is fair: it cannot tell forget from test samples on models"
+                " that never saw them"
+            ),
             "passed": retrained["low"] <= 50 <= retrained["high"],
-            "detail": f"FT AUC of retrained models: {_shown(retrained, level)}; the interval should hold 50",
+            "detail": (
+                f"FT AUC of retrained models: {_shown(retrained, level)}; the interval"
+                " should hold 50"
+            ),
         },
         {
             "name": "the attack has power: it can tell them on the original models",
             "passed": original["low"] > 50,
-            "detail": f"FT AUC of originals: {_shown(original, level)}; the interval should lie above 50",
+            "detail": (
+                f"FT AUC of originals: {_shown(original, level)}; the interval should"
+                " lie above 50"
+            ),
         },
         *checks,
     ]

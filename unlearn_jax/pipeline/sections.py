@@ -14,7 +14,7 @@ from unlearn_jax.pipeline.plan import Plan
 from unlearn_jax.pipeline.targets import target_distances
 from unlearn_jax.replicas import map_models, mapper
 from unlearn_jax.spectral import spectral_norms
-from unlearn_jax.theory import summarise_terms, theorem_terms
+from unlearn_jax.theory import summarize_terms, theorem_terms
 from unlearn_jax.train import to_float
 from unlearn_jax.types import AttackResult, Dataset, Model, Variables
 
@@ -26,7 +26,10 @@ _SHOWN = 10
 
 
 def make_sections(
-    plan: Plan, unlearned: Unlearned, adversarial: Mapping[str | None, stages.Parts], arrays: Arrays
+    plan: Plan,
+    unlearned: Unlearned,
+    adversarial: Mapping[str | None, stages.Parts],
+    arrays: Arrays,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """What a run's configuration and design allow to see.
 
@@ -34,7 +37,8 @@ def make_sections(
       plan: the run.
       unlearned: every row's unlearned models.
       adversarial: the adversarial sets, by attack.
-      arrays: ``forget [R, N_train]`` and, by row, ``ratio/ROW`` and ``margin/ROW``, ``[R, N]`` each.
+      arrays: ``forget [R, N_train]`` and, by row, ``ratio/ROW`` and ``margin/ROW``,
+        ``[R, N]`` each.
 
     Returns:
       JSON-able sections by name (None where they do not apply), and arrays for plots.
@@ -43,12 +47,16 @@ def make_sections(
     seen, found = _vulnerability(plan, arrays) if _rows(arrays, "ratio") else (None, {})
     return {
         "vulnerability": seen,
-        "confusion": _confusion(plan, arrays) if config.forget.kind == "class" else None,
+        "confusion": (
+            _confusion(plan, arrays) if config.forget.kind == "class" else None
+        ),
         "targets": target_distances(plan) if config.audit.targets else None,
         "klom": _klom(plan, arrays) if config.audit.klom else None,
         "requests": _requests(plan, unlearned) if config.forget.requests > 1 else None,
         "norms": _norms(plan, unlearned) if config.audit.norms else None,
-        "theory": _theory(plan, unlearned, adversarial) if config.audit.theory else None,
+        "theory": (
+            _theory(plan, unlearned, adversarial) if config.audit.theory else None
+        ),
     }, found
 
 
@@ -60,16 +68,25 @@ def _masks(plan: Plan) -> tuple[np.ndarray, np.ndarray]:
     """``forget [R, N]`` over the pool, and ``test [N]``."""
     forget = plan.forget[plan.runs[:, 1]]
     count = len(plan.pool.labels)
-    return np.pad(forget, ((0, 0), (0, count - forget.shape[1]))), np.arange(count) >= forget.shape[1]
+    return (
+        np.pad(forget, ((0, 0), (0, count - forget.shape[1]))),
+        np.arange(count) >= forget.shape[1],
+    )
 
 
-def _vulnerability(plan: Plan, arrays: Arrays) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _vulnerability(
+    plan: Plan, arrays: Arrays
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """How often each forgotten sample is found, over the runs that forgot it."""
     forget, test = _masks(plan)
     rows, found = {}, {}
     for name in _rows(arrays, "ratio"):
         result = audit.vulnerability(  # of the ratio: scores are a step function of it, and tie at the threshold
-            arrays[f"ratio/{name}"], forget, test, max_fpr=VULNERABLE_FPR, level=plan.config.audit.level
+            arrays[f"ratio/{name}"],
+            forget,
+            test,
+            max_fpr=VULNERABLE_FPR,
+            level=plan.config.audit.level,
         )
         some = result.num_runs > 0
         shown = audit.most_vulnerable(result, num_samples=min(_SHOWN, int(some.sum())))
@@ -95,16 +112,21 @@ def _vulnerability(plan: Plan, arrays: Arrays) -> tuple[dict[str, Any], dict[str
 
 def _confusion(plan: Plan, arrays: Arrays) -> dict[str, Any]:
     """Where the test samples of the forgotten classes go: mean shares over the runs of each forget set."""
-    nearest, sets = dict(arrays["neighbours"].tolist()), []
+    nearest, sets = dict(arrays["neighbors"].tolist()), []
     for s in range(len(plan.forget)):
         gone, runs = plan.forgotten(s), np.flatnonzero(plan.runs[:, 1] == s)
         sets.append(
             {
-                "title": " and ".join(_in_words(plan, int(c), nearest.get(int(c))) for c in gone),
+                "title": " and ".join(
+                    _in_words(plan, int(c), nearest.get(int(c))) for c in gone
+                ),
                 "classes": [int(c) for c in gone],
-                "neighbours": [nearest.get(int(c)) for c in gone],
+                "neighbors": [nearest.get(int(c)) for c in gone],
                 "rows": {
-                    name: [round(float(share), 4) for share in arrays[f"confusion/{name}"][runs].mean(0)]
+                    name: [
+                        round(float(share), 4)
+                        for share in arrays[f"confusion/{name}"][runs].mean(0)
+                    ]
                     for name in _rows(arrays, "confusion")
                 },
             }
@@ -112,10 +134,13 @@ def _confusion(plan: Plan, arrays: Arrays) -> dict[str, Any]:
     return {"sets": sets}
 
 
-def _in_words(plan: Plan, own: int, neighbour: int | None) -> str:
+def _in_words(plan: Plan, own: int, neighbor: int | None) -> str:
     names = plan.splits.class_names
-    named = lambda c: f"class {c}" + (f" ({names[c]})" if len(names) > c and names[c] != str(c) else "")  # noqa: E731
-    return named(own) + (f", nearest {named(neighbour)}" if neighbour is not None else "")
+    named = lambda c: (
+        f"class {c}"
+        + (f" ({names[c]})" if len(names) > c and names[c] != str(c) else "")
+    )
+    return named(own) + (f", nearest {named(neighbor)}" if neighbor is not None else "")
 
 
 def _klom(plan: Plan, arrays: Arrays) -> dict[str, Any]:
@@ -126,13 +151,20 @@ def _klom(plan: Plan, arrays: Arrays) -> dict[str, Any]:
     for name in _rows(arrays, "margin"):
         if name != "retrained":
             found = audit.klom(arrays[f"margin/{name}"], arrays["margin/retrained"])
-            rows[name] = {part: _klom_part(plan, found[mask]) for part, mask in parts.items()}
+            rows[name] = {
+                part: _klom_part(plan, found[mask]) for part, mask in parts.items()
+            }
     return {"models": len(plan.runs), "rows": rows}
 
 
 def _klom_part(plan: Plan, values: np.ndarray) -> dict[str, Any]:
     audited = plan.config.audit
-    summary = audit.klom_summary(values, level=audited.level, num_replicates=audited.num_bootstrap, seed=audited.seed)
+    summary = audit.klom_summary(
+        values,
+        level=audited.level,
+        num_replicates=audited.num_bootstrap,
+        seed=audited.seed,
+    )
     return {
         "mean": round(summary.mean, 4),
         "low": round(summary.mean_interval.low, 4),
@@ -145,13 +177,19 @@ def _klom_part(plan: Plan, values: np.ndarray) -> dict[str, Any]:
 def _requests(plan: Plan, unlearned: Unlearned) -> dict[str, Any]:
     """The published score after every request: AUC of D_R against D_F minus AUC of D_F against test.
 
-    D_F is the request just made; D_R is what has not been asked to be forgotten so far. For the retrained models, which
-    never saw any request, D_R is what is left after the last.
+    D_F is the request just made; D_R is what has not been asked to be forgotten so far.
+    For the retrained models, which never saw any request, D_R is what is left after the
+    last.
     """
     config, labels = plan.config.audit, plan.pool.labels
     forget, _ = _masks(plan)
     pool = measure.make_pool(
-        config, labels, plan.forget[plan.runs[:, 1]], plan.runs, plan.references.logits(), plan.references.spec.member
+        config,
+        labels,
+        plan.forget[plan.runs[:, 1]],
+        plan.runs,
+        plan.references.logits(),
+        plan.references.spec.member,
     )
     requests = plan.requests[plan.runs[:, 1]]
     requests = np.pad(requests, ((0, 0), (0, 0), (0, len(labels) - requests.shape[2])))
@@ -168,15 +206,32 @@ def _requests(plan: Plan, unlearned: Unlearned) -> dict[str, Any]:
             continue
         rows[name] = []
         for k in range(count):
-            gone = forget if name == "retrained" else np.asarray(requests[:, : k + 1].any(1))
-            scores = measure.request_scores(config, pool, np.stack([run[k] for run in runs]), requests[:, k], gone)
-            rows[name].append({key: measure.estimate(config, pool, measured) for key, measured in scores.items()})
+            gone = (
+                forget
+                if name == "retrained"
+                else np.asarray(requests[:, : k + 1].any(1))
+            )
+            scores = measure.request_scores(
+                config, pool, np.stack([run[k] for run in runs]), requests[:, k], gone
+            )
+            rows[name].append(
+                {
+                    key: measure.estimate(config, pool, measured)
+                    for key, measured in scores.items()
+                }
+            )
     return {"count": count, "size": int(requests[0, 0].sum()), "rows": rows}
 
 
-def _theory(plan: Plan, unlearned: Unlearned, adversarial: Mapping[str | None, stages.Parts]) -> dict[str, Any]:
+def _theory(
+    plan: Plan, unlearned: Unlearned, adversarial: Mapping[str | None, stages.Parts]
+) -> dict[str, Any]:
     """The terms of Theorem 4.1 of every row that is given adversarial examples: means over samples, then over runs."""
-    originals, oracles, one = plan.originals.variables(), plan.oracles.variables(), partial(_terms, plan)
+    originals, oracles, one = (
+        plan.originals.variables(),
+        plan.oracles.variables(),
+        partial(_terms, plan),
+    )
     rows = {}
     for name, parts in unlearned.items():
         attack = plan.attack_of(name)
@@ -194,9 +249,14 @@ def _theory(plan: Plan, unlearned: Unlearned, adversarial: Mapping[str | None, s
                 stages.stack_attack(given, pairs),
             )
             settings = plan.config.replicas
-            how = mapper(settings.mapper, num_models=len(items), devices=settings.devices)
+            how = mapper(
+                settings.mapper, num_models=len(items), devices=settings.devices
+            )
             found.append(map_models(how, one, stacked, plan.splits.train))
-        summary = {key: np.concatenate([np.asarray(part[key]) for part in found]) for key in found[0]}
+        summary = {
+            key: np.concatenate([np.asarray(part[key]) for part in found])
+            for key in found[0]
+        }
         rows[name] = {
             key: {
                 "mean": float(np.mean(values)),
@@ -216,28 +276,49 @@ def _norms(plan: Plan, unlearned: Unlearned) -> dict[str, Any]:
         "original": [originals],
         "retrained": [jax.tree.map(lambda leaf: leaf[:count], oracles)],
         "retrained_again": [jax.tree.map(lambda leaf: leaf[count:], oracles)],
-        **{name: [stack for _, stack in parts.variables(originals)] for name, parts in unlearned.items()},
+        **{
+            name: [stack for _, stack in parts.variables(originals)]
+            for name, parts in unlearned.items()
+        },
     }
-    one, settings = partial(_layer_norms, plan.model, plan.pool.images.shape[1:]), plan.config.replicas
+    one, settings = (
+        partial(_layer_norms, plan.model, plan.pool.images.shape[1:]),
+        plan.config.replicas,
+    )
     rows = {}
     for name, parts in stacks.items():
         found = []
         for stack in parts:
-            how = mapper(settings.mapper, num_models=len(jax.tree.leaves(stack)[0]), devices=settings.devices)
+            how = mapper(
+                settings.mapper,
+                num_models=len(jax.tree.leaves(stack)[0]),
+                devices=settings.devices,
+            )
             found.append(map_models(how, one, jax.tree.map(jnp.asarray, stack), ()))
-        layers = {key: np.concatenate([np.asarray(part[key]) for part in found]) for key in found[0]}
+        layers = {
+            key: np.concatenate([np.asarray(part[key]) for part in found])
+            for key in found[0]
+        }
         rows[name] = {
-            key: {"mean": float(values.mean()), "low": float(values.min()), "high": float(values.max())}
+            key: {
+                "mean": float(values.mean()),
+                "low": float(values.min()),
+                "high": float(values.max()),
+            }
             for key, values in layers.items()
         }
     return {"max_norm": plan.config.training.max_norm, "rows": rows}
 
 
-def _layer_norms(model: Model, shape: tuple[int, ...], variables: Variables, _: Any) -> dict[str, jax.Array]:
+def _layer_norms(
+    model: Model, shape: tuple[int, ...], variables: Variables, _: Any
+) -> dict[str, jax.Array]:
     return spectral_norms(model, variables, jnp.zeros((1, *shape)))
 
 
-def _in_order(parts: stages.Parts, summary: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _in_order(
+    parts: stages.Parts, summary: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
     """Values of the runs in their order; parts hold them in another where forget sets differ in size."""
     order = np.argsort([item for items in parts.parts for item in items])
     return {key: values[order] for key, values in summary.items()}
@@ -246,5 +327,7 @@ def _in_order(parts: stages.Parts, summary: dict[str, np.ndarray]) -> dict[str, 
 def _terms(plan: Plan, item: Any, train: Dataset) -> dict[str, jax.Array]:
     original, retrained, now, index, given = item
     samples = Dataset(to_float(train.images[index]), train.labels[index])
-    terms = theorem_terms(plan.model, original, retrained, now, samples, AttackResult(*given))
-    return summarise_terms(terms)
+    terms = theorem_terms(
+        plan.model, original, retrained, now, samples, AttackResult(*given)
+    )
+    return summarize_terms(terms)

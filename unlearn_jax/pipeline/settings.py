@@ -18,7 +18,14 @@ from unlearn_jax.data import Splits
 from unlearn_jax.filters import FILTERS
 from unlearn_jax.methods import FineTuning
 from unlearn_jax.objectives import OBJECTIVES
-from unlearn_jax.pipeline.config import AttackConfig, DataConfig, ForgetConfig, RunConfig, TrainingConfig, to_json
+from unlearn_jax.pipeline.config import (
+    AttackConfig,
+    DataConfig,
+    ForgetConfig,
+    RunConfig,
+    TrainingConfig,
+    to_json,
+)
 from unlearn_jax.pipeline.fingerprint import check_logits
 from unlearn_jax.train import LossFn
 from unlearn_jax.types import InputError, Model, UnlearnFn
@@ -45,13 +52,16 @@ def load_data(config: DataConfig) -> Splits:
     """
     if (config.num_train is None) != (config.num_test is None):
         raise InputError(
-            "data.num_train and data.num_test go together: give both, or neither to keep the data set's own split"
+            "data.num_train and data.num_test go together: give both, or neither to"
+            " keep the data set's own split"
         )
     if config.source == "digits":
         splits = data.load_digits(seed=config.seed)
     elif config.source == "tfds":
         if not config.name:
-            raise InputError("data.source=tfds needs data.name, such as --data.name=cifar10")
+            raise InputError(
+                "data.source=tfds needs data.name, such as --data.name=cifar10"
+            )
         splits = data.load_tfds(
             config.name,
             data_dir=config.path,
@@ -64,17 +74,22 @@ def load_data(config: DataConfig) -> Splits:
         if config.path is None:
             raise InputError(f"data.source={config.source} needs data.path")
         splits = (
-            data.load_npz(config.path) if config.source == "npz" else data.load_folder(config.path, size=config.size)
+            data.load_npz(config.path)
+            if config.source == "npz"
+            else data.load_folder(config.path, size=config.size)
         )
     if config.num_train is None or config.num_test is None:
         if config.balanced:
-            raise InputError("data.balanced needs data.num_train and data.num_test: it is about the random split")
+            raise InputError(
+                "data.balanced needs data.num_train and data.num_test: it is about the"
+                " random split"
+            )
         return splits
     sizes = {"num_train": config.num_train, "num_test": config.num_test}
     return data.resplit(splits, **sizes, seed=config.seed, balanced=config.balanced)
 
 
-HARD = ("memorised", "uncertain")
+HARD = ("memorized", "uncertain")
 """Kinds of forget sets that the reference models choose."""
 
 
@@ -89,11 +104,14 @@ def forget_masks(
     Args:
       config: which.
       labels: ``[N]`` of the training set.
-      hardness: ``kind -> [N]`` ranks of the training samples, the hardest first, for the hard kinds.
-      avoid: ``[N]`` bool, samples that random sets must not hold; looked at only if enough others are left.
+      hardness: ``kind -> [N]`` ranks of the training samples, the hardest first, for
+        the hard kinds.
+      avoid: ``[N]`` bool, samples that random sets must not hold; looked at only if
+        enough others are left.
 
     Returns:
-      ``[S, N]`` bool, and what names each: its seed, or its class (0 for a file or the hardest samples).
+      ``[S, N]`` bool, and what names each: its seed, or its class (0 for a file or the
+      hardest samples).
 
     Raises:
       InputError: nothing or everything to forget, or unusable settings.
@@ -101,31 +119,52 @@ def forget_masks(
     fraction = None if config.count is not None else config.fraction
     if config.kind == "random":
         if not config.seeds or len(set(config.seeds)) < len(config.seeds):
-            raise InputError("forget.seeds must be one or more different seeds, one per forget set")
-        draw = lambda seed: data.forget_random(  # noqa: E731
-            len(labels), fraction=fraction, count=config.count, seed=seed, generator=config.generator
+            raise InputError(
+                "forget.seeds must be one or more different seeds, one per forget set"
+            )
+        draw = lambda seed: data.forget_random(
+            len(labels),
+            fraction=fraction,
+            count=config.count,
+            seed=seed,
+            generator=config.generator,
         )
         masks = np.stack([draw(seed) for seed in config.seeds])
         if avoid is not None and (~avoid).sum() >= masks[0].sum():
-            masks = np.stack([_draw_outside(avoid, int(masks[0].sum()), seed) for seed in config.seeds])
+            masks = np.stack(
+                [
+                    _draw_outside(avoid, int(masks[0].sum()), seed)
+                    for seed in config.seeds
+                ]
+            )
         return masks, list(config.seeds)
     if config.kind == "class":
         if not config.classes:
-            raise InputError("forget.kind=class needs forget.classes, such as --forget.classes 0 3")
+            raise InputError(
+                "forget.kind=class needs forget.classes, such as --forget.classes 0 3"
+            )
         if config.together:
             return data.forget_class(labels, config.classes)[None], [config.classes[0]]
-        return np.stack([data.forget_class(labels, [c]) for c in config.classes]), list(config.classes)
+        return np.stack([data.forget_class(labels, [c]) for c in config.classes]), list(
+            config.classes
+        )
     if config.kind in HARD:
-        size = data.forget_random(len(labels), fraction=fraction, count=config.count, seed=0).sum()
+        size = data.forget_random(
+            len(labels), fraction=fraction, count=config.count, seed=0
+        ).sum()
         assert hardness is not None
         return data.forget_indices(hardness(config.kind)[:size], len(labels))[None], [0]
     if config.path is None:
-        raise InputError("forget.kind=file needs forget.path, a file of indices or a mask")
+        raise InputError(
+            "forget.kind=file needs forget.path, a file of indices or a mask"
+        )
     return data.forget_file(config.path, len(labels))[None], [0]
 
 
 def _draw_outside(avoid: np.ndarray, count: int, seed: int) -> np.ndarray:
-    drawn = np.random.default_rng(seed).choice(np.flatnonzero(~avoid), count, replace=False)
+    drawn = np.random.default_rng(seed).choice(
+        np.flatnonzero(~avoid), count, replace=False
+    )
     return data.forget_indices(drawn, len(avoid))
 
 
@@ -148,10 +187,15 @@ def request_masks(forget: np.ndarray, names: list[int], count: int) -> np.ndarra
         members = np.flatnonzero(mask)
         if len(members) % count:
             raise InputError(
-                f"{len(members)} forget samples do not split into forget.requests={count} equal requests: "
-                "choose forget.count as a multiple"
+                f"{len(members)} forget samples do not split into"
+                f" forget.requests={count} equal requests: choose forget.count as a"
+                " multiple"
             )
-        shuffled = np.random.default_rng([names[s], count]).permutation(members).reshape(count, -1)
+        shuffled = (
+            np.random.default_rng([names[s], count])
+            .permutation(members)
+            .reshape(count, -1)
+        )
         for k, rows in enumerate(shuffled):
             masks[s, k, rows] = True
     return masks
@@ -173,11 +217,19 @@ def shared_knobs(method: str, training: TrainingConfig) -> dict[str, Any]:
     follows = {"batch_size", "momentum", "weight_decay", "max_norm", "clip_period"}
     if method == "retrain":
         follows |= {"num_epochs", "learning_rate", "decay_every", "decay_factor"}
-    shared = {key: getattr(training, key) for key in sorted(follows & methods.tuning_knobs_of(method))}
+    shared = {
+        key: getattr(training, key)
+        for key in sorted(follows & methods.tuning_knobs_of(method))
+    }
     return {key: value for key, value in shared.items() if value is not None}
 
 
-def make_row(name: str, row: dict[str, Any], training: TrainingConfig, attack: AttackConfig | None = None) -> UnlearnFn:
+def make_row(
+    name: str,
+    row: dict[str, Any],
+    training: TrainingConfig,
+    attack: AttackConfig | None = None,
+) -> UnlearnFn:
     """The method of one row of the configuration; knobs it does not give are the training's.
 
     Args:
@@ -191,15 +243,23 @@ def make_row(name: str, row: dict[str, Any], training: TrainingConfig, attack: A
     """
     if name in RESERVED_ROWS or not re.fullmatch(r"[A-Za-z0-9_.+-]+", name):
         raise InputError(
-            f"a row cannot be called {name!r}: use letters, digits and _, and not {', '.join(RESERVED_ROWS)}"
+            f"a row cannot be called {name!r}: use letters, digits and _, and not"
+            f" {', '.join(RESERVED_ROWS)}"
         )
     if "method" not in row:
-        raise InputError(f"row {name!r} names no method; known are {', '.join(sorted(methods.METHODS))}")
+        raise InputError(
+            f"row {name!r} names no method; known are"
+            f" {', '.join(sorted(methods.METHODS))}"
+        )
     known = methods.knobs_of(row["method"])
     if "recipe" in row:
-        raise InputError(f"row {name!r} cannot set 'recipe': set the run's training.* instead")
+        raise InputError(
+            f"row {name!r} cannot set 'recipe': set the run's training.* instead"
+        )
     if not isinstance(row.get("attack", ""), str):
-        raise InputError(f"the attack of row {name!r} must be the name of one of the run's attacks")
+        raise InputError(
+            f"the attack of row {name!r} must be the name of one of the run's attacks"
+        )
     if not isinstance(row.get("search", {}), dict):
         raise InputError(f"the search of row {name!r} must map knobs to their values")
     knobs = shared_knobs(row["method"], training)
@@ -207,12 +267,16 @@ def make_row(name: str, row: dict[str, Any], training: TrainingConfig, attack: A
     if "attack" in known and attack is not None:
         knobs["attack"] = attack_knobs(attack)
     if row.get("filter") not in (None, *FILTERS):
-        raise InputError(f"row {name!r} has the unknown filter {row['filter']!r}; choose one of {', '.join(FILTERS)}")
+        raise InputError(
+            f"row {name!r} has the unknown filter {row['filter']!r}; choose one of"
+            f" {', '.join(FILTERS)}"
+        )
     if not isinstance(row.get("adaptive", False), bool):
         raise InputError(f"adaptive of row {name!r} must be True or False")
     if {"attack", "adaptive"} & set(row) and "attack" not in known:
         raise InputError(
-            f"row {name!r}: method {row['method']!r} is given no adversarial examples, so it has no attack"
+            f"row {name!r}: method {row['method']!r} is given no adversarial examples,"
+            " so it has no attack"
         )
     if "augment" in known:
         knobs["augment"] = data.augmentation(knobs.get("augment", training.augment))
@@ -227,26 +291,46 @@ def attack_config(config: RunConfig, name: str) -> AttackConfig:
     """
     if name and name not in config.attacks:
         raise InputError(
-            f"unknown attack {name!r}: name one of the run's attacks ({', '.join(config.attacks) or 'it has none'})"
+            f"unknown attack {name!r}: name one of the run's attacks"
+            f" ({', '.join(config.attacks) or 'it has none'})"
         )
     changes = config.attacks[name] if name else {}
     known = {field.name for field in dataclasses.fields(AttackConfig)}
     if unknown := sorted(set(changes) - known):
-        raise InputError(f"attacks.{name} has the unknown field {unknown[0]!r}; choose from {', '.join(sorted(known))}")
+        raise InputError(
+            f"attacks.{name} has the unknown field {unknown[0]!r}; choose from"
+            f" {', '.join(sorted(known))}"
+        )
     if name and not re.fullmatch(r"[A-Za-z0-9_.+-]+", name):
-        raise InputError(f"an attack cannot be called {name!r}: use letters, digits and _")
+        raise InputError(
+            f"an attack cannot be called {name!r}: use letters, digits and _"
+        )
     attack = dataclasses.replace(config.attack, **changes)
     where = f"attacks.{name}" if name else "attack"
     for key, hint in typing.get_type_hints(AttackConfig).items():
         value, choices = getattr(attack, key), typing.get_args(hint)
         if choices and value not in choices:
-            raise InputError(f"{where}.{key} must be one of {', '.join(map(str, choices))}, got {value!r}")
-        if not choices and not (isinstance(value, hint) or (hint is float and isinstance(value, int))):
-            raise InputError(f"{where}.{key} must be of type {hint.__name__}, got {value!r}")
-    numbers = (attack.epsilon_init, attack.step_ratio, attack.num_radii, attack.num_steps, attack.batch_size)
+            raise InputError(
+                f"{where}.{key} must be one of {', '.join(map(str, choices))}, got"
+                f" {value!r}"
+            )
+        if not choices and not (
+            isinstance(value, hint) or (hint is float and isinstance(value, int))
+        ):
+            raise InputError(
+                f"{where}.{key} must be of type {hint.__name__}, got {value!r}"
+            )
+    numbers = (
+        attack.epsilon_init,
+        attack.step_ratio,
+        attack.num_radii,
+        attack.num_steps,
+        attack.batch_size,
+    )
     if not all(math.isfinite(value) and value > 0 for value in numbers):
         raise InputError(
-            f"{where}.epsilon_init, step_ratio, num_radii, num_steps and batch_size must be positive and finite"
+            f"{where}.epsilon_init, step_ratio, num_radii, num_steps and batch_size"
+            " must be positive and finite"
         )
     return attack
 
@@ -258,7 +342,9 @@ def attack_knobs(config: AttackConfig) -> dict[str, Any]:
         del knobs[other]
     knobs["norm"] = {"l2": l2, "linf": linf}[config.norm]
     if config.search == "auto":
-        knobs["search"] = "grid" if config.restart and jax.default_backend() != "cpu" else "doubling"
+        knobs["search"] = (
+            "grid" if config.restart and jax.default_backend() != "cpu" else "doubling"
+        )
     return knobs
 
 
@@ -269,7 +355,10 @@ def make_objective(config: TrainingConfig, model: Model) -> LossFn | None:
       InputError: unknown objective or fields.
     """
     if config.objective not in OBJECTIVES:
-        raise InputError(f"unknown training.objective {config.objective!r}; choose one of {', '.join(OBJECTIVES)}")
+        raise InputError(
+            f"unknown training.objective {config.objective!r}; choose one of"
+            f" {', '.join(OBJECTIVES)}"
+        )
     if config.objective == "cross_entropy" and not config.objective_fields:
         return None
     try:
@@ -285,17 +374,30 @@ def build_model(config: RunConfig, splits: Splits) -> Model:
       InputError: unknown architecture or fields, or values it cannot be built with.
     """
     height, width, channels = splits.train.images.shape[1:]
-    fields = {key: tuple(v) if isinstance(v, list) else v for key, v in config.model.fields.items()}
+    fields = {
+        key: tuple(v) if isinstance(v, list) else v
+        for key, v in config.model.fields.items()
+    }
     knobs = {"conv": config.model.conv, "dtype": config.model.dtype, **fields}
-    model = models.build(config.model.name, (height, width, channels), splits.num_classes, **knobs)
+    model = models.build(
+        config.model.name, (height, width, channels), splits.num_classes, **knobs
+    )
     try:
-        if any(leaf.size == 0 for leaf in jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0)))):
+        if any(
+            leaf.size == 0
+            for leaf in jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0)))
+        ):
             raise ValueError("a layer has no units")
         check_logits(model, splits)
     except (TypeError, ValueError, ArithmeticError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = (
+            str(error).strip().splitlines()[0]
+            if str(error).strip()
+            else type(error).__name__
+        )
         raise InputError(
-            f"model {config.model.name!r} cannot be built with model.fields {config.model.fields} for images of "
-            f"{height}x{width}x{channels}: {reason}"
+            f"model {config.model.name!r} cannot be built with model.fields"
+            f" {config.model.fields} for images of {height}x{width}x{channels}:"
+            f" {reason}"
         ) from error
     return model

@@ -1,6 +1,7 @@
 """The stages between the banks and the audit: adversarial sets and unlearned models, for every run.
 
-Each is a folder of parts; a part holds the result of a few runs, is written whole, and is not computed twice.
+Each is a folder of parts; a part holds the result of a few runs, is written whole, and
+is not computed twice.
 """
 
 import hashlib
@@ -51,7 +52,9 @@ class Parts:
         for size in sorted(set(sizes)):
             items = [i for i, s in enumerate(sizes) if s == size]
             step = -(-len(items) // -(-len(items) // group))
-            self.parts += [items[start : start + step] for start in range(0, len(items), step)]
+            self.parts += [
+                items[start : start + step] for start in range(0, len(items), step)
+            ]
 
     def path(self, part: int) -> pathlib.Path:
         """Where a part is; its name tells its items."""
@@ -61,7 +64,10 @@ class Parts:
     def missing(self) -> list[int]:
         """Parts that are not there yet, or damaged; the files of a part are read until they are found sound."""
         for part in range(len(self.parts)):
-            if part not in self._sound and (manifest := store.find_manifest(self.path(part))) is not None:
+            if (
+                part not in self._sound
+                and (manifest := store.find_manifest(self.path(part))) is not None
+            ):
                 self._sound[part] = manifest
         return [part for part in range(len(self.parts)) if part not in self._sound]
 
@@ -74,8 +80,9 @@ class Parts:
         """Computes the missing parts.
 
         Args:
-          compute: items to (arrays with a leading axis of items, variables stacked likewise or None). A short last
-            part is filled up to the others' size by repeating its last item, so that it compiles nothing new.
+          compute: items to (arrays with a leading axis of items, variables stacked
+            likewise or None). A short last part is filled up to the others' size by
+            repeating its last item, so that it compiles nothing new.
           progress: makes the progress bar.
           about: goes into every manifest.
 
@@ -89,11 +96,17 @@ class Parts:
         here, missing = hosts.here(), self.missing()
         mine = [part for part in missing if here.does(part)]
         if mine:
-            with progress(total=len(mine), desc=self.folder.name.rsplit("-", 1)[0], unit="part") as bar:
+            with progress(
+                total=len(mine), desc=self.folder.name.rsplit("-", 1)[0], unit="part"
+            ) as bar:
                 for part in mine:
                     self._make(part, compute, about)
                     bar.update()
-        here.wait(lambda: all(self.path(part).is_dir() for part in missing) and not self.missing())
+        here.wait(
+            lambda: (
+                all(self.path(part).is_dir() for part in missing) and not self.missing()
+            )
+        )
         if lost := self.missing():
             raise store.changed(self.path(lost[0]))
         cost: dict[str, float] = {}
@@ -101,13 +114,15 @@ class Parts:
             cost = clock.add(cost, self._sound[part]["cost"])
         return cost, not missing
 
-    def _make(self, part: int, compute: Callable[..., Any], about: dict[str, Any]) -> None:
+    def _make(
+        self, part: int, compute: Callable[..., Any], about: dict[str, Any]
+    ) -> None:
         store.set_aside(self.path(part))
         items = self.parts[part]
         full = max(len(other) for other in self.parts)
         with clock.stopwatch() as cost:
             arrays, variables = compute(items + [items[-1]] * (full - len(items)))
-            keep = lambda leaf: np.asarray(leaf)[: len(items)]  # noqa: E731
+            keep = lambda leaf: np.asarray(leaf)[: len(items)]
             arrays, variables = jax.tree.map(keep, (arrays, variables))
 
         def fill(folder: pathlib.Path) -> None:
@@ -116,14 +131,20 @@ class Parts:
             if variables is not None:
                 store.save_tree(folder / "models.npz", variables)
 
-        store.write_folder(self.path(part), fill, {**about, "items": items, "cost": cost, "versions": store.versions()})
+        store.write_folder(
+            self.path(part),
+            fill,
+            {**about, "items": items, "cost": cost, "versions": store.versions()},
+        )
 
     def read(self, name: str) -> list[np.ndarray]:
         """One array of every item, in the items' order (items may differ in shape)."""
         found = {
             item: array
             for part, items in enumerate(self.parts)
-            for item, array in zip(items, store.load_array(self.path(part) / f"{name}.npy"), strict=True)
+            for item, array in zip(
+                items, store.load_array(self.path(part) / f"{name}.npy"), strict=True
+            )
         }
         return [found[item] for item in sorted(found)]
 
@@ -158,7 +179,9 @@ def unlearn_parts(plan: Plan, name: str, folder: pathlib.Path) -> Parts:
     return Parts(path, _sizes(plan, plan.runs[:, 1]), plan.config.replicas.group)
 
 
-def attack(plan: Plan, name: str, folder: pathlib.Path, progress: Progress) -> tuple[Parts, dict[str, float], bool]:
+def attack(
+    plan: Plan, name: str, folder: pathlib.Path, progress: Progress
+) -> tuple[Parts, dict[str, float], bool]:
     """Makes the adversarial set of every (original, forget set) by one of the run's attacks."""
     parts, config = attack_parts(plan, name, folder), plan.attacks[name]
     seeds, originals = plan.config.replicas.originals, None
@@ -169,31 +192,57 @@ def attack(plan: Plan, name: str, folder: pathlib.Path, progress: Progress) -> t
         originals = plan.originals.variables() if originals is None else originals
         pairs = plan.pairs[items]
         index = np.stack([np.flatnonzero(plan.forget[s]) for s in pairs[:, 1]])
-        source = pairs[:, 0] if config.source == "own" else (pairs[:, 0] + 1) % len(seeds)
-        keys = jnp.stack([purpose_key("attack", seeds[o], plan.forget_names[s]) for o, s in pairs])
-        how = mapper(plan.config.replicas.mapper, num_models=len(items), devices=plan.config.replicas.devices)
+        source = (
+            pairs[:, 0] if config.source == "own" else (pairs[:, 0] + 1) % len(seeds)
+        )
+        keys = jnp.stack(
+            [purpose_key("attack", seeds[o], plan.forget_names[s]) for o, s in pairs]
+        )
+        how = mapper(
+            plan.config.replicas.mapper,
+            num_models=len(items),
+            devices=plan.config.replicas.devices,
+        )
         stacked = (keys, take_models(originals, source), jnp.asarray(index))
         result = map_models(how, one, stacked, plan.splits.train)
-        return {field: np.asarray(leaf) for field, leaf in result._asdict().items()}, None
+        return {
+            field: np.asarray(leaf) for field, leaf in result._asdict().items()
+        }, None
 
-    return parts, *parts.ensure(compute, progress, {"stage": "attack", "config": to_json(config)})
+    return parts, *parts.ensure(
+        compute, progress, {"stage": "attack", "config": to_json(config)}
+    )
 
 
-def _attacker(apply: ApplyFn, config: AttackConfig) -> Callable[[Any, Dataset], AttackResult]:
+def _attacker(
+    apply: ApplyFn, config: AttackConfig
+) -> Callable[[Any, Dataset], AttackResult]:
     """One adversarial set as a function of arrays."""
     knobs = attack_knobs(config)
 
-    def one(item: tuple[jax.Array, Variables, jax.Array], train: Dataset) -> AttackResult:
+    def one(
+        item: tuple[jax.Array, Variables, jax.Array], train: Dataset
+    ) -> AttackResult:
         key, variables, index = item
         x, y = to_float(train.images[index]), train.labels[index]
         if config.kind == "fast":
             own = jax.random.fold_in(key, 0)
             result = fast_adversarial_set(
-                own, apply, variables, x, y, norm=knobs["norm"], epsilon_init=config.epsilon_init
+                own,
+                apply,
+                variables,
+                x,
+                y,
+                norm=knobs["norm"],
+                epsilon_init=config.epsilon_init,
             )
         else:
             result = adversarial_set(apply, variables, x, y, **knobs)
-        return cap_failures(apply, variables, x, y, result, share=config.failures) if config.failures else result
+        return (
+            cap_failures(apply, variables, x, y, result, share=config.failures)
+            if config.failures
+            else result
+        )
 
     return one
 
@@ -203,7 +252,8 @@ class Work(NamedTuple):
 
     Attributes:
       run: which original, forget set and repeat, a row of ``plan.runs``.
-      knobs: knobs of the method that differ from item to item: traced, so that they share one program.
+      knobs: knobs of the method that differ from item to item: traced, so that they
+        share one program.
     """
 
     run: int
@@ -234,29 +284,63 @@ def compute_unlearned(
         nonlocal originals
         originals = plan.originals.variables() if originals is None else originals
         runs = plan.runs[[work[item].run for item in items]]
-        keys = jnp.stack([purpose_key("unlearn", seeds[o], plan.forget_names[s], r) for o, s, r in runs])
-        knobs = jax.tree.map(lambda *values: jnp.asarray(values, jnp.float32), *(work[item].knobs for item in items))
+        keys = jnp.stack(
+            [
+                purpose_key("unlearn", seeds[o], plan.forget_names[s], r)
+                for o, s, r in runs
+            ]
+        )
+        knobs = jax.tree.map(
+            lambda *values: jnp.asarray(values, jnp.float32),
+            *(work[item].knobs for item in items),
+        )
         pairs = plan.pair_of_run[[work[item].run for item in items]]
         given = None if adversarial is None else stack_attack(adversarial, pairs)
-        masks = jnp.asarray(plan.forget[runs[:, 1]]), jnp.asarray(plan.requests[runs[:, 1]])
-        how = mapper(plan.config.replicas.mapper, num_models=len(items), devices=plan.config.replicas.devices)
+        masks = (
+            jnp.asarray(plan.forget[runs[:, 1]]),
+            jnp.asarray(plan.requests[runs[:, 1]]),
+        )
+        how = mapper(
+            plan.config.replicas.mapper,
+            num_models=len(items),
+            devices=plan.config.replicas.devices,
+        )
         one = program(int(plan.forget[runs[0, 1]].sum()))
         stacked = (keys, take_models(originals, runs[:, 0]), *masks, given, knobs)
         variables, info, logits, steps = map_models(how, one, stacked, plan.pool)
-        arrays = {"logits": logits, "losses": info.losses, "num_gradients": info.num_gradients, "steps": steps}
-        return {name: np.asarray(array) for name, array in arrays.items() if array is not None}, variables
+        arrays = {
+            "logits": logits,
+            "losses": info.losses,
+            "num_gradients": info.num_gradients,
+            "steps": steps,
+        }
+        return {
+            name: np.asarray(array)
+            for name, array in arrays.items()
+            if array is not None
+        }, variables
 
     return compute
 
 
 def _program(
-    plan: Plan, factory: Callable[..., UnlearnFn], num_forget: int, *, adaptive: AttackConfig | None
+    plan: Plan,
+    factory: Callable[..., UnlearnFn],
+    num_forget: int,
+    *,
+    adaptive: AttackConfig | None,
 ) -> Callable[..., Any]:
     """One run as a function of arrays; the same function for all parts, so that they share a compilation."""
-    num_train, model, count = len(plan.splits.train.labels), plan.model, plan.config.forget.requests
+    num_train, model, count = (
+        len(plan.splits.train.labels),
+        plan.model,
+        plan.config.forget.requests,
+    )
     knobs = attack_knobs(adaptive) if adaptive else None
 
-    def one(item: Any, pool: Dataset) -> tuple[Variables, UnlearnInfo, jax.Array, jax.Array | None]:
+    def one(
+        item: Any, pool: Dataset
+    ) -> tuple[Variables, UnlearnInfo, jax.Array, jax.Array | None]:
         key, variables, forget, requests, given, traced = item
         method = factory(**traced)
         train = Dataset(pool.images[:num_train], pool.labels[:num_train])
@@ -264,7 +348,9 @@ def _program(
         if count == 1:
             unlearned, info = method(key, problem)
             return unlearned, info, predict(model.apply, unlearned, pool.images), None
-        stacked, info = unlearn_sequence(method, key, problem, requests, adaptive=adaptive is not None, attack=knobs)
+        stacked, info = unlearn_sequence(
+            method, key, problem, requests, adaptive=adaptive is not None, attack=knobs
+        )
         steps = jax.lax.map(lambda now: predict(model.apply, now, pool.images), stacked)
         return jax.tree.map(lambda leaf: leaf[-1], stacked), info, steps[-1], steps
 
@@ -272,21 +358,29 @@ def _program(
 
 
 def unlearn(
-    plan: Plan, name: str, adversarial: Parts | None, folder: pathlib.Path, progress: Progress
+    plan: Plan,
+    name: str,
+    adversarial: Parts | None,
+    folder: pathlib.Path,
+    progress: Progress,
 ) -> tuple[Parts, dict[str, float], bool]:
     """Runs one row's method for every run, and evaluates the unlearned models on the pool."""
     parts, row = unlearn_parts(plan, name, folder), plan.config.rows[name]
     work = [Work(run, {}) for run in range(len(plan.runs))]
     adaptive = plan.attacks[row.get("attack", "")] if row.get("adaptive") else None
-    compute = compute_unlearned(plan, lambda: plan.rows[name], work, adversarial, adaptive=adaptive)
-    return parts, *parts.ensure(compute, progress, {"stage": "unlearn", "row": name, "config": row})
+    compute = compute_unlearned(
+        plan, lambda: plan.rows[name], work, adversarial, adaptive=adaptive
+    )
+    return parts, *parts.ensure(
+        compute, progress, {"stage": "unlearn", "row": name, "config": row}
+    )
 
 
 def row_logits(plan: Plan, name: str, parts: Parts) -> list[np.ndarray]:
     """Every run's logits ``[N, C]`` over the pool, behind the row's output filter where it has one.
 
-    A filter knows the classes' mean outputs on the training set. Filtered probabilities come back as logarithms, with
-    ``FLOOR`` for none.
+    A filter knows the classes' mean outputs on the training set. Filtered probabilities
+    come back as logarithms, with ``FLOOR`` for none.
     """
     return filter_outputs(plan, name, parts.read("logits"))
 
@@ -304,11 +398,18 @@ def filter_outputs(plan: Plan, name: str, logits: list[np.ndarray]) -> list[np.n
         probs = audit.softmax(one)
         means = filters.class_means(probs[:count], plan.splits.train.labels)
         kept = filters.FILTERS[chosen](probs, means, plan.forgotten(run[1]))
-        found.append(np.log(np.maximum(np.asarray(kept, np.float64), FLOOR)).astype(np.float32))
+        found.append(
+            np.log(np.maximum(np.asarray(kept, np.float64), FLOOR)).astype(np.float32)
+        )
     return found
 
 
 def stack_attack(adversarial: Parts, rows: np.ndarray) -> AttackResult:
     """The adversarial sets of some (original, forget set), stacked ``[G, F, ...]``."""
     fields = {name: adversarial.read(name) for name in AttackResult._fields}
-    return AttackResult(**{name: jnp.asarray(np.stack([arrays[i] for i in rows])) for name, arrays in fields.items()})
+    return AttackResult(
+        **{
+            name: jnp.asarray(np.stack([arrays[i] for i in rows]))
+            for name, arrays in fields.items()
+        }
+    )

@@ -26,15 +26,21 @@ from unlearn_jax.types import DamagedFileError, InputError, PyTree
 MANIFEST = "manifest.json"
 
 
-def write_folder(path: pathlib.Path, fill: Callable[[pathlib.Path], None], manifest: dict[str, Any]) -> None:
+def write_folder(
+    path: pathlib.Path, fill: Callable[[pathlib.Path], None], manifest: dict[str, Any]
+) -> None:
     """Makes a folder in one step: filled under a temporary name, then renamed.
 
     Args:
-      path: must not exist, or be a folder to replace; the caller holds the lock of a folder above it.
+      path: must not exist, or be a folder to replace; the caller holds the lock of a
+        folder above it.
       fill: writes the files into the folder it is given.
-      manifest: stored as ``manifest.json`` with the SHA-256 of every file, and of itself.
+      manifest: stored as ``manifest.json`` with the SHA-256 of every file, and of
+        itself.
     """
-    for orphan in path.parent.glob(f".{path.name}-*"):  # of a process that was killed while it wrote
+    for orphan in path.parent.glob(
+        f".{path.name}-*"
+    ):  # of a process that was killed while it wrote
         shutil.rmtree(orphan)
     draft = path.with_name(f".{path.name}-{os.getpid()}")
     draft.mkdir(parents=True)
@@ -56,7 +62,8 @@ def read_manifest(path: pathlib.Path) -> dict[str, Any] | None:
     """The manifest of a finished folder, every file of it checked; None where there is no such folder.
 
     Raises:
-      DamagedFileError: a file is missing or does not have the checksum it was written with.
+      DamagedFileError: a file is missing or does not have the checksum it was written
+        with.
     """
     if not path.is_dir():
         return None
@@ -76,28 +83,47 @@ def read_manifest(path: pathlib.Path) -> dict[str, Any] | None:
 
 def _manifest_sha256(manifest: dict[str, Any]) -> str:
     """Checksum of what a manifest says, its own checksum left out."""
-    files = {name: checksum for name, checksum in manifest["files"].items() if name != MANIFEST}
-    return hashlib.sha256(json.dumps({**manifest, "files": files}, sort_keys=True).encode()).hexdigest()
+    files = {
+        name: checksum
+        for name, checksum in manifest["files"].items()
+        if name != MANIFEST
+    }
+    return hashlib.sha256(
+        json.dumps({**manifest, "files": files}, sort_keys=True).encode()
+    ).hexdigest()
 
 
 def is_damage(error: Exception) -> bool:
     """Whether what a reader met is the file's fault; memory or descriptors that are short, or permissions, are not."""
-    unreadable = (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO, errno.ESTALE, errno.EINVAL)
-    return error.errno in unreadable if isinstance(error, OSError) else not isinstance(error, MemoryError)
+    unreadable = (
+        None,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.EIO,
+        errno.ESTALE,
+        errno.EINVAL,
+    )
+    return (
+        error.errno in unreadable
+        if isinstance(error, OSError)
+        else not isinstance(error, MemoryError)
+    )
 
 
 def damaged(file: pathlib.Path, folder: pathlib.Path) -> DamagedFileError:
     """The error for a file that is not what was written."""
     return DamagedFileError(
-        f"{file} is missing, truncated or changed since it was written: delete the folder {folder} and run the same "
-        "command again to rebuild it"
+        f"{file} is missing, truncated or changed since it was written: delete the"
+        f" folder {folder} and run the same command again to rebuild it"
     )
 
 
 def changed(what: pathlib.Path) -> DamagedFileError:
     """The error for something that was written in this run and is not sound."""
     return DamagedFileError(
-        f"{what} was changed or removed while this run was at work: check the disk, and run the same command again"
+        f"{what} was changed or removed while this run was at work: check the disk, and"
+        " run the same command again"
     )
 
 
@@ -132,10 +158,17 @@ def move_aside(folder: pathlib.Path, what: str) -> None:
       folder: to be renamed.
       what: was found, a sentence without a full stop.
     """
-    names = (folder.with_name(f"damaged-{folder.name}-{number}") for number in itertools.count())
+    names = (
+        folder.with_name(f"damaged-{folder.name}-{number}")
+        for number in itertools.count()
+    )
     target = next(name for name in names if not name.exists())
     folder.rename(target)
-    warnings.warn(f"{what}; moved to {target}, and computed anew", DamagedFileWarning, stacklevel=3)
+    warnings.warn(
+        f"{what}; moved to {target}, and computed anew",
+        DamagedFileWarning,
+        stacklevel=3,
+    )
 
 
 def write_file(path: pathlib.Path, fill: Callable[[pathlib.Path], object]) -> None:
@@ -188,7 +221,8 @@ def load_array(path: pathlib.Path) -> np.ndarray:
     """The inverse of :func:`save_array`, as a read-only map of the file.
 
     Raises:
-      DamagedFileError: not such a file; one of pickled objects is not, and nothing of it is executed.
+      DamagedFileError: not such a file; one of pickled objects is not, and nothing of
+        it is executed.
     """
     with _refusing(path):
         return np.lib.format.open_memmap(path, mode="r")
@@ -200,8 +234,14 @@ def load_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
     Raises:
       DamagedFileError: as :func:`load_array`.
     """
-    with _refusing(path), path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-        return {name: stored[name] for name in stored.files}  # numpy leaves a truncated file that it opened open
+    with (
+        _refusing(path),
+        path.open("rb") as file,
+        np.load(file, allow_pickle=False) as stored,
+    ):
+        return {
+            name: stored[name] for name in stored.files
+        }  # numpy leaves a truncated file that it opened open
 
 
 @contextlib.contextmanager
@@ -218,7 +258,9 @@ def _refusing(path: pathlib.Path) -> Iterator[None]:
 def save_tree(path: pathlib.Path, tree: PyTree) -> None:
     """A pytree of arrays as one ``.npz``, leaves named by their path; no pickle, unknown types as bytes."""
     leaves, _ = jax.tree.flatten_with_path(tree)
-    save_arrays(path, {jax.tree_util.keystr(place): np.asarray(leaf) for place, leaf in leaves})
+    save_arrays(
+        path, {jax.tree_util.keystr(place): np.asarray(leaf) for place, leaf in leaves}
+    )
 
 
 def load_tree(path: pathlib.Path, like: PyTree) -> PyTree:
@@ -226,18 +268,25 @@ def load_tree(path: pathlib.Path, like: PyTree) -> PyTree:
 
     Args:
       path: the file.
-      like: a pytree of the same structure (arrays or shapes), whose leading axis may differ.
+      like: a pytree of the same structure (arrays or shapes), whose leading axis may
+        differ.
 
     Raises:
-      DamagedFileError: as :func:`load_array`, or other leaves, shapes or types than ``like`` has.
+      DamagedFileError: as :func:`load_array`, or other leaves, shapes or types than
+        ``like`` has.
     """
     leaves, treedef = jax.tree.flatten_with_path(like)
-    stored, names = load_arrays(path), [jax.tree_util.keystr(place) for place, _ in leaves]
+    stored, names = (
+        load_arrays(path),
+        [jax.tree_util.keystr(place) for place, _ in leaves],
+    )
     if set(names) != set(stored):
         raise damaged(path, path.parent)
     arrays = [stored[name] for name in names]
     for position, (array, (_, leaf)) in enumerate(zip(arrays, leaves, strict=True)):
-        if array.dtype.kind == "V" and array.dtype.itemsize == leaf.dtype.itemsize:  # bfloat16 and its like
+        if (
+            array.dtype.kind == "V" and array.dtype.itemsize == leaf.dtype.itemsize
+        ):  # bfloat16 and its like
             arrays[position] = array = array.view(leaf.dtype)
         if array.shape[1:] != leaf.shape[1:] or array.dtype != leaf.dtype:
             raise damaged(path, path.parent)
@@ -269,26 +318,35 @@ class Workdir:
         """Refuses a directory that is not ours, without changing anything.
 
         Raises:
-          InputError: a file, a directory with other content, or one that cannot be written.
+          InputError: a file, a directory with other content, or one that cannot be
+            written.
         """
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path} is a file: give --workdir a folder")
         if self.path.is_dir() and not self._ours():
             raise InputError(
-                f"{self.path} holds files that are not of an unlearn_jax run: give --workdir a new or empty folder"
+                f"{self.path} holds files that are not of an unlearn_jax run: give"
+                " --workdir a new or empty folder"
             )
-        nearest = next(folder for folder in (self.path, *self.path.parents) if folder.exists())
+        nearest = next(
+            folder for folder in (self.path, *self.path.parents) if folder.exists()
+        )
         if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
             raise InputError(
-                f"{self.path} cannot be written: check the permissions of {nearest}, or choose another --workdir"
+                f"{self.path} cannot be written: check the permissions of {nearest}, or"
+                " choose another --workdir"
             )
 
     def _ours(self) -> bool:
         """Marked, or with nothing in it but what is there before the mark, or with what only a run makes."""
         before = re.compile(rf"\.lock|\.{re.escape(self.MARK)}-.*")
-        if (self.path / self.MARK).is_file() or all(before.fullmatch(file.name) for file in self.path.iterdir()):
+        if (self.path / self.MARK).is_file() or all(
+            before.fullmatch(file.name) for file in self.path.iterdir()
+        ):
             return True
-        parts = itertools.chain(self.path.glob(f"*/{MANIFEST}"), self.path.glob(f"*/part-*/{MANIFEST}"))
+        parts = itertools.chain(
+            self.path.glob(f"*/{MANIFEST}"), self.path.glob(f"*/part-*/{MANIFEST}")
+        )
         return (self.path / "config.json").is_file() and any(map(_by_us, parts))
 
     @contextlib.contextmanager
@@ -298,7 +356,8 @@ class Workdir:
         The first of several processes makes it, the others wait for that.
 
         Raises:
-          InputError: as :meth:`check`, or another run, or a process of one, is at work in it.
+          InputError: as :meth:`check`, or another run, or a process of one, is at work
+            in it.
         """
         here, mark = hosts.here(), self.path / self.MARK
         if not here.first:

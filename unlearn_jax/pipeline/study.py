@@ -11,14 +11,34 @@ from typing import Any
 import jax
 
 from unlearn_jax.pipeline import hosts, store, tables
+from unlearn_jax.pipeline._run import run
 from unlearn_jax.pipeline.config import RunConfig
-from unlearn_jax.pipeline.run import run
 from unlearn_jax.pipeline.settings import banks_folder
-from unlearn_jax.pipeline.tables import Results, escape_markdown, format_interval, format_level, format_spread
+from unlearn_jax.pipeline.tables import (
+    Results,
+    escape_markdown,
+    format_interval,
+    format_level,
+    format_spread,
+)
 from unlearn_jax.pipeline.verdict import find_row, place
 
-_SHOWN = ("unlearn_accuracy", "retain_accuracy", "test_accuracy", "ft_auc", "fr_auc", "avg_gap")
-_SHOWN += ("acc_r", "acc_f", "tv_forget", "ulira", "mia_nn", "mia_nn_gap")  # where classes are forgotten
+_SHOWN = (
+    "unlearn_accuracy",
+    "retain_accuracy",
+    "test_accuracy",
+    "ft_auc",
+    "fr_auc",
+    "avg_gap",
+)
+_SHOWN += (
+    "acc_r",
+    "acc_f",
+    "tv_forget",
+    "ulira",
+    "mia_nn",
+    "mia_nn_gap",
+)  # where classes are forgotten
 _TERMS = {
     "delta": "Distance of the adversarial examples (L2)",
     "transfer": "Share of adversarial examples that fool the retrained model, too",
@@ -37,9 +57,11 @@ def run_study(
 
     Args:
       variants: by name.
-      workdir: the study's folder; models are kept in ``banks`` beside it unless a configuration names another place.
+      workdir: the study's folder; models are kept in ``banks`` beside it unless a
+        configuration names another place.
       preset: name for the reports.
-      own: by variant, a user's ``splits``, ``model`` and ``loss_fn``, see :func:`unlearn_jax.pipeline.run`.
+      own: by variant, a user's ``splits``, ``model`` and ``loss_fn``, see
+        :func:`unlearn_jax.pipeline.run`.
 
     Returns:
       What every variant's ``results.json`` holds.
@@ -51,7 +73,9 @@ def run_study(
     with store.Workdir(workdir).locked() as folder:
         for name, config in variants.items():
             own_parts = (own or {}).get(name, {})
-            found[name] = run(with_bank(config, folder), folder / name, preset=preset, **own_parts)
+            found[name] = run(
+                with_bank(config, folder), folder / name, preset=preset, **own_parts
+            )
             if hosts.here().first:
                 write_study(found, folder)
             jax.clear_caches()  # a process can map only so many compiled programs, and the next variant needs others
@@ -72,7 +96,10 @@ def write_study(results: Mapping[str, Results], folder: pathlib.Path) -> None:
     """
     store.write_text(folder / "study.md", study_markdown(results))
     store.write_text(folder / "study.html", study_html(results))
-    rows = {name: {row["key"]: row["metrics"] for row in result["rows"]} for name, result in results.items()}
+    rows = {
+        name: {row["key"]: row["metrics"] for row in result["rows"]}
+        for name, result in results.items()
+    }
     store.write_text(folder / "study.json", json.dumps(rows, indent=1))
 
 
@@ -89,8 +116,13 @@ def study_markdown(results: Mapping[str, Results]) -> str:
         lines += [f"| | {' | '.join(names)} |", f"| :--- |{' ---: |' * len(names)}"]
         for row in table["rows"]:
             label = escape_markdown(row["label"])
-            cells = [f"{cell['text']} {cell['interval']}".strip() for cell in row["cells"]]
-            lines.append(f"| {f'**{label}**' if row['kind'] == 'oracle' else label} | {' | '.join(cells)} |")
+            cells = [
+                f"{cell['text']} {cell['interval']}".strip() for cell in row["cells"]
+            ]
+            lines.append(
+                f"| {f'**{label}**' if row['kind'] == 'oracle' else label} |"
+                f" {' | '.join(cells)} |"
+            )
         lines.append("")
     return "\n".join(lines)
 
@@ -107,8 +139,15 @@ def study_html(results: Mapping[str, Results]) -> str:
 
     shown = _tables(results)
     gaps = next((table for table in shown if table["key"] == "avg_gap"), {"rows": []})
-    said = [f"{row['label']} {', '.join(cell['text'] for cell in row['cells'])}" for row in gaps["rows"]]
-    svg = to_svg(study_plot(results), "study", f"Avg Gap in {', '.join(results)}: {'; '.join(said)}.")
+    said = [
+        f"{row['label']} {', '.join(cell['text'] for cell in row['cells'])}"
+        for row in gaps["rows"]
+    ]
+    svg = to_svg(
+        study_plot(results),
+        "study",
+        f"Avg Gap in {', '.join(results)}: {'; '.join(said)}.",
+    )
     return (
         environment()
         .get_template("study.html.j2")
@@ -126,7 +165,10 @@ def _title(results: Mapping[str, Results]) -> str:
     """The words that all titles start with."""
     words = [result["title"].split() for result in results.values()]
     same = 0
-    while same < min(map(len, words)) and len({tuple(title[: same + 1]) for title in words}) == 1:
+    while (
+        same < min(map(len, words))
+        and len({tuple(title[: same + 1]) for title in words}) == 1
+    ):
         same += 1
     return " ".join(words[0][:same]).strip(" :,") or "Study"
 
@@ -140,22 +182,37 @@ def _variant(name: str, result: Results) -> dict[str, Any]:
         "num_forget": result["design"]["num_forget"],
         "runs": result["design"]["runs"],
         "references": result["design"]["references"],
-        "failed": [check["name"] for check in result.get("checks", []) if not check["passed"]],
+        "failed": [
+            check["name"] for check in result.get("checks", []) if not check["passed"]
+        ],
     }
 
 
 def _tables(results: Mapping[str, Results]) -> list[dict[str, Any]]:
     """A table per metric that any variant has, and one of the costs; a cell of a variant without the row is a dash."""
     about = {row["key"]: row for result in results.values() for row in result["rows"]}
-    metrics = {metric["key"]: metric for result in results.values() for metric in result["metrics"]}
-    found = {name: {row["key"]: row for row in result["rows"]} for name, result in results.items()}
+    metrics = {
+        metric["key"]: metric
+        for result in results.values()
+        for metric in result["metrics"]
+    }
+    found = {
+        name: {row["key"]: row for row in result["rows"]}
+        for name, result in results.items()
+    }
     shown = [
         {
             "key": key,
             "name": f"{metrics[key]['name']} ({metrics[key]['unit']})",
             "help": metrics[key]["help"],
             "rows": [
-                {**_about(row), "cells": [_cell(results[name], found[name].get(row["key"]), key) for name in results]}
+                {
+                    **_about(row),
+                    "cells": [
+                        _cell(results[name], found[name].get(row["key"]), key)
+                        for name in results
+                    ],
+                }
                 for row in about.values()
             ],
         }
@@ -166,7 +223,11 @@ def _tables(results: Mapping[str, Results]) -> list[dict[str, Any]]:
         {
             **_about(row),
             "cells": [
-                {"text": tables.format_cost(found[name].get(row["key"], {})), "interval": "", "near": False}
+                {
+                    "text": tables.format_cost(found[name].get(row["key"], {})),
+                    "interval": "",
+                    "near": False,
+                }
                 for name in results
             ],
         }
@@ -177,18 +238,45 @@ def _tables(results: Mapping[str, Results]) -> list[dict[str, Any]]:
             "key": key,
             "name": name,
             "help": "",
-            "rows": [{**_about(row), "cells": [_term(r, row["key"], key) for r in results.values()]} for row in given],
+            "rows": [
+                {
+                    **_about(row),
+                    "cells": [_term(r, row["key"], key) for r in results.values()],
+                }
+                for row in given
+            ],
         }
         for key, name in _TERMS.items()
-        if (given := [row for row in about.values() if any(_has_terms(r, row["key"]) for r in results.values())])
+        if (
+            given := [
+                row
+                for row in about.values()
+                if any(_has_terms(r, row["key"]) for r in results.values())
+            ]
+        )
     ]
     if any(result.get("norms") for result in results.values()):
         largest = [
-            {**_about(row), "cells": [_largest_norm(result, row["key"]) for result in results.values()]}
+            {
+                **_about(row),
+                "cells": [
+                    _largest_norm(result, row["key"]) for result in results.values()
+                ],
+            }
             for row in about.values()
         ]
-        help_text = "The largest singular value of any layer of any model of the row, by Lanczos iteration."
-        shown.append({"key": "norm", "name": "Largest spectral norm", "help": help_text, "rows": largest})
+        help_text = (
+            "The largest singular value of any layer of any model of the row, by"
+            " Lanczos iteration."
+        )
+        shown.append(
+            {
+                "key": "norm",
+                "name": "Largest spectral norm",
+                "help": help_text,
+                "rows": largest,
+            }
+        )
     return [*shown, {"key": "cost", "name": tables.COST, "help": "", "rows": costs}]
 
 
@@ -203,7 +291,11 @@ def _has_terms(result: Results, key: str) -> bool:
 
 def _term(result: Results, key: str, term: str) -> dict[str, Any]:
     """A row's term of the theorem, mean and deviation over runs."""
-    text = format_spread(result["theory"]["rows"][key][term]) if _has_terms(result, key) else tables.MISSING
+    text = (
+        format_spread(result["theory"]["rows"][key][term])
+        if _has_terms(result, key)
+        else tables.MISSING
+    )
     return {"text": text, "interval": "", "near": False}
 
 
@@ -220,7 +312,16 @@ def _cell(result: Results, row: Mapping[str, Any] | None, key: str) -> dict[str,
         return {"text": tables.MISSING, "interval": "", "near": False}
     if tables.diverged(row):
         return {"text": "diverged", "interval": "", "near": False}
-    cell, goal = row["metrics"].get(key), (find_row(result, "oracle") or {"metrics": {}})["metrics"].get(key)
-    comparable = row["kind"] != "oracle" and bool(format_interval(cell) and format_interval(goal))
+    cell, goal = (
+        row["metrics"].get(key),
+        (find_row(result, "oracle") or {"metrics": {}})["metrics"].get(key),
+    )
+    comparable = row["kind"] != "oracle" and bool(
+        format_interval(cell) and format_interval(goal)
+    )
     near = comparable and place(cell, goal or {}) == "within"
-    return {"text": format_spread(cell), "interval": format_interval(cell), "near": near}
+    return {
+        "text": format_spread(cell),
+        "interval": format_interval(cell),
+        "near": near,
+    }

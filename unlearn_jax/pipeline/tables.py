@@ -1,7 +1,8 @@
 """The table of a run, for the terminal, for LaTeX, for a README and for other programs.
 
-Every number is read from ``results``; nothing is computed here but its decimals. A metric that does not apply to a
-row prints as an en dash, a spread over a single run is left out. The last column is the cost of each row.
+Every number is read from ``results``; nothing is computed here but its decimals. A
+metric that does not apply to a row prints as an en dash, a spread over a single run is
+left out. The last column is the cost of each row.
 """
 
 import csv
@@ -18,8 +19,24 @@ from unlearn_jax.types import InputError
 Results = Mapping[str, Any]
 MISSING = "–"
 COST = "Cost (x retraining)"
-_KIND_NOTES = {"original": "before unlearning", "oracle": "the oracle", "second_oracle": "a second oracle"}
-_CSV_FIELDS: list[str] = ["row", "label", "kind", "method", "metric", "mean", "std", "low", "high", "num_runs", "unit"]
+_KIND_NOTES = {
+    "original": "before unlearning",
+    "oracle": "the oracle",
+    "second_oracle": "a second oracle",
+}
+_CSV_FIELDS: list[str] = [
+    "row",
+    "label",
+    "kind",
+    "method",
+    "metric",
+    "mean",
+    "std",
+    "low",
+    "high",
+    "num_runs",
+    "unit",
+]
 _CSV_FIELDS += [COST]
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -106,7 +123,9 @@ def kind_note(row: Mapping[str, Any]) -> str:
     if row["kind"] == "method":
         return "diverged" if diverged(row) else ""
     note = _KIND_NOTES.get(row["kind"], "")
-    said = note.rpartition(" ")[2] in row["label"].lower() or (row["kind"] != "oracle" and "(" in row["label"])
+    said = note.rpartition(" ")[2] in row["label"].lower() or (
+        row["kind"] != "oracle" and "(" in row["label"]
+    )
     return "" if said else note
 
 
@@ -120,21 +139,37 @@ def terminal_table(results: Results, width: int = 160) -> str:
 
     Args:
       results: of a run.
-      width: columns of the terminal; a table that is wider is split into blocks of metrics, as few as fit.
+      width: columns of the terminal; a table that is wider is split into blocks of
+        metrics, as few as fit.
 
     Returns:
       Lines without a final newline: what the numbers are, then the table.
     """
     num_metrics = max(1, len(results["metrics"]))
-    sizes = [math.ceil(num_metrics / num_blocks) for num_blocks in range(1, num_metrics + 1)]
+    sizes = [
+        math.ceil(num_metrics / num_blocks) for num_blocks in range(1, num_metrics + 1)
+    ]
     layouts = (_terminal_blocks(results, size) for size in sizes)
-    fitting = (blocks for blocks in layouts if max(map(len, "\n".join(blocks).splitlines())) <= width)
+    fitting = (
+        blocks
+        for blocks in layouts
+        if max(map(len, "\n".join(blocks).splitlines())) <= width
+    )
     blocks = next(fitting, None) or _terminal_blocks(results, 1)
-    runs = sorted({cell["num_runs"] for row in results["rows"] for cell in row["metrics"].values() if cell})
-    counts = "-".join(str(count) for count in sorted({runs[0], runs[-1]})) if runs else "0"
+    runs = sorted(
+        {
+            cell["num_runs"]
+            for row in results["rows"]
+            for cell in row["metrics"].values()
+            if cell
+        }
+    )
+    counts = (
+        "-".join(str(count) for count in sorted({runs[0], runs[-1]})) if runs else "0"
+    )
     about = (
-        f"{results['title']}: mean ± std over {counts} run{'' if runs == [1] else 's'}, "
-        f"and below it the {format_level(results)} interval of the mean, low–high"
+        f"{results['title']}: mean ± std over {counts} run{'' if runs == [1] else 's'},"
+        f" and below it the {format_level(results)} interval of the mean, low–high"
     )
     return "\n\n".join([about, *blocks])
 
@@ -143,11 +178,18 @@ def _terminal_blocks(results: Results, size: int) -> list[str]:
     """The table in pieces of ``size`` metrics."""
     metrics = results["metrics"]
     starts = range(0, max(1, len(metrics)), size)
-    return [_terminal_block(results, metrics[i : i + size], last=i + size >= len(metrics)) for i in starts]
+    return [
+        _terminal_block(results, metrics[i : i + size], last=i + size >= len(metrics))
+        for i in starts
+    ]
 
 
-def _terminal_block(results: Results, metrics: Sequence[Mapping[str, Any]], *, last: bool) -> str:
-    headers = [""] + ["\n".join([*textwrap.wrap(m["name"], 11), f"({m['unit']})"]) for m in metrics]
+def _terminal_block(
+    results: Results, metrics: Sequence[Mapping[str, Any]], *, last: bool
+) -> str:
+    headers = [""] + [
+        "\n".join([*textwrap.wrap(m["name"], 11), f"({m['unit']})"]) for m in metrics
+    ]
     headers += ["\n".join(textwrap.wrap(COST, 11))] if last else []
     body = []
     for row in results["rows"]:
@@ -157,7 +199,9 @@ def _terminal_block(results: Results, metrics: Sequence[Mapping[str, Any]], *, l
         cells = [_terminal_cell(row["metrics"].get(m["key"])) for m in metrics]
         body.append([first, *cells, *([format_cost(row)] if last else [])])
     alignment = ["left"] + ["right"] * (len(headers) - 1)
-    return tabulate.tabulate(body, headers, "simple", colalign=alignment, disable_numparse=True)
+    return tabulate.tabulate(
+        body, headers, "simple", colalign=alignment, disable_numparse=True
+    )
 
 
 def _terminal_cell(cell: Mapping[str, Any] | None) -> str:
@@ -172,17 +216,23 @@ def csv_table(results: Results) -> str:
       results: of a run.
 
     Returns:
-      CSV (RFC 4180, Unix line ends) with a header: row, label, kind, method, metric, mean, std, low, high,
-      num_runs, unit, and the row's cost as a multiple of retraining's.
+      CSV (RFC 4180, Unix line ends) with a header: row, label, kind, method, metric,
+      mean, std, low, high, num_runs, unit, and the row's cost as a multiple of
+      retraining's.
     """
     stream = io.StringIO()
-    writer: csv.DictWriter[str] = csv.DictWriter(stream, _CSV_FIELDS, lineterminator="\n")
+    writer: csv.DictWriter[str] = csv.DictWriter(
+        stream, _CSV_FIELDS, lineterminator="\n"
+    )
     writer.writeheader()
     for row in results["rows"]:
         relative: Any = (row.get("cost") or {}).get("relative")
         for metric in results["metrics"]:
             cell = row["metrics"].get(metric["key"]) or {}
-            numbers = {name: cell.get(name) for name in ("mean", "std", "low", "high", "num_runs")}
+            numbers = {
+                name: cell.get(name)
+                for name in ("mean", "std", "low", "high", "num_runs")
+            }
             writer.writerow(
                 {
                     "row": row["key"],
@@ -190,7 +240,10 @@ def csv_table(results: Results) -> str:
                     "kind": row["kind"],
                     "method": row["method"],
                     "metric": metric["key"],
-                    **{name: value if known(value) else "" for name, value in numbers.items()},
+                    **{
+                        name: value if known(value) else ""
+                        for name, value in numbers.items()
+                    },
                     "unit": metric["unit"],
                     COST: relative if known(relative) else "",
                 }
@@ -210,11 +263,18 @@ def latex_table(results: Results) -> str:
     metrics = results["metrics"]
     lines = [
         r"% needs \usepackage{booktabs}; "
-        f"mean and std over runs, below them the {format_level(results).replace(' ', '')} interval of the mean",
+        "mean and std over runs, below them the"
+        f" {format_level(results).replace(' ', '')} interval of the mean",
         r"\begin{tabular}{l" + "r" * (len(metrics) + 1) + "}",
         r"\toprule",
         _latex_line("", [*(_escape_latex(m["name"]) for m in metrics), "Cost"]),
-        _latex_line("", [*(f"({_escape_latex(m['unit'])})" for m in metrics), r"($\times$ retraining)"]),
+        _latex_line(
+            "",
+            [
+                *(f"({_escape_latex(m['unit'])})" for m in metrics),
+                r"($\times$ retraining)",
+            ],
+        ),
         r"\midrule",
     ]
     last = len(results["rows"]) - 1
@@ -229,7 +289,18 @@ def latex_table(results: Results) -> str:
         lines.append(_latex_line(rf"\textbf{{{label}}}" if ruled else label, numbers))
         intervals = [format_interval(cell) for cell in cells]
         if any(intervals):
-            lines.append(_latex_line("", [*(rf"{{\scriptsize ${text}$}}" if text else "" for text in intervals), ""]))
+            lines.append(
+                _latex_line(
+                    "",
+                    [
+                        *(
+                            rf"{{\scriptsize ${text}$}}" if text else ""
+                            for text in intervals
+                        ),
+                        "",
+                    ],
+                )
+            )
         if ruled and i < last:
             lines.append(r"\midrule")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
@@ -253,10 +324,12 @@ def markdown_table(results: Results, metrics: Sequence[str] | None = None) -> st
 
     Args:
       results: of a run.
-      metrics: keys of the metrics to show, in this order, before the cost; None shows all.
+      metrics: keys of the metrics to show, in this order, before the cost; None shows
+        all.
 
     Returns:
-      Markdown, text from ``results`` escaped, with a line below that says what the numbers are.
+      Markdown, text from ``results`` escaped, with a line below that says what the
+      numbers are.
 
     Raises:
       InputError: a key that no metric has.
@@ -264,9 +337,22 @@ def markdown_table(results: Results, metrics: Sequence[str] | None = None) -> st
     available = {metric["key"]: metric for metric in results["metrics"]}
     unknown = [key for key in metrics or () if key not in available]
     if unknown:
-        raise InputError(f"unknown metrics {', '.join(unknown)}: choose from {', '.join(available)}")
-    shown = [available[key] for key in metrics] if metrics is not None else results["metrics"]
-    headers = ["", *(f"{escape_markdown(m['name'])} ({escape_markdown(m['unit'])})" for m in shown), COST]
+        raise InputError(
+            f"unknown metrics {', '.join(unknown)}: choose from {', '.join(available)}"
+        )
+    shown = (
+        [available[key] for key in metrics]
+        if metrics is not None
+        else results["metrics"]
+    )
+    headers = [
+        "",
+        *(
+            f"{escape_markdown(m['name'])} ({escape_markdown(m['unit'])})"
+            for m in shown
+        ),
+        COST,
+    ]
     lines = [headers, [":---", *("---:" for _ in headers[1:])]]
     for row in results["rows"]:
         label = escape_markdown(_noted(row))
@@ -274,17 +360,28 @@ def markdown_table(results: Results, metrics: Sequence[str] | None = None) -> st
         lines.append(
             [
                 f"**{label}**" if row["kind"] == "oracle" else label,
-                *(f"{format_spread(cell)} {format_interval(cell)}".strip() for cell in cells),
+                *(
+                    f"{format_spread(cell)} {format_interval(cell)}".strip()
+                    for cell in cells
+                ),
                 format_cost(row),
             ]
         )
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"{table}\n\nMean ± std over runs, and in brackets the {format_level(results)} interval of the mean.\n"
+    return (
+        f"{table}\n\nMean ± std over runs, and in brackets the {format_level(results)}"
+        " interval of the mean.\n"
+    )
 
 
 def escape_markdown(text: str) -> str:
     """Text that Markdown shows as it is, on one line."""
-    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = (
+        " ".join(text.split())
+        .replace("&", "&amp;")
+        .replace("<", "&lt;")
+        .replace(">", "&gt;")
+    )
     return "".join("\\" + letter if letter in "\\|*_`[]" else letter for letter in text)
 
 

@@ -1,7 +1,7 @@
 """Choosing the methods' knobs: a search per method on originals and forget sets that no table reports.
 
-Every trial of a row is run on the same problems, and measured as the table's rows are; the one with the lowest mean Avg
-Gap is taken. Every trial is kept.
+Every trial of a row is run on the same problems, and measured as the table's rows are;
+the one with the lowest mean Avg Gap is taken. Every trial is kept.
 """
 
 import dataclasses
@@ -31,7 +31,8 @@ class Search(NamedTuple):
 
     Attributes:
       trials: settings, in the order of the search.
-      groups: trials that share their static knobs, and so a program: (static knobs, positions of the trials).
+      groups: trials that share their static knobs, and so a program: (static knobs,
+        positions of the trials).
     """
 
     trials: list[dict[str, Any]]
@@ -41,13 +42,15 @@ class Search(NamedTuple):
 def tuning_plan(plan: Plan) -> Plan | None:
     """The run to tune on: the same data, network, recipe and references, other originals and forget sets.
 
-    Its forget sets share no sample with a reported one where the training set is large enough for that.
+    Its forget sets share no sample with a reported one where the training set is large
+    enough for that.
 
     Returns:
       None where nothing is to be tuned.
 
     Raises:
-      InputError: originals or forget sets that the table reports, or nothing to tune on.
+      InputError: originals or forget sets that the table reports, or nothing to tune
+        on.
     """
     config, tuning = plan.config, plan.config.tuning
     if not tuning.trials or not any(searches(config, name) for name in plan.rows):
@@ -56,21 +59,31 @@ def tuning_plan(plan: Plan) -> Plan | None:
         config.forget.kind == "random" and set(tuning.seeds) & set(config.forget.seeds)
     ):
         raise InputError(
-            "tuning.originals and tuning.seeds must differ from replicas.originals and forget.seeds: never tune on "
-            "what is reported"
+            "tuning.originals and tuning.seeds must differ from replicas.originals and"
+            " forget.seeds: never tune on what is reported"
         )
     if config.forget.kind == "class":
-        forget = dataclasses.replace(config.forget, classes=_other_classes(plan), requests=1)
+        forget = dataclasses.replace(
+            config.forget, classes=_other_classes(plan), requests=1
+        )
     else:
         known = plan.forget_known and config.forget.kind == "file"
         count = int(plan.forget.sum(1).max()) if known else config.forget.count
-        forget = dataclasses.replace(config.forget, kind="random", seeds=tuning.seeds, requests=1, count=count)
-    replicas = dataclasses.replace(config.replicas, originals=tuning.originals, repeats=1)
-    quick = dict.fromkeys(("mis", "klom", "theory", "norms", "targets", "lira", "ulira", "mia_nn"), False)
+        forget = dataclasses.replace(
+            config.forget, kind="random", seeds=tuning.seeds, requests=1, count=count
+        )
+    replicas = dataclasses.replace(
+        config.replicas, originals=tuning.originals, repeats=1
+    )
+    quick = dict.fromkeys(
+        ("mis", "klom", "theory", "norms", "targets", "lira", "ulira", "mia_nn"), False
+    )
     audit = dataclasses.replace(config.audit, num_bootstrap=REPLICATES, **quick)
     own = dataclasses.replace(
         plan,
-        config=dataclasses.replace(config, forget=forget, replicas=replicas, audit=audit),
+        config=dataclasses.replace(
+            config, forget=forget, replicas=replicas, audit=audit
+        ),
         avoid=plan.forget.any(0) if plan.forget_known else None,
     )
     check_settings(own.config)
@@ -85,10 +98,17 @@ def _other_classes(plan: Plan) -> tuple[int, ...]:
     reported = set(config.forget.classes)
     wanted = len(reported) if config.forget.together else 2
     sampled = np.intersect1d(plan.splits.train.labels, plan.splits.test.labels)
-    others = tuning.classes or tuple(int(c) for c in sampled if c not in reported)[:wanted]
-    if set(others) & reported or not others or (config.forget.together and len(others) < wanted):
+    others = (
+        tuning.classes or tuple(int(c) for c in sampled if c not in reported)[:wanted]
+    )
+    if (
+        set(others) & reported
+        or not others
+        or (config.forget.together and len(others) < wanted)
+    ):
         raise InputError(
-            "tuning needs classes that the table does not report: set tuning.classes, forget fewer, or tuning.trials=0"
+            "tuning needs classes that the table does not report: set tuning.classes,"
+            " forget fewer, or tuning.trials=0"
         )
     return others
 
@@ -113,8 +133,14 @@ def searches(config: RunConfig, name: str) -> dict[str, Any]:
     """The search of a row: its own, or its method's, without the knobs that the row gives a value of its own."""
     row = config.rows[name]
     space = row.get("search", methods.SPACES.get(row["method"], {}))
-    default = methods.knobs_of(row["method"]) | shared_knobs(row["method"], config.training)
-    return {knob: values for knob, values in space.items() if knob not in row or row[knob] == default.get(knob)}
+    default = methods.knobs_of(row["method"]) | shared_knobs(
+        row["method"], config.training
+    )
+    return {
+        knob: values
+        for knob, values in space.items()
+        if knob not in row or row[knob] == default.get(knob)
+    }
 
 
 def make_search(config: RunConfig, name: str) -> Search:
@@ -128,11 +154,17 @@ def make_search(config: RunConfig, name: str) -> Search:
     try:
         trials = methods.draw_trials(space, config.tuning.trials)
     except InputError as error:
-        raise InputError(f"row {name!r}: {error} (tuning.trials is {config.tuning.trials})") from error
+        raise InputError(
+            f"row {name!r}: {error} (tuning.trials is {config.tuning.trials})"
+        ) from error
     groups: dict[str, tuple[dict[str, Any], list[int]]] = {}
     for position, trial in enumerate(trials):
         make_row(name, {**row, **trial}, config.training)  # refuse bad values now
-        static = {knob: value for knob, value in trial.items() if not isinstance(space[knob], dict)}
+        static = {
+            knob: value
+            for knob, value in trial.items()
+            if not isinstance(space[knob], dict)
+        }
         groups.setdefault(json.dumps(static), (static, []))[1].append(position)
     return Search(trials, list(groups.values()))
 
@@ -142,13 +174,24 @@ def _check_search(config: RunConfig, name: str, space: dict[str, Any]) -> None:
     for knob, values in space.items():
         if knob not in known:
             method = config.rows[name]["method"]
-            raise InputError(f"row {name!r} searches {knob!r}, which is no knob of {method!r}")
-        if isinstance(values, dict) and (type(known[knob]) is not float or knob in _STATIC):
-            raise InputError(f"row {name!r} searches {knob!r} over a range: list choices for it instead")
+            raise InputError(
+                f"row {name!r} searches {knob!r}, which is no knob of {method!r}"
+            )
+        if isinstance(values, dict) and (
+            type(known[knob]) is not float or knob in _STATIC
+        ):
+            raise InputError(
+                f"row {name!r} searches {knob!r} over a range: list choices for it"
+                " instead"
+            )
 
 
 def tune_row(
-    plan: Plan, name: str, adversarial: stages.Parts | None, folder: pathlib.Path, progress: stages.Progress
+    plan: Plan,
+    name: str,
+    adversarial: stages.Parts | None,
+    folder: pathlib.Path,
+    progress: stages.Progress,
 ) -> tuple[list[list[np.ndarray]], dict[str, float], bool]:
     """Runs every trial of a row.
 
@@ -160,7 +203,8 @@ def tune_row(
       progress: makes progress bars.
 
     Returns:
-      Logits over the pool of every trial's runs, what it all cost, and whether it was there already.
+      Logits over the pool of every trial's runs, what it all cost, and whether it was
+      there already.
     """
     search, row = make_search(plan.config, name), plan.config.rows[name]
     num_runs, cost, cached = len(plan.runs), {}, True
@@ -169,16 +213,24 @@ def tune_row(
         chosen = [search.trials[position] for position in positions]
         key = digest(plan.row_digest(name), search.trials, static)[:16]
         work = [
-            stages.Work(run, {knob: value for knob, value in trial.items() if knob not in static})
+            stages.Work(
+                run,
+                {knob: value for knob, value in trial.items() if knob not in static},
+            )
             for trial in chosen
             for run in range(num_runs)
         ]
         sizes = [int(plan.forget[plan.runs[item.run, 1]].sum()) for item in work]
-        parts = stages.Parts(folder / f"tune-{name}-{key}", sizes, plan.config.replicas.group)
+        parts = stages.Parts(
+            folder / f"tune-{name}-{key}", sizes, plan.config.replicas.group
+        )
         factory = partial(_factory, name, {**row, **static}, plan)
         compute = stages.compute_unlearned(plan, factory, work, adversarial)
         spent, there = parts.ensure(
-            lambda items, compute=compute: ({"logits": compute(items)[0]["logits"]}, None),
+            lambda items, compute=compute: (
+                {"logits": compute(items)[0]["logits"]},
+                None,
+            ),
             progress,
             {"stage": "tune", "row": name, "trials": chosen},
         )
@@ -194,7 +246,9 @@ def _factory(name: str, row: dict[str, Any], plan: Plan, **traced: Any) -> Any:
     return plan.make_row(name, {**row, **traced})
 
 
-def choose(plan: Plan, logits: dict[str, list[list[np.ndarray]]]) -> dict[str, dict[str, Any]]:
+def choose(
+    plan: Plan, logits: dict[str, list[list[np.ndarray]]]
+) -> dict[str, dict[str, Any]]:
     """Measures every trial against the tuning's own oracles and takes the best of each row.
 
     Args:
@@ -202,34 +256,56 @@ def choose(plan: Plan, logits: dict[str, list[list[np.ndarray]]]) -> dict[str, d
       logits: of every row's trials' runs.
 
     Returns:
-      By row: its ``space``, the forget ``sets`` (seeds or classes), its ``trials`` (knobs, status and metrics), the
-      position ``chosen`` (None if every trial diverged), and the Avg Gap of doing ``nothing``.
+      By row: its ``space``, the forget ``sets`` (seeds or classes), its ``trials``
+      (knobs, status and metrics), the position ``chosen`` (None if every trial
+      diverged), and the Avg Gap of doing ``nothing``.
     """
     config, kind = plan.config.audit, measures.measures_of(plan.config)
-    pool, sides = kind.make_pool(plan), measures.oracle_logits(plan)  # both retrained models are the oracle
-    first, second = (kind.measure_row(config, pool, side, 1 - i)[0] for i, side in enumerate(sides))
-    oracle = {key: ((v + second[key][0]) / 2, (r + second[key][1]) / 2) for key, (v, r) in first.items()}
+    pool, sides = (
+        kind.make_pool(plan),
+        measures.oracle_logits(plan),
+    )  # both retrained models are the oracle
+    first, second = (
+        kind.measure_row(config, pool, side, 1 - i)[0] for i, side in enumerate(sides)
+    )
+    oracle = {
+        key: ((v + second[key][0]) / 2, (r + second[key][1]) / 2)
+        for key, (v, r) in first.items()
+    }
     originals = plan.originals.logits()
-    idle = _measure_trial(plan, pool, oracle, [originals[o] for o in plan.runs[:, 0]])["metrics"]["avg_gap"]
+    idle = _measure_trial(plan, pool, oracle, [originals[o] for o in plan.runs[:, 0]])[
+        "metrics"
+    ]["avg_gap"]
     found = {}
     for name, rows in logits.items():
         search, trials = make_search(plan.config, name), []
         for trial, runs in zip(search.trials, rows, strict=True):
             trials.append({"knobs": trial, **_measure_trial(plan, pool, oracle, runs)})
-        gaps = np.array([t["metrics"]["avg_gap"]["mean"] if t["status"] == "ok" else np.inf for t in trials])
+        gaps = np.array(
+            [
+                t["metrics"]["avg_gap"]["mean"] if t["status"] == "ok" else np.inf
+                for t in trials
+            ]
+        )
         best = int(np.nanargmin(gaps)) if np.isfinite(gaps).any() else None
         about = {"space": searches(plan.config, name), "sets": plan.forget_names}
         found[name] = {**about, "trials": trials, "chosen": best, "nothing": idle}
     return found
 
 
-def _measure_trial(plan: Plan, pool: measure.Pool, oracle: Any, runs: list[np.ndarray]) -> dict[str, Any]:
+def _measure_trial(
+    plan: Plan, pool: measure.Pool, oracle: Any, runs: list[np.ndarray]
+) -> dict[str, Any]:
     config = plan.config.audit
-    if not measure.usable(config, plan.pool.labels, runs, signals=bool(plan.config.replicas.references)):
+    if not measure.usable(
+        config, plan.pool.labels, runs, signals=bool(plan.config.replicas.references)
+    ):
         return {"status": "diverged", "metrics": {}}
     kind = measures.measures_of(plan.config)
     metrics, _ = kind.measure_row(config, pool, runs)
     rows = {"retrained": dict(oracle), "trial": metrics}
     measure.add_gaps(pool, rows, "retrained", kind.gaps, kind.groups(pool))
-    estimates = {key: measure.estimate(config, pool, rows["trial"][key]) for key in kind.trial}
+    estimates = {
+        key: measure.estimate(config, pool, rows["trial"][key]) for key in kind.trial
+    }
     return {"status": "ok", "metrics": estimates}

@@ -1,11 +1,28 @@
 """Spectral norms of layers: estimate, bound, clip.
 
-Layers are linear maps that are applied, never written out (:mod:`~unlearn_jax.spectral.operators`). Norms come from
-Golub-Kahan-Lanczos, which says how far off it may be, or from block power iteration, which is cheap, starts where it
-stopped, and underestimates. FastClip and its comparators are rules for one layer's weights; a rule becomes an optax
-transform (:func:`projection`) or is applied once (:func:`project`).
+Layers are linear maps that are applied, never written out
+(:mod:`~unlearn_jax.spectral.operators`). Norms come from Golub-Kahan-Lanczos, which
+says how far off it may be, or from block power iteration, which is cheap, starts where
+it stopped, and underestimates. FastClip and its comparators are rules for one layer's
+weights; a rule becomes an optax transform (:func:`projection`) or is applied once
+(:func:`project`).
 """
 
+from unlearn_jax.spectral._fastclip import (
+    ClipState,
+    clip,
+    clip_kernel,
+    clip_rule,
+    fastclip,
+)
+from unlearn_jax.spectral._power_qr import Spectrum, lanczos, power_qr
+from unlearn_jax.spectral._projection import (
+    KernelRule,
+    ProjectionState,
+    Targets,
+    project,
+    projection,
+)
 from unlearn_jax.spectral.comparators import (
     delattre_bound,
     fft_clip,
@@ -15,11 +32,13 @@ from unlearn_jax.spectral.comparators import (
     miyato,
     sedghi,
 )
-from unlearn_jax.spectral.fastclip import ClipState, clip, clip_kernel, clip_rule, fastclip
-from unlearn_jax.spectral.norms import log10_lipschitz_product, named, spectral_norms, top_spectrum
+from unlearn_jax.spectral.norms import (
+    log10_lipschitz_product,
+    named,
+    spectral_norms,
+    top_spectrum,
+)
 from unlearn_jax.spectral.operators import LinearMap, affine_map, layer_map, linear_map
-from unlearn_jax.spectral.power_qr import Spectrum, lanczos, power_qr
-from unlearn_jax.spectral.projection import KernelRule, ProjectionState, Targets, project, projection
 
 __all__ = [
     "ClipState",

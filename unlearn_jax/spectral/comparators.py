@@ -1,10 +1,10 @@
 """What FastClip is compared with: other ways to bound a layer's spectral norm, and bounds on it, as published.
 
-One application leaves a convolution's true norm above the target, for the reasons each docstring gives; applied again
-and again some come close, at the price of directions that were inside. So report what
-:func:`unlearn_jax.spectral.spectral_norms` finds. The rules take the place of FastClip's in
-:func:`unlearn_jax.spectral.projection.projection` (last in an optimiser's chain) and
-:func:`unlearn_jax.spectral.projection.project` (once).
+One application leaves a convolution's true norm above the target, for the reasons each
+docstring gives; applied again and again some come close, at the price of directions
+that were inside. So report what :func:`unlearn_jax.spectral.spectral_norms` finds. The
+rules take the place of FastClip's in :func:`unlearn_jax.spectral.projection` (last in
+an optimizer's chain) and :func:`unlearn_jax.spectral.project` (once).
 """
 
 import math
@@ -14,26 +14,31 @@ import jax.numpy as jnp
 
 from unlearn_jax.layers import Layer
 from unlearn_jax.models.conv import canonical_conv
+from unlearn_jax.spectral._power_qr import power_qr
+from unlearn_jax.spectral._projection import KernelRule, Norm
 from unlearn_jax.spectral.operators import layer_map
-from unlearn_jax.spectral.power_qr import power_qr
-from unlearn_jax.spectral.projection import KernelRule, Norm
 from unlearn_jax.types import Array, InputError
 
 
 def miyato() -> KernelRule:
-    """Spectral normalisation (Miyato et al., arXiv 1802.05957): ``W <- c W / sigma(W)``, always, small layers too.
+    """Spectral normalization (Miyato et al., arXiv 1802.05957): ``W <- c W / sigma(W)``, always, small layers too.
 
-    ``sigma`` is that of the kernel laid out as a matrix ``[kh kw in, out]``. For a dense layer it is the layer's norm;
-    for a convolution it is not: the true norm ends above ``c``, by up to 1.8 for 3x3 kernels. The original divides in
-    the forward pass and estimates by one power iteration per step, which follows the exact value that is used here;
-    use it at every step (``period=1``).
+    ``sigma`` is that of the kernel laid out as a matrix ``[kh kw in, out]``. For a
+    dense layer it is the layer's norm; for a convolution it is not: the true norm ends
+    above ``c``, by up to 1.8 for 3x3 kernels. The original divides in the forward pass
+    and estimates by one power iteration per step, which follows the exact value that is
+    used here; use it at every step (``period=1``).
     """
 
-    def update(layer: Layer, max_norm: Norm, state: tuple[()]) -> tuple[Array, tuple[()]]:
+    def update(
+        layer: Layer, max_norm: Norm, state: tuple[()]
+    ) -> tuple[Array, tuple[()]]:
         matrix = layer.kernel.reshape(-1, layer.kernel.shape[-1])
         small = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
         gram = jnp.matmul(small, small.T, precision="highest")
-        square = jnp.linalg.eigvalsh(gram)[-1]  # hundreds of times faster than the singular values
+        square = jnp.linalg.eigvalsh(gram)[
+            -1
+        ]  # hundreds of times faster than the singular values
         sigma = jnp.sqrt(jnp.maximum(square, 0.0))
         return layer.kernel * (max_norm / jnp.where(sigma > 0, sigma, 1.0)), state
 
@@ -43,10 +48,11 @@ def miyato() -> KernelRule:
 def gouk(*, power_iters: int = 5) -> KernelRule:
     """Rescaling (Gouk et al., arXiv 1804.04368): ``W <- W / max(1, sigma / c)`` with the layer's own ``sigma``.
 
-    The estimate comes from a few iterations from a new random start, so it is below the truth (0.81 to 0.98 of it for
-    five), and the true norm ends above ``c`` by as much. Every singular value shrinks, not the largest alone. The
-    original does it after every step (``period=1``); its code ignores dilation and padding modes, which are honoured
-    here.
+    The estimate comes from a few iterations from a new random start, so it is below the
+    truth (0.81 to 0.98 of it for five), and the true norm ends above ``c`` by as much.
+    Every singular value shrinks, not the largest alone. The original does it after
+    every step (``period=1``); its code ignores dilation and padding modes, which are
+    honoured here.
 
     Args:
       power_iters: iterations; 5 in the original's comparison.
@@ -62,7 +68,11 @@ def gouk(*, power_iters: int = 5) -> KernelRule:
         key = jax.random.fold_in(jax.random.key(0), count)
         start = jax.random.normal(key, (1, *operator.in_shape))
         sigma = power_qr(operator.matvec, start, num_iters=power_iters).sigma[0]
-        return layer.kernel * jnp.minimum(1.0, max_norm / jnp.where(sigma > 0, sigma, max_norm)), count + 1
+        return (
+            layer.kernel
+            * jnp.minimum(1.0, max_norm / jnp.where(sigma > 0, sigma, max_norm)),
+            count + 1,
+        )
 
     return KernelRule(lambda layer: jnp.zeros((), jnp.int32), update)
 
@@ -70,18 +80,23 @@ def gouk(*, power_iters: int = 5) -> KernelRule:
 def sedghi() -> KernelRule:
     """FFT clip: all singular values of the convolution on a torus clipped, then the kernel cut to its size.
 
-    For stride 1 it is Sedghi et al. (arXiv 1805.10408), for larger strides the blocks of Senderovich et al.
-    (arXiv 2211.13771), see :func:`frequency_blocks`; dense layers are clipped by their singular value decomposition.
-    Inexact twice: images are padded otherwise than circularly, and the clipped operator is no convolution of the
-    kernel's size, so cutting lifts its norm again (to 1.2 to 1.6 times the target for random 3x3 kernels). Each clip
-    takes the decomposition of as many matrices as the layer has output positions. On CPU, a program with it was seen to
-    hang where models were trained on two devices at once: use one (``mapper(devices=1)``).
+    For stride 1 it is Sedghi et al. (arXiv 1805.10408), for larger strides the blocks
+    of Senderovich et al. (arXiv 2211.13771), see :func:`frequency_blocks`; dense layers
+    are clipped by their singular value decomposition. Inexact twice: images are padded
+    otherwise than circularly, and the clipped operator is no convolution of the
+    kernel's size, so cutting lifts its norm again (to 1.2 to 1.6 times the target for
+    random 3x3 kernels). Each clip takes the decomposition of as many matrices as the
+    layer has output positions. On CPU, a program with it was seen to hang where models
+    were trained on two devices at once: use one (``mapper(devices=1)``).
 
     Raises:
-      InputError: in use, for a convolution with groups, dilation or other than two axes.
+      InputError: in use, for a convolution with groups, dilation or other than two
+        axes.
     """
 
-    def update(layer: Layer, max_norm: Norm, state: tuple[()]) -> tuple[Array, tuple[()]]:
+    def update(
+        layer: Layer, max_norm: Norm, state: tuple[()]
+    ) -> tuple[Array, tuple[()]]:
         if layer.kind == "dense":
             clipped = _clip_singular_values(layer.kernel, max_norm)
         else:
@@ -92,11 +107,14 @@ def sedghi() -> KernelRule:
     return KernelRule(lambda layer: (), update)
 
 
-def frequency_blocks(kernel: Array, size: tuple[int, int], *, strides: tuple[int, int] = (1, 1)) -> Array:
+def frequency_blocks(
+    kernel: Array, size: tuple[int, int], *, strides: tuple[int, int] = (1, 1)
+) -> Array:
     """The blocks into which Fourier transforms split a convolution on a torus.
 
-    Their singular values together are those of the operator: one ``[in, out]`` matrix per frequency for stride 1. With
-    strides ``s, t`` the ``s t`` frequencies that subsampling makes one are stacked, divided by ``sqrt(s t)``.
+    Their singular values together are those of the operator: one ``[in, out]`` matrix
+    per frequency for stride 1. With strides ``s, t`` the ``s t`` frequencies that
+    subsampling makes one are stacked, divided by ``sqrt(s t)``.
 
     Args:
       kernel: ``[kh, kw, in, out]``, no larger than the torus.
@@ -112,13 +130,24 @@ def frequency_blocks(kernel: Array, size: tuple[int, int], *, strides: tuple[int
     (height, width), (s, t), (kh, kw, into, out) = size, strides, kernel.shape
     if height % s or width % t or height < kh or width < kw:
         raise InputError(
-            f"a torus of {height} x {width} must hold the {kh} x {kw} kernel and be a multiple of the strides {s}, {t}"
+            f"a torus of {height} x {width} must hold the {kh} x {kw} kernel and be a"
+            f" multiple of the strides {s}, {t}"
         )
-    spectrum = jnp.fft.fft2(kernel, size, axes=(0, 1)).reshape(s, height // s, t, width // t, into, out)
-    return spectrum.transpose(1, 3, 0, 2, 4, 5).reshape(height // s, width // t, s * t * into, out) / math.sqrt(s * t)
+    spectrum = jnp.fft.fft2(kernel, size, axes=(0, 1)).reshape(
+        s, height // s, t, width // t, into, out
+    )
+    return spectrum.transpose(1, 3, 0, 2, 4, 5).reshape(
+        height // s, width // t, s * t * into, out
+    ) / math.sqrt(s * t)
 
 
-def fft_clip(kernel: Array, size: tuple[int, int], *, strides: tuple[int, int] = (1, 1), max_norm: Norm) -> Array:
+def fft_clip(
+    kernel: Array,
+    size: tuple[int, int],
+    *,
+    strides: tuple[int, int] = (1, 1),
+    max_norm: Norm,
+) -> Array:
     """The kernel whose torus operator has its singular values clipped, cut to the kernel's size.
 
     Args:
@@ -128,11 +157,16 @@ def fft_clip(kernel: Array, size: tuple[int, int], *, strides: tuple[int, int] =
       max_norm: positive.
 
     Returns:
-      As ``kernel``. With ``size`` that of the kernel nothing is cut, and the norm on that torus is exact.
+      As ``kernel``. With ``size`` that of the kernel nothing is cut, and the norm on
+      that torus is exact.
     """
     (height, width), (s, t), (kh, kw, into, out) = size, strides, kernel.shape
-    blocks = _clip_singular_values(frequency_blocks(kernel, size, strides=strides), max_norm) * math.sqrt(s * t)
-    spectrum = blocks.reshape(height // s, width // t, s, t, into, out).transpose(2, 0, 3, 1, 4, 5)
+    blocks = _clip_singular_values(
+        frequency_blocks(kernel, size, strides=strides), max_norm
+    ) * math.sqrt(s * t)
+    spectrum = blocks.reshape(height // s, width // t, s, t, into, out).transpose(
+        2, 0, 3, 1, 4, 5
+    )
     whole = jnp.fft.ifft2(spectrum.reshape(height, width, into, out), axes=(0, 1)).real
     return whole[:kh, :kw]
 
@@ -140,9 +174,10 @@ def fft_clip(kernel: Array, size: tuple[int, int], *, strides: tuple[int, int] =
 def gram_bound(kernel: Array, size: tuple[int, int], *, num_iters: int = 6) -> Array:
     """Bound on the norm of a convolution on a torus, by Gram iteration (Delattre et al., arXiv 2305.16173).
 
-    ``max_w |G_w|_F^(1 / 2^t)`` over the frequencies, where ``t`` times ``G <- G^H G``; quadratic convergence from
-    above. Holds for stride 1 and circular padding (to about 2% for zero padding), and for larger strides, loosely; it
-    is **no** bound for reflected or repeated borders, where it can be a tenth too low.
+    ``max_w |G_w|_F^(1 / 2^t)`` over the frequencies, where ``t`` times ``G <- G^H G``;
+    quadratic convergence from above. Holds for stride 1 and circular padding (to about
+    2% for zero padding), and for larger strides, loosely; it is **no** bound for
+    reflected or repeated borders, where it can be a tenth too low.
 
     Args:
       kernel: ``[kh, kw, in, out]``.
@@ -167,8 +202,9 @@ def delattre_bound(kernel: Array, *, num_iters: int = 4) -> Array:
     """Bound on the norm of a convolution with zero padding, for images of any size (arXiv 2402.00240).
 
     The Gram iteration on kernels: ``K <- K^T * K`` without cutting, ``t`` times, then
-    ``(max_i sum_{j, a, b} |K_t[a, b, i, j]|)^(1 / 2^t)``. Holds for circular padding and larger strides too (1.4 times
-    too large for stride 2); **no** bound for reflected or repeated borders.
+    ``(max_i sum_{j, a, b} |K_t[a, b, i, j]|)^(1 / 2^t)``. Holds for circular padding
+    and larger strides too (1.4 times too large for stride 2); **no** bound for
+    reflected or repeated borders.
 
     Args:
       kernel: ``[kh, kw, in, out]``.
@@ -183,7 +219,9 @@ def delattre_bound(kernel: Array, *, num_iters: int = 4) -> Array:
     if num_iters < 1:
         raise InputError(f"num_iters must be at least 1, got {num_iters}")
     if kernel.shape[2] > kernel.shape[3]:
-        kernel = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)  # the adjoint, of the same norm, iterates on the smaller side
+        kernel = jnp.flip(kernel, (0, 1)).swapaxes(
+            2, 3
+        )  # the adjoint, of the same norm, iterates on the smaller side
     log_scale = jnp.zeros(())
     for _ in range(num_iters):
         norm = jnp.linalg.norm(kernel.ravel())
@@ -198,22 +236,36 @@ def _gram(kernel: Array) -> Array:
     rows, cols = kernel.shape[0] - 1, kernel.shape[1] - 1
     images = kernel.transpose(2, 0, 1, 3)  # one image per input, a channel per output
     taps = kernel.transpose(0, 1, 3, 2)
-    return canonical_conv(images, taps, (1, 1), ((rows, rows), (cols, cols))).transpose(1, 2, 0, 3)
+    return canonical_conv(images, taps, (1, 1), ((rows, rows), (cols, cols))).transpose(
+        1, 2, 0, 3
+    )
 
 
 def _clip_singular_values(matrix: Array, max_norm: Norm) -> Array:
     left, sigma, right = jnp.linalg.svd(matrix, full_matrices=False)
     excess = jnp.maximum(sigma - max_norm, 0.0)
-    return matrix - jnp.matmul(left * excess[..., None, :].astype(left.dtype), right, precision="highest")
+    return matrix - jnp.matmul(
+        left * excess[..., None, :].astype(left.dtype), right, precision="highest"
+    )
 
 
 def _torus(layer: Layer) -> tuple[tuple[int, int], tuple[int, int]]:
     """The smallest torus that holds the images and the kernel and is a multiple of the strides, and the strides."""
     knobs = layer.knobs
-    plain = tuple(knobs["rhs_dilation"]) == tuple(knobs["lhs_dilation"]) == (1, 1) and knobs["feature_group_count"] == 1
+    plain = (
+        tuple(knobs["rhs_dilation"]) == tuple(knobs["lhs_dilation"]) == (1, 1)
+        and knobs["feature_group_count"] == 1
+    )
     if layer.kernel.ndim != 4 or not plain:
-        raise InputError(f"the FFT clip knows no groups nor dilation, as {layer.path!r} has; set its norm to None")
+        raise InputError(
+            f"the FFT clip knows no groups nor dilation, as {layer.path!r} has; set its"
+            " norm to None"
+        )
     s, t = knobs["window_strides"]
-    images = layer.inputs.shape[1:3] if layer.copies is None else layer.copies.shape[1:3]
-    height, width = (max(a, b) for a, b in zip(images, layer.kernel.shape[:2], strict=True))
+    images = (
+        layer.inputs.shape[1:3] if layer.copies is None else layer.copies.shape[1:3]
+    )
+    height, width = (
+        max(a, b) for a, b in zip(images, layer.kernel.shape[:2], strict=True)
+    )
     return (-(-height // s) * s, -(-width // t) * t), (s, t)

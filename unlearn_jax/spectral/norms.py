@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from unlearn_jax.layers import Layer, layers
+from unlearn_jax.spectral._power_qr import Spectrum, lanczos, power_qr
 from unlearn_jax.spectral.operators import layer_map
-from unlearn_jax.spectral.power_qr import Spectrum, lanczos, power_qr
 from unlearn_jax.types import ApplyFn, Array, InputError, Model, PyTree
 
 Method = Literal["lanczos", "power_qr"]
@@ -32,7 +32,10 @@ def named(found: Sequence[Layer]) -> dict[str, Layer]:
       InputError: no layer was found.
     """
     if not found:
-        raise InputError("the model has no affine layer: none of its products has a leaf of the variables as a factor")
+        raise InputError(
+            "the model has no affine layer: none of its products has a leaf of the"
+            " variables as a factor"
+        )
     names: dict[str, Layer] = {}
     for layer in found:
         uses = sum(other.path == layer.path for other in names.values())
@@ -51,20 +54,24 @@ def spectral_norms(
 ) -> dict[str, Array]:
     """The largest singular value of every affine layer.
 
-    Compiled once per ``apply`` (so pass the same function again, not a new lambda), shape and knob; can be traced.
+    Compiled once per ``apply`` (so pass the same function again, not a new lambda),
+    shape and knob; can be traced.
 
     Args:
       model: or its ``apply``, ``(variables, images) -> logits`` in evaluation mode.
       variables: any pytree.
-      sample: ``[B, H, W, ch]``, images or anything of their shape: their values do not matter.
-      method: ``lanczos``, to 1e-4 or better and for reports, see :func:`unlearn_jax.spectral.power_qr.lanczos`; or
-        ``power_qr``, which is lower than the truth by per cents after tens of iterations. Say which was used.
+      sample: ``[B, H, W, ch]``, images or anything of their shape: their values do not
+        matter.
+      method: ``lanczos``, to 1e-4 or better and for reports, see
+        :func:`unlearn_jax.spectral.lanczos`; or ``power_qr``, which is lower than the
+        truth by per cents after tens of iterations. Say which was used.
       num_iters: at least 1; None for 60 and 100.
       composite: take a layer and the BatchNorm after it for one map, see
         :func:`unlearn_jax.spectral.operators.layer_map`.
 
     Returns:
-      ``[]`` float32 by path of the layer's weight, in order of execution; see :func:`named`.
+      ``[]`` float32 by path of the layer's weight, in order of execution; see
+      :func:`named`.
 
     Raises:
       InputError: no layer, an unknown method, or no iteration.
@@ -72,7 +79,9 @@ def spectral_norms(
     if method not in NUM_ITERS:
         raise InputError(f"unknown method {method!r}; choose {' or '.join(NUM_ITERS)}")
     num_iters = NUM_ITERS[method] if num_iters is None else num_iters
-    return dict(_norms(apply_of(model), method, num_iters, composite, variables, _one(sample)))
+    return dict(
+        _norms(apply_of(model), method, num_iters, composite, variables, _one(sample))
+    )
 
 
 def top_spectrum(
@@ -96,7 +105,7 @@ def top_spectrum(
       sample: ``[B, H, W, ch]``; the values do not matter.
       num_vectors: K, at least 1; fewer for layers with fewer inputs.
       num_iters: at least 1.
-      shift: see :func:`unlearn_jax.spectral.power_qr.power_qr`.
+      shift: see :func:`unlearn_jax.spectral.power_qr`.
       composite: with the BatchNorm that follows.
       warm: vectors by path, of the last call; None for normal draws (always the same).
 
@@ -108,15 +117,27 @@ def top_spectrum(
     """
     if num_vectors < 1:
         raise InputError(f"num_vectors must be at least 1, got {num_vectors}")
-    return dict(_spectra(apply_of(model), num_vectors, num_iters, shift, composite, variables, _one(sample), warm))
+    return dict(
+        _spectra(
+            apply_of(model),
+            num_vectors,
+            num_iters,
+            shift,
+            composite,
+            variables,
+            _one(sample),
+            warm,
+        )
+    )
 
 
 def log10_lipschitz_product(norms: Mapping[str, Array]) -> Array:
     """Decimal logarithm ``[]`` of the product of the norms, which bounds the Lipschitz constant of a plain chain.
 
-    A chain of the given layers, biases, and functions of constant at most 1 (ReLU, pooling without overlap, global
-    average pooling). For a residual network it is **no** bound but an index, since a sum adds its branches'
-    constants; nor does it know of a normalisation of the images inside the model. The norms must be converged.
+    A chain of the given layers, biases, and functions of constant at most 1 (ReLU,
+    pooling without overlap, global average pooling). For a residual network it is
+    **no** bound but an index, since a sum adds its branches' constants; nor does it
+    know of a normalization of the images inside the model. The norms must be converged.
 
     >>> float(log10_lipschitz_product({"a": jnp.array(10.0), "b": jnp.array(0.1), "c": jnp.array(100.0)}))
     2.0
@@ -126,7 +147,9 @@ def log10_lipschitz_product(norms: Mapping[str, Array]) -> Array:
 
 def start_vectors(index: int | Array, count: int, shape: tuple[int, ...]) -> Array:
     """Normal draws ``[count, *shape]`` for the layer of that index: where an iteration without vectors starts."""
-    return jax.random.normal(jax.random.fold_in(jax.random.key(0), index), (count, *shape))
+    return jax.random.normal(
+        jax.random.fold_in(jax.random.key(0), index), (count, *shape)
+    )
 
 
 def apply_of(model: Model | ApplyFn) -> ApplyFn:
@@ -140,10 +163,17 @@ def _one(sample: Any) -> Array:
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _norms(
-    apply: ApplyFn, method: Method, num_iters: int, composite: bool, variables: PyTree, sample: Array
+    apply: ApplyFn,
+    method: Method,
+    num_iters: int,
+    composite: bool,
+    variables: PyTree,
+    sample: Array,
 ) -> OrderedDict[str, Array]:  # a jitted function sorts the keys of a dict
     norms = OrderedDict()
-    for index, (name, layer) in enumerate(named(layers(apply, variables, sample)).items()):
+    for index, (name, layer) in enumerate(
+        named(layers(apply, variables, sample)).items()
+    ):
         operator = layer_map(layer, composite=composite)
         start = start_vectors(index, 1, operator.in_shape)
         if method == "lanczos":
@@ -165,9 +195,17 @@ def _spectra(
     warm: Mapping[str, Array] | None,
 ) -> OrderedDict[str, Spectrum]:
     spectra = OrderedDict()
-    for index, (name, layer) in enumerate(named(layers(apply, variables, sample)).items()):
+    for index, (name, layer) in enumerate(
+        named(layers(apply, variables, sample)).items()
+    ):
         operator = layer_map(layer, composite=composite)
         count = min(num_vectors, math.prod(operator.in_shape))
-        start = start_vectors(index, count, operator.in_shape) if warm is None else warm[name]
-        spectra[name] = power_qr(operator.matvec, start, num_iters=num_iters, shift=shift)
+        start = (
+            start_vectors(index, count, operator.in_shape)
+            if warm is None
+            else warm[name]
+        )
+        spectra[name] = power_qr(
+            operator.matvec, start, num_iters=num_iters, shift=shift
+        )
     return spectra

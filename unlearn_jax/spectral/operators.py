@@ -36,7 +36,9 @@ class LinearMap(NamedTuple):
     out_shape: tuple[int, ...]
 
 
-def linear_map(matvec: Callable[[Array], Array], in_shape: tuple[int, ...]) -> LinearMap:
+def linear_map(
+    matvec: Callable[[Array], Array], in_shape: tuple[int, ...]
+) -> LinearMap:
     """A linear function with its adjoint, which ``jax.vjp`` finds.
 
     Args:
@@ -59,7 +61,9 @@ def linear_map(matvec: Callable[[Array], Array], in_shape: tuple[int, ...]) -> L
     return LinearMap(matvec, rmatvec, tuple(in_shape), tuple(out_shape))
 
 
-def affine_map(function: Callable[[Array], Array], in_shape: tuple[int, ...]) -> LinearMap:
+def affine_map(
+    function: Callable[[Array], Array], in_shape: tuple[int, ...]
+) -> LinearMap:
     """The linear part of any affine function: ``f(x) - f(0)``.
 
     Args:
@@ -75,29 +79,39 @@ def affine_map(function: Callable[[Array], Array], in_shape: tuple[int, ...]) ->
     return linear_map(lambda x: function(x) - function(jnp.zeros_like(x)), in_shape)
 
 
-def layer_map(layer: Layer, kernel: Array | None = None, *, composite: bool = True) -> LinearMap:
+def layer_map(
+    layer: Layer, kernel: Array | None = None, *, composite: bool = True
+) -> LinearMap:
     """A layer without its bias, on one example.
 
-    Differentiable in the kernel; the gradient that flows from ``matvec`` to a convolution's kernel has the layout that
-    is fast inside loops on CPU.
+    Differentiable in the kernel; the gradient that flows from ``matvec`` to a
+    convolution's kernel has the layout that is fast inside loops on CPU.
 
     Args:
       layer: of :func:`unlearn_jax.layers.layers`.
       kernel: another weight in the form of ``layer.kernel``; None for its own.
-      composite: apply ``layer.scale`` to the output's channels, so that a layer followed by BatchNorm in evaluation
-        mode is one map. Its norm is not the product of the two norms, but at most that.
+      composite: apply ``layer.scale`` to the output's channels, so that a layer
+        followed by BatchNorm in evaluation mode is one map. Its norm is not the product
+        of the two norms, but at most that.
 
     Returns:
-      The map. From ``[D_in]`` to ``[D_out]`` for a dense layer, from ``[H, W, in]`` to ``[H', W', out]`` for a
-      convolution; where the layer's inputs are made of copies of an activation (``layer.copies``: reflected borders,
-      patches of images), from that activation, and for a dense layer to ``[positions, D_out]``.
+      The map. From ``[D_in]`` to ``[D_out]`` for a dense layer, from ``[H, W, in]`` to
+      ``[H', W', out]`` for a convolution; where the layer's inputs are made of copies
+      of an activation (``layer.copies``: reflected borders, patches of images), from
+      that activation, and for a dense layer to ``[positions, D_out]``.
     """
     kernel = (layer.kernel if kernel is None else kernel).astype(jnp.float32)
     if composite and layer.scale is not None:
-        kernel = kernel * layer.scale.astype(jnp.float32).reshape((1,) * (kernel.ndim - 1) + (-1,))
+        kernel = kernel * layer.scale.astype(jnp.float32).reshape(
+            (1,) * (kernel.ndim - 1) + (-1,)
+        )
 
     def weigh(inputs: Array) -> Array:
-        return inputs @ kernel if layer.kind == "dense" else _convolve(inputs, kernel, layer)
+        return (
+            inputs @ kernel
+            if layer.kind == "dense"
+            else _convolve(inputs, kernel, layer)
+        )
 
     if layer.copies is None:
         shape = kernel.shape[:1] if layer.kind == "dense" else layer.inputs.shape[1:]
@@ -116,25 +130,42 @@ def layer_map(layer: Layer, kernel: Array | None = None, *, composite: bool = Tr
 def _convolve(images: Array, kernel: Array, layer: Layer) -> Array:
     """The layer's convolution, with gradients that are fast anywhere if it is a plain one."""
     knobs = dict(layer.knobs)
-    plain = all(step == 1 for name in ("lhs_dilation", "rhs_dilation") for step in knobs[name])
+    plain = all(
+        step == 1 for name in ("lhs_dilation", "rhs_dilation") for step in knobs[name]
+    )
     if kernel.ndim == 4 and plain and knobs["feature_group_count"] == 1:
         strides = tuple(knobs["window_strides"])
-        return _canonical_map(images, kernel, strides, explicit_padding(knobs["padding"], images, kernel, strides))
+        return _canonical_map(
+            images,
+            kernel,
+            strides,
+            explicit_padding(knobs["padding"], images, kernel, strides),
+        )
     space = "HWD"[: kernel.ndim - 2]
-    names = DIMENSIONS if kernel.ndim == 4 else (f"N{space}C", f"{space}IO", f"N{space}C")
+    names = (
+        DIMENSIONS if kernel.ndim == 4 else (f"N{space}C", f"{space}IO", f"N{space}C")
+    )
     return lax.conv_general_dilated(images, kernel, dimension_numbers=names, **knobs)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _canonical_map(images: Array, kernel: Array, strides: tuple[int, int], padding: Padding) -> Array:
+def _canonical_map(
+    images: Array, kernel: Array, strides: tuple[int, int], padding: Padding
+) -> Array:
     """A convolution whose adjoint's kernel is made with the forward pass, so that an iteration turns it once."""
-    return lax.conv_general_dilated(images, kernel, strides, padding, dimension_numbers=DIMENSIONS)
+    return lax.conv_general_dilated(
+        images, kernel, strides, padding, dimension_numbers=DIMENSIONS
+    )
 
 
 def _canonical_map_forward(
     images: Array, kernel: Array, strides: tuple[int, int], padding: Padding
 ) -> tuple[Array, Any]:
-    return _canonical_map(images, kernel, strides, padding), (images, kernel, adjoint_kernel(kernel))
+    return _canonical_map(images, kernel, strides, padding), (
+        images,
+        kernel,
+        adjoint_kernel(kernel),
+    )
 
 
 def _canonical_map_backward(
@@ -142,8 +173,12 @@ def _canonical_map_backward(
 ) -> tuple[Array, Array]:
     images, kernel, turned = saved
     pads = adjoint_padding(images, kernel, outputs, strides, padding)
-    d_images = lax.conv_general_dilated(outputs, turned, (1, 1), pads, strides, dimension_numbers=DIMENSIONS)
-    (d_kernel,) = jax.vjp(lambda kernel: canonical_conv(images, kernel, strides, padding), kernel)[1](outputs)
+    d_images = lax.conv_general_dilated(
+        outputs, turned, (1, 1), pads, strides, dimension_numbers=DIMENSIONS
+    )
+    (d_kernel,) = jax.vjp(
+        lambda kernel: canonical_conv(images, kernel, strides, padding), kernel
+    )[1](outputs)
     return d_images, d_kernel
 
 

@@ -1,10 +1,12 @@
 """Exact test-beds: unlearning problems small enough that every answer is known.
 
-* :mod:`~unlearn_jax.testbeds.ascent`: where descent-ascent ends on logistic examples, in closed form, and
-  :mod:`~unlearn_jax.testbeds.ascent_paths` how it gets there.
-* :mod:`~unlearn_jax.testbeds.trap`: a local minimum that descent-ascent falls into and fine-tuning cannot leave.
-* :mod:`~unlearn_jax.testbeds.rbm`, :mod:`~unlearn_jax.testbeds.rbm_training` and :mod:`~unlearn_jax.testbeds.ais`:
-  diluted restricted Boltzmann machines whose distribution is known exactly; log Z of larger ones by annealing.
+* :mod:`~unlearn_jax.testbeds.ascent`: where descent-ascent ends on logistic examples,
+  in closed form, and :mod:`~unlearn_jax.testbeds.ascent_paths` how it gets there.
+* :mod:`~unlearn_jax.testbeds.trap`: a local minimum that descent-ascent falls into and
+  fine-tuning cannot leave.
+* :mod:`~unlearn_jax.testbeds.rbm`, :mod:`~unlearn_jax.testbeds.rbm_training` and
+  :mod:`~unlearn_jax.testbeds.ais`: diluted restricted Boltzmann machines whose
+  distribution is known exactly; log Z of larger ones by annealing.
 """
 
 from unlearn_jax.testbeds.ais import (
@@ -14,18 +16,23 @@ from unlearn_jax.testbeds.ais import (
 )
 from unlearn_jax.testbeds.ascent import (
     Forces,
-    PairMinimisers,
+    PairMinimizers,
     Regime,
-    SharedMinimisers,
+    SharedMinimizers,
     Sizes,
     alpha_limit,
     forces,
     harmful_range,
     ordering_holds,
-    pair_minimisers,
-    shared_minimisers,
+    pair_minimizers,
+    shared_minimizers,
 )
-from unlearn_jax.testbeds.ascent_paths import SHARED, directions, distances, gradient_path
+from unlearn_jax.testbeds.ascent_paths import (
+    SHARED,
+    directions,
+    distances,
+    gradient_path,
+)
 from unlearn_jax.testbeds.rbm import (
     MAX_ENUMERATED,
     Rbm,
@@ -86,11 +93,11 @@ __all__ = [
     "ExactState",
     "Forces",
     "Moments",
-    "PairMinimisers",
+    "PairMinimizers",
     "PcdState",
     "Rbm",
     "Regime",
-    "SharedMinimisers",
+    "SharedMinimizers",
     "Sizes",
     "TrapMinima",
     "all_states",
@@ -123,10 +130,10 @@ __all__ = [
     "model_moments",
     "moments",
     "ordering_holds",
-    "pair_minimisers",
+    "pair_minimizers",
     "pcd_gradient",
     "random_mask",
-    "shared_minimisers",
+    "shared_minimizers",
     "smallest_mask",
     "trap_loss",
     "trap_minima",

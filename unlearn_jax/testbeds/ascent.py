@@ -1,23 +1,26 @@
 """Where descent-ascent goes on an example that can be solved: logistic regression with the exponential loss.
 
-Mavrothalassitis, Puigdemont, Levi and Cevher, NeurIPS 2025, "Ascent Fails to Forget" (arXiv 2509.26427). A model with
-weights w has the loss ``exp(-y w.x)`` on a sample, and a ridge ``(lambda/2) |w|^2``. With R the retained and F the
-forget samples, N = |R| + |F|, three objectives are compared::
+Mavrothalassitis, Puigdemont, Levi and Cevher, NeurIPS 2025, "Ascent Fails to Forget"
+(arXiv 2509.26427). A model with weights w has the loss ``exp(-y w.x)`` on a sample, and
+a ridge ``(lambda/2) |w|^2``. With R the retained and F the forget samples, N = |R| +
+|F|, three objectives are compared::
 
     original   (1/N)   sum_D loss                          + ridge
     retrained  (1/|R|) sum_R loss                          + ridge       the goal of unlearning
-    ascent     (1/|R|) sum_R loss - (1/|F|) sum_F loss     + ridge       what descent-ascent (DA) minimises
+    ascent     (1/|R|) sum_R loss - (1/|F|) sum_F loss     + ridge       what descent-ascent (DA) minimizes
 
-Only b = |R_j| of the retained and alpha b of the forget samples are active on the weights looked at, and all of a set
-have the same signed input ``y x``: the direction u_R or u_F. So every objective is
+Only b = |R_j| of the retained and alpha b of the forget samples are active on the
+weights looked at, and all of a set have the same signed input ``y x``: the direction
+u_R or u_F. So every objective is
 
     ``c_R exp(-u_R.w) + c_F exp(-u_F.w) + (lambda/2) |w|^2``
 
-with the two forces c of :func:`forces`. Two cases are solved here: both sets share one coordinate (u_R = u_F = 1), and
-two correlated coordinates (u_R = (1, eps), u_F = (eps, 1)). What was proven for them says how ascent can fail, not that
-it fails on a network.
+with the two forces c of :func:`forces`. Two cases are solved here: both sets share one
+coordinate (u_R = u_F = 1), and two correlated coordinates (u_R = (1, eps), u_F = (eps,
+1)). What was proven for them says how ascent can fail, not that it fails on a network.
 
-Host-side NumPy in float64, over arrays of alpha and eps; the paths are in :mod:`unlearn_jax.testbeds.ascent_paths`.
+Host-side NumPy in float64, over arrays of alpha and eps; the paths are in
+:mod:`unlearn_jax.testbeds.ascent_paths`.
 """
 
 import dataclasses
@@ -42,7 +45,8 @@ class Sizes:
     Attributes:
       num_retain: |R|, at least 1.
       num_forget: |F|, at least 1.
-      num_active: b = |R_j|, the retained samples that are active on the weights looked at, in 1..|R|.
+      num_active: b = |R_j|, the retained samples that are active on the weights looked
+        at, in 1..|R|.
       ridge: lambda, positive.
     """
 
@@ -53,13 +57,20 @@ class Sizes:
 
     def __post_init__(self) -> None:
         """Refuses numbers that make no example."""
-        if self.num_retain < 1 or self.num_forget < 1 or not 1 <= self.num_active <= self.num_retain:
+        if (
+            self.num_retain < 1
+            or self.num_forget < 1
+            or not 1 <= self.num_active <= self.num_retain
+        ):
             raise InputError(
-                f"{self.num_retain} retained, {self.num_forget} forget and {self.num_active} active samples: pass at "
-                "least one of each, and no more active than retained ones"
+                f"{self.num_retain} retained, {self.num_forget} forget and"
+                f" {self.num_active} active samples: pass at least one of each, and no"
+                " more active than retained ones"
             )
         if not 0 < self.ridge < math.inf:
-            raise InputError(f"ridge is {self.ridge}: pass a positive number, such as 0.01")
+            raise InputError(
+                f"ridge is {self.ridge}: pass a positive number, such as 0.01"
+            )
 
     @property
     def num_all(self) -> int:
@@ -92,14 +103,16 @@ class Regime(enum.IntEnum):
     """Above: no stationary point; descent-ascent runs to minus infinity from every start."""
 
 
-class SharedMinimisers(NamedTuple):
+class SharedMinimizers(NamedTuple):
     """Stationary weights where both sets share one coordinate; float64, of the shape of ``alpha``.
 
     Attributes:
       original: w_D, the trained model.
       retrained: w_R, the oracle.
-      ascent: w_DA, the (local) minimum of the ascent objective; minus infinity where it has none.
-      ascent_maximum: its local maximum, the edge of the basin of w_DA; NaN where it has none.
+      ascent: w_DA, the (local) minimum of the ascent objective; minus infinity where it
+        has none.
+      ascent_maximum: its local maximum, the edge of the basin of w_DA; NaN where it has
+        none.
       regime: int, a :class:`Regime`.
     """
 
@@ -110,8 +123,8 @@ class SharedMinimisers(NamedTuple):
     regime: np.ndarray
 
 
-class PairMinimisers(NamedTuple):
-    """Minimising weights of two correlated coordinates, ``[..., 2]`` float64.
+class PairMinimizers(NamedTuple):
+    """Minimizing weights of two correlated coordinates, ``[..., 2]`` float64.
 
     Attributes:
       original: the trained model.
@@ -139,7 +152,7 @@ def forces(sizes: Sizes, alpha: ArrayLike) -> Forces:
     """
     alpha = _checked(alpha, "alpha", 0.0, math.inf)
     ones, b = np.ones_like(alpha), sizes.num_active
-    pair = lambda retain, forget: np.stack([retain * ones, forget * ones], -1)  # noqa: E731
+    pair = lambda retain, forget: np.stack([retain * ones, forget * ones], -1)
     return Forces(
         original=pair(b / sizes.num_all, alpha * b / sizes.num_all),
         retrained=pair(b / sizes.num_retain, 0.0),
@@ -147,10 +160,11 @@ def forces(sizes: Sizes, alpha: ArrayLike) -> Forces:
     )
 
 
-def shared_minimisers(sizes: Sizes, alpha: ArrayLike) -> SharedMinimisers:
+def shared_minimizers(sizes: Sizes, alpha: ArrayLike) -> SharedMinimizers:
     """Closed forms for one coordinate that both sets share (lemma 2), with W0 and W-1 Lambert's function.
 
-    Setting the derivative to zero gives ``w exp(w) = c / lambda`` with c the sum of an objective's two forces::
+    Setting the derivative to zero gives ``w exp(w) = c / lambda`` with c the sum of an
+    objective's two forces::
 
         w_D  = W0((1 + alpha) b / (lambda N))
         w_R  = W0(b / (lambda |R|))
@@ -161,12 +175,13 @@ def shared_minimisers(sizes: Sizes, alpha: ArrayLike) -> SharedMinimisers:
       alpha: ``[...]``, not negative.
 
     Returns:
-      The stationary points. At ``alpha = |F|/|R|`` the ascent objective is the ridge alone: w_DA = 0.
+      The stationary points. At ``alpha = |F|/|R|`` the ascent objective is the ridge
+      alone: w_DA = 0.
 
     Raises:
       InputError: alpha is negative or not finite.
 
-    >>> found = shared_minimisers(Sizes(1000, 100, 50, 0.01), 0.0389)
+    >>> found = shared_minimizers(Sizes(1000, 100, 50, 0.01), 0.0389)
     >>> print([round(float(w), 3) for w in found[:3]])
     [1.294, 1.327, 1.059]
     """
@@ -176,29 +191,50 @@ def shared_minimisers(sizes: Sizes, alpha: ArrayLike) -> SharedMinimisers:
     arguments = [c.sum(-1) / sizes.ridge for c in force]
     has_minimum = arguments[2] >= -1 / math.e
     has_maximum = has_minimum & (arguments[2] < 0)
-    ascent = np.where(has_minimum, lambertw(np.where(has_minimum, arguments[2], 0.0)).real, -np.inf)
-    maximum = np.where(has_maximum, lambertw(np.where(has_maximum, arguments[2], -0.1), -1).real, np.nan)
-    regime = np.where(has_minimum, np.where(has_maximum, Regime.LOCAL_MINIMUM, Regime.ONE_MINIMUM), Regime.DIVERGES)
-    return SharedMinimisers(lambertw(arguments[0]).real, lambertw(arguments[1]).real, ascent, maximum, regime)
+    ascent = np.where(
+        has_minimum, lambertw(np.where(has_minimum, arguments[2], 0.0)).real, -np.inf
+    )
+    maximum = np.where(
+        has_maximum,
+        lambertw(np.where(has_maximum, arguments[2], -0.1), -1).real,
+        np.nan,
+    )
+    regime = np.where(
+        has_minimum,
+        np.where(has_maximum, Regime.LOCAL_MINIMUM, Regime.ONE_MINIMUM),
+        Regime.DIVERGES,
+    )
+    return SharedMinimizers(
+        lambertw(arguments[0]).real,
+        lambertw(arguments[1]).real,
+        ascent,
+        maximum,
+        regime,
+    )
 
 
-def pair_minimisers(sizes: Sizes, alpha: ArrayLike, correlation: ArrayLike) -> PairMinimisers:
-    """Minimisers for two correlated coordinates, exact up to one bisection.
+def pair_minimizers(
+    sizes: Sizes, alpha: ArrayLike, correlation: ArrayLike
+) -> PairMinimizers:
+    """Minimizers for two correlated coordinates, exact up to one bisection.
 
-    With margins ``x = w1 + eps w2`` and ``y = eps w1 + w2``, ``s = 1 + eps^2`` and ``d = (1 - eps^2)^2`` the stationary
-    equations combine to::
+    With margins ``x = w1 + eps w2`` and ``y = eps w1 + w2``, ``s = 1 + eps^2`` and
+    ``d = (1 - eps^2)^2`` the stationary equations combine to::
 
         s x - 2 eps y = (c_R / lambda) d exp(-x)
         s y - 2 eps x = (c_F / lambda) d exp(-y)
 
-    The first gives ``x(y) = 2 eps y / s + W0((c_R / lambda) (d / s) exp(-2 eps y / s))``. The second, then in y alone,
-    has one solution for ``c_F >= 0``; for ``c_F < 0`` two up to :func:`alpha_limit` and none above. The larger y of the
-    two, between the limit's and the oracle's, is the minimum.
+    The first gives
+    ``x(y) = 2 eps y / s + W0((c_R / lambda) (d / s) exp(-2 eps y / s))``. The second,
+    then in y alone, has one solution for ``c_F >= 0``; for ``c_F < 0`` two up to
+    :func:`alpha_limit` and none above. The larger y of the two, between the limit's and
+    the oracle's, is the minimum.
 
     Args:
       sizes: of the example.
       alpha: ``[...]``, not negative.
-      correlation: eps, in [0, 1), broadcast against alpha. (At 1 the sets share one coordinate.)
+      correlation: eps, in [0, 1), broadcast against alpha. (At 1 the sets share one
+        coordinate.)
 
     Returns:
       The weights (w1, w2).
@@ -206,21 +242,26 @@ def pair_minimisers(sizes: Sizes, alpha: ArrayLike, correlation: ArrayLike) -> P
     Raises:
       InputError: alpha or correlation out of range.
     """
-    alpha, correlation = np.broadcast_arrays(_checked(alpha, "alpha", 0.0, math.inf), _eps(correlation))
+    alpha, correlation = np.broadcast_arrays(
+        _checked(alpha, "alpha", 0.0, math.inf), _eps(correlation)
+    )
     limit = alpha_limit(sizes, correlation)
     force = forces(sizes, np.minimum(alpha, limit))
-    original = _pair_minimiser(forces(sizes, alpha).original, sizes.ridge, correlation)
-    retrained = _pair_minimiser(force.retrained, sizes.ridge, correlation)
-    ascent = _pair_minimiser(force.ascent, sizes.ridge, correlation)
-    return PairMinimisers(original, retrained, np.where((alpha <= limit)[..., None], ascent, np.nan))
+    original = _pair_minimizer(forces(sizes, alpha).original, sizes.ridge, correlation)
+    retrained = _pair_minimizer(force.retrained, sizes.ridge, correlation)
+    ascent = _pair_minimizer(force.ascent, sizes.ridge, correlation)
+    return PairMinimizers(
+        original, retrained, np.where((alpha <= limit)[..., None], ascent, np.nan)
+    )
 
 
 def alpha_limit(sizes: Sizes, correlation: ArrayLike | None = None) -> np.ndarray:
     """The largest alpha at which the ascent objective still has a minimum (lemmas 2 and 10).
 
-    One shared coordinate: ``|F|/|R| + lambda |F| / (e b)``. Two correlated ones: along the stationary points, which y
-    orders, alpha rises from 0 at the oracle to one maximum and falls again (its logarithm's slope has a single zero,
-    found by bisection).
+    One shared coordinate: ``|F|/|R| + lambda |F| / (e b)``. Two correlated ones: along
+    the stationary points, which y orders, alpha rises from 0 at the oracle to one
+    maximum and falls again (its logarithm's slope has a single zero, found by
+    bisection).
 
     Args:
       sizes: of the example.
@@ -237,22 +278,32 @@ def alpha_limit(sizes: Sizes, correlation: ArrayLike | None = None) -> np.ndarra
     """
     b, ridge = sizes.num_active, sizes.ridge
     if correlation is None:
-        return np.asarray(sizes.num_forget / sizes.num_retain + ridge * sizes.num_forget / (math.e * b))
+        return np.asarray(
+            sizes.num_forget / sizes.num_retain
+            + ridge * sizes.num_forget / (math.e * b)
+        )
     eps = _eps(correlation)
     fold = _fold(b / sizes.num_retain, ridge, eps)
-    height = 2 * eps * _other_margin(fold, b / sizes.num_retain, ridge, eps) - (1 + eps**2) * fold
+    height = (
+        2 * eps * _other_margin(fold, b / sizes.num_retain, ridge, eps)
+        - (1 + eps**2) * fold
+    )
     return np.exp(fold) * height * ridge * sizes.num_forget / (b * (1 - eps**2) ** 2)
 
 
-def harmful_range(sizes: Sizes, correlation: ArrayLike | None = None) -> tuple[np.ndarray, np.ndarray]:
+def harmful_range(
+    sizes: Sizes, correlation: ArrayLike | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """The range of alpha in which descent-ascent is proven to move the wrong way (lemmas 3 and 9).
 
-    One shared coordinate: from ``|F|^2 / (|R| (|F| + N))`` to ``|F|/|R|``; there the oracle's weight is at least the
-    original's (forgetting makes the model *surer*), and ascent pushes it down. Two correlated coordinates: from
-    ``max(s / (2 eps) |F|^2, (2 eps / s) |F| N) / (|R| (N + |F|))`` to :func:`alpha_limit`; there ascent lowers both
-    margins. The range is empty where the first number is above the second (at eps = 0 always). Without the second term
-    of the maximum it would be wider; on all sampled examples (``experiments/ascent_theory.py``) the ordering held there
-    too, which is not proven.
+    One shared coordinate: from ``|F|^2 / (|R| (|F| + N))`` to ``|F|/|R|``; there the
+    oracle's weight is at least the original's (forgetting makes the model *surer*), and
+    ascent pushes it down. Two correlated coordinates: from
+    ``max(s / (2 eps) |F|^2, (2 eps / s) |F| N) / (|R| (N + |F|))`` to
+    :func:`alpha_limit`; there ascent lowers both margins. The range is empty where the
+    first number is above the second (at eps = 0 always). Without the second term of the
+    maximum it would be wider; on all sampled examples
+    (``experiments/ascent_theory.py``) the ordering held there too, which is not proven.
 
     Args:
       sizes: of the example.
@@ -264,23 +315,35 @@ def harmful_range(sizes: Sizes, correlation: ArrayLike | None = None) -> tuple[n
     Raises:
       InputError: correlation out of range.
     """
-    num_forget, scale = sizes.num_forget, sizes.num_retain * (sizes.num_forget + sizes.num_all)
+    num_forget, scale = (
+        sizes.num_forget,
+        sizes.num_retain * (sizes.num_forget + sizes.num_all),
+    )
     if correlation is None:
-        return np.asarray(num_forget**2 / scale), np.asarray(num_forget / sizes.num_retain)
+        return np.asarray(num_forget**2 / scale), np.asarray(
+            num_forget / sizes.num_retain
+        )
     eps = _eps(correlation)
     with np.errstate(divide="ignore"):
         half = 2 * eps / (1 + eps**2)
-        low = np.maximum(num_forget**2 / half, half * num_forget * sizes.num_all) / scale
+        low = (
+            np.maximum(num_forget**2 / half, half * num_forget * sizes.num_all) / scale
+        )
     return low, alpha_limit(sizes, eps)
 
 
 def ordering_holds(
-    sizes: Sizes, alpha: ArrayLike, correlation: ArrayLike | None = None, *, tolerance: float = 1e-9
+    sizes: Sizes,
+    alpha: ArrayLike,
+    correlation: ArrayLike | None = None,
+    *,
+    tolerance: float = 1e-9,
 ) -> np.ndarray:
-    """Whether descent-ascent ends on the far side of the original, seen from the oracle, by the minimisers themselves.
+    """Whether descent-ascent ends on the far side of the original, seen from the oracle, by the minimizers themselves.
 
-    One shared coordinate: ``w_DA <= w_D <= w_R`` (lemma 3). Two: both margins, ``x_DA <= x_D`` and ``y_DA <= y_D``
-    (lemma 9). Proven inside :func:`harmful_range`; outside of it this says what is the case.
+    One shared coordinate: ``w_DA <= w_D <= w_R`` (lemma 3). Two: both margins,
+    ``x_DA <= x_D`` and ``y_DA <= y_D`` (lemma 9). Proven inside :func:`harmful_range`;
+    outside of it this says what is the case.
 
     Args:
       sizes: of the example.
@@ -298,21 +361,31 @@ def ordering_holds(
     [False  True  True False]
     """
     if correlation is None:
-        found = shared_minimisers(sizes, alpha)
+        found = shared_minimizers(sizes, alpha)
         low, middle, high = found.ascent, found.original, found.retrained
         return (low <= middle + tolerance) & (middle <= high + tolerance)
-    pair, eps = pair_minimisers(sizes, alpha, correlation), _eps(correlation)
-    original, ascent = (w + eps[..., None] * w[..., ::-1] for w in (pair.original, pair.ascent))  # margins (x, y)
+    pair, eps = pair_minimizers(sizes, alpha, correlation), _eps(correlation)
+    original, ascent = (
+        w + eps[..., None] * w[..., ::-1] for w in (pair.original, pair.ascent)
+    )  # margins (x, y)
     return np.all(ascent <= original + tolerance, axis=-1)
 
 
-def _pair_minimiser(force: np.ndarray, ridge: float, eps: np.ndarray) -> np.ndarray:
+def _pair_minimizer(force: np.ndarray, ridge: float, eps: np.ndarray) -> np.ndarray:
     """The minimum ``[..., 2]`` of an objective with forces ``[..., 2]``, c_F not below what the limit allows."""
     retain, forget = force[..., 0], force[..., 1]
     s, d = 1 + eps**2, (1 - eps**2) ** 2
-    oracle = 2 * eps / s * _lambert(s * retain / ridge)  # y of the oracle, where the left side is 0
-    residual = lambda y: s * y - 2 * eps * _other_margin(y, retain, ridge, eps) - forget / ridge * d * np.exp(-y)  # noqa: E731
-    above = oracle + np.log1p(np.maximum(forget, 0) / ridge * d) + 1  # there the right side is below the left one
+    oracle = (
+        2 * eps / s * _lambert(s * retain / ridge)
+    )  # y of the oracle, where the left side is 0
+    residual = lambda y: (
+        s * y
+        - 2 * eps * _other_margin(y, retain, ridge, eps)
+        - forget / ridge * d * np.exp(-y)
+    )
+    above = (
+        oracle + np.log1p(np.maximum(forget, 0) / ridge * d) + 1
+    )  # there the right side is below the left one
     while (short := residual(above) < 0).any():
         above = np.where(short, 2 * above + 1, above)
     low = np.where(forget < 0, _fold(retain, ridge, eps), oracle)
@@ -322,17 +395,22 @@ def _pair_minimiser(force: np.ndarray, ridge: float, eps: np.ndarray) -> np.ndar
     return np.stack([x - eps * y, y - eps * x], -1) / (1 - eps**2)[..., None]
 
 
-def _other_margin(y: np.ndarray, retain: ArrayLike, ridge: float, eps: np.ndarray) -> np.ndarray:
+def _other_margin(
+    y: np.ndarray, retain: ArrayLike, ridge: float, eps: np.ndarray
+) -> np.ndarray:
     """x(y) on the curve of stationary points."""
     s = 1 + eps**2
-    return 2 * eps * y / s + _lambert(np.asarray(retain) / ridge * (1 - eps**2) ** 2 / s * np.exp(-2 * eps * y / s))
+    return 2 * eps * y / s + _lambert(
+        np.asarray(retain) / ridge * (1 - eps**2) ** 2 / s * np.exp(-2 * eps * y / s)
+    )
 
 
 def _fold(retain: ArrayLike, ridge: float, eps: np.ndarray) -> np.ndarray:
     """The margin y at which alpha is largest along the stationary points.
 
-    alpha is proportional to ``exp(y) h(y)`` with ``h = 2 eps x(y) - s y``, so there ``h + h' = 0``; ``h + h'`` falls
-    everywhere: divided by s, its slope is ``q^2/(1+W) + q^3 W/(1+W)^3 - 1 < 0`` with ``q = 2 eps / s <= 1`` and W > 0.
+    alpha is proportional to ``exp(y) h(y)`` with ``h = 2 eps x(y) - s y``, so there
+    ``h + h' = 0``; ``h + h'`` falls everywhere: divided by s, its slope is
+    ``q^2/(1+W) + q^3 W/(1+W)^3 - 1 < 0`` with ``q = 2 eps / s <= 1`` and W > 0.
     """
     s = 1 + eps**2
 
@@ -348,7 +426,9 @@ def _fold(retain: ArrayLike, ridge: float, eps: np.ndarray) -> np.ndarray:
     return _bisect(lambda y: -falling(y), below, oracle)
 
 
-def _bisect(rising: Callable[[np.ndarray], np.ndarray], low: np.ndarray, high: np.ndarray) -> np.ndarray:
+def _bisect(
+    rising: Callable[[np.ndarray], np.ndarray], low: np.ndarray, high: np.ndarray
+) -> np.ndarray:
     """The zero of a function that is at most 0 at ``low`` and at least 0 at ``high``."""
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
@@ -377,5 +457,7 @@ def _checked(value: ArrayLike, name: str, low: float, high: float) -> np.ndarray
     array = np.asarray(value, np.float64)
     if not (np.isfinite(array) & (array >= low) & (array <= high)).all():
         where = "in [0, 1)" if high < 1 else "at least 0 and finite"
-        raise InputError(f"{name} must be {where}, got {np.min(array):g} to {np.max(array):g}")
+        raise InputError(
+            f"{name} must be {where}, got {np.min(array):g} to {np.max(array):g}"
+        )
     return array

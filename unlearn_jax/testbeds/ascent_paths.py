@@ -29,13 +29,15 @@ def gradient_path(
 ) -> Array:
     """Gradient descent on one of the objectives: training, fine-tuning or descent-ascent. Traceable, to be mapped.
 
-    The gradient is ``lambda w - c_R exp(-u_R.w) u_R - c_F exp(-u_F.w) u_F``. Simultaneous descent-ascent is descent
-    with ``forces(...).ascent``. The alternating form takes two steps instead of each one: first on the forget samples
-    alone, then on the retained ones alone, each with the ridge. To first order in the learning rate this is the
-    simultaneous form with twice the ridge.
+    The gradient is ``lambda w - c_R exp(-u_R.w) u_R - c_F exp(-u_F.w) u_F``.
+    Simultaneous descent-ascent is descent with ``forces(...).ascent``. The alternating
+    form takes two steps instead of each one: first on the forget samples alone, then on
+    the retained ones alone, each with the ridge. To first order in the learning rate
+    this is the simultaneous form with twice the ridge.
 
     Args:
-      force: ``[2]`` c_R and c_F, a field of :class:`unlearn_jax.testbeds.ascent.Forces`.
+      force: ``[2]`` c_R and c_F, a field of
+        :class:`unlearn_jax.testbeds.ascent.Forces`.
       toward: ``[2, D]`` u_R and u_F: :func:`directions`, or :data:`SHARED`.
       ridge: lambda.
       start: ``[D]`` the first weights.
@@ -44,16 +46,22 @@ def gradient_path(
       alternating: see above (static).
 
     Returns:
-      ``[num_steps + 1, D]`` all weights, the start first; not finite once a path has left the range of its float type.
+      ``[num_steps + 1, D]`` all weights, the start first; not finite once a path has
+      left the range of its float type.
 
     Raises:
       InputError: shapes that do not fit, or a negative number of steps.
     """
     force, toward, start = (jnp.asarray(part, float) for part in (force, toward, start))
-    if force.shape != (2,) or start.ndim != 1 or toward.shape != (2, *start.shape) or num_steps < 0:
+    if (
+        force.shape != (2,)
+        or start.ndim != 1
+        or toward.shape != (2, *start.shape)
+        or num_steps < 0
+    ):
         raise InputError(
-            f"force {force.shape}, toward {toward.shape}, start {start.shape} and {num_steps} steps: pass [2], [2, D], "
-            "[D] and at least 0 steps"
+            f"force {force.shape}, toward {toward.shape}, start {start.shape} and"
+            f" {num_steps} steps: pass [2], [2, D], [D] and at least 0 steps"
         )
     retain, forget = jnp.asarray([1.0, 0.0]), jnp.asarray([0.0, 1.0])
     parts = [force * forget, force * retain] if alternating else [force]

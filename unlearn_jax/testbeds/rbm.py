@@ -2,13 +2,16 @@
 
     E(v, h) = -v^T (M * W) h - a.v - b.h,    p(v, h) = exp(-E(v, h)) / Z,    v, h binary, M a fixed 0/1 mask
 
-Where one side is small, Z is a sum that can be written out, and with it the probability of every state: "how far is
-the unlearned model from the retrained one" needs no proxy there, it is a Kullback-Leibler divergence over all states.
-Larger machines take :mod:`unlearn_jax.testbeds.ais` for Z. Training: :mod:`unlearn_jax.testbeds.rbm_training`.
+Where one side is small, Z is a sum that can be written out, and with it the probability
+of every state: "how far is the unlearned model from the retrained one" needs no proxy
+there, it is a Kullback-Leibler divergence over all states. Larger machines take
+:mod:`unlearn_jax.testbeds.ais` for Z. Training:
+:mod:`unlearn_jax.testbeds.rbm_training`.
 
-Inspired by Diaz-Faloh and Mulet, *Diluting Restricted Boltzmann Machines* (arXiv 2511.00648), of which only the
-abstract was at hand. That paper is about sparsity: deletion, the small patterns and every number here are this
-library's, no claim of the paper.
+Inspired by Diaz-Faloh and Mulet, *Diluting Restricted Boltzmann Machines* (arXiv
+2511.00648), of which only the abstract was at hand. That paper is about sparsity:
+deletion, the small patterns and every number here are this library's, no claim of the
+paper.
 """
 
 from typing import NamedTuple
@@ -34,7 +37,8 @@ class Rbm(NamedTuple):
       weights: ``[V, H]`` float32, ``M * W``: exactly 0 wherever the mask is False.
       visible_bias: ``[V]`` float32, ``a``.
       hidden_bias: ``[H]`` float32, ``b``.
-      mask: ``[V, H]`` bool, M: True where there is a connection. Training never changes it.
+      mask: ``[V, H]`` bool, M: True where there is a connection. Training never changes
+        it.
     """
 
     weights: Array
@@ -43,35 +47,52 @@ class Rbm(NamedTuple):
     mask: Array
 
 
-def init_rbm(key: Array, means: Array, num_hidden: int, *, mask: Array | None = None, scale: float = 0.01) -> Rbm:
+def init_rbm(
+    key: Array,
+    means: Array,
+    num_hidden: int,
+    *,
+    mask: Array | None = None,
+    scale: float = 0.01,
+) -> Rbm:
     """A machine that knows the mean of every visible unit and nothing else yet.
 
     Args:
       key: consumed by the weights, normal draws.
-      means: ``[V]`` in [0, 1], of the training set (:func:`unlearn_jax.testbeds.visible_means`); their logits become
-        the visible biases. Clipped to [0.01, 0.99].
+      means: ``[V]`` in [0, 1], of the training set
+        (:func:`unlearn_jax.testbeds.visible_means`); their logits become the visible
+        biases. Clipped to [0.01, 0.99].
       num_hidden: H, at least 1.
       mask: ``[V, H]`` bool, connections that exist; None for all.
-      scale: standard deviation of the weights. Some is needed: at 0 all hidden units stay alike.
+      scale: standard deviation of the weights. Some is needed: at 0 all hidden units
+        stay alike.
 
     Returns:
       The machine.
 
     Raises:
-      InputError: no hidden unit, means outside [0, 1] (not checked where traced), or a mask of another shape.
+      InputError: no hidden unit, means outside [0, 1] (not checked where traced), or a
+        mask of another shape.
 
     >>> rbm = init_rbm(jax.random.key(0), jnp.array([0.5, 0.5, 0.9]), 2)
     >>> print(rbm.weights.shape, rbm.visible_bias.round(2))
     (3, 2) [0.  0.  2.2]
     """
     if means.ndim != 1 or num_hidden < 1:
-        raise InputError(f"means {means.shape} must be [V] and num_hidden ({num_hidden}) at least 1")
+        raise InputError(
+            f"means {means.shape} must be [V] and num_hidden ({num_hidden}) at least 1"
+        )
     if not isinstance(means, Tracer) and not ((means >= 0) & (means <= 1)).all():
-        raise InputError("means must lie in [0, 1]: pass the mean of each visible unit, such as visible_means gives")
+        raise InputError(
+            "means must lie in [0, 1]: pass the mean of each visible unit, such as"
+            " visible_means gives"
+        )
     shape = (means.shape[0], num_hidden)
     rbm = Rbm(
         weights=scale * jax.random.normal(key, shape),
-        visible_bias=jax.scipy.special.logit(jnp.clip(means.astype(jnp.float32), 0.01, 0.99)),
+        visible_bias=jax.scipy.special.logit(
+            jnp.clip(means.astype(jnp.float32), 0.01, 0.99)
+        ),
         hidden_bias=jnp.zeros(num_hidden),
         mask=jnp.ones(shape, bool),
     )
@@ -92,7 +113,9 @@ def dilute(rbm: Rbm, mask: Array) -> Rbm:
       InputError: a mask of another shape or type.
     """
     if mask.shape != rbm.weights.shape or mask.dtype != bool:
-        raise InputError(f"the mask is {mask.dtype} {mask.shape}: pass bool {rbm.weights.shape}")
+        raise InputError(
+            f"the mask is {mask.dtype} {mask.shape}: pass bool {rbm.weights.shape}"
+        )
     mask = mask & rbm.mask
     return rbm._replace(weights=jnp.where(mask, rbm.weights, 0.0), mask=mask)
 
@@ -120,7 +143,8 @@ def smallest_mask(weights: Array, share: float | Array) -> Array:
     """A mask that removes the ``round(share V H)`` weights of smallest magnitude.
 
     Args:
-      weights: ``[V, H]``; connections that were removed before are 0, hence the first to be counted.
+      weights: ``[V, H]``; connections that were removed before are 0, hence the first
+        to be counted.
       share: removed, in [0, 1]; may be traced.
 
     Returns:
@@ -138,19 +162,27 @@ def smallest_mask(weights: Array, share: float | Array) -> Array:
 
 def _keep_largest(scores: Array, share: float | Array) -> Array:
     if not isinstance(share, Tracer) and not 0 <= share <= 1:
-        raise InputError(f"the share of connections to remove must lie in [0, 1], got {share}")
+        raise InputError(
+            f"the share of connections to remove must lie in [0, 1], got {share}"
+        )
     ranks = jnp.argsort(jnp.argsort(scores.reshape(-1)))
     return (ranks >= jnp.round(jnp.asarray(share) * scores.size)).reshape(scores.shape)
 
 
 def energy(rbm: Rbm, visible: Array, hidden: Array) -> Array:
     """``E(v, h)``, ``[...]``, of states ``visible [..., V]`` and ``hidden [..., H]``."""
-    return -jnp.sum((visible @ rbm.weights) * hidden, -1) - visible @ rbm.visible_bias - hidden @ rbm.hidden_bias
+    return (
+        -jnp.sum((visible @ rbm.weights) * hidden, -1)
+        - visible @ rbm.visible_bias
+        - hidden @ rbm.hidden_bias
+    )
 
 
 def free_energy(rbm: Rbm, visible: Array) -> Array:
     """``F(v) = -log sum_h exp(-E(v, h)) = -a.v - sum_j log(1 + exp(b_j + (v^T W)_j))``, ``[...]`` of ``[..., V]``."""
-    return -visible @ rbm.visible_bias - jnp.sum(jax.nn.softplus(_to_hidden(rbm, visible)), -1)
+    return -visible @ rbm.visible_bias - jnp.sum(
+        jax.nn.softplus(_to_hidden(rbm, visible)), -1
+    )
 
 
 def hidden_probs(rbm: Rbm, visible: Array) -> Array:
@@ -188,15 +220,24 @@ def gibbs(key: Array, rbm: Rbm, visible: Array, *, num_sweeps: int) -> Array:
 
     def sweep(visible: Array, index: Array) -> tuple[Array, None]:
         key_hidden, key_visible = jax.random.split(jax.random.fold_in(key, index))
-        hidden = jax.random.bernoulli(key_hidden, hidden_probs(rbm, visible)).astype(jnp.float32)
-        return jax.random.bernoulli(key_visible, visible_probs(rbm, hidden)).astype(jnp.float32), None
+        hidden = jax.random.bernoulli(key_hidden, hidden_probs(rbm, visible)).astype(
+            jnp.float32
+        )
+        return (
+            jax.random.bernoulli(key_visible, visible_probs(rbm, hidden)).astype(
+                jnp.float32
+            ),
+            None,
+        )
 
     return lax.scan(sweep, visible, jnp.arange(num_sweeps))[0]
 
 
 def independent_states(key: Array, bias: Array, count: int) -> Array:
     """``[count, V]`` draws, 0 or 1, of independent units with logits ``bias [V]``: a machine without connections."""
-    return jax.random.bernoulli(key, jnp.broadcast_to(jax.nn.sigmoid(bias), (count, *bias.shape))).astype(jnp.float32)
+    return jax.random.bernoulli(
+        key, jnp.broadcast_to(jax.nn.sigmoid(bias), (count, *bias.shape))
+    ).astype(jnp.float32)
 
 
 def all_states(num_units: int) -> Array:
@@ -209,8 +250,12 @@ def all_states(num_units: int) -> Array:
     [[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]
     """
     if not 1 <= num_units <= MAX_ENUMERATED:
-        raise InputError(f"{num_units} units cannot be enumerated: 1 to {MAX_ENUMERATED} can")
-    return (jnp.arange(2**num_units)[:, None] >> jnp.arange(num_units)[None, ::-1] & 1).astype(jnp.float32)
+        raise InputError(
+            f"{num_units} units cannot be enumerated: 1 to {MAX_ENUMERATED} can"
+        )
+    return (
+        jnp.arange(2**num_units)[:, None] >> jnp.arange(num_units)[None, ::-1] & 1
+    ).astype(jnp.float32)
 
 
 def bars_and_stripes(size: int) -> Array:
@@ -220,7 +265,8 @@ def bars_and_stripes(size: int) -> Array:
       size: side of the image, 1 to 10.
 
     Returns:
-      ``[N, size^2]`` float32, in ascending order of the binary number that an image spells.
+      ``[N, size^2]`` float32, in ascending order of the binary number that an image
+      spells.
 
     Raises:
       InputError: a size out of range.
@@ -242,10 +288,12 @@ def log_partition(rbm: Rbm) -> Array:
       rbm: its smaller side has at most ``MAX_ENUMERATED`` units.
 
     Returns:
-      ``[]``. Differentiable: the gradient is the model's expectation of ``(v h^T, v, h)``.
+      ``[]``. Differentiable: the gradient is the model's expectation of
+      ``(v h^T, v, h)``.
 
     Raises:
-      InputError: both sides are too large; estimate with :func:`unlearn_jax.testbeds.estimate_log_partition` instead.
+      InputError: both sides are too large; estimate with
+        :func:`unlearn_jax.testbeds.estimate_log_partition` instead.
 
     >>> rbm = init_rbm(jax.random.key(0), jnp.full(30, 0.5), 3, scale=0.0)
     >>> bool(abs(log_partition(rbm) - 33 * jnp.log(2.0)) < 1e-4)
@@ -255,8 +303,8 @@ def log_partition(rbm: Rbm) -> Array:
     smaller = min(num_visible, num_hidden)
     if smaller > MAX_ENUMERATED:
         raise InputError(
-            f"{num_visible} visible and {num_hidden} hidden units: log Z is exact only where one side has at most "
-            f"{MAX_ENUMERATED}; use estimate_log_partition"
+            f"{num_visible} visible and {num_hidden} hidden units: log Z is exact only"
+            f" where one side has at most {MAX_ENUMERATED}; use estimate_log_partition"
         )
     if num_hidden < num_visible:  # the machine with its sides exchanged has the same Z
         rbm = Rbm(rbm.weights.T, rbm.hidden_bias, rbm.visible_bias, rbm.mask.T)
@@ -293,12 +341,16 @@ def exact_kl(oracle: Rbm, other: Rbm) -> Array:
       other: q, with as many visible units; the number of hidden ones may differ.
 
     Returns:
-      ``[]``, at least 0 up to rounding; finite, because no machine gives probability 0 to anything.
+      ``[]``, at least 0 up to rounding; finite, because no machine gives probability 0
+      to anything.
 
     Raises:
       InputError: more than ``MAX_ENUMERATED`` visible units, or not the same number.
     """
     if oracle.weights.shape[0] != other.weights.shape[0]:
-        raise InputError(f"{oracle.weights.shape[0]} and {other.weights.shape[0]} visible units: they must agree")
+        raise InputError(
+            f"{oracle.weights.shape[0]} and {other.weights.shape[0]} visible units:"
+            " they must agree"
+        )
     p, q = log_distribution(oracle), log_distribution(other)
     return jnp.sum(jnp.exp(p) * (p - q))

@@ -1,13 +1,15 @@
 """Training of restricted Boltzmann machines, by the exact gradient or by persistent chains, and deletion by training.
 
-Everything maximises a weighted log-likelihood ``sum_n w_n log p(v_n)``, whose gradient is::
+Everything maximizes a weighted log-likelihood ``sum_n w_n log p(v_n)``, whose gradient
+is::
 
     sum_n w_n <v h^T>_{h | v_n}  -  (sum_n w_n) <v h^T>_model        (and the same for v and h)
 
-The weights say what is done: equal ones are training, zeros leave samples out (and unread), negative ones are ascent on
-their loss, see :func:`deletion_weights`. The model's expectation is exact (:func:`update_exact`), or estimated by k
-sweeps of chains that persist from step to step (:func:`update_pcd`; Tieleman, ICML 2008). ``tx`` is any optax
-transformation; it is given the gradient of the *negative* objective.
+The weights say what is done: equal ones are training, zeros leave samples out (and
+unread), negative ones are ascent on their loss, see :func:`deletion_weights`. The
+model's expectation is exact (:func:`update_exact`), or estimated by k sweeps of chains
+that persist from step to step (:func:`update_pcd`; Tieleman, ICML 2008). ``tx`` is any
+optax transformation; it is given the gradient of the *negative* objective.
 """
 
 from typing import NamedTuple
@@ -19,7 +21,13 @@ import optax
 from jax import lax
 from jax.core import Tracer
 
-from unlearn_jax.testbeds.rbm import Rbm, gibbs, hidden_probs, independent_states, log_partition
+from unlearn_jax.testbeds.rbm import (
+    Rbm,
+    gibbs,
+    hidden_probs,
+    independent_states,
+    log_partition,
+)
 from unlearn_jax.types import Array, InputError
 
 
@@ -42,7 +50,7 @@ class ExactState(NamedTuple):
 
     Attributes:
       rbm: the machine.
-      opt_state: the optimiser's.
+      opt_state: the optimizer's.
     """
 
     rbm: Rbm
@@ -54,7 +62,7 @@ class PcdState(NamedTuple):
 
     Attributes:
       rbm: the machine.
-      opt_state: the optimiser's.
+      opt_state: the optimizer's.
       chains: ``[K, V]`` 0 or 1, samples of (nearly) the present machine.
     """
 
@@ -66,10 +74,12 @@ class PcdState(NamedTuple):
 def deletion_weights(forget: Array, *, ascent: float | Array = 0.0) -> Array:
     """Weights of the samples when some must be forgotten.
 
-    ``1 / R`` on the R retained samples and ``-ascent / F`` on the F forgotten ones. With ``ascent = 0`` this is
-    retraining (from a fresh machine) or fine-tuning (from the trained one); above 0, descent-ascent. At ``ascent = 1``
-    the weights sum to 0 and the model's expectation drops out of the gradient: **nothing holds the distribution any
-    more**, the objective has no maximum, and the machine runs away from both sets at a constant rate.
+    ``1 / R`` on the R retained samples and ``-ascent / F`` on the F forgotten ones.
+    With ``ascent = 0`` this is retraining (from a fresh machine) or fine-tuning (from
+    the trained one); above 0, descent-ascent. At ``ascent = 1`` the weights sum to 0
+    and the model's expectation drops out of the gradient: **nothing holds the
+    distribution any more**, the objective has no maximum, and the machine runs away
+    from both sets at a constant rate.
 
     Args:
       forget: ``[N]`` bool, at least one sample of each kind.
@@ -79,16 +89,22 @@ def deletion_weights(forget: Array, *, ascent: float | Array = 0.0) -> Array:
       ``[N]`` float32.
 
     Raises:
-      InputError: not a mask, all samples of one kind, or a negative weight (the last two not checked where traced).
+      InputError: not a mask, all samples of one kind, or a negative weight (the last
+        two not checked where traced).
 
     >>> deletion_weights(jnp.array([True, False, False]), ascent=1.0).tolist()
     [-1.0, 0.5, 0.5]
     """
     if forget.ndim != 1 or forget.dtype != bool:
-        raise InputError(f"the forget set is {forget.dtype} {forget.shape}: pass a bool mask [N]")
-    if not isinstance(forget, Tracer) and not 0 < int(np.asarray(forget).sum()) < len(forget):
         raise InputError(
-            f"{int(np.asarray(forget).sum())} of {len(forget)} samples are forgotten: leave one, and forget one"
+            f"the forget set is {forget.dtype} {forget.shape}: pass a bool mask [N]"
+        )
+    if not isinstance(forget, Tracer) and not 0 < int(np.asarray(forget).sum()) < len(
+        forget
+    ):
+        raise InputError(
+            f"{int(np.asarray(forget).sum())} of {len(forget)} samples are forgotten:"
+            " leave one, and forget one"
         )
     if not isinstance(ascent, Tracer) and not ascent >= 0:
         raise InputError(f"the weight of ascent must be at least 0, got {ascent}")
@@ -117,7 +133,8 @@ def moments(rbm: Rbm, visible: Array, weights: Array) -> Moments:
     """
     if visible.shape != (*weights.shape, rbm.weights.shape[0]):
         raise InputError(
-            f"samples {visible.shape} and weights {weights.shape}: pass [N, {rbm.weights.shape[0]}] and [N]"
+            f"samples {visible.shape} and weights {weights.shape}: pass [N,"
+            f" {rbm.weights.shape[0]}] and [N]"
         )
     visible = _read(visible, weights)
     hidden = hidden_probs(rbm, visible)
@@ -141,10 +158,14 @@ def _leaves(rbm: Rbm) -> Moments:
 
 def _with(rbm: Rbm, leaves: Moments) -> Rbm:
     """The machine with other leaves; the mask has the last word."""
-    return Rbm(jnp.where(rbm.mask, leaves.pairs, 0.0), leaves.visible, leaves.hidden, rbm.mask)
+    return Rbm(
+        jnp.where(rbm.mask, leaves.pairs, 0.0), leaves.visible, leaves.hidden, rbm.mask
+    )
 
 
-def likelihood_gradient(rbm: Rbm, data: Moments, model: Moments, total: float | Array = 1.0) -> Moments:
+def likelihood_gradient(
+    rbm: Rbm, data: Moments, model: Moments, total: float | Array = 1.0
+) -> Moments:
     """Gradient of the weighted log-likelihood: ``data - total * model``, 0 where there is no connection.
 
     Args:
@@ -161,11 +182,16 @@ def likelihood_gradient(rbm: Rbm, data: Moments, model: Moments, total: float | 
 
 
 def _ascend(
-    rbm: Rbm, opt_state: optax.OptState, gradient: Moments, tx: optax.GradientTransformation
+    rbm: Rbm,
+    opt_state: optax.OptState,
+    gradient: Moments,
+    tx: optax.GradientTransformation,
 ) -> tuple[Rbm, optax.OptState]:
-    """One step of the optimiser up the gradient."""
+    """One step of the optimizer up the gradient."""
     leaves = _leaves(rbm)
-    updates, opt_state = tx.update(jax.tree.map(jnp.negative, gradient), opt_state, leaves)
+    updates, opt_state = tx.update(
+        jax.tree.map(jnp.negative, gradient), opt_state, leaves
+    )
     return _with(rbm, jax.tree.map(jnp.add, leaves, updates)), opt_state
 
 
@@ -174,25 +200,41 @@ def init_exact(rbm: Rbm, tx: optax.GradientTransformation) -> ExactState:
     return ExactState(rbm, tx.init(_leaves(rbm)))
 
 
-def update_exact(state: ExactState, visible: Array, weights: Array, *, tx: optax.GradientTransformation) -> ExactState:
+def update_exact(
+    state: ExactState,
+    visible: Array,
+    weights: Array,
+    *,
+    tx: optax.GradientTransformation,
+) -> ExactState:
     """One step along the exact gradient of ``sum_n w_n log p(v_n)``.
 
     Args:
-      state: of the last step; one side of its machine is small enough for :func:`log_partition`.
+      state: of the last step; one side of its machine is small enough for
+        :func:`log_partition`.
       visible: ``[N, V]``.
       weights: ``[N]``, see :func:`deletion_weights`.
-      tx: the optimiser that made the state.
+      tx: the optimizer that made the state.
 
     Returns:
       The next state.
     """
     rbm = state.rbm
-    gradient = likelihood_gradient(rbm, moments(rbm, visible, weights), model_moments(rbm), jnp.sum(weights))
+    gradient = likelihood_gradient(
+        rbm, moments(rbm, visible, weights), model_moments(rbm), jnp.sum(weights)
+    )
     return ExactState(*_ascend(rbm, state.opt_state, gradient, tx))
 
 
-def fit_exact(rbm: Rbm, visible: Array, weights: Array, *, tx: optax.GradientTransformation, num_steps: int) -> Rbm:
-    """``num_steps`` of :func:`update_exact` from ``rbm`` with a fresh optimiser, as one scan; nothing is random."""
+def fit_exact(
+    rbm: Rbm,
+    visible: Array,
+    weights: Array,
+    *,
+    tx: optax.GradientTransformation,
+    num_steps: int,
+) -> Rbm:
+    """``num_steps`` of :func:`update_exact` from ``rbm`` with a fresh optimizer, as one scan; nothing is random."""
 
     def step(state: ExactState, _: None) -> tuple[ExactState, None]:
         return update_exact(state, visible, weights, tx=tx), None
@@ -200,28 +242,41 @@ def fit_exact(rbm: Rbm, visible: Array, weights: Array, *, tx: optax.GradientTra
     return lax.scan(step, init_exact(rbm, tx), None, length=num_steps)[0].rbm
 
 
-def init_pcd(key: Array, rbm: Rbm, tx: optax.GradientTransformation, *, num_chains: int) -> PcdState:
+def init_pcd(
+    key: Array, rbm: Rbm, tx: optax.GradientTransformation, *, num_chains: int
+) -> PcdState:
     """The state before the first step: chains drawn from the visible biases alone, the distribution of a fresh machine.
 
     Args:
       key: consumed by the chains.
       rbm: where to start.
-      tx: the optimiser.
+      tx: the optimizer.
       num_chains: K, at least 1. The noise of a step falls with its square root.
 
     Returns:
-      The state. To go on from a trained one, keep its chains: ``init_pcd(...)._replace(chains=old.chains)``.
+      The state. To go on from a trained one, keep its chains:
+      ``init_pcd(...)._replace(chains=old.chains)``.
 
     Raises:
       InputError: no chain.
     """
     if num_chains < 1:
         raise InputError(f"num_chains must be at least 1, got {num_chains}")
-    return PcdState(rbm, tx.init(_leaves(rbm)), independent_states(key, rbm.visible_bias, num_chains))
+    return PcdState(
+        rbm,
+        tx.init(_leaves(rbm)),
+        independent_states(key, rbm.visible_bias, num_chains),
+    )
 
 
 def pcd_gradient(
-    key: Array, rbm: Rbm, chains: Array, visible: Array, weights: Array, *, num_sweeps: int
+    key: Array,
+    rbm: Rbm,
+    chains: Array,
+    visible: Array,
+    weights: Array,
+    *,
+    num_sweeps: int,
 ) -> tuple[Moments, Array]:
     """The gradient with the model's expectation taken over chains, moved on by ``num_sweeps`` first.
 
@@ -234,7 +289,8 @@ def pcd_gradient(
       num_sweeps: k of PCD-k, at least 1.
 
     Returns:
-      The gradient, which tends to the exact one as chains and sweeps grow, and the moved chains.
+      The gradient, which tends to the exact one as chains and sweeps grow, and the
+      moved chains.
 
     Raises:
       InputError: no sweep.
@@ -248,10 +304,18 @@ def pcd_gradient(
 
 
 def update_pcd(
-    key: Array, state: PcdState, visible: Array, weights: Array, *, tx: optax.GradientTransformation, num_sweeps: int
+    key: Array,
+    state: PcdState,
+    visible: Array,
+    weights: Array,
+    *,
+    tx: optax.GradientTransformation,
+    num_sweeps: int,
 ) -> PcdState:
     """One step along :func:`pcd_gradient`; arguments as there and in :func:`update_exact`."""
-    gradient, chains = pcd_gradient(key, state.rbm, state.chains, visible, weights, num_sweeps=num_sweeps)
+    gradient, chains = pcd_gradient(
+        key, state.rbm, state.chains, visible, weights, num_sweeps=num_sweeps
+    )
     return PcdState(*_ascend(state.rbm, state.opt_state, gradient, tx), chains)
 
 
@@ -268,15 +332,16 @@ def fit_pcd(
 ) -> PcdState:
     """``num_steps`` of :func:`update_pcd` on random batches, as one scan.
 
-    A batch's samples are drawn with probability ``|w_n| / sum |w|``, with replacement, and weigh ``+-sum |w| / B``: the
-    gradient is unbiased for weights of any sign, and a sample of weight 0 is never read.
+    A batch's samples are drawn with probability ``|w_n| / sum |w|``, with replacement,
+    and weigh ``+-sum |w| / B``: the gradient is unbiased for weights of any sign, and a
+    sample of weight 0 is never read.
 
     Args:
       key: of the run.
       state: from :func:`init_pcd`, or of an earlier run.
       visible: ``[N, V]``.
       weights: ``[N]``, not all 0.
-      tx: the optimiser that made the state.
+      tx: the optimizer that made the state.
       num_steps: static.
       num_sweeps: k of PCD-k.
       batch_size: B.
@@ -290,13 +355,22 @@ def fit_pcd(
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {batch_size}")
     if not isinstance(weights, Tracer) and not np.asarray(weights).any():
-        raise InputError("the weights of all samples are 0: there is nothing to learn from")
+        raise InputError(
+            "the weights of all samples are 0: there is nothing to learn from"
+        )
     total = jnp.sum(jnp.abs(weights))
 
     def step(state: PcdState, index: Array) -> tuple[PcdState, None]:
         key_batch, key_chains = jax.random.split(jax.random.fold_in(key, index))
-        drawn = jax.random.choice(key_batch, weights.shape[0], (batch_size,), p=jnp.abs(weights) / total)
+        drawn = jax.random.choice(
+            key_batch, weights.shape[0], (batch_size,), p=jnp.abs(weights) / total
+        )
         signed = jnp.sign(weights[drawn]) * total / batch_size
-        return update_pcd(key_chains, state, visible[drawn], signed, tx=tx, num_sweeps=num_sweeps), None
+        return (
+            update_pcd(
+                key_chains, state, visible[drawn], signed, tx=tx, num_sweeps=num_sweeps
+            ),
+            None,
+        )
 
     return lax.scan(step, state, jnp.arange(num_steps))[0]

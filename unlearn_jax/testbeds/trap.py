@@ -1,17 +1,20 @@
 """A minimum that descent-ascent walks into and fine-tuning never leaves: two weights, four points.
 
-Section on local minima of "Ascent Fails to Forget" (arXiv 2509.26427). Samples at x = -1, 1, 3, 4 with labels
--1, +1, -1, +1 occur 5, 4, 1 and 4 times; the model is
+Section on local minima of "Ascent Fails to Forget" (arXiv 2509.26427). Samples at x =
+-1, 1, 3, 4 with labels -1, +1, -1, +1 occur 5, 4, 1 and 4 times; the model is
 
-    ``f(x) = 2 sigma(a x + b x^2) - 1 = tanh((1 + a x + b x^2) / 4)`` with ``sigma(z) = 1 / (1 + exp(-(1 + z) / 2))``
+    ``f(x) = 2 sigma(a x + b x^2) - 1 = tanh((1 + a x + b x^2) / 4)`` with
+    ``sigma(z) = 1 / (1 + exp(-(1 + z) / 2))``
 
-and the objective ``sum_x count(x) (f(x) - y)^2 + (ridge / 2) (a^2 + b^2)``. Two of the four copies at x = 4 are to be
-forgotten: retraining sees 2 of them, and descent-ascent (retained minus forgotten) none. So it turns that point over,
-and there the retained copies cannot pull it back.
+and the objective ``sum_x count(x) (f(x) - y)^2 + (ridge / 2) (a^2 + b^2)``. Two of the
+four copies at x = 4 are to be forgotten: retraining sees 2 of them, and descent-ascent
+(retained minus forgotten) none. So it turns that point over, and there the retained
+copies cannot pull it back.
 
-The configuration is the paper's. Its text has the output ``sigma`` itself, in (0, 1), against labels of -1 and +1; with
-that the *retrained* model has the wrong boundary already, against the paper's own story. With the output in (-1, 1), as
-here, the story is exact. The ridge matters: at 0.2 instead of 0.1 the trap is gone.
+The configuration is the paper's. Its text has the output ``sigma`` itself, in (0, 1),
+against labels of -1 and +1; with that the *retrained* model has the wrong boundary
+already, against the paper's own story. With the output in (-1, 1), as here, the story
+is exact. The ridge matters: at 0.2 instead of 0.1 the trap is gone.
 """
 
 from functools import partial
@@ -57,7 +60,9 @@ def trap_output(weights: ArrayLike, points: ArrayLike = POINTS) -> Array:
     return jnp.tanh((1 + a * points + b * points**2) / 4)
 
 
-def trap_loss(weights: ArrayLike, counts: ArrayLike, *, ridge: float | Array = RIDGE) -> Array:
+def trap_loss(
+    weights: ArrayLike, counts: ArrayLike, *, ridge: float | Array = RIDGE
+) -> Array:
     """The objective ``[...]`` at weights ``[..., 2]``.
 
     Args:
@@ -74,11 +79,14 @@ def trap_loss(weights: ArrayLike, counts: ArrayLike, *, ridge: float | Array = R
     weights, counts = jnp.asarray(weights, float), jnp.asarray(counts, float)
     if weights.shape[-1:] != (2,) or counts.shape != (4,):
         raise InputError(
-            f"weights {weights.shape}, counts {counts.shape}: pass [..., 2], (a, b), and [4], one per point"
+            f"weights {weights.shape}, counts {counts.shape}: pass [..., 2], (a, b),"
+            " and [4], one per point"
         )
     shape = (1,) * (weights.ndim - 1) + (-1,)
     misfit = (trap_output(weights) - jnp.asarray(LABELS, float).reshape(shape)) ** 2
-    return jnp.sum(counts.reshape(shape) * misfit, -1) + ridge / 2 * jnp.sum(weights**2, -1)
+    return jnp.sum(counts.reshape(shape) * misfit, -1) + ridge / 2 * jnp.sum(
+        weights**2, -1
+    )
 
 
 def trap_path(
@@ -96,7 +104,8 @@ def trap_path(
       start: ``[2]`` first weights.
       counts: ``[4]``, a value of :data:`COUNTS`.
       num_steps: steps in all (static), a multiple of ``every``.
-      learning_rate: the steepest curvature of all is about 181 (with the original counts), so stay below 0.011.
+      learning_rate: the steepest curvature of all is about 181 (with the original
+        counts), so stay below 0.011.
       ridge: of the objective.
       every: keep only every so many steps (static), for long paths.
 
@@ -104,18 +113,26 @@ def trap_path(
       ``[num_steps / every + 1, 2]``, the start first.
 
     Raises:
-      InputError: a number of steps that is not a multiple of ``every``, or shapes that do not fit.
+      InputError: a number of steps that is not a multiple of ``every``, or shapes that
+        do not fit.
     """
     if every < 1 or num_steps < 0 or num_steps % every:
-        raise InputError(f"{num_steps} steps, every {every}: pass a number of steps that is a multiple of every")
+        raise InputError(
+            f"{num_steps} steps, every {every}: pass a number of steps that is a"
+            " multiple of every"
+        )
     slope = jax.grad(partial(trap_loss, ridge=ridge))
     counts, start = jnp.asarray(counts, float), jnp.asarray(start, float)
 
     def stretch(weights: Array, _: None) -> tuple[Array, Array]:
-        weights = lax.fori_loop(0, every, lambda _, w: w - learning_rate * slope(w, counts), weights)
+        weights = lax.fori_loop(
+            0, every, lambda _, w: w - learning_rate * slope(w, counts), weights
+        )
         return weights, weights
 
-    return jnp.concatenate([start[None], lax.scan(stretch, start, None, length=num_steps // every)[1]])
+    return jnp.concatenate(
+        [start[None], lax.scan(stretch, start, None, length=num_steps // every)[1]]
+    )
 
 
 def trap_minima(
@@ -138,27 +155,44 @@ def trap_minima(
       num_steps: of descent at a rate of 0.005, from each start.
 
     Returns:
-      The minima; one whose basin no start lies in is missed. Points where the Hessian is not positive are left out.
+      The minima; one whose basin no start lies in is missed. Points where the Hessian
+      is not positive are left out.
 
     Raises:
       InputError: negative counts, a ridge that is not positive, no starts.
     """
     counts = np.asarray(counts, np.float64)
-    if counts.shape != (4,) or not (counts >= 0).all() or not ridge > 0 or starts_per_axis < 1:
-        raise InputError("the toy takes 4 counts of at least 0, a positive ridge, and at least one start per axis")
+    if (
+        counts.shape != (4,)
+        or not (counts >= 0).all()
+        or not ridge > 0
+        or starts_per_axis < 1
+    ):
+        raise InputError(
+            "the toy takes 4 counts of at least 0, a positive ridge, and at least one"
+            " start per axis"
+        )
     axes = [np.linspace(low[i], high[i], starts_per_axis) for i in (0, 1)]
     starts = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)
-    ends = _ends(jnp.asarray(starts, float), jnp.asarray(counts, float), ridge, num_steps)
+    ends = _ends(
+        jnp.asarray(starts, float), jnp.asarray(counts, float), ridge, num_steps
+    )
     found: list[np.ndarray] = []
     for weights in np.asarray(ends, np.float64):
         point = _newton(weights, counts, ridge)
-        if point is not None and all(np.linalg.norm(point - other) > 1e-4 for other in found):
+        if point is not None and all(
+            np.linalg.norm(point - other) > 1e-4 for other in found
+        ):
             found.append(point)
     weights = np.array(found).reshape(-1, 2)
     outputs = np.tanh((1 + weights @ _FEATURES.T) / 4)
-    losses = (counts * (outputs - LABELS) ** 2).sum(-1) + ridge / 2 * (weights**2).sum(-1)
+    losses = (counts * (outputs - LABELS) ** 2).sum(-1) + ridge / 2 * (weights**2).sum(
+        -1
+    )
     order = np.argsort(losses)
-    return TrapMinima(weights[order], losses[order], np.sign(outputs[order]).astype(int))
+    return TrapMinima(
+        weights[order], losses[order], np.sign(outputs[order]).astype(int)
+    )
 
 
 _FEATURES = np.stack([POINTS, POINTS**2], -1)
@@ -166,7 +200,9 @@ _FEATURES = np.stack([POINTS, POINTS**2], -1)
 
 @partial(jax.jit, static_argnums=3)
 def _ends(starts: Array, counts: Array, ridge: float, num_steps: int) -> Array:
-    path = lambda start: trap_path(start, counts, num_steps=num_steps, ridge=ridge, every=num_steps)[-1]  # noqa: E731
+    path = lambda start: trap_path(
+        start, counts, num_steps=num_steps, ridge=ridge, every=num_steps
+    )[-1]
     return jax.vmap(path)(starts)
 
 
@@ -183,4 +219,8 @@ def _newton(weights: np.ndarray, counts: np.ndarray, ridge: float) -> np.ndarray
         weights = weights - step
         if np.abs(step).max() < 1e-13:
             break
-    return weights if np.isfinite(weights).all() and np.linalg.eigvalsh(hessian)[0] > 0 else None
+    return (
+        weights
+        if np.isfinite(weights).all() and np.linalg.eigvalsh(hessian)[0] > 0
+        else None
+    )

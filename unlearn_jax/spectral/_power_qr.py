@@ -1,8 +1,8 @@
 """The largest singular values of a linear map by block power iteration, from wherever the last call left off.
 
-Two methods for two uses. :func:`power_qr` keeps its vectors, so that one iteration per training step is enough; its
-values never exceed the truth, so they are no certificate. :func:`lanczos` starts anew and converges far faster; it is
-for reports and tests.
+Two methods for two uses. :func:`power_qr` keeps its vectors, so that one iteration per
+training step is enough; its values never exceed the truth, so they are no certificate.
+:func:`lanczos` starts anew and converges far faster; it is for reports and tests.
 """
 
 from collections.abc import Callable
@@ -31,22 +31,29 @@ class Spectrum(NamedTuple):
     vectors: PyTree
 
 
-def power_qr(matvec: Matvec, vectors: PyTree, *, num_iters: int, shift: float = 0.0) -> Spectrum:
+def power_qr(
+    matvec: Matvec, vectors: PyTree, *, num_iters: int, shift: float = 0.0
+) -> Spectrum:
     """PowerQR: orthogonal iteration on ``A^T A + shift I``, then Rayleigh-Ritz (arXiv 2402.16017, algorithm 1).
 
-    Each iteration applies the map and its adjoint to all ``K`` vectors and orthonormalises them; the subspace converges
-    by ``(sigma_{K+1}^2 + shift) / (sigma_j^2 + shift)`` per iteration. The values are the singular values of the map
-    on the subspace: each is at most the true one of the same rank, whatever the start, and exact where the subspace is
-    invariant. They do not depend on the signs that a QR decomposition chooses, and keep their relative precision where
-    they are small.
+    Each iteration applies the map and its adjoint to all ``K`` vectors and
+    orthonormalizes them; the subspace converges by
+    ``(sigma_{K+1}^2 + shift) / (sigma_j^2 + shift)`` per iteration. The values are the
+    singular values of the map on the subspace: each is at most the true one of the same
+    rank, whatever the start, and exact where the subspace is invariant. They do not
+    depend on the signs that a QR decomposition chooses, and keep their relative
+    precision where they are small.
 
     Args:
-      matvec: linear, reverse mode allowed; one example to one output, both any pytree of float32.
-      vectors: where to start, a leading ``K`` on every leaf: normal draws, or the vectors of the last call. ``K`` at
-        most the number of inputs. Need not be orthonormal.
+      matvec: linear, reverse mode allowed; one example to one output, both any pytree
+        of float32.
+      vectors: where to start, a leading ``K`` on every leaf: normal draws, or the
+        vectors of the last call. ``K`` at most the number of inputs. Need not be
+        orthonormal.
       num_iters: at least 1. About 100 from a random start, 1 to 10 from a warm one.
-      shift: at least 0. The paper's algorithm has 1, which slows convergence, the more so the smaller the norms; it is
-        not needed for more vectors than the map has rank.
+      shift: at least 0. The paper's algorithm has 1, which slows convergence, the more
+        so the smaller the norms; it is not needed for more vectors than the map has
+        rank.
 
     Returns:
       The spectrum. Traceable; differentiable in nothing.
@@ -60,12 +67,20 @@ def power_qr(matvec: Matvec, vectors: PyTree, *, num_iters: int, shift: float = 
     [3.0, 2.0]
     """
     if num_iters < 1 or shift < 0:
-        raise InputError(f"num_iters must be at least 1 and shift at least 0, got {num_iters} and {shift}")
+        raise InputError(
+            f"num_iters must be at least 1 and shift at least 0, got {num_iters} and"
+            f" {shift}"
+        )
     apply, start, unravel = _flat(matvec, vectors)
     if start.shape[0] > start.shape[1]:
-        raise InputError(f"a map of {start.shape[1]} inputs has no {start.shape[0]} singular vectors; ask for fewer")
+        raise InputError(
+            f"a map of {start.shape[1]} inputs has no {start.shape[0]} singular"
+            " vectors; ask for fewer"
+        )
 
-    _, adjoint = jax.vjp(jax.vmap(apply), start)  # the same at every point; what it prepares is prepared once
+    _, adjoint = jax.vjp(
+        jax.vmap(apply), start
+    )  # the same at every point; what it prepares is prepared once
 
     def iterate(_: int, block: Array) -> Array:
         return _orthonormal(adjoint(jax.vmap(apply)(block))[0] + shift * block)
@@ -78,21 +93,25 @@ def power_qr(matvec: Matvec, vectors: PyTree, *, num_iters: int, shift: float = 
 
 
 def lanczos(matvec: Matvec, start: PyTree, *, num_iters: int) -> tuple[Array, Array]:
-    """Golub-Kahan-Lanczos bidiagonalisation with full re-orthogonalisation (Golub and Kahan, 1965).
+    """Golub-Kahan-Lanczos bidiagonalization with full re-orthogonalization (Golub and Kahan, 1965).
 
-    Where the Krylov space is exhausted before ``num_iters`` (an orthogonal or low-rank map, a small one), it goes on
-    with a new random direction, so that nothing is ever divided by zero and multiple singular values are found too.
+    Where the Krylov space is exhausted before ``num_iters`` (an orthogonal or low-rank
+    map, a small one), it goes on with a new random direction, so that nothing is ever
+    divided by zero and multiple singular values are found too.
 
     Args:
-      matvec: linear, reverse mode allowed; one example to one output, both any pytree of float32.
+      matvec: linear, reverse mode allowed; one example to one output, both any pytree
+        of float32.
       start: one example, a normal draw.
-      num_iters: at least 1; clipped to the smaller side of the map, where the whole spectrum is exact. Memory is that
-        many inputs and outputs.
+      num_iters: at least 1; clipped to the smaller side of the map, where the whole
+        spectrum is exact. Memory is that many inputs and outputs.
 
     Returns:
-      ``(sigma, residual)``, both ``[num_iters]`` float32, sigma descending. Up to rounding each value is at most the
-      true one of the same rank, and within ``residual`` of some true one. A residual that is small beside the largest
-      value thus says that it is converged, except for an unlucky start that is orthogonal to the top direction.
+      ``(sigma, residual)``, both ``[num_iters]`` float32, sigma descending. Up to
+      rounding each value is at most the true one of the same rank, and within
+      ``residual`` of some true one. A residual that is small beside the largest value
+      thus says that it is converged, except for an unlucky start that is orthogonal to
+      the top direction.
 
     Raises:
       InputError: no iteration.
@@ -104,48 +123,73 @@ def lanczos(matvec: Matvec, start: PyTree, *, num_iters: int) -> tuple[Array, Ar
     return golub_kahan(matvec, start, num_iters=num_iters)[:2]
 
 
-def golub_kahan(matvec: Matvec, start: PyTree, *, num_iters: int) -> tuple[Array, Array, PyTree]:
+def golub_kahan(
+    matvec: Matvec, start: PyTree, *, num_iters: int
+) -> tuple[Array, Array, PyTree]:
     """:func:`lanczos` with its right vectors, a leading ``[num_iters]`` on every leaf, orthonormal."""
     if num_iters < 1:
         raise InputError(f"num_iters must be at least 1, got {num_iters}")
     apply, first, unravel = _flat(matvec, jax.tree.map(lambda leaf: leaf[None], start))
     num_outputs = jax.eval_shape(apply, first[0]).size
     count = min(num_iters, first.shape[1], num_outputs)
-    spare_left, spare_right = _spare(num_outputs, first.dtype), _spare(first.shape[1], first.dtype)
-    _, adjoint = jax.vjp(apply, first[0])  # the same at every point; what it prepares is prepared once
+    spare_left, spare_right = (
+        _spare(num_outputs, first.dtype),
+        _spare(first.shape[1], first.dtype),
+    )
+    _, adjoint = jax.vjp(
+        apply, first[0]
+    )  # the same at every point; what it prepares is prepared once
 
-    def step(carry: tuple[Array, ...], index: Array) -> tuple[tuple[Array, ...], tuple[Array, Array]]:
+    def step(
+        carry: tuple[Array, ...], index: Array
+    ) -> tuple[tuple[Array, ...], tuple[Array, Array]]:
         lefts, rights, right, beta = carry
         rights = rights.at[index].set(right)
-        left, alpha = _next(apply(right) - beta * lefts[index - 1], lefts, jnp.roll(spare_left, index))
+        left, alpha = _next(
+            apply(right) - beta * lefts[index - 1], lefts, jnp.roll(spare_left, index)
+        )
         lefts = lefts.at[index].set(left)
-        right, beta = _next(adjoint(left)[0] - alpha * right, rights, jnp.roll(spare_right, index))
+        right, beta = _next(
+            adjoint(left)[0] - alpha * right, rights, jnp.roll(spare_right, index)
+        )
         return (lefts, rights, right, beta), (alpha, beta)
 
     with jax.default_matmul_precision("highest"):
         right = first[0] / jnp.linalg.norm(first[0])
-        bases = jnp.zeros((count, num_outputs), first.dtype), jnp.zeros((count, first.shape[1]), first.dtype)
-        carry, (alpha, beta) = lax.scan(step, (*bases, right, jnp.zeros((), first.dtype)), jnp.arange(count))
+        bases = (
+            jnp.zeros((count, num_outputs), first.dtype),
+            jnp.zeros((count, first.shape[1]), first.dtype),
+        )
+        carry, (alpha, beta) = lax.scan(
+            step, (*bases, right, jnp.zeros((), first.dtype)), jnp.arange(count)
+        )
         lefts, rights, right, last = carry
         beyond = jnp.linalg.norm(_away(apply(right) - last * lefts[-1], lefts))
-        small = jnp.pad(jnp.diag(alpha), ((0, 0), (0, 1))) + jnp.pad(jnp.diag(beta), ((0, 0), (1, 0)))
+        small = jnp.pad(jnp.diag(alpha), ((0, 0), (0, 1))) + jnp.pad(
+            jnp.diag(beta), ((0, 0), (1, 0))
+        )
         _, sigma, turn = jnp.linalg.svd(small, full_matrices=False)
         vectors = turn @ jnp.concatenate([rights, right[None]])
     return sigma, beyond * jnp.abs(turn[:, -1]), jax.vmap(unravel)(vectors)
 
 
 def _next(vector: Array, basis: Array, spare: Array) -> tuple[Array, Array]:
-    """The unit vector that orthogonalising leaves, and its length; made of the spare where only rounding is left.
+    """The unit vector that orthogonalizing leaves, and its length; made of the spare where only rounding is left.
 
-    What is left is rounding where a second pass still takes half of it away (Kahan's "twice is enough").
+    What is left is rounding where a second pass still takes half of it away (Kahan's
+    "twice is enough").
     """
     info = jnp.finfo(vector.dtype)
     once = _away(vector, basis)
     twice = _away(once, basis)
     length, before = jnp.linalg.norm(twice), jnp.linalg.norm(once)
     spent = (length <= before / 2) | (length <= info.tiny**0.5)
-    chosen = _away(jnp.where(spent, spare, twice / jnp.where(spent, 1.0, length)), basis)
-    return chosen / jnp.maximum(jnp.linalg.norm(chosen), info.eps), jnp.where(spent, 0.0, length)
+    chosen = _away(
+        jnp.where(spent, spare, twice / jnp.where(spent, 1.0, length)), basis
+    )
+    return chosen / jnp.maximum(jnp.linalg.norm(chosen), info.eps), jnp.where(
+        spent, 0.0, length
+    )
 
 
 def _away(vector: Array, basis: Array) -> Array:
@@ -157,7 +201,9 @@ def _spare(size: int, dtype: Any) -> Array:
     return jax.random.normal(jax.random.key(0), (size,), dtype)
 
 
-def _flat(matvec: Matvec, vectors: PyTree) -> tuple[Callable[[Array], Array], Array, Callable[[Array], PyTree]]:
+def _flat(
+    matvec: Matvec, vectors: PyTree
+) -> tuple[Callable[[Array], Array], Array, Callable[[Array], PyTree]]:
     """The map between flat vectors, the vectors as rows, and the way back."""
     unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], vectors))[1]
     rows = jax.vmap(lambda vector: ravel_pytree(vector)[0])(vectors)
@@ -167,8 +213,9 @@ def _flat(matvec: Matvec, vectors: PyTree) -> tuple[Callable[[Array], Array], Ar
 def _orthonormal(rows: Array) -> Array:
     """Orthonormal rows, at most as many as columns, each in the span of the given ones so far where those have one.
 
-    The Q of a QR decomposition whose R has no negative diagonal, by Gram-Schmidt: LAPACK's is up to a hundred times
-    slower where its threads and XLA's wait for the same cores.
+    The Q of a QR decomposition whose R has no negative diagonal, by Gram-Schmidt:
+    LAPACK's is up to a hundred times slower where its threads and XLA's wait for the
+    same cores.
     """
     spare = _spare(rows.shape[1], rows.dtype)
 

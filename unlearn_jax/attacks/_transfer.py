@@ -1,7 +1,8 @@
 """Do adversarial examples of one model fool another: transfer rates, and robust accuracy from within and from outside.
 
-Definition 3.1.2 of *Toward Reliable Machine Unlearning* (arXiv 2512.06993), definition 3.2 of LOTOS (arXiv 2410.05136).
-Everything is kept per sample, so that intervals can be computed (``unlearn_jax.audit.bootstrap``); the rates are means.
+Definition 3.1.2 of *Toward Reliable Machine Unlearning* (arXiv 2512.06993), definition
+3.2 of LOTOS (arXiv 2410.05136). Everything is kept per sample, so that intervals can be
+computed (``unlearn_jax.audit.bootstrap``); the rates are means.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from unlearn_jax.attacks.apgd import autoattack_small
+from unlearn_jax.attacks._apgd import autoattack_small
+from unlearn_jax.attacks._pgd import check_images, pgd, random_start
 from unlearn_jax.attacks.norms import Norm, linf
-from unlearn_jax.attacks.pgd import check_images, pgd, random_start
 from unlearn_jax.attacks.search import in_batches
 from unlearn_jax.losses import cross_entropy
 from unlearn_jax.types import ApplyFn, Array, AttackResult, InputError, PyTree, Status
@@ -34,9 +35,11 @@ class Transfer(NamedTuple):
 
     Attributes:
       source_right: ``[S, B]`` bool, the source classifies the clean image correctly.
-      source_fooled: ``[S, B]`` bool, the source misclassifies its own adversarial example.
+      source_fooled: ``[S, B]`` bool, the source misclassifies its own adversarial
+        example.
       target_right: ``[T, B]`` bool, the target classifies the clean image correctly.
-      target_fooled: ``[S, T, B]`` bool, the target misclassifies the source's adversarial example.
+      target_fooled: ``[S, T, B]`` bool, the target misclassifies the source's
+        adversarial example.
     """
 
     source_right: Array
@@ -48,17 +51,26 @@ class Transfer(NamedTuple):
         """``[S, T, B]`` bool: the samples that a rate is a mean over.
 
         Args:
-          condition: ``"fooled"`` is the published definition: source and target are right on the clean image, and the
-            attack on the source succeeds. A robust source succeeds with strong perturbations only, so this rate rises
-            with the source's robustness for a reason that has nothing to do with the target. ``"right"`` counts all
-            samples that both get right, and is free of that selection.
+          condition: ``"fooled"`` is the published definition: source and target are
+            right on the clean image, and the attack on the source succeeds. A robust
+            source succeeds with strong perturbations only, so this rate rises with the
+            source's robustness for a reason that has nothing to do with the target.
+            ``"right"`` counts all samples that both get right, and is free of that
+            selection.
 
         Raises:
           InputError: an unknown condition.
         """
         if condition not in ("fooled", "right"):
-            raise InputError(f"unknown condition {condition!r}: choose 'fooled' (as published) or 'right'")
-        source = self.source_right & self.source_fooled if condition == "fooled" else self.source_right
+            raise InputError(
+                f"unknown condition {condition!r}: choose 'fooled' (as published) or"
+                " 'right'"
+            )
+        source = (
+            self.source_right & self.source_fooled
+            if condition == "fooled"
+            else self.source_right
+        )
         pairs = jnp.broadcast_to(source[:, None], self.target_fooled.shape)
         return pairs & self.target_right[None]
 
@@ -68,7 +80,8 @@ class Robustness(NamedTuple):
 
     Attributes:
       right: ``[B]`` bool, the clean image is classified correctly.
-      robust: ``[B]`` bool, and the adversarial one too: its mean is the robust accuracy.
+      robust: ``[B]`` bool, and the adversarial one too: its mean is the robust
+        accuracy.
     """
 
     right: Array
@@ -87,8 +100,10 @@ def transfer(
 ) -> Transfer:
     """Attacks every source and shows its adversarial examples to every target.
 
-    * The members of an ensemble as both give the pairwise table; the mean over ordered pairs is the T_rate.
-    * Independently trained surrogates as sources and the ensemble as the one target is the black-box protocol.
+    * The members of an ensemble as both give the pairwise table; the mean over ordered
+      pairs is the T_rate.
+    * Independently trained surrogates as sources and the ensemble as the one target is
+      the black-box protocol.
 
     Args:
       key: consumed; every source has one of its own.
@@ -109,13 +124,21 @@ def transfer(
     y = jnp.asarray(y).astype(jnp.int32)
     targets = sources if targets is None else targets
     keys = jax.random.split(key, len(sources))
-    crafted = [_craft(attack, apply_fn, k, members, x, y) for k, (apply_fn, members) in zip(keys, sources, strict=True)]
+    crafted = [
+        _craft(attack, apply_fn, k, members, x, y)
+        for k, (apply_fn, members) in zip(keys, sources, strict=True)
+    ]
     right = partial(correct, y=y, batch_size=batch_size)
     return Transfer(
         source_right=jnp.stack([right(source, x) for source in sources]),
         source_fooled=jnp.stack([result.labels != y for result in crafted]),
         target_right=jnp.stack([right(target, x) for target in targets]),
-        target_fooled=jnp.stack([jnp.stack([~right(target, r.images) for target in targets]) for r in crafted]),
+        target_fooled=jnp.stack(
+            [
+                jnp.stack([~right(target, r.images) for target in targets])
+                for r in crafted
+            ]
+        ),
     )
 
 
@@ -127,7 +150,8 @@ def transfer_rates(outcome: Transfer, *, condition: Condition = "fooled") -> Arr
       condition: which samples count, see :meth:`Transfer.counted`.
 
     Returns:
-      ``[S, T]`` float32 in [0, 1]; NaN where no sample counts. Row: source, column: target.
+      ``[S, T]`` float32 in [0, 1]; NaN where no sample counts. Row: source, column:
+      target.
     """
     counted = outcome.counted(condition)
     return jnp.sum(counted & outcome.target_fooled, -1) / jnp.sum(counted, -1)
@@ -137,7 +161,8 @@ def transfer_rate(rates: Array) -> Array:
     """T_rate of an ensemble: the mean of its pairwise table over the ordered pairs of different members.
 
     Args:
-      rates: ``[N, N]`` of :func:`transfer_rates` with the members as sources and targets.
+      rates: ``[N, N]`` of :func:`transfer_rates` with the members as sources and
+        targets.
 
     Returns:
       ``[]``; pairs for which no sample counts are left out, NaN if that is all.
@@ -154,7 +179,8 @@ def black_box_accuracy(outcome: Transfer, *, condition: Condition = "fooled") ->
       condition: which samples count: the published protocol is ``"fooled"``.
 
     Returns:
-      ``[T]``, one minus the mean over surrogates of the rate; surrogates for which no sample counts are left out.
+      ``[T]``, one minus the mean over surrogates of the rate; surrogates for which no
+      sample counts are left out.
     """
     rates = transfer_rates(outcome, condition=condition)
     usable = jnp.isfinite(rates)
@@ -162,7 +188,13 @@ def black_box_accuracy(outcome: Transfer, *, condition: Condition = "fooled") ->
 
 
 def robustness(
-    key: Array, attack: AttackFn, classifier: Classifier, x: Array, y: Array, *, batch_size: int = 512
+    key: Array,
+    attack: AttackFn,
+    classifier: Classifier,
+    x: Array,
+    y: Array,
+    *,
+    batch_size: int = 512,
 ) -> Robustness:
     """White-box robustness of one model, or of an ensemble as a whole.
 
@@ -175,8 +207,9 @@ def robustness(
       batch_size: images classified at a time; changes memory, not values.
 
     Returns:
-      One entry per sample. ``mean(robust)`` is the robust accuracy as RobustBench means it; LOTOS's code reports
-      ``sum(robust) / sum(right)``, the share of the samples right on clean images that stay right.
+      One entry per sample. ``mean(robust)`` is the robust accuracy as RobustBench means
+      it; LOTOS's code reports ``sum(robust) / sum(right)``, the share of the samples
+      right on clean images that stay right.
 
     Raises:
       InputError: unusable images.
@@ -184,10 +217,14 @@ def robustness(
     check_images(x, (0.0, 1.0))
     (apply_fn, variables), y = classifier, jnp.asarray(y).astype(jnp.int32)
     right = correct(classifier, x, y, batch_size=batch_size)
-    return Robustness(right, right & (_craft(attack, apply_fn, key, variables, x, y).labels == y))
+    return Robustness(
+        right, right & (_craft(attack, apply_fn, key, variables, x, y).labels == y)
+    )
 
 
-def correct(classifier: Classifier, images: Array, y: Array, *, batch_size: int = 512) -> Array:
+def correct(
+    classifier: Classifier, images: Array, y: Array, *, batch_size: int = 512
+) -> Array:
     """Which images a model classifies correctly: for adversarial ones that are at hand.
 
     Args:
@@ -199,16 +236,27 @@ def correct(classifier: Classifier, images: Array, y: Array, *, batch_size: int 
     Returns:
       ``[B]`` bool.
     """
-    return _classify(classifier[0], classifier[1], images, batch_size) == jnp.asarray(y).astype(jnp.int32)
+    return _classify(classifier[0], classifier[1], images, batch_size) == jnp.asarray(
+        y
+    ).astype(jnp.int32)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _craft(attack: AttackFn, apply_fn: ApplyFn, key: Array, variables: PyTree, x: Array, y: Array) -> AttackResult:
+def _craft(
+    attack: AttackFn,
+    apply_fn: ApplyFn,
+    key: Array,
+    variables: PyTree,
+    x: Array,
+    y: Array,
+) -> AttackResult:
     return attack(key, apply_fn, variables, x, y)
 
 
 @partial(jax.jit, static_argnums=(0, 3))
-def _classify(apply_fn: ApplyFn, variables: PyTree, images: Array, batch_size: int) -> Array:
+def _classify(
+    apply_fn: ApplyFn, variables: PyTree, images: Array, batch_size: int
+) -> Array:
     def one(image: Array) -> Array:
         return jnp.argmax(apply_fn(variables, image[None])[0]).astype(jnp.int32)
 
@@ -227,25 +275,37 @@ def pgd_attack(
 ) -> AttackFn:
     """PGD in [0, 1] from a random start, as an attack for :func:`transfer` and :func:`robustness`.
 
-    The same arguments give the same function object, so that compiled programs are found again.
+    The same arguments give the same function object, so that compiled programs are
+    found again.
 
     Args:
       epsilon: radius in units of ``norm``, for images in [0, 1].
       num_steps: gradient steps.
       step_ratio: step length over ``epsilon``; a tenth in the published protocol.
       norm: of the ball.
-      keep: ``"last"`` takes all steps, which transfers better and is what the published protocol does; ``"first"``
-        stops at the first misclassified iterate, which is stronger against the attacked model itself.
+      keep: ``"last"`` takes all steps, which transfers better and is what the published
+        protocol does; ``"first"`` stops at the first misclassified iterate, which is
+        stronger against the attacked model itself.
       batch_size: samples attacked at a time; changes memory, not values.
     """
 
-    def attack(key: Array, apply_fn: ApplyFn, variables: PyTree, x: Array, y: Array) -> AttackResult:
+    def attack(
+        key: Array, apply_fn: ApplyFn, variables: PyTree, x: Array, y: Array
+    ) -> AttackResult:
         def attack_batch(images: Array, labels: Array, start: Array) -> AttackResult:
-            knobs = {"epsilon": epsilon, "num_steps": num_steps, "step_ratio": step_ratio, "norm": norm, "keep": keep}
+            knobs = {
+                "epsilon": epsilon,
+                "num_steps": num_steps,
+                "step_ratio": step_ratio,
+                "norm": norm,
+                "keep": keep,
+            }
             return pgd(apply_fn, variables, images, labels, start, **knobs)
 
         start = random_start(key, x, epsilon=epsilon, norm=norm)
-        return in_batches(attack_batch, x, y.astype(jnp.int32), start, batch_size=batch_size)
+        return in_batches(
+            attack_batch, x, y.astype(jnp.int32), start, batch_size=batch_size
+        )
 
     return attack
 
@@ -268,7 +328,12 @@ def autoattack(
       norm: of the ball.
       batch_size: samples attacked at a time; changes memory, not values.
     """
-    knobs = {"epsilon": epsilon, "num_steps": num_steps, "num_targets": num_targets, "norm": norm}
+    knobs = {
+        "epsilon": epsilon,
+        "num_steps": num_steps,
+        "num_targets": num_targets,
+        "norm": norm,
+    }
     return lambda key, apply_fn, variables, x, y: autoattack_small(
         key, apply_fn, variables, x, y, batch_size=batch_size, **knobs
     )
@@ -285,28 +350,38 @@ def legacy_attack(
 ) -> AttackFn:
     """The protocol of LOTOS's and FastClip's released code, to compare with numbers made by it; **not** a fair attack.
 
-    There images are normalised by the loader and PGD (cross-entropy, L-infinity, step ``epsilon / 10``, random start,
-    all steps) runs on the normalised values ``(x - mean) / std``, but clips them to [0, 1]. So the radius is 0.04 of a
-    standard deviation, about 2/255 of a pixel; and every pixel below the mean or more than a standard deviation above
-    it is moved into that range, far outside the ball. Neither numbers nor orders of magnitude compare with an attack in
-    [0, 1]. The model attacked still takes images in [0, 1] and normalises inside.
+    There images are normalized by the loader and PGD (cross-entropy, L-infinity, step
+    ``epsilon / 10``, random start, all steps) runs on the normalized values
+    ``(x - mean) / std``, but clips them to [0, 1]. So the radius is 0.04 of a standard
+    deviation, about 2/255 of a pixel; and every pixel below the mean or more than a
+    standard deviation above it is moved into that range, far outside the ball. Neither
+    numbers nor orders of magnitude compare with an attack in [0, 1]. The model attacked
+    still takes images in [0, 1] and normalizes inside.
 
     Args:
       mean: per channel; CIFAR-10's by default.
       std: per channel.
-      epsilon: radius in normalised units; 0.04 in LOTOS, 0.02 in FastClip.
+      epsilon: radius in normalized units; 0.04 in LOTOS, 0.02 in FastClip.
       num_steps: gradient steps.
       batch_size: samples attacked at a time; changes memory, not values.
 
     Returns:
-      An attack whose ``epsilon`` and ``distance`` are the L-infinity distance in pixel units, the clipping included.
+      An attack whose ``epsilon`` and ``distance`` are the L-infinity distance in pixel
+      units, the clipping included.
     """
     shift, scale = np.asarray(mean, np.float32), np.asarray(std, np.float32)
 
-    def attack(key: Array, apply_fn: ApplyFn, variables: PyTree, x: Array, y: Array) -> AttackResult:
+    def attack(
+        key: Array, apply_fn: ApplyFn, variables: PyTree, x: Array, y: Array
+    ) -> AttackResult:
         if x.shape[-1] != len(shift):
-            raise InputError(f"images have {x.shape[-1]} channels: give a mean and a deviation for each")
-        shift_of, scale_of = (a.reshape((1,) * (x.ndim - 1) + (-1,)) for a in (shift, scale))
+            raise InputError(
+                f"images have {x.shape[-1]} channels: give a mean and a deviation for"
+                " each"
+            )
+        shift_of, scale_of = (
+            a.reshape((1,) * (x.ndim - 1) + (-1,)) for a in (shift, scale)
+        )
 
         def pixels(values: Array) -> Array:
             return values * scale_of + shift_of
@@ -315,8 +390,13 @@ def legacy_attack(
             def inner(values: Array) -> Array:
                 return apply_fn(variables, pixels(values))
 
-            clean, first = (images - shift_of) / scale_of, jnp.argmax(apply_fn(variables, images), -1)
-            values = _clamped_ascent(inner, clean, noise, labels, epsilon=epsilon, num_steps=num_steps)
+            clean, first = (
+                (images - shift_of) / scale_of,
+                jnp.argmax(apply_fn(variables, images), -1),
+            )
+            values = _clamped_ascent(
+                inner, clean, noise, labels, epsilon=epsilon, num_steps=num_steps
+            )
             found = jnp.argmax(inner(values), -1).astype(jnp.int32)
             status = jnp.select(
                 [first != labels, found != labels],
@@ -327,13 +407,21 @@ def legacy_attack(
             return AttackResult(pixels(values), found, distance, distance, status)
 
         noise = jax.random.uniform(key, x.shape, minval=-epsilon, maxval=epsilon)
-        return in_batches(attack_batch, x, y.astype(jnp.int32), noise, batch_size=batch_size)
+        return in_batches(
+            attack_batch, x, y.astype(jnp.int32), noise, batch_size=batch_size
+        )
 
     return attack
 
 
 def _clamped_ascent(
-    apply_fn: Callable[[Array], Array], clean: Array, noise: Array, labels: Array, *, epsilon: float, num_steps: int
+    apply_fn: Callable[[Array], Array],
+    clean: Array,
+    noise: Array,
+    labels: Array,
+    *,
+    epsilon: float,
+    num_steps: int,
 ) -> Array:
     """PGD on values of any range whose last operation, at every step, is a clipping to [0, 1]."""
 
@@ -347,17 +435,22 @@ def _clamped_ascent(
     return lax.fori_loop(0, num_steps, step, jnp.clip(clean + noise, 0.0, 1.0))
 
 
-def risk_gap_bound(clean_gap: Array | float, *, lipschitz: Array | float, epsilon: Array | float) -> Array:
+def risk_gap_bound(
+    clean_gap: Array | float, *, lipschitz: Array | float, epsilon: Array | float
+) -> Array:
     """How far the adversarial risks of two models can lie apart: ``clean_gap + 2 L epsilon`` (LOTOS, proposition 3.3).
 
-    If the losses of both models are ``L``-Lipschitz in the image, an input moved by at most ``epsilon`` moves each loss
-    by at most ``L epsilon``. So the smoother the two are, the nearer their losses on the same adversarial examples: the
-    reason why clipping alone makes attacks transfer.
+    If the losses of both models are ``L``-Lipschitz in the image, an input moved by at
+    most ``epsilon`` moves each loss by at most ``L epsilon``. So the smoother the two
+    are, the nearer their losses on the same adversarial examples: the reason why
+    clipping alone makes attacks transfer.
 
     Args:
-      clean_gap: ``|R_f - R_g|``, the difference of their mean losses on clean images; or per sample.
-      lipschitz: ``L`` of the losses in the norm of ``epsilon``. Cross-entropy is ``sqrt(2)``-Lipschitz in the logits
-        (L2), so ``sqrt(2)`` times the network's constant serves.
+      clean_gap: ``|R_f - R_g|``, the difference of their mean losses on clean images;
+        or per sample.
+      lipschitz: ``L`` of the losses in the norm of ``epsilon``. Cross-entropy is
+        ``sqrt(2)``-Lipschitz in the logits (L2), so ``sqrt(2)`` times the network's
+        constant serves.
       epsilon: length of the perturbation.
 
     Returns:

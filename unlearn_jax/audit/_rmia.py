@@ -1,11 +1,12 @@
 """RMIA: is this sample likelier under the target model, against its references, than other samples are?
 
-Zarifzadeh, Liu and Shokri 2024, "Low-Cost High-Power Membership Inference Attacks" (arXiv 2312.03262). The
-defaults are the variant AMUN's audit used: online, a plain mean over all references, every other sample as
-population, gamma 2.
+Zarifzadeh, Liu and Shokri 2024, "Low-Cost High-Power Membership Inference Attacks"
+(arXiv 2312.03262). The defaults are the variant AMUN's audit used: online, a plain mean
+over all references, every other sample as population, gamma 2.
 
-Host-side NumPy: the whole attack is one mean, one sort and one binary search per target, with memory linear
-in the number of samples. Means are taken in float64 whatever the signals' dtype.
+Host-side NumPy: the whole attack is one mean, one sort and one binary search per
+target, with memory linear in the number of samples. Means are taken in float64 whatever
+the signals' dtype.
 """
 
 from typing import Literal
@@ -34,34 +35,43 @@ def rmia(
 ) -> np.ndarray:
     """RMIA scores: the share of the population that each sample dominates by more than ``gamma``.
 
-    ``score(x) = mean_z [ratio(x) > gamma * ratio(z)]`` with ``ratio(x) = Pr(x | target) / Pr(x)``; see
-    :func:`rmia_ratio` for ``Pr(x)`` and :func:`dominated_share` for the comparison and its edges. Several
-    targets may share the references; each is compared with its own ratios only.
+    ``score(x) = mean_z [ratio(x) > gamma * ratio(z)]`` with
+    ``ratio(x) = Pr(x | target) / Pr(x)``; see :func:`rmia_ratio` for ``Pr(x)`` and
+    :func:`dominated_share` for the comparison and its edges. Several targets may share
+    the references; each is compared with its own ratios only.
 
     Args:
       target: ``[N]`` or ``[T, N]`` signals of the audited model(s), normally
-        :func:`~unlearn_jax.audit.signals.taylor_softmax`. They are divided by one another: a signal that is
-        negative (a loss, an entropy, a margin) would be turned upside down.
+        :func:`~unlearn_jax.audit.signals.taylor_softmax`. They are divided by one
+        another: a signal that is negative (a loss, an entropy, a margin) would be
+        turned upside down.
       reference: ``[M, N]`` the same signal under the reference models.
       member: ``[M, N]`` bool, True where the reference was trained on the sample.
-      population: ``[Z]`` (``[T, Z]`` for many targets) signals of the audited model(s) on other samples z.
-        None: the population is all other samples of ``target``, x itself left out.
-      reference_population: ``[M, Z]`` signals of the references on the same z; given exactly when
-        ``population`` is. In offline mode no reference may have been trained on a z.
-      gamma: how much larger the ratio must be; positive. AMUN and the paper use 2, newer code 1.
+      population: ``[Z]`` (``[T, Z]`` for many targets) signals of the audited model(s)
+        on other samples z. None: the population is all other samples of ``target``, x
+        itself left out.
+      reference_population: ``[M, Z]`` signals of the references on the same z; given
+        exactly when ``population`` is. In offline mode no reference may have been
+        trained on a z.
+      gamma: how much larger the ratio must be; positive. AMUN and the paper use 2,
+        newer code 1.
       mode: "online" uses every reference, "offline" those that never saw the sample.
-      offline_a: the a of the offline correction, in [0, 1]; 0.3 for CIFAR-10, 0.6 for CIFAR-100.
-      trim: share of references cut at each end of the mean, in [0, 0.5), online only. The paper's code uses
-        0.2.
-      check_design: online, insist that each sample is in exactly half the references (the paper's design).
+      offline_a: the a of the offline correction, in [0, 1]; 0.3 for CIFAR-10, 0.6 for
+        CIFAR-100.
+      trim: share of references cut at each end of the mean, in [0, 0.5), online only.
+        The paper's code uses 0.2.
+      check_design: online, insist that each sample is in exactly half the references
+        (the paper's design).
 
     Returns:
-      ``[N]`` or ``[T, N]`` float64 in [0, 1], multiples of 1 / (N - 1) or 1 / Z; higher = more likely member.
+      ``[N]`` or ``[T, N]`` float64 in [0, 1], multiples of 1 / (N - 1) or 1 / Z; higher
+      = more likely member.
 
     Raises:
-      InputError: shapes that do not fit; fewer than two references; a sample not in exactly half of them
-        (online, ``check_design``); a sample in all of them (offline); gamma, a or trim out of range; NaN or
-        infinite signals; a population without its references or the other way round; a single sample and no
+      InputError: shapes that do not fit; fewer than two references; a sample not in
+        exactly half of them (online, ``check_design``); a sample in all of them
+        (offline); gamma, a or trim out of range; NaN or infinite signals; a population
+        without its references or the other way round; a single sample and no
         population.
 
     >>> target = np.array([0.9, 0.5, 0.2])
@@ -71,7 +81,9 @@ def rmia(
     [1. 0. 0.]
     """
     if (population is None) != (reference_population is None):
-        raise InputError("population and reference_population belong together: pass both or neither")
+        raise InputError(
+            "population and reference_population belong together: pass both or neither"
+        )
     knobs = {"mode": mode, "offline_a": offline_a, "trim": trim}
     ratio = rmia_ratio(target, reference, member, check_design=check_design, **knobs)
     if population is None or reference_population is None:
@@ -79,11 +91,15 @@ def rmia(
     others = real_array("reference_population", reference_population, ndim=(2,))
     if others.shape[0] != np.shape(reference)[0]:
         raise InputError(
-            f"reference_population has {others.shape[0]} models and reference {np.shape(reference)[0]}: "
-            "pass the same models in the same order"
+            f"reference_population has {others.shape[0]} models and reference"
+            f" {np.shape(reference)[0]}: pass the same models in the same order"
         )
     outside = np.zeros(others.shape, bool)
-    return dominated_share(ratio, rmia_ratio(population, others, outside, check_design=False, **knobs), gamma=gamma)
+    return dominated_share(
+        ratio,
+        rmia_ratio(population, others, outside, check_design=False, **knobs),
+        gamma=gamma,
+    )
 
 
 def rmia_ratio(
@@ -98,13 +114,15 @@ def rmia_ratio(
 ) -> np.ndarray:
     """The statistic under RMIA, free of ties: the target's signal over the references' average.
 
-    ``ratio(x) = Pr(x | target) / Pr(x)``. Online, ``Pr(x)`` is the mean over all references; offline it is
-    ``((1 + a) mean_out(x) + (1 - a)) / 2`` over the references that never saw x. For one target and one
-    population, the RMIA score is a monotone step function of this ratio.
+    ``ratio(x) = Pr(x | target) / Pr(x)``. Online, ``Pr(x)`` is the mean over all
+    references; offline it is ``((1 + a) mean_out(x) + (1 - a)) / 2`` over the
+    references that never saw x. For one target and one population, the RMIA score is a
+    monotone step function of this ratio.
 
     Args:
       target: ``[N]`` or ``[T, N]`` signals of the audited model(s).
-      reference: ``[M, N]`` signals of the references, finite; offline, only the OUT entries matter.
+      reference: ``[M, N]`` signals of the references, finite; offline, only the OUT
+        entries matter.
       member: ``[M, N]`` bool.
       mode: as in :func:`rmia`.
       offline_a: as in :func:`rmia`.
@@ -112,9 +130,9 @@ def rmia_ratio(
       check_design: as in :func:`rmia`.
 
     Returns:
-      ``[N]`` or ``[T, N]`` float64; higher = more likely member. Where ``Pr(x)`` is 0 the ratio is 1 if the
-      target's signal is 0 too (no evidence either way), otherwise infinite with the signal's sign. SM-Taylor
-      signals can make it negative.
+      ``[N]`` or ``[T, N]`` float64; higher = more likely member. Where ``Pr(x)`` is 0
+      the ratio is 1 if the target's signal is 0 too (no evidence either way), otherwise
+      infinite with the signal's sign. SM-Taylor signals can make it negative.
 
     Raises:
       InputError: as :func:`rmia`.
@@ -123,10 +141,14 @@ def rmia_ratio(
     reference = real_array("reference", reference, ndim=(2,))
     if reference.shape[1] != target.shape[-1]:
         raise InputError(
-            f"reference has {reference.shape[1]} samples and target {target.shape[-1]}: pass the same samples"
+            f"reference has {reference.shape[1]} samples and target {target.shape[-1]}:"
+            " pass the same samples"
         )
     if reference.shape[0] < 2:
-        raise InputError("RMIA needs at least 2 reference models, one with and one without each sample")
+        raise InputError(
+            "RMIA needs at least 2 reference models, one with and one without each"
+            " sample"
+        )
     member = mask_array("member", member, reference.shape)
     refuse_infinite("target", target)
     if mode == "online":
@@ -143,30 +165,35 @@ def rmia_ratio(
     return _quotient(target, average)
 
 
-def dominated_share(ratio: ArrayLike, population_ratio: ArrayLike | None = None, *, gamma: float = 2.0) -> np.ndarray:
+def dominated_share(
+    ratio: ArrayLike, population_ratio: ArrayLike | None = None, *, gamma: float = 2.0
+) -> np.ndarray:
     """Share of the population whose ratio, times gamma, stays below the sample's: RMIA from ratios.
 
-    ``score(x) = mean_z [ratio(x) > gamma * ratio(z)]``, strict, **exactly** the pairwise comparison of the
-    float64 numbers, because rounding ``gamma * ratio(z)`` keeps its order. One sort and one binary search per
-    row, instead of N x Z comparisons.
+    ``score(x) = mean_z [ratio(x) > gamma * ratio(z)]``, strict, **exactly** the
+    pairwise comparison of the float64 numbers, because rounding ``gamma * ratio(z)``
+    keeps its order. One sort and one binary search per row, instead of N x Z
+    comparisons.
 
-    The paper writes ``ratio(x) / ratio(z) > gamma``. The product form equals it for every ratio(z) > 0, and
-    at ratio(z) = 0 (a positive ratio dominates, others do not). For ratio(z) < 0, which only signals outside
-    [0, 1] can cause, dividing would turn the inequality round and reward a sample for being more negative;
-    the product form keeps the score non-decreasing in ratio(x), so such a z is dominated by every ratio(x)
-    above gamma * ratio(z).
+    The paper writes ``ratio(x) / ratio(z) > gamma``. The product form equals it for
+    every ratio(z) > 0, and at ratio(z) = 0 (a positive ratio dominates, others do not).
+    For ratio(z) < 0, which only signals outside [0, 1] can cause, dividing would turn
+    the inequality round and reward a sample for being more negative; the product form
+    keeps the score non-decreasing in ratio(x), so such a z is dominated by every
+    ratio(x) above gamma * ratio(z).
 
     Args:
       ratio: ``[N]`` or ``[T, N]``; infinities are allowed.
-      population_ratio: ``[Z]`` or ``[T, Z]``. None: the population of x is all other samples of its row.
+      population_ratio: ``[Z]`` or ``[T, Z]``. None: the population of x is all other
+        samples of its row.
       gamma: positive and finite.
 
     Returns:
       ``[N]`` or ``[T, N]`` float64 in [0, 1].
 
     Raises:
-      InputError: NaN ratios, gamma not positive, different numbers of targets, or one sample and no
-        population.
+      InputError: NaN ratios, gamma not positive, different numbers of targets, or one
+        sample and no population.
 
     >>> print(dominated_share([1.0, 3.0, 2.0, 7.0]))
     [0.         0.33333333 0.         1.        ]
@@ -179,16 +206,25 @@ def dominated_share(ratio: ArrayLike, population_ratio: ArrayLike | None = None,
     refuse_nan("ratio", ratio)
     if population_ratio is None:
         if ratio.shape[-1] < 2:
-            raise InputError("a single sample has no others to compare with: pass a population")
+            raise InputError(
+                "a single sample has no others to compare with: pass a population"
+            )
         return np.apply_along_axis(_share_of_others, -1, ratio, gamma)
-    others = real_array("population_ratio", population_ratio, ndim=(1, 2)).astype(np.float64, copy=False)
+    others = real_array("population_ratio", population_ratio, ndim=(1, 2)).astype(
+        np.float64, copy=False
+    )
     refuse_nan("population_ratio", others)
     if others.ndim != ratio.ndim or others.shape[:-1] != ratio.shape[:-1]:
-        raise InputError(f"population ratios {others.shape} do not fit ratios {ratio.shape}: pass one row per target")
+        raise InputError(
+            f"population ratios {others.shape} do not fit ratios {ratio.shape}: pass"
+            " one row per target"
+        )
     bounds = gamma * np.sort(others, axis=-1)
     if ratio.ndim == 1:
         return np.searchsorted(bounds, ratio, side="left") / others.shape[-1]
-    rows = [np.searchsorted(b, r, side="left") for b, r in zip(bounds, ratio, strict=True)]
+    rows = [
+        np.searchsorted(b, r, side="left") for b, r in zip(bounds, ratio, strict=True)
+    ]
     return np.stack(rows) / others.shape[-1]
 
 
@@ -197,8 +233,8 @@ def _share_of_others(ratio: np.ndarray, gamma: float) -> np.ndarray:
     order = np.argsort(ratio)
     ordered = ratio[order]
     bounds = gamma * ordered
-    # Queries in ascending order keep the binary search in cache. A sample can dominate itself (gamma < 1, or
-    # a negative ratio), and that comparison must not count.
+    # Queries in ascending order keep the binary search in cache. A sample can dominate
+    # itself (gamma < 1, or a negative ratio), and that comparison must not count.
     counts = np.searchsorted(bounds, ordered, side="left") - (ordered > bounds)
     shares = np.empty(ratio.shape)
     shares[order] = counts / (ratio.size - 1)
@@ -210,14 +246,16 @@ def _check_half(member: np.ndarray) -> None:
     models = member.shape[0]
     if models % 2:
         raise InputError(
-            f"{models} references cannot hold each sample in half: pass an even number, or check_design=False"
+            f"{models} references cannot hold each sample in half: pass an even number,"
+            " or check_design=False"
         )
     counts = member.view(np.int8).sum(axis=0, dtype=np.int32)
     wrong = np.flatnonzero(counts != models // 2)
     if wrong.size:
         raise InputError(
-            f"{wrong.size} samples are not in exactly half of the {models} references (sample {wrong[0]} is "
-            f"in {counts[wrong[0]]}): pass such a design, or check_design=False"
+            f"{wrong.size} samples are not in exactly half of the {models} references"
+            f" (sample {wrong[0]} is in {counts[wrong[0]]}): pass such a design, or"
+            " check_design=False"
         )
 
 
@@ -228,12 +266,18 @@ def _trimmed_mean(reference: np.ndarray, trim: float) -> np.ndarray:
     models = reference.shape[0]
     cut = int(trim * models)
     if cut:
-        reference = np.partition(reference, (cut, models - cut - 1), axis=0)[cut : models - cut]
-    with np.errstate(invalid="ignore"):  # infinities of both signs: the caller refuses their mean
+        reference = np.partition(reference, (cut, models - cut - 1), axis=0)[
+            cut : models - cut
+        ]
+    with np.errstate(
+        invalid="ignore"
+    ):  # infinities of both signs: the caller refuses their mean
         return reference.mean(axis=0, dtype=np.float64)
 
 
-def _offline_mean(reference: np.ndarray, member: np.ndarray, offline_a: float) -> np.ndarray:
+def _offline_mean(
+    reference: np.ndarray, member: np.ndarray, offline_a: float
+) -> np.ndarray:
     """``((1 + a) mean_out + (1 - a)) / 2`` over the references without the sample, ``[M, N] -> [N]``."""
     if not 0 <= offline_a <= 1:
         raise InputError(f"offline_a is {offline_a}: pass a number in [0, 1]")
@@ -242,9 +286,12 @@ def _offline_mean(reference: np.ndarray, member: np.ndarray, offline_a: float) -
     if not count.all():
         where = int(np.argmin(count))
         raise InputError(
-            f"sample {where} is in every reference: offline RMIA needs one that never saw it, drop the sample"
+            f"sample {where} is in every reference: offline RMIA needs one that never"
+            " saw it, drop the sample"
         )
-    with np.errstate(invalid="ignore"):  # infinities of both signs: the caller refuses their mean
+    with np.errstate(
+        invalid="ignore"
+    ):  # infinities of both signs: the caller refuses their mean
         total = np.einsum("mn,mn->n", reference, outside, dtype=np.float64)
     return ((1 + offline_a) * (total / count) + (1 - offline_a)) / 2
 

@@ -11,8 +11,8 @@ from unlearn_jax.audit.inputs import mask_array
 from unlearn_jax.types import Array, InputError
 
 CAVEAT = (
-    "Suppressing what a model knows of a forget set as a whole is not privacy for the members left out of the "
-    "core-set: they are still trained on."
+    "Suppressing what a model knows of a forget set as a whole is not privacy for the"
+    " members left out of the core-set: they are still trained on."
 )
 """To be printed wherever a core-set is reported."""
 
@@ -27,7 +27,8 @@ class Causes(NamedTuple):
     """Probabilities over training seeds that removing a subset does it, that only it does, and both.
 
     Attributes:
-      sufficiency: PS, share of worlds in which removing the subset suppresses the knowledge.
+      sufficiency: PS, share of worlds in which removing the subset suppresses the
+        knowledge.
       necessity: PN, share of worlds in which removing all others instead does not.
       both: PNS, share of worlds in which both hold.
       bounds: what the marginals alone say of PNS, see :func:`tian_pearl_bounds`.
@@ -42,7 +43,8 @@ class Causes(NamedTuple):
 def mean_margin(outputs: Array, labels: Array) -> Array:
     """Mean over samples of the true class's output less the largest other one: ``[Z, C], [Z] -> []``.
 
-    For a network, give it probabilities: then it lies in [-1, 1], as it nearly does for regressions on one-hot targets.
+    For a network, give it probabilities: then it lies in [-1, 1], as it nearly does for
+    regressions on one-hot targets.
     """
     return jnp.mean(margins(outputs, labels))
 
@@ -50,8 +52,13 @@ def mean_margin(outputs: Array, labels: Array) -> Array:
 def margins(outputs: Array, labels: Array) -> Array:
     """The true class's output less the largest other one: ``[..., Z, C], [Z] -> [..., Z]``."""
     outputs = jnp.asarray(outputs)
-    hot = jnp.broadcast_to(jnp.asarray(labels)[:, None] == jnp.arange(outputs.shape[-1])[None], outputs.shape)
-    return jnp.sum(jnp.where(hot, outputs, 0.0), -1) - jnp.max(jnp.where(hot, -jnp.inf, outputs), -1)
+    hot = jnp.broadcast_to(
+        jnp.asarray(labels)[:, None] == jnp.arange(outputs.shape[-1])[None],
+        outputs.shape,
+    )
+    return jnp.sum(jnp.where(hot, outputs, 0.0), -1) - jnp.max(
+        jnp.where(hot, -jnp.inf, outputs), -1
+    )
 
 
 def forget_accuracy(outputs: Array, labels: Array) -> Array:
@@ -69,8 +76,8 @@ def suppression(level: Any, original: Any, oracle: Any) -> Any:
       oracle: ``k(D - F)``, as ``original``, from the same seed.
 
     Returns:
-      0 where nothing is forgotten, 1 where as much as by the oracle, above 1 where more; NaN or infinite where removing
-      F changes nothing.
+      0 where nothing is forgotten, 1 where as much as by the oracle, above 1 where
+      more; NaN or infinite where removing F changes nothing.
 
     >>> suppression(0.75, 1.0, 0.5)
     0.5
@@ -88,7 +95,9 @@ def suppressed(shares: Any, *, tolerance: float) -> Any:
     array([False, False,  True,  True, False])
     """
     if not 0 < tolerance < 1:
-        raise InputError(f"tolerance is {tolerance}: choose a share between 0 and 1, such as 0.1")
+        raise InputError(
+            f"tolerance is {tolerance}: choose a share between 0 and 1, such as 0.1"
+        )
     return abs(1 - shares) <= tolerance + ROUNDING
 
 
@@ -100,8 +109,9 @@ def causes(sufficient: ArrayLike, complement: ArrayLike) -> Causes:
       complement: ``[S]`` bool, S(F without C) in the same worlds.
 
     Returns:
-      The probabilities. ``both`` lies within ``bounds`` always. It grows with C (for all of F it is 1 wherever doing
-      nothing does not do): compare subsets of equal size.
+      The probabilities. ``both`` lies within ``bounds`` always. It grows with C (for
+      all of F it is 1 wherever doing nothing does not do): compare subsets of equal
+      size.
 
     Raises:
       InputError: not two boolean arrays of the same worlds.
@@ -111,19 +121,23 @@ def causes(sufficient: ArrayLike, complement: ArrayLike) -> Causes:
     """
     first = np.asarray(sufficient)
     if first.ndim != 1 or not first.size:
-        raise InputError(f"sufficient has shape {first.shape}: pass one boolean per world")
+        raise InputError(
+            f"sufficient has shape {first.shape}: pass one boolean per world"
+        )
     first = mask_array("sufficient", first, first.shape)
     second = mask_array("complement", complement, first.shape)
     enough, others = float(first.mean()), float(second.mean())
     both = float((first & ~second).mean())
-    return Causes(enough, float((~second).mean()), both, tian_pearl_bounds(enough, others))
+    return Causes(
+        enough, float((~second).mean()), both, tian_pearl_bounds(enough, others)
+    )
 
 
 def tian_pearl_bounds(sufficient: float, complement: float) -> tuple[float, float]:
     """Bounds on PNS from the two marginals: ``max(0, P(S(C)) - P(S(F-C))) <= PNS <= min(P(S(C)), 1 - P(S(F-C)))``.
 
-    Tian and Pearl 2000, "Probabilities of causation: bounds and identification"; sharp without further knowledge. For
-    when the two are simulated on different seeds.
+    Tian and Pearl 2000, "Probabilities of causation: bounds and identification"; sharp
+    without further knowledge. For when the two are simulated on different seeds.
 
     Args:
       sufficient: P(S(C) = 1), in [0, 1].

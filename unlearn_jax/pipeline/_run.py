@@ -11,7 +11,17 @@ import numpy as np
 from tqdm import tqdm
 
 from unlearn_jax.data import Splits
-from unlearn_jax.pipeline import clock, hosts, locks, measure, measures, sections, stages, store, tuning
+from unlearn_jax.pipeline import (
+    clock,
+    hosts,
+    locks,
+    measure,
+    measures,
+    sections,
+    stages,
+    store,
+    tuning,
+)
 from unlearn_jax.pipeline.bank import Bank
 from unlearn_jax.pipeline.config import RunConfig, to_json
 from unlearn_jax.pipeline.plan import Plan, make_plan
@@ -39,7 +49,8 @@ def run(
 
     Args:
       config: the run.
-      workdir: its directory: made if new, continued if it is a run's, refused if it holds anything else.
+      workdir: its directory: made if new, continued if it is a run's, refused if it
+        holds anything else.
       preset: name for the report.
       splits: a user's own data instead of ``config.data``.
       model: a user's own network instead of ``config.model``.
@@ -49,20 +60,31 @@ def run(
       What ``results.json`` holds; nothing in all but the first of several processes.
 
     Raises:
-      InputError: unusable configuration, data or directory; nothing has been written then.
-      DivergedError: a training ended in numbers that are not finite. (A method that does is reported in its row.)
+      InputError: unusable configuration, data or directory; nothing has been written
+        then.
+      DivergedError: a training ended in numbers that are not finite. (A method that
+        does is reported in its row.)
 
     Warns:
-      DamagedFileWarning: a stored file is not what was written; its folder is moved aside and computed anew.
+      DamagedFileWarning: a stored file is not what was written; its folder is moved
+        aside and computed anew.
     """
     place, here = store.Workdir(workdir), hosts.here()
     place.check()
-    plan = make_plan(config, banks_folder(config, workdir), splits=splits, model=model, loss_fn=loss_fn)
+    plan = make_plan(
+        config,
+        banks_folder(config, workdir),
+        splits=splits,
+        model=model,
+        loss_fn=loss_fn,
+    )
     tuning.check_tuning(plan)
     locks.make_folder(plan.bank_root)
     with place.locked() as folder:
         if here.first:
-            store.write_text(folder / "config.json", json.dumps(to_json(config), indent=1))
+            store.write_text(
+                folder / "config.json", json.dumps(to_json(config), indent=1)
+            )
         costs: list[dict[str, Any]] = []
         _train((plan.originals, plan.references), costs)
         plan, tuned, shared = _tune(plan, folder, costs)
@@ -71,7 +93,9 @@ def run(
         unlearned = {}
         for name in plan.rows:
             given = adversarial.get(plan.attack_of(name))
-            unlearned[name], cost, cached = stages.unlearn(plan, name, given, folder, progress_bar)
+            unlearned[name], cost, cached = stages.unlearn(
+                plan, name, given, folder, progress_bar
+            )
             costs.append({"name": f"unlearn: {name}", **cost, "cached": cached})
         if not here.first:
             return {}
@@ -80,18 +104,28 @@ def run(
             extra, more = sections.make_sections(plan, unlearned, adversarial, arrays)
         costs.append({"name": "audit", **cost, "cached": False})
         arrays |= more | attack_arrays(adversarial)
-        results = make_results(plan, audited, unlearned, adversarial, costs, preset, folder, shared)
+        results = make_results(
+            plan, audited, unlearned, adversarial, costs, preset, folder, shared
+        )
         results |= extra | {"tuning": tuned}
         results = without_nan(results)
         _publish(results, arrays, folder)
     return results
 
 
-def _train(banks: Iterable[Bank], costs: list[dict[str, Any]], prefix: str = "") -> None:
+def _train(
+    banks: Iterable[Bank], costs: list[dict[str, Any]], prefix: str = ""
+) -> None:
     """Trains what banks lack, and notes what it cost."""
     for bank in (bank for bank in banks if len(bank.spec.member)):
         cost, cached = bank.ensure(progress_bar)
-        costs.append({"name": f"{prefix}{bank.spec.name} ({len(bank.spec.member)})", **cost, "cached": cached})
+        costs.append(
+            {
+                "name": f"{prefix}{bank.spec.name} ({len(bank.spec.member)})",
+                **cost,
+                "cached": cached,
+            }
+        )
 
 
 def _attack(
@@ -119,7 +153,9 @@ def _tune(
     for name in own.rows:
         if tuning.searches(own.config, name):
             given = adversarial.get(own.attack_of(name))
-            logits[name], cost, cached = tuning.tune_row(own, name, given, folder, progress_bar)
+            logits[name], cost, cached = tuning.tune_row(
+                own, name, given, folder, progress_bar
+            )
             costs.append({"name": f"tune: {name}", **cost, "cached": cached})
     with clock.stopwatch() as cost:
         found = tuning.choose(own, logits)
@@ -129,10 +165,16 @@ def _tune(
         if search["chosen"] is not None:
             rows[name] = {**rows[name], **search["trials"][search["chosen"]]["knobs"]}
     shared = tuning.shared_samples(plan, own)
-    return dataclasses.replace(plan, config=dataclasses.replace(plan.config, rows=rows)), found, shared
+    return (
+        dataclasses.replace(plan, config=dataclasses.replace(plan.config, rows=rows)),
+        found,
+        shared,
+    )
 
 
-def _audit(plan: Plan, unlearned: dict[str, stages.Parts]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _audit(
+    plan: Plan, unlearned: dict[str, stages.Parts]
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Measures every row: ``{row: {metric: estimate}}`` and the arrays of the plots."""
     config, kind = plan.config.audit, measures.measures_of(plan.config)
     pool, (retrained, again) = kind.make_pool(plan), measures.oracle_logits(plan)
@@ -141,28 +183,50 @@ def _audit(plan: Plan, unlearned: dict[str, stages.Parts]) -> tuple[dict[str, An
         "original": [originals[o] for o in plan.runs[:, 0]],
         "retrained": retrained,
         "retrained_again": again,
-        **{name: stages.row_logits(plan, name, parts) for name, parts in unlearned.items()},
+        **{
+            name: stages.row_logits(plan, name, parts)
+            for name, parts in unlearned.items()
+        },
     }
     rows, arrays = {}, {"forget": plan.forget[plan.runs[:, 1]], **kind.about(pool)}
     with progress_bar(total=len(logits), desc="audit", unit="row") as bar:
         for name, runs in logits.items():
-            if measure.usable(config, plan.pool.labels, runs, signals=bool(plan.config.replicas.references)):
-                rows[name], plots = kind.measure_row(config, pool, runs, int(name == "retrained"))
+            if measure.usable(
+                config,
+                plan.pool.labels,
+                runs,
+                signals=bool(plan.config.replicas.references),
+            ):
+                rows[name], plots = kind.measure_row(
+                    config, pool, runs, int(name == "retrained")
+                )
                 arrays |= {f"{kind}/{name}": array for kind, array in plots.items()}
             bar.update()
     measure.add_gaps(pool, rows, "retrained", kind.gaps, kind.groups(pool))
     estimates = {
-        name: {key: measure.estimate(config, pool, measured) for key, measured in rows.get(name, {}).items()}
+        name: {
+            key: measure.estimate(config, pool, measured)
+            for key, measured in rows.get(name, {}).items()
+        }
         for name in logits
     }
     return estimates, arrays
 
 
-def _publish(results: dict[str, Any], arrays: dict[str, np.ndarray], folder: pathlib.Path) -> None:
-    from unlearn_jax.pipeline.report import write_report, write_tables  # matplotlib is slow to import
+def _publish(
+    results: dict[str, Any], arrays: dict[str, np.ndarray], folder: pathlib.Path
+) -> None:
+    from unlearn_jax.pipeline.report import (
+        write_report,
+        write_tables,
+    )  # matplotlib is slow to import
 
-    store.write_file(folder / "arrays.npz", lambda draft: np.savez_compressed(draft, **arrays))  # type: ignore[arg-type]
+    store.write_file(
+        folder / "arrays.npz", lambda draft: np.savez_compressed(draft, **arrays)
+    )  # type: ignore[arg-type]
     write_tables(results, folder)
     write_report(results, arrays, folder / "report.html")
     # last: its presence says that all is there
-    store.write_text(folder / "results.json", json.dumps(results, indent=1, allow_nan=False))
+    store.write_text(
+        folder / "results.json", json.dumps(results, indent=1, allow_nan=False)
+    )

@@ -1,7 +1,7 @@
 """From scores to a ROC curve, its area, and the true positive rate at a small false positive rate.
 
-A sample is called a member when its score is **at least** the threshold. Equal scores move together, so ties
-can never be won by the order in which samples are stored.
+A sample is called a member when its score is **at least** the threshold. Equal scores
+move together, so ties can never be won by the order in which samples are stored.
 """
 
 from typing import NamedTuple
@@ -10,7 +10,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from unlearn_jax.audit.bootstrap import Interval, interval, sample_weights, weighted_auc
-from unlearn_jax.audit.inputs import check_level, check_seed, mask_array, real_array, refuse_nan
+from unlearn_jax.audit.inputs import (
+    check_level,
+    check_seed,
+    mask_array,
+    real_array,
+    refuse_nan,
+)
 from unlearn_jax.types import InputError
 
 
@@ -20,9 +26,10 @@ class RocCurve(NamedTuple):
     Attributes:
       fpr: ``[P]`` float64, share of non-members called members, ascending from 0 to 1.
       tpr: ``[P]`` float64, share of members called members, ascending from 0 to 1.
-      thresholds: ``[P]`` float64, descending; point 0 (nobody is called a member) has threshold infinity.
-      auc: area under the curve, which is the Mann-Whitney statistic: P(member's score > non-member's), ties
-        half.
+      thresholds: ``[P]`` float64, descending; point 0 (nobody is called a member) has
+        threshold infinity.
+      auc: area under the curve, which is the Mann-Whitney statistic: P(member's score >
+        non-member's), ties half.
     """
 
     fpr: np.ndarray
@@ -33,8 +40,8 @@ class RocCurve(NamedTuple):
     def tpr_at_fpr(self, max_fpr: float) -> float:
         """Largest TPR of any threshold whose FPR is at most ``max_fpr``.
 
-        A conservative step: no interpolation, so with fewer than ``1 / max_fpr`` non-members this is the TPR
-        at no false positive at all.
+        A conservative step: no interpolation, so with fewer than ``1 / max_fpr``
+        non-members this is the TPR at no false positive at all.
 
         Args:
           max_fpr: in [0, 1].
@@ -46,7 +53,9 @@ class RocCurve(NamedTuple):
           InputError: ``max_fpr`` outside [0, 1].
         """
         if not 0 <= max_fpr <= 1:
-            raise InputError(f"max_fpr is {max_fpr}: pass a rate in [0, 1], such as 0.001")
+            raise InputError(
+                f"max_fpr is {max_fpr}: pass a rate in [0, 1], such as 0.001"
+            )
         return float(self.tpr[np.searchsorted(self.fpr, max_fpr, side="right") - 1])
 
     @property
@@ -66,7 +75,8 @@ def roc(scores: ArrayLike, is_member: ArrayLike) -> RocCurve:
       The curve. Computed from integer counts, so the area is exact up to one rounding.
 
     Raises:
-      InputError: NaN scores, a mask that is not boolean, only one class, shapes that do not fit.
+      InputError: NaN scores, a mask that is not boolean, only one class, shapes that do
+        not fit.
 
     >>> curve = roc([0.9, 0.8, 0.8, 0.1], [True, True, False, False])
     >>> curve.auc, curve.tpr_at_fpr(0.1), curve.balanced_accuracy
@@ -120,7 +130,8 @@ def auc_interval(
 ) -> Interval:
     """Bootstrap percentile interval of one AUC, members and non-members redrawn separately.
 
-    For one model's scores. Tables over many runs need :mod:`~unlearn_jax.audit.bootstrap`.
+    For one model's scores. Tables over many runs need
+    :mod:`~unlearn_jax.audit.bootstrap`.
 
     Args:
       scores: ``[N]``, higher = more likely member.
@@ -130,10 +141,12 @@ def auc_interval(
       seed: the same seed gives the same interval.
 
     Returns:
-      The interval, which contains the AUC. It has no width when the scores separate the classes perfectly.
+      The interval, which contains the AUC. It has no width when the scores separate the
+      classes perfectly.
 
     Raises:
-      InputError: as :func:`roc`, a level outside (0, 1), a negative seed, or no replicates.
+      InputError: as :func:`roc`, a level outside (0, 1), a negative seed, or no
+        replicates.
     """
     check_level(level)
     check_seed(seed)
@@ -165,10 +178,15 @@ def clopper_pearson(count: int, total: int, *, level: float = 0.95) -> Interval:
 
     check_level(level)
     if total < 1 or not 0 <= count <= total:
-        raise InputError(f"{count} of {total} is no rate: pass 0 <= count <= total with total at least 1")
+        raise InputError(
+            f"{count} of {total} is no rate: pass 0 <= count <= total with total at"
+            " least 1"
+        )
     tail = (1 - level) / 2
     low = float(betaincinv(count, total - count + 1, tail)) if count else 0.0
-    high = float(betaincinv(count + 1, total - count, 1 - tail)) if count < total else 1.0
+    high = (
+        float(betaincinv(count + 1, total - count, 1 - tail)) if count < total else 1.0
+    )
     return Interval(low, high)
 
 

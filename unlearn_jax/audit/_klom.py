@@ -1,9 +1,10 @@
 """KLoM: how far the margins of unlearned models are from those of retrained ones, sample by sample.
 
-Georgiev, Rinberg, Park, Garg, Ilyas, Madry and Neel 2024, "Attribute-to-Delete: Machine Unlearning via
-Datamodel Matching" (arXiv 2410.23232). Unlearning is perfect when a sample's margin, as a random variable
-over training runs, has the same distribution after unlearning as after retraining. So it needs **ensembles**:
-M unlearned models, each from an original of its own, and M' models retrained without the same forget set.
+Georgiev, Rinberg, Park, Garg, Ilyas, Madry and Neel 2024, "Attribute-to-Delete: Machine
+Unlearning via Datamodel Matching" (arXiv 2410.23232). Unlearning is perfect when a
+sample's margin, as a random variable over training runs, has the same distribution
+after unlearning as after retraining. So it needs **ensembles**: M unlearned models,
+each from an original of its own, and M' models retrained without the same forget set.
 
 Host-side NumPy, float64, no loop over samples.
 """
@@ -14,7 +15,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from unlearn_jax.audit.bootstrap import Interval, interval
-from unlearn_jax.audit.inputs import check_level, check_seed, mask_array, real_array, refuse_infinite, refuse_nan
+from unlearn_jax.audit.inputs import (
+    check_level,
+    check_seed,
+    mask_array,
+    real_array,
+    refuse_infinite,
+    refuse_nan,
+)
 from unlearn_jax.types import InputError
 
 
@@ -28,7 +36,7 @@ class KlomSummary(NamedTuple):
       mean_interval: bootstrap interval of ``mean`` over samples, the models held fixed.
       median_interval: the same of ``median``.
       p95_interval: the same of ``p95``.
-      num_samples: how many samples were summarised.
+      num_samples: how many samples were summarized.
     """
 
     mean: float
@@ -50,17 +58,19 @@ def klom(
 ) -> np.ndarray:
     """KL divergence of margins, ``KL(unlearned || oracle)`` of two histograms for each sample.
 
-    ``klom(x) = sum_{b: p_b > 0} p_b log(p_b / max(q_b, floor))``, where ``p_b`` and ``q_b`` are the shares of
-    the unlearned models' and of the oracles' margins of x in bin b of ``num_bins`` equal bins between the
-    smallest and the largest margin of both. q is not normalised again after the floor.
+    ``klom(x) = sum_{b: p_b > 0} p_b log(p_b / max(q_b, floor))``, where ``p_b`` and
+    ``q_b`` are the shares of the unlearned models' and of the oracles' margins of x in
+    bin b of ``num_bins`` equal bins between the smallest and the largest margin of
+    both. q is not normalized again after the floor.
 
-    Direction, bins, clipping and floor are those of the authors' EasyDUB benchmark (arXiv 2602.16400). Its
-    code leaves out each sample's largest margin, because its last bin excludes its end; here that margin is
-    counted. (The code of the first paper has 19 bins, clips one side only, and normalises q.)
+    Direction, bins, clipping and floor are those of the authors' EasyDUB benchmark
+    (arXiv 2602.16400). Its code leaves out each sample's largest margin, because its
+    last bin excludes its end; here that margin is counted. (The code of the first paper
+    has 19 bins, clips one side only, and normalizes q.)
 
-    The value is biased upwards, because an oracle bin that is empty by chance costs up to ``-log(floor)``. For
-    equal numbers of Gaussian margins of one distribution on both sides, where the divergence is 0, its mean and
-    95th percentile over samples are
+    The value is biased upwards, because an oracle bin that is empty by chance costs up
+    to ``-log(floor)``. For equal numbers of Gaussian margins of one distribution on
+    both sides, where the divergence is 0, its mean and 95th percentile over samples are
 
     ========  ====  ====  ====  ====  ====
     M = M'      10    20    50   100   200
@@ -69,29 +79,38 @@ def klom(
     p95       8.1   5.0   1.7   0.68  0.29
     ========  ====  ====  ====  ====  ====
 
-    so use about 100 of each, and print the floor beside the result: ``klom`` of a second, independent oracle
-    ensemble of the same size as the unlearned one. Values at different M or M' are not comparable.
+    so use about 100 of each, and print the floor beside the result: ``klom`` of a
+    second, independent oracle ensemble of the same size as the unlearned one. Values at
+    different M or M' are not comparable.
 
     Args:
-      margins_unlearned: ``[M, N]`` correct-class margins (:func:`~unlearn_jax.audit.signals.logit_margin`) under
-        the unlearned models, M at least 2.
-      margins_oracle: ``[M', N]`` the same under models retrained without the forget set; M' need not be M.
+      margins_unlearned: ``[M, N]`` correct-class margins
+        (:func:`~unlearn_jax.audit.signals.logit_margin`) under the unlearned models, M
+        at least 2.
+      margins_oracle: ``[M', N]`` the same under models retrained without the forget
+        set; M' need not be M.
       num_bins: bins of each histogram, at least 1.
-      max_margin: margins are clipped to [-max_margin, max_margin], infinities too; positive and finite.
+      max_margin: margins are clipped to [-max_margin, max_margin], infinities too;
+        positive and finite.
       floor: least share of oracles in a bin that unlearned margins fall in; in (0, 1).
 
     Returns:
-      ``[N]`` float64 in nats; lower = closer to retraining. 0 for equal histograms, at least
-      ``-num_bins * floor``, and at most ``-log(floor)``, 11.5: all unlearned margins in one bin, without oracles.
+      ``[N]`` float64 in nats; lower = closer to retraining. 0 for equal histograms, at
+      least ``-num_bins * floor``, and at most ``-log(floor)``, 11.5: all unlearned
+      margins in one bin, without oracles.
 
     Raises:
-      InputError: NaN margins, fewer than two models on a side, different samples, a knob out of range.
+      InputError: NaN margins, fewer than two models on a side, different samples, a
+        knob out of range.
 
     >>> print(klom([[0.0, 5.0], [1.0, 6.0]], [[0.0, 0.0], [1.0, 1.0]]).round(2))
     [ 0.   10.82]
     """
     sides = []
-    for name, margins in (("margins_unlearned", margins_unlearned), ("margins_oracle", margins_oracle)):
+    for name, margins in (
+        ("margins_unlearned", margins_unlearned),
+        ("margins_oracle", margins_oracle),
+    ):
         margins = real_array(name, margins, ndim=(2,)).astype(np.float64, copy=False)
         if margins.shape[0] < 2:
             raise InputError(f"{name} has 1 model: pass an ensemble, about 100 models")
@@ -99,11 +118,14 @@ def klom(
         sides.append(margins)
     if sides[0].shape[1] != sides[1].shape[1]:
         counts = f"{sides[0].shape[1]} and {sides[1].shape[1]}"
-        raise InputError(f"unlearned models and oracles have {counts} samples: pass margins of the same samples")
+        raise InputError(
+            f"unlearned models and oracles have {counts} samples: pass margins of the"
+            " same samples"
+        )
     if num_bins < 1 or not 0 < max_margin < np.inf or not 0 < floor < 1:
         raise InputError(
-            f"num_bins {num_bins}, max_margin {max_margin} and floor {floor}: pass at least one bin, a positive "
-            "margin and a floor between 0 and 1"
+            f"num_bins {num_bins}, max_margin {max_margin} and floor {floor}: pass at"
+            " least one bin, a positive margin and a floor between 0 and 1"
         )
     unlearned, oracle = (np.clip(margins, -max_margin, max_margin) for margins in sides)
     start = np.minimum(unlearned.min(axis=0), oracle.min(axis=0))
@@ -123,12 +145,14 @@ def klom_summary(
 ) -> KlomSummary:
     """Mean, median and 95th percentile of KLoM over one part of the pool, with intervals.
 
-    The replicates redraw samples; the ensembles stay as they are, so the intervals do not cover what other
-    models would have given, nor the upward bias of few models (see :func:`klom`).
+    The replicates redraw samples; the ensembles stay as they are, so the intervals do
+    not cover what other models would have given, nor the upward bias of few models (see
+    :func:`klom`).
 
     Args:
       values: ``[N]`` from :func:`klom`.
-      mask: ``[N]`` bool, the samples to summarise (forget, retain or test); None takes all.
+      mask: ``[N]`` bool, the samples to summarize (forget, retain or test); None takes
+        all.
       level: confidence level, in (0, 1).
       num_replicates: bootstrap replicates, at least 1.
       seed: the same seed gives the same intervals.
@@ -137,8 +161,8 @@ def klom_summary(
       The summary; percentiles interpolate linearly between samples.
 
     Raises:
-      InputError: an empty mask, values that are NaN or infinite, no replicates, a negative seed, a level outside
-        (0, 1).
+      InputError: an empty mask, values that are NaN or infinite, no replicates, a
+        negative seed, a level outside (0, 1).
 
     >>> klom_summary([0.1, 0.2, 0.9], [True, True, False]).mean.__round__(2)
     0.15
@@ -146,7 +170,9 @@ def klom_summary(
     check_level(level)
     check_seed(seed)
     if num_replicates < 1:
-        raise InputError(f"num_replicates is {num_replicates}: pass at least 1, usually 1000")
+        raise InputError(
+            f"num_replicates is {num_replicates}: pass at least 1, usually 1000"
+        )
     values = real_array("values", values, ndim=(1,)).astype(np.float64, copy=False)
     if mask is not None:
         values = values[mask_array("mask", mask, values.shape)]
@@ -154,10 +180,16 @@ def klom_summary(
             raise InputError("mask is empty: mark at least one sample")
     refuse_infinite("values", values)
     rng = np.random.default_rng(seed)
-    draws = (values[rng.integers(values.size, size=values.size)] for _ in range(num_replicates))
+    draws = (
+        values[rng.integers(values.size, size=values.size)]
+        for _ in range(num_replicates)
+    )
     replicates = np.array([_statistics(draw) for draw in draws])
     points = _statistics(values)
-    intervals = [interval(column, point, level=level) for column, point in zip(replicates.T, points, strict=True)]
+    intervals = [
+        interval(column, point, level=level)
+        for column, point in zip(replicates.T, points, strict=True)
+    ]
     return KlomSummary(*points, *intervals, num_samples=values.size)
 
 

@@ -1,4 +1,4 @@
-"""Memorisation equals its definition, its standard error is right, and it finds what only members know."""
+"""Memorization equals its definition, its standard error is right, and it finds what only members know."""
 
 import math
 import statistics
@@ -9,7 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unlearn_jax.audit import correctness, memorisation, out_confidence, softmax_confidence
+from unlearn_jax.audit import (
+    correctness,
+    memorization,
+    out_confidence,
+    softmax_confidence,
+)
 from unlearn_jax.types import InputError
 
 
@@ -23,31 +28,47 @@ def half_design(rng, models, samples):
 def test_equals_the_definition(seed, models, binary):
     rng = np.random.default_rng(seed)
     member = rng.random((models, 6)).argsort(0) < rng.integers(1, models, 6)
-    values = rng.integers(0, 2, member.shape) if binary else rng.random(member.shape).astype(np.float32)
-    result = memorisation(values, member)
+    values = (
+        rng.integers(0, 2, member.shape)
+        if binary
+        else rng.random(member.shape).astype(np.float32)
+    )
+    result = memorization(values, member)
     for sample in range(6):
-        inside = [float(v) for v, m in zip(values[:, sample], member[:, sample], strict=True) if m]
-        outside = [float(v) for v, m in zip(values[:, sample], member[:, sample], strict=True) if not m]
+        inside = [
+            float(v)
+            for v, m in zip(values[:, sample], member[:, sample], strict=True)
+            if m
+        ]
+        outside = [
+            float(v)
+            for v, m in zip(values[:, sample], member[:, sample], strict=True)
+            if not m
+        ]
         means = statistics.fmean(inside), statistics.fmean(outside)
         assert np.allclose((result.mean_in[sample], result.mean_out[sample]), means)
         assert math.isclose(result.value[sample], means[0] - means[1], abs_tol=1e-9)
         if min(len(inside), len(outside)) > 1:
-            square = statistics.variance(inside) / len(inside) + statistics.variance(outside) / len(outside)
-            assert math.isclose(result.standard_error[sample], math.sqrt(square), abs_tol=1e-9)
+            square = statistics.variance(inside) / len(inside) + statistics.variance(
+                outside
+            ) / len(outside)
+            assert math.isclose(
+                result.standard_error[sample], math.sqrt(square), abs_tol=1e-9
+            )
         else:
             assert np.isnan(result.standard_error[sample])
     assert np.array_equal(out_confidence(values, member), result.mean_out)
-    assert np.allclose(memorisation(values, ~member).value, -result.value)
+    assert np.allclose(memorization(values, ~member).value, -result.value)
 
 
 def test_samples_and_models_have_no_order_and_jax_arrays_pass():
     rng = np.random.default_rng(0)
     member, values = half_design(rng, 8, 20), rng.random((8, 20)).astype(np.float32)
-    result = memorisation(values, member)
+    result = memorization(values, member)
     samples, models = rng.permutation(20), rng.permutation(8)
-    shuffled = memorisation(values[models][:, samples], member[models][:, samples])
+    shuffled = memorization(values[models][:, samples], member[models][:, samples])
     assert np.allclose(shuffled.value, result.value[samples])
-    on_device = memorisation(jnp.asarray(values), jnp.asarray(member))
+    on_device = memorization(jnp.asarray(values), jnp.asarray(member))
     assert np.array_equal(on_device.value, result.value)
 
 
@@ -55,14 +76,21 @@ def test_finds_the_samples_that_only_members_get_right():
     rng = np.random.default_rng(1)
     member = half_design(rng, 40, 30)
     labels = np.arange(30) % 5
-    strength = np.where(np.arange(30) < 10, 6.0 * member, 6.0)  # the first ten are known to members only
+    strength = np.where(
+        np.arange(30) < 10, 6.0 * member, 6.0
+    )  # the first ten are known to members only
     logits = np.zeros((40, 30, 5), np.float32)
-    np.put_along_axis(logits, np.broadcast_to(labels, (40, 30))[..., None], strength[..., None] - 1, axis=-1)
-    exact = memorisation(correctness(logits, labels), member)
+    np.put_along_axis(
+        logits,
+        np.broadcast_to(labels, (40, 30))[..., None],
+        strength[..., None] - 1,
+        axis=-1,
+    )
+    exact = memorization(correctness(logits, labels), member)
     assert exact.value.tolist() == [1.0] * 10 + [0.0] * 20
     assert exact.standard_error.max() == 0
     confidence = softmax_confidence(logits, labels)
-    smooth = memorisation(confidence, member)
+    smooth = memorization(confidence, member)
     assert set(np.argsort(-smooth.value)[:10]) == set(range(10))
     hardest = np.argsort(out_confidence(confidence, member))[:10]
     assert set(hardest) == set(range(10))
@@ -74,15 +102,17 @@ def test_standard_error_is_the_spread_over_banks():
     rng = np.random.default_rng(2)
     member = half_design(rng, 64, 4000)
     correct = rng.random((64, 4000)) < np.where(member, 0.9, 0.6)
-    result = memorisation(correct, member)
+    result = memorization(correct, member)
     errors = (result.value - 0.3) / result.standard_error
     assert abs(errors.mean()) < 0.1
     assert abs(errors.std() - 1) < 0.1
 
 
 def test_the_error_quoted_in_the_docstring():
-    right = np.arange(128) % 2 == 0  # correct in half the models of each side: the largest variance
-    worst = memorisation(right[:, None], np.arange(128)[:, None] < 64).standard_error[0]
+    right = (
+        np.arange(128) % 2 == 0
+    )  # correct in half the models of each side: the largest variance
+    worst = memorization(right[:, None], np.arange(128)[:, None] < 64).standard_error[0]
     assert 0.085 < worst < 0.09
 
 
@@ -92,12 +122,15 @@ TWO = np.array([[True], [False]])
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: memorisation(np.ones(2), TWO), "2 axes"),
-        (lambda: memorisation([[1.0], [np.nan]], TWO), "NaN or infinite"),
-        (lambda: memorisation(np.ones((2, 1)), TWO.astype(int)), "boolean"),
-        (lambda: memorisation(np.ones((2, 1)), TWO[:1]), "member has shape"),
-        (lambda: memorisation(np.ones((2, 1)), TWO & False), "1 samples are in no model"),
-        (lambda: memorisation(np.ones((2, 1)), TWO | True), "in every model"),
+        (lambda: memorization(np.ones(2), TWO), "2 axes"),
+        (lambda: memorization([[1.0], [np.nan]], TWO), "NaN or infinite"),
+        (lambda: memorization(np.ones((2, 1)), TWO.astype(int)), "boolean"),
+        (lambda: memorization(np.ones((2, 1)), TWO[:1]), "member has shape"),
+        (
+            lambda: memorization(np.ones((2, 1)), TWO & False),
+            "1 samples are in no model",
+        ),
+        (lambda: memorization(np.ones((2, 1)), TWO | True), "in every model"),
         (lambda: out_confidence(np.ones((2, 1)), TWO | True), "in every model"),
     ],
 )
@@ -107,4 +140,6 @@ def test_errors_say_what_to_do(call, message):
 
 
 def test_confidence_without_members_is_a_plain_mean():
-    assert out_confidence([[0.2, 0.4], [0.6, 0.8]], np.zeros((2, 2), bool)).tolist() == pytest.approx([0.4, 0.6])
+    assert out_confidence(
+        [[0.2, 0.4], [0.6, 0.8]], np.zeros((2, 2), bool)
+    ).tolist() == pytest.approx([0.4, 0.6])

@@ -1,14 +1,16 @@
 """LiRA: is this sample's signal likelier among models trained on the sample, or among models that were not?
 
-Carlini, Chien, Nasr, Song, Terzis and Tramèr 2022, "Membership Inference Attacks From First Principles" (arXiv
-2112.03570, algorithm 1). The shadow models of a membership design give each sample two Gaussians, IN and OUT.
+Carlini, Chien, Nasr, Song, Terzis and Tramèr 2022, "Membership Inference Attacks From
+First Principles" (arXiv 2112.03570, algorithm 1). The shadow models of a membership
+design give each sample two Gaussians, IN and OUT.
 
-The defaults are those of the released code (``mi_lira_2021``), from which the published numbers come: medians
-where the paper has means, a standard deviation per sample, and offline a density where the paper has a tail
-probability. Codes differ most in what they call a "fixed" variance; each of the three has a name here.
+The defaults are those of the released code (``mi_lira_2021``), from which the published
+numbers come: medians where the paper has means, a standard deviation per sample, and
+offline a density where the paper has a tail probability. Codes differ most in what they
+call a "fixed" variance; each of the three has a name here.
 
-Host-side NumPy in float64, whatever the signals' dtype: no loop over samples, and the work for all leave-one-out
-targets together is linear in the number of models.
+Host-side NumPy in float64, whatever the signals' dtype: no loop over samples, and the
+work for all leave-one-out targets together is linear in the number of models.
 """
 
 import math
@@ -22,7 +24,9 @@ from unlearn_jax.audit.inputs import mask_array, real_array, refuse_infinite
 from unlearn_jax.types import InputError
 
 Mode = Literal["online", "offline"]
-Variance = Literal["per_sample", "fixed", "fixed_centred", "fixed_global", "fixed_separate"]
+Variance = Literal[
+    "per_sample", "fixed", "fixed_centered", "fixed_global", "fixed_separate"
+]
 Center = Literal["median", "mean"]
 OfflineScore = Literal["density", "cdf"]
 
@@ -42,9 +46,10 @@ class _Knobs(NamedTuple):
 class _Side(NamedTuple):
     """What one side, IN or OUT, says of each sample.
 
-    ``middle [4, N]`` holds the order statistics around the median, ascending: the one below the upper median, both
-    medians, and the one above the lower median. With them the median stays known when any one model is left out.
-    It has no rows where the centre is the mean. ``last`` is the value of the side's last model.
+    ``middle [4, N]`` holds the order statistics around the median, ascending: the one
+    below the upper median, both medians, and the one above the lower median. With them
+    the median stays known when any one model is left out. It has no rows where the
+    center is the mean. ``last`` is the value of the side's last model.
     """
 
     size: np.ndarray
@@ -57,7 +62,8 @@ class _Side(NamedTuple):
 class _Fit(NamedTuple):
     """A side's statistics for each sample, ``[N]``, or for each target and sample, ``[B, N]``.
 
-    ``size`` is the number of models, ``squares`` the sum of squared deviations from ``mean``.
+    ``size`` is the number of models, ``squares`` the sum of squared deviations from
+    ``mean``.
     """
 
     size: np.ndarray
@@ -79,49 +85,60 @@ def lira(
 ) -> np.ndarray:
     """LiRA scores: the log-likelihood ratio of a sample being a member of the target's training set.
 
-    Online, ``score(x) = log N(phi(x); c_in, s_in) - log N(phi(x); c_out, s_out)``, where ``c`` and ``s`` are
-    centre and standard deviation of the sample's signal over the shadow models that were (IN) and were not (OUT)
-    trained on it. Offline only OUT models are read, and the score is ``-log N(phi(x); c_out, s_out)``
-    ("density") or ``log Pr[Z < phi(x)]`` with ``Z ~ N(c_out, s_out)`` ("cdf"). With augmentations the score is
-    the mean over them. TF-Privacy's ``compute_score_lira`` gives the same numbers with the opposite sign.
+    Online, ``score(x) = log N(phi(x); c_in, s_in) - log N(phi(x); c_out, s_out)``,
+    where ``c`` and ``s`` are center and standard deviation of the sample's signal over
+    the shadow models that were (IN) and were not (OUT) trained on it. Offline only OUT
+    models are read, and the score is ``-log N(phi(x); c_out, s_out)`` ("density") or
+    ``log Pr[Z < phi(x)]`` with ``Z ~ N(c_out, s_out)`` ("cdf"). With augmentations the
+    score is the mean over them. TF-Privacy's ``compute_score_lira`` gives the same
+    numbers with the opposite sign.
 
     The standard deviations divide by the number of values, not by one less. They are
 
-    * ``"per_sample"``: of the sample's own values (and of each augmentation's), IN and OUT. Needs many models;
-      with fewer than 64, a fixed one is usually the stronger attack.
-    * ``"fixed_centred"``, or ``"fixed"``: one number for IN and one for OUT, of all values less their sample's
-      centre (TF-Privacy's library). The recommended one: it measures what training runs differ by.
-    * ``"fixed_global"``: one number for both sides, of all IN values as they are, so that differences between
-      samples widen it (``mi_lira_2021``; offline, of all OUT values). It only scales the online scores of one
-      target, and does not change their order.
-    * ``"fixed_separate"``: the same, separately for IN and OUT (LeakPro below 64 models).
+    * ``"per_sample"``: of the sample's own values (and of each augmentation's), IN and
+      OUT. Needs many models; with fewer than 64, a fixed one is usually the stronger
+      attack.
+    * ``"fixed_centered"``, or ``"fixed"``: one number for IN and one for OUT, of all
+      values less their sample's center (TF-Privacy's library). The recommended one: it
+      measures what training runs differ by.
+    * ``"fixed_global"``: one number for both sides, of all IN values as they are, so
+      that differences between samples widen it (``mi_lira_2021``; offline, of all OUT
+      values). It only scales the online scores of one target, and does not change their
+      order.
+    * ``"fixed_separate"``: the same, separately for IN and OUT (LeakPro below 64
+      models).
 
-    Every model counts here; the released code cuts the lists of models to the shortest of any sample. If the
-    target is one of the shadow models, pass it to :func:`lira_leave_one_out` with the others: the target taken
-    out, the numbers of IN and OUT models would tell membership.
+    Every model counts here; the released code cuts the lists of models to the shortest
+    of any sample. If the target is one of the shadow models, pass it to
+    :func:`lira_leave_one_out` with the others: the target taken out, the numbers of IN
+    and OUT models would tell membership.
 
     Args:
       target: ``[N]`` or ``[T, N]`` signals of the audited model(s), normally
-        :func:`~unlearn_jax.audit.signals.logit_margin`, or ``[N, A]`` or ``[T, N, A]`` over augmentations.
+        :func:`~unlearn_jax.audit.signals.logit_margin`, or ``[N, A]`` or ``[T, N, A]``
+        over augmentations.
       shadow: ``[M, N]``, or ``[M, N, A]``, the same signal under the shadow models.
       member: ``[M, N]`` bool, True where the shadow model was trained on the sample.
-      mode: "online" compares IN with OUT; "offline" reads OUT values only, IN values may even be NaN.
+      mode: "online" compares IN with OUT; "offline" reads OUT values only, IN values
+        may even be NaN.
       variance: see above.
-      center: "median" (released code) or "mean" (paper) of the sample's values; standard deviations per sample
-        are about the mean in either case.
-      offline_score: "density" (released code) calls a sample a member also where its signal is far **below** the
-        OUT models'; "cdf" (paper) only above.
-      min_std: smaller standard deviations are raised to it; positive, in units of the signal. The default is
-        about what float32 signals resolve. (Released codes add 1e-30, and constant values score up to 1e60.)
+      center: "median" (released code) or "mean" (paper) of the sample's values;
+        standard deviations per sample are about the mean in either case.
+      offline_score: "density" (released code) calls a sample a member also where its
+        signal is far **below** the OUT models'; "cdf" (paper) only above.
+      min_std: smaller standard deviations are raised to it; positive, in units of the
+        signal. The default is about what float32 signals resolve. (Released codes add
+        1e-30, and constant values score up to 1e60.)
 
     Returns:
-      ``[N]`` or ``[T, N]`` float64, finite for signals of any size below 1e100; higher = more likely member. 0
-      online is no evidence either way.
+      ``[N]`` or ``[T, N]`` float64, finite for signals of any size below 1e100; higher
+      = more likely member. 0 online is no evidence either way.
 
     Raises:
-      InputError: a sample without an IN (online) or OUT model, or with fewer than two where the variance is per
-        sample (TF-Privacy fills in the average over other samples; a bank of half designs has no such sample);
-        no two values to take a fixed variance of; NaN or infinite signals; shapes or knobs that do not fit.
+      InputError: a sample without an IN (online) or OUT model, or with fewer than two
+        where the variance is per sample (TF-Privacy fills in the average over other
+        samples; a bank of half designs has no such sample); no two values to take a
+        fixed variance of; NaN or infinite signals; shapes or knobs that do not fit.
 
     >>> shadow = np.array([[2.0, 0.0], [4.0, 2.0], [-1.0, 4.0], [1.0, 6.0]])
     >>> member = np.array([[True, False], [True, False], [False, True], [False, True]])
@@ -132,7 +149,10 @@ def lira(
     shadow, member = _read(shadow, member)
     target = real_array("target", target, ndim=(shadow.ndim - 1, shadow.ndim))
     if target.shape[target.ndim - shadow.ndim + 1 :] != shadow.shape[1:]:
-        raise InputError(f"target {target.shape} does not fit shadow {shadow.shape}: pass the same samples")
+        raise InputError(
+            f"target {target.shape} does not fit shadow {shadow.shape}: pass the same"
+            " samples"
+        )
     refuse_infinite("target", target)
     refuse_infinite("shadow", shadow if mode == "online" else shadow[~member])
     inside, outside = _sides(shadow, member, knobs, left_out=0)
@@ -154,26 +174,28 @@ def lira_leave_one_out(
 ) -> np.ndarray:
     """Audits every shadow model by all the others: row m is :func:`lira` of model m with model m taken out.
 
-    Nothing is fitted M times. Leaving out a value moves a mean, a sum of squares and a median by closed formulas;
-    fixed variances follow from these. So row m equals the slow way up to rounding: the squares of float64 values
-    are subtracted, which loses digits where a value is a million times farther out than the others are spread.
+    Nothing is fitted M times. Leaving out a value moves a mean, a sum of squares and a
+    median by closed formulas; fixed variances follow from these. So row m equals the
+    slow way up to rounding: the squares of float64 values are subtracted, which loses
+    digits where a value is a million times farther out than the others are spread.
 
-    Taking out the target alone leaves a member one IN model less, and a non-member one OUT model less. The smaller
-    side fits worse, so the target looks less like its own side. With signals that are independent of
-    membership, the AUC of a half design falls below one half (40,000 samples, the defaults otherwise)::
+    Taking out the target alone leaves a member one IN model less, and a non-member one
+    OUT model less. The smaller side fits worse, so the target looks less like its own
+    side. With signals that are independent of membership, the AUC of a half design
+    falls below one half (40,000 samples, the defaults otherwise)::
 
         M                  6     8     16    32    64    128
         balance=False    .354  .421  .481  .494  .498  .498
         balance=True     .500  .499  .499  .500  .500  .499
 
-    ``balance`` therefore takes one model out of the **other** side too, its last. For a half design that is what
-    the released code does, which cuts the lists of models to the shortest. The price is that the order of
-    models matters a little.
+    ``balance`` therefore takes one model out of the **other** side too, its last. For a
+    half design that is what the released code does, which cuts the lists of models to
+    the shortest. The price is that the order of models matters a little.
 
     Args:
       shadow: ``[M, N]``, or ``[M, N, A]`` over augmentations; signals, all finite.
-      member: ``[M, N]`` bool, True where the model was trained on the sample; the truth for row m is
-        ``member[m]``.
+      member: ``[M, N]`` bool, True where the model was trained on the sample; the truth
+        for row m is ``member[m]``.
       mode: as in :func:`lira`.
       variance: as in :func:`lira`.
       center: as in :func:`lira`.
@@ -182,11 +204,12 @@ def lira_leave_one_out(
       balance: see above; False is exactly :func:`lira` with model m taken out.
 
     Returns:
-      ``[M, N]`` float64; higher = more likely member. The fits differ between rows, so one ROC curve of all rows
-      together is not the mean of theirs.
+      ``[M, N]`` float64; higher = more likely member. The fits differ between rows, so
+      one ROC curve of all rows together is not the mean of theirs.
 
     Raises:
-      InputError: as :func:`lira`, where one more IN and OUT model is needed, since each is left out in turn.
+      InputError: as :func:`lira`, where one more IN and OUT model is needed, since each
+        is left out in turn.
 
     >>> shadow = np.array([[1.0], [3.0], [2.0], [9.0], [-1.0], [1.0], [0.0], [7.0]])
     >>> member = np.arange(8)[:, None] < 4
@@ -204,12 +227,20 @@ def lira_leave_one_out(
         values = shadow[rows].reshape(-1, columns)
         trained = _repeat(member[rows], shadow)
         fit_in = _without(inside, values, trained, balance) if inside else None
-        block = _score(values, fit_in, _without(outside, values, ~trained, balance), knobs)
+        block = _score(
+            values, fit_in, _without(outside, values, ~trained, balance), knobs
+        )
         scores[rows] = _mean_over_augmentations(block, shadow)
     return scores
 
 
-def _check_knobs(mode: Mode, variance: Variance, center: Center, offline_score: OfflineScore, min_std: float) -> _Knobs:
+def _check_knobs(
+    mode: Mode,
+    variance: Variance,
+    center: Center,
+    offline_score: OfflineScore,
+    min_std: float,
+) -> _Knobs:
     choices = {
         "mode": (mode, Mode),
         "variance": (variance, Variance),
@@ -218,7 +249,10 @@ def _check_knobs(mode: Mode, variance: Variance, center: Center, offline_score: 
     }
     for name, (value, allowed) in choices.items():
         if value not in allowed.__args__:
-            raise InputError(f"{name} is {value!r}: pass one of {', '.join(map(repr, allowed.__args__))}")
+            raise InputError(
+                f"{name} is {value!r}: pass one of"
+                f" {', '.join(map(repr, allowed.__args__))}"
+            )
     if not 0 < min_std < np.inf:
         raise InputError(f"min_std is {min_std}: pass a positive number, such as 1e-6")
     return _Knobs(mode, variance, center, offline_score, min_std)
@@ -236,32 +270,56 @@ def _repeat(member: np.ndarray, shadow: np.ndarray) -> np.ndarray:
 
 def _mean_over_augmentations(scores: np.ndarray, shadow: np.ndarray) -> np.ndarray:
     """``[..., N * A] -> [..., N]``."""
-    return scores if shadow.ndim == 2 else scores.reshape(*scores.shape[:-1], *shadow.shape[1:]).mean(-1)
+    return (
+        scores
+        if shadow.ndim == 2
+        else scores.reshape(*scores.shape[:-1], *shadow.shape[1:]).mean(-1)
+    )
 
 
-def _sides(shadow: np.ndarray, member: np.ndarray, knobs: _Knobs, *, left_out: int) -> tuple[_Side | None, _Side]:
+def _sides(
+    shadow: np.ndarray, member: np.ndarray, knobs: _Knobs, *, left_out: int
+) -> tuple[_Side | None, _Side]:
     """Statistics of the IN side, None offline, and of the OUT side."""
-    inside = _side(shadow, member, "IN", knobs, left_out) if knobs.mode == "online" else None
+    inside = (
+        _side(shadow, member, "IN", knobs, left_out) if knobs.mode == "online" else None
+    )
     return inside, _side(shadow, ~member, "OUT", knobs, left_out)
 
 
-def _side(shadow: np.ndarray, chosen: np.ndarray, name: str, knobs: _Knobs, left_out: int) -> _Side:
+def _side(
+    shadow: np.ndarray, chosen: np.ndarray, name: str, knobs: _Knobs, left_out: int
+) -> _Side:
     _check_counts(chosen.sum(axis=0), name, knobs.variance, left_out)
     values, chosen = shadow.reshape(shadow.shape[0], -1), _repeat(chosen, shadow)
-    blocks = [_side_of_block(values[:, part], chosen[:, part], knobs.center) for part in _blocks(*values.shape[::-1])]
-    return _Side(*(np.concatenate(parts, axis=-1) for parts in zip(*blocks, strict=True)))
+    blocks = [
+        _side_of_block(values[:, part], chosen[:, part], knobs.center)
+        for part in _blocks(*values.shape[::-1])
+    ]
+    return _Side(
+        *(np.concatenate(parts, axis=-1) for parts in zip(*blocks, strict=True))
+    )
 
 
-def _check_counts(counts: np.ndarray, name: str, variance: Variance, left_out: int) -> None:
+def _check_counts(
+    counts: np.ndarray, name: str, variance: Variance, left_out: int
+) -> None:
     """Refuses samples with too few models on a side, and fixed variances of a single value."""
     need = (2 if variance == "per_sample" else 1) + left_out
     few = np.flatnonzero(counts < need)
     if few.size:
-        cure = "leave them out, add models" + (" or use a fixed variance" if variance == "per_sample" else "")
-        raise InputError(f"{few.size} samples have fewer than {need} {name} models, the first is {few[0]}: {cure}")
-    values = counts.max() if variance in ("fixed", "fixed_centred") else counts.sum()
+        cure = "leave them out, add models" + (
+            " or use a fixed variance" if variance == "per_sample" else ""
+        )
+        raise InputError(
+            f"{few.size} samples have fewer than {need} {name} models, the first is"
+            f" {few[0]}: {cure}"
+        )
+    values = counts.max() if variance in ("fixed", "fixed_centered") else counts.sum()
     if values < 2 + left_out:
-        raise InputError(f"the {name} models are too few for a fixed variance: add shadow models")
+        raise InputError(
+            f"the {name} models are too few for a fixed variance: add shadow models"
+        )
 
 
 def _side_of_block(values: np.ndarray, chosen: np.ndarray, center: Center) -> _Side:
@@ -271,21 +329,33 @@ def _side_of_block(values: np.ndarray, chosen: np.ndarray, center: Center) -> _S
     mean = kept.sum(axis=0, dtype=np.float64) / size
     deviation = _where(chosen, kept - mean, 0.0)
     squares = np.einsum("mk,mk->k", deviation, deviation)
-    last = np.take_along_axis(values, values.shape[0] - 1 - chosen[::-1].argmax(axis=0, keepdims=True), axis=0)[0]
+    last = np.take_along_axis(
+        values, values.shape[0] - 1 - chosen[::-1].argmax(axis=0, keepdims=True), axis=0
+    )[0]
     if center == "mean":
         return _Side(size, mean, squares, np.empty((0, mean.size)), last)
     ranked = _where(chosen, values, np.inf)
     ranked.sort(axis=0)
     low, high = (size - 1) // 2, size // 2
-    ranks = np.stack([np.maximum(high - 1, 0), low, high, np.minimum(low + 1, size - 1)])
-    return _Side(size, mean, squares, np.take_along_axis(ranked, ranks, axis=0).astype(np.float64), last)
+    ranks = np.stack(
+        [np.maximum(high - 1, 0), low, high, np.minimum(low + 1, size - 1)]
+    )
+    return _Side(
+        size,
+        mean,
+        squares,
+        np.take_along_axis(ranked, ranks, axis=0).astype(np.float64),
+        last,
+    )
 
 
 def _where(chosen: np.ndarray, values: np.ndarray, other: float) -> np.ndarray:
     """``np.where(chosen, values, other)`` on the bits of the floats: no branches, which irregular masks mislead."""
     integer = np.dtype(f"i{values.itemsize}")
     bits, other_bits = values.view(integer), np.array(other, values.dtype).view(integer)
-    return (other_bits ^ ((bits ^ other_bits) & -chosen.astype(integer))).view(values.dtype)
+    return (other_bits ^ ((bits ^ other_bits) & -chosen.astype(integer))).view(
+        values.dtype
+    )
 
 
 def _whole(side: _Side) -> _Fit:
@@ -294,7 +364,9 @@ def _whole(side: _Side) -> _Fit:
     return _Fit(side.size, side.mean, side.squares, center)
 
 
-def _without(side: _Side, values: np.ndarray, inside: np.ndarray, balance: bool) -> _Fit:
+def _without(
+    side: _Side, values: np.ndarray, inside: np.ndarray, balance: bool
+) -> _Fit:
     """The fit to the others: ``values [B, K]`` are taken out of the side where they are ``inside [B, K]`` it.
 
     With ``balance``, the side's last model is taken out elsewhere.
@@ -308,7 +380,8 @@ def _without(side: _Side, values: np.ndarray, inside: np.ndarray, balance: bool)
     if not side.middle.size:
         return _Fit(size, mean, squares, mean)
     before, low, high, after = side.middle
-    # Without v, what was of rank r or r + 1 takes rank r: the former if v was above it. At a tie they are equal.
+    # Without v, what was of rank r or r + 1 takes rank r: the former if v was above it.
+    # At a tie they are equal.
     new_low = np.where(inside, np.where(values > before, before, high), low)
     new_high = np.where(inside, np.where(values > low, low, after), high)
     return _Fit(size, mean, squares, (new_low + new_high) / 2)
@@ -319,19 +392,30 @@ def _std(fit: _Fit, knobs: _Knobs) -> np.ndarray:
     if knobs.variance == "per_sample":
         variance = fit.squares / fit.size
     else:  # of all values less an origin for each sample: within samples, and between them
-        offset = fit.mean - fit.center if knobs.variance in ("fixed", "fixed_centred") else fit.mean
+        offset = (
+            fit.mean - fit.center
+            if knobs.variance in ("fixed", "fixed_centered")
+            else fit.mean
+        )
         total = fit.size.sum(axis=-1, keepdims=True)
         between = offset - (fit.size * offset).sum(axis=-1, keepdims=True) / total
-        variance = (fit.squares + fit.size * between**2).sum(axis=-1, keepdims=True) / total
+        variance = (fit.squares + fit.size * between**2).sum(
+            axis=-1, keepdims=True
+        ) / total
     return np.maximum(np.sqrt(variance), knobs.min_std)
 
 
-def _score(target: np.ndarray, inside: _Fit | None, outside: _Fit, knobs: _Knobs) -> np.ndarray:
+def _score(
+    target: np.ndarray, inside: _Fit | None, outside: _Fit, knobs: _Knobs
+) -> np.ndarray:
     """Scores ``[..., K]`` of ``target [..., K]``; offline without ``inside``."""
     if inside is not None:
         std_in = _std(inside, knobs)
         std_out = std_in if knobs.variance == "fixed_global" else _std(outside, knobs)
-        z_in, z_out = (target - inside.center) / std_in, (target - outside.center) / std_out
+        z_in, z_out = (
+            (target - inside.center) / std_in,
+            (target - outside.center) / std_out,
+        )
         return np.log(std_out / std_in) + (z_out**2 - z_in**2) / 2
     std_out = _std(outside, knobs)
     z_out = (target - outside.center) / std_out

@@ -1,0 +1,122 @@
+"""How much does a sample's own prediction depend on being trained on? For choosing hard forget sets.
+
+Feldman and Zhang 2020, "What Neural Networks Memorize and Why" (arXiv 2008.03703). The
+models are the reference models of a membership design, each trained on a random half of
+the samples, so a bank that was trained for RMIA or LiRA answers this too, for nothing.
+
+Both functions take any per-sample value of the reference models: the paper's
+**correctness**, ``memorization(correctness(logits [M, N, C], labels [N]), member)``, or
+the smoother true-class **confidence**,
+``memorization(softmax_confidence(logits, labels), member)``. Host-side NumPy, float64.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from unlearn_jax.audit.inputs import mask_array, real_array, refuse_infinite
+from unlearn_jax.types import InputError
+
+
+class Memorization(NamedTuple):
+    """Memorization of each sample, and what it was computed from.
+
+    Attributes:
+      value: ``[N]`` float64, ``mean_in - mean_out``: about 0 for samples that are
+        learned from others, near 1 for samples that only training on them gets right.
+      standard_error: ``[N]`` of ``value`` over models; NaN with a single model on a
+        side. It is 0, which is too small, where all models on each side agree.
+      mean_in: ``[N]`` mean over the models trained on the sample.
+      mean_out: ``[N]`` mean over the others.
+    """
+
+    value: np.ndarray
+    standard_error: np.ndarray
+    mean_in: np.ndarray
+    mean_out: np.ndarray
+
+
+def memorization(values: ArrayLike, member: ArrayLike) -> Memorization:
+    """Label memorization, ``P(correct | trained on x) - P(correct | not)``, estimated from reference models.
+
+    ``mem(x) = mean_{m: x in S_m} v_m(x) - mean_{m: x not in S_m} v_m(x)`` (equation 1
+    of the paper, with random subsets in place of leaving x out), with standard error
+    ``sqrt(var_in / M_in + var_out / M_out)`` and unbiased variances.
+
+    It is the memorization of models trained on **half** the samples, which is larger
+    than that of a model trained on all of them (the paper uses 70 %). Correctness needs
+    many models (the paper trains thousands; 64 on each side give a standard error of up
+    to 0.09); confidence needs fewer.
+
+    Args:
+      values: ``[M, N]`` finite, one value of each reference model on each sample,
+        higher = better predicted: :func:`~unlearn_jax.audit.signals.correctness` or
+        :func:`~unlearn_jax.audit.signals.softmax_confidence`.
+      member: ``[M, N]`` bool, True where the model was trained on the sample.
+
+    Returns:
+      The estimates; in [-1, 1] for values in [0, 1].
+
+    Raises:
+      InputError: values that are NaN or infinite, a sample in every model or in none,
+        shapes that do not fit.
+
+    >>> member = [[True, False], [True, True], [False, True], [False, False]]
+    >>> memorization([[1.0, 1.0], [1.0, 1.0], [0.0, 1.0], [0.0, 1.0]], member).value
+    array([1., 0.])
+    """
+    values, member = _read(values, member)
+    mean_in, variance_in = _moments(values, member, "no model")
+    mean_out, variance_out = _moments(values, ~member, "every model")
+    return Memorization(
+        mean_in - mean_out, np.sqrt(variance_in + variance_out), mean_in, mean_out
+    )
+
+
+def out_confidence(confidence: ArrayLike, member: ArrayLike) -> np.ndarray:
+    """Mean true-class confidence over the models that did not train on the sample; low = difficult.
+
+    What a retrained model will make of the sample: forget sets of samples with low
+    values are those that unlearning has to change most.
+
+    Args:
+      confidence: ``[M, N]`` finite,
+        :func:`~unlearn_jax.audit.signals.softmax_confidence` of the reference models.
+      member: ``[M, N]`` bool, True where the model was trained on the sample.
+
+    Returns:
+      ``[N]`` float64, in [0, 1] for confidences.
+
+    Raises:
+      InputError: values that are NaN or infinite, a sample in every model, shapes that
+        do not fit.
+
+    >>> out_confidence([[0.9, 0.2], [0.3, 0.8]], [[True, False], [False, True]])
+    array([0.3, 0.2])
+    """
+    confidence, member = _read(confidence, member)
+    return _moments(confidence, ~member, "every model")[0]
+
+
+def _read(values: ArrayLike, member: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    values = real_array("values", values, ndim=(2,))
+    refuse_infinite("values", values)
+    return values, mask_array("member", member, values.shape)
+
+
+def _moments(
+    values: np.ndarray, chosen: np.ndarray, otherwise: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over the chosen models, and the squared standard error of it: ``[M, N] -> [N], [N]``."""
+    counts = chosen.sum(axis=0)
+    missing = np.flatnonzero(counts == 0)
+    if missing.size:
+        raise InputError(
+            f"{missing.size} samples are in {otherwise}, the first of them sample"
+            f" {missing[0]}: leave them out"
+        )
+    means = np.einsum("mn,mn->n", values, chosen, dtype=np.float64) / counts
+    squares = np.einsum("mn,mn->n", (values - means) ** 2, chosen, dtype=np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return means, squares / (counts - 1) / counts
