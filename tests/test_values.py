@@ -1,0 +1,131 @@
+"""Values: equality, pytrees, checks, JSON, and replacement in nested values."""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from unlearn_jax import values
+from unlearn_jax.types import InputError
+from unlearn_jax.values import Real, static, value
+
+
+@value
+class Momentum:
+    decay: Real = 0.9
+    shape: float = static(0.5)
+
+
+@value
+class Step:
+    rate: Real = 0.1
+    count: int = 3
+    kind: Literal["plain", "fancy"] = "plain"
+    momentum: Momentum = Momentum()
+
+    def __post_init__(self):
+        if not isinstance(self.rate, jax.core.Tracer) and self.rate < 0:
+            raise InputError("rate must not be negative")
+
+
+@value
+class Tilt(Step):
+    beta: Real | None = None
+    retain: bool = True
+    extra: tuple[Momentum, ...] = ()
+
+
+def test_equal_settings_are_equal_and_hash_alike():
+    assert Tilt(rate=1) == Tilt(rate=1.0)
+    assert hash(Tilt(rate=1)) == hash(Tilt(rate=np.float32(1)))
+    assert Tilt() == dataclasses.replace(Tilt())
+    assert Tilt() != Tilt(beta=1.0)
+    assert Tilt(count=np.int64(3)) == Tilt()
+
+
+def test_float_fields_are_leaves_and_the_others_are_static():
+    assert jax.tree.leaves(Tilt()) == [0.1, 0.9]
+    assert jax.tree.leaves(Tilt(beta=2.0, extra=(Momentum(),))) == [0.1, 0.9, 2.0, 0.9]
+    paths = [
+        jax.tree_util.keystr(path)
+        for path, _ in jax.tree_util.tree_leaves_with_path(Tilt())
+    ]
+    assert paths == [".rate", ".momentum.decay"]
+
+
+def test_one_program_serves_all_floats():
+    scaled = jax.jit(lambda tilt: tilt.rate * tilt.momentum.decay)
+    assert scaled(Tilt(rate=2.0)) == pytest.approx(1.8)
+    assert scaled(Tilt(rate=3.0, momentum=Momentum(decay=0.5))) == pytest.approx(1.5)
+    assert scaled._cache_size() == 1
+    scaled(Tilt(count=4))
+    assert scaled._cache_size() == 2
+
+
+def test_vmap_maps_over_a_field():
+    rates = jnp.array([1.0, 2.0])
+    run = jax.vmap(lambda rate: values.replace(Tilt(), rate=rate).rate * 3)
+    np.testing.assert_array_equal(run(rates), [3.0, 6.0])
+
+
+def test_replace_reaches_nested_values_and_dotted_names_choose():
+    tilt = Tilt(extra=(Momentum(),))
+    assert values.replace(tilt, rate=0.5).rate == 0.5
+    with pytest.raises(InputError, match="'decay' could mean"):
+        values.replace(tilt, decay=0.1)
+    assert values.replace(tilt, **{"extra.0.decay": 0.1}).extra[0].decay == 0.1
+    assert values.replace(Tilt(), decay=0.1).momentum.decay == 0.1
+    with pytest.raises(InputError, match="Tilt has no field 'rat'; it has beta"):
+        values.replace(tilt, rat=1)
+    with pytest.raises(InputError, match=r"no field .extra\.7\.decay"):
+        values.replace(tilt, **{"extra.7.decay": 1.0})
+
+
+def test_fields_of_lists_what_replace_reaches():
+    assert values.fields_of(Tilt())["decay"] == 0.9
+    assert "decay" not in values.fields_of(Tilt(extra=(Momentum(),)))
+    assert values.is_traceable(Tilt(), "decay")
+    assert not values.is_traceable(Tilt(), "shape")
+    assert not values.is_traceable(Tilt(), "count")
+
+
+def test_json_and_back():
+    tilt = Tilt(beta=0.25, extra=(Momentum(decay=0.3),), kind="fancy")
+    stored = values.to_json(tilt)
+    assert stored["extra"][0]["decay"] == 0.3
+    assert values.from_json(stored) == tilt
+    with pytest.raises(InputError, match="no type 'nowhere:Tilt'"):
+        values.from_json({"type": "nowhere:Tilt"})
+    with pytest.raises(InputError, match="cannot be stored as JSON"):
+        values.to_json(lambda x: x)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"kind": "odd"}, "unknown kind 'odd': choose plain or fancy"),
+        ({"count": 2.5}, "count must be an integer, got 2.5"),
+        ({"count": True}, "count must be an integer, got True"),
+        ({"retain": 1}, "retain must be True or False, got 1"),
+        ({"rate": "fast"}, "rate must be a number, got 'fast'"),
+        ({"rate": -1.0}, "rate must not be negative"),
+    ],
+)
+def test_bad_fields_are_one_line(fields, message):
+    with pytest.raises(InputError, match=message):
+        Tilt(**fields)
+
+
+def test_a_plain_frozen_dataclass_can_be_replaced_and_stored_too():
+    plain = Plain(rate=0.5)
+    assert values.replace(plain, rate=1.0) == Plain(rate=1.0)
+    assert values.from_json(values.to_json(plain)) == plain
+    assert values.is_traceable(plain, "rate")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plain:
+    rate: float = 0.1

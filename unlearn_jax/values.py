@@ -1,0 +1,380 @@
+"""Values: settings one can hold, compare, print, replace, map over and store.
+
+A value is a frozen dataclass, every hyperparameter a typed field. Equal settings are
+equal and hash alike. To JAX a value is a pytree: its float fields are leaves, so that
+``jit`` compiles one program for all of them and ``vmap`` maps over them; all other
+fields are static, and nested values are subtrees.
+
+>>> @value
+... class Ridge:
+...     strength: Real = 0.1
+...     num_steps: int = 10
+>>> Ridge(strength=1) == Ridge(strength=1.0), jax.tree.leaves(Ridge())
+(True, [0.1])
+>>> Ridge(num_step=3)
+Traceback (most recent call last):
+...
+TypeError: Ridge.__init__() got an unexpected keyword argument 'num_step'
+"""
+
+import dataclasses
+import functools
+import importlib
+import operator
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar, dataclass_transform
+
+import jax
+import numpy as np
+
+from unlearn_jax.types import Array, InputError
+
+T = TypeVar("T")
+Real = float | Array
+"""A number that may be traced."""
+
+
+def static(default: float) -> Any:
+    """A float field that shapes the program, so that it is never traced.
+
+    Args:
+      default: of the field.
+    """
+    return dataclasses.field(default=default, metadata={"static": True})
+
+
+@dataclass_transform(
+    frozen_default=True,
+    kw_only_default=True,
+    field_specifiers=(dataclasses.field, static),
+)
+def value(cls: type[T]) -> type[T]:
+    """Make a class a frozen, keyword-only dataclass that is a pytree.
+
+    Fields annotated as ``float`` (or :data:`Real`, or an optional one) are leaves, but
+    for those made by :func:`static`. Construction checks the types of ``bool``,
+    ``int``, ``float`` and ``Literal`` fields, converts integers given for floats, and
+    then runs the class's own ``__post_init__``. JAX's own transformations rebuild
+    values without these checks.
+
+    Args:
+      cls: the class; the classes it inherits from must be values too.
+
+    Returns:
+      The same class.
+    """
+    check = getattr(cls, "__post_init__", None)
+
+    def __post_init__(self: Any) -> None:
+        _coerce_fields(self)
+        if check is not None:
+            check(self)
+
+    cls.__post_init__ = __post_init__  # type: ignore[attr-defined]
+    cls = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+    jax.tree_util.register_pytree_with_keys(
+        cls, _flatten_with_keys, functools.partial(_unflatten, cls), _flatten
+    )
+    return cls
+
+
+def is_value(candidate: Any) -> bool:
+    """Return whether an object is an instance of a frozen dataclass with settings."""
+    return dataclasses.is_dataclass(candidate) and not isinstance(candidate, type)
+
+
+def replace(settings: T, /, **changes: Any) -> T:
+    """Return a value with some fields changed, those of nested values included.
+
+    A name is looked for in the value itself first, then in the values it holds, level
+    by level. A dotted name says where: ``replace(amun, **{"attack.num_steps": 20})``.
+
+    Args:
+      settings: a value.
+      **changes: new values by field name.
+
+    Returns:
+      A value of the same type.
+
+    Raises:
+      InputError: a name that no field has, or that two values on one level have.
+    """
+    for name, new in changes.items():
+        settings = _replace_at(settings, _find(settings, name), new)
+    return settings
+
+
+def fields_of(settings: Any) -> dict[str, Any]:
+    """Return the fields that :func:`replace` reaches by their short names.
+
+    Nested values are represented by their fields and by themselves. A name that an
+    outer value has hides that of an inner one; a name on one level twice is left out.
+
+    Args:
+      settings: a value.
+
+    Returns:
+      Field values by name, outer fields first.
+    """
+    return {
+        name: _get_at(settings, paths[0])
+        for name, paths in _paths_by_name(settings).items()
+        if len(paths) == 1
+    }
+
+
+def is_traceable(settings: Any, name: str) -> bool:
+    """Return whether a field is a leaf, so that a search may trace it.
+
+    Args:
+      settings: a value.
+      name: as :func:`replace` takes it.
+
+    Raises:
+      InputError: a name that no field has.
+    """
+    path = _find(settings, name)
+    owner = _get_at(settings, path[:-1])
+    return path[-1] in _float_fields(type(owner))
+
+
+def to_json(settings: Any) -> Any:
+    """Return a value as JSON: its type and its fields, nested values alike.
+
+    Args:
+      settings: a value, or anything that a field may hold.
+
+    Returns:
+      Dictionaries, lists, strings and numbers. The type of a value is
+      ``subpackage.Name`` for this package's, ``module:Name`` for others.
+
+    Raises:
+      InputError: a field that JSON cannot hold, such as a function.
+    """
+    if is_value(settings):
+        stored = {"type": _type_name(type(settings))}
+        for field in dataclasses.fields(settings):
+            stored[field.name] = to_json(getattr(settings, field.name))
+        return stored
+    if isinstance(settings, tuple | list):
+        return [to_json(item) for item in settings]
+    if isinstance(settings, Mapping):
+        return {str(name): to_json(item) for name, item in settings.items()}
+    if settings is None or isinstance(settings, bool | int | float | str):
+        return settings
+    if isinstance(settings, np.generic):
+        return settings.item()
+    raise InputError(
+        f"{settings!r} cannot be stored as JSON: give it by name, or as a value of a "
+        "class of its own"
+    )
+
+
+def from_json(stored: Any) -> Any:
+    """Return the value that :func:`to_json` stored.
+
+    Args:
+      stored: its output.
+
+    Raises:
+      InputError: a type that does not exist.
+    """
+    if isinstance(stored, list):
+        return tuple(from_json(item) for item in stored)
+    if not isinstance(stored, Mapping):
+        return stored
+    contents = {name: from_json(item) for name, item in stored.items()}
+    if "type" not in contents:
+        return contents
+    return _type_of(contents.pop("type"))(**contents)
+
+
+def _type_name(cls: type) -> str:
+    if cls.__module__.startswith("unlearn_jax."):
+        return f"{cls.__module__.split('.')[1]}.{cls.__qualname__}"
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def _type_of(name: str) -> type:
+    module, _, attribute = name.rpartition(":" if ":" in name else ".")
+    prefix = "" if ":" in name else "unlearn_jax."
+    try:
+        found = importlib.import_module(prefix + module)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"there is no type {name!r} of values: {error}") from error
+    return typing.cast("type", found)
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    """Members of a union, or the hint itself."""
+    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return typing.get_args(hint) if is_union else (hint,)
+
+
+@functools.cache
+def _float_fields(cls: type) -> frozenset[str]:
+    hints = _hints(cls)
+    return frozenset(
+        field.name
+        for field in dataclasses.fields(cls)
+        if float in _options(hints[field.name]) and not field.metadata.get("static")
+    )
+
+
+def _coerce_fields(settings: Any) -> None:
+    """Check and convert the plain fields of a new value."""
+    hints = _hints(type(settings))
+    for field in dataclasses.fields(settings):
+        given = getattr(settings, field.name)
+        coerced = _coerce(field.name, given, _options(hints[field.name]))
+        if coerced is not given:
+            object.__setattr__(settings, field.name, coerced)
+
+
+def _coerce(name: str, given: Any, options: tuple[Any, ...]) -> Any:
+    if given is None and type(None) in options:
+        return given
+    if isinstance(given, list) and any(typing.get_origin(o) is tuple for o in options):
+        return tuple(given)
+    if float in options:
+        if isinstance(given, bool | str):
+            raise InputError(f"{name} must be a number, got {given!r}")
+        return float(given) if isinstance(given, int | np.number) else given
+    if options == (bool,) and not isinstance(given, bool | np.bool_):
+        raise InputError(f"{name} must be True or False, got {given!r}")
+    if set(options) <= {int, type(None)}:
+        if isinstance(given, bool):
+            raise InputError(f"{name} must be an integer, got {given!r}")
+        try:
+            return operator.index(given)
+        except TypeError:
+            raise InputError(f"{name} must be an integer, got {given!r}") from None
+    choices = [
+        choice
+        for option in options
+        if typing.get_origin(option) is typing.Literal
+        for choice in typing.get_args(option)
+    ]
+    if choices and len(options) == 1 and given not in choices:
+        *first, last = map(str, choices)
+        listed = f"{', '.join(first)} or {last}" if first else last
+        raise InputError(f"unknown {name} {given!r}: choose {listed}")
+    return given
+
+
+def _is_subtree(held: Any) -> bool:
+    """Whether a field's content is a pytree of its own: a value, or several."""
+    if isinstance(held, tuple):
+        return bool(held) and all(is_value(item) for item in held)
+    return is_value(held) and not jax.tree_util.all_leaves([held])
+
+
+def _split(settings: Any) -> tuple[list[str], tuple[tuple[str, Any], ...]]:
+    """Names of the fields that JAX sees, and the static fields."""
+    leaves = _float_fields(type(settings))
+    dynamic = []
+    fixed = []
+    for field in dataclasses.fields(settings):
+        held = getattr(settings, field.name)
+        if field.name in leaves or _is_subtree(held):
+            dynamic.append(field.name)
+        else:
+            fixed.append((field.name, held))
+    return dynamic, tuple(fixed)
+
+
+def _flatten(settings: Any) -> tuple[list[Any], Any]:
+    names, fixed = _split(settings)
+    return [getattr(settings, name) for name in names], (tuple(names), fixed)
+
+
+def _flatten_with_keys(settings: Any) -> tuple[list[Any], Any]:
+    children, fixed = _flatten(settings)
+    keys = [jax.tree_util.GetAttrKey(name) for name in fixed[0]]
+    return list(zip(keys, children, strict=True)), fixed
+
+
+def _unflatten(cls: type, structure: Any, children: Any) -> Any:
+    names, fixed = structure
+    settings = object.__new__(cls)
+    for name, held in (*zip(names, children, strict=True), *fixed):
+        object.__setattr__(settings, name, held)
+    return settings
+
+
+Path = tuple[str, ...]
+
+
+def _paths_by_name(settings: Any) -> dict[str, list[Path]]:
+    """Where the fields are, by name: on the outermost level that has the name."""
+    found: dict[str, list[Path]] = {}
+    level: list[Path] = [()]
+    while level:
+        here: dict[str, list[Path]] = {}
+        below: list[Path] = []
+        for place in level:
+            owner = _get_at(settings, place)
+            for field in dataclasses.fields(owner):
+                path = (*place, field.name)
+                here.setdefault(field.name, []).append(path)
+                below += _nested(path, getattr(owner, field.name))
+        for name, paths in here.items():
+            found.setdefault(name, paths)
+        level = below
+    return found
+
+
+def _nested(path: Path, held: Any) -> list[Path]:
+    if is_value(held):
+        return [path]
+    if isinstance(held, tuple):
+        return [(*path, str(i)) for i, item in enumerate(held) if is_value(item)]
+    return []
+
+
+def _find(settings: Any, name: str) -> Path:
+    if "." in name:
+        path = tuple(name.split("."))
+        try:
+            _get_at(settings, path)
+        except (AttributeError, LookupError, ValueError):
+            raise InputError(
+                f"{type(settings).__name__} has no field {name!r}"
+            ) from None
+        return path
+    paths = _paths_by_name(settings)
+    if name not in paths:
+        known = ", ".join(sorted(paths))
+        raise InputError(
+            f"{type(settings).__name__} has no field {name!r}; it has {known or 'none'}"
+        )
+    if len(paths[name]) > 1:
+        listed = " or ".join(".".join(path) for path in paths[name])
+        raise InputError(f"{name!r} could mean {listed}: choose one")
+    return paths[name][0]
+
+
+def _get_at(settings: Any, path: Path) -> Any:
+    for name in path:
+        is_item = isinstance(settings, tuple)
+        settings = settings[int(name)] if is_item else getattr(settings, name)
+    return settings
+
+
+def _replace_at(settings: Any, path: Path, new: Any) -> Any:
+    name, *rest = path
+    if isinstance(settings, tuple):
+        position = int(name)
+        inner = _replace_at(settings[position], tuple(rest), new) if rest else new
+        return (*settings[:position], inner, *settings[position + 1 :])
+    inner = _replace_at(getattr(settings, name), tuple(rest), new) if rest else new
+    return dataclasses.replace(settings, **{name: inner})
