@@ -45,16 +45,21 @@ def static(default: float) -> Any:
     return dataclasses.field(default=default, metadata={"static": True})
 
 
+def leaf() -> Any:
+    """A field without a default that holds an array, for JAX to see."""
+    return dataclasses.field(metadata={"leaf": True})
+
+
 @dataclass_transform(
     frozen_default=True,
     kw_only_default=True,
-    field_specifiers=(dataclasses.field, static),
+    field_specifiers=(dataclasses.field, static, leaf),
 )
 def value(cls: type[T]) -> type[T]:
     """Make a class a frozen, keyword-only dataclass that is a pytree.
 
     Fields annotated as ``float`` (or :data:`Real`, or an optional one) are leaves, but
-    for those made by :func:`static`. Construction checks the types of ``bool``,
+    for those made by :func:`static`, and so are those made by :func:`leaf`. Construction checks the types of ``bool``,
     ``int``, ``float`` and ``Literal`` fields, converts integers given for floats, and
     then runs the class's own ``__post_init__``. JAX's own transformations rebuild
     values without these checks.
@@ -226,7 +231,8 @@ def _float_fields(cls: type) -> frozenset[str]:
     return frozenset(
         field.name
         for field in dataclasses.fields(cls)
-        if float in _options(hints[field.name]) and not field.metadata.get("static")
+        if field.metadata.get("leaf")
+        or (float in _options(hints[field.name]) and not field.metadata.get("static"))
     )
 
 

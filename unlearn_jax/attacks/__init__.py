@@ -30,8 +30,11 @@ from unlearn_jax.attacks.fast import fast_adversarial_set
 from unlearn_jax.attacks.norms import Norm, l2, linf
 from unlearn_jax.attacks.search import adversarial_set, status_counts
 from unlearn_jax.attacks.targeted import target_runner_up
+from unlearn_jax.attacks.values import PGD, Doubling
 
 __all__ = [
+    "PGD",
+    "Doubling",
     "Norm",
     "Transfer",
     "adversarial_set",

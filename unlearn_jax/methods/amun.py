@@ -1,44 +1,41 @@
-"""AMUN, Adversarial Machine UNlearning (arXiv 2503.00917; chapter 4 of arXiv 2512.06993).
+"""AMUN, Adversarial Machine UNlearning (arXiv 2503.00917; chapter 4 of 2512.06993)."""
 
-Fine-tunes on each forget sample's closest adversarial example with the wrong label the
-original model gives it. That lowers the confidence on the forget samples to where a
-model that never saw them would have it, and moves the decision boundary only near them.
-"""
+import jax
+import jax.numpy as jnp
 
-from typing import Any
-
+from unlearn_jax.attacks import PGD
 from unlearn_jax.methods.adversarial import (
     Failures,
     Redraw,
     Replace,
-    adversarial_finetuning,
+    adversarial_samples,
+    fetch_joined,
 )
-from unlearn_jax.methods.base import FineTuning
-from unlearn_jax.types import UnlearnFn
+from unlearn_jax.methods.base import FineTuning, attack_forget_set, finetune_on
+from unlearn_jax.train import fetch_from
+from unlearn_jax.types import Array, Problem, UnlearnInfo, Variables
+from unlearn_jax.values import value
 
 
-def amun(
-    *,
-    retain: bool = True,
-    forget: bool = True,
-    failures: Failures = "drop",
-    replace: Replace = "none",
-    redraw: Redraw = "batch",
-    attack: dict[str, Any] | None = None,
-    **tuning: Any,
-) -> UnlearnFn:
-    """Fine-tunes on the adversarial set D_A together with the sets that are at hand, equal weight per sample.
+@value
+class AMUN(FineTuning):
+    """Fine-tuning on each forget sample's closest adversarial example, labeled wrong.
 
-    Minimizes the mean cross-entropy over one shuffled set:
+    The label is the one that the original model gives to the example. This lowers the
+    confidence on the forget samples to where a model that never saw them would have it,
+    and moves the decision boundary only near them.
 
-    ==========  ==========  ==============================  ============================================
-    ``retain``  ``forget``  fine-tunes on                    the paper's use
-    ==========  ==========  ==============================  ============================================
-    True        True        D_R + D_F + D_A                  retained data at hand (Table 1)
-    True        False       D_R + D_A                        the same, when D_F is very large
-    False       True        D_F + D_A                        no retained data (Table 2)
-    False       False       D_A                              the same, when D_F is very large
-    ==========  ==========  ==============================  ============================================
+    Minimizes the mean cross-entropy over one shuffled set, equal weight per sample, D_A
+    being the adversarial examples with their labels:
+
+    ==========  ==========  ==================  ======================================
+    ``retain``  ``forget``  fine-tunes on       the paper's use
+    ==========  ==========  ==================  ======================================
+    True        True        D_R + D_F + D_A     retained data available (Table 1)
+    True        False       D_R + D_A           the same, when D_F is very large
+    False       True        D_F + D_A           no retained data (Table 2)
+    False       False       D_A                 the same, when D_F is very large
+    ==========  ==========  ==================  ======================================
 
     Without ``retain`` no retained sample is read; without ``forget`` the forget images
     are read by the attack alone (not at all if the problem brings its ``adversarial``
@@ -46,39 +43,73 @@ def amun(
     samples whose label is right already (only with ``failures="keep"``) or wrong from
     the start count like the others.
 
-    Args:
+    Searched in the paper: the learning rate in [1e-6, 1e-1], divided by 10 after every
+    epoch, every 5, or never. The released code's example for 10% of CIFAR-10 with D_R:
+    10 epochs, learning rate 0.01, divided by 10 after every epoch. The controls: 20
+    epochs, 0.01, every 5.
+
+    ``num_gradients`` counts the fine-tuning; the attack, also that of
+    ``failures="targeted"``, is not counted. ``failures="drop"`` makes the set shorter
+    but not the epochs, whose steps are those of the whole D_A: the remaining samples
+    are read more often.
+
+    Attributes:
       retain: fine-tune on the retained samples too.
       forget: fine-tune on the forget samples, with their true labels, too.
-      failures: what to do where no adversarial example was found, see
-        :func:`unlearn_jax.methods.adversarial.adversarial_samples`. The released attack
-        never fails (it has no last radius) and so has no policy. ``drop`` keeps the
-        steps of an epoch, so that the other samples are read more often.
+      failures: policy for samples without an adversarial example, see
+        :func:`unlearn_jax.methods.adversarial_samples`. The released attack never fails
+        (it has no last radius) and so has no policy.
       replace: what to train on instead of D_A, the controls of Figures 1, 6 and 7; see
-        there.
-      redraw: whether random labels are drawn anew for every batch or once, see there.
-      attack: knobs of :func:`unlearn_jax.attacks.adversarial_set`, for problems without
-        ``adversarial``; for those with one, the knobs it was made with (``{}`` for the
-        defaults), which ``failures="targeted"`` needs.
-      **tuning: fields of :class:`unlearn_jax.methods.base.FineTuning`. Searched: the
-        learning rate in [1e-6, 1e-1], divided by 10 after every epoch, every 5, or
-        never. The released code's example for 10% of CIFAR-10 with D_R: 10 epochs,
-        learning rate 0.01, divided by 10 after every epoch. The controls: 20 epochs,
-        0.01, every 5.
-
-    Returns:
-      The method. Its ``num_gradients`` counts the fine-tuning; the attack, also one of
-      ``targeted``, is not counted.
-
-    Raises:
-      InputError: unknown names or unusable knobs; by the method: ``targeted`` without
-        ``attack``, where the problem brings its ``adversarial``.
+        :func:`unlearn_jax.methods.adversarial_samples`.
+      redraw: whether random labels are drawn for every batch or once.
+      attack: finds D_A for problems without ``adversarial`` (None: ``PGD()``); for
+        those with one, the attack that made it, which ``failures="targeted"`` needs.
     """
-    return adversarial_finetuning(
-        FineTuning(**tuning),
-        retain=retain,
-        forget=forget,
-        failures=failures,
-        attack=attack,
-        replace=replace,
-        redraw=redraw,
-    )
+
+    retain: bool = True
+    forget: bool = True
+    failures: Failures = "drop"
+    replace: Replace = "none"
+    redraw: Redraw = "batch"
+    attack: PGD | None = None
+
+    def __call__(self, key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
+        """Attack, unless the problem brings D_A, and fine-tune.
+
+        Args:
+          key: consumed.
+          problem: gives the model and the sets.
+
+        Raises:
+          InputError: ``failures="targeted"`` for a problem that brings its
+            ``adversarial``, without ``attack``.
+        """
+        result = problem.adversarial
+        attack = self.attack
+        if result is None:
+            attack = attack or PGD()
+            result = attack_forget_set(problem, attack)
+        key_samples = jax.random.fold_in(key, 0)  # epochs fold in numbers from 1
+        samples = adversarial_samples(
+            key_samples,
+            problem,
+            result,
+            replace=self.replace,
+            failures=self.failures,
+            redraw=self.redraw,
+            attack=attack,
+        )
+        originals = (self.retain & problem.retain) | (self.forget & problem.forget)
+        is_clean_read = self.retain or self.forget
+        fetch = fetch_from(self.augmentation) if is_clean_read else None
+        num_retain = problem.num_retain if self.retain else 0
+        num_forget = problem.num_forget if self.forget else 0
+        return finetune_on(
+            key,
+            problem,
+            self,
+            data=(problem.train, samples),
+            member=jnp.concatenate([originals, samples.used]),
+            num_samples=num_retain + num_forget + problem.num_forget,
+            fetch=fetch_joined(fetch, jnp.argmax(originals)),
+        )

@@ -1,28 +1,27 @@
-"""What unlearning methods share: making a problem, the fine-tuning loop, and AMUN's adversarial set of a problem."""
+"""Parts that unlearning methods share: the problem, and the fine-tuning loop."""
 
-import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.core import Tracer
+from jax.typing import ArrayLike
 
-from unlearn_jax.attacks import adversarial_set
+from unlearn_jax.attacks import PGD
+from unlearn_jax.data import augmentation
 from unlearn_jax.losses import cross_entropy
-from unlearn_jax.spectral import clip, fastclip
+from unlearn_jax.optimizers import SGD, Optimizer
 from unlearn_jax.train import (
     Augment,
     Batch,
     FetchFn,
     LossFn,
-    Recipe,
     cross_entropy_loss,
     init_state,
-    sgd,
     step_decay,
     steps_per_epoch,
     to_float,
@@ -39,18 +38,21 @@ from unlearn_jax.types import (
     UnlearnInfo,
     Variables,
 )
+from unlearn_jax.values import Real, static, value
+
+WrapTx = Callable[[optax.GradientTransformation], optax.GradientTransformation]
 
 
 def make_problem(
     model: Model,
     variables: Variables,
     train: Dataset,
-    forget: Any,
+    forget: ArrayLike,
     adversarial: AttackResult | None = None,
     *,
-    removed: Any = None,
+    removed: ArrayLike | None = None,
 ) -> Problem:
-    """Checks the forget mask and makes a :class:`unlearn_jax.types.Problem`.
+    """Check the forget mask and return a :class:`unlearn_jax.types.Problem`.
 
     Args:
       model: the architecture.
@@ -88,12 +90,12 @@ def make_problem(
     train = jax.tree.map(jnp.asarray, train)
     if removed is None:
         return Problem(model, variables, train, jnp.asarray(mask), count, adversarial)
-    gone = np.asarray(removed)
+    removed_mask = np.asarray(removed)
     if (
-        gone.dtype != bool
-        or gone.shape != mask.shape
-        or (gone & mask).any()
-        or (gone | mask).all()
+        removed_mask.dtype != bool
+        or removed_mask.shape != mask.shape
+        or (removed_mask & mask).any()
+        or (removed_mask | mask).all()
     ):
         raise InputError(
             f"removed must be a bool mask of length {len(mask)} that shares no sample"
@@ -106,79 +108,109 @@ def make_problem(
         jnp.asarray(mask),
         count,
         adversarial,
-        jnp.asarray(gone),
-        int(gone.sum()),
+        jnp.asarray(removed_mask),
+        int(removed_mask.sum()),
     )
 
 
 def forget_set(problem: Problem) -> Dataset:
-    """The forget samples in ascending order: images ``[F, ...]`` float32, labels ``[F]``."""
-    index = jnp.nonzero(problem.forget, size=problem.num_forget)[0]
+    """Return the forget samples in ascending order, images ``[F, ...]`` in float32."""
+    index = forget_rows(problem)
     return Dataset(to_float(problem.train.images[index]), problem.train.labels[index])
 
 
+def forget_rows(problem: Problem) -> Array:
+    """Return the positions of the forget samples, ``[F]`` ascending."""
+    return jnp.nonzero(problem.forget, size=problem.num_forget)[0]
+
+
 def num_classes(problem: Problem) -> int:
-    """``C``, from the shape of the logits alone (static)."""
+    """Return ``C``, from the shape of the logits alone (static)."""
     images = jax.ShapeDtypeStruct((1, *problem.train.images.shape[1:]), jnp.float32)
     return jax.eval_shape(problem.model.apply, problem.variables, images).shape[-1]
 
 
-def attack_forget_set(problem: Problem, **knobs: Any) -> AttackResult:
-    """AMUN's D_A of a problem: :func:`unlearn_jax.attacks.adversarial_set` of the forget samples, evaluation mode.
+def attack_forget_set(problem: Problem, attack: PGD) -> AttackResult:
+    """Return AMUN's D_A: an adversarial example of every forget sample.
 
     Args:
-      problem: whose original model is attacked.
-      **knobs: of ``adversarial_set``.
+      problem: whose original model is attacked, in evaluation mode.
+      attack: how.
 
     Returns:
       ``[F]`` rows, in ascending order of the samples.
     """
     forget = forget_set(problem)
-    return adversarial_set(
-        problem.model.apply, problem.variables, forget.images, forget.labels, **knobs
-    )
+    return attack(problem.model.apply, problem.variables, forget.images, forget.labels)
 
 
-@dataclasses.dataclass(frozen=True)
+class Restriction(NamedTuple):
+    """What a method's constraints come to for one problem.
+
+    Attributes:
+      wrap: changes the optimizer of the method's training.
+      project: maps trained variables to allowed ones.
+      num_gradients: per-sample gradients that the constraints themselves cost.
+    """
+
+    wrap: WrapTx
+    project: Callable[[Variables], Variables]
+    num_gradients: int = 0
+
+
+class Constraint(Protocol):
+    """A value that limits where a method may move the parameters.
+
+    :class:`unlearn_jax.methods.Saliency` and
+    :class:`unlearn_jax.methods.SpectralBound` are constraints.
+    """
+
+    def restrict(self, problem: Problem, *, batch_size: int) -> Restriction:
+        """Return the restriction for one problem.
+
+        Args:
+          problem: gives the original model and the samples.
+          batch_size: samples at a time, for what the constraint computes.
+        """
+        ...
+
+
+@value
 class FineTuning:
-    """The knobs that every fine-tuning method takes.
+    """Hyperparameters that every fine-tuning method has.
 
     Attributes:
       num_epochs: passes over the method's samples; 10 in AMUN's tables.
       batch_size: samples per step; 128 for CIFAR-10.
-      learning_rate: of SGD; searched in [1e-6, 1e-1] by AMUN.
+      learning_rate: initial; searched in [1e-6, 1e-1] by AMUN.
       decay_every: epochs between decays by ``decay_factor``; 0 for a constant rate.
         AMUN searches 0, 1 and 5.
-      decay_factor: see there; positive and static (a Python number, never traced).
-      momentum: of SGD; Adam has its own.
+      decay_factor: positive; static, never traced.
       weight_decay: L2, added to the gradient.
-      optimizer: ``sgd``, or ``adam`` as the released codes of SCRUB and bad teacher use
-        it.
-      augment: of the original training samples, as in training; adversarial ones are
-        never augmented.
+      optimizer: ``SGD(momentum=0.9)``, or ``Adam()`` as the released codes of SCRUB and
+        bad teacher use it.
+      augment: name of the augmentation of training samples, as
+        :func:`unlearn_jax.data.augmentation` takes it, or a function of your own;
+        adversarial samples are never augmented.
       batch_stats: ``update`` moves BatchNorm statistics while fine-tuning, ``freeze``
         trains in evaluation mode.
-      max_norm: spectral norm that no layer may exceed, for originals that were trained
-        so: FastClip every ``clip_period`` steps, and a full clip at the end. None
-        leaves the layers alone.
-      clip_period: see there.
+      constraints: where the parameters may go; :func:`unlearn_jax.methods.masked` and
+        :func:`unlearn_jax.methods.constrained` add one.
     """
 
     num_epochs: int = 10
     batch_size: int = 128
-    learning_rate: float | Array = 0.01
+    learning_rate: Real = 0.01
     decay_every: int = 0
-    decay_factor: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float | Array = 5e-4
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    augment: Augment | None = None
+    decay_factor: float = static(0.1)
+    weight_decay: Real = 5e-4
+    optimizer: Optimizer = SGD()
+    augment: str | Augment = "none"
     batch_stats: Literal["update", "freeze"] = "update"
-    max_norm: float | None = None
-    clip_period: int = 100
+    constraints: tuple[Constraint, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuses values no run could use."""
+        """Refuse values that no run could use."""
         check_numbers(
             low=0, learning_rate=self.learning_rate, weight_decay=self.weight_decay
         )
@@ -186,10 +218,6 @@ class FineTuning:
             raise InputError(
                 "a method's decay_factor must be positive and finite, got"
                 f" {self.decay_factor}"
-            )
-        if not 0 <= self.momentum < 1:
-            raise InputError(
-                f"a method's momentum must be in [0, 1), got {self.momentum}"
             )
         if (
             self.num_epochs < 1
@@ -201,111 +229,114 @@ class FineTuning:
                 "num_epochs, batch_size and learning_rate of a method must be positive,"
                 " and decay_every not negative"
             )
-        if self.max_norm is not None:
-            check_numbers(low=0, max_norm=self.max_norm)
-        if self.clip_period < 1 or (
-            self.max_norm is not None and is_zero(self.max_norm)
-        ):
-            raise InputError("a method's max_norm and clip_period must be positive")
-        if self.batch_stats not in ("update", "freeze"):
+        if not callable(self.optimizer):
             raise InputError(
-                f"unknown batch_stats {self.batch_stats!r}: choose update or freeze"
+                f"optimizer must be a value such as SGD() or Adam(), got"
+                f" {self.optimizer!r}"
             )
-        if self.optimizer not in ("sgd", "adam"):
-            raise InputError(
-                f"unknown optimizer {self.optimizer!r}: choose sgd or adam"
-            )
+        _ = self.augmentation  # raises on unknown names
 
-    def tx(self, steps: int) -> optax.GradientTransformation:
-        """The optimizer, for epochs of ``steps`` steps."""
+    @property
+    def augmentation(self) -> Augment | None:
+        """The function that ``augment`` names; None for none."""
+        return self.augment if callable(self.augment) else augmentation(self.augment)
+
+    def tx(self, steps_per_epoch: int) -> optax.GradientTransformation:
+        """Return the optimizer with its schedule.
+
+        Args:
+          steps_per_epoch: steps after which an epoch of the schedule ends.
+        """
         if not self.decay_every:
             return self.tx_at(self.learning_rate)
-        return self.tx_at(
-            step_decay(
-                self.learning_rate,
-                every=self.decay_every * steps,
-                factor=self.decay_factor,
-            )
+        schedule = step_decay(
+            self.learning_rate,
+            every=self.decay_every * steps_per_epoch,
+            factor=self.decay_factor,
         )
+        return self.tx_at(schedule)
 
     def tx_at(self, rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
-        """The optimizer with another learning rate or schedule."""
-        if self.optimizer == "adam":
-            return optax.chain(
-                optax.add_decayed_weights(self.weight_decay), optax.adam(rate)
-            )
-        return sgd(rate, momentum=self.momentum, weight_decay=self.weight_decay)
+        """Return the optimizer with another learning rate or schedule."""
+        return self.optimizer(rate, self.weight_decay)
 
-    def held(
-        self, tx: optax.GradientTransformation, model: Model, images: Any
-    ) -> optax.GradientTransformation:
-        """The optimizer with FastClip behind it, where norms are to be held.
+    def restriction(self, problem: Problem) -> Restriction:
+        """Return what all constraints together come to for one problem."""
+        parts = [
+            constraint.restrict(problem, batch_size=self.batch_size)
+            for constraint in self.constraints
+        ]
 
-        Args:
-          tx: the optimizer.
-          model: whose layers.
-          images: ``[N, ...]``; only the shape is read.
-        """
-        if self.max_norm is None:
+        def wrap(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+            for part in parts:
+                tx = part.wrap(tx)
             return tx
-        return optax.chain(
-            tx, fastclip(model, images, max_norm=self.max_norm, period=self.clip_period)
-        )
 
-    def settled(self, variables: Variables, model: Model, images: Any) -> Variables:
-        """The end of a training: every layer's norm within half a per cent of what is allowed, where it is held."""
-        return (
-            variables
-            if self.max_norm is None
-            else clip(model, variables, images, max_norm=self.max_norm)
-        )
+        def project(variables: Variables) -> Variables:
+            for part in parts:
+                variables = part.project(variables)
+            return variables
 
-    def recipe(self, num_samples: int, model: Model, images: Any) -> Recipe:
-        """The recipe for training from scratch.
-
-        Args:
-          num_samples: sets how many steps an epoch of the schedule has.
-          model: see :meth:`held`.
-          images: see there.
-        """
-        tx = self.held(
-            self.tx(steps_per_epoch(num_samples, self.batch_size)), model, images
-        )
-        return Recipe(self.num_epochs, self.batch_size, tx, self.augment)
+        return Restriction(wrap, project, sum(part.num_gradients for part in parts))
 
 
-def is_zero(value: float | Array) -> bool:
-    """Whether a knob is known to be zero; a traced one is not known."""
-    return not isinstance(value, Tracer) and float(value) == 0
+def is_zero(number: Real) -> bool:
+    """Return whether a hyperparameter is known to be zero; traced ones are not."""
+    return not isinstance(number, Tracer) and bool(np.any(np.asarray(number) == 0))
 
 
 def check_numbers(
-    *, low: float = -math.inf, high: float = math.inf, **knobs: float | Array
+    *, low: float = -math.inf, high: float = math.inf, **hyperparameters: Real
 ) -> None:
-    """Refuses knobs that are not finite or leave ``[low, high]``. Traced knobs, as in a search, pass unseen.
+    """Raise on hyperparameters that are not finite or leave ``[low, high]``.
+
+    Traced ones, as in a search, are not checked.
+
+    Args:
+      low: smallest allowed.
+      high: largest allowed.
+      **hyperparameters: numbers, or arrays of them to map over, by name.
 
     Raises:
-      InputError: naming the knob.
+      InputError: naming the hyperparameter.
     """
-    for name, value in knobs.items():
-        if not isinstance(value, Tracer) and not (
-            math.isfinite(value) and low <= value <= high
-        ):
-            where = (
-                "finite"
-                if math.isinf(low) and math.isinf(high)
-                else f"finite and in [{low:g}, {high:g}]"
-            )
-            raise InputError(f"a method's {name} must be {where}, got {value}")
+    for name, number in hyperparameters.items():
+        if isinstance(number, Tracer):
+            continue
+        numbers = np.asarray(number)
+        if not (np.isfinite(numbers) & (low <= numbers) & (numbers <= high)).all():
+            is_unbounded = math.isinf(low) and math.isinf(high)
+            where = "finite" if is_unbounded else f"finite and in [{low:g}, {high:g}]"
+            raise InputError(f"a method's {name} must be {where}, got {number}")
+
+
+def check_positive(name: str, number: Real) -> None:
+    """Raise on a hyperparameter that is not positive and finite.
+
+    Args:
+      name: of the hyperparameter.
+      number: its value; traced ones are not checked.
+
+    Raises:
+      InputError: naming it.
+    """
+    check_numbers(low=0, **{name: number})
+    if is_zero(number):
+        raise InputError(f"a method's {name} must be positive, got 0")
 
 
 Forward = Callable[[Variables, Array, Array], tuple[Array, ModelState]]
 """``(variables, images [B, ...], key) -> (logits [B, C], new model state)``."""
 
 
-def forward_fn(model: Model, tuning: FineTuning) -> Forward:
-    """The pass of fine-tuning: training mode, or evaluation mode where the statistics are frozen."""
-    if tuning.batch_stats == "update":
+def forward_fn(model: Model, options: FineTuning) -> Forward:
+    """Return the forward pass of fine-tuning.
+
+    Args:
+      model: the architecture.
+      options: ``batch_stats`` decides between training and evaluation mode.
+    """
+    if options.batch_stats == "update":
         return model.apply_train
 
     def frozen(
@@ -317,11 +348,11 @@ def forward_fn(model: Model, tuning: FineTuning) -> Forward:
     return frozen
 
 
-def default_loss(model: Model, tuning: FineTuning) -> LossFn:
-    """Mean cross-entropy, in training mode or with frozen statistics."""
-    if tuning.batch_stats == "update":
+def default_loss(model: Model, options: FineTuning) -> LossFn:
+    """Return mean cross-entropy, in training mode or with frozen statistics."""
+    if options.batch_stats == "update":
         return cross_entropy_loss(model)
-    forward = forward_fn(model, tuning)
+    forward = forward_fn(model, options)
 
     def loss_fn(
         variables: Variables, batch: Batch, key: Array
@@ -332,13 +363,10 @@ def default_loss(model: Model, tuning: FineTuning) -> LossFn:
     return loss_fn
 
 
-WrapTx = Callable[[optax.GradientTransformation], optax.GradientTransformation]
-
-
 def finetune_on(
     key: Array,
     problem: Problem,
-    tuning: FineTuning,
+    options: FineTuning,
     *,
     data: Any,
     member: Array,
@@ -347,46 +375,47 @@ def finetune_on(
     loss_fn: LossFn | None = None,
     wrap_tx: WrapTx | None = None,
 ) -> tuple[Variables, UnlearnInfo]:
-    """Trains on from the original model, on the samples of a mask.
+    """Train the original model further, on the samples of a mask.
 
     Args:
       key: of the method's run.
       problem: gives the model and where to start.
-      tuning: the knobs.
+      options: hyperparameters of the training.
       data: what ``fetch`` reads.
-      member: bool over the positions that ``fetch`` understands; with no member the
+      member: bool over the positions that ``fetch`` understands; without any member the
         original comes back.
       num_samples: about how many members there are (static); sets the steps per epoch.
       fetch: how samples are read.
       loss_fn: the objective; cross-entropy by default.
-      wrap_tx: changes the optimizer, such as to freeze some parameters.
+      wrap_tx: changes the optimizer, before the constraints do.
 
     Returns:
       The fine-tuned variables, and what it cost.
     """
-    num_batches = steps_per_epoch(num_samples, tuning.batch_size)
-    tx = tuning.tx(num_batches)
-    tx = tuning.held(
-        wrap_tx(tx) if wrap_tx else tx, problem.model, problem.train.images
-    )
+    num_batches = steps_per_epoch(num_samples, options.batch_size)
+    restriction = options.restriction(problem)
+    tx = options.tx(num_batches)
+    tx = restriction.wrap(wrap_tx(tx) if wrap_tx else tx)
     state, losses = train_epochs(
-        loss_fn or default_loss(problem.model, tuning),
+        loss_fn or default_loss(problem.model, options),
         tx,
         fetch,
         init_state(key, problem.model, tx, problem.variables),
         key,
         data,
         member,
-        num_epochs=tuning.num_epochs,
+        num_epochs=options.num_epochs,
         num_batches=num_batches,
-        batch_size=tuning.batch_size,
+        batch_size=options.batch_size,
     )
-    some = jnp.any(member)
-    settled = tuning.settled(state.variables, problem.model, problem.train.images)
+    has_members = jnp.any(member)
     variables = jax.tree.map(
-        lambda new, old: jnp.where(some, new, old), settled, problem.variables
+        lambda new, old: jnp.where(has_members, new, old),
+        restriction.project(state.variables),
+        problem.variables,
     )
-    cost = tuning.num_epochs * num_batches * tuning.batch_size
+    cost = options.num_epochs * num_batches * options.batch_size
     return variables, UnlearnInfo(
-        jnp.where(some, losses, 0.0), jnp.asarray(cost, jnp.int32)
+        jnp.where(has_members, losses, 0.0),
+        jnp.asarray(cost + restriction.num_gradients, jnp.int32),
     )

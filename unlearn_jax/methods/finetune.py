@@ -1,35 +1,32 @@
-"""Fine-tuning on the retained samples (FT): forget by going on without."""
-
-from typing import Any
+"""Fine-tuning on the retained samples (FT): forget by training on without."""
 
 from unlearn_jax.methods.base import FineTuning, finetune_on
 from unlearn_jax.train import fetch_from
-from unlearn_jax.types import Array, Problem, UnlearnFn, UnlearnInfo, Variables
+from unlearn_jax.types import Array, Problem, UnlearnInfo, Variables
+from unlearn_jax.values import value
 
 
-def finetune(**tuning: Any) -> UnlearnFn:
-    """Goes on training on the retained samples alone, in the hope of catastrophic forgetting.
+@value
+class FineTune(FineTuning):
+    """Fine-tuning on the retained samples, in the hope of catastrophic forgetting.
 
     Minimizes the mean cross-entropy over D_R from the original's variables. Never reads
     a forget sample. Published ranges: 10 epochs, learning rate in [1e-3, 1e-1].
-
-    Args:
-      **tuning: fields of :class:`unlearn_jax.methods.base.FineTuning`.
-
-    Raises:
-      InputError: unusable knobs.
     """
-    knobs = FineTuning(**tuning)
 
-    def run(key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
+    def __call__(self, key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
+        """Fine-tune the original model.
+
+        Args:
+          key: consumed.
+          problem: gives the model and D_R.
+        """
         return finetune_on(
             key,
             problem,
-            knobs,
+            self,
             data=problem.train,
             member=problem.retain,
             num_samples=problem.num_retain,
-            fetch=fetch_from(knobs.augment),
+            fetch=fetch_from(self.augmentation),
         )
-
-    return run

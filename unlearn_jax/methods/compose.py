@@ -1,0 +1,375 @@
+"""Composition: methods made of methods.
+
+Each function returns a value that is itself a method, so compositions compose:
+
+>>> from unlearn_jax.methods import AMUN, RandomLabel, Saliency
+>>> salun = masked(RandomLabel(learning_rate=0.013), Saliency(fraction=0.5))
+>>> amun_salun = masked(AMUN(), Saliency(fraction=0.5))
+>>> amun_salun.constraints
+(Saliency(fraction=0.5, leak=False),)
+"""
+
+import dataclasses
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.core import Tracer
+from jax.typing import ArrayLike
+
+from unlearn_jax.attacks import PGD
+from unlearn_jax.filters import FilterFn, class_means
+from unlearn_jax.methods.base import (
+    Constraint,
+    FineTuning,
+    Restriction,
+    attack_forget_set,
+    check_positive,
+)
+from unlearn_jax.methods.saliency import Saliency
+from unlearn_jax.spectral import clip, fastclip
+from unlearn_jax.train import predict
+from unlearn_jax.types import (
+    ApplyFn,
+    Array,
+    AttackResult,
+    InputError,
+    Problem,
+    UnlearnFn,
+    UnlearnInfo,
+    Variables,
+)
+from unlearn_jax.values import Real, leaf, value
+
+MethodT = TypeVar("MethodT", bound=UnlearnFn)
+
+
+@value
+class SpectralBound:
+    """Largest spectral norm of any layer, as a constraint.
+
+    FastClip follows the optimizer every ``period`` steps, and a full clip ends the
+    training, so that every layer's norm (with the BatchNorm that follows it) is within
+    half a percent of what is allowed.
+
+    Attributes:
+      max_norm: largest spectral norm of any layer.
+      period: training steps between two clips.
+    """
+
+    max_norm: Real = 1.0
+    period: int = 100
+
+    def __post_init__(self) -> None:
+        """Refuse bounds that no layer could meet."""
+        check_positive("max_norm", self.max_norm)
+        if self.period < 1:
+            raise InputError(
+                f"the period of a spectral bound must be positive, got {self.period}"
+            )
+
+    def restrict(self, problem: Problem, *, batch_size: int) -> Restriction:
+        """Return clipping as a restriction.
+
+        Args:
+          problem: gives the model and the shape of its images.
+          batch_size: unused; a clip reads no sample.
+        """
+        del batch_size
+        apply_fn = problem.model.apply
+        images = problem.train.images
+        return Restriction(
+            wrap=lambda tx: optax.chain(
+                tx,
+                fastclip(apply_fn, images, max_norm=self.max_norm, period=self.period),
+            ),
+            project=lambda variables: clip(
+                apply_fn, variables, images, max_norm=self.max_norm
+            ),
+        )
+
+
+@value
+class Restricted:
+    """A method whose result is projected on a constraint, for methods that do not train.
+
+    Attributes:
+      method: runs without the constraint.
+      constraint: its projection is applied to the result.
+    """
+
+    method: UnlearnFn
+    constraint: Constraint
+
+    def __call__(self, key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
+        """Run the method and project the unlearned variables.
+
+        Args:
+          key: passed to the method.
+          problem: passed to the method.
+        """
+        variables, info = self.method(key, problem)
+        restriction = self.constraint.restrict(problem, batch_size=128)
+        cost = info.num_gradients + restriction.num_gradients
+        return restriction.project(variables), info._replace(num_gradients=cost)
+
+
+def masked(method: MethodT, saliency: Saliency) -> MethodT | Restricted:
+    """Return a method that moves only the parameters that matter to the forget set.
+
+    ``masked(RandomLabel(), Saliency())`` is SalUn (arXiv 2310.12508),
+    ``masked(AMUN(), Saliency())`` is AMUN+SalUn (arXiv 2503.00917).
+
+    Args:
+      method: to be restricted. A fine-tuning method gets no gradient, momentum or decay
+        outside the mask; of any other method's result the parameters outside are set
+        back to the original's.
+      saliency: chooses the parameters.
+    """
+    return _constrained(method, saliency)
+
+
+def constrained(
+    method: MethodT, max_norm: Real, *, period: int = 100
+) -> MethodT | Restricted:
+    """Return a method after which no layer's spectral norm exceeds a bound.
+
+    For originals that were trained with FastClip: a fine-tuning method clips as it
+    trains, any other method's result is clipped.
+
+    Args:
+      method: to be restricted.
+      max_norm: largest spectral norm of any layer, positive.
+      period: training steps between two clips.
+    """
+    return _constrained(method, SpectralBound(max_norm=max_norm, period=period))
+
+
+def _constrained(method: MethodT, constraint: Constraint) -> MethodT | Restricted:
+    if isinstance(method, FineTuning):
+        constraints = (*method.constraints, constraint)
+        return dataclasses.replace(method, constraints=constraints)
+    return Restricted(method=method, constraint=constraint)
+
+
+@value
+class Filtered:
+    """A method whose model answers through an output filter.
+
+    Attributes:
+      method: unlearns; ``Identity()`` for the filter alone.
+      filter: edits class probabilities, such as :class:`unlearn_jax.filters.MPRU`.
+    """
+
+    method: UnlearnFn
+    filter: FilterFn
+
+    def __call__(self, key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
+        """Run the method; the filter does not change the variables.
+
+        Args:
+          key: passed to the method.
+          problem: passed to the method.
+        """
+        return self.method(key, problem)
+
+    def apply_fn(self, problem: Problem, variables: Variables) -> ApplyFn:
+        """Return the filtered model: log-probabilities instead of logits.
+
+        Args:
+          problem: its training set gives the classes' mean outputs; the classes without
+            a retained sample are the forgotten ones.
+          variables: the unlearned model's.
+
+        Returns:
+          ``(variables, images) -> log-probabilities [B, C]``, -inf where the filter
+          leaves nothing.
+        """
+        labels = problem.train.labels
+        logits = predict(problem.model.apply, variables, problem.train.images)
+        means = class_means(jax.nn.softmax(logits), labels)
+        is_retained = jnp.zeros(logits.shape[-1], bool).at[labels].max(problem.retain)
+
+        def filtered_apply(variables: Variables, images: Array) -> Array:
+            probabilities = jax.nn.softmax(problem.model.apply(variables, images))
+            return jnp.log(self.filter(probabilities, means, ~is_retained))
+
+        return filtered_apply
+
+
+def filtered(method: UnlearnFn, filter: FilterFn) -> Filtered:
+    """Return a method whose model answers through an output filter.
+
+    Args:
+      method: unlearns; ``Identity()`` for the filter alone.
+      filter: edits class probabilities.
+    """
+    return Filtered(method=method, filter=filter)
+
+
+@value
+class Sequential:
+    """A method that forgets in several requests, one after the other.
+
+    Attributes:
+      method: answers each request.
+      requests: ``[K, N]`` bool, disjoint, each of the same number of samples.
+      attack: as in :func:`unlearn_sequence`.
+      adaptive: as in :func:`unlearn_sequence`.
+    """
+
+    method: UnlearnFn
+    requests: Any = leaf()
+    attack: PGD | None = None
+    adaptive: bool = False
+
+    def __call__(self, key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
+        """Answer all requests.
+
+        Args:
+          key: consumed.
+          problem: its forget set is the union of the requests.
+
+        Returns:
+          The model after the last request, and what each cost, leaves ``[K, ...]``.
+        """
+        steps, info = unlearn_sequence(
+            key,
+            self.method,
+            problem,
+            self.requests,
+            attack=self.attack,
+            adaptive=self.adaptive,
+        )
+        return jax.tree.map(lambda leaf: leaf[-1], steps), info
+
+
+def sequence(
+    method: UnlearnFn,
+    requests: ArrayLike,
+    *,
+    attack: PGD | None = None,
+    adaptive: bool = False,
+) -> Sequential:
+    """Return a method that forgets in several requests, one after the other.
+
+    Args:
+      method: answers each request.
+      requests: ``[K, N]`` bool, disjoint, each of the same number of samples.
+      attack: finds D_A; see :func:`unlearn_sequence`.
+      adaptive: find D_A on the current model before each request (AMUN-A).
+    """
+    return Sequential(
+        method=method, requests=requests, attack=attack, adaptive=adaptive
+    )
+
+
+def unlearn_sequence(
+    key: Array,
+    method: UnlearnFn,
+    problem: Problem,
+    requests: Any,
+    *,
+    adaptive: bool = False,
+    attack: PGD | None = None,
+) -> tuple[Variables, UnlearnInfo]:
+    """Answer requests in their order, each on the model that the one before left.
+
+    Section 6.3 and appendix H of arXiv 2503.00917. Request ``k`` sees D without the
+    samples of all earlier requests, the current model, and a key with ``k`` folded in.
+    The optimizer and its schedule start again. The paper's setting is 5 requests of 2%
+    of CIFAR-10 each, with the hyperparameters tuned for one request of all 10%. May be
+    jitted, and mapped over sequences of equal size.
+
+    AMUN takes one D_A, found on the original model, for all requests; with ``adaptive``
+    each request's D_A is found on the current model (AMUN-A). A method that makes no
+    use of D_A runs the same either way.
+
+    Args:
+      key: consumed.
+      method: such as ``AMUN()``.
+      problem: its forget set is the union of all requests; its ``adversarial``, if any,
+        was found on its model.
+      requests: ``[K, N]`` bool, disjoint, each of the same number of samples.
+      adaptive: find D_A on the current model before each request.
+      attack: finds D_A: always with ``adaptive`` (``PGD()`` if None), else if the
+        problem brings none. With neither, requests bring no D_A, and AMUN attacks the
+        current model by itself.
+
+    Returns:
+      The models after each request, stacked ``[K, ...]``, and what each cost
+      ``[K, ...]``.
+
+    Raises:
+      InputError: concrete requests that do not partition the forget set into parts of
+        equal size, or a forget set that has no such parts.
+    """
+    requests = requests if isinstance(requests, jax.Array) else np.asarray(requests)
+    size = _request_size(problem, requests)
+    adversarial = None if adaptive else problem.adversarial
+    if adversarial is None and not adaptive and attack is not None:
+        adversarial = attack_forget_set(problem, attack)
+
+    variables = problem.variables
+    removed = problem.removed
+    answers = []
+    for k, request in enumerate(jnp.asarray(requests)):
+        current = dataclasses.replace(
+            problem,
+            variables=variables,
+            forget=request,
+            num_forget=size,
+            adversarial=None
+            if adversarial is None
+            else _rows(adversarial, problem.forget, request, size),
+            removed=removed,
+            num_removed=problem.num_removed + k * size,
+        )
+        if adaptive:
+            adapted = attack_forget_set(current, attack or PGD())
+            current = dataclasses.replace(current, adversarial=adapted)
+        variables, info = method(jax.random.fold_in(key, k), current)
+        removed = request if removed is None else removed | request
+        answers.append((variables, info))
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *answers)
+
+
+def _request_size(problem: Problem, requests: Any) -> int:
+    """Return the number of samples of each request, after the checks."""
+    num_samples = len(problem.forget)
+    if (
+        requests.dtype != bool
+        or requests.ndim != 2
+        or requests.shape[1] != num_samples
+        or not len(requests)
+    ):
+        raise InputError(
+            f"requests must be bool [K, {num_samples}], one row per request and one"
+            f" entry per training sample; got {requests.dtype} {requests.shape}"
+        )
+    size, rest = divmod(problem.num_forget, len(requests))
+    if rest:
+        raise InputError(
+            f"a forget set of {problem.num_forget} samples has no {len(requests)}"
+            " requests of equal size: every request must forget the same number"
+        )
+    if not isinstance(requests, Tracer) and not isinstance(problem.forget, Tracer):
+        mask = np.asarray(requests)
+        forget = np.asarray(problem.forget)
+        if (mask.sum(0) != forget).any() or (mask.sum(1) != size).any():
+            raise InputError(
+                f"requests must be disjoint, of {size} samples each, and together the"
+                f" problem's forget set of {problem.num_forget}"
+            )
+    return size
+
+
+def _rows(
+    adversarial: AttackResult, forget: Array, request: Array, size: int
+) -> AttackResult:
+    """Return the rows of one request, of a D_A of the whole forget set."""
+    position = jnp.cumsum(forget) - 1
+    rows = position[jnp.nonzero(request, size=size)[0]]
+    return jax.tree.map(lambda leaf: leaf[rows], adversarial)
