@@ -25,7 +25,7 @@ from unlearn_jax.objectives import adversarial_loss
 from unlearn_jax.pipeline.config import DataConfig, ModelConfig, TrainingConfig, to_json
 from unlearn_jax.pipeline.ensemble_overhead import step_seconds
 from unlearn_jax.pipeline.experiment import Part
-from unlearn_jax.pipeline.settings import load_data, make_training
+from unlearn_jax.pipeline.settings import load_data, make_recipe
 from unlearn_jax.train import Recipe, cross_entropy_loss, predict, to_float
 from unlearn_jax.types import Array, InputError, Model, Variables
 
@@ -245,9 +245,9 @@ class _Lab:
 
     @cached_property
     def recipe(self) -> Recipe:
-        training = make_training(self.config.training)
-        return training.recipe(
-            len(self.splits.train.labels), self.model, self.splits.train.images
+        train = self.splits.train
+        return make_recipe(
+            self.config.training, len(train.labels), self.model, train.images
         )
 
     @property

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from unlearn_jax.methods import SPACES, knobs_of
+from unlearn_jax.methods import METHODS, SPACES
+from unlearn_jax.values import fields_of
 
 Rows = dict[str, dict[str, Any]]
 SMALL_STEPS = {"low": 1e-4, "high": 0.03}
@@ -59,7 +60,7 @@ def with_retain() -> Rows:
 
 def _with_budget(found: Rows) -> Rows:
     for row in found.values():
-        if "num_epochs" in knobs_of(row["method"]):
+        if "num_epochs" in fields_of(METHODS[row["method"]]):
             row["num_epochs"] = 10
     return found
 
@@ -135,10 +136,10 @@ def for_classes(*, small: bool = False) -> Rows:
             "epsilon": 2.0,
         }
     filters: Rows = {
-        "mask": {"label": "Masked output", "method": "nothing", "filter": "mask"},
+        "mask": {"label": "Masked output", "method": "identity", "filter": "mask"},
         "mpru": {
             "label": "MPRU (output filter)",
-            "method": "nothing",
+            "method": "identity",
             "filter": "mpru",
         },
     }
