@@ -50,24 +50,24 @@ MethodT = TypeVar("MethodT", bound=UnlearnFn)
 class SpectralBound:
     """Largest spectral norm of any layer, as a constraint.
 
-    FastClip follows the optimizer every ``period`` steps, and a full clip ends the
+    FastClip follows the optimizer every ``clip_period`` steps, and a full clip ends the
     training, so that every layer's norm (with the BatchNorm that follows it) is within
     half a percent of what is allowed.
 
     Attributes:
       max_norm: largest spectral norm of any layer.
-      period: training steps between two clips.
+      clip_period: training steps between two clips.
     """
 
     max_norm: Real = 1.0
-    period: int = 100
+    clip_period: int = 100
 
     def __post_init__(self) -> None:
         """Refuse bounds that no layer could meet."""
         check_positive("max_norm", self.max_norm)
-        if self.period < 1:
+        if self.clip_period < 1:
             raise InputError(
-                f"the period of a spectral bound must be positive, got {self.period}"
+                f"a method's clip_period must be positive, got {self.clip_period}"
             )
 
     def restrict(self, problem: Problem, *, batch_size: int) -> Restriction:
@@ -83,7 +83,7 @@ class SpectralBound:
         return Restriction(
             wrap=lambda tx: optax.chain(
                 tx,
-                fastclip(apply_fn, images, max_norm=self.max_norm, period=self.period),
+                fastclip(apply_fn, images, max_norm=self.max_norm, period=self.clip_period),
             ),
             project=lambda variables: clip(
                 apply_fn, variables, images, max_norm=self.max_norm
@@ -132,7 +132,7 @@ def masked(method: MethodT, saliency: Saliency) -> MethodT | Restricted:
 
 
 def constrained(
-    method: MethodT, max_norm: Real, *, period: int = 100
+    method: MethodT, max_norm: Real, *, clip_period: int = 100
 ) -> MethodT | Restricted:
     """Return a method after which no layer's spectral norm exceeds a bound.
 
@@ -142,9 +142,10 @@ def constrained(
     Args:
       method: to be restricted.
       max_norm: largest spectral norm of any layer, positive.
-      period: training steps between two clips.
+      clip_period: training steps between two clips.
     """
-    return _constrained(method, SpectralBound(max_norm=max_norm, period=period))
+    bound = SpectralBound(max_norm=max_norm, clip_period=clip_period)
+    return _constrained(method, bound)
 
 
 def _constrained(method: MethodT, constraint: Constraint) -> MethodT | Restricted:

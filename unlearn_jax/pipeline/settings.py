@@ -242,9 +242,9 @@ def make_recipe(
     recipe = make_training(config).recipe(num_samples)
     if config.max_norm is None:
         return recipe
-    bound = SpectralBound(max_norm=config.max_norm, period=config.clip_period)
+    bound = SpectralBound(max_norm=config.max_norm, clip_period=config.clip_period)
     clipping = fastclip(
-        model.apply, images, max_norm=bound.max_norm, period=bound.period
+        model.apply, images, max_norm=bound.max_norm, period=bound.clip_period
     )
     return dataclasses.replace(recipe, tx=optax.chain(recipe.tx, clipping))
 
@@ -378,12 +378,12 @@ def make_row(
             )
     changes = {**_followed(method, training), **changes}
     max_norm = changes.pop("max_norm", None)
-    period = changes.pop("clip_period", SpectralBound().period)
+    period = changes.pop("clip_period", SpectralBound().clip_period)
     if "attack" in options and attack is not None:
         changes["attack"] = make_attack(dataclasses.replace(attack, kind="pgd"))
     method = values.replace(method, **changes)
     if max_norm is not None:
-        method = methods.constrained(method, max_norm, period=period)
+        method = methods.constrained(method, max_norm, clip_period=period)
     return method
 
 
