@@ -7,12 +7,12 @@ what to do with a forget sample that has no adversarial example.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 
-from unlearn_jax.attacks import target_runner_up
+from unlearn_jax.attacks import PGD
 from unlearn_jax.methods.base import (
     FineTuning,
     WrapTx,
@@ -42,8 +42,6 @@ Replace = Literal[
 ]
 Failures = Literal["drop", "keep", "runner_up", "random_label", "targeted"]
 Redraw = Literal["batch", "once"]
-
-_RETRY_KNOBS = ("norm", "step_ratio", "bounds", "num_steps", "batch_size")
 
 
 class AdversarialSamples(NamedTuple):
@@ -88,7 +86,7 @@ def adversarial_samples(
     replace: Replace = "none",
     failures: Failures = "drop",
     redraw: Redraw = "batch",
-    attack: dict[str, Any] | None = None,
+    attack: PGD | None = None,
 ) -> AdversarialSamples:
     """D_A as training samples: first the policy for failed searches, then the replacement.
 
@@ -132,9 +130,8 @@ def adversarial_samples(
       redraw: ``batch`` draws random labels anew whenever a sample is read, as the
         released code does (the paper does not say); ``once`` fixes them. Random points
         are drawn once.
-      attack: knobs of :func:`unlearn_jax.attacks.adversarial_set` that ``result`` was
-        made with, ``{}`` for its defaults; ``targeted`` needs them and takes the norm,
-        steps and bounds.
+      attack: the attack that made ``result``; ``targeted`` needs it and takes its
+        norm, steps and bounds.
 
     Returns:
       The samples. Rows with an image that is not finite are not used.
@@ -152,13 +149,11 @@ def adversarial_samples(
         if attack is None:
             raise InputError(
                 "failures='targeted' attacks again, in the way of the attack that made"
-                " the adversarial set: give the attack's knobs, such as attack={'norm':"
-                " l2, 'num_steps': 50}, or {} for its defaults"
+                " the adversarial set: give it, such as attack=attacks.PGD(norm='l2')"
             )
-        knobs = {name: value for name, value in attack.items() if name in _RETRY_KNOBS}
         clean = forget_set(problem).images
-        result = target_runner_up(
-            problem.model.apply, problem.variables, clean, truth, result, **knobs
+        result = attack.retry(
+            problem.model.apply, problem.variables, clean, truth, result
         )
     labels = result.labels
     if failures in ("runner_up", "targeted"):
@@ -240,7 +235,7 @@ def adversarial_finetuning(
     retain: bool,
     forget: bool,
     failures: Failures,
-    attack: dict[str, Any] | None,
+    attack: PGD | None,
     replace: Replace = "none",
     redraw: Redraw = "batch",
     wrap_tx: Callable[[Problem], WrapTx] | None = None,
@@ -252,9 +247,8 @@ def adversarial_finetuning(
       retain: D_R takes part.
       forget: D_F takes part.
       failures: see :func:`adversarial_samples`, as ``replace`` and ``redraw``.
-      attack: knobs of :func:`unlearn_jax.attacks.adversarial_set`, for problems without
-        ``adversarial``; for those with one, the knobs it was made with, which
-        ``failures="targeted"`` needs.
+      attack: for problems without ``adversarial``; for those with one, the attack that
+        made it, which ``failures="targeted"`` needs.
       replace: see there.
       redraw: see there.
       wrap_tx: gives the change of the optimizer, from the problem.
@@ -271,10 +265,10 @@ def adversarial_finetuning(
     check_choices(replace, failures, redraw)
 
     def run(key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
-        result, knobs = problem.adversarial, attack
+        result, made_by = problem.adversarial, attack
         if result is None:
-            knobs = attack or {}
-            result = attack_forget_set(problem, **knobs)
+            made_by = attack or PGD()
+            result = attack_forget_set(problem, made_by)
         key_samples = jax.random.fold_in(
             key, 0
         )  # epochs fold in their numbers, which start from 1
@@ -285,7 +279,7 @@ def adversarial_finetuning(
             replace=replace,
             failures=failures,
             redraw=redraw,
-            attack=knobs,
+            attack=made_by,
         )
         originals = (retain & problem.retain) | (forget & problem.forget)
         return finetune_on(

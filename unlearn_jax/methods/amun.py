@@ -7,6 +7,7 @@ model that never saw them would have it, and moves the decision boundary only ne
 
 from typing import Any
 
+from unlearn_jax.attacks import PGD
 from unlearn_jax.methods.adversarial import (
     Failures,
     Redraw,
@@ -24,7 +25,7 @@ def amun(
     failures: Failures = "drop",
     replace: Replace = "none",
     redraw: Redraw = "batch",
-    attack: dict[str, Any] | None = None,
+    attack: PGD | None = None,
     **tuning: Any,
 ) -> UnlearnFn:
     """Fine-tunes on the adversarial set D_A together with the sets that are at hand, equal weight per sample.
@@ -56,9 +57,8 @@ def amun(
       replace: what to train on instead of D_A, the controls of Figures 1, 6 and 7; see
         there.
       redraw: whether random labels are drawn anew for every batch or once, see there.
-      attack: knobs of :func:`unlearn_jax.attacks.adversarial_set`, for problems without
-        ``adversarial``; for those with one, the knobs it was made with (``{}`` for the
-        defaults), which ``failures="targeted"`` needs.
+      attack: for problems without ``adversarial``; for those with one, the attack that
+        made it, which ``failures="targeted"`` needs.
       **tuning: fields of :class:`unlearn_jax.methods.base.FineTuning`. Searched: the
         learning rate in [1e-6, 1e-1], divided by 10 after every epoch, every 5, or
         never. The released code's example for 10% of CIFAR-10 with D_R: 10 epochs,

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from unlearn_jax.attacks import PGD
 from unlearn_jax.methods.adversarial import Failures, adversarial_finetuning
 from unlearn_jax.methods.base import FineTuning, WrapTx
 from unlearn_jax.methods.saliency import check_share, freeze_outside, saliency_mask
@@ -15,7 +16,7 @@ def amun_salun(
     retain: bool = True,
     forget: bool = True,
     failures: Failures = "drop",
-    attack: dict[str, Any] | None = None,
+    attack: PGD | None = None,
     **tuning: Any,
 ) -> UnlearnFn:
     """AMUN's fine-tuning, moving only the weights with the largest gradient on the forget set.

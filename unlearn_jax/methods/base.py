@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jax.core import Tracer
 
-from unlearn_jax.attacks import adversarial_set
+from unlearn_jax.attacks import PGD
 from unlearn_jax.losses import cross_entropy
 from unlearn_jax.spectral import clip, fastclip
 from unlearn_jax.train import (
@@ -123,20 +123,19 @@ def num_classes(problem: Problem) -> int:
     return jax.eval_shape(problem.model.apply, problem.variables, images).shape[-1]
 
 
-def attack_forget_set(problem: Problem, **knobs: Any) -> AttackResult:
-    """AMUN's D_A of a problem: :func:`unlearn_jax.attacks.adversarial_set` of the forget samples, evaluation mode.
+def attack_forget_set(problem: Problem, attack: PGD | None = None) -> AttackResult:
+    """Return AMUN's D_A of a problem: its forget samples attacked in evaluation mode.
 
     Args:
       problem: whose original model is attacked.
-      **knobs: of ``adversarial_set``.
+      attack: a search over radii; None for its defaults.
 
     Returns:
       ``[F]`` rows, in ascending order of the samples.
     """
     forget = forget_set(problem)
-    return adversarial_set(
-        problem.model.apply, problem.variables, forget.images, forget.labels, **knobs
-    )
+    attack = attack or PGD()
+    return attack(problem.model.apply, problem.variables, forget.images, forget.labels)
 
 
 @dataclasses.dataclass(frozen=True)

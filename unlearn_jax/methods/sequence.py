@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from unlearn_jax.attacks import PGD
 from unlearn_jax.methods.base import attack_forget_set
 from unlearn_jax.types import (
     Array,
@@ -27,7 +28,7 @@ def unlearn_sequence(
     requests: Any,
     *,
     adaptive: bool = False,
-    attack: dict[str, Any] | None = None,
+    attack: PGD | None = None,
 ) -> tuple[Variables, UnlearnInfo]:
     """Answers requests in their order; each runs the method on the model that the one before left.
 
@@ -47,7 +48,7 @@ def unlearn_sequence(
         was found on its model.
       requests: ``[K, N]`` bool, disjoint, each of the same number of samples.
       adaptive: find D_A on the current model before each request.
-      attack: knobs of :func:`unlearn_jax.attacks.adversarial_set`, to find D_A: always
+      attack: a :class:`unlearn_jax.attacks.PGD` to find D_A: always
         with ``adaptive``, else if the problem brings none. With neither, requests bring
         no D_A, and AMUN attacks the current model by itself.
 
@@ -63,7 +64,7 @@ def unlearn_sequence(
     size = _request_size(problem, requests)
     adversarial = None if adaptive else problem.adversarial
     if adversarial is None and not adaptive and attack is not None:
-        adversarial = attack_forget_set(problem, **attack)
+        adversarial = attack_forget_set(problem, attack)
 
     variables, gone, answers = problem.variables, problem.removed, []
     for k, request in enumerate(jnp.asarray(requests)):
@@ -82,7 +83,7 @@ def unlearn_sequence(
         )
         if adaptive:
             now = dataclasses.replace(
-                now, adversarial=attack_forget_set(now, **(attack or {}))
+                now, adversarial=attack_forget_set(now, attack or PGD())
             )
         variables, info = method(jax.random.fold_in(key, k), now)
         gone = request if gone is None else gone | request

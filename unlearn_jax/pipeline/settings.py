@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from unlearn_jax import data, methods, models
-from unlearn_jax.attacks import l2, linf
+from unlearn_jax.attacks import PGD, Doubling, Grid, LineSearch
 from unlearn_jax.data import Splits
 from unlearn_jax.filters import FILTERS
 from unlearn_jax.methods import FineTuning
@@ -265,7 +265,7 @@ def make_row(
     knobs = shared_knobs(row["method"], training)
     knobs |= {key: value for key, value in row.items() if key not in ROW_KEYS}
     if "attack" in known and attack is not None:
-        knobs["attack"] = attack_knobs(attack)
+        knobs["attack"] = make_attack(attack)
     if row.get("filter") not in (None, *FILTERS):
         raise InputError(
             f"row {name!r} has the unknown filter {row['filter']!r}; choose one of"
@@ -335,17 +335,33 @@ def attack_config(config: RunConfig, name: str) -> AttackConfig:
     return attack
 
 
-def attack_knobs(config: AttackConfig) -> dict[str, Any]:
-    """A configuration as arguments of :func:`unlearn_jax.attacks.adversarial_set`."""
-    knobs = to_json(config)
-    for other in ("kind", "source", "failures"):
-        del knobs[other]
-    knobs["norm"] = {"l2": l2, "linf": linf}[config.norm]
-    if config.search == "auto":
-        knobs["search"] = (
-            "grid" if config.restart and jax.default_backend() != "cpu" else "doubling"
+def make_attack(config: AttackConfig) -> PGD:
+    """Return the projected gradient descent of a configuration."""
+    search: Doubling | Grid = Doubling(
+        epsilon_init=config.epsilon_init,
+        num_radii=config.num_radii,
+        batch_size=config.batch_size,
+        restart=config.restart,
+    )
+    is_accelerated = config.restart and jax.default_backend() != "cpu"
+    if config.search == "grid" or (config.search == "auto" and is_accelerated):
+        search = Grid(
+            epsilon_init=config.epsilon_init,
+            num_radii=config.num_radii,
+            batch_size=config.batch_size,
         )
-    return knobs
+    return PGD(
+        num_steps=config.num_steps,
+        step_ratio=config.step_ratio,
+        norm=config.norm,
+        keep=config.keep,
+        search=search,
+    )
+
+
+def make_line_search(config: AttackConfig) -> LineSearch:
+    """Return the weak attack of a configuration of kind ``fast``."""
+    return LineSearch(norm=config.norm, epsilon_init=config.epsilon_init)
 
 
 def make_objective(config: TrainingConfig, model: Model) -> LossFn | None:
@@ -362,7 +378,7 @@ def make_objective(config: TrainingConfig, model: Model) -> LossFn | None:
     if config.objective == "cross_entropy" and not config.objective_fields:
         return None
     try:
-        return OBJECTIVES[config.objective](model, **config.objective_fields)
+        return OBJECTIVES[config.objective](**config.objective_fields)(model)
     except TypeError as error:
         raise InputError(f"training.objective={config.objective!r}: {error}") from error
 
