@@ -5,7 +5,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from unlearn_jax.losses import kl_divergence
+from unlearn_jax.losses import kl_from_logits
 from unlearn_jax.methods.base import FineTuning, check_numbers, finetune_on, forward_fn
 from unlearn_jax.methods.scrub import check_temperature
 from unlearn_jax.train import Batch, LossFn, fetch_from
@@ -128,7 +128,7 @@ def _two_teachers(
             problem.model.apply(ignorant, batch.images),
             problem.model.apply(problem.variables, batch.images),
         )
-        loss = jnp.mean(kl_divergence(teacher / temperature, logits / temperature))
+        loss = jnp.mean(kl_from_logits(teacher / temperature, logits / temperature))
         return (loss / logits.shape[-1] if reduction == "element" else loss), state
 
     return loss_fn

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from unlearn_jax.losses import cross_entropy, kl_divergence
+from unlearn_jax.losses import cross_entropy, kl_from_logits
 from unlearn_jax.methods.base import FineTuning, check_numbers, forward_fn, is_zero
 from unlearn_jax.methods.passes import Pass, finetune_passes
 from unlearn_jax.train import Batch, LossFn, fetch_from
@@ -132,7 +132,7 @@ def _teacher_loss(
     ) -> tuple[Array, ModelState]:
         logits, state = forward(variables, batch.images, key)
         teacher = problem.model.apply(problem.variables, batch.images)
-        distance = kl_divergence(teacher / temperature, logits / temperature)
+        distance = kl_from_logits(teacher / temperature, logits / temperature)
         losses = (
             gamma * cross_entropy(logits, batch.labels)
             + alpha * temperature**2 * distance

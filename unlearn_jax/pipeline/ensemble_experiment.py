@@ -21,7 +21,7 @@ from unlearn_jax.attacks.curve import pgd_curve
 from unlearn_jax.data import Splits
 from unlearn_jax.ensembles import Ensemble, Lotos, Trs, ensemble_apply, fit_ensemble
 from unlearn_jax.losses import cross_entropy
-from unlearn_jax.objectives import adversarial_loss
+from unlearn_jax.objectives import AdversarialTraining
 from unlearn_jax.pipeline.config import DataConfig, ModelConfig, TrainingConfig, to_json
 from unlearn_jax.pipeline.ensemble_overhead import step_seconds
 from unlearn_jax.pipeline.experiment import Part
@@ -94,7 +94,7 @@ class EnsembleConfig:
     trs: Trs = dataclasses.field(default_factory=Trs)
     """Arms with ``trs``."""
     adversarial: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """Knobs of :func:`unlearn_jax.objectives.adversarial_loss` in arms with ``adversarial``."""
+    """Knobs of :class:`unlearn_jax.objectives.AdversarialTraining` in arms with ``adversarial``."""
     attack: AttackPlan = dataclasses.field(default_factory=AttackPlan)
     """Attacks."""
     num_bootstrap: int = 500
@@ -267,7 +267,7 @@ class _Lab:
             config, terms, recipe = self.config, terms_of(name), self.recipe
             objective: Callable[..., Any] = cross_entropy_loss
             if "adversarial" in terms:
-                objective = partial(adversarial_loss, **config.adversarial)
+                objective = AdversarialTraining(**config.adversarial)
             if "clip" in terms:
                 clip = spectral.fastclip(
                     self.model, self.sample, **dataclasses.asdict(config.clip)
@@ -347,7 +347,7 @@ class _Lab:
             one = (self.model.apply, replicas.unstack(stacked, j))
             key_pgd, key_apgd = jax.random.split(key)
             result = self.pgd(key_pgd, one, x, y, keep="last")
-            found["right"].append(correct(one, x, y))
+            found["right"].append(correct(*one, x, y))
             found["images"].append(result.images)
             found["fooled"].append(np.asarray(result.labels) != np.asarray(y))
             best = _apgd(
@@ -370,7 +370,7 @@ class _Lab:
         radii = np.array(plan.radii) / 255
         return pgd_curve(
             key,
-            classifier,
+            *classifier,
             x,
             y,
             radii,
@@ -396,7 +396,7 @@ class _Lab:
             self.pgd(k, one, x, y, keep="last")
             for k, one in zip(jax.random.split(key_pairs, len(each)), each, strict=True)
         ]
-        strong = attacks.autoattack(
+        strong = attacks.AutoAttackSmall(
             epsilon=plan.main_radius / 255,
             num_steps=plan.strong_steps,
             num_targets=min(
@@ -405,13 +405,13 @@ class _Lab:
         )
         cut = plan.strong_samples
         fooled = lambda one, images, labels: (
-            ~np.asarray(correct(one, jnp.asarray(images), labels))
+            ~np.asarray(correct(*one, jnp.asarray(images), labels))
         )
         main = plan.radii.index(plan.main_radius)
         result = {
-            "clean": np.asarray(correct(whole, test, labels)),
+            "clean": np.asarray(correct(*whole, test, labels)),
             "members_clean": np.stack(
-                [np.asarray(correct(one, test, labels)) for one in each]
+                [np.asarray(correct(*one, test, labels)) for one in each]
             ),
             "source_fooled": np.stack(
                 [np.asarray(r.labels) != np.asarray(y) for r in crafted]
@@ -427,7 +427,9 @@ class _Lab:
                 != np.asarray(y)
             ),
             "strong_fooled": ~np.asarray(
-                attacks.robustness(key_strong, strong, whole, x[:cut], y[:cut]).robust
+                attacks.robustness(
+                    key_strong, *whole, x[:cut], y[:cut], attack=strong
+                ).robust
             ),
             "black_fooled": np.stack(
                 [[fooled(whole, im, y) for im in one] for one in surrogates["images"]]

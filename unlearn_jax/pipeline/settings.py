@@ -481,7 +481,7 @@ def make_objective(config: TrainingConfig, model: Model) -> LossFn | None:
     if config.objective == "cross_entropy" and not config.objective_fields:
         return None
     try:
-        return OBJECTIVES[config.objective](model, **config.objective_fields)
+        return OBJECTIVES[config.objective](**config.objective_fields)(model)
     except TypeError as error:
         raise InputError(f"training.objective={config.objective!r}: {error}") from error
 

@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from unlearn_jax import audit, filters
-from unlearn_jax.attacks import cap_failures
+from unlearn_jax.attacks import Attack, CappedFailures
 from unlearn_jax.methods import unlearn_sequence
 from unlearn_jax.pipeline import clock, hosts, store
 from unlearn_jax.pipeline.config import AttackConfig, to_json
@@ -218,7 +218,9 @@ def _attacker(
     apply_fn: ApplyFn, config: AttackConfig
 ) -> Callable[[Any, Dataset], AttackResult]:
     """Return one adversarial set as a function of arrays."""
-    attack = make_attack(config)
+    attack: Attack = make_attack(config)
+    if config.failures:
+        attack = CappedFailures(attack=attack, fraction=config.failures)
 
     def attack_one(
         item: tuple[jax.Array, Variables, jax.Array], train: Dataset
@@ -227,12 +229,7 @@ def _attacker(
         images = to_float(train.images[index])
         labels = train.labels[index]
         key_attack = jax.random.fold_in(key, 0)
-        result = attack(apply_fn, variables, images, labels, key=key_attack)
-        if not config.failures:
-            return result
-        return cap_failures(
-            apply_fn, variables, images, labels, result, fraction=config.failures
-        )
+        return attack(apply_fn, variables, images, labels, key=key_attack)
 
     return attack_one
 
