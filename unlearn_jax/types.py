@@ -51,6 +51,25 @@ ApplyFn = Callable[[Any, Array], Array]
 """``(variables, images [B, H, W, ch]) -> logits [B, C]`` in evaluation mode; the variables are opaque to the caller."""
 
 
+def check_apply_fn(apply_fn: Any) -> None:
+    """Raise where a model is given in place of its function.
+
+    Args:
+      apply_fn: what must be ``(variables, images) -> logits``.
+
+    Raises:
+      InputError: it is a :class:`Model`, a Flax module, or no function at all.
+    """
+    is_module = any(
+        cls.__module__.partition(".")[0] == "flax" for cls in type(apply_fn).__mro__
+    )
+    if is_module or not callable(apply_fn):
+        raise InputError(
+            "apply_fn must be a function (variables, images) -> logits, got"
+            f" {type(apply_fn).__name__}: pass model.apply"
+        )
+
+
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Model:
