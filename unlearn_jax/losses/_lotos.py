@@ -299,6 +299,8 @@ def lotos(
         raise InputError("LOTOS: the counts must be at least 1")
     if which not in ("conv", "all", "first"):
         raise InputError(f"LOTOS: unknown layers {which!r}; choose conv, all or first")
+    if convention not in ("sum", "mean"):
+        raise InputError("LOTOS: the convention is 'sum' or 'mean'")
     for function in apply_fns if isinstance(apply_fns, Sequence) else [apply_fns]:
         check_apply_fn(function)
     image = jnp.zeros((1, *jnp.shape(sample)[1:]), jnp.float32)
