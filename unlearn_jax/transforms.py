@@ -22,3 +22,26 @@ def freeze_outside(tx, mask, *, leak=False):
         return masked(updates), state
 
     return optax.GradientTransformationExtraArgs(tx.init, update)
+
+
+def add_l1(weights):
+    """Add the gradient of an L1 penalty on all parameters.
+
+    Args:
+      weights: ``[steps]``, the penalty's weight at each step.
+    """
+
+    def init(params):
+        del params
+        return jnp.zeros((), jnp.int32)  # steps taken
+
+    def update(updates, state, params=None, **extra):
+        del extra
+        updates = jax.tree.map(
+            lambda update, leaf: update + weights[state] * jnp.sign(leaf),
+            updates,
+            params,
+        )
+        return updates, state + 1
+
+    return optax.GradientTransformationExtraArgs(init, update)

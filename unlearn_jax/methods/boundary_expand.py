@@ -1,10 +1,10 @@
-"""Boundary expanding (BE): teach the model a class of its own for the forget samples, then take that class away.
+"""Boundary expanding (BE): move the forget samples to a class that is then dropped.
 
 Chen et al., *Boundary Unlearning*, CVPR 2023 (arXiv 2303.11570).
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,14 +20,14 @@ from unlearn_jax.types import (
     ModelState,
     Params,
     Problem,
-    UnlearnFn,
     UnlearnInfo,
     Variables,
 )
+from unlearn_jax.values import Real, value
 
 
 class Widened(NamedTuple):
-    """The parameters of a model with one class more.
+    """The parameters of a model with one more class.
 
     Attributes:
       params: the model's own.
@@ -40,22 +40,18 @@ class Widened(NamedTuple):
     bias: Array
 
 
-def boundary_expand(
-    *,
-    retain: bool = False,
-    freeze_head: bool = False,
-    learning_rate: float | Array = 1e-5,
-    weight_decay: float | Array = 0.0,
-    **tuning: Any,
-) -> UnlearnFn:
-    """Minimizes ``CE([z(x), w f(x) + b], C)`` on D_F by all parameters and ``w, b``, then drops ``w`` and ``b``.
+@value
+class BoundaryExpand(FineTuning):
+    """Training of D_F towards a class of its own, whose logit is dropped afterwards.
 
-    ``f(x)`` are the head's inputs and ``z(x)`` its ``C`` logits: together with the new
-    row the head has ``C + 1`` classes, and every forget sample belongs to the last. As
-    in the authors' code the row is drawn like the weights of the widened head, Xavier
-    normal (variance ``2 / (D + C + 1)``), its bias is 0, and it is trained like
-    everything else. Only the ``C`` old logits are left in the end. ``f(x)`` and
-    ``z(x)`` are of the same pass, in training mode unless the statistics are frozen.
+    Minimizes ``CE([z(x), w f(x) + b], C)`` on D_F by all parameters and ``w, b``, then
+    drops ``w`` and ``b``. ``f(x)`` are the head's inputs and ``z(x)`` its ``C`` logits:
+    together with the new row the head has ``C + 1`` classes, and every forget sample
+    belongs to the last. As in the authors' code the row is drawn like the weights of
+    the widened head, Xavier normal (variance ``2 / (D + C + 1)``), its bias is 0, and
+    it is trained like everything else. Only the ``C`` old logits are left in the end.
+    ``f(x)`` and ``z(x)`` are of the same forward pass, in training mode unless the
+    statistics are frozen.
 
     Published settings: 10 epochs, learning rate 1e-5, momentum 0.9, no weight decay,
     batches of 64 (the authors' code, for a whole class); learning rate searched from
@@ -64,35 +60,44 @@ def boundary_expand(
     AMUN's code draws a new row in every epoch and leaves it out of the optimizer, and
     reports no result; that is not offered.
 
-    Args:
+    Attributes:
       retain: a pass of cross-entropy over D_R, with ``C + 1`` classes, at the start of
-        every epoch, as :func:`unlearn_jax.methods.boundary_shrink.boundary_shrink` has
-        it. False reads no retained sample.
+        every epoch, as :class:`unlearn_jax.methods.BoundaryShrink` has it. False reads
+        no retained sample.
       freeze_head: no gradient reaches the head or the new row, an option of DELETE's
         code; they stay as they are but for weight decay.
-      learning_rate: see above.
-      weight_decay: see above.
-      **tuning: other fields of :class:`unlearn_jax.methods.base.FineTuning`.
-
-    Raises:
-      InputError: unusable knobs; when run, a model that does not end in a linear layer.
+      learning_rate: of all passes.
+      weight_decay: L2, added to the gradient.
     """
-    knobs = FineTuning(learning_rate=learning_rate, weight_decay=weight_decay, **tuning)
 
-    def run(key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
+    retain: bool = False
+    freeze_head: bool = False
+    learning_rate: Real = 1e-5
+    weight_decay: Real = 0.0
+
+    def __call__(self, key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
+        """Widen the head, train, and drop the new class.
+
+        Args:
+          key: consumed.
+          problem: gives the model and the sets.
+
+        Raises:
+          InputError: the model does not end in a linear layer.
+        """
         key_row, key_train = jax.random.split(key)
         start, num_classes = widen(key_row, problem)
-        fetch = fetch_from(knobs.augment)
-        forward = forward_fn(problem.model, knobs)
+        fetch = fetch_from(self.augmentation)
+        forward = forward_fn(problem.model, self)
         expand = Pass(
-            _widened_loss(forward, freeze_head, num_classes),
+            _widened_loss(forward, self.freeze_head, num_classes),
             fetch,
             problem.train,
             problem.forget,
             problem.num_forget,
         )
-        keep = Pass(
-            _widened_loss(forward, freeze_head),
+        repair = Pass(
+            _widened_loss(forward, self.freeze_head),
             fetch,
             problem.train,
             problem.retain,
@@ -101,16 +106,14 @@ def boundary_expand(
         variables, info = finetune_passes(
             key_train,
             dataclasses.replace(problem, variables=start),
-            knobs,
-            [keep, expand] if retain else [expand],
+            self,
+            [repair, expand] if self.retain else [expand],
         )
         return variables._replace(params=variables.params.params), info
 
-    return run
-
 
 def widen(key: Array, problem: Problem) -> tuple[Variables, int]:
-    """The original with a random new row beside its head.
+    """Return the original with a random new row in addition to its head.
 
     Args:
       key: consumed.
@@ -128,10 +131,8 @@ def widen(key: Array, problem: Problem) -> tuple[Variables, int]:
         lambda variables: head_kernel(problem.model.apply, variables, image),
         problem.variables,
     ).shape
-    weight = (
-        jax.random.normal(key, (num_features,))
-        * (2 / (num_features + num_classes + 1)) ** 0.5
-    )
+    deviation = (2 / (num_features + num_classes + 1)) ** 0.5
+    weight = jax.random.normal(key, (num_features,)) * deviation
     params = Widened(problem.variables.params, weight, jnp.zeros(()))
     return problem.variables._replace(params=params), num_classes
 
@@ -139,31 +140,35 @@ def widen(key: Array, problem: Problem) -> tuple[Variables, int]:
 def _widened_loss(
     forward: Forward, freeze_head: bool, target: int | None = None
 ) -> PassLoss:
-    """Mean cross-entropy of the widened model against one class, or against the labels."""
+    """Return the mean cross-entropy of the widened model.
+
+    Args:
+      forward: of the model without the new class.
+      freeze_head: stop gradients at the head.
+      target: the class of every sample; the samples' own labels if None.
+    """
 
     def loss_fn(
         variables: Variables, batch: Batch, key: Array
     ) -> tuple[Array, ModelState]:
         params, weight, bias = variables.params
-        own = variables._replace(params=params)
 
-        def passed(own: Variables, images: Array) -> tuple[Array, ModelState]:
-            return forward(own, images, key)
+        def forward_with_key(
+            variables: Variables, images: Array
+        ) -> tuple[Array, ModelState]:
+            return forward(variables, images, key)
 
-        (logits, state), layer = head(passed, own, batch.images)
+        (logits, state), layer = head(
+            forward_with_key, variables._replace(params=params), batch.images
+        )
         if freeze_head:
             weight, bias, kernel = lax.stop_gradient((weight, bias, layer.kernel))
-            through = layer.inputs @ kernel
-            logits = through + lax.stop_gradient(logits - through)
-        new = jnp.matmul(layer.inputs, weight)[:, None] + bias
+            # The logits as they are, with a gradient by the head's inputs alone.
+            product = layer.inputs @ kernel
+            logits = product + lax.stop_gradient(logits - product)
+        new_logit = jnp.matmul(layer.inputs, weight)[:, None] + bias
+        logits = jnp.concatenate([logits, new_logit.astype(logits.dtype)], -1)
         labels = batch.labels if target is None else jnp.full_like(batch.labels, target)
-        return (
-            jnp.mean(
-                cross_entropy(
-                    jnp.concatenate([logits, new.astype(logits.dtype)], -1), labels
-                )
-            ),
-            state,
-        )
+        return jnp.mean(cross_entropy(logits, labels)), state
 
     return loss_fn

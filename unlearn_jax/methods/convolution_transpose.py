@@ -1,7 +1,6 @@
-"""CT, convolution transpose: an entry of the NeurIPS 2023 unlearning challenge (Deep Unlearn, arXiv 2410.01276)."""
+"""Convolution transpose (CT), an entry of the NeurIPS 2023 unlearning challenge."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,17 +9,13 @@ from jax.typing import ArrayLike
 
 from unlearn_jax.methods.base import FineTuning, finetune_on
 from unlearn_jax.train import fetch_from, steps_per_epoch
-from unlearn_jax.types import Array, Params, Problem, UnlearnFn, UnlearnInfo, Variables
+from unlearn_jax.types import Array, Params, Problem, UnlearnInfo, Variables
+from unlearn_jax.values import Real, value
 
 
-def convolution_transpose(
-    *,
-    num_epochs: int = 3,
-    batch_size: int = 64,
-    learning_rate: float | Array = 1e-3,
-    **tuning: Any,
-) -> UnlearnFn:
-    """Swaps height and width of every convolution kernel, then fine-tunes on D_R with a cosine schedule.
+@value
+class ConvolutionTranspose(FineTuning):
+    """Swap of height and width of every convolution kernel, then fine-tuning on D_R.
 
     ``W'[a, b, i, o] = W[b, a, i, o]``; input and output channels, biases, BatchNorm and
     dense layers stay, and so do 1x1 kernels. (Neither a transposed convolution nor a
@@ -31,36 +26,35 @@ def convolution_transpose(
     A convolution kernel is a leaf with four axes ``[height, width, in, out]``; where
     height and width differ it stays. A model without any is merely fine-tuned.
 
-    Source: the released code of Deep Unlearn, which ranks it among the two best of 18
-    methods and took it from the challenge's fifth place; the challenge's own notebooks
-    and the body of the paper were not available, so paper and code could not be
-    compared. The code fine-tunes without augmentation. It searches learning rate and
-    weight decay in [1e-5, 1e-1], batches of 64, 128 and 256, and 1 to 37 epochs (a
-    fifth of the training's); selected values are not published.
+    Source: the released code of Deep Unlearn (arXiv 2410.01276), which ranks it among
+    the two best of 18 methods and took it from the challenge's fifth place; the
+    challenge's own notebooks and the body of the paper were not available, so paper and
+    code could not be compared. The code fine-tunes without augmentation. It searches
+    learning rate and weight decay in [1e-5, 1e-1], batches of 64, 128 and 256, and 1 to
+    37 epochs (a fifth of the training's); selected values are not published.
 
-    Args:
+    Attributes:
       num_epochs: passes over D_R.
       batch_size: samples per step.
-      learning_rate: of the first epoch.
-      **tuning: further fields of :class:`unlearn_jax.methods.base.FineTuning`; its own
-        decay multiplies the cosine.
-
-    Raises:
-      InputError: unusable knobs.
+      learning_rate: of the first epoch; ``decay_every`` multiplies the cosine.
     """
-    knobs = FineTuning(
-        num_epochs=num_epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        **tuning,
-    )
 
-    def run(key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
-        num_batches = steps_per_epoch(problem.num_retain, knobs.batch_size)
+    num_epochs: int = 3
+    batch_size: int = 64
+    learning_rate: Real = 1e-3
+
+    def __call__(self, key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
+        """Transpose the kernels and fine-tune.
+
+        Args:
+          key: consumed.
+          problem: gives the model and D_R.
+        """
+        num_batches = steps_per_epoch(problem.num_retain, self.batch_size)
 
         def cosine(step: ArrayLike) -> Array:
             epoch = jnp.asarray(step) // num_batches
-            return (1 + jnp.cos(jnp.pi * epoch / knobs.num_epochs)) / 2
+            return (1 + jnp.cos(jnp.pi * epoch / self.num_epochs)) / 2
 
         variables = problem.variables._replace(
             params=transpose_kernels(problem.variables.params)
@@ -68,22 +62,24 @@ def convolution_transpose(
         return finetune_on(
             key,
             dataclasses.replace(problem, variables=variables),
-            knobs,
+            self,
             data=problem.train,
             member=problem.retain,
             num_samples=problem.num_retain,
-            fetch=fetch_from(knobs.augment),
+            fetch=fetch_from(self.augmentation),
             wrap_tx=lambda tx: optax.chain(tx, optax.scale_by_schedule(cosine)),
         )
 
-    return run
-
 
 def transpose_kernels(params: Params) -> Params:
-    """Height and width of every square kernel ``[size, size, in, out]`` swapped."""
+    """Swap height and width of every square kernel ``[size, size, in, out]``.
 
-    def swap(leaf: Array) -> Array:
-        square = leaf.ndim == 4 and leaf.shape[0] == leaf.shape[1]
-        return jnp.swapaxes(leaf, 0, 1) if square else leaf
+    Args:
+      params: any pytree.
+    """
 
-    return jax.tree.map(swap, params)
+    def transpose(leaf: Array) -> Array:
+        is_square = leaf.ndim == 4 and leaf.shape[0] == leaf.shape[1]
+        return jnp.swapaxes(leaf, 0, 1) if is_square else leaf
+
+    return jax.tree.map(transpose, params)

@@ -1,4 +1,4 @@
-"""Gradients of the cross-entropy summed over a set of samples: what second-order methods are made of.
+"""Gradients of the cross-entropy over a set of samples, for second-order methods.
 
 Everything is taken at the original model, in evaluation mode, batch by batch inside one
 program. A sample outside the set is never read.
@@ -20,9 +20,8 @@ class Batches(NamedTuple):
 
     Attributes:
       position: ``[num_batches, B]`` int32, in the training set; the last batch is
-        filled up with samples that came before, so that nothing else is read.
-      weight: ``[num_batches, B]`` float32, of each sample in the sum; 0 for the
-        filling.
+        padded with samples that came before, so that nothing else is read.
+      weight: ``[num_batches, B]`` float32, of each sample in the sum; 0 for padding.
     """
 
     position: Array
@@ -30,19 +29,30 @@ class Batches(NamedTuple):
 
 
 def members(mask: Array, num_samples: int) -> Array:
-    """``[num_samples]`` positions of a mask's samples, ascending; ``num_samples`` (static) is how many there are."""
+    """Return the positions of a mask's samples, ``[num_samples]`` int32 ascending.
+
+    Args:
+      mask: ``[N]`` bool.
+      num_samples: how many samples it selects (static).
+    """
     return jnp.nonzero(mask, size=num_samples)[0].astype(jnp.int32)
 
 
 def batches_of(index: Array, batch_size: int) -> Batches:
-    """Samples in the order given, each of weight 1, in batches of at most ``batch_size``."""
+    """Return samples in the order given, each of weight 1, in batches.
+
+    Args:
+      index: ``[n]`` positions.
+      batch_size: largest size of a batch.
+    """
     size = min(batch_size, len(index))
     num_batches = steps_per_epoch(len(index), size)
-    place = jnp.arange(num_batches * size).reshape(num_batches, size)
-    return Batches(index[place % len(index)], (place < len(index)).astype(jnp.float32))
+    row = jnp.arange(num_batches * size).reshape(num_batches, size)
+    return Batches(index[row % len(index)], (row < len(index)).astype(jnp.float32))
 
 
 def _read(problem: Problem, index: Array) -> tuple[Array, Array]:
+    """Return images and labels of the samples at these positions."""
     return to_float(problem.train.images[index]), problem.train.labels[index]
 
 
@@ -57,35 +67,32 @@ _gradient = jax.grad(_weighted_loss, argnums=1)
 
 
 def weighted_gradient(problem: Problem, batches: Batches) -> Params:
-    """``sum_i w_i grad CE(x_i, y_i)``."""
+    """Return ``sum_i w_i grad CE(x_i, y_i)``, like the parameters.
+
+    Args:
+      problem: gives the model and the samples.
+      batches: of :func:`batches_of`, with any weights.
+    """
+    params = problem.variables.params
 
     def step(total: Params, batch: Batches) -> tuple[Params, None]:
-        new = _gradient(
-            problem,
-            problem.variables.params,
-            *_read(problem, batch.position),
-            batch.weight,
-        )
-        return jax.tree.map(jnp.add, total, new), None
+        images, labels = _read(problem, batch.position)
+        gradient = _gradient(problem, params, images, labels, batch.weight)
+        return jax.tree.map(jnp.add, total, gradient), None
 
-    return lax.scan(
-        step, jax.tree.map(jnp.zeros_like, problem.variables.params), batches
-    )[0]
+    return lax.scan(step, jax.tree.map(jnp.zeros_like, params), batches)[0]
 
 
 def mean_gradient(
     problem: Problem, mask: Array, num_samples: int, *, batch_size: int
 ) -> Params:
-    """The gradient of the mean cross-entropy over a set.
+    """Return the gradient of the mean cross-entropy over a set, like the parameters.
 
     Args:
       problem: gives the model and the samples.
       mask: ``[N]`` bool.
-      num_samples: how many it selects (static).
+      num_samples: how many samples it selects (static).
       batch_size: samples at a time; changes memory, not the value.
-
-    Returns:
-      One gradient, like the parameters.
     """
     batches = batches_of(members(mask, num_samples), batch_size)
     return weighted_gradient(
@@ -94,7 +101,7 @@ def mean_gradient(
 
 
 def example_gradients(problem: Problem, index: Array) -> Params:
-    """The gradient of each sample's own cross-entropy.
+    """Return the gradient of each sample's own cross-entropy.
 
     Args:
       problem: gives the model and the samples.
@@ -107,12 +114,12 @@ def example_gradients(problem: Problem, index: Array) -> Params:
 
 
 def _per_example(problem: Problem, images: Array, labels: Array) -> Params:
-    def one(image: Array, label: Array) -> Params:
+    def gradient_of(image: Array, label: Array) -> Params:
         return _gradient(
             problem, problem.variables.params, image[None], label[None], jnp.ones(1)
         )
 
-    return jax.vmap(one)(images, labels)
+    return jax.vmap(gradient_of)(images, labels)
 
 
 def fisher_diagonal(
@@ -122,16 +129,19 @@ def fisher_diagonal(
     labels: Literal["true", "model"] = "true",
     per: Literal["sample", "batch"] = "sample",
 ) -> Params:
-    """The diagonal of the Fisher information, or of what released codes compute in its place.
+    """Return the diagonal of the Fisher information, or what codes take in its place.
 
-    ==========  ==========  ===========================================================  ======================
-    ``labels``  ``per``     value                                                        name
-    ==========  ==========  ===========================================================  ======================
-    model       sample      ``mean_i sum_y p_iy (grad CE(x_i, y))^2``                     Fisher information
-    true        sample      ``mean_i (grad CE(x_i, y_i))^2``                              empirical Fisher
-    model       batch       ``mean_b sum_y mean_i(p_iy) (grad mean_i CE(x_i, y))^2``      l1-sparse's code
-    true        batch       ``mean_b (grad mean_i CE(x_i, y_i))^2``                       SSD's code
-    ==========  ==========  ===========================================================  ======================
+    ==========  ==========  ====================================================
+    ``labels``  ``per``     value
+    ==========  ==========  ====================================================
+    model       sample      ``mean_i sum_y p_iy (grad CE(x_i, y))^2``, the
+                            Fisher information
+    true        sample      ``mean_i (grad CE(x_i, y_i))^2``, the empirical
+                            Fisher information
+    model       batch       ``mean_b sum_y mean_i(p_iy) (grad mean_i CE(x_i, y))^2``,
+                            l1-sparse's code
+    true        batch       ``mean_b (grad mean_i CE(x_i, y_i))^2``, SSD's code
+    ==========  ==========  ====================================================
 
     A batch's mean gradient averages the samples' noise away, so the values
     ``per="batch"`` fall with the batch size and depend on who shares a batch.
@@ -147,43 +157,41 @@ def fisher_diagonal(
     Returns:
       Like the parameters, not negative.
     """
+    params = problem.variables.params
 
-    def squares(images: Array, label: Array, present: Array, probs: Array) -> Params:
+    def squares(images: Array, labels: Array, weight: Array, probs: Array) -> Params:
+        """Weighted squares of one batch, labeled so, ``probs`` being the labels'."""
         if per == "sample":
-            gradients = _per_example(problem, images, label)
-            exact = (
-                lax.Precision.HIGHEST
-            )  # accelerators would round the squares to fewer bits
-            return jax.tree.map(
-                lambda g: jnp.tensordot(present * probs, g * g, 1, precision=exact),
-                gradients,
-            )
-        mean = present / jnp.sum(present)
-        gradient = _gradient(problem, problem.variables.params, images, label, mean)
-        return jax.tree.map(lambda g: jnp.sum(mean * probs) * g * g, gradient)
+            gradients = _per_example(problem, images, labels)
+
+            def weighted_square(gradient: Array) -> Array:
+                # Accelerators would round the squares to fewer bits by default.
+                return jnp.tensordot(
+                    weight * probs,
+                    gradient * gradient,
+                    1,
+                    precision=lax.Precision.HIGHEST,
+                )
+
+            return jax.tree.map(weighted_square, gradients)
+        mean_weight = weight / jnp.sum(weight)
+        mean = _gradient(problem, params, images, labels, mean_weight)
+        return jax.tree.map(lambda g: jnp.sum(mean_weight * probs) * g * g, mean)
 
     def step(total: Params, batch: Batches) -> tuple[Params, None]:
         images, truth = _read(problem, batch.position)
         if labels == "true":
-            return (
-                jax.tree.map(
-                    jnp.add,
-                    total,
-                    squares(images, truth, batch.weight, jnp.ones(len(images))),
-                ),
-                None,
-            )
+            new = squares(images, truth, batch.weight, jnp.ones(len(images)))
+            return jax.tree.map(jnp.add, total, new), None
         probs = jax.nn.softmax(problem.model.apply(problem.variables, images))
 
-        def of_class(total: Params, item: tuple[Array, Array]) -> tuple[Params, None]:
+        def add_class(total: Params, item: tuple[Array, Array]) -> tuple[Params, None]:
             label, prob = item
             new = squares(images, jnp.full_like(truth, label), batch.weight, prob)
             return jax.tree.map(jnp.add, total, new), None
 
-        return lax.scan(of_class, total, (jnp.arange(probs.shape[-1]), probs.T))
+        return lax.scan(add_class, total, (jnp.arange(probs.shape[-1]), probs.T))
 
-    total, _ = lax.scan(
-        step, jax.tree.map(jnp.zeros_like, problem.variables.params), batches
-    )
+    total, _ = lax.scan(step, jax.tree.map(jnp.zeros_like, params), batches)
     count = jnp.sum(batches.weight) if per == "sample" else len(batches.position)
     return jax.tree.map(lambda leaf: leaf / count, total)

@@ -1,6 +1,4 @@
-"""NegGrad+: descend on the retained samples and ascend on the forget samples, in the same step."""
-
-from typing import Any
+"""NegGrad+: descend on the retained and ascend on the forget samples in each step."""
 
 import jax
 import jax.numpy as jnp
@@ -11,70 +9,81 @@ from unlearn_jax.methods.passes import Pass, PassLoss, finetune_passes
 from unlearn_jax.train import Batch, fetch_from
 from unlearn_jax.types import (
     Array,
+    InputError,
     Model,
     ModelState,
     Problem,
-    UnlearnFn,
     UnlearnInfo,
     Variables,
 )
+from unlearn_jax.values import Real, value
 
 
-def neggrad_plus(
-    *, alpha: float | Array = 0.95, forget_batch_size: int | None = None, **tuning: Any
-) -> UnlearnFn:
-    """Minimizes ``alpha * CE(D_R) - (1 - alpha) * CE(D_F)``, a batch of each per step.
+@value
+class NegGradPlus(FineTuning):
+    """Descent on ``alpha * CE(D_R) - (1 - alpha) * CE(D_F)``, a batch of each per step.
 
     The baseline of the SCRUB paper (Kurmanji et al., arXiv 2302.09880). An epoch is one
-    pass over D_R; D_F is read round and round beside it. The two batches go through the
+    pass over D_R; D_F is read cyclically alongside it. The two batches go through the
     network one after the other, retained first, so BatchNorm never mixes them.
     Published settings: alpha 0.95, 10 epochs, SGD at 0.01 (its code); alpha 0.9 at 5e-4
-    (RULI's code); retained batches of 64 beside forget batches of 512 (the code of
-    Kodge et al.).
+    (RULI's code); retained batches of 64 with forget batches of 512 (the code of Kodge
+    et al.).
 
-    Args:
+    Attributes:
       alpha: weight of the retained samples, in [0, 1]; at 1 this is fine-tuning, forget
         samples being read by BatchNorm alone.
       forget_batch_size: forget samples per step; as many as ``batch_size`` if None.
-      **tuning: fields of :class:`unlearn_jax.methods.base.FineTuning`.
-
-    Raises:
-      InputError: unusable knobs.
     """
-    check_numbers(low=0, high=1, alpha=alpha)
-    knobs = FineTuning(**tuning)
 
-    def run(key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
+    alpha: Real = 0.95
+    forget_batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse values that no run could use."""
+        super().__post_init__()
+        check_numbers(low=0, high=1, alpha=self.alpha)
+        if self.forget_batch_size is not None and self.forget_batch_size < 1:
+            raise InputError(
+                "a method's forget_batch_size must be positive, got"
+                f" {self.forget_batch_size}"
+            )
+
+    def __call__(self, key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
+        """Train on the difference of the two losses.
+
+        Args:
+          key: consumed.
+          problem: gives the model and the sets.
+        """
         part = Pass(
-            _difference_loss(problem.model, knobs, alpha),
-            fetch_from(knobs.augment),
+            _difference_loss(problem.model, self, self.alpha),
+            fetch_from(self.augmentation),
             problem.train,
             problem.retain,
             problem.num_retain,
-            beside=problem.forget,
-            beside_size=forget_batch_size,
+            second=problem.forget,
+            second_batch_size=self.forget_batch_size,
         )
-        return finetune_passes(key, problem, knobs, [part])
-
-    return run
+        return finetune_passes(key, problem, self, [part])
 
 
-def _difference_loss(
-    model: Model, tuning: FineTuning, alpha: float | Array
-) -> PassLoss:
-    forward = forward_fn(model, tuning)
+def _difference_loss(model: Model, options: FineTuning, alpha: Real) -> PassLoss:
+    """Return the weighted difference of the losses of a retained and a forget batch."""
+    forward = forward_fn(model, options)
 
     def loss_fn(
-        variables: Variables, pair: tuple[Batch, Batch], key: Array
+        variables: Variables, batches: tuple[Batch, Batch], key: Array
     ) -> tuple[Array, ModelState]:
-        retained, forgotten = pair
+        retain_batch, forget_batch = batches
         key_retain, key_forget = jax.random.split(key)
-        logits, state = forward(variables, retained.images, key_retain)
-        descent = jnp.mean(cross_entropy(logits, retained.labels))
+        logits, state = forward(variables, retain_batch.images, key_retain)
+        descent = jnp.mean(cross_entropy(logits, retain_batch.labels))
+        # The statistics that the retained batch left are those the forget batch meets.
         logits, state = forward(
-            variables._replace(state=state), forgotten.images, key_forget
+            variables._replace(state=state), forget_batch.images, key_forget
         )
-        ascent = jnp.mean(cross_entropy(logits, forgotten.labels))
+        ascent = jnp.mean(cross_entropy(logits, forget_batch.labels))
         return alpha * descent - (1 - alpha) * ascent, state
 
     return loss_fn

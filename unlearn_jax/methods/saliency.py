@@ -2,20 +2,18 @@
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
-from unlearn_jax.losses import cross_entropy
 from unlearn_jax.methods.base import (
     Restriction,
     check_numbers,
     forget_rows,
     is_zero,
 )
-from unlearn_jax.train import steps_per_epoch, to_float
+from unlearn_jax.methods.gradients import batches_of, weighted_gradient
 from unlearn_jax.transforms import freeze_outside
-from unlearn_jax.types import Array, InputError, Params, Problem, PyTree, Variables
+from unlearn_jax.types import InputError, Params, Problem, PyTree, Variables
 from unlearn_jax.values import Real, value
 
 
@@ -76,26 +74,8 @@ def forget_gradient(problem: Problem, *, batch_size: int = 128) -> Params:
     Returns:
       A pytree like the parameters.
     """
-    size = min(batch_size, problem.num_forget)
-    num_batches = steps_per_epoch(problem.num_forget, size)
-    batches = jnp.arange(num_batches * size).reshape(-1, size)
-    forget = forget_rows(problem)
-
-    def add_batch(total: Params, rows: Array) -> tuple[Params, None]:
-        index = forget[rows % problem.num_forget]
-        images = to_float(problem.train.images[index])
-
-        def loss_of(params: Params) -> Array:
-            variables = problem.variables._replace(params=params)
-            logits = problem.model.apply(variables, images)
-            losses = cross_entropy(logits, problem.train.labels[index])
-            return jnp.sum(jnp.where(rows < problem.num_forget, losses, 0.0))
-
-        gradient = jax.grad(loss_of)(problem.variables.params)
-        return jax.tree.map(jnp.add, total, gradient), None
-
-    zeros = jax.tree.map(jnp.zeros_like, problem.variables.params)
-    return lax.scan(add_batch, zeros, batches)[0]
+    batches = batches_of(forget_rows(problem), batch_size)
+    return weighted_gradient(problem, batches)
 
 
 def saliency_mask(problem: Problem, *, fraction: Real, batch_size: int = 128) -> PyTree:

@@ -1,11 +1,14 @@
-"""SCRUB (Kurmanji et al., arXiv 2302.09880): obey the original model on D_R, disobey it on D_F."""
-
-from typing import Any
+"""SCRUB (Kurmanji et al., arXiv 2302.09880): leave the original on D_F, not on D_R."""
 
 import jax.numpy as jnp
 
 from unlearn_jax.losses import cross_entropy, kl_from_logits
-from unlearn_jax.methods.base import FineTuning, check_numbers, forward_fn, is_zero
+from unlearn_jax.methods.base import (
+    FineTuning,
+    check_numbers,
+    check_positive,
+    forward_fn,
+)
 from unlearn_jax.methods.passes import Pass, finetune_passes
 from unlearn_jax.train import Batch, LossFn, fetch_from
 from unlearn_jax.types import (
@@ -13,36 +16,28 @@ from unlearn_jax.types import (
     InputError,
     ModelState,
     Problem,
-    UnlearnFn,
     UnlearnInfo,
     Variables,
 )
+from unlearn_jax.values import Real, value
 
 
-def scrub(
-    *,
-    gamma: float | Array = 0.99,
-    alpha: float | Array = 0.001,
-    temperature: float | Array = 4.0,
-    max_epochs: int = 2,
-    forget_batch_size: int = 32,
-    num_epochs: int = 3,
-    learning_rate: float | Array = 5e-4,
-    **tuning: Any,
-) -> UnlearnFn:
-    """Alternates passes that leave the original on D_F with passes that stay near it on D_R.
+@value
+class SCRUB(FineTuning):
+    """Passes that leave the original on D_F, in turn with passes that keep it on D_R.
 
     With ``KL_T = T**2 * mean KL(softmax(teacher / T) || softmax(student / T))``, the
     teacher being the original in evaluation mode and the student in training mode, on
     the same augmented images, an epoch is
 
-    * max pass, in the first ``max_epochs`` epochs: over D_F, minimizing ``-KL_T``;
+    * max pass, in the first ``num_max_epochs`` epochs: over D_F, minimizing ``-KL_T``;
     * min pass: over D_R, minimizing ``gamma * CE + alpha * KL_T``.
 
-    One optimizer serves both. As the student starts as its teacher, the very first max
-    steps are driven by what sets the two apart: batch statistics, dropout and weight
-    decay. SCRUB+R, which rewinds to the epoch whose forget error is nearest to a
-    validation error, needs validation samples and is not offered.
+    One optimizer serves both, and the reported losses are those of the min passes. As
+    the student starts as its teacher, the very first max steps are driven by what sets
+    the two apart: batch statistics, dropout and weight decay. SCRUB+R, which rewinds to
+    the epoch whose forget error is nearest to a validation error, needs validation
+    samples and is not offered.
 
     ================  ===================  ===================  =====================
     of the code       large scale (here)   small scale          membership inference
@@ -59,73 +54,69 @@ def scrub(
     ``decay_every`` stands for the code's list of epochs (at large scale that list is
     never reached).
 
-    Args:
-      gamma: weight of the cross-entropy on D_R.
-      alpha: weight of the distance to the original on D_R.
-      temperature: T.
-      max_epochs: epochs with a max pass; 0 for none, then no forget sample is read.
-      forget_batch_size: samples per step of the max pass.
+    Attributes:
+      gamma: weight of the cross-entropy on D_R, not negative.
+      alpha: weight of the distance to the original on D_R, not negative.
+      temperature: T, positive.
+      num_max_epochs: epochs with a max pass; 0 for none, then no forget sample is read.
+      forget_batch_size: samples per step of the max pass; ``batch_size`` is the min
+        pass's.
       num_epochs: passes over D_R.
       learning_rate: of both passes.
-      **tuning: other fields of :class:`unlearn_jax.methods.base.FineTuning`;
-        ``batch_size`` is the min pass's.
-
-    Returns:
-      The method; its losses are those of the min passes.
-
-    Raises:
-      InputError: unusable knobs.
     """
-    check_numbers(low=0, gamma=gamma, alpha=alpha)
-    check_temperature(temperature)
-    if max_epochs < 0 or forget_batch_size < 1:
-        raise InputError(
-            "scrub's max_epochs must not be negative, and forget_batch_size must be"
-            " positive"
-        )
-    knobs = FineTuning(num_epochs=num_epochs, learning_rate=learning_rate, **tuning)
 
-    def run(key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
-        fetch = fetch_from(knobs.augment)
-        leave = _teacher_loss(problem, knobs, temperature, gamma=0.0, alpha=-1.0)
-        stay = _teacher_loss(problem, knobs, temperature, gamma=gamma, alpha=alpha)
+    gamma: Real = 0.99
+    alpha: Real = 0.001
+    temperature: Real = 4.0
+    num_max_epochs: int = 2
+    forget_batch_size: int = 32
+    num_epochs: int = 3
+    learning_rate: Real = 5e-4
+
+    def __post_init__(self) -> None:
+        """Refuse values that no run could use."""
+        super().__post_init__()
+        check_numbers(low=0, gamma=self.gamma, alpha=self.alpha)
+        check_positive("temperature", self.temperature)
+        if self.num_max_epochs < 0 or self.forget_batch_size < 1:
+            raise InputError(
+                "SCRUB's num_max_epochs must not be negative, and forget_batch_size"
+                " must be positive"
+            )
+
+    def __call__(self, key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
+        """Alternate max and min passes.
+
+        Args:
+          key: consumed.
+          problem: gives the original model and the sets.
+        """
+        fetch = fetch_from(self.augmentation)
         max_pass = Pass(
-            leave,
+            _teacher_loss(problem, self, gamma=0.0, alpha=-1.0),
             fetch,
             problem.train,
             problem.forget,
             problem.num_forget,
-            forget_batch_size,
+            batch_size=self.forget_batch_size,
+            num_epochs=self.num_max_epochs,
         )
-        min_pass = Pass(stay, fetch, problem.train, problem.retain, problem.num_retain)
-        return finetune_passes(
-            key, problem, knobs, [max_pass._replace(until=max_epochs), min_pass]
+        min_pass = Pass(
+            _teacher_loss(problem, self, gamma=self.gamma, alpha=self.alpha),
+            fetch,
+            problem.train,
+            problem.retain,
+            problem.num_retain,
         )
-
-    return run
-
-
-def check_temperature(temperature: float | Array) -> None:
-    """Refuses a temperature that is not positive; a traced one passes unseen.
-
-    Raises:
-      InputError: saying so.
-    """
-    check_numbers(low=0, temperature=temperature)
-    if is_zero(temperature):
-        raise InputError("a method's temperature must be positive, got 0")
+        return finetune_passes(key, problem, self, [max_pass, min_pass])
 
 
 def _teacher_loss(
-    problem: Problem,
-    tuning: FineTuning,
-    temperature: float | Array,
-    *,
-    gamma: float | Array,
-    alpha: float | Array,
+    problem: Problem, options: SCRUB, *, gamma: Real, alpha: Real
 ) -> LossFn:
-    """``gamma * CE + alpha * KL_T`` of a student whose teacher is the original model."""
-    forward = forward_fn(problem.model, tuning)
+    """Return ``gamma * CE + alpha * KL_T``, the original model being the teacher."""
+    forward = forward_fn(problem.model, options)
+    temperature = options.temperature
 
     def loss_fn(
         variables: Variables, batch: Batch, key: Array

@@ -1,4 +1,4 @@
-"""SSD, selective synaptic dampening (arXiv 2308.07707): shrink the parameters that matter more to D_F than to D."""
+"""Selective synaptic dampening (SSD, arXiv 2308.07707): shrink what matters to D_F."""
 
 from typing import Literal
 
@@ -12,28 +12,24 @@ from unlearn_jax.types import (
     InputError,
     Params,
     Problem,
-    UnlearnFn,
     UnlearnInfo,
     Variables,
 )
+from unlearn_jax.values import Real, value
 
 
-def ssd(
-    *,
-    alpha: float | Array = 10.0,
-    dampening: float | Array = 1.0,
-    importance: Literal["sample", "batch"] = "sample",
-    batch_size: int | None = None,
-) -> UnlearnFn:
-    """Multiplies a parameter by ``min(lambda I_D / I_F, 1)`` where ``I_F > alpha I_D``; no training.
+@value
+class SSD:
+    """Dampening of the parameters that matter more to D_F than to D; no training.
 
+    Multiplies a parameter by ``min(lambda I_D / I_F, 1)`` where ``I_F > alpha I_D``.
     ``I_D`` and ``I_F`` are the parameter's importances, the mean squared gradient of
     the cross-entropy in evaluation mode (the diagonal of the empirical Fisher
     information), over all samples D = D_R + D_F and over D_F. BatchNorm statistics stay
     as they are. Reads D_R and D_F, and is deterministic up to the key's choice of
     batches (``importance="batch"`` only).
 
-    **When it does nothing.** Over samples ``I_D >= (|D_F| / |D|) I_F``, so that no
+    **When it changes nothing.** Over samples ``I_D >= (|D_F| / |D|) I_F``, so that no
     parameter can be selected with ``alpha >= |D| / |D_F|``: at 10% forgotten, the usual
     ``alpha = 10`` gives the original back. The released code's random-forgetting
     experiment forgets 0.2%. For larger sets search alpha between 1 and ``|D| / |D_F|``.
@@ -45,7 +41,7 @@ def ssd(
     faces; searched in [0.1, 100] and [0.1, 5]. With ``lambda <= alpha`` the minimum
     never binds.
 
-    Args:
+    Attributes:
       alpha: the selection weighting, not negative; larger selects fewer parameters.
       dampening: the dampening constant lambda, not negative; smaller shrinks more.
       importance: square each ``sample``'s gradient, as the Fisher information that the
@@ -53,41 +49,58 @@ def ssd(
         (batches of 128, or 64 for classes; here of random samples drawn by the key). A
         forget set smaller than a batch makes a smaller batch, and a larger ``I_F``.
       batch_size: samples at a time: with ``sample`` memory of that many models, 32 if
-        None; with ``batch`` a hyper-parameter, 128 if None.
-
-    Raises:
-      InputError: unusable knobs.
+        None; with ``batch`` a hyperparameter, 128 if None.
     """
-    check_numbers(low=0, alpha=alpha, dampening=dampening)
-    if importance not in ("sample", "batch"):
-        raise InputError(f"unknown importance {importance!r}: choose sample or batch")
-    if batch_size is not None and batch_size < 1:
-        raise InputError(f"a method's batch_size must be positive, got {batch_size}")
-    size = batch_size or {"sample": 32, "batch": 128}[importance]
 
-    def run(key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
-        def importance_of(key: Array, mask: Array, num_samples: int) -> Params:
-            index = members(mask, num_samples)
-            if importance == "batch":
-                index = jax.random.permutation(key, index)
-            return fisher_diagonal(
-                problem, batches_of(index, size), labels="true", per=importance
+    alpha: Real = 10.0
+    dampening: Real = 1.0
+    importance: Literal["sample", "batch"] = "sample"
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse values that no run could use."""
+        check_numbers(low=0, alpha=self.alpha, dampening=self.dampening)
+        if self.batch_size is not None and self.batch_size < 1:
+            raise InputError(
+                f"a method's batch_size must be positive, got {self.batch_size}"
             )
 
+    def __call__(self, key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
+        """Dampen the original's parameters.
+
+        Args:
+          key: consumed; decides the batches of ``importance="batch"``.
+          problem: gives the original model and the sets.
+        """
         key_all, key_forget = jax.random.split(key)
         num_all = problem.num_retain + problem.num_forget
-        over_all = importance_of(key_all, problem.retain | problem.forget, num_all)
-        over_forget = importance_of(key_forget, problem.forget, problem.num_forget)
+        over_all = self._importance(
+            key_all, problem, problem.retain | problem.forget, num_all
+        )
+        over_forget = self._importance(
+            key_forget, problem, problem.forget, problem.num_forget
+        )
 
-        def dampen(param: Array, everywhere: Array, forget: Array) -> Array:
-            selected = forget > alpha * everywhere  # forget > 0 there
-            ratio = dampening * everywhere / jnp.where(selected, forget, 1.0)
-            return jnp.where(selected, jnp.minimum(ratio, 1.0) * param, param)
+        def dampen(param: Array, over_all: Array, over_forget: Array) -> Array:
+            is_selected = over_forget > self.alpha * over_all
+            # Where selected, over_forget is positive: no division by 0.
+            divisor = jnp.where(is_selected, over_forget, 1.0)
+            ratio = self.dampening * over_all / divisor
+            return jnp.where(is_selected, jnp.minimum(ratio, 1.0) * param, param)
 
         params = jax.tree.map(dampen, problem.variables.params, over_all, over_forget)
         cost = jnp.asarray(num_all + problem.num_forget, jnp.int32)
-        return problem.variables._replace(params=params), UnlearnInfo(
-            jnp.zeros(0), cost
-        )
+        variables = problem.variables._replace(params=params)
+        return variables, UnlearnInfo(jnp.zeros(0), cost)
 
-    return run
+    def _importance(
+        self, key: Array, problem: Problem, mask: Array, num_samples: int
+    ) -> Params:
+        """Return each parameter's importance to the samples of a mask."""
+        index = members(mask, num_samples)
+        if self.importance == "batch":
+            index = jax.random.permutation(key, index)
+        size = self.batch_size or {"sample": 32, "batch": 128}[self.importance]
+        return fisher_diagonal(
+            problem, batches_of(index, size), labels="true", per=self.importance
+        )
