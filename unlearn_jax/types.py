@@ -175,3 +175,19 @@ class UnlearnInfo(NamedTuple):
 
 UnlearnFn = Callable[[Array, Problem], tuple[Variables, UnlearnInfo]]
 """``(key, problem) -> (variables, info)``: pure, the same key gives the same result."""
+
+
+def check_apply_fn(apply_fn: Any) -> None:
+    """Raise on a model or module given where its function is wanted.
+
+    Raises:
+      InputError: the argument is no function, or a Flax module.
+    """
+    is_module = any(
+        base.__module__.startswith("flax.") for base in type(apply_fn).__mro__
+    )
+    if is_module or not callable(apply_fn):
+        raise InputError(
+            "apply_fn must be a function (variables, images) -> logits, got"
+            f" {type(apply_fn).__name__}: pass model.apply"
+        )
