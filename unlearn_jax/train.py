@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
+from jax.core import Tracer
 
 from unlearn_jax.losses import cross_entropy
 from unlearn_jax.types import (
@@ -88,14 +89,26 @@ class Recipe:
 def sgd(
     learning_rate: optax.ScalarOrSchedule,
     *,
-    momentum: float = 0.9,
+    momentum: float | Array = 0.9,
     weight_decay: float | Array = 5e-4,
     nesterov: bool = False,
 ) -> optax.GradientTransformation:
-    """SGD as the literature on unlearning means it: L2 decay of all parameters added to the gradient, then momentum."""
+    """Return SGD: L2 decay of all parameters added to the gradient, then momentum.
+
+    Args:
+      learning_rate: a number, or a function of the step.
+      momentum: in [0, 1). At 0 there is no velocity to carry, unless it is traced.
+      weight_decay: weight of the penalty, on biases and BatchNorm's parameters too.
+      nesterov: look ahead along the velocity.
+    """
+    has_velocity = isinstance(momentum, Tracer) or bool(momentum)
     return optax.chain(
         optax.add_decayed_weights(weight_decay),
-        optax.sgd(learning_rate, momentum=momentum or None, nesterov=nesterov),
+        optax.sgd(
+            learning_rate,
+            momentum=momentum if has_velocity else None,
+            nesterov=nesterov,
+        ),
     )
 
 
