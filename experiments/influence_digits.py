@@ -200,7 +200,7 @@ def convex_removal(
         targets,
         forget,
         anchor=params,
-        tol=1e-12,
+        solver=influence.CG(tol=1e-12),
         batch_size=len(images),
         **knobs,
     )
@@ -402,10 +402,11 @@ def cost(config: Config, width: int, outputs: int) -> dict[str, np.ndarray]:
             batch_size=len(x),
             **request,
         )
-        for solver in ("dense", "cg"):
-            found[solver].append(seconds(partial(dual, solver=solver)))
+        solvers = {"dense": influence.Dense(), "cg": influence.CG()}
+        for name, solver in solvers.items():
+            found[name].append(seconds(partial(dual, solver=solver)))
         found["primal"].append(seconds(primal))
-        step = influence.pull(apply, params, x, dual(solver="cg").change)
+        step = influence.pull(apply, params, x, dual(solver=influence.CG()).change)
         found["gap"].append(
             distance(step, primal().params) / float(optax.tree.norm(step))
         )

@@ -8,7 +8,13 @@ import jax.numpy as jnp
 from jax import lax
 from jax.scipy.sparse.linalg import cg
 
-from unlearn_jax.influence import fit_primal, forward_change, linearize, outputs_of
+from unlearn_jax.influence import (
+    CG,
+    fit_primal,
+    forward_change,
+    linearize,
+    outputs_of,
+)
 from unlearn_jax.losses import cross_entropy
 from unlearn_jax.losses.tilted import tilted_target
 from unlearn_jax.methods.base import FineTuning, check_numbers, is_zero, num_classes
@@ -278,7 +284,7 @@ def network_logit_change(
         fit_primal,
         linearize(network, params),
         ridge=ridge,
-        max_iters=cg_steps,
+        solver=CG(num_iters=cg_steps),
         batch_size=batch_size,
     )
     fitted = fit(

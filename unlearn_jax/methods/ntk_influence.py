@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from unlearn_jax.influence import OutputFn, outputs_of, remove
+from unlearn_jax.influence import CG, Dense, OutputFn, outputs_of, remove
 from unlearn_jax.layers import Layer, head, layers, with_kernels
 from unlearn_jax.methods.base import check_numbers, is_zero, num_classes
 from unlearn_jax.methods.gradients import members
@@ -116,9 +116,7 @@ def ntk_influence(
             num_forget=problem.num_forget,
             ridge=ridge,
             form=form,
-            solver=solver,
-            tol=tol,
-            max_iters=cg_steps,
+            solver=CG(tol=tol, num_iters=cg_steps) if solver == "cg" else Dense(),
             batch_size=batch_size,
             warn=warn,
         )
