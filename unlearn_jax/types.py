@@ -51,25 +51,6 @@ ApplyFn = Callable[[Any, Array], Array]
 """``(variables, images [B, H, W, ch]) -> logits [B, C]`` in evaluation mode; the variables are opaque to the caller."""
 
 
-def check_apply_fn(apply_fn: Any) -> None:
-    """Raise where a model is given in place of its function.
-
-    Args:
-      apply_fn: what must be ``(variables, images) -> logits``.
-
-    Raises:
-      InputError: it is a :class:`Model`, a Flax module, or no function at all.
-    """
-    is_module = any(
-        cls.__module__.partition(".")[0] == "flax" for cls in type(apply_fn).__mro__
-    )
-    if is_module or not callable(apply_fn):
-        raise InputError(
-            "apply_fn must be a function (variables, images) -> logits, got"
-            f" {type(apply_fn).__name__}: pass model.apply"
-        )
-
-
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Model:
@@ -194,3 +175,23 @@ class UnlearnInfo(NamedTuple):
 
 UnlearnFn = Callable[[Array, Problem], tuple[Variables, UnlearnInfo]]
 """``(key, problem) -> (variables, info)``: pure, the same key gives the same result."""
+
+
+def check_apply_fn(apply_fn: Any) -> None:
+    """Raise unless a model's function is given where one is wanted.
+
+    Args:
+      apply_fn: what the caller passed as ``(variables, images) -> logits``.
+
+    Raises:
+      InputError: a :class:`Model`, a Flax module, or anything that cannot be called.
+    """
+    is_module = any(
+        base.__name__ == "Module" and base.__module__.startswith("flax.")
+        for base in type(apply_fn).__mro__
+    )
+    if is_module or hasattr(apply_fn, "apply") or not callable(apply_fn):
+        raise InputError(
+            "apply_fn must be a function (variables, images) -> logits, got"
+            f" {type(apply_fn).__name__}: pass model.apply"
+        )
