@@ -54,25 +54,6 @@ The variables are any pytree, opaque to the caller.
 """
 
 
-def check_apply_fn(apply_fn: Any) -> None:
-    """Raise where a model is given in place of its function.
-
-    Args:
-      apply_fn: what must be ``(variables, images) -> logits``.
-
-    Raises:
-      InputError: it is a :class:`Model`, a Flax module, or no function at all.
-    """
-    is_module = any(
-        cls.__module__.partition(".")[0] == "flax" for cls in type(apply_fn).__mro__
-    )
-    if is_module or not callable(apply_fn):
-        raise InputError(
-            "apply_fn must be a function (variables, images) -> logits, got"
-            f" {type(apply_fn).__name__}: pass model.apply"
-        )
-
-
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Model:
