@@ -2,9 +2,9 @@
 
 import dataclasses
 import importlib.util
-import sys
 import json
 import shutil
+import sys
 
 import chex
 import jax
@@ -35,7 +35,7 @@ from unlearn_jax.pipeline import (
 from unlearn_jax.pipeline.plan import make_plan
 from unlearn_jax.pipeline.results import notes_of, without_nan
 from unlearn_jax.pipeline.settings import forget_masks
-from unlearn_jax.types import DamagedFileError, DivergedError, InputError, UnlearnInfo
+from unlearn_jax.types import DamagedFileError, DivergedError, InputError
 
 TINY = presets.complete(
     RunConfig(
