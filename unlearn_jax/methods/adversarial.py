@@ -149,7 +149,8 @@ def adversarial_samples(
         if attack is None:
             raise InputError(
                 "failures='targeted' attacks again, in the way of the attack that made"
-                " the adversarial set: give it, such as attack=attacks.PGD(norm='l2')"
+                " the adversarial set: give that attack, such as"
+                " attack=attacks.PGD(norm='l2')"
             )
         clean = forget_set(problem).images
         result = attack.retry(
