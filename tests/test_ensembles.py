@@ -339,9 +339,7 @@ def test_fastclip_last_in_the_chain_bounds_every_member(conv, blobs, key):
 
 def test_adversarially_trained_members(tiny, blobs, key, starts):
     """TRADES as every member's own loss: one member alone gives the same."""
-    trades = partial(
-        objectives.trades_loss, beta=2.0, epsilon=0.05, num_steps=2, step=0.03
-    )
+    trades = objectives.TRADES(beta=2.0, epsilon=0.05, num_steps=2, step=0.03)
     recipe = train.Recipe(num_epochs=2, batch_size=60, tx=train.sgd(0.1))
     plain, robust = (
         ensembles.fit_ensemble(

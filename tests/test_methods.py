@@ -6,12 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from unlearn_jax import methods, models, replicas, train
+from unlearn_jax import attacks, methods, models, replicas, train
 from unlearn_jax.types import Dataset, InputError, Problem, Status, UnlearnInfo
 
 FORGET = np.isin(np.arange(60), [3, 7, 11, 20, 33, 58])
 KNOBS = {"num_epochs": 2, "batch_size": 16, "learning_rate": 0.05}
-ATTACK = {"num_steps": 10, "num_radii": 8, "batch_size": 4}
+ATTACK = attacks.PGD(num_steps=10, search=attacks.Doubling(num_radii=8, batch_size=4))
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def problem(normed, blobs):
         state.variables,
         blobs,
         FORGET,
-        methods.attack_forget_set(bare, **ATTACK),
+        methods.attack_forget_set(bare, ATTACK),
     )
 
 

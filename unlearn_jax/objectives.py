@@ -17,7 +17,9 @@ from typing import Any, Protocol
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.core import Tracer
 
 from unlearn_jax.attacks import NORMS, NormName, random_start
 from unlearn_jax.attacks._pgd import ascent_step
@@ -199,9 +201,8 @@ def _remembered(objective: AdversarialTraining | TRADES, model: Model) -> LossFn
 
 def _has_negative(*numbers: float | Array) -> bool:
     """Return whether a number is negative; traced numbers pass."""
-    return any(
-        not isinstance(number, jax.core.Tracer) and number < 0 for number in numbers
-    )
+    concrete = [number for number in numbers if not isinstance(number, Tracer)]
+    return any(np.any(np.asarray(number) < 0) for number in concrete)
 
 
 def _ascend(

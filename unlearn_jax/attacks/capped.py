@@ -2,6 +2,7 @@
 
 import chex
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.core import Tracer
 
@@ -118,7 +119,10 @@ def check_fraction(fraction: float | Array) -> None:
     Raises:
       InputError: naming it.
     """
-    if not isinstance(fraction, Tracer) and not 0 <= fraction <= 1:
+    if isinstance(fraction, Tracer):
+        return
+    values = np.asarray(fraction)
+    if not np.all((values >= 0) & (values <= 1)):
         raise InputError(
             f"the fraction of samples to fail must be in [0, 1], got {fraction}"
         )

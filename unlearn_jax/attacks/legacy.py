@@ -72,6 +72,10 @@ def legacy_pgd(
             " each"
         )
 
+    of_channels = (1,) * (images.ndim - 1) + (-1,)
+    shift = shift.reshape(of_channels)
+    scale = scale.reshape(of_channels)
+
     def to_pixels(values: Array) -> Array:
         return values * scale + shift
 

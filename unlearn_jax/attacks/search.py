@@ -29,8 +29,8 @@ NO_CLASS = -1
 
 
 def is_positive(number: float | Array) -> bool:
-    """Return whether a number is positive; traced numbers pass."""
-    return isinstance(number, Tracer) or bool(number > 0)
+    """Return whether a number, or a stack of them, is positive; tracers pass."""
+    return isinstance(number, Tracer) or bool(np.all(np.asarray(number) > 0))
 
 
 def adversarial_set(

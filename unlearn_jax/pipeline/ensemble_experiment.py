@@ -16,8 +16,7 @@ import numpy as np
 import optax
 
 from unlearn_jax import attacks, models, replicas, spectral
-from unlearn_jax.attacks._transfer import correct
-from unlearn_jax.attacks.curve import pgd_curve
+from unlearn_jax.attacks import correct, pgd_curve
 from unlearn_jax.data import Splits
 from unlearn_jax.ensembles import Ensemble, Lotos, Trs, ensemble_apply, fit_ensemble
 from unlearn_jax.losses import cross_entropy
