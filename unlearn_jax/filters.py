@@ -66,7 +66,9 @@ def class_means(
             f" ({labels.dtype}): pass [N, C] probabilities and [N] integer labels"
         )
     sample = jax.nn.one_hot(labels, num_classes or probs.shape[1], dtype=probs.dtype)
-    return sample.T @ probs / jnp.maximum(sample.sum(0), 1)[:, None]
+    # accelerators would round the sums to fewer bits
+    sums = jnp.matmul(sample.T, probs, precision=jax.lax.Precision.HIGHEST)
+    return sums / jnp.maximum(sample.sum(0), 1)[:, None]
 
 
 def masked_renormalization(probs: ArrayLike, forgotten: ArrayLike) -> Array:
