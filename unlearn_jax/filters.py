@@ -81,7 +81,9 @@ def class_means(
         )
     num_classes = num_classes or probabilities.shape[1]
     member = jax.nn.one_hot(labels, num_classes, dtype=probabilities.dtype)
-    return member.T @ probabilities / jnp.maximum(member.sum(0), 1)[:, None]
+    # accelerators would round the sums to fewer bits
+    sums = jnp.matmul(member.T, probabilities, precision=jax.lax.Precision.HIGHEST)
+    return sums / jnp.maximum(member.sum(0), 1)[:, None]
 
 
 def masked_renormalization(

@@ -80,20 +80,22 @@ class SpectralBound:
         del batch_size
         apply_fn = problem.model.apply
         images = problem.train.images
-        return Restriction(
-            wrap=lambda tx: optax.chain(
-                tx,
-                fastclip(apply_fn, images, max_norm=self.max_norm, period=self.clip_period),
-            ),
-            project=lambda variables: clip(
-                apply_fn, variables, images, max_norm=self.max_norm
-            ),
-        )
+
+        def wrap(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+            clipping = fastclip(
+                apply_fn, images, max_norm=self.max_norm, period=self.clip_period
+            )
+            return optax.chain(tx, clipping)
+
+        def project(variables: Variables) -> Variables:
+            return clip(apply_fn, variables, images, max_norm=self.max_norm)
+
+        return Restriction(wrap, project)
 
 
 @value
 class Restricted:
-    """A method whose result is projected on a constraint, for methods that do not train.
+    """A method whose result is projected on a constraint, if it does not train itself.
 
     Attributes:
       method: runs without the constraint.
