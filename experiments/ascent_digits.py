@@ -144,7 +144,7 @@ def grid(
         for rate in config.gda_rates
     ]
     rates, alphas = map(list, zip(*pairs, strict=True))
-    scrub = (*steps, ("forget_batch_size", config.num_forget), ("max_epochs", 3))
+    scrub = (*steps, ("forget_batch_size", config.num_forget), ("num_max_epochs", 3))
     return [
         *(
             (

@@ -165,7 +165,7 @@ PRIMAL = jax.jit(
     static_argnames=("loss", "num_forget", "batch_size"),
 )
 TARGETS = jax.jit(
-    influence_targets, static_argnames=("linearized", "fit_steps", "cg_steps")
+    influence_targets, static_argnames=("linearized", "num_fit_steps", "num_cg_steps")
 )
 
 
@@ -446,7 +446,7 @@ def targets(config: Config, seed: int) -> dict[str, np.ndarray]:
         plain = plain * (np.arange(10) != label)
         network, head = (
             np.asarray(
-                TARGETS(problem, linearized=kind, ridge=decay, fit_steps=8, cg_steps=60)
+                TARGETS(problem, linearized=kind, ridge=decay, num_fit_steps=8, num_cg_steps=60)
             )
             for kind in ("network", "head")
         )

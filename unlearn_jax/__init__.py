@@ -77,7 +77,7 @@ _NAMES = {
     "rmia": "audit",
     "roc": "audit",
     "ulira": "audit",
-    "shadow_signals": "replicas",
+    "shadow_signals": "audit",
     "load_digits": "data",
     "load_tfds": "data",
     "from_functions": "models",

@@ -20,7 +20,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from unlearn_jax.attacks import PGD
-from unlearn_jax.filters import FilterFn, class_means
+from unlearn_jax.filters import Filter, class_means
 from unlearn_jax.methods.base import (
     Constraint,
     FineTuning,
@@ -167,7 +167,7 @@ class Filtered:
     """
 
     method: UnlearnFn
-    filter: FilterFn
+    filter: Filter
 
     def __call__(self, key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
         """Run the method; the filter does not change the variables.
@@ -202,7 +202,7 @@ class Filtered:
         return filtered_apply
 
 
-def filtered(method: UnlearnFn, filter: FilterFn) -> Filtered:
+def filtered(method: UnlearnFn, filter: Filter) -> Filtered:
     """Return a method whose model answers through an output filter.
 
     Args:

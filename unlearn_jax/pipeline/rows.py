@@ -34,7 +34,7 @@ def with_retain() -> Rows:
         },
         "l1_sparse": {"label": "l1-sparse", "method": "l1_sparse"},
         "salun": {"label": "SalUn", "method": "salun"},
-        "scrub": {"label": "SCRUB", "method": "scrub", "max_epochs": 3},
+        "scrub": {"label": "SCRUB", "method": "scrub", "num_max_epochs": 3},
         "bad_teacher": {"label": "Bad teacher", "method": "bad_teacher"},
         "ssd": {"label": "SSD", "method": "ssd"},
         "influence": {"label": "Influence (WoodFisher)", "method": "influence"},
@@ -98,7 +98,7 @@ def for_classes(*, small: bool = False) -> Rows:
             "label": "SVD projection (Kodge)",
             "method": "svd_projection",
         },
-        "scrub": {"label": "SCRUB", "method": "scrub", "max_epochs": 3},
+        "scrub": {"label": "SCRUB", "method": "scrub", "num_max_epochs": 3},
         "bad_teacher": {"label": "Bad teacher", "method": "bad_teacher"},
         "unsir": {"label": "UNSIR", "method": "unsir"},
         "ssd": {"label": "SSD", "method": "ssd"},
@@ -120,7 +120,7 @@ def for_classes(*, small: bool = False) -> Rows:
         "influence_refit": {
             "label": "Influence target, refitted",
             "method": "influence_target",
-            "removal_steps": 20,
+            "num_removal_steps": 20,
         },
     }
     for name, search in _class_searches().items():
