@@ -13,7 +13,7 @@ from jax.core import Tracer
 
 from unlearn_jax.attacks import adversarial_set
 from unlearn_jax.losses import cross_entropy
-from unlearn_jax.spectral import clip, fastclip
+from unlearn_jax.spectral import clip, fastclip, state_shapes
 from unlearn_jax.train import (
     Augment,
     Batch,
@@ -248,16 +248,21 @@ class FineTuning:
         """
         if self.max_norm is None:
             return tx
-        return optax.chain(
-            tx, fastclip(model, images, max_norm=self.max_norm, period=self.clip_period)
+        clipping = fastclip(
+            model.apply,
+            images,
+            max_norm=self.max_norm,
+            period=self.clip_period,
+            model_state=state_shapes(model),
         )
+        return optax.chain(tx, clipping)
 
     def settled(self, variables: Variables, model: Model, images: Any) -> Variables:
         """The end of a training: every layer's norm within half a per cent of what is allowed, where it is held."""
         return (
             variables
             if self.max_norm is None
-            else clip(model, variables, images, max_norm=self.max_norm)
+            else clip(model.apply, variables, images, max_norm=self.max_norm)
         )
 
     def recipe(self, num_samples: int, model: Model, images: Any) -> Recipe:

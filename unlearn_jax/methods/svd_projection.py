@@ -235,15 +235,15 @@ def _rows(
 
 def _patches(layer: Layer, count: int, key: Array, image: Array) -> Array:
     """What a kernel meets at some positions of one image ``[H, W, in]``: ``[R, groups, D]``, in the kernel's order."""
-    knobs, window = layer.knobs, layer.kernel.shape[:-2]
+    options, window = layer.options, layer.kernel.shape[:-2]
     strides, dilations, groups = (
-        knobs["window_strides"],
-        knobs["rhs_dilation"],
-        knobs["feature_group_count"],
+        options["window_strides"],
+        options["rhs_dilation"],
+        options["feature_group_count"],
     )
     edges = [
         (*pad, apart - 1)
-        for pad, apart in zip(knobs["padding"], knobs["lhs_dilation"], strict=True)
+        for pad, apart in zip(options["padding"], options["lhs_dilation"], strict=True)
     ]
     image = lax.pad(image, jnp.zeros((), image.dtype), [*edges, (0, 0, 0)])
     spans = [(k - 1) * d + 1 for k, d in zip(window, dilations, strict=True)]
