@@ -12,7 +12,8 @@ import pytest
 from unlearn_jax import attacks, ensembles, models, objectives, replicas, train
 from unlearn_jax.layers import layers
 from unlearn_jax.losses import cross_entropy, lotos_penalty, trs_penalty
-from unlearn_jax.spectral._fastclip import fastclip
+from unlearn_jax.spectral._fastclip import ClipRule, fastclip
+from unlearn_jax.spectral._projection import state_shapes
 from unlearn_jax.spectral.norms import spectral_norms
 from unlearn_jax.spectral.operators import layer_map
 from unlearn_jax.types import DivergedError, InputError, Variables
@@ -321,7 +322,14 @@ def test_each_optimizer_sees_its_own_member_and_its_statistics(normed, blobs, ke
 def test_fastclip_last_in_the_chain_bounds_every_member(conv, blobs, key):
     """And LOTOS beside it: both hold at once."""
     clipped = optax.chain(
-        train.sgd(0.1), fastclip(conv, SAMPLE, max_norm=0.7, period=1, num_vectors=3)
+        train.sgd(0.1), fastclip(
+            conv.apply,
+            SAMPLE,
+            max_norm=0.7,
+            period=1,
+            rule=ClipRule(num_vectors=3),
+            model_state=state_shapes(conv),
+        )
     )
     lotos = ensembles.Lotos(weight=0.5, max_length=0.4)
     recipe = train.Recipe(num_epochs=30, batch_size=60, tx=clipped)
@@ -331,7 +339,7 @@ def test_fastclip_last_in_the_chain_bounds_every_member(conv, blobs, key):
     )
     assert losses.lotos[-1] < 0.05
     for variables in state.variables:
-        norms = spectral_norms(conv, variables, SAMPLE)
+        norms = spectral_norms(conv.apply, variables, SAMPLE)
         assert len(norms) == 2
         assert max(norms.values()) < 0.73
         assert max(norms.values()) > 0.6, "training must press against the bound"

@@ -174,7 +174,7 @@ REFUSED = [
         "epsilon, num_steps and batch_size must be positive",
     ),
     # spectral norms and clipping
-    (lambda: spectral.gouk(power_iters=0), "power_iters must be at least 1, got 0"),
+    (lambda: spectral.gouk(num_iters=0), "num_iters must be at least 1, got 0"),
     (
         lambda: spectral.frequency_blocks(jnp.ones((3, 3, 1, 1)), (2, 2)),
         "a torus of 2 x 2 must hold the 3 x 3 kernel",
@@ -242,11 +242,11 @@ REFUSED = [
         "num_vectors must be at least 1, got 0",
     ),
     (
-        lambda: spectral.clip_rule(num_rounds=0),
+        lambda: spectral.ClipRule(num_rounds=0),
         "num_rounds of FastClip must be at least 1, got 0",
     ),
     (
-        lambda: spectral.clip_rule(step="long"),
+        lambda: spectral.ClipRule(step="long"),
         "unknown step 'long': choose line_search or reference",
     ),
     # training and mappers

@@ -418,6 +418,6 @@ def test_local_slopes_are_those_of_the_jacobian_and_below_the_product_of_the_nor
             slope, np.linalg.norm(np.asarray(rise) / 1e-3, 2), rtol=2e-2
         )
     product = spectral.log10_lipschitz_product(
-        spectral.spectral_norms(model, variables, images)
+        spectral.spectral_norms(model.apply, variables, images)
     )
     assert (slopes <= 10**product).all()

@@ -83,7 +83,11 @@ class SpectralBound:
 
         def wrap(tx: optax.GradientTransformation) -> optax.GradientTransformation:
             clipping = fastclip(
-                apply_fn, images, max_norm=self.max_norm, period=self.clip_period
+                apply_fn,
+                images,
+                max_norm=self.max_norm,
+                period=self.clip_period,
+                model_state=problem.variables.state,
             )
             return optax.chain(tx, clipping)
 

@@ -266,13 +266,13 @@ def _patches(layer: Layer, count: int, key: Array, image: Array) -> Array:
       ``[R, groups, D]``, in the kernel's order.
     """
     window = layer.kernel.shape[:-2]
-    strides = layer.knobs["window_strides"]
-    dilations = layer.knobs["rhs_dilation"]
-    groups = layer.knobs["feature_group_count"]
+    strides = layer.options["window_strides"]
+    dilations = layer.options["rhs_dilation"]
+    groups = layer.options["feature_group_count"]
     edges = [
         (*padding, dilation - 1)
         for padding, dilation in zip(
-            layer.knobs["padding"], layer.knobs["lhs_dilation"], strict=True
+            layer.options["padding"], layer.options["lhs_dilation"], strict=True
         )
     ]
     image = lax.pad(image, jnp.zeros((), image.dtype), [*edges, (0, 0, 0)])

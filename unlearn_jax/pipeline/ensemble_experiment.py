@@ -269,7 +269,16 @@ class _Lab:
                 objective = AdversarialTraining(**config.adversarial)
             if "clip" in terms:
                 clip = spectral.fastclip(
-                    self.model, self.sample, **dataclasses.asdict(config.clip)
+                    self.model.apply,
+                    self.sample,
+                    max_norm=config.clip.max_norm,
+                    period=config.clip.period,
+                    rule=spectral.ClipRule(
+                        num_vectors=config.clip.num_vectors,
+                        num_iters=config.clip.power_iters,
+                        num_rounds=config.clip.num_rounds,
+                    ),
+                    model_state=spectral.state_shapes(self.model),
                 )
                 recipe = dataclasses.replace(recipe, tx=optax.chain(recipe.tx, clip))
             given = {"lotos": config.lotos, "trs": config.trs}
@@ -299,7 +308,7 @@ class _Lab:
         trained = self.norms(members)
         if "clip" in terms_of(name):
             members = [self.settle(one) for one in members]
-        layers = list(spectral.spectral_norms(self.model, members[0], self.sample))
+        layers = list(spectral.spectral_norms(self.model.apply, members[0], self.sample))
         return to_arrays(replicas.stack(members)) | {
             "layers": np.array(layers),
             "norms_trained": trained,
@@ -314,14 +323,18 @@ class _Lab:
             if self.norms([member]).max() <= 1.005 * self.config.clip.max_norm:
                 break
             most = self.config.clip.max_norm
+            rule = spectral.ClipRule(
+                num_vectors=4, num_iters=30, num_rounds=200, tolerance=1e-3
+            )
             member = spectral.clip(
-                self.model, member, self.sample, max_norm=most, tolerance=1e-3
+                self.model.apply, member, self.sample, max_norm=most, rule=rule
             )
         return member
 
     def norms(self, members: Sequence[Variables]) -> np.ndarray:
         found = [
-            spectral.spectral_norms(self.model, one, self.sample) for one in members
+            spectral.spectral_norms(self.model.apply, one, self.sample)
+            for one in members
         ]
         return np.array([[float(norm) for norm in one.values()] for one in found])
 

@@ -128,7 +128,7 @@ def for_classes(*, small: bool = False) -> Rows:
     found = _with_budget(found)
     del found["unsir"]["num_epochs"]
     if small:
-        found["unsir"] |= {"batch_size": 64, "noise_copies": 4}
+        found["unsir"] |= {"batch_size": 64, "num_noise_copies": 4}
         found["l2ul"] |= {
             "num_adversarial": 5,
             "batch_size": 64,

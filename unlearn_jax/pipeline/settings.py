@@ -29,7 +29,7 @@ from unlearn_jax.pipeline.config import (
     TrainingConfig,
 )
 from unlearn_jax.pipeline.fingerprint import check_logits
-from unlearn_jax.spectral import fastclip
+from unlearn_jax.spectral import fastclip, state_shapes
 from unlearn_jax.train import LossFn, Recipe
 from unlearn_jax.types import InputError, Model, UnlearnFn
 
@@ -244,7 +244,11 @@ def make_recipe(
         return recipe
     bound = SpectralBound(max_norm=config.max_norm, clip_period=config.clip_period)
     clipping = fastclip(
-        model.apply, images, max_norm=bound.max_norm, period=bound.clip_period
+        model.apply,
+        images,
+        max_norm=bound.max_norm,
+        period=bound.clip_period,
+        model_state=state_shapes(model),
     )
     return dataclasses.replace(recipe, tx=optax.chain(recipe.tx, clipping))
 
