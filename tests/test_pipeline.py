@@ -743,7 +743,7 @@ CASES = {
             "tuning": {"trials": 2},
             "rows": {"a": {"method": "amun", "search": {"rate": [1]}}},
         },
-        "no knob of 'amun'",
+        "no hyperparameter of 'amun'",
     ),
     "search without a range": (
         {
@@ -771,11 +771,11 @@ CASES = {
             "tuning": {"trials": 2},
             "rows": {"a": {"method": "amun", "search": {"adaptive": [True]}}},
         },
-        "no knob of 'amun'",
+        "no hyperparameter of 'amun'",
     ),
     "search that is none": (
         {"rows": {"a": {"method": "amun", "search": "no"}}},
-        "must map knobs",
+        "must map hyperparameters",
     ),
     "nothing to tune on": (
         {"tuning": {"trials": 2, "seeds": ()}},
@@ -843,7 +843,7 @@ def test_bad_configuration_is_one_line_and_writes_nothing(case, splits, tmp_path
 def test_bad_rows(splits, tmp_path):
     for row, message in [
         ({"method": "amnu"}, "unknown method 'amnu'"),
-        ({"method": "amun", "learning": 1}, "no knob 'learning'"),
+        ({"method": "amun", "learning": 1}, "no hyperparameter 'learning'"),
         ({"label": "x"}, "names no method"),
     ]:
         with pytest.raises(InputError, match=message):
