@@ -12,6 +12,7 @@ import unlearn_jax
 ROOT = pathlib.Path(unlearn_jax.__file__).parent
 FLOOR = {
     "types": 0,
+    "values": 1,
     "data": 1,
     "models": 1,
     "dataflow": 1,
