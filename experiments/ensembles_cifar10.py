@@ -9,7 +9,7 @@ Command::
 convolutions with weight 0.05 and length 0.8 beside norms of 1, TRS with 40 and 2.5),
 and run on no accelerator yet. Two things differ from the paper on purpose. Attacks stay
 in [0, 1]: its 0.04 is in units of normalized pixels, and clipped there, which makes the
-numbers incomparable (see ``unlearn_jax.attacks.legacy_attack``); choose
+numbers incomparable (see ``unlearn_jax.attacks.LegacyPGD``); choose
 ``--attack.main-radius`` on a seed that is not reported. And TRS's smoothness is divided
 by the square of the batch size, because the released code differentiates the batch's
 mean.

@@ -1,4 +1,4 @@
-"""Attacks against programs written elsewhere: foolbox on JAX, torchattacks on PyTorch. Same weights, start, and steps.
+"""Attacks against foolbox on JAX and torchattacks on PyTorch: same weights and steps.
 
 Skipped where they are absent; ``pip install foolbox torch torchattacks``. Passed with
 foolbox 3.3.4, torchattacks 3.5.1 on PyTorch 2.13.0, JAX 0.10.2. Where they differ from
@@ -22,7 +22,7 @@ NORMS = {"l2": attacks.l2, "linf": attacks.linf}
 
 @pytest.fixture(scope="module")
 def network():
-    """A small network whose head is shifted so that all classes occur, and images with the labels it gives them."""
+    """A small network that predicts every class, images, and its predictions."""
     model = models.build("cnn", SHAPE, NUM_CLASSES, widths=(6, 8))
     variables = jax.tree.map(
         lambda leaf: 2 * leaf, jax.jit(model.init)(jax.random.key(1))
@@ -44,7 +44,7 @@ def ours(network):
 
     @jax.jit
     def attack(variables):
-        knobs = {
+        options = {
             "num_steps": NUM_STEPS,
             "step_ratio": RATIO,
             "keep": "last",
@@ -59,7 +59,7 @@ def ours(network):
                 x,
                 epsilon=EPSILON[name],
                 norm=norm,
-                **knobs,
+                **options,
             )
             for name, norm in NORMS.items()
         }
@@ -109,7 +109,7 @@ def foolbox(network):
 
 
 @pytest.mark.parametrize("name", NORMS)
-def test_pgd_is_foolboxs(network, ours, foolbox, name):
+def test_pgd_matches_foolbox(network, ours, foolbox, name):
     package, wrapped = foolbox
     model, variables, x, y = network
     kind = {"l2": package.attacks.L2PGD, "linf": package.attacks.LinfPGD}[name]
@@ -121,7 +121,7 @@ def test_pgd_is_foolboxs(network, ours, foolbox, name):
 
 
 @pytest.mark.parametrize("name", NORMS)
-def test_one_gradient_step_is_foolboxs(network, foolbox, name):
+def test_fast_gradient_matches_foolbox(network, foolbox, name):
     package, wrapped = foolbox
     model, variables, x, y = network
     kind = {
@@ -129,8 +129,8 @@ def test_one_gradient_step_is_foolboxs(network, foolbox, name):
         "linf": package.attacks.LinfFastGradientAttack,
     }[name]
     _, theirs, success = kind(random_start=False)(wrapped, x, y, epsilons=EPSILON[name])
-    knobs = {"epsilon": EPSILON[name], "norm": NORMS[name]}
-    result = jax.jit(lambda v: attacks.fast_gradient(model.apply, v, x, y, **knobs))(
+    options = {"epsilon": EPSILON[name], "norm": NORMS[name]}
+    result = jax.jit(lambda v: attacks.fast_gradient(model.apply, v, x, y, **options))(
         variables
     )
     np.testing.assert_allclose(result.images, theirs, atol=1e-5)
@@ -169,7 +169,7 @@ def torched(network):
     return package, torch, net, images, torch.from_numpy(np.array(y, np.int64))
 
 
-def test_the_network_is_the_same_in_pytorch(network, torched):
+def test_network_matches_pytorch(network, torched):
     model, variables, x, _ = network
     _, _, net, images, _ = torched
     np.testing.assert_allclose(
@@ -178,16 +178,16 @@ def test_the_network_is_the_same_in_pytorch(network, torched):
 
 
 @pytest.mark.parametrize("name", NORMS)
-def test_pgd_is_torchattackss(ours, network, torched, name):
+def test_pgd_matches_torchattacks(ours, network, torched, name):
     package, _, net, images, labels = torched
     kind = {"l2": package.PGDL2, "linf": package.PGD}[name]
-    knobs = {
+    options = {
         "eps": EPSILON[name],
         "alpha": RATIO * EPSILON[name],
         "steps": NUM_STEPS,
         "random_start": False,
     }
-    theirs = kind(net, **knobs)(images, labels)
+    theirs = kind(net, **options)(images, labels)
     same_attack(
         name,
         ours[name],
@@ -197,13 +197,13 @@ def test_pgd_is_torchattackss(ours, network, torched, name):
     )
 
 
-def test_cross_entropy_stalls_on_sure_samples_and_our_default_does_not(
+def test_cross_entropy_stalls_on_confident_samples_but_log_odds_do_not(
     network, torched, foolbox
 ):
-    """A defect of theirs: float32 cross-entropy has no gradient left where the model is sure, so they never move."""
+    """Their defect: float32 cross-entropy is flat where the model is confident."""
     package, torch, net, images, labels = torched
     model, variables, x, y = network
-    knobs = {"eps": 2.0, "alpha": 0.4, "steps": NUM_STEPS, "random_start": False}
+    options = {"eps": 2.0, "alpha": 0.4, "steps": NUM_STEPS, "random_start": False}
 
     class Sure(torch.nn.Module):
         def __init__(self):
@@ -214,7 +214,7 @@ def test_cross_entropy_stalls_on_sure_samples_and_our_default_does_not(
             return 1e3 * self.net(hidden)
 
     torched_moves = (
-        (package.PGDL2(Sure().eval(), **knobs)(images, labels) - images)
+        (package.PGDL2(Sure().eval(), **options)(images, labels) - images)
         .abs()
         .amax((1, 2, 3))
     )
@@ -242,9 +242,11 @@ def test_cross_entropy_stalls_on_sure_samples_and_our_default_does_not(
     assert np.asarray(result.success).all()
 
 
-def test_torchattackss_l2_start_is_not_uniform_in_the_ball(network, torched, key):
-    """A defect of theirs: a uniform length puts half of the starts within half the radius; uniform in a ball of 192
-    dimensions are lengths near the radius. Ours are."""
+def test_torchattacks_l2_start_is_not_uniform_in_the_ball(network, torched, key):
+    """Their defect: uniform lengths put half of the starts within half the radius.
+
+    Points uniform in a ball of 192 dimensions have lengths near the radius, as ours do.
+    """
     package, torch, net, images, labels = torched
     middle = torch.full_like(images, 0.5)
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Attacks: radii against analytic margins, the two searches against each other, every status."""
+"""Attacks: radii against analytic margins, searches against each other, statuses."""
 
 import chex
 import jax
@@ -40,7 +40,7 @@ def network():
 
 
 def margin(variables, x, y, order):
-    """Distance to the boundary of a two-class linear model in L2 (order 2) or L-infinity (dual norm 1)."""
+    """Distance to the boundary in the norm whose dual has this order."""
     weights, bias = map(np.asarray, variables)
     logits = np.asarray(x).reshape(len(x), -1) @ weights + bias
     gap = logits[np.arange(len(y)), y] - logits[np.arange(len(y)), 1 - y]
@@ -78,13 +78,15 @@ def test_radius_matches_the_analytic_margin(linear_problem, norm, dual, search):
 @pytest.mark.parametrize("batch_size", [8, 64])
 def test_grid_and_doubling_agree(network, batch_size):
     model, variables, x, y = network
-    knobs = dict(epsilon_init=0.02, num_radii=7, num_steps=12, batch_size=batch_size)
+    options = dict(epsilon_init=0.02, num_radii=7, num_steps=12, batch_size=batch_size)
     grid = jax.jit(
-        lambda v: attacks.adversarial_set(model.apply, v, x, y, search="grid", **knobs)
+        lambda v: attacks.adversarial_set(
+            model.apply, v, x, y, search="grid", **options
+        )
     )(variables)
     doubling = jax.jit(
         lambda v: attacks.adversarial_set(
-            model.apply, v, x, y, search="doubling", **knobs
+            model.apply, v, x, y, search="doubling", **options
         )
     )(variables)
     np.testing.assert_array_equal(grid.epsilon, doubling.epsilon)
@@ -96,7 +98,7 @@ def test_grid_and_doubling_agree(network, batch_size):
 
 @pytest.mark.parametrize("keep", ["first", "last"])
 @pytest.mark.parametrize("norm", [attacks.l2, attacks.linf])
-def test_result_tells_the_truth(network, norm, keep):
+def test_result_describes_its_images(network, norm, keep):
     model, variables, x, y = network
     result = attacks.pgd(
         model.apply, variables, x, y, x, epsilon=0.3, num_steps=10, norm=norm, keep=keep
@@ -110,7 +112,7 @@ def test_result_tells_the_truth(network, norm, keep):
     np.testing.assert_array_equal(result.success, predicted != np.asarray(y))
 
 
-def test_first_iterate_is_no_further_than_the_last(network):
+def test_first_iterate_is_nearer_than_the_last(network):
     model, variables, x, y = network
     first, last = (
         attacks.pgd(
@@ -122,7 +124,7 @@ def test_first_iterate_is_no_further_than_the_last(network):
     assert np.sum(first.success) > 0
 
 
-def test_a_sample_does_not_depend_on_its_batch(network):
+def test_samples_are_independent_of_their_batch(network):
     model, variables, x, y = network
     whole = attacks.pgd(model.apply, variables, x, y, x, epsilon=0.5, num_steps=10)
     part = attacks.pgd(
@@ -155,7 +157,7 @@ def test_one_trace_for_all_radii(linear_problem):
 
 
 @pytest.mark.parametrize("search", ["grid", "doubling"])
-def test_every_status(search):
+def test_each_status_is_reached(search):
     def model(
         scale, images
     ):  # class 0 unless the mean is above a half; scale 0 has no gradient
@@ -172,10 +174,10 @@ def test_every_status(search):
     assert result.epsilon[1] == 0
     assert result.distance[1] == 0
     assert result.labels[2] == 0
-    dead = attacks.adversarial_set(
+    flat = attacks.adversarial_set(
         model, 0.0, x, y, epsilon_init=0.1, num_radii=3, search=search
     )
-    assert list(dead.status) == [Status.ZERO_GRADIENT] * 3
+    assert list(flat.status) == [Status.ZERO_GRADIENT] * 3
     assert attacks.status_counts(result) == {
         "found": 1,
         "already_wrong": 1,
@@ -190,20 +192,20 @@ def test_default_loss_does_not_stall_where_cross_entropy_does():
         return jnp.stack([scale * (0.5 - mean), jnp.zeros_like(mean)], -1)
 
     x, y = jnp.full((1, *SHAPE), 0.1), jnp.zeros(1, jnp.int32)
-    knobs = dict(epsilon_init=0.5, num_radii=4)
+    options = dict(epsilon_init=0.5, num_radii=4)
     stalled = attacks.adversarial_set(
-        confident, 400.0, x, y, loss=cross_entropy, **knobs
+        confident, 400.0, x, y, loss=cross_entropy, **options
     )
-    moved = attacks.adversarial_set(confident, 400.0, x, y, **knobs)
+    moved = attacks.adversarial_set(confident, 400.0, x, y, **options)
     assert stalled.status[0] == Status.ZERO_GRADIENT
     assert moved.status[0] == Status.FOUND
 
 
-def test_warm_start_goes_on_where_restart_begins_anew(linear_problem):
+def test_warm_start_needs_smaller_radii_than_restart(linear_problem):
     variables, x, y = linear_problem
-    knobs = dict(epsilon_init=0.01, num_radii=10, num_steps=3, search="doubling")
-    restart = attacks.adversarial_set(linear, variables, x, y, restart=True, **knobs)
-    warm = attacks.adversarial_set(linear, variables, x, y, restart=False, **knobs)
+    options = dict(epsilon_init=0.01, num_radii=10, num_steps=3, search="doubling")
+    restart = attacks.adversarial_set(linear, variables, x, y, restart=True, **options)
+    warm = attacks.adversarial_set(linear, variables, x, y, restart=False, **options)
     assert np.all(warm.epsilon <= restart.epsilon)
     assert np.mean(warm.epsilon) < np.mean(restart.epsilon)
 
@@ -242,7 +244,7 @@ def test_attack_maps_over_models(network):
     )
 
 
-def test_bad_input(linear_problem):
+def test_unusable_input_is_refused(linear_problem):
     variables, x, y = linear_problem
     with pytest.raises(InputError, match="divide uint8 images by 255"):
         attacks.adversarial_set(linear, variables, (x * 255).astype(jnp.uint8), y)

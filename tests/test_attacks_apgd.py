@@ -1,4 +1,4 @@
-"""APGD: exact on linear models, never outside, never worse than its best; the small AutoAttack against each part."""
+"""APGD on linear models and against its algorithm; AutoAttack against its parts."""
 
 import importlib
 
@@ -33,7 +33,7 @@ def samples():
 
 @pytest.fixture(scope="module")
 def trained(blobs):
-    """A small perceptron that fits ``blobs``, and its function with the variables closed over."""
+    """A small perceptron that fits ``blobs``, its variables, images and labels."""
     model = models.build("mlp", (4, 4, 1), 3, widths=(16,))
     recipe = train.Recipe(num_epochs=40, batch_size=60, tx=train.sgd(0.3))
     state, _ = train.fit(
@@ -58,7 +58,7 @@ def slow_dlr(z, y, target=None):
     st.integers(0, 4),
     st.integers(1, 4),
 )
-def test_dlr_by_hand(logits, label, shift):
+def test_dlr_matches_its_equations(logits, label, shift):
     z, target = np.array(logits, "f4"), (label + shift) % 5
     got = module.difference_of_logits_ratio(z, jnp.array(label))
     np.testing.assert_allclose(got, slow_dlr(z, label), rtol=1e-5)
@@ -71,7 +71,7 @@ def test_dlr_by_hand(logits, label, shift):
     np.testing.assert_allclose(scaled, got, rtol=1e-4)
 
 
-def test_checkpoints_are_the_papers():
+def test_checkpoints_match_the_paper():
     assert module.checkpoints(100) == [22, 41, 57, 70, 80, 87, 93, 99]
     windows = module._windows(10)
     assert windows.sum() == module.checkpoints(10)[-1] <= 10
@@ -79,7 +79,7 @@ def test_checkpoints_are_the_papers():
 
 
 def test_linear_optimum_in_linf_is_exact(samples):
-    """For two classes the highest loss is at the corner that the weights point to, cut off at the image box."""
+    """For two classes the loss is highest at one corner of ball and image box."""
     x, pair = samples[0], jnp.asarray(WEIGHTS[:, :2])
     y = jnp.argmax(linear(pair, x), -1)
     result = module.apgd(linear, pair, x, y, x, epsilon=0.2, num_steps=8, keep="best")
@@ -92,7 +92,7 @@ def test_linear_optimum_in_linf_is_exact(samples):
 
 
 @pytest.mark.parametrize("norm", [attacks.linf, attacks.l2])
-def test_result_tells_the_truth_inside_ball_and_box(samples, norm, key):
+def test_result_describes_its_images_inside_ball_and_box(samples, norm, key):
     x, y = samples
     radius = jnp.where(jnp.arange(24) % 2 == 0, 0.1, 0.4)
     start = attacks.random_start(key, x, epsilon=radius, norm=norm)
@@ -127,8 +127,8 @@ def test_result_tells_the_truth_inside_ball_and_box(samples, norm, key):
     np.testing.assert_array_equal(first.success, best.success)
 
 
-def test_returns_the_best_point_it_ever_saw(samples):
-    """Every point visited is recorded: none has the returned label's rank and a higher loss, none is outside."""
+def test_result_is_the_best_point_visited(samples):
+    """No recorded point is outside, or of the same success and a higher loss."""
     x, y = samples
     bent = (
         jnp.asarray(RNG.normal(0, 2, size=(16, 8)), jnp.float32),
@@ -159,7 +159,7 @@ def test_returns_the_best_point_it_ever_saw(samples):
 
 
 def slow_apgd(loss_of, x, epsilon, num_steps):
-    """Algorithm 1 for one sample in L-infinity, line by line; returns the point of the highest loss."""
+    """Algorithm 1 for one sample in L-infinity: the point of the highest loss."""
     value_and_slope = jax.jit(jax.value_and_grad(loss_of))
 
     def look(z):
@@ -200,8 +200,8 @@ def slow_apgd(loss_of, x, epsilon, num_steps):
     return best[0]
 
 
-def test_equals_the_algorithm_line_by_line():
-    """On a bumpy function of the image, where steps are halved and ascents begin anew."""
+def test_apgd_matches_the_algorithm_line_by_line():
+    """On a bumpy function of the image, where steps are halved and ascents restart."""
     rng = np.random.default_rng(5)
     waves = rng.normal(0, 4, size=(16, 3)).astype("f4")
 
@@ -230,7 +230,7 @@ def test_equals_the_algorithm_line_by_line():
         np.testing.assert_allclose(result.images[i], slow, atol=1e-4)
 
 
-def test_a_sample_does_not_depend_on_its_batch(trained):
+def test_samples_are_independent_of_their_batch(trained):
     model, variables, x, y = trained
     run = lambda rows: module.apgd(
         model.apply,
@@ -247,7 +247,7 @@ def test_a_sample_does_not_depend_on_its_batch(trained):
 
 
 @pytest.mark.parametrize("norm", [attacks.linf, attacks.l2])
-def test_at_least_as_strong_as_pgd_of_equal_steps(trained, norm):
+def test_apgd_is_at_least_as_strong_as_pgd_of_equal_steps(trained, norm):
     model, variables, x, y = trained
     epsilon = 0.12 if norm is attacks.linf else 0.35
     pgd = attacks.pgd(
@@ -281,8 +281,8 @@ def test_at_least_as_strong_as_pgd_of_equal_steps(trained, norm):
     assert loss[1] >= 0.999 * loss[0]
 
 
-def test_halving_gets_past_a_step_that_is_too_long():
-    """A ridge at 0.61 that steps of 2 epsilon jump over: only shorter steps come near its top."""
+def test_halving_reaches_a_ridge_that_long_steps_miss():
+    """A ridge at 0.61 that steps of 2 epsilon jump over."""
 
     def ridge(width, images):
         mean = jnp.mean(images, (1, 2, 3))
@@ -294,13 +294,13 @@ def test_halving_gets_past_a_step_that_is_too_long():
     np.testing.assert_allclose(jnp.mean(result.images), 0.61, atol=0.01)
 
 
-def test_autoattack_is_the_worst_of_its_parts(samples, key):
+def test_autoattack_is_the_worst_case_of_its_parts(samples, key):
     x, y = samples
     y = y.at[3].set((y[3] + 1) % 5)
-    knobs = dict(epsilon=0.06, num_steps=10)
+    options = dict(epsilon=0.06, num_steps=10)
     run = jax.jit(
         lambda k, num, size: module.autoattack_small(
-            k, linear, WEIGHTS, x, y, num_targets=num, batch_size=size, **knobs
+            k, linear, WEIGHTS, x, y, num_targets=num, batch_size=size, **options
         ),
         static_argnums=(1, 2),
     )
@@ -327,7 +327,7 @@ def test_autoattack_is_the_worst_of_its_parts(samples, key):
     np.testing.assert_array_equal(other.status, whole.status)
 
 
-def test_bad_input(samples, key):
+def test_unusable_input_is_refused(samples, key):
     x, y = samples
     with pytest.raises(InputError, match="at least one step"):
         module.apgd(linear, WEIGHTS, x, y, x, epsilon=0.1, num_steps=0)

@@ -1,4 +1,4 @@
-"""The fast attack, the capped attack and the targeted second chance."""
+"""The line search, capped failures and the targeted retry."""
 
 import chex
 import jax
@@ -45,8 +45,8 @@ def samples():
 
 
 @pytest.mark.parametrize(("norm", "order"), [(attacks.linf, 1), (attacks.l2, 2)])
-def test_fast_steps_until_the_border_of_two_classes(samples, norm, order, key):
-    """On two classes of a linear model the number of steps is the margin over the step, rounded up."""
+def test_line_search_counts_steps_to_the_boundary(samples, norm, order, key):
+    """On two classes of a linear model: the margin over the step, rounded up."""
     x, two = samples[0], WEIGHTS[:, :2]
     logits = np.asarray(linear(two, x))
     y = np.argmax(logits, -1)
@@ -72,9 +72,7 @@ def test_fast_steps_until_the_border_of_two_classes(samples, norm, order, key):
     np.testing.assert_array_equal(result.labels, 1 - y)
 
 
-def test_fast_tells_the_truth_whatever_the_batch_and_goes_further_than_pgd(
-    samples, key
-):
+def test_line_search_is_independent_of_batches_and_farther_than_pgd(samples, key):
     x = samples[0]
     variables = tuple(map(jnp.asarray, CURVED))
     y = jnp.argmax(curved(variables, x), -1).astype(jnp.int32).at[4].add(1) % 3
@@ -108,34 +106,36 @@ def test_fast_tells_the_truth_whatever_the_batch_and_goes_further_than_pgd(
     short = run(23, 1)
     assert np.sum(short.status == Status.NOT_FOUND) > 0
     assert np.all(short.distance <= 2 * 0.04 * 1.0001), (
-        "one step, from a beginning one step away"
+        "one step, from a restart one step away"
     )
 
 
-def test_fast_begins_anew_where_the_gradient_is_zero(key):
+def test_line_search_restarts_where_the_gradient_is_zero(key):
     def bowl(scale, images):  # the gradient at the center is 0; class 1 away from it
         square = jnp.mean((images - 0.5) ** 2, (1, 2, 3))
         return jnp.stack([jnp.zeros_like(square), scale * (square - 0.01)], -1)
 
     x, y = jnp.full((3, *SHAPE), 0.5), jnp.zeros(3, jnp.int32)
-    run = lambda k, **knobs: attacks.fast_adversarial_set(k, bowl, 1.0, x, y, **knobs)
-    k_dead, k_lucky = jax.random.split(key)
-    dead = run(k_dead, num_restarts=0)
-    assert list(dead.status) == [Status.ZERO_GRADIENT] * 3
-    chex.assert_trees_all_equal(dead.images, x)
-    lucky = run(k_lucky, num_restarts=1)
-    assert list(lucky.status) == [Status.FOUND] * 3
-    assert len(np.unique(lucky.images[:, 0, 0, 0])) > 1, (
-        "every sample begins at a point of its own"
+    run = lambda k, **options: attacks.fast_adversarial_set(
+        k, bowl, 1.0, x, y, **options
     )
-    # the root mean square must pass 0.1: two steps of 0.04 and what the beginning
+    key_flat, key_restart = jax.random.split(key)
+    flat = run(key_flat, num_restarts=0)
+    assert list(flat.status) == [Status.ZERO_GRADIENT] * 3
+    chex.assert_trees_all_equal(flat.images, x)
+    restarted = run(key_restart, num_restarts=1)
+    assert list(restarted.status) == [Status.FOUND] * 3
+    assert len(np.unique(restarted.images[:, 0, 0, 0])) > 1, (
+        "every sample restarts at a point of its own"
+    )
+    # the root mean square must pass 0.1: two steps of 0.04 and what the restart
     # brings
-    assert np.all(lucky.epsilon >= 0.1)
-    assert np.all(lucky.epsilon <= 0.2)
+    assert np.all(restarted.epsilon >= 0.1)
+    assert np.all(restarted.epsilon <= 0.2)
 
 
-def found_at(distances, epsilon=1.0):
-    """A search's result on images of mean 0.1: adversarial examples with all pixels raised by ``distances``."""
+def result_at(distances, epsilon=1.0):
+    """Return a result on images of mean 0.1 with pixels raised by ``distances``."""
     x = jnp.full((len(distances), *SHAPE), 0.1)
     raised = jnp.asarray(distances, jnp.float32)
     count = len(distances)
@@ -155,9 +155,9 @@ def threshold(border, images):
     return jnp.stack([jnp.zeros_like(mean), mean - border], -1)
 
 
-def test_capped_is_a_quantile_of_the_distances():
+def test_cap_is_a_quantile_of_the_distances():
     distances = np.array([0.5, 0.2, 0.8, 0.3, 0.6, 0.4])
-    x, y, result = found_at(distances)
+    x, y, result = result_at(distances)
     capped = attacks.cap_failures(
         threshold, 0.85, x, y, result, fraction=0.34
     )  # round(2.04) of 6: 0.8 and 0.6
@@ -185,8 +185,8 @@ def test_capped_is_a_quantile_of_the_distances():
     )  # half of the smallest distance
 
 
-def test_capped_points_that_are_misclassified_are_drawn_nearer():
-    x, y, result = found_at(
+def test_misclassified_capped_points_move_toward_the_image():
+    x, y, result = result_at(
         [0.53, 0.17]
     )  # the cap is 0.35: a mean of 0.45, in the band; half of it is not
     halved = attacks.cap_failures(band, 1.0, x, y, result, fraction=0.5)
@@ -197,12 +197,12 @@ def test_capped_points_that_are_misclassified_are_drawn_nearer():
     assert halved.status[0] == Status.NOT_FOUND
 
 
-def test_capped_takes_the_clean_image_where_the_whole_segment_is_wrong():
+def test_capped_point_is_the_clean_image_if_the_segment_is_misclassified():
     def point(scale, images):  # class 0 at the very image alone
         far = jnp.max(jnp.abs(images - 0.1), (1, 2, 3)) > 0
         return jnp.stack([jnp.zeros(len(images)), jnp.where(far, scale, -scale)], -1)
 
-    x, y, result = found_at([0.5, 0.3])
+    x, y, result = result_at([0.5, 0.3])
     capped = attacks.cap_failures(point, 1.0, x, y, result, fraction=0.5)
     assert list(capped.status) == [Status.NOT_FOUND, Status.FOUND]
     np.testing.assert_array_equal(capped.images[0], x[0])
@@ -210,8 +210,8 @@ def test_capped_takes_the_clean_image_where_the_whole_segment_is_wrong():
     assert capped.labels[0] == 0
 
 
-def test_capped_counts_old_failures_first_and_spares_what_was_wrong():
-    x, y, result = found_at([0.5, 0.2, 0.0, 0.4])
+def test_cap_counts_old_failures_first_and_skips_misclassified_samples():
+    x, y, result = result_at([0.5, 0.2, 0.0, 0.4])
     status = jnp.array(
         [Status.FOUND, Status.ZERO_GRADIENT, Status.ALREADY_WRONG, Status.FOUND],
         jnp.int32,
@@ -233,7 +233,7 @@ def test_capped_counts_old_failures_first_and_spares_what_was_wrong():
 
 @pytest.fixture(scope="module")
 def searched():
-    """Seventeen samples of a curved model with their adversarial examples, and the capping of them, compiled once."""
+    """Seventeen samples of a curved model, and the compiled cap of their attack."""
     x = jnp.asarray(
         np.random.default_rng(5).uniform(0.3, 0.7, (17, *SHAPE)), jnp.float32
     )
@@ -252,9 +252,7 @@ def searched():
 
 @settings(max_examples=20, deadline=None)
 @given(st.floats(0, 1, width=32))
-def test_capped_fails_exactly_the_fraction_and_says_what_the_model_says(
-    searched, fraction
-):
+def test_cap_fails_exactly_the_fraction_and_labels_are_predictions(searched, fraction):
     x, y, cap = searched
     capped = cap(fraction)
     assert np.sum(~np.asarray(capped.success)) == np.round(
@@ -275,7 +273,7 @@ def test_capped_fails_exactly_the_fraction_and_says_what_the_model_says(
     )
 
 
-def test_targets_the_runner_up_of_the_failed_and_leaves_the_rest(samples):
+def test_only_failed_samples_are_attacked_towards_their_second_class(samples):
     x, y = samples
     failed = np.arange(23) % 3 == 0
     status = jnp.where(jnp.asarray(failed), Status.NOT_FOUND, Status.FOUND).astype(
@@ -299,13 +297,13 @@ def test_targets_the_runner_up_of_the_failed_and_leaves_the_rest(samples):
         assert margin * 0.999 <= again.distance[i] <= 2.0
 
 
-def test_bad_input(samples, key):
+def test_unusable_input_is_refused(samples, key):
     x, y = samples
     nothing = AttackResult(x, y, jnp.ones(23), jnp.ones(23), jnp.zeros(23, jnp.int32))
-    for knobs in ({"epsilon_init": 0.0}, {"num_steps": 0}, {"num_restarts": -1}):
+    for options in ({"epsilon_init": 0.0}, {"num_steps": 0}, {"num_restarts": -1}):
         with pytest.raises(InputError, match="must be positive"):
             attacks.fast_adversarial_set(
-                jax.random.clone(key), linear, WEIGHTS, x, y, **knobs
+                jax.random.clone(key), linear, WEIGHTS, x, y, **options
             )
     with pytest.raises(InputError, match="images in"):
         attacks.fast_adversarial_set(key, linear, WEIGHTS, x * 9, y)

@@ -1,4 +1,4 @@
-"""Transfer rates against their definition on made-up predictions; protocols on linear models."""
+"""Transfer rates against their definition; protocols on linear models."""
 
 import math
 
@@ -66,7 +66,7 @@ def slow_rate(source_clean, source_adv, target_clean, target_adv, y, conditional
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12))
-def test_rates_by_definition_on_made_up_predictions(seed, size):
+def test_rates_match_the_definition_on_random_predictions(seed, size):
     rng = np.random.default_rng(seed)
     y, clean = rng.integers(3, size=size), rng.integers(3, size=(2, size))
     other, own, crossed = (
@@ -106,8 +106,8 @@ def test_ensemble_rate_is_the_mean_of_ordered_pairs():
     assert np.isnan(attacks.transfer_rate(jnp.ones((1, 1))))
 
 
-def test_pairwise_table_by_hand(samples, key):
-    """Members attacked and shown around by hand, with the same keys."""
+def test_pairwise_table_matches_single_attacks(samples, key):
+    """Each member attacked alone, with the same keys."""
     x, y, members = samples
     attack = transferring(epsilon=0.05, num_steps=6)
     outcome = attacks.transfer(
@@ -148,7 +148,7 @@ def test_pairwise_table_by_hand(samples, key):
     assert 0 < attacks.transfer_rate(rates) < 1
 
 
-def test_targets_of_another_architecture_and_one_compilation_per_function(samples, key):
+def test_equal_attacks_and_functions_compile_once(samples, key):
     x, y, members = samples
     traces = []
 
@@ -185,8 +185,8 @@ def test_targets_of_another_architecture_and_one_compilation_per_function(sample
 
 
 @pytest.mark.parametrize("make", ["pgd", "autoattack"])
-def test_white_box_robustness_of_a_linear_model_is_its_margin(samples, key, make):
-    """Two classes: a sample is robust if its L-infinity margin exceeds the radius (and the box does not interfere)."""
+def test_robustness_of_a_linear_model_is_its_margin(samples, key, make):
+    """Two classes: a sample is robust if its L-infinity margin exceeds the radius."""
     x, y, members = samples
     pair = members[0][:, :2]
     y = (jnp.argmax(linear(pair, x), -1) + (jnp.arange(30) % 5 == 0)) % 2
@@ -210,7 +210,7 @@ def test_white_box_robustness_of_a_linear_model_is_its_margin(samples, key, make
     assert 0 < np.mean(outcome.robust) < np.mean(outcome.right) < 1
 
 
-def test_a_sample_wrong_from_the_start_is_never_robust(samples, key):
+def test_a_sample_misclassified_at_first_is_never_robust(samples, key):
     """Even if an attack makes it right."""
     x, y, members = samples
     y = y.at[4].set((y[4] + 1) % 3)
@@ -230,7 +230,7 @@ def test_a_sample_wrong_from_the_start_is_never_robust(samples, key):
 
 
 def test_legacy_protocol_moves_pixels_out_of_the_ball(key):
-    """By hand: PGD on normalized values, clipped to [0, 1] there, so to [mean, mean + std] in pixels."""
+    """Values are clipped to [0, 1], so pixels to [mean, mean + std]."""
     mean, std = (0.5, 0.4), (0.25, 0.2)
     x = jnp.asarray(RNG.uniform(0, 1, (6, 2, 2, 2)), jnp.float32)
     weights = jnp.asarray(RNG.normal(size=(8, 3)), jnp.float32)
@@ -267,7 +267,7 @@ def test_legacy_protocol_moves_pixels_out_of_the_ball(key):
 
 
 def test_risk_gap_bound_holds_where_the_constant_is_known(samples):
-    """Linear models: the logits' Lipschitz constant is the spectral norm, cross-entropy adds sqrt(2)."""
+    """The Lipschitz constant is the spectral norm times cross-entropy's sqrt(2)."""
     x, y, members = samples
     f, g = members[0], members[2]
     lipschitz = math.sqrt(2) * max(np.linalg.norm(m, 2) for m in (f, g))
@@ -298,7 +298,7 @@ def test_risk_gap_bound_holds_where_the_constant_is_known(samples):
     assert abs(after[0] - after[1]) - abs(before[0] - before[1]) > 0.49 * 2 * 2.0 * 0.5
 
 
-def test_bad_input(samples, key):
+def test_unusable_input_is_refused(samples, key):
     x, y, members = samples
     attack = transferring(num_steps=1)
     with pytest.raises(InputError, match="images in"):

@@ -1,4 +1,4 @@
-"""Filters equal their formulas, keep what they promise on any input, and do not unlearn: the features still know."""
+"""Filters against their formulas, on any input, and against a probe of the features."""
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +62,7 @@ def slow_filter(p, means, forgotten, variant):
     )
 
 
-def test_class_means_count_each_class():
+def test_class_means_match_a_loop_over_classes():
     probs, labels = (
         draw(0, 40, 5),
         np.random.default_rng(0).integers(4, size=40),
@@ -75,7 +75,7 @@ def test_class_means_count_each_class():
 
 @pytest.mark.parametrize("forgotten", [(2,), (4, 1), (0, 2, 3)])
 @pytest.mark.parametrize("name", FILTERS)
-def test_filters_equal_the_slow_definition(name, forgotten):
+def test_filters_match_the_definition_by_least_squares(name, forgotten):
     variant = {"mask": None, "mpru": "inductive", "mpru_direct": "direct"}[name]
     means, probs = draw(1, 6, 6) * 0.3 + 0.7 * np.eye(6), draw(2, 3, 20, 6)
     expected = [
@@ -95,7 +95,7 @@ def test_filters_equal_the_slow_definition(name, forgotten):
     assert np.allclose(each(probs, means, mask), expected, atol=3e-6)
 
 
-def test_one_class_may_be_a_number_and_the_order_of_several_is_nothing():
+def test_class_numbers_and_sequences_of_any_order_agree():
     means, probs = draw(3, 5, 5), draw(4, 9, 5)
     for filtered in FILTERS.values():
         assert np.array_equal(filtered(probs, means, 3), filtered(probs, means, [3]))
@@ -148,7 +148,7 @@ def test_any_input_gives_a_distribution_without_the_forgotten(values, forgotten)
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("forgotten", [(1,), (0, 3)])
-def test_the_projection_is_one(variant, forgotten):
+def test_directions_are_an_orthogonal_projection(variant, forgotten):
     means, probs = draw(7, 5, 5), draw(8, 30, 5)
     directions = np.asarray(removed_directions(means, forgotten, variant=variant))
     gram = np.zeros((5, 5))
@@ -186,7 +186,7 @@ def test_one_hot_means_reduce_both_variants_to_masking():
             assert np.allclose(twice, expected, rtol=1e-6)
 
 
-def test_masking_is_what_remains_where_nothing_can_be_projected_out():
+def test_mpru_without_directions_is_masking():
     probs, means = draw(10, 20, 4), draw(11, 4, 4)
     means[1] = 0.25 * means[0] + 0.75 * means[3]  # in the span of the retained means
     assert not removed_directions(means, 1).any()
@@ -194,7 +194,7 @@ def test_masking_is_what_remains_where_nothing_can_be_projected_out():
     assert removed_directions(means, 1, variant="direct").any()
 
 
-def test_nothing_left_is_uniform_over_the_retained_classes():
+def test_no_remaining_mass_is_uniform_over_the_retained_classes():
     assert masked_renormalization([0.0, 1.0, 0.0], 1).tolist() == [0.5, 0.0, 0.5]
     means = np.array([[0.9, 0.09, 0.01], [0.3, 0.5, 0.2], [0.0, 0.1, 0.9]])
     assert mpru(means[0], means, 0, variant="direct").tolist() == [
@@ -213,7 +213,7 @@ def digits():
     )
 
 
-def test_a_tree_ensemble_goes_through_the_same_code(digits):
+def test_filters_take_the_probabilities_of_a_tree_ensemble(digits):
     images, labels = digits[0].reshape(len(digits[1]), -1), digits[1]
     forest = RandomForestClassifier(10, random_state=0).fit(images[:600], labels[:600])
     held_out, probs = (
@@ -225,8 +225,8 @@ def test_a_tree_ensemble_goes_through_the_same_code(digits):
         value = mpru(probs, class_means(held_out, labels[600:900]), 3, variant=variant)
         expected = [slow_filter(p, means, (3,), variant) for p in probs[:200]]
         assert np.allclose(value[:200], expected, atol=1e-5)
-        kept = labels[900:] != 3
-        assert (np.asarray(value).argmax(1) == labels[900:])[kept].mean() > 0.85
+        retained = labels[900:] != 3
+        assert (np.asarray(value).argmax(1) == labels[900:])[retained].mean() > 0.85
 
 
 def test_a_linear_probe_on_the_features_still_recognizes_the_class(key, digits):
@@ -301,12 +301,12 @@ def test_a_linear_probe_on_the_features_still_recognizes_the_class(key, digits):
         (lambda: class_means(draw(0, 3, 4), [0.0, 1.0, 2.0]), "integer labels"),
     ],
 )
-def test_errors_say_what_to_do(call, message):
+def test_unusable_input_is_refused(call, message):
     with pytest.raises(InputError, match=message):
         call()
 
 
-def test_every_filter_is_named():
+def test_filters_are_registered_by_name():
     assert set(FILTERS) == {"mask", "mpru", "mpru_direct"}
     assert filters.FILTERS["mpru"] == filters.MPRU()
     assert filters.FILTERS["mpru_direct"] == filters.MPRU(variant="direct")

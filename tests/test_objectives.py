@@ -1,4 +1,4 @@
-"""TRADES and adversarial training against their formulas in plain NumPy, on a linear model, and their statistics."""
+"""TRADES and adversarial training against their formulas in NumPy."""
 
 import chex
 import jax
@@ -60,18 +60,18 @@ def nearby(weights, images, noise, *, epsilon, step, num_steps, norm):
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_trades_is_its_formula(model, batch, key, norm):
-    knobs = {"epsilon": 0.05, "step": 0.02, "num_steps": 4}
+def test_trades_matches_its_formula(model, batch, key, norm):
+    options = {"epsilon": 0.05, "step": 0.02, "num_steps": 4}
     weights = np.random.default_rng(0).normal(size=(16, 3))
     key_start = jax.random.split(jax.random.clone(key), 3)[0]
     noise = np.asarray(jax.random.normal(key_start, batch.images.shape))
-    x, z = nearby(weights, np.asarray(batch.images), noise, norm=norm, **knobs)
+    x, z = nearby(weights, np.asarray(batch.images), noise, norm=norm, **options)
 
     def by_hand(weights):
         own = -log_softmax(x @ weights)[np.arange(8), batch.labels]
         return np.mean(own + 3.0 * divergence(x @ weights, z @ weights))
 
-    loss_fn = TRADES(beta=3.0, norm=norm, **knobs)(model)
+    loss_fn = TRADES(beta=3.0, norm=norm, **options)(model)
     variables = Variables(jnp.asarray(weights, jnp.float32), {})
     (loss, _), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
         variables, batch, key
@@ -90,7 +90,7 @@ def test_trades_is_its_formula(model, batch, key, norm):
     assert by_hand(weights) > plain + 1e-3, "the divergence must matter here"
 
 
-def test_without_weight_it_is_cross_entropy(model, batch, key):
+def test_trades_without_weight_is_cross_entropy(model, batch, key):
     variables = model.init(jax.random.key(3))
     k_a, k_b = jax.random.split(key)
     value = lambda loss_fn, k: jax.value_and_grad(loss_fn, has_aux=True)(
@@ -102,9 +102,7 @@ def test_without_weight_it_is_cross_entropy(model, batch, key):
     chex.assert_trees_all_close(gradient, expected, rtol=1e-5, atol=1e-7)
 
 
-def test_training_mode_sees_the_clean_batch_and_then_the_adversarial_one(
-    model, batch, key
-):
+def test_trades_trains_on_the_clean_then_the_adversarial_batch(model, batch, key):
     """A model whose state keeps the last two batches that passed in training mode."""
 
     def apply_train(variables, images, key):
@@ -125,7 +123,7 @@ def test_training_mode_sees_the_clean_batch_and_then_the_adversarial_one(
     assert near.max() <= 1
 
 
-def test_without_steps_the_noise_stays_in_the_image_box(model, batch, key):
+def test_noise_without_steps_stays_in_the_image_box(model, batch, key):
     """A black image: half of the noise would be negative."""
     seen = []
 
@@ -142,7 +140,7 @@ def test_without_steps_the_noise_stays_in_the_image_box(model, batch, key):
     assert 0.3 < np.mean(near == 0) < 0.7
 
 
-def test_the_same_arguments_give_the_same_function(model):
+def test_equal_objectives_give_the_same_function(model):
     assert TRADES(beta=2.0)(model) is TRADES(beta=2)(model)
     assert TRADES(beta=2.0)(model) is not TRADES(beta=3.0)(model)
     assert AdversarialTraining(step=0.1)(model) is OBJECTIVES["adversarial"](step=0.1)(
@@ -153,9 +151,9 @@ def test_the_same_arguments_give_the_same_function(model):
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_adversarial_training_is_its_formula(model, batch, key, norm):
-    """PGD on cross-entropy by hand, ``d CE / dx = W (p - onehot)``, and the gradient of the loss where it ends."""
-    knobs = {"epsilon": 0.2, "num_steps": 4, "step": 0.07}
+def test_adversarial_training_matches_its_formula(model, batch, key, norm):
+    """PGD on cross-entropy by hand, with ``d CE / dx = W (p - onehot)``."""
+    options = {"epsilon": 0.2, "num_steps": 4, "step": 0.07}
     weights = np.asarray(model.init(jax.random.key(3)).params, np.float64)
     start = attacks.random_start(
         jax.random.split(jax.random.clone(key))[0],
@@ -178,7 +176,7 @@ def test_adversarial_training_is_its_formula(model, batch, key, norm):
             delta *= np.minimum(1, 0.2 / np.linalg.norm(delta, axis=-1, keepdims=True))
         z = np.clip(x + delta, 0, 1)
     variables = Variables(jnp.asarray(weights, jnp.float32), {})
-    loss_fn = AdversarialTraining(norm=norm, **knobs)(model)
+    loss_fn = AdversarialTraining(norm=norm, **options)(model)
     (loss, _), found = jax.value_and_grad(loss_fn, has_aux=True)(variables, batch, key)
     by_hand = np.mean(-log_softmax(z @ weights)[np.arange(8), batch.labels])
     np.testing.assert_allclose(loss, by_hand, rtol=1e-4)
@@ -188,7 +186,7 @@ def test_adversarial_training_is_its_formula(model, batch, key, norm):
     assert by_hand > clean + 0.1, "the attack must matter here"
 
 
-def test_adversarial_training_sees_the_adversarial_batch_alone(model, batch, key):
+def test_adversarial_training_trains_on_the_adversarial_batch_alone(model, batch, key):
     seen = []
 
     def apply_train(variables, images, key):
@@ -205,7 +203,7 @@ def test_adversarial_training_sees_the_adversarial_batch_alone(model, batch, key
     assert seen[0].max() <= 1
 
 
-def test_adversarial_training_with_no_radius_is_cross_entropy(model, batch, key):
+def test_adversarial_training_without_radius_is_cross_entropy(model, batch, key):
     variables = model.init(jax.random.key(3))
     k_a, k_b = jax.random.split(key)
     loss, _ = OBJECTIVES["adversarial"](epsilon=0.0, num_steps=1)(model)(
@@ -216,7 +214,7 @@ def test_adversarial_training_with_no_radius_is_cross_entropy(model, batch, key)
     )
 
 
-def test_training_with_trades_flattens_the_model(tiny, blobs, key):
+def test_trades_makes_predictions_stable(tiny, blobs, key):
     recipe = train.Recipe(num_epochs=12, batch_size=20, tx=train.sgd(0.1))
     shaken = np.clip(
         blobs.images + np.random.default_rng(1).choice([-0.1, 0.1], blobs.images.shape),

@@ -220,8 +220,8 @@ def _ascend(
       start: ``[B, ...]`` first iterates.
     """
     chex.assert_equal_shape([images, start])
-    epsilon = jnp.broadcast_to(jnp.asarray(objective.epsilon), images.shape[:1])
-    step_size = jnp.broadcast_to(jnp.asarray(objective.step), images.shape[:1])
+    epsilon = jnp.full(images.shape[:1], objective.epsilon, images.dtype)
+    step_size = jnp.full(images.shape[:1], objective.step, images.dtype)
 
     def advance(_: int, points: Array) -> Array:
         return ascent_step(
