@@ -68,6 +68,7 @@ from unlearn_jax.pipeline import Check, Experiment, Page, Part, Picture, Table
 from unlearn_jax.pipeline.experiment import Cell
 from unlearn_jax.pipeline.figure_style import COLORS, INK, MUTED, dress, small_panels
 from unlearn_jax.types import Dataset, InputError, Model, Params, Problem, Variables
+from unlearn_jax.values import replace
 
 Arrays = Mapping[str, np.ndarray]
 KINDS = {
@@ -143,7 +144,7 @@ def grid(
         for rate in config.gda_rates
     ]
     rates, alphas = map(list, zip(*pairs, strict=True))
-    scrub = (*steps, ("forget_batch_size", config.num_forget), ("max_epochs", 3))
+    scrub = (*steps, ("forget_batch_size", config.num_forget), ("num_max_epochs", 3))
     return [
         *(
             (
@@ -263,9 +264,8 @@ def runner(
         problem = Problem(model, Variables(params, {}), samples, forget, num_forget)
 
         def one(pair: tuple) -> jax.Array:
-            unlearn = methods.METHODS[method](
-                **dict(static), **dict(zip(names, pair[1], strict=True))
-            )
+            mapped = dict(zip(names, pair[1], strict=True))
+            unlearn = replace(methods.METHODS[method], **dict(static), **mapped)
             variables, _ = unlearn(pair[0], problem)
             return audit.logit_margin(
                 train.predict(model.apply, variables, pool.images), pool.labels

@@ -232,7 +232,7 @@ def choose_ridge(config: Config) -> dict[str, np.ndarray]:
         ]
         best = int(np.argmin(errors))
         gone = config.num_train // 10
-        exact = np.asarray(kernel @ ridge.down_date(fits[best], jnp.arange(gone)))
+        exact = np.asarray(kernel @ ridge.downdate(fits[best], jnp.arange(gone)))
         rest = np.asarray(features)[gone:]
         gram = rest.T @ rest + GRID[best] * np.eye(config.num_features)
         refitted = np.asarray(features) @ np.linalg.solve(gram, rest.T @ targets[gone:])
@@ -287,7 +287,7 @@ def search(config: Config, name: str, chosen: Arrays) -> dict[str, np.ndarray]:
         counts = counts_of(SIZES, count)
         curves = np.concatenate([prefixes(order, counts) for order in orders])
         one_left = found.members[None] & ~np.eye(count, dtype=bool)[found.members]
-        shares = partial(coresets.shares_without, unseen, labels)
+        shares = partial(coresets.suppression_without, unseen, labels)
         return {
             "index": index,
             "orders": orders,
@@ -299,7 +299,7 @@ def search(config: Config, name: str, chosen: Arrays) -> dict[str, np.ndarray]:
                     for value in config.other_tolerances
                 ]
             ),
-            "top_shares": coresets.shares_without(
+            "top_shares": coresets.suppression_without(
                 seen, labels, prefixes(orders[1], np.arange(1, count + 1))
             ),
             "shares": shares(subsets),

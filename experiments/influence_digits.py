@@ -165,7 +165,7 @@ PRIMAL = jax.jit(
     static_argnames=("loss", "num_forget", "batch_size"),
 )
 TARGETS = jax.jit(
-    influence_targets, static_argnames=("linearized", "fit_steps", "cg_steps")
+    influence_targets, static_argnames=("linearized", "num_fit_steps", "num_cg_steps")
 )
 
 
@@ -200,7 +200,7 @@ def convex_removal(
         targets,
         forget,
         anchor=params,
-        tol=1e-12,
+        solver=influence.CG(tol=1e-12),
         batch_size=len(images),
         **knobs,
     )
@@ -402,10 +402,11 @@ def cost(config: Config, width: int, outputs: int) -> dict[str, np.ndarray]:
             batch_size=len(x),
             **request,
         )
-        for solver in ("dense", "cg"):
-            found[solver].append(seconds(partial(dual, solver=solver)))
+        solvers = {"dense": influence.Dense(), "cg": influence.CG()}
+        for name, solver in solvers.items():
+            found[name].append(seconds(partial(dual, solver=solver)))
         found["primal"].append(seconds(primal))
-        step = influence.pull(apply, params, x, dual(solver="cg").change)
+        step = influence.pull(apply, params, x, dual(solver=influence.CG()).change)
         found["gap"].append(
             distance(step, primal().params) / float(optax.tree.norm(step))
         )
@@ -445,7 +446,7 @@ def targets(config: Config, seed: int) -> dict[str, np.ndarray]:
         plain = plain * (np.arange(10) != label)
         network, head = (
             np.asarray(
-                TARGETS(problem, linearized=kind, ridge=decay, fit_steps=8, cg_steps=60)
+                TARGETS(problem, linearized=kind, ridge=decay, num_fit_steps=8, num_cg_steps=60)
             )
             for kind in ("network", "head")
         )

@@ -226,10 +226,13 @@ def trainer(width: int, rounds: int) -> Callable[[Any, Any], Array]:
             federated.init_server(model.init(key_start)),
             federated.fedavg_weights(clients, part),
         )
-        rest = (model, federated.LocalTraining(), start, shared[0], clients, weights)
-        return to_vector(
-            federated.run_rounds(key_rounds, *rest, num_rounds=rounds)[0].variables
+        group = federated.Federation(
+            model, federated.LocalTraining(), shared[0], clients
         )
+        last, _ = federated.run_rounds(
+            key_rounds, group, start, weights, num_rounds=rounds
+        )
+        return to_vector(last.variables)
 
     return run
 
@@ -241,9 +244,13 @@ def one_round(width: int, rounds: int) -> Callable[[Any, Any], Array]:
 
     def run(item: Any, shared: Any) -> Array:
         key, vector, clients, weights = item
-        state = federated.init_server(from_vector(width, vector), rounds=rounds)
-        rest = (model, federated.LocalTraining(), state, shared[0], clients, weights)
-        return to_vector(federated.federated_round(key, *rest).variables)
+        state = federated.init_server(from_vector(width, vector), num_rounds=rounds)
+        group = federated.Federation(
+            model, federated.LocalTraining(), shared[0], clients
+        )
+        return to_vector(
+            federated.federated_round(key, group, state, weights).variables
+        )
 
     return run
 
@@ -255,9 +262,13 @@ def ascender(width: int, rounds: int) -> Callable[[Any, Any], Array]:
 
     def run(item: Any, shared: Any) -> Array:
         key, vector, clients, leaving = item
-        state = federated.init_server(from_vector(width, vector), rounds=rounds)
-        rest = (model, federated.LocalTraining(), state, shared[0], clients, leaving)
-        return to_vector(federated.projected_ascent(key, *rest).variables)
+        state = federated.init_server(from_vector(width, vector), num_rounds=rounds)
+        group = federated.Federation(
+            model, federated.LocalTraining(), shared[0], clients
+        )
+        return to_vector(
+            federated.projected_ascent(key, group, state, leaving).variables
+        )
 
     return run
 
@@ -282,7 +293,7 @@ def measure(
         cross_entropy(logits, near.labels),
     )
     hits = jnp.mean(jnp.argmax(tested, -1) == test.labels)
-    mean = functools.partial(federated.mean_over, part=forget)
+    mean = functools.partial(federated.mean_over, mask=forget)
     return jnp.stack(
         [hits, mean(right), federated.yeom(losses, forget, ~gone), mean(apart)]
     )
@@ -295,19 +306,17 @@ def recoverer(width: int, recovery: int) -> Callable[[Any, Any], Array]:
 
     def run(item: Any, shared: Any) -> Array:
         key, vector, oracle, done, clients, staying, forget, gone = item
-        state = federated.init_server(from_vector(width, vector), rounds=done)
-        rest = (
-            model,
-            federated.LocalTraining(),
-            state,
-            shared[0],
-            clients,
-            federated.fedavg_weights(clients, staying),
+        state = federated.init_server(from_vector(width, vector), num_rounds=done)
+        group = federated.Federation(
+            model, federated.LocalTraining(), shared[0], clients
         )
+        weights = federated.fedavg_weights(clients, staying)
         seen = lambda variables: measure(
             width, to_vector(variables), oracle, forget, gone, shared
         )
-        trace = federated.run_rounds(key, *rest, num_rounds=recovery, evaluate=seen)[1]
+        trace = federated.run_rounds(
+            key, group, state, weights, num_rounds=recovery, evaluate=seen
+        )[1]
         return jnp.concatenate(
             [measure(width, vector, oracle, forget, gone, shared)[None], trace]
         )
@@ -398,13 +407,11 @@ def forget_all(
             for_each(one_round(config.width, config.rounds), items, config),
             1,
         )
-    whole = federated.init_server(
-        from_vector(config.width, jnp.asarray(trained["original"]))
-    )
+    whole = from_vector(config.width, jnp.asarray(trained["original"]))
     negated = federated.negate_first_layer(
-        network(config.width), whole, jnp.zeros((1, 8, 8, 1))
+        network(config.width).apply, whole, jnp.zeros((1, 8, 8, 1))
     )
-    starts["not"] = (np.stack([to_vector(negated.variables)] * cases), 0)
+    starts["not"] = (np.stack([to_vector(negated)] * cases), 0)
     if setting != "pairs":  # it forgets one client at a time
         items = (keys, original, fed.after, fed.leaving)
         starts["ascent"] = (
@@ -451,11 +458,11 @@ def methods_table(
     columns += ["TV on forget (%)", "gap, Yeom (points)"]
     lines = []
     for name, label in rows.items():
-        if name.rstrip("+") not in runs.found and name != "same":
+        if name.rstrip("+") not in runs.measured and name != "same":
             continue
         final, recovers = 100 * runs.final(name), name in runs.rounds
         once = (
-            runs.summary(100 * runs.found[name][:, :, 0, 1])
+            runs.summary(100 * runs.measured[name][:, :, 0, 1])
             if recovers and name != "natural"
             else None
         )
@@ -496,7 +503,7 @@ def methods_table(
         for name, count in missed.items()
         if count
     )
-    total, limit = runs.shape[0] * runs.shape[1], runs.found["natural"].shape[2] - 1
+    total, limit = runs.shape[0] * runs.shape[1], runs.measured["natural"].shape[2] - 1
     caption = (
         f"{total} runs ({runs.shape[0]} seeds x {runs.shape[1]} cases), 95% intervals"
         " with both redrawn. Rounds: of the remaining clients, until the test accuracy"
@@ -568,7 +575,7 @@ def strength_table(runs: federated.RecoveryRuns) -> Table:
     rows = []
     for eta in STRENGTHS:
         name = "special" if eta == 2.0 else f"special-{eta:g}"
-        at_once, final = 100 * runs.found[name][:, :, 0], 100 * runs.final(name)
+        at_once, final = 100 * runs.measured[name][:, :, 0], 100 * runs.final(name)
         cells = [
             at_once[..., 0],
             at_once[..., 1],
@@ -613,15 +620,15 @@ def curves(found: Mapping[str, federated.RecoveryRuns]) -> Figure:
     )
     for i, (axes, setting) in enumerate(zip(panels, shown * 2, strict=True)):
         runs, place = found[setting], int(i < len(shown))
-        goal = runs.found["retrained"][..., place]
+        goal = runs.measured["retrained"][..., place]
         for name, (color, dashes) in STYLE.items():
-            if name in runs.found:
-                mean = 100 * (runs.found[name][..., place] - goal[..., None]).mean(
+            if name in runs.measured:
+                mean = 100 * (runs.measured[name][..., place] - goal[..., None]).mean(
                     (0, 1)
                 )
                 axes.plot(np.arange(mean.size), mean, color=color, ls=dashes, lw=1.6)
         axes.axhline(0, color=INK, lw=1.4)
-        again = 100 * abs(runs.found["again"][..., place] - goal).mean()
+        again = 100 * abs(runs.measured["again"][..., place] - goal).mean()
         axes.axhspan(-again, again, color=MUTED, alpha=0.25, lw=0)
         dress(axes, f"{setting}: {'forget' if place else 'test'}", size=9)
         axes.set_ylim((-5, 100) if place and setting == "owner" else (-22, 10))
@@ -659,7 +666,7 @@ def gaps(runs: federated.RecoveryRuns) -> Figure:
     dress(axes, "Forget accuracy minus the retrained model's")
     shown = {"natural": COLORS[0], "special": COLORS[1], "again": INK}
     for i, (name, color) in enumerate(shown.items()):
-        values = 100 * (runs.final(name) - runs.found["retrained"])[..., 1]
+        values = 100 * (runs.final(name) - runs.measured["retrained"])[..., 1]
         x = np.arange(values.shape[1]) + 0.22 * (i - 1)
         axes.plot(
             np.tile(x, (len(values), 1)), values, "o", color=color, ms=3.5, alpha=0.55
@@ -814,13 +821,15 @@ def checks(found: Mapping[str, federated.RecoveryRuns]) -> list[Check]:
     finite = all(
         np.isfinite(values).all()
         for runs in found.values()
-        for values in runs.found.values()
+        for values in runs.measured.values()
     )
     out.append(Check("every number is finite", finite))
     for name, runs in found.items():
         change = (
             100
-            * (runs.found["special"][:, :, 0] - runs.found["original"])[..., 1].mean()
+            * (runs.measured["special"][:, :, 0] - runs.measured["original"])[
+                ..., 1
+            ].mean()
         )
         out.append(
             Check(
@@ -830,7 +839,7 @@ def checks(found: Mapping[str, federated.RecoveryRuns]) -> list[Check]:
             )
         )
     if "owner" in found:
-        most = 100 * found["owner"].found["retrained"][..., 1].max()
+        most = 100 * found["owner"].measured["retrained"][..., 1].max()
         out.append(
             Check(
                 "owner: a retrained model never names the class",

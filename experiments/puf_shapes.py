@@ -52,12 +52,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.flatten_util import ravel_pytree
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from unlearn_jax import federated, models, replicas, train
+from unlearn_jax import federated, models, optimizers, replicas, train
 from unlearn_jax.pipeline import Check, Experiment, Page, Part, Picture, Table
 from unlearn_jax.pipeline.figure_style import COLORS, INK, MUTED, dress, small_panels
 from unlearn_jax.types import Array, Dataset, InputError
@@ -153,7 +152,10 @@ def images(num_clients: int, num_images: int, size: int) -> tuple[Dataset, Datas
 @functools.lru_cache(maxsize=2)
 def local(learning_rate: float) -> federated.LocalTraining:
     return federated.LocalTraining(
-        batch_size=8, learning_rate=learning_rate, optimizer=optax.adam
+        batch_size=8,
+        learning_rate=learning_rate,
+        optimizer=optimizers.Adam(),
+        weight_decay=0.0,
     )
 
 
@@ -203,10 +205,11 @@ def trainer(width: int, rounds: int, rate: float) -> Callable[[Any, Any], Array]
             federated.init_server(model.init(key_start)),
             federated.fedavg_weights(clients, part),
         )
-        rest = (model, local(rate), start, near, clients, weights)
-        return to_vector(
-            federated.run_rounds(key_rounds, *rest, num_rounds=rounds)[0].variables
+        group = federated.Federation(model, local(rate), near, clients)
+        last, _ = federated.run_rounds(
+            key_rounds, group, start, weights, num_rounds=rounds
         )
+        return to_vector(last.variables)
 
     return run
 
@@ -215,9 +218,11 @@ def trainer(width: int, rounds: int, rate: float) -> Callable[[Any, Any], Array]
 def one_round(width: int, rounds: int, rate: float) -> Callable[[Any, Any], Array]:
     def run(item: Any, shared: Any) -> Array:
         (key, vector, weights), (near, _, clients) = item, shared
-        state = federated.init_server(from_vector(width, vector), rounds=rounds)
-        rest = (network(width), local(rate), state, near, clients, weights)
-        return to_vector(federated.federated_round(key, *rest).variables)
+        state = federated.init_server(from_vector(width, vector), num_rounds=rounds)
+        group = federated.Federation(network(width), local(rate), near, clients)
+        return to_vector(
+            federated.federated_round(key, group, state, weights).variables
+        )
 
     return run
 
@@ -226,9 +231,11 @@ def one_round(width: int, rounds: int, rate: float) -> Callable[[Any, Any], Arra
 def ascender(width: int, rounds: int, rate: float) -> Callable[[Any, Any], Array]:
     def run(item: Any, shared: Any) -> Array:
         (key, vector, leaving), (near, _, clients) = item, shared
-        state = federated.init_server(from_vector(width, vector), rounds=rounds)
-        rest = (network(width), local(rate), state, near, clients, leaving)
-        return to_vector(federated.projected_ascent(key, *rest).variables)
+        state = federated.init_server(from_vector(width, vector), num_rounds=rounds)
+        group = federated.Federation(network(width), local(rate), near, clients)
+        return to_vector(
+            federated.projected_ascent(key, group, state, leaving).variables
+        )
 
     return run
 
@@ -239,17 +246,13 @@ def recoverer(width: int, recovery: int, rate: float) -> Callable[[Any, Any], Ar
 
     def run(item: Any, shared: Any) -> Array:
         (key, vector, done, leaving), (near, _, clients) = item, shared
-        state = federated.init_server(from_vector(width, vector), rounds=done)
-        rest = (
-            network(width),
-            local(rate),
-            state,
-            near,
-            clients,
-            federated.fedavg_weights(clients, ~leaving),
-        )
+        state = federated.init_server(from_vector(width, vector), num_rounds=done)
+        group = federated.Federation(network(width), local(rate), near, clients)
+        weights = federated.fedavg_weights(clients, ~leaving)
         seen = lambda variables: measure(width, to_vector(variables), leaving, shared)
-        trace = federated.run_rounds(key, *rest, num_rounds=recovery, evaluate=seen)[1]
+        trace = federated.run_rounds(
+            key, group, state, weights, num_rounds=recovery, evaluate=seen
+        )[1]
         return jnp.concatenate([measure(width, vector, leaving, shared)[None], trace])
 
     return run
@@ -323,13 +326,11 @@ def forget_all(
             for_each(config, one_round(*knobs), (keys, original, weights)),
             1,
         )
-    whole = federated.init_server(
-        from_vector(config.width, jnp.asarray(trained["original"]))
-    )
+    whole = from_vector(config.width, jnp.asarray(trained["original"]))
     negated = federated.negate_first_layer(
-        network(config.width), whole, jnp.zeros((1, config.size, config.size, 3))
+        network(config.width).apply, whole, jnp.zeros((1, config.size, config.size, 3))
     )
-    starts["not"] = (np.stack([to_vector(negated.variables)] * cases), 0)
+    starts["not"] = (np.stack([to_vector(negated)] * cases), 0)
     starts["ascent"] = (
         for_each(config, ascender(*knobs), (keys, original, leaving)),
         0,
@@ -359,7 +360,7 @@ def methods_table(runs: federated.RecoveryRuns) -> Table:
     for name, label in ROWS.items():
         final, recovers = 100 * runs.final(name), name in runs.rounds
         once = (
-            runs.summary(100 * runs.found[name][:, :, 0, 2])
+            runs.summary(100 * runs.measured[name][:, :, 0, 2])
             if recovers and name != "natural"
             else None
         )
@@ -391,7 +392,7 @@ def methods_table(runs: federated.RecoveryRuns) -> Table:
         f" seeds x {runs.shape[1]} clients, 95% intervals with both redrawn. Test:"
         " held-out images of the remaining clients' styles. Forget: the leaving"
         " client's training images. Rounds: until the test Dice is the retrained"
-        f" model's, 1 to {runs.found['natural'].shape[2] - 1}; runs that never got"
+        f" model's, 1 to {runs.measured['natural'].shape[2] - 1}; runs that never got"
         f" there: {missed or 'none'}."
     )
     return Table("Every client leaves in turn", columns, lines, caption)
@@ -414,11 +415,11 @@ def curves(runs: federated.RecoveryRuns) -> Figure:
     ):
         place = MEASURES.index(measure_name)
         for (name, dashes), color in zip(style.items(), COLORS, strict=False):
-            mean = 100 * runs.found[name][..., place].mean((0, 1))
+            mean = 100 * runs.measured[name][..., place].mean((0, 1))
             axes.plot(np.arange(mean.size), mean, color=color, ls=dashes, lw=1.6)
         for name, color, dashes in (("retrained", INK, "-"), ("original", MUTED, ":")):
             axes.axhline(
-                100 * runs.found[name][..., place].mean(),
+                100 * runs.measured[name][..., place].mean(),
                 color=color,
                 ls=dashes,
                 lw=1.4,
@@ -530,9 +531,10 @@ def make_page(config: Config, parts: Mapping[str, dict[str, np.ndarray]]) -> Pag
         f" retraining {gap['again']:.1f}."
     )
     once = (
-        100 * (runs.found["special"][:, :, 0] - runs.found["original"])[..., 2].mean()
+        100
+        * (runs.measured["special"][:, :, 0] - runs.measured["original"])[..., 2].mean()
     )
-    finite = all(np.isfinite(values).all() for values in runs.found.values())
+    finite = all(np.isfinite(values).all() for values in runs.measured.values())
     harder = dice["original"] - dice["retrained"]
     checks = [
         Check("every number is finite", finite),

@@ -43,7 +43,7 @@ from unlearn_jax.pipeline.clock import stopwatch
 from unlearn_jax.pipeline.config import to_json
 from unlearn_jax.pipeline.norm_page import over_seeds
 from unlearn_jax.pipeline.plan import purpose_key
-from unlearn_jax.pipeline.settings import build_model, make_training
+from unlearn_jax.pipeline.settings import build_model, make_recipe
 from unlearn_jax.types import Dataset, InputError, Model
 
 Found = Mapping[str, Mapping[str, np.ndarray]]
@@ -145,7 +145,7 @@ def _prepare(config: Config) -> tuple[Dataset, Model, train.Recipe, int]:
         build_model(RunConfig(model=config.model), splits),
         -(-len(pool.labels) // 2),
     )
-    recipe = make_training(config.training).recipe(half, model, pool.images)
+    recipe = make_recipe(config.training, half, model, pool.images)
     return pool, model, recipe, train.steps_per_epoch(half, recipe.batch_size)
 
 

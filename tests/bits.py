@@ -76,7 +76,7 @@ def compute(side=4, batch=16, width=4):
     problem = methods.make_problem(
         model, one, pool, np.arange(4 * batch) < batch, found["attack"]
     )
-    found["method"] = jax.jit(methods.amun(num_epochs=1, batch_size=batch))(
+    found["method"] = jax.jit(methods.AMUN(num_epochs=1, batch_size=batch))(
         jax.random.key(1), problem
     )[0]
     logits = replicas.predict_many(

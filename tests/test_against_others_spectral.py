@@ -95,10 +95,10 @@ def test_every_layer_of_a_residual_network_has_scipys_singular_values():
     )
     variables = jax.jit(model.init)(jax.random.key(0))
     images = jnp.zeros((1, SIDE, SIDE, INTO))
-    norms = spectral_norms(model, variables, images)
+    norms = spectral_norms(model.apply, variables, images)
     tops = top_spectrum(model, variables, images, num_vectors=4, num_iters=150)
     found = layers(model.apply, variables, images)
-    assert {(layer.kernel.shape[0], layer.knobs["window_strides"][0]) for layer in found if layer.kind == "conv"} == {
+    assert {(layer.kernel.shape[0], layer.options["window_strides"][0]) for layer in found if layer.kind == "conv"} == {
         (3, 1), (3, 2), (1, 2)
     }  # fmt: skip
     for layer in found:
@@ -106,7 +106,7 @@ def test_every_layer_of_a_residual_network_has_scipys_singular_values():
         if layer.kind == "dense":
             dense = top = svdvals(kernel)
         else:
-            stride, pads = layer.knobs["window_strides"][0], layer.knobs["padding"]
+            stride, pads = layer.options["window_strides"][0], layer.options["padding"]
             operator = scipy_operator(kernel, layer.inputs.shape[1:], stride, pads)
             dense = svdvals(operator @ np.eye(operator.shape[1]))
             top = np.sort(
@@ -337,7 +337,7 @@ def test_a_clip_step_is_fastclips(fastclip, stride, inner_steps):
         epochs=inner_steps,
         step_size=0.35,
     )
-    knobs = {"max_norm": 1.0, "step": "reference", "inner_steps": inner_steps}
+    knobs = {"max_norm": 1.0, "step": "reference", "num_inner_steps": inner_steps}
     moved = clip_kernel(ours, nhwc(vector), **knobs)
     expected = theirs.weight.detach().permute(2, 3, 1, 0).numpy()
     assert np.abs(expected - before).max() > 1e-3

@@ -159,7 +159,7 @@ def test_capped_is_a_quantile_of_the_distances():
     distances = np.array([0.5, 0.2, 0.8, 0.3, 0.6, 0.4])
     x, y, result = found_at(distances)
     capped = attacks.cap_failures(
-        threshold, 0.85, x, y, result, share=0.34
+        threshold, 0.85, x, y, result, fraction=0.34
     )  # round(2.04) of 6: 0.8 and 0.6
     failing = np.array([False, False, True, False, True, False])
     np.testing.assert_array_equal(capped.status == Status.NOT_FOUND, failing)
@@ -172,13 +172,13 @@ def test_capped_is_a_quantile_of_the_distances():
     )
     np.testing.assert_array_equal(capped.labels, np.where(failing, 0, 1))
     chex.assert_trees_all_equal(
-        attacks.cap_failures(threshold, 0.85, x, y, result, share=0), result
+        attacks.cap_failures(threshold, 0.85, x, y, result, fraction=0), result
     )
     traced = jax.jit(
-        lambda s: attacks.cap_failures(threshold, 0.85, x, y, result, share=s)
+        lambda s: attacks.cap_failures(threshold, 0.85, x, y, result, fraction=s)
     )(0.34)
     chex.assert_trees_all_close(traced, capped, rtol=1e-6)
-    everything = attacks.cap_failures(threshold, 0.85, x, y, result, share=1)
+    everything = attacks.cap_failures(threshold, 0.85, x, y, result, fraction=1)
     assert np.all(everything.status == Status.NOT_FOUND)
     np.testing.assert_allclose(
         everything.epsilon, 0.1, rtol=1e-6
@@ -189,7 +189,7 @@ def test_capped_points_that_are_misclassified_are_drawn_nearer():
     x, y, result = found_at(
         [0.53, 0.17]
     )  # the cap is 0.35: a mean of 0.45, in the band; half of it is not
-    halved = attacks.cap_failures(band, 1.0, x, y, result, share=0.5)
+    halved = attacks.cap_failures(band, 1.0, x, y, result, fraction=0.5)
     np.testing.assert_allclose(halved.epsilon, 0.35, rtol=1e-6)
     np.testing.assert_allclose(halved.images[0, 0, 0, 0], 0.1 + 0.35 / 2, rtol=1e-6)
     np.testing.assert_allclose(halved.distance, [0.35 / 2, 0.17], rtol=1e-6)
@@ -203,7 +203,7 @@ def test_capped_takes_the_clean_image_where_the_whole_segment_is_wrong():
         return jnp.stack([jnp.zeros(len(images)), jnp.where(far, scale, -scale)], -1)
 
     x, y, result = found_at([0.5, 0.3])
-    capped = attacks.cap_failures(point, 1.0, x, y, result, share=0.5)
+    capped = attacks.cap_failures(point, 1.0, x, y, result, fraction=0.5)
     assert list(capped.status) == [Status.NOT_FOUND, Status.FOUND]
     np.testing.assert_array_equal(capped.images[0], x[0])
     assert capped.distance[0] == 0
@@ -217,9 +217,9 @@ def test_capped_counts_old_failures_first_and_spares_what_was_wrong():
         jnp.int32,
     )
     result = result._replace(status=status)
-    one = attacks.cap_failures(threshold, 0.45, x, y, result, share=0.25)
+    one = attacks.cap_failures(threshold, 0.45, x, y, result, fraction=0.25)
     chex.assert_trees_all_equal(one, result)
-    two = attacks.cap_failures(threshold, 0.55, x, y, result, share=0.5)
+    two = attacks.cap_failures(threshold, 0.55, x, y, result, fraction=0.5)
     assert list(two.status) == [
         Status.NOT_FOUND,
         Status.ZERO_GRADIENT,
@@ -227,7 +227,7 @@ def test_capped_counts_old_failures_first_and_spares_what_was_wrong():
         Status.FOUND,
     ]
     np.testing.assert_allclose(two.distance, [0.45, 0.2, 0.0, 0.4], rtol=1e-6)
-    everything = attacks.cap_failures(threshold, 0.45, x, y, result, share=1.0)
+    everything = attacks.cap_failures(threshold, 0.45, x, y, result, fraction=1.0)
     assert list(everything.success) == [False, False, True, False]
 
 
@@ -243,8 +243,8 @@ def searched():
     )
     assert np.all(result.success)
     cap = jax.jit(
-        lambda share: attacks.cap_failures(
-            curved, CURVED, x, y, result, share=share, batch_size=8
+        lambda fraction: attacks.cap_failures(
+            curved, CURVED, x, y, result, fraction=fraction, batch_size=8
         )
     )
     return x, y, cap
@@ -252,11 +252,13 @@ def searched():
 
 @settings(max_examples=20, deadline=None)
 @given(st.floats(0, 1, width=32))
-def test_capped_fails_exactly_the_share_and_says_what_the_model_says(searched, share):
+def test_capped_fails_exactly_the_fraction_and_says_what_the_model_says(
+    searched, fraction
+):
     x, y, cap = searched
-    capped = cap(share)
+    capped = cap(fraction)
     assert np.sum(~np.asarray(capped.success)) == np.round(
-        np.float32(share) * np.float32(17)
+        np.float32(fraction) * np.float32(17)
     )
     np.testing.assert_array_equal(
         capped.labels, np.argmax(curved(CURVED, capped.images), -1)
@@ -307,7 +309,7 @@ def test_bad_input(samples, key):
             )
     with pytest.raises(InputError, match="images in"):
         attacks.fast_adversarial_set(key, linear, WEIGHTS, x * 9, y)
-    with pytest.raises(InputError, match="share of samples to fail"):
-        attacks.cap_failures(linear, WEIGHTS, x, y, nothing, share=1.2)
+    with pytest.raises(InputError, match="fraction of samples to fail"):
+        attacks.cap_failures(linear, WEIGHTS, x, y, nothing, fraction=1.2)
     with pytest.raises(InputError, match="must be positive"):
         attacks.target_runner_up(linear, WEIGHTS, x, y, nothing, num_steps=0)

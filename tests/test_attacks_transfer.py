@@ -1,6 +1,5 @@
 """Transfer rates against their definition on made-up predictions; protocols on linear models."""
 
-import importlib
 import math
 
 import jax
@@ -14,14 +13,22 @@ from unlearn_jax import attacks
 from unlearn_jax.losses import cross_entropy
 from unlearn_jax.types import AttackResult, InputError, Status
 
-module = importlib.import_module("unlearn_jax.attacks._transfer")
-
 SHAPE = (4, 4, 1)
 RNG = np.random.default_rng(21)
 
 
 def linear(weights, images):
     return images.reshape(len(images), -1) @ weights
+
+
+def transferring(*, epsilon=8 / 255, num_steps=50):
+    """The published protocol: PGD in L-infinity from a random start, all steps."""
+    return attacks.PGD(
+        num_steps=num_steps,
+        norm="linf",
+        keep="last",
+        search=attacks.FixedRadius(epsilon=epsilon),
+    )
 
 
 def other_linear(weights, images):
@@ -67,11 +74,11 @@ def test_rates_by_definition_on_made_up_predictions(seed, size):
         rng.integers(3, size=(2, size)),
         rng.integers(3, size=(2, 3, size)),
     )
-    outcome = module.Transfer(
+    outcome = attacks.Transfer(
         *map(jnp.asarray, (clean == y, own != y, other == y, crossed != y))
     )
     for condition in ("fooled", "right"):
-        rates = module.transfer_rates(outcome, condition=condition)
+        rates = attacks.transfer_rates(outcome, condition=condition)
         expected = [
             [
                 slow_rate(
@@ -83,7 +90,7 @@ def test_rates_by_definition_on_made_up_predictions(seed, size):
         ]
         np.testing.assert_allclose(rates, expected, rtol=1e-6)
         usable = ~np.isnan(expected)
-        black_box = module.black_box_accuracy(outcome, condition=condition)
+        black_box = attacks.black_box_accuracy(outcome, condition=condition)
         for t in range(3):
             column = np.array(expected)[usable[:, t], t]
             np.testing.assert_allclose(
@@ -94,22 +101,22 @@ def test_rates_by_definition_on_made_up_predictions(seed, size):
 def test_ensemble_rate_is_the_mean_of_ordered_pairs():
     rates = jnp.array([[1.0, 0.2, 0.4], [0.6, 1.0, jnp.nan], [0.1, 0.2, 1.0]])
     np.testing.assert_allclose(
-        module.transfer_rate(rates), np.mean([0.2, 0.4, 0.6, 0.1, 0.2]), rtol=1e-6
+        attacks.transfer_rate(rates), np.mean([0.2, 0.4, 0.6, 0.1, 0.2]), rtol=1e-6
     )
-    assert np.isnan(module.transfer_rate(jnp.ones((1, 1))))
+    assert np.isnan(attacks.transfer_rate(jnp.ones((1, 1))))
 
 
 def test_pairwise_table_by_hand(samples, key):
     """Members attacked and shown around by hand, with the same keys."""
     x, y, members = samples
-    attack = module.pgd_attack(epsilon=0.05, num_steps=6)
-    outcome = module.transfer(
+    attack = transferring(epsilon=0.05, num_steps=6)
+    outcome = attacks.transfer(
         jax.random.clone(key),
-        attack,
         [(linear, m) for m in members],
         None,
         x,
         y,
+        attack=attack,
         batch_size=8,
     )
     right = np.stack([np.argmax(linear(m, x), -1) == np.asarray(y) for m in members])
@@ -136,9 +143,9 @@ def test_pairwise_table_by_hand(samples, key):
         np.testing.assert_array_equal(
             outcome.source_fooled[s], outcome.target_fooled[s, s]
         )
-    rates = np.asarray(module.transfer_rates(outcome))
+    rates = np.asarray(attacks.transfer_rates(outcome))
     np.testing.assert_array_equal(np.diag(rates), 1.0)
-    assert 0 < module.transfer_rate(rates) < 1
+    assert 0 < attacks.transfer_rate(rates) < 1
 
 
 def test_targets_of_another_architecture_and_one_compilation_per_function(samples, key):
@@ -149,19 +156,24 @@ def test_targets_of_another_architecture_and_one_compilation_per_function(sample
         traces.append(1)
         return linear(weights, images)
 
-    attack = module.pgd_attack(epsilon=0.05, num_steps=3)
-    assert attack is module.pgd_attack(epsilon=0.05, num_steps=3)
-    module.transfer(
-        key, attack, [(counted, members[0])], [(other_linear, members[0])], x, y
+    attack = transferring(epsilon=0.05, num_steps=3)
+    assert attack == transferring(epsilon=0.05, num_steps=3)
+    attacks.transfer(
+        key,
+        [(counted, members[0])],
+        [(other_linear, members[0])],
+        x,
+        y,
+        attack=attack,
     )
     once = len(traces)
-    outcome = module.transfer(
+    outcome = attacks.transfer(
         jax.random.key(1),
-        attack,
         [(counted, members[0]), (counted, members[1])],
         [(other_linear, members[0])],
         x,
         y,
+        attack=transferring(epsilon=0.05, num_steps=3),
     )
     assert len(traces) == once, (
         "a second source with the same function compiles nothing"
@@ -179,12 +191,15 @@ def test_white_box_robustness_of_a_linear_model_is_its_margin(samples, key, make
     pair = members[0][:, :2]
     y = (jnp.argmax(linear(pair, x), -1) + (jnp.arange(30) % 5 == 0)) % 2
     if make == "pgd":
-        attack = module.pgd_attack(
-            epsilon=0.05, num_steps=20, keep="first", batch_size=16
+        attack = attacks.PGD(
+            num_steps=20,
+            norm="linf",
+            keep="first",
+            search=attacks.FixedRadius(epsilon=0.05, batch_size=16),
         )
     else:
-        attack = module.autoattack(epsilon=0.05, num_steps=5, num_targets=0)
-    outcome = module.robustness(key, attack, (linear, pair), x, y)
+        attack = attacks.AutoAttackSmall(epsilon=0.05, num_steps=5, num_targets=0)
+    outcome = attacks.robustness(key, linear, pair, x, y, attack=attack)
     gap = np.asarray(x).reshape(30, -1) @ np.asarray(pair[:, 0] - pair[:, 1])
     margin = (
         np.where(np.asarray(y) == 0, gap, -gap)
@@ -200,7 +215,7 @@ def test_a_sample_wrong_from_the_start_is_never_robust(samples, key):
     x, y, members = samples
     y = y.at[4].set((y[4] + 1) % 3)
 
-    def corrects(key, apply_fn, variables, x, y):
+    def corrects(apply_fn, variables, x, y, *, key):
         return AttackResult(
             x,
             y,
@@ -209,7 +224,7 @@ def test_a_sample_wrong_from_the_start_is_never_robust(samples, key):
             jnp.full(30, Status.NOT_FOUND, jnp.int32),
         )
 
-    outcome = module.robustness(key, corrects, (linear, members[0]), x, y)
+    outcome = attacks.robustness(key, linear, members[0], x, y, attack=corrects)
     assert not outcome.robust[4]
     np.testing.assert_array_equal(outcome.robust, outcome.right)
 
@@ -220,8 +235,8 @@ def test_legacy_protocol_moves_pixels_out_of_the_ball(key):
     x = jnp.asarray(RNG.uniform(0, 1, (6, 2, 2, 2)), jnp.float32)
     weights = jnp.asarray(RNG.normal(size=(8, 3)), jnp.float32)
     y = jnp.argmax(linear(weights, x), -1).at[2].add(1) % 3
-    attack = module.legacy_attack(mean=mean, std=std, epsilon=0.1, num_steps=4)
-    result = attack(jax.random.clone(key), linear, weights, x, y)
+    attack = attacks.LegacyPGD(mean=mean, std=std, epsilon=0.1, num_steps=4)
+    result = attack(linear, weights, x, y, key=jax.random.clone(key))
     m, s = (
         np.array(mean, "f4").reshape(1, 1, 1, 2),
         np.array(std, "f4").reshape(1, 1, 1, 2),
@@ -263,11 +278,11 @@ def test_risk_gap_bound_holds_where_the_constant_is_known(samples):
         attacked = attacks.pgd(
             linear, f, x, y, x, epsilon=epsilon, num_steps=10, keep="last"
         ).images
-        bound = module.risk_gap_bound(
+        bound = attacks.risk_gap_bound(
             jnp.abs(gap(x)), lipschitz=lipschitz, epsilon=epsilon
         )
         assert np.all(jnp.abs(gap(attacked)) <= bound)
-        mean = module.risk_gap_bound(
+        mean = attacks.risk_gap_bound(
             jnp.abs(jnp.mean(gap(x))), lipschitz=lipschitz, epsilon=epsilon
         )
         assert abs(jnp.mean(gap(attacked))) <= mean
@@ -276,7 +291,7 @@ def test_risk_gap_bound_holds_where_the_constant_is_known(samples):
     one = jnp.array([[1.0, -1.0]])
     loss = lambda w, v: float(cross_entropy(v * w[0], jnp.array(0)))
     before, after = ([loss(w, v) for w in (one, -one)] for v in (-20.0, -20.5))
-    bound = module.risk_gap_bound(
+    bound = attacks.risk_gap_bound(
         abs(before[0] - before[1]), lipschitz=2.0, epsilon=0.5
     )
     assert abs(after[0] - after[1]) <= bound
@@ -285,16 +300,16 @@ def test_risk_gap_bound_holds_where_the_constant_is_known(samples):
 
 def test_bad_input(samples, key):
     x, y, members = samples
-    attack = module.pgd_attack(num_steps=1)
+    attack = transferring(num_steps=1)
     with pytest.raises(InputError, match="images in"):
-        module.transfer(key, attack, [(linear, members[0])], None, x * 5, y)
+        attacks.transfer(key, [(linear, members[0])], None, x * 5, y, attack=attack)
     with pytest.raises(InputError, match="divide uint8"):
-        module.robustness(
-            key, attack, (linear, members[0]), (x * 255).astype(jnp.uint8), y
+        attacks.robustness(
+            key, linear, members[0], (x * 255).astype(jnp.uint8), y, attack=attack
         )
     with pytest.raises(InputError, match="mean and a deviation for each"):
-        module.legacy_attack()(key, linear, members[0], x, y)
-    outcome = module.Transfer(
+        attacks.legacy_pgd(key, linear, members[0], x, y)
+    outcome = attacks.Transfer(
         *(jnp.ones(shape, bool) for shape in ((1, 2), (1, 2), (1, 2), (1, 1, 2)))
     )
     with pytest.raises(InputError, match="unknown condition"):

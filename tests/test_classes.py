@@ -47,7 +47,7 @@ TINY = RunConfig(
             "num_epochs": 2,
             "search": {"learning_rate": {"low": 0.01, "high": 0.1}},
         },
-        "mask": {"method": "nothing", "filter": "mask"},
+        "mask": {"method": "identity", "filter": "mask"},
     },
 )
 GONE = (1, 3)
@@ -202,7 +202,7 @@ def test_a_filter_changes_outputs_and_nothing_else(finished):
             q, np.maximum(expected, stages.FLOOR), rtol=1e-4, atol=1e-9
         )
     assert max(values(results, "mask", "acc_f")) == 0
-    plain = dataclasses.replace(plan.config, rows={"mask": {"method": "nothing"}})
+    plain = dataclasses.replace(plan.config, rows={"mask": {"method": "identity"}})
     assert dataclasses.replace(plan, config=plain).row_digest(
         "mask"
     ) == plan.row_digest("mask"), "same models"
@@ -375,7 +375,7 @@ def test_lira_is_a_column_of_other_runs_too(splits, tmp_path):
         replicas=ReplicasConfig(originals=(0,), references=8),
         tuning=TuningConfig(trials=0),
         audit=AuditConfig(num_bootstrap=10, lira=True, mis=False),
-        rows={"nothing": {"method": "nothing"}},
+        rows={"nothing": {"method": "identity"}},
     )
     results = run(config, tmp_path / "run", splits=splits)
     assert 0 <= values(results, "nothing", "lira_auc")[0] <= 100
@@ -411,7 +411,7 @@ def test_lira_is_a_column_of_other_runs_too(splits, tmp_path):
             "row 'mask': an output filter forgets classes",
         ),
         (
-            {"rows": {"odd": {"method": "nothing", "filter": "sieve"}}},
+            {"rows": {"odd": {"method": "identity", "filter": "sieve"}}},
             "unknown filter 'sieve'; choose one of mask, mpru",
         ),
         (

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_pipeline import TINY, splits  # noqa: F401  (a fixture)
 
-from unlearn_jax import methods
+from unlearn_jax import methods, values
 from unlearn_jax.pipeline import report_sections, run, settings, study
 from unlearn_jax.pipeline.plan import make_plan
 from unlearn_jax.types import InputError
@@ -94,10 +94,12 @@ def test_a_study_compares_radius_transfer_and_norms(clipped):
 def test_a_method_keeps_the_norms_it_is_told(name, key, blobs, tiny, tiny_variables):
     forget = np.arange(60) < 6
     problem = methods.make_problem(tiny, tiny_variables, blobs, forget)
-    knobs = {"num_epochs": 3, "batch_size": 20, "learning_rate": 0.1}
+    options = {"num_epochs": 3, "batch_size": 20, "learning_rate": 0.1}
     norms = {}
     for limit in (None, 0.7):
-        method = methods.make_method(name, max_norm=limit, clip_period=2, **knobs)
+        method = values.replace(methods.METHODS[name], **options)
+        if limit is not None:
+            method = methods.constrained(method, limit, clip_period=2)
         variables, _ = jax.jit(method)(jax.random.clone(key), problem)
         norms[limit] = max(
             np.linalg.norm(leaf, 2)
@@ -110,8 +112,9 @@ def test_a_method_keeps_the_norms_it_is_told(name, key, blobs, tiny, tiny_variab
 
 def test_rows_follow_the_training_unless_they_say_otherwise():
     training = CLIPPED.training
-    assert settings.shared_knobs("finetune", training)["max_norm"] == MAX_NORM
-    assert "max_norm" not in settings.shared_knobs("finetune", TINY.training)
+    row = {"method": "finetune"}
+    assert settings.options_of(row, training)["max_norm"] == MAX_NORM
+    assert settings.options_of(row, TINY.training)["max_norm"] is None
     assert "max_norm" not in CLIPPED.rows["finetune"]
 
 
@@ -126,5 +129,5 @@ def test_unusable_norms_are_refused(field, value, splits, tmp_path):  # noqa: F8
     with pytest.raises(InputError, match=field):
         run(bad, tmp_path / "x", splits=splits)
     assert not (tmp_path / "x").exists()
-    with pytest.raises(InputError, match="max_norm"):
-        methods.make_method("finetune", **{"max_norm": 1.0, field: value})
+    with pytest.raises(InputError, match=field):
+        methods.constrained(methods.FineTune(), **{"max_norm": 1.0, field: value})

@@ -1,4 +1,4 @@
-"""The core-set experiment: its page from made-up parts, what it refuses, and (slow) a tiny run."""
+"""The core-set experiment: its page from made-up parts, refusals, a tiny run (slow)."""
 
 import dataclasses
 import pathlib
@@ -40,7 +40,7 @@ def config(scope):
 
 
 def made_up(rng, core):
-    """Parts of one forget set of ten: on networks the core-set suffices always, at its own size."""
+    """Parts of one forget set of ten, whose core-set always suffices on networks."""
     members = np.arange(10) < core
     subsets = np.array(
         [

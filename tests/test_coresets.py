@@ -1,4 +1,4 @@
-"""Core-sets: exact counterfactuals against refitting, the search against all subsets, probabilities by hand."""
+"""Core-sets match refitting, the search all subsets, probabilities those by hand."""
 
 import itertools
 
@@ -52,8 +52,9 @@ def worlds(double):
 
 @pytest.fixture(scope="module")
 def levels(double):
-    """Knowledge in every world after removing every subset, each fitted anew: margins and accuracies ``[5, 128]``."""
-    targets, found = np.eye(3)[LABELS] - 1 / 3, []
+    """Margins and accuracies ``[5, 128]`` without every subset, by refitting."""
+    targets = np.eye(3)[LABELS] - 1 / 3
+    found = []
     for key in jax.random.split(jax.random.key(0), 5):
         features = np.asarray(
             ridge.random_relu_features(
@@ -73,7 +74,7 @@ def levels(double):
 
 
 @pytest.fixture(scope="module")
-def shares(levels):
+def fractions(levels):
     return (levels[0, :, :1] - levels[0]) / (levels[0, :, :1] - levels[0, :, -1:])
 
 
@@ -81,9 +82,9 @@ def row_of(mask):
     return int(np.flatnonzero((mask == SUBSETS).all(-1))[0])
 
 
-def test_shares_of_all_subsets_equal_refitting(worlds, levels, shares):
+def test_suppression_of_all_subsets_equals_refitting(worlds, levels, fractions):
     np.testing.assert_allclose(
-        coresets.shares_without(worlds, OF_FORGET, SUBSETS), shares, atol=1e-9
+        coresets.suppression_without(worlds, OF_FORGET, SUBSETS), fractions, atol=1e-9
     )
     many = np.asarray(
         jax.vmap(jax.vmap(coresets.forget_accuracy, (0, None)), (0, None))(
@@ -96,29 +97,32 @@ def test_shares_of_all_subsets_equal_refitting(worlds, levels, shares):
     np.testing.assert_allclose(many, levels[1], atol=1e-12)
 
 
-def test_ranking_and_greedy_take_the_best_of_all(worlds, shares):
-    """Every step is the argmin over what could go next, by refitting; the first is the ranking's first."""
-    alone = shares[:, [row_of(mask) for mask in np.eye(7, dtype=bool)]].mean(0)
+def test_greedy_search_takes_the_best_candidate_at_every_step(worlds, fractions):
+    """By refitting; the first is the ranking's first."""
+    alone = fractions[:, [row_of(mask) for mask in np.eye(7, dtype=bool)]].mean(0)
     ranking = coresets.rank_by_influence(worlds, OF_FORGET)
     np.testing.assert_array_equal(ranking, np.argsort(-alone))
     order, path = coresets.forward_greedy(worlds, OF_FORGET)
-    gone = np.zeros(7, bool)
+    removed = np.zeros(7, bool)
     for step, chosen in enumerate(order):
         distances = {}
-        for i in np.flatnonzero(~gone):
-            distances[i] = abs(1 - shares[:, row_of(gone | (np.arange(7) == i))]).mean()
+        for i in np.flatnonzero(~removed):
+            row = row_of(removed | (np.arange(7) == i))
+            distances[i] = abs(1 - fractions[:, row]).mean()
         assert min(distances, key=distances.__getitem__) == chosen
-        gone[chosen] = True
-        np.testing.assert_allclose(path[:, step], shares[:, row_of(gone)], atol=1e-8)
+        removed[chosen] = True
+        np.testing.assert_allclose(
+            path[:, step], fractions[:, row_of(removed)], atol=1e-8
+        )
     assert not np.array_equal(order, ranking), (
-        "samples stand in for each other here: the two must differ"
+        "samples replace each other here: the two must differ"
     )
 
 
-def test_core_set_is_sufficient_and_every_member_necessary(worlds, shares):
+def test_core_set_is_sufficient_and_every_member_necessary(worlds, fractions):
     """PS by refitting; the size against the smallest of all 128 subsets."""
     found = coresets.find_core_set(worlds, OF_FORGET, tolerance=TOLERANCE, delta=DELTA)
-    sufficiency = (abs(1 - shares) <= TOLERANCE).mean(0)
+    sufficiency = (abs(1 - fractions) <= TOLERANCE).mean(0)
     assert found.sufficiency == pytest.approx(sufficiency[row_of(found.members)])
     assert found.sufficiency >= 1 - DELTA
     for i in np.flatnonzero(found.members):
@@ -130,8 +134,8 @@ def test_core_set_is_sufficient_and_every_member_necessary(worlds, shares):
     assert found.members.sum() <= smallest + 1
 
 
-def test_pruning_takes_out_what_is_superfluous(worlds, shares):
-    sufficiency = (abs(1 - shares) <= TOLERANCE).mean(0)
+def test_pruning_removes_superfluous_members(worlds, fractions):
+    sufficiency = (abs(1 - fractions) <= TOLERANCE).mean(0)
     kept = coresets.backward_prune(
         worlds, OF_FORGET, np.ones(7, bool), tolerance=TOLERANCE, delta=DELTA
     )
@@ -148,8 +152,8 @@ def test_pruning_takes_out_what_is_superfluous(worlds, shares):
 
 
 def test_bootstrap_worlds_redraw_the_retained_samples(double):
-    """Each world differs from the one of the same features without it; the forget set is always there."""
-    knobs = {"num_classes": 3, "ridge": RIDGE, "num_features": 40}
+    """Worlds of the same features differ; the forget set is always present."""
+    options = {"num_classes": 3, "ridge": RIDGE, "num_features": 40}
     plain, drawn = (
         coresets.seed_worlds(
             jax.random.split(jax.random.key(0), 2),
@@ -157,7 +161,7 @@ def test_bootstrap_worlds_redraw_the_retained_samples(double):
             LABELS,
             FORGET,
             bootstrap=flag,
-            **knobs,
+            **options,
         )
         for flag in (False, True)
     )
@@ -221,7 +225,7 @@ def test_knowledge_and_suppression_by_hand():
 
 
 def test_networks_retrain_without_the_subsets_on_the_same_seeds(blobs, tiny):
-    """As ``train.fit`` trains each alone on that seed; what was removed is never read."""
+    """As ``train.fit`` trains each alone on that seed; no forget sample is read."""
     recipe = train.Recipe(num_epochs=3, batch_size=20, tx=train.sgd(0.1))
     removed = np.zeros((2, 60), bool)
     removed[1, :6] = True
@@ -256,9 +260,9 @@ def test_bad_input_is_one_line(worlds, blobs, tiny):
     make = lambda index: coresets.seed_worlds(
         keys, INPUTS, LABELS, index, num_classes=3, ridge=RIDGE
     )
-    knobs = {"num_classes": 3, "ridge": RIDGE}
+    options = {"num_classes": 3, "ridge": RIDGE}
     made = lambda keys, labels, **other: coresets.seed_worlds(
-        keys, INPUTS, labels, FORGET, **(knobs | other)
+        keys, INPUTS, labels, FORGET, **(options | other)
     )
     flat = worlds._replace(
         alpha=jnp.zeros_like(worlds.alpha)
@@ -273,11 +277,11 @@ def test_bad_input_is_one_line(worlds, blobs, tiny):
         (lambda: made(keys, LABELS, num_classes=2), r"integers in 0\.\.1"),
         (lambda: made(keys, LABELS[:5]), r"pass \[24\] integers"),
         (
-            lambda: coresets.shares_without(worlds, OF_FORGET, np.ones(7, bool)),
+            lambda: coresets.suppression_without(worlds, OF_FORGET, np.ones(7, bool)),
             r"pass \[Q, 7\] bool",
         ),
         (
-            lambda: coresets.shares_without(worlds, OF_FORGET[:3], SUBSETS),
+            lambda: coresets.suppression_without(worlds, OF_FORGET[:3], SUBSETS),
             r"pass \[S, Z, C\] and \[Z\]",
         ),
         (lambda: coresets.find_core_set(flat, OF_FORGET), "no core-set"),

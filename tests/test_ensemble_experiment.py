@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from unlearn_jax import attacks, replicas, train
-from unlearn_jax.attacks._transfer import correct
-from unlearn_jax.attacks.curve import pgd_curve
+from unlearn_jax.attacks import correct, pgd_curve
 from unlearn_jax.ensembles import Ensemble, Lotos
 from unlearn_jax.pipeline import ModelConfig, TrainingConfig
 from unlearn_jax.pipeline import ensemble_experiment as experiment
@@ -147,7 +146,8 @@ def test_several_radii_in_one_program_are_the_attacks_one_by_one(key):
     y = jnp.argmax(linear(weights, x), -1)
     curve = pgd_curve(
         jax.random.clone(key),
-        (linear, weights),
+        linear,
+        weights,
         x,
         y,
         [0.02, 0.1],
@@ -170,12 +170,12 @@ def test_several_radii_in_one_program_are_the_attacks_one_by_one(key):
         )
         np.testing.assert_allclose(curve.images[i], alone.images, atol=1e-6)
         np.testing.assert_array_equal(
-            correct((linear, weights), curve.images[i], y), alone.labels == y
+            correct(linear, weights, curve.images[i], y), alone.labels == y
         )
     wrong = np.mean(np.asarray(curve.labels) != np.asarray(y)[None], 1)
     assert wrong[0] < wrong[1]
     with pytest.raises(InputError, match="images in"):
-        pgd_curve(jax.random.key(0), (linear, weights), 9 * x, y, [0.1])
+        pgd_curve(jax.random.key(0), linear, weights, 9 * x, y, [0.1])
 
 
 @pytest.fixture(scope="module")

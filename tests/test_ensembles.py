@@ -11,10 +11,9 @@ import pytest
 
 from unlearn_jax import attacks, ensembles, models, objectives, replicas, train
 from unlearn_jax.layers import layers
-from unlearn_jax.losses import cross_entropy
-from unlearn_jax.losses.lotos import lotos_penalty
-from unlearn_jax.losses.trs import trs_penalty
-from unlearn_jax.spectral._fastclip import fastclip
+from unlearn_jax.losses import cross_entropy, lotos_penalty, trs_penalty
+from unlearn_jax.spectral._fastclip import ClipRule, fastclip
+from unlearn_jax.spectral._projection import state_shapes
 from unlearn_jax.spectral.norms import spectral_norms
 from unlearn_jax.spectral.operators import layer_map
 from unlearn_jax.types import DivergedError, InputError, Variables
@@ -91,7 +90,7 @@ def test_one_step_is_the_gradient_of_the_total_loss(
             for row in zip(*found, strict=True)
         ]
         apart = lotos_penalty(
-            maps, after.directions, max_length=0.2, convention=convention
+            maps, after.lotos.vectors, max_length=0.2, convention=convention
         )
         slopes = [
             jax.vmap(
@@ -122,8 +121,8 @@ def test_directions_are_the_top_singular_vectors(conv, key):
     state = jax.jit(
         lambda k: ensembles.init_ensemble(k, ensemble, (optax.sgd(0.1),) * 2, SAMPLE)
     )(key)
-    assert len(state.directions) == 1
-    for variables, vectors in zip(state.variables, state.directions[0], strict=True):
+    assert len(state.lotos.vectors) == 1
+    for variables, vectors in zip(state.variables, state.lotos.vectors[0], strict=True):
         layer, _ = layers(conv.apply, variables, SAMPLE)
         linear = layer_map(layer)
         matrix = (
@@ -149,7 +148,7 @@ def test_lotos_turns_the_members_apart_and_training_goes_on(conv, blobs, key):
         )
         last[name] = losses.lotos[-1]
         assert np.all(losses.members[-1] < losses.members[0])
-        assert [block.shape for block in state.directions[0]] == [(1, 4, 4, 1)] * 2
+        assert [block.shape for block in state.lotos.vectors[0]] == [(1, 4, 4, 1)] * 2
     assert last["apart"] < 0.3 * last["plain"]
 
 
@@ -194,7 +193,9 @@ def test_lotos_at_every_third_step_acts_then_and_rests_between(
         assert (losses.lotos > 0) == active
         first = losses.lotos if number == 0 else first
         same = jax.tree.map(
-            lambda a, b: bool(np.array_equal(a, b)), state.directions, after.directions
+            lambda a, b: bool(np.array_equal(a, b)),
+            state.lotos.vectors,
+            after.lotos.vectors,
         )
         assert all(jax.tree.leaves(same)) != active
         assert int(after.step) == number + 1
@@ -233,7 +234,7 @@ def test_cut_and_resumed_runs_give_the_same_bits(normed, blobs, key):
     np.testing.assert_array_equal(rest.lotos, losses.lotos[1:])
     assert int(resumed.epoch) == 3
     moved = jax.tree.map(
-        lambda a, b: jnp.max(jnp.abs(a - b)), kept[0].directions, whole.directions
+        lambda a, b: jnp.max(jnp.abs(a - b)), kept[0].lotos.vectors, whole.lotos.vectors
     )
     assert max(jax.tree.leaves(moved)) > 0, "directions must follow the weights"
 
@@ -271,7 +272,7 @@ def test_members_of_different_architectures_share_their_first_layer(conv, blobs,
     )
     state, losses = ensembles.fit_ensemble(key, ensemble, blobs, ALL, recipe)
     assert losses.lotos[0] > 0
-    assert len(state.directions) == 1
+    assert len(state.lotos.vectors) == 1
     assert ensembles.ensemble_apply([conv, other])(
         state.variables, jnp.asarray(blobs.images[:2])
     ).shape == (2, 3)
@@ -321,7 +322,14 @@ def test_each_optimizer_sees_its_own_member_and_its_statistics(normed, blobs, ke
 def test_fastclip_last_in_the_chain_bounds_every_member(conv, blobs, key):
     """And LOTOS beside it: both hold at once."""
     clipped = optax.chain(
-        train.sgd(0.1), fastclip(conv, SAMPLE, max_norm=0.7, period=1, num_vectors=3)
+        train.sgd(0.1), fastclip(
+            conv.apply,
+            SAMPLE,
+            max_norm=0.7,
+            period=1,
+            rule=ClipRule(num_vectors=3),
+            model_state=state_shapes(conv),
+        )
     )
     lotos = ensembles.Lotos(weight=0.5, max_length=0.4)
     recipe = train.Recipe(num_epochs=30, batch_size=60, tx=clipped)
@@ -331,7 +339,7 @@ def test_fastclip_last_in_the_chain_bounds_every_member(conv, blobs, key):
     )
     assert losses.lotos[-1] < 0.05
     for variables in state.variables:
-        norms = spectral_norms(conv, variables, SAMPLE)
+        norms = spectral_norms(conv.apply, variables, SAMPLE)
         assert len(norms) == 2
         assert max(norms.values()) < 0.73
         assert max(norms.values()) > 0.6, "training must press against the bound"
@@ -339,9 +347,7 @@ def test_fastclip_last_in_the_chain_bounds_every_member(conv, blobs, key):
 
 def test_adversarially_trained_members(tiny, blobs, key, starts):
     """TRADES as every member's own loss: one member alone gives the same."""
-    trades = partial(
-        objectives.trades_loss, beta=2.0, epsilon=0.05, num_steps=2, step=0.03
-    )
+    trades = objectives.TRADES(beta=2.0, epsilon=0.05, num_steps=2, step=0.03)
     recipe = train.Recipe(num_epochs=2, batch_size=60, tx=train.sgd(0.1))
     plain, robust = (
         ensembles.fit_ensemble(
@@ -394,7 +400,9 @@ def test_bad_input(tiny, conv, blobs, key, starts):
         ensembles.Lotos(num_vectors=0)
     with pytest.raises(InputError, match="counts at least 1"):
         ensembles.Lotos(every=0)
-    with pytest.raises(InputError, match="unknown layers"):
+    with pytest.raises(
+        InputError, match="unknown which 'last': choose conv, all or first"
+    ):
         ensembles.Lotos(which="last")
     with pytest.raises(InputError, match="must not be negative"):
         ensembles.Trs(similarity=-1.0)

@@ -1,4 +1,4 @@
-"""Federated rounds and PUF: the algebra to rounding, a loop written out as oracle, poison, and nothing remembered."""
+"""Federated rounds and PUF: algebra to rounding, NumPy's loop as oracle, poison."""
 
 from functools import partial
 
@@ -7,19 +7,25 @@ import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from hypothesis import given, settings
 
 from unlearn_jax import federated, models, train
-from unlearn_jax.federated import LocalTraining, fedavg_weights, puf_weights
+from unlearn_jax.federated import (
+    Federation,
+    LocalTraining,
+    ProjectedAscent,
+    fedavg_weights,
+    puf_weights,
+)
 from unlearn_jax.losses import cross_entropy
+from unlearn_jax.optimizers import SGD, Adam
 from unlearn_jax.theory import parameter_distance
 from unlearn_jax.types import Dataset, InputError, Variables
 
 SPLIT = np.repeat([0, 1, 2, 3], [25, 6, 17, 12])
 ALL = np.ones(4, bool)
-GONE = np.array([False, False, True, False])
+FORGET = np.array([False, False, True, False])
 LOCAL = LocalTraining(batch_size=8, learning_rate=0.2, form="map")
 
 
@@ -41,21 +47,21 @@ def linear():
 def start(linear):
     """A server that has finished five rounds, at parameters that are not zero."""
     return federated.init_server(
-        Variables(0.1 * jax.random.normal(jax.random.key(5), (16, 3)), {}), rounds=5
+        Variables(0.1 * jax.random.normal(jax.random.key(5), (16, 3)), {}),
+        num_rounds=5,
     )
 
 
 @pytest.fixture(scope="module")
 def one_round(linear, blobs, clients):
     """A compiled round, of any weights."""
-    run = jax.jit(partial(federated.federated_round, model=linear, training=LOCAL))
-    return lambda state, weights, data=blobs: run(
-        jax.random.key(1),
-        state=state,
-        data=data,
-        clients=clients,
-        weights=jnp.asarray(weights, jnp.float32),
-    )
+    run = jax.jit(federated.federated_round)
+    group = Federation(linear, LOCAL, blobs, clients)
+
+    def one(state, weights):
+        return run(jax.random.key(1), group, state, jnp.asarray(weights, jnp.float32))
+
+    return one
 
 
 def deltas(one_round, state):
@@ -67,15 +73,15 @@ def deltas(one_round, state):
 
 
 def by_hand(data, client, state, key, training, weight_decay=1e-3):
-    """A client's epoch of SGD with a written-out gradient, in NumPy; only the order of samples is the library's."""
+    """A client's epoch of SGD in NumPy; only the order of samples is the library's."""
     members = np.flatnonzero(client == SPLIT)
-    places, size = 25, training.batch_size
+    width, size = 25, training.batch_size
     steps = -(-len(members) // size)
     rate = training.learning_rate * training.decay ** int(state.round)
     key = jax.random.fold_in(jax.random.fold_in(key, state.round), client)
     key_order, _ = jax.random.split(jax.random.fold_in(key, 0))
     order = train.epoch_order(
-        key_order, jnp.arange(places) < len(members), -(-places // size), size
+        key_order, jnp.arange(width) < len(members), -(-width // size), size
     )
     w = np.asarray(state.variables.params, np.float64)
     for batch in np.asarray(order)[:steps]:
@@ -86,9 +92,7 @@ def by_hand(data, client, state, key, training, weight_decay=1e-3):
     return w
 
 
-def test_a_round_is_the_weighted_sum_of_clients_trained_by_hand(
-    one_round, start, blobs
-):
+def test_round_is_the_weighted_sum_of_clients_trained_by_hand(one_round, start, blobs):
     weights = np.array([0.5, -1.5, 0.0, 0.25])
     found = one_round(start, weights)
     w = np.asarray(start.variables.params)
@@ -105,16 +109,16 @@ def test_a_round_is_the_weighted_sum_of_clients_trained_by_hand(
     st.floats(0.1, 30),
     st.integers(0, 2**16),
 )
-def test_the_algebra_of_weights(counts, eta, seed):
-    """Nobody leaves: FedAvg. eta_u = -1: FedAvg of all. Special: the leaving clients' mean, times -eta_u."""
+def test_puf_weights_follow_the_papers_algebra(counts, eta, seed):
+    """No forget client: FedAvg. eta_u = -1: FedAvg of all. Special: -eta_u a mean."""
     clients = federated.Clients(
         jnp.zeros((len(counts), 1), jnp.int32), jnp.asarray(counts, jnp.int32)
     )
     nobody = np.zeros(len(counts), bool)
-    leaving = np.random.default_rng(seed).random(len(counts)) < 0.5
-    share = np.asarray(counts) / np.sum(counts)
+    forget = np.random.default_rng(seed).random(len(counts)) < 0.5
+    fraction = np.asarray(counts) / np.sum(counts)
     plain = fedavg_weights(clients, ~nobody)
-    np.testing.assert_allclose(plain, share, rtol=1e-6)
+    np.testing.assert_allclose(plain, fraction, rtol=1e-6)
     np.testing.assert_array_equal(
         puf_weights(clients, nobody, mode="regular", eta_u=eta), plain
     )
@@ -122,31 +126,31 @@ def test_the_algebra_of_weights(counts, eta, seed):
         puf_weights(clients, nobody, mode="special", eta_u=eta), 0
     )
     np.testing.assert_array_equal(
-        puf_weights(clients, leaving, mode="regular", eta_u=-1.0), plain
+        puf_weights(clients, forget, mode="regular", eta_u=-1.0), plain
     )
-    regular = puf_weights(clients, leaving, mode="regular", eta_u=eta)
-    np.testing.assert_allclose(regular, np.where(leaving, -eta, 1) * share, rtol=1e-5)
-    special = puf_weights(clients, leaving, mode="special", eta_u=eta)
-    if leaving.any():
-        np.testing.assert_allclose(
-            special, -eta * leaving * share / share[leaving].sum(), rtol=1e-5
-        )
+    regular = puf_weights(clients, forget, mode="regular", eta_u=eta)
+    expected = np.where(forget, -eta, 1) * fraction
+    np.testing.assert_allclose(regular, expected, rtol=1e-5)
+    special = puf_weights(clients, forget, mode="special", eta_u=eta)
+    if forget.any():
+        expected = -eta * forget * fraction / fraction[forget].sum()
+        np.testing.assert_allclose(special, expected, rtol=1e-5)
 
 
-def test_the_authors_strengths_are_one_for_ten_equal_clients():
+def test_authors_strengths_agree_for_ten_equal_clients():
     clients = federated.gather_clients(np.arange(40) % 10)
-    leaving = np.arange(10) == 4
-    assert float(puf_weights(clients, leaving, mode="regular")[4]) == pytest.approx(-2)
-    assert float(puf_weights(clients, leaving, mode="special")[4]) == pytest.approx(-2)
+    forget = np.arange(10) == 4
+    assert float(puf_weights(clients, forget, mode="regular")[4]) == pytest.approx(-2)
+    assert float(puf_weights(clients, forget, mode="special")[4]) == pytest.approx(-2)
 
 
-def test_puf_with_nobody_leaving_is_fedavg(one_round, start, clients):
+def test_puf_without_forget_clients_is_fedavg(one_round, start, clients):
     puf = one_round(start, puf_weights(clients, ~ALL, mode="regular"))
     chex.assert_trees_all_equal(puf, one_round(start, fedavg_weights(clients, ALL)))
 
 
 def test_regular_with_strength_minus_one_is_fedavg_of_all(one_round, start, clients):
-    puf = one_round(start, puf_weights(clients, GONE, mode="regular", eta_u=-1.0))
+    puf = one_round(start, puf_weights(clients, FORGET, mode="regular", eta_u=-1.0))
     chex.assert_trees_all_equal(puf, one_round(start, fedavg_weights(clients, ALL)))
 
 
@@ -155,31 +159,21 @@ def test_special_of_one_client_with_strength_one_subtracts_its_update(
 ):
     """w - d_u, bit for bit."""
     key = jax.random.key(1)
-    puf = jax.jit(
-        partial(
-            federated.puf_round, model=linear, training=LOCAL, mode="special", eta_u=1.0
-        )
-    )
-    found = puf(key, state=start, data=blobs, clients=clients, leaving=GONE)
+    group = Federation(linear, LOCAL, blobs, clients)
+    puf = jax.jit(partial(federated.puf_round, mode="special", eta_u=1.0))
+    found = puf(key, group, start, FORGET)
     key_client = jax.random.fold_in(jax.random.fold_in(jax.random.clone(key), 5), 2)
-    alone = jax.jit(partial(federated.client_update, model=linear, training=LOCAL))
     rate = LOCAL.learning_rate * LOCAL.decay ** jnp.float32(5)
-    local = alone(
-        key_client,
-        variables=start.variables,
-        data=blobs,
-        places=clients.places[2],
-        size=clients.sizes[2],
-        learning_rate=rate,
-    )
+    alone = jax.jit(federated.client_update)
+    local = alone(key_client, group, start.variables, 2, rate)
     w = start.variables.params
     np.testing.assert_array_equal(found.variables.params, w - (local.params - w))
 
 
 @pytest.mark.parametrize("mode", ["regular", "special"])
 def test_several_clients_at_once_are_terms_of_one_sum(one_round, start, clients, mode):
-    leaving = np.array([True, False, True, False])
-    found = one_round(start, puf_weights(clients, leaving, mode=mode, eta_u=3.0))
+    forget = np.array([True, False, True, False])
+    found = one_round(start, puf_weights(clients, forget, mode=mode, eta_u=3.0))
     n, d, w = np.bincount(SPLIT), deltas(one_round, start), start.variables.params
     if mode == "special":
         expected = w - 3 * (n[0] * d[0] + n[2] * d[2]) / (n[0] + n[2])
@@ -190,40 +184,42 @@ def test_several_clients_at_once_are_terms_of_one_sum(one_round, start, clients,
     np.testing.assert_allclose(found.variables.params, expected, atol=2e-6)
 
 
-def test_earlier_leavers_are_neither_remaining_nor_leaving(clients):
+def test_clients_that_left_earlier_have_weight_zero(clients):
     remaining = np.array([True, True, False, False])  # the last one left before
-    weights = puf_weights(clients, GONE, mode="regular", eta_u=2.0, remaining=remaining)
+    weights = puf_weights(
+        clients, FORGET, mode="regular", eta_u=2.0, remaining=remaining
+    )
     np.testing.assert_allclose(weights, np.array([25, 6, -34, 0]) / 48, rtol=1e-6)
 
 
-def test_it_is_gradient_ascent_in_disguise(linear, blobs, start, clients):
-    """One full-batch local step without decay: special PUF is one step of ascent, of eta_u times the rate."""
+def test_special_puf_of_one_local_step_is_gradient_ascent(
+    linear, blobs, start, clients
+):
+    """One full-batch step without decay: a step of ascent, of eta_u times the rate."""
     training = LocalTraining(
-        batch_size=17, learning_rate=0.2, optimizer=optax.sgd, form="map"
+        batch_size=17, learning_rate=0.2, weight_decay=0.0, form="map"
     )
-    puf = federated.puf_round(
-        jax.random.key(1), linear, training, start, blobs, clients, GONE, eta_u=4.0
-    )
-    mine = blobs.images[SPLIT == 2], blobs.labels[SPLIT == 2]
+    group = Federation(linear, training, blobs, clients)
+    puf = federated.puf_round(jax.random.key(1), group, start, FORGET, eta_u=4.0)
+    images, labels = blobs.images[SPLIT == 2], blobs.labels[SPLIT == 2]
     slope = jax.grad(
-        lambda w: cross_entropy(linear.apply(Variables(w, {}), mine[0]), mine[1]).mean()
+        lambda w: cross_entropy(linear.apply(Variables(w, {}), images), labels).mean()
     )
     w = start.variables.params
     ascended = w + 4 * 0.2 * 0.998**5 * slope(w)
     np.testing.assert_allclose(puf.variables.params, ascended, atol=1e-6)
 
 
-def test_all_at_once_or_one_after_the_other(linear, blobs, start, clients, one_round):
+def test_vmap_and_map_over_clients_agree(linear, blobs, start, clients, one_round):
     vmapped = LocalTraining(batch_size=8, learning_rate=0.2, form="vmap")
-    weights = puf_weights(clients, GONE, mode="regular")
-    found = jax.jit(partial(federated.federated_round, model=linear, training=vmapped))(
-        jax.random.key(1), state=start, data=blobs, clients=clients, weights=weights
-    )
+    weights = puf_weights(clients, FORGET, mode="regular")
+    group = Federation(linear, vmapped, blobs, clients)
+    found = jax.jit(federated.federated_round)(jax.random.key(1), group, start, weights)
     chex.assert_trees_all_close(found, one_round(start, weights), atol=1e-6)
 
 
 @pytest.mark.parametrize("form", ["map", "vmap"])
-def test_poisoned_leavers_touch_neither_retraining_nor_recovery(
+def test_poisoned_forget_clients_do_not_touch_the_others_rounds(
     tiny, blobs, clients, form
 ):
     """NaN images and labels out of range, the same bits."""
@@ -233,14 +229,17 @@ def test_poisoned_leavers_touch_neither_retraining_nor_recovery(
         np.where(SPLIT == 2, 99, blobs.labels),
     )
     stay, start = (
-        fedavg_weights(clients, ~GONE),
+        fedavg_weights(clients, ~FORGET),
         federated.init_server(tiny.init(jax.random.key(3))),
     )
-    run = jax.jit(
-        lambda data: federated.run_rounds(
-            jax.random.key(0), tiny, training, start, data, clients, stay, num_rounds=3
+
+    @jax.jit
+    def run(data):
+        group = Federation(tiny, training, data, clients)
+        return federated.run_rounds(
+            jax.random.key(0), group, start, stay, num_rounds=3
         )[0]
-    )
+
     clean, found = run(blobs), run(poisoned)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
     chex.assert_trees_all_equal(found, clean)
@@ -250,48 +249,38 @@ def test_poisoned_leavers_touch_neither_retraining_nor_recovery(
     )
 
 
-def test_recovery_is_rounds_until_the_target_and_no_further(
-    linear, blobs, start, clients
-):
-    stay, key = fedavg_weights(clients, ~GONE), jax.random.key(2)
+def test_run_until_stops_at_the_target(linear, blobs, start, clients):
+    stay, key = fedavg_weights(clients, ~FORGET), jax.random.key(2)
 
     def accuracy(variables):
         return jnp.mean(
             jnp.argmax(linear.apply(variables, blobs.images), -1) == blobs.labels
         )
 
-    rest = (linear, LOCAL, start, blobs, clients, stay)
+    rest = (Federation(linear, LOCAL, blobs, clients), start, stay)
     _, trace = jax.jit(
         lambda k: federated.run_rounds(k, *rest, num_rounds=8, evaluate=accuracy)
     )(key)
-    recover = jax.jit(
-        lambda k, target: federated.recover(
-            k, *rest, evaluate=accuracy, target=target, max_rounds=8
+    run = jax.jit(
+        lambda k, target: federated.run_until(
+            k, *rest, evaluate=accuracy, target=target, num_rounds=8
         )
     )
     assert trace[0] < trace.max()
     for target in (0.0, float(trace.max()), 2.0):
-        found = recover(jax.random.clone(key), target)
+        found = run(jax.random.clone(key), target)
         rounds, reached = federated.rounds_to_reach(trace, target)
-        assert (int(found.rounds), bool(found.reached)) == (rounds, reached)
+        assert (int(found.num_rounds), bool(found.reached)) == (rounds, reached)
         assert float(found.value) == trace[rounds - 1]
         assert int(found.state.round) == 5 + rounds
 
 
-def test_the_server_remembers_its_model_and_the_round_alone(
-    linear, blobs, start, clients
-):
+def test_server_state_does_not_grow_with_rounds(linear, blobs, start, clients):
+    group = Federation(linear, LOCAL, blobs, clients)
     sizes = [
         jax.eval_shape(
             lambda n=n: federated.run_rounds(
-                jax.random.key(0),
-                linear,
-                LOCAL,
-                start,
-                blobs,
-                clients,
-                jnp.ones(4),
-                num_rounds=n,
+                jax.random.key(0), group, start, jnp.ones(4), num_rounds=n
             )[0]
         )
         for n in (1, 50)
@@ -299,20 +288,15 @@ def test_the_server_remembers_its_model_and_the_round_alone(
     assert sizes[0] == sizes[1] == jax.eval_shape(lambda: start)
 
 
-def test_statistics_are_averaged_over_those_who_count_positively(
+def test_statistics_are_averaged_over_clients_of_positive_weight(
     normed, blobs, clients
 ):
     start = federated.init_server(normed.init(jax.random.key(3)))
-    run = jax.jit(partial(federated.federated_round, model=normed, training=LOCAL))
+    run = jax.jit(federated.federated_round)
+    group = Federation(normed, LOCAL, blobs, clients)
 
     def go(weights):
-        return run(
-            jax.random.key(1),
-            state=start,
-            data=blobs,
-            clients=clients,
-            weights=jnp.asarray(weights),
-        )
+        return run(jax.random.key(1), group, start, jnp.asarray(weights))
 
     alone = [go(np.eye(4, dtype=np.float32)[k]).variables.state for k in range(4)]
     mixed = go([0.4, 0.1, -2.0, 0.0]).variables.state
@@ -323,78 +307,66 @@ def test_statistics_are_averaged_over_those_who_count_positively(
     )
 
 
-def test_a_client_that_owned_a_class_is_forgotten_like_by_retraining(tiny, blobs):
-    """Nobody else has class 2: its accuracy falls from the original's to the retrained model's, which is 0."""
+def test_forgotten_owner_of_a_class_leaves_the_retrained_accuracy(tiny, blobs):
+    """No other client has class 2: its accuracy falls to the retrained model's, 0."""
     split = federated.owner_split(blobs.labels, 4, {3: 2}, seed=0)
-    clients, leaving = federated.gather_clients(split), np.arange(4) == 3
+    clients, forget = federated.gather_clients(split), np.arange(4) == 3
     training = LocalTraining(batch_size=10, form="map")
-    mine = np.flatnonzero(blobs.labels == 2)
-    right = jax.jit(
-        lambda v: jnp.mean(jnp.argmax(tiny.apply(v, blobs.images[mine]), -1) == 2)
+    group = Federation(tiny, training, blobs, clients)
+    owned = np.flatnonzero(blobs.labels == 2)
+    accuracy = jax.jit(
+        lambda v: jnp.mean(jnp.argmax(tiny.apply(v, blobs.images[owned]), -1) == 2)
     )
     run = jax.jit(
-        lambda key, state, part: federated.run_rounds(
-            key,
-            tiny,
-            training,
-            state,
-            blobs,
-            clients,
-            fedavg_weights(clients, part),
-            num_rounds=40,
+        lambda key, state, mask: federated.run_rounds(
+            key, group, state, fedavg_weights(clients, mask), num_rounds=40
         )[0]
     )
     fresh = federated.init_server(tiny.init(jax.random.key(3)))
     original = run(jax.random.key(0), fresh, np.ones(4, bool))
-    retrained = run(jax.random.key(1), fresh, ~leaving)
-    puf = federated.puf_round(
-        jax.random.key(2), tiny, training, original, blobs, clients, leaving
-    )
-    recovered = run(jax.random.key(4), puf, ~leaving)
-    assert right(original.variables) > 0.9
-    assert right(retrained.variables) == 0
-    assert right(recovered.variables) < 0.1
+    retrained = run(jax.random.key(1), fresh, ~forget)
+    puf = federated.puf_round(jax.random.key(2), group, original, forget)
+    recovered = run(jax.random.key(4), puf, ~forget)
+    assert accuracy(original.variables) > 0.9
+    assert accuracy(retrained.variables) == 0
+    assert accuracy(recovered.variables) < 0.1
 
 
 def test_not_negates_the_first_layer_and_nothing_else(tiny, tiny_variables):
-    before = federated.init_server(tiny_variables, rounds=3)
-    after = federated.negate_first_layer(tiny, before, jnp.zeros((1, 4, 4, 1)))
-    first, second = (s.variables.params["Dense_0"] for s in (before, after))
+    after = federated.negate_first_layer(
+        tiny.apply, tiny_variables, jnp.zeros((1, 4, 4, 1))
+    )
+    first, second = (v.params["Dense_0"] for v in (tiny_variables, after))
     np.testing.assert_array_equal(second["kernel"], -first["kernel"])
     np.testing.assert_array_equal(second["bias"], first["bias"])
     chex.assert_trees_all_equal(
-        before.variables.params["Dense_1"], after.variables.params["Dense_1"]
+        tiny_variables.params["Dense_1"], after.params["Dense_1"]
     )
-    assert int(after.round) == 3
 
 
 def test_projected_ascent_climbs_within_its_ball(
     linear, blobs, start, clients, one_round
 ):
-    """Around w - d_u / (K - 1): inside a large ball it climbs, a small one holds it, a near end stops it at once."""
+    """Around w - d_u / (K - 1): a small ball or a short distance stops it."""
     update = deltas(one_round, start)[2]
     w = start.variables.params
     center = w - update / 3
-    run = jax.jit(
-        partial(
-            federated.projected_ascent, model=linear, training=LOCAL, learning_rate=0.5
-        )
-    )
-    mine = SPLIT == 2
+    run = jax.jit(federated.projected_ascent)
+    group = Federation(linear, LOCAL, blobs, clients)
+    is_forget = SPLIT == 2
 
     def go(radius, far):
-        ball = {"radius": jnp.float32(radius), "max_distance": jnp.float32(far)}
-        parts = {"state": start, "data": blobs, "clients": clients, "leaving": GONE}
-        return run(jax.random.key(1), **parts, **ball).variables.params
+        ascent = ProjectedAscent(learning_rate=0.5, radius=radius, max_distance=far)
+        found = run(jax.random.key(1), group, start, FORGET, ascent)
+        return found.variables.params
 
     def loss(w):
-        return cross_entropy(
-            linear.apply(Variables(w, {}), blobs.images[mine]), blobs.labels[mine]
-        ).mean()
+        logits = linear.apply(Variables(w, {}), blobs.images[is_forget])
+        return cross_entropy(logits, blobs.labels[is_forget]).mean()
 
-    free, held, short = go(1e6, 1e6), go(0.3, 1e6), go(1e6, 0.0)
-    assert loss(free) > loss(held) > loss(center)
-    assert float(jnp.linalg.norm(held - center)) == pytest.approx(0.3, rel=1e-4)
+    free, bounded, short = go(1e6, 1e6), go(0.3, 1e6), go(1e6, 0.0)
+    assert loss(free) > loss(bounded) > loss(center)
+    assert float(jnp.linalg.norm(bounded - center)) == pytest.approx(0.3, rel=1e-4)
     assert (
         0
         < float(jnp.linalg.norm(short - center))
@@ -403,25 +375,16 @@ def test_projected_ascent_climbs_within_its_ball(
     np.testing.assert_allclose(go(0.0, 1e6), center, atol=1e-6)
 
 
-def test_the_balls_radius_is_a_third_of_the_way_to_fresh_models(tiny, blobs, clients):
+def test_default_radius_is_a_third_of_the_distance_to_fresh_models(
+    tiny, blobs, clients
+):
     """With a rate that leaves any ball in a step, the result lies on the sphere."""
     start = federated.init_server(tiny.init(jax.random.key(3)))
-    run = jax.jit(
-        partial(
-            federated.projected_ascent,
-            model=tiny,
-            training=LOCAL,
-            learning_rate=1e3,
-            momentum=0.0,
-            max_distance=np.inf,
-        )
-    )
-    found = run(
-        jax.random.key(1), state=start, data=blobs, clients=clients, leaving=GONE
-    ).variables.params
-    center = federated.puf_round(
-        jax.random.key(1), tiny, LOCAL, start, blobs, clients, GONE, eta_u=1 / 3
-    )
+    group = Federation(tiny, LOCAL, blobs, clients)
+    ascent = ProjectedAscent(learning_rate=1e3, momentum=0.0, max_distance=np.inf)
+    run = jax.jit(partial(federated.projected_ascent, ascent=ascent))
+    found = run(jax.random.key(1), group, start, FORGET).variables.params
+    center = federated.puf_round(jax.random.key(1), group, start, FORGET, eta_u=1 / 3)
 
     def gap(other):
         return float(parameter_distance(other, center.variables.params))
@@ -435,46 +398,62 @@ def test_the_balls_radius_is_a_third_of_the_way_to_fresh_models(tiny, blobs, cli
 @pytest.mark.parametrize(
     "call",
     [
-        lambda c, m, s, d: LocalTraining(batch_size=0),
-        lambda c, m, s, d: LocalTraining(decay=0.0),
-        lambda c, m, s, d: LocalTraining(form="loop"),
-        lambda c, m, s, d: fedavg_weights(c, np.zeros(4, bool)),
-        lambda c, m, s, d: fedavg_weights(c, np.ones(3, bool)),
-        lambda c, m, s, d: fedavg_weights(c, np.ones(4)),
-        lambda c, m, s, d: puf_weights(c, GONE, mode="other"),
-        lambda c, m, s, d: puf_weights(c, GONE, eta_u=float("nan")),
-        lambda c, m, s, d: puf_weights(c, GONE, remaining=np.ones(5, bool)),
-        lambda c, m, s, d: federated.federated_round(
-            jax.random.key(0), m, LOCAL, s, d, c, jnp.ones(3)
+        lambda group, state: LocalTraining(batch_size=0),
+        lambda group, state: LocalTraining(decay=0.0),
+        lambda group, state: LocalTraining(form="loop"),
+        lambda group, state: ProjectedAscent(num_epochs=0),
+        lambda group, state: ProjectedAscent(max_norm=0.0),
+        lambda group, state: fedavg_weights(group.clients, np.zeros(4, bool)),
+        lambda group, state: fedavg_weights(group.clients, np.ones(3, bool)),
+        lambda group, state: fedavg_weights(group.clients, np.ones(4)),
+        lambda group, state: puf_weights(group.clients, FORGET, mode="other"),
+        lambda group, state: puf_weights(group.clients, FORGET, eta_u=float("nan")),
+        lambda group, state: puf_weights(
+            group.clients, FORGET, remaining=np.ones(5, bool)
         ),
-        lambda c, m, s, d: federated.recover(
+        lambda group, state: federated.federated_round(
+            jax.random.key(0), group, state, jnp.ones(3)
+        ),
+        lambda group, state: federated.run_until(
             jax.random.key(0),
-            m,
-            LOCAL,
-            s,
-            d,
-            c,
+            group,
+            state,
             jnp.ones(4),
             evaluate=lambda v: jnp.zeros(()),
             target=0,
-            max_rounds=0,
+            num_rounds=0,
         ),
-        lambda c, m, s, d: federated.projected_ascent(
-            jax.random.key(0), m, LOCAL, s, d, c, ALL
+        lambda group, state: federated.projected_ascent(
+            jax.random.key(0), group, state, ALL
         ),
-        lambda c, m, s, d: federated.projected_ascent(
-            jax.random.key(0), m, LOCAL, s, d, c, GONE, num_epochs=0
-        ),
-        lambda c, m, s, d: federated.negate_first_layer(
-            models.from_functions(
-                lambda key: jnp.ones(3), lambda w, x: x.mean((1, 2)) * w[None]
-            ),
-            federated.init_server(Variables(jnp.ones(1), {})),
+        lambda group, state: federated.negate_first_layer(
+            lambda w, x: x.mean((1, 2)) * w[None],
+            jnp.ones(1),
             jnp.zeros((1, 4, 4, 1)),
+        ),
+        lambda group, state: federated.negate_first_layer(
+            group.model, state.variables, jnp.zeros((1, 4, 4, 1))
         ),
     ],
 )
 def test_bad_input_is_refused_in_one_line(call, clients, linear, start, blobs):
     with pytest.raises(InputError) as error:
-        call(clients, linear, start, blobs)
+        call(Federation(linear, LOCAL, blobs, clients), start)
     assert "\n" not in str(error.value)
+
+
+def test_equal_trainings_are_equal_values_and_rates_map(linear, blobs, start, clients):
+    assert LocalTraining(optimizer=Adam()) == LocalTraining(optimizer=Adam())
+    assert hash(LocalTraining()) == hash(LocalTraining(optimizer=SGD(momentum=0.0)))
+    weights = fedavg_weights(clients, ALL)
+
+    def trained(rate):
+        training = LocalTraining(batch_size=8, learning_rate=rate, form="map")
+        group = Federation(linear, training, blobs, clients)
+        state = federated.federated_round(jax.random.key(1), group, start, weights)
+        return state.variables.params
+
+    rates = jnp.array([0.1, 0.2])
+    mapped = jax.jit(jax.vmap(trained))(rates)
+    np.testing.assert_allclose(mapped[1], jax.jit(trained)(0.2), atol=1e-6)
+    assert np.abs(mapped[0] - mapped[1]).max() > 1e-3

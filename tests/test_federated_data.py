@@ -1,4 +1,4 @@
-"""Clients' splits, generated shapes, and what is measured: each against a count done another way."""
+"""Clients' splits, generated shapes and measures match counts done another way."""
 
 import hypothesis.strategies as st
 import jax.numpy as jnp
@@ -25,18 +25,18 @@ def test_every_sample_has_one_client_and_no_client_is_empty(alpha, num_clients, 
         rows = [
             row[:n]
             for row, n in zip(
-                np.asarray(clients.places), np.asarray(clients.sizes), strict=True
+                np.asarray(clients.positions), np.asarray(clients.sizes), strict=True
             )
         ]
         assert sorted(np.concatenate(rows).tolist()) == list(range(300))
-        for client, row in enumerate(np.asarray(clients.places)):
+        for client, row in enumerate(np.asarray(clients.positions)):
             assert set(split[row].tolist()) == {client}, (
                 "filling points at another client"
             )
 
 
 def test_proportions_are_dirichlet():
-    """Moments of one class's share: mean 1 / K, variance (K - 1) / (K^2 (K alpha + 1)); the least is respected."""
+    """A class's fractions: mean 1 / K, variance (K - 1) / (K^2 (K alpha + 1))."""
     shares = np.array(
         [
             np.bincount(
@@ -64,7 +64,7 @@ def test_small_alpha_is_uneven_and_draws_repeat():
     assert (draws[0] != draws[2]).any()
 
 
-def test_owners_have_their_classes_alone():
+def test_owners_alone_have_their_classes():
     split = federated.owner_split(LABELS, 5, {0: 2, 3: [4, 5]}, seed=0)
     assert (split[LABELS == 2] == 0).all()
     assert (split[LABELS >= 4] == 3).all()
@@ -72,13 +72,13 @@ def test_owners_have_their_classes_alone():
     np.testing.assert_array_equal(np.bincount(shared), 30)
 
 
-def test_a_part_of_a_client_becomes_a_client():
+def test_split_client_makes_a_client_of_a_part():
     split = federated.iid_split(300, 4, seed=0)
     parted = federated.split_client(split, 2, fraction=0.4, seed=1)
     assert np.bincount(parted).tolist() == [75, 75, 45, 75, 30]
     assert (split[parted == 4] == 2).all()
     assert (parted[split != 2] == split[split != 2]).all()
-    assert federated.gather_clients(parted, width=100).places.shape == (5, 100)
+    assert federated.gather_clients(parted, width=100).positions.shape == (5, 100)
 
 
 @pytest.mark.parametrize(
@@ -116,46 +116,47 @@ def test_bad_input_is_refused_in_one_line(call):
     assert "\n" not in str(error.value)
 
 
-def test_overlap_counts_pixels_as_sets_do():
+def test_overlap_matches_sets_of_pixels():
     rng = np.random.default_rng(0)
     labels, predicted = rng.integers(0, 3, (2, 5, 4, 4))
-    part = np.array([True, False, True, True, False])
+    mask = np.array([True, False, True, True, False])
     found = federated.overlap(
-        jnp.asarray(predicted), jnp.asarray(labels), 4, jnp.asarray(part)
+        jnp.asarray(predicted), jnp.asarray(labels), 4, jnp.asarray(mask)
     )
     for c in range(3):
-        mine, true = (
-            set(map(tuple, np.argwhere((a == c) & part[:, None, None])))
+        guess, true = (
+            set(map(tuple, np.argwhere((a == c) & mask[:, None, None])))
             for a in (predicted, labels)
         )
-        assert float(found.iou[c]) == pytest.approx(len(mine & true) / len(mine | true))
+        both = len(guess & true)
+        assert float(found.iou[c]) == pytest.approx(both / len(guess | true))
         assert float(found.dice[c]) == pytest.approx(
-            2 * len(mine & true) / (len(mine) + len(true))
+            2 * both / (len(guess) + len(true))
         )
     assert np.isnan(found.iou[3])
     everything = federated.overlap(jnp.asarray(labels), jnp.asarray(labels), 3)
     np.testing.assert_array_equal(everything.dice, 1)
 
 
-def test_yeom_is_a_share_below_the_members_mean():
+def test_yeom_is_the_fraction_below_the_members_mean():
     rng = np.random.default_rng(1)
     losses, parts = rng.exponential(size=50), rng.integers(0, 3, 50)
     forget, retain = parts == 0, parts == 1
-    losses[parts == 2] = np.nan  # never looked at
+    losses[parts == 2] = np.nan  # never read
     expected = (losses[forget] < losses[retain].mean()).mean()
     assert float(
         federated.yeom(*map(jnp.asarray, (losses, forget, retain)))
     ) == pytest.approx(expected)
 
 
-def test_rounds_to_reach_takes_the_first_time():
+def test_rounds_to_reach_takes_the_first_round():
     values = np.array([[0.1, 0.5, 0.4, 0.9], [0.0, 0.0, 0.0, 0.0]])
     rounds, reached = federated.rounds_to_reach(values, np.array([0.5, 0.5]))
     assert rounds.tolist() == [2, 4]
     assert reached.tolist() == [True, False]
 
 
-def test_shapes_are_there_and_styles_only_change_the_look():
+def test_every_image_has_shapes_and_styles_do_not_move_them():
     styles = federated.draw_styles(3, seed=0)
     one, other = (
         federated.shape_images(40, style, size=16, seed=5) for style in styles[:2]
@@ -172,8 +173,7 @@ def test_shapes_are_there_and_styles_only_change_the_look():
     assert areas[1:].max() < 2 * areas[1:].min(), "classes of very different size"
 
 
-def test_an_image_is_its_style_and_its_map():
-    """Without noise and stripes every pixel has one of two colors, and the map says which."""
+def test_image_without_noise_has_the_two_colors_of_its_map():
     style = federated.Style((0.1, 0.2, 0.3), (0.9, 0.8, 0.7), stripes=0.0, noise=0.0)
     data = federated.shape_images(5, style, size=12, seed=1)
     expected = np.where(data.labels[..., None] > 0, style.foreground, style.background)
@@ -181,7 +181,7 @@ def test_an_image_is_its_style_and_its_map():
 
 
 def test_recovery_runs_stop_where_the_goal_is_reached():
-    """Two seeds of one client: PUF is there after one round, then after two; natural is read one round later."""
+    """PUF recovers in one round, then in two; natural is read one round later."""
     trace = lambda *tests: np.array(
         [[[test, forget] for forget, test in enumerate(tests)]], float
     )
@@ -196,7 +196,7 @@ def test_recovery_runs_stop_where_the_goal_is_reached():
     np.testing.assert_array_equal(runs.final("special")[:, 0, 1], [1, 2])
     np.testing.assert_array_equal(runs.final("same")[:, 0, 1], [2, 3])
     np.testing.assert_array_equal(runs.final("special+")[:, 0, 1], [3, 3])
-    np.testing.assert_array_equal(runs.final("original"), runs.found["original"])
+    np.testing.assert_array_equal(runs.final("original"), runs.measured["original"])
     np.testing.assert_allclose(runs.gap("special")[:, 0], [50, 150])
     np.testing.assert_allclose(runs.gap("original", "test")[:, 0], [10, 10])
     assert runs.summary(runs.gap("special")).mean == 100

@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
-from unlearn_jax import filters, models, train
+from unlearn_jax import filters, models, train, values
 from unlearn_jax.filters import (
     FILTERS,
     class_means,
@@ -308,4 +308,12 @@ def test_errors_say_what_to_do(call, message):
 
 def test_every_filter_is_named():
     assert set(FILTERS) == {"mask", "mpru", "mpru_direct"}
-    assert filters.FILTERS["mpru"] is mpru
+    assert filters.FILTERS["mpru"] == filters.MPRU()
+    assert filters.FILTERS["mpru_direct"] == filters.MPRU(variant="direct")
+    for name, named in FILTERS.items():
+        assert values.from_json(values.to_json(named)) == named, name
+
+
+def test_unknown_variant_is_refused():
+    with pytest.raises(InputError, match="choose inductive or direct"):
+        filters.MPRU(variant="B")

@@ -1,11 +1,14 @@
-"""Influence functions: dual, primal and exact retraining of linear models agree, and agree with NumPy's Newton."""
+"""Influence functions agree, dual, primal and retrained, with Newton's in NumPy."""
 
 from functools import partial
 
+import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
@@ -14,15 +17,14 @@ from sklearn.linear_model import LogisticRegression
 from unlearn_jax import influence
 from unlearn_jax.influence.risk import half_curvatures
 from unlearn_jax.losses import cross_entropy
-from unlearn_jax.types import InputError
+from unlearn_jax.types import InputError, Variables
 
 COUNT, CLASSES, SIZE, RIDGE = 40, 3, 20, 0.05
 RNG = np.random.default_rng(0)
 JACOBIAN = RNG.normal(size=(COUNT, CLASSES, SIZE)) / np.sqrt(SIZE)
 OFFSETS = RNG.normal(size=(COUNT, CLASSES))
-ROWS = np.concatenate(
-    [OFFSETS, JACOBIAN.reshape(COUNT, -1)], 1
-)  # a sample is its offset and its Jacobian
+# A sample is its offset and its Jacobian.
+ROWS = np.concatenate([OFFSETS, JACOBIAN.reshape(COUNT, -1)], 1)
 LABELS = RNG.integers(0, CLASSES, COUNT)
 ONE_HOT = np.eye(CLASSES)[LABELS]
 FORGET = np.arange(COUNT) % 10 < 3
@@ -39,7 +41,7 @@ def linear(params, rows):
 
 
 def derivatives(name, params, keep):
-    """Gradient and Hessian of the mean loss with its penalty, and the outputs, written out in NumPy."""
+    """Gradient and Hessian of the penalized mean loss, and the outputs, in NumPy."""
     wide, outputs = JACOBIAN[keep], OFFSETS[keep] + JACOBIAN[keep] @ params
     if name == "squared":
         slope, bend = (
@@ -86,36 +88,34 @@ def off(got, wanted):
 
 
 def estimates(loss, rows, targets, params, forget):
-    """Everything at once, for one compilation: kernel, dual and primal changes by both solvers, and what they mean."""
-    kernel, outputs, found = (
-        influence.ntk(linear, params, rows, batch_size=16),
-        linear(params, rows),
-        {},
-    )
-    for solver in ("dense", "cg"):
-        knobs = {
+    """Kernel, dual and primal changes by both solvers, and penalty, compiled once."""
+    kernel = influence.ntk(linear, params, rows, batch_size=16)
+    outputs = linear(params, rows)
+    found = {}
+    solvers = {"dense": influence.Dense(), "cg": influence.CG(tol=1e-13)}
+    for name, solver in solvers.items():
+        options = {
             "ridge": RIDGE,
             "loss": loss,
             "solver": solver,
             "num_forget": 12,
-            "tol": 1e-13,
         }
-        dual = influence.dual_change(kernel, outputs, targets, forget, **knobs)
+        dual = influence.dual_change(kernel, outputs, targets, forget, **options)
         primal = influence.primal_change(
-            linear, params, rows, targets, forget, **knobs, batch_size=16
+            linear, params, rows, targets, forget, **options, batch_size=16
         )
-        found[solver] = (
+        found[name] = (
             influence.pull(linear, params, rows, dual.change, batch_size=16),
             primal.params,
         )
-        found[f"residual {solver}"] = jnp.maximum(dual.residual, primal.residual)
+        found[f"residual {name}"] = jnp.maximum(dual.residual, primal.residual)
     penalty = influence.penalty_change(kernel, dual.alpha, dual.change, ridge=RIDGE)
     return found | {"kernel": kernel, "dual": dual, "penalty": penalty}
 
 
 @pytest.mark.parametrize(("bits", "tolerance"), [(64, 1e-10), (32, 1e-5)])
 @pytest.mark.parametrize("name", TARGETS)
-def test_dual_primal_and_numpy_are_the_same(name, bits, tolerance):
+def test_dual_and_primal_changes_match_numpys_newton_step(name, bits, tolerance):
     loss, targets = TARGETS[name]
     step = newton_step(name)
     with jax.enable_x64(bits == 64):
@@ -145,7 +145,7 @@ def test_dual_primal_and_numpy_are_the_same(name, bits, tolerance):
     )
 
 
-def test_squared_loss_is_exact_retraining_and_cross_entropy_is_near():
+def test_step_is_exact_for_squared_loss_and_close_for_cross_entropy():
     def error(name):
         return off(TRAINED[name] + newton_step(name), RETRAINED[name]) / off(
             TRAINED[name], RETRAINED[name]
@@ -159,12 +159,18 @@ def fits(loss, rows, targets, offsets):
     kernel, start = influence.ntk(linear, jnp.zeros(SIZE), rows), jnp.zeros(SIZE)
     dual = influence.fit_dual(kernel, targets, offsets=offsets, ridge=RIDGE, loss=loss)
     primal = influence.fit_primal(
-        linear, start, rows, targets, ridge=RIDGE, loss=loss, tol=1e-12
+        linear,
+        start,
+        rows,
+        targets,
+        ridge=RIDGE,
+        loss=loss,
+        solver=influence.CG(tol=1e-12),
     )
     return dual, primal
 
 
-def test_exact_training_is_newtons():
+def test_fits_match_numpys_newton_method():
     with jax.enable_x64(True):
         data = (jnp.asarray(array[~FORGET]) for array in (ROWS, LABELS, OFFSETS))
         dual, primal = jax.jit(partial(fits, cross_entropy))(*data)
@@ -182,8 +188,8 @@ def test_exact_training_is_newtons():
         )
 
 
-def test_ten_per_cent_of_the_digits():
-    """Softmax regression, scikit-learn retrains: 20 times nearer than doing nothing, by a kernel all outputs share."""
+def test_change_of_softmax_regression_is_within_a_20th_of_sklearns_retraining():
+    """By a kernel that all outputs share; distances are relative to the original's."""
     images, labels = (array[:300] for array in load_digits(return_X_y=True))
     images, forget = images / 16, np.random.default_rng(1).permutation(300) < 30
     fit = {
@@ -207,9 +213,9 @@ def test_ten_per_cent_of_the_digits():
         wide = jnp.einsum(
             "ab,cd->acbd", kernel, jnp.eye(10)
         )  # the same kernel written out
-        knobs = {"ridge": 1e-2, "solver": "cg", "num_forget": 30}
+        options = {"ridge": 1e-2, "solver": influence.CG(), "num_forget": 30}
         found, full = (
-            influence.dual_change(k, outputs, labels, forget, **knobs).change
+            influence.dual_change(k, outputs, labels, forget, **options).change
             for k in (kernel, wide)
         )
         moved = influence.output_change(kernel, found)
@@ -228,12 +234,12 @@ def test_ten_per_cent_of_the_digits():
     np.testing.assert_allclose(losses, np.sum(slope * moved, 1), rtol=1e-4, atol=1e-5)
 
 
-def test_fitting_from_nothing_needs_no_offsets():
+def test_fit_without_offsets_is_ridge_regression():
     features = np.random.default_rng(2).normal(size=(30, 4))
     wanted = np.random.default_rng(3).normal(size=(30, 2))
     kernel = influence.feature_kernel(jnp.asarray(features, jnp.float32))
-    knobs = {"ridge": 0.1, "loss": influence.squared_error, "num_steps": 1}
-    got = jax.jit(partial(influence.fit_dual, **knobs))(
+    options = {"ridge": 0.1, "loss": influence.squared_error, "num_steps": 1}
+    got = jax.jit(partial(influence.fit_dual, **options))(
         kernel, jnp.asarray(wanted, jnp.float32)
     )
     weights = np.linalg.solve(
@@ -242,8 +248,8 @@ def test_fitting_from_nothing_needs_no_offsets():
     np.testing.assert_allclose(got.outputs, features @ weights, rtol=1e-4, atol=1e-5)
 
 
-def test_curvatures_have_factors_where_they_are_singular():
-    """Cross-entropy's always are; sure and undecided samples at once."""
+def test_half_curvatures_factor_singular_curvatures():
+    """Cross-entropy's always are; confident and undecided samples at once."""
     outputs = jnp.asarray(
         np.random.default_rng(8).normal(size=(6, 4))
         * np.array([[0], [1], [3], [10], [30], [90]]),
@@ -258,12 +264,8 @@ def test_curvatures_have_factors_where_they_are_singular():
     assert np.isfinite(factors).all()
 
 
-# --- the kernel
-# --------------------------------------------------------------------------------------------------
-
-
-def test_the_kernel_of_a_convolutional_network(normed, blobs):
-    """No forward mode there: products with the Jacobian against differences, kernels against products."""
+def test_kernel_of_a_convolutional_network_matches_differences(normed, blobs):
+    """Without forward mode: Jacobian products match differences, kernels products."""
     variables = jax.jit(normed.init)(jax.random.key(3))
     apply, params = influence.outputs_of(normed, variables.state), variables.params
     images = jnp.asarray((255 * blobs.images[:5]).astype(np.uint8))
@@ -321,10 +323,10 @@ def test_cross_influence_is_numpys_norm_and_at_most_one(seed, rank, scale):
     got = NORM(*parts)
     np.testing.assert_allclose(got, norms[0] / np.sqrt(norms[1] * norms[2]), rtol=1e-4)
     assert got <= 1 + 1e-5
-    assert rank > 1 or got > 1 - 1e-4  # one direction is shared wholly
+    assert rank > 1 or got > 1 - 1e-4  # a single direction is shared
 
 
-def test_cross_influence_of_sets_that_share_nothing_and_of_several_outputs():
+def test_cross_influence_is_zero_for_disjoint_sets_and_takes_several_outputs():
     rows = np.eye(9, dtype="f4")
     kernel = rows @ rows.T
     assert NORM(kernel[:6, 6:], kernel[:6, :6], kernel[6:, 6:]) == 0
@@ -366,7 +368,7 @@ def test_unusable_kernels_are_refused(call, message):
 
 
 @pytest.mark.parametrize(
-    ("forget", "knobs", "message"),
+    ("forget", "options", "message"),
     [
         ([True, False, False], {}, "length 4"),
         ([1, 0, 0, 0], {}, "must be bool"),
@@ -374,23 +376,111 @@ def test_unusable_kernels_are_refused(call, message):
         ([True] * 4, {}, "leave one"),
         ([True, False, False, False], {"ridge": 0.0}, "positive, finite ridge"),
         ([True, False, False, False], {"solver": "lu"}, "unknown solver"),
-        ([True, False, False, False], {"max_iters": 0}, "max_iters must be"),
     ],
 )
-def test_unusable_requests_are_refused(forget, knobs, message):
+def test_unusable_requests_are_refused(forget, options, message):
     with pytest.raises(InputError, match=message):
         influence.dual_change(
             KERNEL,
             jnp.ones((4, 2)),
             jnp.zeros(4, int),
             jnp.asarray(forget),
-            **{"ridge": 0.1, **knobs},
+            **{"ridge": 0.1, **options},
         )
 
 
-def test_a_traced_mask_needs_its_size():
-    ask = lambda mask: influence.dual_change(
-        KERNEL, jnp.ones((4, 2)), jnp.zeros(4, int), mask, ridge=0.1
-    )
+def test_traced_mask_needs_its_size():
+    def ask(mask):
+        outputs = jnp.ones((4, 2))
+        return influence.dual_change(
+            KERNEL, outputs, jnp.zeros(4, int), mask, ridge=0.1
+        )
+
     with pytest.raises(InputError, match="pass num_forget"):
         jax.eval_shape(ask, jnp.array([True, False, False, False]))
+
+
+@pytest.mark.parametrize("options", [{"num_iters": 0}, {"tol": 0.0}])
+def test_unusable_solvers_are_refused(options):
+    with pytest.raises(InputError, match="must be positive"):
+        influence.CG(**options)
+
+
+def test_equal_solvers_are_equal_values():
+    assert influence.CG(tol=1e-3) == influence.CG(tol=1e-3) != influence.CG()
+    assert hash(influence.Dense()) == hash(influence.Dense())
+
+
+def test_mismatched_outputs_and_targets_fail_at_the_door():
+    options = {"ridge": 0.1, "loss": influence.squared_error}
+    forget = jnp.array([True, False, False, False])
+    with pytest.raises(AssertionError):
+        influence.dual_change(KERNEL, jnp.ones((4, 2)), jnp.ones(4), forget, **options)
+
+
+# --- any pytree of variables
+# -------------------------------------------------------------------------------
+
+
+class LinenNet(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.BatchNorm(use_running_average=True)(x.reshape(len(x), -1))
+        return nn.Dense(3)(nn.tanh(x))
+
+
+class NnxNet(nnx.Module):
+    def __init__(self, rngs):
+        self.norm = nnx.BatchNorm(16, use_running_average=True, rngs=rngs)
+        self.dense = nnx.Linear(16, 3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.dense(nnx.tanh(self.norm(x.reshape(len(x), -1))))
+
+
+def linen_model():
+    net = LinenNet()
+    return net.apply, net.init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))
+
+
+def nnx_model():
+    graph, state = nnx.split(NnxNet(nnx.Rngs(0)))
+    return lambda state, images: nnx.merge(graph, state)(images), state
+
+
+def own_model():
+    apply, variables = linen_model()
+    own = Variables(variables["params"], {"batch_stats": variables["batch_stats"]})
+    return lambda v, images: apply({"params": v.params, **v.state}, images), own
+
+
+@pytest.mark.parametrize("make", [linen_model, nnx_model, own_model])
+def test_removal_takes_any_pytree_of_variables_and_leaves_statistics(make, blobs):
+    """The change is that of the trained part, bound by hand."""
+    apply_fn, variables = make()
+    params = influence.trained(variables)
+    if make is nnx_model:
+        rest = nnx.split_state(variables, nnx.Param, ...)[1]
+        bound = lambda p, images: apply_fn(nnx.merge_state(p, rest), images)
+    elif make is linen_model:
+        bound = lambda p, images: apply_fn({**variables, "params": p}, images)
+    else:
+        bound = lambda p, images: apply_fn(Variables(p, variables.state), images)
+    images = jnp.asarray(blobs.images)
+    data = (images, jnp.asarray(blobs.labels), jnp.arange(60) < 6)
+    options = {"ridge": 0.1, "warn": False}
+    found = influence.remove(apply_fn, variables, *data, **options)
+    wanted = influence.remove(bound, params, *data, **options)
+    chex.assert_trees_all_close(found, wanted, rtol=1e-5)
+    assert jax.tree.structure(found.params) == jax.tree.structure(params)
+    assert len(jax.tree.leaves(params)) == 4
+    linear = influence.linearize(apply_fn, variables)
+    np.testing.assert_allclose(
+        linear(variables, images), apply_fn(variables, images), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_modules_and_models_are_refused_in_one_line(tiny):
+    for wrong in (tiny, LinenNet(), NnxNet(nnx.Rngs(0))):
+        with pytest.raises(InputError, match=r"pass model\.apply"):
+            influence.ntk(wrong, {}, jnp.zeros((1, 4, 4, 1)))

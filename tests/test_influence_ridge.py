@@ -1,4 +1,4 @@
-"""Exact removal from kernel ridge regression against refitting with NumPy, in float64 to 1e-10."""
+"""Exact removal from kernel ridge regression matches NumPy's refitting to 1e-10."""
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,8 @@ from unlearn_jax.types import InputError
 
 RNG = np.random.default_rng(0)
 POINTS, NEW = RNG.normal(size=(14, 5)), RNG.normal(size=(6, 5))
-KERNEL, CROSS = (
-    POINTS @ POINTS.T,
-    NEW @ POINTS.T,
-)  # rank 5 of 14: only the ridge makes it invertible
+KERNEL = POINTS @ POINTS.T  # rank 5 of 14: only the ridge makes it invertible
+CROSS = NEW @ POINTS.T
 TARGETS = RNG.normal(size=(14, 3))
 WEIGHTS = np.array([0, 2, 1, 1, 3, 0.5, 1, 1, 2, 0, 1, 1, 4, 1.0])
 INDEX = np.array([1, 4, 0, 7, 12])
@@ -29,7 +27,7 @@ def double():
 
 
 def refit(kept, weights=None, points=NEW):
-    """Predictions of the weighted ridge regression on the kept samples, from the normal equations of the primal."""
+    """Predictions of weighted ridge regression, from the primal normal equations."""
     weights = np.ones(14) if weights is None else weights
     x, y, w = POINTS[kept], TARGETS[kept], weights[kept]
     return points @ np.linalg.solve(
@@ -38,8 +36,8 @@ def refit(kept, weights=None, points=NEW):
 
 
 FIT = jax.jit(ridge.fit)
-DOWN_DATE = jax.jit(ridge.down_date)
-BACK = jax.jit(ridge.outputs_with_one_back)
+DOWNDATE = jax.jit(ridge.downdate)
+BACK = jax.jit(ridge.outputs_restoring_each)
 
 
 def fitted(weights=None):
@@ -64,7 +62,7 @@ def test_fit_and_removal_equal_refitting(weights):
         atol=1e-10,
     )
     for removed in ([3], [1, 4, 0], [12, 2, 5, 9, 7, 0, 1]):
-        left = DOWN_DATE(
+        left = DOWNDATE(
             model, np.array([*removed, *without(removed)]), np.arange(14) < len(removed)
         )
         np.testing.assert_allclose(
@@ -86,7 +84,7 @@ def test_many_subsets_of_different_sizes_by_vmap():
     model = fitted(WEIGHTS)
     masks = RNG.random((8, 5)) < 0.5
     masks[0], masks[1] = False, True
-    many = jax.jit(jax.vmap(lambda removed: ridge.down_date(model, INDEX, removed)))(
+    many = jax.jit(jax.vmap(lambda removed: ridge.downdate(model, INDEX, removed)))(
         masks
     )
     state = ridge.candidates(model, CROSS, INDEX)
@@ -97,18 +95,20 @@ def test_many_subsets_of_different_sizes_by_vmap():
         np.testing.assert_allclose(found, expected, atol=1e-10)
 
 
-def test_one_after_another_equals_refitting():
-    state, gone = ridge.candidates(fitted(WEIGHTS), CROSS, INDEX), []
-    step, ahead = jax.jit(ridge.remove_one), jax.jit(ridge.outputs_without_one_more)
+def test_successive_removals_equal_refitting():
+    state = ridge.candidates(fitted(WEIGHTS), CROSS, INDEX)
+    removed = []
+    step = jax.jit(ridge.remove_one)
+    ahead = jax.jit(ridge.outputs_removing_each)
     for position in (3, 0, 4, 1):
         for i, found in enumerate(ahead(state)):
             np.testing.assert_allclose(
-                found, refit(without([*gone, INDEX[i]]), WEIGHTS), atol=1e-10
+                found, refit(without([*removed, INDEX[i]]), WEIGHTS), atol=1e-10
             )
         state = step(state, position)
-        gone.append(INDEX[position])
+        removed.append(INDEX[position])
         np.testing.assert_allclose(
-            state.outputs, refit(without(gone), WEIGHTS), atol=1e-10
+            state.outputs, refit(without(removed), WEIGHTS), atol=1e-10
         )
         assert not np.any(state.inverse[position])
         again = step(state, position)
@@ -119,7 +119,7 @@ def test_one_after_another_equals_refitting():
 
 @settings(max_examples=8, deadline=None)
 @given(st.lists(st.booleans(), min_size=5, max_size=5))
-def test_putting_one_back_equals_refitting(chosen):
+def test_restoring_each_equals_refitting(chosen):
     with jax.enable_x64(True):
         mask = np.array(chosen)
         state = ridge.candidates(fitted(WEIGHTS), CROSS, INDEX)
@@ -131,8 +131,8 @@ def test_putting_one_back_equals_refitting(chosen):
             )
 
 
-def test_the_worlds_of_several_seeds_by_vmap_and_in_float32():
-    """Features depend on the key alone; float32 removal is as good as float32 is."""
+def test_removal_maps_over_seeds_and_works_in_float32():
+    """Features depend on the key alone; removal errs by float32's rounding."""
     keys = jax.random.split(jax.random.key(1), 3)
     with jax.enable_x64(False):
         inputs = jnp.asarray(np.abs(POINTS), jnp.float32)
@@ -151,7 +151,7 @@ def test_the_worlds_of_several_seeds_by_vmap_and_in_float32():
             model = ridge.fit(
                 phi @ phi.T, jnp.asarray(TARGETS, jnp.float32), ridge=LAMBDA
             )
-            return phi @ (phi.T @ ridge.down_date(model, INDEX))
+            return phi @ (phi.T @ ridge.downdate(model, INDEX))
 
         found = jax.jit(jax.vmap(outputs))(features)
     for phi, one in zip(np.asarray(features, np.float64), found, strict=True):
@@ -184,13 +184,13 @@ def test_bad_input_is_one_line():
             lambda: ridge.fit(KERNEL, TARGETS, ridge=1.0, weights=WEIGHTS[:2]),
             "one for each of the 14",
         ),
-        (lambda: ridge.down_date(model, np.array([1, 14])), r"positions in 0\.\.13"),
-        (lambda: ridge.down_date(model, np.array([1, 1])), r"different positions"),
-        (lambda: ridge.down_date(model, np.array([1.0])), r"pass \[F\] integers"),
-        (lambda: ridge.down_date(model, INDEX, np.ones(5)), "boolean mask"),
+        (lambda: ridge.downdate(model, np.array([1, 14])), r"positions in 0\.\.13"),
+        (lambda: ridge.downdate(model, np.array([1, 1])), r"different positions"),
+        (lambda: ridge.downdate(model, np.array([1.0])), r"pass \[F\] integers"),
+        (lambda: ridge.downdate(model, INDEX, np.ones(5)), "boolean mask"),
         (lambda: ridge.candidates(model, KERNEL[:, :3], INDEX), "points by samples"),
         (lambda: ridge.outputs_without(state, np.ones(4, bool)), "boolean mask"),
-        (lambda: ridge.outputs_with_one_back(state, np.ones(4, bool)), "boolean mask"),
+        (lambda: ridge.outputs_restoring_each(state, np.ones(4, bool)), "boolean mask"),
         (
             lambda: ridge.random_relu_features(jax.random.key(0), POINTS, 0),
             "at least 1",

@@ -39,7 +39,7 @@ def test_every_form_of_convolution_is_found(conv):
         chex.assert_trees_all_equal(found[0].inputs, jnp.asarray(IMAGES))
         numbers = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
         out = lax.conv_general_dilated(
-            found[0].inputs, found[0].kernel, **found[0].knobs, **numbers
+            found[0].inputs, found[0].kernel, **found[0].options, **numbers
         )
     expected = lax.conv_general_dilated(
         IMAGES, first, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -86,8 +86,8 @@ def test_linen_sees_the_same_inputs():
     assert [layer.kind for layer in found] == ["conv", "dense", "dense"]
     for layer, expected in zip(found, seen, strict=True):
         np.testing.assert_allclose(layer.inputs, expected, atol=1e-6)
-    assert found[0].knobs["rhs_dilation"] == (2, 2)
-    assert found[0].knobs["window_strides"] == (2, 2)
+    assert found[0].options["rhs_dilation"] == (2, 2)
+    assert found[0].options["window_strides"] == (2, 2)
 
 
 def test_nnx_and_transposed_weights_are_found_and_put_back():

@@ -1,7 +1,8 @@
-"""LOTOS and TRS against loops in NumPy; the theorem on neighboring frequencies."""
+"""LOTOS and TRS against loops in NumPy; the LOTOS term and its memory."""
 
 import itertools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unlearn_jax.losses import lotos, trs
+from unlearn_jax import losses
+from unlearn_jax.losses import _lotos as lotos
+from unlearn_jax.losses import trs
 from unlearn_jax.models.conv import canonical_conv
 from unlearn_jax.types import InputError
 
@@ -154,38 +157,6 @@ def test_lotos_bad_input():
         lotos.lotos_penalty([[one, one]], [[block, block]], convention="paper")
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 7), st.integers(8, 48))
-def test_one_direction_binds_its_neighbors_for_circular_convolutions(seed, taps, size):
-    """Every frequency of every random kernel obeys the bound from every other."""
-    rng = np.random.default_rng(seed)
-    kernel = rng.normal(size=taps) * rng.choice([0, 1], size=taps, p=[0.2, 0.8])
-    column = np.zeros(size)
-    column[:taps] = kernel
-    circulant = np.stack([np.roll(column, shift) for shift in range(size)], 1)
-    modes = np.exp(
-        2j * np.pi * np.outer(np.arange(size), np.arange(size)) / size
-    ) / np.sqrt(size)
-    lengths = np.linalg.norm(circulant @ modes, axis=0)
-    start, offset = int(rng.integers(size)), np.arange(size // 2 + 1)
-    bound = lotos.neighbor_bound(
-        lengths[start], np.linalg.norm(kernel), num_taps=taps, offset=offset, size=size
-    )
-    for sign in (1, -1):
-        assert np.all(
-            lengths[(start + sign * offset) % size]
-            <= np.asarray(bound) * (1 + 1e-5) + 1e-6
-        )
-
-
-def test_the_neighbor_bound_says_something():
-    """A kernel that kills a frequency leaves the next one short, and the bound knows it on a long signal."""
-    kernel, size = np.array([1.0, -1.0]) / np.sqrt(2), 4096
-    length = abs(np.sum(kernel * np.exp(2j * np.pi * np.arange(2) / size)))
-    bound = lotos.neighbor_bound(0.0, 1.0, num_taps=2, offset=1, size=size)
-    assert length <= bound < 0.06 * np.abs(kernel).sum()
-
-
 def test_trs_by_hand():
     gradients = RNG.normal(size=(3, 4, 2, 2, 1)).astype("f4")
     gradients[1, 2] = 0
@@ -208,3 +179,140 @@ def test_trs_by_hand():
     assert np.all(np.isfinite(slope))
     with pytest.raises(InputError, match="two or more"):
         trs.trs_penalty(jnp.asarray(gradients[:1]))
+
+
+def linear(weights, images):
+    """Two layers of a member, ``{"a": [3, 4], "b": [4, 2]}``."""
+    return jnp.tanh(images @ weights["a"]) @ weights["b"]
+
+
+def draw_members(num_members):
+    return [
+        {
+            "a": jnp.asarray(RNG.normal(size=(3, 4)), jnp.float32),
+            "b": jnp.asarray(RNG.normal(size=(4, 2)), jnp.float32),
+        }
+        for _ in range(num_members)
+    ]
+
+
+def by_hand(members, max_length, which=("a", "b")):
+    """The penalty with exact singular vectors."""
+    maps = [[product(one[name].T) for one in members] for name in which]
+    vectors = [
+        [jnp.asarray(top(np.asarray(one[name]).T, 1)) for one in members]
+        for name in which
+    ]
+    return losses.lotos_penalty(maps, vectors, max_length=max_length)
+
+
+SAMPLE = np.zeros((5, 3), np.uint8)
+
+
+def test_term_equals_the_penalty_of_the_top_directions(key):
+    members = draw_members(3)
+    term = losses.lotos([linear] * 3, SAMPLE, which="all", max_length=0.3)
+    state = jax.jit(term.init)(key, members)
+    penalty, state = jax.jit(term.update)(members, state)
+    np.testing.assert_allclose(penalty, by_hand(members, 0.3), rtol=1e-4)
+    assert int(state.count) == 1
+    assert [[block.shape for block in row] for row in state.vectors] == [
+        [(1, 3)] * 3,
+        [(1, 4)] * 3,
+    ]
+
+
+def test_term_of_a_stack_equals_that_of_a_sequence(key):
+    members = draw_members(2)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
+    options = {"which": "first", "max_length": 0.3, "num_vectors": 2, "init_iters": 5}
+
+    def first_update(apply_fns, variables):
+        term = losses.lotos(apply_fns, SAMPLE, **options)
+        state = term.init(jax.random.clone(key), variables)
+        return term.update(variables, state)[0]
+
+    step = jax.jit(jax.value_and_grad(first_update, argnums=1), static_argnums=0)
+    value, gradient = step(linear, stacked)
+    expected, gradients = step((linear, linear), members)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    chex.assert_trees_all_close(
+        gradient, jax.tree.map(lambda *leaves: jnp.stack(leaves), *gradients), rtol=1e-5
+    )
+
+
+def test_gradient_of_the_term_takes_the_directions_for_constants(key):
+    members = draw_members(2)
+    term = losses.lotos([linear] * 2, SAMPLE, which="first", max_length=0.1)
+    state = term.init(key, members)
+
+    @jax.jit
+    def slope(members):
+        return jax.grad(lambda tree: term.update(tree, state), has_aux=True)(members)
+
+    gradient, after = slope(members)
+
+    def fixed(members):
+        maps = [[product_of(one["a"]) for one in members]]
+        return losses.lotos_penalty(maps, after.vectors, max_length=0.1)
+
+    def product_of(matrix):
+        return lambda x: x @ matrix
+
+    chex.assert_trees_all_close(
+        gradient, jax.grad(fixed)(members), rtol=1e-4, atol=1e-6
+    )
+    assert all(np.all(one["b"] == 0) for one in gradient)
+
+
+def test_directions_follow_the_parameters_from_where_they_were(key):
+    members = draw_members(2)
+    term = losses.lotos([linear] * 2, SAMPLE, which="all", max_length=0.3)
+    update = jax.jit(term.update)
+    state = term.init(key, members)
+    moved = [jax.tree.map(lambda leaf: leaf[::-1], one) for one in members]
+    gaps = []
+    for _ in range(30):
+        penalty, state = update(moved, state)
+        gaps.append(abs(float(penalty - by_hand(moved, 0.3))))
+    assert gaps[-1] < 1e-3
+    assert gaps[0] > 2 * gaps[-1]
+
+
+def test_a_term_that_acts_at_every_third_update(key):
+    members = draw_members(2)
+    seldom = losses.lotos([linear] * 2, SAMPLE, which="all", max_length=0.1, every=3)
+    state = seldom.init(key, members)
+    update = jax.jit(jax.value_and_grad(seldom.update, has_aux=True))
+    for number in range(5):
+        (penalty, after), gradient = update(members, state)
+        is_active = number % 3 == 0
+        assert (penalty > 0) == is_active
+        assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(gradient)) == is_active
+        if not is_active:
+            chex.assert_trees_all_equal(after.vectors, state.vectors)
+        state = after
+    assert int(state.count) == 5
+
+
+def test_term_refuses_what_it_cannot_compare(key, tiny):
+    members = draw_members(2)
+    with pytest.raises(InputError, match="choose which='all'"):
+        losses.lotos([linear] * 2, SAMPLE).init(key, members)
+    with pytest.raises(InputError, match="choose conv, all or first"):
+        losses.lotos(linear, SAMPLE, which="last")
+    with pytest.raises(InputError, match="at least 1"):
+        losses.lotos(linear, SAMPLE, every=0)
+    with pytest.raises(InputError, match=r"got Model: pass model\.apply"):
+        losses.lotos([tiny, tiny], SAMPLE)
+    with pytest.raises(InputError, match=r"got Model: pass model\.apply"):
+        losses.lotos(tiny, SAMPLE)
+    with pytest.raises(InputError, match="2 members and 3 functions"):
+        losses.lotos([linear] * 3, SAMPLE, which="all").init(key, members)
+    with pytest.raises(InputError, match="two or more"):
+        losses.lotos([linear], SAMPLE, which="all").init(key, members[:1])
+    with pytest.raises(InputError, match="as many weights"):
+        term = losses.lotos([linear] * 2, SAMPLE, which="all", weights=(1.0, 2.0))
+        term.update(members, term.init(key, members))
+    with pytest.raises(InputError, match="'sum' or 'mean'"):
+        losses.lotos(linear, SAMPLE, convention="paper")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unlearn_jax import methods, models, replicas
+from unlearn_jax import attacks, methods, models, replicas, values
 from unlearn_jax.methods.adversarial import adversarial_samples, draw_labels
 from unlearn_jax.methods.amun_salun import amun_salun
 from unlearn_jax.methods.saliency import saliency_mask
@@ -20,7 +20,9 @@ from unlearn_jax.types import AttackResult, Dataset, InputError, Problem, Status
 CLASSES, SIZE = 5, 6
 FORGET = np.isin(np.arange(40), [1, 4, 9, 16, 25, 36])
 PLAIN = {"batch_size": SIZE, "learning_rate": 1.0, "momentum": 0.0, "weight_decay": 0.0}
-ATTACK = {"num_steps": 10, "epsilon_init": 0.02, "num_radii": 8}
+ATTACK = attacks.PGD(
+    num_steps=10, search=attacks.Doubling(epsilon_init=0.02, num_radii=8)
+)
 
 
 def linear(weights, images):
@@ -40,7 +42,7 @@ def problem():
         images, np.argmax(linear(np.asarray(variables.params), images), -1).astype("i4")
     )
     bare = methods.make_problem(model, variables, data, FORGET)
-    result = methods.attack_forget_set(bare, **ATTACK)
+    result = methods.attack_forget_set(bare, ATTACK)
     assert np.all(result.status == Status.FOUND)
     return methods.make_problem(model, variables, data, FORGET, result)
 
@@ -242,7 +244,7 @@ def test_failed_searches_are_targeted_within_their_radius(problem, clean, key):
         problem,
         result,
         failures="targeted",
-        attack=ATTACK | {"batch_size": 3},
+        attack=values.replace(ATTACK, batch_size=3),
     )
     wide = targeted(with_failures(problem, failed, epsilon=1.0))
     np.testing.assert_array_equal(
@@ -334,15 +336,15 @@ def test_salun_moves_the_masked_weights_only_unless_decay_leaks(problem, key):
     )
 
 
-def test_targeted_needs_the_knobs_of_the_attack_that_made_the_set(problem, key):
-    with pytest.raises(InputError, match="give the attack's knobs"):
+def test_targeted_needs_the_attack_that_made_the_set(problem, key):
+    with pytest.raises(InputError, match="give that attack"):
         methods.amun(failures="targeted", **KNOBS)(jax.random.clone(key), problem)
-    with pytest.raises(InputError, match="give the attack's knobs"):
+    with pytest.raises(InputError, match="give that attack"):
         adversarial_samples(
             jax.random.clone(key), problem, problem.adversarial, failures="targeted"
         )
     for attack, asked in (
-        ({}, problem),
+        (attacks.PGD(), problem),
         (None, dataclasses.replace(problem, adversarial=None)),
     ):
         variables, _ = jax.eval_shape(
@@ -383,7 +385,7 @@ def test_maps_over_forget_sets(problem, key, how):
     method = methods.amun(
         failures="targeted",
         replace="random_label",
-        attack=ATTACK | {"num_radii": 2},
+        attack=values.replace(ATTACK, num_radii=2),
         **KNOBS,
     )
     keys = jax.random.split(key, 2)

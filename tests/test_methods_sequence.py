@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from unlearn_jax import methods, models
+from unlearn_jax import attacks, methods, models
 from unlearn_jax.methods.sequence import unlearn_sequence
 from unlearn_jax.types import Dataset, InputError, Problem, UnlearnInfo
 
@@ -14,7 +14,7 @@ PARTS = np.array([[3, 20], [7, 58], [11, 33]])
 REQUESTS = np.stack([np.isin(np.arange(60), part) for part in PARTS])
 FORGET = REQUESTS.any(0)
 KNOBS = {"num_epochs": 2, "batch_size": 8, "learning_rate": 0.1}
-ATTACK = {"num_steps": 5, "num_radii": 8}
+ATTACK = attacks.PGD(num_steps=5, search=attacks.Doubling(num_radii=8))
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def problem(blobs):
     )
     bare = methods.make_problem(model, model.init(jax.random.key(4)), blobs, FORGET)
     return methods.make_problem(
-        model, bare.variables, blobs, FORGET, methods.attack_forget_set(bare, **ATTACK)
+        model, bare.variables, blobs, FORGET, methods.attack_forget_set(bare, ATTACK)
     )
 
 
@@ -71,7 +71,7 @@ def test_each_request_sees_its_own_problem(problem, key, adaptive):
             key_data, jax.random.key_data(jax.random.fold_in(jax.random.clone(key), k))
         )
         if adaptive:
-            expected = methods.attack_forget_set(now, **ATTACK)
+            expected = methods.attack_forget_set(now, ATTACK)
         else:
             rows = np.searchsorted(everything, PARTS[k])
             expected = jax.tree.map(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from unlearn_jax import attacks, models, objectives, train
-from unlearn_jax.objectives import OBJECTIVES, adversarial_loss, trades_loss
+from unlearn_jax.objectives import OBJECTIVES, TRADES, AdversarialTraining
 from unlearn_jax.train import Batch
 from unlearn_jax.types import InputError, Model, Variables
 
@@ -71,7 +71,7 @@ def test_trades_is_its_formula(model, batch, key, norm):
         own = -log_softmax(x @ weights)[np.arange(8), batch.labels]
         return np.mean(own + 3.0 * divergence(x @ weights, z @ weights))
 
-    loss_fn = trades_loss(model, beta=3.0, norm=getattr(attacks, norm), **knobs)
+    loss_fn = TRADES(beta=3.0, norm=norm, **knobs)(model)
     variables = Variables(jnp.asarray(weights, jnp.float32), {})
     (loss, _), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
         variables, batch, key
@@ -96,8 +96,8 @@ def test_without_weight_it_is_cross_entropy(model, batch, key):
     value = lambda loss_fn, k: jax.value_and_grad(loss_fn, has_aux=True)(
         variables, batch, k
     )
-    (loss, _), gradient = value(trades_loss(model, beta=0.0, num_steps=1), k_a)
-    (other, _), expected = value(OBJECTIVES["cross_entropy"](model), k_b)
+    (loss, _), gradient = value(TRADES(beta=0.0, num_steps=1)(model), k_a)
+    (other, _), expected = value(OBJECTIVES["cross_entropy"]()(model), k_b)
     np.testing.assert_allclose(loss, other, rtol=1e-6)
     chex.assert_trees_all_close(gradient, expected, rtol=1e-5, atol=1e-7)
 
@@ -115,7 +115,7 @@ def test_training_mode_sees_the_clean_batch_and_then_the_adversarial_one(
     watched = Model(model.init, model.apply, apply_train)
     seen = jnp.zeros((2, *batch.images.shape))
     variables = model.init(jax.random.key(3))._replace(state={"seen": seen})
-    _, state = trades_loss(watched, epsilon=0.2, step=0.1, num_steps=2)(
+    _, state = TRADES(epsilon=0.2, step=0.1, num_steps=2)(watched)(
         variables, batch, key
     )
     clean, near = np.asarray(state["seen"])
@@ -135,7 +135,7 @@ def test_without_steps_the_noise_stays_in_the_image_box(model, batch, key):
 
     watched = Model(model.init, model.apply, apply_train)
     black = batch._replace(images=jnp.zeros_like(batch.images))
-    trades_loss(watched, num_steps=0)(model.init(jax.random.key(3)), black, key)
+    TRADES(num_steps=0)(watched)(model.init(jax.random.key(3)), black, key)
     near = np.asarray(seen[1])
     assert near.min() == 0
     assert 1e-3 < near.max() < 1e-2
@@ -143,14 +143,13 @@ def test_without_steps_the_noise_stays_in_the_image_box(model, batch, key):
 
 
 def test_the_same_arguments_give_the_same_function(model):
-    assert trades_loss(model, beta=2.0) is trades_loss(model, beta=2.0)
-    assert trades_loss(model, beta=2.0) is not trades_loss(model, beta=3.0)
-    assert adversarial_loss(model, step=0.1) is OBJECTIVES["adversarial"](
-        model, step=0.1
+    assert TRADES(beta=2.0)(model) is TRADES(beta=2)(model)
+    assert TRADES(beta=2.0)(model) is not TRADES(beta=3.0)(model)
+    assert AdversarialTraining(step=0.1)(model) is OBJECTIVES["adversarial"](step=0.1)(
+        model
     )
-    assert OBJECTIVES["trades"](model, norm=attacks.l2) is not OBJECTIVES["trades"](
-        model, norm=attacks.linf
-    )
+    assert TRADES(norm="l2")(model) is not TRADES(norm="linf")(model)
+    assert objectives.CrossEntropy()(model) is train.cross_entropy_loss(model)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -179,7 +178,7 @@ def test_adversarial_training_is_its_formula(model, batch, key, norm):
             delta *= np.minimum(1, 0.2 / np.linalg.norm(delta, axis=-1, keepdims=True))
         z = np.clip(x + delta, 0, 1)
     variables = Variables(jnp.asarray(weights, jnp.float32), {})
-    loss_fn = adversarial_loss(model, norm=getattr(attacks, norm), **knobs)
+    loss_fn = AdversarialTraining(norm=norm, **knobs)(model)
     (loss, _), found = jax.value_and_grad(loss_fn, has_aux=True)(variables, batch, key)
     by_hand = np.mean(-log_softmax(z @ weights)[np.arange(8), batch.labels])
     np.testing.assert_allclose(loss, by_hand, rtol=1e-4)
@@ -197,7 +196,7 @@ def test_adversarial_training_sees_the_adversarial_batch_alone(model, batch, key
         return model.apply(variables, images), {"passes": len(seen)}
 
     watched = Model(model.init, model.apply, apply_train)
-    _, state = adversarial_loss(watched, epsilon=0.2, step=0.1, num_steps=2)(
+    _, state = AdversarialTraining(epsilon=0.2, step=0.1, num_steps=2)(watched)(
         model.init(jax.random.key(3)), batch, key
     )
     assert state == {"passes": 1}
@@ -209,11 +208,11 @@ def test_adversarial_training_sees_the_adversarial_batch_alone(model, batch, key
 def test_adversarial_training_with_no_radius_is_cross_entropy(model, batch, key):
     variables = model.init(jax.random.key(3))
     k_a, k_b = jax.random.split(key)
-    loss, _ = OBJECTIVES["adversarial"](model, epsilon=0.0, num_steps=1)(
+    loss, _ = OBJECTIVES["adversarial"](epsilon=0.0, num_steps=1)(model)(
         variables, batch, k_a
     )
     np.testing.assert_allclose(
-        loss, OBJECTIVES["cross_entropy"](model)(variables, batch, k_b)[0], rtol=1e-6
+        loss, OBJECTIVES["cross_entropy"]()(model)(variables, batch, k_b)[0], rtol=1e-6
     )
 
 
@@ -243,12 +242,12 @@ def test_training_with_trades_flattens_the_model(tiny, blobs, key):
         return divergence(clean, moved).mean()
 
     assert instability(
-        trades_loss(tiny, epsilon=0.1, step=0.03, num_steps=5)
+        TRADES(epsilon=0.1, step=0.03, num_steps=5)(tiny)
     ) < 0.7 * instability(None)
 
 
-def test_bad_input(model):
+def test_unusable_fields_are_refused():
     with pytest.raises(InputError, match="must not be negative"):
-        objectives.trades_loss(model, beta=-1.0)
+        TRADES(beta=-1.0)
     with pytest.raises(InputError, match="adversarial training must not be negative"):
-        adversarial_loss(model, num_steps=-1)
+        AdversarialTraining(num_steps=-1)

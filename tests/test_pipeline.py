@@ -1,8 +1,10 @@
 """The run: from arrays to report, resumed, shared, with a user's own network, and refusing what cannot work."""
 
 import dataclasses
+import importlib.util
 import json
 import shutil
+import sys
 
 import chex
 import jax
@@ -33,7 +35,7 @@ from unlearn_jax.pipeline import (
 from unlearn_jax.pipeline.plan import make_plan
 from unlearn_jax.pipeline.results import notes_of, without_nan
 from unlearn_jax.pipeline.settings import forget_masks
-from unlearn_jax.types import DamagedFileError, DivergedError, InputError, UnlearnInfo
+from unlearn_jax.types import DamagedFileError, DivergedError, InputError
 
 TINY = presets.complete(
     RunConfig(
@@ -401,53 +403,61 @@ def test_what_a_users_function_captures_names_its_models(what, splits, tmp_path)
     assert key_of(0.5) != key_of(0.25)
 
 
-def test_changed_code_of_a_users_method_is_run_again(finished, splits, monkeypatch):
+SHRINK = """
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from unlearn_jax.types import UnlearnInfo
+
+
+@dataclasses.dataclass(frozen=True)
+class Shrink:
+    factor: float = 0.5
+
+    def __call__(self, key, problem):
+        params = jax.tree.map(
+            lambda leaf: SCALE * self.factor * leaf, problem.variables.params
+        )
+        info = UnlearnInfo(jnp.zeros(0), jnp.zeros((), jnp.int32))
+        return problem.variables._replace(params=params), info
+"""
+
+
+def users_method(folder, scale=1.0):
+    """A user's method: a dataclass in a file of the user's own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "users_methods.py"
+    file.write_text(SHRINK.replace("SCALE", str(scale)))
+    spec = importlib.util.spec_from_file_location("users_methods", file)
+    sys.modules["users_methods"] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.Shrink()
+
+
+def test_changed_code_of_a_users_method_is_run_again(
+    finished, splits, tmp_path, monkeypatch
+):
     folder, _ = finished
-
-    def factory(scale):
-        def shrink(*, power=1.0):
-            def method(key, problem):
-                params = jax.tree.map(
-                    lambda leaf: scale**power * leaf, problem.variables.params
-                )
-                return problem.variables._replace(params=params), UnlearnInfo(
-                    jnp.zeros(0), jnp.zeros((), jnp.int32)
-                )
-
-            return method
-
-        return shrink
-
     config = dataclasses.replace(
         TINY,
-        rows={"mine": {"method": "mine", "power": 1.0}},
+        rows={"mine": {"method": "mine", "factor": 1.0}},
         bank=str(folder.parent / "banks"),
     )
     keys = []
     for scale in (0.5, 0.5, 0.25):
-        monkeypatch.setitem(methods.METHODS, "mine", factory(scale))
-        keys.append(
-            make_plan(config, folder.parent / "banks", splits=splits).row_digest("mine")
-        )
+        monkeypatch.setitem(methods.METHODS, "mine", users_method(tmp_path, scale))
+        plan = make_plan(config, folder.parent / "banks", splits=splits)
+        keys.append(plan.row_digest("mine"))
     assert keys[0] == keys[1] != keys[2]
 
 
-def test_a_method_from_outside_is_one_line_and_becomes_a_row(
+def test_a_users_method_is_a_dataclass_and_becomes_a_row(
     finished, splits, tmp_path, monkeypatch
 ):
-    """Nothing of the package knows it: it is run, searched, measured and reported by its name."""
-
-    def shrink(*, factor: float = 0.5):
-        def method(key, problem):
-            del key
-            params = jax.tree.map(lambda leaf: factor * leaf, problem.variables.params)
-            return problem.variables._replace(params=params), UnlearnInfo(
-                jnp.zeros(0), jnp.zeros((), jnp.int32)
-            )
-
-        return method
-
-    monkeypatch.setitem(methods.METHODS, "shrink", shrink)
+    """Nothing of the package knows it: it is run, searched, measured, reported."""
+    monkeypatch.setitem(methods.METHODS, "shrink", users_method(tmp_path / "code"))
     config = dataclasses.replace(
         TINY,
         bank=str(finished[0].parent / "banks"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from unlearn_jax import methods
+from unlearn_jax import methods, values
 from unlearn_jax.pipeline import (
     RunConfig,
     TuningConfig,
@@ -65,9 +65,9 @@ def test_presets_say_what_they_are_and_tune_on_nothing_that_they_report(name):
 
 def test_every_search_is_of_knobs_that_the_method_has():
     for name, space in methods.SPACES.items():
-        assert set(space) <= set(methods.knobs_of(name)), name
+        assert set(space) <= set(values.fields_of(methods.METHODS[name])), name
         for trial in methods.draw_trials(space, 20):
-            methods.make_method(name, **trial)
+            values.replace(methods.METHODS[name], **trial)
 
 
 def test_shared_rows_name_every_method_once():

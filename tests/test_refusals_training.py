@@ -130,19 +130,51 @@ REFUSED = [
         "unknown condition 'all': choose 'fooled'",
     ),
     (
-        lambda: attacks.legacy_attack()(key(), linear, WEIGHTS, X, Y),
+        keyed(attacks.legacy_pgd),
         "images have 1 channels: give a mean and a dev",
     ),
     (
-        attack(attacks.cap_failures, result(), share=2),
-        "the share of samples to fail must be in \\[0, 1\\], got 2",
+        attack(attacks.cap_failures, result(), fraction=2),
+        "the fraction of samples to fail must be in \\[0, 1\\], got 2",
     ),
     (
         attack(attacks.target_runner_up, result(), num_steps=0),
         "num_steps and batch_size must be positive",
     ),
+    (
+        lambda: attacks.PGD(bounds=(1.0, 0.0)),
+        "bounds must be the least and the largest pixel, got \\(1.0, 0.0\\)",
+    ),
+    (
+        attack(attacks.LineSearch()),
+        "LineSearch draws random numbers: pass key=jax.random.key\\(0\\)",
+    ),
+    (
+        lambda: attacks.FixedRadius(epsilon=0.0),
+        "epsilon and batch_size must be positive",
+    ),
+    (
+        lambda: attacks.PGD(num_steps=0),
+        "num_steps and step_ratio must be positive",
+    ),
+    (
+        lambda: attacks.PGD(search="grid"),
+        "search must be attacks.Doubling\\(...\\), attacks.Grid",
+    ),
+    (
+        lambda: attacks.APGD(num_steps=0),
+        "APGD takes at least one step, and keeps 'first' or 'best'",
+    ),
+    (
+        lambda: attacks.APGD(batch_size=0),
+        "epsilon and batch_size must be positive",
+    ),
+    (
+        lambda: attacks.LegacyPGD(num_steps=0),
+        "epsilon, num_steps and batch_size must be positive",
+    ),
     # spectral norms and clipping
-    (lambda: spectral.gouk(power_iters=0), "power_iters must be at least 1, got 0"),
+    (lambda: spectral.gouk(num_iters=0), "num_iters must be at least 1, got 0"),
     (
         lambda: spectral.frequency_blocks(jnp.ones((3, 3, 1, 1)), (2, 2)),
         "a torus of 2 x 2 must hold the 3 x 3 kernel",
@@ -210,11 +242,11 @@ REFUSED = [
         "num_vectors must be at least 1, got 0",
     ),
     (
-        lambda: spectral.clip_rule(num_rounds=0),
+        lambda: spectral.ClipRule(num_rounds=0),
         "num_rounds of FastClip must be at least 1, got 0",
     ),
     (
-        lambda: spectral.clip_rule(step="long"),
+        lambda: spectral.ClipRule(step="long"),
         "unknown step 'long': choose line_search or reference",
     ),
     # training and mappers

@@ -175,7 +175,14 @@ def test_a_comparator_is_a_transformation_too_and_draws_anew_each_time():
     apply, variables = chain()
     tx = optax.chain(
         optax.sgd(0.1),
-        projection(apply, SAMPLE, gouk(power_iters=1), Targets(1.0), period=1),
+        projection(
+            apply,
+            SAMPLE,
+            gouk(num_iters=1),
+            Targets(1.0),
+            period=1,
+            model_state=variables.state,
+        ),
     )
     state = tx.init(variables.params)
     zeros = jax.tree.map(jnp.zeros_like, variables.params)
@@ -189,17 +196,15 @@ def test_a_comparator_is_a_transformation_too_and_draws_anew_each_time():
     assert norm(KERNELS[0]) > norms[0] >= norms[1] >= norms[2] > 1
     assert state[-1].layers["params/conv"] == 3
     first, second = (
-        project(apply, variables, SAMPLE, gouk(power_iters=1), Targets(0.1), memory=m)[
-            0
-        ]
+        project(apply, variables, SAMPLE, gouk(num_iters=1), Targets(0.1), memory=m)[0]
         for m in counts
     )
     assert abs(norm(first.params["conv"]) - norm(second.params["conv"])) > 1e-3
 
 
 def test_bad_input_is_refused():
-    with pytest.raises(InputError, match="power_iters must be at least 1"):
-        gouk(power_iters=0)
+    with pytest.raises(InputError, match="num_iters must be at least 1"):
+        gouk(num_iters=0)
     with pytest.raises(InputError, match="num_iters must be at least 1"):
         delattre_bound(jnp.ones((1, 1, 1, 1)), num_iters=0)
     with pytest.raises(InputError, match="a torus of 5 x 8"):

@@ -12,7 +12,8 @@ import pytest
 from jax import lax
 
 from unlearn_jax.layers import Layer, layers
-from unlearn_jax.spectral._fastclip import clip, clip_kernel, clip_rule, fastclip
+from unlearn_jax.spectral._fastclip import ClipRule, clip, clip_kernel, fastclip
+from unlearn_jax.spectral._projection import state_shapes
 from unlearn_jax.spectral.operators import layer_map
 from unlearn_jax.types import InputError, Variables
 
@@ -46,7 +47,7 @@ def conv_layer(size=14, channels=3):
     kernel = (
         np.random.default_rng(1).normal(size=(3, 3, channels, channels)).astype("f4")
     )
-    knobs = {
+    options = {
         "window_strides": (1, 1),
         "padding": ((1, 1), (1, 1)),
         "lhs_dilation": (1, 1),
@@ -58,7 +59,7 @@ def conv_layer(size=14, channels=3):
         "conv",
         jnp.asarray(kernel),
         jnp.zeros((1, size, size, channels)),
-        knobs,
+        options,
         lambda k: k,
     )
     return dataclasses.replace(layer, kernel=2 * layer.kernel / svd(layer)[0])
@@ -85,7 +86,7 @@ def test_one_step_is_exact_on_a_dense_layer_and_moves_nothing_else():
             np.linalg.svd(kernel, compute_uv=False)[:5], expected, atol=1e-5
         )
     kernel = clip_kernel(
-        layer, vectors[:1], max_norm=1.0, step="reference", inner_steps=2
+        layer, vectors[:1], max_norm=1.0, step="reference", num_inner_steps=2
     )
     np.testing.assert_allclose(
         np.linalg.norm(kernel.T @ vectors[0]), 1 + (1 - 2 * 0.35) ** 2, rtol=1e-5
@@ -99,8 +100,8 @@ def test_one_step_is_exact_on_a_dense_layer_and_moves_nothing_else():
 
 def test_conjugate_gradients_shorten_a_convolutions_directions_to_the_target():
     layer = conv_layer()
-    _, state = clip_rule(num_vectors=2, power_iters=200, tolerance=10.0).update(
-        layer, 1.0, clip_rule(num_vectors=2).init(layer)
+    _, state = ClipRule(num_vectors=2, num_iters=200, tolerance=10.0).update(
+        layer, 1.0, ClipRule(num_vectors=2).init(layer)
     )
     stretch = lambda kernel: jnp.linalg.norm(
         jax.vmap(layer_map(layer, kernel).matvec)(state.vectors).reshape(2, -1), axis=1
@@ -109,7 +110,9 @@ def test_conjugate_gradients_shorten_a_convolutions_directions_to_the_target():
     far = [
         jnp.max(
             jnp.abs(
-                stretch(clip_kernel(layer, state.vectors, max_norm=1.0, inner_steps=n))
+                stretch(
+                    clip_kernel(layer, state.vectors, max_norm=1.0, num_inner_steps=n)
+                )
                 - 1
             )
         )
@@ -121,7 +124,7 @@ def test_conjugate_gradients_shorten_a_convolutions_directions_to_the_target():
 def test_exact_line_search_takes_a_tenth_of_the_references_rounds():
     layer, after = conv_layer(), {}
     for step in ("line_search", "reference"):
-        rule = clip_rule(step=step, num_rounds=1)
+        rule = ClipRule(step=step, num_rounds=1)
 
         @jax.jit
         def events(kernel, rule=rule):
@@ -161,9 +164,11 @@ def test_one_shot_brings_every_layer_within_a_percent_and_leaves_the_rest(
 ):
     before = norms(normed, trained, blobs.images)
     assert (before > 1.1).all()
-    done = clip(normed, trained, blobs.images, max_norm=1.0)
+    done = clip(normed.apply, trained, blobs.images, max_norm=1.0)
     np.testing.assert_allclose(norms(normed, done, blobs.images), 1, atol=0.01)
-    chex.assert_trees_all_equal(clip(normed, done, blobs.images, max_norm=1.0), done)
+    chex.assert_trees_all_equal(
+        clip(normed.apply, done, blobs.images, max_norm=1.0), done
+    )
     chex.assert_trees_all_equal(done.state, trained.state)
     channels = lambda v: jnp.linalg.norm(
         v.params["Conv_0"]["kernel"].reshape(-1, 4), axis=0
@@ -177,14 +182,20 @@ def test_one_shot_brings_every_layer_within_a_percent_and_leaves_the_rest(
     )
     chex.assert_trees_all_equal(biases(done), biases(trained))
 
-    some = clip(normed, trained, blobs.images, max_norm=1e3, max_norms={PATHS[1]: 0.5})
+    some = clip(
+        normed.apply, trained, blobs.images, max_norm=1e3, max_norms={PATHS[1]: 0.5}
+    )
     np.testing.assert_allclose(
         norms(normed, some, blobs.images), [before[0], 0.5], rtol=0.01
     )
     for leaf in ("Conv_0", "BatchNorm_0"):
         chex.assert_trees_all_equal(some.params[leaf], trained.params[leaf])
     none = clip(
-        normed, trained, blobs.images, max_norm=0.5, max_norms=dict.fromkeys(PATHS)
+        normed.apply,
+        trained,
+        blobs.images,
+        max_norm=0.5,
+        max_norms=dict.fromkeys(PATHS),
     )
     chex.assert_trees_all_equal(none, trained)
 
@@ -194,7 +205,14 @@ def test_with_batch_norm_the_composite_stays_clipped_while_statistics_follow(
 ):
     after = {}
     for composite in (True, False):
-        tx = fastclip(normed, blobs.images, period=2, num_rounds=5, composite=composite)
+        tx = fastclip(
+            normed.apply,
+            blobs.images,
+            period=2,
+            rule=ClipRule(num_rounds=5),
+            composite=composite,
+            model_state=trained.state,
+        )
 
         def step(carry, _, tx=tx):
             variables, state = carry
@@ -227,14 +245,11 @@ def test_transformation_clips_once_a_period_and_leaves_everything_before_it(
 ):
     params, images = tiny_variables.params, blobs.images
     plain = optax.sgd(0.1, momentum=0.9)
-    knobs = {
-        "max_norm": 0.5,
-        "period": 2,
-        "num_vectors": 2,
-        "power_iters": 40,
-        "num_rounds": 1,
-    }
-    tx = optax.chain(plain, fastclip(tiny.apply, images, **knobs))
+    rule = ClipRule(num_vectors=2, num_iters=40, num_rounds=1)
+    clipping = fastclip(
+        tiny.apply, images, max_norm=0.5, period=2, rule=rule, model_state={}
+    )
+    tx = optax.chain(plain, clipping)
     gradients = jax.tree.map(
         lambda leaf: jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape), params
     )
@@ -270,7 +285,14 @@ def test_transformation_clips_once_a_period_and_leaves_everything_before_it(
 
 def test_models_are_mapped_as_one_by_one_inside_a_scan(normed, blobs, key):
     tx = optax.chain(
-        optax.sgd(0.5), fastclip(normed, blobs.images, period=2, num_rounds=3)
+        optax.sgd(0.5),
+        fastclip(
+            normed.apply,
+            blobs.images,
+            period=2,
+            rule=ClipRule(num_rounds=3),
+            model_state=state_shapes(normed),
+        ),
     )
 
     def train(key):
@@ -319,7 +341,9 @@ def test_the_last_step_clips_until_inside_whatever_the_period(normed, trained, b
     far, after = jax.tree.map(lambda leaf: 5 * leaf, trained.params), {}
     zeros = jax.tree.map(jnp.zeros_like, far)
     for steps in (3, None):
-        tx = fastclip(normed, blobs.images, num_steps=steps)
+        tx = fastclip(
+            normed.apply, blobs.images, num_steps=steps, model_state=trained.state
+        )
 
         @jax.jit
         def three(params, state, tx=tx):
@@ -339,7 +363,9 @@ def test_the_last_step_clips_until_inside_whatever_the_period(normed, trained, b
 
 
 def test_what_cannot_be_done_is_said(normed, trained, tiny, blobs):
-    tx = fastclip(normed, blobs.images, period=1, power_iters=1)
+    given = {"model_state": trained.state}
+    rule = ClipRule(num_iters=1)
+    tx = fastclip(normed.apply, blobs.images, period=1, rule=rule, **given)
     zeros = jax.tree.map(jnp.zeros_like, trained.params)
     with pytest.warns(UserWarning, match="no model_state was given"):
         jax.eval_shape(tx.update, zeros, tx.init(trained.params), trained.params)
@@ -353,17 +379,21 @@ def test_what_cannot_be_done_is_said(normed, trained, tiny, blobs):
     with pytest.raises(InputError, match=r"call update\(updates, state, params\)"):
         tx.update(zeros, tx.init(trained.params))
     with pytest.raises(InputError, match="period must be at least 1"):
-        fastclip(normed, blobs.images, period=0)
+        fastclip(normed.apply, blobs.images, period=0)
     with pytest.raises(InputError, match="num_vectors of FastClip must be at least 1"):
-        fastclip(normed, blobs.images, num_vectors=0)
+        fastclip(normed.apply, blobs.images, rule=ClipRule(num_vectors=0))
     with pytest.raises(InputError, match="unknown step 'exact'"):
-        fastclip(normed, blobs.images, step="exact")
+        fastclip(normed.apply, blobs.images, rule=ClipRule(step="exact"))
     with pytest.raises(InputError, match="max_norm must be positive"):
-        clip(normed, trained, blobs.images, max_norms={PATHS[0]: 0.0})
+        clip(normed.apply, trained, blobs.images, max_norms={PATHS[0]: 0.0})
+    wrong = {"params/Conv_9/kernel": 1.0}
+    misnamed = fastclip(normed.apply, blobs.images, max_norms=wrong, **given)
     with pytest.raises(InputError, match="max_norms names 'params/Conv_9/kernel'"):
-        fastclip(normed, blobs.images, max_norms={"params/Conv_9/kernel": 1.0}).init(
-            trained.params
-        )
+        misnamed.init(trained.params)
+    with pytest.raises(InputError, match=r"pass model\.apply"):
+        clip(normed, trained, blobs.images)
+    with pytest.raises(InputError, match=r"pass model_state=variables\.state"):
+        fastclip(tiny.apply, blobs.images).init(trained.params)
 
 
 def test_a_clip_sees_directions_that_are_orthogonal_to_all_it_has_shortened():
@@ -381,7 +411,7 @@ def test_a_clip_sees_directions_that_are_orthogonal_to_all_it_has_shortened():
         lambda k: k,
     )
     for count in (1, 4):
-        rule = clip_rule(num_vectors=count)
+        rule = ClipRule(num_vectors=count)
         clipped, state = jax.jit(lambda s, rule=rule: rule.update(layer, 1.0, s))(
             rule.init(layer)
         )

@@ -30,8 +30,8 @@ def prescribed(sigma, shape=(12, 10), seed=0):
     return (left * np.asarray(sigma)) @ right, right
 
 
-def iterate(matrix, start, **knobs):
-    return power_qr(lambda x: matrix @ x, start, **knobs)
+def iterate(matrix, start, **options):
+    return power_qr(lambda x: matrix @ x, start, **options)
 
 
 run = jax.jit(iterate, static_argnames=("num_iters", "shift"))
@@ -237,7 +237,10 @@ def dense_norms(model, variables, shape):
                 stats[part.replace("Conv", "BatchNorm")],
             )
         kernel = kernel * np.asarray(norm["scale"] / np.sqrt(stats["var"] + 1e-5))
-        (pad, _), (stride, _) = layer.knobs["padding"][0], layer.knobs["window_strides"]
+        (pad, _), (stride, _) = (
+            layer.options["padding"][0],
+            layer.options["window_strides"],
+        )
         matrix = numpy_matrix(
             kernel, layer.inputs.shape[1:], (None, stride, pad, 1, "constant", 1)
         )
@@ -256,24 +259,26 @@ def test_every_layer_of_a_network_in_one_compiled_call(name):
     model, variables = random_net(name, shape, **fields)
     sample = jnp.zeros((5, *shape))
     expected = dense_norms(model, variables, shape)
-    norms = spectral_norms(model, variables, sample)
+    norms = spectral_norms(model.apply, variables, sample)
     assert list(norms) == list(expected)
     assert len(norms) == {"resnet": 7, "cnn": 3}[name]
     for path, value in norms.items():
         np.testing.assert_allclose(value, expected[path], rtol=1e-4, err_msg=path)
     compiled = _norms._cache_size()
-    half = spectral_norms(model, jax.tree.map(lambda leaf: leaf / 2, variables), sample)
+    half = spectral_norms(
+        model.apply, jax.tree.map(lambda leaf: leaf / 2, variables), sample
+    )
     assert _norms._cache_size() == compiled
     assert half["params/Dense_0/kernel"] == pytest.approx(
         float(norms["params/Dense_0/kernel"]) / 2
     )
 
-    first = top_spectrum(model, variables, sample, num_vectors=2, num_iters=30)
+    first = top_spectrum(model.apply, variables, sample, num_vectors=2, num_iters=30)
     warm = {path: found.vectors for path, found in first.items()}
     compiled = _spectra._cache_size() + 1
     for _ in range(2):
         again = top_spectrum(
-            model, variables, sample, num_vectors=2, num_iters=30, warm=warm
+            model.apply, variables, sample, num_vectors=2, num_iters=30, warm=warm
         )
         warm = {path: found.vectors for path, found in again.items()}
     assert _spectra._cache_size() == compiled
@@ -304,7 +309,9 @@ def test_stacked_models_the_same_weight_twice_and_fewer_inputs_than_vectors():
 def test_the_product_of_the_norms_bounds_every_slope():
     model, variables = random_net("mlp", (3, 3, 1), widths=(8, 6))
     images = jax.random.uniform(jax.random.key(1), (20, 3, 3, 1))
-    bound = 10 ** log10_lipschitz_product(spectral_norms(model, variables, images))
+    bound = 10 ** log10_lipschitz_product(
+        spectral_norms(model.apply, variables, images)
+    )
     slopes = jax.vmap(jax.jacrev(lambda x: model.apply(variables, x[None])[0]))(
         images
     ).reshape(20, 3, 9)

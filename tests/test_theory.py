@@ -325,27 +325,23 @@ def test_lipschitz_bound_of_a_hundred_layers():
     np.testing.assert_allclose(bound, expected, rtol=1e-5)
 
 
-@settings(max_examples=8, deadline=None)
-@given(st.integers(0, 99), st.sampled_from([(1, 8), (2, 16), (3, 32), (5, 24)]))
-def test_waves_of_neighboring_frequencies_are_stretched_alike(seed, shape):
-    """Against the circulant matrix: every pair of frequencies, none above the bound; not vacuous at one step."""
-    taps, size = shape
-    kernel = np.random.default_rng(seed).normal(size=taps)
-    circulant = np.array(
-        [
-            [
-                kernel[(i - j) % size] if (i - j) % size < taps else 0
-                for j in range(size)
-            ]
-            for i in range(size)
-        ]
-    )
-    waves = np.exp(
-        2j * np.pi * np.outer(np.arange(size), np.arange(size)) / size
-    ) / np.sqrt(size)
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 7), st.integers(8, 48))
+def test_neighbor_bound_holds_between_all_frequencies(seed, taps, size):
+    """Against the circulant matrix, for random kernels with some taps zero."""
+    rng = np.random.default_rng(seed)
+    kernel = rng.normal(size=taps) * rng.choice([0, 1], size=taps, p=[0.2, 0.8])
+    column = np.zeros(size)
+    column[:taps] = kernel
+    circulant = np.stack([np.roll(column, shift) for shift in range(size)], 1)
+    time = np.arange(size)
+    waves = np.exp(2j * np.pi * np.outer(time, time) / size) / np.sqrt(size)
     stretch = np.linalg.norm(circulant @ waves, axis=0)
     np.testing.assert_allclose(
-        np.sort(stretch), np.sort(np.linalg.svd(circulant, compute_uv=False)), rtol=1e-6
+        np.sort(stretch),
+        np.sort(np.linalg.svd(circulant, compute_uv=False)),
+        rtol=1e-6,
+        atol=1e-6,
     )
     for offset in range(-size // 2, size // 2 + 1):
         bound = theory.neighbor_bound(
@@ -354,19 +350,53 @@ def test_waves_of_neighboring_frequencies_are_stretched_alike(seed, shape):
             offset,
             length=jnp.asarray(stretch, jnp.float32),
         )
-        assert (np.roll(stretch, -offset) <= np.asarray(bound) * (1 + 1e-5)).all()
+        shifted = np.roll(stretch, -offset)
+        assert (shifted <= np.asarray(bound) * (1 + 1e-5) + 1e-6).all()
         if offset == 0 or taps == 1:
             np.testing.assert_allclose(bound, stretch, rtol=1e-5)
     assert bound.shape == (size,)
 
 
-def test_neighbor_bound_is_within_a_small_factor_somewhere():
-    """Two equal taps next to the frequency they annihilate: the worst case of the pairs of taps."""
+def test_neighbor_bound_is_attained_by_two_equal_taps():
+    """Next to a quarter of the sampling rate, where the slope is largest."""
     size = 1000
     stretch = np.abs(np.fft.fft([1.0, 1.0], size))
     rise = stretch[size // 4 + 1] ** 2 - stretch[size // 4] ** 2
     bound = theory.neighbor_bound(jnp.ones(2), size, 1, length=0.0) ** 2
     assert abs(rise) <= bound <= 1.01 * abs(rise)
+
+
+@pytest.mark.parametrize(
+    ("taps", "excess"), [(2, 1.0), (3, 1.2247), (5, 1.4216), (7, 1.5099)]
+)
+def test_neighbor_bound_against_the_worst_kernel(taps, excess):
+    """The steepest squared stretch of any kernel, found by eigenvalues: the bound's
+    constant is that many times too large."""
+    places = np.arange(taps)
+    lags = places[:, None] - places[None]
+    steepest, worst, at = 0.0, None, 0.0
+    for angle in np.linspace(0, np.pi, 2001):
+        # the squared stretch is sum_ab f_a f_b cos((a - b) angle); this is its slope
+        slopes, kernels = np.linalg.eigh(-lags * np.sin(lags * angle))
+        if slopes[-1] > steepest:
+            steepest, worst, at = slopes[-1], kernels[:, -1], angle
+    size = 2**14
+    angles = at + 2 * np.pi * np.arange(2) / size
+    stretch = np.abs(np.exp(1j * np.outer(angles, places)) @ worst)
+    bound = theory.neighbor_bound(jnp.asarray(worst), size, 1, length=stretch[0])
+    rise = stretch[1] ** 2 - stretch[0] ** 2
+    allowed = float(bound) ** 2 - stretch[0] ** 2
+    assert rise <= allowed * 1.01
+    np.testing.assert_allclose(allowed / rise, excess, rtol=0.02)
+    np.testing.assert_allclose(taps * (taps - 1) / 2 / steepest, excess, rtol=1e-3)
+
+
+def test_a_kernel_that_annihilates_a_wave_leaves_the_next_one_short():
+    size = 4096
+    stretch = np.abs(np.fft.fft(np.array([1.0, -1.0]) / np.sqrt(2), size))
+    kernel = jnp.array([1.0, -1.0]) / jnp.sqrt(2)
+    bound = theory.neighbor_bound(kernel, size, 1, length=0.0)
+    assert stretch[1] <= bound < 0.06 * stretch.max()
 
 
 def test_local_slopes_are_those_of_the_jacobian_and_below_the_product_of_the_norms(key):
@@ -388,6 +418,6 @@ def test_local_slopes_are_those_of_the_jacobian_and_below_the_product_of_the_nor
             slope, np.linalg.norm(np.asarray(rise) / 1e-3, 2), rtol=2e-2
         )
     product = spectral.log10_lipschitz_product(
-        spectral.spectral_norms(model, variables, images)
+        spectral.spectral_norms(model.apply, variables, images)
     )
     assert (slopes <= 10**product).all()

@@ -1,11 +1,124 @@
-"""Reliable machine unlearning in JAX: make an image classifier forget, and prove how well it forgot.
+"""Reliable machine unlearning in JAX: make a classifier forget, and prove how well.
 
-The modules are the namespace; data flows one way through them:
+The sub-packages and the names that people start with are loaded on first use::
+
+    import unlearn_jax as uj
+
+    problem = uj.make_problem(model, variables, train, forget)
+    unlearned, info = uj.unlearn(key, uj.AMUN(learning_rate=0.01), problem)
+
+Data flows one way through the sub-packages::
 
     data -> models -> losses, attacks, audit -> train -> replicas -> methods -> pipeline
-    -> cli
 
-Importing the package imports neither TensorFlow nor torch.
+Three rules hold everywhere. A model is ``(apply_fn, variables)``, first in every
+signature. Functions that run on a device take a typed ``key`` where they draw, host
+functions a ``seed`` or a ``numpy.random.Generator``. Hyperparameters are fields of
+frozen dataclasses, called as functions.
+
+Importing the package imports neither JAX nor Flax; nothing in it needs TensorFlow or
+torch.
 """
 
-__version__ = "0.1.0"
+import importlib
+from typing import Any
+
+__version__ = "0.2.0.dev0"
+
+_SUBPACKAGES = (
+    "attacks",
+    "audit",
+    "coresets",
+    "data",
+    "diffusion",
+    "ensembles",
+    "federated",
+    "filters",
+    "influence",
+    "layers",
+    "losses",
+    "methods",
+    "models",
+    "objectives",
+    "optimizers",
+    "pipeline",
+    "replicas",
+    "spectral",
+    "testbeds",
+    "theory",
+    "train",
+    "transforms",
+    "types",
+    "values",
+)
+
+_NAMES = {
+    "AMUN": "methods",
+    "DELETE": "methods",
+    "FineTune": "methods",
+    "METHODS": "methods",
+    "RandomLabel": "methods",
+    "Retrain": "methods",
+    "SCRUB": "methods",
+    "Saliency": "methods",
+    "TRW": "methods",
+    "constrained": "methods",
+    "filtered": "methods",
+    "make_problem": "methods",
+    "masked": "methods",
+    "sequence": "methods",
+    "unlearn": "methods",
+    "Doubling": "attacks",
+    "PGD": "attacks",
+    "adversarial_set": "attacks",
+    "pgd": "attacks",
+    "auc_interval": "audit",
+    "lira": "audit",
+    "rmia": "audit",
+    "roc": "audit",
+    "ulira": "audit",
+    "shadow_signals": "audit",
+    "load_digits": "data",
+    "load_tfds": "data",
+    "from_functions": "models",
+    "from_linen": "models",
+    "from_nnx": "models",
+    "clip": "spectral",
+    "fastclip": "spectral",
+    "spectral_norms": "spectral",
+    "lotos": "losses",
+    "tilted_loss": "losses",
+    "Adam": "optimizers",
+    "SGD": "optimizers",
+    "Recipe": "train",
+    "fit": "train",
+    "predict": "train",
+    "fit_many": "replicas",
+    "predict_many": "replicas",
+    "Dataset": "types",
+    "InputError": "types",
+    "Model": "types",
+    "Problem": "types",
+    "Variables": "types",
+    "replace": "values",
+    "value": "values",
+}
+"""Names of the front door, by the module that defines them."""
+
+__all__ = [*sorted([*_NAMES, *_SUBPACKAGES]), "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a sub-package, or a name from one, on first use (PEP 562)."""
+    if name in _SUBPACKAGES:
+        return importlib.import_module(f"unlearn_jax.{name}")
+    if name in _NAMES:
+        found = getattr(importlib.import_module(f"unlearn_jax.{_NAMES[name]}"), name)
+        globals()[name] = found
+        return found
+    raise AttributeError(f"module 'unlearn_jax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List the front door, loaded or not."""
+    return sorted({*globals(), *__all__})

@@ -377,8 +377,8 @@ def _list(argv: list[str]) -> int:
     for name in sorted(presets.names()):
         print(f"  {name:24} {presets.load(name).about}")
     print("methods (rows.NAME.method):")
-    for name, factory in methods.METHODS.items():
-        print(f"  {name:24} {(factory.__doc__ or '').strip().splitlines()[0]}")
+    for name, method in methods.METHODS.items():
+        print(f"  {name:24} {method!r}")
     print(
         f"augmentations:              {', '.join(data.AUGMENTATIONS)} (joined with +"
         " where several are wanted)"

@@ -1,4 +1,9 @@
-"""What is known of the values of a forward pass besides the values: see :mod:`unlearn_jax.layers`, which walks it."""
+"""Rules for following arrays through the operations of a traced forward pass.
+
+:mod:`unlearn_jax.layers` evaluates a pass operation by operation and keeps
+:class:`Facts` about every value on the way. The functions here derive the facts about
+an operation's outputs from those about its inputs.
+"""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -19,6 +24,27 @@ CASTS = (
 )
 SHAPES = ("reshape", "squeeze", "expand_dims")
 MIXING = ("dot_general", "conv_general_dilated", "scan", "while", "cond")
+ADDITIVE = (
+    "add",
+    "add_any",
+    "sub",
+    "concatenate",
+    "select_n",
+    "max",
+    "min",
+    "clamp",
+    "pad",
+    "gather",
+    "dynamic_slice",
+    "dynamic_update_slice",
+    "eq",
+    "ne",
+    "lt",
+    "le",
+    "gt",
+    "ge",
+)
+"""Operations that place or look up an array's entries, and multiply by none of them."""
 _MOVES = (
     "transpose",
     "broadcast_in_dim",
@@ -31,16 +57,35 @@ _MOVES = (
     "concatenate",
 )
 
+Index = tuple[int | slice, ...]
+"""Part of an array, as NumPy's basic indexing takes it."""
+
 
 class Leaf(NamedTuple):
-    """A leaf of the variables, rearranged: which, and how to undo what was done to it since."""
+    """A leaf of the variables, or a part of one, in another arrangement.
+
+    Attributes:
+      path: of the leaf.
+      undo: from the present arrangement back to ``leaf[index]``.
+      index: the part of the leaf, with an entry for each of its axes.
+      axes: for each present axis, the axis of the leaf that it runs along, or None for
+        an axis of length 1 that was added. None as a whole after a reshape, which
+        leaves no axes to take parts along.
+    """
 
     path: str
     undo: Callable[[Array], Array]
+    index: Index
+    axes: tuple[int | None, ...] | None
 
 
 class Tail(NamedTuple):
-    """A layer's output up to an affine function per channel: which layer, and the axis of its channels."""
+    """A layer's output up to an affine function of each channel.
+
+    Attributes:
+      layer: position of the layer among those found so far.
+      axis: of the channels.
+    """
 
     layer: int
     axis: int
@@ -48,14 +93,16 @@ class Tail(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Moved:
-    """A value made of entries of one earlier value, its source; a value that computes something is its own source.
+    """A value made of the entries of one earlier value, its source.
+
+    A value that an operation computes is its own source.
 
     Attributes:
       shape: of the value.
       source: None for the value itself.
       step: how it arises from ``parents``; None for a source.
       parents: values with the same source.
-      copied: entries may be there more than once, or have constants beside them.
+      copied: entries may be there more than once, or next to constants.
     """
 
     shape: tuple[int, ...]
@@ -65,7 +112,12 @@ class Moved:
     copied: bool = False
 
     def replay(self, source: Array, done: dict["Moved", Array]) -> Array:
-        """The value for another source; ``done`` keeps what was computed on the way."""
+        """Return the value for another source.
+
+        Args:
+          source: in place of the original one.
+          done: values computed so far, extended in place.
+        """
         if self.step is None:
             return source
         if self not in done:
@@ -75,68 +127,219 @@ class Moved:
         return done[self]
 
 
-class Known(NamedTuple):
-    """What is known of a value.
+class Facts(NamedTuple):
+    """Facts about one value of a pass.
 
     Attributes:
-      leaf: set where it is a leaf of the variables, rearranged or not.
-      moved: set where it depends on the images.
-      tail: set where it is a layer's output up to an affine function per channel.
-      since: the layers whose outputs it is made of, with no product, convolution, loop
-        or branch in between.
+      leaf: set where the value is a leaf of the variables, or a part of one, rearranged
+        or not.
+      moved: set where the value depends on the images.
+      tail: set where the value is a layer's output up to an affine function of each
+        channel.
+      since: positions of the layers whose outputs the value is made of, with no
+        product, convolution, loop or branch in between.
+      weights: where the value does not depend on the images, the paths of the trained
+        leaves with more than one axis that it does depend on.
     """
 
     leaf: Leaf | None = None
     moved: Moved | None = None
     tail: Tail | None = None
     since: frozenset[int] = frozenset()
+    weights: frozenset[str] = frozenset()
 
 
 def run(jaxpr: core.Jaxpr, eqn: Any, inputs: Sequence[Any]) -> list[Any]:
-    """One operation, as it runs inside the traced function."""
+    """Evaluate one operation, as it runs inside the traced function."""
     taken = {
         atom: value
         for atom, value in zip(eqn.invars, inputs, strict=True)
         if not isinstance(atom, core.Literal)
     }
-    about = jaxpr.debug_info.with_unknown_names()
     parts = {
         "invars": list(taken),
         "outvars": eqn.outvars,
         "eqns": [eqn],
         "effects": eqn.effects,
     }
-    program = jaxpr.replace(constvars=[], debug_info=about, **parts)
+    names = jaxpr.debug_info.with_unknown_names()
+    program = jaxpr.replace(constvars=[], debug_info=names, **parts)
     return core.jaxpr_as_fun(core.ClosedJaxpr(program, ()))(*taken.values())
 
 
-def rearranged(
-    eqn: Any, inputs: Sequence[Any], known: Sequence[Leaf | None]
+def whole_leaf(path: str, num_axes: int) -> Leaf:
+    """Return a leaf as it is stored."""
+    axes = tuple(range(num_axes))
+    return Leaf(path, lambda kernel: kernel, (slice(None),) * num_axes, axes)
+
+
+def part_of_leaf(
+    leaf: Leaf, shape: tuple[int, ...], starts: Sequence[int], limits: Sequence[int]
 ) -> Leaf | None:
-    """The leaf that an operation only casts, copies, reshapes or transposes."""
-    source = known[0]
-    if source is None:
+    """Return the part of a leaf that a slice of stride 1 takes.
+
+    Args:
+      leaf: before the slice.
+      shape: of its present arrangement.
+      starts: of the slice, for each present axis.
+      limits: of the slice, likewise.
+
+    Returns:
+      The part, or None where the leaf was reshaped before.
+    """
+    if leaf.axes is None:
         return None
-    undo, shape, name = source.undo, jnp.shape(inputs[0]), eqn.primitive.name
+    index = list(leaf.index)
+    axes = list(leaf.axes)
+    for place, (size, start, limit) in enumerate(
+        zip(shape, starts, limits, strict=True)
+    ):
+        axis = leaf.axes[place]
+        if (start, limit) == (0, size) or axis is None:
+            continue
+        taken = index[axis]
+        assert isinstance(taken, slice)  # an axis that runs along the leaf is not taken
+        first = (taken.start or 0) + start
+        if limit - start == 1:
+            index[axis] = first
+            axes[place] = None
+        else:
+            index[axis] = slice(first, first + limit - start)
+    return Leaf(leaf.path, _undo_of(axes), tuple(index), tuple(axes))
+
+
+def entry_of_leaf(leaf: Leaf, position: int) -> Leaf | None:
+    """Return ``leaf[position]``, what one step of a scan takes of a stacked leaf.
+
+    Args:
+      leaf: stacked along its first present axis.
+      position: of the entry.
+
+    Returns:
+      The entry, or None where the leaf was reshaped before.
+    """
+    if leaf.axes is None or leaf.axes[0] is None:
+        return None
+    index = list(leaf.index)
+    taken = index[leaf.axes[0]]
+    assert isinstance(taken, slice)
+    index[leaf.axes[0]] = (taken.start or 0) + position
+    axes = leaf.axes[1:]
+    return Leaf(leaf.path, _undo_of(axes), tuple(index), axes)
+
+
+def _undo_of(axes: Sequence[int | None]) -> Callable[[Array], Array]:
+    """Return the function that drops added axes and sorts the others."""
+    present = [place for place, axis in enumerate(axes) if axis is not None]
+    back = [int(place) for place in np.argsort([axes[place] for place in present])]
+
+    def undo(kernel: Array) -> Array:
+        bare = kernel.reshape([kernel.shape[place] for place in present])
+        return bare.transpose(back)
+
+    return undo
+
+
+def index_name(index: Index) -> str:
+    """Return an index as it is written, without the axes at the end that it keeps.
+
+    >>> index_name((slice(None), 3, slice(0, 8), slice(None)))
+    '[:,3,0:8]'
+    >>> index_name((slice(None), slice(None)))
+    ''
+    """
+    names = []
+    for item in index:
+        if isinstance(item, int):
+            names.append(str(item))
+        elif item.start is None:
+            names.append(":")
+        else:
+            names.append(f"{item.start}:{item.stop}")
+    while names and names[-1] == ":":
+        names.pop()
+    return f"[{','.join(names)}]" if names else ""
+
+
+def rearranged(
+    eqn: Any, inputs: Sequence[Any], leaves: Sequence[Leaf | None]
+) -> list[Leaf | None]:
+    """Return the leaf that each output is where an operation only rearranges one.
+
+    Casts, copies, reshapes, transposes, slices of stride 1 and splits count.
+    """
+    nothing: list[Leaf | None] = [None] * len(eqn.outvars)
+    leaf = leaves[0] if leaves else None
+    if leaf is None:
+        return nothing
+    undo = leaf.undo
+    shape = jnp.shape(inputs[0])
+    name = eqn.primitive.name
+    result = eqn.outvars[0].aval.shape
     if name in CASTS and len(inputs) == 1:
-        return source
-    if name in SHAPES:
-        return source._replace(undo=lambda kernel: undo(kernel.reshape(shape)))
+        return [leaf]
+    if name in SHAPES or (
+        name == "broadcast_in_dim" and np.prod(result) == np.prod(shape)
+    ):
+
+        def unshape(kernel: Array) -> Array:
+            return undo(kernel.reshape(shape))
+
+        return [leaf._replace(undo=unshape, axes=_axes_after(eqn, leaf, shape))]
     if name == "transpose":
-        back = tuple(int(i) for i in np.argsort(eqn.params["permutation"]))
-        return source._replace(undo=lambda kernel: undo(kernel.transpose(back)))
-    return None
+        order = eqn.params["permutation"]
+        back = tuple(int(i) for i in np.argsort(order))
+
+        def untranspose(kernel: Array) -> Array:
+            return undo(kernel.transpose(back))
+
+        axes = None if leaf.axes is None else tuple(leaf.axes[i] for i in order)
+        return [leaf._replace(undo=untranspose, axes=axes)]
+    if name == "slice" and set(eqn.params["strides"] or (1,)) == {1}:
+        limits = eqn.params["limit_indices"]
+        return [part_of_leaf(leaf, shape, eqn.params["start_indices"], limits)]
+    if name == "split":
+        parts = []
+        axis = eqn.params["axis"]
+        starts = [0] * len(shape)
+        for variable in eqn.outvars:
+            limits = [s + n for s, n in zip(starts, variable.aval.shape, strict=True)]
+            parts.append(part_of_leaf(leaf, shape, starts, limits))
+            starts[axis] = limits[axis]
+        return parts
+    return nothing
+
+
+def _axes_after(
+    eqn: Any, leaf: Leaf, shape: tuple[int, ...]
+) -> tuple[int | None, ...] | None:
+    """Return the leaf's axes after a reshape that drops or adds axes of length 1."""
+    result = eqn.outvars[0].aval.shape
+    if leaf.axes is None:
+        return None
+    pairs = zip(shape, leaf.axes, strict=True)
+    kept = [(size, axis) for size, axis in pairs if axis is not None]
+    axes: list[int | None] = []
+    for size in result:
+        if kept and kept[0][0] == size:
+            axes.append(kept.pop(0)[1])
+        elif size == 1:
+            axes.append(None)
+        else:
+            return None
+    return None if kept else tuple(axes)
 
 
 def moved(
     jaxpr: core.Jaxpr, eqn: Any, inputs: Sequence[Any], known: Sequence[Moved | None]
 ) -> list[Moved | None]:
-    """Where the entries of an operation's outputs come from; None for outputs that do not depend on the images.
+    """Return where the entries of an operation's outputs come from.
 
-    Constants beside the entries (padding) are taken for 0: only the linear part of what
-    is done is of interest.
+    None for outputs that do not depend on the images. Constants next to the entries
+    (padding) are taken for 0, because only the linear part of the operation counts.
     """
-    name, shapes = eqn.primitive.name, [v.aval.shape for v in eqn.outvars]
+    name = eqn.primitive.name
+    shapes = [variable.aval.shape for variable in eqn.outvars]
     parents = tuple(item for item in known if item is not None)
     if not parents:
         return [None] * len(shapes)
@@ -149,25 +352,23 @@ def moved(
         or (known[0] is None and name != "concatenate")
     ):
         return [Moved(shape) for shape in shapes]
+    has_border = name in ("pad", "concatenate")
 
     def step(index: int, values: Sequence[Array]) -> Array:
-        rest, border = iter(values), name in ("pad", "concatenate")
-        arguments = [
-            (
-                next(rest)
-                if item is not None
-                else jnp.zeros_like(value)
-                if border
-                else value
-            )
-            for value, item in zip(inputs, known, strict=True)
-        ]
+        rest = iter(values)
+        arguments = []
+        for value, item in zip(inputs, known, strict=True):
+            if item is not None:
+                arguments.append(next(rest))
+            else:
+                arguments.append(jnp.zeros_like(value) if has_border else value)
         return run(jaxpr, eqn, arguments)[index]
 
     grows = name in ("gather", "concatenate") or any(
         np.prod(shape) > np.size(inputs[0]) for shape in shapes
     )
-    copied, (source,) = grows or any(parent.copied for parent in parents), sources
+    copied = grows or any(parent.copied for parent in parents)
+    (source,) = sources
     return [
         Moved(shape, source, lambda values, i=i: step(i, values), parents, copied)
         for i, shape in enumerate(shapes)
@@ -175,18 +376,23 @@ def moved(
 
 
 def follow(
-    eqn: Any, inputs: Sequence[Any], known: Sequence[Known]
+    eqn: Any, inputs: Sequence[Any], facts: Sequence[Facts]
 ) -> tuple[Tail | None, Array | None]:
-    """The tail that an operation continues, and the factor ``[out]`` that it multiplies the channels by, if any."""
-    side = next((i for i, item in enumerate(known) if item.tail is not None), None)
+    """Return the tail that an operation continues, and its factor.
+
+    The factor ``[out]`` is what the operation multiplies the channels by, if anything.
+    """
+    side = next((i for i, item in enumerate(facts) if item.tail is not None), None)
     if side is None or any(
-        item.moved is not None for i, item in enumerate(known) if i != side
+        item.moved is not None for i, item in enumerate(facts) if i != side
     ):
         return None, None
-    tail, name = known[side].tail, eqn.primitive.name
+    tail = facts[side].tail
     assert tail is not None
-    shape, result = jnp.shape(inputs[side]), eqn.outvars[0].aval.shape
-    if name in CASTS and len(known) == 1:
+    name = eqn.primitive.name
+    shape = jnp.shape(inputs[side])
+    result = eqn.outvars[0].aval.shape
+    if name in CASTS and len(facts) == 1:
         return tail, None
     if name == "transpose":
         return tail._replace(axis=eqn.params["permutation"].index(tail.axis)), None
@@ -199,10 +405,10 @@ def follow(
     if name in ("add", "sub"):
         return tail, None
     other = jnp.asarray(inputs[1 - side])
-    uneven = any(
+    is_uneven = any(
         size != 1 for axis, size in enumerate(other.shape) if axis != tail.axis
     )
-    if uneven or (name, side) == ("div", 1):
+    if is_uneven or (name, side) == ("div", 1):
         return None, None
     factor = jnp.broadcast_to(other.reshape(-1), (shape[tail.axis],))
     return tail, factor if name == "mul" else 1 / factor

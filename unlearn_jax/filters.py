@@ -12,12 +12,12 @@ cheap baseline that an unlearning method has to beat, and audit them on samples 
 forgotten classes, too: on the retained ones even a poor filter can look like a
 retrained model.
 
-Pure JAX: ``jit``, ``vmap`` and ``lax.map`` apply, and every array argument may be
-traced.
+Filters are values, :class:`Mask` and :class:`MPRU`, called ``(probabilities,
+class_means, forget_classes)``. Pure JAX: ``jit``, ``vmap`` and ``lax.map`` apply, and
+every array argument may be traced.
 """
 
-import functools
-from collections.abc import Callable
+from typing import Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -26,23 +26,36 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from unlearn_jax.types import Array, InputError
+from unlearn_jax.values import value
 
-FilterFn = Callable[[ArrayLike, ArrayLike, ArrayLike], Array]
-"""``(probs [..., C], means [C, C], forgotten) -> probs [..., C]``."""
+Variant = Literal["inductive", "direct"]
+
+
+class Filter(Protocol):
+    """An output filter with its hyperparameters."""
+
+    def __call__(
+        self,
+        probabilities: ArrayLike,
+        class_means: ArrayLike,
+        forget_classes: ArrayLike,
+    ) -> Array:
+        """Return probabilities ``[..., C]`` without mass on the forgotten classes."""
+        ...
 
 
 def class_means(
-    probs: ArrayLike, labels: ArrayLike, *, num_classes: int | None = None
+    probabilities: ArrayLike, labels: ArrayLike, *, num_classes: int | None = None
 ) -> Array:
-    """Mean output of a model on the samples of each class: all that MPRU needs to know of a model.
+    """Return the mean output of a model on each class: what MPRU reads of a model.
 
     Args:
-      probs: ``[N, C]`` class probabilities of a labeled sample. A few per class will
-        do; they should be held out, because a model that has memorized its training set
-        has one-hot means there.
+      probabilities: ``[N, C]`` class probabilities of a labeled sample. A few per class
+        suffice; they should be held out, because a model that has memorized its
+        training set has one-hot means there.
       labels: ``[N]`` integers.
-      num_classes: rows of the result, one per label; None for as many as ``probs`` has
-        columns.
+      num_classes: rows of the result, one per label; None for the number of columns of
+        ``probabilities``.
 
     Returns:
       ``[C, C]``, row k the mean over the samples of class k; a row of zeros where there
@@ -55,58 +68,67 @@ def class_means(
     [[0.625 0.375]
      [0.    1.   ]]
     """
-    probs, labels = _wide(probs), jnp.asarray(labels)
+    probabilities = _as_float(probabilities)
+    labels = jnp.asarray(labels)
     if (
-        probs.ndim != 2
-        or labels.shape != probs.shape[:1]
+        probabilities.ndim != 2
+        or labels.shape != probabilities.shape[:1]
         or not jnp.issubdtype(labels.dtype, jnp.integer)
     ):
         raise InputError(
-            f"probs have shape {probs.shape} and labels {labels.shape}"
+            f"probabilities have shape {probabilities.shape} and labels {labels.shape}"
             f" ({labels.dtype}): pass [N, C] probabilities and [N] integer labels"
         )
-    sample = jax.nn.one_hot(labels, num_classes or probs.shape[1], dtype=probs.dtype)
-    return sample.T @ probs / jnp.maximum(sample.sum(0), 1)[:, None]
+    num_classes = num_classes or probabilities.shape[1]
+    member = jax.nn.one_hot(labels, num_classes, dtype=probabilities.dtype)
+    # accelerators would round the sums to fewer bits
+    sums = jnp.matmul(member.T, probabilities, precision=jax.lax.Precision.HIGHEST)
+    return sums / jnp.maximum(member.sum(0), 1)[:, None]
 
 
-def masked_renormalization(probs: ArrayLike, forgotten: ArrayLike) -> Array:
-    """The simplest filter: ``q_k = p_k / (1 - p_f)`` on the retained classes, 0 on the forgotten ones.
+def masked_renormalization(
+    probabilities: ArrayLike, forget_classes: ArrayLike
+) -> Array:
+    """Condition predictions on the retained classes: the simplest filter.
 
-    What conditioning the original model on "none of the forgotten classes" gives, and
-    the baseline that every other filter, and every class unlearning method, should be
+    ``q_k = p_k / (1 - p_f)`` on the retained classes, 0 on the forgotten ones. The
+    baseline that every other filter, and every class unlearning method, should be
     compared with.
 
     Args:
-      probs: ``[..., C]`` class probabilities.
-      forgotten: a class, several classes, or a ``[C]`` boolean mask of them; at least
-        one class is retained.
+      probabilities: ``[..., C]`` class probabilities.
+      forget_classes: a class, several classes, or a ``[C]`` boolean mask of them; at
+        least one class is retained.
 
     Returns:
       ``[..., C]``, rows summing to 1, exactly 0 on the forgotten classes; uniform over
       the retained classes where these had no mass at all. Idempotent.
 
     Raises:
-      InputError: classes outside 0..C-1, or none left (not checked where ``forgotten``
-        is traced).
+      InputError: classes outside 0..C-1, or none left (not checked where
+        ``forget_classes`` is traced).
 
     >>> print(masked_renormalization([0.5, 0.3, 0.2], 0))
     [0.  0.6 0.4]
     """
-    probs = _wide(probs)
-    return _renormalize(probs, _forgotten_mask(forgotten, probs.shape[-1]))
+    probabilities = _as_float(probabilities)
+    forget = _forget_mask(forget_classes, probabilities.shape[-1])
+    return _renormalize(probabilities, forget)
 
 
 def mpru(
-    probs: ArrayLike,
-    means: ArrayLike,
-    forgotten: ArrayLike,
+    probabilities: ArrayLike,
+    class_means: ArrayLike,
+    forget_classes: ArrayLike,
     *,
-    variant: str = "inductive",
+    variant: Variant = "inductive",
 ) -> Array:
-    """Projection and redistribution (MPRU; Peng, Gunamardi, Tjuawinata and Lam 2025, arXiv 2510.26230).
+    """Project the forgotten classes out of predictions and renormalize (MPRU).
 
-    The part of a prediction that speaks of the forgotten classes is projected out, and
-    what is left is renormalized::
+    Peng, Gunamardi, Tjuawinata and Lam 2025, arXiv 2510.26230.
+
+    The component of a prediction along the forgotten classes is projected out, and the
+    rest is renormalized::
 
         z = p - sum_i <p, e_i> e_i;   z_k = max(z_k, 0);   z_f = 0;   q = z / sum_k z_k
 
@@ -114,15 +136,15 @@ def mpru(
     described as an orthonormal basis of the classes' average outputs, learned one class
     after another, of which unlearning removes the last. No code is public; the formulas
     are this library's reading: "inductive" follows that description, "direct" is the
-    simplest projection. (What rounding leaves of a component that is projected to 0
+    simplest projection. (The rounding error of a component that is projected to 0
     counts as 0.)
 
     "inductive" leaves the mean output of every retained class on its hyperplane, so
     there the filter does what :func:`masked_renormalization` does. When the means are
     one-hot both variants are masking, which a confident network comes close to; they
     differ from it for soft outputs, as tree ensembles have. Where the model is sure of
-    a forgotten class, "inductive" answers with the classes whose samples it mistakes
-    for that class, and "direct", which subtracts from every class, has nothing left. As
+    a forgotten class, "inductive" predicts the classes whose samples it mistakes for
+    that class, and "direct", which subtracts from every class, leaves no mass. As
     measured on samples of the forgotten class, "inductive" comes nearer to a retrained
     model than masking for a random forest on digits, but not for networks, nor clearly
     on unequal classes (``experiments/benchmarks/mpru_tabular.py``).
@@ -131,50 +153,52 @@ def mpru(
     hyperplane again. Filter once.
 
     Args:
-      probs: ``[..., C]`` class probabilities.
-      means: ``[C, C]`` of the same model, see :func:`class_means`.
-      forgotten: a class, several classes, or a ``[C]`` boolean mask of them; at least
-        one class is retained.
+      probabilities: ``[..., C]`` class probabilities.
+      class_means: ``[C, C]`` of the same model, see :func:`class_means`.
+      forget_classes: a class, several classes, or a ``[C]`` boolean mask of them; at
+        least one class is retained.
       variant: "inductive" or "direct".
 
     Returns:
       ``[..., C]``, rows summing to 1, exactly 0 on the forgotten classes; uniform over
-      the retained classes where the projection leaves nothing of them.
+      the retained classes where the projection leaves no mass on them.
 
     Raises:
-      InputError: as :func:`masked_renormalization`; means of another shape; an unknown
-        variant.
+      InputError: classes outside 0..C-1, or none left (not checked where
+        ``forget_classes`` is traced); means of another shape; an unknown variant.
 
     >>> means = [[0.6, 0.4, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
-    >>> print(mpru([0.5, 0.25, 0.25], means, 0), mpru([0.5, 0.25, 0.25], means, 0, variant="direct").round(3))
-    [0.  0.5 0.5] [0. 0. 1.]
+    >>> print(mpru([0.5, 0.25, 0.25], means, 0))
+    [0.  0.5 0.5]
+    >>> print(mpru([0.5, 0.25, 0.25], means, 0, variant="direct").round(3))
+    [0. 0. 1.]
     """
-    probs, means = _wide(probs), _wide(means)
-    num_classes = probs.shape[-1]
+    probabilities = _as_float(probabilities)
+    means = _as_float(class_means)
+    num_classes = probabilities.shape[-1]
     if means.shape != (num_classes, num_classes):
         raise InputError(
-            f"means have shape {means.shape}: pass [C, C] for the {num_classes} classes"
-            " of probs"
+            f"class_means have shape {means.shape}: pass [C, C] for the"
+            f" {num_classes} classes of the probabilities"
         )
-    directions = removed_directions(means, forgotten, variant=variant).astype(
-        probs.dtype
-    )
-    left = probs - probs @ directions.T @ directions
-    rounding = (
-        4
-        * num_classes
-        * jnp.finfo(probs.dtype).eps
-        * (probs @ jnp.abs(directions.T) @ jnp.abs(directions))
-    )
-    return _renormalize(
-        jnp.where(left > rounding, left, 0), _forgotten_mask(forgotten, num_classes)
-    )
+    directions = removed_directions(means, forget_classes, variant=variant)
+    directions = directions.astype(probabilities.dtype)
+    projected = probabilities - probabilities @ directions.T @ directions
+    # A bound on the rounding error of the two products: a component that should be 0
+    # must not become the whole prediction when it is renormalized.
+    magnitude = probabilities @ jnp.abs(directions.T) @ jnp.abs(directions)
+    rounding = 4 * num_classes * jnp.finfo(probabilities.dtype).eps * magnitude
+    remaining = jnp.where(projected > rounding, projected, 0)
+    return _renormalize(remaining, _forget_mask(forget_classes, num_classes))
 
 
 def removed_directions(
-    means: ArrayLike, forgotten: ArrayLike, *, variant: str = "inductive"
+    class_means: ArrayLike,
+    forget_classes: ArrayLike,
+    *,
+    variant: Variant = "inductive",
 ) -> Array:
-    """The directions that :func:`mpru` projects out of a prediction.
+    """Return the directions that :func:`mpru` projects out of a prediction.
 
     "inductive": Gram-Schmidt over the class means with the forgotten ones last; their
     directions are what the means of the retained classes do not span, so
@@ -183,8 +207,8 @@ def removed_directions(
     several).
 
     Args:
-      means: ``[C, C]``, row k the mean output on class k.
-      forgotten: a class, several classes, or a ``[C]`` boolean mask of them.
+      class_means: ``[C, C]``, row k the mean output on class k.
+      forget_classes: a class, several classes, or a ``[C]`` boolean mask of them.
       variant: "inductive" or "direct".
 
     Returns:
@@ -193,103 +217,150 @@ def removed_directions(
       those before it: then nothing is projected out for it.
 
     Raises:
-      InputError: as :func:`mpru`.
+      InputError: means that are not square, unusable classes, or an unknown variant.
     """
-    means = _wide(means)
+    means = _as_float(class_means)
     if means.ndim != 2 or means.shape[0] != means.shape[1]:
         raise InputError(
-            f"means have shape {means.shape}: pass [C, C], one row per class, see"
-            " class_means"
+            f"class_means have shape {means.shape}: pass [C, C], one row per class, see"
+            " filters.class_means"
         )
     if variant not in ("inductive", "direct"):
         raise InputError(f"unknown variant {variant!r}; choose inductive or direct")
-    mask = _forgotten_mask(forgotten, means.shape[0])
+    forget = _forget_mask(forget_classes, means.shape[0])
     if variant == "direct":
-        means = jnp.where(mask[:, None], means, 0)
-    return jnp.where(
-        mask[:, None], _gram_schmidt(means, jnp.argsort(mask, stable=True)), 0
-    )
+        means = jnp.where(forget[:, None], means, 0)
+    retained_first = jnp.argsort(forget, stable=True)
+    return jnp.where(forget[:, None], _gram_schmidt(means, retained_first), 0)
 
 
 @jax.jit
 def _gram_schmidt(vectors: Array, order: Array) -> Array:
-    """Orthonormal rows ``[C, C]``; row k is what ``vectors[k]`` adds to those before it in ``order``, 0 for nothing."""
+    """Return orthonormal rows ``[C, C]``.
+
+    Row k is what ``vectors[k]`` adds to those before it in ``order``, 0 where it is in
+    their span.
+    """
     tolerance = 10 * len(vectors) * jnp.finfo(vectors.dtype).eps
 
     def add(basis: Array, k: Array) -> tuple[Array, None]:
         residual = vectors[k]
-        for _ in range(2):  # the second pass removes what rounding left of the first
+        for _ in range(2):  # the second pass removes the rounding error of the first
             residual = residual - (basis @ residual) @ basis
         length = jnp.linalg.norm(residual)
-        new = length > tolerance * jnp.linalg.norm(vectors[k])
-        return (
-            basis.at[k].set(jnp.where(new, residual / jnp.where(new, length, 1), 0)),
-            None,
-        )
+        is_new = length > tolerance * jnp.linalg.norm(vectors[k])
+        unit = residual / jnp.where(is_new, length, 1)
+        return basis.at[k].set(jnp.where(is_new, unit, 0)), None
 
     return jax.lax.scan(add, jnp.zeros_like(vectors), order)[0]
 
 
-def _wide(values: ArrayLike) -> Array:
-    """The array in at least float32."""
-    values = jnp.asarray(values)
-    if not values.ndim:
+def _as_float(array: ArrayLike) -> Array:
+    """Return an array in at least float32."""
+    array = jnp.asarray(array)
+    if not array.ndim:
         raise InputError(
             "got a single number: pass an array whose last axis is the classes"
         )
-    return values.astype(jnp.promote_types(values.dtype, jnp.float32))
+    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
 
 
-def _forgotten_mask(forgotten: ArrayLike, num_classes: int) -> Array:
-    """``[C]`` bool from a class, several classes, or such a mask."""
-    if not isinstance(forgotten, Tracer):
-        forgotten = np.asarray(forgotten)
-    if forgotten.dtype == bool:
-        if forgotten.shape != (num_classes,):
+def _forget_mask(forget_classes: ArrayLike, num_classes: int) -> Array:
+    """Return ``[C]`` bool from a class, several classes, or such a mask."""
+    classes = forget_classes
+    if not isinstance(classes, Tracer):
+        classes = np.asarray(classes)
+    if classes.dtype == bool:
+        if classes.shape != (num_classes,):
             raise InputError(
-                f"forgotten is a mask of shape {forgotten.shape}: pass one entry per"
+                f"forget_classes is a mask of shape {classes.shape}: pass one entry per"
                 f" class, {num_classes}"
             )
-        mask = forgotten
+        mask = classes
     else:
-        if not jnp.issubdtype(forgotten.dtype, jnp.integer) or forgotten.ndim > 1:
+        if not jnp.issubdtype(classes.dtype, jnp.integer) or classes.ndim > 1:
             raise InputError(
-                f"forgotten is {forgotten.dtype} of shape {forgotten.shape}: pass class"
-                " numbers or a mask"
+                f"forget_classes is {classes.dtype} of shape {classes.shape}: pass"
+                " class numbers or a mask"
             )
-        if (
-            isinstance(forgotten, np.ndarray)
-            and not ((forgotten >= 0) & (forgotten < num_classes)).all()
-        ):
+        is_concrete = isinstance(classes, np.ndarray)
+        if is_concrete and not ((classes >= 0) & (classes < num_classes)).all():
             raise InputError(
-                f"forgotten is {forgotten.tolist()}: pass classes in"
+                f"forget_classes is {classes.tolist()}: pass classes in"
                 f" 0..{num_classes - 1}"
             )
-        mask = (forgotten.reshape(-1, 1) == np.arange(num_classes)[None]).any(0)
+        mask = (classes.reshape(-1, 1) == np.arange(num_classes)[None]).any(0)
     if isinstance(mask, np.ndarray) and mask.all():
         raise InputError(
-            f"forgotten names all {num_classes} classes: retain at least one"
+            f"forget_classes names all {num_classes} classes: retain at least one"
         )
     return jnp.asarray(mask)
 
 
-def _renormalize(probs: Array, forgotten: Array) -> Array:
-    """Zeros on the mask ``[C]``, the rest of each row divided by its sum; uniform where that is 0."""
-    forgotten = jnp.broadcast_to(forgotten, probs.shape)
-    kept = jnp.where(forgotten, 0, probs)
-    total = kept.sum(-1, keepdims=True)
-    kept = jnp.where(total > 0, kept, jnp.where(forgotten, 0, 1).astype(probs.dtype))
-    return kept / kept.sum(-1, keepdims=True)
+def _renormalize(probabilities: Array, forget: Array) -> Array:
+    """Return zeros on the mask ``[C]``, and the rest of each row divided by its sum.
+
+    Uniform over the retained classes where that sum is 0.
+    """
+    forget = jnp.broadcast_to(forget, probabilities.shape)
+    retained = jnp.where(forget, 0, probabilities)
+    total = retained.sum(-1, keepdims=True)
+    uniform = jnp.where(forget, 0, 1).astype(probabilities.dtype)
+    retained = jnp.where(total > 0, retained, uniform)
+    return retained / retained.sum(-1, keepdims=True)
 
 
-def _mask(probs: ArrayLike, means: ArrayLike, forgotten: ArrayLike) -> Array:
-    del means
-    return masked_renormalization(probs, forgotten)
+@value
+class Mask:
+    """Masking and renormalization: :func:`masked_renormalization`."""
+
+    def __call__(
+        self,
+        probabilities: ArrayLike,
+        class_means: ArrayLike,
+        forget_classes: ArrayLike,
+    ) -> Array:
+        """Return probabilities ``[..., C]`` without mass on the forgotten classes.
+
+        Args:
+          probabilities: ``[..., C]`` class probabilities.
+          class_means: not read.
+          forget_classes: a class, several classes, or a ``[C]`` boolean mask of them.
+        """
+        del class_means
+        return masked_renormalization(probabilities, forget_classes)
 
 
-FILTERS: dict[str, FilterFn] = {
-    "mask": _mask,
-    "mpru": mpru,
-    "mpru_direct": functools.partial(mpru, variant="direct"),
+@value
+class MPRU:
+    """Projection and redistribution: :func:`mpru`.
+
+    Attributes:
+      variant: ``"inductive"`` projects out what the retained classes' means do not
+        span, ``"direct"`` the forgotten classes' means themselves.
+    """
+
+    variant: Variant = "inductive"
+
+    def __call__(
+        self,
+        probabilities: ArrayLike,
+        class_means: ArrayLike,
+        forget_classes: ArrayLike,
+    ) -> Array:
+        """Return probabilities ``[..., C]`` without mass on the forgotten classes.
+
+        Args:
+          probabilities: ``[..., C]`` class probabilities.
+          class_means: ``[C, C]`` of the same model, see :func:`class_means`.
+          forget_classes: a class, several classes, or a ``[C]`` boolean mask of them.
+        """
+        return mpru(probabilities, class_means, forget_classes, variant=self.variant)
+
+
+FILTERS: dict[str, Filter] = {
+    "mask": Mask(),
+    "mpru": MPRU(),
+    "mpru_direct": MPRU(variant="direct"),
 }
-"""Every filter with one signature: ``(probs [..., C], means [C, C], forgotten) -> [..., C]``."""
+"""Filters by name."""

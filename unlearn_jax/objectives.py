@@ -1,110 +1,122 @@
-"""Training objectives by name: cross-entropy, and adversarial training and TRADES for adversarially robust models.
+"""Training objectives as values: cross-entropy, adversarial training and TRADES.
 
-``OBJECTIVES`` is the registry: ``OBJECTIVES["trades"](model, beta=3.0)`` is a
-:data:`unlearn_jax.train.LossFn` for ``train.fit(..., loss_fn=...)``.
+Called with a model, an objective is a :data:`unlearn_jax.train.LossFn` for
+``train.fit(..., loss_fn=...)``. Equal objectives give the same function for a model, so
+that they share compiled programs.
+
+>>> from unlearn_jax import models
+>>> model = models.build("mlp", (4, 4, 1), 3, widths=(8,))
+>>> TRADES(beta=3.0)(model) is TRADES(beta=3.0)(model)
+True
 """
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any, Protocol
 
+import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.core import Tracer
 
-from unlearn_jax.attacks import Norm, linf, random_start
-from unlearn_jax.losses import cross_entropy, kl_divergence
+from unlearn_jax.attacks import NORMS, NormName, random_start
+from unlearn_jax.attacks._pgd import ascent_step
+from unlearn_jax.losses import cross_entropy, kl_from_logits
 from unlearn_jax.train import Batch, LossFn, cross_entropy_loss
 from unlearn_jax.types import Array, InputError, Model, ModelState, Variables
+from unlearn_jax.values import Real, value
 
 _START = 1e-3
-"""Standard deviation of the noise from which the inner maximization of TRADES starts."""
+"""Standard deviation of the noise from which TRADES starts its inner maximization."""
 
 
-@lru_cache(maxsize=64)
-def adversarial_loss(
-    model: Model,
-    *,
-    epsilon: float = 8 / 255,
-    num_steps: int = 10,
-    step: float = 2 / 255,
-    norm: Norm = linf,
-) -> LossFn:
-    """Adversarial training (Madry et al., arXiv 1706.06083, equation 2.1): cross-entropy where it is largest nearby.
+class Objective(Protocol):
+    """A training objective with its hyperparameters."""
 
-    Minimizes ``mean CE(f(x'), y)``, where x' maximizes the cross-entropy within
-    ``epsilon`` of x and in the image box: PGD from a uniform random start,
-    ``num_steps`` steps along the normalized gradient (its sign for ``linf``), the model
-    in evaluation mode. Clean images take no part; BatchNorm's statistics are those of
-    the adversarial batch.
+    def __call__(self, model: Model) -> LossFn:
+        """Return the loss of a model; the same function for the same model."""
+        ...
 
-    The same arguments give the same function object, so that compiled programs are
-    found again.
 
-    Args:
-      model: the architecture.
+@value
+class CrossEntropy:
+    """Mean cross-entropy on clean images: the default of every training."""
+
+    def __call__(self, model: Model) -> LossFn:
+        """Return the loss of a model; the same function for the same model."""
+        return cross_entropy_loss(model)
+
+
+@value
+class AdversarialTraining:
+    """Cross-entropy where it is largest nearby (Madry et al., arXiv 1706.06083).
+
+    Minimizes ``mean CE(f(x'), y)`` (equation 2.1), where x' maximizes the cross-entropy
+    within ``epsilon`` of x and in the image box: PGD from a uniform random start,
+    ``num_steps`` steps along the normalized gradient (its sign for ``"linf"``), the
+    model in evaluation mode. Clean images take no part; BatchNorm's statistics are
+    those of the adversarial batch.
+
+    Attributes:
       epsilon: radius of the ball; 8/255 for CIFAR-10 in the paper, 0.3 for MNIST.
       num_steps: of the inner maximization; 7 for CIFAR-10 in the paper, 40 for MNIST. 0
         leaves the random start.
       step: length of one; 2/255 for CIFAR-10 in the paper, 0.01 for MNIST.
       norm: of the ball.
-
-    Returns:
-      The loss.
-
-    Raises:
-      InputError: negative sizes.
-
-    >>> from unlearn_jax import models
-    >>> model = models.build("mlp", (4, 4, 1), 3, widths=(8,))
-    >>> adversarial_loss(model, num_steps=3) is adversarial_loss(model, num_steps=3)
-    True
     """
-    if min(epsilon, num_steps, step) < 0:
-        raise InputError(
-            "epsilon, num_steps and step of adversarial training must not be negative"
-        )
 
-    def loss_fn(
-        variables: Variables, batch: Batch, key: Array
+    epsilon: Real = 8 / 255
+    num_steps: int = 10
+    step: Real = 2 / 255
+    norm: NormName = "linf"
+
+    def __post_init__(self) -> None:
+        """Raise on negative sizes."""
+        if _has_negative(self.epsilon, self.num_steps, self.step):
+            raise InputError(
+                "epsilon, num_steps and step of adversarial training must not be"
+                " negative"
+            )
+
+    def __call__(self, model: Model) -> LossFn:
+        """Return the loss of a model; the same function for the same model."""
+        return _bound(self, model)
+
+    def loss(
+        self, model: Model, variables: Variables, batch: Batch, key: Array
     ) -> tuple[Array, ModelState]:
+        """Return the mean loss of a batch and the new state of the model.
+
+        Args:
+          model: the architecture.
+          variables: of the model.
+          batch: images ``[B, H, W, ch]`` in [0, 1] and labels ``[B]``.
+          key: for the random start and the training pass; consumed.
+        """
         key_start, key_pass = jax.random.split(key)
         fixed = lax.stop_gradient(variables)
 
         def harm(points: Array) -> Array:
             return jnp.sum(cross_entropy(model.apply(fixed, points), batch.labels))
 
-        start = random_start(key_start, batch.images, epsilon=epsilon, norm=norm)
-        near = _ascent(
-            harm,
-            batch.images,
-            start,
-            epsilon=epsilon,
-            num_steps=num_steps,
-            step=step,
-            norm=norm,
+        start = random_start(
+            key_start, batch.images, epsilon=self.epsilon, norm=NORMS[self.norm]
         )
+        near = _ascend(self, harm, batch.images, start)
         logits, state = model.apply_train(variables, near, key_pass)
         return jnp.mean(cross_entropy(logits, batch.labels)), state
 
-    return loss_fn
 
+@value
+class TRADES:
+    """Accuracy on clean images, stability around them (Zhang et al., arXiv 1901.08573).
 
-@lru_cache(maxsize=64)
-def trades_loss(
-    model: Model,
-    *,
-    beta: float = 6.0,
-    epsilon: float = 0.031,
-    num_steps: int = 10,
-    step: float = 0.007,
-    norm: Norm = linf,
-) -> LossFn:
-    """TRADES (Zhang et al., arXiv 1901.08573, equation 5): accuracy on clean images, stability around them.
-
-    Minimizes ``mean CE(f(x), y) + beta * KL(f(x) || f(x'))``, where x' maximizes that
-    divergence within ``epsilon`` of x and in the image box. The inner maximization
-    starts from x with Gaussian noise of standard deviation 0.001, moves by
-    ``num_steps`` steps along the normalized gradient (its sign for ``linf``), and sees
+    Minimizes ``mean CE(f(x), y) + beta * KL(f(x) || f(x'))`` (equation 5), where x'
+    maximizes that divergence within ``epsilon`` of x and in the image box. The inner
+    maximization starts from x with Gaussian noise of standard deviation 0.001, moves by
+    ``num_steps`` steps along the normalized gradient (its sign for ``"linf"``), with
     the model in evaluation mode, as the released code does. The outer gradient goes
     through both f(x) and f(x').
 
@@ -113,102 +125,123 @@ def trades_loss(
     pass first, then by the adversarial one. (The released code passes the clean batch a
     second time, which moves the running statistics once more and changes no gradient.)
 
-    The same arguments give the same function object, so that compiled programs are
-    found again.
-
-    Args:
-      model: the architecture.
+    Attributes:
       beta: weight of stability; 6 in the paper's tables (its 1/lambda), 1 for more
         accuracy.
       epsilon: radius of the ball; 0.031 for CIFAR-10 in L-infinity.
       num_steps: of the inner maximization; 0 leaves the noise alone, clipped to the
         image box.
-      step: length of one; 0.007 there. For ``l2`` the released code takes
+      step: length of one; 0.007 for CIFAR-10. For ``"l2"`` the released code takes
         ``2 * epsilon / num_steps``.
       norm: of the ball.
-
-    Returns:
-      The loss.
-
-    Raises:
-      InputError: negative sizes.
-
-    >>> from unlearn_jax import models
-    >>> model = models.build("mlp", (4, 4, 1), 3, widths=(8,))
-    >>> trades_loss(model, beta=1.0) is trades_loss(model, beta=1.0)
-    True
     """
-    if min(beta, epsilon, num_steps, step) < 0:
-        raise InputError(
-            "beta, epsilon, num_steps and step of TRADES must not be negative"
-        )
 
-    def perturb(key: Array, variables: Variables, images: Array) -> Array:
-        clean = model.apply(variables, images)
+    beta: Real = 6.0
+    epsilon: Real = 0.031
+    num_steps: int = 10
+    step: Real = 0.007
+    norm: NormName = "linf"
+
+    def __post_init__(self) -> None:
+        """Raise on negative sizes."""
+        if _has_negative(self.beta, self.epsilon, self.num_steps, self.step):
+            raise InputError(
+                "beta, epsilon, num_steps and step of TRADES must not be negative"
+            )
+
+    def __call__(self, model: Model) -> LossFn:
+        """Return the loss of a model; the same function for the same model."""
+        return _bound(self, model)
+
+    def loss(
+        self, model: Model, variables: Variables, batch: Batch, key: Array
+    ) -> tuple[Array, ModelState]:
+        """Return the mean loss of a batch and the new state of the model.
+
+        Args:
+          model: the architecture.
+          variables: of the model.
+          batch: images ``[B, H, W, ch]`` in [0, 1] and labels ``[B]``.
+          key: for the noise and the training passes; consumed.
+        """
+        key_start, key_clean, key_near = jax.random.split(key, 3)
+        fixed = lax.stop_gradient(variables)
+        clean = model.apply(fixed, batch.images)
 
         def harm(points: Array) -> Array:
-            return jnp.sum(kl_divergence(clean, model.apply(variables, points)))
+            return jnp.sum(kl_from_logits(clean, model.apply(fixed, points)))
 
-        start = images + _START * jax.random.normal(key, images.shape)
-        return _ascent(
-            harm,
-            images,
-            start,
-            epsilon=epsilon,
-            num_steps=num_steps,
-            step=step,
-            norm=norm,
+        noise = _START * jax.random.normal(key_start, batch.images.shape)
+        near = _ascend(self, harm, batch.images, batch.images + noise)
+        logits, state = model.apply_train(variables, batch.images, key_clean)
+        moved, state = model.apply_train(
+            variables._replace(state=state), lax.stop_gradient(near), key_near
         )
+        stability = kl_from_logits(logits, moved)
+        losses = cross_entropy(logits, batch.labels) + self.beta * stability
+        return jnp.mean(losses), state
 
+
+def _bound(objective: AdversarialTraining | TRADES, model: Model) -> LossFn:
+    """Return the loss of a model, remembered unless a field is traced."""
+    is_concrete = all(isinstance(leaf, float) for leaf in jax.tree.leaves(objective))
+    bind = _remembered if is_concrete else _remembered.__wrapped__
+    return bind(objective, model)
+
+
+@lru_cache(maxsize=64)
+def _remembered(objective: AdversarialTraining | TRADES, model: Model) -> LossFn:
     def loss_fn(
         variables: Variables, batch: Batch, key: Array
     ) -> tuple[Array, ModelState]:
-        key_start, key_clean, key_near = jax.random.split(key, 3)
-        near = lax.stop_gradient(
-            perturb(key_start, lax.stop_gradient(variables), batch.images)
-        )
-        logits, state = model.apply_train(variables, batch.images, key_clean)
-        moved, state = model.apply_train(
-            variables._replace(state=state), near, key_near
-        )
-        losses = cross_entropy(logits, batch.labels) + beta * kl_divergence(
-            logits, moved
-        )
-        return jnp.mean(losses), state
+        return objective.loss(model, variables, batch, key)
 
     return loss_fn
 
 
-def _ascent(
+def _has_negative(*numbers: float | Array) -> bool:
+    """Return whether a number is negative; traced numbers pass."""
+    concrete = [number for number in numbers if not isinstance(number, Tracer)]
+    return any(np.any(np.asarray(number) < 0) for number in concrete)
+
+
+def _ascend(
+    objective: AdversarialTraining | TRADES,
     harm: Callable[[Array], Array],
     images: Array,
     start: Array,
-    *,
-    epsilon: float,
-    num_steps: int,
-    step: float,
-    norm: Norm,
 ) -> Array:
-    """Steps of a fixed length up the gradient of ``harm``, a scalar, in the balls around the images and in the box."""
+    """Take steps of a fixed length up a gradient, in the balls and in the image box.
 
-    def ascend(_: int, points: Array) -> Array:
-        delta = (
-            points + step * jax.vmap(norm.direction)(jax.grad(harm)(points)) - images
+    Args:
+      objective: gives radius, steps and norm.
+      harm: ``[B, ...] -> []``, to be increased.
+      images: ``[B, ...]`` centers of the balls.
+      start: ``[B, ...]`` first iterates.
+    """
+    chex.assert_equal_shape([images, start])
+    epsilon = jnp.broadcast_to(jnp.asarray(objective.epsilon), images.shape[:1])
+    step_size = jnp.broadcast_to(jnp.asarray(objective.step), images.shape[:1])
+
+    def advance(_: int, points: Array) -> Array:
+        return ascent_step(
+            points,
+            jax.grad(harm)(points),
+            images,
+            step_size=step_size,
+            epsilon=epsilon,
+            norm=NORMS[objective.norm],
+            bounds=(0.0, 1.0),
         )
-        return jnp.clip(
-            images + jax.vmap(norm.project, (0, None))(delta, jnp.asarray(epsilon)),
-            0.0,
-            1.0,
-        )
 
-    return jnp.clip(
-        lax.fori_loop(0, num_steps, ascend, start), 0.0, 1.0
-    )  # no step clips where there is none
+    points = lax.fori_loop(0, objective.num_steps, advance, start)
+    # Without a step nothing has clipped the start to the image box.
+    return jnp.clip(points, 0.0, 1.0)
 
 
-OBJECTIVES: dict[str, Callable[..., LossFn]] = {
-    "cross_entropy": cross_entropy_loss,
-    "adversarial": adversarial_loss,
-    "trades": trades_loss,
+OBJECTIVES: dict[str, Callable[..., Any]] = {
+    "cross_entropy": CrossEntropy,
+    "adversarial": AdversarialTraining,
+    "trades": TRADES,
 }
-"""``name -> (model, **knobs) -> LossFn``."""
+"""Objectives by name: ``OBJECTIVES[name](**fields)(model)`` is a loss."""

@@ -17,6 +17,7 @@ here is a guarantee: the terms say which way each lever points.
 import math
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -188,20 +189,24 @@ def parameter_distance(params: Params, other: Params) -> Array:
 def neighbor_bound(
     kernel: Array, size: int, offset: Array | int, *, length: Array | float
 ) -> Array:
-    """How far a circular convolution can stretch a wave, from how far it stretches one of a neighboring frequency.
+    """Return a bound on a circular convolution's stretch of a neighboring frequency.
 
-    Why one direction per layer is enough for LOTOS (the k = 1 theorem, arXiv
-    2410.05136, theorem 4.1), in a form with explicit constants. Circular convolutions
-    in one dimension with one channel all have the waves ``exp(2 pi i w t / n)`` as
-    singular vectors. With a kernel ``f`` of ``T`` taps, ``|f(w + p)|^2 - |f(w)|^2`` is
-    a sum over pairs of taps of ``f_a f_b`` times a difference of cosines, which is at
-    most ``2 pi p |a - b| / n``, so that::
+    The reason why one direction per layer is enough for LOTOS: the k = 1 theorem
+    (theorem 4.1 of arXiv 2410.05136, 3.4.3 of arXiv 2512.06993), in a form with
+    explicit constants. Circular convolutions in one dimension with one channel all have
+    the waves ``exp(2 pi i w t / n)`` as singular vectors, and stretch them by
+    ``|f(w)|``. For a kernel ``f`` of ``T`` taps ``|f(w + p)|^2 - |f(w)|^2`` is the sum
+    over pairs of taps of ``f_a f_b`` times a difference of cosines, which is at most
+    ``2 pi p |a - b| / n``. With ``2 |f_a f_b| <= f_a^2 + f_b^2`` and the distances of
+    one tap from all others adding up to at most ``T (T - 1) / 2``::
 
         |f(w + p)|^2 <= |f(w)|^2 + pi (p / n) T (T - 1) |f|^2
 
     So a layer that hardly stretches the first direction of another stretches those of
     the ``p`` next frequencies on either side little, and weight decay, which shortens
-    ``f``, makes it less. Frequencies far away are not bounded.
+    ``f``, makes it less. Frequencies far away are not bounded. The constant is the best
+    possible for two taps; that of the worst kernel is 1.22 times smaller for three
+    taps, 1.42 for five, 1.51 for seven.
 
     Args:
       kernel: ``[T]`` taps of the layer that must not stretch.
@@ -214,9 +219,11 @@ def neighbor_bound(
       A bound on the stretch of the wave ``offset`` steps away, of the shape of
       ``offset``.
 
-    >>> float(neighbor_bound(jnp.array([1.0]), 8, 3, length=1.0))  # one tap stretches all waves alike
+    >>> one_tap = jnp.array([1.0])  # stretches all waves alike
+    >>> float(neighbor_bound(one_tap, 8, 3, length=1.0))
     1.0
     """
+    chex.assert_rank(kernel, 1)
     taps = kernel.shape[0]
     slope = math.pi / size * taps * (taps - 1) * jnp.sum(kernel**2)
     return jnp.sqrt(jnp.square(length) + slope * jnp.abs(jnp.asarray(offset)))

@@ -1,47 +1,114 @@
-"""Optax transformations that methods use."""
+"""Optax transformations of unlearning methods: an L1 pull, and frozen parameters.
 
+Both pass extra arguments on, so that a transformation behind or inside them gets the
+``model_state`` that :func:`unlearn_jax.train.train_step` gives.
+"""
+
+from typing import Any, NamedTuple
+
+import chex
 import jax
 import jax.numpy as jnp
 import optax
 
+from unlearn_jax.types import Array, InputError, PyTree
 
-def freeze_outside(tx, mask, *, leak=False):
-    """Keep an optimizer from moving the parameters outside a mask."""
-    tx = optax.with_extra_args_support(tx)
 
-    def masked(tree):
+class AddL1State(NamedTuple):
+    """State of :func:`add_l1`.
+
+    Attributes:
+      count: ``[]`` int32, finished steps.
+    """
+
+    count: Array
+
+
+def add_l1(weights: Array) -> optax.GradientTransformationExtraArgs:
+    """Add the gradient of an L1 penalty, ``weights[step] * sign(params)``.
+
+    Chain it before an optimizer: ``optax.chain(add_l1(weights), tx)``.
+
+    Args:
+      weights: ``[num_steps]``, weight of the penalty at each step; the last one counts
+        for all later steps.
+
+    Returns:
+      The transformation. Its ``update`` needs ``params``.
+
+    >>> tx = add_l1(jnp.array([0.5, 0.0]))
+    >>> params = jnp.array([2.0, -3.0, 0.0])
+    >>> updates, state = tx.update(jnp.zeros(3), tx.init(params), params)
+    >>> updates.tolist()
+    [0.5, -0.5, 0.0]
+    """
+    weights = jnp.asarray(weights)
+    chex.assert_rank(weights, 1)
+
+    def init(params: optax.Params) -> AddL1State:
+        del params
+        return AddL1State(jnp.zeros((), jnp.int32))
+
+    def update(
+        updates: optax.Updates,
+        state: AddL1State,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, AddL1State]:
+        del extra_args
+        if params is None:
+            raise InputError("add_l1 needs the parameters: call update with params")
+        weight = weights[state.count]
+        updates = jax.tree.map(
+            lambda update, leaf: update + weight * jnp.sign(leaf), updates, params
+        )
+        return updates, AddL1State(state.count + 1)
+
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
+
+
+def freeze_outside(
+    tx: optax.GradientTransformation, mask: PyTree, *, leak: bool = False
+) -> optax.GradientTransformationExtraArgs:
+    """Keep a transformation from moving the parameters outside a mask.
+
+    Unlike ``optax.masked`` the mask selects entries, not whole leaves.
+
+    Args:
+      tx: any transformation. It gets gradients and parameters with zeros outside the
+        mask, so that neither weight decay nor momentum nor a norm counts frozen
+        entries, and extra arguments as they are. One that bounds whole kernels, such as
+        FastClip, belongs behind it in a chain: inside, it bounds their moving part.
+      mask: pytree of bool like the parameters, True where they may move.
+      leak: as in SalUn's code before its fix of February 2026, and in AMUN's: only
+        gradients are masked, so that weight decay (and its momentum) still moves the
+        other parameters. False keeps them bit for bit.
+
+    Returns:
+      The transformation, with the state of ``tx``.
+
+    >>> tx = freeze_outside(optax.sgd(1.0), jnp.array([True, False]))
+    >>> params = jnp.zeros(2)
+    >>> tx.update(jnp.ones(2), tx.init(params), params)[0].tolist()
+    [-1.0, 0.0]
+    """
+    inner = optax.with_extra_args_support(tx)
+
+    def masked(tree: PyTree) -> PyTree:
         return jax.tree.map(
             lambda keep, leaf: jnp.where(keep, leaf, jnp.zeros_like(leaf)), mask, tree
         )
 
-    def update(updates, state, params=None, **extra):
+    def update(
+        updates: optax.Updates,
+        state: optax.OptState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, optax.OptState]:
         if leak:
-            return tx.update(masked(updates), state, params, **extra)
-        hidden = None if params is None else masked(params)
-        updates, state = tx.update(masked(updates), state, hidden, **extra)
+            return inner.update(masked(updates), state, params, **extra_args)
+        moving = None if params is None else masked(params)
+        updates, state = inner.update(masked(updates), state, moving, **extra_args)
         return masked(updates), state
 
-    return optax.GradientTransformationExtraArgs(tx.init, update)
-
-
-def add_l1(weights):
-    """Add the gradient of an L1 penalty on all parameters.
-
-    Args:
-      weights: ``[steps]``, the penalty's weight at each step.
-    """
-
-    def init(params):
-        del params
-        return jnp.zeros((), jnp.int32)  # steps taken
-
-    def update(updates, state, params=None, **extra):
-        del extra
-        updates = jax.tree.map(
-            lambda update, leaf: update + weights[state] * jnp.sign(leaf),
-            updates,
-            params,
-        )
-        return updates, state + 1
-
-    return optax.GradientTransformationExtraArgs(init, update)
+    return optax.GradientTransformationExtraArgs(inner.init, update)

@@ -1,4 +1,4 @@
-"""The contracts every floor shares: models, data sets, attack and unlearning results, and the errors users see.
+"""Contracts of the package: models, data sets, results, and the errors users see.
 
 Axis letters used in every docstring: ``B`` batch, ``C`` classes, ``D`` features, ``F``
 forget samples, ``K`` radii, ``M`` models, ``N`` samples, ``Z`` population.
@@ -16,15 +16,15 @@ PyTree = Any
 Params = PyTree
 """Trained leaves of a model."""
 ModelState = PyTree
-"""Leaves that training moves without a gradient (BatchNorm statistics); an empty dict when there are none."""
+"""Leaves updated without a gradient, such as BatchNorm statistics; may be empty."""
 
 
 class UnlearnError(Exception):
-    """Base of every error that the command line prints as one line instead of a traceback."""
+    """Base of the errors that the command line prints as one line."""
 
 
 class InputError(UnlearnError, ValueError):
-    """The caller's input is unusable; the message says what was wrong and what to do."""
+    """Unusable input; the message gives the fault and the remedy."""
 
 
 class DivergedError(UnlearnError, RuntimeError):
@@ -48,13 +48,18 @@ class Variables(NamedTuple):
 
 
 ApplyFn = Callable[[Any, Array], Array]
-"""``(variables, images [B, H, W, ch]) -> logits [B, C]`` in evaluation mode; the variables are opaque to the caller."""
+"""``(variables, images [B, H, W, ch]) -> logits [B, C]`` in evaluation mode.
+
+The variables are any pytree, opaque to the caller.
+"""
 
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A classifier as three pure functions. Static under ``jit`` (compared by the identity of its functions).
+    """Classifier as three pure functions.
+
+    Static under ``jit``; compared by the identity of its functions.
 
     Attributes:
       init: ``key -> Variables``.
@@ -83,20 +88,20 @@ class Dataset(NamedTuple):
 
 
 class Status(enum.IntEnum):
-    """What became of one sample in an adversarial search."""
+    """Outcome of an adversarial search for one sample."""
 
     FOUND = 0
     """An input within the radius gets another label."""
     ALREADY_WRONG = 1
-    """The clean input is misclassified already: it is its own adversarial example, at distance 0."""
+    """The clean input is misclassified: its own adversarial example, at distance 0."""
     NOT_FOUND = 2
     """Still classified correctly after the last radius."""
     ZERO_GRADIENT = 3
-    """The loss has no usable gradient at the last iterate (zero or not finite), so no step could be taken."""
+    """The gradient at the last iterate is zero or not finite: no step could be taken."""
 
 
 class AttackResult(NamedTuple):
-    """Outcome of an attack, one row per attacked sample, in the order they were given.
+    """Outcome of an attack, one row per attacked sample, in the order given.
 
     Attributes:
       images: ``[B, H, W, ch]`` float32 in [0, 1]; the adversarial input, or the last
@@ -124,7 +129,9 @@ class AttackResult(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """What an unlearning method is given. A pytree, so that methods can be jitted and mapped over many problems.
+    """Input of an unlearning method: the original model, the data, what to forget.
+
+    A pytree, so that methods can be jitted and mapped over many problems.
 
     Attributes:
       model: the architecture (static).
@@ -135,7 +142,7 @@ class Problem:
       adversarial: AMUN's D_A for the forget samples in ascending order, ``[F, ...]``;
         None if not yet computed.
       removed: ``[N]`` bool, True where a sample was forgotten by an earlier request and
-        is not there any more; None for nothing.
+        is part of neither D_F nor D_R; None if there are none.
       num_removed: how many those are (static).
     """
 
@@ -150,17 +157,17 @@ class Problem:
 
     @property
     def retain(self) -> Array:
-        """``[N]`` bool: D_R, the samples of ``train`` that stay."""
+        """D_R, the samples of ``train`` to retain, ``[N]`` bool."""
         return ~self.forget if self.removed is None else ~(self.forget | self.removed)
 
     @property
     def num_retain(self) -> int:
-        """How many samples stay (static)."""
+        """Number of samples to retain (static)."""
         return len(self.forget) - self.num_forget - self.num_removed
 
 
 class UnlearnInfo(NamedTuple):
-    """What an unlearning method says of its run.
+    """Record of an unlearning run.
 
     Attributes:
       losses: ``[epochs]`` float32, mean training loss of each epoch (length 0 for
@@ -175,3 +182,23 @@ class UnlearnInfo(NamedTuple):
 
 UnlearnFn = Callable[[Array, Problem], tuple[Variables, UnlearnInfo]]
 """``(key, problem) -> (variables, info)``: pure, the same key gives the same result."""
+
+
+def check_apply_fn(apply_fn: Any) -> None:
+    """Raise unless a model's function is given where one is wanted.
+
+    Args:
+      apply_fn: what the caller passed as ``(variables, images) -> logits``.
+
+    Raises:
+      InputError: a :class:`Model`, a Flax module, or anything that cannot be called.
+    """
+    is_module = any(
+        base.__name__ == "Module" and base.__module__.startswith("flax.")
+        for base in type(apply_fn).__mro__
+    )
+    if is_module or hasattr(apply_fn, "apply") or not callable(apply_fn):
+        raise InputError(
+            "apply_fn must be a function (variables, images) -> logits, got"
+            f" {type(apply_fn).__name__}: pass model.apply"
+        )

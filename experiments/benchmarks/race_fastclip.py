@@ -142,16 +142,16 @@ def distance(moved: list[np.ndarray]) -> float:
     )
 
 
-def ours(**knobs: Any) -> Work:
-    """``clip_rule`` on all layers in one compiled program: a look of ten Lanczos iterations, a step, another look."""
+def ours(**options: Any) -> Work:
+    """``ClipRule`` on all layers in one program: ten Lanczos iterations before and after a step."""
     import dataclasses
 
     import jax
 
-    from unlearn_jax.spectral import clip_rule
+    from unlearn_jax.spectral import ClipRule
 
     made, weights = described()
-    rule = clip_rule(power_iters=ITERS, **{"num_rounds": 1, **knobs})
+    rule = ClipRule(num_iters=ITERS, **{"num_rounds": 1, **options})
 
     @jax.jit
     def event(weights: Any, states: Any) -> Any:

@@ -59,6 +59,7 @@ import optax
 from unlearn_jax import data, models, train
 from unlearn_jax.spectral._fastclip import fastclip
 from unlearn_jax.spectral._power_qr import Spectrum
+from unlearn_jax.spectral._projection import state_shapes
 from unlearn_jax.spectral.norms import spectral_norms, top_spectrum
 from unlearn_jax.types import Dataset
 
@@ -99,7 +100,7 @@ def compare(name: str, iters: list[int], reference_iters: int, repeats: int) -> 
     variables = jax.jit(model.init)(jax.random.key(0))
     sample = jnp.zeros((1, *SHAPE))
     start = time.perf_counter()
-    norms = spectral_norms(model, variables, sample, num_iters=reference_iters)
+    norms = spectral_norms(model.apply, variables, sample, num_iters=reference_iters)
     truth = np.array([float(value) for value in norms.values()])
     print(
         f"\n{name}: {truth.size} layers, norms {truth.min():.3f} to {truth.max():.3f}",
@@ -109,14 +110,17 @@ def compare(name: str, iters: list[int], reference_iters: int, repeats: int) -> 
     fine, error = True, np.full(1, np.inf)
     for count in iters:
         found, spent = timed(
-            partial(spectral_norms, model, variables, sample, num_iters=count), repeats
+            partial(spectral_norms, model.apply, variables, sample, num_iters=count),
+            repeats,
         )
         error = 1 - np.array([float(value) for value in found.values()]) / truth
         fine &= bool((error > -1e-5).all())
         row("Lanczos", count, np.abs(error), spent)
     fine &= bool((np.abs(error) < 1e-4).all())
     for label, knobs in VARIANTS.items():
-        step = partial(top_spectrum, model, variables, sample, num_iters=1, **knobs)
+        step = partial(
+            top_spectrum, model.apply, variables, sample, num_iters=1, **knobs
+        )
         found = step()
         _, spent = timed(partial(step, warm=vectors(found)), repeats)
         for count in range(1, max(iters) + 1):
@@ -150,10 +154,17 @@ def overhead(batch_norm: bool, period: int, repeats: int) -> None:
         train.sgd(0.02),
         Dataset(jnp.asarray(images), jnp.asarray(digits.labels)),
     )
+    clipping = fastclip(
+        model.apply,
+        images[:1],
+        period=period,
+        max_norm=2.0,
+        model_state=state_shapes(model),
+    )
     runs, states = [], []
     for tx in (
         plain,
-        optax.chain(plain, fastclip(model, images[:1], period=period, max_norm=2.0)),
+        optax.chain(plain, clipping),
     ):
         epoch = partial(
             train.train_epochs, train.cross_entropy_loss(model), tx, train.fetch_from()

@@ -1,7 +1,8 @@
-"""Adversarial examples: projected gradient attacks and AMUN's search for the closest ones.
+"""Adversarial examples: gradient attacks, and AMUN's search for the closest ones.
 
-Attacks see a function and an opaque pytree, images in [0, 1], and evaluation mode;
-nothing here knows what a layer is.
+Attacks take a function and any pytree of variables, images in [0, 1], and evaluation
+mode: ``(apply_fn, variables, images, labels)``, after a ``key`` where they draw. Values
+such as :class:`PGD` hold the hyperparameters of an attack and are called alike.
 """
 
 from unlearn_jax.attacks._apgd import (
@@ -12,12 +13,10 @@ from unlearn_jax.attacks._apgd import (
 )
 from unlearn_jax.attacks._pgd import fast_gradient, pgd, random_start
 from unlearn_jax.attacks._transfer import (
+    Robustness,
     Transfer,
-    autoattack,
     black_box_accuracy,
     correct,
-    legacy_attack,
-    pgd_attack,
     risk_gap_bound,
     robustness,
     transfer,
@@ -26,20 +25,44 @@ from unlearn_jax.attacks._transfer import (
 )
 from unlearn_jax.attacks.capped import cap_failures
 from unlearn_jax.attacks.curve import pgd_curve
-from unlearn_jax.attacks.fast import fast_adversarial_set
-from unlearn_jax.attacks.norms import Norm, l2, linf
+from unlearn_jax.attacks.legacy import legacy_pgd
+from unlearn_jax.attacks.line_search import fast_adversarial_set
+from unlearn_jax.attacks.norms import NORMS, Norm, NormName, l2, linf
 from unlearn_jax.attacks.search import adversarial_set, status_counts
 from unlearn_jax.attacks.targeted import target_runner_up
-from unlearn_jax.attacks.values import PGD, Doubling
+from unlearn_jax.attacks.values import (
+    APGD,
+    LOSSES,
+    PGD,
+    Attack,
+    AutoAttackSmall,
+    CappedFailures,
+    Doubling,
+    FixedRadius,
+    Grid,
+    LegacyPGD,
+    LineSearch,
+)
 
 __all__ = [
+    "APGD",
+    "LOSSES",
+    "NORMS",
     "PGD",
+    "Attack",
+    "AutoAttackSmall",
+    "CappedFailures",
     "Doubling",
+    "FixedRadius",
+    "Grid",
+    "LegacyPGD",
+    "LineSearch",
     "Norm",
+    "NormName",
+    "Robustness",
     "Transfer",
     "adversarial_set",
     "apgd",
-    "autoattack",
     "autoattack_small",
     "black_box_accuracy",
     "cap_failures",
@@ -48,10 +71,9 @@ __all__ = [
     "fast_adversarial_set",
     "fast_gradient",
     "l2",
-    "legacy_attack",
+    "legacy_pgd",
     "linf",
     "pgd",
-    "pgd_attack",
     "pgd_curve",
     "random_start",
     "risk_gap_bound",

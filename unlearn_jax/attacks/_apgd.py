@@ -1,32 +1,43 @@
-"""Auto-PGD and a small AutoAttack (Croce and Hein, arXiv 2003.01690): attacks without a step size to choose."""
+"""Auto-PGD and a small AutoAttack (Croce and Hein, arXiv 2003.01690).
+
+Attacks that adapt their step size.
+"""
 
 import math
-from collections.abc import Callable
 from typing import Literal, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from unlearn_jax.attacks._pgd import check_images, random_start
+from unlearn_jax.attacks._pgd import (
+    AttackLoss,
+    attack_result,
+    check_attacked,
+    per_sample,
+    random_start,
+)
 from unlearn_jax.attacks.norms import Norm, linf
-from unlearn_jax.attacks.search import NO_CLASS, in_batches
+from unlearn_jax.attacks.search import is_positive, retry_failures
 from unlearn_jax.losses import cross_entropy
 from unlearn_jax.types import ApplyFn, Array, AttackResult, InputError, PyTree, Status
 
 _SMALL = 1e-12
+"""Keeps the ratio finite where all logits are equal; as in the released code."""
 
 
-def difference_of_logits_ratio(logits: Array, label: Array) -> Array:
-    """DLR loss, ``-(z_y - max_{i != y} z_i) / (z_(1) - z_(3))`` (arXiv 2003.01690, equation 6).
+def difference_of_logits_ratio(logits: Array, labels: Array) -> Array:
+    """Return the DLR loss, ``-(z_y - max_{i != y} z_i) / (z_(1) - z_(3))``.
 
-    Does not change when the logits are shifted or scaled, so that a confident model
-    hides no gradient. Positive exactly where the label is not the prediction.
+    Equation 6 of arXiv 2003.01690. Does not change when the logits are shifted or
+    scaled, so that a confident model hides no gradient. Positive exactly where the
+    label is not the prediction.
 
     Args:
       logits: ``[..., C]`` with ``C >= 3``.
-      label: ``[...]`` integer classes to leave.
+      labels: ``[...]`` integer classes to leave.
 
     Returns:
       ``[...]``, at most 1.
@@ -34,42 +45,47 @@ def difference_of_logits_ratio(logits: Array, label: Array) -> Array:
     >>> float(difference_of_logits_ratio(jnp.array([4.0, 2.0, 1.0]), jnp.array(0)))
     -0.666...
     """
-    is_label = jax.nn.one_hot(label, logits.shape[-1], dtype=bool)
-    own = jnp.sum(jnp.where(is_label, logits, 0.0), -1)
-    other = jnp.max(jnp.where(is_label, -jnp.inf, logits), -1)
+    chex.assert_rank(labels, logits.ndim - 1)
+    chex.assert_equal_shape_prefix([logits, labels], logits.ndim - 1)
+    is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
+    of_label = jnp.sum(jnp.where(is_label, logits, 0.0), -1)
+    of_other = jnp.max(jnp.where(is_label, -jnp.inf, logits), -1)
     largest = lax.top_k(logits, 3)[0]
-    return -(own - other) / (largest[..., 0] - largest[..., 2] + _SMALL)
+    return -(of_label - of_other) / (largest[..., 0] - largest[..., 2] + _SMALL)
 
 
 def targeted_difference_of_logits_ratio(
-    logits: Array, label: Array, target: Array
+    logits: Array, labels: Array, targets: Array
 ) -> Array:
-    """Targeted DLR loss, ``-(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2)`` (arXiv 2003.01690, equation 7).
+    """Return the targeted DLR loss, ``-(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2)``.
+
+    Equation 7 of arXiv 2003.01690.
 
     Args:
       logits: ``[..., C]`` with ``C >= 4``.
-      label: ``[...]`` integer classes to leave.
-      target: ``[...]`` integer classes to reach.
+      labels: ``[...]`` integer classes to leave.
+      targets: ``[...]`` integer classes to reach.
 
     Returns:
       ``[...]``.
 
-    >>> float(targeted_difference_of_logits_ratio(jnp.array([4.0, 2.0, 1.0, 0.0]), jnp.array(0), jnp.array(2)))
+    >>> logits = jnp.array([4.0, 2.0, 1.0, 0.0])
+    >>> float(targeted_difference_of_logits_ratio(logits, jnp.array(0), jnp.array(2)))
     -0.857...
     """
-    own, aim = (
-        jax.nn.one_hot(chosen, logits.shape[-1], dtype=bool)
-        for chosen in (label, target)
-    )
-    gap = jnp.sum(jnp.where(own, logits, 0.0), -1) - jnp.sum(
-        jnp.where(aim, logits, 0.0), -1
-    )
+    chex.assert_rank([labels, targets], logits.ndim - 1)
+    chex.assert_equal_shape_prefix([logits, labels, targets], logits.ndim - 1)
+    is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
+    is_target = jax.nn.one_hot(targets, logits.shape[-1], dtype=bool)
+    of_label = jnp.sum(jnp.where(is_label, logits, 0.0), -1)
+    of_target = jnp.sum(jnp.where(is_target, logits, 0.0), -1)
     largest = lax.top_k(logits, 4)[0]
-    return -gap / (largest[..., 0] - (largest[..., 2] + largest[..., 3]) / 2 + _SMALL)
+    spread = largest[..., 0] - (largest[..., 2] + largest[..., 3]) / 2
+    return -(of_label - of_target) / (spread + _SMALL)
 
 
 class _Point(NamedTuple):
-    """Iterates ``images [B, ...]`` with ``gradient`` alike, ``loss [B]`` and ``labels [B]``."""
+    """Iterates ``[B, ...]`` with gradient alike, ``loss [B]`` and predicted classes."""
 
     images: Array
     gradient: Array
@@ -78,18 +94,18 @@ class _Point(NamedTuple):
 
 
 class _Climb(NamedTuple):
-    """Where the ascent stands after ``step`` steps.
+    """State of the ascent after ``step`` steps.
 
-    ``best`` has the highest loss so far; ``kept`` is what will be returned. ``rises``
-    counts the steps since the last checkpoint that raised the loss, ``halved`` and
-    ``record`` are the last checkpoint's decision and highest loss.
+    ``best`` has the highest loss so far; ``returned`` is the result if the ascent ends.
+    ``rises`` counts the steps since the last checkpoint that raised the loss,
+    ``halved`` and ``record`` are the last checkpoint's decision and highest loss.
     """
 
     step: Array
     point: _Point
     previous: Array
     best: _Point
-    kept: _Point
+    returned: _Point
     step_size: Array
     rises: Array
     halved: Array
@@ -97,7 +113,9 @@ class _Climb(NamedTuple):
 
 
 def checkpoints(num_steps: int) -> list[int]:
-    """The steps after which APGD reconsiders its step size (arXiv 2003.01690, section 3).
+    """Return the steps after which APGD reconsiders its step size.
+
+    Section 3 of arXiv 2003.01690.
 
     Args:
       num_steps: budget.
@@ -109,52 +127,58 @@ def checkpoints(num_steps: int) -> list[int]:
     >>> checkpoints(100)
     [22, 41, 57, 70, 80, 87, 93, 99]
     """
-    last, share, found = 0.0, 0.22, []
-    while share <= 1:
-        found.append(math.ceil(round(share * num_steps, 9)))
-        last, share = share, share + max(share - last - 0.03, 0.06)
-    return sorted(set(found))
+    previous = 0.0
+    fraction = 0.22
+    steps = set()
+    while fraction <= 1:
+        # Rounded first: 0.41 * 100 is a little more than 41 in floating point.
+        steps.add(math.ceil(round(fraction * num_steps, 9)))
+        gap = fraction - previous
+        previous = fraction
+        fraction += max(gap - 0.03, 0.06)
+    return sorted(steps)
 
 
 def apgd(
     apply_fn: ApplyFn,
     variables: PyTree,
-    x: Array,
-    y: Array,
+    images: Array,
+    labels: Array,
     start: Array,
     *,
     epsilon: Array | float,
     num_steps: int = 100,
     norm: Norm = linf,
     bounds: tuple[float, float] = (0.0, 1.0),
-    loss: Callable[[Array, Array], Array] = cross_entropy,
-    momentum: float = 0.75,
-    min_rises: float = 0.75,
+    loss: AttackLoss = cross_entropy,
+    momentum: float | Array = 0.75,
+    min_rises: float | Array = 0.75,
     keep: Literal["first", "best"] = "first",
 ) -> AttackResult:
-    """Projected gradient ascent with momentum whose step, ``2 * epsilon`` at first, is halved where it stops paying.
+    """Ascend the loss in a ball with momentum, halving steps that no longer pay.
 
-    Algorithm 1 of arXiv 2003.01690. At each of the :func:`checkpoints` a sample's step
-    is halved, and the ascent goes on from the best point so far, if fewer than
-    ``min_rises`` of the steps since the last one raised the loss, or if neither the
-    step nor the best loss changed since then. A sample's path does not depend on the
-    rest of the batch. May be jitted, vmapped over ``epsilon`` or over models.
+    Algorithm 1 of arXiv 2003.01690. The first step is ``2 * epsilon``. At each of the
+    :func:`checkpoints` a sample's step is halved, and the ascent continues from the
+    best point so far, if fewer than ``min_rises`` of the steps since the last one
+    raised the loss, or if neither the step nor the best loss changed since then. A
+    sample's path does not depend on the rest of the batch. May be jitted, vmapped over
+    ``epsilon`` or over models.
 
     Args:
       apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode.
-      variables: opaque.
-      x: ``[B, ...]`` clean float images within ``bounds``: centers of the balls.
-      y: ``[B]`` integer labels to leave.
-      start: ``[B, ...]`` first iterates; ``x`` itself, or
+      variables: any pytree.
+      images: ``[B, ...]`` clean float images within ``bounds``: centers of the balls.
+      labels: ``[B]`` integer labels to leave.
+      start: ``[B, ...]`` first iterates; ``images`` itself, or
         :func:`unlearn_jax.attacks.random_start`.
       epsilon: radius, ``[]`` or ``[B]``, in units of ``norm``.
       num_steps: gradient steps at most.
       norm: the ball's norm.
       bounds: the image box.
-      loss: ``(logits [B, C], y [B]) -> [B]``, to be increased;
+      loss: ``(logits [B, C], labels [B]) -> [B]``, to be increased;
         :func:`difference_of_logits_ratio` is the other one of the paper.
       momentum: weight of the new step, the rest goes to the last one (alpha).
-      min_rises: share of rising steps below which the step is halved (rho).
+      min_rises: fraction of rising steps below which the step is halved (rho).
       keep: ``"first"`` returns the first misclassified iterate and stops once every
         sample has one; ``"best"`` takes all steps and returns the misclassified iterate
         of the highest loss, for attacks that must transfer.
@@ -164,120 +188,127 @@ def apgd(
       the highest loss.
 
     Raises:
-      InputError: concrete images that are not float, NaN or outside ``bounds``, no
-        steps, or an unknown ``keep``.
+      InputError: ``apply_fn`` is no function; concrete images that are not float, NaN
+        or outside ``bounds``; no steps, or an unknown ``keep``.
+      AssertionError: shapes that do not fit.
     """
-    check_images(x, bounds)
+    check_attacked(apply_fn, images, labels, bounds)
+    chex.assert_equal_shape([images, start])
     if num_steps < 1 or keep not in ("first", "best"):
         raise InputError("APGD takes at least one step, and keeps 'first' or 'best'")
-    epsilon = jnp.broadcast_to(jnp.asarray(epsilon, x.dtype), y.shape)
+    epsilon = jnp.broadcast_to(jnp.asarray(epsilon, images.dtype), labels.shape)
 
-    def evaluate(images: Array) -> _Point:
-        def total(images: Array) -> tuple[Array, tuple[Array, Array]]:
-            logits = apply_fn(variables, images)
-            losses = loss(logits, y)
-            return jnp.sum(losses), (losses, jnp.argmax(logits, -1).astype(jnp.int32))
+    def evaluate(points: Array) -> _Point:
+        def total(points: Array) -> tuple[Array, tuple[Array, Array]]:
+            logits = apply_fn(variables, points)
+            chex.assert_rank(logits, 2)
+            losses = loss(logits, labels)
+            chex.assert_equal_shape([losses, labels])
+            predicted = jnp.argmax(logits, -1).astype(jnp.int32)
+            return jnp.sum(losses), (losses, predicted)
 
-        gradient, (losses, labels) = jax.grad(total, has_aux=True)(images)
-        return _Point(images, gradient, losses, labels)
+        gradient, (losses, predicted) = jax.grad(total, has_aux=True)(points)
+        return _Point(points, gradient, losses, predicted)
 
-    def restrict(images: Array) -> Array:
-        return jnp.clip(x + jax.vmap(norm.project)(images - x, epsilon), *bounds)
+    def restrict(points: Array) -> Array:
+        delta = jax.vmap(norm.project)(points - images, epsilon)
+        return jnp.clip(images + delta, *bounds)
 
-    def done(climb: _Climb) -> Array:
-        return (climb.kept.labels != y) if keep == "first" else already
+    def is_done(climb: _Climb) -> Array:
+        return (climb.returned.labels != labels) if keep == "first" else already
+
+    def is_running(climb: _Climb) -> Array:
+        return (climb.step < num_steps) & ~jnp.all(is_done(climb))
 
     def advance(climb: _Climb) -> _Climb:
-        here, moving = climb.point, ~done(climb)
-        step = _spread(climb.step_size, x) * jax.vmap(norm.direction)(here.gradient)
-        share = jnp.where(climb.step == 0, 1.0, momentum)
-        moved = here.images + share * (restrict(here.images + step) - here.images)
-        moved = restrict(moved + (1 - share) * (here.images - climb.previous))
-        new = evaluate(jnp.where(_spread(moving, x), moved, here.images))
-        wrong, was_wrong = new.labels != y, climb.kept.labels != y
-        better = moving & (
-            (wrong & ~was_wrong) | ((wrong == was_wrong) & (new.loss > climb.kept.loss))
+        point = climb.point
+        is_moving = ~is_done(climb)
+        direction = jax.vmap(norm.direction)(point.gradient)
+        stepped = restrict(
+            point.images + per_sample(climb.step_size, images) * direction
         )
+        weight = jnp.where(climb.step == 0, 1.0, momentum)
+        moved = point.images + weight * (stepped - point.images)
+        moved = restrict(moved + (1 - weight) * (point.images - climb.previous))
+        new = evaluate(jnp.where(per_sample(is_moving, images), moved, point.images))
+        is_wrong = new.labels != labels
+        was_wrong = climb.returned.labels != labels
+        is_higher = (is_wrong == was_wrong) & (new.loss > climb.returned.loss)
+        is_better = is_moving & ((is_wrong & ~was_wrong) | is_higher)
         return climb._replace(
             step=climb.step + 1,
             point=new,
-            previous=here.images,
+            previous=point.images,
             best=_choose(new.loss > climb.best.loss, new, climb.best),
-            kept=_choose(better, new, climb.kept),
-            rises=climb.rises + (new.loss > here.loss),
+            returned=_choose(is_better, new, climb.returned),
+            rises=climb.rises + (new.loss > point.loss),
         )
 
     window = jnp.asarray(_windows(num_steps))
     first = evaluate(start)
-    already = (first.labels != y) & (jax.vmap(norm.measure)(start - x) == 0)
-    no_rise, never = jnp.zeros(y.shape, jnp.int32), jnp.zeros(y.shape, bool)
+    is_clean = jax.vmap(norm.measure)(start - images) == 0
+    already = (first.labels != labels) & is_clean
     begin = _Climb(
-        jnp.zeros((), jnp.int32),
-        first,
-        start,
-        first,
-        first,
-        2 * epsilon,
-        no_rise,
-        never,
-        first.loss,
+        step=jnp.zeros((), jnp.int32),
+        point=first,
+        previous=start,
+        best=first,
+        returned=first,
+        step_size=2 * epsilon,
+        rises=jnp.zeros(labels.shape, jnp.int32),
+        halved=jnp.zeros(labels.shape, bool),
+        record=first.loss,
     )
     last = lax.while_loop(
-        lambda climb: (climb.step < num_steps) & ~jnp.all(done(climb)),
+        is_running,
         lambda climb: _reconsider(advance(climb), window, min_rises),
         begin,
-    ).kept
-    dead = jax.vmap(lambda gradient: jnp.all(norm.direction(gradient) == 0))(
-        last.gradient
-    )
-    status = jnp.select(
-        [already, last.labels != y, dead],
-        [
-            jnp.int32(Status.ALREADY_WRONG),
-            jnp.int32(Status.FOUND),
-            jnp.int32(Status.ZERO_GRADIENT),
-        ],
-        jnp.int32(Status.NOT_FOUND),
-    )
-    distance = jax.vmap(norm.measure)(last.images - x)
-    return AttackResult(
-        last.images, last.labels, jnp.where(already, 0.0, epsilon), distance, status
+    ).returned
+    return attack_result(
+        images,
+        last.images,
+        last.gradient,
+        last.labels,
+        labels,
+        already,
+        epsilon=epsilon,
+        norm=norm,
     )
 
 
-def _reconsider(climb: _Climb, window: Array, min_rises: float) -> _Climb:
-    """At a checkpoint: halves the step of the samples for which it no longer pays, and sends them back to their best.
+def _reconsider(climb: _Climb, window: Array, min_rises: float | Array) -> _Climb:
+    """Halve the steps that no longer pay at a checkpoint, and return to the best point.
 
     Algorithm 1 of arXiv 2003.01690, lines 13 to 17: fewer than ``min_rises`` of the
     steps rose, or nothing was gained with a step that was not halved at the last
     checkpoint.
     """
     length = window[climb.step]
-    stuck = ~climb.halved & (climb.best.loss <= climb.record)
-    halve = (climb.rises < min_rises * length) | stuck
-    halve_now = halve & (length > 0)
+    is_checkpoint = length > 0
+    is_stuck = ~climb.halved & (climb.best.loss <= climb.record)
+    halve = (climb.rises < min_rises * length) | is_stuck
+    halve_now = halve & is_checkpoint
     return climb._replace(
         point=_choose(halve_now, climb.best, climb.point),
         step_size=jnp.where(halve_now, climb.step_size / 2, climb.step_size),
-        rises=jnp.where(length > 0, 0, climb.rises),
-        halved=jnp.where(length > 0, halve, climb.halved),
-        record=jnp.where(length > 0, climb.best.loss, climb.record),
+        rises=jnp.where(is_checkpoint, 0, climb.rises),
+        halved=jnp.where(is_checkpoint, halve, climb.halved),
+        record=jnp.where(is_checkpoint, climb.best.loss, climb.record),
     )
 
 
-def _spread(values: Array, images: Array) -> Array:
-    return values.reshape(values.shape + (1,) * (images.ndim - 1))
-
-
 def _choose(where: Array, one: _Point, other: _Point) -> _Point:
-    return jax.tree.map(lambda a, b: jnp.where(_spread(where, a), a, b), one, other)
+    return jax.tree.map(lambda a, b: jnp.where(per_sample(where, a), a, b), one, other)
 
 
 def _windows(num_steps: int) -> np.ndarray:
-    """``[num_steps + 1]`` int32: at a checkpoint the number of steps since the last one, 0 elsewhere."""
-    found = checkpoints(num_steps)
+    """Return ``[num_steps + 1]`` int32: at a checkpoint the steps since the last one.
+
+    Zero elsewhere.
+    """
+    steps = checkpoints(num_steps)
     window = np.zeros(num_steps + 1, np.int32)
-    window[found] = np.diff([0, *found])
+    window[steps] = np.diff([0, *steps])
     return window
 
 
@@ -285,32 +316,32 @@ def autoattack_small(
     key: Array,
     apply_fn: ApplyFn,
     variables: PyTree,
-    x: Array,
-    y: Array,
+    images: Array,
+    labels: Array,
     *,
-    epsilon: float,
+    epsilon: float | Array,
     num_steps: int = 100,
     num_targets: int = 9,
     norm: Norm = linf,
     bounds: tuple[float, float] = (0.0, 1.0),
     batch_size: int = 128,
 ) -> AttackResult:
-    """The white-box half of AutoAttack: APGD on cross-entropy, then on the targeted DLR loss, worst case of all.
+    """Attack by APGD on cross-entropy, then on targeted DLR losses: worst case of all.
 
-    The first attack goes for every sample that is classified correctly, the others only
-    for those that still are: one attack per target, the classes in descending order of
-    the clean logits. Each starts from a point of its own drawn uniformly from the ball.
-    FAB and Square, the other half, are not there: a model that hides its gradients
-    (rounding, noise, zero gradients) looks more robust here than under the whole of
-    AutoAttack; look at the statuses.
+    The white-box half of AutoAttack. The first attack goes for every sample that is
+    classified correctly, the others only for those that still are: one attack per
+    target, the classes in descending order of the clean logits. Each starts from a
+    point of its own drawn uniformly from the ball. FAB and Square, the other half, are
+    missing: a model that hides its gradients (rounding, noise, zero gradients) looks
+    more robust here than under the whole of AutoAttack; read the statuses.
 
     Args:
       key: for the starts; consumed.
       apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode.
-      variables: opaque.
-      x: ``[B, ...]`` clean float images within ``bounds``.
-      y: ``[B]`` labels to leave.
-      epsilon: radius in units of ``norm``.
+      variables: any pytree.
+      images: ``[B, ...]`` clean float images within ``bounds``.
+      labels: ``[B]`` labels to leave.
+      epsilon: radius in units of ``norm``. May be traced.
       num_steps: of each attack.
       num_targets: targeted attacks; at most ``C - 1`` are made. 0 for none.
       norm: the ball's norm.
@@ -321,97 +352,116 @@ def autoattack_small(
       One row per sample, in the order given.
 
     Raises:
-      InputError: unusable images or sizes, or targets in fewer than four classes, where
-        the targeted loss is undefined.
+      InputError: ``apply_fn`` is no function, unusable images or sizes, or targets in
+        fewer than four classes, where the targeted loss is undefined.
+      AssertionError: shapes that do not fit.
     """
-    check_images(x, bounds)
-    if min(num_steps, batch_size) < 1 or num_targets < 0 or epsilon <= 0:
-        raise InputError(
-            "epsilon, num_steps and batch_size must be positive, and num_targets not"
-            " negative"
-        )
-    num_classes = jax.eval_shape(apply_fn, variables, x[:1]).shape[-1]
+    check_attacked(apply_fn, images, labels, bounds)
+    check_autoattack(epsilon, num_steps, num_targets, batch_size)
+    num_classes = jax.eval_shape(apply_fn, variables, images[:1]).shape[-1]
     if num_targets and num_classes < 4:
         raise InputError(
             f"the targeted DLR loss needs four classes, there are {num_classes}: pass"
             " num_targets=0, or use apgd with loss=difference_of_logits_ratio"
         )
-    size, y = min(batch_size, len(x)), y.astype(jnp.int32)
-    knobs = {"epsilon": epsilon, "num_steps": num_steps, "norm": norm, "bounds": bounds}
+    batch_size = min(batch_size, len(images))
+    labels = labels.astype(jnp.int32)
 
-    def plain(images: Array, labels: Array, start: Array) -> AttackResult:
-        return apgd(apply_fn, variables, images, labels, start, **knobs)
+    def attack_batch(images: Array, labels: Array, start: Array) -> AttackResult:
+        return apgd(
+            apply_fn,
+            variables,
+            images,
+            labels,
+            start,
+            epsilon=epsilon,
+            num_steps=num_steps,
+            norm=norm,
+            bounds=bounds,
+        )
 
-    def targeted(
-        images: Array, labels: Array, start: Array, target: Array
+    def attack_target(
+        images: Array, labels: Array, start: Array, targets: Array
     ) -> AttackResult:
         def loss(logits: Array, labels: Array) -> Array:
-            return targeted_difference_of_logits_ratio(logits, labels, target)
+            return targeted_difference_of_logits_ratio(logits, labels, targets)
 
-        return apgd(apply_fn, variables, images, labels, start, loss=loss, **knobs)
+        return apgd(
+            apply_fn,
+            variables,
+            images,
+            labels,
+            start,
+            epsilon=epsilon,
+            num_steps=num_steps,
+            norm=norm,
+            bounds=bounds,
+            loss=loss,
+        )
 
     def starts(stage: Array | int) -> Array:
+        key_stage = jax.random.fold_in(key, stage)
         return random_start(
-            jax.random.fold_in(key, stage), x, epsilon=epsilon, norm=norm, bounds=bounds
+            key_stage, images, epsilon=epsilon, norm=norm, bounds=bounds
         )
 
     logits = lax.map(
-        lambda image: apply_fn(variables, image[None])[0], x, batch_size=size
+        lambda image: apply_fn(variables, image[None])[0], images, batch_size=batch_size
     )
-    ranks = jnp.argsort(
-        jnp.where(jax.nn.one_hot(y, num_classes, dtype=bool), -jnp.inf, logits),
-        descending=True,
+    is_label = jax.nn.one_hot(labels, num_classes, dtype=bool)
+    ranks = jnp.argsort(jnp.where(is_label, -jnp.inf, logits), descending=True)
+    result = retry_failures(
+        attack_batch,
+        _unattacked(images, logits, labels, epsilon),
+        images,
+        labels,
+        starts(0),
+        batch_size=batch_size,
     )
-    result = _retry(plain, _clean(x, logits, y, epsilon), y, starts(0), batch_size=size)
     if num_targets == 0:
         return result
 
-    def one_target(rank: Array, result: AttackResult) -> AttackResult:
-        return _retry(
-            targeted, result, y, starts(1 + rank), ranks[:, rank], x=x, batch_size=size
+    def attack_rank(rank: Array, result: AttackResult) -> AttackResult:
+        return retry_failures(
+            attack_target,
+            result,
+            images,
+            labels,
+            starts(1 + rank),
+            ranks[:, rank],
+            batch_size=batch_size,
         )
 
-    return lax.fori_loop(0, min(num_targets, num_classes - 1), one_target, result)
+    return lax.fori_loop(0, min(num_targets, num_classes - 1), attack_rank, result)
 
 
-def _clean(x: Array, logits: Array, y: Array, epsilon: float) -> AttackResult:
-    """Clean images as the result of an attack that has not begun."""
-    labels = jnp.argmax(logits, -1).astype(jnp.int32)
-    wrong = labels != y
-    status = jnp.where(wrong, Status.ALREADY_WRONG, Status.NOT_FOUND).astype(jnp.int32)
-    return AttackResult(
-        x,
-        labels,
-        jnp.where(wrong, 0.0, epsilon).astype(x.dtype),
-        jnp.zeros(y.shape, x.dtype),
-        status,
-    )
+def check_autoattack(
+    epsilon: float | Array, num_steps: int, num_targets: int, batch_size: int
+) -> None:
+    """Raise on unusable sizes of :func:`autoattack_small`.
+
+    Raises:
+      InputError: sizes below 1, negative targets, or a radius that is not positive.
+    """
+    is_small = min(num_steps, batch_size) < 1 or num_targets < 0
+    if is_small or not is_positive(epsilon):
+        raise InputError(
+            "epsilon, num_steps and batch_size must be positive, and num_targets not"
+            " negative"
+        )
 
 
-def _retry(
-    attack_batch: Callable[..., AttackResult],
-    result: AttackResult,
-    y: Array,
-    *rest: Array,
-    x: Array | None = None,
-    batch_size: int,
+def _unattacked(
+    images: Array, logits: Array, labels: Array, epsilon: float | Array
 ) -> AttackResult:
-    """Attacks those without success once more, gathered into full batches; ``x`` defaults to the result's images."""
-    x = result.images if x is None else x
-    order = jnp.argsort(result.success)  # stable: the unsolved first
-    labels = jnp.where(result.success, NO_CLASS, y)
-    again = in_batches(
-        attack_batch,
-        x[order],
-        labels[order],
-        *(a[order] for a in rest),
-        batch_size=batch_size,
+    """Return clean images as the result of an attack that has not begun."""
+    predicted = jnp.argmax(logits, -1).astype(jnp.int32)
+    is_wrong = predicted != labels
+    status = jnp.where(is_wrong, Status.ALREADY_WRONG, Status.NOT_FOUND)
+    return AttackResult(
+        images=images,
+        labels=predicted,
+        epsilon=jnp.where(is_wrong, 0.0, epsilon).astype(images.dtype),
+        distance=jnp.zeros(labels.shape, images.dtype),
+        status=status.astype(jnp.int32),
     )
-    back = jnp.argsort(order)
-
-    def keep(old: Array, new: Array) -> Array:
-        return jnp.where(
-            result.success.reshape(-1, *(1,) * (old.ndim - 1)), old, new[back]
-        )
-
-    return jax.tree.map(keep, result, again)

@@ -1,8 +1,9 @@
-"""Projected gradient descent in a norm ball (Madry et al., arXiv 1706.06083), untargeted, on a whole batch."""
+"""Projected gradient descent in a norm ball (Madry et al., arXiv 1706.06083)."""
 
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,13 +12,25 @@ from jax.core import Tracer
 
 from unlearn_jax.attacks.norms import Norm, l2
 from unlearn_jax.losses import log_odds
-from unlearn_jax.types import ApplyFn, Array, AttackResult, InputError, PyTree, Status
+from unlearn_jax.types import (
+    ApplyFn,
+    Array,
+    AttackResult,
+    InputError,
+    PyTree,
+    Status,
+    check_apply_fn,
+)
 
 Keep = Literal["first", "last"]
+AttackLoss = Callable[[Array, Array], Array]
+"""``(logits [B, C], labels [B]) -> [B]``, to be increased."""
 
 
 def check_images(images: Array, bounds: tuple[float, float]) -> None:
-    """Refuses images outside ``bounds``, or not float; does nothing on traced arrays.
+    """Raise on images that are not float or outside ``bounds``.
+
+    The values of traced arrays are not checked.
 
     Raises:
       InputError: integer images, NaN, or values outside the bounds.
@@ -29,7 +42,9 @@ def check_images(images: Array, bounds: tuple[float, float]) -> None:
         )
     if isinstance(images, Tracer):
         return
-    low, high = float(np.min(np.asarray(images))), float(np.max(np.asarray(images)))
+    values = np.asarray(images)
+    low = float(np.min(values))
+    high = float(np.max(values))
     if not (low >= bounds[0] and high <= bounds[1]):
         raise InputError(
             f"attacks take images in {list(bounds)}, these span [{low:.4g},"
@@ -37,8 +52,99 @@ def check_images(images: Array, bounds: tuple[float, float]) -> None:
         )
 
 
+def check_attacked(
+    apply_fn: ApplyFn, images: Array, labels: Array, bounds: tuple[float, float]
+) -> None:
+    """Raise unless a model, images and labels can be attacked.
+
+    Raises:
+      InputError: ``apply_fn`` is no function, or unusable images.
+      AssertionError: images and labels do not have one row per sample.
+    """
+    check_apply_fn(apply_fn)
+    check_images(images, bounds)
+    chex.assert_rank(labels, 1)
+    chex.assert_equal_shape_prefix([images, labels], 1)
+
+
+def per_sample(numbers: Array, images: Array) -> Array:
+    """Return one number per sample, ``[B]``, shaped to broadcast against images."""
+    return numbers.reshape(numbers.shape + (1,) * (images.ndim - 1))
+
+
+def ascent_step(
+    points: Array,
+    gradient: Array,
+    images: Array,
+    *,
+    step_size: Array,
+    epsilon: Array,
+    norm: Norm,
+    bounds: tuple[float, float],
+) -> Array:
+    """Move points up a gradient, back into their balls, and into the image box.
+
+    Args:
+      points: ``[B, ...]`` iterates.
+      gradient: ``[B, ...]`` of the loss at the points.
+      images: ``[B, ...]`` centers of the balls.
+      step_size: ``[B]`` length of the step, in units of ``norm``.
+      epsilon: ``[B]`` radius.
+      norm: of the balls.
+      bounds: the image box.
+
+    Returns:
+      ``[B, ...]``, ``clip(images + project(points + step - images))``.
+    """
+    step = per_sample(step_size, images) * jax.vmap(norm.direction)(gradient)
+    delta = jax.vmap(norm.project)(points + step - images, epsilon)
+    return jnp.clip(images + delta, *bounds)
+
+
+def attack_result(
+    images: Array,
+    points: Array,
+    gradient: Array,
+    predicted: Array,
+    labels: Array,
+    already: Array,
+    *,
+    epsilon: Array,
+    norm: Norm,
+) -> AttackResult:
+    """Return the result of an attack from its last iterates.
+
+    Args:
+      images: ``[B, ...]`` clean images.
+      points: ``[B, ...]`` iterates to return.
+      gradient: ``[B, ...]`` of the loss at the points.
+      predicted: ``[B]`` classes that the model gives to the points.
+      labels: ``[B]`` classes to leave.
+      already: ``[B]`` bool, True where the clean image was misclassified.
+      epsilon: ``[B]`` radius.
+      norm: of the balls.
+    """
+    is_zero = jax.vmap(lambda one: jnp.all(norm.direction(one) == 0))(gradient)
+    status = jnp.select(
+        [already, predicted != labels, is_zero],
+        [
+            jnp.int32(Status.ALREADY_WRONG),
+            jnp.int32(Status.FOUND),
+            jnp.int32(Status.ZERO_GRADIENT),
+        ],
+        jnp.int32(Status.NOT_FOUND),
+    )
+    return AttackResult(
+        images=points,
+        labels=predicted,
+        epsilon=jnp.where(already, 0.0, epsilon),
+        distance=jax.vmap(norm.measure)(points - images),
+        status=status,
+    )
+
+
 class _Point(NamedTuple):
-    """Iterates with what the model says of them: ``images [B, ...]``, ``gradient`` alike, ``labels [B]``."""
+    """Iterates ``images [B, ...]`` with ``gradient`` alike and predicted ``labels``."""
 
     images: Array
     gradient: Array
@@ -48,8 +154,8 @@ class _Point(NamedTuple):
 def pgd(
     apply_fn: ApplyFn,
     variables: PyTree,
-    x: Array,
-    y: Array,
+    images: Array,
+    labels: Array,
     start: Array,
     *,
     epsilon: Array | float,
@@ -57,10 +163,10 @@ def pgd(
     step_ratio: Array | float = 0.1,
     norm: Norm = l2,
     bounds: tuple[float, float] = (0.0, 1.0),
-    loss: Callable[[Array, Array], Array] = log_odds,
+    loss: AttackLoss = log_odds,
     keep: Keep = "first",
 ) -> AttackResult:
-    """Moves each image up the loss, inside its ball and the image box, until its predicted class changes.
+    """Ascend the loss inside a ball around each image until its class changes.
 
     One step is ``project(z + step_ratio * epsilon * direction(gradient))`` followed by
     clipping to ``bounds``. A sample's path does not depend on the rest of the batch.
@@ -69,16 +175,16 @@ def pgd(
 
     Args:
       apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode.
-      variables: first argument of ``apply_fn``, opaque.
-      x: ``[B, ...]`` clean float images within ``bounds``: centers of the balls.
-      y: ``[B]`` integer labels to leave.
-      start: ``[B, ...]`` first iterates; ``x`` itself, or :func:`random_start`.
+      variables: first argument of ``apply_fn``, any pytree.
+      images: ``[B, ...]`` clean float images within ``bounds``: centers of the balls.
+      labels: ``[B]`` integer labels to leave.
+      start: ``[B, ...]`` first iterates; ``images``, or :func:`random_start`.
       epsilon: radius, ``[]`` or ``[B]``, in units of ``norm``.
       num_steps: gradient steps at most.
-      step_ratio: step length over ``epsilon``.
+      step_ratio: step length over ``epsilon``, ``[]`` or ``[B]``.
       norm: the ball's norm.
       bounds: the image box.
-      loss: ``(logits [B, C], y [B]) -> [B]``, to be increased. The default has
+      loss: ``(logits [B, C], labels [B]) -> [B]``, to be increased. The default has
         cross-entropy's direction without its underflow on confident samples.
       keep: ``"first"`` returns the first misclassified iterate, ``"last"`` takes all
         steps.
@@ -88,103 +194,124 @@ def pgd(
       keep their last iterate.
 
     Raises:
-      InputError: concrete images that are not float, NaN or outside ``bounds``.
+      InputError: ``apply_fn`` is no function; concrete images that are not float, NaN
+        or outside ``bounds``.
+      AssertionError: shapes that do not fit.
     """
-    check_images(x, bounds)
-    epsilon = jnp.broadcast_to(jnp.asarray(epsilon, x.dtype), y.shape)
+    check_attacked(apply_fn, images, labels, bounds)
+    chex.assert_equal_shape([images, start])
+    epsilon = jnp.broadcast_to(jnp.asarray(epsilon, images.dtype), labels.shape)
+    step_size = jnp.asarray(step_ratio, images.dtype) * epsilon
 
-    def spread(values: Array) -> Array:
-        return values.reshape(values.shape + (1,) * (x.ndim - 1))
+    def evaluate(points: Array) -> _Point:
+        def total(points: Array) -> tuple[Array, Array]:
+            logits = apply_fn(variables, points)
+            chex.assert_rank(logits, 2)
+            losses = loss(logits, labels)
+            chex.assert_equal_shape([losses, labels])
+            return jnp.sum(losses), jnp.argmax(logits, -1).astype(jnp.int32)
 
-    def evaluate(images: Array) -> _Point:
-        def total(images: Array) -> tuple[Array, Array]:
-            logits = apply_fn(variables, images)
-            return jnp.sum(loss(logits, y)), jnp.argmax(logits, -1).astype(jnp.int32)
+        gradient, predicted = jax.grad(total, has_aux=True)(points)
+        return _Point(points, gradient, predicted)
 
-        gradient, labels = jax.grad(total, has_aux=True)(images)
-        return _Point(images, gradient, labels)
+    def is_done(point: _Point) -> Array:
+        return already if keep == "last" else point.labels != labels
 
-    def move(point: _Point) -> Array:
-        step = spread(jnp.asarray(step_ratio, x.dtype) * epsilon) * jax.vmap(
-            norm.direction
-        )(point.gradient)
-        delta = jax.vmap(norm.project)(point.images + step - x, epsilon)
-        return jnp.clip(x + delta, *bounds)
-
-    def still(point: _Point) -> Array:
-        return already if keep == "last" else point.labels != y
+    def is_running(carry: tuple[Array, _Point]) -> Array:
+        step, point = carry
+        return (step < num_steps) & ~jnp.all(is_done(point))
 
     def advance(carry: tuple[Array, _Point]) -> tuple[Array, _Point]:
         step, point = carry
-        return step + 1, evaluate(
-            jnp.where(spread(still(point)), point.images, move(point))
+        moved = ascent_step(
+            point.images,
+            point.gradient,
+            images,
+            step_size=step_size,
+            epsilon=epsilon,
+            norm=norm,
+            bounds=bounds,
         )
+        done = per_sample(is_done(point), images)
+        return step + 1, evaluate(jnp.where(done, point.images, moved))
 
     first = evaluate(start)
-    already = (first.labels != y) & (jax.vmap(norm.measure)(start - x) == 0)
-    _, last = lax.while_loop(
-        lambda carry: (carry[0] < num_steps) & ~jnp.all(still(carry[1])),
-        advance,
-        (jnp.zeros((), jnp.int32), first),
-    )
-    dead = jax.vmap(lambda g: jnp.all(norm.direction(g) == 0))(last.gradient)
-    status = jnp.select(
-        [already, last.labels != y, dead],
-        [
-            jnp.int32(Status.ALREADY_WRONG),
-            jnp.int32(Status.FOUND),
-            jnp.int32(Status.ZERO_GRADIENT),
-        ],
-        jnp.int32(Status.NOT_FOUND),
-    )
-    return AttackResult(
-        images=last.images,
-        labels=last.labels,
-        epsilon=jnp.where(already, 0.0, epsilon),
-        distance=jax.vmap(norm.measure)(last.images - x),
-        status=status,
+    is_clean = jax.vmap(norm.measure)(start - images) == 0
+    already = (first.labels != labels) & is_clean
+    begin = (jnp.zeros((), jnp.int32), first)
+    _, last = lax.while_loop(is_running, advance, begin)
+    return attack_result(
+        images,
+        last.images,
+        last.gradient,
+        last.labels,
+        labels,
+        already,
+        epsilon=epsilon,
+        norm=norm,
     )
 
 
 def fast_gradient(
     apply_fn: ApplyFn,
     variables: PyTree,
-    x: Array,
-    y: Array,
+    images: Array,
+    labels: Array,
     *,
     epsilon: Array | float,
     norm: Norm = l2,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    loss: AttackLoss = log_odds,
 ) -> AttackResult:
-    """One gradient step of length ``epsilon`` (Goodfellow et al., arXiv 1412.6572): FGSM for ``norm=linf``.
+    """Take one gradient step of length ``epsilon`` (FGSM for ``norm=linf``).
 
-    Arguments and result as in :func:`pgd`.
+    Goodfellow et al., arXiv 1412.6572.
+
+    Args:
+      apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode.
+      variables: any pytree.
+      images: ``[B, ...]`` clean float images within ``bounds``.
+      labels: ``[B]`` integer labels to leave.
+      epsilon: length of the step, ``[]`` or ``[B]``, in units of ``norm``.
+      norm: of the step.
+      bounds: the image box.
+      loss: ``(logits [B, C], labels [B]) -> [B]``, to be increased.
+
+    Returns:
+      The result, as of :func:`pgd`.
+
+    Raises:
+      InputError: ``apply_fn`` is no function, or unusable images.
+      AssertionError: shapes that do not fit.
     """
     return pgd(
         apply_fn,
         variables,
-        x,
-        y,
-        x,
+        images,
+        labels,
+        images,
         epsilon=epsilon,
         num_steps=1,
         step_ratio=1.0,
         norm=norm,
+        bounds=bounds,
+        loss=loss,
     )
 
 
 def random_start(
     key: Array,
-    x: Array,
+    images: Array,
     *,
     epsilon: Array | float,
     norm: Norm = l2,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Array:
-    """Points drawn uniformly from the balls around ``x`` and clipped to the image box.
+    """Draw points uniformly from the balls around images, clipped to the image box.
 
     Args:
       key: consumed.
-      x: ``[B, ...]`` clean images.
+      images: ``[B, ...]`` clean images.
       epsilon: radius, ``[]`` or ``[B]``.
       norm: the ball's norm.
       bounds: the image box.
@@ -192,9 +319,10 @@ def random_start(
     Returns:
       ``[B, ...]``, each within ``epsilon`` of its image.
     """
-    epsilon = jnp.broadcast_to(jnp.asarray(epsilon, x.dtype), x.shape[:1])
-    keys = jax.random.split(key, len(x))
-    delta = jax.vmap(lambda k, e: norm.project(e * norm.sample(k, x.shape[1:]), e))(
-        keys, epsilon
-    )
-    return jnp.clip(x + delta, *bounds)
+    epsilon = jnp.broadcast_to(jnp.asarray(epsilon, images.dtype), images.shape[:1])
+    keys = jax.random.split(key, len(images))
+
+    def draw(key: Array, radius: Array) -> Array:
+        return norm.project(radius * norm.sample(key, images.shape[1:]), radius)
+
+    return jnp.clip(images + jax.vmap(draw)(keys, epsilon), *bounds)

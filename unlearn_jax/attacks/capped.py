@@ -1,10 +1,21 @@
-"""An attack with a last radius, imitated from the result of one without: how many samples fail is chosen."""
+"""Attacks with a last radius, imitated from the result of an attack without one."""
 
+import chex
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.core import Tracer
 
-from unlearn_jax.types import ApplyFn, Array, AttackResult, InputError, PyTree, Status
+from unlearn_jax.attacks._pgd import per_sample
+from unlearn_jax.types import (
+    ApplyFn,
+    Array,
+    AttackResult,
+    InputError,
+    PyTree,
+    Status,
+    check_apply_fn,
+)
 
 _NUM_HALVINGS = 16
 """After these the clean image itself is taken."""
@@ -13,90 +24,105 @@ _NUM_HALVINGS = 16
 def cap_failures(
     apply_fn: ApplyFn,
     variables: PyTree,
-    x: Array,
-    y: Array,
+    images: Array,
+    labels: Array,
     result: AttackResult,
     *,
-    share: float | Array,
+    fraction: float | Array,
     batch_size: int = 512,
 ) -> AttackResult:
-    """What an attack would return if its radius were capped so that ``share`` of the samples fail.
+    """Return the result of an attack whose radius is capped so that a fraction fails.
 
-    The cap is a quantile of the distances found: half-way between the largest that
-    stays and the smallest that fails. A failing sample comes back inside the ball of
-    that radius, on the segment from its image to its adversarial example: at the cap's
-    distance, or, if that point is misclassified too, at half of it, a quarter and so on
-    until it is not. So exactly ``round(share * B)`` samples fail and each of them
-    really has the label to be left, with two exceptions: a sample that is misclassified
-    from the start never fails, and one that failed before still does (it is counted
-    first).
+    The cap is a quantile of the distances: half-way between the largest that stays and
+    the smallest that fails. A failing sample comes back inside the ball of that radius,
+    on the segment from its image to its adversarial example: at the cap's distance, or,
+    if that point is misclassified too, at half of it, a quarter and so on until it is
+    not. So exactly ``round(fraction * B)`` samples fail and each of them really has the
+    label to be left, with two exceptions: a sample that is misclassified from the start
+    never fails, and one that failed before still does (it is counted first).
 
     Args:
       apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode, of
         the attacked model.
-      variables: opaque.
-      x: ``[B, ...]`` clean float images.
-      y: ``[B]`` labels to leave.
+      variables: any pytree.
+      images: ``[B, ...]`` clean float images.
+      labels: ``[B]`` labels to leave.
       result: of an attack on them, of any norm.
-      share: of the samples to fail, in [0, 1]; may be traced. 0 returns the result as
-        it is.
+      fraction: of the samples to fail, in [0, 1]; may be traced. 0 returns the result
+        as it is.
       batch_size: images at a time; changes memory, not values.
 
     Returns:
       One row per sample. ``epsilon`` is at most the cap; failing rows hold the cap
       itself (those that failed before too, unless no other fails), their status is
-      ``NOT_FOUND``, and ``labels`` is what the model says.
+      ``NOT_FOUND``, and ``labels`` is the model's prediction.
 
     Raises:
-      InputError: a concrete share outside [0, 1].
+      InputError: ``apply_fn`` is no function, or a concrete fraction outside [0, 1].
+      AssertionError: shapes that do not fit.
     """
-    if not isinstance(share, Tracer) and not 0 <= share <= 1:
-        raise InputError(f"the share of samples to fail must be in [0, 1], got {share}")
+    check_apply_fn(apply_fn)
+    check_fraction(fraction)
+    chex.assert_equal_shape([images, result.images])
+    chex.assert_equal_shape([labels, result.status])
     never = result.status == Status.ALREADY_WRONG
     reach = jnp.where(result.success, result.distance, jnp.inf)
-    rank = jnp.argsort(jnp.argsort(jnp.where(never, -jnp.inf, reach), descending=True))
-    fails = (rank < jnp.round(share * len(x))) & ~never
+    ranked = jnp.where(never, -jnp.inf, reach)
+    rank = jnp.argsort(jnp.argsort(ranked, descending=True))
+    fails = (rank < jnp.round(fraction * len(images))) & ~never
     outside = jnp.min(jnp.where(fails, reach, jnp.inf))
     inside = jnp.max(jnp.where(~fails & result.success, reach, 0.0))
     cap = (outside + inside) / 2  # infinite where none but old failures fail
 
-    cut = fails & (result.success | (result.distance > cap))
-    first = jnp.where(
-        cut,
-        jnp.minimum(1.0, cap / jnp.maximum(result.distance, jnp.finfo(x.dtype).tiny)),
-        1.0,
-    )
+    is_cut = fails & (result.success | (result.distance > cap))
+    length = jnp.maximum(result.distance, jnp.finfo(images.dtype).tiny)
+    first = jnp.where(is_cut, jnp.minimum(1.0, cap / length), 1.0)
 
-    def point(scale: Array) -> Array:
-        scale = scale.reshape(-1, *(1,) * (x.ndim - 1))
-        return jnp.where(scale < 1, x + scale * (result.images - x), result.images)
+    def points(scale: Array) -> Array:
+        scale = per_sample(scale, images)
+        on_segment = images + scale * (result.images - images)
+        return jnp.where(scale < 1, on_segment, result.images)
 
     def classify(scale: Array) -> Array:
-        def one(image: Array) -> Array:
+        def classify_one(image: Array) -> Array:
             return jnp.argmax(apply_fn(variables, image[None])[0]).astype(jnp.int32)
 
-        return lax.map(one, point(scale), batch_size=min(batch_size, len(x)))
+        size = min(batch_size, len(images))
+        return lax.map(classify_one, points(scale), batch_size=size)
+
+    def is_running(carry: tuple[Array, Array, Array]) -> Array:
+        turn, _, predicted = carry
+        return jnp.any(is_cut & (predicted != labels)) & (turn <= _NUM_HALVINGS)
 
     def halve(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        turn, scale, labels = carry
-        scale = jnp.where(
-            cut & (labels != y), jnp.where(turn < _NUM_HALVINGS, scale / 2, 0.0), scale
-        )
+        turn, scale, predicted = carry
+        smaller = jnp.where(turn < _NUM_HALVINGS, scale / 2, 0.0)
+        scale = jnp.where(is_cut & (predicted != labels), smaller, scale)
         return turn + 1, scale, classify(scale)
 
-    _, scale, labels = lax.while_loop(
-        lambda carry: jnp.any(cut & (carry[2] != y)) & (carry[0] <= _NUM_HALVINGS),
-        halve,
-        (jnp.zeros((), jnp.int32), first, classify(first)),
-    )
+    begin = (jnp.zeros((), jnp.int32), first, classify(first))
+    _, scale, predicted = lax.while_loop(is_running, halve, begin)
+    distance = jnp.minimum(scale * result.distance, cap)
+    not_found = jnp.int32(Status.NOT_FOUND)
     return AttackResult(
-        images=point(scale),
-        labels=jnp.where(cut, labels, result.labels),
+        images=points(scale),
+        labels=jnp.where(is_cut, predicted, result.labels),
         epsilon=jnp.minimum(result.epsilon, cap),
-        distance=jnp.where(
-            cut, jnp.minimum(scale * result.distance, cap), result.distance
-        ),
-        status=jnp.where(
-            cut & result.success, jnp.int32(Status.NOT_FOUND), result.status
-        ),
+        distance=jnp.where(is_cut, distance, result.distance),
+        status=jnp.where(is_cut & result.success, not_found, result.status),
     )
+
+
+def check_fraction(fraction: float | Array) -> None:
+    """Raise on a concrete fraction outside [0, 1].
+
+    Raises:
+      InputError: naming it.
+    """
+    if isinstance(fraction, Tracer):
+        return
+    values = np.asarray(fraction)
+    if not np.all((values >= 0) & (values <= 1)):
+        raise InputError(
+            f"the fraction of samples to fail must be in [0, 1], got {fraction}"
+        )

@@ -1,14 +1,14 @@
-"""PGD at several radii: how robustness and transfer fall as the radius grows."""
+"""PGD at several radii: robustness and transfer as the radius grows."""
 
 from functools import partial
-from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 
-from unlearn_jax.attacks._pgd import Keep, check_images, pgd, random_start
-from unlearn_jax.attacks._transfer import Classifier
+from unlearn_jax.attacks._pgd import Keep, check_attacked, pgd, random_start
 from unlearn_jax.attacks.norms import Norm, linf
 from unlearn_jax.attacks.search import in_batches
 from unlearn_jax.types import ApplyFn, Array, AttackResult, PyTree
@@ -16,87 +16,93 @@ from unlearn_jax.types import ApplyFn, Array, AttackResult, PyTree
 
 def pgd_curve(
     key: Array,
-    classifier: Classifier,
-    x: Array,
-    y: Array,
-    radii: Any,
+    apply_fn: ApplyFn,
+    variables: PyTree,
+    images: Array,
+    labels: Array,
+    radii: ArrayLike,
     *,
     num_steps: int = 50,
-    step_ratio: float = 0.1,
+    step_ratio: float | Array = 0.1,
     norm: Norm = linf,
     keep: Keep = "last",
     batch_size: int = 512,
 ) -> AttackResult:
-    """``pgd_attack`` at several radii, one after the other in one program that is compiled once for all of them.
+    """Run PGD from random starts at several radii, in one program for all of them.
 
     Args:
       key: consumed; every radius has a random start of its own.
-      classifier: attacked.
-      x: ``[B, ...]`` clean float images in [0, 1].
-      y: ``[B]`` true labels.
+      apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode; an
+        ensemble's is :func:`unlearn_jax.ensembles.ensemble_apply`.
+      variables: any pytree.
+      images: ``[B, ...]`` clean float images in [0, 1].
+      labels: ``[B]`` true labels.
       radii: ``[R]`` in units of ``norm``.
-      num_steps: of :func:`unlearn_jax.attacks.pgd_attack`, as the others.
-      step_ratio: see there.
-      norm: see there.
-      keep: see there.
-      batch_size: see there.
+      num_steps: gradient steps at each radius.
+      step_ratio: step length over radius.
+      norm: of the balls.
+      keep: ``"last"`` takes all steps, which transfers better; ``"first"`` returns the
+        first misclassified iterate.
+      batch_size: samples attacked at a time; changes memory, not values.
 
     Returns:
       Leaves ``[R, B, ...]``.
 
     Raises:
-      InputError: unusable images.
+      InputError: ``apply_fn`` is no function, or unusable images.
+      AssertionError: shapes that do not fit.
     """
-    check_images(x, (0.0, 1.0))
-    y, radii = jnp.asarray(y).astype(jnp.int32), jnp.asarray(radii, jnp.float32)
+    labels = jnp.asarray(labels).astype(jnp.int32)
+    radii = jnp.asarray(radii, jnp.float32)
+    check_attacked(apply_fn, images, labels, (0.0, 1.0))
+    chex.assert_rank(radii, 1)
     return _curve(
-        classifier[0],
+        apply_fn,
         num_steps,
-        step_ratio,
         norm,
         keep,
         batch_size,
         key,
-        classifier[1],
-        x,
-        y,
+        variables,
+        images,
+        labels,
         radii,
+        step_ratio,
     )
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def _curve(
     apply_fn: ApplyFn,
     num_steps: int,
-    step_ratio: float,
     norm: Norm,
     keep: Keep,
     batch_size: int,
     key: Array,
     variables: PyTree,
-    x: Array,
-    y: Array,
+    images: Array,
+    labels: Array,
     radii: Array,
+    step_ratio: Array,
 ) -> AttackResult:
-    def at(item: tuple[Array, Array]) -> AttackResult:
+    def attack_radius(item: tuple[Array, Array]) -> AttackResult:
         key, radius = item
 
         def attack_batch(images: Array, labels: Array, start: Array) -> AttackResult:
-            knobs = {
-                "epsilon": radius,
-                "num_steps": num_steps,
-                "step_ratio": step_ratio,
-                "norm": norm,
-                "keep": keep,
-            }
-            return pgd(apply_fn, variables, images, labels, start, **knobs)
+            return pgd(
+                apply_fn,
+                variables,
+                images,
+                labels,
+                start,
+                epsilon=radius,
+                num_steps=num_steps,
+                step_ratio=step_ratio,
+                norm=norm,
+                keep=keep,
+            )
 
-        return in_batches(
-            attack_batch,
-            x,
-            y,
-            random_start(key, x, epsilon=radius, norm=norm),
-            batch_size=batch_size,
-        )
+        start = random_start(key, images, epsilon=radius, norm=norm)
+        return in_batches(attack_batch, images, labels, start, batch_size=batch_size)
 
-    return lax.map(at, (jax.random.split(key, len(radii)), radii))
+    return lax.map(attack_radius, (jax.random.split(key, len(radii)), radii))

@@ -1,15 +1,20 @@
-"""What an attack needs to know of a norm, for one perturbation of any shape."""
+"""Norms of perturbations: length, projection, steepest direction, uniform samples."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from unlearn_jax.types import Array
 
+NormName = Literal["l2", "linf"]
+
 _INSIDE = 1.0 - 1e-6
-"""Projections aim this much inside the ball, so that rounding never puts a distance above its radius."""
+"""Projections aim this much inside the ball.
+
+Rounding would otherwise put some distances above the radius.
+"""
 
 
 class Norm(NamedTuple):
@@ -34,16 +39,16 @@ def _l2_measure(delta: Array) -> Array:
 
 
 def _l2_project(delta: Array, radius: Array) -> Array:
-    return delta * jnp.minimum(
-        1.0,
-        _INSIDE * radius / jnp.maximum(_l2_measure(delta), jnp.finfo(delta.dtype).tiny),
-    )
+    length = jnp.maximum(_l2_measure(delta), jnp.finfo(delta.dtype).tiny)
+    return delta * jnp.minimum(1.0, _INSIDE * radius / length)
 
 
 def _l2_direction(gradient: Array) -> Array:
-    scaled = gradient / jnp.maximum(
-        jnp.max(jnp.abs(gradient)), jnp.finfo(gradient.dtype).tiny
-    )
+    # Divided by its largest entry first: squares of small gradients underflow. The
+    # scaled gradient is then 0 or has a length of at least 1, so that 0.5 only guards
+    # the division of a zero gradient.
+    largest = jnp.max(jnp.abs(gradient))
+    scaled = gradient / jnp.maximum(largest, jnp.finfo(gradient.dtype).tiny)
     unit = scaled / jnp.maximum(_l2_measure(scaled), 0.5)
     return jnp.where(jnp.all(jnp.isfinite(unit)), unit, 0.0)
 
@@ -51,11 +56,9 @@ def _l2_direction(gradient: Array) -> Array:
 def _l2_sample(key: Array, shape: tuple[int, ...]) -> Array:
     key_direction, key_radius = jax.random.split(key)
     normal = jax.random.normal(key_direction, shape)
-    return (
-        normal
-        / _l2_measure(normal)
-        * jax.random.uniform(key_radius) ** (1 / normal.size)
-    )
+    # The volume within radius r is proportional to r**size.
+    radius = jax.random.uniform(key_radius) ** (1 / normal.size)
+    return normal / _l2_measure(normal) * radius
 
 
 def _linf_measure(delta: Array) -> Array:
@@ -79,3 +82,6 @@ l2 = Norm(_l2_measure, _l2_project, _l2_direction, _l2_sample)
 
 linf = Norm(_linf_measure, _linf_project, _linf_direction, _linf_sample)
 """Largest absolute change of a pixel."""
+
+NORMS: dict[NormName, Norm] = {"l2": l2, "linf": linf}
+"""Norms by the names that values take."""

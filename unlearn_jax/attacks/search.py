@@ -1,4 +1,4 @@
-"""AMUN's adversarial set D_A: for every sample the closest adversarial example, by a search over radii.
+"""AMUN's adversarial set D_A: the closest adversarial example of every sample.
 
 Algorithm 4 of *Toward Reliable Machine Unlearning* (arXiv 2512.06993), Algorithm 1 of
 AMUN (arXiv 2503.00917): attack in a ball of radius ``epsilon_init``; where no other
@@ -7,39 +7,54 @@ class is found, double the radius and attack again.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 
-from unlearn_jax.attacks._pgd import check_images, pgd
+from unlearn_jax.attacks._pgd import AttackLoss, Keep, check_attacked, per_sample, pgd
+from unlearn_jax.attacks.norms import Norm, l2
+from unlearn_jax.losses import log_odds
 from unlearn_jax.types import ApplyFn, Array, AttackResult, InputError, PyTree, Status
 
 Search = Literal["grid", "doubling"]
+AttackBatch = Callable[..., AttackResult]
+"""``(images [B, ...], labels [B], *rest) -> AttackResult`` of one batch."""
+
 NO_CLASS = -1
-"""A label that every prediction differs from: attacks are done with such a sample at once."""
+"""A label that differs from every prediction, so that its sample takes no step."""
+
+
+def is_positive(number: float | Array) -> bool:
+    """Return whether a number, or a stack of them, is positive; tracers pass."""
+    return isinstance(number, Tracer) or bool(np.all(np.asarray(number) > 0))
 
 
 def adversarial_set(
     apply_fn: ApplyFn,
     variables: PyTree,
-    x: Array,
-    y: Array,
+    images: Array,
+    labels: Array,
     *,
-    epsilon_init: float = 0.04,
+    epsilon_init: float | Array = 0.04,
     num_radii: int = 12,
     num_steps: int = 50,
+    step_ratio: float | Array = 0.1,
+    norm: Norm = l2,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    loss: AttackLoss = log_odds,
+    keep: Keep = "first",
     search: Search = "doubling",
     batch_size: int = 128,
     restart: bool = True,
-    **attack: Any,
 ) -> AttackResult:
-    """The closest adversarial example of every sample, over the radii ``epsilon_init * 2**k``, ``k < num_radii``.
+    """Find the closest adversarial example of every sample by a search over radii.
 
-    Both searches return the success in the smallest radius, and the same result where
-    both apply:
+    The radii are ``epsilon_init * 2**k``, ``k < num_radii``. Both searches return the
+    success in the smallest radius, and the same result where both apply:
 
     * ``"grid"`` attacks in all radii at once (``jax.vmap`` over radii, one trace):
       ``num_radii`` times the work of one attack, in one wide program, for accelerators.
@@ -47,34 +62,41 @@ def adversarial_set(
       full batches of fixed shape, so its work is about the number of radii a sample
       needs; the default, and far cheaper on CPU.
 
-    Where no radius works the sample comes back with its last iterate and a status that
-    says so; it is never dropped and the search never runs on (the released AMUN code
-    has no last radius). May be jitted and mapped over models.
+    Where no radius works, the sample comes back with its last iterate and its status;
+    no sample is dropped, and the search always ends (the released AMUN code has no
+    last radius). May be jitted and mapped over models, ``epsilon_init`` and
+    ``step_ratio``.
 
     Args:
       apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode.
-      variables: opaque.
-      x: ``[B, ...]`` clean float images in [0, 1].
-      y: ``[B]`` labels to leave.
-      epsilon_init: smallest radius; AMUN's is 0.04 for CIFAR-10 in L2.
-      num_radii: how many radii; 12 from 0.04 reach 81.92, more than the diagonal of a
+      variables: any pytree.
+      images: ``[B, ...]`` clean float images within ``bounds``.
+      labels: ``[B]`` labels to leave.
+      epsilon_init: smallest radius, in units of ``norm``; AMUN's is 0.04 for CIFAR-10
+        in L2. May be traced.
+      num_radii: number of radii; 12 from 0.04 reach 81.92, more than the diagonal of a
         CIFAR image (55.4).
       num_steps: gradient steps per radius.
-      search: see above.
+      step_ratio: step length over radius. May be traced.
+      norm: of the balls.
+      bounds: the image box.
+      loss: ``(logits [B, C], labels [B]) -> [B]``, to be increased.
+      keep: ``"first"`` returns the first misclassified iterate, ``"last"`` takes all
+        steps.
+      search: ``"doubling"`` or ``"grid"``.
       batch_size: samples attacked at a time.
-      restart: each radius starts from the clean image, as in the paper; False goes on
+      restart: start each radius from the clean image, as in the paper; False continues
         from the last iterate, as the released code does (``"doubling"`` only).
-      **attack: further arguments of :func:`unlearn_jax.attacks.pgd`: ``norm``,
-      ``step_ratio``, ``loss``, ``keep``, ``bounds``.
 
     Returns:
       One row per sample, in the order given.
 
     Raises:
-      InputError: unusable images, an unknown search, ``restart=False`` with ``"grid"``,
-        or sizes below 1.
+      InputError: ``apply_fn`` is no function, unusable images, an unknown search,
+        ``restart=False`` with ``"grid"``, or sizes below 1.
+      AssertionError: shapes that do not fit.
     """
-    check_images(x, attack.get("bounds", (0.0, 1.0)))
+    check_attacked(apply_fn, images, labels, bounds)
     if search not in ("grid", "doubling"):
         raise InputError(f"unknown search {search!r}: choose 'grid' or 'doubling'")
     if search == "grid" and not restart:
@@ -82,11 +104,8 @@ def adversarial_set(
             "the grid search attacks all radii at once and cannot go on from the last:"
             " use search='doubling'"
         )
-    if min(num_radii, num_steps, batch_size) < 1 or epsilon_init <= 0:
-        raise InputError(
-            "epsilon_init, num_radii, num_steps and batch_size must be positive"
-        )
-    radii = epsilon_init * 2.0 ** jnp.arange(num_radii, dtype=x.dtype)
+    check_search(epsilon_init, num_radii, num_steps, batch_size)
+    radii = epsilon_init * 2.0 ** jnp.arange(num_radii, dtype=images.dtype)
 
     def attack_batch(
         images: Array, labels: Array, start: Array, radius: Array
@@ -99,107 +118,180 @@ def adversarial_set(
             start,
             epsilon=radius,
             num_steps=num_steps,
-            **attack,
+            step_ratio=step_ratio,
+            norm=norm,
+            bounds=bounds,
+            loss=loss,
+            keep=keep,
         )
 
-    batch_size, y = min(batch_size, len(x)), y.astype(jnp.int32)
+    batch_size = min(batch_size, len(images))
+    labels = labels.astype(jnp.int32)
     if search == "grid":
-        return in_batches(
-            partial(_grid, attack_batch, radii), x, y, batch_size=batch_size
-        )
-    padding = -len(x) % batch_size
-    x_padded = jnp.concatenate([x, jnp.zeros((padding, *x.shape[1:]), x.dtype)])
-    y_padded = jnp.concatenate([y, jnp.full((padding,), NO_CLASS, jnp.int32)])
+        attack_grid = partial(_grid, attack_batch, radii)
+        return in_batches(attack_grid, images, labels, batch_size=batch_size)
+    num_padding = -len(images) % batch_size
+    blank = jnp.zeros((num_padding, *images.shape[1:]), images.dtype)
+    no_class = jnp.full((num_padding,), NO_CLASS, jnp.int32)
     result = _doubling(
-        attack_batch, x_padded, y_padded, radii, batch_size=batch_size, restart=restart
+        attack_batch,
+        jnp.concatenate([images, blank]),
+        jnp.concatenate([labels, no_class]),
+        radii,
+        batch_size=batch_size,
+        restart=restart,
     )
-    return jax.tree.map(lambda leaf: leaf[: len(x)], result)
+    return jax.tree.map(lambda leaf: leaf[: len(images)], result)
+
+
+def check_search(
+    epsilon_init: float | Array, num_radii: int, num_steps: int, batch_size: int
+) -> None:
+    """Raise on sizes of a search over radii that are not positive.
+
+    Raises:
+      InputError: sizes below 1, or a radius that is not positive.
+    """
+    if min(num_radii, num_steps, batch_size) < 1 or not is_positive(epsilon_init):
+        raise InputError(
+            "epsilon_init, num_radii, num_steps and batch_size must be positive"
+        )
 
 
 def in_batches(
-    attack_batch: Callable[..., AttackResult],
-    x: Array,
-    y: Array,
+    attack_batch: AttackBatch,
+    images: Array,
+    labels: Array,
     *rest: Array,
     batch_size: int,
 ) -> AttackResult:
-    """Attacks batches of fixed shape, one after the other in one program.
+    """Attack batches of fixed shape, one after the other in one program.
 
     Args:
-      attack_batch: ``(images, labels, *rest) -> AttackResult``; ``labels`` are
-        ``NO_CLASS`` where the last batch is filled up, which an attack takes for
-        misclassified and leaves alone.
-      x: ``[B, ...]`` clean images.
-      y: ``[B]`` int32 labels to leave.
+      attack_batch: ``(images, labels, *rest) -> AttackResult``. The padding of the last
+        batch has the label ``NO_CLASS``, which every attack takes for misclassified, so
+        that it takes no step.
+      images: ``[B, ...]`` clean images.
+      labels: ``[B]`` int32 labels to leave.
       *rest: further arrays with a row per sample.
       batch_size: samples at a time.
 
     Returns:
       One row per sample.
     """
-    batch_size = min(batch_size, len(x))
-    position = jnp.arange(-(-len(x) // batch_size) * batch_size)
-    row = position % len(x)
-    labels = jnp.where(position < len(x), y[row], NO_CLASS)
+    count = len(images)
+    batch_size = min(batch_size, count)
+    num_batches = -(-count // batch_size)
+    position = jnp.arange(num_batches * batch_size)
+    row = position % count
+    padded = [images[row], jnp.where(position < count, labels[row], NO_CLASS)]
+    padded += [array[row] for array in rest]
     batches = [
-        leaf.reshape(-1, batch_size, *leaf.shape[1:])
-        for leaf in (x[row], labels, *(a[row] for a in rest))
+        leaf.reshape(num_batches, batch_size, *leaf.shape[1:]) for leaf in padded
     ]
     stacked = lax.map(lambda batch: attack_batch(*batch), batches)
-    return jax.tree.map(
-        lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[: len(x)], stacked
+
+    def join(leaf: Array) -> Array:
+        return leaf.reshape(-1, *leaf.shape[2:])[:count]
+
+    return jax.tree.map(join, stacked)
+
+
+def retry_failures(
+    attack_batch: AttackBatch,
+    result: AttackResult,
+    images: Array,
+    labels: Array,
+    *rest: Array,
+    batch_size: int,
+) -> AttackResult:
+    """Attack the samples without success again, gathered into full batches.
+
+    Batches of samples that succeeded take no step, so that the work is about that of
+    attacking the failed ones alone.
+
+    Args:
+      attack_batch: ``(images, labels, *rest) -> AttackResult``.
+      result: of the attack before.
+      images: ``[B, ...]`` clean images.
+      labels: ``[B]`` int32 labels to leave.
+      *rest: further arrays with a row per sample.
+      batch_size: samples at a time.
+
+    Returns:
+      One row per sample; those that succeeded before are unchanged.
+    """
+    order = jnp.argsort(result.success)  # stable: the failed first, in their order
+    labels = jnp.where(result.success, NO_CLASS, labels)
+    retried = in_batches(
+        attack_batch,
+        images[order],
+        labels[order],
+        *(array[order] for array in rest),
+        batch_size=batch_size,
     )
+    back = jnp.argsort(order)
+
+    def choose(old: Array, new: Array) -> Array:
+        return jnp.where(per_sample(result.success, old), old, new[back])
+
+    return jax.tree.map(choose, result, retried)
 
 
 def _grid(
-    attack_batch: Any, radii: Array, images: Array, labels: Array
+    attack_batch: AttackBatch, radii: Array, images: Array, labels: Array
 ) -> AttackResult:
-    results = jax.vmap(lambda radius: attack_batch(images, labels, images, radius))(
-        radii
-    )  # [K, B, ...]
-    best = jnp.where(
-        jnp.any(results.success, 0), jnp.argmax(results.success, 0), len(radii) - 1
-    )
+    """Attack one batch in all radii and return the success in the smallest one."""
+
+    def attack_radius(radius: Array) -> AttackResult:
+        return attack_batch(images, labels, images, radius)
+
+    results = jax.vmap(attack_radius)(radii)  # [K, B, ...]
+    smallest = jnp.argmax(results.success, 0)
+    has_success = jnp.any(results.success, 0)
+    best = jnp.where(has_success, smallest, len(radii) - 1)
     return jax.tree.map(lambda leaf: leaf[best, jnp.arange(len(images))], results)
 
 
 def _doubling(
-    attack_batch: Any,
-    x: Array,
-    y: Array,
+    attack_batch: AttackBatch,
+    images: Array,
+    labels: Array,
     radii: Array,
     *,
     batch_size: int,
     restart: bool,
 ) -> AttackResult:
+    """Attack radius by radius, in each only the samples still unsolved."""
+
     def attack_unsolved(k: Array, best: AttackResult) -> AttackResult:
-        unsolved = ~best.success & (y >= 0)
+        unsolved = ~best.success & (labels >= 0)
         order = jnp.argsort(~unsolved)  # stable: the unsolved first, in their order
         count = jnp.sum(unsolved)
 
-        def one_batch(b: Array, best: AttackResult) -> AttackResult:
+        def attack_one_batch(b: Array, best: AttackResult) -> AttackResult:
             rows = lax.dynamic_slice(order, (b * batch_size,), (batch_size,))
-            live = b * batch_size + jnp.arange(batch_size) < count
-            start = x[rows] if restart else best.images[rows]
-            found = attack_batch(
-                x[rows], jnp.where(live, y[rows], NO_CLASS), start, radii[k]
-            )
-            rows = jnp.where(live, rows, len(x))  # out of range: dropped
+            is_unsolved = b * batch_size + jnp.arange(batch_size) < count
+            start = images[rows] if restart else best.images[rows]
+            to_leave = jnp.where(is_unsolved, labels[rows], NO_CLASS)
+            result = attack_batch(images[rows], to_leave, start, radii[k])
+            # Rows out of range are dropped: solved samples keep their result.
+            rows = jnp.where(is_unsolved, rows, len(images))
             return jax.tree.map(
-                lambda old, new: old.at[rows].set(new, mode="drop"), best, found
+                lambda old, new: old.at[rows].set(new, mode="drop"), best, result
             )
 
-        return lax.fori_loop(0, (count + batch_size - 1) // batch_size, one_batch, best)
+        num_batches = (count + batch_size - 1) // batch_size
+        return lax.fori_loop(0, num_batches, attack_one_batch, best)
 
-    zeros = jnp.zeros(y.shape, x.dtype)
-    nothing = AttackResult(
-        x, y, zeros, zeros, jnp.full(y.shape, Status.NOT_FOUND, jnp.int32)
-    )
-    return lax.fori_loop(0, len(radii), attack_unsolved, nothing)
+    zeros = jnp.zeros(labels.shape, images.dtype)
+    status = jnp.full(labels.shape, Status.NOT_FOUND, jnp.int32)
+    unattacked = AttackResult(images, labels, zeros, zeros, status)
+    return lax.fori_loop(0, len(radii), attack_unsolved, unattacked)
 
 
 def status_counts(result: AttackResult) -> dict[str, int]:
-    """How many samples ended in each :class:`unlearn_jax.types.Status`.
+    """Count the samples of each :class:`unlearn_jax.types.Status`.
 
     Args:
       result: with concrete arrays, any leading axes.

@@ -1,57 +1,669 @@
-"""Attacks as values."""
+"""Attacks as values: hyperparameters one can hold, compare, vary and store.
 
-from typing import Literal
+An attack is called ``attack(apply_fn, variables, images, labels, key=key)`` and returns
+one row per sample. To ``jit`` and ``vmap`` its radii and ratios are leaves, so that one
+compiled program serves all of them.
 
-from unlearn_jax.attacks.norms import l2, linf
-from unlearn_jax.attacks.search import adversarial_set
+>>> from unlearn_jax.values import replace
+>>> attack = PGD(norm="linf", search=Grid(num_radii=8))
+>>> replace(attack, epsilon_init=0.01).search
+Grid(epsilon_init=0.01, num_radii=8, batch_size=128)
+"""
+
+from typing import Literal, Protocol
+
+import jax.numpy as jnp
+
+from unlearn_jax.attacks._apgd import (
+    apgd,
+    autoattack_small,
+    check_autoattack,
+    difference_of_logits_ratio,
+)
+from unlearn_jax.attacks._pgd import (
+    AttackLoss,
+    Keep,
+    check_attacked,
+    pgd,
+    random_start,
+)
+from unlearn_jax.attacks.capped import cap_failures, check_fraction
+from unlearn_jax.attacks.legacy import legacy_pgd
+from unlearn_jax.attacks.line_search import check_line_search, fast_adversarial_set
+from unlearn_jax.attacks.norms import NORMS, NormName
+from unlearn_jax.attacks.search import (
+    adversarial_set,
+    check_search,
+    in_batches,
+    is_positive,
+)
+from unlearn_jax.attacks.targeted import target_runner_up
+from unlearn_jax.losses import cross_entropy, log_odds
+from unlearn_jax.types import ApplyFn, Array, AttackResult, InputError, PyTree
 from unlearn_jax.values import Real, value
+
+LossName = Literal["log_odds", "cross_entropy", "dlr"]
+
+LOSSES: dict[LossName, AttackLoss] = {
+    "log_odds": log_odds,
+    "cross_entropy": cross_entropy,
+    "dlr": difference_of_logits_ratio,
+}
+"""Losses of attacks by the names that values take."""
+
+
+class Attack(Protocol):
+    """An attack with its hyperparameters: a value of this module, or any function."""
+
+    def __call__(
+        self,
+        apply_fn: ApplyFn,
+        variables: PyTree,
+        images: Array,
+        labels: Array,
+        *,
+        key: Array,
+    ) -> AttackResult:
+        """Attack images ``[B, ...]`` so that their class is not ``labels [B]``."""
+        ...
+
+
+def _check_bounds(bounds: tuple[float, ...]) -> None:
+    if len(bounds) != 2 or not bounds[0] < bounds[1]:
+        raise InputError(
+            f"bounds must be the least and the largest pixel, got {bounds}"
+        )
+
+
+def _required(key: Array | None, attack: object) -> Array:
+    if key is None:
+        raise InputError(
+            f"{type(attack).__name__} draws random numbers: pass key=jax.random.key(0)"
+        )
+    return key
 
 
 @value
 class Doubling:
-    """Search over doubled radii."""
+    """A search over doubled radii that attacks unsolved samples only; for CPU.
+
+    Attributes:
+      epsilon_init: smallest radius, in units of the attack's norm; AMUN's is 0.04 for
+        CIFAR-10 in L2. The radii are ``epsilon_init * 2**k``.
+      num_radii: number of radii; 12 from 0.04 reach 81.92, more than the diagonal of a
+        CIFAR image (55.4).
+      batch_size: samples attacked at a time.
+      restart: start each radius from the clean image, as in the paper; False continues
+        from the last iterate, as the released code does.
+    """
 
     epsilon_init: Real = 0.04
     num_radii: int = 12
     batch_size: int = 128
     restart: bool = True
 
+    def __post_init__(self) -> None:
+        """Raise on sizes that are not positive."""
+        check_search(self.epsilon_init, self.num_radii, 1, self.batch_size)
+
+
+@value
+class Grid:
+    """A search that attacks in all radii at once; for accelerators.
+
+    Returns what :class:`Doubling` with ``restart=True`` returns.
+
+    Attributes:
+      epsilon_init: smallest radius, in units of the attack's norm. The radii are
+        ``epsilon_init * 2**k``.
+      num_radii: number of radii.
+      batch_size: samples attacked at a time.
+    """
+
+    epsilon_init: Real = 0.04
+    num_radii: int = 12
+    batch_size: int = 128
+
+    def __post_init__(self) -> None:
+        """Raise on sizes that are not positive."""
+        check_search(self.epsilon_init, self.num_radii, 1, self.batch_size)
+
+
+@value
+class FixedRadius:
+    """No search: one radius, as for robust accuracy and transfer.
+
+    Attributes:
+      epsilon: radius in units of the attack's norm; 8/255 for CIFAR-10 in L-infinity.
+      batch_size: samples attacked at a time; changes memory, not values.
+    """
+
+    epsilon: Real = 8 / 255
+    batch_size: int = 512
+
+    def __post_init__(self) -> None:
+        """Raise on sizes that are not positive."""
+        if self.batch_size < 1 or not is_positive(self.epsilon):
+            raise InputError("epsilon and batch_size must be positive")
+
 
 @value
 class PGD:
-    """Projected gradient descent."""
+    """Projected gradient descent; by default AMUN's search for the closest examples.
+
+    Attributes:
+      num_steps: gradient steps per radius.
+      step_ratio: step length over radius.
+      norm: of the balls, ``"l2"`` or ``"linf"``.
+      bounds: the image box.
+      loss: to be increased: ``"log_odds"`` has cross-entropy's direction without its
+        underflow on confident samples; ``"cross_entropy"``; ``"dlr"`` is
+        :func:`unlearn_jax.attacks.difference_of_logits_ratio`.
+      keep: ``"first"`` returns the first misclassified iterate; ``"last"`` takes all
+        steps, which transfers better.
+      search: :class:`Doubling` or :class:`Grid` over radii, or one
+        :class:`FixedRadius`.
+    """
 
     num_steps: int = 50
     step_ratio: Real = 0.1
-    norm: Literal["l2", "linf"] = "l2"
+    norm: NormName = "l2"
     bounds: tuple[float, float] = (0.0, 1.0)
-    keep: Literal["first", "last"] = "first"
-    search: Doubling = Doubling()
+    loss: LossName = "log_odds"
+    keep: Keep = "first"
+    search: Doubling | Grid | FixedRadius = Doubling()
 
-    def retry_options(self):
-        """Return the options of a targeted retry."""
-        return {
-            "norm": {"l2": l2, "linf": linf}[self.norm],
-            "step_ratio": self.step_ratio,
-            "bounds": self.bounds,
-            "num_steps": self.num_steps,
-            "batch_size": self.search.batch_size,
-        }
+    def __post_init__(self) -> None:
+        """Raise on unusable sizes or another search."""
+        _check_bounds(self.bounds)
+        if self.num_steps < 1 or not is_positive(self.step_ratio):
+            raise InputError("num_steps and step_ratio must be positive")
+        if not isinstance(self.search, Doubling | Grid | FixedRadius):
+            raise InputError(
+                "search must be attacks.Doubling(...), attacks.Grid(...) or"
+                f" attacks.FixedRadius(...), got {self.search!r}"
+            )
 
-    def __call__(self, apply_fn, variables, images, labels, *, key=None):
-        """Attack."""
+    def __call__(
+        self,
+        apply_fn: ApplyFn,
+        variables: PyTree,
+        images: Array,
+        labels: Array,
+        *,
+        key: Array | None = None,
+    ) -> AttackResult:
+        """Attack images so that the model gives them other classes than their labels.
+
+        Args:
+          apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode.
+          variables: any pytree.
+          images: ``[B, ...]`` clean float images within ``bounds``.
+          labels: ``[B]`` labels to leave.
+          key: with :class:`FixedRadius`, draws the starts from the balls; None starts
+            from the images. A search over radii starts from the images and draws
+            nothing.
+
+        Returns:
+          One row per sample.
+
+        Raises:
+          InputError: ``apply_fn`` is no function, or unusable images.
+          AssertionError: shapes that do not fit.
+        """
+        search = self.search
+        if isinstance(search, FixedRadius):
+            return self._attack_radius(
+                search, apply_fn, variables, images, labels, key=key
+            )
+        is_grid = isinstance(search, Grid)
         return adversarial_set(
             apply_fn,
             variables,
             images,
             labels,
-            epsilon_init=self.search.epsilon_init,
-            num_radii=self.search.num_radii,
-            batch_size=self.search.batch_size,
-            restart=self.search.restart,
+            epsilon_init=search.epsilon_init,
+            num_radii=search.num_radii,
             num_steps=self.num_steps,
             step_ratio=self.step_ratio,
-            norm={"l2": l2, "linf": linf}[self.norm],
+            norm=NORMS[self.norm],
             bounds=self.bounds,
+            loss=LOSSES[self.loss],
             keep=self.keep,
+            search="grid" if is_grid else "doubling",
+            batch_size=search.batch_size,
+            restart=True if is_grid else search.restart,
+        )
+
+    def retry(
+        self,
+        apply_fn: ApplyFn,
+        variables: PyTree,
+        images: Array,
+        labels: Array,
+        result: AttackResult,
+    ) -> AttackResult:
+        """Attack the failed samples of a result again, towards their second class.
+
+        :func:`unlearn_jax.attacks.target_runner_up` with this attack's norm, steps,
+        bounds and batches.
+
+        Args:
+          apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode.
+          variables: any pytree.
+          images: ``[B, ...]`` clean float images within ``bounds``.
+          labels: ``[B]`` labels to leave.
+          result: of this attack on them.
+
+        Returns:
+          One row per sample; rows that succeeded come back as they are.
+        """
+        return target_runner_up(
+            apply_fn,
+            variables,
+            images,
+            labels,
+            result,
+            num_steps=self.num_steps,
+            step_ratio=self.step_ratio,
+            norm=NORMS[self.norm],
+            bounds=self.bounds,
+            batch_size=self.search.batch_size,
+        )
+
+    def _attack_radius(
+        self,
+        search: FixedRadius,
+        apply_fn: ApplyFn,
+        variables: PyTree,
+        images: Array,
+        labels: Array,
+        *,
+        key: Array | None,
+    ) -> AttackResult:
+        check_attacked(apply_fn, images, labels, self.bounds)
+        norm = NORMS[self.norm]
+
+        def attack_batch(images: Array, labels: Array, start: Array) -> AttackResult:
+            return pgd(
+                apply_fn,
+                variables,
+                images,
+                labels,
+                start,
+                epsilon=search.epsilon,
+                num_steps=self.num_steps,
+                step_ratio=self.step_ratio,
+                norm=norm,
+                bounds=self.bounds,
+                loss=LOSSES[self.loss],
+                keep=self.keep,
+            )
+
+        start = images
+        if key is not None:
+            start = random_start(
+                key, images, epsilon=search.epsilon, norm=norm, bounds=self.bounds
+            )
+        return in_batches(
+            attack_batch,
+            images,
+            labels.astype(jnp.int32),
+            start,
+            batch_size=search.batch_size,
+        )
+
+
+@value
+class LineSearch:
+    """The weak attack of AMUN's ablation: a straight line along one gradient.
+
+    :func:`unlearn_jax.attacks.fast_adversarial_set` with these hyperparameters.
+
+    Attributes:
+      epsilon_init: length of a step, in units of ``norm``.
+      num_steps: steps along one gradient.
+      num_restarts: restarts after the first line.
+      norm: gives the direction, the distance, and the ball of the restarts.
+      bounds: the image box.
+      loss: to be increased.
+      batch_size: samples attacked at a time.
+    """
+
+    epsilon_init: Real = 0.04
+    num_steps: int = 20
+    num_restarts: int = 5
+    norm: NormName = "linf"
+    bounds: tuple[float, float] = (0.0, 1.0)
+    loss: LossName = "log_odds"
+    batch_size: int = 128
+
+    def __post_init__(self) -> None:
+        """Raise on unusable sizes."""
+        _check_bounds(self.bounds)
+        check_line_search(
+            self.epsilon_init, self.num_steps, self.num_restarts, self.batch_size
+        )
+
+    def __call__(
+        self,
+        apply_fn: ApplyFn,
+        variables: PyTree,
+        images: Array,
+        labels: Array,
+        *,
+        key: Array | None = None,
+    ) -> AttackResult:
+        """Attack images so that the model gives them other classes than their labels.
+
+        Args:
+          apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode.
+          variables: any pytree.
+          images: ``[B, ...]`` clean float images within ``bounds``.
+          labels: ``[B]`` labels to leave.
+          key: for the restarts; consumed.
+
+        Returns:
+          One row per sample.
+
+        Raises:
+          InputError: no key, ``apply_fn`` is no function, or unusable images.
+          AssertionError: shapes that do not fit.
+        """
+        return fast_adversarial_set(
+            _required(key, self),
+            apply_fn,
+            variables,
+            images,
+            labels,
+            epsilon_init=self.epsilon_init,
+            num_steps=self.num_steps,
+            num_restarts=self.num_restarts,
+            norm=NORMS[self.norm],
+            bounds=self.bounds,
+            loss=LOSSES[self.loss],
+            batch_size=self.batch_size,
+        )
+
+
+@value
+class APGD:
+    """Auto-PGD at one radius: :func:`unlearn_jax.attacks.apgd`.
+
+    Attributes:
+      epsilon: radius in units of ``norm``.
+      num_steps: gradient steps at most.
+      norm: of the ball.
+      bounds: the image box.
+      loss: to be increased; the paper takes ``"cross_entropy"`` and ``"dlr"``.
+      momentum: weight of the new step, the rest goes to the last one.
+      min_rises: fraction of rising steps below which the step is halved.
+      keep: ``"first"`` returns the first misclassified iterate; ``"best"`` takes all
+        steps and returns the misclassified iterate of the highest loss.
+      batch_size: samples attacked at a time; changes memory, not values.
+    """
+
+    epsilon: Real = 8 / 255
+    num_steps: int = 100
+    norm: NormName = "linf"
+    bounds: tuple[float, float] = (0.0, 1.0)
+    loss: LossName = "cross_entropy"
+    momentum: Real = 0.75
+    min_rises: Real = 0.75
+    keep: Literal["first", "best"] = "first"
+    batch_size: int = 512
+
+    def __post_init__(self) -> None:
+        """Raise on unusable sizes."""
+        _check_bounds(self.bounds)
+        if self.num_steps < 1:
+            raise InputError(
+                "APGD takes at least one step, and keeps 'first' or 'best'"
+            )
+        if self.batch_size < 1 or not is_positive(self.epsilon):
+            raise InputError("epsilon and batch_size must be positive")
+
+    def __call__(
+        self,
+        apply_fn: ApplyFn,
+        variables: PyTree,
+        images: Array,
+        labels: Array,
+        *,
+        key: Array | None = None,
+    ) -> AttackResult:
+        """Attack images so that the model gives them other classes than their labels.
+
+        Args:
+          apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode.
+          variables: any pytree.
+          images: ``[B, ...]`` clean float images within ``bounds``.
+          labels: ``[B]`` labels to leave.
+          key: draws the starts from the balls; None starts from the images.
+
+        Returns:
+          One row per sample.
+
+        Raises:
+          InputError: ``apply_fn`` is no function, or unusable images.
+          AssertionError: shapes that do not fit.
+        """
+        check_attacked(apply_fn, images, labels, self.bounds)
+        norm = NORMS[self.norm]
+
+        def attack_batch(images: Array, labels: Array, start: Array) -> AttackResult:
+            return apgd(
+                apply_fn,
+                variables,
+                images,
+                labels,
+                start,
+                epsilon=self.epsilon,
+                num_steps=self.num_steps,
+                norm=norm,
+                bounds=self.bounds,
+                loss=LOSSES[self.loss],
+                momentum=self.momentum,
+                min_rises=self.min_rises,
+                keep=self.keep,
+            )
+
+        start = images
+        if key is not None:
+            start = random_start(
+                key, images, epsilon=self.epsilon, norm=norm, bounds=self.bounds
+            )
+        return in_batches(
+            attack_batch,
+            images,
+            labels.astype(jnp.int32),
+            start,
+            batch_size=self.batch_size,
+        )
+
+
+@value
+class AutoAttackSmall:
+    """APGD on several losses: :func:`unlearn_jax.attacks.autoattack_small`.
+
+    Attributes:
+      epsilon: radius in units of ``norm``.
+      num_steps: of each of its attacks.
+      num_targets: targeted attacks; 0 in fewer than four classes.
+      norm: of the ball.
+      bounds: the image box.
+      batch_size: samples attacked at a time; changes memory, not values.
+    """
+
+    epsilon: Real = 8 / 255
+    num_steps: int = 100
+    num_targets: int = 9
+    norm: NormName = "linf"
+    bounds: tuple[float, float] = (0.0, 1.0)
+    batch_size: int = 512
+
+    def __post_init__(self) -> None:
+        """Raise on unusable sizes."""
+        _check_bounds(self.bounds)
+        check_autoattack(
+            self.epsilon, self.num_steps, self.num_targets, self.batch_size
+        )
+
+    def __call__(
+        self,
+        apply_fn: ApplyFn,
+        variables: PyTree,
+        images: Array,
+        labels: Array,
+        *,
+        key: Array | None = None,
+    ) -> AttackResult:
+        """Attack images so that the model gives them other classes than their labels.
+
+        Args:
+          apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode.
+          variables: any pytree.
+          images: ``[B, ...]`` clean float images within ``bounds``.
+          labels: ``[B]`` labels to leave.
+          key: for the starts; consumed.
+
+        Returns:
+          One row per sample.
+
+        Raises:
+          InputError: no key, ``apply_fn`` is no function, unusable images, or targets
+            in fewer than four classes.
+          AssertionError: shapes that do not fit.
+        """
+        return autoattack_small(
+            _required(key, self),
+            apply_fn,
+            variables,
+            images,
+            labels,
+            epsilon=self.epsilon,
+            num_steps=self.num_steps,
+            num_targets=self.num_targets,
+            norm=NORMS[self.norm],
+            bounds=self.bounds,
+            batch_size=self.batch_size,
+        )
+
+
+@value
+class LegacyPGD:
+    """LOTOS's and FastClip's protocol: :func:`unlearn_jax.attacks.legacy_pgd`.
+
+    Attributes:
+      mean: per channel; CIFAR-10's by default.
+      std: per channel.
+      epsilon: radius in normalized units; 0.04 in LOTOS, 0.02 in FastClip.
+      num_steps: gradient steps.
+      batch_size: samples attacked at a time; changes memory, not values.
+    """
+
+    mean: tuple[float, ...] = (0.4914, 0.4822, 0.4465)
+    std: tuple[float, ...] = (0.2023, 0.1994, 0.2010)
+    epsilon: Real = 0.04
+    num_steps: int = 50
+    batch_size: int = 512
+
+    def __post_init__(self) -> None:
+        """Raise on unusable sizes."""
+        if min(self.num_steps, self.batch_size) < 1 or not is_positive(self.epsilon):
+            raise InputError("epsilon, num_steps and batch_size must be positive")
+
+    def __call__(
+        self,
+        apply_fn: ApplyFn,
+        variables: PyTree,
+        images: Array,
+        labels: Array,
+        *,
+        key: Array | None = None,
+    ) -> AttackResult:
+        """Attack images so that the model gives them other classes than their labels.
+
+        Args:
+          apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode.
+          variables: any pytree.
+          images: ``[B, ..., ch]`` clean float images in [0, 1].
+          labels: ``[B]`` labels to leave.
+          key: for the starts; consumed.
+
+        Returns:
+          One row per sample.
+
+        Raises:
+          InputError: no key, unusable images, or another number of channels.
+          AssertionError: shapes that do not fit.
+        """
+        return legacy_pgd(
+            _required(key, self),
+            apply_fn,
+            variables,
+            images,
+            labels,
+            mean=self.mean,
+            std=self.std,
+            epsilon=self.epsilon,
+            num_steps=self.num_steps,
+            batch_size=self.batch_size,
+        )
+
+
+@value
+class CappedFailures:
+    """An attack capped so that a fraction of the samples fails.
+
+    :func:`unlearn_jax.attacks.cap_failures` of the attack's result.
+
+    Attributes:
+      attack: with any radius.
+      fraction: of the samples to fail, in [0, 1].
+      batch_size: images classified at a time; changes memory, not values.
+    """
+
+    attack: PGD | LineSearch = PGD()
+    fraction: Real = 0.1
+    batch_size: int = 512
+
+    def __post_init__(self) -> None:
+        """Raise on a fraction outside [0, 1]."""
+        check_fraction(self.fraction)
+
+    def __call__(
+        self,
+        apply_fn: ApplyFn,
+        variables: PyTree,
+        images: Array,
+        labels: Array,
+        *,
+        key: Array | None = None,
+    ) -> AttackResult:
+        """Attack images, then fail those with the largest distances.
+
+        Args:
+          apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode.
+          variables: any pytree.
+          images: ``[B, ...]`` clean float images within the attack's bounds.
+          labels: ``[B]`` labels to leave.
+          key: for the attack.
+
+        Returns:
+          One row per sample.
+
+        Raises:
+          InputError: as the attack does.
+          AssertionError: shapes that do not fit.
+        """
+        result = self.attack(apply_fn, variables, images, labels, key=key)
+        return cap_failures(
+            apply_fn,
+            variables,
+            images,
+            labels,
+            result,
+            fraction=self.fraction,
+            batch_size=self.batch_size,
         )

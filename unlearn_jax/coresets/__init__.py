@@ -1,19 +1,19 @@
-"""Core-sets: which part C of a forget set F has to be removed for the knowledge of all of F to go?
+"""Core-sets: the part C of a forget set F whose removal suppresses knowledge of F.
 
 An answer to the first open question of arXiv 2512.06993, which asks for the causally
 decisive samples of a forget set by the probabilities of necessity and sufficiency; the
 definitions here are the library's own. ``k(.)`` is the knowledge that a model trained
 on a set of samples has of **all** of F, such as its mean margin there::
 
-    share(C) = (k(D) - k(D - C)) / (k(D) - k(D - F))      0: nothing forgotten, 1: as much as by the oracle D - F
-    S(C) = 1  if  |1 - share(C)| <= tolerance
+    suppression(C) = (k(D) - k(D - C)) / (k(D) - k(D - F))     1 for the oracle D - F
+    S(C) = 1  if  |1 - suppression(C)| <= tolerance
     PS(C) = P(S(C) = 1)   PN(C) = P(S(F - C) = 0)   PNS(C) = P(S(C) = 1 and S(F - C) = 0)
 
-The probabilities are over training seeds. All worlds (what if C, F - C, F or nothing
-were removed) are simulated on the same seed, so that PNS is observed and not only
-bounded. The search runs on kernel ridge regressions, from which any subset is removed
-exactly (:mod:`unlearn_jax.influence.ridge`), and whose training seeds are those of
-their random features; :func:`retrain_without` confirms what it finds on networks.
+The probabilities are over training seeds. All worlds (C, F - C, F or nothing removed)
+are simulated on the same seed, so that PNS is observed and not only bounded. The search
+runs on kernel ridge regressions, from which any subset is removed exactly
+(:mod:`unlearn_jax.influence.ridge`), and whose training seeds are those of their random
+features; :func:`retrain_without` confirms its result on networks.
 """
 
 from unlearn_jax.coresets._causes import (
@@ -34,7 +34,7 @@ from unlearn_jax.coresets.search import (
     find_core_set,
     forward_greedy,
     rank_by_influence,
-    shares_without,
+    suppression_without,
 )
 from unlearn_jax.coresets.worlds import retrain_without, seed_worlds
 
@@ -53,8 +53,8 @@ __all__ = [
     "rank_by_influence",
     "retrain_without",
     "seed_worlds",
-    "shares_without",
     "suppressed",
     "suppression",
+    "suppression_without",
     "tian_pearl_bounds",
 ]

@@ -1,8 +1,9 @@
-"""What a core-set is: knowledge, its suppression, and the probabilities of necessity and sufficiency of a removal."""
+"""Core-sets: knowledge, its suppression, probabilities of necessity and sufficiency."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import chex
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,24 +15,24 @@ CAVEAT = (
     "Suppressing what a model knows of a forget set as a whole is not privacy for the"
     " members left out of the core-set: they are still trained on."
 )
-"""To be printed wherever a core-set is reported."""
+"""A warning to print with every core-set."""
 
 Knowledge = Callable[[Array, Array], Array]
-"""``(outputs [Z, C], labels [Z]) -> []``: how well a model knows the forget set."""
+"""``(outputs [Z, C], labels [Z]) -> []``: a model's knowledge of the forget set."""
 
 ROUNDING = 1e-9
-"""Of shares, and of probabilities, which are means of zeros and ones."""
+"""Tolerance of fractions, and of probabilities, which are means of zeros and ones."""
 
 
 class Causes(NamedTuple):
-    """Probabilities over training seeds that removing a subset does it, that only it does, and both.
+    """Probabilities over training seeds that removing a subset suppresses knowledge.
 
     Attributes:
-      sufficiency: PS, share of worlds in which removing the subset suppresses the
+      sufficiency: PS, fraction of worlds in which removing the subset suppresses the
         knowledge.
-      necessity: PN, share of worlds in which removing all others instead does not.
-      both: PNS, share of worlds in which both hold.
-      bounds: what the marginals alone say of PNS, see :func:`tian_pearl_bounds`.
+      necessity: PN, fraction of worlds in which removing all others instead does not.
+      both: PNS, fraction of worlds in which both hold.
+      bounds: of PNS, from the marginals alone, see :func:`tian_pearl_bounds`.
     """
 
     sufficiency: float
@@ -41,34 +42,47 @@ class Causes(NamedTuple):
 
 
 def mean_margin(outputs: Array, labels: Array) -> Array:
-    """Mean over samples of the true class's output less the largest other one: ``[Z, C], [Z] -> []``.
+    """Return the mean :func:`margins` over samples, ``[Z, C], [Z] -> []``.
 
-    For a network, give it probabilities: then it lies in [-1, 1], as it nearly does for
+    For a network, pass probabilities: then it lies in [-1, 1], as it nearly does for
     regressions on one-hot targets.
     """
     return jnp.mean(margins(outputs, labels))
 
 
 def margins(outputs: Array, labels: Array) -> Array:
-    """The true class's output less the largest other one: ``[..., Z, C], [Z] -> [..., Z]``."""
+    """Return the true class's output less the largest other one.
+
+    Args:
+      outputs: ``[..., Z, C]``.
+      labels: ``[Z]`` integers.
+
+    Returns:
+      ``[..., Z]``.
+    """
     outputs = jnp.asarray(outputs)
-    hot = jnp.broadcast_to(
-        jnp.asarray(labels)[:, None] == jnp.arange(outputs.shape[-1])[None],
-        outputs.shape,
-    )
-    return jnp.sum(jnp.where(hot, outputs, 0.0), -1) - jnp.max(
-        jnp.where(hot, -jnp.inf, outputs), -1
-    )
+    labels = jnp.asarray(labels)
+    chex.assert_rank(labels, 1)
+    chex.assert_axis_dimension(outputs, -2, len(labels))
+    hot = labels[:, None] == jnp.arange(outputs.shape[-1])[None]
+    hot = jnp.broadcast_to(hot, outputs.shape)
+    true = jnp.sum(jnp.where(hot, outputs, 0.0), -1)
+    return true - jnp.max(jnp.where(hot, -jnp.inf, outputs), -1)
 
 
 def forget_accuracy(outputs: Array, labels: Array) -> Array:
-    """Share of samples whose true class has the largest output (the only one): ``[Z, C], [Z] -> []``."""
+    """Return the fraction of samples whose true class alone has the largest output.
+
+    ``[Z, C], [Z] -> []``.
+    """
     outputs = jnp.asarray(outputs)
     return jnp.mean((margins(outputs, labels) > 0).astype(outputs.dtype))
 
 
 def suppression(level: Any, original: Any, oracle: Any) -> Any:
-    """Share of the knowledge that is gone: ``(original - level) / (original - oracle)``.
+    """Return the suppressed fraction of knowledge.
+
+    ``(original - level) / (original - oracle)``.
 
     Args:
       level: ``k(D - C)``, of any shape.
@@ -76,8 +90,8 @@ def suppression(level: Any, original: Any, oracle: Any) -> Any:
       oracle: ``k(D - F)``, as ``original``, from the same seed.
 
     Returns:
-      0 where nothing is forgotten, 1 where as much as by the oracle, above 1 where
-      more; NaN or infinite where removing F changes nothing.
+      0 for the original's knowledge, 1 for the oracle's, above 1 for less than the
+      oracle's; NaN or infinite where removing F changes nothing.
 
     >>> suppression(0.75, 1.0, 0.5)
     0.5
@@ -85,24 +99,28 @@ def suppression(level: Any, original: Any, oracle: Any) -> Any:
     return (original - level) / (original - oracle)
 
 
-def suppressed(shares: Any, *, tolerance: float) -> Any:
-    """S(C): the share is within ``tolerance`` of the oracle's 1, on either side; False where it is NaN.
+def suppressed(fraction: Any, *, tolerance: float) -> Any:
+    """Return S(C): whether a fraction is within ``tolerance`` of the oracle's 1.
+
+    Args:
+      fraction: :func:`suppression`, of any shape; False where it is NaN.
+      tolerance: on either side, in (0, 1).
 
     Raises:
-      InputError: a tolerance outside (0, 1): at 1 doing nothing would do.
+      InputError: a tolerance outside (0, 1): at 1 the original would pass.
 
     >>> suppressed(np.array([0.0, 0.85, 0.95, 1.05, 1.2]), tolerance=0.1)
     array([False, False,  True,  True, False])
     """
     if not 0 < tolerance < 1:
         raise InputError(
-            f"tolerance is {tolerance}: choose a share between 0 and 1, such as 0.1"
+            f"tolerance is {tolerance}: choose a fraction between 0 and 1, such as 0.1"
         )
-    return abs(1 - shares) <= tolerance + ROUNDING
+    return abs(1 - fraction) <= tolerance + ROUNDING
 
 
 def causes(sufficient: ArrayLike, complement: ArrayLike) -> Causes:
-    """PS, PN and PNS of a subset from both counterfactuals on the same seeds.
+    """Return PS, PN and PNS of a subset from both counterfactuals on the same seeds.
 
     Args:
       sufficient: ``[S]`` bool, S(C) in each world.
@@ -110,7 +128,7 @@ def causes(sufficient: ArrayLike, complement: ArrayLike) -> Causes:
 
     Returns:
       The probabilities. ``both`` lies within ``bounds`` always. It grows with C (for
-      all of F it is 1 wherever doing nothing does not do): compare subsets of equal
+      all of F it is 1 wherever the original does not pass): compare subsets of equal
       size.
 
     Raises:
@@ -126,18 +144,21 @@ def causes(sufficient: ArrayLike, complement: ArrayLike) -> Causes:
         )
     first = mask_array("sufficient", first, first.shape)
     second = mask_array("complement", complement, first.shape)
-    enough, others = float(first.mean()), float(second.mean())
-    both = float((first & ~second).mean())
+    sufficiency = float(first.mean())
     return Causes(
-        enough, float((~second).mean()), both, tian_pearl_bounds(enough, others)
+        sufficiency=sufficiency,
+        necessity=float((~second).mean()),
+        both=float((first & ~second).mean()),
+        bounds=tian_pearl_bounds(sufficiency, float(second.mean())),
     )
 
 
 def tian_pearl_bounds(sufficient: float, complement: float) -> tuple[float, float]:
-    """Bounds on PNS from the two marginals: ``max(0, P(S(C)) - P(S(F-C))) <= PNS <= min(P(S(C)), 1 - P(S(F-C)))``.
+    """Return bounds on PNS from the two marginals.
 
-    Tian and Pearl 2000, "Probabilities of causation: bounds and identification"; sharp
-    without further knowledge. For when the two are simulated on different seeds.
+    ``max(0, P(S(C)) - P(S(F-C))) <= PNS <= min(P(S(C)), 1 - P(S(F-C)))``: Tian and
+    Pearl 2000, "Probabilities of causation: bounds and identification"; sharp without
+    further knowledge. For marginals that are simulated on different seeds.
 
     Args:
       sufficient: P(S(C) = 1), in [0, 1].

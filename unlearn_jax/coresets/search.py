@@ -1,4 +1,7 @@
-"""The search for a core-set on kernel models: rank, forward greedy, backward pruning; all removals are exact."""
+"""The search for a core-set on kernel models: forward greedy, backward pruning.
+
+All removals are exact.
+"""
 
 from functools import partial
 from typing import NamedTuple
@@ -28,31 +31,31 @@ class CoreSet(NamedTuple):
     Attributes:
       members: ``[F]`` bool, the core-set.
       sufficiency: PS on the worlds of the search; optimistic, as it was searched for.
-      forward_size: how many samples forward search took, before pruning.
+      forward_size: number of samples that forward search took, before pruning.
       order: ``[F]`` int, in which forward search would remove all samples.
-      shares: ``[S, F]`` share of the knowledge suppressed after each of these.
+      fractions: ``[S, F]`` suppressed fraction of knowledge after each of these.
     """
 
     members: np.ndarray
     sufficiency: float
     forward_size: int
     order: np.ndarray
-    shares: np.ndarray
+    fractions: np.ndarray
 
 
-def shares_without(
+def suppression_without(
     worlds: Candidates,
     labels: ArrayLike,
-    removed: ArrayLike,
+    subsets: ArrayLike,
     *,
     knowledge: Knowledge = mean_margin,
 ) -> np.ndarray:
-    """Share of the knowledge suppressed by removing each of many subsets, in each world.
+    """Return the suppressed fraction of knowledge without each subset, in each world.
 
     Args:
       worlds: of :func:`seed_worlds`.
       labels: ``[Z]`` of their points.
-      removed: ``[Q, F]`` bool.
+      subsets: ``[Q, F]`` bool, the samples of the forget set to remove.
       knowledge: of the forget set.
 
     Returns:
@@ -63,24 +66,22 @@ def shares_without(
         nothing.
     """
     labels, original, oracle = _levels(worlds, labels, knowledge)
-    removed = np.asarray(removed)
-    if (
-        removed.dtype != bool
-        or removed.ndim != 2
-        or removed.shape[1] != worlds.alpha.shape[1]
-    ):
+    subsets = np.asarray(subsets)
+    size = worlds.alpha.shape[1]
+    if subsets.dtype != bool or subsets.ndim != 2 or subsets.shape[1] != size:
         raise InputError(
-            f"removed is {removed.dtype} {removed.shape}: pass [Q,"
-            f" {worlds.alpha.shape[1]}] bool"
+            f"subsets are {subsets.dtype} {subsets.shape}: pass [Q, {size}] bool"
         )
-    levels = _levels_without(worlds, labels, jnp.asarray(removed), knowledge=knowledge)
+    levels = _levels_without(worlds, labels, jnp.asarray(subsets), knowledge=knowledge)
     return np.asarray(suppression(levels, original[:, None], oracle[:, None]))
 
 
 def rank_by_influence(
     worlds: Candidates, labels: ArrayLike, *, knowledge: Knowledge = mean_margin
 ) -> np.ndarray:
-    """The forget set by what removing each sample **alone** takes from the knowledge, mean over worlds, most first.
+    """Rank the forget set by the knowledge that each sample **alone** takes away.
+
+    The mean over worlds counts, most first.
 
     Args:
       worlds: of :func:`seed_worlds`.
@@ -91,21 +92,21 @@ def rank_by_influence(
       ``[F]`` positions in the forget set.
 
     Raises:
-      InputError: as :func:`shares_without`.
+      InputError: as :func:`suppression_without`.
     """
-    shares = shares_without(
-        worlds, labels, np.eye(worlds.alpha.shape[1], dtype=bool), knowledge=knowledge
-    )
-    return np.argsort(-shares.mean(0), kind="stable")
+    alone = np.eye(worlds.alpha.shape[1], dtype=bool)
+    fractions = suppression_without(worlds, labels, alone, knowledge=knowledge)
+    return np.argsort(-fractions.mean(0), kind="stable")
 
 
 def forward_greedy(
     worlds: Candidates, labels: ArrayLike, *, knowledge: Knowledge = mean_margin
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Removes one sample after another, each time the one that brings the share nearest to 1 in the mean over worlds.
+    """Remove one sample after another, each time the one that suppresses best.
 
-    The first is the most influential one; every later one is chosen by its influence
-    given those already gone, which for samples that stand in for each other is not the
+    The suppressed fraction nearest to 1, in the mean over worlds, is the best. The
+    first sample is the most influential one; every later one is chosen by its influence
+    given those already removed, which for samples that replace each other is not the
     ranking of :func:`rank_by_influence`.
 
     Args:
@@ -114,61 +115,62 @@ def forward_greedy(
       knowledge: of the forget set.
 
     Returns:
-      The order ``[F]`` and the shares ``[S, F]`` after each removal. Costs
-      ``S F Z (F + C)`` per step.
+      The order ``[F]`` and the suppressed fractions ``[S, F]`` after each removal.
+      Costs ``S F Z (F + C)`` per step.
 
     Raises:
-      InputError: as :func:`shares_without`.
+      InputError: as :func:`suppression_without`.
     """
     labels, original, oracle = _levels(worlds, labels, knowledge)
-    order, shares = _greedy(worlds, labels, original, oracle, knowledge=knowledge)
-    return np.asarray(order), np.asarray(shares).T
+    order, fractions = _greedy(worlds, labels, original, oracle, knowledge=knowledge)
+    return np.asarray(order), np.asarray(fractions).T
 
 
 def backward_prune(
     worlds: Candidates,
     labels: ArrayLike,
-    removed: ArrayLike,
+    subset: ArrayLike,
     *,
     tolerance: float,
     delta: float,
     knowledge: Knowledge = mean_margin,
 ) -> np.ndarray:
-    """Takes members out of a sufficient subset while it stays so; afterwards every member is necessary.
+    """Remove members from a sufficient subset until every member is necessary.
 
-    While any member can stay in the training set with PS still at least ``1 - delta``,
-    the one with the largest PS (of equals, the smallest mean distance of shares from 1)
-    is taken out of the subset.
+    While any member can return to the training set with PS still at least
+    ``1 - delta``, the one with the largest PS (of equals, the smallest mean distance of
+    suppressed fractions from 1) is removed from the subset.
 
     Args:
       worlds: of :func:`seed_worlds`.
       labels: ``[Z]`` of their points.
-      removed: ``[F]`` bool.
+      subset: ``[F]`` bool.
       tolerance: of S.
       delta: in [0, 1).
       knowledge: of the forget set.
 
     Returns:
-      ``[F]`` bool, without any member whose going back would leave PS at ``1 - delta``.
+      ``[F]`` bool, without any member whose return would leave PS at ``1 - delta``.
 
     Raises:
-      InputError: as :func:`shares_without`, or a ``delta`` out of range.
+      InputError: as :func:`suppression_without`, or a ``delta`` out of range.
     """
     _check_delta(delta)
     labels, original, oracle = _levels(worlds, labels, knowledge)
-    removed = mask_array("removed", removed, (worlds.alpha.shape[1],)).copy()
-    while removed.any():
-        levels = _levels_with_one_back(
-            worlds, labels, jnp.asarray(removed), knowledge=knowledge
+    subset = mask_array("subset", subset, (worlds.alpha.shape[1],)).copy()
+    while subset.any():
+        levels = _levels_restoring_each(
+            worlds, labels, jnp.asarray(subset), knowledge=knowledge
         )
-        shares = np.asarray(suppression(levels, original[:, None], oracle[:, None]))
-        sufficiency = suppressed(shares, tolerance=tolerance).mean(0)
-        free = np.flatnonzero(removed & (sufficiency >= 1 - delta - ROUNDING))
+        fractions = np.asarray(suppression(levels, original[:, None], oracle[:, None]))
+        sufficiency = suppressed(fractions, tolerance=tolerance).mean(0)
+        free = np.flatnonzero(subset & (sufficiency >= 1 - delta - ROUNDING))
         if not free.size:
             break
-        distance = abs(1 - shares).mean(0)
-        removed[free[np.lexsort((distance[free], -sufficiency[free]))[0]]] = False
-    return removed
+        distance = abs(1 - fractions).mean(0)
+        best = np.lexsort((distance[free], -sufficiency[free]))[0]
+        subset[free[best]] = False
+    return subset
 
 
 def find_core_set(
@@ -179,10 +181,10 @@ def find_core_set(
     delta: float = 0.1,
     knowledge: Knowledge = mean_margin,
 ) -> CoreSet:
-    """Forward greedy until PS is at least ``1 - delta``, then backward pruning.
+    """Search forward greedily until PS is at least ``1 - delta``, then prune backward.
 
     Args:
-      worlds: of :func:`seed_worlds`; judge what is found on **other** worlds.
+      worlds: of :func:`seed_worlds`; judge the result on **other** worlds.
       labels: ``[Z]`` of their points.
       tolerance: of S.
       delta: in [0, 1).
@@ -193,35 +195,48 @@ def find_core_set(
       with it may exist.
 
     Raises:
-      InputError: as :func:`shares_without`, or knobs out of range.
+      InputError: as :func:`suppression_without`, or hyperparameters out of range.
     """
     _check_delta(delta)
-    order, shares = forward_greedy(worlds, labels, knowledge=knowledge)
-    enough = suppressed(shares, tolerance=tolerance).mean(0) >= 1 - delta - ROUNDING
-    size = int(np.argmax(enough)) + 1  # all of F has share 1
-    members = np.isin(np.arange(len(order)), order[:size])
-    knobs = {"tolerance": tolerance, "delta": delta, "knowledge": knowledge}
-    members = backward_prune(worlds, labels, members, **knobs)
-    found = suppressed(
-        shares_without(worlds, labels, members[None], knowledge=knowledge),
+    order, fractions = forward_greedy(worlds, labels, knowledge=knowledge)
+    sufficiency = suppressed(fractions, tolerance=tolerance).mean(0)
+    is_sufficient = sufficiency >= 1 - delta - ROUNDING
+    size = int(np.argmax(is_sufficient)) + 1  # all of F has fraction 1
+    members = backward_prune(
+        worlds,
+        labels,
+        np.isin(np.arange(len(order)), order[:size]),
         tolerance=tolerance,
+        delta=delta,
+        knowledge=knowledge,
     )
-    return CoreSet(members, float(found.mean()), size, order, shares)
+    final = suppression_without(worlds, labels, members[None], knowledge=knowledge)
+    return CoreSet(
+        members=members,
+        sufficiency=float(suppressed(final, tolerance=tolerance).mean()),
+        forward_size=size,
+        order=order,
+        fractions=fractions,
+    )
 
 
-def _levels(
-    worlds: Candidates, labels: ArrayLike, knowledge: Knowledge
-) -> tuple[Array, Array, Array]:
-    """Labels, and the knowledge before any removal and after all of them: ``[Z], [S], [S]``."""
+class _Levels(NamedTuple):
+    """Labels ``[Z]``, and the knowledge ``[S]`` with and without the forget set."""
+
+    labels: Array
+    original: Array
+    oracle: Array
+
+
+def _levels(worlds: Candidates, labels: ArrayLike, knowledge: Knowledge) -> _Levels:
     labels = jnp.asarray(labels)
     if worlds.outputs.ndim != 3 or labels.shape != worlds.outputs.shape[1:2]:
         raise InputError(
             f"worlds of outputs {worlds.outputs.shape}, labels {labels.shape}: pass [S,"
             " Z, C] and [Z]"
         )
-    both = jnp.stack(
-        [jnp.zeros(worlds.alpha.shape[1], bool), jnp.ones(worlds.alpha.shape[1], bool)]
-    )
+    size = worlds.alpha.shape[1]
+    both = jnp.stack([jnp.zeros(size, bool), jnp.ones(size, bool)])
     levels = _levels_without(worlds, labels, both, knowledge=knowledge)
     gap = real_array("knowledge", np.asarray(levels[:, 0] - levels[:, 1]), ndim=(1,))
     refuse_infinite("knowledge", gap)
@@ -230,32 +245,30 @@ def _levels(
             "removing the whole forget set takes no knowledge of it away: it has no"
             " core-set"
         )
-    return labels, levels[:, 0], levels[:, 1]
+    return _Levels(labels, levels[:, 0], levels[:, 1])
 
 
 def _measure(knowledge: Knowledge, outputs: Array, labels: Array) -> Array:
-    """Knowledge of many models: ``[S, Q, Z, C] -> [S, Q]``."""
+    """Return the knowledge of many models, ``[S, Q, Z, C] -> [S, Q]``."""
     return jax.vmap(jax.vmap(knowledge, (0, None)), (0, None))(outputs, labels)
 
 
 @partial(jax.jit, static_argnames="knowledge")
 def _levels_without(
-    worlds: Candidates, labels: Array, removed: Array, *, knowledge: Knowledge
+    worlds: Candidates, labels: Array, subsets: Array, *, knowledge: Knowledge
 ) -> Array:
-    one = jax.vmap(
-        lambda state, mask: knowledge(
-            kernel_ridge.outputs_without(state, mask), labels
-        ),
-        (0, None),
-    )
-    return lax.map(lambda mask: one(worlds, mask), removed).T
+    def level(state: Candidates, subset: Array) -> Array:
+        return knowledge(kernel_ridge.outputs_without(state, subset), labels)
+
+    in_worlds = jax.vmap(level, (0, None))
+    return lax.map(lambda subset: in_worlds(worlds, subset), subsets).T
 
 
 @partial(jax.jit, static_argnames="knowledge")
-def _levels_with_one_back(
-    worlds: Candidates, labels: Array, removed: Array, *, knowledge: Knowledge
+def _levels_restoring_each(
+    worlds: Candidates, labels: Array, subset: Array, *, knowledge: Knowledge
 ) -> Array:
-    outputs = jax.vmap(kernel_ridge.outputs_with_one_back, (0, None))(worlds, removed)
+    outputs = jax.vmap(kernel_ridge.outputs_restoring_each, (0, None))(worlds, subset)
     return _measure(knowledge, outputs, labels)
 
 
@@ -271,17 +284,17 @@ def _greedy(
     def step(
         carry: tuple[Candidates, Array], _: None
     ) -> tuple[tuple[Candidates, Array], tuple[Array, Array]]:
-        state, gone = carry
-        levels = _measure(
-            knowledge, jax.vmap(kernel_ridge.outputs_without_one_more)(state), labels
-        )
-        shares = suppression(levels, original[:, None], oracle[:, None])
-        best = jnp.argmin(jnp.where(gone, jnp.inf, jnp.mean(abs(1 - shares), 0)))
+        state, removed = carry
+        outputs = jax.vmap(kernel_ridge.outputs_removing_each)(state)
+        levels = _measure(knowledge, outputs, labels)
+        fractions = suppression(levels, original[:, None], oracle[:, None])
+        distance = jnp.mean(abs(1 - fractions), 0)
+        best = jnp.argmin(jnp.where(removed, jnp.inf, distance))
         state = jax.vmap(kernel_ridge.remove_one, (0, None))(state, best)
-        return (state, gone.at[best].set(True)), (best, shares[:, best])
+        return (state, removed.at[best].set(True)), (best, fractions[:, best])
 
-    gone = jnp.zeros(worlds.alpha.shape[1], bool)
-    return lax.scan(step, (worlds, gone), None, length=len(gone))[1]
+    removed = jnp.zeros(worlds.alpha.shape[1], bool)
+    return lax.scan(step, (worlds, removed), None, length=len(removed))[1]
 
 
 def _check_delta(delta: float) -> None:

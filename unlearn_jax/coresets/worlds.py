@@ -1,4 +1,4 @@
-"""Training seeds as worlds: kernel models from which anything is removed exactly, and networks trained again."""
+"""Training seeds as worlds: kernel models with exact removal, retrained networks."""
 
 from functools import partial
 
@@ -17,32 +17,32 @@ from unlearn_jax.types import Array, Dataset, InputError, Model
 
 def seed_worlds(
     keys: Array,
-    inputs: ArrayLike,
+    images: ArrayLike,
     labels: ArrayLike,
-    index: ArrayLike,
+    forget: ArrayLike,
     *,
     num_classes: int,
     ridge: float,
     num_features: int = 512,
     bootstrap: bool = False,
 ) -> Candidates:
-    """One kernel ridge regression per training seed, reduced to what removals from the forget set need.
+    """Fit a kernel ridge regression per training seed, for removals of the forget set.
 
     A world's kernel is that of its own random ReLU layer
-    (:func:`unlearn_jax.influence.ridge.random_relu_features`): what stays random in a
-    kernel model, as initial weights do in a network. With ``bootstrap`` its retained
+    (:func:`unlearn_jax.influence.ridge.random_relu_features`), the random part of a
+    kernel model, as initial weights are a network's. With ``bootstrap`` its retained
     samples are redrawn with replacement too, which is more than a training seed
     changes. Targets are one-hot less 1 / C.
 
     Args:
       keys: ``[S]``, one per world.
-      inputs: ``[N, ...]`` of the training set, about [0, 1]; flattened.
+      images: ``[N, ...]`` of the training set, about [0, 1]; flattened.
       labels: ``[N]`` integers.
-      index: ``[F]`` positions of the forget set.
+      forget: ``[F]`` positions of the forget set.
       num_classes: C.
       ridge: lambda, of the summed squared errors; positive.
       num_features: of the random layer.
-      bootstrap: see above.
+      bootstrap: redraw the retained samples with replacement.
 
     Returns:
       Candidates with leading S, whose points are the forget set itself (``Z = F``). In
@@ -58,41 +58,52 @@ def seed_worlds(
             f"keys of shape {jnp.shape(keys)}, ridge {ridge}: pass one key per world"
             " [S] and a positive ridge"
         )
-    flat = np.asarray(inputs, np.float64).reshape(len(np.asarray(inputs)), -1)
-    index = np.asarray(index)
+    images = np.asarray(images, np.float64)
+    flat = images.reshape(len(images), -1)
+    forget = _check_forget(forget, len(flat))
+    labels = _check_labels(labels, len(flat), num_classes)
+    targets = np.eye(num_classes)[labels] - 1 / num_classes
+    retain = np.setdiff1d(np.arange(len(flat)), forget)
+    shared = [jnp.asarray(leaf) for leaf in (flat, targets, forget, retain)]
+    return _worlds(keys, *shared, ridge, num_features=num_features, bootstrap=bootstrap)
+
+
+def _check_forget(forget: ArrayLike, num_samples: int) -> np.ndarray:
+    forget = np.asarray(forget)
     if (
-        index.ndim != 1
-        or not 0 < index.size < len(flat)
-        or len(np.unique(index)) < index.size
+        forget.ndim != 1
+        or not 0 < forget.size < num_samples
+        or len(np.unique(forget)) < forget.size
     ):
         raise InputError(
-            f"index of shape {index.shape}: pass different positions, some but not all"
-            f" of {len(flat)}"
+            f"forget has shape {forget.shape}: pass different positions, some but not"
+            f" all of {num_samples}"
         )
-    if index.dtype.kind not in "iu" or index.min() < 0 or index.max() >= len(flat):
-        raise InputError(f"index must hold integer positions in 0..{len(flat) - 1}")
+    if forget.dtype.kind not in "iu" or forget.min() < 0 or forget.max() >= num_samples:
+        raise InputError(f"forget must hold integer positions in 0..{num_samples - 1}")
+    return forget
+
+
+def _check_labels(labels: ArrayLike, num_samples: int, num_classes: int) -> np.ndarray:
     labels = np.asarray(labels)
     if (
-        labels.shape != flat.shape[:1]
+        labels.shape != (num_samples,)
         or labels.dtype.kind not in "iu"
         or not 0 <= labels.min() <= labels.max() < num_classes
     ):
         raise InputError(
-            f"labels are {labels.dtype} {labels.shape}: pass [{len(flat)}] integers in"
-            f" 0..{num_classes - 1}"
+            f"labels are {labels.dtype} {labels.shape}: pass [{num_samples}] integers"
+            f" in 0..{num_classes - 1}"
         )
-    targets = np.eye(num_classes)[labels] - 1 / num_classes
-    retain = np.setdiff1d(np.arange(len(flat)), index)
-    shared = [jnp.asarray(leaf) for leaf in (flat, targets, index, retain)]
-    return _worlds(keys, *shared, ridge, num_features=num_features, bootstrap=bootstrap)
+    return labels
 
 
 @partial(jax.jit, static_argnames=("num_features", "bootstrap"))
 def _worlds(
     keys: Array,
-    inputs: Array,
+    images: Array,
     targets: Array,
-    index: Array,
+    forget: Array,
     retain: Array,
     ridge: Array,
     *,
@@ -101,14 +112,14 @@ def _worlds(
 ) -> Candidates:
     def one(key: Array) -> Candidates:
         key_features, key_draw = jax.random.split(key)
-        features = kernel_ridge.random_relu_features(key_features, inputs, num_features)
-        weights = jnp.ones(len(inputs), features.dtype)
+        features = kernel_ridge.random_relu_features(key_features, images, num_features)
+        weights = jnp.ones(len(images), features.dtype)
         if bootstrap:
             drawn = jax.random.choice(key_draw, retain, retain.shape)
-            weights = jnp.zeros_like(weights).at[drawn].add(1.0).at[index].set(1.0)
+            weights = jnp.zeros_like(weights).at[drawn].add(1.0).at[forget].set(1.0)
         kernel = features @ features.T
         model = kernel_ridge.fit(kernel, targets, ridge=ridge, weights=weights)
-        return kernel_ridge.candidates(model, kernel[index], index)
+        return kernel_ridge.candidates(model, kernel[forget], forget)
 
     return lax.map(one, keys)
 
@@ -117,25 +128,26 @@ def retrain_without(
     keys: Array,
     model: Model,
     data: Dataset,
-    removed: ArrayLike,
+    forget: ArrayLike,
     recipe: Recipe,
     images: ArrayLike,
     *,
-    how: Mapper | None = None,
+    mapper: Mapper | None = None,
 ) -> np.ndarray:
-    """Trains networks without each of many subsets, on the same seeds: the true counterfactuals.
+    """Train networks without each of many subsets on the same seeds.
 
-    All models of a seed start from the same weights, go through common samples in the
-    same order and take equally many steps, those of the whole training set.
+    These are the true counterfactuals. All models of a seed start from the same
+    weights, read common samples in the same order and take equally many steps, those of
+    the whole training set.
 
     Args:
       keys: ``[S]``, one per seed.
       model: the architecture.
       data: ``[N]`` samples.
-      removed: ``[Q, N]`` bool; a row without True trains on everything.
-      recipe: how to train.
+      forget: ``[Q, N]`` bool; a row without True trains on everything.
+      recipe: of training.
       images: ``[Z, ...]`` to predict.
-      how: a mapper for ``S Q`` models; the default for the backend if None.
+      mapper: for ``S Q`` models; the default for the backend if None.
 
     Returns:
       Logits ``[S, Q, Z, C]``.
@@ -144,27 +156,27 @@ def retrain_without(
       InputError: unusable masks.
       DivergedError: a model's loss was not finite.
     """
-    removed = np.asarray(removed)
+    forget = np.asarray(forget)
     if (
-        removed.dtype != bool
-        or removed.ndim != 2
-        or removed.shape[1] != len(data.labels)
-        or not len(removed)
+        forget.dtype != bool
+        or forget.ndim != 2
+        or forget.shape[1] != len(data.labels)
+        or not len(forget)
     ):
         raise InputError(
-            f"removed is {removed.dtype} {removed.shape}: pass [Q, {len(data.labels)}]"
+            f"forget is {forget.dtype} {forget.shape}: pass [Q, {len(data.labels)}]"
             " bool"
         )
-    raw = np.repeat(np.asarray(jax.random.key_data(keys)), len(removed), axis=0)
+    raw = np.repeat(np.asarray(jax.random.key_data(keys)), len(forget), axis=0)
     state, _ = fit_many(
         jax.random.wrap_key_data(jnp.asarray(raw), impl=jax.random.key_impl(keys)),
         model,
         data,
-        np.tile(~removed, (len(keys), 1)),
+        np.tile(~forget, (len(keys), 1)),
         recipe,
-        how=how,
+        how=mapper,
         num_batches=steps_per_epoch(len(data.labels), recipe.batch_size),
         epochs_per_call=recipe.num_epochs,
     )
-    logits = predict_many(model, state.variables, images, how=how)
-    return logits.reshape(len(keys), len(removed), *logits.shape[1:])
+    logits = predict_many(model, state.variables, images, how=mapper)
+    return logits.reshape(len(keys), len(forget), *logits.shape[1:])

@@ -1,99 +1,135 @@
-"""What an ensemble is, and the terms that keep its members apart."""
+"""Hyperparameters of joint training: the ensemble, and the terms between members."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Literal
 
 import jax
+from jax.core import Tracer
+from jax.typing import ArrayLike
 
-from unlearn_jax.losses.lotos import Convention
+from unlearn_jax.losses import LossTerm, lotos
+from unlearn_jax.losses._lotos import Convention, Which
 from unlearn_jax.train import LossFn, cross_entropy_loss
-from unlearn_jax.types import InputError, Model
+from unlearn_jax.types import ApplyFn, InputError, Model
+from unlearn_jax.values import value
 
 Form = Literal["auto", "loop", "vmap"]
 
 
-@dataclasses.dataclass(frozen=True)
+@value
 class Lotos:
-    """Layers of different members must not amplify each other's top directions (:mod:`unlearn_jax.losses.lotos`).
+    """Penalty on layers that amplify each other's top directions.
+
+    See :func:`unlearn_jax.losses.lotos`.
 
     Attributes:
       weight: of the penalty, in the units of the ensemble's ``convention``; 0.05 in the
         released code for CIFAR-10 without BatchNorm, 0.01 for CIFAR-100 with it.
-      max_length: mal, how long a foreign direction may become; 0.8 as published, for
-        layers clipped to norm 1.
+      max_length: mal, the length up to which a foreign direction is tolerated; 0.8 as
+        published, for layers clipped to norm 1.
       num_vectors: k, directions per layer.
       which: ``"conv"``, all convolutions, as the released code; ``"all"``, dense layers
         too; ``"first"``, the first layer alone, all that members of different
         architectures have in common.
-      composite: a layer followed by BatchNorm counts as one map, running statistics
+      composite: count a layer followed by BatchNorm as one map, running statistics
         included; False takes its kernel alone, as the released code does.
-      power_iters: warm iterations of PowerQR per step, at the parameters before the
-        step.
+      num_iters: warm iterations of PowerQR per step, at the parameters before the step.
       init_iters: iterations from random vectors before the first step.
-      every: the term acts, and its directions follow, at every so many steps only, with
-        its weight unchanged; 1 in the released code, 5 beside TRS.
+      every: act, and let the directions follow, at every so many steps only, with the
+        weight unchanged; 1 in the released code, 5 next to TRS.
+
+    Raises:
+      InputError: a negative weight or length, or a count below 1.
     """
 
     weight: float = 0.05
     max_length: float = 0.8
     num_vectors: int = 1
-    which: Literal["conv", "all", "first"] = "conv"
+    which: Which = "conv"
     composite: bool = True
-    power_iters: int = 1
+    num_iters: int = 1
     init_iters: int = 100
     every: int = 1
 
     def __post_init__(self) -> None:
-        counts = (self.num_vectors, self.power_iters, self.init_iters, self.every)
-        if min(self.weight, self.max_length) < 0 or min(counts) < 1:
+        """Raise on values out of range."""
+        counts = (self.num_vectors, self.num_iters, self.init_iters, self.every)
+        if _has_negative(self.weight, self.max_length) or min(counts) < 1:
             raise InputError(
                 "LOTOS: weight and max_length must not be negative, the counts at"
                 " least 1"
             )
-        if self.which not in ("conv", "all", "first"):
-            raise InputError(
-                f"LOTOS: unknown layers {self.which!r}; choose conv, all or first"
-            )
+
+    def term(
+        self, apply_fns: Sequence[ApplyFn], sample: ArrayLike, convention: Convention
+    ) -> LossTerm:
+        """Return the term without its weight.
+
+        Args:
+          apply_fns: one per member.
+          sample: ``[B, ...]`` images; only the shape of one is read.
+          convention: of the sum over pairs.
+        """
+        return lotos(
+            apply_fns,
+            sample,
+            num_vectors=self.num_vectors,
+            max_length=self.max_length,
+            which=self.which,
+            composite=self.composite,
+            num_iters=self.num_iters,
+            init_iters=self.init_iters,
+            convention=convention,
+            every=self.every,
+        )
 
 
-@dataclasses.dataclass(frozen=True)
+@value
 class Trs:
-    """Input gradients of different members must not be parallel, and must be small (:mod:`unlearn_jax.losses.trs`).
+    """Penalty on input gradients of different members that are parallel or large.
 
     The gradients are an attacker's: of each sample's cross-entropy, with the members in
-    evaluation mode.
+    evaluation mode. See :mod:`unlearn_jax.losses.trs`.
 
     Attributes:
       similarity: weight of the mean ``|cos|``; 40 for CIFAR-10 by the authors' account.
-      smoothness: weight of the mean squared length, per sample; see
-        :func:`unlearn_jax.losses.trs.trs_penalty` for what their 2.5 means.
+      smoothness: weight of the mean squared length, per sample; the units are those of
+        :func:`unlearn_jax.losses.trs.trs_penalty`, not of the released code.
+
+    Raises:
+      InputError: a negative weight.
     """
 
     similarity: float = 40.0
     smoothness: float = 2.5
 
     def __post_init__(self) -> None:
-        if min(self.similarity, self.smoothness) < 0:
+        """Raise on values out of range."""
+        if _has_negative(self.similarity, self.smoothness):
             raise InputError("TRS: the weights must not be negative")
+
+
+def _has_negative(*numbers: float) -> bool:
+    return any(not isinstance(one, Tracer) and one < 0 for one in numbers)
 
 
 @dataclasses.dataclass(frozen=True)
 class Ensemble:
-    """What is trained, and to which objective: everything but the data and the recipe.
+    """Members and objective of a joint training, without the data and the recipe.
 
     Attributes:
       models: the members' architectures, ``[model] * 3`` for three of a kind; any
         sequence.
       objective: ``model -> LossFn``, each member's own loss:
         ``unlearn_jax.train.cross_entropy_loss``, or one of ``unlearn_jax.objectives``
-        with its knobs for adversarially trained members.
+        for adversarially trained members.
       lotos: the orthogonality term; None for none.
       trs: the gradient term; None for none.
       convention: ``"sum"`` adds the members' losses, so that each takes the steps it
         would take alone at the same learning rate, and LOTOS's terms, as the released
         code does; ``"mean"`` averages both, as the paper's equation 4 (see
-        :func:`unlearn_jax.losses.lotos.lotos_penalty`).
+        :func:`unlearn_jax.losses.lotos_penalty`).
       form: how the members' own losses are computed: ``"loop"`` one after the other in
         one program, ``"vmap"`` stacked (members of one architecture). ``"auto"`` is
         ``loop`` on CPU, where stacked convolutions are slow, and for different
@@ -112,8 +148,9 @@ class Ensemble:
     form: Form = "auto"
 
     def __post_init__(self) -> None:
+        """Raise on members that cannot be trained together, and choose the form."""
         object.__setattr__(self, "models", tuple(self.models))
-        alike = len(set(self.models)) == 1
+        is_uniform = len(set(self.models)) == 1
         if not self.models or (len(self.models) < 2 and (self.lotos or self.trs)):
             raise InputError(
                 f"an ensemble of {len(self.models)}: give one member at least, two with"
@@ -127,11 +164,24 @@ class Ensemble:
             raise InputError(
                 "the convention is 'sum' or 'mean', the form 'auto', 'loop' or 'vmap'"
             )
-        if self.form == "vmap" and not alike:
+        if self.form == "vmap" and not is_uniform:
             raise InputError(
                 "members of different architectures cannot be stacked: choose"
                 " form='loop'"
             )
         if self.form == "auto":
-            stacked = alike and len(self.models) > 1 and jax.default_backend() != "cpu"
-            object.__setattr__(self, "form", "vmap" if stacked else "loop")
+            is_stacked = (
+                is_uniform and len(self.models) > 1 and jax.default_backend() != "cpu"
+            )
+            object.__setattr__(self, "form", "vmap" if is_stacked else "loop")
+
+    def lotos_term(self, sample: ArrayLike) -> LossTerm | None:
+        """Return the orthogonality term of these members, None without LOTOS.
+
+        Args:
+          sample: ``[B, ...]`` images; only the shape of one is read.
+        """
+        if self.lotos is None:
+            return None
+        apply_fns = [model.apply for model in self.models]
+        return self.lotos.term(apply_fns, sample, self.convention)

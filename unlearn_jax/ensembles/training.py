@@ -1,4 +1,4 @@
-"""Joint training: the one step of all members, whole epochs in one compiled scan, and ``fit_ensemble``."""
+"""Joint training: one step of all members, epochs in one scan, ``fit_ensemble``."""
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
@@ -11,13 +11,8 @@ import optax
 from jax import lax
 
 from unlearn_jax import replicas
-from unlearn_jax.ensembles.config import Ensemble, Lotos, Trs
-from unlearn_jax.layers import Layer, layers
-from unlearn_jax.losses import cross_entropy
-from unlearn_jax.losses.lotos import lotos_penalty
-from unlearn_jax.losses.trs import trs_penalty
-from unlearn_jax.spectral._power_qr import power_qr
-from unlearn_jax.spectral.operators import layer_map
+from unlearn_jax.ensembles.config import Ensemble, Trs
+from unlearn_jax.losses import LotosState, cross_entropy, trs_penalty
 from unlearn_jax.train import (
     Batch,
     FetchFn,
@@ -39,30 +34,27 @@ from unlearn_jax.types import (
     Variables,
 )
 
-Directions = tuple[tuple[Array, ...], ...]
-"""For each compared layer, each member's top right singular vectors ``[K, *in_shape]``."""
-
 
 class EnsembleState(NamedTuple):
-    """Everything joint training carries from step to step; a pytree, so it can be stored and gone on from.
+    """State of a joint training: with key and data it determines the rest of the run.
 
     Attributes:
       epoch: ``[]`` int32, finished epochs.
       step: ``[]`` int32, finished steps.
       variables: of each of the ``M`` members.
       opt_states: each member's optimizer state.
-      directions: LOTOS's singular vectors, warm; empty without LOTOS.
+      lotos: memory of the LOTOS term; None without LOTOS.
     """
 
     epoch: Array
     step: Array
     variables: tuple[Variables, ...]
     opt_states: tuple[optax.OptState, ...]
-    directions: Directions
+    lotos: LotosState | None
 
 
 class EnsembleLosses(NamedTuple):
-    """What joint training minimized; an array per epoch, or a scalar per step.
+    """Losses of a joint training, an array per epoch or a scalar per step.
 
     Attributes:
       members: ``[..., M]``, each member's own loss.
@@ -77,44 +69,6 @@ class EnsembleLosses(NamedTuple):
     trs: Array
 
 
-def _compared(
-    ensemble: Ensemble, lotos: Lotos, variables: Sequence[Variables], sample: Array
-) -> list[list[Layer]]:
-    """For each layer that LOTOS compares, each member's."""
-    found = []
-    for model, one in zip(ensemble.models, variables, strict=True):
-        mine = layers(model.apply, one, sample)
-        if lotos.which == "conv":
-            mine = [layer for layer in mine if layer.kind == "conv"]
-        found.append(mine[:1] if lotos.which == "first" else mine)
-    counts = {len(mine) for mine in found}
-    if counts == {0}:
-        raise InputError(
-            "LOTOS found no layer to compare: for a network without convolutions choose"
-            " which='all'"
-        )
-    if len(counts) > 1:
-        raise InputError(
-            f"the members have {' and '.join(map(str, sorted(counts)))} layers: for"
-            " different architectures choose which='first'"
-        )
-    return [list(row) for row in zip(*found, strict=True)]
-
-
-def _warm(
-    rows: list[list[Layer]], directions: Directions, *, composite: bool, num_iters: int
-) -> Directions:
-    def one(layer: Layer, vectors: Array) -> Array:
-        return power_qr(
-            layer_map(layer, composite=composite).matvec, vectors, num_iters=num_iters
-        ).vectors
-
-    return tuple(
-        tuple(map(one, row, blocks))
-        for row, blocks in zip(rows, directions, strict=True)
-    )
-
-
 def init_ensemble(
     key: Array,
     ensemble: Ensemble,
@@ -122,14 +76,14 @@ def init_ensemble(
     sample: Array,
     variables: Sequence[Variables] | None = None,
 ) -> EnsembleState:
-    """The state before the first step.
+    """Return the state before the first step.
 
     Args:
       key: consumed; members differ in their initial weights only.
-      ensemble: what is trained.
+      ensemble: members and objective.
       txs: an optimizer per member.
       sample: ``[1, H, W, ch]`` images of the right shape; values do not matter.
-      variables: start here instead of from each ``model.init``.
+      variables: start from these instead of from each ``model.init``.
 
     Raises:
       InputError: LOTOS finds no layers to compare.
@@ -143,24 +97,10 @@ def init_ensemble(
     opt_states = tuple(
         tx.init(one.params) for tx, one in zip(txs, variables, strict=True)
     )
-    directions: Directions = ()
-    if (lotos := ensemble.lotos) is not None:
-        rows = _compared(ensemble, lotos, variables, sample)
-        count, keys = 0, jax.random.split(key_lotos, len(rows) * len(variables))
-        for row in rows:
-            shapes = [
-                layer_map(layer, composite=lotos.composite).in_shape for layer in row
-            ]
-            draws = [
-                jax.random.normal(keys[count + j], (lotos.num_vectors, *s))
-                for j, s in enumerate(shapes)
-            ]
-            directions, count = (*directions, tuple(draws)), count + len(row)
-        directions = _warm(
-            rows, directions, composite=lotos.composite, num_iters=lotos.init_iters
-        )
+    term = ensemble.lotos_term(sample)
+    lotos = None if term is None else term.init(key_lotos, variables)
     zero = jnp.zeros((), jnp.int32)
-    return EnsembleState(zero, zero, tuple(variables), opt_states, directions)
+    return EnsembleState(zero, zero, tuple(variables), opt_states, lotos)
 
 
 def ensemble_step(
@@ -170,122 +110,96 @@ def ensemble_step(
     batch: Batch,
     key: Array,
 ) -> tuple[EnsembleState, EnsembleLosses]:
-    """One joint gradient step of all members.
+    """Take one joint gradient step of all members.
 
     LOTOS's directions are first brought up to the present parameters and are constants
     of the step. Every optimizer gets its member's gradient, parameters and (as
     ``model_state``) new BatchNorm statistics.
 
     Args:
-      ensemble: what is trained.
+      ensemble: members and objective.
       txs: an optimizer per member.
-      state: where to go on from.
-      batch: shared.
+      state: of the step before.
+      batch: shared by all members.
       key: consumed.
 
     Returns:
-      The next state (``epoch`` unchanged) and what was minimized.
+      The next state (``epoch`` unchanged) and the losses before the step.
     """
-    before, directions = state.variables, state.directions
+    before = state.variables
     params = tuple(one.params for one in before)
 
-    def loss_of(
-        params: tuple[Params, ...],
-    ) -> tuple[Array, tuple[Array, list[ModelState]]]:
-        variables = [
-            one._replace(params=mine) for one, mine in zip(before, params, strict=True)
-        ]
-        members, states = _own_losses(ensemble, variables, batch, key)
-        return (
-            jnp.sum(members) if ensemble.convention == "sum" else jnp.mean(members)
-        ), (members, states)
+    def own_losses(params: tuple[Params, ...]) -> tuple[Array, tuple[Any, ...]]:
+        members, states = _own_losses(
+            ensemble, _with_params(before, params), batch, key
+        )
+        is_sum = ensemble.convention == "sum"
+        return (jnp.sum if is_sum else jnp.mean)(members), (members, states)
 
-    gradients, (members, states) = jax.grad(loss_of, has_aux=True)(params)
+    gradients, (members, states) = jax.grad(own_losses, has_aux=True)(params)
     losses = EnsembleLosses(members, jnp.zeros(()), jnp.zeros(()))
-    if (lotos := ensemble.lotos) is not None:
-        act = partial(_lotos, ensemble, lotos, before, jnp.zeros_like(batch.images[:1]))
-        rest = lambda directions: (
-            jnp.zeros(()),
-            jax.tree.map(jnp.zeros_like, params),
-            directions,
+    lotos_state = state.lotos
+    term = ensemble.lotos_term(batch.images)
+    if term is not None:
+
+        def lotos_penalty(params: tuple[Params, ...]) -> tuple[Array, LotosState]:
+            return term.update(_with_params(before, params), state.lotos)
+
+        # apart from the members' own gradient: one backward pass for both would add up
+        # in another order, and an ensemble with weight 0 would differ from none
+        (penalty, lotos_state), more = jax.value_and_grad(lotos_penalty, has_aux=True)(
+            params
         )
-        if lotos.every == 1:
-            penalty, more, directions = act(directions)
-        else:
-            penalty, more, directions = lax.cond(
-                state.step % lotos.every == 0, act, rest, directions
-            )
-        gradients = jax.tree.map(
-            lambda own, other: own + lotos.weight * other, gradients, more
-        )
+        weight = ensemble.lotos.weight
+        gradients = jax.tree.map(lambda a, b: a + weight * b, gradients, more)
         losses = losses._replace(lotos=penalty)
     if ensemble.trs is not None:
-        apart, more = _trs(ensemble, ensemble.trs, before, batch)
-        gradients, losses = (
-            jax.tree.map(jnp.add, gradients, more),
-            losses._replace(trs=apart),
-        )
-    moved = []
-    for tx, gradient, memory, one, new in zip(
+        penalty, more = _trs(ensemble, ensemble.trs, before, batch)
+        gradients = jax.tree.map(jnp.add, gradients, more)
+        losses = losses._replace(trs=penalty)
+    variables = []
+    opt_states = []
+    for tx, gradient, opt_state, one, model_state in zip(
         txs, gradients, state.opt_states, before, states, strict=True
     ):
         update = optax.with_extra_args_support(tx).update
-        updates, memory = update(gradient, memory, one.params, model_state=new)
-        moved.append((Variables(optax.apply_updates(one.params, updates), new), memory))
-    variables, opt_states = zip(*moved, strict=True)
-    return (
-        EnsembleState(state.epoch, state.step + 1, variables, opt_states, directions),
-        losses,
-    )
-
-
-def _lotos(
-    ensemble: Ensemble,
-    lotos: Lotos,
-    before: Sequence[Variables],
-    sample: Array,
-    directions: Directions,
-) -> tuple[Array, tuple[Params, ...], Directions]:
-    """The LOTOS penalty, its gradient by each member's parameters, and the directions it was taken along."""
-    rows = _compared(ensemble, lotos, before, sample)
-    directions = _warm(
-        rows, directions, composite=lotos.composite, num_iters=lotos.power_iters
-    )
-
-    def penalty(params: tuple[Params, ...]) -> Array:
-        variables = [
-            one._replace(params=mine) for one, mine in zip(before, params, strict=True)
-        ]
-        rows = _compared(ensemble, lotos, variables, sample)
-        maps = [
-            [layer_map(layer, composite=lotos.composite).matvec for layer in row]
-            for row in rows
-        ]
-        return lotos_penalty(
-            maps,
-            directions,
-            max_length=lotos.max_length,
-            convention=ensemble.convention,
+        updates, opt_state = update(
+            gradient, opt_state, one.params, model_state=model_state
         )
+        new_params = optax.apply_updates(one.params, updates)
+        variables.append(Variables(new_params, model_state))
+        opt_states.append(opt_state)
+    after = EnsembleState(
+        state.epoch, state.step + 1, tuple(variables), tuple(opt_states), lotos_state
+    )
+    return after, losses
 
-    value, gradients = jax.value_and_grad(penalty)(tuple(one.params for one in before))
-    return value, gradients, directions
+
+def _with_params(
+    variables: Sequence[Variables], params: Sequence[Params]
+) -> list[Variables]:
+    pairs = zip(variables, params, strict=True)
+    return [one._replace(params=new) for one, new in pairs]
 
 
 def _own_losses(
     ensemble: Ensemble, variables: Sequence[Variables], batch: Batch, key: Array
 ) -> tuple[Array, list[ModelState]]:
-    """Each member's loss ``[M]`` and new statistics."""
-    keys, count = jax.random.split(key, len(variables)), range(len(variables))
+    """Return each member's loss ``[M]`` and new statistics."""
+    keys = jax.random.split(key, len(variables))
     if ensemble.form == "vmap":
         loss_fn = ensemble.objective(ensemble.models[0])
-        losses, states = jax.vmap(loss_fn, (0, None, 0))(
+        losses, stacked = jax.vmap(loss_fn, (0, None, 0))(
             replicas.stack(variables), batch, keys
         )
-        return losses, [jax.tree.map(lambda leaf, j=j: leaf[j], states) for j in count]
+        states = [
+            jax.tree.map(lambda leaf, j=j: leaf[j], stacked)
+            for j in range(len(variables))
+        ]
+        return losses, states
     results = [
-        ensemble.objective(ensemble.models[j])(variables[j], batch, keys[j])
-        for j in count
+        ensemble.objective(model)(one, batch, keys[j])
+        for j, (model, one) in enumerate(zip(ensemble.models, variables, strict=True))
     ]
     return jnp.stack([loss for loss, _ in results]), [state for _, state in results]
 
@@ -293,7 +207,7 @@ def _own_losses(
 def _trs(
     ensemble: Ensemble, trs: Trs, variables: Sequence[Variables], batch: Batch
 ) -> tuple[Array, tuple[Params, ...]]:
-    """The TRS penalty and its gradient by each member's parameters.
+    """Return the TRS penalty and its gradient by each member's parameters.
 
     With ``c`` the penalty's gradient by a member's input gradients ``g``, that is the
     derivative of ``<g, c>``, and so the change of the parameters' gradient when the
@@ -301,26 +215,27 @@ def _trs(
     layout that is fast inside loops on CPU, where reverse over reverse is slow.
     """
 
-    def total(model: Model, mine: Variables, images: Array) -> Array:
-        return jnp.sum(cross_entropy(model.apply(mine, images), batch.labels))
+    def total(model: Model, one: Variables, images: Array) -> Array:
+        return jnp.sum(cross_entropy(model.apply(one, images), batch.labels))
 
     pairs = list(zip(ensemble.models, variables, strict=True))
     slopes = jnp.stack(
-        [jax.grad(partial(total, model, mine))(batch.images) for model, mine in pairs]
+        [jax.grad(partial(total, model, one))(batch.images) for model, one in pairs]
     )
     penalty = partial(trs_penalty, similarity=trs.similarity, smoothness=trs.smoothness)
     value, along = jax.value_and_grad(penalty)(slopes)
 
-    def by_params(model: Model, mine: Variables, direction: Array) -> Params:
+    def by_params(model: Model, one: Variables, direction: Array) -> Params:
+        def loss(params: Params, images: Array) -> Array:
+            return total(model, one._replace(params=params), images)
+
         def gradient(images: Array) -> Params:
-            return jax.grad(
-                lambda params: total(model, mine._replace(params=params), images)
-            )(mine.params)
+            return jax.grad(loss)(one.params, images)
 
         return jax.jvp(gradient, (batch.images,), (direction,))[1]
 
     return value, tuple(
-        by_params(model, mine, along[j]) for j, (model, mine) in enumerate(pairs)
+        by_params(model, one, along[j]) for j, (model, one) in enumerate(pairs)
     )
 
 
@@ -337,7 +252,19 @@ def ensemble_epochs(
     num_batches: int,
     batch_size: int,
 ) -> tuple[EnsembleState, EnsembleLosses]:
-    """Whole epochs as one scan, as :func:`unlearn_jax.train.train_epochs` for one model: same order, same images.
+    """Train for whole epochs in one scan, on the same batches as one model alone.
+
+    Args:
+      ensemble: members and objective.
+      txs: an optimizer per member.
+      fetch: reads a batch, see :func:`unlearn_jax.train.fetch_from`.
+      state: of the epoch before.
+      key: of the whole run; every epoch folds its number in.
+      data: passed to ``fetch``.
+      member: ``[N]`` bool, the samples to train on.
+      num_epochs: epochs of this call (static).
+      num_batches: steps per epoch (static).
+      batch_size: samples per step (static).
 
     Returns:
       The state after the epochs, and each epoch's means, leaves ``[num_epochs, ...]``.
@@ -358,13 +285,14 @@ def ensemble_epochs(
             )
 
         order = epoch_order(key_order, member, num_batches, batch_size)
-        every, first = ensemble.lotos.every if ensemble.lotos else 1, state.step
+        every = ensemble.lotos.every if ensemble.lotos else 1
+        steps = state.step + jnp.arange(num_batches)
         state, losses = lax.scan(
             step, state, (order, jax.random.split(key_steps, num_batches))
         )
-        acted = jnp.sum((first + jnp.arange(num_batches)) % every == 0)
+        num_active = jnp.sum(steps % every == 0)
         means = jax.tree.map(partial(jnp.mean, axis=0), losses)
-        means = means._replace(lotos=jnp.sum(losses.lotos) / jnp.maximum(acted, 1))
+        means = means._replace(lotos=jnp.sum(losses.lotos) / jnp.maximum(num_active, 1))
         return state._replace(epoch=state.epoch + 1), means
 
     return lax.scan(epoch, state, None, length=num_epochs)
@@ -379,6 +307,7 @@ def _compiled(
 ) -> tuple[
     Callable[..., EnsembleState], Callable[..., tuple[EnsembleState, EnsembleLosses]]
 ]:
+    """Return the jitted start and epochs of one ensemble, kept for the next fit."""
     run = partial(ensemble_epochs, ensemble, txs, fetch_from(recipe.augment))
     run = partial(run, num_batches=num_batches, batch_size=recipe.batch_size)
     begin = partial(init_ensemble, ensemble=ensemble, txs=txs)
@@ -398,25 +327,25 @@ def fit_ensemble(
     epochs_per_call: int = 1,
     callback: Callable[[EnsembleState, EnsembleLosses], None] | None = None,
 ) -> tuple[EnsembleState, EnsembleLosses]:
-    """Trains the members of an ensemble together on the samples of a mask.
+    """Train the members of an ensemble together on the samples of a mask.
 
     Args:
       key: of the whole run; the same key gives the same bits on the same backend,
         however the run is cut.
-      ensemble: what is trained.
+      ensemble: members and objective.
       data: ``[N]`` samples; those outside ``member`` are never read.
       member: ``[N]`` bool, the same for all.
       recipe: how to train; every member takes all batches.
       txs: an optimizer per member, instead of ``recipe.tx`` for all; needed where the
         optimizer knows the model, as FastClip does, and the architectures differ.
-      variables: start here instead of from each ``model.init``.
-      state: go on from here (its buffers are given away) instead of starting.
+      variables: start from these instead of from each ``model.init``.
+      state: resume from this state, whose buffers are donated.
       epochs_per_call: epochs per compiled call: more means fewer returns to Python, and
         the same result.
       callback: called after every call with the state and its losses.
 
     Returns:
-      The last state, and the losses of the epochs done now, leaves ``[epochs, ...]`` on
+      The last state, and the losses of this call's epochs, leaves ``[epochs, ...]`` on
       the host.
 
     Raises:
@@ -434,27 +363,21 @@ def fit_ensemble(
     begin, run = _compiled(
         ensemble, recipe, txs, steps_per_epoch(int(member.sum()), recipe.batch_size)
     )
-    now = state
-    if now is None:
+    if state is None:
         sample = jnp.zeros((1, *data.images.shape[1:]), jnp.float32)
-        begun = begin(jax.random.fold_in(key, 0), sample=sample, variables=variables)
-        now = jax.tree.map(
-            jnp.copy, begun
-        )  # the caller's variables must survive the donation of the state
-    placed, mask = jax.tree.map(jnp.asarray, data), jnp.asarray(member)
-    parts, first = [], int(now.epoch)
-    for done in range(first, recipe.num_epochs, epochs_per_call):
-        count = min(epochs_per_call, recipe.num_epochs - done)
-        now, losses = run(now, key, placed, mask, num_epochs=count)
+        start = begin(jax.random.fold_in(key, 0), sample=sample, variables=variables)
+        # copied: the caller's variables must survive the donation of the state
+        state = jax.tree.map(jnp.copy, start)
+    data = jax.tree.map(jnp.asarray, data)
+    mask = jnp.asarray(member)
+    parts = [EnsembleLosses(jnp.zeros((0, size)), jnp.zeros(0), jnp.zeros(0))]
+    for epoch in range(int(state.epoch), recipe.num_epochs, epochs_per_call):
+        num_epochs = min(epochs_per_call, recipe.num_epochs - epoch)
+        state, losses = run(state, key, data, mask, num_epochs=num_epochs)
         losses = jax.tree.map(np.asarray, losses)
-        check_losses(
-            np.concatenate(
-                [losses.members, losses.lotos[:, None], losses.trs[:, None]], 1
-            ).T,
-            done,
-        )
+        terms = [losses.members, losses.lotos[:, None], losses.trs[:, None]]
+        check_losses(np.concatenate(terms, 1).T, epoch)
         parts.append(losses)
         if callback is not None:
-            callback(now, losses)
-    empty = EnsembleLosses(jnp.zeros((0, size)), jnp.zeros(0), jnp.zeros(0))
-    return now, jax.tree.map(lambda *leaves: np.concatenate(leaves), empty, *parts)
+            callback(state, losses)
+    return state, jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)

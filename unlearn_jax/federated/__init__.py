@@ -1,10 +1,15 @@
-"""Federated learning and unlearning: clients' splits, FedAvg, PUF and what it is compared with, what is measured.
+"""Federated learning and unlearning: splits, FedAvg, PUF and its baselines, measures.
 
 Every protocol is a weight per client and round, see
-:mod:`unlearn_jax.federated.fedavg`.
+:mod:`unlearn_jax.federated.fedavg`. A :class:`Federation` holds the model, the clients
+and their samples.
 """
 
-from unlearn_jax.federated.baselines import negate_first_layer, projected_ascent
+from unlearn_jax.federated.baselines import (
+    ProjectedAscent,
+    negate_first_layer,
+    projected_ascent,
+)
 from unlearn_jax.federated.clients import (
     Clients,
     dirichlet_split,
@@ -14,16 +19,16 @@ from unlearn_jax.federated.clients import (
     split_client,
 )
 from unlearn_jax.federated.fedavg import (
+    Federation,
     LocalTraining,
     Recovery,
     ServerState,
-    client_sgd,
     client_update,
     fedavg_weights,
     federated_round,
     init_server,
-    recover,
     run_rounds,
+    run_until,
 )
 from unlearn_jax.federated.puf import STRENGTH, puf_round, puf_weights
 from unlearn_jax.federated.runs import RecoveryRuns
@@ -40,13 +45,14 @@ __all__ = [
     "SHAPES",
     "STRENGTH",
     "Clients",
+    "Federation",
     "LocalTraining",
     "Overlap",
+    "ProjectedAscent",
     "Recovery",
     "RecoveryRuns",
     "ServerState",
     "Style",
-    "client_sgd",
     "client_update",
     "dirichlet_split",
     "draw_styles",
@@ -62,9 +68,9 @@ __all__ = [
     "projected_ascent",
     "puf_round",
     "puf_weights",
-    "recover",
     "rounds_to_reach",
     "run_rounds",
+    "run_until",
     "shape_images",
     "split_client",
     "yeom",

@@ -1,11 +1,11 @@
-"""What else a server can do before the remaining clients go on: negate a layer (NoT), or ascend within a ball.
+"""Other first phases of federated unlearning: a negated layer (NoT), ascent in a ball.
 
-The other two baselines need no code of their own: "natural" goes on with FedAvg of the
-remaining clients (:func:`unlearn_jax.federated.recover` from the original model),
+Two more baselines need no code of their own: "natural" continues with FedAvg of the
+remaining clients (:func:`unlearn_jax.federated.run_until` from the original model),
 retraining runs it from fresh variables.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +13,10 @@ import optax
 from jax import lax
 from jax.core import Tracer
 
-from unlearn_jax.federated.clients import Clients
 from unlearn_jax.federated.fedavg import (
-    LocalTraining,
+    Federation,
     ServerState,
-    check_part,
+    check_mask,
     client_update,
 )
 from unlearn_jax.layers import layers, with_kernels
@@ -29,166 +28,208 @@ from unlearn_jax.train import (
     steps_per_epoch,
     train_step,
 )
-from unlearn_jax.types import Array, Dataset, InputError, Model, Variables
+from unlearn_jax.types import (
+    ApplyFn,
+    Array,
+    InputError,
+    Params,
+    Variables,
+    check_apply_fn,
+)
+from unlearn_jax.values import Real, value
 
 
-def negate_first_layer(model: Model, state: ServerState, sample: Array) -> ServerState:
-    """NoT (Khalil et al., arXiv 2503.05657): multiplies the weights of the first layer by -1.
+def negate_first_layer(apply_fn: ApplyFn, variables: Any, images: Array) -> Any:
+    """Multiply the weights of the first layer by -1 (NoT; Khalil et al., 2503.05657).
 
-    Reads no data and stores nothing. The layers behind it no longer fit; what FedAvg of
-    the remaining clients brings back is meant to be theirs alone. The weights only, not
-    their bias, as PUF's comparison does it. No round passes.
+    Reads no data and stores nothing. The following layers no longer fit; FedAvg of the
+    remaining clients is meant to bring back their knowledge alone. The weights only,
+    not their bias, as PUF's comparison does it.
 
     Args:
-      model: the architecture; the first layer is the first that its forward pass uses.
-      state: of the server.
-      sample: ``[1, H, W, ch]`` images of the right shape; values do not matter.
+      apply_fn: ``(variables, images) -> logits``; the first layer is the first that it
+        uses.
+      variables: of the server's model.
+      images: ``[1, H, W, ch]`` of the right shape; their values do not matter.
 
     Returns:
-      The state with the negated layer.
+      The variables with the negated layer.
 
     Raises:
       InputError: the model has no affine layer that can be found.
     """
-    found = layers(model.apply, state.variables, sample)
+    check_apply_fn(apply_fn)
+    found = layers(apply_fn, variables, images)
     if not found:
         raise InputError(
             "NoT negates the first layer, and this model has none that can be found:"
             " see unlearn_jax.layers"
         )
-    return state._replace(
-        variables=with_kernels(
-            state.variables, {found[0].path: -found[0].kernel}, found
-        )
-    )
+    return with_kernels(variables, {found[0].path: -found[0].kernel}, found)
+
+
+@value
+class ProjectedAscent:
+    """Hyperparameters of :func:`projected_ascent`. The defaults are PUF's comparison's.
+
+    Attributes:
+      num_epochs: of ascent.
+      learning_rate: of ascent.
+      momentum: of ascent; 0 for none.
+      max_norm: largest norm of a gradient.
+      radius: of the ball; None for a third of the mean distance from its center to ten
+        fresh models.
+      max_distance: from the client's own model, where ascent ends; infinity for never.
+
+    Raises:
+      InputError: a number out of range.
+    """
+
+    num_epochs: int = 5
+    learning_rate: Real = 0.01
+    momentum: Real = 0.9
+    max_norm: Real = 5.0
+    radius: Real | None = None
+    max_distance: Real = 6.0
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        is_traced = isinstance(self.max_norm, Tracer)
+        if self.num_epochs < 1 or not (is_traced or self.max_norm > 0):
+            raise InputError(
+                "projected ascent needs an epoch and a positive max_norm, got"
+                f" {self.num_epochs} and {self.max_norm}"
+            )
+
+
+class _Ball(NamedTuple):
+    """A ball of parameters, and the model that ascent must not leave behind."""
+
+    center: Params
+    radius: Array | float
+    local: Params
 
 
 def projected_ascent(
     key: Array,
-    model: Model,
-    training: LocalTraining,
+    federation: Federation,
     state: ServerState,
-    data: Dataset,
-    clients: Clients,
-    leaving: Any,
-    *,
-    num_epochs: int = 5,
-    learning_rate: float | Array = 0.01,
-    momentum: float = 0.9,
-    clip: float = 5.0,
-    radius: float | Array | None = None,
-    max_distance: float | Array = 6.0,
+    forget: Any,
+    ascent: ProjectedAscent = ProjectedAscent(),  # noqa: B008
 ) -> ServerState:
-    """Gradient ascent on the leaving client's loss inside a ball (Halimi et al., arXiv 2207.05521).
+    """Ascend the forget client's loss inside a ball (Halimi et al., arXiv 2207.05521).
 
     The client first trains as usual, giving ``w_u``. The ball is around the other
     clients' mean, had it not taken part in this round:
     ``w_ref = (K w - w_u) / (K - 1) = w - d_u / (K - 1)``, PUF's special round with
     ``eta_u = 1 / (K - 1)``. Ascent starts there. After each step the parameters are
     projected to the ball, and ascent ends when they are farther than ``max_distance``
-    from ``w_u``. Defaults are those of PUF's comparison. Its code clips the gradient of
-    each variable and projects to the root of the radius; here the whole gradient is
-    clipped and the ball is meant.
+    from ``w_u``. PUF's code clips the gradient of each variable and projects to the
+    root of the radius; here the whole gradient is clipped and the ball is meant.
 
     Args:
       key: of the whole federation.
-      model: the architecture.
-      training: how clients train; ascent takes its batch size, objective and
-        augmentation.
+      federation: the model, the samples, and the clients' training, of which ascent
+        takes batch size, objective and augmentation.
       state: of the server.
-      data: ``[N]`` samples of everybody.
-      clients: who holds which.
-      leaving: ``[K]`` bool, exactly one True (where traced, the first counts).
-      num_epochs: of ascent.
-      learning_rate: of ascent.
-      momentum: of ascent.
-      clip: largest norm of a gradient.
-      radius: of the ball; a third of the mean distance from ``w_ref`` to ten fresh
-        models if None.
-      max_distance: from ``w_u``, where ascent ends; infinity for never.
+      forget: ``[K]`` bool, exactly one True (where traced, the first counts).
+      ascent: the hyperparameters.
 
     Returns:
-      The state after ascent; no round passes. Statistics (BatchNorm) stay as they were.
+      The state after ascent; no round passes. Statistics (BatchNorm) are unchanged.
 
     Raises:
-      InputError: masks or numbers that cannot be used, or a single client.
+      InputError: unusable masks, or a single client.
     """
-    part = check_part(leaving, clients)
-    num_clients = len(clients.sizes)
-    if num_clients < 2 or num_epochs < 1 or clip <= 0:
+    training = federation.training
+    mask = check_mask(forget, federation.clients)
+    num_clients = federation.num_clients
+    if num_clients < 2:
+        raise InputError("projected ascent needs at least two clients")
+    if not isinstance(mask, Tracer) and int(mask.sum()) != 1:
         raise InputError(
-            "projected ascent needs two clients, an epoch and a positive clip"
+            "projected ascent forgets one client at a time, the mask has"
+            f" {int(mask.sum())}"
         )
-    if not isinstance(part, Tracer) and int(part.sum()) != 1:
-        raise InputError(
-            f"projected ascent forgets one client at a time, {int(part.sum())} are"
-            " leaving"
-        )
-    client = jnp.argmax(part)
-    places, size, before = (
-        clients.places[client],
-        clients.sizes[client],
-        state.variables,
-    )
+    client = jnp.argmax(mask)
+    before = state.variables
     key_round = jax.random.fold_in(key, state.round)
-    rate = training.learning_rate * training.decay ** state.round.astype(jnp.float32)
-    key_client, key_fresh, key_ascent = (
-        jax.random.fold_in(key_round, i) for i in (client, num_clients, num_clients + 1)
+    key_ascent = jax.random.fold_in(key_round, num_clients + 1)
+    ball = _ball(key_round, federation, state, client, ascent)
+    tx = optax.chain(
+        optax.scale(-1.0),
+        optax.clip_by_global_norm(ascent.max_norm),
+        optax.sgd(ascent.learning_rate, momentum=_or_none(ascent.momentum)),
     )
-    local = client_update(
-        key_client, model, training, before, data, places, size, rate
-    ).params
+    data = jax.tree.map(jnp.asarray, federation.data)
+    positions = federation.clients.positions[client]
+    size = federation.clients.sizes[client]
+    batch_size = training.batch_size
+    loss_fn = training.objective(federation.model)
+    fetch = fetch_from(training.augment)
+    num_steps = (size + batch_size - 1) // batch_size
+    most_steps = steps_per_epoch(len(positions), batch_size)
+    is_own = jnp.arange(len(positions)) < size
+    keys = jax.random.split(jax.random.fold_in(key_ascent, 0), ascent.num_epochs)
+    orders = [epoch_order(k, is_own, most_steps, batch_size) for k in keys]
+    order = jnp.concatenate(orders)
+
+    def ascend(carry: tuple[Array, TrainState]) -> tuple[Array, TrainState]:
+        i, current = carry
+        key_fetch, key_loss = jax.random.split(jax.random.fold_in(key_ascent, 1 + i))
+        row = i // num_steps * most_steps + i % num_steps
+        batch = fetch(data, positions[order[row]], key_fetch)
+        after, _ = train_step(loss_fn, tx, current, batch, key_loss)
+        params = _project(after.variables.params, ball)
+        return i + 1, after._replace(variables=Variables(params, before.state))
+
+    def unfinished(carry: tuple[Array, TrainState]) -> Array:
+        i, current = carry
+        distance = parameter_distance(current.variables.params, ball.local)
+        is_near = (i == 0) | (distance <= ascent.max_distance)
+        return (i < ascent.num_epochs * num_steps) & is_near
+
+    start = TrainState(
+        jnp.zeros((), jnp.int32),
+        Variables(ball.center, before.state),
+        tx.init(ball.center),
+    )
+    _, last = lax.while_loop(unfinished, ascend, (jnp.zeros((), jnp.int32), start))
+    return state._replace(variables=last.variables)
+
+
+def _ball(
+    key_round: Array,
+    federation: Federation,
+    state: ServerState,
+    client: Array,
+    ascent: ProjectedAscent,
+) -> _Ball:
+    num_clients = federation.num_clients
+    key_client = jax.random.fold_in(key_round, client)
+    key_fresh = jax.random.fold_in(key_round, num_clients)
+    rate = federation.training.rate(state.round)
+    before = state.variables
+    local = client_update(key_client, federation, before, client, rate).params
     center = jax.tree.map(
         lambda w, u: w + (w - u) / (num_clients - 1), before.params, local
     )
-    if radius is None:
-        fresh = lax.map(
-            lambda k: parameter_distance(model.init(k).params, center),
-            jax.random.split(key_fresh, 10),
-        )
-        radius = jnp.mean(fresh) / 3
-    tx = optax.chain(
-        optax.scale(-1.0),
-        optax.clip_by_global_norm(clip),
-        optax.sgd(learning_rate, momentum=momentum or None),
-    )
-    data = jax.tree.map(jnp.asarray, data)
-    batch, loss_fn, fetch = (
-        training.batch_size,
-        training.objective(model),
-        fetch_from(training.augment),
-    )
-    steps, most = (size + batch - 1) // batch, steps_per_epoch(len(places), batch)
-    order = jnp.concatenate(
-        [
-            epoch_order(k, jnp.arange(len(places)) < size, most, batch)
-            for k in jax.random.split(jax.random.fold_in(key_ascent, 0), num_epochs)
-        ]
-    )
+    if ascent.radius is not None:
+        return _Ball(center, ascent.radius, local)
 
-    def ascend(carry: tuple[Array, TrainState]) -> tuple[Array, TrainState]:
-        i, now = carry
-        key_fetch, key_loss = jax.random.split(jax.random.fold_in(key_ascent, 1 + i))
-        seen = fetch(data, places[order[i // steps * most + i % steps]], key_fetch)
-        after, _ = train_step(loss_fn, tx, now, seen, key_loss)
-        shrink = jnp.minimum(
-            1.0,
-            radius
-            / jnp.maximum(parameter_distance(after.variables.params, center), 1e-12),
-        )
-        params = jax.tree.map(
-            lambda p, c: c + shrink * (p - c), after.variables.params, center
-        )
-        return i + 1, after._replace(variables=Variables(params, before.state))
+    def distance(key: Array) -> Array:
+        return parameter_distance(federation.model.init(key).params, center)
 
-    def goes_on(carry: tuple[Array, TrainState]) -> Array:
-        i, now = carry
-        return (i < num_epochs * steps) & (
-            (i == 0) | (parameter_distance(now.variables.params, local) <= max_distance)
-        )
+    distances = lax.map(distance, jax.random.split(key_fresh, 10))
+    return _Ball(center, jnp.mean(distances) / 3, local)
 
-    start = TrainState(
-        jnp.zeros((), jnp.int32), Variables(center, before.state), tx.init(center)
-    )
-    _, last = lax.while_loop(goes_on, ascend, (jnp.zeros((), jnp.int32), start))
-    return state._replace(variables=last.variables)
+
+def _project(params: Params, ball: _Ball) -> Params:
+    distance = parameter_distance(params, ball.center)
+    shrink = jnp.minimum(1.0, ball.radius / jnp.maximum(distance, 1e-12))
+    return jax.tree.map(lambda p, c: c + shrink * (p - c), params, ball.center)
+
+
+def _or_none(momentum: Real) -> Real | None:
+    """Return None for a momentum of 0, which has no velocity to carry."""
+    return momentum if isinstance(momentum, Tracer) else momentum or None

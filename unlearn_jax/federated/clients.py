@@ -1,9 +1,9 @@
-"""Who holds which samples: splits of a training set among clients, drawn on the host, and their form for training.
+"""Clients: splits of a training set, drawn on the host, and their form for training.
 
 A split is an array ``[N]`` that names each sample's client. :func:`gather_clients`
 turns it into rows of positions, all of one length, so that one compiled program trains
 every client whatever the number of its samples. Axis letters: ``K`` clients, ``P``
-places in a client's row, ``N`` samples.
+positions in a client's row, ``N`` samples.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,20 +22,22 @@ class Clients(NamedTuple):
     """The clients' samples as positions in one data set.
 
     Attributes:
-      places: ``[K, P]`` int32; a row holds its client's positions in ascending order,
-        then the same ones again as filling, so that no row points at another client's
-        samples.
-      sizes: ``[K]`` int32, how many samples each client has.
+      positions: ``[K, P]`` int32; a row holds its client's positions in ascending
+        order, then the same ones again as padding, so that no row points at another
+        client's samples.
+      sizes: ``[K]`` int32, numbers of samples.
     """
 
-    places: Array
+    positions: Array
     sizes: Array
 
 
 def iid_split(
     num_samples: int, num_clients: int, *, seed: int
 ) -> npt.NDArray[np.int64]:
-    """Deals the samples out uniformly at random; the clients' sizes differ by at most one.
+    """Split the samples uniformly at random into parts of nearly one size.
+
+    Sizes differ by at most one.
 
     Args:
       num_samples: N.
@@ -63,7 +65,7 @@ def dirichlet_split(
     min_samples: int = 1,
     seed: int,
 ) -> npt.NDArray[np.int64]:
-    """Splits each class among the clients in proportions drawn from Dirichlet(alpha, ..., alpha).
+    """Split each class among the clients in proportions from Dirichlet(alpha, ...).
 
     The split of the federated literature (Hsu et al., arXiv 1909.06335; PUF takes alpha
     0.3 for CIFAR-10 and 0.1 for CIFAR-100): small alpha gives every class to few
@@ -105,9 +107,8 @@ def dirichlet_split(
         split = np.empty(labels.size, np.int64)
         for label in np.unique(labels):
             members = rng.permutation(np.flatnonzero(labels == label))
-            ends = np.rint(
-                np.cumsum(rng.dirichlet(np.full(num_clients, alpha))) * members.size
-            ).astype(int)[:-1]
+            proportions = rng.dirichlet(np.full(num_clients, alpha))
+            ends = np.rint(np.cumsum(proportions) * members.size).astype(int)[:-1]
             for client, part in enumerate(np.split(members, ends)):
                 split[part] = client
         if np.bincount(split, minlength=num_clients).min() >= min_samples:
@@ -125,10 +126,10 @@ def owner_split(
     *,
     seed: int,
 ) -> npt.NDArray[np.int64]:
-    """Some clients own classes that nobody else has; all other classes are dealt out as in :func:`iid_split`.
+    """Split the samples so that some clients alone own classes, the rest at random.
 
-    The extreme non-IID case: a model retrained without an owner has never seen its
-    classes.
+    The extreme non-IID case: a model retrained without an owner has no sample of
+    its classes.
 
     Args:
       labels: ``[N]`` integers.
@@ -165,8 +166,8 @@ def owner_split(
     split[shared] = np.random.default_rng(seed).permutation(
         np.arange(shared.size) % num_clients
     )
-    for client, mine in owned.items():
-        split[np.isin(labels, mine)] = client
+    for client, own_classes in owned.items():
+        split[np.isin(labels, own_classes)] = client
     if (np.bincount(split, minlength=num_clients) == 0).any():
         raise InputError(
             "a client is left without samples: own fewer classes, or take fewer clients"
@@ -177,16 +178,15 @@ def owner_split(
 def split_client(
     split: npt.ArrayLike, client: int, *, fraction: float = 0.5, seed: int
 ) -> npt.NDArray[np.int64]:
-    """Moves a random part of one client's samples to a new client K: the part that is to be forgotten.
+    """Move a random part of one client's samples to a new client K, to be forgotten.
 
-    PUF's sample-level variant: the client stays with the rest, and the part alone
-    produces the pseudo-gradient that is negated. Nothing else about the protocol
-    changes.
+    PUF's sample-level variant: the client keeps the rest, and the part alone produces
+    the pseudo-gradient that is negated. Nothing else about the protocol changes.
 
     Args:
       split: ``[N]`` client of each sample, 0..K-1.
-      client: whose samples.
-      fraction: the part that leaves, in (0, 1); rounded, and at least one sample on
+      client: the owner of the samples.
+      fraction: of its samples to move, in (0, 1); rounded, and at least one sample on
         each side.
       seed: of the draw.
 
@@ -213,15 +213,14 @@ def split_client(
             f" {fraction}"
         )
     count = min(max(round(fraction * members.size), 1), members.size - 1)
-    parted = split.copy()
-    parted[np.random.default_rng(seed).choice(members, count, replace=False)] = (
-        split.max() + 1
-    )
-    return parted
+    moved = np.random.default_rng(seed).choice(members, count, replace=False)
+    divided = split.copy()
+    divided[moved] = split.max() + 1
+    return divided
 
 
 def gather_clients(split: npt.ArrayLike, *, width: int | None = None) -> Clients:
-    """A split as rows of positions, all of one length.
+    """Return a split as rows of positions, all of one length.
 
     Args:
       split: ``[N]`` client of each sample, 0..K-1, each with at least one sample.
@@ -235,7 +234,7 @@ def gather_clients(split: npt.ArrayLike, *, width: int | None = None) -> Clients
       InputError: not integers from 0 on, a client without samples, or ``width`` below
         the largest client's size.
 
-    >>> gather_clients([1, 0, 1, 1]).places.tolist()
+    >>> gather_clients([1, 0, 1, 1]).positions.tolist()
     [[1, 1, 1], [0, 2, 3]]
     """
     split = _check_split(split)

@@ -1,29 +1,30 @@
-"""Federated averaging: clients train from the server's model, the server adds a weighted sum of their updates.
+"""Federated averaging: the server adds a weighted sum of the clients' updates.
 
-A client's update ``d_k = w_k - w`` is what its local training changed, its
+A client trains from the server's model. Its update ``d_k = w_k - w`` is its
 *pseudo-gradient*. Every protocol here, unlearning included, is a choice of one weight
 per client and round::
 
     w  <-  w + sum_k weight_k d_k
 
-FedAvg (McMahan et al., arXiv 1602.05629) takes ``n_k / n`` over the clients that take
-part. A client whose weight is 0 does not train: its samples are never read. The server
-remembers its model and the number of rounds, nothing else.
+FedAvg (McMahan et al., arXiv 1602.05629) takes ``n_k / n`` over the participating
+clients. A client of weight 0 does not train: its samples are never read. The server
+stores its model and the number of rounds, nothing else.
 
-Axis letters: ``K`` clients, ``P`` places in a client's row, ``N`` samples.
+Axis letters: ``K`` clients, ``P`` positions in a client's row, ``N`` samples.
 """
 
 import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
-import optax
 from jax import lax
 from jax.core import Tracer
 
 from unlearn_jax.federated.clients import Clients
+from unlearn_jax.optimizers import SGD, Optimizer
 from unlearn_jax.train import (
     Augment,
     LossFn,
@@ -31,64 +32,63 @@ from unlearn_jax.train import (
     cross_entropy_loss,
     epoch_order,
     fetch_from,
-    sgd,
     steps_per_epoch,
     train_step,
 )
 from unlearn_jax.types import Array, Dataset, InputError, Model, PyTree, Variables
+from unlearn_jax.values import Real, value
 
 
-def client_sgd(learning_rate: Array) -> optax.GradientTransformation:
-    """SGD without momentum, weight decay 0.001: what clients of PUF's experiments with ResNets use."""
-    return sgd(learning_rate, momentum=0.0, weight_decay=1e-3)
-
-
-@dataclasses.dataclass(frozen=True)
+@value
 class LocalTraining:
-    """How every client trains in a round; static under ``jit``. The defaults are PUF's for CIFAR with a ResNet-18.
+    """Training of a client in a round. The defaults are PUF's for CIFAR, ResNet-18.
 
     Attributes:
-      batch_size: samples per step; the last batch of an epoch is filled with the
+      batch_size: samples per step; the last batch of an epoch is padded with the
         epoch's first samples.
       num_epochs: passes over the client's samples.
       learning_rate: in the first round.
       decay: the rate of round t (from 0) is ``learning_rate * decay ** t``.
-      optimizer: ``learning rate [] -> optax transformation``, begun afresh by every
-        client in every round.
+      weight_decay: weight of the L2 penalty on all parameters.
+      optimizer: a value of :mod:`unlearn_jax.optimizers`, started by every client in
+        every round.
       objective: ``model -> LossFn``; mean cross-entropy by default, over pixels too
         where labels are maps.
       augment: applied to every training image; None for none.
-      form: how "for each client" is done: ``map`` one after the other, each for as many
-        steps as it needs, with one update in memory at a time; ``vmap`` all at once,
-        for as many steps as the largest needs; ``auto`` is ``map`` on CPU and ``vmap``
+      form: the loop over clients: ``map`` one after the other, each for as many steps
+        as it needs, with one update in memory at a time; ``vmap`` all at once, for as
+        many steps as the largest needs; ``auto`` is ``map`` on CPU and ``vmap``
         elsewhere. The result is the same up to rounding.
 
     Raises:
-      InputError: sizes or rates that cannot be.
+      InputError: sizes or rates out of range.
     """
 
     batch_size: int = 32
     num_epochs: int = 1
-    learning_rate: float = 0.1
-    decay: float = 0.998
-    optimizer: Callable[[Array], optax.GradientTransformation] = client_sgd
+    learning_rate: Real = 0.1
+    decay: Real = 0.998
+    weight_decay: Real = 1e-3
+    optimizer: Optimizer = SGD(momentum=0.0)
     objective: Callable[[Model], LossFn] = cross_entropy_loss
     augment: Augment | None = None
     form: Literal["auto", "map", "vmap"] = "auto"
 
     def __post_init__(self) -> None:
+        """Check the ranges."""
         if self.batch_size < 1 or self.num_epochs < 1:
             raise InputError(
                 "clients train at least 1 epoch in batches of at least 1, got"
                 f" {self.num_epochs} and {self.batch_size}"
             )
+        rates = (self.learning_rate, self.decay)
+        if any(isinstance(rate, Tracer) for rate in rates):
+            return
         if not self.learning_rate > 0 or not 0 < self.decay <= 1:
             raise InputError(
                 "a learning rate is above 0 and decays by a factor in (0, 1], got"
                 f" {self.learning_rate}, {self.decay}"
             )
-        if self.form not in ("auto", "map", "vmap"):
-            raise InputError(f"unknown form {self.form!r}: choose auto, map or vmap")
 
     @property
     def maps(self) -> bool:
@@ -97,9 +97,36 @@ class LocalTraining:
             self.form == "auto" and jax.default_backend() == "cpu"
         )
 
+    def rate(self, round: Array) -> Array:
+        """Return the learning rate ``[]`` of a round ``[]``, counted from 0."""
+        return self.learning_rate * self.decay ** round.astype(jnp.float32)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Federation:
+    """A model, its clients and their samples. A pytree.
+
+    Attributes:
+      model: the architecture (static).
+      training: of every client (static).
+      data: ``[N]`` samples of all clients.
+      clients: the positions of each client's samples.
+    """
+
+    model: Model = dataclasses.field(metadata={"static": True})
+    training: LocalTraining = dataclasses.field(metadata={"static": True})
+    data: Dataset
+    clients: Clients
+
+    @property
+    def num_clients(self) -> int:
+        """K."""
+        return len(self.clients.sizes)
+
 
 class ServerState(NamedTuple):
-    """All that the server keeps from round to round: its size does not depend on their number.
+    """State of the server, whose size does not depend on the number of rounds.
 
     Attributes:
       round: ``[]`` int32, finished rounds; decides the learning rate and, with the key,
@@ -112,97 +139,81 @@ class ServerState(NamedTuple):
 
 
 Evaluate = Callable[[Variables], PyTree]
-"""What is measured of the global model after a round, any arrays."""
+"""``variables -> measures`` of the global model after a round, any arrays."""
 
 
-def init_server(variables: Variables, *, rounds: int | Array = 0) -> ServerState:
-    """The server before the next round.
+def init_server(variables: Variables, *, num_rounds: int | Array = 0) -> ServerState:
+    """Return the server's state before the next round.
 
     Args:
       variables: the global model.
-      rounds: how many rounds made it; the learning rate goes on from there.
+      num_rounds: rounds that made it; the learning rate continues from there.
     """
-    return ServerState(jnp.asarray(rounds, jnp.int32), variables)
+    return ServerState(jnp.asarray(num_rounds, jnp.int32), variables)
 
 
 def client_update(
     key: Array,
-    model: Model,
-    training: LocalTraining,
+    federation: Federation,
     variables: Variables,
-    data: Dataset,
-    places: Array,
-    size: Array,
+    client: Array | int,
     learning_rate: Array | float,
 ) -> Variables:
-    """One client's local training, from the server's model. Pure, to be mapped over clients.
+    """Train one client from the server's model. Pure, to be mapped over clients.
 
     Args:
       key: consumed.
-      model: the architecture.
-      training: how to train.
+      federation: the model, its training, and the samples.
       variables: the server's.
-      data: ``[N]`` samples of everybody.
-      places: ``[P]`` positions of the client's samples, its own ones again as filling.
-      size: ``[]`` how many are its own; with 0 nothing happens.
+      client: ``[]`` in 0..K-1; one without samples does not train.
       learning_rate: of this round.
 
     Returns:
       The client's model after its epochs.
     """
-    data, width, batch = (
-        jax.tree.map(jnp.asarray, data),
-        len(places),
-        training.batch_size,
-    )
-    most, steps = steps_per_epoch(width, batch), (size + batch - 1) // batch
-    tx, fetch = (
-        training.optimizer(jnp.asarray(learning_rate)),
-        fetch_from(training.augment),
-    )
-    loss_fn = training.objective(model)
+    training = federation.training
+    data = jax.tree.map(jnp.asarray, federation.data)
+    positions = federation.clients.positions[client]
+    size = federation.clients.sizes[client]
+    width = len(positions)
+    batch_size = training.batch_size
+    most_steps = steps_per_epoch(width, batch_size)
+    num_steps = (size + batch_size - 1) // batch_size
+    tx = training.optimizer(jnp.asarray(learning_rate), training.weight_decay)
+    fetch = fetch_from(training.augment)
+    loss_fn = training.objective(federation.model)
 
     def epoch(number: int, state: TrainState) -> TrainState:
         key_order, key_steps = jax.random.split(jax.random.fold_in(key, number))
-        order = epoch_order(key_order, jnp.arange(width) < size, most, batch)
+        order = epoch_order(key_order, jnp.arange(width) < size, most_steps, batch_size)
 
         def step(i: Array, state: TrainState) -> TrainState:
             key_fetch, key_loss = jax.random.split(jax.random.fold_in(key_steps, i))
-            return train_step(
-                loss_fn, tx, state, fetch(data, places[order[i]], key_fetch), key_loss
-            )[0]
+            batch = fetch(data, positions[order[i]], key_fetch)
+            return train_step(loss_fn, tx, state, batch, key_loss)[0]
 
-        return lax.fori_loop(0, steps, step, state)
+        return lax.fori_loop(0, num_steps, step, state)
 
     start = TrainState(jnp.zeros((), jnp.int32), variables, tx.init(variables.params))
     return lax.fori_loop(0, training.num_epochs, epoch, start).variables
 
 
 def federated_round(
-    key: Array,
-    model: Model,
-    training: LocalTraining,
-    state: ServerState,
-    data: Dataset,
-    clients: Clients,
-    weights: Array,
+    key: Array, federation: Federation, state: ServerState, weights: Array
 ) -> ServerState:
-    """One round: ``w <- w + sum_k weights[k] d_k`` for the parameters.
+    """Run one round: ``w <- w + sum_k weights[k] d_k`` for the parameters.
 
     Statistics (BatchNorm) are no pseudo-gradients and cannot be negated: they become
     the mean of those of the clients with a positive weight, in proportion to it, and
-    stay where there is none.
+    are unchanged where there is none.
 
     Args:
       key: of the whole federation, the same in every round: the round and the client
-        are folded in, so a client's training does not depend on who else takes part.
-      model: the architecture.
-      training: how clients train.
+        are folded in, so a client's training does not depend on the other clients.
+      federation: the model, its training, and the samples.
       state: before the round.
-      data: ``[N]`` samples of everybody.
-      clients: who holds which.
-      weights: ``[K]``, of any sign; a client with weight 0 does not train, and what its
-        samples hold cannot matter.
+      weights: ``[K]``, of any sign; a client of weight 0 does not train, and its
+        samples cannot matter.
 
     Returns:
       The state after the round.
@@ -210,49 +221,42 @@ def federated_round(
     Raises:
       InputError: another number of weights than of clients.
     """
-    num_clients = len(clients.sizes)
+    num_clients = federation.num_clients
     if jnp.shape(weights) != (num_clients,):
         raise InputError(
             f"{num_clients} clients take a weight each, got weights of shape"
             f" {jnp.shape(weights)}"
         )
-    before, weights = state.variables, jnp.asarray(weights)
+    chex.assert_equal_shape_prefix(federation.data, 1)
+    chex.assert_rank(federation.clients.positions, 2)
+    before = state.variables
+    weights = jnp.asarray(weights)
     positive = jnp.maximum(weights, 0.0)
     positive /= jnp.maximum(jnp.sum(positive), jnp.finfo(weights.dtype).tiny)
     key_round = jax.random.fold_in(key, state.round)
-    learning_rate = training.learning_rate * training.decay ** state.round.astype(
-        jnp.float32
-    )
+    learning_rate = federation.training.rate(state.round)
 
     def change(client: Array) -> Variables:
-        """The client's part of the sum, for parameters and statistics."""
+        """Return the client's term of the sum, for parameters and statistics."""
         key_client = jax.random.fold_in(key_round, client)
-        after = client_update(
-            key_client,
-            model,
-            training,
-            before,
-            data,
-            clients.places[client],
-            clients.sizes[client],
-            learning_rate,
+        after = client_update(key_client, federation, before, client, learning_rate)
+        update = jax.tree.map(jnp.subtract, after, before)
+        # A client of weight 0 may hold NaN, and 0 * NaN is NaN.
+        update = jax.tree.map(
+            lambda leaf: jnp.where(weights[client] == 0, 0.0, leaf), update
         )
-        part = jax.tree.map(jnp.subtract, after, before)
-        part = jax.tree.map(
-            lambda leaf: jnp.where(weights[client] == 0, 0.0, leaf), part
-        )  # 0 * NaN is NaN
         return Variables(
-            jax.tree.map(lambda leaf: weights[client] * leaf, part.params),
-            jax.tree.map(lambda leaf: positive[client] * leaf, part.state),
+            jax.tree.map(lambda leaf: weights[client] * leaf, update.params),
+            jax.tree.map(lambda leaf: positive[client] * leaf, update.state),
         )
 
     zero = jax.tree.map(jnp.zeros_like, before)
     everybody = jnp.arange(num_clients)
-    if training.maps:
+    if federation.training.maps:
 
         def add(total: Variables, client: Array) -> tuple[Variables, None]:
-            part = lax.cond(weights[client] == 0, lambda _: zero, change, client)
-            return jax.tree.map(jnp.add, total, part), None
+            term = lax.cond(weights[client] == 0, lambda _: zero, change, client)
+            return jax.tree.map(jnp.add, total, term), None
 
         total = lax.scan(add, zero, everybody)[0]
     else:
@@ -262,146 +266,135 @@ def federated_round(
 
 def run_rounds(
     key: Array,
-    model: Model,
-    training: LocalTraining,
+    federation: Federation,
     state: ServerState,
-    data: Dataset,
-    clients: Clients,
     weights: Array,
     *,
     num_rounds: int,
     evaluate: Evaluate = lambda _: (),
 ) -> tuple[ServerState, PyTree]:
-    """Rounds with the same weights as one scan; arguments as :func:`federated_round`.
+    """Run rounds with the same weights, as one scan.
 
     With :func:`fedavg_weights` of all clients this trains the original model, of the
     remaining ones from fresh variables it retrains, and from the original's it is the
-    baseline "natural", which just goes on without those who left.
+    baseline "natural", which continues without the forget clients.
 
     Args:
       key: of the whole federation.
-      model: the architecture.
-      training: how clients train.
-      state: where to go on from.
-      data: ``[N]`` samples of everybody.
-      clients: who holds which.
-      weights: ``[K]``.
+      federation: the model, its training, and the samples.
+      state: where to start.
+      weights: ``[K]``, as :func:`federated_round` takes them.
       num_rounds: static.
-      evaluate: what to measure of the model after each round.
+      evaluate: measures of the model after each round.
 
     Returns:
-      The last state, and what was measured, leaves ``[num_rounds, ...]``.
+      The last state, and the measures, leaves ``[num_rounds, ...]``.
     """
 
     def one(state: ServerState, _: None) -> tuple[ServerState, PyTree]:
-        state = federated_round(key, model, training, state, data, clients, weights)
+        state = federated_round(key, federation, state, weights)
         return state, evaluate(state.variables)
 
     return lax.scan(one, state, None, length=num_rounds)
 
 
 class Recovery(NamedTuple):
-    """Outcome of :func:`recover`.
+    """Outcome of :func:`run_until`.
 
     Attributes:
       state: when the target was reached, or after the last round.
-      rounds: ``[]`` int32, rounds done.
+      num_rounds: ``[]`` int32, rounds done.
       value: ``[]`` of ``state``.
       reached: ``[]`` bool, whether ``value`` is at least the target.
     """
 
     state: ServerState
-    rounds: Array
+    num_rounds: Array
     value: Array
     reached: Array
 
 
-def recover(
+def run_until(
     key: Array,
-    model: Model,
-    training: LocalTraining,
+    federation: Federation,
     state: ServerState,
-    data: Dataset,
-    clients: Clients,
     weights: Array,
     *,
     evaluate: Callable[[Variables], Array],
     target: Array | float,
-    max_rounds: int = 30,
+    num_rounds: int = 30,
 ) -> Recovery:
-    """Rounds until the global model is as good as a target, such as the retrained model's test accuracy.
+    """Run rounds until the global model reaches a target, PUF's recovery.
 
-    PUF's second phase. The target needs a retrained model, so this is a protocol for
-    comparing methods; a server that has none stops by its own validation. At least one
-    round is done, also by a model that is good enough already.
+    A target such as the retrained model's test accuracy needs a retrained model, so
+    this is a protocol for comparing methods; a server that has none stops by its own
+    validation. At least one round is done, also from a model that is good enough.
 
     Args:
       key: of the whole federation.
-      model: the architecture.
-      training: how clients train.
+      federation: the model, its training, and the samples.
       state: after unlearning.
-      data: ``[N]`` samples of everybody.
-      clients: who holds which.
       weights: ``[K]``, :func:`fedavg_weights` of the remaining clients.
       evaluate: ``variables -> []``, larger is better.
       target: ``[]``.
-      max_rounds: at most; PUF allows 30.
+      num_rounds: at most; PUF allows 30.
 
     Returns:
-      See :class:`Recovery`.
+      The recovery.
 
     Raises:
-      InputError: ``max_rounds`` below 1.
+      InputError: ``num_rounds`` below 1.
     """
-    if max_rounds < 1:
+    if num_rounds < 1:
         raise InputError(
-            f"recovery takes at least one round, got max_rounds {max_rounds}"
+            f"recovery takes at least one round, got num_rounds {num_rounds}"
         )
 
-    def one(now: Recovery) -> Recovery:
-        after = federated_round(key, model, training, now.state, data, clients, weights)
-        value = evaluate(after.variables)
-        return Recovery(after, now.rounds + 1, value, value >= target)
+    def one(recovery: Recovery) -> Recovery:
+        after = federated_round(key, federation, recovery.state, weights)
+        measure = evaluate(after.variables)
+        return Recovery(after, recovery.num_rounds + 1, measure, measure >= target)
 
-    start = one(
-        Recovery(state, jnp.zeros((), jnp.int32), jnp.zeros(()), jnp.zeros((), bool))
+    def unfinished(recovery: Recovery) -> Array:
+        return ~recovery.reached & (recovery.num_rounds < num_rounds)
+
+    before = Recovery(
+        state, jnp.zeros((), jnp.int32), jnp.zeros(()), jnp.zeros((), bool)
     )
-    return lax.while_loop(
-        lambda now: ~now.reached & (now.rounds < max_rounds), one, start
-    )
+    return lax.while_loop(unfinished, one, one(before))
 
 
-def fedavg_weights(clients: Clients, part: Any) -> Array:
-    """FedAvg's weights, ``n_k / n`` over the clients that take part.
+def fedavg_weights(clients: Clients, participating: Any) -> Array:
+    """Return FedAvg's weights, ``n_k / n`` over the participating clients.
 
     Args:
-      clients: who holds which samples.
-      part: ``[K]`` bool, who takes part; may be traced.
+      clients: the positions of each client's samples.
+      participating: ``[K]`` bool; may be traced.
 
     Returns:
-      ``[K]`` float32, 0 for those who do not.
+      ``[K]`` float32, 0 for the others.
 
     Raises:
-      InputError: not a boolean per client, or (where it can be seen) nobody.
+      InputError: not a boolean per client, or (unless traced) nobody.
 
     >>> from unlearn_jax.federated import gather_clients
     >>> fedavg_weights(gather_clients([0, 1, 1, 1, 2]), [True, True, False]).tolist()
     [0.25, 0.75, 0.0]
     """
-    part = check_part(part, clients)
-    if not isinstance(part, Tracer) and not part.any():
+    mask = check_mask(participating, clients)
+    if not isinstance(mask, Tracer) and not mask.any():
         raise InputError("no client takes part: mark at least one")
-    mine = jnp.where(part, clients.sizes, 0).astype(jnp.float32)
-    return mine / jnp.sum(mine)
+    sizes = jnp.where(mask, clients.sizes, 0).astype(jnp.float32)
+    return sizes / jnp.sum(sizes)
 
 
-def check_part(part: Any, clients: Clients) -> Array:
-    """A mask of clients ``[K]``, as an array.
+def check_mask(mask: Any, clients: Clients) -> Array:
+    """Return a mask of clients ``[K]`` as an array.
 
     Raises:
       InputError: not a boolean per client.
     """
-    mask = jnp.asarray(part)
+    mask = jnp.asarray(mask)
     if mask.dtype != bool or mask.shape != clients.sizes.shape:
         raise InputError(
             f"a mask of clients is bool of length {len(clients.sizes)}, one entry each;"

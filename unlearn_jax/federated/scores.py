@@ -1,4 +1,4 @@
-"""What is measured of a federated model: accuracies by part, Yeom's attack, overlap of maps, rounds to recover."""
+"""Measures of a federated model: masked means, Yeom's attack, overlap, recovery."""
 
 from typing import NamedTuple
 
@@ -9,38 +9,40 @@ import numpy.typing as npt
 from unlearn_jax.types import Array, InputError
 
 
-def mean_over(values: Array, part: Array) -> Array:
-    """Mean ``[]`` of the values of a part; values outside it are not looked at, NaN where it is empty.
+def mean_over(values: Array, mask: Array) -> Array:
+    """Return the mean ``[]`` of the values in a mask; the others are not read.
+
+    It is NaN where the mask is empty.
 
     Args:
       values: ``[N]`` reals or booleans.
-      part: ``[N]`` bool; may be traced.
+      mask: ``[N]`` bool; may be traced.
 
     >>> float(mean_over(jnp.array([1.0, 0.0, jnp.nan]), jnp.array([True, True, False])))
     0.5
     """
-    return jnp.sum(jnp.where(part, values.astype(jnp.float32), 0.0)) / jnp.sum(part)
+    return jnp.sum(jnp.where(mask, values.astype(jnp.float32), 0.0)) / jnp.sum(mask)
 
 
 def yeom(losses: Array, forget: Array, retain: Array) -> Array:
-    """Share ``[]`` of the forget samples whose loss is below the retain samples' mean (Yeom et al., arXiv 1709.01604).
+    """Return the fraction ``[]`` of forget samples with a loss below the retain mean.
 
-    Means something only beside the retrained model's share.
+    Yeom et al., arXiv 1709.01604. Compare it with the retrained model's fraction.
 
     Args:
       losses: ``[N]``.
       forget: ``[N]`` bool.
       retain: ``[N]`` bool, the members.
 
-    >>> parts = jnp.array([[True, True, False, False], [False, False, True, True]])
-    >>> float(yeom(jnp.array([0.1, 0.9, 0.2, 0.4]), *parts))
+    >>> forget = jnp.array([True, True, False, False])
+    >>> float(yeom(jnp.array([0.1, 0.9, 0.2, 0.4]), forget, ~forget))
     0.5
     """
     return mean_over(losses < mean_over(losses, retain), forget)
 
 
 class Overlap(NamedTuple):
-    """How predicted regions and true ones overlap, class by class; NaN for a class in neither.
+    """Overlap of predicted and true regions by class; NaN for a class in neither.
 
     Attributes:
       iou: ``[C]`` intersection over union, in [0, 1].
@@ -52,15 +54,15 @@ class Overlap(NamedTuple):
 
 
 def overlap(
-    predicted: Array, labels: Array, num_classes: int, part: Array | None = None
+    predicted: Array, labels: Array, num_classes: int, mask: Array | None = None
 ) -> Overlap:
-    """IoU and Dice of class maps, counted over all pixels of all images together.
+    """Return IoU and Dice of class maps, over all pixels of all images together.
 
     Args:
       predicted: ``[N, H, W]`` integer classes.
       labels: ``[N, H, W]`` integer classes, 0..C-1.
       num_classes: C.
-      part: ``[N]`` bool, the images to count; all if None. May be traced.
+      mask: ``[N]`` bool, the images to count; all if None. May be traced.
 
     Returns:
       Per class, see :class:`Overlap`.
@@ -76,17 +78,18 @@ def overlap(
             f"class maps are [N, H, W], both of one shape; got {predicted.shape} and"
             f" {labels.shape}"
         )
-    counted = jnp.ones(len(labels), bool) if part is None else part
-    hits = jnp.broadcast_to(counted[:, None, None], labels.shape).astype(jnp.float32)
+    mask = jnp.ones(len(labels), bool) if mask is None else mask
+    hits = jnp.broadcast_to(mask[:, None, None], labels.shape).astype(jnp.float32)
     table = jnp.zeros((num_classes, num_classes)).at[labels, predicted].add(hits)
-    both, sizes = jnp.diag(table), jnp.sum(table, 0) + jnp.sum(table, 1)
+    both = jnp.diag(table)
+    sizes = jnp.sum(table, 0) + jnp.sum(table, 1)
     return Overlap(both / (sizes - both), 2 * both / sizes)
 
 
 def rounds_to_reach(
     values: npt.ArrayLike, target: npt.ArrayLike
 ) -> tuple[np.ndarray, np.ndarray]:
-    """After how many rounds a value that was measured in each of them first reaches its target.
+    """Return the number of rounds after which a value first reaches its target.
 
     Args:
       values: ``[..., T]`` after rounds 1..T, larger is better.
@@ -106,6 +109,6 @@ def rounds_to_reach(
     values = np.asarray(values)
     if values.ndim < 1 or values.shape[-1] == 0:
         raise InputError("there are no rounds: pass values [..., T] with T at least 1")
-    there = values >= np.asarray(target)[..., None]
-    reached = np.asarray(there.any(-1))
-    return np.where(reached, there.argmax(-1) + 1, values.shape[-1]), reached
+    is_good = values >= np.asarray(target)[..., None]
+    reached = np.asarray(is_good.any(-1))
+    return np.where(reached, is_good.argmax(-1) + 1, values.shape[-1]), reached

@@ -1,8 +1,8 @@
 """Generated images for segmentation: discs and bars, in a style of each client's own.
 
-A stand-in for scans from several hospitals: the task is the same everywhere, the look
-is not. **Made up**; it shows what a method does where clients differ in the input, and
-no more.
+A stand-in for scans from several hospitals: the task is the same everywhere, the style
+is not. **Synthetic**: it shows the behavior of a method where clients differ in the
+input, and no more.
 """
 
 import colorsys
@@ -18,12 +18,12 @@ SHAPES = ("background", "disc", "bar")
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-    """A look: what differs between clients.
+    """The style of a client's images.
 
     Attributes:
       background: RGB in [0, 1].
-      foreground: RGB in [0, 1], of discs and bars alike: only the shape tells the two
-        apart.
+      foreground: RGB in [0, 1], of discs and bars alike, which only their shapes
+        distinguish.
       stripes: height of the background's stripes.
       angle: of the stripes, in radians.
       noise: standard deviation of the pixels' Gaussian noise.
@@ -37,11 +37,16 @@ class Style:
 
 
 def draw_styles(num_styles: int, *, seed: int) -> list[Style]:
-    """Styles whose grounds are spread over the hues, so that no two are alike; shapes are brighter and of another hue.
+    """Draw styles whose backgrounds are spread over the hues.
+
+    Shapes are brighter and of another hue.
 
     Args:
-      num_styles: how many, at least 1.
+      num_styles: at least 1.
       seed: of brightness, stripes and noise.
+
+    Returns:
+      The styles.
 
     Raises:
       InputError: no style.
@@ -51,28 +56,31 @@ def draw_styles(num_styles: int, *, seed: int) -> list[Style]:
     rng = np.random.default_rng(seed)
     styles = []
     for i in range(num_styles):
-        hue, light = i / num_styles, rng.uniform(0.5, 0.9)
-        ground = colorsys.hsv_to_rgb(hue, 0.7, light - 0.25)
-        shape = colorsys.hsv_to_rgb((hue + 0.4) % 1, 0.7, light)
-        stripes, angle, noise = (
-            rng.uniform(0.05, 0.15),
-            rng.uniform(0, np.pi),
-            rng.uniform(0.04, 0.1),
+        hue = i / num_styles
+        light = rng.uniform(0.5, 0.9)
+        style = Style(
+            background=colorsys.hsv_to_rgb(hue, 0.7, light - 0.25),
+            foreground=colorsys.hsv_to_rgb((hue + 0.4) % 1, 0.7, light),
+            stripes=float(rng.uniform(0.05, 0.15)),
+            angle=float(rng.uniform(0, np.pi)),
+            noise=float(rng.uniform(0.04, 0.1)),
         )
-        styles.append(Style(ground, shape, float(stripes), float(angle), float(noise)))
+        styles.append(style)
     return styles
 
 
 def shape_images(
     num_images: int, style: Style, *, size: int = 16, seed: int
 ) -> Dataset:
-    """Draws images of a disc and a bar each, the one over the other, and the class of every pixel.
+    """Draw images of a disc and a bar each, and the class of every pixel.
+
+    One shape lies over the other, in random order.
 
     Args:
       num_images: N, at least 1.
-      style: the look.
+      style: of the images.
       size: side of an image, at least 8.
-      seed: of shapes, places, sizes, stripes' phases and noise.
+      seed: of shapes, positions, sizes, stripes' phases and noise.
 
     Returns:
       Images ``[N, size, size, 3]`` float32 in [0, 1]; labels ``[N, size, size]`` int32,
@@ -89,20 +97,18 @@ def shape_images(
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[:size, :size].astype(np.float64)
     labels = np.zeros((num_images, size, size), np.int32)
-    for one in labels:
-        for kind in rng.permutation(2) + 1:
-            radius, angle = rng.uniform(0.18, 0.28) * size, rng.uniform(0, np.pi)
-            down, right = (
-                axis - rng.uniform(radius, size - 1 - radius)
-                for axis in (rows, columns)
-            )
-            if kind == 2:  # across the whole image, about two pixels wide
-                inside = (
-                    abs(down * np.cos(angle) - right * np.sin(angle)) <= 0.07 * size
-                )
+    for label_map in labels:
+        for label in rng.permutation(2) + 1:
+            radius = rng.uniform(0.18, 0.28) * size
+            angle = rng.uniform(0, np.pi)
+            down = rows - rng.uniform(radius, size - 1 - radius)
+            right = columns - rng.uniform(radius, size - 1 - radius)
+            if SHAPES[label] == "bar":  # across the image, about two pixels wide
+                away = abs(down * np.cos(angle) - right * np.sin(angle))
+                inside = away <= 0.07 * size
             else:
                 inside = down**2 + right**2 <= radius**2
-            one[inside] = kind
+            label_map[inside] = label
     waves = (rows * np.sin(style.angle) + columns * np.cos(style.angle)) * (
         8 * np.pi / size
     )

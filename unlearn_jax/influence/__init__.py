@@ -1,11 +1,11 @@
-"""Influence functions, primal and dual: what removing samples does to a trained model, without training again.
+"""Influence functions, primal and dual: the effect of removing training samples.
 
-A model is a function of its parameters, :data:`OutputFn`; :func:`outputs_of` makes one
-of any :class:`unlearn_jax.types.Model`, :func:`linearize` its first-order expansion.
-:func:`dual_change` works on a kernel (:func:`ntk`, :func:`feature_kernel`, or any),
-:func:`primal_change` on parameters; :func:`remove` runs either and warns where its
-:class:`Guard` does not trust the answer. :func:`fit_dual` and :func:`fit_primal` train
-linearized models exactly, for comparison.
+A model is ``(apply_fn, variables)``, ``variables`` any pytree; outputs are derived by
+its trained part (:func:`trained`), and changes are like that part. :func:`linearize`
+gives a model's first-order expansion. :func:`dual_change` works on a kernel
+(:func:`ntk`, :func:`feature_kernel`, or any), :func:`primal_change` on parameters;
+:func:`remove` runs either and warns where its :class:`Guard` does not trust the answer.
+:func:`fit_dual` and :func:`fit_primal` train linearized models exactly, for comparison.
 """
 
 from unlearn_jax.influence._ntk import (
@@ -20,7 +20,9 @@ from unlearn_jax.influence._ntk import (
     outputs_of,
     pull,
     push,
+    trained,
 )
+from unlearn_jax.influence._solvers import CG, Dense, Solver
 from unlearn_jax.influence.dual import (
     DualChange,
     DualFit,
@@ -47,6 +49,8 @@ from unlearn_jax.influence.removal import (
 from unlearn_jax.influence.risk import OutputLoss, squared_error
 
 __all__ = [
+    "CG",
+    "Dense",
     "DualChange",
     "DualFit",
     "Guard",
@@ -55,6 +59,7 @@ __all__ = [
     "PrimalChange",
     "PrimalFit",
     "Removal",
+    "Solver",
     "cross_influence_norm",
     "dual_change",
     "feature_kernel",
@@ -76,5 +81,6 @@ __all__ = [
     "push",
     "remove",
     "squared_error",
+    "trained",
     "warn_unless_trusted",
 ]

@@ -1,39 +1,84 @@
-"""The empirical neural tangent kernel ``K(x, x') = J(x) J(x')^T``, block by block, and what it says of two sets.
+"""The empirical neural tangent kernel ``K(x, x') = J(x) J(x')^T``, block by block.
 
-``J(x) [C, P]`` is the Jacobian of a model's outputs by its parameters. Jacobians are
-made by reverse mode alone, and products ``J v`` by differentiating the reverse pass by
-its cotangent, so that models with a custom VJP work too (the library's own convolution
-has no forward mode).
+``J(x) [C, P]`` is the Jacobian of a model's outputs by its trained parameters, see
+:func:`trained`. Jacobians are made by reverse mode alone, and products ``J v`` by
+differentiating the reverse pass by its cotangent, so that models with a custom VJP work
+too (the library's own convolution has no forward mode).
 
-Kernels come in two shapes, which every function of this room takes: ``[A, C, B, C]``,
-or ``[A, B]`` where all outputs share one kernel and do not mix, ``K = k (x) I``: that
-of the last layer, or of an infinitely wide network.
+Every function takes kernels of two shapes: ``[A, C, B, C]``, or ``[A, B]`` where all
+outputs share one kernel and do not mix, ``K = k (x) I``: that of the last layer, or of
+an infinitely wide network.
 """
 
 from collections.abc import Callable
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
+from unlearn_jax.models._trained import split_trained
 from unlearn_jax.spectral import lanczos
 from unlearn_jax.train import to_float
-from unlearn_jax.types import Array, InputError, Model, ModelState, Params, Variables
+from unlearn_jax.types import (
+    Array,
+    InputError,
+    Model,
+    ModelState,
+    Params,
+    PyTree,
+    Variables,
+    check_apply_fn,
+)
 
-OutputFn = Callable[[Params, Array], Array]
-"""``(params, images [B, ...]) -> outputs [B, C]``; no output depends on the rest of the batch."""
+OutputFn = Callable[[PyTree, Array], Array]
+"""``(variables, images [B, ...]) -> outputs [B, C]``, row by row."""
 
 _ITERATIONS = 64  # of Lanczos, for the norm of a kernel
 
 
+def trained(variables: PyTree) -> Params:
+    """Return the trained part of a model's variables, by which outputs are derived.
+
+    Args:
+      variables: any pytree.
+
+    Returns:
+      The ``params`` of :class:`unlearn_jax.types.Variables` and of a Linen collection
+      ``{"params": ...}``; the ``nnx.Param`` of an NNX state; everything of any other
+      tree. Changes of the parameters, anchors and tangents have this structure.
+
+    >>> trained({"params": {"w": 1.0}, "batch_stats": {"mean": 0.0}})
+    {'w': 1.0}
+    """
+    return split_trained(variables)[0]
+
+
+def by_params(apply_fn: OutputFn, variables: PyTree) -> tuple[OutputFn, Params]:
+    """Return a model as a function of its trained parameters, and these parameters.
+
+    Raises:
+      InputError: ``apply_fn`` is a model or a module.
+    """
+    check_apply_fn(apply_fn)
+    params, rebuild = split_trained(variables)
+    if rebuild is None:
+        return apply_fn, params
+
+    def apply(params: Params, images: Array) -> Array:
+        return apply_fn(rebuild(params), images)
+
+    return apply, params
+
+
 def outputs_of(model: Model, state: ModelState) -> OutputFn:
-    """A model's logits in evaluation mode as a function of its parameters alone.
+    """Return a model's logits in evaluation mode as a function of its parameters alone.
 
     Args:
       model: the architecture.
-      state: BatchNorm statistics, which stay as they are.
+      state: BatchNorm statistics, which stay unchanged.
 
     Returns:
       The function; it takes uint8 images too.
@@ -43,78 +88,92 @@ def outputs_of(model: Model, state: ModelState) -> OutputFn:
     )
 
 
-def linearize(apply: OutputFn, start: Params) -> OutputFn:
-    """The model's first-order expansion at ``start``: ``f(x; start) + J(x) (params - start)``.
+def linearize(apply_fn: OutputFn, variables: PyTree) -> OutputFn:
+    """Return a model's first-order expansion at its variables.
+
+    ``f(x; theta_0) + J(x) (theta - theta_0)``, ``theta`` the trained parameters.
 
     Args:
-      apply: the outputs.
-      start: where to expand.
+      apply_fn: ``(variables, images) -> outputs``.
+      variables: theta_0, the point of expansion.
 
     Returns:
-      A model that is linear in its parameters, which look like ``start``. It can be
-      trained, and costs about as much as three passes of the model; its Jacobian is
-      ``J(x)`` everywhere.
+      A function of the same arguments, linear in the trained parameters. It costs about
+      as much as three passes of the model; its Jacobian is ``J(x)`` everywhere.
     """
+    apply, start = by_params(apply_fn, variables)
 
-    def linear(params: Params, images: Array) -> Array:
-        return apply(start, images) + push(
-            apply, start, jax.tree.map(jnp.subtract, params, start), images
-        )
+    def linear(variables: PyTree, images: Array) -> Array:
+        step = jax.tree.map(jnp.subtract, trained(variables), start)
+        return apply(start, images) + push(apply, start, step, images)
 
     return linear
 
 
-def push(apply: OutputFn, params: Params, tangent: Params, images: Array) -> Array:
-    """``J(x) v`` for each image: ``[B, C]``, by the derivative of the reverse pass by its cotangent."""
+def push(
+    apply_fn: OutputFn, variables: PyTree, tangent: Params, images: Array
+) -> Array:
+    """Return ``J(x) v`` for each image, ``[B, C]``.
+
+    It is the derivative of the reverse pass by its cotangent.
+
+    Args:
+      apply_fn: ``(variables, images) -> outputs``.
+      variables: where the Jacobian is taken.
+      tangent: v, like the trained parameters.
+      images: ``[B, ...]``.
+    """
+    apply, params = by_params(apply_fn, variables)
     outputs, pull_back = jax.vjp(lambda p: apply(p, images), params)
     return jax.vjp(pull_back, jnp.zeros_like(outputs))[1]((tangent,))[0]
 
 
 def pull(
-    apply: OutputFn,
-    params: Params,
+    apply_fn: OutputFn,
+    variables: PyTree,
     images: Array,
     cotangents: Array,
     *,
     batch_size: int = 128,
 ) -> Params:
-    """``sum_i J(x_i)^T u_i``, batch by batch.
+    """Return ``sum_i J(x_i)^T u_i``, summed batch by batch.
 
     Args:
-      apply: the outputs.
-      params: where the Jacobian is taken.
+      apply_fn: ``(variables, images) -> outputs``.
+      variables: where the Jacobian is taken.
       images: ``[N, ...]``.
       cotangents: ``[N, C]``, one per image.
       batch_size: images at a time; changes memory, not the value.
 
     Returns:
-      Like the parameters.
+      Like the trained parameters.
     """
+    chex.assert_rank(cotangents, 2)
+    chex.assert_equal_shape_prefix([images, cotangents], 1)
+    apply, params = by_params(apply_fn, variables)
     index, present = in_batches(len(images), batch_size)
 
     def step(total: Params, batch: tuple[Array, Array]) -> tuple[Params, None]:
-        rows, share = batch
-        new = jax.vjp(lambda p: apply(p, images[rows]), params)[1](
-            share[:, None] * cotangents[rows]
-        )[0]
+        rows, weight = batch
+        pull_back = jax.vjp(lambda p: apply(p, images[rows]), params)[1]
+        new = pull_back(weight[:, None] * cotangents[rows])[0]
         return jax.tree.map(jnp.add, total, new), None
 
-    return lax.scan(
-        step,
-        jax.tree.map(jnp.zeros_like, params),
-        (index, present.astype(cotangents.dtype)),
-    )[0]
+    start = jax.tree.map(jnp.zeros_like, params)
+    return lax.scan(step, start, (index, present.astype(cotangents.dtype)))[0]
 
 
-def jacobian(apply: OutputFn, params: Params, images: Array) -> Array:
-    """``[B, C, P]``: the derivative of each output by all parameters, raveled as ``ravel_pytree`` does.
+def jacobian(apply_fn: OutputFn, variables: PyTree, images: Array) -> Array:
+    """Return the derivatives ``[B, C, P]`` of all outputs by all trained parameters.
 
-    Each row is a reverse pass, all of them at once: the memory is that of ``B C``
-    models.
+    Parameters are raveled as by ``ravel_pytree``. Each row is a reverse pass, all of
+    them at once: the memory is that of ``B C`` models.
 
-    >>> jacobian(lambda w, x: x @ w, jnp.zeros((2, 1)), jnp.array([[1.0, 2.0]])).tolist()
+    >>> weights = jnp.zeros((2, 1))
+    >>> jacobian(lambda w, x: x @ w, weights, jnp.array([[1.0, 2.0]])).tolist()
     [[[1.0, 2.0]]]
     """
+    apply, params = by_params(apply_fn, variables)
 
     def one(image: Array) -> Array:
         outputs, pull_back = jax.vjp(lambda p: apply(p, image[None])[0], params)
@@ -125,18 +184,18 @@ def jacobian(apply: OutputFn, params: Params, images: Array) -> Array:
 
 
 def ntk(
-    apply: OutputFn,
-    params: Params,
+    apply_fn: OutputFn,
+    variables: PyTree,
     images: Array,
     others: Array | None = None,
     *,
     batch_size: int = 128,
 ) -> Array:
-    """The empirical neural tangent kernel of two sets of images.
+    """Return the empirical neural tangent kernel of two sets of images.
 
     Args:
-      apply: the outputs.
-      params: where the Jacobians are taken.
+      apply_fn: ``(variables, images) -> outputs``.
+      variables: where the Jacobians are taken.
       images: ``[A, ...]``.
       others: ``[B, ...]``; None for ``images`` themselves.
       batch_size: images at a time. Memory is the kernel's ``A B C^2`` numbers and twice
@@ -150,9 +209,12 @@ def ntk(
     Raises:
       InputError: no image in a batch.
 
-    >>> ntk(lambda w, x: x @ w, jnp.zeros((2, 1)), jnp.array([[1.0, 2.0], [3.0, 0.0]]))[:, 0, :, 0].tolist()
+    >>> images = jnp.array([[1.0, 2.0], [3.0, 0.0]])
+    >>> kernel = ntk(lambda w, x: x @ w, jnp.zeros((2, 1)), images)
+    >>> kernel[:, 0, :, 0].tolist()
     [[5.0, 3.0], [3.0, 9.0]]
     """
+    apply, params = by_params(apply_fn, variables)
     others = images if others is None else others
     rows, _ = in_batches(len(images), batch_size)
     columns, _ = in_batches(len(others), batch_size)
@@ -175,11 +237,11 @@ def ntk(
 
 
 def feature_kernel(features: Array, others: Array | None = None) -> Array:
-    """The tangent kernel of a last linear layer without its bias, ``k(x, x') = phi(x) . phi(x')``.
+    """Return the tangent kernel of a last linear layer without its bias.
 
-    Exact, and smaller by ``C^2`` than the kernel of all parameters: the outputs are
-    linear in that layer's weights. Append a constant 1 to the features where a bias is
-    trained too.
+    ``k(x, x') = phi(x) . phi(x')``, exact, and smaller by ``C^2`` than the kernel of
+    all parameters: the outputs are linear in that layer's weights. Append a constant 1
+    to the features where a bias is trained too.
 
     Args:
       features: ``[A, D]``, inputs of the layer (:func:`unlearn_jax.layers.features`).
@@ -196,7 +258,9 @@ def feature_kernel(features: Array, others: Array | None = None) -> Array:
 
 
 def kernel_product(kernel: Array, coefficients: Array) -> Array:
-    """``K a``: ``[A, C]`` from a kernel of either shape and coefficients ``[B, C]``."""
+    """Return ``K a [A, C]`` of a kernel of either shape and coefficients ``[B, C]``."""
+    chex.assert_rank([kernel, coefficients], [{2, 4}, 2])
+    chex.assert_axis_dimension(coefficients, 0, kernel.shape[kernel.ndim // 2])
     exact = lax.Precision.HIGHEST
     if kernel.ndim == 2:
         return jnp.matmul(kernel, coefficients, precision=exact)
@@ -208,18 +272,18 @@ def kernel_product(kernel: Array, coefficients: Array) -> Array:
 
 
 def kernel_block(kernel: Array, rows: Array, columns: Array) -> Array:
-    """The part of a kernel of either shape that belongs to some rows and columns, given by position."""
+    """Return a block of a kernel of either shape, its samples given by position."""
     return kernel[rows][:, columns] if kernel.ndim == 2 else kernel[rows][:, :, columns]
 
 
 def cross_influence_norm(
     kernel_rf: Array, kernel_rr: Array | None = None, kernel_ff: Array | None = None
 ) -> Array:
-    """How strongly the outputs of two sets move together: the spectral norm of their cross-influence block.
+    """Return the spectral norm of the cross-influence block of two sets.
 
     arXiv 2509.26427 proposes the norm of the influence of the forget set on the
     retained one, untested, as a sign that ascent on the forget set will fail: 0 where
-    what is forgotten shares nothing with what is kept.
+    the two sets share no direction of the parameters.
 
     Args:
       kernel_rf: ``[R, C, F, C]`` or ``[R, F]``.
@@ -239,7 +303,8 @@ def cross_influence_norm(
 
     >>> features = jnp.array([[1.0, 0.0], [1.0, 1.0]])
     >>> k = feature_kernel(features)
-    >>> round(float(cross_influence_norm(k[:1, 1:], k[:1, :1], k[1:, 1:])), 4)  # the cosine of the two
+    >>> cosine = cross_influence_norm(k[:1, 1:], k[:1, :1], k[1:, 1:])
+    >>> round(float(cosine), 4)
     0.7071
     """
     if kernel_rr is None and kernel_ff is None:
@@ -263,7 +328,7 @@ def cross_influence_norm(
 
 
 def _norm(kernel: Array) -> Array:
-    """The largest singular value; from a random start, on the smaller side."""
+    """Return the largest singular value, by Lanczos on the smaller side."""
     if kernel.ndim not in (2, 4):
         raise InputError(f"a kernel must be [A, B] or [A, C, B, C], got {kernel.shape}")
     rows = len(kernel) if kernel.ndim == 2 else kernel.shape[0] * kernel.shape[1]
@@ -274,14 +339,18 @@ def _norm(kernel: Array) -> Array:
 
 
 def positions(mask: Array, count: int) -> Array:
-    """``[count]`` positions of a mask's samples, ascending; ``count`` (static) is how many there are."""
+    """Return the positions ``[count]`` of a mask's samples, ascending.
+
+    ``count`` is static: the number of samples in the mask.
+    """
     return jnp.nonzero(mask, size=count)[0].astype(jnp.int32)
 
 
 def in_batches(count: int, batch_size: int) -> tuple[Array, Array]:
-    """Positions ``[num_batches, b]`` of ``count`` samples, ``b`` at most ``batch_size``, and which of them count.
+    """Return the positions ``[num_batches, b]`` of ``count`` samples, and a mask.
 
-    The last batch is filled up with the first samples.
+    ``b`` is at most ``batch_size``. The last batch is padded with the first samples,
+    for which the mask is False.
 
     Raises:
       InputError: no sample, or none in a batch.
@@ -292,5 +361,5 @@ def in_batches(count: int, batch_size: int) -> tuple[Array, Array]:
             f" and {count}"
         )
     size = min(batch_size, count)
-    place = jnp.arange(-(-count // size) * size).reshape(-1, size)
-    return place % count, place < count
+    position = jnp.arange(-(-count // size) * size).reshape(-1, size)
+    return position % count, position < count

@@ -1,4 +1,4 @@
-"""Influence functions in the space of samples (arXiv 2605.11239), and exact training of a linearized model there.
+"""Influence functions in the space of samples (arXiv 2605.11239).
 
 For outputs linear in the parameters, ``f(x) = f_0(x) + J(x) (theta - anchor)``, and the
 risk
@@ -6,39 +6,43 @@ risk
     ``L_S(theta) = mean_S l(f, y) + ridge/2 |theta - anchor|^2``,
 
 the minimizer over D is ``theta = anchor + J_D^T alpha`` with
-``alpha = -(1/(N ridge)) l'(f_D, y)``, so a change of the parameters is ``J_D^T`` times
-a change of ``alpha [N, C]``, and everything can be said by the kernel ``K = J J^T``.
-The number of unknowns is that of the samples' outputs, however many parameters there
-are.
+``alpha = -(1/(N ridge)) l'(f_D, y)``. So a change of the parameters is ``J_D^T`` times
+a change of ``alpha [N, C]``, and the kernel ``K = J J^T`` is all that is needed. The
+number of unknowns is that of the samples' outputs, however many parameters there are.
 
 Removing F from D = R + F means minimizing ``L_R``. One Newton step on it, from
-``theta``, has ``d alpha_F = -alpha_F`` and
+``theta``, has ``d alpha_F = -alpha_F`` and, with ``H = l''(f_R, y) / N_R``,
 
-    ``(H K_rr + ridge) d alpha_R = (N_F/N_R) ridge alpha_R + H K_rf alpha_F``,   ``H = l''(f_R, y) / N_R``.
+    ``(H K_rr + ridge) d alpha_R = (N_F/N_R) ridge alpha_R + H K_rf alpha_F``.
 
 With ``H = B B^T`` the answer has the form ``d alpha_R = (N_F/N_R) alpha_R + B z``: the
-first term is the mean over fewer samples, and ``z`` answers for it, in a symmetric
-system whose eigenvalues are ``ridge`` and above::
+first term is the mean over fewer samples, and ``z`` solves a symmetric system whose
+eigenvalues are at least ``ridge``::
 
     (ridge + B^T K_rr B) z = B^T (K_rf alpha_F - (N_F/N_R) K_rr alpha_R)
 
-It is solved densely (Cholesky) or by conjugate gradients. For squared loss the step is
-exact retraining.
+For squared loss the step is exact retraining.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
+import chex
 import jax.numpy as jnp
 from jax import lax
 from jax.scipy.linalg import cho_factor, cho_solve
-from jax.scipy.sparse.linalg import cg
 
 from unlearn_jax.influence._ntk import kernel_block, kernel_product, positions
+from unlearn_jax.influence._solvers import (
+    CG,
+    Dense,
+    Solver,
+    check_solver,
+    conjugate_gradients,
+)
 from unlearn_jax.influence.risk import (
     OutputLoss,
     check_ridge,
-    check_solver,
     count_forget,
     half_curvatures,
     slopes,
@@ -46,20 +50,18 @@ from unlearn_jax.influence.risk import (
 from unlearn_jax.losses import cross_entropy
 from unlearn_jax.types import Array
 
-Solver = Literal["dense", "cg"]
-
 _HALVINGS = 10  # of a Newton step
-_SUFFICIENT = 1e-4  # Armijo's share of the decrease that the slope promises
+_SUFFICIENT = 1e-4  # Armijo's fraction of the decrease that the slope promises
 
 
 class DualChange(NamedTuple):
-    """What removing samples does, as coefficients of the samples' Jacobians.
+    """Effect of removing samples, as coefficients of the samples' Jacobians.
 
     Attributes:
       alpha: ``[N, C]``, the original model: ``theta - anchor = J_D^T alpha``, if it is
         stationary.
       change: ``[N, C]``, ``theta_new - theta = J_D^T change``; minus ``alpha`` on
-        removed samples.
+        forget samples.
       residual: ``[]``, ``|A z - b| / |b|`` of the system that was solved; NaN where it
         could not be.
     """
@@ -78,65 +80,63 @@ def dual_change(
     ridge: float | Array,
     loss: OutputLoss = cross_entropy,
     num_forget: int | None = None,
-    solver: Solver = "dense",
-    tol: float = 1e-6,
-    max_iters: int = 500,
+    solver: Solver = Dense(),  # noqa: B008
 ) -> DualChange:
-    """The influence of removing samples, from kernel and outputs alone.
+    """Return the influence of removing samples, from kernel and outputs alone.
 
     For a network take the kernel at its trained parameters: then
     ``theta - anchor = J_D^T alpha`` holds where the network itself is stationary, and
-    the step is Gauss and Newton's. Where it is not stationary, the answer is that of a
-    model that is not there: :func:`unlearn_jax.influence.guard` says how far off.
+    the step is Gauss and Newton's. Where it is not stationary, the answer is that of
+    another model: :func:`unlearn_jax.influence.guard` measures the difference.
 
     Args:
       kernel: ``[N, C, N, C]``, or ``[N, N]`` shared by all outputs.
       outputs: ``[N, C]`` of the original model.
       targets: ``[N]`` classes or ``[N, C]``, as the loss takes them.
-      forget: ``[N]`` bool, what to remove.
+      forget: ``[N]`` bool, the samples to remove.
       ridge: the penalty of the original's training, positive: its weight decay, where
         that was coupled.
       loss: convex in the outputs; :func:`unlearn_jax.influence.squared_error`, or any.
-      num_forget: how many samples ``forget`` has (static); needed where it is traced.
-      solver: ``dense`` factorizes a matrix of ``N_R C`` rows; ``cg`` only multiplies
-        with the kernel.
-      tol: of ``cg``: where to stop, relative to the right-hand side. The paper takes
-        1e-8.
-      max_iters: of ``cg``: at most; the paper takes 500.
+      num_forget: number of forget samples (static); needed where the mask is traced.
+      solver: :class:`unlearn_jax.influence.Dense` factorizes a matrix of ``N_R C``
+        rows; :class:`unlearn_jax.influence.CG` only multiplies with the kernel.
 
     Returns:
-      The change; :func:`output_change`, :func:`unlearn_jax.influence.pull` and
-      :func:`loss_change` say what it means.
+      The change, to be given to :func:`output_change`,
+      :func:`unlearn_jax.influence.pull` or :func:`loss_change`.
 
     Raises:
-      InputError: unusable knobs or mask.
+      InputError: unusable hyperparameters or mask.
 
-    >>> x, y = jnp.array([[1.0], [2.0], [3.0]]), jnp.array([[1.0], [3.0], [3.0]])
-    >>> fit = lambda x, y: float((x.T @ y)[0, 0] / ((x.T @ x)[0, 0] + len(x) * 0.1))  # ridge regression by hand
-    >>> w, gone = fit(x, y), jnp.array([False, True, False])
-    >>> found = dual_change(x @ x.T, w * x, y, gone, ridge=0.1, loss=lambda f, y: jnp.sum((f - y) ** 2, -1) / 2)
-    >>> abs(w + float((x.T @ found.change)[0, 0]) - fit(x[~gone], y[~gone])) < 1e-6
+    >>> x = jnp.array([[1.0], [2.0], [3.0]])
+    >>> y = jnp.array([[1.0], [3.0], [3.0]])
+    >>> fit = lambda x, y: float((x.T @ y)[0, 0] / ((x.T @ x)[0, 0] + len(x) * 0.1))
+    >>> w = fit(x, y)  # ridge regression by hand
+    >>> forget = jnp.array([False, True, False])
+    >>> loss = lambda f, y: jnp.sum((f - y) ** 2, -1) / 2
+    >>> step = dual_change(x @ x.T, w * x, y, forget, ridge=0.1, loss=loss).change
+    >>> abs(w + float((x.T @ step)[0, 0]) - fit(x[~forget], y[~forget])) < 1e-6
     True
     """
     check_ridge(ridge)
-    check_solver(solver, max_iters)
-    num_samples, removed = len(outputs), count_forget(forget, num_forget, len(outputs))
-    kept = num_samples - removed
-    index_r, index_f = positions(~forget, kept), positions(forget, removed)
+    check_solver(solver)
+    chex.assert_rank([kernel, outputs], [{2, 4}, 2])
+    chex.assert_equal_shape_prefix([outputs, targets, kernel], 1)
+    num_samples = len(outputs)
+    num_forget = count_forget(forget, num_forget, num_samples)
+    num_retain = num_samples - num_forget
+    index_r = positions(~forget, num_retain)
+    index_f = positions(forget, num_forget)
     alpha = -slopes(loss, outputs, targets) / (num_samples * ridge)
-    half = half_curvatures(loss, outputs[index_r], targets[index_r]) / jnp.sqrt(kept)
+    half = half_curvatures(loss, outputs[index_r], targets[index_r])
+    half = half / jnp.sqrt(num_retain)
     kernel_rr = kernel_block(kernel, index_r, index_r)
-    rescaled = removed / kept * alpha[index_r]
+    rescaled = num_forget / num_retain * alpha[index_r]
     pushed = kernel_product(kernel_block(kernel, index_r, index_f), alpha[index_f])
     right = _transposed(half, pushed - kernel_product(kernel_rr, rescaled))
-    z, residual = _solve(kernel_rr, half, right, ridge, solver, tol, max_iters)
-    change = (
-        jnp.zeros_like(alpha)
-        .at[index_r]
-        .set(rescaled + _by_sample(half, z))
-        .at[index_f]
-        .set(-alpha[index_f])
-    )
+    z, residual = _solve(kernel_rr, half, right, ridge, solver)
+    change = jnp.zeros_like(alpha).at[index_r].set(rescaled + _by_sample(half, z))
+    change = change.at[index_f].set(-alpha[index_f])
     return DualChange(alpha, change, residual)
 
 
@@ -163,15 +163,14 @@ def fit_dual(
     start: Array | None = None,
     loss: OutputLoss = cross_entropy,
     num_steps: int = 30,
-    solver: Solver = "dense",
-    tol: float = 1e-6,
-    max_iters: int = 500,
+    solver: Solver = Dense(),  # noqa: B008
 ) -> DualFit:
-    """Trains ``f = offsets + K alpha`` to the least ``mean l(f, y) + ridge/2 alpha^T K alpha``, by Newton's method.
+    """Train ``f = offsets + K alpha`` to its optimum by Newton's method.
 
-    The oracle of :func:`dual_change`: what retraining gives. For squared loss one step
-    is enough. A step is halved until it lowers the objective by Armijo's rule, up to 10
-    times, and left out if that was not enough.
+    Minimizes ``mean l(f, y) + ridge/2 alpha^T K alpha``. The oracle of
+    :func:`dual_change`: the result of retraining. For squared loss one step is enough.
+    A step is halved until it lowers the objective by Armijo's rule, up to 10 times, and
+    left out if that was not enough.
 
     Args:
       kernel: ``[N, C, N, C]``, or ``[N, N]`` shared by all outputs.
@@ -182,20 +181,22 @@ def fit_dual(
       start: ``[N, C]``, coefficients to start from; zeros by default.
       loss: convex in the outputs.
       num_steps: Newton steps; it stands still once converged.
-      solver: see :func:`dual_change`.
-      tol: see there.
-      max_iters: see there.
+      solver: :class:`unlearn_jax.influence.Dense` factorizes a matrix of ``N C`` rows;
+        :class:`unlearn_jax.influence.CG` only multiplies with the kernel.
 
     Returns:
       The fit.
 
     Raises:
-      InputError: unusable knobs.
+      InputError: unusable hyperparameters.
     """
     check_ridge(ridge)
-    check_solver(solver, max_iters)
+    check_solver(solver)
     offsets = jnp.zeros_like(targets) if offsets is None else offsets
     start = jnp.zeros_like(offsets) if start is None else start
+    chex.assert_rank([kernel, offsets], [{2, 4}, 2])
+    chex.assert_equal_shape([offsets, start])
+    chex.assert_equal_shape_prefix([offsets, targets, kernel], 1)
     count = len(offsets)
 
     def step(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
@@ -204,7 +205,7 @@ def fit_dual(
         target = -slopes(loss, outputs, targets) / (count * ridge)
         half = half_curvatures(loss, outputs, targets) / jnp.sqrt(count)
         right = _transposed(half, moved - kernel_product(kernel, target))
-        z, _residual = _solve(kernel, half, right, ridge, solver, tol, max_iters)
+        z, _residual = _solve(kernel, half, right, ridge, solver)
         direction = target + _by_sample(half, z) - alpha
         along = kernel_product(kernel, direction)
         slope = jnp.sum(along * ridge * (alpha - target))
@@ -216,25 +217,20 @@ def fit_dual(
         size = largest_step(objective, slope, alpha.dtype)
         return (alpha + size * direction, moved + size * along), None
 
-    alpha = lax.scan(
-        step, (start, kernel_product(kernel, start)), None, length=num_steps
-    )[0][0]
+    first = (start, kernel_product(kernel, start))
+    alpha = lax.scan(step, first, None, length=num_steps)[0][0]
     outputs = offsets + kernel_product(kernel, alpha)
     slope = slopes(loss, outputs, targets) / count
-    return DualFit(
-        alpha, outputs, jnp.linalg.norm(ridge * alpha + slope) / jnp.linalg.norm(slope)
-    )
+    stationarity = jnp.linalg.norm(ridge * alpha + slope) / jnp.linalg.norm(slope)
+    return DualFit(alpha, outputs, stationarity)
 
 
 def output_change(kernel: Array, change: Array) -> Array:
-    """How outputs move: ``K(x, D) d alpha``.
+    """Return the change of outputs ``K(x, D) d alpha``, ``[T, C]``.
 
     Args:
-      kernel: ``[T, C, N, C]`` or ``[T, N]``, of the samples asked for with those of D.
+      kernel: ``[T, C, N, C]`` or ``[T, N]``, of the queried samples with those of D.
       change: ``[N, C]``, :attr:`DualChange.change`.
-
-    Returns:
-      ``[T, C]``.
     """
     return kernel_product(kernel, change)
 
@@ -242,7 +238,7 @@ def output_change(kernel: Array, change: Array) -> Array:
 def loss_change(
     outputs: Array, targets: Array, moved: Array, *, loss: OutputLoss = cross_entropy
 ) -> Array:
-    """How losses move, to first order in the outputs: ``l'(f, y) . df``.
+    """Return the change ``[T]`` of losses, to first order: ``l'(f, y) . df``.
 
     Args:
       outputs: ``[T, C]`` of the original model.
@@ -250,48 +246,41 @@ def loss_change(
       moved: ``[T, C]``, the outputs' change. Where it is large take
         ``loss(outputs + moved) - loss(outputs)`` instead.
       loss: the loss.
-
-    Returns:
-      ``[T]``.
     """
+    chex.assert_equal_shape([outputs, moved])
     return jnp.sum(slopes(loss, outputs, targets) * moved, -1)
 
 
 def penalty_change(
     kernel: Array, alpha: Array, change: Array, *, ridge: float | Array
 ) -> Array:
-    """How the penalty ``ridge/2 |theta - anchor|^2`` moves, to first order: ``ridge alpha^T K d alpha``, ``[]``."""
+    """Return the change ``[]`` of the penalty ``ridge/2 |theta - anchor|^2``.
+
+    To first order it is ``ridge alpha^T K d alpha``.
+    """
     return ridge * jnp.sum(alpha * kernel_product(kernel, change))
 
 
 def _solve(
-    kernel: Array,
-    half: Array,
-    right: Array,
-    ridge: float | Array,
-    solver: Solver,
-    tol: float,
-    max_iters: int,
+    kernel: Array, half: Array, right: Array, ridge: float | Array, solver: Solver
 ) -> tuple[Array, Array]:
-    """``(ridge + B^T K B) z = right``, and the relative residual."""
+    """Solve ``(ridge + B^T K B) z = right``; return z and the relative residual."""
 
     def system(z: Array) -> Array:
-        return ridge * z + _transposed(
-            half, kernel_product(kernel, _by_sample(half, z))
-        )
+        product = kernel_product(kernel, _by_sample(half, z))
+        return ridge * z + _transposed(half, product)
 
-    if solver == "cg":
-        z, _ = cg(system, right, tol=tol, maxiter=max_iters)  # pyright: ignore[reportArgumentType]
+    if isinstance(solver, CG):
+        z = conjugate_gradients(system, right, solver)
     else:
-        z = cho_solve(
-            cho_factor(_matrix(kernel, half, ridge)), right.reshape(-1)
-        ).reshape(right.shape)
+        factor = cho_factor(_matrix(kernel, half, ridge))
+        z = cho_solve(factor, right.reshape(-1)).reshape(right.shape)
     size = jnp.linalg.norm(right)
     return z, jnp.linalg.norm(system(z) - right) / jnp.where(size > 0, size, 1.0)
 
 
 def _matrix(kernel: Array, half: Array, ridge: float | Array) -> Array:
-    """``ridge + B^T K B`` written out, ``[R C, R C]``."""
+    """Return ``ridge + B^T K B`` written out, ``[R C, R C]``."""
     count, classes = half.shape[:2]
     blocks = "aci,ab,bcj->aibj" if kernel.ndim == 2 else "aci,acbd,bdj->aibj"
     dense = jnp.einsum(
@@ -301,21 +290,29 @@ def _matrix(kernel: Array, half: Array, ridge: float | Array) -> Array:
 
 
 def _by_sample(matrices: Array, vectors: Array) -> Array:
-    """``[N, C, C]`` times ``[N, C]``."""
+    """Multiply ``[N, C, C]`` with ``[N, C]``."""
     return jnp.einsum("nij,nj->ni", matrices, vectors, precision=lax.Precision.HIGHEST)
 
 
 def _transposed(matrices: Array, vectors: Array) -> Array:
-    """The transposed of ``[N, C, C]`` times ``[N, C]``."""
+    """Multiply the transposed of ``[N, C, C]`` with ``[N, C]``."""
     return jnp.einsum("nji,nj->ni", matrices, vectors, precision=lax.Precision.HIGHEST)
 
 
 def largest_step(
     objective: Callable[[Array], Array], slope: Array, dtype: Any
 ) -> Array:
-    """The largest of 1, 1/2, 1/4, ... that lowers the objective by Armijo's rule; a rise within rounding is none."""
+    """Return the largest of 1, 1/2, 1/4, ... that Armijo's rule accepts, or 0.
+
+    Args:
+      objective: of the step's size, ``[] -> []``.
+      slope: ``[]``, its derivative at 0.
+      dtype: of the step.
+    """
     sizes = 0.5 ** jnp.arange(_HALVINGS + 1, dtype=dtype)
-    here, there = objective(jnp.zeros((), dtype)), lax.map(objective, sizes)
-    rounding = 16 * jnp.finfo(dtype).eps * jnp.abs(here)
-    lower = there <= here + rounding + _SUFFICIENT * sizes * slope
+    before = objective(jnp.zeros((), dtype))
+    after = lax.map(objective, sizes)
+    # Near the optimum the objective changes by less than it is rounded.
+    rounding = 16 * jnp.finfo(dtype).eps * jnp.abs(before)
+    lower = after <= before + rounding + _SUFFICIENT * sizes * slope
     return jnp.where(jnp.any(lower), sizes[jnp.argmax(lower)], 0.0)

@@ -1,49 +1,55 @@
-"""Influence functions in the space of parameters: Gauss-Newton steps that never write a Hessian.
+"""Influence functions in the space of parameters, without writing a Hessian.
 
-The risk is that of :mod:`unlearn_jax.influence.dual`, its Hessian
-``J^T l'' J + ridge``: exact for models that are linear in their parameters, Gauss and
-Newton's for others, where the true one may have negative eigenvalues and conjugate
-gradients may fail. Its products take one pass forward and three backward; forward mode
-is not needed.
+The risk is ``L_S(theta) = mean_S l(f, y) + ridge/2 |theta - anchor|^2``, its matrix
+Gauss and Newton's, ``J^T l'' J + ridge``: the Hessian of models that are linear in
+their parameters. That of other models may have negative eigenvalues, with which
+conjugate gradients may fail. A product takes one pass forward and three backward;
+forward mode is not needed.
 """
 
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
 from jax.scipy.linalg import cho_factor, cho_solve
-from jax.scipy.sparse.linalg import cg
 
 from unlearn_jax.influence._ntk import (
     OutputFn,
+    by_params,
     in_batches,
     jacobian,
     positions,
     pull,
     push,
 )
-from unlearn_jax.influence.dual import Solver, largest_step
+from unlearn_jax.influence._solvers import (
+    CG,
+    Solver,
+    check_solver,
+    conjugate_gradients,
+)
+from unlearn_jax.influence.dual import largest_step
 from unlearn_jax.influence.risk import (
     OutputLoss,
     check_ridge,
-    check_solver,
     count_forget,
     curvatures,
     slopes,
 )
 from unlearn_jax.losses import cross_entropy
-from unlearn_jax.types import Array, Params
+from unlearn_jax.types import Array, Params, PyTree
 
 
 class PrimalChange(NamedTuple):
-    """What removing samples does to the parameters.
+    """Effect of removing samples on the parameters.
 
     Attributes:
-      params: the change, like the parameters.
+      params: the change, like the trained parameters.
       residual: ``[]``, ``|A x - b| / |b|`` of the system that was solved.
     """
 
@@ -52,8 +58,8 @@ class PrimalChange(NamedTuple):
 
 
 def primal_change(
-    apply: OutputFn,
-    params: Params,
+    apply_fn: OutputFn,
+    variables: PyTree,
     images: Array,
     targets: Array,
     forget: Array,
@@ -62,69 +68,66 @@ def primal_change(
     anchor: Params | None = None,
     loss: OutputLoss = cross_entropy,
     num_forget: int | None = None,
-    solver: Solver = "cg",
-    tol: float = 1e-6,
-    max_iters: int = 500,
+    solver: Solver = CG(),  # noqa: B008
     batch_size: int = 128,
 ) -> PrimalChange:
-    """The influence of removing samples: ``hess L_R d theta = (N_F/N_R) grad L_F`` (arXiv 2605.11239).
+    """Return the influence of removing samples on the parameters (arXiv 2605.11239).
 
-    The Hessian is that of what stays: that of all samples is off by the curvature of
-    what leaves. At a stationary point the right-hand side is ``-grad L_R``: this is
-    Newton's step, and equals :func:`unlearn_jax.influence.dual_change`.
+    Solves ``hess L_R d theta = (N_F/N_R) grad L_F``. The Hessian is that of the
+    retained samples: that of all samples is off by the curvature of the forget samples.
+    At a stationary point the right-hand side is ``-grad L_R``: this is Newton's step,
+    and equals :func:`unlearn_jax.influence.dual_change`.
 
     Args:
-      apply: the outputs.
-      params: the original model's, where everything is taken.
+      apply_fn: ``(variables, images) -> outputs``.
+      variables: the original model's, where everything is taken.
       images: ``[N, ...]``.
       targets: ``[N]`` classes or ``[N, C]``, as the loss takes them.
-      forget: ``[N]`` bool, what to remove.
+      forget: ``[N]`` bool, the samples to remove.
       ridge: the penalty ``ridge/2 |theta - anchor|^2`` of the original's training,
         positive.
-      anchor: what the penalty pulls towards; zero by default, for weight decay.
+      anchor: the penalty's center, like the trained parameters; zero by default, for
+        weight decay.
       loss: convex in the outputs.
-      num_forget: how many samples ``forget`` has (static); needed where it is traced.
-      solver: ``cg`` multiplies with the Hessian; ``dense`` writes it out, ``[P, P]``.
-      tol: of ``cg``: where to stop, relative to the right-hand side. The paper takes
-        1e-8.
-      max_iters: of ``cg``: at most; the paper takes 500.
-      batch_size: samples at a time; changes memory, not the value. ``dense`` holds as
+      num_forget: number of forget samples (static); needed where the mask is traced.
+      solver: :class:`unlearn_jax.influence.CG` multiplies with the Hessian;
+        :class:`unlearn_jax.influence.Dense` writes it out, ``[P, P]``.
+      batch_size: samples at a time; changes memory, not the value. ``Dense`` holds as
         many Jacobians ``[C, P]``.
 
     Returns:
       The change.
 
     Raises:
-      InputError: unusable knobs or mask.
+      InputError: unusable hyperparameters or mask.
     """
     check_ridge(ridge)
-    check_solver(solver, max_iters)
-    removed = count_forget(forget, num_forget, len(images))
-    kept = len(images) - removed
-    index_r, index_f = positions(~forget, kept), positions(forget, removed)
-    own, own_targets = images[index_f], targets[index_f]
-    steep = (
-        slopes(loss, forward(apply, params, own, batch_size=batch_size), own_targets)
-        / kept
-    )
-    right = pull(apply, params, own, steep, batch_size=batch_size)
+    check_solver(solver)
+    apply, params = by_params(apply_fn, variables)
+    chex.assert_equal_shape_prefix([images, targets], 1)
+    num_forget = count_forget(forget, num_forget, len(images))
+    num_retain = len(images) - num_forget
+    index_r = positions(~forget, num_retain)
+    index_f = positions(forget, num_forget)
+    images_f = images[index_f]
+    outputs_f = forward(apply, params, images_f, batch_size=batch_size)
+    slopes_f = slopes(loss, outputs_f, targets[index_f]) / num_retain
+    right = pull(apply, params, images_f, slopes_f, batch_size=batch_size)
     right = jax.tree.map(
-        lambda g, w: g + ridge * removed / kept * w, right, _from(params, anchor)
+        lambda g, w: g + ridge * num_forget / num_retain * w,
+        right,
+        _from(params, anchor),
     )
-    stay = images[index_r]
-    bends = (
-        curvatures(
-            loss, forward(apply, params, stay, batch_size=batch_size), targets[index_r]
-        )
-        / kept
-    )
-    system = partial(_hessian, apply, params, stay, bends, ridge, batch_size)
-    if solver == "cg":
-        change, _ = cg(system, right, tol=tol, maxiter=max_iters)  # pyright: ignore[reportArgumentType]
+    images_r = images[index_r]
+    outputs_r = forward(apply, params, images_r, batch_size=batch_size)
+    bends = curvatures(loss, outputs_r, targets[index_r]) / num_retain
+    system = partial(_hessian, apply, params, images_r, bends, ridge, batch_size)
+    if isinstance(solver, CG):
+        change = conjugate_gradients(system, right, solver)
     else:
         flat, unravel = ravel_pytree(right)
         matrix = dense_hessian(
-            apply, params, stay, bends, ridge=ridge, batch_size=batch_size
+            apply, params, images_r, bends, ridge=ridge, batch_size=batch_size
         )
         change = unravel(cho_solve(cho_factor(matrix), flat))
     left = jax.tree.map(jnp.subtract, system(change), right)
@@ -136,7 +139,7 @@ class PrimalFit(NamedTuple):
     """A model trained to its optimum.
 
     Attributes:
-      params: the parameters.
+      params: the trained parameters.
       stationarity: ``[]``, the gradient's norm over that of the mean loss alone: 0 at
         the optimum.
     """
@@ -146,8 +149,8 @@ class PrimalFit(NamedTuple):
 
 
 def fit_primal(
-    apply: OutputFn,
-    params: Params,
+    apply_fn: OutputFn,
+    variables: PyTree,
     images: Array,
     targets: Array,
     *,
@@ -155,55 +158,48 @@ def fit_primal(
     anchor: Params | None = None,
     loss: OutputLoss = cross_entropy,
     num_steps: int = 20,
-    tol: float = 1e-6,
-    max_iters: int = 500,
+    solver: CG = CG(),  # noqa: B008
     batch_size: int = 128,
 ) -> PrimalFit:
-    """Trains to the least ``mean l(f, y) + ridge/2 |theta - anchor|^2`` by Gauss and Newton's method.
+    """Train a model to its optimum by Gauss and Newton's method.
 
-    For a model that is linear in its parameters, such as
-    :func:`unlearn_jax.influence.linearize` makes, this is the one optimum, the same as
-    of :func:`unlearn_jax.influence.fit_dual`. For others it is a local one, near where
-    it starts. A step is halved until it lowers the objective by Armijo's rule, up to 10
-    times, and left out if that is not enough.
+    Minimizes ``mean l(f, y) + ridge/2 |theta - anchor|^2``. A model that is linear in
+    its parameters, such as :func:`unlearn_jax.influence.linearize` makes, has one
+    optimum, that of :func:`unlearn_jax.influence.fit_dual`. Others end in a local one
+    near their start. A step is halved until it lowers the objective by Armijo's rule,
+    up to 10 times, and left out if that is not enough.
 
     Args:
-      apply: the outputs.
-      params: where to start.
+      apply_fn: ``(variables, images) -> outputs``.
+      variables: where to start.
       images: ``[N, ...]``.
       targets: ``[N]`` or ``[N, C]``, as the loss takes them.
       ridge: positive.
-      anchor: what the penalty pulls towards; zero by default.
+      anchor: the penalty's center, like the trained parameters; zero by default.
       loss: convex in the outputs.
       num_steps: Newton steps.
-      tol: of conjugate gradients, relative.
-      max_iters: of conjugate gradients, per step at most.
+      solver: of every step.
       batch_size: samples at a time.
 
     Returns:
       The fit.
 
     Raises:
-      InputError: unusable knobs.
+      InputError: unusable hyperparameters.
     """
     check_ridge(ridge)
-    check_solver("cg", max_iters)
+    check_solver(solver)
+    apply, params = by_params(apply_fn, variables)
+    chex.assert_equal_shape_prefix([images, targets], 1)
     count = len(images)
-    floor = jnp.finfo(
-        ravel_pytree(params)[0].dtype
-    ).eps  # of the gradient at the start: where rounding ends it
+    # Rounding ends the fit at this fraction of the gradient at the start.
+    floor = jnp.finfo(ravel_pytree(params)[0].dtype).eps
 
     def gradient(params: Params, outputs: Array) -> tuple[Params, Array]:
-        data = pull(
-            apply,
-            params,
-            images,
-            slopes(loss, outputs, targets) / count,
-            batch_size=batch_size,
-        )
-        return jax.tree.map(
-            lambda g, w: g + ridge * w, data, _from(params, anchor)
-        ), norm(data)
+        slope = slopes(loss, outputs, targets) / count
+        data = pull(apply, params, images, slope, batch_size=batch_size)
+        total = jax.tree.map(lambda g, w: g + ridge * w, data, _from(params, anchor))
+        return total, norm(data)
 
     def step(params: Params, _: None) -> tuple[Params, None]:
         outputs = forward(apply, params, images, batch_size=batch_size)
@@ -211,80 +207,85 @@ def fit_primal(
         bends = curvatures(loss, outputs, targets) / count
         system = partial(_hessian, apply, params, images, bends, ridge, batch_size)
         back = jax.tree.map(jnp.negative, slope)
-        limits = {"tol": tol, "atol": floor * first, "maxiter": max_iters}
-        direction, _ = cg(system, back, **limits)  # pyright: ignore[reportArgumentType]
+        direction = conjugate_gradients(system, back, solver, atol=floor * first)
 
         def objective(size: Array) -> Array:
             moved = jax.tree.map(lambda w, d: w + size * d, params, direction)
             losses = loss(forward(apply, moved, images, batch_size=batch_size), targets)
             return jnp.mean(losses) + ridge / 2 * norm(_from(moved, anchor)) ** 2
 
-        down = sum(
-            jnp.vdot(a, b)
-            for a, b in zip(
-                jax.tree.leaves(slope), jax.tree.leaves(direction), strict=True
-            )
-        )
+        products = jax.tree.map(jnp.vdot, slope, direction)
+        down = sum(jax.tree.leaves(products))
         size = largest_step(objective, jnp.asarray(down), outputs.dtype)
         return jax.tree.map(lambda w, d: w + size * d, params, direction), None
 
-    first = norm(
-        gradient(params, forward(apply, params, images, batch_size=batch_size))[0]
-    )
+    outputs = forward(apply, params, images, batch_size=batch_size)
+    first = norm(gradient(params, outputs)[0])
     params = lax.scan(step, params, None, length=num_steps)[0]
-    slope, size = gradient(
-        params, forward(apply, params, images, batch_size=batch_size)
-    )
+    outputs = forward(apply, params, images, batch_size=batch_size)
+    slope, size = gradient(params, outputs)
     return PrimalFit(params, norm(slope) / size)
 
 
 def forward(
-    apply: OutputFn, params: Params, images: Array, *, batch_size: int = 128
+    apply_fn: OutputFn, variables: PyTree, images: Array, *, batch_size: int = 128
 ) -> Array:
-    """Outputs ``[N, C]`` of all images, batch by batch."""
-    return _mapped(lambda rows: apply(params, images[rows]), len(images), batch_size)
+    """Return the outputs ``[N, C]`` of all images, batch by batch."""
+
+    def run(rows: Array) -> Array:
+        return apply_fn(variables, images[rows])
+
+    return _mapped(run, len(images), batch_size)
 
 
 def forward_change(
-    apply: OutputFn,
-    params: Params,
+    apply_fn: OutputFn,
+    variables: PyTree,
     change: Params,
     images: Array,
     *,
     batch_size: int = 128,
 ) -> Array:
-    """``J(x) d theta`` ``[N, C]`` of all images, batch by batch: how outputs move, to first order."""
-    return _mapped(
-        lambda rows: push(apply, params, change, images[rows]), len(images), batch_size
-    )
+    """Return the outputs' first-order change ``J(x) d theta [N, C]``, batch by batch.
+
+    Args:
+      apply_fn: ``(variables, images) -> outputs``.
+      variables: where the Jacobian is taken.
+      change: d theta, like the trained parameters.
+      images: ``[N, ...]``.
+      batch_size: images at a time.
+    """
+
+    def run(rows: Array) -> Array:
+        return push(apply_fn, variables, change, images[rows])
+
+    return _mapped(run, len(images), batch_size)
 
 
 def dense_hessian(
-    apply: OutputFn,
-    params: Params,
+    apply_fn: OutputFn,
+    variables: PyTree,
     images: Array,
     bends: Array,
     *,
     ridge: float | Array,
     batch_size: int = 128,
 ) -> Array:
-    """``sum_i J_i^T bends_i J_i + ridge``, ``[P, P]``, parameters raveled as by ``ravel_pytree``; for small models."""
+    """Return ``sum_i J_i^T bends_i J_i + ridge``, ``[P, P]``, for small models.
+
+    Parameters are raveled as by ``ravel_pytree``.
+    """
+    apply, params = by_params(apply_fn, variables)
     index, present = in_batches(len(images), batch_size)
+    exact = lax.Precision.HIGHEST
 
     def step(total: Array, batch: tuple[Array, Array]) -> tuple[Array, None]:
-        rows, share = batch
+        rows, weight = batch
         wide = jacobian(apply, params, images[rows])
-        bent = jnp.einsum(
-            "nij,njp->nip",
-            share[:, None, None] * bends[rows],
-            wide,
-            precision=lax.Precision.HIGHEST,
-        )
-        return (
-            total
-            + jnp.einsum("nip,niq->pq", wide, bent, precision=lax.Precision.HIGHEST),
-            None,
-        )
+        weighted = weight[:, None, None] * bends[rows]
+        bent = jnp.einsum("nij,njp->nip", weighted, wide, precision=exact)
+        new = jnp.einsum("nip,niq->pq", wide, bent, precision=exact)
+        return total + new, None
 
     size = ravel_pytree(params)[0].size
     start = ridge * jnp.eye(size, dtype=bends.dtype)
@@ -300,29 +301,27 @@ def _hessian(
     batch_size: int,
     vector: Params,
 ) -> Params:
-    """``sum_i J_i^T bends_i J_i v + ridge v``."""
+    """Return ``sum_i J_i^T bends_i J_i v + ridge v``."""
     index, present = in_batches(len(images), batch_size)
+    exact = lax.Precision.HIGHEST
 
     def step(total: Params, batch: tuple[Array, Array]) -> tuple[Params, None]:
-        rows, share = batch
+        rows, weight = batch
         outputs, pull_back = jax.vjp(lambda p: apply(p, images[rows]), params)
         moved = jax.vjp(pull_back, jnp.zeros_like(outputs))[1]((vector,))[0]
-        bent = jnp.einsum(
-            "nij,nj->ni",
-            share[:, None, None] * bends[rows],
-            moved,
-            precision=lax.Precision.HIGHEST,
-        )
+        weighted = weight[:, None, None] * bends[rows]
+        bent = jnp.einsum("nij,nj->ni", weighted, moved, precision=exact)
         return jax.tree.map(jnp.add, total, pull_back(bent)[0]), None
 
     start = jax.tree.map(lambda leaf: ridge * leaf, vector)
     return lax.scan(step, start, (index, present.astype(bends.dtype)))[0]
 
 
-def _mapped(of: Callable[[Array], Array], count: int, batch_size: int) -> Array:
+def _mapped(run: Callable[[Array], Array], count: int, batch_size: int) -> Array:
+    """Concatenate the results of a function of positions, batch by batch."""
     index, _ = in_batches(count, batch_size)
-    found = lax.map(of, index)
-    return found.reshape(-1, found.shape[-1])[:count]
+    outputs = lax.map(run, index)
+    return outputs.reshape(-1, outputs.shape[-1])[:count]
 
 
 def _from(params: Params, anchor: Params | None) -> Params:
@@ -330,5 +329,6 @@ def _from(params: Params, anchor: Params | None) -> Params:
 
 
 def norm(tree: Params) -> Array:
-    """The Euclidean norm of all leaves together, ``[]``."""
-    return jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree)))  # pyright: ignore[reportArgumentType]
+    """Return the Euclidean norm ``[]`` of all leaves together."""
+    squares = [jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree)]
+    return jnp.sqrt(sum(squares))  # pyright: ignore[reportArgumentType]

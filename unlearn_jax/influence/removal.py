@@ -1,7 +1,9 @@
-"""Removing samples from a trained network by influence functions, and the guard that says whether to believe it."""
+"""Removing samples from a trained network by influence functions, with a guard.
+
+The guard measures whether the assumptions of the estimate hold.
+"""
 
 import warnings
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -9,33 +11,37 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from unlearn_jax.influence._ntk import OutputFn, ntk, positions, pull
-from unlearn_jax.influence.dual import Solver, dual_change
+from unlearn_jax.influence._ntk import OutputFn, by_params, ntk, positions, pull
+from unlearn_jax.influence._solvers import CG, Solver
+from unlearn_jax.influence.dual import dual_change
 from unlearn_jax.influence.primal import forward, forward_change, norm, primal_change
 from unlearn_jax.influence.risk import OutputLoss, check_ridge, count_forget, slopes
 from unlearn_jax.losses import cross_entropy
-from unlearn_jax.types import Array, InputError, Params
+from unlearn_jax.types import Array, InputError, Params, PyTree
 
 STATIONARITY = 0.1
-"""Above it the guard warns: a tenth of what is solved for comes from training that was not finished."""
+"""Largest trusted stationarity: a tenth of the right-hand side is unfinished training.
+"""
 LINEARIZABILITY = 0.5
-"""Above it the guard warns: half of the gradient that the change was to remove is there again, or in its place."""
+"""Largest trusted linearizability: half of the gradient to be removed is still there.
+"""
 RESIDUAL = 0.01
-"""Above it the guard warns: the linear system was not solved to one per cent."""
+"""Largest trusted residual: the linear system is solved to one per cent."""
 
 
 class Guard(NamedTuple):
-    """Whether the assumptions of influence functions hold. All are 0 where they do exactly.
+    """Measures of the assumptions of influence functions, all 0 where they hold.
 
     Attributes:
       gradient: ``[]``, ``|grad L_D|`` at the original model, penalty included.
       stationarity: ``[]``, ``|grad L_D| / |(N_F/N) grad L_F|``: what is left of
-        training beside what removing adds. An influence function takes the first for 0.
+        training in proportion to what removing adds. An influence function takes the
+        first for 0.
       linearizability: ``[]``,
         ``|grad L_R(theta + d) - grad L_R^lin(theta + d)| / |grad L_R(theta)|``, ``d``
         the predicted change, ``lin`` the network's first-order expansion at ``theta``:
-        what is wrong with the gradient that ``d`` was to make vanish. It sees outputs
-        that bend and Jacobians that turn; the latter spoil estimates first.
+        the error of the gradient that ``d`` was to make vanish. Both outputs that bend
+        and Jacobians that turn raise it; the latter spoil estimates first.
       residual: ``[]``, of the linear system.
       trusted: ``[]`` bool: each of the last three is finite and at most
         :data:`STATIONARITY`, :data:`LINEARIZABILITY` and :data:`RESIDUAL`.
@@ -49,11 +55,11 @@ class Guard(NamedTuple):
 
 
 class Removal(NamedTuple):
-    """An estimate and what to think of it.
+    """An estimate and its guard.
 
     Attributes:
-      params: the change of the parameters.
-      guard: whether to believe it.
+      params: the change of the trained parameters.
+      guard: whether to trust it.
     """
 
     params: Params
@@ -61,8 +67,8 @@ class Removal(NamedTuple):
 
 
 def remove(
-    apply: OutputFn,
-    params: Params,
+    apply_fn: OutputFn,
+    variables: PyTree,
     images: Array,
     targets: Array,
     forget: Array,
@@ -72,31 +78,29 @@ def remove(
     loss: OutputLoss = cross_entropy,
     num_forget: int | None = None,
     form: Literal["primal", "dual"] = "primal",
-    solver: Solver = "cg",
-    tol: float = 1e-6,
-    max_iters: int = 500,
+    solver: Solver = CG(),  # noqa: B008
     batch_size: int = 128,
     warn: bool = True,
 ) -> Removal:
-    """What removing samples does to a trained model's parameters, with a warning where that is not to be believed.
+    """Return the influence of removing samples, with a warning where it is not trusted.
 
     Args:
-      apply: the outputs.
-      params: the original model's.
+      apply_fn: ``(variables, images) -> outputs``.
+      variables: the original model's, any pytree.
       images: ``[N, ...]``.
       targets: ``[N]`` classes or ``[N, C]``, as the loss takes them.
-      forget: ``[N]`` bool, what to remove.
+      forget: ``[N]`` bool, the samples to remove.
       ridge: the penalty ``ridge/2 |theta - anchor|^2`` of the original's training,
         positive.
-      anchor: what the penalty pulls towards; zero by default, for weight decay.
+      anchor: the penalty's center, like the trained parameters; zero by default, for
+        weight decay.
       loss: convex in the outputs.
-      num_forget: how many samples ``forget`` has (static); needed where it is traced.
+      num_forget: number of forget samples (static); needed where the mask is traced.
       form: ``primal`` solves for ``P`` parameters and stores no matrix; ``dual`` for
         ``N_R C`` outputs and stores the kernel ``[N, C, N, C]``. Both give the same at
         a stationary point.
-      solver: ``cg``, or ``dense``, which writes the system out.
-      tol: of ``cg``, relative.
-      max_iters: of ``cg``.
+      solver: :class:`unlearn_jax.influence.CG`, or
+        :class:`unlearn_jax.influence.Dense`, which writes the system out.
       batch_size: samples at a time.
       warn: warn where the guard does not trust the estimate, from compiled code too.
 
@@ -104,49 +108,37 @@ def remove(
       The estimate and its guard.
 
     Raises:
-      InputError: unusable knobs or mask.
+      InputError: unusable hyperparameters or mask.
     """
     if form not in ("primal", "dual"):
         raise InputError(f"unknown form {form!r}: choose primal or dual")
+    apply, params = by_params(apply_fn, variables)
     num_forget = count_forget(forget, num_forget, len(images))
-    knobs: dict[str, Any] = {"loss": loss, "num_forget": num_forget}
-    solve: dict[str, Any] = {"solver": solver, "tol": tol, "max_iters": max_iters}
+    risk: dict[str, Any] = {"ridge": ridge, "loss": loss, "num_forget": num_forget}
+    around: dict[str, Any] = {"anchor": anchor, "batch_size": batch_size}
+    samples = (images, targets, forget)
     if form == "primal":
-        primal = partial(
-            primal_change, anchor=anchor, ridge=ridge, batch_size=batch_size
-        )
-        change, residual = primal(
-            apply, params, images, targets, forget, **knobs, **solve
+        change, residual = primal_change(
+            apply, params, *samples, solver=solver, **risk, **around
         )
     else:
         check_ridge(ridge)
         kernel = ntk(apply, params, images, batch_size=batch_size)
         outputs = forward(apply, params, images, batch_size=batch_size)
-        _, coefficients, residual = dual_change(
-            kernel, outputs, targets, forget, ridge=ridge, **knobs, **solve
-        )
-        change = pull(apply, params, images, coefficients, batch_size=batch_size)
-    found = guard(
-        apply,
-        params,
-        change,
-        images,
-        targets,
-        forget,
-        ridge=ridge,
-        anchor=anchor,
-        residual=residual,
-        batch_size=batch_size,
-        **knobs,
+        dual = dual_change(kernel, outputs, targets, forget, solver=solver, **risk)
+        residual = dual.residual
+        change = pull(apply, params, images, dual.change, batch_size=batch_size)
+    guarded = guard(
+        apply, params, change, *samples, residual=residual, **risk, **around
     )
     if warn:
-        warn_unless_trusted(found)
-    return Removal(change, found)
+        warn_unless_trusted(guarded)
+    return Removal(change, guarded)
 
 
 def guard(
-    apply: OutputFn,
-    params: Params,
+    apply_fn: OutputFn,
+    variables: PyTree,
     change: Params,
     images: Array,
     targets: Array,
@@ -159,13 +151,13 @@ def guard(
     residual: float | Array = 0.0,
     batch_size: int = 128,
 ) -> Guard:
-    """Looks at a predicted change from outside: gradients of the network at its old and at its new parameters.
+    """Measure a predicted change by the network's gradients before and after it.
 
-    It cannot see a retrained network that ends in another basin than the original.
+    A retrained network that ends in another basin than the original goes unnoticed.
 
     Measured by ``experiments/influence_digits.py``: 30 of 300 digits removed from
     networks of one layer of tanh, trained to stationarity with the penalty around their
-    initialization, and retrained. Errors of the estimate beside those of doing nothing,
+    initialization, and retrained. Errors of the estimate over those of the original,
     ranges over three seeds; the thresholds were set on other runs::
 
         units   ridge    linearizability   error of parameters   of test outputs
@@ -175,16 +167,16 @@ def guard(
         64      0.0001    3.5 to 4.7          0.93 to 0.95         0.70 to 0.87
 
     Args:
-      apply: the outputs.
-      params: the original model's.
-      change: predicted, like the parameters.
+      apply_fn: ``(variables, images) -> outputs``.
+      variables: the original model's, any pytree.
+      change: the prediction, like the trained parameters.
       images: ``[N, ...]``.
       targets: ``[N]`` or ``[N, C]``.
       forget: ``[N]`` bool.
       ridge: the penalty of the original's training.
-      anchor: what it pulls towards; zero by default.
+      anchor: the penalty's center; zero by default.
       loss: convex in the outputs.
-      num_forget: how many samples ``forget`` has (static); needed where it is traced.
+      num_forget: number of forget samples (static); needed where the mask is traced.
       residual: of the linear system, if one was solved.
       batch_size: samples at a time.
 
@@ -192,48 +184,40 @@ def guard(
       The guard.
 
     Raises:
-      InputError: unusable knobs or mask.
+      InputError: unusable hyperparameters or mask.
     """
     check_ridge(ridge)
-    removed = count_forget(forget, num_forget, len(images))
-    kept = len(images) - removed
+    apply, params = by_params(apply_fn, variables)
+    num_forget = count_forget(forget, num_forget, len(images))
+    num_retain = len(images) - num_forget
     away = params if anchor is None else jax.tree.map(jnp.subtract, params, anchor)
-    sets = {
-        name: positions(mask, size)
-        for name, mask, size in (("F", forget, removed), ("R", ~forget, kept))
-    }
-    stay, wanted = images[sets["R"]], targets[sets["R"]]
+    index_f = positions(forget, num_forget)
+    index_r = positions(~forget, num_retain)
+    retained = images[index_r]
 
-    def gradient(at: Params, rows: Array, outputs: Array) -> Params:
-        """Of the summed loss, without penalty."""
-        return pull(
-            apply,
-            at,
-            images[rows],
-            slopes(loss, outputs, targets[rows]),
-            batch_size=batch_size,
-        )
+    def gradient(params: Params, rows: Array, outputs: Array) -> Params:
+        """Return the gradient of the summed loss, without penalty."""
+        slope = slopes(loss, outputs, targets[rows])
+        return pull(apply, params, images[rows], slope, batch_size=batch_size)
 
-    before = {
-        name: forward(apply, params, images[rows], batch_size=batch_size)
-        for name, rows in sets.items()
-    }
-    total = {name: gradient(params, rows, before[name]) for name, rows in sets.items()}
-    of = {"F": jax.tree.map(lambda g, w: g + ridge * removed * w, total["F"], away)}
-    of["R"] = jax.tree.map(lambda g, w: g + ridge * kept * w, total["R"], away)
-    left = norm(jax.tree.map(jnp.add, of["F"], of["R"]))
-    new = jax.tree.map(jnp.add, params, change)
-    network = gradient(new, sets["R"], forward(apply, new, stay, batch_size=batch_size))
-    moved = before["R"] + forward_change(
-        apply, params, change, stay, batch_size=batch_size
+    outputs_f = forward(apply, params, images[index_f], batch_size=batch_size)
+    outputs_r = forward(apply, params, retained, batch_size=batch_size)
+    gradient_f = gradient(params, index_f, outputs_f)
+    gradient_r = gradient(params, index_r, outputs_r)
+    gradient_f = jax.tree.map(lambda g, w: g + ridge * num_forget * w, gradient_f, away)
+    gradient_r = jax.tree.map(lambda g, w: g + ridge * num_retain * w, gradient_r, away)
+    left = norm(jax.tree.map(jnp.add, gradient_f, gradient_r))
+    moved = jax.tree.map(jnp.add, params, change)
+    network = gradient(
+        moved, index_r, forward(apply, moved, retained, batch_size=batch_size)
     )
-    expansion = pull(
-        apply, params, stay, slopes(loss, moved, wanted), batch_size=batch_size
+    expanded = outputs_r + forward_change(
+        apply, params, change, retained, batch_size=batch_size
     )
-    stationarity = _ratio(left, norm(of["F"]))
-    linearizability = _ratio(
-        norm(jax.tree.map(jnp.subtract, network, expansion)), norm(of["R"])
-    )
+    expansion = gradient(params, index_r, expanded)
+    wrong = norm(jax.tree.map(jnp.subtract, network, expansion))
+    stationarity = _ratio(left, norm(gradient_f))
+    linearizability = _ratio(wrong, norm(gradient_r))
     residual = jnp.asarray(residual)
     trusted = (
         (stationarity <= STATIONARITY)
@@ -243,24 +227,24 @@ def guard(
     return Guard(left / len(images), stationarity, linearizability, residual, trusted)
 
 
-def warn_unless_trusted(found: Guard) -> None:
-    """Warns, now or when the compiled program runs, of every assumption that does not hold.
+def warn_unless_trusted(guarded: Guard) -> None:
+    """Warn of every assumption that does not hold, from compiled programs too.
 
     Args:
-      found: the guard, traced or not.
+      guarded: the guard, traced or not.
     """
-    if isinstance(found.trusted, Tracer):
-        jax.debug.callback(_warn, found)
+    if isinstance(guarded.trusted, Tracer):
+        jax.debug.callback(_warn, guarded)
     else:
-        _warn(found)
+        _warn(guarded)
 
 
-def _warn(found: Guard) -> None:
-    if np.asarray(found.trusted).all():
+def _warn(guarded: Guard) -> None:
+    if np.asarray(guarded.trusted).all():
         return
-    stationarity, linearizability, residual = (
-        float(np.max(value)) for value in found[1:4]
-    )
+    stationarity = float(np.max(guarded.stationarity))
+    linearizability = float(np.max(guarded.linearizability))
+    residual = float(np.max(guarded.residual))
     reasons = []
     if not stationarity <= STATIONARITY:
         reasons.append(
@@ -285,7 +269,7 @@ def _warn(found: Guard) -> None:
 
 
 def _ratio(above: Array, below: Array) -> Array:
-    """0 for 0/0: nothing moves, and nothing was predicted to."""
+    """Return a ratio that is 0 for 0/0: no change, and none predicted."""
     return jnp.where(
         above == 0, 0.0, above / jnp.where(below == 0, jnp.zeros_like(below), below)
     )

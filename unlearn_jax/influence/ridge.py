@@ -1,20 +1,21 @@
-"""Kernel ridge regression from which any samples can be removed exactly, without refitting.
+"""Kernel ridge regression, from which samples are removed exactly, without refitting.
 
 With a kernel ``K [N, N]`` and targets ``Y [N, C]`` the fit minimizes
 ``sum_i w_i |f(x_i) - y_i|^2 + lambda |theta|^2`` (the **sum** over samples, so that
-lambda stays what it is when samples go). For weights of 1::
+lambda does not depend on the number of samples). For weights of 1::
 
     G = (K + lambda I)^-1,   alpha = G Y,   f(x) = k(x, D) alpha
 
-    without the samples C:   alpha_-C = alpha - G[:, C] (G[C, C])^-1 alpha[C]                 exact, |C|^3
-    without one sample i:    f_-i(x_i) = y_i - alpha_i / G_ii                                 leave-one-out
+    without the samples C:   alpha_-C = alpha - G[:, C] (G[C, C])^-1 alpha[C]
+    without one sample i:    f_-i(x_i) = y_i - alpha_i / G_ii
 
-Both follow from the inverse of a block matrix; removing one sample after another
-updates G by a matrix of rank one. These are exact retrainings, not influence estimates,
-which for the squared loss coincide with them (arXiv 2605.11239). All functions are pure
-and traceable. Use float64 (``jax.enable_x64``): on 900 digits with 512 random features,
-outputs after removing up to 90 samples agreed with refitting to 1e-12, in float32 to
-3e-4 (lambda 0.01) or 4e-5 (0.1).
+Both are exact, at a cost of ``|C|^3``, and follow from the inverse of a block matrix;
+removing one sample after another updates G by a matrix of rank one. These are exact
+retrainings, not influence estimates, which for the squared loss coincide with them
+(arXiv 2605.11239). All functions are pure and traceable. Use float64
+(``jax.enable_x64``): on 900 digits with 512 random features, outputs after removing up
+to 90 samples agreed with refitting to 1e-12, in float32 to 3e-4 (lambda 0.01) or 4e-5
+(0.1).
 """
 
 from typing import NamedTuple
@@ -29,7 +30,9 @@ from unlearn_jax.types import Array, InputError
 
 
 class RidgeFit(NamedTuple):
-    """A fitted kernel ridge regression, of samples scaled by the square roots ``s`` of their weights.
+    """A fitted kernel ridge regression.
+
+    Samples are scaled by the square roots ``s`` of their weights.
 
     Attributes:
       coefficients: ``[N, C]`` dual coefficients: ``f(x) = k(x, D) coefficients``, for
@@ -47,14 +50,14 @@ class RidgeFit(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """What removing any of F samples does to the outputs at Z points; nothing else of the fit is needed.
+    """Everything that removals among F samples need to give the outputs at Z points.
 
     Attributes:
       outputs: ``[Z, C]`` at present.
-      gain: ``[Z, F]`` ``k(z, D) s G[:, F]``: what one unit of a candidate's alpha
-        contributes.
+      gain: ``[Z, F]`` ``k(z, D) s G[:, F]``: contribution of one unit of a candidate's
+        alpha.
       inverse: ``[F, F]`` the candidates' block of G.
-      alpha: ``[F, C]`` theirs.
+      alpha: ``[F, C]`` of the candidates.
     """
 
     outputs: Array
@@ -71,11 +74,12 @@ def random_relu_features(
     weight_std: float = 2.0,
     bias_std: float = 0.5,
 ) -> Array:
-    """Features of one random ReLU layer: a kernel model's training seed, as initial weights are a network's.
+    """Return the features of one random ReLU layer.
 
+    They are a kernel model's training seed, as initial weights are a network's.
     ``phi(x) = relu(x W + b) / sqrt(P)`` with ``W ~ N(0, weight_std^2 * 2 / D)`` and
     ``b ~ N(0, bias_std^2)``. The kernel is ``phi(x) . phi(x')``; ridge regression on it
-    trains the last layer of a network whose first one stays.
+    trains the last layer of a network whose first one is fixed.
 
     Args:
       key: the same key gives the same features for any inputs.
@@ -114,15 +118,14 @@ def random_relu_features(
 def fit(
     kernel: Array, targets: Array, *, ridge: float | Array, weights: Array | None = None
 ) -> RidgeFit:
-    """Fits kernel ridge regression.
+    """Fit kernel ridge regression.
 
     Args:
       kernel: ``[N, N]`` symmetric, positive semi-definite.
       targets: ``[N, C]``.
       ridge: lambda, positive.
       weights: ``[N]`` of the samples' squared errors, not negative: counts of a
-        bootstrap, say. A weight of 0 is exactly a sample that is not there. 1 each if
-        None.
+        bootstrap, say. A weight of 0 removes its sample exactly. 1 each if None.
 
     Returns:
       The fit. Costs one factorization of ``[N, N]``.
@@ -131,11 +134,13 @@ def fit(
       InputError: shapes that do not fit, a ridge that is not positive, negative
         weights.
 
-    >>> model = fit(jnp.array([[2.0, 1.0], [1.0, 2.0]]), jnp.array([[1.0], [0.0]]), ridge=1.0)
+    >>> kernel = jnp.array([[2.0, 1.0], [1.0, 2.0]])
+    >>> model = fit(kernel, jnp.array([[1.0], [0.0]]), ridge=1.0)
     >>> print(model.coefficients[:, 0].round(4))
     [ 0.375 -0.125]
     """
-    kernel, targets = jnp.asarray(kernel), jnp.asarray(targets)
+    kernel = jnp.asarray(kernel)
+    targets = jnp.asarray(targets)
     if (
         kernel.ndim != 2
         or kernel.shape[0] != kernel.shape[1]
@@ -170,12 +175,17 @@ def fit(
 
 
 def predict(cross: Array, coefficients: Array) -> Array:
-    """Outputs ``[Z, C]`` at new points, from ``cross [Z, N]`` (kernel of points with samples) and coefficients."""
+    """Return the outputs ``[Z, C]`` at new points.
+
+    Args:
+      cross: ``[Z, N]`` kernel of the points with the samples.
+      coefficients: ``[N, C]``.
+    """
     return cross @ coefficients
 
 
 def leave_one_out(model: RidgeFit, kernel: Array, targets: Array) -> Array:
-    """Each sample's prediction by the model fitted without it.
+    """Return each sample's prediction by the model fitted without it.
 
     ``f_-i(x_i) = y_i - (y_i - f(x_i)) / (lambda G_ii)``, which for weights of 1 is
     ``y_i - alpha_i / G_ii``.
@@ -186,13 +196,14 @@ def leave_one_out(model: RidgeFit, kernel: Array, targets: Array) -> Array:
       targets: ``[N, C]`` it was fitted to.
 
     Returns:
-      ``[N, C]``. A sample of weight 0, which the fit does without, has its plain
+      ``[N, C]``; for a sample of weight 0, which the fit ignores, the plain
       prediction.
 
     Raises:
       InputError: other shapes than those fitted.
     """
-    targets, there = jnp.asarray(targets), model.scale > 0
+    targets = jnp.asarray(targets)
+    is_fitted = model.scale > 0
     if kernel.shape != model.factor.shape or targets.shape != model.alpha.shape:
         raise InputError(
             f"kernel {kernel.shape}, targets {targets.shape}: pass what was fitted,"
@@ -202,20 +213,20 @@ def leave_one_out(model: RidgeFit, kernel: Array, targets: Array) -> Array:
         model.factor, jnp.eye(len(model.factor), dtype=model.factor.dtype), lower=True
     )
     diagonal = jnp.sum(half**2, 0)
-    shift = model.alpha / jnp.where(there, model.scale * diagonal, 1.0)[:, None]
-    return jnp.where(there[:, None], targets - shift, kernel @ model.coefficients)
+    shift = model.alpha / jnp.where(is_fitted, model.scale * diagonal, 1.0)[:, None]
+    return jnp.where(is_fitted[:, None], targets - shift, kernel @ model.coefficients)
 
 
-def down_date(model: RidgeFit, index: Array, removed: Array | None = None) -> Array:
-    """Dual coefficients of the model fitted without some samples, exactly.
+def downdate(model: RidgeFit, index: Array, subset: Array | None = None) -> Array:
+    """Return the dual coefficients of the model fitted without some samples, exactly.
 
     ``coefficients - s G[:, C] (G[C, C])^-1 alpha[C]``. Many subsets at once: ``vmap``
-    over ``index``, or over ``removed`` for subsets of different sizes.
+    over ``index``, or over ``subset`` for subsets of different sizes.
 
     Args:
       model: the fit.
       index: ``[F]`` integers, different samples.
-      removed: ``[F]`` bool, which of them to remove; all if None.
+      subset: ``[F]`` bool, the samples among them to remove; all if None.
 
     Returns:
       ``[N, C]``; zero for removed samples (to rounding). Costs ``N^2 F`` for the
@@ -226,12 +237,12 @@ def down_date(model: RidgeFit, index: Array, removed: Array | None = None) -> Ar
     """
     index = _check_index(index, model)
     columns = _columns(model, index)
-    change = _solve(columns[index], model.alpha[index], _mask(removed, index.shape))
+    change = _solve(columns[index], model.alpha[index], _mask(subset, index.shape))
     return model.coefficients - model.scale[:, None] * (columns @ change)
 
 
 def candidates(model: RidgeFit, cross: Array, index: Array) -> Candidates:
-    """Gathers what removals among ``index`` can change at the points of ``cross``.
+    """Gather everything that removals among ``index`` need at the points of ``cross``.
 
     Args:
       model: the fit.
@@ -239,13 +250,13 @@ def candidates(model: RidgeFit, cross: Array, index: Array) -> Candidates:
       index: ``[F]`` integers, different samples.
 
     Returns:
-      The candidates; removing any of them costs at most ``F^3 + Z F C`` from here on,
-      whatever N.
+      The candidates; removing any of them costs at most ``F^3 + Z F C``, whatever N.
 
     Raises:
       InputError: shapes that do not fit.
     """
-    index, cross = _check_index(index, model), jnp.asarray(cross)
+    index = _check_index(index, model)
+    cross = jnp.asarray(cross)
     if cross.ndim != 2 or cross.shape[1] != len(model.scale):
         raise InputError(
             f"cross kernel has shape {cross.shape}: pass [Z, {len(model.scale)}],"
@@ -260,53 +271,66 @@ def candidates(model: RidgeFit, cross: Array, index: Array) -> Candidates:
     )
 
 
-def outputs_without(state: Candidates, removed: Array) -> Array:
-    """Outputs ``[Z, C]`` after removing a subset ``removed [F]`` bool in one solve; ``vmap`` for many subsets."""
-    change = _solve(state.inverse, state.alpha, _mask(removed, state.alpha.shape[:1]))
+def outputs_without(state: Candidates, subset: Array) -> Array:
+    """Return the outputs ``[Z, C]`` after removing a subset, in one solve.
+
+    Args:
+      state: the candidates.
+      subset: ``[F]`` bool; ``vmap`` over it for many subsets.
+
+    Raises:
+      InputError: shapes that do not fit.
+    """
+    change = _solve(state.inverse, state.alpha, _mask(subset, state.alpha.shape[:1]))
     return state.outputs - state.gain @ change
 
 
-def outputs_without_one_more(state: Candidates) -> Array:
-    """Outputs ``[F, Z, C]`` if one more candidate were removed, for each; the present ones where it is gone already."""
+def outputs_removing_each(state: Candidates) -> Array:
+    """Return the outputs ``[F, Z, C]`` after removing each candidate alone.
+
+    For a candidate removed before they are the present ones.
+    """
     step = state.alpha / _pivots(state)[:, None]
     return state.outputs[None] - state.gain.T[:, :, None] * step[:, None, :]
 
 
 def remove_one(state: Candidates, position: Array) -> Candidates:
-    """Removes one candidate by a rank-one down-date, exactly; nothing changes if it is gone already.
+    """Remove one candidate by a rank-one downdate, exactly.
 
     ``G - G[:, i] G[i, :] / G_ii`` and likewise for gain, alpha and outputs. Costs
-    ``(F + Z)(F + C)``.
+    ``(F + Z)(F + C)``. Nothing changes if the candidate was removed before.
 
     Args:
       state: the candidates.
       position: ``[]`` integer in 0..F-1, among the candidates.
 
     Returns:
-      The candidates left; the removed one's row and column are zero.
+      The remaining candidates; the removed one's row and column are zero.
     """
     pivot = _pivots(state)[position]
-    row, step = state.inverse[position] / pivot, state.alpha[position] / pivot
-    kept = (jnp.arange(len(row)) != position).astype(row.dtype)
+    row = state.inverse[position] / pivot
+    step = state.alpha[position] / pivot
+    # Exact zeros, where rounding would leave a remainder.
+    mask = (jnp.arange(len(row)) != position).astype(row.dtype)
     return Candidates(
         outputs=state.outputs - jnp.outer(state.gain[:, position], step),
-        gain=(state.gain - jnp.outer(state.gain[:, position], row)) * kept[None, :],
+        gain=(state.gain - jnp.outer(state.gain[:, position], row)) * mask[None, :],
         inverse=(state.inverse - jnp.outer(state.inverse[:, position], row))
-        * jnp.outer(kept, kept),
+        * jnp.outer(mask, mask),
         alpha=(state.alpha - jnp.outer(state.inverse[:, position], step))
-        * kept[:, None],
+        * mask[:, None],
     )
 
 
-def outputs_with_one_back(state: Candidates, removed: Array) -> Array:
-    """Outputs if one sample of a removed subset had stayed, for each: all from a single inverse of its block.
+def outputs_restoring_each(state: Candidates, subset: Array) -> Array:
+    """Return the outputs without a subset, each of its samples alone put back.
 
-    With ``P = (G[C, C])^-1`` and ``beta = P alpha[C]``, putting i back makes beta
-    ``beta - P[:, i] beta_i / P_ii``.
+    All come from a single inverse of the subset's block: with ``P = (G[C, C])^-1`` and
+    ``beta = P alpha[C]``, putting i back makes beta ``beta - P[:, i] beta_i / P_ii``.
 
     Args:
       state: the candidates before any removal.
-      removed: ``[F]`` bool.
+      subset: ``[F]`` bool.
 
     Returns:
       ``[F, Z, C]``; for candidates outside the subset, the outputs without the subset.
@@ -314,38 +338,36 @@ def outputs_with_one_back(state: Candidates, removed: Array) -> Array:
     Raises:
       InputError: shapes that do not fit.
     """
-    removed = _mask(removed, state.alpha.shape[:1])
-    inside = removed[:, None] & removed[None, :]
-    eye = jnp.eye(len(removed), dtype=state.inverse.dtype)
+    subset = _mask(subset, state.alpha.shape[:1])
+    inside = subset[:, None] & subset[None, :]
+    eye = jnp.eye(len(subset), dtype=state.inverse.dtype)
     inverse = cho_solve(
         cho_factor(jnp.where(inside, state.inverse, eye), lower=True), eye
     )
-    change = inverse @ jnp.where(removed[:, None], state.alpha, 0.0)
+    change = inverse @ jnp.where(subset[:, None], state.alpha, 0.0)
     without = state.outputs - state.gain @ change
-    given_back = state.gain @ jnp.where(inside, inverse, 0.0)  # [Z, F]
+    restored = state.gain @ jnp.where(inside, inverse, 0.0)  # [Z, F]
     step = change / jnp.diagonal(inverse)[:, None]
-    return without[None] + given_back.T[:, :, None] * step[:, None, :]
+    return without[None] + restored.T[:, :, None] * step[:, None, :]
 
 
 def _columns(model: RidgeFit, index: Array) -> Array:
-    """``G[:, F]``, which is all of G that removals need: ``[N, F]``."""
-    return cho_solve(
-        (model.factor, True),
-        jnp.eye(len(model.scale), dtype=model.factor.dtype)[:, index],
-    )
+    """Return ``G[:, F] [N, F]``, the part of G that removals need."""
+    units = jnp.eye(len(model.scale), dtype=model.factor.dtype)[:, index]
+    return cho_solve((model.factor, True), units)
 
 
-def _solve(block: Array, alpha: Array, removed: Array) -> Array:
-    """``(G[C, C])^-1 alpha[C]`` inside ``[F, C]``, zero outside the subset."""
-    inside = removed[:, None] & removed[None, :]
-    padded = jnp.where(inside, block, jnp.eye(len(removed), dtype=block.dtype))
-    return cho_solve(
-        cho_factor(padded, lower=True), jnp.where(removed[:, None], alpha, 0.0)
-    )
+def _solve(block: Array, alpha: Array, subset: Array) -> Array:
+    """Return ``(G[C, C])^-1 alpha[C]`` as ``[F, C]``, zero outside the subset."""
+    inside = subset[:, None] & subset[None, :]
+    # The identity outside the subset keeps the shape, and the factor's other rows.
+    padded = jnp.where(inside, block, jnp.eye(len(subset), dtype=block.dtype))
+    right = jnp.where(subset[:, None], alpha, 0.0)
+    return cho_solve(cho_factor(padded, lower=True), right)
 
 
 def _pivots(state: Candidates) -> Array:
-    """``[F]`` diagonal of the block; 1 for removed candidates, whose numerators are 0."""
+    """Return the block's diagonal ``[F]``; 1 for removed candidates, of numerator 0."""
     diagonal = jnp.diagonal(state.inverse)
     return jnp.where(diagonal > 0, diagonal, 1.0)
 
@@ -362,11 +384,10 @@ def _check_index(index: Array, model: RidgeFit) -> Array:
             " positions of samples"
         )
     if not isinstance(index, Tracer):
-        values, count = (
-            np.asarray(index),
-            len(model.scale),
-        )  # not with jnp, which under jit would trace them
-        low, high = int(values.min()), int(values.max())
+        values = np.asarray(index)  # not with jnp, which under jit would trace them
+        count = len(model.scale)
+        low = int(values.min())
+        high = int(values.max())
         if low < 0 or high >= count or len(np.unique(values)) < len(values):
             raise InputError(
                 f"index runs from {low} to {high}: pass different positions in"
@@ -375,11 +396,11 @@ def _check_index(index: Array, model: RidgeFit) -> Array:
     return index
 
 
-def _mask(removed: Array | None, shape: tuple[int, ...]) -> Array:
-    removed = jnp.ones(shape, bool) if removed is None else jnp.asarray(removed)
-    if removed.dtype != bool or removed.shape != shape:
+def _mask(subset: Array | None, shape: tuple[int, ...]) -> Array:
+    subset = jnp.ones(shape, bool) if subset is None else jnp.asarray(subset)
+    if subset.dtype != bool or subset.shape != shape:
         raise InputError(
-            f"removed is {removed.dtype} of shape {removed.shape}: pass a boolean mask"
+            f"subset is {subset.dtype} of shape {subset.shape}: pass a boolean mask"
             f" of shape {shape}"
         )
-    return removed
+    return subset

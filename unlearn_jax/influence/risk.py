@@ -1,8 +1,9 @@
-"""The mean loss as a function of the outputs: its slopes and curvatures, sample by sample."""
+"""Slopes and curvatures of the loss as a function of the outputs, by sample."""
 
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,37 +13,44 @@ from jax.core import Tracer
 from unlearn_jax.types import Array, InputError
 
 OutputLoss = Callable[[Array, Array], Array]
-"""``(outputs [..., C], targets [...] or [..., C]) -> losses [...]``, convex and twice differentiable in the outputs."""
+"""``(outputs [..., C], targets [...] or [..., C]) -> losses [...]``, convex, smooth."""
 
 
 def squared_error(outputs: Array, targets: Array) -> Array:
-    """``1/2 |f - y|^2`` of outputs and targets ``[..., C]``: ``[...]``.
+    """Return ``1/2 |f - y|^2 [...]`` of outputs and targets ``[..., C]``.
 
     >>> float(squared_error(jnp.array([1.0, 2.0]), jnp.array([1.0, 0.0])))
     2.0
     """
+    chex.assert_equal_shape([outputs, targets])
     return jnp.sum((outputs - targets) ** 2, -1) / 2
 
 
 def slopes(loss: OutputLoss, outputs: Array, targets: Array) -> Array:
-    """``[N, C]``: the gradient of each sample's loss by its outputs."""
+    """Return the gradients ``[N, C]`` of the samples' losses by their outputs."""
+    chex.assert_rank(outputs, 2)
+    chex.assert_equal_shape_prefix([outputs, targets], 1)
     return jax.vmap(jax.grad(loss))(outputs, targets)
 
 
 def curvatures(loss: OutputLoss, outputs: Array, targets: Array) -> Array:
-    """``[N, C, C]``: the Hessian of each sample's loss by its outputs."""
+    """Return the Hessians ``[N, C, C]`` of the samples' losses by their outputs."""
+    chex.assert_rank(outputs, 2)
+    chex.assert_equal_shape_prefix([outputs, targets], 1)
     return jax.vmap(jax.hessian(loss))(outputs, targets)
 
 
 def half_curvatures(loss: OutputLoss, outputs: Array, targets: Array) -> Array:
-    """``[N, C, C]``: a lower triangular ``B`` with ``B B^T`` for each of :func:`curvatures`.
+    """Return lower triangular ``B [N, C, C]``, ``B B^T`` the samples' Hessians.
 
-    Cholesky's, for singular matrices too, such as cross-entropy's: a pivot within
-    rounding of 0 leaves its column 0. Not LAPACK's, whose batches share XLA's threads
-    on CPU, and may wait for each other for ever where these are few.
+    Cholesky's factors, for singular matrices too, such as cross-entropy's: a pivot
+    within rounding of 0 leaves its column 0.
     """
+    # Not LAPACK's: its batches share XLA's threads on CPU, and may wait for each other
+    # for ever where these are few.
     matrices = curvatures(loss, outputs, targets)
-    count, places = matrices.shape[-1], jnp.arange(matrices.shape[-1])
+    count = matrices.shape[-1]
+    positions = jnp.arange(count)
     least = (
         count
         * jnp.finfo(matrices.dtype).eps
@@ -55,19 +63,18 @@ def half_curvatures(loss: OutputLoss, outputs: Array, targets: Array) -> Array:
         usable = pivot > least
         scale = jnp.where(usable, 1 / jnp.sqrt(jnp.where(usable, pivot, 1.0)), 0.0)
         below = (
-            jnp.where(places >= step, 1.0, 0.0)[None, :]
+            jnp.where(positions >= step, 1.0, 0.0)[None, :]
             * left[:, :, step]
             * scale[:, None]
         )
-        return left - below[:, :, None] * below[:, None, :], factor.at[:, :, step].set(
-            below
-        )
+        left = left - below[:, :, None] * below[:, None, :]
+        return left, factor.at[:, :, step].set(below)
 
     return lax.fori_loop(0, count, column, (matrices, jnp.zeros_like(matrices)))[1]
 
 
 def check_ridge(ridge: float | Array) -> None:
-    """Refuses a penalty that is not positive and finite; a traced one passes unseen.
+    """Raise on a penalty that is not positive and finite; a traced one passes.
 
     Raises:
       InputError: naming it.
@@ -80,11 +87,11 @@ def check_ridge(ridge: float | Array) -> None:
 
 
 def count_forget(forget: Any, num_forget: int | None, num_samples: int) -> int:
-    """How many samples a mask removes, known before tracing.
+    """Return the number of samples that a mask removes, known before tracing.
 
     Args:
       forget: ``[N]`` bool.
-      num_forget: as told; None to count.
+      num_forget: the number, if given; None to count.
       num_samples: N.
 
     Raises:
@@ -108,15 +115,3 @@ def count_forget(forget: Any, num_forget: int | None, num_samples: int) -> int:
             f" {num_forget}"
         )
     return num_forget
-
-
-def check_solver(solver: str, max_iters: int) -> None:
-    """Refuses what no solve can use.
-
-    Raises:
-      InputError: naming it.
-    """
-    if solver not in ("cg", "dense"):
-        raise InputError(f"unknown solver {solver!r}: choose cg or dense")
-    if max_iters < 1:
-        raise InputError(f"max_iters must be positive, got {max_iters}")

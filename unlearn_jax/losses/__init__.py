@@ -1,19 +1,27 @@
-"""Loss terms: pure functions of logits, one scalar per example."""
+"""Losses: pure functions of logits, and terms of several members."""
 
+from unlearn_jax.losses._lotos import (
+    LossTerm,
+    LotosState,
+    lotos,
+    lotos_penalty,
+    lotos_similarity,
+)
 from unlearn_jax.losses.classification import cross_entropy, log_odds
-from unlearn_jax.losses.divergence import kl_divergence
-from unlearn_jax.losses.lotos import lotos_penalty, lotos_similarity, neighbor_bound
+from unlearn_jax.losses.divergence import kl_from_logits
 from unlearn_jax.losses.tilted import class_similarity, tilted_loss, tilted_target
 from unlearn_jax.losses.trs import trs_penalty
 
 __all__ = [
+    "LossTerm",
+    "LotosState",
     "class_similarity",
     "cross_entropy",
-    "kl_divergence",
+    "kl_from_logits",
     "log_odds",
+    "lotos",
     "lotos_penalty",
     "lotos_similarity",
-    "neighbor_bound",
     "tilted_loss",
     "tilted_target",
     "trs_penalty",

@@ -1,5 +1,6 @@
 """Per-example classification losses."""
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -7,7 +8,7 @@ from unlearn_jax.types import Array
 
 
 def cross_entropy(logits: Array, target: Array) -> Array:
-    """Cross-entropy in nats, against a class or a distribution.
+    """Return the cross-entropy in nats, against a class or a distribution.
 
     Args:
       logits: ``[..., C]``.
@@ -16,19 +17,23 @@ def cross_entropy(logits: Array, target: Array) -> Array:
     Returns:
       ``[...]``, finite for finite logits.
 
+    Raises:
+      AssertionError: shapes that do not fit; nothing is broadcast.
+
     >>> float(cross_entropy(jnp.array([0.0, 0.0]), jnp.array(1)))
     0.693...
     """
+    target = jnp.asarray(target)
     log_probs = jax.nn.log_softmax(logits)
-    if jnp.issubdtype(jnp.asarray(target).dtype, jnp.integer):
-        return -jnp.take_along_axis(log_probs, jnp.asarray(target)[..., None], -1)[
-            ..., 0
-        ]
+    if jnp.issubdtype(target.dtype, jnp.integer):
+        chex.assert_shape(target, log_probs.shape[:-1])
+        return -jnp.take_along_axis(log_probs, target[..., None], -1)[..., 0]
+    chex.assert_equal_shape([log_probs, target])
     return -jnp.sum(target * log_probs, -1)
 
 
-def log_odds(logits: Array, label: Array) -> Array:
-    """Log-odds against the labeled class, ``log(1 - p_y) - log p_y``.
+def log_odds(logits: Array, labels: Array) -> Array:
+    """Return the log-odds against the labeled class, ``log(1 - p_y) - log p_y``.
 
     Its gradient points exactly where cross-entropy's does (they differ by the factor
     ``1 - p_y``), but does not vanish in float32 on a confident sample, so an attack
@@ -36,14 +41,19 @@ def log_odds(logits: Array, label: Array) -> Array:
 
     Args:
       logits: ``[..., C]`` with ``C >= 2``.
-      label: ``[...]`` integer classes.
+      labels: ``[...]`` integer classes.
 
     Returns:
       ``[...]``; minus the logit margin of LiRA (Carlini et al., arXiv 2112.03570).
 
-    >>> float(log_odds(jnp.array([0.0, 200.0]), jnp.array(1)))  # cross-entropy would be 0 with gradient 0
+    Raises:
+      AssertionError: shapes that do not fit; nothing is broadcast.
+
+    >>> confident = jnp.array([0.0, 200.0])  # cross-entropy: 0 with gradient 0
+    >>> float(log_odds(confident, jnp.array(1)))
     -200.0
     """
-    is_label = jax.nn.one_hot(label, logits.shape[-1], dtype=bool)
+    chex.assert_shape(labels, logits.shape[:-1])
+    is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
     rest = jax.nn.logsumexp(jnp.where(is_label, -jnp.inf, logits), axis=-1)
     return rest - jnp.sum(jnp.where(is_label, logits, 0.0), axis=-1)

@@ -1,13 +1,14 @@
 """Divergences between two predictions."""
 
+import chex
 import jax
 import jax.numpy as jnp
 
 from unlearn_jax.types import Array
 
 
-def kl_divergence(logits: Array, other: Array) -> Array:
-    """``KL(softmax(logits) || softmax(other))`` in nats.
+def kl_from_logits(logits: Array, other: Array) -> Array:
+    """Return ``KL(softmax(logits) || softmax(other))`` in nats.
 
     Args:
       logits: ``[..., C]`` of the first distribution; a teacher's, over the temperature,
@@ -18,8 +19,13 @@ def kl_divergence(logits: Array, other: Array) -> Array:
       ``[...]``, 0 where the two agree; its gradient by ``other`` is
       ``softmax(other) - softmax(logits)``.
 
-    >>> round(float(kl_divergence(jnp.array([0.0, 0.0]), jnp.array([0.0, jnp.log(3.0)]))), 4)  # 0.5 log(4 / 3)
+    Raises:
+      AssertionError: shapes that differ; nothing is broadcast.
+
+    >>> other = jnp.array([0.0, jnp.log(3.0)])
+    >>> round(float(kl_from_logits(jnp.array([0.0, 0.0]), other)), 4)  # 0.5 log(4 / 3)
     0.1438
     """
+    chex.assert_equal_shape([logits, other])
     log_probs = jax.nn.log_softmax(logits)
     return jnp.sum(jnp.exp(log_probs) * (log_probs - jax.nn.log_softmax(other)), -1)

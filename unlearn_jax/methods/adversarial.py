@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
-from unlearn_jax.attacks import PGD, target_runner_up
+from unlearn_jax.attacks import PGD
 from unlearn_jax.methods.base import forget_rows, forget_set, num_classes
 from unlearn_jax.train import Batch, FetchFn, predict
 from unlearn_jax.types import Array, AttackResult, Dataset, InputError, Problem
@@ -121,13 +121,12 @@ def adversarial_samples(
                 "failures='targeted' attacks again, in the way of the attack that made"
                 " the adversarial set: give that attack, such as attack=PGD()"
             )
-        result = target_runner_up(
+        result = attack.retry(
             problem.model.apply,
             problem.variables,
             forget_set(problem).images,
             truth,
             result,
-            **attack.retry_options(),
         )
     labels = result.labels
     if failures in ("runner_up", "targeted"):

@@ -5,7 +5,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from unlearn_jax.losses import kl_divergence
+from unlearn_jax.losses import kl_from_logits
 from unlearn_jax.methods.base import (
     FineTuning,
     check_numbers,
@@ -129,7 +129,7 @@ def _distillation_loss(
             problem.model.apply(untrained, batch.images),
             problem.model.apply(problem.variables, batch.images),
         )
-        loss = jnp.mean(kl_divergence(teacher / temperature, logits / temperature))
+        loss = jnp.mean(kl_from_logits(teacher / temperature, logits / temperature))
         if options.reduction == "element":
             loss = loss / logits.shape[-1]
         return loss, state

@@ -20,6 +20,7 @@ from unlearn_jax.train import (
     Batch,
     FetchFn,
     LossFn,
+    Recipe,
     cross_entropy_loss,
     init_state,
     step_decay,
@@ -259,6 +260,15 @@ class FineTuning:
     def tx_at(self, rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
         """Return the optimizer with another learning rate or schedule."""
         return self.optimizer(rate, self.weight_decay)
+
+    def recipe(self, num_samples: int) -> Recipe:
+        """Return the recipe for training from scratch, without the constraints.
+
+        Args:
+          num_samples: to train on; sets the steps of an epoch of the schedule.
+        """
+        tx = self.tx(steps_per_epoch(num_samples, self.batch_size))
+        return Recipe(self.num_epochs, self.batch_size, tx, self.augmentation)
 
     def restriction(self, problem: Problem) -> Restriction:
         """Return what all constraints together come to for one problem."""

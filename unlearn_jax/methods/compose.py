@@ -20,7 +20,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from unlearn_jax.attacks import PGD
-from unlearn_jax.filters import FilterFn, class_means
+from unlearn_jax.filters import Filter, class_means
 from unlearn_jax.methods.base import (
     Constraint,
     FineTuning,
@@ -50,24 +50,24 @@ MethodT = TypeVar("MethodT", bound=UnlearnFn)
 class SpectralBound:
     """Largest spectral norm of any layer, as a constraint.
 
-    FastClip follows the optimizer every ``period`` steps, and a full clip ends the
+    FastClip follows the optimizer every ``clip_period`` steps, and a full clip ends the
     training, so that every layer's norm (with the BatchNorm that follows it) is within
     half a percent of what is allowed.
 
     Attributes:
       max_norm: largest spectral norm of any layer.
-      period: training steps between two clips.
+      clip_period: training steps between two clips.
     """
 
     max_norm: Real = 1.0
-    period: int = 100
+    clip_period: int = 100
 
     def __post_init__(self) -> None:
         """Refuse bounds that no layer could meet."""
         check_positive("max_norm", self.max_norm)
-        if self.period < 1:
+        if self.clip_period < 1:
             raise InputError(
-                f"the period of a spectral bound must be positive, got {self.period}"
+                f"a method's clip_period must be positive, got {self.clip_period}"
             )
 
     def restrict(self, problem: Problem, *, batch_size: int) -> Restriction:
@@ -80,20 +80,26 @@ class SpectralBound:
         del batch_size
         apply_fn = problem.model.apply
         images = problem.train.images
-        return Restriction(
-            wrap=lambda tx: optax.chain(
-                tx,
-                fastclip(apply_fn, images, max_norm=self.max_norm, period=self.period),
-            ),
-            project=lambda variables: clip(
-                apply_fn, variables, images, max_norm=self.max_norm
-            ),
-        )
+
+        def wrap(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+            clipping = fastclip(
+                apply_fn,
+                images,
+                max_norm=self.max_norm,
+                period=self.clip_period,
+                model_state=problem.variables.state,
+            )
+            return optax.chain(tx, clipping)
+
+        def project(variables: Variables) -> Variables:
+            return clip(apply_fn, variables, images, max_norm=self.max_norm)
+
+        return Restriction(wrap, project)
 
 
 @value
 class Restricted:
-    """A method whose result is projected on a constraint, for methods that do not train.
+    """A method whose result is projected on a constraint, if it does not train itself.
 
     Attributes:
       method: runs without the constraint.
@@ -132,7 +138,7 @@ def masked(method: MethodT, saliency: Saliency) -> MethodT | Restricted:
 
 
 def constrained(
-    method: MethodT, max_norm: Real, *, period: int = 100
+    method: MethodT, max_norm: Real, *, clip_period: int = 100
 ) -> MethodT | Restricted:
     """Return a method after which no layer's spectral norm exceeds a bound.
 
@@ -142,9 +148,10 @@ def constrained(
     Args:
       method: to be restricted.
       max_norm: largest spectral norm of any layer, positive.
-      period: training steps between two clips.
+      clip_period: training steps between two clips.
     """
-    return _constrained(method, SpectralBound(max_norm=max_norm, period=period))
+    bound = SpectralBound(max_norm=max_norm, clip_period=clip_period)
+    return _constrained(method, bound)
 
 
 def _constrained(method: MethodT, constraint: Constraint) -> MethodT | Restricted:
@@ -164,7 +171,7 @@ class Filtered:
     """
 
     method: UnlearnFn
-    filter: FilterFn
+    filter: Filter
 
     def __call__(self, key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
         """Run the method; the filter does not change the variables.
@@ -199,7 +206,7 @@ class Filtered:
         return filtered_apply
 
 
-def filtered(method: UnlearnFn, filter: FilterFn) -> Filtered:
+def filtered(method: UnlearnFn, filter: Filter) -> Filtered:
     """Return a method whose model answers through an output filter.
 
     Args:

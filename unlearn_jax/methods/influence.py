@@ -1,4 +1,4 @@
-"""IU, influence unlearning: one Newton-like step with WoodFisher's inverse Hessian (arXiv 2304.04934, 2004.14340)."""
+"""Influence unlearning (IU): one Newton-like step with WoodFisher's inverse Hessian."""
 
 from typing import Literal
 
@@ -20,31 +20,26 @@ from unlearn_jax.types import (
     InputError,
     Params,
     Problem,
-    UnlearnFn,
     UnlearnInfo,
     Variables,
 )
+from unlearn_jax.values import Real, value
 
 
-def influence(
-    *,
-    alpha: float | Array = 1.0,
-    damping: float | Array = 1.0,
-    inverse: Literal["woodfisher", "released"] = "woodfisher",
-    num_samples: int = 1000,
-    batch_size: int = 64,
-) -> UnlearnFn:
-    """Adds ``alpha H^-1 v`` to the parameters: the influence of D_F, taken back; no training.
+@value
+class Influence:
+    """Influence unlearning: add ``alpha H^-1 v`` to the parameters, without training.
 
-    With ``g`` the gradient of a sample's cross-entropy in evaluation mode, over all of
-    D_F and D_R,
+    Published in arXiv 2304.04934 (the method) and 2004.14340 (WoodFisher). With ``g``
+    the gradient of a sample's cross-entropy in evaluation mode, over all of D_F and
+    D_R,
 
         ``v = sum_F g / (n_F + n_R) - n_F / ((n_F + n_R) n_R) sum_R g``,
 
     and ``H = damping I + (1/N) sum g g^T`` over ``N`` retained samples drawn by the
     key: WoodFisher's estimate of the Hessian. At a stationary point of the loss over D,
     ``alpha=1`` with the true Hessian over D_R is Newton's step towards the retrained
-    model. BatchNorm statistics stay as they are. Reads D_R and D_F.
+    model. BatchNorm statistics do not change. Reads D_R and D_F.
 
     **The inverse.** WoodFisher defines ``H^-1`` by a recursion over single samples
     (Sherman-Morrison):
@@ -65,65 +60,81 @@ def influence(
     without those that rounding made up. The result is finite when the gradients'
     products and ``v / damping`` are. ``released`` is not bounded: its denominators may
     come close to 0 when gradients are large and oppose each other. Too large an alpha
-    ruins the model at once, as no loss is looked at. In float32 a damping below about
+    ruins the model at once, as no loss is computed. In float32 a damping below about
     1e-4 of the largest eigenvalue of ``H`` loses the small directions of ``v`` to
     rounding.
 
     Published values: damping 1 (implied by ``o`` and ``k`` above; WoodFisher itself
     takes 1e-5) and N 1000; alpha in [1, 20] (SalUn) or [1, 100] (RUM); a user of the
-    code found only alpha below 1 usable, the code's default is 0.2, and Deep Unlearn
+    code could use only alpha below 1, the code's default is 0.2, and Deep Unlearn
     searches [0, 1].
 
-    Args:
-      alpha: the step; 0 gives the original back.
+    Attributes:
+      alpha: length of the step; 0 gives the original back.
       damping: added to the diagonal of ``H``, positive; very large gives
         ``v / damping``.
-      inverse: ``woodfisher`` or ``released``, see above.
+      inverse: ``woodfisher`` or ``released``, described above.
       num_samples: ``N``, at most all retained samples.
       batch_size: samples at a time; changes memory and cost, not the value.
         ``woodfisher`` computes every gradient ``2 + N / batch_size`` times.
-
-    Raises:
-      InputError: unusable knobs.
     """
-    check_numbers(alpha=alpha)
-    check_numbers(low=0, damping=damping)
-    if is_zero(damping) or num_samples < 1 or batch_size < 1:
-        raise InputError(
-            "damping, num_samples and batch_size of a method must be positive"
-        )
-    if inverse not in ("woodfisher", "released"):
-        raise InputError(f"unknown inverse {inverse!r}: choose woodfisher or released")
 
-    def run(key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
-        num_forget, num_retain = problem.num_forget, problem.num_retain
+    alpha: Real = 1.0
+    damping: Real = 1.0
+    inverse: Literal["woodfisher", "released"] = "woodfisher"
+    num_samples: int = 1000
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        """Raise on values that no step could use."""
+        check_numbers(alpha=self.alpha)
+        check_numbers(low=0, damping=self.damping)
+        if is_zero(self.damping) or self.num_samples < 1 or self.batch_size < 1:
+            raise InputError(
+                "damping, num_samples and batch_size of a method must be positive"
+            )
+
+    def __call__(self, key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
+        """Take the step.
+
+        Args:
+          key: draws the samples of the Hessian; consumed.
+          problem: gives the model and the sets.
+        """
+        num_forget = problem.num_forget
+        num_retain = problem.num_retain
         over_forget = mean_gradient(
-            problem, problem.forget, num_forget, batch_size=batch_size
+            problem, problem.forget, num_forget, batch_size=self.batch_size
         )
         over_retain = mean_gradient(
-            problem, problem.retain, num_retain, batch_size=batch_size
+            problem, problem.retain, num_retain, batch_size=self.batch_size
         )
-        share = num_forget / (num_forget + num_retain)
-        direction = jax.tree.map(lambda f, r: share * (f - r), over_forget, over_retain)
-        count = min(num_samples, num_retain)
+        fraction = num_forget / (num_forget + num_retain)
+        direction = jax.tree.map(
+            lambda forget, retain: fraction * (forget - retain),
+            over_forget,
+            over_retain,
+        )
+        count = min(self.num_samples, num_retain)
         drawn = jax.random.choice(
             key, members(problem.retain, num_retain), (count,), replace=False
         )
         cost = num_forget + num_retain
-        if inverse == "released":
-            step, cost = _released(problem, direction, drawn, damping), cost + count
+        if self.inverse == "released":
+            step = _released(problem, direction, drawn, self.damping)
+            cost += count
         else:
-            batches = batches_of(drawn, batch_size)
-            step = _woodfisher(problem, direction, batches, count, damping)
+            batches = batches_of(drawn, self.batch_size)
+            step = _woodfisher(problem, direction, batches, count, self.damping)
             cost += batches.position.size * (2 + len(batches.position))
         params = jax.tree.map(
-            lambda param, s: param + alpha * s, problem.variables.params, step
+            lambda param, change: param + self.alpha * change,
+            problem.variables.params,
+            step,
         )
         return problem.variables._replace(params=params), UnlearnInfo(
             jnp.zeros(0), jnp.asarray(cost, jnp.int32)
         )
-
-    return run
 
 
 def _woodfisher(
@@ -131,9 +142,13 @@ def _woodfisher(
     direction: Params,
     batches: Batches,
     count: int,
-    damping: float | Array,
+    damping: Real,
 ) -> Params:
-    """``(damping I + G^T G / count)^-1 v = (v - G^T (count damping I + G G^T)^-1 G v) / damping``."""
+    """Return ``(damping I + G^T G / count)^-1 v`` by Woodbury's identity.
+
+    The product is ``(v - G^T (count damping I + G G^T)^-1 G v) / damping``, where the
+    rows of ``G`` are the samples' gradients.
+    """
 
     def block(outer: Batches) -> tuple[Array, Array]:
         rows = example_gradients(problem, outer.position)
@@ -141,12 +156,11 @@ def _woodfisher(
             lambda inner: _products(rows, example_gradients(problem, inner.position)),
             batches,
         )
-        along = _products(rows, jax.tree.map(lambda leaf: leaf[None], direction))[:, 0]
-        return products, along
+        single_row = jax.tree.map(lambda leaf: leaf[None], direction)
+        return products, _products(rows, single_row)[:, 0]
 
-    products, along = lax.map(
-        block, batches
-    )  # [num_batches, num_batches, B, B], [num_batches, B]
+    # [num_batches, num_batches, B, B] and [num_batches, B]
+    products, along = lax.map(block, batches)
     present = batches.weight.reshape(-1)
     gram = (
         products.transpose(0, 2, 1, 3).reshape(len(present), -1)
@@ -160,37 +174,37 @@ def _woodfisher(
     return jax.tree.map(lambda v, b: (v - b) / damping, direction, back)
 
 
-def _solve(gram: Array, damping: float | Array, right: Array) -> Array:
-    """``(damping I + gram)^-1 right`` for a Gram matrix, singular or not; Cholesky fails where damping is tiny.
+def _solve(gram: Array, damping: Real, right: Array) -> Array:
+    """Return ``(damping I + gram)^-1 right`` for a Gram matrix, singular or not.
 
-    What is within rounding of the null space, where damping does not lift it, is left
-    out.
+    By eigenvalues, as Cholesky's decomposition fails where the damping is tiny. What is
+    within rounding of the null space, where the damping does not lift it, is left out.
     """
-    values, vectors = jnp.linalg.eigh(gram)
-    system = jnp.maximum(values, 0.0) + damping
-    known = system > len(gram) * jnp.finfo(gram.dtype).eps * values[-1]
+    eigenvalues, vectors = jnp.linalg.eigh(gram)
+    system = jnp.maximum(eigenvalues, 0.0) + damping
+    rounding = len(gram) * jnp.finfo(gram.dtype).eps * eigenvalues[-1]
+    is_above = system > rounding
     along = jnp.matmul(right, vectors, precision=lax.Precision.HIGHEST)
-    along = jnp.where(known, along / jnp.where(known, system, 1.0), 0.0)
+    along = jnp.where(is_above, along / jnp.where(is_above, system, 1.0), 0.0)
     return jnp.matmul(vectors, along, precision=lax.Precision.HIGHEST)
 
 
 def _products(rows: Params, columns: Params) -> Array:
-    """Inner products of stacked gradients: leaves ``[A, ...]`` and ``[B, ...]`` to ``[A, B]``."""
+    """Return inner products of stacked gradients: ``[A, ...], [B, ...] -> [A, B]``."""
     pairs = zip(jax.tree.leaves(rows), jax.tree.leaves(columns), strict=True)
-    exact = (
-        lax.Precision.HIGHEST
-    )  # accelerators would round to fewer bits, and the inverse magnifies that
-    total = [
+    # accelerators would round to fewer bits, and the inverse magnifies that
+    exact = lax.Precision.HIGHEST
+    products = [
         jnp.inner(a.reshape(len(a), -1), b.reshape(len(b), -1), precision=exact)
         for a, b in pairs
     ]
-    return jnp.sum(jnp.stack(total), 0)
+    return jnp.sum(jnp.stack(products), 0)
 
 
 def _released(
-    problem: Problem, direction: Params, drawn: Array, damping: float | Array
+    problem: Problem, direction: Params, drawn: Array, damping: Real
 ) -> Params:
-    """The recursion of the released codes, one sample after the other."""
+    """Return the recursion of the released codes, one sample after the other."""
 
     def dot(left: Params, right: Params) -> Array:
         return _products(*jax.tree.map(lambda leaf: leaf[None], (left, right)))[0, 0]
@@ -208,10 +222,8 @@ def _released(
         along = dot(vector, new)
         scale = dot(solved, new) / (len(drawn) + along)
         solved = jax.tree.map(lambda k, o: k - scale * o, solved, vector)
-        return (
-            solved,
-            jax.tree.map(lambda o: o - along / (len(drawn) + along) * o, vector),
-        ), None
+        vector = jax.tree.map(lambda o: o - along / (len(drawn) + along) * o, vector)
+        return (solved, vector), None
 
     start = jax.tree.map(lambda leaf: leaf / damping, (direction, gradient(drawn[0])))
     return lax.scan(step, start, drawn[1:])[0][0]

@@ -1,17 +1,29 @@
-"""Influence targets: fine-tune on D_F towards the output that influence functions predict for a retrained model."""
+"""Influence targets: fine-tune towards the outputs predicted for a retrained model."""
 
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.scipy.sparse.linalg import cg
 
-from unlearn_jax.influence import fit_primal, forward_change, linearize, outputs_of
+from unlearn_jax.influence import (
+    CG,
+    fit_primal,
+    forward_change,
+    linearize,
+    outputs_of,
+)
 from unlearn_jax.losses import cross_entropy
 from unlearn_jax.losses.tilted import tilted_target
-from unlearn_jax.methods.base import FineTuning, check_numbers, is_zero, num_classes
+from unlearn_jax.methods.base import (
+    FineTuning,
+    check_numbers,
+    forget_rows,
+    is_zero,
+    num_classes,
+)
 from unlearn_jax.methods.gradients import members
 from unlearn_jax.methods.similarity import excluded_classes, sample_features
 from unlearn_jax.methods.trw import Tilt, train_to_tilt
@@ -20,44 +32,36 @@ from unlearn_jax.types import (
     Array,
     InputError,
     Problem,
-    UnlearnFn,
     UnlearnInfo,
     Variables,
 )
+from unlearn_jax.values import Real, value
 
-_HALVINGS = 10  # of a Newton step
-_SUFFICIENT = 1e-4  # Armijo's share of the decrease that the slope promises
+Linearized = Literal["head", "network"]
+
+_NUM_HALVINGS = 10  # of a Newton step
+_SUFFICIENT = 1e-4  # Armijo's fraction of the decrease that the slope promises
 _ROUNDING = 2e-6  # of a mean over many samples in float32, relative
 _CONVERGED = 1e-7  # of the gradient at the start of a fit, where float32 ends
 
 
-def influence_target(
-    *,
-    linearized: Literal["head", "network"] = "head",
-    ridge: float | Array = 1e-3,
-    fit_steps: int = 20,
-    removal_steps: int = 1,
-    cg_steps: int = 100,
-    mask: bool = True,
-    retain: bool = True,
-    retain_weight: float | Array = 1.0,
-    **tuning: Any,
-) -> UnlearnFn:
-    """Minimizes the cross-entropy on D_F with predicted outputs of a retrained model, and on D_R with the true labels.
+@value
+class InfluenceTarget(FineTuning):
+    """Cross-entropy on D_F with predicted outputs of a retrained model, and on D_R.
 
     An answer to the third open question of arXiv 2512.06993, whose own target
-    (:func:`unlearn_jax.methods.trw.trw`) tilts all samples of a class alike: a target
-    of each sample's own, without any similarity of classes. Nothing is published on it;
+    (:class:`unlearn_jax.methods.TRW`) tilts all samples of a class alike: a target for
+    every single sample, without any similarity of classes. Nothing is published on it;
     this is the library's own reading.
 
-    1. ``phi(x)``: inputs of the original's last dense layer, in evaluation mode; see
-       :func:`standardize`.
+    1. ``phi(x)``: inputs of the original's last dense layer, in evaluation mode,
+       standardized by :func:`standardize`.
     2. ``W_D``: the linear softmax classifier of ``phi`` on D_F and D_R with the least
        ``mean CE(phi W, y) + ridge/2 |W|^2``, by Newton's method from zero. It stands in
        for the network, because influence functions hold at an optimum: a network that
        interpolates has gradients near 0, which would predict no change at all.
-    3. ``W_R``: ``removal_steps`` Newton steps from there on the same objective over D_R
-       alone. The first is the influence function of removing D_F:
+    3. ``W_R``: ``num_removal_steps`` Newton steps from there on the same objective over
+       D_R alone. The first is the influence function of removing D_F:
        ``W_R - W_D = -H^-1 g``, gradient and Hessian those of D_R at ``W_D`` (halved
        only where it would raise the objective).
     4. The target of ``x`` in D_F: ``q(x) = softmax(f(x) + phi(x) (W_R - W_D))``, where
@@ -73,9 +77,9 @@ def influence_target(
     original's parameters, whose kernel is the tangent kernel, trained with
     ``ridge/2 |theta|^2`` on D_F and D_R from there, and then on D_R alone
     (:func:`unlearn_jax.influence.fit_primal`). Here the ridge is the network's weight
-    decay as it is. A Newton step costs up to ``cg_steps`` products of some six passes
-    over all samples. On 300 digits (64 units, ridge 1e-3 for both, means of three
-    seeds, by ``experiments/influence_digits.py``) neither is better throughout:
+    decay as it is. A Newton step costs up to ``num_cg_steps`` products of some six
+    passes over all samples. On 300 digits (64 units, ridge 1e-3 for both, means of
+    three seeds, by ``experiments/influence_digits.py``) neither is better throughout:
     KL(retrained || target) on digits 1, 3 and 8 was 0.13, 0.14, 0.15 with the network,
     0.17, 0.10, 0.12 with the head, 0.23, 0.16, 0.19 renormalized.
 
@@ -85,116 +89,124 @@ def influence_target(
     units (one original, the mean over three retrained from scratch, which differ among
     themselves by 0.03 to 0.07):
 
-    =====================================  =======  =======  =======
-    target                                 class 1  class 3  class 8
-    =====================================  =======  =======  =======
-    renormalized (``beta=0`` of TRW)       0.18     0.13     0.24
-    the defaults                           0.14     0.08     0.18
-    ``removal_steps=20``                   0.10     0.07     0.13
-    ``ridge=1e-2``                         0.12     0.08     0.19
-    ``ridge=1e-4``                         0.24     0.15     0.20
-    ``ridge=1e-4, removal_steps=20``       0.16     0.13     0.12
-    =====================================  =======  =======  =======
+    =======================================  =======  =======  =======
+    target                                   class 1  class 3  class 8
+    =======================================  =======  =======  =======
+    renormalized (``beta=0`` of TRW)         0.18     0.13     0.24
+    the defaults                             0.14     0.08     0.18
+    ``num_removal_steps=20``                 0.10     0.07     0.13
+    ``ridge=1e-2``                           0.12     0.08     0.19
+    ``ridge=1e-4``                           0.24     0.15     0.20
+    ``ridge=1e-4, num_removal_steps=20``     0.16     0.13     0.12
+    =======================================  =======  =======  =======
 
     The ridge should be about that of the network's own head: weight decay ``w`` on
-    features of variance ``s^2`` (one scale for all, as in :func:`standardize`) amounts
-    to ``w / s^2``, here 2.7e-3. One far smaller, with a single step, can be worse than
-    no prediction. For softmax regression, whose retraining is convex, and the ridge of
-    its own training, targets came 5 to 8 times nearer than renormalized ones (12 to 19
-    with ``removal_steps=10``); with a ridge 10 times too large or too small they were
+    features of variance ``s^2`` (one scale for all, by :func:`standardize`) amounts to
+    ``w / s^2``, here 2.7e-3. One far smaller, with a single step, can be worse than no
+    prediction. For softmax regression, whose retraining is convex, and the ridge of its
+    own training, targets came 5 to 8 times nearer than renormalized ones (12 to 19 with
+    ``num_removal_steps=10``); with a ridge 10 times too large or too small they were
     still nearer.
 
-    Args:
-      linearized: ``head`` or ``network``, see above.
-      ridge: L2 penalty of the linear classifier, positive, see above.
-      fit_steps: Newton steps to ``W_D``. The fit stands still once converged (here
-        after ten steps at most), so that more cost little.
-      removal_steps: Newton steps to ``W_R``: 1 for the influence function, many for the
-        classifier fitted to D_R.
-      cg_steps: at most, iterations of conjugate gradients in a Newton step; each costs
-        two products with the features.
-      mask: no probability for the classes that
-        :func:`unlearn_jax.methods.similarity.excluded_classes` names: the sample's own
-        and those without retained samples. For a random forget set take False: a
-        retrained model may well give a sample its label.
-      retain: train on D_R too, see above.
-      retain_weight: of its cross-entropy, not negative.
-      **tuning: fields of :class:`unlearn_jax.methods.base.FineTuning`. With
-        ``augment``, the target is that of the clean image.
+    The losses are cross-entropies, which end at the entropy of the targets, not at 0;
+    ``num_gradients`` counts the fine-tuning, as the prediction takes no gradient of the
+    network. With ``augment``, the target is that of the clean image.
 
-    Returns:
-      The method. Its losses are cross-entropies, which end at the entropy of the
-      targets, not at 0; ``num_gradients`` counts the fine-tuning, as the prediction
-      takes no gradient of the network.
-
-    Raises:
-      InputError: unusable knobs; by the method with ``head``: a model without a last
-        linear layer.
+    Attributes:
+      linearized: ``head`` or ``network``, described above.
+      ridge: L2 penalty of the linear classifier, positive.
+      num_fit_steps: Newton steps to ``W_D``. The fit no longer moves once converged
+        (here after ten steps at most), so that more cost little.
+      num_removal_steps: Newton steps to ``W_R``: 1 for the influence function, many for
+        the classifier fitted to D_R.
+      num_cg_steps: at most, iterations of conjugate gradients in a Newton step; each
+        costs two products with the features.
+      mask: no probability for the classes of
+        :func:`unlearn_jax.methods.similarity.excluded_classes`: the sample's own and
+        those without retained samples. For a random forget set take False: a retrained
+        model may well give a sample its label.
+      retain: train on D_R too.
+      retain_weight: of the cross-entropy on D_R, not negative.
     """
-    check_numbers(low=0, ridge=ridge, retain_weight=retain_weight)
-    if is_zero(ridge):
-        raise InputError(
-            "a ridge of 0 has no best classifier on separable features: choose a"
-            " positive one"
-        )
-    if fit_steps < 1 or removal_steps < 1 or cg_steps < 1:
-        raise InputError(
-            "fit_steps, removal_steps and cg_steps of a method must be positive"
-        )
-    check_linearized(linearized)
-    knobs, steps = (
-        FineTuning(**tuning),
-        {
-            "fit_steps": fit_steps,
-            "removal_steps": removal_steps,
-            "cg_steps": cg_steps,
-        },
-    )
 
-    def run(key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
+    linearized: Linearized = "head"
+    ridge: Real = 1e-3
+    num_fit_steps: int = 20
+    num_removal_steps: int = 1
+    num_cg_steps: int = 100
+    mask: bool = True
+    retain: bool = True
+    retain_weight: Real = 1.0
+
+    def __post_init__(self) -> None:
+        """Raise on values that no prediction could use."""
+        super().__post_init__()
+        check_numbers(low=0, ridge=self.ridge, retain_weight=self.retain_weight)
+        if is_zero(self.ridge):
+            raise InputError(
+                "a ridge of 0 has no best classifier on separable features: choose a"
+                " positive one"
+            )
+        if min(self.num_fit_steps, self.num_removal_steps, self.num_cg_steps) < 1:
+            raise InputError(
+                "num_fit_steps, num_removal_steps and num_cg_steps of a method must be"
+                " positive"
+            )
+
+    def __call__(self, key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
+        """Predict the targets and fine-tune.
+
+        Args:
+          key: consumed.
+          problem: gives the model and the sets.
+
+        Raises:
+          InputError: with ``linearized="head"``, a model without a last linear layer.
+        """
         tilt = _predicted_tilt(
             problem,
-            linearized,
-            mask=mask,
-            batch_size=knobs.batch_size,
-            ridge=ridge,
-            **steps,
+            self.linearized,
+            ridge=self.ridge,
+            num_fit_steps=self.num_fit_steps,
+            num_removal_steps=self.num_removal_steps,
+            num_cg_steps=self.num_cg_steps,
+            mask=self.mask,
+            batch_size=self.batch_size,
         )
         return train_to_tilt(
             key,
             problem,
-            knobs,
+            self,
             tilt,
             targets="once",
-            retain=retain,
-            retain_weight=retain_weight,
+            retain=self.retain,
+            retain_weight=self.retain_weight,
         )
-
-    return run
 
 
 def influence_targets(
     problem: Problem,
     *,
-    linearized: Literal["head", "network"] = "head",
-    ridge: float | Array = 1e-3,
-    fit_steps: int = 20,
-    removal_steps: int = 1,
-    cg_steps: int = 100,
+    linearized: Linearized = "head",
+    ridge: Real = 1e-3,
+    num_fit_steps: int = 20,
+    num_removal_steps: int = 1,
+    num_cg_steps: int = 100,
     mask: bool = True,
     batch_size: int = 128,
 ) -> Array:
-    """The predicted outputs of a retrained model on D_F.
+    """Return the predicted outputs of a retrained model on D_F.
 
     Args:
       problem: gives the original model, D_F and D_R; samples that earlier requests
         removed are not read.
-      linearized: see :func:`influence_target`.
-      ridge: see there.
-      fit_steps: see there.
-      removal_steps: see there.
-      cg_steps: see there.
-      mask: see there.
+      linearized: ``head`` or ``network``, described in :class:`InfluenceTarget`.
+      ridge: L2 penalty of the linear classifier, positive.
+      num_fit_steps: Newton steps to the classifier of D_F and D_R.
+      num_removal_steps: Newton steps from there to that of D_R.
+      num_cg_steps: at most, conjugate-gradient iterations per Newton step.
+      mask: no probability for the sample's own class and those without retained
+        samples.
       batch_size: images at a time. Features of all samples, ``[N, D]``, are held in
         memory; no Hessian is.
 
@@ -205,17 +217,21 @@ def influence_targets(
       InputError: an unknown ``linearized``; with ``head``, a model without a last
         linear layer.
     """
-    check_linearized(linearized)
-    steps = {
-        "fit_steps": fit_steps,
-        "removal_steps": removal_steps,
-        "cg_steps": cg_steps,
-    }
+    if linearized not in ("head", "network"):
+        raise InputError(f"unknown linearized {linearized!r}: choose head or network")
     tilt = _predicted_tilt(
-        problem, linearized, mask=mask, batch_size=batch_size, ridge=ridge, **steps
+        problem,
+        linearized,
+        ridge=ridge,
+        num_fit_steps=num_fit_steps,
+        num_removal_steps=num_removal_steps,
+        num_cg_steps=num_cg_steps,
+        mask=mask,
+        batch_size=batch_size,
     )
-    index = members(problem.forget, problem.num_forget)
-    images, labels = problem.train.images[index], problem.train.labels[index]
+    index = forget_rows(problem)
+    images = problem.train.images[index]
+    labels = problem.train.labels[index]
     logits = predict(
         problem.model.apply, problem.variables, images, batch_size=batch_size
     )
@@ -223,27 +239,50 @@ def influence_targets(
 
 
 def _predicted_tilt(
-    problem: Problem, linearized: str, *, mask: bool, batch_size: int, **knobs: Any
+    problem: Problem,
+    linearized: Linearized,
+    *,
+    ridge: Real,
+    num_fit_steps: int,
+    num_removal_steps: int,
+    num_cg_steps: int,
+    mask: bool,
+    batch_size: int,
 ) -> Tilt:
-    """The predicted change of the logits, as a tilt of strength 1."""
-    train, classes = problem.train, num_classes(problem)
+    """Return the predicted change of the logits, as a tilt of strength 1."""
+    train = problem.train
+    count = num_classes(problem)
     index = members(
         problem.forget | problem.retain, problem.num_forget + problem.num_retain
     )
     if linearized == "head":
         forget = members(problem.forget[index], problem.num_forget)
-        known = sample_features(problem, index, batch_size)
-        labels, retain = train.labels[index], problem.retain[index]
+        features = sample_features(problem, index, batch_size)
         change = predicted_logit_change(
-            known, labels, retain, known[forget], num_classes=classes, **knobs
+            features,
+            train.labels[index],
+            problem.retain[index],
+            features[forget],
+            num_classes=count,
+            ridge=ridge,
+            num_fit_steps=num_fit_steps,
+            num_removal_steps=num_removal_steps,
+            num_cg_steps=num_cg_steps,
         )
     else:
-        change = network_logit_change(problem, index, batch_size=batch_size, **knobs)
-    excluded = (
-        excluded_classes(problem, classes)
-        if mask
-        else jnp.zeros((classes, classes), bool)
-    )
+        change = network_logit_change(
+            problem,
+            index,
+            ridge=ridge,
+            num_fit_steps=num_fit_steps,
+            num_removal_steps=num_removal_steps,
+            num_cg_steps=num_cg_steps,
+            batch_size=batch_size,
+        )
+    if mask:
+        excluded = excluded_classes(problem, count)
+    else:
+        excluded = jnp.zeros((count, count), bool)
     return Tilt(excluded, change, beta=1.0)
 
 
@@ -251,128 +290,121 @@ def network_logit_change(
     problem: Problem,
     index: Array,
     *,
-    ridge: float | Array,
-    fit_steps: int = 20,
-    removal_steps: int = 1,
-    cg_steps: int = 100,
+    ridge: Real,
+    num_fit_steps: int = 20,
+    num_removal_steps: int = 1,
+    num_cg_steps: int = 100,
     batch_size: int = 128,
 ) -> Array:
-    """How the forget samples' logits change when the network's first-order expansion is trained without them.
+    """Return the change of the forget samples' logits when D_F is removed.
+
+    To first order: the network's expansion at its parameters is trained with D_F and
+    without.
 
     Args:
-      problem: gives the network, whose expansion at its parameters is trained, and the
-        samples.
+      problem: gives the network and the samples.
       index: ``[N]`` positions of D_F and D_R.
       ridge: L2 penalty of all parameters, positive.
-      fit_steps: Newton steps to the fit on all samples.
-      removal_steps: Newton steps from there to the fit on the retained ones.
-      cg_steps: at most, conjugate-gradient iterations per Newton step.
+      num_fit_steps: Newton steps to the fit on all samples.
+      num_removal_steps: Newton steps from there to the fit on the retained ones.
+      num_cg_steps: at most, conjugate-gradient iterations per Newton step.
       batch_size: images at a time.
 
     Returns:
       ``[F, C]``, forget samples ascending.
     """
-    train, params = problem.train, problem.variables.params
+    train = problem.train
+    params = problem.variables.params
     network = outputs_of(problem.model, problem.variables.state)
     fit = partial(
         fit_primal,
         linearize(network, params),
         ridge=ridge,
-        max_iters=cg_steps,
+        solver=CG(num_iters=num_cg_steps),
         batch_size=batch_size,
     )
-    fitted = fit(
-        params, train.images[index], train.labels[index], num_steps=fit_steps
-    ).params
-    kept = members(problem.retain, problem.num_retain)
-    left = fit(
-        fitted, train.images[kept], train.labels[kept], num_steps=removal_steps
-    ).params
-    gone = train.images[members(problem.forget, problem.num_forget)]
-    change = jax.tree.map(jnp.subtract, left, fitted)
-    return forward_change(network, params, change, gone, batch_size=batch_size)
-
-
-def check_linearized(linearized: str) -> None:
-    """Refuses an unknown ``linearized``.
-
-    Raises:
-      InputError: naming it.
-    """
-    if linearized not in ("head", "network"):
-        raise InputError(f"unknown linearized {linearized!r}: choose head or network")
+    images = train.images[index]
+    labels = train.labels[index]
+    fitted = fit(params, images, labels, num_steps=num_fit_steps).params
+    retain = members(problem.retain, problem.num_retain)
+    images = train.images[retain]
+    labels = train.labels[retain]
+    refitted = fit(fitted, images, labels, num_steps=num_removal_steps).params
+    change = jax.tree.map(jnp.subtract, refitted, fitted)
+    images = train.images[forget_rows(problem)]
+    return forward_change(network, params, change, images, batch_size=batch_size)
 
 
 def predicted_logit_change(
-    known: Array,
+    features: Array,
     labels: Array,
     retain: Array,
     queries: Array,
     *,
     num_classes: int,
-    ridge: float | Array,
-    fit_steps: int = 20,
-    removal_steps: int = 1,
-    cg_steps: int = 100,
+    ridge: Real,
+    num_fit_steps: int = 20,
+    num_removal_steps: int = 1,
+    num_cg_steps: int = 100,
 ) -> Array:
-    """How the logits of a ridge softmax classifier change when samples are removed: ``phi (W_R - W_D)``.
+    """Return the change of a ridge softmax classifier's logits by removing samples.
+
+    This is ``phi (W_R - W_D)`` of the queries' standardized features ``phi``.
 
     Args:
-      known: ``[N, D]`` features of D_F and D_R, on any scale.
+      features: ``[N, D]`` of D_F and D_R, on any scale.
       labels: ``[N]`` int32 in 0..C-1.
       retain: ``[N]`` bool, True for at least one; the others are removed.
-      queries: ``[Q, D]`` features of the samples asked for; none of them need be among
-        the known.
+      queries: ``[Q, D]`` features of the samples asked for; they need not be among
+        ``features``.
       num_classes: C.
       ridge: L2 penalty, positive.
-      fit_steps: Newton steps to the fit on all samples.
-      removal_steps: Newton steps from there to the fit on the retained ones.
-      cg_steps: at most, conjugate-gradient iterations per Newton step.
+      num_fit_steps: Newton steps to the fit on all samples.
+      num_removal_steps: Newton steps from there to the fit on the retained ones.
+      num_cg_steps: at most, conjugate-gradient iterations per Newton step.
 
     Returns:
       ``[Q, C]``.
     """
-    phi, asked = standardize(known, known), standardize(known, queries)
-    everywhere = jnp.full(len(labels), 1 / len(labels))
-    retained = retain / jnp.sum(retain)
-    start = jnp.zeros((phi.shape[1], num_classes))
+    phi = standardize(features, features)
+    query_phi = standardize(features, queries)
     fitted = fit_head(
-        start,
+        jnp.zeros((phi.shape[1], num_classes)),
         phi,
         labels,
-        everywhere,
+        jnp.full(len(labels), 1 / len(labels)),
         ridge=ridge,
-        num_steps=fit_steps,
-        cg_steps=cg_steps,
+        num_steps=num_fit_steps,
+        num_cg_steps=num_cg_steps,
     )
-    left = fit_head(
+    refitted = fit_head(
         fitted,
         phi,
         labels,
-        retained,
+        retain / jnp.sum(retain),
         ridge=ridge,
-        num_steps=removal_steps,
-        cg_steps=cg_steps,
+        num_steps=num_removal_steps,
+        num_cg_steps=num_cg_steps,
     )
-    return _product(asked, left - fitted)
+    return _product(query_phi, refitted - fitted)
 
 
-def standardize(known: Array, queries: Array) -> Array:
-    """Centered features of unit mean square, and a constant 1 appended, for the bias.
+def standardize(features: Array, queries: Array) -> Array:
+    """Return centered features of unit mean square, with a 1 appended for the bias.
 
-    Each feature loses its mean over the known samples. All share one scale, so that a
-    feature that only a few samples excite is not blown up, and the penalty weighs
-    directions as it would in the network's own head.
+    Each feature loses its mean over the samples. All have one scale, so that a feature
+    that only a few samples excite is not blown up, and the penalty weighs directions as
+    it would in the network's own head.
 
     Args:
-      known: ``[N, D]``, what means and scale are taken over.
-      queries: ``[Q, D]``.
+      features: ``[N, D]``, means and scale are taken over these.
+      queries: ``[Q, D]``, returned standardized.
 
     Returns:
       ``[Q, D + 1]``.
     """
-    mean = jnp.mean(known, 0, keepdims=True)
-    scale = jnp.sqrt(jnp.mean((known - mean) ** 2))
+    mean = jnp.mean(features, 0, keepdims=True)
+    scale = jnp.sqrt(jnp.mean((features - mean) ** 2))
     centered = (queries - mean) / jnp.where(scale > 0, scale, 1.0)
     return jnp.concatenate([centered, jnp.ones((len(queries), 1))], 1)
 
@@ -381,92 +413,97 @@ def fit_head(
     start: Array,
     phi: Array,
     labels: Array,
-    share: Array,
+    weight: Array,
     *,
-    ridge: float | Array,
+    ridge: Real,
     num_steps: int,
-    cg_steps: int,
+    num_cg_steps: int,
 ) -> Array:
-    """Newton's method for ``sum_n share_n CE(phi_n W, y_n) + ridge/2 |W|^2``, which is convex.
+    """Minimize ``sum_n weight_n CE(phi_n W, y_n) + ridge/2 |W|^2`` by Newton's method.
 
-    Each step solves for the Newton direction by conjugate gradients, then is halved
-    until it lowers the objective by Armijo's rule, up to 10 times, and left out if that
-    was not enough. A rise within float32's rounding is no rise. So no step raises the
-    objective beyond rounding, and near the optimum all steps are Newton's own. Hessians
-    are never formed.
+    The objective is convex. Each step solves for the Newton direction by conjugate
+    gradients, then is halved until it lowers the objective by Armijo's rule, up to 10
+    times, and left out if that was not enough. A rise within float32's rounding is no
+    rise. So no step raises the objective beyond rounding, and near the optimum all
+    steps are Newton's own. Hessians are never formed.
 
     Args:
       start: ``[D, C]``.
       phi: ``[N, D]`` features.
       labels: ``[N]`` int32.
-      share: ``[N]``, each sample's weight, not negative, of sum 1; 0 for samples that
-        are not there.
+      weight: ``[N]`` of each sample, not negative, of sum 1; 0 for absent samples.
       ridge: positive.
       num_steps: Newton steps.
-      cg_steps: at most, conjugate-gradient iterations in each.
+      num_cg_steps: at most, conjugate-gradient iterations in each.
 
     Returns:
-      ``[D, C]``. :func:`head_gradient` says how far from the optimum.
+      ``[D, C]``. :func:`head_gradient` there measures how far the optimum is.
     """
-    floor = _CONVERGED * jnp.linalg.norm(
-        head_gradient(start, phi, labels, share, ridge=ridge)
-    )
+    gradient = head_gradient(start, phi, labels, weight, ridge=ridge)
+    floor = _CONVERGED * jnp.linalg.norm(gradient)
 
-    def step(weights: Array, _: None) -> tuple[Array, None]:
-        return _newton_step(weights, phi, labels, share, ridge, cg_steps, floor), None
+    def step(head: Array, _: None) -> tuple[Array, None]:
+        head = _newton_step(head, phi, labels, weight, ridge, num_cg_steps, floor)
+        return head, None
 
     return lax.scan(step, start, None, length=num_steps)[0]
 
 
 def head_gradient(
-    weights: Array, phi: Array, labels: Array, share: Array, *, ridge: float | Array
+    head: Array, phi: Array, labels: Array, weight: Array, *, ridge: Real
 ) -> Array:
-    """``[D, C]`` gradient of the objective of :func:`fit_head`."""
-    probs = jax.nn.softmax(_product(phi, weights))
-    wrong = share[:, None] * (probs - jax.nn.one_hot(labels, weights.shape[1]))
-    return _product(phi.T, wrong) + ridge * weights
+    """Return the gradient of the objective of :func:`fit_head`.
+
+    Args:
+      head: ``[D, C]``, where to take it.
+      phi: ``[N, D]`` features.
+      labels: ``[N]`` int32.
+      weight: ``[N]`` of each sample.
+      ridge: L2 penalty.
+
+    Returns:
+      ``[D, C]``.
+    """
+    probs = jax.nn.softmax(_product(phi, head))
+    error = weight[:, None] * (probs - jax.nn.one_hot(labels, head.shape[1]))
+    return _product(phi.T, error) + ridge * head
 
 
 def _newton_step(
-    weights: Array,
+    head: Array,
     phi: Array,
     labels: Array,
-    share: Array,
-    ridge: float | Array,
-    cg_steps: int,
+    weight: Array,
+    ridge: Real,
+    num_cg_steps: int,
     floor: Array,
 ) -> Array:
-    logits, slope = (
-        _product(phi, weights),
-        head_gradient(weights, phi, labels, share, ridge=ridge),
-    )
+    logits = _product(phi, head)
+    slope = head_gradient(head, phi, labels, weight, ridge=ridge)
     probs = jax.nn.softmax(logits)
 
     def hessian(vector: Array) -> Array:
         moved = _product(phi, vector)
         curved = probs * (moved - jnp.sum(probs * moved, -1, keepdims=True))
-        return _product(phi.T, share[:, None] * curved) + ridge * vector
+        return _product(phi.T, weight[:, None] * curved) + ridge * vector
 
-    direction, _ = cg(hessian, -slope, tol=1e-6, atol=floor, maxiter=cg_steps)  # pyright: ignore[reportArgumentType]
-    along = _product(phi, direction)
+    direction, _ = cg(hessian, -slope, tol=1e-6, atol=floor, maxiter=num_cg_steps)  # pyright: ignore[reportArgumentType]
+    logit_change = _product(phi, direction)
 
     def objective(size: Array) -> Array:
-        losses = cross_entropy(logits + size * along, labels)
-        return jnp.sum(share * losses) + ridge / 2 * jnp.sum(
-            (weights + size * direction) ** 2
-        )
+        losses = cross_entropy(logits + size * logit_change, labels)
+        penalty = ridge / 2 * jnp.sum((head + size * direction) ** 2)
+        return jnp.sum(weight * losses) + penalty
 
-    sizes = 0.5 ** jnp.arange(_HALVINGS + 1)
-    here, there = objective(jnp.zeros(())), lax.map(objective, sizes)
-    lower = there <= here + _ROUNDING * here + _SUFFICIENT * sizes * jnp.sum(
-        slope * direction
-    )
-    return (
-        weights + jnp.where(jnp.any(lower), sizes[jnp.argmax(lower)], 0.0) * direction
-    )
+    sizes = 0.5 ** jnp.arange(_NUM_HALVINGS + 1)
+    before = objective(jnp.zeros(()))
+    after = lax.map(objective, sizes)
+    promised = _SUFFICIENT * sizes * jnp.sum(slope * direction)
+    is_lower = after <= before + _ROUNDING * before + promised
+    size = jnp.where(jnp.any(is_lower), sizes[jnp.argmax(is_lower)], 0.0)
+    return head + size * direction
 
 
 def _product(left: Array, right: Array) -> Array:
-    return jnp.matmul(
-        left, right, precision=lax.Precision.HIGHEST
-    )  # accelerators would round to fewer bits
+    # accelerators would round to fewer bits
+    return jnp.matmul(left, right, precision=lax.Precision.HIGHEST)

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from unlearn_jax.losses import cross_entropy, kl_divergence
+from unlearn_jax.losses import cross_entropy, kl_from_logits
 from unlearn_jax.methods.base import (
     FineTuning,
     check_numbers,
@@ -123,7 +123,7 @@ def _teacher_loss(
     ) -> tuple[Array, ModelState]:
         logits, state = forward(variables, batch.images, key)
         teacher = problem.model.apply(problem.variables, batch.images)
-        distance = kl_divergence(teacher / temperature, logits / temperature)
+        distance = kl_from_logits(teacher / temperature, logits / temperature)
         losses = (
             gamma * cross_entropy(logits, batch.labels)
             + alpha * temperature**2 * distance

@@ -1,8 +1,8 @@
-"""How similar every class is to a forget sample, or to its class: the scores that Tilted ReWeighting tilts by.
+"""Similarities of classes to forget samples: the scores that Tilted ReWeighting uses.
 
 The published similarity is one of classes: cosines of the last layer's weights, the
 same for all samples of a class. Similarities of the single sample are an open question
-of arXiv 2512.06993. All look at the original model in evaluation mode, and at images
+of arXiv 2512.06993. All are of the original model in evaluation mode, and of images
 without augmentation.
 """
 
@@ -12,35 +12,38 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from unlearn_jax.filters import class_means
 from unlearn_jax.layers import features, head_kernel
 from unlearn_jax.losses.tilted import class_similarity, cosine, sharpen
+from unlearn_jax.methods.base import forget_rows
 from unlearn_jax.methods.gradients import batches_of, members
 from unlearn_jax.train import to_float
 from unlearn_jax.types import Array, InputError, Problem
+from unlearn_jax.values import Real
 
 Similarity = Literal["weights", "centroids", "features", "neighbors"]
 Perturbation = Literal["none", "noise", "permute", "flip", "swap"]
 
 
 def excluded_classes(problem: Problem, num_classes: int) -> Array:
-    """Where the probability of a forget sample must not go: to its own class, and to classes without retained samples.
+    """Return the classes to which the probability of a forget sample must not go.
 
-    The latter are the classes being forgotten and those that earlier requests forgot.
-    Where no other class would be left, as with two classes one of which is forgotten, a
-    sample of the other may stay in its own.
+    Its own class, and those without retained samples: the classes being forgotten and
+    those that earlier requests forgot. Where no other class would be left, as with two
+    classes one of which is forgotten, a sample of the other may stay in its own.
 
     Args:
-      problem: whose labels and masks are read; no image is.
+      problem: gives labels and masks; no image is read.
       num_classes: C.
 
     Returns:
       ``[C, C]`` bool; row ``f`` is for samples labeled ``f``.
     """
-    kept = jnp.where(problem.retain, problem.train.labels, num_classes)
-    gone = jnp.ones(num_classes, bool).at[kept].set(False, mode="drop")
-    gone = jnp.broadcast_to(gone, (num_classes, num_classes))
-    excluded = gone | jnp.eye(num_classes, dtype=bool)
-    return jnp.where(jnp.all(excluded, -1, keepdims=True), gone, excluded)
+    retained = jnp.where(problem.retain, problem.train.labels, num_classes)
+    is_absent = jnp.ones(num_classes, bool).at[retained].set(False, mode="drop")
+    is_absent = jnp.broadcast_to(is_absent, (num_classes, num_classes))
+    excluded = is_absent | jnp.eye(num_classes, dtype=bool)
+    return jnp.where(jnp.all(excluded, -1, keepdims=True), is_absent, excluded)
 
 
 def similarity_scores(
@@ -51,23 +54,28 @@ def similarity_scores(
     kind: Similarity,
     num_components: int | None = None,
     center: bool = True,
-    temperature: float | Array | None = None,
+    temperature: Real | None = None,
     num_neighbors: int = 10,
     perturb: Perturbation = "none",
-    noise: float | Array = 0.0,
+    noise: Real = 0.0,
     batch_size: int = 128,
 ) -> Array:
-    """The similarity of every class to each forget sample.
+    """Return the similarity of every class to each forget sample.
 
-    ==============  ============  =====================================================================================
-    ``kind``        reads         the score of class ``k`` for a sample ``x`` of class ``f``
-    ==============  ============  =====================================================================================
-    ``weights``     no image      cosine of the last layer's weights of ``f`` and ``k`` (the paper's)
-    ``centroids``   D_F, D_R      cosine of the mean feature of D_F's class ``f`` and that of D_R's class ``k``
-    ``features``    D_F, D_R      cosine of the feature of ``x`` and the mean feature of D_R's class ``k``
-    ``neighbors``  D_F, D_R      share of class ``k`` among the samples of D_R, not of class ``f``, whose features have
-                                  the largest cosines with that of ``x``
-    ==============  ============  =====================================================================================
+    ==============  ==========  ======================================================
+    ``kind``        reads       the score of class ``k`` for a sample ``x`` of class
+                                ``f``
+    ==============  ==========  ======================================================
+    ``weights``     no image    cosine of the last layer's weights of ``f`` and ``k``
+                                (the paper's)
+    ``centroids``   D_F, D_R    cosine of the mean feature of D_F's class ``f`` and
+                                that of D_R's class ``k``
+    ``features``    D_F, D_R    cosine of the feature of ``x`` and the mean feature of
+                                D_R's class ``k``
+    ``neighbors``   D_F, D_R    fraction of class ``k`` among the samples of D_R, not
+                                of class ``f``, whose features have the largest
+                                cosines with that of ``x``
+    ==============  ==========  ======================================================
 
     Features are the inputs of the last layer. The scores of the first two are a table
     of classes, which is perturbed once for all samples; those of the last two are
@@ -76,8 +84,8 @@ def similarity_scores(
     Args:
       key: consumed; read by random perturbations only.
       problem: gives the model and the samples.
-      excluded: ``[C, C]`` bool, see :func:`excluded_classes`.
-      kind: see above.
+      excluded: ``[C, C]`` bool, of :func:`excluded_classes`.
+      kind: a row of the table.
       num_components: of :func:`unlearn_jax.losses.tilted.class_similarity`; for
         ``weights`` only.
       center: subtract the mean over classes of the weights, or the mean over D_R of the
@@ -85,19 +93,18 @@ def similarity_scores(
       temperature: replaces the scores by their softmax over the classes that are not
         excluded, :func:`unlearn_jax.losses.tilted.sharpen`.
       num_neighbors: of ``neighbors``, at most all retained samples.
-      perturb: see :func:`perturb_similarity`; comes last.
-      noise: its scale.
+      perturb: a row of the table of :func:`perturb_similarity`; comes last.
+      noise: scale of ``perturb="noise"``.
       batch_size: samples at a time; changes memory, not values.
 
     Returns:
-      ``[F, C]``, forget samples ascending. Entries of excluded classes mean nothing.
+      ``[F, C]``, forget samples ascending. Entries of excluded classes are arbitrary.
 
     Raises:
       InputError: a model without a last linear layer; more neighbors than retained
         samples, or components than classes allow.
     """
-    rows = members(problem.forget, problem.num_forget)
-    labels, num_classes = problem.train.labels[rows], len(excluded)
+    labels = problem.train.labels[forget_rows(problem)]
     if kind == "weights":
         image = jnp.zeros((1, *problem.train.images.shape[1:]))
         kernel = head_kernel(problem.model.apply, problem.variables, image)
@@ -105,46 +112,61 @@ def similarity_scores(
             kernel.astype(jnp.float32), num_components=num_components, center=center
         )
     else:
-        kept = members(problem.retain, problem.num_retain)
-        own, others = (
-            sample_features(problem, index, batch_size) for index in (rows, kept)
+        scores = _feature_scores(
+            problem,
+            len(excluded),
+            kind=kind,
+            center=center,
+            num_neighbors=num_neighbors,
+            batch_size=batch_size,
         )
-        if center:
-            mean = jnp.mean(others, 0, keepdims=True)
-            own, others = own - mean, others - mean
-        kept_labels = problem.train.labels[kept]
-        if kind == "neighbors":
-            scores = neighbor_shares(
-                own,
-                labels,
-                others,
-                kept_labels,
-                num_classes,
-                num_neighbors=num_neighbors,
-                batch_size=batch_size,
-            )
-        else:
-            own = class_means(own, labels, num_classes) if kind == "centroids" else own
-            scores = cosine(own, class_means(others, kept_labels, num_classes))
-    by_class = kind in ("weights", "centroids")
-    mask = excluded if by_class else excluded[labels]
-    scores = (
-        scores
-        if temperature is None
-        else sharpen(scores, mask, temperature=temperature)
-    )
+    is_by_class = kind in ("weights", "centroids")
+    mask = excluded if is_by_class else excluded[labels]
+    if temperature is not None:
+        scores = sharpen(scores, mask, temperature=temperature)
     scores = perturb_similarity(key, scores, mask, kind=perturb, scale=noise)
-    return scores[labels] if by_class else scores
+    return scores[labels] if is_by_class else scores
 
 
-def class_means(features: Array, labels: Array, num_classes: int) -> Array:
-    """Mean of each class's ``features`` ``[N, D]``: ``[C, D]``, 0 for a class without samples."""
-    is_class = jax.nn.one_hot(labels, num_classes)
-    sums = jnp.matmul(is_class.T, features, precision=lax.Precision.HIGHEST)
-    return sums / jnp.maximum(jnp.sum(is_class, 0), 1.0)[:, None]
+def _feature_scores(
+    problem: Problem,
+    num_classes: int,
+    *,
+    kind: Similarity,
+    center: bool,
+    num_neighbors: int,
+    batch_size: int,
+) -> Array:
+    """Return scores by features, ``[C, C]`` for ``centroids``, otherwise ``[F, C]``."""
+    forget = forget_rows(problem)
+    forget_labels = problem.train.labels[forget]
+    forget_features = sample_features(problem, forget, batch_size)
+    retain = members(problem.retain, problem.num_retain)
+    retain_labels = problem.train.labels[retain]
+    retain_features = sample_features(problem, retain, batch_size)
+    if center:
+        mean = jnp.mean(retain_features, 0, keepdims=True)
+        forget_features = forget_features - mean
+        retain_features = retain_features - mean
+    if kind == "neighbors":
+        return neighbor_fractions(
+            forget_features,
+            forget_labels,
+            retain_features,
+            retain_labels,
+            num_classes,
+            num_neighbors=num_neighbors,
+            batch_size=batch_size,
+        )
+    if kind == "centroids":
+        forget_features = class_means(
+            forget_features, forget_labels, num_classes=num_classes
+        )
+    centroids = class_means(retain_features, retain_labels, num_classes=num_classes)
+    return cosine(forget_features, centroids)
 
 
-def neighbor_shares(
+def neighbor_fractions(
     features: Array,
     labels: Array,
     others: Array,
@@ -154,20 +176,20 @@ def neighbor_shares(
     num_neighbors: int,
     batch_size: int,
 ) -> Array:
-    """The classes of each sample's nearest neighbors, by cosine, among samples of other classes than its own.
+    """Return the classes of each sample's nearest neighbors of other classes.
 
     Args:
       features: ``[F, D]``.
       labels: ``[F]``.
-      others: ``[N, D]``, where to look.
+      others: ``[N, D]`` features, among which neighbors are searched, by cosine.
       other_labels: ``[N]``.
       num_classes: C.
       num_neighbors: how many; the first of equally near samples.
       batch_size: samples at a time: the memory is ``batch_size * N``.
 
     Returns:
-      ``[F, C]`` shares, sum 1. Where there are fewer others, the rest counts for the
-      sample's own class, or any.
+      ``[F, C]`` fractions, sum 1. Where there are fewer samples of other classes, the
+      remainder counts for the sample's own class, or any.
 
     Raises:
       InputError: more neighbors than samples.
@@ -178,42 +200,43 @@ def neighbor_shares(
             f" {num_neighbors}"
         )
 
-    def shares(item: tuple[Array, Array]) -> Array:
+    def fractions(item: tuple[Array, Array]) -> Array:
         feature, label = item
-        near = jnp.where(other_labels == label, -jnp.inf, cosine(feature, others))
-        _, index = lax.top_k(near, num_neighbors)
+        nearness = jnp.where(other_labels == label, -jnp.inf, cosine(feature, others))
+        _, index = lax.top_k(nearness, num_neighbors)
         return jnp.mean(jax.nn.one_hot(other_labels[index], num_classes), 0)
 
-    return lax.map(shares, (features, labels), batch_size=min(batch_size, len(labels)))
+    size = min(batch_size, len(labels))
+    return lax.map(fractions, (features, labels), batch_size=size)
 
 
 def perturb_similarity(
     key: Array,
     similarity: Array,
-    forgotten: Array,
+    excluded: Array,
     *,
     kind: Perturbation,
-    scale: float | Array = 0.0,
+    scale: Real = 0.0,
 ) -> Array:
-    """Spoils similarities, to see how much of what they do survives.
+    """Perturb similarities, to measure how much of their effect survives.
 
     ===========  ===================================================================
-    ``kind``     what becomes of a row ``s``, its forgotten classes left aside
+    ``kind``     a row ``s``, its excluded classes left out, becomes
     ===========  ===================================================================
-    ``none``     stays
+    ``none``     ``s``
     ``noise``    ``s + scale * std(s) * normal``
     ``permute``  its entries in random order
     ``flip``     ``-s``
-    ``swap``     the two largest entries change places
+    ``swap``     ``s`` with the two largest entries exchanged
     ===========  ===================================================================
 
     Args:
-      key: consumed; each row draws for itself.
+      key: consumed; each row has a key of its own.
       similarity: ``[..., C]``.
-      forgotten: ``[C]`` or ``[..., C]`` bool, entries that take no part and stay as
-        they are.
-      kind: see above.
-      scale: of ``noise``, in standard deviations of the row; the others do not read it.
+      excluded: ``[C]`` or ``[..., C]`` bool, entries that take no part and do not
+        change.
+      kind: a row of the table.
+      scale: of ``noise``, in standard deviations of the row; unused by the others.
 
     Returns:
       ``[..., C]``.
@@ -221,64 +244,75 @@ def perturb_similarity(
     Raises:
       InputError: unknown kind.
     """
-    if kind not in ("none", "noise", "permute", "flip", "swap"):
+    if kind not in _CHANGES:
+        *first, last = _CHANGES
         raise InputError(
-            f"unknown perturb {kind!r}: choose none, noise, permute, flip or swap"
+            f"unknown perturb {kind!r}: choose {', '.join(first)} or {last}"
         )
     num_classes = similarity.shape[-1]
     rows = similarity.reshape(-1, num_classes)
-    masks = jnp.broadcast_to(forgotten, similarity.shape).reshape(-1, num_classes)
-    change = {
-        "none": _none,
-        "noise": _noise,
-        "permute": _permute,
-        "flip": _flip,
-        "swap": _swap,
-    }[kind]
+    masks = jnp.broadcast_to(excluded, similarity.shape).reshape(-1, num_classes)
+    change = _CHANGES[kind]
     changed = jax.vmap(lambda key, row, mask: change(key, row, mask, scale))(
         jax.random.split(key, len(rows)), rows, masks
     )
     return jnp.where(masks, rows, changed).reshape(similarity.shape)
 
 
-def _none(key: Array, row: Array, mask: Array, scale: float | Array) -> Array:
+def _none(key: Array, row: Array, mask: Array, scale: Real) -> Array:
     del key, mask, scale
     return row
 
 
-def _flip(key: Array, row: Array, mask: Array, scale: float | Array) -> Array:
+def _flip(key: Array, row: Array, mask: Array, scale: Real) -> Array:
     del key, mask, scale
     return -row
 
 
-def _noise(key: Array, row: Array, mask: Array, scale: float | Array) -> Array:
+def _noise(key: Array, row: Array, mask: Array, scale: Real) -> Array:
     return row + scale * jnp.std(row, where=~mask) * jax.random.normal(key, row.shape)
 
 
-def _permute(key: Array, row: Array, mask: Array, scale: float | Array) -> Array:
+def _permute(key: Array, row: Array, mask: Array, scale: Real) -> Array:
     del scale
-    places = jnp.argsort(
-        mask
-    )  # stable: the classes that stay first, both here and below
+    # both sorts put the classes that take part first, so that these are permuted
+    # among themselves
+    positions = jnp.argsort(mask)
     order = jnp.argsort(jnp.where(mask, 2.0, jax.random.uniform(key, row.shape)))
-    return row.at[places].set(row[order])
+    return row.at[positions].set(row[order])
 
 
-def _swap(key: Array, row: Array, mask: Array, scale: float | Array) -> Array:
+def _swap(key: Array, row: Array, mask: Array, scale: Real) -> Array:
     del key, scale
     largest, index = lax.top_k(jnp.where(mask, -jnp.inf, row), 2)
-    return jnp.where(jnp.isfinite(largest[1]), row.at[index].set(row[index[::-1]]), row)
+    swapped = row.at[index].set(row[index[::-1]])
+    return jnp.where(jnp.isfinite(largest[1]), swapped, row)
+
+
+_CHANGES = {
+    "none": _none,
+    "noise": _noise,
+    "permute": _permute,
+    "flip": _flip,
+    "swap": _swap,
+}
 
 
 def sample_features(problem: Problem, index: Array, batch_size: int) -> Array:
-    """What the original's head sees of some samples: ``[len(index), D]`` float32, batch by batch inside one program."""
+    """Return the inputs of the original's last layer, batch by batch in one program.
+
+    Args:
+      problem: gives the model, in evaluation mode, and the images.
+      index: ``[B]`` positions of samples.
+      batch_size: samples at a time.
+
+    Returns:
+      ``[B, D]`` float32.
+    """
 
     def batch(position: Array) -> Array:
-        return features(
-            problem.model.apply,
-            problem.variables,
-            to_float(problem.train.images[position]),
-        )
+        images = to_float(problem.train.images[position])
+        return features(problem.model.apply, problem.variables, images)
 
     rows = lax.map(batch, batches_of(index, batch_size).position).astype(jnp.float32)
     return rows.reshape(-1, rows.shape[-1])[: len(index)]

@@ -1,4 +1,4 @@
-"""SVD class forgetting (arXiv 2312.00761): take what only D_F's activations use out of every weight; no training."""
+"""SVD class forgetting: remove from every weight what only D_F's activations use."""
 
 import math
 from functools import partial
@@ -16,42 +16,34 @@ from unlearn_jax.types import (
     Array,
     InputError,
     Problem,
-    UnlearnFn,
     UnlearnInfo,
     Variables,
 )
+from unlearn_jax.values import Real, value
 
 Patches = Literal["all", "window"]
-EXACT = (
-    lax.Precision.HIGHEST
-)  # accelerators would round products to fewer bits, and large alphas magnify that
+
+# accelerators would round products to fewer bits, and large alphas magnify that
+EXACT = lax.Precision.HIGHEST
 
 
-def svd_projection(
-    *,
-    alpha_retain: float | Array = 100.0,
-    alpha_forget: float | Array = 3.0,
-    num_retain: int = 900,
-    num_forget: int = 900,
-    num_patches: int = 10_000,
-    patches: Patches = "all",
-    batch_size: int = 128,
-) -> UnlearnFn:
-    """Projects the input space of every layer: ``W <- W (I - (P_f - P_f P_r))^T``; no gradient, no training.
+@value
+class SVDProjection:
+    """Project every layer's input space: ``W <- W (I - (P_f - P_f P_r))^T``.
 
-    A layer's activation matrix holds its inputs on some samples, a row each: all rows
+    Published in arXiv 2312.00761 (Kodge et al.); takes no gradient and no training. A
+    layer's activation matrix holds its inputs on some samples, a row each: all rows
     that a dense layer is given, the patches that a convolution's kernel meets. Of its
     singular values ``sigma`` and right singular vectors ``u``, a direction has the
-    share ``s = sigma^2 / sum sigma^2`` and the importance
+    fraction ``s = sigma^2 / sum sigma^2`` and the importance
     ``Lambda = alpha s / ((alpha - 1) s + 1)``, and ``P = sum Lambda u u^T``: ``P_r`` of
     retained samples with ``alpha_retain``, ``P_f`` of forget samples with
-    ``alpha_forget`` (Kodge et al., arXiv 2312.00761). A direction that matters to D_F
-    alone is removed, one that matters to D_R stays. All activations are those of the
-    original model in evaluation mode; every dense and convolutional layer that
-    :func:`unlearn_jax.layers.layers` finds, the first and the head included, is
-    projected once; weights in loops, or scaled or normalized before use, are not found.
-    Biases and BatchNorm stay as they are. Reads D_R and D_F: a sample of each, drawn by
-    the key.
+    ``alpha_forget``. A direction that matters to D_F alone is removed, one that matters
+    to D_R stays. All activations are those of the original model in evaluation mode;
+    every dense and convolutional layer that :func:`unlearn_jax.layers.layers` finds,
+    the first and the head included, is projected once; weights in loops, or scaled or
+    normalized before use, are not found. Biases and BatchNorm do not change. Reads D_R
+    and D_F: a sample of each, drawn by the key.
 
     **No decomposition is needed.** ``P = alpha G (I + (alpha - 1) G)^-1`` with
     ``G = A^T A / trace(A^T A)`` of the activation matrix ``A``, summed over batches.
@@ -71,9 +63,9 @@ def svd_projection(
 
     ``num_gradients`` counts the samples that pass through the model.
 
-    Args:
+    Attributes:
       alpha_retain: at least 1e-3; larger protects more directions of D_R, and infinity
-        all of them.
+        would protect all of them.
       alpha_forget: at least 1e-3; smaller removes less, 0 would be the original.
       num_retain: retained samples, the same number of every class as far as there are
         that many; at most all.
@@ -85,51 +77,72 @@ def svd_projection(
         sides, the same for a whole batch (the code has one batch of all samples), which
         is padded as if it were the image. Images not wider than that are used whole.
       batch_size: samples at a time: memory for their activations in all layers.
-
-    Raises:
-      InputError: unusable knobs; when run, a model without layers
-        (:func:`unlearn_jax.layers.layers` finds none).
     """
-    check_numbers(low=1e-3, alpha_retain=alpha_retain, alpha_forget=alpha_forget)
-    if min(num_retain, num_forget, num_patches, batch_size) < 1:
-        raise InputError(
-            "num_retain, num_forget, num_patches and batch_size of a method must be"
-            " positive"
-        )
-    if patches not in ("all", "window"):
-        raise InputError(f"unknown patches {patches!r}: choose all or window")
 
-    def run(key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
-        counts = (
-            min(num_retain, problem.num_retain),
-            min(num_forget, problem.num_forget),
+    alpha_retain: Real = 100.0
+    alpha_forget: Real = 3.0
+    num_retain: int = 900
+    num_forget: int = 900
+    num_patches: int = 10_000
+    patches: Patches = "all"
+    batch_size: int = 128
+
+    def __post_init__(self) -> None:
+        """Raise on values that no projection could use."""
+        check_numbers(
+            low=1e-3, alpha_retain=self.alpha_retain, alpha_forget=self.alpha_forget
         )
+        counts = (self.num_retain, self.num_forget, self.num_patches, self.batch_size)
+        if min(counts) < 1:
+            raise InputError(
+                "num_retain, num_forget, num_patches and batch_size of a method must be"
+                " positive"
+            )
+
+    def __call__(self, key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
+        """Project all layers.
+
+        Args:
+          key: draws samples and patches; consumed.
+          problem: gives the model and the sets.
+
+        Raises:
+          InputError: a model without dense and convolutional layers.
+        """
+        num_retain = min(self.num_retain, problem.num_retain)
+        num_forget = min(self.num_forget, problem.num_forget)
         image = jnp.zeros((1, *problem.train.images.shape[1:]))
-        found = by_path(layers(problem.model.apply, problem.variables, image))
+        model_layers = by_path(layers(problem.model.apply, problem.variables, image))
         key_retain, key_forget = jax.random.split(key)
         moments = partial(
             _moments,
             problem,
-            num_patches=num_patches,
-            patches=patches,
-            batch_size=batch_size,
+            num_patches=self.num_patches,
+            patches=self.patches,
+            batch_size=self.batch_size,
         )
-        retained = moments(key_retain, problem.retain, counts[0])
-        forgotten = moments(key_forget, problem.forget, counts[1])
+        retain_moments = moments(key_retain, problem.retain, num_retain)
+        forget_moments = moments(key_forget, problem.forget, num_forget)
         kernels = {}
-        for path, layer in found.items():
-            columns = _by_group(layer.kernel, len(retained[path]))
-            inner = columns - _weigh(retained[path], alpha_retain, columns)
-            columns = columns - _weigh(forgotten[path], alpha_forget, inner)
+        for path, layer in model_layers.items():
+            retain_moment = retain_moments[path]
+            columns = _by_group(layer.kernel, len(retain_moment))
+            unprotected = columns - _apply_projection(
+                retain_moment, self.alpha_retain, columns
+            )
+            columns = columns - _apply_projection(
+                forget_moments[path], self.alpha_forget, unprotected
+            )
             kernels[path] = jnp.moveaxis(columns, 0, 1).reshape(layer.kernel.shape)
-        variables = with_kernels(problem.variables, kernels, list(found.values()))
-        return variables, UnlearnInfo(jnp.zeros(0), jnp.asarray(sum(counts), jnp.int32))
-
-    return run
+        variables = with_kernels(
+            problem.variables, kernels, list(model_layers.values())
+        )
+        cost = jnp.asarray(num_retain + num_forget, jnp.int32)
+        return variables, UnlearnInfo(jnp.zeros(0), cost)
 
 
 def balanced_sample(key: Array, labels: Array, member: Array, count: int) -> Array:
-    """Draws members of a mask, the same number of every class as far as there are that many.
+    """Draw members of a mask, the same number of every class as far as possible.
 
     Args:
       key: consumed.
@@ -141,11 +154,12 @@ def balanced_sample(key: Array, labels: Array, member: Array, count: int) -> Arr
       ``[count]`` different positions; the numbers of two classes differ by more than
       one only where the smaller class is used up.
     """
-    draws, place = jax.random.uniform(key, labels.shape), jnp.arange(len(labels))
+    draws = jax.random.uniform(key, labels.shape)
+    place = jnp.arange(len(labels))
     group = jnp.where(member, labels, jnp.iinfo(labels.dtype).max)
     order = jnp.lexsort((draws, group))  # class by class, at random within a class
-    first = jnp.append(True, group[order][1:] != group[order][:-1])
-    rank = place - lax.cummax(jnp.where(first, place, 0))
+    is_first = jnp.append(True, group[order][1:] != group[order][:-1])
+    rank = place - lax.cummax(jnp.where(is_first, place, 0))
     rank = jnp.where(member[order], rank, len(labels))
     return order[jnp.lexsort((draws[order], rank))[:count]]
 
@@ -160,33 +174,33 @@ def _moments(
     patches: Patches,
     batch_size: int,
 ) -> dict[str, Array]:
-    """``A^T A`` ``[groups, D, D]`` of every layer's activation matrix, by the path of its weight."""
+    """Return ``A^T A`` of every layer's activation matrix, by the weight's path.
+
+    Each is ``[groups, D, D]``.
+    """
     key_sample, key_rows = jax.random.split(key)
-    batches = batches_of(
-        balanced_sample(key_sample, problem.train.labels, member, count), batch_size
-    )
+    index = balanced_sample(key_sample, problem.train.labels, member, count)
+    batches = batches_of(index, batch_size)
     num_rows = max(1, num_patches // count)
 
     def of_batch(key: Array, batch: Batches) -> dict[str, Array]:
         images = to_float(problem.train.images[batch.position])
-        found = layers(problem.model.apply, problem.variables, images)
-        if not found:
+        model_layers = layers(problem.model.apply, problem.variables, images)
+        if not model_layers:
             raise InputError(
                 "the model has no dense or convolutional layer whose weights could be"
                 " projected"
             )
         total: dict[str, Array] = {}
-        for key_layer, layer in zip(
-            jax.random.split(key, len(found)), found, strict=True
-        ):
-            rows = _rows(key_layer, layer, len(images), num_rows, patches).astype(
-                jnp.float32
-            )
+        keys = jax.random.split(key, len(model_layers))
+        for key_layer, layer in zip(keys, model_layers, strict=True):
+            rows = _rows(key_layer, layer, len(images), num_rows, patches)
+            rows = rows.astype(jnp.float32)
             present = batch.weight[:, None, None, None]
             new = jnp.einsum("brgi,brgj->gij", rows * present, rows, precision=EXACT)
-            total[layer.path] = (
-                total[layer.path] + new if layer.path in total else new
-            )  # a weight used twice
+            # a weight used twice meets the inputs of both uses
+            is_reused = layer.path in total
+            total[layer.path] = total[layer.path] + new if is_reused else new
         return total
 
     def step(
@@ -195,38 +209,44 @@ def _moments(
         return jax.tree.map(jnp.add, total, of_batch(*item)), None
 
     items = jax.random.split(key_rows, len(batches.position)), batches
-    one = jax.tree.map(
+    first = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), items
     )
-    start = jax.tree.map(
-        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(of_batch, *one)
+    zeros = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(of_batch, *first)
     )
-    return lax.scan(step, start, items)[0]
+    return lax.scan(step, zeros, items)[0]
 
 
 def _rows(
     key: Array, layer: Layer, num_images: int, count: int, patches: Patches
 ) -> Array:
-    """At most ``count`` rows of the activation matrix per image: ``[B, R, groups, D]``."""
+    """Return at most ``count`` rows of the activation matrix per image.
+
+    Returns:
+      ``[B, R, groups, D]``.
+    """
     key_window, key_rows = jax.random.split(key)
-    keys, inputs = jax.random.split(key_rows, num_images), layer.inputs
+    keys = jax.random.split(key_rows, num_images)
+    inputs = layer.inputs
     if layer.kind == "dense":
         rows = inputs.reshape(num_images, -1, 1, inputs.shape[-1])
-        return jax.vmap(lambda key, image: image[_some(key, len(image), count)])(
+        return jax.vmap(lambda key, image: image[_draw(key, len(image), count)])(
             keys, rows
         )
     if patches == "window":
+        image_shape = inputs.shape[1:-1]
         sides = [
-            min(3 * k, side)
-            for k, side in zip(layer.kernel.shape, inputs.shape[1:-1], strict=False)
+            min(3 * kernel_side, side)
+            for kernel_side, side in zip(layer.kernel.shape, image_shape, strict=False)
         ]
-        room = jnp.array(
+        num_starts = jnp.array(
             [
-                full - side + 1
-                for full, side in zip(inputs.shape[1:], sides, strict=False)
+                side - window_side + 1
+                for side, window_side in zip(image_shape, sides, strict=True)
             ]
         )
-        start = jax.random.randint(key_window, room.shape, 0, room)
+        start = jax.random.randint(key_window, num_starts.shape, 0, num_starts)
         inputs = lax.dynamic_slice(
             inputs, (0, *start, 0), (num_images, *sides, inputs.shape[-1])
         )
@@ -234,56 +254,66 @@ def _rows(
 
 
 def _patches(layer: Layer, count: int, key: Array, image: Array) -> Array:
-    """What a kernel meets at some positions of one image ``[H, W, in]``: ``[R, groups, D]``, in the kernel's order."""
-    knobs, window = layer.knobs, layer.kernel.shape[:-2]
-    strides, dilations, groups = (
-        knobs["window_strides"],
-        knobs["rhs_dilation"],
-        knobs["feature_group_count"],
-    )
+    """Return the patches that a kernel meets at some positions of one image.
+
+    Args:
+      layer: a convolution.
+      count: positions at most.
+      key: draws the positions.
+      image: ``[H, W, in]``.
+
+    Returns:
+      ``[R, groups, D]``, in the kernel's order.
+    """
+    window = layer.kernel.shape[:-2]
+    strides = layer.options["window_strides"]
+    dilations = layer.options["rhs_dilation"]
+    groups = layer.options["feature_group_count"]
     edges = [
-        (*pad, apart - 1)
-        for pad, apart in zip(knobs["padding"], knobs["lhs_dilation"], strict=True)
+        (*padding, dilation - 1)
+        for padding, dilation in zip(
+            layer.options["padding"], layer.options["lhs_dilation"], strict=True
+        )
     ]
     image = lax.pad(image, jnp.zeros((), image.dtype), [*edges, (0, 0, 0)])
-    spans = [(k - 1) * d + 1 for k, d in zip(window, dilations, strict=True)]
-    sides = [
-        (n - s) // t + 1 for n, s, t in zip(image.shape, spans, strides, strict=False)
+    spans = [
+        (side - 1) * dilation + 1
+        for side, dilation in zip(window, dilations, strict=True)
     ]
-    places = jnp.stack(
-        jnp.unravel_index(_some(key, math.prod(sides), count), sides), -1
-    )
+    num_places = [
+        (side - span) // stride + 1
+        for side, span, stride in zip(image.shape, spans, strides, strict=False)
+    ]
+    chosen = _draw(key, math.prod(num_places), count)
+    places = jnp.stack(jnp.unravel_index(chosen, num_places), -1)
 
     def cut(place: Array) -> Array:
-        patch = lax.dynamic_slice(
-            image, (*(place * jnp.array(strides)), 0), (*spans, image.shape[-1])
-        )
-        return patch[tuple(slice(None, None, d) for d in dilations)].reshape(
-            math.prod(window), groups, -1
-        )
+        start = place * jnp.array(strides)
+        patch = lax.dynamic_slice(image, (*start, 0), (*spans, image.shape[-1]))
+        patch = patch[tuple(slice(None, None, dilation) for dilation in dilations)]
+        return patch.reshape(math.prod(window), groups, -1)
 
-    return jnp.moveaxis(jax.vmap(cut)(places), 2, 1).reshape(len(places), groups, -1)
+    patches = jnp.moveaxis(jax.vmap(cut)(places), 2, 1)
+    return patches.reshape(len(places), groups, -1)
 
 
-def _some(key: Array, total: int, count: int) -> Array:
-    """All of ``total`` positions, or ``count`` of them at random."""
-    return (
-        jnp.arange(total)
-        if total <= count
-        else jax.random.choice(key, total, (count,), replace=False)
-    )
+def _draw(key: Array, total: int, count: int) -> Array:
+    """Return all of ``total`` positions, or ``count`` of them at random."""
+    if total <= count:
+        return jnp.arange(total)
+    return jax.random.choice(key, total, (count,), replace=False)
 
 
 def _by_group(kernel: Array, groups: int) -> Array:
-    """A kernel's columns ``[groups, D, out / groups]``, float32."""
+    """Return a kernel's columns ``[groups, D, out / groups]``, float32."""
     columns = kernel.astype(jnp.float32).reshape(-1, groups, kernel.shape[-1] // groups)
     return jnp.moveaxis(columns, 1, 0)
 
 
-def _weigh(moments: Array, alpha: float | Array, columns: Array) -> Array:
-    """``P v`` of vectors ``[groups, D, K]``; a layer without activations has ``P = 0``."""
+def _apply_projection(moments: Array, alpha: Real, columns: Array) -> Array:
+    """Return ``P v`` of vectors ``[groups, D, K]``; ``P = 0`` without activations."""
     total = jnp.trace(moments, axis1=-2, axis2=-1)[:, None, None]
-    share = moments / jnp.where(total > 0, total, 1.0)
-    system = jnp.eye(share.shape[-1])[None] + (alpha - 1) * share
+    fractions = moments / jnp.where(total > 0, total, 1.0)
+    system = jnp.eye(fractions.shape[-1])[None] + (alpha - 1) * fractions
     solved = jax.vmap(partial(jax.scipy.linalg.solve, assume_a="pos"))(system, columns)
-    return alpha * jnp.matmul(share, solved, precision=EXACT)
+    return alpha * jnp.matmul(fractions, solved, precision=EXACT)

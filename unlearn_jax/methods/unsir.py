@@ -1,10 +1,10 @@
-"""UNSIR: forget classes by training on noise that the original model finds as unlike them as it can.
+"""UNSIR: forget classes by training on noise that maximizes the original's loss.
 
 Tarun et al., *Fast Yet Effective Machine Unlearning* (arXiv 2111.08947).
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,43 +12,34 @@ import optax
 from jax import lax
 
 from unlearn_jax.losses import cross_entropy
-from unlearn_jax.methods.bad_teacher import draw_share
-from unlearn_jax.methods.base import FineTuning, check_numbers, finetune_on
+from unlearn_jax.methods.bad_teacher import draw_members
+from unlearn_jax.methods.base import (
+    FineTuning,
+    check_numbers,
+    check_positive,
+    finetune_on,
+)
+from unlearn_jax.optimizers import Adam, Optimizer
 from unlearn_jax.train import Batch, FetchFn, epoch_order, fetch_from
 from unlearn_jax.types import (
     Array,
     Dataset,
     InputError,
     Problem,
-    UnlearnFn,
     UnlearnInfo,
     Variables,
 )
+from unlearn_jax.values import Real, value
 
 
-def unsir(
-    *,
-    noise_batch: int = 256,
-    noise_steps: int = 40,
-    noise_rate: float | Array = 0.1,
-    noise_penalty: float | Array = 0.1,
-    noise_copies: int = 20,
-    clip: bool = False,
-    retain_samples: int = 9000,
-    learning_rate: float | Array = 0.02,
-    repair_rate: float | Array = 0.01,
-    num_epochs: int = 1,
-    batch_size: int = 256,
-    weight_decay: float | Array = 0.0,
-    optimizer: Literal["sgd", "adam"] = "adam",
-    **tuning: Any,
-) -> UnlearnFn:
-    """Impairs the model with noise that bears the forgotten labels, then repairs it on a few retained samples.
+@value
+class UNSIR(FineTuning):
+    """Impair with noise that bears the forgotten labels, repair on a few retained ones.
 
     1. Noise ``n`` with labels ``y`` of the forgotten classes minimizes
        ``-CE(original(n), y) + lambda ||n||^2`` (:func:`learn_noise`).
-    2. Impair: a pass of cross-entropy over the noise, ``noise_copies`` times, shuffled
-       with a subset of D_R.
+    2. Impair: a pass of cross-entropy over the noise, ``num_noise_copies`` times,
+       shuffled with a subset of D_R.
     3. Repair: a pass of cross-entropy over that subset alone, with a new optimizer.
 
     Reads the subset of D_R and of D_F the labels only, no image. Made for whole
@@ -58,7 +49,7 @@ def unsir(
     ==================  =============================  ==========================
     setting             the authors' (here)            Kodge et al.'s re-run
     ==================  =============================  ==========================
-    noise: batch        256 per forgotten class        64 per forgotten class
+    noise: images       256 per forgotten class        64 per forgotten class
     noise: learning     40 steps of Adam 0.1           the same
     noise: lambda       0.1                            the same
     noise: copies       20                             20
@@ -70,95 +61,113 @@ def unsir(
 
     The table is of the authors' notebook, which has two slips: it loops over channels
     where the images of the noise batch are meant, so that only the first three are read
-    (``noise_batch=3`` per forgotten class does the same; so does the re-run), and it
-    labels the noise of every class with class 0. A later code by the same authors takes
-    80 copies. Another re-run, which names these rates as the paper's, found them
+    (``num_noise_images=3`` per forgotten class does the same; so does the re-run), and
+    it labels the noise of every class with class 0. A later code by the same authors
+    takes 80 copies. Another re-run, which names these rates as the paper's, found them
     catastrophic and took 5e-4 and 1e-4.
 
     Differences: the noise learns from the model in evaluation mode (the codes leave it
-    in training mode); several classes share one noise batch; the subset of D_R is drawn
-    at random instead of class by class.
+    in training mode); several classes share one set of noise images; the subset of D_R
+    is drawn at random instead of class by class.
 
-    Args:
-      noise_batch: noise images, over all classes.
-      noise_steps: Adam steps that learn them; 0 leaves Gaussian noise.
-      noise_rate: of that Adam.
+    The losses are those of the repair pass; ``num_gradients`` counts the noise's, too.
+
+    Attributes:
+      num_noise_images: over all classes.
+      num_noise_steps: Adam steps that learn the noise; 0 leaves it Gaussian.
+      noise_rate: learning rate of that Adam.
       noise_penalty: lambda, not negative.
-      noise_copies: how often the impair pass reads each noise image; copies are never
-        augmented.
+      num_noise_copies: how often the impair pass reads each noise image; copies are
+        never augmented.
       clip: keep the noise in the image box [0, 1]. The paper does not: its noise starts
         from N(0, 1) in the space of normalized images. Here normalization is part of
         the model, the same start lies in the space of images in [0, 1], and the penalty
         pulls to black instead of to the mean color.
-      retain_samples: size of the subset of D_R; all of it where it has fewer.
+      num_retain: size of the subset of D_R; all of it where it has fewer.
       learning_rate: of the impair pass.
       repair_rate: of the repair pass.
-      num_epochs: of each of the two passes.
-      batch_size: of both.
-      weight_decay: of both.
-      optimizer: of both.
-      **tuning: other fields of :class:`unlearn_jax.methods.base.FineTuning`, for both.
-
-    Returns:
-      The method. Its losses are those of the repair pass; ``num_gradients`` counts the
-      noise's, too.
-
-    Raises:
-      InputError: unusable knobs.
+      num_epochs: of each of the two passes, as the other hyperparameters of the
+        training.
     """
-    check_numbers(low=0, noise_rate=noise_rate, noise_penalty=noise_penalty)
-    if min(noise_batch, noise_copies, retain_samples) < 1 or noise_steps < 0:
-        raise InputError(
-            "unsir's noise_batch, noise_copies and retain_samples must be positive,"
-            " noise_steps not negative"
-        )
-    impairing = FineTuning(
-        num_epochs=num_epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
-        optimizer=optimizer,
-        **tuning,
-    )
-    repairing = dataclasses.replace(impairing, learning_rate=repair_rate)
-    fetch = fetch_from(impairing.augment)
 
-    def run(key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
-        key_noise, key_share, key_impair, key_repair = jax.random.split(key, 4)
-        num_kept, num_noise = (
-            min(retain_samples, problem.num_retain),
-            noise_copies * noise_batch,
+    num_noise_images: int = 256
+    num_noise_steps: int = 40
+    noise_rate: Real = 0.1
+    noise_penalty: Real = 0.1
+    num_noise_copies: int = 20
+    clip: bool = False
+    num_retain: int = 9000
+    learning_rate: Real = 0.02
+    repair_rate: Real = 0.01
+    num_epochs: int = 1
+    batch_size: int = 256
+    weight_decay: Real = 0.0
+    optimizer: Optimizer = Adam()
+
+    def __post_init__(self) -> None:
+        """Raise on values that no run could use."""
+        super().__post_init__()
+        check_numbers(
+            low=0, noise_rate=self.noise_rate, noise_penalty=self.noise_penalty
         )
-        kept = draw_share(key_share, problem.retain, num_kept)
-        knobs = {
-            "num_steps": noise_steps,
-            "rate": noise_rate,
-            "penalty": noise_penalty,
-            "clip": clip,
-        }
-        noise = learn_noise(key_noise, problem, noise_batch, **knobs)
+        if (
+            min(self.num_noise_images, self.num_noise_copies, self.num_retain) < 1
+            or self.num_noise_steps < 0
+        ):
+            raise InputError(
+                "unsir's num_noise_images, num_noise_copies and num_retain must be"
+                " positive, num_noise_steps not negative"
+            )
+        check_positive("repair_rate", self.repair_rate)
+
+    def __call__(self, key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
+        """Learn the noise, impair and repair.
+
+        Args:
+          key: consumed.
+          problem: gives the model and the sets.
+        """
+        key_noise, key_subset, key_impair, key_repair = jax.random.split(key, 4)
+        num_subset = min(self.num_retain, problem.num_retain)
+        num_noise = self.num_noise_copies * self.num_noise_images
+        subset = draw_members(key_subset, problem.retain, num_subset)
+        noise = learn_noise(
+            key_noise,
+            problem,
+            self.num_noise_images,
+            num_steps=self.num_noise_steps,
+            rate=self.noise_rate,
+            penalty=self.noise_penalty,
+            clip=self.clip,
+        )
+        # One restriction serves both passes: a mask is that of the original model.
+        restriction = self.restriction(problem)
+        impairing = dataclasses.replace(self, constraints=())
+        repairing = dataclasses.replace(impairing, learning_rate=self.repair_rate)
+        fetch = fetch_from(self.augmentation)
         impaired, impair = finetune_on(
             key_impair,
             problem,
             impairing,
             data=(problem.train, noise),
-            member=jnp.concatenate([kept, jnp.ones(num_noise, bool)]),
-            num_samples=num_kept + num_noise,
-            fetch=_fetch_with_noise(fetch, jnp.argmax(kept)),
+            member=jnp.concatenate([subset, jnp.ones(num_noise, bool)]),
+            num_samples=num_subset + num_noise,
+            fetch=_fetch_with_noise(fetch, jnp.argmax(subset)),
+            wrap_tx=restriction.wrap,
         )
         repaired, repair = finetune_on(
             key_repair,
-            dataclasses.replace(problem, variables=impaired),
+            dataclasses.replace(problem, variables=restriction.project(impaired)),
             repairing,
             data=problem.train,
-            member=kept,
-            num_samples=num_kept,
+            member=subset,
+            num_samples=num_subset,
             fetch=fetch,
+            wrap_tx=restriction.wrap,
         )
-        cost = noise_steps * noise_batch + impair.num_gradients + repair.num_gradients
-        return repaired, repair._replace(num_gradients=cost)
-
-    return run
+        cost = self.num_noise_steps * self.num_noise_images + restriction.num_gradients
+        cost = cost + impair.num_gradients + repair.num_gradients
+        return restriction.project(repaired), repair._replace(num_gradients=cost)
 
 
 def learn_noise(
@@ -167,11 +176,11 @@ def learn_noise(
     num_images: int,
     *,
     num_steps: int = 40,
-    rate: float | Array = 0.1,
-    penalty: float | Array = 0.1,
+    rate: Real = 0.1,
+    penalty: Real = 0.1,
     clip: bool = False,
 ) -> Dataset:
-    """Images that the original model gives to anything but their label.
+    """Return images that the original model gives to anything but their label.
 
     Adam on ``mean(-CE(model(n), y) + penalty * ||n||^2)``, evaluation mode, from
     Gaussian noise. The images do not depend on one another.
@@ -187,20 +196,18 @@ def learn_noise(
 
     Returns:
       ``[num_images]`` images of the training images' shape, and their labels: those of
-      the forget samples in a random order, read round and round, so that the classes
-      have the forget set's shares.
+      the forget samples in a random order, read cyclically, so that the classes have
+      the forget set's fractions.
     """
     key_label, key_start = jax.random.split(key)
-    labels = problem.train.labels[
-        epoch_order(key_label, problem.forget, 1, num_images)[0]
-    ]
+    order = epoch_order(key_label, problem.forget, 1, num_images)[0]
+    labels = problem.train.labels[order]
     tx = optax.adam(rate)
 
     def loss(images: Array) -> Array:
         losses = cross_entropy(problem.model.apply(problem.variables, images), labels)
-        return jnp.mean(
-            -losses + penalty * jnp.sum(images**2, tuple(range(1, images.ndim)))
-        )
+        norms = jnp.sum(images**2, tuple(range(1, images.ndim)))
+        return jnp.mean(-losses + penalty * norms)
 
     def boxed(images: Array) -> Array:
         return jnp.clip(images, 0.0, 1.0) if clip else images
@@ -213,20 +220,19 @@ def learn_noise(
         moved: Any = optax.apply_updates(images, updates)
         return (boxed(moved), state), None
 
-    start = boxed(
-        jax.random.normal(key_start, (num_images, *problem.train.images.shape[1:]))
-    )
+    shape = (num_images, *problem.train.images.shape[1:])
+    start = boxed(jax.random.normal(key_start, shape))
     (images, _), _ = lax.scan(step, (start, tx.init(start)), None, length=num_steps)
     return Dataset(images, labels)
 
 
 def _fetch_with_noise(fetch: FetchFn, member: Array) -> FetchFn:
-    """Reads positions ``0..N-1`` from the training set, and those from ``N`` round and round from the noise.
+    """Return a fetch of training samples ``0..N-1`` and, cyclically, of noise from N.
 
     Args:
       fetch: reads and augments training samples.
-      member: ``[]`` position of a training sample that takes part: it fills the places
-        of noise when ``fetch`` is called.
+      member: ``[]`` position of a training sample that takes part: read in the place of
+        noise when ``fetch`` is called.
     """
 
     def joined(data: tuple[Dataset, Dataset], index: Array, key: Array) -> Batch:
@@ -236,8 +242,7 @@ def _fetch_with_noise(fetch: FetchFn, member: Array) -> FetchFn:
         plain = fetch(train, jnp.where(is_noise, member, index), key)
         choose = is_noise.reshape(-1, *(1,) * (plain.images.ndim - 1))
         images = jnp.where(choose, noise.images[row], plain.images)
-        return Batch(
-            images, jnp.where(is_noise, noise.labels[row], plain.labels), index
-        )
+        labels = jnp.where(is_noise, noise.labels[row], plain.labels)
+        return Batch(images, labels, index)
 
     return joined

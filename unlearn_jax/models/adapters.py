@@ -1,16 +1,19 @@
-"""From a Linen module, an NNX module or plain functions to a :class:`unlearn_jax.types.Model`."""
+"""Adapters from Linen, NNX and plain functions to this library's own types."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
 from flax import nnx
 
-from unlearn_jax.types import Array, Model, Variables
+from unlearn_jax.types import Array, Model, PyTree, Variables
+
+NOT_TRAINED = (nnx.BatchStat, nnx.Cache, nnx.Intermediate, nnx.RngState)
 
 
 def from_linen(module: nn.Module, sample: Array) -> Model:
-    """Adapts a Linen module whose ``__call__(images, *, train)`` returns logits.
+    """Adapt a Linen module whose ``__call__(images, *, train)`` returns logits.
 
     Args:
       module: the network; it may use the ``params`` collection, any mutable collections
@@ -47,7 +50,7 @@ def from_linen(module: nn.Module, sample: Array) -> Model:
 
 
 def from_nnx(make: Callable[[nnx.Rngs], Any]) -> Model:
-    """Adapts an NNX module: ``make(rngs)`` builds it, calling it on images returns logits.
+    """Adapt an NNX module, which maps images to logits where it is called.
 
     Args:
       make: builds the module from ``nnx.Rngs``; ``module.train()`` and
@@ -103,7 +106,7 @@ def from_nnx(make: Callable[[nnx.Rngs], Any]) -> Model:
 def from_functions(
     init: Callable[[Array], Any], apply: Callable[[Any, Array], Array]
 ) -> Model:
-    """Adapts a hand-written network without statistics or dropout.
+    """Adapt a hand-written network without statistics or dropout.
 
     Args:
       init: ``key -> params``, any pytree.
@@ -120,3 +123,57 @@ def from_functions(
             {},
         ),
     )
+
+
+def leaf_paths(variables: PyTree) -> list[str]:
+    """Return the path of every leaf, such as ``params/Dense_0/kernel``.
+
+    Args:
+      variables: any pytree. The variables of an NNX state count as leaves, so that a
+        state has the same paths with them and without.
+
+    Returns:
+      In the order of ``jax.tree.leaves``.
+
+    >>> leaf_paths({"params": {"Dense_0": {"bias": 0.0, "kernel": 1.0}}})
+    ['params/Dense_0/bias', 'params/Dense_0/kernel']
+    """
+    return [path for path, _ in _described_leaves(variables)]
+
+
+def is_trained(variables: PyTree) -> list[bool]:
+    """Return which leaves are trained.
+
+    Those of ``params`` where the variables are :class:`unlearn_jax.types.Variables` or
+    have a key ``params``, as Linen's have; else all but NNX's statistics and random
+    streams.
+
+    Args:
+      variables: any pytree.
+
+    Returns:
+      In the order of ``jax.tree.leaves``.
+
+    >>> is_trained({"params": {"w": 1.0}, "batch_stats": {"mean": 0.0}})
+    [False, True]
+    """
+    described = _described_leaves(variables)
+    has_params = isinstance(variables, Variables) or (
+        isinstance(variables, Mapping) and "params" in variables
+    )
+    if has_params:
+        return [path.split("/")[0] == "params" for path, _ in described]
+    return [is_trained for _, is_trained in described]
+
+
+def _described_leaves(variables: PyTree) -> list[tuple[str, bool]]:
+    """Return each leaf's path, and whether NNX would train it."""
+    nodes, _ = jax.tree_util.tree_flatten_with_path(
+        variables, is_leaf=lambda node: isinstance(node, nnx.Variable)
+    )
+    described = []
+    for path, node in nodes:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        is_kept = not isinstance(node, NOT_TRAINED)
+        described += [(name, is_kept)] * len(jax.tree.leaves(node))
+    return described

@@ -16,16 +16,15 @@ import numpy as np
 import optax
 
 from unlearn_jax import attacks, models, replicas, spectral
-from unlearn_jax.attacks._transfer import correct
-from unlearn_jax.attacks.curve import pgd_curve
+from unlearn_jax.attacks import correct, pgd_curve
 from unlearn_jax.data import Splits
 from unlearn_jax.ensembles import Ensemble, Lotos, Trs, ensemble_apply, fit_ensemble
 from unlearn_jax.losses import cross_entropy
-from unlearn_jax.objectives import adversarial_loss
+from unlearn_jax.objectives import AdversarialTraining
 from unlearn_jax.pipeline.config import DataConfig, ModelConfig, TrainingConfig, to_json
 from unlearn_jax.pipeline.ensemble_overhead import step_seconds
 from unlearn_jax.pipeline.experiment import Part
-from unlearn_jax.pipeline.settings import load_data, make_training
+from unlearn_jax.pipeline.settings import load_data, make_recipe
 from unlearn_jax.train import Recipe, cross_entropy_loss, predict, to_float
 from unlearn_jax.types import Array, InputError, Model, Variables
 
@@ -94,7 +93,7 @@ class EnsembleConfig:
     trs: Trs = dataclasses.field(default_factory=Trs)
     """Arms with ``trs``."""
     adversarial: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """Knobs of :func:`unlearn_jax.objectives.adversarial_loss` in arms with ``adversarial``."""
+    """Knobs of :class:`unlearn_jax.objectives.AdversarialTraining` in arms with ``adversarial``."""
     attack: AttackPlan = dataclasses.field(default_factory=AttackPlan)
     """Attacks."""
     num_bootstrap: int = 500
@@ -245,9 +244,9 @@ class _Lab:
 
     @cached_property
     def recipe(self) -> Recipe:
-        training = make_training(self.config.training)
-        return training.recipe(
-            len(self.splits.train.labels), self.model, self.splits.train.images
+        train = self.splits.train
+        return make_recipe(
+            self.config.training, len(train.labels), self.model, train.images
         )
 
     @property
@@ -267,10 +266,19 @@ class _Lab:
             config, terms, recipe = self.config, terms_of(name), self.recipe
             objective: Callable[..., Any] = cross_entropy_loss
             if "adversarial" in terms:
-                objective = partial(adversarial_loss, **config.adversarial)
+                objective = AdversarialTraining(**config.adversarial)
             if "clip" in terms:
                 clip = spectral.fastclip(
-                    self.model, self.sample, **dataclasses.asdict(config.clip)
+                    self.model.apply,
+                    self.sample,
+                    max_norm=config.clip.max_norm,
+                    period=config.clip.period,
+                    rule=spectral.ClipRule(
+                        num_vectors=config.clip.num_vectors,
+                        num_iters=config.clip.power_iters,
+                        num_rounds=config.clip.num_rounds,
+                    ),
+                    model_state=spectral.state_shapes(self.model),
                 )
                 recipe = dataclasses.replace(recipe, tx=optax.chain(recipe.tx, clip))
             given = {"lotos": config.lotos, "trs": config.trs}
@@ -300,7 +308,7 @@ class _Lab:
         trained = self.norms(members)
         if "clip" in terms_of(name):
             members = [self.settle(one) for one in members]
-        layers = list(spectral.spectral_norms(self.model, members[0], self.sample))
+        layers = list(spectral.spectral_norms(self.model.apply, members[0], self.sample))
         return to_arrays(replicas.stack(members)) | {
             "layers": np.array(layers),
             "norms_trained": trained,
@@ -315,14 +323,18 @@ class _Lab:
             if self.norms([member]).max() <= 1.005 * self.config.clip.max_norm:
                 break
             most = self.config.clip.max_norm
+            rule = spectral.ClipRule(
+                num_vectors=4, num_iters=30, num_rounds=200, tolerance=1e-3
+            )
             member = spectral.clip(
-                self.model, member, self.sample, max_norm=most, tolerance=1e-3
+                self.model.apply, member, self.sample, max_norm=most, rule=rule
             )
         return member
 
     def norms(self, members: Sequence[Variables]) -> np.ndarray:
         found = [
-            spectral.spectral_norms(self.model, one, self.sample) for one in members
+            spectral.spectral_norms(self.model.apply, one, self.sample)
+            for one in members
         ]
         return np.array([[float(norm) for norm in one.values()] for one in found])
 
@@ -347,7 +359,7 @@ class _Lab:
             one = (self.model.apply, replicas.unstack(stacked, j))
             key_pgd, key_apgd = jax.random.split(key)
             result = self.pgd(key_pgd, one, x, y, keep="last")
-            found["right"].append(correct(one, x, y))
+            found["right"].append(correct(*one, x, y))
             found["images"].append(result.images)
             found["fooled"].append(np.asarray(result.labels) != np.asarray(y))
             best = _apgd(
@@ -370,7 +382,7 @@ class _Lab:
         radii = np.array(plan.radii) / 255
         return pgd_curve(
             key,
-            classifier,
+            *classifier,
             x,
             y,
             radii,
@@ -396,7 +408,7 @@ class _Lab:
             self.pgd(k, one, x, y, keep="last")
             for k, one in zip(jax.random.split(key_pairs, len(each)), each, strict=True)
         ]
-        strong = attacks.autoattack(
+        strong = attacks.AutoAttackSmall(
             epsilon=plan.main_radius / 255,
             num_steps=plan.strong_steps,
             num_targets=min(
@@ -405,13 +417,13 @@ class _Lab:
         )
         cut = plan.strong_samples
         fooled = lambda one, images, labels: (
-            ~np.asarray(correct(one, jnp.asarray(images), labels))
+            ~np.asarray(correct(*one, jnp.asarray(images), labels))
         )
         main = plan.radii.index(plan.main_radius)
         result = {
-            "clean": np.asarray(correct(whole, test, labels)),
+            "clean": np.asarray(correct(*whole, test, labels)),
             "members_clean": np.stack(
-                [np.asarray(correct(one, test, labels)) for one in each]
+                [np.asarray(correct(*one, test, labels)) for one in each]
             ),
             "source_fooled": np.stack(
                 [np.asarray(r.labels) != np.asarray(y) for r in crafted]
@@ -427,7 +439,9 @@ class _Lab:
                 != np.asarray(y)
             ),
             "strong_fooled": ~np.asarray(
-                attacks.robustness(key_strong, strong, whole, x[:cut], y[:cut]).robust
+                attacks.robustness(
+                    key_strong, *whole, x[:cut], y[:cut], attack=strong
+                ).robust
             ),
             "black_fooled": np.stack(
                 [[fooled(whole, im, y) for im in one] for one in surrogates["images"]]

@@ -5,7 +5,10 @@ method that is its program: two functions that compute the same get the same nam
 changed constant gives another.
 """
 
+import dataclasses
 import hashlib
+import inspect
+import pathlib
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,16 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unlearn_jax import values
 from unlearn_jax.data import Splits
 from unlearn_jax.train import Batch, LossFn, cross_entropy_loss
-from unlearn_jax.types import (
-    AttackResult,
-    Dataset,
-    InputError,
-    Model,
-    Problem,
-    UnlearnFn,
-)
+from unlearn_jax.types import InputError, Model, UnlearnFn
 
 
 def program_digest(fun: Callable[..., Any], *args: Any) -> str:
@@ -114,34 +111,36 @@ def check_logits(model: Model, splits: Splits) -> None:
         )
 
 
-def method_digest(
-    method: UnlearnFn, model: Model, splits: Splits, num_forget: int, attacked: bool
-) -> str:
-    """Names a method with its knobs by what it computes.
+def code_digest(method: UnlearnFn) -> str:
+    """Return a hash of the files that define a user's own methods.
+
+    Hyperparameters name a method of this package, whose version is part of every key. A
+    user's code may change between two runs, so its files count too.
 
     Args:
-      method: to be named.
-      model: the network it is given.
-      splits: the data it is given.
-      num_forget: size of the forget set.
-      attacked: whether it is given an adversarial set.
+      method: a value; those that it holds count as well.
+
+    Raises:
+      InputError: a class without a file, such as one typed into an interpreter.
     """
-    image, count = splits.train.images.shape[1:], len(splits.train.labels)
-    shape = jax.ShapeDtypeStruct
-    rows: Any = [
-        shape((num_forget,), dtype)
-        for dtype in (jnp.int32, jnp.float32, jnp.float32, jnp.int32)
-    ]
-    adversarial = AttackResult(shape((num_forget, *image), jnp.float32), *rows)  # type: ignore[arg-type]
-    problem = Problem(
-        model,
-        jax.eval_shape(model.init, jax.random.key(0)),
-        Dataset(
-            shape((count, *image), splits.train.images.dtype),
-            shape((count,), jnp.int32),
-        ),
-        shape((count,), jnp.bool_),  # type: ignore[arg-type]
-        num_forget,
-        adversarial if attacked else None,  # type: ignore[arg-type]
-    )
-    return program_digest(method, jax.random.key(0), problem)
+    files = set()
+    held = [method]
+    while held:
+        item = held.pop()
+        if isinstance(item, tuple):
+            held += item
+        if not values.is_value(item):
+            continue
+        held += [getattr(item, field.name) for field in dataclasses.fields(item)]
+        if not type(item).__module__.startswith("unlearn_jax."):
+            try:
+                files.add(inspect.getfile(type(item)))
+            except (TypeError, OSError):
+                raise InputError(
+                    f"{type(item).__name__} is not defined in a file, so that its"
+                    " results cannot be found again: put the class into a module"
+                ) from None
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        digest.update(pathlib.Path(file).read_bytes())
+    return digest.hexdigest()

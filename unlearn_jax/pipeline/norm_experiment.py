@@ -28,6 +28,7 @@ from unlearn_jax.spectral import (
     projection,
     sedghi,
     spectral_norms,
+    state_shapes,
 )
 from unlearn_jax.spectral._projection import Targets
 from unlearn_jax.theory import local_slopes
@@ -173,7 +174,7 @@ def measure(config: NormConfig, arm: str, normed: bool) -> dict[str, np.ndarray]
         "correct_trained": correct_trained,
         "correct": right(final),
         "slopes": np.asarray(replicas.map_models(how, _slopes(model), final, images)),
-        "layers": np.array(list(spectral_norms(model, one, sample))),
+        "layers": np.array(list(spectral_norms(model.apply, one, sample))),
     }
 
 
@@ -221,20 +222,32 @@ def _constraint(
     if arm == "none":
         return ()
     if arm == "fastclip":
-        return (fastclip(model, sample, max_norm=config.target, period=config.period),)
+        clipping = fastclip(
+            model.apply,
+            sample,
+            max_norm=config.target,
+            period=config.period,
+            model_state=state_shapes(model),
+        )
+        return (clipping,)
     rules = {
         "miyato": (miyato(), 1),
         "gouk": (gouk(), 1),
         "sedghi": (sedghi(), config.period),
     }
     rule, period = rules[arm]
-    return (projection(model, sample, rule, targets, period=period),)
+    state = state_shapes(model)
+    return (
+        projection(
+            model.apply, sample, rule, targets, period=period, model_state=state
+        ),
+    )
 
 
 @lru_cache(maxsize=8)
 def _norms(model: Model, shape: tuple[int, ...]) -> Callable[[PyTree, PyTree], Array]:
     return lambda variables, _: jnp.stack(
-        list(spectral_norms(model, variables, jnp.zeros(shape)).values())
+        list(spectral_norms(model.apply, variables, jnp.zeros(shape)).values())
     )
 
 
@@ -243,7 +256,7 @@ def _clipped(
     model: Model, shape: tuple[int, ...], target: float
 ) -> Callable[[PyTree, PyTree], Variables]:
     return lambda variables, _: clip(
-        model, variables, jnp.zeros(shape), max_norm=target
+        model.apply, variables, jnp.zeros(shape), max_norm=target
     )
 
 

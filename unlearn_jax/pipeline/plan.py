@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from unlearn_jax import __version__, audit, data, methods
+from unlearn_jax import __version__, audit, data, values
 from unlearn_jax.data import Splits
 from unlearn_jax.pipeline.bank import Bank, BankSpec
 from unlearn_jax.pipeline.checks import check_settings
@@ -21,7 +21,7 @@ from unlearn_jax.pipeline.config import (
     digest,
     to_json,
 )
-from unlearn_jax.pipeline.fingerprint import method_digest, model_digest
+from unlearn_jax.pipeline.fingerprint import code_digest, model_digest
 from unlearn_jax.pipeline.settings import (
     HARD,
     attack_config,
@@ -29,10 +29,12 @@ from unlearn_jax.pipeline.settings import (
     forget_masks,
     load_data,
     make_objective,
+    make_recipe,
     make_row,
-    make_training,
+    registered_method,
     request_masks,
 )
+from unlearn_jax.spectral import clip
 from unlearn_jax.train import LossFn
 from unlearn_jax.types import Dataset, InputError, Model, UnlearnFn
 
@@ -217,13 +219,15 @@ class Plan:
             ).hexdigest(),
             key_data.tolist(),
         )
-        trained = make_training(training)
-        recipe = trained.recipe(num_samples, self.model, self.pool.images)
-        finish = (
-            partial(trained.settled, model=self.model, images=self.pool.images)
-            if training.max_norm
-            else None
-        )
+        recipe = make_recipe(training, num_samples, self.model, self.pool.images)
+        finish = None
+        if training.max_norm is not None:
+            finish = partial(
+                clip,
+                self.model.apply,
+                sample=self.pool.images,
+                max_norm=training.max_norm,
+            )
         spec = BankSpec(
             name,
             key,
@@ -293,7 +297,7 @@ class Plan:
         row = self.config.rows[name]
         return (
             row.get("attack", "")
-            if "attack" in methods.knobs_of(row["method"])
+            if "attack" in values.fields_of(registered_method(row))
             else None
         )
 
@@ -313,34 +317,24 @@ class Plan:
         )
 
     def row_digest(self, name: str) -> str:
-        """Content key of one method's unlearned models."""
-        row = {
-            key: value
-            for key, value in self.config.rows[name].items()
-            if key not in ("label", "search", "filter")
-        }
+        """Return the content key of one row's unlearned models.
+
+        Args:
+          name: of the row.
+        """
         attack = self.attack_of(name)
-        parts = [
+        method = self.rows[name]
+        return digest(
             __version__,
             self.originals.spec.key,
             self._forget_digest(),
             self.config.forget.requests,
-            row,
-        ]
-        parts += [
-            self.attack_digest(attack) if attack is not None else None,
-            self.config.training,
-        ]
-        if not methods.METHODS[row["method"]].__module__.startswith(
-            "unlearn_jax."
-        ):  # a user's: its code may change
-            size = int(self.forget.sum(1).max())
-            parts.append(
-                method_digest(
-                    self.rows[name], self.model, self.splits, size, attack is not None
-                )
-            )
-        return digest(*parts, self.config.replicas.repeats)
+            values.to_json(method),
+            code_digest(method),
+            bool(self.config.rows[name].get("adaptive")),
+            None if attack is None else self.attack_digest(attack),
+            self.config.replicas.repeats,
+        )
 
     def _forget_digest(self) -> str:
         about = f"{self.forget.shape} {self.forget_names}"  # names seed keys

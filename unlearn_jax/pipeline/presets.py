@@ -13,7 +13,7 @@ from typing import Any
 from unlearn_jax import methods
 from unlearn_jax.pipeline.config import RunConfig
 from unlearn_jax.pipeline.experiment import Experiment
-from unlearn_jax.pipeline.settings import shared_knobs
+from unlearn_jax.pipeline.settings import options_of
 from unlearn_jax.types import InputError
 
 
@@ -44,8 +44,8 @@ class Preset:
         return next(iter(self.variants.values()))
 
 
-_FOLLOW = ("max_norm", "clip_period")
-"""Knobs that are the training's unless a row gives them: they are about the network."""
+_FOLLOW = ("augment", "max_norm", "clip_period")
+"""Hyperparameters that follow the training unless a row gives them."""
 
 
 def folders() -> list[pathlib.Path]:
@@ -68,23 +68,25 @@ def names() -> dict[str, pathlib.Path]:
 
 
 def complete(config: RunConfig) -> RunConfig:
-    """Writes the defaults of their plain knobs into the rows, so that every knob can be seen and overridden."""
+    """Write the plain hyperparameters of every row into it, to be seen and overridden.
+
+    Args:
+      config: of a run.
+    """
     rows = {}
     for name, row in config.rows.items():
-        known = methods.knobs_of(row["method"]) if "method" in row else {}
-        shared = shared_knobs(row["method"], config.training) if known else {}
+        options = options_of(row, config.training) if "method" in row else {}
         plain = {
-            k: v
-            for k, v in known.items()
-            if isinstance(v, bool | int | float | str) and k not in _FOLLOW
+            option: default
+            for option, default in options.items()
+            if isinstance(default, bool | int | float | str) and option not in _FOLLOW
         }
-        shared = {k: v for k, v in shared.items() if k not in _FOLLOW}
         search = (
             {"search": methods.SPACES.get(row.get("method", ""), {})}
             if config.tuning.trials
             else {}
         )
-        rows[name] = {"label": name, **search, **plain, **shared, **row}
+        rows[name] = {"label": name, **search, **plain, **row}
     return dataclasses.replace(config, rows=rows)
 
 

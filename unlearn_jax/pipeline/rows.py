@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from unlearn_jax.methods import SPACES, knobs_of
+from unlearn_jax.methods import METHODS, SPACES
+from unlearn_jax.values import fields_of
 
 Rows = dict[str, dict[str, Any]]
 SMALL_STEPS = {"low": 1e-4, "high": 0.03}
@@ -33,7 +34,7 @@ def with_retain() -> Rows:
         },
         "l1_sparse": {"label": "l1-sparse", "method": "l1_sparse"},
         "salun": {"label": "SalUn", "method": "salun"},
-        "scrub": {"label": "SCRUB", "method": "scrub", "max_epochs": 3},
+        "scrub": {"label": "SCRUB", "method": "scrub", "num_max_epochs": 3},
         "bad_teacher": {"label": "Bad teacher", "method": "bad_teacher"},
         "ssd": {"label": "SSD", "method": "ssd"},
         "influence": {"label": "Influence (WoodFisher)", "method": "influence"},
@@ -59,7 +60,7 @@ def with_retain() -> Rows:
 
 def _with_budget(found: Rows) -> Rows:
     for row in found.values():
-        if "num_epochs" in knobs_of(row["method"]):
+        if "num_epochs" in fields_of(METHODS[row["method"]]):
             row["num_epochs"] = 10
     return found
 
@@ -97,7 +98,7 @@ def for_classes(*, small: bool = False) -> Rows:
             "label": "SVD projection (Kodge)",
             "method": "svd_projection",
         },
-        "scrub": {"label": "SCRUB", "method": "scrub", "max_epochs": 3},
+        "scrub": {"label": "SCRUB", "method": "scrub", "num_max_epochs": 3},
         "bad_teacher": {"label": "Bad teacher", "method": "bad_teacher"},
         "unsir": {"label": "UNSIR", "method": "unsir"},
         "ssd": {"label": "SSD", "method": "ssd"},
@@ -119,7 +120,7 @@ def for_classes(*, small: bool = False) -> Rows:
         "influence_refit": {
             "label": "Influence target, refitted",
             "method": "influence_target",
-            "removal_steps": 20,
+            "num_removal_steps": 20,
         },
     }
     for name, search in _class_searches().items():
@@ -127,7 +128,7 @@ def for_classes(*, small: bool = False) -> Rows:
     found = _with_budget(found)
     del found["unsir"]["num_epochs"]
     if small:
-        found["unsir"] |= {"batch_size": 64, "noise_copies": 4}
+        found["unsir"] |= {"batch_size": 64, "num_noise_copies": 4}
         found["l2ul"] |= {
             "num_adversarial": 5,
             "batch_size": 64,
@@ -135,10 +136,10 @@ def for_classes(*, small: bool = False) -> Rows:
             "epsilon": 2.0,
         }
     filters: Rows = {
-        "mask": {"label": "Masked output", "method": "nothing", "filter": "mask"},
+        "mask": {"label": "Masked output", "method": "identity", "filter": "mask"},
         "mpru": {
             "label": "MPRU (output filter)",
-            "method": "nothing",
+            "method": "identity",
             "filter": "mpru",
         },
     }

@@ -313,7 +313,7 @@ def _norms(plan: Plan, unlearned: Unlearned) -> dict[str, Any]:
 def _layer_norms(
     model: Model, shape: tuple[int, ...], variables: Variables, _: Any
 ) -> dict[str, jax.Array]:
-    return spectral_norms(model, variables, jnp.zeros((1, *shape)))
+    return spectral_norms(model.apply, variables, jnp.zeros((1, *shape)))
 
 
 def _in_order(

@@ -6,28 +6,31 @@ import os
 import pathlib
 import re
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
+import optax
+from jax.typing import ArrayLike
 
-from unlearn_jax import data, methods, models
-from unlearn_jax.attacks import l2, linf
+from unlearn_jax import data, methods, models, values
+from unlearn_jax.attacks import PGD, Doubling, Grid, LineSearch
 from unlearn_jax.data import Splits
 from unlearn_jax.filters import FILTERS
-from unlearn_jax.methods import FineTuning
+from unlearn_jax.methods import FineTuning, SpectralBound
 from unlearn_jax.objectives import OBJECTIVES
+from unlearn_jax.optimizers import OPTIMIZERS, SGD
 from unlearn_jax.pipeline.config import (
     AttackConfig,
     DataConfig,
     ForgetConfig,
     RunConfig,
     TrainingConfig,
-    to_json,
 )
 from unlearn_jax.pipeline.fingerprint import check_logits
-from unlearn_jax.train import LossFn
+from unlearn_jax.spectral import fastclip, state_shapes
+from unlearn_jax.train import LossFn, Recipe
 from unlearn_jax.types import InputError, Model, UnlearnFn
 
 RESERVED_ROWS = ("original", "retrained", "retrained_again")
@@ -202,26 +205,116 @@ def request_masks(forget: np.ndarray, names: list[int], count: int) -> np.ndarra
 
 
 def make_training(config: TrainingConfig) -> FineTuning:
-    """The knobs of training from scratch.
+    """Return the hyperparameters of training from scratch, without its norm bound.
+
+    Args:
+      config: of the run's training.
 
     Raises:
       InputError: unusable settings.
     """
-    fields = {**to_json(config), "augment": data.augmentation(config.augment)}
-    del fields["objective"], fields["objective_fields"]
-    return FineTuning(**fields)
+    return FineTuning(
+        num_epochs=config.num_epochs,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        decay_every=config.decay_every,
+        decay_factor=config.decay_factor,
+        weight_decay=config.weight_decay,
+        optimizer=SGD(momentum=config.momentum),
+        augment=config.augment,
+    )
 
 
-def shared_knobs(method: str, training: TrainingConfig) -> dict[str, Any]:
-    """The knobs of a method that follow the run's training unless the method or a row says otherwise."""
-    follows = {"batch_size", "momentum", "weight_decay", "max_norm", "clip_period"}
-    if method == "retrain":
-        follows |= {"num_epochs", "learning_rate", "decay_every", "decay_factor"}
-    shared = {
-        key: getattr(training, key)
-        for key in sorted(follows & methods.tuning_knobs_of(method))
+def make_recipe(
+    config: TrainingConfig, num_samples: int, model: Model, images: ArrayLike
+) -> Recipe:
+    """Return the recipe of training from scratch; FastClip holds ``max_norm``.
+
+    Args:
+      config: of the run's training.
+      num_samples: to train on.
+      model: the network.
+      images: ``[N, ...]``; only the shape is read.
+
+    Raises:
+      InputError: unusable settings.
+    """
+    recipe = make_training(config).recipe(num_samples)
+    if config.max_norm is None:
+        return recipe
+    bound = SpectralBound(max_norm=config.max_norm, clip_period=config.clip_period)
+    clipping = fastclip(
+        model.apply,
+        images,
+        max_norm=bound.max_norm,
+        period=bound.clip_period,
+        model_state=state_shapes(model),
+    )
+    return dataclasses.replace(recipe, tx=optax.chain(recipe.tx, clipping))
+
+
+def registered_method(row: Mapping[str, Any]) -> UnlearnFn:
+    """Return the registered method that a row names, with the optimizer it names.
+
+    Args:
+      row: of the configuration.
+
+    Raises:
+      InputError: an unknown method or optimizer.
+    """
+    if row["method"] not in methods.METHODS:
+        raise InputError(
+            f"unknown method {row['method']!r}; choose one of"
+            f" {', '.join(sorted(methods.METHODS))}"
+        )
+    method = methods.METHODS[row["method"]]
+    optimizer = row.get("optimizer")
+    if optimizer is None:
+        return method
+    if isinstance(optimizer, str):
+        if optimizer not in OPTIMIZERS:
+            raise InputError(
+                f"unknown optimizer {optimizer!r}: choose {' or '.join(OPTIMIZERS)}"
+            )
+        optimizer = OPTIMIZERS[optimizer]
+    return values.replace(method, optimizer=optimizer)
+
+
+def options_of(row: Mapping[str, Any], training: TrainingConfig) -> dict[str, Any]:
+    """Return a row's hyperparameters by name, before the row sets any.
+
+    Args:
+      row: of the configuration; its method and optimizer are read.
+      training: of the run. Batch size, momentum, weight decay, augmentation and the
+        norm bound follow it, unless the method's class gives its own default;
+        retraining also follows its epochs and rates.
+
+    Raises:
+      InputError: an unknown method or optimizer.
+    """
+    method = registered_method(row)
+    return {**values.fields_of(method), **_followed(method, training)}
+
+
+def _followed(method: UnlearnFn, training: TrainingConfig) -> dict[str, Any]:
+    """Return the hyperparameters that a method takes over from the run's training."""
+    if not isinstance(method, FineTuning):
+        return {}
+    names = ["batch_size", "weight_decay", "augment", "max_norm", "clip_period"]
+    if "momentum" in values.fields_of(method) and not _redeclares(method, "optimizer"):
+        names.append("momentum")
+    if isinstance(method, methods.Retrain):
+        names += ["num_epochs", "learning_rate", "decay_every", "decay_factor"]
+    return {
+        name: getattr(training, name) for name in names if not _redeclares(method, name)
     }
-    return {key: value for key, value in shared.items() if value is not None}
+
+
+def _redeclares(method: FineTuning, name: str) -> bool:
+    """Return whether a method's class has a default of its own for a shared field."""
+    bases = type(method).__mro__
+    own_classes = bases[: bases.index(FineTuning)]
+    return any(name in vars(cls).get("__annotations__", {}) for cls in own_classes)
 
 
 def make_row(
@@ -230,16 +323,16 @@ def make_row(
     training: TrainingConfig,
     attack: AttackConfig | None = None,
 ) -> UnlearnFn:
-    """The method of one row of the configuration; knobs it does not give are the training's.
+    """Return the method of one row; hyperparameters it does not give are defaults.
 
     Args:
       name: of the row.
       row: see :class:`RunConfig`.
-      training: of the run.
+      training: of the run, see :func:`options_of`.
       attack: for methods that are given adversarial examples: how those were made.
 
     Raises:
-      InputError: unknown method or knob.
+      InputError: unknown method or hyperparameter.
     """
     if name in RESERVED_ROWS or not re.fullmatch(r"[A-Za-z0-9_.+-]+", name):
         raise InputError(
@@ -251,21 +344,16 @@ def make_row(
             f"row {name!r} names no method; known are"
             f" {', '.join(sorted(methods.METHODS))}"
         )
-    known = methods.knobs_of(row["method"])
-    if "recipe" in row:
-        raise InputError(
-            f"row {name!r} cannot set 'recipe': set the run's training.* instead"
-        )
+    method = registered_method(row)
+    options = options_of(row, training)
     if not isinstance(row.get("attack", ""), str):
         raise InputError(
             f"the attack of row {name!r} must be the name of one of the run's attacks"
         )
     if not isinstance(row.get("search", {}), dict):
-        raise InputError(f"the search of row {name!r} must map knobs to their values")
-    knobs = shared_knobs(row["method"], training)
-    knobs |= {key: value for key, value in row.items() if key not in ROW_KEYS}
-    if "attack" in known and attack is not None:
-        knobs["attack"] = attack_knobs(attack)
+        raise InputError(
+            f"the search of row {name!r} must map hyperparameters to their values"
+        )
     if row.get("filter") not in (None, *FILTERS):
         raise InputError(
             f"row {name!r} has the unknown filter {row['filter']!r}; choose one of"
@@ -273,14 +361,34 @@ def make_row(
         )
     if not isinstance(row.get("adaptive", False), bool):
         raise InputError(f"adaptive of row {name!r} must be True or False")
-    if {"attack", "adaptive"} & set(row) and "attack" not in known:
+    if {"attack", "adaptive"} & set(row) and "attack" not in options:
         raise InputError(
             f"row {name!r}: method {row['method']!r} is given no adversarial examples,"
             " so it has no attack"
         )
-    if "augment" in known:
-        knobs["augment"] = data.augmentation(knobs.get("augment", training.augment))
-    return methods.make_method(row["method"], **knobs)
+
+    changes = {key: given for key, given in row.items() if key not in ROW_KEYS}
+    changes.pop("optimizer", None)
+    # a preset writes SGD's fields into its rows; another optimizer has no use for them
+    for field in values.fields_of(SGD()):
+        if field not in options:
+            changes.pop(field, None)
+    for key in changes:
+        if key not in options:
+            known = ", ".join(sorted(options)) or "none"
+            raise InputError(
+                f"method {row['method']!r} has no hyperparameter {key!r}; it has"
+                f" {known}"
+            )
+    changes = {**_followed(method, training), **changes}
+    max_norm = changes.pop("max_norm", None)
+    period = changes.pop("clip_period", SpectralBound().clip_period)
+    if "attack" in options and attack is not None:
+        changes["attack"] = make_attack(dataclasses.replace(attack, kind="pgd"))
+    method = values.replace(method, **changes)
+    if max_norm is not None:
+        method = methods.constrained(method, max_norm, clip_period=period)
+    return method
 
 
 def attack_config(config: RunConfig, name: str) -> AttackConfig:
@@ -335,17 +443,32 @@ def attack_config(config: RunConfig, name: str) -> AttackConfig:
     return attack
 
 
-def attack_knobs(config: AttackConfig) -> dict[str, Any]:
-    """A configuration as arguments of :func:`unlearn_jax.attacks.adversarial_set`."""
-    knobs = to_json(config)
-    for other in ("kind", "source", "failures"):
-        del knobs[other]
-    knobs["norm"] = {"l2": l2, "linf": linf}[config.norm]
-    if config.search == "auto":
-        knobs["search"] = (
-            "grid" if config.restart and jax.default_backend() != "cpu" else "doubling"
-        )
-    return knobs
+def make_attack(config: AttackConfig) -> PGD | LineSearch:
+    """Return a configuration's attack as a value.
+
+    Args:
+      config: ``search="auto"`` is the grid on accelerators, doubling on CPU.
+    """
+    if config.kind == "fast":
+        return LineSearch(norm=config.norm, epsilon_init=config.epsilon_init)
+    search = config.search
+    if search == "auto":
+        is_grid = config.restart and jax.default_backend() != "cpu"
+        search = "grid" if is_grid else "doubling"
+    sizes = {
+        "epsilon_init": config.epsilon_init,
+        "num_radii": config.num_radii,
+        "batch_size": config.batch_size,
+    }
+    return PGD(
+        num_steps=config.num_steps,
+        step_ratio=config.step_ratio,
+        norm=config.norm,
+        keep=config.keep,
+        search=Grid(**sizes)
+        if search == "grid"
+        else Doubling(**sizes, restart=config.restart),
+    )
 
 
 def make_objective(config: TrainingConfig, model: Model) -> LossFn | None:
@@ -362,7 +485,7 @@ def make_objective(config: TrainingConfig, model: Model) -> LossFn | None:
     if config.objective == "cross_entropy" and not config.objective_fields:
         return None
     try:
-        return OBJECTIVES[config.objective](model, **config.objective_fields)
+        return OBJECTIVES[config.objective](**config.objective_fields)(model)
     except TypeError as error:
         raise InputError(f"training.objective={config.objective!r}: {error}") from error
 

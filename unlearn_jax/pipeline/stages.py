@@ -17,12 +17,12 @@ import numpy as np
 from tqdm import tqdm
 
 from unlearn_jax import audit, filters
-from unlearn_jax.attacks import adversarial_set, cap_failures, fast_adversarial_set
+from unlearn_jax.attacks import Attack, CappedFailures
 from unlearn_jax.methods import unlearn_sequence
 from unlearn_jax.pipeline import clock, hosts, store
 from unlearn_jax.pipeline.config import AttackConfig, to_json
 from unlearn_jax.pipeline.plan import Plan, purpose_key
-from unlearn_jax.pipeline.settings import attack_knobs
+from unlearn_jax.pipeline.settings import make_attack
 from unlearn_jax.replicas import map_models, mapper
 from unlearn_jax.train import predict, to_float
 from unlearn_jax.types import (
@@ -215,36 +215,23 @@ def attack(
 
 
 def _attacker(
-    apply: ApplyFn, config: AttackConfig
+    apply_fn: ApplyFn, config: AttackConfig
 ) -> Callable[[Any, Dataset], AttackResult]:
-    """One adversarial set as a function of arrays."""
-    knobs = attack_knobs(config)
+    """Return one adversarial set as a function of arrays."""
+    attack: Attack = make_attack(config)
+    if config.failures:
+        attack = CappedFailures(attack=attack, fraction=config.failures)
 
-    def one(
+    def attack_one(
         item: tuple[jax.Array, Variables, jax.Array], train: Dataset
     ) -> AttackResult:
         key, variables, index = item
-        x, y = to_float(train.images[index]), train.labels[index]
-        if config.kind == "fast":
-            own = jax.random.fold_in(key, 0)
-            result = fast_adversarial_set(
-                own,
-                apply,
-                variables,
-                x,
-                y,
-                norm=knobs["norm"],
-                epsilon_init=config.epsilon_init,
-            )
-        else:
-            result = adversarial_set(apply, variables, x, y, **knobs)
-        return (
-            cap_failures(apply, variables, x, y, result, share=config.failures)
-            if config.failures
-            else result
-        )
+        images = to_float(train.images[index])
+        labels = train.labels[index]
+        key_attack = jax.random.fold_in(key, 0)
+        return attack(apply_fn, variables, images, labels, key=key_attack)
 
-    return one
+    return attack_one
 
 
 class Work(NamedTuple):
@@ -336,7 +323,7 @@ def _program(
         plan.model,
         plan.config.forget.requests,
     )
-    knobs = attack_knobs(adaptive) if adaptive else None
+    attack = make_attack(adaptive) if adaptive else None
 
     def one(
         item: Any, pool: Dataset
@@ -349,7 +336,12 @@ def _program(
             unlearned, info = method(key, problem)
             return unlearned, info, predict(model.apply, unlearned, pool.images), None
         stacked, info = unlearn_sequence(
-            method, key, problem, requests, adaptive=adaptive is not None, attack=knobs
+            key,
+            method,
+            problem,
+            requests,
+            adaptive=adaptive is not None,
+            attack=attack,
         )
         steps = jax.lax.map(lambda now: predict(model.apply, now, pool.images), stacked)
         return jax.tree.map(lambda leaf: leaf[-1], stacked), info, steps[-1], steps

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unlearn_jax.losses import kl_divergence, tilted_target
+from unlearn_jax.losses import kl_from_logits, tilted_target
 from unlearn_jax.methods.influence_target import influence_targets
 from unlearn_jax.methods.similarity import excluded_classes, similarity_scores
 from unlearn_jax.pipeline.plan import Plan, purpose_key
@@ -126,7 +126,7 @@ def _distances(plan: Plan, size: int, item: Any, train: Dataset) -> dict[str, Ar
     excluded = table[labels]
 
     def away(target: Array) -> Array:
-        return jnp.mean(kl_divergence(truth, jnp.log(jnp.maximum(target, FLOOR))))
+        return jnp.mean(kl_from_logits(truth, jnp.log(jnp.maximum(target, FLOOR))))
 
     def tilted(scores: Array) -> Array:
         return jnp.stack(

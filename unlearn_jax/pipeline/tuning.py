@@ -12,18 +12,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from unlearn_jax import methods
+from unlearn_jax import methods, values
 from unlearn_jax.pipeline import clock, measure, measures, stages
 from unlearn_jax.pipeline.checks import check_settings
 from unlearn_jax.pipeline.config import RunConfig, digest
 from unlearn_jax.pipeline.plan import Plan, check_samples
-from unlearn_jax.pipeline.settings import make_row, shared_knobs
+from unlearn_jax.pipeline.settings import make_row, options_of, registered_method
 from unlearn_jax.types import InputError
 
 REPLICATES = 100
 """Bootstrap replicates for a trial."""
-_STATIC = ("momentum", "decay_factor", "retain_share")
-"""Float knobs that decide on a program's shape, so that they cannot be traced."""
 
 
 class Search(NamedTuple):
@@ -133,13 +131,11 @@ def searches(config: RunConfig, name: str) -> dict[str, Any]:
     """The search of a row: its own, or its method's, without the knobs that the row gives a value of its own."""
     row = config.rows[name]
     space = row.get("search", methods.SPACES.get(row["method"], {}))
-    default = methods.knobs_of(row["method"]) | shared_knobs(
-        row["method"], config.training
-    )
+    default = options_of(row, config.training)
     return {
-        knob: values
-        for knob, values in space.items()
-        if knob not in row or row[knob] == default.get(knob)
+        option: levels
+        for option, levels in space.items()
+        if option not in row or row[option] == default.get(option)
     }
 
 
@@ -170,18 +166,18 @@ def make_search(config: RunConfig, name: str) -> Search:
 
 
 def _check_search(config: RunConfig, name: str, space: dict[str, Any]) -> None:
-    known = methods.knobs_of(config.rows[name]["method"])
-    for knob, values in space.items():
-        if knob not in known:
-            method = config.rows[name]["method"]
+    method = registered_method(config.rows[name])
+    known = values.fields_of(method)
+    for option, levels in space.items():
+        if option not in known:
+            named = config.rows[name]["method"]
             raise InputError(
-                f"row {name!r} searches {knob!r}, which is no knob of {method!r}"
+                f"row {name!r} searches {option!r}, which is no hyperparameter of"
+                f" {named!r}"
             )
-        if isinstance(values, dict) and (
-            type(known[knob]) is not float or knob in _STATIC
-        ):
+        if isinstance(levels, dict) and not values.is_traceable(method, option):
             raise InputError(
-                f"row {name!r} searches {knob!r} over a range: list choices for it"
+                f"row {name!r} searches {option!r} over a range: list choices for it"
                 " instead"
             )
 

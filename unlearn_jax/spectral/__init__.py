@@ -9,19 +9,21 @@ weights; a rule becomes an optax transform (:func:`projection`) or is applied on
 """
 
 from unlearn_jax.spectral._fastclip import (
+    ClipRule,
     ClipState,
     clip,
     clip_kernel,
-    clip_rule,
     fastclip,
 )
 from unlearn_jax.spectral._power_qr import Spectrum, lanczos, power_qr
 from unlearn_jax.spectral._projection import (
     KernelRule,
     ProjectionState,
+    Rule,
     Targets,
     project,
     projection,
+    state_shapes,
 )
 from unlearn_jax.spectral.comparators import (
     delattre_bound,
@@ -41,16 +43,17 @@ from unlearn_jax.spectral.norms import (
 from unlearn_jax.spectral.operators import LinearMap, affine_map, layer_map, linear_map
 
 __all__ = [
+    "ClipRule",
     "ClipState",
     "KernelRule",
     "LinearMap",
     "ProjectionState",
+    "Rule",
     "Spectrum",
     "Targets",
     "affine_map",
     "clip",
     "clip_kernel",
-    "clip_rule",
     "delattre_bound",
     "fastclip",
     "fft_clip",
@@ -68,5 +71,6 @@ __all__ = [
     "projection",
     "sedghi",
     "spectral_norms",
+    "state_shapes",
     "top_spectrum",
 ]

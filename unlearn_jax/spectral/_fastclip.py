@@ -1,4 +1,4 @@
-"""FastClip: every layer's largest singular values brought to a target, moving those directions alone.
+"""FastClip: bring every layer's largest singular values to a target, and only those.
 
 "Spectrum Extraction and Clipping for Implicitly Linear Layers", arXiv 2402.16017, and
 section 3.3.2 of arXiv 2512.06993.
@@ -10,30 +10,34 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
 
 from unlearn_jax.layers import Layer
-from unlearn_jax.spectral._power_qr import golub_kahan
-from unlearn_jax.spectral._projection import (
-    KernelRule,
-    Norm,
-    Targets,
-    project,
-    projection,
-)
-from unlearn_jax.spectral.norms import start_vectors
+from unlearn_jax.spectral._power_qr import golub_kahan, power_qr
+from unlearn_jax.spectral._projection import Norm, Targets, project, projection
+from unlearn_jax.spectral.norms import blank_image, start_vectors
 from unlearn_jax.spectral.operators import layer_map
-from unlearn_jax.types import ApplyFn, Array, InputError, Model, Variables
+from unlearn_jax.types import (
+    ApplyFn,
+    Array,
+    InputError,
+    ModelState,
+    PyTree,
+    check_apply_fn,
+)
+from unlearn_jax.values import Real, value
 
 REFERENCE_STEP = 0.35
 Step = Literal["line_search", "reference"]
+Estimator = Literal["lanczos", "power_qr"]
 
 
 class ClipState(NamedTuple):
-    """What is known of one layer's spectrum.
+    """Memory of one layer's spectrum.
 
     Attributes:
       vectors: ``[K, *in_shape]``, right singular vectors, orthonormal; random before
@@ -53,9 +57,9 @@ def clip_kernel(
     max_norm: Norm,
     two_sided: bool = False,
     step: Step = "line_search",
-    inner_steps: int = 1,
+    num_inner_steps: int = 1,
 ) -> Array:
-    """Moves a layer's weights so that it stretches the given directions by no more than ``max_norm``.
+    """Move a layer's weights so that it stretches given directions by ``max_norm``.
 
     Least squares in the space of kernels: the change ``D`` minimizes
     ``sum_j |D v_j - (c / sigma_j - 1) M v_j|^2`` over the directions with
@@ -75,38 +79,36 @@ def clip_kernel(
       step: ``reference`` takes plain gradient steps of length 0.35 on a loss that is a
         mean over directions and over the output's width, as the released code does;
         slower by ten and more, and dependent on the image's size.
-      inner_steps: steps.
+      num_inner_steps: steps.
 
     Returns:
       The new kernel; the same bits where no direction is too long.
     """
     kernel = layer.kernel.astype(jnp.float32)
+    in_shape = layer_map(layer, kernel, composite=False).in_shape
+    chex.assert_shape(vectors, (None, *in_shape))
 
     def stretch(kernel: Array) -> Array:
         return jax.vmap(layer_map(layer, kernel, composite=False).matvec)(vectors)
 
-    # example by example: the gradient of a mapped convolution is a grouped one, a
-    # hundred times slower on CPU
-    one_by_one = lambda kernel: lax.map(
-        layer_map(layer, kernel, composite=False).matvec, vectors
-    )
-    images, pull_back = jax.vjp(one_by_one, kernel)
+    def stretch_one_by_one(kernel: Array) -> Array:
+        # example by example: the gradient of a mapped convolution is a grouped one, a
+        # hundred times slower on CPU
+        return lax.map(layer_map(layer, kernel, composite=False).matvec, vectors)
+
+    images, pull_back = jax.vjp(stretch_one_by_one, kernel)
     sigma = jnp.sqrt(jnp.sum(images**2, tuple(range(1, images.ndim))))
-    active = sigma > max_norm
+    is_active = sigma > max_norm
     if two_sided:
-        active |= (jnp.arange(len(sigma)) == 0) & (sigma > 0)
-    share = jnp.where(active, max_norm / jnp.where(active, sigma, 1.0) - 1, 0.0)
-    residual = share.reshape(-1, *[1] * (images.ndim - 1)) * images
+        is_active |= (jnp.arange(len(sigma)) == 0) & (sigma > 0)
+    safe = jnp.where(is_active, sigma, 1.0)
+    change = jnp.where(is_active, max_norm / safe - 1, 0.0)
+    residual = change.reshape(-1, *[1] * (images.ndim - 1)) * images
     width = images.shape[2] if layer.kind == "conv" else 1
     fixed = 2 * REFERENCE_STEP / (len(vectors) * width)
-    return _descend(
-        kernel,
-        residual,
-        stretch,
-        pull_back,
-        fixed if step == "reference" else None,
-        inner_steps,
-    ).astype(layer.kernel.dtype)
+    length = fixed if step == "reference" else None
+    moved = _descend(kernel, residual, stretch, pull_back, length, num_inner_steps)
+    return moved.astype(layer.kernel.dtype)
 
 
 def _descend(
@@ -114,69 +116,87 @@ def _descend(
     residual: Array,
     stretch: Callable[[Array], Array],
     pull_back: Callable[[Array], tuple[Array]],
-    fixed: float | None,
-    inner_steps: int,
+    length: float | None,
+    num_steps: int,
 ) -> Array:
-    """Conjugate gradients on the normal equations (CGLS), or plain gradient steps of a fixed length."""
-    direction, last = jnp.zeros_like(kernel), jnp.ones(())
-    for i in range(inner_steps):
+    """Solve the least squares by conjugate gradients on the normal equations (CGLS).
+
+    With a fixed length of the steps, by plain gradient descent.
+    """
+    direction = jnp.zeros_like(kernel)
+    last_square = jnp.ones(())
+    for index in range(num_steps):
         (gradient,) = pull_back(residual)
         square = jnp.sum(gradient**2)
-        turn = square / jnp.where(last > 0, last, 1.0) if i and fixed is None else 0.0
-        direction, last = gradient + turn * direction, square
+        is_conjugate = index > 0 and length is None
+        safe = jnp.where(last_square > 0, last_square, 1.0)
+        direction = gradient + (square / safe if is_conjugate else 0.0) * direction
+        last_square = square
         moved = stretch(direction)
-        across = jnp.sum(moved**2)
-        size = square / jnp.where(across > 0, across, 1.0) if fixed is None else fixed
-        kernel, residual = kernel + size * direction, residual - size * moved
+        curvature = jnp.sum(moved**2)
+        exact = square / jnp.where(curvature > 0, curvature, 1.0)
+        size = exact if length is None else length
+        kernel = kernel + size * direction
+        residual = residual - size * moved
     return kernel
 
 
-def clip_rule(
-    *,
-    num_vectors: int = 1,
-    power_iters: int = 10,
-    two_sided: bool = False,
-    step: Step = "line_search",
-    inner_steps: int = 1,
-    num_rounds: int = 100,
-    tolerance: float | Array = 1e-3,
-) -> KernelRule:
-    """Lanczos from the last vectors, then :func:`clip_kernel`: what :func:`fastclip` does to one layer.
+@value
+class ClipRule:
+    """FastClip of one layer: estimate its spectrum, then :func:`clip_kernel`.
 
-    Args:
-      num_vectors: see :func:`fastclip`, as the others.
-      power_iters: see there.
-      two_sided: see there.
-      step: see there.
-      inner_steps: see there.
-      num_rounds: see there.
-      tolerance: see there.
+    A :class:`unlearn_jax.spectral.Rule`.
 
-    Raises:
-      InputError: unusable knobs.
+    Each estimate starts at the vectors of the last one and at a random direction, as a
+    new longest direction may be orthogonal to all that was tracked.
+
+    ``lanczos`` runs Golub-Kahan-Lanczos from their sum; ``power_qr`` is algorithm 1 of
+    the paper, block power iteration from the block of them. @MEASURED@
+
+    Attributes:
+      num_vectors: K, directions that are shortened at once; 1 in the released code. At
+        most ``num_iters`` with Lanczos; a layer with fewer inputs or outputs has fewer.
+      num_iters: iterations of an estimate, of which there is one before and one after
+        each clip; 10 (of PowerQR) in the released code.
+      estimator: ``lanczos`` or ``power_qr``, see above.
+      two_sided: layers below the target are raised to it, as the released code raises
+        convolutions.
+      step: ``line_search`` or ``reference``, see :func:`clip_kernel`.
+      num_inner_steps: gradient steps of a clip; 1 in the released code, 5 with
+        BatchNorm.
+      num_rounds: at most this many times a layer is clipped and estimated again, until
+        it is inside; 1 in the released code, where a layer is wherever the optimizer
+        and one step leave it.
+      tolerance: a layer whose estimated norm exceeds its target by less than this,
+        relative, is left unchanged.
+
+    >>> ClipRule(num_vectors=0)
+    Traceback (most recent call last):
+    ...
+    unlearn_jax.types.InputError: num_vectors of FastClip must be at least 1, got 0
     """
-    counts = {
-        "num_vectors": num_vectors,
-        "power_iters": power_iters,
-        "inner_steps": inner_steps,
-        "num_rounds": num_rounds,
-    }
-    for name, value in counts.items():
-        if value < 1:
-            raise InputError(f"{name} of FastClip must be at least 1, got {value}")
-    if step not in ("line_search", "reference"):
-        raise InputError(f"unknown step {step!r}: choose line_search or reference")
 
-    steps: dict[str, Any] = {"step": step, "inner_steps": inner_steps}
+    num_vectors: int = 1
+    num_iters: int = 10
+    estimator: Estimator = "lanczos"
+    two_sided: bool = False
+    step: Step = "line_search"
+    num_inner_steps: int = 1
+    num_rounds: int = 100
+    tolerance: Real = 1e-3
 
-    def init(layer: Layer) -> ClipState:
+    def __post_init__(self) -> None:
+        for name in ("num_vectors", "num_iters", "num_inner_steps", "num_rounds"):
+            count = getattr(self, name)
+            if count < 1:
+                raise InputError(f"{name} of FastClip must be at least 1, got {count}")
+
+    def init(self, layer: Layer) -> ClipState:
+        """Draw the vectors to start at; reads shapes only."""
         operator = layer_map(layer, composite=False)
-        count = min(
-            num_vectors,
-            power_iters,
-            math.prod(operator.in_shape),
-            math.prod(operator.out_shape),
-        )
+        sizes = (math.prod(operator.in_shape), math.prod(operator.out_shape))
+        most = self.num_iters if self.estimator == "lanczos" else self.num_vectors
+        count = min(self.num_vectors, most, *sizes)
         vectors = start_vectors(0, count, operator.in_shape)
         vectors /= jnp.sqrt(
             jnp.sum(vectors**2, tuple(range(1, vectors.ndim)), keepdims=True)
@@ -184,65 +204,91 @@ def clip_rule(
         return ClipState(vectors, jnp.zeros(len(vectors)))
 
     def update(
-        layer: Layer, max_norm: Norm, state: ClipState
+        self, layer: Layer, max_norm: Norm, state: ClipState
     ) -> tuple[Array, ClipState]:
-        def look(kernel: Array, state: ClipState, done: Array) -> ClipState:
-            matvec = layer_map(layer, kernel, composite=False).matvec
-            scout = start_vectors(done, 1, state.vectors.shape[1:])[0]
-            count = len(state.vectors)
-            start = jnp.sum(state.vectors, 0) + scout * jnp.sqrt(
-                count / jnp.sum(scout**2)
-            )
-            sigma, _, vectors = golub_kahan(matvec, start, num_iters=power_iters)
-            return ClipState(vectors[:count], sigma[:count])
+        """Clip one layer until its estimate is inside.
 
-        def outside(carry: tuple[Array, ClipState, Array]) -> Array:
-            ratio = carry[1].sigma[0] / max_norm - 1
-            return ((jnp.abs(ratio) if two_sided else ratio) > tolerance) & (
-                carry[2] < num_rounds
-            )
+        Args:
+          layer: without a scale.
+          max_norm: the target.
+          state: of the last application.
 
-        def round_(
+        Returns:
+          The kernel, the same bits where it was inside, and the state.
+        """
+
+        def is_outside(carry: tuple[Array, ClipState, Array]) -> Array:
+            _, state, num_done = carry
+            excess = state.sigma[0] / max_norm - 1
+            excess = jnp.abs(excess) if self.two_sided else excess
+            return (excess > self.tolerance) & (num_done < self.num_rounds)
+
+        def clip_once(
             carry: tuple[Array, ClipState, Array],
         ) -> tuple[Array, ClipState, Array]:
-            kernel, state, done = carry
-            now = dataclasses.replace(layer, kernel=kernel)
+            kernel, state, num_done = carry
             kernel = clip_kernel(
-                now, state.vectors, max_norm=max_norm, two_sided=two_sided, **steps
+                dataclasses.replace(layer, kernel=kernel),
+                state.vectors,
+                max_norm=max_norm,
+                two_sided=self.two_sided,
+                step=self.step,
+                num_inner_steps=self.num_inner_steps,
             )
-            return kernel, look(kernel, state, done + 1), done + 1
+            state = self._estimate(layer, kernel, state, num_done + 1)
+            return kernel, state, num_done + 1
 
         zero = jnp.zeros((), jnp.int32)
-        start = (layer.kernel, look(layer.kernel, state, zero), zero)
-        kernel, state, _ = lax.while_loop(outside, round_, start)
+        start = (layer.kernel, self._estimate(layer, layer.kernel, state, zero), zero)
+        kernel, state, _ = lax.while_loop(is_outside, clip_once, start)
         return kernel, state
 
-    return KernelRule(init, update)
+    def _estimate(
+        self, layer: Layer, kernel: Array, state: ClipState, num_done: Array
+    ) -> ClipState:
+        operator = layer_map(layer, kernel, composite=False)
+        vectors = state.vectors
+        count = len(vectors)
+        scout = start_vectors(num_done, 1, vectors.shape[1:])[0]
+        if self.estimator == "power_qr":
+            # a block as large as the map has inputs spans them all and needs no scout
+            has_room = count < math.prod(operator.in_shape)
+            block = jnp.concatenate([vectors, scout[None]]) if has_room else vectors
+            sigma, vectors = power_qr(operator.matvec, block, num_iters=self.num_iters)
+        else:
+            length = jnp.sqrt(count / jnp.sum(scout**2))
+            start = jnp.sum(vectors, 0) + scout * length
+            sigma, _, vectors = golub_kahan(
+                operator.matvec, start, num_iters=self.num_iters
+            )
+        return ClipState(vectors[:count], sigma[:count])
 
 
 def fastclip(
-    model: Model | ApplyFn,
+    apply_fn: ApplyFn,
     sample: Any,
     *,
     max_norm: Norm = 1.0,
     period: int = 100,
-    num_vectors: int = 1,
-    power_iters: int = 10,
+    rule: ClipRule = ClipRule(),  # noqa: B008
     composite: bool = True,
-    two_sided: bool = False,
-    step: Step = "line_search",
-    inner_steps: int = 1,
-    num_rounds: int = 100,
-    tolerance: float | Array = 1e-3,
     max_norms: Mapping[str, Norm | None] | None = None,
     num_steps: int | None = None,
+    model_state: ModelState | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """FastClip as the last transformation of a chain: every ``period`` steps the norms of all layers are clipped.
+    """Make FastClip, a transformation that holds every layer's spectral norm.
 
-    New weights are ``params + updates``. Every ``period`` steps each layer is looked at
-    and its directions that are too long are shortened (:func:`clip_kernel`), until its
-    estimate is inside. Layers, kernels' scales by BatchNorm and what a composite means
-    are those of :func:`unlearn_jax.spectral.project`.
+    Place it last in a chain. New weights are ``params + updates``. Every ``period``
+    steps each layer's spectrum is estimated and its directions that are too long are
+    shortened, until the estimate is inside (:class:`ClipRule`). Layers, kernels' scales
+    by BatchNorm and what a composite means are those of
+    :func:`unlearn_jax.spectral.project`; ``init`` warns of trained arrays that it
+    leaves unchanged.
+
+    ``apply_fn`` takes what ``update`` is given as ``params``, so that a plain loop
+    with Linen or NNX needs nothing else. A model with a state of its own is named by
+    ``model_state``: ``apply_fn`` then takes ``Variables(params, model_state)``, and
+    ``update`` the current state as an extra argument.
 
     Between two clips the optimizer moves the weights where it likes, as far as its rate
     times the period. So norms hold at the end of a training whose rate has decayed by
@@ -259,41 +305,30 @@ def fastclip(
     The released code differs: it clips layer and layer with BatchNorm one after the
     other, the latter in training mode on a batch of one made-up image, so that its
     target means nothing and the statistics are spoiled; it takes steps of fixed length,
-    one per clip, which holds no norm before the learning rate has decayed; and it looks
-    by PowerQR, at every step, whose vectors after a clip are the directions just
-    shortened, so that it must draw new ones. Here a look is a few Lanczos iterations
-    (:func:`unlearn_jax.spectral.lanczos`) around a clip only, from the last vectors and
-    a random direction, as a new longest direction may be orthogonal to all that was
-    tracked.
+    one per clip, which holds no norm before the learning rate has decayed; and it
+    estimates by PowerQR, at every step, whose vectors after a clip are the directions
+    just shortened, so that it must draw new ones. Here a layer is estimated around a
+    clip only, and every estimate has a new random direction.
 
     Args:
-      model: a model, or the ``apply`` of one without BatchNorm. It takes no part but in
-        the shapes of its pass.
+      apply_fn: ``(variables, images) -> logits`` in evaluation mode. Its values do not
+        matter, only the shapes of its pass.
       sample: ``[B, H, W, ch]``; only its shape is read.
       max_norm: the target ``c`` of every layer, positive; 1 in the paper.
       period: training steps between clips; 100 in the released code, 50 with BatchNorm.
-      num_vectors: K, directions that are shortened at once; 1 in the released code. At
-        most ``power_iters``; a layer with fewer inputs or outputs has fewer.
-      power_iters: Lanczos iterations each time it looks, before and after a clip; 10
-        (of PowerQR) in the released code.
+      rule: of one layer.
       composite: clip a layer and the BatchNorm after it as one map; needs
-        ``model_state`` in ``update``. Without, the layer alone, and BatchNorm is left
-        at large. Composites settle late, once the layers before them do (their
+        ``model_state`` in ``update``. Without, the layer alone, and BatchNorm is not
+        bounded. Composites settle late, once the layers before them do (their
         statistics follow those), and cost much accuracy at small targets.
-      two_sided: layers below the target are raised to it, as the released code raises
-        convolutions.
-      step: ``line_search`` or ``reference``, see :func:`clip_kernel`.
-      inner_steps: see there; 1 in the released code, 5 with BatchNorm.
-      num_rounds: at most this many times a layer is clipped and looked at again, until
-        it is inside; 1 in the released code, where a layer is wherever the optimizer
-        and one step leave it.
-      tolerance: a layer whose estimated norm exceeds its target by less than this,
-        relative, is left as it is.
       max_norms: targets by path of the layer's weight, such as
-        ``{"params/Dense_0/kernel": None}``; None leaves a layer alone. Paths not named
-        have ``max_norm``.
+        ``{"params/Dense_0/kernel": None}``; None leaves a layer unchanged. Paths not
+        named have ``max_norm``.
       num_steps: of the whole training: its last step clips too, wherever in a period it
-        is. None if not known.
+        is. None where it is not given.
+      model_state: a state of the model, or its shapes
+        (:func:`unlearn_jax.spectral.state_shapes`); ``{}`` for a model of this library
+        without one. None where ``apply_fn`` takes the parameters themselves.
 
     Returns:
       The transformation. Its ``update`` needs ``params`` and takes ``model_state``; its
@@ -301,106 +336,79 @@ def fastclip(
       layer. Vectors start at the same normal draws always, so a run repeats itself.
 
     Raises:
-      InputError: unusable knobs; at ``init``, a path in ``max_norms`` that is no
+      InputError: unusable options; at ``init``, a path in ``max_norms`` that is no
         layer's.
     """
-    rule = clip_rule(
-        num_vectors=num_vectors,
-        power_iters=power_iters,
-        two_sided=two_sided,
-        step=step,
-        inner_steps=inner_steps,
-        num_rounds=num_rounds,
-        tolerance=tolerance,
-    )
-    targets = Targets(max_norm, max_norms)
     return projection(
-        model,
+        apply_fn,
         sample,
         rule,
-        targets,
+        Targets(max_norm, max_norms),
         period=period,
         composite=composite,
         num_steps=num_steps,
+        model_state=model_state,
     )
 
 
 def clip(
-    model: Model | ApplyFn,
-    variables: Variables,
+    apply_fn: ApplyFn,
+    variables: PyTree,
     sample: Any,
     *,
     max_norm: Norm = 1.0,
-    num_rounds: int = 200,
-    tolerance: float = 0.005,
-    num_vectors: int = 4,
-    power_iters: int = 30,
+    rule: ClipRule = ClipRule(  # noqa: B008
+        num_vectors=4, num_iters=30, num_rounds=200, tolerance=0.005
+    ),
     composite: bool = True,
     max_norms: Mapping[str, Norm | None] | None = None,
-) -> Variables:
-    """Clips every layer of a trained model until its largest singular value is within the tolerance of the target.
+) -> PyTree:
+    """Clip every layer of a trained model to its target.
 
-    Rounds of Lanczos and :func:`clip_kernel` for each layer until the estimate is at
-    most ``(1 + tolerance) * max_norm``. Layers inside that keep their bits. Compiled
-    once per model, shapes and static knobs.
+    Rounds of estimates and :func:`clip_kernel` for each layer until the estimate is at
+    most ``(1 + tolerance) * max_norm``; it is from below, so the true norm may be
+    slightly above. Layers inside that keep their bits. Compiled once per function,
+    shapes and static options. Warns, when it is compiled, of trained arrays that it
+    leaves unchanged.
 
     Args:
-      model: a model, or its ``apply``.
-      variables: of the model.
+      apply_fn: ``(variables, images) -> logits`` in evaluation mode.
+      variables: any pytree: Linen's, an NNX state, a bare tree of parameters.
       sample: ``[B, H, W, ch]``; only its shape is read.
-      max_norm: see :func:`fastclip`.
-      num_rounds: at most, per layer.
-      tolerance: relative; the estimate is from below, so the true norm may be slightly
-        above it.
-      num_vectors: directions per round.
-      power_iters: iterations per round.
-      composite: see :func:`fastclip`.
-      max_norms: see there.
+      max_norm: the target of every layer, positive.
+      rule: of one layer.
+      composite: clip a layer and the BatchNorm after it as one map.
+      max_norms: targets by path of the layer's weight; None leaves a layer unchanged.
 
     Returns:
-      The variables with new weights; statistics and biases are left alone, so a model
+      The variables with new weights; statistics and biases are unchanged, so a model
       with BatchNorm may do better once its statistics are estimated again (which moves
       its norms).
 
     Raises:
-      InputError: unusable knobs.
+      InputError: unusable options; a model in place of its function.
+
+    >>> weights = {"w": jnp.diag(jnp.array([2.0, 0.5]))}
+    >>> clipped = clip(lambda w, x: x @ w["w"], weights, jnp.zeros((1, 2)))
+    >>> bool(jnp.allclose(clipped["w"], jnp.diag(jnp.array([1.0, 0.5])), atol=1e-3))
+    True
     """
+    check_apply_fn(apply_fn)
     targets = Targets(max_norm, max_norms)
-    numbers = (targets.max_norm, dict(targets.max_norms or {}))
-    shape = (1, *sample.shape[1:])
-    apply = model.apply if isinstance(model, Model) else model
-    return _clip(
-        apply,
-        shape,
-        num_rounds,
-        num_vectors,
-        power_iters,
-        composite,
-        variables,
-        numbers,
-        tolerance,
-    )
+    norms = (targets.max_norm, dict(targets.max_norms or {}))
+    shape = blank_image(sample).shape
+    return _clip(apply_fn, shape, composite, variables, rule, norms)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
+@partial(jax.jit, static_argnums=(0, 1, 2))
 def _clip(
-    apply: ApplyFn,
+    apply_fn: ApplyFn,
     shape: tuple[int, ...],
-    num_rounds: int,
-    num_vectors: int,
-    power_iters: int,
     composite: bool,
-    variables: Variables,
-    numbers: tuple[Norm, dict[str, Norm | None]],
-    tolerance: float,
-) -> Variables:
-    rule = clip_rule(
-        num_vectors=num_vectors,
-        power_iters=power_iters,
-        num_rounds=num_rounds,
-        tolerance=tolerance,
-    )
+    variables: PyTree,
+    rule: ClipRule,
+    norms: tuple[Norm, dict[str, Norm | None]],
+) -> PyTree:
     sample = jax.ShapeDtypeStruct(shape, jnp.float32)
-    return project(
-        apply, variables, sample, rule, Targets(*numbers), composite=composite
-    )[0]
+    targets = Targets(*norms)
+    return project(apply_fn, variables, sample, rule, targets, composite=composite)[0]

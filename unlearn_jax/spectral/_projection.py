@@ -1,15 +1,16 @@
-"""A rule that changes one layer's weights, applied to every layer of a model: once, or last in an optimizer's chain.
+"""Rules that change one layer's weights, applied to every layer of a model.
 
-A layer that BatchNorm follows is one affine map in evaluation mode, its kernel times
-the scale of the output's channels. The rule is given that product. What it changes is
-split between the two factors, see :func:`project`.
+A rule is applied once (:func:`project`), or at the end of an optimizer's chain
+(:func:`projection`). A layer that BatchNorm follows is one affine map in evaluation
+mode, its kernel times the scale of the output's channels. The rule is given that
+product; :func:`project` splits what it changes between the two factors.
 """
 
 import dataclasses
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +19,9 @@ from jax import lax
 from jax.core import Tracer
 from jax.extend import core
 
-from unlearn_jax.layers import Layer, layers, with_kernels
-from unlearn_jax.spectral.norms import apply_of, named
+from unlearn_jax.layers import Layer, walk, with_kernels
+from unlearn_jax.models.adapters import is_trained, leaf_paths
+from unlearn_jax.spectral.norms import blank_image, named, warn_of_unfound
 from unlearn_jax.types import (
     ApplyFn,
     Array,
@@ -29,13 +31,36 @@ from unlearn_jax.types import (
     Params,
     PyTree,
     Variables,
+    check_apply_fn,
 )
 
 Norm = float | Array
 
 
-class KernelRule(NamedTuple):
+class Rule(Protocol):
     """How the weights of one layer are changed.
+
+    :class:`KernelRule` makes one of two functions; a value with these two methods is
+    one as well.
+    """
+
+    @property
+    def init(self) -> Callable[[Layer], PyTree]:
+        """``layer -> state``; reads shapes only."""
+        ...
+
+    @property
+    def update(self) -> Callable[[Layer, Norm, PyTree], tuple[Array, PyTree]]:
+        """``(layer, max_norm, state) -> (kernel, state)``.
+
+        The kernel in the form of :attr:`Layer.kernel`, the same bits where nothing has
+        to change. ``layer.scale`` is None: it is in ``layer.kernel`` already.
+        """
+        ...
+
+
+class KernelRule(NamedTuple):
+    """A :class:`Rule` of two functions.
 
     Attributes:
       init: ``layer -> state``; reads shapes only.
@@ -63,11 +88,12 @@ class ProjectionState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Targets:
-    """Which norm each layer may have.
+    """The norm that each layer may have.
 
     Attributes:
       max_norm: of every layer that ``max_norms`` does not name; positive.
-      max_norms: by path; None leaves that layer alone.
+      max_norms: by path of a weight, or of a leaf for all weights that are parts of it;
+        None leaves that layer unchanged.
     """
 
     max_norm: Norm = 1.0
@@ -75,27 +101,27 @@ class Targets:
 
     def __post_init__(self) -> None:
         for norm in (self.max_norm, *(self.max_norms or {}).values()):
-            if (
-                norm is not None
-                and not isinstance(norm, Tracer)
-                and not 0 < float(norm) < math.inf
-            ):
+            if norm is None or isinstance(norm, Tracer):
+                continue
+            if not 0 < float(norm) < math.inf:
                 raise InputError(
                     f"a layer's max_norm must be positive and finite, got {norm}"
                 )
 
     def of(self, layer: Layer) -> Norm | None:
-        """The norm of one layer; None to leave it alone."""
-        return (self.max_norms or {}).get(layer.path, self.max_norm)
+        """Return the norm of one layer; None to leave it unchanged."""
+        norms = self.max_norms or {}
+        return norms.get(layer.path, norms.get(layer.leaf_path, self.max_norm))
 
     def check(self, found: Sequence[Layer]) -> None:
-        """Refuses paths that are no layer's.
+        """Refuse paths that are no layer's.
 
         Raises:
           InputError: naming the first, and the layers.
         """
         paths = [layer.path for layer in found]
-        if unknown := sorted(set(self.max_norms or {}) - set(paths)):
+        known = {*paths, *(layer.leaf_path for layer in found)}
+        if unknown := sorted(set(self.max_norms or {}) - known):
             raise InputError(
                 f"max_norms names {unknown[0]!r}, which is no layer; layers are"
                 f" {', '.join(paths)}"
@@ -103,16 +129,16 @@ class Targets:
 
 
 def project(
-    model: Model | ApplyFn,
-    variables: Variables,
+    apply_fn: ApplyFn,
+    variables: PyTree,
     sample: Any,
-    rule: KernelRule,
+    rule: Rule,
     targets: Targets,
     *,
     memory: dict[str, PyTree] | None = None,
     composite: bool = True,
-) -> tuple[Variables, dict[str, PyTree]]:
-    """Applies a rule to every layer whose weights are trained, in order of execution.
+) -> tuple[PyTree, dict[str, PyTree]]:
+    """Apply a rule to every layer whose weights are trained, in order of execution.
 
     With ``composite`` and a scale ``s`` of the output's channels, the rule turns
     ``C = s K`` into ``C'``. The length of each channel goes into the scale, its
@@ -120,11 +146,16 @@ def project(
     channel of the kernel keeps its length. A shorter kernel would be undone by
     BatchNorm, whose statistics follow it within a few steps. The scale is moved through
     the one trained leaf of its size that it depends on (BatchNorm's gamma); where there
-    is none, all of it goes into the kernel. Statistics and biases are left alone.
+    is none, or where it is stacked for a scan, all of it goes into the kernel.
+    Statistics and biases are left unchanged.
+
+    Warns, where it is traced or run without ``jit``, of trained arrays that are left
+    unchanged because they belong to no layer or because a kernel is computed from them.
 
     Args:
-      model: a model, or its ``apply``.
-      variables: of the model.
+      apply_fn: ``(variables, images) -> logits`` in evaluation mode.
+      variables: any pytree. Trained are ``params`` where it has those, else all but
+        NNX's statistics and random streams.
       sample: ``[B, H, W, ch]``; only its shape is read.
       rule: what to do with a layer.
       targets: the norms.
@@ -135,26 +166,52 @@ def project(
       The variables, and the memory.
 
     Raises:
-      InputError: ``targets`` names a layer that is not there.
+      InputError: ``targets`` names a layer that is not there; a model in place of its
+        function.
     """
-    apply = apply_of(model)
-    found = _trained(apply, variables, sample)
+    return _projected(
+        apply_fn,
+        variables,
+        sample,
+        rule,
+        targets,
+        memory=memory,
+        composite=composite,
+        is_door=True,
+    )
+
+
+def _projected(
+    apply_fn: ApplyFn,
+    variables: PyTree,
+    sample: Any,
+    rule: Rule,
+    targets: Targets,
+    *,
+    memory: dict[str, PyTree] | None,
+    composite: bool,
+    is_door: bool,
+) -> tuple[PyTree, dict[str, PyTree]]:
+    """Apply a rule as :func:`project` does; its warnings come at the door alone."""
+    found = _trained_layers(apply_fn, variables, sample, is_door=is_door)
     targets.check(found)
-    gains = _gains(apply, variables, sample) if composite else {}
+    gains = _gains(apply_fn, variables, sample) if composite else {}
     memory = memory_of(rule, found, targets) if memory is None else memory
     kernels: dict[str, Array] = {}
     leaves: dict[str, Array] = {}
-    kept: dict[str, PyTree] = {}
+    new_memory: dict[str, PyTree] = {}
     for name, layer in named(found).items():
-        if (norm := targets.of(layer)) is None:
+        norm = targets.of(layer)
+        if norm is None:
             continue
+        # a weight that is used twice is changed twice, the second time as it is by then
         layer = dataclasses.replace(layer, kernel=kernels.get(layer.path, layer.kernel))
         whole = (
             composite_layer(layer)
             if composite
             else dataclasses.replace(layer, scale=None)
         )
-        kernel, kept[name] = rule.update(whole, norm, memory[name])
+        kernel, new_memory[name] = rule.update(whole, norm, memory[name])
         if composite and layer.scale is not None:
             kernel, gain = _factors(
                 layer, layer.scale, whole.kernel, kernel, gains.get(name)
@@ -162,33 +219,40 @@ def project(
             leaves |= gain
         kernels[layer.path] = kernel
     replaced = with_kernels(variables, kernels, found)
-    return (
-        jax.tree_util.tree_map_with_path(
-            lambda path, leaf: leaves.get(path_name(path), leaf), replaced
-        ),
-        kept,
-    )
+    values, structure = jax.tree.flatten(replaced)
+    paths = leaf_paths(replaced)
+    values = [
+        leaves.get(path, value) for path, value in zip(paths, values, strict=True)
+    ]
+    return jax.tree.unflatten(structure, values), new_memory
 
 
 def projection(
-    model: Model | ApplyFn,
+    apply_fn: ApplyFn,
     sample: Any,
-    rule: KernelRule,
+    rule: Rule,
     targets: Targets,
     *,
     period: int,
     composite: bool = True,
     num_steps: int | None = None,
+    model_state: ModelState | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """:func:`project` of the weights that an update leads to, every ``period`` steps; to be placed last in a chain.
+    """Make a transformation that projects the weights an update leads to.
 
+    Every ``period`` steps :func:`project` is applied to them; place it last in a chain.
     The states of the transformations before it (momentum, decay) are not touched.
-    ``update`` takes ``params``, and ``model_state`` (the statistics of BatchNorm) as an
-    extra argument; a model that has statistics and is not given them has its layers
-    treated alone, with a warning when the program is traced.
+
+    Variables are made of what ``update`` is given as ``params``. Without
+    ``model_state``, ``apply_fn`` takes that tree itself: a bare tree of parameters, a
+    Linen ``{"params": ...}`` if that is what is optimized, an NNX state. With it,
+    ``apply_fn`` takes ``Variables(params, model_state)``, as ``Model.apply`` does, and
+    ``update`` takes the current ``model_state`` (the statistics of BatchNorm) as an
+    extra argument. A model that has statistics and is not given them in ``update`` has
+    its layers treated alone, with a warning when the program is traced.
 
     Args:
-      model: a model, or the ``apply`` of one without statistics.
+      apply_fn: ``(variables, images) -> logits`` in evaluation mode.
       sample: ``[B, H, W, ch]``; only its shape is read.
       rule: what to do with a layer.
       targets: the norms.
@@ -196,26 +260,46 @@ def projection(
       composite: see :func:`project`.
       num_steps: a step at which the rule is applied whatever the period: the last one
         of a training.
+      model_state: a state of the model, or its shapes (:func:`state_shapes`); ``{}``
+        for a model without one. None where ``apply_fn`` takes the parameters
+        themselves.
 
     Returns:
       The transformation, with a :class:`ProjectionState`.
 
     Raises:
-      InputError: unusable ``period``.
+      InputError: unusable ``period``; a model in place of its function; at ``init``,
+        an ``apply_fn`` that cannot be applied to the parameters alone.
     """
+    check_apply_fn(apply_fn)
     if period < 1:
         raise InputError(f"period must be at least 1 step, got {period}")
-    apply, blank = apply_of(model), _blank_state(model)
+    blank = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
+        {} if model_state is None else model_state,
+    )
+
+    def variables_of(params: Params, statistics: ModelState) -> PyTree:
+        return params if model_state is None else Variables(params, statistics)
 
     def init(params: Params) -> ProjectionState:
         def memory(params: Params) -> dict[str, PyTree]:
-            found = _trained(apply, Variables(params, blank), sample)
+            variables = variables_of(params, blank)
+            try:
+                found = _trained_layers(apply_fn, variables, sample, is_door=True)
+            except AttributeError as error:
+                if model_state is not None:
+                    raise
+                raise InputError(
+                    "apply_fn cannot be applied to the parameters alone"
+                    f" ({error}): where it takes Variables(params, state), pass"
+                    " model_state=variables.state"
+                ) from error
             targets.check(found)
             return memory_of(rule, found, targets)
 
-        return ProjectionState(
-            jnp.zeros((), jnp.int32), jax.jit(memory)(params)
-        )  # the pass itself is dropped
+        # compiled, so that the pass itself, which nothing depends on, is dropped
+        return ProjectionState(jnp.zeros((), jnp.int32), jax.jit(memory)(params))
 
     def update(
         updates: Params,
@@ -230,8 +314,8 @@ def projection(
             raise InputError(
                 "this transformation moves weights: call update(updates, state, params)"
             )
-        whole = composite and (model_state is not None or not jax.tree.leaves(blank))
-        if composite and not whole:
+        is_whole = composite and (model_state is not None or not jax.tree.leaves(blank))
+        if composite and not is_whole:
             warnings.warn(
                 "no model_state was given: BatchNorm is left out and layers are treated"
                 " alone",
@@ -242,36 +326,58 @@ def projection(
         def move(
             updates: Params, memory: dict[str, PyTree]
         ) -> tuple[Params, dict[str, PyTree]]:
-            new = Variables(optax.apply_updates(params, updates), statistics)
-            moved, memory = project(
-                apply, new, sample, rule, targets, memory=memory, composite=whole
+            new = optax.apply_updates(params, updates)
+            moved, memory = _projected(
+                apply_fn,
+                variables_of(new, statistics),
+                sample,
+                rule,
+                targets,
+                memory=memory,
+                composite=is_whole,
+                is_door=False,
             )
+            moved = moved.params if isinstance(moved, Variables) else moved
             # the difference added, not the target less the start: an untouched weight
             # keeps its update to the bit
             fixed = jax.tree.map(
-                lambda u, a, b: u + (a - b).astype(u.dtype),
-                updates,
-                moved.params,
-                new.params,
+                lambda u, a, b: u + (a - b).astype(u.dtype), updates, moved, new
             )
             return fixed, memory
+
+        def stay(
+            updates: Params, memory: dict[str, PyTree]
+        ) -> tuple[Params, dict[str, PyTree]]:
+            return updates, memory
 
         count = state.count + 1
         if period == 1:
             fixed, memory = move(updates, state.layers)
         else:
-            stay = lambda updates, memory: (updates, memory)
-            due = (count % period == 0) | (count == (num_steps or 0))
-            fixed, memory = lax.cond(due, move, stay, updates, state.layers)
+            is_due = (count % period == 0) | (count == (num_steps or 0))
+            fixed, memory = lax.cond(is_due, move, stay, updates, state.layers)
         return fixed, ProjectionState(count, memory)
 
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
 
 
+def state_shapes(model: Model) -> ModelState:
+    """Return the shapes of a model's state, for the argument ``model_state``.
+
+    Args:
+      model: only its ``init`` is traced.
+
+    >>> from unlearn_jax import models
+    >>> state_shapes(models.build("mlp", (8, 8, 1), 10))
+    {}
+    """
+    return jax.eval_shape(model.init, jax.random.key(0)).state
+
+
 def memory_of(
-    rule: KernelRule, found: Sequence[Layer], targets: Targets
+    rule: Rule, found: Sequence[Layer], targets: Targets
 ) -> dict[str, PyTree]:
-    """What a rule remembers before its first application, by layer."""
+    """Return what a rule remembers before its first application, by layer."""
     return {
         name: rule.init(layer)
         for name, layer in named(found).items()
@@ -280,38 +386,60 @@ def memory_of(
 
 
 def composite_layer(layer: Layer) -> Layer:
-    """The layer and the scale behind it as one layer without a scale."""
+    """Return the layer and the scale behind it as one layer without a scale."""
     if layer.scale is None:
         return layer
-    return dataclasses.replace(
-        layer, kernel=layer.kernel * _columns(layer.scale, layer.kernel), scale=None
-    )
+    kernel = layer.kernel * _columns(layer.scale, layer.kernel)
+    return dataclasses.replace(layer, kernel=kernel, scale=None)
 
 
 def _columns(scale: Array, kernel: Array) -> Array:
     return scale.astype(kernel.dtype).reshape((1,) * (kernel.ndim - 1) + (-1,))
 
 
-def _blank_state(model: Model | ApplyFn) -> ModelState:
-    """A state of the right shapes, to walk a forward pass with."""
-    if not isinstance(model, Model):
-        return {}
-    shapes = jax.eval_shape(model.init, jax.random.key(0)).state
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+def _trained_layers(
+    apply_fn: ApplyFn, variables: PyTree, sample: Any, *, is_door: bool = False
+) -> list[Layer]:
+    """Return the layers whose weights are trained, and can be replaced.
 
+    Inside a compiled program the pass itself is never run: nothing depends on it.
 
-def _trained(apply: ApplyFn, variables: Variables, sample: Any) -> list[Layer]:
-    """The layers whose weights are among the parameters; the pass itself is never run inside a compiled program."""
-    image = jnp.zeros((1, *sample.shape[1:]), jnp.float32)
+    Args:
+      apply_fn: ``(variables, images) -> logits``.
+      variables: any pytree.
+      sample: ``[B, H, W, ch]``; only its shape is read.
+      is_door: warn of trained arrays that are not among them.
+    """
+    check_apply_fn(apply_fn)
+    image = blank_image(sample)
+    found = walk(apply_fn, variables, image)
+    if is_door:
+        warn_of_unfound(found, purpose="clipped")
+        computed = [layer.path for layer in found.layers if layer.store is None]
+        if computed:
+            warnings.warn(
+                f"not clipped: {', '.join(computed)}; kernels are computed from these"
+                " trained arrays, as standardized ones are, and no change of an array"
+                " is the clip of its kernel",
+                stacklevel=2,
+            )
+    flags = zip(leaf_paths(variables), is_trained(variables), strict=True)
+    trained = {path for path, is_one in flags if is_one}
     return [
         layer
-        for layer in layers(apply, variables, image)
-        if layer.path.split("/")[0] == "params"
+        for layer in found.layers
+        if layer.store is not None and layer.leaf_path in trained
     ]
 
 
 class _Gain(NamedTuple):
-    """A trained leaf that a layer's scale is affine in: where, its value, and the slope ``[out]``."""
+    """A trained leaf that a layer's scale is affine in.
+
+    Attributes:
+      path: of the leaf.
+      leaf: its value.
+      slope: ``[out]``, the derivative of the scale by it.
+    """
 
     path: str
     leaf: Array
@@ -321,78 +449,101 @@ class _Gain(NamedTuple):
 def _factors(
     layer: Layer, scale: Array, before: Array, after: Array, gain: _Gain | None
 ) -> tuple[Array, dict[str, Array]]:
-    """The kernel and, by path, the gain whose product is ``after``; what they are now where that is ``before``."""
+    """Split a composite kernel between the layer's kernel and its gain.
+
+    Args:
+      layer: as it is.
+      scale: ``[out]``, the layer's.
+      before: the composite kernel as it is.
+      after: what it becomes.
+      gain: the leaf to move the scale through; None to move the kernel alone.
+
+    Returns:
+      The kernel, and the gain by path, whose product is ``after``; the present ones to
+      the bit where that is ``before``.
+    """
     leaves = {}
     if gain is not None:
-        old, new = (
-            jnp.sqrt(jnp.sum(kernel**2, tuple(range(kernel.ndim - 1))))
-            for kernel in (before, after)
-        )
-        step = scale * jnp.where(old > 0, new / jnp.where(old > 0, old, 1.0) - 1, 0.0)
+        axes = tuple(range(before.ndim - 1))
+        old = jnp.sqrt(jnp.sum(before**2, axes))
+        new = jnp.sqrt(jnp.sum(after**2, axes))
+        # a channel of zeros has no direction: its scale stays
+        ratio = new / jnp.where(old > 0, old, 1.0)
+        step = scale * jnp.where(old > 0, ratio - 1, 0.0)
+        # where the scale does not depend on the gain (a slope of 0), the scale is 0
+        # for this channel and so is the step
         change = step / jnp.where(gain.slope == 0, 1.0, gain.slope)
-        leaves[gain.path] = gain.leaf + change.reshape(gain.leaf.shape).astype(
-            gain.leaf.dtype
-        )
+        change = change.reshape(gain.leaf.shape).astype(gain.leaf.dtype)
+        leaves[gain.path] = gain.leaf + change
         scale = scale + step
     columns = _columns(scale, after)
-    moved = jnp.any(after != before) & (columns != 0)
-    return (
-        jnp.where(moved, after / jnp.where(columns == 0, 1.0, columns), layer.kernel),
-        leaves,
-    )
+    is_moved = jnp.any(after != before) & (columns != 0)
+    # dividing and multiplying by the scale again would round an unchanged kernel
+    kernel = after / jnp.where(columns == 0, 1.0, columns)
+    return jnp.where(is_moved, kernel, layer.kernel), leaves
 
 
-def _gains(apply: ApplyFn, variables: Variables, sample: Any) -> dict[str, _Gain]:
-    """By layer with a scale: the one leaf of its size that it depends on, if no other layer's does."""
+def _gains(apply_fn: ApplyFn, variables: PyTree, sample: Any) -> dict[str, _Gain]:
+    """Return, by layer with a scale, the one leaf that the scale is moved through.
 
-    def scales(params: Params) -> dict[str, Array]:
-        found = named(_trained(apply, variables._replace(params=params), sample))
+    It has the scale's size, and no other layer's scale depends on it.
+    """
+    leaves, structure = jax.tree.flatten(variables)
+    paths = leaf_paths(variables)
+    places = [
+        place
+        for place, is_one in enumerate(is_trained(variables))
+        if is_one and jnp.issubdtype(jnp.result_type(leaves[place]), jnp.inexact)
+    ]
+
+    def scales(trained: list[Array]) -> dict[str, Array]:
+        values = list(leaves)
+        for place, leaf in zip(places, trained, strict=True):
+            values[place] = leaf
+        replaced = jax.tree.unflatten(structure, values)
+        found = named(_trained_layers(apply_fn, replaced, sample))
         return {
             name: layer.scale
             for name, layer in found.items()
             if layer.scale is not None
         }
 
-    depends = _dependencies(scales, variables.params)
-    slopes = jax.grad(
-        lambda params: sum((jnp.sum(s) for s in scales(params).values()), jnp.zeros(()))
-    )
-    flat, _ = jax.tree_util.tree_flatten_with_path(Variables(variables.params, {}))
-    slope_of = jax.tree.leaves(slopes(variables.params))
-    gains, used = {}, [i for _, indices in depends.values() for i in indices]
+    def total(trained: list[Array]) -> Array:
+        return sum(map(jnp.sum, scales(trained).values()), jnp.zeros(()))
+
+    trained = [leaves[place] for place in places]
+    depends = _dependencies(scales, trained)
+    slopes = jax.grad(total)(trained)
+    used = [i for _, indices in depends.values() for i in indices]
+    gains = {}
     for name, (size, indices) in depends.items():
-        mine = [
-            i for i in sorted(indices) if flat[i][1].size == size and used.count(i) == 1
+        candidates = [
+            i for i in sorted(indices) if trained[i].size == size and used.count(i) == 1
         ]
-        if len(mine) == 1:
-            path, leaf = flat[mine[0]]
-            gains[name] = _Gain(path_name(path), leaf, slope_of[mine[0]].reshape(-1))
+        if len(candidates) == 1:
+            i = candidates[0]
+            gains[name] = _Gain(paths[places[i]], trained[i], slopes[i].reshape(-1))
     return gains
 
 
 def _dependencies(
-    function: Callable[[Params], dict[str, Array]], params: Params
+    function: Callable[[list[Array]], dict[str, Array]], leaves: list[Array]
 ) -> dict[str, tuple[int, set[int]]]:
-    """By output: its size, and the positions of the leaves it depends on."""
-    closed, shapes = jax.make_jaxpr(function, return_shape=True)(params)
+    """Return each output's size, and the positions of the leaves it depends on."""
+    closed, shapes = jax.make_jaxpr(function, return_shape=True)(leaves)
     jaxpr = closed.jaxpr
     depends: dict[Any, set[int]] = {atom: {i} for i, atom in enumerate(jaxpr.invars)}
 
-    def of(atom: Any) -> set[int]:
+    def leaves_of(atom: Any) -> set[int]:
         return set() if isinstance(atom, core.Literal) else depends.get(atom, set())
 
     for eqn in jaxpr.eqns:
-        union = set().union(*(of(atom) for atom in eqn.invars))
+        union = set().union(*map(leaves_of, eqn.invars))
         depends |= dict.fromkeys(eqn.outvars, union)
     names = jax.tree.leaves(
         jax.tree.unflatten(jax.tree.structure(shapes), sorted(shapes))
     )
     return {
-        name: (shapes[name].size, of(atom))
+        name: (shapes[name].size, leaves_of(atom))
         for name, atom in zip(names, jaxpr.outvars, strict=True)
     }
-
-
-def path_name(path: Any) -> str:
-    """A leaf's path as :attr:`Layer.path` writes it."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -1,4 +1,4 @@
-"""What FastClip is compared with: other ways to bound a layer's spectral norm, and bounds on it, as published.
+"""Published rules and bounds for a layer's spectral norm, to compare FastClip with.
 
 One application leaves a convolution's true norm above the target, for the reasons each
 docstring gives; applied again and again some come close, at the price of directions
@@ -21,7 +21,9 @@ from unlearn_jax.types import Array, InputError
 
 
 def miyato() -> KernelRule:
-    """Spectral normalization (Miyato et al., arXiv 1802.05957): ``W <- c W / sigma(W)``, always, small layers too.
+    """Spectral normalization (Miyato et al., arXiv 1802.05957).
+
+    ``W <- c W / sigma(W)``, always: layers below the target are raised to it.
 
     ``sigma`` is that of the kernel laid out as a matrix ``[kh kw in, out]``. For a
     dense layer it is the layer's norm; for a convolution it is not: the true norm ends
@@ -36,49 +38,46 @@ def miyato() -> KernelRule:
         matrix = layer.kernel.reshape(-1, layer.kernel.shape[-1])
         small = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
         gram = jnp.matmul(small, small.T, precision="highest")
-        square = jnp.linalg.eigvalsh(gram)[
-            -1
-        ]  # hundreds of times faster than the singular values
+        # hundreds of times faster than the singular values
+        square = jnp.linalg.eigvalsh(gram)[-1]
         sigma = jnp.sqrt(jnp.maximum(square, 0.0))
         return layer.kernel * (max_norm / jnp.where(sigma > 0, sigma, 1.0)), state
 
     return KernelRule(lambda layer: (), update)
 
 
-def gouk(*, power_iters: int = 5) -> KernelRule:
-    """Rescaling (Gouk et al., arXiv 1804.04368): ``W <- W / max(1, sigma / c)`` with the layer's own ``sigma``.
+def gouk(*, num_iters: int = 5) -> KernelRule:
+    """Rescaling (Gouk et al., arXiv 1804.04368).
 
+    ``W <- W / max(1, sigma / c)``, where ``sigma`` is that of the map itself.
     The estimate comes from a few iterations from a new random start, so it is below the
     truth (0.81 to 0.98 of it for five), and the true norm ends above ``c`` by as much.
     Every singular value shrinks, not the largest alone. The original does it after
     every step (``period=1``); its code ignores dilation and padding modes, which are
-    honoured here.
+    honored here.
 
     Args:
-      power_iters: iterations; 5 in the original's comparison.
+      num_iters: iterations; 5 in the original's comparison.
 
     Raises:
       InputError: no iteration.
     """
-    if power_iters < 1:
-        raise InputError(f"power_iters must be at least 1, got {power_iters}")
+    if num_iters < 1:
+        raise InputError(f"num_iters must be at least 1, got {num_iters}")
 
     def update(layer: Layer, max_norm: Norm, count: Array) -> tuple[Array, Array]:
         operator = layer_map(layer, composite=False)
         key = jax.random.fold_in(jax.random.key(0), count)
         start = jax.random.normal(key, (1, *operator.in_shape))
-        sigma = power_qr(operator.matvec, start, num_iters=power_iters).sigma[0]
-        return (
-            layer.kernel
-            * jnp.minimum(1.0, max_norm / jnp.where(sigma > 0, sigma, max_norm)),
-            count + 1,
-        )
+        sigma = power_qr(operator.matvec, start, num_iters=num_iters).sigma[0]
+        factor = jnp.minimum(1.0, max_norm / jnp.where(sigma > 0, sigma, max_norm))
+        return layer.kernel * factor, count + 1
 
     return KernelRule(lambda layer: jnp.zeros((), jnp.int32), update)
 
 
 def sedghi() -> KernelRule:
-    """FFT clip: all singular values of the convolution on a torus clipped, then the kernel cut to its size.
+    """FFT clip: the spectrum on a torus is clipped, then the kernel cut to its size.
 
     For stride 1 it is Sedghi et al. (arXiv 1805.10408), for larger strides the blocks
     of Senderovich et al. (arXiv 2211.13771), see :func:`frequency_blocks`; dense layers
@@ -110,7 +109,7 @@ def sedghi() -> KernelRule:
 def frequency_blocks(
     kernel: Array, size: tuple[int, int], *, strides: tuple[int, int] = (1, 1)
 ) -> Array:
-    """The blocks into which Fourier transforms split a convolution on a torus.
+    """Return the blocks into which Fourier transforms split a convolution on a torus.
 
     Their singular values together are those of the operator: one ``[in, out]`` matrix
     per frequency for stride 1. With strides ``s, t`` the ``s t`` frequencies that
@@ -127,7 +126,9 @@ def frequency_blocks(
     Raises:
       InputError: a size that the strides do not divide, or smaller than the kernel.
     """
-    (height, width), (s, t), (kh, kw, into, out) = size, strides, kernel.shape
+    height, width = size
+    s, t = strides
+    kh, kw, into, out = kernel.shape
     if height % s or width % t or height < kh or width < kw:
         raise InputError(
             f"a torus of {height} x {width} must hold the {kh} x {kw} kernel and be a"
@@ -148,22 +149,23 @@ def fft_clip(
     strides: tuple[int, int] = (1, 1),
     max_norm: Norm,
 ) -> Array:
-    """The kernel whose torus operator has its singular values clipped, cut to the kernel's size.
+    """Clip the singular values on a torus, and cut the kernel to its size.
 
     Args:
       kernel: ``[kh, kw, in, out]``.
-      size: see :func:`frequency_blocks`, as ``strides``.
-      strides: see there.
+      size: ``(H, W)`` of the torus, multiples of the strides.
+      strides: of the convolution.
       max_norm: positive.
 
     Returns:
       As ``kernel``. With ``size`` that of the kernel nothing is cut, and the norm on
       that torus is exact.
     """
-    (height, width), (s, t), (kh, kw, into, out) = size, strides, kernel.shape
-    blocks = _clip_singular_values(
-        frequency_blocks(kernel, size, strides=strides), max_norm
-    ) * math.sqrt(s * t)
+    height, width = size
+    s, t = strides
+    kh, kw, into, out = kernel.shape
+    blocks = frequency_blocks(kernel, size, strides=strides)
+    blocks = _clip_singular_values(blocks, max_norm) * math.sqrt(s * t)
     spectrum = blocks.reshape(height // s, width // t, s, t, into, out).transpose(
         2, 0, 3, 1, 4, 5
     )
@@ -172,9 +174,9 @@ def fft_clip(
 
 
 def gram_bound(kernel: Array, size: tuple[int, int], *, num_iters: int = 6) -> Array:
-    """Bound on the norm of a convolution on a torus, by Gram iteration (Delattre et al., arXiv 2305.16173).
+    """Bound the norm of a convolution on a torus (Delattre et al., arXiv 2305.16173).
 
-    ``max_w |G_w|_F^(1 / 2^t)`` over the frequencies, where ``t`` times ``G <- G^H G``;
+    Gram iteration: ``max_w |G_w|_F^(1 / 2^t)`` over the frequencies, where ``t`` times ``G <- G^H G``;
     quadratic convergence from above. Holds for stride 1 and circular padding (to about
     2% for zero padding), and for larger strides, loosely; it is **no** bound for
     reflected or repeated borders, where it can be a tenth too low.
@@ -187,7 +189,8 @@ def gram_bound(kernel: Array, size: tuple[int, int], *, num_iters: int = 6) -> A
     Returns:
       ``[]``; 0 for a kernel of zeros.
     """
-    gram, log_scale = frequency_blocks(kernel, size), jnp.zeros(size)
+    gram = frequency_blocks(kernel, size)
+    log_scale = jnp.zeros(size)
     for _ in range(num_iters):
         norm = jnp.linalg.norm(gram, axis=(-2, -1))
         safe = jnp.where(norm > 0, norm, 1.0)
@@ -199,9 +202,9 @@ def gram_bound(kernel: Array, size: tuple[int, int], *, num_iters: int = 6) -> A
 
 
 def delattre_bound(kernel: Array, *, num_iters: int = 4) -> Array:
-    """Bound on the norm of a convolution with zero padding, for images of any size (arXiv 2402.00240).
+    """Bound the norm of a zero-padded convolution, images of any size.
 
-    The Gram iteration on kernels: ``K <- K^T * K`` without cutting, ``t`` times, then
+    The Gram iteration on kernels (arXiv 2402.00240): ``K <- K^T * K`` without cutting, ``t`` times, then
     ``(max_i sum_{j, a, b} |K_t[a, b, i, j]|)^(1 / 2^t)``. Holds for circular padding
     and larger strides too (1.4 times too large for stride 2); **no** bound for
     reflected or repeated borders.
@@ -219,21 +222,22 @@ def delattre_bound(kernel: Array, *, num_iters: int = 4) -> Array:
     if num_iters < 1:
         raise InputError(f"num_iters must be at least 1, got {num_iters}")
     if kernel.shape[2] > kernel.shape[3]:
-        kernel = jnp.flip(kernel, (0, 1)).swapaxes(
-            2, 3
-        )  # the adjoint, of the same norm, iterates on the smaller side
+        # the adjoint, of the same norm, iterates on the smaller side
+        kernel = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
     log_scale = jnp.zeros(())
     for _ in range(num_iters):
         norm = jnp.linalg.norm(kernel.ravel())
         safe = jnp.where(norm > 0, norm, 1.0)
-        kernel, log_scale = _gram(kernel / safe), 2 * (log_scale + jnp.log(safe))
+        kernel = _gram(kernel / safe)
+        log_scale = 2 * (log_scale + jnp.log(safe))
     rows = jnp.sum(jnp.abs(kernel), (0, 1, 3))
     return jnp.exp((jnp.log(jnp.max(rows)) + log_scale) / 2**num_iters)
 
 
 def _gram(kernel: Array) -> Array:
-    """The kernel ``[2 kh - 1, 2 kw - 1, in, in]`` of a convolution followed by its adjoint."""
-    rows, cols = kernel.shape[0] - 1, kernel.shape[1] - 1
+    """Return the kernel ``[2 kh - 1, 2 kw - 1, in, in]`` of a map and its adjoint."""
+    rows = kernel.shape[0] - 1
+    cols = kernel.shape[1] - 1
     images = kernel.transpose(2, 0, 1, 3)  # one image per input, a channel per output
     taps = kernel.transpose(0, 1, 3, 2)
     return canonical_conv(images, taps, (1, 1), ((rows, rows), (cols, cols))).transpose(
@@ -250,18 +254,21 @@ def _clip_singular_values(matrix: Array, max_norm: Norm) -> Array:
 
 
 def _torus(layer: Layer) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The smallest torus that holds the images and the kernel and is a multiple of the strides, and the strides."""
-    knobs = layer.knobs
-    plain = (
-        tuple(knobs["rhs_dilation"]) == tuple(knobs["lhs_dilation"]) == (1, 1)
-        and knobs["feature_group_count"] == 1
+    """Return the smallest torus for a convolution, and the strides.
+
+    It holds the images and the kernel and is a multiple of the strides.
+    """
+    options = layer.options
+    is_plain = (
+        tuple(options["rhs_dilation"]) == tuple(options["lhs_dilation"]) == (1, 1)
+        and options["feature_group_count"] == 1
     )
-    if layer.kernel.ndim != 4 or not plain:
+    if layer.kernel.ndim != 4 or not is_plain:
         raise InputError(
             f"the FFT clip knows no groups nor dilation, as {layer.path!r} has; set its"
             " norm to None"
         )
-    s, t = knobs["window_strides"]
+    s, t = options["window_strides"]
     images = (
         layer.inputs.shape[1:3] if layer.copies is None else layer.copies.shape[1:3]
     )

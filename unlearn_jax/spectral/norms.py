@@ -1,6 +1,7 @@
-"""Spectral norms of every affine layer of a model, each followed by its BatchNorm, in one compiled call."""
+"""Spectral norms of a model's affine layers, each together with its BatchNorm."""
 
 import math
+import warnings
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -9,10 +10,10 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from unlearn_jax.layers import Layer, layers
+from unlearn_jax.layers import Layer, Walk, walk
 from unlearn_jax.spectral._power_qr import Spectrum, lanczos, power_qr
 from unlearn_jax.spectral.operators import layer_map
-from unlearn_jax.types import ApplyFn, Array, InputError, Model, PyTree
+from unlearn_jax.types import ApplyFn, Array, InputError, PyTree, check_apply_fn
 
 Method = Literal["lanczos", "power_qr"]
 NUM_ITERS: dict[str, int] = {"lanczos": 60, "power_qr": 100}
@@ -20,7 +21,9 @@ NUM_ITERS: dict[str, int] = {"lanczos": 60, "power_qr": 100}
 
 
 def named(found: Sequence[Layer]) -> dict[str, Layer]:
-    """Layers by the path of their weight; a second use of the same weight is called ``path (2)``.
+    """Name layers by the path of their weight.
+
+    A second use of the same weight is called ``path (2)``.
 
     Args:
       found: of :func:`unlearn_jax.layers.layers`.
@@ -44,21 +47,23 @@ def named(found: Sequence[Layer]) -> dict[str, Layer]:
 
 
 def spectral_norms(
-    model: Model | ApplyFn,
+    apply_fn: ApplyFn,
     variables: PyTree,
-    sample: Array,
+    sample: Any,
     *,
     method: Method = "lanczos",
     num_iters: int | None = None,
     composite: bool = True,
 ) -> dict[str, Array]:
-    """The largest singular value of every affine layer.
+    """Estimate the largest singular value of every affine layer.
 
-    Compiled once per ``apply`` (so pass the same function again, not a new lambda),
-    shape and knob; can be traced.
+    Kernels that are computed from trained leaves (weight standardization) are measured
+    as they are used. Compiled once per ``apply_fn`` (so pass the same function again,
+    not a new lambda), shape and option; can be traced. Warns, when it is compiled, of
+    trained arrays that belong to no layer (:func:`unlearn_jax.layers.unfound`).
 
     Args:
-      model: or its ``apply``, ``(variables, images) -> logits`` in evaluation mode.
+      apply_fn: ``(variables, images) -> logits`` in evaluation mode.
       variables: any pytree.
       sample: ``[B, H, W, ch]``, images or anything of their shape: their values do not
         matter.
@@ -74,20 +79,21 @@ def spectral_norms(
       :func:`named`.
 
     Raises:
-      InputError: no layer, an unknown method, or no iteration.
+      InputError: no layer, an unknown method, no iteration, or a model in place of its
+        function.
     """
+    check_apply_fn(apply_fn)
     if method not in NUM_ITERS:
         raise InputError(f"unknown method {method!r}; choose {' or '.join(NUM_ITERS)}")
     num_iters = NUM_ITERS[method] if num_iters is None else num_iters
-    return dict(
-        _norms(apply_of(model), method, num_iters, composite, variables, _one(sample))
-    )
+    image = blank_image(sample)
+    return dict(_norms(apply_fn, method, num_iters, composite, variables, image))
 
 
 def top_spectrum(
-    model: Model | ApplyFn,
+    apply_fn: ApplyFn,
     variables: PyTree,
-    sample: Array,
+    sample: Any,
     *,
     num_vectors: int = 1,
     num_iters: int = 100,
@@ -95,12 +101,12 @@ def top_spectrum(
     composite: bool = True,
     warm: Mapping[str, Array] | None = None,
 ) -> dict[str, Spectrum]:
-    """The ``num_vectors`` largest singular values and right singular vectors of every affine layer, by PowerQR.
+    """Estimate every affine layer's largest singular values and vectors, by PowerQR.
 
     Compiled once, as :func:`spectral_norms`.
 
     Args:
-      model: or its ``apply``.
+      apply_fn: ``(variables, images) -> logits`` in evaluation mode.
       variables: any pytree.
       sample: ``[B, H, W, ch]``; the values do not matter.
       num_vectors: K, at least 1; fewer for layers with fewer inputs.
@@ -113,67 +119,83 @@ def top_spectrum(
       Spectra by path, in order of execution.
 
     Raises:
-      InputError: no layer, or no iteration.
+      InputError: no layer, no iteration, or a model in place of its function.
     """
+    check_apply_fn(apply_fn)
     if num_vectors < 1:
         raise InputError(f"num_vectors must be at least 1, got {num_vectors}")
+    image = blank_image(sample)
     return dict(
         _spectra(
-            apply_of(model),
-            num_vectors,
-            num_iters,
-            shift,
-            composite,
-            variables,
-            _one(sample),
-            warm,
+            apply_fn, num_vectors, num_iters, shift, composite, variables, image, warm
         )
     )
 
 
 def log10_lipschitz_product(norms: Mapping[str, Array]) -> Array:
-    """Decimal logarithm ``[]`` of the product of the norms, which bounds the Lipschitz constant of a plain chain.
+    """Return the decimal logarithm ``[]`` of the product of the norms.
 
-    A chain of the given layers, biases, and functions of constant at most 1 (ReLU,
-    pooling without overlap, global average pooling). For a residual network it is
-    **no** bound but an index, since a sum adds its branches' constants; nor does it
-    know of a normalization of the images inside the model. The norms must be converged.
+    The product bounds the Lipschitz constant of a chain of the given layers, biases,
+    and functions of constant at most 1 (ReLU, pooling without overlap, global average
+    pooling). For a residual network it is **no** bound but an index, since a sum adds
+    its branches' constants; nor does it include a normalization of the images inside
+    the model. The norms must be converged.
 
-    >>> float(log10_lipschitz_product({"a": jnp.array(10.0), "b": jnp.array(0.1), "c": jnp.array(100.0)}))
+    >>> norms = {"a": jnp.array(10.0), "b": jnp.array(0.1), "c": jnp.array(100.0)}
+    >>> float(log10_lipschitz_product(norms))
     2.0
     """
     return jnp.sum(jnp.log10(jnp.stack(list(norms.values()))))
 
 
 def start_vectors(index: int | Array, count: int, shape: tuple[int, ...]) -> Array:
-    """Normal draws ``[count, *shape]`` for the layer of that index: where an iteration without vectors starts."""
+    """Draw normal vectors ``[count, *shape]``, where an iteration starts.
+
+    Args:
+      index: of the layer; each has its own draws, always the same.
+      count: vectors.
+      shape: of one.
+    """
     return jax.random.normal(
         jax.random.fold_in(jax.random.key(0), index), (count, *shape)
     )
 
 
-def apply_of(model: Model | ApplyFn) -> ApplyFn:
-    """The evaluation-mode pass of a model, or the function that stands for one."""
-    return model.apply if isinstance(model, Model) else model
+def blank_image(sample: Any) -> Array:
+    """Return one image of zeros in the shape of a sample ``[B, H, W, ch]``."""
+    shape = sample.shape if hasattr(sample, "shape") else jnp.shape(sample)
+    return jnp.zeros((1, *shape[1:]), jnp.float32)
 
 
-def _one(sample: Any) -> Array:
-    return jnp.zeros((1, *jnp.shape(sample)[1:]), jnp.float32)
+def warn_of_unfound(found: Walk, *, purpose: str) -> None:
+    """Warn of the trained arrays that belong to no layer.
+
+    Args:
+      found: the layers of a model.
+      purpose: what is not done to the others, such as ``measured``.
+    """
+    if found.unfound:
+        warnings.warn(
+            f"not {purpose}: {', '.join(found.unfound)}; the pass multiplies by these"
+            " trained arrays otherwise than in a product or convolution that is"
+            " followed",
+            stacklevel=3,
+        )
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _norms(
-    apply: ApplyFn,
+    apply_fn: ApplyFn,
     method: Method,
     num_iters: int,
     composite: bool,
     variables: PyTree,
-    sample: Array,
+    image: Array,
 ) -> OrderedDict[str, Array]:  # a jitted function sorts the keys of a dict
     norms = OrderedDict()
-    for index, (name, layer) in enumerate(
-        named(layers(apply, variables, sample)).items()
-    ):
+    found = walk(apply_fn, variables, image)
+    warn_of_unfound(found, purpose="measured")
+    for index, (name, layer) in enumerate(named(found.layers).items()):
         operator = layer_map(layer, composite=composite)
         start = start_vectors(index, 1, operator.in_shape)
         if method == "lanczos":
@@ -185,19 +207,19 @@ def _norms(
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def _spectra(
-    apply: ApplyFn,
+    apply_fn: ApplyFn,
     num_vectors: int,
     num_iters: int,
     shift: float,
     composite: bool,
     variables: PyTree,
-    sample: Array,
+    image: Array,
     warm: Mapping[str, Array] | None,
 ) -> OrderedDict[str, Spectrum]:
     spectra = OrderedDict()
-    for index, (name, layer) in enumerate(
-        named(layers(apply, variables, sample)).items()
-    ):
+    found = walk(apply_fn, variables, image)
+    warn_of_unfound(found, purpose="measured")
+    for index, (name, layer) in enumerate(named(found.layers).items()):
         operator = layer_map(layer, composite=composite)
         count = min(num_vectors, math.prod(operator.in_shape))
         start = (

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -39,7 +40,7 @@ class LinearMap(NamedTuple):
 def linear_map(
     matvec: Callable[[Array], Array], in_shape: tuple[int, ...]
 ) -> LinearMap:
-    """A linear function with its adjoint, which ``jax.vjp`` finds.
+    """Return a linear function with its adjoint, which ``jax.vjp`` derives.
 
     Args:
       matvec: linear, from ``[*in_shape]``. It must allow reverse mode.
@@ -64,7 +65,7 @@ def linear_map(
 def affine_map(
     function: Callable[[Array], Array], in_shape: tuple[int, ...]
 ) -> LinearMap:
-    """The linear part of any affine function: ``f(x) - f(0)``.
+    """Return the linear part of any affine function, ``f(x) - f(0)``.
 
     Args:
       function: affine, from ``[*in_shape]``, one example without a batch axis.
@@ -82,7 +83,7 @@ def affine_map(
 def layer_map(
     layer: Layer, kernel: Array | None = None, *, composite: bool = True
 ) -> LinearMap:
-    """A layer without its bias, on one example.
+    """Return a layer without its bias as a map of one example.
 
     Differentiable in the kernel; the gradient that flows from ``matvec`` to a
     convolution's kernel has the layout that is fast inside loops on CPU.
@@ -100,18 +101,18 @@ def layer_map(
       of an activation (``layer.copies``: reflected borders, patches of images), from
       that activation, and for a dense layer to ``[positions, D_out]``.
     """
-    kernel = (layer.kernel if kernel is None else kernel).astype(jnp.float32)
+    kernel = layer.kernel if kernel is None else kernel
+    chex.assert_shape(kernel, layer.kernel.shape)
+    kernel = kernel.astype(jnp.float32)
     if composite and layer.scale is not None:
         kernel = kernel * layer.scale.astype(jnp.float32).reshape(
             (1,) * (kernel.ndim - 1) + (-1,)
         )
 
     def weigh(inputs: Array) -> Array:
-        return (
-            inputs @ kernel
-            if layer.kind == "dense"
-            else _convolve(inputs, kernel, layer)
-        )
+        if layer.kind == "dense":
+            return inputs @ kernel
+        return _convolve(inputs, kernel, layer)
 
     if layer.copies is None:
         shape = kernel.shape[:1] if layer.kind == "dense" else layer.inputs.shape[1:]
@@ -128,31 +129,31 @@ def layer_map(
 
 
 def _convolve(images: Array, kernel: Array, layer: Layer) -> Array:
-    """The layer's convolution, with gradients that are fast anywhere if it is a plain one."""
-    knobs = dict(layer.knobs)
-    plain = all(
-        step == 1 for name in ("lhs_dilation", "rhs_dilation") for step in knobs[name]
-    )
-    if kernel.ndim == 4 and plain and knobs["feature_group_count"] == 1:
-        strides = tuple(knobs["window_strides"])
-        return _canonical_map(
-            images,
-            kernel,
-            strides,
-            explicit_padding(knobs["padding"], images, kernel, strides),
-        )
+    """Apply the layer's convolution; a plain one has gradients fast inside loops."""
+    options = dict(layer.options)
+    dilations = (*options["lhs_dilation"], *options["rhs_dilation"])
+    is_plain = set(dilations) == {1} and options["feature_group_count"] == 1
+    if kernel.ndim == 4 and is_plain:
+        strides = tuple(options["window_strides"])
+        padding = explicit_padding(options["padding"], images, kernel, strides)
+        return _canonical_map(images, kernel, strides, padding)
     space = "HWD"[: kernel.ndim - 2]
-    names = (
-        DIMENSIONS if kernel.ndim == 4 else (f"N{space}C", f"{space}IO", f"N{space}C")
+    names = (f"N{space}C", f"{space}IO", f"N{space}C")
+    numbers = DIMENSIONS if kernel.ndim == 4 else names
+    return lax.conv_general_dilated(
+        images, kernel, dimension_numbers=numbers, **options
     )
-    return lax.conv_general_dilated(images, kernel, dimension_numbers=names, **knobs)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _canonical_map(
     images: Array, kernel: Array, strides: tuple[int, int], padding: Padding
 ) -> Array:
-    """A convolution whose adjoint's kernel is made with the forward pass, so that an iteration turns it once."""
+    """Convolve, and prepare the adjoint's kernel in the forward pass.
+
+    An iteration, which applies the map and its adjoint many times, then flips the
+    kernel once.
+    """
     return lax.conv_general_dilated(
         images, kernel, strides, padding, dimension_numbers=DIMENSIONS
     )
@@ -161,24 +162,23 @@ def _canonical_map(
 def _canonical_map_forward(
     images: Array, kernel: Array, strides: tuple[int, int], padding: Padding
 ) -> tuple[Array, Any]:
-    return _canonical_map(images, kernel, strides, padding), (
-        images,
-        kernel,
-        adjoint_kernel(kernel),
-    )
+    outputs = _canonical_map(images, kernel, strides, padding)
+    return outputs, (images, kernel, adjoint_kernel(kernel))
 
 
 def _canonical_map_backward(
     strides: tuple[int, int], padding: Padding, saved: Any, outputs: Array
 ) -> tuple[Array, Array]:
-    images, kernel, turned = saved
+    images, kernel, flipped = saved
     pads = adjoint_padding(images, kernel, outputs, strides, padding)
     d_images = lax.conv_general_dilated(
-        outputs, turned, (1, 1), pads, strides, dimension_numbers=DIMENSIONS
+        outputs, flipped, (1, 1), pads, strides, dimension_numbers=DIMENSIONS
     )
-    (d_kernel,) = jax.vjp(
-        lambda kernel: canonical_conv(images, kernel, strides, padding), kernel
-    )[1](outputs)
+
+    def of_kernel(kernel: Array) -> Array:
+        return canonical_conv(images, kernel, strides, padding)
+
+    (d_kernel,) = jax.vjp(of_kernel, kernel)[1](outputs)
     return d_images, d_kernel
 
 

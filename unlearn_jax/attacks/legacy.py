@@ -1,0 +1,116 @@
+"""PGD as LOTOS's and FastClip's released code runs it, to compare with its numbers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from unlearn_jax.attacks._pgd import ascent_step, check_attacked
+from unlearn_jax.attacks.norms import linf
+from unlearn_jax.attacks.search import in_batches
+from unlearn_jax.losses import cross_entropy
+from unlearn_jax.types import ApplyFn, Array, AttackResult, InputError, PyTree, Status
+
+
+def _project_exactly(delta: Array, radius: Array) -> Array:
+    return jnp.clip(delta, -radius, radius)
+
+
+_EXACT_LINF = linf._replace(project=_project_exactly, direction=jnp.sign)
+"""Without this package's margin inside the ball, as in the released code."""
+
+
+def legacy_pgd(
+    key: Array,
+    apply_fn: ApplyFn,
+    variables: PyTree,
+    images: Array,
+    labels: Array,
+    *,
+    mean: tuple[float, ...] = (0.4914, 0.4822, 0.4465),
+    std: tuple[float, ...] = (0.2023, 0.1994, 0.2010),
+    epsilon: float | Array = 0.04,
+    num_steps: int = 50,
+    batch_size: int = 512,
+) -> AttackResult:
+    """Attack by the protocol of LOTOS's and FastClip's code; **not** a fair attack.
+
+    There images are normalized by the loader and PGD (cross-entropy, L-infinity, step
+    ``epsilon / 10``, random start, all steps) runs on the normalized values
+    ``(x - mean) / std``, but clips them to [0, 1]. So the radius is 0.04 of a standard
+    deviation, about 2/255 of a pixel; and every pixel below the mean or more than a
+    standard deviation above it is moved into that range, far outside the ball. Neither
+    numbers nor orders of magnitude compare with an attack in [0, 1]. The model attacked
+    still takes images in [0, 1] and normalizes inside.
+
+    Args:
+      key: for the starts; consumed.
+      apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode.
+      variables: any pytree.
+      images: ``[B, ..., ch]`` clean float images in [0, 1].
+      labels: ``[B]`` labels to leave.
+      mean: per channel; CIFAR-10's by default.
+      std: per channel.
+      epsilon: radius in normalized units; 0.04 in LOTOS, 0.02 in FastClip.
+      num_steps: gradient steps.
+      batch_size: samples attacked at a time; changes memory, not values.
+
+    Returns:
+      One row per sample; ``epsilon`` and ``distance`` are the L-infinity distance in
+      pixel units, the clipping included.
+
+    Raises:
+      InputError: unusable images, or another number of channels.
+      AssertionError: shapes that do not fit.
+    """
+    check_attacked(apply_fn, images, labels, (0.0, 1.0))
+    shift = np.asarray(mean, np.float32)
+    scale = np.asarray(std, np.float32)
+    if images.shape[-1] != len(shift) or len(shift) != len(scale):
+        raise InputError(
+            f"images have {images.shape[-1]} channels: give a mean and a deviation for"
+            " each"
+        )
+
+    of_channels = (1,) * (images.ndim - 1) + (-1,)
+    shift = shift.reshape(of_channels)
+    scale = scale.reshape(of_channels)
+
+    def to_pixels(values: Array) -> Array:
+        return values * scale + shift
+
+    def attack_batch(images: Array, labels: Array, noise: Array) -> AttackResult:
+        clean = (images - shift) / scale
+        predicted_clean = jnp.argmax(apply_fn(variables, images), -1)
+
+        def total(values: Array) -> Array:
+            logits = apply_fn(variables, to_pixels(values))
+            return jnp.sum(cross_entropy(logits, labels))
+
+        def advance(_: int, values: Array) -> Array:
+            return ascent_step(
+                values,
+                jax.grad(total)(values),
+                clean,
+                step_size=jnp.broadcast_to(epsilon / 10, labels.shape),
+                epsilon=jnp.broadcast_to(epsilon, labels.shape),
+                norm=_EXACT_LINF,
+                bounds=(0.0, 1.0),
+            )
+
+        start = jnp.clip(clean + noise, 0.0, 1.0)
+        values = lax.fori_loop(0, num_steps, advance, start)
+        logits = apply_fn(variables, to_pixels(values))
+        predicted = jnp.argmax(logits, -1).astype(jnp.int32)
+        status = jnp.select(
+            [predicted_clean != labels, predicted != labels],
+            [jnp.int32(Status.ALREADY_WRONG), jnp.int32(Status.FOUND)],
+            jnp.int32(Status.NOT_FOUND),
+        )
+        pixels = to_pixels(values)
+        distance = jax.vmap(linf.measure)(pixels - images)
+        return AttackResult(pixels, predicted, distance, distance, status)
+
+    noise = jax.random.uniform(key, images.shape, minval=-epsilon, maxval=epsilon)
+    labels = labels.astype(jnp.int32)
+    return in_batches(attack_batch, images, labels, noise, batch_size=batch_size)

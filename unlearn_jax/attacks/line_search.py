@@ -1,0 +1,175 @@
+"""The weak attack of AMUN's ablation: a straight line along one gradient.
+
+AMUN, arXiv 2503.00917, appendix F.5.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from unlearn_jax.attacks._pgd import AttackLoss, check_attacked
+from unlearn_jax.attacks.norms import Norm, linf
+from unlearn_jax.attacks.search import in_batches, is_positive
+from unlearn_jax.losses import log_odds
+from unlearn_jax.types import ApplyFn, Array, AttackResult, InputError, PyTree, Status
+
+
+class _Line(NamedTuple):
+    """State of one sample: next ``step`` of the line of a ``restart``, last point.
+
+    ``label`` is the class of the last point, ``radius`` the length walked to it, and
+    ``usable`` whether the line's gradient had a direction.
+    """
+
+    restart: Array
+    step: Array
+    image: Array
+    label: Array
+    radius: Array
+    usable: Array
+
+
+def fast_adversarial_set(
+    key: Array,
+    apply_fn: ApplyFn,
+    variables: PyTree,
+    images: Array,
+    labels: Array,
+    *,
+    epsilon_init: float | Array = 0.04,
+    num_steps: int = 20,
+    num_restarts: int = 5,
+    norm: Norm = linf,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    loss: AttackLoss = log_odds,
+    batch_size: int = 128,
+) -> AttackResult:
+    """Find an adversarial example of every sample along lines, at low cost.
+
+    Computes the gradient once, at the clean image, and moves along its direction (its
+    sign, for ``linf``) in steps of ``epsilon_init`` until the predicted class changes.
+    After ``num_steps`` steps without success it restarts at a point drawn uniformly
+    from the ball of radius ``epsilon_init`` around the clean image. The distances are
+    mostly larger than those of a search over radii. All loops are bounded and run
+    inside the compiled program, and a sample's result does not depend on the rest of
+    its batch. May be jitted and mapped over models and ``epsilon_init``.
+
+    The paper describes the attack in words, without its sizes, and released no code of
+    it; the defaults are ours.
+
+    Args:
+      key: for the restarts; consumed.
+      apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode.
+      variables: any pytree.
+      images: ``[B, ...]`` clean float images within ``bounds``.
+      labels: ``[B]`` labels to leave.
+      epsilon_init: length of a step, in units of ``norm``. May be traced.
+      num_steps: steps along one gradient.
+      num_restarts: restarts after the first line.
+      norm: gives the direction, the distance, and the ball of the restarts.
+      bounds: the image box.
+      loss: ``(logits [B, C], labels [B]) -> [B]``, to be increased.
+      batch_size: samples attacked at a time.
+
+    Returns:
+      One row per sample; ``epsilon`` is the length walked, a restart's displacement
+      counted as one step.
+
+    Raises:
+      InputError: ``apply_fn`` is no function, unusable images or sizes.
+      AssertionError: shapes that do not fit.
+    """
+    check_attacked(apply_fn, images, labels, bounds)
+    check_line_search(epsilon_init, num_steps, num_restarts, batch_size)
+
+    def attack_one(image: Array, label: Array, key: Array) -> AttackResult:
+        def logits(point: Array) -> Array:
+            return apply_fn(variables, point[None])
+
+        def loss_of(point: Array) -> Array:
+            return loss(logits(point), label[None])[0]
+
+        def aim(restart: Array) -> tuple[Array, Array]:
+            """Return the first point of a line, and the line's direction."""
+            key_restart = jax.random.fold_in(key, restart)
+            delta = epsilon_init * norm.sample(key_restart, image.shape)
+            delta = norm.project(delta, jnp.asarray(epsilon_init))
+            displaced = jnp.clip(image + delta, *bounds)
+            start = jnp.where(restart == 0, image, displaced)
+            return start, norm.direction(jax.grad(loss_of)(start))
+
+        def visit(line: _Line, start: Array, direction: Array) -> _Line:
+            """Move to the line's next point; the first one is its start."""
+            radius = jnp.asarray(
+                epsilon_init * (line.step + (line.restart > 0)), images.dtype
+            )
+            delta = norm.project(
+                start + epsilon_init * line.step * direction - image, radius
+            )
+            point = jnp.where(line.step == 0, start, jnp.clip(image + delta, *bounds))
+            predicted = jnp.argmax(logits(point)[0]).astype(jnp.int32)
+            return line._replace(
+                step=line.step + 1, image=point, label=predicted, radius=radius
+            )
+
+        def follow(line: _Line) -> _Line:
+            start, direction = aim(line.restart)
+            begin = line._replace(
+                step=jnp.zeros((), jnp.int32), usable=jnp.any(direction != 0)
+            )
+            last = lax.while_loop(
+                lambda line: (line.step <= num_steps) & (line.label == label),
+                lambda line: visit(line, start, direction),
+                begin,
+            )
+            return last._replace(restart=last.restart + 1)
+
+        zero = jnp.zeros((), jnp.int32)
+        line = lax.while_loop(
+            lambda line: (line.restart <= num_restarts) & (line.label == label),
+            follow,
+            _Line(zero, zero, image, label, jnp.zeros((), images.dtype), zero > 0),
+        )
+        distance = norm.measure(line.image - image)
+        return _result(line, label, jnp.minimum(distance, line.radius))
+
+    keys = jax.random.split(key, len(images))
+    return in_batches(
+        jax.vmap(attack_one),
+        images,
+        labels.astype(jnp.int32),
+        keys,
+        batch_size=batch_size,
+    )
+
+
+def check_line_search(
+    epsilon_init: float | Array, num_steps: int, num_restarts: int, batch_size: int
+) -> None:
+    """Raise on unusable sizes of :func:`fast_adversarial_set`.
+
+    Raises:
+      InputError: sizes below 1, negative restarts, or a step that is not positive.
+    """
+    is_small = min(num_steps, batch_size) < 1 or num_restarts < 0
+    if is_small or not is_positive(epsilon_init):
+        raise InputError(
+            "epsilon_init, num_steps and batch_size must be positive, and num_restarts"
+            " not negative"
+        )
+
+
+def _result(line: _Line, label: Array, distance: Array) -> AttackResult:
+    success = line.label != label
+    status = jnp.select(
+        [success & (line.radius == 0), success, ~line.usable],
+        [
+            jnp.int32(Status.ALREADY_WRONG),
+            jnp.int32(Status.FOUND),
+            jnp.int32(Status.ZERO_GRADIENT),
+        ],
+        jnp.int32(Status.NOT_FOUND),
+    )
+    return AttackResult(line.image, line.label, line.radius, distance, status)

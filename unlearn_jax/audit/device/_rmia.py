@@ -1,0 +1,163 @@
+"""RMIA on a device; see :func:`unlearn_jax.audit.rmia` for the attack."""
+
+from functools import partial
+from typing import Literal
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from unlearn_jax.audit.device._reductions import (
+    count_over_models,
+    floating,
+    sort_over_models,
+    sum_over_models,
+)
+from unlearn_jax.types import Array, InputError
+
+Mode = Literal["online", "offline"]
+
+
+@partial(jax.jit, static_argnames=("mode", "trim"))
+def rmia(
+    target: ArrayLike,
+    reference: ArrayLike,
+    member: ArrayLike,
+    *,
+    population: ArrayLike | None = None,
+    reference_population: ArrayLike | None = None,
+    gamma: ArrayLike = 2.0,
+    mode: Mode = "online",
+    offline_a: ArrayLike = 0.3,
+    trim: float = 0.0,
+) -> Array:
+    """Return RMIA scores, as :func:`unlearn_jax.audit.rmia` does on the host.
+
+    Args:
+      target: ``[N]`` or ``[T, N]`` signals of the audited models.
+      reference: ``[M, N]`` the same signal under the reference models.
+      member: ``[M, N]`` bool, True where the reference was trained on the sample.
+      population: ``[Z]`` or ``[T, Z]`` signals on other samples; None compares each
+        sample with all others of ``target``.
+      reference_population: ``[M, Z]``, given exactly when ``population`` is.
+      gamma: how much larger the ratio must be; may be traced.
+      mode: ``"online"`` or ``"offline"``; static.
+      offline_a: the a of the offline correction; may be traced.
+      trim: fraction of references cut at each end of the mean; static.
+
+    Returns:
+      ``[N]`` or ``[T, N]`` in the dtype of the signals, multiples of 1 / (N - 1) or
+      1 / Z. In float32 two ratios that are equal to 1e-7 may compare otherwise than in
+      float64, which moves a score by 1 / (N - 1) for each such pair.
+
+    Raises:
+      InputError: a mode that does not exist, or a population without its references.
+
+    >>> member = jnp.array([[True, False, False], [False, True, True]])
+    >>> reference = jnp.array([[0.3, 0.6, 0.4], [0.1, 0.4, 0.4]])
+    >>> print(rmia(jnp.array([0.9, 0.5, 0.2]), reference, member))
+    [1. 0. 0.]
+    """
+    options = {"mode": mode, "offline_a": offline_a, "trim": trim}
+    ratio = rmia_ratio(target, reference, member, **options)
+    if population is None and reference_population is None:
+        return dominated_fraction(ratio, gamma=gamma)
+    if population is None or reference_population is None:
+        raise InputError(
+            "population and reference_population belong together: pass both or neither"
+        )
+    outside = jnp.zeros(jnp.shape(reference_population), bool)
+    population_ratio = rmia_ratio(population, reference_population, outside, **options)
+    return dominated_fraction(ratio, population_ratio, gamma=gamma)
+
+
+@partial(jax.jit, static_argnames=("mode", "trim"))
+def rmia_ratio(
+    target: ArrayLike,
+    reference: ArrayLike,
+    member: ArrayLike,
+    *,
+    mode: Mode = "online",
+    offline_a: ArrayLike = 0.3,
+    trim: float = 0.0,
+) -> Array:
+    """Return the target's signal over the references' average.
+
+    Args:
+      target: ``[N]`` or ``[T, N]``.
+      reference: ``[M, N]``.
+      member: ``[M, N]`` bool.
+      mode: as in :func:`rmia`.
+      offline_a: as in :func:`rmia`.
+      trim: as in :func:`rmia`.
+
+    Returns:
+      ``[N]`` or ``[T, N]``; 0 / 0 is 1, as on the host. The average is a compensated
+      sum over models.
+    """
+    target = floating(target)
+    reference = floating(reference)
+    member = jnp.asarray(member)
+    chex.assert_rank(target, {1, 2})
+    chex.assert_rank(reference, 2)
+    chex.assert_equal_shape([reference, member])
+    chex.assert_type(member, bool)
+    chex.assert_axis_dimension(target, -1, reference.shape[1])
+    num_models = reference.shape[0]
+    if mode == "online":
+        cut = int(trim * num_models)
+        if cut:
+            reference = sort_over_models(reference)[cut : num_models - cut]
+        average = sum_over_models(reference) / reference.shape[0]
+    elif mode == "offline":
+        total = sum_over_models(jnp.where(member, 0, reference))
+        mean = total / (num_models - count_over_models(member))
+        average = ((1 + offline_a) * mean + (1 - offline_a)) / 2
+    else:
+        raise InputError(f"mode is {mode!r}: pass 'online' or 'offline'")
+    ratio = target / average
+    # Only 0 / 0 is without evidence; a NaN signal stays NaN.
+    return jnp.where((target == 0) & (average == 0), 1, ratio)
+
+
+@jax.jit
+def dominated_fraction(
+    ratio: ArrayLike,
+    population_ratio: ArrayLike | None = None,
+    *,
+    gamma: ArrayLike = 2.0,
+) -> Array:
+    """Return the fraction of the population whose ratio, times gamma, is smaller.
+
+    ``score(x) = mean_z [ratio(x) > gamma * ratio(z)]``, exactly the pairwise comparison
+    of the numbers in their dtype: one sort and one binary search per row.
+
+    Args:
+      ratio: ``[N]`` or ``[T, N]``; infinities are allowed.
+      population_ratio: ``[Z]`` or ``[T, Z]``; None takes all other samples of the row.
+      gamma: positive; may be traced.
+
+    Returns:
+      ``[N]`` or ``[T, N]`` in [0, 1]; NaN where a ratio of the row is NaN.
+    """
+    ratio = floating(ratio)
+    others = ratio if population_ratio is None else floating(population_ratio)
+    chex.assert_rank(ratio, {1, 2})
+    chex.assert_equal_rank([ratio, others])
+    chex.assert_equal_shape_prefix([ratio, others], ratio.ndim - 1)
+    factor = jnp.asarray(gamma, others.dtype)
+
+    def count(row: Array, population: Array) -> Array:
+        bounds = factor * jnp.sort(population)
+        counts = jnp.searchsorted(bounds, row, side="left")
+        is_number = ~(jnp.isnan(bounds).any() | jnp.isnan(row).any())
+        return jnp.where(is_number, counts.astype(row.dtype), jnp.nan)
+
+    counts = jnp.vectorize(count, signature="(n),(z)->(n)")(ratio, others)
+    if population_ratio is not None:
+        return counts / others.shape[-1]
+    # A sample can dominate itself (gamma < 1, or a negative ratio): not counted.
+    dominates_itself = ratio > factor * ratio
+    return (counts - dominates_itself) / (ratio.shape[-1] - 1)
+

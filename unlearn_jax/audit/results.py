@@ -1,0 +1,106 @@
+"""Results that the host and the device functions of the audit share."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from unlearn_jax.types import InputError
+
+
+class Interval(NamedTuple):
+    """Confidence interval, printed by ``str`` or with a format: ``f"{interval:.2f}"``.
+
+    Attributes:
+      low: lower end; NaN if no replicate had a value.
+      high: upper end; NaN if no replicate had a value.
+
+    >>> low, high = Interval(0.4871, 0.5242)
+    >>> print(f"{Interval(low, high):.2f}", Interval(low, high))
+    [0.49, 0.52] [0.4871, 0.5242]
+    """
+
+    low: float
+    high: float
+
+    def __format__(self, spec: str) -> str:
+        """Return both ends in brackets, each in the format of a float."""
+        return f"[{self.low:{spec}}, {self.high:{spec}}]"
+
+    def __str__(self) -> str:
+        """Return both ends in brackets."""
+        return f"{self:}"
+
+
+class RocCurve(NamedTuple):
+    """ROC curve, one point per distinct score and one before them all.
+
+    Attributes:
+      fpr: ``[P]``, fraction of non-members called members, ascending from 0 to 1.
+      tpr: ``[P]``, fraction of members called members, ascending from 0 to 1.
+      thresholds: ``[P]``, descending; point 0 (nobody is called a member) has threshold
+        infinity.
+      auc: area under the curve, which is the Mann-Whitney statistic: P(member's score >
+        non-member's), ties half.
+    """
+
+    fpr: np.ndarray
+    tpr: np.ndarray
+    thresholds: np.ndarray
+    auc: float
+
+    def tpr_at_fpr(self, max_fpr: float) -> float:
+        """Return the largest TPR of any threshold whose FPR is at most ``max_fpr``.
+
+        A conservative step: no interpolation, so with fewer than ``1 / max_fpr``
+        non-members this is the TPR at no false positive at all.
+
+        Args:
+          max_fpr: in [0, 1].
+
+        Returns:
+          The TPR, in [0, 1].
+
+        Raises:
+          InputError: ``max_fpr`` outside [0, 1].
+        """
+        if not 0 <= max_fpr <= 1:
+            raise InputError(
+                f"max_fpr is {max_fpr}: pass a rate in [0, 1], such as 0.001"
+            )
+        return float(self.tpr[np.searchsorted(self.fpr, max_fpr, side="right") - 1])
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """Largest ``(TPR + 1 - FPR) / 2``, in [0.5, 1]; optimistic: chosen on the data."""
+        return float((self.tpr + 1 - self.fpr).max() / 2)
+
+    def __str__(self) -> str:
+        """Return the numbers that papers print of a curve."""
+        rates = ", ".join(
+            f"TPR {self.tpr_at_fpr(rate):.4f} at FPR {rate:g}" for rate in (0.001, 0.01)
+        )
+        return f"AUC {self.auc:.4f}, {rates}"
+
+
+class ULira(NamedTuple):
+    """Outcome of U-LiRA, each pair of models held out once.
+
+    Attributes:
+      target: ``[S, N]`` log-likelihood ratio
+        ``log p(phi | unlearned) - log p(phi | retrained)`` of each held-out unlearned
+        model, in nats; higher = more likely unlearned, that is, was a member once.
+      reference: ``[S, N]`` the same of each held-out retrained model.
+      target_called: ``[S, N]`` 1 where ``target`` is above 0, 0 below, 0.5 at a tie.
+      reference_called: ``[S, N]`` 1 where ``reference`` is above 0: the attacker calls
+        it "unlearned" and is wrong.
+      accuracy: ``[S]`` balanced accuracy of each pair, the mean over samples of
+        ``(target_called + 1 - reference_called) / 2``, in [0, 1]; 0.5 is chance.
+      auc: ``[S]`` area under the ROC curve of each pair's ratios, samples pooled.
+    """
+
+    target: np.ndarray
+    reference: np.ndarray
+    target_called: np.ndarray
+    reference_called: np.ndarray
+    accuracy: np.ndarray
+    auc: np.ndarray

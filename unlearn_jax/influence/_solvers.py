@@ -1,0 +1,76 @@
+"""Solvers of the linear systems of influence functions, as values."""
+
+from collections.abc import Callable
+from typing import Any
+
+from jax.core import Tracer
+from jax.scipy.sparse.linalg import cg
+
+from unlearn_jax.types import Array, InputError, PyTree
+from unlearn_jax.values import Real, value
+
+
+@value
+class CG:
+    """Conjugate gradients, which only multiply with the matrix.
+
+    Attributes:
+      tol: residual at which to stop, relative to the right-hand side, positive. The
+        paper takes 1e-8.
+      num_iters: products at most; the paper takes 500.
+
+    Raises:
+      InputError: a number out of range.
+    """
+
+    tol: Real = 1e-6
+    num_iters: int = 500
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.num_iters < 1:
+            raise InputError(f"num_iters must be positive, got {self.num_iters}")
+        if not isinstance(self.tol, Tracer) and not self.tol > 0:
+            raise InputError(f"tol must be positive, got {self.tol}")
+
+
+@value
+class Dense:
+    """Cholesky's factorization of the matrix, written out."""
+
+
+Solver = CG | Dense
+
+
+def check_solver(solver: Any) -> None:
+    """Raise on anything but a solver.
+
+    Raises:
+      InputError: naming it.
+    """
+    if not isinstance(solver, CG | Dense):
+        raise InputError(
+            f"unknown solver {solver!r}: choose influence.CG() or influence.Dense()"
+        )
+
+
+def conjugate_gradients(
+    system: Callable[[Any], Any],
+    right: PyTree,
+    solver: CG,
+    *,
+    atol: float | Array = 0.0,
+) -> PyTree:
+    """Solve ``system(x) = right`` for a positive definite linear function.
+
+    Args:
+      system: of trees like ``right``.
+      right: any tree.
+      solver: when to stop.
+      atol: residual at which to stop, absolute.
+
+    Returns:
+      Like ``right``.
+    """
+    limits = {"tol": solver.tol, "atol": atol, "maxiter": solver.num_iters}
+    return cg(system, right, **limits)[0]  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,406 @@
+"""LOTOS: layers of an ensemble's members must not amplify each other's top directions.
+
+Section 3.3.4 of *Toward Reliable Machine Unlearning* (arXiv 2512.06993) and *Training
+Robust Ensembles Requires Rethinking Lipschitz Continuity* (arXiv 2410.05136).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+
+from unlearn_jax.layers import Layer, layers
+from unlearn_jax.spectral import layer_map, power_qr
+from unlearn_jax.types import ApplyFn, Array, InputError, PyTree, check_apply_fn
+
+LinearFn = Callable[[Array], Array]
+"""Linear part of a layer, ``f(x) - f(0)``, on one example."""
+
+Convention = Literal["sum", "mean"]
+"""Scale of the penalty, see :func:`lotos_penalty`."""
+
+Which = Literal["conv", "all", "first"]
+"""Layers that are compared: the convolutions, all, or the first one alone."""
+
+Vectors = tuple[tuple[Array, ...], ...]
+"""For each layer, each member's top right singular vectors ``[K, *in_shape]``."""
+
+
+def stretch(linear: LinearFn, vectors: Array) -> Array:
+    """Return the factor by which a linear map lengthens each vector, ``|f(v)| / |v|``.
+
+    Args:
+      linear: on one example.
+      vectors: ``[K, ...]`` inputs, none zero; no gradient flows into them.
+
+    Returns:
+      ``[K]``, differentiable in the map, with gradient 0 where the map annihilates the
+      vector.
+
+    >>> stretch(lambda x: 3 * x, jnp.eye(2)).tolist()
+    [3.0, 3.0]
+    """
+    chex.assert_shape(vectors, (None, ...))
+    vectors = lax.stop_gradient(vectors)
+    squares = _squared_length(jax.vmap(linear)(vectors)) / _squared_length(vectors)
+    # the root of 0 has no finite slope, and where() alone would turn it into NaN
+    positive = squares > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1.0)), 0.0)
+
+
+def _squared_length(values: Array) -> Array:
+    return jnp.sum(values**2, tuple(range(1, values.ndim)))
+
+
+def direction_weights(num_vectors: int) -> tuple[float, ...]:
+    """Return the released code's weights, ``1 - 0.01 (i - 1)`` over their sum.
+
+    Args:
+      num_vectors: directions per layer.
+
+    >>> [round(weight, 4) for weight in direction_weights(2)]
+    [0.5025, 0.4975]
+    """
+    raw = [1 - 0.01 * i for i in range(num_vectors)]
+    return tuple(weight / sum(raw) for weight in raw)
+
+
+def lotos_similarity(
+    linear: LinearFn,
+    other: LinearFn,
+    vectors: Array,
+    other_vectors: Array,
+    *,
+    max_length: float | Array = 0.8,
+    weights: Sequence[float] | None = None,
+) -> Array:
+    """Return how much two layers amplify each other's top directions.
+
+    Equation 3.3 of arXiv 2512.06993:
+    ``S_k(f, g) = sum_i w_i [relu(|f(v'_i)| - mal) + relu(|g(v_i)| - mal)]``, ``v_i``
+    the top right singular vectors of f, ``v'_i`` those of g. Zero exactly if each
+    shortens the other's directions to ``mal`` or less. For one direction and given
+    spectra it is largest where the two layers share it; for several it is not (lengths
+    2 and 0 add up to less than twice the square root of 2, those of the same layer seen
+    at 45 degrees).
+
+    Args:
+      linear: f, on one example.
+      other: g, with inputs of the same shape.
+      vectors: ``[K, ...]`` unit vectors of f, in descending order of their singular
+        values.
+      other_vectors: ``[K, ...]`` of g.
+      max_length: mal, the length up to which a foreign direction is tolerated. It is
+        relative to the norm that the layers are clipped to: 0.8 for a norm of 1 as
+        published; at the norm itself the term is off.
+      weights: ``w_i``, not increasing; :func:`direction_weights` by default.
+
+    Returns:
+      ``[]``, differentiable in both maps; the vectors are constants.
+
+    Raises:
+      InputError: the number of weights is not that of the vectors.
+
+    >>> first = jnp.diag(jnp.array([2.0, 0.0]))
+    >>> second = jnp.diag(jnp.array([0.0, 2.0]))
+    >>> f, g, top = (lambda x: first @ x), (lambda x: second @ x), jnp.eye(2)
+    >>> float(lotos_similarity(f, g, top[:1], top[1:]))
+    0.0
+    >>> float(lotos_similarity(f, f, top[:1], top[:1]))
+    2.4...
+    """
+    return layer_similarity(
+        [linear, other],
+        [vectors, other_vectors],
+        max_length=max_length,
+        weights=weights,
+    )
+
+
+def layer_similarity(
+    maps: Sequence[LinearFn],
+    vectors: Sequence[Array],
+    *,
+    max_length: float | Array = 0.8,
+    weights: Sequence[float] | None = None,
+) -> Array:
+    """Return :func:`lotos_similarity` summed over all pairs of members, for one layer.
+
+    Each member's map runs once, on the directions of all the others together.
+
+    Args:
+      maps: ``M`` members' layers, with inputs of the same shape.
+      vectors: ``M`` times ``[K, ...]``.
+      max_length: the length up to which a foreign direction is tolerated.
+      weights: ``[K]``, not increasing; :func:`direction_weights` by default.
+
+    Returns:
+      ``[]``.
+
+    Raises:
+      InputError: fewer than two members, directions of different shapes, or a wrong
+        number of weights.
+    """
+    if len(maps) < 2 or len(maps) != len(vectors):
+        raise InputError(
+            "LOTOS compares members: give two or more, and directions of each; got"
+            f" {len(maps)}"
+        )
+    shapes = {block.shape for block in vectors}
+    if len(shapes) > 1:
+        raise InputError(
+            "this layer's inputs differ between members"
+            f" ({', '.join(map(str, sorted(shapes)))}): only layers with the same"
+            " inputs can be compared, such as the first"
+        )
+    num_vectors = len(vectors[0])
+    weights = direction_weights(num_vectors) if weights is None else weights
+    if len(weights) != num_vectors:
+        raise InputError(
+            f"{num_vectors} directions need as many weights, got {len(weights)}"
+        )
+    total = jnp.zeros(())
+    for i, linear in enumerate(maps):
+        foreign = jnp.concatenate([block for j, block in enumerate(vectors) if j != i])
+        excess = jax.nn.relu(stretch(linear, foreign) - max_length).reshape(
+            -1, num_vectors
+        )
+        total += jnp.sum(excess @ jnp.asarray(weights, excess.dtype))
+    return total
+
+
+def lotos_penalty(
+    maps: Sequence[Sequence[LinearFn]],
+    vectors: Sequence[Sequence[Array]],
+    *,
+    max_length: float | Array = 0.8,
+    weights: Sequence[float] | None = None,
+    convention: Convention = "sum",
+) -> Array:
+    """Return :func:`lotos_similarity` over all layers and pairs of members.
+
+    Args:
+      maps: for each of ``L`` layers, ``M`` members' maps.
+      vectors: for each layer, each member's top directions ``[K, ...]``.
+      max_length: the length up to which a foreign direction is tolerated.
+      weights: ``[K]``, not increasing; :func:`direction_weights` by default.
+      convention: ``"sum"`` is ``sum_layers sum_{i<j} S``, what the released code adds
+        to the *sum* of the members' cross-entropies, times 0.05 or 0.01. ``"mean"``
+        divides by ``L M (M - 1)``, as the paper's equation 4 does next to the *mean* of
+        the cross-entropies (its pair sum read as ``i < j``). A weight ``c`` of the one
+        is ``c L (M - 1)`` of the other.
+
+    Returns:
+      ``[]``; the weight lambda is not in it.
+
+    Raises:
+      InputError: no layers, an unknown convention, or as :func:`layer_similarity`.
+    """
+    if not maps or convention not in ("sum", "mean"):
+        raise InputError(
+            "LOTOS needs at least one layer, and the convention 'sum' or 'mean'"
+        )
+    terms = [
+        layer_similarity(members, blocks, max_length=max_length, weights=weights)
+        for members, blocks in zip(maps, vectors, strict=True)
+    ]
+    total = sum(terms, jnp.zeros(()))
+    if convention == "sum":
+        return total
+    num_members = len(maps[0])
+    return total / (len(maps) * num_members * (num_members - 1))
+
+
+class LossTerm(NamedTuple):
+    """Loss term with memory, as two pure functions; compare an optax transformation.
+
+    Attributes:
+      init: ``(key, variables) -> state``.
+      update: ``(variables, state) -> (penalty [], new state)``, differentiable by
+        ``variables``; the state is a constant.
+    """
+
+    init: Callable[[Array, PyTree], PyTree]
+    update: Callable[[PyTree, PyTree], tuple[Array, PyTree]]
+
+
+class LotosState(NamedTuple):
+    """Memory of :func:`lotos`.
+
+    Attributes:
+      count: ``[]`` int32, finished updates.
+      vectors: for each layer, each member's top right singular vectors
+        ``[K, *in_shape]``, as of the last update that acted.
+    """
+
+    count: Array
+    vectors: Vectors
+
+
+def lotos(
+    apply_fns: ApplyFn | Sequence[ApplyFn],
+    sample: ArrayLike,
+    *,
+    num_vectors: int = 1,
+    max_length: float | Array = 0.8,
+    which: Which = "conv",
+    composite: bool = True,
+    weights: Sequence[float] | None = None,
+    num_iters: int = 1,
+    init_iters: int = 100,
+    convention: Convention = "sum",
+    every: int = 1,
+) -> LossTerm:
+    """Return the LOTOS penalty of an ensemble, to be added to any loss.
+
+    Layers are found by walking the members' forward passes; their top directions are
+    kept in the state, and follow the parameters by PowerQR from where they were. No
+    gradient flows through the directions.
+
+    Args:
+      apply_fns: a function ``(variables, images) -> logits`` for each of ``M`` members;
+        the variables are then a sequence of ``M`` pytrees. Or one function for all; the
+        variables are then one pytree with leaves ``[M, ...]``.
+      sample: ``[B, ...]`` images; only the shape of one is read.
+      num_vectors: K, directions per layer.
+      max_length: mal, the length up to which a foreign direction is tolerated; 0.8 as
+        published, for layers clipped to norm 1.
+      which: ``"conv"``, all convolutions, as the released code; ``"all"``, dense layers
+        too; ``"first"``, the first layer alone, all that members of different
+        architectures have in common.
+      composite: count a layer followed by BatchNorm as one map, running statistics
+        included; False takes its kernel alone, as the released code does.
+      weights: ``[K]``, not increasing; :func:`direction_weights` by default.
+      num_iters: iterations of PowerQR per update.
+      init_iters: iterations from random directions in ``init``.
+      convention: ``"sum"`` or ``"mean"`` over pairs, see :func:`lotos_penalty`.
+      every: act, and let the directions follow, at every so many updates only; between
+        them the penalty is 0.
+
+    Returns:
+      The term.
+
+    Raises:
+      InputError: a count below 1, unknown layers or convention, a model in place of its
+        function; later, by ``init``, too few members or layers that cannot be compared.
+
+    >>> term = lotos(lambda w, x: x @ w, jnp.ones((1, 3)), which="all", max_length=0.5)
+    >>> weights = jnp.stack([jnp.eye(3), 2 * jnp.eye(3)])
+    >>> state = term.init(jax.random.key(0), weights)
+    >>> penalty, state = term.update(weights, state)
+    >>> round(float(penalty), 4)  # (2 - 0.5) + (1 - 0.5)
+    2.0
+    """
+    if min(num_vectors, num_iters, init_iters, every) < 1:
+        raise InputError("LOTOS: the counts must be at least 1")
+    if which not in ("conv", "all", "first"):
+        raise InputError(f"LOTOS: unknown layers {which!r}; choose conv, all or first")
+    if convention not in ("sum", "mean"):
+        raise InputError("LOTOS: the convention is 'sum' or 'mean'")
+    for function in apply_fns if isinstance(apply_fns, Sequence) else [apply_fns]:
+        check_apply_fn(function)
+    image = jnp.zeros((1, *jnp.shape(sample)[1:]), jnp.float32)
+
+    def rows_of(variables: PyTree) -> list[tuple[Layer, ...]]:
+        return _compared_layers(apply_fns, variables, image, which)
+
+    def map_of(layer: Layer) -> LinearFn:
+        return layer_map(layer, composite=composite).matvec
+
+    def follow(
+        rows: Sequence[Sequence[Layer]], vectors: Vectors, num_steps: int
+    ) -> Vectors:
+        def one(layer: Layer, block: Array) -> Array:
+            return power_qr(map_of(layer), block, num_iters=num_steps).vectors
+
+        pairs = zip(rows, vectors, strict=True)
+        return tuple(tuple(map(one, row, blocks)) for row, blocks in pairs)
+
+    def init(key: Array, variables: PyTree) -> LotosState:
+        def draw(layer: Layer, key: Array) -> Array:
+            shape = layer_map(layer, composite=composite).in_shape
+            return jax.random.normal(key, (num_vectors, *shape))
+
+        rows = rows_of(variables)
+        keys = jax.random.split(key, (len(rows), len(rows[0])))
+        start = tuple(tuple(map(draw, row, keys[i])) for i, row in enumerate(rows))
+        return LotosState(jnp.zeros((), jnp.int32), follow(rows, start, init_iters))
+
+    def act(variables: PyTree, vectors: Vectors) -> tuple[Array, Vectors]:
+        # the iterations see constants, so that differentiating never enters their loop
+        constants = jax.tree.map(lax.stop_gradient, variables)
+        vectors = follow(rows_of(constants), vectors, num_iters)
+        penalty = lotos_penalty(
+            [list(map(map_of, row)) for row in rows_of(variables)],
+            vectors,
+            max_length=max_length,
+            weights=weights,
+            convention=convention,
+        )
+        return penalty, vectors
+
+    def update(variables: PyTree, state: LotosState) -> tuple[Array, LotosState]:
+        if every == 1:
+            penalty, vectors = act(variables, state.vectors)
+        else:
+            penalty, vectors = lax.cond(
+                state.count % every == 0,
+                act,
+                lambda _, vectors: (jnp.zeros(()), vectors),
+                variables,
+                state.vectors,
+            )
+        return penalty, LotosState(state.count + 1, vectors)
+
+    return LossTerm(init, update)
+
+
+def _compared_layers(
+    apply_fns: ApplyFn | Sequence[ApplyFn],
+    variables: PyTree,
+    image: Array,
+    which: Which,
+) -> list[tuple[Layer, ...]]:
+    """Each compared layer of every member, ``[L][M]``."""
+    if isinstance(apply_fns, Sequence):
+        functions = list(apply_fns)
+        members = list(variables)
+    else:
+        members = _members(variables)
+        functions = [apply_fns] * len(members)
+    if len(functions) != len(members) or len(members) < 2:
+        raise InputError(
+            "LOTOS compares members: give two or more, and a function for each; got"
+            f" {len(members)} members and {len(functions)} functions"
+        )
+    columns = []
+    for function, member in zip(functions, members, strict=True):
+        column = layers(function, member, image)
+        if which == "conv":
+            column = [layer for layer in column if layer.kind == "conv"]
+        columns.append(column[:1] if which == "first" else column)
+    counts = {len(column) for column in columns}
+    if counts == {0}:
+        raise InputError(
+            "LOTOS found no layer to compare: for a network without convolutions choose"
+            " which='all'"
+        )
+    if len(counts) > 1:
+        raise InputError(
+            f"the members have {' and '.join(map(str, sorted(counts)))} layers: for"
+            " different architectures choose which='first'"
+        )
+    return list(zip(*columns, strict=True))
+
+
+def _members(stacked: PyTree) -> list[PyTree]:
+    """The members of a stack with leaves ``[M, ...]``."""
+    chex.assert_equal_shape_prefix(jax.tree.leaves(stacked), 1)
+    num_members = len(jax.tree.leaves(stacked)[0])
+    return [
+        jax.tree.map(lambda leaf, j=j: leaf[j], stacked) for j in range(num_members)
+    ]
