@@ -1,4 +1,6 @@
-"""What the tests of unlearning methods share: the purity check, and softmax regression done by hand in NumPy."""
+"""Checks that tests of methods share, and softmax regression by hand in NumPy."""
+
+import dataclasses
 
 import chex
 import jax
@@ -6,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unlearn_jax import methods, models
-from unlearn_jax.types import Dataset, Problem, UnlearnInfo, Variables
+from unlearn_jax.types import Dataset, UnlearnInfo, Variables
 
 FORGET = np.isin(np.arange(60), [3, 7, 11, 20, 33, 58])
 REMOVED = np.isin(np.arange(60), [1, 44])
@@ -21,7 +23,7 @@ LINEAR = models.from_functions(
 
 
 def small_problem(model, blobs):
-    """An untrained network, six samples to forget, and two that are gone already."""
+    """An untrained network, six samples to forget, and two already forgotten."""
     variables = jax.jit(model.init)(jax.random.key(1))
     return methods.make_problem(model, variables, blobs, FORGET, removed=REMOVED)
 
@@ -34,17 +36,16 @@ def linear_problem(blobs):
     )
 
 
-def check_method(method, allowed, problem, key):
-    """The same key gives the same bits, whatever the images outside ``allowed`` are; another key gives others."""
-    run, (k_a, k_b) = jax.jit(method), jax.random.split(key)
+def check_method(method, allowed, problem, key, *, is_random=True):
+    """Results depend on the key, and on no image outside ``allowed``."""
+    run = jax.jit(method)
+    k_a, k_b = jax.random.split(key)
     first, info = run(jax.random.clone(k_a), problem)
-    images = np.where(
-        allowed[:, None, None, None], problem.train.images, np.nan
-    ).astype("f4")
+    images = np.where(allowed[:, None, None, None], problem.train.images, np.nan)
     poisoned = methods.make_problem(
         problem.model,
         problem.variables,
-        Dataset(images, problem.train.labels),
+        Dataset(images.astype("f4"), problem.train.labels),
         FORGET,
         removed=REMOVED,
     )
@@ -54,44 +55,47 @@ def check_method(method, allowed, problem, key):
     other, _ = run(k_b, problem)
     leaves = [
         np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(v.params)])
-        for v in (first, other)
+        for v in (first, other, problem.variables)
     ]
-    assert not np.allclose(*leaves, rtol=0, atol=1e-7)
+    if is_random:
+        assert not np.allclose(leaves[0], leaves[1], rtol=0, atol=1e-7)
+    else:
+        np.testing.assert_array_equal(leaves[0], leaves[1])
+    assert np.any(leaves[0] != leaves[2])
     assert isinstance(info, UnlearnInfo)
     assert info.losses.ndim == 1
     assert info.num_gradients > 0
+    return first, info
 
 
 def check_mapped(method, blobs, key):
-    """Two forget sets at once, by ``vmap``, as one by one."""
+    """Two forget sets at once, by ``vmap``, give what each gives alone."""
     problem = linear_problem(blobs)
-    masks, keys = jnp.stack([~problem.forget, problem.forget]), jax.random.split(key)
+    masks = jnp.stack([~problem.forget, problem.forget])
+    keys = jax.random.split(key)
 
-    def one(key, mask):
-        return method(
-            key,
-            Problem(
-                problem.model,
-                problem.variables,
-                problem.train,
-                mask,
-                problem.num_forget,
-            ),
-        )
+    def run(key, mask):
+        return method(key, dataclasses.replace(problem, forget=mask))
 
-    with jax.debug_key_reuse(
-        False
-    ):  # the checker counts a batched fold_in in a scan as a use of the key
-        mapped = jax.jit(jax.vmap(one))(keys, masks)
-        single = jax.jit(one)(keys[1], masks[1])
+    # The checker counts a batched fold_in in a scan as a use of the key.
+    with jax.debug_key_reuse(False):
+        mapped = jax.jit(jax.vmap(run))(keys, masks)
+        single = jax.jit(run)(keys[1], masks[1])
     chex.assert_trees_all_close(
         jax.tree.map(lambda leaf: leaf[1], mapped), single, rtol=1e-4, atol=1e-6
     )
 
 
-def traced(factory, numbers, problem, key, cost, **knobs):
-    """Weights of a method whose float knobs ``numbers`` are traced, as in a search; ``cost`` is what it must report."""
-    run = jax.jit(lambda numbers, key: factory(**numbers, **knobs)(key, problem))
+def traced(method_type, numbers, problem, key, cost, **options):
+    """Weights of a method whose float fields ``numbers`` are traced, as in a search.
+
+    ``cost`` is the number of gradients that it must report.
+    """
+
+    @jax.jit
+    def run(numbers, key):
+        return method_type(**numbers, **options)(key, problem)
+
     variables, info = run(numbers, key)
     assert info.num_gradients == cost
     return np.asarray(variables.params)
@@ -103,7 +107,7 @@ def softmax(logits):
 
 
 def gradient(w, images, target, temperature=1.0):
-    """Of the mean cross-entropy of ``softmax(x w / T)`` with labels or target distributions, by ``w``."""
+    """Of the mean cross-entropy of ``softmax(x w / T)``, by ``w``."""
     x = np.asarray(images, "f8").reshape(len(images), -1)
     target = np.eye(3)[target] if np.ndim(target) == 1 else target
     return x.T @ (softmax(x @ w / temperature) - target) / temperature / len(x)

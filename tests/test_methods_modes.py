@@ -1,4 +1,4 @@
-"""Which passes are in evaluation mode and which in training mode, with a model whose two modes differ.
+"""Evaluation and training mode of each pass, with a model whose two modes differ.
 
 In training mode the logits are doubled, and the state writes down what passed: a digit
 of base 3 for each batch, 1 for retained samples and 2 for samples to forget.
@@ -12,18 +12,18 @@ import pytest
 from method_checks import HALF, IGNORANT, LINEAR, descend, gradient, softmax
 
 from unlearn_jax import methods
-from unlearn_jax.methods.bad_teacher import bad_teacher
-from unlearn_jax.methods.fisher import fisher
-from unlearn_jax.methods.influence import influence
-from unlearn_jax.methods.masked_small_gradients import masked_small_gradients
-from unlearn_jax.methods.neggrad_plus import neggrad_plus
-from unlearn_jax.methods.salun import salun
-from unlearn_jax.methods.scrub import scrub
-from unlearn_jax.methods.ssd import ssd
+from unlearn_jax.methods.bad_teacher import BadTeacher
+from unlearn_jax.methods.fisher import FisherForgetting
+from unlearn_jax.methods.influence import Influence
+from unlearn_jax.methods.masked_small_gradients import MaskedSmallGradients
+from unlearn_jax.methods.neggrad_plus import NegGradPlus
+from unlearn_jax.methods.scrub import SCRUB
+from unlearn_jax.methods.ssd import SSD
+from unlearn_jax.optimizers import SGD
 from unlearn_jax.types import Model, Variables
 
 WEIGHTS = np.random.default_rng(4).normal(size=(16, 3)).astype("f4")
-FULL = {"batch_size": 30, "learning_rate": 0.3, "momentum": 0.9}
+FULL = {"batch_size": 30, "learning_rate": 0.3, "optimizer": SGD(momentum=0.9)}
 
 
 def apply_train(variables, images, key):
@@ -70,7 +70,7 @@ def passed(variables):
 
 def test_the_student_of_scrub_trains_and_its_teacher_does_not(problem, train, key):
     knobs = {"gamma": 0.7, "alpha": 0.4, "temperature": 3.0, "forget_batch_size": 30}
-    got, _ = scrub(**knobs, **FULL, num_epochs=3, max_epochs=2)(key, problem)
+    got, _ = SCRUB(**knobs, **FULL, num_epochs=3, num_max_epochs=2)(key, problem)
 
     def divergence(w, part):
         target = softmax(
@@ -98,13 +98,13 @@ def test_the_student_of_scrub_trains_and_its_teacher_does_not(problem, train, ke
 
 def test_the_student_of_bad_teacher_trains_and_its_teachers_do_not(problem, train, key):
     knobs = {
-        "retain_share": 1.0,
-        "optimizer": "sgd",
+        "retain_fraction": 1.0,
+        "optimizer": SGD(),
         "batch_size": 60,
         "num_epochs": 2,
         "learning_rate": 0.9,
     }
-    got, _ = bad_teacher(**knobs, temperature=2.0)(key, problem)
+    got, _ = BadTeacher(**knobs, temperature=2.0)(key, problem)
     x = train.images.reshape(60, -1).astype("f8")
     target = softmax(np.where(HALF[:, None], x @ IGNORANT, x @ WEIGHTS) / 2.0)
     steps = 2 * [lambda w: gradient(w, train.images, target, 1.0)]
@@ -116,7 +116,7 @@ def test_the_student_of_bad_teacher_trains_and_its_teachers_do_not(problem, trai
 def test_neggrad_plus_passes_retained_samples_first_and_keeps_the_state(
     problem, train, key
 ):
-    got, _ = neggrad_plus(**FULL, alpha=0.8, num_epochs=2)(key, problem)
+    got, _ = NegGradPlus(**FULL, alpha=0.8, num_epochs=2)(key, problem)
 
     def step(w):
         kept, gone = (
@@ -132,8 +132,8 @@ def test_neggrad_plus_passes_retained_samples_first_and_keeps_the_state(
 
 
 def test_masked_small_gradients_passes_retained_samples_first(problem, train, key):
-    """Two batches of each for the gradients, then fine-tuning; where all is redrawn but nothing is chosen, by hand."""
-    got, _ = masked_small_gradients(kernels="all", num_epochs=2, batch_size=15)(
+    """Two batches of each for the gradients, then the fine-tuning."""
+    got, _ = MaskedSmallGradients(kernels="all", num_epochs=2, batch_size=15)(
         jax.random.clone(key), problem
     )
     assert passed(got) == "RRFF" + "RR" + "RR"
@@ -145,8 +145,7 @@ def test_masked_small_gradients_passes_retained_samples_first(problem, train, ke
         "init_rate": 0.4,
     }
     moved = (
-        np.abs(masked_small_gradients(**still)(key, problem)[0].params - WEIGHTS)
-        > 1e-20
+        np.abs(MaskedSmallGradients(**still)(key, problem)[0].params - WEIGHTS) > 1e-20
     )
     kept, gone = (
         gradient(WEIGHTS, train.images[part], train.labels[part], 0.5)
@@ -158,7 +157,7 @@ def test_masked_small_gradients_passes_retained_samples_first(problem, train, ke
 
 @pytest.mark.parametrize(
     "method",
-    [ssd(alpha=1.0), influence(num_samples=8), fisher(alpha=1e-4)],
+    [SSD(alpha=1.0), Influence(num_samples=8), FisherForgetting(alpha=1e-4)],
     ids=["ssd", "influence", "fisher"],
 )
 def test_second_order_methods_see_evaluation_mode(method, problem, plain, key):
@@ -171,17 +170,19 @@ def test_second_order_methods_see_evaluation_mode(method, problem, plain, key):
 def test_saliency_is_of_evaluation_mode_and_the_training_of_salun_is_not(
     problem, plain, key
 ):
-    mask = methods.saliency_mask(problem, share=0.3)
-    chex.assert_trees_all_equal(mask, methods.saliency_mask(plain, share=0.3))
-    got, _ = salun(share=0.3, batch_size=60, num_epochs=1)(key, problem)
+    mask = methods.saliency_mask(problem, fraction=0.3)
+    chex.assert_trees_all_equal(mask, methods.saliency_mask(plain, fraction=0.3))
+    trained = methods.RandomLabel(batch_size=60, num_epochs=1, learning_rate=0.013)
+    salun = methods.masked(trained, methods.Saliency(fraction=0.3))
+    got, _ = salun(key, problem)
     np.testing.assert_array_equal(np.asarray(got.params) != WEIGHTS, mask)
     assert passed(got) == "F"
 
 
 def test_frozen_statistics_mean_evaluation_mode(problem, plain, key):
     knobs = {"batch_size": 30, "num_epochs": 2, "batch_stats": "freeze"}
-    got, _ = methods.finetune(**knobs)(jax.random.clone(key), problem)
+    got, _ = methods.FineTune(**knobs)(jax.random.clone(key), problem)
     np.testing.assert_array_equal(
-        got.params, methods.finetune(**knobs)(key, plain)[0].params
+        got.params, methods.FineTune(**knobs)(key, plain)[0].params
     )
     assert passed(got) == "0"

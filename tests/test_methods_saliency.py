@@ -1,9 +1,8 @@
-"""Saliency masks: the right parameters, the right number of them, and the others held still."""
+"""Saliency masks: which parameters, how many, and what becomes of the others."""
 
 import chex
 import jax
 import jax.numpy as jnp
-import method_checks as checks
 import numpy as np
 import optax
 import pytest
@@ -11,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unlearn_jax import methods, models
-from unlearn_jax.methods.random_label import random_label
-from unlearn_jax.methods.saliency import forget_gradient, freeze_outside, saliency_mask
-from unlearn_jax.methods.salun import salun
+from unlearn_jax.methods.random_label import RandomLabel
+from unlearn_jax.methods.saliency import forget_gradient, saliency_mask
+from unlearn_jax.optimizers import OPTIMIZERS
+from unlearn_jax.transforms import freeze_outside
 from unlearn_jax.types import Dataset, InputError, Variables
 
 FORGET = np.isin(np.arange(60), [3, 7, 11, 20, 33, 58])
@@ -70,53 +70,55 @@ def test_forget_gradient_is_the_sum_over_the_forget_samples(problem, batch_size)
 
 @pytest.fixture(scope="module")
 def traced_mask(problem):
-    compute = jax.jit(lambda share: saliency_mask(problem, share=share))
-    return lambda share: compute(jnp.float32(share))
+    compute = jax.jit(lambda fraction: saliency_mask(problem, fraction=fraction))
+    return lambda fraction: compute(jnp.float32(fraction))
 
 
 @settings(max_examples=25, deadline=None)
-@given(share=st.floats(1e-3, 1.0))
-def test_mask_takes_the_global_top_share(problem, traced_mask, share):
-    mask, gradient = traced_mask(share), slow_gradient(problem)
+@given(fraction=st.floats(1e-3, 1.0))
+def test_mask_takes_the_global_top_fraction(problem, traced_mask, fraction):
+    mask, gradient = traced_mask(fraction), slow_gradient(problem)
     size = np.concatenate([np.abs(gradient[name]).ravel() for name in "bw"])
     chosen = np.concatenate([np.asarray(mask[name]).ravel() for name in "bw"])
-    assert abs(chosen.sum() - share * 51) <= 0.5 + 1e-5
+    assert abs(chosen.sum() - fraction * 51) <= 0.5 + 1e-5
     assert size[chosen].min(initial=np.inf) >= size[~chosen].max(initial=0) - 1e-5
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 1.0])
-def test_a_known_share_gives_the_same_mask(problem, traced_mask, share):
-    mask = saliency_mask(problem, share=share)
-    assert sum(int(leaf.sum()) for leaf in jax.tree.leaves(mask)) == round(share * 51)
-    chex.assert_trees_all_equal(mask, traced_mask(share))
+@pytest.mark.parametrize("fraction", [0.1, 0.5, 1.0])
+def test_a_static_fraction_gives_the_same_mask(problem, traced_mask, fraction):
+    mask = saliency_mask(problem, fraction=fraction)
+    assert sum(int(leaf.sum()) for leaf in jax.tree.leaves(mask)) == round(
+        fraction * 51
+    )
+    chex.assert_trees_all_equal(mask, traced_mask(fraction))
 
 
 def test_equal_magnitudes_rank_by_position(problem):
-    """Half of the parameters have no gradient: which of them are taken is settled, and the count is exact."""
+    """Half of the parameters have no gradient: positions decide, the count is exact."""
     images = np.where(
         np.arange(16).reshape(1, 4, 4, 1) < 8, 0, problem.train.images
     ).astype("f4")
     dead = methods.make_problem(
         LINEAR, problem.variables, Dataset(images, problem.train.labels), FORGET
     )
-    mask = saliency_mask(dead, share=37 / 51)  # 27 live ones, and 10 of the 24 dead
+    mask = saliency_mask(dead, fraction=37 / 51)  # 27 live ones, and 10 of the 24 dead
     assert mask["b"].all()
     assert mask["w"][8:].all()
     np.testing.assert_array_equal(mask["w"][:8].ravel(), np.arange(24) < 10)
-    assert all(leaf.all() for leaf in jax.tree.leaves(saliency_mask(dead, share=1.0)))
+    assert all(
+        leaf.all() for leaf in jax.tree.leaves(saliency_mask(dead, fraction=1.0))
+    )
     assert not any(
-        leaf.any() for leaf in jax.tree.leaves(saliency_mask(dead, share=0.001))
+        leaf.any() for leaf in jax.tree.leaves(saliency_mask(dead, fraction=0.001))
     )
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_frozen_parameters_stay_and_the_others_move_as_without_mask(
-    problem, optimizer, key
-):
-    tuning = methods.FineTuning(
-        optimizer=optimizer, weight_decay=0.1, learning_rate=0.1
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_frozen_parameters_stay_and_the_others_move_as_without_mask(problem, name, key):
+    options = methods.FineTuning(
+        optimizer=OPTIMIZERS[name], weight_decay=0.1, learning_rate=0.1
     )
-    params, mask = problem.variables.params, saliency_mask(problem, share=0.5)
+    params, mask = problem.variables.params, saliency_mask(problem, fraction=0.5)
     gradients = jax.tree.map(
         lambda leaf: jax.random.normal(jax.random.fold_in(key, leaf.ndim), leaf.shape),
         params,
@@ -129,12 +131,11 @@ def test_frozen_parameters_stay_and_the_others_move_as_without_mask(
             now = optax.apply_updates(now, updates)
         return now
 
-    plain, hard = (
-        moved(tuning.tx(1), gradients),
-        moved(freeze_outside(mask)(tuning.tx(1)), gradients),
-    )
-    soft = moved(freeze_outside(mask, leak=True)(tuning.tx(1)), gradients)
-    by_hand = moved(tuning.tx(1), jax.tree.map(jnp.multiply, gradients, mask))
+    tx = options.tx(1)
+    plain = moved(tx, gradients)
+    hard = moved(freeze_outside(tx, mask), gradients)
+    soft = moved(freeze_outside(tx, mask, leak=True), gradients)
+    by_hand = moved(tx, jax.tree.map(jnp.multiply, gradients, mask))
     chex.assert_trees_all_equal(hard, jax.tree.map(jnp.where, mask, plain, params))
     chex.assert_trees_all_equal(soft, by_hand)
     assert all(
@@ -143,56 +144,41 @@ def test_frozen_parameters_stay_and_the_others_move_as_without_mask(
     )
 
 
-def test_bad_share(problem):
-    for share in (0, -0.1, 1.1, np.nan):
-        with pytest.raises(InputError, match="share"):
-            saliency_mask(problem, share=share)
+def test_bad_fractions_raise(problem):
+    for fraction in (0, -0.1, 1.1, np.nan):
+        with pytest.raises(InputError, match="fraction"):
+            saliency_mask(problem, fraction=fraction)
 
 
-CASES = {
-    # name: (method, what it may read)
-    "salun": (
-        salun(num_epochs=2, batch_size=16, share=0.3),
-        checks.FORGET | checks.RETAIN,
-    ),
-    "salun F": (
-        salun(num_epochs=2, batch_size=4, retain=False, leak=True),
-        checks.FORGET,
-    ),
-}
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_salun_reads_only_what_it_claims_and_is_pure(name, normed, blobs, key):
-    checks.check_method(*CASES[name], checks.small_problem(normed, blobs), key)
-
-
-def test_salun_maps_over_forget_sets(blobs, key):
-    checks.check_mapped(CASES["salun"][0], blobs, key)
+def salun(*, fraction=0.5, leak=False, learning_rate=0.013, **options):
+    trained = RandomLabel(learning_rate=learning_rate, **options)
+    return methods.masked(trained, methods.Saliency(fraction=fraction, leak=leak))
 
 
 def test_salun_moves_the_mask_alone(problem, key):
-    knobs = {"num_epochs": 2, "batch_size": 16, "weight_decay": 0.1}
-    run = jax.jit(lambda share, key: salun(**knobs, share=share)(key, problem))
+    options = {"num_epochs": 2, "batch_size": 16, "weight_decay": 0.1}
+    run = jax.jit(
+        lambda fraction, key: salun(**options, fraction=fraction)(key, problem)
+    )
     part, info = run(0.3, jax.random.clone(key))
     moved = jax.tree.map(
         lambda new, old: new != old, part.params, problem.variables.params
     )
-    chex.assert_trees_all_equal(moved, saliency_mask(problem, share=0.3))
+    chex.assert_trees_all_equal(moved, saliency_mask(problem, fraction=0.3))
     everything, _ = run(1.0, jax.random.clone(key))
-    plain, spent = random_label(**knobs, learning_rate=0.013)(key, problem)
+    plain, spent = RandomLabel(**options, learning_rate=0.013)(key, problem)
     chex.assert_trees_all_close(everything, plain, rtol=1e-5, atol=1e-7)
     assert info.num_gradients == spent.num_gradients + 6  # the mask's
 
 
 def test_salun_leaks_by_weight_decay_alone(problem, key):
-    knobs = {"num_epochs": 1, "batch_size": 16, "share": 0.3}
+    options = {"num_epochs": 1, "batch_size": 16, "fraction": 0.3}
     run = jax.jit(
         lambda decay, key: (
-            salun(**knobs, leak=True, weight_decay=decay)(key, problem)[0].params
+            salun(**options, leak=True, weight_decay=decay)(key, problem)[0].params
         )
     )
-    mask = saliency_mask(problem, share=0.3)
+    mask = saliency_mask(problem, fraction=0.3)
     still = jax.tree.map(
         lambda new, old: new == old,
         run(0.0, jax.random.clone(key)),
@@ -209,8 +195,8 @@ def test_salun_leaks_by_weight_decay_alone(problem, key):
     assert all(leaf.all() for leaf in jax.tree.leaves(shrunk))
 
 
-def test_salun_refuses_bad_knobs():
-    with pytest.raises(InputError, match="share"):
-        salun(share=0.0)
+def test_bad_values_raise():
+    with pytest.raises(InputError, match="fraction"):
+        salun(fraction=0.0)
     with pytest.raises(InputError, match="unknown labels"):
         salun(labels="true")

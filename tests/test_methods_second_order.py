@@ -1,4 +1,4 @@
-"""Influence, Fisher and SSD: against their formulas in NumPy on a linear model, and at the edges of their knobs."""
+"""Influence, Fisher and SSD against their formulas in NumPy, and at the edges."""
 
 import importlib
 import itertools
@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from unlearn_jax import methods, models, replicas
 from unlearn_jax.methods import gradients
-from unlearn_jax.methods.fisher import fisher
-from unlearn_jax.methods.influence import influence
-from unlearn_jax.methods.ssd import ssd
-from unlearn_jax.types import Dataset, InputError, Problem, UnlearnInfo
+from unlearn_jax.methods.fisher import FisherForgetting
+from unlearn_jax.methods.influence import Influence
+from unlearn_jax.methods.ssd import SSD
+from unlearn_jax.types import Dataset, InputError, Problem
 
 LINEAR = models.from_functions(
     lambda key: jax.random.normal(key, (4, 3)),
@@ -57,11 +57,10 @@ def each_gradient(images, labels, weights=WEIGHTS):
 
 
 # --- sums over a set
-# ---------------------------------------------------------------------------------------------
 
 
 def slow_fisher(images, labels, kind, per, size, weights=WEIGHTS):
-    """The four diagonals of the table, chunk by chunk (a sample, or a batch of at most ``size``)."""
+    """The four diagonals, chunk by chunk: a sample, or a batch of ``size`` at most."""
     probs = probabilities(weights, images)
     options = (
         [(labels, np.ones(len(images)))]
@@ -127,101 +126,21 @@ def test_batches_hold_every_sample_once_and_no_other(count, size):
 
 
 # --- what all of them share
-# --------------------------------------------------------------------------------------
 
-TENTH, NONE = np.arange(60) % 10 == 3, np.zeros(60, bool)
-CASES = {
-    # name: (method, what it must not read besides the removed samples, random?)
-    "influence": (
-        influence(alpha=0.3, damping=0.1, num_samples=7, batch_size=4),
-        NONE,
-        True,
-    ),
-    "released": (
-        influence(alpha=0.3, inverse="released", num_samples=7, batch_size=16),
-        NONE,
-        True,
-    ),
-    "fisher": (fisher(alpha=1e-4, batch_size=16), TENTH, True),
-    "fisher batch": (
-        fisher(alpha=1e-4, information="batch", shared=True, batch_size=16),
-        TENTH,
-        True,
-    ),
-    "ssd": (ssd(alpha=1.2, batch_size=16), NONE, False),
-    "ssd batch": (ssd(alpha=1.2, importance="batch", batch_size=4), NONE, True),
-}
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_reads_only_what_it_claims_and_the_key_decides(name, normed, blobs, key):
-    method, forbidden, random = CASES[name]
-    forget, removed = TENTH, np.arange(60) % 10 == 4
-    k_init, k_a, k_b = jax.random.split(key, 3)
-    variables = jax.jit(normed.init)(k_init)
-    hidden = (forbidden | removed)[:, None, None, None]
-    poisoned = blobs._replace(
-        images=np.where(hidden, np.nan, blobs.images).astype("f4")
-    )
-    clean, dirty = (
-        methods.make_problem(normed, variables, d, forget, removed=removed)
-        for d in (blobs, poisoned)
-    )
-    method = jax.jit(method)
-    first, info = method(jax.random.clone(k_a), clean)
-    chex.assert_tree_all_finite(first)
-    chex.assert_trees_all_equal(first, method(k_a, dirty)[0])
-    chex.assert_trees_all_equal(first.state, variables.state)
-    assert isinstance(info, UnlearnInfo)
-    assert info.losses.shape == (0,)
-    other, _ = method(k_b, clean)
-    same = all(
-        jax.tree.leaves(
-            jax.tree.map(lambda a, b: bool(jnp.all(a == b)), first.params, other.params)
-        )
-    )
-    assert same is not random
-    moved = [
-        bool(jnp.any(a != b))
-        for a, b in zip(
-            *map(jax.tree.leaves, (first.params, variables.params)), strict=True
-        )
-    ]
-    assert any(moved)
-
-
-def test_adapters_run_them_all(blobs, key):
-    from flax import nnx
-
-    model = models.from_nnx(
-        lambda rngs: nnx.Sequential(
-            lambda x: x.reshape(len(x), -1), nnx.Linear(16, 3, rngs=rngs)
-        )
-    )
-    k_init, *keys = jax.random.split(key, 4)
-    problem = methods.make_problem(model, model.init(k_init), blobs, TENTH)
-    for k, method in zip(
-        keys,
-        (influence(num_samples=4), fisher(shared=True), ssd(alpha=1.0)),
-        strict=True,
-    ):
-        variables, _ = jax.jit(method)(k, problem)
-        chex.assert_tree_all_finite(variables)
-        chex.assert_trees_all_equal_shapes_and_dtypes(variables, problem.variables)
-
+TENTH = np.arange(60) % 10 == 3
 
 TRACED = {
-    "influence": (influence, {"alpha": 0.7, "damping": 0.2}),
+    "influence": (Influence, {"alpha": 0.7, "damping": 0.2}),
     "fisher": (
-        lambda **k: fisher(shared=True, **k),
+        lambda **k: FisherForgetting(shared=True, **k),
         {"alpha": 1e-3, "cap": 20.0, "power": 0.25},
     ),
-    "ssd": (ssd, {"alpha": 1.3, "dampening": 0.6}),
+    "ssd": (SSD, {"alpha": 1.3, "dampening": 0.6}),
 }
 
 
 @pytest.mark.parametrize("name", TRACED)
-def test_traced_knobs_give_what_static_ones_give(name, key):
+def test_traced_fields_give_what_static_ones_give(name, key):
     factory, knobs = TRACED[name]
     problem = linear_problem()
     static, _ = jax.jit(factory(**knobs))(jax.random.clone(key), problem)
@@ -236,7 +155,7 @@ def test_they_map_over_problems(key):
     def one(item, train):
         key, mask = item
         moved = Problem(LINEAR, problem.variables, train, mask, problem.num_forget)
-        several = influence(num_samples=5), fisher(), ssd(alpha=1.1)
+        several = Influence(num_samples=5), FisherForgetting(), SSD(alpha=1.1)
         return [
             method(k, moved)[0]
             for k, method in zip(jax.random.split(key, 3), several, strict=True)
@@ -254,7 +173,7 @@ def test_they_map_over_problems(key):
 
 
 def run(method, key, problem, *, cost=None):
-    """Compiled: ``(variables, info)`` of one run, which must have cost that many gradients."""
+    """Variables of one compiled run, which must have cost that many gradients."""
     variables, info = jax.jit(method)(key, problem)
     assert cost is None or info.num_gradients == cost
     return variables
@@ -263,27 +182,26 @@ def run(method, key, problem, *, cost=None):
 @pytest.mark.parametrize(
     ("factory", "knobs", "message"),
     [
-        (influence, {"alpha": float("nan")}, "alpha must be finite"),
-        (influence, {"damping": 0.0}, "must be positive"),
-        (influence, {"num_samples": 0}, "must be positive"),
-        (influence, {"inverse": "exact"}, "unknown inverse"),
-        (fisher, {"alpha": -1.0}, "alpha must be finite and in"),
-        (fisher, {"cap": float("inf")}, "cap must be finite"),
-        (fisher, {"information": "none"}, "unknown information"),
-        (fisher, {"batch_size": 0}, "batch_size must be positive"),
-        (ssd, {"alpha": -0.1}, "alpha must be finite and in"),
-        (ssd, {"importance": "layer"}, "unknown importance"),
-        (ssd, {"batch_size": 0}, "batch_size must be positive"),
-        (ssd, {"batch_size": -1, "importance": "batch"}, "batch_size must be positive"),
+        (Influence, {"alpha": float("nan")}, "alpha must be finite"),
+        (Influence, {"damping": 0.0}, "must be positive"),
+        (Influence, {"num_samples": 0}, "must be positive"),
+        (Influence, {"inverse": "exact"}, "unknown inverse"),
+        (FisherForgetting, {"alpha": -1.0}, "alpha must be finite and in"),
+        (FisherForgetting, {"cap": float("inf")}, "cap must be finite"),
+        (FisherForgetting, {"information": "none"}, "unknown information"),
+        (FisherForgetting, {"batch_size": 0}, "batch_size must be positive"),
+        (SSD, {"alpha": -0.1}, "alpha must be finite and in"),
+        (SSD, {"importance": "layer"}, "unknown importance"),
+        (SSD, {"batch_size": 0}, "batch_size must be positive"),
+        (SSD, {"batch_size": -1, "importance": "batch"}, "batch_size must be positive"),
     ],
 )
-def test_bad_knobs(factory, knobs, message):
+def test_bad_values_raise(factory, knobs, message):
     with pytest.raises(InputError, match=message):
         factory(**knobs)
 
 
 # --- SSD
-# -----------------------------------------------------------------------------------------------------------
 
 
 def slow_ssd(everywhere, forget, alpha, dampening):
@@ -302,7 +220,7 @@ def test_ssd_equals_its_definition(importance, key):
         for m in (FORGET | RETAIN, FORGET)
     ]
     method = jax.jit(
-        lambda k, a, d: ssd(
+        lambda k, a, d: SSD(
             alpha=a, dampening=d, importance=importance, batch_size=100
         )(k, problem)
     )
@@ -328,13 +246,13 @@ def test_ssd_takes_128_samples_a_batch_as_published_and_32_where_the_value_is_th
         ({}, {"importance": "batch"}, {"batch_size": 7}),
         strict=True,
     ):
-        jax.eval_shape(ssd(**knobs), k, linear_problem())
+        jax.eval_shape(SSD(**knobs), k, linear_problem())
     assert sizes == [32, 32, 128, 128, 7, 7]
 
 
 def test_ssd_at_the_edges(key):
     problem, keys = linear_problem(), jax.random.split(key, 4)
-    method = jax.jit(lambda k, a, d: ssd(alpha=a, dampening=d)(k, problem)[0])
+    method = jax.jit(lambda k, a, d: SSD(alpha=a, dampening=d)(k, problem)[0])
     for k, knobs in zip(
         keys, [(1.0, 1e6), (27 / 6, 1.0), (1e9, 1.0)], strict=False
     ):  # |D| / |D_F| = 27 / 6
@@ -343,7 +261,6 @@ def test_ssd_at_the_edges(key):
 
 
 # --- Fisher forgetting
-# ---------------------------------------------------------------------------------------------
 
 
 def noises(method, key, problem, count=3000):
@@ -373,7 +290,7 @@ def test_fisher_noise_has_the_deviation_of_its_formula(information, power, key):
     raw = information_of ** (-2 * power)
     cap = float(np.median(raw))  # half of the entries are capped
     noise = noises(
-        fisher(alpha=1e-2, cap=cap, power=power, information=information),
+        FisherForgetting(alpha=1e-2, cap=cap, power=power, information=information),
         key,
         linear_problem(),
     )
@@ -398,16 +315,18 @@ def test_fisher_shares_noise_as_the_released_codes_do(key):
         "shared": True,
         "batch_size": 100,
     }
-    noise = noises(fisher(**knobs), key, linear_problem(weights=weights))
+    noise = noises(FisherForgetting(**knobs), key, linear_problem(weights=weights))
     check_deviation(noise, np.sqrt(10 * 1e-6 * shared)[None, :] * np.ones((4, 1)))
 
 
 def test_fisher_scales_only_biases_and_head(tiny, tiny_variables, blobs, key):
-    """``power=0`` makes the inverse 1 everywhere: what is left are the factors of ``shared``."""
+    """``power=0`` makes the inverse 1: the factors of ``shared`` are left."""
     problem = methods.make_problem(tiny, tiny_variables, blobs, TENTH)
     run = jax.vmap(
         lambda k: (
-            fisher(alpha=1.0, cap=1.0, power=0.0, shared=True)(k, problem)[0].params
+            FisherForgetting(alpha=1.0, cap=1.0, power=0.0, shared=True)(k, problem)[
+                0
+            ].params
         )
     )
     drawn = jax.jit(run)(jax.random.split(key, 400))
@@ -426,12 +345,11 @@ def test_fisher_without_noise_is_the_original(key):
     problem = linear_problem()
     cost = 3 * 21  # every class, every retained sample
     chex.assert_trees_all_equal(
-        run(fisher(alpha=0.0), key, problem, cost=cost), problem.variables
+        run(FisherForgetting(alpha=0.0), key, problem, cost=cost), problem.variables
     )
 
 
 # --- influence
-# -----------------------------------------------------------------------------------------------------
 
 
 def slow_direction(images, labels, forget, retain, weights=WEIGHTS):
@@ -461,7 +379,7 @@ def test_influence_equals_the_recursion(damping, batch_size, key):
         24 * (2 + 6) if batch_size == 4 else 21 * (2 + 1)
     )  # 21 samples in batches of 4, or in one
     got = run(
-        influence(alpha=2.0, damping=damping, batch_size=batch_size),
+        Influence(alpha=2.0, damping=damping, batch_size=batch_size),
         key,
         linear_problem(),
         cost=cost,
@@ -473,11 +391,11 @@ def test_influence_equals_the_recursion(damping, batch_size, key):
 
 @pytest.mark.parametrize("batch_size", [64, 4])
 def test_influence_is_finite_and_bounded_for_any_damping(batch_size, key):
-    """Twenty-one gradients of rank eight: all but eight eigenvalues of their products are rounding."""
+    """21 gradients of rank 8: all but 8 eigenvalues of their products are rounding."""
     length = np.linalg.norm(slow_direction(IMAGES, LABELS, FORGET, RETAIN))
     method = jax.jit(
         lambda k, d: (
-            influence(alpha=d, damping=d, batch_size=batch_size)(k, linear_problem())[
+            Influence(alpha=d, damping=d, batch_size=batch_size)(k, linear_problem())[
                 0
             ].params
         )
@@ -498,7 +416,7 @@ def released_recursion(samples, direction):
 
 
 def test_influence_draws_different_retained_samples(key):
-    """Of five retained samples, three in some order explain the result, whichever the key draws."""
+    """Of five retained samples, three in some order explain the result."""
     forget, retain = np.arange(8) < 3, np.arange(8) >= 3
     images, labels = 2 * IMAGES[:8], LABELS[:8]
     problem = linear_problem(images, forget, np.zeros(8, bool), labels)
@@ -511,7 +429,7 @@ def test_influence_draws_different_retained_samples(key):
     for k, (inverse, recursion) in zip(
         jax.random.split(key), slow.items(), strict=True
     ):
-        got = run(influence(inverse=inverse, num_samples=3), k, problem)
+        got = run(Influence(inverse=inverse, num_samples=3), k, problem)
         step = np.asarray(got.params - WEIGHTS).ravel()
         gaps = {
             p: np.abs(recursion(each[list(p)]) - step).max()
@@ -525,7 +443,7 @@ def test_influence_draws_different_retained_samples(key):
 
 def test_influence_at_the_edges(key):
     problem, keys = linear_problem(), jax.random.split(key, 3)
-    method = jax.jit(lambda k, a, d: influence(alpha=a, damping=d)(k, problem)[0])
+    method = jax.jit(lambda k, a, d: Influence(alpha=a, damping=d)(k, problem)[0])
     chex.assert_trees_all_equal(method(keys[0], 0.0, 1.0), problem.variables)
     direction = slow_direction(IMAGES, LABELS, FORGET, RETAIN)
     damped = method(keys[1], 1e4, 1e4)
@@ -533,7 +451,7 @@ def test_influence_at_the_edges(key):
         (damped.params - WEIGHTS).ravel(), direction, rtol=1e-3, atol=1e-6
     )
     one = run(
-        influence(inverse="released", num_samples=1), keys[2], problem, cost=27 + 1
+        Influence(inverse="released", num_samples=1), keys[2], problem, cost=27 + 1
     )
     np.testing.assert_allclose(
         (one.params - WEIGHTS).ravel(), direction, rtol=1e-3, atol=1e-6
@@ -570,7 +488,7 @@ def test_influence_moves_a_convex_model_to_the_retrained_one(key):
         newton(images[~forget], labels[~forget]),
     )
     problem = linear_problem(images, forget, np.zeros(150, bool), labels, original)
-    got = run(influence(damping=1e-3), key, problem)
+    got = run(Influence(damping=1e-3), key, problem)
     before, after = (
         np.linalg.norm(original - retrained),
         np.linalg.norm(np.asarray(got.params) - retrained),

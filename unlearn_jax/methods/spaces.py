@@ -102,10 +102,10 @@ def draw_trials(space: Space, count: int) -> list[dict[str, Any]]:
             " trials, or list fewer"
         )
     num_levels = _deal(ranges, count // num_choices)
-    axes = [
-        _levels(candidates, num_levels[name]) if name in ranges else list(candidates)
-        for name, candidates in space.items()
-    ]
+    axes = []
+    for name, candidates in space.items():
+        is_range = name in ranges
+        axes.append(_levels(candidates, num_levels[name]) if is_range else candidates)
     return [
         dict(zip(space, setting, strict=True)) for setting in itertools.product(*axes)
     ]
