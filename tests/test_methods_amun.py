@@ -1,4 +1,4 @@
-"""AMUN's fine-tuning set: replacements, failed searches, random labels; AMUN+SalUn. By hand on a linear model."""
+"""AMUN's fine-tuning set by hand on a linear model: controls, failures, AMUN+SalUn."""
 
 import dataclasses
 import itertools
@@ -11,18 +11,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unlearn_jax import attacks, methods, models, replicas, values
+from unlearn_jax import methods, models, replicas
+from unlearn_jax.attacks import PGD, Doubling
+from unlearn_jax.methods import AMUN, Saliency, masked
 from unlearn_jax.methods.adversarial import adversarial_samples, draw_labels
-from unlearn_jax.methods.amun_salun import amun_salun
 from unlearn_jax.methods.saliency import saliency_mask
+from unlearn_jax.optimizers import SGD
 from unlearn_jax.types import AttackResult, Dataset, InputError, Problem, Status
+from unlearn_jax.values import replace
 
 CLASSES, SIZE = 5, 6
 FORGET = np.isin(np.arange(40), [1, 4, 9, 16, 25, 36])
-PLAIN = {"batch_size": SIZE, "learning_rate": 1.0, "momentum": 0.0, "weight_decay": 0.0}
-ATTACK = attacks.PGD(
-    num_steps=10, search=attacks.Doubling(epsilon_init=0.02, num_radii=8)
-)
+PLAIN = {
+    "batch_size": SIZE,
+    "learning_rate": 1.0,
+    "optimizer": SGD(momentum=0.0),
+    "weight_decay": 0.0,
+}
+ATTACK = PGD(num_steps=10, search=Doubling(epsilon_init=0.02, num_radii=8))
 
 
 def linear(weights, images):
@@ -76,22 +82,22 @@ def test_every_replacement_is_what_its_name_says(problem, clean, key):
     (x, y), result = clean, problem.adversarial
     found = np.asarray(result.labels)
 
-    def made(replace):
+    def made(kind):
         samples = adversarial_samples(
-            jax.random.clone(key), problem, result, replace=replace, redraw="once"
+            jax.random.clone(key), problem, result, replace=kind, redraw="once"
         )
         assert np.all(samples.used)
         assert samples.allowed is None
         return np.asarray(samples.images), np.asarray(samples.labels)
 
-    for replace, images, labels in (
+    for kind, images, labels in (
         ("none", result.images, found),
         ("original", x, y),
         ("label", x, found),
         ("random_label", x, None),
         ("adversarial_random_label", result.images, None),
     ):
-        got_images, got_labels = made(replace)
+        got_images, got_labels = made(kind)
         np.testing.assert_array_equal(got_images, images)
         if labels is None:
             assert np.all(
@@ -166,8 +172,8 @@ def test_whole_batches_are_plain_gradient_descent(problem, clean, key, retain, f
     weights = np.asarray(problem.variables.params, np.float64)
     for _ in range(3):
         weights = step(weights, images, labels)
-    knobs = PLAIN | {"batch_size": len(images), "num_epochs": 3}
-    unlearned, info = methods.amun(retain=retain, forget=forget, **knobs)(key, problem)
+    options = PLAIN | {"batch_size": len(images), "num_epochs": 3}
+    unlearned, info = AMUN(retain=retain, forget=forget, **options)(key, problem)
     np.testing.assert_allclose(unlearned.params, weights, rtol=1e-4, atol=1e-5)
     assert info.num_gradients == 3 * len(images)
 
@@ -193,7 +199,7 @@ def labels_seen(before, after, x):
 def test_labels_are_drawn_for_every_batch_or_once(problem, clean, key, redraw):
     (x, y), path = clean, [problem.variables.params]
     for num_epochs in (1, 2, 3):
-        method = methods.amun(
+        method = AMUN(
             retain=False,
             forget=False,
             replace="random_label",
@@ -244,7 +250,7 @@ def test_failed_searches_are_targeted_within_their_radius(problem, clean, key):
         problem,
         result,
         failures="targeted",
-        attack=values.replace(ATTACK, batch_size=3),
+        attack=replace(ATTACK, batch_size=3),
     )
     wide = targeted(with_failures(problem, failed, epsilon=1.0))
     np.testing.assert_array_equal(
@@ -282,21 +288,24 @@ def poison(problem, mask):
     )
 
 
-KNOBS = {"num_epochs": 2, "batch_size": 4, "learning_rate": 0.05}
-ALONE = KNOBS | {"retain": False, "forget": False}
+OPTIONS = {"num_epochs": 2, "batch_size": 4, "learning_rate": 0.05}
+ALONE = OPTIONS | {"retain": False, "forget": False}
 CASES = {
     # name: (method, what it must not read)
     "adversarial_random_label": (
-        methods.amun(replace="adversarial_random_label", **ALONE),
+        AMUN(replace="adversarial_random_label", **ALONE),
         np.ones(40, bool),
     ),
-    "random_point": (methods.amun(replace="random_point", **ALONE), ~FORGET),
+    "random_point": (AMUN(replace="random_point", **ALONE), ~FORGET),
     "random_label R": (
-        methods.amun(replace="random_label", failures="random_label", **KNOBS),
+        AMUN(replace="random_label", failures="random_label", **OPTIONS),
         np.zeros(40, bool),
     ),
-    "targeted": (methods.amun(failures="targeted", attack=ATTACK, **ALONE), ~FORGET),
-    "salun": (amun_salun(share=0.3, **KNOBS | {"retain": False}), ~FORGET),
+    "targeted": (AMUN(failures="targeted", attack=ATTACK, **ALONE), ~FORGET),
+    "salun": (
+        masked(AMUN(**OPTIONS, retain=False), Saliency(fraction=0.3)),
+        ~FORGET,
+    ),
 }
 
 
@@ -312,24 +321,23 @@ def test_reads_only_what_it_claims_and_follows_its_key(name, problem, key):
 
 
 def test_salun_with_every_weight_is_amun(problem, key):
-    knobs = KNOBS | {"forget": False, "failures": "keep"}
-    whole, info = jax.jit(amun_salun(share=1.0, **knobs))(
+    method = AMUN(**OPTIONS, forget=False, failures="keep")
+    whole, info = jax.jit(masked(method, Saliency(fraction=1.0)))(
         jax.random.clone(key), problem
     )
-    amun, spent = jax.jit(methods.amun(**knobs))(key, problem)
+    amun, spent = jax.jit(method)(key, problem)
     chex.assert_trees_all_close(whole, amun, rtol=1e-5, atol=1e-6)
     assert info.num_gradients == spent.num_gradients + SIZE  # the mask's
 
 
 def test_salun_moves_the_masked_weights_only_unless_decay_leaks(problem, key):
-    mask = np.asarray(saliency_mask(problem, share=0.25))
+    mask = np.asarray(saliency_mask(problem, fraction=0.25))
     assert mask.sum() == round(0.25 * mask.size)
     before = np.asarray(problem.variables.params)
-    held, _ = amun_salun(share=0.25, **KNOBS)(jax.random.clone(key), problem)
+    method = masked(AMUN(**OPTIONS), Saliency(fraction=0.25))
+    held, _ = method(jax.random.clone(key), problem)
     np.testing.assert_array_equal(np.asarray(held.params) != before, mask)
-    leaky, _ = amun_salun(share=0.25, leak=True, weight_decay=0.1, **KNOBS)(
-        key, problem
-    )
+    leaky, _ = replace(method, leak=True, weight_decay=0.1)(key, problem)
     assert np.all(np.asarray(leaky.params) != before)
     assert np.all(np.abs(leaky.params)[~mask] < np.abs(before)[~mask]), (
         "decay alone moves the others"
@@ -337,18 +345,18 @@ def test_salun_moves_the_masked_weights_only_unless_decay_leaks(problem, key):
 
 
 def test_targeted_needs_the_attack_that_made_the_set(problem, key):
-    with pytest.raises(InputError, match="give that attack"):
-        methods.amun(failures="targeted", **KNOBS)(jax.random.clone(key), problem)
-    with pytest.raises(InputError, match="give that attack"):
+    with pytest.raises(InputError, match="give that attack, such as"):
+        AMUN(failures="targeted", **OPTIONS)(jax.random.clone(key), problem)
+    with pytest.raises(InputError, match="give that attack, such as"):
         adversarial_samples(
             jax.random.clone(key), problem, problem.adversarial, failures="targeted"
         )
     for attack, asked in (
-        (attacks.PGD(), problem),
+        (PGD(), problem),
         (None, dataclasses.replace(problem, adversarial=None)),
     ):
         variables, _ = jax.eval_shape(
-            methods.amun(failures="targeted", attack=attack, **KNOBS), key, asked
+            AMUN(failures="targeted", attack=attack, **OPTIONS), key, asked
         )
         assert variables.params.shape == (16, CLASSES)
 
@@ -371,22 +379,22 @@ def test_no_image_is_read_or_augmented_in_the_place_of_an_adversarial_one(proble
     def refuse(keys, images):
         raise AssertionError("nothing to augment")
 
-    mixed, info = jax.jit(methods.amun(forget=False, augment=mix, **KNOBS))(
+    mixed, info = jax.jit(AMUN(forget=False, augment=mix, **OPTIONS))(
         jax.random.clone(key), hidden
     )
     chex.assert_tree_all_finite((mixed, info.losses))
-    alone, _ = methods.amun(augment=refuse, **ALONE)(jax.random.clone(key), hidden)
-    chex.assert_trees_all_equal(alone, methods.amun(**ALONE)(key, problem)[0])
+    alone, _ = AMUN(augment=refuse, **ALONE)(jax.random.clone(key), hidden)
+    chex.assert_trees_all_equal(alone, AMUN(**ALONE)(key, problem)[0])
 
 
-@pytest.mark.parametrize("how", ["map", "vmap"])
-def test_maps_over_forget_sets(problem, key, how):
+@pytest.mark.parametrize("mapper", ["map", "vmap"])
+def test_maps_over_forget_sets(problem, key, mapper):
     masks = jnp.stack([jnp.roll(problem.forget, shift) for shift in range(2)])
-    method = methods.amun(
+    method = AMUN(
         failures="targeted",
         replace="random_label",
-        attack=values.replace(ATTACK, num_radii=2),
-        **KNOBS,
+        attack=replace(ATTACK, num_radii=2),
+        **OPTIONS,
     )
     keys = jax.random.split(key, 2)
 
@@ -397,10 +405,10 @@ def test_maps_over_forget_sets(problem, key, how):
         )[0]
 
     with jax.debug_key_reuse(
-        how != "vmap"
+        mapper != "vmap"
     ):  # the checker takes a mapped fold_in for a use
         mapped = replicas.map_models(
-            replicas.mapper(how, num_models=2), one, (keys, masks), problem.train
+            replicas.mapper(mapper, num_models=2), one, (keys, masks), problem.train
         )
     single = jax.jit(one)((jax.random.clone(keys)[1], masks[1]), problem.train)
     chex.assert_trees_all_close(
@@ -409,17 +417,17 @@ def test_maps_over_forget_sets(problem, key, how):
 
 
 def test_bad_input(problem, key):
-    for knob in ("failures", "replace", "redraw"):
+    for name in ("failures", "replace", "redraw"):
         with pytest.raises(InputError, match=r"unknown .*'ignore': choose"):
-            methods.amun(**{knob: "ignore"})
-    with pytest.raises(InputError, match="share"):
-        amun_salun(share=0.0)
-    with pytest.raises(InputError, match="share must be finite"):
-        amun_salun(share=1.5)
+            AMUN(**{name: "ignore"})
+    with pytest.raises(InputError, match="fraction"):
+        Saliency(fraction=0.0)
+    with pytest.raises(InputError, match="fraction must be finite"):
+        Saliency(fraction=1.5)
     two = models.from_functions(lambda key: jnp.zeros((16, 2)), linear)
     data = Dataset(problem.train.images, problem.train.labels % 2)
     small = methods.make_problem(
         two, two.init(jax.random.key(0)), data, FORGET, problem.adversarial
     )
     with pytest.raises(InputError, match="the model has 2 classes, three are needed"):
-        methods.amun(replace="random_label", **KNOBS)(key, small)
+        AMUN(replace="random_label", **OPTIONS)(key, small)

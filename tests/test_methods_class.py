@@ -1,4 +1,4 @@
-"""Methods made for forgetting classes without their images or without the rest: UNSIR and L2UL."""
+"""UNSIR and L2UL, which forget without the forgotten images or without the others."""
 
 import importlib
 
@@ -25,20 +25,22 @@ from method_checks import (
 )
 
 from unlearn_jax import methods, models, replicas
-from unlearn_jax.methods.l2ul import forget_importance, l2ul, targeted_adversarials
-from unlearn_jax.methods.unsir import learn_noise, unsir
+from unlearn_jax.methods import L2UL, UNSIR
+from unlearn_jax.methods.l2ul import forget_importance, targeted_adversarials
+from unlearn_jax.methods.unsir import learn_noise
+from unlearn_jax.optimizers import SGD
 from unlearn_jax.types import Dataset, InputError, Problem, Variables
 
-NOISE = {"noise_batch": 6, "noise_steps": 3, "noise_copies": 2}
+NOISE = {"num_noise_images": 6, "num_noise_steps": 3, "num_noise_copies": 2}
 SMALL = {"num_steps": 3, "forget_batch_size": 4, "batch_size": 5}
 RATE = {"learning_rate": 0.05}
 CASES = {
     # name: (method, what it may read)
-    "unsir": (unsir(**NOISE, **RATE, retain_samples=20, batch_size=16), RETAIN),
-    "unsir clip": (unsir(**NOISE, **RATE, clip=True, optimizer="sgd", batch_size=16), RETAIN),
-    "l2ul": (l2ul(**SMALL, **RATE, num_adversarial=2, num_epochs=2), FORGET),
+    "unsir": (UNSIR(**NOISE, **RATE, num_retain=20, batch_size=16), RETAIN),
+    "unsir clip": (UNSIR(**NOISE, **RATE, clip=True, optimizer=SGD(), batch_size=16), RETAIN),
+    "l2ul": (L2UL(**SMALL, **RATE, num_adversarial=2, num_epochs=2), FORGET),
     "l2ul re-run": (
-        l2ul(
+        L2UL(
             **SMALL, **RATE, adversarial_weight=0.1, regularization=0, targets="any", adversarial_mode="evaluate",
             stop="never", num_epochs=1,
         ),
@@ -48,7 +50,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_reads_only_what_it_claims_and_is_pure(name, normed, blobs, key):
+def test_method_is_pure_and_reads_only_its_samples(name, normed, blobs, key):
     check_method(*CASES[name], small_problem(normed, blobs), key)
 
 
@@ -155,8 +157,8 @@ def test_learned_noise_raises_the_loss_of_its_labels_and_stays_in_the_box_on_dem
         assert (np.min(noise.images) >= 0 and np.max(noise.images) <= 1) == clip
 
 
-def test_noise_has_the_shares_of_the_forgotten_classes(blobs):
-    """Reading a permutation round and round, each of two classes of 20 gets half of 120."""
+def test_noise_has_the_fractions_of_the_forgotten_classes(blobs):
+    """Reading a permutation cyclically, each of two classes of 20 gets half of 120."""
     problem, masks = (
         of_class(blobs, 0, 1),
         {pair: np.isin(blobs.labels, pair) for pair in [(0, 1), (0, 2), (1, 2)]},
@@ -190,14 +192,14 @@ def test_unsir_impairs_with_the_noise_and_repairs_without(blobs, key, monkeypatc
     )
     problem = of_class(blobs, 0, 1)
     numbers = {"learning_rate": 0.3, "repair_rate": 0.2, "weight_decay": 0.1}
-    knobs = {
-        "noise_batch": 20,
-        "noise_copies": 2,
-        "noise_steps": 7,
+    options = {
+        "num_noise_images": 20,
+        "num_noise_copies": 2,
+        "num_noise_steps": 7,
         "batch_size": 60,
-        "optimizer": "sgd",
+        "optimizer": SGD(),
     }
-    got = traced(unsir, numbers, problem, key, 7 * 20 + 60 + 60, **knobs)
+    got = traced(UNSIR, numbers, problem, key, 7 * 20 + 60 + 60, **options)
     kept = blobs.labels == 2
     images = np.concatenate([noise.images, noise.images, blobs.images[kept]])
     labels = np.concatenate([noise.labels, noise.labels, blobs.labels[kept]])
@@ -215,15 +217,15 @@ def test_unsir_impairs_with_the_noise_and_repairs_without(blobs, key, monkeypatc
 
 def test_unsir_that_impairs_nothing_is_fine_tuning(blobs, key):
     problem, (k_a, k_b) = of_class(blobs, 0), jax.random.split(key)
-    bare, info = unsir(
+    bare, info = UNSIR(
         **NOISE,
         learning_rate=1e-30,
         repair_rate=0.3,
         batch_size=40,
-        optimizer="sgd",
+        optimizer=SGD(),
         num_epochs=2,
     )(k_a, problem)
-    tuned, plain = methods.finetune(
+    tuned, plain = methods.FineTune(
         num_epochs=2, batch_size=40, learning_rate=0.3, weight_decay=0.0
     )(k_b, problem)
     chex.assert_trees_all_close(
@@ -243,19 +245,35 @@ def test_unsir_reads_as_many_retained_samples_as_asked(key):
         model, Variables(jnp.zeros((16, 3)), {}), train, np.arange(16) % 3 == 1
     )
     black = {
-        "noise_batch": 2,
-        "noise_copies": 1,
-        "noise_steps": 60,
+        "num_noise_images": 2,
+        "num_noise_copies": 1,
+        "num_noise_steps": 60,
         "noise_penalty": 1e6,
         "clip": True,
     }
-    variables, info = jax.jit(unsir(**black, retain_samples=4, batch_size=6))(
-        key, problem
-    )
+    variables, info = jax.jit(UNSIR(**black, num_retain=4, batch_size=6))(key, problem)
     moved = np.any(np.asarray(variables.params) != 0, -1)
     assert moved.sum() == 4
     assert not np.any(moved & (train.labels == 1))
     assert info.num_gradients == 60 * 2 + 6 + 6
+
+
+def test_mask_of_unsir_is_that_of_the_original(normed, blobs, key):
+    """Impair and repair move the same parameters, and the mask is paid for once."""
+    problem = small_problem(normed, blobs)
+    saliency = methods.Saliency(fraction=0.3)
+    method = CASES["unsir"][0]
+    run = jax.jit(methods.masked(method, saliency))
+    variables, info = run(jax.random.clone(key), problem)
+    mask = methods.saliency_mask(problem, fraction=0.3, batch_size=16)
+    chex.assert_trees_all_equal(
+        jax.tree.map(
+            lambda new, old: new != old, variables.params, problem.variables.params
+        ),
+        mask,
+    )
+    _, plain = jax.jit(method)(key, problem)
+    assert info.num_gradients == plain.num_gradients + problem.num_forget
 
 
 # ---- L2UL
@@ -338,9 +356,9 @@ def test_targets_are_wrong_or_any_and_the_examples_within_their_ball_and_the_box
     @jax.jit
     def make(key, epsilon):
         keys = jax.random.split(key)
-        knobs = {"epsilon": epsilon, "num_steps": 2, "batch_size": 30}
+        options = {"epsilon": epsilon, "num_steps": 2, "batch_size": 30}
         return [
-            targeted_adversarials(k, problem, 1, targets=t, **knobs)
+            targeted_adversarials(k, problem, 1, targets=t, **options)
             for k, t in zip(keys, ("wrong", "any"), strict=True)
         ]
 
@@ -377,7 +395,7 @@ def test_l2ul_leaves_its_labels_and_holds_what_its_samples_do_not_need(blobs, ke
     images, x = data.images[HALF], np.asarray(data.images, "f8").reshape(60, 16)[HALF]
     label = np.eye(2)[data.labels[HALF]]
     omega = importance_oracle(weights.astype("f8"), x, [np.arange(30)], "sample")
-    knobs = {
+    options = {
         "epsilon": 1e-6,
         "num_steps": 2,
         "num_adversarial": 2,
@@ -389,12 +407,12 @@ def test_l2ul_leaves_its_labels_and_holds_what_its_samples_do_not_need(blobs, ke
     for weight in (None, 0.7):
         more = {} if weight is None else {"adversarial_weight": weight}
         got = traced(
-            l2ul,
+            L2UL,
             {**numbers, **more},
             problem,
             jax.random.clone(key),
             3 * 90 + 30,
-            **knobs,
+            **options,
         )
         leave, keep = (1 / 3, 2 / 3) if weight is None else (1.0, weight)
 
@@ -410,11 +428,11 @@ def test_l2ul_leaves_its_labels_and_holds_what_its_samples_do_not_need(blobs, ke
 
 def test_l2ul_without_examples_and_hold_is_gradient_ascent(blobs, key):
     problem, (k_a, k_b) = linear_problem(blobs), jax.random.split(key)
-    tuning = {"num_epochs": 3, "learning_rate": 0.1, "weight_decay": 0.0}
-    bare, info = l2ul(
-        **tuning, adversarial_weight=0, regularization=0, num_steps=0, stop="never"
+    training = {"num_epochs": 3, "learning_rate": 0.1, "weight_decay": 0.0}
+    bare, info = L2UL(
+        **training, adversarial_weight=0, regularization=0, num_steps=0, stop="never"
     )(k_a, problem)
-    ascent, plain = methods.gradient_ascent(**tuning, batch_size=30)(k_b, problem)
+    ascent, plain = methods.GradientAscent(**training, batch_size=30)(k_b, problem)
     chex.assert_trees_all_close(
         (bare, info.losses), (ascent, plain.losses), rtol=1e-4, atol=1e-5
     )
@@ -436,7 +454,7 @@ def ascent_until_forgotten(problem, images, labels, rate, every):
 @pytest.mark.parametrize("stop", ["epoch", "step"])
 def test_l2ul_stops_once_no_forget_sample_is_right(stop, blobs, key):
     """Without examples and hold, five steps per epoch. No sample of class 1 was right: one step (epoch) is made."""
-    knobs = {
+    options = {
         "adversarial_weight": 0,
         "regularization": 0,
         "num_steps": 0,
@@ -444,8 +462,12 @@ def test_l2ul_stops_once_no_forget_sample_is_right(stop, blobs, key):
         "num_epochs": 5,
     }
     run = jax.jit(
-        l2ul(
-            **knobs, stop=stop, learning_rate=0.2, weight_decay=0, forget_batch_size=20
+        L2UL(
+            **options,
+            stop=stop,
+            learning_rate=0.2,
+            weight_decay=0,
+            forget_batch_size=20,
         )
     )
     made = []
@@ -467,11 +489,11 @@ def test_l2ul_stops_once_no_forget_sample_is_right(stop, blobs, key):
 
 def test_the_mode_of_the_examples_matters_to_batch_statistics_alone(normed, blobs, key):
     problem = small_problem(normed, blobs)
-    knobs = {**SMALL, **RATE, "num_epochs": 1, "regularization": 0, "stop": "never"}
+    options = {**SMALL, **RATE, "num_epochs": 1, "regularization": 0, "stop": "never"}
     ends = {}
     for mode in ("train", "evaluate"):
         for stats in ("update", "freeze"):
-            run = jax.jit(l2ul(**knobs, adversarial_mode=mode, batch_stats=stats))
+            run = jax.jit(L2UL(**options, adversarial_mode=mode, batch_stats=stats))
             ends[mode, stats] = jax.tree.leaves(run(jax.random.clone(key), problem)[0])
     chex.assert_trees_all_close(
         ends["train", "freeze"], ends["evaluate", "freeze"], rtol=1e-5, atol=1e-6
@@ -487,26 +509,26 @@ def test_l2ul_forgets_a_class_of_a_network(normed, blobs, key):
         normed, jax.jit(normed.init)(jax.random.key(1)), blobs, blobs.labels == 1
     )
     variables, info = jax.jit(
-        l2ul(num_epochs=30, num_steps=5, learning_rate=0.05, epsilon=0.5)
+        L2UL(num_epochs=30, num_steps=5, learning_rate=0.05, epsilon=0.5)
     )(key, problem)
     labels = np.argmax(normed.apply(variables, blobs.images[blobs.labels == 1]), -1)
     assert np.all(labels != 1)
     assert info.num_gradients < 30 * 40 + 20
 
 
-def test_bad_knobs():
-    for factory, knobs, message in [
-        (unsir, {"noise_batch": 0}, "must be positive"),
-        (unsir, {"noise_steps": -1}, "not negative"),
-        (unsir, {"noise_penalty": -1.0}, "noise_penalty must be"),
-        (unsir, {"repair_rate": 0.0}, "must be positive"),
-        (l2ul, {"epsilon": 0.0}, "must be positive"),
-        (l2ul, {"num_adversarial": 0}, "must be positive"),
-        (l2ul, {"adversarial_weight": -1.0}, "adversarial_weight must be"),
-        (l2ul, {"targets": "right"}, "unknown targets"),
-        (l2ul, {"importance": "weight"}, "unknown importance"),
-        (l2ul, {"adversarial_mode": "off"}, "unknown adversarial_mode"),
-        (l2ul, {"stop": "now"}, "unknown stop"),
+def test_values_out_of_range_are_refused():
+    for factory, options, message in [
+        (UNSIR, {"num_noise_images": 0}, "must be positive"),
+        (UNSIR, {"num_noise_steps": -1}, "not negative"),
+        (UNSIR, {"noise_penalty": -1.0}, "noise_penalty must be"),
+        (UNSIR, {"repair_rate": 0.0}, "must be positive"),
+        (L2UL, {"epsilon": 0.0}, "must be positive"),
+        (L2UL, {"num_adversarial": 0}, "must be positive"),
+        (L2UL, {"adversarial_weight": -1.0}, "adversarial_weight must be"),
+        (L2UL, {"targets": "right"}, "unknown targets"),
+        (L2UL, {"importance": "weight"}, "unknown importance"),
+        (L2UL, {"adversarial_mode": "off"}, "unknown adversarial_mode"),
+        (L2UL, {"stop": "now"}, "unknown stop"),
     ]:
         with pytest.raises(InputError, match=message):
-            factory(**knobs)
+            factory(**options)

@@ -1,4 +1,4 @@
-"""Fine-tuning by passes: who is read when, how often, and at which learning rate."""
+"""Fine-tuning by passes: which samples are read, how often, at which learning rate."""
 
 import chex
 import jax
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from unlearn_jax import methods, models
 from unlearn_jax.methods.base import default_loss, finetune_on
 from unlearn_jax.methods.passes import Pass, finetune_passes
+from unlearn_jax.optimizers import SGD
 from unlearn_jax.train import fetch_from
 from unlearn_jax.types import Variables
 
@@ -18,7 +19,11 @@ FORGET = np.isin(np.arange(60), [3, 7, 11, 20, 33, 58])
 COUNTER = models.from_functions(
     lambda key: jnp.zeros(60), lambda params, images: images
 )
-PLAIN = {"momentum": 0.0, "weight_decay": 0.0, "learning_rate": 1.0}
+PLAIN = {
+    "optimizer": SGD(momentum=0.0),
+    "weight_decay": 0.0,
+    "learning_rate": 1.0,
+}
 
 
 @pytest.fixture
@@ -48,14 +53,12 @@ def count(weight):
     return loss_fn
 
 
-def test_every_pass_reads_its_samples_once_an_epoch_and_only_while_it_lasts(
-    counting, key
-):
-    first = Pass(count(1.0), read, None, counting.forget, 6, batch_size=3, until=2)
+def test_pass_reads_its_samples_once_in_each_of_its_epochs(counting, key):
+    first = Pass(count(1.0), read, None, counting.forget, 6, batch_size=3, num_epochs=2)
     second = Pass(count(100.0), read, None, counting.retain, 54)
-    tuning = methods.FineTuning(**PLAIN, num_epochs=3, batch_size=9)
+    options = methods.FineTuning(**PLAIN, num_epochs=3, batch_size=9)
     variables, info = jax.jit(
-        lambda k, p: finetune_passes(k, p, tuning, [first, second])
+        lambda k, p: finetune_passes(k, p, options, [first, second])
     )(key, counting)
     np.testing.assert_array_equal(variables.params, np.where(FORGET, 2, 300))
     assert info.losses.shape == (3,)
@@ -66,24 +69,26 @@ def test_every_pass_reads_its_samples_once_an_epoch_and_only_while_it_lasts(
 
 
 @settings(max_examples=8, deadline=None)
-@given(until=st.integers(0, 5), every=st.integers(0, 3))
-def test_the_rate_decays_between_epochs_however_long_they_are(blobs, until, every):
+@given(last=st.integers(0, 5), every=st.integers(0, 3))
+def test_rate_decays_between_epochs_of_any_length(blobs, last, every):
     problem = methods.make_problem(COUNTER, Variables(jnp.zeros(60), {}), blobs, FORGET)
-    first = Pass(count(1.0), read, None, problem.forget, 6, batch_size=3, until=until)
+    first = Pass(
+        count(1.0), read, None, problem.forget, 6, batch_size=3, num_epochs=last
+    )
     second = Pass(count(1.0), read, None, problem.retain, 54)
-    tuning = methods.FineTuning(
+    options = methods.FineTuning(
         **PLAIN, num_epochs=4, batch_size=27, decay_every=every, decay_factor=0.5
     )
     variables, _ = finetune_passes(
-        jax.random.key(until), problem, tuning, [first, second]
+        jax.random.key(last), problem, options, [first, second]
     )
     rates = [0.5 ** (epoch // every) if every else 1.0 for epoch in range(4)]
     np.testing.assert_allclose(
-        variables.params, np.where(FORGET, sum(rates[:until]), sum(rates)), rtol=1e-5
+        variables.params, np.where(FORGET, sum(rates[:last]), sum(rates)), rtol=1e-5
     )
 
 
-def test_a_second_set_is_read_round_and_round_beside_the_first(counting, key):
+def test_second_set_is_read_cyclically_with_the_first(counting, key):
     part = Pass(
         count((1.0, 100.0)),
         read,
@@ -91,11 +96,11 @@ def test_a_second_set_is_read_round_and_round_beside_the_first(counting, key):
         counting.retain,
         54,
         batch_size=9,
-        beside=counting.forget,
-        beside_size=5,
+        second=counting.forget,
+        second_batch_size=5,
     )
-    tuning = methods.FineTuning(**PLAIN, num_epochs=2)
-    variables, info = finetune_passes(key, counting, tuning, [part])
+    options = methods.FineTuning(**PLAIN, num_epochs=2)
+    variables, info = finetune_passes(key, counting, options, [part])
     np.testing.assert_array_equal(variables.params[~FORGET], 2)
     np.testing.assert_array_equal(
         variables.params[FORGET], 2 * 5 * 100
@@ -103,9 +108,7 @@ def test_a_second_set_is_read_round_and_round_beside_the_first(counting, key):
     assert info.num_gradients == 2 * (54 + 30)
 
 
-def test_passes_follow_each_other_and_data_is_renewed_from_the_model_as_it_is(
-    counting, key
-):
+def test_data_is_refreshed_from_the_model_at_the_start_of_a_pass(counting, key):
     def halve(variables, index, key):
         del index, key
         return 0.25 * jnp.sum(variables.params**2), {}
@@ -125,11 +128,11 @@ def test_passes_follow_each_other_and_data_is_renewed_from_the_model_as_it_is(
         counting.forget,
         6,
         3,
-        renew=lambda variables: variables.params + 1,
+        refresh=lambda variables: variables.params + 1,
     )
-    tuning = methods.FineTuning(**PLAIN, num_epochs=3, batch_size=54)
+    options = methods.FineTuning(**PLAIN, num_epochs=3, batch_size=54)
     variables, _ = finetune_passes(
-        key, counting, tuning, [Pass(halve, read, None, counting.retain, 54), last]
+        key, counting, options, [Pass(halve, read, None, counting.retain, 54), last]
     )
     expected = 0.0
     for _ in range(3):
@@ -140,22 +143,20 @@ def test_passes_follow_each_other_and_data_is_renewed_from_the_model_as_it_is(
     np.testing.assert_allclose(variables.params, np.full(60, expected), rtol=1e-6)
 
 
-def test_one_pass_over_a_whole_set_is_fine_tuning_on_it(
-    tiny, tiny_variables, blobs, key
-):
+def test_one_pass_over_a_set_equals_fine_tuning_on_it(tiny, tiny_variables, blobs, key):
     problem = methods.make_problem(tiny, tiny_variables, blobs, FORGET)
-    tuning = methods.FineTuning(
+    options = methods.FineTuning(
         num_epochs=4, batch_size=54, decay_every=2, learning_rate=0.1
     )
     part = Pass(
-        default_loss(tiny, tuning), fetch_from(), problem.train, problem.retain, 54
+        default_loss(tiny, options), fetch_from(), problem.train, problem.retain, 54
     )
     k_a, k_b = jax.random.split(key)
-    passed, info = finetune_passes(k_a, problem, tuning, [part])
+    passed, info = finetune_passes(k_a, problem, options, [part])
     tuned, by_hand = finetune_on(
         k_b,
         problem,
-        tuning,
+        options,
         data=problem.train,
         member=problem.retain,
         num_samples=54,

@@ -1,4 +1,6 @@
-"""Requests in a row: what each one sees, whose adversarial examples it gets, and the loop by hand."""
+"""Requests in a row: the problem and the adversarial set of each, and the loop by hand."""
+
+import dataclasses
 
 import chex
 import jax
@@ -6,15 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from unlearn_jax import attacks, methods, models
-from unlearn_jax.methods.sequence import unlearn_sequence
+from unlearn_jax import methods, models
+from unlearn_jax.attacks import PGD, Doubling
+from unlearn_jax.methods import sequence, unlearn_sequence
 from unlearn_jax.types import Dataset, InputError, Problem, UnlearnInfo
 
 PARTS = np.array([[3, 20], [7, 58], [11, 33]])
 REQUESTS = np.stack([np.isin(np.arange(60), part) for part in PARTS])
 FORGET = REQUESTS.any(0)
-KNOBS = {"num_epochs": 2, "batch_size": 8, "learning_rate": 0.1}
-ATTACK = attacks.PGD(num_steps=5, search=attacks.Doubling(num_radii=8))
+OPTIONS = {"num_epochs": 2, "batch_size": 8, "learning_rate": 0.1}
+ATTACK = PGD(num_steps=5, search=Doubling(num_radii=8))
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +33,7 @@ def problem(blobs):
 
 
 def spy(log):
-    """A method that keeps what it is given and moves the weights by one."""
+    """A method that logs its arguments and moves the weights by one."""
 
     def run(key, problem):
         log.append((jax.random.key_data(key), problem))
@@ -41,11 +44,11 @@ def spy(log):
 
 
 @pytest.mark.parametrize("adaptive", [False, True])
-def test_each_request_sees_its_own_problem(problem, key, adaptive):
+def test_each_request_gets_its_own_problem(problem, key, adaptive):
     log = []
     variables, info = unlearn_sequence(
-        spy(log),
         jax.random.clone(key),
+        spy(log),
         problem,
         REQUESTS,
         adaptive=adaptive,
@@ -53,16 +56,16 @@ def test_each_request_sees_its_own_problem(problem, key, adaptive):
     )
     np.testing.assert_array_equal(info.num_gradients, [1, 2, 3])
     everything = np.flatnonzero(FORGET)
-    for k, (key_data, now) in enumerate(log):
+    for k, (key_data, current) in enumerate(log):
         np.testing.assert_allclose(
             variables.params[k], problem.variables.params + (k + 1), rtol=1e-6
         )
         np.testing.assert_allclose(
-            now.variables.params, problem.variables.params + k, rtol=1e-6
+            current.variables.params, problem.variables.params + k, rtol=1e-6
         )
-        np.testing.assert_array_equal(now.forget, REQUESTS[k])
-        np.testing.assert_array_equal(now.retain, ~REQUESTS[: k + 1].any(0))
-        assert (now.num_forget, now.num_removed, now.num_retain) == (
+        np.testing.assert_array_equal(current.forget, REQUESTS[k])
+        np.testing.assert_array_equal(current.retain, ~REQUESTS[: k + 1].any(0))
+        assert (current.num_forget, current.num_removed, current.num_retain) == (
             2,
             2 * k,
             60 - 2 * (k + 1),
@@ -71,16 +74,16 @@ def test_each_request_sees_its_own_problem(problem, key, adaptive):
             key_data, jax.random.key_data(jax.random.fold_in(jax.random.clone(key), k))
         )
         if adaptive:
-            expected = methods.attack_forget_set(now, ATTACK)
+            expected = methods.attack_forget_set(current, ATTACK)
         else:
             rows = np.searchsorted(everything, PARTS[k])
             expected = jax.tree.map(
                 lambda leaf, rows=rows: leaf[rows], problem.adversarial
             )
-        chex.assert_trees_all_close(now.adversarial, expected, rtol=1e-5, atol=1e-6)
+        chex.assert_trees_all_close(current.adversarial, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_adversarial_examples_are_made_once_on_the_original_if_asked_for(problem, key):
+def test_attack_runs_once_on_the_original_model(problem, key):
     bare = Problem(
         problem.model,
         problem.variables,
@@ -90,32 +93,39 @@ def test_adversarial_examples_are_made_once_on_the_original_if_asked_for(problem
     )
     given, made, absent = [], [], []
     k_given, k_made, k_absent = jax.random.split(key, 3)
-    unlearn_sequence(spy(given), k_given, problem, REQUESTS)
-    unlearn_sequence(spy(made), k_made, bare, REQUESTS, attack=ATTACK)
-    unlearn_sequence(spy(absent), k_absent, bare, REQUESTS)
-    for (_, one), (_, two), (_, none) in zip(given, made, absent, strict=True):
+    unlearn_sequence(k_given, spy(given), problem, REQUESTS)
+    unlearn_sequence(k_made, spy(made), bare, REQUESTS, attack=ATTACK)
+    unlearn_sequence(k_absent, spy(absent), bare, REQUESTS)
+    for (_, first), (_, second), (_, bare) in zip(given, made, absent, strict=True):
         chex.assert_trees_all_close(
-            one.adversarial, two.adversarial, rtol=1e-5, atol=1e-6
+            first.adversarial, second.adversarial, rtol=1e-5, atol=1e-6
         )
-        assert none.adversarial is None
+        assert bare.adversarial is None
 
 
-def test_is_the_loop_by_hand_and_jits(problem, key):
-    method = methods.amun(**KNOBS)
+def test_sequence_equals_the_loop_by_hand(problem, key):
+    method = methods.AMUN(**OPTIONS)
     run = jax.jit(
-        lambda key, problem, requests: unlearn_sequence(method, key, problem, requests)
+        lambda key, problem, requests: unlearn_sequence(key, method, problem, requests)
     )
     stacked, info = run(jax.random.clone(key), problem, REQUESTS)
     variables = problem.variables
     for k, request in enumerate(REQUESTS):
         removed = REQUESTS[:k].any(0) if k else None
         rows = np.searchsorted(np.flatnonzero(FORGET), PARTS[k])
-        found = jax.tree.map(lambda leaf, rows=rows: leaf[rows], problem.adversarial)
-        now = methods.make_problem(
-            problem.model, variables, problem.train, request, found, removed=removed
+        adversarial = jax.tree.map(
+            lambda leaf, rows=rows: leaf[rows], problem.adversarial
+        )
+        current = methods.make_problem(
+            problem.model,
+            variables,
+            problem.train,
+            request,
+            adversarial,
+            removed=removed,
         )
         variables, cost = jax.jit(method)(
-            jax.random.fold_in(jax.random.clone(key), k), now
+            jax.random.fold_in(jax.random.clone(key), k), current
         )
         chex.assert_trees_all_close(
             jax.tree.map(lambda leaf, k=k: leaf[k], stacked),
@@ -127,8 +137,8 @@ def test_is_the_loop_by_hand_and_jits(problem, key):
     assert info.losses.shape == (3, 2)
 
 
-def test_never_reads_what_was_forgotten_before(problem, key):
-    """Poisoned from the start: only those who read it late would notice."""
+def test_later_requests_read_no_forgotten_sample(problem, key):
+    """The first request is poisoned from the start: only later requests could notice."""
     images = np.where(
         REQUESTS[0][:, None, None, None], np.nan, np.asarray(problem.train.images)
     ).astype("f4")
@@ -140,9 +150,9 @@ def test_never_reads_what_was_forgotten_before(problem, key):
         6,
         problem.adversarial,
     )
-    method = methods.finetune(**KNOBS)
+    method = methods.FineTune(**OPTIONS)
     run = jax.jit(
-        lambda key, problem: unlearn_sequence(method, key, problem, REQUESTS)[0]
+        lambda key, problem: unlearn_sequence(key, method, problem, REQUESTS)[0]
     )
     clean = run(jax.random.clone(key), problem)
     chex.assert_tree_all_finite(clean)
@@ -150,7 +160,7 @@ def test_never_reads_what_was_forgotten_before(problem, key):
 
 
 def test_bad_input(problem, key):
-    method = methods.nothing()
+    method = methods.Identity()
     for requests, message in (
         (REQUESTS.astype(int), "must be bool"),
         (REQUESTS[:, :-1], "must be bool"),
@@ -159,4 +169,47 @@ def test_bad_input(problem, key):
         (np.concatenate([REQUESTS, REQUESTS[:1]]), "no 4 requests of equal size"),
     ):
         with pytest.raises(InputError, match=message):
-            unlearn_sequence(method, jax.random.clone(key), problem, requests)
+            unlearn_sequence(jax.random.clone(key), method, problem, requests)
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_sequence_value_gives_the_last_model(problem, key, adaptive):
+    method = sequence(
+        methods.AMUN(**OPTIONS), REQUESTS, attack=ATTACK, adaptive=adaptive
+    )
+    steps, costs = unlearn_sequence(
+        jax.random.clone(key),
+        method.method,
+        problem,
+        REQUESTS,
+        attack=ATTACK,
+        adaptive=adaptive,
+    )
+    variables, info = method(key, problem)
+    chex.assert_trees_all_equal(variables, jax.tree.map(lambda leaf: leaf[-1], steps))
+    chex.assert_trees_all_equal(info, costs)
+
+
+def test_sequence_of_changing_requests_is_compiled_once(problem, key):
+    """The requests are leaves of the value, and so is the learning rate."""
+    method = sequence(methods.FineTune(**OPTIONS), REQUESTS)
+    num_traces = 0
+
+    @jax.jit
+    def run(key, method, problem):
+        nonlocal num_traces
+        num_traces += 1
+        return method(key, problem)
+
+    forward, info = run(jax.random.clone(key), method, problem)
+    faster = dataclasses.replace(
+        method,
+        method=dataclasses.replace(method.method, learning_rate=0.2),
+        requests=REQUESTS[::-1],
+    )
+    backward, _ = run(jax.random.clone(key), faster, problem)
+    assert num_traces == 1
+    assert info.losses.shape == (3, 2)
+    assert not np.allclose(forward.params, backward.params)
+    by_hand, _ = unlearn_sequence(key, method.method, problem, REQUESTS)
+    np.testing.assert_allclose(forward.params, by_hand.params[-1], rtol=1e-5, atol=1e-6)
