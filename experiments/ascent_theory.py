@@ -317,7 +317,7 @@ def trap(config: Config) -> Arrays:
     def walk(start: np.ndarray, name: str, steps: int) -> np.ndarray:
         return np.asarray(
             testbeds.trap_path(
-                start, jnp.asarray(COUNTS[name]), num_steps=steps, every=steps // 2000
+                start, jnp.asarray(COUNTS[name]), num_steps=steps, stride=steps // 2000
             )
         )
 

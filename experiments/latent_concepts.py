@@ -293,19 +293,19 @@ def eraser(config: Config, name: str) -> Callable[[Any, Any], Variables]:
             "learning_rate": rate,
         }
         method = {
-            "random-label": functools.partial(diffusion.random_label),
-            "unconditional": functools.partial(diffusion.steer, eta=0.0),
-            "esd": functools.partial(diffusion.steer, eta=1.0),
-            "latent-own": diffusion.latent_adversarial,
+            "random-label": functools.partial(diffusion.RandomCondition),
+            "unconditional": functools.partial(diffusion.SteerAway, eta=0.0),
+            "esd": functools.partial(diffusion.SteerAway, eta=1.0),
+            "latent-own": diffusion.LatentAdversarial,
             "latent-external": functools.partial(
-                diffusion.latent_adversarial, classify=classify
+                diffusion.LatentAdversarial, classify=classify
             ),
-            "latent-beyond": functools.partial(diffusion.latent_adversarial, **past),
+            "latent-beyond": functools.partial(diffusion.LatentAdversarial, **past),
             "latent-random": functools.partial(
-                diffusion.latent_adversarial, direction="random", **past
+                diffusion.LatentAdversarial, direction="random", **past
             ),
             "latent-class": functools.partial(
-                diffusion.latent_adversarial, goal="class"
+                diffusion.LatentAdversarial, goal="class"
             ),
         }[name](**matching)
         return method(
@@ -326,7 +326,7 @@ def sampler(config: Config) -> Callable[[Any, Any], dict[str, Array]]:
         condition = denoiser.embed(variables, labels)
         images = diffusion.to_images(
             diffusion.sample(
-                key, denoiser, PROCESS, variables, condition, guidance=config.guidance
+                key, denoiser, variables, PROCESS, condition, guidance=config.guidance
             )
         )
         return {
@@ -352,11 +352,11 @@ def attacker(config: Config) -> Callable[[Any, Any], Array]:
 
         def at(radius: Array) -> Array:
             key_attack, key_draw = map(jax.random.clone, keys)
-            delta = diffusion.recover(
+            delta = diffusion.recover_concept(
                 key_attack,
                 denoiser,
-                PROCESS,
                 variables,
+                PROCESS,
                 images,
                 concept,
                 radius=radius * scale,
@@ -365,8 +365,8 @@ def attacker(config: Config) -> Callable[[Any, Any], Array]:
             drawn = diffusion.sample(
                 key_draw,
                 denoiser,
-                PROCESS,
                 variables,
+                PROCESS,
                 own + delta.reshape(1, -1),
                 guidance=config.guidance,
             )

@@ -1,4 +1,4 @@
-"""Latent attacks and erasure on denoisers whose answer is known: classes that are single images."""
+"""Latent attacks and erasure on denoisers of known answer: classes of single images."""
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from unlearn_jax import diffusion
 from unlearn_jax.models.denoiser import Denoiser, build_denoiser
 from unlearn_jax.types import Dataset, InputError, Status, Variables
+from unlearn_jax.values import from_json, replace, to_json
 
-PROCESS = diffusion.Process(40)
+PROCESS = diffusion.Process(num_steps=40)
 MEANS = jnp.array(
     [[0.5, 0.5, 0.0], [-0.5, 0.4, 0.1], [0.1, -0.6, 0.3], [0.0, 0.1, 0.1]]
 )
@@ -33,6 +34,7 @@ POINTS = Denoiser(
 )
 """Its denoising loss is ``s^2 / (1 - s^2) |x - condition|^2 / D`` whatever the noise: the nearest mean wins."""
 START = Variables(MEANS, {})
+SEARCH = diffusion.LatentPGD(radius=0.05, num_radii=6, num_steps=25)
 
 
 def near(mean, away, *, seed=0, count=12):
@@ -49,7 +51,7 @@ def test_class_losses_follow_the_distance_to_each_mean(key):
     images = near(MEANS[0], 0.3)
     run = jax.jit(
         lambda key: diffusion.class_losses(
-            key, POINTS, PROCESS, START, images, num_levels=4
+            key, POINTS, START, PROCESS, images, num_levels=4
         )
     )
     losses = np.asarray(run(key))
@@ -70,11 +72,9 @@ def test_class_losses_follow_the_distance_to_each_mean(key):
 @jax.jit
 def attacked(images, concept):
     judge = diffusion.denoising_judge(
-        jax.random.key(1), POINTS, PROCESS, START, images, concept
+        jax.random.key(1), POINTS, START, PROCESS, images, concept
     )
-    return diffusion.latent_attack(
-        judge, concept, (12, 3), radius=0.05, num_radii=6, num_steps=25
-    )
+    return diffusion.latent_attack(judge, concept, (12, 3), SEARCH)
 
 
 @settings(max_examples=8, deadline=None)
@@ -102,7 +102,7 @@ def test_attack_finds_the_smallest_radius_that_leaves_the_concept(away, concept)
     np.testing.assert_array_equal(found.labels, nearest)
 
 
-def test_attack_reports_what_it_could_not_do():
+def test_attack_reports_images_without_success():
     images = jnp.concatenate(
         [
             near(MEANS[0], 0.1, count=2),
@@ -113,10 +113,9 @@ def test_attack_reports_what_it_could_not_do():
 
     @jax.jit
     def run(key):
-        judge = diffusion.denoising_judge(key, POINTS, PROCESS, START, images, 0)
-        return diffusion.latent_attack(
-            judge, 0, (4, 3), radius=0.01, num_radii=2, num_steps=3
-        )
+        judge = diffusion.denoising_judge(key, POINTS, START, PROCESS, images, 0)
+        short = diffusion.LatentPGD(radius=0.01, num_radii=2, num_steps=3)
+        return diffusion.latent_attack(judge, 0, (4, 3), short)
 
     found = run(jax.random.key(1))
     assert found.status[:3].tolist() == [
@@ -130,7 +129,7 @@ def test_attack_reports_what_it_could_not_do():
     assert found.epsilon.tolist()[:3] == pytest.approx([0.02, 0.02, 0.0])
 
 
-def test_external_judge_sees_what_the_condition_draws(key):
+def test_external_judge_classifies_the_conditions_image(key):
     def classify(images):
         gaps = diffusion.to_signal(images).reshape(len(images), 1, 3) - MEANS[
             :3
@@ -143,7 +142,7 @@ def test_external_judge_sees_what_the_condition_draws(key):
     @jax.jit
     def run(key):
         judge = diffusion.external_judge(
-            key, POINTS, PROCESS, START, images, 0, classify, num_levels=3
+            key, POINTS, START, PROCESS, images, 0, classify, num_levels=3
         )
         expected = jax.nn.log_softmax(
             classify(diffusion.to_images(MEANS[2]).reshape(1, 1, 3, 1))
@@ -151,7 +150,9 @@ def test_external_judge_sees_what_the_condition_draws(key):
         return (
             judge(delta),
             expected,
-            diffusion.latent_attack(judge, 0, (12, 3), num_radii=4),
+            diffusion.latent_attack(
+                judge, 0, (12, 3), diffusion.LatentPGD(num_radii=4)
+            ),
         )
 
     judged, expected, found = run(key)
@@ -164,8 +165,8 @@ def test_external_judge_sees_what_the_condition_draws(key):
 
 @jax.jit
 def recovered(images, radius):
-    return diffusion.recover(
-        jax.random.key(3), POINTS, PROCESS, START, images, 0, radius=radius
+    return diffusion.recover_concept(
+        jax.random.key(3), POINTS, START, PROCESS, images, 0, radius=radius
     )
 
 
@@ -209,34 +210,32 @@ def forgotten(method, *arguments):
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
-def test_steering_goes_to_the_empty_condition_and_past_it(key, eta):
+def test_steering_moves_to_the_empty_condition_and_beyond(key, eta):
     target = (1 + eta) * MEANS[3] - eta * MEANS[0]
     np.testing.assert_allclose(
-        forgotten(diffusion.steer(eta=eta, **MATCH), key, points_problem()),
+        forgotten(diffusion.SteerAway(eta=eta, **MATCH), key, points_problem()),
         target,
         atol=0.02,
     )
 
 
-def test_random_labels_go_to_the_mean_of_the_others(key):
-    moved = forgotten(diffusion.random_label(**MATCH), key, points_problem())
+def test_random_conditions_move_to_the_mean_of_the_others(key):
+    moved = forgotten(diffusion.RandomCondition(**MATCH), key, points_problem())
     np.testing.assert_allclose(moved, (MEANS[1] + MEANS[2]) / 2, atol=0.2)
 
 
-def test_the_latent_method_goes_to_the_border_and_past_it(key):
+def test_latent_method_moves_to_the_border_and_beyond(key):
     problem = points_problem()
     x = np.asarray(problem.train.images[:20]).reshape(20, 3) * 2 - 1
     away = x - np.asarray(MEANS[0])
     second = np.min(
         [np.linalg.norm(x - np.asarray(m), axis=1) for m in MEANS[1:3]], axis=0
     )
-    delta = (
-        -away / 0.1 * (second - 0.1).reshape(-1, 1)
-    )  # straight away from each image, until another mean is nearer
-    attack = {"radius": 0.05, "num_radii": 6, "num_steps": 25}
+    # Straight away from each image, until another mean is nearer.
+    delta = -away / 0.1 * (second - 0.1).reshape(-1, 1)
     method = jax.jit(
-        lambda past, key, problem: diffusion.latent_adversarial(
-            overshoot=past, attack=attack, **MATCH
+        lambda past, key, problem: diffusion.LatentAdversarial(
+            overshoot=past, attack=SEARCH, **MATCH
         )(key, problem)
     )
     for past in (1.0, 2.0):
@@ -246,7 +245,7 @@ def test_the_latent_method_goes_to_the_border_and_past_it(key):
             target,
             atol=0.15 * past,
         )
-    # where the judge sees another class in every image there is nothing to match
+    # Where the judge sees another class in every image there is nothing to match.
     strange = Dataset(jnp.roll(problem.train.images, -20, 0), problem.train.labels)
     unseen = diffusion.ConceptProblem(POINTS, PROCESS, START, strange, problem.concept)
     np.testing.assert_array_equal(
@@ -255,7 +254,7 @@ def test_the_latent_method_goes_to_the_border_and_past_it(key):
     second_class = 1 + np.argmin(
         [np.linalg.norm(x - np.asarray(m), axis=1) for m in MEANS[1:3]], axis=0
     )
-    method = diffusion.latent_adversarial(goal="class", attack=attack, **MATCH)
+    method = diffusion.LatentAdversarial(goal="class", attack=SEARCH, **MATCH)
     target = np.asarray(MEANS)[second_class].mean(0)
     np.testing.assert_allclose(
         forgotten(method, jax.random.clone(key), problem), target, atol=0.2
@@ -264,25 +263,26 @@ def test_the_latent_method_goes_to_the_border_and_past_it(key):
 
 NET = build_denoiser((4, 4, 1), 3, width=8, depth=1, embedding=4)
 QUICK = {"num_steps": 4, "batch_size": 8, "pool_size": 6}
-ATTACK = {"num_radii": 2, "num_steps": 2}
-CASES = {  # method, reads images of the concept, reads images of others; the first three on a network
-    "do_nothing": (diffusion.do_nothing(), False, False),
+ATTACK = diffusion.LatentPGD(num_radii=2, num_steps=2)
+# Method, reads images of the concept, of others; the first three run on a network.
+CASES = {
+    "original": (diffusion.KeepOriginal(), False, False),
     "retrain": (
-        diffusion.retrain(
+        diffusion.RetrainDenoiser(
             num_epochs=30, num_batches=4, batch_size=20, learning_rate=0.01
         ),
         False,
         True,
     ),
-    "random_label": (diffusion.random_label(**QUICK), True, True),
-    "steer": (diffusion.steer(**QUICK), False, True),
+    "random_label": (diffusion.RandomCondition(**QUICK), True, True),
+    "steer": (diffusion.SteerAway(**QUICK), False, True),
     "latent": (
-        diffusion.latent_adversarial(num_levels=2, attack=ATTACK, **QUICK),
+        diffusion.LatentAdversarial(num_levels=2, attack=ATTACK, **QUICK),
         True,
         True,
     ),
     "latent, random": (
-        diffusion.latent_adversarial(
+        diffusion.LatentAdversarial(
             num_levels=2, attack=ATTACK, source="samples", direction="random", **QUICK
         ),
         False,
@@ -297,7 +297,7 @@ def net_problem(blobs):
     images = blobs.images[blobs.labels]  # one image per class
     train = Dataset(jnp.asarray(images), jnp.asarray(blobs.labels))
     return diffusion.ConceptProblem(
-        NET, diffusion.Process(30), variables, train, jnp.int32(1)
+        NET, diffusion.Process(num_steps=30), variables, train, jnp.int32(1)
     )
 
 
@@ -313,7 +313,7 @@ def poisoned(problem, rows):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_methods_are_pure_and_read_only_what_they_say(name, key, net_problem):
+def test_methods_are_pure_and_read_only_documented_images(name, key, net_problem):
     method, reads_concept, reads_others = CASES[name]
     problem = net_problem if name in list(CASES)[:3] else points_problem(1)
     run = jax.jit(method)
@@ -324,19 +324,17 @@ def test_methods_are_pure_and_read_only_what_they_say(name, key, net_problem):
     assert np.isfinite(info.losses).all()
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables))
     assert same(variables, run(jax.random.clone(key), problem)[0])
-    assert same(variables, problem.variables) == (name == "do_nothing")
-    assert same(variables, run(jax.random.key(9), problem)[0]) == (name == "do_nothing")
+    assert same(variables, problem.variables) == (name == "original")
+    assert same(variables, run(jax.random.key(9), problem)[0]) == (name == "original")
     for rows, read in (
         (~problem.retain, reads_concept),
         (problem.retain, reads_others),
     ):
-        now, _ = run(jax.random.clone(key), poisoned(problem, rows))
-        assert same(variables, now) == (not read), rows
+        changed, _ = run(jax.random.clone(key), poisoned(problem, rows))
+        assert same(variables, changed) == (not read), rows
 
 
-def test_retraining_learns_and_leaves_the_concepts_vector_as_it_was_drawn(
-    key, net_problem
-):
+def test_retraining_learns_and_keeps_the_concepts_initial_vector(key, net_problem):
     variables, info = jax.jit(CASES["retrain"][0])(key, net_problem)
     assert info.losses.shape == (30,)
     assert info.losses[-10:].mean() < 0.85 * info.losses[0]
@@ -355,7 +353,7 @@ def test_retraining_learns_and_leaves_the_concepts_vector_as_it_was_drawn(
 
 def test_methods_map_over_problems(key):
     method, problem = (
-        diffusion.random_label(**{**MATCH, "num_steps": 3}),
+        diffusion.RandomCondition(**{**MATCH, "num_steps": 3}),
         points_problem(),
     )
 
@@ -383,19 +381,19 @@ def test_methods_map_over_problems(key):
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: diffusion.random_label(source="web"), "unknown source"),
-        (lambda: diffusion.latent_adversarial(direction="up"), "unknown direction"),
-        (lambda: diffusion.latent_adversarial(goal="none"), "unknown goal"),
-        (lambda: diffusion.latent_adversarial(overshoot=-1.0), "overshoot"),
-        (lambda: diffusion.steer(eta=-1.0), "eta"),
-        (lambda: diffusion.steer(gamma=float("nan")), "gamma"),
-        (lambda: diffusion.steer(num_steps=0), "must be positive"),
-        (lambda: diffusion.latent_attack(lambda d: d, 0, (1, 1), radius=0.0), "must be positive"),
-        (lambda: diffusion.class_losses(jax.random.key(0), POINTS, PROCESS, START, near(MEANS[0], 0.1), num_levels=0),
+        (lambda: diffusion.RandomCondition(source="web"), "unknown source"),
+        (lambda: diffusion.LatentAdversarial(direction="up"), "unknown direction"),
+        (lambda: diffusion.LatentAdversarial(goal="none"), "unknown goal"),
+        (lambda: diffusion.LatentAdversarial(overshoot=-1.0), "overshoot"),
+        (lambda: diffusion.SteerAway(eta=-1.0), "eta"),
+        (lambda: diffusion.SteerAway(gamma=float("nan")), "gamma"),
+        (lambda: diffusion.SteerAway(num_steps=0), "must be positive"),
+        (lambda: diffusion.LatentPGD(radius=0.0), "must be positive"),
+        (lambda: diffusion.class_losses(jax.random.key(0), POINTS, START, PROCESS, near(MEANS[0], 0.1), num_levels=0),
          "noise levels"),
-        (lambda: diffusion.class_losses(jax.random.key(0), POINTS, PROCESS, START, jnp.zeros((1, 2, 2, 1))),
+        (lambda: diffusion.class_losses(jax.random.key(0), POINTS, START, PROCESS, jnp.zeros((1, 2, 2, 1))),
          "takes images of shape"),
-        (lambda: diffusion.recover(jax.random.key(0), POINTS, PROCESS, START, near(MEANS[0], 0.1), 0, radius=1.0,
+        (lambda: diffusion.recover_concept(jax.random.key(0), POINTS, START, PROCESS, near(MEANS[0], 0.1), 0, radius=1.0,
                                    num_steps=0), "must be positive"),
     ],
 )  # fmt: skip
@@ -403,3 +401,25 @@ def test_unusable_input_is_refused_in_one_line(call, words):
     with pytest.raises(InputError, match=words) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+def test_equal_methods_are_equal_values_and_rates_map(key):
+    method = diffusion.RandomCondition(**MATCH)
+    assert method == diffusion.RandomCondition(**MATCH) != diffusion.SteerAway(**MATCH)
+    assert hash(method) == hash(diffusion.RandomCondition(**MATCH))
+    assert from_json(to_json(method)) == method
+    problem = points_problem()
+
+    def moved(rate):
+        faster = replace(method, learning_rate=rate, num_steps=3)
+        return faster(jax.random.clone(key), problem)[0].params
+
+    rates = jnp.array([0.01, 0.02])
+    mapped = jax.jit(jax.vmap(moved))(rates)
+    np.testing.assert_allclose(mapped[1], jax.jit(moved)(0.02), atol=1e-6)
+    assert np.abs(mapped[0] - mapped[1]).max() > 1e-3
+
+
+def test_noise_of_another_shape_fails_at_the_door():
+    with pytest.raises(AssertionError):
+        diffusion.add_noise(jnp.ones((2, 3)), jnp.ones(2), jnp.ones((2, 1)))

@@ -1,4 +1,4 @@
-"""Schedules, noising, the denoising loss and the sampler, against formulas written out and Gaussians known exactly."""
+"""Schedules, noising, loss and sampler match written-out formulas and Gaussians."""
 
 import math
 
@@ -15,11 +15,11 @@ from unlearn_jax.train import Batch
 from unlearn_jax.types import Dataset, InputError, Variables
 
 TINY = build_denoiser((4, 4, 1), 3, width=16, depth=1, embedding=8)
-PROCESS = diffusion.Process(50)
+PROCESS = diffusion.Process(num_steps=50)
 
 
 def gaussian(means, variance):
-    """The exact denoiser of pixels ``N(mean, variance)``; a condition is its mean, the last one is none."""
+    """The exact denoiser of pixels ``N(mean, variance)``; the last condition is none."""
 
     def predict(variables, noised, signal, condition):
         del variables
@@ -46,28 +46,34 @@ def test_linear_schedule_is_the_product_of_its_betas():
         product *= 1 - (1e-4 + (0.02 - 1e-4) * t / 999)
         expected.append(math.sqrt(max(product, 1e-4)))
     np.testing.assert_allclose(
-        diffusion.Process(1000, "linear").signal, expected, rtol=3e-2
+        diffusion.Process(num_steps=1000, schedule="linear").signal, expected, rtol=3e-2
     )  # less the floor
     np.testing.assert_allclose(
-        diffusion.Process(1000, "linear").signal[:900], expected[:900], rtol=1e-6
+        diffusion.Process(num_steps=1000, schedule="linear").signal[:900],
+        expected[:900],
+        rtol=1e-6,
     )
 
 
-def test_cosine_schedule_is_its_curve():
+def test_cosine_schedule_matches_its_curve():
     start = math.cos(0.008 / 1.008 * math.pi / 2)
     expected = [
         math.cos((t / 200 + 0.008) / 1.008 * math.pi / 2) / start for t in range(1, 201)
     ]
     np.testing.assert_allclose(
-        diffusion.Process(200).signal[:-2], expected[:-2], rtol=1e-5
+        diffusion.Process(num_steps=200).signal[:-2], expected[:-2], rtol=1e-5
     )
 
 
 @pytest.mark.parametrize(
     "process",
-    [diffusion.Process(2), diffusion.Process(1000), diffusion.Process(40, "linear")],
+    [
+        diffusion.Process(num_steps=2),
+        diffusion.Process(num_steps=1000),
+        diffusion.Process(num_steps=40, schedule="linear"),
+    ],
 )
-def test_signals_fall_and_keep_their_digits(process):
+def test_signals_decrease_and_keep_their_digits(process):
     signal = process.signal
     assert signal.shape == (process.num_steps,)
     assert signal.dtype == np.float32
@@ -93,7 +99,7 @@ def test_noise_and_estimate_are_inverse(level, value, noise):
     )
 
 
-def test_images_and_signals_are_the_same_thing():
+def test_images_and_signals_convert_both_ways():
     images = jnp.linspace(0, 1, 5)
     np.testing.assert_allclose(diffusion.to_signal(images), [-1, -0.5, 0, 0.5, 1])
     np.testing.assert_allclose(diffusion.to_images(diffusion.to_signal(images)), images)
@@ -124,7 +130,7 @@ def test_denoising_loss_equals_a_loop():
     )
 
 
-def test_a_fresh_network_passes_its_input_on_as_noise(key):
+def test_fresh_network_predicts_its_input_as_noise(key):
     variables = jax.jit(TINY.init)(key)
     noised, signal = jnp.ones((2, 4, 4, 1)), jnp.array([0.6, 0.8])
     run = jax.jit(
@@ -155,14 +161,14 @@ def test_dropped_labels_train_the_empty_condition_only(key, drop, moved):
 
 
 @pytest.mark.parametrize(("eta", "guidance"), [(0.0, 0.0), (1.0, 0.0), (0.0, 1.5)])
-def test_sampler_draws_the_gaussian_it_knows(key, eta, guidance):
+def test_sampler_draws_from_the_denoisers_gaussian(key, eta, guidance):
     means, variance = [0.8, -0.4, 0.2], 0.09
-    toy, process = gaussian(means, variance), diffusion.Process(200)
+    toy, process = gaussian(means, variance), diffusion.Process(num_steps=200)
     variables = toy.init(jax.random.key(0))
     condition = toy.embed(variables, jnp.arange(2).repeat(3000))
-    knobs = {"guidance": guidance, "num_steps": 200, "eta": eta, "clip": False}
+    options = {"guidance": guidance, "num_steps": 200, "eta": eta, "clip": False}
     run = jax.jit(
-        lambda key: diffusion.sample(key, toy, process, variables, condition, **knobs)
+        lambda key: diffusion.sample(key, toy, variables, process, condition, **options)
     )
     drawn = np.asarray(run(key)).reshape(2, 3000)
     for c in range(
@@ -176,8 +182,8 @@ def test_sampler_draws_the_gaussian_it_knows(key, eta, guidance):
     np.testing.assert_array_equal(run(jax.random.clone(key)).ravel(), drawn.ravel())
 
 
-def test_ddim_is_the_recursion_written_out(key):
-    toy, process = gaussian([0.5, 0.0], 4.0), diffusion.Process(30)
+def test_ddim_matches_the_written_out_recursion(key):
+    toy, process = gaussian([0.5, 0.0], 4.0), diffusion.Process(num_steps=30)
     variables = toy.init(jax.random.key(0))
     condition = toy.embed(variables, jnp.zeros(4, int))
     # one step from T: the estimate of x itself, an affine function of the first noise;
@@ -187,8 +193,8 @@ def test_ddim_is_the_recursion_written_out(key):
             diffusion.sample(
                 jax.random.clone(key),
                 toy,
-                process,
                 variables,
+                process,
                 condition,
                 num_steps=n,
                 clip=False,
@@ -213,7 +219,12 @@ def test_clipping_keeps_samples_in_range(key):
     toy = gaussian([5.0, 0.0], 0.04)
     variables = toy.init(jax.random.key(0))
     drawn = diffusion.sample(
-        key, toy, diffusion.Process(30), variables, jnp.full((50, 1), 5.0), num_steps=10
+        key,
+        toy,
+        variables,
+        diffusion.Process(num_steps=30),
+        jnp.full((50, 1), 5.0),
+        num_steps=10,
     )
     np.testing.assert_allclose(drawn, 1.0, atol=1e-5)
 
@@ -235,14 +246,19 @@ def test_frechet_distance_between_gaussians_of_known_moments():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: diffusion.Process(1), "at least 2 steps"),
-        (lambda: diffusion.Process(10, "linear"), "at least 21 steps"),
+        (lambda: diffusion.Process(num_steps=1), "at least 2 steps"),
         (
-            lambda: diffusion.Process(10, "square"),
+            lambda: diffusion.Process(num_steps=10, schedule="linear"),
+            "at least 21 steps",
+        ),
+        (
+            lambda: diffusion.Process(num_steps=10, schedule="square"),
             "unknown schedule",
         ),  # pyright: ignore[reportArgumentType]
         (
-            lambda: diffusion.training_loss(TINY, diffusion.Process(10), drop=2.0),
+            lambda: diffusion.training_loss(
+                TINY, diffusion.Process(num_steps=10), drop=2.0
+            ),
             "drop is a probability",
         ),
         (lambda: build_denoiser((4, 4, 1), 1), "at least 2 classes"),
@@ -262,23 +278,31 @@ def test_unusable_input_is_refused_in_one_line(call, words):
 
 
 @pytest.mark.parametrize(
-    "knobs", [{"num_steps": 0}, {"num_steps": 51}, {"eta": 2.0}, {"guidance": -1.0}]
+    "options", [{"num_steps": 0}, {"num_steps": 51}, {"eta": 2.0}, {"guidance": -1.0}]
 )
-def test_sampler_refuses_knobs_it_has_no_meaning_for(key, knobs):
+def test_sampler_refuses_meaningless_options(key, options):
     variables = jax.eval_shape(TINY.init, key)
     with pytest.raises(InputError, match="the sampler takes"):
-        diffusion.sample(
-            key, TINY, diffusion.Process(50), variables, jnp.zeros((1, 8)), **knobs
-        )
+        diffusion.sample(key, TINY, variables, PROCESS, jnp.zeros((1, 8)), **options)
 
 
 def test_training_refuses_images_of_another_shape(key):
     data = Dataset(jnp.zeros((4, 8, 8, 1)), jnp.zeros(4, jnp.int32))
     with pytest.raises(InputError, match="takes images of shape"):
         diffusion.train_denoiser(
-            key, TINY, diffusion.Process(50), data, jnp.ones(4, bool), num_epochs=1
+            key,
+            TINY,
+            diffusion.Process(num_steps=50),
+            data,
+            jnp.ones(4, bool),
+            num_epochs=1,
         )
     with pytest.raises(InputError, match="must be positive"):
         diffusion.train_denoiser(
-            key, TINY, diffusion.Process(50), data, jnp.ones(4, bool), num_epochs=0
+            key,
+            TINY,
+            diffusion.Process(num_steps=50),
+            data,
+            jnp.ones(4, bool),
+            num_epochs=0,
         )

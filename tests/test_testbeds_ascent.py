@@ -356,7 +356,7 @@ def test_more_ridge_and_the_trap_is_gone():
 def test_fine_tuning_does_not_leave_the_trap():
     def end(start, name, num_steps=20_000):
         return testbeds.trap_path(
-            start, jnp.asarray(COUNTS[name]), num_steps=num_steps, every=num_steps
+            start, jnp.asarray(COUNTS[name]), num_steps=num_steps, stride=num_steps
         )[-1]
 
     scratch = jnp.asarray([0.1, 0.1])
@@ -386,7 +386,7 @@ def test_trap_path_is_descent():
         jnp.asarray([1.0, -1.0]),
         jnp.asarray(COUNTS["retrained"]),
         num_steps=30,
-        every=10,
+        stride=10,
     )
     assert np.allclose(thinned, got[::10], atol=1e-5)
 
@@ -404,7 +404,7 @@ def test_trap_path_is_descent():
         lambda: testbeds.gradient_path(
             jnp.ones(2), SHARED, 0.1, jnp.ones(2), learning_rate=1, num_steps=1
         ),
-        lambda: testbeds.trap_path(jnp.ones(2), jnp.ones(4), num_steps=10, every=3),
+        lambda: testbeds.trap_path(jnp.ones(2), jnp.ones(4), num_steps=10, stride=3),
         lambda: testbeds.trap_path(jnp.ones(3), jnp.ones(4), num_steps=1),
         lambda: testbeds.trap_loss(jnp.ones(2), jnp.ones(3)),
         lambda: testbeds.trap_minima([1, 2, 3]),

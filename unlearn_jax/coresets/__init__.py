@@ -7,7 +7,8 @@ on a set of samples has of **all** of F, such as its mean margin there::
 
     suppression(C) = (k(D) - k(D - C)) / (k(D) - k(D - F))     1 for the oracle D - F
     S(C) = 1  if  |1 - suppression(C)| <= tolerance
-    PS(C) = P(S(C) = 1)   PN(C) = P(S(F - C) = 0)   PNS(C) = P(S(C) = 1 and S(F - C) = 0)
+    PS(C) = P(S(C) = 1)    PN(C) = P(S(F - C) = 0)
+    PNS(C) = P(S(C) = 1 and S(F - C) = 0)
 
 The probabilities are over training seeds. All worlds (C, F - C, F or nothing removed)
 are simulated on the same seed, so that PNS is observed and not only bounded. The search

@@ -1,17 +1,18 @@
-"""Concept unlearning in class-conditional diffusion models: AMUN's idea asked of the condition instead of the image.
+"""Concept unlearning in class-conditional diffusion models, by AMUN's idea.
 
-A testbed of a question that *Toward Reliable Machine Unlearning* (arXiv 2512.06993,
-chapter 6) leaves open, at the scale of digits. The denoiser itself is
-:func:`unlearn_jax.models.build_denoiser`.
+It is applied to the condition instead of the image. A testbed of a question that
+*Toward Reliable Machine Unlearning* (arXiv 2512.06993, chapter 6) leaves open, at the
+scale of digits. The denoiser itself is :func:`unlearn_jax.models.build_denoiser`.
 """
 
 from unlearn_jax.diffusion.latent import (
     LatentAttack,
+    LatentPGD,
     class_losses,
     denoising_judge,
     external_judge,
     latent_attack,
-    recover,
+    recover_concept,
 )
 from unlearn_jax.diffusion.process import (
     Process,
@@ -28,22 +29,28 @@ from unlearn_jax.diffusion.quality import concept_rate, frechet_distance
 from unlearn_jax.diffusion.unlearn import (
     ERASURES,
     ConceptProblem,
+    KeepOriginal,
+    LatentAdversarial,
     Matching,
+    RandomCondition,
+    RetrainDenoiser,
+    SteerAway,
     attack_concept,
     concept_images,
-    do_nothing,
-    latent_adversarial,
-    random_label,
-    retrain,
-    steer,
 )
 
 __all__ = [
     "ERASURES",
     "ConceptProblem",
+    "KeepOriginal",
+    "LatentAdversarial",
     "LatentAttack",
+    "LatentPGD",
     "Matching",
     "Process",
+    "RandomCondition",
+    "RetrainDenoiser",
+    "SteerAway",
     "add_noise",
     "attack_concept",
     "class_losses",
@@ -52,16 +59,11 @@ __all__ = [
     "concept_rate",
     "denoising_judge",
     "denoising_losses",
-    "do_nothing",
     "external_judge",
     "frechet_distance",
-    "latent_adversarial",
     "latent_attack",
-    "random_label",
-    "recover",
-    "retrain",
+    "recover_concept",
     "sample",
-    "steer",
     "to_images",
     "to_signal",
     "train_denoiser",

@@ -1,9 +1,9 @@
-"""Attacks in the space of conditions: the nearest one that leaves a concept, and the one that brings it back.
+"""Attacks in the space of conditions: the nearest one off a concept, and its recovery.
 
 AMUN's question, asked of the condition instead of the image: a conditional denoiser
 draws concept f at the vector ``e(f)``; how far must ``e(f) + delta`` move before it
-stands for something else? A judge says what it stands for, given images of f. The
-radius of the search is doubled as in AMUN (arXiv 2503.00917, Algorithm 1).
+stands for another class? A judge classifies it, given images of f. The radius of the
+search is doubled as in AMUN (arXiv 2503.00917, Algorithm 1).
 """
 
 from collections.abc import Callable
@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 
 from unlearn_jax.attacks import l2, pgd
 from unlearn_jax.attacks.search import NO_CLASS
@@ -28,15 +29,48 @@ from unlearn_jax.diffusion.process import (
 )
 from unlearn_jax.models.denoiser import Denoiser
 from unlearn_jax.types import Array, AttackResult, InputError, Status, Variables
+from unlearn_jax.values import Real, value
 
 Judge = Callable[[Array], Array]
-"""``delta [B, E] -> logits [B, C]``: what ``e(f) + delta`` stands for, one row per image that the judge was made of."""
+"""``delta [B, E] -> logits [B, C]`` of ``e(f) + delta``, one row per judged image."""
 
 UNBOUNDED = (-np.inf, np.inf)
 
 
+@value
+class LatentPGD:
+    """Search for the nearest condition off a concept, by PGD with a doubling radius.
+
+    Attributes:
+      radius: the smallest, in the Euclidean norm of the latent space.
+      num_radii: radii, each twice the one before.
+      num_steps: gradient steps per radius.
+      step_ratio: length of a step over the radius.
+
+    Raises:
+      InputError: sizes or lengths that are not positive.
+    """
+
+    radius: Real = 0.25
+    num_radii: int = 8
+    num_steps: int = 20
+    step_ratio: Real = 0.1
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        lengths = (self.radius, self.step_ratio)
+        is_bad = [
+            not isinstance(length, Tracer) and not length > 0 for length in lengths
+        ]
+        if min(self.num_radii, self.num_steps) < 1 or any(is_bad):
+            raise InputError(
+                "radius, num_radii, num_steps and step_ratio of a latent attack must be"
+                " positive"
+            )
+
+
 class LatentAttack(NamedTuple):
-    """The nearest conditions that leave a concept, one row per image.
+    """The nearest conditions off a concept, one row per image.
 
     Attributes:
       delta: ``[B, E]`` float32, to be added to the concept's vector; the last iterate
@@ -57,7 +91,7 @@ class LatentAttack(NamedTuple):
 
 
 class _Levels(NamedTuple):
-    """Each of B images at K noise levels: ``x [B * K, ...]``, ``signal [B * K]``, ``noise [B * K, ...]``."""
+    """Each of B images at K noise levels, ``[B * K, ...]``."""
 
     x: Array
     signal: Array
@@ -67,17 +101,15 @@ class _Levels(NamedTuple):
 def _levels(
     key: Array, process: Process, images: Array, num_levels: int, *, first: float = 0.0
 ) -> _Levels:
-    """Levels in the middles of ``num_levels`` equal parts of the steps ``first * T .. T``."""
+    """Noise images in the middles of ``num_levels`` parts of the steps first T .. T."""
     if not 1 <= num_levels <= process.num_steps // 2:
         raise InputError(
-            f"a judge looks at 1 to {process.num_steps // 2} noise levels, got"
+            f"a judge takes 1 to {process.num_steps // 2} noise levels, got"
             f" {num_levels}"
         )
-    place = first + (1 - first) * (np.arange(num_levels) + 0.5) / num_levels
-    signal = jnp.tile(
-        jnp.asarray(process.signal[(place * process.num_steps).astype(int)]),
-        len(images),
-    )
+    time = first + (1 - first) * (np.arange(num_levels) + 0.5) / num_levels
+    levels = process.signal[(time * process.num_steps).astype(int)]
+    signal = jnp.tile(jnp.asarray(levels), len(images))
     x = jnp.repeat(to_signal(images), num_levels, axis=0)
     return _Levels(x, signal, jax.random.normal(key, x.shape))
 
@@ -85,21 +117,20 @@ def _levels(
 def _losses(
     denoiser: Denoiser, variables: Variables, at: _Levels, condition: Array
 ) -> Array:
-    """Denoising losses under a condition ``[B, E]`` per image, averaged over levels: ``[B]``."""
-    rows, per = len(condition), len(at.x) // len(condition)
-    losses = denoising_losses(
-        denoiser, variables, *at, jnp.repeat(condition, per, axis=0)
-    )
-    return jnp.mean(losses.reshape(rows, per), 1)
+    """Return denoising losses ``[B]`` of conditions ``[B, E]``, means over levels."""
+    rows = len(condition)
+    num_levels = len(at.x) // rows
+    condition = jnp.repeat(condition, num_levels, axis=0)
+    losses = denoising_losses(denoiser, variables, *at, condition)
+    return jnp.mean(losses.reshape(rows, num_levels), 1)
 
 
 def _all_losses(
     denoiser: Denoiser, variables: Variables, at: _Levels, rows: int
 ) -> Array:
     def under(label: Array) -> Array:
-        return _losses(
-            denoiser, variables, at, denoiser.embed(variables, jnp.full((rows,), label))
-        )
+        condition = denoiser.embed(variables, jnp.full((rows,), label))
+        return _losses(denoiser, variables, at, condition)
 
     return lax.map(under, jnp.arange(denoiser.num_classes)).T
 
@@ -107,22 +138,23 @@ def _all_losses(
 def class_losses(
     key: Array,
     denoiser: Denoiser,
-    process: Process,
     variables: Variables,
+    process: Process,
     images: Array,
     *,
     num_levels: int = 8,
 ) -> Array:
-    """Denoising losses of images under every class: minus these, as logits, are the diffusion classifier.
+    """Return the denoising losses of images under every class.
 
+    Minus these, as logits, are the diffusion classifier,
     ``argmin_c E|eps - eps_theta(x_t, t, c)|^2`` (Li et al., arXiv 2303.16203), with the
     same steps and noise for all classes, which removes most of the variance.
 
     Args:
       key: of the noise.
       denoiser: the architecture.
-      process: the schedule.
       variables: theta.
+      process: the schedule.
       images: ``[B, H, W, ch]`` in [0, 1].
       num_levels: steps, in the middles of as many equal parts of 1..T.
 
@@ -141,26 +173,27 @@ def class_losses(
 def denoising_judge(
     key: Array,
     denoiser: Denoiser,
-    process: Process,
     variables: Variables,
+    process: Process,
     images: Array,
     concept: Array | int,
     *,
     num_levels: int = 8,
 ) -> Judge:
-    """The model's own judgment: does ``e(f) + delta`` still explain the image better than every other class does?
+    """Return the judge that classifies a condition by the model's denoising losses.
 
-    Logits are minus the losses of :func:`class_losses`, with ``e(f) + delta`` in the
-    place of ``e(f)``. The image is lost to the class that explains it next best.
+    Logits are minus the losses of :func:`class_losses`, with ``e(f) + delta`` for
+    ``e(f)``: the condition stands for f while it explains the image better than every
+    other class does.
 
     Args:
       key: of the noise, fixed for all ``delta``.
       denoiser: the architecture.
-      process: the schedule.
       variables: theta.
+      process: the schedule.
       images: ``[B, H, W, ch]`` of the concept, in [0, 1].
       concept: f.
-      num_levels: see :func:`class_losses`.
+      num_levels: steps, in the middles of as many equal parts of 1..T.
     """
     check_shape(denoiser, images)
     at = _levels(key, process, images, num_levels)
@@ -178,25 +211,26 @@ def denoising_judge(
 def external_judge(
     key: Array,
     denoiser: Denoiser,
-    process: Process,
     variables: Variables,
+    process: Process,
     images: Array,
     concept: Array | int,
     classify: Callable[[Array], Array],
     *,
     num_levels: int = 8,
 ) -> Judge:
-    """A classifier's judgment of the images that ``e(f) + delta`` makes of noised images of f.
+    """Return the judge that classifies the images drawn under a condition.
 
-    Logits are the classifier's log-probabilities on the estimate of x at each noise
-    level, averaged over levels. At low noise the estimate is the image whatever the
+    Images of f are noised and denoised under ``e(f) + delta``. Logits are the
+    classifier's log-probabilities on the estimate of x at each noise level, averaged
+    over levels. At low noise the estimate is the image whatever the
     condition, so the average leaves f only through high levels.
 
     Args:
       key: of the noise.
       denoiser: the architecture.
-      process: the schedule.
       variables: theta.
+      process: the schedule.
       images: ``[B, H, W, ch]`` of the concept, in [0, 1].
       concept: f.
       classify: ``images [B, H, W, ch] in [0, 1] -> logits [B, C]``.
@@ -208,12 +242,10 @@ def external_judge(
     own = denoiser.embed(variables, jnp.full((len(images),), concept))
 
     def judge(delta: Array) -> Array:
-        predicted = denoiser.predict(
-            variables, noised, at.signal, jnp.repeat(own + delta, num_levels, axis=0)
-        )
-        log_probs = jax.nn.log_softmax(
-            classify(to_images(clean_estimate(noised, at.signal, predicted)))
-        )
+        condition = jnp.repeat(own + delta, num_levels, axis=0)
+        predicted = denoiser.predict(variables, noised, at.signal, condition)
+        estimates = to_images(clean_estimate(noised, at.signal, predicted))
+        log_probs = jax.nn.log_softmax(classify(estimates))
         return jnp.mean(log_probs.reshape(len(images), num_levels, -1), 1)
 
     return judge
@@ -223,43 +255,29 @@ def latent_attack(
     judge: Judge,
     concept: Array | int,
     shape: tuple[int, int],
-    *,
-    radius: float = 0.25,
-    num_radii: int = 8,
-    num_steps: int = 20,
-    step_ratio: float = 0.1,
+    attack: LatentPGD = LatentPGD(),  # noqa: B008
 ) -> LatentAttack:
-    """For every image the nearest condition that leaves the concept, over the radii ``radius * 2**k, k < num_radii``.
+    """Search the nearest condition off the concept for every image.
 
-    Each radius is searched by :func:`unlearn_jax.attacks.pgd` from ``delta = 0``; the
-    success in the smallest radius is returned. Images for which no radius works keep
-    their last iterate and say so in ``status``.
+    Each radius ``radius * 2**k, k < num_radii`` is searched by
+    :func:`unlearn_jax.attacks.pgd` from ``delta = 0``; the success in the smallest
+    radius is returned. Images for which no radius works keep their last iterate, and
+    the status tells.
 
     Args:
-      judge: what a condition stands for.
+      judge: classifies conditions.
       concept: f, the class to leave.
       shape: ``(B, E)``, of ``delta``.
-      radius: the smallest, in the Euclidean norm of the latent space.
-      num_radii: how many.
-      num_steps: gradient steps per radius.
-      step_ratio: length of a step over the radius.
+      attack: the search.
 
     Returns:
       One row per image.
-
-    Raises:
-      InputError: sizes or lengths that are not positive.
     """
-    if min(num_radii, num_steps) < 1 or radius <= 0 or step_ratio <= 0:
-        raise InputError(
-            "radius, num_radii, num_steps and step_ratio of a latent attack must be"
-            " positive"
-        )
     start = jnp.zeros(shape)
-    left = jnp.full((shape[0],), concept, jnp.int32)
+    labels = jnp.full((shape[0],), concept, jnp.int32)
 
     def widen(best: AttackResult, epsilon: Array) -> tuple[AttackResult, None]:
-        goal = jnp.where(best.success, NO_CLASS, left)  # what is solved takes no step
+        goal = jnp.where(best.success, NO_CLASS, labels)  # solved rows take no step
         now = pgd(
             lambda _, delta: judge(delta),
             (),
@@ -267,32 +285,34 @@ def latent_attack(
             goal,
             start,
             epsilon=epsilon,
-            num_steps=num_steps,
-            step_ratio=step_ratio,
+            num_steps=attack.num_steps,
+            step_ratio=attack.step_ratio,
             norm=l2,
             bounds=UNBOUNDED,
         )
         solved = best.success
-        keep = lambda old, new: jnp.where(
-            solved.reshape(solved.shape + (1,) * (old.ndim - 1)), old, new
-        )
+
+        def keep(old: Array, new: Array) -> Array:
+            column = solved.reshape(solved.shape + (1,) * (old.ndim - 1))
+            return jnp.where(column, old, new)
+
         return jax.tree.map(keep, best, now), None
 
     zeros = jnp.zeros((shape[0],))
-    nothing = AttackResult(
-        start, left, zeros, zeros, jnp.full((shape[0],), Status.NOT_FOUND, jnp.int32)
-    )
-    best, _ = lax.scan(widen, nothing, radius * 2.0 ** jnp.arange(num_radii))
+    status = jnp.full((shape[0],), Status.NOT_FOUND, jnp.int32)
+    first = AttackResult(start, labels, zeros, zeros, status)
+    radii = attack.radius * 2.0 ** jnp.arange(attack.num_radii)
+    best, _ = lax.scan(widen, first, radii)
     return LatentAttack(
         best.images, best.labels, best.epsilon, best.distance, best.status
     )
 
 
-def recover(
+def recover_concept(
     key: Array,
     denoiser: Denoiser,
-    process: Process,
     variables: Variables,
+    process: Process,
     images: Array,
     concept: Array | int,
     *,
@@ -301,7 +321,7 @@ def recover(
     batch_size: int = 64,
     step_ratio: float = 0.1,
 ) -> Array:
-    """The attack on an unlearned model: the condition within ``radius`` of ``e(f)`` that draws images of f best.
+    """Attack an unlearned model: find the condition near ``e(f)`` that draws f best.
 
     Minimizes the denoising loss of ``images`` over one ``delta`` for all of them by
     projected steps along the normalized stochastic gradient, of length
@@ -312,14 +332,14 @@ def recover(
     Args:
       key: consumed.
       denoiser: the architecture.
-      process: the schedule.
       variables: of the model under attack.
+      process: the schedule.
       images: ``[B, H, W, ch]`` of the concept, in [0, 1].
       concept: f.
       radius: of the ball, Euclidean; may be traced, 0 for no attack.
       num_steps: gradient steps.
       batch_size: images per step, drawn with replacement.
-      step_ratio: see above.
+      step_ratio: length of the first step over the radius.
 
     Returns:
       ``delta [E]``, at most ``radius`` long.
@@ -337,14 +357,12 @@ def recover(
 
     def loss(delta: Array, key: Array) -> Array:
         key_rows, key_level = jax.random.split(key)
-        x = to_signal(
-            images[jax.random.randint(key_rows, (batch_size,), 0, len(images))]
-        )
+        rows = jax.random.randint(key_rows, (batch_size,), 0, len(images))
+        x = to_signal(images[rows])
         signal, noise = draw_levels(key_level, process, x)
         condition = jnp.repeat(own + delta.reshape(1, -1), batch_size, axis=0)
-        return jnp.mean(
-            denoising_losses(denoiser, variables, x, signal, noise, condition)
-        )
+        losses = denoising_losses(denoiser, variables, x, signal, noise, condition)
+        return jnp.mean(losses)
 
     def step(delta: Array, item: tuple[Array, Array]) -> tuple[Array, None]:
         key_step, left = item
@@ -352,6 +370,5 @@ def recover(
         return l2.project(delta - step_ratio * left * radius * down, radius), None
 
     left = jnp.linspace(1.0, 0.0, num_steps, endpoint=False)
-    return lax.scan(
-        step, jnp.zeros(own.shape[1]), (jax.random.split(key, num_steps), left)
-    )[0]
+    items = (jax.random.split(key, num_steps), left)
+    return lax.scan(step, jnp.zeros(own.shape[1]), items)[0]

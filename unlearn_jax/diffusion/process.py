@@ -1,19 +1,20 @@
-"""The diffusion process of a denoiser: schedules, noising, the denoising loss, training, and the sampler.
+"""The diffusion process of a denoiser: schedules, noising, training and sampling.
 
-Inside the process images are signals in [-1, 1]; outside they are what they are
-everywhere, in [0, 1]. At step t of T, ``x_t = s_t x + sqrt(1 - s_t^2) eps`` with
-``s_t = sqrt(alpha_bar_t)`` (Ho et al., arXiv 2006.11239, equation 4).
+Inside the process images are signals in [-1, 1], outside they are in [0, 1]. At step t
+of T, ``x_t = s_t x + sqrt(1 - s_t^2) eps`` with ``s_t = sqrt(alpha_bar_t)`` (Ho et al.,
+arXiv 2006.11239, equation 4).
 """
 
-import dataclasses
 from functools import lru_cache
 from typing import Literal
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
+from jax.core import Tracer
 
 from unlearn_jax.models.denoiser import Denoiser
 from unlearn_jax.train import (
@@ -25,16 +26,16 @@ from unlearn_jax.train import (
     train_epochs,
 )
 from unlearn_jax.types import Array, Dataset, InputError, ModelState, Variables
+from unlearn_jax.values import value
 
 Schedule = Literal["cosine", "linear"]
 _LEAST = 1e-4
-"""Least alpha_bar: below it the estimate of the clean image loses its digits in float32."""
+"""Least alpha_bar: below it the clean image's estimate loses its digits in float32."""
 
 
-@jax.tree_util.register_static
-@dataclasses.dataclass(frozen=True)
+@value
 class Process:
-    """A noise schedule, static under ``jit``.
+    """A noise schedule.
 
     Attributes:
       num_steps: T.
@@ -46,7 +47,7 @@ class Process:
     Raises:
       InputError: fewer than 2 steps (20 for ``linear``), or an unknown schedule.
 
-    >>> Process(10).signal.shape
+    >>> Process(num_steps=10).signal.shape
     (10,)
     """
 
@@ -54,11 +55,7 @@ class Process:
     schedule: Schedule = "cosine"
 
     def __post_init__(self) -> None:
-        """Refuses what has no schedule."""
-        if self.schedule not in ("cosine", "linear"):
-            raise InputError(
-                f"unknown schedule {self.schedule!r}: choose cosine or linear"
-            )
+        """Check the number of steps."""
         least = 2 if self.schedule == "cosine" else 21  # betas stay below 1
         if self.num_steps < least:
             raise InputError(
@@ -79,32 +76,31 @@ def _signal(process: Process) -> np.ndarray:
         betas = np.linspace(1e-4, 0.02, process.num_steps) * 1000 / process.num_steps
         alpha_bar = np.cumprod(1 - betas)
     else:
-        place = np.concatenate([[0.0], steps / process.num_steps])
-        curve = np.cos((place + 0.008) / 1.008 * np.pi / 2) ** 2
+        time = np.concatenate([[0.0], steps / process.num_steps])
+        curve = np.cos((time + 0.008) / 1.008 * np.pi / 2) ** 2
         alpha_bar = curve[1:] / curve[0]
-    floor = _LEAST * (
-        1 + 1e-3 * (process.num_steps - steps)
-    )  # stays decreasing where it binds
+    # The floor itself decreases, so that the signal does where the floor binds.
+    floor = _LEAST * (1 + 1e-3 * (process.num_steps - steps))
     return np.sqrt(np.maximum(alpha_bar, floor)).astype(np.float32)
 
 
 def to_signal(images: Array) -> Array:
-    """Images in [0, 1] to [-1, 1]."""
+    """Return images in [0, 1] as signals in [-1, 1]."""
     return 2 * images - 1
 
 
 def to_images(signal: Array) -> Array:
-    """Signals to images, clipped to [0, 1]."""
+    """Return signals as images, clipped to [0, 1]."""
     return jnp.clip((signal + 1) / 2, 0.0, 1.0)
 
 
 def _spread(values: Array, like: Array) -> Array:
-    """``[B]`` as ``[B, 1, ...]``, to multiply ``like`` by."""
+    """Reshape ``[B]`` to ``[B, 1, ...]``, to multiply ``like`` by."""
     return values.reshape(values.shape + (1,) * (like.ndim - 1))
 
 
 def add_noise(x: Array, signal: Array, noise: Array) -> Array:
-    """``x_t = s x + sqrt(1 - s^2) eps``.
+    """Return ``x_t = s x + sqrt(1 - s^2) eps``.
 
     Args:
       x: ``[B, ...]`` clean signals.
@@ -117,11 +113,24 @@ def add_noise(x: Array, signal: Array, noise: Array) -> Array:
     >>> float(add_noise(jnp.ones((1, 1)), jnp.array([0.6]), jnp.ones((1, 1)))[0, 0])
     1.4...
     """
+    chex.assert_equal_shape([x, noise])
+    chex.assert_shape(signal, (len(x),))
     return _spread(signal, x) * x + jnp.sqrt(1 - _spread(signal, x) ** 2) * noise
 
 
 def clean_estimate(noised: Array, signal: Array, noise: Array) -> Array:
-    """The x that :func:`add_noise` turns into ``noised``, were ``noise`` the noise in it; arguments as there."""
+    """Return the x that :func:`add_noise` turns into ``noised``.
+
+    Args:
+      noised: ``[B, ...]`` x_t.
+      signal: ``[B]`` s.
+      noise: ``[B, ...]`` eps, an estimate.
+
+    Returns:
+      ``[B, ...]``.
+    """
+    chex.assert_equal_shape([noised, noise])
+    chex.assert_shape(signal, (len(noised),))
     return (noised - jnp.sqrt(1 - _spread(signal, noised) ** 2) * noise) / _spread(
         signal, noised
     )
@@ -135,7 +144,7 @@ def denoising_losses(
     noise: Array,
     condition: Array,
 ) -> Array:
-    """``|eps - eps_theta(x_t, t, c)|^2`` per pixel (arXiv 2006.11239, equation 14, over the number of pixels).
+    """Return ``|eps - eps_theta(x_t, t, c)|^2`` per pixel (arXiv 2006.11239, eq. 14).
 
     Args:
       denoiser: the architecture.
@@ -155,17 +164,20 @@ def denoising_losses(
 
 
 def draw_levels(key: Array, process: Process, x: Array) -> tuple[Array, Array]:
-    """A step, uniform in 1..T, and Gaussian noise for each row of ``x [B, ...]``: ``(signal [B], noise [B, ...])``."""
+    """Draw a step, uniform in 1..T, and Gaussian noise for each row of ``x [B, ...]``.
+
+    Returns:
+      The steps' signal ``[B]`` and the noise ``[B, ...]``.
+    """
     key_step, key_noise = jax.random.split(key)
     steps = jax.random.randint(key_step, (len(x),), 0, process.num_steps)
-    return jnp.asarray(process.signal)[steps], jax.random.normal(
-        key_noise, x.shape, x.dtype
-    )
+    noise = jax.random.normal(key_noise, x.shape, x.dtype)
+    return jnp.asarray(process.signal)[steps], noise
 
 
 @lru_cache(maxsize=64)
 def training_loss(denoiser: Denoiser, process: Process, *, drop: float = 0.1) -> LossFn:
-    """The mean denoising loss of a batch, with a random step and fresh noise for each sample.
+    """Return the mean denoising loss of a batch, with random steps and noise.
 
     Args:
       denoiser: the architecture.
@@ -193,12 +205,8 @@ def training_loss(denoiser: Denoiser, process: Process, *, drop: float = 0.1) ->
         )
         x = to_signal(batch.images)
         signal, noise = draw_levels(key_level, process, x)
-        return (
-            jnp.mean(
-                denoising_losses(denoiser, variables, x, signal, noise, condition)
-            ),
-            variables.state,
-        )
+        losses = denoising_losses(denoiser, variables, x, signal, noise, condition)
+        return jnp.mean(losses), variables.state
 
     return loss_fn
 
@@ -213,13 +221,13 @@ def train_denoiser(
     num_epochs: int,
     num_batches: int | None = None,
     batch_size: int = 64,
-    learning_rate: float = 2e-3,
+    learning_rate: float | Array = 2e-3,
     drop: float = 0.1,
 ) -> tuple[Variables, Array]:
-    """Trains from scratch with Adam, its rate falling to 0 along a cosine (it serves as an average of weights would).
+    """Train a denoiser from scratch with Adam, its rate falling to 0 along a cosine.
 
-    Pure: jit it, or map it over many keys and masks with
-    :func:`unlearn_jax.replicas.map_models`.
+    The falling rate serves as an average of weights would. Pure: jit it, or map it over
+    many keys and masks with :func:`unlearn_jax.replicas.map_models`.
 
     Args:
       key: of the whole run.
@@ -232,7 +240,7 @@ def train_denoiser(
         ``data``.
       batch_size: samples per step.
       learning_rate: the first.
-      drop: see :func:`training_loss`.
+      drop: probability that a label is replaced by "no condition", in [0, 1].
 
     Returns:
       The variables, and the mean loss of each epoch ``[num_epochs]``.
@@ -241,10 +249,9 @@ def train_denoiser(
       InputError: sizes or a rate that are not positive, a bad ``drop``, images of
         another shape.
     """
-    if (
-        min(num_epochs, batch_size, 1 if num_batches is None else num_batches) < 1
-        or learning_rate <= 0
-    ):
+    sizes = (num_epochs, batch_size, 1 if num_batches is None else num_batches)
+    is_bad = not isinstance(learning_rate, Tracer) and not learning_rate > 0
+    if min(sizes) < 1 or is_bad:
         raise InputError(
             "num_epochs, num_batches, batch_size and learning_rate of a denoiser must"
             " be positive"
@@ -272,7 +279,7 @@ def train_denoiser(
 
 
 def check_shape(denoiser: Denoiser, images: Array) -> None:
-    """Refuses images ``[N, H, W, ch]`` of another shape than the denoiser's.
+    """Raise on images ``[N, H, W, ch]`` of another shape than the denoiser's.
 
     Raises:
       InputError: naming both.
@@ -287,8 +294,8 @@ def check_shape(denoiser: Denoiser, images: Array) -> None:
 def sample(
     key: Array,
     denoiser: Denoiser,
-    process: Process,
     variables: Variables,
+    process: Process,
     condition: Array,
     *,
     guidance: float = 0.0,
@@ -296,22 +303,22 @@ def sample(
     eta: float = 0.0,
     clip: bool = True,
 ) -> Array:
-    """Draws one signal per condition by DDIM (Song et al., arXiv 2010.02502, equations 12 and 16).
+    """Draw one signal per condition by DDIM (arXiv 2010.02502, equations 12 and 16).
 
-    Goes through ``num_steps`` levels spaced evenly over 1..T, from T down. With
+    Passes through ``num_steps`` levels spaced evenly over 1..T, from T down. With
     classifier-free guidance the noise is estimated by
     ``(1 + w) eps(x, c) - w eps(x, none)`` (arXiv 2207.12598, equation 6).
 
     Args:
       key: consumed.
       denoiser: the architecture.
-      process: the schedule.
       variables: theta.
+      process: the schedule.
       condition: ``[B, E]``, from ``denoiser.embed`` or anywhere in that space.
       guidance: w; 0 for none, which costs half.
       num_steps: 1..T.
       eta: 0 is deterministic given the first noise; 1 is ancestral sampling as in DDPM.
-      clip: estimates of x are clipped to [-1, 1] on the way.
+      clip: clip estimates of x to [-1, 1] at every step.
 
     Returns:
       ``[B, H, W, ch]`` signals; :func:`to_images` makes images of them.
@@ -346,21 +353,11 @@ def sample(
         spread = eta * jnp.sqrt(
             (1 - after**2) / (1 - level**2) * (1 - level**2 / after**2)
         )
-        kept = jnp.sqrt(jnp.maximum(1 - after**2 - spread**2, 0.0))
-        return (
-            after * clean
-            + kept * noise
-            + spread * jax.random.normal(key_step, x.shape),
-            None,
-        )
+        remainder = jnp.sqrt(jnp.maximum(1 - after**2 - spread**2, 0.0))
+        fresh = jax.random.normal(key_step, x.shape)
+        return after * clean + remainder * noise + spread * fresh, None
 
     first = jax.random.normal(key_first, (len(condition), *denoiser.image_shape))
-    return lax.scan(
-        step,
-        first,
-        (
-            jnp.asarray(levels),
-            jnp.asarray(following),
-            jax.random.split(key_steps, num_steps),
-        ),
-    )[0]
+    keys = jax.random.split(key_steps, num_steps)
+    items = (jnp.asarray(levels), jnp.asarray(following), keys)
+    return lax.scan(step, first, items)[0]

@@ -1,4 +1,4 @@
-"""What samples of a generator are worth, in the eyes of a classifier that had no part in making them: arrays only."""
+"""Quality of a generator's samples by an independent classifier: arrays only."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -7,13 +7,13 @@ from unlearn_jax.types import InputError
 
 
 def frechet_distance(features: ArrayLike, reference: ArrayLike) -> float:
-    """The Frechet distance between two sets of features, taken for Gaussians.
+    """Return the Frechet distance between two sets of features, taken for Gaussians.
 
     ``|mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2))`` (Heusel et al., arXiv
     1706.08500, equation 6). FID is this on features of an Inception network trained on
     ImageNet; on any other features it is **not** FID, and numbers made with different
     features or sample sizes must not be compared. It is biased upwards in small sets:
-    show that of real images beside it.
+    show that of real images with it.
 
     Args:
       features: ``[N, D]`` of the samples, N of at least 2.
@@ -41,9 +41,8 @@ def frechet_distance(features: ArrayLike, reference: ArrayLike) -> float:
         raise InputError(
             "features hold NaN or infinity: the samples, or the classifier, are broken"
         )
-    (mean, cov), (other_mean, other_cov) = (
-        (values.mean(0), np.atleast_2d(np.cov(values, rowvar=False))) for values in sets
-    )
+    mean, other_mean = (values.mean(0) for values in sets)
+    cov, other_cov = (np.atleast_2d(np.cov(values, rowvar=False)) for values in sets)
     root = _root(cov)
     cross = np.sqrt(np.clip(np.linalg.eigvalsh(root @ other_cov @ root), 0, None)).sum()
     distance = (
@@ -56,13 +55,13 @@ def frechet_distance(features: ArrayLike, reference: ArrayLike) -> float:
 
 
 def _root(matrix: np.ndarray) -> np.ndarray:
-    """The symmetric square root of a covariance."""
+    """Return the symmetric square root of a covariance."""
     values, vectors = np.linalg.eigh(matrix)
     return (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
 
 
 def concept_rate(predictions: ArrayLike, concept: int) -> float:
-    """Share of predictions ``[N]`` that name the concept.
+    """Return the fraction of predictions ``[N]`` that name the concept.
 
     Raises:
       InputError: no predictions, or not a list of integers.

@@ -92,7 +92,7 @@ class LocalTraining:
 
     @property
     def maps(self) -> bool:
-        """Whether clients train one after the other."""
+        """True where clients train one after the other."""
         return self.form == "map" or (
             self.form == "auto" and jax.default_backend() == "cpu"
         )

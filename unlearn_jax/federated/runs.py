@@ -32,9 +32,9 @@ class RecoveryRuns:
           measures: names of the K measures; recovery is judged by the first.
         """
         self.measures = tuple(measures)
-        self.measured = {
-            name: np.stack([part[name] for part in parts]) for name in parts[0]
-        }
+        self.measured: dict[str, np.ndarray] = {}
+        for name in parts[0]:
+            self.measured[name] = np.stack([part[name] for part in parts])
         self.shape = self.measured["original"].shape[:2]
         factors = np.argwhere(np.ones(self.shape, bool))
         self.weights = audit.run_weights(np.random.default_rng(0), 2000, factors)

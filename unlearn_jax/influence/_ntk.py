@@ -315,7 +315,8 @@ def cross_influence_norm(
             " both, or neither"
         )
     half = kernel_rf.ndim // 2
-    rows, columns = kernel_rf.shape[:half], kernel_rf.shape[half:]
+    rows = kernel_rf.shape[:half]
+    columns = kernel_rf.shape[half:]
     if kernel_rr.shape != rows + rows or kernel_ff.shape != columns + columns:
         raise InputError(
             f"kernels of shape {kernel_rr.shape} and {kernel_ff.shape} do not belong to"

@@ -1,23 +1,24 @@
-"""Where descent-ascent goes on an example that can be solved: logistic regression with the exponential loss.
+"""Limits of descent-ascent on logistic regression with the exponential loss.
 
 Mavrothalassitis, Puigdemont, Levi and Cevher, NeurIPS 2025, "Ascent Fails to Forget"
 (arXiv 2509.26427). A model with weights w has the loss ``exp(-y w.x)`` on a sample, and
 a ridge ``(lambda/2) |w|^2``. With R the retained and F the forget samples, N = |R| +
-|F|, three objectives are compared::
+|F|, three objectives are compared, of which retraining is the goal of unlearning and
+the last is that of descent-ascent (DA)::
 
     original   (1/N)   sum_D loss                          + ridge
-    retrained  (1/|R|) sum_R loss                          + ridge       the goal of unlearning
-    ascent     (1/|R|) sum_R loss - (1/|F|) sum_F loss     + ridge       what descent-ascent (DA) minimizes
+    retrained  (1/|R|) sum_R loss                          + ridge
+    ascent     (1/|R|) sum_R loss - (1/|F|) sum_F loss     + ridge
 
 Only b = |R_j| of the retained and alpha b of the forget samples are active on the
-weights looked at, and all of a set have the same signed input ``y x``: the direction
+chosen weights, and all of a set have the same signed input ``y x``: the direction
 u_R or u_F. So every objective is
 
     ``c_R exp(-u_R.w) + c_F exp(-u_F.w) + (lambda/2) |w|^2``
 
 with the two forces c of :func:`forces`. Two cases are solved here: both sets share one
 coordinate (u_R = u_F = 1), and two correlated coordinates (u_R = (1, eps), u_F = (eps,
-1)). What was proven for them says how ascent can fail, not that it fails on a network.
+1)). The proofs show how ascent can fail, not that it fails on a network.
 
 Host-side NumPy in float64, over arrays of alpha and eps; the paths are in
 :mod:`unlearn_jax.testbeds.ascent_paths`.
@@ -35,7 +36,7 @@ from numpy.typing import ArrayLike
 from unlearn_jax.types import InputError
 
 _HALVINGS = 64
-"""Bisections: more than the bits of a double, and brackets here are a few units wide."""
+"""Bisections: more than the bits of a double, for brackets a few units wide."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +46,8 @@ class Sizes:
     Attributes:
       num_retain: |R|, at least 1.
       num_forget: |F|, at least 1.
-      num_active: b = |R_j|, the retained samples that are active on the weights looked
-        at, in 1..|R|.
+      num_active: b = |R_j|, the retained samples that are active on the chosen weights,
+        in 1..|R|.
       ridge: lambda, positive.
     """
 
@@ -56,7 +57,7 @@ class Sizes:
     ridge: float
 
     def __post_init__(self) -> None:
-        """Refuses numbers that make no example."""
+        """Check the ranges."""
         if (
             self.num_retain < 1
             or self.num_forget < 1
@@ -79,7 +80,9 @@ class Sizes:
 
 
 class Forces(NamedTuple):
-    """What stands before the exponentials of each objective: ``[..., 2]``, of the retained and of the forget samples.
+    """Coefficients ``[..., 2]`` of each objective's exponentials.
+
+    The first is that of the retained, the second that of the forget samples.
 
     Attributes:
       original: ``b / N`` and ``alpha b / N``.
@@ -93,18 +96,18 @@ class Forces(NamedTuple):
 
 
 class Regime(enum.IntEnum):
-    """How many stationary points the ascent objective has on one shared coordinate."""
+    """Stationary points of the ascent objective on one shared coordinate."""
 
     ONE_MINIMUM = 0
-    """``alpha <= |F|/|R|``: retained samples outweigh the forget samples; a single, global minimum."""
+    """``alpha <= |F|/|R|``: a single, global minimum."""
     LOCAL_MINIMUM = 1
-    """Up to :func:`alpha_limit`: a local minimum and a local maximum, behind which the objective falls for ever."""
+    """Up to :func:`alpha_limit`: a local minimum and a local maximum."""
     DIVERGES = 2
-    """Above: no stationary point; descent-ascent runs to minus infinity from every start."""
+    """Above: no stationary point; descent-ascent diverges from every start."""
 
 
 class SharedMinimizers(NamedTuple):
-    """Stationary weights where both sets share one coordinate; float64, of the shape of ``alpha``.
+    """Stationary weights where both sets share one coordinate, shaped as ``alpha``.
 
     Attributes:
       original: w_D, the trained model.
@@ -138,7 +141,7 @@ class PairMinimizers(NamedTuple):
 
 
 def forces(sizes: Sizes, alpha: ArrayLike) -> Forces:
-    """The coefficients of the three objectives.
+    """Return the coefficients of the three objectives.
 
     Args:
       sizes: of the example.
@@ -151,8 +154,12 @@ def forces(sizes: Sizes, alpha: ArrayLike) -> Forces:
       InputError: alpha is negative or not finite.
     """
     alpha = _checked(alpha, "alpha", 0.0, math.inf)
-    ones, b = np.ones_like(alpha), sizes.num_active
-    pair = lambda retain, forget: np.stack([retain * ones, forget * ones], -1)
+    ones = np.ones_like(alpha)
+    b = sizes.num_active
+
+    def pair(retain: ArrayLike, forget: ArrayLike) -> np.ndarray:
+        return np.stack([retain * ones, forget * ones], -1)
+
     return Forces(
         original=pair(b / sizes.num_all, alpha * b / sizes.num_all),
         retrained=pair(b / sizes.num_retain, 0.0),
@@ -161,14 +168,14 @@ def forces(sizes: Sizes, alpha: ArrayLike) -> Forces:
 
 
 def shared_minimizers(sizes: Sizes, alpha: ArrayLike) -> SharedMinimizers:
-    """Closed forms for one coordinate that both sets share (lemma 2), with W0 and W-1 Lambert's function.
+    """Return the stationary points for one shared coordinate, in closed form (lemma 2).
 
-    Setting the derivative to zero gives ``w exp(w) = c / lambda`` with c the sum of an
-    objective's two forces::
+    W0 and W-1 are Lambert's function. Setting the derivative to zero gives
+    ``w exp(w) = c / lambda`` with c the sum of an objective's two forces::
 
         w_D  = W0((1 + alpha) b / (lambda N))
         w_R  = W0(b / (lambda |R|))
-        w_DA = W0((1 - alpha |R|/|F|) b / (lambda |R|)), and its maximum the same with W-1
+        w_DA = W0((1 - alpha |R|/|F|) b / (lambda |R|)), its maximum with W-1
 
     Args:
       sizes: of the example.
@@ -181,8 +188,8 @@ def shared_minimizers(sizes: Sizes, alpha: ArrayLike) -> SharedMinimizers:
     Raises:
       InputError: alpha is negative or not finite.
 
-    >>> found = shared_minimizers(Sizes(1000, 100, 50, 0.01), 0.0389)
-    >>> print([round(float(w), 3) for w in found[:3]])
+    >>> minimizers = shared_minimizers(Sizes(1000, 100, 50, 0.01), 0.0389)
+    >>> print([round(float(w), 3) for w in minimizers[:3]])
     [1.294, 1.327, 1.059]
     """
     from scipy.special import lambertw
@@ -216,7 +223,7 @@ def shared_minimizers(sizes: Sizes, alpha: ArrayLike) -> SharedMinimizers:
 def pair_minimizers(
     sizes: Sizes, alpha: ArrayLike, correlation: ArrayLike
 ) -> PairMinimizers:
-    """Minimizers for two correlated coordinates, exact up to one bisection.
+    """Return the minimizers for two correlated coordinates, exact up to one bisection.
 
     With margins ``x = w1 + eps w2`` and ``y = eps w1 + w2``, ``s = 1 + eps^2`` and
     ``d = (1 - eps^2)^2`` the stationary equations combine to::
@@ -256,7 +263,7 @@ def pair_minimizers(
 
 
 def alpha_limit(sizes: Sizes, correlation: ArrayLike | None = None) -> np.ndarray:
-    """The largest alpha at which the ascent objective still has a minimum (lemmas 2 and 10).
+    """Return the largest alpha for which ascent has a minimum (lemmas 2 and 10).
 
     One shared coordinate: ``|F|/|R| + lambda |F| / (e b)``. Two correlated ones: along
     the stationary points, which y orders, alpha rises from 0 at the oracle to one
@@ -276,29 +283,26 @@ def alpha_limit(sizes: Sizes, correlation: ArrayLike | None = None) -> np.ndarra
     >>> round(float(alpha_limit(Sizes(1000, 100, 50, 0.01))), 5)
     0.10736
     """
-    b, ridge = sizes.num_active, sizes.ridge
+    b = sizes.num_active
+    ridge = sizes.ridge
     if correlation is None:
-        return np.asarray(
-            sizes.num_forget / sizes.num_retain
-            + ridge * sizes.num_forget / (math.e * b)
-        )
+        ratio = sizes.num_forget / sizes.num_retain
+        return np.asarray(ratio + ridge * sizes.num_forget / (math.e * b))
     eps = _eps(correlation)
     fold = _fold(b / sizes.num_retain, ridge, eps)
-    height = (
-        2 * eps * _other_margin(fold, b / sizes.num_retain, ridge, eps)
-        - (1 + eps**2) * fold
-    )
+    other = _other_margin(fold, b / sizes.num_retain, ridge, eps)
+    height = 2 * eps * other - (1 + eps**2) * fold
     return np.exp(fold) * height * ridge * sizes.num_forget / (b * (1 - eps**2) ** 2)
 
 
 def harmful_range(
     sizes: Sizes, correlation: ArrayLike | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The range of alpha in which descent-ascent is proven to move the wrong way (lemmas 3 and 9).
+    """Return the range of alpha in which ascent is proven harmful (lemmas 3 and 9).
 
     One shared coordinate: from ``|F|^2 / (|R| (|F| + N))`` to ``|F|/|R|``; there the
     oracle's weight is at least the original's (forgetting makes the model *surer*), and
-    ascent pushes it down. Two correlated coordinates: from
+    ascent lowers it. Two correlated coordinates: from
     ``max(s / (2 eps) |F|^2, (2 eps / s) |F| N) / (|R| (N + |F|))`` to
     :func:`alpha_limit`; there ascent lowers both margins. The range is empty where the
     first number is above the second (at eps = 0 always). Without the second term of the
@@ -315,21 +319,16 @@ def harmful_range(
     Raises:
       InputError: correlation out of range.
     """
-    num_forget, scale = (
-        sizes.num_forget,
-        sizes.num_retain * (sizes.num_forget + sizes.num_all),
-    )
+    num_forget = sizes.num_forget
+    scale = sizes.num_retain * (num_forget + sizes.num_all)
     if correlation is None:
-        return np.asarray(num_forget**2 / scale), np.asarray(
-            num_forget / sizes.num_retain
-        )
+        high = np.asarray(num_forget / sizes.num_retain)
+        return np.asarray(num_forget**2 / scale), high
     eps = _eps(correlation)
     with np.errstate(divide="ignore"):
         half = 2 * eps / (1 + eps**2)
-        low = (
-            np.maximum(num_forget**2 / half, half * num_forget * sizes.num_all) / scale
-        )
-    return low, alpha_limit(sizes, eps)
+        most = np.maximum(num_forget**2 / half, half * num_forget * sizes.num_all)
+    return most / scale, alpha_limit(sizes, eps)
 
 
 def ordering_holds(
@@ -339,11 +338,11 @@ def ordering_holds(
     *,
     tolerance: float = 1e-9,
 ) -> np.ndarray:
-    """Whether descent-ascent ends on the far side of the original, seen from the oracle, by the minimizers themselves.
+    """Return where ascent ends on the far side of the original, seen from the oracle.
 
-    One shared coordinate: ``w_DA <= w_D <= w_R`` (lemma 3). Two: both margins,
-    ``x_DA <= x_D`` and ``y_DA <= y_D`` (lemma 9). Proven inside :func:`harmful_range`;
-    outside of it this says what is the case.
+    The minimizers themselves are compared. One shared coordinate:
+    ``w_DA <= w_D <= w_R`` (lemma 3). Two: both margins, ``x_DA <= x_D`` and
+    ``y_DA <= y_D`` (lemma 9). Proven inside :func:`harmful_range` only.
 
     Args:
       sizes: of the example.
@@ -361,31 +360,34 @@ def ordering_holds(
     [False  True  True False]
     """
     if correlation is None:
-        found = shared_minimizers(sizes, alpha)
-        low, middle, high = found.ascent, found.original, found.retrained
-        return (low <= middle + tolerance) & (middle <= high + tolerance)
-    pair, eps = pair_minimizers(sizes, alpha, correlation), _eps(correlation)
-    original, ascent = (
-        w + eps[..., None] * w[..., ::-1] for w in (pair.original, pair.ascent)
-    )  # margins (x, y)
+        shared = shared_minimizers(sizes, alpha)
+        lower = shared.ascent <= shared.original + tolerance
+        return lower & (shared.original <= shared.retrained + tolerance)
+    pair = pair_minimizers(sizes, alpha, correlation)
+    eps = _eps(correlation)[..., None]
+    original = pair.original + eps * pair.original[..., ::-1]  # margins (x, y)
+    ascent = pair.ascent + eps * pair.ascent[..., ::-1]
     return np.all(ascent <= original + tolerance, axis=-1)
 
 
 def _pair_minimizer(force: np.ndarray, ridge: float, eps: np.ndarray) -> np.ndarray:
-    """The minimum ``[..., 2]`` of an objective with forces ``[..., 2]``, c_F not below what the limit allows."""
-    retain, forget = force[..., 0], force[..., 1]
-    s, d = 1 + eps**2, (1 - eps**2) ** 2
-    oracle = (
-        2 * eps / s * _lambert(s * retain / ridge)
-    )  # y of the oracle, where the left side is 0
-    residual = lambda y: (
-        s * y
-        - 2 * eps * _other_margin(y, retain, ridge, eps)
-        - forget / ridge * d * np.exp(-y)
-    )
-    above = (
-        oracle + np.log1p(np.maximum(forget, 0) / ridge * d) + 1
-    )  # there the right side is below the left one
+    """Return the minimum ``[..., 2]`` of an objective with forces ``[..., 2]``.
+
+    c_F is at least that of :func:`alpha_limit`.
+    """
+    retain = force[..., 0]
+    forget = force[..., 1]
+    s = 1 + eps**2
+    d = (1 - eps**2) ** 2
+    # The margin y of the oracle, where the left side is 0.
+    oracle = 2 * eps / s * _lambert(s * retain / ridge)
+
+    def residual(y: np.ndarray) -> np.ndarray:
+        other = _other_margin(y, retain, ridge, eps)
+        return s * y - 2 * eps * other - forget / ridge * d * np.exp(-y)
+
+    # Here the right side is below the left one, up to a few doublings.
+    above = oracle + np.log1p(np.maximum(forget, 0) / ridge * d) + 1
     while (short := residual(above) < 0).any():
         above = np.where(short, 2 * above + 1, above)
     low = np.where(forget < 0, _fold(retain, ridge, eps), oracle)
@@ -398,15 +400,14 @@ def _pair_minimizer(force: np.ndarray, ridge: float, eps: np.ndarray) -> np.ndar
 def _other_margin(
     y: np.ndarray, retain: ArrayLike, ridge: float, eps: np.ndarray
 ) -> np.ndarray:
-    """x(y) on the curve of stationary points."""
+    """Return x(y) on the curve of stationary points."""
     s = 1 + eps**2
-    return 2 * eps * y / s + _lambert(
-        np.asarray(retain) / ridge * (1 - eps**2) ** 2 / s * np.exp(-2 * eps * y / s)
-    )
+    scale = np.asarray(retain) / ridge * (1 - eps**2) ** 2 / s
+    return 2 * eps * y / s + _lambert(scale * np.exp(-2 * eps * y / s))
 
 
 def _fold(retain: ArrayLike, ridge: float, eps: np.ndarray) -> np.ndarray:
-    """The margin y at which alpha is largest along the stationary points.
+    """Return the margin y at which alpha is largest along the stationary points.
 
     alpha is proportional to ``exp(y) h(y)`` with ``h = 2 eps x(y) - s y``, so there
     ``h + h' = 0``; ``h + h'`` falls everywhere: divided by s, its slope is
@@ -429,16 +430,17 @@ def _fold(retain: ArrayLike, ridge: float, eps: np.ndarray) -> np.ndarray:
 def _bisect(
     rising: Callable[[np.ndarray], np.ndarray], low: np.ndarray, high: np.ndarray
 ) -> np.ndarray:
-    """The zero of a function that is at most 0 at ``low`` and at least 0 at ``high``."""
+    """Return the zero of a function that rises from ``low`` to ``high``."""
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         under = rising(middle) < 0
-        low, high = np.where(under, middle, low), np.where(under, high, middle)
+        low = np.where(under, middle, low)
+        high = np.where(under, high, middle)
     return (low + high) / 2
 
 
 def _lambert(value: ArrayLike) -> np.ndarray:
-    """W0 of values that are not negative."""
+    """Return W0 of values that are not negative."""
     from scipy.special import lambertw
 
     return lambertw(value).real
@@ -449,7 +451,7 @@ def _eps(correlation: ArrayLike) -> np.ndarray:
 
 
 def _checked(value: ArrayLike, name: str, low: float, high: float) -> np.ndarray:
-    """Float64, inside a range.
+    """Return values in float64, inside a range.
 
     Raises:
       InputError: naming the value.

@@ -1,4 +1,4 @@
-"""How gradient descent, descent-ascent and fine-tuning move on the examples of :mod:`unlearn_jax.testbeds.ascent`."""
+"""Paths of gradient descent on the examples of :mod:`unlearn_jax.testbeds.ascent`."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,11 +8,14 @@ from numpy.typing import ArrayLike
 from unlearn_jax.types import Array, InputError
 
 SHARED = np.ones((2, 1))
-"""Directions ``[2, 1]`` of the retained and the forget samples where they share their only coordinate."""
+"""Directions ``[2, 1]`` of retained and forget samples that share one coordinate."""
 
 
 def directions(correlation: float | Array) -> Array:
-    """``[2, 2]``: the signed inputs ``(1, eps)`` of the retained and ``(eps, 1)`` of the forget samples; traceable."""
+    """Return the signed inputs ``[2, 2]`` of two correlated coordinates; traceable.
+
+    ``(1, eps)`` of the retained and ``(eps, 1)`` of the forget samples.
+    """
     one = jnp.ones_like(correlation)
     return jnp.stack([jnp.stack([one, correlation]), jnp.stack([correlation, one])])
 
@@ -27,13 +30,14 @@ def gradient_path(
     num_steps: int,
     alternating: bool = False,
 ) -> Array:
-    """Gradient descent on one of the objectives: training, fine-tuning or descent-ascent. Traceable, to be mapped.
+    """Return a path of gradient descent on one of the objectives.
 
-    The gradient is ``lambda w - c_R exp(-u_R.w) u_R - c_F exp(-u_F.w) u_F``.
-    Simultaneous descent-ascent is descent with ``forces(...).ascent``. The alternating
-    form takes two steps instead of each one: first on the forget samples alone, then on
-    the retained ones alone, each with the ridge. To first order in the learning rate
-    this is the simultaneous form with twice the ridge.
+    Traceable, to be mapped: training, fine-tuning or descent-ascent. The gradient is
+    ``lambda w - c_R exp(-u_R.w) u_R - c_F exp(-u_F.w) u_F``. Simultaneous
+    descent-ascent is descent with ``forces(...).ascent``. The alternating form takes
+    two steps instead of each one: first on the forget samples alone, then on the
+    retained ones alone, each with the ridge. To first order in the learning rate this
+    is the simultaneous form with twice the ridge.
 
     Args:
       force: ``[2]`` c_R and c_F, a field of
@@ -43,7 +47,7 @@ def gradient_path(
       start: ``[D]`` the first weights.
       learning_rate: of every step.
       num_steps: steps (static); an alternating pair counts as one.
-      alternating: see above (static).
+      alternating: take the alternating form (static).
 
     Returns:
       ``[num_steps + 1, D]`` all weights, the start first; not finite once a path has
@@ -63,7 +67,8 @@ def gradient_path(
             f"force {force.shape}, toward {toward.shape}, start {start.shape} and"
             f" {num_steps} steps: pass [2], [2, D], [D] and at least 0 steps"
         )
-    retain, forget = jnp.asarray([1.0, 0.0]), jnp.asarray([0.0, 1.0])
+    retain = jnp.asarray([1.0, 0.0])
+    forget = jnp.asarray([0.0, 1.0])
     parts = [force * forget, force * retain] if alternating else [force]
 
     def step(weights: Array, _: None) -> tuple[Array, Array]:
@@ -77,7 +82,9 @@ def gradient_path(
 
 
 def distances(path: Array, point: ArrayLike) -> Array:
-    """Euclidean distance ``[...]`` of weights ``[..., D]`` from one point ``[D]``; infinite where they are not finite.
+    """Return the distance ``[...]`` of weights ``[..., D]`` from a point ``[D]``.
+
+    Euclidean, and infinite where the weights are not finite.
 
     >>> print(distances(jnp.asarray([[3.0, 4.0], [jnp.nan, 0.0]]), [0.0, 0.0]))
     [ 5. inf]

@@ -1,21 +1,23 @@
-"""A diluted restricted Boltzmann machine whose whole distribution is known: a test-bed for generative unlearning.
+"""Diluted restricted Boltzmann machines, a test-bed of generative unlearning.
 
-    E(v, h) = -v^T (M * W) h - a.v - b.h,    p(v, h) = exp(-E(v, h)) / Z,    v, h binary, M a fixed 0/1 mask
+    E(v, h) = -v^T (M * W) h - a.v - b.h,    p(v, h) = exp(-E(v, h)) / Z
 
-Where one side is small, Z is a sum that can be written out, and with it the probability
-of every state: "how far is the unlearned model from the retrained one" needs no proxy
-there, it is a Kullback-Leibler divergence over all states. Larger machines take
+with v, h binary and M a fixed 0/1 mask. Where one side is small, Z is a sum that can be
+written out, and with it the probability of every state: the distance of the unlearned
+model from the retrained one needs no proxy there, it is a Kullback-Leibler divergence
+over all states. Larger machines take
 :mod:`unlearn_jax.testbeds.ais` for Z. Training:
 :mod:`unlearn_jax.testbeds.rbm_training`.
 
 Inspired by Diaz-Faloh and Mulet, *Diluting Restricted Boltzmann Machines* (arXiv
-2511.00648), of which only the abstract was at hand. That paper is about sparsity:
+2511.00648), of which only the abstract was available. That paper is about sparsity:
 deletion, the small patterns and every number here are this library's, no claim of the
 paper.
 """
 
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,9 +27,9 @@ from jax.core import Tracer
 from unlearn_jax.types import Array, InputError
 
 MAX_ENUMERATED = 22
-"""The smaller side of a machine that is enumerated has at most this many units: 4 million states."""
+"""Most units of the smaller side of an enumerated machine: 4 million states."""
 _CHUNK = 12
-"""States of this many units are summed at a time."""
+"""Units whose states are summed at a time."""
 
 
 class Rbm(NamedTuple):
@@ -55,7 +57,7 @@ def init_rbm(
     mask: Array | None = None,
     scale: float = 0.01,
 ) -> Rbm:
-    """A machine that knows the mean of every visible unit and nothing else yet.
+    """Return an untrained machine with the means of the visible units.
 
     Args:
       key: consumed by the weights, normal draws.
@@ -64,8 +66,8 @@ def init_rbm(
         biases. Clipped to [0.01, 0.99].
       num_hidden: H, at least 1.
       mask: ``[V, H]`` bool, connections that exist; None for all.
-      scale: standard deviation of the weights. Some is needed: at 0 all hidden units
-        stay alike.
+      scale: standard deviation of the weights, above 0 for training: at 0 all hidden
+        units stay equal.
 
     Returns:
       The machine.
@@ -100,11 +102,13 @@ def init_rbm(
 
 
 def dilute(rbm: Rbm, mask: Array) -> Rbm:
-    """Removes the connections where ``mask`` is False, for good: their weights become 0 and are never trained again.
+    """Remove the connections where ``mask`` is False.
+
+    Their weights become 0 and are never trained again.
 
     Args:
       rbm: untrained (dilution before training) or trained (after it).
-      mask: ``[V, H]`` bool; connections that ``rbm`` lacks already stay away.
+      mask: ``[V, H]`` bool; connections that ``rbm`` lacks already stay removed.
 
     Returns:
       The diluted machine, biases unchanged.
@@ -120,57 +124,62 @@ def dilute(rbm: Rbm, mask: Array) -> Rbm:
     return rbm._replace(weights=jnp.where(mask, rbm.weights, 0.0), mask=mask)
 
 
-def random_mask(key: Array, shape: tuple[int, int], share: float | Array) -> Array:
-    """A mask that removes ``round(share V H)`` connections, each set of that size equally likely.
+def random_mask(key: Array, shape: tuple[int, int], fraction: float | Array) -> Array:
+    """Draw a mask that removes ``round(fraction V H)`` connections at random.
 
-    With one key the masks of growing shares are nested.
+    Each set of that size is equally likely. With one key the masks of growing fractions
+    are nested.
 
     Args:
       key: consumed.
       shape: ``(V, H)``.
-      share: removed, in [0, 1]; may be traced.
+      fraction: removed, in [0, 1]; may be traced.
 
     Returns:
       ``[V, H]`` bool.
 
     Raises:
-      InputError: a share outside [0, 1] (not checked where it is traced).
+      InputError: a fraction outside [0, 1] (not checked where it is traced).
     """
-    return _keep_largest(jax.random.uniform(key, shape), share)
+    return _keep_largest(jax.random.uniform(key, shape), fraction)
 
 
-def smallest_mask(weights: Array, share: float | Array) -> Array:
-    """A mask that removes the ``round(share V H)`` weights of smallest magnitude.
+def smallest_mask(weights: Array, fraction: float | Array) -> Array:
+    """Return a mask that removes the ``round(fraction V H)`` smallest weights.
 
     Args:
-      weights: ``[V, H]``; connections that were removed before are 0, hence the first
-        to be counted.
-      share: removed, in [0, 1]; may be traced.
+      weights: ``[V, H]``, compared by magnitude; connections that were removed before
+        are 0, hence counted first.
+      fraction: removed, in [0, 1]; may be traced.
 
     Returns:
       ``[V, H]`` bool.
 
     Raises:
-      InputError: a share outside [0, 1] (not checked where it is traced).
+      InputError: a fraction outside [0, 1] (not checked where it is traced).
 
     >>> print(smallest_mask(jnp.array([[3.0, -0.1], [0.2, -4.0]]), 0.5))
     [[ True False]
      [False  True]]
     """
-    return _keep_largest(jnp.abs(weights), share)
+    return _keep_largest(jnp.abs(weights), fraction)
 
 
-def _keep_largest(scores: Array, share: float | Array) -> Array:
-    if not isinstance(share, Tracer) and not 0 <= share <= 1:
+def _keep_largest(scores: Array, fraction: float | Array) -> Array:
+    if not isinstance(fraction, Tracer) and not 0 <= fraction <= 1:
         raise InputError(
-            f"the share of connections to remove must lie in [0, 1], got {share}"
+            f"the fraction of connections to remove must lie in [0, 1], got {fraction}"
         )
     ranks = jnp.argsort(jnp.argsort(scores.reshape(-1)))
-    return (ranks >= jnp.round(jnp.asarray(share) * scores.size)).reshape(scores.shape)
+    return (ranks >= jnp.round(jnp.asarray(fraction) * scores.size)).reshape(
+        scores.shape
+    )
 
 
 def energy(rbm: Rbm, visible: Array, hidden: Array) -> Array:
-    """``E(v, h)``, ``[...]``, of states ``visible [..., V]`` and ``hidden [..., H]``."""
+    """Return ``E(v, h) [...]`` of states ``visible [..., V]``, ``hidden [..., H]``."""
+    chex.assert_axis_dimension(visible, -1, rbm.weights.shape[0])
+    chex.assert_axis_dimension(hidden, -1, rbm.weights.shape[1])
     return (
         -jnp.sum((visible @ rbm.weights) * hidden, -1)
         - visible @ rbm.visible_bias
@@ -179,19 +188,22 @@ def energy(rbm: Rbm, visible: Array, hidden: Array) -> Array:
 
 
 def free_energy(rbm: Rbm, visible: Array) -> Array:
-    """``F(v) = -log sum_h exp(-E(v, h)) = -a.v - sum_j log(1 + exp(b_j + (v^T W)_j))``, ``[...]`` of ``[..., V]``."""
-    return -visible @ rbm.visible_bias - jnp.sum(
-        jax.nn.softplus(_to_hidden(rbm, visible)), -1
-    )
+    """Return ``F(v) = -log sum_h exp(-E(v, h)) [...]`` of ``[..., V]``.
+
+    It is ``-a.v - sum_j log(1 + exp(b_j + (v^T W)_j))``.
+    """
+    chex.assert_axis_dimension(visible, -1, rbm.weights.shape[0])
+    sums = jnp.sum(jax.nn.softplus(_to_hidden(rbm, visible)), -1)
+    return -visible @ rbm.visible_bias - sums
 
 
 def hidden_probs(rbm: Rbm, visible: Array) -> Array:
-    """``P(h_j = 1 | v)``, ``[..., H]`` of ``[..., V]``; the hidden units are independent given v."""
+    """Return ``P(h_j = 1 | v) [..., H]`` of ``[..., V]``, independent given v."""
     return jax.nn.sigmoid(_to_hidden(rbm, visible))
 
 
 def visible_probs(rbm: Rbm, hidden: Array) -> Array:
-    """``P(v_i = 1 | h)``, ``[..., V]`` of ``[..., H]``; the visible units are independent given h."""
+    """Return ``P(v_i = 1 | h) [..., V]`` of ``[..., H]``, independent given h."""
     return jax.nn.sigmoid(_to_visible(rbm, hidden))
 
 
@@ -206,12 +218,12 @@ def _to_visible(rbm: Rbm, hidden: Array) -> Array:
 
 
 def gibbs(key: Array, rbm: Rbm, visible: Array, *, num_sweeps: int) -> Array:
-    """Alternating Gibbs sampling: all hidden units given the visible ones, then all visible ones given those.
+    """Sample by alternating Gibbs sweeps, hidden units first.
 
     Args:
       key: consumed.
-      rbm: whose distribution the chains converge to.
-      visible: ``[..., V]``, where each chain stands.
+      rbm: the machine, to whose distribution the chains converge.
+      visible: ``[..., V]``, the state of each chain.
       num_sweeps: pairs of half-steps (static); 0 returns ``visible``.
 
     Returns:
@@ -220,28 +232,27 @@ def gibbs(key: Array, rbm: Rbm, visible: Array, *, num_sweeps: int) -> Array:
 
     def sweep(visible: Array, index: Array) -> tuple[Array, None]:
         key_hidden, key_visible = jax.random.split(jax.random.fold_in(key, index))
-        hidden = jax.random.bernoulli(key_hidden, hidden_probs(rbm, visible)).astype(
-            jnp.float32
-        )
-        return (
-            jax.random.bernoulli(key_visible, visible_probs(rbm, hidden)).astype(
-                jnp.float32
-            ),
-            None,
-        )
+        hidden = jax.random.bernoulli(key_hidden, hidden_probs(rbm, visible))
+        probs = visible_probs(rbm, hidden.astype(jnp.float32))
+        visible = jax.random.bernoulli(key_visible, probs)
+        return visible.astype(jnp.float32), None
 
     return lax.scan(sweep, visible, jnp.arange(num_sweeps))[0]
 
 
 def independent_states(key: Array, bias: Array, count: int) -> Array:
-    """``[count, V]`` draws, 0 or 1, of independent units with logits ``bias [V]``: a machine without connections."""
-    return jax.random.bernoulli(
-        key, jnp.broadcast_to(jax.nn.sigmoid(bias), (count, *bias.shape))
-    ).astype(jnp.float32)
+    """Draw states ``[count, V]``, 0 or 1, of a machine without connections.
+
+    Its units are independent, with logits ``bias [V]``.
+    """
+    probs = jnp.broadcast_to(jax.nn.sigmoid(bias), (count, *bias.shape))
+    return jax.random.bernoulli(key, probs).astype(jnp.float32)
 
 
 def all_states(num_units: int) -> Array:
-    """Every state of ``num_units`` binary units, ``[2^num_units, num_units]`` float32; row n is n in binary.
+    """Return every state of binary units, ``[2^num_units, num_units]`` float32.
+
+    Row n is n in binary.
 
     Raises:
       InputError: fewer than 1 or more than ``MAX_ENUMERATED`` units.
@@ -253,13 +264,15 @@ def all_states(num_units: int) -> Array:
         raise InputError(
             f"{num_units} units cannot be enumerated: 1 to {MAX_ENUMERATED} can"
         )
-    return (
-        jnp.arange(2**num_units)[:, None] >> jnp.arange(num_units)[None, ::-1] & 1
-    ).astype(jnp.float32)
+    places = jnp.arange(num_units)[None, ::-1]
+    bits = jnp.arange(2**num_units)[:, None] >> places & 1
+    return bits.astype(jnp.float32)
 
 
 def bars_and_stripes(size: int) -> Array:
-    """All images of full rows or of full columns: ``2^(size + 1) - 2`` different ones (MacKay 2003, section 43.3).
+    """Return all images of full rows or of full columns (MacKay 2003, section 43.3).
+
+    There are ``2^(size + 1) - 2`` different ones.
 
     Args:
       size: side of the image, 1 to 10.
@@ -282,7 +295,9 @@ def bars_and_stripes(size: int) -> Array:
 
 
 def log_partition(rbm: Rbm) -> Array:
-    """``log Z``, exact up to rounding: the smaller side's states written out, the other side summed in closed form.
+    """Return ``log Z``, exact up to rounding.
+
+    The smaller side's states are written out, the other side is summed in closed form.
 
     Args:
       rbm: its smaller side has at most ``MAX_ENUMERATED`` units.
@@ -306,7 +321,7 @@ def log_partition(rbm: Rbm) -> Array:
             f"{num_visible} visible and {num_hidden} hidden units: log Z is exact only"
             f" where one side has at most {MAX_ENUMERATED}; use estimate_log_partition"
         )
-    if num_hidden < num_visible:  # the machine with its sides exchanged has the same Z
+    if num_hidden < num_visible:  # exchanging the sides does not change Z
         rbm = Rbm(rbm.weights.T, rbm.hidden_bias, rbm.visible_bias, rbm.mask.T)
     low = min(smaller, _CHUNK)
     parts = all_states(low)
@@ -322,19 +337,26 @@ def log_partition(rbm: Rbm) -> Array:
 
 
 def log_likelihood(rbm: Rbm, visible: Array) -> Array:
-    """``log p(v) = -F(v) - log Z`` in nats, exact: ``[...]`` of ``[..., V]``; see :func:`log_partition` for limits."""
+    """Return ``log p(v) = -F(v) - log Z [...]`` of ``[..., V]`` in nats, exact.
+
+    The machine's smaller side has at most ``MAX_ENUMERATED`` units.
+    """
     return -free_energy(rbm, visible) - log_partition(rbm)
 
 
 def log_distribution(rbm: Rbm) -> Array:
-    """``log p(v)`` of every visible state in the order of :func:`all_states`, ``[2^V]``; at most 22 visible units."""
+    """Return ``log p(v) [2^V]`` of every visible state, ordered as :func:`all_states`.
+
+    For at most ``MAX_ENUMERATED`` visible units.
+    """
     return jax.nn.log_softmax(-free_energy(rbm, all_states(rbm.weights.shape[0])))
 
 
 def exact_kl(oracle: Rbm, other: Rbm) -> Array:
-    """``KL(oracle || other) = sum_v p(v) (log p(v) - log q(v))`` in nats over every visible state.
+    """Return ``KL(oracle || other)`` in nats, a sum over every visible state.
 
-    The distance of an unlearned machine from the retrained one, with nothing estimated.
+    ``sum_v p(v) (log p(v) - log q(v))``: the distance of an unlearned machine from the
+    retrained one, with nothing estimated.
 
     Args:
       oracle: p, the retrained machine.
@@ -352,5 +374,6 @@ def exact_kl(oracle: Rbm, other: Rbm) -> Array:
             f"{oracle.weights.shape[0]} and {other.weights.shape[0]} visible units:"
             " they must agree"
         )
-    p, q = log_distribution(oracle), log_distribution(other)
+    p = log_distribution(oracle)
+    q = log_distribution(other)
     return jnp.sum(jnp.exp(p) * (p - q))

@@ -1,11 +1,11 @@
-"""Training of restricted Boltzmann machines, by the exact gradient or by persistent chains, and deletion by training.
+"""Training of restricted Boltzmann machines, and deletion by training.
 
-Everything maximizes a weighted log-likelihood ``sum_n w_n log p(v_n)``, whose gradient
-is::
+Gradients are exact or taken from persistent chains. Everything maximizes a weighted
+log-likelihood ``sum_n w_n log p(v_n)``, whose gradient is::
 
-    sum_n w_n <v h^T>_{h | v_n}  -  (sum_n w_n) <v h^T>_model        (and the same for v and h)
+    sum_n w_n <v h^T>_{h | v_n}  -  (sum_n w_n) <v h^T>_model
 
-The weights say what is done: equal ones are training, zeros leave samples out (and
+and the same for v and h. Equal weights are training, zeros leave samples out (and
 unread), negative ones are ascent on their loss, see :func:`deletion_weights`. The
 model's expectation is exact (:func:`update_exact`), or estimated by k sweeps of chains
 that persist from step to step (:func:`update_pcd`; Tieleman, ICML 2008). ``tx`` is any
@@ -32,7 +32,7 @@ from unlearn_jax.types import Array, InputError
 
 
 class Moments(NamedTuple):
-    """Expectations that a machine's gradient is made of, one per trained leaf.
+    """Expectations in a machine's gradient, one per trained leaf.
 
     Attributes:
       pairs: ``[V, H]`` of ``v h^T``.
@@ -46,7 +46,7 @@ class Moments(NamedTuple):
 
 
 class ExactState(NamedTuple):
-    """What exact training carries from step to step.
+    """State of exact training between steps.
 
     Attributes:
       rbm: the machine.
@@ -58,7 +58,7 @@ class ExactState(NamedTuple):
 
 
 class PcdState(NamedTuple):
-    """What training by persistent chains carries from step to step.
+    """State of training by persistent chains between steps.
 
     Attributes:
       rbm: the machine.
@@ -72,18 +72,18 @@ class PcdState(NamedTuple):
 
 
 def deletion_weights(forget: Array, *, ascent: float | Array = 0.0) -> Array:
-    """Weights of the samples when some must be forgotten.
+    """Return the weights of samples of which some must be forgotten.
 
     ``1 / R`` on the R retained samples and ``-ascent / F`` on the F forgotten ones.
     With ``ascent = 0`` this is retraining (from a fresh machine) or fine-tuning (from
     the trained one); above 0, descent-ascent. At ``ascent = 1`` the weights sum to 0
-    and the model's expectation drops out of the gradient: **nothing holds the
-    distribution any more**, the objective has no maximum, and the machine runs away
-    from both sets at a constant rate.
+    and the model's expectation drops out of the gradient: the objective
+    has no maximum, and the machine moves away from both sets at a constant rate.
 
     Args:
       forget: ``[N]`` bool, at least one sample of each kind.
-      ascent: weight of the forget set beside the retain set, at least 0; may be traced.
+      ascent: weight of the forget set relative to the retain set, at least 0; may be
+        traced.
 
     Returns:
       ``[N]`` float32.
@@ -112,13 +112,18 @@ def deletion_weights(forget: Array, *, ascent: float | Array = 0.0) -> Array:
 
 
 def visible_means(visible: Array, weights: Array) -> Array:
-    """Mean ``[V]`` of the samples ``[N, V]`` with positive weights ``[N]``; the others are not read."""
+    """Return the mean ``[V]`` of samples ``[N, V]`` with positive weights ``[N]``.
+
+    The others are not read.
+    """
     weights = jnp.maximum(weights, 0.0)
     return weights @ _read(visible, weights) / jnp.sum(weights)
 
 
 def moments(rbm: Rbm, visible: Array, weights: Array) -> Moments:
-    """``sum_n w_n`` of the expectations given each sample: the hidden units are averaged, not drawn.
+    """Return ``sum_n w_n`` of the expectations given each sample.
+
+    The hidden units are averaged, not drawn.
 
     Args:
       rbm: the machine.
@@ -147,17 +152,20 @@ def _read(visible: Array, weights: Array) -> Array:
 
 
 def model_moments(rbm: Rbm) -> Moments:
-    """The exact expectations under the machine itself: the gradient of :func:`log_partition`, and its limits."""
+    """Return the exact expectations under the machine itself.
+
+    They are the gradient of :func:`log_partition`, for machines of the same sizes.
+    """
     return jax.grad(lambda leaves: log_partition(_with(rbm, leaves)))(_leaves(rbm))
 
 
 def _leaves(rbm: Rbm) -> Moments:
-    """The trained leaves, in the form of their gradient."""
+    """Return the trained leaves, in the form of their gradient."""
     return Moments(rbm.weights, rbm.visible_bias, rbm.hidden_bias)
 
 
 def _with(rbm: Rbm, leaves: Moments) -> Rbm:
-    """The machine with other leaves; the mask has the last word."""
+    """Return the machine with other leaves, 0 outside the mask."""
     return Rbm(
         jnp.where(rbm.mask, leaves.pairs, 0.0), leaves.visible, leaves.hidden, rbm.mask
     )
@@ -166,10 +174,12 @@ def _with(rbm: Rbm, leaves: Moments) -> Rbm:
 def likelihood_gradient(
     rbm: Rbm, data: Moments, model: Moments, total: float | Array = 1.0
 ) -> Moments:
-    """Gradient of the weighted log-likelihood: ``data - total * model``, 0 where there is no connection.
+    """Return the gradient of the weighted log-likelihood, ``data - total * model``.
+
+    It is 0 where there is no connection.
 
     Args:
-      rbm: whose mask counts.
+      rbm: the machine, for its mask.
       data: :func:`moments` of the samples.
       model: expectations under the machine, exact or from chains.
       total: ``[]``, sum of the samples' weights.
@@ -187,16 +197,15 @@ def _ascend(
     gradient: Moments,
     tx: optax.GradientTransformation,
 ) -> tuple[Rbm, optax.OptState]:
-    """One step of the optimizer up the gradient."""
+    """Take one step of the optimizer up the gradient."""
     leaves = _leaves(rbm)
-    updates, opt_state = tx.update(
-        jax.tree.map(jnp.negative, gradient), opt_state, leaves
-    )
+    descent = jax.tree.map(jnp.negative, gradient)
+    updates, opt_state = tx.update(descent, opt_state, leaves)
     return _with(rbm, jax.tree.map(jnp.add, leaves, updates)), opt_state
 
 
 def init_exact(rbm: Rbm, tx: optax.GradientTransformation) -> ExactState:
-    """The state before the first exact step."""
+    """Return the state before the first exact step."""
     return ExactState(rbm, tx.init(_leaves(rbm)))
 
 
@@ -207,13 +216,13 @@ def update_exact(
     *,
     tx: optax.GradientTransformation,
 ) -> ExactState:
-    """One step along the exact gradient of ``sum_n w_n log p(v_n)``.
+    """Take one step along the exact gradient of ``sum_n w_n log p(v_n)``.
 
     Args:
       state: of the last step; one side of its machine is small enough for
         :func:`log_partition`.
       visible: ``[N, V]``.
-      weights: ``[N]``, see :func:`deletion_weights`.
+      weights: ``[N]``, such as :func:`deletion_weights`.
       tx: the optimizer that made the state.
 
     Returns:
@@ -234,7 +243,20 @@ def fit_exact(
     tx: optax.GradientTransformation,
     num_steps: int,
 ) -> Rbm:
-    """``num_steps`` of :func:`update_exact` from ``rbm`` with a fresh optimizer, as one scan; nothing is random."""
+    """Run ``num_steps`` of :func:`update_exact` with a fresh optimizer, as one scan.
+
+    Nothing is random.
+
+    Args:
+      rbm: where to start.
+      visible: ``[N, V]``.
+      weights: ``[N]``, such as :func:`deletion_weights`.
+      tx: the optimizer.
+      num_steps: static.
+
+    Returns:
+      The trained machine.
+    """
 
     def step(state: ExactState, _: None) -> tuple[ExactState, None]:
         return update_exact(state, visible, weights, tx=tx), None
@@ -245,7 +267,9 @@ def fit_exact(
 def init_pcd(
     key: Array, rbm: Rbm, tx: optax.GradientTransformation, *, num_chains: int
 ) -> PcdState:
-    """The state before the first step: chains drawn from the visible biases alone, the distribution of a fresh machine.
+    """Return the state before the first step.
+
+    Chains are drawn from the visible biases alone, the distribution of a fresh machine.
 
     Args:
       key: consumed by the chains.
@@ -254,7 +278,7 @@ def init_pcd(
       num_chains: K, at least 1. The noise of a step falls with its square root.
 
     Returns:
-      The state. To go on from a trained one, keep its chains:
+      The state. To continue from a trained one, keep its chains:
       ``init_pcd(...)._replace(chains=old.chains)``.
 
     Raises:
@@ -278,12 +302,14 @@ def pcd_gradient(
     *,
     num_sweeps: int,
 ) -> tuple[Moments, Array]:
-    """The gradient with the model's expectation taken over chains, moved on by ``num_sweeps`` first.
+    """Return the gradient with the model's expectation taken over chains.
+
+    The chains make ``num_sweeps`` sweeps first.
 
     Args:
       key: consumed by the chains.
       rbm: the machine.
-      chains: ``[K, V]``, where they stand.
+      chains: ``[K, V]``, their states.
       visible: ``[N, V]`` samples.
       weights: ``[N]``.
       num_sweeps: k of PCD-k, at least 1.
@@ -299,7 +325,8 @@ def pcd_gradient(
         raise InputError(f"num_sweeps must be at least 1, got {num_sweeps}")
     chains = gibbs(key, rbm, chains, num_sweeps=num_sweeps)
     even = jnp.full(chains.shape[0], 1.0 / chains.shape[0])
-    data, model = moments(rbm, visible, weights), moments(rbm, chains, even)
+    data = moments(rbm, visible, weights)
+    model = moments(rbm, chains, even)
     return likelihood_gradient(rbm, data, model, jnp.sum(weights)), chains
 
 
@@ -312,7 +339,19 @@ def update_pcd(
     tx: optax.GradientTransformation,
     num_sweeps: int,
 ) -> PcdState:
-    """One step along :func:`pcd_gradient`; arguments as there and in :func:`update_exact`."""
+    """Take one step along :func:`pcd_gradient`.
+
+    Args:
+      key: consumed by the chains.
+      state: of the last step.
+      visible: ``[N, V]``.
+      weights: ``[N]``, such as :func:`deletion_weights`.
+      tx: the optimizer that made the state.
+      num_sweeps: k of PCD-k, at least 1.
+
+    Returns:
+      The next state.
+    """
     gradient, chains = pcd_gradient(
         key, state.rbm, state.chains, visible, weights, num_sweeps=num_sweeps
     )
@@ -330,7 +369,7 @@ def fit_pcd(
     num_sweeps: int,
     batch_size: int,
 ) -> PcdState:
-    """``num_steps`` of :func:`update_pcd` on random batches, as one scan.
+    """Run ``num_steps`` of :func:`update_pcd` on random batches, as one scan.
 
     A batch's samples are drawn with probability ``|w_n| / sum |w|``, with replacement,
     and weigh ``+-sum |w| / B``: the gradient is unbiased for weights of any sign, and a
@@ -366,11 +405,10 @@ def fit_pcd(
             key_batch, weights.shape[0], (batch_size,), p=jnp.abs(weights) / total
         )
         signed = jnp.sign(weights[drawn]) * total / batch_size
-        return (
-            update_pcd(
-                key_chains, state, visible[drawn], signed, tx=tx, num_sweeps=num_sweeps
-            ),
-            None,
+        batch = visible[drawn]
+        state = update_pcd(
+            key_chains, state, batch, signed, tx=tx, num_sweeps=num_sweeps
         )
+        return state, None
 
     return lax.scan(step, state, jnp.arange(num_steps))[0]

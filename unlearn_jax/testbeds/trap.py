@@ -1,4 +1,4 @@
-"""A minimum that descent-ascent walks into and fine-tuning never leaves: two weights, four points.
+"""A local minimum that traps descent-ascent and fine-tuning: two weights, four points.
 
 Section on local minima of "Ascent Fails to Forget" (arXiv 2509.26427). Samples at x =
 -1, 1, 3, 4 with labels -1, +1, -1, +1 occur 5, 4, 1 and 4 times; the model is
@@ -8,13 +8,13 @@ Section on local minima of "Ascent Fails to Forget" (arXiv 2509.26427). Samples 
 
 and the objective ``sum_x count(x) (f(x) - y)^2 + (ridge / 2) (a^2 + b^2)``. Two of the
 four copies at x = 4 are to be forgotten: retraining sees 2 of them, and descent-ascent
-(retained minus forgotten) none. So it turns that point over, and there the retained
-copies cannot pull it back.
+(retained minus forgotten) none. So it flips that point's label, and from there the
+retained copies cannot pull it back.
 
 The configuration is the paper's. Its text has the output ``sigma`` itself, in (0, 1),
 against labels of -1 and +1; with that the *retrained* model has the wrong boundary
-already, against the paper's own story. With the output in (-1, 1), as here, the story
-is exact. The ridge matters: at 0.2 instead of 0.1 the trap is gone.
+already, against the paper's own claim. With the output in (-1, 1), as here, the claim
+holds exactly. The ridge matters: at 0.2 instead of 0.1 there is no trap.
 """
 
 from functools import partial
@@ -29,11 +29,11 @@ from numpy.typing import ArrayLike
 from unlearn_jax.types import Array, InputError
 
 POINTS = np.array([-1.0, 1.0, 3.0, 4.0])
-"""Where the samples are."""
+"""Positions of the samples."""
 LABELS = np.array([-1.0, 1.0, -1.0, 1.0])
 """Their labels."""
 COUNTS = {"original": (5, 4, 1, 4), "retrained": (5, 4, 1, 2), "ascent": (5, 4, 1, 0)}
-"""How often each point counts in training, in retraining, and in descent-ascent."""
+"""Weights of the points in training, in retraining, and in descent-ascent."""
 RIDGE = 0.1
 _NEWTON_STEPS = 50
 
@@ -53,9 +53,16 @@ class TrapMinima(NamedTuple):
 
 
 def trap_output(weights: ArrayLike, points: ArrayLike = POINTS) -> Array:
-    """Predictions ``[..., P]`` in (-1, 1) of weights ``[..., 2]`` at points ``[P]``."""
-    weights, points = jnp.asarray(weights), jnp.asarray(points)
-    a, b = weights[..., :1], weights[..., 1:]
+    """Return predictions ``[..., P]`` in (-1, 1) of weights ``[..., 2]``.
+
+    Args:
+      weights: (a, b).
+      points: ``[P]``.
+    """
+    weights = jnp.asarray(weights)
+    points = jnp.asarray(points)
+    a = weights[..., :1]
+    b = weights[..., 1:]
     points = points.reshape((1,) * (weights.ndim - 1) + (-1,))
     return jnp.tanh((1 + a * points + b * points**2) / 4)
 
@@ -63,11 +70,11 @@ def trap_output(weights: ArrayLike, points: ArrayLike = POINTS) -> Array:
 def trap_loss(
     weights: ArrayLike, counts: ArrayLike, *, ridge: float | Array = RIDGE
 ) -> Array:
-    """The objective ``[...]`` at weights ``[..., 2]``.
+    """Return the objective ``[...]`` at weights ``[..., 2]``.
 
     Args:
       weights: (a, b).
-      counts: ``[4]`` how often each point counts: a value of :data:`COUNTS`.
+      counts: ``[4]`` weights of the points: a value of :data:`COUNTS`.
       ridge: half of it multiplies the squared norm.
 
     Raises:
@@ -76,7 +83,8 @@ def trap_loss(
     >>> round(float(trap_loss([3.831, -0.790], COUNTS["retrained"])), 3)
     5.038
     """
-    weights, counts = jnp.asarray(weights, float), jnp.asarray(counts, float)
+    weights = jnp.asarray(weights, float)
+    counts = jnp.asarray(counts, float)
     if weights.shape[-1:] != (2,) or counts.shape != (4,):
         raise InputError(
             f"weights {weights.shape}, counts {counts.shape}: pass [..., 2], (a, b),"
@@ -84,9 +92,8 @@ def trap_loss(
         )
     shape = (1,) * (weights.ndim - 1) + (-1,)
     misfit = (trap_output(weights) - jnp.asarray(LABELS, float).reshape(shape)) ** 2
-    return jnp.sum(counts.reshape(shape) * misfit, -1) + ridge / 2 * jnp.sum(
-        weights**2, -1
-    )
+    loss = jnp.sum(counts.reshape(shape) * misfit, -1)
+    return loss + ridge / 2 * jnp.sum(weights**2, -1)
 
 
 def trap_path(
@@ -96,43 +103,43 @@ def trap_path(
     num_steps: int,
     learning_rate: float | Array = 0.005,
     ridge: float | Array = RIDGE,
-    every: int = 1,
+    stride: int = 1,
 ) -> Array:
-    """Gradient descent on an objective of the toy. Traceable, to be mapped over starts.
+    """Return a path of gradient descent. Traceable, to be mapped over starts.
 
     Args:
       start: ``[2]`` first weights.
       counts: ``[4]``, a value of :data:`COUNTS`.
-      num_steps: steps in all (static), a multiple of ``every``.
+      num_steps: steps in all (static), a multiple of ``stride``.
       learning_rate: the steepest curvature of all is about 181 (with the original
         counts), so stay below 0.011.
       ridge: of the objective.
-      every: keep only every so many steps (static), for long paths.
+      stride: steps between two stored points (static).
 
     Returns:
-      ``[num_steps / every + 1, 2]``, the start first.
+      ``[num_steps / stride + 1, 2]``, the start first.
 
     Raises:
       InputError: a number of steps that is not a multiple of ``every``, or shapes that
         do not fit.
     """
-    if every < 1 or num_steps < 0 or num_steps % every:
+    if stride < 1 or num_steps < 0 or num_steps % stride:
         raise InputError(
-            f"{num_steps} steps, every {every}: pass a number of steps that is a"
-            " multiple of every"
+            f"{num_steps} steps, stride {stride}: pass a number of steps that is a"
+            " multiple of the stride"
         )
     slope = jax.grad(partial(trap_loss, ridge=ridge))
-    counts, start = jnp.asarray(counts, float), jnp.asarray(start, float)
+    counts = jnp.asarray(counts, float)
+    start = jnp.asarray(start, float)
 
     def stretch(weights: Array, _: None) -> tuple[Array, Array]:
         weights = lax.fori_loop(
-            0, every, lambda _, w: w - learning_rate * slope(w, counts), weights
+            0, stride, lambda _, w: w - learning_rate * slope(w, counts), weights
         )
         return weights, weights
 
-    return jnp.concatenate(
-        [start[None], lax.scan(stretch, start, None, length=num_steps // every)[1]]
-    )
+    path = lax.scan(stretch, start, None, length=num_steps // stride)[1]
+    return jnp.concatenate([start[None], path])
 
 
 def trap_minima(
@@ -144,7 +151,9 @@ def trap_minima(
     high: tuple[float, float] = (6.0, 6.0),
     num_steps: int = 4000,
 ) -> TrapMinima:
-    """All minima that gradient descent reaches from a grid of starts, polished by Newton's method in float64.
+    """Return all minima that gradient descent reaches from a grid of starts.
+
+    Each is polished by Newton's method in float64.
 
     Args:
       counts: ``[4]``, not negative; a value of :data:`COUNTS`.
@@ -155,8 +164,8 @@ def trap_minima(
       num_steps: of descent at a rate of 0.005, from each start.
 
     Returns:
-      The minima; one whose basin no start lies in is missed. Points where the Hessian
-      is not positive are left out.
+      The minima; one whose basin has no start is missed. Points where the Hessian is
+      not positive are left out.
 
     Raises:
       InputError: negative counts, a ridge that is not positive, no starts.
@@ -177,22 +186,20 @@ def trap_minima(
     ends = _ends(
         jnp.asarray(starts, float), jnp.asarray(counts, float), ridge, num_steps
     )
-    found: list[np.ndarray] = []
+    minima: list[np.ndarray] = []
     for weights in np.asarray(ends, np.float64):
         point = _newton(weights, counts, ridge)
-        if point is not None and all(
-            np.linalg.norm(point - other) > 1e-4 for other in found
-        ):
-            found.append(point)
-    weights = np.array(found).reshape(-1, 2)
+        if point is None:
+            continue
+        if all(np.linalg.norm(point - other) > 1e-4 for other in minima):
+            minima.append(point)
+    weights = np.array(minima).reshape(-1, 2)
     outputs = np.tanh((1 + weights @ _FEATURES.T) / 4)
-    losses = (counts * (outputs - LABELS) ** 2).sum(-1) + ridge / 2 * (weights**2).sum(
-        -1
-    )
+    misfit = (counts * (outputs - LABELS) ** 2).sum(-1)
+    losses = misfit + ridge / 2 * (weights**2).sum(-1)
     order = np.argsort(losses)
-    return TrapMinima(
-        weights[order], losses[order], np.sign(outputs[order]).astype(int)
-    )
+    signs = np.sign(outputs[order]).astype(int)
+    return TrapMinima(weights[order], losses[order], signs)
 
 
 _FEATURES = np.stack([POINTS, POINTS**2], -1)
@@ -200,18 +207,22 @@ _FEATURES = np.stack([POINTS, POINTS**2], -1)
 
 @partial(jax.jit, static_argnums=3)
 def _ends(starts: Array, counts: Array, ridge: float, num_steps: int) -> Array:
-    path = lambda start: trap_path(
-        start, counts, num_steps=num_steps, ridge=ridge, every=num_steps
-    )[-1]
-    return jax.vmap(path)(starts)
+    def end(start: Array) -> Array:
+        path = trap_path(
+            start, counts, num_steps=num_steps, ridge=ridge, stride=num_steps
+        )
+        return path[-1]
+
+    return jax.vmap(end)(starts)
 
 
 def _newton(weights: np.ndarray, counts: np.ndarray, ridge: float) -> np.ndarray | None:
-    """The stationary point that Newton's steps reach, or None where it is no minimum."""
+    """Return the minimum that Newton's steps reach, or None."""
     hessian = np.eye(2)
     for _ in range(_NEWTON_STEPS):
         output = np.tanh((1 + _FEATURES @ weights) / 4)
-        slope, miss = (1 - output**2) / 4, output - LABELS
+        slope = (1 - output**2) / 4
+        miss = output - LABELS
         gradient = _FEATURES.T @ (2 * counts * miss * slope) + ridge * weights
         curvature = counts * (2 * slope**2 - miss * output * slope)
         hessian = (_FEATURES.T * curvature) @ _FEATURES + ridge * np.eye(2)
@@ -219,8 +230,5 @@ def _newton(weights: np.ndarray, counts: np.ndarray, ridge: float) -> np.ndarray
         weights = weights - step
         if np.abs(step).max() < 1e-13:
             break
-    return (
-        weights
-        if np.isfinite(weights).all() and np.linalg.eigvalsh(hessian)[0] > 0
-        else None
-    )
+    is_minimum = np.isfinite(weights).all() and np.linalg.eigvalsh(hessian)[0] > 0
+    return weights if is_minimum else None
