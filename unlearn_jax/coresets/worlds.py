@@ -162,9 +162,9 @@ def retrain_without(
         data,
         np.tile(~removed, (len(keys), 1)),
         recipe,
-        how=how,
+        mapper=how,
         num_batches=steps_per_epoch(len(data.labels), recipe.batch_size),
         epochs_per_call=recipe.num_epochs,
     )
-    logits = predict_many(model, state.variables, images, how=how)
+    logits = predict_many(model.apply, state.variables, images, mapper=how)
     return logits.reshape(len(keys), len(removed), *logits.shape[1:])
