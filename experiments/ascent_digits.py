@@ -224,7 +224,7 @@ def everything(config: Config, seed: int) -> Dataset:
 def margins_of(config: Config, seed: int, variables: Variables) -> np.ndarray:
     """``[M, N]`` logit margins on all samples."""
     model, pool = setting(config, seed)[0], everything(config, seed)
-    logits = replicas.predict_many(model, variables, pool.images)
+    logits = replicas.predict_many(model.apply, variables, pool.images)
     return np.asarray(
         audit.logit_margin(logits, np.broadcast_to(pool.labels, logits.shape[:2]))
     )

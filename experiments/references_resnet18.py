@@ -192,7 +192,7 @@ def measure(
             pool,
             member,
             recipe,
-            how=how,
+            mapper=how,
             num_batches=steps,
             epochs_per_call=chunk,
         )
@@ -201,7 +201,9 @@ def measure(
     image = jax.ShapeDtypeStruct((1, *pool.images.shape[1:]), jnp.float32)
     used = config.devices or len(jax.local_devices())
     return {
-        "logits": replicas.predict_many(model, state.variables, pool.images, how=how),
+        "logits": replicas.predict_many(
+            model.apply, state.variables, pool.images, mapper=how
+        ),
         "member": member,
         "labels": np.asarray(pool.labels),
         "losses": losses[:, -1],

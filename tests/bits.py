@@ -61,7 +61,7 @@ def compute(side=4, batch=16, width=4):
     ):
         how = replicas.mapper(form, num_models=4, devices=count)
         found[part] = replicas.fit_many(
-            keys(), model, pool, member, recipe, how=how, epochs_per_call=2
+            keys(), model, pool, member, recipe, mapper=how, epochs_per_call=2
         )[0].variables
     bank, one = found["map"], found["fit"]
     found["attack"] = jax.jit(
@@ -80,7 +80,10 @@ def compute(side=4, batch=16, width=4):
         jax.random.key(1), problem
     )[0]
     logits = replicas.predict_many(
-        model, bank, pool.images, how=replicas.mapper("map", num_models=4, devices=1)
+        model.apply,
+        bank,
+        pool.images,
+        mapper=replicas.mapper("map", num_models=4, devices=1),
     )
     signal = np.asarray(audit.taylor_softmax(logits, labels))
     scores = audit.rmia(signal[0], signal, member)

@@ -237,7 +237,7 @@ def test_networks_retrain_without_the_subsets_on_the_same_seeds(blobs, tiny):
     state, _ = replicas.fit_many(
         keys[1:], tiny, blobs, ~removed[1:], recipe, num_batches=3
     )
-    alone = replicas.predict_many(tiny, state.variables, blobs.images)[0]
+    alone = replicas.predict_many(tiny.apply, state.variables, blobs.images)[0]
     np.testing.assert_allclose(logits[1, 1], alone, atol=1e-5)
     assert np.abs(logits[0] - logits[1]).max() > 1e-2
     poisoned = blobs._replace(

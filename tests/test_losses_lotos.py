@@ -215,7 +215,7 @@ def test_term_equals_the_penalty_of_the_top_directions(key):
     state = jax.jit(term.init)(key, members)
     penalty, state = jax.jit(term.update)(members, state)
     np.testing.assert_allclose(penalty, by_hand(members, 0.3), rtol=1e-4)
-    assert int(state.count) == 1
+    assert int(state.step) == 1
     assert [[block.shape for block in row] for row in state.vectors] == [
         [(1, 3)] * 3,
         [(1, 4)] * 3,
@@ -292,7 +292,7 @@ def test_a_term_that_acts_at_every_third_update(key):
         if not is_active:
             chex.assert_trees_all_equal(after.vectors, state.vectors)
         state = after
-    assert int(state.count) == 5
+    assert int(state.step) == 5
 
 
 def test_term_refuses_what_it_cannot_compare(key, tiny):
@@ -311,8 +311,9 @@ def test_term_refuses_what_it_cannot_compare(key, tiny):
         losses.lotos([linear] * 3, SAMPLE, which="all").init(key, members)
     with pytest.raises(InputError, match="two or more"):
         losses.lotos([linear], SAMPLE, which="all").init(key, members[:1])
+    term = losses.lotos([linear] * 2, SAMPLE, which="all", weights=(1.0, 2.0))
+    state = term.init(jax.random.clone(key), members)
     with pytest.raises(InputError, match="as many weights"):
-        term = losses.lotos([linear] * 2, SAMPLE, which="all", weights=(1.0, 2.0))
-        term.update(members, term.init(key, members))
+        term.update(members, state)
     with pytest.raises(InputError, match="'sum' or 'mean'"):
         losses.lotos(linear, SAMPLE, convention="paper")

@@ -86,7 +86,7 @@ def fit_many_over_three_devices():
         POOL,
         np.ones((1, 2), bool),
         train.Recipe(1, 2, train.sgd(0.1)),
-        how=how,
+        mapper=how,
     )
 
 

@@ -31,19 +31,19 @@ def reference(normed, blobs, design):
         blobs,
         design,
         RECIPE,
-        how=replicas.mapper("loop", num_models=5, devices=1),
+        mapper=replicas.mapper("loop", num_models=5, devices=1),
     )
 
 
 @pytest.mark.parametrize(("form", "devices"), EXACT + CLOSE)
 def test_mappers_train_the_same_models(form, devices, normed, blobs, design, reference):
-    how = replicas.mapper(form, num_models=5, devices=devices)
+    mapper = replicas.mapper(form, num_models=5, devices=devices)
     keys = jax.random.split(jax.random.key(5), 5)
     with jax.debug_key_reuse(
         form != "vmap"
     ):  # the checker counts a batched fold_in in a scan as a use of the key
         state, losses = replicas.fit_many(
-            keys, normed, blobs, design, RECIPE, how=how, epochs_per_call=2
+            keys, normed, blobs, design, RECIPE, mapper=mapper, epochs_per_call=2
         )
     assert losses.shape == (5, 3)
     if (form, devices) in EXACT:
@@ -52,7 +52,9 @@ def test_mappers_train_the_same_models(form, devices, normed, blobs, design, ref
         chex.assert_trees_all_close(
             state.variables, reference[0].variables, rtol=1e-3, atol=1e-4
         )
-    logits = replicas.predict_many(normed, state.variables, blobs.images, how=how)
+    logits = replicas.predict_many(
+        normed.apply, state.variables, blobs.images, mapper=mapper
+    )
     one = train.predict(
         normed.apply,
         replicas.unstack(reference[0].variables, 4),
@@ -76,23 +78,28 @@ def test_one_replica_equals_fit(kind, blobs, request):
 
 
 def test_split_divides_batches_over_the_devices(normed, blobs, design):
-    how = replicas.mapper("split", num_models=1)
+    mapper = replicas.mapper("split", num_models=1)
     seen = []
     read = train.fetch_from()
 
     def watched(data, index, key):
-        batch = how.fetch(read)(data, index, key)
+        batch = mapper.fetch(read)(data, index, key)
         jax.debug.inspect_array_sharding(batch.images, callback=seen.append)
         return batch
 
-    jax.jit(watched)(how.place(blobs), jnp.arange(16), jax.random.key(0))
+    jax.jit(watched)(mapper.place(blobs), jnp.arange(16), jax.random.key(0))
     assert seen[0].shard_shape((16, 4, 4, 1)) == (2, 4, 4, 1)
     bad = train.Recipe(1, 12, RECIPE.tx)
     with pytest.raises(
         InputError, match="12 samples does not divide evenly over 8 devices"
     ):
         replicas.fit_many(
-            jax.random.split(jax.random.key(5), 5), normed, blobs, design, bad, how=how
+            jax.random.split(jax.random.key(5), 5),
+            normed,
+            blobs,
+            design,
+            bad,
+            mapper=mapper,
         )
 
 
@@ -147,9 +154,12 @@ def test_replicas_differ_by_key_and_mask(reference):
 
 @pytest.mark.parametrize(("form", "devices"), EXACT + CLOSE)
 def test_map_models_pads_and_orders(form, devices):
-    how = replicas.mapper(form, num_models=5, devices=devices)
+    mapper = replicas.mapper(form, num_models=5, devices=devices)
     out = replicas.map_models(
-        how, lambda item, shared: {"y": item * shared}, jnp.arange(5.0), np.float32(3)
+        mapper,
+        lambda item, shared: {"y": item * shared},
+        jnp.arange(5.0),
+        np.float32(3),
     )
     np.testing.assert_array_equal(out["y"], 3 * np.arange(5.0))
 
@@ -161,11 +171,11 @@ def test_results_of_one_mapper_are_items_of_another(first):
     far = lambda seed, count: jax.device_put(
         jax.random.split(jax.random.key(seed), count), jax.devices()[-1]
     )
-    how = replicas.mapper("map", num_models=8, devices=first)
-    values = replicas.map_models(how, add, (far(0, 8), jnp.arange(8.0)), 1.0)
+    mapper = replicas.mapper("map", num_models=8, devices=first)
+    values = replicas.map_models(mapper, add, (far(0, 8), jnp.arange(8.0)), 1.0)
     for second in (1, 2, 4):
-        how = replicas.mapper("map", num_models=5, devices=second)
-        found = replicas.map_models(how, add, (far(second, 5), values[:5]), 1.0)
+        mapper = replicas.mapper("map", num_models=5, devices=second)
+        found = replicas.map_models(mapper, add, (far(second, 5), values[:5]), 1.0)
         np.testing.assert_array_equal(found, np.arange(5.0) + 2)
 
 

@@ -133,7 +133,7 @@ def test_the_terms_of_the_theorem_are_those_of_the_stored_models(finished, split
         *(jnp.asarray(sets[""].read(name)[pair]) for name in AttackResult._fields)
     )
     terms = theorem_terms(
-        plan.model,
+        plan.model.apply,
         *jax.tree.map(jnp.asarray, (original, retrained, stored[3])),
         samples,
         given,

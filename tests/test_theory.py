@@ -62,7 +62,7 @@ def case():
 
 def test_terms_by_hand(case):
     model, variables, forget, result = case
-    terms = theory.theorem_terms(model, *variables, forget, result)
+    terms = theory.theorem_terms(model.apply, *variables, forget, result)
     np.testing.assert_array_equal(terms.counted, [True, True, True, False, False])
     near = np.asarray(result.images)
     for i in range(4):
@@ -103,13 +103,15 @@ def test_terms_by_hand(case):
     np.testing.assert_allclose(
         terms.unlearned_distance, np.linalg.norm(UNLEARNED - RETRAINED), rtol=1e-5
     )
-    jitted = jax.jit(theory.theorem_terms)(model, *variables, forget, result)
+    jitted = jax.jit(theory.theorem_terms, static_argnums=0)(
+        model.apply, *variables, forget, result
+    )
     chex.assert_trees_all_close(jitted, terms, rtol=1e-5, atol=1e-6)
 
 
 def test_summary_counts_found_and_finite_samples_only(case):
     model, variables, forget, result = case
-    terms = theory.theorem_terms(model, *variables, forget, result)
+    terms = theory.theorem_terms(model.apply, *variables, forget, result)
     summary = theory.summarize_terms(terms)
     assert summary["num_samples"] == 3
     for name in ("delta", "original_adversarial", "combination", "transfer"):
@@ -138,7 +140,7 @@ def test_summary_counts_found_and_finite_samples_only(case):
 def test_a_value_that_is_not_finite_leaves_the_mean_of_the_others(case):
     """Whatever term it is in; and only a term without any finite value has none."""
     model, variables, forget, result = case
-    terms = theory.theorem_terms(model, *variables, forget, result)
+    terms = theory.theorem_terms(model.apply, *variables, forget, result)
     names = [
         name
         for name, value in terms._asdict().items()
@@ -207,7 +209,7 @@ def test_one_step_on_a_convex_model_obeys_the_theorem():
         Variables(jnp.asarray(w, jnp.float32), {})
         for w in (original, retrained, unlearned)
     ]
-    terms = theory.theorem_terms(model, *variables, forget, result)
+    terms = theory.theorem_terms(model.apply, *variables, forget, result)
     summary = theory.summarize_terms(terms)
     assert (
         0

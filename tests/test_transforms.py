@@ -50,7 +50,7 @@ def test_add_l1_is_the_gradient_of_the_penalty():
         params = jax.tree.map(lambda p, v: p - 0.2 * v, params, velocity)
     moved, state = walk(tx, 4)
     chex.assert_trees_all_close(moved, params, rtol=1e-5)
-    assert int(state[0].count) == 4
+    assert int(state[0].step) == 4
 
 
 def test_add_l1_needs_parameters_and_a_vector_of_weights():

@@ -18,6 +18,7 @@ import optax
 from jax import lax
 from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from numpy.typing import ArrayLike
 
 from unlearn_jax.models.conv import BATCH_AXIS
 from unlearn_jax.train import (
@@ -35,24 +36,32 @@ from unlearn_jax.train import (
     steps_per_epoch,
     train_epochs,
 )
-from unlearn_jax.types import Array, Dataset, InputError, Model, PyTree, Variables
+from unlearn_jax.types import (
+    ApplyFn,
+    Array,
+    Dataset,
+    InputError,
+    Model,
+    PyTree,
+    check_apply_fn,
+)
 
 Form = Literal["auto", "loop", "map", "vmap", "split"]
 OneModel = Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]]
-"""``(carry, item, shared) -> (carry, out)`` of one model; the carry's buffers are given away."""
+"""``(carry, item, shared) -> (carry, out)`` of one model; the carry is donated."""
 
 
 class Mapper(NamedTuple):
-    """How "for each model" is done.
+    """Way to apply a function to each of ``M`` models.
 
     Attributes:
       name: for reports, such as ``"pmap[2] x map"``.
-      place: puts what all models share on the devices, once: ``shared -> placed``.
+      place: puts shared data on the devices, once: ``shared -> placed``.
       lift: ``fun -> mapped``,
         ``mapped(carry [M, ...], item [M, ...], placed) -> (carry, out)``; the carry is
         donated.
       shards: parts that every batch of a training step is divided into; 1 for none.
-      fetch: what reading a batch becomes.
+      fetch: turns a function that reads batches into one that divides them.
     """
 
     name: str
@@ -65,7 +74,7 @@ class Mapper(NamedTuple):
 
 
 def _body(form: str, fun: OneModel) -> OneModel:
-    """``fun`` of one model as a traceable function of a stack."""
+    """Return ``fun`` of one model as a traceable function of a stack."""
     if form == "vmap":
         return jax.vmap(fun, in_axes=(0, 0, None))
     return lambda carry, item, shared: lax.map(
@@ -74,13 +83,13 @@ def _body(form: str, fun: OneModel) -> OneModel:
 
 
 def _slots(mapped: OneModel, axis: int) -> OneModel:
-    """Calls ``mapped`` for each position along ``axis`` and stacks what comes back: the Python loop over models."""
+    """Return the Python loop over the positions along ``axis``, results stacked."""
+
+    def take(tree: PyTree, j: int) -> PyTree:
+        return jax.tree.map(lambda leaf: jnp.take(leaf, j, axis=axis), tree)
 
     def run(carry: PyTree, item: PyTree, shared: PyTree) -> tuple[PyTree, PyTree]:
         count = jax.tree.leaves((carry, item))[0].shape[axis]
-        take = lambda tree, j: jax.tree.map(
-            lambda leaf: jnp.take(leaf, j, axis=axis), tree
-        )
         results = [mapped(take(carry, j), take(item, j), shared) for j in range(count)]
         return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis), *results)
 
@@ -91,7 +100,7 @@ def _slots(mapped: OneModel, axis: int) -> OneModel:
 def mapper(
     form: Form = "auto", *, num_models: int, devices: int | None = None
 ) -> Mapper:
-    """Chooses how to go through ``num_models`` models.
+    """Make the mapper of ``num_models`` models.
 
     Args:
       form: ``loop`` is a jitted call per model, ``map`` one program that goes through
@@ -100,12 +109,12 @@ def mapper(
         for a small CNN), ``vmap`` elsewhere. ``split`` trains one model after another,
         its batches divided over the devices (data parallelism, for models that fill a
         device): equal to the others to rounding, since gradients are summed in another
-        order. What is no training (attacks, predictions) then runs on every device
+        order. Everything but training (attacks, predictions) then runs on every device
         alike.
       num_models: ``M``; no more devices than models are used, but by ``split``.
       devices: local devices to spread the models over by ``pmap``; all of them by
         default, 1 for none. ``M`` need not be a multiple: the last model is repeated as
-        filling and its copies are dropped.
+        padding and its copies are dropped.
 
     Returns:
       The mapper.
@@ -136,11 +145,11 @@ def _on_one(form: str) -> Mapper:
         compiled = jax.jit(
             fun if form == "loop" else _body(form, fun), donate_argnums=0
         )
-        here = _slots(compiled, 0) if form == "loop" else compiled
+        stacked = _slots(compiled, 0) if form == "loop" else compiled
 
         def run(carry: PyTree, item: PyTree, shared: PyTree) -> tuple[PyTree, PyTree]:
             carry, item = _on_first((carry, item))
-            return here(carry, item, shared)
+            return stacked(carry, item, shared)
 
         return run
 
@@ -150,10 +159,8 @@ def _on_one(form: str) -> Mapper:
 def _on_devices(form: str, count: int) -> Mapper:
     devices = jax.local_devices()[:count]
     mesh = Mesh(np.array(devices), "models")
-    sharding, everywhere = (
-        NamedSharding(mesh, PartitionSpec("models")),
-        NamedSharding(mesh, PartitionSpec()),
-    )
+    sharding = NamedSharding(mesh, PartitionSpec("models"))
+    everywhere = NamedSharding(mesh, PartitionSpec())
 
     def place(shared: PyTree) -> PyTree:
         def copies(leaf: Any) -> Array:
@@ -177,9 +184,8 @@ def _on_devices(form: str, count: int) -> Mapper:
             split, join = _rows(sharding, models)
             carry, item = _reach((carry, item), set(devices), everywhere)
             results = spread(split(carry), split(item), shared)
-            if (
-                devices[0].platform == "cpu"
-            ):  # a device that waits in a collective for another gives up after 40 seconds
+            if devices[0].platform == "cpu":
+                # a device that waits in a collective gives up after 40 seconds
                 results = jax.block_until_ready(results)
             return join(results[0]), join(results[1])
 
@@ -193,26 +199,24 @@ def _on_first(tree: PyTree) -> PyTree:
     return _reach(tree, {device}, device)
 
 
-def _reach(tree: PyTree, devices: set[Any], where: Any) -> PyTree:
-    """What an earlier call left on other devices, such as results of more models, copied to these."""
+def _reach(tree: PyTree, devices: set[Any], sharding: Any) -> PyTree:
+    """Copy what an earlier call left on other devices to these."""
 
     def copy(leaf: Any) -> Any:
         if isinstance(leaf, Tracer) or not getattr(leaf, "committed", False):
             return leaf
-        return (
-            leaf if leaf.sharding.device_set == devices else jax.device_put(leaf, where)
-        )
+        if leaf.sharding.device_set == devices:
+            return leaf
+        return jax.device_put(leaf, sharding)
 
     return jax.tree.map(copy, tree)
 
 
 def _split(count: int) -> Mapper:
-    """One model after another, on a mesh that each batch is divided over."""
+    """Return the mapper of one model after another, batches divided over a mesh."""
     mesh = Mesh(np.array(jax.local_devices()[:count]), BATCH_AXIS)
-    whole, rows = (
-        NamedSharding(mesh, PartitionSpec()),
-        NamedSharding(mesh, PartitionSpec(BATCH_AXIS)),
-    )
+    whole = NamedSharding(mesh, PartitionSpec())
+    rows = NamedSharding(mesh, PartitionSpec(BATCH_AXIS))
 
     def lift(fun: OneModel) -> OneModel:
         compiled = jax.jit(fun, donate_argnums=0)
@@ -220,86 +224,88 @@ def _split(count: int) -> Mapper:
         def on_mesh(
             carry: PyTree, item: PyTree, shared: PyTree
         ) -> tuple[PyTree, PyTree]:
-            with jax.set_mesh(mesh):  # convolutions look at it
+            with jax.set_mesh(mesh):  # convolutions read it
                 return compiled(carry, item, shared)
 
         return _slots(on_mesh, 0)
 
     def fetch(read: FetchFn) -> FetchFn:
         def divided(data: Any, index: Array, key: Array) -> Batch:
-            return lax.with_sharding_constraint(
-                read(data, lax.with_sharding_constraint(index, rows), key), rows
-            )
+            index = lax.with_sharding_constraint(index, rows)
+            return lax.with_sharding_constraint(read(data, index, key), rows)
 
         return divided
 
-    return Mapper(
-        f"split[{count}]",
-        lambda shared: jax.device_put(shared, whole),
-        lift,
-        count,
-        fetch,
-    )
+    def place(shared: PyTree) -> PyTree:
+        return jax.device_put(shared, whole)
+
+    return Mapper(f"split[{count}]", place, lift, count, fetch)
 
 
 @lru_cache(maxsize=64)
 def _rows(
     sharding: NamedSharding, models: int
 ) -> tuple[Callable[[PyTree], PyTree], Callable[[PyTree], PyTree]]:
-    """``[M, ...] -> [devices, ceil(M / devices), ...]`` with the last model as filling, and its inverse."""
+    """Return ``[M, ...] -> [devices, ceil(M / devices), ...]`` and its inverse.
+
+    The last model is repeated as padding.
+    """
     count = sharding.num_devices
     rows = -(-models // count)
-    filled = np.minimum(
-        np.arange(count * rows, dtype=np.int32), np.int32(models - 1)
-    ).reshape(count, rows)
+    position = np.arange(count * rows, dtype=np.int32)
+    padded = np.minimum(position, np.int32(models - 1)).reshape(count, rows)
 
     def take(leaf: Array) -> Array:
         if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return leaf[filled]
-        data = jax.random.key_data(leaf)[
-            filled
-        ]  # filling repeats a key, which the checker of key reuse would refuse
+            return leaf[padded]
+        # padding repeats a key, which the checker of key reuse would refuse
+        data = jax.random.key_data(leaf)[padded]
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
 
+    def flatten(leaf: Array) -> Array:
+        return leaf.reshape(count * rows, *leaf.shape[2:])[:models]
+
     split = jax.jit(partial(jax.tree.map, take), out_shardings=sharding)
-    join = jax.jit(
-        lambda tree: jax.tree.map(
-            lambda leaf: leaf.reshape(count * rows, *leaf.shape[2:])[:models], tree
-        )
-    )
-    return split, join
+    return split, jax.jit(partial(jax.tree.map, flatten))
 
 
 def map_models(
-    how: Mapper, fun: Callable[[PyTree, PyTree], PyTree], items: PyTree, shared: PyTree
+    mapper: Mapper,
+    fun: Callable[[PyTree, PyTree], PyTree],
+    items: PyTree,
+    shared: PyTree,
 ) -> PyTree:
-    """``fun(item, shared)`` for each model's item.
+    """Return ``fun(item, shared)`` for each model's item.
 
     Args:
-      how: a mapper for ``M`` models.
+      mapper: for ``M`` models.
       fun: pure and traceable, of one item; a second call with the same function
         compiles nothing.
       items: leaves ``[M, ...]``.
-      shared: what every call reads, not yet placed.
+      shared: passed to every call, not yet placed.
 
     Returns:
       The results, stacked: leaves ``[M, ...]``.
     """
-    return _lifted(how, fun)((), items, how.place(shared))[1]
+    return _lifted(mapper, fun)((), items, mapper.place(shared))[1]
 
 
 @lru_cache(maxsize=64)
-def _lifted(how: Mapper, fun: Callable[[PyTree, PyTree], PyTree]) -> OneModel:
-    return how.lift(lambda _, item, shared: ((), fun(item, shared)))
+def _lifted(mapper: Mapper, fun: Callable[[PyTree, PyTree], PyTree]) -> OneModel:
+    return mapper.lift(lambda _, item, shared: ((), fun(item, shared)))
+
+
+def _mapper_or_default(chosen: Mapper | None, num_models: int) -> Mapper:
+    return mapper(num_models=num_models) if chosen is None else chosen
 
 
 def stack(trees: Sequence[PyTree]) -> PyTree:
-    """Models side by side, wherever they come from: leaves ``[M, ...]`` on the first device."""
+    """Stack models from any devices: leaves ``[M, ...]`` on the first device."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(_on_first, trees))
 
 
 def unstack(stacked: PyTree, index: int) -> PyTree:
-    """One model of a stack, on the first device."""
+    """Return one model of a stack, on the first device."""
     return _on_first(jax.tree.map(lambda leaf: leaf[index], stacked))
 
 
@@ -307,30 +313,31 @@ def fit_many(
     keys: Array,
     model: Model,
     data: Dataset,
-    member: Any,
+    member: ArrayLike,
     recipe: Recipe,
     *,
-    how: Mapper | None = None,
+    mapper: Mapper | None = None,
     state: TrainState | None = None,
     loss_fn: LossFn | None = None,
     num_batches: int | None = None,
     epochs_per_call: int = 1,
     callback: Callable[[TrainState, np.ndarray], None] | None = None,
 ) -> tuple[TrainState, np.ndarray]:
-    """Trains ``M`` models, each on its own samples, as :func:`unlearn_jax.train.fit` trains one.
+    """Train ``M`` models, each on its own samples.
 
-    All take the same number of steps per epoch, enough for the largest mask unless
-    ``num_batches`` says otherwise.
+    Each is trained as :func:`unlearn_jax.train.fit` trains one, but all take the same
+    number of steps per epoch, enough for the largest mask unless ``num_batches`` is
+    given.
 
     Args:
       keys: ``[M]``, one per model.
       model: the architecture they share.
       data: ``[N]`` samples they share.
-      member: ``[M, N]`` bool.
-      recipe: how to train.
-      how: a mapper for ``M`` models; the default for the backend if None.
-      state: stacked state to go on from, with all its epochs equal (its buffers are
-        given away); fresh if None.
+      member: ``[M, N]`` bool, each with at least one True.
+      recipe: epochs, batches, optimizer and augmentation.
+      mapper: for ``M`` models; the default for the backend if None.
+      state: stacked state to resume from, all its epochs equal; its buffers are
+        donated. Fresh if None.
       loss_fn: the objective; mean cross-entropy by default.
       num_batches: steps per epoch; give it when models are trained group by group, so
         that all groups agree.
@@ -339,41 +346,41 @@ def fit_many(
         ``[M, epochs]`` of the call.
 
     Returns:
-      The stacked last state, and the mean loss of each epoch done now ``[M, epochs]``.
+      The stacked last state, and the mean loss of each epoch of this call
+      ``[M, epochs]``.
 
     Raises:
-      InputError: unusable masks.
+      InputError: unusable masks, or batches that the mapper cannot divide.
       DivergedError: a loss of any model was not finite.
     """
     member = check_member(member, len(data.labels))
-    how = how or mapper(num_models=len(member))
-    if recipe.batch_size % how.shards:
+    mapper = _mapper_or_default(mapper, len(member))
+    if recipe.batch_size % mapper.shards:
         raise InputError(
             f"a batch of {recipe.batch_size} samples does not divide evenly over"
-            f" {how.shards} devices"
+            f" {mapper.shards} devices"
         )
-    num_batches = num_batches or steps_per_epoch(
-        int(member.sum(-1).max()), recipe.batch_size
-    )
-    now: TrainState = (
-        map_models(how, _creator(model, recipe.tx), keys, ())
+    most = int(member.sum(-1).max())
+    num_batches = num_batches or steps_per_epoch(most, recipe.batch_size)
+    current: TrainState = (
+        map_models(mapper, _creator(model, recipe.tx), keys, ())
         if state is None
         else state
     )
-    done = int(np.asarray(now.epoch)[0])
-    placed, mask, losses = how.place(data), jnp.asarray(member), []
-    for first in range(done, recipe.num_epochs, epochs_per_call):
-        count = min(epochs_per_call, recipe.num_epochs - first)
-        advance = _advance(
-            how, loss_fn or cross_entropy_loss(model), recipe, num_batches, count
-        )
-        now, new = advance(now, (keys, mask), placed)
-        losses.append(check_losses(new, first))
+    loss_fn = loss_fn or cross_entropy_loss(model)
+    placed = mapper.place(data)
+    mask = jnp.asarray(member)
+    losses = [np.zeros((len(member), 0), np.float32)]
+    # read before the first call, which donates the state
+    first_epoch = int(np.asarray(current.epoch)[0])
+    for epoch in range(first_epoch, recipe.num_epochs, epochs_per_call):
+        num_epochs = min(epochs_per_call, recipe.num_epochs - epoch)
+        advance = _advance(mapper, loss_fn, recipe, num_batches, num_epochs)
+        current, new_losses = advance(current, (keys, mask), placed)
+        losses.append(check_losses(new_losses, epoch))
         if callback is not None:
-            callback(now, losses[-1])
-    return now, (
-        np.concatenate(losses, -1) if losses else np.zeros((len(member), 0), np.float32)
-    )
+            callback(current, losses[-1])
+    return current, np.concatenate(losses, -1)
 
 
 @lru_cache(maxsize=16)
@@ -385,47 +392,52 @@ def _creator(
 
 @lru_cache(maxsize=32)
 def _advance(
-    how: Mapper, loss_fn: LossFn, recipe: Recipe, num_batches: int, num_epochs: int
+    mapper: Mapper, loss_fn: LossFn, recipe: Recipe, num_batches: int, num_epochs: int
 ) -> OneModel:
-    """The compiled epochs of one recipe, kept so that a second group of models compiles nothing."""
+    """Return the compiled epochs of one recipe, kept for the next group of models."""
     one = partial(
         train_epochs,
         loss_fn,
         recipe.tx,
-        how.fetch(fetch_from(recipe.augment)),
+        mapper.fetch(fetch_from(recipe.augment)),
         num_epochs=num_epochs,
         num_batches=num_batches,
         batch_size=recipe.batch_size,
     )
-    return how.lift(lambda state, item, data: one(state, item[0], data, item[1]))
+    return mapper.lift(lambda state, item, data: one(state, item[0], data, item[1]))
 
 
 def predict_many(
-    model: Model,
-    variables: Variables,
-    images: Any,
+    apply_fn: ApplyFn,
+    variables: PyTree,
+    images: ArrayLike,
     *,
-    how: Mapper | None = None,
+    mapper: Mapper | None = None,
     batch_size: int = 512,
 ) -> np.ndarray:
-    """Logits of every model for every image, in evaluation mode.
+    """Return the logits of every model for every image, in evaluation mode.
 
     Args:
-      model: the architecture.
+      apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, of one model.
       variables: stacked, leaves ``[M, ...]``.
       images: ``[N, ...]`` uint8 or float32 in [0, 1], shared.
-      how: a mapper for ``M`` models; the default for the backend if None.
+      mapper: for ``M`` models; the default for the backend if None.
       batch_size: images at a time.
 
     Returns:
       ``[M, N, C]`` float32, on the host.
+
+    Raises:
+      InputError: a model in place of its function.
     """
-    how = how or mapper(num_models=len(jax.tree.leaves(variables)[0]))
-    return np.asarray(map_models(how, _predictor(model, batch_size), variables, images))
+    check_apply_fn(apply_fn)
+    mapper = _mapper_or_default(mapper, len(jax.tree.leaves(variables)[0]))
+    predictor = _predictor(apply_fn, batch_size)
+    return np.asarray(map_models(mapper, predictor, variables, images))
 
 
 @lru_cache(maxsize=16)
-def _predictor(model: Model, batch_size: int) -> Callable[[PyTree, PyTree], Array]:
+def _predictor(apply_fn: ApplyFn, batch_size: int) -> Callable[[PyTree, PyTree], Array]:
     return lambda variables, images: predict(
-        model.apply, variables, images, batch_size=batch_size
+        apply_fn, variables, images, batch_size=batch_size
     )

@@ -1,4 +1,4 @@
-"""Theorem 4.1 of AMUN (arXiv 2503.00917) as numbers: every term that can be measured on trained models.
+"""Theorem 4.1 of AMUN (arXiv 2503.00917), measured on trained models; Lipschitz bounds.
 
 For one forget sample (x, y) with adversarial example (x_adv, y_adv) at distance delta,
 a loss L-Lipschitz in the input, and an empirical loss on D with (x_adv, y_adv) that is
@@ -7,11 +7,12 @@ original model theta_o gives theta' with::
 
     ||theta' - theta_u||^2 <= ||theta_o - theta_u||^2 + (2 / beta) (L delta - C)
 
-    C = loss(f_o(x_adv), y) + loss(f'(x_adv), y_adv) - loss(f_u(x), y) - loss(f_u(x_adv), y_adv)
+    C = loss(f_o(x_adv), y) + loss(f'(x_adv), y_adv)
+        - loss(f_u(x), y) - loss(f_u(x_adv), y_adv)
 
 where theta_u is the model retrained without the sample. No network meets the
 assumptions (they are not convex, AMUN takes many steps, beta is unknown), so nothing
-here is a guarantee: the terms say which way each lever points.
+here is a guarantee: the terms show the sign of each effect.
 """
 
 import math
@@ -29,15 +30,15 @@ from unlearn_jax.types import (
     Array,
     AttackResult,
     Dataset,
-    Model,
     Params,
     PyTree,
     Variables,
+    check_apply_fn,
 )
 
 
 class TheoremTerms(NamedTuple):
-    """What Theorem 4.1 is made of, one row per forget sample; losses are cross-entropies in nats.
+    """Terms of Theorem 4.1, one row per forget sample; losses in nats.
 
     Attributes:
       counted: ``[F]`` bool: the sample has an adversarial example and all its terms are
@@ -55,9 +56,9 @@ class TheoremTerms(NamedTuple):
         Smaller is better.
       combination: ``[F]`` C. Larger is better.
       transfer: ``[F]`` bool: the retrained model, too, gives x_adv the label y_adv.
-      slope: ``[F]`` ``|loss(f_o(x_adv), y) - loss(f_o(x), y)| / delta``: L seen along
+      slope: ``[F]`` ``|loss(f_o(x_adv), y) - loss(f_o(x), y)| / delta``: L along
         this one segment, a lower bound on it; NaN where ``delta`` is 0.
-      log10_lipschitz_bound: ``[]`` of the original model, see
+      log10_lipschitz_bound: ``[]`` of the original model, from
         :func:`log10_lipschitz_bound`; the loss adds a factor of up to sqrt(2), 0.15
         here.
       original_distance: ``[]`` ``||theta_o - theta_u||``.
@@ -80,17 +81,19 @@ class TheoremTerms(NamedTuple):
 
 
 def theorem_terms(
-    model: Model,
+    apply_fn: ApplyFn,
     original: Variables,
     retrained: Variables,
     unlearned: Variables,
     forget: Dataset,
     adversarial: AttackResult,
 ) -> TheoremTerms:
-    """Measures the terms of the theorem, in evaluation mode. May be jitted and mapped over models.
+    """Measure the terms of the theorem, in evaluation mode.
+
+    May be jitted and mapped over models.
 
     Args:
-      model: the architecture of all three.
+      apply_fn: ``(variables, images) -> logits`` of all three models.
       original: trained on everything.
       retrained: without the forget samples.
       unlearned: by AMUN, or by any method, for comparison.
@@ -99,22 +102,24 @@ def theorem_terms(
 
     Returns:
       The terms.
+
+    Raises:
+      InputError: a model in place of its function.
     """
-    x, y = to_float(jnp.asarray(forget.images)), jnp.asarray(forget.labels)
-    near, found = adversarial.images, adversarial.labels
-    on_near = {
-        name: predict(model.apply, variables, near)
-        for name, variables in (("o", original), ("u", retrained), ("p", unlearned))
-    }
-    original_clean = cross_entropy(predict(model.apply, original, x), y)
-    original_adversarial = cross_entropy(on_near["o"], y)
-    unlearned_adversarial = cross_entropy(on_near["p"], found)
-    retrained_clean = cross_entropy(predict(model.apply, retrained, x), y)
-    retrained_adversarial = cross_entropy(on_near["u"], found)
-    delta = jnp.sqrt(jnp.sum((near - x) ** 2, axis=tuple(range(1, x.ndim))))
-    delta = jnp.where(
-        adversarial.distance > 0, delta, 0.0
-    )  # not what rounding leaves of uint8 images
+    images = to_float(jnp.asarray(forget.images))
+    labels = jnp.asarray(forget.labels)
+    near = adversarial.images
+    logits_original = predict(apply_fn, original, near)
+    logits_retrained = predict(apply_fn, retrained, near)
+    logits_unlearned = predict(apply_fn, unlearned, near)
+    original_clean = cross_entropy(predict(apply_fn, original, images), labels)
+    original_adversarial = cross_entropy(logits_original, labels)
+    unlearned_adversarial = cross_entropy(logits_unlearned, adversarial.labels)
+    retrained_clean = cross_entropy(predict(apply_fn, retrained, images), labels)
+    retrained_adversarial = cross_entropy(logits_retrained, adversarial.labels)
+    delta = jnp.sqrt(jnp.sum((near - images) ** 2, axis=tuple(range(1, images.ndim))))
+    # exactly 0 where nothing moved, in spite of the rounding of uint8 images
+    delta = jnp.where(adversarial.distance > 0, delta, 0.0)
     combination = (
         original_adversarial
         + unlearned_adversarial
@@ -131,7 +136,7 @@ def theorem_terms(
         retrained_clean=retrained_clean,
         retrained_adversarial=retrained_adversarial,
         combination=combination,
-        transfer=jnp.argmax(on_near["u"], -1) == found,
+        transfer=jnp.argmax(logits_retrained, -1) == adversarial.labels,
         slope=jnp.abs(original_adversarial - original_clean)
         / jnp.where(delta > 0, delta, jnp.nan),
         log10_lipschitz_bound=log10_lipschitz_bound(original.params),
@@ -141,7 +146,7 @@ def theorem_terms(
 
 
 def summarize_terms(terms: TheoremTerms) -> dict[str, Array]:
-    """Means over the samples that count, and how to read the bound.
+    """Return the means of the terms over the samples that count.
 
     Args:
       terms: of :func:`theorem_terms`.
@@ -149,10 +154,10 @@ def summarize_terms(terms: TheoremTerms) -> dict[str, Array]:
     Returns:
       Scalars by name. ``num_samples`` counts the samples that count. Each per-sample
       term has its mean over those of them where it is finite (``slope`` is not where
-      ``delta`` is 0; ``transfer`` is a share), NaN where it is finite for none.
-      ``excess`` is the mean of ``L delta - C`` with L read off the segment: negative,
-      the theorem promises a step towards the retrained model. (With the bound on L in
-      its place it would say nothing about any network.) ``approach`` is
+      ``delta`` is 0; ``transfer`` is a fraction), NaN where it is finite for none.
+      ``excess`` is the mean of ``L delta - C`` with L measured along the segment:
+      negative, the theorem promises a step towards the retrained model. (With the bound
+      on L in its place it would be vacuous for any network.) ``approach`` is
       ``||theta_o - theta_u||^2 - ||theta' - theta_u||^2``: positive where unlearning
       came nearer.
     """
@@ -162,9 +167,8 @@ def summarize_terms(terms: TheoremTerms) -> dict[str, Array]:
         for name, value in terms._asdict().items()
         if value.ndim == 1 and name != "counted"
     }
-    rise = jnp.abs(
-        terms.original_adversarial - terms.original_clean
-    )  # slope * delta, also where delta is 0
+    # slope * delta, also where delta is 0
+    rise = jnp.abs(terms.original_adversarial - terms.original_clean)
     per_sample["excess"] = rise - terms.combination
     means = {}
     for name, value in per_sample.items():
@@ -181,7 +185,7 @@ def summarize_terms(terms: TheoremTerms) -> dict[str, Array]:
 
 
 def parameter_distance(params: Params, other: Params) -> Array:
-    """Euclidean distance ``[]`` of two models' parameters, all leaves together."""
+    """Return the Euclidean distance ``[]`` of two models' parameters."""
     squares = jax.tree.map(lambda a, b: jnp.sum((a - b) ** 2), params, other)
     return jnp.sqrt(sum(jax.tree.leaves(squares), jnp.zeros(())))
 
@@ -230,7 +234,7 @@ def neighbor_bound(
 
 
 def log10_lipschitz_bound(params: Params) -> Array:
-    """Sum over all kernels of the decimal logarithms of a bound on their operator norms, in L2.
+    """Return the sum over kernels of log10 of a bound on their operator norms, in L2.
 
     The logarithm, because the product of a deep network's norms leaves float32. Ten to
     that power is an upper bound on the Lipschitz constant of the logits in the image,
@@ -239,7 +243,7 @@ def log10_lipschitz_bound(params: Params) -> Array:
     network does more: BatchNorm's scales are ignored, branches of a residual sum are
     multiplied as if in a chain, and normalization inside the model is taken for 1.
     There it is an index to compare models of one architecture by. Even where it bounds,
-    it is loose: exponentially in the depth. Where a model is at hand,
+    it is loose: exponentially in the depth. Where a model is available,
     :func:`unlearn_jax.spectral.log10_lipschitz_product` of its layers' true norms is
     tighter and counts BatchNorm; this needs weights alone and is cheap enough to be
     mapped over all models of a run.
@@ -252,7 +256,8 @@ def log10_lipschitz_bound(params: Params) -> Array:
       ``[]``; 0 without a kernel, minus infinity where a kernel is zero, NaN where a
       leaf has three axes or more than four, for which no bound is known.
 
-    >>> round(float(log10_lipschitz_bound([100 * jnp.eye(3)] * 30)), 3)  # 100 to the power of 30
+    >>> kernels = [100 * jnp.eye(3)] * 30  # 100 to the power of 30
+    >>> round(float(log10_lipschitz_bound(kernels)), 3)
     60.0
     """
     bound = jnp.zeros(())
@@ -266,19 +271,26 @@ def log10_lipschitz_bound(params: Params) -> Array:
     return bound
 
 
-def local_slopes(apply: ApplyFn, variables: PyTree, images: Array) -> Array:
-    """Spectral norm ``[B]`` of the Jacobian of the logits in each image ``[B, H, W, ch]``: the slope there.
+def local_slopes(apply_fn: ApplyFn, variables: PyTree, images: Array) -> Array:
+    """Return the spectral norm of the logits' Jacobian in each image.
 
     No slope exceeds the Lipschitz constant in L2, so none exceeds a valid bound on it.
 
     Args:
-      apply: ``(variables, images) -> logits``.
+      apply_fn: ``(variables, images) -> logits``.
       variables: of the model.
-      images: float32.
+      images: ``[B, H, W, ch]`` float32.
+
+    Returns:
+      ``[B]``.
+
+    Raises:
+      InputError: a model in place of its function.
     """
+    check_apply_fn(apply_fn)
 
     def slope(image: Array) -> Array:
-        logits, pull_back = jax.vjp(lambda x: apply(variables, x[None])[0], image)
+        logits, pull_back = jax.vjp(lambda x: apply_fn(variables, x[None])[0], image)
         rows = lax.map(lambda row: pull_back(row)[0].ravel(), jnp.eye(len(logits)))
         return jnp.sqrt(
             jnp.maximum(
@@ -291,10 +303,11 @@ def local_slopes(apply: ApplyFn, variables: PyTree, images: Array) -> Array:
 
 
 def conv_bound(kernel: Array) -> Array:
-    """Upper bound on the operator norm of a convolution (Singla and Feizi, arXiv 1911.10258, theorem 1).
+    """Return an upper bound on the operator norm of a convolution.
 
-    ``sqrt(h w)`` times the smallest spectral norm of four ways to lay the kernel out as
-    a matrix. Holds for every image size, stride, and zero or circular padding.
+    Theorem 1 of Singla and Feizi, arXiv 1911.10258: ``sqrt(h w)`` times the smallest
+    spectral norm of four ways to lay the kernel out as a matrix. Holds for every image
+    size, stride, and zero or circular padding.
 
     Args:
       kernel: ``[h, w, in, out]``.
@@ -316,7 +329,13 @@ def conv_bound(kernel: Array) -> Array:
 
 
 def largest_singular_value(matrix: Array) -> Array:
-    """Largest singular value ``[]`` of a matrix, from the eigenvalues of the smaller of its two Gram matrices."""
+    """Return the largest singular value ``[]`` of a matrix.
+
+    Args:
+      matrix: ``[rows, columns]``.
+    """
+    chex.assert_rank(matrix, 2)
+    # from the smaller Gram matrix; scaled, so that squares neither overflow nor vanish
     scale = jnp.maximum(jnp.max(jnp.abs(matrix)), jnp.finfo(matrix.dtype).tiny)
     scaled = matrix / scale
     gram = (

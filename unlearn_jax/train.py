@@ -1,8 +1,8 @@
-"""Training one model: the one training step, whole epochs in one compiled scan, and ``fit``.
+"""Training one model: the training step, epochs in one compiled scan, and ``fit``.
 
-Where a sample goes is decided by a boolean mask over the data set, and the order of
-samples is a pure function of (key, epoch). So an epoch can be repeated, resumed or
-mapped over many models, and a sample outside the mask is never read.
+A boolean mask over the data set selects the samples, and their order is a pure function
+of (key, epoch). So an epoch can be repeated, resumed or mapped over many models, and a
+sample outside the mask is never read.
 """
 
 import dataclasses
@@ -10,12 +10,14 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
 from jax.core import Tracer
+from numpy.typing import ArrayLike
 
 from unlearn_jax.losses import cross_entropy
 from unlearn_jax.types import (
@@ -28,16 +30,17 @@ from unlearn_jax.types import (
     ModelState,
     Params,
     Variables,
+    check_apply_fn,
 )
 
 
 class Batch(NamedTuple):
-    """What a loss sees.
+    """Input of a loss.
 
     Attributes:
       images: ``[B, H, W, ch]`` float32 in [0, 1], augmented.
       labels: ``[B]`` int32.
-      position: ``[B]`` int32, where each sample is in the data set.
+      position: ``[B]`` int32, index of each sample in the data set.
     """
 
     images: Array
@@ -46,12 +49,12 @@ class Batch(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """Everything training carries from step to step; with the key and the mask it determines the rest of the run.
+    """State of a training; with key and mask it determines the rest of the run.
 
     Attributes:
       epoch: ``[]`` int32, finished epochs.
-      variables: the model's.
-      opt_state: the optimizer's.
+      variables: of the model.
+      opt_state: of the optimizer.
     """
 
     epoch: Array
@@ -60,24 +63,24 @@ class TrainState(NamedTuple):
 
 
 LossFn = Callable[[Variables, Batch, Array], tuple[Array, ModelState]]
-"""``(variables, batch, key) -> (mean loss [], new model state)``, differentiated by ``variables.params``."""
+"""``(variables, batch, key) -> (mean loss [], new model state)``."""
 
 Augment = Callable[[Array, Array], Array]
 """``(keys [B], images [B, H, W, ch]) -> images``."""
 
 FetchFn = Callable[[Any, Array, Array], Batch]
-"""``(data, index [B], key) -> Batch``: reads samples, converts them to float32 and augments them."""
+"""``(data, index [B], key) -> Batch``: samples as float32, augmented."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How to train, without what to train on.
+    """Epochs, batches, optimizer and augmentation of a training.
 
     Attributes:
       num_epochs: passes over the samples of the mask.
       batch_size: samples per step.
       tx: any optax transformation.
-      augment: applied to every training image, with a key of its own; None for none.
+      augment: applied to every training image, each with its own key; None for none.
     """
 
     num_epochs: int
@@ -115,7 +118,13 @@ def sgd(
 def step_decay(
     learning_rate: float | Array, *, every: int, factor: float = 0.1
 ) -> optax.Schedule:
-    """Multiplies the learning rate by ``factor`` after every ``every`` steps (not epochs)."""
+    """Return a learning rate multiplied by ``factor`` after every so many steps.
+
+    Args:
+      learning_rate: of the first steps.
+      every: steps, not epochs, between two changes.
+      factor: of each change.
+    """
     return optax.exponential_decay(
         learning_rate, transition_steps=every, decay_rate=factor, staircase=True
     )
@@ -123,7 +132,7 @@ def step_decay(
 
 @lru_cache(maxsize=64)
 def cross_entropy_loss(model: Model) -> LossFn:
-    """Mean cross-entropy in training mode: the default loss."""
+    """Return the default loss, mean cross-entropy in training mode."""
 
     def loss_fn(
         variables: Variables, batch: Batch, key: Array
@@ -135,13 +144,17 @@ def cross_entropy_loss(model: Model) -> LossFn:
 
 
 def to_float(images: Array) -> Array:
-    """Images as the model sees them: uint8 becomes float32 in [0, 1], floats stay."""
+    """Return uint8 images as float32 in [0, 1], others unchanged."""
     return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
 
 
 @lru_cache(maxsize=64)
 def fetch_from(augment: Augment | None = None) -> FetchFn:
-    """Reads a :class:`Dataset` and augments each image with a key of its own."""
+    """Return the function that reads a :class:`Dataset` and augments its images.
+
+    Args:
+      augment: ``(keys [B], images) -> images``, a key per image; None for none.
+    """
 
     def fetch(data: Dataset, index: Array, key: Array) -> Batch:
         images = to_float(data.images[index])
@@ -153,12 +166,12 @@ def fetch_from(augment: Augment | None = None) -> FetchFn:
 
 
 def steps_per_epoch(num_samples: int, batch_size: int) -> int:
-    """Steps that cover ``num_samples``: the last batch is filled up, see :func:`epoch_order`."""
+    """Return the number of batches that cover the samples, the last one filled up."""
     return -(-num_samples // batch_size)
 
 
 def epoch_order(key: Array, member: Array, num_batches: int, batch_size: int) -> Array:
-    """One epoch's batches: a fresh permutation of the members, read round and round.
+    """Return one epoch's batches: a permutation of the members, read cyclically.
 
     The last batch is filled with the permutation's first samples, so that every batch
     has ``batch_size`` samples and BatchNorm never sees padding.
@@ -173,9 +186,8 @@ def epoch_order(key: Array, member: Array, num_batches: int, batch_size: int) ->
       ``[num_batches, batch_size]`` int32 positions, all members; every member occurs
       when there is room for all.
     """
-    draws = jnp.where(
-        member, jax.random.uniform(key, member.shape, jnp.float32), 2.0
-    )  # members first, in random order
+    # members first, in random order: their draws are below 1
+    draws = jnp.where(member, jax.random.uniform(key, member.shape, jnp.float32), 2.0)
     permutation = jnp.argsort(draws).astype(jnp.int32)
     position = jnp.arange(num_batches * batch_size) % jnp.maximum(jnp.sum(member), 1)
     return permutation[position].reshape(num_batches, batch_size)
@@ -192,7 +204,14 @@ def init_state(
     tx: optax.GradientTransformation,
     variables: Variables | None = None,
 ) -> TrainState:
-    """The state before the first step: fresh variables from ``key``, or the ones given."""
+    """Return the state before the first step.
+
+    Args:
+      key: of the run; draws the variables.
+      model: the architecture.
+      tx: the optimizer.
+      variables: start from these instead of from ``model.init``.
+    """
     variables = (
         _init(model, jax.random.fold_in(key, 0)) if variables is None else variables
     )
@@ -206,7 +225,14 @@ def train_step(
     batch: Batch,
     key: Array,
 ) -> tuple[TrainState, Array]:
-    """One gradient step; the only one in the package.
+    """Take one gradient step; the optimizer gets ``model_state`` as an extra argument.
+
+    Args:
+      loss_fn: the objective, differentiated by ``variables.params``.
+      tx: the optimizer.
+      state: before the step.
+      batch: of the step.
+      key: passed to the loss.
 
     Returns:
       The next state (``epoch`` unchanged) and the loss ``[]``.
@@ -218,8 +244,8 @@ def train_step(
     (loss, model_state), gradients = jax.value_and_grad(loss_of, has_aux=True)(
         state.variables.params
     )
-    # an optimizer that constrains layers wants to know the statistics of the BatchNorm
-    # behind them
+    # an optimizer that constrains layers needs the statistics of the BatchNorm behind
+    # them
     update = optax.with_extra_args_support(tx).update
     updates, opt_state = update(
         gradients, state.opt_state, state.variables.params, model_state=model_state
@@ -241,18 +267,18 @@ def train_epochs(
     num_batches: int,
     batch_size: int,
 ) -> tuple[TrainState, Array]:
-    """Whole epochs as one scan, from wherever ``state`` stands; pure, to be jitted or mapped over models.
+    """Train for whole epochs in one scan; pure, to be jitted or mapped over models.
 
     Args:
       loss_fn: the objective.
       tx: the optimizer.
-      fetch: how samples are read.
-      state: where to go on from.
+      fetch: reads the samples of a batch.
+      state: of the epoch before.
       key: of the whole run; every epoch folds its number in, so chunks of any size give
         the same bits.
       data: passed to ``fetch``.
       member: ``[N]`` bool, the samples to train on.
-      num_epochs: epochs to do now (static).
+      num_epochs: epochs of this call (static).
       num_batches: steps per epoch (static).
       batch_size: samples per step (static).
 
@@ -286,17 +312,22 @@ def train_epochs(
 def predict(
     apply_fn: ApplyFn, variables: Any, images: Array, *, batch_size: int = 512
 ) -> Array:
-    """Logits of all images in evaluation mode, batch by batch inside one program.
+    """Return the logits of all images, batch by batch inside one program.
 
     Args:
-      apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``.
-      variables: opaque.
+      apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode.
+      variables: any pytree.
       images: ``[N, ...]`` uint8 or float32 in [0, 1].
       batch_size: images at a time; changes memory, not values.
 
     Returns:
       ``[N, C]`` float32.
+
+    Raises:
+      InputError: a model in place of its function.
     """
+    check_apply_fn(apply_fn)
+    chex.assert_shape(images, (None, ...))
     return lax.map(
         lambda image: apply_fn(variables, to_float(image)[None])[0],
         images,
@@ -304,8 +335,12 @@ def predict(
     )
 
 
-def check_member(member: Any, num_samples: int) -> np.ndarray:
-    """A concrete ``[N]`` bool mask with at least one True, as NumPy.
+def check_member(member: ArrayLike, num_samples: int) -> np.ndarray:
+    """Return a concrete mask as NumPy, or raise.
+
+    Args:
+      member: ``[N]`` or ``[M, N]`` bool, each row with at least one True.
+      num_samples: N.
 
     Raises:
       InputError: wrong length, type, or nothing to train on.
@@ -321,19 +356,23 @@ def check_member(member: Any, num_samples: int) -> np.ndarray:
     return member
 
 
-def check_losses(losses: Any, first_epoch: int) -> np.ndarray:
-    """Fetches losses ``[..., epochs]`` and refuses any that is not finite.
+def check_losses(losses: ArrayLike, first_epoch: int) -> np.ndarray:
+    """Return losses as NumPy, or raise on one that is not finite.
+
+    Args:
+      losses: ``[..., epochs]``.
+      first_epoch: epochs finished before.
 
     Raises:
       DivergedError: naming the epoch.
     """
     losses = np.asarray(losses)
-    bad = ~np.isfinite(losses).reshape(-1, losses.shape[-1]).all(0)
-    if bad.any():
+    is_finite = np.isfinite(losses).reshape(-1, losses.shape[-1]).all(0)
+    if not is_finite.all():
+        epoch = first_epoch + int(np.argmin(is_finite)) + 1
         raise DivergedError(
-            "training diverged: the loss was not finite in epoch"
-            f" {first_epoch + int(np.argmax(bad)) + 1}; lower the learning rate, or"
-            " check the images for extreme values"
+            f"training diverged: the loss was not finite in epoch {epoch}; lower the"
+            " learning rate, or check the images for extreme values"
         )
     return losses
 
@@ -342,7 +381,7 @@ def check_losses(losses: Any, first_epoch: int) -> np.ndarray:
 def _compiled(
     loss_fn: LossFn, recipe: Recipe, num_batches: int
 ) -> Callable[..., tuple[TrainState, Array]]:
-    """The jitted epochs of one recipe, kept so that a second ``fit`` compiles nothing."""
+    """Return the jitted epochs of one recipe, kept for the next ``fit``."""
     run = partial(train_epochs, loss_fn, recipe.tx, fetch_from(recipe.augment))
     return jax.jit(
         partial(run, num_batches=num_batches, batch_size=recipe.batch_size),
@@ -355,7 +394,7 @@ def fit(
     key: Array,
     model: Model,
     data: Dataset,
-    member: Any,
+    member: ArrayLike,
     recipe: Recipe,
     *,
     variables: Variables | None = None,
@@ -363,15 +402,15 @@ def fit(
     epochs_per_call: int = 1,
     callback: Callable[[TrainState, np.ndarray], None] | None = None,
 ) -> tuple[TrainState, np.ndarray]:
-    """Trains one model on the samples of a mask.
+    """Train one model on the samples of a mask.
 
     Args:
       key: of the whole run; the same key gives the same bits on the same backend.
       model: the architecture.
       data: ``[N]`` samples; those outside ``member`` are never read.
-      member: ``[N]`` bool.
-      recipe: how to train.
-      variables: start here instead of from ``model.init``.
+      member: ``[N]`` bool, at least one True.
+      recipe: epochs, batches, optimizer and augmentation.
+      variables: start from these instead of from ``model.init``.
       loss_fn: the objective; mean cross-entropy by default.
       epochs_per_call: epochs per compiled call: more means fewer returns to Python, and
         the same result.
@@ -389,16 +428,13 @@ def fit(
     run = _compiled(loss_fn or cross_entropy_loss(model), recipe, num_batches)
     # copied: the caller's variables must survive the donation of the state
     state = jax.tree.map(jnp.copy, init_state(key, model, recipe.tx, variables))
-    data, mask, losses = jax.tree.map(jnp.asarray, data), jnp.asarray(member), []
-    for done in range(0, recipe.num_epochs, epochs_per_call):
-        state, now = run(
-            state,
-            key,
-            data,
-            mask,
-            num_epochs=min(epochs_per_call, recipe.num_epochs - done),
-        )
-        losses.append(check_losses(now, done))
+    data = jax.tree.map(jnp.asarray, data)
+    mask = jnp.asarray(member)
+    losses = [np.zeros(0, np.float32)]
+    for epoch in range(0, recipe.num_epochs, epochs_per_call):
+        num_epochs = min(epochs_per_call, recipe.num_epochs - epoch)
+        state, new_losses = run(state, key, data, mask, num_epochs=num_epochs)
+        losses.append(check_losses(new_losses, epoch))
         if callback is not None:
             callback(state, losses[-1])
-    return state, np.concatenate(losses) if losses else np.zeros(0, np.float32)
+    return state, np.concatenate(losses)

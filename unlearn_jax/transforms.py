@@ -18,10 +18,10 @@ class AddL1State(NamedTuple):
     """State of :func:`add_l1`.
 
     Attributes:
-      count: ``[]`` int32, finished steps.
+      step: ``[]`` int32, finished steps.
     """
 
-    count: Array
+    step: Array
 
 
 def add_l1(weights: Array) -> optax.GradientTransformationExtraArgs:
@@ -58,11 +58,11 @@ def add_l1(weights: Array) -> optax.GradientTransformationExtraArgs:
         del extra_args
         if params is None:
             raise InputError("add_l1 needs the parameters: call update with params")
-        weight = weights[state.count]
+        weight = weights[state.step]
         updates = jax.tree.map(
             lambda update, leaf: update + weight * jnp.sign(leaf), updates, params
         )
-        return updates, AddL1State(state.count + 1)
+        return updates, AddL1State(state.step + 1)
 
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
 

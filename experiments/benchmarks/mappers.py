@@ -82,7 +82,7 @@ def jax_row(form: str, devices: int, conv: str, num_models: int) -> dict:
         began = time.perf_counter()
         jax.block_until_ready(
             replicas.fit_many(
-                keys, model, dataset, member, recipe, how=how, state=state
+                keys, model, dataset, member, recipe, mapper=how, state=state
             )[0]
         )
         seconds.append(time.perf_counter() - began)

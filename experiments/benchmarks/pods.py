@@ -107,7 +107,7 @@ def throughput(count: int) -> list[float]:
     for repeat in range(options.repeats + 1):  # the first one compiles
         keys = jax.random.split(jax.random.key(repeat), many)
         began = time.perf_counter()
-        state, _ = replicas.fit_many(keys, model, pool, member, recipe, how=how)
+        state, _ = replicas.fit_many(keys, model, pool, member, recipe, mapper=how)
         jax.block_until_ready(state)
         seconds.append(time.perf_counter() - began)
     print(f"  {count} devices: compiled and ran in {seconds[0]:.1f} s", flush=True)

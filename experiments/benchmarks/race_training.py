@@ -150,7 +150,7 @@ def ours(
             how = replicas.mapper(form, num_models=models)
             keys = jax.random.split(jax.random.key(0), models)
             state, losses = replicas.fit_many(
-                keys, model, data, member, recipe, how=how
+                keys, model, data, member, recipe, mapper=how
             )
         jax.block_until_ready(state)
         return float(losses[..., -1].mean())

@@ -174,9 +174,9 @@ def retrain_without(
         data,
         np.tile(~forget, (len(keys), 1)),
         recipe,
-        how=mapper,
+        mapper=mapper,
         num_batches=steps_per_epoch(len(data.labels), recipe.batch_size),
         epochs_per_call=recipe.num_epochs,
     )
-    logits = predict_many(model, state.variables, images, how=mapper)
+    logits = predict_many(model.apply, state.variables, images, mapper=mapper)
     return logits.reshape(len(keys), len(forget), *logits.shape[1:])

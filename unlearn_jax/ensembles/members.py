@@ -10,7 +10,7 @@ from unlearn_jax.types import ApplyFn, Array, Model, Variables
 
 
 def ensemble_apply(models: Model | Sequence[Model]) -> ApplyFn:
-    """An ensemble as one model: the logarithm of the members' mean softmax, for attacks, audits and predictions.
+    """Return the logarithm of the members' mean softmax as one model's function.
 
     Args:
       models: the members' architectures; the variables are then a sequence of the
@@ -22,22 +22,16 @@ def ensemble_apply(models: Model | Sequence[Model]) -> ApplyFn:
       are; the same function object for the same models. (The released code takes the
       logarithm of probabilities cut off at 1e-40.)
     """
-    return (
-        _stacked_apply(models)
-        if isinstance(models, Model)
-        else _joint_apply(tuple(models))
-    )
+    if isinstance(models, Model):
+        return _stacked_apply(models)
+    return _joint_apply(tuple(models))
 
 
 @lru_cache(maxsize=64)
 def _joint_apply(models: tuple[Model, ...]) -> ApplyFn:
     def apply(variables: Sequence[Variables], images: Array) -> Array:
-        return _log_mean(
-            [
-                model.apply(one, images)
-                for model, one in zip(models, variables, strict=True)
-            ]
-        )
+        pairs = zip(models, variables, strict=True)
+        return _log_mean([model.apply(one, images) for model, one in pairs])
 
     return apply
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
+from numpy.typing import ArrayLike
 
 from unlearn_jax import replicas
 from unlearn_jax.ensembles.config import Ensemble, Trs
@@ -140,7 +141,7 @@ def ensemble_step(
     losses = EnsembleLosses(members, jnp.zeros(()), jnp.zeros(()))
     lotos_state = state.lotos
     term = ensemble.lotos_term(batch.images)
-    if term is not None:
+    if ensemble.lotos is not None and term is not None:
 
         def lotos_penalty(params: tuple[Params, ...]) -> tuple[Array, LotosState]:
             return term.update(_with_params(before, params), state.lotos)
@@ -318,7 +319,7 @@ def fit_ensemble(
     key: Array,
     ensemble: Ensemble,
     data: Dataset,
-    member: Any,
+    member: ArrayLike,
     recipe: Recipe,
     *,
     txs: Sequence[optax.GradientTransformation] | None = None,
@@ -363,21 +364,22 @@ def fit_ensemble(
     begin, run = _compiled(
         ensemble, recipe, txs, steps_per_epoch(int(member.sum()), recipe.batch_size)
     )
-    if state is None:
+    current = state
+    if current is None:
         sample = jnp.zeros((1, *data.images.shape[1:]), jnp.float32)
         start = begin(jax.random.fold_in(key, 0), sample=sample, variables=variables)
         # copied: the caller's variables must survive the donation of the state
-        state = jax.tree.map(jnp.copy, start)
+        current = jax.tree.map(jnp.copy, start)
     data = jax.tree.map(jnp.asarray, data)
     mask = jnp.asarray(member)
     parts = [EnsembleLosses(jnp.zeros((0, size)), jnp.zeros(0), jnp.zeros(0))]
-    for epoch in range(int(state.epoch), recipe.num_epochs, epochs_per_call):
+    for epoch in range(int(current.epoch), recipe.num_epochs, epochs_per_call):
         num_epochs = min(epochs_per_call, recipe.num_epochs - epoch)
-        state, losses = run(state, key, data, mask, num_epochs=num_epochs)
+        current, losses = run(current, key, data, mask, num_epochs=num_epochs)
         losses = jax.tree.map(np.asarray, losses)
         terms = [losses.members, losses.lotos[:, None], losses.trs[:, None]]
         check_losses(np.concatenate(terms, 1).T, epoch)
         parts.append(losses)
         if callback is not None:
-            callback(state, losses)
-    return state, jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+            callback(current, losses)
+    return current, jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)

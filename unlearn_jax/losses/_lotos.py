@@ -232,12 +232,12 @@ class LotosState(NamedTuple):
     """Memory of :func:`lotos`.
 
     Attributes:
-      count: ``[]`` int32, finished updates.
+      step: ``[]`` int32, finished updates.
       vectors: for each layer, each member's top right singular vectors
         ``[K, *in_shape]``, as of the last update that acted.
     """
 
-    count: Array
+    step: Array
     vectors: Vectors
 
 
@@ -348,13 +348,13 @@ def lotos(
             penalty, vectors = act(variables, state.vectors)
         else:
             penalty, vectors = lax.cond(
-                state.count % every == 0,
+                state.step % every == 0,
                 act,
                 lambda _, vectors: (jnp.zeros(()), vectors),
                 variables,
                 state.vectors,
             )
-        return penalty, LotosState(state.count + 1, vectors)
+        return penalty, LotosState(state.step + 1, vectors)
 
     return LossTerm(init, update)
 

@@ -1,9 +1,10 @@
-"""The tilted target of class unlearning: what a model that never saw a class would say of its samples.
+"""Tilted target of class unlearning: the prediction without the forgotten classes.
 
 Tilted ReWeighting (TRW; RWFT and TREW in other versions), arXiv 2506.20893, and chapter
 5 of arXiv 2512.06993.
 """
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -15,10 +16,10 @@ from unlearn_jax.types import Array, InputError
 def tilted_target(
     logits: Array, forget: Array, similarity: Array, *, beta: float | Array
 ) -> Array:
-    """The distribution over the classes that stay, tilted towards those similar to the forgotten one.
+    """Return the renormalized prediction, tilted towards similar classes.
 
     ``q(k) = r(k) exp(beta s_k) / sum_j r(j) exp(beta s_j)``, where ``r`` is the
-    prediction with the forgotten classes taken out and renormalized: equation 5.2 of
+    prediction without the forgotten classes, renormalized: equation 5.2 of
     arXiv 2512.06993. Of all distributions with the same expected similarity it is the
     closest to ``r`` in ``KL(q || r)``. Computed as ``softmax(mask(logits) + beta s)``,
     so that no ``1 - p_f`` is divided by: the result is finite where ``p_f`` rounds to
@@ -26,8 +27,8 @@ def tilted_target(
 
     Args:
       logits: ``[..., C]`` of the original model.
-      forget: ``[C]`` or ``[..., C]`` bool, the classes that get nothing; at least one
-        must stay (NaN where none does).
+      forget: ``[C]`` or ``[..., C]`` bool, the classes that get probability 0; at least
+        one must stay (NaN where none does).
       similarity: ``[C]`` or ``[..., C]``, ``s``; entries of forgotten classes do not
         matter, nor does a constant added.
       beta: scalar, not negative. 0 renormalizes (the target of DELETE); ``inf`` leaves
@@ -37,22 +38,27 @@ def tilted_target(
     Returns:
       ``[..., C]`` probabilities: sum 1, exactly 0 on forgotten classes.
 
-    >>> forget, similarity = jnp.array([True, False, False]), jnp.array([1.0, 0.0, 0.1])
-    >>> q = tilted_target(jnp.array([1e4, 1.0, 0.0]), forget, similarity, beta=10.0)  # logits 1 + 0 and 0 + 1
-    >>> [float(p) for p in q]
+    >>> forget = jnp.array([True, False, False])
+    >>> similarity = jnp.array([1.0, 0.0, 0.1])
+    >>> logits = jnp.array([1e4, 1.0, 0.0])  # tilted by 0 and 1: both become 1
+    >>> tilted_target(logits, forget, similarity, beta=10.0).tolist()
     [0.0, 0.5, 0.5]
     """
+    chex.assert_equal_shape_suffix([logits, forget, similarity], 1)
+    chex.assert_type(forget, bool)
+    chex.assert_rank(beta, 0)
     shape = jnp.broadcast_shapes(
         jnp.shape(logits), jnp.shape(forget), jnp.shape(similarity)
     )
-    logits, forget, similarity = (
-        jnp.broadcast_to(array, shape) for array in (logits, forget, similarity)
-    )
+    logits = jnp.broadcast_to(logits, shape)
+    forget = jnp.broadcast_to(forget, shape)
+    similarity = jnp.broadcast_to(similarity, shape)
+    # the softmax does not depend on a shift; with the largest similarity at 0 an
+    # infinite beta leaves it finite
     best = jnp.max(jnp.where(forget, -jnp.inf, similarity), -1, keepdims=True)
-    behind = similarity - lax.stop_gradient(best)
-    tilt = jnp.where(
-        jnp.isinf(beta) & (behind == 0), 0.0, beta * behind
-    )  # infinity times 0 is not a number
+    gap = similarity - lax.stop_gradient(best)
+    # infinity times 0 is not a number
+    tilt = jnp.where(jnp.isinf(beta) & (gap == 0), 0.0, beta * gap)
     return jax.nn.softmax(jnp.where(forget, -jnp.inf, logits + tilt))
 
 
@@ -64,26 +70,26 @@ def tilted_loss(
     *,
     beta: float | Array,
 ) -> Array:
-    """Cross-entropy against the tilted target of a teacher: the forget term, equation 5.3 of arXiv 2512.06993.
+    """Return the cross-entropy against the tilted target of a teacher.
 
-    Equals ``KL(q || softmax(logits))`` up to a constant; its gradient by ``logits`` is
-    ``softmax(logits) - q``. No gradient flows into the target. (The equation was not
-    seen, only what it does: its direction is ours.)
+    The forget term of TRW, equation 5.3 of arXiv 2512.06993. Equals
+    ``KL(q || softmax(logits))`` up to a constant; its gradient by ``logits`` is
+    ``softmax(logits) - q``. No gradient flows into the target. (The direction of the
+    divergence is ours, from its description; the equation itself was not available.)
 
     Args:
       logits: ``[..., C]`` of the model being trained.
       teacher_logits: ``[..., C]`` of the original model, in evaluation mode.
-      forget: see :func:`tilted_target`.
-      similarity: see there.
-      beta: see there.
+      forget: ``[C]`` or ``[..., C]`` bool, the classes that get probability 0.
+      similarity: ``[C]`` or ``[..., C]`` of the classes to the forgotten one.
+      beta: scalar, not negative.
 
     Returns:
       ``[...]`` in nats.
     """
-    return cross_entropy(
-        logits,
-        lax.stop_gradient(tilted_target(teacher_logits, forget, similarity, beta=beta)),
-    )
+    chex.assert_equal_shape([logits, teacher_logits])
+    target = tilted_target(teacher_logits, forget, similarity, beta=beta)
+    return cross_entropy(logits, lax.stop_gradient(target))
 
 
 def class_similarity(
@@ -93,7 +99,7 @@ def class_similarity(
     center: bool = True,
     temperature: float | Array | None = None,
 ) -> Array:
-    """Cosines between the weight vectors of the classes in a classifier's last layer.
+    """Return the cosines between the classes' weight vectors in the last layer.
 
     The paper projects by PCA, takes cosines and then "a sharp softmax temperature"; it
     gives neither the dimension, nor whether vectors are centered, nor the temperature,
@@ -114,9 +120,11 @@ def class_similarity(
     Raises:
       InputError: more components than the vectors can have, or less than one.
 
-    >>> class_similarity(jnp.array([[1.0, 2.0, 0.0], [0.0, 0.0, 1.0]]), center=False).tolist()
+    >>> kernel = jnp.array([[1.0, 2.0, 0.0], [0.0, 0.0, 1.0]])
+    >>> class_similarity(kernel, center=False).tolist()
     [[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
     """
+    chex.assert_rank(head_kernel, 2)
     rows = head_kernel.T
     if center:
         rows = rows - jnp.mean(rows, 0, keepdims=True)
@@ -136,7 +144,7 @@ def class_similarity(
 
 
 def sharpen(similarity: Array, excluded: Array, *, temperature: float | Array) -> Array:
-    """The softmax of ``similarity / temperature`` over the classes that are not excluded.
+    """Return ``softmax(similarity / temperature)`` over the classes not excluded.
 
     Args:
       similarity: ``[..., C]``.
@@ -146,15 +154,25 @@ def sharpen(similarity: Array, excluded: Array, *, temperature: float | Array) -
     Returns:
       ``[..., C]``, 0 on excluded classes.
     """
-    shares = jax.nn.softmax(jnp.where(excluded, -jnp.inf, similarity / temperature))
-    return jnp.where(excluded, 0.0, shares)
+    chex.assert_equal_shape_suffix([similarity, excluded], 1)
+    chex.assert_type(excluded, bool)
+    weights = jax.nn.softmax(jnp.where(excluded, -jnp.inf, similarity / temperature))
+    return jnp.where(excluded, 0.0, weights)
 
 
 def cosine(vectors: Array, others: Array) -> Array:
-    """Cosines of ``vectors`` ``[..., D]`` with ``others`` ``[C, D]``: ``[..., C]``, 0 where a vector is zero."""
-    exact = (
-        lax.Precision.HIGHEST
-    )  # accelerators would round to fewer bits, and beta magnifies that
+    """Return the cosines of vectors with others, 0 where a vector is zero.
+
+    Args:
+      vectors: ``[..., D]``.
+      others: ``[C, D]``.
+
+    Returns:
+      ``[..., C]``.
+    """
+    chex.assert_equal_shape_suffix([vectors, others], 1)
+    # accelerators would round to fewer bits, and beta magnifies that
+    exact = lax.Precision.HIGHEST
     return jnp.matmul(_unit(vectors), _unit(others).T, precision=exact)
 
 

@@ -1,17 +1,21 @@
-"""TRS: members whose input gradients point apart and are small (Yang et al., arXiv 2104.00671)."""
+"""TRS: members' input gradients must be small and not parallel.
+
+Yang et al., arXiv 2104.00671.
+"""
 
 import itertools
 
+import chex
 import jax.numpy as jnp
 
 from unlearn_jax.types import Array, InputError
 
 
 def gradient_similarity(gradients: Array) -> Array:
-    """Mean over samples and pairs of members of ``|cos|`` between the gradients of their losses by the image.
+    """Return the mean ``|cos|`` of input gradients over samples and pairs of members.
 
     Args:
-      gradients: ``[N, B, ...]``, N >= 2 members.
+      gradients: ``[M, B, ...]`` of the members' losses by the image, M >= 2.
 
     Returns:
       ``[]`` in [0, 1]; a gradient that is zero is orthogonal to all.
@@ -19,13 +23,16 @@ def gradient_similarity(gradients: Array) -> Array:
     Raises:
       InputError: fewer than two members.
 
-    >>> float(gradient_similarity(jnp.array([[[1.0, 0.0]], [[-2.0, 0.0]], [[0.0, 1.0]]])))
+    >>> gradients = jnp.array([[[1.0, 0.0]], [[-2.0, 0.0]], [[0.0, 1.0]]])
+    >>> float(gradient_similarity(gradients))
     0.333...
     """
+    chex.assert_shape(gradients, (None, None, ...))
     if len(gradients) < 2:
         raise InputError("gradients are compared between members: give two or more")
     flat = gradients.reshape(*gradients.shape[:2], -1)
     squares = jnp.sum(flat**2, -1)
+    # the root of 0 has no finite slope; an infinite length makes the cosine 0
     length = jnp.where(
         squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1.0)), jnp.inf
     )
@@ -36,10 +43,10 @@ def gradient_similarity(gradients: Array) -> Array:
 
 
 def gradient_magnitude(gradients: Array) -> Array:
-    """Twice the mean over samples and members of the squared length of the input gradients.
+    """Return twice the mean squared length of input gradients.
 
     Args:
-      gradients: ``[N, B, ...]``.
+      gradients: ``[M, B, ...]`` of the members' losses by the image.
 
     Returns:
       ``[]``.
@@ -47,6 +54,7 @@ def gradient_magnitude(gradients: Array) -> Array:
     >>> float(gradient_magnitude(jnp.array([[[3.0, 4.0]], [[0.0, 0.0]]])))
     25.0
     """
+    chex.assert_shape(gradients, (None, None, ...))
     axes = tuple(range(2, gradients.ndim))
     return 2 * jnp.mean(jnp.sum(gradients**2, axes))
 
@@ -57,14 +65,15 @@ def trs_penalty(
     similarity: float | Array = 40.0,
     smoothness: float | Array = 2.5,
 ) -> Array:
-    """``similarity * mean |cos| + smoothness * 2 mean |gradient|^2``: TRS in its cheap form ("cos-l2").
+    """Return TRS in its cheap form ("cos-l2").
 
-    To be added to the sum of the members' mean losses. The full method takes the second
+    ``similarity * mean |cos| + smoothness * 2 mean |gradient|^2``, to be added to the
+    sum of the members' mean losses. The full method takes the second
     term at points, for half of the batch, where an inner attack has made it large; this
     one takes it at the images themselves.
 
     Args:
-      gradients: ``[N, B, ...]``, of each sample's **own** loss by its image. The
+      gradients: ``[M, B, ...]``, of each sample's **own** loss by its image. The
         released code differentiates the mean over the batch instead, so that its
         gradients are ``B`` times and its second term ``B^2`` times smaller; to repeat
         it, divide ``smoothness`` by ``B^2``. The cosine is the same either way.
@@ -79,6 +88,5 @@ def trs_penalty(
     Raises:
       InputError: fewer than two members.
     """
-    return similarity * gradient_similarity(
-        gradients
-    ) + smoothness * gradient_magnitude(gradients)
+    alignment = similarity * gradient_similarity(gradients)
+    return alignment + smoothness * gradient_magnitude(gradients)

@@ -225,7 +225,7 @@ class Bank:
                     spec.pool,
                     spec.member[filled],
                     spec.recipe,
-                    how=how,
+                    mapper=how,
                     state=state,
                     loss_fn=spec.loss_fn,
                     num_batches=steps_per_epoch(
@@ -242,9 +242,9 @@ class Bank:
             variables = jax.tree.map(
                 lambda leaf: np.asarray(leaf)[: len(rows)], trained
             )
-            logits = predict_many(spec.model, trained, spec.pool.images, how=how)[
-                : len(rows)
-            ]
+            logits = predict_many(
+                spec.model.apply, trained, spec.pool.images, mapper=how
+            )[: len(rows)]
 
         def fill(folder: pathlib.Path) -> None:
             store.save_tree(folder / "models.npz", variables)

@@ -33,9 +33,9 @@ def estimate_speed(plan: Plan) -> float:
     short = Recipe(1, batch, spec.recipe.tx, spec.recipe.augment)
     samples = models * steps_per_epoch(int(member[0].sum()), batch) * batch
     keys = lambda: jax.random.wrap_key_data(jnp.asarray(spec.keys[:models]))
-    fit_many(keys(), spec.model, spec.pool, member, short, how=how)
+    fit_many(keys(), spec.model, spec.pool, member, short, mapper=how)
     began = time.perf_counter()
-    fit_many(keys(), spec.model, spec.pool, member, short, how=how)
+    fit_many(keys(), spec.model, spec.pool, member, short, mapper=how)
     return samples / (time.perf_counter() - began)
 
 

@@ -150,14 +150,16 @@ def measure(config: NormConfig, arm: str, normed: bool) -> dict[str, np.ndarray]
         splits.train,
         np.ones((len(config.seeds), len(splits.train.labels)), bool),
         recipe,
-        how=how,
+        mapper=how,
         callback=lambda state, _: history.append(
             np.asarray(norms_of(state.variables, ()))
         ),
     )
     final = state.variables
     right = lambda variables: (
-        replicas.predict_many(model, variables, splits.test.images, how=how).argmax(-1)
+        replicas.predict_many(
+            model.apply, variables, splits.test.images, mapper=how
+        ).argmax(-1)
         == splits.test.labels
     )
     correct_trained = right(final)

@@ -328,6 +328,6 @@ def _terms(plan: Plan, item: Any, train: Dataset) -> dict[str, jax.Array]:
     original, retrained, now, index, given = item
     samples = Dataset(to_float(train.images[index]), train.labels[index])
     terms = theorem_terms(
-        plan.model, original, retrained, now, samples, AttackResult(*given)
+        plan.model.apply, original, retrained, now, samples, AttackResult(*given)
     )
     return summarize_terms(terms)
