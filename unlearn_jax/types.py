@@ -175,3 +175,23 @@ class UnlearnInfo(NamedTuple):
 
 UnlearnFn = Callable[[Array, Problem], tuple[Variables, UnlearnInfo]]
 """``(key, problem) -> (variables, info)``: pure, the same key gives the same result."""
+
+
+def check_apply_fn(apply_fn: Any) -> None:
+    """Raise unless a model's function is given where one is wanted.
+
+    Args:
+      apply_fn: what the caller passed as ``(variables, images) -> logits``.
+
+    Raises:
+      InputError: a :class:`Model`, a Flax module, or anything that cannot be called.
+    """
+    is_module = any(
+        base.__name__ == "Module" and base.__module__.startswith("flax.")
+        for base in type(apply_fn).__mro__
+    )
+    if is_module or hasattr(apply_fn, "apply") or not callable(apply_fn):
+        raise InputError(
+            "apply_fn must be a function (variables, images) -> logits, got"
+            f" {type(apply_fn).__name__}: pass model.apply"
+        )
