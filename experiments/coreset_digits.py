@@ -407,7 +407,7 @@ def estimate(values: list[np.ndarray], weights: np.ndarray) -> audit.Estimate:
 def rate(events: np.ndarray) -> str:
     """A probability with its exact binomial interval."""
     events = np.ravel(events)
-    low, high = audit.clopper_pearson(int(events.sum()), events.size)[:2]
+    low, high = audit.clopper_pearson(int(events.sum()), events.size)
     return f"{events.mean():.2f} [{low:.2f}, {high:.2f}]"
 
 

@@ -1,6 +1,8 @@
 """What the fuzz tests share: arrays of every kind, and a call that counts what was answered and what was refused."""
 
 import collections
+import dataclasses
+import functools
 import os
 import signal
 import sys
@@ -12,6 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from unlearn_jax.audit import Discriminator
 from unlearn_jax.types import UnlearnError
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
@@ -117,6 +120,18 @@ def call(function, *args, **knobs):
     COUNTS[name, "refused"] += 1
     assert len(said.splitlines()) == 1
     return None
+
+
+def with_fields(function):
+    """An MIA-NN function that takes the discriminator's fields as its own options."""
+    names = {field.name for field in dataclasses.fields(Discriminator)}
+
+    @functools.wraps(function)
+    def wrapped(*args, **options):
+        fields = {name: options.pop(name) for name in names & options.keys()}
+        return function(*args, discriminator=Discriminator(**fields), **options)
+
+    return wrapped
 
 
 def check(value, low=-np.inf, high=np.inf):

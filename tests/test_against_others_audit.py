@@ -202,10 +202,10 @@ def margins():
     """Two augmentations of forty samples, under twelve models half of which had each."""
     rng = np.random.default_rng(1)
     member = rng.random((12, 40)).argsort(0) < 6
-    shadow = (
+    reference = (
         rng.normal(0, 2, (40, 2)) + member[:, :, None] + rng.normal(0, 1, (12, 40, 2))
     )
-    return rng.normal(0, 3, (3, 40, 2)), shadow, member
+    return rng.normal(0, 3, (3, 40, 2)), reference, member
 
 
 def tf_privacy():
@@ -213,9 +213,9 @@ def tf_privacy():
     return pytest.importorskip(name, exc_type=ImportError)
 
 
-def lists(shadow, member):
+def lists(reference, member):
     return [
-        [shadow[side[:, n], n] for n in range(side.shape[1])]
+        [reference[side[:, n], n] for n in range(side.shape[1])]
         for side in (member, ~member)
     ]
 
@@ -223,19 +223,19 @@ def lists(shadow, member):
 @pytest.mark.parametrize("center", ["median", "mean"])
 @pytest.mark.parametrize("fixed", [False, True])
 def test_lira_is_tf_privacys(margins, center, fixed):
-    target, shadow, member = margins
-    inside, outside = lists(shadow, member)
+    target, reference, member = margins
+    inside, outside = lists(reference, member)
     knobs = {"center": center, "variance": "fixed_centered" if fixed else "per_sample"}
     theirs = {"fix_variance": fixed, "median_or_mean": center}
     score = tf_privacy().compute_score_lira
     for row in target:  # theirs is low for members
         both = -score(row, inside, outside, option="both", **theirs)
         np.testing.assert_allclose(
-            lira(row, shadow, member, **knobs), both, rtol=1e-9, atol=1e-9
+            lira(row, reference, member, **knobs), both, rtol=1e-9, atol=1e-9
         )
         out = -score(row, inside, outside, option="out", **theirs)
         np.testing.assert_allclose(
-            lira(row, shadow, member, mode="offline", **knobs),
+            lira(row, reference, member, mode="offline", **knobs),
             out,
             rtol=1e-9,
             atol=1e-9,
@@ -244,9 +244,9 @@ def test_lira_is_tf_privacys(margins, center, fixed):
 
 def test_lira_stays_finite_where_tf_privacys_explodes(margins):
     """A defect of theirs: a constant signal has a standard deviation of 1e-30, and a miss by 0.01 scores 1e56."""
-    _, shadow, member = margins
-    constant = np.broadcast_to(shadow[:1], shadow.shape)
-    near = shadow[0] + 0.01
+    _, reference, member = margins
+    constant = np.broadcast_to(reference[:1], reference.shape)
+    near = reference[0] + 0.01
     theirs = -tf_privacy().compute_score_lira(
         near, *lists(constant, member), option="out"
     )
@@ -275,14 +275,14 @@ def test_lira_is_that_of_the_papers_code(margins, monkeypatch):
     """``mi_lira_2021``: medians, a variance per sample or one for all, fitted without the audited model."""
     monkeypatch.setenv("MPLBACKEND", "agg")
     script = from_clone("TF_PRIVACY", "research/mi_lira_2021/plot.py")
-    target, shadow, member = margins
+    target, reference, member = margins
     for fixed, variance in ((False, "per_sample"), (True, "fixed_global")):
         for generate, mode in (
             (script.generate_ours, "online"),
             (script.generate_ours_offline, "offline"),
         ):
-            theirs, _ = generate(member, shadow, member[:3], target, fix_variance=fixed)
-            ours = lira(target, shadow, member, mode=mode, variance=variance)
+            theirs, _ = generate(member, reference, member[:3], target, fix_variance=fixed)
+            ours = lira(target, reference, member, mode=mode, variance=variance)
             np.testing.assert_allclose(
                 ours.ravel(), -np.array(theirs), rtol=1e-9, atol=1e-9
             )
@@ -296,12 +296,12 @@ def test_lira_is_privacy_guards(margins):
         "privacy_guard.analysis.mia.aggregate_analysis_input"
     )
     pandas = pytest.importorskip("pandas")
-    target, shadow, member = margins
-    target, shadow = target[0, :, 0], shadow[:, :, 0]
+    target, reference, member = margins
+    target, reference = target[0, :, 0], reference[:, :, 0]
     columns = {"user_id": np.arange(40), "score_orig": target}
     for name, side in (("in", member), ("out", ~member)):
-        columns[f"score_mean_{name}"] = shadow.mean(0, where=side)
-        columns[f"score_std_{name}"] = shadow.std(0, where=side)
+        columns[f"score_mean_{name}"] = reference.mean(0, where=side)
+        columns[f"score_std_{name}"] = reference.std(0, where=side)
     frame = pandas.DataFrame(columns)
     rows = analysis.AggregationType.NONE
     found = attack.LiraAttack(
@@ -310,7 +310,7 @@ def test_lira_is_privacy_guards(margins):
     found = found.run_attack()
     theirs = np.concatenate([found.df_train_user["score"], found.df_test_user["score"]])
     np.testing.assert_allclose(
-        lira(target, shadow, member, center="mean"), theirs, rtol=1e-9, atol=1e-9
+        lira(target, reference, member, center="mean"), theirs, rtol=1e-9, atol=1e-9
     )
 
 
@@ -346,5 +346,5 @@ def test_the_confidence_attack_is_scikit_learns_machine():
     expected = machine.predict(forget[:, None]).astype(bool)
     result = mis(retain, test, forget, max_samples=None)
     np.testing.assert_array_equal(result.called_member, expected)
-    assert result.share == 1 - expected.mean()
-    assert 0 < result.share < 1
+    assert result.fraction == 1 - expected.mean()
+    assert 0 < result.fraction < 1

@@ -127,14 +127,17 @@ def test_run_weights_are_products_of_level_counts():
 
 def test_interval_is_the_percentile_interval_and_holds_the_estimate():
     replicates = np.arange(1001) / 1000
-    assert np.allclose(interval(replicates, 0.5)[:2], (0.025, 0.975))
-    assert np.allclose(interval(replicates, 0.5, level=0.9)[:2], (0.05, 0.95))
+    assert np.allclose(interval(replicates, 0.5), (0.025, 0.975))
+    assert np.allclose(interval(replicates, 0.5, level=0.9), (0.05, 0.95))
     assert interval(replicates, -3.0).low == -3
     assert interval(replicates, 7.0).high == 7
-    gone = interval([np.nan, np.nan], 0.5)
-    assert np.isnan(gone.low)
-    assert np.isnan(gone.high)
-    assert gone.num_dropped == 2
+    without = interval([np.nan, np.nan], 0.5)
+    assert np.isnan(without.low)
+    assert np.isnan(without.high)
+    assert interval([*replicates, np.nan], 0.5) == interval(replicates, 0.5)
+    assert f"{interval(replicates, 0.5):.2f}" == "[0.03, 0.97]"
+    estimate = summarize([0.5], [[np.nan], [np.nan]], [[1], [1]])
+    assert (estimate.num_dropped, np.isnan(estimate.low)) == (2, True)
 
 
 def test_summarize_drops_what_has_no_value_and_nothing_else():

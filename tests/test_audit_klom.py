@@ -135,9 +135,8 @@ def test_summary_of_a_mask():
         summary.p95, kept[below] + (position - below) * (kept[below + 1] - kept[below])
     )
     assert math.isclose(summary.median, np.median(kept))
-    for point, (low, high, dropped) in zip(summary[:3], summary[3:6], strict=True):
+    for point, (low, high) in zip(summary[:3], summary[3:6], strict=True):
         assert low < point < high
-        assert dropped == 0
     width = summary.mean_interval.high - summary.mean_interval.low
     assert abs(width / (3.92 * np.std(kept) / math.sqrt(len(kept))) - 1) < 0.1
     assert klom_summary(values, mask, seed=1).mean_interval != summary.mean_interval
@@ -164,9 +163,9 @@ ONES = np.ones((2, 3))
     ("call", "message"),
     [
         (lambda: klom(np.ones(3), ONES), "2 axes"),
-        (lambda: klom(ONES, ONES[:1]), "margins_oracle has 1 model"),
+        (lambda: klom(ONES, ONES[:1]), "reference has 1 model"),
         (lambda: klom(ONES, ONES[:, :2]), "3 and 2 samples"),
-        (lambda: klom(ONES * np.nan, ONES), "margins_unlearned has 6 NaN"),
+        (lambda: klom(ONES * np.nan, ONES), "target has 6 NaN"),
         (lambda: klom(ONES, ONES, num_bins=0), "num_bins 0"),
         (lambda: klom(ONES, ONES, max_margin=math.inf), "max_margin inf"),
         (lambda: klom(ONES, ONES, floor=0.0), "floor 0.0"),

@@ -85,10 +85,10 @@ def lira_loop(
     return np.array(scores)
 
 
-def split(shadow, member, without=(), balance=False):
+def split(reference, member, without=(), balance=False):
     """Lists of IN and of OUT values per sample, one model taken out; balanced, also the other side's last."""
     ins, outs = [], []
-    for values, trained in zip(shadow.T, member.T, strict=True):
+    for values, trained in zip(reference.T, member.T, strict=True):
         both = [
             [(m, v) for m, v in enumerate(values) if trained[m] == side]
             for side in (True, False)
@@ -107,8 +107,8 @@ def case():
     """A small bank in which training on a sample raises its signal."""
     rng = np.random.default_rng(0)
     member = half_design(rng, 8, 30)
-    shadow = rng.normal(size=(8, 30)) + 2 * rng.normal(size=30) + member
-    return rng.normal(size=30), shadow.astype(np.float32), member
+    reference = rng.normal(size=(8, 30)) + 2 * rng.normal(size=30) + member
+    return rng.normal(size=30), reference.astype(np.float32), member
 
 
 # TF-Privacy's unit tests (advanced_mia_test.py): its scores are low for members, ours
@@ -125,24 +125,24 @@ FIRST_TWO = np.arange(4)[:, None] < 2
 @pytest.mark.parametrize("center", ["median", "mean"])
 @pytest.mark.parametrize("variance", TFP_OUT_ONLY)
 def test_tf_privacy_numbers(variance, center):
-    shadow, member = np.concatenate([TFP_IN, -TFP_IN]), np.repeat(FIRST_TWO, 3, axis=1)
+    reference, member = np.concatenate([TFP_IN, -TFP_IN]), np.repeat(FIRST_TWO, 3, axis=1)
     knobs = {"variance": variance, "center": center}
-    out_only = lira(TFP_TARGET, shadow, member, mode="offline", **knobs)
+    out_only = lira(TFP_TARGET, reference, member, mode="offline", **knobs)
     assert np.allclose(-out_only, TFP_OUT_ONLY[variance], atol=1e-7)
     in_only = -lira(
-        TFP_TARGET, shadow, ~member, mode="offline", **knobs
+        TFP_TARGET, reference, ~member, mode="offline", **knobs
     )  # log Pr(IN): high for members
     assert np.allclose(-in_only, -np.array(TFP_OUT_ONLY[variance]), atol=1e-7)
-    assert np.allclose(lira(TFP_TARGET, shadow, member, **knobs), 0, atol=1e-12)
+    assert np.allclose(lira(TFP_TARGET, reference, member, **knobs), 0, atol=1e-12)
 
 
 @pytest.mark.parametrize("center", ["median", "mean"])
 def test_tf_privacy_numbers_with_two_augmentations(center):
     inside = np.array([[[-1.0, 0.0]], [[1.0, 20.0]]])
-    shadow, target = np.concatenate([inside, -inside]), [[1.0, 0.0]]
-    assert np.allclose(lira(target, shadow, FIRST_TWO, center=center), 0, atol=1e-12)
+    reference, target = np.concatenate([inside, -inside]), [[1.0, 0.0]]
+    assert np.allclose(lira(target, reference, FIRST_TWO, center=center), 0, atol=1e-12)
     assert np.allclose(
-        lira(target, shadow, FIRST_TWO, mode="offline", center=center),
+        lira(target, reference, FIRST_TWO, mode="offline", center=center),
         2.57023108,
         atol=1e-8,
     )
@@ -150,9 +150,9 @@ def test_tf_privacy_numbers_with_two_augmentations(center):
 
 @pytest.mark.parametrize("knobs", KNOBS, ids=lambda k: "-".join(k.values()))
 def test_equals_the_loop(case, knobs):
-    target, shadow, member = case
-    expected = lira_loop(target, *split(shadow.astype(np.float64), member), **knobs)
-    scores = lira(target, shadow, member, **knobs)
+    target, reference, member = case
+    expected = lira_loop(target, *split(reference.astype(np.float64), member), **knobs)
+    scores = lira(target, reference, member, **knobs)
     assert scores.dtype == np.float64
     assert np.allclose(scores, expected, rtol=1e-9, atol=1e-9)
 
@@ -160,22 +160,22 @@ def test_equals_the_loop(case, knobs):
 @pytest.mark.parametrize("balance", [False, True])
 @pytest.mark.parametrize("knobs", KNOBS, ids=lambda k: "-".join(k.values()))
 def test_leave_one_out_equals_removing_the_model(case, knobs, balance):
-    _, shadow, member = case
-    scores = lira_leave_one_out(shadow, member, balance=balance, **knobs)
+    _, reference, member = case
+    scores = lira_leave_one_out(reference, member, balance=balance, **knobs)
     for m, row in enumerate(scores):
         ins, outs = split(
-            shadow.astype(np.float64), member, without=(m,), balance=balance
+            reference.astype(np.float64), member, without=(m,), balance=balance
         )
         assert np.allclose(
             row,
-            lira_loop(shadow[m].astype(np.float64), ins, outs, **knobs),
+            lira_loop(reference[m].astype(np.float64), ins, outs, **knobs),
             rtol=1e-8,
             atol=1e-8,
         )
         if not balance:
             alone = lira(
-                shadow[m],
-                np.delete(shadow, m, axis=0),
+                reference[m],
+                np.delete(reference, m, axis=0),
                 np.delete(member, m, axis=0),
                 **knobs,
             )
@@ -195,66 +195,66 @@ def test_leave_one_out_with_ties_odd_sizes_and_augmentations(
 ):
     rng = np.random.default_rng(seed)
     shape = (models, samples, augmentations)[: 2 + bool(augmentations)]
-    shadow = rng.integers(-2, 3, shape) / 2
+    reference = rng.integers(-2, 3, shape) / 2
     member = rng.random((models, samples)).argsort(0) < 3
-    scores = lira_leave_one_out(shadow, member, balance=False, min_std=0.1, **knobs)
+    scores = lira_leave_one_out(reference, member, balance=False, min_std=0.1, **knobs)
     rest = [np.delete(np.arange(models), m) for m in range(models)]
     slow = [
-        lira(shadow[m], shadow[others], member[others], min_std=0.1, **knobs)
+        lira(reference[m], reference[others], member[others], min_std=0.1, **knobs)
         for m, others in enumerate(rest)
     ]
     assert np.allclose(scores, slow, rtol=1e-8, atol=1e-8)
 
 
 def test_blocks_do_not_show(case, monkeypatch):
-    _, shadow, member = case
-    whole = lira_leave_one_out(shadow, member, variance="fixed")
+    _, reference, member = case
+    whole = lira_leave_one_out(reference, member, variance="fixed")
     monkeypatch.setattr(
         sys.modules[lira.__module__], "_BLOCK", 60
     )  # 7 samples, or 2 models
     assert np.allclose(
-        lira_leave_one_out(shadow, member, variance="fixed"), whole, rtol=1e-12
+        lira_leave_one_out(reference, member, variance="fixed"), whole, rtol=1e-12
     )
 
 
 def test_augmentations_are_averaged(case):
-    target, shadow, member = case
-    targets, shadows = (
+    target, reference, member = case
+    targets, references = (
         np.stack([target, target**2], -1),
-        np.stack([shadow, shadow[:, ::-1]], -1),
+        np.stack([reference, reference[:, ::-1]], -1),
     )
-    one, other = lira(target, shadow, member), lira(target**2, shadow[:, ::-1], member)
-    assert np.allclose(lira(targets, shadows, member), (one + other) / 2, rtol=1e-12)
-    many = lira(np.stack([targets, targets + 1]), shadows, member)
+    one, other = lira(target, reference, member), lira(target**2, reference[:, ::-1], member)
+    assert np.allclose(lira(targets, references, member), (one + other) / 2, rtol=1e-12)
+    many = lira(np.stack([targets, targets + 1]), references, member)
     assert np.array_equal(
-        many, [lira(targets, shadows, member), lira(targets + 1, shadows, member)]
+        many, [lira(targets, references, member), lira(targets + 1, references, member)]
     )
 
 
 def test_many_targets_and_jax_arrays(case):
-    target, shadow, member = case
+    target, reference, member = case
     targets = np.stack([target, target**2, -target])
-    alone = [lira(t, shadow, member, variance="fixed") for t in targets]
-    assert np.array_equal(lira(targets, shadow, member, variance="fixed"), alone)
+    alone = [lira(t, reference, member, variance="fixed") for t in targets]
+    assert np.array_equal(lira(targets, reference, member, variance="fixed"), alone)
     as_jax = lira(
-        targets, jnp.asarray(shadow), jnp.asarray(member), variance="fixed_centered"
+        targets, jnp.asarray(reference), jnp.asarray(member), variance="fixed_centered"
     )
     assert np.array_equal(as_jax, alone)
 
 
 @pytest.mark.parametrize("knobs", KNOBS, ids=lambda k: "-".join(k.values()))
 def test_samples_models_shift_and_unit_do_not_matter(case, knobs):
-    target, shadow, member = case
+    target, reference, member = case
     rng = np.random.default_rng(1)
-    scores = lira(target, shadow, member, **knobs)
+    scores = lira(target, reference, member, **knobs)
     n, m = rng.permutation(30), rng.permutation(8)
     assert np.allclose(
-        lira(target[n], shadow[:, n], member[:, n], **knobs), scores[n], rtol=1e-9
+        lira(target[n], reference[:, n], member[:, n], **knobs), scores[n], rtol=1e-9
     )
-    assert np.allclose(lira(target, shadow[m], member[m], **knobs), scores, rtol=1e-9)
+    assert np.allclose(lira(target, reference[m], member[m], **knobs), scores, rtol=1e-9)
     unit = (
         3 * target + 5,
-        3 * shadow.astype(np.float64) + 5,
+        3 * reference.astype(np.float64) + 5,
     )  # a density is in units of the signal
     offset = (
         math.log(3)
@@ -265,12 +265,12 @@ def test_samples_models_shift_and_unit_do_not_matter(case, knobs):
 
 
 def gaussian_bank(rng, distance, samples=6000):
-    """Targets N(mu + d, 1) for members and N(mu, 1) for others, and shadows with exactly these moments."""
+    """Targets N(mu + d, 1) for members and N(mu, 1) for others, and references with exactly these moments."""
     mu, is_member = 3 * rng.normal(size=samples), rng.random(samples) < 0.5
-    shadow = mu + np.array([distance - 1, distance + 1, -1.0, 1.0])[:, None]
+    reference = mu + np.array([distance - 1, distance + 1, -1.0, 1.0])[:, None]
     return (
         mu + distance * is_member + rng.normal(size=samples),
-        shadow,
+        reference,
         np.repeat(FIRST_TWO, samples, 1),
         is_member,
     )
@@ -278,7 +278,7 @@ def gaussian_bank(rng, distance, samples=6000):
 
 @pytest.mark.parametrize("distance", [0.5, 1.5])
 def test_the_area_is_that_of_two_gaussians(distance):
-    target, shadow, member, is_member = gaussian_bank(
+    target, reference, member, is_member = gaussian_bank(
         np.random.default_rng(2), distance
     )
     expected = 0.5 * math.erfc(-distance / 2)  # Phi(d / sqrt 2)
@@ -287,57 +287,57 @@ def test_the_area_is_that_of_two_gaussians(distance):
         {"variance": "fixed"},
         {"mode": "offline", "offline_score": "cdf"},
     ):
-        scores = lira(target, shadow, member, **knobs)
-        low, high, _ = auc_interval(scores, is_member, level=0.99, num_replicates=200)
+        scores = lira(target, reference, member, **knobs)
+        low, high = auc_interval(scores, is_member, level=0.99, num_replicates=200)
         assert low < expected < high
         assert high - low < 0.04
     exact = (
-        distance * (target - shadow[2:].mean(0)) - distance**2 / 2
+        distance * (target - reference[2:].mean(0)) - distance**2 / 2
     )  # the likelihood ratio itself
-    assert np.allclose(lira(target, shadow, member), exact, atol=1e-9)
+    assert np.allclose(lira(target, reference, member), exact, atol=1e-9)
 
 
 def test_one_number_for_both_sides_does_not_change_the_order(case):
-    target, shadow, member = case
+    target, reference, member = case
     ins, outs = (
-        np.median(side, axis=1) for side in map(np.array, split(shadow, member))
+        np.median(side, axis=1) for side in map(np.array, split(reference, member))
     )
     margin = (ins - outs) * (target - (ins + outs) / 2)
-    scores = lira(target, shadow, member, variance="fixed_global")
+    scores = lira(target, reference, member, variance="fixed_global")
     assert np.array_equal(np.argsort(scores), np.argsort(margin))
     assert not np.array_equal(
-        np.argsort(lira(target, shadow, member)), np.argsort(margin)
+        np.argsort(lira(target, reference, member)), np.argsort(margin)
     )
 
 
 def test_no_difference_no_evidence():
     rng = np.random.default_rng(3)
     values = rng.normal(size=(5, 40))
-    shadow, member = (
+    reference, member = (
         np.concatenate([values, values]),
         np.repeat(np.arange(10)[:, None] < 5, 40, axis=1),
     )
     for variance in VARIANCES:
-        assert (lira(rng.normal(size=40), shadow, member, variance=variance) == 0).all()
+        assert (lira(rng.normal(size=40), reference, member, variance=variance) == 0).all()
 
 
 @pytest.mark.parametrize("knobs", KNOBS, ids=lambda k: "-".join(k.values()))
 def test_exchangeable_signals_give_an_area_of_one_half(knobs):
     rng = np.random.default_rng(4)
     hardness = 3 * rng.normal(size=3000)
-    shadow, target = (
+    reference, target = (
         hardness + rng.normal(size=(6, 3000)),
         hardness + rng.normal(size=3000),
     )
     member, is_member = half_design(rng, 6, 3000), rng.random(3000) < 0.5
-    low, high, _ = auc_interval(
-        lira(target, shadow, member, **knobs),
+    low, high = auc_interval(
+        lira(target, reference, member, **knobs),
         is_member,
         level=0.999,
         num_replicates=200,
     )
     assert low < 0.5 < high
-    scores = lira_leave_one_out(shadow, member, **knobs)
+    scores = lira_leave_one_out(reference, member, **knobs)
     assert (
         abs(np.mean([auc(s, m) for s, m in zip(scores, member, strict=True)]) - 0.5)
         < 0.02
@@ -346,28 +346,28 @@ def test_exchangeable_signals_give_an_area_of_one_half(knobs):
 
 def test_numbers_of_models_tell_membership_without_balance():
     rng = np.random.default_rng(5)
-    shadow, member = rng.normal(size=(6, 3000)), half_design(rng, 6, 3000)
-    scores = lira_leave_one_out(shadow, member, balance=False)
+    reference, member = rng.normal(size=(6, 3000)), half_design(rng, 6, 3000)
+    scores = lira_leave_one_out(reference, member, balance=False)
     assert np.mean([auc(s, m) for s, m in zip(scores, member, strict=True)]) < 0.4
 
 
 def test_offline_reads_only_models_without_the_sample(case):
-    target, shadow, member = case
-    poisoned = np.where(member, np.nan, shadow)
+    target, reference, member = case
+    poisoned = np.where(member, np.nan, reference)
     for variance in VARIANCES:
         offline = {"mode": "offline", "variance": variance}
         assert np.array_equal(
             lira(target, poisoned, member, **offline),
-            lira(target, shadow, member, **offline),
+            lira(target, reference, member, **offline),
         )
-    with pytest.raises(InputError, match="shadow has 120 values"):
+    with pytest.raises(InputError, match="reference has 120 values"):
         lira(target, poisoned, member)
 
 
 def test_density_and_tail_differ_below_the_out_models():
-    shadow, member = np.array([[-1.0] * 3, [1.0] * 3]), np.zeros((2, 3), bool)
+    reference, member = np.array([[-1.0] * 3, [1.0] * 3]), np.zeros((2, 3), bool)
     density, tail = (
-        lira([-4.0, 0.0, 4.0], shadow, member, mode="offline", offline_score=s)
+        lira([-4.0, 0.0, 4.0], reference, member, mode="offline", offline_score=s)
         for s in ("density", "cdf")
     )
     assert density[0] == density[2] > density[1]
@@ -375,12 +375,12 @@ def test_density_and_tail_differ_below_the_out_models():
 
 
 def test_constant_signals_stay_finite():
-    shadow, member = np.ones((6, 2)), np.repeat(np.arange(6)[:, None] < 3, 2, axis=1)
+    reference, member = np.ones((6, 2)), np.repeat(np.arange(6)[:, None] < 3, 2, axis=1)
     for knobs in KNOBS:
-        assert np.isfinite(lira([1.0, 1e30], shadow, member, **knobs)).all()
-        assert np.isfinite(lira_leave_one_out(shadow, member, **knobs)).all()
-    shadow = shadow + (~member) * 2.0
-    assert lira([1.0, 3.0], shadow, member, min_std=0.5).tolist() == [
+        assert np.isfinite(lira([1.0, 1e30], reference, member, **knobs)).all()
+        assert np.isfinite(lira_leave_one_out(reference, member, **knobs)).all()
+    reference = reference + (~member) * 2.0
+    assert lira([1.0, 3.0], reference, member, min_std=0.5).tolist() == [
         8,
         -8,
     ]  # (2 / 0.5)^2 / 2
@@ -390,7 +390,7 @@ def _broken(change):
     rng = np.random.default_rng(0)
     arguments = {
         "target": rng.random(6),
-        "shadow": rng.random((4, 6)),
+        "reference": rng.random((4, 6)),
         "member": half_design(rng, 4, 6),
     }
     return lira(**arguments | change(arguments))
@@ -402,13 +402,13 @@ def _broken(change):
         (lambda a: {"target": np.ones(5)}, "same samples"),
         (lambda a: {"target": np.ones((2, 3, 6))}, "1 or 2 axes"),
         (
-            lambda a: {"target": np.ones((6, 2)), "shadow": np.ones((4, 6, 3))},
+            lambda a: {"target": np.ones((6, 2)), "reference": np.ones((4, 6, 3))},
             "same samples",
         ),
         (lambda a: {"target": np.full(6, np.nan)}, "target has 6"),
         (lambda a: {"target": np.full(6, -np.inf)}, "target has 6"),
-        (lambda a: {"shadow": np.ones(6)}, "2 or 3 axes"),
-        (lambda a: {"shadow": a["shadow"] * [1, 1, np.nan, 1, 1, 1]}, "shadow has 4"),
+        (lambda a: {"reference": np.ones(6)}, "2 or 3 axes"),
+        (lambda a: {"reference": a["reference"] * [1, 1, np.nan, 1, 1, 1]}, "reference has 4"),
         (lambda a: {"member": a["member"].astype(int)}, "boolean mask"),
         (lambda a: {"member": a["member"][:2]}, "shape"),
         (
@@ -424,19 +424,19 @@ def _broken(change):
             "fewer than 2 OUT",
         ),
         (
-            lambda a: {k: a[k][:2] for k in ("shadow", "member")},
+            lambda a: {k: a[k][:2] for k in ("reference", "member")},
             "6 samples have fewer than 2 .* fixed variance",
         ),
         (
             lambda a: {
-                "shadow": np.ones((2, 6)),
+                "reference": np.ones((2, 6)),
                 "member": np.eye(2, 6, dtype=bool)[:, [0, 1, 0, 1, 0, 1]],
             },
             "than 2",
         ),
         (
             lambda a: {
-                "shadow": np.ones((2, 6)),
+                "reference": np.ones((2, 6)),
                 "member": np.eye(2, dtype=bool)[:, [0, 1] * 3],
                 "variance": "fixed",
             },
@@ -458,15 +458,15 @@ def test_errors_say_what_to_do(change, message):
 
 def test_leaving_one_out_needs_one_more():
     rng = np.random.default_rng(0)
-    shadow, member = rng.random((4, 6)), half_design(rng, 4, 6)
+    reference, member = rng.random((4, 6)), half_design(rng, 4, 6)
     with pytest.raises(InputError, match="6 samples have fewer than 3 IN"):
-        lira_leave_one_out(shadow, member)
+        lira_leave_one_out(reference, member)
     with pytest.raises(InputError, match="too few for a fixed"):
-        lira_leave_one_out(shadow, member, variance="fixed")
-    assert lira_leave_one_out(shadow, member, variance="fixed_global").shape == (4, 6)
-    with pytest.raises(InputError, match="shadow has 1"):
+        lira_leave_one_out(reference, member, variance="fixed")
+    assert lira_leave_one_out(reference, member, variance="fixed_global").shape == (4, 6)
+    with pytest.raises(InputError, match="reference has 1"):
         lira_leave_one_out(
-            np.where(np.arange(6) + np.arange(4)[:, None], shadow, np.nan),
+            np.where(np.arange(6) + np.arange(4)[:, None], reference, np.nan),
             member,
             mode="offline",
         )

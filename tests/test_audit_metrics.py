@@ -86,13 +86,13 @@ def test_mis_separates_members_from_others():
     sure, unsure = rng.uniform(0.97, 1, 300), rng.uniform(0.1, 0.6, 200)
     forget = np.concatenate([rng.uniform(0.97, 1, 30), rng.uniform(0.1, 0.6, 10)])
     result = mis(sure, unsure, forget)
-    assert result.share == 0.25
+    assert result.fraction == 0.25
     assert result.called_member.tolist() == [True] * 30 + [False] * 10
     assert result.num_per_side == 200
     assert (
-        mis(jnp.asarray(sure), jnp.asarray(unsure), jnp.asarray(forget)).share == 0.25
+        mis(jnp.asarray(sure), jnp.asarray(unsure), jnp.asarray(forget)).fraction == 0.25
     )
-    assert mis(unsure, sure, forget).share == 0.75
+    assert mis(unsure, sure, forget).fraction == 0.75
 
 
 def test_mis_caps_and_repeats_by_seed():
@@ -130,7 +130,7 @@ PARTS = np.eye(3, dtype=bool)
         (lambda: avg_gap(np.ones(4), np.ones((1, 4))), "2 axes"),
         (lambda: avg_gap(np.ones((2, 4)), np.ones((1, 3))), "same metrics"),
         (lambda: avg_gap([[1.0, np.nan]], np.ones((1, 2))), "values has 1"),
-        (lambda: avg_gap(np.ones((1, 2)), [[np.inf, 1.0]]), "oracle has 1"),
+        (lambda: avg_gap(np.ones((1, 2)), [[np.inf, 1.0]]), "reference has 1"),
         (lambda: mis([], [0.1], [0.2]), "retain has shape"),
         (lambda: mis([0.9], [np.nan], [0.2]), "test has 1"),
         (lambda: mis([0.9], [0.1], [[0.2]]), "1 axes"),

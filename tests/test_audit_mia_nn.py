@@ -3,11 +3,16 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fuzzing import with_fields
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unlearn_jax.audit._mia_nn import discriminator_calls, mia_nn, nearest_neighbor
+from unlearn_jax import audit
 from unlearn_jax.types import InputError
+
+discriminator_calls = with_fields(audit.discriminator_calls)
+mia_nn = with_fields(audit.mia_nn)
+nearest_neighbor = with_fields(audit.nearest_neighbor)
 
 NUM_CLASSES, PER_CLASS, FORGOTTEN, NEXT = 5, 30, 1, 3
 LABELS = np.random.default_rng(9).permutation(
@@ -49,12 +54,12 @@ def test_the_neighbor_is_the_class_that_forgotten_samples_sit_next_to(towards):
     logits = models(0, towards=towards)
     result = nearest_neighbor(logits, LABELS, FORGOTTEN)
     assert result.neighbor == towards
-    assert result.shares.shape == (3, NUM_CLASSES)
-    assert (result.shares[:, towards] > 0.9).all()
-    assert (result.shares[:, FORGOTTEN] == 0).all()
-    assert (np.delete(result.shares, towards, axis=1) < 0.1).all()
+    assert result.fractions.shape == (3, NUM_CLASSES)
+    assert (result.fractions[:, towards] > 0.9).all()
+    assert (result.fractions[:, FORGOTTEN] == 0).all()
+    assert (np.delete(result.fractions, towards, axis=1) < 0.1).all()
     assert np.array_equal(
-        result.shares[:, towards],
+        result.fractions[:, towards],
         [discriminator_calls(z, LABELS, towards, FORGOTTEN).mean() for z in logits],
     )
 
@@ -62,7 +67,7 @@ def test_the_neighbor_is_the_class_that_forgotten_samples_sit_next_to(towards):
 def test_the_neighbor_is_found_from_all_retrained_models():
     logits = np.concatenate([models(0, 1, towards=0), models(1, 2)])
     result = nearest_neighbor(logits, LABELS, FORGOTTEN)
-    assert result.shares[0].argmax() == 0
+    assert result.fractions[0].argmax() == 0
     assert result.neighbor == NEXT
 
 
@@ -97,17 +102,17 @@ def test_calls_agree_with_a_simpler_discriminator_and_keep_the_order_of_samples(
 def test_two_sets_of_retrained_models_have_no_gap_beyond_their_spread():
     noisy = {"forgotten": 1.2, "spread": 0.6}  # scores strictly between 0 and 1
     result = mia_nn(models(2, 6, **noisy), models(3, 6, **noisy), LABELS, FORGOTTEN)
-    assert 0.2 < result.retrained_mean < 0.98
-    assert result.retrained_std > 0
+    assert 0.2 < result.reference_mean < 0.98
+    assert result.reference_std > 0
     assert abs(
-        result.scores.mean() - result.retrained_mean
-    ) < 3 * result.retrained_std * np.sqrt(2 / 6)
-    assert (result.gap < 4 * result.retrained_std).all()
+        result.scores.mean() - result.reference_mean
+    ) < 3 * result.reference_std * np.sqrt(2 / 6)
+    assert (result.gap < 4 * result.reference_std).all()
     assert np.allclose(
-        result.gap, [abs(s - np.mean(result.retrained_scores)) for s in result.scores]
+        result.gap, [abs(s - np.mean(result.reference_scores)) for s in result.scores]
     )
-    deviations = result.retrained_scores - result.retrained_mean
-    assert np.isclose(result.retrained_std, np.sqrt((deviations**2).sum() / 5))
+    deviations = result.reference_scores - result.reference_mean
+    assert np.isclose(result.reference_std, np.sqrt((deviations**2).sum() / 5))
     assert np.array_equal(result.called.mean(axis=1), result.scores)
     assert result.called.shape == (6, PER_CLASS)
 
@@ -119,7 +124,7 @@ def test_more_mass_on_the_neighbor_scores_higher_and_uniform_outputs_score_low()
     uniform[:, LABELS == FORGOTTEN] = 0
     result = mia_nn(models(5), np.concatenate([unlearned, uniform]), LABELS, FORGOTTEN)
     assert result.neighbor == NEXT
-    assert result.retrained_mean > 0.9
+    assert result.reference_mean > 0.9
     assert result.scores[0] < 0.1
     assert sorted(result.scores[:4]) == result.scores[:4].tolist()
     assert result.scores[1] < result.scores[3] - 0.1
@@ -134,7 +139,7 @@ def test_the_other_reading_grows_with_worse_forgetting():
         models(7, 4), unlearned, LABELS, FORGOTTEN, reading="neighbor_against_forgotten"
     )
     assert (
-        abs(result.retrained_scores - 0.5) < 0.3
+        abs(result.reference_scores - 0.5) < 0.3
     ).all()  # neighbor and forgotten class have one law here
     assert abs(result.scores[0] - 0.5) < 0.3
     assert result.scores[1] > 0.95
@@ -192,7 +197,7 @@ def test_every_option_changes_what_it_says(knobs):
         logits, logits[::-1], LABELS, FORGOTTEN, **{"neighbor": NEXT, **knobs}
     )
     assert not np.array_equal(plain.called, other.called)
-    assert np.array_equal(plain.scores, plain.retrained_scores[::-1])
+    assert np.array_equal(plain.scores, plain.reference_scores[::-1])
     assert ((other.scores >= 0) & (other.scores <= 1)).all()
 
 
@@ -228,7 +233,7 @@ def test_columns_say_what_is_read():
     two = {"columns": "retained", "also_forgotten": [4]}
     assert np.array_equal(calls(poisoned, **two), calls(also, **two))
     assert (
-        nearest_neighbor(also[None], LABELS, FORGOTTEN, also_forgotten=[4]).shares[0, 4]
+        nearest_neighbor(also[None], LABELS, FORGOTTEN, also_forgotten=[4]).fractions[0, 4]
         == 0
     )
     shifted = logits + 7 * np.random.default_rng(0).normal(
@@ -253,9 +258,9 @@ def test_repeats_and_survives_saturated_logits(seed, knobs):
     again = mia_nn(logits, logits[0], LABELS, FORGOTTEN, **knobs)
     for a, b in zip(first, again, strict=True):
         assert np.array_equal(a, b)
-    assert min(first.retrained_scores) > 0.7
+    assert min(first.reference_scores) > 0.7
     assert np.isclose(
-        first.gap[0], abs(first.retrained_scores[0] - first.retrained_scores[1]) / 2
+        first.gap[0], abs(first.reference_scores[0] - first.reference_scores[1]) / 2
     )
 
 
@@ -265,12 +270,12 @@ RETRAINED, ONE = models(12, 2), models(13, 1)[0]
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: mia_nn(ONE, ONE, LABELS, 1), "retrained_logits has shape"),
+        (lambda: mia_nn(ONE, ONE, LABELS, 1), "reference_logits has shape"),
         (lambda: mia_nn(RETRAINED[:1], ONE, LABELS, 1), "at least 2"),
         (lambda: mia_nn(RETRAINED, ONE[:, :4], LABELS, 1), "same samples and classes"),
         (
             lambda: mia_nn(RETRAINED, ONE * np.nan, LABELS, 1),
-            "unlearned_logits has 750",
+            "target_logits has 750",
         ),
         (
             lambda: mia_nn(RETRAINED, ONE, LABELS, 1, reading="both"),

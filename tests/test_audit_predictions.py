@@ -150,13 +150,13 @@ def confidences(seed, num_retain=540, num_forget=60, num_test=40):
 
 def test_kodge_mia_is_zero_for_the_original_and_one_for_a_retrained_model():
     knows, forgot = confidences(4)
-    assert kodge_mia(*knows).share == 0
-    assert kodge_mia(*forgot).share == 1
+    assert kodge_mia(*knows).fraction == 0
+    assert kodge_mia(*forgot).fraction == 1
     mixed = np.concatenate([knows[2][:30], forgot[2][:10]])
     result = kodge_mia(forgot[0], forgot[1], mixed)
-    assert result.share == 0.25
+    assert result.fraction == 0.25
     assert result.called_member.tolist() == [True] * 30 + [False] * 10
-    assert kodge_mia(*map(jnp.asarray, forgot)).share == 1
+    assert kodge_mia(*map(jnp.asarray, forgot)).fraction == 1
 
 
 def test_kodge_mia_keeps_the_proportion_of_the_sides():
@@ -170,7 +170,7 @@ def test_kodge_mia_keeps_the_proportion_of_the_sides():
     )
     assert kodge_mia(*forgot, max_samples=1).num_per_side == (1, 1)
     # a class as large as the rest: which side wins is chance, not 0 any more
-    assert kodge_mia(knows[0][:60], knows[1], knows[2]).share > 0
+    assert kodge_mia(knows[0][:60], knows[1], knows[2]).fraction > 0
 
 
 def test_kodge_mia_repeats_by_seed_and_follows_its_queries():
@@ -192,8 +192,8 @@ def test_kodge_mia_repeats_by_seed_and_follows_its_queries():
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_kodge_mia_survives_features_that_are_all_equal(value):
     result = kodge_mia(np.full(50, value), np.full(5, value), np.full(7, value))
-    assert result.share == 0  # nothing to tell them apart by: the larger side wins
-    assert kodge_mia(np.ones(50), np.zeros(5), np.zeros(7)).share == 1
+    assert result.fraction == 0  # nothing to tell them apart by: the larger side wins
+    assert kodge_mia(np.ones(50), np.zeros(5), np.zeros(7)).fraction == 1
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from unlearn_jax.audit import auc, dominated_share, rmia, rmia_ratio
+from unlearn_jax.audit import auc, dominated_fraction, rmia, rmia_ratio
 from unlearn_jax.types import InputError
 
 # Few distinct values, powers of two and their negatives: every kind of tie,
@@ -41,7 +41,7 @@ def case():
 def test_share_of_others_is_exactly_pairwise(ratio, gamma):
     with np.errstate(over="ignore", under="ignore"):
         expected = oracles.rmia_pairwise(ratio, gamma=gamma)
-        assert np.array_equal(dominated_share(ratio, gamma=gamma), expected)
+        assert np.array_equal(dominated_fraction(ratio, gamma=gamma), expected)
 
 
 @settings(deadline=None, max_examples=200)
@@ -49,44 +49,44 @@ def test_share_of_others_is_exactly_pairwise(ratio, gamma):
 def test_share_of_a_population_is_exactly_pairwise(ratio, population, gamma):
     with np.errstate(over="ignore", under="ignore"):
         expected = oracles.rmia_pairwise(ratio, population, gamma=gamma)
-        assert np.array_equal(dominated_share(ratio, population, gamma=gamma), expected)
+        assert np.array_equal(dominated_fraction(ratio, population, gamma=gamma), expected)
 
 
 @settings(deadline=None, max_examples=100)
 @given(TIED, GAMMAS, st.randoms(use_true_random=False))
 def test_share_is_permutation_invariant_monotone_and_scale_free(ratio, gamma, random):
-    share = dominated_share(ratio, gamma=gamma)
+    share = dominated_fraction(ratio, gamma=gamma)
     order = random.sample(range(ratio.size), ratio.size)
-    assert np.array_equal(dominated_share(ratio[order], gamma=gamma), share[order])
-    assert np.array_equal(dominated_share(ratio * 2.0**-5, gamma=gamma), share)
-    against_all = dominated_share(ratio, ratio, gamma=gamma)
+    assert np.array_equal(dominated_fraction(ratio[order], gamma=gamma), share[order])
+    assert np.array_equal(dominated_fraction(ratio * 2.0**-5, gamma=gamma), share)
+    against_all = dominated_fraction(ratio, ratio, gamma=gamma)
     assert (np.diff(against_all[np.argsort(ratio)]) >= 0).all()
 
 
 def test_what_a_zero_or_negative_ratio_does():
-    assert dominated_share([1.0, 0.0, -1.0], [0.0]).tolist() == [
+    assert dominated_fraction([1.0, 0.0, -1.0], [0.0]).tolist() == [
         1,
         0,
         0,
     ]  # dividing by 0 says the same
-    assert dominated_share([1.0, -1.0, -2.0, -3.0], [-1.0]).tolist() == [
+    assert dominated_fraction([1.0, -1.0, -2.0, -3.0], [-1.0]).tolist() == [
         1,
         1,
         0,
         0,
     ]  # above 2 * -1, strictly
-    assert dominated_share([-1.0, -1.0]).tolist() == [
+    assert dominated_fraction([-1.0, -1.0]).tolist() == [
         1,
         1,
     ]  # each is above twice the other, never itself
-    assert dominated_share([np.inf, np.inf, -np.inf]).tolist() == [0.5, 0.5, 0]
+    assert dominated_fraction([np.inf, np.inf, -np.inf]).tolist() == [0.5, 0.5, 0]
 
 
 def test_positive_ratios_agree_with_the_papers_quotient():
     ratio = np.random.default_rng(0).lognormal(size=300)
     for gamma in (1.0, 2.0):
         expected = oracles.rmia_pairwise_quotient(ratio, gamma=gamma)
-        assert np.allclose(dominated_share(ratio, gamma=gamma), expected, atol=1e-12)
+        assert np.allclose(dominated_fraction(ratio, gamma=gamma), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -279,8 +279,8 @@ def test_errors_say_what_to_do(change, message):
 
 def test_ratios_must_be_numbers():
     with pytest.raises(InputError, match="1 NaN"):
-        dominated_share([1.0, np.nan])
+        dominated_fraction([1.0, np.nan])
     with pytest.raises(InputError, match="1 NaN"):
-        dominated_share([1.0], [np.nan])
+        dominated_fraction([1.0], [np.nan])
     with pytest.raises(InputError, match="at least one element"):
-        dominated_share([], [1.0])
+        dominated_fraction([], [1.0])

@@ -53,8 +53,8 @@ def test_equals_the_definition(sides, min_std):
     got = ulira(*sides, min_std=min_std)
     models, samples = sides.shape[1:]
     for own, ratios, called in (
-        (unlearned, got.unlearned, got.called_unlearned),
-        (retrained, got.retrained, got.called_retrained),
+        (unlearned, got.target, got.target_called),
+        (retrained, got.reference, got.reference_called),
     ):
         for s in range(models):
             for n in range(samples):
@@ -70,12 +70,12 @@ def test_equals_the_definition(sides, min_std):
                 [(u + 1 - r) / 2 for u, r in zip(got[2][s], got[3][s], strict=True)]
             ),
         )
-        assert math.isclose(got.auc[s], half_ties(got.unlearned[s], got.retrained[s]))
+        assert math.isclose(got.auc[s], half_ties(got.target[s], got.reference[s]))
 
 
 def test_an_outlier_does_not_spoil_the_others_std():
     values = np.array([[1e6], [0.1], [0.2], [0.3]])
-    ratio = ulira(values, values + 1).unlearned[0, 0]
+    ratio = ulira(values, values + 1).target[0, 0]
     assert math.isclose(
         ratio,
         slow_ratio(1e6, 0, 0, values.tolist(), (values + 1).tolist(), 1e-3),
@@ -128,7 +128,7 @@ def test_laws_far_apart_are_told_apart_and_the_sides_have_a_direction():
     result, mirrored = ulira(far, near), ulira(near, far)
     assert result.accuracy.mean() > 0.99
     assert result.auc.min() > 0.99
-    assert np.array_equal(mirrored.unlearned, -result.retrained)
+    assert np.array_equal(mirrored.target, -result.reference)
     assert np.allclose(mirrored.accuracy, result.accuracy)
 
 
@@ -136,16 +136,16 @@ def test_a_point_mass_is_held_by_the_floor():
     rng = np.random.default_rng(3)
     retrained = rng.normal(size=(6, 20))
     result = ulira(np.full((6, 20), -73.7), retrained, min_std=0.01)
-    assert np.isfinite(result.unlearned).all()
+    assert np.isfinite(result.target).all()
     assert np.array_equal(result.accuracy, np.ones(6))
     mean, std = mean_std(retrained[1:, 0])
     expected = log_normal(-73.7, -73.7, 0.01) - log_normal(-73.7, mean, std)
-    assert math.isclose(result.unlearned[0, 0], expected, rel_tol=1e-9)
+    assert math.isclose(result.target[0, 0], expected, rel_tol=1e-9)
     same = ulira(np.full((4, 5), 0.1), np.full((4, 5), 0.1))
-    assert (same.called_unlearned == 0.5).all()
+    assert (same.target_called == 0.5).all()
     assert np.array_equal(same.accuracy, np.full(4, 0.5))
     near = np.full((4, 5), 0.1 + 1e-4)
-    assert ulira(near, np.full((4, 5), 0.1), min_std=0.1).unlearned.max() < 1e-5
+    assert ulira(near, np.full((4, 5), 0.1), min_std=0.1).target.max() < 1e-5
 
 
 def test_pairs_and_samples_have_no_order_and_jax_arrays_pass():
@@ -161,11 +161,11 @@ def test_pairs_and_samples_have_no_order_and_jax_arrays_pass():
         assert np.allclose(a, b[np.ix_(pairs, samples)], rtol=1e-9)
     assert np.allclose(moved.accuracy, result.accuracy[pairs])
     assert np.array_equal(
-        ulira(jnp.asarray(unlearned), jnp.asarray(retrained)).unlearned,
-        result.unlearned,
+        ulira(jnp.asarray(unlearned), jnp.asarray(retrained)).target,
+        result.target,
     )
     assert not np.array_equal(
-        ulira(unlearned, retrained, min_std=5.0).unlearned, result.unlearned
+        ulira(unlearned, retrained, min_std=5.0).target, result.target
     )
 
 
@@ -244,12 +244,12 @@ ONES = np.ones((3, 4))
 @pytest.mark.parametrize(
     ("sides", "message"),
     [
-        ((ONES[0], ONES), "unlearned has shape .* 2 axes"),
-        ((ONES, ONES[:2]), "retrained has 2 models: pass at least 3"),
+        ((ONES[0], ONES), "target has shape .* 2 axes"),
+        ((ONES, ONES[:2]), "reference has 2 models: pass at least 3"),
         ((ONES, ONES[:, :2]), "same samples"),
         ((ONES, np.ones((4, 4))), "equally many models"),
-        ((ONES * np.nan, ONES), "unlearned has 12 values"),
-        ((ONES, ONES * -math.inf), "retrained has 12 values"),
+        ((ONES * np.nan, ONES), "target has 12 values"),
+        ((ONES, ONES * -math.inf), "reference has 12 values"),
     ],
 )
 def test_errors_say_what_to_do(attack, sides, message):

@@ -169,18 +169,20 @@ def test_mia_nn_asks_about_the_nearest_class(finished):
         models = np.stack(
             [retrained(plan, r, side)[test] for side in (0, 1) for r in runs]
         )
-        knobs = TINY.audit.mia_nn_fields
-        expected = audit.nearest_neighbor(models, labels[test], GONE[s], **knobs)
+        machine = audit.Discriminator(**TINY.audit.mia_nn_fields)
+        expected = audit.nearest_neighbor(
+            models, labels[test], GONE[s], discriminator=machine
+        )
         assert section["neighbors"] == [expected.neighbor]
         assert section["classes"] == [GONE[s]]
-        mean = expected.shares[:, expected.neighbor].mean()
+        mean = expected.fractions[:, expected.neighbor].mean()
         for r in runs:
             called = audit.discriminator_calls(
                 logits["trw"][r][test],
                 labels[test],
                 expected.neighbor,
                 GONE[s],
-                **knobs,
+                discriminator=machine,
             )
             assert values(results, "trw", "mia_nn")[r] == pytest.approx(
                 100 * called.mean(), abs=1e-3

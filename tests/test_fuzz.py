@@ -23,6 +23,7 @@ from fuzzing import (
     real,
     shares,
     sizes,
+    with_fields,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,7 +38,7 @@ SIGNALS = (
     audit.taylor,
     audit.logit_margin,
     audit.correctness,
-    audit.cross_entropy,
+    audit.loss_signal,
     audit.entropy,
     audit.modified_entropy,
 )
@@ -226,8 +227,8 @@ def test_rmia_with_a_population(given_, others, fits):
     st.none() | real(3) | real((2, 2)),
     mostly([0.5, 2.0], [0.0, np.inf]),
 )
-def test_dominated_share(ratio, others, gamma):
-    found = call(audit.dominated_share, ratio, others, gamma=gamma)
+def test_dominated_fraction(ratio, others, gamma):
+    found = call(audit.dominated_fraction, ratio, others, gamma=gamma)
     if found is not None:
         assert found.shape == ratio.shape
         check(found, 0, 1)
@@ -408,10 +409,10 @@ def test_vulnerability(given_, max_fpr, level, num_samples):
     result = call(audit.vulnerability, *given_, max_fpr=max_fpr, level=level)
     if result is not None:
         some = result.num_runs > 0
-        check(result.share[some], 0, 1)
-        assert (result.low[some] <= result.share[some]).all()
-        assert (result.share[some] <= result.high[some]).all()
-        assert np.isnan(result.share[~some]).all()
+        check(result.fraction[some], 0, 1)
+        assert (result.low[some] <= result.fraction[some]).all()
+        assert (result.fraction[some] <= result.high[some]).all()
+        assert np.isnan(result.fraction[~some]).all()
         order = call(audit.most_vulnerable, result, num_samples=num_samples)
         assert order is None or (some[order].all() and len(order) <= num_samples)
 
@@ -517,7 +518,7 @@ def test_weights_of_samples_and_runs(given_, replicates, factors):
 def test_interval(replicates, point, level):
     found = call(audit.interval, replicates, float(point), level=level)
     if found is not None:
-        assert found.num_dropped == np.isnan(replicates).sum()
+        assert np.isnan(found.low) == np.isnan(replicates).all()
         assert np.isnan(found.low) or found.low <= point <= found.high
 
 
@@ -551,8 +552,8 @@ def test_confidence_attacks(one, two, three, max_samples, seed):
     for attack in (audit.mis, audit.kodge_mia):
         result = call(attack, one, two, three, max_samples=max_samples, seed=seed)
         if result is not None:
-            check(result.share, 0, 1)
-            assert result.share == pytest.approx(1 - result.called_member.mean())
+            check(result.fraction, 0, 1)
+            assert result.fraction == pytest.approx(1 - result.called_member.mean())
             assert result.called_member.shape == three.shape
 
 
@@ -576,7 +577,7 @@ def test_confidence_attacks(one, two, three, max_samples, seed):
 def test_mia_nn(given_, neighbor, reading, knobs):
     retrained, unlearned, labels, forgotten, also = given_
     result = call(
-        audit.mia_nn,
+        with_fields(audit.mia_nn),
         *given_[:4],
         also_forgotten=also,
         neighbor=neighbor,
@@ -585,11 +586,11 @@ def test_mia_nn(given_, neighbor, reading, knobs):
     )
     if result is not None:
         check(result.scores, 0, 1)
-        check(result.retrained_scores, 0, 1)
+        check(result.reference_scores, 0, 1)
         assert result.scores.shape == (len(unlearned),)
         assert result.called.shape == (len(unlearned), (labels == forgotten).sum())
     nearest = call(
-        audit.nearest_neighbor,
+        with_fields(audit.nearest_neighbor),
         retrained,
         labels,
         forgotten,
@@ -597,10 +598,10 @@ def test_mia_nn(given_, neighbor, reading, knobs):
         **knobs,
     )
     if nearest is not None:
-        check(nearest.shares, 0, 1)
+        check(nearest.fractions, 0, 1)
         assert nearest.neighbor not in (forgotten, *also)
         called = call(
-            audit.discriminator_calls,
+            with_fields(audit.discriminator_calls),
             retrained[0],
             labels,
             nearest.neighbor,
@@ -608,7 +609,7 @@ def test_mia_nn(given_, neighbor, reading, knobs):
             also_forgotten=also,
             **knobs,
         )
-        assert called.mean() == nearest.shares[0, nearest.neighbor]
+        assert called.mean() == nearest.fractions[0, nearest.neighbor]
 
 
 ANYTHING = [
@@ -618,7 +619,7 @@ ANYTHING = [
     ),
     (audit.rmia, "abc"),
     (audit.rmia_ratio, "abc"),
-    (audit.dominated_share, "ab"),
+    (audit.dominated_fraction, "ab"),
     (audit.lira, "abc"),
     (audit.lira_leave_one_out, "ab"),
     (audit.ulira, "ab"),

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fuzzing import with_fields
 from refusals import missed, refusal, sites
 
 from unlearn_jax import audit
@@ -24,7 +25,9 @@ def lira(target=ONES[:3], bank=BANK, member=DESIGN, **knobs):
 
 
 def mia_nn(retrained=RETRAINED, unlearned=LOGITS, labels=LABELS, forgotten=0, **knobs):
-    return lambda: audit.mia_nn(retrained, unlearned, labels, forgotten, **knobs)
+    return lambda: with_fields(audit.mia_nn)(
+        retrained, unlearned, labels, forgotten, **knobs
+    )
 
 
 def weighted(
@@ -84,7 +87,7 @@ REFUSED = [
     # KLoM
     (
         lambda: audit.klom(BANK[:1], BANK),
-        "margins_unlearned has 1 model: pass an ensemble",
+        "target has 1 model: pass an ensemble",
     ),
     (
         lambda: audit.klom(BANK, BANK[:, :2]),
@@ -104,10 +107,10 @@ REFUSED = [
         lambda: audit.ulira(BANK, BANK, min_std=0),
         "min_std is 0: pass a positive standard deviation",
     ),
-    (lambda: audit.ulira(BANK[:2], BANK), "unlearned has 2 models: pass at least 3"),
+    (lambda: audit.ulira(BANK[:2], BANK), "target has 2 models: pass at least 3"),
     (
         lambda: audit.ulira_kodge(BANK, BANK[:3]),
-        "unlearned has shape \\(4, 3\\) and retrained \\(3, 3\\)",
+        "target has shape \\(4, 3\\) and reference \\(3, 3\\)",
     ),
     # bootstrap
     (
@@ -158,7 +161,7 @@ REFUSED = [
     ),
     (
         lambda: audit.avg_gap(BANK, BANK[:, :2]),
-        "values have 3 columns and oracle 2: pass the same metrics",
+        "values have 3 columns and reference 2: pass the same metrics",
     ),
     # predictions
     (
@@ -185,7 +188,7 @@ REFUSED = [
     # LiRA
     (
         lira(target=ONES),
-        "target \\(4,\\) does not fit shadow \\(4, 3\\): pass the same samples",
+        "target \\(4,\\) does not fit reference \\(4, 3\\): pass the same samples",
     ),
     (lira(variance="both"), "variance is 'both': pass one of 'per_sample', 'fixed'"),
     (lira(min_std=0), "min_std is 0: pass a positive number"),
@@ -198,7 +201,7 @@ REFUSED = [
     ),
     (
         lira(ONES[:1], BANK[:2, :1], [[True], [False]], variance="fixed"),
-        "the IN models are too few for a fixed variance: add shadow models",
+        "the IN models are too few for a fixed variance: add reference models",
     ),
     # memorization
     (
@@ -242,7 +245,7 @@ REFUSED = [
         "a single sample has no others to compare with",
     ),
     (
-        lambda: audit.dominated_share(ONES, BANK),
+        lambda: audit.dominated_fraction(ONES, BANK),
         "population ratios \\(4, 3\\) do not fit ratios \\(4,\\)",
     ),
     (
@@ -281,9 +284,9 @@ REFUSED = [
     (mia_nn(max_samples=0), "max_samples is 0: pass at least 1, or None for all"),
     (
         mia_nn(unlearned=LOGITS[:2]),
-        "unlearned and retrained logits are \\(2, 3\\) and \\(6, 3\\)",
+        "target and reference logits are \\(2, 3\\) and \\(6, 3\\)",
     ),
-    (mia_nn(RETRAINED[:1]), "retrained_logits has 1 model: pass at least 2"),
+    (mia_nn(RETRAINED[:1]), "reference_logits has 1 model: pass at least 2"),
     (mia_nn(reading="aloud"), "unknown reading 'aloud'"),
     (
         mia_nn(

@@ -157,7 +157,7 @@ def test_vulnerable_samples_are_those_of_the_scores(finished, splits):
     row = results["vulnerability"]["rows"]["own"]
     some = found.num_runs > 0
     assert row["samples"] == some.sum() == plan.forget.any(0).sum()
-    assert row["mean"] == pytest.approx(found.share[some].mean(), abs=1e-4)
+    assert row["mean"] == pytest.approx(found.fraction[some].mean(), abs=1e-4)
     assert [m["sample"] for m in row["most"]] == list(
         audit.most_vulnerable(found, num_samples=10)
     )

@@ -49,7 +49,7 @@ import numpy as np
 from unlearn_jax.audit import (
     SIGNALS,
     auc,
-    dominated_share,
+    dominated_fraction,
     lira,
     lira_leave_one_out,
     rmia,
@@ -113,7 +113,7 @@ def sample_loop(
 def rmia_leave_one_out(signal: np.ndarray) -> np.ndarray:
     """Online RMIA of every model against the plain mean of all others, population: all other samples."""
     total = signal.sum(axis=0, dtype=np.float64)
-    return dominated_share(signal / ((total - signal) / (signal.shape[0] - 1)))
+    return dominated_fraction(signal / ((total - signal) / (signal.shape[0] - 1)))
 
 
 def measure(

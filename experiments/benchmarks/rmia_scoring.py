@@ -36,7 +36,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from unlearn_jax.audit import dominated_share, rmia, rmia_ratio
+from unlearn_jax.audit import dominated_fraction, rmia, rmia_ratio
 
 GAMMA = 2.0
 
@@ -127,7 +127,7 @@ def main() -> int:
     )
 
     fast, fast_peak, scores = measure(
-        lambda: dominated_share(ratio, gamma=GAMMA), args.repeats
+        lambda: dominated_fraction(ratio, gamma=GAMMA), args.repeats
     )
     row("sort and search, from ratios", fast, fast_peak)
     whole, whole_peak, from_start = measure(
@@ -144,7 +144,7 @@ def main() -> int:
     loop, loop_peak, loop_scores = measure(lambda: sample_loop(few), 3)
     row(f"Python loop, from ratios, N = {few.size}", loop, loop_peak)
     few_fast, few_peak, few_scores = measure(
-        lambda: dominated_share(few, gamma=GAMMA), args.repeats
+        lambda: dominated_fraction(few, gamma=GAMMA), args.repeats
     )
     row(f"sort and search, from ratios, N = {few.size}", few_fast, few_peak)
 

@@ -1,8 +1,10 @@
-"""How well was it forgotten? Membership attacks, ROC curves and intervals: arrays in, arrays out.
+"""Membership attacks, ROC curves and intervals, from arrays to arrays.
 
-Nothing here knows of models or training. Signals (:mod:`~unlearn_jax.audit.signals`)
+Signals (:mod:`~unlearn_jax.audit.signals`)
 are JAX functions of logits; attacks and statistics take their outputs, NumPy or JAX,
-sort and count on the host, and return NumPy. **A higher score means a more likely
+sort and count on the host in float64, and return NumPy. Inside ``jax.jit`` and
+``jax.vmap`` they are the functions of :mod:`~unlearn_jax.audit.device`.
+:func:`shadow_signals` evaluates a stack of models. **A higher score means a more likely
 member, everywhere.** Bad input raises :class:`~unlearn_jax.types.InputError` with one
 line that says what to do; NaN is never ranked.
 
@@ -10,6 +12,7 @@ Axis letters: ``B`` bootstrap replicates, ``C`` classes, ``M`` reference models,
 samples, ``R`` runs, ``T`` targets, ``Z`` population.
 """
 
+from unlearn_jax.audit import device
 from unlearn_jax.audit._klom import KlomSummary, klom, klom_summary
 from unlearn_jax.audit._lira import lira, lira_leave_one_out
 from unlearn_jax.audit._memorization import Memorization, memorization, out_confidence
@@ -21,9 +24,10 @@ from unlearn_jax.audit._mia_nn import (
     mia_nn,
     nearest_neighbor,
 )
-from unlearn_jax.audit._rmia import dominated_share, rmia, rmia_ratio
-from unlearn_jax.audit._roc import RocCurve, auc, auc_interval, clopper_pearson, roc
-from unlearn_jax.audit._ulira import KodgeResult, ULira, ulira, ulira_kodge
+from unlearn_jax.audit._rmia import dominated_fraction, rmia, rmia_ratio
+from unlearn_jax.audit._roc import auc, auc_interval, clopper_pearson, roc
+from unlearn_jax.audit._shadow import shadow_signals
+from unlearn_jax.audit._ulira import KodgeResult, ulira, ulira_kodge
 from unlearn_jax.audit._vulnerability import (
     Vulnerability,
     most_vulnerable,
@@ -31,7 +35,6 @@ from unlearn_jax.audit._vulnerability import (
 )
 from unlearn_jax.audit.bootstrap import (
     Estimate,
-    Interval,
     interval,
     run_weights,
     sample_weights,
@@ -42,18 +45,20 @@ from unlearn_jax.audit.bootstrap import (
 )
 from unlearn_jax.audit.metrics import ForgetAucs, accuracy, avg_gap, forget_aucs
 from unlearn_jax.audit.predictions import (
+    KodgeMiaResult,
     confusion_rows,
     kl_divergence,
     kodge_mia,
     softmax,
     total_variation,
 )
+from unlearn_jax.audit.results import Interval, RocCurve, ULira
 from unlearn_jax.audit.signals import (
     SIGNALS,
     correctness,
-    cross_entropy,
     entropy,
     logit_margin,
+    loss_signal,
     modified_entropy,
     soft_margin,
     softmax_confidence,
@@ -69,6 +74,7 @@ __all__ = [
     "ForgetAucs",
     "Interval",
     "KlomSummary",
+    "KodgeMiaResult",
     "KodgeResult",
     "Memorization",
     "MiaNN",
@@ -84,9 +90,9 @@ __all__ = [
     "clopper_pearson",
     "confusion_rows",
     "correctness",
-    "cross_entropy",
+    "device",
     "discriminator_calls",
-    "dominated_share",
+    "dominated_fraction",
     "entropy",
     "forget_aucs",
     "interval",
@@ -97,6 +103,7 @@ __all__ = [
     "lira",
     "lira_leave_one_out",
     "logit_margin",
+    "loss_signal",
     "memorization",
     "mia_nn",
     "mis",
@@ -109,6 +116,7 @@ __all__ = [
     "roc",
     "run_weights",
     "sample_weights",
+    "shadow_signals",
     "soft_margin",
     "softmax",
     "softmax_confidence",

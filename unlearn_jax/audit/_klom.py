@@ -1,10 +1,10 @@
-"""KLoM: how far the margins of unlearned models are from those of retrained ones, sample by sample.
+"""KLoM: divergence of margins between unlearned and retrained models, per sample.
 
 Georgiev, Rinberg, Park, Garg, Ilyas, Madry and Neel 2024, "Attribute-to-Delete: Machine
 Unlearning via Datamodel Matching" (arXiv 2410.23232). Unlearning is perfect when a
 sample's margin, as a random variable over training runs, has the same distribution
 after unlearning as after retraining. So it needs **ensembles**: M unlearned models,
-each from an original of its own, and M' models retrained without the same forget set.
+each from a different original, and M' models retrained without the same forget set.
 
 Host-side NumPy, float64, no loop over samples.
 """
@@ -49,27 +49,27 @@ class KlomSummary(NamedTuple):
 
 
 def klom(
-    margins_unlearned: ArrayLike,
-    margins_oracle: ArrayLike,
+    target: ArrayLike,
+    reference: ArrayLike,
     *,
     num_bins: int = 20,
     max_margin: float = 100.0,
     floor: float = 1e-5,
 ) -> np.ndarray:
-    """KL divergence of margins, ``KL(unlearned || oracle)`` of two histograms for each sample.
+    """Return the KL divergence of margins of each sample, from two histograms.
 
     ``klom(x) = sum_{b: p_b > 0} p_b log(p_b / max(q_b, floor))``, where ``p_b`` and
-    ``q_b`` are the shares of the unlearned models' and of the oracles' margins of x in
-    bin b of ``num_bins`` equal bins between the smallest and the largest margin of
-    both. q is not normalized again after the floor.
+    ``q_b`` are the fractions of the unlearned models' (``target``) and of the retrained
+    models' (``reference``) margins of x in bin b of ``num_bins`` equal bins between the
+    smallest and the largest margin of both. q is not normalized again after the floor.
 
     Direction, bins, clipping and floor are those of the authors' EasyDUB benchmark
     (arXiv 2602.16400). Its code leaves out each sample's largest margin, because its
     last bin excludes its end; here that margin is counted. (The code of the first paper
     has 19 bins, clips one side only, and normalizes q.)
 
-    The value is biased upwards, because an oracle bin that is empty by chance costs up
-    to ``-log(floor)``. For equal numbers of Gaussian margins of one distribution on
+    The value is biased upwards, because a reference bin that is empty by chance costs
+    up to ``-log(floor)``. For equal numbers of Gaussian margins of one distribution on
     both sides, where the divergence is 0, its mean and 95th percentile over samples are
 
     ========  ====  ====  ====  ====  ====
@@ -79,37 +79,38 @@ def klom(
     p95       8.1   5.0   1.7   0.68  0.29
     ========  ====  ====  ====  ====  ====
 
-    so use about 100 of each, and print the floor beside the result: ``klom`` of a
-    second, independent oracle ensemble of the same size as the unlearned one. Values at
-    different M or M' are not comparable.
+    so use about 100 of each, and print the floor next to the result: ``klom`` of a
+    second, independent retrained ensemble of the same size as the unlearned one. Values
+    at different M or M' are not comparable.
 
     Args:
-      margins_unlearned: ``[M, N]`` correct-class margins
+      target: ``[M, N]`` correct-class margins
         (:func:`~unlearn_jax.audit.signals.logit_margin`) under the unlearned models, M
         at least 2.
-      margins_oracle: ``[M', N]`` the same under models retrained without the forget
+      reference: ``[M', N]`` the same under models retrained without the forget
         set; M' need not be M.
       num_bins: bins of each histogram, at least 1.
       max_margin: margins are clipped to [-max_margin, max_margin], infinities too;
         positive and finite.
-      floor: least share of oracles in a bin that unlearned margins fall in; in (0, 1).
+      floor: least fraction of references in a bin that unlearned margins fall in; in
+        (0, 1).
 
     Returns:
       ``[N]`` float64 in nats; lower = closer to retraining. 0 for equal histograms, at
       least ``-num_bins * floor``, and at most ``-log(floor)``, 11.5: all unlearned
-      margins in one bin, without oracles.
+      margins in one bin, without references.
 
     Raises:
-      InputError: NaN margins, fewer than two models on a side, different samples, a
-        knob out of range.
+      InputError: NaN margins, fewer than two models on a side, different samples, an
+        option out of range.
 
     >>> print(klom([[0.0, 5.0], [1.0, 6.0]], [[0.0, 0.0], [1.0, 1.0]]).round(2))
     [ 0.   10.82]
     """
     sides = []
     for name, margins in (
-        ("margins_unlearned", margins_unlearned),
-        ("margins_oracle", margins_oracle),
+        ("target", target),
+        ("reference", reference),
     ):
         margins = real_array(name, margins, ndim=(2,)).astype(np.float64, copy=False)
         if margins.shape[0] < 2:
@@ -119,7 +120,7 @@ def klom(
     if sides[0].shape[1] != sides[1].shape[1]:
         counts = f"{sides[0].shape[1]} and {sides[1].shape[1]}"
         raise InputError(
-            f"unlearned models and oracles have {counts} samples: pass margins of the"
+            f"target and reference have {counts} samples: pass margins of the"
             " same samples"
         )
     if num_bins < 1 or not 0 < max_margin < np.inf or not 0 < floor < 1:
@@ -127,11 +128,12 @@ def klom(
             f"num_bins {num_bins}, max_margin {max_margin} and floor {floor}: pass at"
             " least one bin, a positive margin and a floor between 0 and 1"
         )
-    unlearned, oracle = (np.clip(margins, -max_margin, max_margin) for margins in sides)
-    start = np.minimum(unlearned.min(axis=0), oracle.min(axis=0))
-    end = np.maximum(unlearned.max(axis=0), oracle.max(axis=0))
+    clipped = [np.clip(side, -max_margin, max_margin) for side in sides]
+    start = np.minimum(*(side.min(axis=0) for side in clipped))
+    end = np.maximum(*(side.max(axis=0) for side in clipped))
     edges = np.linspace(start, np.where(end > start, end, start + 1), num_bins + 1)
-    p, q = _histogram(unlearned, edges), np.maximum(_histogram(oracle, edges), floor)
+    p = _histogram(clipped[0], edges)
+    q = np.maximum(_histogram(clipped[1], edges), floor)
     return (p * np.log(np.where(p > 0, p, 1) / q)).sum(axis=0)
 
 
@@ -143,9 +145,9 @@ def klom_summary(
     num_replicates: int = 1000,
     seed: int = 0,
 ) -> KlomSummary:
-    """Mean, median and 95th percentile of KLoM over one part of the pool, with intervals.
+    """Summarize KLoM over one part of the pool, with intervals.
 
-    The replicates redraw samples; the ensembles stay as they are, so the intervals do
+    The replicates resample samples; the ensembles stay as they are, so the intervals do
     not cover what other models would have given, nor the upward bias of few models (see
     :func:`klom`).
 
@@ -194,12 +196,15 @@ def klom_summary(
 
 
 def _histogram(margins: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Shares of models between consecutive edges, the last bin closed: ``[M, N], [K + 1, N] -> [K, N]``."""
+    """Return the fractions of models between consecutive edges, the last bin closed.
+
+    ``[M, N], [K + 1, N] -> [K, N]``.
+    """
     at_least = np.stack([(margins >= edge).sum(axis=0) for edge in edges[:-1]])
     return -np.diff(at_least, axis=0, append=0) / margins.shape[0]
 
 
 def _statistics(values: np.ndarray) -> tuple[float, float, float]:
-    """Mean, median and 95th percentile."""
+    """Return mean, median and 95th percentile."""
     median, p95 = np.quantile(values, (0.5, 0.95))
     return float(values.mean()), float(median), float(p95)

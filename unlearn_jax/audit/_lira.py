@@ -1,8 +1,8 @@
-"""LiRA: is this sample's signal likelier among models trained on the sample, or among models that were not?
+"""LiRA: likelihood ratios between models trained on a sample and models that were not.
 
 Carlini, Chien, Nasr, Song, Terzis and Tramèr 2022, "Membership Inference Attacks From
-First Principles" (arXiv 2112.03570, algorithm 1). The shadow models of a membership
-design give each sample two Gaussians, IN and OUT.
+First Principles" (arXiv 2112.03570, algorithm 1). The reference (shadow) models of a
+membership design give each sample two Gaussians, IN and OUT.
 
 The defaults are those of the released code (``mi_lira_2021``), from which the published
 numbers come: medians where the paper has means, a standard deviation per sample, and
@@ -10,17 +10,24 @@ offline a density where the paper has a tail probability. Codes differ most in w
 call a "fixed" variance; each of the three has a name here.
 
 Host-side NumPy in float64, whatever the signals' dtype: no loop over samples, and the
-work for all leave-one-out targets together is linear in the number of models.
+work for all leave-one-out targets together is linear in the number of models. Under
+``jax.jit`` these functions are :mod:`unlearn_jax.audit.device`'s.
 """
 
 import math
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from unlearn_jax.audit.inputs import mask_array, real_array, refuse_infinite
+from unlearn_jax.audit import device
+from unlearn_jax.audit.inputs import (
+    is_traced,
+    mask_array,
+    real_array,
+    refuse_infinite,
+)
 from unlearn_jax.types import InputError
 
 Mode = Literal["online", "offline"]
@@ -30,11 +37,12 @@ Variance = Literal[
 Center = Literal["median", "mean"]
 OfflineScore = Literal["density", "cdf"]
 
-_BLOCK = 125_000  # numbers worked on at once: they stay in cache; no power of two, which caches store badly
+# Numbers worked on at once: they stay in cache, which stores powers of two badly.
+_BLOCK = 125_000
 
 
-class _Knobs(NamedTuple):
-    """The knobs of :func:`lira`, checked."""
+class _Options(NamedTuple):
+    """Options of :func:`lira`, checked."""
 
     mode: Mode
     variance: Variance
@@ -44,11 +52,11 @@ class _Knobs(NamedTuple):
 
 
 class _Side(NamedTuple):
-    """What one side, IN or OUT, says of each sample.
+    """Statistics of one side, IN or OUT, for each sample.
 
     ``middle [4, N]`` holds the order statistics around the median, ascending: the one
-    below the upper median, both medians, and the one above the lower median. With them
-    the median stays known when any one model is left out. It has no rows where the
+    below the upper median, both medians, and the one above the lower median. They give
+    the median of the others when any one model is left out. It has no rows where the
     center is the mean. ``last`` is the value of the side's last model.
     """
 
@@ -60,7 +68,7 @@ class _Side(NamedTuple):
 
 
 class _Fit(NamedTuple):
-    """A side's statistics for each sample, ``[N]``, or for each target and sample, ``[B, N]``.
+    """Statistics of a side, ``[N]``, or for each of some targets, ``[B, N]``.
 
     ``size`` is the number of models, ``squares`` the sum of squared deviations from
     ``mean``.
@@ -74,7 +82,7 @@ class _Fit(NamedTuple):
 
 def lira(
     target: ArrayLike,
-    shadow: ArrayLike,
+    reference: ArrayLike,
     member: ArrayLike,
     *,
     mode: Mode = "online",
@@ -83,14 +91,14 @@ def lira(
     offline_score: OfflineScore = "density",
     min_std: float = 1e-6,
 ) -> np.ndarray:
-    """LiRA scores: the log-likelihood ratio of a sample being a member of the target's training set.
+    """Return LiRA scores: the log-likelihood ratio of membership of each sample.
 
     Online, ``score(x) = log N(phi(x); c_in, s_in) - log N(phi(x); c_out, s_out)``,
     where ``c`` and ``s`` are center and standard deviation of the sample's signal over
-    the shadow models that were (IN) and were not (OUT) trained on it. Offline only OUT
-    models are read, and the score is ``-log N(phi(x); c_out, s_out)`` ("density") or
-    ``log Pr[Z < phi(x)]`` with ``Z ~ N(c_out, s_out)`` ("cdf"). With augmentations the
-    score is the mean over them. TF-Privacy's ``compute_score_lira`` gives the same
+    the reference models that were (IN) and were not (OUT) trained on it. Offline only
+    OUT models are read, and the score is ``-log N(phi(x); c_out, s_out)`` ("density")
+    or ``log Pr[Z < phi(x)]`` with ``Z ~ N(c_out, s_out)`` ("cdf"). With augmentations
+    the score is the mean over them. TF-Privacy's ``compute_score_lira`` gives the same
     numbers with the opposite sign.
 
     The standard deviations divide by the number of values, not by one less. They are
@@ -109,16 +117,17 @@ def lira(
       models).
 
     Every model counts here; the released code cuts the lists of models to the shortest
-    of any sample. If the target is one of the shadow models, pass it to
+    of any sample. If the target is one of the references, pass it to
     :func:`lira_leave_one_out` with the others: the target taken out, the numbers of IN
-    and OUT models would tell membership.
+    and OUT models would reveal membership.
 
     Args:
       target: ``[N]`` or ``[T, N]`` signals of the audited model(s), normally
         :func:`~unlearn_jax.audit.signals.logit_margin`, or ``[N, A]`` or ``[T, N, A]``
         over augmentations.
-      shadow: ``[M, N]``, or ``[M, N, A]``, the same signal under the shadow models.
-      member: ``[M, N]`` bool, True where the shadow model was trained on the sample.
+      reference: ``[M, N]``, or ``[M, N, A]``, the same signal under the reference
+        models.
+      member: ``[M, N]`` bool, True where the reference was trained on the sample.
       mode: "online" compares IN with OUT; "offline" reads OUT values only, IN values
         may even be NaN.
       variance: see above.
@@ -138,31 +147,34 @@ def lira(
       InputError: a sample without an IN (online) or OUT model, or with fewer than two
         where the variance is per sample (TF-Privacy fills in the average over other
         samples; a bank of half designs has no such sample); no two values to take a
-        fixed variance of; NaN or infinite signals; shapes or knobs that do not fit.
+        fixed variance of; NaN or infinite signals; shapes or options that do not fit.
 
-    >>> shadow = np.array([[2.0, 0.0], [4.0, 2.0], [-1.0, 4.0], [1.0, 6.0]])
+    >>> reference = np.array([[2.0, 0.0], [4.0, 2.0], [-1.0, 4.0], [1.0, 6.0]])
     >>> member = np.array([[True, False], [True, False], [False, True], [False, True]])
-    >>> print(lira([3.0, 3.0], shadow, member))
+    >>> print(lira([3.0, 3.0], reference, member))
     [4.5 0. ]
     """
-    knobs = _check_knobs(mode, variance, center, offline_score, min_std)
-    shadow, member = _read(shadow, member)
-    target = real_array("target", target, ndim=(shadow.ndim - 1, shadow.ndim))
-    if target.shape[target.ndim - shadow.ndim + 1 :] != shadow.shape[1:]:
+    options = _check_options(mode, variance, center, offline_score, min_std)
+    if is_traced(target, reference, member):
+        scores = device.lira(target, reference, member, **options._asdict())
+        return cast(np.ndarray, scores)
+    reference, member = _read(reference, member)
+    target = real_array("target", target, ndim=(reference.ndim - 1, reference.ndim))
+    if target.shape[target.ndim - reference.ndim + 1 :] != reference.shape[1:]:
         raise InputError(
-            f"target {target.shape} does not fit shadow {shadow.shape}: pass the same"
-            " samples"
+            f"target {target.shape} does not fit reference {reference.shape}: pass the"
+            " same samples"
         )
     refuse_infinite("target", target)
-    refuse_infinite("shadow", shadow if mode == "online" else shadow[~member])
-    inside, outside = _sides(shadow, member, knobs, left_out=0)
-    flat = target.reshape(*target.shape[: target.ndim - shadow.ndim + 1], -1)
-    scores = _score(flat, _whole(inside) if inside else None, _whole(outside), knobs)
-    return _mean_over_augmentations(scores, shadow)
+    refuse_infinite("reference", reference if mode == "online" else reference[~member])
+    inside, outside = _sides(reference, member, options, left_out=0)
+    flat = target.reshape(*target.shape[: target.ndim - reference.ndim + 1], -1)
+    scores = _score(flat, _whole(inside) if inside else None, _whole(outside), options)
+    return _mean_over_augmentations(scores, reference)
 
 
 def lira_leave_one_out(
-    shadow: ArrayLike,
+    reference: ArrayLike,
     member: ArrayLike,
     *,
     mode: Mode = "online",
@@ -172,12 +184,13 @@ def lira_leave_one_out(
     min_std: float = 1e-6,
     balance: bool = True,
 ) -> np.ndarray:
-    """Audits every shadow model by all the others: row m is :func:`lira` of model m with model m taken out.
+    """Return LiRA scores of every reference model by all the others.
 
-    Nothing is fitted M times. Leaving out a value moves a mean, a sum of squares and a
-    median by closed formulas; fixed variances follow from these. So row m equals the
-    slow way up to rounding: the squares of float64 values are subtracted, which loses
-    digits where a value is a million times farther out than the others are spread.
+    Row m is :func:`lira` of model m with model m taken out. Nothing is fitted M times.
+    Leaving out a value moves a mean, a sum of squares and a median by closed formulas;
+    fixed variances follow from these. So row m equals the slow way up to rounding: the
+    squares of float64 values are subtracted, which loses digits where a value is a
+    million times farther out than the others are spread.
 
     Taking out the target alone leaves a member one IN model less, and a non-member one
     OUT model less. The smaller side fits worse, so the target looks less like its own
@@ -193,7 +206,7 @@ def lira_leave_one_out(
     the shortest. The price is that the order of models matters a little.
 
     Args:
-      shadow: ``[M, N]``, or ``[M, N, A]`` over augmentations; signals, all finite.
+      reference: ``[M, N]``, or ``[M, N, A]`` over augmentations; signals, all finite.
       member: ``[M, N]`` bool, True where the model was trained on the sample; the truth
         for row m is ``member[m]``.
       mode: as in :func:`lira`.
@@ -211,36 +224,42 @@ def lira_leave_one_out(
       InputError: as :func:`lira`, where one more IN and OUT model is needed, since each
         is left out in turn.
 
-    >>> shadow = np.array([[1.0], [3.0], [2.0], [9.0], [-1.0], [1.0], [0.0], [7.0]])
+    >>> reference = np.array([[1, 3, 2, 9, -1, 1, 0, 7]], float).T
     >>> member = np.arange(8)[:, None] < 4
-    >>> scores = lira_leave_one_out(shadow, member, balance=False)
-    >>> print(scores[0], lira(shadow[0], shadow[1:], member[1:]))
+    >>> scores = lira_leave_one_out(reference, member, balance=False)
+    >>> print(scores[0], lira(reference[0], reference[1:], member[1:]))
     [-0.18954226] [-0.18954226]
     """
-    knobs = _check_knobs(mode, variance, center, offline_score, min_std)
-    shadow, member = _read(shadow, member)
-    refuse_infinite("shadow", shadow)
-    inside, outside = _sides(shadow, member, knobs, left_out=1)
-    models, columns = shadow.shape[0], math.prod(shadow.shape[1:])
+    options = _check_options(mode, variance, center, offline_score, min_std)
+    if is_traced(reference, member):
+        scores = device.lira_leave_one_out(
+            reference, member, balance=balance, **options._asdict()
+        )
+        return cast(np.ndarray, scores)
+    reference, member = _read(reference, member)
+    refuse_infinite("reference", reference)
+    inside, outside = _sides(reference, member, options, left_out=1)
+    models = reference.shape[0]
+    columns = math.prod(reference.shape[1:])
     scores = np.empty(member.shape)
     for rows in _blocks(models, columns):
-        values = shadow[rows].reshape(-1, columns)
-        trained = _repeat(member[rows], shadow)
+        values = reference[rows].reshape(-1, columns)
+        trained = _repeat(member[rows], reference)
         fit_in = _without(inside, values, trained, balance) if inside else None
         block = _score(
-            values, fit_in, _without(outside, values, ~trained, balance), knobs
+            values, fit_in, _without(outside, values, ~trained, balance), options
         )
-        scores[rows] = _mean_over_augmentations(block, shadow)
+        scores[rows] = _mean_over_augmentations(block, reference)
     return scores
 
 
-def _check_knobs(
+def _check_options(
     mode: Mode,
     variance: Variance,
     center: Center,
     offline_score: OfflineScore,
     min_std: float,
-) -> _Knobs:
+) -> _Options:
     choices = {
         "mode": (mode, Mode),
         "variance": (variance, Variance),
@@ -253,47 +272,56 @@ def _check_knobs(
                 f"{name} is {value!r}: pass one of"
                 f" {', '.join(map(repr, allowed.__args__))}"
             )
-    if not 0 < min_std < np.inf:
+    if not is_traced(min_std) and not 0 < min_std < np.inf:
         raise InputError(f"min_std is {min_std}: pass a positive number, such as 1e-6")
-    return _Knobs(mode, variance, center, offline_score, min_std)
+    return _Options(mode, variance, center, offline_score, min_std)
 
 
-def _read(shadow: ArrayLike, member: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    shadow = real_array("shadow", shadow, ndim=(2, 3))
-    return shadow, mask_array("member", member, shadow.shape[:2])
+def _read(reference: ArrayLike, member: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    reference = real_array("reference", reference, ndim=(2, 3))
+    return reference, mask_array("member", member, reference.shape[:2])
 
 
-def _repeat(member: np.ndarray, shadow: np.ndarray) -> np.ndarray:
-    """A mask ``[B, N]`` over the flattened columns of ``shadow``, ``[B, N * A]``."""
-    return member if shadow.ndim == 2 else np.repeat(member, shadow.shape[2], axis=1)
+def _repeat(member: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Return a mask ``[B, N]`` over flattened augmentations, ``[B, N * A]``."""
+    if reference.ndim == 2:
+        return member
+    return np.repeat(member, reference.shape[2], axis=1)
 
 
-def _mean_over_augmentations(scores: np.ndarray, shadow: np.ndarray) -> np.ndarray:
-    """``[..., N * A] -> [..., N]``."""
+def _mean_over_augmentations(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Return ``[..., N * A] -> [..., N]``."""
     return (
         scores
-        if shadow.ndim == 2
-        else scores.reshape(*scores.shape[:-1], *shadow.shape[1:]).mean(-1)
+        if reference.ndim == 2
+        else scores.reshape(*scores.shape[:-1], *reference.shape[1:]).mean(-1)
     )
 
 
 def _sides(
-    shadow: np.ndarray, member: np.ndarray, knobs: _Knobs, *, left_out: int
+    reference: np.ndarray, member: np.ndarray, options: _Options, *, left_out: int
 ) -> tuple[_Side | None, _Side]:
-    """Statistics of the IN side, None offline, and of the OUT side."""
+    """Return the statistics of the IN side, None offline, and of the OUT side."""
     inside = (
-        _side(shadow, member, "IN", knobs, left_out) if knobs.mode == "online" else None
+        _side(reference, member, "IN", options, left_out)
+        if options.mode == "online"
+        else None
     )
-    return inside, _side(shadow, ~member, "OUT", knobs, left_out)
+    return inside, _side(reference, ~member, "OUT", options, left_out)
 
 
 def _side(
-    shadow: np.ndarray, chosen: np.ndarray, name: str, knobs: _Knobs, left_out: int
+    reference: np.ndarray,
+    chosen: np.ndarray,
+    name: str,
+    options: _Options,
+    left_out: int,
 ) -> _Side:
-    _check_counts(chosen.sum(axis=0), name, knobs.variance, left_out)
-    values, chosen = shadow.reshape(shadow.shape[0], -1), _repeat(chosen, shadow)
+    _check_counts(chosen.sum(axis=0), name, options.variance, left_out)
+    values = reference.reshape(reference.shape[0], -1)
+    chosen = _repeat(chosen, reference)
     blocks = [
-        _side_of_block(values[:, part], chosen[:, part], knobs.center)
+        _side_of_block(values[:, part], chosen[:, part], options.center)
         for part in _blocks(*values.shape[::-1])
     ]
     return _Side(
@@ -304,7 +332,7 @@ def _side(
 def _check_counts(
     counts: np.ndarray, name: str, variance: Variance, left_out: int
 ) -> None:
-    """Refuses samples with too few models on a side, and fixed variances of a single value."""
+    """Raise on too few models for a sample, or for a fixed variance."""
     need = (2 if variance == "per_sample" else 1) + left_out
     few = np.flatnonzero(counts < need)
     if few.size:
@@ -318,12 +346,12 @@ def _check_counts(
     values = counts.max() if variance in ("fixed", "fixed_centered") else counts.sum()
     if values < 2 + left_out:
         raise InputError(
-            f"the {name} models are too few for a fixed variance: add shadow models"
+            f"the {name} models are too few for a fixed variance: add reference models"
         )
 
 
 def _side_of_block(values: np.ndarray, chosen: np.ndarray, center: Center) -> _Side:
-    """Statistics of ``values [M, K]`` over the chosen models, ``[K]`` each."""
+    """Return the statistics of ``values [M, K]`` over the chosen models."""
     kept = _where(chosen, values, 0.0)
     size = chosen.sum(axis=0)
     mean = kept.sum(axis=0, dtype=np.float64) / size
@@ -336,7 +364,8 @@ def _side_of_block(values: np.ndarray, chosen: np.ndarray, center: Center) -> _S
         return _Side(size, mean, squares, np.empty((0, mean.size)), last)
     ranked = _where(chosen, values, np.inf)
     ranked.sort(axis=0)
-    low, high = (size - 1) // 2, size // 2
+    low = (size - 1) // 2
+    high = size // 2
     ranks = np.stack(
         [np.maximum(high - 1, 0), low, high, np.minimum(low + 1, size - 1)]
     )
@@ -350,16 +379,19 @@ def _side_of_block(values: np.ndarray, chosen: np.ndarray, center: Center) -> _S
 
 
 def _where(chosen: np.ndarray, values: np.ndarray, other: float) -> np.ndarray:
-    """``np.where(chosen, values, other)`` on the bits of the floats: no branches, which irregular masks mislead."""
+    """Return ``np.where(chosen, values, other)``, from the bits of the floats.
+
+    Without branches, which irregular masks mislead.
+    """
     integer = np.dtype(f"i{values.itemsize}")
-    bits, other_bits = values.view(integer), np.array(other, values.dtype).view(integer)
-    return (other_bits ^ ((bits ^ other_bits) & -chosen.astype(integer))).view(
-        values.dtype
-    )
+    bits = values.view(integer)
+    other_bits = np.array(other, values.dtype).view(integer)
+    mixed = other_bits ^ ((bits ^ other_bits) & -chosen.astype(integer))
+    return mixed.view(values.dtype)
 
 
 def _whole(side: _Side) -> _Fit:
-    """The fit to all models of the side."""
+    """Return the fit to all models of the side."""
     center = (side.middle[1] + side.middle[2]) / 2 if side.middle.size else side.mean
     return _Fit(side.size, side.mean, side.squares, center)
 
@@ -367,12 +399,13 @@ def _whole(side: _Side) -> _Fit:
 def _without(
     side: _Side, values: np.ndarray, inside: np.ndarray, balance: bool
 ) -> _Fit:
-    """The fit to the others: ``values [B, K]`` are taken out of the side where they are ``inside [B, K]`` it.
+    """Return the fit to the others, ``values [B, K]`` taken out where ``inside``.
 
     With ``balance``, the side's last model is taken out elsewhere.
     """
     if balance:
-        values, inside = np.where(inside, values, side.last), np.ones_like(inside)
+        values = np.where(inside, values, side.last)
+        inside = np.ones_like(inside)
     size = side.size - inside
     deviation = (values - side.mean) * inside
     mean = side.mean - deviation / size
@@ -387,14 +420,15 @@ def _without(
     return _Fit(size, mean, squares, (new_low + new_high) / 2)
 
 
-def _std(fit: _Fit, knobs: _Knobs) -> np.ndarray:
-    """Standard deviation of the values: ``[..., K]`` per sample, ``[..., 1]`` fixed."""
-    if knobs.variance == "per_sample":
+def _std(fit: _Fit, options: _Options) -> np.ndarray:
+    """Return the standard deviation: ``[..., K]`` per sample, ``[..., 1]`` fixed."""
+    if options.variance == "per_sample":
         variance = fit.squares / fit.size
-    else:  # of all values less an origin for each sample: within samples, and between them
+    else:
+        # Of all values less an origin of each sample: within samples, and between them.
         offset = (
             fit.mean - fit.center
-            if knobs.variance in ("fixed", "fixed_centered")
+            if options.variance in ("fixed", "fixed_centered")
             else fit.mean
         )
         total = fit.size.sum(axis=-1, keepdims=True)
@@ -402,24 +436,24 @@ def _std(fit: _Fit, knobs: _Knobs) -> np.ndarray:
         variance = (fit.squares + fit.size * between**2).sum(
             axis=-1, keepdims=True
         ) / total
-    return np.maximum(np.sqrt(variance), knobs.min_std)
+    return np.maximum(np.sqrt(variance), options.min_std)
 
 
 def _score(
-    target: np.ndarray, inside: _Fit | None, outside: _Fit, knobs: _Knobs
+    target: np.ndarray, inside: _Fit | None, outside: _Fit, options: _Options
 ) -> np.ndarray:
-    """Scores ``[..., K]`` of ``target [..., K]``; offline without ``inside``."""
+    """Return scores ``[..., K]`` of ``target [..., K]``; offline without ``inside``."""
     if inside is not None:
-        std_in = _std(inside, knobs)
-        std_out = std_in if knobs.variance == "fixed_global" else _std(outside, knobs)
-        z_in, z_out = (
-            (target - inside.center) / std_in,
-            (target - outside.center) / std_out,
+        std_in = _std(inside, options)
+        std_out = (
+            std_in if options.variance == "fixed_global" else _std(outside, options)
         )
+        z_in = (target - inside.center) / std_in
+        z_out = (target - outside.center) / std_out
         return np.log(std_out / std_in) + (z_out**2 - z_in**2) / 2
-    std_out = _std(outside, knobs)
+    std_out = _std(outside, options)
     z_out = (target - outside.center) / std_out
-    if knobs.offline_score == "density":
+    if options.offline_score == "density":
         return np.log(std_out) + (z_out**2 + math.log(2 * math.pi)) / 2
     from scipy.special import log_ndtr
 
@@ -427,6 +461,6 @@ def _score(
 
 
 def _blocks(length: int, width: int) -> Iterator[slice]:
-    """Slices of ``length`` rows of ``width`` numbers, about ``_BLOCK`` numbers each."""
+    """Return slices of rows of ``width`` numbers, about ``_BLOCK`` numbers each."""
     rows = max(1, _BLOCK // width)
     return (slice(start, start + rows) for start in range(0, length, rows))

@@ -1,8 +1,9 @@
-"""How much does a sample's own prediction depend on being trained on? For choosing hard forget sets.
+"""Memorization of samples, estimated from reference models, for hard forget sets.
 
 Feldman and Zhang 2020, "What Neural Networks Memorize and Why" (arXiv 2008.03703). The
 models are the reference models of a membership design, each trained on a random half of
-the samples, so a bank that was trained for RMIA or LiRA answers this too, for nothing.
+the samples, so a bank that was trained for RMIA or LiRA gives this without further
+training.
 
 Both functions take any per-sample value of the reference models: the paper's
 **correctness**, ``memorization(correctness(logits [M, N, C], labels [N]), member)``, or
@@ -20,7 +21,7 @@ from unlearn_jax.types import InputError
 
 
 class Memorization(NamedTuple):
-    """Memorization of each sample, and what it was computed from.
+    """Memorization of each sample, and the means that it was computed from.
 
     Attributes:
       value: ``[N]`` float64, ``mean_in - mean_out``: about 0 for samples that are
@@ -38,8 +39,9 @@ class Memorization(NamedTuple):
 
 
 def memorization(values: ArrayLike, member: ArrayLike) -> Memorization:
-    """Label memorization, ``P(correct | trained on x) - P(correct | not)``, estimated from reference models.
+    """Return label memorization, ``P(correct | trained on x) - P(correct | not)``.
 
+    Estimated from reference models:
     ``mem(x) = mean_{m: x in S_m} v_m(x) - mean_{m: x not in S_m} v_m(x)`` (equation 1
     of the paper, with random subsets in place of leaving x out), with standard error
     ``sqrt(var_in / M_in + var_out / M_out)`` and unbiased variances.
@@ -75,10 +77,10 @@ def memorization(values: ArrayLike, member: ArrayLike) -> Memorization:
 
 
 def out_confidence(confidence: ArrayLike, member: ArrayLike) -> np.ndarray:
-    """Mean true-class confidence over the models that did not train on the sample; low = difficult.
+    """Return the mean true-class confidence of the models not trained on the sample.
 
-    What a retrained model will make of the sample: forget sets of samples with low
-    values are those that unlearning has to change most.
+    Low values are difficult samples, for a retrained model too: forget sets of samples
+    with low values are those that unlearning has to change most.
 
     Args:
       confidence: ``[M, N]`` finite,
@@ -108,7 +110,7 @@ def _read(values: ArrayLike, member: ArrayLike) -> tuple[np.ndarray, np.ndarray]
 def _moments(
     values: np.ndarray, chosen: np.ndarray, otherwise: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over the chosen models, and the squared standard error of it: ``[M, N] -> [N], [N]``."""
+    """Return the mean over the chosen models, and its squared standard error."""
     counts = chosen.sum(axis=0)
     missing = np.flatnonzero(counts == 0)
     if missing.size:

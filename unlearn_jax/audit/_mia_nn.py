@@ -1,23 +1,23 @@
-"""MIA-NN: does an unlearned model give forgotten samples to the neighboring class as a retrained model does?
+"""MIA-NN: forgotten samples given to the neighboring class, against retrained models.
 
 Wang, Ebrahimpour-Boroojeny and Sundaram 2025 (arXiv 2506.20893; CMIA in the ICML 2026
 version "Unlearning Isn't Forgetting"; thesis arXiv 2512.06993). **This is a
-reconstruction.** Neither code nor full text was at hand. What is published says that
+reconstruction.** Neither code nor full text was available. What is published says that
 per-class discriminators (support vector machines) are trained on the logits of
 retrained models and then of the unlearned one, that the class nearest to the forgotten
 one is found from several retrained models, that the score is measured on the forgotten
 class's test samples, and that it should match the retrained models' score. Everything
-else is our reading: the choices are knobs, and no published number is claimed to be
+else is our reading: the choices are options, and no published number is claimed to be
 matched.
 
 It is a test of a distribution, not a decision about a sample, and its value means
-something only beside the retrained models' own score and its spread. Host-side NumPy
+something only next to the retrained models' own score and its spread. Host-side NumPy
 and scikit-learn, float64.
 """
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -26,9 +26,8 @@ from unlearn_jax.audit.inputs import check_seed, real_array, refuse_infinite
 from unlearn_jax.audit.predictions import softmax
 from unlearn_jax.types import InputError
 
-_MAX_ITERATIONS = (
-    10**6
-)  # half a minute; without a cap a linear machine on wide, overlapping logits may take many
+# Half a minute; a linear machine on wide, overlapping logits may take many without it.
+_MAX_ITERATIONS = 10**6
 
 Reading = Literal["neighbor_against_rest", "neighbor_against_forgotten"]
 
@@ -38,13 +37,13 @@ class Neighbor(NamedTuple):
 
     Attributes:
       neighbor: the class, the first of equals.
-      shares: ``[R, C]`` share of the forgotten class's samples that the discriminator
-        of each class calls its own, per retrained model; 0 for forgotten classes, which
+      fractions: ``[R, C]`` fraction of the forgotten class's samples that each class's
+        discriminator claims, per retrained model; 0 for forgotten classes, which
         have no discriminator. Rows need not sum to 1.
     """
 
     neighbor: int
-    shares: np.ndarray
+    fractions: np.ndarray
 
 
 class MiaNN(NamedTuple):
@@ -53,27 +52,27 @@ class MiaNN(NamedTuple):
     Attributes:
       neighbor: the class that was used.
       scores: ``[S]`` score of each unlearned model (see ``reading`` of :func:`mia_nn`).
-      retrained_scores: ``[R]`` the same of each retrained model.
-      retrained_mean: their mean.
-      retrained_std: their standard deviation (``ddof=1``): a gap below about twice this
+      reference_scores: ``[R]`` the same of each retrained model.
+      reference_mean: their mean.
+      reference_std: their standard deviation (``ddof=1``): a gap below about twice this
         is retraining noise.
-      gap: ``[S]`` ``|scores - retrained_mean|``; 0 is best.
+      gap: ``[S]`` ``|scores - reference_mean|``; 0 is best.
       called: ``[S, F]`` bool, the forgotten class's samples, in ascending order, that
         are called "neighbor".
     """
 
     neighbor: int
     scores: np.ndarray
-    retrained_scores: np.ndarray
-    retrained_mean: float
-    retrained_std: float
+    reference_scores: np.ndarray
+    reference_mean: float
+    reference_std: float
     gap: np.ndarray
     called: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
 class Discriminator:
-    """How a discriminator is trained. The functions below take these as keyword knobs.
+    """Training of a discriminator.
 
     Attributes:
       kernel: of the support vector machine (scikit-learn's ``SVC``). A ``linear`` one
@@ -85,9 +84,9 @@ class Discriminator:
         columns, ``scale`` is 1 / (columns x variance of the centered inputs), or a
         positive number. Inputs are not scaled, so ``auto`` depends on the unit of the
         logits: where they spread widely within a class, the kernel is so narrow that a
-        machine calls nothing new its own and retrained models score about 0 (0.04 for
+        machine claims no new sample and retrained models score about 0 (0.04 for
         the digit 8 of a perceptron on 8x8 digits, whose logits reach 20; 0.42 with
-        ``scale``). Look at ``retrained_scores``, and use ``scale`` or
+        ``scale``). Look at ``reference_scores``, and use ``scale`` or
         ``features="probabilities"`` then.
       columns: inputs of the machine: ``all`` C, ``retained`` (without the forgotten
         classes'), or ``neighbor`` (one: that of the class it is to recognize).
@@ -109,7 +108,7 @@ class Discriminator:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuses values no machine could use."""
+        """Raise on values that no machine could use."""
         for name, value, allowed in (
             ("kernel", self.kernel, ("rbf", "linear")),
             ("columns", self.columns, ("all", "retained", "neighbor")),
@@ -136,7 +135,7 @@ class Discriminator:
         check_seed(self.seed)
 
     def draw(self, first: np.ndarray, second: np.ndarray) -> list[np.ndarray]:
-        """Draws the training samples of both sides from their indices, without repeats."""
+        """Draw the training samples of both sides from their indices."""
         sizes = [
             min(side.size, self.max_samples or side.size) for side in (first, second)
         ]
@@ -148,17 +147,15 @@ class Discriminator:
             for side, size in zip((first, second), sizes, strict=True)
         ]
 
-    def inputs(self, logits: np.ndarray, own: int, left_out: list[int]) -> np.ndarray:
-        """The machine's inputs ``[N, columns]`` from ``[N, C]`` logits, for the discriminator of class ``own``."""
+    def inputs(self, logits: np.ndarray, label: int, left_out: list[int]) -> np.ndarray:
+        """Return the inputs ``[N, columns]`` of the discriminator of a class."""
         if self.features == "probabilities":
             logits = softmax(logits)
         if self.columns == "neighbor":
-            return logits[:, [own]]
-        return (
-            np.delete(logits, left_out, axis=1)
-            if self.columns == "retained"
-            else logits
-        )
+            return logits[:, [label]]
+        if self.columns == "retained":
+            return np.delete(logits, left_out, axis=1)
+        return logits
 
     def calls(
         self,
@@ -167,7 +164,7 @@ class Discriminator:
         second: np.ndarray,
         queries: np.ndarray,
     ) -> np.ndarray:
-        """Which ``queries`` a machine trained on ``first`` against ``second`` (all indices) calls ``first``: bool."""
+        """Return the queries called first by a machine of first against second."""
         from sklearn.svm import SVC
 
         sides = self.draw(first, second)
@@ -176,64 +173,66 @@ class Discriminator:
         # masked logit may be -1e10.
         center = np.median(rows, axis=0)
         machine = SVC(
-            C=self.C, gamma=self.gamma, kernel=self.kernel, max_iter=_MAX_ITERATIONS
-        )  # pyright: ignore[reportArgumentType]
-        machine.fit(
-            rows - center, np.repeat([True, False], [side.size for side in sides])
+            C=self.C,
+            gamma=self.gamma,  # pyright: ignore[reportArgumentType]
+            kernel=self.kernel,
+            max_iter=_MAX_ITERATIONS,
         )
+        is_first = np.repeat([True, False], [side.size for side in sides])
+        machine.fit(rows - center, is_first)
         return np.asarray(machine.predict(inputs[queries] - center), bool)
 
 
+_DEFAULT = Discriminator()
+
+
 def nearest_neighbor(
-    retrained_logits: ArrayLike,
+    reference_logits: ArrayLike,
     labels: ArrayLike,
     forgotten: int,
     *,
     also_forgotten: Sequence[int] = (),
-    **discriminator: Any,
+    discriminator: Discriminator = _DEFAULT,
 ) -> Neighbor:
-    """The retained class whose discriminator claims most of the forgotten class, on average over retrained models.
+    """Return the retained class whose discriminator claims most of the forgotten one.
 
-    For each retained class i a machine is trained on the logits of a retrained model,
-    samples of class i against samples of the other retained classes, and asked about
-    the forgotten class's samples.
+    On average over retrained models. For each retained class i a machine is trained on
+    the logits of a retrained model, samples of class i against samples of the other
+    retained classes, and asked about the forgotten class's samples.
 
     Args:
-      retrained_logits: ``[R, N, C]`` logits of R models retrained without the forgotten
+      reference_logits: ``[R, N, C]`` logits of R models retrained without the forgotten
         classes, on samples that none of them was trained on: test samples of the
         retained classes, and of the forgotten one.
       labels: ``[N]`` integers in 0..C-1, the true classes.
       forgotten: the forgotten class to look at.
       also_forgotten: classes that were forgotten with it; their samples are not used.
-      **discriminator: knobs of :class:`Discriminator`.
+      discriminator: how the machines are trained.
 
     Returns:
-      The neighbor and the shares behind it.
+      The neighbor and the fractions behind it.
 
     Raises:
       InputError: fewer than two retained classes, a class without samples, NaN or
-        infinite logits, labels or classes out of range, shapes that do not fit, a knob
-        out of range.
+        infinite logits, labels or classes out of range, or shapes that do not fit.
 
     >>> logits = np.eye(3)[[1, 1, 2, 2, 1]] + np.eye(3)[[0, 0, 0, 0, 2]] / 4
     >>> nearest_neighbor([logits], [1, 1, 2, 2, 0], 0).neighbor
     1
     """
-    knobs = Discriminator(**discriminator)
-    models = _read_logits("retrained_logits", retrained_logits, ndim=(3,))
+    models = _read_logits("reference_logits", reference_logits, ndim=(3,))
     labels = _read_labels(labels, models)
     gone = _read_forgotten(forgotten, also_forgotten, labels, models.shape[2])
-    shares = np.zeros((models.shape[0], models.shape[2]))
+    fractions = np.zeros((models.shape[0], models.shape[2]))
     for i in np.setdiff1d(np.arange(models.shape[2]), gone):
-        shares[:, i] = [
-            _calls_against_rest(knobs, logits, labels, int(i), gone).mean()
+        fractions[:, i] = [
+            _calls_against_rest(discriminator, logits, labels, int(i), gone).mean()
             for logits in models
         ]
-    means = shares.mean(axis=0)
-    means[
-        gone
-    ] = -1  # where no machine claims anything, a forgotten class would be the first of equals
-    return Neighbor(int(means.argmax()), shares)
+    means = fractions.mean(axis=0)
+    # Where no machine claims anything, a forgotten class would be the first of equals.
+    means[gone] = -1
+    return Neighbor(int(means.argmax()), fractions)
 
 
 def discriminator_calls(
@@ -243,9 +242,11 @@ def discriminator_calls(
     forgotten: int,
     *,
     also_forgotten: Sequence[int] = (),
-    **discriminator: Any,
+    discriminator: Discriminator = _DEFAULT,
 ) -> np.ndarray:
-    """Which of the forgotten class's samples the neighbor's discriminator, trained on this model's logits, claims.
+    """Return the forgotten class's samples that the neighbor's discriminator claims.
+
+    The machine is trained on this model's logits.
 
     Args:
       logits: ``[N, C]`` of one model, as for :func:`nearest_neighbor`.
@@ -253,7 +254,7 @@ def discriminator_calls(
       neighbor: the class to recognize, against the other retained classes.
       forgotten: the forgotten class to ask about.
       also_forgotten: classes that were forgotten with it.
-      **discriminator: knobs of :class:`Discriminator`.
+      discriminator: how the machines are trained.
 
     Returns:
       ``[F]`` bool, the forgotten class's samples in ascending order: True where called
@@ -262,46 +263,44 @@ def discriminator_calls(
     Raises:
       InputError: as :func:`nearest_neighbor`, or a neighbor that is forgotten.
     """
-    knobs = Discriminator(**discriminator)
     logits = _read_logits("logits", logits, ndim=(2,))
     labels = _read_labels(labels, logits)
     gone = _read_forgotten(forgotten, also_forgotten, labels, logits.shape[1])
-    return _calls_against_rest(
-        knobs, logits, labels, _read_neighbor(neighbor, gone, logits.shape[1]), gone
-    )
+    neighbor = _read_neighbor(neighbor, gone, logits.shape[1])
+    return _calls_against_rest(discriminator, logits, labels, neighbor, gone)
 
 
 def mia_nn(
-    retrained_logits: ArrayLike,
-    unlearned_logits: ArrayLike,
+    reference_logits: ArrayLike,
+    target_logits: ArrayLike,
     labels: ArrayLike,
     forgotten: int,
     *,
     also_forgotten: Sequence[int] = (),
     neighbor: int | None = None,
     reading: Reading = "neighbor_against_rest",
-    **discriminator: Any,
+    discriminator: Discriminator = _DEFAULT,
 ) -> MiaNN:
-    """MIA-NN of unlearned models, beside the same number of retrained models.
+    """Return MIA-NN of unlearned models, and the same scores of retrained models.
 
-    Two readings of the published descriptions, both with a machine trained anew on each
+    Two readings of the published descriptions, both with a machine trained on each
     model's logits:
 
     * ``neighbor_against_rest`` (default): the machine learns the neighbor's samples
-      against the other retained classes'; score = share of the forgotten class's
+      against the other retained classes'; score = fraction of the forgotten class's
       samples that it calls "neighbor". A retrained model scores high, one that spreads
       the forgotten class evenly scores low. Higher is better up to the retrained mean,
       as the caption of the paper's table says.
     * ``neighbor_against_forgotten``: the machine learns the neighbor's samples against
       the forgotten class's; score = balanced accuracy on the half of these samples that
       it was not trained on, each half once. Forgotten samples that stay recognizable
-      score high, so higher is **worse**; 0.5 cannot be told from the neighbor.
+      score high, so higher is **worse**; 0.5 is chance.
 
     Args:
-      retrained_logits: ``[R, N, C]`` logits of models retrained without the forgotten
+      reference_logits: ``[R, N, C]`` logits of models retrained without the forgotten
         classes, R at least 2, on samples that no model was trained on: test samples of
         all classes (other forgotten ones are ignored).
-      unlearned_logits: ``[N, C]`` of one unlearned model or ``[S, N, C]`` of several,
+      target_logits: ``[N, C]`` of one unlearned model or ``[S, N, C]`` of several,
         on the same samples.
       labels: ``[N]`` integers in 0..C-1, the true classes.
       forgotten: the forgotten class to score. With several, call once for each.
@@ -309,7 +308,7 @@ def mia_nn(
       neighbor: the class to use; None searches it with :func:`nearest_neighbor` (C - 1
         machines per retrained model), which is the same under both readings.
       reading: see above.
-      **discriminator: knobs of :class:`Discriminator`.
+      discriminator: how the machines are trained.
 
     Returns:
       Scores, gaps and calls; the same arguments give the same result.
@@ -319,19 +318,18 @@ def mia_nn(
         neighbor that is forgotten; fewer than two samples of either class under
         ``neighbor_against_forgotten``; an unknown reading.
     """
-    knobs = Discriminator(**discriminator)
-    retrained = _read_logits("retrained_logits", retrained_logits, ndim=(3,))
-    unlearned = _read_logits("unlearned_logits", unlearned_logits, ndim=(2, 3))
-    unlearned = unlearned.reshape(-1, *unlearned.shape[-2:])
-    if unlearned.shape[1:] != retrained.shape[1:]:
-        shapes = f"{unlearned.shape[1:]} and {retrained.shape[1:]}"
+    reference = _read_logits("reference_logits", reference_logits, ndim=(3,))
+    target = _read_logits("target_logits", target_logits, ndim=(2, 3))
+    target = target.reshape(-1, *target.shape[-2:])
+    if target.shape[1:] != reference.shape[1:]:
+        shapes = f"{target.shape[1:]} and {reference.shape[1:]}"
         raise InputError(
-            f"unlearned and retrained logits are {shapes}: pass the same samples and"
+            f"target and reference logits are {shapes}: pass the same samples and"
             " classes"
         )
-    if retrained.shape[0] < 2:
+    if reference.shape[0] < 2:
         raise InputError(
-            "retrained_logits has 1 model: pass at least 2, or the score has no spread"
+            "reference_logits has 1 model: pass at least 2, or the score has no spread"
             " to be compared with"
         )
     if reading not in ("neighbor_against_rest", "neighbor_against_forgotten"):
@@ -339,84 +337,90 @@ def mia_nn(
             f"unknown reading {reading!r}: choose neighbor_against_rest or"
             " neighbor_against_forgotten"
         )
-    labels = _read_labels(labels, retrained)
-    gone = _read_forgotten(forgotten, also_forgotten, labels, retrained.shape[2])
+    labels = _read_labels(labels, reference)
+    gone = _read_forgotten(forgotten, also_forgotten, labels, reference.shape[2])
     if neighbor is None:
         neighbor = nearest_neighbor(
-            retrained, labels, forgotten, also_forgotten=also_forgotten, **discriminator
+            reference,
+            labels,
+            forgotten,
+            also_forgotten=also_forgotten,
+            discriminator=discriminator,
         ).neighbor
-    neighbor = _read_neighbor(neighbor, gone, retrained.shape[2])
-    score = (
-        _score_against_rest
-        if reading == "neighbor_against_rest"
-        else _score_against_forgotten
+    neighbor = _read_neighbor(neighbor, gone, reference.shape[2])
+    is_against_rest = reading == "neighbor_against_rest"
+    score = _score_against_rest if is_against_rest else _score_against_forgotten
+    reference_scores = np.array(
+        [
+            score(discriminator, logits, labels, neighbor, gone)[0]
+            for logits in reference
+        ]
     )
-    retrained_scores = np.array(
-        [score(knobs, logits, labels, neighbor, gone)[0] for logits in retrained]
-    )
-    scores, called = zip(
-        *(score(knobs, logits, labels, neighbor, gone) for logits in unlearned),
-        strict=True,
-    )
-    mean = retrained_scores.mean()
+    results = [
+        score(discriminator, logits, labels, neighbor, gone) for logits in target
+    ]
+    scores, called = zip(*results, strict=True)
+    mean = reference_scores.mean()
     return MiaNN(
         neighbor=neighbor,
         scores=np.array(scores),
-        retrained_scores=retrained_scores,
-        retrained_mean=float(mean),
-        retrained_std=float(retrained_scores.std(ddof=1)),
+        reference_scores=reference_scores,
+        reference_mean=float(mean),
+        reference_std=float(reference_scores.std(ddof=1)),
         gap=np.abs(np.array(scores) - mean),
         called=np.stack(called),
     )
 
 
 def _calls_against_rest(
-    knobs: Discriminator,
+    discriminator: Discriminator,
     logits: np.ndarray,
     labels: np.ndarray,
-    own: int,
+    label: int,
     gone: list[int],
 ) -> np.ndarray:
-    """``[F]`` calls of class ``own``'s discriminator; ``gone[0]`` is the forgotten class that is asked about."""
-    first = np.flatnonzero(labels == own)
-    rest = np.flatnonzero((labels != own) & ~np.isin(labels, gone))
+    """Return the ``[F]`` calls of a class's discriminator on class ``gone[0]``."""
+    first = np.flatnonzero(labels == label)
+    rest = np.flatnonzero((labels != label) & ~np.isin(labels, gone))
     queries = np.flatnonzero(labels == gone[0])
-    return knobs.calls(knobs.inputs(logits, own, gone), first, rest, queries)
+    inputs = discriminator.inputs(logits, label, gone)
+    return discriminator.calls(inputs, first, rest, queries)
 
 
 def _score_against_rest(
-    knobs: Discriminator,
+    discriminator: Discriminator,
     logits: np.ndarray,
     labels: np.ndarray,
     neighbor: int,
     gone: list[int],
 ) -> tuple[float, np.ndarray]:
-    called = _calls_against_rest(knobs, logits, labels, neighbor, gone)
+    called = _calls_against_rest(discriminator, logits, labels, neighbor, gone)
     return float(called.mean()), called
 
 
 def _score_against_forgotten(
-    knobs: Discriminator,
+    discriminator: Discriminator,
     logits: np.ndarray,
     labels: np.ndarray,
     neighbor: int,
     gone: list[int],
 ) -> tuple[float, np.ndarray]:
-    """Balanced accuracy over two folds, and the ``[F]`` out-of-fold calls."""
-    inputs = knobs.inputs(logits, neighbor, gone)
+    """Return balanced accuracy over two folds, and the ``[F]`` out-of-fold calls."""
+    inputs = discriminator.inputs(logits, neighbor, gone)
     sides = [np.flatnonzero(labels == k) for k in (neighbor, gone[0])]
     if min(side.size for side in sides) < 2:
         raise InputError(
             "neighbor_against_forgotten needs at least 2 samples of both classes: pass"
             " more samples"
         )
-    rng = np.random.default_rng(knobs.seed)
+    rng = np.random.default_rng(discriminator.seed)
     folds = [rng.permutation(side.size) % 2 for side in sides]
     called = [np.zeros(side.size, bool) for side in sides]
     for fold in (0, 1):
         first, second = (side[f != fold] for side, f in zip(sides, folds, strict=True))
         for side, f, calls in zip(sides, folds, called, strict=True):
-            calls[f == fold] = knobs.calls(inputs, first, second, side[f == fold])
+            is_query = f == fold
+            calls[is_query] = discriminator.calls(inputs, first, second, side[is_query])
     return float((called[0].mean() + 1 - called[1].mean()) / 2), called[1]
 
 
@@ -445,7 +449,7 @@ def _read_labels(labels: ArrayLike, logits: np.ndarray) -> np.ndarray:
 def _read_forgotten(
     forgotten: int, also: Sequence[int], labels: np.ndarray, num_classes: int
 ) -> list[int]:
-    """All forgotten classes, the one to score first."""
+    """Return all forgotten classes, the one to score first."""
     gone = [int(forgotten), *(int(k) for k in also)]
     if len(set(gone)) < len(gone) or not all(0 <= k < num_classes for k in gone):
         raise InputError(

@@ -1,4 +1,4 @@
-"""RMIA: is this sample likelier under the target model, against its references, than other samples are?
+"""RMIA: relative likelihoods against reference models, compared between samples.
 
 Zarifzadeh, Liu and Shokri 2024, "Low-Cost High-Power Membership Inference Attacks"
 (arXiv 2312.03262). The defaults are the variant AMUN's audit used: online, a plain mean
@@ -6,15 +6,23 @@ over all references, every other sample as population, gamma 2.
 
 Host-side NumPy: the whole attack is one mean, one sort and one binary search per
 target, with memory linear in the number of samples. Means are taken in float64 whatever
-the signals' dtype.
+the signals' dtype. Under ``jax.jit`` these functions are
+:mod:`unlearn_jax.audit.device`'s.
 """
 
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from unlearn_jax.audit.inputs import mask_array, real_array, refuse_infinite, refuse_nan
+from unlearn_jax.audit import device
+from unlearn_jax.audit.inputs import (
+    is_traced,
+    mask_array,
+    real_array,
+    refuse_infinite,
+    refuse_nan,
+)
 from unlearn_jax.types import InputError
 
 Mode = Literal["online", "offline"]
@@ -33,12 +41,12 @@ def rmia(
     trim: float = 0.0,
     check_design: bool = True,
 ) -> np.ndarray:
-    """RMIA scores: the share of the population that each sample dominates by more than ``gamma``.
+    """Return RMIA scores: the fraction of the population that each sample dominates.
 
-    ``score(x) = mean_z [ratio(x) > gamma * ratio(z)]`` with
-    ``ratio(x) = Pr(x | target) / Pr(x)``; see :func:`rmia_ratio` for ``Pr(x)`` and
-    :func:`dominated_share` for the comparison and its edges. Several targets may share
-    the references; each is compared with its own ratios only.
+    ``score(x) = mean_z [ratio(x) > gamma * ratio(z)]`` with ``ratio(x) = Pr(x | target)
+    / Pr(x)``; see :func:`rmia_ratio` for ``Pr(x)`` and :func:`dominated_fraction` for
+    the comparison and its edges. Several targets may share the references; each is
+    compared with its own ratios only.
 
     Args:
       target: ``[N]`` or ``[T, N]`` signals of the audited model(s), normally
@@ -58,8 +66,8 @@ def rmia(
       mode: "online" uses every reference, "offline" those that never saw the sample.
       offline_a: the a of the offline correction, in [0, 1]; 0.3 for CIFAR-10, 0.6 for
         CIFAR-100.
-      trim: share of references cut at each end of the mean, in [0, 0.5), online only.
-        The paper's code uses 0.2.
+      trim: fraction of references cut at each end of the mean, in [0, 0.5), online
+        only. The paper's code uses 0.2.
       check_design: online, insist that each sample is in exactly half the references
         (the paper's design).
 
@@ -84,10 +92,19 @@ def rmia(
         raise InputError(
             "population and reference_population belong together: pass both or neither"
         )
-    knobs = {"mode": mode, "offline_a": offline_a, "trim": trim}
-    ratio = rmia_ratio(target, reference, member, check_design=check_design, **knobs)
+    options = {"mode": mode, "offline_a": offline_a, "trim": trim}
+    if is_traced(target, reference, member, population, reference_population, gamma):
+        populations = {
+            "population": population,
+            "reference_population": reference_population,
+        }
+        scores = device.rmia(
+            target, reference, member, gamma=gamma, **populations, **options
+        )
+        return cast(np.ndarray, scores)
+    ratio = rmia_ratio(target, reference, member, check_design=check_design, **options)
     if population is None or reference_population is None:
-        return dominated_share(ratio, gamma=gamma)
+        return dominated_fraction(ratio, gamma=gamma)
     others = real_array("reference_population", reference_population, ndim=(2,))
     if others.shape[0] != np.shape(reference)[0]:
         raise InputError(
@@ -95,9 +112,9 @@ def rmia(
             f" {np.shape(reference)[0]}: pass the same models in the same order"
         )
     outside = np.zeros(others.shape, bool)
-    return dominated_share(
+    return dominated_fraction(
         ratio,
-        rmia_ratio(population, others, outside, check_design=False, **knobs),
+        rmia_ratio(population, others, outside, check_design=False, **options),
         gamma=gamma,
     )
 
@@ -112,7 +129,7 @@ def rmia_ratio(
     trim: float = 0.0,
     check_design: bool = True,
 ) -> np.ndarray:
-    """The statistic under RMIA, free of ties: the target's signal over the references' average.
+    """Return the target's signal over the references' average, RMIA without its ties.
 
     ``ratio(x) = Pr(x | target) / Pr(x)``. Online, ``Pr(x)`` is the mean over all
     references; offline it is ``((1 + a) mean_out(x) + (1 - a)) / 2`` over the
@@ -137,6 +154,11 @@ def rmia_ratio(
     Raises:
       InputError: as :func:`rmia`.
     """
+    if is_traced(target, reference, member):
+        ratio = device.rmia_ratio(
+            target, reference, member, mode=mode, offline_a=offline_a, trim=trim
+        )
+        return cast(np.ndarray, ratio)
     target = real_array("target", target, ndim=(1, 2))
     reference = real_array("reference", reference, ndim=(2,))
     if reference.shape[1] != target.shape[-1]:
@@ -165,15 +187,15 @@ def rmia_ratio(
     return _quotient(target, average)
 
 
-def dominated_share(
+def dominated_fraction(
     ratio: ArrayLike, population_ratio: ArrayLike | None = None, *, gamma: float = 2.0
 ) -> np.ndarray:
-    """Share of the population whose ratio, times gamma, stays below the sample's: RMIA from ratios.
+    """Return the fraction of the population whose ratio, times gamma, is smaller.
 
-    ``score(x) = mean_z [ratio(x) > gamma * ratio(z)]``, strict, **exactly** the
-    pairwise comparison of the float64 numbers, because rounding ``gamma * ratio(z)``
-    keeps its order. One sort and one binary search per row, instead of N x Z
-    comparisons.
+    RMIA from ratios: ``score(x) = mean_z [ratio(x) > gamma * ratio(z)]``, strict,
+    **exactly** the pairwise comparison of the float64 numbers, because rounding ``gamma
+    * ratio(z)`` keeps its order. One sort and one binary search per row, instead of N x
+    Z comparisons.
 
     The paper writes ``ratio(x) / ratio(z) > gamma``. The product form equals it for
     every ratio(z) > 0, and at ratio(z) = 0 (a positive ratio dominates, others do not).
@@ -195,11 +217,14 @@ def dominated_share(
       InputError: NaN ratios, gamma not positive, different numbers of targets, or one
         sample and no population.
 
-    >>> print(dominated_share([1.0, 3.0, 2.0, 7.0]))
+    >>> print(dominated_fraction([1.0, 3.0, 2.0, 7.0]))
     [0.         0.33333333 0.         1.        ]
-    >>> print(dominated_share([1.0, 3.0], [0.4, 0.5, 2.0]))
+    >>> print(dominated_fraction([1.0, 3.0], [0.4, 0.5, 2.0]))
     [0.33333333 0.66666667]
     """
+    if is_traced(ratio, population_ratio, gamma):
+        fraction = device.dominated_fraction(ratio, population_ratio, gamma=gamma)
+        return cast(np.ndarray, fraction)
     if not 0 < gamma < np.inf:
         raise InputError(f"gamma is {gamma}: pass a positive number")
     ratio = real_array("ratio", ratio, ndim=(1, 2)).astype(np.float64, copy=False)
@@ -209,7 +234,7 @@ def dominated_share(
             raise InputError(
                 "a single sample has no others to compare with: pass a population"
             )
-        return np.apply_along_axis(_share_of_others, -1, ratio, gamma)
+        return np.apply_along_axis(_fraction_of_others, -1, ratio, gamma)
     others = real_array("population_ratio", population_ratio, ndim=(1, 2)).astype(
         np.float64, copy=False
     )
@@ -222,27 +247,28 @@ def dominated_share(
     bounds = gamma * np.sort(others, axis=-1)
     if ratio.ndim == 1:
         return np.searchsorted(bounds, ratio, side="left") / others.shape[-1]
-    rows = [
-        np.searchsorted(b, r, side="left") for b, r in zip(bounds, ratio, strict=True)
+    counts = [
+        np.searchsorted(bound, row, side="left")
+        for bound, row in zip(bounds, ratio, strict=True)
     ]
-    return np.stack(rows) / others.shape[-1]
+    return np.stack(counts) / others.shape[-1]
 
 
-def _share_of_others(ratio: np.ndarray, gamma: float) -> np.ndarray:
-    """One row of :func:`dominated_share` with the sample itself left out."""
+def _fraction_of_others(ratio: np.ndarray, gamma: float) -> np.ndarray:
+    """Return one row of :func:`dominated_fraction`, each sample itself left out."""
     order = np.argsort(ratio)
     ordered = ratio[order]
     bounds = gamma * ordered
     # Queries in ascending order keep the binary search in cache. A sample can dominate
     # itself (gamma < 1, or a negative ratio), and that comparison must not count.
     counts = np.searchsorted(bounds, ordered, side="left") - (ordered > bounds)
-    shares = np.empty(ratio.shape)
-    shares[order] = counts / (ratio.size - 1)
-    return shares
+    fractions = np.empty(ratio.shape)
+    fractions[order] = counts / (ratio.size - 1)
+    return fractions
 
 
 def _check_half(member: np.ndarray) -> None:
-    """Refuses a design in which some sample is not in exactly half the models."""
+    """Raise unless each sample is in exactly half of the models."""
     models = member.shape[0]
     if models % 2:
         raise InputError(
@@ -260,25 +286,23 @@ def _check_half(member: np.ndarray) -> None:
 
 
 def _trimmed_mean(reference: np.ndarray, trim: float) -> np.ndarray:
-    """Mean over models ``[M, N] -> [N]`` after cutting ``int(trim * M)`` values at each end."""
+    """Return the mean over models after cutting ``int(trim * M)`` at each end."""
     if not 0 <= trim < 0.5:
-        raise InputError(f"trim is {trim}: pass a share in [0, 0.5)")
+        raise InputError(f"trim is {trim}: pass a fraction in [0, 0.5)")
     models = reference.shape[0]
     cut = int(trim * models)
     if cut:
-        reference = np.partition(reference, (cut, models - cut - 1), axis=0)[
-            cut : models - cut
-        ]
-    with np.errstate(
-        invalid="ignore"
-    ):  # infinities of both signs: the caller refuses their mean
+        ranked = np.partition(reference, (cut, models - cut - 1), axis=0)
+        reference = ranked[cut : models - cut]
+    # Infinities of both signs have no mean: the caller refuses it.
+    with np.errstate(invalid="ignore"):
         return reference.mean(axis=0, dtype=np.float64)
 
 
 def _offline_mean(
     reference: np.ndarray, member: np.ndarray, offline_a: float
 ) -> np.ndarray:
-    """``((1 + a) mean_out + (1 - a)) / 2`` over the references without the sample, ``[M, N] -> [N]``."""
+    """Return ``((1 + a) mean_out + (1 - a)) / 2`` of references without the sample."""
     if not 0 <= offline_a <= 1:
         raise InputError(f"offline_a is {offline_a}: pass a number in [0, 1]")
     outside = ~member
@@ -289,15 +313,14 @@ def _offline_mean(
             f"sample {where} is in every reference: offline RMIA needs one that never"
             " saw it, drop the sample"
         )
-    with np.errstate(
-        invalid="ignore"
-    ):  # infinities of both signs: the caller refuses their mean
+    # Infinities of both signs have no mean: the caller refuses it.
+    with np.errstate(invalid="ignore"):
         total = np.einsum("mn,mn->n", reference, outside, dtype=np.float64)
     return ((1 + offline_a) * (total / count) + (1 - offline_a)) / 2
 
 
 def _quotient(signal: np.ndarray, average: np.ndarray) -> np.ndarray:
-    """``signal / average`` in float64, where 0 / 0 is 1."""
+    """Return ``signal / average`` in float64, where 0 / 0 is 1."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         ratio = signal.astype(np.float64, copy=False) / average
     return np.where(np.isnan(ratio), 1.0, ratio)

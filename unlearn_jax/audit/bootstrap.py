@@ -1,10 +1,10 @@
-"""Intervals for tables whose cells share samples: the same resampling weights for every run and metric.
+"""Bootstrap intervals for tables whose cells share samples.
 
 A run is one unlearned model: an original model, a forget set and a repeat. All runs of
 a table score the same pool of N samples, and every run's test samples are the same
 ones, so the errors of two runs are correlated and treating runs as independent makes
-intervals too short. Here a replicate redraws the **samples** once for all runs, and the
-**originals and forget sets** once for all methods:
+intervals too short. Here a replicate resamples the **samples** once for all runs, and
+the **originals and forget sets** once for all methods:
 
 1. ``weights = sample_weights(rng, B, strata)``, one row per replicate, shared by
    everything in the table;
@@ -16,41 +16,31 @@ intervals too short. Here a replicate redraws the **samples** once for all runs,
 On simulated exchangeable scores the 95 % interval of an FT AUC covered 0.5 in 94 % of
 600 tables for a single run, and in 98 % for 3 originals x 3 forget sets, where mean ±
 1.96 std / sqrt(runs) covered in 52 %. Differences between methods are paired: subtract
-their replicates before step 4. Host-side NumPy, float64.
+their replicates before step 4. Host-side NumPy, float64;
+:mod:`unlearn_jax.audit.device` has the draws and the weighted statistics as
+``jax.numpy``.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from unlearn_jax.audit import device
 from unlearn_jax.audit.inputs import (
     check_level,
+    is_traced,
     mask_array,
     real_array,
     refuse_infinite,
     refuse_nan,
 )
+from unlearn_jax.audit.results import Interval
 from unlearn_jax.types import InputError
 
-_BLOCK = (
-    1 << 18
-)  # elements of a [rows, N] block: its float64 copies stay inside a core's cache
-
-
-class Interval(NamedTuple):
-    """A confidence interval.
-
-    Attributes:
-      low: lower end; NaN if no replicate was usable.
-      high: upper end; NaN if no replicate was usable.
-      num_dropped: replicates without a value, left out of the percentiles.
-    """
-
-    low: float
-    high: float
-    num_dropped: int = 0
+# Elements of a [rows, N] block: its float64 copies stay inside a core's cache.
+_BLOCK = 1 << 18
 
 
 class Estimate(NamedTuple):
@@ -77,7 +67,7 @@ class Estimate(NamedTuple):
 def sample_weights(
     rng: np.random.Generator, num_replicates: int, strata: ArrayLike
 ) -> np.ndarray:
-    """Bootstrap counts of samples, drawn with replacement separately within each stratum.
+    """Return bootstrap counts of samples, drawn with replacement within each stratum.
 
     Strata keep the sizes of the parts of the pool fixed (train and test, say), so a
     replicate has as many test samples as the data. Do not stratify by forget set: with
@@ -109,9 +99,8 @@ def sample_weights(
     weights = np.zeros((num_replicates, strata.size), np.int32)
     for stratum in np.unique(strata):
         samples = np.flatnonzero(strata == stratum)
-        for (
-            row
-        ) in weights:  # a row at a time: the draws never need a second [B, N] array
+        # A row at a time: the draws never need a second [B, N] array.
+        for row in weights:
             drawn = rng.integers(samples.size, size=samples.size, dtype=np.int32)
             row[samples] = np.bincount(drawn, minlength=samples.size)
     return weights
@@ -120,14 +109,14 @@ def sample_weights(
 def run_weights(
     rng: np.random.Generator, num_replicates: int, factors: ArrayLike
 ) -> np.ndarray:
-    """Pigeonhole bootstrap of crossed runs (Owen 2007, "The pigeonhole bootstrap").
+    """Return the weights of the pigeonhole bootstrap of crossed runs.
 
-    The levels of each factor are redrawn with replacement, independently of the other
-    factors, and a run's weight is the product of its levels' counts. With two factors
-    this is known to be **conservative**: it overstates the part of the variance that
-    belongs to the interaction and the repeats. With only two or three levels a factor's
-    own part is understated by (L - 1) / L, as in every bootstrap. Repeats of the same
-    cell share their weight.
+    Owen 2007, "The pigeonhole bootstrap". The levels of each factor are resampled with
+    replacement, independently of the other factors, and a run's weight is the product
+    of its levels' counts. With two factors this is known to be **conservative**: it
+    overstates the part of the variance that belongs to the interaction and the repeats.
+    With only two or three levels a factor's own part is understated by (L - 1) / L, as
+    in every bootstrap. Repeats of the same cell share their weight.
 
     Args:
       rng: source of randomness; advanced.
@@ -170,12 +159,12 @@ def run_weights(
 def weighted_auc(
     scores: ArrayLike, positive: ArrayLike, negative: ArrayLike, weights: ArrayLike
 ) -> np.ndarray:
-    """AUC of the same scores under many weightings of the samples, half credit for ties.
+    """Return the AUC of the same scores under many weightings of the samples.
 
     ``sum_ij w_i w_j ([s_i > s_j] + [s_i = s_j] / 2) / (sum_i w_i sum_j w_j)`` over
     positives i and negatives j. With integer weights this is the Mann-Whitney statistic
-    of the samples repeated that often, exactly. Sorted once; O(B N) time, and blocks of
-    constant size as working memory.
+    of the samples repeated that often, exactly, with half credit for ties. Sorted once;
+    O(B N) time, and blocks of constant size as working memory.
 
     Args:
       scores: ``[N]``, higher = more likely positive; infinities are allowed. Only
@@ -192,9 +181,13 @@ def weighted_auc(
       InputError: masks that are not boolean, overlap or are empty, NaN scores on marked
         samples, negative or NaN weights, shapes that do not fit.
 
-    >>> weighted_auc([3, 2, 1], [True, False, False], [False, True, True], np.ones((1, 3)))
+    >>> positive = np.array([True, False, False])
+    >>> weighted_auc([3, 2, 1], positive, ~positive, np.ones((1, 3)))
     array([1.])
     """
+    if is_traced(scores, positive, negative, weights):
+        areas = device.weighted_auc(scores, positive, negative, weights)
+        return cast(np.ndarray, areas)
     scores = real_array("scores", scores, ndim=(1,))
     weights = _read_weights(weights, scores.size)
     positive = mask_array("positive", positive, scores.shape)
@@ -203,10 +196,8 @@ def weighted_auc(
         raise InputError(
             "positive and negative overlap: a sample can be on one side only"
         )
-    above, below = (
-        _ascending(scores, positive, "positive"),
-        _ascending(scores, negative, "negative"),
-    )
+    above = _ascending(scores, positive, "positive")
+    below = _ascending(scores, negative, "negative")
     left = np.searchsorted(scores[below], scores[above], side="left")
     right = np.searchsorted(scores[below], scores[above], side="right")
     tied = bool((left != right).any())
@@ -233,7 +224,7 @@ def weighted_tpr(
     *,
     max_fpr: float,
 ) -> np.ndarray:
-    """True positive rate at a false positive rate of at most ``max_fpr``, under many weightings of the samples.
+    """Return the TPR at an FPR of at most ``max_fpr``, under many weightings.
 
     The conservative step of the ROC curve: the lowest threshold whose false positive
     rate is within ``max_fpr``, tied scores passing it together, as
@@ -253,9 +244,15 @@ def weighted_tpr(
     Raises:
       InputError: as :func:`weighted_auc`, or ``max_fpr`` outside [0, 1].
 
-    >>> weighted_tpr([4, 3, 2, 1], [True, False, True, False], [False, True, False, True], np.ones((1, 4)), max_fpr=0.5)
+    >>> positive = np.array([True, False, True, False])
+    >>> weighted_tpr([4, 3, 2, 1], positive, ~positive, np.ones((1, 4)), max_fpr=0.5)
     array([1.])
     """
+    if is_traced(scores, positive, negative, weights, max_fpr):
+        rates = device.weighted_tpr(
+            scores, positive, negative, weights, max_fpr=max_fpr
+        )
+        return cast(np.ndarray, rates)
     if not 0 <= max_fpr <= 1:
         raise InputError(f"max_fpr is {max_fpr}: pass a rate in [0, 1]")
     scores = real_array("scores", scores, ndim=(1,))
@@ -266,40 +263,32 @@ def weighted_tpr(
         raise InputError(
             "positive and negative overlap: a sample can be on one side only"
         )
-    above, below = (
-        _ascending(scores, positive, "positive")[::-1],
-        _ascending(scores, negative, "negative")[::-1],
-    )
-    levels = -np.unique(
-        -scores[below]
-    )  # thresholds just above each negative score, descending
-    upto = np.searchsorted(
-        -scores[below], -levels, side="right"
-    )  # negatives at or above each level
-    passed = np.append(
-        np.searchsorted(-scores[above], -levels, side="left"), above.size
-    )  # positives strictly above
+    above = _ascending(scores, positive, "positive")[::-1]
+    below = _ascending(scores, negative, "negative")[::-1]
+    # Thresholds just above each negative score, descending; negatives at or above each
+    # of these levels, and positives strictly above it.
+    levels = -np.unique(-scores[below])
+    upto = np.searchsorted(-scores[below], -levels, side="right")
+    passed = np.searchsorted(-scores[above], -levels, side="left")
+    passed = np.append(passed, above.size)
     replicates = np.empty(weights.shape[0])
     for rows in _blocks(*weights.shape):
-        wins = np.cumsum(weights[rows].take(above, axis=1), axis=1, dtype=np.float64)
+        block = weights[rows]
+        wins = np.cumsum(block.take(above, axis=1), axis=1, dtype=np.float64)
         wins = np.concatenate([np.zeros((len(wins), 1)), wins], axis=1)
-        alarms = np.cumsum(weights[rows].take(below, axis=1), axis=1, dtype=np.float64)[
-            :, upto - 1
-        ]
+        alarms = np.cumsum(block.take(below, axis=1), axis=1, dtype=np.float64)
+        alarms = alarms[:, upto - 1]
         with np.errstate(invalid="ignore", divide="ignore"):
-            level = (alarms <= max_fpr * alarms[:, -1:] * (1 + 1e-12)).sum(
-                axis=1
-            )  # levels let through whole
-            rate = (
-                np.take_along_axis(wins, passed[level][:, None], axis=1)[:, 0]
-                / wins[:, -1]
-            )
+            # The tolerance keeps max_fpr = k / n on the side of k alarms.
+            is_within = alarms <= max_fpr * alarms[:, -1:] * (1 + 1e-12)
+            hits = passed[is_within.sum(axis=1)][:, None]
+            rate = np.take_along_axis(wins, hits, axis=1)[:, 0] / wins[:, -1]
         replicates[rows] = np.where(alarms[:, -1] > 0, rate, np.nan)
     return replicates
 
 
 def weighted_mean(values: ArrayLike, mask: ArrayLike, weights: ArrayLike) -> np.ndarray:
-    """Mean of the masked values under many weightings of the samples.
+    """Return the mean of the masked values under many weightings of the samples.
 
     Args:
       values: ``[N]`` reals or booleans (such as correct predictions); only masked
@@ -317,6 +306,8 @@ def weighted_mean(values: ArrayLike, mask: ArrayLike, weights: ArrayLike) -> np.
     >>> weighted_mean([True, False, True], [True, True, False], [[1, 1, 1], [3, 1, 0]])
     array([0.5 , 0.75])
     """
+    if is_traced(values, mask, weights):
+        return cast(np.ndarray, device.weighted_mean(values, mask, weights))
     values = real_array("values", values, ndim=(1,))
     weights = _read_weights(weights, values.size)
     kept = np.flatnonzero(mask_array("mask", mask, values.shape))
@@ -326,22 +317,20 @@ def weighted_mean(values: ArrayLike, mask: ArrayLike, weights: ArrayLike) -> np.
     columns = np.stack([values[kept].astype(np.float64), np.ones(kept.size)], axis=1)
     sums = np.empty((weights.shape[0], 2))
     for rows in _blocks(*weights.shape):
-        sums[rows] = (
-            weights[rows].take(kept, axis=1).astype(np.float64, copy=False) @ columns
-        )
+        block = weights[rows].take(kept, axis=1).astype(np.float64, copy=False)
+        sums[rows] = block @ columns
     with np.errstate(invalid="ignore"):
         return sums[:, 0] / sums[:, 1]
 
 
 def interval(replicates: ArrayLike, point: float, *, level: float = 0.95) -> Interval:
-    """Percentile interval of bootstrap replicates, widened if need be until it contains the estimate itself.
+    """Return the percentile interval of bootstrap replicates.
 
-    The widening matters for statistics with an absolute value in them, whose replicates
-    all lie to one side.
+    It is widened, where needed, to contain the estimate itself: replicates of
+    statistics with an absolute value in them all lie to one side.
 
     Args:
-      replicates: ``[B]``; NaN replicates (no weight on one side) are dropped and
-        counted.
+      replicates: ``[B]``; NaN replicates (no weight on one side) are dropped.
       point: the estimate on the data as they are.
       level: confidence level, in (0, 1).
 
@@ -353,7 +342,7 @@ def interval(replicates: ArrayLike, point: float, *, level: float = 0.95) -> Int
         (0, 1).
 
     >>> interval([0.0, 1.0, 2.0, float("nan")], 1.0, level=0.5)
-    Interval(low=0.5, high=1.5, num_dropped=1)
+    Interval(low=0.5, high=1.5)
     """
     check_level(level)
     replicates = real_array("replicates", replicates, ndim=(1,)).astype(
@@ -366,13 +355,10 @@ def interval(replicates: ArrayLike, point: float, *, level: float = 0.95) -> Int
     if np.isinf(point) or np.isinf(replicates).any():
         raise InputError("the estimate or a replicate is infinite: pass finite numbers")
     usable = replicates[~np.isnan(replicates)]
-    dropped = replicates.size - usable.size
     if not usable.size:
-        return Interval(float("nan"), float("nan"), dropped)
+        return Interval(float("nan"), float("nan"))
     low, high = np.quantile(usable, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(
-        min(float(low), float(point)), max(float(high), float(point)), dropped
-    )
+    return Interval(min(float(low), float(point)), max(float(high), float(point)))
 
 
 def summarize(
@@ -382,7 +368,7 @@ def summarize(
     *,
     level: float = 0.95,
 ) -> Estimate:
-    """Mean over runs, with an interval for the resampling of samples, originals and forget sets together.
+    """Return the mean over runs and its interval, samples and runs resampled together.
 
     Replicate b of the mean is ``sum_r v[b, r] replicates[b, r] / sum_r v[b, r]`` with v
     the run weights.
@@ -415,20 +401,20 @@ def summarize(
             f" {run_weights.shape}: pass [B, {values.size}] for both"
         )
     with np.errstate(invalid="ignore"):
-        weighted = np.where(
-            run_weights > 0, run_weights * replicates.astype(np.float64, copy=False), 0
-        ).sum(axis=1)
+        products = run_weights * replicates.astype(np.float64, copy=False)
+        weighted = np.where(run_weights > 0, products, 0).sum(axis=1)
         means = weighted / run_weights.sum(axis=1)
     mean = float(values.mean(dtype=np.float64))
-    std = (
-        float(values.std(ddof=1, dtype=np.float64)) if values.size > 1 else float("nan")
-    )
-    low, high, dropped = interval(means, mean, level=level)
-    return Estimate(mean, std, low, high, values.size, dropped)
+    std = float("nan")
+    if values.size > 1:
+        std = float(values.std(ddof=1, dtype=np.float64))
+    low, high = interval(means, mean, level=level)
+    num_dropped = int(np.isnan(means).sum())
+    return Estimate(mean, std, low, high, values.size, num_dropped)
 
 
 def _read_weights(weights: ArrayLike, num_columns: int) -> np.ndarray:
-    """``[B, num_columns]`` weights in their own dtype, checked to be at least 0."""
+    """Return ``[B, num_columns]`` weights in their own dtype, all at least 0."""
     array = np.asarray(weights)
     if (
         array.ndim != 2
@@ -440,7 +426,8 @@ def _read_weights(weights: ArrayLike, num_columns: int) -> np.ndarray:
             f"weights are {array.dtype} of shape {array.shape}: pass [B, {num_columns}]"
             " numbers"
         )
-    if not (array.min() >= 0 and array.max() < np.inf):  # also false for NaN
+    # Comparisons with NaN are false.
+    if not (array.min() >= 0 and array.max() < np.inf):
         raise InputError(
             "weights are infinite, negative or NaN: pass counts of at least 0"
         )
@@ -448,7 +435,7 @@ def _read_weights(weights: ArrayLike, num_columns: int) -> np.ndarray:
 
 
 def _ascending(scores: np.ndarray, mask: np.ndarray, name: str) -> np.ndarray:
-    """Indices of the masked samples in ascending order of score."""
+    """Return the indices of the masked samples in ascending order of score."""
     kept = np.flatnonzero(mask)
     if not kept.size:
         raise InputError(f"{name} is empty: mark at least one sample on each side")
@@ -457,7 +444,7 @@ def _ascending(scores: np.ndarray, mask: np.ndarray, name: str) -> np.ndarray:
 
 
 def _blocks(num_rows: int, num_columns: int) -> Iterator[slice]:
-    """Slices of rows with about ``_BLOCK`` elements each."""
+    """Return slices of rows with about ``_BLOCK`` elements each."""
     step = max(1, _BLOCK // num_columns)
     return (slice(start, start + step) for start in range(0, num_rows, step))
 

@@ -1,18 +1,28 @@
-"""How the host-side audit functions read their arguments: one line per mistake, before any number is made.
+"""Arguments of the host functions: checked before anything is computed.
 
-Signals and metrics on logits live in JAX (``signals.py``); everything after them sorts
-and counts, which NumPy does faster on the host, so those functions accept NumPy and JAX
-arrays alike and return NumPy.
+Signals are JAX (``signals.py``). What follows them sorts and counts: on a CPU NumPy
+does that 3 to 8 times faster than XLA, so the functions of this package take NumPy and
+JAX arrays alike and return NumPy. Inside ``jax.jit`` and ``jax.vmap`` they call
+:mod:`unlearn_jax.audit.device`, which
+gives NaN where they raise.
 """
 
+from typing import Any
+
 import numpy as np
+from jax.core import Tracer
 from numpy.typing import ArrayLike
 
 from unlearn_jax.types import InputError
 
 
+def is_traced(*arrays: Any) -> bool:
+    """Return whether an argument is traced, so that its values cannot be checked."""
+    return any(isinstance(array, Tracer) for array in arrays)
+
+
 def real_array(name: str, values: ArrayLike, *, ndim: tuple[int, ...]) -> np.ndarray:
-    """Reads real numbers without copying float32 or float64; every other dtype becomes float64.
+    """Return real numbers as float32 or float64, without copying either.
 
     Args:
       name: what the message calls the argument.
@@ -20,8 +30,8 @@ def real_array(name: str, values: ArrayLike, *, ndim: tuple[int, ...]) -> np.nda
       ndim: the allowed numbers of axes.
 
     Returns:
-      A float32 or float64 array with the shape of ``values``. NaN and infinity pass;
-      see :func:`refuse_nan`.
+      A float32 or float64 array with the shape of ``values``; every other dtype becomes
+      float64. NaN and infinity pass; see :func:`refuse_nan`.
 
     Raises:
       InputError: the number of axes is not in ``ndim``, there is no element, or the
@@ -43,7 +53,7 @@ def real_array(name: str, values: ArrayLike, *, ndim: tuple[int, ...]) -> np.nda
 
 
 def mask_array(name: str, values: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
-    """Reads a boolean mask.
+    """Return a boolean mask.
 
     Args:
       name: what the message calls the argument.
@@ -70,7 +80,7 @@ def mask_array(name: str, values: ArrayLike, shape: tuple[int, ...]) -> np.ndarr
 
 
 def refuse_nan(name: str, array: np.ndarray) -> None:
-    """Raises an InputError that counts the NaNs of ``array``, if it has any."""
+    """Raise an InputError that counts the NaNs of ``array``, if it has any."""
     count = int(np.isnan(array).sum())
     if count:
         raise InputError(
@@ -80,7 +90,7 @@ def refuse_nan(name: str, array: np.ndarray) -> None:
 
 
 def refuse_infinite(name: str, array: np.ndarray) -> None:
-    """Raises an InputError that counts the NaNs and infinities of ``array``, if it has any."""
+    """Raise an InputError that counts the NaNs and infinities of ``array``."""
     count = int((~np.isfinite(array)).sum())
     if count:
         raise InputError(
@@ -89,13 +99,13 @@ def refuse_infinite(name: str, array: np.ndarray) -> None:
 
 
 def check_seed(seed: int) -> None:
-    """Raises an InputError unless the seed is one that NumPy's generator takes."""
+    """Raise an InputError unless NumPy's generator takes the seed."""
     if seed < 0:
         raise InputError(f"seed is {seed}: pass a number of at least 0")
 
 
 def check_level(level: float) -> None:
-    """Raises an InputError unless the confidence level is strictly between 0 and 1."""
+    """Raise an InputError unless the confidence level is strictly between 0 and 1."""
     if not 0.0 < level < 1.0:
         raise InputError(
             f"level is {level}: pass a confidence level between 0 and 1, such as 0.95"

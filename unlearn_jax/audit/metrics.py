@@ -1,4 +1,4 @@
-"""The numbers of an unlearning table: accuracies, AUCs between forget, retain and test, and the Avg Gap."""
+"""Numbers of an unlearning table: accuracies, AUCs between parts, and the Avg Gap."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from unlearn_jax.types import InputError
 
 
 class ForgetAucs(NamedTuple):
-    """Areas under the ROC curve between the three parts of the pool, in [0, 1] (papers print percent).
+    """Areas under the ROC curve between the parts of the pool, in [0, 1].
 
     Attributes:
       ft: forget (positive) against test; 0.5 when forget samples look like samples
@@ -30,7 +30,7 @@ class ForgetAucs(NamedTuple):
 def accuracy(
     logits: ArrayLike, labels: ArrayLike, mask: ArrayLike | None = None
 ) -> float:
-    """Share of the masked samples whose largest logit (the first of equals) is the label's.
+    """Return the accuracy: how often the largest logit (the first of equals) is right.
 
     Args:
       logits: ``[N, C]``.
@@ -66,8 +66,9 @@ def accuracy(
 def forget_aucs(
     scores: ArrayLike, forget: ArrayLike, retain: ArrayLike, test: ArrayLike
 ) -> ForgetAucs:
-    """The three AUCs of AMUN's audit (Ebrahimpour-Boroojeny et al. 2025, arXiv 2503.00917).
+    """Return the three AUCs of AMUN's audit.
 
+    Ebrahimpour-Boroojeny et al. 2025 (arXiv 2503.00917).
     All samples of both sides are used; the paper's released code averages three random
     subsamples of equal size, which has the same expectation and more noise.
 
@@ -111,14 +112,14 @@ def forget_aucs(
     )
 
 
-def avg_gap(values: ArrayLike, oracle: ArrayLike) -> np.ndarray:
-    """AMUN's Avg Gap of each run: mean distance to the retrained oracle over the four numbers of the table.
+def avg_gap(values: ArrayLike, reference: ArrayLike) -> np.ndarray:
+    """Return AMUN's Avg Gap: each run's mean distance to the retrained models.
 
-    ``gap_r = mean_k |values[r, k] - mean_q oracle[q, k]|`` for k in (unlearn accuracy,
-    retain accuracy, test accuracy, FT AUC): absolute differences to the **mean** of the
-    oracle's runs, taken per run; a table prints the mean and spread of ``gap_r`` over
-    runs. Since a mean of absolute differences is at least the difference of means, it
-    is at least what the printed means of the four columns give.
+    ``gap_r = mean_k |values[r, k] - mean_q reference[q, k]|`` for k in (unlearn
+    accuracy, retain accuracy, test accuracy, FT AUC): absolute differences to the
+    **mean** of the retrained runs, taken per run; a table prints the mean and spread of
+    ``gap_r`` over runs. Since a mean of absolute differences is at least the difference
+    of means, it is at least what the printed means of the four columns give.
 
     The paper's Table 1 at 10 % follows from its printed means by this formula within
     rounding; several of its rows at 50 % do not (printed 0.33 for AMUN, where the
@@ -126,11 +127,11 @@ def avg_gap(values: ArrayLike, oracle: ArrayLike) -> np.ndarray:
 
     Args:
       values: ``[R, 4]`` (any number of columns) numbers of a method's runs, in the
-        oracle's unit.
-      oracle: ``[Q, 4]`` the same numbers of the retrained models; Q need not be R.
+        unit of ``reference``.
+      reference: ``[Q, 4]`` the same numbers of the retrained models; Q need not be R.
 
     Returns:
-      ``[R]`` float64, at least 0, in the unit of the inputs; 0 is the oracle itself.
+      ``[R]`` float64, at least 0, in the unit of the inputs; 0 is retraining itself.
 
     Raises:
       InputError: NaN or infinite numbers, different numbers of columns.
@@ -139,14 +140,13 @@ def avg_gap(values: ArrayLike, oracle: ArrayLike) -> np.ndarray:
     array([0.61])
     """
     values = real_array("values", values, ndim=(2,))
-    oracle = real_array("oracle", oracle, ndim=(2,))
-    if values.shape[1] != oracle.shape[1]:
+    reference = real_array("reference", reference, ndim=(2,))
+    if values.shape[1] != reference.shape[1]:
         raise InputError(
-            f"values have {values.shape[1]} columns and oracle {oracle.shape[1]}: pass"
-            " the same metrics"
+            f"values have {values.shape[1]} columns and reference"
+            f" {reference.shape[1]}: pass the same metrics"
         )
     refuse_infinite("values", values)
-    refuse_infinite("oracle", oracle)
-    return np.abs(values - oracle.mean(axis=0, dtype=np.float64)).mean(
-        axis=1, dtype=np.float64
-    )
+    refuse_infinite("reference", reference)
+    gaps = np.abs(values - reference.mean(axis=0, dtype=np.float64))
+    return gaps.mean(axis=1, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""How far a model's predictions are from a retrained model's, and the older attack on a forgotten class.
+"""Distances between predictions, and the confidence attack on a forgotten class.
 
 Host-side NumPy, float64. Distances take probabilities, so they compare models of any
 kind; a network's come from :func:`softmax`. On samples of a forgotten class they say
@@ -19,26 +19,27 @@ class KodgeMiaResult(NamedTuple):
     """Outcome of the confidence attack on a forgotten class.
 
     Attributes:
-      share: share of the forgotten class's **test** samples called non-members, in [0,
-        1]; papers print it times 100. About 0 for the original model and 1 for a
+      fraction: fraction of the forgotten class's **test** samples called non-members,
+        in [0, 1]; papers print it times 100. About 0 for the original model and 1 for a
         retrained one: it grows with better forgetting.
       called_member: ``[F]`` bool, the prediction for each of those samples.
       num_per_side: members and non-members that the machine was trained on.
     """
 
-    share: float
+    fraction: float
     called_member: np.ndarray
     num_per_side: tuple[int, int]
 
 
 def softmax(logits: ArrayLike) -> np.ndarray:
-    """Class probabilities, in float64, which the small ones of a confident network need.
+    """Return class probabilities.
 
     Args:
       logits: ``[..., C]``, finite.
 
     Returns:
-      ``[..., C]`` float64, rows summing to 1; finite whatever the size of the logits.
+      ``[..., C]`` float64, which the small ones of a confident network need; rows sum
+      to 1, and are finite whatever the size of the logits.
 
     Raises:
       InputError: NaN or infinite logits.
@@ -55,15 +56,17 @@ def softmax(logits: ArrayLike) -> np.ndarray:
 
 
 def total_variation(p: ArrayLike, q: ArrayLike) -> np.ndarray:
-    """Total variation distance ``1/2 sum_k |p_k - q_k|``: the largest gap between the probabilities of one event.
+    """Return the total variation distance ``1/2 sum_k |p_k - q_k|``.
+
+    It is the largest gap between the probabilities of one event.
 
     Args:
       p: ``[..., C]`` probabilities.
       q: ``[..., C]`` probabilities; leading axes broadcast against those of ``p``.
 
     Returns:
-      ``[...]`` float64 in [0, 1]; 0 where the two agree, 1 where they share no class.
-      Symmetric.
+      ``[...]`` float64 in [0, 1]; 0 where the two agree, 1 where they have no class in
+      common. Symmetric.
 
     Raises:
       InputError: different numbers of classes, or rows that are no distributions
@@ -77,13 +80,14 @@ def total_variation(p: ArrayLike, q: ArrayLike) -> np.ndarray:
 
 
 def kl_divergence(p: ArrayLike, q: ArrayLike, *, floor: float = 1e-12) -> np.ndarray:
-    """Kullback-Leibler divergence ``KL(p || q) = sum_k p_k log(p_k / max(q_k, floor))``.
+    """Return the divergence ``KL(p || q) = sum_k p_k log(p_k / max(q_k, floor))``.
 
-    The floor keeps the divergence finite where q is 0, as it is for a class that a
-    filter or a tree ensemble rules out; such a class then counts
-    ``p_k log(p_k / floor)``, 28 nats at most, so the mean over samples depends on the
-    floor wherever ``p_k`` is not small. q is not normalized again after it (which would
-    change less than C floor).
+    Kullback and Leibler 1951. Of probabilities; for logits see
+    :func:`unlearn_jax.losses.kl_from_logits`. The floor keeps the divergence finite
+    where q is 0, as it is for a class that a filter or a tree ensemble rules out; such
+    a class then counts ``p_k log(p_k / floor)``, 28 nats at most, so the mean over
+    samples depends on the floor wherever ``p_k`` is not small. q is not normalized
+    again after it (which would change less than C floor).
 
     Args:
       p: ``[..., C]`` probabilities, those of the retrained model when the question is
@@ -110,7 +114,7 @@ def kl_divergence(p: ArrayLike, q: ArrayLike, *, floor: float = 1e-12) -> np.nda
 
 
 def _distributions(p: ArrayLike, q: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Both as float64 with the same number of classes and leading axes that broadcast."""
+    """Return both as float64 with equal classes and leading axes that broadcast."""
     p, q = _distribution("p", p), _distribution("q", q)
     if p.shape[-1] != q.shape[-1]:
         raise InputError(
@@ -139,7 +143,7 @@ def _distribution(name: str, values: ArrayLike) -> np.ndarray:
 
 
 def confusion_rows(logits: ArrayLike, labels: ArrayLike) -> np.ndarray:
-    """Where each true class goes: the confusion matrix with every row divided by its sum.
+    """Return the confusion matrix with every row divided by its sum.
 
     On a forgotten class the row shows which neighbors took the class's samples over, to
     be compared with the same row of a retrained model.
@@ -150,7 +154,7 @@ def confusion_rows(logits: ArrayLike, labels: ArrayLike) -> np.ndarray:
       labels: ``[N]`` integers in 0..C-1.
 
     Returns:
-      ``[C, C]`` float64: row y, column k is the share of the samples of class y that
+      ``[C, C]`` float64: row y, column k is the fraction of the samples of class y that
       are predicted as k. Rows sum to 1, or are 0 for a class without samples.
 
     Raises:
@@ -188,7 +192,7 @@ def kodge_mia(
     max_samples: int | None = 2000,
     seed: int = 0,
 ) -> KodgeMiaResult:
-    """Share of a forgotten class's test samples that an SVC on the true-class probability calls non-members.
+    """Attack a forgotten class by an SVC on the true-class probability.
 
     ``SVC(C=3, gamma="auto", kernel="rbf")`` is trained on retained training samples
     (members) against forgotten training samples (called non-members, for a model that
@@ -212,13 +216,13 @@ def kodge_mia(
       seed: chooses the samples; the same seed gives the same result.
 
     Returns:
-      The share and the predictions behind it.
+      The fraction and the predictions behind it.
 
     Raises:
       InputError: arrays that are not one-dimensional, empty, or not finite;
         ``max_samples`` below 1 or a negative seed.
 
-    >>> kodge_mia([0.99, 0.98, 0.97], [0.0, 0.01], [0.0, 0.98]).share
+    >>> kodge_mia([0.99, 0.98, 0.97], [0.0, 0.01], [0.0, 0.98]).fraction
     0.5
     """
     from sklearn.svm import SVC
@@ -241,7 +245,9 @@ def kodge_mia(
     members, outsiders, queries = sides
     largest = max(members.size, outsiders.size)
     kept = min(largest, max_samples or largest) / largest
-    counts = (max(1, round(kept * members.size)), max(1, round(kept * outsiders.size)))
+    num_members = max(1, round(kept * members.size))
+    num_outsiders = max(1, round(kept * outsiders.size))
+    counts = (num_members, num_outsiders)
     rng = np.random.default_rng(seed)
     drawn = [
         rng.choice(side, n, replace=False)

@@ -4,7 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from unlearn_jax.types import InputError
+from unlearn_jax.types import Array, InputError
+
+AnyArray = np.ndarray | Array
 
 
 class Interval(NamedTuple):
@@ -43,10 +45,10 @@ class RocCurve(NamedTuple):
         non-member's), ties half.
     """
 
-    fpr: np.ndarray
-    tpr: np.ndarray
-    thresholds: np.ndarray
-    auc: float
+    fpr: AnyArray
+    tpr: AnyArray
+    thresholds: AnyArray
+    auc: float | Array
 
     def tpr_at_fpr(self, max_fpr: float) -> float:
         """Return the largest TPR of any threshold whose FPR is at most ``max_fpr``.
@@ -71,7 +73,7 @@ class RocCurve(NamedTuple):
 
     @property
     def balanced_accuracy(self) -> float:
-        """Largest ``(TPR + 1 - FPR) / 2``, in [0.5, 1]; optimistic: chosen on the data."""
+        """Largest ``(TPR + 1 - FPR) / 2`` over thresholds, so an optimistic number."""
         return float((self.tpr + 1 - self.fpr).max() / 2)
 
     def __str__(self) -> str:
@@ -98,9 +100,9 @@ class ULira(NamedTuple):
       auc: ``[S]`` area under the ROC curve of each pair's ratios, samples pooled.
     """
 
-    target: np.ndarray
-    reference: np.ndarray
-    target_called: np.ndarray
-    reference_called: np.ndarray
-    accuracy: np.ndarray
-    auc: np.ndarray
+    target: AnyArray
+    reference: AnyArray
+    target_called: AnyArray
+    reference_called: AnyArray
+    accuracy: AnyArray
+    auc: AnyArray

@@ -1,7 +1,7 @@
-"""Membership signals: one real number per sample, from a model's logits and the sample's label.
+"""Membership signals: one real number per sample, from logits and the label.
 
-Every function is pure JAX (``jit``, ``vmap`` and ``grad`` apply; the keyword knobs are
-Python numbers) and shares one convention: ``logits [..., C]``, integer ``labels`` that
+Every function is pure JAX (``jit``, ``vmap`` and ``grad`` apply; the keyword options
+are Python numbers) and has one convention: ``logits [..., C]``, integer ``labels`` that
 broadcast to ``[...]``, result ``[...]`` in float32 (or the logits' own dtype when it is
 wider). So ``[M, N, C]`` logits take ``[N]`` labels and give ``[M, N]``. NumPy arrays
 are accepted. Logits must be finite; a label outside 0..C-1 gives NaN, which the attacks
@@ -26,21 +26,24 @@ SignalFn = Callable[..., Array]
 
 
 def _read(logits: ArrayLike, labels: ArrayLike) -> tuple[Array, Array]:
-    """Logits in at least float32, and the labels' one-hot mask ``[..., C]`` (all False if out of range)."""
+    """Return logits in at least float32, and the labels' one-hot mask ``[..., C]``.
+
+    The mask is all False where a label is out of range.
+    """
     labels = labels if isinstance(labels, jax.Array) else np.asarray(labels)
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise InputError(
             f"labels have dtype {labels.dtype}: pass integer class numbers"
         )
-    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite
+    # What float32 cannot hold is infinite.
+    with np.errstate(over="ignore"):
         logits = jnp.asarray(logits)
     if logits.ndim < 1 or logits.shape[-1] < 2:
         raise InputError(
             f"logits have shape {logits.shape}: pass [..., C] with at least two classes"
         )
-    if isinstance(
-        labels, np.ndarray
-    ):  # int64 would lose its upper half on the way to JAX
+    # int64 would lose its upper half on the way to JAX.
+    if isinstance(labels, np.ndarray):
         labels = np.clip(labels.astype(np.int64), -1, logits.shape[-1]).astype(np.int32)
     labels = jnp.asarray(labels)
     try:
@@ -57,12 +60,12 @@ def _read(logits: ArrayLike, labels: ArrayLike) -> tuple[Array, Array]:
 
 
 def _pick(values: Array, hot: Array) -> Array:
-    """The value of the marked class, ``[..., C] -> [...]``; NaN where no class is marked."""
+    """Return the value of the marked class; NaN where no class is marked."""
     return jnp.where(hot.any(-1), jnp.where(hot, values, 0).sum(-1), jnp.nan)
 
 
 def _margin(logits: Array, hot: Array) -> Array:
-    """``z_y - logsumexp_{j != y} z_j``: the log-odds of the marked class."""
+    """Return ``z_y - logsumexp_{j != y} z_j``: the log-odds of the marked class."""
     return _pick(logits, hot) - jax.nn.logsumexp(
         jnp.where(hot, -jnp.inf, logits), axis=-1
     )
@@ -74,7 +77,7 @@ def _check_temperature(temperature: float) -> None:
 
 
 def logit_margin(logits: ArrayLike, labels: ArrayLike) -> Array:
-    """LiRA's phi, the log-odds of the true class.
+    """Return LiRA's phi, the log-odds of the true class.
 
     ``phi = log p_y - log(1 - p_y) = z_y - logsumexp_{j != y} z_j`` (Carlini et al.
     2022, "Membership Inference Attacks From First Principles"). The second form never
@@ -91,7 +94,8 @@ def logit_margin(logits: ArrayLike, labels: ArrayLike) -> Array:
       InputError: fewer than two classes, labels not integer or not broadcastable to
         ``[...]``.
 
-    >>> print(logit_margin(jnp.array([[100.0, 0.0, 0.0], [-3.0, 6.0, 1.0]]), jnp.array([0, 1])).round(2))
+    >>> logits = jnp.array([[100.0, 0.0, 0.0], [-3.0, 6.0, 1.0]])
+    >>> print(logit_margin(logits, jnp.array([0, 1])).round(2))
     [99.31  4.98]
     """
     return _margin(*_read(logits, labels))
@@ -100,7 +104,7 @@ def logit_margin(logits: ArrayLike, labels: ArrayLike) -> Array:
 def softmax_confidence(
     logits: ArrayLike, labels: ArrayLike, *, temperature: float = 1.0
 ) -> Array:
-    """Softmax probability of the true class at a temperature.
+    """Return the softmax probability of the true class at a temperature.
 
     Args:
       logits: ``[..., C]``, finite.
@@ -124,7 +128,7 @@ def soft_margin(
     temperature: float = 2.0,
     margin: float = 0.6,
 ) -> Array:
-    """Soft-margin softmax: the true logit must win by a margin.
+    """Return the soft-margin softmax, where the true logit must win by a margin.
 
     With ``u = z / T``: ``exp(u_y - m) / (exp(u_y - m) + sum_{j != y} exp(u_j))``
     (Zarifzadeh et al. 2024, "Low-Cost High-Power Membership Inference Attacks").
@@ -154,7 +158,7 @@ def taylor_softmax(
     margin: float = 0.6,
     order: int = 4,
 ) -> Array:
-    """SM-Taylor-softmax, the signal RMIA is run on: the soft margin with a polynomial in place of exp.
+    """Return SM-Taylor-softmax, the signal of RMIA: a polynomial in place of exp.
 
     ``h(u_y - m) / (h(u_y - m) + sum_{j != y} h(u_j))``, with ``u = z / T`` and
     ``h(u) = sum_{k=0}^{order-1} u^k / k!`` (Zarifzadeh et al. 2024, "Low-Cost
@@ -191,13 +195,14 @@ def taylor_softmax(
     scaled = logits / temperature
     shifted = jnp.where(hot, scaled - margin, scaled)
     series = jnp.ones_like(shifted)
-    for power in range(order - 1, 0, -1):  # Horner: 1 + u/1 (1 + u/2 (1 + u/3 ...))
+    # Horner: 1 + u/1 (1 + u/2 (1 + u/3 ...)).
+    for power in range(order - 1, 0, -1):
         series = 1 + shifted / power * series
     return _pick(series, hot) / series.sum(-1)
 
 
 def taylor(logits: ArrayLike, labels: ArrayLike, *, order: int = 4) -> Array:
-    """Plain Taylor softmax: :func:`taylor_softmax` with temperature 1 and no margin.
+    """Return plain Taylor softmax: temperature 1 and no margin.
 
     Args:
       logits: ``[..., C]``, finite.
@@ -213,8 +218,8 @@ def taylor(logits: ArrayLike, labels: ArrayLike, *, order: int = 4) -> Array:
     return taylor_softmax(logits, labels, temperature=1.0, margin=0.0, order=order)
 
 
-def cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
-    """Cross-entropy ``-log p_y`` in nats, **lower** for members.
+def loss_signal(logits: ArrayLike, labels: ArrayLike) -> Array:
+    """Return the cross-entropy ``-log p_y`` in nats, **lower** for members.
 
     Computed from the log-odds as ``log(1 + exp(-phi))``, so losses far below float32's
     rounding of 1 keep their order instead of all becoming 0.
@@ -233,14 +238,14 @@ def cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
 
 
 def correctness(logits: ArrayLike, labels: ArrayLike) -> Array:
-    """1 where the largest logit (the first of equals) belongs to the true class, else 0.
+    """Return 1 where the largest logit (the first of equals) is the true class's.
 
     Args:
       logits: ``[..., C]``, finite.
       labels: ``[...]`` integers in 0..C-1.
 
     Returns:
-      ``[...]`` float, 0 or 1; higher = more likely member.
+      ``[...]`` float, 0 elsewhere; higher = more likely member.
 
     Raises:
       InputError: as :func:`logit_margin`.
@@ -250,7 +255,7 @@ def correctness(logits: ArrayLike, labels: ArrayLike) -> Array:
 
 
 def entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
-    """Entropy ``-sum_j p_j log p_j`` of the prediction in nats, **lower** for members.
+    """Return the entropy ``-sum_j p_j log p_j`` in nats, **lower** for members.
 
     Args:
       logits: ``[..., C]``, finite.
@@ -274,8 +279,9 @@ def entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
 
 
 def modified_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
-    """Modified entropy in nats, **lower** for members: 0 when surely right, large when surely wrong.
+    """Return the modified entropy in nats, **lower** for members.
 
+    0 when surely right, large when surely wrong:
     ``-(1 - p_y) log p_y - sum_{j != y} p_j log(1 - p_j)`` (Song and Mittal 2021,
     "Systematic Evaluation of Privacy Risks of Machine Learning Models"). Widespread
     ports take ``log p_j`` in the second sum or overwrite whole columns of it; this one
@@ -294,7 +300,8 @@ def modified_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
     """
     logits, hot = _read(logits, labels)
     top = _top(logits)
-    phi, phi_top = _margin(logits, hot), _margin(logits, top)
+    phi = _margin(logits, hot)
+    phi_top = _margin(logits, top)
     probs = jax.nn.softmax(logits, axis=-1)
     # Only the top class can exceed 1/2, where log1p(-p) loses digits: its term comes
     # from its log-odds.
@@ -305,14 +312,18 @@ def modified_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
 
 
 def _top(logits: Array) -> Array:
-    """``[..., C]`` bool: marks the largest logit, the first of equals."""
+    """Return ``[..., C]`` bool that marks the largest logit, the first of equals."""
     classes = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
     return logits.argmax(-1)[..., None].astype(jnp.int32) == classes
 
 
 def _negated(quantity: SignalFn) -> SignalFn:
-    """The score of a quantity that is lower for members."""
-    return lambda logits, labels, **knobs: -quantity(logits, labels, **knobs)
+    """Return the score of a quantity that is lower for members."""
+
+    def score(logits: ArrayLike, labels: ArrayLike, **options: float) -> Array:
+        return -quantity(logits, labels, **options)
+
+    return score
 
 
 SIGNALS: dict[str, SignalFn] = {
@@ -322,8 +333,8 @@ SIGNALS: dict[str, SignalFn] = {
     "taylor": taylor,
     "logit_margin": logit_margin,
     "correctness": correctness,
-    "negative_cross_entropy": _negated(cross_entropy),
+    "negative_cross_entropy": _negated(loss_signal),
     "negative_entropy": _negated(entropy),
     "negative_modified_entropy": _negated(modified_entropy),
 }
-"""Membership scores by name: ``(logits [..., C], labels [...]) -> [...]``, higher = more likely member."""
+"""Membership scores by name, ``(logits, labels) -> [...]``, high for members."""

@@ -1,8 +1,8 @@
-"""The older confidence attack of unlearning papers ("MIS", "MIA"): a support vector machine on one number.
+"""MIS, the confidence attack of unlearning papers: an SVC on one number.
 
 Kept so that tables can be compared with published ones. It is weak (one threshold-like
 feature, no references) and its value for a **retrained** model is far from a constant,
-so it means something only beside that model's value.
+so it means something only next to that model's value.
 """
 
 from typing import NamedTuple
@@ -18,14 +18,14 @@ class MisResult(NamedTuple):
     """Outcome of the confidence attack.
 
     Attributes:
-      share: share of the forget samples called **non-members**, in [0, 1]; papers print
-        it times 100. Unlike a score it grows with better forgetting, up to the
+      fraction: fraction of the forget samples called **non-members**, in [0, 1]; papers
+        print it times 100. Unlike a score it grows with better forgetting, up to the
         retrained model's value.
       called_member: ``[F]`` bool, the prediction for each forget sample.
       num_per_side: samples of each class that the machine was trained on.
     """
 
-    share: float
+    fraction: float
     called_member: np.ndarray
     num_per_side: int
 
@@ -38,13 +38,13 @@ def mis(
     max_samples: int | None = 2000,
     seed: int = 0,
 ) -> MisResult:
-    """Share of forget samples that an SVC on the true-class probability calls non-members.
+    """Return the fraction of forget samples that an SVC calls non-members.
 
     ``SVC(C=3, gamma="auto", kernel="rbf")`` is trained on ``n`` random retain samples
     (members) against ``n`` random test samples (non-members),
     ``n = min(len(retain), len(test), max_samples)``, and applied to the forget samples
     (SalUn, Fan et al. 2024, and l1-sparse, Jia et al. 2023; AMUN draws its retain
-    samples at random, as here). The attack is trained anew for every unlearned model.
+    samples at random, as here). The attack is trained for each unlearned model.
 
     Args:
       retain: ``[R]`` softmax probabilities of the true class on retain samples.
@@ -55,13 +55,13 @@ def mis(
       seed: chooses the samples; the same seed gives the same result.
 
     Returns:
-      The share and the predictions behind it.
+      The fraction and the predictions behind it.
 
     Raises:
       InputError: arrays that are not one-dimensional, empty, not finite or beyond
         1e100; ``max_samples`` below 1 or a negative seed.
 
-    >>> mis([0.99, 0.98, 0.97], [0.2, 0.3, 0.1], [0.15, 0.985]).share
+    >>> mis([0.99, 0.98, 0.97], [0.2, 0.3, 0.1], [0.15, 0.985]).fraction
     0.5
     """
     from sklearn.svm import SVC
@@ -75,7 +75,8 @@ def mis(
     for name, values in (("retain", retain), ("test", test), ("forget", forget)):
         array = real_array(name, values, ndim=(1,)).astype(np.float64, copy=False)
         refuse_infinite(name, array)
-        if np.abs(array).max() > 1e100:  # their squares are more than a number holds
+        # Squares of larger numbers overflow.
+        if np.abs(array).max() > 1e100:
             raise InputError(
                 f"{name} holds {array[np.abs(array).argmax()]:g}: pass probabilities"
             )

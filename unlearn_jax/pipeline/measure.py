@@ -435,7 +435,7 @@ def mis_of(
     )
     called = np.zeros(len(margin))
     called[forget] = ~result.called_member
-    return np.asarray(result.share), audit.weighted_mean(
+    return np.asarray(result.fraction), audit.weighted_mean(
         called, forget, pool.sample_weights
     )
 

@@ -253,13 +253,23 @@ def make_pool(
         models = np.stack([oracles[side][r][test] for side in (0, 1) for r in own])
         pairs, claimed = [], np.zeros(len(labels))
         for c in gone if config.mia_nn else ():
-            others, knobs = _others(gone, c), config.mia_nn_fields
+            others = _others(gone, c)
+            machine = audit.Discriminator(**config.mia_nn_fields)
             n = audit.nearest_neighbor(
-                models, labels[test], c, also_forgotten=others, **knobs
+                models,
+                labels[test],
+                c,
+                also_forgotten=others,
+                discriminator=machine,
             ).neighbor
             calls = [
                 audit.discriminator_calls(
-                    one, labels[test], n, c, also_forgotten=others, **knobs
+                    one,
+                    labels[test],
+                    n,
+                    c,
+                    also_forgotten=others,
+                    discriminator=machine,
                 )
                 for one in models
             ]
@@ -376,7 +386,7 @@ def _kodge(
     result = audit.kodge_mia(*sides, max_samples=config.mis_samples, seed=config.seed)
     called = np.zeros(len(margin))
     called[peers] = ~result.called_member
-    return np.asarray(result.share), audit.weighted_mean(
+    return np.asarray(result.fraction), audit.weighted_mean(
         called, peers, pool.sample_weights
     )
 
@@ -413,7 +423,7 @@ def _add_ulira(
         for place, run in enumerate(group.runs):
             right = np.zeros(len(forget))
             right[forget] = (
-                found.called_unlearned[place] + 1 - found.called_retrained[place]
+                found.target_called[place] + 1 - found.reference_called[place]
             ) / 2
             parts[run]["ulira"] = _percent(_mean(pool, right, forget))
 
@@ -438,7 +448,7 @@ def _add_mia_nn(
                     neighbor,
                     own,
                     also_forgotten=_others(gone, own),
-                    **config.mia_nn_fields,
+                    discriminator=audit.Discriminator(**config.mia_nn_fields),
                 )
             score, expected = (
                 _mean(pool, values, pool.peers[run])

@@ -91,14 +91,14 @@ def _vulnerability(
         some = result.num_runs > 0
         shown = audit.most_vulnerable(result, num_samples=min(_SHOWN, int(some.sum())))
         rows[name] = {
-            "mean": round(float(np.mean(result.share[some])), 4),
-            "always": int(np.sum(result.share[some] == 1)),
+            "mean": round(float(np.mean(result.fraction[some])), 4),
+            "always": int(np.sum(result.fraction[some] == 1)),
             "samples": int(some.sum()),
             "most": [
                 {
                     "sample": int(i),
                     "label": int(plan.pool.labels[i]),
-                    "share": round(float(result.share[i]), 4),
+                    "share": round(float(result.fraction[i]), 4),
                     "low": round(float(result.low[i]), 4),
                     "high": round(float(result.high[i]), 4),
                     "runs": int(result.num_runs[i]),
@@ -106,7 +106,7 @@ def _vulnerability(
                 for i in shown
             ],
         }
-        found[f"vulnerability/{name}"] = result.share[: forget.shape[1]][None]
+        found[f"vulnerability/{name}"] = result.fraction[: forget.shape[1]][None]
     return {"max_fpr": VULNERABLE_FPR, "rows": rows}, found
 
 

@@ -143,9 +143,7 @@ def lira_leave_one_out(
     return _mean_over_augmentations(scores, reference)
 
 
-def _check_options(
-    mode: str, variance: str, center: str, offline_score: str
-) -> None:
+def _check_options(mode: str, variance: str, center: str, offline_score: str) -> None:
     options = (
         ("mode", mode, Mode),
         ("variance", variance, Variance),

@@ -1,6 +1,5 @@
 """Sums, counts and order statistics over models or samples, with stated rounding."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -16,7 +15,7 @@ def floating(values: ArrayLike) -> Array:
     array = jnp.asarray(values)
     if jnp.issubdtype(array.dtype, jnp.floating):
         return array.astype(jnp.promote_types(array.dtype, jnp.float32))
-    return array.astype(jnp.float64 if jax.config.jax_enable_x64 else jnp.float32)
+    return array.astype(float)
 
 
 def sum_over_models(values: Array) -> Array:

@@ -160,4 +160,3 @@ def dominated_fraction(
     # A sample can dominate itself (gamma < 1, or a negative ratio): not counted.
     dominates_itself = ratio > factor * ratio
     return (counts - dominates_itself) / (ratio.shape[-1] - 1)
-

@@ -1,0 +1,98 @@
+"""Signals of many models at once: the evaluation of a bank of shadow models."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import jax
+import numpy as np
+from jax.typing import ArrayLike
+
+from unlearn_jax import replicas
+from unlearn_jax.audit.signals import SIGNALS, SignalFn
+from unlearn_jax.train import predict
+from unlearn_jax.types import ApplyFn, Array, InputError, PyTree, check_apply_fn
+
+
+def shadow_signals(
+    apply_fn: ApplyFn,
+    stacked_variables: PyTree,
+    images: ArrayLike,
+    labels: ArrayLike,
+    *,
+    signal: str | SignalFn = "taylor_softmax",
+    mapper: replicas.Mapper | None = None,
+    batch_size: int = 512,
+) -> Array:
+    """Return the membership signal of every model on every sample.
+
+    Prediction and signal are one compiled program per model, mapped over models and
+    devices; logits of one model only are in memory at a time with ``map`` and ``loop``.
+    A second call of equal settings and shapes compiles nothing.
+
+    Args:
+      apply_fn: ``(variables, images) -> logits`` in evaluation mode.
+      stacked_variables: any pytree of the models' variables, leaves ``[M, ...]``.
+      images: ``[N, ...]`` uint8 or float32 in [0, 1], the same for all models; such as
+        those of :func:`unlearn_jax.data.pool`.
+      labels: ``[N]`` integers.
+      signal: a name in :data:`~unlearn_jax.audit.SIGNALS`, or a function
+        ``(logits, labels) -> [N]``, higher = more likely member.
+      mapper: how to go through ``M`` models
+        (:func:`unlearn_jax.replicas.mapper`), by ``pmap`` over several devices; the
+        default of the backend if None.
+      batch_size: images at a time; changes memory, not values.
+
+    Returns:
+      ``[M, N]``; models as given, so that row m belongs with ``member[m]``.
+
+    Raises:
+      InputError: an unknown signal, no leaves, leaves with different numbers of models,
+        no images, or labels that do not fit.
+
+    >>> import jax.numpy as jnp
+    >>> variables = {"scale": jnp.array([1.0, 2.0])}
+    >>> apply_fn = lambda variables, images: variables["scale"] * images
+    >>> images = jnp.array([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    >>> labels = jnp.array([1, 1, 0])
+    >>> shadow_signals(apply_fn, variables, images, labels, signal="logit_margin")
+    Array([[ 1., -1.,  0.],
+           [ 2., -2.,  0.]], dtype=float32)
+    """
+    check_apply_fn(apply_fn)
+    if isinstance(signal, str) and signal not in SIGNALS:
+        raise InputError(f"unknown signal {signal!r}: choose {', '.join(SIGNALS)}")
+    counts = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(stacked_variables)}
+    if len(counts) != 1 or counts == {()}:
+        raise InputError(
+            "stacked_variables must have leaves [M, ...], the models along the first"
+            " axis: stack them with replicas.stack"
+        )
+    if not len(np.shape(images)) or np.shape(labels) != np.shape(images)[:1]:
+        raise InputError(
+            f"labels have shape {np.shape(labels)} and images {np.shape(images)}: pass"
+            " one label per image"
+        )
+    if not np.shape(images)[0]:
+        raise InputError("there are no images: pass at least one")
+    if batch_size < 1:
+        raise InputError(f"batch_size is {batch_size}: pass at least 1")
+    num_models = counts.pop()[0]
+    mapper = mapper or replicas.mapper(num_models=num_models)
+    signal_fn = SIGNALS[signal] if isinstance(signal, str) else signal
+    evaluate = _evaluator(apply_fn, signal_fn, batch_size)
+    return replicas.map_models(mapper, evaluate, stacked_variables, (images, labels))
+
+
+@lru_cache(maxsize=16)
+def _evaluator(
+    apply_fn: ApplyFn, signal: SignalFn, batch_size: int
+) -> Callable[[PyTree, Any], Array]:
+    """Return the signals of one model, the same function for the same arguments."""
+
+    def evaluate(variables: PyTree, samples: tuple[Array, Array]) -> Array:
+        images, labels = samples
+        logits = predict(apply_fn, variables, images, batch_size=batch_size)
+        return signal(logits, labels)
+
+    return evaluate
