@@ -25,6 +25,16 @@ def test_resnet18_is_counted_as_by_hand(conv):
     assert training_flops(model.apply, variables, image) == 3 * 2 * 2 * products
 
 
+def test_vit_is_counted_as_by_hand():
+    model = models.build("vit", (32, 32, 3), 10)
+    variables = jax.eval_shape(model.init, jax.random.key(0))
+    image = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    tokens, width = 64, 64
+    block = 4 * tokens * width**2 + 2 * tokens**2 * width + 8 * tokens * width**2
+    products = tokens * 48 * width + 4 * block + width * 10
+    assert forward_flops(model.apply, variables, image) == 2 * 2 * products
+
+
 def test_training_is_three_forward_passes_but_for_the_first_layers_inputs():
     model = models.build("cnn", (8, 8, 2), 3, widths=(4, 5), conv="lax")
     variables, image = (

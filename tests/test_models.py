@@ -12,7 +12,7 @@ from flax import nnx
 from jax import lax
 
 from unlearn_jax import models
-from unlearn_jax.types import InputError
+from unlearn_jax.types import InputError, Variables
 
 CASES = [
     # height, width, in, out, kernel, stride, padding
@@ -218,6 +218,8 @@ def test_max_pool_splits_ties_evenly():
         ("mlp", {"widths": (16,)}),
         ("cnn", {"widths": (4, 8)}),
         ("cnn", {"widths": (4,), "batch_norm": True}),
+        ("vit", {"width": 8, "depth": 2, "num_heads": 2}),
+        ("vit", {"width": 8, "depth": 1, "num_heads": 2, "dtype": "bfloat16"}),
         ("resnet", {"blocks": (1, 1), "width": 4}),
         ("resnet", {"blocks": (1, 1), "width": 4, "batch_norm": False}),
         (
@@ -256,6 +258,52 @@ def test_resnet18_has_the_published_size():
     assert (
         sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes.params))
         == 11_173_962
+    )
+
+
+def test_vit_of_the_papers_shape_has_the_papers_size():
+    """ViT-S/16 with pooling (arXiv 2205.01580): its class token and position are out."""
+    fields = {"patch_size": 16, "width": 384, "depth": 12, "num_heads": 6}
+    model = models.build("vit", (224, 224, 3), 1000, **fields)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    size = sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes.params))
+    published = 22_050_664  # timm's vit_small_patch16_224, with class token
+    assert size == published - 2 * 384
+
+
+def test_vit_attends_as_written_out(key):
+    """One head, one block, from the parameters by hand."""
+    model = models.build(
+        "vit", (4, 4, 2), 3, patch_size=2, width=6, depth=1, num_heads=1
+    )
+    k_init, k_x = jax.random.split(key)
+    params = model.init(k_init).params
+    images = jax.random.uniform(k_x, (5, 4, 4, 2))
+
+    def affine(x, layer):
+        kernel = layer["kernel"]
+        bias = layer["bias"].reshape(-1)
+        out = x @ kernel.reshape(x.shape[-1], -1)
+        return out + jnp.broadcast_to(bias, out.shape)
+
+    def normalize(x):
+        center = x - x.mean(-1, keepdims=True)
+        return center / jnp.sqrt(x.var(-1, keepdims=True) + 1e-6)
+
+    patches = images.reshape(5, 2, 2, 2, 2, 2).transpose(0, 1, 3, 2, 4, 5)
+    tokens = affine(patches.reshape(5, 4, 8), params["patches"]) + jnp.repeat(
+        params["positions"], 5, 0
+    )
+    block = params["block_0"]
+    inner = normalize(tokens)
+    q, k, v = (affine(inner, block["attention"][n]) for n in ("query", "key", "value"))
+    weights = jax.nn.softmax(q @ k.transpose(0, 2, 1) / np.sqrt(6), -1)
+    tokens = tokens + affine(weights @ v, block["attention"]["out"])
+    hidden = jax.nn.gelu(affine(normalize(tokens), block["Dense_0"]))
+    tokens = tokens + affine(hidden, block["Dense_1"])
+    logits = affine(normalize(tokens).mean(1), params["head"])
+    chex.assert_trees_all_close(
+        model.apply(Variables(params, {}), images), logits, rtol=1e-4, atol=1e-5
     )
 
 
@@ -317,9 +365,13 @@ def test_nnx_adapter(key):
 
 
 def test_build_names_what_is_wrong():
-    with pytest.raises(InputError, match="unknown model 'vit'"):
-        models.build("vit", (8, 8, 1), 10)
+    with pytest.raises(InputError, match="unknown model 'lenet'"):
+        models.build("lenet", (8, 8, 1), 10)
     with pytest.raises(InputError, match="no field 'depth'"):
         models.build("mlp", (8, 8, 1), 10, depth=3)
+    with pytest.raises(InputError, match="patches of side 3 do not divide"):
+        models.build("vit", (8, 8, 1), 10, patch_size=3).init(jax.random.key(0))
+    with pytest.raises(InputError, match="a width of 8 is no multiple of 3 heads"):
+        models.build("vit", (8, 8, 1), 10, width=8, num_heads=3).init(jax.random.key(0))
     with pytest.raises(InputError, match="compute type"):
         models.build("mlp", (8, 8, 1), 10, dtype="int8")

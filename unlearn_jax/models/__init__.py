@@ -1,4 +1,8 @@
-"""Image classifiers. The only folder that imports Flax: everything above sees a :class:`unlearn_jax.types.Model`."""
+"""Image classifiers.
+
+The only folder that imports Flax: everything above is given a
+:class:`unlearn_jax.types.Model`, or a function and its variables.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +24,7 @@ from unlearn_jax.models.densenet import DenseNet
 from unlearn_jax.models.mlp import MLP
 from unlearn_jax.models.resnet import ResNet
 from unlearn_jax.models.vgg import VGG
+from unlearn_jax.models.vit import ViT
 from unlearn_jax.types import InputError, Model
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
@@ -28,6 +33,7 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "resnet": ResNet,
     "vgg": VGG,
     "densenet": DenseNet,
+    "vit": ViT,
 }
 COMPUTE_TYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -39,9 +45,9 @@ def build(
     *,
     conv: str = "auto",
     dtype: str = "float32",
-    **knobs: Any,
+    **options: Any,
 ) -> Model:
-    """Builds one of the library's own architectures.
+    """Build one of the library's own architectures.
 
     Args:
       name: a key of ``ARCHITECTURES``.
@@ -51,13 +57,13 @@ def build(
         convolutions.
       dtype: compute type, ``float32`` or ``bfloat16``; parameters and logits stay
         float32.
-      **knobs: fields of the architecture, such as ``widths`` or ``blocks``.
+      **options: fields of the architecture, such as ``widths`` or ``blocks``.
 
     Returns:
       The model.
 
     Raises:
-      InputError: unknown architecture, compute type or knob.
+      InputError: unknown architecture, compute type or option.
 
     >>> model = build("mlp", (8, 8, 1), 10, widths=(32,))
     >>> import jax
@@ -73,15 +79,15 @@ def build(
         raise InputError(f"unknown compute type {dtype!r}; choose float32 or bfloat16")
     fields = set(ARCHITECTURES[name].__dataclass_fields__)  # pyright: ignore[reportFunctionMemberAccess]
     if "conv" in fields:
-        knobs["conv"] = convolution(conv)
-    if unknown := set(knobs) - fields:
+        options["conv"] = convolution(conv)
+    if unknown := set(options) - fields:
         known = sorted(fields - {"parent", "name", "num_classes", "dtype", "conv"})
         raise InputError(
             f"model {name!r} has no field {sorted(unknown)[0]!r}; it has"
             f" {', '.join(known)}"
         )
     module = ARCHITECTURES[name](
-        num_classes=num_classes, dtype=COMPUTE_TYPES[dtype], **knobs
+        num_classes=num_classes, dtype=COMPUTE_TYPES[dtype], **options
     )
     return from_linen(module, jnp.zeros((1, *image_shape)))
 
@@ -96,6 +102,7 @@ __all__ = [
     "DenseNet",
     "ResNet",
     "ResidualDenoiser",
+    "ViT",
     "build",
     "build_denoiser",
     "canonical_conv",
