@@ -97,7 +97,7 @@ class Status(enum.IntEnum):
     NOT_FOUND = 2
     """Still classified correctly after the last radius."""
     ZERO_GRADIENT = 3
-    """The gradient at the last iterate is zero or not finite: no step could be taken."""
+    """The gradient at the last iterate is zero or not finite: no step was taken."""
 
 
 class AttackResult(NamedTuple):
@@ -122,7 +122,7 @@ class AttackResult(NamedTuple):
 
     @property
     def success(self) -> Array:
-        """``[B]`` bool: ``images`` is misclassified (``FOUND`` or ``ALREADY_WRONG``)."""
+        """Whether ``images`` is misclassified, found or already wrong, ``[B]`` bool."""
         return (self.status == Status.FOUND) | (self.status == Status.ALREADY_WRONG)
 
 

@@ -59,9 +59,10 @@ def value(cls: type[T]) -> type[T]:
     """Make a class a frozen, keyword-only dataclass that is a pytree.
 
     Fields annotated as ``float`` (or :data:`Real`, or an optional one) are leaves, but
-    for those made by :func:`static`, and so are those made by :func:`leaf`. Construction checks the types of ``bool``,
-    ``int``, ``float`` and ``Literal`` fields, converts integers given for floats, and
-    then runs the class's own ``__post_init__``. JAX's own transformations rebuild
+    for those made by :func:`static`, and so are those made by :func:`leaf`.
+    Construction checks the types of ``bool``, ``int``, ``float`` and ``Literal``
+    fields, converts integers given for floats, and then runs the class's own
+    ``__post_init__``. JAX's own transformations rebuild
     values without these checks.
 
     Args:
@@ -94,7 +95,7 @@ def replace(settings: T, /, **changes: Any) -> T:
     """Return a value with some fields changed, those of nested values included.
 
     A name is looked for in the value itself first, then in the values it holds, level
-    by level. A dotted name says where: ``replace(amun, **{"attack.num_steps": 20})``.
+    by level. A dotted name is a path: ``replace(amun, **{"attack.num_steps": 20})``.
 
     Args:
       settings: a value.
@@ -206,12 +207,12 @@ def _type_of(name: str) -> type:
     module, _, attribute = name.rpartition(":" if ":" in name else ".")
     prefix = "" if ":" in name else "unlearn_jax."
     try:
-        found = importlib.import_module(prefix + module)
+        held = importlib.import_module(prefix + module)
         for part in attribute.split("."):
-            found = getattr(found, part)
+            held = getattr(held, part)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"there is no type {name!r} of values: {error}") from error
-    return typing.cast("type", found)
+    return typing.cast("type", held)
 
 
 @functools.cache
@@ -278,7 +279,7 @@ def _coerce(name: str, given: Any, options: tuple[Any, ...]) -> Any:
 
 
 def _is_subtree(held: Any) -> bool:
-    """Whether a field's content is a pytree of its own: a value, or several."""
+    """Return whether a field holds a pytree of its own: a value, or several."""
     if isinstance(held, tuple):
         return bool(held) and all(is_value(item) for item in held)
     return is_value(held) and not jax.tree_util.all_leaves([held])
@@ -321,22 +322,22 @@ Path = tuple[str, ...]
 
 
 def _paths_by_name(settings: Any) -> dict[str, list[Path]]:
-    """Where the fields are, by name: on the outermost level that has the name."""
-    found: dict[str, list[Path]] = {}
+    """Return the paths of the fields, on the outermost level that has the name."""
+    paths_by_name: dict[str, list[Path]] = {}
     level: list[Path] = [()]
     while level:
-        here: dict[str, list[Path]] = {}
+        level_paths: dict[str, list[Path]] = {}
         below: list[Path] = []
         for place in level:
             owner = _get_at(settings, place)
             for field in dataclasses.fields(owner):
                 path = (*place, field.name)
-                here.setdefault(field.name, []).append(path)
+                level_paths.setdefault(field.name, []).append(path)
                 below += _nested(path, getattr(owner, field.name))
-        for name, paths in here.items():
-            found.setdefault(name, paths)
+        for name, paths in level_paths.items():
+            paths_by_name.setdefault(name, paths)
         level = below
-    return found
+    return paths_by_name
 
 
 def _nested(path: Path, held: Any) -> list[Path]:
