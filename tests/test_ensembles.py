@@ -136,7 +136,7 @@ def test_directions_are_the_top_singular_vectors(conv, key):
         )
 
 
-def test_lotos_turns_the_members_apart_and_training_goes_on(conv, blobs, key):
+def test_lotos_turns_members_apart_while_they_learn(conv, blobs, key):
     last = {}
     for name, weight in (("plain", 0.0), ("apart", 0.5)):
         ensemble = ensembles.Ensemble(
@@ -152,10 +152,8 @@ def test_lotos_turns_the_members_apart_and_training_goes_on(conv, blobs, key):
     assert last["apart"] < 0.3 * last["plain"]
 
 
-def test_lotos_at_every_third_step_acts_then_and_rests_between(
-    tiny, blobs, key, starts
-):
-    """Step by step: an active step equals one of LOTOS at every step, a resting one that of no LOTOS."""
+def test_lotos_at_every_third_step_is_zero_between(tiny, blobs, key, starts):
+    """An active step equals one with LOTOS at every step, the others one without."""
     often, seldom = (
         ensembles.Lotos(weight=0.5, max_length=0.1, which="all", every=n)
         for n in (1, 3)
@@ -219,8 +217,8 @@ def test_cut_and_resumed_runs_give_the_same_bits(normed, blobs, key):
         images + 0.01 * jax.vmap(lambda k: jax.random.normal(k, (4, 4, 1)))(keys)
     )
     recipe = train.Recipe(num_epochs=3, batch_size=30, tx=train.sgd(0.1), augment=noise)
-    run = lambda **knobs: ensembles.fit_ensemble(
-        jax.random.clone(key), ensemble, blobs, ALL, recipe, **knobs
+    run = lambda **options: ensembles.fit_ensemble(
+        jax.random.clone(key), ensemble, blobs, ALL, recipe, **options
     )
     kept = []
     whole, losses = run(
@@ -320,7 +318,7 @@ def test_each_optimizer_sees_its_own_member_and_its_statistics(normed, blobs, ke
 
 
 def test_fastclip_last_in_the_chain_bounds_every_member(conv, blobs, key):
-    """And LOTOS beside it: both hold at once."""
+    """Together with LOTOS: both hold at once."""
     clipped = optax.chain(
         train.sgd(0.1), fastclip(
             conv.apply,
@@ -352,13 +350,13 @@ def test_adversarially_trained_members(tiny, blobs, key, starts):
     plain, robust = (
         ensembles.fit_ensemble(
             jax.random.clone(key),
-            ensembles.Ensemble([tiny] * 2, **knobs),
+            ensembles.Ensemble([tiny] * 2, **options),
             blobs,
             ALL,
             recipe,
             variables=starts,
         )[1]
-        for knobs in ({}, {"objective": trades})
+        for options in ({}, {"objective": trades})
     )
     assert np.all(robust.members > plain.members)
 
@@ -389,7 +387,7 @@ def test_log_mean_softmax_by_hand_and_under_attack(tiny, blobs, starts):
     assert np.all(np.isfinite(ensembles.ensemble_apply([confident] * 2)(pair, x[:1])))
 
 
-def test_bad_input(tiny, conv, blobs, key, starts):
+def test_ensembles_refuse_bad_input(tiny, conv, blobs, key, starts):
     with pytest.raises(InputError, match="two with LOTOS or TRS"):
         ensembles.Ensemble([tiny], trs=ensembles.Trs())
     with pytest.raises(InputError, match="'sum' or 'mean'"):

@@ -96,7 +96,7 @@ def test_one_direction_is_most_similar_to_itself(seed):
     )
 
 
-def test_several_directions_need_not_be():
+def test_several_directions_may_be_more_similar_to_others():
     """The sum of lengths is not largest where the layers coincide: 2 + 0 against twice the root of 2."""
     f = np.diag([2.0, 0.0])
     g = f @ np.array([[1, 1], [-1, 1]]) / np.sqrt(2)
@@ -143,7 +143,7 @@ def test_gradient_flows_into_both_models_and_not_into_vectors():
     assert np.all(at_zero == 0)
 
 
-def test_lotos_bad_input():
+def test_lotos_refuses_bad_input():
     one, block = product(np.eye(3)), jnp.eye(3)
     with pytest.raises(InputError, match="two or more"):
         lotos.layer_similarity([one], [block])

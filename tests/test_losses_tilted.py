@@ -19,16 +19,16 @@ from unlearn_jax.losses.tilted import (
 )
 from unlearn_jax.types import InputError
 
-GONE = np.array([False, True, False, False, True])
+FORGET = np.array([False, True, False, False, True])
 TOY = np.array(
     [[1, 0, 0.5], [0.9, 0.1, 0.4], [-0.2, 1, 0], [0, -1, 0.3]]
 )  # a row per class
 
 
-def by_hand(logits, gone, similarity, beta):
+def by_hand(logits, forget, similarity, beta):
     """Renormalize, weigh, renormalize: the definition, in float64, for moderate logits."""
     logits, similarity = np.asarray(logits, "f8"), np.asarray(similarity, "f8")
-    odds = [0.0 if g else np.exp(z) for z, g in zip(logits, gone, strict=True)]
+    odds = [0.0 if g else np.exp(z) for z, g in zip(logits, forget, strict=True)]
     tilted = [o * np.exp(beta * s) for o, s in zip(odds, similarity, strict=True)]
     return np.array(tilted) / sum(tilted)
 
@@ -43,18 +43,18 @@ def test_target_is_the_definition_a_distribution_and_zero_on_forgotten_classes(
     seed, beta, scale
 ):
     logits, similarity = draw(seed, 3, 5, scale=scale), draw(seed + 1, 3, 5)
-    got = tilted_target(logits, GONE, similarity, beta=beta)
+    got = tilted_target(logits, FORGET, similarity, beta=beta)
     expected = [
-        by_hand(z, GONE, s, beta) for z, s in zip(logits, similarity, strict=True)
+        by_hand(z, FORGET, s, beta) for z, s in zip(logits, similarity, strict=True)
     ]
     np.testing.assert_allclose(got, expected, rtol=2e-3, atol=1e-6)
     np.testing.assert_allclose(np.sum(got, -1), 1.0, rtol=1e-5)
-    assert np.all(np.asarray(got)[:, GONE] == 0)
+    assert np.all(np.asarray(got)[:, FORGET] == 0)
 
 
 def test_shapes_broadcast_and_beta_may_be_traced():
     logits, similarity = draw(0, 2, 4, 5), draw(1, 5)
-    masks = np.stack([GONE, np.roll(GONE, 1)])[:, None]
+    masks = np.stack([FORGET, np.roll(FORGET, 1)])[:, None]
     got = jax.jit(
         lambda beta: tilted_target(logits, jnp.asarray(masks), similarity, beta=beta)
     )(3.0)
@@ -63,7 +63,7 @@ def test_shapes_broadcast_and_beta_may_be_traced():
         got[1, 2], by_hand(logits[1, 2], masks[1, 0], similarity, 3.0), rtol=1e-4
     )
     chex.assert_trees_all_close(
-        tilted_target(logits[0, 0], GONE, similarity, beta=3.0), got[0, 0], rtol=1e-5
+        tilted_target(logits[0, 0], FORGET, similarity, beta=3.0), got[0, 0], rtol=1e-5
     )
 
 
@@ -75,16 +75,16 @@ def test_saturated_logits(height):
         np.array([0, 9, 0.1, 0.3, 9], "f4"),
     )
     assert jax.nn.softmax(jnp.asarray(logits))[1] == (0.5 if height > 0 else 0.0)
-    got = tilted_target(logits, GONE, similarity, beta=10.0)
+    got = tilted_target(logits, FORGET, similarity, beta=10.0)
     np.testing.assert_allclose(
-        got, by_hand([0, 0, 2, 1, 0], GONE, similarity, 10.0), rtol=1e-5
+        got, by_hand([0, 0, 2, 1, 0], FORGET, similarity, 10.0), rtol=1e-5
     )
     high = tilted_target(
-        np.array([1e4, 1e4, 0, -1e4, 0], "f4"), GONE, similarity, beta=10.0
+        np.array([1e4, 1e4, 0, -1e4, 0], "f4"), FORGET, similarity, beta=10.0
     )
     np.testing.assert_array_equal(high, [1, 0, 0, 0, 0])
     gradient = jax.grad(tilted_loss)(
-        jnp.asarray(logits), logits, GONE, similarity, beta=10.0
+        jnp.asarray(logits), logits, FORGET, similarity, beta=10.0
     )
     assert np.all(np.isfinite(gradient))
 
@@ -101,41 +101,41 @@ def test_no_tilt_is_the_target_of_delete():
 def test_infinite_tilt_is_a_hard_relabel(beta):
     similarity = np.array([0.3, 9.0, -0.2, 0.8, 5.0], "f4")
     got = jax.jit(
-        functools.partial(tilted_target, draw(4, 7, 5, scale=3.0), GONE, similarity)
+        functools.partial(tilted_target, draw(4, 7, 5, scale=3.0), FORGET, similarity)
     )(beta=beta)
     np.testing.assert_array_equal(got, np.tile(np.eye(5)[3], (7, 1)))
     tied = np.array([0.8, 9.0, -0.2, 0.8, 5.0], "f4")
-    got = tilted_target(np.array([1, 0, 9, 0, 0], "f4"), GONE, tied, beta=beta)
+    got = tilted_target(np.array([1, 0, 9, 0, 0], "f4"), FORGET, tied, beta=beta)
     np.testing.assert_allclose(
-        got, by_hand([1, 0, -np.inf, 0, 0], GONE, tied, 0.0), rtol=1e-6
+        got, by_hand([1, 0, -np.inf, 0, 0], FORGET, tied, 0.0), rtol=1e-6
     )
 
 
 @pytest.mark.parametrize("beta", [0.0, 7.0, float("inf")])
-def test_only_differences_of_similarity_count(beta):
+def test_target_ignores_a_constant_added_to_similarity(beta):
     logits, similarity = draw(5, 4, 5), draw(6, 5)
-    flat = tilted_target(logits, GONE, np.full(5, 0.4, "f4"), beta=beta)
+    flat = tilted_target(logits, FORGET, np.full(5, 0.4, "f4"), beta=beta)
     np.testing.assert_allclose(
-        flat, tilted_target(logits, GONE, similarity, beta=0.0), rtol=1e-5
+        flat, tilted_target(logits, FORGET, similarity, beta=0.0), rtol=1e-5
     )
-    shifted = tilted_target(logits, GONE, similarity + 2.0, beta=beta)
+    shifted = tilted_target(logits, FORGET, similarity + 2.0, beta=beta)
     np.testing.assert_allclose(
-        shifted, tilted_target(logits, GONE, similarity, beta=beta), rtol=1e-4
+        shifted, tilted_target(logits, FORGET, similarity, beta=beta), rtol=1e-4
     )
     wild = np.where(
-        GONE, np.inf, similarity
-    )  # a forgotten class's own similarity is never looked at
+        FORGET, np.inf, similarity
+    )  # a forgotten class's own similarity is never read
     np.testing.assert_array_equal(
-        tilted_target(logits, GONE, wild, beta=beta)[:, ~GONE].sum(-1).round(5), 1.0
+        tilted_target(logits, FORGET, wild, beta=beta)[:, ~FORGET].sum(-1).round(5), 1.0
     )
 
 
 def test_expected_similarity_grows_with_beta_by_its_variance():
     logits, similarity = draw(7, 5), draw(8, 5)
-    q = tilted_target(logits, GONE, similarity, beta=1.5)
+    q = tilted_target(logits, FORGET, similarity, beta=1.5)
     slope = jax.grad(
         lambda beta: jnp.sum(
-            tilted_target(logits, GONE, similarity, beta=beta) * similarity
+            tilted_target(logits, FORGET, similarity, beta=beta) * similarity
         )
     )(1.5)
     variance = np.sum(q * similarity**2) - np.sum(q * similarity) ** 2
@@ -175,17 +175,17 @@ def test_target_is_the_information_projection():
 
 def test_loss_is_the_divergence_up_to_entropy_and_its_gradient_the_difference():
     logits, teacher, similarity = (draw(seed, 4, 5) for seed in (12, 13, 14))
-    q = np.asarray(tilted_target(teacher, GONE, similarity, beta=2.0), "f8")
+    q = np.asarray(tilted_target(teacher, FORGET, similarity, beta=2.0), "f8")
     p = np.asarray(jax.nn.softmax(jnp.asarray(logits)), "f8")
-    losses = tilted_loss(logits, teacher, GONE, similarity, beta=2.0)
-    kept_q, kept_p = q[:, ~GONE], p[:, ~GONE]
+    losses = tilted_loss(logits, teacher, FORGET, similarity, beta=2.0)
+    kept_q, kept_p = q[:, ~FORGET], p[:, ~FORGET]
     divergence = np.sum(kept_q * np.log(kept_q / kept_p), -1)
     np.testing.assert_allclose(
         losses, divergence - np.sum(kept_q * np.log(kept_q), -1), rtol=1e-5
     )
 
     def total(logits, teacher):
-        return jnp.sum(tilted_loss(logits, teacher, GONE, similarity, beta=2.0))
+        return jnp.sum(tilted_loss(logits, teacher, FORGET, similarity, beta=2.0))
 
     by_logits, by_teacher = jax.grad(total, argnums=(0, 1))(logits, teacher)
     np.testing.assert_allclose(by_logits, p - q, atol=1e-6)
@@ -193,7 +193,7 @@ def test_loss_is_the_divergence_up_to_entropy_and_its_gradient_the_difference():
 
 
 @pytest.mark.parametrize(
-    ("knobs", "expected"),
+    ("options", "expected"),
     [
         ({"center": False}, [0.99386, -0.17541, 0.12851]),
         ({}, [0.97319, -0.60876, -0.32355]),
@@ -203,17 +203,17 @@ def test_loss_is_the_divergence_up_to_entropy_and_its_gradient_the_difference():
         ({"num_components": 2, "temperature": 0.1}, [0.9999977, 1.3e-7, 2.2e-6]),
     ],
 )
-def test_golden_similarities(knobs, expected):
-    got = jax.jit(functools.partial(class_similarity, **knobs))(
+def test_golden_similarities(options, expected):
+    got = jax.jit(functools.partial(class_similarity, **options))(
         jnp.asarray(TOY.T, "f4")
     )
     np.testing.assert_allclose(
         got[0, 1:],
         expected,
-        rtol=0.03 if knobs.get("temperature") == 0.1 else 0,
+        rtol=0.03 if options.get("temperature") == 0.1 else 0,
         atol=2e-5,
     )
-    diagonal = 0.0 if "temperature" in knobs else 1.0
+    diagonal = 0.0 if "temperature" in options else 1.0
     np.testing.assert_allclose(np.diag(got), diagonal, atol=1e-5)
 
 
@@ -227,25 +227,37 @@ def test_all_components_are_none_and_rotations_do_not_matter():
     np.testing.assert_allclose(plain, plain.T, atol=1e-6)
 
 
-def test_sharpened_rows_are_distributions_over_what_is_left():
+def test_sharpened_rows_are_distributions_over_the_other_classes():
     similarity = draw(17, 4, 5)
-    excluded = np.stack([GONE, ~GONE, np.zeros(5, bool), np.ones(5, bool)])
+    excluded = np.stack([FORGET, ~FORGET, np.zeros(5, bool), np.ones(5, bool)])
     got = np.asarray(sharpen(similarity, excluded, temperature=0.3))
     for row, s, mask in zip(got[:3], similarity, excluded, strict=False):
         np.testing.assert_allclose(row, by_hand(s / 0.3, mask, s, 0.0), rtol=1e-5)
     np.testing.assert_array_equal(got[3], 0.0)
 
 
-def test_a_vector_of_zeros_is_similar_to_nothing():
+def test_cosine_with_a_zero_vector_is_zero():
     np.testing.assert_array_equal(cosine(jnp.zeros(3), jnp.eye(3)), 0.0)
     np.testing.assert_array_equal(class_similarity(jnp.zeros((3, 4))), 0.0)
 
 
-@pytest.mark.parametrize(("knobs", "most"), [({}, 3), ({"center": False}, 4)])
-def test_too_many_components(knobs, most):
+@pytest.mark.parametrize(("options", "most"), [({}, 3), ({"center": False}, 4)])
+def test_too_many_components(options, most):
     for number in (0, most + 1):
         with pytest.raises(
             InputError,
             match=rf"num_components must be in 1\.\.{most} for 4 classes of 6 features",
         ):
-            class_similarity(draw(18, 6, 4), num_components=number, **knobs)
+            class_similarity(draw(18, 6, 4), num_components=number, **options)
+
+
+def test_tilted_target_asserts_shapes_and_types():
+    logits, similarity = draw(19, 3, 5), draw(20, 5)
+    with pytest.raises(AssertionError):
+        tilted_target(logits, FORGET[:4], similarity, beta=1.0)
+    with pytest.raises(AssertionError):
+        tilted_target(logits, FORGET.astype(int), similarity, beta=1.0)
+    with pytest.raises(AssertionError):
+        tilted_loss(logits[0], logits, FORGET, similarity, beta=1.0)
+    with pytest.raises(AssertionError):
+        class_similarity(similarity)

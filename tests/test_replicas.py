@@ -104,7 +104,7 @@ def test_split_divides_batches_over_the_devices(normed, blobs, design):
 
 
 @pytest.mark.parametrize("channels", [3, 8, 32])  # over columns, plain, Winograd's
-def test_devices_keep_their_images_to_themselves(channels, monkeypatch):
+def test_divided_batches_exchange_gradients_only(channels, monkeypatch):
     """Of a batch that is divided, each takes its own a few at a time: only gradients go between devices."""
     monkeypatch.setattr("unlearn_jax.models.conv.PART", 2**13)
     k_x, k_k = jax.random.split(jax.random.key(0))
@@ -196,7 +196,7 @@ def test_models_of_different_devices_are_stacked():
     )
 
 
-def test_mapper_says_what_is_wrong():
+def test_mapper_refuses_bad_arguments():
     with pytest.raises(InputError, match="unknown mapper"):
         replicas.mapper("fast", num_models=2)
     with pytest.raises(InputError, match="9 devices asked for, 8 present"):

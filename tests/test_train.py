@@ -23,7 +23,7 @@ def some(num, chosen):
 @pytest.mark.parametrize(
     ("members", "batch", "batches"), [(60, 16, 4), (23, 8, 3), (5, 8, 1), (1, 4, 2)]
 )
-def test_epoch_order_visits_every_member_and_nobody_else(members, batch, batches, key):
+def test_epoch_order_visits_members_only(members, batch, batches, key):
     mask = some(60, np.random.default_rng(members).choice(60, members, replace=False))
     order = np.asarray(train.epoch_order(key, jnp.asarray(mask), batches, batch))
     assert order.shape == (batches, batch)
@@ -149,7 +149,7 @@ def test_augmentation_and_any_optax_chain(tiny, blobs, key):
     )
 
 
-def test_users_own_loss(tiny, blobs, key):
+def test_fit_minimizes_a_given_loss(tiny, blobs, key):
     def squared(variables, batch, key):
         logits, state = tiny.apply_train(variables, batch.images, key)
         return jnp.mean((logits - jax.nn.one_hot(batch.labels, 3)) ** 2), state
@@ -182,7 +182,7 @@ def test_second_fit_compiles_nothing(tiny, blobs, key):
     assert train._compiled.cache_info().misses == before
 
 
-def test_bad_masks_and_divergence(tiny, blobs, key):
+def test_fit_refuses_bad_masks_and_divergence(tiny, blobs, key):
     with pytest.raises(InputError, match="bool of length 60"):
         train.fit(key, tiny, blobs, np.ones(59, bool), RECIPE)
     with pytest.raises(InputError, match="bool of length 60"):

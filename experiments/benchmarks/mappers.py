@@ -1,7 +1,7 @@
-"""Training throughput of the mappers: many small CNNs at once, and one PyTorch model at a time beside them.
+"""Training throughput of the mappers: many small CNNs, compared with PyTorch's loop.
 
 Command:  python experiments/benchmarks/mappers.py            (JAX rows)
-          python experiments/benchmarks/mappers.py --torch    (adds PyTorch, which must be installed)
+          python experiments/benchmarks/mappers.py --torch    (adds PyTorch)
 
 CNN 16-32-64 on 32x32x3 images, batch 128, SGD with momentum and weight decay, one epoch
 of 4 steps per call, all data in memory, images gathered inside the compiled program.
@@ -41,22 +41,21 @@ ROWS = [
     ("map", 2, "canonical"),
     ("vmap", 2, "im2col"),
 ]
-BATCH, STEPS, CALLS, SHAPE = 128, 4, 3, (32, 32, 3)
-SLOW = {
-    ("map", "lax"),
-    ("vmap", "lax"),
-    ("vmap", "canonical"),
-}  # one step, one call, and only for the fewest models
+BATCH = 128
+STEPS = 4
+CALLS = 3
+SHAPE = (32, 32, 3)
+# one step, one call, and only for the fewest models
+SLOW = {("map", "lax"), ("vmap", "lax"), ("vmap", "canonical")}
 
 
 def data(steps):
-    """Random images and labels: the arithmetic does not care."""
+    """Return random images and labels; speed does not depend on them."""
     import numpy as np
 
     rng = np.random.default_rng(0)
-    return rng.integers(0, 256, (BATCH * steps, *SHAPE), dtype=np.uint8), rng.integers(
-        0, 10, BATCH * steps
-    )
+    images = rng.integers(0, 256, (BATCH * steps, *SHAPE), dtype=np.uint8)
+    return images, rng.integers(0, 10, BATCH * steps)
 
 
 def jax_row(form: str, devices: int, conv: str, num_models: int) -> dict:
@@ -72,17 +71,18 @@ def jax_row(form: str, devices: int, conv: str, num_models: int) -> dict:
     model = models.build("cnn", SHAPE, 10, widths=(16, 32, 64), conv=conv)
     recipe = train.Recipe(1, BATCH, train.sgd(0.05))
     member = np.ones((num_models, len(labels)), bool)
-    how = replicas.mapper(form, num_models=num_models, devices=devices)
+    mapper = replicas.mapper(form, num_models=num_models, devices=devices)
     dataset = Dataset(images, labels.astype(np.int32))
     seconds = []
     for call in range(2 if (form, conv) in SLOW else 1 + CALLS):
         keys = jax.random.split(jax.random.key(call), num_models)
-        state = replicas.map_models(how, replicas._creator(model, recipe.tx), keys, ())
+        create = replicas._creator(model, recipe.tx)
+        state = replicas.map_models(mapper, create, keys, ())
         jax.block_until_ready(state)
         began = time.perf_counter()
         jax.block_until_ready(
             replicas.fit_many(
-                keys, model, dataset, member, recipe, mapper=how, state=state
+                keys, model, dataset, member, recipe, mapper=mapper, state=state
             )[0]
         )
         seconds.append(time.perf_counter() - began)
@@ -117,7 +117,8 @@ def torch_row(channels_last: bool) -> dict:
     optimizer = torch.optim.SGD(
         net.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4
     )
-    loss_fn, seconds = nn.CrossEntropyLoss(), []
+    loss_fn = nn.CrossEntropyLoss()
+    seconds = []
     for _ in range(1 + CALLS):
         began = time.perf_counter()
         for index in torch.randperm(len(y)).split(BATCH):
@@ -137,7 +138,7 @@ def torch_row(channels_last: bool) -> dict:
 
 
 def one(arguments: list[str]) -> dict:
-    """A row in a process of its own, with its peak memory."""
+    """Measure a row in a process of its own, with its peak memory."""
     done = subprocess.run(
         [sys.executable, __file__, *arguments],
         capture_output=True,
@@ -195,7 +196,7 @@ def main() -> None:
     for num_models in options.models:
         for form, devices, conv in ROWS:
             if num_models > options.models[0] and (form, conv) in SLOW:
-                continue  # minutes, and the row with fewer models says it
+                continue  # takes minutes; the row with fewer models is enough
             row = one(["--row", form, str(devices), conv, str(num_models)])
             versions.add(row["versions"])
             prefix = f"pmap[{devices}] x " if devices > 1 else ""

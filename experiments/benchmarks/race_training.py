@@ -1,6 +1,7 @@
 """Training raced against a PyTorch loop on the same CPU: one model, and banks of models.
 
-Command:  python experiments/benchmarks/race_training.py --rounds 3 --calls 1         (PyTorch must be installed)
+Command:  python experiments/benchmarks/race_training.py --rounds 3 --calls 1
+          (PyTorch must be installed)
 
 The same work: architecture, images (random around an image per class; the digits for
 the MLP), batches of 128, SGD with momentum 0.9 and weight decay 5e-4, as many steps,
@@ -16,11 +17,11 @@ machine to itself, ``--rounds 3``; minimum, median and maximum:
 CNN 16-32-64, one model
 
 | | images/s | ours is faster by | first call s | peak MB | result |
-|---|---|---|---|---|---| | ours | 2,998 / 3,043 / 3,176 | 1 / 1 / 1 | 8.19 | 630 |
-2.146 | | PyTorch, NCHW | 2,737 / 3,038 / 3,759 | 0.798 / 1.05 / 1.11 | 2.65 | 382 |
-2.293 | | ours, batches split over cores | 2,046 / 2,300 / 2,650 | 1.2 / 1.3 / 1.49 |
-13.06 | 720 | 2.039 | | PyTorch, NHWC | 3,181 / 3,366 / 3,753 | 0.846 / 0.904 / 0.942 |
-2.76 | 386 | 2.293 |
+|---|---|---|---|---|---|
+| ours | 2,998 / 3,043 / 3,176 | 1 / 1 / 1 | 8.19 | 630 | 2.146 |
+| PyTorch, NCHW | 2,737 / 3,038 / 3,759 | 0.798 / 1.05 / 1.11 | 2.65 | 382 | 2.293 |
+| ours, batches split over cores | 2,046 / 2,300 / 2,650 | 1.2 / 1.3 / 1.49 | 13.06 | 720 | 2.039 |
+| PyTorch, NHWC | 3,181 / 3,366 / 3,753 | 0.846 / 0.904 / 0.942 | 2.76 | 386 | 2.293 |
 
 CNN 16-32-64, 16 models
 
@@ -40,21 +41,22 @@ MLP 256-256 on digits, 32 models
 ResNet-18 of width 64, one model
 
 | | images/s | ours is faster by | first call s | peak MB | result |
-|---|---|---|---|---|---| | ours | 27.8 / 32.5 / 38.3 | 1 / 1 / 1 | 28.35 | 2,616 |
-2.213 | | PyTorch, NCHW | 29.9 / 35.5 / 42.4 | 0.904 / 0.917 / 0.932 | 12.19 | 1,370 |
-2.257 | | PyTorch, NHWC | 43.3 / 49.5 / 50.3 | 0.642 / 0.647 / 0.775 | 9.85 | 1,314 |
-2.257 | | ours, bfloat16 | 30.3 / 32.8 / 33.5 | 0.918 / 0.993 / 1.14 | 25.73 | 2,074 |
-2.21 | | PyTorch, NCHW, bfloat16 | 83.6 / 84.8 / 100 | 0.328 / 0.382 / 0.389 | 5.79 |
-1,049 | 2.257 | | PyTorch, NHWC, bfloat16 | 94.6 / 97.7 / 109 | 0.294 / 0.333 / 0.35 |
-5.13 | 1,046 | 2.257 |
+|---|---|---|---|---|---|
+| ours | 27.8 / 32.5 / 38.3 | 1 / 1 / 1 | 28.35 | 2,616 | 2.213 |
+| PyTorch, NCHW | 29.9 / 35.5 / 42.4 | 0.904 / 0.917 / 0.932 | 12.19 | 1,370 | 2.257 |
+| PyTorch, NHWC | 43.3 / 49.5 / 50.3 | 0.642 / 0.647 / 0.775 | 9.85 | 1,314 | 2.257 |
+| ours, bfloat16 | 30.3 / 32.8 / 33.5 | 0.918 / 0.993 / 1.14 | 25.73 | 2,074 | 2.21 |
+| PyTorch, NCHW, bfloat16 | 83.6 / 84.8 / 100 | 0.328 / 0.382 / 0.389 | 5.79 | 1,049 | 2.257 |
+| PyTorch, NHWC, bfloat16 | 94.6 / 97.7 / 109 | 0.294 / 0.333 / 0.35 | 5.13 | 1,046 | 2.257 |
 
 ResNet-18 of width 16, one model
 
 | | images/s | ours is faster by | first call s | peak MB | result |
-|---|---|---|---|---|---| | ours | 333 / 344 / 357 | 1 / 1 / 1 | 21.70 | 1,237 | 2.073 |
-| PyTorch, NCHW | 410 / 430 / 455 | 0.773 / 0.784 / 0.838 | 3.28 | 677 | 2.241 | | ours,
-batches split over cores | 218 / 231 / 249 | 1.43 / 1.49 / 1.53 | 24.50 | 1,454 | 2.123
-| | PyTorch, NHWC | 500 / 538 / 604 | 0.568 / 0.619 / 0.713 | 2.83 | 585 | 2.241 |
+|---|---|---|---|---|---|
+| ours | 333 / 344 / 357 | 1 / 1 / 1 | 21.70 | 1,237 | 2.073 |
+| PyTorch, NCHW | 410 / 430 / 455 | 0.773 / 0.784 / 0.838 | 3.28 | 677 | 2.241 |
+| ours, batches split over cores | 218 / 231 / 249 | 1.43 / 1.49 / 1.53 | 24.50 | 1,454 | 2.123 |
+| PyTorch, NHWC | 500 / 538 / 604 | 0.568 / 0.619 / 0.713 | 2.83 | 585 | 2.241 |
 
 ResNet-18 of width 16, 4 models
 
@@ -82,15 +84,15 @@ ResNet-18 of width 16 trains at 337 images/s with weight gradients in parts alon
 on. One process each, best of 3 calls of 4 steps; two processes of one program (width
 64) differed by 12%.
 
-Tried on the way, by processor time of a whole training step with other jobs beside it,
-and kept: pooling whose gradient is written once, by windows (small CNN: 0.79 of the
+Tried, by processor time of a whole training step with other jobs running alongside, and
+kept: pooling whose gradient is written once, by windows (small CNN: 0.79 of the
 time); weight gradients a few images at a time (ResNet-18: 0.68 at width 64, 0.81 at
 16); Winograd's form, a few images at a time, for wide layers (0.87 to 0.96 at width 64,
 0.90 at 16); the first layer as a product over columns (small CNN: 0.93). Tried and
-left: Winograd's form of the weight gradient (no faster than in parts), the plain
+dropped: Winograd's form of the weight gradient (no faster than in parts), the plain
 convolution in parts (no change), columns for other small layers (1.3 to 2.8 of the
 layer's time), parts four times as large or as small (1.03; 1.06), the first layer's
-channels filled up to 4, 8 or 16 (1.07, 0.91, 1.5 of the layer's time), matrix products
+channels padded to 4, 8 or 16 (1.07, 0.91, 1.5 of the layer's time), matrix products
 for the sums of BatchNorm (1.0 to 1.8 of the sums' time).
 """
 
@@ -106,8 +108,9 @@ SHAPES = {"digits": (8, 8, 1), "cifar": (32, 32, 3)}
 
 
 def samples(shape: str, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Noise around an image per class, uint8, that any network learns in a few steps; the digits where they fit."""
-    rng, count = np.random.default_rng(0), steps * BATCH
+    """Return noise around an image per class, or the digits where they fit."""
+    rng = np.random.default_rng(0)
+    count = steps * BATCH
     if shape == "digits":
         from unlearn_jax.data import load_digits
 
@@ -126,9 +129,9 @@ def ours(
     models: int = 1,
     rate: float = 0.05,
     form: str = "auto",
-    **knobs,
+    **options,
 ) -> Work:
-    """``train.fit`` of one model, ``replicas.fit_many`` of several, as they come."""
+    """``train.fit`` of one model, ``replicas.fit_many`` of several, with defaults."""
     import os
 
     import jax
@@ -139,7 +142,7 @@ def ours(
     from unlearn_jax.types import Dataset
 
     data = Dataset(*samples(shape, steps))
-    model = networks.build(network, SHAPES[shape], 10, **knobs)
+    model = networks.build(network, SHAPES[shape], 10, **options)
     recipe = train.Recipe(epochs, BATCH, train.sgd(rate))
     member = np.ones((models, len(data.labels)), bool)
 
@@ -147,10 +150,10 @@ def ours(
         if models == 1 and form == "auto":
             state, losses = train.fit(jax.random.key(0), model, data, member[0], recipe)
         else:
-            how = replicas.mapper(form, num_models=models)
+            mapper = replicas.mapper(form, num_models=models)
             keys = jax.random.split(jax.random.key(0), models)
             state, losses = replicas.fit_many(
-                keys, model, data, member, recipe, mapper=how
+                keys, model, data, member, recipe, mapper=mapper
             )
         jax.block_until_ready(state)
         return float(losses[..., -1].mean())
@@ -167,7 +170,7 @@ def theirs(
     rate: float = 0.05,
     nhwc: bool = False,
     bf16: bool = False,
-    **knobs,
+    **options,
 ) -> Work:
     """The loop that PyTorch users write, one model after another, all data in memory."""
     import torch
@@ -179,7 +182,7 @@ def theirs(
     loss_fn = nn.CrossEntropyLoss()
 
     def fit() -> float:
-        net = torch_network(network, **knobs)
+        net = torch_network(network, **options)
         if nhwc:
             net = net.to(memory_format=torch.channels_last)
         optimizer = torch.optim.SGD(
@@ -245,7 +248,8 @@ def torch_network(network: str, widths: tuple[int, ...] = (), width: int = 64):
             return torch.relu(self.main(x) + self.shortcut(x))
 
     sizes = [width * 2**stage for stage in range(4)]
-    blocks, last = [], width
+    blocks = []
+    last = width
     for stage, size in enumerate(sizes):
         blocks += [Block(last, size, 2 if stage else 1), Block(size, size, 1)]
         last = size
@@ -259,12 +263,17 @@ def rows(
     *, layouts: bool = True, split: bool = False, **work
 ) -> dict[str, Callable[[], Work]]:
     """The contestants of one kind of work."""
-    found = {"ours": partial(ours, **work), "PyTorch, NCHW": partial(theirs, **work)}
+    contestants = {
+        "ours": partial(ours, **work),
+        "PyTorch, NCHW": partial(theirs, **work),
+    }
     if not layouts:
-        return {"ours": found["ours"], "PyTorch": found["PyTorch, NCHW"]}
+        return {"ours": contestants["ours"], "PyTorch": contestants["PyTorch, NCHW"]}
     if split:
-        found["ours, batches split over cores"] = partial(ours, form="split", **work)
-    return {**found, "PyTorch, NHWC": partial(theirs, nhwc=True, **work)}
+        contestants["ours, batches split over cores"] = partial(
+            ours, form="split", **work
+        )
+    return {**contestants, "PyTorch, NHWC": partial(theirs, nhwc=True, **work)}
 
 
 CNN = {"network": "cnn", "shape": "cifar", "widths": (16, 32, 64)}
