@@ -16,7 +16,7 @@ PROCESS = diffusion.Process(num_steps=40)
 MEANS = jnp.array(
     [[0.5, 0.5, 0.0], [-0.5, 0.4, 0.1], [0.1, -0.6, 0.3], [0.0, 0.1, 0.1]]
 )
-"""Three classes of 1x3 images and, last, no condition: a condition is the image that it draws."""
+"""Conditions, which are the images they draw: three classes, and none last."""
 
 
 def _predict(variables, noised, signal, condition):
@@ -32,13 +32,13 @@ POINTS = Denoiser(
     embed=lambda variables, labels: variables.params[labels],
     predict=_predict,
 )
-"""Its denoising loss is ``s^2 / (1 - s^2) |x - condition|^2 / D`` whatever the noise: the nearest mean wins."""
+"""Its denoising loss is ``s^2 / (1 - s^2) |x - condition|^2 / D`` for any noise."""
 START = Variables(MEANS, {})
 SEARCH = diffusion.LatentPGD(radius=0.05, num_radii=6, num_steps=25)
 
 
 def near(mean, away, *, seed=0, count=12):
-    """Images [count, 1, 3, 1] in [0, 1] at distance ``away`` (as signals) from a mean."""
+    """Images ``[count, 1, 3, 1]`` at distance ``away`` (as signals) from a mean."""
     rng = np.random.default_rng(seed)
     step = rng.normal(size=(count, 3))
     step *= away / np.linalg.norm(step, axis=1, keepdims=True)
@@ -97,8 +97,9 @@ def test_attack_finds_the_smallest_radius_that_leaves_the_concept(away, concept)
         x - np.asarray(MEANS[concept]) - np.asarray(found.delta), axis=1
     )
     assert (moved >= second - 1e-4).all()
-    nearest = np.argmin([np.linalg.norm(x - m, axis=1) if c != concept else np.full(12, 9) for c, m in
-                         enumerate(np.asarray(MEANS[:3]))], axis=0)  # fmt: skip
+    distances = np.linalg.norm(x[None] - np.asarray(MEANS[:3])[:, None], axis=-1)
+    distances[concept] = np.inf
+    nearest = np.argmin(distances, axis=0)
     np.testing.assert_array_equal(found.labels, nearest)
 
 
@@ -378,6 +379,12 @@ def test_methods_map_over_problems(key):
     ]
 
 
+def on_images(run, *arguments, images=None, **options):
+    images = near(MEANS[0], 0.1) if images is None else images
+    start = (jax.random.key(0), POINTS, START, PROCESS, images)
+    return run(*start, *arguments, **options)
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -389,12 +396,11 @@ def test_methods_map_over_problems(key):
         (lambda: diffusion.SteerAway(gamma=float("nan")), "gamma"),
         (lambda: diffusion.SteerAway(num_steps=0), "must be positive"),
         (lambda: diffusion.LatentPGD(radius=0.0), "must be positive"),
-        (lambda: diffusion.class_losses(jax.random.key(0), POINTS, START, PROCESS, near(MEANS[0], 0.1), num_levels=0),
-         "noise levels"),
-        (lambda: diffusion.class_losses(jax.random.key(0), POINTS, START, PROCESS, jnp.zeros((1, 2, 2, 1))),
+        (lambda: on_images(diffusion.class_losses, num_levels=0), "noise levels"),
+        (lambda: on_images(diffusion.class_losses, images=jnp.zeros((1, 2, 2, 1))),
          "takes images of shape"),
-        (lambda: diffusion.recover_concept(jax.random.key(0), POINTS, START, PROCESS, near(MEANS[0], 0.1), 0, radius=1.0,
-                                   num_steps=0), "must be positive"),
+        (lambda: on_images(diffusion.recover_concept, 0, radius=1.0, num_steps=0),
+         "must be positive"),
     ],
 )  # fmt: skip
 def test_unusable_input_is_refused_in_one_line(call, words):

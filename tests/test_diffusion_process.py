@@ -19,7 +19,7 @@ PROCESS = diffusion.Process(num_steps=50)
 
 
 def gaussian(means, variance):
-    """The exact denoiser of pixels ``N(mean, variance)``; the last condition is none."""
+    """The exact denoiser of pixels ``N(mean, variance)``; the last mean is none's."""
 
     def predict(variables, noised, signal, condition):
         del variables
@@ -171,9 +171,8 @@ def test_sampler_draws_from_the_denoisers_gaussian(key, eta, guidance):
         lambda key: diffusion.sample(key, toy, variables, process, condition, **options)
     )
     drawn = np.asarray(run(key)).reshape(2, 3000)
-    for c in range(
-        2
-    ):  # guidance between Gaussians of one variance is the Gaussian around the mean beyond
+    for c in range(2):
+        # Guidance between Gaussians of one variance gives one, around the mean beyond.
         mean = (1 + guidance) * means[c] - guidance * means[2]
         assert drawn[c].mean() == pytest.approx(
             mean, abs=4 * 0.3 / math.sqrt(3000) + 0.005

@@ -406,6 +406,18 @@ def test_unusable_solvers_are_refused(options):
         influence.CG(**options)
 
 
+def test_fit_in_parameters_takes_conjugate_gradients_only():
+    with pytest.raises(InputError, match=r"takes influence.CG\(\)"):
+        influence.fit_primal(
+            linear,
+            jnp.zeros(SIZE),
+            jnp.asarray(ROWS),
+            jnp.asarray(LABELS),
+            ridge=0.1,
+            solver=influence.Dense(),
+        )
+
+
 def test_equal_solvers_are_equal_values():
     assert influence.CG(tol=1e-3) == influence.CG(tol=1e-3) != influence.CG()
     assert hash(influence.Dense()) == hash(influence.Dense())

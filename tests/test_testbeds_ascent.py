@@ -1,4 +1,4 @@
-"""Closed forms of the ascent test-beds equal minimizers found without them; the orderings hold; the trap is a trap."""
+"""Closed forms of the ascent test-beds match numerical minimizers; the trap holds."""
 
 import dataclasses
 import itertools
@@ -44,7 +44,7 @@ def objective(weights, force, toward, ridge):
 
 
 def stationary(force, ridge, low, high):
-    """All zeros of the derivative on one shared coordinate, by sign changes on a grid and Brent's method."""
+    """Zeros of the derivative on a shared coordinate, by a grid and Brent's method."""
     slope = lambda w: ridge * w - force.sum() * math.exp(-w)
     grid = np.linspace(low, high, 4001)
     signs = np.sign([slope(w) for w in grid])
@@ -99,7 +99,7 @@ def test_shared_ordering_and_bounds(size, share):
 
 
 def newton(force, toward, ridge, start):
-    """The stationary point from a start, by SciPy's root finder on the gradient written out."""
+    """The stationary point from a start, by SciPy's root finder."""
     root = optimize.root(
         lambda w: objective(w, force, toward, ridge)[1], start, tol=1e-13
     )
@@ -142,7 +142,7 @@ def test_pair_minimizers_are_minima(size, share, eps):
 
 
 @pytest.mark.parametrize("eps", [0.0, 0.3, 0.9])
-def test_above_the_limit_nothing_is_stationary(eps):
+def test_ascent_has_no_stationary_point_above_the_limit(eps):
     limit = float(testbeds.alpha_limit(NOTED, eps))
     toward = np.array([[1, eps], [eps, 1]])
     starts = [
@@ -179,13 +179,10 @@ def test_pair_ordering(size, share, eps):
     assert testbeds.ordering_holds(size, low + share * (high - low), eps)
 
 
-def test_pair_ordering_is_not_always_so():
+def test_pair_ordering_fails_outside_the_harmful_range():
     held = testbeds.ordering_holds(NOTED, [1e-4, 0.02, 0.5], 0.5)
-    assert held.tolist() == [
-        False,
-        True,
-        False,
-    ]  # too little to matter; harmful; no minimum at all
+    # Too little to matter; harmful; no minimum.
+    assert held.tolist() == [False, True, False]
 
 
 def walk(force, toward, ridge, start, rate, num_steps, alternating):
@@ -200,7 +197,7 @@ def walk(force, toward, ridge, start, rate, num_steps, alternating):
 
 
 @pytest.mark.parametrize("alternating", [False, True])
-def test_path_equals_the_loop(alternating):
+def test_path_matches_a_written_out_loop(alternating):
     toward, force = np.array([[1, 0.7], [0.7, 1]]), testbeds.forces(NOTED, 0.05).ascent
     start = testbeds.pair_minimizers(NOTED, 0.05, 0.7).original
     knobs = {"learning_rate": 0.5, "num_steps": 200, "alternating": alternating}
@@ -330,7 +327,7 @@ def minima_by_search(counts, ridge):
         ("ascent", [(3.91, -1.85)], [1.647], ["-+--"]),
     ],
 )
-def test_trap_has_these_minima(name, weights, losses, signs):
+def test_trap_minima_match_the_paper_and_scipy(name, weights, losses, signs):
     found = testbeds.trap_minima(COUNTS[name])
     assert np.allclose(found.weights, weights, atol=6e-3)
     assert np.allclose(found.losses, losses, atol=1e-3)
@@ -342,7 +339,7 @@ def test_trap_has_these_minima(name, weights, losses, signs):
     )
 
 
-def test_more_ridge_and_the_trap_is_gone():
+def test_larger_ridge_removes_the_trap():
     assert [
         len(testbeds.trap_minima(COUNTS["retrained"], ridge=ridge).losses)
         for ridge in (0.1, 0.2, 0.4)
@@ -437,7 +434,7 @@ def test_the_theory_experiment_runs(tmp_path):
 
 
 def made_up_parts(config, module, rng):
-    """What the digits experiment would store, without any training: run 2 of every set is the floor, all others no."""
+    """Parts of the digits experiment, untrained; run 2 of every set is the floor."""
     runs, found = len(module.runs_of(config)), {}
     for seed in config.seeds:
         found[f"sets-{seed}"] = {"norms": rng.uniform(1, 2, (len(module.SETS), 3))}

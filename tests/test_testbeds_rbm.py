@@ -1,4 +1,4 @@
-"""Machines against brute force, gradients against differences, annealing against enumeration, and two findings."""
+"""Machines match brute force, gradients differences, annealing enumeration."""
 
 import functools
 import itertools
@@ -17,7 +17,7 @@ from unlearn_jax.testbeds import rbm_training as training
 from unlearn_jax.types import InputError
 
 SGD = optax.sgd(0.1, momentum=0.9)
-# jitted once, so that tests share what they compile
+# Jitted once, so that tests share the compiled programs.
 fit_exact = jax.jit(training.fit_exact, static_argnames=("tx", "num_steps"))
 fit_pcd = jax.jit(
     training.fit_pcd, static_argnames=("tx", "num_steps", "num_sweeps", "batch_size")
@@ -40,7 +40,7 @@ def machine(num_visible, num_hidden, seed=0, scale=1.0, removed=0.3):
 
 
 def brute_force(rbm):
-    """Probabilities ``[2^V, 2^H]`` and log Z, state by state in float64; and the states."""
+    """Probabilities ``[2^V, 2^H]``, log Z and the states, one by one in float64."""
     weights, a, b = (np.asarray(leaf, np.float64) for leaf in rbm[:3])
     weights = weights * np.asarray(rbm.mask)
     visible, hidden = (
@@ -111,8 +111,8 @@ def test_exact_kl_by_hand():
     )
 
 
-def test_enumeration_in_parts():
-    """More than 2^12 states are summed part by part, and the gradient goes through."""
+def test_enumeration_in_parts_has_the_gradient():
+    """More than 2^12 states are summed part by part."""
     rbm = machine(13, 20, scale=0.3)
     weights, a, b = (np.asarray(leaf, np.float64) for leaf in rbm[:3])
     visible = (np.arange(2**13)[:, None] >> np.arange(13) & 1).astype(float)
@@ -134,8 +134,8 @@ def test_bars_and_stripes_by_hand():
         ] == sorted(images)
 
 
-def test_gradient_is_the_slope_of_the_weighted_likelihood():
-    """Signed weights, against central differences of the brute-force likelihood; 0 at removed connections."""
+def test_gradient_matches_differences_of_the_weighted_likelihood():
+    """Signed weights, brute-force likelihoods; 0 at removed connections."""
     rbm = machine(4, 3)
     visible = machines.all_states(4)[jnp.array([3, 9, 14])]
     weights = jnp.array([0.7, -0.4, 0.3])
@@ -160,7 +160,7 @@ def test_gradient_is_the_slope_of_the_weighted_likelihood():
     assert np.all(gradient.pairs[~rbm.mask] == 0)
 
 
-def test_gibbs_leaves_the_distribution_alone_and_converges_to_it():
+def test_gibbs_keeps_the_distribution_and_converges_to_it():
     rbm = machine(3, 2)
     probs = brute_force(rbm)[0].sum(1)
     k_draw, k_move, k_far = jax.random.split(jax.random.key(1), 3)
@@ -208,7 +208,7 @@ def test_pcd_gradient_approaches_the_exact_one():
 
 
 def test_equal_ascent_drops_the_model_from_the_gradient():
-    """The weights sum to 0, so wherever the chains stand the gradient is the same: nothing holds the distribution."""
+    """The weights sum to 0, so the gradient is the same for any chains."""
     rbm = machine(5, 3)
     visible = machines.all_states(5)[:6]
     weights = training.deletion_weights(jnp.arange(6) < 2, ascent=1.0)
@@ -229,7 +229,7 @@ def test_equal_ascent_drops_the_model_from_the_gradient():
 
 
 def test_removed_connections_stay_exactly_zero():
-    """Whatever the optimizer remembers or adds: momentum with the exact gradient, decay and Adam with chains."""
+    """With momentum on the exact gradient, with decay and Adam on chains."""
     patterns = machines.bars_and_stripes(2)
     even = jnp.full(len(patterns), 1 / len(patterns))
     k_init, k_mask, k_chains, k_fit = jax.random.split(jax.random.key(0), 4)
@@ -256,7 +256,7 @@ def test_removed_connections_stay_exactly_zero():
 
 @pytest.mark.parametrize("ascent", [0.0, 0.5])
 def test_samples_of_weight_zero_are_never_read(ascent):
-    """Retraining does not touch what it must forget; with ascent the forgotten samples count, and NaN shows."""
+    """Retraining reads no forget sample; with ascent they count, and NaN shows."""
     patterns = machines.bars_and_stripes(2)
     forget = jnp.arange(len(patterns)) == 1
     poisoned = jnp.where(forget[:, None], jnp.nan, patterns)
@@ -289,7 +289,7 @@ def test_samples_of_weight_zero_are_never_read(ascent):
 
 
 def test_batches_are_unbiased_for_signed_weights():
-    """One step of plain descent on batches, averaged over keys, is the step on all samples (chains play no part)."""
+    """A step on batches, averaged over keys, is the step on all samples."""
     rbm = machine(4, 3, scale=0.5)
     patterns = machines.bars_and_stripes(2)
     weights = training.deletion_weights(jnp.arange(6) < 2, ascent=1.0)
@@ -320,23 +320,23 @@ def test_batches_are_unbiased_for_signed_weights():
 
 @settings(max_examples=12, deadline=None)
 @given(st.integers(0, 99), st.floats(0, 1), st.floats(0, 1))
-def test_masks_remove_the_share_and_are_nested(seed, low, high):
+def test_masks_remove_the_fraction_and_are_nested(seed, low, high):
     low, high = sorted((low, high))
     weights = np.random.default_rng(seed).normal(size=(7, 5)).astype("f4")
     for mask in (
-        lambda share: machines.random_mask(jax.random.key(seed), (7, 5), share),
-        lambda share: machines.smallest_mask(jnp.asarray(weights), share),
+        lambda part: machines.random_mask(jax.random.key(seed), (7, 5), part),
+        lambda part: machines.smallest_mask(jnp.asarray(weights), part),
     ):
         more, less = np.asarray(mask(low)), np.asarray(mask(high))
         assert np.sum(~more) == np.round(np.float32(low) * 35)
         assert np.all(more | ~less), (
-            "what the larger share keeps, the smaller one keeps"
+            "connections of the larger fraction's mask are in the smaller one's"
         )
     if 0 < np.sum(less) < 35:
         assert np.abs(weights[~less]).max() < np.abs(weights[less]).min()
 
 
-def test_smallest_mask_counts_what_is_gone_already():
+def test_smallest_mask_counts_removed_connections():
     rbm = machines.dilute(
         machine(6, 5, removed=0.0), jnp.arange(30).reshape(6, 5) % 2 == 0
     )
@@ -351,7 +351,7 @@ def test_smallest_mask_counts_what_is_gone_already():
 
 @functools.cache
 def deletions():
-    """Distances to the retrained machine, and forgotten mass over its uniform share, for 3 seeds: ``{row: [3, 2]}``."""
+    """Distances to retraining, and forgotten mass over uniform, ``{row: [3, 2]}``."""
     patterns = machines.bars_and_stripes(3)
 
     def one(key):
@@ -392,7 +392,7 @@ def deletions():
     )
 
 
-def test_descent_ascent_forgets_perfectly_and_is_further_than_doing_nothing():
+def test_descent_ascent_forgets_but_is_further_than_the_original():
     found = deletions()
     assert np.all(found["ascent"][:, 1] < 1e-3)
     assert np.all(found["nothing"][:, 1] > 0.9)
@@ -400,14 +400,14 @@ def test_descent_ascent_forgets_perfectly_and_is_further_than_doing_nothing():
     assert np.all(found["second"][:, 0] < 0.2 * found["nothing"][:, 0])
 
 
-def test_fine_tuning_comes_near_the_oracle():
+def test_fine_tuning_approaches_the_oracle():
     found = deletions()
     assert np.all(found["tuned"][:, 0] < 0.3 * found["nothing"][:, 0])
     assert np.all(found["tuned"][:, 1] < 0.1)
 
 
 def test_retraining_after_dilution_stays_below_diluting_first():
-    """Half of the connections gone at random; the same masks, and twice the steps for the one that loses."""
+    """Half of the connections removed at random, by the same masks."""
     patterns = machines.bars_and_stripes(3)
     even = jnp.full(14, 1 / 14)
 
@@ -442,7 +442,7 @@ def test_retraining_after_dilution_stays_below_diluting_first():
 
 @pytest.fixture(scope="module")
 def rugged():
-    """A machine whose chains need annealing, its log Z, and annealing with many and with few temperatures."""
+    """A machine whose chains need annealing, its log Z, and two annealings."""
     rbm = machine(9, 6, scale=1.5)
 
     def run(num_chains, num_betas):
@@ -477,7 +477,7 @@ def test_ais_agrees_with_enumeration(rugged):
     assert rough(jax.random.key(0)).effective < 0.5 * result.effective
 
 
-def test_ais_is_unbiased_and_knows_its_error(rugged):
+def test_ais_is_unbiased_and_estimates_its_error(rugged):
     """With two temperatures only, so that the error is large enough to be seen."""
     _, exact, _, rough = rugged
     results = [rough(key) for key in jax.random.split(jax.random.key(1), 60)]
@@ -539,8 +539,8 @@ def chained(weights, batch_size):
         (lambda: machines.exact_kl(machine(3, 2), machine(4, 2)), "must agree"),
         (lambda: machines.init_rbm(jax.random.key(0), jnp.ones(3), 0), "at least 1"),
         (lambda: machines.dilute(machine(3, 2), jnp.ones((3, 2))), "pass bool"),
-        (lambda: machines.random_mask(jax.random.key(0), (3, 2), 1.5), "share"),
-        (lambda: machines.smallest_mask(jnp.ones((3, 2)), -0.1), "share"),
+        (lambda: machines.random_mask(jax.random.key(0), (3, 2), 1.5), "fraction"),
+        (lambda: machines.smallest_mask(jnp.ones((3, 2)), -0.1), "fraction"),
         (lambda: machines.bars_and_stripes(0), "choose 1 to 10"),
         (lambda: training.deletion_weights(jnp.ones(3)), "bool mask"),
         (

@@ -282,14 +282,14 @@ class LatentAdversarial(Matching):
     :func:`latent_attack` finds the smallest ``delta`` such that ``e(f) + delta`` no
     longer stands for f, and the target is the original model's
     ``eps_theta0(x_t, t, e(f) + delta)`` on that image. An image for which none was
-    found, or in which the judge sees no f to begin with, is left out; where that is
-    every image, only the retained classes are trained.
+    found, or that the judge does not classify as f, is left out; where that is every
+    image, only the retained classes are trained.
 
     Attributes:
       classify: judge by this classifier, ``images -> logits`` (:func:`external_judge`);
         None for the denoising losses (:func:`denoising_judge`).
       overshoot: the target lies at ``e(f) + overshoot * delta``. 1 is the border
-        itself, where half of what makes f is still there; more goes beyond.
+        itself, half-way off f; more is beyond.
       goal: ``class`` predicts instead the original's output for the class that the
         judge names at ``delta``: AMUN's adversarial label. ``overshoot`` and
         ``direction`` have no effect then.

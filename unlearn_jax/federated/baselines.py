@@ -59,13 +59,14 @@ def negate_first_layer(apply_fn: ApplyFn, variables: Any, images: Array) -> Any:
       InputError: the model has no affine layer that can be found.
     """
     check_apply_fn(apply_fn)
-    found = layers(apply_fn, variables, images)
-    if not found:
+    affine = layers(apply_fn, variables, images)
+    if not affine:
         raise InputError(
             "NoT negates the first layer, and this model has none that can be found:"
             " see unlearn_jax.layers"
         )
-    return with_kernels(variables, {found[0].path: -found[0].kernel}, found)
+    first = affine[0]
+    return with_kernels(variables, {first.path: -first.kernel}, affine)
 
 
 @value
@@ -103,7 +104,7 @@ class ProjectedAscent:
 
 
 class _Ball(NamedTuple):
-    """A ball of parameters, and the model that ascent must not leave behind."""
+    """A ball of parameters, and the client's model, from which distance is measured."""
 
     center: Params
     radius: Array | float

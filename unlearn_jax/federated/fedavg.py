@@ -121,7 +121,7 @@ class Federation:
 
     @property
     def num_clients(self) -> int:
-        """K."""
+        """K, the number of clients."""
         return len(self.clients.sizes)
 
 

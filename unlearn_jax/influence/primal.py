@@ -42,7 +42,7 @@ from unlearn_jax.influence.risk import (
     slopes,
 )
 from unlearn_jax.losses import cross_entropy
-from unlearn_jax.types import Array, Params, PyTree
+from unlearn_jax.types import Array, InputError, Params, PyTree
 
 
 class PrimalChange(NamedTuple):
@@ -188,7 +188,8 @@ def fit_primal(
       InputError: unusable hyperparameters.
     """
     check_ridge(ridge)
-    check_solver(solver)
+    if not isinstance(solver, CG):
+        raise InputError(f"fit_primal takes influence.CG(), got {solver!r}")
     apply, params = by_params(apply_fn, variables)
     chex.assert_equal_shape_prefix([images, targets], 1)
     count = len(images)

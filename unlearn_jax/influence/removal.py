@@ -23,8 +23,7 @@ STATIONARITY = 0.1
 """Largest trusted stationarity: a tenth of the right-hand side is unfinished training.
 """
 LINEARIZABILITY = 0.5
-"""Largest trusted linearizability: half of the gradient to be removed is still there.
-"""
+"""Largest trusted linearizability: half of the gradient to be removed remains."""
 RESIDUAL = 0.01
 """Largest trusted residual: the linear system is solved to one per cent."""
 

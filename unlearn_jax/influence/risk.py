@@ -106,7 +106,7 @@ def count_forget(forget: Any, num_forget: int | None, num_samples: int) -> int:
     if num_forget is None:
         if isinstance(forget, Tracer):
             raise InputError(
-                "the forget mask is traced, so its size must be told: pass num_forget"
+                "the forget mask is traced, so its size must be given: pass num_forget"
             )
         num_forget = int(np.asarray(forget).sum())
     if not 0 < num_forget < num_samples:

@@ -1,8 +1,8 @@
 """Exact test-beds: unlearning problems small enough that every answer is known.
 
-* :mod:`~unlearn_jax.testbeds.ascent`: where descent-ascent ends on logistic examples,
-  in closed form, and :mod:`~unlearn_jax.testbeds.ascent_paths` how it gets there.
-* :mod:`~unlearn_jax.testbeds.trap`: a local minimum that descent-ascent falls into and
+* :mod:`~unlearn_jax.testbeds.ascent`: limits of descent-ascent on logistic examples, in
+  closed form, and :mod:`~unlearn_jax.testbeds.ascent_paths`: its paths.
+* :mod:`~unlearn_jax.testbeds.trap`: a local minimum that descent-ascent enters and
   fine-tuning cannot leave.
 * :mod:`~unlearn_jax.testbeds.rbm`, :mod:`~unlearn_jax.testbeds.rbm_training` and
   :mod:`~unlearn_jax.testbeds.ais`: diluted restricted Boltzmann machines whose
