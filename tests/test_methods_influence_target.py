@@ -23,17 +23,17 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from unlearn_jax import methods, models
+from unlearn_jax.methods import InfluenceTarget
 from unlearn_jax.methods.influence_target import (
     fit_head,
     head_gradient,
-    influence_target,
     influence_targets,
     predicted_logit_change,
     standardize,
 )
 from unlearn_jax.types import Dataset, InputError, Problem, Variables
 
-KNOBS = {"num_epochs": 2, "batch_size": 16, "learning_rate": 0.05}
+OPTIONS = {"num_epochs": 2, "batch_size": 16, "learning_rate": 0.05}
 RNG = np.random.default_rng(6)
 COUNT, CLASSES = 50, 4
 LABELS = np.arange(COUNT) % CLASSES
@@ -88,7 +88,7 @@ def newton_step(weights, phi, labels, ridge):
 
 
 PHI = standard(KNOWN, KNOWN)
-FIT = jax.jit(fit_head, static_argnames=("num_steps", "cg_steps"))
+FIT = jax.jit(fit_head, static_argnames=("num_steps", "num_cg_steps"))
 
 
 def shares(mask):
@@ -102,7 +102,13 @@ def test_the_fit_is_scikit_learns(ridge):
     phi, share = jnp.asarray(PHI, jnp.float32), shares(np.ones(COUNT))
     start = jnp.zeros((7, CLASSES))
     got = FIT(
-        start, phi, jnp.asarray(LABELS), share, ridge=ridge, num_steps=20, cg_steps=100
+        start,
+        phi,
+        jnp.asarray(LABELS),
+        share,
+        ridge=ridge,
+        num_steps=20,
+        num_cg_steps=100,
     )
     np.testing.assert_allclose(got, refit(PHI, LABELS, ridge), rtol=2e-3, atol=2e-3)
     slope = head_gradient(got, phi, jnp.asarray(LABELS), share, ridge=ridge)
@@ -135,7 +141,7 @@ def test_no_step_raises_the_objective_and_any_start_leads_to_the_optimum(
             *data,
             ridge=ridge,
             num_steps=1,
-            cg_steps=100,
+            num_cg_steps=100,
         )
         values.append(objective(np.asarray(weights, "f8"), PHI, LABELS, ridge)[0])
     assert np.all(np.diff(values) <= 3e-6 * np.asarray(values[:-1]))
@@ -146,11 +152,11 @@ def test_no_step_raises_the_objective_and_any_start_leads_to_the_optimum(
 
 
 CHANGE = jax.jit(
-    predicted_logit_change, static_argnames=("num_classes", "removal_steps")
+    predicted_logit_change, static_argnames=("num_classes", "num_removal_steps")
 )
 
 
-def change(stay, removal_steps, ridge=1e-2):
+def change(stay, num_removal_steps, ridge=1e-2):
     arrays = (
         jnp.asarray(KNOWN, jnp.float32),
         jnp.asarray(LABELS),
@@ -158,7 +164,7 @@ def change(stay, removal_steps, ridge=1e-2):
         jnp.asarray(QUERIES, jnp.float32),
     )
     return CHANGE(
-        *arrays, num_classes=CLASSES, ridge=ridge, removal_steps=removal_steps
+        *arrays, num_classes=CLASSES, ridge=ridge, num_removal_steps=num_removal_steps
     )
 
 
@@ -239,10 +245,10 @@ def test_targets_are_nearer_to_retraining_than_renormalizing_is():
     truth[:, retrained.classes_] = retrained.predict_proba(images[forget])
     plain = original.predict_proba(images[forget]) * ~np.isin(np.arange(10), (3, 5))
     plain = plain / plain.sum(-1, keepdims=True)
-    targets = jax.jit(influence_targets, static_argnames="removal_steps")
+    targets = jax.jit(influence_targets, static_argnames="num_removal_steps")
     floor, one, many = (
         divergence(truth, q)
-        for q in (plain, targets(problem), targets(problem, removal_steps=10))
+        for q in (plain, targets(problem), targets(problem, num_removal_steps=10))
     )
     assert floor > 0.1
     assert one < 0.2 * floor
@@ -323,16 +329,16 @@ BOTH = (
     FORGET | RETAIN
 )  # the prediction reads D_R whether it is trained on or not; only removed samples are never read
 CASES = {
-    "influence_target": (influence_target(**KNOBS), BOTH),
+    "influence_target": (InfluenceTarget(**OPTIONS), BOTH),
     "influence_target F": (
-        influence_target(**KNOBS, retain=False, mask=False, removal_steps=2),
+        InfluenceTarget(**OPTIONS, retain=False, mask=False, num_removal_steps=2),
         BOTH,
     ),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_reads_only_what_it_claims_and_is_pure(name, normed, blobs, key):
+def test_method_is_pure_and_reads_only_its_samples(name, normed, blobs, key):
     check_method(*CASES[name], small_problem(normed, blobs), key)
 
 
@@ -347,8 +353,8 @@ def test_trains_on_the_targets_and_the_retained_labels(retain, blobs, key):
     targets = np.asarray(TARGETS(problem, ridge=0.02), "f8")
     size = 60 if retain else 30
     numbers = {"ridge": 0.02, "retain_weight": 0.7, "learning_rate": 0.3}
-    knobs = {"num_epochs": 3, "batch_size": size, "retain": retain}
-    got = traced(influence_target, numbers, problem, key, 3 * size, **knobs)
+    options = {"num_epochs": 3, "batch_size": size, "retain": retain}
+    got = traced(InfluenceTarget, numbers, problem, key, 3 * size, **options)
 
     def slope(w):
         own = gradient(w, blobs.images[HALF], targets)
@@ -364,19 +370,19 @@ def test_trains_on_the_targets_and_the_retained_labels(retain, blobs, key):
 
 
 @pytest.mark.parametrize(
-    ("knobs", "message"),
+    ("options", "message"),
     [
         ({"ridge": 0.0}, "ridge of 0"),
         ({"ridge": -1.0}, "ridge must be"),
         ({"retain_weight": float("nan")}, "retain_weight must be"),
-        ({"fit_steps": 0}, "must be positive"),
-        ({"removal_steps": 0}, "must be positive"),
-        ({"cg_steps": 0}, "must be positive"),
+        ({"num_fit_steps": 0}, "must be positive"),
+        ({"num_removal_steps": 0}, "must be positive"),
+        ({"num_cg_steps": 0}, "must be positive"),
     ],
 )
-def test_bad_knobs(knobs, message):
+def test_values_out_of_range_are_refused(options, message):
     with pytest.raises(InputError, match=message):
-        influence_target(**knobs)
+        InfluenceTarget(**options)
 
 
 def test_a_model_without_a_head_is_refused(blobs):

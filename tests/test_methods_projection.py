@@ -24,8 +24,9 @@ from method_checks import (
 )
 
 from unlearn_jax import methods, models, train
-from unlearn_jax.methods.boundary_expand import boundary_expand, widen
-from unlearn_jax.methods.svd_projection import balanced_sample, svd_projection
+from unlearn_jax.methods import BoundaryExpand, SVDProjection
+from unlearn_jax.methods.boundary_expand import widen
+from unlearn_jax.methods.svd_projection import balanced_sample
 from unlearn_jax.types import Dataset, InputError, Problem, Variables
 
 RNG = np.random.default_rng(8)
@@ -33,12 +34,12 @@ EVERYONE = ~REMOVED
 CASES = {
     # name: (method, which images it may read)
     "svd": (
-        svd_projection(num_retain=20, num_forget=3, num_patches=60, batch_size=8),
+        SVDProjection(num_retain=20, num_forget=3, num_patches=60, batch_size=8),
         EVERYONE,
     ),
-    "expand": (boundary_expand(learning_rate=0.05, num_epochs=2, batch_size=4), FORGET),
+    "expand": (BoundaryExpand(learning_rate=0.05, num_epochs=2, batch_size=4), FORGET),
     "expand retain frozen": (
-        boundary_expand(
+        BoundaryExpand(
             retain=True,
             freeze_head=True,
             learning_rate=0.05,
@@ -58,8 +59,8 @@ def test_reads_only_what_it_claims_and_the_key_decides(name, normed, blobs, key)
 
 def test_they_map_over_problems(blobs, key):
     for method in (
-        svd_projection(num_retain=12, batch_size=8),
-        boundary_expand(learning_rate=0.1, num_epochs=1),
+        SVDProjection(num_retain=12, batch_size=8),
+        BoundaryExpand(learning_rate=0.1, num_epochs=1),
     ):
         check_mapped(method, blobs, key)
         key = jax.random.clone(key)
@@ -72,8 +73,8 @@ def test_an_nnx_model(blobs, key):
     )
     k_init, k_svd, k_expand = jax.random.split(key, 3)
     problem = class_problem(model, model.init(k_init), blobs)
-    projected, _ = jax.jit(svd_projection())(k_svd, problem)
-    expanded, _ = jax.jit(boundary_expand(learning_rate=0.1))(k_expand, problem)
+    projected, _ = jax.jit(SVDProjection())(k_svd, problem)
+    expanded, _ = jax.jit(BoundaryExpand(learning_rate=0.1))(k_expand, problem)
     for variables in (projected, expanded):
         chex.assert_trees_all_equal_shapes_and_dtypes(variables, problem.variables)
     first, last, wide = (
@@ -94,35 +95,35 @@ def test_an_nnx_model(blobs, key):
 
 
 @pytest.mark.parametrize(
-    ("factory", "knobs", "message"),
+    ("factory", "options", "message"),
     [
-        (svd_projection, {"alpha_retain": 0.0}, "alpha_retain must be finite and in"),
+        (SVDProjection, {"alpha_retain": 0.0}, "alpha_retain must be finite and in"),
         (
-            svd_projection,
+            SVDProjection,
             {"alpha_forget": np.inf},
             "alpha_forget must be finite and in",
         ),
         (
-            svd_projection,
+            SVDProjection,
             {"num_patches": 0},
             "num_patches and batch_size of a method must be positive",
         ),
-        (svd_projection, {"patches": "some"}, "unknown patches"),
+        (SVDProjection, {"patches": "some"}, "unknown patches"),
         (
-            boundary_expand,
+            BoundaryExpand,
             {"learning_rate": -1.0},
             "learning_rate must be finite and in",
         ),
     ],
 )
-def test_bad_knobs(factory, knobs, message):
+def test_values_out_of_range_are_refused(factory, options, message):
     with pytest.raises(InputError, match=message):
-        factory(**knobs)
+        factory(**options)
 
 
 @pytest.mark.parametrize(
     ("factory", "message"),
-    [(svd_projection, "no dense"), (boundary_expand, "ends in a linear")],
+    [(SVDProjection, "no dense"), (BoundaryExpand, "ends in a linear")],
 )
 def test_models_without_layers(factory, message, blobs, key):
     model = models.from_functions(
@@ -197,7 +198,7 @@ def slow_patches(images, side, *, stride=1, dilation=1, pad=0):
 def test_a_perceptron_is_projected_layer_by_layer(tiny, trained, blobs, key):
     problem = class_problem(tiny, trained, blobs, [0, 2], removed=np.arange(60) == 1)
     variables, info = jax.jit(
-        svd_projection(alpha_retain=30.0, alpha_forget=4.0, batch_size=32)
+        SVDProjection(alpha_retain=30.0, alpha_forget=4.0, batch_size=32)
     )(key, problem)
     assert info.num_gradients == 59
     assert info.losses.shape == (0,)
@@ -242,7 +243,7 @@ def test_a_convolution_meets_its_patches(key):
     problem = class_problem(
         model, Variables(params, {}), Dataset(images, labels.astype("i4")), [2]
     )
-    got = jax.jit(svd_projection(alpha_retain=10.0, alpha_forget=2.0, batch_size=5))(
+    got = jax.jit(SVDProjection(alpha_retain=10.0, alpha_forget=2.0, batch_size=5))(
         key, problem
     )[0].params
 
@@ -277,7 +278,7 @@ def test_every_form_of_the_convolution_gives_the_same(blobs, key):
             "cnn", (4, 4, 1), 3, widths=(4,), batch_norm=True, conv=form
         )
         variables = jax.jit(model.init)(jax.random.key(1))
-        moved, _ = jax.jit(svd_projection(batch_size=64))(
+        moved, _ = jax.jit(SVDProjection(batch_size=64))(
             key, class_problem(model, variables, blobs)
         )
         chex.assert_trees_all_equal(moved.state, variables.state)
@@ -308,7 +309,7 @@ def _first_column(images, alphas):
     problem = Problem(
         model, Variables(jnp.ones((4, 3)), {}), Dataset(images, labels), forget, 4
     )
-    method = svd_projection(alpha_retain=alphas[0], alpha_forget=alphas[1])
+    method = SVDProjection(alpha_retain=alphas[0], alpha_forget=alphas[1])
     return method(jax.random.key(0), problem)[0].params[:, 0]
 
 
@@ -380,7 +381,7 @@ def test_a_weight_used_twice_is_projected_once(key):
     problem = class_problem(
         model, Variables(jnp.asarray(weights, jnp.float32), {}), data
     )
-    got = jax.jit(svd_projection())(key, problem)[0].params
+    got = jax.jit(SVDProjection())(key, problem)[0].params
     first = images.reshape(9, 2)
     rows = [
         np.concatenate([x, x @ weights - x])
@@ -402,7 +403,7 @@ def test_tied_weights_are_refused(width, blobs, key):
         ),
     )
     with pytest.raises(InputError, match="used in two forms"):
-        svd_projection()(key, class_problem(model, Variables(params, {}), blobs))
+        SVDProjection()(key, class_problem(model, Variables(params, {}), blobs))
 
 
 def test_patches_are_few_and_different():
@@ -421,7 +422,7 @@ def test_patches_are_few_and_different():
         {"kernel": jnp.ones((1, 1, 16, 2))},
     )
     problem = class_problem(model, Variables(params, {}), data)
-    run = jax.jit(svd_projection(alpha_forget=1.0, num_patches=5))
+    run = jax.jit(SVDProjection(alpha_forget=1.0, num_patches=5))
     keys = jax.random.split(jax.random.key(1))
     drawn = [
         np.asarray(run(key, problem)[0].params["kernel"])[0, 0, :, 0] for key in keys
@@ -445,7 +446,7 @@ def test_a_window_is_one_of_all_windows(key):
         model, Variables({"kernel": jnp.asarray(kernel, jnp.float32)}, {}), data
     )
     got = (
-        jax.jit(svd_projection(patches="window"))(key, problem)[0]
+        jax.jit(SVDProjection(patches="window"))(key, problem)[0]
         .params["kernel"]
         .reshape(4, 2)
     )
@@ -513,7 +514,7 @@ def test_a_sample_is_drawn_by_the_key():
 
 
 @pytest.mark.parametrize(
-    "method", [svd_projection(), boundary_expand(learning_rate=0.02, batch_size=20)]
+    "method", [SVDProjection(), BoundaryExpand(learning_rate=0.02, batch_size=20)]
 )
 def test_the_forgotten_class_falls_and_the_others_stay(
     method, tiny, trained, blobs, key
@@ -548,7 +549,7 @@ def slow_expand(start, row, images, labels, steps, rate, momentum=0.9):
 def test_expanding_a_linear_model_by_hand(retain, blobs, key):
     problem = linear_problem(blobs)
     row = widen(jax.random.split(jax.random.clone(key))[0], problem)[0].params.weight
-    method = boundary_expand(
+    method = BoundaryExpand(
         retain=retain, learning_rate=0.3, num_epochs=2, batch_size=30
     )
     variables, info = jax.jit(method)(key, problem)
@@ -578,7 +579,7 @@ def test_the_new_row_is_drawn_like_the_head(blobs, key):
 
 def test_expanding_is_finetuning_a_wider_network(normed, blobs, key):
     """Convolution and BatchNorm in training mode: the same as a network of four classes that learns the last."""
-    knobs = {
+    options = {
         "learning_rate": 0.05,
         "num_epochs": 2,
         "batch_size": 6,
@@ -598,8 +599,8 @@ def test_expanding_is_finetuning_a_wider_network(normed, blobs, key):
     wide = methods.make_problem(
         model, Variables({**params, "Dense_0": wider}, state), data, ~FORGET
     )
-    expected, _ = jax.jit(methods.finetune(**knobs))(jax.random.clone(key), wide)
-    got, _ = jax.jit(boundary_expand(**knobs))(key, problem)
+    expected, _ = jax.jit(methods.FineTune(**options))(jax.random.clone(key), wide)
+    got, _ = jax.jit(BoundaryExpand(**options))(key, problem)
     chex.assert_trees_all_close(got.state, expected.state, rtol=1e-4, atol=1e-5)
     cut = {name: leaf[..., :3] for name, leaf in expected.params["Dense_0"].items()}
     chex.assert_trees_all_close(
@@ -609,9 +610,9 @@ def test_expanding_is_finetuning_a_wider_network(normed, blobs, key):
 
 def test_a_frozen_head_stays_and_the_body_takes_the_same_first_step(normed, blobs, key):
     problem = small_problem(normed, blobs)
-    knobs = {"learning_rate": 0.05, "num_epochs": 1, "batch_size": 6}
+    options = {"learning_rate": 0.05, "num_epochs": 1, "batch_size": 6}
     free, frozen = (
-        jax.jit(boundary_expand(**knobs, freeze_head=freeze))(
+        jax.jit(BoundaryExpand(**options, freeze_head=freeze))(
             jax.random.clone(key), problem
         )[0]
         for freeze in (False, True)

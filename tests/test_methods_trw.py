@@ -23,24 +23,23 @@ from method_checks import (
 )
 
 from unlearn_jax import methods, models
-from unlearn_jax.methods.delete import delete
+from unlearn_jax.methods import DELETE, TRW
 from unlearn_jax.methods.similarity import (
     excluded_classes,
     perturb_similarity,
     similarity_scores,
 )
-from unlearn_jax.methods.trw import trw
 from unlearn_jax.types import Dataset, InputError, Variables
 
-KNOBS = {"num_epochs": 2, "batch_size": 16, "learning_rate": 0.05}
+OPTIONS = {"num_epochs": 2, "batch_size": 16, "learning_rate": 0.05}
 CASES = {
     # name: (method, what it may read)
-    "trw F": (trw(**KNOBS, retain=False, temperature=0.5), FORGET),
+    "trw F": (TRW(**OPTIONS, retain=False, temperature=0.5), FORGET),
     "trw": (
-        trw(**KNOBS, similarity="features", perturb="noise", noise=0.5),
+        TRW(**OPTIONS, similarity="features", perturb="noise", noise=0.5),
         FORGET | RETAIN,
     ),
-    "delete": (delete(batch_size=4, learning_rate=0.05, num_epochs=2), FORGET),
+    "delete": (DELETE(batch_size=4, learning_rate=0.05, num_epochs=2), FORGET),
 }
 
 # Six classes: 0 and 3 are forgotten, 5 was forgotten earlier, and class 1 loses two
@@ -115,12 +114,12 @@ def scores_by_hand(kind, features, kernel, *, center, num_neighbors=3):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_reads_only_what_it_claims_and_is_pure(name, normed, blobs, key):
+def test_method_is_pure_and_reads_only_its_samples(name, normed, blobs, key):
     check_method(*CASES[name], small_problem(normed, blobs), key)
 
 
 def test_maps_over_forget_sets(blobs, key):
-    check_mapped(trw(**KNOBS, similarity="neighbors", perturb="permute"), blobs, key)
+    check_mapped(TRW(**OPTIONS, similarity="neighbors", perturb="permute"), blobs, key)
 
 
 def sharpened(scores, temperature):
@@ -139,7 +138,7 @@ def test_trw_descends_its_objective(blobs, key):
     }
     size = int(MASK.sum() + KEPT.sum())
     got = traced(
-        trw,
+        TRW,
         numbers,
         problem,
         key,
@@ -172,7 +171,7 @@ def test_delete_descends_its_objective(blobs, key):
     problem, x = six_classes(blobs), blobs.images.reshape(60, -1).astype("f8")
     size = int(MASK.sum())
     got = traced(
-        delete,
+        DELETE,
         {"learning_rate": 0.5},
         problem,
         key,
@@ -194,14 +193,14 @@ def test_targets_of_clean_images_or_of_what_is_seen(targets, blobs, key):
         return images[:, ::-1]
 
     problem, size = six_classes(blobs), int(MASK.sum())
-    knobs = {
+    options = {
         "num_epochs": 2,
         "batch_size": size,
         "learning_rate": 0.5,
         "weight_decay": 0.0,
     }
-    run = trw(
-        **knobs, beta=2.0, center=False, retain=False, targets=targets, augment=flip
+    run = TRW(
+        **options, beta=2.0, center=False, retain=False, targets=targets, augment=flip
     )
     got, _ = jax.jit(run)(key, problem)
     images = blobs.images[MASK]
@@ -225,18 +224,18 @@ def test_limits_of_beta(blobs, key):
     problem = methods.make_problem(
         SIX, Variables(jnp.asarray(WEIGHTS), {}), train, LABELS == 2
     )
-    knobs = {
+    options = {
         "num_epochs": 2,
         "batch_size": 10,
         "learning_rate": 0.5,
         "weight_decay": 0.0,
         "retain": False,
     }
-    run = jax.jit(lambda beta, key: trw(**knobs, beta=beta)(key, problem)[0].params)
+    run = jax.jit(lambda beta, key: TRW(**options, beta=beta)(key, problem)[0].params)
     k_a, k_b, k_c = jax.random.split(key, 3)
     np.testing.assert_allclose(
         run(0.0, k_a),
-        jax.jit(delete(**knobs))(k_b, problem)[0].params,
+        jax.jit(DELETE(**options))(k_b, problem)[0].params,
         rtol=1e-4,
         atol=1e-6,
     )
@@ -410,8 +409,8 @@ def test_flip_swap_and_none(key):
 def test_a_class_is_perturbed_once_for_all_its_samples(blobs, key):
     problem = six_classes(blobs)
     for kind, expected in (("weights", 3), ("features", 22)):
-        knobs = {"kind": kind, "perturb": "noise", "noise": 1.0}
-        run = jax.jit(functools.partial(similarity_scores, **knobs))
+        options = {"kind": kind, "perturb": "noise", "noise": 1.0}
+        run = jax.jit(functools.partial(similarity_scores, **options))
         scores = np.asarray(run(jax.random.clone(key), problem, jnp.asarray(EXCLUDED)))
         assert len(np.unique(scores[:, 4])) == expected
 
@@ -420,10 +419,10 @@ def test_a_forgotten_class_goes_and_the_rest_stays(blobs, key):
     k_fit, k_run = jax.random.split(key)
     problem = linear_problem(blobs)
     fitted, _ = jax.jit(
-        methods.finetune(num_epochs=150, batch_size=30, learning_rate=0.5)
+        methods.FineTune(num_epochs=150, batch_size=30, learning_rate=0.5)
     )(k_fit, problem)
     problem = methods.make_problem(problem.model, fitted, blobs, blobs.labels == 0)
-    variables, info = jax.jit(trw(num_epochs=150, batch_size=60, learning_rate=0.5))(
+    variables, info = jax.jit(TRW(num_epochs=150, batch_size=60, learning_rate=0.5))(
         k_run, problem
     )
     before, after = (
@@ -436,35 +435,35 @@ def test_a_forgotten_class_goes_and_the_rest_stays(blobs, key):
     assert info.losses[-1] < info.losses[0]
 
 
-def test_bad_knobs(blobs, key):
-    for factory, knobs, message in [
-        (trw, {"beta": -1.0}, "beta must be"),
-        (trw, {"beta": float("inf")}, "beta must be"),
-        (trw, {"retain_weight": -1.0}, "retain_weight must be"),
-        (trw, {"noise": -0.1}, "noise must be"),
-        (trw, {"temperature": -0.1}, "temperature must be"),
-        (trw, {"temperature": 0.0}, "temperature must be positive"),
-        (trw, {"similarity": "logits"}, "unknown similarity"),
+def test_values_out_of_range_are_refused(blobs, key):
+    for factory, options, message in [
+        (TRW, {"beta": -1.0}, "beta must be"),
+        (TRW, {"beta": float("inf")}, "beta must be"),
+        (TRW, {"retain_weight": -1.0}, "retain_weight must be"),
+        (TRW, {"noise": -0.1}, "noise must be"),
+        (TRW, {"temperature": -0.1}, "temperature must be"),
+        (TRW, {"temperature": 0.0}, "temperature must be positive"),
+        (TRW, {"similarity": "logits"}, "unknown similarity"),
         (
-            trw,
+            TRW,
             {"similarity": "features", "num_components": 2},
             "num_components projects the weights",
         ),
-        (trw, {"num_components": 0}, "must be positive"),
-        (trw, {"num_neighbors": 0}, "must be positive"),
-        (trw, {"perturb": "shuffle"}, "unknown perturb"),
-        (trw, {"targets": "clean"}, "unknown targets"),
-        (delete, {"targets": "clean"}, "unknown targets"),
-        (delete, {"learning_rate": 0.0}, "must be positive"),
+        (TRW, {"num_components": 0}, "must be positive"),
+        (TRW, {"num_neighbors": 0}, "must be positive"),
+        (TRW, {"perturb": "shuffle"}, "unknown perturb"),
+        (TRW, {"targets": "clean"}, "unknown targets"),
+        (DELETE, {"targets": "clean"}, "unknown targets"),
+        (DELETE, {"learning_rate": 0.0}, "must be positive"),
     ]:
         with pytest.raises(InputError, match=message):
-            factory(**knobs)
+            factory(**options)
     problem, (k_a, k_b) = six_classes(blobs), jax.random.split(key)
     with pytest.raises(
         InputError, match="num_neighbors must be at most the 28 retained"
     ):
-        trw(similarity="neighbors", num_neighbors=29)(k_a, problem)
+        TRW(similarity="neighbors", num_neighbors=29)(k_a, problem)
     with pytest.raises(InputError, match=r"num_components must be in 1\.\.5"):
-        trw(num_components=6)(k_b, problem)
+        TRW(num_components=6)(k_b, problem)
     with pytest.raises(InputError, match="unknown perturb"):
         perturb_similarity(jax.random.key(1), ROWS, MASKS, kind="shuffle")
