@@ -66,8 +66,8 @@ class Leaf(NamedTuple):
 
     Attributes:
       path: of the leaf.
-      undo: from the present arrangement back to ``leaf[index]``.
-      index: the part of the leaf, with an entry for each of its axes.
+      undo: from the present arrangement back to ``leaf[part]``.
+      part: of the leaf, with an entry for each of its axes.
       axes: for each present axis, the axis of the leaf that it runs along, or None for
         an axis of length 1 that was added. None as a whole after a reshape, which
         leaves no axes to take parts along.
@@ -75,7 +75,7 @@ class Leaf(NamedTuple):
 
     path: str
     undo: Callable[[Array], Array]
-    index: Index
+    part: Index
     axes: tuple[int | None, ...] | None
 
 
@@ -189,7 +189,7 @@ def part_of_leaf(
     """
     if leaf.axes is None:
         return None
-    index = list(leaf.index)
+    index = list(leaf.part)
     axes = list(leaf.axes)
     for place, (size, start, limit) in enumerate(
         zip(shape, starts, limits, strict=True)
@@ -220,7 +220,7 @@ def entry_of_leaf(leaf: Leaf, position: int) -> Leaf | None:
     """
     if leaf.axes is None or leaf.axes[0] is None:
         return None
-    index = list(leaf.index)
+    index = list(leaf.part)
     taken = index[leaf.axes[0]]
     assert isinstance(taken, slice)
     index[leaf.axes[0]] = (taken.start or 0) + position
@@ -231,7 +231,9 @@ def entry_of_leaf(leaf: Leaf, position: int) -> Leaf | None:
 def _undo_of(axes: Sequence[int | None]) -> Callable[[Array], Array]:
     """Return the function that drops added axes and sorts the others."""
     present = [place for place, axis in enumerate(axes) if axis is not None]
-    back = [int(place) for place in np.argsort([axes[place] for place in present])]
+    back = [
+        int(place) for place in np.argsort([axis for axis in axes if axis is not None])
+    ]
 
     def undo(kernel: Array) -> Array:
         bare = kernel.reshape([kernel.shape[place] for place in present])

@@ -282,7 +282,8 @@ def _places(layer: Layer) -> Any:
     """Return where each entry of the kernel lies in the weight as it is stored."""
     shape = layer.kernel.shape
     assert layer.store is not None
-    return layer.store(np.arange(math.prod(shape)).reshape(shape))  # pyright: ignore[reportArgumentType]
+    places: Any = np.arange(math.prod(shape)).reshape(shape)
+    return layer.store(places)
 
 
 def _overlap(one: Index, other: Index) -> bool:
@@ -332,8 +333,8 @@ def head(
     if len(heads) != 1:
         raise InputError(
             "this needs a model that ends in a linear layer, and"
-            f" {len(heads) or 'none'} was found: write the head as inputs [B, D] times weights [D, C] that are"
-            " a parameter as it is, outside loops and branches"
+            f" {len(heads) or 'none'} was found: write the head as inputs [B, D] times"
+            " weights [D, C] that are a parameter as it is, outside loops and branches"
         )
     return outputs, heads[0]
 
@@ -723,7 +724,7 @@ def _layer(
     def store(kernel: Array) -> Array:
         return undo(unarrange(kernel))
 
-    name = index_name(leaf.index)
+    name = index_name(leaf.part)
     path = leaf.path + name
     return Layer(
         path,
@@ -734,7 +735,7 @@ def _layer(
         store,
         None,
         copies,
-        leaf.index if name else (),
+        leaf.part if name else (),
     )
 
 

@@ -104,22 +104,22 @@ def from_nnx(make: Callable[[nnx.Rngs], Any]) -> Model:
 
 
 def from_functions(
-    init: Callable[[Array], Any], apply: Callable[[Any, Array], Array]
+    init: Callable[[Array], Any], apply_fn: Callable[[Any, Array], Array]
 ) -> Model:
     """Adapt a hand-written network without statistics or dropout.
 
     Args:
       init: ``key -> params``, any pytree.
-      apply: ``(params, images [B, H, W, ch]) -> logits [B, C]``.
+      apply_fn: ``(params, images [B, H, W, ch]) -> logits [B, C]``.
 
     Returns:
       The model, with an empty ``state``.
     """
     return Model(
         init=lambda key: Variables(init(key), {}),
-        apply=lambda variables, images: apply(variables.params, images),
+        apply=lambda variables, images: apply_fn(variables.params, images),
         apply_train=lambda variables, images, key: (
-            apply(variables.params, images),
+            apply_fn(variables.params, images),
             {},
         ),
     )

@@ -10,10 +10,10 @@ from unlearn_jax.types import Array
 
 
 class CNN(nn.Module):
-    """3x3 convolution, ReLU and 2x2 max pooling per width, then a linear head on all positions.
+    """Convolutions with pooling, then a linear head on all positions.
 
-    Pooling stops once a side would fall below 2. Without BatchNorm by default: a model
-    of plain affine maps.
+    Each width is a 3x3 convolution, ReLU and 2x2 max pooling. Pooling stops once a side
+    would fall below 2. Without BatchNorm by default: a model of plain affine maps.
 
     Attributes:
       num_classes: logits.

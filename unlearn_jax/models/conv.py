@@ -4,9 +4,9 @@ XLA's CPU backend computes the weight gradient that autodiff writes for a convol
 times slower inside any loop (``scan``, ``fori_loop``, ``map``, ``cond``) than outside
 it, because the pass that finds the fast kernel looks for the layout NHWC x HWIO in the
 entry computation only. :func:`canonical_conv` writes both gradients in that layout to
-begin with, so that whole epochs can live in one compiled scan. Large batches it takes a
-few images at a time, which keeps what is rearranged in the cache; and wide layers it
-trains in Winograd's form.
+begin with, so that whole epochs can live in one compiled scan. It takes large batches a
+few images at a time, which keeps what is rearranged in the cache, and trains wide
+layers in Winograd's form.
 
 Every form has the signature that Flax layers expect of their ``conv_general_dilated=``
 argument.
@@ -26,12 +26,18 @@ from unlearn_jax.types import Array, InputError
 Padding = tuple[tuple[int, int], ...]
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 PART = 2**20
-"""Bytes of activations that are worked on at a time, where that is faster than all at once."""
+"""Bytes of activations of one part, where parts are faster than all at once."""
 BATCH_AXIS = "batch"
-"""Axis of a mesh (:func:`jax.set_mesh`) that batches are divided over: of the mapper ``split``, or of your own."""
-FEW_CHANNELS, MANY_CHANNELS, MANY_POSITIONS = 4, 32, 1024
-"""Inputs up to which training's forward pass is a matrix product over columns, and inputs, outputs and positions from
-which it is Winograd's."""
+"""Axis of a mesh (:func:`jax.set_mesh`) that batches are divided over.
+
+The mapper ``split`` makes one; so may you.
+"""
+FEW_CHANNELS = 4
+"""Inputs up to which training's forward pass is a matrix product over columns."""
+MANY_CHANNELS = 32
+"""Inputs and outputs from which it is Winograd's."""
+MANY_POSITIONS = 1024
+"""Positions of a batch from which it is Winograd's."""
 
 
 def explicit_padding(
@@ -40,7 +46,7 @@ def explicit_padding(
     kernel: Array,
     strides: Sequence[int],
 ) -> Padding:
-    """Numbers for a padding that has a name."""
+    """Return the numbers of a padding that may be given by name."""
     if isinstance(padding, str):
         return tuple(
             lax.padtype_to_pads(image.shape[1:3], kernel.shape[:2], strides, padding)
@@ -61,7 +67,11 @@ def _plain(
 
 
 def adjoint_kernel(kernel: Array) -> Array:
-    """The kernel of the convolution that gives the gradient by the images: turned, inputs and outputs exchanged."""
+    """Return the kernel of the adjoint, which maps outputs back to images.
+
+    A cross-correlation's adjoint is one with the kernel flipped in both directions of
+    space, its inputs and outputs exchanged.
+    """
     return jnp.flip(kernel, (0, 1)).transpose(0, 1, 3, 2)
 
 
@@ -72,7 +82,7 @@ def adjoint_padding(
     strides: Sequence[int],
     padding: Sequence[tuple[int, int]],
 ) -> Padding:
-    """That convolution's padding; the outputs are dilated by the strides."""
+    """Return the adjoint's padding, for outputs that are dilated by the strides."""
     sides = zip(
         image.shape[1:3],
         kernel.shape[:2],
@@ -81,6 +91,9 @@ def adjoint_padding(
         padding,
         strict=True,
     )
+    # Output o reads the inputs o * step - low + tap. Of the dilated outputs, the
+    # adjoint reads taps - 1 - low before the first, so that its first result is input
+    # 0; what is added after the last makes the results as many as the inputs.
     return tuple(
         (taps - 1 - low, side - (out - 1) * step - 1 + low)
         for side, taps, out, step, (low, _) in sides
@@ -97,12 +110,13 @@ def _canonical(
 def _canonical_forward(
     image: Array, kernel: Array, strides: tuple[int, int], padding: Padding
 ) -> tuple[Array, Any]:
-    """What training runs; equal to :func:`_plain` to rounding."""
+    """Run training's forward pass; equal to :func:`_plain` to rounding."""
     if _winograd_pays(image, kernel, strides, padding):
         return _winograd(image, kernel, padding), (image, kernel)
-    if image.shape[-1] <= FEW_CHANNELS and all(
-        side >= 0 for pair in padding for side in pair
-    ):
+    is_padded = all(side >= 0 for pair in padding for side in pair)
+    if image.shape[-1] <= FEW_CHANNELS and is_padded:
+        # with few inputs the direct convolution's innermost loop is too short to fill a
+        # vector; columns have kh * kw times as many entries
         columns = partial(
             im2col_conv, rhs=kernel, window_strides=strides, padding=padding
         )
@@ -130,6 +144,7 @@ def _winograd_pays(
 
 def _winograd(image: Array, kernel: Array, padding: Sequence[tuple[int, int]]) -> Array:
     frequencies = winograd.frequencies_of_kernel(kernel)
+    # a part must stay in the cache as what it becomes, on its wider side
     size = image.size // image.shape[-1] * max(kernel.shape[2:]) * image.dtype.itemsize
     return _by_parts(
         lambda few: winograd.convolve(few, frequencies, padding), image, size
@@ -137,60 +152,77 @@ def _winograd(image: Array, kernel: Array, padding: Sequence[tuple[int, int]]) -
 
 
 def _num_parts(batch: int, size: int) -> int:
-    """Equal parts that a batch with ``size`` bytes is done in, so that each stays in the cache; 1 where none fit."""
-    needed = min(1 + size // PART, batch)
-    return next(
-        (
-            n
-            for n in range(max(needed, 1), min(4 * needed, batch) + 1)
-            if batch % n == 0
-        ),
-        1,
-    )
+    """Return the number of equal parts to do a batch in, each of which fits the cache.
+
+    Args:
+      batch: images.
+      size: bytes of the batch.
+
+    Returns:
+      A divisor of the batch; 1 where none is near what the cache needs.
+    """
+    num_needed = max(min(1 + size // PART, batch), 1)
+    for num_parts in range(num_needed, min(4 * num_needed, batch) + 1):
+        if batch % num_parts == 0:
+            return num_parts
+    return 1
 
 
-def _shares(batch: int) -> int:
-    """Devices that the mesh in force divides a batch over; each takes its own images in parts."""
+def _num_devices(batch: int) -> int:
+    """Return the number of devices that the mesh in force divides a batch over."""
     devices = jax.sharding.get_abstract_mesh().shape.get(BATCH_AXIS, 1)
     return devices if batch % devices == 0 else 1
 
 
-def _in_parts(array: Array, shares: int, parts: int) -> Array:
-    """``[B, ...] -> [parts, B / parts, ...]``: no part moves an image between devices."""
-    rows = len(array) // (shares * parts)
-    array = array.reshape(shares, parts, rows, *array.shape[1:]).swapaxes(0, 1)
-    return array.reshape(parts, shares * rows, *array.shape[3:])
+def _in_parts(array: Array, num_devices: int, num_parts: int) -> Array:
+    """Split ``[B, ...]`` into ``[parts, B / parts, ...]`` without moving images.
+
+    A batch lies on its devices in contiguous blocks. Each part takes its rows from all
+    blocks alike, so that every device works on images of its own in every part. With 2
+    devices (a, b) and 3 parts of a batch of 12::
+
+        batch    a0 a1 a2 a3 a4 a5 | b0 b1 b2 b3 b4 b5
+        part 0   a0 a1 | b0 b1
+        part 1   a2 a3 | b2 b3
+        part 2   a4 a5 | b4 b5
+
+    The inverse exchanges the two counts: ``_in_parts(parts, num_parts, num_devices)``.
+    """
+    rows = len(array) // (num_devices * num_parts)
+    blocks = array.reshape(num_devices, num_parts, rows, *array.shape[1:])
+    parts = blocks.swapaxes(0, 1)
+    return parts.reshape(num_parts, num_devices * rows, *array.shape[1:])
 
 
-def _by_parts(fun: Callable[[Array], Array], image: Array, size: int) -> Array:
-    """``fun`` of a few images at a time."""
-    shares = _shares(len(image))
-    parts = _num_parts(len(image) // shares, size // shares)
-    if parts == 1:
-        return fun(image)
-    done = lax.map(fun, _in_parts(image, shares, parts))
-    return _in_parts(done.reshape(len(image), *done.shape[2:]), parts, shares).reshape(
-        len(image), *done.shape[2:]
-    )
+def _by_parts(function: Callable[[Array], Array], image: Array, size: int) -> Array:
+    """Apply a function to a few images at a time."""
+    num_devices = _num_devices(len(image))
+    num_parts = _num_parts(len(image) // num_devices, size // num_devices)
+    if num_parts == 1:
+        return function(image)
+    done = lax.map(function, _in_parts(image, num_devices, num_parts))
+    shape = (len(image), *done.shape[2:])
+    return _in_parts(done.reshape(shape), num_parts, num_devices).reshape(shape)
 
 
 def _sum_by_parts(
-    fun: Callable[[Array, Array], Array], image: Array, cotangent: Array
+    function: Callable[[Array, Array], Array], image: Array, cotangent: Array
 ) -> Array:
-    """``fun`` of a few images at a time, added up."""
-    shares = _shares(len(image))
-    parts = _num_parts(
-        len(image) // shares,
-        max(image.size, cotangent.size) // shares * image.dtype.itemsize,
-    )
-    if parts == 1:
-        return fun(image, cotangent)
-    both = [_in_parts(array, shares, parts) for array in (image, cotangent)]
-    shape = jax.eval_shape(fun, *(array[0] for array in both))
+    """Apply a function to a few images at a time and add the results up."""
+    num_devices = _num_devices(len(image))
+    size = max(image.size, cotangent.size) // num_devices * image.dtype.itemsize
+    num_parts = _num_parts(len(image) // num_devices, size)
+    if num_parts == 1:
+        return function(image, cotangent)
+    both = [_in_parts(array, num_devices, num_parts) for array in (image, cotangent)]
+    shape = jax.eval_shape(function, *(array[0] for array in both))
+    # a sum of many parts in bfloat16 would lose what is smaller than its last digit
     zero = jnp.zeros(shape.shape, jnp.promote_types(shape.dtype, jnp.float32))
-    return lax.scan(lambda total, few: (total + fun(*few), None), zero, both)[0].astype(
-        shape.dtype
-    )
+
+    def add(total: Array, few: Sequence[Array]) -> tuple[Array, None]:
+        return total + function(*few), None
+
+    return lax.scan(add, zero, both)[0].astype(shape.dtype)
 
 
 def _canonical_backward(
@@ -207,25 +239,28 @@ def _canonical_backward(
             strict=True,
         )
     )
-    dilated = [(out - 1) * stride + 1 for _, _, out, stride, _ in sizes]
-    kernel_pads = [
-        (low, k - 1 - (size + low - d))
-        for (size, k, _, _, (low, _)), d in zip(sizes, dilated, strict=True)
-    ]
-    image_pads, flipped = (
-        adjoint_padding(image, kernel, cotangent, strides, padding),
-        adjoint_kernel(kernel),
-    )
+    # The kernel's gradient is a convolution of the images by the outputs' gradient,
+    # dilated by the strides; the padding after the last makes the results as many as
+    # the kernel has taps, and is negative where a stride left inputs unread.
+    kernel_pads = []
+    for side, taps, out, stride, (low, _) in sizes:
+        dilated = (out - 1) * stride + 1
+        kernel_pads.append((low, taps - 1 - (side + low - dilated)))
+    image_pads = adjoint_padding(image, kernel, cotangent, strides, padding)
+    flipped = adjoint_kernel(kernel)
     if _winograd_pays(cotangent, flipped, strides, image_pads):
         d_image = _winograd(cotangent, flipped, image_pads)
     else:
         d_image = _plain(cotangent, flipped, (1, 1), image_pads, lhs_dilation=strides)
 
     def d_kernel(image: Array, cotangent: Array) -> Array:
-        last = image.transpose(3, 1, 2, 0), cotangent.transpose(1, 2, 0, 3)
-        return _plain(
-            *last, (1, 1), tuple(kernel_pads), rhs_dilation=strides
-        ).transpose(1, 2, 0, 3)
+        # channels take the place of the batch, and the batch that of the channels: the
+        # layout NHWC x HWIO, which XLA:CPU computes fast inside loops
+        images = image.transpose(3, 1, 2, 0)
+        taps = cotangent.transpose(1, 2, 0, 3)
+        pads = tuple(kernel_pads)
+        gradient = _plain(images, taps, (1, 1), pads, rhs_dilation=strides)
+        return gradient.transpose(1, 2, 0, 3)
 
     return d_image, _sum_by_parts(d_kernel, image, cotangent)
 
@@ -271,11 +306,12 @@ def canonical_conv(
     precision: Any = None,
     **unused: Any,
 ) -> Array:
-    """``lax.conv_general_dilated`` with gradients in the layout that XLA:CPU computes fast anywhere.
+    """Convolve, with gradients in the layout that XLA:CPU computes fast inside loops.
 
-    Values and gradients equal autodiff's to rounding. Reverse mode, ``jvp`` of ``grad``
-    and ``grad`` of ``grad`` work; direct forward mode (``jax.jvp``,
-    ``jax.linear_transpose``) does not: use :func:`jax.lax.conv_general_dilated` there.
+    ``lax.conv_general_dilated`` otherwise. Values and gradients equal autodiff's to
+    rounding. Reverse mode, ``jvp`` of ``grad`` and ``grad`` of ``grad`` work; direct
+    forward mode (``jax.jvp``, ``jax.linear_transpose``) does not: use
+    :func:`jax.lax.conv_general_dilated` there.
 
     Args:
       lhs: images ``[B, H, W, in]``.
@@ -319,7 +355,7 @@ def im2col_conv(
     precision: Any = None,
     **unused: Any,
 ) -> Array:
-    """Convolution as one matrix product over concatenated shifted slices.
+    """Convolve by one matrix product over concatenated shifted slices.
 
     Under ``vmap`` over kernels it becomes a batched matrix product instead of a grouped
     convolution, which is the faster of the two for many small models; it needs
@@ -330,10 +366,12 @@ def im2col_conv(
     _require_plain(
         "im2col", (lhs_dilation, rhs_dilation), feature_group_count, dimension_numbers
     )
-    (sh, sw), (kh, kw) = window_strides, rhs.shape[:2]
+    sh, sw = window_strides
+    kh, kw = rhs.shape[:2]
     pads = explicit_padding(padding, lhs, rhs, tuple(window_strides))
     image = jnp.pad(lhs, ((0, 0), *pads, (0, 0)))
-    rows, cols = (image.shape[1] - kh) // sh + 1, (image.shape[2] - kw) // sw + 1
+    rows = (image.shape[1] - kh) // sh + 1
+    cols = (image.shape[2] - kw) // sw + 1
     slices = [
         image[:, i : i + (rows - 1) * sh + 1 : sh, j : j + (cols - 1) * sw + 1 : sw]
         for i in range(kh)
@@ -352,7 +390,7 @@ CONVOLUTIONS: dict[str, Callable[..., Array]] = {
 
 
 def convolution(name: str = "auto") -> Callable[..., Array]:
-    """The convolution form to build a model with.
+    """Return the convolution form to build a model with.
 
     Args:
       name: ``canonical``, ``im2col``, ``lax``, or ``auto``: canonical on CPU, where it
@@ -376,11 +414,11 @@ def convolution(name: str = "auto") -> Callable[..., Array]:
 
 @jax.custom_jvp
 def max_pool_2x2(images: Array) -> Array:
-    """2x2 max pooling with stride 2 as the maximum of strided slices; an odd last row or column is dropped.
+    """Pool 2x2 windows to their maximum, with stride 2.
 
-    Many times faster than ``reduce_window`` on CPU. Its gradient splits ties evenly
-    instead of giving them to one element; after a ReLU that matters nowhere but at
-    zeros.
+    The maximum of strided slices; an odd last row or column is dropped. Many times
+    faster than ``reduce_window`` on CPU. Its gradient splits ties evenly instead of
+    giving them to one element; after a ReLU that matters nowhere but at zeros.
 
     Args:
       images: ``[B, H, W, ch]``.
@@ -401,14 +439,16 @@ def _even(images: Array) -> Array:
 def _max_pool_tangent(
     primals: tuple[Array], tangents: tuple[Array]
 ) -> tuple[Array, Array]:
-    """By windows, not by slices: transposed, it writes the gradient once, where slices would add up four."""
+    """Derive max pooling by windows instead of slices.
+
+    Transposed, that writes the gradient once, where slices would add up four.
+    """
     (images,), (tangent,) = primals, tangents
     largest = max_pool_2x2(images)
     batch, rows, columns, channels = largest.shape
-    windows, changes = (
-        _even(array).reshape(batch, rows, 2, columns, 2, channels)
-        for array in (images, tangent)
-    )
+    shape = (batch, rows, 2, columns, 2, channels)
+    windows = _even(images).reshape(shape)
+    changes = _even(tangent).reshape(shape)
     chosen = windows == largest[:, :, None, :, None]
     count = jnp.sum(chosen, (2, 4)).astype(images.dtype)
     return largest, jnp.sum(jnp.where(chosen, changes, 0), (2, 4)) / count

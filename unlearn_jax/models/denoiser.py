@@ -1,4 +1,7 @@
-"""A class-conditional denoiser for diffusion models, whose condition can be moved in its own latent space."""
+"""A class-conditional denoiser for diffusion models.
+
+Its condition can be moved in a latent space of its own.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,10 +16,11 @@ from unlearn_jax.types import Array, InputError, Variables
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Denoiser:
-    """A noise predictor as three pure functions. Static under ``jit`` (compared by the identity of its functions).
+    """A noise predictor as three pure functions.
 
-    The condition enters as a vector, so that it can be moved between classes and off
-    them. Any JAX network fits.
+    Static under ``jit`` (compared by the identity of its functions). The condition
+    enters as a vector, so that it can be moved between classes and off them. Any JAX
+    network fits.
 
     Attributes:
       image_shape: ``(H, W, ch)``.
@@ -24,9 +28,9 @@ class Denoiser:
       init: ``key -> Variables``.
       embed: ``(variables, labels [B] in 0..C) -> [B, E]``, the latent vectors of
         conditions.
-      predict:
-        ``(variables, noised [B, H, W, ch], signal [B], condition [B, E]) -> [B, H, W, ch]``,
-        the estimate of the noise in
+      predict: ``(variables, noised, signal, condition) -> noise``, from ``noised``
+        ``[B, H, W, ch]``, ``signal`` ``[B]`` and ``condition`` ``[B, E]``: the estimate
+        ``[B, H, W, ch]`` of the noise in
         ``noised = signal * x + sqrt(1 - signal**2) * noise`` with ``0 < signal < 1``.
     """
 
@@ -38,12 +42,13 @@ class Denoiser:
 
 
 class ResidualDenoiser(nn.Module):
-    """A residual perceptron: each block normalizes, is scaled and shifted by the condition (FiLM), and adds itself.
+    """A residual perceptron whose blocks the condition scales and shifts (FiLM).
 
-    The network predicts the velocity ``v = signal * noise - sqrt(1 - signal**2) * x``
-    (Salimans & Ho, arXiv 2202.00512), from which the noise follows as
-    ``signal * v + sqrt(1 - signal**2) * noised``: at high noise the input passes
-    through, and the estimate of x stays well-conditioned. For 28x28 images or smaller.
+    Each block normalizes its input and adds to it. The network predicts the velocity
+    ``v = signal * noise - sqrt(1 - signal**2) * x`` (Salimans & Ho, arXiv 2202.00512),
+    from which the noise follows as ``signal * v + sqrt(1 - signal**2) * noised``: at
+    high noise the input passes through, and the estimate of x stays well-conditioned.
+    For 28x28 images or smaller.
 
     Attributes:
       image_shape: ``(H, W, ch)``.
@@ -69,11 +74,11 @@ class ResidualDenoiser(nn.Module):
         self.body = _Body(self.width, self.depth)
 
     def embed(self, labels: Array) -> Array:
-        """Labels ``[B]`` to ``[B, E]``."""
+        """Embed labels ``[B]`` as ``[B, E]``."""
         return self.classes(labels)
 
     def predict(self, noised: Array, signal: Array, condition: Array) -> Array:
-        """See :attr:`Denoiser.predict`."""
+        """Estimate the noise, as :attr:`Denoiser.predict`."""
         spread = signal.reshape(-1, 1)
         flat = noised.reshape(len(noised), -1)
         velocity = self.body(flat, signal, condition)
@@ -82,12 +87,12 @@ class ResidualDenoiser(nn.Module):
         )
 
     def __call__(self, noised: Array, signal: Array, labels: Array) -> Array:
-        """Both in one, for initialization."""
+        """Embed and predict in one call, for initialization."""
         return self.predict(noised, signal, self.embed(labels))
 
 
 class _Body(nn.Module):
-    """Flat images ``[B, D]``, signal ``[B]`` and condition ``[B, E]`` to velocities ``[B, D]``."""
+    """Flat images ``[B, D]``, signal ``[B]``, condition ``[B, E]`` to velocities."""
 
     width: int
     depth: int
@@ -120,7 +125,7 @@ def build_denoiser(
     depth: int = 3,
     embedding: int = 32,
 ) -> Denoiser:
-    """Builds a :class:`ResidualDenoiser`.
+    """Build a :class:`ResidualDenoiser`.
 
     Args:
       image_shape: ``(H, W, ch)``.
@@ -138,7 +143,8 @@ def build_denoiser(
     >>> denoiser = build_denoiser((8, 8, 1), 10, width=32, depth=1)
     >>> variables = denoiser.init(jax.random.key(0))
     >>> condition = denoiser.embed(variables, jnp.array([3, 10]))
-    >>> denoiser.predict(variables, jnp.zeros((2, 8, 8, 1)), jnp.array([0.1, 0.9]), condition).shape
+    >>> noised, signal = jnp.zeros((2, 8, 8, 1)), jnp.array([0.1, 0.9])
+    >>> denoiser.predict(variables, noised, signal, condition).shape
     (2, 8, 8, 1)
     """
     if (
@@ -152,11 +158,8 @@ def build_denoiser(
             f" embedding with an even width, and at least 2 classes; got {image_shape},"
             f" {width}, {depth}, {embedding}, {num_classes}"
         )
-    shape = (
-        image_shape[0],
-        image_shape[1],
-        image_shape[2],
-    )  # hashable, were it given as a list
+    # hashable, were it given as a list
+    shape = (image_shape[0], image_shape[1], image_shape[2])
     module = ResidualDenoiser(shape, num_classes, width, depth, embedding)
     sample = (
         jnp.zeros((1, *image_shape)),

@@ -1,4 +1,7 @@
-"""DenseNet-BC for CIFAR: every layer sees all earlier ones of its block (Huang et al., arXiv 1608.06993)."""
+"""DenseNet-BC for CIFAR (Huang et al., arXiv 1608.06993).
+
+Every layer takes the outputs of all earlier ones of its block.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -10,12 +13,13 @@ from unlearn_jax.types import Array, InputError
 
 
 class DenseNet(nn.Module):
-    """3x3 stem, dense blocks with transitions between them, global average pooling, linear head.
+    """Stem, dense blocks with transitions between them, pooling, linear head.
 
-    A layer of a block is BN-ReLU-1x1 (``4 * growth`` wide) - BN-ReLU-3x3 (``growth``
-    wide), and its output is appended to its input's channels. A transition is
-    BN-ReLU-1x1, which keeps the share ``compression`` of the channels, and 2x2 average
-    pooling, which is left out once a side is a single pixel. No dropout.
+    The stem is a 3x3 convolution, the pooling a global average. A layer of a block is
+    BN-ReLU-1x1 (``4 * growth`` wide) - BN-ReLU-3x3 (``growth`` wide), and its output is
+    appended to its input's channels. A transition is BN-ReLU-1x1, which keeps the
+    fraction ``compression`` of the channels, and 2x2 average pooling, which is left out
+    once a side is a single pixel. No dropout.
 
     The default is DenseNet-BC-100 with k = 12 (769,162 parameters for 10 classes); a
     depth of L in three blocks is ``(L - 4) / 6`` layers in each.
@@ -24,7 +28,7 @@ class DenseNet(nn.Module):
       num_classes: logits.
       blocks: layers of each dense block.
       growth: channels that each layer adds, the paper's k; the stem has twice as many.
-      compression: share of the channels that a transition keeps, in (0, 1].
+      compression: fraction of the channels that a transition keeps, in (0, 1].
       conv: convolution form, see :func:`unlearn_jax.models.conv.convolution`.
       dtype: compute type (parameters, statistics and logits stay float32).
 
@@ -111,7 +115,10 @@ class DenseNet(nn.Module):
 
 
 def _average_pool_2x2(images: Array) -> Array:
-    """``[B, H, W, ch]`` to ``[B, H // 2, W // 2, ch]``; an odd last row or column is dropped."""
+    """Pool ``[B, H, W, ch]`` to ``[B, H // 2, W // 2, ch]``.
+
+    An odd last row or column is dropped.
+    """
     batch, height, width, channels = images.shape
     images = images[:, : height // 2 * 2, : width // 2 * 2]
     return images.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))

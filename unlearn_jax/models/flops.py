@@ -1,4 +1,4 @@
-"""Operations of a network and the peak of a device: what model FLOP utilization is made of.
+"""Operations of a network and the peak of a device, for model FLOP utilization.
 
 An operation is a multiplication or an addition, counted for matrix products and
 convolutions alone, which are all but a few percent. Utilization is the operations that
@@ -15,7 +15,9 @@ from jax.extend import core
 
 from unlearn_jax.types import ApplyFn, InputError, PyTree
 
-PEAKS = {  # from the makers' data sheets, without sparsity: TFLOP/s of JAX's default precision in float32, in bfloat16
+# from the makers' data sheets, without sparsity: TFLOP/s of JAX's default precision in
+# float32, in bfloat16
+PEAKS = {
     "NVIDIA A100": (156.0, 312.0),  # float32 as TF32
     "NVIDIA H100 80GB HBM3": (494.7, 989.4),
     "NVIDIA H100 PCIe": (378.0, 756.0),
@@ -31,7 +33,7 @@ PEAKS = {  # from the makers' data sheets, without sparsity: TFLOP/s of JAX's de
 
 
 def peak_flops(device_kind: str, dtype: str) -> float | None:
-    """Operations per second that a device can do at most.
+    """Return the operations per second that a device can do at most.
 
     Args:
       device_kind: as ``jax.devices()[0].device_kind`` says.
@@ -46,11 +48,11 @@ def peak_flops(device_kind: str, dtype: str) -> float | None:
     return PEAKS[kind][dtype == "bfloat16"] * 1e12 if kind in PEAKS else None
 
 
-def forward_flops(apply: ApplyFn, variables: PyTree, images: Any) -> int:
-    """Operations of one forward pass, two per multiplication with addition.
+def forward_flops(apply_fn: ApplyFn, variables: PyTree, images: Any) -> int:
+    """Count the operations of one forward pass, two per multiplication with addition.
 
     Args:
-      apply: any ``(variables, images) -> logits``.
+      apply_fn: any ``(variables, images) -> logits``.
       variables: any pytree, of arrays or of their shapes.
       images: ``[B, H, W, ch]``, or its shape (``jax.ShapeDtypeStruct``).
 
@@ -64,17 +66,18 @@ def forward_flops(apply: ApplyFn, variables: PyTree, images: Any) -> int:
     >>> forward_flops(lambda w, x: x @ w, jnp.ones((5, 3)), jnp.ones((2, 5)))
     60
     """
-    return _count(jax.make_jaxpr(apply)(variables, images).jaxpr)
+    return _count(jax.make_jaxpr(apply_fn)(variables, images).jaxpr)
 
 
-def training_flops(apply: ApplyFn, variables: PyTree, images: Any) -> int:
-    """Operations of one training step: three times the forward pass, as is the convention.
+def training_flops(apply_fn: ApplyFn, variables: PyTree, images: Any) -> int:
+    """Count the operations of one training step.
 
-    The gradients by a layer's inputs and by its weights cost as much as the layer each;
-    the first layer's inputs need none, which is not taken off (0.1% of a ResNet-18).
-    Arguments and errors as :func:`forward_flops`.
+    Three times the forward pass, as is the convention. The gradients by a layer's
+    inputs and by its weights cost as much as the layer each; the first layer's inputs
+    need none, which is not taken off (0.1% of a ResNet-18). Arguments and errors as
+    :func:`forward_flops`.
     """
-    return 3 * forward_flops(apply, variables, images)
+    return 3 * forward_flops(apply_fn, variables, images)
 
 
 def _count(jaxpr: core.Jaxpr) -> int:
@@ -93,9 +96,8 @@ def _dot(eqn: Any) -> int:
 
 def _convolution(eqn: Any) -> int:
     kernel, numbers = eqn.invars[1].aval.shape, eqn.params["dimension_numbers"].rhs_spec
-    per_output = (
-        math.prod(kernel) // kernel[numbers[0]]
-    )  # the kernel's inputs are those of one group
+    # the kernel's inputs are those of one group
+    per_output = math.prod(kernel) // kernel[numbers[0]]
     return 2 * math.prod(eqn.outvars[0].aval.shape) * per_output
 
 
@@ -111,7 +113,7 @@ def _while(eqn: Any) -> int:
 
 
 def _inner(eqn: Any) -> int:
-    """Of whatever else holds a program: calls, custom derivatives."""
+    """Count what other operations that hold a program do: calls, derivatives."""
     held = [
         value
         for value in eqn.params.values()

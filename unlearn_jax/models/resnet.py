@@ -1,4 +1,7 @@
-"""CIFAR ResNets, with BatchNorm or without: 3x3 stem of stride 1, no stem pooling (He et al., arXiv 1512.03385)."""
+"""ResNets for CIFAR, with BatchNorm or without (He et al., arXiv 1512.03385).
+
+The stem is a 3x3 convolution of stride 1, without pooling.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -63,7 +66,9 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Stages of basic blocks, global average pooling, linear head; ``(2, 2, 2, 2)`` blocks make ResNet-18.
+    """Stages of basic blocks, global average pooling, linear head.
+
+    ``(2, 2, 2, 2)`` blocks make ResNet-18.
 
     Attributes:
       num_classes: logits.

@@ -1,4 +1,4 @@
-"""VGG with BatchNorm and a small head, as used on CIFAR (Simonyan and Zisserman, arXiv 1409.1556)."""
+"""VGG with BatchNorm and a small head (Simonyan and Zisserman, arXiv 1409.1556)."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,8 +10,9 @@ from unlearn_jax.types import Array, InputError
 
 
 class VGG(nn.Module):
-    """Stages of 3x3 convolution, BatchNorm and ReLU, each ended by 2x2 max pooling, then a head on all positions.
+    """Stages of convolutions with pooling, then a head on all positions.
 
+    A stage is 3x3 convolutions, each with BatchNorm and ReLU, and 2x2 max pooling.
     Pooling stops once a side is a single pixel, so images of less than
     ``2 ** len(stages)`` pixels a side pass through with fewer pools. On 32x32 images
     the default is VGG-19 with one linear layer of 512 inputs (20,040,522 parameters for
@@ -90,7 +91,7 @@ class VGG(nn.Module):
 
 
 def _is_stage(stage: object) -> bool:
-    """Whether it is a sequence of at least one positive width."""
+    """Return whether a stage is a sequence of at least one positive width."""
     return (
         isinstance(stage, Sequence)
         and len(stage) > 0

@@ -1,5 +1,6 @@
-"""Winograd's 3x3 convolution of stride 1, F(2x2, 3x3): 2.25 times fewer products, equal to rounding.
+"""Winograd's 3x3 convolution of stride 1, F(2x2, 3x3).
 
+2.25 times fewer products than the definition, equal to rounding.
 Overlapping 4x4 tiles of the image, the kernel, and 2x2 tiles of the result are moved to
 16 frequencies by additions; there the convolution is one matrix product per frequency
 (Lavin and Gray, arXiv 1509.09308, section 4.1). Fast where what lies between the steps
@@ -24,7 +25,10 @@ Grid = Sequence[Sequence[Any]]
 
 
 def _combine(matrix: np.ndarray, parts: Sequence[Any]) -> list[Any]:
-    """``matrix @ parts``, with arrays for entries, term by term: the matrix has few entries, most of them 0 or 1."""
+    """Return ``matrix @ parts``, with arrays for entries.
+
+    Term by term, because the matrix has few entries, most of them 0 or 1.
+    """
     terms = [
         [
             float(factor) * part
@@ -37,19 +41,19 @@ def _combine(matrix: np.ndarray, parts: Sequence[Any]) -> list[Any]:
 
 
 def _sandwich(matrix: np.ndarray, grid: Grid) -> Grid:
-    """``matrix @ grid @ matrix.T``, with arrays for entries."""
+    """Return ``matrix @ grid @ matrix.T``, with arrays for entries."""
     columns = [_combine(matrix, column) for column in zip(*grid, strict=True)]
     return [_combine(matrix, row) for row in zip(*columns, strict=True)]
 
 
 def _frequencies(matrix: np.ndarray, grid: Grid) -> Array:
-    """``[16, rows, channels]`` of a grid of ``[..., channels]``."""
+    """Return ``[16, rows, channels]`` of a grid of ``[..., channels]``."""
     stacked = jnp.stack([part for row in _sandwich(matrix, grid) for part in row])
     return stacked.reshape(16, -1, stacked.shape[-1])
 
 
 def frequencies_of_kernel(kernel: Array) -> Array:
-    """``[3, 3, in, out] -> [16, in, out]``."""
+    """Move a kernel ``[3, 3, in, out]`` to its frequencies ``[16, in, out]``."""
     grid = [[kernel[i, j] for j in range(3)] for i in range(3)]
     return _frequencies(KERNEL, grid).reshape(16, *kernel.shape[2:])
 
@@ -57,7 +61,7 @@ def frequencies_of_kernel(kernel: Array) -> Array:
 def convolve(
     image: Array, frequencies: Array, padding: Sequence[tuple[int, int]]
 ) -> Array:
-    """The convolution.
+    """Convolve images.
 
     Args:
       image: ``[B, H, W, in]``.
@@ -68,11 +72,11 @@ def convolve(
       ``[B, H + top + bottom - 2, W + left + right - 2, out]``.
     """
     (top, bottom), (left, right) = padding
-    height, width = image.shape[1] + top + bottom - 2, image.shape[2] + left + right - 2
-    rows, columns = (
-        height + height % 2,
-        width + width % 2,
-    )  # whole tiles, cut at the end
+    height = image.shape[1] + top + bottom - 2
+    width = image.shape[2] + left + right - 2
+    # whole tiles, cut at the end
+    rows = height + height % 2
+    columns = width + width % 2
     image = jnp.pad(
         image, ((0, 0), (top, bottom + height % 2), (left, right + width % 2), (0, 0))
     )

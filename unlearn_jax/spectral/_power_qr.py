@@ -1,13 +1,15 @@
-"""The largest singular values of a linear map by block power iteration, from wherever the last call left off.
+"""The largest singular values of a linear map, by two methods for two uses.
 
-Two methods for two uses. :func:`power_qr` keeps its vectors, so that one iteration per
+:func:`power_qr`, block power iteration, keeps its vectors, so that one iteration per
 training step is enough; its values never exceed the truth, so they are no certificate.
-:func:`lanczos` starts anew and converges far faster; it is for reports and tests.
+:func:`lanczos` starts from one random vector and converges far faster; it is for
+reports and tests.
 """
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -34,15 +36,15 @@ class Spectrum(NamedTuple):
 def power_qr(
     matvec: Matvec, vectors: PyTree, *, num_iters: int, shift: float = 0.0
 ) -> Spectrum:
-    """PowerQR: orthogonal iteration on ``A^T A + shift I``, then Rayleigh-Ritz (arXiv 2402.16017, algorithm 1).
+    """Estimate the largest singular values and vectors by PowerQR.
 
-    Each iteration applies the map and its adjoint to all ``K`` vectors and
-    orthonormalizes them; the subspace converges by
-    ``(sigma_{K+1}^2 + shift) / (sigma_j^2 + shift)`` per iteration. The values are the
-    singular values of the map on the subspace: each is at most the true one of the same
-    rank, whatever the start, and exact where the subspace is invariant. They do not
-    depend on the signs that a QR decomposition chooses, and keep their relative
-    precision where they are small.
+    Orthogonal iteration on ``A^T A + shift I``, then Rayleigh-Ritz (arXiv 2402.16017,
+    algorithm 1). Each iteration applies the map and its adjoint to all ``K`` vectors
+    and orthonormalizes them; the subspace converges by ``(sigma_{K+1}^2 + shift) /
+    (sigma_j^2 + shift)`` per iteration. The values are the singular values of the map
+    on the subspace: each is at most the true one of the same rank, whatever the start,
+    and exact where the subspace is invariant. They do not depend on the signs that a QR
+    decomposition chooses, and keep their relative precision where they are small.
 
     Args:
       matvec: linear, reverse mode allowed; one example to one output, both any pytree
@@ -72,15 +74,15 @@ def power_qr(
             f" {shift}"
         )
     apply, start, unravel = _flat(matvec, vectors)
+    chex.assert_rank(start, 2)
     if start.shape[0] > start.shape[1]:
         raise InputError(
             f"a map of {start.shape[1]} inputs has no {start.shape[0]} singular"
             " vectors; ask for fewer"
         )
 
-    _, adjoint = jax.vjp(
-        jax.vmap(apply), start
-    )  # the same at every point; what it prepares is prepared once
+    # the adjoint is the same at every point; what it prepares is prepared once
+    _, adjoint = jax.vjp(jax.vmap(apply), start)
 
     def iterate(_: int, block: Array) -> Array:
         return _orthonormal(adjoint(jax.vmap(apply)(block))[0] + shift * block)
@@ -93,11 +95,12 @@ def power_qr(
 
 
 def lanczos(matvec: Matvec, start: PyTree, *, num_iters: int) -> tuple[Array, Array]:
-    """Golub-Kahan-Lanczos bidiagonalization with full re-orthogonalization (Golub and Kahan, 1965).
+    """Estimate singular values by Golub-Kahan-Lanczos bidiagonalization.
 
-    Where the Krylov space is exhausted before ``num_iters`` (an orthogonal or low-rank
-    map, a small one), it goes on with a new random direction, so that nothing is ever
-    divided by zero and multiple singular values are found too.
+    With full re-orthogonalization (Golub and Kahan, 1965). Where the Krylov space is
+    exhausted before ``num_iters`` (an orthogonal or low-rank map, a small one), it
+    continues with a new random direction, so that nothing is ever divided by zero and
+    multiple singular values are found too.
 
     Args:
       matvec: linear, reverse mode allowed; one example to one output, both any pytree
@@ -109,14 +112,15 @@ def lanczos(matvec: Matvec, start: PyTree, *, num_iters: int) -> tuple[Array, Ar
     Returns:
       ``(sigma, residual)``, both ``[num_iters]`` float32, sigma descending. Up to
       rounding each value is at most the true one of the same rank, and within
-      ``residual`` of some true one. A residual that is small beside the largest value
+      ``residual`` of some true one. A residual that is small next to the largest value
       thus says that it is converged, except for an unlucky start that is orthogonal to
       the top direction.
 
     Raises:
       InputError: no iteration.
 
-    >>> sigma, _ = lanczos(lambda x: jnp.diag(jnp.array([1.0, 3.0, 2.0])) @ x, jnp.ones(3), num_iters=3)
+    >>> matrix = jnp.diag(jnp.array([1.0, 3.0, 2.0]))
+    >>> sigma, _ = lanczos(lambda x: matrix @ x, jnp.ones(3), num_iters=3)
     >>> sigma.round(4).tolist()
     [3.0, 2.0, 1.0]
     """
@@ -126,32 +130,31 @@ def lanczos(matvec: Matvec, start: PyTree, *, num_iters: int) -> tuple[Array, Ar
 def golub_kahan(
     matvec: Matvec, start: PyTree, *, num_iters: int
 ) -> tuple[Array, Array, PyTree]:
-    """:func:`lanczos` with its right vectors, a leading ``[num_iters]`` on every leaf, orthonormal."""
+    """Run :func:`lanczos` and return its right vectors too.
+
+    They are orthonormal, a leading ``[num_iters]`` on every leaf.
+    """
     if num_iters < 1:
         raise InputError(f"num_iters must be at least 1, got {num_iters}")
     apply, first, unravel = _flat(matvec, jax.tree.map(lambda leaf: leaf[None], start))
     num_outputs = jax.eval_shape(apply, first[0]).size
     count = min(num_iters, first.shape[1], num_outputs)
-    spare_left, spare_right = (
-        _spare(num_outputs, first.dtype),
-        _spare(first.shape[1], first.dtype),
-    )
-    _, adjoint = jax.vjp(
-        apply, first[0]
-    )  # the same at every point; what it prepares is prepared once
+    spare_left = _spare(num_outputs, first.dtype)
+    spare_right = _spare(first.shape[1], first.dtype)
+    # the adjoint is the same at every point; what it prepares is prepared once
+    _, adjoint = jax.vjp(apply, first[0])
 
     def step(
         carry: tuple[Array, ...], index: Array
     ) -> tuple[tuple[Array, ...], tuple[Array, Array]]:
         lefts, rights, right, beta = carry
         rights = rights.at[index].set(right)
-        left, alpha = _next(
-            apply(right) - beta * lefts[index - 1], lefts, jnp.roll(spare_left, index)
-        )
+        # the three-term recurrence; _next takes away what rounding leaves of the rest
+        left = apply(right) - beta * lefts[index - 1]
+        left, alpha = _next(left, lefts, jnp.roll(spare_left, index))
         lefts = lefts.at[index].set(left)
-        right, beta = _next(
-            adjoint(left)[0] - alpha * right, rights, jnp.roll(spare_right, index)
-        )
+        right = adjoint(left)[0] - alpha * right
+        right, beta = _next(right, rights, jnp.roll(spare_right, index))
         return (lefts, rights, right, beta), (alpha, beta)
 
     with jax.default_matmul_precision("highest"):
@@ -165,35 +168,34 @@ def golub_kahan(
         )
         lefts, rights, right, last = carry
         beyond = jnp.linalg.norm(_away(apply(right) - last * lefts[-1], lefts))
-        small = jnp.pad(jnp.diag(alpha), ((0, 0), (0, 1))) + jnp.pad(
-            jnp.diag(beta), ((0, 0), (1, 0))
-        )
-        _, sigma, turn = jnp.linalg.svd(small, full_matrices=False)
-        vectors = turn @ jnp.concatenate([rights, right[None]])
-    return sigma, beyond * jnp.abs(turn[:, -1]), jax.vmap(unravel)(vectors)
+        # the bidiagonal matrix of the map in the two bases, with its last column, which
+        # the last right vector adds
+        diagonal = jnp.pad(jnp.diag(alpha), ((0, 0), (0, 1)))
+        bidiagonal = diagonal + jnp.pad(jnp.diag(beta), ((0, 0), (1, 0)))
+        _, sigma, rotation = jnp.linalg.svd(bidiagonal, full_matrices=False)
+        vectors = rotation @ jnp.concatenate([rights, right[None]])
+    return sigma, beyond * jnp.abs(rotation[:, -1]), jax.vmap(unravel)(vectors)
 
 
 def _next(vector: Array, basis: Array, spare: Array) -> tuple[Array, Array]:
-    """The unit vector that orthogonalizing leaves, and its length; made of the spare where only rounding is left.
+    """Return the unit vector that orthogonalizing leaves, and its length.
 
-    What is left is rounding where a second pass still takes half of it away (Kahan's
-    "twice is enough").
+    Made of the spare vector, with length 0, where only rounding is left: where a second
+    pass still takes half of it away (Kahan's "twice is enough").
     """
     info = jnp.finfo(vector.dtype)
     once = _away(vector, basis)
     twice = _away(once, basis)
-    length, before = jnp.linalg.norm(twice), jnp.linalg.norm(once)
-    spent = (length <= before / 2) | (length <= info.tiny**0.5)
-    chosen = _away(
-        jnp.where(spent, spare, twice / jnp.where(spent, 1.0, length)), basis
-    )
-    return chosen / jnp.maximum(jnp.linalg.norm(chosen), info.eps), jnp.where(
-        spent, 0.0, length
-    )
+    length = jnp.linalg.norm(twice)
+    is_spent = (length <= jnp.linalg.norm(once) / 2) | (length <= info.tiny**0.5)
+    unit = twice / jnp.where(is_spent, 1.0, length)
+    chosen = _away(jnp.where(is_spent, spare, unit), basis)
+    chosen = chosen / jnp.maximum(jnp.linalg.norm(chosen), info.eps)
+    return chosen, jnp.where(is_spent, 0.0, length)
 
 
 def _away(vector: Array, basis: Array) -> Array:
-    """What is left of a vector outside of the span of orthonormal (or zero) rows."""
+    """Project a vector off the span of orthonormal (or zero) rows."""
     return vector - (basis @ vector) @ basis
 
 
@@ -204,18 +206,22 @@ def _spare(size: int, dtype: Any) -> Array:
 def _flat(
     matvec: Matvec, vectors: PyTree
 ) -> tuple[Callable[[Array], Array], Array, Callable[[Array], PyTree]]:
-    """The map between flat vectors, the vectors as rows, and the way back."""
+    """Return the map between flat vectors, the vectors as rows, and the way back."""
     unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], vectors))[1]
     rows = jax.vmap(lambda vector: ravel_pytree(vector)[0])(vectors)
-    return lambda x: ravel_pytree(matvec(unravel(x)))[0], rows, unravel
+
+    def apply(vector: Array) -> Array:
+        return ravel_pytree(matvec(unravel(vector)))[0]
+
+    return apply, rows, unravel
 
 
 def _orthonormal(rows: Array) -> Array:
-    """Orthonormal rows, at most as many as columns, each in the span of the given ones so far where those have one.
+    """Orthonormalize rows, at most as many as columns.
 
-    The Q of a QR decomposition whose R has no negative diagonal, by Gram-Schmidt:
-    LAPACK's is up to a hundred times slower where its threads and XLA's wait for the
-    same cores.
+    Each is in the span of the given rows up to it, as far as those have one. The Q of a
+    QR decomposition whose R has no negative diagonal, by Gram-Schmidt: LAPACK's is up
+    to a hundred times slower where its threads and XLA's wait for the same cores.
     """
     spare = _spare(rows.shape[1], rows.dtype)
 
@@ -226,10 +232,15 @@ def _orthonormal(rows: Array) -> Array:
 
 
 def _rayleigh_ritz(images: Array, rows: Array) -> tuple[Array, Array]:
-    """Singular values of a map on the span of orthonormal rows, given their images, and the rows turned to match."""
+    """Return the singular values of a map on a subspace, and the vectors.
+
+    Args:
+      images: of the rows under the map.
+      rows: orthonormal, spanning the subspace.
+    """
     count, num_outputs = images.shape
     if count == 1:
         return jnp.linalg.norm(images, axis=1), rows
     small = images @ _orthonormal(images).T if count <= num_outputs else images
-    turn, sigma, _ = jnp.linalg.svd(small)
-    return jnp.pad(sigma, (0, count - sigma.shape[0])), turn.T @ rows
+    rotation, sigma, _ = jnp.linalg.svd(small)
+    return jnp.pad(sigma, (0, count - sigma.shape[0])), rotation.T @ rows

@@ -9,6 +9,7 @@ an optimizer's chain) and :func:`unlearn_jax.spectral.project` (once).
 
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -126,6 +127,7 @@ def frequency_blocks(
     Raises:
       InputError: a size that the strides do not divide, or smaller than the kernel.
     """
+    chex.assert_rank(kernel, 4)
     height, width = size
     s, t = strides
     kh, kw, into, out = kernel.shape
@@ -161,6 +163,7 @@ def fft_clip(
       As ``kernel``. With ``size`` that of the kernel nothing is cut, and the norm on
       that torus is exact.
     """
+    chex.assert_rank(kernel, 4)
     height, width = size
     s, t = strides
     kh, kw, into, out = kernel.shape
@@ -176,10 +179,10 @@ def fft_clip(
 def gram_bound(kernel: Array, size: tuple[int, int], *, num_iters: int = 6) -> Array:
     """Bound the norm of a convolution on a torus (Delattre et al., arXiv 2305.16173).
 
-    Gram iteration: ``max_w |G_w|_F^(1 / 2^t)`` over the frequencies, where ``t`` times ``G <- G^H G``;
-    quadratic convergence from above. Holds for stride 1 and circular padding (to about
-    2% for zero padding), and for larger strides, loosely; it is **no** bound for
-    reflected or repeated borders, where it can be a tenth too low.
+    Gram iteration: ``max_w |G_w|_F^(1 / 2^t)`` over the frequencies, where ``t`` times
+    ``G <- G^H G``; quadratic convergence from above. Holds for stride 1 and circular
+    padding (to about 2% for zero padding), and for larger strides, loosely; it is
+    **no** bound for reflected or repeated borders, where it can be a tenth too low.
 
     Args:
       kernel: ``[kh, kw, in, out]``.
@@ -204,10 +207,10 @@ def gram_bound(kernel: Array, size: tuple[int, int], *, num_iters: int = 6) -> A
 def delattre_bound(kernel: Array, *, num_iters: int = 4) -> Array:
     """Bound the norm of a zero-padded convolution, images of any size.
 
-    The Gram iteration on kernels (arXiv 2402.00240): ``K <- K^T * K`` without cutting, ``t`` times, then
-    ``(max_i sum_{j, a, b} |K_t[a, b, i, j]|)^(1 / 2^t)``. Holds for circular padding
-    and larger strides too (1.4 times too large for stride 2); **no** bound for
-    reflected or repeated borders.
+    The Gram iteration on kernels (arXiv 2402.00240): ``K <- K^T * K`` without cutting,
+    ``t`` times, then ``(max_i sum_{j, a, b} |K_t[a, b, i, j]|)^(1 / 2^t)``. Holds for
+    circular padding and larger strides too (1.4 times too large for stride 2); **no**
+    bound for reflected or repeated borders.
 
     Args:
       kernel: ``[kh, kw, in, out]``.
@@ -221,9 +224,11 @@ def delattre_bound(kernel: Array, *, num_iters: int = 4) -> Array:
     """
     if num_iters < 1:
         raise InputError(f"num_iters must be at least 1, got {num_iters}")
+    chex.assert_rank(kernel, 4)
     if kernel.shape[2] > kernel.shape[3]:
         # the adjoint, of the same norm, iterates on the smaller side
         kernel = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+    # powers of norms overflow: each step's length is kept as a logarithm
     log_scale = jnp.zeros(())
     for _ in range(num_iters):
         norm = jnp.linalg.norm(kernel.ravel())

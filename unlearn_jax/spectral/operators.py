@@ -162,7 +162,7 @@ def _canonical_map(
 def _canonical_map_forward(
     images: Array, kernel: Array, strides: tuple[int, int], padding: Padding
 ) -> tuple[Array, Any]:
-    outputs = _canonical_map(images, kernel, strides, padding)
+    outputs: Any = _canonical_map(images, kernel, strides, padding)
     return outputs, (images, kernel, adjoint_kernel(kernel))
 
 
