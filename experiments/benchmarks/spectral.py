@@ -77,12 +77,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def vectors(found: dict[str, Spectrum]) -> dict[str, Any]:
-    """What the next call starts from."""
+    """Return what the next call starts from."""
     return {path: spectrum.vectors for path, spectrum in found.items()}
 
 
 def timed(function: Callable[[], Any], repeats: int) -> tuple[Any, float]:
-    """The result, and the median milliseconds of a call after one warm-up."""
+    """Return the result, and a call's median milliseconds after one warm-up."""
     result, times = jax.block_until_ready(function()), []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -92,7 +92,7 @@ def timed(function: Callable[[], Any], repeats: int) -> tuple[Any, float]:
 
 
 def row(name: str, count: int, error: np.ndarray, milliseconds: float) -> None:
-    """Prints relative errors over the layers (median, largest) and the time."""
+    """Print relative errors over the layers (median, largest) and the time."""
     print(
         f"{name:<26}{count:>6}"
         f" iterations{np.median(error):>11.1e}{error.max():>11.1e}{milliseconds:>12.1f} ms"
@@ -100,7 +100,10 @@ def row(name: str, count: int, error: np.ndarray, milliseconds: float) -> None:
 
 
 def compare(name: str, iters: list[int], reference_iters: int, repeats: int) -> bool:
-    """Prints one model's table; True where no value is above the truth and the longest Lanczos is within 1e-4."""
+    """Print one model's table.
+
+    Returns whether no value is above the truth and the longest Lanczos is within 1e-4.
+    """
     model = models.build(name, SHAPE, NUM_CLASSES)
     variables = jax.jit(model.init)(jax.random.key(0))
     sample = jnp.zeros((1, *SHAPE))
@@ -122,9 +125,9 @@ def compare(name: str, iters: list[int], reference_iters: int, repeats: int) -> 
         fine &= bool((error > -1e-5).all())
         row("Lanczos", count, np.abs(error), spent)
     fine &= bool((np.abs(error) < 1e-4).all())
-    for label, knobs in VARIANTS.items():
+    for label, options in VARIANTS.items():
         step = partial(
-            top_spectrum, model.apply, variables, sample, num_iters=1, **knobs
+            top_spectrum, model.apply, variables, sample, num_iters=1, **options
         )
         found = step()
         _, spent = timed(partial(step, warm=vectors(found)), repeats)
@@ -144,7 +147,7 @@ def compare(name: str, iters: list[int], reference_iters: int, repeats: int) -> 
 
 
 def overhead(batch_norm: bool, period: int, repeats: int) -> None:
-    """Prints how much longer ``period`` training steps of the small CNN take when the last of them clips.
+    """Print how much longer ``period`` training steps take when the last one clips.
 
     Images are scikit-learn's digits, enlarged; two periods come before the first one
     that is timed, since the first clip has most to do. Steps with and without FastClip
@@ -204,7 +207,7 @@ def overhead(batch_norm: bool, period: int, repeats: int) -> None:
 
 
 def true_norm(layer: Layer) -> float:
-    """The largest singular value of the layer's matrix, written out."""
+    """Return the largest singular value of the layer's matrix, written out."""
     operator = layer_map(layer, composite=False)
     size = int(np.prod(operator.in_shape))
     unit = jnp.eye(size).reshape(size, *operator.in_shape)
@@ -214,7 +217,7 @@ def true_norm(layer: Layer) -> float:
 
 
 def estimators(num_clips: int = 10) -> None:
-    """Prints time and errors of FastClip's estimators on two layers that noise moves.
+    """Print time and errors of FastClip's estimators on two layers that noise moves.
 
     Before each clip 5% of the kernel's length is added to it at random; the estimators
     take turns. Errors are of the last five clips.
@@ -286,7 +289,7 @@ def estimators(num_clips: int = 10) -> None:
 
 
 def main() -> int:
-    """Runs the comparison; 1 if a value is above the truth or Lanczos is not there."""
+    """Run the comparison; return 1 if a value is above the truth or Lanczos is not there."""
     parser = argparse.ArgumentParser(
         description="PowerQR against Lanczos on the layers of networks."
     )
