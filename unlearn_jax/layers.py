@@ -117,7 +117,7 @@ class Layer:
 
     @property
     def leaf_path(self) -> str:
-        """The path of the leaf that the weight is, or is a part of."""
+        """Path of the leaf that the weight is, or is a part of."""
         return self.path.removesuffix(index_name(self.index))
 
 
@@ -376,7 +376,7 @@ def walk(
 
 
 class _Record(NamedTuple):
-    """What a walk collects.
+    """Collection that a walk extends.
 
     Attributes:
       layers: in order of execution.

@@ -131,7 +131,7 @@ def described() -> tuple[list[Any], list[np.ndarray]]:
 
 
 def distance(moved: list[np.ndarray]) -> float:
-    """How far a layer's weights were moved, mean over layers: tells that the clips were the same."""
+    """Return the mean distance that clips moved weights by, to compare clips by."""
     return float(
         np.mean(
             [
@@ -292,8 +292,8 @@ def rewritten(*, period: int = 0, nhwc: bool = False) -> Work:
             if isinstance(layer, torch.nn.Linear):
                 x = x + y @ layer.weight
             else:
-                knobs = {"stride": layer.stride, "padding": layer.padding}
-                x = x + torch.nn.grad.conv2d_input(x.shape, layer.weight, y, **knobs)
+                options = {"stride": layer.stride, "padding": layer.padding}
+                x = x + torch.nn.grad.conv2d_input(x.shape, layer.weight, y, **options)
             x = x / x.norm()
         return x
 
@@ -304,8 +304,10 @@ def rewritten(*, period: int = 0, nhwc: bool = False) -> Work:
         if isinstance(layer, torch.nn.Linear):
             layer.weight -= 2 * STEP * residual.T @ x
             return
-        knobs = {"stride": layer.stride, "padding": layer.padding}
-        gradient = torch.nn.grad.conv2d_weight(x, layer.weight.shape, residual, **knobs)
+        options = {"stride": layer.stride, "padding": layer.padding}
+        gradient = torch.nn.grad.conv2d_weight(
+            x, layer.weight.shape, residual, **options
+        )
         layer.weight -= 2 * STEP / y.shape[-1] * gradient
 
     with torch.no_grad():

@@ -65,7 +65,7 @@ class ResidualDenoiser(nn.Module):
     embedding: int = 32
 
     def setup(self) -> None:
-        """The table of conditions, shared by :meth:`embed` and initialization."""
+        """Make the table of conditions, for :meth:`embed` and initialization."""
         self.classes = nn.Embed(
             self.num_classes + 1,
             self.embedding,

@@ -66,7 +66,7 @@ class DenseNet(nn.Module):
             or not 0 < self.compression <= 1
         ):
             raise InputError(
-                f"compression of the densenet is {self.compression}: pass a share in"
+                f"compression of the densenet is {self.compression}: pass a fraction in"
                 " (0, 1]"
             )
 

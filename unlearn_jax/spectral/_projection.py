@@ -38,7 +38,7 @@ Norm = float | Array
 
 
 class Rule(Protocol):
-    """How the weights of one layer are changed.
+    """Change of one layer's weights.
 
     :class:`KernelRule` makes one of two functions; a value with these two methods is
     one as well.
