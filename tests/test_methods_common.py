@@ -15,6 +15,7 @@ from unlearn_jax import methods, models
 from unlearn_jax.attacks import PGD, Doubling
 from unlearn_jax.methods import METHODS, SPACES
 from unlearn_jax.optimizers import SGD
+from unlearn_jax.spectral import spectral_norms
 from unlearn_jax.values import fields_of, from_json, is_traceable, replace, to_json
 
 BOTH = FORGET | RETAIN
@@ -186,6 +187,35 @@ def test_every_adapter_runs_every_method(adapter, name, blobs, key):
     chex.assert_trees_all_equal_shapes_and_dtypes(variables, problem.variables)
     chex.assert_tree_all_finite(variables)
     assert info.losses.shape == ((0,) if name in WITHOUT_EPOCHS else (1,))
+
+
+@pytest.mark.parametrize(
+    "name", ["boundary_expand", "convolution_transpose", "masked_small_gradients"]
+)
+def test_constraints_hold_where_training_starts_elsewhere(name, normed, blobs, key):
+    problem = small_problem(normed, blobs)
+    k_masked, k_constrained = jax.random.split(key)
+    options = {"kernels": "all"} if name == "masked_small_gradients" else {}
+    method = quick(name, **options)
+    saliency = methods.Saliency(fraction=0.3)
+    masked, info = jax.jit(methods.masked(method, saliency))(k_masked, problem)
+    mask = methods.saliency_mask(problem, fraction=0.3)
+    chex.assert_trees_all_equal(
+        masked.params,
+        jax.tree.map(jnp.where, mask, masked.params, problem.variables.params),
+    )
+    assert any(
+        np.any(new != old)
+        for new, old in zip(
+            jax.tree.leaves(masked.params),
+            jax.tree.leaves(problem.variables.params),
+            strict=True,
+        )
+    )
+    assert info.num_gradients > problem.num_forget
+    bounded, _ = jax.jit(methods.constrained(method, 0.5))(k_constrained, problem)
+    norms = spectral_norms(normed.apply, bounded, blobs.images)
+    assert max(map(float, norms.values())) <= 1.01 * 0.5
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -55,7 +55,7 @@ class BadTeacher(FineTuning):
     """
 
     temperature: Real = 1.0
-    retain_fraction: float = static(0.3)
+    retain_fraction: float = static(default=0.3)
     reduction: Reduction = "batch"
     num_epochs: int = 1
     batch_size: int = 256

@@ -203,7 +203,7 @@ class FineTuning:
     batch_size: int = 128
     learning_rate: Real = 0.01
     decay_every: int = 0
-    decay_factor: float = static(0.1)
+    decay_factor: float = static(default=0.1)
     weight_decay: Real = 5e-4
     optimizer: Optimizer = SGD()
     augment: str | Augment = "none"
@@ -384,6 +384,7 @@ def finetune_on(
     fetch: FetchFn,
     loss_fn: LossFn | None = None,
     wrap_tx: WrapTx | None = None,
+    restriction: Restriction | None = None,
 ) -> tuple[Variables, UnlearnInfo]:
     """Train the original model further, on the samples of a mask.
 
@@ -398,12 +399,14 @@ def finetune_on(
       fetch: how samples are read.
       loss_fn: the objective; cross-entropy by default.
       wrap_tx: changes the optimizer, before the constraints do.
+      restriction: of the training, for methods that start elsewhere than at the
+        original; if None, what the constraints come to for ``problem``.
 
     Returns:
       The fine-tuned variables, and what it cost.
     """
     num_batches = steps_per_epoch(num_samples, options.batch_size)
-    restriction = options.restriction(problem)
+    restriction = restriction or options.restriction(problem)
     tx = options.tx(num_batches)
     tx = restriction.wrap(wrap_tx(tx) if wrap_tx else tx)
     state, losses = train_epochs(

@@ -4,15 +4,16 @@ Chen et al., *Boundary Unlearning*, CVPR 2023 (arXiv 2303.11570).
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import lax
 
 from unlearn_jax.layers import head, head_kernel
 from unlearn_jax.losses import cross_entropy
-from unlearn_jax.methods.base import FineTuning, Forward, forward_fn
+from unlearn_jax.methods.base import FineTuning, Forward, Restriction, forward_fn
 from unlearn_jax.methods.passes import Pass, PassLoss, finetune_passes
 from unlearn_jax.train import Batch, fetch_from
 from unlearn_jax.types import (
@@ -108,6 +109,7 @@ class BoundaryExpand(FineTuning):
             dataclasses.replace(problem, variables=start),
             self,
             [repair, expand] if self.retain else [expand],
+            restriction=_widened(self.restriction(problem)),
         )
         return variables._replace(params=variables.params.params), info
 
@@ -135,6 +137,38 @@ def widen(key: Array, problem: Problem) -> tuple[Variables, int]:
     weight = jax.random.normal(key, (num_features,)) * deviation
     params = Widened(problem.variables.params, weight, jnp.zeros(()))
     return problem.variables._replace(params=params), num_classes
+
+
+def _widened(restriction: Restriction) -> Restriction:
+    """Return a restriction of the model's own parameters; the new class is free."""
+
+    def wrap(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+        own_tx = optax.with_extra_args_support(restriction.wrap(tx))
+        new_tx = optax.with_extra_args_support(tx)
+
+        def init(params: Any) -> Any:
+            return own_tx.init(params.params), new_tx.init(params[1:])
+
+        def update(
+            updates: Any, state: Any, params: Any = None, **extra_args: Any
+        ) -> tuple[Any, Any]:
+            own, own_state = own_tx.update(
+                updates.params, state[0], params.params, **extra_args
+            )
+            new: Any
+            new, new_state = new_tx.update(
+                updates[1:], state[1], params[1:], **extra_args
+            )
+            weight, bias = new
+            return Widened(own, weight, bias), (own_state, new_state)
+
+        return optax.GradientTransformationExtraArgs(init, update)
+
+    def project(variables: Variables) -> Variables:
+        own = restriction.project(variables._replace(params=variables.params.params))
+        return own._replace(params=variables.params._replace(params=own.params))
+
+    return Restriction(wrap, project, restriction.num_gradients)
 
 
 def _widened_loss(

@@ -56,18 +56,22 @@ class ConvolutionTranspose(FineTuning):
             epoch = jnp.asarray(step) // num_batches
             return (1 + jnp.cos(jnp.pi * epoch / self.num_epochs)) / 2
 
-        variables = problem.variables._replace(
-            params=transpose_kernels(problem.variables.params)
+        restriction = self.restriction(problem)
+        start = restriction.project(
+            problem.variables._replace(
+                params=transpose_kernels(problem.variables.params)
+            )
         )
         return finetune_on(
             key,
-            dataclasses.replace(problem, variables=variables),
+            dataclasses.replace(problem, variables=start),
             self,
             data=problem.train,
             member=problem.retain,
             num_samples=problem.num_retain,
             fetch=fetch_from(self.augmentation),
             wrap_tx=lambda tx: optax.chain(tx, optax.scale_by_schedule(cosine)),
+            restriction=restriction,
         )
 
 

@@ -106,7 +106,8 @@ class MaskedSmallGradients(FineTuning):
         )
         num_batches = steps_per_epoch(problem.num_retain, self.batch_size)
         rate = rise_and_fall(self.num_epochs, num_batches)
-        start = Variables(params, difference.state)
+        restriction = self.restriction(problem)
+        start = restriction.project(Variables(params, difference.state))
         variables, info = finetune_on(
             key_tune,
             dataclasses.replace(problem, variables=start),
@@ -116,6 +117,7 @@ class MaskedSmallGradients(FineTuning):
             num_samples=problem.num_retain,
             fetch=fetch_from(self.augmentation),
             wrap_tx=lambda tx: optax.chain(slow, tx, optax.scale_by_schedule(rate)),
+            restriction=restriction,
         )
         cost = info.num_gradients + difference.num_gradients
         return variables, info._replace(num_gradients=cost)

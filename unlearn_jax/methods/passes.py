@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from unlearn_jax.methods.base import FineTuning
+from unlearn_jax.methods.base import FineTuning, Restriction
 from unlearn_jax.train import (
     FetchFn,
     TrainState,
@@ -77,6 +77,8 @@ def finetune_passes(
     problem: Problem,
     options: FineTuning,
     passes: list[Pass],
+    *,
+    restriction: Restriction | None = None,
 ) -> tuple[Variables, UnlearnInfo]:
     """Train the original model further; an epoch makes all passes in their order.
 
@@ -86,6 +88,8 @@ def finetune_passes(
       options: of the training; one optimizer serves all passes, and an epoch of its
         schedule is one of all passes.
       passes: at least one of them in every epoch.
+      restriction: of the training, for methods that start elsewhere than at the
+        original; if None, what the constraints come to for ``problem``.
 
     Returns:
       The fine-tuned variables, and what it cost. The loss of an epoch is the mean over
@@ -106,7 +110,7 @@ def finetune_passes(
     for epoch in range(options.num_epochs):
         active = [part for part in sized if epoch < part.num_epochs]
         steps.append(sum(part.num_batches for part in active))
-    restriction = options.restriction(problem)
+    restriction = restriction or options.restriction(problem)
     tx = restriction.wrap(_decaying(options, steps))
     state = init_state(key, problem.model, tx, problem.variables)
     losses = []
