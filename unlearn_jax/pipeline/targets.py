@@ -157,7 +157,7 @@ def _distances(plan: Plan, size: int, item: Any, train: Dataset) -> dict[str, Ar
             influence_targets(problem, ridge=ridge)
         )
         found[f"influence, ridge {ridge:g}, refitted"] = away(
-            influence_targets(problem, ridge=ridge, removal_steps=20)
+            influence_targets(problem, ridge=ridge, num_removal_steps=20)
         )
     return found
 
