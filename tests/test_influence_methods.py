@@ -22,8 +22,8 @@ from method_checks import (
 )
 
 from unlearn_jax import influence, methods, train
+from unlearn_jax.methods import NTKInfluence
 from unlearn_jax.methods.influence_target import influence_targets
-from unlearn_jax.methods.ntk_influence import ntk_influence
 from unlearn_jax.types import Dataset, InputError, Variables
 
 RIDGE = 0.05
@@ -56,9 +56,9 @@ def newton_step(w, blobs, forget, retain):
     return np.linalg.solve(hessian, gradient.ravel()).reshape(16, 3)
 
 
-def problem_at(w, blobs, forget=FORGET, **knobs):
+def problem_at(w, blobs, forget=FORGET, **options):
     return methods.make_problem(
-        LINEAR, Variables(jnp.asarray(w, jnp.float32), {}), blobs, forget, **knobs
+        LINEAR, Variables(jnp.asarray(w, jnp.float32), {}), blobs, forget, **options
     )
 
 
@@ -72,7 +72,7 @@ REMOVE = jax.jit(
 REGRESSION = influence.outputs_of(LINEAR, {})
 
 
-def ask(blobs, w, **knobs):
+def ask(blobs, w, **options):
     data = (jnp.asarray(array) for array in (blobs.images, blobs.labels, FORGET))
     found = REMOVE(
         REGRESSION,
@@ -80,7 +80,7 @@ def ask(blobs, w, **knobs):
         *data,
         num_forget=6,
         ridge=RIDGE,
-        **knobs,
+        **options,
     )
     jax.effects_barrier()  # callbacks have run
     return found
@@ -189,7 +189,7 @@ def test_method_takes_numpys_step_and_reads_no_removed_sample(weights, blobs, ke
     images = np.where(REMOVED[:, None, None, None], np.nan, blobs.images).astype("f4")
     problem = problem_at(w, Dataset(images, blobs.labels), removed=REMOVED)
     run = jax.jit(
-        lambda key, ridge, alpha: ntk_influence(
+        lambda key, ridge, alpha: NTKInfluence(
             ridge=ridge, alpha=alpha, weights=weights, warn=False
         )(key, problem)
     )
@@ -207,17 +207,17 @@ def test_both_forms_come_near_retraining(blobs, key):
     key, other = jax.random.split(key)
     problem = problem_at(trained, blobs)
     run = jax.jit(
-        lambda key, alpha: ntk_influence(ridge=RIDGE, alpha=alpha)(key, problem)[0]
+        lambda key, alpha: NTKInfluence(ridge=RIDGE, alpha=alpha)(key, problem)[0]
     )
     primal = run(jax.random.clone(key), 1.0)
-    knobs = {
+    options = {
         "ridge": RIDGE,
         "form": "dual",
         "solver": "dense",
         "weights": "head",
         "batch_size": 32,
     }
-    dual, info = jax.jit(ntk_influence(**knobs))(other, problem)
+    dual, info = jax.jit(NTKInfluence(**options))(other, problem)
     np.testing.assert_allclose(dual.params, primal.params, rtol=1e-2, atol=1e-4)
     off = np.linalg.norm(np.asarray(primal.params) - retrained) / np.linalg.norm(
         trained - retrained
@@ -230,7 +230,7 @@ def test_both_forms_come_near_retraining(blobs, key):
 @pytest.mark.parametrize("weights", ["all", "head"])
 def test_runs_on_a_convolutional_network(weights, normed, blobs, key):
     problem = small_problem(normed, blobs)
-    method = jax.jit(ntk_influence(weights=weights, cg_steps=3, warn=False))
+    method = jax.jit(NTKInfluence(weights=weights, num_cg_steps=3, warn=False))
     got, _ = method(key, problem)
     chex.assert_tree_all_finite(got)
     chex.assert_trees_all_equal(got.state, problem.variables.state)
@@ -243,25 +243,25 @@ def test_runs_on_a_convolutional_network(weights, normed, blobs, key):
 
 
 def test_maps_over_forget_sets(blobs, key):
-    check_mapped(ntk_influence(ridge=RIDGE, warn=False), blobs, key)
+    check_mapped(NTKInfluence(ridge=RIDGE, warn=False), blobs, key)
 
 
 @pytest.mark.parametrize(
-    ("knobs", "message"),
+    ("options", "message"),
     [
         ({"ridge": 0.0}, "must be positive"),
         ({"ridge": -1.0}, "ridge must be"),
         ({"alpha": float("inf")}, "alpha must be"),
         ({"tol": 0.0}, "must be positive"),
-        ({"cg_steps": 0}, "must be positive"),
+        ({"num_cg_steps": 0}, "must be positive"),
         ({"weights": "body"}, "unknown weights"),
         ({"form": "both"}, "unknown form"),
         ({"solver": "lu"}, "unknown solver"),
     ],
 )
-def test_bad_hyperparameters_are_refused(knobs, message):
+def test_bad_hyperparameters_are_refused(options, message):
     with pytest.raises(InputError, match=message):
-        ntk_influence(**knobs)
+        NTKInfluence(**options)
 
 
 # --- targets of the whole network
@@ -274,8 +274,8 @@ def test_network_targets_of_a_regression_are_its_newton_step(blobs):
     problem = problem_at(
         weights, Dataset(images, blobs.labels), forget, removed=REMOVED
     )
-    knobs = {"linearized": "network", "mask": False, "ridge": RIDGE, "batch_size": 60}
-    got = jax.jit(partial(influence_targets, **knobs))(problem)
+    options = {"linearized": "network", "mask": False, "ridge": RIDGE, "batch_size": 60}
+    got = jax.jit(partial(influence_targets, **options))(problem)
     fitted = regression(blobs, ~REMOVED)
     gradient, hessian = derivatives(fitted, blobs, ~HALF & ~REMOVED)
     step = -np.linalg.solve(hessian, gradient.ravel()).reshape(16, 3)
@@ -288,4 +288,4 @@ def test_network_targets_of_a_regression_are_its_newton_step(blobs):
 
 def test_unknown_linearized_is_refused():
     with pytest.raises(InputError, match="unknown linearized"):
-        methods.influence_target(linearized="body")
+        methods.InfluenceTarget(linearized="body")

@@ -158,6 +158,9 @@ def _constrained(method: MethodT, constraint: Constraint) -> MethodT | Restricte
     if isinstance(method, FineTuning):
         constraints = (*method.constraints, constraint)
         return dataclasses.replace(method, constraints=constraints)
+    if isinstance(method, Filtered | Sequential):  # these only pass the method on
+        inner = _constrained(method.method, constraint)
+        return dataclasses.replace(method, method=inner)
     return Restricted(method=method, constraint=constraint)
 
 
@@ -231,6 +234,21 @@ class Sequential:
     requests: Any = leaf()
     attack: PGD | None = None
     adaptive: bool = False
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether all fields are equal, the requests one by one."""
+        if not isinstance(other, Sequential):
+            return NotImplemented
+        return self._identity() == other._identity()
+
+    def __hash__(self) -> int:
+        """Return a hash, so that ``jax.jit`` takes the method itself."""
+        return hash(self._identity())
+
+    def _identity(self) -> tuple[Any, ...]:
+        requests = np.asarray(self.requests)
+        contents = (requests.shape, requests.dtype.str, requests.tobytes())
+        return (self.method, contents, self.attack, self.adaptive)
 
     def __call__(self, key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
         """Answer all requests.
