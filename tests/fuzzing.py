@@ -54,10 +54,10 @@ LEVELS = mostly([0.95, 0.5, 1e-9], [0.0, 1.0, np.nan])
 sizes = st.sampled_from([4, 7, 5, 3, 2, 1, 0])
 
 
-def fuzz(share=1.0):
+def fuzz(fraction=1.0):
     """Hypothesis' settings: the same few cases every time, or a long campaign of new ones."""
     return settings(
-        max_examples=max(1, int(share * EXAMPLES)),
+        max_examples=max(1, int(fraction * EXAMPLES)),
         deadline=None,
         suppress_health_check=list(HealthCheck),
         derandomize=EXAMPLES < 1000,
@@ -84,7 +84,7 @@ def real(shape, hard=True):
         )
 
 
-def shares(shape):
+def fractions(shape):
     """Numbers in [0, 1], ties among them; sometimes anything."""
     few = st.sampled_from([0.0, 1e-30, 0.25, 0.5, 1.0])
     return st.one_of(

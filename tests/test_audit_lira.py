@@ -125,7 +125,10 @@ FIRST_TWO = np.arange(4)[:, None] < 2
 @pytest.mark.parametrize("center", ["median", "mean"])
 @pytest.mark.parametrize("variance", TFP_OUT_ONLY)
 def test_tf_privacy_numbers(variance, center):
-    reference, member = np.concatenate([TFP_IN, -TFP_IN]), np.repeat(FIRST_TWO, 3, axis=1)
+    reference, member = (
+        np.concatenate([TFP_IN, -TFP_IN]),
+        np.repeat(FIRST_TWO, 3, axis=1),
+    )
     knobs = {"variance": variance, "center": center}
     out_only = lira(TFP_TARGET, reference, member, mode="offline", **knobs)
     assert np.allclose(-out_only, TFP_OUT_ONLY[variance], atol=1e-7)
@@ -223,7 +226,10 @@ def test_augmentations_are_averaged(case):
         np.stack([target, target**2], -1),
         np.stack([reference, reference[:, ::-1]], -1),
     )
-    one, other = lira(target, reference, member), lira(target**2, reference[:, ::-1], member)
+    one, other = (
+        lira(target, reference, member),
+        lira(target**2, reference[:, ::-1], member),
+    )
     assert np.allclose(lira(targets, references, member), (one + other) / 2, rtol=1e-12)
     many = lira(np.stack([targets, targets + 1]), references, member)
     assert np.array_equal(
@@ -251,7 +257,9 @@ def test_samples_models_shift_and_unit_do_not_matter(case, knobs):
     assert np.allclose(
         lira(target[n], reference[:, n], member[:, n], **knobs), scores[n], rtol=1e-9
     )
-    assert np.allclose(lira(target, reference[m], member[m], **knobs), scores, rtol=1e-9)
+    assert np.allclose(
+        lira(target, reference[m], member[m], **knobs), scores, rtol=1e-9
+    )
     unit = (
         3 * target + 5,
         3 * reference.astype(np.float64) + 5,
@@ -318,7 +326,9 @@ def test_no_difference_no_evidence():
         np.repeat(np.arange(10)[:, None] < 5, 40, axis=1),
     )
     for variance in VARIANCES:
-        assert (lira(rng.normal(size=40), reference, member, variance=variance) == 0).all()
+        assert (
+            lira(rng.normal(size=40), reference, member, variance=variance) == 0
+        ).all()
 
 
 @pytest.mark.parametrize("knobs", KNOBS, ids=lambda k: "-".join(k.values()))
@@ -408,7 +418,10 @@ def _broken(change):
         (lambda a: {"target": np.full(6, np.nan)}, "target has 6"),
         (lambda a: {"target": np.full(6, -np.inf)}, "target has 6"),
         (lambda a: {"reference": np.ones(6)}, "2 or 3 axes"),
-        (lambda a: {"reference": a["reference"] * [1, 1, np.nan, 1, 1, 1]}, "reference has 4"),
+        (
+            lambda a: {"reference": a["reference"] * [1, 1, np.nan, 1, 1, 1]},
+            "reference has 4",
+        ),
         (lambda a: {"member": a["member"].astype(int)}, "boolean mask"),
         (lambda a: {"member": a["member"][:2]}, "shape"),
         (
@@ -463,7 +476,10 @@ def test_leaving_one_out_needs_one_more():
         lira_leave_one_out(reference, member)
     with pytest.raises(InputError, match="too few for a fixed"):
         lira_leave_one_out(reference, member, variance="fixed")
-    assert lira_leave_one_out(reference, member, variance="fixed_global").shape == (4, 6)
+    assert lira_leave_one_out(reference, member, variance="fixed_global").shape == (
+        4,
+        6,
+    )
     with pytest.raises(InputError, match="reference has 1"):
         lira_leave_one_out(
             np.where(np.arange(6) + np.arange(4)[:, None], reference, np.nan),

@@ -90,7 +90,8 @@ def test_mis_separates_members_from_others():
     assert result.called_member.tolist() == [True] * 30 + [False] * 10
     assert result.num_per_side == 200
     assert (
-        mis(jnp.asarray(sure), jnp.asarray(unsure), jnp.asarray(forget)).fraction == 0.25
+        mis(jnp.asarray(sure), jnp.asarray(unsure), jnp.asarray(forget)).fraction
+        == 0.25
     )
     assert mis(unsure, sure, forget).fraction == 0.75
 

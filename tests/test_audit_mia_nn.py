@@ -233,7 +233,9 @@ def test_columns_say_what_is_read():
     two = {"columns": "retained", "also_forgotten": [4]}
     assert np.array_equal(calls(poisoned, **two), calls(also, **two))
     assert (
-        nearest_neighbor(also[None], LABELS, FORGOTTEN, also_forgotten=[4]).fractions[0, 4]
+        nearest_neighbor(also[None], LABELS, FORGOTTEN, also_forgotten=[4]).fractions[
+            0, 4
+        ]
         == 0
     )
     shifted = logits + 7 * np.random.default_rng(0).normal(

@@ -49,7 +49,9 @@ def test_share_of_others_is_exactly_pairwise(ratio, gamma):
 def test_share_of_a_population_is_exactly_pairwise(ratio, population, gamma):
     with np.errstate(over="ignore", under="ignore"):
         expected = oracles.rmia_pairwise(ratio, population, gamma=gamma)
-        assert np.array_equal(dominated_fraction(ratio, population, gamma=gamma), expected)
+        assert np.array_equal(
+            dominated_fraction(ratio, population, gamma=gamma), expected
+        )
 
 
 @settings(deadline=None, max_examples=100)

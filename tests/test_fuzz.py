@@ -17,11 +17,11 @@ from fuzzing import (
     call,
     campaign,
     check,
+    fractions,
     fuzz,
     mask,
     mostly,
     real,
-    shares,
     sizes,
     with_fields,
 )
@@ -344,8 +344,8 @@ def test_accuracy_and_predictions(given_, masked):
 
 @fuzz()
 @given(
-    shares((2, 3)),
-    shares((2, 3)) | shares(3),
+    fractions((2, 3)),
+    fractions((2, 3)) | fractions(3),
     st.booleans(),
     st.sampled_from([1e-12, 0.5, 0.0, 1.0, np.nan]),
 )
@@ -544,7 +544,7 @@ def test_summarize(given_, level):
 
 @fuzz(0.5)
 @given(
-    *[sizes.flatmap(shares)] * 3,
+    *[sizes.flatmap(fractions)] * 3,
     st.sampled_from([None, None, 1, 3, 0]),
     st.sampled_from([0, 1, 2, 3, -1]),
 )
@@ -555,6 +555,36 @@ def test_confidence_attacks(one, two, three, max_samples, seed):
             check(result.fraction, 0, 1)
             assert result.fraction == pytest.approx(1 - result.called_member.mean())
             assert result.called_member.shape == three.shape
+
+
+@fuzz(fraction=0.3)
+@given(
+    st.sampled_from([0, 1, 3]),
+    st.sampled_from([0, 1, 4]),
+    st.sampled_from(["logit_margin", "taylor_softmax", "other"]),
+    mostly([1, 512], [0]),
+)
+def test_shadow_signals(num_models, num_samples, signal, batch_size):
+    variables = {"scale": np.linspace(0.5, 1, num_models, dtype=np.float32)}
+    images = np.linspace(0, 1, 3 * num_samples, dtype=np.float32).reshape(-1, 3)
+    labels = np.arange(num_samples) % 3
+    signals = call(
+        audit.shadow_signals,
+        scale,
+        variables,
+        images,
+        labels,
+        signal=signal,
+        batch_size=batch_size,
+    )
+    if signals is not None:
+        assert signals.shape == (num_models, num_samples)
+        check(signals)
+
+
+def scale(variables, images):
+    """Logits of a model with one number."""
+    return variables["scale"] * images
 
 
 @fuzz(0.5)

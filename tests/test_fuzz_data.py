@@ -27,7 +27,7 @@ from unlearn_jax.types import Dataset
 NO_FUNCTIONS = {
     audit: (  # results, knobs, and a table of the functions
         "Discriminator Estimate ForgetAucs Interval KlomSummary KodgeResult"
-        " Memorization MiaNN MisResult Neighbor RocCurve ULira Vulnerability SIGNALS"
+        " KodgeMiaResult Memorization MiaNN MisResult Neighbor RocCurve ULira Vulnerability SIGNALS device"
     ),
     data: (
         "Splits Augmentation AUGMENTATIONS"
@@ -318,6 +318,10 @@ def test_resplit(draw):
     labels = draw.draw(arrays(np.int32, samples, elements=st.integers(0, 2)))
     images = np.linspace(0, 1, samples * 4, dtype=np.float32).reshape(samples, 2, 2, 1)
     splits = call(data.load_arrays, images, labels, images, labels)
+    if splits is not None:
+        pooled = data.pool(splits)
+        assert len(pooled.images) == len(pooled.labels) == 2 * len(splits.train.labels)
+        assert data.pool_mask(splits).sum() == len(splits.train.labels)
     if splits is None:
         return
     num_train, num_test = draw.draw(st.integers(-1, 13)), draw.draw(st.integers(-1, 13))

@@ -78,6 +78,8 @@ def shadow_signals(
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}: pass at least 1")
     num_models = counts.pop()[0]
+    if not num_models:
+        raise InputError("stacked_variables has no model: pass at least one")
     mapper = mapper or replicas.mapper(num_models=num_models)
     signal_fn = SIGNALS[signal] if isinstance(signal, str) else signal
     evaluate = _evaluator(apply_fn, signal_fn, batch_size)

@@ -2,11 +2,12 @@
 
 * Sources return :class:`Splits`: :func:`load_digits` (bundled), :func:`load_arrays`,
   :func:`load_npz`, :func:`load_folder`, :func:`load_tfds`; :func:`prepare` makes a TFDS
-  data set of an official archive, :func:`resplit` draws training and test set anew,
+  data set of an official archive, :func:`resplit` redraws training and test set,
   :func:`validate` is the check they all pass.
 * Forget sets are masks ``[N]``: :func:`forget_random`, :func:`forget_class`,
   :func:`forget_indices`, :func:`forget_file`, all checked by :func:`check_forget_mask`;
-  :func:`membership_design` is ``[M, N]``.
+  :func:`membership_design` is ``[M, N]``. :func:`pool` joins training and test set for
+  an audit, and :func:`pool_mask` places masks of the training set on it.
 * Augmentation is array code with one key per image, chosen by name with
   :func:`augmentation` from the parts in :data:`AUGMENTATIONS`: crops and flips, and the
   policies :func:`trivial_augment`, :func:`rand_augment`, :func:`auto_augment`,
@@ -16,6 +17,7 @@ Importing this package imports none of TensorFlow Datasets, scikit-learn and Pil
 loaders that need them do.
 """
 
+from unlearn_jax.data._pool import pool, pool_mask
 from unlearn_jax.data._prepare import prepare
 from unlearn_jax.data.augment import (
     AUGMENTATIONS,
@@ -76,6 +78,8 @@ __all__ = [
     "load_npz",
     "load_tfds",
     "membership_design",
+    "pool",
+    "pool_mask",
     "prepare",
     "rand_augment",
     "random_crop",

@@ -137,11 +137,7 @@ class Plan:
     @cached_property
     def pool(self) -> Dataset:
         """Training set, then test set: the samples that references are drawn from and scores are computed for."""
-        train, test = self.splits.train, self.splits.test
-        return Dataset(
-            np.concatenate([train.images, test.images]),
-            np.concatenate([train.labels, test.labels]),
-        )
+        return data.pool(self.splits)
 
     @cached_property
     def runs(self) -> np.ndarray:

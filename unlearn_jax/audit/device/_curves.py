@@ -1,7 +1,5 @@
 """ROC curves and weighted statistics on a device."""
 
-from functools import partial
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -64,6 +62,8 @@ def auc(scores: ArrayLike, is_member: ArrayLike) -> Array:
     member = jnp.asarray(is_member)
     chex.assert_type(member, bool)
     chex.assert_axis_dimension(member, -1, scores.shape[-1])
+    if member.ndim == 1:
+        member = jnp.broadcast_to(member, scores.shape)
 
     def area(row: Array, mask: Array) -> Array:
         ones = jnp.ones((1, row.size), row.dtype)
@@ -91,8 +91,8 @@ def weighted_auc(
     marked = jnp.where(positive | negative, scores, jnp.inf)
     order = jnp.argsort(marked)
     first, after = tie_bounds(marked[order])
-    above = jnp.where(positive, weights, 0)[:, order]
-    below = jnp.where(negative, weights, 0)[:, order]
+    above = jnp.where(positive[None], weights, 0)[:, order]
+    below = jnp.where(negative[None], weights, 0)[:, order]
     total_above = sum_over_samples(above)
     total_below = sum_over_samples(below)
     # Weight of the negatives before each position, zero before the first one.
@@ -102,7 +102,7 @@ def weighted_auc(
     return sum_over_samples(above * credit) / total_above
 
 
-@partial(jax.jit, static_argnames=())
+@jax.jit
 def weighted_tpr(
     scores: ArrayLike,
     positive: ArrayLike,
@@ -127,8 +127,8 @@ def weighted_tpr(
     marked = jnp.where(positive | negative, -scores, jnp.inf)
     order = jnp.argsort(marked)
     _, after = tie_bounds(marked[order])
-    hits = jnp.cumsum(jnp.where(positive, weights, 0)[:, order], axis=1)
-    alarms = jnp.cumsum(jnp.where(negative, weights, 0)[:, order], axis=1)
+    hits = jnp.cumsum(jnp.where(positive[None], weights, 0)[:, order], axis=1)
+    alarms = jnp.cumsum(jnp.where(negative[None], weights, 0)[:, order], axis=1)
     total = alarms[:, -1:]
     # The tolerance keeps max_fpr = k / n on the side of k alarms.
     tolerance = 1e-12 if scores.dtype == jnp.float64 else 1e-6
@@ -156,8 +156,8 @@ def weighted_mean(values: ArrayLike, mask: ArrayLike, weights: ArrayLike) -> Arr
     chex.assert_equal_shape([values, mask])
     chex.assert_type(mask, bool)
     chex.assert_shape(weights, (None, values.size))
-    masked_weights = jnp.where(mask, jnp.asarray(weights, values.dtype), 0)
-    weighted = masked_weights * jnp.where(mask, values, 0)
+    masked_weights = jnp.where(mask[None], jnp.asarray(weights, values.dtype), 0)
+    weighted = masked_weights * jnp.where(mask, values, 0)[None]
     return sum_over_samples(weighted) / sum_over_samples(masked_weights)
 
 

@@ -45,7 +45,7 @@ class _Side(NamedTuple):
 
 
 class _Fit(NamedTuple):
-    """Number, mean, squared deviations and center of a side, ``[..., K]``."""
+    """Number, mean, squared deviations and center of a side, ``[1 or M, K]``."""
 
     size: Array
     mean: Array
@@ -98,9 +98,9 @@ def lira(
     values, chosen = _columns(reference, member)
     outside = _whole(_side(values, ~chosen, center))
     inside = _whole(_side(values, chosen, center)) if mode == "online" else None
-    scores = _score(
-        target.reshape(*shape, -1), inside, outside, variance, offline_score, min_std
-    )
+    rows = target.reshape(-1, values.shape[1])
+    scores = _score(rows, inside, outside, variance, offline_score, min_std)
+    scores = scores.reshape(*shape, -1)
     return _mean_over_augmentations(scores, reference)
 
 
@@ -179,7 +179,7 @@ def _side(values: Array, chosen: Array, center: Center) -> _Side:
     count = count_over_models(chosen)
     size = count.astype(values.dtype)
     mean = sum_over_models(jnp.where(chosen, values, 0)) / size
-    deviation = jnp.where(chosen, values - mean, 0)
+    deviation = jnp.where(chosen, values - mean[None], 0)
     squares = sum_over_models(deviation**2)
     last_model = num_models - 1 - jnp.argmax(chosen[::-1], axis=0)
     last = jnp.take_along_axis(values, last_model[None], axis=0)[0]
@@ -196,9 +196,9 @@ def _side(values: Array, chosen: Array, center: Center) -> _Side:
 
 
 def _whole(side: _Side) -> _Fit:
-    """Return the fit to all models of the side."""
+    """Return the fit to all models of the side, ``[1, K]``."""
     center = (side.middle[1] + side.middle[2]) / 2 if side.middle.size else side.mean
-    return _Fit(side.size, side.mean, side.squares, center)
+    return _Fit(side.size[None], side.mean[None], side.squares[None], center[None])
 
 
 def _without(side: _Side, values: Array, inside: Array, balance: bool) -> _Fit:
@@ -206,17 +206,19 @@ def _without(side: _Side, values: Array, inside: Array, balance: bool) -> _Fit:
 
     With ``balance``, the side's last model is left out elsewhere.
     """
+    side_size = side.size[None]
+    side_mean = side.mean[None]
     if balance:
-        values = jnp.where(inside, values, side.last)
+        values = jnp.where(inside, values, side.last[None])
         inside = jnp.ones_like(inside)
-    size = side.size - inside
-    deviation = (values - side.mean) * inside
-    mean = side.mean - deviation / size
-    squares = side.squares - deviation**2 * (side.size / size)
+    size = side_size - inside
+    deviation = (values - side_mean) * inside
+    mean = side_mean - deviation / size
+    squares = side.squares[None] - deviation**2 * (side_size / size)
     squares = jnp.maximum(squares, 0)
     if not side.middle.size:
         return _Fit(size, mean, squares, mean)
-    before, low, high, after = side.middle
+    before, low, high, after = (row[None] for row in side.middle)
     # Without v, what was of rank r or r + 1 takes rank r: the former if v was above it.
     # At a tie they are equal.
     new_low = jnp.where(inside, jnp.where(values > before, before, high), low)
@@ -225,7 +227,7 @@ def _without(side: _Side, values: Array, inside: Array, balance: bool) -> _Fit:
 
 
 def _std(fit: _Fit, variance: Variance, min_std: ArrayLike) -> Array:
-    """Return the standard deviation: ``[..., K]`` per sample, ``[..., 1]`` fixed."""
+    """Return the standard deviation: ``[M, K]`` per sample, ``[M, 1]`` fixed."""
     if variance == "per_sample":
         squared = fit.squares / fit.size
     else:
@@ -247,7 +249,7 @@ def _score(
     offline_score: OfflineScore,
     min_std: ArrayLike,
 ) -> Array:
-    """Return scores ``[..., K]``; offline without ``inside``."""
+    """Return scores ``[T, K]``; offline without ``inside``."""
     if inside is not None:
         std_in = _std(inside, variance, min_std)
         is_shared = variance == "fixed_global"

@@ -48,7 +48,7 @@ def rmia(
 
     Returns:
       ``[N]`` or ``[T, N]`` in the dtype of the signals, multiples of 1 / (N - 1) or
-      1 / Z. In float32 two ratios that are equal to 1e-7 may compare otherwise than in
+      1 / Z to a rounding. In float32 two ratios that are equal to 1e-7 may compare otherwise than in
       float64, which moves a score by 1 / (N - 1) for each such pair.
 
     Raises:
@@ -116,6 +116,7 @@ def rmia_ratio(
         average = ((1 + offline_a) * mean + (1 - offline_a)) / 2
     else:
         raise InputError(f"mode is {mode!r}: pass 'online' or 'offline'")
+    average = jnp.broadcast_to(average, target.shape)
     ratio = target / average
     # Only 0 / 0 is without evidence; a NaN signal stays NaN.
     return jnp.where((target == 0) & (average == 0), 1, ratio)
@@ -131,7 +132,9 @@ def dominated_fraction(
     """Return the fraction of the population whose ratio, times gamma, is smaller.
 
     ``score(x) = mean_z [ratio(x) > gamma * ratio(z)]``, exactly the pairwise comparison
-    of the numbers in their dtype: one sort and one binary search per row.
+    of the numbers in their dtype: one sort and one binary search per row. The counts
+    are exact; XLA divides by multiplying with the reciprocal, which may round the last
+    digit otherwise than NumPy.
 
     Args:
       ratio: ``[N]`` or ``[T, N]``; infinities are allowed.
@@ -155,8 +158,9 @@ def dominated_fraction(
         return jnp.where(is_number, counts.astype(row.dtype), jnp.nan)
 
     counts = jnp.vectorize(count, signature="(n),(z)->(n)")(ratio, others)
-    if population_ratio is not None:
-        return counts / others.shape[-1]
-    # A sample can dominate itself (gamma < 1, or a negative ratio): not counted.
-    dominates_itself = ratio > factor * ratio
-    return (counts - dominates_itself) / (ratio.shape[-1] - 1)
+    num_others = others.shape[-1]
+    if population_ratio is None:
+        # A sample can dominate itself (gamma < 1, or a negative ratio): not counted.
+        counts = counts - (ratio > factor * ratio)
+        num_others -= 1
+    return counts / num_others
