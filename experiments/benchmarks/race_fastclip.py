@@ -5,26 +5,22 @@ Command::
     pip install torch torchvision matplotlib; git clone https://github.com/Ali-E/FastClip
     FASTCLIP=FastClip python experiments/benchmarks/race_fastclip.py --rounds 5 --calls 1
 
-A clip is, for each layer, ten iterations from warm vectors, one gradient step on the
-kernel, and ten iterations more. The result is how far weights were moved, mean over
-layers: the same number of iterations, not the same numbers. Ours moves them further (it
-iterates on two vectors, and its line search is another), the exact line search much
-further. Seconds as minimum / median / maximum over rounds, the machine to itself;
-FastClip a2168dc.
+A clip is, for each layer, ten iterations from warm vectors, one gradient step on the kernel, and ten iterations more. The
+result is how far weights were moved, mean over layers: the same number of iterations, not the same numbers. Ours moves them
+further (it iterates on two vectors, and its line search is another), the exact line search much further. Seconds as minimum / median / maximum over rounds, the
+machine to itself; FastClip a2168dc.
 
-one clip of 21 layers; 2 cores, x86_64, Python 3.11.7, jax 0.10.2, torch 2.13.0+cpu; 5
-rounds
+one clip of 21 layers; 2 cores, x86_64, Python 3.11.7, jax 0.10.2, torch 2.13.0+cpu; 5 rounds
 
 | | seconds | ours is faster by | first call s | peak MB | result |
-|---|---|---|---|---|---| | ours | 0.675 / 0.721 / 0.789 | 1 / 1 / 1 | 20.77 | 1,246 |
-0.1267 | | ours, exact line search | 0.653 / 0.686 / 0.705 | 0.869 / 0.939 / 0.982 |
-19.88 | 1,311 | 1.074 | | PyTorch, released FastClip | 1.4 / 1.42 / 1.74 | 1.78 / 2.11 /
-2.44 | 1.50 | 560 | 0.08226 | | PyTorch, rewritten | 0.427 / 0.438 / 0.491 | 0.554 /
-0.634 / 0.654 | 0.44 | 429 | 0.08195 | | PyTorch, rewritten, channels last | 0.424 /
-0.453 / 1.14 | 0.588 / 0.634 / 1.52 | 0.43 | 441 | 0.08195 |
+|---|---|---|---|---|---|
+| ours | 0.675 / 0.721 / 0.789 | 1 / 1 / 1 | 20.77 | 1,246 | 0.1267 |
+| ours, exact line search | 0.653 / 0.686 / 0.705 | 0.869 / 0.939 / 0.982 | 19.88 | 1,311 | 1.074 |
+| PyTorch, released FastClip | 1.4 / 1.42 / 1.74 | 1.78 / 2.11 / 2.44 | 1.50 | 560 | 0.08226 |
+| PyTorch, rewritten | 0.427 / 0.438 / 0.491 | 0.554 / 0.634 / 0.654 | 0.44 | 429 | 0.08195 |
+| PyTorch, rewritten, channels last | 0.424 / 0.453 / 1.14 | 0.588 / 0.634 / 1.52 | 0.43 | 441 | 0.08195 |
 
-a period of 50 training steps, their spectral part alone; the same machine and versions;
-5 rounds; the released code left out
+a period of 50 training steps, their spectral part alone; the same machine and versions; 5 rounds; the released code left out
 
 | | seconds | ours is faster by | first call s | peak MB | result |
 |---|---|---|---|---|---|
@@ -32,11 +28,9 @@ a period of 50 training steps, their spectral part alone; the same machine and v
 | PyTorch, rewritten | 1.4 / 1.57 / 1.81 | 1.99 / 2.11 / 2.67 | 1.58 | 434 | 0.1162 |
 | PyTorch, spectral_norm (Miyato) | 0.564 / 0.663 / 0.761 | 0.796 / 0.864 / 1.12 | 0.59 | 440 |  |
 
-So a clip is twice as fast as the released code's, which differentiates through every
-layer twice and fills gradients of weights that it drops, but 0.63 of what PyTorch can
-do without that; over a period, in which the others track their vectors at every step
-and ours looks once, ours is 2.1 times as fast. It pays with 21 s of compilation and
-three times the memory.
+So a clip is twice as fast as the released code's, which differentiates through every layer twice and fills gradients of
+weights that it drops, but 0.63 of what PyTorch can do without that; over a period, in which the others track their vectors at
+every step and ours looks once, ours is 2.1 times as fast. It pays with 21 s of compilation and three times the memory.
 """
 
 import copy
