@@ -617,7 +617,12 @@ def rank_correlation(x: np.ndarray, y: np.ndarray, seeds: np.ndarray) -> audit.E
         return audit.Estimate(unknown, unknown, unknown, unknown, len(x), len(rows) - 1)
     ends = audit.interval(rho[1:], rho[0])
     return audit.Estimate(
-        float(rho[0]), float("nan"), ends.low, ends.high, len(x), int(np.isnan(rho[1:]).sum())
+        float(rho[0]),
+        float("nan"),
+        ends.low,
+        ends.high,
+        len(x),
+        int(np.isnan(rho[1:]).sum()),
     )
 
 

@@ -446,7 +446,13 @@ def targets(config: Config, seed: int) -> dict[str, np.ndarray]:
         plain = plain * (np.arange(10) != label)
         network, head = (
             np.asarray(
-                TARGETS(problem, linearized=kind, ridge=decay, num_fit_steps=8, num_cg_steps=60)
+                TARGETS(
+                    problem,
+                    linearized=kind,
+                    ridge=decay,
+                    num_fit_steps=8,
+                    num_cg_steps=60,
+                )
             )
             for kind in ("network", "head")
         )

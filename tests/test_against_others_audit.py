@@ -281,7 +281,9 @@ def test_lira_is_that_of_the_papers_code(margins, monkeypatch):
             (script.generate_ours, "online"),
             (script.generate_ours_offline, "offline"),
         ):
-            theirs, _ = generate(member, reference, member[:3], target, fix_variance=fixed)
+            theirs, _ = generate(
+                member, reference, member[:3], target, fix_variance=fixed
+            )
             ours = lira(target, reference, member, mode=mode, variance=variance)
             np.testing.assert_allclose(
                 ours.ravel(), -np.array(theirs), rtol=1e-9, atol=1e-9

@@ -320,14 +320,15 @@ def test_each_optimizer_sees_its_own_member_and_its_statistics(normed, blobs, ke
 def test_fastclip_last_in_the_chain_bounds_every_member(conv, blobs, key):
     """Together with LOTOS: both hold at once."""
     clipped = optax.chain(
-        train.sgd(0.1), fastclip(
+        train.sgd(0.1),
+        fastclip(
             conv.apply,
             SAMPLE,
             max_norm=0.7,
             period=1,
             rule=ClipRule(num_vectors=3),
             model_state=state_shapes(conv),
-        )
+        ),
     )
     lotos = ensembles.Lotos(weight=0.5, max_length=0.4)
     recipe = train.Recipe(num_epochs=30, batch_size=60, tx=clipped)

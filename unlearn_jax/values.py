@@ -262,7 +262,7 @@ def _coerce(name: str, given: Any, options: tuple[Any, ...]) -> Any:
         if isinstance(given, bool):
             raise InputError(f"{name} must be an integer, got {given!r}")
         try:
-            return operator.index(given)
+            return operator.index(typing.cast("Any", given))
         except TypeError:
             raise InputError(f"{name} must be an integer, got {given!r}") from None
     choices = [

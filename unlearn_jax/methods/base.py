@@ -330,7 +330,7 @@ def check_positive(name: str, number: Real) -> None:
     Raises:
       InputError: naming it.
     """
-    check_numbers(low=0, **{name: number})
+    check_numbers(low=0, high=math.inf, **{name: number})  # pyright: ignore[reportArgumentType]
     if is_zero(number):
         raise InputError(f"a method's {name} must be positive, got 0")
 

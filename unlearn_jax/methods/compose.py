@@ -41,7 +41,7 @@ from unlearn_jax.types import (
     UnlearnInfo,
     Variables,
 )
-from unlearn_jax.values import Real, leaf, value
+from unlearn_jax.values import Real, leaf, replace, value
 
 MethodT = TypeVar("MethodT", bound=UnlearnFn)
 
@@ -156,11 +156,9 @@ def constrained(
 
 def _constrained(method: MethodT, constraint: Constraint) -> MethodT | Restricted:
     if isinstance(method, FineTuning):
-        constraints = (*method.constraints, constraint)
-        return dataclasses.replace(method, constraints=constraints)
+        return replace(method, constraints=(*method.constraints, constraint))
     if isinstance(method, Filtered | Sequential):  # these only pass the method on
-        inner = _constrained(method.method, constraint)
-        return dataclasses.replace(method, method=inner)
+        return replace(method, method=_constrained(method.method, constraint))
     return Restricted(method=method, constraint=constraint)
 
 

@@ -221,9 +221,10 @@ def _publish(
         write_tables,
     )  # matplotlib is slow to import
 
-    store.write_file(
-        folder / "arrays.npz", lambda draft: np.savez_compressed(draft, **arrays)
-    )  # type: ignore[arg-type]
+    def write_arrays(draft: pathlib.Path) -> None:
+        np.savez_compressed(draft, **arrays)  # pyright: ignore[reportArgumentType]
+
+    store.write_file(folder / "arrays.npz", write_arrays)
     write_tables(results, folder)
     write_report(results, arrays, folder / "report.html")
     # last: its presence says that all is there

@@ -308,7 +308,9 @@ class _Lab:
         trained = self.norms(members)
         if "clip" in terms_of(name):
             members = [self.settle(one) for one in members]
-        layers = list(spectral.spectral_norms(self.model.apply, members[0], self.sample))
+        layers = list(
+            spectral.spectral_norms(self.model.apply, members[0], self.sample)
+        )
         return to_arrays(replicas.stack(members)) | {
             "layers": np.array(layers),
             "norms_trained": trained,
@@ -380,9 +382,11 @@ class _Lab:
     def pgd(self, key: Array, classifier: Any, x: Array, y: Array, *, keep: Any) -> Any:
         plan = self.config.attack
         radii = np.array(plan.radii) / 255
+        apply_fn, variables = classifier
         return pgd_curve(
             key,
-            *classifier,
+            apply_fn,
+            variables,
             x,
             y,
             radii,
@@ -417,7 +421,7 @@ class _Lab:
         )
         cut = plan.strong_samples
         fooled = lambda one, images, labels: (
-            ~np.asarray(correct(*one, jnp.asarray(images), labels))
+            ~np.asarray(correct(one[0], one[1], jnp.asarray(images), labels))
         )
         main = plan.radii.index(plan.main_radius)
         result = {

@@ -131,7 +131,8 @@ def code_digest(method: UnlearnFn) -> str:
             held += item
         if not values.is_value(item):
             continue
-        held += [getattr(item, field.name) for field in dataclasses.fields(item)]
+        fields = dataclasses.fields(item)  # pyright: ignore[reportArgumentType]
+        held += [getattr(item, field.name) for field in fields]
         if not type(item).__module__.startswith("unlearn_jax."):
             try:
                 files.add(inspect.getfile(type(item)))

@@ -41,9 +41,8 @@ def _attacked(parts: stages.Parts) -> dict[str, np.ndarray]:
 def _attack_summary(config: AttackConfig, parts: stages.Parts) -> dict[str, Any]:
     arrays = _attacked(parts)
     empty = np.zeros(0)
-    result = AttackResult(
-        empty, empty, arrays["epsilon"], arrays["distance"], arrays["status"]
-    )  # type: ignore[arg-type]
+    fields = (empty, empty, arrays["epsilon"], arrays["distance"], arrays["status"])
+    result = AttackResult(*fields)  # pyright: ignore[reportArgumentType]
     won = np.asarray(result.status)[0] <= 1
     radii, counts = np.unique(arrays["epsilon"][0][won], return_counts=True)
     distance = arrays["distance"][0][won]

@@ -384,7 +384,7 @@ def make_row(
     max_norm = changes.pop("max_norm", None)
     period = changes.pop("clip_period", SpectralBound().clip_period)
     if "attack" in options and attack is not None:
-        changes["attack"] = make_attack(dataclasses.replace(attack, kind="pgd"))
+        changes["attack"] = make_attack(attack)
     method = values.replace(method, **changes)
     if max_norm is not None:
         method = methods.constrained(method, max_norm, clip_period=period)
@@ -443,14 +443,21 @@ def attack_config(config: RunConfig, name: str) -> AttackConfig:
     return attack
 
 
-def make_attack(config: AttackConfig) -> PGD | LineSearch:
-    """Return a configuration's attack as a value.
+def make_line_search(config: AttackConfig) -> LineSearch:
+    """Return the weak attack of a configuration of kind ``fast``.
+
+    Args:
+      config: of the attack.
+    """
+    return LineSearch(norm=config.norm, epsilon_init=config.epsilon_init)
+
+
+def make_attack(config: AttackConfig) -> PGD:
+    """Return the projected gradient descent of a configuration.
 
     Args:
       config: ``search="auto"`` is the grid on accelerators, doubling on CPU.
     """
-    if config.kind == "fast":
-        return LineSearch(norm=config.norm, epsilon_init=config.epsilon_init)
     search = config.search
     if search == "auto":
         is_grid = config.restart and jax.default_backend() != "cpu"

@@ -22,7 +22,7 @@ from unlearn_jax.methods import unlearn_sequence
 from unlearn_jax.pipeline import clock, hosts, store
 from unlearn_jax.pipeline.config import AttackConfig, to_json
 from unlearn_jax.pipeline.plan import Plan, purpose_key
-from unlearn_jax.pipeline.settings import make_attack
+from unlearn_jax.pipeline.settings import make_attack, make_line_search
 from unlearn_jax.replicas import map_models, mapper
 from unlearn_jax.train import predict, to_float
 from unlearn_jax.types import (
@@ -219,6 +219,8 @@ def _attacker(
 ) -> Callable[[Any, Dataset], AttackResult]:
     """Return one adversarial set as a function of arrays."""
     attack: Attack = make_attack(config)
+    if config.kind == "fast":
+        attack = make_line_search(config)
     if config.failures:
         attack = CappedFailures(attack=attack, fraction=config.failures)
 
