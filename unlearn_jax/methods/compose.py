@@ -10,7 +10,7 @@ Each function returns a value that is itself a method, so compositions compose:
 """
 
 import dataclasses
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -157,10 +157,10 @@ def constrained(
 def _constrained(method: MethodT, constraint: Constraint) -> MethodT | Restricted:
     if isinstance(method, FineTuning):
         constraints = (*method.constraints, constraint)
-        return dataclasses.replace(method, constraints=constraints)
+        return cast("MethodT", dataclasses.replace(method, constraints=constraints))
     if isinstance(method, Filtered | Sequential):  # these only pass the method on
         inner = _constrained(method.method, constraint)
-        return dataclasses.replace(method, method=inner)
+        return cast("MethodT", dataclasses.replace(method, method=inner))
     return Restricted(method=method, constraint=constraint)
 
 
