@@ -10,7 +10,7 @@ Each function returns a value that is itself a method, so compositions compose:
 """
 
 import dataclasses
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +41,7 @@ from unlearn_jax.types import (
     UnlearnInfo,
     Variables,
 )
-from unlearn_jax.values import Real, leaf, replace, value
+from unlearn_jax.values import Real, leaf, value
 
 MethodT = TypeVar("MethodT", bound=UnlearnFn)
 
@@ -156,9 +156,11 @@ def constrained(
 
 def _constrained(method: MethodT, constraint: Constraint) -> MethodT | Restricted:
     if isinstance(method, FineTuning):
-        return replace(method, constraints=(*method.constraints, constraint))
+        constraints = (*method.constraints, constraint)
+        return cast("MethodT", dataclasses.replace(method, constraints=constraints))
     if isinstance(method, Filtered | Sequential):  # these only pass the method on
-        return replace(method, method=_constrained(method.method, constraint))
+        inner = _constrained(method.method, constraint)
+        return cast("MethodT", dataclasses.replace(method, method=inner))
     return Restricted(method=method, constraint=constraint)
 
 
