@@ -367,9 +367,11 @@ class _Lab:
     def pgd(self, key: Array, classifier: Any, x: Array, y: Array, *, keep: Any) -> Any:
         plan = self.config.attack
         radii = np.array(plan.radii) / 255
+        apply_fn, variables = classifier
         return pgd_curve(
             key,
-            *classifier,
+            apply_fn,
+            variables,
             x,
             y,
             radii,
@@ -403,9 +405,12 @@ class _Lab:
             ),
         )
         cut = plan.strong_samples
-        fooled = lambda one, images, labels: (
-            ~np.asarray(correct(*one, jnp.asarray(images), labels))
-        )
+
+        def fooled(classifier: Any, images: Any, labels: Array) -> np.ndarray:
+            apply_fn, variables = classifier
+            images = jnp.asarray(images)
+            return ~np.asarray(correct(apply_fn, variables, images, labels))
+
         main = plan.radii.index(plan.main_radius)
         result = {
             "clean": np.asarray(correct(*whole, test, labels)),
