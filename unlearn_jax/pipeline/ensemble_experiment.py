@@ -420,9 +420,12 @@ class _Lab:
             ),
         )
         cut = plan.strong_samples
-        fooled = lambda one, images, labels: (
-            ~np.asarray(correct(one[0], one[1], jnp.asarray(images), labels))
-        )
+
+        def fooled(classifier: Any, images: Any, labels: Array) -> np.ndarray:
+            apply_fn, variables = classifier
+            images = jnp.asarray(images)
+            return ~np.asarray(correct(apply_fn, variables, images, labels))
+
         main = plan.radii.index(plan.main_radius)
         result = {
             "clean": np.asarray(correct(*whole, test, labels)),
