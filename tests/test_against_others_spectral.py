@@ -96,7 +96,7 @@ def test_every_layer_of_a_residual_network_has_scipys_singular_values():
     variables = jax.jit(model.init)(jax.random.key(0))
     images = jnp.zeros((1, SIDE, SIDE, INTO))
     norms = spectral_norms(model.apply, variables, images)
-    tops = top_spectrum(model, variables, images, num_vectors=4, num_iters=150)
+    tops = top_spectrum(model.apply, variables, images, num_vectors=4, num_iters=150)
     found = layers(model.apply, variables, images)
     assert {(layer.kernel.shape[0], layer.options["window_strides"][0]) for layer in found if layer.kind == "conv"} == {
         (3, 1), (3, 2), (1, 2)

@@ -111,7 +111,7 @@ def test_parts_of_a_leaf_are_layers_of_their_own():
     np.testing.assert_array_equal(new["qkv"], weights["qkv"].at[:, 6:].set(1))
 
     def in_parts_and_whole(w, x):
-        heads = jnp.einsum("btd,hde->bth", jnp.tanh(x @ w["stack"][0]), w["stack"])
+        heads = jnp.einsum("btd,hde->bthe", jnp.tanh(x @ w["stack"][0]), w["stack"])
         return heads.sum(1)
 
     found = layers(in_parts_and_whole, weights, TOKENS)

@@ -167,7 +167,7 @@ def test_patches_of_images_are_the_convolution_that_they_stand_for():
     for conv in ("im2col", "canonical"):
         model = models.build("cnn", (6, 6, 2), 3, widths=(4,), conv=conv)
         variables = model.init(jax.random.key(0))
-        norms.append(spectral_norms(model, variables, sample))
+        norms.append(spectral_norms(model.apply, variables, sample))
     chex.assert_trees_all_close(*norms, rtol=1e-5)
 
 
@@ -190,10 +190,10 @@ def test_a_layer_and_its_batch_norm_are_one_map():
     ]
     sample = jnp.zeros((1, *shape))
     path = "params/Conv_0/kernel"
-    composite = spectral_norms(model, variables, sample)
+    composite = spectral_norms(model.apply, variables, sample)
     np.testing.assert_allclose(composite[path], both, rtol=1e-5)
     np.testing.assert_allclose(
-        spectral_norms(model, variables, sample, composite=False)[path],
+        spectral_norms(model.apply, variables, sample, composite=False)[path],
         alone,
         rtol=1e-5,
     )
