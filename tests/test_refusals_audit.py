@@ -256,7 +256,7 @@ REFUSED = [
         rmia(member=DESIGN & False),
         "3 samples are not in exactly half of the 4 references \\(sample 0 is in 0\\)",
     ),
-    (rmia(trim=0.5), "trim is 0.5: pass a share in \\[0, 0.5\\)"),
+    (rmia(trim=0.5), "trim is 0.5: pass a fraction in \\[0, 0.5\\)"),
     (rmia(mode="offline", offline_a=2), "offline_a is 2: pass a number in \\[0, 1\\]"),
     (rmia(mode="offline", member=DESIGN | True), "sample 0 is in every reference"),
     # vulnerability

@@ -338,7 +338,7 @@ REFUSED = [
     ),
     (
         lambda at: data.random_erasing(keys(), IMAGES, area=(0.5, 0.1)),
-        "area must be two shares in \\(0, 1\\]",
+        "area must be two fractions in \\(0, 1\\]",
     ),
     (
         lambda at: data.random_erasing(keys(), IMAGES, ratio=(0, 1)),
