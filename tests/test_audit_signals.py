@@ -144,7 +144,7 @@ def test_saturated_logits_stay_finite_and_accurate(gap):
             signals.logit_margin(logits, np.array([label])), phi, rtol=1e-6
         )
     assert np.allclose(
-        signals.cross_entropy(logits, np.array([0])),
+        signals.loss_signal(logits, np.array([0])),
         2 * np.exp(-gap),
         rtol=1e-4,
         atol=1e-40,
@@ -176,7 +176,7 @@ def test_bounded_signals_respect_their_range(logits, label):
     assert ((value := np.asarray(signals.soft_margin(logits, labels))) >= 0).all()
     assert (value <= 1).all()
     assert (np.asarray(signals.modified_entropy(logits, labels)) >= 0).all()
-    assert (np.asarray(signals.cross_entropy(logits, labels)) >= 0).all()
+    assert (np.asarray(signals.loss_signal(logits, labels)) >= 0).all()
     assert np.isfinite(signals.logit_margin(logits, labels)).all()
     ranked = np.argsort(signals.logit_margin(logits, labels))
     assert (

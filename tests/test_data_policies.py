@@ -404,7 +404,7 @@ def test_random_erasing_leaves_the_rest_and_half_of_the_images_alone(key):
         (policies.rand_augment, {"num_ops": 0}, "num_ops must be at least 1"),
         (policies.aug_mix, {"severity": 11}, r"severity must be in 1\.\.10"),
         (policies.random_erasing, {"probability": 1.5}, "probability must be in"),
-        (policies.random_erasing, {"area": (0.5, 0.2)}, "area must be two shares"),
+        (policies.random_erasing, {"area": (0.5, 0.2)}, "area must be two fractions"),
         (policies.random_erasing, {"ratio": (0.0, 2.0)}, "ratio must be two numbers"),
     ],
 )

@@ -7,6 +7,7 @@ from fuzzing import with_fields
 from refusals import missed, refusal, sites
 
 from unlearn_jax import audit
+from unlearn_jax.audit import device
 
 NAN, INF = np.nan, np.inf
 ONES, MASK = np.ones(4), np.array([True, False, True, False])
@@ -22,6 +23,12 @@ def rmia(target=ONES[:3], bank=BANK, member=DESIGN, **knobs):
 
 def lira(target=ONES[:3], bank=BANK, member=DESIGN, **knobs):
     return lambda: audit.lira(target, bank, member, **knobs)
+
+
+def shadow(variables=BANK, images=LOGITS, labels=LABELS, **options):
+    return lambda: audit.shadow_signals(
+        lambda variables, images: images, variables, images, labels, **options
+    )
 
 
 def mia_nn(retrained=RETRAINED, unlearned=LOGITS, labels=LABELS, forgotten=0, **knobs):
@@ -256,7 +263,7 @@ REFUSED = [
         rmia(member=DESIGN & False),
         "3 samples are not in exactly half of the 4 references \\(sample 0 is in 0\\)",
     ),
-    (rmia(trim=0.5), "trim is 0.5: pass a share in \\[0, 0.5\\)"),
+    (rmia(trim=0.5), "trim is 0.5: pass a fraction in \\[0, 0.5\\)"),
     (rmia(mode="offline", offline_a=2), "offline_a is 2: pass a number in \\[0, 1\\]"),
     (rmia(mode="offline", member=DESIGN | True), "sample 0 is in every reference"),
     # vulnerability
@@ -315,6 +322,24 @@ REFUSED = [
         "class 2 has no sample: pass test samples of all classes",
     ),
     (mia_nn(neighbor=0), "neighbor is 0: pass a retained class in 0..2"),
+    (shadow(signal="loss"), "unknown signal 'loss': choose taylor_softmax"),
+    (shadow(variables={}), "stacked_variables must have leaves \\[M, ...\\]"),
+    (shadow(labels=LABELS[:3]), "labels have shape \\(3,\\) and images"),
+    (shadow(images=LOGITS[:0], labels=LABELS[:0]), "there are no images"),
+    (shadow(batch_size=0), "batch_size is 0: pass at least 1"),
+    (shadow(variables=np.ones((0, 2))), "stacked_variables has no model"),
+    (
+        lambda: device.rmia(ONES[:3], BANK, DESIGN, population=ONES[:3]),
+        "population and reference_population belong together",
+    ),
+    (
+        lambda: device.rmia(ONES[:3], BANK, DESIGN, mode="live"),
+        "mode is 'live': pass 'online' or 'offline'",
+    ),
+    (
+        lambda: device.lira(ONES[:3], BANK, DESIGN, center="mode"),
+        "center is 'mode': pass one of 'median', 'mean'",
+    ),
 ]
 
 

@@ -84,6 +84,11 @@ TWO = {"a/1.png": picture(), "b/1.png": picture()}
 FIRST = "train-images-idx3-ubyte.gz"
 
 REFUSED = [
+    (lambda at: data.pool_mask(SPLITS, LABELS), "mask has dtype int64: pass booleans"),
+    (
+        lambda at: data.pool_mask(SPLITS, LABELS[:3] > 0),
+        "mask has shape \\(3,\\): pass one entry for each of the 4",
+    ),
     # what every data set passes
     (
         checked(IMAGES, num_classes=1),
@@ -338,7 +343,7 @@ REFUSED = [
     ),
     (
         lambda at: data.random_erasing(keys(), IMAGES, area=(0.5, 0.1)),
-        "area must be two shares in \\(0, 1\\]",
+        "area must be two fractions in \\(0, 1\\]",
     ),
     (
         lambda at: data.random_erasing(keys(), IMAGES, ratio=(0, 1)),
@@ -419,18 +424,18 @@ REFUSED = [
 FILES, READER = "test_data_tfds.py", "data/tfds_reader.py"
 ELSEWHERE = {
     (
-        "data/prepare.py",
+        "data/_prepare.py",
         "cannot write the data set {}",
     ): f"{FILES}::test_a_failure_while_writing_leaves_nothing",
     **{
         (
-            "data/prepare.py",
+            "data/_prepare.py",
             start,
         ): f"{FILES}::test_wrong_cifar_archives_are_refused_and_leave_nothing"
         for start in ("{}: {} names", "{}: {} has {} bytes", "{}: {} has a")
     },
     (
-        "data/prepare.py",
+        "data/_prepare.py",
         "{} has a label above 9",
     ): f"{FILES}::test_wrong_mnist_folders_are_refused",
     **{

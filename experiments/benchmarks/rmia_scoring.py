@@ -36,7 +36,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from unlearn_jax.audit import dominated_fraction, rmia, rmia_ratio
+from unlearn_jax.audit import device, dominated_fraction, rmia, rmia_ratio
 
 GAMMA = 2.0
 
@@ -96,15 +96,19 @@ def main() -> int:
     parser.add_argument(
         "--num-loop", type=int, default=6_000, help="samples of the Python loop"
     )
+    parser.add_argument(
+        "--num-targets", type=int, default=27, help="targets scored at once"
+    )
     parser.add_argument("--repeats", type=int, default=15)
     args = parser.parse_args()
     n, m = args.num_samples, args.num_models
 
     rng = np.random.default_rng(0)
-    signal = (rng.beta(4, 1, n) * np.exp(0.7 * rng.normal(size=(m + 1, n)))).astype(
-        np.float32
-    )
-    target, reference = signal[0], signal[1:]
+    shape = (m + args.num_targets, n)
+    signal = rng.beta(4, 1, n) * np.exp(0.7 * rng.normal(size=shape))
+    signal = signal.astype(np.float32)
+    target = signal[0]
+    reference = signal[args.num_targets :]
     member = rng.random((m, n)).argsort(axis=0) < m // 2
     ratio = rmia_ratio(target, reference, member)
 
@@ -118,8 +122,8 @@ def main() -> int:
         end=", ",
     )
     print(
-        f"NumPy {np.__version__}, JAX {jax.__version__} (not used: the scoring is"
-        " host-side NumPy)"
+        f"NumPy {np.__version__}, JAX {jax.__version__} on"
+        f" {jax.devices()[0].device_kind}"
     )
     print(
         f"N = {n} samples, M = {m} references, gamma = {GAMMA:g}; min, median, max,"
@@ -138,6 +142,20 @@ def main() -> int:
         lambda: rmia(target, reference, member, mode="offline"), args.repeats
     )
     row("whole attack, offline", offline, offline_peak)
+    many = signal[: args.num_targets]
+    row(
+        f"whole attack, {len(many)} targets",
+        *measure(lambda: rmia(many, reference, member), args.repeats)[:2],
+    )
+    placed = [jax.device_put(x) for x in (target, many, reference, member)]
+    for name, targets in (("1 target", placed[0]), (f"{len(many)} targets", placed[1])):
+        times, peak, _ = measure(
+            lambda targets=targets: jax.block_until_ready(
+                device.rmia(targets, *placed[2:])
+            ),
+            args.repeats,
+        )
+        row(f"whole attack in XLA, float32, {name}", times, peak)
     slow, slow_peak, expected = measure(lambda: chunked_pairwise(ratio), 3)
     row("pairwise, in chunks of 32, from ratios", slow, slow_peak)
     few = ratio[: args.num_loop]

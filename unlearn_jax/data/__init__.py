@@ -1,4 +1,4 @@
-"""Labeled images in memory, which of them to forget, and how to augment them.
+"""Labeled images in memory, forget sets, membership designs and augmentations.
 
 * Sources return :class:`Splits`: :func:`load_digits` (bundled), :func:`load_arrays`,
   :func:`load_npz`, :func:`load_folder`, :func:`load_tfds`; :func:`prepare` makes a TFDS

@@ -21,7 +21,7 @@ def pool(splits: Splits) -> Dataset:
     >>> from unlearn_jax.data import load_digits
     >>> splits = load_digits()
     >>> len(splits.train.labels), len(splits.test.labels), len(pool(splits).labels)
-    (1437, 360, 1797)
+    (900, 897, 1797)
     """
     train = splits.train
     test = splits.test
@@ -47,9 +47,9 @@ def pool_mask(splits: Splits, mask: npt.ArrayLike | None = None) -> np.ndarray:
 
     >>> from unlearn_jax.data import load_digits
     >>> splits = load_digits()
-    >>> forget = np.arange(1437) < 100
+    >>> forget = np.arange(900) < 100
     >>> pool_mask(splits, forget).shape, int(pool_mask(splits, ~forget).sum())
-    ((1797,), 1337)
+    ((1797,), 800)
     """
     num_train = len(splits.train.labels)
     array = np.ones(num_train, bool) if mask is None else np.asarray(mask)

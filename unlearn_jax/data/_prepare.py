@@ -1,4 +1,4 @@
-"""Turns the official archives of CIFAR-10, CIFAR-100 and MNIST into TFDS data sets, without TensorFlow.
+"""Official archives of CIFAR and MNIST as TFDS data sets, without TensorFlow.
 
 TFDS itself needs TensorFlow for that. What is written here has TFDS' names, versions
 and features, so plain ``tfds.data_source("cifar10", data_dir=...)`` opens it, as does
@@ -30,14 +30,14 @@ ARCHIVES: dict[str, str] = {
     "cifar100": "cifar-100-binary.tar.gz",
     "mnist": "FOLDER_WITH_FOUR_UBYTE_GZ_FILES",
 }
-"""What :func:`prepare` takes for each data set it knows: the name of the official archive."""
+"""Name of the official archive that :func:`prepare` takes for each data set."""
 
 _VERSIONS = {"cifar10": "3.0.2", "cifar100": "3.0.2", "mnist": "3.0.1"}
 
 
 @dataclasses.dataclass(frozen=True)
 class _Content:
-    """An archive's content; each split is uint8 images ``[N, H, W, ch]`` and labels ``[N]`` by feature."""
+    """Content of an archive: images ``[N, H, W, ch]`` and labels of each split."""
 
     version: str
     splits: dict[str, tuple[npt.NDArray[np.uint8], dict[str, npt.NDArray[np.uint8]]]]
@@ -93,7 +93,7 @@ _MNIST_SHAPE = (28, 28)
 def prepare(
     name: str, *, archive: str | os.PathLike[str], data_dir: str | os.PathLike[str]
 ) -> pathlib.Path:
-    """Converts an official archive into a TFDS data set. Takes about half a minute; nothing is downloaded.
+    """Convert an official archive into a TFDS data set, in half a minute, offline.
 
     The archive is read and checked in full first, the records are written to a
     temporary folder inside ``data_dir``, and that is renamed at the end: the data set
@@ -184,7 +184,7 @@ def _read_cifar(name: str, archive: pathlib.Path) -> _Content:
 def _cifar_rows(
     archive: pathlib.Path, file: str, content: bytes, layout: _Cifar, num_rows: int
 ) -> npt.NDArray[np.uint8]:
-    """``[rows, labels + 3072]`` uint8, checked."""
+    """Return ``[rows, labels + 3072]`` uint8, checked."""
     width = len(layout.names) + int(np.prod(_CIFAR_SHAPE))
     if len(content) != num_rows * width:
         raise InputError(
@@ -202,7 +202,7 @@ def _cifar_rows(
 
 
 def _read_tar(name: str, archive: pathlib.Path, wanted: set[str]) -> dict[str, bytes]:
-    """The wanted members of a gzipped tar, read in memory; nothing is unpacked to disk."""
+    """Return the wanted members of a gzipped tar, read in memory."""
     if not archive.is_file():
         raise InputError(
             f"no archive at {archive}; download {ARCHIVES[name]} from {_CIFAR_HOME}"
@@ -267,7 +267,7 @@ def _read_mnist(archive: pathlib.Path) -> _Content:
 
 
 def _read_idx(path: pathlib.Path, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-    """A gzipped IDX file of bytes: magic number with the rank, sizes as big-endian int32, values."""
+    """Return a gzipped IDX file's array: magic number, big-endian sizes, values."""
     if not path.is_file():
         raise InputError(
             f"{path.parent} has no {path.name}; the official MNIST download has four"
@@ -293,7 +293,7 @@ def _read_idx(path: pathlib.Path, shape: tuple[int, ...]) -> npt.NDArray[np.uint
 
 
 def _write_records(name: str, content: _Content, data_dir: pathlib.Path) -> None:
-    """Writes ``data_dir/name/version`` as array_record files of PNG bytes."""
+    """Write ``data_dir/name/version`` as array_record files of PNG bytes."""
     with quiet_tfds(), contextlib.redirect_stdout(io.StringIO()):
         builder = _builder_class(name, content)(
             data_dir=data_dir, file_format="array_record"
@@ -302,7 +302,7 @@ def _write_records(name: str, content: _Content, data_dir: pathlib.Path) -> None
 
 
 def _builder_class(name: str, content: _Content) -> Any:
-    """A TFDS builder of ``content``, not registered, so that TFDS' own builder of that name stays usable."""
+    """Return an unregistered TFDS builder: TFDS' own of that name stays usable."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import registered
 
@@ -321,7 +321,7 @@ def _builder_class(name: str, content: _Content) -> Any:
     with registered.skip_registration():
 
         class ArchiveBuilder(tfds.core.GeneratorBasedBuilder):
-            """Writes the arrays of an archive that was read and checked before."""
+            """Writer of the arrays of an archive that was read and checked before."""
 
             VERSION = tfds.core.Version(content.version)
             pkg_dir_path = tfds.core.Path(
@@ -356,7 +356,7 @@ def _builder_class(name: str, content: _Content) -> Any:
 def _examples(
     name: str, split: str, content: _Content
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Records in the order of the archive, images as PNG bytes."""
+    """Yield records in the order of the archive, images as PNG bytes."""
     from PIL import Image
     from tqdm import tqdm
 

@@ -1,4 +1,4 @@
-"""Augmentation as array code, by name: random crops and flips here, random policies beside them.
+"""Augmentation as array code, by name: random crops, flips and policies.
 
 A name is one part of :data:`AUGMENTATIONS` or several joined by ``+``, applied from
 left to right; :func:`augmentation` turns it into a function. The study of augmentation
@@ -37,12 +37,12 @@ Augmentation = Callable[[Array, Array], Array]
 
 
 def _draw_offset(key: Array, padding: int) -> Array:
-    """``[2]`` int32: row and column where the crop starts, uniform in -padding..padding."""
+    """Draw ``[2]`` int32, row and column of the crop's start, in -padding..padding."""
     return jax.random.randint(key, (2,), -padding, padding + 1)
 
 
 def _window(image: Array, offset: Array, mirrored: Array | bool) -> Array:
-    """The window of ``image``'s size at ``offset``, zeros outside, mirrored left to right if ``mirrored``."""
+    """Return the window at ``offset``, zeros outside, mirrored if ``mirrored``."""
     height, width, _ = image.shape
     rows = jnp.arange(height) + offset[0]
     columns = jnp.arange(width)
@@ -57,7 +57,7 @@ def _window(image: Array, offset: Array, mirrored: Array | bool) -> Array:
 
 
 def random_crop(key: Array, image: Array, *, padding: int = 4) -> Array:
-    """Pads one image with zeros and cuts a window of the original size at a uniformly random place.
+    """Pad one image with zeros and cut a random window of the original size.
 
     This is the crop of the reference recipes (``RandomCrop(H, padding=4)``): each of
     the ``(2 * padding + 1) ** 2`` windows is equally likely.
@@ -83,7 +83,7 @@ def random_crop(key: Array, image: Array, *, padding: int = 4) -> Array:
 
 
 def random_flip(key: Array, image: Array) -> Array:
-    """Mirrors one image left to right with probability one half.
+    """Mirror one image left to right with probability one half.
 
     Args:
       key: one typed key.
@@ -98,7 +98,7 @@ def random_flip(key: Array, image: Array) -> Array:
 def crop_flip(
     keys: Array, images: Array, *, padding: int = 4, flip: bool = True
 ) -> Array:
-    """Random crop, then random flip, of each image of a batch with its own key.
+    """Crop, then flip each image of a batch at random, with one key per image.
 
     With ``key_crop, key_flip = jax.random.split(key)`` the result for one image equals
     ``random_flip(key_flip, random_crop(key_crop, image, padding=padding))`` exactly
@@ -128,12 +128,12 @@ def crop_flip(
 
 
 def crop(keys: Array, images: Array, *, padding: int = 4) -> Array:
-    """Does :func:`crop_flip` without the flip, for images that mirroring would change in meaning (digits)."""
+    """Crop as :func:`crop_flip` without the flip, for images such as digits."""
     return crop_flip(keys, images, padding=padding, flip=False)
 
 
 def identity(keys: Array, images: Array) -> Array:
-    """Returns the images as they are; ``keys`` is not looked at."""
+    """Return the images unchanged; ``keys`` is not read."""
     del keys
     return images
 
@@ -154,13 +154,16 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     "aug_mix": aug_mix,
     "random_erasing": random_erasing,
 }
-"""The parts of which the names in configurations are made; a policy alone, without a crop, is a part too. ``crop`` and
-``crop_flip`` pad 4 pixels, for images of about 32; ``nudge`` pads 1, for 8x8 digits."""
+"""Parts of the names in configurations; a policy without a crop is a part too.
+
+``crop`` and ``crop_flip`` pad 4 pixels, for images of about 32; ``nudge`` pads 1, for
+8x8 digits.
+"""
 
 
 @lru_cache(maxsize=256)
 def augmentation(name: str) -> Augmentation | None:
-    """The augmentation that a configuration names.
+    """Return the augmentation that a configuration names.
 
     The same name always gives the same function object, so compiled programs are found
     again. A single part gets the keys as they are; of several, each gets a key of its
@@ -176,12 +179,14 @@ def augmentation(name: str) -> Augmentation | None:
     Raises:
       InputError: a part is unknown, or ``none`` is one of several.
 
-    >>> augmentation("crop_flip+random_erasing") is augmentation("crop_flip+random_erasing")
+    >>> name = "crop_flip+random_erasing"
+    >>> augmentation(name) is augmentation(name)
     True
     >>> augmentation("crop+cutmix")
     Traceback (most recent call last):
       ...
-    unlearn_jax.types.InputError: unknown augmentation 'cutmix'; choose none, or join with + some of crop, ...
+    unlearn_jax.types.InputError: unknown augmentation 'cutmix'; choose none, or join
+    with + some of crop, ...
     """
     parts = name.split("+")
     unknown = [

@@ -1,4 +1,4 @@
-"""Random augmentation policies as array code: which operations of :mod:`~unlearn_jax.data.image_ops`, how strong.
+"""Random augmentation policies as array code: operations and their strengths.
 
 A policy lists its possible operations once, on the host, as one stack; a draw is a row
 number of that stack. The operations, magnitudes, signs and probabilities are those of
@@ -26,7 +26,7 @@ from unlearn_jax.data.image_ops import Operation
 from unlearn_jax.types import Array, InputError
 
 Space = dict[str, np.ndarray]
-"""Magnitudes ``[num_bins]`` of each operation, weakest first; zeros where an operation has no magnitude."""
+"""Magnitudes ``[num_bins]`` of each operation, weakest first; zeros for none."""
 
 _BUILD: dict[str, Callable[[float, int, int], Operation]] = {
     "identity": lambda magnitude, height, width: image_ops.IDENTITY,
@@ -78,7 +78,7 @@ _CIFAR10_POLICY: list[tuple[tuple[str, float, int], tuple[str, float, int]]] = [
     (("equalize", 0.8, 0), ("invert", 0.1, 0)),
     (("translate_y", 0.7, 9), ("autocontrast", 0.9, 0)),
 ]
-"""Sub-policies as (operation, probability, magnitude bin) twice: AutoAugment (arXiv 1805.09501), table 7."""
+"""Sub-policies, (operation, probability, magnitude bin) twice (arXiv 1805.09501)."""
 
 _AUTO_BINS = 10
 _MIX_BINS, _MIX_WIDTH, _MIX_DEPTH = 10, 3, 3
@@ -95,7 +95,7 @@ def _space(
     enhance: float,
     bits: tuple[int, int],
 ) -> Space:
-    """Evenly spaced magnitudes up to the given ones; ``bits`` are what posterize keeps at first and at last."""
+    """Return evenly spaced magnitudes; posterize keeps ``bits`` first and last."""
     most, least = bits
     none = np.zeros(num_bins)
     return {
@@ -120,7 +120,7 @@ def _space(
 
 
 def _standard_space(height: int, width: int, num_bins: int) -> Space:
-    """The magnitudes of RandAugment and AutoAugment."""
+    """Return the magnitudes of RandAugment and AutoAugment."""
     move = 150 / 331
     return _space(
         num_bins,
@@ -134,7 +134,7 @@ def _standard_space(height: int, width: int, num_bins: int) -> Space:
 
 
 def _signed(name: str, magnitude: float, height: int, width: int) -> list[Operation]:
-    """The operation with either sign; twice the same where it has none."""
+    """Return the operation with either sign; twice the same where it has none."""
     signs = (1, 1) if name in _UNSIGNED else (1, -1)
     return [_BUILD[name](sign * float(magnitude), height, width) for sign in signs]
 
@@ -144,7 +144,7 @@ def _stack(operations: list[Operation]) -> Operation:
 
 
 def _all_of(space: Space, height: int, width: int, *, without: set[str]) -> Operation:
-    """Every operation at every magnitude of a space with either sign.
+    """Return every operation at every magnitude of a space with either sign.
 
     Each operation has the same number of rows, so a uniform row is a uniform operation,
     magnitude and sign.
@@ -177,7 +177,7 @@ def _rand_rows(height: int, width: int, magnitude: int, num_bins: int) -> Operat
 
 @lru_cache(maxsize=32)
 def _auto_rows(height: int, width: int) -> Operation:
-    """Row ``4 p + 2 i + s`` is operation i of sub-policy p with sign s; the last row changes nothing."""
+    """Return rows ``4 p + 2 i + s``: operation i of sub-policy p, sign s; identity."""
     space = _standard_space(height, width, _AUTO_BINS)
     rows: list[Operation] = []
     for pair in _CIFAR10_POLICY:
@@ -188,7 +188,7 @@ def _auto_rows(height: int, width: int) -> Operation:
 
 @lru_cache(maxsize=32)
 def _mix_rows(height: int, width: int, severity: int) -> Operation:
-    """Rows of the first ``severity`` magnitudes; the last row changes nothing and is not one of the draws."""
+    """Return rows of the first ``severity`` magnitudes; the last is the identity."""
     space = _space(
         _MIX_BINS,
         shear=0.3,
@@ -208,7 +208,7 @@ def _mix_rows(height: int, width: int, severity: int) -> Operation:
 
 
 def _run(levels: Array, rows: Operation, chosen: Array) -> Array:
-    """Applies rows ``chosen [D]`` of a stack one after another to gray levels ``[ch, H, W]``."""
+    """Apply rows ``chosen [D]`` of a stack in turn to gray levels ``[ch, H, W]``."""
 
     def step(levels: Array, row: Array) -> tuple[Array, None]:
         operation = jax.tree.map(lambda leaf: jnp.asarray(leaf)[row], rows)
@@ -220,7 +220,7 @@ def _run(levels: Array, rows: Operation, chosen: Array) -> Array:
 def _per_image(
     keys: Array, images: Array, one: Callable[[Array, Array], Array]
 ) -> Array:
-    """Maps ``one(key, levels [ch, H, W]) -> levels`` over a batch of images of either type."""
+    """Map ``one(key, levels [ch, H, W]) -> levels`` over a batch of either type."""
     image_ops.check_channels(images)
     check_keys(keys, images)
     return image_ops.from_levels(
@@ -229,7 +229,7 @@ def _per_image(
 
 
 def check_keys(keys: Array, images: Array) -> None:
-    """Refuses a batch in which some image has no key of its own.
+    """Raise unless each image of a batch has a key.
 
     Raises:
       InputError: keys and images differ in number.
@@ -247,7 +247,7 @@ def _check_bins(num_bins: int) -> None:
 
 
 def trivial_augment(keys: Array, images: Array, *, num_bins: int = 31) -> Array:
-    """TrivialAugmentWide (arXiv 2103.10158): one uniformly drawn operation per image, of uniformly drawn strength.
+    """Apply TrivialAugmentWide (arXiv 2103.10158): one random operation per image.
 
     Fourteen operations: identity; shear x, shear y up to 0.99; translate x, translate y
     up to 32 pixels whatever the image's size; rotate up to 135 degrees; brightness,
@@ -284,7 +284,7 @@ def rand_augment(
     magnitude: int = 9,
     num_bins: int = 31,
 ) -> Array:
-    """RandAugment (arXiv 1909.13719): ``num_ops`` uniformly drawn operations of one strength, one after another.
+    """Apply RandAugment (arXiv 1909.13719): ``num_ops`` operations of one strength.
 
     The operations of :func:`trivial_augment` over smaller ranges: shear up to 0.3,
     translate up to 150/331 of the image's side, rotate up to 30 degrees, enhancements
@@ -301,7 +301,7 @@ def rand_augment(
       ``[B, H, W, ch]``, dtype of ``images``; floats are whole gray levels over 255.
 
     Raises:
-      InputError: a knob out of its range, neither one nor three channels, or not one
+      InputError: an option out of its range, neither one nor three channels, or not one
         key per image.
     """
     _check_bins(num_bins)
@@ -321,7 +321,7 @@ def rand_augment(
 
 
 def auto_augment(keys: Array, images: Array) -> Array:
-    """AutoAugment (arXiv 1805.09501) with its CIFAR-10 policy: one of 25 pairs of operations per image.
+    """Apply AutoAugment (arXiv 1805.09501): one of 25 pairs of operations per image.
 
     Each operation of the pair is applied with its own probability, at its own strength
     and with a random sign.
@@ -355,7 +355,7 @@ def auto_augment(keys: Array, images: Array) -> Array:
 
 
 def aug_mix(keys: Array, images: Array, *, severity: int = 3) -> Array:
-    """AugMix (arXiv 1912.02781): the image mixed with three chains of one to three weak operations each.
+    """Apply AugMix (arXiv 1912.02781): mix the image with three chains of operations.
 
     The result is ``m x + (1 - m) sum_i w_i chain_i(x)``, mixed in float32 and rounded
     to the nearest gray level (torchvision truncates), with m uniform in [0, 1] and w
@@ -387,10 +387,10 @@ def aug_mix(keys: Array, images: Array, *, severity: int = 3) -> Array:
         chosen = jnp.where(
             jnp.arange(_MIX_DEPTH)[None, :] < depth[:, None], chosen, skip
         )
-        share = jax.random.exponential(key_weight, (_MIX_WIDTH,))
+        weight = jax.random.exponential(key_weight, (_MIX_WIDTH,))
         keep = jax.random.uniform(key_keep)
         chains = jax.vmap(_run, in_axes=(None, None, 0))(levels, rows, chosen)
-        mixed = jnp.tensordot(share / jnp.sum(share), chains.astype(jnp.float32), 1)
+        mixed = jnp.tensordot(weight / jnp.sum(weight), chains.astype(jnp.float32), 1)
         return jnp.round(keep * levels + (1 - keep) * mixed).astype(jnp.int32)
 
     return _per_image(keys, images, one)
@@ -404,9 +404,9 @@ def random_erasing(
     area: tuple[float, float] = (0.02, 0.33),
     ratio: tuple[float, float] = (0.3, 3.3),
 ) -> Array:
-    """RandomErasing (arXiv 1708.04896): one rectangle of the image set to 0.
+    """Apply RandomErasing (arXiv 1708.04896): set one rectangle of the image to 0.
 
-    The rectangle has a uniform share of the image's area and a log-uniform ratio of
+    The rectangle has a uniform fraction of the image's area and a log-uniform ratio of
     height to width, rounded to whole pixels, at a uniform place; of ten draws the first
     that is smaller than the image in both directions is taken, and if none is, the
     image stays as it is.
@@ -415,7 +415,7 @@ def random_erasing(
       keys: ``[B]`` typed keys, one per image.
       images: ``[B, H, W, ch]``, any dtype and number of channels.
       probability: chance that an image is erased at all, in [0, 1].
-      area: least and greatest share of the image's area, in (0, 1].
+      area: least and greatest fraction of the image's area, in (0, 1].
       ratio: least and greatest height over width, above 0.
 
     Returns:
@@ -423,13 +423,13 @@ def random_erasing(
       untouched.
 
     Raises:
-      InputError: a knob out of its range, or not one key per image.
+      InputError: an option out of its range, or not one key per image.
     """
     if not 0 <= probability <= 1:
         raise InputError(f"probability must be in [0, 1], got {probability}")
     if not 0 < area[0] <= area[1] <= 1:
         raise InputError(
-            f"area must be two shares in (0, 1], the smaller first, got {area}"
+            f"area must be two fractions in (0, 1], the smaller first, got {area}"
         )
     if not 0 < ratio[0] <= ratio[1]:
         raise InputError(

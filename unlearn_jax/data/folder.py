@@ -1,4 +1,4 @@
-"""Reads images from disk, one folder per class, for :func:`unlearn_jax.data.load_folder`; needs Pillow."""
+"""Images on disk, one folder per class; needs Pillow."""
 
 import pathlib
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ LabeledFile = tuple[pathlib.Path, int]
 
 
 def list_classes(path: pathlib.Path) -> tuple[list[LabeledFile], tuple[str, ...]]:
-    """Lists the images below ``path``, whose folders are the classes.
+    """List the images below ``path``, whose folders are the classes.
 
     Args:
       path: an existing folder.
@@ -64,7 +64,7 @@ def list_classes(path: pathlib.Path) -> tuple[list[LabeledFile], tuple[str, ...]
 def read_images(
     files: Sequence[LabeledFile], size: tuple[int, int] | None
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
-    """Decodes images into one array.
+    """Decode images into one array.
 
     Args:
       files: ``(file, label)``, at least one.
@@ -110,7 +110,8 @@ def _decode(file: pathlib.Path, size: tuple[int, int] | None) -> npt.NDArray[np.
             pixels = np.asarray(image)
     except InputError:
         raise
-    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError and more on damaged files
+    # Decoders raise OSError, SyntaxError, ValueError and more on damaged files.
+    except Exception as error:
         raise InputError(f"cannot read image {file}: {error}") from None
     return pixels[..., None] if pixels.ndim == 2 else pixels
 

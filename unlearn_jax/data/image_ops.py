@@ -1,4 +1,4 @@
-"""Pillow's image operations as array code: thirteen operations that are one program with other numbers.
+"""Pillow's image operations as array code: one program for thirteen operations.
 
 An :class:`Operation` is data, built on the host by :func:`shear_x`, :func:`rotate`,
 :func:`posterize` and their neighbors; :func:`apply` runs it on one image. Whatever the
@@ -28,7 +28,7 @@ _FRACTION_BITS = 16
 
 
 class Tone(enum.IntEnum):
-    """What the look-up table stretches, before posterize and solarize."""
+    """Stretching by the look-up table, before posterize and solarize."""
 
     KEEP = 0
     AUTOCONTRAST = 1
@@ -36,7 +36,7 @@ class Tone(enum.IntEnum):
 
 
 class Base(enum.IntEnum):
-    """The image at factor 0 of an enhancement; at factor 1 every enhancement is the image itself."""
+    """Image at factor 0 of an enhancement; at factor 1 it is the image itself."""
 
     BLACK = 0
     MEAN = 1
@@ -45,7 +45,7 @@ class Base(enum.IntEnum):
 
 
 class Operation(NamedTuple):
-    """One operation as numbers; leaves may have leading axes, which make it a stack of operations.
+    """Operation as numbers; leading axes of the leaves make it a stack of operations.
 
     Attributes:
       matrix: ``[6]`` int32, 16.16 fixed point: output pixel ``(x, y)`` is read from
@@ -69,7 +69,7 @@ class Operation(NamedTuple):
 
 
 def _affine(a: float, b: float, c: float, d: float, e: float, f: float) -> Operation:
-    """Reads output pixel center ``(x, y)`` from ``(a x + b y + c, d x + e y + f)``, columns before rows."""
+    """Return the map that reads (x, y) from ``(a x + b y + c, d x + e y + f)``."""
     at_first_center = (a, b, c + a * 0.5 + b * 0.5, d, e, f + d * 0.5 + e * 0.5)
     fixed = [math.floor(value * 2**_FRACTION_BITS + 0.5) for value in at_first_center]
     return IDENTITY._replace(matrix=np.array(fixed, np.int32))
@@ -93,22 +93,22 @@ IDENTITY = Operation(
 
 
 def shear_x(slope: float) -> Operation:
-    """Reads row y from ``slope * y`` pixels further right: the top edge stays, the rest moves left."""
+    """Read row y from ``slope * y`` pixels further right; the top edge stays."""
     return _affine(1.0, slope, 0.0, 0.0, 1.0, 0.0)
 
 
 def shear_y(slope: float) -> Operation:
-    """Reads column x from ``slope * x`` pixels further down: the left edge stays, the rest moves up."""
+    """Read column x from ``slope * x`` pixels further down; the left edge stays."""
     return _affine(1.0, 0.0, 0.0, slope, 1.0, 0.0)
 
 
 def translate(right: int, down: int) -> Operation:
-    """Moves the image by whole pixels."""
+    """Move the image by whole pixels."""
     return _affine(1.0, 0.0, -right, 0.0, 1.0, -down)
 
 
 def rotate(degrees: float, height: int, width: int) -> Operation:
-    """Turns an image of ``height`` by ``width`` pixels counter-clockwise around its center, keeping its size."""
+    """Rotate an image counter-clockwise around its center, keeping its size."""
     angle = -math.radians(degrees % 360.0)
     cos, sin = round(math.cos(angle), 15), round(math.sin(angle), 15)
     x, y = width / 2.0, height / 2.0
@@ -116,42 +116,42 @@ def rotate(degrees: float, height: int, width: int) -> Operation:
 
 
 def brightness(factor: float) -> Operation:
-    """0 is black, 1 the image, 2 twice as bright; clipped at white."""
+    """Scale the brightness: 0 is black, 1 the image, 2 twice as bright, clipped."""
     return _enhance(Base.BLACK, factor)
 
 
 def contrast(factor: float) -> Operation:
-    """0 is the image's mean gray everywhere, 1 the image."""
+    """Scale the contrast: 0 is the image's mean gray everywhere, 1 the image."""
     return _enhance(Base.MEAN, factor)
 
 
 def color(factor: float) -> Operation:
-    """0 is the gray image, 1 the image (saturation); an image of one channel stays as it is."""
+    """Scale the saturation: 0 is the gray image, 1 the image; gray images stay."""
     return _enhance(Base.GRAY, factor)
 
 
 def sharpness(factor: float) -> Operation:
-    """0 is the image smoothed over 3 x 3 pixels (its outermost pixels stay), 1 the image, 2 sharpened."""
+    """Scale the sharpness: 0 is smoothed over 3 x 3, 1 the image, 2 sharpened."""
     return _enhance(Base.SMOOTH, factor)
 
 
 def posterize(bits: int) -> Operation:
-    """Keeps the ``bits`` highest of the 8 bits of every gray level."""
+    """Keep the ``bits`` highest of the 8 bits of every gray level."""
     return IDENTITY._replace(mask=np.int32(255 & ~((1 << (8 - bits)) - 1)))
 
 
 def solarize(threshold: float) -> Operation:
-    """Inverts every gray level that is at least ``threshold``; 256 inverts none."""
+    """Invert every gray level that is at least ``threshold``; 256 inverts none."""
     return IDENTITY._replace(threshold=np.int32(math.ceil(threshold)))
 
 
 def invert() -> Operation:
-    """The negative."""
+    """Return the negative."""
     return solarize(0)
 
 
 def autocontrast() -> Operation:
-    """Stretches each channel linearly so that its darkest level becomes 0 and its brightest 255.
+    """Stretch each channel linearly, its darkest level to 0 and its brightest to 255.
 
     Levels are ``floor(255 (v - low) / (high - low))`` exactly. Pillow computes that in
     float64, which falls one level short at 12,094 of the 2,828,800 combinations of low,
@@ -161,12 +161,12 @@ def autocontrast() -> Operation:
 
 
 def equalize() -> Operation:
-    """Spreads the histogram of each channel evenly; fewer than 256 pixels are left as they are."""
+    """Spread the histogram of each channel evenly; fewer than 256 pixels stay."""
     return IDENTITY._replace(tone=np.int32(Tone.EQUALIZE))
 
 
 def to_levels(images: Array) -> Array:
-    """Images ``[..., H, W, ch]`` as int32 gray levels ``[..., ch, H, W]`` in 0..255.
+    """Return images ``[..., H, W, ch]`` as int32 gray levels ``[..., ch, H, W]``.
 
     Floats in [0, 1] are rounded to the nearest level. Channels come first because whole
     planes run several times as fast on CPU.
@@ -178,7 +178,7 @@ def to_levels(images: Array) -> Array:
 
 
 def from_levels(levels: Array, dtype: Any) -> Array:
-    """Undoes :func:`to_levels`: uint8 as they are, floats as ``level / 255``, as uint8 images are converted."""
+    """Undo :func:`to_levels`: uint8 unchanged, floats as ``level / 255``."""
     images = jnp.moveaxis(levels, -3, -1)
     return (
         images.astype(jnp.uint8) if dtype == jnp.uint8 else images.astype(dtype) / 255
@@ -186,7 +186,7 @@ def from_levels(levels: Array, dtype: Any) -> Array:
 
 
 def apply(image: Array, operation: Operation) -> Array:
-    """Runs one operation on one image.
+    """Run one operation on one image.
 
     Args:
       image: ``[H, W, ch]`` with one or three channels and at most 2**20 pixels, uint8,
@@ -208,7 +208,7 @@ def apply(image: Array, operation: Operation) -> Array:
 
 
 def check_channels(image: Array) -> None:
-    """Refuses an image ``[..., ch]`` that Pillow has no mode for.
+    """Raise on an image ``[..., ch]`` that Pillow has no mode for.
 
     Raises:
       InputError: the image has neither one nor three channels.
@@ -221,7 +221,7 @@ def check_channels(image: Array) -> None:
 
 
 def apply_to_levels(levels: Array, operation: Operation) -> Array:
-    """Does :func:`apply` on gray levels ``[ch, H, W]`` of :func:`to_levels`; operations in sequence convert once."""
+    """Run an operation on gray levels ``[ch, H, W]``: a sequence converts once."""
     toned = _tone(_gather(levels, operation.matrix), operation)
     return _blend(_base(toned, operation.base), toned, operation.factor)
 
@@ -242,10 +242,10 @@ def _gather(levels: Array, matrix: Array) -> Array:
 
 
 def _tone(levels: Array, operation: Operation) -> Array:
-    """Autocontrast or equalize, then posterize, then solarize.
+    """Apply autocontrast or equalize, then posterize, then solarize.
 
     Both of the first two are one division per pixel. Only the histogram is looked up: a
-    table of their results would be computed anew for every pixel where a compiler fuses
+    table of their results would be recomputed for every pixel where a compiler fuses
     it with its look-up.
     """
     pixels = levels.reshape(levels.shape[0], -1)
@@ -276,14 +276,14 @@ def _tone(levels: Array, operation: Operation) -> Array:
 
 
 def _floor_divide(parts: Array, whole: Array) -> Array:
-    """``parts // whole`` of integers in 0..2**20 by float32: the half keeps quotients off whole numbers."""
+    """Return ``parts // whole`` of integers in 0..2**20, computed in float32."""
     return jnp.floor(
         (parts.astype(jnp.float32) + 0.5) / whole.astype(jnp.float32)
     ).astype(jnp.int32)
 
 
 def _base(levels: Array, base: Array) -> Array:
-    """The image at factor 0."""
+    """Return the image at factor 0."""
     gray = _gray(levels)
     mean = (2 * jnp.sum(gray) + gray.size) // (2 * gray.size)
     choices = [
@@ -299,7 +299,7 @@ def _base(levels: Array, base: Array) -> Array:
 
 
 def _gray(levels: Array) -> Array:
-    """``[1, H, W]``: ITU-R 601 luma in 16-bit fixed point."""
+    """Return ``[1, H, W]``: ITU-R 601 luma in 16-bit fixed point."""
     if levels.shape[0] == 1:
         return levels
     red, green, blue = levels[:1], levels[1:2], levels[2:]
@@ -307,7 +307,7 @@ def _gray(levels: Array) -> Array:
 
 
 def _smooth(levels: Array) -> Array:
-    """3 x 3 kernel of ones with 5 in the middle, divided by 13 and rounded; the outermost pixels stay."""
+    """Smooth by a 3 x 3 kernel of ones and a 5, over 13; the outermost pixels stay."""
     _, height, width = levels.shape
     rows = jax.lax.reduce_window(levels, 0, jax.lax.add, (1, 3, 1), (1, 1, 1), "SAME")
     total = (
@@ -320,7 +320,7 @@ def _smooth(levels: Array) -> Array:
 
 
 def _blend(base: Array, levels: Array, factor: Array) -> Array:
-    """``base + factor * (levels - base)`` in float32, truncated and clipped.
+    """Return ``base + factor * (levels - base)`` in float32, truncated and clipped.
 
     A compiler may fuse the product and the sum into one rounding, which would move
     results that lie on a gray level below it. Pillow rounds both. The factor is

@@ -1,4 +1,4 @@
-"""Keeps TensorFlow Datasets from talking to the user about itself."""
+"""Silence of TensorFlow Datasets about itself."""
 
 import contextlib
 import logging
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet_tfds() -> Iterator[None]:
-    """Silences TFDS inside the ``with`` block: its log lines below ERROR, its warnings, its progress bars.
+    """Silence log lines below ERROR, warnings and progress bars of TFDS in a block.
 
     They advise to install OpenCV, announce downloads that do not happen, or draw bars
     into log files. Errors are raised as ever. TFDS is imported on entry.

@@ -1,4 +1,4 @@
-"""Where labeled images come from: the bundled digits, arrays, an ``.npz`` file, a folder of images.
+"""Sources of labeled images: digits, arrays, an ``.npz`` file, a folder.
 
 Every loader returns :class:`Splits` whose images passed :func:`validate`, so code
 further down may rely on shapes, types and ranges. Loaders are deterministic: the same
@@ -24,7 +24,7 @@ from unlearn_jax.types import Dataset, InputError
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Splits:
-    """A data set: what the model trains on, and what it never sees.
+    """Data set: training samples, and test samples that no model trains on.
 
     Attributes:
       name: for reports and file names.
@@ -42,7 +42,7 @@ class Splits:
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 (64 hex digits) over shapes, types and bytes of both splits, whatever the name."""
+        """SHA-256 (64 hex digits) over shapes, types and bytes of both splits."""
         sha = hashlib.sha256()
         for array in (*self.train, *self.test):
             array = np.ascontiguousarray(array)
@@ -52,7 +52,7 @@ class Splits:
 
 
 def validate(dataset: Dataset, num_classes: int, what: str = "data set") -> Dataset:
-    """Returns ``dataset`` as NumPy arrays of the types the library works with, or says what is wrong with it.
+    """Return ``dataset`` as NumPy arrays of the library's types, checked.
 
     Args:
       dataset: images ``[N, H, W, ch]``, uint8 or floating in [0, 1]; labels ``[N]``,
@@ -137,7 +137,7 @@ def load_arrays(
     num_classes: int | None = None,
     class_names: Sequence[str] | None = None,
 ) -> Splits:
-    """Makes a data set of arrays in memory.
+    """Return a data set of arrays in memory.
 
     Args:
       train_images: ``[N, H, W]`` (one channel) or ``[N, H, W, ch]``, uint8 or floating
@@ -207,7 +207,7 @@ def _shaped(images: npt.ArrayLike, labels: npt.ArrayLike) -> Dataset:
 
 
 def load_digits(*, num_train: int = 900, seed: int = 0) -> Splits:
-    """Loads the 1,797 handwritten digits that come with scikit-learn: real images, no download.
+    """Load the 1,797 handwritten digits that come with scikit-learn.
 
     Args:
       num_train: size of the training set, 1..1796; the rest is the test set. The split
@@ -238,7 +238,7 @@ def load_digits(*, num_train: int = 900, seed: int = 0) -> Splits:
 
 
 def load_npz(path: str | os.PathLike[str]) -> Splits:
-    """Loads a data set from an ``.npz`` file.
+    """Load a data set from an ``.npz`` file.
 
     Args:
       path: a file with the arrays
@@ -302,7 +302,7 @@ def load_folder(
     seed: int = 0,
     size: tuple[int, int] | None = None,
 ) -> Splits:
-    """Loads images from a folder with one folder per class.
+    """Load images from a folder with one folder per class.
 
     Either ``path/train/<class>/...`` and ``path/test/<class>/...``, or
     ``path/<class>/...`` split at random. Classes and files are taken in sorted order;
@@ -377,7 +377,7 @@ def load_folder(
 def resplit(
     splits: Splits, *, num_train: int, num_test: int, seed: int, balanced: bool = False
 ) -> Splits:
-    """Pools training and test set and draws both anew, uniformly at random, so that they are exchangeable.
+    """Pool training and test set and redraw both, so that they are exchangeable.
 
     Args:
       splits: the data set; it is not changed.
@@ -425,7 +425,7 @@ def resplit(
 def _balanced_order(
     splits: Splits, labels: np.ndarray, num_train: int, num_test: int, seed: int
 ) -> np.ndarray:
-    """Positions of the training samples, then of the test samples, each in random order."""
+    """Return positions of the training, then of the test samples, in random order."""
     count = splits.num_classes
     if num_train < 1 or num_test < 1 or num_train % count or num_test % count:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Which samples to forget, and which models see which samples: boolean masks and nothing else.
+"""Forget sets and membership designs, as boolean masks.
 
 A forget set is a mask ``[N]`` over the training set, True where the sample must be
 forgotten. Every function here returns such a mask after :func:`check_forget_mask`, so a
@@ -21,7 +21,7 @@ _BLOCK_COLUMNS = 16384
 
 
 def check_forget_mask(mask: npt.ArrayLike, num_samples: int) -> Mask:
-    """Returns ``mask`` as a NumPy array if it is a usable forget set of ``num_samples`` training samples.
+    """Return ``mask`` as a NumPy array, checked to be a usable forget set.
 
     Args:
       mask: ``[N]`` bool, True where the sample is forgotten.
@@ -56,7 +56,7 @@ def check_forget_mask(mask: npt.ArrayLike, num_samples: int) -> Mask:
 
 
 def forget_indices(indices: npt.ArrayLike, num_samples: int) -> Mask:
-    """Turns indices into the training set, in any order, into a forget mask.
+    """Return a forget mask from indices into the training set, in any order.
 
     Args:
       indices: ``[F]`` integers in 0..N-1, each at most once.
@@ -107,7 +107,7 @@ def forget_random(
     seed: int,
     generator: Generator = "default",
 ) -> Mask:
-    """Draws a forget set uniformly at random.
+    """Draw a forget set uniformly at random.
 
     Args:
       num_samples: N, the size of the training set.
@@ -156,7 +156,7 @@ def forget_random(
 
 
 def legacy_indices(num_samples: int, count: int, *, seed: int) -> npt.NDArray[np.int64]:
-    """Draws ``numpy.random.RandomState(seed).choice(N, count, replace=False)``, keeping its order.
+    """Draw ``RandomState(seed).choice(N, count, replace=False)``, keeping its order.
 
     Args:
       num_samples: N, the size of the training set.
@@ -169,7 +169,9 @@ def legacy_indices(num_samples: int, count: int, *, seed: int) -> npt.NDArray[np
     Raises:
       InputError: ``count`` or ``seed`` is out of range.
 
-    >>> legacy_indices(50_000, 5_000, seed=1)[:3].tolist()  # the 10% forget set published with AMUN
+    The 10 % forget set published with AMUN:
+
+    >>> legacy_indices(50_000, 5_000, seed=1)[:3].tolist()
     [26247, 35067, 34590]
     """
     check_seed(seed, "legacy")
@@ -182,7 +184,7 @@ def legacy_indices(num_samples: int, count: int, *, seed: int) -> npt.NDArray[np
 
 
 def forget_class(labels: npt.ArrayLike, classes: int | Sequence[int]) -> Mask:
-    """Forgets every training sample of one or several classes.
+    """Return a mask of every training sample of one or several classes.
 
     Args:
       labels: ``[N]`` integers, the labels of the training set.
@@ -227,7 +229,7 @@ def forget_class(labels: npt.ArrayLike, classes: int | Sequence[int]) -> Mask:
 
 
 def forget_file(path: str | os.PathLike[str], num_samples: int) -> Mask:
-    """Reads a forget set from a file.
+    """Read a forget set from a file.
 
     ``.npy`` holds indices ``[F]`` (integers) or a mask ``[N]`` (bool); ``.npz`` the
     same as its only array; ``.txt`` and ``.csv`` hold one index per line, where blank
@@ -272,7 +274,7 @@ def forget_file(path: str | os.PathLike[str], num_samples: int) -> Mask:
 def membership_design(
     num_models: int, num_samples: int, *, seed: int, generator: Generator = "default"
 ) -> Mask:
-    """Decides which of M reference models trains on which of N samples: each sample is in exactly half.
+    """Draw a membership design: each of N samples is in exactly half of M models.
 
     Uniform numbers are sorted along the model axis, as in the code published with LiRA
     and AMUN: which half contains a sample is uniform over all halves and independent
@@ -324,7 +326,7 @@ def membership_design(
 def _legacy_columns(
     num_models: int, num_samples: int, seed: int, block: slice
 ) -> npt.NDArray[np.float64]:
-    """Columns ``block`` of ``RandomState(seed).uniform(size=(M, N))``, all drawn again, a row at a time."""
+    """Redraw a block of columns of ``RandomState(seed).uniform(size=(M, N))``."""
     stream = np.random.RandomState(seed)
     columns = np.empty((num_models, block.stop - block.start))
     for row in columns:
@@ -333,7 +335,7 @@ def _legacy_columns(
 
 
 def check_seed(seed: int, generator: Generator = "default") -> None:
-    """Refuses a seed that NumPy's generator has no stream for.
+    """Raise on a seed that NumPy's generator has no stream for.
 
     Raises:
       InputError: the seed is negative, or 2**32 and above where the generator is the

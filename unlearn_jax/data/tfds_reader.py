@@ -1,4 +1,4 @@
-"""Reads TensorFlow Datasets (TFDS) without TensorFlow, and keeps what was decoded.
+"""TensorFlow Datasets (TFDS) read without TensorFlow, with a cache of decoded images.
 
 A data set must have been *prepared*: converted to record files in
 ``data_dir/name/version``. This module never downloads anything and looks at the folders
@@ -31,7 +31,7 @@ _PROGRESS_ROWS = 5000
 
 
 class _Decoded(NamedTuple):
-    """One split: images ``[N, H, W, ch]``, labels ``[N]``, and class names if the data set knows them."""
+    """Split: images ``[N, H, W, ch]``, labels ``[N]``, class names if there are any."""
 
     images: npt.NDArray
     labels: npt.NDArray[np.int64]
@@ -49,12 +49,12 @@ def load_tfds(
     order_key: str | None = "id",
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> Splits:
-    """Loads a prepared TFDS image-classification data set.
+    """Load a prepared TFDS image-classification data set.
 
     The images are decoded once and kept as ``.npy`` files under ``cache_dir``; later
     calls check those (a checksum over all bytes), map them into memory, and do not
     import TFDS. An entry of the cache belongs to one version, split, choice of keys and
-    content of the folder's description, so preparing the data anew is noticed; an
+    content of the folder's description, so preparing the data again is noticed; an
     unreadable entry is built again.
 
     Args:
@@ -103,7 +103,7 @@ def load_tfds(
 
 
 def cache_folder() -> pathlib.Path:
-    """Where decoded images are kept by default: ``$UNLEARN_JAX_CACHE``, or a folder of the user's home.
+    """Return the default cache folder: ``$UNLEARN_JAX_CACHE``, or one at home.
 
     Raises:
       InputError: the user has no home, and names no folder.
@@ -124,7 +124,7 @@ def _at_home(folder: str | os.PathLike[str]) -> pathlib.Path:
 def _find_builder(
     name: str, data_dir: str | os.PathLike[str] | None
 ) -> tuple[pathlib.Path, str]:
-    """The folder ``data_dir/name[/config]/version`` of a prepared data set, and ``name[/config]``."""
+    """Return ``data_dir/name[/config]/version`` and ``name[/config]`` of a data set."""
     root = _at_home(
         data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     )
@@ -158,7 +158,7 @@ def _find_builder(
 
 
 def _versions(folder: pathlib.Path) -> list[str]:
-    """Prepared versions in a folder, oldest first; what an interrupted preparation left has another name."""
+    """Return prepared versions, oldest first; interrupted ones have another name."""
     if not folder.is_dir():
         return []
     found = [
@@ -194,7 +194,7 @@ def _cached_split(
     keys: tuple[str, str, str | None],
     cache: pathlib.Path,
 ) -> _Decoded:
-    """One split from the cache, or decoded and put there."""
+    """Return one split from the cache, or decode it and store it there."""
     sha = hashlib.sha256(repr((split, keys)).encode())
     for part in ("dataset_info.json", "features.json"):
         sha.update((builder_dir / part).read_bytes())
@@ -216,7 +216,7 @@ def _cached_split(
 
 
 def _read_entry(entry: pathlib.Path) -> _Decoded | None:
-    """The cache entry, images memory-mapped, or None if it is absent, damaged or otherwise unusable."""
+    """Return the cache entry, images memory-mapped, or None if it is unusable."""
     try:
         meta = json.loads((entry / "meta.json").read_text())
         if any(
@@ -234,13 +234,13 @@ def _read_entry(entry: pathlib.Path) -> _Decoded | None:
 
 
 def file_sha256(file: pathlib.Path) -> str:
-    """Checksum of a file's bytes."""
+    """Return the checksum of a file's bytes."""
     with file.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _write_entry(entry: pathlib.Path, decoded: _Decoded) -> None:
-    """Writes a cache entry under another name, then renames it: a reader sees all of it or nothing."""
+    """Write a cache entry under another name, then rename it: never a part is read."""
     partial = entry.with_name(f".{entry.name}.{secrets.token_hex(6)}")
     partial.mkdir(parents=True)
     try:
@@ -269,7 +269,7 @@ def _write_entry(entry: pathlib.Path, decoded: _Decoded) -> None:
 def _decode_split(
     builder_dir: pathlib.Path, label: str, split: str, keys: tuple[str, str, str | None]
 ) -> _Decoded:
-    """Reads and decodes every record of one split."""
+    """Read and decode every record of one split."""
     image_key, label_key, order_key = keys
     with quiet_tfds():
         import tensorflow_datasets as tfds
@@ -327,7 +327,7 @@ def _open_source(builder: Any, label: str, split: str) -> Any:
 def _decode_rows(
     source: Any, label: str, split: str, keys: tuple[str, str, str | None]
 ) -> tuple[npt.NDArray, npt.NDArray[np.int64], npt.NDArray | None]:
-    """Images, labels and, if there is a third key, its values, in stored order."""
+    """Return images, labels and, with a third key, its values, in stored order."""
     from tqdm import tqdm
 
     image_key, label_key, order_key = keys

@@ -47,9 +47,9 @@ def rmia(
       trim: fraction of references cut at each end of the mean; static.
 
     Returns:
-      ``[N]`` or ``[T, N]`` in the dtype of the signals, multiples of 1 / (N - 1) or
-      1 / Z to a rounding. In float32 two ratios that are equal to 1e-7 may compare otherwise than in
-      float64, which moves a score by 1 / (N - 1) for each such pair.
+      ``[N]`` or ``[T, N]`` in the dtype of the signals, multiples of 1 / (N - 1) or 1 /
+      Z to a rounding. In float32 two ratios that are equal to 1e-7 may compare
+      otherwise than in float64, which moves a score by 1 / (N - 1) for each such pair.
 
     Raises:
       InputError: a mode that does not exist, or a population without its references.
