@@ -12,7 +12,7 @@ TOLERANCE = 4.0
 def test_the_example_prints_the_shown_intervals(capsys):
     text = README.read_text()
     code, shown = re.search(
-        r"```python\n(.*?)```\n\n```text\n(.*?)```", text, re.S
+        r"```python\n(import jax.*?)```\n\n```text\n(.*?)```", text, re.S
     ).groups()
     assert len(code.splitlines()) <= 30
     exec(compile(code, "README.md", "exec"), {})
