@@ -120,7 +120,7 @@ def trap_path(
       ``[num_steps / stride + 1, 2]``, the start first.
 
     Raises:
-      InputError: a number of steps that is not a multiple of ``every``, or shapes that
+      InputError: a number of steps that is not a multiple of ``stride``, or shapes that
         do not fit.
     """
     if stride < 1 or num_steps < 0 or num_steps % stride:
