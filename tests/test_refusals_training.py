@@ -11,7 +11,7 @@ from refusals import missed, refusal, sites
 from unlearn_jax import attacks, models, replicas, spectral, train
 from unlearn_jax.types import AttackResult, Dataset, Variables
 
-ROOMS = ("attacks", "spectral", "train.py", "replicas.py")
+ROOMS = ("attacks", "spectral", "train.py", "replicas.py", "values.py")
 X, Y = np.full((2, 2, 2, 1), 0.5, np.float32), np.array([0, 1])
 WEIGHTS = {"w": np.zeros((4, 3), np.float32)}
 POOL = Dataset(X, Y)

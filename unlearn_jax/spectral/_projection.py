@@ -132,7 +132,7 @@ def project(
     apply_fn: ApplyFn,
     variables: PyTree,
     sample: Any,
-    rule: Rule,
+    rule: Rule | KernelRule,
     targets: Targets,
     *,
     memory: dict[str, PyTree] | None = None,
@@ -185,7 +185,7 @@ def _projected(
     apply_fn: ApplyFn,
     variables: PyTree,
     sample: Any,
-    rule: Rule,
+    rule: Rule | KernelRule,
     targets: Targets,
     *,
     memory: dict[str, PyTree] | None,
@@ -230,7 +230,7 @@ def _projected(
 def projection(
     apply_fn: ApplyFn,
     sample: Any,
-    rule: Rule,
+    rule: Rule | KernelRule,
     targets: Targets,
     *,
     period: int,
@@ -375,7 +375,7 @@ def state_shapes(model: Model) -> ModelState:
 
 
 def memory_of(
-    rule: Rule, found: Sequence[Layer], targets: Targets
+    rule: Rule | KernelRule, found: Sequence[Layer], targets: Targets
 ) -> dict[str, PyTree]:
     """Return what a rule remembers before its first application, by layer."""
     return {
