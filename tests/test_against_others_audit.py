@@ -23,9 +23,9 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score, roc_curve
 from sklearn.svm import SVC
 
 from unlearn_jax.audit import (
-    cross_entropy,
     lira,
     logit_margin,
+    loss_signal,
     mis,
     rmia,
     rmia_ratio,
@@ -263,7 +263,7 @@ def test_signals_are_tf_privacys():
     for option, ours in {
         "logit": logit_margin,
         "conf with prob": softmax_confidence,
-        "xe": cross_entropy,
+        "xe": loss_signal,
     }.items():
         theirs = statistic(logits, labels, option=option)
         np.testing.assert_allclose(
@@ -281,7 +281,9 @@ def test_lira_is_that_of_the_papers_code(margins, monkeypatch):
             (script.generate_ours, "online"),
             (script.generate_ours_offline, "offline"),
         ):
-            theirs, _ = generate(member, reference, member[:3], target, fix_variance=fixed)
+            theirs, _ = generate(
+                member, reference, member[:3], target, fix_variance=fixed
+            )
             ours = lira(target, reference, member, mode=mode, variance=variance)
             np.testing.assert_allclose(
                 ours.ravel(), -np.array(theirs), rtol=1e-9, atol=1e-9
