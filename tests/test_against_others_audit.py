@@ -23,9 +23,9 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score, roc_curve
 from sklearn.svm import SVC
 
 from unlearn_jax.audit import (
-    cross_entropy,
     lira,
     logit_margin,
+    loss_signal,
     mis,
     rmia,
     rmia_ratio,
@@ -263,7 +263,7 @@ def test_signals_are_tf_privacys():
     for option, ours in {
         "logit": logit_margin,
         "conf with prob": softmax_confidence,
-        "xe": cross_entropy,
+        "xe": loss_signal,
     }.items():
         theirs = statistic(logits, labels, option=option)
         np.testing.assert_allclose(

@@ -265,7 +265,7 @@ def test_ulira(sides, min_std):
     result = call(audit.ulira, *sides, min_std=min_std)
     if result is not None:
         check([result.auc, result.accuracy], 0, 1)
-        check(result.unlearned)
+        check(result.target)
     result = call(audit.ulira_kodge, *sides)
     if result is not None:
         check(list(result)[:3], 0, 1)

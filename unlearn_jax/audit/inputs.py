@@ -1,10 +1,9 @@
 """Arguments of the host functions: checked before anything is computed.
 
 Signals are JAX (``signals.py``). What follows them sorts and counts: on a CPU NumPy
-does that 3 to 8 times faster than XLA, so the functions of this package take NumPy and
+does that 2 to 7 times faster than XLA, so the functions of this package take NumPy and
 JAX arrays alike and return NumPy. Inside ``jax.jit`` and ``jax.vmap`` they call
-:mod:`unlearn_jax.audit.device`, which
-gives NaN where they raise.
+:mod:`unlearn_jax.audit.device`, which gives NaN where they raise.
 """
 
 from typing import Any

@@ -14,9 +14,10 @@ sides are not refused: they give NaN.
   integers below 2**24, which are exact.
 * Random draws take a typed ``key``.
 
-On a CPU the functions of :mod:`unlearn_jax.audit` are faster, because NumPy sorts
-60,000 numbers with vector instructions in 0.2 ms where XLA's comparison sort takes 11
-ms. Under ``jax.jit`` or ``jax.vmap``, those functions call the ones here.
+On a CPU the functions of :mod:`unlearn_jax.audit` are 2 to 7 times faster (128 x
+60,000; not when leaving one out), because NumPy sorts 60,000 numbers with vector
+instructions in 0.2 ms where XLA's comparison sort takes 11 ms. Under ``jax.jit`` or
+``jax.vmap``, those functions call the ones here.
 """
 
 from unlearn_jax.audit.device._curves import (
