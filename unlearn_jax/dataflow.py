@@ -231,9 +231,8 @@ def entry_of_leaf(leaf: Leaf, position: int) -> Leaf | None:
 def _undo_of(axes: Sequence[int | None]) -> Callable[[Array], Array]:
     """Return the function that drops added axes and sorts the others."""
     present = [place for place, axis in enumerate(axes) if axis is not None]
-    back = [
-        int(place) for place in np.argsort([axis for axis in axes if axis is not None])
-    ]
+    sources = [axis for axis in axes if axis is not None]
+    back = [int(place) for place in np.argsort(sources)]
 
     def undo(kernel: Array) -> Array:
         bare = kernel.reshape([kernel.shape[place] for place in present])

@@ -368,7 +368,7 @@ def walk(
     matrices = {
         path
         for path, leaf in zip(paths, leaves, strict=True)
-        if sum(size > 1 for size in jnp.shape(leaf)) > 1
+        if np.sum(np.array(jnp.shape(leaf)) > 1) > 1
     }
     missing = sorted((record.factors & matrices) - covered)
     tree = jax.tree.unflatten(jax.tree.structure(shape), outputs)
@@ -615,7 +615,8 @@ def _dense(
         return [], None
 
     kernel = inputs[weight]
-    inner, blocks = tuple(contracted[weight]), tuple(batched[weight])
+    inner = tuple(contracted[weight])
+    blocks = tuple(batched[weight])
     free = tuple(i for i in range(kernel.ndim) if i not in (*inner, *blocks))
     order = (*blocks, *inner, *free)
     back = tuple(int(i) for i in np.argsort(order))
@@ -644,7 +645,8 @@ def _dense(
 
         leaf = facts[weight].leaf
         if leaf is not None and blocks:
-            starts, limits = [0] * kernel.ndim, list(kernel.shape)
+            starts = [0] * kernel.ndim
+            limits = list(kernel.shape)
             for axis, position in zip(blocks, block, strict=True):
                 starts[axis] = position
                 limits[axis] = position + 1

@@ -122,7 +122,7 @@ class AttackResult(NamedTuple):
 
     @property
     def success(self) -> Array:
-        """Whether ``images`` is misclassified, found or already wrong, ``[B]`` bool."""
+        """Mask ``[B]`` of misclassified images, found or already wrong."""
         return (self.status == Status.FOUND) | (self.status == Status.ALREADY_WRONG)
 
 

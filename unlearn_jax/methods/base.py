@@ -146,7 +146,7 @@ def attack_forget_set(problem: Problem, attack: PGD) -> AttackResult:
 
 
 class Restriction(NamedTuple):
-    """What a method's constraints come to for one problem.
+    """Constraints of a method, worked out for one problem.
 
     Attributes:
       wrap: changes the optimizer of the method's training.
@@ -239,7 +239,7 @@ class FineTuning:
 
     @property
     def augmentation(self) -> Augment | None:
-        """The function that ``augment`` names; None for none."""
+        """Augmentation named by ``augment``; None for none."""
         return self.augment if callable(self.augment) else augmentation(self.augment)
 
     def tx(self, steps_per_epoch: int) -> optax.GradientTransformation:

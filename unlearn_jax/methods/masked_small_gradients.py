@@ -31,8 +31,7 @@ class MaskedSmallGradients(FineTuning):
 
     1. With the original's parameters,
        ``G = sum_b grad CE(b of S) - sum_b grad CE(b of D_F)`` over batches ``b``, where
-       S are as many retained samples as there are batches of D_F to fill, drawn by the
-       key.
+       S are retained samples, as many as the batches of D_F hold, drawn by the key.
     2. In every kernel, the ``round(init_rate size)`` entries with the smallest ``|G|``
        are drawn again from ``N(0, 2 / fan_out)`` (Kaiming); the others stay.
     3. SGD on the mean cross-entropy over D_R. The gradient of the entries that stayed

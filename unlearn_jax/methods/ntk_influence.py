@@ -54,7 +54,7 @@ class NTKInfluence:
 
     **When to believe it.** :class:`unlearn_jax.influence.Guard` is evaluated at every
     run, and where the original is not stationary, or the network not linear as far as
-    the step goes, a warning says so (by a callback, from compiled programs too).
+    the step goes, it warns (by a callback, from compiled programs too).
     Networks trained by SGD for few epochs with little weight decay are neither.
 
     ``num_gradients`` counts two for each product with the Hessian and sample, as if

@@ -443,7 +443,8 @@ def _max_pool_tangent(
 
     Transposed, that writes the gradient once, where slices would add up four.
     """
-    (images,), (tangent,) = primals, tangents
+    (images,) = primals
+    (tangent,) = tangents
     largest = max_pool_2x2(images)
     batch, rows, columns, channels = largest.shape
     shape = (batch, rows, 2, columns, 2, channels)

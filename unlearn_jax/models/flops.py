@@ -95,7 +95,8 @@ def _dot(eqn: Any) -> int:
 
 
 def _convolution(eqn: Any) -> int:
-    kernel, numbers = eqn.invars[1].aval.shape, eqn.params["dimension_numbers"].rhs_spec
+    kernel = eqn.invars[1].aval.shape
+    numbers = eqn.params["dimension_numbers"].rhs_spec
     # the kernel's inputs are those of one group
     per_output = math.prod(kernel) // kernel[numbers[0]]
     return 2 * math.prod(eqn.outvars[0].aval.shape) * per_output
