@@ -15,7 +15,7 @@ def floating(values: ArrayLike) -> Array:
     array = jnp.asarray(values)
     if jnp.issubdtype(array.dtype, jnp.floating):
         return array.astype(jnp.promote_types(array.dtype, jnp.float32))
-    return array.astype(float)
+    return array.astype(jnp.result_type(float))
 
 
 def sum_over_models(values: Array) -> Array:
