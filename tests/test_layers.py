@@ -19,7 +19,6 @@ FLOOR = {
     "layers": 2,
     "filters": 2,
     "testbeds": 2,
-    "audit": 2,
     "spectral": 3,
     "losses": 4,
     "attacks": 5,
@@ -30,14 +29,15 @@ FLOOR = {
     "replicas": 7,
     "influence": 7,
     "theory": 7,
+    "audit": 8,
     "ensembles": 8,
-    "coresets": 8,
-    "federated": 8,
+    "coresets": 9,
+    "federated": 9,
     "diffusion": 8,
     "methods": 8,
-    "pipeline": 9,
-    "cli": 10,
-    "__main__": 11,
+    "pipeline": 10,
+    "cli": 11,
+    "__main__": 12,
 }
 FILES = sorted(
     p
@@ -92,6 +92,8 @@ def test_the_audit_is_arrays_only():
                 for name in imported(path)
                 if name.startswith("unlearn_jax.")
             }
+            if path.name == "_shadow.py":  # evaluates models, for the audit of arrays
+                rooms -= {"replicas", "train"}
             assert rooms <= {"audit", "types", "losses"}, path
 
 

@@ -56,7 +56,8 @@ def accuracy(
         )
     if mask is not None:
         kept = mask_array("mask", mask, labels.shape)
-        logits, labels = logits[kept], labels[kept]
+        logits = logits[kept]
+        labels = labels[kept]
         if not labels.size:
             raise InputError("mask is empty: mark at least one sample")
     refuse_nan("logits", logits)

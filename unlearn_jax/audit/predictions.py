@@ -115,7 +115,8 @@ def kl_divergence(p: ArrayLike, q: ArrayLike, *, floor: float = 1e-12) -> np.nda
 
 def _distributions(p: ArrayLike, q: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Return both as float64 with equal classes and leading axes that broadcast."""
-    p, q = _distribution("p", p), _distribution("q", q)
+    p = _distribution("p", p)
+    q = _distribution("q", q)
     if p.shape[-1] != q.shape[-1]:
         raise InputError(
             f"p has {p.shape[-1]} classes and q {q.shape[-1]}: give both a column for"

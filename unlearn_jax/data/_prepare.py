@@ -117,7 +117,8 @@ def prepare(
     """
     if name not in ARCHIVES:
         raise InputError(f"cannot prepare {name!r}; known are {', '.join(ARCHIVES)}")
-    archive, data_dir = pathlib.Path(archive), pathlib.Path(data_dir).expanduser()
+    archive = pathlib.Path(archive)
+    data_dir = pathlib.Path(data_dir).expanduser()
     target = data_dir / name / _VERSIONS[name]
     if (target / "dataset_info.json").is_file():
         return target

@@ -81,7 +81,9 @@ _CIFAR10_POLICY: list[tuple[tuple[str, float, int], tuple[str, float, int]]] = [
 """Sub-policies, (operation, probability, magnitude bin) twice (arXiv 1805.09501)."""
 
 _AUTO_BINS = 10
-_MIX_BINS, _MIX_WIDTH, _MIX_DEPTH = 10, 3, 3
+_MIX_BINS = 10
+_MIX_WIDTH = 3
+_MIX_DEPTH = 3
 _ERASING_ATTEMPTS = 10
 
 
@@ -454,11 +456,13 @@ def random_erasing(
         wide = jnp.round(jnp.sqrt(pixels) / root).astype(jnp.int32)
         fits = (tall < height) & (wide < width)
         first = jnp.argmax(fits)
-        tall, wide = tall[first], wide[first]
+        tall = tall[first]
+        wide = wide[first]
         erase = jax.random.bernoulli(key_erase, probability) & fits[first]
         top = jax.random.randint(key_top, (), 0, jnp.maximum(height - tall, 0) + 1)
         left = jax.random.randint(key_left, (), 0, jnp.maximum(width - wide, 0) + 1)
-        row, column = jnp.arange(height), jnp.arange(width)
+        row = jnp.arange(height)
+        column = jnp.arange(width)
         inside = ((row >= top) & (row < top + tall))[:, None] & (
             (column >= left) & (column < left + wide)
         )[None, :]

@@ -110,8 +110,10 @@ def translate(right: int, down: int) -> Operation:
 def rotate(degrees: float, height: int, width: int) -> Operation:
     """Rotate an image counter-clockwise around its center, keeping its size."""
     angle = -math.radians(degrees % 360.0)
-    cos, sin = round(math.cos(angle), 15), round(math.sin(angle), 15)
-    x, y = width / 2.0, height / 2.0
+    cos = round(math.cos(angle), 15)
+    sin = round(math.sin(angle), 15)
+    x = width / 2.0
+    y = height / 2.0
     return _affine(cos, sin, -cos * x - sin * y + x, -sin, cos, sin * x - cos * y + y)
 
 
@@ -228,10 +230,8 @@ def apply_to_levels(levels: Array, operation: Operation) -> Array:
 
 def _gather(levels: Array, matrix: Array) -> Array:
     channels, height, width = levels.shape
-    x, y = (
-        jnp.arange(width, dtype=jnp.int32)[None, :],
-        jnp.arange(height, dtype=jnp.int32)[:, None],
-    )
+    x = jnp.arange(width, dtype=jnp.int32)[None, :]
+    y = jnp.arange(height, dtype=jnp.int32)[:, None]
     column = (matrix[0] * x + matrix[1] * y + matrix[2]) >> _FRACTION_BITS
     row = (matrix[3] * x + matrix[4] * y + matrix[5]) >> _FRACTION_BITS
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
@@ -302,7 +302,9 @@ def _gray(levels: Array) -> Array:
     """Return ``[1, H, W]``: ITU-R 601 luma in 16-bit fixed point."""
     if levels.shape[0] == 1:
         return levels
-    red, green, blue = levels[:1], levels[1:2], levels[2:]
+    red = levels[:1]
+    green = levels[1:2]
+    blue = levels[2:]
     return (19595 * red + 38470 * green + 7471 * blue + (1 << 15)) >> 16
 
 
@@ -314,7 +316,8 @@ def _smooth(levels: Array) -> Array:
         jax.lax.reduce_window(rows, 0, jax.lax.add, (1, 1, 3), (1, 1, 1), "SAME")
         + 4 * levels
     )
-    row, column = np.arange(height)[:, None], np.arange(width)[None, :]
+    row = np.arange(height)[:, None]
+    column = np.arange(width)[None, :]
     inner = (row > 0) & (row < height - 1) & (column > 0) & (column < width - 1)
     return jnp.where(inner[None], jax.lax.div(2 * total + 13, 26), levels)
 

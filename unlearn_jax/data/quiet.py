@@ -20,7 +20,8 @@ def quiet_tfds() -> Iterator[None]:
         logger = logging.getLogger(
             "absl"
         )  # after the import: absl makes this logger, of its own class
-        level, bars = logger.level, tqdm_utils._active
+        level = logger.level
+        bars = tqdm_utils._active
         logger.setLevel(logging.ERROR)
         tqdm_utils.display_progress_bar(False)
         try:

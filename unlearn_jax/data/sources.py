@@ -68,7 +68,8 @@ def validate(dataset: Dataset, num_classes: int, what: str = "data set") -> Data
         [0, 1], labels of another rank, number, type or range, no samples, or fewer than
         two classes.
     """
-    images, labels = np.asarray(dataset.images), np.asarray(dataset.labels)
+    images = np.asarray(dataset.images)
+    labels = np.asarray(dataset.labels)
     if num_classes < 2:
         raise InputError(
             f"{what}: a classifier needs at least 2 classes, got {num_classes}"
@@ -101,7 +102,8 @@ def _checked_images(images: npt.NDArray, what: str) -> npt.NDArray:
         raise InputError(
             f"{what}: images contain NaN or infinity; remove or repair those images"
         )
-    low, high = float(images.min()), float(images.max())
+    low = float(images.min())
+    high = float(images.max())
     if low < 0 or high > 1:
         raise InputError(
             f"{what}: float images must lie in [0, 1], got {low:g} to {high:g}; "
@@ -118,7 +120,8 @@ def _checked_labels(
             f"{what}: labels must be integers, got {labels.dtype}; convert with"
             " .astype('int32')"
         )
-    low, high = int(labels.min()), int(labels.max())
+    low = int(labels.min())
+    high = int(labels.max())
     if low < 0 or high >= num_classes:
         raise InputError(
             f"{what}: labels must lie in 0..{num_classes - 1} for {num_classes}"
@@ -164,7 +167,8 @@ def load_arrays(
     """
     if class_names is not None and num_classes is None:
         num_classes = len(class_names)
-    train, test = _shaped(train_images, train_labels), _shaped(test_images, test_labels)
+    train = _shaped(train_images, train_labels)
+    test = _shaped(test_images, test_labels)
     if num_classes is None:
         integral = [
             x.labels
@@ -198,7 +202,8 @@ def load_arrays(
 
 
 def _shaped(images: npt.ArrayLike, labels: npt.ArrayLike) -> Dataset:
-    images, labels = np.asarray(images), np.asarray(labels)
+    images = np.asarray(images)
+    labels = np.asarray(labels)
     if images.ndim == 3:
         images = images[..., None]
     if labels.ndim == 2 and labels.shape[1] == 1:  # the shape of Keras' CIFAR labels
@@ -406,10 +411,8 @@ def resplit(
             splits, np.asarray(pool.labels), num_train, num_test, seed
         )
         pool = Dataset(pool.images[order], pool.labels[order])
-        train, test = (
-            Dataset(*(leaf[part] for leaf in pool))
-            for part in (slice(num_train), slice(num_train, None))
-        )
+        train = Dataset(pool.images[:num_train], pool.labels[:num_train])
+        test = Dataset(pool.images[num_train:], pool.labels[num_train:])
         return Splits(splits.name, train, test, splits.num_classes, splits.class_names)
     return _draw(
         splits.name,
@@ -443,7 +446,8 @@ def _balanced_order(
     check_seed(seed)
     rng = np.random.default_rng(seed)
     drawn = [rng.permutation(np.flatnonzero(labels == c)) for c in range(count)]
-    each, more = num_train // count, num_test // count
+    each = num_train // count
+    more = num_test // count
     train = np.concatenate([rows[:each] for rows in drawn])
     test = np.concatenate([rows[each : each + more] for rows in drawn])
     return np.concatenate([rng.permutation(train), rng.permutation(test)])

@@ -200,7 +200,8 @@ def forget_class(labels: npt.ArrayLike, classes: int | Sequence[int]) -> Mask:
     >>> forget_class([0, 1, 2, 1], 1).tolist()
     [False, True, False, True]
     """
-    labels, wanted = np.asarray(labels), np.atleast_1d(np.asarray(classes))
+    labels = np.asarray(labels)
+    wanted = np.atleast_1d(np.asarray(classes))
     if (
         labels.ndim != 1
         or labels.size == 0

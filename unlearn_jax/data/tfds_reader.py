@@ -72,7 +72,7 @@ def load_tfds(
         restores the official order, which published forget sets index. None keeps the
         stored order.
       cache_dir: folder for decoded images; by default ``$UNLEARN_JAX_CACHE`` or
-        ``~/.cache/unlearn_jax``. If it cannot be written, a warning says so and the
+        ``~/.cache/unlearn_jax``. If it cannot be written, a warning is given and the
         data is used from memory.
 
     Returns:
@@ -304,7 +304,8 @@ def _decode_split(
         and (order[1:] < order[:-1]).any()
     ):
         rows = np.argsort(order, kind="stable")
-        images, labels = images[rows], labels[rows]
+        images = images[rows]
+        labels = labels[rows]
     return _Decoded(images, labels, names)
 
 

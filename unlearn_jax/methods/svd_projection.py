@@ -67,8 +67,8 @@ class SVDProjection:
       alpha_retain: at least 1e-3; larger protects more directions of D_R, and infinity
         would protect all of them.
       alpha_forget: at least 1e-3; smaller removes less, 0 would be the original.
-      num_retain: retained samples, the same number of every class where a class has that
-        many; at most all.
+      num_retain: retained samples, the same number of every class where a class has
+        that many; at most all.
       num_forget: forget samples, likewise.
       num_patches: rows of a layer's activation matrix, about: every sample gives the
         same number of rows, at random positions, and at least one.
