@@ -258,6 +258,51 @@ def test_a_method_of_ones_own_is_registered_by_one_line(problem, key, monkeypatc
     assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(variables.params))
 
 
+@dataclasses.dataclass
+class Mutable:
+    """A dataclass that cannot be hashed."""
+
+    factor: float = 0.5
+
+    def __call__(self, key, problem):
+        return problem.variables, UnlearnInfo(jnp.zeros(0), jnp.zeros((), jnp.int32))
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("finetune", "a method is a value"),
+        (methods.FineTune, "a method is a value"),
+        (Mutable(), "cannot be hashed"),
+    ],
+)
+def test_what_is_no_method_is_refused(method, message, problem, key):
+    with pytest.raises(InputError, match=message):
+        methods.unlearn(key, method, problem)
+
+
+def test_what_is_no_key_or_problem_is_refused(problem, key):
+    with pytest.raises(InputError, match="typed key"):
+        methods.unlearn(0, methods.FineTune(), problem)
+    with pytest.raises(InputError, match="use make_problem"):
+        methods.unlearn(key, methods.FineTune(), problem.train)
+
+
+def test_a_problem_is_of_a_model_and_its_data(tiny, tiny_variables, blobs):
+    forget = np.arange(60) < 6
+    with pytest.raises(InputError, match="takes a Model"):
+        methods.make_problem(tiny.apply, tiny_variables, blobs, forget)
+    with pytest.raises(InputError, match="takes a Model"):
+        methods.make_problem(tiny, tiny_variables.params, blobs, forget)
+    short = blobs._replace(images=blobs.images[:3])
+    with pytest.raises(InputError, match="3 images and 60 labels"):
+        methods.make_problem(tiny, tiny_variables, short, forget)
+    with pytest.raises(InputError, match="concrete masks"):
+        jax.jit(lambda mask: methods.make_problem(tiny, tiny_variables, blobs, mask))(
+            forget
+        )
+
+
 def test_a_method_of_ones_own_is_compiled_and_composed(problem, key):
     original = problem.variables.params
     halved = jax.tree.map(lambda leaf: 0.5 * leaf, original)

@@ -113,6 +113,36 @@ def test_bound_holds_after_training_and_without(problem, key):
         assert max(norms(variables)) <= 1.006 * MAX_NORM
 
 
+@pytest.mark.parametrize("method", [FineTune(**OPTIONS), Identity()], ids=type)
+def test_bound_holds_whatever_the_order_of_composition(method, problem, key):
+    saliency = Saliency(fraction=0.3)
+    first = masked(constrained(method, MAX_NORM, clip_period=2), saliency)
+    last = constrained(masked(method, saliency), MAX_NORM, clip_period=2)
+    results = []
+    for composed in (first, last):
+        variables, _ = jax.jit(composed)(jax.random.clone(key), problem)
+        assert max(norms(variables)) <= 1.006 * MAX_NORM
+        results.append(variables)
+    chex.assert_trees_all_equal(*results)
+
+
+@pytest.mark.parametrize(
+    ("compose", "message"),
+    [
+        (lambda: masked(AMUN(), 0.5), "a constraint is a value"),
+        (lambda: masked("amun", Saliency()), "a method is a value"),
+        (lambda: masked(AMUN, Saliency()), "a method is a value"),
+        (lambda: FineTune(constraints=(3,)), "constraints must be values"),
+        (lambda: FineTune(optimizer="adam"), "optimizer must be a value"),
+        (lambda: FineTune(augment=None), "augment must be a name"),
+        (lambda: AMUN(attack="pgd"), "attack must be a PGD"),
+    ],
+)
+def test_parts_that_are_no_values_are_refused(compose, message):
+    with pytest.raises(InputError, match=message):
+        compose()
+
+
 def test_constraints_follow_the_order_of_composition(problem, key):
     method = constrained(masked(AMUN(**OPTIONS), Saliency(fraction=0.5)), 2.0)
     assert method.constraints == (Saliency(fraction=0.5), SpectralBound(max_norm=2.0))

@@ -16,7 +16,7 @@ from unlearn_jax.values import Real, static, value
 @value
 class Momentum:
     decay: Real = 0.9
-    shape: float = static(0.5)
+    shape: float = static(default=0.5)
 
 
 @value
@@ -112,11 +112,44 @@ def test_json_and_back():
         ({"retain": 1}, "retain must be True or False, got 1"),
         ({"rate": "fast"}, "rate must be a number, got 'fast'"),
         ({"rate": -1.0}, "rate must not be negative"),
+        ({"rate": None}, "rate must be a number, got None"),
+        ({"rate": [0.1]}, "rate must be a number"),
+        ({"extra": Momentum()}, "extra must be a tuple"),
     ],
 )
 def test_bad_fields_are_one_line(fields, message):
     with pytest.raises(InputError, match=message):
         Tilt(**fields)
+
+
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        ({"type": "os:system", "command": "exit 3"}, "not a dataclass"),
+        ({"type": "methods.unlearn"}, "not a dataclass"),
+        ({"type": 3}, "no type '3'"),
+        ({"type": "methods.AMUN", "knob": 1}, "AMUN has no field 'knob'"),
+    ],
+)
+def test_json_names_dataclasses_and_nothing_else(stored, message):
+    with pytest.raises(InputError, match=message):
+        values.from_json(stored)
+
+
+@pytest.mark.parametrize("path", ["extra.-1.decay", "momentum.__class__", "extra.x"])
+def test_paths_are_fields_and_positions(path):
+    with pytest.raises(InputError, match="has no field"):
+        values.replace(Tilt(extra=(Momentum(),)), **{path: 0.1})
+
+
+def test_a_tuple_that_holds_a_plain_dataclass_is_static():
+    mixed = Tilt(extra=(Momentum(), Plain()))
+    assert jax.tree.leaves(mixed) == [0.1, 0.9]
+    assert jax.jit(lambda tilt: tilt.rate)(mixed) == pytest.approx(0.1)
+
+
+def test_scalars_of_arrays_are_stored_as_numbers():
+    assert values.to_json(Tilt(rate=jnp.float32(0.5)))["rate"] == 0.5
 
 
 def test_a_plain_frozen_dataclass_can_be_replaced_and_stored_too():

@@ -121,4 +121,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """List the front door, loaded or not."""
-    return sorted({*globals(), *__all__})
+    return __all__

@@ -378,7 +378,10 @@ def _list(argv: list[str]) -> int:
         print(f"  {name:24} {presets.load(name).about}")
     print("methods (rows.NAME.method):")
     for name, method in methods.METHODS.items():
-        print(f"  {name:24} {method!r}")
+        summary = (type(method).__doc__ or "").strip().splitlines()[0]
+        constraints = ", ".join(map(repr, getattr(method, "constraints", ())))
+        limits = f" Limited by {constraints}." if constraints else ""
+        print(f"  {name:24} {summary}{limits}")
     print(
         f"augmentations:              {', '.join(data.AUGMENTATIONS)} (joined with +"
         " where several are wanted)"

@@ -8,6 +8,7 @@
 from collections.abc import Mapping
 from typing import Protocol
 
+import numpy as np
 import optax
 from jax.core import Tracer
 
@@ -79,7 +80,10 @@ class Adam:
         """Raise on values out of range."""
         _check_decay_rate("b1", self.b1)
         _check_decay_rate("b2", self.b2)
-        if not isinstance(self.eps, Tracer) and not 0 < self.eps < float("inf"):
+        if isinstance(self.eps, Tracer):
+            return
+        sizes = np.asarray(self.eps)
+        if not ((sizes > 0) & np.isfinite(sizes)).all():
             raise InputError(f"eps must be positive and finite, got {self.eps}")
 
     def __call__(
@@ -93,7 +97,10 @@ class Adam:
 
 
 def _check_decay_rate(name: str, rate: Real) -> None:
-    if not isinstance(rate, Tracer) and not 0 <= rate < 1:
+    if isinstance(rate, Tracer):
+        return
+    rates = np.asarray(rate)
+    if not ((rates >= 0) & (rates < 1)).all():
         raise InputError(f"{name} must be in [0, 1), got {rate}")
 
 

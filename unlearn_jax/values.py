@@ -36,7 +36,7 @@ Real = float | Array
 """A number that may be traced."""
 
 
-def static(default: float) -> Any:
+def static(*, default: float) -> Any:
     """A float field that shapes the program, so that it is never traced.
 
     Args:
@@ -170,11 +170,15 @@ def to_json(settings: Any) -> Any:
         return {str(name): to_json(item) for name, item in settings.items()}
     if settings is None or isinstance(settings, bool | int | float | str):
         return settings
-    if isinstance(settings, np.generic):
+    is_array = isinstance(settings, np.generic | np.ndarray | jax.Array)
+    if is_array and np.ndim(settings) == 0:
         return settings.item()
+    text = repr(settings)
+    if len(text) > 80:
+        text = f"{text[:77]}..."
     raise InputError(
-        f"{settings!r} cannot be stored as JSON: give it by name, or as a value of a "
-        "class of its own"
+        f"{text} cannot be stored as JSON: give it by name, or as a value of a class of"
+        " its own"
     )
 
 
@@ -194,7 +198,11 @@ def from_json(stored: Any) -> Any:
     contents = {name: from_json(item) for name, item in stored.items()}
     if "type" not in contents:
         return contents
-    return _type_of(contents.pop("type"))(**contents)
+    cls = _type_of(str(contents.pop("type")))
+    known = {field.name for field in dataclasses.fields(cls)}
+    if unknown := sorted(set(contents) - known):
+        raise InputError(f"{cls.__name__} has no field {unknown[0]!r}")
+    return cls(**contents)
 
 
 def _type_name(cls: type) -> str:
@@ -212,7 +220,10 @@ def _type_of(name: str) -> type:
             held = getattr(held, part)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"there is no type {name!r} of values: {error}") from error
-    return typing.cast("type", held)
+    # stored files are data: they may name dataclasses, and no other callable
+    if not isinstance(held, type) or not dataclasses.is_dataclass(held):
+        raise InputError(f"{name!r} is no type of values: it is not a dataclass")
+    return held
 
 
 @functools.cache
@@ -250,10 +261,10 @@ def _coerce_fields(settings: Any) -> None:
 def _coerce(name: str, given: Any, options: tuple[Any, ...]) -> Any:
     if given is None and type(None) in options:
         return given
-    if isinstance(given, list) and any(typing.get_origin(o) is tuple for o in options):
-        return tuple(given)
-    if float in options:
-        if isinstance(given, bool | str):
+    if any(typing.get_origin(option) is tuple for option in options):
+        return _coerce_tuple(name, given)
+    if float in options and not _literals(options):
+        if given is None or isinstance(given, bool | str | list | tuple | type):
             raise InputError(f"{name} must be a number, got {given!r}")
         return float(given) if isinstance(given, int | np.number) else given
     if options == (bool,) and not isinstance(given, bool | np.bool_):
@@ -265,12 +276,7 @@ def _coerce(name: str, given: Any, options: tuple[Any, ...]) -> Any:
             return operator.index(typing.cast("Any", given))
         except TypeError:
             raise InputError(f"{name} must be an integer, got {given!r}") from None
-    choices = [
-        choice
-        for option in options
-        if typing.get_origin(option) is typing.Literal
-        for choice in typing.get_args(option)
-    ]
+    choices = _literals(options)
     if choices and len(options) == 1 and given not in choices:
         *first, last = map(str, choices)
         listed = f"{', '.join(first)} or {last}" if first else last
@@ -278,10 +284,31 @@ def _coerce(name: str, given: Any, options: tuple[Any, ...]) -> Any:
     return given
 
 
+def _coerce_tuple(name: str, given: Any) -> Any:
+    if isinstance(given, list):
+        return tuple(given)
+    if not isinstance(given, tuple):
+        raise InputError(f"{name} must be a tuple, got {given!r}: put it into (..., )")
+    return given
+
+
+def _literals(options: tuple[Any, ...]) -> list[Any]:
+    """Return the choices of a field's ``Literal`` hints."""
+    return [
+        choice
+        for option in options
+        if typing.get_origin(option) is typing.Literal
+        for choice in typing.get_args(option)
+    ]
+
+
 def _is_subtree(held: Any) -> bool:
-    """Return whether a field holds a pytree of its own: a value, or several."""
+    """Return whether a field holds a pytree of its own: a value, or several.
+
+    A dataclass that is no pytree is static, and so is a tuple that holds one.
+    """
     if isinstance(held, tuple):
-        return bool(held) and all(is_value(item) for item in held)
+        return bool(held) and all(_is_subtree(item) for item in held)
     return is_value(held) and not jax.tree_util.all_leaves([held])
 
 
@@ -353,7 +380,7 @@ def _find(settings: Any, name: str) -> Path:
         path = tuple(name.split("."))
         try:
             _get_at(settings, path)
-        except (AttributeError, LookupError, ValueError):
+        except (AttributeError, LookupError, TypeError):
             raise InputError(
                 f"{type(settings).__name__} has no field {name!r}"
             ) from None
@@ -372,8 +399,14 @@ def _find(settings: Any, name: str) -> Path:
 
 def _get_at(settings: Any, path: Path) -> Any:
     for name in path:
-        is_item = isinstance(settings, tuple)
-        settings = settings[int(name)] if is_item else getattr(settings, name)
+        if isinstance(settings, tuple):
+            if not name.isdecimal():
+                raise LookupError(name)
+            settings = settings[int(name)]
+        elif name in {field.name for field in dataclasses.fields(settings)}:
+            settings = getattr(settings, name)
+        else:
+            raise AttributeError(name)
     return settings
 
 

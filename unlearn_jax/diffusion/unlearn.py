@@ -122,7 +122,7 @@ class RetrainDenoiser:
     num_batches: int
     batch_size: int = 64
     learning_rate: Real = 2e-3
-    drop: float = static(0.1)
+    drop: float = static(default=0.1)
 
     def __call__(
         self, key: Array, problem: ConceptProblem
@@ -165,9 +165,9 @@ class Matching:
     batch_size: int = 64
     learning_rate: Real = 3e-4
     gamma: Real = 1.0
-    drop: float = static(0.1)
+    drop: float = static(default=0.1)
     pool_size: int = 64
-    guidance: float = static(0.0)
+    guidance: float = static(default=0.0)
 
     def __post_init__(self) -> None:
         """Check the ranges."""

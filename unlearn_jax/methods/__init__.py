@@ -2,7 +2,7 @@
 
 A method is a frozen dataclass with every hyperparameter a field. ``METHODS`` names the
 published ones, with their published settings as defaults; a method of your own is a
-dataclass with ``__call__``, and one line: ``METHODS["mine"] = Mine()``.
+frozen dataclass with ``__call__``, and one line: ``METHODS["mine"] = Mine()``.
 
 >>> METHODS["amun"] == AMUN()
 True

@@ -3,8 +3,16 @@
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 
-from unlearn_jax.types import Array, Problem, UnlearnFn, UnlearnInfo, Variables
+from unlearn_jax.types import (
+    Array,
+    InputError,
+    Problem,
+    UnlearnFn,
+    UnlearnInfo,
+    Variables,
+)
 
 
 def unlearn(
@@ -23,8 +31,31 @@ def unlearn(
 
     Returns:
       The unlearned variables, and what unlearning cost.
+
+    Raises:
+      InputError: arguments that are no key, method or problem, or a method that cannot
+        be hashed.
     """
+    if not isinstance(key, jax.Array) or not jnp.issubdtype(
+        key.dtype, jax.dtypes.prng_key
+    ):
+        raise InputError("unlearn takes a typed key first: pass jax.random.key(0)")
+    if not callable(method) or isinstance(method, type):
+        raise InputError(
+            f"a method is a value such as AMUN(), called (key, problem), got {method!r}"
+        )
+    if not isinstance(problem, Problem):
+        raise InputError(
+            f"unlearn takes a Problem, got {type(problem).__name__}: use make_problem"
+        )
     if jax.tree_util.all_leaves([method]):
+        try:
+            hash(method)
+        except TypeError:
+            raise InputError(
+                f"{type(method).__name__} cannot be hashed: decorate the class with"
+                " @unlearn_jax.value, or @dataclasses.dataclass(frozen=True)"
+            ) from None
         return _run_static(method, key, problem)
     return _run(method, key, problem)
 

@@ -13,7 +13,7 @@ from unlearn_jax.methods.adversarial import (
 )
 from unlearn_jax.methods.base import FineTuning, attack_forget_set, finetune_on
 from unlearn_jax.train import fetch_from
-from unlearn_jax.types import Array, Problem, UnlearnInfo, Variables
+from unlearn_jax.types import Array, InputError, Problem, UnlearnInfo, Variables
 from unlearn_jax.values import value
 
 
@@ -72,6 +72,12 @@ class AMUN(FineTuning):
     replace: Replace = "none"
     redraw: Redraw = "batch"
     attack: PGD | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse values that no run could use."""
+        super().__post_init__()
+        if self.attack is not None and not isinstance(self.attack, PGD):
+            raise InputError(f"attack must be a PGD(...) or None, got {self.attack!r}")
 
     def __call__(self, key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
         """Attack, unless the problem brings D_A, and fine-tune.

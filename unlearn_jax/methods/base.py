@@ -71,6 +71,22 @@ def make_problem(
       InputError: a mask of the wrong length or type, empty, or of everything; a sample
         both to forget and removed; a D_A of another size.
     """
+    if not isinstance(model, Model) or not isinstance(variables, Variables):
+        raise InputError(
+            "make_problem takes a Model and its Variables, got"
+            f" {type(model).__name__} and {type(variables).__name__}: adapt a network"
+            " by models.from_linen, from_nnx or from_functions"
+        )
+    if isinstance(forget, Tracer):
+        raise InputError(
+            "make_problem checks concrete masks: to map over forget sets, make one"
+            " problem and use dataclasses.replace(problem, forget=...)"
+        )
+    if len(train.images) != len(train.labels):
+        raise InputError(
+            f"the training set has {len(train.images)} images and"
+            f" {len(train.labels)} labels: pass as many of both"
+        )
     mask = np.asarray(forget)
     if mask.dtype != bool or mask.shape != (len(train.labels),):
         raise InputError(
@@ -176,6 +192,15 @@ class Constraint(Protocol):
         ...
 
 
+def is_bound(constraint: Constraint) -> bool:
+    """Return whether a constraint bounds the result, so that it must come last.
+
+    Args:
+      constraint: says so by an attribute ``is_bound``; a mask has none.
+    """
+    return bool(getattr(constraint, "is_bound", False))
+
+
 @value
 class FineTuning:
     """Hyperparameters that every fine-tuning method has.
@@ -230,10 +255,21 @@ class FineTuning:
                 "num_epochs, batch_size and learning_rate of a method must be positive,"
                 " and decay_every not negative"
             )
-        if not callable(self.optimizer):
+        if not callable(self.optimizer) or isinstance(self.optimizer, type):
             raise InputError(
                 f"optimizer must be a value such as SGD() or Adam(), got"
                 f" {self.optimizer!r}"
+            )
+        for constraint in self.constraints:
+            if not hasattr(constraint, "restrict") or isinstance(constraint, type):
+                raise InputError(
+                    "constraints must be values such as Saliency() or SpectralBound(),"
+                    f" got {constraint!r}"
+                )
+        if not callable(self.augment) and not isinstance(self.augment, str):
+            raise InputError(
+                f"augment must be a name, such as 'none', or a function, got"
+                f" {self.augment!r}"
             )
         _ = self.augmentation  # raises on unknown names
 
@@ -271,10 +307,17 @@ class FineTuning:
         return Recipe(self.num_epochs, self.batch_size, tx, self.augmentation)
 
     def restriction(self, problem: Problem) -> Restriction:
-        """Return what all constraints together come to for one problem."""
+        """Return all constraints together, worked out for one problem.
+
+        Masks come first and bounds last, in whatever order they were given: a bound
+        must see, and may move, every parameter.
+
+        Args:
+          problem: gives the original model and the samples.
+        """
         parts = [
             constraint.restrict(problem, batch_size=self.batch_size)
-            for constraint in self.constraints
+            for constraint in sorted(self.constraints, key=is_bound)
         ]
 
         def wrap(tx: optax.GradientTransformation) -> optax.GradientTransformation:

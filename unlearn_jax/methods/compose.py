@@ -10,7 +10,7 @@ Each function returns a value that is itself a method, so compositions compose:
 """
 
 import dataclasses
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ from unlearn_jax.methods.base import (
     Restriction,
     attack_forget_set,
     check_positive,
+    is_bound,
 )
 from unlearn_jax.methods.saliency import Saliency
 from unlearn_jax.spectral import clip, fastclip
@@ -58,6 +59,8 @@ class SpectralBound:
       max_norm: largest spectral norm of any layer.
       clip_period: training steps between two clips.
     """
+
+    is_bound: ClassVar[bool] = True
 
     max_norm: Real = 1.0
     clip_period: int = 100
@@ -155,9 +158,21 @@ def constrained(
 
 
 def _constrained(method: MethodT, constraint: Constraint) -> MethodT | Restricted:
+    if not callable(method) or isinstance(method, type):
+        raise InputError(
+            f"a method is a value such as AMUN(), called (key, problem), got {method!r}"
+        )
+    if not hasattr(constraint, "restrict") or isinstance(constraint, type):
+        raise InputError(
+            f"a constraint is a value such as Saliency(), got {constraint!r}"
+        )
     if isinstance(method, FineTuning):
         constraints = (*method.constraints, constraint)
         return cast("MethodT", dataclasses.replace(method, constraints=constraints))
+    has_bound = isinstance(method, Restricted) and is_bound(method.constraint)
+    if has_bound and not is_bound(constraint):  # a bound holds only if it comes last
+        inner = _constrained(method.method, constraint)
+        return cast("MethodT", dataclasses.replace(method, method=inner))
     if isinstance(method, Filtered | Sequential):  # these only pass the method on
         inner = _constrained(method.method, constraint)
         return cast("MethodT", dataclasses.replace(method, method=inner))

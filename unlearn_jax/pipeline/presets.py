@@ -13,7 +13,7 @@ from typing import Any
 from unlearn_jax import methods
 from unlearn_jax.pipeline.config import RunConfig
 from unlearn_jax.pipeline.experiment import Experiment
-from unlearn_jax.pipeline.settings import options_of
+from unlearn_jax.pipeline.settings import optimizer_name, options_of
 from unlearn_jax.types import InputError
 
 
@@ -81,6 +81,8 @@ def complete(config: RunConfig) -> RunConfig:
             for option, default in options.items()
             if isinstance(default, bool | int | float | str) and option not in _FOLLOW
         }
+        if "optimizer" in options:
+            plain["optimizer"] = optimizer_name(options["optimizer"])
         search = (
             {"search": methods.SPACES.get(row.get("method", ""), {})}
             if config.tuning.trials

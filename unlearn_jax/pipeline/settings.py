@@ -272,12 +272,27 @@ def registered_method(row: Mapping[str, Any]) -> UnlearnFn:
     if optimizer is None:
         return method
     if isinstance(optimizer, str):
+        if optimizer == optimizer_name(getattr(method, "optimizer", None)):
+            return method  # with the method's own defaults
         if optimizer not in OPTIMIZERS:
             raise InputError(
                 f"unknown optimizer {optimizer!r}: choose {' or '.join(OPTIMIZERS)}"
             )
         optimizer = OPTIMIZERS[optimizer]
     return values.replace(method, optimizer=optimizer)
+
+
+def optimizer_name(optimizer: Any) -> str | None:
+    """Return the name of an optimizer's kind, whatever its hyperparameters.
+
+    Args:
+      optimizer: None, or a value of any kind.
+
+    Returns:
+      A key of ``OPTIMIZERS``; None for other kinds.
+    """
+    kinds = {type(registered): name for name, registered in OPTIMIZERS.items()}
+    return kinds.get(type(optimizer))
 
 
 def options_of(row: Mapping[str, Any], training: TrainingConfig) -> dict[str, Any]:
@@ -369,10 +384,11 @@ def make_row(
 
     changes = {key: given for key, given in row.items() if key not in ROW_KEYS}
     changes.pop("optimizer", None)
-    # a preset writes SGD's fields into its rows; another optimizer has no use for them
-    for field in values.fields_of(SGD()):
-        if field not in options:
-            changes.pop(field, None)
+    # a preset writes its optimizer's fields into the rows; another has no use for them
+    for optimizer in OPTIMIZERS.values():
+        for field in values.fields_of(optimizer):
+            if field not in options:
+                changes.pop(field, None)
     for key in changes:
         if key not in options:
             known = ", ".join(sorted(options)) or "none"
