@@ -1,5 +1,6 @@
 """One contract for all variables: Linen's, NNX's, a bare tree, this library's."""
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -190,6 +191,24 @@ def test_a_linen_loop_over_whole_variables():
     updates, _ = jax.jit(tx.update)(zeros, state, variables)
     for layer in optax.apply_updates(variables, updates)["params"].values():
         np.testing.assert_allclose(svd_norm(layer["kernel"]), 0.3, rtol=0.005)
+
+
+def test_a_loop_over_this_librarys_whole_variables_clips_as_over_params(forms):
+    apply_fn, variables, _ = forms["ours"]
+    rule = ClipRule(num_vectors=3)
+    options = {"max_norm": 0.3, "period": 1, "rule": rule}
+    whole = optax.chain(optax.sgd(0.1), fastclip(apply_fn, IMAGES[:1], **options))
+    zeros = jax.tree.map(jnp.zeros_like, variables)
+    updates, _ = whole.update(zeros, whole.init(variables), variables)
+    tx = fastclip(apply_fn, IMAGES[:1], model_state=variables.state, **options)
+    expected, _ = tx.update(
+        zeros.params,
+        tx.init(variables.params),
+        variables.params,
+        model_state=variables.state,
+    )
+    assert jnp.any(updates.params["Dense_0"]["kernel"] != 0)
+    chex.assert_trees_all_close(updates, Variables(expected, zeros.state), atol=1e-6)
 
 
 def test_every_true_norm_of_a_clipped_vit_is_within_a_percent():

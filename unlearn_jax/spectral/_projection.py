@@ -279,8 +279,10 @@ def projection(
         {} if model_state is None else model_state,
     )
 
+    has_state = model_state is not None
+
     def variables_of(params: Params, statistics: ModelState) -> PyTree:
-        return params if model_state is None else Variables(params, statistics)
+        return Variables(params, statistics) if has_state else params
 
     def init(params: Params) -> ProjectionState:
         def memory(params: Params) -> dict[str, PyTree]:
@@ -337,7 +339,8 @@ def projection(
                 composite=is_whole,
                 is_door=False,
             )
-            moved = moved.params if isinstance(moved, Variables) else moved
+            # what is optimized may itself be Variables, which then stays whole
+            moved = moved.params if has_state else moved
             # the difference added, not the target less the start: an untouched weight
             # keeps its update to the bit
             fixed = jax.tree.map(
