@@ -20,7 +20,7 @@ from unlearn_jax.spectral import (
     project,
     spectral_norms,
 )
-from unlearn_jax.types import Variables
+from unlearn_jax.types import InputError, Variables
 
 IMAGES = np.random.default_rng(0).uniform(size=(12, 6, 6, 2)).astype("f4")
 LABELS = np.arange(12) % 3
@@ -178,6 +178,20 @@ def test_a_users_own_loop_ends_with_every_norm_inside(script):
     norms = np.array([svd_norm(kernel) for kernel in kernels])
     assert (norms <= 0.7 * 1.005).all()
     assert (norms > 0.69).all()
+
+
+def test_an_nnx_optimizer_of_params_names_the_ways_to_give_the_rest(forms):
+    module = NetNNX(nnx.Rngs(0))
+    graph, _ = nnx.split(module)
+    of_state = lambda state, images: nnx.merge(graph, state)(images)
+    tx = optax.chain(optax.sgd(0.1), fastclip(of_state, IMAGES))
+    with pytest.raises(InputError, match=r"close over the rest.*pass model_state="):
+        nnx.Optimizer(module, tx, wrt=nnx.Param)
+    graph, _, rest = nnx.split(module, nnx.Param, ...)
+    closed = lambda params, images: nnx.merge(graph, params, rest, copy=True)(images)
+    tx = optax.chain(optax.sgd(0.1), fastclip(closed, IMAGES))
+    optimizer = nnx.Optimizer(module, tx, wrt=nnx.Param)
+    assert len(optimizer.opt_state[1].layers) == 2
 
 
 def test_a_linen_loop_over_whole_variables():

@@ -287,16 +287,9 @@ def projection(
     def init(params: Params) -> ProjectionState:
         def memory(params: Params) -> dict[str, PyTree]:
             variables = variables_of(params, blank)
-            try:
-                found = _trained_layers(apply_fn, variables, sample, is_door=True)
-            except AttributeError as error:
-                if model_state is not None:
-                    raise
-                raise InputError(
-                    "apply_fn cannot be applied to the parameters alone"
-                    f" ({error}): where it takes Variables(params, state), pass"
-                    " model_state=variables.state"
-                ) from error
+            if not has_state:
+                _check_applies(apply_fn, variables, sample)
+            found = _trained_layers(apply_fn, variables, sample, is_door=True)
             targets.check(found)
             return memory_of(rule, found, targets)
 
@@ -398,6 +391,28 @@ def composite_layer(layer: Layer) -> Layer:
 
 def _columns(scale: Array, kernel: Array) -> Array:
     return scale.astype(kernel.dtype).reshape((1,) * (kernel.ndim - 1) + (-1,))
+
+
+def _check_applies(apply_fn: ApplyFn, params: Params, sample: Any) -> None:
+    """Raise unless a function can be traced on what is optimized.
+
+    Args:
+      apply_fn: ``(params, images) -> logits``.
+      params: what is optimized, all of the variables.
+      sample: ``[B, H, W, ch]``; only its shape is read.
+
+    Raises:
+      InputError: with the fault, and the ways to give it the rest of the variables.
+    """
+    try:
+        jax.eval_shape(apply_fn, params, blank_image(sample))
+    except (AttributeError, TypeError, ValueError) as error:
+        fault = str(error).partition("\n")[0]
+        raise InputError(
+            f"apply_fn cannot be applied to the parameters alone ({fault}): close over"
+            " the rest of the state, or, where it takes Variables(params, state) as"
+            " models.from_nnx(...).apply does, pass model_state=variables.state"
+        ) from error
 
 
 def _trained_layers(
