@@ -194,6 +194,36 @@ def test_an_nnx_optimizer_of_params_names_the_ways_to_give_the_rest(forms):
     assert len(optimizer.opt_state[1].layers) == 2
 
 
+def test_warnings_point_at_the_users_own_line(forms):
+    def apply_fn(variables, images):
+        flat = images.reshape(len(images), -1)
+        computed, unfound, kernel = variables["params"].values()
+        hidden = flat @ (computed / jnp.linalg.norm(computed))
+        return hidden @ kernel + jnp.sum(flat[:, :, None] * unfound[None], 1)
+
+    shapes = {"computed": (72, 3), "unfound": (72, 3), "w": (3, 3)}
+    variables = {"params": {name: jnp.ones(shapes[name]) for name in shapes}}
+    of_ours, ours, _ = forms["ours"]
+    tx = fastclip(of_ours, IMAGES, model_state=ours.state)
+    chained = optax.chain(optax.sgd(0.1), tx)
+    zeros = jax.tree.map(jnp.zeros_like, ours.params)
+    state = chained.init(ours.params)
+    calls = [
+        lambda: clip(apply_fn, variables, IMAGES),
+        lambda: optax.chain(fastclip(apply_fn, IMAGES)).init(variables),
+        lambda: jax.eval_shape(chained.update, zeros, state, ours.params),
+    ]
+    messages = []
+    for call in calls:
+        with pytest.warns(UserWarning) as caught:
+            call()
+        assert {warning.filename for warning in caught} == {__file__}
+        messages.extend(str(warning.message) for warning in caught)
+    assert sum("kernels are computed from" in text for text in messages) == 2
+    assert sum("the pass multiplies by" in text for text in messages) == 2
+    assert sum("no model_state was given" in text for text in messages) == 1
+
+
 def test_a_linen_loop_over_whole_variables():
     model = MLP()
     variables = model.init(jax.random.key(0), IMAGES)

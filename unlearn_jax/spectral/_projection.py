@@ -8,7 +8,6 @@ product; :func:`project` splits what it changes between the two factors.
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -21,7 +20,12 @@ from jax.extend import core
 
 from unlearn_jax.layers import Layer, walk, with_kernels
 from unlearn_jax.models.adapters import is_trained, leaf_paths
-from unlearn_jax.spectral.norms import blank_image, named, warn_of_unfound
+from unlearn_jax.spectral.norms import (
+    blank_image,
+    named,
+    warn_at_caller,
+    warn_of_unfound,
+)
 from unlearn_jax.types import (
     ApplyFn,
     Array,
@@ -311,10 +315,9 @@ def projection(
             )
         is_whole = composite and (model_state is not None or not jax.tree.leaves(blank))
         if composite and not is_whole:
-            warnings.warn(
+            warn_at_caller(
                 "no model_state was given: BatchNorm is left out and layers are treated"
-                " alone",
-                stacklevel=2,
+                " alone"
             )
         statistics = blank if model_state is None else model_state
 
@@ -435,11 +438,10 @@ def _trained_layers(
         warn_of_unfound(found, purpose="clipped")
         computed = [layer.path for layer in found.layers if layer.store is None]
         if computed:
-            warnings.warn(
+            warn_at_caller(
                 f"not clipped: {', '.join(computed)}; kernels are computed from these"
                 " trained arrays, as standardized ones are, and no change of an array"
-                " is the clip of its kernel",
-                stacklevel=2,
+                " is the clip of its kernel"
             )
     flags = zip(leaf_paths(variables), is_trained(variables), strict=True)
     trained = {path for path, is_one in flags if is_one}
