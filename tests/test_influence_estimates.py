@@ -496,3 +496,32 @@ def test_modules_and_models_are_refused_in_one_line(tiny):
     for wrong in (tiny, LinenNet(), NnxNet(nnx.Rngs(0))):
         with pytest.raises(InputError, match=r"pass model\.apply"):
             influence.ntk(wrong, {}, jnp.zeros((1, 4, 4, 1)))
+
+
+def test_numpy_arrays_are_taken_as_jax_arrays_are():
+    name = "cross-entropy"
+    loss, targets = TARGETS[name]
+    params = TRAINED[name]
+    options = {"ridge": RIDGE, "loss": loss, "warn": False}
+    given = (params, ROWS, targets, FORGET)
+    expected = (*map(jnp.asarray, given[:3]), FORGET)
+    for form in ("primal", "dual"):
+        chex.assert_trees_all_close(
+            influence.remove(linear, *given, form=form, **options),
+            influence.remove(linear, *expected, form=form, **options),
+            atol=1e-6,  # the gradient at the optimum is rounding alone
+        )
+    rows = jnp.asarray(ROWS)
+    kernel = influence.ntk(linear, params, rows, rows[:5], batch_size=3)
+    chex.assert_trees_all_close(
+        influence.ntk(linear, params, ROWS, ROWS[:5], batch_size=3), kernel
+    )
+    whole = np.asarray(influence.ntk(linear, params, ROWS))
+    fit = influence.fit_dual(
+        whole, targets, ridge=RIDGE, offsets=OFFSETS, loss=loss, num_steps=2
+    )
+    chex.assert_tree_all_finite(fit)
+    fit = influence.fit_primal(
+        linear, params, ROWS, targets, ridge=RIDGE, loss=loss, num_steps=1
+    )
+    chex.assert_tree_all_finite(fit)

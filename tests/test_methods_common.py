@@ -1,7 +1,9 @@
 """What holds for every method: purity, what it reads, adapters, maps, values."""
 
 import dataclasses
+import inspect
 import json
+import re
 
 import chex
 import jax
@@ -228,6 +230,14 @@ def test_equal_methods_hash_alike_and_survive_json(name):
     leaves, structure = jax.tree.flatten(method)
     assert jax.tree.unflatten(structure, leaves) == method
     assert all(isinstance(leaf, float) for leaf in leaves)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_field_a_method_declares_is_among_its_attributes(name):
+    declared = type(METHODS[name])
+    attributes = inspect.getdoc(declared).partition("Attributes:")[2]
+    documented = set(re.findall(r"^ +(\w+): ", attributes, re.MULTILINE))
+    assert set(vars(declared).get("__annotations__", {})) <= documented
 
 
 @pytest.mark.parametrize("name", SPACES)

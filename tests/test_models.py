@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 from jax import lax
 
-from unlearn_jax import models
+from unlearn_jax import models, spectral
 from unlearn_jax.types import InputError, Variables
 
 CASES = [
@@ -375,3 +375,36 @@ def test_build_names_what_is_wrong():
         models.build("vit", (8, 8, 1), 10, width=8, num_heads=3).init(jax.random.key(0))
     with pytest.raises(InputError, match="compute type"):
         models.build("mlp", (8, 8, 1), 10, dtype="int8")
+
+
+@pytest.mark.parametrize("adapter", ["linen", "nnx", "functions"])
+def test_an_adapted_model_refuses_what_is_not_its_variables(adapter, key):
+    images = jnp.ones((2, 4, 4, 1))
+    adapted = {
+        "linen": lambda: models.build("mlp", (4, 4, 1), 3),
+        "nnx": lambda: models.from_nnx(TinyNNX),
+        "functions": lambda: models.from_functions(
+            lambda key: jax.random.normal(key, (16, 3)),
+            lambda params, images: images.reshape(len(images), -1) @ params,
+        ),
+    }
+    model = adapted[adapter]()
+    variables = model.init(key)
+    bare = {"params": variables.params}
+    for wrong, name in [(bare, "dict"), (None, "NoneType")]:
+        message = rf"takes unlearn_jax\.Variables\(params, state\), got {name}: pass"
+        with pytest.raises(InputError, match=message):
+            model.apply(wrong, images)
+        with pytest.raises(InputError, match=message):
+            jax.jit(model.apply)(wrong, images)
+        with pytest.raises(InputError, match=message):
+            model.apply_train(wrong, images, key)
+        with pytest.raises(InputError, match=message):
+            spectral.clip(model.apply, wrong, images[:1])
+
+    def loss(variables):
+        return jnp.sum(model.apply(variables, images) ** 2)
+
+    stacked = jax.tree.map(lambda leaf: leaf[None], variables)
+    slopes = jax.jit(jax.vmap(jax.grad(loss, allow_int=True)))(stacked)
+    assert isinstance(slopes, Variables)

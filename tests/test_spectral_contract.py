@@ -1,5 +1,6 @@
 """One contract for all variables: Linen's, NNX's, a bare tree, this library's."""
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from unlearn_jax.spectral import (
     project,
     spectral_norms,
 )
-from unlearn_jax.types import Variables
+from unlearn_jax.types import InputError, Variables
 
 IMAGES = np.random.default_rng(0).uniform(size=(12, 6, 6, 2)).astype("f4")
 LABELS = np.arange(12) % 3
@@ -179,6 +180,50 @@ def test_a_users_own_loop_ends_with_every_norm_inside(script):
     assert (norms > 0.69).all()
 
 
+def test_an_nnx_optimizer_of_params_names_the_ways_to_give_the_rest(forms):
+    module = NetNNX(nnx.Rngs(0))
+    graph, _ = nnx.split(module)
+    of_state = lambda state, images: nnx.merge(graph, state)(images)
+    tx = optax.chain(optax.sgd(0.1), fastclip(of_state, IMAGES))
+    with pytest.raises(InputError, match=r"close over the rest.*pass model_state="):
+        nnx.Optimizer(module, tx, wrt=nnx.Param)
+    graph, _, rest = nnx.split(module, nnx.Param, ...)
+    closed = lambda params, images: nnx.merge(graph, params, rest, copy=True)(images)
+    tx = optax.chain(optax.sgd(0.1), fastclip(closed, IMAGES))
+    optimizer = nnx.Optimizer(module, tx, wrt=nnx.Param)
+    assert len(optimizer.opt_state[1].layers) == 2
+
+
+def test_warnings_point_at_the_users_own_line(forms):
+    def apply_fn(variables, images):
+        flat = images.reshape(len(images), -1)
+        computed, unfound, kernel = variables["params"].values()
+        hidden = flat @ (computed / jnp.linalg.norm(computed))
+        return hidden @ kernel + jnp.sum(flat[:, :, None] * unfound[None], 1)
+
+    shapes = {"computed": (72, 3), "unfound": (72, 3), "w": (3, 3)}
+    variables = {"params": {name: jnp.ones(shapes[name]) for name in shapes}}
+    of_ours, ours, _ = forms["ours"]
+    tx = fastclip(of_ours, IMAGES, model_state=ours.state)
+    chained = optax.chain(optax.sgd(0.1), tx)
+    zeros = jax.tree.map(jnp.zeros_like, ours.params)
+    state = chained.init(ours.params)
+    calls = [
+        lambda: clip(apply_fn, variables, IMAGES),
+        lambda: optax.chain(fastclip(apply_fn, IMAGES)).init(variables),
+        lambda: jax.eval_shape(chained.update, zeros, state, ours.params),
+    ]
+    messages = []
+    for call in calls:
+        with pytest.warns(UserWarning) as caught:
+            call()
+        assert {warning.filename for warning in caught} == {__file__}
+        messages.extend(str(warning.message) for warning in caught)
+    assert sum("kernels are computed from" in text for text in messages) == 2
+    assert sum("the pass multiplies by" in text for text in messages) == 2
+    assert sum("no model_state was given" in text for text in messages) == 1
+
+
 def test_a_linen_loop_over_whole_variables():
     model = MLP()
     variables = model.init(jax.random.key(0), IMAGES)
@@ -190,6 +235,24 @@ def test_a_linen_loop_over_whole_variables():
     updates, _ = jax.jit(tx.update)(zeros, state, variables)
     for layer in optax.apply_updates(variables, updates)["params"].values():
         np.testing.assert_allclose(svd_norm(layer["kernel"]), 0.3, rtol=0.005)
+
+
+def test_a_loop_over_this_librarys_whole_variables_clips_as_over_params(forms):
+    apply_fn, variables, _ = forms["ours"]
+    rule = ClipRule(num_vectors=3)
+    options = {"max_norm": 0.3, "period": 1, "rule": rule}
+    whole = optax.chain(optax.sgd(0.1), fastclip(apply_fn, IMAGES[:1], **options))
+    zeros = jax.tree.map(jnp.zeros_like, variables)
+    updates, _ = whole.update(zeros, whole.init(variables), variables)
+    tx = fastclip(apply_fn, IMAGES[:1], model_state=variables.state, **options)
+    expected, _ = tx.update(
+        zeros.params,
+        tx.init(variables.params),
+        variables.params,
+        model_state=variables.state,
+    )
+    assert jnp.any(updates.params["Dense_0"]["kernel"] != 0)
+    chex.assert_trees_all_close(updates, Variables(expected, zeros.state), atol=1e-6)
 
 
 def test_every_true_norm_of_a_clipped_vit_is_within_a_percent():

@@ -124,6 +124,7 @@ def push(
       images: ``[B, ...]``.
     """
     apply, params = by_params(apply_fn, variables)
+    images = jnp.asarray(images)
     outputs, pull_back = jax.vjp(lambda p: apply(p, images), params)
     return jax.vjp(pull_back, jnp.zeros_like(outputs))[1]((tangent,))[0]
 
@@ -148,6 +149,8 @@ def pull(
     Returns:
       Like the trained parameters.
     """
+    images = jnp.asarray(images)
+    cotangents = jnp.asarray(cotangents)
     chex.assert_rank(cotangents, 2)
     chex.assert_equal_shape_prefix([images, cotangents], 1)
     apply, params = by_params(apply_fn, variables)
@@ -180,7 +183,7 @@ def jacobian(apply_fn: OutputFn, variables: PyTree, images: Array) -> Array:
         rows = jnp.eye(len(outputs), dtype=outputs.dtype)
         return jax.vmap(lambda row: ravel_pytree(pull_back(row)[0])[0])(rows)
 
-    return jax.vmap(one)(images)
+    return jax.vmap(one)(jnp.asarray(images))
 
 
 def ntk(
@@ -215,7 +218,8 @@ def ntk(
     [[5.0, 3.0], [3.0, 9.0]]
     """
     apply, params = by_params(apply_fn, variables)
-    others = images if others is None else others
+    images = jnp.asarray(images)
+    others = images if others is None else jnp.asarray(others)
     rows, _ = in_batches(len(images), batch_size)
     columns, _ = in_batches(len(others), batch_size)
     single = jacobian(apply, params, others) if len(columns) == 1 else None

@@ -120,6 +120,9 @@ def dual_change(
     """
     check_ridge(ridge)
     check_solver(solver)
+    kernel = jnp.asarray(kernel)
+    outputs = jnp.asarray(outputs)
+    targets = jnp.asarray(targets)
     chex.assert_rank([kernel, outputs], [{2, 4}, 2])
     chex.assert_equal_shape_prefix([outputs, targets, kernel], 1)
     num_samples = len(outputs)
@@ -192,8 +195,10 @@ def fit_dual(
     """
     check_ridge(ridge)
     check_solver(solver)
-    offsets = jnp.zeros_like(targets) if offsets is None else offsets
-    start = jnp.zeros_like(offsets) if start is None else start
+    kernel = jnp.asarray(kernel)
+    targets = jnp.asarray(targets)
+    offsets = jnp.zeros_like(targets) if offsets is None else jnp.asarray(offsets)
+    start = jnp.zeros_like(offsets) if start is None else jnp.asarray(start)
     chex.assert_rank([kernel, offsets], [{2, 4}, 2])
     chex.assert_equal_shape([offsets, start])
     chex.assert_equal_shape_prefix([offsets, targets, kernel], 1)
@@ -247,6 +252,9 @@ def loss_change(
         ``loss(outputs + moved) - loss(outputs)`` instead.
       loss: the loss.
     """
+    outputs = jnp.asarray(outputs)
+    targets = jnp.asarray(targets)
+    moved = jnp.asarray(moved)
     chex.assert_equal_shape([outputs, moved])
     return jnp.sum(slopes(loss, outputs, targets) * moved, -1)
 

@@ -104,6 +104,8 @@ def primal_change(
     check_ridge(ridge)
     check_solver(solver)
     apply, params = by_params(apply_fn, variables)
+    images = jnp.asarray(images)
+    targets = jnp.asarray(targets)
     chex.assert_equal_shape_prefix([images, targets], 1)
     num_forget = count_forget(forget, num_forget, len(images))
     num_retain = len(images) - num_forget
@@ -191,6 +193,8 @@ def fit_primal(
     if not isinstance(solver, CG):
         raise InputError(f"fit_primal takes influence.CG(), got {solver!r}")
     apply, params = by_params(apply_fn, variables)
+    images = jnp.asarray(images)
+    targets = jnp.asarray(targets)
     chex.assert_equal_shape_prefix([images, targets], 1)
     count = len(images)
     # Rounding ends the fit at this fraction of the gradient at the start.
@@ -232,6 +236,7 @@ def forward(
     apply_fn: OutputFn, variables: PyTree, images: Array, *, batch_size: int = 128
 ) -> Array:
     """Return the outputs ``[N, C]`` of all images, batch by batch."""
+    images = jnp.asarray(images)
 
     def run(rows: Array) -> Array:
         return apply_fn(variables, images[rows])
@@ -256,6 +261,7 @@ def forward_change(
       images: ``[N, ...]``.
       batch_size: images at a time.
     """
+    images = jnp.asarray(images)
 
     def run(rows: Array) -> Array:
         return push(apply_fn, variables, change, images[rows])

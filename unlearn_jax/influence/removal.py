@@ -112,6 +112,8 @@ def remove(
     if form not in ("primal", "dual"):
         raise InputError(f"unknown form {form!r}: choose primal or dual")
     apply, params = by_params(apply_fn, variables)
+    images = jnp.asarray(images)
+    targets = jnp.asarray(targets)
     num_forget = count_forget(forget, num_forget, len(images))
     risk: dict[str, Any] = {"ridge": ridge, "loss": loss, "num_forget": num_forget}
     around: dict[str, Any] = {"anchor": anchor, "batch_size": batch_size}
@@ -187,6 +189,8 @@ def guard(
     """
     check_ridge(ridge)
     apply, params = by_params(apply_fn, variables)
+    images = jnp.asarray(images)
+    targets = jnp.asarray(targets)
     num_forget = count_forget(forget, num_forget, len(images))
     num_retain = len(images) - num_forget
     away = params if anchor is None else jax.tree.map(jnp.subtract, params, anchor)

@@ -116,6 +116,8 @@ class L2UL(FineTuning):
         is evaluated as often), or ``never``. At least one epoch (step) is made.
       forget_batch_size: forget samples per step, all of D_F at most.
       batch_size: adversarial examples per step, all of them at most.
+      learning_rate: of the updates; the attack has ``step_size``.
+      weight_decay: L2, added to the gradient, in addition to ``regularization``.
       augment: of the forget samples alone.
     """
 

@@ -88,6 +88,9 @@ class UNSIR(FineTuning):
       repair_rate: of the repair pass.
       num_epochs: of each of the two passes, as the other hyperparameters of the
         training.
+      batch_size: samples per step, noise and retained together in the impair pass.
+      weight_decay: L2, added to the gradient.
+      optimizer: of each of the two passes, each from a new state; not the noise's.
     """
 
     num_noise_images: int = 256

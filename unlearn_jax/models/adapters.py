@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 from flax import nnx
 
-from unlearn_jax.types import Array, Model, PyTree, Variables
+from unlearn_jax.types import Array, InputError, Model, PyTree, Variables
 
 NOT_TRAINED = (nnx.BatchStat, nnx.Cache, nnx.Intermediate, nnx.RngState)
 
@@ -25,6 +25,7 @@ def from_linen(module: nn.Module, sample: Array) -> Model:
     """
 
     def join(variables: Variables) -> dict[str, Any]:
+        _check_variables(variables)
         return {"params": variables.params, **variables.state}
 
     def init(key: Array) -> Variables:
@@ -80,6 +81,7 @@ def from_nnx(make: Callable[[nnx.Rngs], Any]) -> Model:
         return Variables(nnx.to_pure_dict(params), nnx.to_pure_dict(state))
 
     def rebuild(graph: Any, variables: Variables, streams: Any) -> Any:
+        _check_variables(variables)
         _, params, _, state = nnx.split(
             nnx.merge(graph, *abstract), nnx.Param, nnx.RngState, ...
         )
@@ -115,14 +117,40 @@ def from_functions(
     Returns:
       The model, with an empty ``state``.
     """
-    return Model(
-        init=lambda key: Variables(init(key), {}),
-        apply=lambda variables, images: apply_fn(variables.params, images),
-        apply_train=lambda variables, images, key: (
-            apply_fn(variables.params, images),
-            {},
-        ),
-    )
+
+    def wrapped_init(key: Array) -> Variables:
+        return Variables(init(key), {})
+
+    def apply(variables: Variables, images: Array) -> Array:
+        _check_variables(variables)
+        return apply_fn(variables.params, images)
+
+    def apply_train(
+        variables: Variables, images: Array, key: Array
+    ) -> tuple[Array, Any]:
+        del key
+        return apply(variables, images), {}
+
+    return Model(wrapped_init, apply, apply_train)
+
+
+def _check_variables(variables: Any) -> None:
+    """Raise unless an adapted model is applied to what its ``init`` returns.
+
+    Checked while tracing, too, where it costs nothing in the compiled program.
+
+    Args:
+      variables: what the caller passed; any value with the two fields of
+        :class:`unlearn_jax.types.Variables` passes.
+
+    Raises:
+      InputError: a bare tree of parameters, a Linen dict, None.
+    """
+    if not (hasattr(variables, "params") and hasattr(variables, "state")):
+        raise InputError(
+            "this model's apply takes unlearn_jax.Variables(params, state), got"
+            f" {type(variables).__name__}: pass the variables that init or fit gave"
+        )
 
 
 def leaf_paths(variables: PyTree) -> list[str]:

@@ -8,7 +8,6 @@ product; :func:`project` splits what it changes between the two factors.
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -21,7 +20,12 @@ from jax.extend import core
 
 from unlearn_jax.layers import Layer, walk, with_kernels
 from unlearn_jax.models.adapters import is_trained, leaf_paths
-from unlearn_jax.spectral.norms import blank_image, named, warn_of_unfound
+from unlearn_jax.spectral.norms import (
+    blank_image,
+    named,
+    warn_at_caller,
+    warn_of_unfound,
+)
 from unlearn_jax.types import (
     ApplyFn,
     Array,
@@ -279,22 +283,17 @@ def projection(
         {} if model_state is None else model_state,
     )
 
+    has_state = model_state is not None
+
     def variables_of(params: Params, statistics: ModelState) -> PyTree:
-        return params if model_state is None else Variables(params, statistics)
+        return Variables(params, statistics) if has_state else params
 
     def init(params: Params) -> ProjectionState:
         def memory(params: Params) -> dict[str, PyTree]:
             variables = variables_of(params, blank)
-            try:
-                found = _trained_layers(apply_fn, variables, sample, is_door=True)
-            except AttributeError as error:
-                if model_state is not None:
-                    raise
-                raise InputError(
-                    "apply_fn cannot be applied to the parameters alone"
-                    f" ({error}): where it takes Variables(params, state), pass"
-                    " model_state=variables.state"
-                ) from error
+            if not has_state:
+                _check_applies(apply_fn, variables, sample)
+            found = _trained_layers(apply_fn, variables, sample, is_door=True)
             targets.check(found)
             return memory_of(rule, found, targets)
 
@@ -316,10 +315,9 @@ def projection(
             )
         is_whole = composite and (model_state is not None or not jax.tree.leaves(blank))
         if composite and not is_whole:
-            warnings.warn(
+            warn_at_caller(
                 "no model_state was given: BatchNorm is left out and layers are treated"
-                " alone",
-                stacklevel=2,
+                " alone"
             )
         statistics = blank if model_state is None else model_state
 
@@ -337,7 +335,8 @@ def projection(
                 composite=is_whole,
                 is_door=False,
             )
-            moved = moved.params if isinstance(moved, Variables) else moved
+            # what is optimized may itself be Variables, which then stays whole
+            moved = moved.params if has_state else moved
             # the difference added, not the target less the start: an untouched weight
             # keeps its update to the bit
             fixed = jax.tree.map(
@@ -397,6 +396,28 @@ def _columns(scale: Array, kernel: Array) -> Array:
     return scale.astype(kernel.dtype).reshape((1,) * (kernel.ndim - 1) + (-1,))
 
 
+def _check_applies(apply_fn: ApplyFn, params: Params, sample: Any) -> None:
+    """Raise unless a function can be traced on what is optimized.
+
+    Args:
+      apply_fn: ``(params, images) -> logits``.
+      params: what is optimized, all of the variables.
+      sample: ``[B, H, W, ch]``; only its shape is read.
+
+    Raises:
+      InputError: with the fault, and the ways to give it the rest of the variables.
+    """
+    try:
+        jax.eval_shape(apply_fn, params, blank_image(sample))
+    except (AttributeError, TypeError, ValueError) as error:
+        fault = str(error).partition("\n")[0]
+        raise InputError(
+            f"apply_fn cannot be applied to the parameters alone ({fault}): close over"
+            " the rest of the state, or, where it takes Variables(params, state) as"
+            " models.from_nnx(...).apply does, pass model_state=variables.state"
+        ) from error
+
+
 def _trained_layers(
     apply_fn: ApplyFn, variables: PyTree, sample: Any, *, is_door: bool = False
 ) -> list[Layer]:
@@ -417,11 +438,10 @@ def _trained_layers(
         warn_of_unfound(found, purpose="clipped")
         computed = [layer.path for layer in found.layers if layer.store is None]
         if computed:
-            warnings.warn(
+            warn_at_caller(
                 f"not clipped: {', '.join(computed)}; kernels are computed from these"
                 " trained arrays, as standardized ones are, and no change of an array"
-                " is the clip of its kernel",
-                stacklevel=2,
+                " is the clip of its kernel"
             )
     flags = zip(leaf_paths(variables), is_trained(variables), strict=True)
     trained = {path for path, is_one in flags if is_one}

@@ -1,5 +1,6 @@
 """Spectral norms of a model's affine layers, each together with its BatchNorm."""
 
+import inspect
 import math
 import warnings
 from collections import OrderedDict
@@ -18,6 +19,9 @@ from unlearn_jax.types import ApplyFn, Array, InputError, PyTree, check_apply_fn
 Method = Literal["lanczos", "power_qr"]
 NUM_ITERS: dict[str, int] = {"lanczos": 60, "power_qr": 100}
 """Iterations from a random start."""
+
+INTERNAL = ("unlearn_jax", "jax", "optax", "flax", "contextlib", "functools")
+"""Packages whose lines no warning points at."""
 
 
 def named(found: Sequence[Layer]) -> dict[str, Layer]:
@@ -175,12 +179,32 @@ def warn_of_unfound(found: Walk, *, purpose: str) -> None:
       purpose: what is not done to the others, such as ``measured``.
     """
     if found.unfound:
-        warnings.warn(
+        warn_at_caller(
             f"not {purpose}: {', '.join(found.unfound)}; the pass multiplies by these"
             " trained arrays otherwise than in a product or convolution that is"
-            " followed",
-            stacklevel=3,
+            " followed"
         )
+
+
+def warn_at_caller(message: str) -> None:
+    """Warn at the line of the user's code that led here.
+
+    It is the innermost frame outside of this package and of the libraries that trace
+    and chain its functions, however many of their frames lie between.
+
+    Args:
+      message: the warning.
+    """
+    level = 1
+    frame = inspect.currentframe()
+    while frame is not None and _is_internal(frame.f_globals.get("__name__", "")):
+        level += 1
+        frame = frame.f_back
+    warnings.warn(message, stacklevel=level)
+
+
+def _is_internal(module: str) -> bool:
+    return module.partition(".")[0] in INTERNAL
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
