@@ -242,6 +242,72 @@ def test_curves_equal_the_host(scored):
     assert np.isnan(device.auc(np.where(positive, np.nan, scores), positive))
 
 
+def test_batched_curves_give_one_number_per_curve(scored):
+    scores, positive, _, _ = scored
+    batch = np.stack([scores, -scores, scores**2]).astype(np.float32)
+    alone = [audit.roc(row, positive) for row in batch]
+    curves = jax.vmap(audit.roc, in_axes=(0, None))(batch, positive)
+    nested = jax.vmap(jax.vmap(audit.roc, in_axes=(0, None)), in_axes=(0, None))
+    for points in (curves, jax.device_get(curves)):
+        for rate in (0.0, 0.01, 0.1, 0.5, 1.0):
+            expected = [curve.tpr_at_fpr(rate) for curve in alone]
+            assert np.allclose(points.tpr_at_fpr(rate), expected, rtol=1e-6)
+        expected = [curve.balanced_accuracy for curve in alone]
+        assert np.allclose(points.balanced_accuracy, expected, rtol=1e-6)
+        assert str(points) == (
+            "RocCurve of shapes fpr (3, 121), tpr (3, 121), thresholds (3, 121),"
+            " auc (3,)"
+        )
+        with pytest.raises(InputError, match="pass a rate"):
+            points.tpr_at_fpr(2.0)
+    assert nested(batch[None], positive).tpr_at_fpr(0.1).shape == (1, 3)
+
+
+def test_traced_curves_equal_concrete_ones(scored):
+    scores, positive, _, _ = scored
+    scores = scores.astype(np.float32)
+    curve = audit.roc(scores, positive)
+    texts = []
+
+    @jax.jit
+    def rates(scores, positive, max_fpr):
+        points = audit.roc(scores, positive)
+        texts.append(str(points))
+        at_fixed = points.tpr_at_fpr(0.1)
+        return at_fixed, points.tpr_at_fpr(max_fpr), points.balanced_accuracy
+
+    at_fixed, at_traced, accuracy = rates(scores, positive, 0.2)
+    assert np.isclose(at_fixed, curve.tpr_at_fpr(0.1), rtol=1e-6)
+    assert np.isclose(at_traced, curve.tpr_at_fpr(0.2), rtol=1e-6)
+    assert np.isclose(accuracy, curve.balanced_accuracy, rtol=1e-6)
+    assert texts == [
+        "RocCurve of shapes fpr (121,), tpr (121,), thresholds (121,), auc ()"
+    ]
+    assert np.isnan(rates(scores, positive, 2.0)[1])
+    assert np.isnan(rates(scores, positive | True, 0.2)[0])
+    assert np.isnan(rates(scores, positive & False, 0.2)[0])
+
+
+def test_one_curve_gives_floats_and_the_step_of_a_sorted_search(scored):
+    scores, positive, _, _ = scored
+    curve = audit.roc(scores, positive)
+    points = device.roc(scores, positive)
+    for rate in (0.0, 0.001, 0.01, 0.1, 1.0):
+        place = np.searchsorted(curve.fpr, rate, side="right") - 1
+        assert curve.tpr_at_fpr(rate) == float(curve.tpr[place])
+        assert type(curve.tpr_at_fpr(rate)) is type(points.tpr_at_fpr(rate)) is float
+    assert type(curve.balanced_accuracy) is type(points.balanced_accuracy) is float
+    assert str(points) == str(curve)
+    assert str(curve).startswith("AUC 0.")
+
+
+def test_a_tenth_in_float32_is_at_most_a_tenth():
+    scores = np.arange(20, 0, -1, dtype=np.float32)
+    positive = np.arange(20) % 2 == 1
+    assert audit.roc(scores, positive).tpr_at_fpr(0.1) == 0.1
+    assert np.isclose(device.roc(scores, positive).tpr_at_fpr(0.1), 0.1)
+
+
 def test_large_areas_keep_six_digits_in_float32():
     rng = np.random.default_rng(5)
     member = rng.random(100_000) < 0.3
@@ -464,7 +530,39 @@ def test_shadow_signals_refuse_what_does_not_fit(models):
         ((apply_fn, {"a": np.ones(3), "b": np.ones(4)}, images, labels), {}, "leaves"),
         ((apply_fn, variables, images, labels[:9]), {}, "one label per image"),
         ((apply_fn, variables, images[:0], labels[:0]), {}, "no images"),
+        ((apply_fn, variables, images, labels + 9), {}, "pass classes in 0..2"),
+        ((apply_fn, variables, images, labels / 2), {}, "integer class numbers"),
+        (models, {"mapper": "zz"}, "must be a replicas.Mapper"),
         (models, {"batch_size": 0}, "batch_size is 0"),
     ):
         with pytest.raises(InputError, match=message):
             audit.shadow_signals(*arguments, **options)
+
+
+def test_shadow_signals_check_labels_without_another_trace(models):
+    apply_fn, variables, images, labels = models
+    traces = []
+
+    def counted(variables, images):
+        traces.append(images.shape)
+        return apply_fn(variables, images)
+
+    first = audit.shadow_signals(counted, variables, images, labels)
+    num_traces = len(traces)
+    again = audit.shadow_signals(counted, variables, images, jnp.asarray(labels))
+    assert np.array_equal(first, again)
+    assert len(traces) == num_traces
+
+
+def test_shadow_signals_of_one_output_take_any_integers(models):
+    _, variables, images, labels = models
+
+    def margin(variables, images):
+        return images.reshape(len(images), -1) @ variables["params"]["kernel"][:, :1]
+
+    def signed(logits, labels):
+        return logits[:, 0] * labels
+
+    signs = 2 * (labels > 0) - 1
+    signals = audit.shadow_signals(margin, variables, images, signs, signal=signed)
+    assert signals.shape == (4, 25)

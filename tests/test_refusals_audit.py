@@ -326,6 +326,13 @@ REFUSED = [
     (shadow(variables={}), "stacked_variables must have leaves \\[M, ...\\]"),
     (shadow(labels=LABELS[:3]), "labels have shape \\(3,\\) and images"),
     (shadow(images=LOGITS[:0], labels=LABELS[:0]), "there are no images"),
+    (shadow(labels=LABELS + 9), "labels are in 9..11: pass classes in 0..2"),
+    (shadow(labels=LABELS - 1), "labels are in -1..1: pass classes in 0..2"),
+    (shadow(labels=LABELS / 2), "labels have dtype float64: pass integer class"),
+    (
+        shadow(mapper="zz"),
+        "mapper must be a replicas.Mapper, such as replicas.mapper\\(num_models=M\\)",
+    ),
     (shadow(batch_size=0), "batch_size is 0: pass at least 1"),
     (shadow(variables=np.ones((0, 2))), "stacked_variables has no model"),
     (

@@ -352,10 +352,10 @@ def _check_counts(
 
 def _side_of_block(values: np.ndarray, chosen: np.ndarray, center: Center) -> _Side:
     """Return the statistics of ``values [M, K]`` over the chosen models."""
-    kept = _where(chosen, values, 0.0)
+    chosen_values = _where(chosen, values, 0.0)
     size = chosen.sum(axis=0)
-    mean = kept.sum(axis=0, dtype=np.float64) / size
-    deviation = _where(chosen, kept - mean, 0.0)
+    mean = chosen_values.sum(axis=0, dtype=np.float64) / size
+    deviation = _where(chosen, chosen_values - mean, 0.0)
     squares = np.einsum("mk,mk->k", deviation, deviation)
     last = np.take_along_axis(
         values, values.shape[0] - 1 - chosen[::-1].argmax(axis=0, keepdims=True), axis=0

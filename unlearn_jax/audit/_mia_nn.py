@@ -222,16 +222,20 @@ def nearest_neighbor(
     """
     models = _read_logits("reference_logits", reference_logits, ndim=(3,))
     labels = _read_labels(labels, models)
-    gone = _read_forgotten(forgotten, also_forgotten, labels, models.shape[2])
+    forgotten_classes = _read_forgotten(
+        forgotten, also_forgotten, labels, models.shape[2]
+    )
     fractions = np.zeros((models.shape[0], models.shape[2]))
-    for i in np.setdiff1d(np.arange(models.shape[2]), gone):
+    for i in np.setdiff1d(np.arange(models.shape[2]), forgotten_classes):
         fractions[:, i] = [
-            _calls_against_rest(discriminator, logits, labels, int(i), gone).mean()
+            _calls_against_rest(
+                discriminator, logits, labels, int(i), forgotten_classes
+            ).mean()
             for logits in models
         ]
     means = fractions.mean(axis=0)
     # Where no machine claims anything, a forgotten class would be the first of equals.
-    means[gone] = -1
+    means[forgotten_classes] = -1
     return Neighbor(int(means.argmax()), fractions)
 
 
@@ -265,9 +269,13 @@ def discriminator_calls(
     """
     logits = _read_logits("logits", logits, ndim=(2,))
     labels = _read_labels(labels, logits)
-    gone = _read_forgotten(forgotten, also_forgotten, labels, logits.shape[1])
-    neighbor = _read_neighbor(neighbor, gone, logits.shape[1])
-    return _calls_against_rest(discriminator, logits, labels, neighbor, gone)
+    forgotten_classes = _read_forgotten(
+        forgotten, also_forgotten, labels, logits.shape[1]
+    )
+    neighbor = _read_neighbor(neighbor, forgotten_classes, logits.shape[1])
+    return _calls_against_rest(
+        discriminator, logits, labels, neighbor, forgotten_classes
+    )
 
 
 def mia_nn(
@@ -338,7 +346,9 @@ def mia_nn(
             " neighbor_against_forgotten"
         )
     labels = _read_labels(labels, reference)
-    gone = _read_forgotten(forgotten, also_forgotten, labels, reference.shape[2])
+    forgotten_classes = _read_forgotten(
+        forgotten, also_forgotten, labels, reference.shape[2]
+    )
     if neighbor is None:
         neighbor = nearest_neighbor(
             reference,
@@ -347,17 +357,18 @@ def mia_nn(
             also_forgotten=also_forgotten,
             discriminator=discriminator,
         ).neighbor
-    neighbor = _read_neighbor(neighbor, gone, reference.shape[2])
+    neighbor = _read_neighbor(neighbor, forgotten_classes, reference.shape[2])
     is_against_rest = reading == "neighbor_against_rest"
     score = _score_against_rest if is_against_rest else _score_against_forgotten
     reference_scores = np.array(
         [
-            score(discriminator, logits, labels, neighbor, gone)[0]
+            score(discriminator, logits, labels, neighbor, forgotten_classes)[0]
             for logits in reference
         ]
     )
     results = [
-        score(discriminator, logits, labels, neighbor, gone) for logits in target
+        score(discriminator, logits, labels, neighbor, forgotten_classes)
+        for logits in target
     ]
     scores, called = zip(*results, strict=True)
     mean = reference_scores.mean()
@@ -377,13 +388,13 @@ def _calls_against_rest(
     logits: np.ndarray,
     labels: np.ndarray,
     label: int,
-    gone: list[int],
+    forgotten_classes: list[int],
 ) -> np.ndarray:
-    """Return the ``[F]`` calls of a class's discriminator on class ``gone[0]``."""
+    """Return the ``[F]`` calls of a discriminator on the first forgotten class."""
     first = np.flatnonzero(labels == label)
-    rest = np.flatnonzero((labels != label) & ~np.isin(labels, gone))
-    queries = np.flatnonzero(labels == gone[0])
-    inputs = discriminator.inputs(logits, label, gone)
+    rest = np.flatnonzero((labels != label) & ~np.isin(labels, forgotten_classes))
+    queries = np.flatnonzero(labels == forgotten_classes[0])
+    inputs = discriminator.inputs(logits, label, forgotten_classes)
     return discriminator.calls(inputs, first, rest, queries)
 
 
@@ -392,9 +403,11 @@ def _score_against_rest(
     logits: np.ndarray,
     labels: np.ndarray,
     neighbor: int,
-    gone: list[int],
+    forgotten_classes: list[int],
 ) -> tuple[float, np.ndarray]:
-    called = _calls_against_rest(discriminator, logits, labels, neighbor, gone)
+    called = _calls_against_rest(
+        discriminator, logits, labels, neighbor, forgotten_classes
+    )
     return float(called.mean()), called
 
 
@@ -403,11 +416,11 @@ def _score_against_forgotten(
     logits: np.ndarray,
     labels: np.ndarray,
     neighbor: int,
-    gone: list[int],
+    forgotten_classes: list[int],
 ) -> tuple[float, np.ndarray]:
     """Return balanced accuracy over two folds, and the ``[F]`` out-of-fold calls."""
-    inputs = discriminator.inputs(logits, neighbor, gone)
-    sides = [np.flatnonzero(labels == k) for k in (neighbor, gone[0])]
+    inputs = discriminator.inputs(logits, neighbor, forgotten_classes)
+    sides = [np.flatnonzero(labels == k) for k in (neighbor, forgotten_classes[0])]
     if min(side.size for side in sides) < 2:
         raise InputError(
             "neighbor_against_forgotten needs at least 2 samples of both classes: pass"
@@ -450,28 +463,36 @@ def _read_forgotten(
     forgotten: int, also: Sequence[int], labels: np.ndarray, num_classes: int
 ) -> list[int]:
     """Return all forgotten classes, the one to score first."""
-    gone = [int(forgotten), *(int(k) for k in also)]
-    if len(set(gone)) < len(gone) or not all(0 <= k < num_classes for k in gone):
+    forgotten_classes = [int(forgotten), *(int(k) for k in also)]
+    has_duplicates = len(set(forgotten_classes)) < len(forgotten_classes)
+    if has_duplicates or not all(0 <= k < num_classes for k in forgotten_classes):
         raise InputError(
-            f"forgotten classes are {gone}: pass different classes in"
+            f"forgotten classes are {forgotten_classes}: pass different classes in"
             f" 0..{num_classes - 1}"
         )
-    if num_classes - len(gone) < 2:
+    num_retained = num_classes - len(forgotten_classes)
+    if num_retained < 2:
         raise InputError(
-            f"{num_classes - len(gone)} of {num_classes} classes are retained: MIA-NN"
-            " needs at least 2"
+            f"{num_retained} of {num_classes} classes are retained: MIA-NN needs at"
+            " least 2"
         )
     counts = np.bincount(labels, minlength=num_classes)
-    empty = [k for k in range(num_classes) if not counts[k] and k not in gone[1:]]
+    empty = [
+        k
+        for k in range(num_classes)
+        if not counts[k] and k not in forgotten_classes[1:]
+    ]
     if empty:
         raise InputError(
             f"class {empty[0]} has no sample: pass test samples of all classes"
         )
-    return gone
+    return forgotten_classes
 
 
-def _read_neighbor(neighbor: int, gone: list[int], num_classes: int) -> int:
-    if not 0 <= neighbor < num_classes or neighbor in gone:
+def _read_neighbor(
+    neighbor: int, forgotten_classes: list[int], num_classes: int
+) -> int:
+    if not 0 <= neighbor < num_classes or neighbor in forgotten_classes:
         raise InputError(
             f"neighbor is {neighbor}: pass a retained class in 0..{num_classes - 1}"
         )

@@ -9,6 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from unlearn_jax import replicas
+from unlearn_jax.audit.inputs import is_traced
 from unlearn_jax.audit.signals import SIGNALS, SignalFn
 from unlearn_jax.train import predict
 from unlearn_jax.types import ApplyFn, Array, InputError, PyTree, check_apply_fn
@@ -35,7 +36,7 @@ def shadow_signals(
       stacked_variables: any pytree of the models' variables, leaves ``[M, ...]``.
       images: ``[N, ...]`` uint8 or float32 in [0, 1], the same for all models; such as
         those of :func:`unlearn_jax.data.pool`.
-      labels: ``[N]`` integers.
+      labels: ``[N]`` integers in 0..C-1.
       signal: a name in :data:`~unlearn_jax.audit.SIGNALS`, or a function
         ``(logits, labels) -> [N]``, higher = more likely member.
       mapper: how to go through ``M`` models
@@ -48,7 +49,9 @@ def shadow_signals(
 
     Raises:
       InputError: an unknown signal, no leaves, leaves with different numbers of models,
-        no images, or labels that do not fit.
+        no images, a mapper of another type, or labels that do not fit: not one per
+        image, not integers, or outside 0..C-1. Traced labels are not checked: where one
+        is outside, the signals of SIGNALS are NaN.
 
     >>> import jax.numpy as jnp
     >>> variables = {"scale": jnp.array([1.0, 2.0])}
@@ -80,10 +83,51 @@ def shadow_signals(
     num_models = counts.pop()[0]
     if not num_models:
         raise InputError("stacked_variables has no model: pass at least one")
-    mapper = mapper or replicas.mapper(num_models=num_models)
+    if mapper is None:
+        mapper = replicas.mapper(num_models=num_models)
+    if not isinstance(mapper, replicas.Mapper):
+        raise InputError(
+            "mapper must be a replicas.Mapper, such as replicas.mapper(num_models=M)"
+        )
+    if not is_traced(labels):
+        _check_labels(np.asarray(labels), apply_fn, stacked_variables, images)
     signal_fn = SIGNALS[signal] if isinstance(signal, str) else signal
     evaluate = _evaluator(apply_fn, signal_fn, batch_size)
     return replicas.map_models(mapper, evaluate, stacked_variables, (images, labels))
+
+
+def _check_labels(
+    labels: np.ndarray,
+    apply_fn: ApplyFn,
+    stacked_variables: PyTree,
+    images: ArrayLike,
+) -> None:
+    """Raise unless the labels are classes of the models."""
+    if labels.dtype.kind not in "iu":
+        raise InputError(
+            f"labels have dtype {labels.dtype}: pass integer class numbers"
+        )
+    shape = jax.eval_shape(_first_logits(apply_fn), stacked_variables, images).shape
+    # One output per image is no set of classes: its meaning is the signal's.
+    if len(shape) < 2 or shape[-1] < 2:
+        return
+    num_classes = shape[-1]
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise InputError(
+            f"labels are in {labels.min()}..{labels.max()}: pass classes in"
+            f" 0..{num_classes - 1}"
+        )
+
+
+@lru_cache(maxsize=16)
+def _first_logits(apply_fn: ApplyFn) -> Callable[[PyTree, Any], Array]:
+    """Return the logits of one model on one image, cached so as to be traced once."""
+
+    def evaluate(stacked_variables: PyTree, images: Array) -> Array:
+        variables = jax.tree.map(lambda leaf: leaf[0], stacked_variables)
+        return predict(apply_fn, variables, images[:1])
+
+    return evaluate
 
 
 @lru_cache(maxsize=16)

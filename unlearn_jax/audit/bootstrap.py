@@ -310,14 +310,16 @@ def weighted_mean(values: ArrayLike, mask: ArrayLike, weights: ArrayLike) -> np.
         return cast(np.ndarray, device.weighted_mean(values, mask, weights))
     values = real_array("values", values, ndim=(1,))
     weights = _read_weights(weights, values.size)
-    kept = np.flatnonzero(mask_array("mask", mask, values.shape))
-    if not kept.size:
+    samples = np.flatnonzero(mask_array("mask", mask, values.shape))
+    if not samples.size:
         raise InputError("mask is empty: mark at least one sample")
-    refuse_infinite("values", values[kept])
-    columns = np.stack([values[kept].astype(np.float64), np.ones(kept.size)], axis=1)
+    refuse_infinite("values", values[samples])
+    columns = np.stack(
+        [values[samples].astype(np.float64), np.ones(samples.size)], axis=1
+    )
     sums = np.empty((weights.shape[0], 2))
     for rows in _blocks(*weights.shape):
-        block = weights[rows].take(kept, axis=1).astype(np.float64, copy=False)
+        block = weights[rows].take(samples, axis=1).astype(np.float64, copy=False)
         sums[rows] = block @ columns
     with np.errstate(invalid="ignore"):
         return sums[:, 0] / sums[:, 1]
@@ -436,11 +438,11 @@ def _read_weights(weights: ArrayLike, num_columns: int) -> np.ndarray:
 
 def _ascending(scores: np.ndarray, mask: np.ndarray, name: str) -> np.ndarray:
     """Return the indices of the masked samples in ascending order of score."""
-    kept = np.flatnonzero(mask)
-    if not kept.size:
+    samples = np.flatnonzero(mask)
+    if not samples.size:
         raise InputError(f"{name} is empty: mark at least one sample on each side")
-    refuse_nan("scores", scores[kept])
-    return kept[np.argsort(scores[kept])]
+    refuse_nan("scores", scores[samples])
+    return samples[np.argsort(scores[samples])]
 
 
 def _blocks(num_rows: int, num_columns: int) -> Iterator[slice]:

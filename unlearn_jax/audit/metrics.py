@@ -55,9 +55,9 @@ def accuracy(
             " integers, one per row"
         )
     if mask is not None:
-        kept = mask_array("mask", mask, labels.shape)
-        logits = logits[kept]
-        labels = labels[kept]
+        is_selected = mask_array("mask", mask, labels.shape)
+        logits = logits[is_selected]
+        labels = labels[is_selected]
         if not labels.size:
             raise InputError("mask is empty: mark at least one sample")
     refuse_nan("logits", logits)
@@ -103,8 +103,8 @@ def forget_aucs(
         )
 
     def between(positive: str, negative: str) -> float:
-        kept = masks[positive] | masks[negative]
-        return auc(scores[kept], masks[positive][kept])
+        is_compared = masks[positive] | masks[negative]
+        return auc(scores[is_compared], masks[positive][is_compared])
 
     return ForgetAucs(
         between("forget", "test"),

@@ -245,9 +245,9 @@ def kodge_mia(
         sides.append(array)
     members, outsiders, queries = sides
     largest = max(members.size, outsiders.size)
-    kept = min(largest, max_samples or largest) / largest
-    num_members = max(1, round(kept * members.size))
-    num_outsiders = max(1, round(kept * outsiders.size))
+    fraction = min(largest, max_samples or largest) / largest
+    num_members = max(1, round(fraction * members.size))
+    num_outsiders = max(1, round(fraction * outsiders.size))
     counts = (num_members, num_outsiders)
     rng = np.random.default_rng(seed)
     drawn = [

@@ -1,9 +1,11 @@
 """Results that the host and the device functions of the audit share."""
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
+import jax.numpy as jnp
 import numpy as np
 
+from unlearn_jax.audit.inputs import is_traced
 from unlearn_jax.types import Array, InputError
 
 AnyArray = np.ndarray | Array
@@ -36,6 +38,9 @@ class Interval(NamedTuple):
 class RocCurve(NamedTuple):
     """ROC curve, one point per distinct score and one before them all.
 
+    ``jax.vmap`` of :func:`~unlearn_jax.audit.roc` gives a batch of curves, each field
+    with leading axes; the methods then give one number per curve.
+
     Attributes:
       fpr: ``[P]``, fraction of non-members called members, ascending from 0 to 1.
       tpr: ``[P]``, fraction of members called members, ascending from 0 to 1.
@@ -57,31 +62,58 @@ class RocCurve(NamedTuple):
         non-members this is the TPR at no false positive at all.
 
         Args:
-          max_fpr: in [0, 1].
+          max_fpr: in [0, 1]; may be traced.
 
         Returns:
-          The TPR, in [0, 1].
+          The TPR, in [0, 1]: a float of one curve, an array ``[...]`` of a batch of
+          curves or inside a trace. NaN where a traced ``max_fpr`` is outside [0, 1] or
+          a curve of a batch has no members or no non-members.
 
         Raises:
           InputError: ``max_fpr`` outside [0, 1].
         """
-        if not 0 <= max_fpr <= 1:
+        is_concrete = not is_traced(max_fpr)
+        if is_concrete and not 0 <= max_fpr <= 1:
             raise InputError(
                 f"max_fpr is {max_fpr}: pass a rate in [0, 1], such as 0.001"
             )
-        return float(self.tpr[np.searchsorted(self.fpr, max_fpr, side="right") - 1])
+        # A Python number takes the dtype of the rates, so that 1 / 10 is at most 0.1
+        # in float32 too.
+        rate = float(max_fpr) if is_concrete else max_fpr
+        xp = np if is_concrete and isinstance(self.fpr, np.ndarray) else jnp
+        best = xp.where(self.fpr <= rate, self.tpr, 0).max(axis=-1)
+        # The last point has every sample: it is NaN where a class is empty.
+        is_empty = xp.isnan(self.fpr[..., -1] + self.tpr[..., -1])
+        is_outside = (rate < 0) | (rate > 1)
+        return _float_of_one(xp.where(is_empty | is_outside, np.nan, best))
 
     @property
     def balanced_accuracy(self) -> float:
-        """Largest ``(TPR + 1 - FPR) / 2`` over thresholds, so an optimistic number."""
-        return float((self.tpr + 1 - self.fpr).max() / 2)
+        """Largest ``(TPR + 1 - FPR) / 2`` over thresholds, so an optimistic number.
+
+        A float of one curve, an array ``[...]`` of a batch of curves or inside a trace.
+        """
+        return _float_of_one((self.tpr + 1 - self.fpr).max(axis=-1) / 2)
 
     def __str__(self) -> str:
-        """Return the numbers that papers print of a curve."""
+        """Return the numbers that papers print of a curve, or the shapes of a batch."""
+        if is_traced(*self) or np.ndim(self.auc):
+            shapes = ", ".join(
+                f"{name} {np.shape(values)}"
+                for name, values in zip(self._fields, self, strict=True)
+            )
+            return f"RocCurve of shapes {shapes}"
         rates = ", ".join(
             f"TPR {self.tpr_at_fpr(rate):.4f} at FPR {rate:g}" for rate in (0.001, 0.01)
         )
         return f"AUC {self.auc:.4f}, {rates}"
+
+
+def _float_of_one(values: AnyArray) -> float:
+    """Return a concrete number as a float; a batch or a traced value unchanged."""
+    if is_traced(values) or np.ndim(values):
+        return cast(float, values)
+    return float(values)
 
 
 class ULira(NamedTuple):
