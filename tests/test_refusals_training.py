@@ -68,6 +68,13 @@ def update_without_weights():
     return transform.update(WEIGHTS, None)
 
 
+def initialize_over_params_alone():
+    transform = spectral.projection(
+        linear_of_params, X, spectral.gouk(), spectral.Targets(), period=1
+    )
+    return transform.init(WEIGHTS)
+
+
 def model():
     return models.from_functions(lambda _: WEIGHTS, linear)
 
@@ -228,6 +235,10 @@ REFUSED = [
     (
         update_without_weights,
         "this transformation moves weights: call update\\(updates, state, params\\)",
+    ),
+    (
+        initialize_over_params_alone,
+        "apply_fn cannot be applied to the parameters alone \\(.*params.*\\): close over",
     ),
     (
         lambda: spectral.spectral_norms(lambda v, x: x, {}, X),
