@@ -169,8 +169,9 @@ def _constrained(method: MethodT, constraint: Constraint) -> MethodT | Restricte
     if isinstance(method, FineTuning):
         constraints = (*method.constraints, constraint)
         return cast("MethodT", dataclasses.replace(method, constraints=constraints))
-    has_bound = isinstance(method, Restricted) and is_bound(method.constraint)
-    if has_bound and not is_bound(constraint):  # a bound holds only if it comes last
+    is_mask = not is_bound(constraint)
+    if isinstance(method, Restricted) and is_bound(method.constraint) and is_mask:
+        # a bound holds only if it comes last
         inner = _constrained(method.method, constraint)
         return cast("MethodT", dataclasses.replace(method, method=inner))
     if isinstance(method, Filtered | Sequential):  # these only pass the method on

@@ -81,8 +81,9 @@ def complete(config: RunConfig) -> RunConfig:
             for option, default in options.items()
             if isinstance(default, bool | int | float | str) and option not in _FOLLOW
         }
-        if "optimizer" in options:
-            plain["optimizer"] = optimizer_name(options["optimizer"])
+        optimizer = optimizer_name(options.get("optimizer"))
+        if optimizer is not None:
+            plain["optimizer"] = optimizer
         search = (
             {"search": methods.SPACES.get(row.get("method", ""), {})}
             if config.tuning.trials
