@@ -670,7 +670,7 @@ CASES = {
         "nowhere",
     ),
     "no index file": ({"forget": {"kind": "file"}}, "forget.path"),
-    "unknown model": ({"model": {"name": "vit"}}, "unknown model 'vit'"),
+    "unknown model": ({"model": {"name": "gpt"}}, "unknown model 'gpt'"),
     "unknown augmentation": (
         {"training": {"augment": "mixup"}},
         "unknown augmentation 'mixup'",

@@ -8,8 +8,17 @@ import pytest
 from jax import lax
 from refusals import missed, refusal, sites
 
-from unlearn_jax import attacks, models, replicas, spectral, train
+from unlearn_jax import attacks, models, replicas, spectral, train, values
+from unlearn_jax.optimizers import SGD
 from unlearn_jax.types import AttackResult, Dataset, Variables
+from unlearn_jax.values import value
+
+
+@value
+class Pair:
+    first: SGD = SGD()
+    second: SGD = SGD()
+
 
 ROOMS = ("attacks", "spectral", "train.py", "replicas.py", "values.py")
 X, Y = np.full((2, 2, 2, 1), 0.5, np.float32), np.array([0, 1])
@@ -98,6 +107,35 @@ def fit_many_over_three_devices():
 
 
 REFUSED = [
+    # values
+    (lambda: values.to_json(np.zeros(3)), "cannot be stored as JSON"),
+    (
+        lambda: values.from_json({"type": "attacks.PGD", "steps": 3}),
+        "PGD has no field 'steps'",
+    ),
+    (
+        lambda: values.from_json({"type": "attacks.pgd"}),
+        "'attacks.pgd' is no type of values: it is not a dataclass",
+    ),
+    (
+        lambda: values.from_json({"type": "attacks.PDG"}),
+        "there is no type 'attacks.PDG' of values",
+    ),
+    (lambda: SGD(nesterov=1), "nesterov must be True or False, got 1"),
+    (lambda: attacks.PGD(norm="l1"), "unknown norm 'l1': choose l2 or linf"),
+    (lambda: attacks.PGD(bounds=1.0), "bounds must be a tuple, got 1.0"),
+    (lambda: attacks.PGD(step_ratio="a"), "step_ratio must be a number, got 'a'"),
+    (lambda: attacks.PGD(num_steps=2.5), "num_steps must be an integer, got 2.5"),
+    (lambda: attacks.PGD(num_steps=True), "num_steps must be an integer, got True"),
+    (lambda: values.replace(SGD(), rate=1), "SGD has no field 'rate'; it has"),
+    (
+        lambda: values.replace(SGD(), **{"rate.first": 1}),
+        "SGD has no field 'rate.first'",
+    ),
+    (
+        lambda: values.replace(Pair(), momentum=0.5),
+        "'momentum' could mean first.momentum or second.momentum: choose one",
+    ),
     # attacks
     (
         attack(attacks.adversarial_set, x=np.zeros((2, 2, 2, 1), np.uint8)),

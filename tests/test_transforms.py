@@ -121,10 +121,15 @@ def test_extra_arguments_are_passed_on(leak):
 def test_fastclip_inside_gets_the_statistics_of_batch_norm(normed, blobs, key):
     """Composites need them: without, FastClip refuses; with every entry free, the mask
     changes no bit."""
-    inner = optax.chain(
-        train.sgd(0.1), fastclip(normed, blobs.images[:1], max_norm=0.5, period=1)
-    )
     variables = normed.init(key)
+    clipping = fastclip(
+        normed.apply,
+        blobs.images[:1],
+        max_norm=0.5,
+        period=1,
+        model_state=variables.state,
+    )
+    inner = optax.chain(train.sgd(0.1), clipping)
     everything = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, bool), variables.params)
     batch = train.Batch(
         jnp.asarray(blobs.images), jnp.asarray(blobs.labels), jnp.arange(60)

@@ -87,7 +87,9 @@ def lotos_linen(images, labels):
     def loss_fn(members, state):
         logits = jnp.stack([net.apply(one, images) for one in members])
         penalty, state = term.update(members, state)
-        loss = jnp.sum(jnp.mean(losses.cross_entropy(logits, labels[None]), -1))
+        loss = jnp.sum(
+            jnp.mean(losses.cross_entropy(logits, jnp.stack([labels] * 3)), -1)
+        )
         return loss + 0.3 * penalty, (loss, penalty, state)
 
     tx = optax.adam(0.02)
@@ -110,7 +112,9 @@ def lotos_nnx(images, labels):
     def loss_fn(nets, memory):
         logits = jnp.stack([net(images) for net in nets])
         penalty, memory = term.update([nnx.state(net) for net in nets], memory)
-        loss = jnp.sum(jnp.mean(losses.cross_entropy(logits, labels[None]), -1))
+        loss = jnp.sum(
+            jnp.mean(losses.cross_entropy(logits, jnp.stack([labels] * 3)), -1)
+        )
         return loss + 0.3 * penalty, (loss, penalty, memory)
 
     optimizer = nnx.Optimizer(nets, optax.adam(0.02), wrt=nnx.Param)
