@@ -142,7 +142,7 @@ class Config:
     """Of the attack on the unlearned model, in mean distances between the original's conditions."""
 
 
-def knobs_of(name: str, config: Config) -> dict[str, list[float]]:
+def candidates_of(name: str, config: Config) -> dict[str, list[float]]:
     """Values to choose from."""
     return {
         "learning_rate": list(config.learning_rates),
@@ -448,8 +448,8 @@ def tune(config: Config, name: str, classifiers: Arrays, originals: Arrays) -> A
     (own, _, _), denoiser, classifier = world(config)
     grid = [
         (rate, past)
-        for past in knobs_of(name, config)["overshoot"]
-        for rate in knobs_of(name, config)["learning_rate"]
+        for past in candidates_of(name, config)["overshoot"]
+        for rate in candidates_of(name, config)["learning_rate"]
     ]
     one = jax.tree.map(
         lambda x: x[-1:].repeat(len(grid), 0), unpack_many(config, originals)

@@ -108,7 +108,7 @@ def fit_many_over_three_devices():
 
 REFUSED = [
     # values
-    (lambda: values.to_json(np.zeros(3)), "cannot be stored as JSON"),
+    (lambda: values.to_json(linear), "cannot be stored as JSON"),
     (
         lambda: values.from_json({"type": "attacks.PGD", "steps": 3}),
         "PGD has no field 'steps'",

@@ -16,7 +16,7 @@ FILES = sorted(
     if path.relative_to(ROOT).parts[0] not in UNREVISED
 )
 WORDS = re.compile(
-    r"\b(anew|beside|round and round|at hand|for want of|knobs?|doing nothing|do"
+    r"\b(anew|beside|once more|round and round|at hand|for want of|knobs?|doing nothing|do"
     r" nothing|goes on|see there|as there|filling|told apart|in the eyes of|says so)\b",
     re.IGNORECASE,
 )

@@ -123,7 +123,7 @@ class TRADES:
     BatchNorm: clean and adversarial batch pass one after the other in training mode and
     each is normalized by its own statistics; the running ones are updated by the clean
     pass first, then by the adversarial one. (The released code passes the clean batch a
-    second time, which moves the running statistics once more and changes no gradient.)
+    second time, which moves the running statistics again and changes no gradient.)
 
     Attributes:
       beta: weight of stability; 6 in the paper's tables (its 1/lambda), 1 for more

@@ -154,7 +154,8 @@ def to_json(settings: Any) -> Any:
 
     Returns:
       Dictionaries, lists, strings and numbers. The type of a value is
-      ``subpackage.Name`` for this package's, ``module:Name`` for others.
+      ``subpackage.Name`` for this package's, ``module:Name`` for others. An array is
+      its nested list and its type.
 
     Raises:
       InputError: a field that JSON cannot hold, such as a function.
@@ -170,9 +171,10 @@ def to_json(settings: Any) -> Any:
         return {str(name): to_json(item) for name, item in settings.items()}
     if settings is None or isinstance(settings, bool | int | float | str):
         return settings
-    is_array = isinstance(settings, np.generic | np.ndarray | jax.Array)
-    if is_array and np.ndim(settings) == 0:
-        return settings.item()
+    if isinstance(settings, np.generic | np.ndarray | jax.Array):
+        if np.ndim(settings) == 0:
+            return settings.item()
+        return {"array": np.asarray(settings).tolist(), "dtype": str(settings.dtype)}
     text = repr(settings)
     if len(text) > 80:
         text = f"{text[:77]}..."
@@ -195,6 +197,8 @@ def from_json(stored: Any) -> Any:
         return tuple(from_json(item) for item in stored)
     if not isinstance(stored, Mapping):
         return stored
+    if set(stored) == {"array", "dtype"}:
+        return np.asarray(stored["array"], stored["dtype"])
     contents = {name: from_json(item) for name, item in stored.items()}
     if "type" not in contents:
         return contents

@@ -68,8 +68,8 @@ def adversarial_samples(
     ``keep``          is labeled as the model labels it, which is y
     ``runner_up``     is labeled with the model's second choice there
     ``random_label``  is labeled with a random wrong class
-    ``targeted``      is attacked once more, towards the second choice at x, within its
-                      last radius; where that fails too, it is labeled as by
+    ``targeted``      is attacked again, towards the second choice at x, within its last
+                      radius; where that fails too, it is labeled as by
                       ``runner_up`` at the new last iterate
     ================  ==================================================================
 
@@ -77,7 +77,7 @@ def adversarial_samples(
     ``replace``                   trains on                          the paper's name
     ============================  =================================  ================
     ``none``                      x_adv, y_adv                       Adv
-    ``original``                  x, y (D_F once more)               Orig
+    ``original``                  x, y (D_F again)                   Orig
     ``label``                     x, y_adv                           Orig-AdvL
     ``random_label``              x, y' random, not y, not y_adv     Orig-RL
     ``adversarial_random_label``  x_adv, y' as above                 Adv-RL
