@@ -196,7 +196,7 @@ def is_bound(constraint: Constraint) -> bool:
     """Return whether a constraint bounds the result, so that it must come last.
 
     Args:
-      constraint: says so by an attribute ``is_bound``; a mask has none.
+      constraint: with an attribute ``is_bound``; a mask has none.
     """
     return bool(getattr(constraint, "is_bound", False))
 
