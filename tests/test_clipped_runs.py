@@ -54,6 +54,7 @@ def test_every_trained_model_is_within_its_norms(clipped, splits):  # noqa: F811
 def test_the_report_gives_the_norms_of_every_row(clipped, splits):  # noqa: F811
     results = clipped[1]
     shown = results["norms"]["rows"]
+    assert results["norms"]["unfound"] == []
     assert list(shown) == [
         "original",
         "retrained",

@@ -374,6 +374,24 @@ def test_attacks_stand_beside_each_other(made):
     ] == ["fast"]
 
 
+def test_the_report_names_arrays_without_a_norm(made, tmp_path):
+    results, arrays = made
+    layer = {"mean": 1.5, "low": 1.0, "high": 2.0}
+    norms = {
+        "max_norm": None,
+        "rows": {"original": {"params/Dense_0/kernel": layer}},
+        "unfound": ["params/gate"],
+    }
+    section = report_sections.norms({**results, "norms": norms})
+    assert section["unfound"] == "params/gate"
+    path = tmp_path / "report.html"
+    report.write_report({**results, "norms": norms}, arrays, path)
+    assert "neither measured nor clipped" in path.read_text()
+    norms["unfound"] = []
+    report.write_report({**results, "norms": norms}, arrays, path)
+    assert "neither measured nor clipped" not in path.read_text()
+
+
 def test_sections_of_many_rows_draw_a_panel_for_each(made):
     results, arrays = make(num_methods=12, num_runs=2)
     keys = [row["key"] for row in results["rows"]]

@@ -304,6 +304,7 @@ def norms(results: Results) -> dict[str, Any] | None:
         "layers": [layer.removeprefix("params/") for layer in layers],
         "max_norm": limit,
         "rows": rows,
+        "unfound": ", ".join(found["unfound"]),
     }
 
 

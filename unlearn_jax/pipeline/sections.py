@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unlearn_jax import audit
+from unlearn_jax.layers import unfound
 from unlearn_jax.pipeline import measure, stages
 from unlearn_jax.pipeline.plan import Plan
 from unlearn_jax.pipeline.targets import target_distances
@@ -307,7 +308,13 @@ def _norms(plan: Plan, unlearned: Unlearned) -> dict[str, Any]:
             }
             for key, values in layers.items()
         }
-    return {"max_norm": plan.config.training.max_norm, "rows": rows}
+    image = jax.ShapeDtypeStruct((1, *plan.pool.images.shape[1:]), jnp.float32)
+    variables = jax.eval_shape(plan.model.init, jax.random.key(0))
+    return {
+        "max_norm": plan.config.training.max_norm,
+        "rows": rows,
+        "unfound": unfound(plan.model.apply, variables, image),
+    }
 
 
 def _layer_norms(
