@@ -1,5 +1,6 @@
 """The public surface: importable lazily, one meaning a name, and held as a list."""
 
+import enum
 import importlib
 import inspect
 import pathlib
@@ -65,6 +66,10 @@ def default_text(default):
 def signature_text(public):
     if not callable(public):
         return f": {type(public).__name__}"
+    if hasattr(public, "__origin__"):
+        return ": alias"
+    if isinstance(public, enum.EnumType):
+        return ": enum"
     if isinstance(public, type) and issubclass(public, Exception):
         return ": error"
     try:

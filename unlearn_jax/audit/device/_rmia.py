@@ -134,7 +134,7 @@ def dominated_fraction(
     ``score(x) = mean_z [ratio(x) > gamma * ratio(z)]``, exactly the pairwise comparison
     of the numbers in their dtype: one sort and one binary search per row. The counts
     are exact; XLA divides by multiplying with the reciprocal, which may round the last
-    digit otherwise than NumPy.
+    digit otherwise than NumPy, and flushes subnormal products to zero.
 
     Args:
       ratio: ``[N]`` or ``[T, N]``; infinities are allowed.
