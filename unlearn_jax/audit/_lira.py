@@ -16,12 +16,14 @@ work for all leave-one-out targets together is linear in the number of models. U
 
 import math
 from collections.abc import Iterator
-from typing import Literal, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from unlearn_jax.audit import device
+from unlearn_jax.audit.device._lira import Center, OfflineScore, Variance
+from unlearn_jax.audit.device._rmia import Mode
 from unlearn_jax.audit.inputs import (
     is_traced,
     mask_array,
@@ -29,13 +31,6 @@ from unlearn_jax.audit.inputs import (
     refuse_infinite,
 )
 from unlearn_jax.types import InputError
-
-Mode = Literal["online", "offline"]
-Variance = Literal[
-    "per_sample", "fixed", "fixed_centered", "fixed_global", "fixed_separate"
-]
-Center = Literal["median", "mean"]
-OfflineScore = Literal["density", "cdf"]
 
 # Numbers worked on at once: they stay in cache, which stores powers of two badly.
 _BLOCK = 125_000

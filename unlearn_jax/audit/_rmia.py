@@ -10,12 +10,13 @@ the signals' dtype. Under ``jax.jit`` these functions are
 :mod:`unlearn_jax.audit.device`'s.
 """
 
-from typing import Literal, cast
+from typing import cast
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from unlearn_jax.audit import device
+from unlearn_jax.audit.device._rmia import Mode
 from unlearn_jax.audit.inputs import (
     is_traced,
     mask_array,
@@ -24,8 +25,6 @@ from unlearn_jax.audit.inputs import (
     refuse_nan,
 )
 from unlearn_jax.types import InputError
-
-Mode = Literal["online", "offline"]
 
 
 def rmia(

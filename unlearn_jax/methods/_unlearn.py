@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from unlearn_jax.methods.base import check_method
 from unlearn_jax.types import (
     Array,
     InputError,
@@ -40,10 +41,7 @@ def unlearn(
         key.dtype, jax.dtypes.prng_key
     ):
         raise InputError("unlearn takes a typed key first: pass jax.random.key(0)")
-    if not callable(method) or isinstance(method, type):
-        raise InputError(
-            f"a method is a value such as AMUN(), called (key, problem), got {method!r}"
-        )
+    check_method(method)
     if not isinstance(problem, Problem):
         raise InputError(
             f"unlearn takes a Problem, got {type(problem).__name__}: use make_problem"

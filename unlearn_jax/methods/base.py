@@ -192,6 +192,26 @@ class Constraint(Protocol):
         ...
 
 
+def check_method(method: object) -> None:
+    """Raise unless a method is given where one is wanted.
+
+    Args:
+      method: what the caller passed.
+
+    Raises:
+      InputError: a class, a name, or anything that cannot be called.
+    """
+    if not callable(method) or isinstance(method, type):
+        raise InputError(
+            f"a method is a value such as AMUN(), called (key, problem), got {method!r}"
+        )
+
+
+def is_constraint(candidate: object) -> bool:
+    """Return whether an object can restrict a method; a class cannot."""
+    return hasattr(candidate, "restrict") and not isinstance(candidate, type)
+
+
 def is_bound(constraint: Constraint) -> bool:
     """Return whether a constraint bounds the result, so that it must come last.
 
@@ -261,7 +281,7 @@ class FineTuning:
                 f" {self.optimizer!r}"
             )
         for constraint in self.constraints:
-            if not hasattr(constraint, "restrict") or isinstance(constraint, type):
+            if not is_constraint(constraint):
                 raise InputError(
                     "constraints must be values such as Saliency() or SpectralBound(),"
                     f" got {constraint!r}"

@@ -26,8 +26,10 @@ from unlearn_jax.methods.base import (
     FineTuning,
     Restriction,
     attack_forget_set,
+    check_method,
     check_positive,
     is_bound,
+    is_constraint,
 )
 from unlearn_jax.methods.saliency import Saliency
 from unlearn_jax.spectral import clip, fastclip
@@ -158,11 +160,8 @@ def constrained(
 
 
 def _constrained(method: MethodT, constraint: Constraint) -> MethodT | Restricted:
-    if not callable(method) or isinstance(method, type):
-        raise InputError(
-            f"a method is a value such as AMUN(), called (key, problem), got {method!r}"
-        )
-    if not hasattr(constraint, "restrict") or isinstance(constraint, type):
+    check_method(method)
+    if not is_constraint(constraint):
         raise InputError(
             f"a constraint is a value such as Saliency(), got {constraint!r}"
         )

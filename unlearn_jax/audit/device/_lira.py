@@ -17,9 +17,9 @@ from unlearn_jax.audit.device._reductions import (
     sum_over_models,
     sum_over_samples,
 )
+from unlearn_jax.audit.device._rmia import Mode
 from unlearn_jax.types import Array, InputError
 
-Mode = Literal["online", "offline"]
 Variance = Literal[
     "per_sample", "fixed", "fixed_centered", "fixed_global", "fixed_separate"
 ]
