@@ -64,8 +64,8 @@ from unlearn_jax.pipeline import (
     RunConfig,
     TrainingConfig,
     TuningConfig,
-    rows,
 )
+from unlearn_jax.pipeline.config import rows
 
 _ADVERSARIAL_ONLY = {  # for large forget sets the paper leaves D_F out
     "amun_adversarial": {

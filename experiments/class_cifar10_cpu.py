@@ -71,8 +71,8 @@ from unlearn_jax.pipeline import (
     RunConfig,
     TrainingConfig,
     TuningConfig,
-    rows,
 )
+from unlearn_jax.pipeline.config import rows
 
 _ROWS = rows.for_classes(small=True)
 for _row in _ROWS.values():

@@ -70,8 +70,8 @@ from unlearn_jax.pipeline import (
     RunConfig,
     TrainingConfig,
     TuningConfig,
-    rows,
 )
+from unlearn_jax.pipeline.config import rows
 
 PRESET = RunConfig(
     title="Class unlearning on digits",

@@ -65,8 +65,8 @@ from unlearn_jax.pipeline import (
     RunConfig,
     TrainingConfig,
     TuningConfig,
-    rows,
 )
+from unlearn_jax.pipeline.config import rows
 
 PRESET = RunConfig(
     title="Class unlearning on MNIST, small CNN",

@@ -38,8 +38,8 @@ from unlearn_jax.pipeline import (
     RunConfig,
     TrainingConfig,
     TuningConfig,
-    rows,
 )
+from unlearn_jax.pipeline.config import rows
 
 _NETWORKS = {
     "resnet18": ModelConfig(

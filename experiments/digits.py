@@ -28,8 +28,8 @@ from unlearn_jax.pipeline import (
     RunConfig,
     TrainingConfig,
     TuningConfig,
-    rows,
 )
+from unlearn_jax.pipeline.config import rows
 
 PRESET = RunConfig(
     title="AMUN on digits",

@@ -21,13 +21,13 @@ norms is no Lipschitz bound, so the page leaves the theory out.
 
 from unlearn_jax.ensembles import Lotos, Trs
 from unlearn_jax.pipeline import DataConfig, Experiment, ModelConfig, TrainingConfig
-from unlearn_jax.pipeline.ensemble_experiment import (
+from unlearn_jax.studies.ensembles.page import make_page
+from unlearn_jax.studies.ensembles.parts import (
     AttackPlan,
     ClipConfig,
     EnsembleConfig,
     make_parts,
 )
-from unlearn_jax.pipeline.ensemble_page import make_page
 
 EXPERIMENT = Experiment(
     title="Robust ensembles on CIFAR-10 (ResNet-18)",

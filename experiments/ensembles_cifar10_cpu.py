@@ -16,13 +16,13 @@ come close to CIFAR-10's, and are not equal to them. With the original images:
 
 from unlearn_jax.ensembles import Lotos
 from unlearn_jax.pipeline import DataConfig, Experiment, ModelConfig, TrainingConfig
-from unlearn_jax.pipeline.ensemble_experiment import (
+from unlearn_jax.studies.ensembles.page import make_page
+from unlearn_jax.studies.ensembles.parts import (
     AttackPlan,
     ClipConfig,
     EnsembleConfig,
     make_parts,
 )
-from unlearn_jax.pipeline.ensemble_page import make_page
 
 EXPERIMENT = Experiment(
     title="Robust ensembles on CIFAR-10, small",

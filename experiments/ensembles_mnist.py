@@ -52,13 +52,13 @@ Device: 2 CPU cores (x86-64, AVX-512), Python 3.11, JAX 0.10.2.
 
 from unlearn_jax.ensembles import Lotos
 from unlearn_jax.pipeline import DataConfig, Experiment, ModelConfig, TrainingConfig
-from unlearn_jax.pipeline.ensemble_experiment import (
+from unlearn_jax.studies.ensembles.page import make_page
+from unlearn_jax.studies.ensembles.parts import (
     AttackPlan,
     ClipConfig,
     EnsembleConfig,
     make_parts,
 )
-from unlearn_jax.pipeline.ensemble_page import make_page
 
 EXPERIMENT = Experiment(
     title="Robust ensembles on MNIST",

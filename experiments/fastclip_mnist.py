@@ -44,8 +44,8 @@ Device:    2 CPU cores (x86-64, AVX-512), Python 3.11, JAX 0.10.2.
 """
 
 from unlearn_jax.pipeline import DataConfig, Experiment, ModelConfig
-from unlearn_jax.pipeline.norm_experiment import NormConfig, make_parts
-from unlearn_jax.pipeline.norm_page import make_page
+from unlearn_jax.studies.norms.page import make_page
+from unlearn_jax.studies.norms.parts import NormConfig, make_parts
 
 EXPERIMENT = Experiment(
     title="FastClip on MNIST",

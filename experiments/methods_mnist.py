@@ -64,8 +64,8 @@ from unlearn_jax.pipeline import (
     RunConfig,
     TrainingConfig,
     TuningConfig,
-    rows,
 )
+from unlearn_jax.pipeline.config import rows
 
 PRESET = RunConfig(
     title="Methods on MNIST, small CNN",

@@ -49,7 +49,8 @@ Device:    2 CPU cores (x86-64, AVX-512), Python 3.11, JAX 0.10.2.
 
 import dataclasses
 
-from unlearn_jax.pipeline import presets, rows
+from unlearn_jax.pipeline import presets
+from unlearn_jax.pipeline.config import rows
 
 _BASE = presets.load("digits").config
 _WITHOUT = rows.without_retain()["amun_no_retain"]

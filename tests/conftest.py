@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from unlearn_jax import models
+from unlearn_jax import data, models
 from unlearn_jax.types import Dataset
 
 jax.config.update("jax_num_cpu_devices", 8)
@@ -45,6 +45,16 @@ def blobs():
     centers = rng.uniform(0.2, 0.8, (3, 4, 4, 1))
     images = np.clip(centers[labels] + rng.normal(0, 0.15, (60, 4, 4, 1)), 0, 1)
     return Dataset(images.astype(np.float32), labels.astype(np.int32))
+
+
+@pytest.fixture(scope="session")
+def splits(blobs):
+    """``blobs`` to train on, half of them with fresh noise to test on."""
+    rng = np.random.default_rng(5)
+    test = np.clip(blobs.images[:30] + rng.normal(0, 0.15, (30, 4, 4, 1)), 0, 1)
+    return data.load_arrays(
+        blobs.images, blobs.labels, test.astype("f4"), blobs.labels[:30]
+    )
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import pytest
 
 import unlearn_jax as uj
 
-SURFACE = pathlib.Path(__file__).with_name("public_surface.txt")
+SURFACE = pathlib.Path(__file__).parent / "support" / "public_surface.txt"
 """One line per public name; ``python tests/test_front_door.py`` writes it."""
 
 
@@ -39,7 +39,9 @@ def test_an_unknown_name_is_an_attribute_error():
         _ = uj.amum
 
 
-@pytest.mark.parametrize("name", uj._SUBPACKAGES)
+@pytest.mark.parametrize(
+    "name", [*uj._SUBPACKAGES, *(f"contrib.{name}" for name in uj.contrib.__all__)]
+)
 def test_a_name_is_one_thing(name):
     """No public name of a package is a module's file and something else, too."""
     package = importlib.import_module(f"unlearn_jax.{name}")
@@ -98,7 +100,8 @@ class Text(types.SimpleNamespace):
 def surface():
     """One line per public name of every sub-package."""
     lines = []
-    for name in uj._SUBPACKAGES:
+    contrib = [f"contrib.{name}" for name in uj.contrib.__all__]
+    for name in [*uj._SUBPACKAGES, *contrib]:
         module = importlib.import_module(f"unlearn_jax.{name}")
         defined = [
             public

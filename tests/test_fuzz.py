@@ -9,9 +9,12 @@ import sys
 
 import jax
 import numpy as np
-import oracles
 import pytest
-from fuzzing import (
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from support import oracles
+from support.fuzzing import (
     LEVELS,
     anything,
     call,
@@ -25,9 +28,6 @@ from fuzzing import (
     sizes,
     with_fields,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 
 from unlearn_jax import audit
 

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 from jax import lax
-from refusals import missed, refusal, sites
+from support.refusals import missed, refusal, sites
 
 from unlearn_jax import attacks, models, replicas, spectral, train, values
 from unlearn_jax.optimizers import SGD

@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         traceback.print_exc()
     if status and _joined():
-        from unlearn_jax.pipeline import hosts
+        from unlearn_jax.pipeline.store import hosts
 
         hosts.leave(status)
     return status
@@ -219,9 +219,10 @@ def _parse(kind: Any, argv: Sequence[str], prog: str, default: Any = None) -> An
 
 def _run(argv: list[str]) -> int:
     from unlearn_jax import pipeline
-    from unlearn_jax.pipeline import hosts, presets
+    from unlearn_jax.pipeline import presets
+    from unlearn_jax.pipeline.report.tables import terminal_table
+    from unlearn_jax.pipeline.store import hosts
     from unlearn_jax.pipeline.study import with_bank
-    from unlearn_jax.pipeline.tables import terminal_table
     from unlearn_jax.types import InputError
 
     if not argv or argv[0].startswith("-"):
@@ -285,7 +286,7 @@ def _run_experiment(
     prog: str,
 ) -> int:
     from unlearn_jax import pipeline
-    from unlearn_jax.pipeline.experiment_report import terminal_text
+    from unlearn_jax.pipeline.report.page import terminal_text
 
     config = _parse(type(experiment.config), rest, prog, experiment.config)
     workdir = _needed(workdir)
@@ -317,7 +318,7 @@ def _own_parts(hooks: dict[str, Any], config: Any) -> dict[str, Any]:
     if "make_splits" in hooks:
         own["splits"] = hooks["make_splits"]()
     if "make_model" in hooks:
-        from unlearn_jax.pipeline.settings import load_data
+        from unlearn_jax.pipeline.config.resolve import load_data
 
         own["splits"] = own.get("splits") or load_data(config.data)
         own["model"] = hooks["make_model"](
@@ -368,7 +369,7 @@ def _own_flags(
 def _list(argv: list[str]) -> int:
     from unlearn_jax import data, methods, models
     from unlearn_jax.pipeline import presets
-    from unlearn_jax.pipeline.checks import RMIA_SIGNALS
+    from unlearn_jax.pipeline.config.checks import RMIA_SIGNALS
     from unlearn_jax.types import InputError
 
     if argv:

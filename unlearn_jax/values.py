@@ -210,8 +210,10 @@ def from_json(stored: Any) -> Any:
 
 
 def _type_name(cls: type) -> str:
-    if cls.__module__.startswith("unlearn_jax."):
-        return f"{cls.__module__.split('.')[1]}.{cls.__qualname__}"
+    parts = cls.__module__.split(".")
+    if parts[0] == "unlearn_jax":
+        depth = 3 if parts[1] == "contrib" else 2
+        return ".".join([*parts[1:depth], cls.__qualname__])
     return f"{cls.__module__}:{cls.__qualname__}"
 
 

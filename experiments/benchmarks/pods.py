@@ -80,7 +80,7 @@ import numpy as np  # noqa: E402
 from jax.experimental import multihost_utils  # noqa: E402
 
 from unlearn_jax import models, replicas, train  # noqa: E402
-from unlearn_jax.pipeline import hosts  # noqa: E402
+from unlearn_jax.pipeline.store import hosts  # noqa: E402
 from unlearn_jax.types import Dataset  # noqa: E402
 
 

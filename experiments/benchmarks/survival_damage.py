@@ -50,7 +50,7 @@ from collections.abc import Callable, Iterable
 
 from survival import RUN, Case, begun, compare, end, uninterrupted, wait_until
 
-from unlearn_jax.pipeline.store import Workdir
+from unlearn_jax.pipeline.store.folders import Workdir
 
 DAMAGE: dict[str, Callable[[bytes], bytes] | None] = {
     "truncated": lambda data: data[: len(data) // 2],

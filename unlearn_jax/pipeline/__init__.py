@@ -1,7 +1,8 @@
 """A run as stages with a working directory: configuration, banks of trained models, unlearning, audit, report."""
 
 from unlearn_jax.pipeline._run import run
-from unlearn_jax.pipeline.config import (
+from unlearn_jax.pipeline.config.resolve import load_data
+from unlearn_jax.pipeline.config.schema import (
     AttackConfig,
     AuditConfig,
     DataConfig,
@@ -23,7 +24,6 @@ from unlearn_jax.pipeline.experiment import (
     dry_run_experiment,
     run_experiment,
 )
-from unlearn_jax.pipeline.settings import load_data
 from unlearn_jax.pipeline.study import run_study
 
 __all__ = [

@@ -11,22 +11,22 @@ import numpy as np
 from tqdm import tqdm
 
 from unlearn_jax.data import Splits
-from unlearn_jax.pipeline import (
-    clock,
-    hosts,
-    locks,
-    measure,
-    measures,
-    sections,
-    stages,
-    store,
-    tuning,
+from unlearn_jax.pipeline import tuning
+from unlearn_jax.pipeline.config.resolve import banks_folder
+from unlearn_jax.pipeline.config.schema import RunConfig, to_json
+from unlearn_jax.pipeline.measure import kinds as measures
+from unlearn_jax.pipeline.measure import samples as measure
+from unlearn_jax.pipeline.measure import sections
+from unlearn_jax.pipeline.measure.results import (
+    attack_arrays,
+    make_results,
+    without_nan,
 )
-from unlearn_jax.pipeline.bank import Bank
-from unlearn_jax.pipeline.config import RunConfig, to_json
-from unlearn_jax.pipeline.plan import Plan, make_plan
-from unlearn_jax.pipeline.results import attack_arrays, make_results, without_nan
-from unlearn_jax.pipeline.settings import banks_folder
+from unlearn_jax.pipeline.stages import models as stages
+from unlearn_jax.pipeline.stages.bank import Bank
+from unlearn_jax.pipeline.stages.plan import Plan, make_plan
+from unlearn_jax.pipeline.store import clock, hosts, locks
+from unlearn_jax.pipeline.store import folders as store
 from unlearn_jax.train import LossFn
 from unlearn_jax.types import Model
 
@@ -216,10 +216,7 @@ def _audit(
 def _publish(
     results: dict[str, Any], arrays: dict[str, np.ndarray], folder: pathlib.Path
 ) -> None:
-    from unlearn_jax.pipeline.report import (
-        write_report,
-        write_tables,
-    )  # matplotlib is slow to import
+    from unlearn_jax.pipeline.report.run import write_report, write_tables
 
     def write_arrays(draft: pathlib.Path) -> None:
         np.savez_compressed(draft, **arrays)  # pyright: ignore[reportArgumentType]

@@ -20,7 +20,8 @@ from unlearn_jax import audit, data, models, replicas, spectral, train
 from unlearn_jax.attacks import adversarial_set
 from unlearn_jax.data.tfds_reader import cache_folder
 from unlearn_jax.losses import class_similarity, tilted_target
-from unlearn_jax.pipeline import clock, store
+from unlearn_jax.pipeline.store import clock
+from unlearn_jax.pipeline.store import folders as store
 from unlearn_jax.types import Dataset, InputError, Variables
 
 

@@ -11,11 +11,13 @@ import numpy as np
 from tabulate import tabulate
 
 from unlearn_jax.data import Splits
-from unlearn_jax.pipeline import stages, store, tuning
-from unlearn_jax.pipeline.bank import Bank
-from unlearn_jax.pipeline.config import RunConfig
-from unlearn_jax.pipeline.plan import Plan, make_plan
-from unlearn_jax.pipeline.settings import banks_folder
+from unlearn_jax.pipeline import tuning
+from unlearn_jax.pipeline.config.resolve import banks_folder
+from unlearn_jax.pipeline.config.schema import RunConfig
+from unlearn_jax.pipeline.stages import models as stages
+from unlearn_jax.pipeline.stages.bank import Bank
+from unlearn_jax.pipeline.stages.plan import Plan, make_plan
+from unlearn_jax.pipeline.store import folders as store
 from unlearn_jax.replicas import fit_many, mapper
 from unlearn_jax.train import LossFn, Recipe, steps_per_epoch
 from unlearn_jax.types import Model

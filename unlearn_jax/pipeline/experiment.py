@@ -22,8 +22,9 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from unlearn_jax.audit import Estimate
-from unlearn_jax.pipeline import clock, hosts, store
-from unlearn_jax.pipeline.config import digest, to_json
+from unlearn_jax.pipeline.config.schema import digest, to_json
+from unlearn_jax.pipeline.store import clock, hosts
+from unlearn_jax.pipeline.store import folders as store
 from unlearn_jax.types import InputError
 
 Arrays = dict[str, np.ndarray]
@@ -155,9 +156,7 @@ def run_experiment(
       DamagedFileWarning: a stored part is not what was written; it is moved aside and
         computed anew.
     """
-    from unlearn_jax.pipeline.experiment_report import (
-        publish,
-    )  # matplotlib is slow to import
+    from unlearn_jax.pipeline.report.page import publish
 
     if hosts.here().count > 1:
         raise InputError(

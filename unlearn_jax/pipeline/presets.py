@@ -11,9 +11,9 @@ import sys
 from typing import Any
 
 from unlearn_jax import methods
-from unlearn_jax.pipeline.config import RunConfig
+from unlearn_jax.pipeline.config.resolve import optimizer_name, options_of
+from unlearn_jax.pipeline.config.schema import RunConfig
 from unlearn_jax.pipeline.experiment import Experiment
-from unlearn_jax.pipeline.settings import optimizer_name, options_of
 from unlearn_jax.types import InputError
 
 

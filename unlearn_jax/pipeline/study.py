@@ -10,18 +10,20 @@ from typing import Any
 
 import jax
 
-from unlearn_jax.pipeline import hosts, store, tables
 from unlearn_jax.pipeline._run import run
-from unlearn_jax.pipeline.config import RunConfig
-from unlearn_jax.pipeline.settings import banks_folder
-from unlearn_jax.pipeline.tables import (
+from unlearn_jax.pipeline.config.resolve import banks_folder
+from unlearn_jax.pipeline.config.schema import RunConfig
+from unlearn_jax.pipeline.report import tables
+from unlearn_jax.pipeline.report.tables import (
     Results,
     escape_markdown,
     format_interval,
     format_level,
     format_spread,
 )
-from unlearn_jax.pipeline.verdict import find_row, place
+from unlearn_jax.pipeline.report.verdict import find_row, place
+from unlearn_jax.pipeline.store import folders as store
+from unlearn_jax.pipeline.store import hosts
 
 _SHOWN = (
     "unlearn_accuracy",
@@ -133,9 +135,9 @@ def study_html(results: Mapping[str, Results]) -> str:
     Args:
       results: of every variant's run, by name.
     """
-    from unlearn_jax.pipeline.figure_style import to_svg  # matplotlib is slow to import
-    from unlearn_jax.pipeline.plots_study import study_plot
-    from unlearn_jax.pipeline.report import environment
+    from unlearn_jax.pipeline.report.figures.study import study_plot
+    from unlearn_jax.pipeline.report.figures.style import to_svg
+    from unlearn_jax.pipeline.report.run import environment
 
     shown = _tables(results)
     gaps = next((table for table in shown if table["key"] == "avg_gap"), {"rows": []})

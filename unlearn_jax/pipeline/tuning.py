@@ -13,11 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unlearn_jax import methods, values
-from unlearn_jax.pipeline import clock, measure, measures, stages
-from unlearn_jax.pipeline.checks import check_settings
-from unlearn_jax.pipeline.config import RunConfig, digest
-from unlearn_jax.pipeline.plan import Plan, check_samples
-from unlearn_jax.pipeline.settings import make_row, options_of, registered_method
+from unlearn_jax.pipeline.config.checks import check_settings
+from unlearn_jax.pipeline.config.resolve import make_row, options_of, registered_method
+from unlearn_jax.pipeline.config.schema import RunConfig, digest
+from unlearn_jax.pipeline.measure import kinds as measures
+from unlearn_jax.pipeline.measure import samples as measure
+from unlearn_jax.pipeline.stages import models as stages
+from unlearn_jax.pipeline.stages.plan import Plan, check_samples
+from unlearn_jax.pipeline.store import clock
 from unlearn_jax.types import InputError
 
 REPLICATES = 100

@@ -1,0 +1,302 @@
+"""Weighted statistics equal statistics of repeated samples; the intervals built from them cover."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import oracles
+
+from unlearn_jax import audit
+from unlearn_jax.audit import (
+    auc,
+    interval,
+    run_weights,
+    sample_weights,
+    summarize,
+    weighted_auc,
+    weighted_mean,
+)
+from unlearn_jax.types import InputError
+
+SAMPLES = st.lists(
+    st.tuples(
+        st.sampled_from([-np.inf, -1e30, 0.0, 1.0, 2.0, np.inf]),
+        st.sampled_from("+-o"),
+        st.integers(0, 3),
+    ),
+    min_size=2,
+    max_size=15,
+).filter(lambda rows: {"+", "-"} <= {side for _, side, _ in rows})
+
+
+@settings(deadline=None, max_examples=150)
+@given(SAMPLES)
+def test_weighted_auc_equals_repeating_samples(rows):
+    scores = np.array([score for score, _, _ in rows])
+    positive, negative = (
+        np.array([side == mark for _, side, _ in rows]) for mark in "+-"
+    )
+    counts = np.array([count for _, _, count in rows])
+    weights = np.stack([counts, np.ones_like(counts), counts[::-1]])
+    expected = [
+        oracles.repeated_auc(scores, positive, negative, row) for row in weights
+    ]
+    assert np.allclose(
+        weighted_auc(scores, positive, negative, weights),
+        expected,
+        rtol=1e-12,
+        equal_nan=True,
+    )
+
+
+def test_weighted_auc_is_the_same_in_blocks_in_any_order_and_for_jax_arrays():
+    rng = np.random.default_rng(0)
+    scores = rng.integers(0, 40, 3000).astype(np.float32)
+    positive = rng.random(3000) < 0.3
+    negative = ~positive & (rng.random(3000) < 0.8)
+    weights = sample_weights(rng, 200, positive)  # several blocks of rows
+    value = weighted_auc(scores, positive, negative, weights)
+    for row in (0, 86, 87, 199):
+        kept = np.repeat(np.arange(3000), weights[row])
+        kept = kept[(positive | negative)[kept]]
+        assert np.isclose(value[row], auc(scores[kept], positive[kept]), rtol=1e-13)
+    order = rng.permutation(3000)
+    assert np.array_equal(
+        weighted_auc(
+            scores[order], positive[order], negative[order], weights[:, order]
+        ),
+        value,
+    )
+    on_device = [jnp.asarray(x) for x in (scores, positive, negative, weights)]
+    assert np.array_equal(weighted_auc(*on_device), value)
+    assert np.allclose(
+        weighted_auc(scores, positive, negative, weights * 0.25), value, rtol=1e-13
+    )
+    assert np.allclose(weighted_auc(scores, negative, positive, weights), 1 - value)
+    assert not np.isclose(
+        weighted_auc(scores, np.roll(positive, 1), ~np.roll(positive, 1), weights),
+        value,
+    ).all()
+
+
+def test_weighted_mean_equals_repeating_samples():
+    rng = np.random.default_rng(1)
+    values = rng.normal(size=90)
+    mask = rng.random(90) < 0.5
+    values[~mask] = np.nan  # never read
+    weights = sample_weights(rng, 30, np.zeros(90, int))
+    expected = [np.repeat(values[mask], row[mask]).mean() for row in weights]
+    assert np.allclose(weighted_mean(values, mask, weights), expected, rtol=1e-12)
+    assert np.isnan(weighted_mean([1.0, 2.0], [True, False], [[0, 5]])).all()
+
+
+def test_sample_weights_are_multinomial_within_strata():
+    strata = np.array([0] * 30 + [1] * 10 + [0] * 20 + [7])
+    weights = sample_weights(np.random.default_rng(0), 4000, strata)
+    assert weights.shape == (4000, 61)
+    for stratum in (0, 1, 7):
+        assert (weights[:, strata == stratum].sum(1) == (strata == stratum).sum()).all()
+    assert np.allclose(weights.mean(0), 1, atol=0.08)
+    assert np.allclose(weights[:, strata == 1].var(0), 0.9, atol=0.12)
+    first, second = weights[:, 30], weights[:, 31]
+    assert abs(np.cov(first, second)[0, 1] + 0.1) < 0.06
+    again = sample_weights(np.random.default_rng(0), 4000, strata)
+    assert np.array_equal(again, weights)
+
+
+def test_run_weights_are_products_of_level_counts():
+    factors = np.array([[o, f] for o in (1, 10, 100) for f in (5, 6) for _ in range(2)])
+    weights = run_weights(np.random.default_rng(0), 3000, factors)
+    assert weights.shape == (3000, 12)
+    assert np.array_equal(
+        weights[:, ::2], weights[:, 1::2]
+    )  # repeats of a cell share their weight
+    assert (
+        weights.sum(1) == 12
+    ).all()  # complete design: (3 counts sum to 3) x (2 to 2) x 2 repeats
+    assert np.allclose(weights.mean(0), 1, atol=0.12)
+    table = weights[:, ::2].reshape(-1, 3, 2)
+    assert np.array_equal(
+        table[:, 0, 0] * table[:, 1, 1], table[:, 0, 1] * table[:, 1, 0]
+    )  # rank one
+    only_sets = run_weights(np.random.default_rng(0), 100, [[4, 0], [4, 1], [4, 2]])
+    assert (only_sets.sum(1) == 3).all()
+    assert only_sets.std() > 0
+
+
+def test_interval_is_the_percentile_interval_and_holds_the_estimate():
+    replicates = np.arange(1001) / 1000
+    assert np.allclose(interval(replicates, 0.5), (0.025, 0.975))
+    assert np.allclose(interval(replicates, 0.5, level=0.9), (0.05, 0.95))
+    assert interval(replicates, -3.0).low == -3
+    assert interval(replicates, 7.0).high == 7
+    without = interval([np.nan, np.nan], 0.5)
+    assert np.isnan(without.low)
+    assert np.isnan(without.high)
+    assert interval([*replicates, np.nan], 0.5) == interval(replicates, 0.5)
+    assert f"{interval(replicates, 0.5):.2f}" == "[0.03, 0.97]"
+    estimate = summarize([0.5], [[np.nan], [np.nan]], [[1], [1]])
+    assert (estimate.num_dropped, np.isnan(estimate.low)) == (2, True)
+
+
+def test_summarize_drops_what_has_no_value_and_nothing_else():
+    values, nan = [0.2, 0.4, 0.9], np.nan
+    replicates = [[0.2, 0.4, 0.9], [nan, 0.5, 0.7], [nan, 0.5, 0.7], [1.0, 1.0, 1.0]]
+    weights = [
+        [1, 1, 1],
+        [0, 3, 1],
+        [1, 1, 1],
+        [0, 0, 0],
+    ]  # mean 0.5, mean 0.55, no value, no weight
+    estimate = summarize(values, replicates, weights, level=0.999)
+    assert np.isclose(estimate.mean, 0.5)
+    assert np.isclose(estimate.std, np.std(values, ddof=1))
+    assert np.allclose((estimate.low, estimate.high), (0.5, 0.55), atol=1e-4)
+    assert (estimate.num_runs, estimate.num_dropped) == (3, 2)
+    assert np.isnan(summarize([0.2], [[0.2], [0.3]], [[1], [1]]).std)
+
+
+def _simulated_estimate(rng, num_originals, num_sets, shift=0.0):
+    """FT AUC of every (original, forget set) over one pool; at shift 0 the scores are exchangeable."""
+    num_train, num_test, num_forget = 160, 80, 40
+    test = np.arange(num_train + num_test) >= num_train
+    hardness = rng.normal(size=test.size)  # shared by all runs: this correlates them
+    forget = np.zeros((num_sets, test.size), bool)
+    for row in forget:
+        row[rng.choice(num_train, num_forget, replace=False)] = True
+    weights = sample_weights(rng, 200, test)
+    factors, points, replicates = [], [], []
+    for original in range(num_originals):
+        scores = hardness + 0.5 * rng.normal(size=test.size)
+        for index, mask in enumerate(forget):
+            run = scores + 0.5 * rng.normal(size=test.size) + shift * mask
+            pool = mask | test
+            factors.append((original, index))
+            points.append(auc(run[pool], mask[pool]))
+            replicates.append(weighted_auc(run, mask, test, weights))
+    return summarize(
+        points, np.stack(replicates, axis=1), run_weights(rng, 200, factors)
+    )
+
+
+@pytest.mark.parametrize(("num_originals", "num_sets"), [(1, 1), (2, 3), (3, 3)])
+def test_interval_covers_half_on_exchangeable_scores(num_originals, num_sets):
+    rng = np.random.default_rng(num_originals * 10 + num_sets)
+    estimates = [_simulated_estimate(rng, num_originals, num_sets) for _ in range(200)]
+    covered = np.mean([e.low <= 0.5 <= e.high for e in estimates])
+    assert covered >= 0.9
+    spread = np.std([e.mean for e in estimates])
+    width = np.mean([e.high - e.low for e in estimates])
+    assert 0.85 < width / (3.92 * spread) < 1.7  # neither too short nor uselessly long
+    assert all(e.num_dropped == 0 for e in estimates)
+
+
+def test_interval_excludes_half_when_forget_samples_stand_out():
+    rng = np.random.default_rng(0)
+    assert _simulated_estimate(rng, 2, 2, shift=1.5).low > 0.5
+
+
+def test_treating_runs_as_independent_would_be_too_short():
+    rng = np.random.default_rng(4)
+    estimates = [_simulated_estimate(rng, 3, 3) for _ in range(60)]
+    naive = np.mean([2 * 1.96 * e.std / np.sqrt(e.num_runs) for e in estimates])
+    assert naive < 3.92 * np.std([e.mean for e in estimates])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda r: sample_weights(r, 0, [0, 1]), "at least 1"),
+        (lambda r: sample_weights(r, 5, [0.5, 1.0]), "integer per sample"),
+        (lambda r: sample_weights(r, 5, [[0, 1]]), "integer per sample"),
+        (lambda r: run_weights(r, 0, [[0, 1]]), "at least 1"),
+        (lambda r: run_weights(r, 5, [0, 1]), r"\[R, 2\] integers"),
+        (
+            lambda r: weighted_auc(
+                [1, 2], [True, True], [False, True], np.ones((1, 2))
+            ),
+            "overlap",
+        ),
+        (
+            lambda r: weighted_auc(
+                [1, 2], [True, False], [False, False], np.ones((1, 2))
+            ),
+            "negative is empty",
+        ),
+        (
+            lambda r: weighted_auc(
+                [1, 2], [False, False], [False, True], np.ones((1, 2))
+            ),
+            "positive is empty",
+        ),
+        (
+            lambda r: weighted_auc(
+                [np.nan, 2], [True, False], [False, True], np.ones((1, 2))
+            ),
+            "1 NaN",
+        ),
+        (
+            lambda r: weighted_auc([1, 2], [True, False], [False, True], np.ones(2)),
+            r"\[B, 2\]",
+        ),
+        (
+            lambda r: weighted_auc(
+                [1, 2], [True, False], [False, True], -np.ones((1, 2))
+            ),
+            "negative or NaN",
+        ),
+        (
+            lambda r: weighted_auc([1, 2], [True, False], [False, True], [[1, np.nan]]),
+            "negative or NaN",
+        ),
+        (
+            lambda r: weighted_auc([1, 2], [1, 0], [False, True], np.ones((1, 2))),
+            "boolean",
+        ),
+        (lambda r: weighted_mean([1, 2], [False, False], np.ones((1, 2))), "empty"),
+        (
+            lambda r: weighted_mean([1, np.inf], [True, True], np.ones((1, 2))),
+            "NaN or infinite",
+        ),
+        (lambda r: interval([0.5], np.nan), "estimate is NaN"),
+        (lambda r: interval([0.5], 0.5, level=0.0), "between 0 and 1"),
+        (lambda r: interval([], 0.5), "at least one"),
+        (
+            lambda r: summarize([0.5, np.nan], np.ones((3, 2)), np.ones((3, 2))),
+            "NaN or infinite",
+        ),
+        (lambda r: summarize([0.5, 0.5], np.ones((3, 2)), np.ones((4, 2))), "for both"),
+        (
+            lambda r: summarize([0.5, 0.5], np.ones((3, 2)), np.ones((3, 1))),
+            r"\[B, 2\]",
+        ),
+    ],
+)
+def test_errors_say_what_to_do(call, message):
+    with pytest.raises(InputError, match=message):
+        call(np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("max_fpr", [0.0, 0.01, 0.2, 0.5, 1.0])
+@pytest.mark.parametrize("decimals", [1, 6])
+def test_weighted_tpr_equals_the_curve_of_repeated_samples(max_fpr, decimals):
+    rng = np.random.default_rng(4)
+    scores = np.round(rng.normal(size=60), decimals)  # one decimal: many ties
+    positive = rng.random(60) < 0.4
+    negative = ~positive & (rng.random(60) < 0.8)
+    weights = rng.integers(0, 4, (20, 60))
+    got = audit.weighted_tpr(scores, positive, negative, weights, max_fpr=max_fpr)
+    for weight, value in zip(weights, got, strict=True):
+        repeated = np.repeat(np.arange(60), weight * (positive | negative))
+        curve = audit.roc(scores[repeated], positive[repeated])
+        assert value == pytest.approx(curve.tpr_at_fpr(max_fpr))
+
+
+def test_weighted_tpr_without_weight_is_nan_and_refuses_bad_rates():
+    masks = np.array([True, False]), np.array([False, True])
+    assert np.isnan(
+        audit.weighted_tpr([1.0, 0.0], *masks, np.array([[0, 1], [1, 0]]), max_fpr=0.1)
+    ).all()
+    with pytest.raises(InputError, match="max_fpr"):
+        audit.weighted_tpr([1.0, 0.0], *masks, np.ones((1, 2)), max_fpr=2)

@@ -1,0 +1,280 @@
+"""What holds for every method: purity, what it reads, adapters, maps, values."""
+
+import dataclasses
+import inspect
+import json
+import re
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from support.method_checks import (
+    FORGET,
+    RETAIN,
+    check_mapped,
+    check_method,
+    small_problem,
+)
+
+from unlearn_jax import methods, models
+from unlearn_jax.attacks import PGD, Doubling
+from unlearn_jax.methods import METHODS, SPACES
+from unlearn_jax.optimizers import SGD
+from unlearn_jax.spectral import spectral_norms
+from unlearn_jax.values import fields_of, from_json, is_traceable, replace, to_json
+
+BOTH = FORGET | RETAIN
+NEITHER = np.zeros(60, bool)
+ATTACK = PGD(num_steps=5, search=Doubling(num_radii=4, batch_size=8))
+WITHOUT_EPOCHS = (
+    "identity",
+    "ssd",
+    "influence",
+    "ntk_influence",
+    "fisher",
+    "svd_projection",
+)
+READS = {
+    "retrain": RETAIN,
+    "finetune": RETAIN,
+    "gradient_ascent": FORGET,
+    "neggrad_plus": BOTH,
+    "random_label": BOTH,
+    "boundary_shrink": FORGET,
+    "boundary_expand": FORGET,
+    "l1_sparse": RETAIN,
+    "salun": BOTH,
+    "scrub": BOTH,
+    "bad_teacher": BOTH,
+    "ssd": BOTH,
+    "delete": FORGET,
+    "fisher": RETAIN,
+    "masked_small_gradients": BOTH,
+    "convolution_transpose": RETAIN,
+    "amun": BOTH,
+    "amun_salun": BOTH,
+}
+"""What a registered method may read with its own settings; for those not named, tests
+of their own say it."""
+
+
+def quick(name, **changes):
+    """A registered method with settings for sixty tiny images."""
+    method = METHODS[name]
+    wanted = {
+        "num_epochs": 2,
+        "batch_size": 16,
+        "learning_rate": 0.05,
+        "attack": ATTACK,
+        "num_samples": 8,
+        "warn": False,
+    }
+    names = {field.name for field in dataclasses.fields(method)}
+    settings = {field: wanted[field] for field in wanted if field in names}
+    return replace(method, **{**settings, **changes})
+
+
+VARIANTS = {
+    # name: (method, what it may read)
+    "finetune frozen": (quick("finetune", batch_stats="freeze"), RETAIN),
+    "gradient_ascent R": (quick("gradient_ascent", retain=True), BOTH),
+    "neggrad_plus 4": (quick("neggrad_plus", forget_batch_size=4), BOTH),
+    "random_label F": (
+        quick("random_label", retain=False, labels="any", redraw="once"),
+        FORGET,
+    ),
+    "random_label ordered": (
+        quick("random_label", order="forget_first", redraw="once"),
+        BOTH,
+    ),
+    "boundary_shrink frozen": (
+        quick("boundary_shrink", batch_stats="freeze"),
+        FORGET,
+    ),
+    "boundary_shrink R": (
+        quick("boundary_shrink", retain=True, relabel="epoch", discretize=True),
+        BOTH,
+    ),
+    "salun fraction": (quick("salun", learning_rate=0.013, fraction=0.3), BOTH),
+    "salun F": (
+        quick("salun", batch_size=4, learning_rate=0.013, retain=False, leak=True),
+        FORGET,
+    ),
+    "scrub decay": (
+        quick("scrub", forget_batch_size=4, num_max_epochs=1, decay_every=1),
+        BOTH,
+    ),
+    "scrub min": (quick("scrub", num_max_epochs=0), RETAIN),
+    "bad_teacher F": (
+        quick("bad_teacher", retain_fraction=0, optimizer=SGD(), reduction="element"),
+        FORGET,
+    ),
+    "delete R": (quick("delete", retain=True), BOTH),
+    "masked frozen": (
+        quick("masked_small_gradients", kernels="all", batch_stats="freeze"),
+        BOTH,
+    ),
+    "fisher batch": (
+        quick("fisher", alpha=1e-4, information="batch", shared=True),
+        RETAIN,
+    ),
+    "influence": (
+        quick("influence", alpha=0.3, damping=0.1, num_samples=7, batch_size=4),
+        BOTH,
+    ),
+    "influence released": (
+        quick("influence", alpha=0.3, inverse="released", num_samples=7),
+        BOTH,
+    ),
+    "ssd low": (quick("ssd", alpha=1.2), BOTH),
+    "ssd batch": (quick("ssd", alpha=1.2, importance="batch", batch_size=4), BOTH),
+}
+CASES = {name: (quick(name), allowed) for name, allowed in READS.items()} | VARIANTS
+CASES["ssd"] = quick("ssd", alpha=1.0), BOTH  # its published 10 selects no parameter
+DETERMINISTIC = ("ssd", "ssd low")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_reads_only_what_it_claims_and_is_pure(name, normed, blobs, key):
+    method, allowed = CASES[name]
+    problem = small_problem(normed, blobs)
+    is_random = name not in DETERMINISTIC
+    variables, info = check_method(method, allowed, problem, key, is_random=is_random)
+    if name.split()[0] in WITHOUT_EPOCHS:
+        assert info.losses.shape == (0,)
+        chex.assert_trees_all_equal(variables.state, problem.variables.state)
+    else:
+        assert info.losses.shape == (2,)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gradient_ascent R",
+        "neggrad_plus",
+        "random_label",
+        "boundary_shrink R",
+        "l1_sparse",
+        "salun fraction",
+        "scrub decay",
+        "bad_teacher",
+    ],
+)
+def test_maps_over_forget_sets(name, blobs, key):
+    check_mapped(CASES[name][0], blobs, key)
+
+
+def own_model(adapter):
+    if adapter == "functions":  # parameters are a bare array
+        return models.from_functions(
+            lambda key: jax.random.normal(key, (16, 3)) * 0.1,
+            lambda w, images: images.reshape(len(images), -1) @ w,
+        )
+    if adapter == "linen":
+        return models.build("cnn", (4, 4, 1), 3, widths=(2,), batch_norm=True)
+    return models.from_nnx(
+        lambda rngs: nnx.Sequential(
+            lambda x: x.reshape(len(x), -1), nnx.Linear(16, 3, rngs=rngs)
+        )
+    )
+
+
+@pytest.mark.parametrize("adapter", ["functions", "nnx", "linen"])
+@pytest.mark.parametrize("name", METHODS)
+def test_every_adapter_runs_every_method(adapter, name, blobs, key):
+    model = own_model(adapter)
+    k_init, k_run = jax.random.split(key)
+    problem = methods.make_problem(model, jax.jit(model.init)(k_init), blobs, FORGET)
+    method = quick(name)
+    if name not in WITHOUT_EPOCHS:
+        method = replace(method, num_epochs=1)
+    variables, info = jax.jit(method)(k_run, problem)
+    chex.assert_trees_all_equal_shapes_and_dtypes(variables, problem.variables)
+    chex.assert_tree_all_finite(variables)
+    assert info.losses.shape == ((0,) if name in WITHOUT_EPOCHS else (1,))
+
+
+@pytest.mark.parametrize(
+    "name", ["boundary_expand", "convolution_transpose", "masked_small_gradients"]
+)
+def test_constraints_hold_where_training_starts_elsewhere(name, normed, blobs, key):
+    problem = small_problem(normed, blobs)
+    k_masked, k_constrained = jax.random.split(key)
+    options = {"kernels": "all"} if name == "masked_small_gradients" else {}
+    method = quick(name, **options)
+    saliency = methods.Saliency(fraction=0.3)
+    masked, info = jax.jit(methods.masked(method, saliency))(k_masked, problem)
+    mask = methods.saliency_mask(problem, fraction=0.3)
+    chex.assert_trees_all_equal(
+        masked.params,
+        jax.tree.map(jnp.where, mask, masked.params, problem.variables.params),
+    )
+    assert any(
+        np.any(new != old)
+        for new, old in zip(
+            jax.tree.leaves(masked.params),
+            jax.tree.leaves(problem.variables.params),
+            strict=True,
+        )
+    )
+    assert info.num_gradients > problem.num_forget
+    bounded, _ = jax.jit(methods.constrained(method, 0.5))(k_constrained, problem)
+    norms = spectral_norms(normed.apply, bounded, blobs.images)
+    assert max(map(float, norms.values())) <= 1.01 * 0.5
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_equal_methods_hash_alike_and_survive_json(name):
+    method = METHODS[name]
+    copy = dataclasses.replace(method)
+    assert method == copy
+    assert hash(method) == hash(copy)
+    assert from_json(json.loads(json.dumps(to_json(method)))) == method
+    leaves, structure = jax.tree.flatten(method)
+    assert jax.tree.unflatten(structure, leaves) == method
+    assert all(isinstance(leaf, float) for leaf in leaves)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_field_a_method_declares_is_among_its_attributes(name):
+    declared = type(METHODS[name])
+    attributes = inspect.getdoc(declared).partition("Attributes:")[2]
+    documented = set(re.findall(r"^ +(\w+): ", attributes, re.MULTILINE))
+    assert set(vars(declared).get("__annotations__", {})) <= documented
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_every_searched_name_is_a_field_and_every_range_is_of_a_traceable_one(name):
+    method = METHODS[name]
+    for field, candidates in SPACES[name].items():
+        assert field in fields_of(method)
+        assert is_traceable(method, field) == isinstance(candidates, dict)
+    for trial in methods.draw_trials(SPACES[name], 20):
+        searched = replace(method, **trial)
+        assert {field: fields_of(searched)[field] for field in trial} == trial
+
+
+def test_stacked_methods_map_over_all_their_floats(normed, blobs, key):
+    """The float fields are leaves: stacked methods are one method to ``vmap``."""
+    problem = small_problem(normed, blobs)
+    several = [
+        replace(quick("salun"), learning_rate=rate, weight_decay=decay, momentum=0.5)
+        for rate, decay in [(0.01, 0.0), (0.05, 0.1), (0.1, 0.01)]
+    ]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *several)
+
+    def run(method):
+        return method(jax.random.clone(key), problem)
+
+    with jax.debug_key_reuse(False):  # as in method_checks.check_mapped
+        mapped = jax.jit(jax.vmap(run))(stacked)
+    for i, method in enumerate(several):
+        chex.assert_trees_all_close(
+            jax.tree.map(lambda leaf, i=i: leaf[i], mapped),
+            methods.unlearn(jax.random.clone(key), method, problem),
+            rtol=1e-4,
+            atol=1e-5,
+        )

@@ -1,0 +1,627 @@
+"""A run that forgets classes: its numbers against definitions, from the stored logits; its search; its report."""
+
+import dataclasses
+import json
+import pathlib
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support.made_up import Page
+
+from unlearn_jax import audit, data, filters
+from unlearn_jax.pipeline import (
+    AuditConfig,
+    DataConfig,
+    ForgetConfig,
+    ModelConfig,
+    ReplicasConfig,
+    RunConfig,
+    TrainingConfig,
+    TuningConfig,
+    dry_run,
+    run,
+    tuning,
+)
+from unlearn_jax.pipeline.config import resolve as settings
+from unlearn_jax.pipeline.measure.targets import target_distances
+from unlearn_jax.pipeline.report.figures.classes import confusion_plot
+from unlearn_jax.pipeline.report.figures.style import INK, to_svg
+from unlearn_jax.pipeline.report.verdict import verdict
+from unlearn_jax.pipeline.stages import models as stages
+from unlearn_jax.pipeline.stages.plan import make_plan
+from unlearn_jax.pipeline.study import study_markdown
+from unlearn_jax.types import InputError
+
+TINY = RunConfig(
+    title="tiny classes",
+    model=ModelConfig(name="mlp", fields={"widths": [8]}),
+    training=TrainingConfig(num_epochs=8, batch_size=16, learning_rate=0.1),
+    forget=ForgetConfig(kind="class", classes=(1, 3)),
+    replicas=ReplicasConfig(originals=(0, 1, 2), references=0),
+    tuning=TuningConfig(trials=2),
+    audit=AuditConfig(num_bootstrap=30, targets=True),
+    rows={
+        "trw": {
+            "method": "trw",
+            "num_epochs": 2,
+            "search": {"learning_rate": {"low": 0.01, "high": 0.1}},
+        },
+        "mask": {"method": "identity", "filter": "mask"},
+    },
+)
+GONE = (1, 3)
+
+
+@pytest.fixture(scope="module")
+def splits():
+    rng = np.random.default_rng(3)
+    centers = rng.uniform(0.1, 0.9, (5, 4, 4, 1))
+    labels = {"train": np.arange(60) % 5, "test": np.arange(40) % 5}
+    images = {
+        k: np.clip(centers[v] + rng.normal(0, 0.2, (len(v), 4, 4, 1)), 0, 1)
+        for k, v in labels.items()
+    }
+    return data.load_arrays(
+        images["train"].astype("f4"),
+        labels["train"],
+        images["test"].astype("f4"),
+        labels["test"],
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(splits, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("classes") / "run"
+    results = run(TINY, folder, splits=splits)
+    plan = make_plan(TINY, folder.parent / "banks", splits=splits)
+    chosen = {row["key"]: row for row in results["rows"]}
+    rows = {name: {**TINY.rows[name], **_knobs(chosen[name])} for name in TINY.rows}
+    plan = dataclasses.replace(plan, config=dataclasses.replace(TINY, rows=rows))
+    logits = {
+        name: stages.row_logits(plan, name, stages.unlearn_parts(plan, name, folder))
+        for name in plan.rows
+    }
+    return folder, results, plan, logits
+
+
+def _knobs(row):
+    return {key: value for key, value in row["knobs"].items() if key == "learning_rate"}
+
+
+def values(results, row, metric):
+    return next(r for r in results["rows"] if r["key"] == row)["metrics"][metric][
+        "values"
+    ]
+
+
+def retrained(plan, run, side=0):
+    return plan.oracles.logits()[side * len(plan.pairs) + plan.pair_of_run[run]]
+
+
+def test_accuracies_are_of_the_classes_they_name(finished):
+    _, results, plan, logits = finished
+    labels, train = plan.pool.labels, np.arange(100) < 60
+    for run_, (_, s, _) in enumerate(plan.runs):
+        right = np.argmax(logits["trw"][run_], -1) == labels
+        own = labels == GONE[s]
+        expected = {
+            "unlearn_accuracy": right[train & own],
+            "retain_accuracy": right[train & ~own],
+            "acc_r": right[~train & ~own],
+            "acc_f": right[~train & own],
+        }
+        for key, some in expected.items():
+            assert values(results, "trw", key)[run_] == pytest.approx(
+                100 * some.mean(), abs=1e-3
+            )
+
+
+def test_distances_are_to_the_runs_own_retrained_model(finished):
+    _, results, plan, logits = finished
+    test = np.arange(100) >= 60
+    for run_, (_, s, _) in enumerate(plan.runs):
+        some = test & (plan.pool.labels == GONE[s])
+        p, q = (
+            audit.softmax(one)[some]
+            for one in (retrained(plan, run_), logits["trw"][run_])
+        )
+        assert values(results, "trw", "tv_forget")[run_] == pytest.approx(
+            50 * np.abs(p - q).sum(-1).mean(), abs=1e-3
+        )
+        kl = (p * (np.log(p) - np.log(q))).sum(-1).mean()
+        assert values(results, "trw", "kl_forget")[run_] == pytest.approx(kl, abs=2e-4)
+        again = audit.softmax(retrained(plan, run_, 1))[some]
+        seed = 50 * np.abs(p - again).sum(-1).mean()
+        assert values(results, "retrained", "tv_forget")[run_] == pytest.approx(
+            seed, abs=1e-3
+        )
+        assert values(results, "retrained_again", "tv_forget")[run_] == pytest.approx(
+            seed, abs=1e-3
+        )
+
+
+def test_ulira_takes_the_runs_own_models_as_shadows(finished):
+    _, results, plan, logits = finished
+    margin = lambda one: np.asarray(
+        audit.logit_margin(jnp.asarray(one), jnp.asarray(plan.pool.labels))
+    )
+    for s in (0, 1):
+        runs = np.flatnonzero(plan.runs[:, 1] == s)
+        forget = np.flatnonzero(plan.pool.labels[:60] == GONE[s])
+        sides = [
+            [margin(logits["trw"][r])[forget] for r in runs],
+            [margin(retrained(plan, r))[forget] for r in runs],
+        ]
+        expected = audit.ulira(*map(np.stack, sides)).accuracy
+        np.testing.assert_allclose(
+            np.array(values(results, "trw", "ulira"))[runs], 100 * expected, atol=1e-3
+        )
+    floor = np.array(values(results, "retrained", "ulira"))
+    assert np.abs(floor - 50).mean() < 40
+
+
+def test_mia_nn_asks_about_the_nearest_class(finished):
+    _, results, plan, logits = finished
+    test, labels = np.arange(100) >= 60, plan.pool.labels
+    for s, section in enumerate(results["confusion"]["sets"]):
+        runs = np.flatnonzero(plan.runs[:, 1] == s)
+        models = np.stack(
+            [retrained(plan, r, side)[test] for side in (0, 1) for r in runs]
+        )
+        machine = audit.Discriminator(**TINY.audit.mia_nn_fields)
+        expected = audit.nearest_neighbor(
+            models, labels[test], GONE[s], discriminator=machine
+        )
+        assert section["neighbors"] == [expected.neighbor]
+        assert section["classes"] == [GONE[s]]
+        mean = expected.fractions[:, expected.neighbor].mean()
+        for r in runs:
+            called = audit.discriminator_calls(
+                logits["trw"][r][test],
+                labels[test],
+                expected.neighbor,
+                GONE[s],
+                discriminator=machine,
+            )
+            assert values(results, "trw", "mia_nn")[r] == pytest.approx(
+                100 * called.mean(), abs=1e-3
+            )
+            assert values(results, "trw", "mia_nn_gap")[r] == pytest.approx(
+                100 * abs(called.mean() - mean), abs=1e-3
+            )
+
+
+def test_a_filter_changes_outputs_and_nothing_else(finished):
+    folder, results, plan, logits = finished
+    raw = stages.unlearn_parts(plan, "mask", folder).read("logits")
+    for r, (_, s, _) in enumerate(plan.runs):
+        q = np.exp(logits["mask"][r].astype(np.float64))
+        expected = np.asarray(
+            filters.masked_renormalization(audit.softmax(raw[r]), GONE[s])
+        )
+        np.testing.assert_allclose(
+            q, np.maximum(expected, stages.FLOOR), rtol=1e-4, atol=1e-9
+        )
+    assert max(values(results, "mask", "acc_f")) == 0
+    plain = dataclasses.replace(plan.config, rows={"mask": {"method": "identity"}})
+    assert dataclasses.replace(plan, config=plain).row_digest(
+        "mask"
+    ) == plan.row_digest("mask"), "same models"
+
+
+def test_confusion_is_where_the_test_samples_went(finished):
+    _, results, plan, logits = finished
+    for s, section in enumerate(results["confusion"]["sets"]):
+        runs = np.flatnonzero(plan.runs[:, 1] == s)
+        some = (np.arange(100) >= 60) & (plan.pool.labels == GONE[s])
+        went = [
+            np.bincount(np.argmax(logits["trw"][r][some], -1), minlength=5) / some.sum()
+            for r in runs
+        ]
+        np.testing.assert_allclose(section["rows"]["trw"], np.mean(went, 0), atol=1e-3)
+
+
+def test_the_search_forgets_other_classes_and_goes_by_its_own_gap(finished, splits):
+    folder, results, _, _ = finished
+    own = tuning.tuning_plan(make_plan(TINY, folder.parent / "banks", splits=splits))
+    assert own.forget_names == [0, 2] == results["tuning"]["trw"]["sets"]
+    assert not (own.forget & np.isin(splits.train.labels, GONE)).any()
+    trials = results["tuning"]["trw"]["trials"]
+    assert len(trials) == 2
+    assert set(trials[0]["metrics"]) == {
+        "unlearn_accuracy",
+        "retain_accuracy",
+        "acc_r",
+        "acc_f",
+        "tv_forget",
+        "avg_gap",
+    }
+    gaps = [trial["metrics"]["avg_gap"]["mean"] for trial in trials]
+    assert results["tuning"]["trw"]["chosen"] == int(np.argmin(gaps))
+
+
+def test_targets_are_measured_against_retrained_models(finished):
+    """Recomputed in NumPy: no tilt, the cosines of the head's weights, their opposite, and both reference tilts."""
+    _, results, plan, _ = finished
+    rows, kernels = (
+        {row["name"]: row["values"] for row in results["targets"]["rows"]},
+        plan.originals.variables().params,
+    )
+    betas, found = results["targets"]["betas"], {}
+    for r, (o, s, _) in enumerate(plan.runs):
+        some = plan.pool.labels[:60] == GONE[s]
+        p, again = (
+            audit.softmax(retrained(plan, r, side)[:60][some]) for side in (0, 1)
+        )
+        masked = np.asarray(plan.originals.logits()[o][:60][some], np.float64)
+        masked[:, GONE[s]] = -np.inf
+        away = lambda logits, p=p: audit.kl_divergence(p, _softmax(logits)).mean()
+        head = np.asarray(kernels["Dense_1"]["kernel"][o], np.float64).T
+        head = head - head.mean(0)
+        cosine = (
+            head
+            @ head[GONE[s]]
+            / np.linalg.norm(head, axis=1)
+            / np.linalg.norm(head[GONE[s]])
+        )
+        kept = np.arange(5) != GONE[s]
+        confusion = np.where(kept, np.log(again.mean(0)), 0)
+        confusion = np.where(kept, confusion - confusion[kept].mean(), 0)
+        ratio = np.where(
+            kept,
+            np.log(again.mean(0)) - np.log(np.maximum(_softmax(masked).mean(0), 1e-12)),
+            0,
+        )
+        tilts = {
+            "no tilt (beta 0)": [0 * cosine],
+            "weights": [beta * cosine for beta in betas],
+            "weights, sign flipped": [-beta * cosine for beta in betas],
+            "retrained confusion": [
+                beta * confusion / np.abs(confusion).max() for beta in betas
+            ],
+            "retrained over renormalized": [ratio],
+        }
+        for name, some_tilts in tilts.items():
+            found.setdefault(name, []).append(
+                [away(masked + tilt) for tilt in some_tilts]
+            )
+    for name, values in found.items():
+        np.testing.assert_allclose(
+            rows[name], np.mean(values, 0), rtol=2e-3, atol=2e-4, err_msg=name
+        )
+    assert rows["no tilt (beta 0)"][0] < rows["original model"][0]
+    seeds = [
+        audit.kl_divergence(
+            *(audit.softmax(retrained(plan, r, i)[:60]) for i in (0, 1))
+        )
+        for r in range(6)
+    ]
+    seeds = [
+        kl[plan.pool.labels[:60] == GONE[s]].mean()
+        for kl, (_, s, _) in zip(seeds, plan.runs, strict=True)
+    ]
+    assert rows["second retrained model"][0] == pytest.approx(np.mean(seeds), rel=2e-3)
+    assert target_distances(plan)["rows"] == results["targets"]["rows"], (
+        "the same run, the same numbers"
+    )
+
+
+def _softmax(logits):
+    powers = np.exp(logits - logits.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+def test_the_report_shows_classes_and_no_attack_that_was_not_made(finished):
+    folder, results, _, _ = finished
+    page = (folder / "report.html").read_text()
+    page = Page(page).words
+    assert "Where forgotten classes go" in page
+    assert "ROC curves" not in page
+    assert "U-LiRA" in page
+    assert "Targets KL(retrained" in page
+    assert "classes 0, 2" in page
+    assert {check["name"].partition(":")[0] for check in results["checks"]} >= {
+        "U-LiRA is fair",
+        "MIA-NN is fair",
+    }
+    assert (
+        json.loads((folder / "results.json").read_text())["config"]["replicas"][
+            "references"
+        ]
+        == 0
+    )
+    with np.load(folder / "arrays.npz") as arrays:
+        assert not [name for name in arrays if name.startswith("scores/")]
+
+
+def test_references_add_attacks_within_the_class(splits, tmp_path):
+    config = dataclasses.replace(
+        TINY,
+        forget=ForgetConfig(kind="class", classes=(1, 3), together=True),
+        replicas=ReplicasConfig(originals=(0, 1), references=8),
+        tuning=TuningConfig(trials=0),
+        audit=AuditConfig(
+            num_bootstrap=10, signal="softmax_confidence", lira=True, mis=False
+        ),
+        rows={"mask": TINY.rows["mask"]},
+    )
+    results = run(config, tmp_path / "run", splits=splits)
+    plan = make_plan(config, tmp_path / "banks", splits=splits)
+    own = np.isin(plan.pool.labels, GONE)
+    train = np.arange(100) < 60
+    margin = lambda one: np.asarray(
+        audit.logit_margin(jnp.asarray(one), jnp.asarray(plan.pool.labels))
+    )
+    reference = np.stack([margin(one) for one in plan.references.logits()])
+    for r in range(2):
+        target = margin(plan.originals.logits()[r])
+        scores = audit.lira(
+            target, reference, plan.references.spec.member, variance="fixed_centered"
+        )
+        expected = audit.auc(scores[own], train[own])
+        assert values(results, "original", "lira_auc")[r] == pytest.approx(
+            100 * expected, abs=1e-3
+        )
+    metrics = {metric["key"] for metric in results["metrics"]}
+    assert {"ft_auc", "lira_auc", "mia_nn"} <= metrics
+    assert "ulira" not in metrics, "two originals are too few"
+    assert results["confusion"]["sets"][0]["classes"] == [1, 3]
+    assert max(values(results, "mask", "acc_f")) == 0
+
+
+def test_lira_is_a_column_of_other_runs_too(splits, tmp_path):
+    config = dataclasses.replace(
+        TINY,
+        forget=ForgetConfig(fraction=0.2, seeds=(1,)),
+        replicas=ReplicasConfig(originals=(0,), references=8),
+        tuning=TuningConfig(trials=0),
+        audit=AuditConfig(num_bootstrap=10, lira=True, mis=False),
+        rows={"nothing": {"method": "identity"}},
+    )
+    results = run(config, tmp_path / "run", splits=splits)
+    assert 0 <= values(results, "nothing", "lira_auc")[0] <= 100
+    assert values(results, "nothing", "lira_auc") == values(
+        results, "original", "lira_auc"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"replicas": ReplicasConfig(originals=(0, 1, 2), references=0, repeats=2)},
+            "replicas.repeats=1",
+        ),
+        (
+            {"forget": ForgetConfig(seeds=(1,))},
+            "replicas.references=0 leaves no membership attack",
+        ),
+        (
+            {
+                "forget": ForgetConfig(seeds=(1,)),
+                "replicas": ReplicasConfig(references=4),
+            },
+            "audit.targets is about",
+        ),
+        (
+            {
+                "forget": ForgetConfig(seeds=(1,)),
+                "replicas": ReplicasConfig(references=4),
+                "audit": AuditConfig(),
+            },
+            "row 'mask': an output filter forgets classes",
+        ),
+        (
+            {"rows": {"odd": {"method": "identity", "filter": "sieve"}}},
+            "unknown filter 'sieve'; choose one of mask, mpru",
+        ),
+        (
+            {"audit": AuditConfig(mia_nn_fields={"colums": "all"})},
+            "audit.mia_nn_fields: .*colums",
+        ),
+        (
+            {"tuning": TuningConfig(trials=2, classes=(1,))},
+            "classes that the table does not report",
+        ),
+        (
+            {"forget": ForgetConfig(kind="class", classes=(0, 1, 2), together=True)},
+            "does not report",
+        ),
+        (
+            {"forget": ForgetConfig(kind="class", classes=(9,))},
+            "no training sample has class 9",
+        ),
+        (
+            {"forget": ForgetConfig(kind="class", classes=(1, 1))},
+            "repeat a class: 1, 1",
+        ),
+        ({"tuning": TuningConfig(trials=2, classes=(0, 0))}, "repeat a class: 0, 0"),
+        (
+            {
+                "forget": ForgetConfig(
+                    kind="class", classes=(0, 1, 2, 3), together=True
+                ),
+                "tuning": TuningConfig(),
+            },
+            r"two classes that are kept: forget fewer, or set audit\.mia_nn=False",
+        ),
+        (
+            {
+                "replicas": ReplicasConfig(references=2),
+                "audit": AuditConfig(signal="softmax_confidence", lira=True),
+            },
+            r"audit\.lira needs replicas\.references of at least 4",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_written(
+    change, message, splits, tmp_path
+):
+    with pytest.raises(InputError, match=message):
+        run(dataclasses.replace(TINY, **change), tmp_path / "run", splits=splits)
+    assert not list(pathlib.Path(tmp_path).iterdir())
+
+
+def test_a_dry_run_without_references_estimates_by_the_originals(splits, tmp_path):
+    assert "train originals" in dry_run(TINY, tmp_path / "run", splits=splits)
+
+
+def test_a_balanced_split_has_equally_many_of_each_class():
+    splits = settings.load_data(DataConfig(num_train=1000, num_test=200, balanced=True))
+    np.testing.assert_array_equal(np.bincount(splits.train.labels), [100] * 10)
+    np.testing.assert_array_equal(np.bincount(splits.test.labels), [20] * 10)
+    digits = settings.load_data(DataConfig())
+    pool = {
+        image.tobytes()
+        for image in np.concatenate([digits.train.images, digits.test.images])
+    }
+    drawn = [
+        image.tobytes()
+        for image in np.concatenate([splits.train.images, splits.test.images])
+    ]
+    assert set(drawn) <= pool
+    assert len(set(drawn)) > 1190, "no sample is drawn twice"
+    again = settings.load_data(
+        DataConfig(num_train=1000, num_test=200, balanced=True, seed=1)
+    )
+    assert not np.array_equal(again.train.labels, splits.train.labels)
+    for bad, message in (
+        ((1005, 200), "multiples"),
+        ((1700, 100), "one has only"),
+        ((0, 10), "multiples"),
+    ):
+        with pytest.raises(InputError, match=message):
+            data.resplit(
+                digits, num_train=bad[0], num_test=bad[1], seed=0, balanced=True
+            )
+    with pytest.raises(InputError, match=r"data\.balanced needs"):
+        settings.load_data(DataConfig(balanced=True))
+
+
+def _made(train, test):
+    return data.load_arrays(
+        *(
+            part
+            for y in (train, test)
+            for part in (np.zeros((len(y), 4, 4, 1), "f4"), np.array(y))
+        )
+    )
+
+
+def test_classes_without_test_samples_are_refused_before_anything_is_trained(tmp_path):
+    train, config = (
+        [0, 1, 2, 3, 4] * 8,
+        dataclasses.replace(TINY, tuning=TuningConfig()),
+    )
+    blind = dataclasses.replace(config, audit=AuditConfig(mia_nn=False))
+    with pytest.raises(
+        InputError, match="class 0 has no test sample, which MIA-NN needs of all"
+    ):
+        make_plan(config, tmp_path, splits=_made(train, [1, 2, 3, 4]))
+    with pytest.raises(InputError, match="class 3 has no test sample: forget classes"):
+        make_plan(blind, tmp_path, splits=_made(train, [0, 1, 2, 4]))
+    with pytest.raises(InputError, match="no class that is kept has a test sample"):
+        make_plan(
+            dataclasses.replace(blind, forget=ForgetConfig(kind="class")),
+            tmp_path,
+            splits=_made(train, [0, 0]),
+        )
+    gap = _made([0, 1, 3, 4, 5] * 8, [0, 1, 3, 4, 5])
+    tuned = dataclasses.replace(
+        blind, forget=ForgetConfig(kind="class", classes=(0, 3)), tuning=TINY.tuning
+    )
+    assert tuning.tuning_plan(make_plan(tuned, tmp_path, splits=gap)).forget_names == [
+        1,
+        4,
+    ], "none has class 2"
+
+
+def test_a_filter_is_part_of_what_is_searched_and_survives_divergence(splits, tmp_path):
+    config = dataclasses.replace(
+        TINY,
+        forget=ForgetConfig(kind="class", classes=(1,)),
+        replicas=ReplicasConfig(originals=(0, 1), references=0),
+        audit=AuditConfig(num_bootstrap=10, mis=False, mia_nn=False),
+        rows={
+            "kept": {
+                "method": "finetune",
+                "num_epochs": 1,
+                "filter": "mask",
+                "search": {"batch_size": [16, 32]},
+            },
+            "lost": {
+                "method": "gradient_ascent",
+                "num_epochs": 30,
+                "learning_rate": 50.0,
+                "search": {},
+            },
+        },
+    )
+    config.rows["lost"]["filter"] = "mpru"
+    results = run(config, tmp_path / "run", splits=splits)
+    assert [
+        trial["metrics"]["acc_f"]["mean"]
+        for trial in results["tuning"]["kept"]["trials"]
+    ] == [0, 0]
+    assert max(values(results, "kept", "acc_f")) == 0
+    assert next(row for row in results["rows"] if row["key"] == "lost")["metrics"] == {}
+    notes = " ".join(results["notes"])
+    assert "U-LiRA is left out: it needs 3 originals" in notes
+    assert "shadow models" not in notes
+    assert "tune: lost" not in dry_run(config, tmp_path / "run", splits=splits), (
+        "there is nothing to search"
+    )
+
+
+def test_the_picture_follows_the_page_and_cuts_long_names(finished):
+    _, results, _, _ = finished
+    long = [
+        {**one, "title": f"class 1 (${'name ' * 80}$)"}
+        for one in results["confusion"]["sets"]
+    ]
+    figure = confusion_plot({**results, "confusion": {"sets": long}})
+    svg = to_svg(figure, "long", "long names")
+    assert "#ffffff" not in svg, "no panel is white on a dark page"
+    axes = figure.axes[0]
+    texts = [
+        *axes.get_xticklabels(),
+        *axes.get_yticklabels(),
+        axes.xaxis.label,
+        axes._left_title,
+    ]
+    assert {text.get_color() for text in texts} == {INK}, (
+        "which to_svg makes the page's"
+    )
+    assert axes.get_title(loc="left").count("\n") == 2
+    assert axes.get_title(loc="left").endswith("…")
+
+
+def test_the_verdict_compares_with_the_number_that_it_names(finished):
+    _, results, _, _ = finished
+    rows = [{**row, "metrics": {**row["metrics"]}} for row in results["rows"]]
+    near = {
+        "retrained": (0, 1),
+        "retrained_again": (5, 7),
+        "trw": (6, 8),
+        "mask": (0, 1),
+        "original": (9, 9),
+    }
+    for row in rows:
+        low, high = near[row["key"]]
+        row["metrics"]["mia_nn_gap"] = {
+            **row["metrics"]["mia_nn_gap"],
+            "mean": low,
+            "low": low,
+            "high": high,
+        }
+    assert "another seed alone gives 5.00 [5.00, 7.00]; trw overlaps that" in verdict(
+        {**results, "rows": rows}
+    )
+
+
+def test_a_study_compares_what_the_attacks_on_classes_say(finished):
+    _, results, _, _ = finished
+    page = study_markdown({"one": results, "two": results})
+    for name in ("ACC_r", "ACC_f", "TV forget", "U-LiRA", "MIA-NN", "MIA-NN gap"):
+        assert f"**{name} (" in page.replace("\\_", "_")

@@ -1,0 +1,136 @@
+"""Runs whose networks FastClip holds: originals, oracles, references and what methods make of them."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from support.runs import TINY
+
+from unlearn_jax import methods, values
+from unlearn_jax.pipeline import run, study
+from unlearn_jax.pipeline.config import resolve as settings
+from unlearn_jax.pipeline.report import sections as report_sections
+from unlearn_jax.pipeline.stages.plan import make_plan
+from unlearn_jax.types import InputError
+
+MAX_NORM = 1.5
+CLIPPED = dataclasses.replace(
+    TINY,
+    training=dataclasses.replace(
+        TINY.training, num_epochs=8, max_norm=MAX_NORM, clip_period=3
+    ),
+    audit=dataclasses.replace(TINY.audit, norms=True, theory=True),
+)
+
+
+@pytest.fixture(scope="module")
+def clipped(splits, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clipped")
+    return folder / "run", run(CLIPPED, folder / "run", splits=splits)
+
+
+def true_norms(variables):
+    """``[M, layers]`` by the SVD, which an MLP's kernels allow."""
+    kernels = [leaf for leaf in jax.tree.leaves(variables.params) if leaf.ndim == 3]
+    return np.stack(
+        [
+            np.linalg.norm(np.asarray(kernel, np.float64), 2, (1, 2))
+            for kernel in kernels
+        ],
+        -1,
+    )
+
+
+def test_every_trained_model_is_within_its_norms(clipped, splits):
+    plan = make_plan(CLIPPED, clipped[0].parent / "banks", splits=splits)
+    for bank in (plan.originals, plan.oracles, plan.references):
+        assert not bank.missing()
+        norms = true_norms(bank.variables())
+        assert norms.shape == (len(bank.spec.member), 2)
+        assert norms.max() < 1.01 * MAX_NORM
+    free = make_plan(TINY, clipped[0].parent / "free", splits=splits)
+    assert free.originals.spec.key != plan.originals.spec.key
+
+
+def test_the_report_gives_the_norms_of_every_row(clipped, splits):
+    results = clipped[1]
+    shown = results["norms"]["rows"]
+    assert results["norms"]["unfound"] == []
+    assert list(shown) == [
+        "original",
+        "retrained",
+        "retrained_again",
+        "finetune",
+        "amun",
+    ]
+    plan = make_plan(CLIPPED, clipped[0].parent / "banks", splits=splits)
+    expected = true_norms(plan.originals.variables())
+    for i, layer in enumerate(shown["original"].values()):
+        np.testing.assert_allclose(
+            [layer["mean"], layer["high"]],
+            [expected[:, i].mean(), expected[:, i].max()],
+            rtol=1e-4,
+        )
+    assert all(
+        layer["high"] < 1.01 * MAX_NORM
+        for row in shown.values()
+        for layer in row.values()
+    )
+    section = report_sections.norms(results)
+    assert section["max_norm"] == MAX_NORM
+    assert not any(cell["over"] for row in section["rows"] for cell in row["cells"])
+    page = (clipped[0] / "report.html").read_text()
+    assert "Spectral norms" in page
+    assert section["rows"][-1]["cells"][0]["text"] in page
+
+
+def test_a_study_compares_radius_transfer_and_norms(clipped):
+    said = study.study_markdown({"clipped": clipped[1]})
+    assert "**Largest spectral norm**" in said
+    assert "**Distance of the adversarial examples (L2)**" in said
+    delta = clipped[1]["theory"]["rows"]["amun"]["delta"]["mean"]
+    assert f"{delta:.2f}" in said
+
+
+@pytest.mark.parametrize("name", ["finetune", "neggrad_plus"])
+def test_a_method_keeps_the_norms_it_is_told(name, key, blobs, tiny, tiny_variables):
+    forget = np.arange(60) < 6
+    problem = methods.make_problem(tiny, tiny_variables, blobs, forget)
+    options = {"num_epochs": 3, "batch_size": 20, "learning_rate": 0.1}
+    norms = {}
+    for limit in (None, 0.7):
+        method = values.replace(methods.METHODS[name], **options)
+        if limit is not None:
+            method = methods.constrained(method, limit, clip_period=2)
+        variables, _ = jax.jit(method)(jax.random.clone(key), problem)
+        norms[limit] = max(
+            np.linalg.norm(leaf, 2)
+            for leaf in jax.tree.leaves(variables.params)
+            if leaf.ndim == 2
+        )
+    assert norms[None] > 0.9
+    assert norms[0.7] < 0.7 * 1.01
+
+
+def test_rows_follow_the_training_unless_they_say_otherwise():
+    training = CLIPPED.training
+    row = {"method": "finetune"}
+    assert settings.options_of(row, training)["max_norm"] == MAX_NORM
+    assert settings.options_of(row, TINY.training)["max_norm"] is None
+    assert "max_norm" not in CLIPPED.rows["finetune"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("max_norm", 0.0), ("max_norm", float("inf")), ("clip_period", 0)],
+)
+def test_unusable_norms_are_refused(field, value, splits, tmp_path):
+    bad = dataclasses.replace(
+        CLIPPED, training=dataclasses.replace(CLIPPED.training, **{field: value})
+    )
+    with pytest.raises(InputError, match=field):
+        run(bad, tmp_path / "x", splits=splits)
+    assert not (tmp_path / "x").exists()
+    with pytest.raises(InputError, match=field):
+        methods.constrained(methods.FineTune(), **{"max_norm": 1.0, field: value})

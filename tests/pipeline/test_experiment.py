@@ -1,0 +1,228 @@
+"""Experiments that are not runs: parts computed once, a page made of them, the command line."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from unlearn_jax import cli
+from unlearn_jax.audit import Estimate
+from unlearn_jax.pipeline import (
+    Check,
+    Experiment,
+    Page,
+    Part,
+    Picture,
+    Table,
+    dry_run_experiment,
+    run_experiment,
+)
+from unlearn_jax.pipeline.report import page as experiment_report
+from unlearn_jax.pipeline.store.folders import DamagedFileWarning
+from unlearn_jax.types import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    seeds: tuple[int, ...] = (0, 1)
+    scale: float = 2.0
+
+
+def make(computed):
+    """An experiment that notes what it computes."""
+
+    def draw(seed):
+        computed.append(f"draw-{seed}")
+        return {"x": np.random.default_rng(seed).normal(size=3)}
+
+    def total(*drawn, scale):
+        computed.append("total")
+        return {"sum": scale * sum(one["x"].sum() for one in drawn)}
+
+    def parts(config):
+        if config.scale <= 0:
+            raise InputError("scale must be positive")
+        draws = {
+            f"draw-{s}": Part({"seed": s}, lambda s=s: draw(s)) for s in config.seeds
+        }
+        whole = Part(
+            {"scale": config.scale},
+            lambda *drawn: total(*drawn, scale=config.scale),
+            needs=tuple(draws),
+        )
+        return {**draws, "total": whole} if draws else {}
+
+    def page(config, found):
+        figure = Figure(figsize=(3, 2))
+        figure.add_subplot().plot(found["draw-0"]["x"])
+        value = found["total"]["sum"][()]
+        estimate = Estimate(50.123, 1.0, 49.0, float("nan"), 3, 0)
+        table = Table(
+            "A | table",
+            ["row", "value", "mean"],
+            [["a_b <i>", value, estimate], ["c", None, np.int64(4000)]],
+        )
+        picture = Picture("A picture", figure, alt="a line")
+        return Page(
+            f"The sum is {value:.3f}.",
+            [table],
+            [picture],
+            [Check("finite", np.isfinite(value), f"{value:.1f}")],
+        )
+
+    return Experiment("A title", Config(), parts, page)
+
+
+def test_parts_are_computed_once_and_only_those_that_a_setting_decides(tmp_path):
+    computed = []
+    experiment = make(computed)
+    first = run_experiment(experiment, tmp_path / "a", name="e")
+    assert computed == ["draw-0", "draw-1", "total"]
+    again = run_experiment(experiment, tmp_path / "a", name="e")
+    assert len(computed) == 3
+    assert [cost["cached"] for cost in again["costs"]] == [True] * 3
+    assert (again["tables"], again["config_hash"]) == (
+        first["tables"],
+        first["config_hash"],
+    )
+    run_experiment(experiment, tmp_path / "a", name="e", config=Config(seeds=(0, 1, 2)))
+    assert computed[3:] == ["draw-2", "total"]
+    run_experiment(experiment, tmp_path / "a", name="e", config=Config(scale=3.0))
+    assert computed[5:] == ["total"]
+
+
+def test_an_interrupted_experiment_goes_on_with_the_same_result(tmp_path):
+    whole = run_experiment(make([]), tmp_path / "whole", name="e")
+    broken = make([])
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    stopping = lambda config: {
+        **broken.parts(config),
+        "total": Part({"scale": 2.0}, stop, ("draw-0", "draw-1")),
+    }
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(
+            dataclasses.replace(broken, parts=stopping), tmp_path / "cut", name="e"
+        )
+    assert not (tmp_path / "cut" / "results.json").exists()
+    assert (
+        "to do"
+        in dry_run_experiment(broken, tmp_path / "cut", name="e").splitlines()[-1]
+    )
+    computed = []
+    resumed = run_experiment(make(computed), tmp_path / "cut", name="e")
+    assert computed == ["total"]
+    assert resumed["tables"] == whole["tables"]
+
+
+def test_a_damaged_part_is_named_set_aside_and_computed_anew(tmp_path):
+    first = run_experiment(make([]), tmp_path, name="e")
+    part = next(tmp_path.glob("draw-1-*"))
+    content = bytearray((part / "arrays.npz").read_bytes())
+    content[len(content) // 2] ^= 1
+    (part / "arrays.npz").write_bytes(content)
+    computed = []
+    assert "to do" in dry_run_experiment(make([]), tmp_path, name="e")
+    assert part.exists(), "a dry run changes nothing"
+    with pytest.warns(
+        DamagedFileWarning, match="draw-1.*truncated or changed.*moved to"
+    ):
+        again = run_experiment(make(computed), tmp_path, name="e")
+    assert computed == ["draw-1"]
+    assert again["tables"] == first["tables"]
+    assert (
+        next(tmp_path.glob("damaged-draw-1-*-0")) / "arrays.npz"
+    ).read_bytes() == bytes(content)
+
+
+def test_everything_shown_is_written(tmp_path):
+    results = run_experiment(make([]), tmp_path, name="e")
+    stored = json.loads((tmp_path / "results.json").read_text())
+    assert stored == results
+    total = 2 * sum(np.random.default_rng(s).normal(size=3).sum() for s in (0, 1))
+    assert stored["tables"][0]["rows"][0][1] == pytest.approx(total, abs=0)
+    assert stored["tables"][0]["rows"][0][2]["high"] is None
+    assert stored["checks"] == [
+        {"name": "finite", "passed": True, "detail": f"{total:.1f}"}
+    ]
+    assert stored["versions"]["jax"]
+    page = (tmp_path / "report.html").read_text()
+    for text in (
+        "A title",
+        "a_b &lt;i&gt;",
+        "50.12 ± 1.00",
+        'aria-label="a line"',
+        "4,000",
+        "finite",
+    ):
+        assert text in page
+    table = (tmp_path / "table.md").read_text()
+    assert r"A \| table" in table
+    assert r"| a\_b &lt;i&gt; |" in table
+    said = experiment_report.terminal_text(results)
+    assert "ok    finite" in said
+    assert said.startswith("The sum is")
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({}, "nothing to compute"),
+        ({"a/b": Part({}, dict)}, "named with letters"),
+        ({"a": Part({}, dict, ("b",)), "b": Part({}, dict)}, "must come before"),
+    ],
+)
+def test_parts_that_cannot_be_are_refused_before_anything_is_written(
+    parts, message, tmp_path
+):
+    experiment = dataclasses.replace(make([]), parts=lambda _: parts)
+    with pytest.raises(InputError, match=message):
+        run_experiment(experiment, tmp_path / "x", name="e")
+    assert not (tmp_path / "x").exists()
+
+
+FILE = '''
+"""A tiny experiment."""
+import dataclasses
+from unlearn_jax.pipeline import Experiment, Page, Part, Table
+from unlearn_jax.types import InputError
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What."""
+    number: int = 3
+    """How many of them."""
+
+def parts(config):
+    if config.number < 1:
+        raise InputError("number must be at least 1")
+    return {"one": Part({"number": config.number}, lambda: {"n": config.number})}
+
+EXPERIMENT = Experiment("Tiny", Config(), parts, lambda c, found: Page(
+    f"There are {found['one']['n']}.", [Table("Numbers", ["what", "n"], [["all", int(found["one"]["n"])]])]))
+'''
+
+
+def test_from_the_command_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.py").write_text(FILE)
+    assert cli.main(["run", "tiny.py", "--workdir", "out", "--dry-run"]) == 0
+    assert "to do" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+    assert cli.main(["run", "tiny.py", "--workdir", "out", "--number=5"]) == 0
+    assert "There are 5." in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["config"] == {
+        "number": 5
+    }
+    assert cli.main(["run", "tiny.py", "--workdir", "bad", "--number=0"]) == 2
+    assert capsys.readouterr().err == "unlearn-jax: error: number must be at least 1\n"
+    assert not (tmp_path / "bad").exists()
+    assert cli.main(["run", "tiny.py"]) == 2
+    assert "--workdir DIR" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["run", "tiny.py", "--help"])
+    assert "How many of them." in capsys.readouterr().out

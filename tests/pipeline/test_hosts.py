@@ -1,0 +1,237 @@
+"""Several real processes at one run, on the loopback interface: the same result as one process, whoever is lost."""
+
+import fcntl
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from unlearn_jax import cli
+from unlearn_jax.pipeline.store import folders as store
+from unlearn_jax.pipeline.store import hosts, locks
+from unlearn_jax.types import InputError
+
+PRESET = """
+'''A tiny run in several groups.'''
+from unlearn_jax.pipeline import *
+PRESET = RunConfig(
+    model=ModelConfig(fields={"widths": (8,)}), training=TrainingConfig(num_epochs=2),
+    forget=ForgetConfig(seeds=(1, 2)),
+    replicas=ReplicasConfig(originals=(0, 1), references=8, group=2, checkpoint_seconds=0.0),
+    attack=AttackConfig(num_radii=4, num_steps=3), audit=AuditConfig(num_bootstrap=10, mis=False),
+    rows={"finetune": {"method": "finetune", "num_epochs": 1}, "amun": {"method": "amun", "num_epochs": 1}},
+)
+"""
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start(count, folder, cache):
+    """The same command in ``count`` processes."""
+    (folder / "tiny.py").write_text(PRESET)
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(pathlib.Path(cli.__file__).parents[1]),
+        "UNLEARN_JAX_CACHE": str(cache),
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "unlearn_jax",
+        "run",
+        "tiny.py",
+        "--workdir",
+        "out",
+    ]
+    many = lambda i: [
+        f"--coordinator=127.0.0.1:{port}",
+        f"--num-processes={count}",
+        f"--process-id={i}",
+    ]
+    port = free_port()
+    return [
+        subprocess.Popen(
+            command + (many(i) if count > 1 else []),
+            cwd=folder,
+            env=env,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for i in range(count)
+    ]
+
+
+def finish(processes):
+    said = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), said
+    return said
+
+
+def rows_of(folder):
+    return json.loads((folder / "out" / "results.json").read_text())["rows"]
+
+
+def numbers(folder):
+    return [{key: row[key] for key in ("key", "metrics")} for row in rows_of(folder)]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    finish(start(1, folder, folder / "cache"))
+    return folder
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_processes_share_the_work_and_the_result_is_that_of_one(count, alone, tmp_path):
+    said = finish(start(count, tmp_path, alone / "cache"))
+    assert "Retrained (oracle)" in said[0][0]
+    assert [out for out, _ in said[1:]] == [""] * (count - 1), (
+        "the first process reports"
+    )
+    assert numbers(tmp_path) == numbers(alone)
+    for one in (alone / "banks").rglob("logits.npy"):
+        other = tmp_path / "banks" / one.relative_to(alone / "banks")
+        np.testing.assert_array_equal(np.load(one), np.load(other))
+
+
+@pytest.mark.slow
+def test_one_process_picks_up_what_others_left(alone, tmp_path):
+    """A share that a lost process did not do is a missing folder."""
+    first = start(2, tmp_path, alone / "cache")
+    finish(first)
+    for lost in [
+        *(tmp_path / "banks").glob("references-*/models-0002-*"),
+        *(tmp_path / "out").glob("unlearn-*"),
+    ]:
+        for file in [*lost.rglob("*")][::-1]:
+            file.rmdir() if file.is_dir() else file.unlink()
+        lost.rmdir()
+    (tmp_path / "out" / "results.json").unlink()
+    finish(start(1, tmp_path, alone / "cache"))
+    assert numbers(tmp_path) == numbers(alone)
+
+
+def test_pieces_fall_to_exactly_one():
+    for count in (1, 3, 4):
+        for piece in range(10):
+            assert sum(hosts.Host(i, count).does(piece) for i in range(count)) == 1
+
+
+def test_waiting_looks_until_it_is_there():
+    looks = iter([False, False, True])
+    hosts.Host(1, 2).wait(lambda: next(looks))
+    assert next(looks, "none left") == "none left"
+    hosts.Host(0, 1).wait(lambda: False)  # alone: nothing to wait for
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [(("127.0.0.1:1", None, 0), "go together"), (("127.0.0.1:1", 2, 2), "from 0 to 1")],
+)
+def test_unusable_values(values, message):
+    with pytest.raises(InputError, match=message):
+        hosts.join(*values)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--process-id=first"], "--process-id needs a number"),
+        (["--coordinator"], "--coordinator needs ADDRESS:PORT"),
+        (["--num-processes=2"], "go together"),
+        (
+            ["--coordinator=localhost", "--num-processes=2", "--process-id=0"],
+            "must be ADDRESS:PORT",
+        ),
+        (
+            ["--coordinator=", "--num-processes=2", "--process-id=0"],
+            "--coordinator needs ADDRESS:PORT",
+        ),
+    ],
+)
+def test_unusable_flags_are_one_line(flags, message, capsys):
+    assert cli.main(["run", "digits", "--workdir", "x", *flags]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_unusable_folder_ends_all_processes_with_one_line_each(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").touch()
+    processes = start(2, tmp_path, tmp_path / "cache")
+    said = [process.communicate(timeout=200) for process in processes]
+    assert any(
+        "holds files that are not of an unlearn_jax run" in err for _, err in said
+    )
+    assert all(process.returncode for process in processes)
+    assert not (tmp_path / "banks").exists()
+
+
+def test_a_killed_mark_does_not_make_a_folder_somebody_elses(tmp_path):
+    (tmp_path / f".{store.Workdir.MARK}-77").touch()
+    store.Workdir(tmp_path).check()
+    with store.Workdir(tmp_path).locked():
+        assert (tmp_path / store.Workdir.MARK).is_file()
+
+
+HOLD = """
+import pathlib, sys
+from unlearn_jax.pipeline import locks
+with locks.lock_range(pathlib.Path(sys.argv[1]), 2, 3):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_ranges_of_models_exclude_each_other_only_where_they_meet(tmp_path):
+    command, pipe = [sys.executable, "-c", HOLD, str(tmp_path)], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with (
+            locks.lock_range(tmp_path, 0, 1),
+            (tmp_path / ".lock-models").open("w") as handle,
+            pytest.raises(BlockingIOError),
+        ):
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB, 8, 0)
+        other.communicate("\n")
+    with locks.lock_range(tmp_path, 0, 7):
+        pass
+
+
+RESTORE = """
+import sys, numpy as np, pathlib, jax
+from unlearn_jax.pipeline import hosts
+from unlearn_jax.pipeline.bank import _Checkpoints
+from unlearn_jax.train import TrainState
+hosts.join(f"127.0.0.1:{sys.argv[1]}", 2, int(sys.argv[2]))
+here = hosts.here()
+if not here.first:  # the first one is at something else
+    state = TrainState(*[{"a": np.ones((2, 3), np.float32)}] * len(TrainState._fields))
+    state = state._replace(epoch=np.array([3, 3], np.int32))
+    for _ in range(2):
+        with _Checkpoints(pathlib.Path(sys.argv[3]), 0.0) as checkpoints:
+            found = checkpoints.restore(state)[0]
+            checkpoints.save(state)
+    assert jax.tree.map(np.array_equal, found, state) == jax.tree.map(lambda _: True, state)
+    print("restored")
+"""
+
+
+def test_each_process_has_its_own_checkpoints(tmp_path):
+    port, pipe = str(free_port()), subprocess.PIPE
+    command = [sys.executable, "-c", RESTORE, port]
+    start_one = lambda i: subprocess.Popen(
+        [*command, str(i), str(tmp_path / "t")], text=True, stdout=pipe, stderr=pipe
+    )
+    said = finish([start_one(0), start_one(1)])
+    assert said[1][0] == "restored\n"

@@ -1,0 +1,885 @@
+"""The run: from arrays to report, resumed, shared, with a user's own network, and refusing what cannot work."""
+
+import dataclasses
+import importlib.util
+import json
+import shutil
+import sys
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support.runs import TINY
+from tqdm import tqdm
+
+from unlearn_jax import data, methods, models, replicas, train
+from unlearn_jax.pipeline import (
+    AttackConfig,
+    AuditConfig,
+    ForgetConfig,
+    ModelConfig,
+    TuningConfig,
+    dry_run,
+    run,
+)
+from unlearn_jax.pipeline.config.resolve import forget_masks
+from unlearn_jax.pipeline.measure import samples as measure
+from unlearn_jax.pipeline.measure.results import notes_of, without_nan
+from unlearn_jax.pipeline.stages import bank
+from unlearn_jax.pipeline.stages import models as stages
+from unlearn_jax.pipeline.stages.plan import make_plan
+from unlearn_jax.pipeline.store import folders as store
+from unlearn_jax.pipeline.store import locks
+from unlearn_jax.types import DamagedFileError, DivergedError, InputError
+
+
+@pytest.fixture(scope="module")
+def finished(splits, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    return folder / "run", run(TINY, folder / "run", splits=splits, preset="tiny")
+
+
+def strip(results):
+    """What must be equal between two runs of one configuration: everything but times."""
+    return {
+        key: value
+        for key, value in results.items()
+        if key in ("rows", "attack", "runs", "design", "banks", "checks")
+    }
+
+
+def without_cost(results):
+    kept = strip(results)
+    return {
+        **kept,
+        "rows": [{k: v for k, v in row.items() if k != "cost"} for row in kept["rows"]],
+    }
+
+
+def test_a_run_ends_in_table_and_report(finished):
+    folder, results = finished
+    stored = json.loads((folder / "results.json").read_text())
+    assert stored == json.loads(json.dumps(results))
+    assert [row["key"] for row in results["rows"]] == [
+        "original",
+        "retrained",
+        "retrained_again",
+        "finetune",
+        "amun",
+    ]
+    for row in results["rows"]:
+        assert set(row["metrics"]) == {metric["key"] for metric in results["metrics"]}
+        for estimate in row["metrics"].values():
+            assert estimate["num_runs"] == 4
+            assert estimate["low"] <= estimate["mean"] <= estimate["high"]
+    for name in (
+        "report.html",
+        "table.txt",
+        "table.csv",
+        "table.tex",
+        "arrays.npz",
+        "config.json",
+    ):
+        assert (folder / name).stat().st_size > 0, name
+    arrays = np.load(folder / "arrays.npz")
+    assert arrays["scores/amun"].shape == (4, 90)
+    assert arrays["forget"].sum() == 4 * 12
+    assert sum(results["attack"]["status"].values()) == 4 * 12
+
+
+def test_accuracies_are_those_of_the_stored_models(finished, splits):
+    folder, results = finished
+    plan = make_plan(TINY, folder.parent / "banks", splits=splits)
+    original = jax.tree.map(
+        jnp.asarray, replicas.unstack(plan.originals.variables(), 1)
+    )
+    logits = train.predict(plan.model.apply, original, jnp.asarray(splits.test.images))
+    right = 100 * np.mean(np.argmax(logits, -1) == splits.test.labels)
+    row = next(row for row in results["rows"] if row["key"] == "original")
+    assert row["metrics"]["test_accuracy"]["values"][2] == pytest.approx(
+        right
+    )  # runs 2 and 3 are of the second original
+
+
+def test_cost_is_counted_in_gradients_of_single_samples(finished, splits):
+    folder, results = finished
+    cost = {row["key"]: row["cost"] for row in results["rows"]}
+    assert cost["original"] is None
+    assert (
+        cost["retrained"]["gradients"] == 4 * 48
+    )  # epochs, retained samples (3 steps of 16)
+    assert cost["finetune"]["gradients"] == 2 * 48
+    assert cost["finetune"]["relative_gradients"] == 0.5
+    plan = make_plan(TINY, folder.parent / "banks", splits=splits)
+    epsilon = np.stack(stages.attack_parts(plan, "", folder).read("epsilon"))
+    radii = np.where(
+        epsilon == 0, 1, np.round(np.log2(np.maximum(epsilon, 0.04) / 0.04)) + 1
+    )
+    attacked = 5 * radii.sum(1).mean()  # steps per radius
+    tuned = 2 * 16 * -(-(48 + 12 + 12) // 16)
+    assert cost["amun"]["gradients"] == pytest.approx(tuned + attacked)
+
+
+def test_results_hold_no_nan():
+    found = without_nan(
+        {"a": [float("nan"), 1.0, (float("inf"), "x")], "b": None, "c": 2}
+    )
+    assert found == {"a": [None, 1.0, [None, "x"]], "b": None, "c": 2}
+
+
+def test_huge_but_finite_logits_count_as_diverged():
+    labels, logits = np.zeros(5, int), np.ones((5, 3), np.float32)
+    assert measure.usable(AuditConfig(), labels, [logits])
+    assert not measure.usable(AuditConfig(), labels, [logits, 1e16 * logits])
+    assert not measure.usable(
+        AuditConfig(), labels, [np.full((5, 3), np.nan, np.float32)]
+    )
+
+
+def test_notes_say_how_knobs_were_chosen_and_who_chose_the_samples(splits, tmp_path):
+    plan = make_plan(TINY, tmp_path, splits=splits)
+    assert any(
+        "12% of the samples of those sets" in note for note in notes_of(plan, 0.12)
+    )
+    assert not any("Knobs were chosen" in note for note in notes_of(plan, None))
+    hard = dataclasses.replace(
+        TINY, forget=ForgetConfig(kind="uncertain", fraction=0.2)
+    )
+    assert any(
+        "also audit them" in note
+        for note in notes_of(make_plan(hard, tmp_path, splits=splits), None)
+    )
+
+
+def test_oracles_never_saw_their_forget_sets(finished, splits):
+    folder, _ = finished
+    plan = make_plan(TINY, folder.parent / "banks", splits=splits)
+    pairs = np.concatenate([plan.pairs, plan.pairs])
+    for member, (_, s) in zip(plan.oracles.spec.member, pairs, strict=True):
+        np.testing.assert_array_equal(member[:60], ~plan.forget[s])
+        assert not member[60:].any()
+    assert plan.references.spec.member.sum(0).tolist() == [3] * 90
+
+
+def test_rerun_computes_nothing_and_says_the_same(finished, splits, monkeypatch):
+    folder, results = finished
+    monkeypatch.setattr(bank, "fit_many", None)  # any training would fail
+    again = run(TINY, folder, splits=splits, preset="tiny")
+    assert strip(again) == strip(results)
+    assert all(stage["cached"] for stage in again["stages"] if stage["name"] != "audit")
+
+
+def test_another_method_reuses_the_bank(finished, splits, monkeypatch, tmp_path):
+    folder, results = finished
+    monkeypatch.setattr(bank, "fit_many", None)
+    config = dataclasses.replace(
+        TINY, only=("amun",), bank=str(folder.parent / "banks")
+    )
+    other = run(config, tmp_path / "other", splits=splits)
+    assert [row["key"] for row in other["rows"]] == [
+        "original",
+        "retrained",
+        "retrained_again",
+        "amun",
+    ]
+    ours = {row["key"]: row["metrics"] for row in results["rows"]}
+    assert all(row["metrics"] == ours[row["key"]] for row in other["rows"])
+
+
+class Stop(Exception):
+    """The machine dies here."""
+
+
+@pytest.mark.parametrize("where", ["training", "store", "attack", "unlearn"])
+def test_interrupted_anywhere_and_rerun_the_same(
+    where, finished, splits, tmp_path, monkeypatch
+):
+    _, results = finished
+    calls = {"n": 0}
+
+    def dies_at(nth, fun):
+        def wrapped(*args, **kwargs):
+            calls["n"] += 1
+            if calls["n"] == nth:
+                raise Stop
+            return fun(*args, **kwargs)
+
+        return wrapped
+
+    with monkeypatch.context() as patched:
+        if where == "training":
+            patched.setattr(
+                bank._Checkpoints, "save", saves_then_dies(bank._Checkpoints.save)
+            )
+            patched.setattr(bank, "epochs_per_call", lambda *_: 1)
+        elif where == "store":
+            patched.setattr(store, "save_tree", dies_at(3, store.save_tree))
+        else:
+            from unlearn_jax.pipeline.stages import models as stages
+
+            patched.setattr(
+                stages,
+                "map_models",
+                dies_at({"attack": 1, "unlearn": 2}[where], stages.map_models),
+            )
+        with pytest.raises(Stop):
+            run(TINY, tmp_path / "run", splits=splits, preset="tiny")
+    resumed = run(TINY, tmp_path / "run", splits=splits, preset="tiny")
+    assert without_cost(resumed) == without_cost(results)
+    assert not list((tmp_path / "banks").glob("*/training-*")), (
+        "checkpoints of finished groups are removed"
+    )
+
+
+def test_killed_after_the_last_epoch_its_losses_are_not_lost(
+    splits, tmp_path, monkeypatch
+):
+    config = dataclasses.replace(
+        TINY, replicas=dataclasses.replace(TINY.replicas, checkpoint_seconds=0.0)
+    )
+    write, quiet = store.write_folder, lambda **k: tqdm(**k, disable=True)
+
+    def stops(*_):
+        raise Stop
+
+    whole, plan = (
+        make_plan(config, tmp_path / name, splits=splits).originals
+        for name in ("whole", "killed")
+    )
+    monkeypatch.setattr(bank, "epochs_per_call", lambda *_: 1)
+    whole.ensure(quiet)
+    monkeypatch.setattr(store, "write_folder", stops)
+    with pytest.raises(Stop):
+        plan.ensure(quiet)
+    assert list(plan.folder.glob("training-*/*"))
+    monkeypatch.setattr(store, "write_folder", write)
+    plan.ensure(quiet)
+    for group in plan.finished():
+        expected, got = (
+            store.find_manifest(one._group(group)) for one in (whole, plan)
+        )
+        assert len(got["loss"]) == len(got["models"])
+        assert got["loss"] == expected["loss"]
+        assert got["files"] == expected["files"]
+
+
+def saves_then_dies(save):
+    def wrapped(self, state):
+        save(self, state)
+        if int(np.asarray(state.epoch)[0]) == 2:
+            self._manager.wait_until_finished()
+            raise Stop
+
+    return wrapped
+
+
+def test_a_truncated_checkpoint_is_set_aside(finished, splits, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            bank._Checkpoints, "save", saves_then_dies(bank._Checkpoints.save)
+        )
+        patched.setattr(bank, "epochs_per_call", lambda *_: 1)
+        with pytest.raises(Stop):
+            run(TINY, tmp_path / "run", splits=splits)
+    (training,) = (tmp_path / "banks").glob("originals-*/training-*")
+    for file in (f for f in training.rglob("*") if f.is_file()):
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.warns(
+        store.DamagedFileWarning,
+        match=r"training-0000-0001.*moved to .*, and computed anew",
+    ):
+        results = run(TINY, tmp_path / "run", splits=splits, preset="tiny")
+    assert without_cost(results) == without_cost(finished[1])
+
+
+@pytest.mark.parametrize("name", ["models.npz", "logits.npy", "manifest.json"])
+def test_a_damaged_bank_is_named_and_rebuilt(name, finished, splits, tmp_path):
+    folder, _ = finished
+    shutil.copytree(folder.parent, tmp_path / "copy")
+    group, *_ = sorted((tmp_path / "copy" / "banks").glob("references-*/models-*"))
+    file = group / name
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.warns(
+        store.DamagedFileWarning, match=f"{name} is missing, truncated or changed"
+    ):
+        results = run(TINY, tmp_path / "copy" / "run", splits=splits, preset="tiny")
+    assert without_cost(results) == without_cost(finished[1])
+    assert (group.with_name(f"damaged-{group.name}-0")).is_dir()
+
+
+def test_users_own_function_and_arrays(splits, tmp_path):
+    def init(key):
+        return {"w": 0.1 * jax.random.normal(key, (16, 3)), "b": jnp.zeros(3)}
+
+    def apply(params, images):
+        return images.reshape(len(images), -1) @ params["w"] + params["b"][None]
+
+    model = models.from_functions(init, apply)
+    config = dataclasses.replace(
+        TINY, replicas=dataclasses.replace(TINY.replicas, originals=(0,), references=2)
+    )
+    results = run(config, tmp_path / "mine", splits=splits, model=model)
+    assert results["rows"][0]["metrics"]["test_accuracy"]["mean"] > 60
+    # another function must not find the first one's models
+    other = models.from_functions(
+        init, lambda params, images: jnp.tanh(apply(params, images))
+    )
+    plans = [
+        make_plan(config, tmp_path / "banks", splits=splits, model=m)
+        for m in (model, other)
+    ]
+    assert plans[0].originals.spec.key != plans[1].originals.spec.key
+    again = make_plan(
+        config,
+        tmp_path / "banks",
+        splits=splits,
+        model=models.from_functions(init, apply),
+    )
+    assert again.originals.spec.key == plans[0].originals.spec.key
+
+
+@pytest.mark.parametrize(
+    "what", ["constant", "nested constant", "weights", "loss", "loss constant"]
+)
+def test_what_a_users_function_captures_names_its_models(what, splits, tmp_path):
+    """A changed constant must never find the models of the old one."""
+
+    def key_of(value):
+        mean = np.full((4, 4, 1), value, np.float32)
+
+        def logits(w, x):
+            if what == "constant":
+                x = x - jnp.asarray(mean)[None]
+            elif what == "nested constant":
+                x = jax.jit(lambda v: v - jnp.asarray(mean)[None])(x)
+            return x.reshape(len(x), -1) @ w
+
+        start = np.full((16, 3), value if what == "weights" else 0.0, np.float32)
+        model = models.from_functions(lambda key: jnp.asarray(start), logits)
+
+        def loss_fn(variables, batch, key):
+            out, state = model.apply_train(variables, batch.images, key)
+            weight = jnp.asarray(mean.ravel()[:3]) if what == "loss constant" else value
+            return jnp.mean(weight * jnp.sum(out, 0)), state
+
+        loss = loss_fn if what.startswith("loss") else None
+        return make_plan(
+            TINY, tmp_path, splits=splits, model=model, loss_fn=loss
+        ).originals.spec.key
+
+    assert key_of(0.5) == key_of(0.5)
+    assert key_of(0.5) != key_of(0.25)
+
+
+SHRINK = """
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from unlearn_jax.types import UnlearnInfo
+
+
+@dataclasses.dataclass(frozen=True)
+class Shrink:
+    factor: float = 0.5
+
+    def __call__(self, key, problem):
+        params = jax.tree.map(
+            lambda leaf: SCALE * self.factor * leaf, problem.variables.params
+        )
+        info = UnlearnInfo(jnp.zeros(0), jnp.zeros((), jnp.int32))
+        return problem.variables._replace(params=params), info
+"""
+
+
+def users_method(folder, scale=1.0):
+    """A user's method: a dataclass in a file of the user's own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "users_methods.py"
+    file.write_text(SHRINK.replace("SCALE", str(scale)))
+    spec = importlib.util.spec_from_file_location("users_methods", file)
+    sys.modules["users_methods"] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.Shrink()
+
+
+def test_changed_code_of_a_users_method_is_run_again(
+    finished, splits, tmp_path, monkeypatch
+):
+    folder, _ = finished
+    config = dataclasses.replace(
+        TINY,
+        rows={"mine": {"method": "mine", "factor": 1.0}},
+        bank=str(folder.parent / "banks"),
+    )
+    keys = []
+    for scale in (0.5, 0.5, 0.25):
+        monkeypatch.setitem(methods.METHODS, "mine", users_method(tmp_path, scale))
+        plan = make_plan(config, folder.parent / "banks", splits=splits)
+        keys.append(plan.row_digest("mine"))
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_a_users_method_is_a_dataclass_and_becomes_a_row(
+    finished, splits, tmp_path, monkeypatch
+):
+    """Nothing of the package knows it: it is run, searched, measured, reported."""
+    monkeypatch.setitem(methods.METHODS, "shrink", users_method(tmp_path / "code"))
+    config = dataclasses.replace(
+        TINY,
+        bank=str(finished[0].parent / "banks"),
+        tuning=TuningConfig(trials=3, originals=(9,), seeds=(9,)),
+        rows={
+            "mine": {
+                "method": "shrink",
+                "label": "Mine",
+                "search": {"factor": {"low": 0.01, "high": 1.0}},
+            }
+        },
+    )
+    results = run(config, tmp_path / "run", splits=splits)
+    row = results["rows"][-1]
+    assert (row["key"], row["label"], row["method"]) == ("mine", "Mine", "shrink")
+    assert row["metrics"]["avg_gap"]["num_runs"] == 4
+    assert [
+        trial["knobs"]["factor"] for trial in results["tuning"]["mine"]["trials"]
+    ] == [0.01, 0.1, 1.0]
+    chosen = results["tuning"]["mine"]["trials"][results["tuning"]["mine"]["chosen"]][
+        "knobs"
+    ]
+    assert row["knobs"]["factor"] == chosen["factor"]
+    assert "Mine" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_number_of_classes_names_a_bank(splits, tmp_path):
+    wider = dataclasses.replace(splits, num_classes=5, class_names=tuple("abcde"))
+    keys = {
+        make_plan(TINY, tmp_path, splits=s).originals.spec.key for s in (splits, wider)
+    }
+    assert len(keys) == 2
+
+
+def test_killed_in_a_later_group_goes_on_with_the_same_groups(
+    splits, tmp_path, monkeypatch
+):
+    config = dataclasses.replace(
+        TINY, replicas=dataclasses.replace(TINY.replicas, references=10, group=4)
+    )
+    plan = make_plan(config, tmp_path / "banks", splits=splits)
+    quiet = lambda **k: tqdm(**k, disable=True)
+    saves = {"n": 0}
+
+    def dies_in_the_second_group(self, state):
+        saves["n"] += 1
+        original_save(self, state)
+        if saves["n"] == 6:
+            self._manager.wait_until_finished()
+            raise Stop
+
+    original_save = bank._Checkpoints.save
+    with monkeypatch.context() as patched:
+        patched.setattr(bank._Checkpoints, "save", dies_in_the_second_group)
+        patched.setattr(bank, "epochs_per_call", lambda *_: 1)
+        with pytest.raises(Stop):
+            plan.references.ensure(quiet)
+    names = sorted(p.name for p in plan.references.folder.iterdir() if p.is_dir())
+    assert names == ["models-0000-0003", "training-0004-0007"]
+    plan.references.ensure(quiet)
+    names = sorted(p.name for p in plan.references.folder.iterdir() if p.is_dir())
+    assert names == ["models-0000-0003", "models-0004-0007", "models-0008-0009"]
+    whole = make_plan(config, tmp_path / "other", splits=splits).references
+    whole.ensure(quiet)
+    chex.assert_trees_all_equal(plan.references.variables(), whole.variables())
+
+
+def test_flipped_bits_in_a_checkpoint_are_noticed(tmp_path, tiny_variables):
+    state = train.TrainState(jnp.full((1,), 3), tiny_variables, ())
+    with bank._Checkpoints(tmp_path / "c", 0.0) as checkpoints:
+        checkpoints.save(state)
+    with bank._Checkpoints(tmp_path / "c", 0.0) as checkpoints:
+        restored, cost = checkpoints.restore(state)
+    chex.assert_trees_all_equal(restored, state)
+    assert cost["seconds"] >= 0
+    with bank._Checkpoints(tmp_path / "c", 0.0) as checkpoints:
+        checkpoints.save(state._replace(epoch=jnp.full((1,), 5)))
+    checksums = bank._checksum
+    with pytest.MonkeyPatch.context() as patched:
+        wrong = lambda tree: (
+            checksums(tree) if tree.epoch[0] == 3 else np.ones(32, np.uint8)
+        )
+        patched.setattr(bank, "_checksum", wrong)
+        with (
+            bank._Checkpoints(tmp_path / "c", 0.0) as checkpoints,
+            pytest.warns(store.DamagedFileWarning, match="c/5 is truncated or changed"),
+        ):
+            restored, _ = checkpoints.restore(state)
+    chex.assert_trees_all_equal(restored, state)
+    assert (tmp_path / "damaged-c-0").is_dir()
+
+
+def test_bfloat16_models_are_stored(tmp_path):
+    tree = {"w": jnp.arange(6, dtype=jnp.bfloat16).reshape(2, 3), "b": jnp.zeros((2,))}
+    store.save_tree(tmp_path / "t.npz", tree)
+    loaded = store.load_tree(tmp_path / "t.npz", tree)
+    chex.assert_trees_all_equal(jax.tree.map(jnp.asarray, loaded), tree)
+    with pytest.raises(DamagedFileError):
+        store.load_tree(
+            tmp_path / "t.npz",
+            {"w": jnp.zeros((2, 4), jnp.bfloat16), "b": jnp.zeros((2,))},
+        )
+
+
+def test_several_classes_as_one_forget_set(splits):
+    masks, names = forget_masks(
+        ForgetConfig(kind="class", classes=(0, 2), together=True), splits.train.labels
+    )
+    np.testing.assert_array_equal(masks[0], np.isin(splits.train.labels, [0, 2]))
+    assert len(masks) == len(names) == 1
+
+
+def test_users_own_loss(splits, tmp_path):
+    model = models.build("mlp", (4, 4, 1), 3, widths=(8,))
+
+    def squared(variables, batch, key):
+        logits, state = model.apply_train(variables, batch.images, key)
+        return jnp.mean((logits - jax.nn.one_hot(batch.labels, 3)) ** 2), state
+
+    plan = make_plan(TINY, tmp_path, splits=splits, model=model, loss_fn=squared)
+    plain = make_plan(TINY, tmp_path, splits=splits, model=model)
+    assert plan.originals.spec.key != plain.originals.spec.key
+    plan.originals.ensure(lambda **k: tqdm(**k, disable=True))
+    assert plan.originals.logits().shape == (2, 90, 3)
+
+
+def test_class_forgetting_with_unequal_classes(splits, tmp_path):
+    train_set = splits.train
+    uneven = data.load_arrays(
+        train_set.images[:59],
+        train_set.labels[:59],
+        splits.test.images,
+        splits.test.labels,
+    )
+    config = dataclasses.replace(
+        TINY,
+        forget=ForgetConfig(kind="class", classes=(0, 2)),
+        replicas=dataclasses.replace(TINY.replicas, originals=(0,), references=2),
+        audit=dataclasses.replace(TINY.audit, signal="softmax_confidence"),
+        only=("amun",),
+    )
+    results = run(config, tmp_path / "classes", splits=uneven)
+    assert results["design"]["runs"] == 2
+    assert [r["forget_set"] for r in results["runs"]] == [0, 2]
+
+
+def test_replicas_stored_do_not_depend_on_the_group(finished, splits, tmp_path):
+    folder, _ = finished
+    other = dataclasses.replace(
+        TINY, replicas=dataclasses.replace(TINY.replicas, group=3)
+    )
+    plan = make_plan(other, tmp_path / "banks", splits=splits)
+    plan.references.ensure(lambda **k: tqdm(**k, disable=True))
+    first = make_plan(TINY, folder.parent / "banks", splits=splits).references
+    assert plan.references.spec.key == first.spec.key
+    chex.assert_trees_all_equal(plan.references.variables(), first.variables())
+
+
+def test_dry_run_writes_nothing(splits, tmp_path, finished):
+    text = dry_run(TINY, tmp_path / "new", splits=splits)
+    assert "train references" in text
+    assert "minutes" in text
+    assert not list(tmp_path.iterdir())
+    done = dry_run(TINY, finished[0], splits=splits)
+    assert "about 0.0 minutes" in done
+
+
+def test_keys_depend_on_what_determines_a_bank(splits, tmp_path):
+    base = make_plan(TINY, tmp_path, splits=splits).references.spec.key
+
+    def key_with(**changes):
+        return make_plan(
+            dataclasses.replace(TINY, **changes), tmp_path, splits=splits
+        ).references.spec.key
+
+    assert (
+        key_with(training=dataclasses.replace(TINY.training, learning_rate=0.2)) != base
+    )
+    assert key_with(model=ModelConfig(name="mlp", fields={"widths": [9]})) != base
+    assert (
+        key_with(replicas=dataclasses.replace(TINY.replicas, reference_seed=1)) != base
+    )
+    assert (
+        key_with(
+            attack=AttackConfig(num_steps=3),
+            only=("amun",),
+            audit=AuditConfig(gamma=1.0),
+        )
+        == base
+    )
+    assert key_with(forget=ForgetConfig(fraction=0.1, seeds=(5,))) == base
+
+
+CASES = {
+    "odd number of references": ({"replicas": {"references": 5}}, "even"),
+    "one reference": ({"replicas": {"references": 1}}, "at least 2|2 or more|even"),
+    "nothing to forget": ({"forget": {"fraction": 0.0}}, "fraction"),
+    "everything forgotten": ({"forget": {"count": 60, "fraction": None}}, "60"),
+    "repeated forget seeds": ({"forget": {"seeds": (1, 1)}}, "different seeds"),
+    "repeated original seeds": ({"replicas": {"originals": (1, 1)}}, "different seeds"),
+    "class out of range": (
+        {
+            "forget": {"kind": "class", "classes": (7,)},
+            "audit": {"signal": "softmax_confidence"},
+        },
+        "no training sample has class 7",
+    ),
+    "missing index file": (
+        {"forget": {"kind": "file", "path": "/nowhere.txt"}},
+        "nowhere",
+    ),
+    "no index file": ({"forget": {"kind": "file"}}, "forget.path"),
+    "unknown model": ({"model": {"name": "gpt"}}, "unknown model 'gpt'"),
+    "unknown augmentation": (
+        {"training": {"augment": "mixup"}},
+        "unknown augmentation 'mixup'",
+    ),
+    "unknown signal": ({"audit": {"signal": "loss"}}, "audit.signal 'loss'"),
+    "unknown mode": ({"audit": {"mode": "live"}}, "audit.mode"),
+    "unknown row": ({"only": ("amnu",)}, "unknown row 'amnu'"),
+    "half a split": ({"data": {"num_train": 5}}, "go together"),
+    "zero learning rate": ({"training": {"learning_rate": 0.0}}, "positive"),
+    "grid that goes on": (
+        {"attack": {"search": "grid", "restart": False}},
+        "needs attack.search=doubling",
+    ),
+    "no radius": ({"attack": {"num_radii": 0}}, "must be positive"),
+    "negative seed": ({"replicas": {"originals": (-1,)}}, "seeds must be between"),
+    "huge seed": ({"forget": {"seeds": (2**40,)}}, "seeds must be between"),
+    "negative audit seed": ({"audit": {"seed": -1}}, "seeds must be between"),
+    "false positive rate": ({"audit": {"max_fpr": 2.0}}, "audit.max_fpr"),
+    "no svc samples": ({"audit": {"mis_samples": 0}}, "must be positive"),
+    "nan gamma": ({"audit": {"gamma": float("nan")}}, "positive and finite"),
+    "negative momentum": ({"training": {"momentum": -5.0}}, "momentum"),
+    "nan rate": ({"training": {"learning_rate": float("nan")}}, "positive and finite"),
+    "too many devices": ({"replicas": {"devices": 99}}, "99 devices"),
+    "widths of zero": (
+        {"model": {"fields": {"widths": [0]}}},
+        "cannot be built|zero|width",
+    ),
+    "negative widths": ({"model": {"fields": {"widths": [-3]}}}, "cannot be built"),
+    "negative signal": ({"audit": {"signal": "negative_entropy"}}, "positive signal"),
+    "bank that is a file": ({"bank": "/dev/null"}, "cannot be written"),
+    "row that sets the attack": (
+        {"rows": {"a": {"method": "amun", "attack": {}}}},
+        "name of one of the run's attacks",
+    ),
+    "row with an unknown attack": (
+        {"rows": {"a": {"method": "amun", "attack": "weak"}}},
+        "unknown attack 'weak'",
+    ),
+    "attack with an unknown field": (
+        {
+            "rows": {"a": {"method": "amun", "attack": "w"}},
+            "attacks": {"w": {"eps": 1}},
+        },
+        "unknown field 'eps'",
+    ),
+    "another original where there is one": (
+        {"replicas": {"originals": (0,)}, "attack": {"source": "other"}},
+        "two or more originals",
+    ),
+    "everything fails": ({"attack": {"failures": 1.0}}, "attack.failures"),
+    "uneven requests": ({"forget": {"requests": 5}}, "do not split into"),
+    "unknown objective": (
+        {"training": {"objective": "hinge"}},
+        "unknown training.objective 'hinge'",
+    ),
+    "objective with an unknown knob": (
+        {"training": {"objective": "trades", "objective_fields": {"betta": 1}}},
+        "betta",
+    ),
+    "tuning on a reported original": (
+        {"tuning": {"trials": 2, "originals": (0,)}},
+        "never tune on what is reported",
+    ),
+    "tuning on a reported forget set": (
+        {"tuning": {"trials": 2, "seeds": (1, 9)}},
+        "never tune on what is reported",
+    ),
+    "search of an unknown knob": (
+        {
+            "tuning": {"trials": 2},
+            "rows": {"a": {"method": "amun", "search": {"rate": [1]}}},
+        },
+        "no hyperparameter of 'amun'",
+    ),
+    "search without a range": (
+        {
+            "tuning": {"trials": 2},
+            "rows": {
+                "a": {
+                    "method": "amun",
+                    "search": {"learning_rate": {"low": 0, "high": 1}},
+                }
+            },
+        },
+        "0 < low <= high",
+    ),
+    "search over a range of whole numbers": (
+        {
+            "tuning": {"trials": 2},
+            "rows": {
+                "a": {"method": "amun", "search": {"num_epochs": {"low": 1, "high": 9}}}
+            },
+        },
+        "list choices for it",
+    ),
+    "search of the attack": (
+        {
+            "tuning": {"trials": 2},
+            "rows": {"a": {"method": "amun", "search": {"adaptive": [True]}}},
+        },
+        "no hyperparameter of 'amun'",
+    ),
+    "search that is none": (
+        {"rows": {"a": {"method": "amun", "search": "no"}}},
+        "must map hyperparameters",
+    ),
+    "nothing to tune on": (
+        {"tuning": {"trials": 2, "seeds": ()}},
+        "tuning.originals and tuning.seeds",
+    ),
+    "attack of an unknown kind": (
+        {"attacks": {"w": {"kind": "fgsm"}}},
+        "attacks.w.kind must be one of pgd, fast",
+    ),
+    "attack of a negative radius": (
+        {"attacks": {"w": {"epsilon_init": -1.0}}},
+        "attacks.w.epsilon_init",
+    ),
+    "attack with words for numbers": (
+        {"attacks": {"w": {"failures": "half"}}},
+        "attacks.w.failures must be of type",
+    ),
+    "attack with a path for a name": ({"attacks": {"../w": {}}}, "cannot be called"),
+    "attack of a method without one": (
+        {"rows": {"a": {"method": "finetune", "attack": "w"}}, "attacks": {"w": {}}},
+        "is given no adversarial examples",
+    ),
+    "adaptive with a transferred set": (
+        {
+            "rows": {"a": {"method": "amun", "attack": "w", "adaptive": True}},
+            "attacks": {"w": {"source": "other"}},
+        },
+        "adaptive recomputes",
+    ),
+    "adaptive that is no truth value": (
+        {"rows": {"a": {"method": "amun", "adaptive": "False"}}},
+        "True or False",
+    ),
+    "klom of repeats": (
+        {
+            "audit": {"klom": True},
+            "replicas": {"repeats": 2},
+            "forget": {"seeds": (1,)},
+        },
+        "audit.klom",
+    ),
+    "klom of several forget sets": ({"audit": {"klom": True}}, "one forget set"),
+    "no bootstrap": ({"audit": {"num_bootstrap": 0}}, "must be positive"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_configuration_is_one_line_and_writes_nothing(case, splits, tmp_path):
+    changes, message = CASES[case]
+    fields = {
+        name: (
+            dataclasses.replace(getattr(TINY, name), **change)
+            if isinstance(change, dict) and name not in ("rows", "attacks")
+            else change
+        )
+        for name, change in changes.items()
+    }
+    own = None if "data" in changes else splits
+    with pytest.raises(InputError, match=message) as error:
+        run(dataclasses.replace(TINY, **fields), tmp_path / "run", splits=own)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_rows(splits, tmp_path):
+    for row, message in [
+        ({"method": "amnu"}, "unknown method 'amnu'"),
+        ({"method": "amun", "learning": 1}, "no hyperparameter 'learning'"),
+        ({"label": "x"}, "names no method"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            run(
+                dataclasses.replace(TINY, rows={"mine": row}),
+                tmp_path / "run",
+                splits=splits,
+            )
+    with pytest.raises(InputError, match="cannot be called 'retrained'"):
+        run(
+            dataclasses.replace(TINY, rows={"retrained": {"method": "amun"}}),
+            tmp_path / "run",
+            splits=splits,
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_model_that_does_not_fit_the_data(splits, tmp_path):
+    model = models.build("mlp", (4, 4, 1), 5, widths=(8,))
+    with pytest.raises(InputError, match=r"must give \(2, 3\)"):
+        run(TINY, tmp_path / "run", splits=splits, model=model)
+
+
+def test_diverged_training_is_an_error_and_a_diverged_method_a_row(splits, tmp_path):
+    wild = dataclasses.replace(
+        TINY, training=dataclasses.replace(TINY.training, learning_rate=1e25)
+    )
+    with pytest.raises(DivergedError, match="lower the learning rate"):
+        run(wild, tmp_path / "a", splits=splits)
+    rows = {
+        **TINY.rows,
+        "finetune": {"method": "finetune", "learning_rate": 1e25, "num_epochs": 3},
+    }
+    results = run(dataclasses.replace(TINY, rows=rows), tmp_path / "b", splits=splits)
+    by_key = {row["key"]: row for row in results["rows"]}
+    assert by_key["finetune"]["metrics"] == {}, (
+        "a method that diverges is a result, and does not stop the others"
+    )
+    assert by_key["amun"]["metrics"]
+    (check,) = [
+        check
+        for check in results["checks"]
+        if not check["passed"] and "finite" in check["name"]
+    ]
+    assert "finetune" in check["detail"]
+
+
+def test_working_directories_of_others(splits, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("precious")
+    with pytest.raises(
+        InputError, match="holds files that are not of an unlearn_jax run"
+    ):
+        run(TINY, tmp_path / "full", splits=splits)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="is a file"):
+        run(TINY, tmp_path / "file", splits=splits)
+    with pytest.raises(InputError, match="cannot be written"):
+        run(TINY, tmp_path / "file" / "below", splits=splits)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "full"]
+
+
+def test_two_runs_in_one_directory(finished, splits):
+    folder, _ = finished
+    with (
+        locks.lock(folder, wait=False),
+        pytest.raises(InputError, match="another run is at work"),
+    ):
+        run(TINY, folder, splits=splits)

@@ -1,0 +1,282 @@
+"""Attacks by name, requests in sequence, hard forget sets, and what a run shows beside its table."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from unlearn_jax import audit, data, replicas, train
+from unlearn_jax.pipeline import (
+    AttackConfig,
+    AuditConfig,
+    ForgetConfig,
+    ModelConfig,
+    ReplicasConfig,
+    RunConfig,
+    TrainingConfig,
+    dry_run,
+    run,
+)
+from unlearn_jax.pipeline.config import resolve as settings
+from unlearn_jax.pipeline.stages import models as stages
+from unlearn_jax.pipeline.stages.plan import make_plan
+from unlearn_jax.theory import summarize_terms, theorem_terms
+from unlearn_jax.types import AttackResult, Dataset, Status
+
+TINY = RunConfig(
+    title="tiny",
+    model=ModelConfig(name="mlp", fields={"widths": [8]}),
+    training=TrainingConfig(num_epochs=6, batch_size=16, learning_rate=0.2),
+    forget=ForgetConfig(fraction=0.2, seeds=(1, 2)),
+    replicas=ReplicasConfig(originals=(0, 1), references=6),
+    attack=AttackConfig(num_radii=8, num_steps=5, batch_size=8),
+    attacks={
+        "fast": {"kind": "fast", "epsilon_init": 0.1},
+        "other": {"source": "other"},
+        "half": {"failures": 0.5},
+    },
+    audit=AuditConfig(num_bootstrap=20, mis=False, theory=True),
+    rows={
+        name or "own": {
+            "method": "amun",
+            "num_epochs": 1,
+            "attack": name,
+            "learning_rate": 0.05,
+        }
+        for name in ("", "fast", "other", "half")
+    },
+)
+
+
+@pytest.fixture(scope="module")
+def splits(blobs):
+    rng = np.random.default_rng(5)
+    test = np.clip(blobs.images[:30] + rng.normal(0, 0.15, (30, 4, 4, 1)), 0, 1)
+    return data.load_arrays(
+        blobs.images, blobs.labels, test.astype("f4"), blobs.labels[:30]
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(splits, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("attacks") / "run"
+    results = run(TINY, folder, splits=splits)
+    plan = make_plan(TINY, folder.parent / "banks", splits=splits)
+    sets = {name: stages.attack_parts(plan, name, folder) for name in plan.attacks}
+    return folder, results, plan, sets
+
+
+def test_every_attack_is_reported(finished):
+    _, results, _, _ = finished
+    assert sum(results["attack"]["status"].values()) == 4 * 12
+    assert set(results["attacks"]) == {"fast", "other", "half"}
+    assert [row["key"] for row in results["rows"][3:]] == [
+        "own",
+        "fast",
+        "other",
+        "half",
+    ]
+    assert all(row["cost"]["seconds"] > 0 for row in results["rows"][3:])
+
+
+def test_a_transferred_set_is_the_next_originals(finished):
+    _, _, plan, sets = finished
+    own, other = sets[""].read("images"), sets["other"].read("images")
+    pairs = [tuple(pair) for pair in plan.pairs]
+    for position, (o, s) in enumerate(pairs):
+        np.testing.assert_allclose(
+            other[position], own[pairs.index((1 - o, s))], atol=1e-6
+        )
+
+
+def test_a_capped_attack_fails_for_the_share_asked_for(finished):
+    _, results, _, sets = finished
+    total = 0
+    for before, status, distance, full in zip(
+        sets[""].read("status"),
+        sets["half"].read("status"),
+        sets["half"].read("distance"),
+        sets[""].read("distance"),
+        strict=True,
+    ):
+        can_fail = np.asarray(before) != Status.ALREADY_WRONG
+        failed = np.isin(status, (Status.NOT_FOUND, Status.ZERO_GRADIENT))
+        assert failed.sum() == min(6, can_fail.sum()), (before, status)
+        cut = np.asarray(status) == Status.NOT_FOUND
+        assert np.all(distance[cut] <= full[cut] + 1e-6)
+        assert np.max(distance[cut]) <= np.min(full[cut]) + 1e-6
+        total += cut.sum()
+    assert results["attacks"]["half"]["status"]["not_found"] == total > 0
+
+
+def test_the_terms_of_the_theorem_are_those_of_the_stored_models(finished, splits):
+    folder, results, plan, sets = finished
+    run_number = 3
+    o, s = plan.runs[run_number, :2]
+    pair = plan.pair_of_run[run_number]
+    original = replicas.unstack(plan.originals.variables(), int(o))
+    retrained = replicas.unstack(plan.oracles.variables(), int(pair))
+    stored = {
+        item: replicas.unstack(stacked, i)
+        for items, stacked in stages.unlearn_parts(plan, "own", folder).variables(
+            plan.originals.variables()
+        )
+        for i, item in enumerate(items)
+    }
+    index = np.flatnonzero(plan.forget[s])
+    samples = Dataset(
+        jnp.asarray(splits.train.images[index]), jnp.asarray(splits.train.labels[index])
+    )
+    given = AttackResult(
+        *(jnp.asarray(sets[""].read(name)[pair]) for name in AttackResult._fields)
+    )
+    terms = theorem_terms(
+        plan.model.apply,
+        *jax.tree.map(jnp.asarray, (original, retrained, stored[3])),
+        samples,
+        given,
+    )
+    found = summarize_terms(terms)
+    shown = results["theory"]["rows"]["own"]
+    assert set(shown) == set(found)
+    single = {key: float(value) for key, value in found.items()}
+    for key in ("num_samples", "delta", "transfer", "unlearned_distance"):
+        spread = 4 * (shown[key]["std"] or 0) + 1e-5
+        assert abs(single[key] - shown[key]["mean"]) <= spread
+
+
+def test_vulnerable_samples_are_those_of_the_scores(finished, splits):
+    folder, results, plan, _ = finished
+    arrays = np.load(folder / "arrays.npz")
+    forget = np.pad(plan.forget[plan.runs[:, 1]], ((0, 0), (0, 30)))
+    found = audit.vulnerability(
+        arrays["scores/own"], forget, np.arange(90) >= 60, max_fpr=0.05
+    )
+    row = results["vulnerability"]["rows"]["own"]
+    some = found.num_runs > 0
+    assert row["samples"] == some.sum() == plan.forget.any(0).sum()
+    assert row["mean"] == pytest.approx(found.fraction[some].mean(), abs=1e-4)
+    assert [m["sample"] for m in row["most"]] == list(
+        audit.most_vulnerable(found, num_samples=10)
+    )
+    for shown in row["most"]:
+        assert shown["low"] <= shown["share"] <= shown["high"]
+        assert shown["label"] == splits.train.labels[shown["sample"]]
+
+
+def test_requests_in_sequence(splits, tmp_path):
+    config = dataclasses.replace(
+        TINY,
+        forget=ForgetConfig(count=12, fraction=None, seeds=(1, 2), requests=3),
+        attacks={},
+        audit=AuditConfig(num_bootstrap=20, mis=False),
+        rows={
+            "amun": {"method": "amun", "num_epochs": 1},
+            "amun_a": {"method": "amun", "num_epochs": 1, "adaptive": True},
+        },
+    )
+    results = run(config, tmp_path / "run", splits=splits)
+    plan = make_plan(config, tmp_path / "banks", splits=splits)
+    assert plan.requests.shape == (2, 3, 60)
+    np.testing.assert_array_equal(plan.requests.sum(1), plan.forget)
+    np.testing.assert_array_equal(plan.requests.sum(2), 4)
+    parts = stages.unlearn_parts(plan, "amun", tmp_path / "run")
+    steps, last = parts.read("steps")[1], parts.read("logits")[1]
+    np.testing.assert_array_equal(steps[-1], last)
+    assert not np.allclose(steps[0], steps[1])
+    adapted = stages.unlearn_parts(plan, "amun_a", tmp_path / "run").read("steps")[1]
+    np.testing.assert_allclose(
+        adapted[0], steps[0], atol=1e-5
+    )  # the first set is the same
+    assert not np.allclose(adapted[-1], steps[-1], atol=1e-4)
+    shown = results["requests"]
+    assert shown["count"] == 3
+    assert shown["size"] == 4
+    assert set(shown["rows"]) == {"original", "retrained", "amun", "amun_a"}
+    # the second request of run 1, by hand
+    labels, (o, s) = plan.pool.labels, plan.runs[1, :2]
+    signal = lambda logits: audit.taylor_softmax(
+        jnp.asarray(logits), jnp.asarray(labels)
+    )
+    references = np.stack([np.asarray(signal(one)) for one in plan.references.logits()])
+    scores = audit.rmia(
+        np.asarray(signal(steps[1])), references, plan.references.spec.member, gamma=2.0
+    )
+    gone, now = np.zeros(90, bool), np.zeros(90, bool)
+    gone[:60], now[:60] = plan.requests[s, :2].any(0), plan.requests[s, 1]
+    train_set = np.arange(90) < 60
+    aucs = audit.forget_aucs(scores, now, train_set & ~gone, ~train_set)
+    cell = shown["rows"]["amun"][1]
+    assert cell["fr_auc"]["values"][1] == pytest.approx(100 * aucs.fr, abs=1e-3)
+    assert cell["ft_auc"]["values"][1] == pytest.approx(100 * aucs.ft, abs=1e-3)
+    assert cell["score"]["values"][1] == pytest.approx(
+        100 * (aucs.fr - aucs.ft), abs=1e-3
+    )
+    assert o == 0
+
+
+@pytest.mark.parametrize("kind", ["memorized", "uncertain"])
+def test_hard_forget_sets_are_chosen_by_the_references(kind, splits, tmp_path):
+    config = dataclasses.replace(
+        TINY,
+        forget=ForgetConfig(kind=kind, fraction=0.2),
+        attacks={},
+        audit=AuditConfig(num_bootstrap=10, mis=False, klom=True),
+        rows={"finetune": {"method": "finetune", "num_epochs": 1}},
+    )
+    assert "once the references have chosen" in dry_run(
+        config, tmp_path / "run", splits=splits
+    )
+    results = run(config, tmp_path / "run", splits=splits)
+    plan = make_plan(config, tmp_path / "banks", splits=splits)
+    member, logits = (
+        plan.references.spec.member[:, :60],
+        plan.references.logits()[:, :60],
+    )
+    labels = np.asarray(splits.train.labels)
+    probs = np.asarray(jax.nn.softmax(jnp.asarray(logits)))[:, np.arange(60), labels]
+    right = np.asarray(logits).argmax(-1) == labels
+    out = np.array([probs[~member[:, i], i].mean() for i in range(60)])
+    memory = np.array(
+        [
+            right[member[:, i], i].mean() - right[~member[:, i], i].mean()
+            for i in range(60)
+        ]
+    )
+    hardness = memory if kind == "memorized" else -out
+    chosen = plan.forget[0]
+    assert chosen.sum() == 12
+    assert hardness[chosen].min() >= hardness[~chosen].max() - 1e-6
+    assert {check["name"].split(" ")[0] for check in results["checks"]} == {"every"}, (
+        "no check of the attack's fairness"
+    )
+    assert results["design"]["forget_sets"] == 1
+    arrays = np.load(tmp_path / "run" / "arrays.npz")
+    distance = audit.klom(arrays["margin/finetune"], arrays["margin/retrained"])
+    shown = results["klom"]["rows"]
+    assert set(shown) == {"original", "retrained_again", "finetune"}
+    assert shown["finetune"]["forget"]["mean"] == pytest.approx(
+        distance[:60][chosen].mean(), abs=1e-4
+    )
+    assert results["klom"]["models"] == 2
+
+
+def test_request_masks_refuse_what_does_not_split():
+    with pytest.raises(ValueError, match=r"forget\.count as a multiple"):
+        settings.request_masks(np.ones((1, 7), bool), [1], 2)
+
+
+def test_predictions_of_requests_use_the_pool_in_order(finished, splits):
+    """Stored logits of a row are those of its stored models on training set, then test set."""
+    folder, _, plan, _ = finished
+    parts = stages.unlearn_parts(plan, "own", folder)
+    items, stacked = next(iter(parts.variables(plan.originals.variables())))
+    one = jax.tree.map(jnp.asarray, replicas.unstack(stacked, 0))
+    pool = np.concatenate([splits.train.images, splits.test.images])
+    np.testing.assert_allclose(
+        train.predict(plan.model.apply, one, jnp.asarray(pool)),
+        parts.read("logits")[items[0]],
+        atol=1e-5,
+    )

@@ -1,0 +1,741 @@
+"""Kills, damaged files, full disks, two runs at once, files of strangers: a clear line, and the same result."""
+
+import ast
+import contextlib
+import errno
+import importlib
+import json
+import os
+import pathlib
+import random
+import subprocess
+import sys
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import unlearn_jax
+from unlearn_jax import cli, train
+from unlearn_jax.pipeline import experiment
+from unlearn_jax.pipeline.stages import bank
+from unlearn_jax.pipeline.stages import models as stages
+from unlearn_jax.pipeline.store import folders as store
+from unlearn_jax.pipeline.store import hosts, locks
+from unlearn_jax.types import DamagedFileError, InputError, Variables
+
+BENCHMARKS = pathlib.Path(__file__).parents[2] / "experiments" / "benchmarks"
+quiet = lambda **knobs: stages.tqdm(**knobs, disable=True)
+
+
+@pytest.fixture
+def survival(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("survival")
+
+
+def sound(folder):
+    return store.find_manifest(folder) is not None
+
+
+def stored(folder):
+    """A folder as the stages store them."""
+
+    def fill(draft):
+        store.save_array(draft / "x.npy", np.arange(12.0))
+        store.save_arrays(draft / "models.npz", {"w": np.ones((2, 3))})
+
+    store.write_folder(
+        folder,
+        fill,
+        {"items": [0, 1], "cost": {"seconds": 1.25}, "name": "å", "loss": [0.5, -1e-3]},
+    )
+    return folder
+
+
+# damaged files
+
+
+def test_a_flipped_bit_in_any_byte_of_a_manifest_is_noticed_and_any_cut(tmp_path):
+    folder = stored(tmp_path / "part")
+    file = folder / "manifest.json"
+    whole = file.read_bytes()
+    said = json.loads(whole)
+    assert sound(folder)
+    for place in range(len(whole)):
+        file.write_bytes(
+            whole[:place]
+            + bytes([whole[place] ^ 1 << place * 5 % 8])
+            + whole[place + 1 :]
+        )
+        if sound(folder):  # an escape written in another way says the same
+            assert json.loads(file.read_bytes()) == said
+            assert whole[place - 5 : place + 1].count(b"\\u") == 1
+        file.write_bytes(whole[: place // 2])
+        assert not sound(folder)
+    file.unlink()
+    assert not sound(folder)
+
+
+@given(
+    name=st.sampled_from(["x.npy", "models.npz"]),
+    place=st.floats(0, 1, exclude_max=True),
+    bit=st.integers(0, 7),
+)
+@settings(max_examples=25, deadline=None)
+def test_any_flipped_bit_of_a_file_is_named(tmp_path_factory, name, place, bit):
+    folder = stored(tmp_path_factory.mktemp("any") / "part")
+    data = bytearray((folder / name).read_bytes())
+    data[int(place * len(data))] ^= 1 << bit
+    (folder / name).write_bytes(data)
+    with pytest.raises(
+        DamagedFileError, match=f"{name} is missing, truncated or changed"
+    ):
+        store.read_manifest(folder)
+
+
+def test_a_manifest_without_its_own_checksum_is_read(tmp_path):
+    folder = stored(tmp_path / "part")
+    said = json.loads((folder / "manifest.json").read_text())
+    assert set(said["files"]) == {"x.npy", "models.npz", "manifest.json"}
+    del said["files"]["manifest.json"]
+    (folder / "manifest.json").write_text(json.dumps(said))
+    assert store.read_manifest(folder) == said
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "3", "{}", '{"files": 1}', '{"files": []}', '{"files": {"x": 1}}', "\x00"],
+)
+def test_what_is_no_manifest(text, tmp_path):
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(DamagedFileError, match="changed since it was written"):
+        store.read_manifest(tmp_path)
+
+
+def two_parts(folder):
+    return stages.Parts(folder, [1, 1], 1)
+
+
+def compute(items):
+    return {"x": np.array(items, np.float32)[:, None]}, None
+
+
+def test_files_are_read_once_when_written_and_once_when_found(tmp_path, monkeypatch):
+    read = []
+    digest = store.file_sha256
+    monkeypatch.setattr(
+        store, "file_sha256", lambda file: read.append(file.name) or digest(file)
+    )
+    parts = two_parts(tmp_path / "s")
+    parts.ensure(compute, quiet, {})
+    assert len(read) == 4
+    parts.missing()
+    assert len(read) == 4
+    cost, cached = two_parts(tmp_path / "s").ensure(compute, quiet, {})
+    assert cached
+    assert cost["seconds"] >= 0
+    assert len(read) == 6
+    parts.ensure(compute, quiet, {})  # what a stage finds is looked at again each time
+    assert len(read) == 8
+
+
+@pytest.mark.parametrize(
+    ("number", "fault"),
+    [
+        (errno.EIO, True),
+        (errno.ENOENT, True),
+        (errno.ENOMEM, False),
+        (errno.EACCES, False),
+    ],
+)
+def test_only_the_files_own_faults_are_damage(number, fault, tmp_path, monkeypatch):
+    """A bad sector, or a file that another process moved away meanwhile; not memory that is short, or permissions."""
+    parts = two_parts(tmp_path / "s")
+    parts.ensure(compute, quiet, {})
+
+    def failing(file):
+        raise OSError(number, os.strerror(number), str(file))
+
+    monkeypatch.setattr(store, "file_sha256", failing)
+    if fault:
+        assert store.find_manifest(parts.path(0)) is None
+        with pytest.raises(DamagedFileError, match="changed since it was written"):
+            store.read_manifest(parts.path(0))
+    else:
+        with pytest.raises(OSError, match=os.strerror(number)):
+            store.find_manifest(parts.path(0))
+    monkeypatch.setattr(
+        store.np.lib.format, "open_memmap", lambda file, mode: failing(file)
+    )
+    with pytest.raises(DamagedFileError if fault else OSError):
+        store.load_array(parts.path(0) / "x.npy")
+
+
+def test_file_systems_without_locks_are_named(tmp_path, monkeypatch):
+    def without(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(locks.fcntl, "flock", without)
+    monkeypatch.setattr(locks.fcntl, "lockf", without)
+    says = f"the file system of {tmp_path} has no locks"
+    for held in (
+        locks.lock(tmp_path, wait=False),
+        locks.lock_process(tmp_path, hosts.Host(0, 1)),
+    ):
+        with pytest.raises(InputError, match=says), held:
+            pass
+
+
+def test_a_damaged_program_in_a_cache_of_others_does_not_end_a_run(
+    tmp_path, monkeypatch, capsys
+):
+    def denied(*_, **__):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    (tmp_path / "jit_step-0-cache").write_bytes(b"half")
+    monkeypatch.setattr(cli, "_programs", lambda: tmp_path)
+    said = "Error reading persistent compilation cache entry for 'jit_step': ZlibError"
+    with monkeypatch.context() as patched:
+        patched.setattr(pathlib.Path, "unlink", denied)
+        cli._warn(said)
+    assert (tmp_path / "jit_step-0-cache").exists()
+    cli._warn(said)
+    assert not list(tmp_path.iterdir())
+    assert capsys.readouterr().err.count(said) == 2
+
+
+@pytest.mark.parametrize("what", ["part", "group of models"])
+def test_what_cannot_be_read_back_is_an_error(what, tmp_path, monkeypatch):
+    write = store.write_folder
+
+    def rot(path, fill, manifest):
+        write(path, fill, manifest)
+        next(file for file in path.iterdir() if file.suffix == ".npy").write_bytes(b"")
+
+    monkeypatch.setattr(store, "write_folder", rot)
+    spec = types.SimpleNamespace(name="b", key="0" * 16, member=np.ones((1, 4), bool))
+    models = bank.Bank(tmp_path, spec, None)
+    monkeypatch.setattr(
+        models,
+        "_train",
+        lambda *_: rot(models._group((0, 0)), fill_logits, {"cost": {}}),
+    )
+    stage = lambda: two_parts(tmp_path / "s").ensure(compute, quiet, {})
+    with pytest.raises(
+        DamagedFileError,
+        match="changed or removed while this run was at work: check the disk",
+    ):
+        stage() if what == "part" else models.ensure(quiet)
+
+
+def fill_logits(draft):
+    np.save(draft / "logits.npy", np.zeros((1, 4, 3), np.float32))
+
+
+def test_what_a_killed_process_left_in_a_bank_goes(tmp_path):
+    """Also where all models were finished, killed before the checkpoints of the last group were removed."""
+    spec = types.SimpleNamespace(name="b", key="0" * 16, member=np.ones((1, 4), bool))
+    models = bank.Bank(tmp_path, spec, None)
+    store.write_folder(models._group((0, 0)), fill_logits, {"cost": {}})
+    for name in (
+        "training-0000-0000",
+        ".models-0000-0001-77",
+        "damaged-models-0000-0000-0",
+    ):
+        (models.folder / name).mkdir()
+    models.ensure(quiet)
+    left = {path.name for path in models.folder.iterdir() if path.is_dir()}
+    assert left == {"models-0000-0000", "damaged-models-0000-0000-0"}
+
+
+# files of strangers
+
+
+class Payload:
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return (pathlib.Path.touch, (self.file,))
+
+
+def refused(read, fired):
+    with pytest.raises(DamagedFileError, match="changed since it was written"):
+        read()
+    assert not fired.exists(), "the payload ran"
+
+
+def test_pickled_objects_are_damage_and_do_not_run(tmp_path):
+    """Also where the checksums are right: whoever can write the files can write their manifest."""
+    fired = tmp_path / "fired"
+    evil = np.array([Payload(fired)], dtype=object)
+
+    def fill(draft):
+        for name in ("x", "logits"):
+            np.save(draft / f"{name}.npy", evil, allow_pickle=True)
+        np.savez(draft / "models.npz", **{".params['w']": evil, ".state": evil})
+        np.savez(draft / "arrays.npz", w=evil)
+
+    parts = stages.Parts(tmp_path / "stage", [1], 1)
+    store.write_folder(parts.path(0), fill, {})
+    like = Variables({"w": jnp.zeros((1, 3))}, {})
+    refused(lambda: parts.read("x"), fired)
+    refused(lambda: next(parts.variables(like)), fired)
+    refused(
+        lambda: experiment._read(parts.path(0), {"files": {"arrays.npz": ""}}), fired
+    )
+    models = bank.Bank(
+        tmp_path,
+        types.SimpleNamespace(name="b", key="0" * 16, member=np.ones((1, 3), bool)),
+        None,
+    )
+    store.write_folder(models._group((0, 0)), fill, {})
+    refused(models.logits, fired)
+    refused(lambda: store.load_tree(models._group((0, 0)) / "models.npz", like), fired)
+    np.load(parts.path(0) / "x.npy", allow_pickle=True)
+    assert fired.exists(), "the payload works"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"PK\x03\x04rubbish",
+        b"\x93NUMPY\x01\x00",
+        b"\x80\x04N.",
+        b"\x93NUMPY" + b"\xff" * 99,
+    ],
+)
+def test_what_is_no_array(content, tmp_path):
+    for name in ("a.npy", "a.npz"):
+        (tmp_path / name).write_bytes(content)
+    for read in (store.load_array, store.load_arrays):
+        for name in ("a.npy", "a.npz", "none.npy"):
+            refused(
+                lambda read=read, name=name: read(tmp_path / name), tmp_path / "fired"
+            )
+    store.save_array(tmp_path / "b.npz.npy", np.zeros(3))
+    refused(lambda: store.load_arrays(tmp_path / "b.npz.npy"), tmp_path / "fired")
+
+
+def test_pickled_objects_in_a_checkpoint_do_not_run(tmp_path):
+    state = train.TrainState(
+        jnp.full((1,), 3), Variables({"w": jnp.ones((1, 2))}, {}), ()
+    )
+    with bank._Checkpoints(tmp_path / "c", 0.0) as checkpoints:
+        checkpoints.save(state)
+    (file,) = (tmp_path / "c").rglob("tree.npz")
+    with np.load(file) as found:
+        names = found.files
+    np.savez(
+        file,
+        **dict.fromkeys(names, np.array([Payload(tmp_path / "fired")], dtype=object)),
+    )
+    with (
+        bank._Checkpoints(tmp_path / "c", 0.0) as checkpoints,
+        pytest.warns(store.DamagedFileWarning, match="c/3 is truncated or changed"),
+    ):
+        assert checkpoints.restore(state)[0] is None
+    assert not (tmp_path / "fired").exists()
+
+
+def test_nothing_of_the_library_unpickles():
+    """No module that does is imported, and nobody allows NumPy to."""
+    root, loads = pathlib.Path(unlearn_jax.__file__).parent, 0
+    for file in root.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else []
+            )
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                assert name.split(".")[0] not in (
+                    "pickle",
+                    "cloudpickle",
+                    "dill",
+                    "joblib",
+                    "marshal",
+                    "shelve",
+                ), file
+            if isinstance(node, ast.Call):
+                loads += ast.unparse(node.func) == "np.load"
+                given = {word.arg: ast.unparse(word.value) for word in node.keywords}
+                assert given.get("allow_pickle", "False") == "False", file
+    assert loads >= 4
+
+
+# two runs at once
+
+HOLD = """
+import fcntl, sys
+with open(sys.argv[1], "w") as handle:
+    fcntl.lockf(handle, fcntl.LOCK_EX, 1, 2)
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_a_process_of_a_lost_run_keeps_the_next_one_out(count, tmp_path):
+    """The third process of a run is still there: one process of the next run is refused, however many it has."""
+    command, pipe = (
+        [
+            sys.executable,
+            "-c",
+            HOLD,
+            str(tmp_path / locks.PROCESSES),
+        ],
+        subprocess.PIPE,
+    )
+    refusals = []
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        for index in range(count):
+            with contextlib.ExitStack() as held:
+                try:
+                    held.enter_context(
+                        locks.lock_process(tmp_path, hosts.Host(index, count))
+                    )
+                except InputError as error:
+                    refusals.append((index, str(error).partition(" in ")[0]))
+        other.communicate("\n")
+    assert refusals == [(0 if count <= 2 else 2, "another run is at work")]
+    with locks.lock_process(tmp_path, hosts.Host(0, count)):
+        pass
+
+
+def test_every_process_holds_its_own(tmp_path, monkeypatch):
+    held = []
+    monkeypatch.setattr(
+        locks.fcntl,
+        "lockf",
+        lambda handle, how, number, first: held.append((number, first)),
+    )
+    for index in range(2):
+        monkeypatch.setattr(hosts, "here", lambda index=index: hosts.Host(index, 2))
+        with store.Workdir(tmp_path / "w").locked() as folder:
+            assert folder == tmp_path / "w"
+    assert held == [(1, 0), (0, 2), (1, 1)]
+
+
+# the run's own folder
+
+
+@pytest.fixture
+def small(tmp_path, survival, monkeypatch):
+    """An experiment of three parts, 81 kB each, run from the command line: its status and standard error."""
+    text = survival.PARTS.replace("(1000, 3000)", "(100, 100)").replace(
+        "(0, 1, 2, 3, 4, 5, 6, 7)", "(0, 1, 2)"
+    )
+    (tmp_path / "small.py").write_text(text)
+    monkeypatch.setattr(cli.warnings, "showwarning", cli._warn)
+
+    def command(capsys, folder):
+        status = cli.main(["run", str(tmp_path / "small.py"), "--workdir", str(folder)])
+        return status, capsys.readouterr().err
+
+    return command
+
+
+def tables(folder):
+    return json.loads((folder / "results.json").read_text())["tables"]
+
+
+def arrays(folder):
+    return {
+        file.parent.name: store.load_arrays(file)
+        for file in folder.glob("*/arrays.npz")
+    }
+
+
+def test_a_lost_mark_does_not_make_a_run_somebody_elses(small, tmp_path, capsys):
+    assert small(capsys, tmp_path / "a") == (0, "")
+    (tmp_path / "a" / store.Workdir.MARK).unlink()
+    assert small(capsys, tmp_path / "a") == (0, "")
+    mark = tmp_path / "a" / store.Workdir.MARK
+    text = mark.read_text()
+    mark.write_text(text[:9])
+    assert small(capsys, tmp_path / "a") == (0, "")
+    assert mark.read_text() == text
+    other = tmp_path / "b" / "theirs"
+    other.mkdir(parents=True)
+    (other / "manifest.json").write_text('{"files": {}, "versions": {"somebody": "1"}}')
+    (tmp_path / "b" / "config.json").write_text("{}")
+    status, said = small(capsys, tmp_path / "b")
+    assert status == 2
+    assert "holds files that are not of an unlearn_jax run" in said
+    status, _ = small(capsys, tmp_path)  # a folder that runs are in is none
+    assert status == 2
+
+
+def test_what_a_killed_process_left_half_written_goes(small, tmp_path, capsys):
+    assert small(capsys, tmp_path / "a") == (0, "")
+    drafts = [
+        ".results.json-77.json",
+        ".table.md-8.md",
+        ".unlearn_jax.json-3",
+        ".arrays-12.npz",
+    ]
+    for name in drafts:
+        (tmp_path / "a" / name).write_text("half")
+    (tmp_path / "a" / ".mine").touch()
+    assert small(capsys, tmp_path / "a") == (0, "")
+    assert [name for name in drafts if (tmp_path / "a" / name).exists()] == []
+    assert (tmp_path / "a" / ".mine").exists()
+
+
+@pytest.fixture
+def mount(tmp_path):
+    """Mounts a small disk in memory, with options."""
+    made = []
+
+    def on(folder, options):
+        folder.mkdir(exist_ok=True)
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)],
+            capture_output=True,
+        )
+        if done.returncode:
+            pytest.skip("nothing can be mounted here")
+        made.append(folder)
+
+    yield on
+    for folder in made:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_is_one_line_and_nothing_is_lost(small, tmp_path, mount, capsys):
+    assert small(capsys, tmp_path / "whole") == (0, "")
+    mount(tmp_path / "disk", "size=200k")  # two parts of 81 kB
+    status, said = small(capsys, tmp_path / "disk")
+    assert status == 1
+    assert said.count("\n") == 1
+    assert "No space left on device" in said
+    assert "free some space" in said
+    assert str(tmp_path / "disk") in said
+    parts = [folder for folder in (tmp_path / "disk").iterdir() if folder.is_dir()]
+    assert 1 <= len(parts) <= 2
+    assert all(map(sound, parts)), (
+        "what was finished is whole, and nothing else is there"
+    )
+    subprocess.run(
+        ["mount", "-o", "remount,size=20m", str(tmp_path / "disk")], check=True
+    )
+    assert small(capsys, tmp_path / "disk") == (0, "")
+    same_experiment(tmp_path / "disk", tmp_path / "whole")
+
+
+def same_experiment(one, other):
+    assert tables(one) == tables(other)
+    found, expected = arrays(one), arrays(other)
+    assert found.keys() == expected.keys()
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+@pytest.mark.parametrize("fail_at", range(1, 8))
+def test_a_disk_that_fills_up_at_any_write(
+    fail_at, small, tmp_path, monkeypatch, capsys
+):
+    """Without a disk: every place that writes meets an error of the system, or NumPy's, which has no number."""
+    assert small(capsys, tmp_path / "whole") == (0, "")
+    writes = {"n": 0}
+
+    def full(write, error):
+        def wrapped(path, *args, **knobs):
+            writes["n"] += 1
+            if writes["n"] == fail_at:
+                pathlib.Path(path).write_bytes(b"half")
+                raise error
+            return write(path, *args, **knobs)
+
+        return wrapped
+
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            store.np,
+            "savez",
+            full(np.savez, OSError("80000 requested and 4096 written")),
+        )
+        written = full(pathlib.Path.write_text, OSError(28, "No space left on device"))
+        patched.setattr(pathlib.Path, "write_text", written)
+        status, said = small(capsys, tmp_path / "disk")
+    assert status == 1
+    assert said.count("\n") == 1
+    assert "No space left on device: '" in said
+    assert not (tmp_path / "disk" / "results.json").exists()
+    left = [
+        path
+        for path in (tmp_path / "disk").rglob("*")
+        if path.name.startswith(".") and "lock" not in path.name
+    ]
+    assert left == []
+    assert all(
+        sound(folder) for folder in (tmp_path / "disk").iterdir() if folder.is_dir()
+    )
+    assert small(capsys, tmp_path / "disk") == (0, "")
+    same_experiment(tmp_path / "disk", tmp_path / "whole")
+
+
+def test_a_disk_too_full_for_a_checkpoint(tmp_path, mount, capfd, caplog):
+    mount(tmp_path / "disk", "size=300k")
+    state = train.TrainState(
+        jnp.full((1,), 3), Variables({"w": jnp.arange(25_000.0)[None]}, {}), ()
+    )
+    with (  # noqa: PT012
+        pytest.raises(OSError, match=r"No space left on device: '.*tree\.npz'"),
+        bank._Checkpoints(tmp_path / "disk" / "c", 0.0) as checkpoints,
+    ):
+        for epoch in (3, 5, 7):
+            checkpoints.save(state._replace(epoch=jnp.full((1,), epoch)))
+    assert capfd.readouterr().err == ""
+    assert caplog.text == ""
+    newest = max(
+        int(step.name)
+        for step in (tmp_path / "disk" / "c").iterdir()
+        if step.name.isdecimal()
+    )
+    with bank._Checkpoints(tmp_path / "disk" / "c", 0.0) as checkpoints:
+        restored, _ = checkpoints.restore(state)
+    assert restored.epoch[0] == newest < 7
+    np.testing.assert_array_equal(
+        restored.variables.params["w"], state.variables.params["w"]
+    )
+
+
+def test_a_disk_too_full_for_the_small_files_beside_a_checkpoint(
+    tmp_path, monkeypatch, capfd, caplog
+):
+    """Orbax writes these in threads, logs what they raise, and raises it again."""
+    state = train.TrainState(
+        jnp.full((1,), 3), Variables({"w": jnp.arange(25.0)[None]}, {}), ()
+    )
+    met = []
+
+    def full(path, *_, **__):
+        met.append(path.name)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(type(epath.Path(tmp_path)), "write_text", full)
+    (tmp_path / "group").mkdir()
+    with (
+        pytest.raises(OSError, match=r"No space left on device: '.*training'"),
+        bank._Checkpoints(tmp_path / "group" / "training", 0.0) as checkpoints,
+    ):
+        checkpoints.save(state)
+    assert met
+    assert capfd.readouterr().err == ""
+    assert caplog.text == ""
+
+
+def test_a_directory_that_cannot_be_written_is_one_line(small, tmp_path, mount, capsys):
+    if os.geteuid():
+        (tmp_path / "disk").mkdir(mode=0o555)
+    else:  # permissions do not keep out the superuser
+        mount(tmp_path / "disk", "ro")
+    status, said = small(capsys, tmp_path / "disk" / "run")
+    assert status == 2
+    assert said.count("\n") == 1
+    assert f"cannot be written: check the permissions of {tmp_path / 'disk'}" in said
+    with pytest.raises(InputError, match="cannot be written"):
+        locks.make_folder(tmp_path / "disk" / "banks")
+    assert not list((tmp_path / "disk").iterdir())
+
+
+def test_a_finished_run_that_becomes_read_only_is_left_as_it_is(
+    small, tmp_path, mount, capsys
+):
+    if os.geteuid():
+        pytest.skip("needs a disk of its own")
+    mount(tmp_path / "disk", "size=20m")
+    assert small(capsys, tmp_path / "disk") == (0, "")
+    before = {
+        file: file.read_bytes()
+        for file in (tmp_path / "disk").rglob("*")
+        if file.is_file()
+    }
+    subprocess.run(["mount", "-o", "remount,ro", str(tmp_path / "disk")], check=True)
+    status, said = small(capsys, tmp_path / "disk")
+    assert status == 2
+    assert "cannot be written" in said
+    assert {
+        file: file.read_bytes()
+        for file in (tmp_path / "disk").rglob("*")
+        if file.is_file()
+    } == before
+
+
+# the harness
+
+
+def test_the_harness_tells_phases_by_the_stack(survival):
+    frame = '  File "/x/unlearn_jax/pipeline/{}", line 12 in {}\n'
+    training = frame.format("bank.py", "_train_group") + frame.format(
+        "bank.py", "ensure"
+    )
+    assert survival.phase(training) == "training"
+    assert (
+        survival.phase(frame.format("bank.py", "save") + training) == "checkpoint write"
+    )
+    assert (
+        survival.phase(frame.format("store.py", "write_folder") + training)
+        == "training: group written"
+    )
+    assert (
+        survival.phase(
+            frame.format("run.py", "_publish") + frame.format("run.py", "run")
+        )
+        == "report"
+    )
+    assert survival.phase("") == survival.OTHER
+
+
+def test_the_harness_sees_a_difference(survival, tmp_path):
+    (tmp_path / "a" / "run").mkdir(parents=True)
+    (tmp_path / "a" / "run" / "results.json").write_text(
+        json.dumps({"x": 1.5, "cost": 3, "rows": [{"cost": 2}]})
+    )
+    stored(tmp_path / "a" / "part")
+    expected = survival.content(tmp_path / "a")
+    survival.compare(tmp_path / "a", expected)
+    (tmp_path / "a" / "run" / "results.json").write_text(
+        json.dumps({"x": 1.5, "cost": 4, "rows": [{"cost": 1}]})
+    )
+    survival.compare(tmp_path / "a", expected)
+    np.save(tmp_path / "a" / "part" / "x.npy", np.nextafter(np.arange(12.0), 99))
+    with pytest.raises(SystemExit, match="not the result of the uninterrupted run"):
+        survival.compare(tmp_path / "a", expected)
+    stored(tmp_path / "a" / "part")
+    (tmp_path / "a" / ".results.json-77.json").touch()
+    with pytest.raises(SystemExit, match="left behind"):
+        survival.compare(tmp_path / "a", expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["run", "parts", "processes"])
+def test_a_few_kills(what, survival, tmp_path):
+    preset = survival.PARTS if what == "parts" else survival.RUN
+    case, clock, expected = survival.uninterrupted(survival.Case(tmp_path, preset))
+    case, rng = (
+        case._replace(processes=2 if what == "processes" else 1),
+        random.Random(1),
+    )
+    once = lambda folder: survival.at_a_moment(case, folder, clock, rng)
+    assert survival.kill_often(case, expected, 2, once).total() == 2
+
+
+@pytest.mark.slow
+def test_damaged_files_of_a_run(survival, tmp_path):
+    damaging = importlib.import_module("survival_damage")
+    case, _, expected = survival.uninterrupted(survival.Case(tmp_path, survival.RUN))
+    damaging.damage_finished(
+        case, case.root / "whole", expected, kinds=("a bit flipped",)
+    )
+    damaging.damage_checkpoints(case, expected, kinds=("truncated",))

@@ -1,0 +1,285 @@
+"""The ensemble experiment: its columns against slow definitions, and a tiny run whose page follows from its parts."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from unlearn_jax import attacks, replicas, train
+from unlearn_jax.attacks import correct, pgd_curve
+from unlearn_jax.ensembles import Ensemble, Lotos
+from unlearn_jax.pipeline import ModelConfig, TrainingConfig
+from unlearn_jax.pipeline.experiment import Experiment, run_experiment
+from unlearn_jax.studies.ensembles import page
+from unlearn_jax.studies.ensembles import parts as experiment
+from unlearn_jax.studies.ensembles.overhead import step_seconds
+from unlearn_jax.studies.ensembles.parts import AttackPlan, ClipConfig, EnsembleConfig
+from unlearn_jax.types import InputError
+
+CONFIG = EnsembleConfig(
+    seeds=(3,),
+    arms=("orig", "clip+lotos"),
+    num_members=2,
+    num_surrogates=1,
+    model=ModelConfig(name="mlp", fields={"widths": (8,)}),
+    training=TrainingConfig(num_epochs=2, batch_size=100, learning_rate=0.1),
+    clip=ClipConfig(max_norm=1.5, period=5),
+    lotos=Lotos(max_length=1.0, which="all"),
+    attack=AttackPlan(
+        (16, 48),
+        48,
+        num_steps=4,
+        num_samples=40,
+        strong_samples=20,
+        strong_steps=4,
+        strong_targets=0,
+    ),
+    num_bootstrap=20,
+    overhead_steps=0,
+)
+
+
+def made_up(rng, members=3, sources=2, radii=2, size=30, tested=50, strong=10):
+    draw = lambda *shape: rng.random(shape) < 0.6
+    return {
+        "clean": draw(tested),
+        "members_clean": draw(members, tested),
+        "source_fooled": draw(members, radii, size),
+        "target_fooled": draw(members, radii, members, size),
+        "white_fooled": draw(radii, size),
+        "strong_fooled": draw(strong),
+        "black_fooled": draw(sources, radii, size),
+        "strong_black_fooled": draw(sources, strong),
+        "surrogate_right": draw(sources, size),
+        "surrogate_fooled": draw(sources, radii, size),
+    }
+
+
+def slow_columns(a, rows):
+    """The main table of the second radius, on the test samples of these rows, one after the other."""
+    first = lambda n: [i for i in rows if i < n]
+    rate = lambda hits, counted: (
+        100 * np.mean([h for h, c in zip(hits, counted, strict=True) if c])
+    )
+    every = lambda fooled, n: (
+        100 * np.mean([a["clean"][i] and not fooled[i] for i in first(n)])
+    )
+    conditional, right = [], []
+    for s in range(3):
+        for t in set(range(3)) - {s}:
+            both = [
+                a["members_clean"][s, i] and a["members_clean"][t, i] for i in first(30)
+            ]
+            found = [a["source_fooled"][s, 1, i] for i in first(30)]
+            hits = [a["target_fooled"][s, 1, t, i] for i in first(30)]
+            right.append(rate(hits, both))
+            conditional.append(rate(hits, np.logical_and(both, found)))
+    published = [
+        rate(
+            [not a["black_fooled"][s, 1, i] for i in first(30)],
+            [
+                a["surrogate_right"][s, i]
+                and a["surrogate_fooled"][s, 1, i]
+                and a["clean"][i]
+                for i in first(30)
+            ],
+        )
+        for s in range(2)
+    ]
+    return {
+        "clean": 100 * np.mean(a["clean"][rows]),
+        "transfer, conditional": np.mean(conditional),
+        "transfer, unconditional": np.mean(right),
+        "white-box PGD": every(a["white_fooled"][1], 30),
+        "white-box APGD set": every(a["strong_fooled"], 10),
+        "black-box PGD": np.mean(
+            [every(a["black_fooled"][s, 1], 30) for s in range(2)]
+        ),
+        "black-box APGD": np.mean(
+            [every(a["strong_black_fooled"][s], 10) for s in range(2)]
+        ),
+        "black-box PGD, published": np.mean(published),
+    }
+
+
+def test_columns_by_definition_one_sample_after_the_other():
+    """A weight of two is a sample that is there twice."""
+    rng = np.random.default_rng(5)
+    arrays = made_up(rng)
+    weights = rng.integers(0, 3, (2, 50))
+    got = {name: metric(arrays, weights) for name, metric in page.metrics(1).items()}
+    for w, row in enumerate(weights):
+        expected = slow_columns(arrays, np.repeat(np.arange(50), row))
+        assert got.keys() == expected.keys()
+        for name, value in expected.items():
+            np.testing.assert_allclose(got[name][w], value, err_msg=name)
+
+
+def test_columns_agree_with_the_librarys_transfer_rates():
+    a = made_up(np.random.default_rng(6))
+    right = jnp.asarray(a["members_clean"][:, :30])
+    outcome = attacks.Transfer(
+        right,
+        jnp.asarray(a["source_fooled"][:, 0]),
+        right,
+        jnp.asarray(a["target_fooled"][:, 0]),
+    )
+    for condition in ("fooled", "right"):
+        table = page.transfer_table(a, 0, np.ones((1, 50)), condition=condition)[..., 0]
+        np.testing.assert_allclose(
+            table,
+            100 * np.asarray(attacks.transfer_rates(outcome, condition=condition)),
+            rtol=1e-5,
+        )
+
+
+def test_several_radii_in_one_program_are_the_attacks_one_by_one(key):
+    weights = jax.random.normal(jax.random.key(1), (16, 3))
+    linear = lambda w, images: (images - 0.5).reshape(len(images), -1) @ w
+    x = jax.random.uniform(jax.random.key(2), (9, 4, 4, 1), minval=0.2, maxval=0.8)
+    y = jnp.argmax(linear(weights, x), -1)
+    curve = pgd_curve(
+        jax.random.clone(key),
+        linear,
+        weights,
+        x,
+        y,
+        [0.02, 0.1],
+        num_steps=5,
+        batch_size=4,
+    )
+    for i, k in enumerate(jax.random.split(key)):
+        radius = (0.02, 0.1)[i]
+        start = attacks.random_start(k, x, epsilon=radius, norm=attacks.linf)
+        alone = attacks.pgd(
+            linear,
+            weights,
+            x,
+            y,
+            start,
+            epsilon=radius,
+            num_steps=5,
+            norm=attacks.linf,
+            keep="last",
+        )
+        np.testing.assert_allclose(curve.images[i], alone.images, atol=1e-6)
+        np.testing.assert_array_equal(
+            correct(linear, weights, curve.images[i], y), alone.labels == y
+        )
+    wrong = np.mean(np.asarray(curve.labels) != np.asarray(y)[None], 1)
+    assert wrong[0] < wrong[1]
+    with pytest.raises(InputError, match="images in"):
+        pgd_curve(jax.random.key(0), linear, weights, 9 * x, y, [0.1])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run, what its parts hold, and the lab that made them."""
+    folder = tmp_path_factory.mktemp("ensembles")
+    results = run_experiment(
+        Experiment("Tiny", CONFIG, experiment.make_parts, page.make_page),
+        folder,
+        name="tiny_ensembles",
+    )
+    arrays = {
+        path.parent.name.rsplit("-", 1)[0]: np.load(path)
+        for path in folder.glob("*/arrays.npz")
+    }
+    return results, {
+        name: {key: file[key] for key in file.files} for name, file in arrays.items()
+    }
+
+
+def test_the_page_follows_from_the_parts(finished):
+    results, parts = finished
+    main, norms = results["tables"][0], results["tables"][1]
+    assert [row[0] for row in main["rows"]] == ["Plain", "Clipped + LOTOS"]
+    for row, arm in zip(main["rows"], CONFIG.arms, strict=True):
+        arrays = parts[f"attack-{arm}-3"]
+        cells = dict(zip(main["columns"][1:], row[1:], strict=True))
+        assert cells["clean"]["mean"] == pytest.approx(100 * arrays["clean"].mean())
+        robust = 100 * np.mean(arrays["clean"][:40] & ~arrays["white_fooled"][1])
+        assert cells["white-box PGD"]["mean"] == pytest.approx(robust)
+        assert cells["white-box PGD"]["low"] <= robust <= cells["white-box PGD"]["high"]
+        assert 0 < robust < cells["clean"]["mean"], "the attack must matter here"
+    assert norms["rows"][-1][0] == "Clipped + LOTOS, after the last clip"
+    assert norms["columns"][1:] == [
+        "Dense_0/kernel",
+        "Dense_1/kernel",
+        "product",
+        "steepest slope seen",
+    ]
+    assert max(norms["rows"][-1][1:3]) <= 1.5 * 1.01 < max(norms["rows"][0][1:3])
+    assert norms["rows"][-1][4] == pytest.approx(
+        parts["attack-clip+lotos-3"]["slope"].max()
+    )
+    assert "LOTOS lowers transfer" not in results["summary"], (
+        "there is no arm to compare with"
+    )
+    checks = {check["name"]: check["passed"] for check in results["checks"]}
+    assert len(checks) == 4
+    assert checks["clipped layers are within 1% of their target"]
+    assert checks["the risk gap bound holds"]
+    assert checks["local slopes stay below the Lipschitz product"]
+
+
+def test_kept_members_are_what_was_attacked(finished):
+    """Restored from their arrays, they classify as the attack's part says, and the theory's slope is one of theirs."""
+    _, parts = finished
+    lab = experiment._Lab(CONFIG)
+    members = experiment.restore(lab.model, parts["clip+lotos-3"])
+    assert (
+        experiment.to_arrays(replicas.stack(members)).keys()
+        <= parts["clip+lotos-3"].keys()
+    )
+    x, y = train.to_float(jnp.asarray(lab.splits.test.images)), lab.splits.test.labels
+    probs = np.mean([jax.nn.softmax(lab.model.apply(one, x)) for one in members], 0)
+    np.testing.assert_array_equal(
+        probs.argmax(1) == y, parts["attack-clip+lotos-3"]["clean"]
+    )
+    norms, slope = parts["clip+lotos-3"]["norms"], parts["attack-clip+lotos-3"]["slope"]
+    for one, mine, seen in zip(members, norms, slope, strict=True):
+        kernels = [one.params[name]["kernel"] for name in ("Dense_0", "Dense_1")]
+        np.testing.assert_allclose(
+            mine, [np.linalg.norm(kernel, 2) for kernel in kernels], rtol=1e-3
+        )
+        assert 0.1 * mine.prod() < seen <= mine.prod() * 1.001
+
+
+def test_steps_are_timed_with_compiling_apart(tiny, blobs):
+    recipe = train.Recipe(num_epochs=1, batch_size=20, tx=train.sgd(0.1))
+    seconds, compiling = step_seconds(
+        {"orig": (Ensemble([tiny] * 2), recipe)}, blobs, num_steps=3, num_repeats=2
+    )
+    assert seconds.shape == (1, 2)
+    assert 0 < seconds.max() < compiling[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": ()}, "one seed, one arm"),
+        ({"seeds": (1, 1)}, "different"),
+        ({"num_members": 1}, "two members"),
+        ({"arms": ("lotos+clip",)}, "in this order"),
+        ({"arms": ("smooth",)}, "unknown arm"),
+        ({"attack": AttackPlan((2, 4), 8)}, "main_radius one of them"),
+        ({"attack": AttackPlan((4, 2), 2)}, "ascending"),
+        ({"attack": AttackPlan(num_samples=0)}, "at least 1"),
+        ({"training": TrainingConfig(objective="trades")}, "name arms instead"),
+        ({"overhead_steps": 7}, "multiple of clip.period"),
+    ],
+)
+def test_bad_configurations(changes, message):
+    with pytest.raises(InputError, match=message):
+        experiment.make_parts(dataclasses.replace(CONFIG, **changes))
+
+
+def test_a_part_depends_on_the_terms_of_its_arm_alone():
+    parts = experiment.make_parts(CONFIG)
+    other = experiment.make_parts(dataclasses.replace(CONFIG, lotos=Lotos(weight=0.7)))
+    assert parts["orig-3"].settings == other["orig-3"].settings
+    assert parts["clip+lotos-3"].settings != other["clip+lotos-3"].settings
+    assert parts["attack-clip+lotos-3"].needs == ("clip+lotos-3", "surrogates-3")

@@ -1,0 +1,103 @@
+"""The experiment on the price of reference models, whole, on a few digits; its arithmetic by hand."""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+import pytest
+
+from unlearn_jax.data import membership_design
+from unlearn_jax.pipeline import (
+    DataConfig,
+    ModelConfig,
+    TrainingConfig,
+    dry_run_experiment,
+    presets,
+    run_experiment,
+)
+from unlearn_jax.types import InputError
+
+FILE = pathlib.Path(__file__).parents[2] / "experiments" / "references_resnet18.py"
+
+
+@pytest.fixture(scope="module")
+def module():
+    return presets._execute(FILE)
+
+
+@pytest.fixture(scope="module")
+def config(module):
+    return dataclasses.replace(
+        module["EXPERIMENT"].config,
+        counts=(2, 4),
+        group=2,
+        data=DataConfig(num_train=60, num_test=40),
+        model=ModelConfig("resnet", {"blocks": (1, 1), "width": 4}),
+        training=TrainingConfig(12, 16, 0.1),
+        peak_tflops=2.0,
+    )
+
+
+def test_small_references_are_trained_and_priced(module, config, tmp_path):
+    experiment = module["EXPERIMENT"]
+    listed = dry_run_experiment(
+        experiment, tmp_path / "run", name="references_resnet18", config=config
+    )
+    assert "models-0000-0001  to do" in listed
+    assert "models-0002-0003  to do" in listed
+    result = run_experiment(
+        experiment, tmp_path / "run", name="references_resnet18", config=config
+    )
+    assert all(check["passed"] for check in result["checks"]), result["checks"]
+    rows = result["tables"][0]["rows"]
+    assert [row[0] for row in rows] == ["2", "4"]
+    assert all(row[2]["mean"] > 30 for row in rows)  # of their members; chance is 10
+    assert rows[0][3] < rows[1][3]  # hours add up
+    assert all(row[-1] == pytest.approx(100 * row[-2] / 2.0) for row in rows)
+    again = run_experiment(
+        experiment,
+        tmp_path / "run",
+        name="references_resnet18",
+        config=dataclasses.replace(config, counts=(2, 4, 6), peak_tflops=None),
+    )
+    assert [cost["cached"] for cost in again["costs"]] == [True, True, False]
+    assert [row[-1] for row in again["tables"][0]["rows"]] == ["unknown"] * 3
+    assert "utilization of unknown" in again["summary"]
+
+
+def part(seconds, devices, device="NVIDIA A100-SXM4-40GB"):
+    return {
+        "seconds": np.array(seconds),
+        "devices": np.array(devices),
+        "device": np.array(device),
+        "images": np.array(1e6),
+        "flops": np.array(3e9),
+    }
+
+
+def test_utilization_is_operations_over_what_the_devices_could_do(module, config):
+    looked_up = dataclasses.replace(
+        config, peak_tflops=None, model=ModelConfig("resnet", dtype="bfloat16")
+    )
+    parts = [part(10.0, 2), part(20.0, 1)]
+    assert module["utilization"](looked_up, parts) == pytest.approx(
+        2 * 3e15 / (40 * 312e12)
+    )
+    assert module["utilization"](config, parts) == pytest.approx(2 * 3e15 / (40 * 2e12))
+    assert module["utilization"](looked_up, [*parts, part(1.0, 1, "cpu")]) is None
+
+
+def test_designs_and_refusals(module, config):
+    parts = module["make_parts"](dataclasses.replace(config, counts=(4, 10), group=4))
+    assert list(parts) == ["models-0000-0003", "models-0004-0007", "models-0008-0009"]
+    np.testing.assert_array_equal(
+        module["_design"](config, 4, 10, 9), membership_design(6, 9, seed=4)
+    )
+    for change, message in (
+        ({"counts": (4, 2)}, "even and rise"),
+        ({"counts": (3,)}, "even and rise"),
+        ({"group": 0}, "at least 1"),
+        ({"peak_tflops": 0.0}, "positive and finite"),
+    ):
+        with pytest.raises(InputError, match=message):
+            module["make_parts"](dataclasses.replace(config, **change))

@@ -1,0 +1,122 @@
+"""The house: imports go down only, Flax stays in models, importing needs neither TensorFlow nor torch."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import unlearn_jax
+
+ROOT = pathlib.Path(unlearn_jax.__file__).parent
+FLOOR = {
+    "types": 0,
+    "values": 1,
+    "data": 1,
+    "models": 1,
+    "dataflow": 1,
+    "layers": 2,
+    "filters": 2,
+    "spectral": 3,
+    "losses": 4,
+    "attacks": 5,
+    "train": 6,
+    "optimizers": 7,
+    "transforms": 7,
+    "objectives": 7,
+    "replicas": 7,
+    "influence": 7,
+    "theory": 7,
+    "audit": 8,
+    "ensembles": 8,
+    "methods": 8,
+    "contrib": 9,
+    "pipeline": 10,
+    "studies": 11,
+    "cli": 12,
+    "__main__": 13,
+}
+FILES = sorted(
+    p
+    for p in ROOT.rglob("*.py")
+    if p != ROOT / "__init__.py" and "experiments" not in p.parts
+)
+
+
+def room(path):
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported(path):
+    """Every module a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_only_go_down(path):
+    rooms = {
+        name.split(".")[1] for name in imported(path) if name.startswith("unlearn_jax.")
+    }
+    for other in (rooms & set(FLOOR)) - {room(path)}:
+        assert FLOOR[other] < FLOOR[room(path)], (
+            f"{path} imports {other}, which is not below it"
+        )
+
+
+def test_every_room_has_a_floor():
+    assert {room(path) for path in FILES} <= set(FLOOR)
+
+
+def test_flax_and_tfds_stay_in_their_rooms():
+    for path in FILES:
+        tops = {name.split(".")[0] for name in imported(path)}
+        assert "flax" not in tops or room(path) == "models", path
+        assert "tensorflow_datasets" not in tops or room(path) == "data", path
+        assert not tops & {"tensorflow", "torch", "torchvision"}, path
+
+
+def test_the_audit_is_arrays_only():
+    for path in FILES:
+        if room(path) == "audit":
+            rooms = {
+                name.split(".")[1]
+                for name in imported(path)
+                if name.startswith("unlearn_jax.")
+            }
+            if path.name == "_shadow.py":  # evaluates models, for the audit of arrays
+                rooms -= {"replicas", "train"}
+            assert rooms <= {"audit", "types", "losses"}, path
+
+
+def test_importing_everything_needs_neither_tensorflow_nor_torch():
+    modules = [
+        ".".join(("unlearn_jax", *p.relative_to(ROOT).with_suffix("").parts))
+        for p in FILES
+        if p.name != "__main__.py"
+    ]
+    code = f"""
+import importlib, sys
+
+class Refuse:
+    def find_spec(self, name, *args):
+        assert name not in ("tensorflow", "torch"), name + " is imported"
+
+sys.meta_path.insert(0, Refuse())
+for name in {modules!r}:
+    importlib.import_module(name.removesuffix(".__init__"))
+assert "tensorflow_datasets" not in sys.modules, "slow to import: only loaders need it"
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

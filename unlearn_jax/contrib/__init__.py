@@ -1,0 +1,23 @@
+"""Neighboring fields of image unlearning; no other part of the library needs them.
+
+``coresets`` finds the forget samples that suffice, ``diffusion`` erases concepts from
+generators, ``federated`` removes clients, and ``testbeds`` holds models whose
+unlearning can be solved: ascent on linear regressions and diluted Boltzmann machines.
+"""
+
+import importlib
+from types import ModuleType
+
+__all__ = ["coresets", "diffusion", "federated", "testbeds"]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Import a sub-package on first use (PEP 562)."""
+    if name in __all__:
+        return importlib.import_module(f"unlearn_jax.contrib.{name}")
+    raise AttributeError(f"module 'unlearn_jax.contrib' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List the sub-packages, loaded or not."""
+    return __all__

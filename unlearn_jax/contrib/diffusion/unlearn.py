@@ -1,0 +1,503 @@
+"""Methods that make a conditional denoiser forget a concept, and retraining.
+
+Methods are values: called, they are a pure ``(key, problem) -> (variables, info)``, to
+be jitted or mapped over problems. All but retraining minimize ::
+
+    E |eps_theta(x_t, t, f) - stop(target(x_t, t))|^2 + gamma * (loss on other classes)
+
+and differ in the target, which the original model theta_0 supplies, and in the images
+that are noised to x_t. The retained classes lose their condition with probability
+``drop``, as in training, so the unconditional prediction reads no forget image.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jax.core import Tracer
+
+from unlearn_jax.contrib.diffusion.latent import (
+    LatentAttack,
+    LatentPGD,
+    denoising_judge,
+    external_judge,
+    latent_attack,
+)
+from unlearn_jax.contrib.diffusion.process import (
+    Process,
+    add_noise,
+    draw_levels,
+    sample,
+    to_images,
+    to_signal,
+    train_denoiser,
+    training_loss,
+)
+from unlearn_jax.models.denoiser import Denoiser
+from unlearn_jax.train import (
+    Batch,
+    TrainState,
+    epoch_order,
+    fetch_from,
+    to_float,
+    train_step,
+)
+from unlearn_jax.types import (
+    Array,
+    Dataset,
+    InputError,
+    ModelState,
+    Status,
+    UnlearnInfo,
+    Variables,
+)
+from unlearn_jax.values import Real, static, value
+
+Source = Literal["data", "samples"]
+Direction = Literal["adversarial", "random"]
+Goal = Literal["condition", "class"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ConceptProblem:
+    """Input of a method. A pytree, so that methods can be mapped over many problems.
+
+    Attributes:
+      denoiser: the architecture (static).
+      process: the schedule (static).
+      variables: the original model's, trained on all of ``train``.
+      train: the original training set, the concept's images included.
+      concept: ``[]`` int32, the class f to forget.
+    """
+
+    denoiser: Denoiser = dataclasses.field(metadata={"static": True})
+    process: Process = dataclasses.field(metadata={"static": True})
+    variables: Variables
+    train: Dataset
+    concept: Array
+
+    @property
+    def retain(self) -> Array:
+        """``[N]`` bool: the images of other classes."""
+        return self.train.labels != self.concept
+
+
+EraseFn = Callable[[Array, ConceptProblem], tuple[Variables, UnlearnInfo]]
+"""``(key, problem) -> (variables, info)``, pure."""
+
+
+@value
+class KeepOriginal:
+    """The original model, for comparison."""
+
+    def __call__(
+        self, key: Array, problem: ConceptProblem
+    ) -> tuple[Variables, UnlearnInfo]:
+        """Return the original's variables."""
+        del key
+        return problem.variables, UnlearnInfo(jnp.zeros(0), jnp.zeros((), jnp.int32))
+
+
+@value
+class RetrainDenoiser:
+    """Training from scratch without the concept: the oracle. Reads no image of it.
+
+    The vector of f keeps its initial value, so that condition f means nothing in
+    particular to the result.
+
+    Attributes:
+      num_epochs: of the original's training.
+      num_batches: steps per epoch of the original's training.
+      batch_size: samples per step.
+      learning_rate: the first.
+      drop: probability that a label is replaced by "no condition", in [0, 1].
+    """
+
+    num_epochs: int
+    num_batches: int
+    batch_size: int = 64
+    learning_rate: Real = 2e-3
+    drop: float = static(default=0.1)
+
+    def __call__(
+        self, key: Array, problem: ConceptProblem
+    ) -> tuple[Variables, UnlearnInfo]:
+        """Train on the retained classes."""
+        variables, losses = train_denoiser(
+            key,
+            problem.denoiser,
+            problem.process,
+            problem.train,
+            problem.retain,
+            num_epochs=self.num_epochs,
+            num_batches=self.num_batches,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            drop=self.drop,
+        )
+        num_gradients = self.num_epochs * self.num_batches * self.batch_size
+        return variables, UnlearnInfo(losses, jnp.int32(num_gradients))
+
+
+@value
+class Matching:
+    """Hyperparameters that all matching methods share.
+
+    Attributes:
+      num_steps: gradient steps.
+      batch_size: images of the concept per step, and as many of the retained classes.
+      learning_rate: of Adam.
+      gamma: weight of the denoising loss on the retained classes.
+      drop: probability that a retained label is replaced by "no condition".
+      pool_size: images of the concept that are used; of fewer some are used more often.
+      guidance: of the sampler, where the images are samples of the original model.
+
+    Raises:
+      InputError: values out of range.
+    """
+
+    num_steps: int = 200
+    batch_size: int = 64
+    learning_rate: Real = 3e-4
+    gamma: Real = 1.0
+    drop: float = static(default=0.1)
+    pool_size: int = 64
+    guidance: float = static(default=0.0)
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if min(self.num_steps, self.batch_size, self.pool_size) < 1:
+            raise InputError(
+                "num_steps, batch_size and pool_size of a matching method must be"
+                " positive"
+            )
+        _check("learning_rate", self.learning_rate)
+        _check("gamma", self.gamma)
+
+
+class _Pool(NamedTuple):
+    """Clean images ``[P, H, W, ch]`` in [0, 1], and the weight of each, ``[P]``."""
+
+    images: Array
+    weight: Array
+
+
+Target = Callable[[Array, Array, Array, Array], Array]
+"""``(key, rows of the pool [B], x_t [B, ...], signal [B]) -> prediction [B, ...]``."""
+
+
+@value
+class RandomCondition(Matching):
+    """Condition f predicts what another class predicts in the original model.
+
+    The class c' is drawn for every image and step, uniform over the other classes; the
+    target is ``eps_theta0(x_t, t, c')``. SalUn's objective for generation (arXiv
+    2310.12508, equation 7) without its saliency mask.
+
+    Attributes:
+      source: ``data`` noises training images of the concept; ``samples`` noises draws
+        of the original model under f, and reads no image of it.
+
+    Raises:
+      InputError: an unknown ``source`` or values out of range.
+    """
+
+    source: Source = "data"
+
+    def __call__(
+        self, key: Array, problem: ConceptProblem
+    ) -> tuple[Variables, UnlearnInfo]:
+        """Match the predictions of random classes."""
+        key_pool, key_match = jax.random.split(key)
+        classes = problem.denoiser.num_classes
+
+        def target(key: Array, rows: Array, noised: Array, signal: Array) -> Array:
+            step = jax.random.randint(key, rows.shape, 1, classes)
+            return _original(
+                problem, noised, signal, (problem.concept + step) % classes
+            )
+
+        pool = _pool(key_pool, problem, self.source, self)
+        return _match(key_match, problem, pool, target, self)
+
+
+@value
+class SteerAway(Matching):
+    """Condition f predicts the unconditional output, pushed away from its own (ESD).
+
+    With ``eps(c) = eps_theta0(x_t, t, c)`` the target is
+    ``eps(none) - eta (eps(f) - eps(none))`` (Gandikota et al., arXiv 2303.07345,
+    equation 6). ESD draws x_t by stopping the
+    sampler under f at a random step; here finished samples are noised to it, which
+    costs one run of the sampler in all. ESD has no retained loss: ``gamma=0``.
+
+    Attributes:
+      eta: negative guidance, ESD's 1; 0 for the unconditional output itself. At least
+        0.
+      source: ``data`` noises training images of the concept; ``samples`` noises draws
+        of the original model under f, and reads no image of it.
+
+    Raises:
+      InputError: a negative ``eta``, an unknown ``source`` or values out of range.
+    """
+
+    eta: Real = 1.0
+    source: Source = "samples"
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        Matching.__post_init__(self)
+        _check("eta", self.eta)
+
+    def __call__(
+        self, key: Array, problem: ConceptProblem
+    ) -> tuple[Variables, UnlearnInfo]:
+        """Match the steered predictions."""
+        key_pool, key_match = jax.random.split(key)
+
+        def target(key: Array, rows: Array, noised: Array, signal: Array) -> Array:
+            del key
+            none = jnp.full(rows.shape, problem.denoiser.num_classes)
+            free = _original(problem, noised, signal, none)
+            if not isinstance(self.eta, Tracer) and self.eta == 0:
+                return free
+            labels = jnp.full(rows.shape, problem.concept)
+            bound = _original(problem, noised, signal, labels)
+            return free - self.eta * (bound - free)
+
+        pool = _pool(key_pool, problem, self.source, self)
+        return _match(key_match, problem, pool, target, self)
+
+
+@value
+class LatentAdversarial(Matching):
+    """Condition f predicts what the nearest condition that is not f predicts.
+
+    AMUN (arXiv 2503.00917) for a generator: for each image of the concept
+    :func:`latent_attack` finds the smallest ``delta`` such that ``e(f) + delta`` no
+    longer stands for f, and the target is the original model's
+    ``eps_theta0(x_t, t, e(f) + delta)`` on that image. An image for which none was
+    found, or that the judge does not classify as f, is left out; where that is every
+    image, only the retained classes are trained.
+
+    Attributes:
+      classify: judge by this classifier, ``images -> logits`` (:func:`external_judge`);
+        None for the denoising losses (:func:`denoising_judge`).
+      overshoot: the target lies at ``e(f) + overshoot * delta``. 1 is the border
+        itself, half-way off f; more is beyond.
+      goal: ``class`` predicts instead the original's output for the class that the
+        judge names at ``delta``: AMUN's adversarial label. ``overshoot`` and
+        ``direction`` have no effect then.
+      direction: ``random`` replaces each ``delta`` by one of the same length in a
+        random direction: the control of the attack.
+      source: ``data`` noises training images of the concept; ``samples`` noises draws
+        of the original model under f, and reads no image of it.
+      num_levels: noise levels of the judge.
+      attack: the search for ``delta``.
+
+    Raises:
+      InputError: an unknown ``goal``, ``direction`` or ``source``, or values out of
+        range.
+    """
+
+    classify: Callable[[Array], Array] | None = None
+    overshoot: Real = 1.0
+    goal: Goal = "condition"
+    direction: Direction = "adversarial"
+    source: Source = "data"
+    num_levels: int = 8
+    attack: LatentPGD = LatentPGD()
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        Matching.__post_init__(self)
+        _check("overshoot", self.overshoot)
+
+    def __call__(
+        self, key: Array, problem: ConceptProblem
+    ) -> tuple[Variables, UnlearnInfo]:
+        """Attack the concept's condition, then match the predictions there."""
+        key_pool, key_attack, key_direction, key_match = jax.random.split(key, 4)
+        pool = _pool(key_pool, problem, self.source, self)
+        nearest = attack_concept(
+            key_attack,
+            problem,
+            pool.images,
+            classify=self.classify,
+            num_levels=self.num_levels,
+            attack=self.attack,
+        )
+        aim = self._aim(key_direction, problem, nearest)
+
+        def target(key: Array, rows: Array, noised: Array, signal: Array) -> Array:
+            del key
+            return _predict(problem, noised, signal, aim[rows])
+
+        weight = (nearest.status == Status.FOUND).astype(jnp.float32)
+        pool = pool._replace(weight=weight)
+        return _match(key_match, problem, pool, target, self)
+
+    def _aim(self, key: Array, problem: ConceptProblem, nearest: LatentAttack) -> Array:
+        """Return the conditions ``[P, E]`` whose predictions are matched."""
+        embed = problem.denoiser.embed
+        if self.goal == "class":
+            return embed(problem.variables, nearest.labels)
+        delta = nearest.delta
+        if self.direction == "random":
+            drawn = jax.random.normal(key, delta.shape)
+            unit = drawn / jnp.linalg.norm(drawn, axis=1, keepdims=True)
+            delta = unit * nearest.distance.reshape(-1, 1)
+        own = embed(problem.variables, jnp.full((1,), problem.concept))
+        return own + self.overshoot * delta
+
+
+def attack_concept(
+    key: Array,
+    problem: ConceptProblem,
+    images: Array,
+    *,
+    classify: Callable[[Array], Array] | None = None,
+    num_levels: int = 8,
+    attack: LatentPGD = LatentPGD(),  # noqa: B008
+) -> LatentAttack:
+    """Run the latent attack of :class:`LatentAdversarial` on images of a concept.
+
+    Args:
+      key: of the judge's noise.
+      problem: the model and the concept.
+      images: ``[B, H, W, ch]`` in [0, 1].
+      classify: judge by this classifier, ``images -> logits``; None for the denoising
+        losses.
+      num_levels: noise levels of the judge.
+      attack: the search.
+
+    Returns:
+      One row per image.
+    """
+    denoiser = problem.denoiser
+    arguments = (key, denoiser, problem.variables, problem.process)
+    if classify is None:
+        judge = denoising_judge(
+            *arguments, images, problem.concept, num_levels=num_levels
+        )
+    else:
+        judge = external_judge(
+            *arguments, images, problem.concept, classify, num_levels=num_levels
+        )
+    label = jax.ShapeDtypeStruct((1,), jnp.int32)
+    width = jax.eval_shape(denoiser.embed, problem.variables, label).shape[1]
+    return latent_attack(judge, problem.concept, (len(images), width), attack)
+
+
+def concept_images(key: Array, problem: ConceptProblem, count: int) -> Array:
+    """Return training images of the concept in random order, ``[count, H, W, ch]``.
+
+    In [0, 1]. Of fewer some are given again; no other image is read.
+    """
+    rows = epoch_order(key, ~problem.retain, 1, count)[0]
+    return to_float(problem.train.images[rows])
+
+
+def _check(name: str, given: Real) -> None:
+    if not isinstance(given, Tracer) and not 0 <= float(given) < float("inf"):
+        raise InputError(
+            f"{name} of a matching method must be finite and not negative, got {given}"
+        )
+
+
+def _predict(
+    problem: ConceptProblem, noised: Array, signal: Array, condition: Array
+) -> Array:
+    """Return the original model's prediction under conditions ``[B, E]``."""
+    return problem.denoiser.predict(problem.variables, noised, signal, condition)
+
+
+def _original(
+    problem: ConceptProblem, noised: Array, signal: Array, labels: Array
+) -> Array:
+    """Return the original model's prediction under classes ``[B]``."""
+    condition = problem.denoiser.embed(problem.variables, labels)
+    return _predict(problem, noised, signal, condition)
+
+
+def _pool(
+    key: Array, problem: ConceptProblem, source: Source, matching: Matching
+) -> _Pool:
+    weight = jnp.ones(matching.pool_size)
+    if source == "data":
+        return _Pool(concept_images(key, problem, matching.pool_size), weight)
+    labels = jnp.full((matching.pool_size,), problem.concept)
+    drawn = sample(
+        key,
+        problem.denoiser,
+        problem.variables,
+        problem.process,
+        problem.denoiser.embed(problem.variables, labels),
+        guidance=matching.guidance,
+    )
+    return _Pool(to_images(drawn), weight)
+
+
+def _match(
+    key: Array,
+    problem: ConceptProblem,
+    pool: _Pool,
+    target: Target,
+    matching: Matching,
+) -> tuple[Variables, UnlearnInfo]:
+    """Run the loop that all matching methods share."""
+    denoiser = problem.denoiser
+    process = problem.process
+    retained = training_loss(denoiser, process, drop=matching.drop)
+    fetch = fetch_from()
+    tx = optax.adam(matching.learning_rate)
+    batch_size = matching.batch_size
+
+    def forgetting(variables: Variables, rows: Array, key: Array) -> Array:
+        key_level, key_target = jax.random.split(key)
+        x = to_signal(pool.images[rows])
+        signal, noise = draw_levels(key_level, process, x)
+        noised = add_noise(x, signal, noise)
+        wanted = lax.stop_gradient(target(key_target, rows, noised, signal))
+        condition = denoiser.embed(variables, jnp.full(rows.shape, problem.concept))
+        gaps = (denoiser.predict(variables, noised, signal, condition) - wanted) ** 2
+        weight = pool.weight[rows]
+        gaps = jnp.mean(gaps.reshape(len(rows), -1), 1)
+        return jnp.sum(weight * gaps) / jnp.maximum(jnp.sum(weight), 1.0)
+
+    def loss_fn(
+        variables: Variables, batch: tuple[Array, Batch], key: Array
+    ) -> tuple[Array, ModelState]:
+        key_forget, key_retain = jax.random.split(key)
+        loss, state = retained(variables, batch[1], key_retain)
+        forget_loss = forgetting(variables, batch[0], key_forget)
+        return forget_loss + matching.gamma * loss, state
+
+    def step(state: TrainState, key_step: Array) -> tuple[TrainState, Array]:
+        key_rows, key_order, key_fetch, key_loss = jax.random.split(key_step, 4)
+        rows = jax.random.randint(key_rows, (batch_size,), 0, len(pool.images))
+        order = epoch_order(key_order, problem.retain, 1, batch_size)[0]
+        batch = (rows, fetch(problem.train, order, key_fetch))
+        return train_step(loss_fn, tx, state, batch, key_loss)  # pyright: ignore[reportArgumentType]
+
+    start = TrainState(
+        jnp.zeros((), jnp.int32), problem.variables, tx.init(problem.variables.params)
+    )
+    state, losses = lax.scan(step, start, jax.random.split(key, matching.num_steps))
+    num_gradients = jnp.int32(2 * matching.num_steps * batch_size)
+    return state.variables, UnlearnInfo(losses, num_gradients)
+
+
+ERASURES: dict[str, type] = {
+    "keep_original": KeepOriginal,
+    "retrain_denoiser": RetrainDenoiser,
+    "random_condition": RandomCondition,
+    "steer_away": SteerAway,
+    "latent_adversarial": LatentAdversarial,
+}
+"""Methods by name."""

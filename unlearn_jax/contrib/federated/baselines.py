@@ -1,0 +1,236 @@
+"""Other first phases of federated unlearning: a negated layer (NoT), ascent in a ball.
+
+Two more baselines need no code of their own: "natural" continues with FedAvg of the
+remaining clients (:func:`.run_until` from the original model),
+retraining runs it from fresh variables.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jax.core import Tracer
+
+from unlearn_jax.contrib.federated.fedavg import (
+    Federation,
+    ServerState,
+    check_mask,
+    client_update,
+)
+from unlearn_jax.layers import layers, with_kernels
+from unlearn_jax.theory import parameter_distance
+from unlearn_jax.train import (
+    TrainState,
+    epoch_order,
+    fetch_from,
+    steps_per_epoch,
+    train_step,
+)
+from unlearn_jax.types import (
+    ApplyFn,
+    Array,
+    InputError,
+    Params,
+    Variables,
+    check_apply_fn,
+)
+from unlearn_jax.values import Real, value
+
+
+def negate_first_layer(apply_fn: ApplyFn, variables: Any, images: Array) -> Any:
+    """Multiply the weights of the first layer by -1 (NoT; Khalil et al., 2503.05657).
+
+    Reads no data and stores nothing. The following layers no longer fit; FedAvg of the
+    remaining clients is meant to bring back their knowledge alone. The weights only,
+    not their bias, as PUF's comparison does it.
+
+    Args:
+      apply_fn: ``(variables, images) -> logits``; the first layer is the first that it
+        uses.
+      variables: of the server's model.
+      images: ``[1, H, W, ch]`` of the right shape; their values do not matter.
+
+    Returns:
+      The variables with the negated layer.
+
+    Raises:
+      InputError: the model has no affine layer that can be found.
+    """
+    check_apply_fn(apply_fn)
+    affine = layers(apply_fn, variables, images)
+    if not affine:
+        raise InputError(
+            "NoT negates the first layer, and this model has none that can be found:"
+            " see unlearn_jax.layers"
+        )
+    first = affine[0]
+    return with_kernels(variables, {first.path: -first.kernel}, affine)
+
+
+@value
+class ProjectedAscent:
+    """Hyperparameters of :func:`projected_ascent`. The defaults are PUF's comparison's.
+
+    Attributes:
+      num_epochs: of ascent.
+      learning_rate: of ascent.
+      momentum: of ascent; 0 for none.
+      max_norm: largest norm of a gradient.
+      radius: of the ball; None for a third of the mean distance from its center to ten
+        fresh models.
+      max_distance: from the client's own model, where ascent ends; infinity for never.
+
+    Raises:
+      InputError: a number out of range.
+    """
+
+    num_epochs: int = 5
+    learning_rate: Real = 0.01
+    momentum: Real = 0.9
+    max_norm: Real = 5.0
+    radius: Real | None = None
+    max_distance: Real = 6.0
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        is_traced = isinstance(self.max_norm, Tracer)
+        if self.num_epochs < 1 or not (is_traced or self.max_norm > 0):
+            raise InputError(
+                "projected ascent needs an epoch and a positive max_norm, got"
+                f" {self.num_epochs} and {self.max_norm}"
+            )
+
+
+class _Ball(NamedTuple):
+    """A ball of parameters, and the client's model, from which distance is measured."""
+
+    center: Params
+    radius: Array | float
+    local: Params
+
+
+def projected_ascent(
+    key: Array,
+    federation: Federation,
+    state: ServerState,
+    forget: Any,
+    ascent: ProjectedAscent = ProjectedAscent(),  # noqa: B008
+) -> ServerState:
+    """Ascend the forget client's loss inside a ball (Halimi et al., arXiv 2207.05521).
+
+    The client first trains as usual, giving ``w_u``. The ball is around the other
+    clients' mean, had it not taken part in this round:
+    ``w_ref = (K w - w_u) / (K - 1) = w - d_u / (K - 1)``, PUF's special round with
+    ``eta_u = 1 / (K - 1)``. Ascent starts there. After each step the parameters are
+    projected to the ball, and ascent ends when they are farther than ``max_distance``
+    from ``w_u``. PUF's code clips the gradient of each variable and projects to the
+    root of the radius; here the whole gradient is clipped and the ball is meant.
+
+    Args:
+      key: of the whole federation.
+      federation: the model, the samples, and the clients' training, of which ascent
+        takes batch size, objective and augmentation.
+      state: of the server.
+      forget: ``[K]`` bool, exactly one True (where traced, the first counts).
+      ascent: the hyperparameters.
+
+    Returns:
+      The state after ascent; no round passes. Statistics (BatchNorm) are unchanged.
+
+    Raises:
+      InputError: unusable masks, or a single client.
+    """
+    training = federation.training
+    mask = check_mask(forget, federation.clients)
+    num_clients = federation.num_clients
+    if num_clients < 2:
+        raise InputError("projected ascent needs at least two clients")
+    if not isinstance(mask, Tracer) and int(mask.sum()) != 1:
+        raise InputError(
+            "projected ascent forgets one client at a time, the mask has"
+            f" {int(mask.sum())}"
+        )
+    client = jnp.argmax(mask)
+    before = state.variables
+    key_round = jax.random.fold_in(key, state.round)
+    key_ascent = jax.random.fold_in(key_round, num_clients + 1)
+    ball = _ball(key_round, federation, state, client, ascent)
+    tx = optax.chain(
+        optax.scale(-1.0),
+        optax.clip_by_global_norm(ascent.max_norm),
+        optax.sgd(ascent.learning_rate, momentum=_or_none(ascent.momentum)),
+    )
+    data = jax.tree.map(jnp.asarray, federation.data)
+    positions = federation.clients.positions[client]
+    size = federation.clients.sizes[client]
+    batch_size = training.batch_size
+    loss_fn = training.objective(federation.model)
+    fetch = fetch_from(training.augment)
+    num_steps = (size + batch_size - 1) // batch_size
+    most_steps = steps_per_epoch(len(positions), batch_size)
+    is_own = jnp.arange(len(positions)) < size
+    keys = jax.random.split(jax.random.fold_in(key_ascent, 0), ascent.num_epochs)
+    orders = [epoch_order(k, is_own, most_steps, batch_size) for k in keys]
+    order = jnp.concatenate(orders)
+
+    def ascend(carry: tuple[Array, TrainState]) -> tuple[Array, TrainState]:
+        i, current = carry
+        key_fetch, key_loss = jax.random.split(jax.random.fold_in(key_ascent, 1 + i))
+        row = i // num_steps * most_steps + i % num_steps
+        batch = fetch(data, positions[order[row]], key_fetch)
+        after, _ = train_step(loss_fn, tx, current, batch, key_loss)
+        params = _project(after.variables.params, ball)
+        return i + 1, after._replace(variables=Variables(params, before.state))
+
+    def unfinished(carry: tuple[Array, TrainState]) -> Array:
+        i, current = carry
+        distance = parameter_distance(current.variables.params, ball.local)
+        is_near = (i == 0) | (distance <= ascent.max_distance)
+        return (i < ascent.num_epochs * num_steps) & is_near
+
+    start = TrainState(
+        jnp.zeros((), jnp.int32),
+        Variables(ball.center, before.state),
+        tx.init(ball.center),
+    )
+    _, last = lax.while_loop(unfinished, ascend, (jnp.zeros((), jnp.int32), start))
+    return state._replace(variables=last.variables)
+
+
+def _ball(
+    key_round: Array,
+    federation: Federation,
+    state: ServerState,
+    client: Array,
+    ascent: ProjectedAscent,
+) -> _Ball:
+    num_clients = federation.num_clients
+    key_client = jax.random.fold_in(key_round, client)
+    key_fresh = jax.random.fold_in(key_round, num_clients)
+    rate = federation.training.rate(state.round)
+    before = state.variables
+    local = client_update(key_client, federation, before, client, rate).params
+    center = jax.tree.map(
+        lambda w, u: w + (w - u) / (num_clients - 1), before.params, local
+    )
+    if ascent.radius is not None:
+        return _Ball(center, ascent.radius, local)
+
+    def distance(key: Array) -> Array:
+        return parameter_distance(federation.model.init(key).params, center)
+
+    distances = lax.map(distance, jax.random.split(key_fresh, 10))
+    return _Ball(center, jnp.mean(distances) / 3, local)
+
+
+def _project(params: Params, ball: _Ball) -> Params:
+    distance = parameter_distance(params, ball.center)
+    shrink = jnp.minimum(1.0, ball.radius / jnp.maximum(distance, 1e-12))
+    return jax.tree.map(lambda p, c: c + shrink * (p - c), params, ball.center)
+
+
+def _or_none(momentum: Real) -> Real | None:
+    """Return None for a momentum of 0, which has no velocity to carry."""
+    return momentum if isinstance(momentum, Tracer) else momentum or None

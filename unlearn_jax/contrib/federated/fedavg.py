@@ -1,0 +1,403 @@
+"""Federated averaging: the server adds a weighted sum of the clients' updates.
+
+A client trains from the server's model. Its update ``d_k = w_k - w`` is its
+*pseudo-gradient*. Every protocol here, unlearning included, is a choice of one weight
+per client and round::
+
+    w  <-  w + sum_k weight_k d_k
+
+FedAvg (McMahan et al., arXiv 1602.05629) takes ``n_k / n`` over the participating
+clients. A client of weight 0 does not train: its samples are never read. The server
+stores its model and the number of rounds, nothing else.
+
+Axis letters: ``K`` clients, ``P`` positions in a client's row, ``N`` samples.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.core import Tracer
+
+from unlearn_jax.contrib.federated.clients import Clients
+from unlearn_jax.optimizers import SGD, Optimizer
+from unlearn_jax.train import (
+    Augment,
+    LossFn,
+    TrainState,
+    cross_entropy_loss,
+    epoch_order,
+    fetch_from,
+    steps_per_epoch,
+    train_step,
+)
+from unlearn_jax.types import Array, Dataset, InputError, Model, PyTree, Variables
+from unlearn_jax.values import Real, value
+
+
+@value
+class LocalTraining:
+    """Training of a client in a round. The defaults are PUF's for CIFAR, ResNet-18.
+
+    Attributes:
+      batch_size: samples per step; the last batch of an epoch is padded with the
+        epoch's first samples.
+      num_epochs: passes over the client's samples.
+      learning_rate: in the first round.
+      decay: the rate of round t (from 0) is ``learning_rate * decay ** t``.
+      weight_decay: weight of the L2 penalty on all parameters.
+      optimizer: a value of :mod:`unlearn_jax.optimizers`, started by every client in
+        every round.
+      objective: ``model -> LossFn``; mean cross-entropy by default, over pixels too
+        where labels are maps.
+      augment: applied to every training image; None for none.
+      form: the loop over clients: ``map`` one after the other, each for as many steps
+        as it needs, with one update in memory at a time; ``vmap`` all at once, for as
+        many steps as the largest needs; ``auto`` is ``map`` on CPU and ``vmap``
+        elsewhere. The result is the same up to rounding.
+
+    Raises:
+      InputError: sizes or rates out of range.
+    """
+
+    batch_size: int = 32
+    num_epochs: int = 1
+    learning_rate: Real = 0.1
+    decay: Real = 0.998
+    weight_decay: Real = 1e-3
+    optimizer: Optimizer = SGD(momentum=0.0)
+    objective: Callable[[Model], LossFn] = cross_entropy_loss
+    augment: Augment | None = None
+    form: Literal["auto", "map", "vmap"] = "auto"
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.batch_size < 1 or self.num_epochs < 1:
+            raise InputError(
+                "clients train at least 1 epoch in batches of at least 1, got"
+                f" {self.num_epochs} and {self.batch_size}"
+            )
+        rates = (self.learning_rate, self.decay)
+        if any(isinstance(rate, Tracer) for rate in rates):
+            return
+        if not self.learning_rate > 0 or not 0 < self.decay <= 1:
+            raise InputError(
+                "a learning rate is above 0 and decays by a factor in (0, 1], got"
+                f" {self.learning_rate}, {self.decay}"
+            )
+
+    @property
+    def maps(self) -> bool:
+        """True where clients train one after the other."""
+        return self.form == "map" or (
+            self.form == "auto" and jax.default_backend() == "cpu"
+        )
+
+    def rate(self, round: Array) -> Array:
+        """Return the learning rate ``[]`` of a round ``[]``, counted from 0."""
+        return self.learning_rate * self.decay ** round.astype(jnp.float32)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Federation:
+    """A model, its clients and their samples. A pytree.
+
+    Attributes:
+      model: the architecture (static).
+      training: of every client (static).
+      data: ``[N]`` samples of all clients.
+      clients: the positions of each client's samples.
+    """
+
+    model: Model = dataclasses.field(metadata={"static": True})
+    training: LocalTraining = dataclasses.field(metadata={"static": True})
+    data: Dataset
+    clients: Clients
+
+    @property
+    def num_clients(self) -> int:
+        """K, the number of clients."""
+        return len(self.clients.sizes)
+
+
+class ServerState(NamedTuple):
+    """State of the server, whose size does not depend on the number of rounds.
+
+    Attributes:
+      round: ``[]`` int32, finished rounds; decides the learning rate and, with the key,
+        every draw.
+      variables: the global model.
+    """
+
+    round: Array
+    variables: Variables
+
+
+Evaluate = Callable[[Variables], PyTree]
+"""``variables -> measures`` of the global model after a round, any arrays."""
+
+
+def init_server(variables: Variables, *, num_rounds: int | Array = 0) -> ServerState:
+    """Return the server's state before the next round.
+
+    Args:
+      variables: the global model.
+      num_rounds: rounds that made it; the learning rate continues from there.
+    """
+    return ServerState(jnp.asarray(num_rounds, jnp.int32), variables)
+
+
+def client_update(
+    key: Array,
+    federation: Federation,
+    variables: Variables,
+    client: Array | int,
+    learning_rate: Array | float,
+) -> Variables:
+    """Train one client from the server's model. Pure, to be mapped over clients.
+
+    Args:
+      key: consumed.
+      federation: the model, its training, and the samples.
+      variables: the server's.
+      client: ``[]`` in 0..K-1; one without samples does not train.
+      learning_rate: of this round.
+
+    Returns:
+      The client's model after its epochs.
+    """
+    training = federation.training
+    data = jax.tree.map(jnp.asarray, federation.data)
+    positions = federation.clients.positions[client]
+    size = federation.clients.sizes[client]
+    width = len(positions)
+    batch_size = training.batch_size
+    most_steps = steps_per_epoch(width, batch_size)
+    num_steps = (size + batch_size - 1) // batch_size
+    tx = training.optimizer(jnp.asarray(learning_rate), training.weight_decay)
+    fetch = fetch_from(training.augment)
+    loss_fn = training.objective(federation.model)
+
+    def epoch(number: int, state: TrainState) -> TrainState:
+        key_order, key_steps = jax.random.split(jax.random.fold_in(key, number))
+        order = epoch_order(key_order, jnp.arange(width) < size, most_steps, batch_size)
+
+        def step(i: Array, state: TrainState) -> TrainState:
+            key_fetch, key_loss = jax.random.split(jax.random.fold_in(key_steps, i))
+            batch = fetch(data, positions[order[i]], key_fetch)
+            return train_step(loss_fn, tx, state, batch, key_loss)[0]
+
+        return lax.fori_loop(0, num_steps, step, state)
+
+    start = TrainState(jnp.zeros((), jnp.int32), variables, tx.init(variables.params))
+    return lax.fori_loop(0, training.num_epochs, epoch, start).variables
+
+
+def federated_round(
+    key: Array, federation: Federation, state: ServerState, weights: Array
+) -> ServerState:
+    """Run one round: ``w <- w + sum_k weights[k] d_k`` for the parameters.
+
+    Statistics (BatchNorm) are no pseudo-gradients and cannot be negated: they become
+    the mean of those of the clients with a positive weight, in proportion to it, and
+    are unchanged where there is none.
+
+    Args:
+      key: of the whole federation, the same in every round: the round and the client
+        are folded in, so a client's training does not depend on the other clients.
+      federation: the model, its training, and the samples.
+      state: before the round.
+      weights: ``[K]``, of any sign; a client of weight 0 does not train, and its
+        samples cannot matter.
+
+    Returns:
+      The state after the round.
+
+    Raises:
+      InputError: another number of weights than of clients.
+    """
+    num_clients = federation.num_clients
+    if jnp.shape(weights) != (num_clients,):
+        raise InputError(
+            f"{num_clients} clients take a weight each, got weights of shape"
+            f" {jnp.shape(weights)}"
+        )
+    chex.assert_equal_shape_prefix(federation.data, 1)
+    chex.assert_rank(federation.clients.positions, 2)
+    before = state.variables
+    weights = jnp.asarray(weights)
+    positive = jnp.maximum(weights, 0.0)
+    positive /= jnp.maximum(jnp.sum(positive), jnp.finfo(weights.dtype).tiny)
+    key_round = jax.random.fold_in(key, state.round)
+    learning_rate = federation.training.rate(state.round)
+
+    def change(client: Array) -> Variables:
+        """Return the client's term of the sum, for parameters and statistics."""
+        key_client = jax.random.fold_in(key_round, client)
+        after = client_update(key_client, federation, before, client, learning_rate)
+        update = jax.tree.map(jnp.subtract, after, before)
+        # A client of weight 0 may hold NaN, and 0 * NaN is NaN.
+        update = jax.tree.map(
+            lambda leaf: jnp.where(weights[client] == 0, 0.0, leaf), update
+        )
+        return Variables(
+            jax.tree.map(lambda leaf: weights[client] * leaf, update.params),
+            jax.tree.map(lambda leaf: positive[client] * leaf, update.state),
+        )
+
+    zero = jax.tree.map(jnp.zeros_like, before)
+    everybody = jnp.arange(num_clients)
+    if federation.training.maps:
+
+        def add(total: Variables, client: Array) -> tuple[Variables, None]:
+            term = lax.cond(weights[client] == 0, lambda _: zero, change, client)
+            return jax.tree.map(jnp.add, total, term), None
+
+        total = lax.scan(add, zero, everybody)[0]
+    else:
+        total = jax.tree.map(lambda leaf: jnp.sum(leaf, 0), jax.vmap(change)(everybody))
+    return ServerState(state.round + 1, jax.tree.map(jnp.add, before, total))
+
+
+def run_rounds(
+    key: Array,
+    federation: Federation,
+    state: ServerState,
+    weights: Array,
+    *,
+    num_rounds: int,
+    evaluate: Evaluate = lambda _: (),
+) -> tuple[ServerState, PyTree]:
+    """Run rounds with the same weights, as one scan.
+
+    With :func:`fedavg_weights` of all clients this trains the original model, of the
+    remaining ones from fresh variables it retrains, and from the original's it is the
+    baseline "natural", which continues without the forget clients.
+
+    Args:
+      key: of the whole federation.
+      federation: the model, its training, and the samples.
+      state: where to start.
+      weights: ``[K]``, as :func:`federated_round` takes them.
+      num_rounds: static.
+      evaluate: measures of the model after each round.
+
+    Returns:
+      The last state, and the measures, leaves ``[num_rounds, ...]``.
+    """
+
+    def one(state: ServerState, _: None) -> tuple[ServerState, PyTree]:
+        state = federated_round(key, federation, state, weights)
+        return state, evaluate(state.variables)
+
+    return lax.scan(one, state, None, length=num_rounds)
+
+
+class Recovery(NamedTuple):
+    """Outcome of :func:`run_until`.
+
+    Attributes:
+      state: when the target was reached, or after the last round.
+      num_rounds: ``[]`` int32, rounds done.
+      value: ``[]`` of ``state``.
+      reached: ``[]`` bool, whether ``value`` is at least the target.
+    """
+
+    state: ServerState
+    num_rounds: Array
+    value: Array
+    reached: Array
+
+
+def run_until(
+    key: Array,
+    federation: Federation,
+    state: ServerState,
+    weights: Array,
+    *,
+    evaluate: Callable[[Variables], Array],
+    target: Array | float,
+    num_rounds: int = 30,
+) -> Recovery:
+    """Run rounds until the global model reaches a target, PUF's recovery.
+
+    A target such as the retrained model's test accuracy needs a retrained model, so
+    this is a protocol for comparing methods; a server that has none stops by its own
+    validation. At least one round is done, also from a model that is good enough.
+
+    Args:
+      key: of the whole federation.
+      federation: the model, its training, and the samples.
+      state: after unlearning.
+      weights: ``[K]``, :func:`fedavg_weights` of the remaining clients.
+      evaluate: ``variables -> []``, larger is better.
+      target: ``[]``.
+      num_rounds: at most; PUF allows 30.
+
+    Returns:
+      The recovery.
+
+    Raises:
+      InputError: ``num_rounds`` below 1.
+    """
+    if num_rounds < 1:
+        raise InputError(
+            f"recovery takes at least one round, got num_rounds {num_rounds}"
+        )
+
+    def one(recovery: Recovery) -> Recovery:
+        after = federated_round(key, federation, recovery.state, weights)
+        measure = evaluate(after.variables)
+        return Recovery(after, recovery.num_rounds + 1, measure, measure >= target)
+
+    def unfinished(recovery: Recovery) -> Array:
+        return ~recovery.reached & (recovery.num_rounds < num_rounds)
+
+    before = Recovery(
+        state, jnp.zeros((), jnp.int32), jnp.zeros(()), jnp.zeros((), bool)
+    )
+    return lax.while_loop(unfinished, one, one(before))
+
+
+def fedavg_weights(clients: Clients, participating: Any) -> Array:
+    """Return FedAvg's weights, ``n_k / n`` over the participating clients.
+
+    Args:
+      clients: the positions of each client's samples.
+      participating: ``[K]`` bool; may be traced.
+
+    Returns:
+      ``[K]`` float32, 0 for the others.
+
+    Raises:
+      InputError: not a boolean per client, or (unless traced) nobody.
+
+    >>> from unlearn_jax.contrib.federated import gather_clients
+    >>> fedavg_weights(gather_clients([0, 1, 1, 1, 2]), [True, True, False]).tolist()
+    [0.25, 0.75, 0.0]
+    """
+    mask = check_mask(participating, clients)
+    if not isinstance(mask, Tracer) and not mask.any():
+        raise InputError("no client takes part: mark at least one")
+    sizes = jnp.where(mask, clients.sizes, 0).astype(jnp.float32)
+    return sizes / jnp.sum(sizes)
+
+
+def check_mask(mask: Any, clients: Clients) -> Array:
+    """Return a mask of clients ``[K]`` as an array.
+
+    Raises:
+      InputError: not a boolean per client.
+    """
+    mask = jnp.asarray(mask)
+    if mask.dtype != bool or mask.shape != clients.sizes.shape:
+        raise InputError(
+            f"a mask of clients is bool of length {len(clients.sizes)}, one entry each;"
+            f" got {mask.dtype} {mask.shape}"
+        )
+    return mask

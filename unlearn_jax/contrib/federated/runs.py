@@ -1,0 +1,90 @@
+"""Measures of recovery over seeds and forget clients, and their summaries."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from unlearn_jax import audit
+from unlearn_jax.contrib.federated.scores import rounds_to_reach
+
+
+class RecoveryRuns:
+    """Measures over S seeds and L cases of forget clients.
+
+    Attributes:
+      measures: names of the K measures.
+      measured: by model, ``[S, L, K]`` measures, or ``[S, L, 1 + rounds, K]`` of one
+        that recovers: at once, then after each round.
+      shape: ``(S, L)``.
+      rounds: by model that recovers, :func:`rounds_to_reach` of the first measure, with
+        the retrained model's as the goal.
+      weights: of the bootstrap, shared by all summaries.
+    """
+
+    def __init__(
+        self, parts: Sequence[Mapping[str, np.ndarray]], measures: Sequence[str]
+    ) -> None:
+        """Stack the seeds.
+
+        Args:
+          parts: of each seed, by model ``[L, K]`` or ``[L, 1 + rounds, K]``;
+            "retrained", "original", "natural" and "special" among them.
+          measures: names of the K measures; recovery is judged by the first.
+        """
+        self.measures = tuple(measures)
+        self.measured: dict[str, np.ndarray] = {}
+        for name in parts[0]:
+            self.measured[name] = np.stack([part[name] for part in parts])
+        self.shape = self.measured["original"].shape[:2]
+        factors = np.argwhere(np.ones(self.shape, bool))
+        self.weights = audit.run_weights(np.random.default_rng(0), 2000, factors)
+        goal = self.measured["retrained"][..., 0]
+        traces = {
+            name: trace for name, trace in self.measured.items() if trace.ndim == 4
+        }
+        self.rounds = {
+            name: rounds_to_reach(trace[..., 1:, 0], goal)
+            for name, trace in traces.items()
+        }
+
+    def final(self, name: str) -> np.ndarray:
+        """Return the measures ``[S, L, K]`` where recovery stopped.
+
+        Args:
+          name: of a model. "same" is natural after as many rounds as PUF special's; a
+            name that ends in "+" takes the last round.
+        """
+        if name.endswith("+"):
+            return self.measured[name[:-1]][:, :, -1]
+        if name == "same":
+            last = self.measured["natural"].shape[2] - 1
+            return self._at("natural", np.minimum(1 + self.rounds["special"][0], last))
+        if name in self.rounds:
+            return self._at(name, self.rounds[name][0])
+        return self.measured[name]
+
+    def _at(self, name: str, rounds: np.ndarray) -> np.ndarray:
+        return np.take_along_axis(self.measured[name], rounds[..., None, None], 2)[
+            :, :, 0
+        ]
+
+    def gap(self, name: str, measure: str = "forget") -> np.ndarray:
+        """Return the gap ``[S, L]`` to the retrained model's measure, in points.
+
+        Args:
+          name: of a model, as :meth:`final` takes it.
+          measure: one of the measures.
+        """
+        gaps = abs(self.final(name) - self.measured["retrained"])
+        return 100 * gaps[..., self.measures.index(measure)]
+
+    def summary(self, values: np.ndarray) -> audit.Estimate:
+        """Return the mean over seeds and cases, both resampled.
+
+        Args:
+          values: ``[S, L]``.
+        """
+        flat = np.asarray(values, np.float64).round(6).reshape(-1)
+        return audit.summarize(
+            flat, np.broadcast_to(flat, (len(self.weights), flat.size)), self.weights
+        )

@@ -1,0 +1,414 @@
+"""Training of restricted Boltzmann machines, and deletion by training.
+
+Gradients are exact or taken from persistent chains. Everything maximizes a weighted
+log-likelihood ``sum_n w_n log p(v_n)``, whose gradient is::
+
+    sum_n w_n <v h^T>_{h | v_n}  -  (sum_n w_n) <v h^T>_model
+
+and the same for v and h. Equal weights are training, zeros leave samples out (and
+unread), negative ones are ascent on their loss, see :func:`deletion_weights`. The
+model's expectation is exact (:func:`update_exact`), or estimated by k sweeps of chains
+that persist from step to step (:func:`update_pcd`; Tieleman, ICML 2008). ``tx`` is any
+optax transformation; it is given the gradient of the *negative* objective.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jax.core import Tracer
+
+from unlearn_jax.contrib.testbeds.rbm import (
+    Rbm,
+    gibbs,
+    hidden_probs,
+    independent_states,
+    log_partition,
+)
+from unlearn_jax.types import Array, InputError
+
+
+class Moments(NamedTuple):
+    """Expectations in a machine's gradient, one per trained leaf.
+
+    Attributes:
+      pairs: ``[V, H]`` of ``v h^T``.
+      visible: ``[V]`` of v.
+      hidden: ``[H]`` of h.
+    """
+
+    pairs: Array
+    visible: Array
+    hidden: Array
+
+
+class ExactState(NamedTuple):
+    """State of exact training between steps.
+
+    Attributes:
+      rbm: the machine.
+      opt_state: the optimizer's.
+    """
+
+    rbm: Rbm
+    opt_state: optax.OptState
+
+
+class PcdState(NamedTuple):
+    """State of training by persistent chains between steps.
+
+    Attributes:
+      rbm: the machine.
+      opt_state: the optimizer's.
+      chains: ``[K, V]`` 0 or 1, samples of (nearly) the present machine.
+    """
+
+    rbm: Rbm
+    opt_state: optax.OptState
+    chains: Array
+
+
+def deletion_weights(forget: Array, *, ascent: float | Array = 0.0) -> Array:
+    """Return the weights of samples of which some must be forgotten.
+
+    ``1 / R`` on the R retained samples and ``-ascent / F`` on the F forgotten ones.
+    With ``ascent = 0`` this is retraining (from a fresh machine) or fine-tuning (from
+    the trained one); above 0, descent-ascent. At ``ascent = 1`` the weights sum to 0
+    and the model's expectation drops out of the gradient: the objective
+    has no maximum, and the machine moves away from both sets at a constant rate.
+
+    Args:
+      forget: ``[N]`` bool, at least one sample of each kind.
+      ascent: weight of the forget set relative to the retain set, at least 0; may be
+        traced.
+
+    Returns:
+      ``[N]`` float32.
+
+    Raises:
+      InputError: not a mask, all samples of one kind, or a negative weight (the last
+        two not checked where traced).
+
+    >>> deletion_weights(jnp.array([True, False, False]), ascent=1.0).tolist()
+    [-1.0, 0.5, 0.5]
+    """
+    if forget.ndim != 1 or forget.dtype != bool:
+        raise InputError(
+            f"the forget set is {forget.dtype} {forget.shape}: pass a bool mask [N]"
+        )
+    if not isinstance(forget, Tracer) and not 0 < int(np.asarray(forget).sum()) < len(
+        forget
+    ):
+        raise InputError(
+            f"{int(np.asarray(forget).sum())} of {len(forget)} samples are forgotten:"
+            " leave one, and forget one"
+        )
+    if not isinstance(ascent, Tracer) and not ascent >= 0:
+        raise InputError(f"the weight of ascent must be at least 0, got {ascent}")
+    return jnp.where(forget, -ascent / jnp.sum(forget), 1.0 / jnp.sum(~forget))
+
+
+def visible_means(visible: Array, weights: Array) -> Array:
+    """Return the mean ``[V]`` of samples ``[N, V]`` with positive weights ``[N]``.
+
+    The others are not read.
+    """
+    weights = jnp.maximum(weights, 0.0)
+    return weights @ _read(visible, weights) / jnp.sum(weights)
+
+
+def moments(rbm: Rbm, visible: Array, weights: Array) -> Moments:
+    """Return ``sum_n w_n`` of the expectations given each sample.
+
+    The hidden units are averaged, not drawn.
+
+    Args:
+      rbm: the machine.
+      visible: ``[N, V]``; samples of weight 0 are not read, they may be NaN.
+      weights: ``[N]``, of any sign and sum.
+
+    Returns:
+      The moments.
+
+    Raises:
+      InputError: shapes that do not fit.
+    """
+    if visible.shape != (*weights.shape, rbm.weights.shape[0]):
+        raise InputError(
+            f"samples {visible.shape} and weights {weights.shape}: pass [N,"
+            f" {rbm.weights.shape[0]}] and [N]"
+        )
+    visible = _read(visible, weights)
+    hidden = hidden_probs(rbm, visible)
+    weighted = weights[:, None] * visible
+    return Moments(weighted.T @ hidden, jnp.sum(weighted, 0), weights @ hidden)
+
+
+def _read(visible: Array, weights: Array) -> Array:
+    return jnp.where(weights[:, None] != 0, visible, 0.0)
+
+
+def model_moments(rbm: Rbm) -> Moments:
+    """Return the exact expectations under the machine itself.
+
+    They are the gradient of :func:`log_partition`, for machines of the same sizes.
+    """
+    return jax.grad(lambda leaves: log_partition(_with(rbm, leaves)))(_leaves(rbm))
+
+
+def _leaves(rbm: Rbm) -> Moments:
+    """Return the trained leaves, in the form of their gradient."""
+    return Moments(rbm.weights, rbm.visible_bias, rbm.hidden_bias)
+
+
+def _with(rbm: Rbm, leaves: Moments) -> Rbm:
+    """Return the machine with other leaves, 0 outside the mask."""
+    return Rbm(
+        jnp.where(rbm.mask, leaves.pairs, 0.0), leaves.visible, leaves.hidden, rbm.mask
+    )
+
+
+def likelihood_gradient(
+    rbm: Rbm, data: Moments, model: Moments, total: float | Array = 1.0
+) -> Moments:
+    """Return the gradient of the weighted log-likelihood, ``data - total * model``.
+
+    It is 0 where there is no connection.
+
+    Args:
+      rbm: the machine, for its mask.
+      data: :func:`moments` of the samples.
+      model: expectations under the machine, exact or from chains.
+      total: ``[]``, sum of the samples' weights.
+
+    Returns:
+      The gradient by ``(weights, visible_bias, hidden_bias)``.
+    """
+    gradient = jax.tree.map(lambda d, m: d - total * m, data, model)
+    return gradient._replace(pairs=jnp.where(rbm.mask, gradient.pairs, 0.0))
+
+
+def _ascend(
+    rbm: Rbm,
+    opt_state: optax.OptState,
+    gradient: Moments,
+    tx: optax.GradientTransformation,
+) -> tuple[Rbm, optax.OptState]:
+    """Take one step of the optimizer up the gradient."""
+    leaves = _leaves(rbm)
+    descent = jax.tree.map(jnp.negative, gradient)
+    updates, opt_state = tx.update(descent, opt_state, leaves)
+    return _with(rbm, jax.tree.map(jnp.add, leaves, updates)), opt_state
+
+
+def init_exact(rbm: Rbm, tx: optax.GradientTransformation) -> ExactState:
+    """Return the state before the first exact step."""
+    return ExactState(rbm, tx.init(_leaves(rbm)))
+
+
+def update_exact(
+    state: ExactState,
+    visible: Array,
+    weights: Array,
+    *,
+    tx: optax.GradientTransformation,
+) -> ExactState:
+    """Take one step along the exact gradient of ``sum_n w_n log p(v_n)``.
+
+    Args:
+      state: of the last step; one side of its machine is small enough for
+        :func:`log_partition`.
+      visible: ``[N, V]``.
+      weights: ``[N]``, such as :func:`deletion_weights`.
+      tx: the optimizer that made the state.
+
+    Returns:
+      The next state.
+    """
+    rbm = state.rbm
+    gradient = likelihood_gradient(
+        rbm, moments(rbm, visible, weights), model_moments(rbm), jnp.sum(weights)
+    )
+    return ExactState(*_ascend(rbm, state.opt_state, gradient, tx))
+
+
+def fit_exact(
+    rbm: Rbm,
+    visible: Array,
+    weights: Array,
+    *,
+    tx: optax.GradientTransformation,
+    num_steps: int,
+) -> Rbm:
+    """Run ``num_steps`` of :func:`update_exact` with a fresh optimizer, as one scan.
+
+    Nothing is random.
+
+    Args:
+      rbm: where to start.
+      visible: ``[N, V]``.
+      weights: ``[N]``, such as :func:`deletion_weights`.
+      tx: the optimizer.
+      num_steps: static.
+
+    Returns:
+      The trained machine.
+    """
+
+    def step(state: ExactState, _: None) -> tuple[ExactState, None]:
+        return update_exact(state, visible, weights, tx=tx), None
+
+    return lax.scan(step, init_exact(rbm, tx), None, length=num_steps)[0].rbm
+
+
+def init_pcd(
+    key: Array, rbm: Rbm, tx: optax.GradientTransformation, *, num_chains: int
+) -> PcdState:
+    """Return the state before the first step.
+
+    Chains are drawn from the visible biases alone, the distribution of a fresh machine.
+
+    Args:
+      key: consumed by the chains.
+      rbm: where to start.
+      tx: the optimizer.
+      num_chains: K, at least 1. The noise of a step falls with its square root.
+
+    Returns:
+      The state. To continue from a trained one, keep its chains:
+      ``init_pcd(...)._replace(chains=old.chains)``.
+
+    Raises:
+      InputError: no chain.
+    """
+    if num_chains < 1:
+        raise InputError(f"num_chains must be at least 1, got {num_chains}")
+    return PcdState(
+        rbm,
+        tx.init(_leaves(rbm)),
+        independent_states(key, rbm.visible_bias, num_chains),
+    )
+
+
+def pcd_gradient(
+    key: Array,
+    rbm: Rbm,
+    chains: Array,
+    visible: Array,
+    weights: Array,
+    *,
+    num_sweeps: int,
+) -> tuple[Moments, Array]:
+    """Return the gradient with the model's expectation taken over chains.
+
+    The chains make ``num_sweeps`` sweeps first.
+
+    Args:
+      key: consumed by the chains.
+      rbm: the machine.
+      chains: ``[K, V]``, their states.
+      visible: ``[N, V]`` samples.
+      weights: ``[N]``.
+      num_sweeps: k of PCD-k, at least 1.
+
+    Returns:
+      The gradient, which tends to the exact one as chains and sweeps grow, and the
+      moved chains.
+
+    Raises:
+      InputError: no sweep.
+    """
+    if num_sweeps < 1:
+        raise InputError(f"num_sweeps must be at least 1, got {num_sweeps}")
+    chains = gibbs(key, rbm, chains, num_sweeps=num_sweeps)
+    even = jnp.full(chains.shape[0], 1.0 / chains.shape[0])
+    data = moments(rbm, visible, weights)
+    model = moments(rbm, chains, even)
+    return likelihood_gradient(rbm, data, model, jnp.sum(weights)), chains
+
+
+def update_pcd(
+    key: Array,
+    state: PcdState,
+    visible: Array,
+    weights: Array,
+    *,
+    tx: optax.GradientTransformation,
+    num_sweeps: int,
+) -> PcdState:
+    """Take one step along :func:`pcd_gradient`.
+
+    Args:
+      key: consumed by the chains.
+      state: of the last step.
+      visible: ``[N, V]``.
+      weights: ``[N]``, such as :func:`deletion_weights`.
+      tx: the optimizer that made the state.
+      num_sweeps: k of PCD-k, at least 1.
+
+    Returns:
+      The next state.
+    """
+    gradient, chains = pcd_gradient(
+        key, state.rbm, state.chains, visible, weights, num_sweeps=num_sweeps
+    )
+    return PcdState(*_ascend(state.rbm, state.opt_state, gradient, tx), chains)
+
+
+def fit_pcd(
+    key: Array,
+    state: PcdState,
+    visible: Array,
+    weights: Array,
+    *,
+    tx: optax.GradientTransformation,
+    num_steps: int,
+    num_sweeps: int,
+    batch_size: int,
+) -> PcdState:
+    """Run ``num_steps`` of :func:`update_pcd` on random batches, as one scan.
+
+    A batch's samples are drawn with probability ``|w_n| / sum |w|``, with replacement,
+    and weigh ``+-sum |w| / B``: the gradient is unbiased for weights of any sign, and a
+    sample of weight 0 is never read.
+
+    Args:
+      key: of the run.
+      state: from :func:`init_pcd`, or of an earlier run.
+      visible: ``[N, V]``.
+      weights: ``[N]``, not all 0.
+      tx: the optimizer that made the state.
+      num_steps: static.
+      num_sweeps: k of PCD-k.
+      batch_size: B.
+
+    Returns:
+      The state after the steps.
+
+    Raises:
+      InputError: an empty batch, or weights that are all 0 (not checked where traced).
+    """
+    if batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, got {batch_size}")
+    if not isinstance(weights, Tracer) and not np.asarray(weights).any():
+        raise InputError(
+            "the weights of all samples are 0: there is nothing to learn from"
+        )
+    total = jnp.sum(jnp.abs(weights))
+
+    def step(state: PcdState, index: Array) -> tuple[PcdState, None]:
+        key_batch, key_chains = jax.random.split(jax.random.fold_in(key, index))
+        drawn = jax.random.choice(
+            key_batch, weights.shape[0], (batch_size,), p=jnp.abs(weights) / total
+        )
+        signed = jnp.sign(weights[drawn]) * total / batch_size
+        batch = visible[drawn]
+        state = update_pcd(
+            key_chains, state, batch, signed, tx=tx, num_sweeps=num_sweeps
+        )
+        return state, None
+
+    return lax.scan(step, state, jnp.arange(num_steps))[0]

@@ -1,0 +1,1 @@
+"""Measurements of unlearned models, and their records."""

@@ -1,0 +1,1 @@
+"""Stages of a run: its plan, trained models, attacks and unlearning."""

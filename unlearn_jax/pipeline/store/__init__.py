@@ -1,0 +1,1 @@
+"""What is stored: artifacts, locks, hosts and content keys."""

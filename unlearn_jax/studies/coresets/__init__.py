@@ -1,0 +1,1 @@
+"""A study of core-sets of the forget set on digits."""

@@ -1,0 +1,1 @@
+"""Studies of robust ensembles: attacks that transfer between members."""

@@ -1,0 +1,526 @@
+"""The page of an ensemble experiment: tables, pictures, and what the theory says must hold."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from unlearn_jax.attacks import risk_gap_bound
+from unlearn_jax.audit import Estimate, run_weights, sample_weights, summarize
+from unlearn_jax.pipeline.experiment import Check, Page, Picture, Table
+from unlearn_jax.pipeline.report.figures.style import COLORS, INK, MUTED, dress
+from unlearn_jax.studies.ensembles.parts import TERMS, Arrays, EnsembleConfig, terms_of
+
+Metric = Callable[[Arrays, np.ndarray], np.ndarray]
+"""``(arrays of an attack part, weights [W, N]) -> [W]``, in percent; NaN where nothing counts."""
+
+CHAINS = ("mlp", "cnn", "vgg")
+"""Architectures whose Lipschitz constant the product of their layers' norms bounds."""
+_WORDS = {
+    "clip": "clipped",
+    "lotos": "LOTOS",
+    "trs": "TRS",
+    "adversarial": "adversarial training",
+}
+
+
+def label_of(arm: str) -> str:
+    """An arm for readers.
+
+    >>> label_of("clip+lotos"), label_of("orig")
+    ('Clipped + LOTOS', 'Plain')
+    """
+    words = _words_of(arm)
+    return words[0].upper() + words[1:]
+
+
+def _words_of(arm: str) -> str:
+    return " + ".join(_WORDS[term] for term in terms_of(arm)) or "plain"
+
+
+def _share(hits: np.ndarray, counted: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weighted share ``[..., W]`` of hits ``[..., B]`` among counted samples, in percent; NaN where none counts."""
+    w = weights[:, : hits.shape[-1]].astype(float).T
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return 100 * ((hits & counted).astype(float) @ w) / (counted.astype(float) @ w)
+
+
+def _known_mean(values: np.ndarray) -> np.ndarray:
+    """Mean over the first axis of what is not NaN; NaN where nothing is."""
+    known = np.isfinite(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(known, values, 0.0).sum(0) / known.sum(0)
+
+
+def transfer_table(
+    arrays: Arrays, radius: int, weights: np.ndarray, *, condition: str = "fooled"
+) -> np.ndarray:
+    """Transfer rates ``[M, M, W]`` at one radius; row: source, column: target. See ``attacks.Transfer.counted``."""
+    fooled = arrays["target_fooled"][:, radius]  # [S, T, B]
+    right = arrays["members_clean"][:, : fooled.shape[-1]]
+    source = (
+        right & arrays["source_fooled"][:, radius] if condition == "fooled" else right
+    )
+    return _share(fooled, source[:, None] & right[None], weights)
+
+
+def _pairs(
+    arrays: Arrays, radius: int, weights: np.ndarray, condition: str
+) -> np.ndarray:
+    table = transfer_table(arrays, radius, weights, condition=condition)
+    return _known_mean(table[~np.eye(len(table), dtype=bool)])
+
+
+def _white(arrays: Arrays, radius: int, weights: np.ndarray) -> np.ndarray:
+    fooled = arrays["white_fooled"][radius]
+    right = arrays["clean"][: len(fooled)]
+    return _share(right & ~fooled, np.ones_like(right), weights)
+
+
+def _strong(arrays: Arrays, weights: np.ndarray) -> np.ndarray:
+    fooled = arrays["strong_fooled"]
+    return _share(
+        arrays["clean"][: len(fooled)] & ~fooled, np.ones_like(fooled), weights
+    )
+
+
+def _black(arrays: Arrays, radius: int, weights: np.ndarray) -> np.ndarray:
+    fooled = arrays["black_fooled"][:, radius]
+    right = arrays["clean"][: fooled.shape[-1]]
+    return np.mean(_share(right & ~fooled, np.ones_like(fooled), weights), 0)
+
+
+def _strong_black(arrays: Arrays, weights: np.ndarray) -> np.ndarray:
+    fooled = arrays["strong_black_fooled"]
+    right = arrays["clean"][: fooled.shape[-1]]
+    return np.mean(_share(right & ~fooled, np.ones_like(fooled), weights), 0)
+
+
+def _published(arrays: Arrays, radius: int, weights: np.ndarray) -> np.ndarray:
+    fooled = arrays["black_fooled"][:, radius]
+    right = arrays["clean"][: fooled.shape[-1]]
+    counted = arrays["surrogate_right"] & arrays["surrogate_fooled"][:, radius] & right
+    return _known_mean(_share(~fooled, counted, weights))
+
+
+def metrics(main: int) -> dict[str, Metric]:
+    """The columns of the main table, at the radius of that index."""
+    return {
+        "clean": lambda a, w: _share(a["clean"], np.ones_like(a["clean"]), w),
+        "transfer, conditional": lambda a, w: _pairs(a, main, w, "fooled"),
+        "transfer, unconditional": lambda a, w: _pairs(a, main, w, "right"),
+        "white-box PGD": lambda a, w: _white(a, main, w),
+        "white-box APGD set": _strong,
+        "black-box PGD": lambda a, w: _black(a, main, w),
+        "black-box APGD": _strong_black,
+        "black-box PGD, published": lambda a, w: _published(a, main, w),
+    }
+
+
+class _Summary:
+    """Estimates over seeds and samples: one set of weights for everything on the page, so differences are paired."""
+
+    def __init__(self, config: EnsembleConfig, found: Mapping[str, Arrays]) -> None:
+        self.config, self.found = config, found
+        rng = np.random.default_rng(0)
+        count = len(self.of(config.arms[0], config.seeds[0])["clean"])
+        drawn = sample_weights(rng, config.num_bootstrap, np.zeros(count, int))
+        self.weights = np.concatenate([np.ones((1, count), drawn.dtype), drawn])
+        self.runs = run_weights(
+            rng, config.num_bootstrap, np.arange(len(config.seeds))[:, None]
+        )
+
+    def of(self, arm: str, seed: int) -> Arrays:
+        return self.found[f"attack-{arm}-{seed}"]
+
+    def values(self, arm: str, metric: Metric) -> np.ndarray:
+        """``[seeds, 1 + replicates]``, the data as they are first."""
+        return np.stack(
+            [metric(self.of(arm, seed), self.weights) for seed in self.config.seeds]
+        )
+
+    def estimate(self, values: np.ndarray) -> Estimate | None:
+        if not np.isfinite(values[:, 0]).all():
+            return None
+        return summarize(values[:, 0], values[:, 1:].T, self.runs)
+
+
+def parents(arms: Sequence[str]) -> list[tuple[str, str]]:
+    """``(arm, the arm without one of its terms)`` for all that are there.
+
+    >>> parents(["orig", "clip", "clip+lotos"])
+    [('clip', 'orig'), ('clip+lotos', 'clip')]
+    """
+    names = {frozenset(terms_of(arm)): arm for arm in arms}
+    return [
+        (arm, names[less]) for arm in arms for term in TERMS if (less := frozenset(terms_of(arm)) - {term}) in names
+        if term in terms_of(arm)
+    ]  # fmt: skip
+
+
+def make_page(config: EnsembleConfig, found: Mapping[str, Arrays]) -> Page:
+    """Tables, pictures and checks of a finished experiment."""
+    summary, plan = _Summary(config, found), config.attack
+    columns = metrics(plan.radii.index(plan.main_radius))
+    values = {
+        arm: {name: summary.values(arm, metric) for name, metric in columns.items()}
+        for arm in config.arms
+    }
+    note = (
+        f"Percent; mean ± standard deviation over {len(config.seeds)} seeds, 95%"
+        f" interval over seeds and samples. L-infinity radius {plan.main_radius:g}/255"
+        " in [0, 1]."
+    )
+    rows = [
+        [label_of(arm), *(summary.estimate(v) for v in values[arm].values())]
+        for arm in config.arms
+    ]
+    main = Table(
+        f"{config.num_members} members at radius {plan.main_radius:g}/255",
+        ["arm", *columns],
+        rows,
+        note,
+    )
+    pairs = parents(config.arms)
+    rows = [
+        [f"{label_of(arm)} − {_words_of(less)}"]
+        + [summary.estimate(values[arm][name] - values[less][name]) for name in columns]
+        for arm, less in pairs
+    ]
+    paired = Table(
+        "What each term changes",
+        ["difference", *columns],
+        rows,
+        "Points; the same seeds and samples.",
+    )
+    tables = [main, *([paired] if pairs else []), _norms_table(config, found)]
+    if "overhead" in found:
+        tables.append(_overhead_table(found["overhead"], config))
+    return Page(
+        summary=_words(config, summary, values),
+        tables=tables,
+        pictures=[_heatmaps(config, summary), _curves(config, summary)],
+        checks=_checks(config, found),
+    )
+
+
+def _words(
+    config: EnsembleConfig,
+    summary: _Summary,
+    values: Mapping[str, Mapping[str, np.ndarray]],
+) -> str:
+    plan = config.attack
+    text = [
+        f"{len(config.arms)} kinds of ensembles of {config.num_members},"
+        f" {len(config.seeds)} seeds each, attacked in [0, 1] at"
+        f" {', '.join(f'{r:g}' for r in plan.radii)}/255."
+    ]
+    for arm, less, what, name, sign in (
+        ("clip", "orig", "clipping raises robust accuracy", "white-box PGD", 1),
+        ("clip", "orig", "clipping raises transfer", "transfer, conditional", 1),
+        ("clip+lotos", "clip", "LOTOS lowers transfer", "transfer, conditional", -1),
+    ):
+        if arm not in values or less not in values:
+            continue
+        change = summary.estimate(values[arm][name] - values[less][name])
+        if change is None:
+            continue
+        clear, meant = (
+            (change.low if sign > 0 else -change.high) > 0,
+            sign * change.mean > 0,
+        )
+        verdict = (
+            "holds"
+            if clear
+            else (
+                "holds in the mean, but the interval holds 0"
+                if meant
+                else "does not hold"
+            )
+        )
+        size = f"{change.mean:+.1f} points [{change.low:+.1f}, {change.high:+.1f}]"
+        text.append(
+            f"Published: {what}. At {plan.main_radius:g}/255 here it {verdict} ({name}:"
+            f" {size})."
+        )
+        others = [
+            r for r, radius in enumerate(plan.radii) if radius != plan.main_radius
+        ]
+        if name == "white-box PGD":
+            text += [
+                f"At {plan.radii[r]:g}/255:"
+                f" {_change(summary, arm, less, partial(_white, radius=r))}."
+                for r in others
+            ]
+    return " ".join(text)
+
+
+def _change(
+    summary: _Summary, arm: str, less: str, metric: Callable[..., np.ndarray]
+) -> str:
+    """A paired difference in words."""
+    values = [
+        summary.values(one, lambda arrays, weights: metric(arrays, weights=weights))
+        for one in (arm, less)
+    ]
+    change = summary.estimate(values[0] - values[1])
+    assert change is not None
+    return f"{change.mean:+.1f} points [{change.low:+.1f}, {change.high:+.1f}]"
+
+
+def _norms_table(config: EnsembleConfig, found: Mapping[str, Arrays]) -> Table:
+    layers = [
+        path.split("/", 1)[-1]
+        for path in found[f"{config.arms[0]}-{config.seeds[0]}"]["layers"]
+    ]
+    chain, rows = config.model.name in CHAINS, []
+    for arm in config.arms:
+        kinds = {"norms_trained": "end of training", "norms": "after the last clip"}
+        for name, when in (
+            kinds.items() if "clip" in terms_of(arm) else [("norms", "end of training")]
+        ):
+            norms = np.concatenate(
+                [found[f"{arm}-{seed}"][name] for seed in config.seeds]
+            )
+            row: list[Any] = [f"{label_of(arm)}, {when}", *map(float, norms.max(0))]
+            if chain:
+                slopes = [
+                    found[f"attack-{arm}-{seed}"]["slope"].max()
+                    for seed in config.seeds
+                ]
+                row += [
+                    float(norms.prod(1).max()),
+                    float(max(slopes)) if name == "norms" else None,
+                ]
+            rows.append(row)
+    caption = (
+        "Largest over members and seeds, by Golub-Kahan-Lanczos. Clipped layers'"
+        f" target: {config.clip.max_norm:g}, every {config.clip.period} steps. What is"
+        " attacked is the state after the last clip."
+    )
+    columns = ["arm", *layers, *(["product", "steepest slope seen"] if chain else [])]
+    return Table("True spectral norms of the layers", columns, rows, caption)
+
+
+def _overhead_table(overhead: Arrays, config: EnsembleConfig) -> Table:
+    best = overhead["seconds"].min(1)
+    names = [str(name) for name in overhead["arms"]]
+    rows: list[list[Any]] = [
+        [
+            label_of(name),
+            1e3 * float(s),
+            float(s / best[0]),
+            float(s / best[1]) if i > 1 else None,
+            float(c),
+        ]
+        for i, (name, s, c) in enumerate(
+            zip(names, best, overhead["compiling"], strict=True)
+        )
+    ]
+    caption = (
+        f"Joint steps of {config.num_members} members in turn, the fastest of"
+        f" {overhead['seconds'].shape[1]} measurements of {config.overhead_steps}"
+        " steps. LOTOS's authors report 2.4 times an epoch for ResNet-18 on a GPU, in"
+        " their rebuttal."
+    )
+    columns = [
+        "arm",
+        "ms per step",
+        "over plain",
+        "over clipped",
+        "compiling, s (apart)",
+    ]
+    return Table("Cost of a step", columns, rows, caption)
+
+
+def _heatmaps(config: EnsembleConfig, summary: _Summary) -> Picture:
+    plan, arms, size = config.attack, config.arms, config.num_members
+    main, columns = plan.radii.index(plan.main_radius), min(4, len(config.arms))
+    lines = math.ceil(len(arms) / columns)
+    figure = Figure(figsize=(9.2, 0.6 + 2.4 * lines), layout="constrained")
+    grid, spoken = figure.subplots(lines, columns, squeeze=False).ravel(), []
+    for axes in grid[len(arms) :]:
+        axes.set_axis_off()
+    for axes, arm in zip(grid, arms, strict=False):
+        tables = [
+            transfer_table(summary.of(arm, seed), main, summary.weights[:1])[..., 0]
+            for seed in config.seeds
+        ]
+        rates = _known_mean(np.array(tables))
+        shown = np.where(np.eye(size, dtype=bool), np.nan, rates)
+        axes.imshow(shown, cmap="Blues", vmin=0, vmax=100)
+        for (i, j), rate in np.ndenumerate(shown):
+            text, color = (
+                (f"{rate:.0f}", "white" if rate > 55 else "black")
+                if np.isfinite(rate)
+                else ("–", INK)
+            )
+            axes.text(j, i, text, ha="center", va="center", color=color, fontsize=10)
+        dress(axes, label_of(arm), grid="y", size=9)
+        axes.grid(visible=False)
+        axes.set_xticks(range(size), [f"{j + 1}" for j in range(size)])
+        axes.set_yticks(range(size), [f"{j + 1}" for j in range(size)])
+        known = shown[np.isfinite(shown)]
+        spoken.append(
+            f"{label_of(arm)}: {known.min():.0f} to {known.max():.0f}%"
+            if known.size
+            else label_of(arm)
+        )
+    figure.supxlabel("target member", fontsize=10, color=INK)
+    figure.supylabel("attacked member", fontsize=10, color=INK)
+    caption = (
+        "Conditional transfer rates in percent, mean over seeds: source and target are"
+        " right on the clean image and the attack on the source succeeds. PGD,"
+        f" {plan.main_radius:g}/255."
+    )
+    return Picture("Who transfers to whom", figure, "; ".join(spoken), caption)
+
+
+def _curves(config: EnsembleConfig, summary: _Summary) -> Picture:
+    radii = config.attack.radii
+    panels: list[tuple[str, Callable[[int], Metric]]] = [
+        ("white-box robust accuracy, %", lambda r: lambda a, w: _white(a, r, w)),
+        ("black-box robust accuracy, %", lambda r: lambda a, w: _black(a, r, w)),
+        (
+            "transfer rate, conditional, %",
+            lambda r: lambda a, w: _pairs(a, r, w, "fooled"),
+        ),
+    ]
+    figure = Figure(figsize=(9.2, 3.6), layout="constrained")
+    spoken: list[str] = []
+    for panel, (axes, (title, at)) in enumerate(
+        zip(figure.subplots(1, 3), panels, strict=True)
+    ):
+        dress(axes, title, grid="both", size=9)
+        axes.set_ylim(-3, 103)
+        axes.axvline(config.attack.main_radius, color=MUTED, lw=0.8, ls=":")
+        for i, arm in enumerate(config.arms):
+            cells = [
+                summary.estimate(summary.values(arm, at(r))) for r in range(len(radii))
+            ]
+            means = [cell.mean if cell else math.nan for cell in cells]
+            low, high = (
+                [getattr(cell, end) if cell else math.nan for cell in cells]
+                for end in ("low", "high")
+            )
+            color, dashes = COLORS[i % len(COLORS)], "-" if i < len(COLORS) else "--"
+            axes.plot(
+                radii,
+                means,
+                color=color,
+                ls=dashes,
+                marker="o",
+                ms=3.5,
+                lw=1.6,
+                label=label_of(arm),
+            )
+            axes.fill_between(radii, low, high, color=color, alpha=0.12, lw=0)
+            spoken += (
+                [f"{label_of(arm)}, white-box: {', '.join(f'{m:.0f}' for m in means)}%"]
+                if panel == 0
+                else []
+            )
+        axes.set_xticks(radii, [f"{r:g}" for r in radii])
+    figure.supxlabel("radius, /255", fontsize=10, color=INK)
+    handles = figure.axes[0].get_legend_handles_labels()[0]
+    figure.legend(
+        handles=handles,
+        loc="outside upper left",
+        ncols=4,
+        frameon=False,
+        labelcolor=INK,
+        fontsize=9,
+    )
+    caption = (
+        "Means and 95% intervals over seeds and samples. White-box: PGD on the"
+        f" ensemble as a whole. Black-box: PGD on {config.num_surrogates} independent"
+        " plain models. The dotted line is the radius of the table."
+    )
+    return Picture("At every radius", figure, "; ".join(spoken), caption)
+
+
+def _checks(config: EnsembleConfig, found: Mapping[str, Arrays]) -> list[Check]:
+    runs = [(arm, seed) for arm in config.arms for seed in config.seeds]
+    checks: list[Check] = []
+    clipped = [
+        found[f"{arm}-{seed}"]["norms"].max()
+        for arm, seed in runs
+        if "clip" in terms_of(arm)
+    ]
+    if clipped:
+        worst = float(max(clipped)) / config.clip.max_norm
+        checks.append(
+            Check(
+                "clipped layers are within 1% of their target",
+                worst <= 1.01,
+                f"largest: {worst:.4f} of it",
+            )
+        )
+    main = config.attack.radii.index(config.attack.main_radius)
+    weaker = []
+    for arm, seed in runs:
+        arrays = found[f"attack-{arm}-{seed}"]
+        cut = len(arrays["strong_fooled"])
+        pgd = np.mean(arrays["clean"][:cut] & ~arrays["white_fooled"][main][:cut])
+        weaker.append(
+            float(np.mean(arrays["clean"][:cut] & ~arrays["strong_fooled"]) - pgd)
+        )
+    detail = (
+        "largest robust accuracy beyond PGD's on the same images:"
+        f" {100 * max(weaker):+.1f} points"
+    )
+    checks.append(
+        Check(
+            "the APGD set is at least as strong as PGD, to a point",
+            max(weaker) <= 0.01,
+            detail,
+        )
+    )
+    if config.model.name in CHAINS:
+        gap, slope = _bounds(found, runs)
+        detail = (
+            f"largest gap of risks on shared adversarial images: {100 * gap:.2f}% of"
+            " |clean gap| + 2 L |delta|"
+        )
+        checks.append(Check("the risk gap bound holds", gap <= 1, detail))
+        detail = (
+            f"steepest slope seen: {100 * slope:.1f}% of the product of the layers'"
+            " norms"
+        )
+        checks.append(
+            Check(
+                "local slopes stay below the Lipschitz product", slope <= 1.001, detail
+            )
+        )
+    return checks
+
+
+def _bounds(
+    found: Mapping[str, Arrays], runs: Sequence[tuple[str, int]]
+) -> tuple[float, float]:
+    """The largest share of the risk gap bound that a pair of members uses, and of the product bound that a slope does.
+
+    Two losses move by at most ``sqrt(2) L`` times the length of a perturbation each, so
+    their means over the samples differ by at most ``2 sqrt(2) L`` times the mean length
+    more than on clean images.
+    """
+    gaps, slopes = [], []
+    for arm, seed in runs:
+        arrays, product = (
+            found[f"attack-{arm}-{seed}"],
+            found[f"{arm}-{seed}"]["norms"].prod(1),
+        )
+        slopes.append(float(np.max(arrays["slope"] / product)))
+        clean, moved = arrays["clean_risk"], arrays["moved_risk"]
+        for i, j in zip(*np.nonzero(~np.eye(len(clean), dtype=bool)), strict=True):
+            steep = math.sqrt(2) * max(product[i], product[j])
+            clean_gap, length = (
+                abs(float(clean[i] - clean[j])),
+                float(arrays["mean_length"][i]),
+            )
+            bound = risk_gap_bound(clean_gap, lipschitz=steep, epsilon=length)
+            gaps.append(float(abs(moved[i, i] - moved[i, j]) / bound))
+    return max(gaps), max(slopes)

@@ -1,0 +1,1 @@
+"""Studies of federated unlearning: digits, and segmentation of shapes."""

@@ -1,0 +1,1 @@
+"""A study of influence functions where their assumptions hold."""

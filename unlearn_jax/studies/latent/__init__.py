@@ -1,0 +1,1 @@
+"""A study of concepts erased from a diffusion model."""

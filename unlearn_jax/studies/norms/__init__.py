@@ -1,0 +1,1 @@
+"""A study of spectral norms: estimators, and clipped training."""

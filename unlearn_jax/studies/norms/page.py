@@ -1,0 +1,299 @@
+"""The page of an experiment on spectral norms: tables, pictures and checks."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from unlearn_jax import audit
+from unlearn_jax.audit import Estimate
+from unlearn_jax.pipeline.experiment import Check, Page, Picture, Table
+from unlearn_jax.pipeline.report.figures.style import COLORS, INK, MUTED, dress
+from unlearn_jax.studies.norms.parts import ARMS, NormConfig, part_name
+
+Found = Mapping[str, Mapping[str, np.ndarray]]
+LIMIT = 0.01
+"""Relative distance to the target that FastClip must keep."""
+
+
+def make_page(config: NormConfig, found: Found) -> Page:
+    """Tables, pictures and checks of what the parts measured."""
+    cases = [(arm, normed) for normed in config.batch_norm for arm in config.arms]
+    checks = [
+        _reaches(config, found, normed)
+        for normed in config.batch_norm
+        if "fastclip" in config.arms
+    ]
+    checks.append(_bounded(found, cases))
+    pictures = [
+        Picture(
+            "Norm of every layer at the end",
+            _dots(config, found),
+            alt=_told(config, found),
+            caption=(
+                "A dot is one layer of one model; the dashed line is the target."
+                " Logarithmic."
+            ),
+        ),
+        Picture(
+            "Largest norm over training",
+            _history(config, found),
+            alt=(
+                "Largest norm of any layer after each epoch, mean over seeds, for every"
+                " arm."
+            ),
+            caption=(
+                "Unless the period divides them, epochs end between two clips, some"
+                " later after one than others, which makes the teeth of the curves."
+                " FastClip's closing clip is not shown."
+            ),
+        ),
+    ]
+    return Page(
+        _summary(config, found), _tables(config, found, cases), pictures, checks
+    )
+
+
+def over_seeds(values: np.ndarray) -> Estimate:
+    """Mean over seeds ``[S]`` with the bootstrap interval over seeds alone."""
+    values = np.asarray(values, float)
+    runs = audit.run_weights(
+        np.random.default_rng(0), 2000, np.arange(len(values))[:, None]
+    )
+    return audit.summarize(values, np.tile(values, (len(runs), 1)), runs)
+
+
+def accuracy(correct: np.ndarray) -> Estimate:
+    """Per cent of ``[S, N]``, the interval over seeds and test samples."""
+    rng = np.random.default_rng(0)
+    weights = audit.sample_weights(rng, 500, np.zeros(correct.shape[1], int))
+    runs = audit.run_weights(rng, 500, np.arange(len(correct))[:, None])
+    return audit.summarize(
+        100 * correct.mean(1), 100 * weights @ correct.T / correct.shape[1], runs
+    )
+
+
+def excess(norms: np.ndarray, target: float) -> np.ndarray:
+    """By how much the largest of the norms ``[..., L]`` exceeds the target, relative; below it where negative."""
+    return norms.max(-1) / target - 1
+
+
+def _tables(
+    config: NormConfig, found: Found, cases: list[tuple[str, bool]]
+) -> list[Table]:
+    layers = [_short(name) for name in found[part_name(*cases[0])]["layers"]]
+    rows, bounds, closing = [], [], []
+    for arm, normed in cases:
+        part = found[part_name(arm, normed)]
+        label, norms = _label(arm, normed), part["norms"]
+        worst = over_seeds(100 * excess(norms, config.target))
+        rows.append(
+            [
+                label,
+                accuracy(part["correct"]),
+                worst,
+                *(over_seeds(column) for column in norms.T),
+            ]
+        )
+        product, slope = norms.prod(-1), part["slopes"].max(-1)
+        bounds.append(
+            [label, over_seeds(product), over_seeds(slope), over_seeds(product / slope)]
+        )
+        if arm == "fastclip":
+            for state, end in (("training ends", "_trained"), ("after clip", "")):
+                norms = part["trained" if end else "norms"]
+                worst = over_seeds(100 * excess(norms, config.target))
+                closing.append(
+                    [f"{label}, {state}", worst, accuracy(part[f"correct{end}"])]
+                )
+    seeds = f"{len(config.seeds)} seeds; mean ± std and 95% interval over seeds"
+    return [
+        Table(
+            f"Norms at the end of training, target {config.target:g}",
+            [
+                "",
+                "test accuracy (%)",
+                "largest norm over target (%)",
+                *(f"norm of {name}" for name in layers),
+            ],
+            rows,
+            "Lanczos, 60 iterations; a layer with its BatchNorm where there is one."
+            f" {seeds}, of accuracy over test samples too. Accuracy is to be read"
+            " together with the norms: an arm that leaves norms above the target has"
+            " the freer network.",
+        ),
+        Table(
+            "Product of the norms against local slopes",
+            ["", "product bound", "largest local slope", "bound over slope"],
+            bounds,
+            "The product bounds the Lipschitz constant of the logits in L2; a slope is"
+            f" the spectral norm of the Jacobian at one of {config.num_slopes} test"
+            " images, the largest of which bounds it from below.",
+        ),
+        *(
+            [
+                Table(
+                    "What FastClip's closing clip does",
+                    ["", "largest norm over target (%)", "test accuracy (%)"],
+                    closing,
+                    "Training ends somewhere between two clips; a one-shot clip then"
+                    " brings every layer inside.",
+                )
+            ]
+            if closing
+            else []
+        ),
+    ]
+
+
+def _summary(config: NormConfig, found: Found) -> str:
+    told = []
+    for normed in config.batch_norm:
+        parts = {arm: found[part_name(arm, normed)] for arm in config.arms}
+        over = {
+            arm: 100 * excess(part["norms"], config.target).max()
+            for arm, part in parts.items()
+        }
+        right = {arm: 100 * part["correct"].mean() for arm, part in parts.items()}
+        arms = ", ".join(
+            f"{ARMS[arm]} {over[arm]:+.1f}% ({right[arm]:.1f})" for arm in config.arms
+        )
+        told.append(f"{'With' if normed else 'Without'} BatchNorm: {arms}.")
+    return (
+        "A small network was trained with every layer's norm to be at most"
+        f" {config.target:g}. Distance of the largest norm of any layer and seed to the"
+        f" target, and mean test accuracy in per cent. {' '.join(told)}"
+    )
+
+
+def _reaches(config: NormConfig, found: Found, normed: bool) -> Check:
+    worst = excess(found[part_name("fastclip", normed)]["norms"], config.target).max()
+    name = (
+        f"FastClip, {'with' if normed else 'without'} BatchNorm: every layer's norm at"
+        " most 1% above the target"
+    )
+    return Check(name, bool(worst <= LIMIT), f"{100 * worst:+.2f}%")
+
+
+def _bounded(found: Found, cases: list[tuple[str, bool]]) -> Check:
+    ratios = [
+        (part["norms"].prod(-1) / part["slopes"].max(-1)).min()
+        for part in (found[part_name(*case)] for case in cases)
+    ]
+    name = "No local slope exceeds the product of the norms"
+    return Check(
+        name,
+        min(ratios) >= 1 - 1e-4,
+        f"smallest ratio of bound to slope {min(ratios):.2f}",
+    )
+
+
+def _dots(config: NormConfig, found: Found) -> Figure:
+    figure = Figure(figsize=(9.2, 3.6), layout="constrained")
+    panels = figure.subplots(1, len(config.batch_norm), sharey=True, squeeze=False)[0]
+    names: list[str] = []
+    for axes, normed in zip(panels, config.batch_norm, strict=True):
+        dress(axes, "with BatchNorm" if normed else "without BatchNorm")
+        for x, arm in enumerate(config.arms):
+            part = found[part_name(arm, normed)]
+            names = [_short(name) for name in part["layers"]]
+            for layer, column in enumerate(part["norms"].T):
+                place = x + (layer - (len(names) - 1) / 2) * 0.6 / len(names)
+                color = COLORS[layer % len(COLORS)]
+                axes.plot(
+                    np.full(len(column), place),
+                    column,
+                    "o",
+                    ms=4.5,
+                    color=color,
+                    alpha=0.8,
+                )
+        axes.axhline(config.target, color=INK, lw=1.2, ls=(0, (4, 2)))
+        axes.set_yscale("log")
+        labels = [
+            ARMS[arm].split(",")[0].replace(" (", "\n(").replace("no c", "no\nc")
+            for arm in config.arms
+        ]
+        axes.set_xticks(range(len(config.arms)), labels, fontsize=8.5)
+        axes.set_xlim(-0.5, len(config.arms) - 0.5)
+    panels[0].set_ylabel("spectral norm")
+    _plain_ticks(panels[0])
+    if len(names) <= 8:
+        handles = [
+            Line2D([], [], marker="o", ls="", color=COLORS[i % len(COLORS)], label=n)
+            for i, n in enumerate(names)
+        ]
+        handles.append(Line2D([], [], color=INK, ls=(0, (4, 2)), label="target"))
+        figure.legend(
+            handles=handles,
+            loc="outside lower center",
+            ncols=9,
+            frameon=False,
+            labelcolor=INK,
+        )
+    return figure
+
+
+def _history(config: NormConfig, found: Found) -> Figure:
+    figure = Figure(figsize=(9.2, 3.4), layout="constrained")
+    panels = figure.subplots(1, len(config.batch_norm), sharey=True, squeeze=False)[0]
+    for axes, normed in zip(panels, config.batch_norm, strict=True):
+        dress(axes, "with BatchNorm" if normed else "without BatchNorm", grid="both")
+        for i, arm in enumerate(config.arms):
+            worst = found[part_name(arm, normed)]["history"].max(-1).mean(0)
+            color = MUTED if arm == "none" else COLORS[i - 1]
+            axes.plot(
+                1 + np.arange(len(worst)),
+                worst,
+                "o-",
+                ms=3.5,
+                color=color,
+                label=ARMS[arm],
+            )
+        axes.axhline(config.target, color=INK, lw=1.2, ls=(0, (4, 2)))
+        axes.set_yscale("log")
+        axes.set_xlabel("epochs")
+    panels[0].set_ylabel("largest norm of any layer")
+    _plain_ticks(panels[0])
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=5,
+        frameon=False,
+        labelcolor=INK,
+    )
+    return figure
+
+
+def _plain_ticks(axes: object) -> None:
+    """Numbers such as 2 and 5, not powers of ten, on a logarithmic axis."""
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+
+    axis = axes.yaxis  # type: ignore[attr-defined]
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(ScalarFormatter())
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _told(config: NormConfig, found: Found) -> str:
+    told = []
+    for normed in config.batch_norm:
+        for arm in config.arms:
+            norms = ", ".join(
+                f"{value:.2f}"
+                for value in found[part_name(arm, normed)]["norms"].mean(0)
+            )
+            told.append(f"{_label(arm, normed)}: {norms}")
+    return f"Mean norms by layer, target {config.target:g}. " + "; ".join(told) + "."
+
+
+def _label(arm: str, normed: bool) -> str:
+    return ARMS[arm] + (", BatchNorm" if normed else "")
+
+
+def _short(path: str) -> str:
+    """``params/Conv_0/kernel`` as ``Conv_0``."""
+    return str(path).removeprefix("params/").removesuffix("/kernel")

@@ -1,0 +1,267 @@
+"""An experiment on spectral norms: FastClip and its comparators in training, with and without BatchNorm.
+
+Every arm trains the same network on the same data in the same order; what differs is
+the transformation at the end of its optimizer. All norms are Lanczos values of a layer
+and the BatchNorm after it as one map in evaluation mode.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from unlearn_jax import models, replicas, train
+from unlearn_jax.pipeline.config.resolve import load_data
+from unlearn_jax.pipeline.config.schema import DataConfig, ModelConfig, to_json
+from unlearn_jax.pipeline.experiment import Part
+from unlearn_jax.spectral import (
+    clip,
+    fastclip,
+    gouk,
+    miyato,
+    projection,
+    sedghi,
+    spectral_norms,
+    state_shapes,
+)
+from unlearn_jax.spectral._projection import Targets
+from unlearn_jax.theory import local_slopes
+from unlearn_jax.types import Array, InputError, Model, PyTree, Variables
+
+ARMS = {
+    "none": "no constraint",
+    "fastclip": "FastClip",
+    "miyato": "Miyato, every step",
+    "gouk": "Gouk, every step",
+    "sedghi": "FFT clip (Sedghi)",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class NormConfig:
+    """Which networks are trained under which constraints."""
+
+    arms: tuple[str, ...] = tuple(ARMS)
+    """``none``, ``fastclip``, ``miyato`` and ``gouk`` (after every step), ``sedghi``."""
+    batch_norm: tuple[bool, ...] = (False, True)
+    """Without and with BatchNorm."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Of weights and order of the samples."""
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    """Images."""
+    model: ModelConfig = dataclasses.field(
+        default_factory=lambda: ModelConfig(name="cnn")
+    )
+    """The network; it must have a field ``batch_norm``."""
+    target: float = 2.0
+    """Norm that every layer may have."""
+    period: int = 20
+    """Training steps between two clips by FastClip and by the FFT clip."""
+    num_epochs: int = 7
+    """Passes over the training samples."""
+    batch_size: int = 64
+    """Samples per step."""
+    learning_rate: float = 0.02
+    """At the start; it falls to 0 along a cosine."""
+    num_slopes: int = 200
+    """Test images at which local slopes are measured."""
+
+
+def make_parts(config: NormConfig) -> dict[str, Part]:
+    """One part per arm, with and without BatchNorm.
+
+    Raises:
+      InputError: an unknown arm, or no seed.
+    """
+    if unknown := sorted(set(config.arms) - set(ARMS)):
+        raise InputError(f"unknown arm {unknown[0]!r}; choose from {', '.join(ARMS)}")
+    if not config.seeds or not config.arms or not config.batch_norm:
+        raise InputError(
+            "give at least one seed, one arm, and False or True for batch_norm"
+        )
+    if not 0 < config.target < math.inf or config.num_epochs < 1:
+        raise InputError(
+            "target must be positive and finite, and num_epochs at least 1"
+        )
+    shared = {
+        key: value
+        for key, value in to_json(config).items()
+        if key not in ("arms", "batch_norm")
+    }
+    shared["data"] = {
+        key: value for key, value in shared["data"].items() if key != "path"
+    }
+    return {
+        part_name(arm, normed): Part(
+            {**shared, "arm": arm, "normed": normed},
+            partial(measure, config, arm, normed),
+        )
+        for normed in config.batch_norm
+        for arm in config.arms
+    }
+
+
+def part_name(arm: str, normed: bool) -> str:
+    """Of an arm's part."""
+    return f"{arm}-{'batch_norm' if normed else 'plain'}"
+
+
+def measure(config: NormConfig, arm: str, normed: bool) -> dict[str, np.ndarray]:
+    """Trains an arm's models and measures them.
+
+    Args:
+      config: of the experiment.
+      arm: key of :data:`ARMS`.
+      normed: with BatchNorm.
+
+    Returns:
+      Arrays; S seeds, E epochs, L layers: ``history`` [S, E, L] norms after each epoch,
+      ``trained`` [S, L] at the end of training and ``norms`` [S, L] after the closing
+      ``clip`` that belongs to FastClip (the same for other arms), ``correct_trained``
+      and ``correct`` [S, N] on the test samples likewise, ``slopes`` [S, num_slopes]
+      spectral norms of the logits' Jacobian, and ``layers`` [L] names.
+    """
+    splits, model = _data(config.data), _model(config, normed)
+    sample = jnp.zeros((1, *splits.train.images.shape[1:]))
+    num_steps = config.num_epochs * train.steps_per_epoch(
+        len(splits.train.labels), config.batch_size
+    )
+    tx = [
+        train.sgd(optax.cosine_decay_schedule(config.learning_rate, num_steps)),
+        *_constraint(config, arm, model),
+    ]
+    recipe = train.Recipe(config.num_epochs, config.batch_size, optax.chain(*tx))
+    keys, history = jax.vmap(jax.random.key)(jnp.asarray(config.seeds)), []
+    # one device for the FFT clip: its transforms and decompositions hang where two
+    # devices share the cores
+    how = replicas.mapper(
+        num_models=len(config.seeds), devices=1 if arm == "sedghi" else None
+    )
+    norms_of = partial(replicas.map_models, how, _norms(model, sample.shape))
+    state, _ = replicas.fit_many(
+        keys,
+        model,
+        splits.train,
+        np.ones((len(config.seeds), len(splits.train.labels)), bool),
+        recipe,
+        mapper=how,
+        callback=lambda state, _: history.append(
+            np.asarray(norms_of(state.variables, ()))
+        ),
+    )
+    final = state.variables
+    right = lambda variables: (
+        replicas.predict_many(
+            model.apply, variables, splits.test.images, mapper=how
+        ).argmax(-1)
+        == splits.test.labels
+    )
+    correct_trained = right(final)
+    if arm == "fastclip":
+        final = replicas.map_models(
+            how, _clipped(model, sample.shape, config.target), final, ()
+        )
+    images = train.to_float(jnp.asarray(splits.test.images[: config.num_slopes]))
+    one = replicas.unstack(final, 0)
+    return {
+        "history": np.stack(history, 1),
+        "trained": history[-1],
+        "norms": np.asarray(norms_of(final, ())),
+        "correct_trained": correct_trained,
+        "correct": right(final),
+        "slopes": np.asarray(replicas.map_models(how, _slopes(model), final, images)),
+        "layers": np.array(list(spectral_norms(model.apply, one, sample))),
+    }
+
+
+@lru_cache(maxsize=2)
+def _data(config: DataConfig) -> Any:
+    return load_data(config)
+
+
+@lru_cache(maxsize=4)
+def _built(
+    name: str,
+    shape: tuple[int, ...],
+    num_classes: int,
+    knobs: tuple[tuple[str, Any], ...],
+) -> Model:
+    return models.build(name, shape, num_classes, **dict(knobs))  # pyright: ignore[reportArgumentType]
+
+
+def _model(config: NormConfig, normed: bool) -> Model:
+    splits = _data(config.data)
+    fields = {
+        key: tuple(v) if isinstance(v, list) else v
+        for key, v in config.model.fields.items()
+    }
+    knobs = {
+        **fields,
+        "conv": config.model.conv,
+        "dtype": config.model.dtype,
+        "batch_norm": normed,
+    }
+    return _built(
+        config.model.name,
+        splits.train.images.shape[1:],
+        splits.num_classes,
+        tuple(sorted(knobs.items())),
+    )
+
+
+def _constraint(
+    config: NormConfig, arm: str, model: Model
+) -> Sequence[optax.GradientTransformation]:
+    """The transformations that an arm ends its chain with."""
+    splits, targets = _data(config.data), Targets(config.target)
+    sample = jax.ShapeDtypeStruct((1, *splits.train.images.shape[1:]), jnp.float32)
+    if arm == "none":
+        return ()
+    if arm == "fastclip":
+        clipping = fastclip(
+            model.apply,
+            sample,
+            max_norm=config.target,
+            period=config.period,
+            model_state=state_shapes(model),
+        )
+        return (clipping,)
+    rules = {
+        "miyato": (miyato(), 1),
+        "gouk": (gouk(), 1),
+        "sedghi": (sedghi(), config.period),
+    }
+    rule, period = rules[arm]
+    state = state_shapes(model)
+    return (
+        projection(
+            model.apply, sample, rule, targets, period=period, model_state=state
+        ),
+    )
+
+
+@lru_cache(maxsize=8)
+def _norms(model: Model, shape: tuple[int, ...]) -> Callable[[PyTree, PyTree], Array]:
+    return lambda variables, _: jnp.stack(
+        list(spectral_norms(model.apply, variables, jnp.zeros(shape)).values())
+    )
+
+
+@lru_cache(maxsize=8)
+def _clipped(
+    model: Model, shape: tuple[int, ...], target: float
+) -> Callable[[PyTree, PyTree], Variables]:
+    return lambda variables, _: clip(
+        model.apply, variables, jnp.zeros(shape), max_norm=target
+    )
+
+
+@lru_cache(maxsize=8)
+def _slopes(model: Model) -> Callable[[PyTree, Array], Array]:
+    return lambda variables, images: local_slopes(model.apply, variables, images)

@@ -1,0 +1,1 @@
+"""Studies of Boltzmann machines whose likelihood is exact or estimated."""

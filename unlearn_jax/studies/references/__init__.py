@@ -1,0 +1,1 @@
+"""A study of reference models of a ResNet-18 on an accelerator."""

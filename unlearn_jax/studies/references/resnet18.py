@@ -1,0 +1,336 @@
+"""What reference models cost: 128 and 256 ResNet-18 on halves of CIFAR-10, device hours and model FLOP utilization.
+
+Command:   unlearn-jax run references_resnet18 --workdir runs/references --data.path DATA
+           (--model.dtype=float32 for full precision; --group, --mapper and --devices
+           say how models run side by side; --peak-tflops=P for a device that is not in
+           models/flops.py)
+Protocol:  AMUN's references: each of the 60,000 samples in exactly half of the models, 161 epochs, batches of 128, SGD
+           from 0.1 down by ten every 40 epochs, crop and flip; products in bfloat16,
+           weights and logits in float32. Models past the first 128 have a design of
+           their own, so that both numbers of models are balanced.
+Published: 256 ResNet-18 in about 29 h on one RTX 4080 (lira_analysis; up to 100 epochs,
+stopped early), 128 in about 15
+           A100-hours (AMUN). Neither reports utilization.
+Measured:  accelerator, unmeasured. On two CPU cores only its parts are tested, on a few images.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
+from itertools import pairwise
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unlearn_jax import data, replicas, train
+from unlearn_jax.models.flops import peak_flops, training_flops
+from unlearn_jax.pipeline import (
+    Check,
+    DataConfig,
+    Experiment,
+    ModelConfig,
+    Page,
+    Part,
+    RunConfig,
+    Table,
+    TrainingConfig,
+    load_data,
+)
+from unlearn_jax.pipeline.config.resolve import build_model, make_recipe
+from unlearn_jax.pipeline.config.schema import to_json
+from unlearn_jax.pipeline.stages.bank import epochs_per_call
+from unlearn_jax.pipeline.stages.plan import purpose_key
+from unlearn_jax.pipeline.store.clock import stopwatch
+from unlearn_jax.studies.norms.page import over_seeds
+from unlearn_jax.types import Dataset, InputError, Model
+
+Found = Mapping[str, Mapping[str, np.ndarray]]
+PUBLISHED = (
+    "Published: 256 in 29 h on one RTX 4080 (lira_analysis), 128 in 15 A100-hours"
+    " (AMUN)"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Which references are trained, and how they run side by side."""
+
+    counts: tuple[int, ...] = (128, 256)
+    """Numbers of models to report, rising and even; the first models of a larger number are those of the smaller."""
+    group: int = 8
+    """Models trained and stored at a time (at most)."""
+    seed: int = 0
+    """Of weights, order and designs."""
+    data: DataConfig = dataclasses.field(
+        default_factory=lambda: DataConfig(source="tfds", name="cifar10")
+    )
+    """Images; training and test samples together are the pool that the models' halves are drawn from."""
+    model: ModelConfig = dataclasses.field(
+        default_factory=lambda: ModelConfig(
+            name="resnet", fields={"width": 64}, dtype="bfloat16"
+        )
+    )
+    """The network."""
+    training: TrainingConfig = dataclasses.field(
+        default_factory=lambda: TrainingConfig(
+            161, 128, 0.1, decay_every=40, augment="crop_flip"
+        )
+    )
+    """How they are trained."""
+    mapper: Literal["auto", "loop", "map", "vmap", "split"] = "auto"
+    """How to go through the models of a group on one device."""
+    devices: int | None = None
+    """Devices to spread a group over; all of them if None."""
+    peak_tflops: float | None = None
+    """Peak of one device in TFLOP/s at the compute type; None to look it up by the device's name."""
+
+
+def make_parts(config: Config) -> dict[str, Part]:
+    """One part per group of models.
+
+    Raises:
+      InputError: unusable settings.
+    """
+    counts = (0, *config.counts)
+    if (
+        not config.counts
+        or any(after <= before for before, after in pairwise(counts))
+        or any(n % 2 for n in counts)
+    ):
+        raise InputError("counts must be even and rise, such as --counts 128 256")
+    if config.group < 1:
+        raise InputError(f"group must be at least 1, got {config.group}")
+    if config.peak_tflops is not None and not 0 < config.peak_tflops < np.inf:
+        raise InputError(
+            f"peak_tflops must be positive and finite, got {config.peak_tflops}"
+        )
+    shared = {
+        key: value
+        for key, value in to_json(config).items()
+        if key not in ("counts", "group", "peak_tflops")
+    }
+    shared["data"] = {
+        key: value for key, value in shared["data"].items() if key != "path"
+    }
+    prepared = cache(
+        partial(_prepare, config)
+    )  # once, and not before a part is computed
+    return {
+        f"models-{first:04d}-{last - 1:04d}": Part(
+            {**shared, "block": [start, stop], "models": [first, last]},
+            partial(measure, config, prepared, (start, stop), (first, last)),
+        )
+        for start, stop, first, last in _groups(config)
+    }
+
+
+def _groups(config: Config) -> Iterator[tuple[int, int, int, int]]:
+    """Start and stop of each design's models, and of a group among them."""
+    for start, stop in _blocks(config):
+        for first in range(start, stop, config.group):
+            yield start, stop, first, min(first + config.group, stop)
+
+
+def _prepare(config: Config) -> tuple[Dataset, Model, train.Recipe, int]:
+    """The pool, the network, how it is trained, and the steps of an epoch: as many as half of the pool needs."""
+    splits = load_data(config.data)
+    both = splits.train, splits.test
+    pool = Dataset(
+        np.concatenate([part.images for part in both]),
+        np.concatenate([part.labels for part in both]),
+    )
+    model, half = (
+        build_model(RunConfig(model=config.model), splits),
+        -(-len(pool.labels) // 2),
+    )
+    recipe = make_recipe(config.training, half, model, pool.images)
+    return pool, model, recipe, train.steps_per_epoch(half, recipe.batch_size)
+
+
+def _blocks(config: Config) -> Iterator[tuple[int, int]]:
+    return pairwise((0, *config.counts))
+
+
+def _design(config: Config, start: int, stop: int, num_samples: int) -> np.ndarray:
+    return data.membership_design(stop - start, num_samples, seed=config.seed + start)
+
+
+def measure(
+    config: Config,
+    prepared: Callable[[], tuple[Dataset, Model, train.Recipe, int]],
+    block: tuple[int, int],
+    group: tuple[int, int],
+) -> dict[str, np.ndarray]:
+    """Trains a group of models.
+
+    Args:
+      config: of the experiment.
+      prepared: what all groups share.
+      block: first model and end of those that share a design.
+      group: first model and end.
+
+    Returns:
+      ``logits`` [G, N, C] over the pool, ``member`` [G, N], ``labels`` [N], ``losses``
+      [G] of the last epoch, ``seconds`` of training without compilation,
+      ``compile_seconds``, ``devices`` and ``device`` (their kind), ``images`` that all
+      models were trained on, and ``flops`` per image.
+    """
+    pool, model, recipe, steps = prepared()
+    member = _design(config, *block, len(pool.labels))[
+        group[0] - block[0] : group[1] - block[0]
+    ]
+    how = replicas.mapper(config.mapper, num_models=len(member), devices=config.devices)
+    trained_on = len(member) * steps * recipe.batch_size
+    keys = jnp.stack([purpose_key("reference", config.seed, m) for m in range(*group)])
+    chunk = epochs_per_call(recipe, trained_on)
+    with stopwatch() as cost:
+        state, losses = replicas.fit_many(
+            keys,
+            model,
+            pool,
+            member,
+            recipe,
+            mapper=how,
+            num_batches=steps,
+            epochs_per_call=chunk,
+        )
+        jax.block_until_ready(state)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    image = jax.ShapeDtypeStruct((1, *pool.images.shape[1:]), jnp.float32)
+    used = config.devices or len(jax.local_devices())
+    return {
+        "logits": replicas.predict_many(
+            model.apply, state.variables, pool.images, mapper=how
+        ),
+        "member": member,
+        "labels": np.asarray(pool.labels),
+        "losses": losses[:, -1],
+        "seconds": np.array(cost["seconds"] - cost["compile_seconds"]),
+        "compile_seconds": np.array(cost["compile_seconds"]),
+        "devices": np.array(
+            used if config.mapper == "split" else min(used, len(member))
+        ),
+        "device": np.array(jax.local_devices()[0].device_kind),
+        "images": np.array(recipe.num_epochs * trained_on),
+        "flops": np.array(training_flops(model.apply, shapes, image)),
+    }
+
+
+def make_page(config: Config, found: Found) -> Page:
+    """A row per number of models."""
+    rows, told = [], []
+    for count in config.counts:
+        parts = [
+            part for name, part in found.items() if int(name.split("-")[2]) < count
+        ]
+        hours, flops = (
+            _device_seconds(parts) / 3600,
+            _total(parts, "images") * float(parts[0]["flops"]),
+        )
+        outside, inside = (
+            over_seeds(100 * _accuracy(parts, member)) for member in (False, True)
+        )
+        used = utilization(config, parts)
+        share = "unknown" if used is None else 100 * used
+        rate = flops / 3600 / hours
+        compiling = (
+            sum(float(part["compile_seconds"] * part["devices"]) for part in parts)
+            / 3600
+        )
+        speed = _total(parts, "images") / 3600 / hours
+        rows.append(
+            [str(count), outside, inside, hours, compiling, speed, rate / 1e12, share]
+        )
+        utilized = "unknown" if used is None else f"{100 * used:.3g}%"
+        told.append(
+            f"{count} models took {hours:.3g} device hours, at {outside.mean:.2f}%"
+            " accuracy on samples they had not seen and a model FLOP utilization of"
+            f" {utilized}."
+        )
+    kinds = ", ".join(sorted({str(part["device"]) for part in found.values()}))
+    columns = [
+        "models",
+        "accuracy, not seen (%)",
+        "accuracy, members (%)",
+        "device hours",
+        "compiling, device hours",
+    ]
+    columns += ["images/s per device", "TFLOP/s per device", "utilization (%)"]
+    caption = (
+        f"On {kinds}, {config.model.dtype}. Accuracy: mean ± std over models and 95%"
+        " interval. Device hours are those of training, compilation apart. Operations:"
+        " three times the forward pass's products,"
+        f" {float(next(iter(found.values()))['flops']) / 1e9:.4g} GFLOP per image;"
+        f" utilization: of the device's peak, unknown where that is. {PUBLISHED}."
+    )
+    return Page(
+        " ".join(told),
+        [Table("Reference models", columns, rows, caption)],
+        checks=_checks(config, found),
+    )
+
+
+def _total(parts: Sequence[Mapping[str, np.ndarray]], name: str) -> float:
+    return float(sum(part[name] for part in parts))
+
+
+def _device_seconds(parts: Sequence[Mapping[str, np.ndarray]]) -> float:
+    return float(sum(part["seconds"] * part["devices"] for part in parts))
+
+
+def _accuracy(parts: Sequence[Mapping[str, np.ndarray]], member: bool) -> np.ndarray:
+    """``[M]``, each model's on its members, or on all other samples."""
+    each = []
+    for part in parts:
+        right, chosen = (
+            part["logits"].argmax(-1) == part["labels"][None],
+            part["member"] == member,
+        )
+        each.append((right & chosen).sum(1) / chosen.sum(1))
+    return np.concatenate(each)
+
+
+def utilization(
+    config: Config, parts: Sequence[Mapping[str, np.ndarray]]
+) -> float | None:
+    """Operations done over those that the devices could have done; None where a device's peak is not known."""
+    could = 0.0
+    for part in parts:
+        peak = peak_flops(str(part["device"]), config.model.dtype)
+        peak = config.peak_tflops * 1e12 if config.peak_tflops else peak
+        if peak is None:
+            return None
+        could += float(part["seconds"] * part["devices"]) * peak
+    return _total(parts, "images") * float(parts[0]["flops"]) / could
+
+
+def _checks(config: Config, found: Found) -> list[Check]:
+    member = np.concatenate([part["member"] for part in found.values()])
+    halves = all(
+        (member[start:stop].sum(0) * 2 == stop - start).all()
+        for start, stop in _blocks(config)
+    )
+    losses = np.concatenate([part["losses"] for part in found.values()])
+    chance = np.log(next(iter(found.values()))["logits"].shape[-1])
+    return [
+        Check(
+            "every sample is in half of the models",
+            bool(halves),
+            f"{len(member)} models, {member.shape[1]} samples",
+        ),
+        Check(
+            "models learned",
+            bool((losses < chance).all()),
+            f"largest last loss {losses.max():.3g}, {chance:.3g} is chance",
+        ),
+    ]
+
+
+EXPERIMENT = Experiment(
+    title="Reference models: ResNet-18",
+    config=Config(),
+    parts=make_parts,
+    page=make_page,
+)
