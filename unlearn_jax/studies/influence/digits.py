@@ -66,13 +66,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Drawing
 from sklearn.datasets import load_digits
 
 from unlearn_jax import audit, influence, methods, models, train
 from unlearn_jax.losses import cross_entropy
 from unlearn_jax.methods.influence_target import influence_targets
-from unlearn_jax.pipeline import Check, Experiment, Page, Part, Picture, Table
+from unlearn_jax.pipeline import Check, Experiment, Figure, Page, Part, Table
 from unlearn_jax.pipeline.report.figures.style import COLORS, INK, dress
 from unlearn_jax.types import Dataset, InputError, Variables
 
@@ -600,16 +600,12 @@ def make_page(config: Config, found: Mapping[str, dict[str, np.ndarray]]) -> Pag
         _target_table(config, found),
         _cost_table(config, found),
     ]
-    return Page(
-        summary,
-        tables,
-        [
-            _convex_picture(config, linear, squared),
-            _guard_picture(guards),
-            _cost_picture(config, found),
-        ],
-        checks,
-    )
+    figures = [
+        _convex_picture(config, linear, squared),
+        _guard_picture(guards),
+        _cost_picture(config, found),
+    ]
+    return Page(summary, [*tables, *figures, *checks])
 
 
 def _convex_table(linear, squared) -> Table:
@@ -752,8 +748,8 @@ def _cost_table(config: Config, found) -> Table:
     )
 
 
-def _convex_picture(config: Config, linear, squared) -> Picture:
-    figure = Figure(figsize=(9.2, 3.4), layout="constrained")
+def _convex_picture(config: Config, linear, squared) -> Figure:
+    figure = Drawing(figsize=(9.2, 3.4), layout="constrained")
     axes = figure.add_subplot()
     dress(axes, "Error beside doing nothing", grid="both")
     share, means = 100 * linear["fraction"][0][~squared], []
@@ -783,7 +779,7 @@ def _convex_picture(config: Config, linear, squared) -> Picture:
     alt = "Errors of parameters by share removed: " + ", ".join(
         f"{s:g} %: {m:.3f}" for s, m in zip(share, means[0], strict=True)
     )
-    return Picture(
+    return Figure(
         "Linearized network, cross-entropy",
         figure,
         alt,
@@ -791,8 +787,8 @@ def _convex_picture(config: Config, linear, squared) -> Picture:
     )
 
 
-def _guard_picture(guards) -> Picture:
-    figure = Figure(figsize=(9.2, 3.6), layout="constrained")
+def _guard_picture(guards) -> Figure:
+    figure = Drawing(figsize=(9.2, 3.6), layout="constrained")
     axes = figure.add_subplot()
     dress(axes, "Every run: what the guard says, and what is true", grid="both")
     for color, (name, run) in zip(COLORS, guards.items(), strict=False):
@@ -835,7 +831,7 @@ def _guard_picture(guards) -> Picture:
         "Left of the dashed line, and where the network is stationary too, the guard"
         " trusts the estimate. Dotted: doing nothing."
     )
-    return Picture(
+    return Figure(
         "Networks as they are",
         figure,
         f"Linearizability and error of outputs: {alt}",
@@ -843,8 +839,8 @@ def _guard_picture(guards) -> Picture:
     )
 
 
-def _cost_picture(config: Config, found) -> Picture:
-    figure = Figure(figsize=(9.2, 3.8), layout="constrained")
+def _cost_picture(config: Config, found) -> Figure:
+    figure = Drawing(figsize=(9.2, 3.8), layout="constrained")
     panels = figure.subplots(1, 2)
     removed = np.round(np.array(config.fractions) * config.num_samples)
     for axes, outputs in zip(panels, (1, 10), strict=True):
@@ -902,7 +898,7 @@ def _cost_picture(config: Config, found) -> Picture:
         " networks, whose size does not matter to it. The kernel is computed once, see"
         " the table."
     )
-    return Picture(
+    return Figure(
         "When the dual wins",
         figure,
         f"At the smallest share: {'; '.join(told)}",
