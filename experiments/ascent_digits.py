@@ -3,6 +3,13 @@
 Command: unlearn-jax run ascent_digits --workdir runs/ascent_digits
 """
 
-from unlearn_jax.studies.ascent.digits import EXPERIMENT
+from unlearn_jax.pipeline import Experiment
+from unlearn_jax.studies.ascent.digits import Config, make_parts
+from unlearn_jax.studies.ascent.digits_page import make_page
 
-__all__ = ["EXPERIMENT"]
+EXPERIMENT = Experiment(
+    title="Does gradient ascent forget on digits?",
+    config=Config(),
+    parts=make_parts,
+    page=make_page,
+)

@@ -3,6 +3,13 @@
 Command: unlearn-jax run ascent_theory --workdir runs/ascent_theory
 """
 
-from unlearn_jax.studies.ascent.theory import EXPERIMENT
+from unlearn_jax.pipeline import Experiment
+from unlearn_jax.studies.ascent.theory import Config, make_parts
+from unlearn_jax.studies.ascent.theory_page import make_page
 
-__all__ = ["EXPERIMENT"]
+EXPERIMENT = Experiment(
+    title="Ascent fails to forget: examples that can be solved",
+    config=Config(),
+    parts=make_parts,
+    page=make_page,
+)

@@ -3,6 +3,13 @@
 Command: unlearn-jax run influence_digits --workdir runs/influence_digits
 """
 
-from unlearn_jax.studies.influence.digits import EXPERIMENT
+from unlearn_jax.pipeline import Experiment
+from unlearn_jax.studies.influence.digits import Config, make_parts
+from unlearn_jax.studies.influence.digits_page import make_page
 
-__all__ = ["EXPERIMENT"]
+EXPERIMENT = Experiment(
+    title="Influence functions: near retraining where their assumptions hold",
+    config=Config(),
+    parts=make_parts,
+    page=make_page,
+)

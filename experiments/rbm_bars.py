@@ -3,6 +3,13 @@
 Command: unlearn-jax run rbm_bars --workdir runs/rbm_bars
 """
 
-from unlearn_jax.studies.rbm.bars import EXPERIMENT
+from unlearn_jax.pipeline import Experiment
+from unlearn_jax.studies.rbm.bars import Config, make_parts
+from unlearn_jax.studies.rbm.bars_page import make_page
 
-__all__ = ["EXPERIMENT"]
+EXPERIMENT = Experiment(
+    title="Exact generative test-bed: bars and stripes",
+    config=Config(),
+    parts=make_parts,
+    page=make_page,
+)

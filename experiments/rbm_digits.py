@@ -3,6 +3,13 @@
 Command: unlearn-jax run rbm_digits --workdir runs/rbm_digits
 """
 
-from unlearn_jax.studies.rbm.digits import EXPERIMENT
+from unlearn_jax.pipeline import Experiment
+from unlearn_jax.studies.rbm.digits import Config, make_parts
+from unlearn_jax.studies.rbm.digits_page import make_page
 
-__all__ = ["EXPERIMENT"]
+EXPERIMENT = Experiment(
+    title="Diluted machines on digits",
+    config=Config(),
+    parts=make_parts,
+    page=make_page,
+)

@@ -3,6 +3,13 @@
 Command: unlearn-jax run references_resnet18 --workdir runs/references_resnet18
 """
 
-from unlearn_jax.studies.references.resnet18 import EXPERIMENT
+from unlearn_jax.pipeline import Experiment
+from unlearn_jax.studies.references.resnet18 import Config, make_parts
+from unlearn_jax.studies.references.resnet18_page import make_page
 
-__all__ = ["EXPERIMENT"]
+EXPERIMENT = Experiment(
+    title="Reference models: ResNet-18",
+    config=Config(),
+    parts=make_parts,
+    page=make_page,
+)
