@@ -308,7 +308,7 @@ def source_digest(source: str) -> bytes:
     Args:
       source: Python.
 
-    >>> source_digest("x = 1  # one") == source_digest('"Module."\\nx = (1)')
+    >>> source_digest("x = 1  # one") == source_digest("'Module.'; x = (1)")
     True
     >>> source_digest("x = 1") == source_digest("x = 2")
     False
@@ -364,13 +364,12 @@ def markdown_table(table: ResultTable, columns: Iterable[str] | None = None) -> 
         head.append(table.columns[i] + unit)
     lines = [_line(head), _line([":---"] + ["---:"] * (len(wanted) - 1))]
     for row in table.rows:
-        cells = ["–" if row[i] is None else str(row[i]) for i in wanted]
-        lines.append(_line([cell.replace("|", "\\|") for cell in cells]))
+        lines.append(_line(["–" if row[i] is None else str(row[i]) for i in wanted]))
     return "\n".join(lines)
 
 
 def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def provenance(result: Result, digest: str | None = None) -> str:
@@ -538,7 +537,7 @@ def methods_table(methods: Mapping[str, Any]) -> str:
     lines = [_line(head), _line([":---"] * 4)]
     for name, method in methods.items():
         summary = (type(method).__doc__ or "").strip().splitlines()[0]
-        summary = summary.replace("``", "`").replace("|", "\\|")
+        summary = summary.replace("``", "`")
         for constraint in getattr(method, "constraints", ()):
             summary += f" Limited by `{constraint}`."
         paper, reads = SOURCES.get(name, ("", ""))
