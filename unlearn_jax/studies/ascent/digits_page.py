@@ -1,4 +1,4 @@
-"""Page: Does gradient ascent forget on digits? KLoM of every run of a grid, and a test of what should foretell failure."""
+"""Page of gradient ascent on digits."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""Page: Where ascent leads on examples that can be solved: closed forms, descent-ascent's paths, and a trap."""
+"""Page of ascent on solvable examples."""
 
 import dataclasses
 import math

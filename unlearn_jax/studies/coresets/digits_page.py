@@ -1,4 +1,4 @@
-"""Page: Core-sets on scikit-learn's digits: how little of a forget set must be removed for the knowledge of it to go?"""
+"""Page of core-sets of digits."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Page: Federated unlearning on scikit-learn's digits: PUF and its baselines, every client in turn, beside retraining."""
+"""Page of federated unlearning of digits."""
 
 from collections.abc import Mapping
 

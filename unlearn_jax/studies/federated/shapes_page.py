@@ -1,4 +1,4 @@
-"""Page: Federated unlearning of segmentation: generated shapes, each client in a style of its own, PUF beside retraining."""
+"""Page of federated unlearning of segmentation."""
 
 from collections.abc import Mapping
 

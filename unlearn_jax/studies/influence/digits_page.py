@@ -1,4 +1,4 @@
-"""Page: Influence functions on digits, primal and dual: how near retraining, when not to believe them, what they cost."""
+"""Page of influence functions on digits."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""Page: Does a diffusion model forget a class when its condition is moved to the nearest one that is something else?"""
+"""Page of latent concept unlearning."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Page: An exact generative test-bed: bars and stripes in a diluted restricted Boltzmann machine, 512 states all written out."""
+"""Page of bars and stripes in a diluted RBM."""
 
 import itertools
 from collections.abc import Mapping

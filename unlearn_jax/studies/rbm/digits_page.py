@@ -1,4 +1,4 @@
-"""Page: Diluted restricted Boltzmann machines on handwritten digits: sparsity before and after training, forgetting a digit."""
+"""Page of diluted RBMs on digits."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""Page: What reference models cost: 128 and 256 ResNet-18 on halves of CIFAR-10, device hours and model FLOP utilization."""
+"""Page of the price of reference models."""
 
 from collections.abc import Mapping, Sequence
 
