@@ -12,13 +12,12 @@ import jaxlib.version
 # Compiling is most of a test's time. Without optimization, and with one kernel an
 # operation rather than fusions, XLA compiles five times faster than by default and
 # computes the same function.
-FLAGS = [
-    "--xla_backend_optimization_level=0",
-    "--xla_cpu_parallel_codegen_split_count=1",
-]
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+)
 if jaxlib.version.__version_info__ < (0, 11):  # later ones end on a flag they lack
-    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
-os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
+    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 
 import jax
 import jax.numpy as jnp
