@@ -291,9 +291,7 @@ def _run_experiment(
     config = _parse(type(experiment.config), rest, prog, experiment.config)
     workdir = _needed(workdir)
     if dry:
-        print(
-            pipeline.dry_run_experiment(experiment, workdir, name=name, config=config)
-        )
+        print(pipeline.dry_run_experiment(experiment, workdir, config=config))
         return 0
     print(
         terminal_text(

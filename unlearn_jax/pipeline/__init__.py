@@ -24,21 +24,26 @@ from unlearn_jax.pipeline.experiment import (
     dry_run_experiment,
     run_experiment,
 )
+from unlearn_jax.pipeline.store.artifact import Artifact, Items, Piece, Stored
 from unlearn_jax.pipeline.study import run_study
 
 __all__ = [
+    "Artifact",
     "AttackConfig",
     "AuditConfig",
     "Check",
     "DataConfig",
     "Experiment",
     "ForgetConfig",
+    "Items",
     "ModelConfig",
     "Page",
     "Part",
     "Picture",
+    "Piece",
     "ReplicasConfig",
     "RunConfig",
+    "Stored",
     "Table",
     "TrainingConfig",
     "TuningConfig",

@@ -818,5 +818,5 @@ def summary(config: Config, found: Mapping[str, Arrays]) -> str:
 
 
 EXPERIMENT = Experiment(
-    title="Core-sets on digits", config=Config(), parts=make_parts, page=make_page
+    title="Core-sets on digits", config=Config(), artifacts=make_parts, page=make_page
 )

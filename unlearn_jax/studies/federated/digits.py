@@ -860,6 +860,6 @@ def checks(found: Mapping[str, federated.RecoveryRuns]) -> list[Check]:
 EXPERIMENT = Experiment(
     title="Federated unlearning on digits",
     config=Config(),
-    parts=make_parts,
+    artifacts=make_parts,
     page=make_page,
 )

@@ -580,6 +580,6 @@ def make_page(config: Config, parts: Mapping[str, dict[str, np.ndarray]]) -> Pag
 EXPERIMENT = Experiment(
     title="Federated unlearning of segmentation on generated shapes",
     config=Config(),
-    parts=make_parts,
+    artifacts=make_parts,
     page=make_page,
 )

@@ -993,6 +993,6 @@ def make_page(config: Config, found: Mapping[str, Arrays]) -> Page:
 EXPERIMENT = Experiment(
     title="Forgetting a concept by its nearest conditions",
     config=Config(),
-    parts=make_parts,
+    artifacts=make_parts,
     page=make_page,
 )

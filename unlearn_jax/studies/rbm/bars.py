@@ -633,6 +633,6 @@ def make_page(config: Config, found: Mapping[str, Arrays]) -> Page:
 EXPERIMENT = Experiment(
     title="Exact generative test-bed: bars and stripes",
     config=Config(),
-    parts=make_parts,
+    artifacts=make_parts,
     page=make_page,
 )

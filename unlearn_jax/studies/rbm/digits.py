@@ -884,6 +884,6 @@ def make_page(config: Config, found: Mapping[str, Arrays]) -> Page:
 EXPERIMENT = Experiment(
     title="Diluted machines on digits",
     config=Config(),
-    parts=make_parts,
+    artifacts=make_parts,
     page=make_page,
 )

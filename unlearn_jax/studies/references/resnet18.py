@@ -331,6 +331,6 @@ def _checks(config: Config, found: Found) -> list[Check]:
 EXPERIMENT = Experiment(
     title="Reference models: ResNet-18",
     config=Config(),
-    parts=make_parts,
+    artifacts=make_parts,
     page=make_page,
 )
