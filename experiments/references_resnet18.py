@@ -1,8 +1,19 @@
-"""What reference models cost: 128 and 256 ResNet-18 on halves of CIFAR-10, device hours and model FLOP utilization.
+"""Price of 128 and 256 ResNet-18 references; accelerator.
 
+Claim:   device hours and model FLOP utilization of the references.
 Command: unlearn-jax run references_resnet18 --workdir runs/references_resnet18
+         --data.path DATA_DIR
+Time:    not measured yet.
+Results: ``experiments/results/references_resnet18.json``
 """
 
-from unlearn_jax.studies.references.resnet18 import EXPERIMENT
+from unlearn_jax.pipeline import Experiment
+from unlearn_jax.studies.references.resnet18 import Config, make_parts
+from unlearn_jax.studies.references.resnet18_page import make_page
 
-__all__ = ["EXPERIMENT"]
+EXPERIMENT = Experiment(
+    title="Reference models: ResNet-18",
+    config=Config(),
+    artifacts=make_parts,
+    page=make_page,
+)

@@ -1,16 +1,15 @@
 """The core-set experiment: its page from made-up parts, refusals, a tiny run (slow)."""
 
 import dataclasses
-import pathlib
 
 import numpy as np
 import pytest
 
 from unlearn_jax.contrib import coresets
-from unlearn_jax.pipeline import presets, run_experiment
+from unlearn_jax.pipeline import Experiment, run_experiment
+from unlearn_jax.studies.coresets import digits, digits_page
 from unlearn_jax.types import InputError
 
-PATH = pathlib.Path(__file__).parents[2] / "experiments" / "coreset_digits.py"
 SMALL = {
     "num_train": 400,
     "cluster_classes": (1,),
@@ -27,16 +26,14 @@ SMALL = {
     "num_epochs": 2,
     "width": 8,
 }
-
-
-@pytest.fixture(scope="module")
-def scope():
-    return presets._execute(PATH)
+EXPERIMENT = Experiment(
+    "Core-sets", digits.Config(), digits.make_parts, digits_page.make_page
+)
 
 
 @pytest.fixture
-def config(scope):
-    return dataclasses.replace(scope["EXPERIMENT"].config, **SMALL)
+def config():
+    return digits.Config(**SMALL)
 
 
 def made_up(rng, core):
@@ -87,7 +84,7 @@ def made_up(rng, core):
     return search, {"shares": networks}, judge
 
 
-def test_page_from_made_up_parts(scope, config):
+def test_page_from_made_up_parts(config):
     rng = np.random.default_rng(0)
     found = {
         "ridge": {"ridge": np.array(0.1), "errors": np.ones(6), "gap": np.array(1e-12)}
@@ -98,7 +95,7 @@ def test_page_from_made_up_parts(scope, config):
             f"{stage}-{name}": part
             for stage, part in zip(("search", "curve", "judge"), parts, strict=True)
         }
-    page = scope["make_page"](config, found)
+    page = digits_page.make_page(config, found)
     assert coresets.CAVEAT in page.summary
     assert (
         "hold 70 % of the forget set; in networks 60 % of it is enough" in page.summary
@@ -125,31 +122,29 @@ def test_page_from_made_up_parts(scope, config):
     assert sizes.rows[0][2:] == ["70 %", "60 %", "90 %", "60 %", "100 %", "30 %"]
     assert len(page.pictures[0].figure.axes) == 4
     broken = found | {"ridge": {**found["ridge"], "gap": np.array(1e-3)}}
-    assert not scope["make_page"](config, broken).checks[0].passed
+    assert not digits_page.make_page(config, broken).checks[0].passed
     alone = dataclasses.replace(config, random_sets=0)
-    assert len(scope["make_page"](alone, found).pictures[0].figure.axes) == 2
+    assert len(digits_page.make_page(alone, found).pictures[0].figure.axes) == 2
 
 
-def test_orders_become_prefixes(scope):
-    masks = scope["prefixes"](np.array([2, 0, 1]), [1, 2])
+def test_orders_become_prefixes():
+    masks = digits.prefixes(np.array([2, 0, 1]), [1, 2])
     np.testing.assert_array_equal(masks, [[False, False, True], [True, False, True]])
-    np.testing.assert_array_equal(scope["counts_of"]([0.01, 0.5], 10), [1, 5])
+    np.testing.assert_array_equal(digits.counts_of([0.01, 0.5], 10), [1, 5])
 
 
-def test_refusals_are_one_line(scope, config):
+def test_refusals_are_one_line(config):
     for change, message in (
         ({"seeds": (0, 1)}, "at least 3"),
         ({"judge_seeds": (0, 4, 5)}, "decided nothing"),
         ({"curve": (0.5, 1.0)}, "between 0 and 1"),
     ):
         with pytest.raises(InputError, match=message):
-            scope["make_parts"](dataclasses.replace(config, **change))
+            digits.make_parts(dataclasses.replace(config, **change))
 
 
 @pytest.mark.slow
-def test_tiny_run(scope, config, tmp_path):
-    results = run_experiment(
-        scope["EXPERIMENT"], tmp_path, name="coreset_digits", config=config
-    )
+def test_tiny_run(config, tmp_path):
+    results = run_experiment(EXPERIMENT, tmp_path, name="coreset_digits", config=config)
     assert results["checks"][0]["passed"]
     assert (tmp_path / "report.html").exists()

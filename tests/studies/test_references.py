@@ -1,7 +1,6 @@
 """The experiment on the price of reference models, whole, on a few digits; its arithmetic by hand."""
 
 import dataclasses
-import pathlib
 
 import numpy as np
 import pytest
@@ -9,26 +8,23 @@ import pytest
 from unlearn_jax.data import membership_design
 from unlearn_jax.pipeline import (
     DataConfig,
+    Experiment,
     ModelConfig,
     TrainingConfig,
     dry_run_experiment,
-    presets,
     run_experiment,
 )
+from unlearn_jax.studies.references import resnet18, resnet18_page
 from unlearn_jax.types import InputError
 
-FILE = pathlib.Path(__file__).parents[2] / "experiments" / "references_resnet18.py"
+EXPERIMENT = Experiment(
+    "References", resnet18.Config(), resnet18.make_parts, resnet18_page.make_page
+)
 
 
 @pytest.fixture(scope="module")
-def module():
-    return presets._execute(FILE)
-
-
-@pytest.fixture(scope="module")
-def config(module):
-    return dataclasses.replace(
-        module["EXPERIMENT"].config,
+def config():
+    return resnet18.Config(
         counts=(2, 4),
         group=2,
         data=DataConfig(num_train=60, num_test=40),
@@ -38,15 +34,14 @@ def config(module):
     )
 
 
-def test_small_references_are_trained_and_priced(module, config, tmp_path):
-    experiment = module["EXPERIMENT"]
+def test_small_references_are_trained_and_priced(config, tmp_path):
     listed = dry_run_experiment(
-        experiment, tmp_path / "run", name="references_resnet18", config=config
+        EXPERIMENT, tmp_path / "run", name="references_resnet18", config=config
     )
     assert "models-0000-0001  to do" in listed
     assert "models-0002-0003  to do" in listed
     result = run_experiment(
-        experiment, tmp_path / "run", name="references_resnet18", config=config
+        EXPERIMENT, tmp_path / "run", name="references_resnet18", config=config
     )
     assert all(check["passed"] for check in result["checks"]), result["checks"]
     rows = result["tables"][0]["rows"]
@@ -55,7 +50,7 @@ def test_small_references_are_trained_and_priced(module, config, tmp_path):
     assert rows[0][3] < rows[1][3]  # hours add up
     assert all(row[-1] == pytest.approx(100 * row[-2] / 2.0) for row in rows)
     again = run_experiment(
-        experiment,
+        EXPERIMENT,
         tmp_path / "run",
         name="references_resnet18",
         config=dataclasses.replace(config, counts=(2, 4, 6), peak_tflops=None),
@@ -75,23 +70,25 @@ def part(seconds, devices, device="NVIDIA A100-SXM4-40GB"):
     }
 
 
-def test_utilization_is_operations_over_what_the_devices_could_do(module, config):
+def test_utilization_is_operations_over_what_the_devices_could_do(config):
     looked_up = dataclasses.replace(
         config, peak_tflops=None, model=ModelConfig("resnet", dtype="bfloat16")
     )
     parts = [part(10.0, 2), part(20.0, 1)]
-    assert module["utilization"](looked_up, parts) == pytest.approx(
+    assert resnet18_page.utilization(looked_up, parts) == pytest.approx(
         2 * 3e15 / (40 * 312e12)
     )
-    assert module["utilization"](config, parts) == pytest.approx(2 * 3e15 / (40 * 2e12))
-    assert module["utilization"](looked_up, [*parts, part(1.0, 1, "cpu")]) is None
+    assert resnet18_page.utilization(config, parts) == pytest.approx(
+        2 * 3e15 / (40 * 2e12)
+    )
+    assert resnet18_page.utilization(looked_up, [*parts, part(1.0, 1, "cpu")]) is None
 
 
-def test_designs_and_refusals(module, config):
-    parts = module["make_parts"](dataclasses.replace(config, counts=(4, 10), group=4))
+def test_designs_and_refusals(config):
+    parts = resnet18.make_parts(dataclasses.replace(config, counts=(4, 10), group=4))
     assert list(parts) == ["models-0000-0003", "models-0004-0007", "models-0008-0009"]
     np.testing.assert_array_equal(
-        module["_design"](config, 4, 10, 9), membership_design(6, 9, seed=4)
+        resnet18._design(config, 4, 10, 9), membership_design(6, 9, seed=4)
     )
     for change, message in (
         ({"counts": (4, 2)}, "even and rise"),
@@ -100,4 +97,4 @@ def test_designs_and_refusals(module, config):
         ({"peak_tflops": 0.0}, "positive and finite"),
     ):
         with pytest.raises(InputError, match=message):
-            module["make_parts"](dataclasses.replace(config, **change))
+            resnet18.make_parts(dataclasses.replace(config, **change))

@@ -1,57 +1,22 @@
-"""Where ascent leads on examples that can be solved: closed forms, descent-ascent's paths, and a trap.
-
-Command:   unlearn-jax run ascent_theory --workdir runs/ascent_theory
-Published: "Ascent Fails to Forget" (arXiv 2509.26427), lemmas 2 to 10 and the toy of
-four points.
-Measured:  distance from the retrained weights; |R| 1000, |F| 100, b 50, ridge 0.01, learning rate 0.5, 8,000 steps
-
-                                          simultaneous                   alternating
-  eps    alpha   limit     do nothing     best stop          end         best stop          end
-  0      0.05    0.0074    0.196          0.045  helps       diverges    0.123  helps       diverges
-  0.1    0.02    0.0097    0.081          0.051  helps       diverges    0.082  no          diverges
-  0.3    0.02    0.0177    0.056          0.052  helps       diverges    0.060  no          0.599
-  0.3    0.05    0.0177    0.092          0.065  helps       diverges    0.089  helps       diverges
-  0.5    0.02    0.0324    0.044          0.044  no          0.327       0.050  no          0.482
-  0.7    0.05    0.0569    0.032          0.033  no          0.653       0.038  no          0.694
-  0.9    0.05    0.0910    0.022          0.025  no          0.329       0.031  no          0.569
-  0.9    0.09    0.0910    0.012          0.014  no          1.21        0.019  no          1.02
-  0.9    0.15    0.0910    0.027          0.016  helps       diverges    0.017  helps       11.3
-
-           Orderings on 2,400 sampled examples (3 seeds): lemma 3, 2,400 of 2,400; lemma
-           9, 988 of the 988 where its range is not empty; lemma 9 without its second
-           term, 1,825 of 1,825; below that, 360 of 2,400. Closed forms equal Brent's
-           zeros to 3e-14 and Newton's minima of two coordinates to 3e-13. The trap:
-           minima (3.933, -0.743) original, (3.831, -0.790) with loss 5.038 and (3.846,
-           -1.759) with 9.615 retrained, (3.911, -1.853) descent-ascent; 200,000 steps
-           of fine-tuning end in the 9.615.
-
-Reading:   with nearly independent sets a well-timed stop helps; where they are correlated the first step leads away.
-           Above the limit of alpha, where descent-ascent has no minimum, a stop helps
-           more often than below it. The second term of lemma 9's range seems not to be
-           needed.
-Time:      half a minute of processor time.
-Device:    2 CPU cores (x86-64, AVX-512), Python 3.11, JAX 0.10.2; other jobs ran beside.
-"""
+"""Ascent on solvable examples: closed forms, paths of descent-ascent, and a trap."""
 
 import dataclasses
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from unlearn_jax.contrib import testbeds
 from unlearn_jax.contrib.testbeds import COUNTS, Sizes
-from unlearn_jax.pipeline import Check, Experiment, Page, Part, Picture, Table
-from unlearn_jax.pipeline.report.figures.style import COLORS, INK, MUTED, dress
+from unlearn_jax.pipeline import Part
 from unlearn_jax.types import InputError
 
 Arrays = Mapping[str, np.ndarray]
+
+
 ROWS = (
     (0.0, 0.05),
     (0.1, 0.02),
@@ -64,10 +29,16 @@ ROWS = (
     (0.9, 0.15),
 )
 """Correlation and alpha of the table's rows; the paper's setting is not known, these are the research note's and some more."""
+
+
 DRAWS = 8
 """Draws of correlation and alpha per sampled size."""
+
+
 SHOWN = ((0.0, 0.05), (0.3, 0.05), (0.5, 0.02), (0.7, 0.05), (0.9, 0.09))
 """Those whose paths are drawn."""
+
+
 NOTED = {
     "original": ([(3.93, -0.74)], [5.125]),
     "retrained": ([(3.83, -0.79), (3.85, -1.76)], [5.038, 9.615]),
@@ -100,10 +71,6 @@ class Config:
     """Values of the correlation, and of alpha, in the picture."""
     fine_tuning_steps: int = 200_000
     """Of fine-tuning out of the trap."""
-
-
-# --- sampled examples
-# ----------------------------------------------------------------------------------------------------
 
 
 def sampled(seed: int, count: int) -> dict[str, np.ndarray]:
@@ -214,10 +181,6 @@ def _pair_errors(size: Sizes, alpha: np.ndarray, eps: np.ndarray) -> np.ndarray:
     return np.array(errors)
 
 
-# --- paths of descent-ascent
-# -----------------------------------------------------------------------------------------------
-
-
 def followed(
     size: Sizes,
     eps: np.ndarray,
@@ -300,10 +263,6 @@ def _size(config: Config) -> Sizes:
     return Sizes(config.num_retain, config.num_forget, config.num_active, config.ridge)
 
 
-# --- the trap
-# --------------------------------------------------------------------------------------------------------------
-
-
 def trap(config: Config) -> Arrays:
     """The minima of the three objectives, the paths between them, and the retrained objective as a landscape."""
     found = {}
@@ -337,10 +296,6 @@ def trap(config: Config) -> Arrays:
         "landscape": testbeds.trap_loss(weights, COUNTS["retrained"]),
     }
     return {name: np.asarray(value) for name, value in found.items()}
-
-
-# --- the page
-# --------------------------------------------------------------------------------------------------------------
 
 
 def make_parts(config: Config) -> dict[str, Part]:
@@ -384,411 +339,3 @@ def make_parts(config: Config) -> dict[str, Part]:
             {"fine_tuning_steps": config.fine_tuning_steps}, partial(trap, config)
         ),
     }
-
-
-def stopping_table(paths: Arrays) -> Table:
-    rows = []
-    for i, (eps, alpha) in enumerate(ROWS):
-        start, ends = float(paths["start"][0, i]), paths["last"][:, i]
-        cells = []
-        for side in (0, 1):
-            best = float(paths["best"][side, i])
-            cells += [best, "yes" if best < start else "no"]
-        rows.append(
-            [
-                f"{eps:g}",
-                f"{alpha:g}",
-                float(paths["limit"][i]),
-                start,
-                *cells,
-                _end(ends[0]),
-                _end(ends[1]),
-            ]
-        )
-    return Table(
-        "Does early stopping help? Distance from the retrained weights",
-        [
-            "eps",
-            "alpha",
-            "limit of alpha",
-            "do nothing",
-            "best stop",
-            "helps",
-            "best stop, alternating",
-            "helps",
-            "end",
-            "end, alternating",
-        ],
-        rows,
-        "Gradient descent-ascent from the original weights; the best stop is the"
-        " nearest of all steps after the first, known only to someone who has the"
-        " retrained weights. Alternating steps add the ridge twice.",
-    )
-
-
-def _end(distance: float) -> float | str:
-    return float(distance) if math.isfinite(distance) and distance < 1e3 else "diverges"
-
-
-def order_table(samples: list[Arrays]) -> Table:
-    held = (
-        np.concatenate([part["held"] for part in samples]).swapaxes(1, 2).reshape(-1, 4)
-    )
-    labels = [
-        "one shared coordinate, lemma 3's range",
-        "two coordinates, lemma 9's range",
-        "two coordinates, lemma 9 without its second term",
-        "two coordinates, alpha below that",
-    ]
-    rows = []
-    for label, column in zip(labels, held.T, strict=True):
-        there = ~np.isnan(column)
-        rows.append(
-            [
-                label,
-                int(there.sum()),
-                int((column[there] == 1).sum()),
-                float(100 * column[there].mean()),
-            ]
-        )
-    return Table(
-        "Descent-ascent ends on the far side of the original: sampled examples",
-        ["alpha in", "examples with such an alpha", "ordering holds", "%"],
-        rows,
-        f"{len(held)} random examples: |R| from 31 to 10,000, |F| and b from 1 to 100 %"
-        " of it, ridge from 0.001 to 1, eps from 0.01 to 0.98, all but eps on a"
-        " logarithmic scale; alpha uniform in the range. The third row is not a"
-        " lemma.",
-    )
-
-
-def trap_table(found: Arrays) -> Table:
-    labels = {
-        "original": "original (5, 4, 1, 4)",
-        "retrained": "retrained (5, 4, 1, 2)",
-        "ascent": "descent-ascent (5, 4, 1, 0)",
-    }
-    rows = []
-    for name, label in labels.items():
-        for k, (weights, loss) in enumerate(
-            zip(found[f"{name}/weights"], found[f"{name}/losses"], strict=True)
-        ):
-            signs = " ".join(
-                "+" if sign > 0 else "-" for sign in found[f"{name}/signs"][k]
-            )
-            rows.append(
-                [
-                    label,
-                    "local" if k else "global",
-                    f"({weights[0]:.3f}, {weights[1]:.3f})",
-                    f"{loss:.3f}",
-                    signs,
-                ]
-            )
-    return Table(
-        "The trap: all minima",
-        [
-            "objective (counts at x = -1, 1, 3, 4)",
-            "minimum",
-            "weights",
-            "loss",
-            "signs at the points",
-        ],
-        rows,
-        "From 25 x 25 starts, polished by Newton's method in float64. The local minimum"
-        " of the retrained objective is the trap.",
-    )
-
-
-def _lemma_9(size: Sizes) -> str:
-    eps = np.linspace(0.01, 0.99, 99)
-    low, high = testbeds.harmful_range(size, eps)
-    there = eps[low <= high]
-    return (
-        f"lemma 9's own range begins at eps {there[0]:.2f}"
-        if there.size
-        else "lemma 9's own range is empty here"
-    )
-
-
-def grid_figure(grid: Arrays, size: Sizes) -> Figure:
-    figure = Figure(figsize=(9.2, 4.6), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
-    eps, alpha, shape = (
-        grid["eps"],
-        grid["alpha"],
-        (len(grid["eps"]), len(grid["alpha"])),
-    )
-    with np.errstate(divide="ignore"):
-        low = first_term(size, eps)
-    drawn: Any = None
-    for side, title in enumerate(("simultaneous", "alternating")):
-        axes: Axes = panels[side]
-        dress(axes, title, grid="both")
-        ratio = np.clip((grid["best"] / grid["start"])[side].reshape(shape).T, 0, 2)
-        drawn = axes.pcolormesh(
-            eps,
-            alpha,
-            ratio,
-            cmap="RdBu_r",
-            vmin=0,
-            vmax=2,
-            shading="nearest",
-            rasterized=True,
-        )
-        axes.contour(eps, alpha, ratio, levels=[1.0], colors=[INK], linewidths=1.6)
-        limit = testbeds.alpha_limit(
-            dataclasses.replace(size, ridge=(1 + side) * size.ridge), eps
-        )
-        axes.plot(eps, limit, color=INK, lw=1.6, ls=(0, (5, 2)))
-        axes.plot(eps, low, color=INK, lw=1.4, ls=(0, (1.5, 1.5)))
-        axes.set(
-            xlim=(eps[0], eps[-1]), ylim=(alpha[0], alpha[-1]), xlabel="correlation eps"
-        )
-    panels[0].set_ylabel("alpha")
-    bar = figure.colorbar(drawn, ax=panels, shrink=0.9)
-    bar.set_label("best stop / do nothing", color=INK)
-    bar.ax.tick_params(color=MUTED, labelcolor=INK)
-    return figure
-
-
-def path_figure(paths: Arrays) -> Figure:
-    figure = Figure(figsize=(9.2, 3.9), layout="constrained")
-    axes = figure.add_subplot()
-    dress(
-        axes, "Distance from the retrained weights during descent-ascent", grid="both"
-    )
-    steps = np.unique(np.geomspace(1, paths["distance"].shape[-1], 300).astype(int)) - 1
-    for (eps, alpha), color in zip(SHOWN, COLORS, strict=False):
-        i = ROWS.index((eps, alpha))
-        line = paths["distance"][0, i, steps] / paths["start"][0, i]
-        axes.plot(
-            1 + steps,
-            np.where(line < 1e4, line, np.nan),
-            color=color,
-            lw=1.7,
-            label=f"eps {eps:g}, alpha {alpha:g}",
-        )
-    axes.axhline(1, color=INK, lw=1, ls=(0, (2, 2)))
-    axes.set(
-        xscale="log",
-        yscale="log",
-        ylim=(0.1, 300),
-        xlabel="1 + step",
-        ylabel="distance / do nothing",
-    )
-    figure.legend(
-        loc="outside right upper", frameon=False, labelcolor=INK, fontsize=9.5
-    )
-    return figure
-
-
-def trap_figure(found: Arrays) -> Figure:
-    figure = Figure(figsize=(9.2, 4.9), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=[1.25, 1])
-    dress(left, "The retrained objective, and the ways on it", grid="both")
-    levels = [5.1, 5.4, 5.8, 6.3, 7, 8, 9, 9.66, 9.8, 10.2, 11, 12, 13, 14]
-    left.contour(
-        found["a"],
-        found["b"],
-        found["landscape"],
-        levels=levels,
-        colors=[MUTED],
-        linewidths=0.7,
-        alpha=0.8,
-    )
-    ways = {
-        "retrain": ("retraining", COLORS[2], "-"),
-        "ascent": ("descent-ascent", COLORS[1], "-"),
-        "fine-tune": ("then fine-tuning", COLORS[0], "-"),
-    }
-    for name, (label, color, dash) in ways.items():
-        left.plot(
-            *found[f"path/{name}"].T,
-            color=color,
-            lw=2.2,
-            ls=dash,
-            label=label,
-            zorder=3,
-        )
-    spots = {
-        "original": (found["original/weights"][0], MUTED, "o"),
-        "oracle": (found["retrained/weights"][0], COLORS[2], "*"),
-        "ascent's minimum": (found["ascent/weights"][0], COLORS[1], "s"),
-        "the trap": (found["retrained/weights"][1], COLORS[0], "D"),
-    }
-    for label, (point, color, marker) in spots.items():
-        left.plot(
-            *point,
-            marker=marker,
-            ms=13 if marker == "*" else 8,
-            color=color,
-            mec=INK,
-            mew=0.8,
-            ls="",
-            label=label,
-            zorder=4,
-        )
-    left.set(
-        xlim=(found["a"][0], found["a"][-1]),
-        ylim=(found["b"][0], found["b"][-1]),
-        xlabel="a",
-        ylabel="b",
-    )
-    figure.legend(
-        *left.get_legend_handles_labels(),
-        loc="outside upper left",
-        ncols=4,
-        frameon=False,
-        labelcolor=INK,
-        fontsize=9.5,
-    )
-    dress(right, "Their predictions", grid="both")
-    x = np.linspace(-1.7, 4.6, 200)
-    for label, (point, color, _) in spots.items():
-        right.plot(
-            x,
-            np.asarray(testbeds.trap_output(point, x)),
-            color=color,
-            lw=1.8,
-            label=label,
-        )
-    right.scatter(
-        testbeds.POINTS,
-        testbeds.LABELS,
-        s=15 + 18 * np.array(COUNTS["retrained"]),
-        color=INK,
-        zorder=4,
-    )
-    right.axhline(0, color=MUTED, lw=0.8)
-    right.set(xlabel="x", ylabel="output", ylim=(-1.2, 1.2))
-    return figure
-
-
-def make_page(config: Config, found: Mapping[str, Arrays]) -> Page:
-    samples = [found[f"sampled-{seed}"] for seed in config.seeds]
-    paths, toy, grid = found["paths"], found["trap"], found["grid"]
-    helps = paths["best"][0] < paths["start"][0]
-    harmful = (grid["best"][0] >= grid["start"][0]).mean()
-    escaped = float(
-        np.linalg.norm(toy["path/fine-tune"][-1] - toy["retrained/weights"][0])
-    )
-    summary = (
-        "On two correlated coordinates the best of all stopping times comes nearer to"
-        f" the retrained weights than doing nothing in {int(helps.sum())} of"
-        f" {len(ROWS)} settings; on the grid of correlations and alphas no stop helps"
-        f" in {100 * harmful:.0f} % of the cells. In the toy descent-ascent ends in a"
-        f" minimum from where {config.fine_tuning_steps:,} steps of fine-tuning on the"
-        f" retained samples reach a loss of {toy['retrained/losses'][-1]:.2f}, where"
-        f" retraining finds {toy['retrained/losses'][0]:.2f}."
-    )
-    ratio = paths["best"][0] / paths["start"][0]
-    pictures = [
-        Picture(
-            "Where early stopping helps",
-            grid_figure(grid, _size(config)),
-            "Two heat maps over correlation and alpha; no stop helps in"
-            f" {100 * harmful:.0f} % of the left one.",
-            "Blue: the best stop is nearer to the retrained weights than the original"
-            " is; red: further away, already after one step. Full line: as near."
-            " Dashed: above it descent-ascent diverges (right: with twice the ridge)."
-            " Dotted: from there to the dashed line both margins end below the"
-            f" original's on every sampled example; {_lemma_9(_size(config))}.",
-        ),
-        Picture(
-            "Paths",
-            path_figure(paths),
-            "Distances over steps; best stop over do nothing: "
-            + ", ".join(
-                f"{ratio[ROWS.index(row)]:.2f} at eps {row[0]:g}, alpha {row[1]:g}"
-                for row in SHOWN
-            ),
-            "Below the dotted line: nearer to the retrained weights than doing"
-            " nothing.",
-        ),
-        Picture(
-            "The trap",
-            trap_figure(toy),
-            "Contours of the retrained objective with two minima; fine-tuning after"
-            f" descent-ascent ends {escaped:.2f} away from the retrained weights.",
-            "Left: contours of the loss on the retained samples. Right: what each model"
-            " predicts; dots are the samples, sized by how many are retained. At x = 4"
-            " the original says +, as does the oracle; the trap says -.",
-        ),
-    ]
-    tables = [stopping_table(paths), order_table(samples), trap_table(toy)]
-    return Page(summary, tables, pictures, _checks(samples, toy))
-
-
-def _checks(samples: list[Arrays], toy: Arrays) -> list[Check]:
-    shared, pair = (
-        max(float(part[f"{name}_error"].max()) for part in samples)
-        for name in ("shared", "pair")
-    )
-    held = np.concatenate([part["held"] for part in samples])
-    broken = [int((held[:, i] == 0).sum()) for i in range(3)]
-    lemmas = [
-        bool(all(part[name].all() for part in samples)) for name in ("lemma4", "lemma5")
-    ]
-    misses = [
-        (
-            float(np.abs(toy[f"{name}/weights"] - np.array(weights)).max())
-            if len(toy[f"{name}/losses"]) == len(losses)
-            else math.inf
-        )
-        for name, (weights, losses) in NOTED.items()
-    ]
-    ways = {
-        "train": toy["original/weights"][0],
-        "retrain": toy["retrained/weights"][0],
-        "scratch": toy["retrained/weights"][0],
-    }
-    ways |= {
-        "ascent": toy["ascent/weights"][0],
-        "fine-tune": toy["retrained/weights"][-1],
-    }
-    off = max(
-        float(np.linalg.norm(toy[f"path/{name}"][-1] - end))
-        for name, end in ways.items()
-    )
-    return [
-        Check(
-            "Closed forms of one coordinate equal Brent's zeros",
-            shared <= 1e-6,
-            f"largest difference {shared:.1e} (at most 1e-6)",
-        ),
-        Check(
-            "Minimizers of two coordinates equal Newton's",
-            pair <= 1e-6,
-            f"largest difference {pair:.1e} (at most 1e-6)",
-        ),
-        Check(
-            "The orderings of lemmas 3 and 9 hold on all sampled examples",
-            broken[:2] == [0, 0],
-            f"{broken[0]} and {broken[1]} exceptions",
-        ),
-        Check("The bounds of lemmas 4 and 5 hold on all sampled examples", all(lemmas)),
-        Check(
-            "The toy has exactly the minima of an independent program",
-            max(misses) < 6e-3,
-            f"largest difference {max(misses):.1e}",
-        ),
-        Check(
-            "Every path ends in its minimum, fine-tuning in the trap",
-            off < 3e-3,
-            f"at most {off:.1e} away",
-        ),
-        Check(
-            "With twice the ridge the trap is gone",
-            int(toy["retrained/ridge2"]) == 1,
-            f"{int(toy['retrained/ridge2'])} minimum",
-        ),
-    ]
-
-
-EXPERIMENT = Experiment(
-    "Ascent fails to forget: examples that can be solved",
-    Config(),
-    make_parts,
-    make_page,
-)

@@ -1,4 +1,4 @@
-"""The page of an ensemble experiment: tables, pictures, and what the theory says must hold."""
+"""Page of an ensemble experiment: tables, figures, and checks of the theory."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence

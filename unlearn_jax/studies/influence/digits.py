@@ -1,82 +1,24 @@
-"""Influence functions on digits, primal and dual: how near retraining, when not to believe them, what they cost.
-
-Command::
-
-    unlearn-jax run influence_digits --workdir runs/influence_digits
-
-300 of scikit-learn's digits, 30 of each, three seeds of samples, forget sets and
-networks; test outputs on 300 others. Errors are distances of the estimate to the
-retrained model over the distance of the original ("do nothing", 1). Means over seeds,
-95 % bootstrap intervals in brackets. Measured on 2 CPU cores (x86-64, AVX-512), Python
-3.11, JAX 0.10.2, that several other jobs shared: 21 minutes in all; milliseconds below
-are the shortest of five runs::
-
-    linearized network (tanh, 64 units, ridge 0.01), float64
-                           error of parameters          error of test outputs
-      cross-entropy, 10 %  0.0278 [0.0213, 0.0333]      0.0531 [0.0360, 0.0785]
-      cross-entropy, 50 %  0.107 [0.082, 0.125]         0.180 [0.138, 0.230]
-      cross-entropy, 90 %  0.186 [0.171, 0.197]         0.290 [0.252, 0.322]
-      squared, 10 %        below 4e-13                  below 4e-13             dual - primal: at most 3e-12
-
-    networks as they are (penalty around the initialization, L-BFGS), 10 % removed
-                           trusted  linearizability         parameters             outputs                    second retrain
-      tanh, 512, 0.1       3 of 3   0.0812 [0.0689, 0.0948] 0.255 [0.244, 0.262]   0.0770 [0.0644, 0.0891]    3.97 [3.85, 4.11]
-      tanh, 64, 0.1        3 of 3   0.286 [0.257, 0.336]    0.441 [0.434, 0.447]   0.229 [0.218, 0.247]       6.23 [6.06, 6.57]
-      tanh, 64, 0.01       0 of 3   0.766 [0.698, 0.847]    0.649 [0.635, 0.661]   0.337 [0.293, 0.375]       2.81 [2.31, 3.33]
-      tanh, 64, 0.0001     0 of 3   3.99 [3.47, 4.69]       0.943 [0.933, 0.951]   0.811 [0.705, 0.869]       1.42 [1.38, 1.48]
-      relu, 64, 0.01       0 of 3   1.42 [1.14, 1.91]       0.882 [0.859, 0.908]   0.532 [0.498, 0.574]       3.47 [2.19, 4.83]
-
-    targets for TRW, KL(retrained || target) on the forgotten images
-                           digit 1                digit 3                digit 8
-      renormalized         0.226 [0.218, 0.238]   0.160 [0.085, 0.203]   0.194 [0.137, 0.258]
-      influence, head      0.170 [0.100, 0.240]   0.099 [0.044, 0.180]   0.123 [0.112, 0.130]
-      influence, network   0.133 [0.112, 0.173]   0.140 [0.119, 0.179]   0.150 [0.115, 0.201]
-      second retrain       0.042 [0.037, 0.048]   0.055 [0.015, 0.121]   0.048 [0.036, 0.058]
-
-    milliseconds, 10 % removed (the kernel is computed once for all requests)
-      outputs, parameters  kernel   dual, CG   primal, CG
-      1, 1210              5.5      0.6        7.9
-      1, 19210             346      1.1        54
-      10, 1210             1020     400        3.4
-      10, 19210            11000    204        38
-
-What it says. Where the model is linear in its parameters the theory holds: both forms
-are the same, squared loss is exact retraining, and cross-entropy comes 30 to 47 times
-nearer than doing nothing in the parameters at 10 % (13 to 28 times in test outputs,
-which count the directions that move most), 5 to 6 times at 90 %. Networks as they are
-keep 6 to 87 % of the distance; the guard's linearizability orders them. ReLU networks
-never came to rest, so that the guard warns for two reasons. The dual pays where the
-samples' outputs are few beside the parameters: with one output, and 10 % removed, a
-request takes less than a tenth of the primal's time; with ten it loses at this size,
-and its kernel costs as much as some 300 primal requests. A retrained network from
-another initialization is farther from the first than the original is: influence
-predicts one training, not any.
-
-The paper (arXiv 2605.11239) reports, for linearized networks of MNIST, relative
-parameter errors of about 3e-5 to 5e-4 (not divided by those of doing nothing), and for
-a nonlinear one with penalty 1e-4 errors above those of random noise.
-"""
+"""Influence functions on digits, primal and dual: accuracy, guard and cost."""
 
 import dataclasses
 import time
-from collections.abc import Mapping
 from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
 
 from unlearn_jax import audit, influence, methods, models, train
 from unlearn_jax.losses import cross_entropy
 from unlearn_jax.methods.influence_target import influence_targets
-from unlearn_jax.pipeline import Check, Experiment, Page, Part, Picture, Table
-from unlearn_jax.pipeline.report.figures.style import COLORS, INK, dress
+from unlearn_jax.pipeline import Part
 from unlearn_jax.types import Dataset, InputError, Variables
 
 ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu}
+
+
 LOSSES = {"cross-entropy": cross_entropy, "squared": influence.squared_error}
 
 
@@ -152,18 +94,28 @@ def perceptron(activation: str, width: int):
 
 
 NTK = jax.jit(influence.ntk, static_argnums=0, static_argnames="batch_size")
+
+
 FIT = jax.jit(influence.fit_dual, static_argnames=("loss", "num_steps"))
+
+
 REMOVE = jax.jit(
     influence.remove,
     static_argnums=0,
     static_argnames=("num_forget", "warn", "batch_size"),
 )
+
+
 DUAL = jax.jit(influence.dual_change, static_argnames=("loss", "num_forget", "solver"))
+
+
 PRIMAL = jax.jit(
     influence.primal_change,
     static_argnums=0,
     static_argnames=("loss", "num_forget", "batch_size"),
 )
+
+
 TARGETS = jax.jit(
     influence_targets, static_argnames=("linearized", "num_fit_steps", "num_cg_steps")
 )
@@ -177,10 +129,6 @@ def distance(left, right) -> float:
 def draw(seed: int, count: int, removed: int) -> np.ndarray:
     """A random forget mask."""
     return np.random.default_rng(1000 + seed).permutation(count) < removed
-
-
-# --- linearized: the theory holds
-# ----------------------------------------------------------------------------------
 
 
 @partial(jax.jit, static_argnames=("apply", "loss", "ridge", "num_forget"))
@@ -274,10 +222,6 @@ def _errors(apply, params, test, trained, dual, primal, retrained) -> dict[str, 
     }
 
 
-# --- networks as they are: the guard
-# -------------------------------------------------------------------------------
-
-
 @partial(jax.jit, static_argnames=("apply", "num_steps"))
 def lbfgs(apply, start, anchor, images, labels, *, ridge, num_steps):
     """Trains to stationarity, as far as that goes: ``mean CE + ridge/2 |theta - anchor|^2``."""
@@ -337,10 +281,6 @@ def network(config: Config, seed: int, name: str) -> dict[str, np.ndarray]:
         "second": np.array(away(second) / away(original)),
         **{field: np.asarray(value) for field, value in guard._asdict().items()},
     }
-
-
-# --- cost
-# ----------------------------------------------------------------------------------------------------------
 
 
 def seconds(call) -> float:
@@ -420,10 +360,6 @@ def cost(config: Config, width: int, outputs: int) -> dict[str, np.ndarray]:
     return {name: np.asarray(value, float) for name, value in found.items()}
 
 
-# --- targets
-# -------------------------------------------------------------------------------------------------------
-
-
 def targets(config: Config, seed: int) -> dict[str, np.ndarray]:
     """KL(retrained || target) in nats on a forgotten class: targets of TRW and of influence, and a second retraining."""
     x, y, _, _ = make_data(config, seed)
@@ -464,10 +400,6 @@ def targets(config: Config, seed: int) -> dict[str, np.ndarray]:
             ]
         )
     return {"kl": np.array(found)}
-
-
-# --- the page
-# ------------------------------------------------------------------------------------------------------
 
 
 def make_parts(config: Config) -> dict[str, Part]:
@@ -517,402 +449,3 @@ def make_parts(config: Config) -> dict[str, Part]:
                 settings, partial(cost, config, width, outputs)
             )
     return parts
-
-
-def estimate(values) -> audit.Estimate:
-    """Mean over seeds, bootstrap interval."""
-    values = np.asarray(values, float)
-    drawn = audit.run_weights(
-        np.random.default_rng(0), 2000, [(i,) for i in range(len(values))]
-    )
-    return audit.summarize(values, np.tile(values, (len(drawn), 1)), drawn)
-
-
-def small(values) -> audit.Estimate | str:
-    """An estimate, or how small it is where nothing but rounding is left."""
-    return (
-        f"below {np.max(values) * 1.05:.0e}"
-        if np.max(values) < 1e-3
-        else estimate(values)
-    )
-
-
-def make_page(config: Config, found: Mapping[str, dict[str, np.ndarray]]) -> Page:
-    """Tables, pictures and checks."""
-    linear = {
-        name: np.stack([found[f"convex-{s}"][name] for s in config.seeds])
-        for name in found[f"convex-{config.seeds[0]}"]
-    }
-    squared = linear["squared"][0].astype(bool)
-    first = linear["params"][:, 0]
-    guards = {
-        name: {
-            key: np.array([found[f"network-{name}-{s}"][key] for s in config.seeds])
-            for key in found[f"network-{name}-{config.seeds[0]}"]
-        }
-        for name in config.networks
-    }
-    trusted = [run["outputs"][run["trusted"].astype(bool)] for run in guards.values()]
-    others = [run["outputs"][~run["trusted"].astype(bool)] for run in guards.values()]
-    trusted, others = np.concatenate(trusted), np.concatenate(others)
-    forms, exact = linear["forms"].max(), linear["params"][:, squared].max()
-    small = [name for name in config.networks if float(name.split("-")[2]) <= 1e-3]
-    checks = [
-        Check(
-            "dual equals primal",
-            bool(forms < 1e-8),
-            f"largest relative difference {forms:.1e}, float64",
-        ),
-        Check(
-            "squared loss is exact retraining",
-            bool(exact < 1e-8),
-            f"largest error beside doing nothing {exact:.1e}",
-        ),
-        Check(
-            "cross-entropy at 10 % is 20 times nearer than doing nothing",
-            bool(config.fractions[0] > 0.1 or first.max() < 1 / 20),
-            f"{1 / first.max():.0f} to {1 / first.min():.0f} times, at"
-            f" {100 * config.fractions[0]:g} %",
-        ),
-        Check(
-            "the guard warns where the penalty is small",
-            all(not guards[name]["trusted"].any() for name in small),
-            ", ".join(
-                f"{name}: linearizability {guards[name]['linearizability'].min():.2g}"
-                " and more"
-                for name in small
-            ),
-        ),
-    ]
-    summary = (
-        f"On linearized networks removing {100 * config.fractions[0]:g} % of the images"
-        f" lands {1 / first.max():.0f} to {1 / first.min():.0f} times nearer to the"
-        " retrained parameters than doing nothing, and the two forms agree to"
-        f" {forms:.0e}. On networks as they are the estimate leaves"
-        f" {100 * min(trusted, default=np.nan):.0f} to"
-        f" {100 * max(trusted, default=np.nan):.0f} % of the distance of the outputs"
-        f" where the guard trusts it, and {100 * min(others, default=np.nan):.0f} to"
-        f" {100 * max(others, default=np.nan):.0f} % where it warns."
-    )
-    tables = [
-        _convex_table(linear, squared),
-        _network_table(guards),
-        _target_table(config, found),
-        _cost_table(config, found),
-    ]
-    return Page(
-        summary,
-        tables,
-        [
-            _convex_picture(config, linear, squared),
-            _guard_picture(guards),
-            _cost_picture(config, found),
-        ],
-        checks,
-    )
-
-
-def _convex_table(linear, squared) -> Table:
-    rows = []
-    for i, fraction in enumerate(linear["fraction"][0]):
-        loss = "squared" if squared[i] else "cross-entropy"
-        cells = [small(linear[key][:, i]) for key in ("moved", "params", "outputs")]
-        rows.append(
-            [
-                f"{loss}, {100 * fraction:g} %",
-                *cells,
-                f"{linear['forms'][:, i].max():.0e}",
-                f"{linear['floor'][:, i].max():.0e}",
-            ]
-        )
-    columns = [
-        "removed",
-        "do nothing",
-        "error of parameters",
-        "error of outputs",
-        "dual - primal",
-        "gradient left",
-    ]
-    caption = (
-        "Linearized tanh network. Do nothing: |original - retrained| / |retrained -"
-        " initial|. Errors: distance of the estimate to the retrained model over that"
-        " of the original, of parameters and of test outputs. The last two: largest"
-        " over seeds, the oracle's own gradient relative to that of its loss."
-    )
-    return Table("Linearized network: how near retraining", columns, rows, caption)
-
-
-def _network_table(guards) -> Table:
-    rows = []
-    for name, run in guards.items():
-        kind, width, ridge = name.split("-")
-        cells = [
-            estimate(run[key])
-            for key in (
-                "stationarity",
-                "linearizability",
-                "params",
-                "outputs",
-                "warm",
-                "second",
-            )
-        ]
-        rows.append(
-            [
-                f"{kind}, {width} units, {ridge}",
-                f"{run['trusted'].sum()} of {len(run['trusted'])}",
-                *cells,
-            ]
-        )
-    columns = [
-        "network, penalty",
-        "trusted",
-        "stationarity",
-        "linearizability",
-        "parameters",
-        "outputs",
-        "trained on",
-        "second retrain",
-    ]
-    caption = (
-        "10 % removed. Error of parameters and of test outputs beside doing nothing"
-        " (1). Trained on: test outputs of the original after training on what stays."
-        " Second retrain: from another initialization, which ends farther away than the"
-        " original is."
-    )
-    return Table(
-        "Networks as they are: when the guard trusts the estimate",
-        columns,
-        rows,
-        caption,
-    )
-
-
-def _target_table(config: Config, found) -> Table:
-    values = np.stack(
-        [found[f"targets-{seed}"]["kl"] for seed in config.seeds]
-    )  # [S, classes, 4]
-    names = (
-        "renormalized (TRW, beta 0)",
-        "influence, head",
-        "influence, network",
-        "second retrain",
-    )
-    rows = [
-        [name, *(estimate(values[:, c, i]) for c in range(len(config.classes)))]
-        for i, name in enumerate(names)
-    ]
-    caption = (
-        "KL(retrained || target) in nats on the forgotten training images, mean over"
-        " seeds."
-    )
-    return Table(
-        "Targets for TRW",
-        ["target", *(f"digit {c}" for c in config.classes)],
-        rows,
-        caption,
-    )
-
-
-def _cost_table(config: Config, found) -> Table:
-    rows = []
-    for outputs in (1, 10):
-        for width in config.widths:
-            run = found[f"cost-{width}-{outputs}"]
-            times = [
-                run["kernel"][0],
-                *(run[form][i] for i in (0, -1) for form in ("dense", "cg", "primal")),
-            ]
-            sizes = [f"{value / 1e6:.1f}" for value in run["bytes"][0]]
-            rows.append(
-                [
-                    f"{outputs}, {int(run['parameters'][0])}",
-                    *(f"{1000 * t:.3g}" for t in times),
-                    *sizes,
-                ]
-            )
-    low, high = (f"{100 * f:g} %" for f in (config.fractions[0], config.fractions[-1]))
-    forms = ("dual dense", "dual CG", "primal")
-    columns = [
-        "outputs, parameters",
-        "kernel",
-        *(f"{form}, {f}" for f in (low, high) for form in forms),
-    ]
-    gap = max(
-        found[f"cost-{w}-{o}"]["gap"].max() for w in config.widths for o in (1, 10)
-    )
-    caption = (
-        "Milliseconds for one request on linearized tanh networks, float32; conjugate"
-        " gradients to 1e-6. The kernel is computed once for all requests. Memory in"
-        " MB: matrices and vectors held, by arithmetic. In single precision the forms"
-        f" differed by at most {gap:.0e}."
-    )
-    return Table(
-        "Cost of one request", [*columns, "dual (MB)", "primal (MB)"], rows, caption
-    )
-
-
-def _convex_picture(config: Config, linear, squared) -> Picture:
-    figure = Figure(figsize=(9.2, 3.4), layout="constrained")
-    axes = figure.add_subplot()
-    dress(axes, "Error beside doing nothing", grid="both")
-    share, means = 100 * linear["fraction"][0][~squared], []
-    for key, color, label in (
-        ("params", COLORS[0], "parameters"),
-        ("outputs", COLORS[1], "test outputs"),
-    ):
-        for run in linear[key][:, ~squared]:
-            axes.plot(share, run, color=color, lw=0.8, alpha=0.5)
-        means.append(linear[key][:, ~squared].mean(0))
-        axes.plot(share, means[-1], color=color, lw=2, marker="o", label=label)
-    axes.axhline(1, color=INK, lw=1, ls=":")
-    axes.annotate(
-        "do nothing",
-        (share[0], 1),
-        xytext=(0, -12),
-        textcoords="offset points",
-        color=INK,
-        fontsize=9,
-    )
-    axes.set(
-        yscale="log",
-        xlabel="removed (% of the training images)",
-        ylabel="|estimate - retrained| / |original - retrained|",
-    )
-    axes.legend(frameon=False, labelcolor=INK, fontsize=9.5, loc="lower right")
-    alt = "Errors of parameters by share removed: " + ", ".join(
-        f"{s:g} %: {m:.3f}" for s, m in zip(share, means[0], strict=True)
-    )
-    return Picture(
-        "Linearized network, cross-entropy",
-        figure,
-        alt,
-        "Thin lines are seeds, thick ones their means.",
-    )
-
-
-def _guard_picture(guards) -> Picture:
-    figure = Figure(figsize=(9.2, 3.6), layout="constrained")
-    axes = figure.add_subplot()
-    dress(axes, "Every run: what the guard says, and what is true", grid="both")
-    for color, (name, run) in zip(COLORS, guards.items(), strict=False):
-        kind, width, ridge = name.split("-")
-        axes.scatter(
-            run["linearizability"],
-            run["outputs"],
-            color=color,
-            s=36,
-            label=f"{kind}, {width}, {ridge}",
-        )
-    axes.axvline(0.5, color=INK, lw=1, ls="--")
-    axes.annotate(
-        "the guard warns",
-        (0.5, 0),
-        xytext=(6, 4),
-        textcoords="offset points",
-        color=INK,
-        fontsize=9,
-    )
-    axes.axhline(1, color=INK, lw=1, ls=":")
-    axes.set(
-        xscale="log",
-        ylim=(0, None),
-        xlabel="linearizability",
-        ylabel="error of test outputs / doing nothing",
-    )
-    figure.legend(
-        frameon=False,
-        labelcolor=INK,
-        fontsize=9.5,
-        loc="outside right upper",
-        title="network, penalty",
-    ).get_title().set(color=INK, fontsize=9.5)
-    alt = "; ".join(
-        f"{n}: {r['linearizability'].mean():.2g} and {r['outputs'].mean():.2g}"
-        for n, r in guards.items()
-    )
-    caption = (
-        "Left of the dashed line, and where the network is stationary too, the guard"
-        " trusts the estimate. Dotted: doing nothing."
-    )
-    return Picture(
-        "Networks as they are",
-        figure,
-        f"Linearizability and error of outputs: {alt}",
-        caption,
-    )
-
-
-def _cost_picture(config: Config, found) -> Picture:
-    figure = Figure(figsize=(9.2, 3.8), layout="constrained")
-    panels = figure.subplots(1, 2)
-    removed = np.round(np.array(config.fractions) * config.num_samples)
-    for axes, outputs in zip(panels, (1, 10), strict=True):
-        dress(
-            axes,
-            f"{outputs} output{'s' if outputs > 1 else ''}, {config.num_samples}"
-            " images",
-            grid="both",
-        )
-        runs = [found[f"cost-{width}-{outputs}"] for width in config.widths]
-        for color, run in zip(COLORS, runs, strict=False):
-            axes.plot(
-                removed,
-                run["primal"],
-                color=color,
-                lw=2,
-                marker="o",
-                label=f"primal, {int(run['parameters'][0])}",
-            )
-        for dashes, form in (("--", "dense"), (":", "cg")):
-            times = np.median([run[form] for run in runs], 0)
-            axes.plot(
-                removed,
-                times,
-                color=INK,
-                lw=1.8,
-                ls=dashes,
-                marker="s",
-                ms=4,
-                label=f"dual, {form}",
-            )
-        axes.set(yscale="log", xlabel="removed images")
-    panels[0].set_ylabel("seconds per request")
-    lines, names = panels[0].get_legend_handles_labels()
-    figure.legend(
-        lines,
-        names,
-        frameon=False,
-        labelcolor=INK,
-        fontsize=9,
-        loc="outside lower center",
-        ncols=5,
-    )
-    told = [
-        f"{o} outputs, {w} units: "
-        + ", ".join(
-            f"{form} {found[f'cost-{w}-{o}'][form][0]:.4f} s"
-            for form in ("primal", "dense", "cg")
-        )
-        for o in (1, 10)
-        for w in config.widths
-    ]
-    caption = (
-        "Primal by number of parameters; dual without the kernel, the median over"
-        " networks, whose size does not matter to it. The kernel is computed once, see"
-        " the table."
-    )
-    return Picture(
-        "When the dual wins",
-        figure,
-        f"At the smallest share: {'; '.join(told)}",
-        caption,
-    )
-
-
-EXPERIMENT = Experiment(
-    "Influence functions: near retraining where their assumptions hold",
-    Config(),
-    make_parts,
-    make_page,
-)

@@ -1,4 +1,4 @@
-"""The page of an experiment on spectral norms: tables, pictures and checks."""
+"""Page of an experiment on spectral norms: tables, figures and checks."""
 
 from collections.abc import Mapping
 

@@ -1,0 +1,220 @@
+"""Page of federated unlearning of segmentation."""
+
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from unlearn_jax.contrib import federated
+from unlearn_jax.pipeline import Check, Page, Picture, Table
+from unlearn_jax.pipeline.report.figures.style import (
+    COLORS,
+    INK,
+    MUTED,
+    dress,
+    small_panels,
+)
+from unlearn_jax.studies.federated.shapes import (
+    CLASSES,
+    MEASURES,
+    ROWS,
+    Config,
+    from_vector,
+    images,
+    network,
+)
+
+
+def methods_table(runs: federated.RecoveryRuns) -> Table:
+    columns = [
+        "model",
+        "forget at once",
+        "rounds",
+        "test",
+        "test IoU",
+        "forget",
+        "forget IoU",
+    ]
+    columns += ["gap, forget (points)", "unseen, same style"]
+    lines = []
+    for name, label in ROWS.items():
+        final, recovers = 100 * runs.final(name), name in runs.rounds
+        once = (
+            runs.summary(100 * runs.measured[name][:, :, 0, 2])
+            if recovers and name != "natural"
+            else None
+        )
+        rounds = runs.summary(runs.rounds[name][0]) if recovers else None
+        gap = None if name == "retrained" else runs.summary(runs.gap(name))
+        lines.append(
+            [label, once, rounds, *(runs.summary(final[..., i]) for i in range(4)), gap]
+        )
+        lines[-1].append(runs.summary(final[..., 4]))
+    change = [
+        100 * (runs.final("special") - runs.final("same"))[..., i] for i in range(5)
+    ]
+    change[4:4] = [runs.gap("special") - runs.gap("same")]
+    lines.append(
+        [
+            "PUF special − natural, PUF's rounds (paired)",
+            None,
+            None,
+            *map(runs.summary, change),
+        ]
+    )
+    missed = ", ".join(
+        f"{int((~ok).sum())} of {ROWS[name].split(',')[0]}"
+        for name, (_, ok) in runs.rounds.items()
+        if not ok.all()
+    )
+    caption = (
+        f"Dice in % unless the column says IoU, means over both shapes, {runs.shape[0]}"
+        f" seeds x {runs.shape[1]} clients, 95% intervals with both redrawn. Test:"
+        " held-out images of the remaining clients' styles. Forget: the leaving"
+        " client's training images. Rounds: until the test Dice is the retrained"
+        f" model's, 1 to {runs.measured['natural'].shape[2] - 1}; runs that never got"
+        f" there: {missed or 'none'}."
+    )
+    return Table("Every client leaves in turn", columns, lines, caption)
+
+
+def curves(runs: federated.RecoveryRuns) -> Figure:
+    """Dice by round on what is forgotten, on unseen images of its style, and on the rest."""
+    figure, panels = small_panels(3, share=True, columns=3, height=2.6)
+    style = {
+        "natural": "-",
+        "special": "-",
+        "not": (0, (5, 1.5)),
+        "ascent": (0, (1.5, 1.2)),
+    }
+    for axes, measure_name, title in zip(
+        panels,
+        ("forget", "unseen", "test"),
+        ("forgotten images", "unseen, same style", "test, other styles"),
+        strict=True,
+    ):
+        place = MEASURES.index(measure_name)
+        for (name, dashes), color in zip(style.items(), COLORS, strict=False):
+            mean = 100 * runs.measured[name][..., place].mean((0, 1))
+            axes.plot(np.arange(mean.size), mean, color=color, ls=dashes, lw=1.6)
+        for name, color, dashes in (("retrained", INK, "-"), ("original", MUTED, ":")):
+            axes.axhline(
+                100 * runs.measured[name][..., place].mean(),
+                color=color,
+                ls=dashes,
+                lw=1.4,
+            )
+        dress(axes, title, size=9)
+        axes.set_ylim(-4, 104)
+    handles = [
+        Line2D([], [], color=color, ls=dashes, lw=1.6, label=ROWS[name])
+        for (name, dashes), color in zip(style.items(), COLORS, strict=False)
+    ]
+    handles += [
+        Line2D([], [], color=INK, lw=1.4, label="Retrained"),
+        Line2D([], [], color=MUTED, ls=":", label="Original"),
+    ]
+    figure.legend(
+        handles=handles,
+        loc="outside upper left",
+        ncols=3,
+        frameon=False,
+        labelcolor=INK,
+        fontsize=9,
+    )
+    figure.supxlabel("rounds after unlearning", fontsize=10, color=INK)
+    figure.supylabel("Dice (%)", fontsize=10, color=INK)
+    return figure
+
+
+def examples(config: Config, trained: Mapping[str, np.ndarray]) -> Figure:
+    """An image of every style, its map, and what the original and the model retrained without the style make of it."""
+    near, _ = images(config.num_clients, config.num_images, config.size)
+    rows = ("image", "truth", "original", "retrained without")
+    figure = Figure(figsize=(1.5 * config.num_clients + 1.2, 6.0), layout="constrained")
+    panels = figure.subplots(len(rows), config.num_clients, squeeze=False)
+    model = network(config.width)
+    for client in range(config.num_clients):
+        place = client * config.num_images
+        shown = [near.images[place], near.labels[place]]
+        for vector in (trained["original"], trained["retrained"][client]):
+            variables = from_vector(config.width, jnp.asarray(vector))
+            shown.append(
+                np.asarray(
+                    jnp.argmax(model.apply(variables, near.images[place][None])[0], -1)
+                )
+            )
+        for axes, picture, row in zip(panels[:, client], shown, rows, strict=True):
+            axes.imshow(
+                picture,
+                vmin=0,
+                vmax=CLASSES - 1,
+                cmap=None if picture.ndim == 3 else "cividis",
+            )
+            axes.set_xticks([])
+            axes.set_yticks([])
+            if client == 0:
+                axes.set_ylabel(row, color=INK, fontsize=9.5)
+        panels[0, client].set_title(f"client {client}", color=INK, fontsize=10)
+    return figure
+
+
+def make_page(config: Config, parts: Mapping[str, dict[str, np.ndarray]]) -> Page:
+    runs = federated.RecoveryRuns(
+        [parts[f"forget-{seed}"] for seed in config.seeds], MEASURES
+    )
+    gap = {name: runs.gap(name).mean() for name in ROWS}
+    dice = {
+        name: 100 * runs.final(name)[..., 2].mean()
+        for name in ("original", "retrained")
+    }
+    summary = (
+        f"Dice on the leaving client's images is {dice['original']:.1f}% for the"
+        f" original model and {dice['retrained']:.1f}% for the model retrained without"
+        " the client. Mean gap to that, client by client, in points: doing nothing"
+        f" {gap['original']:.1f}, natural {gap['natural']:.1f}, natural with as many"
+        f" rounds as PUF {gap['same']:.1f}, PUF special {gap['special']:.1f}"
+        f" ({gap['special+']:.1f} at the last round), PUF regular {gap['regular']:.1f},"
+        f" NoT {gap['not']:.1f}, projected ascent {gap['ascent']:.1f}, a second"
+        f" retraining {gap['again']:.1f}."
+    )
+    once = (
+        100
+        * (runs.measured["special"][:, :, 0] - runs.measured["original"])[..., 2].mean()
+    )
+    finite = all(np.isfinite(values).all() for values in runs.measured.values())
+    harder = dice["original"] - dice["retrained"]
+    checks = [
+        Check("every number is finite", finite),
+        Check(
+            "PUF lowers forget Dice at once", bool(once < 0), f"by {-once:.1f} points"
+        ),
+        Check(
+            "a style that was not trained on is harder",
+            bool(harder > 0),
+            f"by {harder:.1f} points of Dice",
+        ),
+    ]
+    pictures = [
+        Picture(
+            "Dice by round",
+            curves(runs),
+            alt=summary,
+            caption="Means over runs; natural starts at the original.",
+        ),
+        Picture(
+            "Styles",
+            examples(config, parts[f"models-{config.seeds[0]}"]),
+            alt=(
+                "One training image of each client, its map, and the maps that two"
+                " models predict."
+            ),
+            caption=(
+                "The first training image of each client; dark: background, gray: disc,"
+                " yellow: bar."
+            ),
+        ),
+    ]
+    return Page(summary, [methods_table(runs)], pictures, checks)

@@ -1,0 +1,402 @@
+"""Page of influence functions on digits."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from unlearn_jax import audit
+from unlearn_jax.pipeline import Check, Page, Picture, Table
+from unlearn_jax.pipeline.report.figures.style import COLORS, INK, dress
+from unlearn_jax.studies.influence.digits import Config
+
+
+def estimate(values) -> audit.Estimate:
+    """Mean over seeds, bootstrap interval."""
+    values = np.asarray(values, float)
+    drawn = audit.run_weights(
+        np.random.default_rng(0), 2000, [(i,) for i in range(len(values))]
+    )
+    return audit.summarize(values, np.tile(values, (len(drawn), 1)), drawn)
+
+
+def small(values) -> audit.Estimate | str:
+    """An estimate, or how small it is where nothing but rounding is left."""
+    return (
+        f"below {np.max(values) * 1.05:.0e}"
+        if np.max(values) < 1e-3
+        else estimate(values)
+    )
+
+
+def make_page(config: Config, found: Mapping[str, dict[str, np.ndarray]]) -> Page:
+    """Tables, pictures and checks."""
+    linear = {
+        name: np.stack([found[f"convex-{s}"][name] for s in config.seeds])
+        for name in found[f"convex-{config.seeds[0]}"]
+    }
+    squared = linear["squared"][0].astype(bool)
+    first = linear["params"][:, 0]
+    guards = {
+        name: {
+            key: np.array([found[f"network-{name}-{s}"][key] for s in config.seeds])
+            for key in found[f"network-{name}-{config.seeds[0]}"]
+        }
+        for name in config.networks
+    }
+    trusted = [run["outputs"][run["trusted"].astype(bool)] for run in guards.values()]
+    others = [run["outputs"][~run["trusted"].astype(bool)] for run in guards.values()]
+    trusted, others = np.concatenate(trusted), np.concatenate(others)
+    forms, exact = linear["forms"].max(), linear["params"][:, squared].max()
+    small = [name for name in config.networks if float(name.split("-")[2]) <= 1e-3]
+    checks = [
+        Check(
+            "dual equals primal",
+            bool(forms < 1e-8),
+            f"largest relative difference {forms:.1e}, float64",
+        ),
+        Check(
+            "squared loss is exact retraining",
+            bool(exact < 1e-8),
+            f"largest error beside doing nothing {exact:.1e}",
+        ),
+        Check(
+            "cross-entropy at 10 % is 20 times nearer than doing nothing",
+            bool(config.fractions[0] > 0.1 or first.max() < 1 / 20),
+            f"{1 / first.max():.0f} to {1 / first.min():.0f} times, at"
+            f" {100 * config.fractions[0]:g} %",
+        ),
+        Check(
+            "the guard warns where the penalty is small",
+            all(not guards[name]["trusted"].any() for name in small),
+            ", ".join(
+                f"{name}: linearizability {guards[name]['linearizability'].min():.2g}"
+                " and more"
+                for name in small
+            ),
+        ),
+    ]
+    summary = (
+        f"On linearized networks removing {100 * config.fractions[0]:g} % of the images"
+        f" lands {1 / first.max():.0f} to {1 / first.min():.0f} times nearer to the"
+        " retrained parameters than doing nothing, and the two forms agree to"
+        f" {forms:.0e}. On networks as they are the estimate leaves"
+        f" {100 * min(trusted, default=np.nan):.0f} to"
+        f" {100 * max(trusted, default=np.nan):.0f} % of the distance of the outputs"
+        f" where the guard trusts it, and {100 * min(others, default=np.nan):.0f} to"
+        f" {100 * max(others, default=np.nan):.0f} % where it warns."
+    )
+    tables = [
+        _convex_table(linear, squared),
+        _network_table(guards),
+        _target_table(config, found),
+        _cost_table(config, found),
+    ]
+    return Page(
+        summary,
+        tables,
+        [
+            _convex_picture(config, linear, squared),
+            _guard_picture(guards),
+            _cost_picture(config, found),
+        ],
+        checks,
+    )
+
+
+def _convex_table(linear, squared) -> Table:
+    rows = []
+    for i, fraction in enumerate(linear["fraction"][0]):
+        loss = "squared" if squared[i] else "cross-entropy"
+        cells = [small(linear[key][:, i]) for key in ("moved", "params", "outputs")]
+        rows.append(
+            [
+                f"{loss}, {100 * fraction:g} %",
+                *cells,
+                f"{linear['forms'][:, i].max():.0e}",
+                f"{linear['floor'][:, i].max():.0e}",
+            ]
+        )
+    columns = [
+        "removed",
+        "do nothing",
+        "error of parameters",
+        "error of outputs",
+        "dual - primal",
+        "gradient left",
+    ]
+    caption = (
+        "Linearized tanh network. Do nothing: |original - retrained| / |retrained -"
+        " initial|. Errors: distance of the estimate to the retrained model over that"
+        " of the original, of parameters and of test outputs. The last two: largest"
+        " over seeds, the oracle's own gradient relative to that of its loss."
+    )
+    return Table("Linearized network: how near retraining", columns, rows, caption)
+
+
+def _network_table(guards) -> Table:
+    rows = []
+    for name, run in guards.items():
+        kind, width, ridge = name.split("-")
+        cells = [
+            estimate(run[key])
+            for key in (
+                "stationarity",
+                "linearizability",
+                "params",
+                "outputs",
+                "warm",
+                "second",
+            )
+        ]
+        rows.append(
+            [
+                f"{kind}, {width} units, {ridge}",
+                f"{run['trusted'].sum()} of {len(run['trusted'])}",
+                *cells,
+            ]
+        )
+    columns = [
+        "network, penalty",
+        "trusted",
+        "stationarity",
+        "linearizability",
+        "parameters",
+        "outputs",
+        "trained on",
+        "second retrain",
+    ]
+    caption = (
+        "10 % removed. Error of parameters and of test outputs beside doing nothing"
+        " (1). Trained on: test outputs of the original after training on what stays."
+        " Second retrain: from another initialization, which ends farther away than the"
+        " original is."
+    )
+    return Table(
+        "Networks as they are: when the guard trusts the estimate",
+        columns,
+        rows,
+        caption,
+    )
+
+
+def _target_table(config: Config, found) -> Table:
+    values = np.stack(
+        [found[f"targets-{seed}"]["kl"] for seed in config.seeds]
+    )  # [S, classes, 4]
+    names = (
+        "renormalized (TRW, beta 0)",
+        "influence, head",
+        "influence, network",
+        "second retrain",
+    )
+    rows = [
+        [name, *(estimate(values[:, c, i]) for c in range(len(config.classes)))]
+        for i, name in enumerate(names)
+    ]
+    caption = (
+        "KL(retrained || target) in nats on the forgotten training images, mean over"
+        " seeds."
+    )
+    return Table(
+        "Targets for TRW",
+        ["target", *(f"digit {c}" for c in config.classes)],
+        rows,
+        caption,
+    )
+
+
+def _cost_table(config: Config, found) -> Table:
+    rows = []
+    for outputs in (1, 10):
+        for width in config.widths:
+            run = found[f"cost-{width}-{outputs}"]
+            times = [
+                run["kernel"][0],
+                *(run[form][i] for i in (0, -1) for form in ("dense", "cg", "primal")),
+            ]
+            sizes = [f"{value / 1e6:.1f}" for value in run["bytes"][0]]
+            rows.append(
+                [
+                    f"{outputs}, {int(run['parameters'][0])}",
+                    *(f"{1000 * t:.3g}" for t in times),
+                    *sizes,
+                ]
+            )
+    low, high = (f"{100 * f:g} %" for f in (config.fractions[0], config.fractions[-1]))
+    forms = ("dual dense", "dual CG", "primal")
+    columns = [
+        "outputs, parameters",
+        "kernel",
+        *(f"{form}, {f}" for f in (low, high) for form in forms),
+    ]
+    gap = max(
+        found[f"cost-{w}-{o}"]["gap"].max() for w in config.widths for o in (1, 10)
+    )
+    caption = (
+        "Milliseconds for one request on linearized tanh networks, float32; conjugate"
+        " gradients to 1e-6. The kernel is computed once for all requests. Memory in"
+        " MB: matrices and vectors held, by arithmetic. In single precision the forms"
+        f" differed by at most {gap:.0e}."
+    )
+    return Table(
+        "Cost of one request", [*columns, "dual (MB)", "primal (MB)"], rows, caption
+    )
+
+
+def _convex_picture(config: Config, linear, squared) -> Picture:
+    figure = Figure(figsize=(9.2, 3.4), layout="constrained")
+    axes = figure.add_subplot()
+    dress(axes, "Error beside doing nothing", grid="both")
+    share, means = 100 * linear["fraction"][0][~squared], []
+    for key, color, label in (
+        ("params", COLORS[0], "parameters"),
+        ("outputs", COLORS[1], "test outputs"),
+    ):
+        for run in linear[key][:, ~squared]:
+            axes.plot(share, run, color=color, lw=0.8, alpha=0.5)
+        means.append(linear[key][:, ~squared].mean(0))
+        axes.plot(share, means[-1], color=color, lw=2, marker="o", label=label)
+    axes.axhline(1, color=INK, lw=1, ls=":")
+    axes.annotate(
+        "do nothing",
+        (share[0], 1),
+        xytext=(0, -12),
+        textcoords="offset points",
+        color=INK,
+        fontsize=9,
+    )
+    axes.set(
+        yscale="log",
+        xlabel="removed (% of the training images)",
+        ylabel="|estimate - retrained| / |original - retrained|",
+    )
+    axes.legend(frameon=False, labelcolor=INK, fontsize=9.5, loc="lower right")
+    alt = "Errors of parameters by share removed: " + ", ".join(
+        f"{s:g} %: {m:.3f}" for s, m in zip(share, means[0], strict=True)
+    )
+    return Picture(
+        "Linearized network, cross-entropy",
+        figure,
+        alt,
+        "Thin lines are seeds, thick ones their means.",
+    )
+
+
+def _guard_picture(guards) -> Picture:
+    figure = Figure(figsize=(9.2, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    dress(axes, "Every run: what the guard says, and what is true", grid="both")
+    for color, (name, run) in zip(COLORS, guards.items(), strict=False):
+        kind, width, ridge = name.split("-")
+        axes.scatter(
+            run["linearizability"],
+            run["outputs"],
+            color=color,
+            s=36,
+            label=f"{kind}, {width}, {ridge}",
+        )
+    axes.axvline(0.5, color=INK, lw=1, ls="--")
+    axes.annotate(
+        "the guard warns",
+        (0.5, 0),
+        xytext=(6, 4),
+        textcoords="offset points",
+        color=INK,
+        fontsize=9,
+    )
+    axes.axhline(1, color=INK, lw=1, ls=":")
+    axes.set(
+        xscale="log",
+        ylim=(0, None),
+        xlabel="linearizability",
+        ylabel="error of test outputs / doing nothing",
+    )
+    figure.legend(
+        frameon=False,
+        labelcolor=INK,
+        fontsize=9.5,
+        loc="outside right upper",
+        title="network, penalty",
+    ).get_title().set(color=INK, fontsize=9.5)
+    alt = "; ".join(
+        f"{n}: {r['linearizability'].mean():.2g} and {r['outputs'].mean():.2g}"
+        for n, r in guards.items()
+    )
+    caption = (
+        "Left of the dashed line, and where the network is stationary too, the guard"
+        " trusts the estimate. Dotted: doing nothing."
+    )
+    return Picture(
+        "Networks as they are",
+        figure,
+        f"Linearizability and error of outputs: {alt}",
+        caption,
+    )
+
+
+def _cost_picture(config: Config, found) -> Picture:
+    figure = Figure(figsize=(9.2, 3.8), layout="constrained")
+    panels = figure.subplots(1, 2)
+    removed = np.round(np.array(config.fractions) * config.num_samples)
+    for axes, outputs in zip(panels, (1, 10), strict=True):
+        dress(
+            axes,
+            f"{outputs} output{'s' if outputs > 1 else ''}, {config.num_samples}"
+            " images",
+            grid="both",
+        )
+        runs = [found[f"cost-{width}-{outputs}"] for width in config.widths]
+        for color, run in zip(COLORS, runs, strict=False):
+            axes.plot(
+                removed,
+                run["primal"],
+                color=color,
+                lw=2,
+                marker="o",
+                label=f"primal, {int(run['parameters'][0])}",
+            )
+        for dashes, form in (("--", "dense"), (":", "cg")):
+            times = np.median([run[form] for run in runs], 0)
+            axes.plot(
+                removed,
+                times,
+                color=INK,
+                lw=1.8,
+                ls=dashes,
+                marker="s",
+                ms=4,
+                label=f"dual, {form}",
+            )
+        axes.set(yscale="log", xlabel="removed images")
+    panels[0].set_ylabel("seconds per request")
+    lines, names = panels[0].get_legend_handles_labels()
+    figure.legend(
+        lines,
+        names,
+        frameon=False,
+        labelcolor=INK,
+        fontsize=9,
+        loc="outside lower center",
+        ncols=5,
+    )
+    told = [
+        f"{o} outputs, {w} units: "
+        + ", ".join(
+            f"{form} {found[f'cost-{w}-{o}'][form][0]:.4f} s"
+            for form in ("primal", "dense", "cg")
+        )
+        for o in (1, 10)
+        for w in config.widths
+    ]
+    caption = (
+        "Primal by number of parameters; dual without the kernel, the median over"
+        " networks, whose size does not matter to it. The kernel is computed once, see"
+        " the table."
+    )
+    return Picture(
+        "When the dual wins",
+        figure,
+        f"At the smallest share: {'; '.join(told)}",
+        caption,
+    )

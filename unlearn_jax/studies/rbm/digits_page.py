@@ -1,0 +1,366 @@
+"""Page of diluted RBMs on digits."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+
+from unlearn_jax.audit import Estimate, run_weights, summarize
+from unlearn_jax.pipeline import Check, Page, Picture, Table
+from unlearn_jax.pipeline.report.figures.style import COLORS, INK, MUTED, dress
+from unlearn_jax.studies.rbm.digits import (
+    DILUTED,
+    MASKS,
+    METHODS,
+    PICTURES,
+    ROWS,
+    SHOWN,
+    Arrays,
+    Config,
+    load,
+)
+
+
+def estimate(values: np.ndarray) -> Estimate:
+    """Mean over ``[seeds]`` or ``[seeds, classes]``, with a 95% bootstrap interval that redraws both."""
+    factors = np.stack(np.indices(values.shape), -1).reshape(-1, values.ndim)
+    weights = run_weights(np.random.default_rng(0), 2000, factors)
+    return summarize(
+        values.ravel(), np.broadcast_to(values.ravel(), weights.shape), weights
+    )
+
+
+def curves(config: Config, found: Mapping[str, Arrays]) -> dict[str, np.ndarray]:
+    """``{row: [seeds, shares, 2]}``: mean log-likelihood of test images, and confidence of the classifier."""
+    out: dict[str, list] = {}
+    for seed in config.seeds:
+        diluted, judged = found[f"diluted-{seed}"], found[f"judged-{seed}"]
+        both = np.stack([diluted["scores"].mean(1), judged["diluted"]], -1)
+        of = dict(zip(map(str, diluted["names"]), both, strict=True))
+        out.setdefault("dense", []).append(of["dense"])
+        for name in (f"{mask}-{stage}" for mask in MASKS for stage in DILUTED):
+            out.setdefault(name, []).append(
+                [of[f"{name}-{share}"] for share in config.shares]
+            )
+    return {name: np.array(values) for name, values in out.items()}
+
+
+def independent(config: Config) -> float:
+    """Mean log-likelihood of test images under independent pixels."""
+    means = []
+    for seed in config.seeds:
+        split = load(config.num_train, seed)
+        rates = np.clip(split["train"].mean(0), 0.01, 0.99)
+        means.append(
+            np.mean(
+                split["test"] @ np.log(rates) + (1 - split["test"]) @ np.log(1 - rates)
+            )
+        )
+    return float(np.mean(means))
+
+
+def dilution_table(config: Config, lines: Arrays, mask: str, floor: float) -> Table:
+    """A row per share."""
+    names = [f"{mask}-{stage}" for stage in DILUTED]
+    rows = []
+    for i, share in enumerate(config.shares):
+        values = [lines[name][:, i, 0] for name in names]
+        confidence = [lines[name][:, i, 1].mean() for name in names]
+        rows.append(
+            [
+                f"{share:.0%}",
+                *map(estimate, values),
+                estimate(values[0] - values[3]),
+                estimate(values[1] - values[3]),
+                " / ".join(f"{100 * value:.0f}" for value in confidence),
+            ]
+        )
+    return Table(
+        title=f"Diluted: {MASKS[mask]} removed",
+        columns=[
+            "removed",
+            *DILUTED.values(),
+            "before - retrained",
+            "at equal steps",
+            "confidence (%)",
+        ],
+        rows=rows,
+        caption=(
+            "Mean log-likelihood of test images by AIS, in nats: dense"
+            f" {lines['dense'][:, 0].mean():.2f}, independent pixels {floor:.2f}. All"
+            f" columns of a row have the same masks. T: {config.num_steps} steps."
+            " Differences are paired, of before training and of before, 2T, with"
+            " after, + T: above 0, diluting before training is better. Confidence: the"
+            " classifier's, mean over samples of the four (dense:"
+            f" {100 * lines['dense'][:, 1].mean():.0f}). Mean ± standard deviation over"
+            f" {len(config.seeds)} seeds, 95% interval of the mean."
+        ),
+    )
+
+
+def deletions(config: Config, found: Mapping[str, Arrays]) -> dict[str, np.ndarray]:
+    """``{row: [seeds, classes, 4]}``: share of samples, log-likelihood forgotten and retained, KL from the oracle."""
+    out = {name: np.zeros((len(config.seeds), len(config.classes), 4)) for name in ROWS}
+    for s, seed in enumerate(config.seeds):
+        forgotten, judged = found[f"forgotten-{seed}"], found[f"judged-{seed}"]
+        labels = load(config.num_train, seed)["test_labels"]
+        for c, digit in enumerate(config.classes):
+            for r, name in enumerate(ROWS):
+                scores = forgotten["scores"][c, r]
+                out[name][s, c] = (
+                    100 * judged["forgotten"][c, r, digit],
+                    scores[labels == digit].mean(),
+                    scores[labels != digit].mean(),
+                    forgotten["divergence"][c, r],
+                )
+    return out
+
+
+def deletion_table(
+    config: Config, found: Mapping[str, Arrays], values: Arrays
+) -> Table:
+    """A row per way to forget."""
+    effective = np.array(
+        [found[f"forgotten-{seed}"]["effective"].min(0) for seed in config.seeds]
+    ).min(0)
+    steady = [name for name in ROWS if METHODS.get(name, ("", 0.0, 0))[1] < 1]
+    fewest = min(effective[list(ROWS).index(name)] for name in steady)
+    rows = [
+        [label, *(estimate(values[name][..., k]) for k in range(3)),
+         estimate(values[name][..., 3]) if name != "oracle" else None]
+        for name, label in ROWS.items()
+    ]  # fmt: skip
+    return Table(
+        title="Forgetting one digit",
+        columns=[
+            "model",
+            "samples of the digit (%)",
+            "log-likelihood forgotten",
+            "retained",
+            "KL(oracle || model)",
+        ],
+        rows=rows,
+        caption=(
+            "Samples that a classifier calls the forgotten digit; mean log-likelihood"
+            " of test images by AIS, nats; KL estimated on the oracle's samples, nats."
+            f" AIS has at least {fewest:.0f} effective samples of {config.num_chains},"
+            f" but {effective.min():.0f} after descent-ascent, whose numbers are rough."
+            f" Mean ± standard deviation over {len(config.seeds)} seeds x digits"
+            f" {', '.join(map(str, config.classes))}, 95% interval of the mean, seeds"
+            " and digits redrawn."
+        ),
+    )
+
+
+def dilution_picture(config: Config, lines: Arrays, floor: float) -> Picture:
+    """Log-likelihood and confidence over the share removed."""
+    figure = Figure(figsize=(9.2, 6.4), layout="constrained")
+    panels = figure.subplots(2, 2, sharex=True, sharey="row")
+    for column, (mask, title) in enumerate(MASKS.items()):
+        for k, axes in enumerate(panels[:, column]):
+            dress(axes, f"{title} removed".capitalize() if k == 0 else "", grid="both")
+            for color, (stage, label) in zip(COLORS, DILUTED.items(), strict=False):
+                values = np.concatenate(
+                    [lines["dense"][:, None], lines[f"{mask}-{stage}"]], 1
+                )[..., k] * (1 if k == 0 else 100)
+                shares = [0.0, *config.shares]
+                axes.fill_between(
+                    shares, values.min(0), values.max(0), color=color, alpha=0.15, lw=0
+                )
+                axes.plot(
+                    shares,
+                    values.mean(0),
+                    color=color,
+                    lw=1.8,
+                    marker="o",
+                    ms=4,
+                    label=label,
+                )
+        panels[0, column].axhline(
+            floor, color=MUTED, lw=1.4, ls=(0, (5, 2)), label="independent pixels"
+        )
+        panels[0, column].set_ylim(floor - 6, None)
+        panels[1, column].set_xlabel("share of connections removed")
+    panels[0, 0].set_ylabel("test log-likelihood, nats")
+    panels[1, 0].set_ylabel("classifier's confidence, %")
+    handles = panels[0, 0].get_legend_handles_labels()
+    figure.legend(
+        *handles,
+        loc="outside lower center",
+        ncols=4,
+        frameon=False,
+        labelcolor=INK,
+        fontsize=9.5,
+    )
+    ends = "; ".join(
+        f"{share:.0%}: {lines['random-before'][:, i, 0].mean():.1f},"
+        f" {lines['random-after'][:, i, 0].mean():.1f},"
+        f" {lines['random-full'][:, i, 0].mean():.1f}"
+        for i, share in enumerate(config.shares)
+    )
+    return Picture(
+        "Diluting before and after training",
+        figure,
+        alt=(
+            "Test log-likelihood at random dilution, before, after, and after with"
+            f" retraining: {ends}"
+        ),
+        caption=(
+            "Mean over seeds, and their range. The axis is cut 6 nats below independent"
+            " pixels."
+        ),
+    )
+
+
+def samples_picture(
+    title: str, rows: Mapping[str, tuple[np.ndarray, np.ndarray]], caption: str
+) -> Picture:
+    """Samples, redrawn by their weights; a row per machine."""
+    figure = Figure(figsize=(9.2, 0.3 + 0.78 * len(rows)), layout="constrained")
+    panels = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
+    rng = np.random.default_rng(0)
+    for axes, (label, (samples, weights)) in zip(panels, rows.items(), strict=True):
+        drawn = samples[
+            rng.choice(len(samples), PICTURES, p=weights / weights.sum())
+        ].reshape(-1, 8, 8)
+        strip = (
+            np.pad(drawn, ((0, 0), (1, 1), (1, 1)), constant_values=2)
+            .transpose(1, 0, 2)
+            .reshape(10, -1)
+        )
+        axes.imshow(
+            np.ma.masked_equal(strip, 2),
+            cmap=ListedColormap(["#dfe7ee", COLORS[0]]),
+            interpolation="nearest",
+        )
+        axes.set_axis_off()
+        axes.set_title(label, loc="left", fontsize=9, color=INK, pad=2)
+    return Picture(
+        title,
+        figure,
+        alt=f"{PICTURES} samples each of {', '.join(rows)}",
+        caption=caption,
+    )
+
+
+def sample_pictures(config: Config, found: Mapping[str, Arrays]) -> list[Picture]:
+    """Samples of diluted machines, and of machines that forgot the first digit, of the first seed."""
+    seed, digit = config.seeds[0], config.classes[0]
+    diluted, forgotten = found[f"diluted-{seed}"], found[f"forgotten-{seed}"]
+    place = {str(name): i for i, name in enumerate(diluted["names"])}
+    share = min(config.shares, key=lambda share: abs(share - 0.7))
+    some = {"dense": "dense"} | {
+        f"random-{stage}-{share}": f"{share:.0%} at random, {label}"
+        for stage, label in DILUTED.items()
+    }
+    take = lambda arrays, index: (
+        arrays["samples"][index],
+        arrays["sample_weights"][index],
+    )
+    order = list(ROWS)
+    return [
+        samples_picture(
+            f"Samples after forgetting {digit}",
+            {ROWS[name]: take(forgotten, (0, order.index(name))) for name in SHOWN},
+            f"The ends of annealed chains, redrawn by their weights; seed {seed}. A row"
+            " of equal pictures is a machine whose chains all end in one state.",
+        ),
+        samples_picture(
+            "Samples of diluted machines",
+            {label: take(diluted, place[name]) for name, label in some.items()},
+            "As above.",
+        ),
+    ]
+
+
+def make_checks(
+    config: Config, found: Mapping[str, Arrays], lines: Arrays, values: Arrays
+) -> list[Check]:
+    """What must hold."""
+    small = found["bracket"]
+    gap, error = float(small["estimate"] - small["exact"]), float(small["error"])
+    leak = max(float(found[f"diluted-{seed}"]["leak"]) for seed in config.seeds)
+    ratio = values["ascent-20"][..., 3] / values["nothing"][..., 3]
+    share = values["ascent-20"][..., 0].max()
+    return [
+        Check("AIS agrees with enumeration on a machine of 16 hidden units (4 standard errors)", abs(gap) < 4 * error,
+              f"log Z {small['exact']:.3f}, estimate {gap:+.3f} ± {error:.3f}"),
+        Check("forward and backward annealing agree on the dense machine to 0.5 nats",
+              abs(float(small["forward"] - small["backward"])) < 0.5,
+              f"mean log-likelihood of 100 test images {small['forward']:.2f} forward, {small['backward']:.2f} backward"),
+        Check("removed connections are exactly 0 after training", leak == 0, f"largest weight {leak:g}"),
+        Check("20 steps of descent-ascent end further from the oracle than doing nothing, every seed and digit",
+              bool(ratio.min() > 1),
+              f"{ratio.min():.0f} to {ratio.max():.0f} times; at most {share:.1f}% of samples are the digit"),
+    ]  # fmt: skip
+
+
+def make_page(config: Config, found: Mapping[str, Arrays]) -> Page:
+    """The report."""
+    lines, values, floor = (
+        curves(config, found),
+        deletions(config, found),
+        independent(config),
+    )
+    below = {
+        stage: ", ".join(
+            f"{share:.0%}"
+            for i, share in enumerate(config.shares)
+            if estimate(
+                lines[f"random-{stage}"][:, i, 0] - lines["random-full"][:, i, 0]
+            ).low
+            > 0
+        )
+        for stage in ("before", "twice")
+    }
+    lost = [
+        share
+        for i, share in enumerate(config.shares)
+        if lines["random-after"][:, i, 0].mean() < floor
+    ]
+    cliff = [
+        share
+        for i, share in enumerate(config.shares)
+        if lines["smallest-after"][:, i, 0].mean() < lines["dense"][:, 0].mean() - 1
+    ]
+    mean = {name: values[name].reshape(-1, 4).mean(0) for name in ROWS}
+    accuracy = np.mean([found[f"judged-{seed}"]["accuracy"] for seed in config.seeds])
+    summary = (
+        "Inspired by a paper on sparsity (arXiv 2511.00648), no claim of it. A machine"
+        f" of {config.num_hidden} hidden units has {lines['dense'][:, 0].mean():.2f}"
+        f" nats per test image (independent pixels {floor:.2f}). Diluted at random"
+        " after training it falls below independent pixels "
+        + (f"at {lost[0]:.0%}" if lost else "nowhere")
+        + "; diluted before, it still has"
+        f" {lines['random-before'][:, -1, 0].mean():.2f} at {config.shares[-1]:.0%}. "
+        + "The smallest weights can go after training "
+        + (
+            f"below {cliff[0]:.0%}, where it first loses a nat. "
+            if cliff
+            else "without the loss of a nat. "
+        )
+        + "Random connections: diluted after training and trained again, it stays"
+        f" below the machine diluted before at {below['before'] or 'no share'} after"
+        f" T steps of that one, and at {below['twice'] or 'no share'} after as many"
+        " steps in all (interval above 0). "
+        + f"Forgetting a digit: {mean['nothing'][0]:.1f}% of the original's samples are"
+        f" the digit, {mean['oracle'][0]:.1f}% of the retrained machine's,"
+        f" {mean['tune-1000'][0]:.1f}% after fine-tuning and"
+        f" {mean['ascent-20'][0]:.1f}% after 20 steps of descent-ascent, which is"
+        f" {mean['ascent-20'][3]:.0f} nats from the oracle where doing nothing is"
+        f" {mean['nothing'][3]:.2f} and a second retraining {mean['second'][3]:.2f}."
+        f" The classifier is right on {accuracy:.1%} of real test images."
+    )
+    return Page(
+        summary=summary,
+        tables=[
+            deletion_table(config, found, values),
+            *(dilution_table(config, lines, mask, floor) for mask in MASKS),
+        ],
+        pictures=[
+            dilution_picture(config, lines, floor),
+            *sample_pictures(config, found),
+        ],
+        checks=make_checks(config, found, lines, values),
+    )
