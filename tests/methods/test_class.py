@@ -10,12 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.method_checks import (
-    FORGET,
     HALF,
     LINEAR,
-    RETAIN,
-    check_mapped,
-    check_method,
     descend,
     gradient,
     linear_problem,
@@ -24,7 +20,7 @@ from support.method_checks import (
     traced,
 )
 
-from unlearn_jax import methods, models, replicas
+from unlearn_jax import methods, models
 from unlearn_jax.methods import L2UL, UNSIR
 from unlearn_jax.methods.l2ul import forget_importance, targeted_adversarials
 from unlearn_jax.methods.unsir import learn_noise
@@ -34,61 +30,6 @@ from unlearn_jax.types import Dataset, InputError, Problem, Variables
 NOISE = {"num_noise_images": 6, "num_noise_steps": 3, "num_noise_copies": 2}
 SMALL = {"num_steps": 3, "forget_batch_size": 4, "batch_size": 5}
 RATE = {"learning_rate": 0.05}
-CASES = {
-    # name: (method, what it may read)
-    "unsir": (UNSIR(**NOISE, **RATE, num_retain=20, batch_size=16), RETAIN),
-    "unsir clip": (UNSIR(**NOISE, **RATE, clip=True, optimizer=SGD(), batch_size=16), RETAIN),
-    "l2ul": (L2UL(**SMALL, **RATE, num_adversarial=2, num_epochs=2), FORGET),
-    "l2ul re-run": (
-        L2UL(
-            **SMALL, **RATE, adversarial_weight=0.1, regularization=0, targets="any", adversarial_mode="evaluate",
-            stop="never", num_epochs=1,
-        ),
-        FORGET,
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_method_is_pure_and_reads_only_its_samples(name, normed, blobs, key):
-    check_method(*CASES[name], small_problem(normed, blobs), key)
-
-
-@pytest.mark.parametrize("name", ["unsir", "l2ul"])
-def test_maps_over_forget_sets_by_vmap(name, blobs, key):
-    check_mapped(CASES[name][0], blobs, key)
-
-
-@pytest.mark.parametrize("name", ["unsir", "l2ul"])
-def test_maps_over_classes_by_map_on_another_adapter(name, blobs, key):
-    """A module of nnx; forgets class 0 and class 2, one after the other."""
-    from flax import nnx
-
-    model = models.from_nnx(
-        lambda rngs: nnx.Sequential(
-            lambda x: x.reshape(len(x), -1), nnx.Linear(16, 3, rngs=rngs)
-        )
-    )
-    k_init, k_run = jax.random.split(key)
-    variables, method = model.init(k_init), CASES[name][0]
-    train = jax.tree.map(jnp.asarray, blobs)
-    masks, keys = (
-        jnp.stack([blobs.labels == 0, blobs.labels == 2]),
-        jax.random.split(k_run),
-    )
-
-    def one(item, data):
-        return method(item[0], Problem(model, variables, data, item[1], 20))
-
-    mapped = replicas.map_models(
-        replicas.mapper("map", num_models=2), one, (keys, masks), train
-    )
-    single = jax.jit(one)((jax.random.clone(keys)[1], masks[1]), train)
-    chex.assert_tree_all_finite(mapped)
-    chex.assert_trees_all_close(
-        replicas.unstack(mapped, 1), single, rtol=1e-4, atol=1e-6
-    )
-
 
 # ---- UNSIR
 
@@ -262,7 +203,7 @@ def test_mask_of_unsir_is_that_of_the_original(normed, blobs, key):
     """Impair and repair move the same parameters, and the mask is paid for once."""
     problem = small_problem(normed, blobs)
     saliency = methods.Saliency(fraction=0.3)
-    method = CASES["unsir"][0]
+    method = UNSIR(**NOISE, **RATE, num_retain=20, batch_size=16)
     run = jax.jit(methods.masked(method, saliency))
     variables, info = run(jax.random.clone(key), problem)
     mask = methods.saliency_mask(problem, fraction=0.3, batch_size=16)

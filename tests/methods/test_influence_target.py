@@ -9,15 +9,10 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from support.method_checks import (
-    FORGET,
     HALF,
-    RETAIN,
-    check_mapped,
-    check_method,
     descend,
     gradient,
     linear_problem,
-    small_problem,
     softmax,
     traced,
 )
@@ -324,26 +319,6 @@ def test_targets_map_over_problems(tiny, blobs):
 
 # --- the method
 # --------------------------------------------------------------------------------------------------
-
-BOTH = (
-    FORGET | RETAIN
-)  # the prediction reads D_R whether it is trained on or not; only removed samples are never read
-CASES = {
-    "influence_target": (InfluenceTarget(**OPTIONS), BOTH),
-    "influence_target F": (
-        InfluenceTarget(**OPTIONS, retain=False, mask=False, num_removal_steps=2),
-        BOTH,
-    ),
-}
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_method_is_pure_and_reads_only_its_samples(name, normed, blobs, key):
-    check_method(*CASES[name], small_problem(normed, blobs), key)
-
-
-def test_maps_over_forget_sets(blobs, key):
-    check_mapped(CASES["influence_target"][0], blobs, key)
 
 
 @pytest.mark.parametrize("retain", [True, False])

@@ -15,9 +15,6 @@ from jax import lax
 from support.method_checks import (
     FORGET,
     HALF,
-    REMOVED,
-    check_mapped,
-    check_method,
     linear_problem,
     small_problem,
     softmax,
@@ -30,40 +27,6 @@ from unlearn_jax.methods.svd_projection import balanced_sample
 from unlearn_jax.types import Dataset, InputError, Problem, Variables
 
 RNG = np.random.default_rng(8)
-EVERYONE = ~REMOVED
-CASES = {
-    # name: (method, which images it may read)
-    "svd": (
-        SVDProjection(num_retain=20, num_forget=3, num_patches=60, batch_size=8),
-        EVERYONE,
-    ),
-    "expand": (BoundaryExpand(learning_rate=0.05, num_epochs=2, batch_size=4), FORGET),
-    "expand retain frozen": (
-        BoundaryExpand(
-            retain=True,
-            freeze_head=True,
-            learning_rate=0.05,
-            num_epochs=2,
-            batch_size=16,
-        ),
-        EVERYONE,
-    ),
-}
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_reads_only_what_it_claims_and_the_key_decides(name, normed, blobs, key):
-    method, allowed = CASES[name]
-    check_method(method, allowed, small_problem(normed, blobs), key)
-
-
-def test_they_map_over_problems(blobs, key):
-    for method in (
-        SVDProjection(num_retain=12, batch_size=8),
-        BoundaryExpand(learning_rate=0.1, num_epochs=1),
-    ):
-        check_mapped(method, blobs, key)
-        key = jax.random.clone(key)
 
 
 def test_an_nnx_model(blobs, key):

@@ -10,14 +10,9 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.method_checks import (
-    FORGET,
-    RETAIN,
-    check_mapped,
-    check_method,
     descend,
     gradient,
     linear_problem,
-    small_problem,
     softmax,
     traced,
 )
@@ -30,17 +25,6 @@ from unlearn_jax.methods.similarity import (
     similarity_scores,
 )
 from unlearn_jax.types import Dataset, InputError, Variables
-
-OPTIONS = {"num_epochs": 2, "batch_size": 16, "learning_rate": 0.05}
-CASES = {
-    # name: (method, what it may read)
-    "trw F": (TRW(**OPTIONS, retain=False, temperature=0.5), FORGET),
-    "trw": (
-        TRW(**OPTIONS, similarity="features", perturb="noise", noise=0.5),
-        FORGET | RETAIN,
-    ),
-    "delete": (DELETE(batch_size=4, learning_rate=0.05, num_epochs=2), FORGET),
-}
 
 # Six classes: 0 and 3 are forgotten, 5 was forgotten earlier, and class 1 loses two
 # samples.
@@ -111,15 +95,6 @@ def scores_by_hand(kind, features, kernel, *, center, num_neighbors=3):
                 unit(np.stack(rows if kind == "weights" else centroids)) @ unit(vector)
             )
     return np.array(scores)
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_method_is_pure_and_reads_only_its_samples(name, normed, blobs, key):
-    check_method(*CASES[name], small_problem(normed, blobs), key)
-
-
-def test_maps_over_forget_sets(blobs, key):
-    check_mapped(TRW(**OPTIONS, similarity="neighbors", perturb="permute"), blobs, key)
 
 
 def sharpened(scores, temperature):
