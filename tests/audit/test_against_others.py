@@ -72,7 +72,7 @@ def case():
 
 
 @pytest.mark.parametrize("offline_a", [0.0, 0.3, 1.0])
-def test_rmia_is_privacy_meters(case, offline_a):
+def test_rmia_matches_privacy_meter(case, offline_a):
     """Theirs averages a population sample over its largest half of OUT signals only; given those, all scores agree."""
     meter = from_clone("PRIVACY_METER", "attacks.py")
     member, signal, others = case
@@ -151,7 +151,7 @@ def guard_scores(case, **knobs):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_rmia_is_privacy_guards(case):
+def test_rmia_matches_privacy_guard(case):
     member, signal, others = case
     knobs = {"population": others[0], "gamma": 1.0}
     online = guard_scores(case, online=True, num_reference_models=2 * NUM_PAIRS - 2)
@@ -222,7 +222,7 @@ def lists(reference, member):
 
 @pytest.mark.parametrize("center", ["median", "mean"])
 @pytest.mark.parametrize("fixed", [False, True])
-def test_lira_is_tf_privacys(margins, center, fixed):
+def test_lira_matches_tf_privacy(margins, center, fixed):
     target, reference, member = margins
     inside, outside = lists(reference, member)
     knobs = {"center": center, "variance": "fixed_centered" if fixed else "per_sample"}
@@ -256,7 +256,7 @@ def test_lira_stays_finite_where_tf_privacys_explodes(margins):
     assert ours.max() < 1e9
 
 
-def test_signals_are_tf_privacys():
+def test_signals_match_tf_privacy():
     statistic = tf_privacy().calculate_statistic
     rng = np.random.default_rng(2)
     logits, labels = rng.normal(0, 2, (50, 7)).astype("f4"), rng.integers(0, 7, 50)
@@ -271,7 +271,7 @@ def test_signals_are_tf_privacys():
         )
 
 
-def test_lira_is_that_of_the_papers_code(margins, monkeypatch):
+def test_lira_matches_the_papers_code(margins, monkeypatch):
     """``mi_lira_2021``: medians, a variance per sample or one for all, fitted without the audited model."""
     monkeypatch.setenv("MPLBACKEND", "agg")
     script = from_clone("TF_PRIVACY", "research/mi_lira_2021/plot.py")
@@ -291,7 +291,7 @@ def test_lira_is_that_of_the_papers_code(margins, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_lira_is_privacy_guards(margins):
+def test_lira_matches_privacy_guard(margins):
     """Theirs is given the moments."""
     attack = pytest.importorskip("privacy_guard.attacks.lira_attack")
     analysis = pytest.importorskip(
@@ -320,7 +320,7 @@ def test_lira_is_privacy_guards(margins):
 
 
 @pytest.mark.parametrize("levels", [5, 10**6])
-def test_the_curve_is_scikit_learns(levels):
+def test_roc_curve_matches_scikit_learn(levels):
     """Many ties, and hardly any."""
     rng = np.random.default_rng(3)
     is_member = rng.random(2000) < 0.3
@@ -340,7 +340,7 @@ def test_the_curve_is_scikit_learns(levels):
     assert curve.balanced_accuracy == pytest.approx(theirs, abs=1e-12)
 
 
-def test_the_confidence_attack_is_scikit_learns_machine():
+def test_confidence_attack_matches_scikit_learns_svc():
     rng = np.random.default_rng(4)
     retain, test, forget = rng.beta(5, 1, 150), rng.beta(3, 1, 150), rng.beta(4, 1, 100)
     machine = SVC(C=3, gamma="auto", kernel="rbf")

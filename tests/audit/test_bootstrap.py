@@ -140,7 +140,7 @@ def test_interval_is_the_percentile_interval_and_holds_the_estimate():
     assert (estimate.num_dropped, np.isnan(estimate.low)) == (2, True)
 
 
-def test_summarize_drops_what_has_no_value_and_nothing_else():
+def test_summarize_drops_nan_values_only():
     values, nan = [0.2, 0.4, 0.9], np.nan
     replicates = [[0.2, 0.4, 0.9], [nan, 0.5, 0.7], [nan, 0.5, 0.7], [1.0, 1.0, 1.0]]
     weights = [
@@ -273,7 +273,7 @@ def test_treating_runs_as_independent_would_be_too_short():
         ),
     ],
 )
-def test_errors_say_what_to_do(call, message):
+def test_bad_input_is_one_line(call, message):
     with pytest.raises(InputError, match=message):
         call(np.random.default_rng(0))
 

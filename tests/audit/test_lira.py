@@ -209,7 +209,7 @@ def test_leave_one_out_with_ties_odd_sizes_and_augmentations(
     assert np.allclose(scores, slow, rtol=1e-8, atol=1e-8)
 
 
-def test_blocks_do_not_show(case, monkeypatch):
+def test_scores_do_not_depend_on_the_block_size(case, monkeypatch):
     _, reference, member = case
     whole = lira_leave_one_out(reference, member, variance="fixed")
     monkeypatch.setattr(
@@ -285,7 +285,7 @@ def gaussian_bank(rng, distance, samples=6000):
 
 
 @pytest.mark.parametrize("distance", [0.5, 1.5])
-def test_the_area_is_that_of_two_gaussians(distance):
+def test_auc_matches_that_of_two_gaussians(distance):
     target, reference, member, is_member = gaussian_bank(
         np.random.default_rng(2), distance
     )
@@ -318,7 +318,7 @@ def test_one_number_for_both_sides_does_not_change_the_order(case):
     )
 
 
-def test_no_difference_no_evidence():
+def test_lira_is_zero_for_equal_member_and_nonmember_signals():
     rng = np.random.default_rng(3)
     values = rng.normal(size=(5, 40))
     reference, member = (
@@ -354,7 +354,7 @@ def test_exchangeable_signals_give_an_area_of_one_half(knobs):
     )
 
 
-def test_numbers_of_models_tell_membership_without_balance():
+def test_unbalanced_leave_one_out_leaks_the_number_of_members():
     rng = np.random.default_rng(5)
     reference, member = rng.normal(size=(6, 3000)), half_design(rng, 6, 3000)
     scores = lira_leave_one_out(reference, member, balance=False)
@@ -463,7 +463,7 @@ def _broken(change):
         (lambda a: {"min_std": np.nan}, "min_std"),
     ],
 )
-def test_errors_say_what_to_do(change, message):
+def test_bad_input_is_one_line(change, message):
     with pytest.raises(InputError, match=message) as error:
         _broken(change)
     assert "\n" not in str(error.value)

@@ -138,6 +138,6 @@ PARTS = np.eye(3, dtype=bool)
         (lambda: mis([0.9], [0.1], [0.2], max_samples=0), "max_samples"),
     ],
 )
-def test_errors_say_what_to_do(call, message):
+def test_bad_input_is_one_line(call, message):
     with pytest.raises(InputError, match=message):
         call()

@@ -73,7 +73,7 @@ def test_equals_the_definition(sides, min_std):
         assert math.isclose(got.auc[s], half_ties(got.target[s], got.reference[s]))
 
 
-def test_an_outlier_does_not_spoil_the_others_std():
+def test_outlier_does_not_enter_the_std_of_other_models():
     values = np.array([[1e6], [0.1], [0.2], [0.3]])
     ratio = ulira(values, values + 1).target[0, 0]
     assert math.isclose(
@@ -83,7 +83,7 @@ def test_an_outlier_does_not_spoil_the_others_std():
     )
 
 
-def test_equal_laws_cannot_be_told_apart():
+def test_ulira_of_equal_distributions_is_one_half():
     rng = np.random.default_rng(0)
     trials, models, samples = 60, 5, 40
     scale = rng.gamma(2, size=samples)  # each sample has its own law, far from Gaussian
@@ -122,7 +122,7 @@ def test_reaches_the_best_attack_on_gaussians(shift, spread):
         )  # Phi(d / sqrt 2)
 
 
-def test_laws_far_apart_are_told_apart_and_the_sides_have_a_direction():
+def test_ulira_separates_distant_distributions_and_is_antisymmetric():
     rng = np.random.default_rng(2)
     far, near = rng.normal(8, 1, (8, 30)), rng.normal(size=(8, 30))
     result, mirrored = ulira(far, near), ulira(near, far)
@@ -132,7 +132,7 @@ def test_laws_far_apart_are_told_apart_and_the_sides_have_a_direction():
     assert np.allclose(mirrored.accuracy, result.accuracy)
 
 
-def test_a_point_mass_is_held_by_the_floor():
+def test_std_floor_bounds_scores_of_point_masses():
     rng = np.random.default_rng(3)
     retrained = rng.normal(size=(6, 20))
     result = ulira(np.full((6, 20), -73.7), retrained, min_std=0.01)
@@ -215,7 +215,7 @@ def test_kodge_equals_its_description(start, shift):
         assert np.allclose(got, expected, rtol=1e-6)
 
 
-def test_kodge_of_point_masses_and_of_nothing():
+def test_kodge_of_point_masses_and_of_empty_sets():
     rng = np.random.default_rng(5)
     gone, retrained = np.full((4, 10), -500.0), rng.normal(-3, 1, (4, 10))
     result = ulira_kodge(gone, retrained)
@@ -252,7 +252,7 @@ ONES = np.ones((3, 4))
         ((ONES, ONES * -math.inf), "reference has 12 values"),
     ],
 )
-def test_errors_say_what_to_do(attack, sides, message):
+def test_bad_input_is_one_line(attack, sides, message):
     with pytest.raises(InputError, match=message):
         attack(*sides)
 

@@ -426,6 +426,6 @@ def test_equal_methods_are_equal_values_and_rates_map(key):
     assert np.abs(mapped[0] - mapped[1]).max() > 1e-3
 
 
-def test_noise_of_another_shape_fails_at_the_door():
+def test_noise_of_another_shape_is_refused():
     with pytest.raises(AssertionError):
         diffusion.add_noise(jnp.ones((2, 3)), jnp.ones(2), jnp.ones((2, 1)))

@@ -408,7 +408,7 @@ def test_random_erasing_leaves_the_rest_and_half_of_the_images_alone(key):
         (policies.random_erasing, {"ratio": (0.0, 2.0)}, "ratio must be two numbers"),
     ],
 )
-def test_unusable_knobs_are_refused(key, policy, knobs, message):
+def test_unusable_hyperparameters_are_refused(key, policy, knobs, message):
     with pytest.raises(InputError, match=message):
         policy(jax.random.split(key, 2), jnp.zeros((2, 8, 8, 1)), **knobs)
 

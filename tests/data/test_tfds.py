@@ -372,7 +372,7 @@ def test_reading_refusals(mnist, tmp_path):
         assert "\n" not in str(caught.value)
 
 
-def test_a_damaged_record_file_is_said_to_be_damaged(mnist):
+def test_damaged_record_files_are_refused(mnist):
     for file in (mnist["data_dir"] / "mnist" / "3.0.1").glob("*train.array_record*"):
         os.truncate(file, file.stat().st_size // 2)
     with pytest.raises(DamagedFileError, match="cannot read split 'train'"):

@@ -156,7 +156,7 @@ def test_unsir_impairs_with_the_noise_and_repairs_without(blobs, key, monkeypatc
     )
 
 
-def test_unsir_that_impairs_nothing_is_fine_tuning(blobs, key):
+def test_unsir_with_zero_impair_rate_is_fine_tuning(blobs, key):
     problem, (k_a, k_b) = of_class(blobs, 0), jax.random.split(key)
     bare, info = UNSIR(
         **NOISE,
@@ -237,7 +237,7 @@ def importance_oracle(w, images, batches, per):
 
 
 @pytest.mark.parametrize("per", ["sample", "batch"])
-def test_importance_is_that_of_its_definition(per, blobs):
+def test_importance_matches_its_definition(per, blobs):
     problem = linear_problem(blobs)
     got = jax.jit(lambda problem: forget_importance(problem, per=per, batch_size=8))(
         problem
@@ -258,7 +258,7 @@ def test_importance_of_a_model_without_output_is_zero(per, blobs):
     np.testing.assert_array_equal(forget_importance(problem, per=per), 0)
 
 
-def test_targeted_examples_are_those_of_a_slow_loop(blobs, key):
+def test_targeted_examples_match_a_slow_loop(blobs, key):
     problem = linear_problem(blobs)
     make = jax.jit(
         lambda key, epsilon, step_size, num_steps, size: targeted_adversarials(
@@ -326,7 +326,7 @@ PAIR = models.from_functions(
 )  # two classes: the wrong one is known
 
 
-def test_l2ul_leaves_its_labels_and_holds_what_its_samples_do_not_need(blobs, key):
+def test_l2ul_matches_its_regularized_steps(blobs, key):
     """Examples within a ball of 1e-6 are their images; full batches, of 30 forget samples and 60 examples."""
     data = Dataset(blobs.images, (blobs.labels > 0).astype("i4"))
     weights = np.random.default_rng(4).normal(size=(16, 2)).astype("f4")

@@ -305,7 +305,7 @@ def test_equal_methods_hash_alike_and_survive_json(name):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_field_a_method_declares_is_among_its_attributes(name):
+def test_every_field_of_a_method_is_documented(name):
     declared = type(METHODS[name])
     attributes = inspect.getdoc(declared).partition("Attributes:")[2]
     documented = set(re.findall(r"^ +(\w+): ", attributes, re.MULTILINE))
@@ -313,7 +313,7 @@ def test_every_field_a_method_declares_is_among_its_attributes(name):
 
 
 @pytest.mark.parametrize("name", SPACES)
-def test_every_searched_name_is_a_field_and_every_range_is_of_a_traceable_one(name):
+def test_search_spaces_hold_fields_and_ranges_of_traceable_ones(name):
     method = METHODS[name]
     for field, candidates in SPACES[name].items():
         assert field in fields_of(method)

@@ -93,7 +93,7 @@ def shares(mask):
 @pytest.mark.parametrize(
     "ridge", [1e-1, 1e-2, 1e-4]
 )  # at 1e-4 separable, with weights of norm 30
-def test_the_fit_is_scikit_learns(ridge):
+def test_fit_matches_scikit_learn(ridge):
     phi, share = jnp.asarray(PHI, jnp.float32), shares(np.ones(COUNT))
     start = jnp.zeros((7, CLASSES))
     got = FIT(

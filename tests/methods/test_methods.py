@@ -204,7 +204,7 @@ class Shrink:
         return problem.variables._replace(params=params), info
 
 
-def test_a_method_of_ones_own_is_registered_by_one_line(problem, key, monkeypatch):
+def test_users_method_is_registered_by_one_line(problem, key, monkeypatch):
     monkeypatch.setitem(methods.METHODS, "shrink", Shrink())
     assert fields_of(methods.METHODS["shrink"]) == {"factor": 0.5}
     variables, _ = replace(methods.METHODS["shrink"], factor=0.0)(key, problem)
@@ -229,12 +229,12 @@ class Mutable:
         (Mutable(), "cannot be hashed"),
     ],
 )
-def test_what_is_no_method_is_refused(method, message, problem, key):
+def test_values_that_are_no_method_are_refused(method, message, problem, key):
     with pytest.raises(InputError, match=message):
         methods.unlearn(key, method, problem)
 
 
-def test_what_is_no_key_or_problem_is_refused(problem, key):
+def test_values_that_are_no_key_or_problem_are_refused(problem, key):
     with pytest.raises(InputError, match="typed key"):
         methods.unlearn(0, methods.FineTune(), problem)
     with pytest.raises(InputError, match="use make_problem"):
@@ -256,7 +256,7 @@ def test_a_problem_is_of_a_model_and_its_data(tiny, tiny_variables, blobs):
         )
 
 
-def test_a_method_of_ones_own_is_compiled_and_composed(problem, key):
+def test_users_method_is_compiled_and_composed(problem, key):
     original = problem.variables.params
     halved = jax.tree.map(lambda leaf: 0.5 * leaf, original)
     k_own, k_masked, k_constrained, k_sequence = jax.random.split(key, 4)
@@ -293,7 +293,7 @@ def test_a_method_of_ones_own_is_compiled_and_composed(problem, key):
     assert info.num_gradients.shape == (2,)
 
 
-def test_bad_input(problem, blobs):
+def test_bad_input_is_refused(problem, blobs):
     def make(mask):
         return methods.make_problem(problem.model, problem.variables, blobs, mask)
 

@@ -29,7 +29,7 @@ from unlearn_jax.types import Dataset, InputError, Problem, Variables
 RNG = np.random.default_rng(8)
 
 
-def test_an_nnx_model(blobs, key):
+def test_nnx_model_is_projected_and_expanded(blobs, key):
     flatten = lambda images: images.reshape(len(images), -1)
     model = models.from_nnx(
         lambda rngs: nnx.Sequential(flatten, nnx.Linear(16, 3, rngs=rngs))
@@ -88,7 +88,7 @@ def test_values_out_of_range_are_refused(factory, options, message):
     ("factory", "message"),
     [(SVDProjection, "no dense"), (BoundaryExpand, "ends in a linear")],
 )
-def test_models_without_layers(factory, message, blobs, key):
+def test_models_without_layers_are_refused(factory, message, blobs, key):
     model = models.from_functions(
         lambda key: jnp.ones(3), lambda w, images: jnp.mean(images, (1, 2)) * w[None]
     )
@@ -179,7 +179,7 @@ def test_a_perceptron_is_projected_layer_by_layer(tiny, trained, blobs, key):
         inputs = np.maximum(inputs @ kernel + bias, 0)  # of the original model
 
 
-def test_a_convolution_meets_its_patches(key):
+def test_convolution_is_projected_on_its_patches(key):
     """Strides, padding, dilation and groups, by hand; the weights are stored in other layouts."""
     images = RNG.uniform(0, 1, (12, 7, 7, 2)).astype("f4")
     kernels = {
@@ -323,7 +323,7 @@ def test_projections_at_the_edges_of_the_alphas():
     powers=st.tuples(st.floats(-2, 3), st.floats(-2, 3)),
     rank=st.integers(1, 4),
 )
-def test_solving_is_the_decomposition(seed, powers, rank):
+def test_projection_by_solving_matches_the_decomposition(seed, powers, rank):
     """Small and large alphas, sets that span the whole space or not."""
     rng = np.random.default_rng(seed)
     images = (rng.uniform(0, 1, (12, rank)) @ rng.normal(size=(rank, 4))).astype("f4")
@@ -369,7 +369,7 @@ def test_tied_weights_are_refused(width, blobs, key):
         SVDProjection()(key, class_problem(model, Variables(params, {}), blobs))
 
 
-def test_patches_are_few_and_different():
+def test_patches_are_drawn_without_replacement():
     """Channel c is at position c alone: the share of each direction says how often its position was drawn."""
     images = np.concatenate(
         [np.zeros((3, 4, 4, 16)), np.eye(16).reshape(1, 4, 4, 16)]
@@ -395,7 +395,7 @@ def test_patches_are_few_and_different():
     assert not np.array_equal(*drawn)
 
 
-def test_a_window_is_one_of_all_windows(key):
+def test_drawn_window_is_a_patch_of_the_padded_image(key):
     images, labels = RNG.normal(size=(4, 7, 7, 1)), np.array([0, 0, 1, 1])
     model = models.from_functions(
         lambda key: None,

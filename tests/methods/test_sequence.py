@@ -159,7 +159,7 @@ def test_later_requests_read_no_forgotten_sample(problem, key):
     chex.assert_trees_all_equal(clean, run(key, poisoned))
 
 
-def test_bad_input(problem, key):
+def test_bad_input_is_refused(problem, key):
     method = methods.Identity()
     for requests, message in (
         (REQUESTS.astype(int), "must be bool"),

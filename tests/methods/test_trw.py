@@ -163,7 +163,7 @@ def test_delete_descends_its_objective(blobs, key):
 
 
 @pytest.mark.parametrize("targets", ["once", "view"])
-def test_targets_of_clean_images_or_of_what_is_seen(targets, blobs, key):
+def test_targets_of_clean_or_augmented_images(targets, blobs, key):
     def flip(keys, images):
         return images[:, ::-1]
 
@@ -193,7 +193,7 @@ def test_targets_of_clean_images_or_of_what_is_seen(targets, blobs, key):
     np.testing.assert_allclose(got.params, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_limits_of_beta(blobs, key):
+def test_beta_of_zero_is_delete_and_a_large_one_relabels(blobs, key):
     """At 0, for one class, it is DELETE; a large one relabels every sample as the nearest class."""
     train = Dataset(blobs.images, LABELS.astype("i4"))
     problem = methods.make_problem(
@@ -273,7 +273,7 @@ def hidden(adapter):
         ("functions", ["weights", "centroids", "features", "neighbors"], False),
     ],
 )
-def test_similarities_are_what_the_table_says(adapter, kinds, center, blobs, key):
+def test_similarity_scores_match_numpy(adapter, kinds, center, blobs, key):
     model, variables, features, head = hidden(adapter)
     problem = six_classes(blobs, model, variables)
     for kind in kinds:
@@ -297,7 +297,7 @@ def test_similarities_are_what_the_table_says(adapter, kinds, center, blobs, key
         )
 
 
-def test_what_a_sample_must_not_become(blobs):
+def test_excluded_classes(blobs):
     np.testing.assert_array_equal(excluded_classes(six_classes(blobs), 6), EXCLUDED)
     problem = linear_problem(blobs)
     np.testing.assert_array_equal(

@@ -272,7 +272,7 @@ def nhwc(tensor):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("num_iters", [10, 100])
-def test_power_iteration_is_fastclips(fastclip, stride, num_iters):
+def test_power_iteration_matches_the_released_fastclip(fastclip, stride, num_iters):
     """The same vector to rounding; their value belongs to the vector before, so it agrees once that has settled."""
     toolbox, torch = fastclip
     theirs, ours, start = convolution(torch, stride)
@@ -291,7 +291,7 @@ def test_power_iteration_is_fastclips(fastclip, stride, num_iters):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_their_values_of_a_block_are_wrong_for_some_starts_and_ours_for_none(fastclip):
+def test_block_values_hold_for_every_start_unlike_the_released_ones(fastclip):
     """A defect of theirs: a QR decomposition may give negative diagonals, and ``sqrt(|R - 1|)`` is then too large."""
     toolbox, torch = fastclip
     theirs, ours, _ = convolution(torch)
@@ -321,7 +321,7 @@ def test_their_values_of_a_block_are_wrong_for_some_starts_and_ours_for_none(fas
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("inner_steps", [1, 5])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_a_clip_step_is_fastclips(fastclip, stride, inner_steps):
+def test_clip_step_matches_the_released_fastclip(fastclip, stride, inner_steps):
     """``step="reference"``, from the same vector: the kernel to rounding, for inner steps one and five."""
     toolbox, torch = fastclip
     theirs, ours, start = convolution(torch, stride)
@@ -345,7 +345,7 @@ def test_a_clip_step_is_fastclips(fastclip, stride, inner_steps):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_clip_of_a_dense_layer_is_fastclips_at_the_exact_length(fastclip):
+def test_dense_clip_at_exact_length_matches_the_released_fastclip(fastclip):
     """Half a step is exact there, which ours finds by itself."""
     toolbox, torch = fastclip
     theirs = torch.nn.Linear(12, 5, bias=False)
@@ -369,7 +369,7 @@ def test_a_clip_of_a_dense_layer_is_fastclips_at_the_exact_length(fastclip):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_whole_clip_is_fastclips_and_hardly_moves_the_norm(fastclip):
+def test_whole_clip_matches_the_released_fastclip(fastclip):
     """Ten iterations and one step as released; ours to 1e-3, for their norm is the one of the vector before.
 
     Of an excess of 1 theirs removes less than a tenth per clip; the exact line search
