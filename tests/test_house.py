@@ -1,4 +1,4 @@
-"""Imports go one way, Flax stays in models, and neither TensorFlow nor torch is needed."""
+"""Imports go one way; Flax stays in models; TensorFlow and torch are not needed."""
 
 import ast
 import pathlib

@@ -1,4 +1,6 @@
-"""Every error that attacks, spectral clipping, training and mappers document: the call that meets it."""
+"""Every error that attacks, spectral clipping, training and mappers document: the call
+that meets it.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -276,7 +278,8 @@ REFUSED = [
     ),
     (
         initialize_over_params_alone,
-        "apply_fn cannot be applied to the parameters alone \\(.*params.*\\): close over",
+        "apply_fn cannot be applied to the parameters alone"
+        " \\(.*params.*\\): close over",
     ),
     (
         lambda: spectral.spectral_norms(lambda v, x: x, {}, X),

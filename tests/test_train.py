@@ -1,4 +1,6 @@
-"""Training: the order of samples, the step against a hand-written one, resuming, and refusing what diverges."""
+"""Training: the order of samples, the step against a hand-written one, resuming, and
+refusing what diverges.
+"""
 
 import chex
 import jax

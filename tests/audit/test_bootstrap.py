@@ -1,4 +1,6 @@
-"""Weighted statistics equal statistics of repeated samples; the intervals built from them cover."""
+"""Weighted statistics equal statistics of repeated samples; the intervals built from
+them cover.
+"""
 
 import jax.numpy as jnp
 import numpy as np
@@ -158,7 +160,9 @@ def test_summarize_drops_nan_values_only():
 
 
 def _simulated_estimate(rng, num_originals, num_sets, shift=0.0):
-    """FT AUC of every (original, forget set) over one pool; at shift 0 the scores are exchangeable."""
+    """FT AUC of every (original, forget set) over one pool; at shift 0 the scores are
+    exchangeable.
+    """
     num_train, num_test, num_forget = 160, 80, 40
     test = np.arange(num_train + num_test) >= num_train
     hardness = rng.normal(size=test.size)  # shared by all runs: this correlates them

@@ -1,4 +1,6 @@
-"""KLoM equals its definition bin by bin; its summary's intervals have the width they should."""
+"""KLoM equals its definition bin by bin; its summary's intervals have the width they
+should.
+"""
 
 import itertools
 import math

@@ -1,4 +1,6 @@
-"""LiRA equals TF-Privacy's published numbers, a slow loop, and theory; leaving a model out equals removing it."""
+"""LiRA equals TF-Privacy's published numbers, a slow loop, and theory; leaving a model
+out equals removing it.
+"""
 
 import itertools
 import math
@@ -86,7 +88,9 @@ def lira_loop(
 
 
 def split(reference, member, without=(), balance=False):
-    """Lists of IN and of OUT values per sample, one model taken out; balanced, also the other side's last."""
+    """Lists of IN and of OUT values per sample, one model taken out; balanced, also the
+    other side's last.
+    """
     ins, outs = [], []
     for values, trained in zip(reference.T, member.T, strict=True):
         both = [
@@ -273,7 +277,9 @@ def test_samples_models_shift_and_unit_do_not_matter(case, knobs):
 
 
 def gaussian_bank(rng, distance, samples=6000):
-    """Targets N(mu + d, 1) for members and N(mu, 1) for others, and references with exactly these moments."""
+    """Targets N(mu + d, 1) for members and N(mu, 1) for others, and references with
+    exactly these moments.
+    """
     mu, is_member = 3 * rng.normal(size=samples), rng.random(samples) < 0.5
     reference = mu + np.array([distance - 1, distance + 1, -1.0, 1.0])[:, None]
     return (

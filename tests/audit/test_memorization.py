@@ -1,4 +1,6 @@
-"""Memorization equals its definition, its standard error is right, and it finds what only members know."""
+"""Memorization equals its definition, its standard error is right, and it finds what
+only members know.
+"""
 
 import math
 import statistics

@@ -1,4 +1,6 @@
-"""MIA-NN finds the class that a forgotten one sits next to, and tells models that ignore that neighbor."""
+"""MIA-NN finds the class that a forgotten one sits next to, and tells models that
+ignore that neighbor.
+"""
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +23,9 @@ LABELS = np.random.default_rng(9).permutation(
 
 
 def models(seed, num_models=3, *, forgotten=2.0, spread=0.3, towards=NEXT):
-    """Logits ``[R, N, C]``: 2 at the own class; forgotten samples have ``forgotten`` at class ``towards``, 0 else."""
+    """Logits ``[R, N, C]``: 2 at the own class; forgotten samples have ``forgotten`` at
+    class ``towards``, 0 else.
+    """
     rng = np.random.default_rng(seed)
     logits = (
         rng.normal(0, spread, (num_models, LABELS.size, NUM_CLASSES))
@@ -33,7 +37,9 @@ def models(seed, num_models=3, *, forgotten=2.0, spread=0.3, towards=NEXT):
 
 
 def nearest_mean_calls(logits, labels, own, gone, query):
-    """A linear discriminator of another kind: which of two class means is nearer, one sample after the other."""
+    """A linear discriminator of another kind: which of two class means is nearer, one
+    sample after the other.
+    """
     own_mean = np.mean(
         [z for z, y in zip(logits, labels, strict=True) if y == own], axis=0
     )
@@ -148,7 +154,9 @@ def test_neighbor_against_forgotten_score_rises_with_recognition():
 
 
 def test_neighbor_against_forgotten_scores_out_of_sample():
-    """A kernel so narrow that it knows its training samples only: in sample it would be right everywhere."""
+    """A kernel so narrow that it knows its training samples only: in sample it would be
+    right everywhere.
+    """
     logits = models(8)
     result = mia_nn(
         logits,
@@ -163,7 +171,9 @@ def test_neighbor_against_forgotten_scores_out_of_sample():
 
 
 def mixed(seed):
-    """Retrained and unlearned logits on which no knob is without effect: wide, with mixed forgotten samples."""
+    """Retrained and unlearned logits on which no knob is without effect: wide, with
+    mixed forgotten samples.
+    """
     rng = np.random.default_rng(seed)
     logits = models(seed, 3, forgotten=1.0, spread=0.9)
     logits[:, LABELS == FORGOTTEN, 0] += rng.normal(0.5, 1, PER_CLASS)

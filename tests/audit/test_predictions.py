@@ -1,4 +1,6 @@
-"""Distances of predictions equal sums written out, and the attack on a forgotten class means what it says."""
+"""Distances of predictions equal sums written out, and the attack on a forgotten class
+means what it says.
+"""
 
 import math
 
@@ -35,7 +37,9 @@ def slow_kl(p, q, floor):
 
 
 def slow_tv(p, q):
-    """The largest difference of the probabilities of any event: over all subsets of the classes."""
+    """The largest difference of the probabilities of any event: over all subsets of the
+    classes.
+    """
     subsets = (
         [k for k in range(len(p)) if bits >> k & 1] for bits in range(2 ** len(p))
     )
@@ -138,7 +142,9 @@ def test_confusion_rows_equal_counting():
 
 
 def confidences(seed, num_retain=540, num_forget=60, num_test=40):
-    """True-class probabilities of a confident model, and of one that has forgotten the class."""
+    """True-class probabilities of a confident model, and of one that has forgotten the
+    class.
+    """
     rng = np.random.default_rng(seed)
     knows = [rng.beta(60, 1, n) for n in (num_retain, num_forget, num_test)]
     forgot = [

@@ -1,4 +1,6 @@
-"""RMIA equals the pairwise definition exactly, ties, zeros and negative ratios included."""
+"""RMIA equals the pairwise definition exactly, ties, zeros and negative ratios
+included.
+"""
 
 import jax.numpy as jnp
 import numpy as np
@@ -29,7 +31,9 @@ def half_design(rng, models, samples):
 
 @pytest.fixture
 def case():
-    """Signals that are multiples of 1/64, so that every mean is exact in whatever order it is summed."""
+    """Signals that are multiples of 1/64, so that every mean is exact in whatever order
+    it is summed.
+    """
     rng = np.random.default_rng(0)
     target = rng.integers(1, 64, 50).astype(np.float32) / 64
     reference = rng.integers(1, 64, (8, 50)).astype(np.float32) / 64

@@ -1,4 +1,6 @@
-"""Signals equal their formulas, follow the labels, and stay finite where probabilities saturate."""
+"""Signals equal their formulas, follow the labels, and stay finite where probabilities
+saturate.
+"""
 
 import jax
 import jax.numpy as jnp

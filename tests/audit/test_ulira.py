@@ -1,4 +1,6 @@
-"""U-LiRA equals its slow definition, cannot tell equal laws apart, and reaches the best attack on Gaussians."""
+"""U-LiRA equals its slow definition, cannot tell equal laws apart, and reaches the best
+attack on Gaussians.
+"""
 
 import math
 
@@ -30,7 +32,9 @@ def half_ties(positive, negative):
 
 
 def slow_ratio(value, s, n, unlearned, retrained, min_std):
-    """Log-likelihood ratio of a held-out value, from the other models' values of sample n."""
+    """Log-likelihood ratio of a held-out value, from the other models' values of sample
+    n.
+    """
     logs = []
     for side in (unlearned, retrained):
         mean, std = mean_std([side[m][n] for m in range(len(side)) if m != s])
@@ -100,7 +104,9 @@ def test_ulira_of_equal_distributions_is_one_half():
 
 @pytest.mark.parametrize(("shift", "spread"), [(1.0, 1.0), (2.0, 1.0), (0.0, 3.0)])
 def test_reaches_the_best_attack_on_gaussians(shift, spread):
-    """With many models the accuracy is 1/2 + TV / 2 of the two laws, total variation by summation."""
+    """With many models the accuracy is 1/2 + TV / 2 of the two laws, total variation by
+    summation.
+    """
     rng = np.random.default_rng(1)
     unlearned, retrained = (
         rng.normal(shift, spread, (60, 800)),
@@ -170,7 +176,9 @@ def test_pairs_and_samples_have_no_order_and_jax_arrays_pass():
 
 
 def kodge_by_hand(p_unlearned, p_retrained):
-    """The described protocol on probabilities, sample by sample; the ROC curve has corners only."""
+    """The described protocol on probabilities, sample by sample; the ROC curve has
+    corners only.
+    """
 
     def statistic(p):
         return math.log(p / (1 - p + 1e-32) + 1e-32)

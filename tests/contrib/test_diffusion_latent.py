@@ -397,12 +397,16 @@ def on_images(run, *arguments, images=None, **options):
         (lambda: diffusion.SteerAway(num_steps=0), "must be positive"),
         (lambda: diffusion.LatentPGD(radius=0.0), "must be positive"),
         (lambda: on_images(diffusion.class_losses, num_levels=0), "noise levels"),
-        (lambda: on_images(diffusion.class_losses, images=jnp.zeros((1, 2, 2, 1))),
-         "takes images of shape"),
-        (lambda: on_images(diffusion.recover_concept, 0, radius=1.0, num_steps=0),
-         "must be positive"),
+        (
+            lambda: on_images(diffusion.class_losses, images=jnp.zeros((1, 2, 2, 1))),
+            "takes images of shape",
+        ),
+        (
+            lambda: on_images(diffusion.recover_concept, 0, radius=1.0, num_steps=0),
+            "must be positive",
+        ),
     ],
-)  # fmt: skip
+)
 def test_unusable_input_is_refused_in_one_line(call, words):
     with pytest.raises(InputError, match=words) as caught:
         call()

@@ -1,4 +1,4 @@
-"""Every error that the data sources document: the call that meets it, and what it says."""
+"""Every error that the data sources document: the call that meets it, its message."""
 
 import gzip
 import io

@@ -1,4 +1,6 @@
-"""Preparing official archives and reading TFDS folders, on tiny archives of the official layout."""
+"""Preparing official archives and reading TFDS folders, on tiny archives of the
+official layout.
+"""
 
 import contextlib
 import dataclasses
@@ -73,7 +75,9 @@ def write_tar(path, members):
 
 
 def cifar_oracle(name, members, split):
-    """Images and labels of one split by definition: label bytes, then a plane each of red, green and blue."""
+    """Images and labels of one split by definition: label bytes, then a plane each of
+    red, green and blue.
+    """
     layout = prepare._CIFAR[name]
     depth = len(layout.names)
     content = b"".join(
@@ -380,7 +384,9 @@ def test_damaged_record_files_are_refused(mnist):
 
 
 def write_toy(data_dir, name, examples, *, version="1.0.0", features=None):
-    """A TFDS data set of the given examples in both splits, written by a builder of its own."""
+    """A TFDS data set of the given examples in both splits, written by a builder of its
+    own.
+    """
     import tensorflow_datasets as tfds
 
     features = features or {

@@ -1,4 +1,4 @@
-"""Layers beyond plain matrices: several axes, parts of leaves, scans, computed kernels."""
+"""Layers beyond plain matrices: several axes, parts of leaves, scans, products."""
 
 import flax.linen as nn
 import jax

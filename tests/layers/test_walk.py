@@ -1,4 +1,6 @@
-"""The affine layers of a model, found by walking its forward pass: against what Flax says of the same layers."""
+"""The affine layers of a model, found by walking its forward pass: against what Flax
+says of the same layers.
+"""
 
 import chex
 import flax.linen as nn

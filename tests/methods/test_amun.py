@@ -179,7 +179,7 @@ def test_whole_batches_are_plain_gradient_descent(problem, clean, key, retain, f
 
 
 def labels_seen(before, after, x):
-    """Which labels a step of rate 1 was taken on: undoes the product with the images."""
+    """Labels that a step of rate 1 was taken on, from the product with the images."""
     flat = x.reshape(len(x), -1).astype(np.float64)
     residual = (
         np.linalg.pinv(flat.T)
@@ -362,7 +362,9 @@ def test_targeted_needs_the_attack_that_made_the_set(problem, key):
 
 
 def test_adversarial_images_are_neither_replaced_nor_augmented(problem, key):
-    """The last training sample is to be forgotten; an augmentation mixes the whole batch it is given."""
+    """The last training sample is to be forgotten; an augmentation mixes the whole
+    batch it is given.
+    """
     forget = np.roll(FORGET, 3)
     assert forget[-1]
     images = np.where(forget[:, None, None, None], np.nan, problem.train.images).astype(

@@ -122,7 +122,9 @@ def test_noise_has_the_fractions_of_the_forgotten_classes(blobs):
 
 
 def test_unsir_impairs_with_the_noise_and_repairs_without(blobs, key, monkeypatch):
-    """One full-batch step each: 20 noise images twice with 20 retained ones; then those, three times over."""
+    """One full-batch step each: 20 noise images twice with 20 retained ones; then
+    those, three times over.
+    """
     module = importlib.import_module("unlearn_jax.methods.unsir")
     rng = np.random.default_rng(6)
     noise = Dataset(
@@ -175,7 +177,7 @@ def test_unsir_with_zero_impair_rate_is_fine_tuning(blobs, key):
 
 
 def test_unsir_reads_as_many_retained_samples_as_asked(key):
-    """Sample ``i`` alone moves row ``i`` of the weights; the noise is clipped to black."""
+    """Sample ``i`` alone moves row ``i`` of the weights; the noise is black."""
     train = Dataset(
         np.eye(16, dtype="f4").reshape(16, 4, 4, 1), np.arange(16, dtype="i4") % 3
     )
@@ -327,7 +329,9 @@ PAIR = models.from_functions(
 
 
 def test_l2ul_matches_its_regularized_steps(blobs, key):
-    """Examples within a ball of 1e-6 are their images; full batches, of 30 forget samples and 60 examples."""
+    """Examples within a ball of 1e-6 are their images; full batches, of 30 forget
+    samples and 60 examples.
+    """
     data = Dataset(blobs.images, (blobs.labels > 0).astype("i4"))
     weights = np.random.default_rng(4).normal(size=(16, 2)).astype("f4")
     problem = methods.make_problem(
@@ -380,7 +384,9 @@ def test_l2ul_without_examples_and_hold_is_gradient_ascent(blobs, key):
 
 
 def ascent_until_forgotten(problem, images, labels, rate, every):
-    """Gradient ascent with momentum until no label is right at a multiple of ``every`` steps: weights and steps."""
+    """Gradient ascent with momentum until no label is right at a multiple of ``every``
+    steps: weights and steps.
+    """
     w, velocity = np.asarray(problem.variables.params, "f8"), 0.0
     for step in range(1, 26):
         velocity = 0.9 * velocity - gradient(w, images, labels)
@@ -394,7 +400,10 @@ def ascent_until_forgotten(problem, images, labels, rate, every):
 
 @pytest.mark.parametrize("stop", ["epoch", "step"])
 def test_l2ul_stops_once_no_forget_sample_is_right(stop, blobs, key):
-    """Without examples and hold, five steps per epoch. No sample of class 1 was right: one step (epoch) is made."""
+    """Without examples and hold, five steps per epoch.
+
+    No sample of class 1 was right: one step (epoch) is made.
+    """
     options = {
         "adversarial_weight": 0,
         "regularization": 0,

@@ -1,4 +1,4 @@
-"""Composition: masks, spectral bounds and output filters of methods, nested and stored."""
+"""Composition: masks, spectral bounds and filters of methods, nested and stored."""
 
 import dataclasses
 import json

@@ -1,4 +1,6 @@
-"""Influence targets: the linear classifier against scikit-learn and dense algebra, and what targets are good for."""
+"""Influence targets: the linear classifier against scikit-learn and dense algebra, and
+what targets are good for.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +68,9 @@ def objective(weights, phi, labels, ridge):
 
 
 def refit(phi, labels, ridge):
-    """The same objective, minimized by scikit-learn: ``[D, C]``, 0 for classes without samples."""
+    """The same objective, minimized by scikit-learn: ``[D, C]``, 0 for classes without
+    samples.
+    """
     fitter = LogisticRegression(
         C=1 / (len(phi) * ridge),
         fit_intercept=False,
@@ -123,7 +127,9 @@ def test_fit_matches_scikit_learn(ridge):
 def test_no_step_raises_the_objective_and_any_start_leads_to_the_optimum(
     seed, scale, log_ridge
 ):
-    """Full Newton steps diverge from far away, where the classifier is wrong but sure of itself."""
+    """Full Newton steps diverge from far away, where the classifier is wrong but sure
+    of itself.
+    """
     weights, ridge = (
         scale * np.random.default_rng(seed).normal(size=(7, CLASSES)),
         10**log_ridge,
@@ -203,7 +209,8 @@ def test_features_are_centered_on_one_scale():
 
 
 # --- targets
-# -----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
+# ---------------
 
 
 def divergence(probs, other):
@@ -216,7 +223,9 @@ TARGETS = jax.jit(influence_targets, static_argnames="mask")
 
 
 def test_targets_are_nearer_to_retraining_than_renormalizing_is():
-    """Softmax regression on digits, penalty 1e-3: retraining is another convex problem, scikit-learn solves both."""
+    """Softmax regression on digits, penalty 1e-3: retraining is another convex problem,
+    scikit-learn solves both.
+    """
     images, labels = (array[:700] for array in load_digits(return_X_y=True))
     images, forget = images / 16, np.isin(labels, (3, 5))
     scale = np.mean((images - images.mean(0)) ** 2)
@@ -283,7 +292,9 @@ def test_targets_are_probabilities_of_the_classes_that_stay(
 
 
 def test_targets_of_two_classes(blobs):
-    """One class is forgotten whole, and with it part of the other, which may stay itself."""
+    """One class is forgotten whole, and with it part of the other, which may stay
+    itself.
+    """
     labels = (blobs.labels > 0).astype("i4")
     model = models.from_functions(
         lambda key: jnp.ones((16, 2)),
@@ -318,12 +329,15 @@ def test_targets_map_over_problems(tiny, blobs):
 
 
 # --- the method
-# --------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
+# ------------
 
 
 @pytest.mark.parametrize("retain", [True, False])
 def test_trains_on_the_targets_and_the_retained_labels(retain, blobs, key):
-    """Full batches, so that NumPy can follow; without ``retain`` no retained sample is trained on."""
+    """Full batches, so that NumPy can follow; without ``retain`` no retained sample is
+    trained on.
+    """
     problem, start = linear_problem(blobs), linear_problem(blobs).variables.params
     targets = np.asarray(TARGETS(problem, ridge=0.02), "f8")
     size = 60 if retain else 30

@@ -1,4 +1,6 @@
-"""SVD projection against singular value decompositions in NumPy; boundary expanding against a model that is wider."""
+"""SVD projection against singular value decompositions in NumPy; boundary expanding
+against a model that is wider.
+"""
 
 import itertools
 
@@ -124,11 +126,12 @@ def trained(tiny, blobs):
 
 
 # --- SVD
-# -----------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
+# ---------------------
 
 
 def slow_importance(rows, alpha):
-    """``P`` from the singular value decomposition of an activation matrix ``[n, D]``."""
+    """``P`` from the singular values of an activation matrix ``[n, D]``."""
     _, sigma, directions = np.linalg.svd(np.asarray(rows, float), full_matrices=False)
     share = sigma**2 / np.sum(sigma**2)
     return (
@@ -180,7 +183,9 @@ def test_a_perceptron_is_projected_layer_by_layer(tiny, trained, blobs, key):
 
 
 def test_convolution_is_projected_on_its_patches(key):
-    """Strides, padding, dilation and groups, by hand; the weights are stored in other layouts."""
+    """Strides, padding, dilation and groups, by hand; the weights are stored in other
+    layouts.
+    """
     images = RNG.uniform(0, 1, (12, 7, 7, 2)).astype("f4")
     kernels = {
         "grouped": RNG.normal(size=(4, 1, 2, 2)),
@@ -277,7 +282,9 @@ def _first_column(images, alphas):
 
 
 def ones_projected(images, alpha_retain=100.0, alpha_forget=3.0):
-    """What is left of four weights that are 1; the first four of the twelve rows are D_F. The alphas are traced."""
+    """What is left of four weights that are 1; the first four of the twelve rows are
+    D_F. The alphas are traced.
+    """
     return np.asarray(
         _first_column(images.astype("f4"), np.array([alpha_retain, alpha_forget], "f4"))
     )
@@ -357,7 +364,9 @@ def test_a_weight_used_twice_is_projected_once(key):
 
 @pytest.mark.parametrize("width", [4, 16])
 def test_tied_weights_are_refused(width, blobs, key):
-    """Transposed the second time, so that the two uses have inputs of different spaces, whatever their sizes."""
+    """Transposed the second time, so that the two uses have inputs of different spaces,
+    whatever their sizes.
+    """
     params = {"tied": jnp.ones((16, width)), "head": jnp.ones((16, 3))}
     model = models.from_functions(
         lambda key: params,
@@ -370,7 +379,9 @@ def test_tied_weights_are_refused(width, blobs, key):
 
 
 def test_patches_are_drawn_without_replacement():
-    """Channel c is at position c alone: the share of each direction says how often its position was drawn."""
+    """Channel c is at position c alone: the share of each direction says how often its
+    position was drawn.
+    """
     images = np.concatenate(
         [np.zeros((3, 4, 4, 16)), np.eye(16).reshape(1, 4, 4, 16)]
     ).astype("f4")
@@ -414,9 +425,8 @@ def test_drawn_window_is_a_patch_of_the_padded_image(key):
         .reshape(4, 2)
     )
 
-    def rows(
-        part, i, j
-    ):  # a window of 6 x 6, padded like an image: below and to the right for a side of 2
+    def rows(part, i, j):
+        """A window of 6 x 6, padded as an image of side 2 is: below and to the right."""
         return slow_patches(
             np.pad(part[:, i : i + 6, j : j + 6], ((0, 0), (0, 1), (0, 1), (0, 0))), 2
         ).reshape(-1, 4)
@@ -473,7 +483,8 @@ def test_a_sample_is_drawn_by_the_key():
 
 
 # --- boundary expanding
-# ----------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
+# --------
 
 
 @pytest.mark.parametrize(
@@ -489,7 +500,9 @@ def test_the_forgotten_class_falls_and_the_others_stay(
 
 
 def slow_expand(start, row, images, labels, steps, rate, momentum=0.9):
-    """Softmax regression with a fourth class; ``steps`` says of each full-batch step which samples and which labels."""
+    """Softmax regression with a fourth class; ``steps`` says of each full-batch step
+    which samples and which labels.
+    """
     wide = np.concatenate(
         [np.asarray(start, float), np.asarray(row, float)[:, None]], 1
     )
@@ -541,7 +554,9 @@ def test_the_new_row_is_drawn_like_the_head(blobs, key):
 
 
 def test_expanding_is_finetuning_a_wider_network(normed, blobs, key):
-    """Convolution and BatchNorm in training mode: the same as a network of four classes that learns the last."""
+    """Convolution and BatchNorm in training mode: the same as a network of four classes
+    that learns the last.
+    """
     options = {
         "learning_rate": 0.05,
         "num_epochs": 2,

@@ -1,4 +1,6 @@
-"""TRW and DELETE: their targets and training by hand on softmax regression, and the similarities in NumPy."""
+"""TRW and DELETE: their targets and training by hand on softmax regression, and the
+similarities in NumPy.
+"""
 
 import functools
 
@@ -52,7 +54,9 @@ def six_classes(blobs, model=SIX, variables=None):
 
 
 def tilt_by_hand(logits, scores, beta, excluded=EXCLUDED):
-    """Targets of forget samples: probabilities without the excluded classes, times ``exp(beta s)``, renormalized."""
+    """Targets of forget samples: probabilities without the excluded classes, times
+    ``exp(beta s)``, renormalized.
+    """
     odds = np.where(
         excluded[LABELS[MASK]],
         0.0,
@@ -66,7 +70,7 @@ def unit(vectors):
 
 
 def scores_by_hand(kind, features, kernel, *, center, num_neighbors=3):
-    """Every class's similarity to each forget sample, loops over samples and classes."""
+    """Similarity of every class to each forget sample, by loops over both."""
     labels, kept = LABELS[MASK], features[KEPT]
     mean = kept.mean(0) if center else 0.0
     own, kept = features[MASK] - mean, kept - mean
@@ -103,7 +107,9 @@ def sharpened(scores, temperature):
 
 
 def test_trw_descends_its_objective(blobs, key):
-    """Two classes at once, and a few of a third that stays, with every float knob traced."""
+    """Two classes at once, and a few of a third that stays, with every float knob
+    traced.
+    """
     problem, x = six_classes(blobs), blobs.images.reshape(60, -1).astype("f8")
     numbers = {
         "beta": 3.0,
@@ -142,7 +148,9 @@ def test_trw_descends_its_objective(blobs, key):
 
 
 def test_delete_descends_its_objective(blobs, key):
-    """Only the own label is excluded, so that classes 0 and 3 keep probability for each other."""
+    """Only the own label is excluded, so that classes 0 and 3 keep probability for each
+    other.
+    """
     problem, x = six_classes(blobs), blobs.images.reshape(60, -1).astype("f8")
     size = int(MASK.sum())
     got = traced(
@@ -194,7 +202,9 @@ def test_targets_of_clean_or_augmented_images(targets, blobs, key):
 
 
 def test_beta_of_zero_is_delete_and_a_large_one_relabels(blobs, key):
-    """At 0, for one class, it is DELETE; a large one relabels every sample as the nearest class."""
+    """At 0, for one class, it is DELETE; a large one relabels every sample as the
+    nearest class.
+    """
     train = Dataset(blobs.images, LABELS.astype("i4"))
     problem = methods.make_problem(
         SIX, Variables(jnp.asarray(WEIGHTS), {}), train, LABELS == 2
@@ -226,7 +236,9 @@ def test_beta_of_zero_is_delete_and_a_large_one_relabels(blobs, key):
 
 
 def hidden(adapter):
-    """A model with features of its own, its variables, and a function to its features and its head in NumPy."""
+    """A model with features of its own, its variables, and a function to its features
+    and its head in NumPy.
+    """
     if adapter == "linen":
         model = models.build("mlp", (4, 4, 1), 6, widths=(8,))
     elif adapter == "nnx":

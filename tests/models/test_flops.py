@@ -1,4 +1,6 @@
-"""Counts of operations against counts by hand, and peaks that are known or not, never guessed."""
+"""Counts of operations against counts by hand, and peaks that are known or not, never
+guessed.
+"""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,6 @@
-"""The comparators: exact where they should be, wrong where they are known to be; against dense matrices in NumPy."""
+"""The comparators: exact where they should be, wrong where they are known to be;
+against dense matrices in NumPy.
+"""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,6 @@
-"""FastClip: exact on dense layers, fast on convolutions, right with BatchNorm; norms from matrices written out."""
+"""FastClip: exact on dense layers, fast on convolutions, right with BatchNorm; norms
+from matrices written out.
+"""
 
 import dataclasses
 import warnings
@@ -397,7 +399,9 @@ def test_unsupported_input_is_refused(normed, trained, tiny, blobs):
 
 
 def test_clip_finds_directions_orthogonal_to_those_shortened():
-    """Thirty equal values above the target: the products of those that are shortened hold nothing of the others."""
+    """Thirty equal values above the target: the products of those that are shortened
+    hold nothing of the others.
+    """
     left, right = (
         np.linalg.qr(np.random.default_rng(n).normal(size=(n, 40)))[0] for n in (48, 40)
     )

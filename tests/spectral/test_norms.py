@@ -1,4 +1,6 @@
-"""PowerQR and Lanczos against the SVD, on prescribed spectra and on every layer of a network."""
+"""PowerQR and Lanczos against the SVD, on prescribed spectra and on every layer of a
+network.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -90,7 +92,9 @@ def test_pytrees_in_and_out():
 
 
 def test_signs_of_qr_do_not_matter_and_estimates_stay_below_the_singular_values():
-    """Householder QR gives negative diagonals; values read off them, as in released code, are then wrong."""
+    """Householder QR gives negative diagonals; values read off them, as in released
+    code, are then wrong.
+    """
     rng = np.random.default_rng(0)
     matrix, starts = (
         rng.normal(size=(20, 24)) / 5,
@@ -114,7 +118,9 @@ def test_signs_of_qr_do_not_matter_and_estimates_stay_below_the_singular_values(
 
 
 def test_small_singular_values_keep_their_relative_precision():
-    """``sqrt(R - 1)`` in float32 has an absolute error near 3e-4: nothing is left of these."""
+    """``sqrt(R - 1)`` in float32 has an absolute error near 3e-4: nothing is left of
+    these.
+    """
     sigma = np.array([1.0, 1e-2, 1e-3, 1e-4])
     diagonal = np.zeros((6, 6), "f4")
     diagonal[[3, 0, 5, 2], [3, 0, 5, 2]] = sigma
@@ -222,7 +228,9 @@ def random_net(name, shape, **fields):
 
 
 def dense_norms(model, variables, shape):
-    """Norms by SVD of the matrices, with the scales that the names of Linen's BatchNorms promise."""
+    """Norms by SVD of the matrices, with the scales that the names of Linen's
+    BatchNorms promise.
+    """
     norms = {}
     for layer in layers(model.apply, variables, jnp.zeros((1, *shape))):
         parts = layer.path.split("/")[1:-1]
