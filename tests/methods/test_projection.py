@@ -426,7 +426,7 @@ def test_drawn_window_is_a_patch_of_the_padded_image(key):
     )
 
     def rows(part, i, j):
-        """A window of 6 x 6, padded as an image of side 2 is: below and to the right."""
+        """Patches of a window of 6 x 6, padded below and to the right."""
         return slow_patches(
             np.pad(part[:, i : i + 6, j : j + 6], ((0, 0), (0, 1), (0, 1), (0, 0))), 2
         ).reshape(-1, 4)
