@@ -15,7 +15,7 @@ import pathlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from unlearn_jax.audit import Estimate
@@ -63,7 +63,7 @@ class ResultTable:
 
     Attributes:
       title: above the table; empty for the main one.
-      columns: names, that of the row labels first.
+      columns: names, that of the row labels first; it is not shown if it is "row".
       units: of each column: ``"%"``, ``"points"``, ``"nats"`` or empty.
       rows: as many cells as columns each; None where there is no number.
       caption: instructions for reading.
@@ -267,9 +267,7 @@ def read_results(path: pathlib.Path | None = None) -> dict[str, Result]:
 # --- publishing a finished working directory ---
 
 _NUMBER = r"-?\d[\d,]*\.?\d*(?:e[-+]?\d+)?"
-_CELL = re.compile(
-    rf"({_NUMBER})(?: ± ({_NUMBER}))?(?: \[({_NUMBER}), ({_NUMBER})\])?"
-)
+_CELL = re.compile(rf"({_NUMBER})(?: ± ({_NUMBER}))?(?: \[({_NUMBER}), ({_NUMBER})\])?")
 
 
 def parse_cell(text: str) -> Cell:
@@ -364,10 +362,10 @@ def _of_experiment(data: Mapping[str, Any]) -> Result:
     tables = []
     for table in page.find(Table):
         rows = []
-        for row in table.rows:
-            cells = [" ".join(format_cell(cell)).strip() for cell in row[1:]]
-            rows.append((str(row[0]), *map(parse_cell, cells)))
-        heads = [_split_unit(str(column)) for column in table.columns]
+        for _, row in table.body:
+            texts = [" ".join(format_cell(cell.value)).strip() for cell in row]
+            rows.append((texts[0], *map(parse_cell, texts[1:])))
+        heads = [_split_unit(column.name) for column in table.heads]
         tables.append(
             ResultTable(
                 title=table.title,
@@ -540,7 +538,7 @@ def _decides(path: pathlib.Path, package: pathlib.Path) -> bool:
     return parts[0] not in ("cli.py", "__main__.py", "contrib", "studies")
 
 
-@lru_cache(maxsize=None)
+@cache
 def _file_digest(file: pathlib.Path, changed: int) -> bytes:
     """Return a file's digest, computed once per change of the file."""
     del changed
@@ -606,7 +604,8 @@ def markdown_table(table: ResultTable, columns: Iterable[str] | None = None) -> 
     head = []
     for i in wanted:
         unit = f" ({table.units[i]})" if table.units[i] else ""
-        head.append(table.columns[i] + unit)
+        name = "" if table.columns[i] == "row" else table.columns[i]
+        head.append(name + unit)
     lines = [_line(head), _line([":---"] + ["---:"] * (len(wanted) - 1))]
     for row in table.rows:
         lines.append(_line(["–" if row[i] is None else str(row[i]) for i in wanted]))
@@ -804,11 +803,11 @@ def between_markers(text: str, name: str, content: str) -> str:
       InputError: a page without the markers.
     """
     pattern = re.compile(
-        rf"(<!-- {re.escape(name)}: generated -->\n).*?(\n<!-- end -->)", re.DOTALL
+        rf"(<!-- {re.escape(name)}: generated -->\n).*?(<!-- end -->)", re.DOTALL
     )
     if not pattern.search(text):
         raise InputError(f"the page has no marker <!-- {name}: generated -->")
-    return pattern.sub(lambda match: match[1] + content + match[2], text)
+    return pattern.sub(lambda match: match[1] + content + "\n" + match[2], text)
 
 
 def make_pages(root: pathlib.Path | None = None) -> dict[pathlib.Path, str]:
@@ -832,3 +831,23 @@ def make_pages(root: pathlib.Path | None = None) -> dict[pathlib.Path, str]:
             methods.read_text(encoding="utf-8"), "methods", methods_table(METHODS)
         ),
     }
+
+
+def write_pages(root: pathlib.Path | None = None, *, check: bool = False) -> list[str]:
+    """Write all generated pages of a checkout.
+
+    Args:
+      root: of the checkout; this one's if None.
+      check: compare only, write nothing.
+
+    Returns:
+      The paths of pages that differ from the written ones, relative to the root.
+    """
+    root = root or folder().parents[1]
+    stale = []
+    for path, text in make_pages(root).items():
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            stale.append(str(path.relative_to(root)))
+            if not check:
+                path.write_text(text, encoding="utf-8")
+    return stale
