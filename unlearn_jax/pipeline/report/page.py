@@ -13,7 +13,7 @@ from tabulate import tabulate
 from unlearn_jax.audit import Estimate
 from unlearn_jax.pipeline.config.schema import digest, to_json
 from unlearn_jax.pipeline.experiment import Cell, Page, Table
-from unlearn_jax.pipeline.measure.results import without_nan
+from unlearn_jax.pipeline.measure.records import to_plain
 from unlearn_jax.pipeline.report import tables
 from unlearn_jax.pipeline.report.figures.style import to_svg
 from unlearn_jax.pipeline.report.run import environment
@@ -41,7 +41,7 @@ def publish(
     Returns:
       What ``results.json`` holds.
     """
-    results = without_nan(
+    results: Any = to_plain(
         {
             "experiment": name,
             "title": title,
