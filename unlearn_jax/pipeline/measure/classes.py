@@ -68,16 +68,15 @@ def measure_classes(
         counts = np.bincount(called[peers], minlength=one.shape[-1])
         confusion.append(counts / peers.sum())
         runs.append(metrics)
+    scores = {}
     if len(pool.member):
-        scores = {
-            "ft_auc": pool.rmia(pool.signals(logits)),
-            "lira_auc": pool.lira(margin),
-        }
-        for key, score in scores.items():
-            for run, metrics in enumerate(runs if score is not None else ()):
-                metrics[key] = pool.auc(
-                    score[run], pool.forget[run], classes.peers[run]
-                )
+        scores["ft_auc"] = pool.rmia(pool.signals(logits))
+        lira = pool.lira(margin)
+        if lira is not None:
+            scores["lira_auc"] = lira
+    for key, score in scores.items():
+        for run, metrics in enumerate(runs):
+            metrics[key] = pool.auc(score[run], pool.forget[run], classes.peers[run])
     if config.ulira and min(len(one.runs) for one in classes.sets) >= MIN_MODELS:
         _add_ulira(pool, classes, runs, margin, margins(oracle, pool.labels))
     if config.mia_nn:

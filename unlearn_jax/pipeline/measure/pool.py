@@ -196,10 +196,12 @@ def signal_of(
     return np.asarray(signal(jnp.asarray(logits), jnp.asarray(labels)))
 
 
-def margins(logits: Sequence[np.ndarray], labels: np.ndarray) -> np.ndarray:
+def margins(
+    logits: Sequence[np.ndarray] | np.ndarray, labels: np.ndarray
+) -> np.ndarray:
     """Return logit margins ``[K, N]`` of ``K`` models' logits ``[N, C]``."""
-    labels = jnp.asarray(labels)
-    rows = [audit.logit_margin(jnp.asarray(one), labels) for one in logits]
+    true = jnp.asarray(labels)
+    rows = [audit.logit_margin(jnp.asarray(one), true) for one in logits]
     return np.stack([np.asarray(row) for row in rows])
 
 

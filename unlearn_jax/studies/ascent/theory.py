@@ -1,4 +1,4 @@
-"""Where ascent leads on examples that can be solved: closed forms, descent-ascent's paths, and a trap."""
+"""Ascent on solvable examples: closed forms, paths of descent-ascent, and a trap."""
 
 import dataclasses
 import math

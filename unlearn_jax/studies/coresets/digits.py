@@ -1,4 +1,4 @@
-"""Core-sets on scikit-learn's digits: how little of a forget set must be removed for the knowledge of it to go?"""
+"""Core-sets of digits: the smallest part of a forget set that is enough."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Influence functions on digits, primal and dual: how near retraining, when not to believe them, what they cost."""
+"""Influence functions on digits, primal and dual: accuracy, guard and cost."""
 
 import dataclasses
 import time

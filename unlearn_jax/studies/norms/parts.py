@@ -1,4 +1,4 @@
-"""An experiment on spectral norms: FastClip and its comparators in training, with and without BatchNorm.
+"""Spectral norms: FastClip and its comparators in training, with and without BatchNorm.
 
 Every arm trains the same network on the same data in the same order; what differs is
 the transformation at the end of its optimizer. All norms are Lanczos values of a layer

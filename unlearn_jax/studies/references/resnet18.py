@@ -1,4 +1,4 @@
-"""What reference models cost: 128 and 256 ResNet-18 on halves of CIFAR-10, device hours and model FLOP utilization."""
+"""Price of 128 and 256 ResNet-18 references on halves of CIFAR-10."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Page: What reference models cost: 128 and 256 ResNet-18 on halves of CIFAR-10, device hours and model FLOP utilization."""
+"""Page of the price of reference models."""
 
 from collections.abc import Mapping, Sequence
 
@@ -61,11 +61,8 @@ def make_page(config: Config, found: Found) -> Page:
         f" {float(next(iter(found.values()))['flops']) / 1e9:.4g} GFLOP per image;"
         f" utilization: of the device's peak, unknown where that is. {PUBLISHED}."
     )
-    return Page(
-        " ".join(told),
-        [Table("Reference models", columns, rows, caption)],
-        checks=_checks(config, found),
-    )
+    table = Table("Reference models", columns, rows, caption)
+    return Page(" ".join(told), [table, *_checks(config, found)])
 
 
 def _total(parts: Sequence[Mapping[str, np.ndarray]], name: str) -> float:
