@@ -88,7 +88,8 @@ def measure_run(
             oracle = margins.pop(RETRAINED)
             klom = sections.klom(pool, margins, oracle)
         if plan.num_requests > 1:
-            requests = sections.request_scores(plan, unlearned)
+            samples = plan_pool(plan, by_class=False)
+            requests = sections.request_scores(plan, samples, unlearned)
         targets = target_distances(plan) if options.targets else None
         norms = sections.norms(plan, unlearned) if options.norms else None
         theory = None
@@ -171,8 +172,13 @@ def measure_run(
     return result, arrays
 
 
-def plan_pool(plan: Plan) -> AuditPool:
-    """Return the pool of a run whose banks are trained."""
+def plan_pool(plan: Plan, *, by_class: bool = True) -> AuditPool:
+    """Return the pool of a run whose banks are trained.
+
+    Args:
+      plan: of the run.
+      by_class: measure forgotten classes as such; False takes their samples one by one.
+    """
     return make_pool(
         plan.audit,
         plan.pool.labels,
@@ -180,7 +186,7 @@ def plan_pool(plan: Plan) -> AuditPool:
         plan.runs,
         plan.references.logits() if plan.num_references else (),
         plan.references.spec.member,
-        oracles=oracle_logits(plan) if plan.is_class else None,
+        oracles=oracle_logits(plan) if by_class and plan.is_class else None,
     )
 
 
