@@ -10,7 +10,9 @@ from unlearn_jax.pipeline.measure.metrics import CLASSES, SAMPLES
 from unlearn_jax.pipeline.measure.pool import Measured, make_pool
 from unlearn_jax.pipeline.measure.rows import measure_gaps, measure_rows
 
-NUM_TRAIN, NUM_TEST, NUM_CLASSES = 40, 24, 4
+NUM_TRAIN = 40
+NUM_TEST = 24
+NUM_CLASSES = 4
 LABELS = np.arange(NUM_TRAIN + NUM_TEST) % NUM_CLASSES
 TRAIN = np.arange(NUM_TRAIN + NUM_TEST) < NUM_TRAIN
 RUNS = np.array([[0, 0], [1, 0], [0, 1], [1, 1]])

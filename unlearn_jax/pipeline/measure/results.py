@@ -250,10 +250,10 @@ def _about(plan: Plan, row: RowResult, cost: records.RowCost | None) -> RowResul
 
 def _outcomes(parts: Parts) -> dict[str, np.ndarray]:
     """Return radius, distance and status of every sample of an attack, ``[total]``."""
-    return {
-        name: np.concatenate([np.ravel(part) for part in parts.read(name)])
-        for name in ("epsilon", "distance", "status")
-    }
+    outcomes = {}
+    for name in ("epsilon", "distance", "status"):
+        outcomes[name] = np.concatenate([np.ravel(part) for part in parts.read(name)])
+    return outcomes
 
 
 def summarize_attack(
@@ -446,7 +446,8 @@ def make_checks(
     lost = [row.label for row in rows if not row.metrics]
     detail = "no logit of any unlearned model is infinite or NaN"
     if lost:
-        detail = f"not finite in at least one run: {', '.join(lost)}; lower its learning rate"
+        labels = ", ".join(lost)
+        detail = f"not finite in at least one run: {labels}; lower its learning rate"
     name = "every method ends in finite numbers"
     return [*checks, Check(name=name, passed=not lost, detail=detail)]
 
@@ -479,10 +480,9 @@ def _mia_nn_check(pool: AuditPool, rows: Sequence[RowResult]) -> Check:
     The yardstick is the standard deviation of the values about the mean of their own
     forget set, pooled over sets and both rows.
     """
-    first, second = (
-        next(row for row in rows if row.key == key)
-        for key in (RETRAINED, RETRAINED_AGAIN)
-    )
+    by_key = {row.key: row for row in rows}
+    first = by_key[RETRAINED]
+    second = by_key[RETRAINED_AGAIN]
     values = np.array([first.values["mia_nn"], second.values["mia_nn"]])
     assert pool.classes is not None
     squares = []
