@@ -5,9 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
+from unlearn_jax.audit import summarize_runs
 from unlearn_jax.pipeline import DataConfig, ModelConfig
 from unlearn_jax.pipeline.experiment import part_keys
-from unlearn_jax.studies.norms.page import accuracy, excess, make_page, over_seeds
+from unlearn_jax.studies.norms.page import accuracy, excess, make_page
 from unlearn_jax.studies.norms.parts import ARMS, NormConfig, make_parts, measure
 from unlearn_jax.types import InputError
 
@@ -71,7 +72,7 @@ def test_intervals_hold_the_mean_and_distances_are_relative():
     right = np.random.default_rng(1).uniform(size=(3, 400)) < 0.7
     for estimate, mean in (
         (accuracy(right), 100 * right.mean()),
-        (over_seeds(np.array([1.0, 2.0, 3.0])), 2.0),
+        (summarize_runs([1.0, 2.0, 3.0]), 2.0),
     ):
         assert estimate.low < mean < estimate.high
         np.testing.assert_allclose(estimate.mean, mean)

@@ -12,6 +12,7 @@ from unlearn_jax.attacks import risk_gap_bound
 from unlearn_jax.audit import Estimate, run_weights, sample_weights, summarize
 from unlearn_jax.pipeline.experiment import Check, Page, Picture, Table
 from unlearn_jax.pipeline.report.figures.style import COLORS, INK, MUTED, dress
+from unlearn_jax.studies.common import legend
 from unlearn_jax.studies.ensembles.parts import TERMS, Arrays, EnsembleConfig, terms_of
 
 Metric = Callable[[Arrays, np.ndarray], np.ndarray]
@@ -426,14 +427,7 @@ def _curves(config: EnsembleConfig, summary: _Summary) -> Picture:
         axes.set_xticks(radii, [f"{r:g}" for r in radii])
     figure.supxlabel("radius, /255", fontsize=10, color=INK)
     handles = figure.axes[0].get_legend_handles_labels()[0]
-    figure.legend(
-        handles=handles,
-        loc="outside upper left",
-        ncols=4,
-        frameon=False,
-        labelcolor=INK,
-        fontsize=9,
-    )
+    legend(figure, handles, columns=4)
     caption = (
         "Means and 95% intervals over seeds and samples. White-box: PGD on the"
         f" ensemble as a whole. Black-box: PGD on {config.num_surrogates} independent"

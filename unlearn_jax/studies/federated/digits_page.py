@@ -15,6 +15,7 @@ from unlearn_jax.pipeline.report.figures.style import (
     dress,
     small_panels,
 )
+from unlearn_jax.studies.common import legend
 from unlearn_jax.studies.federated.digits import (
     MEASURES,
     METHODS,
@@ -240,14 +241,7 @@ def curves(found: Mapping[str, federated.RecoveryRuns]) -> Figure:
     handles.append(
         Line2D([], [], color=INK, lw=1.4, label="Retrained; gray: gap of a second one")
     )
-    figure.legend(
-        handles=handles,
-        loc="outside upper left",
-        ncols=3,
-        frameon=False,
-        labelcolor=INK,
-        fontsize=9,
-    )
+    legend(figure, handles)
     figure.supxlabel("rounds after unlearning", fontsize=10, color=INK)
     figure.supylabel("points above the retrained model", fontsize=10, color=INK)
     return figure
@@ -270,14 +264,7 @@ def gaps(runs: federated.RecoveryRuns) -> Figure:
         Line2D([], [], color=c, marker="o", ls="", label=ROWS[n])
         for n, c in shown.items()
     ]
-    figure.legend(
-        handles=handles,
-        loc="outside upper left",
-        ncols=3,
-        frameon=False,
-        labelcolor=INK,
-        fontsize=9.5,
-    )
+    legend(figure, handles, size=9.5)
     axes.axhline(0, color=MUTED, lw=1)
     axes.set_xticks(range(runs.shape[1]))
     axes.set_xlabel("client")

@@ -16,6 +16,7 @@ from unlearn_jax.pipeline.report.figures.style import (
     dress,
     small_panels,
 )
+from unlearn_jax.studies.common import legend
 from unlearn_jax.studies.federated.shapes import (
     CLASSES,
     MEASURES,
@@ -116,14 +117,7 @@ def curves(runs: federated.RecoveryRuns) -> Figure:
         Line2D([], [], color=INK, lw=1.4, label="Retrained"),
         Line2D([], [], color=MUTED, ls=":", label="Original"),
     ]
-    figure.legend(
-        handles=handles,
-        loc="outside upper left",
-        ncols=3,
-        frameon=False,
-        labelcolor=INK,
-        fontsize=9,
-    )
+    legend(figure, handles)
     figure.supxlabel("rounds after unlearning", fontsize=10, color=INK)
     figure.supylabel("Dice (%)", fontsize=10, color=INK)
     return figure

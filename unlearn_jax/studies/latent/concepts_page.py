@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from unlearn_jax import layers
-from unlearn_jax.audit import Estimate, run_weights, summarize
+from unlearn_jax.audit import Estimate, summarize_runs
 from unlearn_jax.contrib import diffusion
 from unlearn_jax.pipeline import (
     Check,
@@ -17,6 +17,7 @@ from unlearn_jax.pipeline import (
     Table,
 )
 from unlearn_jax.pipeline.report.figures.style import COLORS, INK, MUTED, dress
+from unlearn_jax.studies.common import legend
 from unlearn_jax.studies.latent.concepts import (
     METHODS,
     ROWS,
@@ -32,13 +33,8 @@ from unlearn_jax.types import Status
 
 
 def estimate(config: Config, values: np.ndarray) -> Estimate:
-    """Mean over runs with a 95% bootstrap interval: seeds and classes redrawn."""
-    levels = [
-        (s, c) for s in range(len(config.seeds)) for c in range(len(config.concepts))
-    ]
-    weights = run_weights(np.random.default_rng(0), 2000, np.array(levels))
-    values = np.asarray(values, np.float64)
-    return summarize(values, np.broadcast_to(values, weights.shape), weights)
+    """Return the mean over runs, seeds and classes resampled."""
+    return summarize_runs(values.reshape(len(config.seeds), len(config.concepts)))
 
 
 def floor_distance(config: Config, classifiers: Arrays) -> np.ndarray:
@@ -317,13 +313,7 @@ def attack_picture(config: Config, found: Mapping[str, Arrays]) -> Picture:
         ylabel="samples that are f (%)",
         ylim=(-3, 103),
     )
-    figure.legend(
-        loc="outside right upper",
-        frameon=False,
-        labelcolor=INK,
-        fontsize=9,
-        handlelength=3.2,
-    )
+    legend(figure, axes, place="right upper", columns=1)
     last = ", ".join(
         f"{label} {100 * found[name]['attacked'][:, -1].mean():.0f}%"
         for name, label in ROWS.items()
