@@ -1,15 +1,10 @@
-"""AMUN on other architectures: VGG19 and DenseNet beside ResNet-18, CIFAR-10, 10% and 50% (for an accelerator).
+"""AMUN on VGG19, DenseNet and ResNet-18, CIFAR-10; accelerator.
 
-Command:  unlearn-jax run architectures_cifar10 --workdir runs/architectures --data.path DATA
-
-A next check that the thesis asks for (arXiv 2512.06993). The protocol is that of
-``amun_tables_cifar10``; the terms of Theorem 4.1 (distance of the adversarial examples,
-local slope, product of layer norms) stand beside each table.
-
-Published: none for CIFAR-10 (Tiny-ImageNet with VGG19, 10%: Retrain 55.93 / 99.98 /
-55.96 / 50.06, AMUN 62.57 / 93.66 /
-           55.52 / 57.33, Avg Gap 5.17).
-Measured:  not yet; it needs an accelerator.
+Claim:   AMUN's order of methods holds on other architectures.
+Command: unlearn-jax run architectures_cifar10 --workdir runs/architectures_cifar10
+         --data.path DATA_DIR
+Time:    not measured yet.
+Results: ``experiments/results/architectures_cifar10.json``
 """
 
 import dataclasses

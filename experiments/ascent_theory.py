@@ -1,6 +1,10 @@
-"""Where ascent leads on examples that can be solved: closed forms, descent-ascent's paths, and a trap.
+"""Ascent on solvable examples: closed forms, paths and a trap.
 
+Claim:   lemmas 2 to 10 of "Ascent Fails to Forget" (arXiv 2509.26427).
 Command: unlearn-jax run ascent_theory --workdir runs/ascent_theory
+Time:    half a minute of processor time.
+Device:  2 CPU cores (x86-64, AVX-512).
+Results: ``experiments/results/ascent_theory.json``
 """
 
 from unlearn_jax.pipeline import Experiment
@@ -10,6 +14,6 @@ from unlearn_jax.studies.ascent.theory_page import make_page
 EXPERIMENT = Experiment(
     title="Ascent fails to forget: examples that can be solved",
     config=Config(),
-    parts=make_parts,
+    artifacts=make_parts,
     page=make_page,
 )

@@ -1,14 +1,9 @@
-"""Does augmentation help unlearning? (arXiv 2508.18502): of training, of unlearning, of both; digits, a perceptron.
+"""Augmentation of training, of unlearning, of both; digits.
 
-Command:   unlearn-jax run augmentation_digits --workdir runs/augmentation_digits
-Published: ResNet-18, CIFAR-10/100: with the same augmentation for original, retrained
-and unlearned models,
-           TrivialAugment lowers the Average Gap by up to 40.12% against crop and flip
-           (no table values recovered).
-Measured:  TO BE MEASURED
-
-Digits must not be mirrored, so the default is a crop without a flip, by 1 pixel of 8.
-``only_training`` and ``only_unlearning`` are the ablation that the paper leaves open.
+Claim:   augmentation helps unlearning.
+Command: unlearn-jax run augmentation_digits --workdir runs/augmentation_digits
+Time:    not measured yet.
+Results: ``experiments/results/augmentation_digits.json``
 """
 
 import dataclasses

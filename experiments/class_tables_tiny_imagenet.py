@@ -1,12 +1,10 @@
-"""Class unlearning at full scale: ResNet-18 and VGG-19 on Tiny-ImageNet from an image folder (for an accelerator).
+"""Class unlearning on Tiny-ImageNet, from a folder; accelerator.
 
-Command:   unlearn-jax run class_tables_tiny_imagenet --workdir runs/class_tiny --data.path TINY/train
-Published: forgetting of 0.00 for TRW (arXiv 2512.06993); the table could not be had.
-Measured:  not yet; it needs an accelerator.
-
-The folder holds one folder of images per class, as the archive's ``train`` does
-(``train/CLASS/images/*.JPEG``); a fifth of them is set apart for testing, because the
-archive's test labels are not public.
+Claim:   TRW forgets to 0.00 (arXiv 2512.06993).
+Command: unlearn-jax run class_tables_tiny_imagenet --workdir
+         runs/class_tables_tiny_imagenet --data.path TINY/train
+Time:    not measured yet.
+Results: ``experiments/results/class_tables_tiny_imagenet.json``
 """
 
 import dataclasses

@@ -1,22 +1,10 @@
-"""Robust ensembles on CIFAR-10 with ResNet-18 without BatchNorm, as LOTOS was published; for an accelerator.
+"""Robust ensembles of ResNet-18 on CIFAR-10, with LOTOS; accelerator.
 
-Command::
-
-    unlearn-jax run ensembles_cifar10 --workdir runs/ensembles_cifar10 --data.path DATA_DIR
-
-**Not measured**: written from the paper's settings (three ResNet-18 without BatchNorm,
-121 epochs of SGD at 0.1 with decays by ten every 40, batches of 128, LOTOS on
-convolutions with weight 0.05 and length 0.8 beside norms of 1, TRS with 40 and 2.5),
-and run on no accelerator yet. Two things differ from the paper on purpose. Attacks stay
-in [0, 1]: its 0.04 is in units of normalized pixels, and clipped there, which makes the
-numbers incomparable (see ``unlearn_jax.attacks.LegacyPGD``); choose
-``--attack.main-radius`` on a seed that is not reported. And TRS's smoothness is divided
-by the square of the batch size, because the released code differentiates the batch's
-mean.
-
-Published, black-box at PGD-50 with 0.04 in normalized units (OpenReview WKW5TG8ItY):
-plain 16.4 ± 1.1, clipped 26.4 ± 0.6, LOTOS 32.2 ± 1.0. In a ResNet here a product of
-norms is no Lipschitz bound, so the page leaves the theory out.
+Claim:   LOTOS lowers transfer between the members of an ensemble.
+Command: unlearn-jax run ensembles_cifar10 --workdir runs/ensembles_cifar10 --data.path
+         DATA_DIR
+Time:    not measured yet.
+Results: ``experiments/results/ensembles_cifar10.json``
 """
 
 from unlearn_jax.ensembles import Lotos, Trs
@@ -67,6 +55,6 @@ EXPERIMENT = Experiment(
         ),
         overhead_steps=100,
     ),
-    parts=make_parts,
+    artifacts=make_parts,
     page=make_page,
 )

@@ -1,6 +1,11 @@
-"""Influence functions on digits, primal and dual: how near retraining, when not to believe them, what they cost.
+"""Influence functions on digits, primal and dual, with a guard.
 
+Claim:   influence equals retraining for linearized networks only.
 Command: unlearn-jax run influence_digits --workdir runs/influence_digits
+Time:    21 minutes with several other jobs running; milliseconds are the shortest of
+         five runs.
+Device:  2 CPU cores (x86-64, AVX-512).
+Results: ``experiments/results/influence_digits.json``
 """
 
 from unlearn_jax.pipeline import Experiment
@@ -10,6 +15,6 @@ from unlearn_jax.studies.influence.digits_page import make_page
 EXPERIMENT = Experiment(
     title="Influence functions: near retraining where their assumptions hold",
     config=Config(),
-    parts=make_parts,
+    artifacts=make_parts,
     page=make_page,
 )

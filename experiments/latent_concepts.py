@@ -1,6 +1,10 @@
-"""Does a diffusion model forget a class when its condition is moved to the nearest one that is something else?
+"""Latent concept unlearning: a diffusion model forgets a digit.
 
+Claim:   adversarial perturbations of latents remove a concept from a generator.
 Command: unlearn-jax run latent_concepts --workdir runs/latent_concepts
+Time:    8.2 minutes of processor time, alongside many other jobs.
+Device:  2 CPU cores (x86-64, AVX-512).
+Results: ``experiments/results/latent_concepts.json``
 """
 
 from unlearn_jax.pipeline import Experiment
@@ -10,6 +14,6 @@ from unlearn_jax.studies.latent.concepts_page import make_page
 EXPERIMENT = Experiment(
     title="Forgetting a concept by its nearest conditions",
     config=Config(),
-    parts=make_parts,
+    artifacts=make_parts,
     page=make_page,
 )

@@ -1,12 +1,10 @@
-"""Every method on CIFAR-10 at the scale of two CPU cores: a small CNN, 1,500 JPEG-recompressed training images.
+"""Every method on CIFAR-10 at the scale of two CPU cores.
 
-Command:   unlearn-jax run methods_cifar10_cpu --workdir runs/methods_cifar10_cpu --data.path DATA_DIR
-Published: none at this scale; the paper's Tables 1 and 2 are ``amun_tables_cifar10``.
-Measured:  not yet (about two hours on two CPU cores).
-
-``cifar10_jpeg`` holds CIFAR-10's images recompressed as JPEG, ordered by class: numbers
-come close to CIFAR-10's, and are not equal to them. With the original images:
---data.name=cifar10.
+Claim:   how near each method comes to retraining when all are tuned alike.
+Command: unlearn-jax run methods_cifar10_cpu --workdir runs/methods_cifar10_cpu
+         --data.path DATA_DIR
+Time:    not measured yet.
+Results: ``experiments/results/methods_cifar10_cpu.json``
 """
 
 import dataclasses

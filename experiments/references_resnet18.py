@@ -1,6 +1,10 @@
-"""What reference models cost: 128 and 256 ResNet-18 on halves of CIFAR-10, device hours and model FLOP utilization.
+"""Price of 128 and 256 ResNet-18 references; accelerator.
 
+Claim:   device hours and model FLOP utilization of the references.
 Command: unlearn-jax run references_resnet18 --workdir runs/references_resnet18
+         --data.path DATA_DIR
+Time:    not measured yet.
+Results: ``experiments/results/references_resnet18.json``
 """
 
 from unlearn_jax.pipeline import Experiment
@@ -10,6 +14,6 @@ from unlearn_jax.studies.references.resnet18_page import make_page
 EXPERIMENT = Experiment(
     title="Reference models: ResNet-18",
     config=Config(),
-    parts=make_parts,
+    artifacts=make_parts,
     page=make_page,
 )

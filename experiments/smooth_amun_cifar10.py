@@ -1,8 +1,10 @@
-"""Smooth AMUN: forgetting from ResNet-18 without BatchNorm on CIFAR-10, its layers free or held at 1 by FastClip.
+"""Smooth AMUN: ResNet-18 held at norm 1 on CIFAR-10; accelerator.
 
-Command:   unlearn-jax run smooth_amun_cifar10 --workdir runs/smooth_amun_cifar10 --data.path DATA_DIR
-Paper:     arXiv 2503.00917, Tables 3 and 6 and Figure 3; 121 epochs, a clip every 100 steps, one direction per layer
-Measured:  not yet; it needs an accelerator (about 340 trainings of ResNet-18, and the searches).
+Claim:   AMUN comes closer to retraining on smooth networks.
+Command: unlearn-jax run smooth_amun_cifar10 --workdir runs/smooth_amun_cifar10
+         --data.path DATA_DIR
+Time:    not measured yet.
+Results: ``experiments/results/smooth_amun_cifar10.json``
 """
 
 import dataclasses

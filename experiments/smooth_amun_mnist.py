@@ -1,8 +1,10 @@
-"""Smooth AMUN: forgetting from small CNNs whose layers FastClip holds, at two norms, on MNIST; on a CPU.
+"""Smooth AMUN: small CNNs held at two norms by FastClip; MNIST.
 
-Command:   unlearn-jax run smooth_amun_mnist --workdir runs/smooth_amun_mnist --data.path DATA_DIR
-Paper:     as experiments/smooth_amun_digits.py
-Measured:  not yet
+Claim:   AMUN comes closer to retraining on smooth networks.
+Command: unlearn-jax run smooth_amun_mnist --workdir runs/smooth_amun_mnist --data.path
+         DATA_DIR
+Time:    not measured yet.
+Results: ``experiments/results/smooth_amun_mnist.json``
 """
 
 import dataclasses

@@ -421,7 +421,9 @@ REFUSED = [
     ),
 ]
 
-FILES, READER = "test_data_tfds.py", "data/tfds_reader.py"
+FILES = "data/test_tfds.py"
+READER = "data/tfds_reader.py"
+PAIRS = "data/test_iterables.py"
 ELSEWHERE = {
     (
         "data/_prepare.py",
@@ -456,6 +458,31 @@ ELSEWHERE = {
         READER,
         "{}: images differ in shape",
     ): f"{FILES}::test_images_of_differing_shapes_and_bad_labels_are_refused",
+    **{
+        ("data/iterables.py", start): f"{PAIRS}::test_bad_items_are_one_line"
+        for start in (
+            "{}: there are no items",
+            "{} is no pair of",
+            "{} is {}x{}, the first is",
+            "{} has dtype {}, the first",
+            "{}: images have {} and {} channels",
+            "{}: an image is",
+            "{} has shape {}: channels",
+            "{}: a label is",
+            "training and test images differ in size",
+        )
+    },
+    **{
+        (
+            "data/iterables.py",
+            start,
+        ): f"{PAIRS}::test_columns_and_splits_that_are_absent_are_named"
+        for start in (
+            "the data set has no split",
+            "from_huggingface takes",
+            "the data set has no column",
+        )
+    },
 }
 """Those that need records of TFDS, or archives of the official size."""
 

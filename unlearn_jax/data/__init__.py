@@ -1,8 +1,9 @@
 """Labeled images in memory, forget sets, membership designs and augmentations.
 
 * Sources return :class:`Splits`: :func:`load_digits` (bundled), :func:`load_arrays`,
-  :func:`load_npz`, :func:`load_folder`, :func:`load_tfds`; :func:`prepare` makes a TFDS
-  data set of an official archive, :func:`resplit` redraws training and test set,
+  :func:`load_npz`, :func:`load_folder`, :func:`load_tfds`, and :func:`from_iterable`
+  and :func:`from_huggingface` of what is in memory; :func:`prepare` makes a TFDS data
+  set of an official archive, :func:`resplit` redraws training and test set,
   :func:`validate` is the check they all pass.
 * Forget sets are masks ``[N]``: :func:`forget_random`, :func:`forget_class`,
   :func:`forget_indices`, :func:`forget_file`, all checked by :func:`check_forget_mask`;
@@ -36,6 +37,7 @@ from unlearn_jax.data.augment_policies import (
     random_erasing,
     trivial_augment,
 )
+from unlearn_jax.data.iterables import from_huggingface, from_iterable
 from unlearn_jax.data.sources import (
     Splits,
     load_arrays,
@@ -70,6 +72,8 @@ __all__ = [
     "forget_file",
     "forget_indices",
     "forget_random",
+    "from_huggingface",
+    "from_iterable",
     "identity",
     "legacy_indices",
     "load_arrays",

@@ -79,10 +79,6 @@ def read_images(
       InputError: an image cannot be decoded, has more than 8 bits per channel, or
         differs in size; a size below 1.
     """
-    if size is not None and min(size) < 1:
-        raise InputError(
-            f"size must be (height, width) of at least 1 pixel, got {size}"
-        )
     decoded = [_decode(file, size) for file, _ in files]
     first = decoded[0].shape[:2]
     for (file, _), image in zip(files, decoded, strict=True):
@@ -104,24 +100,49 @@ def _decode(file: pathlib.Path, size: tuple[int, int] | None) -> npt.NDArray[np.
 
     try:
         with Image.open(file) as image:
-            image = _gray_or_rgb(file, image)
-            if size is not None and image.size != size[::-1]:
-                image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-            pixels = np.asarray(image)
+            return resized_pixels(f"image {file}", image, size)
     except InputError:
         raise
     # Decoders raise OSError, SyntaxError, ValueError and more on damaged files.
     except Exception as error:
         raise InputError(f"cannot read image {file}: {error}") from None
+
+
+def resized_pixels(
+    what: str, image: "Image.Image", size: tuple[int, int] | None
+) -> npt.NDArray[np.uint8]:
+    """Return the pixels of a Pillow image.
+
+    Args:
+      what: name of the image in messages.
+      image: in any mode of 8 bits per channel.
+      size: ``(height, width)`` to resize to (bilinear), or None.
+
+    Returns:
+      ``[H, W, 1]`` for grayscale, else ``[H, W, 3]``.
+
+    Raises:
+      InputError: more than 8 bits per channel, or a size below 1.
+    """
+    from PIL import Image
+
+    if size is not None and min(size) < 1:
+        raise InputError(
+            f"size must be (height, width) of at least 1 pixel, got {size}"
+        )
+    image = _gray_or_rgb(what, image)
+    if size is not None and image.size != size[::-1]:
+        image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    pixels = np.asarray(image)
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
-def _gray_or_rgb(file: pathlib.Path, image: "Image.Image") -> "Image.Image":
+def _gray_or_rgb(what: str, image: "Image.Image") -> "Image.Image":
     if image.mode in _GRAY_MODES:
         return image.convert("L")
     if image.mode not in _COLOR_MODES:
         raise InputError(
-            f"image {file} has more than 8 bits per channel (mode {image.mode});"
+            f"{what} has more than 8 bits per channel (mode {image.mode});"
             " convert it to 8 bits"
         )
     if image.mode == "P" and "transparency" in image.info:

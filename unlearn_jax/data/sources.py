@@ -360,23 +360,51 @@ def load_folder(
             name=path.resolve().name,
             class_names=names,
         )
+    _check_fraction(test_fraction)
+    files, names = folder.list_classes(path)
+    pool = Dataset(*folder.read_images(files, size))
+    return random_splits(pool, test_fraction, seed, path.resolve().name, names)
+
+
+def _check_fraction(test_fraction: float) -> None:
     if not 0 < test_fraction < 1:
         raise InputError(
             f"test_fraction must lie strictly between 0 and 1, got {test_fraction}"
         )
-    files, names = folder.list_classes(path)
-    images, labels = folder.read_images(files, size)
+
+
+def random_splits(
+    pool: Dataset,
+    test_fraction: float,
+    seed: int,
+    name: str,
+    class_names: Sequence[str] | None = None,
+) -> Splits:
+    """Split samples into training and test set at random.
+
+    Args:
+      pool: the samples.
+      test_fraction: part that becomes the test set, in (0, 1); at least one sample, and
+        not all.
+      seed: of the split.
+      name: of the data set.
+      class_names: ``[C]``; by default numbers up to the largest label.
+
+    Returns:
+      The data set.
+
+    Raises:
+      InputError: a fraction or seed out of range, a single sample, and what
+        :func:`validate` refuses.
+    """
+    _check_fraction(test_fraction)
+    labels = np.asarray(pool.labels)
+    if class_names is None:
+        class_names = [str(c) for c in range(max(int(labels.max()) + 1, 2))]
     num_test = min(max(round(test_fraction * len(labels)), 1), len(labels) - 1)
-    pool = Dataset(images, labels)
-    return _draw(
-        path.resolve().name,
-        pool,
-        len(labels) - num_test,
-        num_test,
-        seed,
-        len(names),
-        names,
-    )
+    num_train = len(labels) - num_test
+    names = tuple(class_names)
+    return _draw(name, pool, num_train, num_test, seed, len(names), names)
 
 
 def resplit(

@@ -21,7 +21,9 @@ from unlearn_jax.models.conv import (
 )
 from unlearn_jax.models.denoiser import Denoiser, ResidualDenoiser, build_denoiser
 from unlearn_jax.models.densenet import DenseNet
+from unlearn_jax.models.files import load, save
 from unlearn_jax.models.mlp import MLP
+from unlearn_jax.models.pytorch import from_torch
 from unlearn_jax.models.resnet import ResNet
 from unlearn_jax.models.vgg import VGG
 from unlearn_jax.models.vit import ViT
@@ -110,6 +112,9 @@ __all__ = [
     "from_functions",
     "from_linen",
     "from_nnx",
+    "from_torch",
     "im2col_conv",
+    "load",
     "max_pool_2x2",
+    "save",
 ]

@@ -1,15 +1,16 @@
-"""ResNets for CIFAR, with BatchNorm or without (He et al., arXiv 1512.03385).
+"""ResNets of basic blocks, with BatchNorm or without (He et al., arXiv 1512.03385).
 
-The stem is a 3x3 convolution of stride 1, without pooling.
+The stem is that for CIFAR, a 3x3 convolution of stride 1, or that for ImageNet.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from unlearn_jax.models.conv import convolution
-from unlearn_jax.types import Array
+from unlearn_jax.types import Array, InputError
 
 
 class BasicBlock(nn.Module):
@@ -74,7 +75,9 @@ class ResNet(nn.Module):
       num_classes: logits.
       blocks: blocks per stage; every stage but the first halves the image.
       width: channels of the first stage, doubled by every further one.
-      halve_projection: see :class:`BasicBlock`.
+      stem: ``cifar``, a 3x3 convolution of stride 1, or ``imagenet``, a 7x7 convolution
+        of stride 2 and 3x3 max pooling of stride 2, as torchvision's ResNets have.
+      halve_projection: halve the sum in blocks with a projection shortcut.
       batch_norm: normalize after every convolution. Networks whose layers FastClip
         holds do better without.
       conv: convolution form, see :func:`unlearn_jax.models.conv.convolution`.
@@ -84,6 +87,7 @@ class ResNet(nn.Module):
     num_classes: int
     blocks: Sequence[int] = (2, 2, 2, 2)
     width: int = 64
+    stem: Literal["cifar", "imagenet"] = "cifar"
     halve_projection: bool = False
     batch_norm: bool = True
     conv: Callable[..., Array] | None = None
@@ -92,10 +96,15 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, images: Array, *, train: bool) -> Array:
         """Images ``[B, H, W, ch]`` to logits ``[B, C]``."""
+        if self.stem not in ("cifar", "imagenet"):
+            raise InputError(f"unknown stem {self.stem!r}: choose cifar or imagenet")
+        is_large = self.stem == "imagenet"
+        pad = 3 if is_large else 1
         hidden = nn.Conv(
             self.width,
-            (3, 3),
-            padding=((1, 1), (1, 1)),
+            (7, 7) if is_large else (3, 3),
+            (2, 2) if is_large else (1, 1),
+            padding=((pad, pad), (pad, pad)),
             use_bias=not self.batch_norm,
             dtype=self.dtype,
             kernel_init=nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
@@ -106,6 +115,9 @@ class ResNet(nn.Module):
                 use_running_average=not train, momentum=0.9, dtype=self.dtype
             )(hidden)
         hidden = nn.relu(hidden)
+        if is_large:
+            sides = ((1, 1), (1, 1))
+            hidden = nn.max_pool(hidden, (3, 3), (2, 2), padding=sides)  # pyright: ignore[reportArgumentType]
         for stage, count in enumerate(self.blocks):
             for block in range(count):
                 hidden = BasicBlock(

@@ -15,31 +15,42 @@ from unlearn_jax.pipeline.config.schema import (
 )
 from unlearn_jax.pipeline.estimate import dry_run
 from unlearn_jax.pipeline.experiment import (
-    Check,
     Experiment,
-    Page,
     Part,
-    Picture,
-    Table,
     dry_run_experiment,
     run_experiment,
 )
+from unlearn_jax.pipeline.report.blocks import (
+    Check,
+    Figure,
+    Page,
+    Section,
+    Table,
+    Text,
+)
+from unlearn_jax.pipeline.store.artifact import Artifact, Items, Piece, Stored
 from unlearn_jax.pipeline.study import run_study
 
 __all__ = [
+    "Artifact",
     "AttackConfig",
     "AuditConfig",
     "Check",
     "DataConfig",
     "Experiment",
+    "Figure",
     "ForgetConfig",
+    "Items",
     "ModelConfig",
     "Page",
     "Part",
-    "Picture",
+    "Piece",
     "ReplicasConfig",
     "RunConfig",
+    "Section",
+    "Stored",
     "Table",
+    "Text",
     "TrainingConfig",
     "TuningConfig",
     "dry_run",

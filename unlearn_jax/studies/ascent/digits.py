@@ -1,4 +1,4 @@
-"""Does gradient ascent forget on digits? KLoM of every run of a grid, and a test of what should foretell failure."""
+"""Gradient ascent on digits: KLoM of every run of a grid, and predictors of failure."""
 
 import dataclasses
 from collections.abc import Callable, Mapping

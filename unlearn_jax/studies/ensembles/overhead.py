@@ -1,4 +1,4 @@
-"""What a step of joint training costs, compilation apart: arms timed in turn, so that other jobs disturb all alike."""
+"""Cost of a joint training step without compilation, all arms timed in turn."""
 
 import time
 from collections.abc import Mapping

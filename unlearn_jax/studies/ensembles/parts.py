@@ -1,8 +1,8 @@
-"""Robust ensembles: members trained plainly, clipped, kept apart, adversarially; who transfers to whom, who withstands.
+"""Robust ensembles: plain, clipped, LOTOS and adversarial members; transfer of attacks.
 
 Shared by the presets of ``experiments/ensembles_*.py``. Every arm of a seed starts from
 the same weights and sees the same batches; surrogates have weights and batches of their
-own. What the page shows is in ``ensemble_page.py``.
+own. The page is in ``page.py``.
 """
 
 import dataclasses

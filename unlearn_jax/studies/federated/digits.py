@@ -1,4 +1,4 @@
-"""Federated unlearning on scikit-learn's digits: PUF and its baselines, every client in turn, beside retraining."""
+"""Federated unlearning of digits: PUF and its baselines, against retraining."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""Federated unlearning of segmentation: generated shapes, each client in a style of its own, PUF beside retraining."""
+"""Federated unlearning of segmentation: generated shapes, a style per client."""
 
 import dataclasses
 import functools

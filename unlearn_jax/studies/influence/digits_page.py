@@ -4,10 +4,10 @@ from collections.abc import Mapping
 
 import jax
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Drawing
 
 from unlearn_jax import audit
-from unlearn_jax.pipeline import Check, Page, Picture, Table
+from unlearn_jax.pipeline import Check, Figure, Page, Table
 from unlearn_jax.pipeline.report.figures.style import COLORS, INK, dress
 from unlearn_jax.studies.common import Arrays, Found, legend
 from unlearn_jax.studies.influence.digits import Config
@@ -228,8 +228,8 @@ def _cost_table(config: Config, found: Found) -> Table:
     )
 
 
-def _convex_picture(linear: Arrays, squared: np.ndarray) -> Picture:
-    figure = Figure(figsize=(9.2, 3.4), layout="constrained")
+def _convex_picture(linear: Arrays, squared: np.ndarray) -> Figure:
+    figure = Drawing(figsize=(9.2, 3.4), layout="constrained")
     axes = figure.add_subplot()
     dress(axes, "Error relative to the original's", grid="both")
     share = 100 * linear["fraction"][0][~squared]
@@ -260,7 +260,7 @@ def _convex_picture(linear: Arrays, squared: np.ndarray) -> Picture:
     alt = "Errors of parameters by fraction removed: " + ", ".join(
         f"{s:g} %: {m:.3f}" for s, m in zip(share, means[0], strict=True)
     )
-    return Picture(
+    return Figure(
         "Linearized network, cross-entropy",
         figure,
         alt,
@@ -268,8 +268,8 @@ def _convex_picture(linear: Arrays, squared: np.ndarray) -> Picture:
     )
 
 
-def _guard_picture(guards: Mapping[str, Arrays]) -> Picture:
-    figure = Figure(figsize=(9.2, 3.6), layout="constrained")
+def _guard_picture(guards: Mapping[str, Arrays]) -> Figure:
+    figure = Drawing(figsize=(9.2, 3.6), layout="constrained")
     axes = figure.add_subplot()
     dress(axes, "Every run: the guard's measure and the true error", grid="both")
     for color, (name, run) in zip(COLORS, guards.items(), strict=False):
@@ -307,7 +307,7 @@ def _guard_picture(guards: Mapping[str, Arrays]) -> Picture:
         "Left of the dashed line, and where the network is stationary too, the guard"
         " trusts the estimate. Dotted: the original."
     )
-    return Picture(
+    return Figure(
         "Networks as they are",
         figure,
         f"Linearizability and error of outputs: {alt}",
@@ -315,8 +315,8 @@ def _guard_picture(guards: Mapping[str, Arrays]) -> Picture:
     )
 
 
-def _cost_picture(config: Config, found: Found) -> Picture:
-    figure = Figure(figsize=(9.2, 3.8), layout="constrained")
+def _cost_picture(config: Config, found: Found) -> Figure:
+    figure = Drawing(figsize=(9.2, 3.8), layout="constrained")
     panels = figure.subplots(1, 2)
     removed = np.round(np.array(config.fractions) * config.num_samples)
     for axes, outputs in zip(panels, (1, 10), strict=True):
@@ -363,7 +363,7 @@ def _cost_picture(config: Config, found: Found) -> Picture:
         "Primal by number of parameters; dual without the kernel, the median over"
         " networks, whose size does not matter to it. The kernel is computed once."
     )
-    return Picture(
+    return Figure(
         "When the dual wins",
         figure,
         f"At the smallest fraction: {'; '.join(spoken)}",

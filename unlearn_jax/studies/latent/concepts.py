@@ -1,4 +1,4 @@
-"""Does a diffusion model forget a class when its condition is moved to the nearest one that is something else?"""
+"""Latent concept unlearning: a diffusion model forgets a class of digits."""
 
 import dataclasses
 import functools

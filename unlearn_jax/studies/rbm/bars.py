@@ -1,4 +1,4 @@
-"""An exact generative test-bed: bars and stripes in a diluted restricted Boltzmann machine, 512 states all written out."""
+"""An exact test-bed: bars and stripes in a diluted RBM, all 512 states enumerated."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""Diluted restricted Boltzmann machines on handwritten digits: sparsity before and after training, forgetting a digit."""
+"""Diluted RBMs on digits: sparsity before and after training, forgetting a digit."""
 
 import dataclasses
 import functools

@@ -57,11 +57,8 @@ def make_page(config: Config, found: Found) -> Page:
         f" {float(next(iter(found.values()))['flops']) / 1e9:.4g} GFLOP per image;"
         f" utilization: of the device's peak, unknown where that is. {PUBLISHED}."
     )
-    return Page(
-        " ".join(sentences),
-        [Table("Reference models", columns, rows, caption)],
-        checks=_checks(config, found),
-    )
+    table = Table("Reference models", columns, rows, caption)
+    return Page(" ".join(sentences), [table, *_checks(config, found)])
 
 
 def _total(parts: Sequence[Arrays], name: str) -> float:

@@ -1,0 +1,235 @@
+"""Data sets from pairs of (image, label), and from Hugging Face ``datasets``.
+
+Both take what has the right form: neither Pillow nor ``datasets`` is imported.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from unlearn_jax.data.folder import resized_pixels
+from unlearn_jax.data.sources import Splits, load_arrays, random_splits
+from unlearn_jax.types import Dataset, InputError
+
+IMAGE_COLUMNS = ("image", "img", "pixel_values")
+LABEL_COLUMNS = ("label", "labels", "fine_label", "coarse_label")
+TEST_SPLITS = ("test", "validation", "valid")
+_FEW_CHANNELS = (1, 3, 4)
+
+
+def from_iterable(
+    train: Iterable[tuple[Any, Any]],
+    test: Iterable[tuple[Any, Any]] | None = None,
+    *,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+    size: tuple[int, int] | None = None,
+    name: str = "iterable",
+    class_names: Sequence[str] | None = None,
+) -> Splits:
+    """Load any pairs of (image, label), such as a dataset of torchvision.
+
+    Args:
+      train: pairs of an image and its label; read once. Images are Pillow's, or arrays
+        ``[H, W]`` or ``[H, W, ch]``, uint8 or floating in [0, 1]; labels are integers.
+        If all of Pillow's images are gray they have one channel, else all become RGB.
+      test: pairs that no model trains on; None splits ``train`` at random.
+      test_fraction: part that becomes the test set then, in (0, 1).
+      seed: of that split.
+      size: ``(height, width)`` to resize Pillow's images to; by default all images must
+        have one size.
+      name: of the data set.
+      class_names: ``[C]``; by default ``"0"``, ``"1"``, ... up to the largest label.
+
+    Returns:
+      The data set.
+
+    Raises:
+      InputError: items that are no pairs, images of several sizes or channels first,
+        labels that are no integers, and what :func:`load_arrays` refuses.
+
+    >>> pairs = [(np.full((4, 4), i, np.uint8), i % 2) for i in range(10)]
+    >>> splits = from_iterable(pairs, test_fraction=0.3)
+    >>> splits.train.images.shape, splits.test.images.shape
+    ((7, 4, 4, 1), (3, 4, 4, 1))
+    """
+    sets = [_collect(train, size, "training set")]
+    if test is not None:
+        sets.append(_collect(test, size, "test set"))
+    return _splits(sets, test_fraction, seed, name, class_names)
+
+
+def from_huggingface(
+    train: Any,
+    test: Any = None,
+    *,
+    image: str | None = None,
+    label: str | None = None,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+    size: tuple[int, int] | None = None,
+    name: str | None = None,
+) -> Splits:
+    """Load Hugging Face ``datasets``, what ``load_dataset`` returns.
+
+    Args:
+      train: a ``Dataset``, or a ``DatasetDict`` whose split ``train`` and, if there is
+        one, ``test`` (or ``validation``) are taken.
+      test: the ``Dataset`` that no model trains on; without one ``train`` is split at
+        random.
+      image: column of the images; found by its usual name if None.
+      label: column of the labels; found by its usual name if None.
+      test_fraction: part that becomes the test set of a random split.
+      seed: of that split.
+      size: ``(height, width)`` to resize the images to.
+      name: of the data set; by default the builder's.
+
+    Returns:
+      The data set, with the class names of a ``ClassLabel`` feature.
+
+    Raises:
+      InputError: no such split or column, and what :func:`from_iterable` refuses.
+    """
+    if isinstance(train, Mapping):
+        if "train" not in train:
+            raise InputError(
+                f"the data set has no split 'train', only {', '.join(map(str, train))}:"
+                " pass one of them"
+            )
+        found = [split for split in TEST_SPLITS if split in train]
+        if test is None and found:
+            test = train[found[0]]
+        train = train["train"]
+    columns = getattr(train, "column_names", None)
+    if columns is None or not hasattr(train, "features"):
+        raise InputError(
+            f"from_huggingface takes datasets of Hugging Face, got"
+            f" {type(train).__name__}: pass pairs to from_iterable"
+        )
+    image = _column(image, IMAGE_COLUMNS, columns, "image")
+    label = _column(label, LABEL_COLUMNS, columns, "label")
+    class_names = getattr((train.features or {}).get(label), "names", None)
+    builder = getattr(getattr(train, "info", None), "dataset_name", None)
+    sets = []
+    for part, what in ((train, "training set"), (test, "test set")):
+        if part is not None:
+            pairs = ((row[image], row[label]) for row in part)
+            sets.append(_collect(pairs, size, what))
+    title = name or builder or "huggingface"
+    return _splits(sets, test_fraction, seed, title, class_names)
+
+
+def _column(
+    chosen: str | None, usual: Sequence[str], columns: Sequence[str], what: str
+) -> str:
+    """Return the column of that name, or the first with a usual name."""
+    wanted = usual if chosen is None else (chosen,)
+    found = [name for name in wanted if name in columns]
+    if not found:
+        raise InputError(
+            f"the data set has no column {' or '.join(wanted)}, only"
+            f" {', '.join(columns)}: pass {what}="
+        )
+    return found[0]
+
+
+def _splits(
+    sets: list[Dataset],
+    test_fraction: float,
+    seed: int,
+    name: str,
+    class_names: Sequence[str] | None,
+) -> Splits:
+    """Return training and test set, or a random split of one set."""
+    images = [part.images for part in sets]
+    if len({pixels.shape[1:3] for pixels in images}) > 1:
+        shapes = " and ".join(str(pixels.shape[1:3]) for pixels in images)
+        raise InputError(f"training and test images differ in size: {shapes}")
+    channels = max(pixels.shape[3] for pixels in images)
+    sets = [
+        Dataset(
+            np.broadcast_to(part.images, (*part.images.shape[:3], channels)),
+            part.labels,
+        )
+        if part.images.shape[3] == 1
+        else part
+        for part in sets
+    ]
+    if len(sets) == 1:
+        return random_splits(sets[0], test_fraction, seed, name, class_names)
+    train = sets[0]
+    test = sets[1]
+    return load_arrays(
+        train.images,
+        train.labels,
+        test.images,
+        test.labels,
+        name=name,
+        class_names=class_names,
+    )
+
+
+def _collect(
+    pairs: Iterable[tuple[Any, Any]], size: tuple[int, int] | None, what: str
+) -> Dataset:
+    """Return pairs as arrays; one channel broadcasts to those of the others."""
+    images: list[np.ndarray] = []
+    labels: list[Any] = []
+    for number, pair in enumerate(pairs):
+        where = f"{what}: item {number}"
+        if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
+            raise InputError(f"{where} is no pair of (image, label)")
+        images.append(_pixels(pair[0], size, where))
+        labels.append(_label(pair[1], where))
+        first = images[0]
+        last = images[-1]
+        if last.shape[:2] != first.shape[:2]:
+            remedy = "pass size=(height, width) to resize Pillow images"
+            raise InputError(
+                f"{where} is {last.shape[0]}x{last.shape[1]}, the first is"
+                f" {first.shape[0]}x{first.shape[1]}: {remedy}"
+            )
+        if last.dtype != first.dtype:
+            raise InputError(
+                f"{where} has dtype {last.dtype}, the first {first.dtype}: convert one"
+            )
+    if not images:
+        raise InputError(f"{what}: there are no items")
+    channels = max(image.shape[2] for image in images)
+    array = np.empty((len(images), *images[0].shape[:2], channels), images[0].dtype)
+    for row, image in zip(array, images, strict=True):
+        if image.shape[2] not in (1, channels):
+            raise InputError(
+                f"{what}: images have {image.shape[2]} and {channels} channels: convert"
+                " one kind"
+            )
+        row[...] = image
+    return Dataset(array, np.array(labels, np.int64))
+
+
+def _pixels(image: Any, size: tuple[int, int] | None, where: str) -> np.ndarray:
+    """Return ``[H, W, ch]``."""
+    if hasattr(image, "convert") and hasattr(image, "mode"):
+        return resized_pixels(where, image, size)
+    array = np.asarray(image)
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or array.dtype.kind not in "fui":
+        raise InputError(
+            f"{where}: an image is Pillow's or an array [H, W] or [H, W, ch], got"
+            f" {type(image).__name__} of shape {array.shape}"
+        )
+    if array.shape[0] in _FEW_CHANNELS and array.shape[2] not in _FEW_CHANNELS:
+        raise InputError(
+            f"{where} has shape {array.shape}: channels come last, transpose(1, 2, 0)"
+        )
+    return array
+
+
+def _label(label: Any, where: str) -> int:
+    array: npt.NDArray = np.asarray(label)
+    if array.size != 1 or array.dtype.kind not in "iu":
+        raise InputError(f"{where}: a label is an integer, got {label!r}")
+    return int(array.reshape(()))

@@ -1,0 +1,275 @@
+"""Trained models on disk: Orbax folders, safetensors and msgpack files.
+
+A file names its leaves by paths, ``params/Dense_0/kernel``, and so does the model that
+they are loaded into. The first part of a path is optional where it is ``params`` or
+``state``: a bare tree of parameters, the variables of Linen
+(``{"params": ..., "batch_stats": ...}``), a ``TrainState`` and what :func:`save` writes
+are all read.
+"""
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import serialization
+
+from unlearn_jax.models.adapters import leaf_paths
+from unlearn_jax.types import InputError, Model, PyTree, Variables
+
+Format = Literal["orbax", "safetensors", "msgpack"]
+FORMATS: tuple[Format, ...] = ("orbax", "safetensors", "msgpack")
+IGNORED = frozenset({"opt_state", "step"})
+"""Parts of a training state that are no part of the model."""
+_SHOWN = 3
+_Read = TypeVar("_Read")
+
+
+def save(
+    path: str | os.PathLike[str], variables: PyTree, *, format: Format | None = None
+) -> pathlib.Path:
+    """Write a model's variables; a folder or file that exists is refused.
+
+    Args:
+      path: of the file, or of the folder for Orbax.
+      variables: :class:`unlearn_jax.types.Variables`, or any pytree of arrays.
+      format: by default ``safetensors`` or ``msgpack`` where ``path`` ends so, else
+        ``orbax``. ``StandardCheckpointer`` of Orbax opens the folder,
+        ``safetensors.numpy.load_file`` and ``flax.serialization.msgpack_restore`` the
+        files, without this library.
+
+    Returns:
+      The path.
+
+    Raises:
+      InputError: the path exists, the format is unknown, or safetensors is not
+        installed.
+    """
+    path = pathlib.Path(path).absolute()
+    chosen = format or _format_of(path)
+    if path.exists():
+        raise InputError(f"{path} exists: choose another path")
+    if chosen not in FORMATS:
+        raise InputError(f"unknown format {chosen!r}: choose {', '.join(FORMATS)}")
+    leaves = jax.tree.leaves(variables)
+    arrays = {
+        name: np.asarray(leaf, order="C")
+        for name, leaf in zip(leaf_paths(variables), leaves, strict=True)
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if chosen == "safetensors":
+        safetensors().save_file(arrays, path)
+    elif chosen == "msgpack":
+        path.write_bytes(serialization.msgpack_serialize(_nested(arrays)))
+    else:
+        import orbax.checkpoint as ocp
+
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(path, _nested(arrays))
+    return path
+
+
+def load(path: str | os.PathLike[str], like: Model | PyTree) -> Any:
+    """Read the variables of a trained model.
+
+    Args:
+      path: an Orbax folder, a ``.safetensors`` file, or a msgpack file of
+        ``flax.serialization``.
+      like: the model that they are for, or variables of its structure: arrays or
+        ``jax.ShapeDtypeStruct``.
+
+    Returns:
+      Variables that fit ``like``: its structure and types, the file's numbers.
+
+    Raises:
+      InputError: nothing there, a file that cannot be read, and leaves that are
+        missing, unexpected, of another shape, or not finite, by name.
+
+    >>> import jax, tempfile
+    >>> from unlearn_jax import models
+    >>> model = models.build("mlp", (8, 8, 1), 10, widths=(4,))
+    >>> variables = model.init(jax.random.key(0))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = models.save(f"{folder}/model.msgpack", variables)
+    ...     loaded = models.load(path, like=model)
+    >>> bool((loaded.params["Dense_0"]["kernel"] ==
+    ...       variables.params["Dense_0"]["kernel"]).all())
+    True
+    """
+    path = pathlib.Path(path).absolute()
+    if not path.exists():
+        raise InputError(f"no model at {path}")
+    return fit_leaves(read_leaves(path), like, str(path))
+
+
+def read_leaves(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Return every array of a file or folder by its path in the stored tree.
+
+    Args:
+      path: as :func:`load` takes it.
+
+    Returns:
+      NumPy arrays.
+
+    Raises:
+      InputError: it cannot be read.
+    """
+    readers: dict[str, Callable[[pathlib.Path], PyTree]] = {
+        "orbax": _read_orbax,
+        "safetensors": lambda file: dict(safetensors().load_file(file)),
+        "msgpack": lambda file: serialization.msgpack_restore(file.read_bytes()),
+    }
+    chosen = "orbax" if path.is_dir() else _format_of(path, "msgpack")
+    tree = _reading(readers[chosen], path, chosen)
+    if not isinstance(tree, Mapping):
+        raise InputError(
+            f"{path} holds a {type(tree).__name__}: store a tree of arrays"
+        )
+    return {
+        name: np.asarray(leaf)
+        for name, leaf in zip(leaf_paths(tree), jax.tree.leaves(tree), strict=True)
+    }
+
+
+def fit_leaves(
+    stored: Mapping[str, np.ndarray], like: Model | PyTree, what: str
+) -> Any:
+    """Return named arrays in the structure of a model's variables.
+
+    Args:
+      stored: arrays by path.
+      like: as :func:`load` takes it.
+      what: name of the source in messages.
+
+    Returns:
+      Variables that fit ``like``.
+
+    Raises:
+      InputError: leaves that are missing, unexpected, of another shape or kind, or not
+        finite.
+    """
+    if isinstance(like, Model):
+        like = jax.eval_shape(like.init, jax.random.key(0))
+    given: dict[str, np.ndarray] = {}
+    for name, array in stored.items():
+        if name.split("/")[0] in IGNORED:
+            continue
+        if _short(name) in given:
+            raise InputError(f"{what} has two leaves {_short(name)}: store one model")
+        given[_short(name)] = array
+    names = leaf_paths(like)
+    wanted = {_short(name): name for name in names}
+    missing = [name for short, name in wanted.items() if short not in given]
+    unexpected = [name for name in given if name not in wanted]
+    if missing or unexpected:
+        faults = []
+        if missing:
+            faults.append(f"it lacks {_listed(missing)}")
+        if unexpected:
+            faults.append(f"the model has no {_listed(unexpected)}")
+        raise InputError(f"{what}: {'; '.join(faults)}")
+    leaves = []
+    for name, leaf in zip(names, jax.tree.leaves(like), strict=True):
+        array = given[_short(name)]
+        if array.shape != leaf.shape:
+            raise InputError(
+                f"{what}: {name} has shape {array.shape}, the model's has"
+                f" {tuple(leaf.shape)}"
+            )
+        is_real = jnp.issubdtype(leaf.dtype, jnp.floating)
+        if jnp.issubdtype(array.dtype, jnp.floating) != is_real:
+            raise InputError(
+                f"{what}: {name} has dtype {array.dtype}, the model's has {leaf.dtype}"
+            )
+        if is_real and not np.isfinite(array.astype(np.float32)).all():
+            raise InputError(
+                f"{what}: {name} has NaN or infinity: the training diverged"
+            )
+        leaves.append(jnp.asarray(array, leaf.dtype))
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def safetensors() -> Any:
+    """Return ``safetensors.numpy``.
+
+    Raises:
+      InputError: it is not installed.
+    """
+    with contextlib.suppress(ImportError):
+        from safetensors import numpy
+
+        return numpy
+    raise InputError(
+        "safetensors is not installed: pip install 'unlearn-jax[exchange]'"
+    )
+
+
+def _format_of(path: pathlib.Path, default: Format = "orbax") -> Format:
+    if path.suffix == ".safetensors":
+        return "safetensors"
+    return "msgpack" if path.suffix == ".msgpack" else default
+
+
+def _reading(
+    read: Callable[[pathlib.Path], _Read], path: pathlib.Path, format: str
+) -> _Read:
+    """Return what ``read`` returns; its errors become one line."""
+    try:
+        return read(path)
+    except InputError:
+        raise
+    # Readers raise ValueError, KeyError, msgpack's and Rust's own types on bad files.
+    except Exception as error:
+        line = str(error).strip().split("\n")[0] or type(error).__name__
+        raise InputError(f"cannot read {path} as {format}: {line}") from None
+
+
+def _read_orbax(path: pathlib.Path) -> PyTree:
+    import orbax.checkpoint as ocp
+
+    if not (path / "_METADATA").is_file():
+        steps = sorted(path.glob("**/_METADATA"))
+        if not steps:
+            raise InputError(f"{path} is no Orbax folder: it has no _METADATA")
+        raise InputError(f"{path} holds several Orbax folders: pass {steps[-1].parent}")
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        metadata = checkpointer.metadata(path).item_metadata
+        assert metadata is not None
+        # as NumPy: the devices that a model was trained on need not be here
+        as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
+        kinds = jax.tree.map(lambda _: as_numpy, metadata.tree)
+        return checkpointer.restore(path, restore_args=kinds)
+
+
+def _nested(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Return a tree of dictionaries of leaves named by paths."""
+    tree: dict[str, Any] = {}
+    for name, array in arrays.items():
+        *folders, last = name.split("/")
+        node = tree
+        for part in folders:
+            node = node.setdefault(part, {})
+        node[last] = array
+    return tree
+
+
+def _short(name: str) -> str:
+    """Return a path without what differs between the ways to store one model.
+
+    >>> _short("params/Dense_0/kernel"), _short("conv/kernel/value")
+    ('Dense_0/kernel', 'conv/kernel')
+    """
+    head, _, rest = name.partition("/")
+    short = rest if rest and head in Variables._fields else name
+    return short.removesuffix("/value")  # NNX states store their variables so
+
+
+def _listed(names: list[str]) -> str:
+    """Return the first few names, and the number of others."""
+    shown = ", ".join(names[:_SHOWN])
+    more = len(names) - _SHOWN
+    return shown if more <= 0 else f"{shown} and {more} more"

@@ -1,0 +1,291 @@
+"""PyTorch weights as variables of this library's networks.
+
+A ``state_dict`` is a mapping from names to arrays, so torch itself is needed for
+``.pth`` files only. Kernels are rearranged as the two libraries lay out images:
+
+========================  =========================  =============================
+PyTorch                   here                       change
+========================  =========================  =============================
+``conv.weight``           ``Conv_i/kernel``          ``OIHW`` to ``HWIO``
+``linear.weight``         ``Dense_i/kernel``         transposed; after a flatten,
+                                                     rows from ``[ch, H, W]`` to
+                                                     ``[H, W, ch]``
+``bn.weight``             ``BatchNorm_i/scale``      none
+``bn.running_mean, _var`` ``BatchNorm_i/mean, var``  none
+biases                    ``bias``                   none; one of a convolution
+                                                     without a place here is
+                                                     subtracted from the running
+                                                     mean of its BatchNorm
+``num_batches_tracked``   none                       dropped
+========================  =========================  =============================
+
+Both libraries add 1e-5 to BatchNorm's variances; PyTorch's momentum 0.1 is Flax's 0.9.
+In evaluation the logits are equal up to rounding.
+"""
+
+import importlib
+import os
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from numpy.typing import ArrayLike
+
+from unlearn_jax.models.adapters import leaf_paths
+from unlearn_jax.models.files import fit_leaves, read_leaves
+from unlearn_jax.types import InputError, Model, PyTree
+
+_LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+_SUFFIXES = (".pt", ".pth", ".bin")
+
+
+def from_torch(
+    weights: Mapping[str, ArrayLike] | str | os.PathLike[str],
+    like: Model | PyTree,
+    *,
+    names: Mapping[str, str] | None = None,
+    flattened_channels: int | None = None,
+) -> Any:
+    """Convert a PyTorch ``state_dict``.
+
+    torchvision's ResNet-18 and 34 are ``build("resnet", ..., stem="imagenet")`` with
+    blocks ``(2, 2, 2, 2)`` and ``(3, 4, 6, 3)``; those with a 3x3 stem for CIFAR, whose
+    shortcuts are named ``downsample`` or ``shortcut``, are ``build("resnet", ...)``.
+    Networks of convolutions, BatchNorm and linear layers one after the other, in
+    modules of any name, are matched in the order of their names: the plain CNN of 3x3
+    convolutions with padding 1, ReLU, 2x2 pooling and one linear layer is
+    ``build("cnn", ...)``, a perceptron ``build("mlp", ...)``.
+
+    Args:
+      weights: name to array (tensors on the CPU count), or a ``.pth``, ``.pt`` or
+        ``.safetensors`` file. A prefix ``module.`` is dropped, and a dictionary
+        ``{"state_dict": ...}`` opened.
+      like: the model to convert for, or variables of its structure.
+      names: for other networks, path of a module here, such as ``Conv_0``, to the name
+        of its counterpart, such as ``features.0``.
+      flattened_channels: channels of the images that the first linear layer is given
+        flattened; by default the outputs of the last convolution.
+
+    Returns:
+      Variables that fit ``like``.
+
+    Raises:
+      InputError: a file that cannot be read; weights that are missing, unexpected or
+        misshaped, by name.
+
+    >>> from unlearn_jax import models
+    >>> mlp = models.build("mlp", (1, 2, 1), 2, widths=())
+    >>> state = {"fc.weight": [[1.0, 2.0], [3.0, 4.0]], "fc.bias": [0.0, 0.5]}
+    >>> variables = models.from_torch(state, like=mlp)
+    >>> variables.params["Dense_0"]["kernel"].tolist()
+    [[1.0, 3.0], [2.0, 4.0]]
+    """
+    arrays = _state_dict(weights)
+    if isinstance(like, Model):
+        like = jax.eval_shape(like.init, jax.random.key(0))
+    paths = leaf_paths(like)
+    if names is None:
+        modules = sorted({_module(path) for path in paths}, key=_natural)
+        if any(module.startswith("BasicBlock_") for module in modules):
+            names = _resnet_names(modules, arrays)
+        else:
+            names = _sequential_names(modules, arrays)
+            if flattened_channels is None:
+                flattened_channels = _last_channels(names, arrays)
+    converted: dict[str, np.ndarray] = {}
+    used: set[str] = set()
+    for path in paths:
+        source = names.get(_module(path))
+        if source is None:
+            continue
+        leaf = path.split("/")[-1]
+        name = f"{source}.{_LEAVES.get(leaf, leaf)}"
+        if name not in arrays:
+            raise InputError(f"the weights lack {name}, for {path}")
+        used.add(name)
+        converted[path] = arrays[name]
+        if leaf == "kernel" and arrays[name].ndim == 4:
+            converted[path] = arrays[name].transpose(2, 3, 1, 0)
+        elif leaf == "kernel":
+            converted[path] = _rows_by_position(arrays[name].T, flattened_channels)
+            flattened_channels = None
+    _subtract_biases(names, arrays, converted, used)
+    left = [
+        name
+        for name in arrays
+        if name not in used and not name.endswith("num_batches_tracked")
+    ]
+    if left:
+        raise InputError(
+            f"the weights have {left[0]}, for which the model has no place"
+            + (f" (and {len(left) - 1} more)" if left[1:] else "")
+        )
+    return fit_leaves(converted, like, "the weights")
+
+
+def _state_dict(
+    weights: Mapping[str, ArrayLike] | str | os.PathLike[str],
+) -> dict[str, np.ndarray]:
+    """Return weights as NumPy arrays, without the prefix of parallel training."""
+    if isinstance(weights, str | os.PathLike):
+        path = pathlib.Path(weights)
+        if not path.is_file():
+            raise InputError(f"no weights at {path}")
+        found: Any = (
+            _torch_load(path) if path.suffix in _SUFFIXES else read_leaves(path)
+        )
+    else:
+        found = weights
+    if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
+        found = found["state_dict"]
+    if not isinstance(found, Mapping):
+        raise InputError(
+            f"the weights are a {type(found).__name__}: pass model.state_dict()"
+        )
+    arrays = {}
+    for name, value in found.items():
+        if hasattr(value, "detach"):
+            value = value.detach().cpu().numpy()
+        array = np.asarray(value)
+        if array.dtype.kind not in "fiub":
+            raise InputError(f"the weights' {name} is no array: pass a state_dict")
+        arrays[str(name).removeprefix("module.")] = array
+    return arrays
+
+
+def _torch_load(path: pathlib.Path) -> Any:
+    try:
+        torch = importlib.import_module("torch")
+    except ImportError:
+        raise InputError(
+            f"{path} needs torch: install it, or store the state_dict as safetensors"
+        ) from None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    # torch raises pickle's, zipfile's and its own types
+    except Exception as error:
+        line = str(error).strip().split("\n")[0]
+        raise InputError(f"cannot read {path} as PyTorch weights: {line}") from None
+
+
+def _module(path: str) -> str:
+    """Return the module of a leaf, without its collection.
+
+    >>> _module("state/batch_stats/BasicBlock_0/BatchNorm_1/mean")
+    'BasicBlock_0/BatchNorm_1'
+    """
+    parts = [p for p in path.split("/") if p not in ("params", "state", "batch_stats")]
+    return "/".join(parts[:-1])
+
+
+def _natural(name: str) -> list[Any]:
+    """Return a sort key by which ``conv2`` comes before ``conv10``."""
+    pieces = re.split(r"(\d+)", name)
+    return [int(piece) if piece.isdigit() else piece for piece in pieces]
+
+
+def _sequential_names(
+    modules: list[str], arrays: Mapping[str, np.ndarray]
+) -> dict[str, str]:
+    """Match layers of each kind in the order of their names."""
+    kinds: dict[str, list[str]] = {"Conv": [], "BatchNorm": [], "Dense": []}
+    for name in sorted(arrays, key=_natural):
+        module, _, leaf = name.rpartition(".")
+        if leaf == "running_mean":
+            kinds["BatchNorm"].append(module)
+        elif leaf == "weight" and arrays[name].ndim == 4:
+            kinds["Conv"].append(module)
+        elif leaf == "weight" and arrays[name].ndim == 2:
+            kinds["Dense"].append(module)
+    names = {}
+    for kind, sources in kinds.items():
+        targets = [module for module in modules if module.startswith(f"{kind}_")]
+        if len(targets) != len(sources):
+            raise InputError(
+                f"the weights have {len(sources)} {kind} layers, the model"
+                f" {len(targets)}: build the model they are of"
+            )
+        names |= dict(zip(targets, sources, strict=True))
+    return names
+
+
+def _resnet_names(
+    modules: list[str], arrays: Mapping[str, np.ndarray]
+) -> dict[str, str]:
+    """Match torchvision's names of a ResNet of basic blocks."""
+    heads = [name for name in ("fc", "linear") if f"{name}.weight" in arrays]
+    blocks = {
+        match[0] for match in map(re.compile(r"layer\d+\.\d+").match, arrays) if match
+    }
+    ordered = sorted(blocks, key=_natural)
+    names = {}
+    for module in modules:
+        block, _, layer = module.rpartition("/")
+        kind, _, number = layer.partition("_")
+        position = int(number) + 1
+        part = "conv" if kind == "Conv" else "bn"
+        if not block:
+            is_head = kind == "Dense"
+            names[module] = (heads or ["fc"])[0] if is_head else f"{part}{position}"
+            continue
+        index = int(block.partition("_")[2])
+        if index >= len(ordered):
+            raise InputError(
+                f"the weights have {len(ordered)} blocks, the model has more: build"
+                " the model they are of"
+            )
+        if position < 3:
+            names[module] = f"{ordered[index]}.{part}{position}"
+            continue
+        is_downsample = f"{ordered[index]}.downsample.0.weight" in arrays
+        shortcut = "downsample" if is_downsample else "shortcut"
+        names[module] = f"{ordered[index]}.{shortcut}.{0 if kind == 'Conv' else 1}"
+    return names
+
+
+def _last_channels(
+    names: Mapping[str, str], arrays: Mapping[str, np.ndarray]
+) -> int | None:
+    """Return the output channels of the last convolution."""
+    kernels = [arrays[f"{source}.weight"] for source in names.values()]
+    channels = [len(kernel) for kernel in kernels if kernel.ndim == 4]
+    return channels[-1] if channels else None
+
+
+def _rows_by_position(kernel: np.ndarray, channels: int | None) -> np.ndarray:
+    """Reorder the rows of a matrix from ``[ch, H, W]`` to ``[H, W, ch]``."""
+    if channels is None or len(kernel) % channels:
+        return kernel
+    by_channel = kernel.reshape(channels, -1, kernel.shape[1])
+    return by_channel.swapaxes(0, 1).reshape(kernel.shape)
+
+
+def _subtract_biases(
+    names: Mapping[str, str],
+    arrays: Mapping[str, np.ndarray],
+    converted: dict[str, np.ndarray],
+    used: set[str],
+) -> None:
+    """Move convolutions' biases into the running means of the BatchNorm that follows.
+
+    BatchNorm of ``x + b`` with mean ``m`` is BatchNorm of ``x`` with mean ``m - b``, in
+    evaluation; in training the batch's mean takes the bias with it.
+    """
+    for module, source in names.items():
+        name = f"{source}.bias"
+        layer = module.split("/")[-1]
+        mean = f"state/batch_stats/{module.replace('Conv_', 'BatchNorm_')}/mean"
+        is_kept = not layer.startswith("Conv_") or name in used
+        if is_kept or name not in arrays or mean not in converted:
+            continue
+        converted[mean] = converted[mean] - arrays[name]
+        used.add(name)

@@ -1,0 +1,613 @@
+"""Records of a run's results, and their JSON form: the content of ``results.json``.
+
+Every table, file and figure reads these. :meth:`RunResult.to_json` writes plain values;
+:meth:`RunResult.from_json` reads them back and refuses another schema. JSON has neither
+NaN nor infinity: both are stored as ``null``, which a field of type ``float`` reads back
+as NaN, and an optional field as None.
+"""
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+from unlearn_jax.audit import Estimate
+from unlearn_jax.types import InputError
+
+SCHEMA = 1
+"""Number of this form of ``results.json``."""
+COST = "Cost (x retraining)"
+"""Heading of the costs in :meth:`RunResult.table`."""
+
+Plain = Mapping[str, object]
+"""JSON-able settings by name."""
+ForgetName = int | str
+"""Name of a forget set: its seed, its class, or words."""
+RowKind = Literal["original", "oracle", "second_oracle", "method"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Metric:
+    """Column of the table.
+
+    Attributes:
+      key: name in :attr:`RowResult.metrics`.
+      label: heading.
+      unit: of the numbers: ``%``, ``points`` or ``nats``.
+      direction: the good value: that of the ``retrained`` models, ``50`` (a coin toss)
+        or ``0``.
+      description: meaning and good values, in words.
+    """
+
+    key: str
+    label: str
+    unit: str
+    direction: Literal["retrained", "50", "0"]
+    description: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RowCost:
+    """Cost of one model of a row, its adversarial set included, its search not.
+
+    Attributes:
+      gradients: gradients of single samples; of an adversarial set at most so many.
+      relative_gradients: the same as a multiple of a retraining's.
+      seconds: wall time without compilation.
+      relative: the same as a multiple of a retraining's; None if that was not timed.
+    """
+
+    gradients: float
+    relative_gradients: float
+    seconds: float
+    relative: float | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RowResult:
+    """Row of the table.
+
+    Attributes:
+      key: name of the row.
+      label: name for readers.
+      kind: models before unlearning, retrained models (the oracle), a second retraining
+        (the seed floor), or an unlearning method.
+      method: registered name of the method; ``nothing`` and ``retrain`` for the others.
+      options: the method's hyperparameters.
+      attack: name of the row's adversarial sets, empty for the run's own; None if the
+        method uses none.
+      adaptive: the sets are recomputed at every request.
+      filter: output filter, if any.
+      metrics: estimates by metric; empty if a run ended in numbers that are not finite.
+      values: each run's value, ``[R]`` in the order of :attr:`RunResult.runs`, by metric.
+      cost: None for the original models, and where nothing was timed.
+    """
+
+    key: str
+    label: str
+    kind: RowKind = "method"
+    method: str = ""
+    options: Plain = dataclasses.field(default_factory=dict)
+    attack: str | None = None
+    adaptive: bool = False
+    filter: str | None = None
+    metrics: Mapping[str, Estimate] = dataclasses.field(default_factory=dict)
+    values: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    cost: RowCost | None = None
+
+    @property
+    def is_diverged(self) -> bool:
+        """True for a method that did not end in finite numbers in every run."""
+        return self.kind == "method" and not self.metrics
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Cost of a stage.
+
+    Attributes:
+      name: of the stage.
+      seconds: wall time, compilation included.
+      compile_seconds: the part of it spent in compiling.
+      peak_memory_mb: largest host memory of the process so far, in MiB.
+      cached: everything was there already.
+    """
+
+    name: str
+    seconds: float
+    compile_seconds: float
+    peak_memory_mb: float
+    cached: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Check:
+    """Test of whether the numbers can be trusted."""
+
+    name: str
+    passed: bool
+    detail: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataSummary:
+    """Data set of a run."""
+
+    name: str
+    num_train: int
+    num_test: int
+    num_classes: int
+    image_shape: tuple[int, ...]
+    digest: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Design:
+    """Numbers of models and sets; ``forget_kind`` is random, class, file or a hard kind."""
+
+    forget_kind: str
+    originals: int
+    forget_sets: int
+    repeats: int
+    runs: int
+    num_forget: int
+    references: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunName:
+    """Seed of the original, name of the forget set and number of the repeat of a run."""
+
+    original: int
+    forget_set: ForgetName
+    repeat: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AttackSummary:
+    """Outcomes of the adversarial search of one attack.
+
+    Attributes:
+      norm: of its ball.
+      settings: the changes that make it differ from the run's own attack.
+      status: samples by outcome.
+      radii: radii at which the search succeeded, ascending.
+      counts: samples of each of :attr:`radii`.
+      distance_quantiles: of the successful samples; empty if there are none.
+    """
+
+    norm: str
+    settings: Plain
+    status: Mapping[str, int]
+    radii: tuple[float, ...]
+    counts: tuple[int, ...]
+    distance_quantiles: Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExposedSample:
+    """Forgotten sample that the attack finds.
+
+    Attributes:
+      sample: position in the training set.
+      label: its class.
+      fraction: of the runs that forgot it in which it is found.
+      low: lower end of the Clopper-Pearson interval of the fraction.
+      high: upper end.
+      num_runs: runs that forgot it.
+    """
+
+    sample: int
+    label: int
+    fraction: float
+    low: float
+    high: float
+    num_runs: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RowVulnerability:
+    """Samples of one row: mean fraction, number found in every run, the most exposed."""
+
+    mean: float
+    num_always: int
+    num_samples: int
+    most: tuple[ExposedSample, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Vulnerability:
+    """Frequency with which single forgotten samples are found, by row."""
+
+    max_fpr: float
+    rows: Mapping[str, RowVulnerability]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConfusionSet:
+    """Predictions on the test samples of one forget set of classes.
+
+    Attributes:
+      title: its classes in words.
+      classes: the forgotten classes.
+      neighbors: the nearest retained class of each; None without MIA-NN.
+      rows: by row, ``[C]`` mean fractions of the samples given to each class.
+    """
+
+    title: str
+    classes: tuple[int, ...]
+    neighbors: tuple[int | None, ...]
+    rows: Mapping[str, tuple[float, ...]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Confusion:
+    """Predictions on the forgotten classes, by forget set."""
+
+    sets: tuple[ConfusionSet, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TargetDistance:
+    """KL(retrained || target) on the forget set in nats, by strength.
+
+    ``values`` are means over runs, ``low`` and ``high`` the smallest and largest run;
+    one number each where the target has no strength.
+    """
+
+    name: str
+    values: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Targets:
+    """Distances of the targets of class unlearning from retrained models."""
+
+    betas: tuple[float, ...]
+    rows: tuple[TargetDistance, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KlomDistance:
+    """KLoM over the samples of one part; ``mean.num_runs`` is the size of the ensemble."""
+
+    mean: Estimate
+    median: float
+    p95: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Klom:
+    """KLoM by row and part (``forget``, ``retain``, ``test``)."""
+
+    num_models: int
+    rows: Mapping[str, Mapping[str, KlomDistance]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RequestScore:
+    """Score of one request, ``FR AUC - FT AUC`` in points, and both AUCs in percent.
+
+    ``values`` has each run's numbers, ``[R]``, by the names of the estimates.
+    """
+
+    score: Estimate
+    fr_auc: Estimate
+    ft_auc: Estimate
+    values: Mapping[str, tuple[float, ...]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Requests:
+    """Scores of a sequence of requests: their number, their size, and each row's scores."""
+
+    count: int
+    size: int
+    rows: Mapping[str, tuple[RequestScore, ...]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Range:
+    """Mean and extremes over the models of a row."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Norms:
+    """Spectral norms by row and layer.
+
+    ``max_norm`` is the training's bound, if any; ``unfound`` are trained arrays that
+    belong to no layer that was found.
+    """
+
+    max_norm: float | None
+    rows: Mapping[str, Mapping[str, Range]]
+    unfound: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Term:
+    """Term of a theorem: mean and standard deviation over runs, and each run's value."""
+
+    mean: float
+    std: float
+    values: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Theory:
+    """Terms of AMUN's Theorem 4.1 by row and name."""
+
+    rows: Mapping[str, Mapping[str, Term]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trial:
+    """Trial of a search: hyperparameters and estimates; no estimates if it diverged."""
+
+    options: Plain
+    metrics: Mapping[str, Estimate]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RowSearch:
+    """Search of one row.
+
+    Attributes:
+      space: ranges and choices by hyperparameter.
+      trials: in the order of the search.
+      chosen: position of the trial taken; None if every one diverged.
+    """
+
+    space: Plain
+    trials: tuple[Trial, ...]
+    chosen: int | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """Choice of the hyperparameters.
+
+    Attributes:
+      originals: seeds of the originals tuned on.
+      sets: names of the forget sets tuned on.
+      shared: fraction of their samples that are also in a reported forget set.
+      original: Avg Gap of the original models on the same sets.
+      rows: searches by row.
+    """
+
+    originals: tuple[int, ...]
+    sets: tuple[ForgetName, ...]
+    shared: float
+    original: Estimate
+    rows: Mapping[str, RowSearch]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """Results of a run.
+
+    Attributes:
+      title: heading of the report.
+      preset: name of the preset; empty for a run from Python.
+      command: command line that made it.
+      date: UTC, ISO 8601.
+      workdir: name of the working directory.
+      versions: of the package, Python and the libraries that decide the numbers.
+      device: devices of the run, in words.
+      config: the configuration as plain values.
+      config_digest: SHA-256 of the configuration.
+      data: the data set.
+      design: numbers of models and sets.
+      banks: content keys of the trained models, by kind.
+      level: coverage of every interval.
+      num_bootstrap: replicates behind every interval.
+      metrics: columns of the table.
+      rows: rows of the table: original, retrained, retrained again, methods.
+      runs: names of the runs, in the order of every row's values.
+      stages: costs in the order of the run.
+      checks: tests of whether the numbers can be trusted.
+      notes: caveats.
+      attacks: adversarial searches by name, empty for the run's own.
+      tuning: None without a search.
+      vulnerability: None without reference models.
+      confusion: None unless classes are forgotten.
+      targets: None unless asked for, as the rest.
+      klom: distances between ensembles.
+      requests: None for a single request.
+      norms: spectral norms.
+      theory: terms of the theorem.
+    """
+
+    title: str
+    preset: str = ""
+    command: str = ""
+    date: str = ""
+    workdir: str = ""
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    device: str = ""
+    config: Plain = dataclasses.field(default_factory=dict)
+    config_digest: str = ""
+    data: DataSummary
+    design: Design
+    banks: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    level: float
+    num_bootstrap: int
+    metrics: tuple[Metric, ...]
+    rows: tuple[RowResult, ...]
+    runs: tuple[RunName, ...]
+    stages: tuple[Stage, ...] = ()
+    checks: tuple[Check, ...] = ()
+    notes: tuple[str, ...] = ()
+    attacks: Mapping[str, AttackSummary] = dataclasses.field(default_factory=dict)
+    tuning: Tuning | None = None
+    vulnerability: Vulnerability | None = None
+    confusion: Confusion | None = None
+    targets: Targets | None = None
+    klom: Klom | None = None
+    requests: Requests | None = None
+    norms: Norms | None = None
+    theory: Theory | None = None
+
+    def row(self, key: str) -> RowResult:
+        """Return the row of that key.
+
+        Raises:
+          InputError: there is none; the line lists the keys.
+        """
+        keys = [row.key for row in self.rows]
+        if key not in keys:
+            raise InputError(f"no row {key!r}: choose from {', '.join(keys)}")
+        return self.rows[keys.index(key)]
+
+    def row_of_kind(self, kind: RowKind) -> RowResult | None:
+        """Return the first row of a kind, if there is one."""
+        return next((row for row in self.rows if row.kind == kind), None)
+
+    def metric(self, key: str) -> Metric:
+        """Return the metric of that key.
+
+        Raises:
+          InputError: there is none; the line lists the keys.
+        """
+        keys = [metric.key for metric in self.metrics]
+        if key not in keys:
+            raise InputError(f"no metric {key!r}: choose from {', '.join(keys)}")
+        return self.metrics[keys.index(key)]
+
+    def table(
+        self, metrics: Iterable[str] | None = None
+    ) -> tuple[list[str], list[list[str | float | Estimate | None]]]:
+        """Return the columns and the rows of the table, the cost last.
+
+        Args:
+          metrics: keys of the metrics to show, in this order; None shows all.
+
+        Returns:
+          Headings, the first one empty, and for each row its label, an estimate (or
+          None) for each metric, and its cost as a multiple of retraining's (or None).
+
+        Raises:
+          InputError: a key that no metric has.
+        """
+        if metrics is None:
+            shown = list(self.metrics)
+        else:
+            shown = [self.metric(key) for key in metrics]
+        columns = ["", *(f"{metric.label} ({metric.unit})" for metric in shown), COST]
+        rows = []
+        for row in self.rows:
+            cells = [row.metrics.get(metric.key) for metric in shown]
+            rows.append([row.label, *cells, row.cost and row.cost.relative])
+        return columns, rows
+
+    def to_json(self) -> dict[str, object]:
+        """Return plain values for ``json.dumps(..., allow_nan=False)``."""
+        return {"schema": SCHEMA, **typing.cast(dict[str, object], to_plain(self))}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, object]) -> "RunResult":
+        """Read what :meth:`to_json` gave.
+
+        Raises:
+          InputError: another schema, or fields that are missing, unknown or of another
+            type.
+        """
+        schema = data.get("schema")
+        if schema != SCHEMA:
+            age = "newer" if isinstance(schema, int) and schema > SCHEMA else "older"
+            remedy = "update unlearn_jax" if age == "newer" else "run it again"
+            raise InputError(
+                f"results have schema {schema} of {age} code, this one reads"
+                f" {SCHEMA}: {remedy}"
+            )
+        fields = {key: value for key, value in data.items() if key != "schema"}
+        return typing.cast(RunResult, from_plain(cls, fields, "results"))
+
+
+def to_plain(value: object) -> object:
+    """Return JSON-able values of records, mappings and sequences; None for NaN."""
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in dataclasses.fields(value)]
+        return {name: to_plain(getattr(value, name)) for name in names}
+    if isinstance(value, Estimate):
+        return to_plain(value._asdict())
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    return value
+
+
+def from_plain(hint: object, data: object, name: str) -> object:
+    """Return a value of the type ``hint`` from JSON-able values.
+
+    Args:
+      hint: a record, :class:`~unlearn_jax.audit.Estimate`, ``tuple[T, ...]``,
+        ``Mapping[str, T]``, a union of classes, a literal, a plain class, or
+        ``object``, which returns the data unchanged.
+      data: JSON-able values.
+      name: of the data in an error's line.
+
+    Raises:
+      InputError: fields that are missing or unknown, or data of another type.
+    """
+    origin = typing.get_origin(hint)
+    parts = typing.get_args(hint)
+    if hint is object:
+        return data
+    if origin in (types.UnionType, typing.Union):
+        if data is None and types.NoneType in parts:
+            return None
+        for part in parts:
+            if _is_form(part, data):
+                return from_plain(part, data, name)
+    if hint is float and data is None:
+        return math.nan
+    if origin is Literal and data in parts:
+        return data
+    if origin is tuple and isinstance(data, list | tuple):
+        return tuple(
+            from_plain(parts[0], item, f"{name}[{i}]") for i, item in enumerate(data)
+        )
+    if origin is Mapping and isinstance(data, Mapping):
+        return {
+            key: from_plain(parts[1], item, f"{name}.{key}")
+            for key, item in data.items()
+        }
+    if not isinstance(hint, type) or origin or not _is_form(hint, data):
+        raise InputError(f"{name} is {data!r}: not a result of this version")
+    if not _is_record(hint):
+        return float(typing.cast(float, data)) if hint is float else data
+    fields = typing.cast(Mapping[str, object], data)
+    hints = typing.get_type_hints(hint)
+    odd = sorted(set(hints) ^ set(fields))
+    if odd:
+        raise InputError(f"{name} lacks or adds {', '.join(odd)}: not of this version")
+    values = {
+        key: from_plain(hints[key], item, f"{name}.{key}")
+        for key, item in fields.items()
+    }
+    return hint(**values)
+
+
+def _is_record(hint: type) -> bool:
+    return dataclasses.is_dataclass(hint) or hint is Estimate
+
+
+def _is_form(hint: type, data: object) -> bool:
+    """Return whether the data are the JSON form of a class."""
+    if _is_record(hint):
+        return isinstance(data, Mapping)
+    if isinstance(data, bool):
+        return hint is bool
+    return isinstance(data, (int, float) if hint is float else hint)

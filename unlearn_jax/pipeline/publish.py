@@ -1,0 +1,589 @@
+"""Published results: one small JSON file a table, and the pages generated from them.
+
+``experiments/results/NAME.json`` holds the numbers of one published experiment as they
+are shown: decimals are part of a number, so ``1.00`` stays ``1.00``. ``unlearn-jax
+publish RUN`` writes such a file from a finished working directory, ``unlearn-jax
+table`` regenerates everything that is made of them.
+"""
+
+import ast
+import dataclasses
+import hashlib
+import json
+import pathlib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+from unlearn_jax.types import InputError
+
+SCHEMA = 1
+"""Version of the files' layout."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Value:
+    """One number of a table, in the unit of its column.
+
+    Attributes:
+      mean: the number itself.
+      std: standard deviation over runs.
+      low: lower end of the 95% interval of the mean.
+      high: upper end.
+    """
+
+    mean: Decimal
+    std: Decimal | None = None
+    low: Decimal | None = None
+    high: Decimal | None = None
+
+    def __str__(self) -> str:
+        """Return the number as tables show it."""
+        text = f"{self.mean:f}"
+        if self.std is not None:
+            text += f" ± {self.std:f}"
+        if self.low is not None and self.high is not None:
+            text += f" [{self.low:f}, {self.high:f}]"
+        return text
+
+
+Cell = Value | str | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ResultTable:
+    """A published table.
+
+    Attributes:
+      title: above the table; empty for the main one.
+      columns: names, that of the row labels first.
+      units: of each column: ``"%"``, ``"points"``, ``"nats"`` or empty.
+      rows: as many cells as columns each; None where there is no number.
+      caption: instructions for reading.
+    """
+
+    title: str = ""
+    columns: tuple[str, ...]
+    units: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    caption: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class System:
+    """A row of the table of systems.
+
+    Attributes:
+      name: with its paper, in Markdown.
+      works: "yes", or in which part.
+      where: modules, presets and notebooks, in Markdown.
+      measured: the main numbers in a sentence or two.
+    """
+
+    name: str
+    works: str
+    where: str
+    measured: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Result:
+    """One published experiment: the content of ``experiments/results/NAME.json``.
+
+    Attributes:
+      name: of the preset or benchmark, and of the file.
+      group: section of ``RESULTS.md``.
+      title: one line.
+      claim: the question or claim that the experiment is about.
+      command: shell command that measures it again.
+      date: of the measurement, ``YYYY-MM-DD``; empty if not measured.
+      device: machine in words.
+      versions: of unlearn_jax, Python and JAX.
+      commit: of the measuring code, if published before digests were stored.
+      code: digest of the measuring code (:func:`code_digest`); empty if unknown.
+      time: duration and peak memory, in words.
+      seeds: runs, seeds and sizes, in words.
+      tables: the numbers.
+      chosen: hyperparameters that a search chose, by row, or a remark on choices.
+      published: what the source reports.
+      reading: findings, one sentence or paragraph each.
+      notes: caveats, and disagreements between earlier copies.
+      system: row of the table of systems, if this experiment carries one.
+    """
+
+    name: str
+    group: str
+    title: str
+    claim: str = ""
+    command: str = ""
+    date: str = ""
+    device: str = ""
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    commit: str = ""
+    code: str = ""
+    time: str = ""
+    seeds: str = ""
+    tables: tuple[ResultTable, ...] = ()
+    chosen: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    published: tuple[str, ...] = ()
+    reading: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    system: System | None = None
+
+
+GROUPS = (
+    "Forgetting samples",
+    "Forgetting classes",
+    "Smooth networks and ensembles",
+    "Neighboring systems",
+    "Speed",
+    "Not measured yet",
+)
+"""Sections of ``RESULTS.md``, in order."""
+
+
+def folder() -> pathlib.Path:
+    """Return ``experiments/results`` of a checkout, or of the installed package.
+
+    Raises:
+      InputError: there is none.
+    """
+    package = pathlib.Path(__file__).resolve().parents[1]
+    for experiments in (package.parent / "experiments", package / "experiments"):
+        if (experiments / "results").is_dir():
+            return experiments / "results"
+    raise InputError("no experiments/results: run this in a checkout")
+
+
+def read_result(path: pathlib.Path) -> Result:
+    """Read one published result.
+
+    Args:
+      path: of the JSON file.
+
+    Raises:
+      InputError: a file of another layout.
+    """
+    data = json.loads(
+        path.read_text(encoding="utf-8"), parse_float=Decimal, parse_int=Decimal
+    )
+    if data.pop("schema", None) != SCHEMA:
+        raise InputError(f"{path} is not a published result of layout {SCHEMA}")
+    tables = tuple(_table_from_json(table) for table in data.pop("tables", ()))
+    system = data.pop("system", None)
+    for name in ("published", "reading", "notes"):
+        data[name] = tuple(data.get(name, ()))
+    return Result(
+        **data, tables=tables, system=None if system is None else System(**system)
+    )
+
+
+def _table_from_json(table: Mapping[str, Any]) -> ResultTable:
+    rows = []
+    for row in table["rows"]:
+        rows.append(tuple(_cell_from_json(cell) for cell in row))
+    return ResultTable(
+        title=table.get("title", ""),
+        columns=tuple(table["columns"]),
+        units=tuple(table["units"]),
+        rows=tuple(rows),
+        caption=table.get("caption", ""),
+    )
+
+
+def _cell_from_json(cell: Any) -> Cell:
+    if isinstance(cell, Decimal):
+        return Value(mean=cell)
+    if isinstance(cell, dict):
+        return Value(**cell)
+    return cell
+
+
+def write_result(result: Result, path: pathlib.Path) -> None:
+    """Write one published result, a table row a line.
+
+    Args:
+      result: to write.
+      path: of the JSON file.
+    """
+    lines = [f'{{"schema": {SCHEMA}']
+    for field in dataclasses.fields(result):
+        value = getattr(result, field.name)
+        if field.name == "tables":
+            value = ",".join(_table_json(table) for table in value)
+            lines.append(f'"tables": [{value}]')
+        elif field.name == "system" and value is not None:
+            lines.append(f'"system": {_json(dataclasses.asdict(value))}')
+        elif value:
+            indented = json.dumps(value, ensure_ascii=False, indent=1)
+            lines.append(f'"{field.name}": {indented}')
+    path.write_text(",\n".join(lines) + "}\n", encoding="utf-8")
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _table_json(table: ResultTable) -> str:
+    rows = []
+    for row in table.rows:
+        rows.append("   [" + ", ".join(_cell_json(cell) for cell in row) + "]")
+    body = ",\n".join(rows)
+    return (
+        f'\n {{"title": {_json(table.title)}, "caption": {_json(table.caption)},'
+        f'\n  "columns": {_json(table.columns)},'
+        f'\n  "units": {_json(table.units)},'
+        f'\n  "rows": [\n{body}]}}'
+    )
+
+
+def _cell_json(cell: Cell) -> str:
+    if not isinstance(cell, Value):
+        return _json(cell)
+    if cell.std is None and cell.low is None:
+        return f"{cell.mean:f}"
+    fields = dataclasses.asdict(cell).items()
+    inside = ", ".join(f'"{key}": {x:f}' for key, x in fields if x is not None)
+    return f"{{{inside}}}"
+
+
+def read_results(path: pathlib.Path | None = None) -> dict[str, Result]:
+    """Read all published results, by name.
+
+    Args:
+      path: their folder; that of :func:`folder` if None.
+    """
+    files = sorted((path or folder()).glob("*.json"))
+    return {file.stem: read_result(file) for file in files}
+
+
+# --- the code that measured ---
+
+_MEASURING = ("config", "stages", "measure")
+"""Folders of ``pipeline`` that decide numbers; the others store and show them."""
+
+
+def code_digest(name: str, root: pathlib.Path | None = None) -> str:
+    """Return a digest of the code that decides an experiment's numbers.
+
+    It covers the library, the folders of the pipeline that plan, train and measure,
+    the experiment's own file, and, if that file imports a study, the study's folder and
+    ``contrib``. Docstrings, comments and layout do not count.
+
+    Args:
+      name: of the preset or benchmark.
+      root: of the checkout; this one's if None.
+    """
+    root = root or folder().parents[1]
+    package = root / "unlearn_jax"
+    files = [path for path in sorted(package.rglob("*.py")) if _decides(path, package)]
+    for file in (f"{name}.py", f"benchmarks/{name}.py"):
+        own = root / "experiments" / file
+        if own.is_file():
+            files.append(own)
+            studies = re.findall(r"unlearn_jax\.studies\.(\w+)", own.read_text())
+            studies += re.findall(r"unlearn_jax\.studies import (\w+)", own.read_text())
+            for study in sorted(set(studies)):
+                files += sorted((package / "studies" / study).glob("*.py"))
+            if studies:
+                files += sorted((package / "contrib").rglob("*.py"))
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(str(file.relative_to(root)).encode())
+        digest.update(source_digest(file.read_text(encoding="utf-8")))
+    return digest.hexdigest()[:12]
+
+
+def _decides(path: pathlib.Path, package: pathlib.Path) -> bool:
+    parts = path.relative_to(package).parts
+    if parts[0] == "pipeline":
+        return parts[1] in _MEASURING
+    return parts[0] not in ("cli.py", "__main__.py", "contrib", "studies")
+
+
+def source_digest(source: str) -> bytes:
+    """Return a digest of a module's syntax, without docstrings, comments and layout.
+
+    Args:
+      source: Python.
+
+    >>> source_digest("x = 1  # one") == source_digest("'Module.'; x = (1)")
+    True
+    >>> source_digest("x = 1") == source_digest("x = 2")
+    False
+    """
+    return hashlib.sha256("\n".join(_syntax(ast.parse(source))).encode()).digest()
+
+
+def _syntax(node: Any) -> Iterator[str]:
+    """Yield a tree's fields, empty ones left out: the same on every Python."""
+    if isinstance(node, ast.AST):
+        yield type(node).__name__
+        for name, value in ast.iter_fields(node):
+            if name == "body" and isinstance(value, list):
+                value = [line for line in value if not _is_text(line)]
+            if value is not None and value != [] and name not in ("kind", "ctx"):
+                yield name
+                yield from _syntax(value)
+    elif isinstance(node, list):
+        for item in node:
+            yield from _syntax(item)
+        yield "end"
+    else:
+        yield repr(node)
+
+
+def _is_text(node: ast.AST) -> bool:
+    """Whether a statement is a docstring."""
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
+
+
+# --- the pages ---
+
+
+def markdown_table(table: ResultTable, columns: Iterable[str] | None = None) -> str:
+    """Return a table in Markdown.
+
+    Args:
+      table: to write.
+      columns: names of those to show; all if None.
+    """
+    wanted = [
+        i
+        for i, name in enumerate(table.columns)
+        if columns is None or i == 0 or name in columns
+    ]
+    head = []
+    for i in wanted:
+        unit = f" ({table.units[i]})" if table.units[i] else ""
+        head.append(table.columns[i] + unit)
+    lines = [_line(head), _line([":---"] + ["---:"] * (len(wanted) - 1))]
+    for row in table.rows:
+        lines.append(_line(["–" if row[i] is None else str(row[i]) for i in wanted]))
+    return "\n".join(lines)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def provenance(result: Result, digest: str | None = None) -> str:
+    """Return where, when and by which code a result was measured.
+
+    Args:
+      result: published.
+      digest: of today's code; computed if None.
+    """
+    if not result.date:
+        return "Not measured yet."
+    versions = dict(result.versions)
+    measured_by = "unlearn_jax " + versions.pop("unlearn_jax", "of an unknown version")
+    mark = result.code or result.commit
+    if mark:
+        measured_by += f" ({mark})"
+    others = ", ".join(f"{name} {version}" for name, version in versions.items())
+    text = f"Measured {result.date} by {measured_by}, {result.device}, {others}"
+    text += f"; {result.time}." if result.time else "."
+    if result.code != (digest or code_digest(result.name)):
+        text += " The code has changed since."
+    return text
+
+
+def results_page(results: Mapping[str, Result]) -> str:
+    """Return ``experiments/RESULTS.md``.
+
+    Args:
+      results: all that are published.
+    """
+    lines = [
+        "# Results",
+        "",
+        "Generated from `experiments/results/*.json` by `unlearn-jax table`; do not"
+        " edit. Cells are mean ± standard deviation over runs, with the 95% interval of"
+        " the mean in brackets. Read every row against the retrained one: a retrained"
+        " model never saw the forget set, and *retrained again*, a second retraining"
+        " with another seed, is as close as any method can be asked to come."
+        " [README.md](README.md) explains the columns.",
+        "",
+    ]
+    for group in GROUPS:
+        found = [result for result in results.values() if result.group == group]
+        lines.append(f"* **{group}:** " + ", ".join(_link(result) for result in found))
+    lines += ["", "## Neighboring systems at a glance", "", systems_table(results), ""]
+    for group in GROUPS:
+        lines += [f"## {group}", ""]
+        for result in results.values():
+            if result.group == group:
+                lines += [result_section(result), ""]
+    return "\n".join(lines)
+
+
+def _link(result: Result) -> str:
+    return f"[{result.name}](#{result.name})"
+
+
+def result_section(result: Result) -> str:
+    """Return the section of one result, in Markdown.
+
+    Args:
+      result: published.
+    """
+    blocks = [f"### {result.name}", f"**{result.title}**"]
+    if result.claim:
+        blocks.append(result.claim)
+    if result.command:
+        blocks.append(f"```sh\n{result.command}\n```")
+    blocks.append(provenance(result))
+    if result.seeds:
+        blocks.append(result.seeds)
+    for table in result.tables:
+        if table.title:
+            blocks.append(f"*{table.title}*")
+        blocks.append(markdown_table(table))
+        if table.caption:
+            blocks.append(table.caption)
+    named = (
+        ("Published", result.published),
+        ("Reading", result.reading),
+        ("Notes", result.notes),
+    )
+    for name, sentences in named:
+        if sentences:
+            blocks.append(f"{name}:")
+            blocks.append("\n".join(f"* {sentence}" for sentence in sentences))
+    if result.chosen:
+        rows = "\n".join(f"* {row}: {text}" for row, text in result.chosen.items())
+        summary = "<details><summary>Chosen hyperparameters</summary>"
+        blocks.append(f"{summary}\n\n{rows}\n\n</details>")
+    return "\n\n".join(blocks)
+
+
+def systems_table(results: Mapping[str, Result]) -> str:
+    """Return the table of neighboring systems, in Markdown.
+
+    Args:
+      results: all that are published.
+    """
+    lines = [_line(["system", "works", "where", "measured"]), _line([":---"] * 4)]
+    for result in results.values():
+        if result.system is not None:
+            lines.append(_line(list(dataclasses.astuple(result.system))))
+    return "\n".join(lines)
+
+
+EXCERPT = (
+    "digits",
+    ("Unlearn acc", "Test acc", "FT AUC", "Avg Gap"),
+    ("Original", "Retrained (oracle)", "Retrained again (seed floor)", "AMUN"),
+)
+"""Table, columns and rows that the README shows."""
+
+
+def readme_excerpt(results: Mapping[str, Result]) -> str:
+    """Return the README's table of four rows.
+
+    Args:
+      results: all that are published.
+    """
+    name, columns, rows = EXCERPT
+    table = results[name].tables[0]
+    shown = tuple(row for row in table.rows if row[0] in rows)
+    return markdown_table(dataclasses.replace(table, rows=shown), columns)
+
+
+SOURCES = {
+    "identity": ("", "nothing"),
+    "retrain": ("", "D_R"),
+    "finetune": ("", "D_R"),
+    "gradient_ascent": ("1911.04933", "D_F; D_R with `retain=True`"),
+    "neggrad_plus": ("2302.09880", "D_R, D_F"),
+    "random_label": ("1911.04933", "D_F; D_R unless `retain=False`"),
+    "boundary_shrink": ("2303.11570", "D_F; D_R with `retain=True`"),
+    "boundary_expand": ("2303.11570", "D_F; D_R with `retain=True`"),
+    "l1_sparse": ("2304.04934", "D_R"),
+    "salun": ("2310.12508", "D_F; D_R unless `retain=False`"),
+    "scrub": ("2302.09880", "D_R, D_F"),
+    "bad_teacher": ("2205.08096", "D_R, D_F"),
+    "ssd": ("2308.07707", "D_R, D_F"),
+    "svd_projection": ("2312.00761", "D_R, D_F"),
+    "unsir": ("2111.08947", "D_R, labels of D_F"),
+    "l2ul": ("2301.11578", "D_F"),
+    "delete": ("CVPR 2025", "D_F; D_R with `retain=True`"),
+    "trw": ("2512.06993", "D_F; D_R unless `retain=False`"),
+    "influence_target": ("2512.06993", "D_R, D_F"),
+    "influence": ("2304.04934", "D_R, D_F"),
+    "ntk_influence": ("2605.11239", "D_R, D_F"),
+    "fisher": ("1911.04933", "D_R"),
+    "masked_small_gradients": ("2410.01276", "D_R, D_F"),
+    "convolution_transpose": ("2410.01276", "D_R"),
+    "amun": ("2503.00917", "D_F; D_R unless `retain=False`"),
+    "amun_salun": ("2503.00917", "D_F; D_R unless `retain=False`"),
+}
+"""Paper and data that each registered method reads."""
+
+
+def methods_table(methods: Mapping[str, Any]) -> str:
+    """Return the table of methods, in Markdown.
+
+    Args:
+      methods: registered values, :data:`unlearn_jax.methods.METHODS`.
+    """
+    head = ["name", "what it does", "paper", "reads"]
+    lines = [_line(head), _line([":---"] * 4)]
+    for name, method in methods.items():
+        summary = (type(method).__doc__ or "").strip().splitlines()[0]
+        summary = summary.replace("``", "`")
+        for constraint in getattr(method, "constraints", ()):
+            summary += f" Limited by `{constraint}`."
+        paper, reads = SOURCES.get(name, ("", ""))
+        if re.fullmatch(r"\d{4}\.\d{5}", paper):
+            paper = f"[{paper}](https://arxiv.org/abs/{paper})"
+        lines.append(_line([f"`{name}`", summary, paper, reads]))
+    return "\n".join(lines)
+
+
+def between_markers(text: str, name: str, content: str) -> str:
+    """Return a page with the content between two markers replaced.
+
+    Args:
+      text: of the page, with ``<!-- NAME: generated -->`` and ``<!-- end -->``.
+      name: of the markers.
+      content: to place between them.
+
+    Raises:
+      InputError: a page without the markers.
+    """
+    pattern = re.compile(
+        rf"(<!-- {re.escape(name)}: generated -->\n).*?(\n<!-- end -->)", re.DOTALL
+    )
+    if not pattern.search(text):
+        raise InputError(f"the page has no marker <!-- {name}: generated -->")
+    return pattern.sub(lambda match: match[1] + content + match[2], text)
+
+
+def make_pages(root: pathlib.Path | None = None) -> dict[pathlib.Path, str]:
+    """Return all generated pages of a checkout, by path.
+
+    Args:
+      root: of the checkout; this one's if None.
+    """
+    from unlearn_jax.methods import METHODS
+
+    root = root or folder().parents[1]
+    results = read_results(root / "experiments" / "results")
+    readme = root / "README.md"
+    methods = root / "unlearn_jax" / "methods" / "README.md"
+    return {
+        root / "experiments" / "RESULTS.md": results_page(results),
+        readme: between_markers(
+            readme.read_text(encoding="utf-8"), "results", readme_excerpt(results)
+        ),
+        methods: between_markers(
+            methods.read_text(encoding="utf-8"), "methods", methods_table(METHODS)
+        ),
+    }
