@@ -28,7 +28,7 @@ SMALL = {
     "width": 8,
 }
 EXPERIMENT = Experiment(
-    "Core-sets", digits.Config(), digits.make_parts, digits_page.make_page
+    "Core-sets", digits.Config(), digits.make_artifacts, digits_page.make_page
 )
 
 
@@ -138,7 +138,7 @@ def test_refusals_are_one_line(config):
         ({"curve": (0.5, 1.0)}, "between 0 and 1"),
     ):
         with pytest.raises(InputError, match=message):
-            digits.make_parts(dataclasses.replace(config, **change))
+            digits.make_artifacts(dataclasses.replace(config, **change))
 
 
 @pytest.mark.slow

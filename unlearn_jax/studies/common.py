@@ -10,12 +10,18 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 
 from unlearn_jax.pipeline.report.figures.style import INK
+from unlearn_jax.types import PyTree, Variables
 
 Arrays = Mapping[str, np.ndarray]
 """Content of an artifact."""
 
 Found = Mapping[str, Arrays]
 """Content of all artifacts of a study, by name."""
+
+
+def variables_of(tree: PyTree) -> Variables:
+    """Return stored variables, which are read back as dictionaries."""
+    return Variables(tree["params"], tree.get("state", {}))
 
 
 def legend(

@@ -7,7 +7,6 @@ network in which descent-ascent ends in a minimum that fine-tuning cannot leave.
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from functools import partial
 from typing import cast
 
@@ -17,10 +16,9 @@ import numpy as np
 
 from unlearn_jax.contrib import testbeds
 from unlearn_jax.contrib.testbeds import COUNTS, Sizes
-from unlearn_jax.pipeline import Part
+from unlearn_jax.pipeline import Artifact
+from unlearn_jax.studies.common import Arrays
 from unlearn_jax.types import InputError
-
-Arrays = Mapping[str, np.ndarray]
 
 ROWS = (
     (0.0, 0.05),
@@ -262,8 +260,8 @@ def pair_grid(config: Config) -> Arrays:
     alpha = np.linspace(top / config.grid, top, config.grid)
     mesh = np.meshgrid(eps, alpha, indexing="ij")
     num_steps = min(config.num_steps, 2000)
-    grid = [axis.ravel() for axis in mesh]
-    paths = follow(size, *grid, config.learning_rate, num_steps)
+    rate = config.learning_rate
+    paths = follow(size, mesh[0].ravel(), mesh[1].ravel(), rate, num_steps)
     return {**paths, "eps": eps, "alpha": alpha}
 
 
@@ -315,7 +313,7 @@ def trap(config: Config) -> Arrays:
     return {name: np.asarray(value) for name, value in found.items()}
 
 
-def make_parts(config: Config) -> dict[str, Part]:
+def make_artifacts(config: Config) -> list[Artifact]:
     """Return sampled examples per seed, paths, a grid of paths, and the trap.
 
     Raises:
@@ -346,18 +344,28 @@ def make_parts(config: Config) -> dict[str, Part]:
         "num_steps",
     )
     example = {name: getattr(config, name) for name in names}
-    samples = {
-        f"sampled-{seed}": Part(
-            {"seed": seed, "count": config.num_examples},
-            partial(sampled, seed, config.num_examples),
+    artifacts = []
+    for seed in config.seeds:
+        artifacts.append(
+            Artifact(
+                name=f"sampled-{seed}",
+                settings={"seed": seed, "count": config.num_examples},
+                compute=partial(sampled, seed, config.num_examples),
+            )
         )
-        for seed in config.seeds
-    }
-    return {
-        **samples,
-        "paths": Part({**example, "rows": ROWS}, partial(pair_paths, config)),
-        "grid": Part({**example, "grid": config.grid}, partial(pair_grid, config)),
-        "trap": Part(
-            {"fine_tuning_steps": config.fine_tuning_steps}, partial(trap, config)
-        ),
-    }
+    paths = Artifact(
+        name="paths",
+        settings={**example, "rows": ROWS},
+        compute=partial(pair_paths, config),
+    )
+    grid = Artifact(
+        name="grid",
+        settings={**example, "grid": config.grid},
+        compute=partial(pair_grid, config),
+    )
+    toy = Artifact(
+        name="trap",
+        settings={"fine_tuning_steps": config.fine_tuning_steps},
+        compute=partial(trap, config),
+    )
+    return [*artifacts, paths, grid, toy]

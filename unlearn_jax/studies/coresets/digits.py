@@ -5,7 +5,6 @@ that are trained again without them.
 """
 
 import dataclasses
-from collections.abc import Mapping
 from functools import partial
 from typing import Any, cast
 
@@ -19,10 +18,9 @@ from threadpoolctl import threadpool_limits
 from unlearn_jax import audit, data, models, train
 from unlearn_jax.contrib import coresets
 from unlearn_jax.influence import ridge
-from unlearn_jax.pipeline import Part
+from unlearn_jax.pipeline import Artifact
+from unlearn_jax.studies.common import Arrays
 from unlearn_jax.types import InputError
-
-Arrays = Mapping[str, np.ndarray]
 
 RIDGES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 SIZES = np.linspace(0.05, 1.0, 20)
@@ -83,7 +81,7 @@ class Config:
     """Passes over the training samples of the networks."""
 
 
-def make_parts(config: Config) -> dict[str, Part]:
+def make_artifacts(config: Config) -> list[Artifact]:
     """Return the ridge and, for each forget set, search, curve and judging networks.
 
     Raises:
@@ -117,25 +115,34 @@ def make_parts(config: Config) -> dict[str, Part]:
         "delta",
         "random_orders",
     )
-    parts = {
-        "ridge": Part(take("num_train", "num_features"), partial(choose_ridge, config))
-    }
+    ridge_of = Artifact(
+        name="ridge",
+        settings=take("num_train", "num_features"),
+        compute=partial(choose_ridge, config),
+    )
+    artifacts = [ridge_of]
     for name in set_names(config):
-        searched = f"search-{name}"
-        curve = f"curve-{name}"
         size = {"size": config.random_size} if name.startswith("random") else {}
-        parts[searched] = Part(
-            {**options, **size}, partial(search, config, name), needs=("ridge",)
+        searched = Artifact(
+            name=f"search-{name}",
+            settings={**options, **size},
+            compute=partial(search, config, name),
+            inputs=(ridge_of,),
         )
-        sized = {**networks, **take("seeds", "curve")}
-        parts[curve] = Part(
-            sized, partial(curve_of_networks, config), needs=(searched,)
+        curve = Artifact(
+            name=f"curve-{name}",
+            settings={**networks, **take("seeds", "curve")},
+            compute=partial(curve_of_networks, config),
+            inputs=(searched,),
         )
-        judged = {**networks, **take("judge_seeds", "tolerance", "delta")}
-        parts[f"judge-{name}"] = Part(
-            judged, partial(judge_by_networks, config), needs=(searched, curve)
+        judged = Artifact(
+            name=f"judge-{name}",
+            settings={**networks, **take("judge_seeds", "tolerance", "delta")},
+            compute=partial(judge_by_networks, config),
+            inputs=(searched, curve),
         )
-    return parts
+        artifacts += [searched, curve, judged]
+    return artifacts
 
 
 def set_names(config: Config) -> list[str]:

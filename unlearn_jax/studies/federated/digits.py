@@ -369,7 +369,7 @@ def forget_all(
     )
 
 
-def make_parts(config: Config) -> dict[str, Part]:
+def make_artifacts(config: Config) -> dict[str, Part]:
     if unknown := set(config.settings) - set(SETTINGS):
         raise InputError(
             f"unknown setting {sorted(unknown)[0]!r}: choose {', '.join(SETTINGS)}"

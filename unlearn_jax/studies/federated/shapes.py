@@ -303,7 +303,7 @@ def forget_all(
     )
 
 
-def make_parts(config: Config) -> dict[str, Part]:
+def make_artifacts(config: Config) -> dict[str, Part]:
     if not config.seeds:
         raise InputError("give at least one seed")
     if (

@@ -19,7 +19,7 @@ from sklearn.datasets import load_digits
 from unlearn_jax import audit, influence, methods, models, train
 from unlearn_jax.losses import cross_entropy
 from unlearn_jax.methods.influence_target import influence_targets
-from unlearn_jax.pipeline import Part
+from unlearn_jax.pipeline import Artifact
 from unlearn_jax.types import Array, Dataset, InputError, Variables
 
 Params = Any
@@ -479,8 +479,8 @@ def targets(config: Config, seed: int) -> dict[str, np.ndarray]:
     return {"kl": np.array(divergences)}
 
 
-def make_parts(config: Config) -> dict[str, Part]:
-    """Return a part per seed and question.
+def make_artifacts(config: Config) -> list[Artifact]:
+    """Return an artifact per seed and question.
 
     Raises:
       InputError: sizes, fractions or names of networks that cannot be used.
@@ -507,26 +507,24 @@ def make_parts(config: Config) -> dict[str, Part]:
             )
     common = {"num_samples": config.num_samples}
     shared = common | {"ridge": config.ridge, "fractions": config.fractions}
-    parts = {}
+    artifacts = []
+
+    def add(name: str, settings: dict[str, Any], compute: Callable[..., Any]) -> None:
+        artifacts.append(Artifact(name=name, settings=settings, compute=compute))
+
     for seed in config.seeds:
         own = {"seed": seed, "width": config.width}
-        parts[f"convex-{seed}"] = Part(shared | own, partial(convex, config, seed))
-        parts[f"targets-{seed}"] = Part(
-            common | own | {"classes": config.classes}, partial(targets, config, seed)
-        )
+        add(f"convex-{seed}", shared | own, partial(convex, config, seed))
+        settings = common | own | {"classes": config.classes}
+        add(f"targets-{seed}", settings, partial(targets, config, seed))
         for name in config.networks:
-            settings = common | {
-                "seed": seed,
-                "network": name,
-                "num_steps": config.num_steps,
-            }
-            parts[f"network-{name}-{seed}"] = Part(
-                settings, partial(network, config, seed, name)
-            )
+            settings = common | {"seed": seed, "network": name}
+            settings["num_steps"] = config.num_steps
+            compute = partial(network, config, seed, name)
+            add(f"network-{name}-{seed}", settings, compute)
     for width in config.widths:
         for outputs in (1, 10):
             settings = shared | {"width": width, "outputs": outputs}
-            parts[f"cost-{width}-{outputs}"] = Part(
-                settings, partial(cost, config, width, outputs)
-            )
-    return parts
+            compute = partial(cost, config, width, outputs)
+            add(f"cost-{width}-{outputs}", settings, compute)
+    return artifacts

@@ -74,22 +74,16 @@ def make_page(config: Config, found: Found) -> Page:
         f" where the guard trusts it, and {100 * min(others, default=np.nan):.0f} to"
         f" {100 * max(others, default=np.nan):.0f} % where it warns."
     )
-    tables = [
+    blocks = [
         _convex_table(linear, squared),
         _network_table(guards),
         _target_table(config, found),
         _cost_table(config, found),
+        _convex_picture(linear, squared),
+        _guard_picture(guards),
+        _cost_picture(config, found),
     ]
-    return Page(
-        summary,
-        tables,
-        [
-            _convex_picture(linear, squared),
-            _guard_picture(guards),
-            _cost_picture(config, found),
-        ],
-        checks,
-    )
+    return Page(summary, [*blocks, *checks])
 
 
 def _convex_table(linear: Arrays, squared: np.ndarray) -> Table:

@@ -489,7 +489,7 @@ def search(config: Config, classifiers: Arrays, originals: Arrays) -> Arrays:
     return found
 
 
-def make_parts(config: Config) -> dict[str, Part]:
+def make_artifacts(config: Config) -> dict[str, Part]:
     """Classifiers, denoisers, then for each method the choice of settings and its runs."""
     chosen = [*config.concepts, config.tuning_concept]
     if config.tuning_seed in config.seeds or config.tuning_concept in config.concepts:

@@ -11,7 +11,7 @@ from unlearn_jax.audit import Estimate
 from unlearn_jax.pipeline.report.blocks import Check, Figure, Page, Table
 from unlearn_jax.pipeline.report.figures.style import COLORS, INK, MUTED, dress
 from unlearn_jax.studies.common import Found, legend
-from unlearn_jax.studies.norms.parts import ARMS, NormConfig, part_name
+from unlearn_jax.studies.norms.artifacts import ARMS, NormConfig, name_of
 
 LIMIT = 0.01
 """Largest relative distance to the target for FastClip."""
@@ -76,12 +76,12 @@ def _tables(
     config: NormConfig, found: Found, cases: list[tuple[str, bool]]
 ) -> list[Table]:
     over_seeds = audit.summarize_runs
-    layers = [_short(name) for name in found[part_name(*cases[0])]["layers"]]
+    layers = [_short(name) for name in found[name_of(*cases[0])]["layers"]]
     rows = []
     bounds = []
     closing = []
     for arm, normed in cases:
-        part = found[part_name(arm, normed)]
+        part = found[name_of(arm, normed)]
         label = _label(arm, normed)
         norms = part["norms"]
         worst = over_seeds(100 * excess(norms, config.target))
@@ -146,7 +146,7 @@ def _tables(
 def _summary(config: NormConfig, found: Found) -> str:
     sentences = []
     for normed in config.batch_norm:
-        parts = {arm: found[part_name(arm, normed)] for arm in config.arms}
+        parts = {arm: found[name_of(arm, normed)] for arm in config.arms}
         over = {
             arm: 100 * excess(part["norms"], config.target).max()
             for arm, part in parts.items()
@@ -164,7 +164,7 @@ def _summary(config: NormConfig, found: Found) -> str:
 
 
 def _reaches(config: NormConfig, found: Found, normed: bool) -> Check:
-    worst = excess(found[part_name("fastclip", normed)]["norms"], config.target).max()
+    worst = excess(found[name_of("fastclip", normed)]["norms"], config.target).max()
     name = (
         f"FastClip, {'with' if normed else 'without'} BatchNorm: every layer's norm at"
         " most 1% above the target"
@@ -175,7 +175,7 @@ def _reaches(config: NormConfig, found: Found, normed: bool) -> Check:
 def _bounded(found: Found, cases: list[tuple[str, bool]]) -> Check:
     ratios = []
     for case in cases:
-        part = found[part_name(*case)]
+        part = found[name_of(*case)]
         ratios.append((part["norms"].prod(-1) / part["slopes"].max(-1)).min())
     name = "No local slope exceeds the product of the norms"
     return Check(
@@ -192,7 +192,7 @@ def _dots(config: NormConfig, found: Found) -> Drawing:
     for axes, normed in zip(panels, config.batch_norm, strict=True):
         dress(axes, "with BatchNorm" if normed else "without BatchNorm")
         for x, arm in enumerate(config.arms):
-            part = found[part_name(arm, normed)]
+            part = found[name_of(arm, normed)]
             names = [_short(name) for name in part["layers"]]
             for layer, column in enumerate(part["norms"].T):
                 place = x + (layer - (len(names) - 1) / 2) * 0.6 / len(names)
@@ -231,7 +231,7 @@ def _history(config: NormConfig, found: Found) -> Drawing:
     for axes, normed in zip(panels, config.batch_norm, strict=True):
         dress(axes, "with BatchNorm" if normed else "without BatchNorm", grid="both")
         for i, arm in enumerate(config.arms):
-            worst = found[part_name(arm, normed)]["history"].max(-1).mean(0)
+            worst = found[name_of(arm, normed)]["history"].max(-1).mean(0)
             color = MUTED if arm == "none" else COLORS[i - 1]
             axes.plot(
                 1 + np.arange(len(worst)),
@@ -263,8 +263,7 @@ def _norms_in_words(config: NormConfig, found: Found) -> str:
     for normed in config.batch_norm:
         for arm in config.arms:
             norms = ", ".join(
-                f"{value:.2f}"
-                for value in found[part_name(arm, normed)]["norms"].mean(0)
+                f"{value:.2f}" for value in found[name_of(arm, normed)]["norms"].mean(0)
             )
             lines.append(f"{_label(arm, normed)}: {norms}")
     return f"Mean norms by layer, target {config.target:g}. " + "; ".join(lines) + "."

@@ -13,9 +13,9 @@ import numpy as np
 from unlearn_jax import data, replicas, train
 from unlearn_jax.models.flops import training_flops
 from unlearn_jax.pipeline import (
+    Artifact,
     DataConfig,
     ModelConfig,
-    Part,
     RunConfig,
     TrainingConfig,
     load_data,
@@ -67,8 +67,8 @@ class Config:
     """Peak of one device in TFLOP/s at the compute type; by its name if None."""
 
 
-def make_parts(config: Config) -> dict[str, Part]:
-    """Return a part per group of models.
+def make_artifacts(config: Config) -> list[Artifact]:
+    """Return an artifact per group of models.
 
     Raises:
       InputError: unusable settings.
@@ -91,15 +91,20 @@ def make_parts(config: Config) -> dict[str, Part]:
     shared["data"] = {
         key: value for key, value in shared["data"].items() if key != "path"
     }
-    # Once, and not before a part is computed.
+    # Once, and not before an artifact is computed.
     prepared = cache(partial(_prepare, config))
-    return {
-        f"models-{first:04d}-{last - 1:04d}": Part(
-            {**shared, "block": [start, stop], "models": [first, last]},
-            partial(measure, config, prepared, (start, stop), (first, last)),
+    artifacts = []
+    for start, stop, first, last in _groups(config):
+        artifacts.append(
+            Artifact(
+                name=f"models-{first:04d}-{last - 1:04d}",
+                settings={**shared, "block": [start, stop], "models": [first, last]},
+                compute=partial(
+                    measure, config, prepared, (start, stop), (first, last)
+                ),
+            )
         )
-        for start, stop, first, last in _groups(config)
-    }
+    return artifacts
 
 
 def _groups(config: Config) -> Iterator[tuple[int, int, int, int]]:

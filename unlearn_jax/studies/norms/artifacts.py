@@ -19,7 +19,7 @@ import optax
 from unlearn_jax import models, replicas, train
 from unlearn_jax.pipeline.config.resolve import load_data
 from unlearn_jax.pipeline.config.schema import DataConfig, ModelConfig, to_json
-from unlearn_jax.pipeline.experiment import Part
+from unlearn_jax.pipeline.store.artifact import Artifact
 from unlearn_jax.spectral import (
     clip,
     fastclip,
@@ -73,8 +73,8 @@ class NormConfig:
     """Test images for local slopes."""
 
 
-def make_parts(config: NormConfig) -> dict[str, Part]:
-    """Return a part per arm, with and without BatchNorm.
+def make_artifacts(config: NormConfig) -> list[Artifact]:
+    """Return an artifact per arm, with and without BatchNorm.
 
     Raises:
       InputError: an unknown arm, or no seed.
@@ -97,18 +97,21 @@ def make_parts(config: NormConfig) -> dict[str, Part]:
     shared["data"] = {
         key: value for key, value in shared["data"].items() if key != "path"
     }
-    return {
-        part_name(arm, normed): Part(
-            {**shared, "arm": arm, "normed": normed},
-            partial(measure, config, arm, normed),
-        )
-        for normed in config.batch_norm
-        for arm in config.arms
-    }
+    artifacts = []
+    for normed in config.batch_norm:
+        for arm in config.arms:
+            artifacts.append(
+                Artifact(
+                    name=name_of(arm, normed),
+                    settings={**shared, "arm": arm, "normed": normed},
+                    compute=partial(measure, config, arm, normed),
+                )
+            )
+    return artifacts
 
 
-def part_name(arm: str, normed: bool) -> str:
-    """Return the name of an arm's part."""
+def name_of(arm: str, normed: bool) -> str:
+    """Return the name of an arm's artifact."""
     return f"{arm}-{'batch_norm' if normed else 'plain'}"
 
 
