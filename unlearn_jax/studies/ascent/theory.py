@@ -275,15 +275,15 @@ def trap(config: Config) -> Arrays:
 
     Returns:
       For each of ``original``, ``retrained`` and ``ascent`` the fields of
-      :class:`testbeds.TrapMinima` as ``NAME/FIELD``, and ``NAME/ridge2``, the number of
-      minima at twice the ridge; ``path/NAME`` ``[2001, 2]`` weights; ``landscape``
+      :class:`testbeds.TrapMinima` as ``NAME-FIELD``, and ``NAME-ridge2``, the number of
+      minima at twice the ridge; ``path-NAME`` ``[2001, 2]`` weights; ``landscape``
       ``[140, 140]``, the retrained loss over ``a`` and ``b``.
     """
     found = {}
     for name, counts in COUNTS.items():
         minima = testbeds.trap_minima(counts)
-        found |= {f"{name}/{field}": value for field, value in minima._asdict().items()}
-        found[f"{name}/ridge2"] = np.array(
+        found |= {f"{name}-{field}": value for field, value in minima._asdict().items()}
+        found[f"{name}-ridge2"] = np.array(
             len(testbeds.trap_minima(counts, ridge=0.2).losses)
         )
 
@@ -295,12 +295,12 @@ def trap(config: Config) -> Arrays:
         )
 
     scratch = np.array([0.1, 0.1])
-    found["path/train"] = walk(scratch, "original", 20_000)
-    found["path/scratch"] = walk(scratch, "retrained", 20_000)
-    found["path/retrain"] = walk(found["path/train"][-1], "retrained", 20_000)
-    found["path/ascent"] = walk(found["path/train"][-1], "ascent", 20_000)
-    found["path/fine-tune"] = walk(
-        found["path/ascent"][-1], "retrained", config.fine_tuning_steps
+    found["path-train"] = walk(scratch, "original", 20_000)
+    found["path-scratch"] = walk(scratch, "retrained", 20_000)
+    found["path-retrain"] = walk(found["path-train"][-1], "retrained", 20_000)
+    found["path-ascent"] = walk(found["path-train"][-1], "ascent", 20_000)
+    found["path-fine-tune"] = walk(
+        found["path-ascent"][-1], "retrained", config.fine_tuning_steps
     )
     a = np.linspace(2.6, 5.2, 140)
     b = np.linspace(-2.5, 0.1, 140)

@@ -108,10 +108,10 @@ def trap_table(found: Arrays) -> Table:
     rows = []
     for name, label in labels.items():
         for k, (weights, loss) in enumerate(
-            zip(found[f"{name}/weights"], found[f"{name}/losses"], strict=True)
+            zip(found[f"{name}-weights"], found[f"{name}-losses"], strict=True)
         ):
             signs = " ".join(
-                "+" if sign > 0 else "-" for sign in found[f"{name}/signs"][k]
+                "+" if sign > 0 else "-" for sign in found[f"{name}-signs"][k]
             )
             rows.append(
                 [
@@ -238,7 +238,7 @@ def trap_figure(found: Arrays) -> Drawing:
     }
     for name, (label, color, dash) in ways.items():
         left.plot(
-            *found[f"path/{name}"].T,
+            *found[f"path-{name}"].T,
             color=color,
             lw=2.2,
             ls=dash,
@@ -246,10 +246,10 @@ def trap_figure(found: Arrays) -> Drawing:
             zorder=3,
         )
     spots = {
-        "original": (found["original/weights"][0], MUTED, "o"),
-        "oracle": (found["retrained/weights"][0], COLORS[2], "*"),
-        "ascent's minimum": (found["ascent/weights"][0], COLORS[1], "s"),
-        "the trap": (found["retrained/weights"][1], COLORS[0], "D"),
+        "original": (found["original-weights"][0], MUTED, "o"),
+        "oracle": (found["retrained-weights"][0], COLORS[2], "*"),
+        "ascent's minimum": (found["ascent-weights"][0], COLORS[1], "s"),
+        "the trap": (found["retrained-weights"][1], COLORS[0], "D"),
     }
     for label, (point, color, marker) in spots.items():
         left.plot(
@@ -301,7 +301,7 @@ def make_page(config: Config, found: Mapping[str, Arrays]) -> Page:
     helps = paths["best"][0] < paths["start"][0]
     harmful = (grid["best"][0] >= grid["start"][0]).mean()
     escaped = float(
-        np.linalg.norm(toy["path/fine-tune"][-1] - toy["retrained/weights"][0])
+        np.linalg.norm(toy["path-fine-tune"][-1] - toy["retrained-weights"][0])
     )
     summary = (
         "On two correlated coordinates the best of all stopping times comes nearer to"
@@ -309,8 +309,8 @@ def make_page(config: Config, found: Mapping[str, Arrays]) -> Page:
         f" {len(ROWS)} settings; on the grid of correlations and alphas no stop helps"
         f" in {100 * harmful:.0f} % of the cells. In the toy descent-ascent ends in a"
         f" minimum from which {config.fine_tuning_steps:,} steps of fine-tuning on the"
-        f" retained samples reach a loss of {toy['retrained/losses'][-1]:.2f}, where"
-        f" retraining finds {toy['retrained/losses'][0]:.2f}."
+        f" retained samples reach a loss of {toy['retrained-losses'][-1]:.2f}, where"
+        f" retraining finds {toy['retrained-losses'][0]:.2f}."
     )
     ratio = paths["best"][0] / paths["start"][0]
     pictures = [
@@ -357,18 +357,18 @@ def _checks(samples: list[Arrays], toy: Arrays) -> list[Check]:
     lemmas = all(part["lemma4"].all() and part["lemma5"].all() for part in samples)
     misses = []
     for name, (weights, losses) in NOTED.items():
-        minima = toy[f"{name}/weights"]
-        is_same = len(toy[f"{name}/losses"]) == len(losses)
+        minima = toy[f"{name}-weights"]
+        is_same = len(toy[f"{name}-losses"]) == len(losses)
         misses.append(np.abs(minima - np.array(weights)).max() if is_same else math.inf)
     ends = {
-        "train": toy["original/weights"][0],
-        "retrain": toy["retrained/weights"][0],
-        "scratch": toy["retrained/weights"][0],
-        "ascent": toy["ascent/weights"][0],
-        "fine-tune": toy["retrained/weights"][-1],
+        "train": toy["original-weights"][0],
+        "retrain": toy["retrained-weights"][0],
+        "scratch": toy["retrained-weights"][0],
+        "ascent": toy["ascent-weights"][0],
+        "fine-tune": toy["retrained-weights"][-1],
     }
     off = max(
-        float(np.linalg.norm(toy[f"path/{name}"][-1] - end))
+        float(np.linalg.norm(toy[f"path-{name}"][-1] - end))
         for name, end in ends.items()
     )
     return [
@@ -402,7 +402,7 @@ def _checks(samples: list[Arrays], toy: Arrays) -> list[Check]:
         ),
         Check(
             "With twice the ridge there is no trap",
-            int(toy["retrained/ridge2"]) == 1,
-            f"{int(toy['retrained/ridge2'])} minimum",
+            int(toy["retrained-ridge2"]) == 1,
+            f"{int(toy['retrained-ridge2'])} minimum",
         ),
     ]
