@@ -286,7 +286,8 @@ def _run_experiment(
     prog: str,
 ) -> int:
     from unlearn_jax import pipeline
-    from unlearn_jax.pipeline.report.page import terminal_text
+    from unlearn_jax.pipeline.report.blocks import render_terminal
+    from unlearn_jax.pipeline.report.page import read_page
 
     config = _parse(type(experiment.config), rest, prog, experiment.config)
     workdir = _needed(workdir)
@@ -295,11 +296,8 @@ def _run_experiment(
             pipeline.dry_run_experiment(experiment, workdir, name=name, config=config)
         )
         return 0
-    print(
-        terminal_text(
-            pipeline.run_experiment(experiment, workdir, name=name, config=config)
-        )
-    )
+    results = pipeline.run_experiment(experiment, workdir, name=name, config=config)
+    print(render_terminal(read_page(results)))
     print(f"\nreport: {pathlib.Path(workdir) / 'report.html'}")
     return 0
 

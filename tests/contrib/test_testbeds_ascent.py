@@ -16,6 +16,7 @@ from scipy import optimize, stats
 from unlearn_jax.contrib import testbeds
 from unlearn_jax.contrib.testbeds import COUNTS, SHARED, Regime, Sizes
 from unlearn_jax.pipeline import presets, run_experiment
+from unlearn_jax.pipeline.report.blocks import Check
 from unlearn_jax.types import InputError
 
 NOTED = Sizes(1000, 100, 50, 0.01)
@@ -456,7 +457,7 @@ def test_the_digits_experiment_reads_its_parts():
     config = dataclasses.replace(experiment.config, num_train=60, num_forget=5)
     parts = made_up_parts(config, module, np.random.default_rng(0))
     page, found = experiment.page(config, parts), module.read(config, parts)
-    assert [check.passed for check in page.checks] == [
+    assert [check.passed for check in page.find(Check)] == [
         True,
         False,
     ]  # made-up retained samples are as far away

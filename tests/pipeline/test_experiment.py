@@ -5,21 +5,22 @@ import json
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Drawing
 
 from unlearn_jax import cli
 from unlearn_jax.audit import Estimate
 from unlearn_jax.pipeline import (
     Check,
     Experiment,
+    Figure,
     Page,
     Part,
-    Picture,
     Table,
     dry_run_experiment,
     run_experiment,
 )
-from unlearn_jax.pipeline.report import page as experiment_report
+from unlearn_jax.pipeline.report.blocks import render_terminal
+from unlearn_jax.pipeline.report.page import read_page
 from unlearn_jax.pipeline.store.folders import DamagedFileWarning
 from unlearn_jax.types import InputError
 
@@ -55,7 +56,7 @@ def make(computed):
         return {**draws, "total": whole} if draws else {}
 
     def page(config, found):
-        figure = Figure(figsize=(3, 2))
+        figure = Drawing(figsize=(3, 2))
         figure.add_subplot().plot(found["draw-0"]["x"])
         value = found["total"]["sum"][()]
         estimate = Estimate(50.123, 1.0, 49.0, float("nan"), 3, 0)
@@ -64,12 +65,10 @@ def make(computed):
             ["row", "value", "mean"],
             [["a_b <i>", value, estimate], ["c", None, np.int64(4000)]],
         )
-        picture = Picture("A picture", figure, alt="a line")
+        check = Check("finite", np.isfinite(value), f"{value:.1f}")
         return Page(
             f"The sum is {value:.3f}.",
-            [table],
-            [picture],
-            [Check("finite", np.isfinite(value), f"{value:.1f}")],
+            [table, Figure("A picture", figure, alt="a line"), check],
         )
 
     return Experiment("A title", Config(), parts, page)
@@ -163,7 +162,7 @@ def test_everything_shown_is_written(tmp_path):
     table = (tmp_path / "table.md").read_text()
     assert r"A \| table" in table
     assert r"| a\_b &lt;i&gt; |" in table
-    said = experiment_report.terminal_text(results)
+    said = render_terminal(read_page(results))
     assert "ok    finite" in said
     assert said.startswith("The sum is")
 

@@ -7,6 +7,7 @@ import pytest
 
 from unlearn_jax.contrib import coresets
 from unlearn_jax.pipeline import Experiment, run_experiment
+from unlearn_jax.pipeline.report.blocks import Check, Figure, Table
 from unlearn_jax.studies.coresets import digits, digits_page
 from unlearn_jax.types import InputError
 
@@ -100,12 +101,12 @@ def test_page_from_made_up_parts(config):
     assert (
         "hold 70 % of the forget set; in networks 60 % of it is enough" in page.summary
     )
-    assert page.checks[0].passed
+    assert page.find(Check)[0].passed
     assert (
         "U-LiRA tells the networks from retrained ones by them with an AUC of"
         in page.summary
     )
-    clusters, _, membership, kernels, sizes = page.tables
+    clusters, _, membership, kernels, sizes = page.find(Table)
     rows = {row[0]: row for row in clusters.rows}
     nothing, core, oracle, floor = (
         rows[name] for name in list(rows)[:2] + list(rows)[-2:]
@@ -120,11 +121,11 @@ def test_page_from_made_up_parts(config):
     assert [row[5].split()[0] for row in kernels.rows[:3]] == ["1.00", "0.00", "0.50"]
     assert kernels.rows[2][6] == "0.50 to 0.50"
     assert sizes.rows[0][2:] == ["70 %", "60 %", "90 %", "60 %", "100 %", "30 %"]
-    assert len(page.pictures[0].figure.axes) == 4
+    assert len(page.find(Figure)[0].figure.axes) == 4
     broken = found | {"ridge": {**found["ridge"], "gap": np.array(1e-3)}}
-    assert not digits_page.make_page(config, broken).checks[0].passed
+    assert not digits_page.make_page(config, broken).find(Check)[0].passed
     alone = dataclasses.replace(config, random_sets=0)
-    assert len(digits_page.make_page(alone, found).pictures[0].figure.axes) == 2
+    assert len(digits_page.make_page(alone, found).find(Figure)[0].figure.axes) == 2
 
 
 def test_orders_become_prefixes():

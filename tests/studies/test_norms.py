@@ -7,6 +7,7 @@ import pytest
 
 from unlearn_jax.pipeline import DataConfig, ModelConfig
 from unlearn_jax.pipeline.experiment import part_keys
+from unlearn_jax.pipeline.report.blocks import Check, Table
 from unlearn_jax.studies.norms.page import accuracy, excess, make_page, over_seeds
 from unlearn_jax.studies.norms.parts import ARMS, NormConfig, make_parts, measure
 from unlearn_jax.types import InputError
@@ -42,8 +43,8 @@ def test_page_says_what_the_norms_are_and_fails_where_fastclip_is_outside():
     }
     found["gouk-plain"] = made_up([[0.6, 0.4], [0.7, 0.3]], rng)
     page = make_page(CONFIG, found)
-    assert [check.passed for check in page.checks] == [True, True]
-    table, bounds, closing = page.tables
+    assert [check.passed for check in page.find(Check)] == [True, True]
+    table, bounds, closing = page.find(Table)
     assert [row[0] for row in table.rows] == list(ARMS.values())
     gouk = table.rows[list(ARMS).index("gouk")]
     np.testing.assert_allclose(
@@ -60,11 +61,11 @@ def test_page_says_what_the_norms_are_and_fails_where_fastclip_is_outside():
     )
     assert "FFT clip (Sedghi) +0.4%" in page.summary
     outside = make_page(CONFIG, found | {"fastclip-plain": found["gouk-plain"]})
-    assert [check.passed for check in outside.checks] == [False, True]
+    assert [check.passed for check in outside.find(Check)] == [False, True]
     steep = made_up([[0.5, 0.4], [0.5, 0.4]], rng) | {
         "slopes": np.array([[0.1], [0.3]])
     }
-    assert not make_page(CONFIG, found | {"none-plain": steep}).checks[-1].passed
+    assert not make_page(CONFIG, found | {"none-plain": steep}).find(Check)[-1].passed
 
 
 def test_intervals_hold_the_mean_and_distances_are_relative():

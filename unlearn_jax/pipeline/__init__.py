@@ -15,14 +15,18 @@ from unlearn_jax.pipeline.config.schema import (
 )
 from unlearn_jax.pipeline.estimate import dry_run
 from unlearn_jax.pipeline.experiment import (
-    Check,
     Experiment,
-    Page,
     Part,
-    Picture,
-    Table,
     dry_run_experiment,
     run_experiment,
+)
+from unlearn_jax.pipeline.report.blocks import (
+    Check,
+    Figure,
+    Page,
+    Section,
+    Table,
+    Text,
 )
 from unlearn_jax.pipeline.study import run_study
 
@@ -32,14 +36,16 @@ __all__ = [
     "Check",
     "DataConfig",
     "Experiment",
+    "Figure",
     "ForgetConfig",
     "ModelConfig",
     "Page",
     "Part",
-    "Picture",
     "ReplicasConfig",
     "RunConfig",
+    "Section",
     "Table",
+    "Text",
     "TrainingConfig",
     "TuningConfig",
     "dry_run",

@@ -92,7 +92,7 @@ def run(
         adversarial = _attack(plan, folder, costs)
         unlearned = {}
         for name in plan.rows:
-            given = adversarial.get(plan.attack_of(name))
+            given = adversarial.get(plan.rows[name].attack)
             unlearned[name], cost, cached = stages.unlearn(
                 plan, name, given, folder, progress_bar
             )
@@ -152,7 +152,7 @@ def _tune(
     logits = {}
     for name in own.rows:
         if tuning.searches(own.config, name):
-            given = adversarial.get(own.attack_of(name))
+            given = adversarial.get(own.rows[name].attack)
             logits[name], cost, cached = tuning.tune_row(
                 own, name, given, folder, progress_bar
             )

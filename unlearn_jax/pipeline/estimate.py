@@ -82,7 +82,7 @@ class _Ledger:
                 label,
                 len(plan.pairs),
                 todo,
-                float(todo * plan.forget.sum(1).mean() * 2 * attack.num_steps),
+                float(todo * plan.forget.sum(1).mean() * 2 * attack.attack.num_steps),
             )
 
     def method(

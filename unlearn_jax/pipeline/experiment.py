@@ -13,22 +13,21 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 from tabulate import tabulate
 from tqdm import tqdm
 
-from unlearn_jax.audit import Estimate
 from unlearn_jax.pipeline.config.schema import digest, to_json
+from unlearn_jax.pipeline.report.blocks import Page
+from unlearn_jax.pipeline.report.page import publish
 from unlearn_jax.pipeline.store import clock, hosts
 from unlearn_jax.pipeline.store import folders as store
 from unlearn_jax.types import InputError
 
 Arrays = dict[str, np.ndarray]
-Cell = str | int | float | Estimate | None
 
 
 class Part(NamedTuple):
@@ -44,70 +43,6 @@ class Part(NamedTuple):
     settings: Mapping[str, Any]
     compute: Callable[..., Mapping[str, Any]]
     needs: tuple[str, ...] = ()
-
-
-class Table(NamedTuple):
-    """A table of the page.
-
-    Attributes:
-      title: above it.
-      columns: their names, that of the row labels first.
-      rows: as many cells as columns each: text, a number, an estimate (shown as mean ±
-        std [low, high]) or None.
-      caption: how to read it.
-    """
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
-    caption: str = ""
-
-
-class Picture(NamedTuple):
-    """A figure of the page.
-
-    Attributes:
-      title: above it.
-      figure: drawn without pyplot; ink in :data:`unlearn_jax.pipeline.figure_style.INK`
-        follows the page's colors.
-      alt: what it shows, with its numbers, for those who do not see it.
-      caption: how to read it.
-    """
-
-    title: str
-    figure: Figure
-    alt: str
-    caption: str = ""
-
-
-class Check(NamedTuple):
-    """Something that must hold.
-
-    Attributes:
-      name: what.
-      passed: whether it does.
-      detail: the number behind it.
-    """
-
-    name: str
-    passed: bool
-    detail: str = ""
-
-
-class Page(NamedTuple):
-    """What an experiment found.
-
-    Attributes:
-      summary: a few plain sentences, made from the numbers.
-      tables: in order.
-      pictures: in order.
-      checks: that must hold.
-    """
-
-    summary: str
-    tables: Sequence[Table]
-    pictures: Sequence[Picture] = ()
-    checks: Sequence[Check] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,8 +91,6 @@ def run_experiment(
       DamagedFileWarning: a stored part is not what was written; it is moved aside and
         computed anew.
     """
-    from unlearn_jax.pipeline.report.page import publish
-
     if hosts.here().count > 1:
         raise InputError(
             "this experiment is the work of one process: start it without --distributed"

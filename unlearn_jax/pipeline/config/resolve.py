@@ -7,7 +7,7 @@ import pathlib
 import re
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -15,7 +15,14 @@ import optax
 from jax.typing import ArrayLike
 
 from unlearn_jax import data, methods, models, values
-from unlearn_jax.attacks import PGD, Doubling, Grid, LineSearch
+from unlearn_jax.attacks import (
+    PGD,
+    Attack,
+    CappedFailures,
+    Doubling,
+    Grid,
+    LineSearch,
+)
 from unlearn_jax.data import Splits
 from unlearn_jax.filters import FILTERS
 from unlearn_jax.methods import FineTuning, SpectralBound
@@ -400,7 +407,8 @@ def make_row(
     max_norm = changes.pop("max_norm", None)
     period = changes.pop("clip_period", SpectralBound().clip_period)
     if "attack" in options and attack is not None:
-        changes["attack"] = make_attack(attack)
+        pgd = dataclasses.replace(attack, kind="pgd")
+        changes["attack"] = resolve_attack(pgd).attack
     method = values.replace(method, **changes)
     if max_norm is not None:
         method = methods.constrained(method, max_norm, clip_period=period)
@@ -459,21 +467,69 @@ def attack_config(config: RunConfig, name: str) -> AttackConfig:
     return attack
 
 
-def make_line_search(config: AttackConfig) -> LineSearch:
-    """Return the weak attack of a configuration of kind ``fast``.
+@dataclasses.dataclass(frozen=True)
+class ResolvedAttack:
+    """An attack of the run, as a value.
 
-    Args:
-      config: of the attack.
+    Attributes:
+      attack: finds adversarial examples.
+      source: whose: of the original to unlearn from, or of the next one.
+      failures: fraction of the forget samples that is made to fail.
+      settings: the configuration, which names the attack in content keys: it does not
+        depend on the machine, as the choice of a search does.
     """
-    return LineSearch(norm=config.norm, epsilon_init=config.epsilon_init)
+
+    attack: PGD | LineSearch
+    source: Literal["own", "other"]
+    failures: float
+    settings: AttackConfig
+
+    @property
+    def capped(self) -> Attack:
+        """The attack with its failures: what makes the adversarial sets."""
+        if not self.failures:
+            return self.attack
+        return CappedFailures(attack=self.attack, fraction=self.failures)
+
+    @property
+    def epsilon_init(self) -> float:
+        """Smallest radius."""
+        return self.settings.epsilon_init
 
 
-def make_attack(config: AttackConfig) -> PGD:
-    """Return the projected gradient descent of a configuration.
+@dataclasses.dataclass(frozen=True)
+class ResolvedRow:
+    """A row of the run: a method as a value, and the choices of the pipeline about it.
+
+    Attributes:
+      method: with every hyperparameter that the run's training gives it.
+      name: of the method: as registered, else of its class.
+      label: in tables.
+      attack: name of the attack whose adversarial sets the method is given; None for
+        methods that are given none.
+      adaptive: find the adversarial set on the current model before every request.
+      filter: name of the output filter in front of the unlearned models.
+      settings: plain hyperparameters by name, for manifests and reports.
+    """
+
+    method: UnlearnFn
+    name: str
+    label: str
+    attack: str | None = None
+    adaptive: bool = False
+    filter: str | None = None
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def resolve_attack(config: AttackConfig) -> ResolvedAttack:
+    """Return the attack of a configuration.
 
     Args:
       config: ``search="auto"`` is the grid on accelerators, doubling on CPU.
     """
+    if config.kind == "fast":
+        line = LineSearch(norm=config.norm, epsilon_init=config.epsilon_init)
+        return ResolvedAttack(line, config.source, config.failures, config)
     search = config.search
     if search == "auto":
         is_grid = config.restart and jax.default_backend() != "cpu"
@@ -483,7 +539,7 @@ def make_attack(config: AttackConfig) -> PGD:
         "num_radii": config.num_radii,
         "batch_size": config.batch_size,
     }
-    return PGD(
+    attack = PGD(
         num_steps=config.num_steps,
         step_ratio=config.step_ratio,
         norm=config.norm,
@@ -492,6 +548,7 @@ def make_attack(config: AttackConfig) -> PGD:
         if search == "grid"
         else Doubling(**sizes, restart=config.restart),
     )
+    return ResolvedAttack(attack, config.source, config.failures, config)
 
 
 def make_objective(config: TrainingConfig, model: Model) -> LossFn | None:

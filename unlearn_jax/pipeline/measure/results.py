@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from unlearn_jax import __version__
-from unlearn_jax.attacks import status_counts
-from unlearn_jax.pipeline.config.resolve import HARD
-from unlearn_jax.pipeline.config.schema import AttackConfig, RunConfig, digest, to_json
+from unlearn_jax.attacks import LineSearch, status_counts
+from unlearn_jax.pipeline.config.resolve import HARD, ResolvedAttack
+from unlearn_jax.pipeline.config.schema import RunConfig, digest, to_json
 from unlearn_jax.pipeline.measure import kinds as measures
 from unlearn_jax.pipeline.measure.classes import FEWEST
 from unlearn_jax.pipeline.stages import models as stages
@@ -40,7 +40,7 @@ def _attacked(parts: stages.Parts) -> dict[str, np.ndarray]:
     }
 
 
-def _attack_summary(config: AttackConfig, parts: stages.Parts) -> dict[str, Any]:
+def _attack_summary(norm: str, parts: stages.Parts) -> dict[str, Any]:
     arrays = _attacked(parts)
     empty = np.zeros(0)
     fields = (empty, empty, arrays["epsilon"], arrays["distance"], arrays["status"])
@@ -62,7 +62,7 @@ def _attack_summary(config: AttackConfig, parts: stages.Parts) -> dict[str, Any]
             if won.any()
             else {}
         ),
-        "norm": config.norm,
+        "norm": norm,
     }
 
 
@@ -104,15 +104,17 @@ def without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _attack_gradients(config: AttackConfig, parts: stages.Parts) -> float:
+def _attack_gradients(chosen: ResolvedAttack, parts: stages.Parts) -> float:
     """Gradients that one adversarial set takes, at most: every radius up to the last one in full."""
-    if config.kind == "fast":
+    if isinstance(chosen.attack, LineSearch):
         return float(np.mean([len(epsilon) for epsilon in parts.read("epsilon")]))
     tried = [
-        np.log2(np.maximum(epsilon, config.epsilon_init) / config.epsilon_init) + 1
+        np.log2(np.maximum(epsilon, chosen.epsilon_init) / chosen.epsilon_init) + 1
         for epsilon in parts.read("epsilon")
     ]
-    return float(np.mean([config.num_steps * np.ceil(radii).sum() for radii in tried]))
+    return float(
+        np.mean([chosen.attack.num_steps * np.ceil(radii).sum() for radii in tried])
+    )
 
 
 def _costs(
@@ -145,7 +147,7 @@ def _costs(
     }
     for name in plan.rows:
         seconds = steady(f"unlearn: {name}") / len(plan.runs)
-        attack = plan.attack_of(name)
+        attack = plan.rows[name].attack
         gradients = float(
             np.mean(
                 [int(np.sum(count)) for count in unlearned[name].read("num_gradients")]
@@ -242,13 +244,13 @@ def make_results(
             for o, s, r in plan.runs
         ],
         "attack": (
-            _attack_summary(plan.attacks[""], adversarial[""])
+            _attack_summary(plan.attacks[""].attack.norm, adversarial[""])
             if "" in adversarial
             else None
         ),
         "attacks": {
-            name: _attack_summary(config, adversarial[name])
-            for name, config in plan.attacks.items()
+            name: _attack_summary(chosen.attack.norm, adversarial[name])
+            for name, chosen in plan.attacks.items()
             if name
         },
         "stages": costs,

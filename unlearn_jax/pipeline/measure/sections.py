@@ -236,7 +236,7 @@ def _theory(
     )
     rows = {}
     for name, parts in unlearned.items():
-        attack = plan.attack_of(name)
+        attack = plan.rows[name].attack
         if attack is None or plan.config.rows[name].get("adaptive"):
             continue
         given, found = adversarial[attack], []

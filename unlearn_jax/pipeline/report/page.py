@@ -1,22 +1,29 @@
-"""The page, the table and the numbers of an experiment that is not a run."""
+"""Files of an experiment: its page, its tables and its numbers."""
 
+import dataclasses
 import datetime
 import json
 import math
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from tabulate import tabulate
 
 from unlearn_jax.audit import Estimate
 from unlearn_jax.pipeline.config.schema import digest, to_json
-from unlearn_jax.pipeline.experiment import Cell, Page, Table
 from unlearn_jax.pipeline.measure.results import without_nan
-from unlearn_jax.pipeline.report import tables
-from unlearn_jax.pipeline.report.figures.style import to_svg
-from unlearn_jax.pipeline.report.run import environment
+from unlearn_jax.pipeline.report.blocks import (
+    Block,
+    Check,
+    Column,
+    Page,
+    Section,
+    Table,
+    Text,
+    render_html,
+    render_markdown,
+)
 from unlearn_jax.pipeline.store import folders as store
 
 
@@ -25,157 +32,136 @@ def publish(
     name: str,
     config: Any,
     page: Page,
-    costs: list[dict[str, Any]],
+    costs: Sequence[Mapping[str, Any]],
     folder: pathlib.Path,
 ) -> dict[str, Any]:
-    """Writes ``report.html``, ``table.md`` and, last, ``results.json``, each in one step.
+    """Write ``report.html``, ``table.md`` and, last, ``results.json``, each in one step.
 
     Args:
       title: heading of the page.
       name: of the experiment.
       config: its configuration.
-      page: what it found.
+      page: its findings.
       costs: of the parts: name, seconds, compile_seconds, peak_memory_mb, cached.
       folder: to write to.
 
     Returns:
-      What ``results.json`` holds.
+      The content of ``results.json``.
     """
+    now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+    tables = page.find(Table)
+    versions = store.versions()
     results = without_nan(
         {
             "experiment": name,
             "title": title,
-            "created": (
-                datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-            ),
+            "created": now,
             "summary": page.summary,
-            "tables": [_table_json(table) for table in page.tables],
+            "tables": [_table_json(table) for table in tables],
             "checks": [
-                {**check._asdict(), "passed": bool(check.passed)}
-                for check in page.checks
+                {**dataclasses.asdict(check), "passed": bool(check.passed)}
+                for check in page.find(Check)
             ],
             "costs": costs,
-            "versions": store.versions(),
+            "versions": versions,
             "config": to_json(config),
             "config_hash": digest(config),
         }
     )
-    store.write_text(
-        folder / "table.md", "\n".join(map(markdown_table, results["tables"]))
+    about = f"Experiment {name}, made {now} by unlearn_jax {versions['unlearn_jax']}"
+    provenance = [
+        cost_table("Part", costs),
+        *provenance_blocks(
+            results["config"], {"configuration hash": digest(config), **versions}
+        ),
+    ]
+    whole = dataclasses.replace(
+        page,
+        title=title,
+        about=about,
+        blocks=[*page.blocks, Section("Cost and provenance", provenance)],
     )
-    store.write_text(folder / "report.html", _html(results, page))
-    store.write_text(
-        folder / "results.json", json.dumps(results, indent=1, allow_nan=False)
-    )
+    markdown = "\n".join(render_markdown(table) for table in tables)
+    store.write_text(folder / "table.md", markdown)
+    store.write_text(folder / "report.html", render_html(whole))
+    text = json.dumps(results, indent=1, allow_nan=False)
+    store.write_text(folder / "results.json", text)
     return results
 
 
-def format_cell(cell: Any) -> tuple[str, str]:
-    """A cell of ``results.json`` as its number and its interval.
+def cost_table(name: str, costs: Sequence[Mapping[str, Any]]) -> Table:
+    """Return time and memory of every stage or part.
 
-    >>> format_cell(3), format_cell(None), format_cell(0.00012345), format_cell("yes")
-    (('3', ''), ('–', ''), ('0.000123', ''), ('yes', ''))
-    >>> format_cell({"mean": 50.1234, "std": 1.0, "low": 49.0, "high": 51.256})
-    ('50.12 ± 1.00', '[49.00, 51.26]')
-    >>> format_cell({"mean": 2.7e-6, "std": 6.5e-7, "low": 2.1e-6, "high": 3.4e-6})
-    ('2.7e-06 ± 6.5e-07', '[2.1e-06, 3.4e-06]')
+    Args:
+      name: heading of the first column.
+      costs: name, seconds, compile_seconds, peak_memory_mb and cached of each.
     """
-    if isinstance(cell, Mapping):
-        shown = [
-            cell[key] for key in ("mean", "low", "high") if tables.known(cell[key])
-        ]
-        write = _writer(max(map(abs, shown), default=0.0))
-        spread = f" ± {write(cell['std'])}" if tables.known(cell["std"]) else ""
-        both = tables.known(cell["low"]) and tables.known(cell["high"])
-        ends = f"[{write(cell['low'])}, {write(cell['high'])}]" if both else ""
-        return (
-            write(cell["mean"]) if tables.known(cell["mean"]) else tables.MISSING
-        ) + spread, ends
-    if cell is None:
-        return tables.MISSING, ""
-    if isinstance(cell, float):
-        return (f"{cell:.3g}" if abs(cell) < 1000 else f"{cell:,.0f}"), ""
-    return (
-        f"{cell:,}"
-        if isinstance(cell, int) and not isinstance(cell, bool)
-        else str(cell)
-    ), ""
-
-
-def _writer(largest: float) -> Callable[[float], str]:
-    """How the numbers of a cell are written: three or four figures of the largest, tiny ones with an exponent."""
-    if 0 < largest < 1e-3:
-        return "{:.1e}".format
-    digits = 2 if largest >= 1 or largest == 0 else 2 - math.floor(math.log10(largest))
-    return lambda value: tables.format_number(value, digits)
-
-
-def terminal_text(results: Mapping[str, Any]) -> str:
-    """Summary, tables and checks for a terminal."""
-    lines = [results["summary"], ""]
-    for table in results["tables"]:
-        rows = [
-            [" ".join(filter(None, format_cell(cell))) for cell in row]
-            for row in table["rows"]
-        ]
-        lines += [
-            table["title"],
-            tabulate(
-                rows, headers=table["columns"], tablefmt="simple", disable_numparse=True
-            ),
-            "",
-        ]
-    lines += [
-        f"{'ok  ' if c['passed'] else 'FAIL'}  {c['name']}. {c['detail']}".rstrip()
-        for c in results["checks"]
+    columns = [
+        name,
+        Column("Seconds", digits=1),
+        Column("Compiling", "seconds", "Seconds of compilation among them.", 1),
+        Column("Peak memory", "MB", digits=0),
+        Column("Origin", is_text=True),
     ]
-    return "\n".join(lines)
-
-
-def markdown_table(table: Mapping[str, Any]) -> str:
-    """A table of ``results.json`` for a README."""
-    lines = [f"**{tables.escape_markdown(table['title'])}**", ""]
-    lines += [f"| {' | '.join(map(tables.escape_markdown, table['columns']))} |"]
-    lines += [f"| :--- |{' ---: |' * (len(table['columns']) - 1)}"]
-    for row in table["rows"]:
-        cells = [
-            (tables.escape_markdown(number), interval)
-            for number, interval in map(format_cell, row)
+    rows = [
+        [
+            cost["name"],
+            cost["seconds"],
+            cost["compile_seconds"],
+            cost["peak_memory_mb"],
+            "reused" if cost["cached"] else "computed",
         ]
-        lines.append(
-            f"| {' | '.join(' '.join(filter(None, cell)) for cell in cells)} |"
-        )
-    return "\n".join([*lines, ""])
+        for cost in costs
+    ]
+    return Table("Time and memory", columns, rows)
+
+
+def provenance_blocks(config: Any, facts: Mapping[str, Any]) -> list[Block]:
+    """Return the configuration and the versions, folded.
+
+    Args:
+      config: values for JSON.
+      facts: name and value of each line.
+    """
+    text = json.dumps(config, indent=2, ensure_ascii=False, default=str)
+    columns = ["", Column("", is_text=True)]
+    rows = [[name, str(value)] for name, value in facts.items()]
+    return [
+        Section("Configuration", [Text(text, kind="code")], folded=True),
+        Section("Versions and digests", [Table("", columns, rows)], folded=True),
+    ]
+
+
+def read_page(results: Mapping[str, Any]) -> Page:
+    """Return the tables and the checks that ``results.json`` of an experiment holds."""
+    tables = []
+    for table in results["tables"]:
+        rows = [[_value(cell) for cell in row] for row in table["rows"]]
+        tables.append(Table(table["title"], table["columns"], rows, table["caption"]))
+    checks = [Check(**check) for check in results["checks"]]
+    return Page(results["summary"], [*tables, *checks], results["title"])
 
 
 def _table_json(table: Table) -> dict[str, Any]:
-    if any(len(row) != len(table.columns) for row in table.rows):
-        raise ValueError(
-            f"table {table.title!r}: every row needs {len(table.columns)} cells"
-        )
+    rows = [[_plain(cell.value) for cell in cells] for _, cells in table.body]
     return {
-        **table._asdict(),
-        "rows": [[_plain(cell) for cell in row] for row in table.rows],
+        "title": table.title,
+        "columns": [column.name for column in table.heads],
+        "rows": rows,
+        "caption": table.caption,
     }
 
 
-def _plain(cell: Cell) -> Any:
-    if isinstance(cell, Estimate):
-        return {key: _plain(value) for key, value in cell._asdict().items()}
-    return cell.item() if isinstance(cell, np.generic) else cell
+def _plain(value: Any) -> Any:
+    if isinstance(value, Estimate):
+        return {key: _plain(number) for key, number in value._asdict().items()}
+    return value.item() if isinstance(value, np.generic) else value
 
 
-def _html(results: Mapping[str, Any], page: Page) -> str:
-    shown = [
-        {**table, "rows": [list(map(format_cell, row)) for row in table["rows"]]}
-        for table in results["tables"]
-    ]
-    pictures = [
-        {**picture._asdict(), "svg": to_svg(picture.figure, f"figure{i}", picture.alt)}
-        for i, picture in enumerate(page.pictures)
-    ]
-    template = environment().get_template("experiment.html.j2")
-    config = json.dumps(results["config"], indent=2, ensure_ascii=False)
-    return template.render(
-        results=results, tables=shown, pictures=pictures, config=config
-    )
+def _value(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        numbers: dict[str, Any] = {
+            key: math.nan if v is None else v for key, v in value.items()
+        }
+        return Estimate(**numbers)
+    return value

@@ -17,14 +17,13 @@ import numpy as np
 from tqdm import tqdm
 
 from unlearn_jax import audit, filters
-from unlearn_jax.attacks import Attack, CappedFailures
+from unlearn_jax.attacks import PGD, Attack
 from unlearn_jax.methods import unlearn_sequence
-from unlearn_jax.pipeline.config.resolve import make_attack, make_line_search
-from unlearn_jax.pipeline.config.schema import AttackConfig, to_json
+from unlearn_jax.pipeline.config.schema import to_json
 from unlearn_jax.pipeline.stages.plan import Plan, purpose_key
 from unlearn_jax.pipeline.store import clock, hosts
 from unlearn_jax.pipeline.store import folders as store
-from unlearn_jax.replicas import map_models, mapper
+from unlearn_jax.replicas import map_models
 from unlearn_jax.train import predict, to_float
 from unlearn_jax.types import (
     ApplyFn,
@@ -170,23 +169,23 @@ def attack_parts(plan: Plan, name: str, folder: pathlib.Path) -> Parts:
     return Parts(
         folder / f"{label}{plan.attack_digest(name)[:16]}",
         _sizes(plan, plan.pairs[:, 1]),
-        plan.config.replicas.group,
+        plan.group,
     )
 
 
 def unlearn_parts(plan: Plan, name: str, folder: pathlib.Path) -> Parts:
     """Where a row's unlearned models are, one item per run."""
     path = folder / f"unlearn-{name}-{plan.row_digest(name)[:16]}"
-    return Parts(path, _sizes(plan, plan.runs[:, 1]), plan.config.replicas.group)
+    return Parts(path, _sizes(plan, plan.runs[:, 1]), plan.group)
 
 
 def attack(
     plan: Plan, name: str, folder: pathlib.Path, progress: Progress
 ) -> tuple[Parts, dict[str, float], bool]:
     """Makes the adversarial set of every (original, forget set) by one of the run's attacks."""
-    parts, config = attack_parts(plan, name, folder), plan.attacks[name]
-    seeds, originals = plan.config.replicas.originals, None
-    one = _attacker(plan.model.apply, config)
+    parts, chosen = attack_parts(plan, name, folder), plan.attacks[name]
+    seeds, originals = plan.seeds, None
+    one = _attacker(plan.model.apply, chosen.capped)
 
     def compute(items: list[int]) -> tuple[dict[str, np.ndarray], None]:
         nonlocal originals
@@ -194,16 +193,12 @@ def attack(
         pairs = plan.pairs[items]
         index = np.stack([np.flatnonzero(plan.forget[s]) for s in pairs[:, 1]])
         source = (
-            pairs[:, 0] if config.source == "own" else (pairs[:, 0] + 1) % len(seeds)
+            pairs[:, 0] if chosen.source == "own" else (pairs[:, 0] + 1) % len(seeds)
         )
         keys = jnp.stack(
             [purpose_key("attack", seeds[o], plan.forget_names[s]) for o, s in pairs]
         )
-        how = mapper(
-            plan.config.replicas.mapper,
-            num_models=len(items),
-            devices=plan.config.replicas.devices,
-        )
+        how = plan.mapper(len(items))
         stacked = (keys, take_models(originals, source), jnp.asarray(index))
         result = map_models(how, one, stacked, plan.splits.train)
         return {
@@ -211,19 +206,14 @@ def attack(
         }, None
 
     return parts, *parts.ensure(
-        compute, progress, {"stage": "attack", "config": to_json(config)}
+        compute, progress, {"stage": "attack", "config": to_json(chosen.settings)}
     )
 
 
 def _attacker(
-    apply_fn: ApplyFn, config: AttackConfig
+    apply_fn: ApplyFn, attack: Attack
 ) -> Callable[[Any, Dataset], AttackResult]:
     """Return one adversarial set as a function of arrays."""
-    attack: Attack = make_attack(config)
-    if config.kind == "fast":
-        attack = make_line_search(config)
-    if config.failures:
-        attack = CappedFailures(attack=attack, fraction=config.failures)
 
     def attack_one(
         item: tuple[jax.Array, Variables, jax.Array], train: Dataset
@@ -256,7 +246,7 @@ def compute_unlearned(
     work: list[Work],
     adversarial: Parts | None,
     *,
-    adaptive: AttackConfig | None = None,
+    adaptive: PGD | None = None,
 ) -> Callable[[list[int]], tuple[dict[str, np.ndarray], Variables]]:
     """How :class:`Parts` computes unlearned models and their logits over the pool.
 
@@ -267,7 +257,7 @@ def compute_unlearned(
       adversarial: the adversarial sets, for methods that are given one.
       adaptive: recompute the adversarial set at every request, in this way.
     """
-    seeds, originals = plan.config.replicas.originals, None
+    seeds, originals = plan.seeds, None
     program = lru_cache(partial(_program, plan, factory, adaptive=adaptive))
 
     def compute(items: list[int]) -> tuple[dict[str, np.ndarray], Variables]:
@@ -290,11 +280,7 @@ def compute_unlearned(
             jnp.asarray(plan.forget[runs[:, 1]]),
             jnp.asarray(plan.requests[runs[:, 1]]),
         )
-        how = mapper(
-            plan.config.replicas.mapper,
-            num_models=len(items),
-            devices=plan.config.replicas.devices,
-        )
+        how = plan.mapper(len(items))
         one = program(int(plan.forget[runs[0, 1]].sum()))
         stacked = (keys, take_models(originals, runs[:, 0]), *masks, given, knobs)
         variables, info, logits, steps = map_models(how, one, stacked, plan.pool)
@@ -318,15 +304,14 @@ def _program(
     factory: Callable[..., UnlearnFn],
     num_forget: int,
     *,
-    adaptive: AttackConfig | None,
+    adaptive: PGD | None,
 ) -> Callable[..., Any]:
     """One run as a function of arrays; the same function for all parts, so that they share a compilation."""
     num_train, model, count = (
         len(plan.splits.train.labels),
         plan.model,
-        plan.config.forget.requests,
+        plan.num_requests,
     )
-    attack = make_attack(adaptive) if adaptive else None
 
     def one(
         item: Any, pool: Dataset
@@ -344,7 +329,7 @@ def _program(
             problem,
             requests,
             adaptive=adaptive is not None,
-            attack=attack,
+            attack=adaptive,
         )
         steps = jax.lax.map(lambda now: predict(model.apply, now, pool.images), stacked)
         return jax.tree.map(lambda leaf: leaf[-1], stacked), info, steps[-1], steps
@@ -360,14 +345,17 @@ def unlearn(
     progress: Progress,
 ) -> tuple[Parts, dict[str, float], bool]:
     """Runs one row's method for every run, and evaluates the unlearned models on the pool."""
-    parts, row = unlearn_parts(plan, name, folder), plan.config.rows[name]
+    parts, row = unlearn_parts(plan, name, folder), plan.rows[name]
     work = [Work(run, {}) for run in range(len(plan.runs))]
-    adaptive = plan.attacks[row.get("attack", "")] if row.get("adaptive") else None
+    adaptive = None
+    if row.adaptive:
+        adaptive = plan.attacks[row.attack or ""].attack
+        assert isinstance(adaptive, PGD)
     compute = compute_unlearned(
-        plan, lambda: plan.rows[name], work, adversarial, adaptive=adaptive
+        plan, lambda: row.method, work, adversarial, adaptive=adaptive
     )
     return parts, *parts.ensure(
-        compute, progress, {"stage": "unlearn", "row": name, "config": row}
+        compute, progress, {"stage": "unlearn", "row": name, "config": row.settings}
     )
 
 
@@ -382,7 +370,7 @@ def row_logits(plan: Plan, name: str, parts: Parts) -> list[np.ndarray]:
 
 def filter_outputs(plan: Plan, name: str, logits: list[np.ndarray]) -> list[np.ndarray]:
     """What :func:`row_logits` does, to logits of the plan's runs; those of a model that diverged stay as they are."""
-    chosen = plan.config.rows[name].get("filter")
+    chosen = plan.rows[name].filter
     if chosen is None:
         return logits
     count, found = len(plan.splits.train.labels), []

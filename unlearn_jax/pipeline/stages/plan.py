@@ -15,6 +15,8 @@ from unlearn_jax.data import Splits
 from unlearn_jax.pipeline.config.checks import check_settings
 from unlearn_jax.pipeline.config.resolve import (
     HARD,
+    ResolvedAttack,
+    ResolvedRow,
     attack_config,
     build_model,
     forget_masks,
@@ -24,18 +26,21 @@ from unlearn_jax.pipeline.config.resolve import (
     make_row,
     registered_method,
     request_masks,
+    resolve_attack,
 )
 from unlearn_jax.pipeline.config.schema import (
-    AttackConfig,
+    AuditConfig,
     RunConfig,
     TrainingConfig,
+    TuningConfig,
     digest,
     to_json,
 )
 from unlearn_jax.pipeline.stages.bank import Bank, BankSpec
 from unlearn_jax.pipeline.store.fingerprint import code_digest, model_digest
+from unlearn_jax.replicas import Mapper, mapper
 from unlearn_jax.spectral import clip
-from unlearn_jax.train import LossFn
+from unlearn_jax.train import LossFn, Recipe
 from unlearn_jax.types import Dataset, InputError, Model, UnlearnFn
 
 
@@ -76,6 +81,90 @@ class Plan:
     loss_fn: LossFn | None = None
     avoid: np.ndarray | None = None
 
+    @property
+    def title(self) -> str:
+        """Heading of the report."""
+        return self.config.title
+
+    @cached_property
+    def settings(self) -> Any:
+        """Plain copy of the configuration, as ``config.json`` holds it."""
+        return to_json(self.config)
+
+    @property
+    def settings_digest(self) -> str:
+        """SHA-256 of the configuration."""
+        return digest(self.config)
+
+    @property
+    def audit(self) -> AuditConfig:
+        """Options of the audit."""
+        return self.config.audit
+
+    @property
+    def tuning(self) -> TuningConfig:
+        """Options of the search."""
+        return self.config.tuning
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds of the originals."""
+        return self.config.replicas.originals
+
+    @property
+    def repeats(self) -> int:
+        """Unlearning runs per original and forget set."""
+        return self.config.replicas.repeats
+
+    @property
+    def num_references(self) -> int:
+        """Number of reference models."""
+        return self.config.replicas.references
+
+    @property
+    def num_requests(self) -> int:
+        """Requests in which every forget set is forgotten."""
+        return self.config.forget.requests
+
+    @property
+    def group(self) -> int:
+        """Models trained and stored at a time, at most."""
+        return self.config.replicas.group
+
+    @property
+    def checkpoint_seconds(self) -> float:
+        """Least time between two checkpoints of a training."""
+        return self.config.replicas.checkpoint_seconds
+
+    @property
+    def max_norm(self) -> float | None:
+        """Largest spectral norm of the trained models' layers; None if unbounded."""
+        return self.config.training.max_norm
+
+    @property
+    def is_class(self) -> bool:
+        """Whether whole classes are forgotten."""
+        return self.config.forget.kind == "class"
+
+    @property
+    def is_hard(self) -> bool:
+        """Whether the reference models choose the forget set."""
+        return self.config.forget.kind in HARD
+
+    def mapper(self, num_models: int) -> Mapper:
+        """Return the way to compute many models at once.
+
+        Args:
+          num_models: of one call.
+        """
+        replicas = self.config.replicas
+        return mapper(replicas.mapper, num_models=num_models, devices=replicas.devices)
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """Recipe of the originals' training."""
+        return self.originals.spec.recipe
+
     @cached_property
     def _forget(self) -> tuple[np.ndarray, list[int]]:
         return forget_masks(
@@ -89,6 +178,12 @@ class Plan:
     def forget(self) -> np.ndarray:
         """``[S, N_train]`` bool, the forget sets. Hard ones need the finished bank of references."""
         return self._forget[0]
+
+    @cached_property
+    def forget_pool(self) -> np.ndarray:
+        """``[S, N_pool]`` bool, the forget sets as masks of the pool."""
+        num_test = len(self.pool.labels) - self.forget.shape[1]
+        return np.pad(self.forget, ((0, 0), (0, num_test)))
 
     @property
     def forget_names(self) -> list[int]:
@@ -162,15 +257,28 @@ class Plan:
         return np.unique(self.runs[:, :2], axis=0, return_inverse=True)[1].reshape(-1)
 
     @cached_property
-    def rows(self) -> dict[str, UnlearnFn]:
-        """The methods to run."""
+    def rows(self) -> dict[str, ResolvedRow]:
+        """The rows to run."""
         wanted = self.config.only or tuple(self.config.rows)
         if unknown := [name for name in wanted if name not in self.config.rows]:
             raise InputError(
                 f"only names the unknown row {unknown[0]!r}; rows are"
                 f" {', '.join(self.config.rows)}"
             )
-        return {name: self.make_row(name, self.config.rows[name]) for name in wanted}
+        return {name: self._row(name) for name in wanted}
+
+    def _row(self, name: str) -> ResolvedRow:
+        row = self.config.rows[name]
+        takes_attack = "attack" in values.fields_of(registered_method(row))
+        return ResolvedRow(
+            self.make_row(name, row),
+            row["method"],
+            row.get("label", name),
+            row.get("attack", "") if takes_attack else None,
+            row.get("adaptive", False),
+            row.get("filter"),
+            {k: v for k, v in row.items() if k not in ("label", "method", "search")},
+        )
 
     def make_row(self, name: str, row: dict[str, Any]) -> UnlearnFn:
         """The method of a row, told how its adversarial examples are made."""
@@ -288,20 +396,14 @@ class Plan:
             "references", member, keys, epochs, int(member.sum(1).max(initial=1))
         )
 
-    def attack_of(self, name: str) -> str | None:
-        """Name of the attack whose adversarial set a row is given: of methods with a knob ``attack``; else None."""
-        row = self.config.rows[name]
-        return (
-            row.get("attack", "")
-            if "attack" in values.fields_of(registered_method(row))
-            else None
-        )
-
     @cached_property
-    def attacks(self) -> dict[str, AttackConfig]:
-        """The attacks that the rows need."""
-        wanted = {self.attack_of(name) for name in self.rows} - {None}
-        return {name: attack_config(self.config, name) for name in sorted(wanted)}  # type: ignore[arg-type, type-var]
+    def attacks(self) -> dict[str, ResolvedAttack]:
+        """The attacks that the rows need, by name; the empty name is the run's own."""
+        names = {row.attack for row in self.rows.values() if row.attack is not None}
+        return {
+            name: resolve_attack(attack_config(self.config, name))
+            for name in sorted(names)
+        }
 
     def attack_digest(self, name: str) -> str:
         """Content key of the adversarial sets of one attack."""
@@ -309,7 +411,7 @@ class Plan:
             __version__,
             self.originals.spec.key,
             self._forget_digest(),
-            self.attacks[name],
+            self.attacks[name].settings,
         )
 
     def row_digest(self, name: str) -> str:
@@ -318,18 +420,17 @@ class Plan:
         Args:
           name: of the row.
         """
-        attack = self.attack_of(name)
-        method = self.rows[name]
+        row = self.rows[name]
         return digest(
             __version__,
             self.originals.spec.key,
             self._forget_digest(),
-            self.config.forget.requests,
-            values.to_json(method),
-            code_digest(method),
-            bool(self.config.rows[name].get("adaptive")),
-            None if attack is None else self.attack_digest(attack),
-            self.config.replicas.repeats,
+            self.num_requests,
+            values.to_json(row.method),
+            code_digest(row.method),
+            row.adaptive,
+            None if row.attack is None else self.attack_digest(row.attack),
+            self.repeats,
         )
 
     def _forget_digest(self) -> str:

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Drawing
 from matplotlib.lines import Line2D
 
 from unlearn_jax import audit
-from unlearn_jax.pipeline import Check, Page, Picture, Table
-from unlearn_jax.pipeline.experiment import Cell
+from unlearn_jax.pipeline import Check, Figure, Page, Table
+from unlearn_jax.pipeline.report.blocks import Value
 from unlearn_jax.pipeline.report.figures.style import (
     COLORS,
     INK,
@@ -123,7 +123,7 @@ def outcome_table(found: Found) -> Table:
             found.left((name,)),
             *([] if elsewhere is None else [elsewhere]),
         ]
-        cells: list[Cell] = [estimate(100 * value, found.factors) for value in values]
+        cells: list[Value] = [estimate(100 * value, found.factors) for value in values]
         rows.append(
             [METHODS[name], count, *cells, *([None] if elsewhere is None else [])]
         )
@@ -224,7 +224,7 @@ def correlation_table(found: Found) -> Table:
     )
 
 
-def every_run(found: Found) -> Figure:
+def every_run(found: Found) -> Drawing:
     kinds = [kind for kind in KINDS if (found.kinds == kind).any()]
     figure, panels = small_panels(len(kinds), share=True, height=2.7, columns=3)
     ticks = [0.3, 1, 3, 10]
@@ -287,7 +287,7 @@ def scatter(axes: Axes, found: Found, x: np.ndarray, y: np.ndarray) -> None:
         axes.scatter(x[own], y[own], s=22, color=color, label=KINDS[kind], zorder=3)
 
 
-def foretold(found: Found) -> Figure:
+def foretold(found: Found) -> Drawing:
     goal = 100 * targets(found)["left by the best ascent run"]
     known = predictors(found)
     figure, panels = small_panels(len(known), share="y", height=2.9, columns=2)
@@ -382,7 +382,7 @@ def make_page(config: Config, parts: Mapping[str, Arrays]) -> Page:
         ),
     ]
     pictures = [
-        Picture(
+        Figure(
             "Every run",
             every_run(found),
             f"{found.klom.shape[0] * len(found.method)} dots in {len(set(found.kinds))}"
@@ -393,7 +393,7 @@ def make_page(config: Config, parts: Mapping[str, Arrays]) -> Page:
             " ensemble has. Forgetting well means going down from the gray diamond to"
             " the black square's height without going right.",
         ),
-        Picture(
+        Figure(
             "What should foretell failure",
             foretold(found),
             "Scatter of three cross-influence norms and of doing nothing's KLoM against"
@@ -408,4 +408,4 @@ def make_page(config: Config, parts: Mapping[str, Arrays]) -> Page:
         kind_table(found),
         correlation_table(found),
     ]
-    return Page(summary(found), tables, pictures, checks)
+    return Page(summary(found), [*tables, *pictures, *checks])

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Drawing
 
 from unlearn_jax.contrib import testbeds
 from unlearn_jax.contrib.testbeds import COUNTS, Sizes
-from unlearn_jax.pipeline import Check, Page, Picture, Table
+from unlearn_jax.pipeline import Check, Figure, Page, Table
 from unlearn_jax.pipeline.report.figures.style import COLORS, INK, MUTED, dress
 from unlearn_jax.studies.ascent.theory import (
     NOTED,
@@ -149,8 +149,8 @@ def _lemma_9(size: Sizes) -> str:
     )
 
 
-def grid_figure(grid: Arrays, size: Sizes) -> Figure:
-    figure = Figure(figsize=(9.2, 4.6), layout="constrained")
+def grid_figure(grid: Arrays, size: Sizes) -> Drawing:
+    figure = Drawing(figsize=(9.2, 4.6), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     eps, alpha, shape = (
         grid["eps"],
@@ -190,8 +190,8 @@ def grid_figure(grid: Arrays, size: Sizes) -> Figure:
     return figure
 
 
-def path_figure(paths: Arrays) -> Figure:
-    figure = Figure(figsize=(9.2, 3.9), layout="constrained")
+def path_figure(paths: Arrays) -> Drawing:
+    figure = Drawing(figsize=(9.2, 3.9), layout="constrained")
     axes = figure.add_subplot()
     dress(
         axes, "Distance from the retrained weights during descent-ascent", grid="both"
@@ -221,8 +221,8 @@ def path_figure(paths: Arrays) -> Figure:
     return figure
 
 
-def trap_figure(found: Arrays) -> Figure:
-    figure = Figure(figsize=(9.2, 4.9), layout="constrained")
+def trap_figure(found: Arrays) -> Drawing:
+    figure = Drawing(figsize=(9.2, 4.9), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[1.25, 1])
     dress(left, "The retrained objective, and the ways on it", grid="both")
     levels = [5.1, 5.4, 5.8, 6.3, 7, 8, 9, 9.66, 9.8, 10.2, 11, 12, 13, 14]
@@ -322,7 +322,7 @@ def make_page(config: Config, found: Mapping[str, Arrays]) -> Page:
     )
     ratio = paths["best"][0] / paths["start"][0]
     pictures = [
-        Picture(
+        Figure(
             "Where early stopping helps",
             grid_figure(grid, _size(config)),
             "Two heat maps over correlation and alpha; no stop helps in"
@@ -333,7 +333,7 @@ def make_page(config: Config, found: Mapping[str, Arrays]) -> Page:
             " Dotted: from there to the dashed line both margins end below the"
             f" original's on every sampled example; {_lemma_9(_size(config))}.",
         ),
-        Picture(
+        Figure(
             "Paths",
             path_figure(paths),
             "Distances over steps; best stop over do nothing: "
@@ -344,7 +344,7 @@ def make_page(config: Config, found: Mapping[str, Arrays]) -> Page:
             "Below the dotted line: nearer to the retrained weights than doing"
             " nothing.",
         ),
-        Picture(
+        Figure(
             "The trap",
             trap_figure(toy),
             "Contours of the retrained objective with two minima; fine-tuning after"
@@ -355,7 +355,7 @@ def make_page(config: Config, found: Mapping[str, Arrays]) -> Page:
         ),
     ]
     tables = [stopping_table(paths), order_table(samples), trap_table(toy)]
-    return Page(summary, tables, pictures, _checks(samples, toy))
+    return Page(summary, [*tables, *pictures, *_checks(samples, toy)])
 
 
 def _checks(samples: list[Arrays], toy: Arrays) -> list[Check]:

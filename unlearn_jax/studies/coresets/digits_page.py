@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Drawing
 
 from unlearn_jax import audit
 from unlearn_jax.contrib import coresets
-from unlearn_jax.pipeline import Check, Page, Picture, Table
+from unlearn_jax.pipeline import Check, Figure, Page, Table
 from unlearn_jax.pipeline.report.figures.style import COLORS, INK, MUTED, dress
 from unlearn_jax.studies.coresets.digits import (
     AGAIN,
@@ -278,9 +278,9 @@ def told_apart(
     return estimate(areas, intervals(areas, config.judge_seeds)) if areas else None
 
 
-def curve_figure(config: Config, found: Mapping[str, Arrays]) -> tuple[Figure, str]:
+def curve_figure(config: Config, found: Mapping[str, Arrays]) -> tuple[Drawing, str]:
     """Size against suppression for three orders: kernel models above, networks below, a column per kind of forget set."""
-    figure = Figure(figsize=(9.2, 6.4), layout="constrained")
+    figure = Drawing(figsize=(9.2, 6.4), layout="constrained")
     panels, told = (
         figure.subplots(
             2, len(kinds_of(config)), sharex=True, sharey=True, squeeze=False
@@ -390,7 +390,7 @@ def make_page(config: Config, found: Mapping[str, Arrays]) -> Page:
     gap = float(found["ridge"]["gap"])
     return Page(
         summary=summary(config, found),
-        tables=[
+        blocks=[
             *(
                 network_table(config, found, kind, names)
                 for kind, names in kinds_of(config).items()
@@ -398,9 +398,7 @@ def make_page(config: Config, found: Mapping[str, Arrays]) -> Page:
             membership_table(config, found),
             kernel_table(config, found),
             size_table(config, found),
-        ],
-        pictures=[
-            Picture(
+            Figure(
                 "Size against suppression",
                 figure,
                 alt,
@@ -408,9 +406,7 @@ def make_page(config: Config, found: Mapping[str, Arrays]) -> Page:
                 " the gray band what counts as suppressed; bands and bars are 95 %"
                 " intervals over forget sets and seeds. Random orders are means over"
                 f" {config.random_orders} draws above, one draw below.",
-            )
-        ],
-        checks=[
+            ),
             Check(
                 "Removal from kernel models is exact",
                 gap < 1e-10,

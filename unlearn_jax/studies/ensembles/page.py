@@ -6,11 +6,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Drawing
 
 from unlearn_jax.attacks import risk_gap_bound
 from unlearn_jax.audit import Estimate, run_weights, sample_weights, summarize
-from unlearn_jax.pipeline.experiment import Check, Page, Picture, Table
+from unlearn_jax.pipeline.report.blocks import Check, Figure, Page, Table
 from unlearn_jax.pipeline.report.figures.style import COLORS, INK, MUTED, dress
 from unlearn_jax.studies.ensembles.parts import TERMS, Arrays, EnsembleConfig, terms_of
 
@@ -199,12 +199,9 @@ def make_page(config: EnsembleConfig, found: Mapping[str, Arrays]) -> Page:
     tables = [main, *([paired] if pairs else []), _norms_table(config, found)]
     if "overhead" in found:
         tables.append(_overhead_table(found["overhead"], config))
-    return Page(
-        summary=_words(config, summary, values),
-        tables=tables,
-        pictures=[_heatmaps(config, summary), _curves(config, summary)],
-        checks=_checks(config, found),
-    )
+    figures = [_heatmaps(config, summary), _curves(config, summary)]
+    blocks = [*tables, *figures, *_checks(config, found)]
+    return Page(summary=_words(config, summary, values), blocks=blocks)
 
 
 def _words(
@@ -336,11 +333,11 @@ def _overhead_table(overhead: Arrays, config: EnsembleConfig) -> Table:
     return Table("Cost of a step", columns, rows, caption)
 
 
-def _heatmaps(config: EnsembleConfig, summary: _Summary) -> Picture:
+def _heatmaps(config: EnsembleConfig, summary: _Summary) -> Figure:
     plan, arms, size = config.attack, config.arms, config.num_members
     main, columns = plan.radii.index(plan.main_radius), min(4, len(config.arms))
     lines = math.ceil(len(arms) / columns)
-    figure = Figure(figsize=(9.2, 0.6 + 2.4 * lines), layout="constrained")
+    figure = Drawing(figsize=(9.2, 0.6 + 2.4 * lines), layout="constrained")
     grid, spoken = figure.subplots(lines, columns, squeeze=False).ravel(), []
     for axes in grid[len(arms) :]:
         axes.set_axis_off()
@@ -376,10 +373,10 @@ def _heatmaps(config: EnsembleConfig, summary: _Summary) -> Picture:
         " right on the clean image and the attack on the source succeeds. PGD,"
         f" {plan.main_radius:g}/255."
     )
-    return Picture("Who transfers to whom", figure, "; ".join(spoken), caption)
+    return Figure("Who transfers to whom", figure, "; ".join(spoken), caption)
 
 
-def _curves(config: EnsembleConfig, summary: _Summary) -> Picture:
+def _curves(config: EnsembleConfig, summary: _Summary) -> Figure:
     radii = config.attack.radii
     panels: list[tuple[str, Callable[[int], Metric]]] = [
         ("white-box robust accuracy, %", lambda r: lambda a, w: _white(a, r, w)),
@@ -389,7 +386,7 @@ def _curves(config: EnsembleConfig, summary: _Summary) -> Picture:
             lambda r: lambda a, w: _pairs(a, r, w, "fooled"),
         ),
     ]
-    figure = Figure(figsize=(9.2, 3.6), layout="constrained")
+    figure = Drawing(figsize=(9.2, 3.6), layout="constrained")
     spoken: list[str] = []
     for panel, (axes, (title, at)) in enumerate(
         zip(figure.subplots(1, 3), panels, strict=True)
@@ -439,7 +436,7 @@ def _curves(config: EnsembleConfig, summary: _Summary) -> Picture:
         f" ensemble as a whole. Black-box: PGD on {config.num_surrogates} independent"
         " plain models. The dotted line is the radius of the table."
     )
-    return Picture("At every radius", figure, "; ".join(spoken), caption)
+    return Figure("At every radius", figure, "; ".join(spoken), caption)
 
 
 def _checks(config: EnsembleConfig, found: Mapping[str, Arrays]) -> list[Check]:

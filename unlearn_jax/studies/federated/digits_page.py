@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Drawing
 from matplotlib.lines import Line2D
 
 from unlearn_jax.contrib import federated
-from unlearn_jax.pipeline import Check, Page, Picture, Table
+from unlearn_jax.pipeline import Check, Figure, Page, Table
 from unlearn_jax.pipeline.report.figures.style import (
     COLORS,
     INK,
@@ -204,7 +204,7 @@ STYLE = {
 }
 
 
-def curves(found: Mapping[str, federated.RecoveryRuns]) -> Figure:
+def curves(found: Mapping[str, federated.RecoveryRuns]) -> Drawing:
     """Forget accuracy above, test accuracy below, by round, both minus the retrained model's."""
     shown = [
         name for name in ("dirichlet", "iid", "owner", "half") if name in found
@@ -253,9 +253,9 @@ def curves(found: Mapping[str, federated.RecoveryRuns]) -> Figure:
     return figure
 
 
-def gaps(runs: federated.RecoveryRuns) -> Figure:
+def gaps(runs: federated.RecoveryRuns) -> Drawing:
     """Gap of every client and seed."""
-    figure = Figure(figsize=(9.2, 3.2), layout="constrained")
+    figure = Drawing(figsize=(9.2, 3.2), layout="constrained")
     axes = figure.add_subplot()
     dress(axes, "Forget accuracy minus the retrained model's")
     shown = {"natural": COLORS[0], "special": COLORS[1], "again": INK}
@@ -308,7 +308,7 @@ def make_page(config: Config, parts: Mapping[str, dict[str, np.ndarray]]) -> Pag
             strength_table(found["dirichlet"]),
         ]
     pictures.append(
-        Picture(
+        Figure(
             "Accuracy by round",
             curves(found),
             alt=told(found),
@@ -317,7 +317,7 @@ def make_page(config: Config, parts: Mapping[str, dict[str, np.ndarray]]) -> Pag
     )
     first = "dirichlet" if "dirichlet" in found else config.settings[0]
     pictures.append(
-        Picture(
+        Figure(
             f"How far from the retrained model ({first})",
             gaps(found[first]),
             alt=told({first: found[first]}),
@@ -327,7 +327,7 @@ def make_page(config: Config, parts: Mapping[str, dict[str, np.ndarray]]) -> Pag
             ),
         )
     )
-    return Page(told(found), tables, pictures, checks(found))
+    return Page(told(found), [*tables, *pictures, *checks(found)])
 
 
 HOW = (

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Drawing
 from matplotlib.lines import Line2D
 
 from unlearn_jax.contrib import federated
-from unlearn_jax.pipeline import Check, Page, Picture, Table
+from unlearn_jax.pipeline import Check, Figure, Page, Table
 from unlearn_jax.pipeline.report.figures.style import (
     COLORS,
     INK,
@@ -80,7 +80,7 @@ def methods_table(runs: federated.RecoveryRuns) -> Table:
     return Table("Every client leaves in turn", columns, lines, caption)
 
 
-def curves(runs: federated.RecoveryRuns) -> Figure:
+def curves(runs: federated.RecoveryRuns) -> Drawing:
     """Dice by round on what is forgotten, on unseen images of its style, and on the rest."""
     figure, panels = small_panels(3, share=True, columns=3, height=2.6)
     style = {
@@ -129,11 +129,13 @@ def curves(runs: federated.RecoveryRuns) -> Figure:
     return figure
 
 
-def examples(config: Config, trained: Mapping[str, np.ndarray]) -> Figure:
+def examples(config: Config, trained: Mapping[str, np.ndarray]) -> Drawing:
     """An image of every style, its map, and what the original and the model retrained without the style make of it."""
     near, _ = images(config.num_clients, config.num_images, config.size)
     rows = ("image", "truth", "original", "retrained without")
-    figure = Figure(figsize=(1.5 * config.num_clients + 1.2, 6.0), layout="constrained")
+    figure = Drawing(
+        figsize=(1.5 * config.num_clients + 1.2, 6.0), layout="constrained"
+    )
     panels = figure.subplots(len(rows), config.num_clients, squeeze=False)
     model = network(config.width)
     for client in range(config.num_clients):
@@ -198,13 +200,13 @@ def make_page(config: Config, parts: Mapping[str, dict[str, np.ndarray]]) -> Pag
         ),
     ]
     pictures = [
-        Picture(
+        Figure(
             "Dice by round",
             curves(runs),
             alt=summary,
             caption="Means over runs; natural starts at the original.",
         ),
-        Picture(
+        Figure(
             "Styles",
             examples(config, parts[f"models-{config.seeds[0]}"]),
             alt=(
@@ -217,4 +219,4 @@ def make_page(config: Config, parts: Mapping[str, dict[str, np.ndarray]]) -> Pag
             ),
         ),
     ]
-    return Page(summary, [methods_table(runs)], pictures, checks)
+    return Page(summary, [methods_table(runs), *pictures, *checks])

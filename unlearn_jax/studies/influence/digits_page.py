@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Drawing
 
 from unlearn_jax import audit
-from unlearn_jax.pipeline import Check, Page, Picture, Table
+from unlearn_jax.pipeline import Check, Figure, Page, Table
 from unlearn_jax.pipeline.report.figures.style import COLORS, INK, dress
 from unlearn_jax.studies.influence.digits import Config
 
@@ -92,16 +92,12 @@ def make_page(config: Config, found: Mapping[str, dict[str, np.ndarray]]) -> Pag
         _target_table(config, found),
         _cost_table(config, found),
     ]
-    return Page(
-        summary,
-        tables,
-        [
-            _convex_picture(config, linear, squared),
-            _guard_picture(guards),
-            _cost_picture(config, found),
-        ],
-        checks,
-    )
+    figures = [
+        _convex_picture(config, linear, squared),
+        _guard_picture(guards),
+        _cost_picture(config, found),
+    ]
+    return Page(summary, [*tables, *figures, *checks])
 
 
 def _convex_table(linear, squared) -> Table:
@@ -244,8 +240,8 @@ def _cost_table(config: Config, found) -> Table:
     )
 
 
-def _convex_picture(config: Config, linear, squared) -> Picture:
-    figure = Figure(figsize=(9.2, 3.4), layout="constrained")
+def _convex_picture(config: Config, linear, squared) -> Figure:
+    figure = Drawing(figsize=(9.2, 3.4), layout="constrained")
     axes = figure.add_subplot()
     dress(axes, "Error beside doing nothing", grid="both")
     share, means = 100 * linear["fraction"][0][~squared], []
@@ -275,7 +271,7 @@ def _convex_picture(config: Config, linear, squared) -> Picture:
     alt = "Errors of parameters by share removed: " + ", ".join(
         f"{s:g} %: {m:.3f}" for s, m in zip(share, means[0], strict=True)
     )
-    return Picture(
+    return Figure(
         "Linearized network, cross-entropy",
         figure,
         alt,
@@ -283,8 +279,8 @@ def _convex_picture(config: Config, linear, squared) -> Picture:
     )
 
 
-def _guard_picture(guards) -> Picture:
-    figure = Figure(figsize=(9.2, 3.6), layout="constrained")
+def _guard_picture(guards) -> Figure:
+    figure = Drawing(figsize=(9.2, 3.6), layout="constrained")
     axes = figure.add_subplot()
     dress(axes, "Every run: what the guard says, and what is true", grid="both")
     for color, (name, run) in zip(COLORS, guards.items(), strict=False):
@@ -327,7 +323,7 @@ def _guard_picture(guards) -> Picture:
         "Left of the dashed line, and where the network is stationary too, the guard"
         " trusts the estimate. Dotted: doing nothing."
     )
-    return Picture(
+    return Figure(
         "Networks as they are",
         figure,
         f"Linearizability and error of outputs: {alt}",
@@ -335,8 +331,8 @@ def _guard_picture(guards) -> Picture:
     )
 
 
-def _cost_picture(config: Config, found) -> Picture:
-    figure = Figure(figsize=(9.2, 3.8), layout="constrained")
+def _cost_picture(config: Config, found) -> Figure:
+    figure = Drawing(figsize=(9.2, 3.8), layout="constrained")
     panels = figure.subplots(1, 2)
     removed = np.round(np.array(config.fractions) * config.num_samples)
     for axes, outputs in zip(panels, (1, 10), strict=True):
@@ -394,7 +390,7 @@ def _cost_picture(config: Config, found) -> Picture:
         " networks, whose size does not matter to it. The kernel is computed once, see"
         " the table."
     )
-    return Picture(
+    return Figure(
         "When the dual wins",
         figure,
         f"At the smallest share: {'; '.join(told)}",

@@ -5,15 +5,15 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Drawing
 
 from unlearn_jax import layers
 from unlearn_jax.audit import Estimate, run_weights, summarize
 from unlearn_jax.contrib import diffusion
 from unlearn_jax.pipeline import (
     Check,
+    Figure,
     Page,
-    Picture,
     Table,
 )
 from unlearn_jax.pipeline.report.figures.style import COLORS, INK, MUTED, dress
@@ -221,7 +221,7 @@ def tuning_table(config: Config, found: Mapping[str, Arrays]) -> Table:
     )
 
 
-def grid_picture(config: Config, found: Mapping[str, Arrays], run: int) -> Picture:
+def grid_picture(config: Config, found: Mapping[str, Arrays], run: int) -> Figure:
     """Samples: a line per method."""
     f = int(concepts_of(config)[run])
     lines = []
@@ -244,7 +244,7 @@ def grid_picture(config: Config, found: Mapping[str, Arrays], run: int) -> Pictu
     for i, line in enumerate(lines):
         for start, image in zip(starts, line, strict=True):
             mosaic[i * cell : i * cell + side, start : start + side] = image
-    figure = Figure(figsize=(9.2, 0.4 + 0.3 * len(lines)))
+    figure = Drawing(figsize=(9.2, 0.4 + 0.3 * len(lines)))
     axes = figure.add_axes((0.25, 0.01, 0.74, 0.9))  # room for the names
     axes.imshow(
         mosaic, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest", aspect="equal"
@@ -270,7 +270,7 @@ def grid_picture(config: Config, found: Mapping[str, Arrays], run: int) -> Pictu
         f"{label} {100 * found[name]['forgotten'][run]:.0f}%"
         for name, label in ROWS.items()
     )
-    return Picture(
+    return Figure(
         f"Samples after forgetting {f}",
         figure,
         alt=f"Samples of each model; share of {f} under condition {f}: {rates}",
@@ -281,9 +281,9 @@ def grid_picture(config: Config, found: Mapping[str, Arrays], run: int) -> Pictu
     )
 
 
-def attack_picture(config: Config, found: Mapping[str, Arrays]) -> Picture:
+def attack_picture(config: Config, found: Mapping[str, Arrays]) -> Figure:
     """Re-attack over the radius."""
-    figure = Figure(figsize=(9.2, 4.6), layout="constrained")
+    figure = Drawing(figsize=(9.2, 4.6), layout="constrained")
     axes = figure.add_subplot()
     dress(axes, "Bringing the class back from within the latent space", grid="both")
     place = np.arange(len(config.radii) + 1)
@@ -328,7 +328,7 @@ def attack_picture(config: Config, found: Mapping[str, Arrays]) -> Picture:
         f"{label} {100 * found[name]['attacked'][:, -1].mean():.0f}%"
         for name, label in ROWS.items()
     )
-    return Picture(
+    return Figure(
         "Re-attack",
         figure,
         alt=(
@@ -374,15 +374,13 @@ def make_page(config: Config, found: Mapping[str, Arrays]) -> Page:
     first = float(found["original"]["forgotten"].min())
     return Page(
         summary=summary,
-        tables=[
-            make(config, found)
-            for make in (main_table, gap_table, search_table, tuning_table)
-        ],
-        pictures=[
+        blocks=[
+            *(
+                make(config, found)
+                for make in (main_table, gap_table, search_table, tuning_table)
+            ),
             *(grid_picture(config, found, run) for run in range(len(config.concepts))),
             attack_picture(config, found),
-        ],
-        checks=[
             Check(
                 "the independent classifier can tell",
                 accuracy >= 0.9,

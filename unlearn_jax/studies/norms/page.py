@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Drawing
 from matplotlib.lines import Line2D
 
 from unlearn_jax import audit
 from unlearn_jax.audit import Estimate
-from unlearn_jax.pipeline.experiment import Check, Page, Picture, Table
+from unlearn_jax.pipeline.report.blocks import Check, Figure, Page, Table
 from unlearn_jax.pipeline.report.figures.style import COLORS, INK, MUTED, dress
 from unlearn_jax.studies.norms.parts import ARMS, NormConfig, part_name
 
@@ -27,7 +27,7 @@ def make_page(config: NormConfig, found: Found) -> Page:
     ]
     checks.append(_bounded(found, cases))
     pictures = [
-        Picture(
+        Figure(
             "Norm of every layer at the end",
             _dots(config, found),
             alt=_told(config, found),
@@ -36,7 +36,7 @@ def make_page(config: NormConfig, found: Found) -> Page:
                 " Logarithmic."
             ),
         ),
-        Picture(
+        Figure(
             "Largest norm over training",
             _history(config, found),
             alt=(
@@ -50,9 +50,8 @@ def make_page(config: NormConfig, found: Found) -> Page:
             ),
         ),
     ]
-    return Page(
-        _summary(config, found), _tables(config, found, cases), pictures, checks
-    )
+    blocks = [*_tables(config, found, cases), *pictures, *checks]
+    return Page(_summary(config, found), blocks)
 
 
 def over_seeds(values: np.ndarray) -> Estimate:
@@ -189,8 +188,8 @@ def _bounded(found: Found, cases: list[tuple[str, bool]]) -> Check:
     )
 
 
-def _dots(config: NormConfig, found: Found) -> Figure:
-    figure = Figure(figsize=(9.2, 3.6), layout="constrained")
+def _dots(config: NormConfig, found: Found) -> Drawing:
+    figure = Drawing(figsize=(9.2, 3.6), layout="constrained")
     panels = figure.subplots(1, len(config.batch_norm), sharey=True, squeeze=False)[0]
     names: list[str] = []
     for axes, normed in zip(panels, config.batch_norm, strict=True):
@@ -235,8 +234,8 @@ def _dots(config: NormConfig, found: Found) -> Figure:
     return figure
 
 
-def _history(config: NormConfig, found: Found) -> Figure:
-    figure = Figure(figsize=(9.2, 3.4), layout="constrained")
+def _history(config: NormConfig, found: Found) -> Drawing:
+    figure = Drawing(figsize=(9.2, 3.4), layout="constrained")
     panels = figure.subplots(1, len(config.batch_norm), sharey=True, squeeze=False)[0]
     for axes, normed in zip(panels, config.batch_norm, strict=True):
         dress(axes, "with BatchNorm" if normed else "without BatchNorm", grid="both")

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Drawing
 
 from unlearn_jax.audit import Estimate, run_weights, summarize
 from unlearn_jax.contrib.testbeds import rbm as machines
-from unlearn_jax.pipeline import Check, Page, Picture, Table
+from unlearn_jax.pipeline import Check, Figure, Page, Table
 from unlearn_jax.pipeline.report.figures.style import COLORS, INK, MUTED, dress
 from unlearn_jax.studies.rbm.bars import (
     DILUTED,
@@ -97,9 +97,9 @@ def dilution_table(config: Config, found: Arrays, mask: str) -> Table:
     )
 
 
-def path_picture(config: Config, found: Arrays) -> Picture:
+def path_picture(config: Config, found: Arrays) -> Figure:
     """Distance to the oracle along every path."""
-    figure = Figure(figsize=(9.2, 4.4), layout="constrained")
+    figure = Drawing(figsize=(9.2, 4.4), layout="constrained")
     axes = figure.add_subplot()
     dress(axes, "Distance to the retrained machine, step by step", grid="both")
     names = {
@@ -137,7 +137,7 @@ def path_picture(config: Config, found: Arrays) -> Picture:
         f"{label} {np.median(found[f'path-{name}'][:, -1]):.3g}"
         for name, label in names.items()
     )
-    return Picture(
+    return Figure(
         "Ascent leaves the oracle behind",
         figure,
         alt=(
@@ -153,9 +153,9 @@ def path_picture(config: Config, found: Arrays) -> Picture:
     )
 
 
-def dilution_picture(config: Config, found: Arrays) -> Picture:
+def dilution_picture(config: Config, found: Arrays) -> Figure:
     """Log-likelihood over the share removed."""
-    figure = Figure(figsize=(9.2, 6.2), layout="constrained")
+    figure = Drawing(figsize=(9.2, 6.2), layout="constrained")
     panels = figure.subplots(2, 2, sharex=True, sharey="row")
     for column, (mask, title) in enumerate(MASKS.items()):
         for axes, shown in zip(
@@ -203,7 +203,7 @@ def dilution_picture(config: Config, found: Arrays) -> Picture:
         fontsize=9.5,
     )
     half = int(np.argmin(np.abs(np.asarray(config.shares) - 0.5)))
-    return Picture(
+    return Figure(
         "Diluting before and after training",
         figure,
         alt=(
@@ -216,10 +216,10 @@ def dilution_picture(config: Config, found: Arrays) -> Picture:
     )
 
 
-def states_picture(found: Arrays) -> Picture:
+def states_picture(found: Arrays) -> Figure:
     """The most probable states of the first seed's machines."""
     labels = {"retrained": "retrained (oracle)"} | ROWS
-    figure = Figure(
+    figure = Drawing(
         figsize=(9.2, 6.4)
     )  # by hand: a constrained layout makes room for titles longer than their panels
     panels = figure.subplots(len(SHOWN), TOP)
@@ -242,7 +242,7 @@ def states_picture(found: Arrays) -> Picture:
             labels[name], loc="left", fontsize=9.5, fontweight="bold", color=INK
         )
     worst = np.exp(found["states-ascent-60"][0]).max()
-    return Picture(
+    return Figure(
         "What the machines generate",
         figure,
         alt=(
@@ -347,14 +347,12 @@ def make_page(config: Config, found: Mapping[str, Arrays]) -> Page:
     )
     return Page(
         summary=summary,
-        tables=[
+        blocks=[
             deletion_table(config, forgotten),
             *(dilution_table(config, diluted, mask) for mask in MASKS),
-        ],
-        pictures=[
             path_picture(config, forgotten),
             states_picture(forgotten),
             dilution_picture(config, diluted),
+            *make_checks(config, forgotten, diluted),
         ],
-        checks=make_checks(config, forgotten, diluted),
     )

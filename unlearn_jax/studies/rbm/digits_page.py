@@ -4,10 +4,10 @@ from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.colors import ListedColormap
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Drawing
 
 from unlearn_jax.audit import Estimate, run_weights, summarize
-from unlearn_jax.pipeline import Check, Page, Picture, Table
+from unlearn_jax.pipeline import Check, Figure, Page, Table
 from unlearn_jax.pipeline.report.figures.style import COLORS, INK, MUTED, dress
 from unlearn_jax.studies.rbm.digits import (
     DILUTED,
@@ -153,9 +153,9 @@ def deletion_table(
     )
 
 
-def dilution_picture(config: Config, lines: Arrays, floor: float) -> Picture:
+def dilution_picture(config: Config, lines: Arrays, floor: float) -> Figure:
     """Log-likelihood and confidence over the share removed."""
-    figure = Figure(figsize=(9.2, 6.4), layout="constrained")
+    figure = Drawing(figsize=(9.2, 6.4), layout="constrained")
     panels = figure.subplots(2, 2, sharex=True, sharey="row")
     for column, (mask, title) in enumerate(MASKS.items()):
         for k, axes in enumerate(panels[:, column]):
@@ -199,7 +199,7 @@ def dilution_picture(config: Config, lines: Arrays, floor: float) -> Picture:
         f" {lines['random-full'][:, i, 0].mean():.1f}"
         for i, share in enumerate(config.shares)
     )
-    return Picture(
+    return Figure(
         "Diluting before and after training",
         figure,
         alt=(
@@ -215,9 +215,9 @@ def dilution_picture(config: Config, lines: Arrays, floor: float) -> Picture:
 
 def samples_picture(
     title: str, rows: Mapping[str, tuple[np.ndarray, np.ndarray]], caption: str
-) -> Picture:
+) -> Figure:
     """Samples, redrawn by their weights; a row per machine."""
-    figure = Figure(figsize=(9.2, 0.3 + 0.78 * len(rows)), layout="constrained")
+    figure = Drawing(figsize=(9.2, 0.3 + 0.78 * len(rows)), layout="constrained")
     panels = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
     rng = np.random.default_rng(0)
     for axes, (label, (samples, weights)) in zip(panels, rows.items(), strict=True):
@@ -236,7 +236,7 @@ def samples_picture(
         )
         axes.set_axis_off()
         axes.set_title(label, loc="left", fontsize=9, color=INK, pad=2)
-    return Picture(
+    return Figure(
         title,
         figure,
         alt=f"{PICTURES} samples each of {', '.join(rows)}",
@@ -244,7 +244,7 @@ def samples_picture(
     )
 
 
-def sample_pictures(config: Config, found: Mapping[str, Arrays]) -> list[Picture]:
+def sample_pictures(config: Config, found: Mapping[str, Arrays]) -> list[Figure]:
     """Samples of diluted machines, and of machines that forgot the first digit, of the first seed."""
     seed, digit = config.seeds[0], config.classes[0]
     diluted, forgotten = found[f"diluted-{seed}"], found[f"forgotten-{seed}"]
@@ -354,13 +354,11 @@ def make_page(config: Config, found: Mapping[str, Arrays]) -> Page:
     )
     return Page(
         summary=summary,
-        tables=[
+        blocks=[
             deletion_table(config, found, values),
             *(dilution_table(config, lines, mask, floor) for mask in MASKS),
-        ],
-        pictures=[
             dilution_picture(config, lines, floor),
             *sample_pictures(config, found),
+            *make_checks(config, found, lines, values),
         ],
-        checks=make_checks(config, found, lines, values),
     )

@@ -61,11 +61,8 @@ def make_page(config: Config, found: Found) -> Page:
         f" {float(next(iter(found.values()))['flops']) / 1e9:.4g} GFLOP per image;"
         f" utilization: of the device's peak, unknown where that is. {PUBLISHED}."
     )
-    return Page(
-        " ".join(told),
-        [Table("Reference models", columns, rows, caption)],
-        checks=_checks(config, found),
-    )
+    table = Table("Reference models", columns, rows, caption)
+    return Page(" ".join(told), [table, *_checks(config, found)])
 
 
 def _total(parts: Sequence[Mapping[str, np.ndarray]], name: str) -> float:
