@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from typing import Any
 
 USAGE = """usage: unlearn-jax run PRESET --workdir DIR [--dry-run] [--field.sub=value ...]
+       unlearn-jax export RUN ROW --to DIR [--format FORMAT] [--logits]
+       unlearn-jax audit --logits FILE.npz [--to DIR] [--audit.field=value ...]
        unlearn-jax list
        unlearn-jax doctor
        unlearn-jax prepare {cifar10,cifar100,mnist} --archive FILE --data-dir DIR
@@ -25,6 +27,8 @@ run      trains, attacks, unlearns, audits and reports, or runs another experime
          `unlearn-jax run PRESET --help` shows every field that can be overridden. Several processes share the work if
          each is started with the same command, on the same folders, and --distributed (TPU pods, SLURM), or
          --coordinator=ADDRESS:PORT --num-processes=N --process-id=I.
+export   writes the models of a finished run's row, for Orbax alone to open, with their settings next to them.
+audit    makes the table and the report of models that were trained anywhere, from arrays alone.
 list     shows presets, methods, models and membership signals.
 doctor   prints versions, devices, memory and caches, and checks that this installation computes known numbers.
 prepare  turns an official archive that you have downloaded into a TFDS data set, without TensorFlow.
@@ -83,11 +87,18 @@ def _main(argv: Sequence[str] | None) -> int:
     warnings.showwarning = _warn
     from unlearn_jax.types import InputError, UnlearnError
 
-    commands = {"run": _run, "list": _list, "doctor": _doctor, "prepare": _prepare}
+    commands = {
+        "run": _run,
+        "export": _export,
+        "audit": _audit,
+        "list": _list,
+        "doctor": _doctor,
+        "prepare": _prepare,
+    }
     try:
         if argv[0] not in commands:
             raise InputError(
-                f"unknown command {argv[0]!r}: choose run, list, doctor or prepare"
+                f"unknown command {argv[0]!r}: choose {', '.join(commands)}"
             )
         return commands[argv[0]](argv[1:])
     except UnlearnError as error:
@@ -176,7 +187,14 @@ def configure_jax(switches: Sequence[str] = ()) -> None:
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def _parse(kind: Any, argv: Sequence[str], prog: str, default: Any = None) -> Any:
+def _parse(
+    kind: Any,
+    argv: Sequence[str],
+    prog: str,
+    default: Any = None,
+    *,
+    flags: bool = False,
+) -> Any:
     """Reads a command line with tyro, whose errors become one line.
 
     Raises:
@@ -194,7 +212,7 @@ def _parse(kind: Any, argv: Sequence[str], prog: str, default: Any = None) -> An
                 args=list(argv),
                 prog=prog,
                 **({} if default is None else {"default": default}),
-                config=(tyro.conf.FlagConversionOff,),
+                config=() if flags else (tyro.conf.FlagConversionOff,),
             )
     except SystemExit as stop:
         if not stop.code:
@@ -417,6 +435,66 @@ def _prepare(argv: list[str]) -> int:
 
     archive, data_dir = _parse(arguments, argv[1:], f"unlearn-jax prepare {argv[0]}")
     print(f"prepared: {prepare(argv[0], archive=archive, data_dir=data_dir)}")
+    return 0
+
+
+def _export(argv: list[str]) -> int:
+    """Export the models of a row: ``RUN ROW --to DIR``."""
+    from unlearn_jax import pipeline
+    from unlearn_jax.models import ModelFormat
+    from unlearn_jax.types import InputError
+
+    words = list(itertools.takewhile(lambda word: not word.startswith("-"), argv))
+    if len(words) != 2 and not {"-h", "--help"} & set(argv):
+        raise InputError("export needs a working directory and a row: RUN ROW --to DIR")
+
+    def arguments(
+        to: str, format: ModelFormat = "orbax", logits: bool = False
+    ) -> tuple[str, ModelFormat, bool]:
+        """Write the models of a finished run's row, one for each run.
+
+        Args:
+          to: folder to write to; it must not exist.
+          format: of the models.
+          logits: also write logits.npz, for unlearn-jax audit.
+        """
+        return to, format, logits
+
+    to, format, logits = _parse(
+        arguments, argv[len(words) :], "unlearn-jax export RUN ROW", flags=True
+    )
+    folder = pipeline.open(words[0])[words[1]].export(to, format=format, logits=logits)
+    print(f"exported: {folder}")
+    return 0
+
+
+def _audit(argv: list[str]) -> int:
+    """Audit models by their logits: ``--logits FILE.npz --to DIR``."""
+    from unlearn_jax import pipeline
+
+    def arguments(
+        logits: str,
+        to: str | None = None,
+        title: str = "Audit of logits",
+        audit: pipeline.AuditConfig = pipeline.AuditConfig(),
+    ) -> tuple[str, str | None, str, pipeline.AuditConfig]:
+        """Audit models by their logits alone.
+
+        Args:
+          logits: the .npz file of arrays: target, labels, train, forget, references,
+            member, and optionally original, retrained, retrained_again.
+          to: folder for report, tables and results; only the table is shown without.
+          title: heading of the report.
+          audit: options of the audit.
+        """
+        return logits, to, title, audit
+
+    logits, to, title, config = _parse(arguments, argv, "unlearn-jax audit")
+    arrays = pipeline.AuditArrays.load(logits)
+    result = pipeline.audit_arrays(arrays, config, title=title, folder=to)
+    _print_result(result)
+    if to is not None:
+        print(f"\nreport: {pathlib.Path(to) / 'report.html'}")
     return 0
 
 

@@ -1,5 +1,6 @@
 """Audit of models by their logits alone: the table and the report of a run."""
 
+import dataclasses
 import datetime
 import os
 import pathlib
@@ -8,6 +9,7 @@ import sys
 
 import numpy as np
 
+from unlearn_jax.pipeline._run import publish
 from unlearn_jax.pipeline.arrays import AuditArrays
 from unlearn_jax.pipeline.config.schema import AuditConfig, digest, to_json
 from unlearn_jax.pipeline.measure import records, sections
@@ -48,9 +50,8 @@ def audit_arrays(
     """
     config = config or AuditConfig()
     place = None if folder is None else pathlib.Path(folder).absolute()
-    if place is not None and place.exists():
-        if place.is_file() or any(place.iterdir()):
-            raise InputError(f"{place} is not empty: choose another folder")
+    if place is not None:
+        check_empty(place)
     runs = np.asarray(arrays.runs)
     train = np.asarray(arrays.train)
     num_train = int(train.sum())
@@ -64,7 +65,7 @@ def audit_arrays(
         if getattr(arrays, name) is not None
     }
     logits = {}
-    for name, stacked in {**stacks, **arrays.rows}.items():
+    for name, stacked in {**stacks, **arrays.target}.items():
         logits[name] = [one[order] for one in stacked]
     references = []
     member = np.zeros((0, len(labels)), bool)
@@ -96,7 +97,7 @@ def audit_arrays(
     rows = []
     for row in measured.rows:
         label = LABELS.get(row.key, row.key)
-        rows.append(records.dataclasses.replace(row, label=label))
+        rows.append(dataclasses.replace(row, label=label))
     versions = folders.versions()
     result = records.RunResult(
         title=title,

@@ -46,7 +46,7 @@ class OpenedModels:
     def models(self) -> Variables:
         """Variables of all models, NumPy arrays with a leading axis ``[M, ...]``."""
         tree = self.stored["models"]
-        stacked = Variables(tree["params"], tree.get("state", {}))
+        stacked = Variables(tree["params"], tree.get("state") or {})
         return self._chosen(stacked)
 
     @property
