@@ -238,8 +238,6 @@ def _parse(
 def _run(argv: list[str]) -> int:
     from unlearn_jax import pipeline
     from unlearn_jax.pipeline import presets
-    from unlearn_jax.pipeline.report.plain import plain_results
-    from unlearn_jax.pipeline.report.tables import terminal_table
     from unlearn_jax.pipeline.store import hosts
     from unlearn_jax.pipeline.study import with_bank
     from unlearn_jax.types import InputError
@@ -287,12 +285,20 @@ def _run(argv: list[str]) -> int:
     # The first of several processes reports.
     if result is None:
         return 0
+    _print_result(result)
+    print(f"\nreport: {pathlib.Path(workdir) / 'report.html'}")
+    return 0
+
+
+def _print_result(result: Any) -> None:
+    """Print the table and the checks of a run."""
+    from unlearn_jax.pipeline.report.plain import plain_results
+    from unlearn_jax.pipeline.report.tables import terminal_table
+
     print(terminal_table(plain_results(result)))
     for check in result.checks:
         status = "ok  " if check.passed else "FAIL"
         print(f"{status}  {check.name}. {check.detail}")
-    print(f"\nreport: {pathlib.Path(workdir) / 'report.html'}")
-    return 0
 
 
 def _run_experiment(
@@ -472,11 +478,13 @@ def _audit(argv: list[str]) -> int:
     """Audit models by their logits: ``--logits FILE.npz --to DIR``."""
     from unlearn_jax import pipeline
 
+    defaults = pipeline.AuditConfig()
+
     def arguments(
         logits: str,
         to: str | None = None,
         title: str = "Audit of logits",
-        audit: pipeline.AuditConfig = pipeline.AuditConfig(),
+        audit: pipeline.AuditConfig = defaults,
     ) -> tuple[str, str | None, str, pipeline.AuditConfig]:
         """Audit models by their logits alone.
 

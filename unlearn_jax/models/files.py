@@ -30,7 +30,10 @@ _Read = TypeVar("_Read")
 
 
 def save(
-    path: str | os.PathLike[str], variables: PyTree, *, format: ModelFormat | None = None
+    path: str | os.PathLike[str],
+    variables: PyTree,
+    *,
+    format: ModelFormat | None = None,
 ) -> pathlib.Path:
     """Write a model's variables; a folder or file that exists is refused.
 

@@ -50,8 +50,9 @@ def audit_arrays(
     """
     config = config or AuditConfig()
     place = None if folder is None else pathlib.Path(folder).absolute()
-    if place is not None:
-        check_empty(place)
+    has_files = place is not None and place.is_dir() and any(place.iterdir())
+    if has_files or (place is not None and place.is_file()):
+        raise InputError(f"{place} is not empty: choose another folder")
     runs = np.asarray(arrays.runs)
     train = np.asarray(arrays.train)
     num_train = int(train.sum())
