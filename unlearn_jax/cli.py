@@ -14,11 +14,13 @@ from collections.abc import Sequence
 from typing import Any
 
 USAGE = """usage: unlearn-jax run PRESET --workdir DIR [--dry-run] [--field.sub=value ...]
-       unlearn-jax export RUN ROW --to DIR [--format FORMAT] [--logits]
        unlearn-jax audit --logits FILE.npz [--to DIR] [--audit.field=value ...]
        unlearn-jax list
        unlearn-jax doctor
        unlearn-jax prepare {cifar10,cifar100,mnist} --archive FILE --data-dir DIR
+       unlearn-jax publish RUN [--to NAME.json]
+       unlearn-jax table [--check]
+       unlearn-jax docs --to DIR
        unlearn-jax --debug-nans --debug-keys COMMAND ...
 
 run      trains, attacks, unlearns, audits and reports, or runs another experiment; the same command again goes on where
@@ -27,11 +29,13 @@ run      trains, attacks, unlearns, audits and reports, or runs another experime
          `unlearn-jax run PRESET --help` shows every field that can be overridden. Several processes share the work if
          each is started with the same command, on the same folders, and --distributed (TPU pods, SLURM), or
          --coordinator=ADDRESS:PORT --num-processes=N --process-id=I.
-export   writes the models of a finished run's row, for Orbax alone to open, with their settings next to them.
 audit    makes the table and the report of models that were trained anywhere, from arrays alone.
 list     shows presets, methods, models and membership signals.
 doctor   prints versions, devices, memory and caches, and checks that this installation computes known numbers.
 prepare  turns an official archive that you have downloaded into a TFDS data set, without TensorFlow.
+publish  writes the numbers of a finished run to experiments/results (or to --to), and all pages made of them.
+table    regenerates these pages: experiments/RESULTS.md and the tables of the READMEs; --check only compares.
+docs     renders the API reference from the docstrings; needs the extra `docs`.
 
 --debug-nans stops at the first operation that makes a NaN, --debug-keys at the first random key that is used twice;
 both are slow."""
@@ -89,16 +93,18 @@ def _main(argv: Sequence[str] | None) -> int:
 
     commands = {
         "run": _run,
-        "export": _export,
         "audit": _audit,
         "list": _list,
         "doctor": _doctor,
         "prepare": _prepare,
+        "publish": _publish,
+        "table": _table,
+        "docs": _docs,
     }
     try:
         if argv[0] not in commands:
             raise InputError(
-                f"unknown command {argv[0]!r}: choose {', '.join(commands)}"
+                f"unknown command {argv[0]!r}: choose from {', '.join(commands)}"
             )
         return commands[argv[0]](argv[1:])
     except UnlearnError as error:
@@ -444,36 +450,6 @@ def _prepare(argv: list[str]) -> int:
     return 0
 
 
-def _export(argv: list[str]) -> int:
-    """Export the models of a row: ``RUN ROW --to DIR``."""
-    from unlearn_jax import pipeline
-    from unlearn_jax.models import ModelFormat
-    from unlearn_jax.types import InputError
-
-    words = list(itertools.takewhile(lambda word: not word.startswith("-"), argv))
-    if len(words) != 2 and not {"-h", "--help"} & set(argv):
-        raise InputError("export needs a working directory and a row: RUN ROW --to DIR")
-
-    def arguments(
-        to: str, format: ModelFormat = "orbax", logits: bool = False
-    ) -> tuple[str, ModelFormat, bool]:
-        """Write the models of a finished run's row, one for each run.
-
-        Args:
-          to: folder to write to; it must not exist.
-          format: of the models.
-          logits: also write logits.npz, for unlearn-jax audit.
-        """
-        return to, format, logits
-
-    to, format, logits = _parse(
-        arguments, argv[len(words) :], "unlearn-jax export RUN ROW", flags=True
-    )
-    folder = pipeline.open(words[0])[words[1]].export(to, format=format, logits=logits)
-    print(f"exported: {folder}")
-    return 0
-
-
 def _audit(argv: list[str]) -> int:
     """Audit models by their logits: ``--logits FILE.npz --to DIR``."""
     from unlearn_jax import pipeline
@@ -508,3 +484,53 @@ def _audit(argv: list[str]) -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
+
+
+def _publish(argv: list[str]) -> int:
+    from unlearn_jax.pipeline import publish
+    from unlearn_jax.types import InputError
+
+    if not argv or argv[0].startswith("-"):
+        raise InputError("publish needs the folder of a finished run")
+
+    def arguments(to: str = "") -> str:
+        """Write the numbers of a finished run as a published result.
+
+        Args:
+          to: file to write; experiments/results/PRESET.json if empty.
+        """
+        return to
+
+    to = _parse(arguments, argv[1:], "unlearn-jax publish RUN")
+    path, result = publish.publish(argv[0], to or None)
+    print(f"{path}: write title, claim and reading of {result.name} into it")
+    if path.parent == publish.folder():
+        publish.write_pages()
+    return 0
+
+
+def _table(argv: list[str]) -> int:
+    from unlearn_jax.pipeline import publish
+    from unlearn_jax.types import InputError
+
+    if argv not in ([], ["--check"]):
+        raise InputError(f"table takes --check or nothing, got {argv[0]!r}")
+    stale = publish.write_pages(check=bool(argv))
+    for path in stale:
+        print(f"{path}: {'differs' if argv else 'written'}")
+    return int(bool(argv) and bool(stale))
+
+
+def _docs(argv: list[str]) -> int:
+    from unlearn_jax.pipeline.reference import render_reference
+
+    def arguments(to: str) -> str:
+        """Render the API reference.
+
+        Args:
+          to: folder to write to.
+        """
+        return to
+
+    print(render_reference(_parse(arguments, argv, "unlearn-jax docs")))
+    return 0

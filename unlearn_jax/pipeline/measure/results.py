@@ -88,7 +88,8 @@ def measure_run(
             oracle = margins.pop(RETRAINED)
             klom = sections.klom(pool, margins, oracle)
         if plan.num_requests > 1:
-            requests = sections.request_scores(plan, unlearned)
+            samples = plan_pool(plan, by_class=False)
+            requests = sections.request_scores(plan, samples, unlearned)
         targets = target_distances(plan) if options.targets else None
         norms = sections.norms(plan, unlearned) if options.norms else None
         theory = None
@@ -175,8 +176,13 @@ def measure_run(
     return result, arrays
 
 
-def plan_pool(plan: Plan) -> AuditPool:
-    """Return the pool of a run whose banks are trained."""
+def plan_pool(plan: Plan, *, by_class: bool = True) -> AuditPool:
+    """Return the pool of a run whose banks are trained.
+
+    Args:
+      plan: of the run.
+      by_class: measure forgotten classes as such; False takes their samples one by one.
+    """
     return make_pool(
         plan.audit,
         plan.pool.labels,
@@ -184,7 +190,7 @@ def plan_pool(plan: Plan) -> AuditPool:
         plan.runs,
         plan.references.logits() if plan.num_references else (),
         plan.references.spec.member,
-        oracles=oracle_logits(plan) if plan.is_class else None,
+        oracles=oracle_logits(plan) if by_class and plan.is_class else None,
     )
 
 
@@ -244,10 +250,10 @@ def _about(plan: Plan, row: RowResult, cost: records.RowCost | None) -> RowResul
 
 def _outcomes(parts: Parts) -> dict[str, np.ndarray]:
     """Return radius, distance and status of every sample of an attack, ``[total]``."""
-    return {
-        name: np.concatenate([np.ravel(part) for part in parts.read(name)])
-        for name in ("epsilon", "distance", "status")
-    }
+    outcomes = {}
+    for name in ("epsilon", "distance", "status"):
+        outcomes[name] = np.concatenate([np.ravel(part) for part in parts.read(name)])
+    return outcomes
 
 
 def summarize_attack(
@@ -440,7 +446,8 @@ def make_checks(
     lost = [row.label for row in rows if not row.metrics]
     detail = "no logit of any unlearned model is infinite or NaN"
     if lost:
-        detail = f"not finite in at least one run: {', '.join(lost)}; lower its learning rate"
+        labels = ", ".join(lost)
+        detail = f"not finite in at least one run: {labels}; lower its learning rate"
     name = "every method ends in finite numbers"
     return [*checks, Check(name=name, passed=not lost, detail=detail)]
 
@@ -473,10 +480,9 @@ def _mia_nn_check(pool: AuditPool, rows: Sequence[RowResult]) -> Check:
     The yardstick is the standard deviation of the values about the mean of their own
     forget set, pooled over sets and both rows.
     """
-    first, second = (
-        next(row for row in rows if row.key == key)
-        for key in (RETRAINED, RETRAINED_AGAIN)
-    )
+    by_key = {row.key: row for row in rows}
+    first = by_key[RETRAINED]
+    second = by_key[RETRAINED_AGAIN]
     values = np.array([first.values["mia_nn"], second.values["mia_nn"]])
     assert pool.classes is not None
     squares = []
