@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.small import linear
 
 from unlearn_jax import attacks
 from unlearn_jax.types import AttackResult, InputError, Status
@@ -18,10 +19,6 @@ CURVED = (
     RNG.normal(0, 3, size=(16, 4)).astype("f4"),
     RNG.normal(0, 2, size=(4, 3)).astype("f4"),
 )
-
-
-def linear(weights, images):
-    return images.reshape(len(images), -1) @ weights
 
 
 def curved(pair, images):
