@@ -216,7 +216,7 @@ def test_cap_counts_old_failures_first_and_skips_misclassified_samples():
     result = result._replace(status=status)
     one = attacks.cap_failures(threshold, 0.45, x, y, result, fraction=0.25)
     chex.assert_trees_all_equal(one, result)
-    two = attacks.cap_failures(threshold, 0.55, x, y, result, fraction=0.5)
+    two = attacks.cap_failures(threshold, 0.56, x, y, result, fraction=0.5)
     assert list(two.status) == [
         Status.NOT_FOUND,
         Status.ZERO_GRADIENT,
