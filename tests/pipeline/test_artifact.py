@@ -128,7 +128,9 @@ def test_inputs_come_first_and_name_the_result(tmp_path):
 
 def test_a_dry_run_writes_nothing_and_prices(tmp_path):
     table = runner(tmp_path / "x").plan([squares([], price=50.0)], speed=10.0)
-    assert table.splitlines()[-1].split() == ["squares", "7", "0", "7", "35", "s"]
+    squared, everything = table.splitlines()[-2:]
+    assert squared.split() == ["squares", "7", "0", "7", "35", "s"]
+    assert everything.split() == ["all", "0.6", "min"]
     assert not (tmp_path / "x").exists()
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -23,10 +23,11 @@ from unlearn_jax.pipeline.measure.results import (
     without_nan,
 )
 from unlearn_jax.pipeline.stages import models as stages
-from unlearn_jax.pipeline.stages.bank import Bank
 from unlearn_jax.pipeline.stages.plan import Plan, make_plan
+from unlearn_jax.pipeline.stages.training import Training
 from unlearn_jax.pipeline.store import clock, hosts, locks
 from unlearn_jax.pipeline.store import folders as store
+from unlearn_jax.pipeline.store.artifact import Stored
 from unlearn_jax.train import LossFn
 from unlearn_jax.types import Model
 
@@ -69,7 +70,8 @@ def run(
       DamagedFileWarning: a stored file is not what was written; its folder is moved
         aside and computed anew.
     """
-    place, here = store.Workdir(workdir), hosts.here()
+    place = store.Workdir(workdir)
+    this = hosts.here()
     place.check()
     plan = make_plan(
         config,
@@ -77,28 +79,26 @@ def run(
         splits=splits,
         model=model,
         loss_fn=loss_fn,
+        workdir=place.path,
     )
     tuning.check_tuning(plan)
     locks.make_folder(plan.bank_root)
     with place.locked() as folder:
-        if here.first:
-            store.write_text(
-                folder / "config.json", json.dumps(to_json(config), indent=1)
-            )
-        costs: list[dict[str, Any]] = []
-        _train((plan.originals, plan.references), costs)
-        plan, tuned, shared = _tune(plan, folder, costs)
-        _train((plan.oracles,), costs)
-        adversarial = _attack(plan, folder, costs)
-        unlearned = {}
-        for name in plan.rows:
-            given = adversarial.get(plan.rows[name].attack)
-            unlearned[name], cost, cached = stages.unlearn(
-                plan, name, given, folder, progress_bar
-            )
-            costs.append({"name": f"unlearn: {name}", **cost, "cached": cached})
-        if not here.first:
+        if this.first:
+            text = json.dumps(to_json(config), indent=1)
+            store.write_text(folder / "config.json", text)
+        make = plan.runner.make
+        _train(plan.originals, plan.references)
+        plan, tuned, shared = _tune(plan)
+        _train(plan.oracles)
+        adversarial: dict[str | None, Stored] = dict(_attack(plan))
+        unlearned = {
+            name: make(stages.unlearn(plan, name), f"unlearn: {name}")
+            for name in plan.rows
+        }
+        if not this.first:
             return {}
+        costs = [dataclasses.asdict(cost) for cost in plan.runner.costs]
         with clock.stopwatch() as cost:
             audited, arrays = _audit(plan, unlearned)
             extra, more = sections.make_sections(plan, unlearned, adversarial, arrays)
@@ -113,67 +113,52 @@ def run(
     return results
 
 
-def _train(
-    banks: Iterable[Bank], costs: list[dict[str, Any]], prefix: str = ""
-) -> None:
-    """Trains what banks lack, and notes what it cost."""
-    for bank in (bank for bank in banks if len(bank.spec.member)):
-        cost, cached = bank.ensure(progress_bar)
-        costs.append(
-            {
-                "name": f"{prefix}{bank.spec.name} ({len(bank.spec.member)})",
-                **cost,
-                "cached": cached,
-            }
-        )
+def _train(*trainings: Training, prefix: str = "") -> None:
+    """Train the models that are missing."""
+    for training in trainings:
+        count = len(training.member)
+        if count:
+            label = f"{prefix}{training.name} ({count})"
+            training.runner.make(training.artifact, label)
 
 
-def _attack(
-    plan: Plan, folder: pathlib.Path, costs: list[dict[str, Any]], prefix: str = ""
-) -> dict[str | None, stages.Parts]:
-    """The adversarial sets of all attacks that the rows need."""
-    found: dict[str | None, stages.Parts] = {}
+def _attack(plan: Plan, prefix: str = "") -> Iterator[tuple[str, Stored]]:
+    """Yield the adversarial sets of all attacks that the rows need."""
     for name in plan.attacks:
-        found[name], cost, cached = stages.attack(plan, name, folder, progress_bar)
         label = f"adversarial sets: {name}" if name else "adversarial sets"
-        costs.append({"name": prefix + label, **cost, "cached": cached})
-    return found
+        yield name, plan.runner.make(stages.attack(plan, name), prefix + label)
 
 
-def _tune(
-    plan: Plan, folder: pathlib.Path, costs: list[dict[str, Any]]
-) -> tuple[Plan, dict[str, Any] | None, float | None]:
-    """Chooses the rows' knobs: the plan with the chosen values, all trials, and how many samples were seen twice."""
+def _tune(plan: Plan) -> tuple[Plan, dict[str, Any] | None, float | None]:
+    """Choose the rows' hyperparameters.
+
+    Returns:
+      The plan with the chosen values, all trials, and the fraction of samples that
+      reported forget sets share with those of the search.
+    """
     own = tuning.tuning_plan(plan)
     if own is None:
         return plan, None, None
-    _train((own.originals, own.oracles), costs, "tuning: ")
-    adversarial = _attack(own, folder, costs, "tuning: ")
+    _train(own.originals, own.oracles, prefix="tuning: ")
+    dict(_attack(own, "tuning: "))
     logits = {}
     for name in own.rows:
         if tuning.searches(own.config, name):
-            given = adversarial.get(own.rows[name].attack)
-            logits[name], cost, cached = tuning.tune_row(
-                own, name, given, folder, progress_bar
-            )
-            costs.append({"name": f"tune: {name}", **cost, "cached": cached})
+            logits[name] = tuning.tune_row(own, name, f"tune: {name}")
     with clock.stopwatch() as cost:
         found = tuning.choose(own, logits)
-    costs.append({"name": "tuning: audit", **cost, "cached": False})
+    plan.runner.costs.append(clock.Cost("tuning: audit", **cost))
     rows = dict(plan.config.rows)
     for name, search in found.items():
         if search["chosen"] is not None:
             rows[name] = {**rows[name], **search["trials"][search["chosen"]]["knobs"]}
+    config = dataclasses.replace(plan.config, rows=rows)
     shared = tuning.shared_samples(plan, own)
-    return (
-        dataclasses.replace(plan, config=dataclasses.replace(plan.config, rows=rows)),
-        found,
-        shared,
-    )
+    return dataclasses.replace(plan, config=config), found, shared
 
 
 def _audit(
-    plan: Plan, unlearned: dict[str, stages.Parts]
+    plan: Plan, unlearned: dict[str, Stored]
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Measures every row: ``{row: {metric: estimate}}`` and the arrays of the plots."""
     config, kind = plan.config.audit, measures.measures_of(plan.config)
@@ -184,8 +169,8 @@ def _audit(
         "retrained": retrained,
         "retrained_again": again,
         **{
-            name: stages.row_logits(plan, name, parts)
-            for name, parts in unlearned.items()
+            name: stages.row_logits(plan, name, stored)
+            for name, stored in unlearned.items()
         },
     }
     rows, arrays = {}, {"forget": plan.forget[plan.runs[:, 1]], **kind.about(pool)}

@@ -58,7 +58,7 @@ def _shared(plan: Plan) -> tuple[Any, ...]:
         plan.forget[plan.runs[:, 1]],
         plan.runs,
         plan.references.logits() if plan.config.replicas.references else (),
-        plan.references.spec.member,
+        plan.references.member,
     )
 
 

@@ -16,15 +16,15 @@ from unlearn_jax.pipeline.config.resolve import HARD, ResolvedAttack
 from unlearn_jax.pipeline.config.schema import RunConfig, digest, to_json
 from unlearn_jax.pipeline.measure import kinds as measures
 from unlearn_jax.pipeline.measure.classes import FEWEST
-from unlearn_jax.pipeline.stages import models as stages
 from unlearn_jax.pipeline.stages.plan import Plan
 from unlearn_jax.pipeline.store import folders as store
+from unlearn_jax.pipeline.store.artifact import Stored
 from unlearn_jax.train import steps_per_epoch
 from unlearn_jax.types import AttackResult
 
 
 def attack_arrays(
-    adversarial: Mapping[str | None, stages.Parts],
+    adversarial: Mapping[str | None, Stored],
 ) -> dict[str, np.ndarray]:
     """Radius, distance and status of every sample of the run's own attack, ``[1, total]``; nothing without one."""
     if "" not in adversarial:
@@ -32,15 +32,15 @@ def attack_arrays(
     return _attacked(adversarial[""])
 
 
-def _attacked(parts: stages.Parts) -> dict[str, np.ndarray]:
+def _attacked(parts: Stored) -> dict[str, np.ndarray]:
     names = ("epsilon", "distance", "status")
     return {
-        name: np.concatenate([np.ravel(part) for part in parts.read(name)])[None]
+        name: np.concatenate([np.ravel(part) for part in parts.each(name)])[None]
         for name in names
     }
 
 
-def _attack_summary(norm: str, parts: stages.Parts) -> dict[str, Any]:
+def _attack_summary(norm: str, parts: Stored) -> dict[str, Any]:
     arrays = _attacked(parts)
     empty = np.zeros(0)
     fields = (empty, empty, arrays["epsilon"], arrays["distance"], arrays["status"])
@@ -104,13 +104,13 @@ def without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _attack_gradients(chosen: ResolvedAttack, parts: stages.Parts) -> float:
+def _attack_gradients(chosen: ResolvedAttack, parts: Stored) -> float:
     """Gradients that one adversarial set takes, at most: every radius up to the last one in full."""
     if isinstance(chosen.attack, LineSearch):
-        return float(np.mean([len(epsilon) for epsilon in parts.read("epsilon")]))
+        return float(np.mean([len(epsilon) for epsilon in parts.each("epsilon")]))
     tried = [
         np.log2(np.maximum(epsilon, chosen.epsilon_init) / chosen.epsilon_init) + 1
-        for epsilon in parts.read("epsilon")
+        for epsilon in parts.each("epsilon")
     ]
     return float(
         np.mean([chosen.attack.num_steps * np.ceil(radii).sum() for radii in tried])
@@ -120,8 +120,8 @@ def _attack_gradients(chosen: ResolvedAttack, parts: stages.Parts) -> float:
 def _costs(
     plan: Plan,
     stage_costs: list[dict[str, Any]],
-    unlearned: Mapping[str, stages.Parts],
-    adversarial: Mapping[str | None, stages.Parts],
+    unlearned: Mapping[str, Stored],
+    adversarial: Mapping[str | None, Stored],
 ) -> dict[str, dict[str, Any]]:
     """Per model: gradients of single samples and seconds without compilation, and their share of a retraining's."""
     by_name = {cost["name"].split(" (")[0]: cost for cost in stage_costs}
@@ -131,9 +131,9 @@ def _costs(
         else 0.0
     )
     retrain = steady("retrained") / (2 * len(plan.pairs))
-    recipe = plan.oracles.spec.recipe
+    recipe = plan.oracles.recipe
     epoch = (
-        steps_per_epoch(int(plan.oracles.spec.member.sum(1).max()), recipe.batch_size)
+        steps_per_epoch(int(plan.oracles.member.sum(1).max()), recipe.batch_size)
         * recipe.batch_size
     )
     found = {
@@ -150,7 +150,7 @@ def _costs(
         attack = plan.rows[name].attack
         gradients = float(
             np.mean(
-                [int(np.sum(count)) for count in unlearned[name].read("num_gradients")]
+                [int(np.sum(count)) for count in unlearned[name].each("num_gradients")]
             )
         )
         if attack is not None:
@@ -170,8 +170,8 @@ def _costs(
 def make_results(
     plan: Plan,
     audited: dict[str, Any],
-    unlearned: Mapping[str, stages.Parts],
-    adversarial: Mapping[str | None, stages.Parts],
+    unlearned: Mapping[str, Stored],
+    adversarial: Mapping[str | None, Stored],
     costs: list[dict[str, Any]],
     preset: str,
     folder: pathlib.Path,
@@ -227,7 +227,7 @@ def make_results(
             "references": config.replicas.references,
         },
         "banks": {
-            bank.spec.name: bank.spec.key
+            bank.name: bank.artifact.key
             for bank in (plan.originals, plan.oracles, plan.references)
         },
         "metrics": _metrics(config, present),

@@ -14,13 +14,14 @@ from unlearn_jax.pipeline.measure import samples as measure
 from unlearn_jax.pipeline.measure.targets import target_distances
 from unlearn_jax.pipeline.stages import models as stages
 from unlearn_jax.pipeline.stages.plan import Plan
+from unlearn_jax.pipeline.store.artifact import Stored
 from unlearn_jax.replicas import map_models, mapper
 from unlearn_jax.spectral import spectral_norms
 from unlearn_jax.theory import summarize_terms, theorem_terms
 from unlearn_jax.train import to_float
 from unlearn_jax.types import AttackResult, Dataset, Model, Variables
 
-Unlearned = Mapping[str, stages.Parts]
+Unlearned = Mapping[str, Stored]
 Arrays = Mapping[str, np.ndarray]
 VULNERABLE_FPR = 0.05
 """False positive rate at which a single sample counts as found."""
@@ -30,7 +31,7 @@ _SHOWN = 10
 def make_sections(
     plan: Plan,
     unlearned: Unlearned,
-    adversarial: Mapping[str | None, stages.Parts],
+    adversarial: Mapping[str | None, Stored],
     arrays: Arrays,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """What a run's configuration and design allow to see.
@@ -191,7 +192,7 @@ def _requests(plan: Plan, unlearned: Unlearned) -> dict[str, Any]:
         plan.forget[plan.runs[:, 1]],
         plan.runs,
         plan.references.logits(),
-        plan.references.spec.member,
+        plan.references.member,
     )
     requests = plan.requests[plan.runs[:, 1]]
     requests = np.pad(requests, ((0, 0), (0, 0), (0, len(labels) - requests.shape[2])))
@@ -200,7 +201,7 @@ def _requests(plan: Plan, unlearned: Unlearned) -> dict[str, Any]:
     steps = {
         "original": [np.stack([originals[o]] * count) for o in plan.runs[:, 0]],
         "retrained": [np.stack([oracles[p]] * count) for p in plan.pair_of_run],
-        **{name: parts.read("steps") for name, parts in unlearned.items()},
+        **{name: parts.each("steps") for name, parts in unlearned.items()},
     }
     rows: dict[str, Any] = {}
     for name, runs in steps.items():
@@ -226,7 +227,7 @@ def _requests(plan: Plan, unlearned: Unlearned) -> dict[str, Any]:
 
 
 def _theory(
-    plan: Plan, unlearned: Unlearned, adversarial: Mapping[str | None, stages.Parts]
+    plan: Plan, unlearned: Unlearned, adversarial: Mapping[str | None, Stored]
 ) -> dict[str, Any]:
     """The terms of Theorem 4.1 of every row that is given adversarial examples: means over samples, then over runs."""
     originals, oracles, one = (
@@ -240,7 +241,8 @@ def _theory(
         if attack is None or plan.config.rows[name].get("adaptive"):
             continue
         given, found = adversarial[attack], []
-        for items, variables in parts.variables(originals):
+        for items, content in parts.pieces():
+            variables = content["models"]
             runs, pairs = plan.runs[items], plan.pair_of_run[items]
             index = np.stack([np.flatnonzero(plan.forget[s]) for s in runs[:, 1]])
             stacked = (
@@ -279,7 +281,7 @@ def _norms(plan: Plan, unlearned: Unlearned) -> dict[str, Any]:
         "retrained": [jax.tree.map(lambda leaf: leaf[:count], oracles)],
         "retrained_again": [jax.tree.map(lambda leaf: leaf[count:], oracles)],
         **{
-            name: [stack for _, stack in parts.variables(originals)]
+            name: [content["models"] for _, content in parts.pieces()]
             for name, parts in unlearned.items()
         },
     }
@@ -324,11 +326,9 @@ def _layer_norms(
     return spectral_norms(model.apply, variables, jnp.zeros((1, *shape)))
 
 
-def _in_order(
-    parts: stages.Parts, summary: dict[str, np.ndarray]
-) -> dict[str, np.ndarray]:
+def _in_order(parts: Stored, summary: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Values of the runs in their order; parts hold them in another where forget sets differ in size."""
-    order = np.argsort([item for items in parts.parts for item in items])
+    order = np.argsort([item for items, _ in parts.pieces() for item in items])
     return {key: values[order] for key, values in summary.items()}
 
 

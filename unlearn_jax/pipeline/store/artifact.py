@@ -348,7 +348,8 @@ class Runner:
 
         Args:
           artifact: to be made.
-          label: name of its cost; the artifact's if empty.
+          label: name of its cost, alike for artifacts whose costs add up; the artifact's
+            if empty.
 
         Raises:
           DamagedFileError: a folder cannot be read back as it was written.
@@ -372,7 +373,12 @@ class Runner:
         cached = self._started[path]
         stored = Stored(artifact, path, self._find(artifact), cached=cached)
         self._made[path] = stored
-        self.costs.append(dataclasses.replace(stored.cost, name=label))
+        cost = dataclasses.replace(stored.cost, name=label)
+        if self.costs and self.costs[-1].name == label:
+            last = self.costs.pop()
+            cached = last.cached and cost.cached
+            cost = clock.total([last, cost], label, cached=cached)
+        self.costs.append(cost)
         return stored
 
     def make_all(self, artifacts: Iterable[Artifact]) -> dict[str, Stored]:
@@ -459,12 +465,16 @@ class Runner:
         for artifact in artifacts:
             walk(artifact)
         rows = []
+        total = 0.0
         for artifact in ordered.values():
             count = 1 if artifact.items is None else artifact.items.count
             missing = len(self.missing(artifact))
             seconds = missing * artifact.price / speed if speed else 0.0
+            total += seconds
             about = f"{seconds:.0f} s" if seconds else "-"
             rows.append([artifact.name, count, count - missing, missing, about])
+        if total:
+            rows.append(["all", "", "", "", f"{total / 60:.1f} min"])
         headers = ["artifact", "items", "there", "to do", "about"]
         return tabulate(rows, headers=headers, tablefmt="simple")
 

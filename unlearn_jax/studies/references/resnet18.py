@@ -22,8 +22,8 @@ from unlearn_jax.pipeline import (
 )
 from unlearn_jax.pipeline.config.resolve import build_model, make_recipe
 from unlearn_jax.pipeline.config.schema import to_json
-from unlearn_jax.pipeline.stages.bank import epochs_per_call
 from unlearn_jax.pipeline.stages.plan import purpose_key
+from unlearn_jax.pipeline.stages.training import epochs_per_call
 from unlearn_jax.pipeline.store.clock import stopwatch
 from unlearn_jax.types import Dataset, InputError, Model
 
