@@ -40,11 +40,14 @@ def sound(folder):
     return store.find_manifest(folder) is not None
 
 
-def stored(folder):
+NUMBERS = np.arange(12.0)
+
+
+def stored(folder, x=NUMBERS):
     """A folder as the stages store them."""
 
     def write(draft):
-        store.save_array(draft / "x.npy", np.arange(12.0))
+        store.save_array(draft / "x.npy", x)
         trees.save_tree(draft / "models", {"w": np.ones((2, 3))})
 
     store.write_folder(
@@ -617,23 +620,15 @@ def test_a_finished_run_that_becomes_read_only_is_left_as_it_is(
 
 def test_the_harness_tells_phases_by_the_stack(survival):
     frame = '  File "/x/unlearn_jax/pipeline/{}", line 12 in {}\n'
-    training = frame.format("bank.py", "_train_group") + frame.format(
-        "bank.py", "ensure"
-    )
+    run = frame.format("_run.py", "_train")
+    training = frame.format("stages/training.py", "_train") + run
     assert survival.phase(training) == "training"
-    assert (
-        survival.phase(frame.format("bank.py", "save") + training) == "checkpoint write"
-    )
-    assert (
-        survival.phase(frame.format("store.py", "write_folder") + training)
-        == "training: group written"
-    )
-    assert (
-        survival.phase(
-            frame.format("run.py", "_publish") + frame.format("run.py", "run")
-        )
-        == "report"
-    )
+    save = frame.format("store/artifact.py", "save")
+    assert survival.phase(save + training) == "checkpoint write"
+    write = frame.format("store/folders.py", "write_folder")
+    assert survival.phase(write + run) == "training: piece written"
+    publish = frame.format("_run.py", "_publish") + frame.format("_run.py", "run")
+    assert survival.phase(publish) == "report"
     assert survival.phase("") == survival.OTHER
 
 
@@ -649,7 +644,7 @@ def test_the_harness_sees_a_difference(survival, tmp_path):
         json.dumps({"x": 1.5, "cost": 4, "rows": [{"cost": 1}]})
     )
     survival.compare(tmp_path / "a", expected)
-    np.save(tmp_path / "a" / "part" / "x.npy", np.nextafter(np.arange(12.0), 99))
+    stored(tmp_path / "a" / "part", np.nextafter(np.arange(12.0), 99))
     with pytest.raises(SystemExit, match="not the result of the uninterrupted run"):
         survival.compare(tmp_path / "a", expected)
     stored(tmp_path / "a" / "part")

@@ -87,22 +87,17 @@ def run(
         if this.first:
             text = json.dumps(to_json(config), indent=1)
             store.write_text(folder / "config.json", text)
-        make = plan.runner.make
         _train(plan.originals, plan.references)
         plan, tuned, shared = _tune(plan)
         _train(plan.oracles)
         adversarial: dict[str | None, Stored] = dict(_attack(plan))
-        unlearned = {
-            name: make(stages.unlearn(plan, name), f"unlearn: {name}")
-            for name in plan.rows
-        }
+        unlearned = dict(_unlearn(plan))
         if not this.first:
             return {}
-        costs = [dataclasses.asdict(cost) for cost in plan.runner.costs]
-        with clock.stopwatch() as cost:
+        with clock.stopwatch("audit") as watch:
             audited, arrays = _audit(plan, unlearned)
             extra, more = sections.make_sections(plan, unlearned, adversarial, arrays)
-        costs.append({"name": "audit", **cost, "cached": False})
+        costs = [dataclasses.asdict(cost) for cost in (*plan.runner.costs, watch.cost)]
         arrays |= more | attack_arrays(adversarial)
         results = make_results(
             plan, audited, unlearned, adversarial, costs, preset, folder, shared
@@ -129,6 +124,12 @@ def _attack(plan: Plan, prefix: str = "") -> Iterator[tuple[str, Stored]]:
         yield name, plan.runner.make(stages.attack(plan, name), prefix + label)
 
 
+def _unlearn(plan: Plan) -> Iterator[tuple[str, Stored]]:
+    """Yield the unlearned models of all rows."""
+    for name in plan.rows:
+        yield name, plan.runner.make(stages.unlearn(plan, name), f"unlearn: {name}")
+
+
 def _tune(plan: Plan) -> tuple[Plan, dict[str, Any] | None, float | None]:
     """Choose the rows' hyperparameters.
 
@@ -145,9 +146,9 @@ def _tune(plan: Plan) -> tuple[Plan, dict[str, Any] | None, float | None]:
     for name in own.rows:
         if tuning.searches(own.config, name):
             logits[name] = tuning.tune_row(own, name, f"tune: {name}")
-    with clock.stopwatch() as cost:
+    with clock.stopwatch("tuning: audit") as watch:
         found = tuning.choose(own, logits)
-    plan.runner.costs.append(clock.Cost("tuning: audit", **cost))
+    plan.runner.costs.append(watch.cost)
     rows = dict(plan.config.rows)
     for name, search in found.items():
         if search["chosen"] is not None:

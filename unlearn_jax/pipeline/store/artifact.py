@@ -16,7 +16,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -63,7 +63,8 @@ class Items:
         return max(map(len, self.groups))
 
 
-class Piece(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Piece:
     """Task of computing some of an artifact's items.
 
     Attributes:
@@ -518,22 +519,22 @@ class Runner:
         folder = self._folder(artifact, items)
         scratch = folder.with_name(f"unfinished-{folder.name}")
         before = spent(scratch)
-        with clock.stopwatch() as cost:
+        with clock.stopwatch() as watch:
             if artifact.items is None:
                 content = artifact.compute(*inputs)
             else:
+
+                def advance(steps: int) -> None:
+                    bar.update(steps * len(items))
+
                 padding = [items[-1]] * (artifact.items.size - len(items))
-                piece = Piece(
-                    items + padding,
-                    len(items),
-                    scratch,
-                    lambda steps: bar.update(steps * len(items)),
-                )
+                piece = Piece(items + padding, len(items), scratch, advance)
                 content = artifact.compute(piece, *inputs)
             content = {name: _to_host(entry) for name, entry in content.items()}
             if artifact.items is not None:
                 content = jax.tree.map(lambda leaf: leaf[: len(items)], content)
-        cost["seconds"] = round(cost["seconds"] + before, 3)
+        seconds = round(watch.cost.seconds + before, 3)
+        cost = dataclasses.replace(watch.cost, seconds=seconds)
 
         def write(draft: pathlib.Path) -> None:
             for name, entry in content.items():
@@ -549,7 +550,7 @@ class Runner:
             "settings": to_json(dict(artifact.settings)),
             "items": items,
             "content": {name: _about(entry) for name, entry in content.items()},
-            "cost": cost,
+            "cost": dataclasses.asdict(cost),
         }
         folders.write_folder(folder, write, manifest)
         shutil.rmtree(scratch, ignore_errors=True)
@@ -593,6 +594,7 @@ def _about(entry: PyTree) -> dict[str, Any]:
     for place, leaf in jax.tree.leaves_with_path(entry):
         name = jax.tree_util.keystr(place)
         checksum.update(f"{name} {leaf.dtype} {leaf.shape}".encode())
-        checksum.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
+        values = np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)
+        checksum.update(values.data)
     dtype = str(entry.dtype) if isinstance(entry, np.ndarray) else "tree"
     return {"dtype": dtype, "sha256": checksum.hexdigest()}

@@ -29,7 +29,7 @@ class _HostArrays(ocp.type_handlers.NumpyHandler):
         values: Sequence[np.ndarray],
         infos: Sequence[ocp.type_handlers.ParamInfo],
         args: Sequence[ocp.SaveArgs] | None = None,
-    ) -> Sequence[ocp.future.Future]:
+    ) -> list[Any]:
         """Write arrays, at once."""
         del args
         writes = map(self._write, values, infos)

@@ -168,7 +168,7 @@ def measure(
     trained_on = len(member) * steps * recipe.batch_size
     keys = jnp.stack([purpose_key("reference", config.seed, m) for m in range(*group)])
     chunk = epochs_per_call(recipe, trained_on)
-    with stopwatch() as cost:
+    with stopwatch() as watch:
         state, losses = replicas.fit_many(
             keys,
             model,
@@ -190,8 +190,8 @@ def measure(
         "member": member,
         "labels": np.asarray(pool.labels),
         "losses": losses[:, -1],
-        "seconds": np.array(cost["seconds"] - cost["compile_seconds"]),
-        "compile_seconds": np.array(cost["compile_seconds"]),
+        "seconds": np.array(watch.cost.seconds - watch.cost.compile_seconds),
+        "compile_seconds": np.array(watch.cost.compile_seconds),
         "devices": np.array(
             used if config.mapper == "split" else min(used, len(member))
         ),
