@@ -280,6 +280,7 @@ class Checkpoints:
             folders.move_aside(
                 folder,
                 f"checkpoint {folder} is truncated or changed, or of another group",
+                self._folder.with_name(f"{self._folder.name}-{folder.name}"),
             )
         return None
 
@@ -410,10 +411,9 @@ class Runner:
         turn = 0 if artifact.items else len(self._started)
         locks.make_folder(path if artifact.items else path.parent)
         missing = self.missing(artifact)
-        self._started[path] = not missing
-        if not missing:
-            return
-        self._set_aside(artifact)
+        is_cached = not missing
+        if missing:
+            self._set_aside(artifact)
         mine = []
         cut = artifact.items or Items(1, 1)
         this = hosts.here()
@@ -424,7 +424,7 @@ class Runner:
         with tqdm(
             total=sum(len(items) for _, items in mine) * cut.steps,
             desc=label,
-            disable=None if self._progress else True,
+            disable=None if self._progress and mine else True,
             leave=False,
             dynamic_ncols=True,
         ) as bar:
@@ -438,6 +438,7 @@ class Runner:
                     if items:
                         self._compute(artifact, items, inputs, bar)
                 bar.update(done - bar.n)
+        self._started[path] = is_cached
 
     def missing(self, artifact: Artifact) -> list[int]:
         """Return the items that are not stored; of an artifact without any, 0."""

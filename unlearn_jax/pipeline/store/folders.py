@@ -164,15 +164,19 @@ def set_aside(folder: pathlib.Path) -> None:
         move_aside(folder, str(error).partition(":")[0])
 
 
-def move_aside(folder: pathlib.Path, reason: str) -> None:
+def move_aside(
+    folder: pathlib.Path, reason: str, place: pathlib.Path | None = None
+) -> None:
     """Rename a folder to ``damaged-NAME-NUMBER``, and warn.
 
     Args:
       folder: to be renamed.
       reason: a sentence without a full stop.
+      place: path whose name is ``NAME``; the folder's own if None.
     """
+    place = place or folder
     number = 0
-    while (target := folder.with_name(f"damaged-{folder.name}-{number}")).exists():
+    while (target := place.with_name(f"damaged-{place.name}-{number}")).exists():
         number += 1
     folder.rename(target)
     warnings.warn(
