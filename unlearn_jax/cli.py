@@ -234,6 +234,7 @@ def _parse(kind: Any, argv: Sequence[str], prog: str, default: Any = None) -> An
 def _run(argv: list[str]) -> int:
     from unlearn_jax import pipeline
     from unlearn_jax.pipeline import presets
+    from unlearn_jax.pipeline.report.plain import plain_results
     from unlearn_jax.pipeline.report.tables import terminal_table
     from unlearn_jax.pipeline.store import hosts
     from unlearn_jax.pipeline.study import with_bank
@@ -273,20 +274,19 @@ def _run(argv: list[str]) -> int:
         print((pathlib.Path(workdir) / "study.md").read_text())
         print(f"report: {pathlib.Path(workdir) / 'study.html'}")
         return 0
-    results = pipeline.run(
+    result = pipeline.run(
         variants[""],
         workdir,
         preset=preset.name,
         **_own_parts(preset.hooks, variants[""]),
     )
-    if not results:  # the first process reports
+    # The first of several processes reports.
+    if result is None:
         return 0
-    print(terminal_table(results))
-    for check in results["checks"]:
-        print(
-            f"{'ok  ' if check['passed'] else 'FAIL'}  {check['name']}."
-            f" {check['detail']}"
-        )
+    print(terminal_table(plain_results(result)))
+    for check in result.checks:
+        status = "ok  " if check.passed else "FAIL"
+        print(f"{status}  {check.name}. {check.detail}")
     print(f"\nreport: {pathlib.Path(workdir) / 'report.html'}")
     return 0
 
