@@ -5,10 +5,8 @@ import json
 import os
 import pathlib
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from unlearn_jax.data import Splits
 from unlearn_jax.pipeline import tuning
@@ -24,11 +22,6 @@ from unlearn_jax.pipeline.store import folders as store
 from unlearn_jax.pipeline.store.artifact import Stored
 from unlearn_jax.train import LossFn
 from unlearn_jax.types import Model
-
-
-def progress_bar(**knobs: Any) -> tqdm:
-    """A tqdm bar on standard error; silent where that is not a terminal."""
-    return tqdm(**knobs, disable=None, leave=False, dynamic_ncols=True)
 
 
 def run(
@@ -99,7 +92,7 @@ def run(
             preset=preset,
             workdir=folder.name,
         )
-        _publish(result, arrays, folder)
+        publish(result, arrays, folder)
     return result
 
 
@@ -147,7 +140,7 @@ def _tune(plan: Plan) -> tuple[Plan, records.Tuning | None]:
     return dataclasses.replace(plan, config=config), found
 
 
-def _publish(
+def publish(
     result: records.RunResult, arrays: dict[str, np.ndarray], folder: pathlib.Path
 ) -> None:
     """Write tables, report and results; the last file says that all are there."""
