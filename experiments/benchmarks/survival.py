@@ -139,7 +139,7 @@ PHASES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("unlearning: written", ("_run.py _unlearn", "folders.py write_folder")),
     ("unlearning", ("_run.py _unlearn",)),
     ("audit", ("results.py measure_run",)),
-    ("report", ("_run.py _publish",)),
+    ("report", ("_run.py publish",)),
     ("artifact written", ("artifact.py _compute", "folders.py write_folder")),
     ("artifact computed", ("artifact.py _compute",)),
     ("artifact checked", ("artifact.py make",)),
