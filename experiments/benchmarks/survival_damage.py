@@ -97,7 +97,7 @@ def damage_finished(
                     raise SystemExit(f"{file}, {how}: not noticed:\n{said}")
                 print(
                     f"ok  {how:14} {kind_of(file, folder):36} named, set aside,"
-                    " computed anew",
+                    " recomputed",
                     flush=True,
                 )
             for file, before in zip(written, spoiled, strict=True):
@@ -105,9 +105,9 @@ def damage_finished(
                     :4
                 ]  # what follows may hold times
                 if file.read_bytes() == before or file.read_bytes()[:4] != first:
-                    raise SystemExit(f"{file}, {how}: not written anew")
+                    raise SystemExit(f"{file}, {how}: not rewritten")
                 print(
-                    f"ok  {how:14} {kind_of(file, folder):36} never read, written anew",
+                    f"ok  {how:14} {kind_of(file, folder):36} never read, rewritten",
                     flush=True,
                 )
             shutil.rmtree(folder)
@@ -128,7 +128,7 @@ def kind_of(file: pathlib.Path, folder: pathlib.Path) -> str:
 def damage_checkpoints(
     case: Case, expected: dict[str, bytes], kinds: Iterable[str] = tuple(DAMAGE)
 ) -> None:
-    """Damages checkpoints of a group under way: training goes on from the one before, or begins anew."""
+    """Damages checkpoints of a group under way: training resumes from the one before, or restarts."""
     under_way = case.root / "under way"
     processes = case.start(under_way)
     wait_until(lambda: len(steps_of(under_way)) > 1, processes)
@@ -188,7 +188,7 @@ def damage_cache(
         compare(case.root / "damaged", expected)
         named = "named" if "unlearn-jax: warning" in said else "silently"
         print(
-            f"ok  {how:14} {'all compiled programs':36} {named} compiled anew",
+            f"ok  {how:14} {'all compiled programs':36} {named} recompiled",
             flush=True,
         )
         for folder in (case.root / "damaged", case.root / "cache"):
@@ -258,7 +258,7 @@ def compare_manifests(folder: pathlib.Path, expected: dict[str, bytes]) -> None:
 
 
 def two_at_once(case: Case, expected: dict[str, bytes]) -> None:
-    """Starts the command while it runs: the second refuses, the first goes on."""
+    """Starts the command while it runs: the second refuses, the first continues."""
     folder = case.root / "twice"
     processes = case.start(folder)
     wait_until(lambda: begun(folder), processes)
