@@ -151,7 +151,7 @@ def _tune(
     adversarial = _attack(own, folder, costs, "tuning: ")
     logits = {}
     for name in own.rows:
-        if tuning.searches(own.config, name):
+        if own.rows[name].space:
             given = adversarial.get(own.rows[name].attack)
             logits[name], cost, cached = tuning.tune_row(
                 own, name, given, folder, progress_bar
@@ -160,16 +160,13 @@ def _tune(
     with clock.stopwatch() as cost:
         found = tuning.choose(own, logits)
     costs.append({"name": "tuning: audit", **cost, "cached": False})
-    rows = dict(plan.config.rows)
+    rows = dict(plan.rows)
     for name, search in found.items():
         if search["chosen"] is not None:
-            rows[name] = {**rows[name], **search["trials"][search["chosen"]]["knobs"]}
+            chosen = search["trials"][search["chosen"]]["knobs"]
+            rows[name] = rows[name].replace(**chosen)
     shared = tuning.shared_samples(plan, own)
-    return (
-        dataclasses.replace(plan, config=dataclasses.replace(plan.config, rows=rows)),
-        found,
-        shared,
-    )
+    return dataclasses.replace(plan, rows=rows), found, shared
 
 
 def _audit(

@@ -88,7 +88,7 @@ class _Ledger:
     def method(
         self, plan: Plan, name: str, label: str, count: int, missing: int
     ) -> None:
-        epochs = plan.config.rows[name].get("num_epochs", 10)
+        epochs = plan.rows[name].settings.get("num_epochs", 10)
         self.add(
             label,
             count,
@@ -128,8 +128,8 @@ def dry_run(
     if own is not None:
         ledger.banks(own.originals, own.oracles, prefix="tuning: ")
         ledger.attacks(own, "tuning: ")
-        for name in (name for name in own.rows if tuning.searches(own.config, name)):
-            trials = len(tuning.make_search(own.config, name).trials) * len(own.runs)
+        for name in (name for name, row in own.rows.items() if row.space):
+            trials = len(tuning.make_search(own, name).trials) * len(own.runs)
             ledger.method(own, name, f"tune: {name}", trials, trials)
     if plan.forget_known:
         ledger.banks(plan.oracles)

@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unlearn_jax import methods, values
-from unlearn_jax.pipeline.config.checks import check_settings
-from unlearn_jax.pipeline.config.resolve import make_row, options_of, registered_method
-from unlearn_jax.pipeline.config.schema import RunConfig, digest
+from unlearn_jax.pipeline.config.resolve import options_of
+from unlearn_jax.pipeline.config.schema import digest
 from unlearn_jax.pipeline.measure import kinds as measures
 from unlearn_jax.pipeline.measure import samples as measure
 from unlearn_jax.pipeline.stages import models as stages
@@ -41,10 +40,13 @@ class Search(NamedTuple):
 
 
 def tuning_plan(plan: Plan) -> Plan | None:
-    """The run to tune on: the same data, network, recipe and references, other originals and forget sets.
+    """Return the run to tune on: other originals and forget sets of the same data.
 
-    Its forget sets share no sample with a reported one where the training set is large
-    enough for that.
+    Network, recipe and references are the same. Its forget sets share no sample with a
+    reported one where the training set is large enough for that.
+
+    Args:
+      plan: of the reported run.
 
     Returns:
       None where nothing is to be tuned.
@@ -53,60 +55,64 @@ def tuning_plan(plan: Plan) -> Plan | None:
       InputError: originals or forget sets that the table reports, or nothing to tune
         on.
     """
-    config, tuning = plan.config, plan.config.tuning
-    if not tuning.trials or not any(searches(config, name) for name in plan.rows):
+    tuning = plan.tuning
+    if not tuning.trials or not any(row.space for row in plan.rows.values()):
         return None
-    if set(tuning.originals) & set(config.replicas.originals) or (
-        config.forget.kind == "random" and set(tuning.seeds) & set(config.forget.seeds)
+    is_random = plan.forgetting.kind == "random"
+    if set(tuning.originals) & set(plan.seeds) or (
+        is_random and set(tuning.seeds) & set(plan.forgetting.seeds)
     ):
         raise InputError(
             "tuning.originals and tuning.seeds must differ from replicas.originals and"
             " forget.seeds: never tune on what is reported"
         )
-    if config.forget.kind == "class":
-        forget = dataclasses.replace(
-            config.forget, classes=_other_classes(plan), requests=1
+    if plan.is_class:
+        forgetting = dataclasses.replace(
+            plan.forgetting, classes=_other_classes(plan), requests=1
         )
     else:
-        known = plan.forget_known and config.forget.kind == "file"
-        count = int(plan.forget.sum(1).max()) if known else config.forget.count
-        forget = dataclasses.replace(
-            config.forget, kind="random", seeds=tuning.seeds, requests=1, count=count
+        is_file = plan.forgetting.kind == "file"
+        count = int(plan.forget.sum(1).max()) if is_file else plan.forgetting.count
+        forgetting = dataclasses.replace(
+            plan.forgetting, kind="random", seeds=tuning.seeds, requests=1, count=count
         )
-    replicas = dataclasses.replace(
-        config.replicas, originals=tuning.originals, repeats=1
+    replicas = dataclasses.replace(plan.replicas, originals=tuning.originals, repeats=1)
+    if len(tuning.originals) == 1 and any(
+        attack.source == "other" for attack in plan.attacks.values()
+    ):
+        raise InputError(
+            "attack.source=other needs two or more originals, of tuning.originals, too"
+        )
+    optional = ("mis", "klom", "theory", "norms", "targets", "lira", "ulira", "mia_nn")
+    audit = dataclasses.replace(
+        plan.audit, num_bootstrap=REPLICATES, **dict.fromkeys(optional, False)
     )
-    quick = dict.fromkeys(
-        ("mis", "klom", "theory", "norms", "targets", "lira", "ulira", "mia_nn"), False
+    config = dataclasses.replace(
+        plan.config, forget=forgetting, replicas=replicas, audit=audit
     )
-    audit = dataclasses.replace(config.audit, num_bootstrap=REPLICATES, **quick)
     own = dataclasses.replace(
         plan,
-        config=dataclasses.replace(
-            config, forget=forget, replicas=replicas, audit=audit
-        ),
+        config=config,
+        forgetting=forgetting,
+        replicas=replicas,
+        audit=audit,
         avoid=plan.forget.any(0) if plan.forget_known else None,
     )
-    check_settings(own.config)
     check_samples(own)
-    _ = own.rows, own.attacks, own.originals, own.oracles  # refuse bad settings now
+    _ = own.originals, own.oracles  # raise on bad settings now
     return own
 
 
 def _other_classes(plan: Plan) -> tuple[int, ...]:
-    """Classes to forget while tuning: none that is reported."""
-    config, tuning = plan.config, plan.config.tuning
-    reported = set(config.forget.classes)
-    wanted = len(reported) if config.forget.together else 2
+    """Return classes to forget while tuning: none that is reported."""
+    reported = set(plan.forgetting.classes)
+    together = plan.forgetting.together
+    wanted = len(reported) if together else 2
     sampled = np.intersect1d(plan.splits.train.labels, plan.splits.test.labels)
-    others = (
-        tuning.classes or tuple(int(c) for c in sampled if c not in reported)[:wanted]
-    )
-    if (
-        set(others) & reported
-        or not others
-        or (config.forget.together and len(others) < wanted)
-    ):
+    others = tuple(int(c) for c in sampled if c not in reported)[:wanted]
+    others = plan.tuning.classes or others
+    is_short = together and len(others) < wanted
+    if set(others) & reported or not others or is_short:
         raise InputError(
             "tuning needs classes that the table does not report: set tuning.classes,"
             " forget fewer, or tuning.trials=0"
@@ -120,69 +126,58 @@ def shared_samples(plan: Plan, own: Plan) -> float:
 
 
 def check_tuning(plan: Plan) -> None:
-    """Refuses a search that cannot work, before anything is trained.
+    """Raise on a search that cannot work, before anything is trained.
+
+    Args:
+      plan: of the reported run.
 
     Raises:
       InputError: see :func:`tuning_plan` and :func:`make_search`.
     """
     if tuning_plan(plan) is not None:
         for name in plan.rows:
-            make_search(plan.config, name)
+            make_search(plan, name)
 
 
-def searches(config: RunConfig, name: str) -> dict[str, Any]:
-    """The search of a row: its own, or its method's, without the knobs that the row gives a value of its own."""
-    row = config.rows[name]
-    space = row.get("search", methods.SPACES.get(row["method"], {}))
-    default = options_of(row, config.training)
-    return {
-        option: levels
-        for option, levels in space.items()
-        if option not in row or row[option] == default.get(option)
-    }
+def make_search(plan: Plan, name: str) -> Search:
+    """Draw a row's trials.
 
-
-def make_search(config: RunConfig, name: str) -> Search:
-    """Draws a row's trials.
+    Args:
+      plan: gives the row and the number of trials.
+      name: of the row.
 
     Raises:
-      InputError: unknown knobs, or values that the method refuses.
+      InputError: unknown hyperparameters, or values that the method refuses.
     """
-    row, space = config.rows[name], searches(config, name)
-    _check_search(config, name, space)
-    try:
-        trials = methods.draw_trials(space, config.tuning.trials)
-    except InputError as error:
-        raise InputError(
-            f"row {name!r}: {error} (tuning.trials is {config.tuning.trials})"
-        ) from error
-    groups: dict[str, tuple[dict[str, Any], list[int]]] = {}
-    for position, trial in enumerate(trials):
-        make_row(name, {**row, **trial}, config.training)  # refuse bad values now
-        static = {
-            knob: value
-            for knob, value in trial.items()
-            if not isinstance(space[knob], dict)
-        }
-        groups.setdefault(json.dumps(static), (static, []))[1].append(position)
-    return Search(trials, list(groups.values()))
-
-
-def _check_search(config: RunConfig, name: str, space: dict[str, Any]) -> None:
-    method = registered_method(config.rows[name])
-    known = values.fields_of(method)
-    for option, levels in space.items():
+    row = plan.rows[name]
+    known = options_of(row.method)
+    for option, levels in row.space.items():
         if option not in known:
-            named = config.rows[name]["method"]
             raise InputError(
                 f"row {name!r} searches {option!r}, which is no hyperparameter of"
-                f" {named!r}"
+                f" {row.name!r}"
             )
-        if isinstance(levels, dict) and not values.is_traceable(method, option):
+        if isinstance(levels, dict) and not values.is_traceable(row.method, option):
             raise InputError(
                 f"row {name!r} searches {option!r} over a range: list choices for it"
                 " instead"
             )
+    try:
+        trials = methods.draw_trials(row.space, plan.tuning.trials)
+    except InputError as error:
+        raise InputError(
+            f"row {name!r}: {error} (tuning.trials is {plan.tuning.trials})"
+        ) from error
+    groups: dict[str, tuple[dict[str, Any], list[int]]] = {}
+    for position, trial in enumerate(trials):
+        row.replace(**trial)  # raises on values that the method refuses
+        static = {
+            option: given
+            for option, given in trial.items()
+            if not isinstance(row.space[option], dict)
+        }
+        groups.setdefault(json.dumps(static), (static, []))[1].append(position)
+    return Search(trials, list(groups.values()))
 
 
 def tune_row(
@@ -205,7 +200,7 @@ def tune_row(
       Logits over the pool of every trial's runs, what it all cost, and whether it was
       there already.
     """
-    search, row = make_search(plan.config, name), plan.config.rows[name]
+    search, row = make_search(plan, name), plan.rows[name]
     num_runs, cost, cached = len(plan.runs), {}, True
     logits: list[list[np.ndarray]] = [[] for _ in search.trials]
     for static, positions in search.groups:
@@ -220,10 +215,9 @@ def tune_row(
             for run in range(num_runs)
         ]
         sizes = [int(plan.forget[plan.runs[item.run, 1]].sum()) for item in work]
-        parts = stages.Parts(
-            folder / f"tune-{name}-{key}", sizes, plan.config.replicas.group
-        )
-        factory = partial(_factory, name, {**row, **static}, plan)
+        parts = stages.Parts(folder / f"tune-{name}-{key}", sizes, plan.group)
+        method = row.replace(**static).method
+        factory = partial(values.replace, method)
         compute = stages.compute_unlearned(plan, factory, work, adversarial)
         spent, there = parts.ensure(
             lambda items, compute=compute: (
@@ -241,10 +235,6 @@ def tune_row(
     return logits, cost, cached
 
 
-def _factory(name: str, row: dict[str, Any], plan: Plan, **traced: Any) -> Any:
-    return plan.make_row(name, {**row, **traced})
-
-
 def choose(
     plan: Plan, logits: dict[str, list[list[np.ndarray]]]
 ) -> dict[str, dict[str, Any]]:
@@ -259,7 +249,7 @@ def choose(
       (knobs, status and metrics), the position ``chosen`` (None if every trial
       diverged), and the Avg Gap of doing ``nothing``.
     """
-    config, kind = plan.config.audit, measures.measures_of(plan.config)
+    config, kind = plan.audit, measures.measures_of(plan.config)
     pool, sides = (
         kind.make_pool(plan),
         measures.oracle_logits(plan),
@@ -277,7 +267,7 @@ def choose(
     ]["avg_gap"]
     found = {}
     for name, rows in logits.items():
-        search, trials = make_search(plan.config, name), []
+        search, trials = make_search(plan, name), []
         for trial, runs in zip(search.trials, rows, strict=True):
             trials.append({"knobs": trial, **_measure_trial(plan, pool, oracle, runs)})
         gaps = np.array(
@@ -287,7 +277,7 @@ def choose(
             ]
         )
         best = int(np.nanargmin(gaps)) if np.isfinite(gaps).any() else None
-        about = {"space": searches(plan.config, name), "sets": plan.forget_names}
+        about = {"space": plan.rows[name].space, "sets": plan.forget_names}
         found[name] = {**about, "trials": trials, "chosen": best, "nothing": idle}
     return found
 
@@ -295,9 +285,9 @@ def choose(
 def _measure_trial(
     plan: Plan, pool: measure.Pool, oracle: Any, runs: list[np.ndarray]
 ) -> dict[str, Any]:
-    config = plan.config.audit
+    config = plan.audit
     if not measure.usable(
-        config, plan.pool.labels, runs, signals=bool(plan.config.replicas.references)
+        config, plan.pool.labels, runs, signals=bool(plan.num_references)
     ):
         return {"status": "diverged", "metrics": {}}
     kind = measures.measures_of(plan.config)

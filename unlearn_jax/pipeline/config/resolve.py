@@ -262,8 +262,8 @@ class ResolvedAttack:
     @property
     def epsilon_init(self) -> float:
         """Smallest radius."""
-        search = getattr(self.attack, "search", self.attack)
-        return getattr(search, "epsilon_init", None) or search.epsilon
+        search: Any = getattr(self.attack, "search", self.attack)
+        return search.epsilon if hasattr(search, "epsilon") else search.epsilon_init
 
 
 def resolve_attack(config: AttackConfig) -> ResolvedAttack:

@@ -254,7 +254,7 @@ def make_pool(
         pairs, claimed = [], np.zeros(len(labels))
         for c in gone if config.mia_nn else ():
             others = _others(gone, c)
-            machine = audit.Discriminator(**config.mia_nn_fields)
+            machine = config.discriminator
             n = audit.nearest_neighbor(
                 models,
                 labels[test],
@@ -448,7 +448,7 @@ def _add_mia_nn(
                     neighbor,
                     own,
                     also_forgotten=_others(gone, own),
-                    discriminator=audit.Discriminator(**config.mia_nn_fields),
+                    discriminator=config.discriminator,
                 )
             score, expected = (
                 _mean(pool, values, pool.peers[run])

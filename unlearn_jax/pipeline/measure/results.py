@@ -13,7 +13,7 @@ import numpy as np
 from unlearn_jax import __version__
 from unlearn_jax.attacks import LineSearch, status_counts
 from unlearn_jax.pipeline.config.resolve import HARD, ResolvedAttack
-from unlearn_jax.pipeline.config.schema import RunConfig, digest, to_json
+from unlearn_jax.pipeline.config.schema import RunConfig
 from unlearn_jax.pipeline.measure import kinds as measures
 from unlearn_jax.pipeline.measure.classes import FEWEST
 from unlearn_jax.pipeline.stages import models as stages
@@ -78,13 +78,9 @@ def _row(
         label, kind, method = fixed[name]
         knobs = {}
     else:
-        row = plan.config.rows[name]
-        label, kind, method = row.get("label", name), "method", row["method"]
-        knobs = {
-            key: value
-            for key, value in row.items()
-            if key not in ("label", "method", "search")
-        }
+        row = plan.rows[name]
+        label, kind, method = row.label, "method", row.name
+        knobs = row.settings
     about = {
         "key": name,
         "label": label,
@@ -207,8 +203,8 @@ def make_results(
             if preset
             else "unlearn_jax.pipeline.run(...)"
         ),
-        "config": to_json(config),
-        "config_hash": digest(config),
+        "config": plan.settings,
+        "config_hash": plan.settings_digest,
         "environment": store.versions(),
         "data": {
             "name": plan.splits.name,
@@ -421,7 +417,7 @@ def _checks(
     sets only: no test sample stands for a whole class, or for the hardest samples.
     """
     lost = [
-        config.rows[name].get("label", name)
+        config.rows[name].label or name
         for name, metrics in audited.items()
         if not metrics
     ]

@@ -237,7 +237,7 @@ def _theory(
     rows = {}
     for name, parts in unlearned.items():
         attack = plan.rows[name].attack
-        if attack is None or plan.config.rows[name].get("adaptive"):
+        if attack is None or plan.rows[name].adaptive:
             continue
         given, found = adversarial[attack], []
         for items, variables in parts.variables(originals):

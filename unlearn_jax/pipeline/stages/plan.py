@@ -81,6 +81,7 @@ class Plan:
         they can.
     """
 
+    config: RunConfig
     title: str
     settings: Any
     splits: Splits
@@ -194,9 +195,7 @@ class Plan:
     @cached_property
     def requests(self) -> np.ndarray:
         """``[S, K, N_train]`` bool: the requests in which each forget set is forgotten."""
-        return request_masks(
-            self.forget, self.forget_names, self.num_requests
-        )
+        return request_masks(self.forget, self.forget_names, self.num_requests)
 
     @property
     def forget_known(self) -> bool:
@@ -326,9 +325,7 @@ class Plan:
         ]
         member = np.concatenate([~self.forget[self.pairs[:, 1]]] * 2)
         count = int(member.sum(1).max())
-        return self._bank(
-            "retrained", member, keys, self.training.num_epochs, count
-        )
+        return self._bank("retrained", member, keys, self.training.num_epochs, count)
 
     @cached_property
     def references(self) -> Bank:
@@ -458,6 +455,7 @@ def make_plan(
         loss_fn = config.training.objective(model)
     rows, attacks = resolve_rows(config)
     plan = Plan(
+        config=config,
         title=config.title,
         settings=to_json(config),
         splits=splits,
