@@ -17,7 +17,7 @@ TINY = """
 '''A tiny run.'''
 from unlearn_jax.pipeline import *
 PRESET = RunConfig(
-    model=ModelConfig(fields={"widths": (8,)}), training=TrainingConfig(num_epochs=2), forget=ForgetConfig(seeds=(1,)),
+    model=ModelConfig(widths=(8,)), training=TrainingConfig(num_epochs=2), forget=ForgetConfig(seeds=(1,)),
     replicas=ReplicasConfig(originals=(0,), references=2), attack=AttackConfig(num_radii=4, num_steps=3),
     audit=AuditConfig(num_bootstrap=10, mis=False),
     rows={"amun": {"method": "amun", "num_epochs": 1}},

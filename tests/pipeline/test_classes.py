@@ -35,7 +35,7 @@ from unlearn_jax.types import InputError
 
 TINY = RunConfig(
     title="tiny classes",
-    model=ModelConfig(name="mlp", fields={"widths": [8]}),
+    model=ModelConfig(name="mlp", widths=[8]),
     training=TrainingConfig(num_epochs=8, batch_size=16, learning_rate=0.1),
     forget=ForgetConfig(kind="class", classes=(1, 3)),
     replicas=ReplicasConfig(originals=(0, 1, 2), references=0),

@@ -606,7 +606,7 @@ def test_keys_depend_on_what_determines_a_bank(splits, tmp_path):
     assert (
         key_with(training=dataclasses.replace(TINY.training, learning_rate=0.2)) != base
     )
-    assert key_with(model=ModelConfig(name="mlp", fields={"widths": [9]})) != base
+    assert key_with(model=ModelConfig(name="mlp", widths=[9])) != base
     assert (
         key_with(replicas=dataclasses.replace(TINY.replicas, reference_seed=1)) != base
     )

@@ -27,7 +27,7 @@ from unlearn_jax.types import AttackResult, Dataset, Status
 
 TINY = RunConfig(
     title="tiny",
-    model=ModelConfig(name="mlp", fields={"widths": [8]}),
+    model=ModelConfig(name="mlp", widths=[8]),
     training=TrainingConfig(num_epochs=6, batch_size=16, learning_rate=0.2),
     forget=ForgetConfig(fraction=0.2, seeds=(1, 2)),
     replicas=ReplicasConfig(originals=(0, 1), references=6),

@@ -29,7 +29,7 @@ from unlearn_jax.types import InputError
 
 TINY = RunConfig(
     title="tiny search",
-    model=ModelConfig(name="mlp", fields={"widths": [8]}),
+    model=ModelConfig(name="mlp", widths=[8]),
     training=TrainingConfig(num_epochs=4, batch_size=16, learning_rate=0.1),
     forget=ForgetConfig(fraction=0.2, seeds=(1,)),
     replicas=ReplicasConfig(originals=(0, 1), references=4),

@@ -197,21 +197,12 @@ def _built(
 
 def _model(config: NormConfig, normed: bool) -> Model:
     splits = _data(config.data)
-    fields = {
-        key: tuple(v) if isinstance(v, list) else v
-        for key, v in config.model.fields.items()
-    }
-    knobs = {
-        **fields,
-        "conv": config.model.conv,
-        "dtype": config.model.dtype,
-        "batch_norm": normed,
-    }
+    options = {**config.model.options(), "batch_norm": normed}
     return _built(
         config.model.name,
         splits.train.images.shape[1:],
         splits.num_classes,
-        tuple(sorted(knobs.items())),
+        tuple(sorted(options.items())),
     )
 
 

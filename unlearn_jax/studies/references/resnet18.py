@@ -16,7 +16,6 @@ from unlearn_jax.pipeline import (
     DataConfig,
     ModelConfig,
     Part,
-    RunConfig,
     TrainingConfig,
     load_data,
 )
@@ -51,14 +50,16 @@ class Config:
     )
     """Images; training and test samples together are the pool that the models' halves are drawn from."""
     model: ModelConfig = dataclasses.field(
-        default_factory=lambda: ModelConfig(
-            name="resnet", fields={"width": 64}, dtype="bfloat16"
-        )
+        default_factory=lambda: ModelConfig(name="resnet", width=64, dtype="bfloat16")
     )
     """The network."""
     training: TrainingConfig = dataclasses.field(
         default_factory=lambda: TrainingConfig(
-            161, 128, 0.1, decay_every=40, augment="crop_flip"
+            num_epochs=161,
+            batch_size=128,
+            learning_rate=0.1,
+            decay_every=40,
+            augment="crop_flip",
         )
     )
     """How they are trained."""
@@ -125,7 +126,7 @@ def _prepare(config: Config) -> tuple[Dataset, Model, train.Recipe, int]:
         np.concatenate([part.labels for part in both]),
     )
     model, half = (
-        build_model(RunConfig(model=config.model), splits),
+        build_model(config.model, splits),
         -(-len(pool.labels) // 2),
     )
     recipe = make_recipe(config.training, half, model, pool.images)
