@@ -62,6 +62,7 @@ def run(preset: str, options: RunOptions, fields: list[str]) -> int:
     from unlearn_jax import pipeline
     from unlearn_jax.pipeline import presets
     from unlearn_jax.pipeline.config.resolve import unfollow
+    from unlearn_jax.pipeline.report.plain import plain_results
     from unlearn_jax.pipeline.report.tables import terminal_table
     from unlearn_jax.pipeline.store import hosts
     from unlearn_jax.pipeline.study import with_bank
@@ -94,13 +95,13 @@ def run(preset: str, options: RunOptions, fields: list[str]) -> int:
             print((workdir / "study.md").read_text())
             print(f"report: {workdir / 'study.html'}")
         return 0
-    results = pipeline.run(variants[""], workdir, preset=found.name, **parts[""])
-    if not results:  # the first process reports
+    result = pipeline.run(variants[""], workdir, preset=found.name, **parts[""])
+    if result is None:  # the first process reports
         return 0
-    print(terminal_table(results))
-    for check in results["checks"]:
-        mark = "ok  " if check["passed"] else "FAIL"
-        print(f"{mark}  {check['name']}. {check['detail']}")
+    print(terminal_table(plain_results(result)))
+    for check in result.checks:
+        status = "ok  " if check.passed else "FAIL"
+        print(f"{status}  {check.name}. {check.detail}")
     print(f"\nreport: {workdir / 'report.html'}")
     return 0
 
@@ -117,14 +118,15 @@ def _run_experiment(
     config = _parse(type(experiment.config), fields, prog, experiment.config)
     if options.workdir is None:
         raise InputError("run needs --workdir DIR, a folder for this run's files")
-    workdir = str(options.workdir)
-    given = {"name": found.name, "config": config}
+    workdir = options.workdir
     if options.dry_run:
-        print(pipeline.dry_run_experiment(experiment, workdir, **given))
+        print(pipeline.dry_run_experiment(experiment, workdir, config=config))
         return 0
-    results = pipeline.run_experiment(experiment, workdir, **given)
+    results = pipeline.run_experiment(
+        experiment, workdir, name=found.name, config=config
+    )
     print(render_terminal(read_page(results)))
-    print(f"\nreport: {options.workdir / 'report.html'}")
+    print(f"\nreport: {workdir / 'report.html'}")
     return 0
 
 
@@ -173,11 +175,56 @@ def prepare(dataset: str, /, *, archive: pathlib.Path, data_dir: pathlib.Path) -
     return 0
 
 
+def publish(run: pathlib.Path, /, *, to: pathlib.Path | None = None) -> int:
+    """Write the numbers of a finished run as a published result, and its pages.
+
+    Args:
+      run: working directory of the run.
+      to: file to write; experiments/results/PRESET.json if None.
+    """
+    from unlearn_jax.pipeline import publish as publishing
+
+    path, result = publishing.publish(run, to)
+    print(f"{path}: write title, claim and reading of {result.name} into it")
+    if path.parent == publishing.folder():
+        publishing.write_pages()
+    return 0
+
+
+def table(*, check: bool = False) -> int:
+    """Write the pages made of published results: RESULTS.md, tables of the READMEs.
+
+    Args:
+      check: compare only; the status is 1 if a page differs.
+    """
+    from unlearn_jax.pipeline import publish as publishing
+
+    stale = publishing.write_pages(check=check)
+    for path in stale:
+        print(f"{path}: {'differs' if check else 'written'}")
+    return int(check and bool(stale))
+
+
+def docs(*, to: pathlib.Path) -> int:
+    """Render the API reference from the docstrings; needs the extra ``docs``.
+
+    Args:
+      to: folder to write to.
+    """
+    from unlearn_jax.pipeline.reference import render_reference
+
+    print(render_reference(to))
+    return 0
+
+
 COMMANDS: dict[str, Callable[..., int]] = {
     "run": run,
     "list": list_presets,
     "doctor": doctor,
     "prepare": prepare,
+    "publish": publish,
+    "table": table,
+    "docs": docs,
 }
 """Commands by name."""
 

@@ -70,13 +70,14 @@ import numpy as np
 
 RUN = '''
 """A small run with all stages."""
+from unlearn_jax.methods import AMUN, FineTune
 from unlearn_jax.pipeline import *
 PRESET = RunConfig(
     title="survival", data=DataConfig(num_train=200, num_test=100), model=ModelConfig(widths=(16,)),
     training=TrainingConfig(num_epochs=4000, batch_size=200, learning_rate=0.05), forget=ForgetConfig(seeds=(1,)),
     replicas=ReplicasConfig(originals=(0, 1), references=4, group=2, checkpoint_seconds=0.0),
     attack=AttackConfig(num_radii=8, num_steps=10), audit=AuditConfig(num_bootstrap=50, mis=False),
-    rows={"finetune": {"method": "finetune", "num_epochs": 3}, "amun": {"method": "amun", "num_epochs": 3}},
+    rows={"finetune": Row(method=FineTune(num_epochs=3)), "amun": Row(method=AMUN(num_epochs=3))},
 )
 '''
 PARTS = '''
@@ -115,7 +116,7 @@ sys.exit(main())
 """The command, with a handler that writes down where the process is; a lost process is noticed after 10 s, not 100."""
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-TIMES = ("created", "command", "stages", "environment", "cost", "costs", "banks")
+TIMES = ("date", "created", "command", "stages", "device", "cost", "costs", "banks")
 """Parts of ``results.json`` that two equal runs may differ in."""
 
 PHASES: tuple[tuple[str, tuple[str, ...]], ...] = (

@@ -8,9 +8,10 @@ import pytest
 from support.runs import TINY
 
 from unlearn_jax import methods, values
-from unlearn_jax.pipeline import run, study
+from unlearn_jax.pipeline import Row, run, study
 from unlearn_jax.pipeline.config import resolve as settings
 from unlearn_jax.pipeline.report import sections as report_sections
+from unlearn_jax.pipeline.report.plain import plain_results
 from unlearn_jax.pipeline.stages.plan import make_plan
 from unlearn_jax.types import InputError
 
@@ -55,8 +56,8 @@ def test_every_trained_model_is_within_its_norms(clipped, splits):
 
 def test_the_report_gives_the_norms_of_every_row(clipped, splits):
     results = clipped[1]
-    shown = results["norms"]["rows"]
-    assert results["norms"]["unfound"] == []
+    shown = results.norms.rows
+    assert results.norms.unfound == ()
     assert list(shown) == [
         "original",
         "retrained",
@@ -68,16 +69,14 @@ def test_the_report_gives_the_norms_of_every_row(clipped, splits):
     expected = true_norms(plan.originals.variables())
     for i, layer in enumerate(shown["original"].values()):
         np.testing.assert_allclose(
-            [layer["mean"], layer["high"]],
+            [layer.mean, layer.high],
             [expected[:, i].mean(), expected[:, i].max()],
             rtol=1e-4,
         )
     assert all(
-        layer["high"] < 1.01 * MAX_NORM
-        for row in shown.values()
-        for layer in row.values()
+        layer.high < 1.01 * MAX_NORM for row in shown.values() for layer in row.values()
     )
-    section = report_sections.norms(results)
+    section = report_sections.norms(plain_results(results))
     assert section["max_norm"] == MAX_NORM
     assert not any(cell["over"] for row in section["rows"] for cell in row["cells"])
     page = (clipped[0] / "report.html").read_text()
@@ -86,10 +85,10 @@ def test_the_report_gives_the_norms_of_every_row(clipped, splits):
 
 
 def test_a_study_compares_radius_transfer_and_norms(clipped):
-    said = study.study_markdown({"clipped": clipped[1]})
+    said = study.study_markdown({"clipped": plain_results(clipped[1])})
     assert "**Largest spectral norm**" in said
     assert "**Distance of the adversarial examples (L2)**" in said
-    delta = clipped[1]["theory"]["rows"]["amun"]["delta"]["mean"]
+    delta = clipped[1].theory.rows["amun"]["delta"].mean
     assert f"{delta:.2f}" in said
 
 
@@ -114,23 +113,25 @@ def test_a_method_keeps_the_norms_it_is_told(name, key, blobs, tiny, tiny_variab
 
 
 def test_rows_follow_the_training_unless_they_say_otherwise():
-    training = CLIPPED.training
-    row = {"method": "finetune"}
-    assert settings.options_of(row, training)["max_norm"] == MAX_NORM
-    assert settings.options_of(row, TINY.training)["max_norm"] is None
-    assert "max_norm" not in CLIPPED.rows["finetune"]
+    rows, _ = settings.resolve_rows(CLIPPED)
+    bound = methods.SpectralBound(max_norm=MAX_NORM, clip_period=3)
+    assert rows["finetune"].method.constraints == (bound,)
+    assert rows["amun"].method.constraints == (bound,)
+    rows, _ = settings.resolve_rows(TINY)
+    assert rows["finetune"].method.constraints == ()
+    assert CLIPPED.rows["finetune"].method.constraints == ()
+    own = methods.constrained(methods.FineTune(), 4.0)
+    config = dataclasses.replace(CLIPPED, rows={"own": Row(method=own)})
+    rows, _ = settings.resolve_rows(config)
+    assert [c.max_norm for c in rows["own"].method.constraints] == [4.0]
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [("max_norm", 0.0), ("max_norm", float("inf")), ("clip_period", 0)],
 )
-def test_unusable_norms_are_refused(field, value, splits, tmp_path):
-    bad = dataclasses.replace(
-        CLIPPED, training=dataclasses.replace(CLIPPED.training, **{field: value})
-    )
+def test_unusable_norms_are_refused(field, value):
     with pytest.raises(InputError, match=field):
-        run(bad, tmp_path / "x", splits=splits)
-    assert not (tmp_path / "x").exists()
+        dataclasses.replace(CLIPPED.training, **{field: value})
     with pytest.raises(InputError, match=field):
         methods.constrained(methods.FineTune(), **{"max_norm": 1.0, field: value})

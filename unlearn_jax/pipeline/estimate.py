@@ -25,7 +25,7 @@ from unlearn_jax.types import Model
 
 def estimate_speed(plan: Plan) -> float:
     """Training samples per second of the references' mapper here, from a few timed steps (compilation left out)."""
-    settings = plan.config.replicas
+    settings = plan.replicas
     spec = (plan.references if settings.references else plan.originals).spec
     models = min(settings.group, len(spec.member), 2 * len(jax.local_devices()))
     how = mapper(settings.mapper, num_models=models, devices=settings.devices)

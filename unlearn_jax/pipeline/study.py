@@ -13,7 +13,9 @@ import jax
 from unlearn_jax.pipeline._run import run
 from unlearn_jax.pipeline.config.resolve import banks_folder
 from unlearn_jax.pipeline.config.schema import RunConfig
+from unlearn_jax.pipeline.measure.records import RunResult
 from unlearn_jax.pipeline.report import tables
+from unlearn_jax.pipeline.report.plain import plain_results
 from unlearn_jax.pipeline.report.tables import (
     Results,
     escape_markdown,
@@ -23,7 +25,6 @@ from unlearn_jax.pipeline.report.tables import (
 )
 from unlearn_jax.pipeline.report.verdict import find_row, place
 from unlearn_jax.pipeline.store import folders as store
-from unlearn_jax.pipeline.store import hosts
 
 _SHOWN = (
     "unlearn_accuracy",
@@ -54,7 +55,7 @@ def run_study(
     *,
     preset: str = "",
     own: Mapping[str, Mapping[str, Any]] | None = None,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, RunResult]:
     """Runs every variant, each in a sub-folder, and puts their tables side by side.
 
     Args:
@@ -66,7 +67,7 @@ def run_study(
         :func:`unlearn_jax.pipeline.run`.
 
     Returns:
-      What every variant's ``results.json`` holds.
+      Every variant's results; nothing in all but the first of several processes.
 
     Raises:
       InputError: as :func:`unlearn_jax.pipeline.run`.
@@ -75,11 +76,13 @@ def run_study(
     with store.Workdir(workdir).locked() as folder:
         for name, config in variants.items():
             own_parts = (own or {}).get(name, {})
-            found[name] = run(
+            result = run(
                 with_bank(config, folder), folder / name, preset=preset, **own_parts
             )
-            if hosts.here().first:
-                write_study(found, folder)
+            if result is not None:
+                found[name] = result
+                pages = {key: plain_results(one) for key, one in found.items()}
+                write_study(pages, folder)
             jax.clear_caches()  # a process can map only so many compiled programs, and the next variant needs others
     return found
 

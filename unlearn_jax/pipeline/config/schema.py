@@ -491,6 +491,11 @@ class Row:
     def __post_init__(self) -> None:
         """Refuse choices that do not fit the method."""
         check_method(self.method)
+        if not isinstance(self.attack, str):
+            raise InputError(
+                f"attack must be the name of one of the run's attacks, got"
+                f" {self.attack!r}"
+            )
         if self.search is not None and not isinstance(self.search, Mapping):
             raise InputError(
                 f"search must map hyperparameters to their values, got {self.search!r}"

@@ -28,7 +28,7 @@ ForgetName = int | str
 RowKind = Literal["original", "oracle", "second_oracle", "method"]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Metric:
     """Column of the table.
 

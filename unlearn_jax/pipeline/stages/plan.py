@@ -81,7 +81,6 @@ class Plan:
         they can.
     """
 
-    config: RunConfig
     title: str
     settings: Any
     splits: Splits
@@ -137,6 +136,11 @@ class Plan:
     def max_norm(self) -> float | None:
         """Largest spectral norm of the trained models' layers; None if unbounded."""
         return self.training.max_norm
+
+    @property
+    def forget_kind(self) -> str:
+        """Kind of the forget sets: random, class, file, memorized or uncertain."""
+        return self.config.forget.kind
 
     @property
     def is_class(self) -> bool:
@@ -455,7 +459,6 @@ def make_plan(
         loss_fn = config.training.objective(model)
     rows, attacks = resolve_rows(config)
     plan = Plan(
-        config=config,
         title=config.title,
         settings=to_json(config),
         splits=splits,
