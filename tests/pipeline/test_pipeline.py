@@ -21,6 +21,7 @@ from unlearn_jax.pipeline import (
     AuditConfig,
     ForgetConfig,
     ModelConfig,
+    Row,
     TuningConfig,
     dry_run,
     run,
