@@ -1,4 +1,6 @@
-"""Weighted statistics equal statistics of repeated samples; the intervals built from them cover."""
+"""Weighted statistics equal statistics of repeated samples; the intervals built from
+them cover.
+"""
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,7 @@ from unlearn_jax.audit import (
     run_weights,
     sample_weights,
     summarize,
+    summarize_runs,
     weighted_auc,
     weighted_mean,
 )
@@ -140,7 +143,19 @@ def test_interval_is_the_percentile_interval_and_holds_the_estimate():
     assert (estimate.num_dropped, np.isnan(estimate.low)) == (2, True)
 
 
-def test_summarize_drops_what_has_no_value_and_nothing_else():
+def test_runs_are_resampled_by_the_axes_of_their_values():
+    values = np.random.default_rng(3).normal(size=(3, 4))
+    factors = [[i, 10 + j] for i in range(3) for j in range(4)]
+    weights = run_weights(np.random.default_rng(0), 300, factors)
+    flat = np.tile(values.ravel(), (300, 1))
+    expected = summarize(values.ravel(), flat, weights)
+    assert summarize_runs(values, num_replicates=300) == expected
+    nested = summarize_runs(values.ravel(), factors=factors, num_replicates=300)
+    assert nested == expected
+    assert summarize_runs(values, seed=1) != summarize_runs(values)
+
+
+def test_summarize_drops_nan_values_only():
     values, nan = [0.2, 0.4, 0.9], np.nan
     replicates = [[0.2, 0.4, 0.9], [nan, 0.5, 0.7], [nan, 0.5, 0.7], [1.0, 1.0, 1.0]]
     weights = [
@@ -158,7 +173,9 @@ def test_summarize_drops_what_has_no_value_and_nothing_else():
 
 
 def _simulated_estimate(rng, num_originals, num_sets, shift=0.0):
-    """FT AUC of every (original, forget set) over one pool; at shift 0 the scores are exchangeable."""
+    """FT AUC of every (original, forget set) over one pool; at shift 0 the scores are
+    exchangeable.
+    """
     num_train, num_test, num_forget = 160, 80, 40
     test = np.arange(num_train + num_test) >= num_train
     hardness = rng.normal(size=test.size)  # shared by all runs: this correlates them
@@ -273,7 +290,7 @@ def test_treating_runs_as_independent_would_be_too_short():
         ),
     ],
 )
-def test_errors_say_what_to_do(call, message):
+def test_bad_input_is_one_line(call, message):
     with pytest.raises(InputError, match=message):
         call(np.random.default_rng(0))
 
