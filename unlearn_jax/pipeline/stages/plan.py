@@ -140,7 +140,7 @@ class Plan:
     @property
     def forget_kind(self) -> str:
         """Kind of the forget sets: random, class, file, memorized or uncertain."""
-        return self.config.forget.kind
+        return self.forgetting.kind
 
     @property
     def is_class(self) -> bool:
