@@ -212,7 +212,7 @@ def test_an_experiment_is_published_as_shown(tmp_path):
         "costs": [{"name": "fit", "seconds": 90.0}],
         "versions": {"unlearn_jax": "0.2.0", "python": "3.11", "jax": "0.10.2"},
         "config": {},
-        "config_hash": "0",
+        "config_hash": "0123456789abcdef",
     }
     (tmp_path / "results.json").write_text(json.dumps(data))
     path, result = publish.publish(tmp_path, tmp_path / "bars.json")
@@ -223,6 +223,7 @@ def test_an_experiment_is_published_as_shown(tmp_path):
     assert str(table.rows[0][1]) == "1.23 ± 0.50 [1.00, 1.50]"
     assert table.rows[1][1:] == (None, "none")
     assert result.code == publish.code_digest("rbm_bars")
+    assert result.settings == "0123456789ab"
     assert result.time == "1.5 minutes"
 
 
@@ -332,6 +333,7 @@ def test_a_run_is_published_as_shown(tmp_path):
         "Python": "3.11.7",
         "JAX": "0.10.2",
     }
+    assert len(result.settings) == 12
     assert result.chosen == {"AMUN": "learning_rate 0.0306"}
     assert result.seeds.startswith("4 runs (2 originals x 2 forget sets of 6 samples)")
     main, klom, requests = result.tables

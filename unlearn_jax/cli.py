@@ -1,7 +1,7 @@
-"""``unlearn-jax``: one function per command, whose options tyro reads.
+"""``unlearn-jax``: one function per command.
 
 A new command is a function with typed parameters and a docstring, and a line in
-``COMMANDS``. Modules that need JAX are imported inside of the functions, so that
+``COMMANDS``; tyro reads the parameters. Modules that need JAX are imported inside of the functions, so that
 ``unlearn-jax --help`` is quick.
 """
 
@@ -50,24 +50,28 @@ class RunOptions:
     """Number of this process from 0, with ``coordinator``."""
 
 
-def run(preset: str, options: RunOptions, fields: list[str]) -> int:
+def run(arguments: list[str]) -> int:
     """Train, attack, unlearn, audit and report, or run another experiment.
 
     Args:
-      preset: a name from ``unlearn-jax list``, or the path of a Python file that
-        defines one.
-      options: of every run.
-      fields: of the configuration, as ``--field.sub=value``.
+      arguments: a preset, then :class:`RunOptions` and fields of the configuration.
     """
     from unlearn_jax import pipeline
     from unlearn_jax.pipeline import presets
     from unlearn_jax.pipeline.config.resolve import unfollow
-    from unlearn_jax.pipeline.report.plain import plain_results
-    from unlearn_jax.pipeline.report.tables import terminal_table
     from unlearn_jax.pipeline.store import hosts
     from unlearn_jax.pipeline.study import with_bank
     from unlearn_jax.types import InputError
 
+    if not arguments or arguments[0].startswith("-"):
+        if set(arguments) & {"-h", "--help"}:
+            _parse(RunOptions, arguments, "unlearn-jax run PRESET")
+        names = ", ".join(sorted(presets.names()))
+        raise InputError(f"run needs a preset: choose one of {names}")
+    preset = arguments[0]
+    options, fields = _parse(
+        RunOptions, arguments[1:], "unlearn-jax run", has_fields=True
+    )
     address = (options.coordinator, options.num_processes, options.process_id)
     if options.distributed or any(part is not None for part in address):
         hosts.join(*address)
@@ -98,12 +102,19 @@ def run(preset: str, options: RunOptions, fields: list[str]) -> int:
     result = pipeline.run(variants[""], workdir, preset=found.name, **parts[""])
     if result is None:  # the first process reports
         return 0
+    _print_result(result)
+    print(f"\nreport: {workdir / 'report.html'}")
+    return 0
+
+
+def _print_result(result: Any) -> None:
+    from unlearn_jax.pipeline.report.plain import plain_results
+    from unlearn_jax.pipeline.report.tables import terminal_table
+
     print(terminal_table(plain_results(result)))
     for check in result.checks:
         status = "ok  " if check.passed else "FAIL"
         print(f"{status}  {check.name}. {check.detail}")
-    print(f"\nreport: {workdir / 'report.html'}")
-    return 0
 
 
 def _run_experiment(
@@ -175,6 +186,42 @@ def prepare(dataset: str, /, *, archive: pathlib.Path, data_dir: pathlib.Path) -
     return 0
 
 
+def audit(arguments: list[str]) -> int:
+    """Audit models that were trained anywhere, by their logits alone.
+
+    Args:
+      arguments: of the command.
+    """
+    from unlearn_jax import pipeline
+
+    @dataclasses.dataclass(frozen=True)
+    class Options:
+        """Audit models by their logits alone.
+
+        Attributes:
+          logits: the .npz file of arrays: target, labels, train, forget, references,
+            member, and optionally original, retrained, retrained_again.
+          to: folder for report, tables and results; only the table is shown without.
+          title: heading of the report.
+          audit: options of the audit.
+        """
+
+        logits: pathlib.Path
+        to: pathlib.Path | None = None
+        title: str = "Audit of logits"
+        audit: pipeline.AuditConfig = pipeline.AuditConfig()
+
+    options = _parse(Options, arguments, "unlearn-jax audit")
+    arrays = pipeline.AuditArrays.load(options.logits)
+    result = pipeline.audit_arrays(
+        arrays, options.audit, title=options.title, folder=options.to
+    )
+    _print_result(result)
+    if options.to is not None:
+        print(f"\nreport: {options.to / 'report.html'}")
+    return 0
+
+
 def publish(run: pathlib.Path, /, *, to: pathlib.Path | None = None) -> int:
     """Write the numbers of a finished run as a published result, and its pages.
 
@@ -222,11 +269,14 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "list": list_presets,
     "doctor": doctor,
     "prepare": prepare,
+    "audit": audit,
     "publish": publish,
     "table": table,
     "docs": docs,
 }
 """Commands by name."""
+WITH_FIELDS = ("run", "audit")
+"""Commands that read their arguments themselves: some are fields of configurations."""
 
 
 def usage() -> str:
@@ -321,18 +371,9 @@ def _call(name: str, argv: list[str]) -> int:
         raise InputError(
             f"unknown command {name!r}: choose one of {', '.join(COMMANDS)}"
         )
-    prog = f"unlearn-jax {name}"
-    if name != "run":
-        return _parse(_delayed(COMMANDS[name]), argv, prog)()
-    if not argv or argv[0].startswith("-"):
-        from unlearn_jax.pipeline import presets
-
-        if set(argv) & {"-h", "--help"}:
-            _parse(RunOptions, argv, f"{prog} PRESET")
-        names = ", ".join(sorted(presets.names()))
-        raise InputError(f"run needs a preset: choose one of {names}")
-    options, fields = _parse(RunOptions, argv[1:], prog, has_fields=True)
-    return run(argv[0], options, fields)
+    if name in WITH_FIELDS:
+        return COMMANDS[name](argv)
+    return _parse(_delayed(COMMANDS[name]), argv, f"unlearn-jax {name}")()
 
 
 def _delayed(command: Callable[..., int]) -> Callable[..., Callable[[], int]]:

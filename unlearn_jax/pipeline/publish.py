@@ -108,6 +108,7 @@ class Result:
       versions: of unlearn_jax, Python and JAX.
       commit: of the measuring code, if published before digests were stored.
       code: digest of the measuring code (:func:`code_digest`); empty if unknown.
+      settings: digest of the configuration; empty if published before it was stored.
       time: duration and peak memory, in words.
       seeds: runs, seeds and sizes, in words.
       tables: the numbers.
@@ -128,6 +129,7 @@ class Result:
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     commit: str = ""
     code: str = ""
+    settings: str = ""
     time: str = ""
     seeds: str = ""
     tables: tuple[ResultTable, ...] = ()
@@ -387,6 +389,7 @@ def _of_experiment(data: Mapping[str, Any]) -> Result:
         date=data["created"][:10],
         device=versions.get("devices", ""),
         versions=_versions(versions),
+        settings=data["config_hash"][:12],
         time=_duration(seconds),
         tables=tuple(tables),
         reading=(page.summary,),
@@ -417,6 +420,9 @@ def _of_runs(runs: Mapping[str, RunResult]) -> Result:
                 values = [f"{option} {_plain(value)}" for option, value in options]
                 chosen[label] = ", ".join(values)
     seconds = sum(stage.seconds for run in runs.values() for stage in run.stages)
+    settings = hashlib.sha256()
+    for run in runs.values():
+        settings.update(run.config_digest.encode())
     design = first.design
     of_classes = design.forget_kind == "class"
     sets = "classes" if of_classes else "forget sets"
@@ -428,6 +434,7 @@ def _of_runs(runs: Mapping[str, RunResult]) -> Result:
         date=first.date[:10],
         device=first.device,
         versions=_versions(first.versions),
+        settings=settings.hexdigest()[:12],
         time=_duration(seconds),
         seeds=(
             f"{design.runs} runs ({design.originals} originals x {design.forget_sets}"
