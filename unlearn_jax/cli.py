@@ -194,6 +194,8 @@ def audit(arguments: list[str]) -> int:
     """
     from unlearn_jax import pipeline
 
+    defaults = pipeline.AuditConfig()
+
     @dataclasses.dataclass(frozen=True)
     class Options:
         """Audit models by their logits alone.
@@ -209,7 +211,7 @@ def audit(arguments: list[str]) -> int:
         logits: pathlib.Path
         to: pathlib.Path | None = None
         title: str = "Audit of logits"
-        audit: pipeline.AuditConfig = pipeline.AuditConfig()
+        audit: pipeline.AuditConfig = defaults
 
     options = _parse(Options, arguments, "unlearn-jax audit")
     arrays = pipeline.AuditArrays.load(options.logits)
