@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 import pathlib
 import zlib
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from unlearn_jax import __version__, audit, data, values
+from unlearn_jax import audit, data
 from unlearn_jax.data import Splits
 from unlearn_jax.objectives import CrossEntropy
 from unlearn_jax.pipeline.config.checks import check_settings
@@ -36,8 +37,9 @@ from unlearn_jax.pipeline.config.schema import (
     digest,
     to_json,
 )
-from unlearn_jax.pipeline.stages.bank import Bank, BankSpec
-from unlearn_jax.pipeline.store.fingerprint import code_digest, model_digest
+from unlearn_jax.pipeline.stages.training import Training
+from unlearn_jax.pipeline.store.artifact import Runner
+from unlearn_jax.pipeline.store.fingerprint import model_digest
 from unlearn_jax.replicas import Mapper, mapper
 from unlearn_jax.spectral import clip
 from unlearn_jax.train import LossFn, Recipe
@@ -45,7 +47,7 @@ from unlearn_jax.types import Dataset, InputError, Model
 
 
 def purpose_key(purpose: str, *numbers: int) -> jax.Array:
-    """A key for one purpose and its seeds; the same on every machine.
+    """Return a key for one purpose and its seeds; the same on every machine.
 
     >>> first, second = purpose_key("original", 0), purpose_key("retrained", 0)
     >>> bool((jax.random.key_data(first) == jax.random.key_data(second)).all())
@@ -67,7 +69,8 @@ class Plan:
       splits: the data.
       model: the network.
       model_id: its name in content keys.
-      bank_root: folder of the shared banks.
+      bank_root: folder of the shared models.
+      runner: makes and reads whatever the run stores.
       training: of originals, retrained models and references.
       forgetting: of the forget sets.
       replicas: of the models.
@@ -87,6 +90,7 @@ class Plan:
     model: Model
     model_id: Any
     bank_root: pathlib.Path
+    runner: Runner
     training: TrainingConfig
     forgetting: ForgetConfig
     replicas: ReplicasConfig
@@ -164,7 +168,7 @@ class Plan:
     @cached_property
     def recipe(self) -> Recipe:
         """Recipe of the originals' training."""
-        return self.originals.spec.recipe
+        return self.originals.recipe
 
     @cached_property
     def _forget(self) -> tuple[np.ndarray, list[int]]:
@@ -177,7 +181,7 @@ class Plan:
 
     @property
     def forget(self) -> np.ndarray:
-        """``[S, N_train]`` bool, the forget sets. Hard ones need the finished bank of references."""
+        """``[S, N_train]`` bool, the forget sets. Hard ones need trained references."""
         return self._forget[0]
 
     @cached_property
@@ -192,29 +196,30 @@ class Plan:
         return self._forget[1]
 
     def forgotten(self, s: int) -> np.ndarray:
-        """The classes of which forget set ``s`` leaves no training sample."""
+        """Return the classes of which forget set ``s`` leaves no training sample."""
         labels = np.asarray(self.splits.train.labels)
         return np.setdiff1d(labels[self.forget[s]], labels[~self.forget[s]])
 
     @cached_property
     def requests(self) -> np.ndarray:
-        """``[S, K, N_train]`` bool: the requests in which each forget set is forgotten."""
+        """``[S, K, N_train]`` bool: the requests that make up each forget set."""
         return request_masks(self.forget, self.forget_names, self.num_requests)
 
     @property
     def forget_known(self) -> bool:
-        """Whether the forget sets can be told before anything is trained."""
+        """Whether the forget sets are known before anything is trained."""
         return not self.is_hard or not self.references.missing()
 
     def _hardness(self, kind: str) -> np.ndarray:
-        """The training samples, the hardest first; equally memorized ones by how unsure models are of them."""
-        count, labels = (
-            len(self.splits.train.labels),
-            np.asarray(self.splits.train.labels),
-        )
+        """Return the training samples, the hardest first.
+
+        Equally memorized ones are in the order of the models' confidence.
+        """
+        labels = np.asarray(self.splits.train.labels)
+        count = len(labels)
         logits, member = (
             self.references.logits()[:, :count],
-            self.references.spec.member[:, :count],
+            self.references.member[:, :count],
         )
         sure = audit.out_confidence(audit.softmax_confidence(logits, labels), member)
         if kind == "memorized":
@@ -230,12 +235,12 @@ class Plan:
 
     @cached_property
     def pool(self) -> Dataset:
-        """Training set, then test set: the samples that references are drawn from and scores are computed for."""
+        """Training set, then test set: what is scored, and references are drawn from."""
         return data.pool(self.splits)
 
     @cached_property
     def runs(self) -> np.ndarray:
-        """``[R, 3]``: position of the original, of the forget set, and number of the repeat, of each unlearning run."""
+        """``[R, 3]``: position of original and forget set, and the repeat, of a run."""
         shape = (
             len(self.replicas.originals),
             len(self.forget),
@@ -255,62 +260,64 @@ class Plan:
         """``[R]``: position in ``pairs`` of each run's original and forget set."""
         return np.unique(self.runs[:, :2], axis=0, return_inverse=True)[1].reshape(-1)
 
-    def _bank(
+    def _training(
         self,
         name: str,
         member: np.ndarray,
         keys: list[jax.Array],
         num_epochs: int,
         num_samples: int,
-    ) -> Bank:
+    ) -> Training:
         padded = np.zeros((len(member), len(self.pool.labels)), bool)
         padded[:, : member.shape[1]] = member
+        packed = np.packbits(padded, axis=None).tobytes() + str(padded.shape).encode()
         key_data = np.array([np.asarray(jax.random.key_data(key)) for key in keys])
         training = dataclasses.replace(self.training, num_epochs=num_epochs)
-        if training.max_norm is None:  # a period without clips names no model
+        finish = None
+        if training.max_norm is None:
+            # a period without clips names no model
             training = dataclasses.replace(
                 training, clip_period=TrainingConfig.clip_period
             )
-        key = digest(
-            self.splits.digest,
-            self.splits.num_classes,
-            self.model_id,
-            training,
-            num_samples,
-            hashlib.sha256(
-                np.packbits(padded, axis=None).tobytes() + str(padded.shape).encode()
-            ).hexdigest(),
-            key_data.tolist(),
-        )
-        recipe = make_recipe(training, num_samples, self.model, self.pool.images)
-        finish = None
-        if training.max_norm is not None:
+        else:
             finish = partial(
                 clip,
                 self.model.apply,
                 sample=self.pool.images,
                 max_norm=training.max_norm,
             )
-        spec = BankSpec(
-            name,
-            key,
-            self.model,
-            self.pool,
-            padded,
-            key_data,
-            recipe,
-            self.loss_fn,
-            finish,
+        return Training(
+            name=name,
+            settings={
+                "data": self.splits.digest,
+                "num_classes": self.splits.num_classes,
+                "model": self.model_id,
+                "training": to_json(training),
+                "num_samples": num_samples,
+                "member": hashlib.sha256(packed).hexdigest(),
+                "keys": digest(key_data.tolist()),
+            },
+            model=self.model,
+            pool=self.pool,
+            member=padded,
+            keys=key_data,
+            recipe=make_recipe(training, num_samples, self.model, self.pool.images),
+            loss_fn=self.loss_fn,
+            finish=finish,
+            mapper=self.mapper,
+            group=self.group,
+            checkpoint_seconds=self.checkpoint_seconds,
+            root=self.bank_root,
+            runner=self.runner,
         )
-        return Bank(self.bank_root, spec, self.replicas)
 
     @cached_property
-    def originals(self) -> Bank:
-        """The models to unlearn from, one per seed, trained on the whole training set."""
+    def originals(self) -> Training:
+        """Models to unlearn from, one per seed, trained on the whole training set."""
         seeds = self.seeds
         count = len(self.splits.train.labels)
         keys = [purpose_key("original", seed) for seed in seeds]
-        return self._bank(
+        return self._training(
             "originals",
             np.ones((len(seeds), count), bool),
             keys,
@@ -319,9 +326,12 @@ class Plan:
         )
 
     @cached_property
-    def oracles(self) -> Bank:
-        """Two retrained models per (original, forget set): the oracle, and a second one that shows the seeds' floor."""
-        seeds = self.replicas.originals
+    def oracles(self) -> Training:
+        """Two retrained models per (original, forget set): the oracle, and the floor.
+
+        The second one shows how far retraining is from itself, by its seed alone.
+        """
+        seeds = self.seeds
         keys = [
             purpose_key(purpose, seeds[o], self.forget_names[s])
             for purpose in ("retrained", "retrained again")
@@ -329,12 +339,15 @@ class Plan:
         ]
         member = np.concatenate([~self.forget[self.pairs[:, 1]]] * 2)
         count = int(member.sum(1).max())
-        return self._bank("retrained", member, keys, self.training.num_epochs, count)
+        return self._training(
+            "retrained", member, keys, self.training.num_epochs, count
+        )
 
     @cached_property
-    def references(self) -> Bank:
-        """The reference models of the membership attack, each on a random half of train and test together."""
-        settings, count = self.replicas, len(self.pool.labels)
+    def references(self) -> Training:
+        """Reference models of the membership attack, each on a random half of the pool."""
+        settings = self.replicas
+        count = len(self.pool.labels)
         member = np.zeros((0, count), bool)
         if settings.references:
             member = data.membership_design(
@@ -348,43 +361,16 @@ class Plan:
             for m in range(settings.references)
         ]
         epochs = settings.reference_epochs or self.training.num_epochs
-        return self._bank(
+        return self._training(
             "references", member, keys, epochs, int(member.sum(1).max(initial=1))
         )
 
-    def attack_digest(self, name: str) -> str:
-        """Content key of the adversarial sets of one attack."""
-        return digest(
-            __version__,
-            self.originals.spec.key,
-            self._forget_digest(),
-            self.attacks[name].settings,
-        )
-
-    def row_digest(self, name: str) -> str:
-        """Return the content key of one row's unlearned models.
-
-        Args:
-          name: of the row.
-        """
-        row = self.rows[name]
-        return digest(
-            __version__,
-            self.originals.spec.key,
-            self._forget_digest(),
-            self.num_requests,
-            values.to_json(row.method),
-            code_digest(row.method),
-            row.adaptive,
-            None if row.attack is None else self.attack_digest(row.attack),
-            self.repeats,
-        )
-
-    def _forget_digest(self) -> str:
-        about = f"{self.forget.shape} {self.forget_names}"  # names seed keys
-        return hashlib.sha256(
-            np.packbits(self.forget, axis=None).tobytes() + about.encode()
-        ).hexdigest()
+    @cached_property
+    def forget_digest(self) -> str:
+        """SHA-256 of the forget sets, and of their names, which seed keys."""
+        about = f"{self.forget.shape} {self.forget_names}"
+        packed = np.packbits(self.forget, axis=None).tobytes()
+        return hashlib.sha256(packed + about.encode()).hexdigest()
 
 
 def check_samples(plan: Plan) -> None:
@@ -433,15 +419,17 @@ def make_plan(
     splits: Splits | None = None,
     model: Model | None = None,
     loss_fn: LossFn | None = None,
+    workdir: str | os.PathLike[str] | None = None,
 ) -> Plan:
     """Resolve a configuration, and refuse what cannot work before anything is written.
 
     Args:
       config: of the run; nothing after this reads it.
-      bank_root: folder of the shared banks.
+      bank_root: folder of the shared models.
       splits: a user's own data instead of ``config.data``.
       model: a user's own network instead of ``config.model``.
       loss_fn: a user's own objective instead of ``config.training.objective``.
+      workdir: folder of all else that the run stores; ``bank_root`` if None.
 
     Raises:
       InputError: unusable data, masks, hyperparameters or numbers of models.
@@ -465,6 +453,7 @@ def make_plan(
         model=model,
         model_id=model_id,
         bank_root=pathlib.Path(bank_root),
+        runner=Runner(pathlib.Path(workdir or bank_root).expanduser().resolve()),
         training=config.training,
         forgetting=config.forget,
         replicas=config.replicas,
