@@ -202,7 +202,7 @@ def trials_of(plan: Plan, name: str) -> list[tuple[Artifact, list[int]]]:
             work,
             factory=partial(values.replace, method),
             settings={"trials": [search.trials[position] for position in positions]},
-            entries=("logits",),
+            logits_only=True,
         )
         found.append((artifact, positions))
     return found
