@@ -255,6 +255,11 @@ def is_known(value: Any) -> bool:
     return value is not None and math.isfinite(value)
 
 
+def has_interval(estimate: Estimate | None) -> bool:
+    """Return True for an estimate with both ends of its interval."""
+    return estimate is not None and is_known(estimate.low) and is_known(estimate.high)
+
+
 def _fixed(digits: int) -> Any:
     """Return a writer of numbers with ``digits`` decimals and without a negative 0."""
 
