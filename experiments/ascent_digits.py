@@ -15,6 +15,6 @@ from unlearn_jax.studies.ascent.digits_page import make_page
 EXPERIMENT = Experiment(
     title="Does gradient ascent forget on digits?",
     config=Config(),
-    parts=make_parts,
+    artifacts=make_parts,
     page=make_page,
 )

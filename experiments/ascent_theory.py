@@ -14,6 +14,6 @@ from unlearn_jax.studies.ascent.theory_page import make_page
 EXPERIMENT = Experiment(
     title="Ascent fails to forget: examples that can be solved",
     config=Config(),
-    parts=make_parts,
+    artifacts=make_parts,
     page=make_page,
 )

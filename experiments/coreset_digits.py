@@ -14,6 +14,6 @@ from unlearn_jax.studies.coresets.digits_page import make_page
 EXPERIMENT = Experiment(
     title="Core-sets on digits",
     config=Config(),
-    parts=make_parts,
+    artifacts=make_parts,
     page=make_page,
 )

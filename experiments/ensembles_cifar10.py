@@ -55,6 +55,6 @@ EXPERIMENT = Experiment(
         ),
         overhead_steps=100,
     ),
-    parts=make_parts,
+    artifacts=make_parts,
     page=make_page,
 )

@@ -41,6 +41,6 @@ EXPERIMENT = Experiment(
         ),
         overhead_steps=20,
     ),
-    parts=make_parts,
+    artifacts=make_parts,
     page=make_page,
 )

@@ -18,6 +18,6 @@ EXPERIMENT = Experiment(
         data=DataConfig(source="tfds", name="mnist", num_train=6000, num_test=4000),
         model=ModelConfig(name="cnn", fields={"widths": (8, 16)}),
     ),
-    parts=make_parts,
+    artifacts=make_parts,
     page=make_page,
 )

@@ -15,6 +15,6 @@ from unlearn_jax.studies.influence.digits_page import make_page
 EXPERIMENT = Experiment(
     title="Influence functions: near retraining where their assumptions hold",
     config=Config(),
-    parts=make_parts,
+    artifacts=make_parts,
     page=make_page,
 )

@@ -14,6 +14,6 @@ from unlearn_jax.studies.latent.concepts_page import make_page
 EXPERIMENT = Experiment(
     title="Forgetting a concept by its nearest conditions",
     config=Config(),
-    parts=make_parts,
+    artifacts=make_parts,
     page=make_page,
 )

@@ -14,6 +14,6 @@ from unlearn_jax.studies.federated.digits_page import make_page
 EXPERIMENT = Experiment(
     title="Federated unlearning on digits",
     config=Config(),
-    parts=make_parts,
+    artifacts=make_parts,
     page=make_page,
 )

@@ -14,6 +14,6 @@ from unlearn_jax.studies.federated.shapes_page import make_page
 EXPERIMENT = Experiment(
     title="Federated unlearning of segmentation on generated shapes",
     config=Config(),
-    parts=make_parts,
+    artifacts=make_parts,
     page=make_page,
 )

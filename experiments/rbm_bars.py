@@ -14,6 +14,6 @@ from unlearn_jax.studies.rbm.bars_page import make_page
 EXPERIMENT = Experiment(
     title="Exact generative test-bed: bars and stripes",
     config=Config(),
-    parts=make_parts,
+    artifacts=make_parts,
     page=make_page,
 )

@@ -14,6 +14,6 @@ from unlearn_jax.studies.rbm.digits_page import make_page
 EXPERIMENT = Experiment(
     title="Diluted machines on digits",
     config=Config(),
-    parts=make_parts,
+    artifacts=make_parts,
     page=make_page,
 )

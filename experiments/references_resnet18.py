@@ -14,6 +14,6 @@ from unlearn_jax.studies.references.resnet18_page import make_page
 EXPERIMENT = Experiment(
     title="Reference models: ResNet-18",
     config=Config(),
-    parts=make_parts,
+    artifacts=make_parts,
     page=make_page,
 )

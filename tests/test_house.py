@@ -1,4 +1,4 @@
-"""The house: imports go down only, Flax stays in models, importing needs neither TensorFlow nor torch."""
+"""Imports go one way, Flax stays in models, and neither TensorFlow nor torch is needed."""
 
 import ast
 import pathlib
@@ -37,6 +37,8 @@ FLOOR = {
     "cli": 12,
     "__main__": 13,
 }
+PIPELINE = ("config", "store", "stages", "measure", "report")
+"""Folders of the pipeline; each imports itself and those before it only."""
 FILES = sorted(
     p
     for p in ROOT.rglob("*.py")
@@ -68,6 +70,40 @@ def test_imports_only_go_down(path):
         assert FLOOR[other] < FLOOR[room(path)], (
             f"{path} imports {other}, which is not below it"
         )
+
+
+def submodules(path, package):
+    """Names right under ``package`` that a file imports from."""
+    prefix = package + "."
+    return {
+        name.removeprefix(prefix).split(".")[0]
+        for name in imported(path)
+        if name.startswith(prefix)
+    }
+
+
+@pytest.mark.parametrize("folder", PIPELINE)
+def test_pipeline_folders_import_only_those_before_them(folder):
+    allowed = set(PIPELINE[: PIPELINE.index(folder) + 1])
+    files = sorted((ROOT / "pipeline" / folder).rglob("*.py"))
+    assert files
+    for path in files:
+        wrong = submodules(path, "unlearn_jax.pipeline") - allowed
+        if path.name == "resolve.py":
+            wrong -= {"store"}
+        assert not wrong, f"{path} imports {wrong}"
+
+
+def test_contrib_is_imported_by_studies_alone():
+    for path in FILES:
+        if room(path) not in ("contrib", "studies"):
+            assert "contrib" not in submodules(path, "unlearn_jax"), path
+
+
+def test_studies_are_imported_by_experiments_alone():
+    for path in FILES:
+        if room(path) != "studies":
+            assert "studies" not in submodules(path, "unlearn_jax"), path
 
 
 def test_every_room_has_a_floor():

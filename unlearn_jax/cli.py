@@ -292,9 +292,7 @@ def _run_experiment(
     config = _parse(type(experiment.config), rest, prog, experiment.config)
     workdir = _needed(workdir)
     if dry:
-        print(
-            pipeline.dry_run_experiment(experiment, workdir, name=name, config=config)
-        )
+        print(pipeline.dry_run_experiment(experiment, workdir, config=config))
         return 0
     results = pipeline.run_experiment(experiment, workdir, name=name, config=config)
     print(render_terminal(read_page(results)))

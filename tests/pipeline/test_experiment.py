@@ -1,4 +1,4 @@
-"""Experiments that are not runs: parts computed once, a page made of them, the command line."""
+"""Experiments that are not runs: artifacts computed once, a page, the command line."""
 
 import dataclasses
 import json
@@ -10,11 +10,11 @@ from matplotlib.figure import Figure as Drawing
 from unlearn_jax import cli
 from unlearn_jax.audit import Estimate
 from unlearn_jax.pipeline import (
+    Artifact,
     Check,
     Experiment,
     Figure,
     Page,
-    Part,
     Table,
     dry_run_experiment,
     run_experiment,
@@ -42,18 +42,24 @@ def make(computed):
         computed.append("total")
         return {"sum": scale * sum(one["x"].sum() for one in drawn)}
 
-    def parts(config):
+    def artifacts(config):
         if config.scale <= 0:
             raise InputError("scale must be positive")
-        draws = {
-            f"draw-{s}": Part({"seed": s}, lambda s=s: draw(s)) for s in config.seeds
-        }
-        whole = Part(
-            {"scale": config.scale},
-            lambda *drawn: total(*drawn, scale=config.scale),
-            needs=tuple(draws),
+        draws = [
+            Artifact(
+                name=f"draw-{seed}",
+                settings={"seed": seed},
+                compute=lambda seed=seed: draw(seed),
+            )
+            for seed in config.seeds
+        ]
+        whole = Artifact(
+            name="total",
+            settings={"scale": config.scale},
+            compute=lambda *drawn: total(*drawn, scale=config.scale),
+            inputs=tuple(draws),
         )
-        return {**draws, "total": whole} if draws else {}
+        return [*draws, whole] if draws else []
 
     def page(config, found):
         figure = Drawing(figsize=(3, 2))
@@ -71,10 +77,10 @@ def make(computed):
             [table, Figure("A picture", figure, alt="a line"), check],
         )
 
-    return Experiment("A title", Config(), parts, page)
+    return Experiment("A title", Config(), artifacts, page)
 
 
-def test_parts_are_computed_once_and_only_those_that_a_setting_decides(tmp_path):
+def test_artifacts_are_computed_once_and_only_those_that_a_setting_decides(tmp_path):
     computed = []
     experiment = make(computed)
     first = run_experiment(experiment, tmp_path / "a", name="e")
@@ -99,19 +105,17 @@ def test_an_interrupted_experiment_goes_on_with_the_same_result(tmp_path):
     def stop(*_):
         raise KeyboardInterrupt
 
-    stopping = lambda config: {
-        **broken.parts(config),
-        "total": Part({"scale": 2.0}, stop, ("draw-0", "draw-1")),
-    }
+    def stopping(config):
+        *draws, total = broken.artifacts(config)
+        return [*draws, dataclasses.replace(total, compute=stop)]
+
     with pytest.raises(KeyboardInterrupt):
         run_experiment(
-            dataclasses.replace(broken, parts=stopping), tmp_path / "cut", name="e"
+            dataclasses.replace(broken, artifacts=stopping), tmp_path / "cut", name="e"
         )
     assert not (tmp_path / "cut" / "results.json").exists()
-    assert (
-        "to do"
-        in dry_run_experiment(broken, tmp_path / "cut", name="e").splitlines()[-1]
-    )
+    table = dry_run_experiment(broken, tmp_path / "cut").splitlines()
+    assert table[-1].split() == ["total", "1", "0", "1", "-"]
     computed = []
     resumed = run_experiment(make(computed), tmp_path / "cut", name="e")
     assert computed == ["total"]
@@ -121,11 +125,12 @@ def test_an_interrupted_experiment_goes_on_with_the_same_result(tmp_path):
 def test_a_damaged_part_is_named_set_aside_and_computed_anew(tmp_path):
     first = run_experiment(make([]), tmp_path, name="e")
     part = next(tmp_path.glob("draw-1-*"))
-    content = bytearray((part / "arrays.npz").read_bytes())
+    content = bytearray((part / "x.npy").read_bytes())
     content[len(content) // 2] ^= 1
-    (part / "arrays.npz").write_bytes(content)
+    (part / "x.npy").write_bytes(content)
     computed = []
-    assert "to do" in dry_run_experiment(make([]), tmp_path, name="e")
+    table = dry_run_experiment(make([]), tmp_path).splitlines()
+    assert table[3].split() == ["draw-1", "1", "0", "1", "-"]
     assert part.exists(), "a dry run changes nothing"
     with pytest.warns(
         DamagedFileWarning, match="draw-1.*truncated or changed.*moved to"
@@ -133,9 +138,9 @@ def test_a_damaged_part_is_named_set_aside_and_computed_anew(tmp_path):
         again = run_experiment(make(computed), tmp_path, name="e")
     assert computed == ["draw-1"]
     assert again["tables"] == first["tables"]
-    assert (
-        next(tmp_path.glob("damaged-draw-1-*-0")) / "arrays.npz"
-    ).read_bytes() == bytes(content)
+    assert (next(tmp_path.glob("damaged-draw-1-*-0")) / "x.npy").read_bytes() == bytes(
+        content
+    )
 
 
 def test_everything_shown_is_written(tmp_path):
@@ -168,17 +173,14 @@ def test_everything_shown_is_written(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("parts", "message"),
-    [
-        ({}, "nothing to compute"),
-        ({"a/b": Part({}, dict)}, "named with letters"),
-        ({"a": Part({}, dict, ("b",)), "b": Part({}, dict)}, "must come before"),
-    ],
+    ("names", "message"),
+    [([], "nothing to compute"), (["a", "a"], "two artifacts are named 'a'")],
 )
-def test_parts_that_cannot_be_are_refused_before_anything_is_written(
-    parts, message, tmp_path
+def test_artifacts_that_cannot_be_are_refused_before_anything_is_written(
+    names, message, tmp_path
 ):
-    experiment = dataclasses.replace(make([]), parts=lambda _: parts)
+    artifacts = [Artifact(name=name, settings={}, compute=dict) for name in names]
+    experiment = dataclasses.replace(make([]), artifacts=lambda _: artifacts)
     with pytest.raises(InputError, match=message):
         run_experiment(experiment, tmp_path / "x", name="e")
     assert not (tmp_path / "x").exists()
@@ -187,7 +189,7 @@ def test_parts_that_cannot_be_are_refused_before_anything_is_written(
 FILE = '''
 """A tiny experiment."""
 import dataclasses
-from unlearn_jax.pipeline import Experiment, Page, Part, Table
+from unlearn_jax.pipeline import Artifact, Experiment, Page, Table
 from unlearn_jax.types import InputError
 
 @dataclasses.dataclass(frozen=True)
@@ -196,12 +198,13 @@ class Config:
     number: int = 3
     """How many of them."""
 
-def parts(config):
+def artifacts(config):
     if config.number < 1:
         raise InputError("number must be at least 1")
-    return {"one": Part({"number": config.number}, lambda: {"n": config.number})}
+    settings = {"number": config.number}
+    return [Artifact(name="one", settings=settings, compute=lambda: {"n": config.number})]
 
-EXPERIMENT = Experiment("Tiny", Config(), parts, lambda c, found: Page(
+EXPERIMENT = Experiment("Tiny", Config(), artifacts, lambda c, found: Page(
     f"There are {found['one']['n']}.", [Table("Numbers", ["what", "n"], [["all", int(found["one"]["n"])]])]))
 '''
 

@@ -288,7 +288,7 @@ def test_a_truncated_checkpoint_is_set_aside(finished, splits, tmp_path, monkeyp
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.warns(
         store.DamagedFileWarning,
-        match=r"training-0000-0001.*moved to .*, and computed anew",
+        match=r"training-0000-0001.*moved to .*, and recomputed",
     ):
         results = run(TINY, tmp_path / "run", splits=splits, preset="tiny")
     assert without_cost(results) == without_cost(finished[1])

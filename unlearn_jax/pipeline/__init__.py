@@ -28,9 +28,11 @@ from unlearn_jax.pipeline.report.blocks import (
     Table,
     Text,
 )
+from unlearn_jax.pipeline.store.artifact import Artifact, Items, Piece, Stored
 from unlearn_jax.pipeline.study import run_study
 
 __all__ = [
+    "Artifact",
     "AttackConfig",
     "AuditConfig",
     "Check",
@@ -38,12 +40,15 @@ __all__ = [
     "Experiment",
     "Figure",
     "ForgetConfig",
+    "Items",
     "ModelConfig",
     "Page",
     "Part",
+    "Piece",
     "ReplicasConfig",
     "RunConfig",
     "Section",
+    "Stored",
     "Table",
     "Text",
     "TrainingConfig",

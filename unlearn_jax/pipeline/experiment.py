@@ -1,30 +1,24 @@
-"""Experiments that are not runs: parts that are computed once and kept, and a page made of them.
+"""Experiments that are not runs: artifacts, and a page made of them.
 
 A run (:func:`unlearn_jax.pipeline.run`) forgets samples of one classifier. Whatever
-trains something else, or nothing, is an :class:`Experiment`: named parts, each a
-function that computes arrays, and a function that makes tables, pictures and checks of
-them. A part is stored whole, under a key of everything it depends on; a run that was
-interrupted goes on with the parts that are missing, and a changed setting computes the
-parts anew that it decides.
+trains something else is an :class:`Experiment`: artifacts, and a function that makes
+tables, pictures and checks of them.
 """
 
 import dataclasses
 import json
 import os
-import pathlib
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from tabulate import tabulate
-from tqdm import tqdm
 
-from unlearn_jax.pipeline.config.schema import digest, to_json
+from unlearn_jax.pipeline.config.schema import to_json
 from unlearn_jax.pipeline.report.blocks import Page
 from unlearn_jax.pipeline.report.page import publish
-from unlearn_jax.pipeline.store import clock, hosts
 from unlearn_jax.pipeline.store import folders as store
+from unlearn_jax.pipeline.store import hosts
+from unlearn_jax.pipeline.store.artifact import Artifact, Runner, Stored
 from unlearn_jax.types import InputError
 
 Arrays = dict[str, np.ndarray]
@@ -47,21 +41,21 @@ class Part(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """An experiment, what a file of ``experiments/`` defines as ``EXPERIMENT``.
+    """An experiment, defined as ``EXPERIMENT`` by a file of ``experiments/``.
 
     Attributes:
       title: heading of the page.
       config: a frozen dataclass of plain values, the defaults; a docstring under each
         field is its help.
-      parts: ``config -> {name: Part}``, in the order of computing; checks the
-        configuration first.
-      page: ``(config, {name: arrays}) -> Page``.
+      artifacts: ``config -> artifacts`` in the order of computing, inputs first; checks
+        the configuration first.
+      page: ``(config, {name: stored artifact}) -> Page``.
     """
 
     title: str
     config: Any
-    parts: Callable[[Any], Mapping[str, Part]]
-    page: Callable[[Any, Mapping[str, Arrays]], Page]
+    artifacts: Callable[[Any], Sequence[Artifact]]
+    page: Callable[[Any, Mapping[str, Stored]], Page]
 
 
 def run_experiment(
@@ -71,81 +65,51 @@ def run_experiment(
     name: str,
     config: Any = None,
 ) -> dict[str, Any]:
-    """Computes the parts that are missing and writes the page; run again, it goes on where it stopped.
+    """Compute the artifacts that are missing and write the page.
 
     Args:
-      experiment: which.
-      workdir: its directory: made if new, continued if it is one of ours, refused if it
-        holds anything else.
-      name: of the experiment; part of every key.
+      experiment: to run.
+      workdir: its directory: made if new, continued if it is of this version, refused
+        if it holds anything else.
+      name: of the experiment.
       config: instead of the experiment's own.
 
     Returns:
-      What ``results.json`` holds. Beside it lie ``report.html``, ``table.md`` and a
-      folder per part.
+      The content of ``results.json``; nothing in all but the first of several
+      processes. The folder also holds ``report.html``, ``table.md`` and a folder per
+      artifact.
 
     Raises:
       InputError: unusable configuration or directory; nothing has been written then.
 
     Warns:
-      DamagedFileWarning: a stored part is not what was written; it is moved aside and
-        computed anew.
+      DamagedFileWarning: a stored artifact is damaged; it is moved aside and
+        recomputed.
     """
-    if hosts.here().count > 1:
-        raise InputError(
-            "this experiment is the work of one process: start it without --distributed"
-            " or --coordinator"
-        )
     config = experiment.config if config is None else config
-    parts = _checked(experiment.parts(config))
-    keys = part_keys(name, parts)
+    artifacts = _checked(experiment.artifacts(config))
     with store.Workdir(workdir).locked() as folder:
-        store.write_text(folder / "config.json", json.dumps(to_json(config), indent=1))
-        found: dict[str, Arrays] = {}
-        costs: list[dict[str, Any]] = []
-        with tqdm(
-            total=len(parts),
-            desc=name,
-            unit="part",
-            disable=None,
-            leave=False,
-            dynamic_ncols=True,
-        ) as bar:
-            for label, part in parts.items():
-                bar.set_postfix_str(label)
-                path = folder / f"{label}-{keys[label][:16]}"
-                cached = store.find_manifest(path) is not None
-                if not cached:
-                    store.set_aside(path)
-                    _compute(path, part, [found[other] for other in part.needs])
-                manifest = store.read_manifest(path)
-                assert manifest is not None
-                costs.append({"name": label, **manifest["cost"], "cached": cached})
-                found[label] = _read(path, manifest)
-                bar.update()
-        return publish(
-            experiment.title,
-            name,
-            config,
-            experiment.page(config, found),
-            costs,
-            folder,
-        )
+        this = hosts.here()
+        if this.first:
+            text = json.dumps(to_json(config), indent=1)
+            store.write_text(folder / "config.json", text)
+        runner = Runner(folder)
+        found = runner.make_all(artifacts)
+        if not this.first:
+            return {}
+        page = experiment.page(config, found)
+        costs = [dataclasses.asdict(cost) for cost in runner.costs]
+        return publish(experiment.title, name, config, page, costs, folder)
 
 
 def dry_run_experiment(
-    experiment: Experiment,
-    workdir: str | os.PathLike[str],
-    *,
-    name: str,
-    config: Any = None,
+    experiment: Experiment, workdir: str | os.PathLike[str], *, config: Any = None
 ) -> str:
-    """The parts of an experiment, and which of them are there; writes nothing.
+    """Return a table of an experiment's artifacts and of what is stored; write nothing.
 
     Args:
-      experiment: which.
-      workdir: where it would run.
-      name: of the experiment.
+      experiment: to run.
+      workdir: its directory.
       config: instead of the experiment's own.
 
     Raises:
@@ -153,81 +117,33 @@ def dry_run_experiment(
     """
     place = store.Workdir(workdir)
     place.check()
-    parts = _checked(experiment.parts(experiment.config if config is None else config))
-    lines = [
-        [
-            label,
-            (
-                "there"
-                if store.find_manifest(place.path / f"{label}-{key[:16]}")
-                else "to do"
-            ),
-        ]
-        for label, key in part_keys(name, parts).items()
-    ]
-    return tabulate(lines, headers=["part", ""], tablefmt="simple")
+    config = experiment.config if config is None else config
+    return Runner(place.path).plan(_checked(experiment.artifacts(config)))
 
 
-def part_keys(name: str, parts: Mapping[str, Part]) -> dict[str, str]:
-    """The key of every part: a hash of the experiment's name, its own, its settings, and the keys of what it needs."""
-    keys: dict[str, str] = {}
-    for label, part in parts.items():
-        keys[label] = digest(
-            "experiment",
-            name,
-            label,
-            to_json(dict(part.settings)),
-            [keys[n] for n in part.needs],
-        )
-    return keys
-
-
-def _checked(parts: Mapping[str, Part]) -> Mapping[str, Part]:
-    """Refuses parts that cannot be stored or computed in this order."""
-    if not parts:
+def _checked(artifacts: Any) -> Sequence[Artifact]:
+    """Refuse artifacts that cannot be stored under their names."""
+    if isinstance(artifacts, Mapping):
+        artifacts = _from_parts(artifacts)
+    if not artifacts:
         raise InputError(
             "the experiment has nothing to compute: give at least one seed"
         )
-    seen: set[str] = set()
-    for label, part in parts.items():
-        if not re.fullmatch(r"[A-Za-z0-9_.+-]+", label):
-            raise InputError(
-                f"parts are named with letters, digits and - _ . +, got {label!r}"
-            )
-        if not set(part.needs) <= seen:
-            raise InputError(
-                f"part {label!r} needs {', '.join(part.needs)}, which must come"
-                " before it"
-            )
-        seen.add(label)
-    return parts
+    names = [artifact.name for artifact in artifacts]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"two artifacts are named {name!r}")
+    return artifacts
 
 
-def _compute(path: pathlib.Path, part: Part, needed: list[Arrays]) -> None:
-    with clock.stopwatch() as cost:
-        arrays = {
-            key: np.asarray(value) for key, value in part.compute(*needed).items()
-        }
-    if odd := [key for key, array in arrays.items() if array.dtype.hasobject]:
-        raise ValueError(
-            f"array {odd[0]!r} of {path.name} holds Python objects, which cannot be"
-            " stored"
+def _from_parts(parts: Mapping[str, Part]) -> list[Artifact]:
+    """Return the artifacts of an experiment that still gives parts."""
+    made: dict[str, Artifact] = {}
+    for name, part in parts.items():
+        made[name] = Artifact(
+            name=name,
+            settings=part.settings,
+            compute=part.compute,
+            inputs=tuple(made[other] for other in part.needs),
         )
-
-    def fill(folder: pathlib.Path) -> None:
-        store.save_arrays(folder / "arrays.npz", arrays)
-
-    store.write_folder(
-        path,
-        fill,
-        {
-            "settings": to_json(dict(part.settings)),
-            "cost": cost,
-            "versions": store.versions(),
-        },
-    )
-
-
-def _read(path: pathlib.Path, manifest: Mapping[str, Any]) -> Arrays:
-    assert set(manifest["files"]) == {"arrays.npz"}
-    return store.load_arrays(path / "arrays.npz")
+    return list(made.values())

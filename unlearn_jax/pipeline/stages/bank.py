@@ -189,7 +189,7 @@ class Bank:
     def _set_aside(self, rows: np.ndarray) -> None:
         """Moves damaged groups with some of these models out of the way."""
         with locks.lock(
-            self.folder, wait=True
+            self.folder / ".damaged.lock"
         ):  # such a group may reach into the share of another process
             for folder in sorted(self.folder.glob("models-*-*")):
                 first, last = map(int, folder.name.split("-")[1:])

@@ -1,13 +1,57 @@
-"""Wall time with compilation apart, and peak memory: what a stage costs."""
+"""Wall time, compilation apart, and peak memory of a computation."""
 
 import contextlib
-import resource
+import dataclasses
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """Cost of a computation.
+
+    Attributes:
+      name: of the computation.
+      seconds: wall time, compilation included.
+      compile_seconds: tracing, lowering and compiling, the part of ``seconds`` that a
+        second call does not pay.
+      peak_memory_mb: the most host memory that the process has held so far, in MiB.
+      cached: the result was stored already; the cost is that of its making.
+    """
+
+    name: str = ""
+    seconds: float = 0.0
+    compile_seconds: float = 0.0
+    peak_memory_mb: float = 0.0
+    cached: bool = False
+
+
+def total(costs: Iterable[Cost], name: str = "", *, cached: bool = False) -> Cost:
+    """Return the cost of several computations: times add up, the peak is the largest.
+
+    Args:
+      costs: of the computations.
+      name: of the whole.
+      cached: all were stored already.
+    """
+    costs = list(costs)
+    return Cost(
+        name,
+        round(sum(cost.seconds for cost in costs), 3),
+        round(sum(cost.compile_seconds for cost in costs), 3),
+        max((cost.peak_memory_mb for cost in costs), default=0.0),
+        cached,
+    )
+
 
 _compile_seconds = 0.0
 
@@ -44,10 +88,11 @@ def stopwatch() -> Iterator[dict[str, float]]:
 
 
 def peak_memory_mb() -> float:
-    """The most host memory that this process has held so far, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
-        2**20 if sys.platform == "darwin" else 2**10
-    )
+    """Return the most host memory that this process has held so far, in MiB."""
+    if resource is None:
+        return 0.0
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def add(total: dict[str, float], cost: dict[str, float]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Files between stages: folders that appear whole or not at all, and are checked when they are read."""
+"""Folders that appear whole or not at all, with checksums that every reader checks."""
 
 import contextlib
 import errno
@@ -23,33 +23,53 @@ from unlearn_jax.data.tfds_reader import file_sha256
 from unlearn_jax.pipeline.store import hosts, locks
 from unlearn_jax.types import DamagedFileError, InputError, PyTree
 
+FORMAT = 3
+"""Number of the format of stored folders; part of every key."""
+
 MANIFEST = "manifest.json"
+
+DAMAGE = (
+    None,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EIO,
+    errno.ESTALE,
+    errno.EINVAL,
+)
+"""Numbers of errors of reading that are a file's fault: not memory or permissions."""
+
+
+class DamagedFileWarning(UserWarning):
+    """A damaged folder was moved aside; its content is recomputed."""
 
 
 def write_folder(
-    path: pathlib.Path, fill: Callable[[pathlib.Path], None], manifest: dict[str, Any]
+    path: pathlib.Path, write: Callable[[pathlib.Path], None], manifest: dict[str, Any]
 ) -> None:
-    """Makes a folder in one step: filled under a temporary name, then renamed.
+    """Make a folder in one step: written under a temporary name, then renamed.
 
     Args:
-      path: must not exist, or be a folder to replace; the caller holds the lock of a
-        folder above it.
-      fill: writes the files into the folder it is given.
-      manifest: stored as ``manifest.json`` with the SHA-256 of every file, and of
-        itself.
+      path: must not exist, or be a folder to replace; the caller holds its lock.
+      write: writes the files into the folder it is given.
+      manifest: stored as ``manifest.json`` with the format, the versions, and the
+        SHA-256 of every file and of itself.
     """
-    for orphan in path.parent.glob(
-        f".{path.name}-*"
-    ):  # of a process that was killed while it wrote
-        shutil.rmtree(orphan)
+    # of a process that was killed while it wrote
+    for draft in path.parent.glob(f".{path.name}-*"):
+        shutil.rmtree(draft)
     draft = path.with_name(f".{path.name}-{os.getpid()}")
     draft.mkdir(parents=True)
     try:
-        fill(draft)
-        files = {file.name: file_sha256(file) for file in sorted(draft.iterdir())}
-        manifest = json.loads(json.dumps({**manifest, "files": files}))
-        files[MANIFEST] = _manifest_sha256(manifest)
-        write_text(draft / MANIFEST, json.dumps({**manifest, "files": files}, indent=1))
+        write(draft)
+        files = {}
+        for file in sorted(draft.rglob("*")):
+            if file.is_file():
+                files[file.relative_to(draft).as_posix()] = file_sha256(file)
+        about = {"format": FORMAT, **manifest, "versions": versions(), "files": files}
+        about = json.loads(json.dumps(about))
+        files[MANIFEST] = _manifest_sha256(about)
+        write_text(draft / MANIFEST, json.dumps({**about, "files": files}, indent=1))
         if path.exists():
             shutil.rmtree(path)
         draft.rename(path)
@@ -59,91 +79,85 @@ def write_folder(
 
 
 def read_manifest(path: pathlib.Path) -> dict[str, Any] | None:
-    """The manifest of a finished folder, every file of it checked; None where there is no such folder.
+    """Return the manifest of a finished folder with every file checked.
+
+    Returns:
+      None if the folder does not exist.
 
     Raises:
-      DamagedFileError: a file is missing or does not have the checksum it was written
+      DamagedFileError: a file is missing or has another checksum than it was written
         with.
     """
     if not path.is_dir():
         return None
-    with _refusing(path / MANIFEST):
+    with reading(path / MANIFEST, path):
         manifest = json.loads((path / MANIFEST).read_text())
         files = dict(manifest["files"])
-        own = _manifest_sha256(manifest)
-    if files.pop(MANIFEST, own) != own:
+        checksum = files.pop(MANIFEST)
+        manifest["files"] = files
+        expected = _manifest_sha256(manifest)
+    if checksum != expected:
         raise damaged(path / MANIFEST, path)
     for name, checksum in files.items():
-        with _refusing(path / name):
-            sound = file_sha256(path / name) == checksum
-        if not sound:
+        with reading(path / name, path):
+            expected = file_sha256(path / name)
+        if checksum != expected:
             raise damaged(path / name, path)
-    return {**manifest, "files": files}
+    return manifest
 
 
 def _manifest_sha256(manifest: dict[str, Any]) -> str:
-    """Checksum of what a manifest says, its own checksum left out."""
-    files = {
-        name: checksum
-        for name, checksum in manifest["files"].items()
-        if name != MANIFEST
-    }
-    return hashlib.sha256(
-        json.dumps({**manifest, "files": files}, sort_keys=True).encode()
-    ).hexdigest()
-
-
-def is_damage(error: Exception) -> bool:
-    """Whether what a reader met is the file's fault; memory or descriptors that are short, or permissions, are not."""
-    unreadable = (
-        None,
-        errno.ENOENT,
-        errno.ENOTDIR,
-        errno.EISDIR,
-        errno.EIO,
-        errno.ESTALE,
-        errno.EINVAL,
-    )
-    return (
-        error.errno in unreadable
-        if isinstance(error, OSError)
-        else not isinstance(error, MemoryError)
-    )
-
-
-def damaged(file: pathlib.Path, folder: pathlib.Path) -> DamagedFileError:
-    """The error for a file that is not what was written."""
-    return DamagedFileError(
-        f"{file} is missing, truncated or changed since it was written: delete the"
-        f" folder {folder} and run the same command again to rebuild it"
-    )
-
-
-def changed(what: pathlib.Path) -> DamagedFileError:
-    """The error for something that was written in this run and is not sound."""
-    return DamagedFileError(
-        f"{what} was changed or removed while this run was at work: check the disk, and"
-        " run the same command again"
-    )
-
-
-class DamagedFileWarning(UserWarning):
-    """A stored folder was not what was written; it was moved aside and its content is computed anew."""
+    """Return the checksum of a manifest, its own left out."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def find_manifest(path: pathlib.Path) -> dict[str, Any] | None:
-    """The manifest of a finished and sound folder; None where there is none, or where it is damaged."""
+    """Return the manifest of a finished and sound folder, or None."""
     try:
         return read_manifest(path)
     except DamagedFileError:
         return None
 
 
+def is_damage(error: Exception) -> bool:
+    """Return whether an error of a reader is the file's fault."""
+    if isinstance(error, OSError):
+        return error.errno in DAMAGE
+    return not isinstance(error, MemoryError)
+
+
+@contextlib.contextmanager
+def reading(file: pathlib.Path, folder: pathlib.Path) -> Iterator[None]:
+    """Raise DamagedFileError for whatever a reader raises on a damaged file."""
+    try:
+        yield
+    except Exception as error:
+        if not is_damage(error):
+            raise
+        raise damaged(file, folder) from error
+
+
+def damaged(file: pathlib.Path, folder: pathlib.Path) -> DamagedFileError:
+    """Return the error of a file that differs from what was written."""
+    return DamagedFileError(
+        f"{file} is missing, truncated or changed since it was written: delete the"
+        f" folder {folder} and run the same command again to rebuild it"
+    )
+
+
+def changed(path: pathlib.Path) -> DamagedFileError:
+    """Return the error of a folder that was written in this run and is not sound."""
+    return DamagedFileError(
+        f"{path} was changed or removed while this run was at work: check the disk, and"
+        " run the same command again"
+    )
+
+
 def set_aside(folder: pathlib.Path) -> None:
-    """Moves a folder out of the way that is there but damaged, with a warning; a sound one stays.
+    """Move a damaged folder out of the way with a warning; a sound one stays.
 
     Args:
-      folder: of :func:`write_folder`; the caller holds the lock of a folder above it.
+      folder: of :func:`write_folder`; the caller holds a lock on it.
     """
     try:
         read_manifest(folder)
@@ -151,63 +165,50 @@ def set_aside(folder: pathlib.Path) -> None:
         move_aside(folder, str(error).partition(":")[0])
 
 
-def move_aside(folder: pathlib.Path, what: str) -> None:
-    """Renames a folder to ``damaged-NAME-NUMBER`` beside it, and warns.
+def move_aside(folder: pathlib.Path, reason: str) -> None:
+    """Rename a folder to ``damaged-NAME-NUMBER``, and warn.
 
     Args:
       folder: to be renamed.
-      what: was found, a sentence without a full stop.
+      reason: a sentence without a full stop.
     """
-    names = (
-        folder.with_name(f"damaged-{folder.name}-{number}")
-        for number in itertools.count()
-    )
-    target = next(name for name in names if not name.exists())
+    for number in itertools.count():
+        target = folder.with_name(f"damaged-{folder.name}-{number}")
+        if not target.exists():
+            break
     folder.rename(target)
     warnings.warn(
-        f"{what}; moved to {target}, and computed anew",
+        f"{reason}; moved to {target}, and recomputed",
         DamagedFileWarning,
         stacklevel=3,
     )
 
 
-def write_file(path: pathlib.Path, fill: Callable[[pathlib.Path], object]) -> None:
-    """Makes a file in one step: a reader sees the old file or the new one, never a half.
+def write_file(path: pathlib.Path, write: Callable[[pathlib.Path], object]) -> None:
+    """Make a file in one step: a reader gets the old file or the new one.
 
     Args:
       path: the file; its folder is made.
-      fill: writes the file of another name, with the same suffix, that it is given.
+      write: writes the file of another name, with the same suffix, that it is given.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}-{os.getpid()}{path.suffix}")
     try:
         with naming(path):
-            fill(draft)
+            write(draft)
             os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a text file in one step, see :func:`write_file`."""
+    """Write a text file in one step."""
     write_file(path, lambda draft: draft.write_text(text, encoding="utf-8"))
-
-
-def save_array(path: pathlib.Path, array: np.ndarray) -> None:
-    """An array as ``.npy``, without pickle."""
-    with naming(path):
-        np.save(path, array, allow_pickle=False)
-
-
-def save_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Arrays by name as one ``.npz``."""
-    with naming(path):
-        np.savez(path, **arrays)  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager
 def naming(path: pathlib.Path) -> Iterator[None]:
-    """Adds the file to what is said of a disk that is full; NumPy gives no number where it took fewer bytes."""
+    """Add the file to the error of a full disk; NumPy's and Orbax's have none."""
     try:
         yield
     except OSError as error:
@@ -217,15 +218,40 @@ def naming(path: pathlib.Path) -> Iterator[None]:
         raise OSError(number, os.strerror(number), str(path)) from error
 
 
+def save_array(path: pathlib.Path, array: np.ndarray) -> None:
+    """Write an array as ``.npy``, without pickle."""
+    with naming(path):
+        np.save(path, array, allow_pickle=False)
+
+
 def load_array(path: pathlib.Path) -> np.ndarray:
-    """The inverse of :func:`save_array`, as a read-only map of the file.
+    """Return the array of a ``.npy`` file as a read-only map of it.
 
     Raises:
       DamagedFileError: not such a file; one of pickled objects is not, and nothing of
         it is executed.
     """
-    with _refusing(path):
+    with reading(path, path.parent):
         return np.lib.format.open_memmap(path, mode="r")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of all that decides the numbers, and the devices."""
+    names = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
+    devices = jax.devices()
+    return {
+        "unlearn_jax": __version__,
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in names},
+        "platform": f"{platform.system()} {platform.machine()}",
+        "devices": f"{len(devices)} x {devices[0].device_kind}",
+    }
+
+
+def save_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Arrays by name as one ``.npz``."""
+    with naming(path):
+        np.savez(path, **arrays)  # type: ignore[arg-type]
 
 
 def load_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -235,24 +261,13 @@ def load_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
       DamagedFileError: as :func:`load_array`.
     """
     with (
-        _refusing(path),
+        reading(path, path.parent),
         path.open("rb") as file,
         np.load(file, allow_pickle=False) as stored,
     ):
         return {
             name: stored[name] for name in stored.files
         }  # numpy leaves a truncated file that it opened open
-
-
-@contextlib.contextmanager
-def _refusing(path: pathlib.Path) -> Iterator[None]:
-    """What readers of NumPy and JSON say, half a dozen types of exceptions, as one."""
-    try:
-        yield
-    except Exception as error:
-        if not is_damage(error):
-            raise
-        raise damaged(path, path.parent) from error
 
 
 def save_tree(path: pathlib.Path, tree: PyTree) -> None:
@@ -293,21 +308,8 @@ def load_tree(path: pathlib.Path, like: PyTree) -> PyTree:
     return jax.tree.unflatten(treedef, arrays)
 
 
-def versions() -> dict[str, str]:
-    """Versions of what decides the numbers, and the devices."""
-    names = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
-    devices = jax.devices()
-    return {
-        "unlearn_jax": __version__,
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in names},
-        "platform": f"{platform.system()} {platform.machine()}",
-        "devices": f"{len(devices)} x {devices[0].device_kind}",
-    }
-
-
 class Workdir:
-    """A run's directory: refused when it is somebody else's, locked while a run works in it."""
+    """Directory of a run, locked while a run works in it."""
 
     MARK = "unlearn_jax.json"
 
@@ -315,19 +317,26 @@ class Workdir:
         self.path = pathlib.Path(path).expanduser().resolve()
 
     def check(self) -> None:
-        """Refuses a directory that is not ours, without changing anything.
+        """Refuse a directory that no run of this version made; change nothing.
 
         Raises:
-          InputError: a file, a directory with other content, or one that cannot be
-            written.
+          InputError: a file, a directory with other content or of an older format, or
+            one that cannot be written.
         """
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path} is a file: give --workdir a folder")
-        if self.path.is_dir() and not self._ours():
-            raise InputError(
-                f"{self.path} holds files that are not of an unlearn_jax run: give"
-                " --workdir a new or empty folder"
-            )
+        if self.path.is_dir() and not self._is_new():
+            found = self._format()
+            if found is None:
+                raise InputError(
+                    f"{self.path} holds files that are not of an unlearn_jax run: give"
+                    " --workdir a new or empty folder"
+                )
+            if found != FORMAT:
+                raise InputError(
+                    f"{self.path} is of format {found}, this version writes format"
+                    f" {FORMAT}: give --workdir a new folder, or delete this one"
+                )
         nearest = next(
             folder for folder in (self.path, *self.path.parents) if folder.exists()
         )
@@ -337,21 +346,33 @@ class Workdir:
                 " choose another --workdir"
             )
 
-    def _ours(self) -> bool:
-        """Marked, or with nothing in it but what is there before the mark, or with what only a run makes."""
-        before = re.compile(rf"\.lock|\.{re.escape(self.MARK)}-.*")
-        if (self.path / self.MARK).is_file() or all(
-            before.fullmatch(file.name) for file in self.path.iterdir()
+    def _is_new(self) -> bool:
+        """Return whether the folder holds only what is written before the mark."""
+        before = re.compile(rf"\.lock|\.process-\d+\.lock|\.{re.escape(self.MARK)}-.*")
+        return all(before.fullmatch(file.name) for file in self.path.iterdir())
+
+    def _format(self) -> int | None:
+        """Return the format of a run's directory; None if it is not a run's.
+
+        A lost or damaged mark is made up for by the manifests.
+        """
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            about = json.loads((self.path / self.MARK).read_text())
+            return int(about.get("format", 2))
+        if not (self.path / "config.json").is_file():
+            return None
+        for file in itertools.chain(
+            self.path.glob(f"*/{MANIFEST}"), self.path.glob(f"*/*/{MANIFEST}")
         ):
-            return True
-        parts = itertools.chain(
-            self.path.glob(f"*/{MANIFEST}"), self.path.glob(f"*/part-*/{MANIFEST}")
-        )
-        return (self.path / "config.json").is_file() and any(map(_by_us, parts))
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                about = json.loads(file.read_text())
+                if "unlearn_jax" in about.get("versions", {}):
+                    return int(about.get("format", 2))
+        return None
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[pathlib.Path]:
-        """Makes and marks the directory, and keeps other runs out of it.
+        """Make and mark the directory, and keep other runs out of it.
 
         The first of several processes makes it, the others wait for that.
 
@@ -359,30 +380,25 @@ class Workdir:
           InputError: as :meth:`check`, or another run, or a process of one, is at work
             in it.
         """
-        here, mark = hosts.here(), self.path / self.MARK
-        if not here.first:
-            here.wait(mark.is_file)
-            with locks.lock_process(self.path, here):
+        this = hosts.here()
+        mark = self.path / self.MARK
+        if not this.first:
+            this.wait(mark.is_file)
+            with locks.lock_process(self.path, this):
                 yield self.path
             return
         self.check()
-        with locks.lock(self.path, wait=False):
-            said = json.dumps({"what": "a working directory of unlearn_jax"})
-            if not mark.is_file() or mark.read_bytes() != said.encode():
-                write_text(mark, said)
-            with locks.lock_process(self.path, here):
-                self._tidy()
+        locks.make_folder(self.path)
+        with locks.lock(self.path / ".lock", wait=False):
+            about = {"what": "a working directory of unlearn_jax", "format": FORMAT}
+            text = json.dumps(about)
+            if not mark.is_file() or mark.read_bytes() != text.encode():
+                write_text(mark, text)
+            with locks.lock_process(self.path, this):
+                # files of processes that were killed while they wrote
+                for file in self.path.iterdir():
+                    if file.is_file() and re.fullmatch(
+                        r"\..+-\d+(\.(?!lock)\w+)?", file.name
+                    ):
+                        file.unlink()
                 yield self.path
-
-    def _tidy(self) -> None:
-        """Removes what processes that were killed left half written beside the folders of the stages."""
-        for file in self.path.iterdir():
-            if file.is_file() and re.fullmatch(r"\..+-\d+(\.\w+)?", file.name):
-                file.unlink()
-
-
-def _by_us(manifest: pathlib.Path) -> bool:
-    try:
-        return "unlearn_jax" in json.loads(manifest.read_text())["versions"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return False

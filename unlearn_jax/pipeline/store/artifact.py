@@ -1,0 +1,588 @@
+"""Stored artifacts: results that are computed once, under a key of all they depend on.
+
+An artifact is a folder of named arrays and pytrees. One with items is cut into pieces,
+a folder each, so that a run that was interrupted resumes with the missing ones, and
+several processes divide them. Folders appear whole or not at all; every file has a
+checksum; a damaged folder is moved aside and recomputed.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import pathlib
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from tabulate import tabulate
+from tqdm import tqdm
+
+from unlearn_jax.pipeline.config.schema import digest, to_json
+from unlearn_jax.pipeline.store import clock, folders, hosts, locks, trees
+from unlearn_jax.pipeline.store.clock import Cost
+from unlearn_jax.types import InputError, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Items:
+    """Cut of an artifact into pieces.
+
+    Attributes:
+      count: number of items.
+      group: most items of a piece.
+      shapes: one value per item; items of equal value share pieces, and a program. All
+        are equal if None.
+      steps: units of progress of one item.
+    """
+
+    count: int
+    group: int
+    shapes: Sequence[Any] | None = None
+    steps: int = 1
+
+    @cached_property
+    def groups(self) -> list[list[int]]:
+        """Items of every piece, as even as possible."""
+        groups: list[list[int]] = []
+        shapes = [0] * self.count if self.shapes is None else list(self.shapes)
+        for shape in sorted(set(shapes)):
+            items = [item for item in range(self.count) if shapes[item] == shape]
+            size = -(-len(items) // -(-len(items) // self.group))
+            groups += [items[i : i + size] for i in range(0, len(items), size)]
+        return groups
+
+    @property
+    def size(self) -> int:
+        """Items that every piece is padded to, so that all share a program."""
+        return max(map(len, self.groups))
+
+
+class Piece(NamedTuple):
+    """Task of computing some of an artifact's items.
+
+    Attributes:
+      items: to compute, padded by repeating the last one.
+      count: of items that are stored, the first ones.
+      scratch: folder for checkpoints; it outlives a kill, and is removed once the piece
+        is stored. Not made yet.
+      advance: moves the progress bar by units of one item.
+    """
+
+    items: list[int]
+    count: int
+    scratch: pathlib.Path
+    advance: Callable[[int], None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Artifact:
+    """Result that is computed once and stored.
+
+    Attributes:
+      name: of its folder and its progress bar.
+      settings: plain values that decide the result, apart from code and inputs.
+      compute: ``(*inputs) -> {name: array or pytree}``, with inputs of type
+        :class:`Stored`. With ``items``, ``(piece, *inputs)``, and every leaf has a
+        leading axis of ``piece.items``.
+      inputs: artifacts that it is computed from.
+      items: cut into pieces; one folder if None.
+      root: folder that holds it; the runner's if None.
+      like: structures of the stored pytrees, see
+        :func:`unlearn_jax.pipeline.store.trees.load_tree`.
+      price: samples to train on that computing one item costs, for a dry run.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    compute: Callable[..., Mapping[str, PyTree]]
+    inputs: tuple["Artifact", ...] = ()
+    items: Items | None = None
+    root: pathlib.Path | None = None
+    like: Mapping[str, PyTree] | None = None
+    price: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9_.+-]+", self.name):
+            raise InputError(
+                f"artifacts are named with letters, digits and - _ . +, got"
+                f" {self.name!r}"
+            )
+
+    @cached_property
+    def key(self) -> str:
+        """Digest of the name, the settings and the inputs' keys."""
+        inputs = [artifact.key for artifact in self.inputs]
+        settings = to_json(dict(self.settings))
+        return digest(folders.FORMAT, self.name, settings, inputs)
+
+
+class Stored(Mapping[str, PyTree]):
+    """Content of a finished artifact, read when it is asked for.
+
+    ``stored["logits"]`` is an array, mapped from its file where it is one, and
+    ``stored["models"]`` a pytree. Of an artifact with items, the pieces are joined in
+    the order of the items.
+
+    Attributes:
+      path: its folder.
+      cost: of computing it, all pieces together.
+    """
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        path: pathlib.Path,
+        found: Mapping[pathlib.Path, dict[str, Any]],
+        *,
+        cached: bool = False,
+    ) -> None:
+        self.path = path
+        self.cost = clock.total(
+            (Cost(**manifest["cost"]) for manifest in found.values()),
+            artifact.name,
+            cached=cached,
+        )
+        self._like = artifact.like or {}
+        self._is_split = artifact.items is not None
+        self._found = dict(sorted(found.items()))
+        # folder and position of every item; pieces of other group sizes may overlap
+        self._places: dict[int, tuple[pathlib.Path, int]] = {}
+        for folder, manifest in self._found.items():
+            for position, item in enumerate(manifest["items"]):
+                self._places.setdefault(item, (folder, position))
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """Manifest of the artifact, or of its first piece."""
+        return next(iter(self._found.values()))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.manifest["content"])
+
+    def __len__(self) -> int:
+        return len(self.manifest["content"])
+
+    def __getitem__(self, name: str) -> PyTree:
+        if name not in self.manifest["content"]:
+            raise KeyError(name)
+        if not self._is_split:
+            return self._read(self.path, name)
+        content = []
+        order: list[int] = []
+        for folder, items, positions in self._parts():
+            content.append(self._read(folder, name, positions))
+            order += items
+        joined = content[0]
+        if len(content) > 1:
+            joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *content)
+        if order != sorted(order):
+            joined = _take(joined, np.argsort(order))
+        return joined
+
+    def pieces(self) -> Iterator[tuple[list[int], dict[str, PyTree]]]:
+        """Yield the items of every piece, and their content."""
+        for folder, items, positions in self._parts():
+            content = {}
+            for name in self:
+                content[name] = self._read(folder, name, positions)
+            yield items, content
+
+    def each(self, name: str) -> list[np.ndarray]:
+        """Return an array of every item, in their order; shapes may differ."""
+        arrays = {folder: self._read(folder, name) for folder in self._found}
+        places = (self._places[item] for item in sorted(self._places))
+        return [arrays[folder][position] for folder, position in places]
+
+    def item(self, item: int) -> dict[str, PyTree]:
+        """Return the content of one item."""
+        folder, position = self._places[item]
+        return {name: _take(self._read(folder, name), position) for name in self}
+
+    def _parts(self) -> Iterator[tuple[pathlib.Path, list[int], list[int]]]:
+        """Yield folders with the items that are read from them, and their positions."""
+        for folder in self._found:
+            items = []
+            positions = []
+            for item, (other, position) in self._places.items():
+                if other == folder:
+                    items.append(item)
+                    positions.append(position)
+            if items:
+                yield folder, items, positions
+
+    def _read(
+        self, folder: pathlib.Path, name: str, positions: list[int] | None = None
+    ) -> PyTree:
+        """Return an entry of a folder, or the items at some positions of it."""
+        about = self._found[folder]
+        if about["content"][name]["dtype"] == "tree":
+            with folders.reading(folder / name, folder):
+                entry = trees.load_tree(folder / name, self._like.get(name))
+        else:
+            entry = folders.load_array(folder / f"{name}.npy")
+            if entry.dtype.kind == "V":
+                # NumPy stores bfloat16 and its like as bytes
+                entry = entry.view(about["content"][name]["dtype"])
+        if positions in (None, list(range(len(about["items"])))):
+            return entry
+        return _take(entry, positions)
+
+
+def _take(tree: PyTree, positions: Any) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf[positions], tree)
+
+
+class Checkpoints:
+    """Checkpoints of a computation under way: the newest two, some time apart.
+
+    Each is a folder with the number of its step, checked as the stored ones are; the
+    state inside is Orbax's.
+
+    Args:
+      folder: that holds them, such as a piece's ``scratch``.
+      every: fewest seconds between two.
+    """
+
+    def __init__(self, folder: pathlib.Path, every: float) -> None:
+        self._folder = folder
+        self._every = every
+        self._began = time.monotonic()
+        self._saved = self._began
+        self._before = spent(folder)
+
+    def restore(self, like: PyTree) -> PyTree | None:
+        """Return the newest sound state, or None.
+
+        Args:
+          like: a state of the same structure and shapes.
+
+        Warns:
+          DamagedFileWarning: a checkpoint is damaged, or of a state of other shapes; it
+            is moved aside.
+        """
+        for folder in reversed(_steps(self._folder)):
+            try:
+                if folders.read_manifest(folder) is not None:
+                    state = trees.load_tree(folder / "state", like)
+                    shapes = jax.tree.map(np.shape, (state, like))
+                    if shapes[0] == shapes[1]:
+                        return state
+            except Exception as error:
+                if not folders.is_damage(error):
+                    raise
+            folders.move_aside(
+                folder,
+                f"checkpoint {folder} is truncated or changed, or of another group",
+            )
+        return None
+
+    def save(self, step: int, state: PyTree) -> None:
+        """Save a state if the last one is long enough ago.
+
+        Args:
+          step: number, larger than those before.
+          state: a pytree of arrays.
+        """
+        now = time.monotonic()
+        if now - self._saved < self._every:
+            return
+        folder = self._folder / f"{step:08d}"
+        with folders.naming(folder):
+            folders.write_folder(
+                folder,
+                lambda draft: trees.save_tree(draft / "state", state),
+                {"seconds": round(self._before + now - self._began, 3)},
+            )
+        for old in _steps(self._folder)[:-2]:
+            shutil.rmtree(old)
+        self._saved = time.monotonic()
+
+
+def _steps(folder: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(path for path in folder.glob("*") if path.name.isdecimal())
+
+
+def spent(folder: pathlib.Path) -> float:
+    """Return the seconds that a computation had taken until its newest checkpoint."""
+    for step in reversed(_steps(folder)):
+        try:
+            manifest = json.loads((step / folders.MANIFEST).read_text())
+            return float(manifest["seconds"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return 0.0
+
+
+class Runner:
+    """Computes artifacts, inputs first, and stores them.
+
+    Args:
+      folder: that holds the artifacts without a root of their own.
+      progress: show progress bars, where standard error is a terminal.
+
+    Attributes:
+      costs: of the artifacts that were made, in order.
+    """
+
+    def __init__(self, folder: pathlib.Path, *, progress: bool = True) -> None:
+        self.folder = pathlib.Path(folder)
+        self.costs: list[Cost] = []
+        self._progress = progress
+        self._made: dict[pathlib.Path, Stored] = {}
+        self._started: dict[pathlib.Path, bool] = {}
+        self._sound: dict[pathlib.Path, dict[str, Any]] = {}
+
+    def path(self, artifact: Artifact) -> pathlib.Path:
+        """Return the folder of an artifact."""
+        root = self.folder if artifact.root is None else artifact.root
+        return root / f"{artifact.name}-{artifact.key[:16]}"
+
+    def make(self, artifact: Artifact, label: str = "") -> Stored:
+        """Compute what is missing of an artifact, inputs first, and return its content.
+
+        Args:
+          artifact: to be made.
+          label: name of its cost; the artifact's if empty.
+
+        Raises:
+          DamagedFileError: a folder cannot be read back as it was written.
+          InputError: its folder cannot be written.
+
+        Warns:
+          DamagedFileWarning: a stored folder is damaged; it is moved aside and
+            recomputed.
+        """
+        path = self.path(artifact)
+        if path in self._made:
+            return self._made[path]
+        label = label or artifact.name
+        self._start(artifact, label)
+        this = hosts.here()
+        this.wait(lambda: not self.missing(artifact))
+        if self.missing(artifact):
+            raise folders.changed(path)
+        if this.first:
+            self._tidy(artifact)
+        cached = self._started[path]
+        stored = Stored(artifact, path, self._find(artifact), cached=cached)
+        self._made[path] = stored
+        self.costs.append(dataclasses.replace(stored.cost, name=label))
+        return stored
+
+    def make_all(self, artifacts: Iterable[Artifact]) -> dict[str, Stored]:
+        """Compute what is missing of several artifacts, and return them by name.
+
+        Several processes work on different artifacts at the same time.
+
+        Args:
+          artifacts: in an order in which inputs come first.
+
+        Raises:
+          DamagedFileError: as :meth:`make`.
+          InputError: as :meth:`make`.
+        """
+        ordered = list(artifacts)
+        if hosts.here().count > 1:
+            for artifact in ordered:
+                self._start(artifact, artifact.name)
+        return {artifact.name: self.make(artifact) for artifact in ordered}
+
+    def _start(self, artifact: Artifact, label: str) -> None:
+        """Compute this process's part of what is missing of an artifact."""
+        path = self.path(artifact)
+        if path in self._started:
+            return
+        inputs = [self.make(other) for other in artifact.inputs]
+        # a whole artifact is a piece of its own, and processes take turns
+        turn = 0 if artifact.items else len(self._started)
+        locks.make_folder(path if artifact.items else path.parent)
+        missing = self.missing(artifact)
+        self._started[path] = not missing
+        if not missing:
+            return
+        self._set_aside(artifact)
+        mine = []
+        cut = artifact.items or Items(1, 1)
+        this = hosts.here()
+        for number, group in enumerate(cut.groups):
+            items = [item for item in group if item in missing]
+            if items and this.does(number + turn):
+                mine.append((group, items))
+        with tqdm(
+            total=sum(len(items) for _, items in mine) * cut.steps,
+            desc=label,
+            disable=None if self._progress else True,
+            leave=False,
+            dynamic_ncols=True,
+        ) as bar:
+            for group, items in mine:
+                done = bar.n + len(items) * cut.steps
+                folder = self._folder(artifact, group)
+                with locks.lock(folder.with_name(f".{folder.name}.lock")):
+                    # whoever held the lock may have computed them
+                    missing = self.missing(artifact)
+                    items = [item for item in items if item in missing]
+                    if items:
+                        self._compute(artifact, items, inputs, bar)
+                bar.update(done - bar.n)
+
+    def missing(self, artifact: Artifact) -> list[int]:
+        """Return the items that are not stored; of an artifact without any, 0."""
+        found = self._find(artifact)
+        if artifact.items is None:
+            return [] if found else [0]
+        stored: set[int] = set()
+        for manifest in found.values():
+            stored.update(manifest["items"])
+        return [item for item in range(artifact.items.count) if item not in stored]
+
+    def plan(self, artifacts: Iterable[Artifact], speed: float = 0.0) -> str:
+        """Return a table of what is stored and what is to do; write nothing.
+
+        Args:
+          artifacts: in order; their inputs are added.
+          speed: samples per second of training; no times if 0.
+        """
+        ordered: dict[pathlib.Path, Artifact] = {}
+
+        def walk(artifact: Artifact) -> None:
+            for other in artifact.inputs:
+                walk(other)
+            ordered.setdefault(self.path(artifact), artifact)
+
+        for artifact in artifacts:
+            walk(artifact)
+        rows = []
+        for artifact in ordered.values():
+            count = 1 if artifact.items is None else artifact.items.count
+            missing = len(self.missing(artifact))
+            seconds = missing * artifact.price / speed if speed else 0.0
+            about = f"{seconds:.0f} s" if seconds else "-"
+            rows.append([artifact.name, count, count - missing, missing, about])
+        headers = ["artifact", "items", "there", "to do", "about"]
+        return tabulate(rows, headers=headers, tablefmt="simple")
+
+    def _folders(self, artifact: Artifact) -> list[pathlib.Path]:
+        """Return the folders of an artifact that exist, finished or damaged."""
+        path = self.path(artifact)
+        if artifact.items is None:
+            return [path] if path.is_dir() else []
+        return sorted(path.glob("items-*"))
+
+    def _find(self, artifact: Artifact) -> dict[pathlib.Path, dict[str, Any]]:
+        """Return the sound folders with their manifests; each is checked once."""
+        found = {}
+        for folder in self._folders(artifact):
+            manifest = self._sound.get(folder) or folders.find_manifest(folder)
+            if manifest is not None:
+                self._sound[folder] = found[folder] = manifest
+        return found
+
+    def _set_aside(self, artifact: Artifact) -> None:
+        """Move damaged folders out of the way."""
+        damaged = set(self._folders(artifact)) - set(self._find(artifact))
+        if damaged:
+            with locks.lock(self.path(artifact).parent / ".damaged.lock"):
+                for folder in sorted(damaged):
+                    folders.set_aside(folder)
+
+    def _folder(self, artifact: Artifact, items: list[int]) -> pathlib.Path:
+        """Return the folder of a piece."""
+        path = self.path(artifact)
+        if artifact.items is None:
+            return path
+        name = f"items-{items[0]:04d}-{items[-1]:04d}"
+        if items != list(range(items[0], items[-1] + 1)):
+            name += f"-{hashlib.sha256(json.dumps(items).encode()).hexdigest()[:8]}"
+        return path / name
+
+    def _compute(
+        self, artifact: Artifact, items: list[int], inputs: list[Stored], bar: tqdm
+    ) -> None:
+        folder = self._folder(artifact, items)
+        scratch = folder.with_name(f"unfinished-{folder.name}")
+        before = spent(scratch)
+        with clock.stopwatch() as cost:
+            if artifact.items is None:
+                content = artifact.compute(*inputs)
+            else:
+                padding = [items[-1]] * (artifact.items.size - len(items))
+                piece = Piece(
+                    items + padding,
+                    len(items),
+                    scratch,
+                    lambda steps: bar.update(steps * len(items)),
+                )
+                content = artifact.compute(piece, *inputs)
+            content = {name: _to_host(entry) for name, entry in content.items()}
+            if artifact.items is not None:
+                content = jax.tree.map(lambda leaf: leaf[: len(items)], content)
+        cost["seconds"] = round(cost["seconds"] + before, 3)
+
+        def write(draft: pathlib.Path) -> None:
+            for name, entry in content.items():
+                if isinstance(entry, np.ndarray):
+                    folders.save_array(draft / f"{name}.npy", entry)
+                else:
+                    with folders.naming(draft / name):
+                        trees.save_tree(draft / name, entry)
+
+        manifest = {
+            "artifact": artifact.name,
+            "key": artifact.key,
+            "settings": to_json(dict(artifact.settings)),
+            "items": items,
+            "content": {name: _about(entry) for name, entry in content.items()},
+            "cost": cost,
+        }
+        folders.write_folder(folder, write, manifest)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+    def _tidy(self, artifact: Artifact) -> None:
+        """Remove what killed processes left of a finished artifact."""
+        path = self.path(artifact)
+        parent = path if artifact.items else path.parent
+        name = "items-*" if artifact.items else path.name
+        stale = [*parent.glob(f"unfinished-{name}"), *parent.glob(f".{name}-*")]
+        stale = [folder for folder in stale if folder.is_dir()]
+        if not stale:
+            return
+        with contextlib.ExitStack() as held:
+            try:
+                for file in sorted(parent.glob(f".{name}.lock")):
+                    held.enter_context(locks.lock(file, wait=False))
+            except InputError:
+                return
+            for folder in stale:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _to_host(entry: PyTree) -> PyTree:
+    """Return an entry with NumPy leaves; a list of numbers becomes an array."""
+    leaves = jax.tree.leaves(entry)
+    if isinstance(entry, list | tuple) and all(
+        isinstance(leaf, int | float | np.generic) for leaf in leaves
+    ):
+        entry = np.asarray(entry)
+    entry = jax.tree.map(trees.to_host, entry)
+    for leaf in jax.tree.leaves(entry):
+        if leaf.dtype.hasobject:
+            raise ValueError("Python objects cannot be stored: return arrays")
+    return entry
+
+
+def _about(entry: PyTree) -> dict[str, Any]:
+    """Return the type of an entry and a digest of its values."""
+    checksum = hashlib.sha256()
+    for place, leaf in jax.tree.leaves_with_path(entry):
+        name = jax.tree_util.keystr(place)
+        checksum.update(f"{name} {leaf.dtype} {leaf.shape}".encode())
+        checksum.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
+    dtype = str(entry.dtype) if isinstance(entry, np.ndarray) else "tree"
+    return {"dtype": dtype, "sha256": checksum.hexdigest()}

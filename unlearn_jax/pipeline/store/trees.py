@@ -1,0 +1,139 @@
+"""Pytrees on disk, by Orbax's own format: ``StandardCheckpointer`` opens them."""
+
+import asyncio
+import logging
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import tensorstore as ts
+
+from unlearn_jax.types import PyTree
+
+
+class _HostArrays(ocp.type_handlers.NumpyHandler):
+    """Handler of NumPy arrays, written by any process.
+
+    Orbax's own handler writes them in process 0 only, since it takes a checkpoint to
+    be the work of all processes; here, every process has pieces of its own.
+    """
+
+    async def serialize(
+        self,
+        values: Sequence[np.ndarray],
+        infos: Sequence[ocp.type_handlers.ParamInfo],
+        args: Sequence[ocp.SaveArgs] | None = None,
+    ) -> Sequence[ocp.future.Future]:
+        """Write arrays, at once."""
+        del args
+        writes = map(self._write, values, infos)
+        await asyncio.gather(*writes)
+        return []
+
+    async def _write(
+        self, value: np.ndarray, info: ocp.type_handlers.ParamInfo
+    ) -> None:
+        spec = ocp.type_handlers.get_json_tspec_write(
+            info,
+            use_ocdbt=True,
+            global_shape=value.shape,
+            local_shape=value.shape,
+            dtype=value.dtype,
+            process_index=jax.process_index(),
+        )
+        array = await ts.open(
+            ts.Spec(spec), create=True, open=True, context=info.ts_context
+        )
+        await array.write(value)
+
+
+def _checkpointer() -> ocp.Checkpointer:
+    """Return Orbax's checkpointer of pytrees, which waits for no other process."""
+    this = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=this,
+        active_processes={this},
+        barrier_sync_key_prefix=f"process-{this}",
+    )
+    handlers = ocp.type_handlers.create_type_handler_registry(
+        (np.ndarray, _HostArrays())
+    )
+    handler = ocp.PyTreeCheckpointHandler(
+        type_handler_registry=handlers, multiprocessing_options=alone
+    )
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Return False of messages on metadata, and on errors that Orbax raises, too."""
+    raised = r"raised|Failed to run .* Commit|Finalize thread .* failed"
+    metadata = "Metadata file|Failed to (write|update) metadata=|ArrayMetadata"
+    return not re.search(f"{raised}|{metadata}", record.getMessage())
+
+
+logging.getLogger("absl").addFilter(_is_news)
+
+
+def save_tree(path: pathlib.Path, tree: PyTree) -> None:
+    """Write a pytree of arrays as a checkpoint folder.
+
+    Args:
+      path: the folder, which must not exist.
+      tree: leaves are arrays or typed keys; the latter are stored as their key data.
+    """
+    with _checkpointer() as checkpointer:
+        checkpointer.save(path.absolute(), jax.tree.map(to_host, tree))
+
+
+def to_host(leaf: Any) -> np.ndarray:
+    """Return a leaf as a NumPy array; key data of typed keys."""
+    return np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
+
+
+def load_tree(path: pathlib.Path, like: PyTree | None = None) -> PyTree:
+    """Read a checkpoint folder as NumPy arrays.
+
+    Args:
+      path: the folder.
+      like: a pytree of arrays or shapes; the result has its structure, its typed keys
+        and its types. Nested dictionaries and lists if None.
+
+    Raises:
+      ValueError: other leaves, types or shapes than ``like`` has, its leading axis
+        apart; or whatever Orbax raises on a damaged folder.
+    """
+    with _checkpointer() as checkpointer:
+        stored = checkpointer.restore(path.absolute())
+    if like is None:
+        return stored
+    by_name = {}
+    for place, leaf in jax.tree.leaves_with_path(stored):
+        by_name[_name(place)] = leaf
+    places, treedef = jax.tree.flatten_with_path(like)
+    if {_name(place) for place, _ in places} != set(by_name):
+        raise ValueError(f"{path} has other leaves than expected")
+    leaves = []
+    for place, leaf in places:
+        array = by_name[_name(place)]
+        if is_key(leaf):
+            array = jax.random.wrap_key_data(jnp.asarray(array))
+        if array.shape[1:] != leaf.shape[1:] or array.dtype != leaf.dtype:
+            raise ValueError(f"{path} has other shapes or types than expected")
+        leaves.append(array)
+    return jax.tree.unflatten(treedef, leaves)
+
+
+def is_key(leaf: Any) -> bool:
+    """Return whether a leaf is a typed key, or the shape of one."""
+    dtype = getattr(leaf, "dtype", None)
+    return dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+
+
+def _name(place: tuple[Any, ...]) -> tuple[str, ...]:
+    """Return a path in a pytree as names, alike for named tuples and dictionaries."""
+    return tuple(jax.tree_util.keystr((key,), simple=True) for key in place)
