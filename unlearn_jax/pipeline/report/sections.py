@@ -560,11 +560,10 @@ def _trials_table(result: RunResult, tuning: Tuning) -> Table:
         for i, trial in enumerate(search.trials):
             state = "chosen" if i == search.chosen else ""
             means = [trial.metrics.get(metric.key) for metric in shown]
-            cells = [trial.metrics.get("avg_gap"), *(m and m.mean for m in means)]
-            lines.append(
-                [row.label, format_options(trial.options), *cells]
-                + [state if trial.metrics else "diverged"]
-            )
+            cells: list[Any] = [trial.metrics.get("avg_gap")]
+            cells += [mean and mean.mean for mean in means]
+            cells.append(state if trial.metrics else "diverged")
+            lines.append([row.label, format_options(trial.options), *cells])
     return Table("", [*columns, ""], lines)
 
 
