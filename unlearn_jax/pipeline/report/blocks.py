@@ -294,9 +294,10 @@ def render_html(page: Page) -> str:
     template = environment.get_template("page.html.j2")
     checks = page.find(Check)
     failed = [check for check in checks if not check.passed]
-    return template.render(
+    text = template.render(
         page=page, checks=checks, failed=failed, draw=draw, format_cell=format_cell
     )
+    return text.lstrip()
 
 
 def render_markdown(block: Page | Block) -> str:

@@ -4,10 +4,12 @@ The first screen answers whether the methods have forgotten: a verdict in words,
 references and the methods in a small table, one figure. Details follow.
 """
 
+import math
 import os
 import pathlib
 from collections.abc import Sequence
 
+from unlearn_jax.audit import Estimate
 from unlearn_jax.pipeline.measure.records import COST, RowResult, RunResult
 from unlearn_jax.pipeline.report.blocks import (
     Block,
@@ -44,7 +46,16 @@ from unlearn_jax.pipeline.report.tables import (
     results_table,
     row_label,
 )
-from unlearn_jax.pipeline.report.verdict import best_rows, findings, place, verdict
+from unlearn_jax.pipeline.report.verdict import (
+    CLASS_METRICS,
+    best_rows,
+    class_goal,
+    findings,
+    join,
+    oracle_auc,
+    place,
+    verdict,
+)
 from unlearn_jax.pipeline.store.folders import write_text
 
 MAX_METHODS = 8
@@ -123,13 +134,13 @@ def run_page(result: RunResult, arrays: figures.Arrays) -> Page:
         f" {_count(design.originals, 'original')} ×"
         f" {_count(design.forget_sets, 'forget set')} ×"
         f" {_count(design.repeats, 'repeat')} · {design.references:,} reference models"
-        f" · {result.date} · unlearn_jax {result.versions.get('unlearn_jax', '')}"
+        f" · {result.date[:10]} · unlearn_jax {result.versions.get('unlearn_jax', '')}"
     )
     checks = [Check(one.name, one.passed, one.detail) for one in result.checks]
     notes = [Text(text, kind="note") for text in result.notes]
     blocks: list[Block] = [
         _first_screen(result),
-        Text(" ".join(findings(result)), "In words"),
+        Text("\n\n".join(findings(result)), "In words"),
         Section("Results", [_main_table(result), *notes, _meanings(result)]),
         Section("Figures", _figures(result, arrays)),
         *make_sections(result, arrays),
@@ -151,14 +162,14 @@ def _first_screen(result: RunResult) -> Section:
     is_class = result.confusion is not None
     wanted = ["ft_auc", "test_accuracy", "avg_gap"]
     if is_class:
-        wanted = ["tv_forget", "ulira", "mia_nn_gap", "avg_gap"]
+        wanted = ["tv_forget", "ulira", "avg_gap"]
     available = {metric.key for metric in result.metrics}
     shown = [result.metric(key) for key in wanted if key in available]
     key = shown[0].key if shown else "ft_auc"
     lines = []
     for row in rows:
-        cells = [row.metrics.get(metric.key) for metric in shown]
-        state = Cell(_state(result, row, key))
+        cells = [_without_std(row.metrics.get(metric.key)) for metric in shown]
+        state = Cell(_state(result, row))
         lines.append([row_label(row), state, *cells, format_cost(row)])
     columns = [
         "Model",
@@ -166,14 +177,13 @@ def _first_screen(result: RunResult) -> Section:
         *(metric_column(metric) for metric in shown),
         Column("Cost", "× retraining"),
     ]
-    caption = f"Mean ± std over runs and {100 * result.level:g} % intervals."
+    caption = f"Means over runs and their {100 * result.level:g} % intervals."
     if len(rows) < len(result.rows):
         caption += (
             f" Of {len(result.rows) - len(rows) + MAX_METHODS} methods the"
             f" {MAX_METHODS} with the smallest Avg Gap."
         )
     table = Table("", columns, lines, caption, [row.kind for row in rows])
-    names = [shown[0].label if shown else "FT AUC"]
     figure = Figure(
         "",
         figures.forest_plot(
@@ -184,27 +194,36 @@ def _first_screen(result: RunResult) -> Section:
             width=7.2,
         ),
         _describe(result, [key], rows),
-        f"{names[0]}: unlearned well, a row lies on the gray band.",
+        "Unlearned well, a row lies on the gray band.",
     )
     return Section("", [table, figure], is_row=True)
 
 
-def _state(result: RunResult, row: RowResult, key: str) -> str:
-    """Return in a few words how a row compares with the oracle (or the seed floor)."""
-    if row.kind in ("oracle", "second_oracle"):
-        return {"oracle": "the goal", "second_oracle": "the seed floor"}[row.kind]
-    goal = result.row_of_kind("oracle")
-    states = _STATES
-    if key != "ft_auc":
-        goal = result.row_of_kind("second_oracle") or goal
-        states = {"within": "no difference found", "above": "different", "below": ""}
-    cell = row.metrics.get(key)
-    reference = goal and goal.metrics.get(key)
-    if cell is None or reference is None:
+def _without_std(cell: Estimate | None) -> Estimate | None:
+    return cell and cell._replace(std=math.nan)
+
+
+def _state(result: RunResult, row: RowResult) -> str:
+    """Return in a few words how a row compares with retraining."""
+    if row.kind == "oracle":
+        return "the goal"
+    if row.kind == "second_oracle":
+        return "the seed floor"
+    if result.confusion is None:
+        goal = oracle_auc(result)
+        cell = row.metrics.get("ft_auc")
+        if cell is None or not has_interval(cell):
+            return ""
+        return _STATES[place(cell, goal)]
+    different = []
+    for key in CLASS_METRICS:
+        cell = row.metrics.get(key)
+        goal = class_goal(result, key)
+        if cell and goal and has_interval(cell) and place(cell, goal) != "within":
+            different.append(result.metric(key).label)
+    if not row.metrics:
         return ""
-    if not (has_interval(cell) and has_interval(reference)):
-        return ""
-    return states[place(cell, reference)]
+    return f"differs in {join(different)}" if different else _STATES["within"]
 
 
 def _main_table(result: RunResult) -> Table:

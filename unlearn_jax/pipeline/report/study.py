@@ -20,6 +20,7 @@ from unlearn_jax.pipeline.report.blocks import (
     Page,
     Section,
     Table,
+    Text,
     format_cell,
     is_known,
     render_html,
@@ -81,6 +82,9 @@ def study_page(results: Mapping[str, RunResult]) -> Page:
     failed = sum(not one.passed for run in results.values() for one in run.checks)
     plural = "" if len(results) == 1 else "s"
     summary = f"A study of {len(results)} variant{plural}, each with its own report."
+    nearest = [f"{name}: {found}" for name, found in _nearest(results).items()]
+    if nearest:
+        summary += f" Smallest Avg Gap to retraining: {'; '.join(nearest)}."
     if failed:
         summary += f" {failed} of their checks failed."
     gaps = [table for table in tables if table.title.startswith("Avg Gap (")]
@@ -105,11 +109,24 @@ def study_page(results: Mapping[str, RunResult]) -> Page:
         " oracle. Intervals of one column can be compared; between columns the forget"
         " sets, data or networks differ."
     )
-    first = tables[0]
-    captioned = Table(first.title, first.columns, first.rows, caption, first.kinds)
     blocks: list[Block] = [_variants_table(results), figure]
-    blocks.append(Section("Tables", [captioned, *tables[1:]]))
+    blocks.append(Section("Tables", [Text(caption, kind="note"), *tables]))
     return Page(summary, blocks, study_title(results))
+
+
+def _nearest(results: Mapping[str, RunResult]) -> dict[str, str]:
+    """Return the method with the smallest Avg Gap and its gap, by variant."""
+    found = {}
+    for name, result in results.items():
+        gaps = {
+            row.label: row.metrics["avg_gap"].mean
+            for row in result.rows
+            if row.kind == "method" and "avg_gap" in row.metrics
+        }
+        if gaps:
+            best = min(gaps, key=lambda label: gaps[label])
+            found[name] = f"{best}, {format_cell(gaps[best], 2)[0]}"
+    return found
 
 
 def study_title(results: Mapping[str, RunResult]) -> str:

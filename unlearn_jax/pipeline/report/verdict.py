@@ -24,12 +24,11 @@ def verdict(result: RunResult) -> str:
     groups = group_methods(result)
     if not any(groups.values()):
         return "No method has an FT AUC, so nothing can be concluded."
-    goal = _goal(result)[0]
+    goal = "a coin toss" if oracle_auc(result) is _COIN else "retrained models"
     words = []
     if groups["within"]:
         words.append(
-            f"the attack finds no difference between {join(groups['within'])} and"
-            f" {goal}"
+            f"the attack finds no difference from {goal} for {join(groups['within'])}"
         )
     if groups["above"]:
         words.append(
@@ -85,7 +84,7 @@ def group_methods(result: RunResult) -> dict[str, list[str]]:
 
     The goal is the oracle's interval, or 50 % without an oracle.
     """
-    goal = _goal(result)[1]
+    goal = oracle_auc(result)
     groups: dict[str, list[str]] = {"within": [], "above": [], "below": []}
     for row in result.rows:
         cell = row.metrics.get("ft_auc")
@@ -94,12 +93,11 @@ def group_methods(result: RunResult) -> dict[str, list[str]]:
     return groups
 
 
-def _goal(result: RunResult) -> tuple[str, Estimate]:
+def oracle_auc(result: RunResult) -> Estimate:
+    """Return the FT AUC of the oracle or, without it, that of a coin toss."""
     oracle = result.row_of_kind("oracle")
     cell = oracle and oracle.metrics.get("ft_auc")
-    if oracle and cell and has_interval(cell):
-        return "retrained models", cell
-    return "a coin toss", _COIN
+    return cell if cell and has_interval(cell) else _COIN
 
 
 def _reference_sentences(result: RunResult) -> list[str]:
@@ -141,7 +139,7 @@ def _method_sentences(result: RunResult) -> list[str]:
         return []
     oracle = result.row_of_kind("oracle")
     name = "50 %"
-    if oracle and _goal(result)[1] is not _COIN:
+    if oracle and oracle_auc(result) is not _COIN:
         name = f"that of {oracle.label}"
     sentences = [f"No method has an FT AUC interval that overlaps {name}."]
     if groups["within"]:
@@ -173,7 +171,7 @@ def _method_sentences(result: RunResult) -> list[str]:
     return [*sentences, f"50 % itself lies in {where}."]
 
 
-def _class_goal(result: RunResult, key: str) -> Estimate | None:
+def class_goal(result: RunResult, key: str) -> Estimate | None:
     """Return the seed floor of a metric or, without one, the oracle's value."""
     for kind in ("second_oracle", "oracle"):
         row = result.row_of_kind(kind)
@@ -184,7 +182,7 @@ def _class_goal(result: RunResult, key: str) -> Estimate | None:
 
 
 def _class_verdict(result: RunResult) -> str:
-    goals = {key: _class_goal(result, key) for key in CLASS_METRICS}
+    goals = {key: class_goal(result, key) for key in CLASS_METRICS}
     goals = {key: goal for key, goal in goals.items() if goal}
     if not goals:
         return "No method was compared with retrained models on the forgotten classes."
@@ -214,7 +212,7 @@ def _class_sentences(result: RunResult) -> list[str]:
     again = result.row_of_kind("second_oracle")
     sentences = []
     for key in CLASS_METRICS:
-        goal = _class_goal(result, key)
+        goal = class_goal(result, key)
         cells = {
             row.label: row.metrics[key]
             for row in result.rows
@@ -256,7 +254,7 @@ def _nearest(result: RunResult) -> list[str]:
         return []
     best = min(gaps, key=lambda label: gaps[label].mean)
     text = (
-        f"Nearest to retraining over all is {join([best])}, with an Avg Gap of"
+        f"Nearest to retraining overall is {join([best])}, with an Avg Gap of"
         f" {format_cell(gaps[best].mean, 2)[0]} points"
     )
     again = result.row_of_kind("second_oracle")

@@ -223,7 +223,8 @@ def name_rows(axes: Axes, rows: Sequence[RowResult], size: float = 9) -> None:
     axes.set_yticks(range(len(rows)), [short(row.label, 34) for row in rows])
     axes.tick_params(axis="y", length=0, labelsize=size, labelcolor=INK)
     axes.spines["left"].set_visible(False)
-    for row, label in zip(rows, axes.get_yticklabels(), strict=True):
+    # Panels that share the axis have no labels.
+    for row, label in zip(rows, axes.get_yticklabels(), strict=False):
         label.set_fontweight("bold" if row.kind == "oracle" else "normal")
 
 
