@@ -386,11 +386,12 @@ def theory_section(result: RunResult) -> Section | None:
             continue
         cells = []
         for term in terms:
-            # The terms differ by many powers of ten.
-            is_shown = term is not None and is_known(term.mean)
-            text = f"{term.mean:.4g}" if is_shown else None
-            has_std = is_shown and is_known(term.std)
-            cells.append(Cell(text, f"± {term.std:.2g}" if has_std else ""))
+            if term is None or not is_known(term.mean):
+                cells.append(Cell(None))
+                continue
+            # Significant digits: the terms differ by many powers of ten.
+            note = f"± {term.std:.2g}" if is_known(term.std) else ""
+            cells.append(Cell(f"{term.mean:.4g}", note))
         lines.append([symbol, *cells, meaning])
     labels = [row.label for row in rows]
     columns = ["Term", *labels, Column("Meaning", is_text=True)]

@@ -388,7 +388,7 @@ def attack_plot(result: RunResult, arrays: Arrays) -> Figure:
             value = attack.distance_quantiles.get(quantile)
             if not value or not is_known(value):
                 continue
-            bottom.axvline(math.log2(value), **DOTTED | {"color": INK})
+            bottom.axvline(math.log2(value), color=INK, lw=1, ls=(0, (2, 2)))
             # x in data, y in fractions of the panel
             move: Any = {"transform": bottom.get_xaxis_transform(), "va": "top"}
             text = f" {name}: {value:.2g}"

@@ -150,7 +150,7 @@ def name_lines(
 def legend(
     figure: Figure,
     handles: Sequence[Any],
-    loc: str = "outside upper left",
+    loc: Any = "outside upper left",
     **options: Any,
 ) -> Any:
     """Return a legend outside of the panels, without a frame."""
