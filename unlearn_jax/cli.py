@@ -220,7 +220,8 @@ def _parse(kind: Any, argv: Sequence[str], prog: str, default: Any = None) -> An
 def _run(argv: list[str]) -> int:
     from unlearn_jax import pipeline
     from unlearn_jax.pipeline import presets
-    from unlearn_jax.pipeline.report.tables import terminal_table
+    from unlearn_jax.pipeline.report.run import terminal_text
+    from unlearn_jax.pipeline.report.verdict import verdict
     from unlearn_jax.pipeline.store import hosts
     from unlearn_jax.pipeline.study import with_bank
     from unlearn_jax.types import InputError
@@ -259,20 +260,19 @@ def _run(argv: list[str]) -> int:
         print((pathlib.Path(workdir) / "study.md").read_text())
         print(f"report: {pathlib.Path(workdir) / 'study.html'}")
         return 0
-    results = pipeline.run(
+    result = pipeline.run(
         variants[""],
         workdir,
         preset=preset.name,
         **_own_parts(preset.hooks, variants[""]),
     )
-    if not results:  # the first process reports
+    # The first of several processes reports.
+    if result is None:
         return 0
-    print(terminal_table(results))
-    for check in results["checks"]:
-        print(
-            f"{'ok  ' if check['passed'] else 'FAIL'}  {check['name']}."
-            f" {check['detail']}"
-        )
+    print(f"{terminal_text(result)}\n\n{verdict(result)}")
+    for check in result.checks:
+        status = "ok  " if check.passed else "FAIL"
+        print(f"{status}  {check.name}. {check.detail}")
     print(f"\nreport: {pathlib.Path(workdir) / 'report.html'}")
     return 0
 

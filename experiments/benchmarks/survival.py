@@ -115,7 +115,7 @@ sys.exit(main())
 """The command, with a handler that writes down where the process is; a lost process is noticed after 10 s, not 100."""
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-TIMES = ("created", "command", "stages", "environment", "cost", "costs", "banks")
+TIMES = ("date", "created", "command", "stages", "device", "cost", "costs", "banks")
 """Parts of ``results.json`` that two equal runs may differ in."""
 
 PHASES: tuple[tuple[str, tuple[str, ...]], ...] = (

@@ -7,7 +7,7 @@ import pathlib
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.made_up import Page
+from support.made_up import Page, change_metric
 
 from unlearn_jax import audit, data, filters
 from unlearn_jax.pipeline import (
@@ -27,10 +27,10 @@ from unlearn_jax.pipeline.config import resolve as settings
 from unlearn_jax.pipeline.measure.targets import target_distances
 from unlearn_jax.pipeline.report.figures.classes import confusion_plot
 from unlearn_jax.pipeline.report.figures.style import INK, to_svg
-from unlearn_jax.pipeline.report.verdict import verdict
+from unlearn_jax.pipeline.report.study import study_tables
+from unlearn_jax.pipeline.report.verdict import findings
 from unlearn_jax.pipeline.stages import models as stages
 from unlearn_jax.pipeline.stages.plan import make_plan
-from unlearn_jax.pipeline.study import study_markdown
 from unlearn_jax.types import InputError
 
 TINY = RunConfig(
@@ -75,8 +75,10 @@ def finished(splits, tmp_path_factory):
     folder = tmp_path_factory.mktemp("classes") / "run"
     results = run(TINY, folder, splits=splits)
     plan = make_plan(TINY, folder.parent / "banks", splits=splits)
-    chosen = {row["key"]: row for row in results["rows"]}
-    rows = {name: {**TINY.rows[name], **_knobs(chosen[name])} for name in TINY.rows}
+    rows = {
+        name: {**TINY.rows[name], **_learning_rate(results.row(name))}
+        for name in TINY.rows
+    }
     plan = dataclasses.replace(plan, config=dataclasses.replace(TINY, rows=rows))
     logits = {
         name: stages.row_logits(plan, name, stages.unlearn_parts(plan, name, folder))
@@ -85,14 +87,12 @@ def finished(splits, tmp_path_factory):
     return folder, results, plan, logits
 
 
-def _knobs(row):
-    return {key: value for key, value in row["knobs"].items() if key == "learning_rate"}
+def _learning_rate(row):
+    return {key: one for key, one in row.options.items() if key == "learning_rate"}
 
 
 def values(results, row, metric):
-    return next(r for r in results["rows"] if r["key"] == row)["metrics"][metric][
-        "values"
-    ]
+    return results.row(row).values[metric]
 
 
 def retrained(plan, run, side=0):
@@ -164,7 +164,7 @@ def test_ulira_takes_the_runs_own_models_as_shadows(finished):
 def test_mia_nn_asks_about_the_nearest_class(finished):
     _, results, plan, logits = finished
     test, labels = np.arange(100) >= 60, plan.pool.labels
-    for s, section in enumerate(results["confusion"]["sets"]):
+    for s, section in enumerate(results.confusion.sets):
         runs = np.flatnonzero(plan.runs[:, 1] == s)
         models = np.stack(
             [retrained(plan, r, side)[test] for side in (0, 1) for r in runs]
@@ -173,8 +173,8 @@ def test_mia_nn_asks_about_the_nearest_class(finished):
         expected = audit.nearest_neighbor(
             models, labels[test], GONE[s], discriminator=machine
         )
-        assert section["neighbors"] == [expected.neighbor]
-        assert section["classes"] == [GONE[s]]
+        assert section.neighbors == (expected.neighbor,)
+        assert section.classes == (GONE[s],)
         mean = expected.fractions[:, expected.neighbor].mean()
         for r in runs:
             called = audit.discriminator_calls(
@@ -212,24 +212,24 @@ def test_a_filter_changes_outputs_and_nothing_else(finished):
 
 def test_confusion_is_where_the_test_samples_went(finished):
     _, results, plan, logits = finished
-    for s, section in enumerate(results["confusion"]["sets"]):
+    for s, section in enumerate(results.confusion.sets):
         runs = np.flatnonzero(plan.runs[:, 1] == s)
         some = (np.arange(100) >= 60) & (plan.pool.labels == GONE[s])
         went = [
             np.bincount(np.argmax(logits["trw"][r][some], -1), minlength=5) / some.sum()
             for r in runs
         ]
-        np.testing.assert_allclose(section["rows"]["trw"], np.mean(went, 0), atol=1e-3)
+        np.testing.assert_allclose(section.rows["trw"], np.mean(went, 0), atol=1e-3)
 
 
 def test_the_search_forgets_other_classes_and_goes_by_its_own_gap(finished, splits):
     folder, results, _, _ = finished
     own = tuning.tuning_plan(make_plan(TINY, folder.parent / "banks", splits=splits))
-    assert own.forget_names == [0, 2] == results["tuning"]["trw"]["sets"]
+    assert own.forget_names == [0, 2] == list(results.tuning.sets)
     assert not (own.forget & np.isin(splits.train.labels, GONE)).any()
-    trials = results["tuning"]["trw"]["trials"]
+    trials = results.tuning.rows["trw"].trials
     assert len(trials) == 2
-    assert set(trials[0]["metrics"]) == {
+    assert set(trials[0].metrics) == {
         "unlearn_accuracy",
         "retain_accuracy",
         "acc_r",
@@ -237,18 +237,18 @@ def test_the_search_forgets_other_classes_and_goes_by_its_own_gap(finished, spli
         "tv_forget",
         "avg_gap",
     }
-    gaps = [trial["metrics"]["avg_gap"]["mean"] for trial in trials]
-    assert results["tuning"]["trw"]["chosen"] == int(np.argmin(gaps))
+    gaps = [trial.metrics["avg_gap"].mean for trial in trials]
+    assert results.tuning.rows["trw"].chosen == int(np.argmin(gaps))
 
 
 def test_targets_are_measured_against_retrained_models(finished):
     """Recomputed in NumPy: no tilt, the cosines of the head's weights, their opposite, and both reference tilts."""
     _, results, plan, _ = finished
     rows, kernels = (
-        {row["name"]: row["values"] for row in results["targets"]["rows"]},
+        {row.name: row.values for row in results.targets.rows},
         plan.originals.variables().params,
     )
-    betas, found = results["targets"]["betas"], {}
+    betas, found = results.targets.betas, {}
     for r, (o, s, _) in enumerate(plan.runs):
         some = plan.pool.labels[:60] == GONE[s]
         p, again = (
@@ -302,9 +302,7 @@ def test_targets_are_measured_against_retrained_models(finished):
         for kl, (_, s, _) in zip(seeds, plan.runs, strict=True)
     ]
     assert rows["second retrained model"][0] == pytest.approx(np.mean(seeds), rel=2e-3)
-    assert target_distances(plan)["rows"] == results["targets"]["rows"], (
-        "the same run, the same numbers"
-    )
+    assert target_distances(plan) == results.targets, "the same run, the same numbers"
 
 
 def _softmax(logits):
@@ -316,12 +314,12 @@ def test_the_report_shows_classes_and_no_attack_that_was_not_made(finished):
     folder, results, _, _ = finished
     page = (folder / "report.html").read_text()
     page = Page(page).words
-    assert "Where forgotten classes go" in page
+    assert "Predictions on forgotten classes" in page
     assert "ROC curves" not in page
     assert "U-LiRA" in page
     assert "Targets KL(retrained" in page
     assert "classes 0, 2" in page
-    assert {check["name"].partition(":")[0] for check in results["checks"]} >= {
+    assert {check.name.partition(":")[0] for check in results.checks} >= {
         "U-LiRA is fair",
         "MIA-NN is fair",
     }
@@ -363,10 +361,10 @@ def test_references_add_attacks_within_the_class(splits, tmp_path):
         assert values(results, "original", "lira_auc")[r] == pytest.approx(
             100 * expected, abs=1e-3
         )
-    metrics = {metric["key"] for metric in results["metrics"]}
+    metrics = {metric.key for metric in results.metrics}
     assert {"ft_auc", "lira_auc", "mia_nn"} <= metrics
     assert "ulira" not in metrics, "two originals are too few"
-    assert results["confusion"]["sets"][0]["classes"] == [1, 3]
+    assert results.confusion.sets[0].classes == (1, 3)
     assert max(values(results, "mask", "acc_f")) == 0
 
 
@@ -560,13 +558,11 @@ def test_a_filter_is_part_of_what_is_searched_and_survives_divergence(splits, tm
     )
     config.rows["lost"]["filter"] = "mpru"
     results = run(config, tmp_path / "run", splits=splits)
-    assert [
-        trial["metrics"]["acc_f"]["mean"]
-        for trial in results["tuning"]["kept"]["trials"]
-    ] == [0, 0]
+    trials = results.tuning.rows["kept"].trials
+    assert [trial.metrics["acc_f"].mean for trial in trials] == [0, 0]
     assert max(values(results, "kept", "acc_f")) == 0
-    assert next(row for row in results["rows"] if row["key"] == "lost")["metrics"] == {}
-    notes = " ".join(results["notes"])
+    assert results.row("lost").metrics == {}
+    notes = " ".join(results.notes)
     assert "U-LiRA is left out: it needs 3 originals" in notes
     assert "shadow models" not in notes
     assert "tune: lost" not in dry_run(config, tmp_path / "run", splits=splits), (
@@ -575,12 +571,11 @@ def test_a_filter_is_part_of_what_is_searched_and_survives_divergence(splits, tm
 
 
 def test_the_picture_follows_the_page_and_cuts_long_names(finished):
-    _, results, _, _ = finished
-    long = [
-        {**one, "title": f"class 1 (${'name ' * 80}$)"}
-        for one in results["confusion"]["sets"]
-    ]
-    figure = confusion_plot({**results, "confusion": {"sets": long}})
+    results = finished[1]
+    title = f"class 1 (${'name ' * 80}$)"
+    sets = [dataclasses.replace(one, title=title) for one in results.confusion.sets]
+    confusion = dataclasses.replace(results.confusion, sets=tuple(sets))
+    figure = confusion_plot(dataclasses.replace(results, confusion=confusion))
     svg = to_svg(figure, "long", "long names")
     assert "#ffffff" not in svg, "no panel is white on a dark page"
     axes = figure.axes[0]
@@ -598,8 +593,6 @@ def test_the_picture_follows_the_page_and_cuts_long_names(finished):
 
 
 def test_the_verdict_compares_with_the_number_that_it_names(finished):
-    _, results, _, _ = finished
-    rows = [{**row, "metrics": {**row["metrics"]}} for row in results["rows"]]
     near = {
         "retrained": (0, 1),
         "retrained_again": (5, 7),
@@ -607,21 +600,18 @@ def test_the_verdict_compares_with_the_number_that_it_names(finished):
         "mask": (0, 1),
         "original": (9, 9),
     }
-    for row in rows:
-        low, high = near[row["key"]]
-        row["metrics"]["mia_nn_gap"] = {
-            **row["metrics"]["mia_nn_gap"],
-            "mean": low,
-            "low": low,
-            "high": high,
-        }
-    assert "another seed alone gives 5.00 [5.00, 7.00]; trw overlaps that" in verdict(
-        {**results, "rows": rows}
-    )
+    results = finished[1]
+    for key, (low, high) in near.items():
+        numbers = {"mean": float(low), "low": low, "high": high}
+        results = change_metric(results, key, "mia_nn_gap", **numbers)
+    text = " ".join(findings(results))
+    assert "another seed alone gives 5.00 [5.00, 7.00]; trw overlaps that" in text
 
 
 def test_a_study_compares_what_the_attacks_on_classes_say(finished):
-    _, results, _, _ = finished
-    page = study_markdown({"one": results, "two": results})
-    for name in ("ACC_r", "ACC_f", "TV forget", "U-LiRA", "MIA-NN", "MIA-NN gap"):
-        assert f"**{name} (" in page.replace("\\_", "_")
+    results = finished[1]
+    tables = study_tables({"one": results, "two": results})
+    titles = [table.title.partition(" (")[0] for table in tables]
+    assert {"ACC_r", "ACC_f", "TV forget", "U-LiRA", "MIA-NN", "MIA-NN gap"} <= set(
+        titles
+    )

@@ -25,8 +25,9 @@ from unlearn_jax.pipeline import (
     run,
 )
 from unlearn_jax.pipeline.config.resolve import forget_masks
-from unlearn_jax.pipeline.measure import samples as measure
-from unlearn_jax.pipeline.measure.results import notes_of, without_nan
+from unlearn_jax.pipeline.measure.pool import make_pool
+from unlearn_jax.pipeline.measure.records import RunResult, Tuning
+from unlearn_jax.pipeline.measure.results import make_notes
 from unlearn_jax.pipeline.stages import bank
 from unlearn_jax.pipeline.stages import models as stages
 from unlearn_jax.pipeline.stages.plan import make_plan
@@ -42,38 +43,35 @@ def finished(splits, tmp_path_factory):
 
 
 def strip(results):
-    """What must be equal between two runs of one configuration: everything but times."""
-    return {
-        key: value
-        for key, value in results.items()
-        if key in ("rows", "attack", "runs", "design", "banks", "checks")
-    }
+    """Return the part that two runs of one configuration share: all but times."""
+    shared = ("rows", "attacks", "runs", "design", "banks", "checks")
+    data = results.to_json()
+    return {key: data[key] for key in shared}
 
 
 def without_cost(results):
-    kept = strip(results)
-    return {
-        **kept,
-        "rows": [{k: v for k, v in row.items() if k != "cost"} for row in kept["rows"]],
-    }
+    rows = [dataclasses.replace(row, cost=None) for row in results.rows]
+    return strip(dataclasses.replace(results, rows=tuple(rows)))
 
 
 def test_a_run_ends_in_table_and_report(finished):
     folder, results = finished
     stored = json.loads((folder / "results.json").read_text())
-    assert stored == json.loads(json.dumps(results))
-    assert [row["key"] for row in results["rows"]] == [
+    assert stored == json.loads(json.dumps(results.to_json()))
+    assert RunResult.from_json(stored).to_json() == stored
+    assert [row.key for row in results.rows] == [
         "original",
         "retrained",
         "retrained_again",
         "finetune",
         "amun",
     ]
-    for row in results["rows"]:
-        assert set(row["metrics"]) == {metric["key"] for metric in results["metrics"]}
-        for estimate in row["metrics"].values():
-            assert estimate["num_runs"] == 4
-            assert estimate["low"] <= estimate["mean"] <= estimate["high"]
+    for row in results.rows:
+        assert set(row.metrics) == {metric.key for metric in results.metrics}
+        assert set(row.values) == set(row.metrics)
+        for estimate in row.metrics.values():
+            assert estimate.num_runs == 4
+            assert estimate.low <= estimate.mean <= estimate.high
     for name in (
         "report.html",
         "table.txt",
@@ -86,7 +84,7 @@ def test_a_run_ends_in_table_and_report(finished):
     arrays = np.load(folder / "arrays.npz")
     assert arrays["scores/amun"].shape == (4, 90)
     assert arrays["forget"].sum() == 4 * 12
-    assert sum(results["attack"]["status"].values()) == 4 * 12
+    assert sum(results.attacks[""].status.values()) == 4 * 12
 
 
 def test_accuracies_are_those_of_the_stored_models(finished, splits):
@@ -97,21 +95,19 @@ def test_accuracies_are_those_of_the_stored_models(finished, splits):
     )
     logits = train.predict(plan.model.apply, original, jnp.asarray(splits.test.images))
     right = 100 * np.mean(np.argmax(logits, -1) == splits.test.labels)
-    row = next(row for row in results["rows"] if row["key"] == "original")
-    assert row["metrics"]["test_accuracy"]["values"][2] == pytest.approx(
-        right
-    )  # runs 2 and 3 are of the second original
+    # Runs 2 and 3 are of the second original.
+    value = results.row("original").values["test_accuracy"][2]
+    assert value == pytest.approx(right)
 
 
 def test_cost_is_counted_in_gradients_of_single_samples(finished, splits):
     folder, results = finished
-    cost = {row["key"]: row["cost"] for row in results["rows"]}
+    cost = {row.key: row.cost for row in results.rows}
     assert cost["original"] is None
-    assert (
-        cost["retrained"]["gradients"] == 4 * 48
-    )  # epochs, retained samples (3 steps of 16)
-    assert cost["finetune"]["gradients"] == 2 * 48
-    assert cost["finetune"]["relative_gradients"] == 0.5
+    # Epochs, retained samples (3 steps of 16).
+    assert cost["retrained"].gradients == 4 * 48
+    assert cost["finetune"].gradients == 2 * 48
+    assert cost["finetune"].relative_gradients == 0.5
     plan = make_plan(TINY, folder.parent / "banks", splits=splits)
     epsilon = np.stack(stages.attack_parts(plan, "", folder).read("epsilon"))
     radii = np.where(
@@ -119,37 +115,38 @@ def test_cost_is_counted_in_gradients_of_single_samples(finished, splits):
     )
     attacked = 5 * radii.sum(1).mean()  # steps per radius
     tuned = 2 * 16 * -(-(48 + 12 + 12) // 16)
-    assert cost["amun"]["gradients"] == pytest.approx(tuned + attacked)
-
-
-def test_results_hold_no_nan():
-    found = without_nan(
-        {"a": [float("nan"), 1.0, (float("inf"), "x")], "b": None, "c": 2}
-    )
-    assert found == {"a": [None, 1.0, [None, "x"]], "b": None, "c": 2}
+    assert cost["amun"].gradients == pytest.approx(tuned + attacked)
 
 
 def test_huge_but_finite_logits_count_as_diverged():
-    labels, logits = np.zeros(5, int), np.ones((5, 3), np.float32)
-    assert measure.usable(AuditConfig(), labels, [logits])
-    assert not measure.usable(AuditConfig(), labels, [logits, 1e16 * logits])
-    assert not measure.usable(
-        AuditConfig(), labels, [np.full((5, 3), np.nan, np.float32)]
+    logits = np.ones((5, 3), np.float32)
+    member = np.array([[True, False, True, False, True], [False, True] * 2 + [False]])
+    pool = make_pool(
+        AuditConfig(num_bootstrap=2),
+        np.zeros(5, int),
+        np.array([[True, False, False]]),
+        np.zeros((1, 2), int),
+        [logits, logits],
+        member,
     )
+    assert pool.is_usable([logits])
+    assert not pool.is_usable([logits, 1e16 * logits])
+    assert not pool.is_usable([np.full((5, 3), np.nan, np.float32)])
 
 
-def test_notes_say_how_knobs_were_chosen_and_who_chose_the_samples(splits, tmp_path):
+def test_notes_cover_the_search_and_the_choice_of_hard_samples(splits, tmp_path):
     plan = make_plan(TINY, tmp_path, splits=splits)
-    assert any(
-        "12% of the samples of those sets" in note for note in notes_of(plan, 0.12)
-    )
-    assert not any("Knobs were chosen" in note for note in notes_of(plan, None))
+    search = Tuning(originals=(7,), sets=(7,), shared=0.12, original=None, rows={})
+    notes = " ".join(make_notes(plan, search))
+    assert "12% of the samples of those sets" in notes
+    assert "Hyperparameters were chosen" in notes
+    assert "Hyperparameters were chosen" not in " ".join(make_notes(plan, None))
     hard = dataclasses.replace(
         TINY, forget=ForgetConfig(kind="uncertain", fraction=0.2)
     )
     assert any(
         "also audit them" in note
-        for note in notes_of(make_plan(hard, tmp_path, splits=splits), None)
+        for note in make_notes(make_plan(hard, tmp_path, splits=splits), None)
     )
 
 
@@ -168,7 +165,7 @@ def test_rerun_computes_nothing_and_says_the_same(finished, splits, monkeypatch)
     monkeypatch.setattr(bank, "fit_many", None)  # any training would fail
     again = run(TINY, folder, splits=splits, preset="tiny")
     assert strip(again) == strip(results)
-    assert all(stage["cached"] for stage in again["stages"] if stage["name"] != "audit")
+    assert all(stage.cached for stage in again.stages if stage.name != "audit")
 
 
 def test_another_method_reuses_the_bank(finished, splits, monkeypatch, tmp_path):
@@ -178,14 +175,13 @@ def test_another_method_reuses_the_bank(finished, splits, monkeypatch, tmp_path)
         TINY, only=("amun",), bank=str(folder.parent / "banks")
     )
     other = run(config, tmp_path / "other", splits=splits)
-    assert [row["key"] for row in other["rows"]] == [
+    assert [row.key for row in other.rows] == [
         "original",
         "retrained",
         "retrained_again",
         "amun",
     ]
-    ours = {row["key"]: row["metrics"] for row in results["rows"]}
-    assert all(row["metrics"] == ours[row["key"]] for row in other["rows"])
+    assert all(row.metrics == results.row(row.key).metrics for row in other.rows)
 
 
 class Stop(Exception):
@@ -321,7 +317,7 @@ def test_users_own_function_and_arrays(splits, tmp_path):
         TINY, replicas=dataclasses.replace(TINY.replicas, originals=(0,), references=2)
     )
     results = run(config, tmp_path / "mine", splits=splits, model=model)
-    assert results["rows"][0]["metrics"]["test_accuracy"]["mean"] > 60
+    assert results.rows[0].metrics["test_accuracy"].mean > 60
     # another function must not find the first one's models
     other = models.from_functions(
         init, lambda params, images: jnp.tanh(apply(params, images))
@@ -441,16 +437,13 @@ def test_a_users_method_is_a_dataclass_and_becomes_a_row(
         },
     )
     results = run(config, tmp_path / "run", splits=splits)
-    row = results["rows"][-1]
-    assert (row["key"], row["label"], row["method"]) == ("mine", "Mine", "shrink")
-    assert row["metrics"]["avg_gap"]["num_runs"] == 4
-    assert [
-        trial["knobs"]["factor"] for trial in results["tuning"]["mine"]["trials"]
-    ] == [0.01, 0.1, 1.0]
-    chosen = results["tuning"]["mine"]["trials"][results["tuning"]["mine"]["chosen"]][
-        "knobs"
-    ]
-    assert row["knobs"]["factor"] == chosen["factor"]
+    row = results.rows[-1]
+    assert (row.key, row.label, row.method) == ("mine", "Mine", "shrink")
+    assert row.metrics["avg_gap"].num_runs == 4
+    search = results.tuning.rows["mine"]
+    assert [trial.options["factor"] for trial in search.trials] == [0.01, 0.1, 1.0]
+    chosen = search.trials[search.chosen].options
+    assert row.options["factor"] == chosen["factor"]
     assert "Mine" in (tmp_path / "run" / "report.html").read_text()
 
 
@@ -570,8 +563,8 @@ def test_class_forgetting_with_unequal_classes(splits, tmp_path):
         only=("amun",),
     )
     results = run(config, tmp_path / "classes", splits=uneven)
-    assert results["design"]["runs"] == 2
-    assert [r["forget_set"] for r in results["runs"]] == [0, 2]
+    assert results.design.runs == 2
+    assert [one.forget_set for one in results.runs] == [0, 2]
 
 
 def test_replicas_stored_do_not_depend_on_the_group(finished, splits, tmp_path):
@@ -848,17 +841,14 @@ def test_diverged_training_is_an_error_and_a_diverged_method_a_row(splits, tmp_p
         "finetune": {"method": "finetune", "learning_rate": 1e25, "num_epochs": 3},
     }
     results = run(dataclasses.replace(TINY, rows=rows), tmp_path / "b", splits=splits)
-    by_key = {row["key"]: row for row in results["rows"]}
-    assert by_key["finetune"]["metrics"] == {}, (
+    assert results.row("finetune").metrics == {}, (
         "a method that diverges is a result, and does not stop the others"
     )
-    assert by_key["amun"]["metrics"]
+    assert results.row("amun").metrics
     (check,) = [
-        check
-        for check in results["checks"]
-        if not check["passed"] and "finite" in check["name"]
+        check for check in results.checks if not check.passed and "finite" in check.name
     ]
-    assert "finetune" in check["detail"]
+    assert "finetune" in check.detail
 
 
 def test_working_directories_of_others(splits, tmp_path):

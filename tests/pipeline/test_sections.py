@@ -70,15 +70,17 @@ def finished(splits, tmp_path_factory):
 
 def test_every_attack_is_reported(finished):
     _, results, _, _ = finished
-    assert sum(results["attack"]["status"].values()) == 4 * 12
-    assert set(results["attacks"]) == {"fast", "other", "half"}
-    assert [row["key"] for row in results["rows"][3:]] == [
+    assert sum(results.attacks[""].status.values()) == 4 * 12
+    assert set(results.attacks) == {"", "fast", "other", "half"}
+    assert results.attacks["half"].settings == {"failures": 0.5}
+    assert [row.attack for row in results.rows[3:]] == ["", "fast", "other", "half"]
+    assert [row.key for row in results.rows[3:]] == [
         "own",
         "fast",
         "other",
         "half",
     ]
-    assert all(row["cost"]["seconds"] > 0 for row in results["rows"][3:])
+    assert all(row.cost.seconds > 0 for row in results.rows[3:])
 
 
 def test_a_transferred_set_is_the_next_originals(finished):
@@ -108,7 +110,7 @@ def test_a_capped_attack_fails_for_the_share_asked_for(finished):
         assert np.all(distance[cut] <= full[cut] + 1e-6)
         assert np.max(distance[cut]) <= np.min(full[cut]) + 1e-6
         total += cut.sum()
-    assert results["attacks"]["half"]["status"]["not_found"] == total > 0
+    assert results.attacks["half"].status["not_found"] == total > 0
 
 
 def test_the_terms_of_the_theorem_are_those_of_the_stored_models(finished, splits):
@@ -139,12 +141,13 @@ def test_the_terms_of_the_theorem_are_those_of_the_stored_models(finished, split
         given,
     )
     found = summarize_terms(terms)
-    shown = results["theory"]["rows"]["own"]
+    shown = results.theory.rows["own"]
     assert set(shown) == set(found)
     single = {key: float(value) for key, value in found.items()}
     for key in ("num_samples", "delta", "transfer", "unlearned_distance"):
-        spread = 4 * (shown[key]["std"] or 0) + 1e-5
-        assert abs(single[key] - shown[key]["mean"]) <= spread
+        spread = 4 * shown[key].std + 1e-5
+        assert abs(single[key] - shown[key].mean) <= spread
+        assert single[key] == pytest.approx(shown[key].values[3], rel=1e-3, abs=1e-5)
 
 
 def test_vulnerable_samples_are_those_of_the_scores(finished, splits):
@@ -154,16 +157,16 @@ def test_vulnerable_samples_are_those_of_the_scores(finished, splits):
     found = audit.vulnerability(
         arrays["scores/own"], forget, np.arange(90) >= 60, max_fpr=0.05
     )
-    row = results["vulnerability"]["rows"]["own"]
+    row = results.vulnerability.rows["own"]
     some = found.num_runs > 0
-    assert row["samples"] == some.sum() == plan.forget.any(0).sum()
-    assert row["mean"] == pytest.approx(found.fraction[some].mean(), abs=1e-4)
-    assert [m["sample"] for m in row["most"]] == list(
+    assert row.num_samples == some.sum() == plan.forget.any(0).sum()
+    assert row.mean == pytest.approx(found.fraction[some].mean(), abs=1e-4)
+    assert [m.sample for m in row.most] == list(
         audit.most_vulnerable(found, num_samples=10)
     )
-    for shown in row["most"]:
-        assert shown["low"] <= shown["share"] <= shown["high"]
-        assert shown["label"] == splits.train.labels[shown["sample"]]
+    for shown in row.most:
+        assert shown.low <= shown.fraction <= shown.high
+        assert shown.label == splits.train.labels[shown.sample]
 
 
 def test_requests_in_sequence(splits, tmp_path):
@@ -191,10 +194,10 @@ def test_requests_in_sequence(splits, tmp_path):
         adapted[0], steps[0], atol=1e-5
     )  # the first set is the same
     assert not np.allclose(adapted[-1], steps[-1], atol=1e-4)
-    shown = results["requests"]
-    assert shown["count"] == 3
-    assert shown["size"] == 4
-    assert set(shown["rows"]) == {"original", "retrained", "amun", "amun_a"}
+    shown = results.requests
+    assert shown.count == 3
+    assert shown.size == 4
+    assert set(shown.rows) == {"original", "retrained", "amun", "amun_a"}
     # the second request of run 1, by hand
     labels, (o, s) = plan.pool.labels, plan.runs[1, :2]
     signal = lambda logits: audit.taylor_softmax(
@@ -208,12 +211,10 @@ def test_requests_in_sequence(splits, tmp_path):
     gone[:60], now[:60] = plan.requests[s, :2].any(0), plan.requests[s, 1]
     train_set = np.arange(90) < 60
     aucs = audit.forget_aucs(scores, now, train_set & ~gone, ~train_set)
-    cell = shown["rows"]["amun"][1]
-    assert cell["fr_auc"]["values"][1] == pytest.approx(100 * aucs.fr, abs=1e-3)
-    assert cell["ft_auc"]["values"][1] == pytest.approx(100 * aucs.ft, abs=1e-3)
-    assert cell["score"]["values"][1] == pytest.approx(
-        100 * (aucs.fr - aucs.ft), abs=1e-3
-    )
+    cell = shown.rows["amun"][1]
+    assert cell.values["fr_auc"][1] == pytest.approx(100 * aucs.fr, abs=1e-3)
+    assert cell.values["ft_auc"][1] == pytest.approx(100 * aucs.ft, abs=1e-3)
+    assert cell.values["score"][1] == pytest.approx(100 * (aucs.fr - aucs.ft), abs=1e-3)
     assert o == 0
 
 
@@ -249,18 +250,18 @@ def test_hard_forget_sets_are_chosen_by_the_references(kind, splits, tmp_path):
     chosen = plan.forget[0]
     assert chosen.sum() == 12
     assert hardness[chosen].min() >= hardness[~chosen].max() - 1e-6
-    assert {check["name"].split(" ")[0] for check in results["checks"]} == {"every"}, (
+    assert {check.name.split(" ")[0] for check in results.checks} == {"every"}, (
         "no check of the attack's fairness"
     )
-    assert results["design"]["forget_sets"] == 1
+    assert results.design.forget_sets == 1
     arrays = np.load(tmp_path / "run" / "arrays.npz")
     distance = audit.klom(arrays["margin/finetune"], arrays["margin/retrained"])
-    shown = results["klom"]["rows"]
+    shown = results.klom.rows
     assert set(shown) == {"original", "retrained_again", "finetune"}
-    assert shown["finetune"]["forget"]["mean"] == pytest.approx(
+    assert shown["finetune"]["forget"].mean.mean == pytest.approx(
         distance[:60][chosen].mean(), abs=1e-4
     )
-    assert results["klom"]["models"] == 2
+    assert results.klom.num_models == 2
 
 
 def test_request_masks_refuse_what_does_not_split():

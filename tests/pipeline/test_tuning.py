@@ -23,6 +23,7 @@ from unlearn_jax.pipeline import (
     tuning,
 )
 from unlearn_jax.pipeline._run import progress_bar
+from unlearn_jax.pipeline.measure.records import to_plain
 from unlearn_jax.pipeline.stages import models as stages
 from unlearn_jax.pipeline.stages.plan import make_plan
 from unlearn_jax.types import InputError
@@ -117,24 +118,22 @@ def test_a_search_without_knobs_or_trials_is_empty():
 
 def test_every_trial_is_kept_and_the_best_is_taken(finished):
     _, results = finished
-    found = results["tuning"]["finetune"]
-    assert len(found["trials"]) == 4
-    assert found["space"] == TINY.rows["finetune"]["search"]
+    search = results.tuning.rows["finetune"]
+    assert len(search.trials) == 4
+    assert search.space == TINY.rows["finetune"]["search"]
     gaps = [
-        t["metrics"]["avg_gap"]["mean"] if t["status"] == "ok" else np.inf
-        for t in found["trials"]
+        trial.metrics["avg_gap"].mean if trial.metrics else np.inf
+        for trial in search.trials
     ]
-    assert found["chosen"] == int(np.argmin(gaps))
-    assert any(t["status"] == "diverged" for t in found["trials"]), (
+    assert search.chosen == int(np.argmin(gaps))
+    assert not all(trial.metrics for trial in search.trials), (
         "a range up to 1e26 must diverge somewhere"
     )
-    row = next(row for row in results["rows"] if row["key"] == "finetune")
-    chosen = found["trials"][found["chosen"]]["knobs"]
-    assert {knob: row["knobs"][knob] for knob in chosen} == chosen
-    assert "fixed" not in results["tuning"]
-    assert 0 < found["nothing"]["mean"] < 100, (
-        "the gap of doing nothing, on the same problems"
-    )
+    row = results.row("finetune")
+    chosen = search.trials[search.chosen].options
+    assert {option: row.options[option] for option in chosen} == chosen
+    assert "fixed" not in results.tuning.rows
+    assert 0 < results.tuning.original.mean < 100, "on the same problems"
 
 
 def test_a_trial_is_the_method_with_its_knobs(finished, splits, tmp_path):
@@ -143,12 +142,12 @@ def test_a_trial_is_the_method_with_its_knobs(finished, splits, tmp_path):
     own = tuning.tuning_plan(make_plan(TINY, folder.parent / "banks", splits=splits))
     position, trial = next(
         (i, t)
-        for i, t in enumerate(results["tuning"]["finetune"]["trials"])
-        if t["status"] == "ok"
+        for i, t in enumerate(results.tuning.rows["finetune"].trials)
+        if t.metrics
     )
     logits, _, cached = tuning.tune_row(own, "finetune", None, folder, progress_bar)
     assert cached
-    rows = {"finetune": {"method": "finetune", "num_epochs": 2, **trial["knobs"]}}
+    rows = {"finetune": {"method": "finetune", "num_epochs": 2, **trial.options}}
     plain = dataclasses.replace(own, config=dataclasses.replace(own.config, rows=rows))
     parts, _, _ = stages.unlearn(plain, "finetune", None, tmp_path, progress_bar)
     for searched, direct in zip(logits[position], parts.read("logits"), strict=True):
@@ -175,9 +174,7 @@ def test_the_search_sees_nothing_that_is_reported(finished, splits):
 def test_sets_that_cannot_avoid_the_reported_ones_are_stated(
     splits, tmp_path, finished
 ):
-    assert any(
-        "0% of the samples of those sets" in note for note in finished[1]["notes"]
-    )
+    assert any("0% of the samples of those sets" in note for note in finished[1].notes)
     most = dataclasses.replace(TINY, forget=ForgetConfig(fraction=0.9, seeds=(1,)))
     plan = make_plan(most, tmp_path, splits=splits)
     own = tuning.tuning_plan(plan)
@@ -189,13 +186,10 @@ def test_sets_that_cannot_avoid_the_reported_ones_are_stated(
 def test_a_second_run_computes_no_trial_again(finished, splits):
     folder, first = finished
     second = run(TINY, folder, splits=splits)
-    assert all(
-        stage["cached"] for stage in second["stages"] if "audit" not in stage["name"]
-    )
-    assert second["tuning"] == first["tuning"]
-    assert [row["metrics"] for row in second["rows"]] == [
-        row["metrics"] for row in first["rows"]
-    ]
+    assert all(stage.cached for stage in second.stages if "audit" not in stage.name)
+    assert to_plain(second.tuning) == to_plain(first.tuning)
+    for row in second.rows:
+        assert row.metrics == first.row(row.key).metrics
 
 
 def test_without_trials_nothing_is_tuned(splits, tmp_path):

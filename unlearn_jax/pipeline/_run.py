@@ -14,14 +14,8 @@ from unlearn_jax.data import Splits
 from unlearn_jax.pipeline import tuning
 from unlearn_jax.pipeline.config.resolve import banks_folder
 from unlearn_jax.pipeline.config.schema import RunConfig, to_json
-from unlearn_jax.pipeline.measure import kinds as measures
-from unlearn_jax.pipeline.measure import samples as measure
-from unlearn_jax.pipeline.measure import sections
-from unlearn_jax.pipeline.measure.results import (
-    attack_arrays,
-    make_results,
-    without_nan,
-)
+from unlearn_jax.pipeline.measure import records
+from unlearn_jax.pipeline.measure.results import measure_run
 from unlearn_jax.pipeline.stages import models as stages
 from unlearn_jax.pipeline.stages.bank import Bank
 from unlearn_jax.pipeline.stages.plan import Plan, make_plan
@@ -44,7 +38,7 @@ def run(
     splits: Splits | None = None,
     model: Model | None = None,
     loss_fn: LossFn | None = None,
-) -> dict[str, Any]:
+) -> records.RunResult | None:
     """Trains, attacks, unlearns, audits and reports; run again, it goes on where it stopped.
 
     Args:
@@ -57,7 +51,8 @@ def run(
       loss_fn: a user's own training objective instead of cross-entropy.
 
     Returns:
-      What ``results.json`` holds; nothing in all but the first of several processes.
+      The results, as ``results.json`` holds them; None in all but the first of several
+      processes.
 
     Raises:
       InputError: unusable configuration, data or directory; nothing has been written
@@ -87,7 +82,7 @@ def run(
             )
         costs: list[dict[str, Any]] = []
         _train((plan.originals, plan.references), costs)
-        plan, tuned, shared = _tune(plan, folder, costs)
+        plan, tuned = _tune(plan, folder, costs)
         _train((plan.oracles,), costs)
         adversarial = _attack(plan, folder, costs)
         unlearned = {}
@@ -98,19 +93,18 @@ def run(
             )
             costs.append({"name": f"unlearn: {name}", **cost, "cached": cached})
         if not here.first:
-            return {}
-        with clock.stopwatch() as cost:
-            audited, arrays = _audit(plan, unlearned)
-            extra, more = sections.make_sections(plan, unlearned, adversarial, arrays)
-        costs.append({"name": "audit", **cost, "cached": False})
-        arrays |= more | attack_arrays(adversarial)
-        results = make_results(
-            plan, audited, unlearned, adversarial, costs, preset, folder, shared
+            return None
+        result, arrays = measure_run(
+            plan,
+            unlearned,
+            adversarial,
+            [records.Stage(**cost) for cost in costs],
+            tuning=tuned,
+            preset=preset,
+            workdir=folder.name,
         )
-        results |= extra | {"tuning": tuned}
-        results = without_nan(results)
-        _publish(results, arrays, folder)
-    return results
+        _publish(result, arrays, folder)
+    return result
 
 
 def _train(
@@ -142,11 +136,11 @@ def _attack(
 
 def _tune(
     plan: Plan, folder: pathlib.Path, costs: list[dict[str, Any]]
-) -> tuple[Plan, dict[str, Any] | None, float | None]:
-    """Chooses the rows' knobs: the plan with the chosen values, all trials, and how many samples were seen twice."""
+) -> tuple[Plan, records.Tuning | None]:
+    """Choose the rows' hyperparameters: the plan with the chosen values, and trials."""
     own = tuning.tuning_plan(plan)
     if own is None:
-        return plan, None, None
+        return plan, None
     _train((own.originals, own.oracles), costs, "tuning: ")
     adversarial = _attack(own, folder, costs, "tuning: ")
     logits = {}
@@ -158,73 +152,27 @@ def _tune(
             )
             costs.append({"name": f"tune: {name}", **cost, "cached": cached})
     with clock.stopwatch() as cost:
-        found = tuning.choose(own, logits)
+        found = tuning.choose(own, logits, tuning.shared_samples(plan, own))
     costs.append({"name": "tuning: audit", **cost, "cached": False})
     rows = dict(plan.config.rows)
-    for name, search in found.items():
-        if search["chosen"] is not None:
-            rows[name] = {**rows[name], **search["trials"][search["chosen"]]["knobs"]}
-    shared = tuning.shared_samples(plan, own)
-    return (
-        dataclasses.replace(plan, config=dataclasses.replace(plan.config, rows=rows)),
-        found,
-        shared,
-    )
-
-
-def _audit(
-    plan: Plan, unlearned: dict[str, stages.Parts]
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Measures every row: ``{row: {metric: estimate}}`` and the arrays of the plots."""
-    config, kind = plan.config.audit, measures.measures_of(plan.config)
-    pool, (retrained, again) = kind.make_pool(plan), measures.oracle_logits(plan)
-    originals = plan.originals.logits()
-    logits = {
-        "original": [originals[o] for o in plan.runs[:, 0]],
-        "retrained": retrained,
-        "retrained_again": again,
-        **{
-            name: stages.row_logits(plan, name, parts)
-            for name, parts in unlearned.items()
-        },
-    }
-    rows, arrays = {}, {"forget": plan.forget[plan.runs[:, 1]], **kind.about(pool)}
-    with progress_bar(total=len(logits), desc="audit", unit="row") as bar:
-        for name, runs in logits.items():
-            if measure.usable(
-                config,
-                plan.pool.labels,
-                runs,
-                signals=bool(plan.config.replicas.references),
-            ):
-                rows[name], plots = kind.measure_row(
-                    config, pool, runs, int(name == "retrained")
-                )
-                arrays |= {f"{kind}/{name}": array for kind, array in plots.items()}
-            bar.update()
-    measure.add_gaps(pool, rows, "retrained", kind.gaps, kind.groups(pool))
-    estimates = {
-        name: {
-            key: measure.estimate(config, pool, measured)
-            for key, measured in rows.get(name, {}).items()
-        }
-        for name in logits
-    }
-    return estimates, arrays
+    for name, search in found.rows.items():
+        if search.chosen is not None:
+            rows[name] = {**rows[name], **search.trials[search.chosen].options}
+    config = dataclasses.replace(plan.config, rows=rows)
+    return dataclasses.replace(plan, config=config), found
 
 
 def _publish(
-    results: dict[str, Any], arrays: dict[str, np.ndarray], folder: pathlib.Path
+    result: records.RunResult, arrays: dict[str, np.ndarray], folder: pathlib.Path
 ) -> None:
+    """Write tables, report and results; the last file says that all are there."""
     from unlearn_jax.pipeline.report.run import write_report, write_tables
 
     def write_arrays(draft: pathlib.Path) -> None:
         np.savez_compressed(draft, **arrays)  # pyright: ignore[reportArgumentType]
 
     store.write_file(folder / "arrays.npz", write_arrays)
-    write_tables(results, folder)
-    write_report(results, arrays, folder / "report.html")
-    # last: its presence says that all is there
-    store.write_text(
-        folder / "results.json", json.dumps(results, indent=1, allow_nan=False)
-    )
+    write_tables(result, folder)
+    write_report(result, arrays, folder / "report.html")
+    text = json.dumps(result.to_json(), indent=1, allow_nan=False)
+    store.write_text(folder / "results.json", text)

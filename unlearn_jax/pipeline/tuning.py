@@ -7,17 +7,21 @@ the one with the lowest mean Avg Gap is taken. Every trial is kept.
 import dataclasses
 import json
 import pathlib
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from unlearn_jax import methods, values
+from unlearn_jax.audit import Estimate
 from unlearn_jax.pipeline.config.checks import check_settings
 from unlearn_jax.pipeline.config.resolve import make_row, options_of, registered_method
 from unlearn_jax.pipeline.config.schema import RunConfig, digest
-from unlearn_jax.pipeline.measure import kinds as measures
-from unlearn_jax.pipeline.measure import samples as measure
+from unlearn_jax.pipeline.measure import records
+from unlearn_jax.pipeline.measure.pool import AuditPool, Measured
+from unlearn_jax.pipeline.measure.results import oracle_logits, plan_pool
+from unlearn_jax.pipeline.measure.rows import estimate, measure_gaps, measure_row
 from unlearn_jax.pipeline.stages import models as stages
 from unlearn_jax.pipeline.stages.plan import Plan, check_samples
 from unlearn_jax.pipeline.store import clock
@@ -246,65 +250,59 @@ def _factory(name: str, row: dict[str, Any], plan: Plan, **traced: Any) -> Any:
 
 
 def choose(
-    plan: Plan, logits: dict[str, list[list[np.ndarray]]]
-) -> dict[str, dict[str, Any]]:
-    """Measures every trial against the tuning's own oracles and takes the best of each row.
+    plan: Plan, logits: dict[str, list[list[np.ndarray]]], shared: float
+) -> records.Tuning:
+    """Measure every trial against the search's own oracles and take the best of a row.
 
     Args:
-      plan: of the tuning.
+      plan: of the search.
       logits: of every row's trials' runs.
-
-    Returns:
-      By row: its ``space``, the forget ``sets`` (seeds or classes), its ``trials``
-      (knobs, status and metrics), the position ``chosen`` (None if every trial
-      diverged), and the Avg Gap of doing ``nothing``.
+      shared: fraction of the samples tuned on that are also in a reported forget set.
     """
-    config, kind = plan.config.audit, measures.measures_of(plan.config)
-    pool, sides = (
-        kind.make_pool(plan),
-        measures.oracle_logits(plan),
-    )  # both retrained models are the oracle
-    first, second = (
-        kind.measure_row(config, pool, side, 1 - i)[0] for i, side in enumerate(sides)
-    )
-    oracle = {
-        key: ((v + second[key][0]) / 2, (r + second[key][1]) / 2)
-        for key, (v, r) in first.items()
-    }
+    pool = plan_pool(plan)
+    # Both retrained models are the oracle.
+    first, second = oracle_logits(plan)
+    measured, _ = measure_row(pool, first, 1)
+    again, _ = measure_row(pool, second, 0)
+    oracle = {}
+    for key, one in measured.items():
+        value = (one.value + again[key].value) / 2
+        oracle[key] = Measured(value, (one.replicates + again[key].replicates) / 2)
     originals = plan.originals.logits()
-    idle = _measure_trial(plan, pool, oracle, [originals[o] for o in plan.runs[:, 0]])[
-        "metrics"
-    ]["avg_gap"]
-    found = {}
-    for name, rows in logits.items():
-        search, trials = make_search(plan.config, name), []
-        for trial, runs in zip(search.trials, rows, strict=True):
-            trials.append({"knobs": trial, **_measure_trial(plan, pool, oracle, runs)})
+    original = _measure_trial(pool, oracle, [originals[o] for o in plan.runs[:, 0]])
+    rows = {}
+    for name, row in logits.items():
+        search = make_search(plan.config, name)
+        trials = []
+        for options, runs in zip(search.trials, row, strict=True):
+            metrics = _measure_trial(pool, oracle, runs)
+            trials.append(records.Trial(options=options, metrics=metrics))
         gaps = np.array(
             [
-                t["metrics"]["avg_gap"]["mean"] if t["status"] == "ok" else np.inf
-                for t in trials
+                trial.metrics["avg_gap"].mean if trial.metrics else np.inf
+                for trial in trials
             ]
         )
-        best = int(np.nanargmin(gaps)) if np.isfinite(gaps).any() else None
-        about = {"space": searches(plan.config, name), "sets": plan.forget_names}
-        found[name] = {**about, "trials": trials, "chosen": best, "nothing": idle}
-    return found
+        rows[name] = records.RowSearch(
+            space=searches(plan.config, name),
+            trials=tuple(trials),
+            chosen=int(np.nanargmin(gaps)) if np.isfinite(gaps).any() else None,
+        )
+    return records.Tuning(
+        originals=plan.config.replicas.originals,
+        sets=tuple(plan.forget_names),
+        shared=shared,
+        original=original["avg_gap"],
+        rows=rows,
+    )
 
 
 def _measure_trial(
-    plan: Plan, pool: measure.Pool, oracle: Any, runs: list[np.ndarray]
-) -> dict[str, Any]:
-    config = plan.config.audit
-    if not measure.usable(
-        config, plan.pool.labels, runs, signals=bool(plan.config.replicas.references)
-    ):
-        return {"status": "diverged", "metrics": {}}
-    kind = measures.measures_of(plan.config)
-    metrics, _ = kind.measure_row(config, pool, runs)
-    rows = {"retrained": dict(oracle), "trial": metrics}
-    measure.add_gaps(pool, rows, "retrained", kind.gaps, kind.groups(pool))
-    estimates = {
-        key: measure.estimate(config, pool, rows["trial"][key]) for key in kind.trial
-    }
-    return {"status": "ok", "metrics": estimates}
+    pool: AuditPool, oracle: Mapping[str, Measured], runs: list[np.ndarray]
+) -> dict[str, Estimate]:
+    """Return a trial's estimates; none if it diverged."""
+    if not pool.is_usable(runs):
+        return {}
+    metrics, _ = measure_row(pool, runs)
+    metrics |= measure_gaps(pool, metrics, oracle)
+    return {key: estimate(pool, metrics[key]) for key in pool.table.trial}

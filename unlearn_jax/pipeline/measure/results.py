@@ -1,470 +1,495 @@
-"""What a run found, as one JSON-able record: the source of every table, file and picture."""
+"""Results of a run: its audit, its analyses, its costs and its circumstances."""
 
+import dataclasses
 import datetime
-import math
-import pathlib
 import shlex
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from unlearn_jax import __version__
 from unlearn_jax.attacks import LineSearch, status_counts
-from unlearn_jax.pipeline.config.resolve import HARD, ResolvedAttack
-from unlearn_jax.pipeline.config.schema import RunConfig, digest, to_json
-from unlearn_jax.pipeline.measure import kinds as measures
-from unlearn_jax.pipeline.measure.classes import FEWEST
-from unlearn_jax.pipeline.stages import models as stages
+from unlearn_jax.audit import Estimate
+from unlearn_jax.pipeline.config.resolve import ResolvedAttack
+from unlearn_jax.pipeline.measure import records, sections
+from unlearn_jax.pipeline.measure.classes import MIN_MODELS
+from unlearn_jax.pipeline.measure.metrics import HARD_FT_AUC
+from unlearn_jax.pipeline.measure.pool import AuditPool, make_pool
+from unlearn_jax.pipeline.measure.records import Check, RowResult, RunResult, Stage
+from unlearn_jax.pipeline.measure.rows import (
+    ORIGINAL,
+    RETRAINED,
+    RETRAINED_AGAIN,
+    Measurements,
+    measure_rows,
+)
+from unlearn_jax.pipeline.measure.targets import target_distances
+from unlearn_jax.pipeline.stages.models import Parts, row_logits
 from unlearn_jax.pipeline.stages.plan import Plan
+from unlearn_jax.pipeline.store import clock
 from unlearn_jax.pipeline.store import folders as store
 from unlearn_jax.train import steps_per_epoch
-from unlearn_jax.types import AttackResult
+from unlearn_jax.types import AttackResult, Status
+
+LABELS = {
+    ORIGINAL: "Original (unchanged)",
+    RETRAINED: "Retrained (oracle)",
+    RETRAINED_AGAIN: "Retrained again (seed floor)",
+}
+METHODS = {ORIGINAL: "nothing", RETRAINED: "retrain", RETRAINED_AGAIN: "retrain"}
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+"""Quantiles of the adversarial examples' distances."""
 
 
-def attack_arrays(
-    adversarial: Mapping[str | None, stages.Parts],
-) -> dict[str, np.ndarray]:
-    """Radius, distance and status of every sample of the run's own attack, ``[1, total]``; nothing without one."""
-    if "" not in adversarial:
-        return {}
-    return _attacked(adversarial[""])
-
-
-def _attacked(parts: stages.Parts) -> dict[str, np.ndarray]:
-    names = ("epsilon", "distance", "status")
-    return {
-        name: np.concatenate([np.ravel(part) for part in parts.read(name)])[None]
-        for name in names
-    }
-
-
-def _attack_summary(norm: str, parts: stages.Parts) -> dict[str, Any]:
-    arrays = _attacked(parts)
-    empty = np.zeros(0)
-    fields = (empty, empty, arrays["epsilon"], arrays["distance"], arrays["status"])
-    result = AttackResult(*fields)  # pyright: ignore[reportArgumentType]
-    won = np.asarray(result.status)[0] <= 1
-    radii, counts = np.unique(arrays["epsilon"][0][won], return_counts=True)
-    distance = arrays["distance"][0][won]
-    return {
-        "status": status_counts(result),
-        "radii": [
-            [float(f"{radius:.6g}"), int(count)]
-            for radius, count in zip(radii, counts, strict=True)
-        ],
-        "distance_quantiles": (
-            {
-                str(q): float(np.quantile(distance, q))
-                for q in (0.05, 0.25, 0.5, 0.75, 0.95)
-            }
-            if won.any()
-            else {}
-        ),
-        "norm": norm,
-    }
-
-
-def _row(
-    plan: Plan, name: str, metrics: dict[str, Any], cost: dict[str, Any] | None
-) -> dict[str, Any]:
-    fixed = {
-        "original": ("Original (do nothing)", "original", "nothing"),
-        "retrained": ("Retrained (oracle)", "oracle", "retrain"),
-        "retrained_again": ("Retrained again (seed floor)", "second_oracle", "retrain"),
-    }
-    if name in fixed:
-        label, kind, method = fixed[name]
-        knobs = {}
-    else:
-        row = plan.config.rows[name]
-        label, kind, method = row.get("label", name), "method", row["method"]
-        knobs = {
-            key: value
-            for key, value in row.items()
-            if key not in ("label", "method", "search")
-        }
-    about = {
-        "key": name,
-        "label": label,
-        "kind": kind,
-        "method": method,
-        "knobs": knobs,
-    }
-    return {**about, "metrics": metrics, "cost": cost}
-
-
-def without_nan(value: Any) -> Any:
-    """JSON has no NaN and no infinity: None stands for them."""
-    if isinstance(value, dict):
-        return {key: without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _attack_gradients(chosen: ResolvedAttack, parts: stages.Parts) -> float:
-    """Gradients that one adversarial set takes, at most: every radius up to the last one in full."""
-    if isinstance(chosen.attack, LineSearch):
-        return float(np.mean([len(epsilon) for epsilon in parts.read("epsilon")]))
-    tried = [
-        np.log2(np.maximum(epsilon, chosen.epsilon_init) / chosen.epsilon_init) + 1
-        for epsilon in parts.read("epsilon")
-    ]
-    return float(
-        np.mean([chosen.attack.num_steps * np.ceil(radii).sum() for radii in tried])
-    )
-
-
-def _costs(
+def measure_run(
     plan: Plan,
-    stage_costs: list[dict[str, Any]],
-    unlearned: Mapping[str, stages.Parts],
-    adversarial: Mapping[str | None, stages.Parts],
-) -> dict[str, dict[str, Any]]:
-    """Per model: gradients of single samples and seconds without compilation, and their share of a retraining's."""
-    by_name = {cost["name"].split(" (")[0]: cost for cost in stage_costs}
-    steady = lambda name: (
-        by_name[name]["seconds"] - by_name[name]["compile_seconds"]
-        if name in by_name
-        else 0.0
-    )
-    retrain = steady("retrained") / (2 * len(plan.pairs))
-    recipe = plan.oracles.spec.recipe
-    epoch = (
-        steps_per_epoch(int(plan.oracles.spec.member.sum(1).max()), recipe.batch_size)
-        * recipe.batch_size
-    )
-    found = {
-        name: {
-            "gradients": recipe.num_epochs * epoch,
-            "relative_gradients": 1.0,
-            "relative": 1.0,
-            "seconds": round(retrain, 4),
-        }
-        for name in ("retrained", "retrained_again")
-    }
-    for name in plan.rows:
-        seconds = steady(f"unlearn: {name}") / len(plan.runs)
-        attack = plan.rows[name].attack
-        gradients = float(
-            np.mean(
-                [int(np.sum(count)) for count in unlearned[name].read("num_gradients")]
-            )
-        )
-        if attack is not None:
-            gradients += _attack_gradients(plan.attacks[attack], adversarial[attack])
-            seconds += steady(
-                f"adversarial sets: {attack}" if attack else "adversarial sets"
-            ) / len(plan.pairs)
-        found[name] = {
-            "gradients": gradients,
-            "relative_gradients": round(gradients / (recipe.num_epochs * epoch), 4),
-            "relative": round(seconds / retrain, 4) if retrain > 0 else None,
-            "seconds": round(seconds, 4),
-        }
-    return found
-
-
-def make_results(
-    plan: Plan,
-    audited: dict[str, Any],
-    unlearned: Mapping[str, stages.Parts],
-    adversarial: Mapping[str | None, stages.Parts],
-    costs: list[dict[str, Any]],
-    preset: str,
-    folder: pathlib.Path,
-    shared: float | None,
-) -> dict[str, Any]:
-    """Puts a run's estimates, costs and circumstances together.
+    unlearned: Mapping[str, Parts],
+    adversarial: Mapping[str | None, Parts],
+    stages: Sequence[Stage],
+    *,
+    tuning: records.Tuning | None = None,
+    preset: str = "",
+    workdir: str = "",
+) -> tuple[RunResult, dict[str, np.ndarray]]:
+    """Audit a run and put its results together.
 
     Args:
-      plan: the run.
-      audited: ``{row: {metric: estimate}}``.
+      plan: of the run.
       unlearned: every row's unlearned models.
       adversarial: the adversarial sets, by attack.
-      costs: of the stages, in order.
-      preset: name for the report; empty when called from Python.
-      folder: the working directory.
-      shared: share of the samples that knobs were chosen on that are also in a reported
-        forget set; None where nothing was searched.
+      stages: costs of the stages so far; the audit's is added.
+      tuning: the search of the hyperparameters, if any.
+      preset: name for the report; empty for a run from Python.
+      workdir: name of the working directory.
 
     Returns:
-      What ``results.json`` holds.
+      The results, and the arrays of the figures: those of
+      :class:`~unlearn_jax.pipeline.measure.rows.Measurements`, by row the
+      ``vulnerability/ROW`` of every training sample ``[1, N_train]``, and of every
+      sample of the run's own attack ``epsilon``, ``distance`` and ``status``,
+      ``[1, total]``.
     """
-    config, row_costs = plan.config, _costs(plan, costs, unlearned, adversarial)
-    train, test = plan.splits.train, plan.splits.test
-    present = {key for metrics in audited.values() for key in metrics}
-    level = config.audit.level
-    return {
-        "unlearn_jax": __version__,
-        "preset": preset,
-        "title": config.title,
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": (
+    options = plan.audit
+    with clock.stopwatch() as cost:
+        pool = plan_pool(plan)
+        measured = audit_rows(plan, pool, unlearned)
+        arrays = dict(measured.arrays)
+        ratios = _by_row(arrays, "ratio")
+        margins = _by_row(arrays, "margin")
+        vulnerability = None
+        if ratios:
+            vulnerability, fractions = sections.vulnerability(pool, ratios)
+            arrays |= {f"vulnerability/{name}": one for name, one in fractions.items()}
+        confusion = klom = requests = None
+        if plan.is_class:
+            fractions = _by_row(arrays, "confusion")
+            confusion = sections.confusion(pool, fractions, plan.splits.class_names)
+        if options.klom:
+            oracle = margins.pop(RETRAINED)
+            klom = sections.klom(pool, margins, oracle)
+        if plan.num_requests > 1:
+            requests = sections.request_scores(plan, unlearned)
+        targets = target_distances(plan) if options.targets else None
+        norms = sections.norms(plan, unlearned) if options.norms else None
+        theory = None
+        if options.theory:
+            theory = sections.theory(plan, unlearned, adversarial)
+    stages = (*stages, Stage(name="audit", cached=False, **cost))
+    if "" in adversarial:
+        arrays |= {name: one[None] for name, one in _outcomes(adversarial[""]).items()}
+    costs = row_costs(plan, stages, unlearned, adversarial)
+    rows = tuple(_about(plan, row, costs.get(row.key)) for row in measured.rows)
+    versions = store.versions()
+    device = versions.pop("devices")
+    train = plan.splits.train
+    result = RunResult(
+        title=plan.title,
+        preset=preset,
+        command=(
             shlex.join(["unlearn-jax", *sys.argv[1:]])
             if preset
             else "unlearn_jax.pipeline.run(...)"
         ),
-        "config": to_json(config),
-        "config_hash": digest(config),
-        "environment": store.versions(),
-        "data": {
-            "name": plan.splits.name,
-            "num_train": len(train.labels),
-            "num_test": len(test.labels),
-            "num_classes": plan.splits.num_classes,
-            "image_shape": list(train.images.shape[1:]),
-            "digest": plan.splits.digest,
-        },
-        "design": {
-            "originals": len(config.replicas.originals),
-            "forget_sets": len(plan.forget),
-            "repeats": config.replicas.repeats,
-            "runs": len(plan.runs),
-            "num_forget": int(plan.forget.sum(1).max()),
-            "references": config.replicas.references,
-        },
-        "banks": {
+        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        workdir=workdir,
+        versions=versions,
+        device=device,
+        config=plan.settings,
+        config_digest=plan.settings_digest,
+        data=records.DataSummary(
+            name=plan.splits.name,
+            num_train=len(train.labels),
+            num_test=len(plan.splits.test.labels),
+            num_classes=plan.splits.num_classes,
+            image_shape=tuple(train.images.shape[1:]),
+            digest=plan.splits.digest,
+        ),
+        design=records.Design(
+            forget_kind=plan.forget_kind,
+            originals=len(plan.seeds),
+            forget_sets=len(plan.forget),
+            repeats=plan.repeats,
+            runs=len(plan.runs),
+            num_forget=int(plan.forget.sum(1).max()),
+            references=plan.num_references,
+        ),
+        banks={
             bank.spec.name: bank.spec.key
             for bank in (plan.originals, plan.oracles, plan.references)
         },
-        "metrics": _metrics(config, present),
-        "rows": [
-            _row(plan, name, metrics, row_costs.get(name))
-            for name, metrics in audited.items()
-        ],
-        "runs": [
-            {
-                "original": config.replicas.originals[o],
-                "forget_set": plan.forget_names[s],
-                "repeat": int(r),
-            }
-            for o, s, r in plan.runs
-        ],
-        "attack": (
-            _attack_summary(plan.attacks[""].attack.norm, adversarial[""])
-            if "" in adversarial
-            else None
+        level=options.level,
+        num_bootstrap=options.num_bootstrap,
+        metrics=tuple(
+            HARD_FT_AUC if plan.is_hard and metric.key == "ft_auc" else metric
+            for metric in measured.metrics
         ),
-        "attacks": {
-            name: _attack_summary(chosen.attack.norm, adversarial[name])
+        rows=rows,
+        runs=tuple(
+            records.RunName(
+                original=plan.seeds[o],
+                forget_set=plan.forget_names[s],
+                repeat=int(repeat),
+            )
+            for o, s, repeat in plan.runs
+        ),
+        stages=stages,
+        checks=tuple(make_checks(plan, rows)),
+        notes=tuple(make_notes(plan, tuning)),
+        attacks={
+            name: summarize_attack(plan, chosen, adversarial[name])
             for name, chosen in plan.attacks.items()
-            if name
         },
-        "stages": costs,
-        "level": level,
-        "num_bootstrap": config.audit.num_bootstrap,
-        "checks": _checks(config, audited, plan.runs[:, 1]),
-        "notes": notes_of(plan, shared),
-        "workdir": folder.name,
-    }
-
-
-def _metrics(config: RunConfig, present: set[str]) -> list[dict[str, str]]:
-    """What the numbers are; for sets that are not random, only the retrained models say what is good."""
-    hard = config.forget.kind in HARD
-    moved = {
-        "target": "retrained",
-        "help": (
-            "How well RMIA tells forget samples from test samples. Good: as retrained."
-        ),
-    }
-    known = measures.measures_of(config).metrics
-    return [
-        {**m, **(moved if hard and m["key"] == "ft_auc" else {})}
-        for m in known
-        if m["key"] in present
-    ]
-
-
-_CLASS_NOTE = (
-    "Every row is compared with the retrained models of its own runs, the retrained row"
-    " with the second ones."
-)
-_ULIRA_NOTES = (
-    f"U-LiRA is left out: it needs {FEWEST} originals or more.",
-    (
-        "U-LiRA's shadow models are the run's own: every original unlearned by the"
-        " method under test, and every retrained model; a pair is held out at a time."
-    ),
-)
-
-
-def notes_of(plan: Plan, shared: float | None) -> list[str]:
-    """What a reader must know of the numbers; ``shared`` as for :func:`make_results`."""
-    config, classes = plan.config, plan.config.forget.kind == "class"
-    tpr = (
-        "FT TPR and RT TPR are at a false positive rate of at most"
-        f" {100 * config.audit.max_fpr:g}%."
+        tuning=tuning,
+        vulnerability=vulnerability,
+        confusion=confusion,
+        targets=targets,
+        klom=klom,
+        requests=requests,
+        norms=norms,
+        theory=theory,
     )
-    notes = [
-        _CLASS_NOTE if classes else tpr,
-        (
-            "Intervals resample samples, originals and forget sets together; with few"
-            " originals they are wide on purpose."
-        ),
-        (
-            f"{'MIA (Kodge), MIA (SalUn) and MIA-NN' if classes else 'MIS'}:"
-            f" {'the' if classes else 'its'}"
-            f" interval{'s hold' if classes else ' holds'} the fitted SVC fixed and"
-            f" resample{'' if classes else 's'} the samples that it is asked about"
-            " only."
-        ),
-        (
-            "Cost is wall time per model without compilation, the adversarial set"
-            " included, over a retraining's; jobs beside the run change it. Gradients"
-            " of single samples, counted in results.json, do not depend on the machine;"
-            " those of an adversarial set are an upper bound. The search is not part of"
-            " a method's cost."
-        ),
+    return result, arrays
+
+
+def plan_pool(plan: Plan) -> AuditPool:
+    """Return the pool of a run whose banks are trained."""
+    return make_pool(
+        plan.audit,
+        plan.pool.labels,
+        plan.forget[plan.runs[:, 1]],
+        plan.runs,
+        plan.references.logits() if plan.num_references else (),
+        plan.references.spec.member,
+        oracles=oracle_logits(plan) if plan.is_class else None,
+    )
+
+
+def oracle_logits(plan: Plan) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Return logits over the pool of each run's first and second retrained model."""
+    oracles = plan.oracles.logits()
+    first = [oracles[pair] for pair in plan.pair_of_run]
+    second = [oracles[len(plan.pairs) + pair] for pair in plan.pair_of_run]
+    return first, second
+
+
+def audit_rows(
+    plan: Plan, pool: AuditPool, unlearned: Mapping[str, Parts]
+) -> Measurements:
+    """Measure the original, the retrained and all unlearned models of a run."""
+    originals = plan.originals.logits()
+    retrained, again = oracle_logits(plan)
+    logits = {
+        ORIGINAL: [originals[o] for o in plan.runs[:, 0]],
+        RETRAINED: retrained,
+        RETRAINED_AGAIN: again,
+    }
+    for name, parts in unlearned.items():
+        logits[name] = row_logits(plan, name, parts)
+    return measure_rows(pool, logits)
+
+
+def _by_row(arrays: Mapping[str, np.ndarray], kind: str) -> dict[str, np.ndarray]:
+    return {
+        name.partition("/")[2]: array
+        for name, array in arrays.items()
+        if name.startswith(f"{kind}/")
+    }
+
+
+def _about(plan: Plan, row: RowResult, cost: records.RowCost | None) -> RowResult:
+    """Return a measured row with its label, its method and its cost."""
+    if row.key in LABELS:
+        return dataclasses.replace(
+            row, label=LABELS[row.key], method=METHODS[row.key], cost=cost
+        )
+    chosen = plan.rows[row.key]
+    others = ("attack", "adaptive", "filter")
+    options = {key: one for key, one in chosen.settings.items() if key not in others}
+    return dataclasses.replace(
+        row,
+        label=chosen.label,
+        method=chosen.name,
+        options=options,
+        attack=chosen.attack,
+        adaptive=chosen.adaptive,
+        filter=chosen.filter,
+        cost=cost,
+    )
+
+
+def _outcomes(parts: Parts) -> dict[str, np.ndarray]:
+    """Return radius, distance and status of every sample of an attack, ``[total]``."""
+    return {
+        name: np.concatenate([np.ravel(part) for part in parts.read(name)])
+        for name in ("epsilon", "distance", "status")
+    }
+
+
+def summarize_attack(
+    plan: Plan, chosen: ResolvedAttack, parts: Parts
+) -> records.AttackSummary:
+    """Summarize the outcomes of the adversarial search of one attack."""
+    outcomes = _outcomes(parts)
+    empty = np.zeros(0)
+    result = AttackResult(empty, empty, **outcomes)  # pyright: ignore[reportArgumentType]
+    is_success = outcomes["status"] <= Status.ALREADY_WRONG
+    radii, counts = np.unique(outcomes["epsilon"][is_success], return_counts=True)
+    distances = outcomes["distance"][is_success]
+    quantiles = {}
+    if is_success.any():
+        quantiles = {str(q): float(np.quantile(distances, q)) for q in QUANTILES}
+    own = plan.settings["attack"]
+    settings = dataclasses.asdict(chosen.settings)
+    return records.AttackSummary(
+        norm=chosen.attack.norm,
+        settings={
+            option: value for option, value in settings.items() if value != own[option]
+        },
+        status=status_counts(result),
+        radii=tuple(float(f"{radius:.6g}") for radius in radii),
+        counts=tuple(int(count) for count in counts),
+        distance_quantiles=quantiles,
+    )
+
+
+def _attack_gradients(chosen: ResolvedAttack, parts: Parts) -> float:
+    """Return the gradients of one adversarial set, at most.
+
+    Every radius up to the last one counts in full.
+    """
+    radii = parts.read("epsilon")
+    if isinstance(chosen.attack, LineSearch):
+        return float(np.mean([len(one) for one in radii]))
+    first = chosen.epsilon_init
+    num_tried = [np.log2(np.maximum(one, first) / first) + 1 for one in radii]
+    num_steps = chosen.attack.num_steps
+    return float(np.mean([num_steps * np.ceil(one).sum() for one in num_tried]))
+
+
+def row_costs(
+    plan: Plan,
+    stages: Sequence[Stage],
+    unlearned: Mapping[str, Parts],
+    adversarial: Mapping[str | None, Parts],
+) -> dict[str, records.RowCost]:
+    """Return the cost of one model of each row, absolute and relative to retraining."""
+    seconds_of = {
+        stage.name.split(" (")[0]: stage.seconds - stage.compile_seconds
+        for stage in stages
+    }
+    retraining = seconds_of.get("retrained", 0.0) / (2 * len(plan.pairs))
+    recipe = plan.oracles.spec.recipe
+    num_retained = int(plan.oracles.spec.member.sum(1).max())
+    num_steps = recipe.num_epochs * steps_per_epoch(num_retained, recipe.batch_size)
+    all_gradients = num_steps * recipe.batch_size
+    retrain = records.RowCost(
+        gradients=all_gradients,
+        relative_gradients=1.0,
+        seconds=round(retraining, 4),
+        relative=1.0,
+    )
+    costs = {RETRAINED: retrain, RETRAINED_AGAIN: retrain}
+    for name, row in plan.rows.items():
+        seconds = seconds_of.get(f"unlearn: {name}", 0.0) / len(plan.runs)
+        counts = [np.sum(count) for count in unlearned[name].read("num_gradients")]
+        gradients = float(np.mean([int(count) for count in counts]))
+        if row.attack is not None:
+            attack = plan.attacks[row.attack]
+            gradients += _attack_gradients(attack, adversarial[row.attack])
+            stage = "adversarial sets" + (f": {row.attack}" if row.attack else "")
+            seconds += seconds_of.get(stage, 0.0) / len(plan.pairs)
+        costs[name] = records.RowCost(
+            gradients=gradients,
+            relative_gradients=round(gradients / all_gradients, 4),
+            seconds=round(seconds, 4),
+            relative=round(seconds / retraining, 4) if retraining > 0 else None,
+        )
+    return costs
+
+
+def make_notes(plan: Plan, tuning: records.Tuning | None) -> list[str]:
+    """Return the caveats of a run's numbers."""
+    options = plan.audit
+    if plan.is_class:
+        notes = [
+            "Every row is compared with the retrained models of its own runs, the"
+            " retrained row with the second ones."
+        ]
+        if options.ulira and len(plan.seeds) >= MIN_MODELS:
+            notes.append(
+                "U-LiRA's shadow models are the run's own: every original unlearned by"
+                " the method under test, and every retrained model; a pair is held out"
+                " at a time."
+            )
+        elif options.ulira:
+            notes.append(
+                f"U-LiRA is left out: it needs {MIN_MODELS} originals or more."
+            )
+        svc = (
+            "MIA (Kodge), MIA (SalUn) and MIA-NN: the intervals hold the fitted SVC"
+            " fixed and resample the samples that it is asked about only."
+        )
+    else:
+        notes = [
+            "FT TPR and RT TPR are at a false positive rate of at most"
+            f" {100 * options.max_fpr:g}%."
+        ]
+        svc = (
+            "MIS: its interval holds the fitted SVC fixed and resamples the samples"
+            " that it is asked about only."
+        )
+    notes += [
+        "Intervals resample samples, originals and forget sets together; with few"
+        " originals they are wide on purpose.",
+        svc,
+        "Cost is wall time per model without compilation, the adversarial set included,"
+        " over a retraining's; other jobs on the machine change it. Gradients of single"
+        " samples, counted in results.json, do not depend on the machine; those of an"
+        " adversarial set are an upper bound. The search is not part of a method's"
+        " cost.",
     ]
-    if classes and config.audit.ulira:
-        notes.insert(1, _ULIRA_NOTES[len(config.replicas.originals) >= FEWEST])
-    if config.replicas.repeats > 1:
+    if plan.repeats > 1:
         notes.append(
             "Repeats share their original and retrained models, which count once per"
             " repeat in those rows."
         )
-    if config.forget.kind in HARD:
+    if plan.is_hard:
         notes.append(
             "The references that chose the hard samples also audit them, so FT AUC of"
-            " retrained models is not 50: read every row beside the retrained one."
+            " retrained models is not 50: compare every row with the retrained one."
         )
-    if shared is not None and classes:
+    if tuning is not None and plan.is_class:
         notes.append(
-            "Knobs were chosen on originals and forgotten classes of their own. Test"
-            " samples of the classes that both keep are shared, and intervals take the"
-            " choice as given."
+            "Hyperparameters were chosen on other originals and other forgotten"
+            " classes. Test samples of the classes that both retain are shared, and"
+            " intervals take the choice as given."
         )
-    elif shared is not None:
+    elif tuning is not None:
         notes.append(
-            "Knobs were chosen on originals and forget sets of their own;"
-            f" {100 * shared:.0f}% of the samples of those sets are also in a reported"
-            " one. Test samples and references are shared, and intervals take the"
-            " choice as given."
+            "Hyperparameters were chosen on other originals and other forget sets;"
+            f" {100 * tuning.shared:.0f}% of the samples of those sets are also in a"
+            " reported one. Test samples and references are shared, and intervals take"
+            " the choice as given."
         )
     return notes
 
 
-def _shown(estimate: dict[str, Any], level: float) -> str:
-    return (
-        f"{estimate['mean']:.1f} [{estimate['low']:.1f}, {estimate['high']:.1f}]"
-        f" ({100 * level:g}%)"
-    )
+def make_checks(plan: Plan, rows: Sequence[RowResult]) -> list[Check]:
+    """Test whether the numbers can be trusted, on models whose answer is known.
 
-
-def _spread_within(sets: np.ndarray, *estimates: dict[str, Any]) -> float:
-    """Standard deviation of the values about the mean of their own forget set, pooled over sets and estimates."""
-    values = np.array([estimate["values"] for estimate in estimates])
-    squares = [
-        np.sum((values[:, sets == s] - values[:, sets == s].mean()) ** 2)
-        for s in np.unique(sets)
-    ]
-    return float(np.sqrt(np.sum(squares) / max(values.size - len(squares), 1)))
-
-
-def _class_checks(
-    config: RunConfig, audited: dict[str, Any], sets: np.ndarray
-) -> list[dict[str, Any]]:
-    """What the attacks should do on models whose answer is known, where classes are forgotten."""
-    level, checks = config.audit.level, []
-    again, original = audited["retrained_again"], audited["original"]
-    if "ulira" in again:
-        checks += [
-            {
-                "name": "U-LiRA is fair: it cannot tell two retrained models apart",
-                "passed": again["ulira"]["low"] <= 50 <= again["ulira"]["high"],
-                "detail": (
-                    f"of second retrained models: {_shown(again['ulira'], level)}; the"
-                    " interval should hold 50"
-                ),
-            },
-            {
-                "name": "U-LiRA has power: it can tell original from retrained models",
-                "passed": original["ulira"]["low"] > 50,
-                "detail": (
-                    f"of originals: {_shown(original['ulira'], level)}; the interval"
-                    " should lie above 50"
-                ),
-            },
-        ]
-    if "mia_nn" in again:
-        first, second = audited["retrained"]["mia_nn"], again["mia_nn"]
-        checks.append(
-            {
-                "name": (
-                    "MIA-NN is fair: two retrained models score the same, within their"
-                    " spread"
-                ),
-                "passed": (
-                    abs(first["mean"] - second["mean"])
-                    <= _spread_within(sets, first, second)
-                    and first["mean"] > 0
-                ),
-                "detail": (
-                    f"{_shown(first, level)} and {_shown(second, level)}; a score of 0"
-                    " would tell nothing"
-                ),
-            }
-        )
-    return checks
-
-
-def _checks(
-    config: RunConfig, audited: dict[str, Any], sets: np.ndarray
-) -> list[dict[str, Any]]:
-    """Whether the numbers can be trusted.
-
-    What the attack should do on models whose answer is known is asked for random forget
-    sets only: no test sample stands for a whole class, or for the hardest samples.
+    The attack on single samples is checked for random forget sets only: no test sample
+    stands for a whole class, or for the hardest samples.
     """
-    lost = [
-        config.rows[name].get("label", name)
-        for name, metrics in audited.items()
-        if not metrics
-    ]
-    checks = [
-        {
-            "name": "every method ends in finite numbers",
-            "passed": not lost,
-            "detail": (
-                f"not finite in at least one run: {', '.join(lost)}; lower its learning"
-                " rate"
-                if lost
-                else "no logit of any unlearned model is infinite or NaN"
-            ),
-        }
-    ]
-    if config.forget.kind == "class":
-        return [*_class_checks(config, audited, sets), *checks]
-    if config.forget.kind not in ("random", "file"):
-        return checks
-    level, retrained, original = (
-        config.audit.level,
-        audited["retrained"]["ft_auc"],
-        audited["original"]["ft_auc"],
+    metrics = {row.key: row.metrics for row in rows}
+    checks = []
+    if plan.is_class:
+        again = metrics[RETRAINED_AGAIN].get("ulira")
+        original = metrics[ORIGINAL].get("ulira")
+        if again and original:
+            checks += _coin_and_power(
+                plan,
+                again,
+                original,
+                "U-LiRA is fair: it cannot separate two retrained models",
+                "U-LiRA has power: it separates original from retrained models",
+                "U-LiRA of {}",
+            )
+        if "mia_nn" in metrics[RETRAINED_AGAIN]:
+            checks.append(_mia_nn_check(plan, rows))
+    elif plan.forget_kind in ("random", "file"):
+        checks += _coin_and_power(
+            plan,
+            metrics[RETRAINED]["ft_auc"],
+            metrics[ORIGINAL]["ft_auc"],
+            "the attack is fair: it cannot separate forget from test samples on models"
+            " trained on neither",
+            "the attack has power: it separates them on the original models",
+            "FT AUC of {}",
+        )
+    lost = [row.label for row in rows if not row.metrics]
+    detail = "no logit of any unlearned model is infinite or NaN"
+    if lost:
+        detail = f"not finite in at least one run: {', '.join(lost)}; lower its learning rate"
+    name = "every method ends in finite numbers"
+    return [*checks, Check(name=name, passed=not lost, detail=detail)]
+
+
+def _coin_and_power(
+    plan: Plan,
+    retrained: Estimate,
+    original: Estimate,
+    fair: str,
+    power: str,
+    subject: str,
+) -> list[Check]:
+    """Check an attack: 50 on retrained models, above 50 on original models."""
+    shown = _in_words(plan, retrained)
+    coin = Check(
+        name=fair,
+        passed=retrained.low <= 50 <= retrained.high,
+        detail=(
+            f"{subject.format('retrained models')}: {shown}; the interval should hold 50"
+        ),
     )
-    return [
-        {
-            "name": (
-                "the attack is fair: it cannot tell forget from test samples on models"
-                " that never saw them"
-            ),
-            "passed": retrained["low"] <= 50 <= retrained["high"],
-            "detail": (
-                f"FT AUC of retrained models: {_shown(retrained, level)}; the interval"
-                " should hold 50"
-            ),
-        },
-        {
-            "name": "the attack has power: it can tell them on the original models",
-            "passed": original["low"] > 50,
-            "detail": (
-                f"FT AUC of originals: {_shown(original, level)}; the interval should"
-                " lie above 50"
-            ),
-        },
-        *checks,
-    ]
+    shown = _in_words(plan, original)
+    strong = Check(
+        name=power,
+        passed=original.low > 50,
+        detail=(
+            f"{subject.format('originals')}: {shown}; the interval should lie above 50"
+        ),
+    )
+    return [coin, strong]
+
+
+def _mia_nn_check(plan: Plan, rows: Sequence[RowResult]) -> Check:
+    """Check that two retrained models score the same.
+
+    The yardstick is the standard deviation of the values about the mean of their own
+    forget set, pooled over sets and both rows.
+    """
+    first, second = (
+        next(row for row in rows if row.key == key)
+        for key in (RETRAINED, RETRAINED_AGAIN)
+    )
+    values = np.array([first.values["mia_nn"], second.values["mia_nn"]])
+    sets = plan.runs[:, 1]
+    squares = []
+    for number in np.unique(sets):
+        group = values[:, sets == number]
+        squares.append(np.sum((group - group.mean()) ** 2))
+    spread = np.sqrt(np.sum(squares) / max(values.size - len(squares), 1))
+    means = (first.metrics["mia_nn"].mean, second.metrics["mia_nn"].mean)
+    shown = [_in_words(plan, row.metrics["mia_nn"]) for row in (first, second)]
+    return Check(
+        name="MIA-NN is fair: two retrained models score the same, within their spread",
+        passed=bool(abs(means[0] - means[1]) <= spread and means[0] > 0),
+        detail=f"{shown[0]} and {shown[1]}; a score of 0 would say nothing",
+    )
+
+
+def _in_words(plan: Plan, estimate: Estimate) -> str:
+    return (
+        f"{estimate.mean:.1f} [{estimate.low:.1f}, {estimate.high:.1f}]"
+        f" ({100 * plan.audit.level:g}%)"
+    )

@@ -1,341 +1,362 @@
-"""Further ways to see a run, beside its table: single samples, ensembles, requests one by one, AMUN's theorem."""
+"""Analyses of a run alongside its table, a record each."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from unlearn_jax import audit
+from unlearn_jax.audit import Estimate
 from unlearn_jax.layers import unfound
-from unlearn_jax.pipeline.measure import samples as measure
-from unlearn_jax.pipeline.measure.targets import target_distances
-from unlearn_jax.pipeline.stages import models as stages
+from unlearn_jax.pipeline.measure import records
+from unlearn_jax.pipeline.measure.pool import AuditPool, Measured, make_pool
+from unlearn_jax.pipeline.measure.rows import estimate, round_all, rounded
+from unlearn_jax.pipeline.stages.models import Parts, stack_attack, take_models
 from unlearn_jax.pipeline.stages.plan import Plan
-from unlearn_jax.replicas import map_models, mapper
+from unlearn_jax.replicas import map_models
 from unlearn_jax.spectral import spectral_norms
 from unlearn_jax.theory import summarize_terms, theorem_terms
 from unlearn_jax.train import to_float
-from unlearn_jax.types import AttackResult, Dataset, Model, Variables
+from unlearn_jax.types import Array, AttackResult, Dataset, Variables
 
-Unlearned = Mapping[str, stages.Parts]
-Arrays = Mapping[str, np.ndarray]
 VULNERABLE_FPR = 0.05
 """False positive rate at which a single sample counts as found."""
-_SHOWN = 10
+_NUM_EXPOSED = 10
 
 
-def make_sections(
-    plan: Plan,
-    unlearned: Unlearned,
-    adversarial: Mapping[str | None, stages.Parts],
-    arrays: Arrays,
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """What a run's configuration and design allow to see.
-
-    Args:
-      plan: the run.
-      unlearned: every row's unlearned models.
-      adversarial: the adversarial sets, by attack.
-      arrays: ``forget [R, N_train]`` and, by row, ``ratio/ROW`` and ``margin/ROW``,
-        ``[R, N]`` each.
-
-    Returns:
-      JSON-able sections by name (None where they do not apply), and arrays for plots.
-    """
-    config = plan.config
-    seen, found = _vulnerability(plan, arrays) if _rows(arrays, "ratio") else (None, {})
-    return {
-        "vulnerability": seen,
-        "confusion": (
-            _confusion(plan, arrays) if config.forget.kind == "class" else None
-        ),
-        "targets": target_distances(plan) if config.audit.targets else None,
-        "klom": _klom(plan, arrays) if config.audit.klom else None,
-        "requests": _requests(plan, unlearned) if config.forget.requests > 1 else None,
-        "norms": _norms(plan, unlearned) if config.audit.norms else None,
-        "theory": (
-            _theory(plan, unlearned, adversarial) if config.audit.theory else None
-        ),
-    }, found
-
-
-def _rows(arrays: Arrays, kind: str) -> list[str]:
-    return [name.partition("/")[2] for name in arrays if name.startswith(f"{kind}/")]
-
-
-def _masks(plan: Plan) -> tuple[np.ndarray, np.ndarray]:
-    """``forget [R, N]`` over the pool, and ``test [N]``."""
-    forget = plan.forget[plan.runs[:, 1]]
-    count = len(plan.pool.labels)
-    return (
-        np.pad(forget, ((0, 0), (0, count - forget.shape[1]))),
-        np.arange(count) >= forget.shape[1],
-    )
-
-
-def _vulnerability(
-    plan: Plan, arrays: Arrays
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """How often each forgotten sample is found, over the runs that forgot it."""
-    forget, test = _masks(plan)
-    rows, found = {}, {}
-    for name in _rows(arrays, "ratio"):
-        result = audit.vulnerability(  # of the ratio: scores are a step function of it, and tie at the threshold
-            arrays[f"ratio/{name}"],
-            forget,
-            test,
-            max_fpr=VULNERABLE_FPR,
-            level=plan.config.audit.level,
-        )
-        some = result.num_runs > 0
-        shown = audit.most_vulnerable(result, num_samples=min(_SHOWN, int(some.sum())))
-        rows[name] = {
-            "mean": round(float(np.mean(result.fraction[some])), 4),
-            "always": int(np.sum(result.fraction[some] == 1)),
-            "samples": int(some.sum()),
-            "most": [
-                {
-                    "sample": int(i),
-                    "label": int(plan.pool.labels[i]),
-                    "share": round(float(result.fraction[i]), 4),
-                    "low": round(float(result.low[i]), 4),
-                    "high": round(float(result.high[i]), 4),
-                    "runs": int(result.num_runs[i]),
-                }
-                for i in shown
-            ],
-        }
-        found[f"vulnerability/{name}"] = result.fraction[: forget.shape[1]][None]
-    return {"max_fpr": VULNERABLE_FPR, "rows": rows}, found
-
-
-def _confusion(plan: Plan, arrays: Arrays) -> dict[str, Any]:
-    """Where the test samples of the forgotten classes go: mean shares over the runs of each forget set."""
-    nearest, sets = dict(arrays["neighbors"].tolist()), []
-    for s in range(len(plan.forget)):
-        gone, runs = plan.forgotten(s), np.flatnonzero(plan.runs[:, 1] == s)
-        sets.append(
-            {
-                "title": " and ".join(
-                    _in_words(plan, int(c), nearest.get(int(c))) for c in gone
-                ),
-                "classes": [int(c) for c in gone],
-                "neighbors": [nearest.get(int(c)) for c in gone],
-                "rows": {
-                    name: [
-                        round(float(share), 4)
-                        for share in arrays[f"confusion/{name}"][runs].mean(0)
-                    ]
-                    for name in _rows(arrays, "confusion")
-                },
-            }
-        )
-    return {"sets": sets}
-
-
-def _in_words(plan: Plan, own: int, neighbor: int | None) -> str:
-    names = plan.splits.class_names
-    named = lambda c: (
-        f"class {c}"
-        + (f" ({names[c]})" if len(names) > c and names[c] != str(c) else "")
-    )
-    return named(own) + (f", nearest {named(neighbor)}" if neighbor is not None else "")
-
-
-def _klom(plan: Plan, arrays: Arrays) -> dict[str, Any]:
-    """KLoM of every row against the ensemble of retrained models; of the second such ensemble it is the floor."""
-    (forget, *_), test = _masks(plan)
-    parts = {"forget": forget, "retain": ~forget & ~test, "test": test}
-    rows = {}
-    for name in _rows(arrays, "margin"):
-        if name != "retrained":
-            found = audit.klom(arrays[f"margin/{name}"], arrays["margin/retrained"])
-            rows[name] = {
-                part: _klom_part(plan, found[mask]) for part, mask in parts.items()
-            }
-    return {"models": len(plan.runs), "rows": rows}
-
-
-def _klom_part(plan: Plan, values: np.ndarray) -> dict[str, Any]:
-    audited = plan.config.audit
-    summary = audit.klom_summary(
-        values,
-        level=audited.level,
-        num_replicates=audited.num_bootstrap,
-        seed=audited.seed,
-    )
-    return {
-        "mean": round(summary.mean, 4),
-        "low": round(summary.mean_interval.low, 4),
-        "high": round(summary.mean_interval.high, 4),
-        "median": round(summary.median, 4),
-        "p95": round(summary.p95, 4),
-    }
-
-
-def _requests(plan: Plan, unlearned: Unlearned) -> dict[str, Any]:
-    """The published score after every request: AUC of D_R against D_F minus AUC of D_F against test.
-
-    D_F is the request just made; D_R is what has not been asked to be forgotten so far.
-    For the retrained models, which never saw any request, D_R is what is left after the
-    last.
-    """
-    config, labels = plan.config.audit, plan.pool.labels
-    forget, _ = _masks(plan)
-    pool = measure.make_pool(
-        config,
-        labels,
+def sample_pool(plan: Plan) -> AuditPool:
+    """Return the pool of a run's membership attacks on single samples."""
+    return make_pool(
+        plan.audit,
+        plan.pool.labels,
         plan.forget[plan.runs[:, 1]],
         plan.runs,
-        plan.references.logits(),
+        plan.references.logits() if plan.num_references else (),
         plan.references.spec.member,
     )
+
+
+def vulnerability(
+    pool: AuditPool, ratios: Mapping[str, np.ndarray]
+) -> tuple[records.Vulnerability, dict[str, np.ndarray]]:
+    """Measure how often each forgotten sample is found, over the runs that forgot it.
+
+    Args:
+      pool: of the table.
+      ratios: RMIA's ratios ``[R, N]`` by row. (Its scores are a step function of them,
+        and tie at the threshold.)
+
+    Returns:
+      The record, and by row the fraction of every training sample ``[1, N_train]``.
+    """
+    rows = {}
+    fractions = {}
+    for name, ratio in ratios.items():
+        result = audit.vulnerability(
+            ratio,
+            pool.forget,
+            ~pool.train,
+            max_fpr=VULNERABLE_FPR,
+            level=pool.config.level,
+        )
+        forgotten = result.fraction[result.num_runs > 0]
+        count = min(_NUM_EXPOSED, len(forgotten))
+        most = []
+        for sample in audit.most_vulnerable(result, num_samples=count):
+            interval = (
+                result.fraction[sample],
+                result.low[sample],
+                result.high[sample],
+            )
+            fraction, low, high = round_all(interval)
+            most.append(
+                records.ExposedSample(
+                    sample=int(sample),
+                    label=int(pool.labels[sample]),
+                    fraction=fraction,
+                    low=low,
+                    high=high,
+                    num_runs=int(result.num_runs[sample]),
+                )
+            )
+        rows[name] = records.RowVulnerability(
+            mean=round_all([np.mean(forgotten)])[0],
+            num_always=int(np.sum(forgotten == 1)),
+            num_samples=len(forgotten),
+            most=tuple(most),
+        )
+        fractions[name] = result.fraction[None, pool.train]
+    return records.Vulnerability(max_fpr=VULNERABLE_FPR, rows=rows), fractions
+
+
+def confusion(
+    pool: AuditPool, fractions: Mapping[str, np.ndarray], class_names: Sequence[str]
+) -> records.Confusion:
+    """Average the predictions on the forgotten classes' test samples, by forget set.
+
+    Args:
+      pool: of the table.
+      fractions: ``[R, C]`` by row.
+      class_names: empty if the classes have none.
+    """
+
+    def named(label: int) -> str:
+        has_name = len(class_names) > label and class_names[label] != str(label)
+        return f"class {label}" + (f" ({class_names[label]})" if has_name else "")
+
+    sets = []
+    for one in pool.classes.sets if pool.classes else ():
+        neighbors = one.neighbors or (None,) * len(one.classes)
+        titles = []
+        for label, neighbor in zip(one.classes, neighbors, strict=True):
+            nearest = "" if neighbor is None else f", nearest {named(neighbor)}"
+            titles.append(named(label) + nearest)
+        rows = {
+            name: round_all(array[list(one.runs)].mean(0))
+            for name, array in fractions.items()
+        }
+        sets.append(
+            records.ConfusionSet(
+                title=" and ".join(titles),
+                classes=one.classes,
+                neighbors=neighbors,
+                rows=rows,
+            )
+        )
+    return records.Confusion(sets=tuple(sets))
+
+
+def klom(
+    pool: AuditPool, margins: Mapping[str, np.ndarray], oracle: np.ndarray
+) -> records.Klom:
+    """Measure every row's KLoM against the ensemble of retrained models.
+
+    That of the second retrained ensemble is the floor.
+
+    Args:
+      pool: of the table, with one forget set.
+      margins: ``[R, N]`` by row.
+      oracle: ``[R, N]`` of the retrained models.
+    """
+    forget = pool.forget[0]
+    parts = {
+        "forget": forget,
+        "retain": ~forget & pool.train,
+        "test": ~pool.train,
+    }
+    rows = {}
+    for name, margin in margins.items():
+        values = audit.klom(margin, oracle)
+        rows[name] = {}
+        for part, mask in parts.items():
+            summary = audit.klom_summary(
+                values[mask],
+                level=pool.config.level,
+                num_replicates=pool.config.num_bootstrap,
+                seed=pool.config.seed,
+            )
+            interval = summary.mean_interval
+            mean = Estimate(
+                summary.mean, np.nan, interval.low, interval.high, len(margin), 0
+            )
+            median, p95 = round_all([summary.median, summary.p95])
+            rows[name][part] = records.KlomDistance(
+                mean=rounded(mean), median=median, p95=p95
+            )
+    return records.Klom(num_models=len(oracle), rows=rows)
+
+
+def request_scores(plan: Plan, unlearned: Mapping[str, Parts]) -> records.Requests:
+    """Measure the published score after every request of a sequence.
+
+    The score is the AUC of D_R against D_F minus the AUC of D_F against test, where D_F
+    is the request just made and D_R the samples that no request has named so far. For
+    the retrained models, which were trained on none of the requests, D_R is what is
+    left after the last.
+
+    Args:
+      plan: of the run.
+      unlearned: every row's models.
+    """
+    pool = sample_pool(plan)
+    test = ~pool.train
     requests = plan.requests[plan.runs[:, 1]]
-    requests = np.pad(requests, ((0, 0), (0, 0), (0, len(labels) - requests.shape[2])))
-    originals, oracles = plan.originals.logits(), plan.oracles.logits()
+    requests = np.pad(requests, ((0, 0), (0, 0), (0, int(test.sum()))))
+    originals = plan.originals.logits()
+    oracles = plan.oracles.logits()
     count = requests.shape[1]
     steps = {
         "original": [np.stack([originals[o]] * count) for o in plan.runs[:, 0]],
         "retrained": [np.stack([oracles[p]] * count) for p in plan.pair_of_run],
         **{name: parts.read("steps") for name, parts in unlearned.items()},
     }
-    rows: dict[str, Any] = {}
-    for name, runs in steps.items():
-        if not all(measure.usable(config, labels, list(run)) for run in runs):
-            continue
-        rows[name] = []
-        for k in range(count):
-            gone = (
-                forget
-                if name == "retrained"
-                else np.asarray(requests[:, : k + 1].any(1))
-            )
-            scores = measure.request_scores(
-                config, pool, np.stack([run[k] for run in runs]), requests[:, k], gone
-            )
-            rows[name].append(
-                {
-                    key: measure.estimate(config, pool, measured)
-                    for key, measured in scores.items()
-                }
-            )
-    return {"count": count, "size": int(requests[0, 0].sum()), "rows": rows}
-
-
-def _theory(
-    plan: Plan, unlearned: Unlearned, adversarial: Mapping[str | None, stages.Parts]
-) -> dict[str, Any]:
-    """The terms of Theorem 4.1 of every row that is given adversarial examples: means over samples, then over runs."""
-    originals, oracles, one = (
-        plan.originals.variables(),
-        plan.oracles.variables(),
-        partial(_terms, plan),
-    )
     rows = {}
-    for name, parts in unlearned.items():
-        attack = plan.rows[name].attack
-        if attack is None or plan.config.rows[name].get("adaptive"):
+    for name, runs in steps.items():
+        if not all(pool.is_usable(list(run)) for run in runs):
             continue
-        given, found = adversarial[attack], []
-        for items, variables in parts.variables(originals):
-            runs, pairs = plan.runs[items], plan.pair_of_run[items]
-            index = np.stack([np.flatnonzero(plan.forget[s]) for s in runs[:, 1]])
-            stacked = (
-                stages.take_models(originals, runs[:, 0]),
-                stages.take_models(oracles, pairs),
-                variables,
-                jnp.asarray(index),
-                stages.stack_attack(given, pairs),
+        scores = []
+        for k in range(count):
+            removed = np.asarray(requests[:, : k + 1].any(1))
+            if name == "retrained":
+                removed = pool.forget
+            measured = _score_request(
+                pool, [run[k] for run in runs], requests[:, k], removed
             )
-            settings = plan.config.replicas
-            how = mapper(
-                settings.mapper, num_models=len(items), devices=settings.devices
-            )
-            found.append(map_models(how, one, stacked, plan.splits.train))
-        summary = {
-            key: np.concatenate([np.asarray(part[key]) for part in found])
-            for key in found[0]
-        }
-        rows[name] = {
-            key: {
-                "mean": float(np.mean(values)),
-                "std": float(np.std(values, ddof=1)) if len(values) > 1 else None,
-                "values": [float(value) for value in values],
-            }
-            for key, values in _in_order(parts, summary).items()
-        }
-    return {"rows": rows}
+            estimates = {key: estimate(pool, one) for key, one in measured.items()}
+            values = {key: round_all(one.value) for key, one in measured.items()}
+            scores.append(records.RequestScore(**estimates, values=values))
+        rows[name] = tuple(scores)
+    return records.Requests(count=count, size=int(requests[0, 0].sum()), rows=rows)
 
 
-def _norms(plan: Plan, unlearned: Unlearned) -> dict[str, Any]:
-    """The true spectral norm of every layer, by Lanczos: mean and extremes over the models of each row."""
-    originals, oracles = plan.originals.variables(), plan.oracles.variables()
+def _score_request(
+    pool: AuditPool,
+    logits: Sequence[np.ndarray],
+    request: np.ndarray,
+    removed: np.ndarray,
+) -> dict[str, Measured]:
+    """Measure both AUCs in percent, and their difference.
+
+    Args:
+      pool: of the run.
+      logits: ``[N, C]`` of every run after the request.
+      request: ``[R, N]`` bool, its samples.
+      removed: ``[R, N]`` bool, samples that do not count as retained.
+    """
+    scores = pool.rmia(pool.signals(logits))
+    found = {}
+    for key in ("fr_auc", "ft_auc"):
+        aucs = []
+        for run, mask in enumerate(request):
+            sides = (mask, ~pool.train)
+            if key == "fr_auc":
+                sides = (pool.train & ~removed[run], mask)
+            aucs.append(pool.auc(scores[run], *sides))
+        found[key] = Measured(
+            100 * np.array([one.value for one in aucs]),
+            100 * np.stack([one.replicates for one in aucs], 1),
+        )
+    score = Measured(
+        found["fr_auc"].value - found["ft_auc"].value,
+        found["fr_auc"].replicates - found["ft_auc"].replicates,
+    )
+    return {"score": score, **found}
+
+
+def norms(plan: Plan, unlearned: Mapping[str, Parts]) -> records.Norms:
+    """Compute the spectral norm of every layer, by Lanczos, for the models of each row.
+
+    Args:
+      plan: of the run.
+      unlearned: every row's models.
+    """
+    originals = plan.originals.variables()
+    oracles = plan.oracles.variables()
     count = len(plan.pairs)
     stacks = {
         "original": [originals],
         "retrained": [jax.tree.map(lambda leaf: leaf[:count], oracles)],
         "retrained_again": [jax.tree.map(lambda leaf: leaf[count:], oracles)],
-        **{
-            name: [stack for _, stack in parts.variables(originals)]
-            for name, parts in unlearned.items()
-        },
     }
-    one, settings = (
-        partial(_layer_norms, plan.model, plan.pool.images.shape[1:]),
-        plan.config.replicas,
-    )
+    for name, parts in unlearned.items():
+        stacks[name] = [stack for _, stack in parts.variables(originals)]
+    apply = plan.model.apply
+    image = jnp.zeros((1, *plan.pool.images.shape[1:]))
+
+    def layer_norms(variables: Variables, shared: tuple[()]) -> dict[str, Array]:
+        del shared
+        return spectral_norms(apply, variables, image)
+
     rows = {}
-    for name, parts in stacks.items():
-        found = []
-        for stack in parts:
-            how = mapper(
-                settings.mapper,
-                num_models=len(jax.tree.leaves(stack)[0]),
-                devices=settings.devices,
+    for name, stack in stacks.items():
+        parts = []
+        for models in stack:
+            mapper = plan.mapper(len(jax.tree.leaves(models)[0]))
+            models = jax.tree.map(jnp.asarray, models)
+            parts.append(map_models(mapper, layer_norms, models, ()))
+        rows[name] = {}
+        for layer in parts[0]:
+            values = np.concatenate([np.asarray(part[layer]) for part in parts])
+            rows[name][layer] = records.Range(
+                mean=float(values.mean()),
+                low=float(values.min()),
+                high=float(values.max()),
             )
-            found.append(map_models(how, one, jax.tree.map(jnp.asarray, stack), ()))
-        layers = {
-            key: np.concatenate([np.asarray(part[key]) for part in found])
-            for key in found[0]
-        }
-        rows[name] = {
-            key: {
-                "mean": float(values.mean()),
-                "low": float(values.min()),
-                "high": float(values.max()),
-            }
-            for key, values in layers.items()
-        }
-    image = jax.ShapeDtypeStruct((1, *plan.pool.images.shape[1:]), jnp.float32)
     variables = jax.eval_shape(plan.model.init, jax.random.key(0))
-    return {
-        "max_norm": plan.config.training.max_norm,
-        "rows": rows,
-        "unfound": unfound(plan.model.apply, variables, image),
-    }
+    spec = jax.ShapeDtypeStruct(image.shape, jnp.float32)
+    return records.Norms(
+        max_norm=plan.max_norm,
+        rows=rows,
+        unfound=tuple(unfound(apply, variables, spec)),
+    )
 
 
-def _layer_norms(
-    model: Model, shape: tuple[int, ...], variables: Variables, _: Any
-) -> dict[str, jax.Array]:
-    return spectral_norms(model.apply, variables, jnp.zeros((1, *shape)))
+def theory(
+    plan: Plan,
+    unlearned: Mapping[str, Parts],
+    adversarial: Mapping[str | None, Parts],
+) -> records.Theory:
+    """Compute the terms of Theorem 4.1 of every row with adversarial examples.
+
+    Each is a mean over the samples of a run.
+
+    Args:
+      plan: of the run.
+      unlearned: every row's models.
+      adversarial: the adversarial sets, by attack.
+    """
+    originals = plan.originals.variables()
+    oracles = plan.oracles.variables()
+    terms = partial(_terms, plan)
+    rows = {}
+    for name, parts in unlearned.items():
+        attack = plan.rows[name].attack
+        if attack is None or plan.rows[name].adaptive:
+            continue
+        order = []
+        found = []
+        for items, models in parts.variables(originals):
+            runs = plan.runs[items]
+            pairs = plan.pair_of_run[items]
+            index = np.stack([np.flatnonzero(plan.forget[s]) for s in runs[:, 1]])
+            stacked = (
+                take_models(originals, runs[:, 0]),
+                take_models(oracles, pairs),
+                models,
+                jnp.asarray(index),
+                stack_attack(adversarial[attack], pairs),
+            )
+            mapper = plan.mapper(len(items))
+            found.append(map_models(mapper, terms, stacked, plan.splits.train))
+            order += items
+        rows[name] = {}
+        for key in found[0]:
+            # Parts hold the runs in another order where forget sets differ in size.
+            values = np.concatenate([np.asarray(part[key]) for part in found])
+            values = values[np.argsort(order)]
+            rows[name][key] = records.Term(
+                mean=float(np.mean(values)),
+                std=float(np.std(values, ddof=1)) if len(values) > 1 else np.nan,
+                values=tuple(float(value) for value in values),
+            )
+    return records.Theory(rows=rows)
 
 
-def _in_order(
-    parts: stages.Parts, summary: dict[str, np.ndarray]
-) -> dict[str, np.ndarray]:
-    """Values of the runs in their order; parts hold them in another where forget sets differ in size."""
-    order = np.argsort([item for items in parts.parts for item in items])
-    return {key: values[order] for key, values in summary.items()}
-
-
-def _terms(plan: Plan, item: Any, train: Dataset) -> dict[str, jax.Array]:
-    original, retrained, now, index, given = item
+def _terms(
+    plan: Plan,
+    item: tuple[Variables, Variables, Variables, Array, AttackResult],
+    train: Dataset,
+) -> dict[str, Array]:
+    original, retrained, unlearned, index, examples = item
     samples = Dataset(to_float(train.images[index]), train.labels[index])
     terms = theorem_terms(
-        plan.model.apply, original, retrained, now, samples, AttackResult(*given)
+        plan.model.apply,
+        original,
+        retrained,
+        unlearned,
+        samples,
+        AttackResult(*examples),
     )
     return summarize_terms(terms)

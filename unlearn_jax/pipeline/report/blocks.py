@@ -17,6 +17,7 @@ from markupsafe import Markup
 from tabulate import SEPARATING_LINE, tabulate
 
 from unlearn_jax.audit import Estimate
+from unlearn_jax.pipeline.measure.records import Check
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -137,21 +138,6 @@ class Figure:
     figure: "Drawing"
     alt: str
     caption: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Check:
-    """Statement that must hold.
-
-    Attributes:
-      name: the statement.
-      passed: True if it holds.
-      detail: the number that decides it.
-    """
-
-    name: str
-    passed: bool
-    detail: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

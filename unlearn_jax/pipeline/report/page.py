@@ -12,7 +12,7 @@ import numpy as np
 
 from unlearn_jax.audit import Estimate
 from unlearn_jax.pipeline.config.schema import digest, to_json
-from unlearn_jax.pipeline.measure.results import without_nan
+from unlearn_jax.pipeline.measure.records import to_plain
 from unlearn_jax.pipeline.report.blocks import (
     Block,
     Check,
@@ -51,7 +51,7 @@ def publish(
     now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
     tables = page.find(Table)
     versions = store.versions()
-    results = without_nan(
+    results: Any = to_plain(
         {
             "experiment": name,
             "title": title,

@@ -14,7 +14,6 @@ from unlearn_jax.pipeline.measure.records import COST, RowResult, RunResult
 from unlearn_jax.pipeline.report.blocks import (
     Block,
     Cell,
-    Check,
     Column,
     Figure,
     Page,
@@ -136,7 +135,6 @@ def run_page(result: RunResult, arrays: figures.Arrays) -> Page:
         f" {_count(design.repeats, 'repeat')} · {design.references:,} reference models"
         f" · {result.date[:10]} · unlearn_jax {result.versions.get('unlearn_jax', '')}"
     )
-    checks = [Check(one.name, one.passed, one.detail) for one in result.checks]
     notes = [Text(text, kind="note") for text in result.notes]
     blocks: list[Block] = [
         _first_screen(result),
@@ -146,8 +144,8 @@ def run_page(result: RunResult, arrays: figures.Arrays) -> Page:
         *make_sections(result, arrays),
         Section("Every run", _run_tables(result)),
     ]
-    if checks:
-        blocks.append(Section("Checks", checks))
+    if result.checks:
+        blocks.append(Section("Checks", result.checks))
     blocks.append(Section("Cost and provenance", _provenance(result)))
     return Page(verdict(result), blocks, result.title, about)
 

@@ -142,6 +142,11 @@ class Plan:
         return self.config.training.max_norm
 
     @property
+    def forget_kind(self) -> str:
+        """Kind of the forget sets: random, class, file, memorized or uncertain."""
+        return self.config.forget.kind
+
+    @property
     def is_class(self) -> bool:
         """Whether whole classes are forgotten."""
         return self.config.forget.kind == "class"

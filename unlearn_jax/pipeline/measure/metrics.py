@@ -1,0 +1,286 @@
+"""Metrics of the two tables: of forgotten samples, and of forgotten classes."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from unlearn_jax.pipeline.measure.records import Metric
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Kind of table.
+
+    Attributes:
+      metrics: its columns.
+      gaps: the metrics whose distances to the retrained models each gap averages.
+    """
+
+    metrics: tuple[Metric, ...]
+    gaps: Mapping[str, tuple[str, ...]]
+
+    @property
+    def trial(self) -> tuple[str, ...]:
+        """Metrics that a search stores of every trial."""
+        return (*self.gaps["avg_gap"], "avg_gap")
+
+
+_SAMPLE_METRICS = (
+    Metric(
+        "unlearn_accuracy",
+        "Unlearn acc",
+        "%",
+        "retrained",
+        "Accuracy on the forget set. Good: equal to the retrained model's, neither"
+        " higher nor lower.",
+    ),
+    Metric(
+        "retain_accuracy",
+        "Retain acc",
+        "%",
+        "retrained",
+        "Accuracy on the retained training samples. Good: equal to the retrained"
+        " model's.",
+    ),
+    Metric(
+        "test_accuracy",
+        "Test acc",
+        "%",
+        "retrained",
+        "Accuracy on samples no model was trained on. Good: equal to the retrained"
+        " model's.",
+    ),
+    Metric(
+        "ft_auc",
+        "FT AUC",
+        "%",
+        "50",
+        "AUC of RMIA, forget samples against test samples. Good: 50, a coin toss.",
+    ),
+    Metric(
+        "fr_auc",
+        "FR AUC",
+        "%",
+        "retrained",
+        "AUC of RMIA, retained samples against forget samples. Good: equal to the"
+        " retrained model's.",
+    ),
+    Metric(
+        "rt_auc",
+        "RT AUC",
+        "%",
+        "retrained",
+        "AUC of RMIA, retained samples against test samples: the power of the attack on"
+        " this model.",
+    ),
+    Metric(
+        "ft_tpr",
+        "FT TPR",
+        "%",
+        "retrained",
+        "Fraction of forget samples found, by RMIA's ratio, at the stated fraction of"
+        " test samples falsely accused.",
+    ),
+    Metric(
+        "rt_tpr",
+        "RT TPR",
+        "%",
+        "retrained",
+        "The same for retained samples: the price of unlearning for the privacy of"
+        " those who stay. Good: not above the original's.",
+    ),
+    Metric(
+        "lira_auc",
+        "LiRA AUC",
+        "%",
+        "50",
+        "AUC of LiRA, forget samples against test samples (below 64 references, with"
+        " one variance for all samples). Good: 50.",
+    ),
+    Metric(
+        "mis",
+        "MIS",
+        "%",
+        "retrained",
+        "Fraction of forget samples that the older SVC confidence attack calls"
+        " non-members.",
+    ),
+    Metric(
+        "avg_gap",
+        "Avg Gap",
+        "points",
+        "0",
+        "Mean distance to the retrained models' mean in unlearn, retain and test"
+        " accuracy and FT AUC. Good: as low as the second retrained model's, which is"
+        " the effect of a change of seed alone.",
+    ),
+    Metric(
+        "avg_gap_mis",
+        "Avg Gap (MIS)",
+        "points",
+        "0",
+        "The same with MIS in the place of FT AUC.",
+    ),
+)
+SAMPLES = Table(
+    _SAMPLE_METRICS,
+    {
+        "avg_gap": ("unlearn_accuracy", "retain_accuracy", "test_accuracy", "ft_auc"),
+        "avg_gap_mis": ("unlearn_accuracy", "retain_accuracy", "test_accuracy", "mis"),
+    },
+)
+HARD_FT_AUC = Metric(
+    "ft_auc",
+    "FT AUC",
+    "%",
+    "retrained",
+    "AUC of RMIA, forget samples against test samples. Good: as retrained.",
+)
+"""FT AUC of forget sets that are not random: 50 is not its good value."""
+
+_CLASS_METRICS = (
+    Metric(
+        "unlearn_accuracy",
+        "Unlearn acc",
+        "%",
+        "retrained",
+        "Accuracy on the training samples of the forgotten classes. Good: equal to the"
+        " retrained model's, 0.",
+    ),
+    Metric(
+        "retain_accuracy",
+        "Retain acc",
+        "%",
+        "retrained",
+        "Accuracy on the retained training samples. Good: equal to the retrained"
+        " model's.",
+    ),
+    Metric(
+        "acc_r",
+        "ACC_r",
+        "%",
+        "retrained",
+        "Accuracy on test samples of the retained classes. Good: equal to the retrained"
+        " model's.",
+    ),
+    Metric(
+        "acc_f",
+        "ACC_f",
+        "%",
+        "retrained",
+        "Accuracy on test samples of the forgotten classes. Good: equal to the"
+        " retrained model's, 0.",
+    ),
+    Metric(
+        "mia_kodge",
+        "MIA (Kodge)",
+        "%",
+        "retrained",
+        "Fraction of the forgotten classes' test samples that an SVC on the true"
+        " class's probability, trained on retained against forgotten training samples,"
+        " calls non-members. It separates little: any model that takes the probability"
+        " down scores 100.",
+    ),
+    Metric(
+        "mis",
+        "MIA (SalUn)",
+        "%",
+        "retrained",
+        "Fraction of forgotten training samples that the SVC confidence attack, trained"
+        " on retained training samples against test samples of retained classes, calls"
+        " non-members.",
+    ),
+    Metric(
+        "tv_forget",
+        "TV forget",
+        "points",
+        "0",
+        "Total variation between the outputs and the retrained model's, on test samples"
+        " of the forgotten classes. Good: as low as the retrained rows', which is the"
+        " effect of a change of seed alone.",
+    ),
+    Metric(
+        "kl_forget",
+        "KL forget",
+        "nats",
+        "0",
+        "KL(retrained || unlearned) on the same samples; probabilities below 1e-12"
+        " count as that.",
+    ),
+    Metric(
+        "tv_retain",
+        "TV retain",
+        "points",
+        "0",
+        "Total variation on test samples of the retained classes.",
+    ),
+    Metric(
+        "kl_retain",
+        "KL retain",
+        "nats",
+        "0",
+        "KL(retrained || unlearned) on test samples of the retained classes.",
+    ),
+    Metric(
+        "ulira",
+        "U-LiRA",
+        "%",
+        "50",
+        "Balanced accuracy of separating unlearned from retrained models by the"
+        " forgotten class's log-odds on its training samples, with a Gaussian per"
+        " sample, every pair of models held out once. Good: 50, a coin toss.",
+    ),
+    Metric(
+        "mia_nn",
+        "MIA-NN",
+        "%",
+        "retrained",
+        "Fraction of the forgotten classes' test samples that a discriminator of their"
+        " nearest class, trained on the model's own outputs, claims. Good: equal to the"
+        " retrained model's.",
+    ),
+    Metric(
+        "mia_nn_gap",
+        "MIA-NN gap",
+        "points",
+        "0",
+        "Its distance from the retrained models' mean for the same classes, themselves"
+        " included. Good: as the retrained rows'.",
+    ),
+    Metric(
+        "ft_auc",
+        "FT AUC",
+        "%",
+        "50",
+        "AUC of RMIA, training samples of the forgotten classes against their test"
+        " samples. Good: 50.",
+    ),
+    Metric(
+        "lira_auc",
+        "LiRA AUC",
+        "%",
+        "50",
+        "AUC of LiRA on the same samples (below 64 references, with one variance for"
+        " all samples). Good: 50.",
+    ),
+    Metric(
+        "avg_gap",
+        "Avg Gap",
+        "points",
+        "0",
+        "Mean distance to the retrained models' mean in unlearn, retain, ACC_r and"
+        " ACC_f accuracy and in TV forget. The search minimizes it; U-LiRA and MIA-NN"
+        " have no part in it.",
+    ),
+)
+CLASSES = Table(
+    _CLASS_METRICS,
+    {
+        "avg_gap": (
+            "unlearn_accuracy",
+            "retain_accuracy",
+            "acc_r",
+            "acc_f",
+            "tv_forget",
+        )
+    },
+)

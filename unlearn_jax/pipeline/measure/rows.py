@@ -1,0 +1,222 @@
+"""Measurements of the rows of a table, from logits, masks and labels alone."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import SupportsFloat
+
+import numpy as np
+from tqdm import tqdm
+
+from unlearn_jax import audit
+from unlearn_jax.audit import Estimate
+from unlearn_jax.pipeline.measure.classes import measure_classes
+from unlearn_jax.pipeline.measure.pool import AuditPool, Measured, margins
+from unlearn_jax.pipeline.measure.records import Metric, RowKind, RowResult
+
+ORIGINAL = "original"
+RETRAINED = "retrained"
+RETRAINED_AGAIN = "retrained_again"
+KINDS: dict[str, RowKind] = {
+    ORIGINAL: "original",
+    RETRAINED: "oracle",
+    RETRAINED_AGAIN: "second_oracle",
+}
+"""Rows that are no unlearning method."""
+DECIMALS = 4
+"""Decimals of stored percentages, points and nats."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Measurements:
+    """Measured rows.
+
+    Attributes:
+      metrics: columns that at least one row has, in the table's order.
+      rows: in the order given; rows that diverged have no metrics.
+      arrays: for figures: ``forget [R, N_train]`` and by row ``scores/ROW``,
+        ``ratio/ROW`` and ``margin/ROW``, ``[R, N]``; where classes are forgotten
+        ``margin/ROW`` and ``confusion/ROW``, ``[R, C]``.
+    """
+
+    metrics: tuple[Metric, ...]
+    rows: tuple[RowResult, ...]
+    arrays: Mapping[str, np.ndarray]
+
+
+def measure_rows(
+    pool: AuditPool, logits: Mapping[str, Sequence[np.ndarray]]
+) -> Measurements:
+    """Measure every row of a table.
+
+    Args:
+      pool: of the table.
+      logits: by row, ``[N, C]`` of every run. The rows ``original``, ``retrained`` and
+        ``retrained_again`` are the references of the table; gaps need ``retrained``.
+
+    Returns:
+      The rows, labeled by their names.
+    """
+    measured: dict[str, dict[str, Measured]] = {}
+    num_train = int(pool.train.sum())
+    arrays = {"forget": pool.forget[:, :num_train]}
+    bar = tqdm(
+        logits.items(),
+        desc="audit",
+        unit="row",
+        disable=None,
+        leave=False,
+        dynamic_ncols=True,
+    )
+    for name, runs in bar:
+        measured[name] = {}
+        if pool.is_usable(runs):
+            measured[name], figures = measure_row(pool, runs, int(name == RETRAINED))
+            arrays |= {f"{kind}/{name}": array for kind, array in figures.items()}
+    oracle = measured.get(RETRAINED)
+    rows = []
+    for name, metrics in measured.items():
+        if oracle and metrics:
+            metrics = metrics | measure_gaps(pool, metrics, oracle)
+        rows.append(
+            RowResult(
+                key=name,
+                label=name,
+                kind=KINDS.get(name, "method"),
+                metrics={key: estimate(pool, one) for key, one in metrics.items()},
+                values={key: round_all(one.value) for key, one in metrics.items()},
+            )
+        )
+    present = {key for row in rows for key in row.metrics}
+    return Measurements(
+        metrics=tuple(one for one in pool.table.metrics if one.key in present),
+        rows=tuple(rows),
+        arrays=arrays,
+    )
+
+
+def measure_row(
+    pool: AuditPool, logits: Sequence[np.ndarray], against: int = 0
+) -> tuple[dict[str, Measured], dict[str, np.ndarray]]:
+    """Measure all metrics of one row but the gaps, which need the oracle.
+
+    Args:
+      pool: of the table.
+      logits: ``[N, C]`` of every run.
+      against: where classes are forgotten, 0 compares with each run's first retrained
+        model, 1 with its second.
+
+    Returns:
+      Metrics by key, ``[R]`` each in the units of the table, and arrays for figures,
+      see :class:`Measurements`.
+    """
+    if pool.classes is None:
+        runs, arrays = _measure_samples(pool, logits)
+    else:
+        runs, arrays = measure_classes(pool, pool.classes, logits, against)
+    metrics = {}
+    for key in runs[0]:
+        scale = 1 if key.startswith("kl_") else 100
+        value = scale * np.array([one[key].value for one in runs])
+        replicates = scale * np.stack([one[key].replicates for one in runs], 1)
+        metrics[key] = Measured(value, replicates)
+    return metrics, arrays
+
+
+def _measure_samples(
+    pool: AuditPool, logits: Sequence[np.ndarray]
+) -> tuple[list[dict[str, Measured]], dict[str, np.ndarray]]:
+    config = pool.config
+    test = ~pool.train
+    target = pool.signals(logits)
+    margin = margins(logits, pool.labels)
+    scores = pool.rmia(target)
+    ratio = audit.rmia_ratio(
+        target,
+        pool.reference,
+        pool.member,
+        mode=config.mode,
+        offline_a=config.offline_a,
+    )
+    lira = pool.lira(margin)
+    runs = []
+    for run, forget in enumerate(pool.forget):
+        retain = pool.train & ~forget
+        right = np.asarray(logits[run]).argmax(-1) == pool.labels
+        metrics = {
+            "unlearn_accuracy": pool.mean(right, forget),
+            "retain_accuracy": pool.mean(right, retain),
+            "test_accuracy": pool.mean(right, test),
+            "ft_auc": pool.auc(scores[run], forget, test),
+            "fr_auc": pool.auc(scores[run], retain, forget),
+            "rt_auc": pool.auc(scores[run], retain, test),
+            "ft_tpr": pool.tpr(ratio[run], forget),
+            "rt_tpr": pool.tpr(ratio[run], retain),
+        }
+        if lira is not None:
+            metrics["lira_auc"] = pool.auc(lira[run], forget, test)
+        if config.mis:
+            metrics["mis"] = pool.mis(margin[run], forget, test)
+        runs.append(metrics)
+    return runs, {
+        "scores": scores.astype(np.float32),
+        "ratio": ratio.astype(np.float32),
+        "margin": margin,
+    }
+
+
+def measure_gaps(
+    pool: AuditPool, row: Mapping[str, Measured], oracle: Mapping[str, Measured]
+) -> dict[str, Measured]:
+    """Measure the Avg Gaps of a row to the oracle's mean over runs.
+
+    The replicates of a gap compare replicates of the row with replicates of the
+    oracle's mean, made of the same samples and runs. A mean of absolute values is never
+    below zero, so its noise is part of it: compare it with that of the second retrained
+    model. Where classes are forgotten, the runs of each forget set have a mean of their
+    own.
+    """
+    num_runs = len(pool.forget)
+    groups = [np.arange(num_runs)]
+    if pool.classes is not None:
+        groups = [np.array(one.runs) for one in pool.classes.sets]
+    gaps = {}
+    for key, parts in pool.table.gaps.items():
+        if not set(parts) <= set(oracle):
+            continue
+        value = np.zeros(num_runs)
+        replicates = np.zeros(pool.run_weights.shape)
+        for runs in groups:
+            weights = pool.run_weights[:, runs]
+            fraction = weights / np.maximum(weights.sum(1, keepdims=True), 1)
+            distances = []
+            for part in parts:
+                centers = (fraction * oracle[part].replicates[:, runs]).sum(
+                    1, keepdims=True
+                )
+                distances.append(np.abs(row[part].replicates[:, runs] - centers))
+            value[runs] = audit.avg_gap(
+                np.stack([row[part].value[runs] for part in parts], 1),
+                np.stack([oracle[part].value[runs] for part in parts], 1),
+            )
+            replicates[:, runs] = np.mean(distances, axis=0)
+        gaps[key] = Measured(value, replicates)
+    return gaps
+
+
+def estimate(pool: AuditPool, measured: Measured) -> Estimate:
+    """Return a metric's mean over runs, spread and interval, rounded."""
+    summary = audit.summarize(
+        measured.value, measured.replicates, pool.run_weights, level=pool.config.level
+    )
+    return rounded(summary)
+
+
+def rounded(summary: Estimate) -> Estimate:
+    """Return an estimate with the decimals that are stored."""
+    mean, std, low, high = round_all(summary[:4])
+    return summary._replace(mean=mean, std=std, low=low, high=high)
+
+
+def round_all(values: Iterable[SupportsFloat]) -> tuple[float, ...]:
+    """Return numbers with the decimals that are stored."""
+    return tuple(round(float(value), DECIMALS) for value in values)
