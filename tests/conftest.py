@@ -56,7 +56,7 @@ def key():
 
 @pytest.fixture(scope="session")
 def blobs():
-    """Sixty 4x4 images of three classes that a small network can learn, and memorize."""
+    """Sixty 4x4 images of three classes that a small network can learn and memorize."""
     rng = np.random.default_rng(0)
     labels = np.arange(60) % 3
     centers = rng.uniform(0.2, 0.8, (3, 4, 4, 1))

@@ -29,7 +29,7 @@ def test_importing_the_package_loads_neither_jax_nor_flax():
 
 
 @pytest.mark.parametrize("name", uj.__all__)
-def test_every_name_of_the_front_door_is_there(name):
+def test_every_public_name_imports(name):
     assert getattr(uj, name) is getattr(uj, name)
     assert name in dir(uj)
 
@@ -42,7 +42,7 @@ def test_an_unknown_name_is_an_attribute_error():
 @pytest.mark.parametrize(
     "name", [*uj._SUBPACKAGES, *(f"contrib.{name}" for name in uj.contrib.__all__)]
 )
-def test_a_name_is_one_thing(name):
+def test_public_names_are_not_modules(name):
     """No public name of a package is a module's file and something else, too."""
     package = importlib.import_module(f"unlearn_jax.{name}")
     if not hasattr(package, "__path__"):

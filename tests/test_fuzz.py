@@ -1,4 +1,5 @@
-"""Any input at all: audit functions give finite values in their range, or the documented one-line error.
+"""Any input at all: audit functions give finite values in their range, or the
+documented one-line error.
 
 ``FUZZ_EXAMPLES=5000 python tests/test_fuzz.py`` runs a long campaign and prints, for
 every function, how many cases were answered and how many refused; arguments go to
@@ -46,7 +47,9 @@ SIGNALS = (
 
 @st.composite
 def references(draw, augmented=False):
-    """``target [N]``, ``reference [M, N]`` and ``member [M, N]``, often a usable design."""
+    """``target [N]``, ``reference [M, N]`` and ``member [M, N]``, often a usable
+    design.
+    """
     usable = draw(st.booleans())
     models = draw(st.sampled_from([4, 6] if usable else [2, 5, 4, 1, 0]))
     samples, hard = (
@@ -91,7 +94,9 @@ def two_sides(draw):
 
 @st.composite
 def labeled(draw):
-    """``logits [N, C]`` of few shapes, since each is compiled, and labels, some of them out of range."""
+    """``logits [N, C]`` of few shapes, since each is compiled, and labels, some of them
+    out of range.
+    """
     samples, classes = (
         draw(st.sampled_from([0, 1, 4])),
         draw(st.sampled_from([0, 1, 2, 5])),
@@ -107,7 +112,9 @@ def labeled(draw):
 
 @st.composite
 def class_logits(draw):
-    """``[R, N, C]`` of retrained and ``[S, N, C]`` of unlearned models, labels, a class, another one."""
+    """``[R, N, C]`` of retrained and ``[S, N, C]`` of unlearned models, labels, a
+    class, another one.
+    """
     usable = draw(st.booleans())
     classes, repeats = (
         draw(st.integers(3, 4) if usable else st.integers(1, 4)),
@@ -687,7 +694,9 @@ ANYTHING = [
 @fuzz()
 @given(anything(), anything(), anything())
 def test_arrays_of_any_shape_and_type(function, names, a, b, c):
-    """What is answered, if anything, is a number; what signals answer is looked at above."""
+    """What is answered, if anything, is a number; what signals answer is looked at
+    above.
+    """
     given_ = {"a": a, "b": b, "c": c, "0": 0, "1": 1}
     result = call(function, *(given_[name] for name in names))
     for leaf in jax.tree.leaves(result) if function not in SIGNALS else ():

@@ -1,4 +1,4 @@
-"""Imports go one way, Flax stays in models, and neither TensorFlow nor torch is needed."""
+"""Imports go one way; Flax stays in models; TensorFlow and torch are not needed."""
 
 import ast
 import pathlib
@@ -62,7 +62,7 @@ def imported(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_only_go_down(path):
+def test_imports_go_one_way(path):
     rooms = {
         name.split(".")[1] for name in imported(path) if name.startswith("unlearn_jax.")
     }
@@ -106,11 +106,11 @@ def test_studies_are_imported_by_experiments_alone():
             assert "studies" not in submodules(path, "unlearn_jax"), path
 
 
-def test_every_room_has_a_floor():
+def test_every_module_has_a_level():
     assert {room(path) for path in FILES} <= set(FLOOR)
 
 
-def test_flax_and_tfds_stay_in_their_rooms():
+def test_flax_is_imported_by_models_alone_and_tfds_by_data():
     for path in FILES:
         tops = {name.split(".")[0] for name in imported(path)}
         assert "flax" not in tops or room(path) == "models", path

@@ -1,4 +1,6 @@
-"""Every error that attacks, spectral clipping, training and mappers document: the call that meets it."""
+"""Every error that attacks, spectral clipping, training and mappers document: the call
+that meets it.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -276,7 +278,8 @@ REFUSED = [
     ),
     (
         initialize_over_params_alone,
-        "apply_fn cannot be applied to the parameters alone \\(.*params.*\\): close over",
+        "apply_fn cannot be applied to the parameters alone"
+        " \\(.*params.*\\): close over",
     ),
     (
         lambda: spectral.spectral_norms(lambda v, x: x, {}, X),
@@ -329,11 +332,11 @@ REFUSED = [
 @pytest.mark.parametrize(
     ("call", "message"), REFUSED, ids=[message[:40] for _, message in REFUSED]
 )
-def test_it_is_said_in_one_line(call, message):
+def test_every_error_is_one_line(call, message):
     file, _ = refusal(call, message)
     assert file.startswith(ROOMS)
 
 
-def test_no_error_is_left_out():
+def test_table_covers_every_error():
     assert missed(ROOMS, REFUSED, {}) == {}
     assert len(sites(*ROOMS)) > 30

@@ -105,7 +105,9 @@ def test_split_divides_batches_over_the_devices(normed, blobs, design):
 
 @pytest.mark.parametrize("channels", [3, 8, 32])  # over columns, plain, Winograd's
 def test_divided_batches_exchange_gradients_only(channels, monkeypatch):
-    """Of a batch that is divided, each takes its own a few at a time: only gradients go between devices."""
+    """Of a batch that is divided, each takes its own a few at a time: only gradients go
+    between devices.
+    """
     monkeypatch.setattr("unlearn_jax.models.conv.PART", 2**13)
     k_x, k_k = jax.random.split(jax.random.key(0))
     image, kernel = (

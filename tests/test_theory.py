@@ -1,4 +1,6 @@
-"""Theorem 4.1's terms by hand on linear models; the Lipschitz bound against materialized maps."""
+"""Theorem 4.1's terms by hand on linear models; the Lipschitz bound against
+materialized maps.
+"""
 
 import chex
 import jax
@@ -165,7 +167,9 @@ def test_a_value_that_is_not_finite_leaves_the_mean_of_the_others(case):
 
 
 def test_one_step_on_a_convex_model_obeys_the_theorem():
-    """Linear softmax, many samples, one gradient step: the inequality itself, tight within a factor of two."""
+    """Linear softmax, many samples, one gradient step: the inequality itself, tight
+    within a factor of two.
+    """
     rng = np.random.default_rng(8)
     x, y = rng.normal(size=(30, 5)), rng.integers(0, 3, 30)
     original = np.zeros((5, 3))
@@ -257,7 +261,9 @@ def test_conv_bound_is_above_the_norm(seed, shape):
 
 
 def test_conv_bound_is_the_smallest_of_four_layouts():
-    """A kernel that is an outer product over (in, width) and (out, height), say, is tight in one layout alone."""
+    """A kernel that is an outer product over (in, width) and (out, height), say, is
+    tight in one layout alone.
+    """
     kernel = RNG.normal(size=(3, 2, 4, 5))
     layouts = []
     for rows in ((3, 0), (3, 1), (3,), (0, 1, 3)):
@@ -312,7 +318,9 @@ def test_lipschitz_bound_multiplies_kernels_and_bounds_a_network(key):
 
 
 def test_lipschitz_bound_of_a_hundred_layers():
-    """The product is far beyond float32; the sum of logarithms is exact to rounding, and so is the summary."""
+    """The product is far beyond float32; the sum of logarithms is exact to rounding,
+    and so is the summary.
+    """
     rng = np.random.default_rng(3)
     kernels = rng.normal(size=(100, 3, 3)).astype("f4") * 10 ** rng.uniform(
         0.0, 2.0, (100, 1, 1)

@@ -1,4 +1,6 @@
-"""Training: the order of samples, the step against a hand-written one, resuming, and refusing what diverges."""
+"""Training: the order of samples, the step against a hand-written one, resuming, and
+refusing what diverges.
+"""
 
 import chex
 import jax
@@ -173,7 +175,7 @@ def test_predict_ignores_batch_size(normed, blobs, key):
     )
 
 
-def test_second_fit_compiles_nothing(tiny, blobs, key):
+def test_second_fit_reuses_the_program(tiny, blobs, key):
     train.fit(jax.random.clone(key), tiny, blobs, np.ones(60, bool), RECIPE)
     before = train._compiled.cache_info().misses
     train.fit(

@@ -138,7 +138,7 @@ def test_scripts_have_at_most_twenty_lines(script):
 
 
 @pytest.mark.parametrize("script", [trw_linen, trw_nnx])
-def test_trw_in_a_loop_of_ones_own(script, blobs):
+def test_trw_in_a_users_loop(script, blobs):
     history, probabilities = script(
         jnp.asarray(blobs.images), jnp.asarray(blobs.labels)
     )
@@ -150,7 +150,7 @@ def test_trw_in_a_loop_of_ones_own(script, blobs):
 
 
 @pytest.mark.parametrize("script", [lotos_linen, lotos_nnx])
-def test_lotos_in_a_loop_of_ones_own(script, blobs):
+def test_lotos_in_a_users_loop(script, blobs):
     history = script(jnp.asarray(blobs.images), jnp.asarray(blobs.labels))
     loss, penalty = map(jnp.stack, zip(*history, strict=True))
     assert loss[-1] < 0.5 * loss[0]

@@ -17,6 +17,9 @@ USAGE = """usage: unlearn-jax run PRESET --workdir DIR [--dry-run] [--field.sub=
        unlearn-jax list
        unlearn-jax doctor
        unlearn-jax prepare {cifar10,cifar100,mnist} --archive FILE --data-dir DIR
+       unlearn-jax publish RUN [--to NAME.json]
+       unlearn-jax table [--check]
+       unlearn-jax docs --to DIR
        unlearn-jax --debug-nans --debug-keys COMMAND ...
 
 run      trains, attacks, unlearns, audits and reports, or runs another experiment; the same command again goes on where
@@ -28,6 +31,9 @@ run      trains, attacks, unlearns, audits and reports, or runs another experime
 list     shows presets, methods, models and membership signals.
 doctor   prints versions, devices, memory and caches, and checks that this installation computes known numbers.
 prepare  turns an official archive that you have downloaded into a TFDS data set, without TensorFlow.
+publish  writes the numbers of a finished run to experiments/results (or to --to), and all pages made of them.
+table    regenerates these pages: experiments/RESULTS.md and the tables of the READMEs; --check only compares.
+docs     renders the API reference from the docstrings; needs the extra `docs`.
 
 --debug-nans stops at the first operation that makes a NaN, --debug-keys at the first random key that is used twice;
 both are slow."""
@@ -83,11 +89,19 @@ def _main(argv: Sequence[str] | None) -> int:
     warnings.showwarning = _warn
     from unlearn_jax.types import InputError, UnlearnError
 
-    commands = {"run": _run, "list": _list, "doctor": _doctor, "prepare": _prepare}
+    commands = {
+        "run": _run,
+        "list": _list,
+        "doctor": _doctor,
+        "prepare": _prepare,
+        "publish": _publish,
+        "table": _table,
+        "docs": _docs,
+    }
     try:
         if argv[0] not in commands:
             raise InputError(
-                f"unknown command {argv[0]!r}: choose run, list, doctor or prepare"
+                f"unknown command {argv[0]!r}: choose from {', '.join(commands)}"
             )
         return commands[argv[0]](argv[1:])
     except UnlearnError as error:
@@ -422,3 +436,53 @@ def _prepare(argv: list[str]) -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
+
+
+def _publish(argv: list[str]) -> int:
+    from unlearn_jax.pipeline import publish
+    from unlearn_jax.types import InputError
+
+    if not argv or argv[0].startswith("-"):
+        raise InputError("publish needs the folder of a finished run")
+
+    def arguments(to: str = "") -> str:
+        """Write the numbers of a finished run as a published result.
+
+        Args:
+          to: file to write; experiments/results/PRESET.json if empty.
+        """
+        return to
+
+    to = _parse(arguments, argv[1:], "unlearn-jax publish RUN")
+    path, result = publish.publish(argv[0], to or None)
+    print(f"{path}: write title, claim and reading of {result.name} into it")
+    if path.parent == publish.folder():
+        publish.write_pages()
+    return 0
+
+
+def _table(argv: list[str]) -> int:
+    from unlearn_jax.pipeline import publish
+    from unlearn_jax.types import InputError
+
+    if argv not in ([], ["--check"]):
+        raise InputError(f"table takes --check or nothing, got {argv[0]!r}")
+    stale = publish.write_pages(check=bool(argv))
+    for path in stale:
+        print(f"{path}: {'differs' if argv else 'written'}")
+    return int(bool(argv) and bool(stale))
+
+
+def _docs(argv: list[str]) -> int:
+    from unlearn_jax.pipeline.reference import render_reference
+
+    def arguments(to: str) -> str:
+        """Render the API reference.
+
+        Args:
+          to: folder to write to.
+        """
+        return to
+
+    print(render_reference(_parse(arguments, argv, "unlearn-jax docs")))
+    return 0

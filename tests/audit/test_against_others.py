@@ -1,11 +1,15 @@
-"""Audits against programs written elsewhere: Privacy Meter, PrivacyGuard, TensorFlow Privacy, scikit-learn.
+"""Audits against programs written elsewhere: Privacy Meter, PrivacyGuard, TensorFlow
+Privacy, scikit-learn.
 
 scikit-learn is always there. The others are skipped where they are absent; to have
 them::
 
-    pip install --no-deps tensorflow-empirical-privacy privacyguard-platform; pip install pandas
-    git clone https://github.com/privacytrustlab/ml_privacy_meter    # then PRIVACY_METER=path of the clone
-    git clone https://github.com/tensorflow/privacy                  # then TF_PRIVACY=path of the clone
+    pip install --no-deps tensorflow-empirical-privacy privacyguard-platform
+    pip install pandas
+    git clone https://github.com/privacytrustlab/ml_privacy_meter
+    git clone https://github.com/tensorflow/privacy
+
+with PRIVACY_METER and TF_PRIVACY set to the paths of the clones.
 
 Passed with Privacy Meter e384af8 (2025-04-26), PrivacyGuard 0.0.2,
 tensorflow-empirical-privacy 0.1.0 (which needs no TensorFlow here), mi_lira_2021 of
@@ -50,7 +54,9 @@ def from_clone(variable, file):
 
 @pytest.fixture(scope="module")
 def case():
-    """Confidences of ten models in complementary pairs, the target first: Privacy Meter's design."""
+    """Confidences of ten models in complementary pairs, the target first: Privacy
+    Meter's design.
+    """
     rng = np.random.default_rng(0)
     half = rng.random((NUM_PAIRS, NUM_SAMPLES)) < 0.5
     member = np.stack([half, ~half], 1).reshape(2 * NUM_PAIRS, NUM_SAMPLES)
@@ -72,8 +78,10 @@ def case():
 
 
 @pytest.mark.parametrize("offline_a", [0.0, 0.3, 1.0])
-def test_rmia_is_privacy_meters(case, offline_a):
-    """Theirs averages a population sample over its largest half of OUT signals only; given those, all scores agree."""
+def test_rmia_matches_privacy_meter(case, offline_a):
+    """Theirs averages a population sample over its largest half of OUT signals only;
+    given those, all scores agree.
+    """
     meter = from_clone("PRIVACY_METER", "attacks.py")
     member, signal, others = case
     theirs = meter.run_rmia(0, signal.T, others.T, member.T, NUM_PAIRS - 1, offline_a)
@@ -99,7 +107,8 @@ def test_rmia_is_privacy_meters(case, offline_a):
 
 
 def test_privacy_meters_population_average_is_too_high(case):
-    """A defect of theirs: a population sample is OUT for all models, yet only its largest half of signals is averaged.
+    """A defect of theirs: a population sample is OUT for all models, yet only its
+    largest half of signals is averaged.
 
     Its ratios come out too small, so every sample dominates too many.
     """
@@ -151,7 +160,7 @@ def guard_scores(case, **knobs):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_rmia_is_privacy_guards(case):
+def test_rmia_matches_privacy_guard(case):
     member, signal, others = case
     knobs = {"population": others[0], "gamma": 1.0}
     online = guard_scores(case, online=True, num_reference_models=2 * NUM_PAIRS - 2)
@@ -170,7 +179,8 @@ def test_rmia_is_privacy_guards(case):
 
 @pytest.mark.filterwarnings("ignore")
 def test_privacy_guards_default_averages_the_larger_half_online(case):
-    """A defect of theirs: asked for half as many references as it has (its default), it keeps the largest signals.
+    """A defect of theirs: asked for half as many references as it has (its default), it
+    keeps the largest signals.
 
     Among them are hardly any OUT models, so a sample's own memberships decide what it
     is divided by.
@@ -199,7 +209,7 @@ def rmia_average(signal, member):
 
 @pytest.fixture(scope="module")
 def margins():
-    """Two augmentations of forty samples, under twelve models half of which had each."""
+    """Two augmentations of forty samples, under twelve models, half with each."""
     rng = np.random.default_rng(1)
     member = rng.random((12, 40)).argsort(0) < 6
     reference = (
@@ -209,7 +219,8 @@ def margins():
 
 
 def tf_privacy():
-    name = "tensorflow_privacy.privacy.privacy_tests.membership_inference_attack.advanced_mia"
+    package = "tensorflow_privacy.privacy.privacy_tests"
+    name = f"{package}.membership_inference_attack.advanced_mia"
     return pytest.importorskip(name, exc_type=ImportError)
 
 
@@ -222,7 +233,7 @@ def lists(reference, member):
 
 @pytest.mark.parametrize("center", ["median", "mean"])
 @pytest.mark.parametrize("fixed", [False, True])
-def test_lira_is_tf_privacys(margins, center, fixed):
+def test_lira_matches_tf_privacy(margins, center, fixed):
     target, reference, member = margins
     inside, outside = lists(reference, member)
     knobs = {"center": center, "variance": "fixed_centered" if fixed else "per_sample"}
@@ -243,7 +254,9 @@ def test_lira_is_tf_privacys(margins, center, fixed):
 
 
 def test_lira_stays_finite_where_tf_privacys_explodes(margins):
-    """A defect of theirs: a constant signal has a standard deviation of 1e-30, and a miss by 0.01 scores 1e56."""
+    """A defect of theirs: a constant signal has a standard deviation of 1e-30, and a
+    miss by 0.01 scores 1e56.
+    """
     _, reference, member = margins
     constant = np.broadcast_to(reference[:1], reference.shape)
     near = reference[0] + 0.01
@@ -256,7 +269,7 @@ def test_lira_stays_finite_where_tf_privacys_explodes(margins):
     assert ours.max() < 1e9
 
 
-def test_signals_are_tf_privacys():
+def test_signals_match_tf_privacy():
     statistic = tf_privacy().calculate_statistic
     rng = np.random.default_rng(2)
     logits, labels = rng.normal(0, 2, (50, 7)).astype("f4"), rng.integers(0, 7, 50)
@@ -271,8 +284,10 @@ def test_signals_are_tf_privacys():
         )
 
 
-def test_lira_is_that_of_the_papers_code(margins, monkeypatch):
-    """``mi_lira_2021``: medians, a variance per sample or one for all, fitted without the audited model."""
+def test_lira_matches_the_papers_code(margins, monkeypatch):
+    """``mi_lira_2021``: medians, a variance per sample or one for all, fitted without
+    the audited model.
+    """
     monkeypatch.setenv("MPLBACKEND", "agg")
     script = from_clone("TF_PRIVACY", "research/mi_lira_2021/plot.py")
     target, reference, member = margins
@@ -291,7 +306,7 @@ def test_lira_is_that_of_the_papers_code(margins, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_lira_is_privacy_guards(margins):
+def test_lira_matches_privacy_guard(margins):
     """Theirs is given the moments."""
     attack = pytest.importorskip("privacy_guard.attacks.lira_attack")
     analysis = pytest.importorskip(
@@ -320,7 +335,7 @@ def test_lira_is_privacy_guards(margins):
 
 
 @pytest.mark.parametrize("levels", [5, 10**6])
-def test_the_curve_is_scikit_learns(levels):
+def test_roc_curve_matches_scikit_learn(levels):
     """Many ties, and hardly any."""
     rng = np.random.default_rng(3)
     is_member = rng.random(2000) < 0.3
@@ -340,7 +355,7 @@ def test_the_curve_is_scikit_learns(levels):
     assert curve.balanced_accuracy == pytest.approx(theirs, abs=1e-12)
 
 
-def test_the_confidence_attack_is_scikit_learns_machine():
+def test_confidence_attack_matches_scikit_learns_svc():
     rng = np.random.default_rng(4)
     retain, test, forget = rng.beta(5, 1, 150), rng.beta(3, 1, 150), rng.beta(4, 1, 100)
     machine = SVC(C=3, gamma="auto", kernel="rbf")

@@ -1,4 +1,6 @@
-"""Weighted statistics equal statistics of repeated samples; the intervals built from them cover."""
+"""Weighted statistics equal statistics of repeated samples; the intervals built from
+them cover.
+"""
 
 import jax.numpy as jnp
 import numpy as np
@@ -140,7 +142,7 @@ def test_interval_is_the_percentile_interval_and_holds_the_estimate():
     assert (estimate.num_dropped, np.isnan(estimate.low)) == (2, True)
 
 
-def test_summarize_drops_what_has_no_value_and_nothing_else():
+def test_summarize_drops_nan_values_only():
     values, nan = [0.2, 0.4, 0.9], np.nan
     replicates = [[0.2, 0.4, 0.9], [nan, 0.5, 0.7], [nan, 0.5, 0.7], [1.0, 1.0, 1.0]]
     weights = [
@@ -158,7 +160,9 @@ def test_summarize_drops_what_has_no_value_and_nothing_else():
 
 
 def _simulated_estimate(rng, num_originals, num_sets, shift=0.0):
-    """FT AUC of every (original, forget set) over one pool; at shift 0 the scores are exchangeable."""
+    """FT AUC of every (original, forget set) over one pool; at shift 0 the scores are
+    exchangeable.
+    """
     num_train, num_test, num_forget = 160, 80, 40
     test = np.arange(num_train + num_test) >= num_train
     hardness = rng.normal(size=test.size)  # shared by all runs: this correlates them
@@ -273,7 +277,7 @@ def test_treating_runs_as_independent_would_be_too_short():
         ),
     ],
 )
-def test_errors_say_what_to_do(call, message):
+def test_bad_input_is_one_line(call, message):
     with pytest.raises(InputError, match=message):
         call(np.random.default_rng(0))
 

@@ -304,7 +304,7 @@ def test_one_curve_gives_floats_and_the_step_of_a_sorted_search(scored):
     assert str(curve).startswith("AUC 0.")
 
 
-def test_a_tenth_in_float32_is_at_most_a_tenth():
+def test_fpr_of_a_tenth_allows_a_float32_rounding():
     scores = np.arange(20, 0, -1, dtype=np.float32)
     positive = np.arange(20) % 2 == 1
     assert audit.roc(scores, positive).tpr_at_fpr(0.1) == 0.1

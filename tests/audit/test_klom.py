@@ -1,4 +1,6 @@
-"""KLoM equals its definition bin by bin; its summary's intervals have the width they should."""
+"""KLoM equals its definition bin by bin; its summary's intervals have the width they
+should.
+"""
 
 import itertools
 import math
@@ -83,7 +85,7 @@ def test_models_and_samples_have_no_order_and_jax_arrays_pass():
     )  # the divergence has a direction
 
 
-def test_the_ends_of_the_scale():
+def test_klom_is_zero_for_equal_models_and_bounded_by_the_floor():
     rng = np.random.default_rng(1)
     oracle = rng.normal(size=(50, 40))
     assert np.array_equal(klom(oracle[::-1], oracle), np.zeros(40))
@@ -113,7 +115,7 @@ def test_infinities_and_outliers_are_clipped():
     )
 
 
-def test_the_bias_table_of_the_docstring():
+def test_bias_matches_the_table_of_the_docstring():
     rng = np.random.default_rng(3)
     for models, mean, p95 in ((20, 3.1, 5.0), (100, 0.35, 0.68)):
         value = klom(rng.normal(size=(models, 4000)), rng.normal(size=(models, 4000)))
@@ -177,6 +179,6 @@ ONES = np.ones((2, 3))
         (lambda: klom_summary([1.0], num_replicates=0), "at least 1"),
     ],
 )
-def test_errors_say_what_to_do(call, message):
+def test_bad_input_is_one_line(call, message):
     with pytest.raises(InputError, match=message):
         call()

@@ -1,4 +1,6 @@
-"""LiRA equals TF-Privacy's published numbers, a slow loop, and theory; leaving a model out equals removing it."""
+"""LiRA equals TF-Privacy's published numbers, a slow loop, and theory; leaving a model
+out equals removing it.
+"""
 
 import itertools
 import math
@@ -86,7 +88,9 @@ def lira_loop(
 
 
 def split(reference, member, without=(), balance=False):
-    """Lists of IN and of OUT values per sample, one model taken out; balanced, also the other side's last."""
+    """Lists of IN and of OUT values per sample, one model taken out; balanced, also the
+    other side's last.
+    """
     ins, outs = [], []
     for values, trained in zip(reference.T, member.T, strict=True):
         both = [
@@ -209,7 +213,7 @@ def test_leave_one_out_with_ties_odd_sizes_and_augmentations(
     assert np.allclose(scores, slow, rtol=1e-8, atol=1e-8)
 
 
-def test_blocks_do_not_show(case, monkeypatch):
+def test_scores_do_not_depend_on_the_block_size(case, monkeypatch):
     _, reference, member = case
     whole = lira_leave_one_out(reference, member, variance="fixed")
     monkeypatch.setattr(
@@ -273,7 +277,9 @@ def test_samples_models_shift_and_unit_do_not_matter(case, knobs):
 
 
 def gaussian_bank(rng, distance, samples=6000):
-    """Targets N(mu + d, 1) for members and N(mu, 1) for others, and references with exactly these moments."""
+    """Targets N(mu + d, 1) for members and N(mu, 1) for others, and references with
+    exactly these moments.
+    """
     mu, is_member = 3 * rng.normal(size=samples), rng.random(samples) < 0.5
     reference = mu + np.array([distance - 1, distance + 1, -1.0, 1.0])[:, None]
     return (
@@ -285,7 +291,7 @@ def gaussian_bank(rng, distance, samples=6000):
 
 
 @pytest.mark.parametrize("distance", [0.5, 1.5])
-def test_the_area_is_that_of_two_gaussians(distance):
+def test_auc_matches_that_of_two_gaussians(distance):
     target, reference, member, is_member = gaussian_bank(
         np.random.default_rng(2), distance
     )
@@ -318,7 +324,7 @@ def test_one_number_for_both_sides_does_not_change_the_order(case):
     )
 
 
-def test_no_difference_no_evidence():
+def test_lira_is_zero_for_equal_member_and_nonmember_signals():
     rng = np.random.default_rng(3)
     values = rng.normal(size=(5, 40))
     reference, member = (
@@ -354,7 +360,7 @@ def test_exchangeable_signals_give_an_area_of_one_half(knobs):
     )
 
 
-def test_numbers_of_models_tell_membership_without_balance():
+def test_unbalanced_leave_one_out_leaks_the_number_of_members():
     rng = np.random.default_rng(5)
     reference, member = rng.normal(size=(6, 3000)), half_design(rng, 6, 3000)
     scores = lira_leave_one_out(reference, member, balance=False)
@@ -463,7 +469,7 @@ def _broken(change):
         (lambda a: {"min_std": np.nan}, "min_std"),
     ],
 )
-def test_errors_say_what_to_do(change, message):
+def test_bad_input_is_one_line(change, message):
     with pytest.raises(InputError, match=message) as error:
         _broken(change)
     assert "\n" not in str(error.value)

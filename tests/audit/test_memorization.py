@@ -1,4 +1,6 @@
-"""Memorization equals its definition, its standard error is right, and it finds what only members know."""
+"""Memorization equals its definition, its standard error is right, and it finds what
+only members know.
+"""
 
 import math
 import statistics
@@ -134,7 +136,7 @@ TWO = np.array([[True], [False]])
         (lambda: out_confidence(np.ones((2, 1)), TWO | True), "in every model"),
     ],
 )
-def test_errors_say_what_to_do(call, message):
+def test_bad_input_is_one_line(call, message):
     with pytest.raises(InputError, match=message):
         call()
 

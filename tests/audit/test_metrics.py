@@ -1,4 +1,6 @@
-"""Table metrics equal their definitions and the published tables; the SVC attack separates what it can."""
+"""Table metrics equal their definitions and the published tables; the SVC attack
+separates what it can.
+"""
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,8 @@ from unlearn_jax.audit import accuracy, avg_gap, forget_aucs, mis
 from unlearn_jax.types import InputError
 
 RETRAIN = (94.49, 100.0, 94.33, 50.0)
-TABLE_1 = {  # AMUN, Table 1, 10 % forget: unlearn, retain, test accuracy, FT AUC, printed Avg Gap
+# AMUN, Table 1, 10 % forget: unlearn, retain, test accuracy, FT AUC, printed Avg Gap
+TABLE_1 = {
     "FT": (95.16, 96.64, 92.21, 52.08, 2.06),
     "RL": (95.54, 97.47, 92.17, 51.33, 1.74),
     "GA": (98.94, 99.22, 93.39, 60.96, 4.28),
@@ -138,6 +141,6 @@ PARTS = np.eye(3, dtype=bool)
         (lambda: mis([0.9], [0.1], [0.2], max_samples=0), "max_samples"),
     ],
 )
-def test_errors_say_what_to_do(call, message):
+def test_bad_input_is_one_line(call, message):
     with pytest.raises(InputError, match=message):
         call()

@@ -1,4 +1,6 @@
-"""MIA-NN finds the class that a forgotten one sits next to, and tells models that ignore that neighbor."""
+"""MIA-NN finds the class that a forgotten one sits next to, and tells models that
+ignore that neighbor.
+"""
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +23,9 @@ LABELS = np.random.default_rng(9).permutation(
 
 
 def models(seed, num_models=3, *, forgotten=2.0, spread=0.3, towards=NEXT):
-    """Logits ``[R, N, C]``: 2 at the own class; forgotten samples have ``forgotten`` at class ``towards``, 0 else."""
+    """Logits ``[R, N, C]``: 2 at the own class; forgotten samples have ``forgotten`` at
+    class ``towards``, 0 else.
+    """
     rng = np.random.default_rng(seed)
     logits = (
         rng.normal(0, spread, (num_models, LABELS.size, NUM_CLASSES))
@@ -33,7 +37,9 @@ def models(seed, num_models=3, *, forgotten=2.0, spread=0.3, towards=NEXT):
 
 
 def nearest_mean_calls(logits, labels, own, gone, query):
-    """A linear discriminator of another kind: which of two class means is nearer, one sample after the other."""
+    """A linear discriminator of another kind: which of two class means is nearer, one
+    sample after the other.
+    """
     own_mean = np.mean(
         [z for z, y in zip(logits, labels, strict=True) if y == own], axis=0
     )
@@ -50,7 +56,7 @@ def nearest_mean_calls(logits, labels, own, gone, query):
 
 
 @pytest.mark.parametrize("towards", [0, 3, 4])
-def test_the_neighbor_is_the_class_that_forgotten_samples_sit_next_to(towards):
+def test_neighbor_is_the_class_nearest_to_the_forgotten_samples(towards):
     logits = models(0, towards=towards)
     result = nearest_neighbor(logits, LABELS, FORGOTTEN)
     assert result.neighbor == towards
@@ -99,7 +105,7 @@ def test_calls_agree_with_a_simpler_discriminator_and_keep_the_order_of_samples(
     )
 
 
-def test_two_sets_of_retrained_models_have_no_gap_beyond_their_spread():
+def test_gap_of_two_sets_of_retrained_models_is_within_their_spread():
     noisy = {"forgotten": 1.2, "spread": 0.6}  # scores strictly between 0 and 1
     result = mia_nn(models(2, 6, **noisy), models(3, 6, **noisy), LABELS, FORGOTTEN)
     assert 0.2 < result.reference_mean < 0.98
@@ -132,7 +138,7 @@ def test_more_mass_on_the_neighbor_scores_higher_and_uniform_outputs_score_low()
     assert result.gap[3] < 0.1 < 0.8 < result.gap[4]
 
 
-def test_the_other_reading_grows_with_worse_forgetting():
+def test_neighbor_against_forgotten_score_rises_with_recognition():
     unlearned = models(6, 2)
     unlearned[1, LABELS == FORGOTTEN, FORGOTTEN] += 2  # still recognized
     result = mia_nn(
@@ -147,8 +153,10 @@ def test_the_other_reading_grows_with_worse_forgetting():
     assert result.neighbor == NEXT
 
 
-def test_the_other_reading_never_scores_a_sample_that_it_learned():
-    """A kernel so narrow that it knows its training samples only: in sample it would be right everywhere."""
+def test_neighbor_against_forgotten_scores_out_of_sample():
+    """A kernel so narrow that it knows its training samples only: in sample it would be
+    right everywhere.
+    """
     logits = models(8)
     result = mia_nn(
         logits,
@@ -163,7 +171,9 @@ def test_the_other_reading_never_scores_a_sample_that_it_learned():
 
 
 def mixed(seed):
-    """Retrained and unlearned logits on which no knob is without effect: wide, with mixed forgotten samples."""
+    """Retrained and unlearned logits on which no knob is without effect: wide, with
+    mixed forgotten samples.
+    """
     rng = np.random.default_rng(seed)
     logits = models(seed, 3, forgotten=1.0, spread=0.9)
     logits[:, LABELS == FORGOTTEN, 0] += rng.normal(0.5, 1, PER_CLASS)
@@ -190,7 +200,7 @@ def mixed(seed):
     ],
     ids=str,
 )
-def test_every_option_changes_what_it_says(knobs):
+def test_every_option_changes_the_calls(knobs):
     logits = mixed(10)
     plain = mia_nn(logits, logits[::-1], LABELS, FORGOTTEN, **{"neighbor": NEXT})
     other = mia_nn(
@@ -201,7 +211,7 @@ def test_every_option_changes_what_it_says(knobs):
     assert ((other.scores >= 0) & (other.scores <= 1)).all()
 
 
-def test_columns_say_what_is_read():
+def test_only_the_chosen_columns_are_read():
     """What a machine does not read may be anything."""
     logits = mixed(11)[0]
     poisoned = logits.copy()
@@ -337,7 +347,7 @@ RETRAINED, ONE = models(12, 2), models(13, 1)[0]
         (lambda: discriminator_calls(ONE, LABELS, 3, 1, max_samples=0), "max_samples"),
     ],
 )
-def test_errors_say_what_to_do(call, message):
+def test_bad_input_is_one_line(call, message):
     with pytest.raises(InputError, match=message):
         call()
 

@@ -1,4 +1,6 @@
-"""Distances of predictions equal sums written out, and the attack on a forgotten class means what it says."""
+"""Distances of predictions equal sums written out, and the attack on a forgotten class
+means what it says.
+"""
 
 import math
 
@@ -35,14 +37,16 @@ def slow_kl(p, q, floor):
 
 
 def slow_tv(p, q):
-    """The largest difference of the probabilities of any event: over all subsets of the classes."""
+    """The largest difference of the probabilities of any event: over all subsets of the
+    classes.
+    """
     subsets = (
         [k for k in range(len(p)) if bits >> k & 1] for bits in range(2 ** len(p))
     )
     return max(sum(p[k] - q[k] for k in subset) for subset in subsets)
 
 
-def test_softmax_is_sound_and_wide():
+def test_softmax_matches_the_formula_in_float64():
     logits = np.random.default_rng(0).normal(scale=3, size=(2, 6, 4)).astype(np.float32)
     expected = [[oracles.softmax(z) for z in row] for row in logits]
     assert softmax(jnp.asarray(logits)).dtype == np.float64
@@ -79,7 +83,7 @@ def test_distances_equal_their_definitions_with_leading_axes():
     assert total_variation(jnp.asarray(p), jnp.asarray(q)).shape == (3, 8)
 
 
-def test_a_class_that_is_ruled_out_costs_what_the_floor_says():
+def test_kl_divergence_of_an_excluded_class_is_set_by_the_floor():
     p, q = [0.5, 0.5, 0.0], [1.0, 0.0, 0.0]
     assert math.isclose(
         kl_divergence(p, q), 0.5 * math.log(0.5) + 0.5 * math.log(0.5 / 1e-12)
@@ -138,7 +142,9 @@ def test_confusion_rows_equal_counting():
 
 
 def confidences(seed, num_retain=540, num_forget=60, num_test=40):
-    """True-class probabilities of a confident model, and of one that has forgotten the class."""
+    """True-class probabilities of a confident model, and of one that has forgotten the
+    class.
+    """
     rng = np.random.default_rng(seed)
     knows = [rng.beta(60, 1, n) for n in (num_retain, num_forget, num_test)]
     forgot = [
@@ -224,6 +230,6 @@ def test_kodge_mia_survives_features_that_are_all_equal(value):
         (lambda: kodge_mia([0.9], [0.1], [0.2], max_samples=0), "max_samples"),
     ],
 )
-def test_errors_say_what_to_do(call, message):
+def test_bad_input_is_one_line(call, message):
     with pytest.raises(InputError, match=message):
         call()

@@ -353,11 +353,11 @@ REFUSED = [
 @pytest.mark.parametrize(
     ("call", "message"), REFUSED, ids=[message[:40] for _, message in REFUSED]
 )
-def test_it_is_said_in_one_line(call, message):
+def test_every_error_is_one_line(call, message):
     file, _ = refusal(call, message)
     assert file.startswith("audit/")
 
 
-def test_no_error_of_the_audit_is_left_out():
+def test_table_covers_every_error_of_the_audit():
     assert missed(["audit"], REFUSED, {}) == {}
     assert len(sites("audit")) > 80

@@ -1,4 +1,6 @@
-"""RMIA equals the pairwise definition exactly, ties, zeros and negative ratios included."""
+"""RMIA equals the pairwise definition exactly, ties, zeros and negative ratios
+included.
+"""
 
 import jax.numpy as jnp
 import numpy as np
@@ -29,7 +31,9 @@ def half_design(rng, models, samples):
 
 @pytest.fixture
 def case():
-    """Signals that are multiples of 1/64, so that every mean is exact in whatever order it is summed."""
+    """Signals that are multiples of 1/64, so that every mean is exact in whatever order
+    it is summed.
+    """
     rng = np.random.default_rng(0)
     target = rng.integers(1, 64, 50).astype(np.float32) / 64
     reference = rng.integers(1, 64, (8, 50)).astype(np.float32) / 64
@@ -38,7 +42,7 @@ def case():
 
 @settings(deadline=None, max_examples=200)
 @given(st.one_of(TIED, WILD), GAMMAS)
-def test_share_of_others_is_exactly_pairwise(ratio, gamma):
+def test_fraction_of_others_matches_pairwise_comparison(ratio, gamma):
     with np.errstate(over="ignore", under="ignore"):
         expected = oracles.rmia_pairwise(ratio, gamma=gamma)
         assert np.array_equal(dominated_fraction(ratio, gamma=gamma), expected)
@@ -46,7 +50,7 @@ def test_share_of_others_is_exactly_pairwise(ratio, gamma):
 
 @settings(deadline=None, max_examples=200)
 @given(st.one_of(TIED, WILD), st.one_of(TIED, WILD), GAMMAS)
-def test_share_of_a_population_is_exactly_pairwise(ratio, population, gamma):
+def test_fraction_of_a_population_matches_pairwise_comparison(ratio, population, gamma):
     with np.errstate(over="ignore", under="ignore"):
         expected = oracles.rmia_pairwise(ratio, population, gamma=gamma)
         assert np.array_equal(
@@ -56,7 +60,7 @@ def test_share_of_a_population_is_exactly_pairwise(ratio, population, gamma):
 
 @settings(deadline=None, max_examples=100)
 @given(TIED, GAMMAS, st.randoms(use_true_random=False))
-def test_share_is_permutation_invariant_monotone_and_scale_free(ratio, gamma, random):
+def test_dominated_fraction_is_invariant_to_order_and_scale(ratio, gamma, random):
     share = dominated_fraction(ratio, gamma=gamma)
     order = random.sample(range(ratio.size), ratio.size)
     assert np.array_equal(dominated_fraction(ratio[order], gamma=gamma), share[order])
@@ -65,7 +69,7 @@ def test_share_is_permutation_invariant_monotone_and_scale_free(ratio, gamma, ra
     assert (np.diff(against_all[np.argsort(ratio)]) >= 0).all()
 
 
-def test_what_a_zero_or_negative_ratio_does():
+def test_zero_and_negative_ratios_follow_the_strict_inequality():
     assert dominated_fraction([1.0, 0.0, -1.0], [0.0]).tolist() == [
         1,
         0,
@@ -274,7 +278,7 @@ def _broken(change):
         (lambda a: {k: a[k][..., :1] for k in a}, "pass a population"),
     ],
 )
-def test_errors_say_what_to_do(change, message):
+def test_bad_input_is_one_line(change, message):
     with pytest.raises(InputError, match=message):
         _broken(change)
 

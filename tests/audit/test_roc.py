@@ -44,7 +44,7 @@ def test_tpr_at_fpr_is_the_best_allowed_step(pairs, max_fpr):
     assert roc(scores, is_member).tpr_at_fpr(max_fpr) == best
 
 
-def test_orientation_order_and_labels():
+def test_auc_ignores_order_and_flips_with_sign_and_labels():
     rng = np.random.default_rng(0)
     scores, is_member = rng.integers(0, 9, 80).astype(np.float32), rng.random(80) < 0.4
     area = auc(scores, is_member)
@@ -57,7 +57,7 @@ def test_orientation_order_and_labels():
     assert auc(np.zeros(80), is_member) == 0.5
 
 
-def test_ties_are_won_by_nobody():
+def test_tied_scores_share_a_threshold():
     curve = roc(np.zeros(10), np.arange(10) < 5)
     assert curve.fpr.tolist() == [0, 1]
     assert curve.tpr_at_fpr(0.99) == 0
@@ -127,6 +127,6 @@ def test_clopper_pearson_inverts_the_binomial_tails(count, total):
         (lambda: clopper_pearson(1, 2, level=1.0), "between 0 and 1"),
     ],
 )
-def test_errors_say_what_to_do(call, message):
+def test_bad_input_is_one_line(call, message):
     with pytest.raises(InputError, match=message):
         call()

@@ -1,4 +1,6 @@
-"""Signals equal their formulas, follow the labels, and stay finite where probabilities saturate."""
+"""Signals equal their formulas, follow the labels, and stay finite where probabilities
+saturate.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -222,6 +224,6 @@ def test_a_label_outside_the_classes_gives_nan(name, label):
         (lambda: signals.taylor(LOGITS, LABELS, order=1), "at least 2 terms"),
     ],
 )
-def test_errors_say_what_to_do(call, message):
+def test_bad_input_is_one_line(call, message):
     with pytest.raises(InputError, match=message):
         call()

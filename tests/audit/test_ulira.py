@@ -1,4 +1,6 @@
-"""U-LiRA equals its slow definition, cannot tell equal laws apart, and reaches the best attack on Gaussians."""
+"""U-LiRA equals its slow definition, cannot tell equal laws apart, and reaches the best
+attack on Gaussians.
+"""
 
 import math
 
@@ -30,7 +32,9 @@ def half_ties(positive, negative):
 
 
 def slow_ratio(value, s, n, unlearned, retrained, min_std):
-    """Log-likelihood ratio of a held-out value, from the other models' values of sample n."""
+    """Log-likelihood ratio of a held-out value, from the other models' values of sample
+    n.
+    """
     logs = []
     for side in (unlearned, retrained):
         mean, std = mean_std([side[m][n] for m in range(len(side)) if m != s])
@@ -73,7 +77,7 @@ def test_equals_the_definition(sides, min_std):
         assert math.isclose(got.auc[s], half_ties(got.target[s], got.reference[s]))
 
 
-def test_an_outlier_does_not_spoil_the_others_std():
+def test_outlier_does_not_enter_the_std_of_other_models():
     values = np.array([[1e6], [0.1], [0.2], [0.3]])
     ratio = ulira(values, values + 1).target[0, 0]
     assert math.isclose(
@@ -83,7 +87,7 @@ def test_an_outlier_does_not_spoil_the_others_std():
     )
 
 
-def test_equal_laws_cannot_be_told_apart():
+def test_ulira_of_equal_distributions_is_one_half():
     rng = np.random.default_rng(0)
     trials, models, samples = 60, 5, 40
     scale = rng.gamma(2, size=samples)  # each sample has its own law, far from Gaussian
@@ -100,7 +104,9 @@ def test_equal_laws_cannot_be_told_apart():
 
 @pytest.mark.parametrize(("shift", "spread"), [(1.0, 1.0), (2.0, 1.0), (0.0, 3.0)])
 def test_reaches_the_best_attack_on_gaussians(shift, spread):
-    """With many models the accuracy is 1/2 + TV / 2 of the two laws, total variation by summation."""
+    """With many models the accuracy is 1/2 + TV / 2 of the two laws, total variation by
+    summation.
+    """
     rng = np.random.default_rng(1)
     unlearned, retrained = (
         rng.normal(shift, spread, (60, 800)),
@@ -122,7 +128,7 @@ def test_reaches_the_best_attack_on_gaussians(shift, spread):
         )  # Phi(d / sqrt 2)
 
 
-def test_laws_far_apart_are_told_apart_and_the_sides_have_a_direction():
+def test_ulira_separates_distant_distributions_and_is_antisymmetric():
     rng = np.random.default_rng(2)
     far, near = rng.normal(8, 1, (8, 30)), rng.normal(size=(8, 30))
     result, mirrored = ulira(far, near), ulira(near, far)
@@ -132,7 +138,7 @@ def test_laws_far_apart_are_told_apart_and_the_sides_have_a_direction():
     assert np.allclose(mirrored.accuracy, result.accuracy)
 
 
-def test_a_point_mass_is_held_by_the_floor():
+def test_std_floor_bounds_scores_of_point_masses():
     rng = np.random.default_rng(3)
     retrained = rng.normal(size=(6, 20))
     result = ulira(np.full((6, 20), -73.7), retrained, min_std=0.01)
@@ -170,7 +176,9 @@ def test_pairs_and_samples_have_no_order_and_jax_arrays_pass():
 
 
 def kodge_by_hand(p_unlearned, p_retrained):
-    """The described protocol on probabilities, sample by sample; the ROC curve has corners only."""
+    """The described protocol on probabilities, sample by sample; the ROC curve has
+    corners only.
+    """
 
     def statistic(p):
         return math.log(p / (1 - p + 1e-32) + 1e-32)
@@ -215,7 +223,7 @@ def test_kodge_equals_its_description(start, shift):
         assert np.allclose(got, expected, rtol=1e-6)
 
 
-def test_kodge_of_point_masses_and_of_nothing():
+def test_kodge_of_point_masses_and_of_empty_sets():
     rng = np.random.default_rng(5)
     gone, retrained = np.full((4, 10), -500.0), rng.normal(-3, 1, (4, 10))
     result = ulira_kodge(gone, retrained)
@@ -252,7 +260,7 @@ ONES = np.ones((3, 4))
         ((ONES, ONES * -math.inf), "reference has 12 values"),
     ],
 )
-def test_errors_say_what_to_do(attack, sides, message):
+def test_bad_input_is_one_line(attack, sides, message):
     with pytest.raises(InputError, match=message):
         attack(*sides)
 

@@ -397,12 +397,16 @@ def on_images(run, *arguments, images=None, **options):
         (lambda: diffusion.SteerAway(num_steps=0), "must be positive"),
         (lambda: diffusion.LatentPGD(radius=0.0), "must be positive"),
         (lambda: on_images(diffusion.class_losses, num_levels=0), "noise levels"),
-        (lambda: on_images(diffusion.class_losses, images=jnp.zeros((1, 2, 2, 1))),
-         "takes images of shape"),
-        (lambda: on_images(diffusion.recover_concept, 0, radius=1.0, num_steps=0),
-         "must be positive"),
+        (
+            lambda: on_images(diffusion.class_losses, images=jnp.zeros((1, 2, 2, 1))),
+            "takes images of shape",
+        ),
+        (
+            lambda: on_images(diffusion.recover_concept, 0, radius=1.0, num_steps=0),
+            "must be positive",
+        ),
     ],
-)  # fmt: skip
+)
 def test_unusable_input_is_refused_in_one_line(call, words):
     with pytest.raises(InputError, match=words) as caught:
         call()
@@ -426,6 +430,6 @@ def test_equal_methods_are_equal_values_and_rates_map(key):
     assert np.abs(mapped[0] - mapped[1]).max() > 1e-3
 
 
-def test_noise_of_another_shape_fails_at_the_door():
+def test_noise_of_another_shape_is_refused():
     with pytest.raises(AssertionError):
         diffusion.add_noise(jnp.ones((2, 3)), jnp.ones(2), jnp.ones((2, 1)))

@@ -1,4 +1,5 @@
-"""TrivialAugmentWide and RandAugment against torchvision's: every operation at every magnitude and sign.
+"""TrivialAugmentWide and RandAugment against torchvision's: every operation at every
+magnitude and sign.
 
 Pillow itself is compared with in ``test_data_image_ops.py`` and
 ``test_data_policies.py``. Skipped without torchvision;
@@ -19,7 +20,9 @@ SIZE = 32
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("policy", ["trivial", "rand"])
 def test_every_row_is_torchvisions_operation(policy):
-    """Exactly, but for what its float32 magnitudes round: 15.9999990 pixels to 15, and enhancements by a level."""
+    """Exactly, but for what its float32 magnitudes round: 15.9999990 pixels to 15, and
+    enhancements by a level.
+    """
     theirs = pytest.importorskip(
         "torchvision.transforms.autoaugment", exc_type=(ImportError, RuntimeError)
     )

@@ -15,13 +15,17 @@ crop_flip = jax.jit(
 
 @pytest.fixture
 def replay():
-    """Lets a test draw twice from one key, to compare two computations of the same draw."""
+    """Lets a test draw twice from one key, to compare two computations of the same
+    draw.
+    """
     with jax.debug_key_reuse(False):
         yield
 
 
 def windows(image, padding):
-    """Every crop of ``image`` [H, W, ch] after zero padding, by slicing: {(top, left): window}."""
+    """Every crop of ``image`` [H, W, ch] after zero padding, by slicing: {(top, left):
+    window}.
+    """
     height, width, _ = image.shape
     padded = np.pad(image, ((padding, padding), (padding, padding), (0, 0)))
     corners = range(2 * padding + 1)

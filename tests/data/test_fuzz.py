@@ -1,4 +1,5 @@
-"""Any input at all: data functions give usable data sets and masks, or the documented one-line error.
+"""Any input at all: data functions give usable data sets and masks, or the documented
+one-line error.
 
 ``FUZZ_EXAMPLES=5000 python tests/test_fuzz_data.py`` runs a long campaign and prints,
 for every function, how many cases were answered and how many refused.
@@ -27,7 +28,8 @@ from unlearn_jax.types import Dataset
 NO_FUNCTIONS = {
     audit: (  # results, knobs, and a table of the functions
         "Discriminator Estimate ForgetAucs Interval KlomSummary KodgeResult"
-        " KodgeMiaResult Memorization MiaNN MisResult Neighbor RocCurve ULira Vulnerability SIGNALS device"
+        " KodgeMiaResult Memorization MiaNN MisResult Neighbor RocCurve ULira"
+        " Vulnerability SIGNALS device"
     ),
     data: (
         "Splits Augmentation AUGMENTATIONS"

@@ -21,7 +21,9 @@ FACTORS = [0.01, 0.34, 0.505, 0.9, 1.0, 1.033, 1.3, 1.66, 1.99, 3.7]
 
 
 def some_image(shape, seed=0):
-    """Noise with a blob of the brightest level, so that channels differ in range and equalize must clip."""
+    """Noise with a blob of the brightest level, so that channels differ in range and
+    equalize must clip.
+    """
     rng = np.random.default_rng(seed)
     low, high = np.sort(rng.integers(0, 257, (2, 1, 1, shape[2])), axis=0)
     image = rng.integers(low, high + 1, shape).clip(0, 255)

@@ -1,4 +1,6 @@
-"""Augmentation policies: their operations against Pillow, and their draws against the published distributions."""
+"""Augmentation policies: their operations against Pillow, and their draws against the
+published distributions.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +36,9 @@ UNSIGNED = {"identity", "posterize", "solarize", "autocontrast", "equalize", "in
 
 @pytest.fixture
 def replay():
-    """Lets a test draw twice from one key, to compare two computations of the same draw."""
+    """Lets a test draw twice from one key, to compare two computations of the same
+    draw.
+    """
     with jax.debug_key_reuse(False):
         yield
 
@@ -196,7 +200,7 @@ def test_scan_and_a_vmap_over_models_change_nothing(key):
 
 
 def chi_square(counts, expected):
-    """The statistic over its degrees of freedom, in standard deviations from its mean."""
+    """The statistic of chi-square tests, in standard deviations from its mean."""
     freedom = len(counts) - 1
     return (np.sum((counts - expected) ** 2 / expected) - freedom) / np.sqrt(
         2 * freedom
@@ -204,7 +208,9 @@ def chi_square(counts, expected):
 
 
 def draws(monkeypatch, policy, key, number, of_rows):
-    """``policy`` on black pixels, each operation chain replaced by a gray level that tells which rows were drawn."""
+    """``policy`` on black pixels, each operation chain replaced by a gray level that
+    tells which rows were drawn.
+    """
     monkeypatch.setattr(
         policies,
         "_run",
@@ -319,7 +325,9 @@ def test_aug_mix_keeps_a_share_of_the_image(monkeypatch, key):
 
 
 def erased_boxes(key, number, shape, **knobs):
-    """Heights and widths of what random erasing set to 0 in images of ones; each is checked to be one rectangle."""
+    """Heights and widths of what random erasing set to 0 in images of ones; each is
+    checked to be one rectangle.
+    """
     erase = jax.jit(lambda keys, images: policies.random_erasing(keys, images, **knobs))
     erased = (
         np.asarray(erase(jax.random.split(key, number), jnp.ones((number, *shape))))
@@ -408,7 +416,7 @@ def test_random_erasing_leaves_the_rest_and_half_of_the_images_alone(key):
         (policies.random_erasing, {"ratio": (0.0, 2.0)}, "ratio must be two numbers"),
     ],
 )
-def test_unusable_knobs_are_refused(key, policy, knobs, message):
+def test_unusable_hyperparameters_are_refused(key, policy, knobs, message):
     with pytest.raises(InputError, match=message):
         policy(jax.random.split(key, 2), jnp.zeros((2, 8, 8, 1)), **knobs)
 

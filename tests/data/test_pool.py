@@ -46,7 +46,7 @@ def test_masks_keep_their_places(splits):
         (lambda mask: True, "one entry for each"),
     ],
 )
-def test_errors_say_what_to_do(splits, change, message):
+def test_bad_input_is_one_line(splits, change, message):
     mask = np.ones(len(splits.train.labels), bool)
     with pytest.raises(InputError, match=message):
         data.pool_mask(splits, change(mask))

@@ -1,4 +1,4 @@
-"""Every error that the data sources document: the call that meets it, and what it says."""
+"""Every error that the data sources document: the call that meets it, its message."""
 
 import gzip
 import io
@@ -453,7 +453,7 @@ ELSEWHERE = {
     (
         READER,
         "{}: cannot read split",
-    ): f"{FILES}::test_a_damaged_record_file_is_said_to_be_damaged",
+    ): f"{FILES}::test_damaged_record_files_are_refused",
     (
         READER,
         "{}: images differ in shape",
@@ -490,12 +490,12 @@ ELSEWHERE = {
 @pytest.mark.parametrize(
     ("call", "message"), REFUSED, ids=[message[:40] for _, message in REFUSED]
 )
-def test_it_is_said_in_one_line(call, message, tmp_path):
+def test_every_error_is_one_line(call, message, tmp_path):
     file, _ = refusal(lambda: call(tmp_path), message)
     assert file.startswith("data/")
 
 
-def test_no_error_of_the_data_sources_is_left_out(tmp_path):
+def test_table_covers_every_error_of_the_data_sources(tmp_path):
     places = iter(tmp_path / str(number) for number in range(len(REFUSED)))
 
     def afresh(call):

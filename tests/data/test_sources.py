@@ -1,4 +1,6 @@
-"""Loaders against what was written to disk, the check of data sets, and every refusal by its message."""
+"""Loaders against what was written to disk, the check of data sets, and every refusal
+by its message.
+"""
 
 import hashlib
 import subprocess

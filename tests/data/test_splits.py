@@ -1,4 +1,6 @@
-"""Forget masks and membership designs against their definitions, and every refusal by its message."""
+"""Forget masks and membership designs against their definitions, and every refusal by
+its message.
+"""
 
 import numpy as np
 import pytest

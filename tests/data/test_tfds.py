@@ -1,4 +1,6 @@
-"""Preparing official archives and reading TFDS folders, on tiny archives of the official layout."""
+"""Preparing official archives and reading TFDS folders, on tiny archives of the
+official layout.
+"""
 
 import contextlib
 import dataclasses
@@ -73,7 +75,9 @@ def write_tar(path, members):
 
 
 def cifar_oracle(name, members, split):
-    """Images and labels of one split by definition: label bytes, then a plane each of red, green and blue."""
+    """Images and labels of one split by definition: label bytes, then a plane each of
+    red, green and blue.
+    """
     layout = prepare._CIFAR[name]
     depth = len(layout.names)
     content = b"".join(
@@ -372,7 +376,7 @@ def test_reading_refusals(mnist, tmp_path):
         assert "\n" not in str(caught.value)
 
 
-def test_a_damaged_record_file_is_said_to_be_damaged(mnist):
+def test_damaged_record_files_are_refused(mnist):
     for file in (mnist["data_dir"] / "mnist" / "3.0.1").glob("*train.array_record*"):
         os.truncate(file, file.stat().st_size // 2)
     with pytest.raises(DamagedFileError, match="cannot read split 'train'"):
@@ -380,7 +384,9 @@ def test_a_damaged_record_file_is_said_to_be_damaged(mnist):
 
 
 def write_toy(data_dir, name, examples, *, version="1.0.0", features=None):
-    """A TFDS data set of the given examples in both splits, written by a builder of its own."""
+    """A TFDS data set of the given examples in both splits, written by a builder of its
+    own.
+    """
     import tensorflow_datasets as tfds
 
     features = features or {

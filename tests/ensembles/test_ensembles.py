@@ -1,4 +1,6 @@
-"""Ensembles: alone they are independent models, coupled they move apart; resumed, they are what they were."""
+"""Ensembles: alone they are independent models, coupled they move apart; resumed, they
+are what they were.
+"""
 
 from functools import partial
 
@@ -36,7 +38,9 @@ def conv():
 
 
 def test_without_terms_members_are_trained_as_if_alone(tiny, blobs, key, starts):
-    """Same order, same batches, same learning rate: the sum of the losses couples nothing."""
+    """Same order, same batches, same learning rate: the sum of the losses couples
+    nothing.
+    """
     ensemble = ensembles.Ensemble([tiny, tiny])
     mask = np.arange(60) % 4 != 0
     state, losses = ensembles.fit_ensemble(
@@ -60,7 +64,9 @@ def test_without_terms_members_are_trained_as_if_alone(tiny, blobs, key, starts)
 def test_one_step_is_the_gradient_of_the_total_loss(
     tiny, blobs, key, starts, convention
 ):
-    """A step of plain SGD against autodiff of the sum written out: no term is lost on the way."""
+    """A step of plain SGD against autodiff of the sum written out: no term is lost on
+    the way.
+    """
     lotos = ensembles.Lotos(weight=0.3, max_length=0.2, which="all", init_iters=9)
     trs = ensembles.Trs(similarity=0.7, smoothness=0.05)
     ensemble = ensembles.Ensemble(
@@ -277,7 +283,9 @@ def test_members_of_different_architectures_share_their_first_layer(conv, blobs,
 
 
 def test_each_optimizer_sees_its_own_member_and_its_statistics(normed, blobs, key):
-    """An optimizer like FastClip: last in the chain, it reads parameters and BatchNorm statistics."""
+    """An optimizer like FastClip: last in the chain, it reads parameters and BatchNorm
+    statistics.
+    """
     seen = []
 
     def watcher(name):

@@ -423,7 +423,7 @@ def test_equal_solvers_are_equal_values():
     assert hash(influence.Dense()) == hash(influence.Dense())
 
 
-def test_mismatched_outputs_and_targets_fail_at_the_door():
+def test_mismatched_outputs_and_targets_are_refused():
     options = {"ridge": 0.1, "loss": influence.squared_error}
     forget = jnp.array([True, False, False, False])
     with pytest.raises(AssertionError):

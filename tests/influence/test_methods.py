@@ -15,7 +15,6 @@ from support.method_checks import (
     LINEAR,
     REMOVED,
     RETAIN,
-    check_mapped,
     linear_problem,
     small_problem,
     softmax,
@@ -240,10 +239,6 @@ def test_runs_on_a_convolutional_network(weights, normed, blobs, key):
     assert sum(jax.tree.leaves(moved)) == (
         1 if weights == "head" else len(jax.tree.leaves(moved))
     )
-
-
-def test_maps_over_forget_sets(blobs, key):
-    check_mapped(NTKInfluence(ridge=RIDGE, warn=False), blobs, key)
 
 
 @pytest.mark.parametrize(

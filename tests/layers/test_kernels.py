@@ -1,4 +1,4 @@
-"""Layers beyond plain matrices: several axes, parts of leaves, scans, computed kernels."""
+"""Layers beyond plain matrices: several axes, parts of leaves, scans, products."""
 
 import flax.linen as nn
 import jax
@@ -67,7 +67,7 @@ def test_every_kernel_of_flax_attention_is_a_layer():
         ("btd,edtf->bef", (4, 6, 5, 2)),
     ],
 )
-def test_einsum_is_the_map_that_it_is(formula, shape):
+def test_einsum_layer_is_its_linear_map(formula, shape):
     weights = {"w": draw(*shape)}
     apply = lambda w, x: jnp.tanh(jnp.einsum(formula, x, w["w"]))
     (layer,) = layers(apply, weights, TOKENS)
@@ -85,7 +85,7 @@ def test_einsum_is_the_map_that_it_is(formula, shape):
     np.testing.assert_allclose(norm, jacobian_norm(one, shape_in), rtol=1e-4)
 
 
-def test_parts_of_a_leaf_are_layers_of_their_own():
+def test_slices_of_a_leaf_are_separate_layers():
     weights = {"stack": draw(3, 6, 6), "qkv": draw(6, 12), "whole": draw(1, 6, 2)}
 
     def apply(w, x):
@@ -235,7 +235,7 @@ def test_computed_kernels_have_norms_and_are_not_clipped():
         np.testing.assert_array_equal(leaf, weights[name])
 
 
-def test_what_is_not_found_is_named_once_and_what_is_added_is_not():
+def test_unfound_weights_are_named_once_and_additive_ones_are_not():
     weights = {
         "gate": draw(5, 6),
         "branch": draw(6, 6),
@@ -272,7 +272,7 @@ def test_what_is_not_found_is_named_once_and_what_is_added_is_not():
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "resnet", "vgg", "densenet", "vit"])
-def test_our_models_leave_nothing_unfound(name):
+def test_every_weight_of_the_built_models_is_found(name):
     fields = {"batch_norm": True} if name == "cnn" else {}
     for conv in ("canonical", "im2col", "lax"):
         model = models.build(name, (8, 8, 3), 5, conv=conv, **fields)

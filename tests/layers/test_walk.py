@@ -1,4 +1,6 @@
-"""The affine layers of a model, found by walking its forward pass: against what Flax says of the same layers."""
+"""The affine layers of a model, found by walking its forward pass: against what Flax
+says of the same layers.
+"""
 
 import chex
 import flax.linen as nn
@@ -182,7 +184,7 @@ NOT_THE_HEAD = {
 
 
 @pytest.mark.parametrize("name", NOT_THE_HEAD)
-def test_another_layer_is_never_taken_for_the_head(name):
+def test_only_the_last_layer_is_the_head(name):
     weights = {"a": draw(16, 5), "b": draw(5, 5), "c": draw(16, 5)}
     images = jnp.repeat(FLAT, 2, 1) if name == "patches" else FLAT
     assert layers(NOT_THE_HEAD[name], weights, images)

@@ -58,7 +58,7 @@ def test_equals_a_loop_over_layers_and_pairs(count):
     np.testing.assert_allclose(mean, expected / (2 * 4 * 3), rtol=1e-5)  # L N (N - 1)
 
 
-def test_zero_exactly_where_each_shortens_the_others_directions():
+def test_similarity_is_zero_where_each_layer_shortens_the_others_directions():
     basis = np.linalg.qr(RNG.normal(size=(6, 6)))[0]
     first = np.diag([2.0, 0.5, 0.2, 0, 0, 0]) @ basis
     second = (
@@ -81,8 +81,10 @@ def test_zero_exactly_where_each_shortens_the_others_directions():
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32 - 1))
-def test_one_direction_is_most_similar_to_itself(seed):
-    """Of all layers with the same singular values none is more similar to f than f itself, for one direction."""
+def test_similarity_to_itself_is_largest_for_one_direction(seed):
+    """Of all layers with the same singular values none is more similar to f than f
+    itself, for one direction.
+    """
     rng = np.random.default_rng(seed)
     f = rng.normal(size=(5, 5))
     g = f @ np.linalg.qr(rng.normal(size=(5, 5)))[0]
@@ -97,7 +99,9 @@ def test_one_direction_is_most_similar_to_itself(seed):
 
 
 def test_several_directions_may_be_more_similar_to_others():
-    """The sum of lengths is not largest where the layers coincide: 2 + 0 against twice the root of 2."""
+    """The sum of lengths is not largest where the layers coincide: 2 + 0 against twice
+    the root of 2.
+    """
     f = np.diag([2.0, 0.0])
     g = f @ np.array([[1, 1], [-1, 1]]) / np.sqrt(2)
     args = dict(max_length=0.0, weights=(1.0, 1.0))
@@ -109,7 +113,9 @@ def test_several_directions_may_be_more_similar_to_others():
 
 
 def test_gradient_flows_into_both_models_and_not_into_vectors():
-    """Against autodiff of the loop for convolutions; finite where a map annihilates a direction."""
+    """Against autodiff of the loop for convolutions; finite where a map annihilates a
+    direction.
+    """
     kernels = [
         jnp.asarray(RNG.normal(size=(3, 3, 2, 4)), jnp.float32) for _ in range(2)
     ]

@@ -1,4 +1,6 @@
-"""The tilted target and the similarity of classes: the identities that define them, and published-style numbers."""
+"""The tilted target and the similarity of classes: the identities that define them, and
+published-style numbers.
+"""
 
 import functools
 
@@ -26,7 +28,7 @@ TOY = np.array(
 
 
 def by_hand(logits, forget, similarity, beta):
-    """Renormalize, weigh, renormalize: the definition, in float64, for moderate logits."""
+    """Renormalize, weigh, renormalize in float64, for moderate logits."""
     logits, similarity = np.asarray(logits, "f8"), np.asarray(similarity, "f8")
     odds = [0.0 if g else np.exp(z) for z, g in zip(logits, forget, strict=True)]
     tilted = [o * np.exp(beta * s) for o, s in zip(odds, similarity, strict=True)]
@@ -69,7 +71,9 @@ def test_shapes_broadcast_and_beta_may_be_traced():
 
 @pytest.mark.parametrize("height", [100.0, 1e4, -1e4])
 def test_saturated_logits(height):
-    """Where ``p_f`` rounds to 1 the others' ratio is still that of their logits; the ratio form gives 0 / 0."""
+    """Where ``p_f`` rounds to 1 the others' ratio is still that of their logits; the
+    ratio form gives 0 / 0.
+    """
     logits, similarity = (
         np.array([0, height, 2, 1, height], "f4"),
         np.array([0, 9, 0.1, 0.3, 9], "f4"),
@@ -144,7 +148,9 @@ def test_expected_similarity_grows_with_beta_by_its_variance():
 
 
 def test_target_is_the_information_projection():
-    """No distribution with the same expected similarity is closer to the renormalized prediction."""
+    """No distribution with the same expected similarity is closer to the renormalized
+    prediction.
+    """
     rng = np.random.default_rng(9)
     logits, similarity, stay = draw(10, 8), draw(11, 8), np.arange(8) != 2
     r, q = (

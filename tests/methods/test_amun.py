@@ -78,7 +78,7 @@ def with_failures(problem, failed, epsilon=None):
     )
 
 
-def test_every_replacement_is_what_its_name_says(problem, clean, key):
+def test_replacements_match_their_definitions(problem, clean, key):
     (x, y), result = clean, problem.adversarial
     found = np.asarray(result.labels)
 
@@ -179,7 +179,7 @@ def test_whole_batches_are_plain_gradient_descent(problem, clean, key, retain, f
 
 
 def labels_seen(before, after, x):
-    """Which labels a step of rate 1 was taken on: undoes the product with the images."""
+    """Labels that a step of rate 1 was taken on, from the product with the images."""
     flat = x.reshape(len(x), -1).astype(np.float64)
     residual = (
         np.linalg.pinv(flat.T)
@@ -268,7 +268,7 @@ def test_failed_searches_are_targeted_within_their_radius(problem, clean, key):
     assert np.all((moved > 5e-4) & (moved <= 1e-3 * 1.001))
 
 
-def test_controls_drop_what_amun_drops_and_images_that_are_not_finite(problem, key):
+def test_controls_drop_failed_and_nonfinite_images(problem, key):
     failed = np.arange(SIZE) < 2
     result = with_failures(problem, failed)
     result = result._replace(images=result.images.at[5].set(jnp.nan))
@@ -310,7 +310,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_reads_only_what_it_claims_and_follows_its_key(name, problem, key):
+def test_replacements_depend_on_the_key_and_the_allowed_images(name, problem, key):
     method, forbidden = jax.jit(CASES[name][0]), CASES[name][1]
     k_a, k_b = jax.random.split(key)
     first, _ = method(jax.random.clone(k_a), problem)
@@ -361,8 +361,10 @@ def test_targeted_needs_the_attack_that_made_the_set(problem, key):
         assert variables.params.shape == (16, CLASSES)
 
 
-def test_no_image_is_read_or_augmented_in_the_place_of_an_adversarial_one(problem, key):
-    """The last training sample is to be forgotten; an augmentation mixes the whole batch it is given."""
+def test_adversarial_images_are_neither_replaced_nor_augmented(problem, key):
+    """The last training sample is to be forgotten; an augmentation mixes the whole
+    batch it is given.
+    """
     forget = np.roll(FORGET, 3)
     assert forget[-1]
     images = np.where(forget[:, None, None, None], np.nan, problem.train.images).astype(
@@ -416,7 +418,7 @@ def test_maps_over_forget_sets(problem, key, mapper):
     )
 
 
-def test_bad_input(problem, key):
+def test_bad_input_is_refused(problem, key):
     for name in ("failures", "replace", "redraw"):
         with pytest.raises(InputError, match=r"unknown .*'ignore': choose"):
             AMUN(**{name: "ignore"})

@@ -250,7 +250,7 @@ def test_l1_sparse_without_penalty_is_fine_tuning(blobs, key):
     chex.assert_trees_all_equal(L1Sparse(**knobs, gamma=0.0)(key, problem), plain)
 
 
-def test_bad_values_raise():
+def test_bad_values_are_refused():
     for factory, knobs, message in [
         (RandomLabel, {"labels": "true"}, "unknown labels"),
         (RandomLabel, {"redraw": "never"}, "unknown redraw"),

@@ -85,7 +85,7 @@ def test_gradients_are_counted(method, cost, normed, convolutional, blobs, key):
 
 
 @pytest.mark.slow
-def test_they_map_over_problems_with_traced_fields(blobs, key):
+def test_challenge_methods_map_over_problems_with_traced_fields(blobs, key):
     problem, keys = linear_problem(blobs), jax.random.split(key, 2)
     masks, rates = (
         jnp.stack([problem.forget, jnp.roll(problem.forget, 5)]),
@@ -145,7 +145,7 @@ def test_they_map_over_problems_with_traced_fields(blobs, key):
         (MaskedSmallGradients, {"batch_stats": "off"}, "unknown batch_stats"),
     ],
 )
-def test_bad_values_raise(factory, knobs, message):
+def test_bad_values_are_refused(factory, knobs, message):
     with pytest.raises(InputError, match=message):
         factory(**knobs)
 

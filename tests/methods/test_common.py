@@ -1,4 +1,7 @@
-"""What holds for every method: purity, what it reads, adapters, maps, values."""
+"""Every method: images that it may read, determinism, adapters, maps, values.
+
+Numbers of single methods are compared with NumPy in files of their own.
+"""
 
 import dataclasses
 import inspect
@@ -29,36 +32,8 @@ from unlearn_jax.values import fields_of, from_json, is_traceable, replace, to_j
 BOTH = FORGET | RETAIN
 NEITHER = np.zeros(60, bool)
 ATTACK = PGD(num_steps=5, search=Doubling(num_radii=4, batch_size=8))
-WITHOUT_EPOCHS = (
-    "identity",
-    "ssd",
-    "influence",
-    "ntk_influence",
-    "fisher",
-    "svd_projection",
-)
-READS = {
-    "retrain": RETAIN,
-    "finetune": RETAIN,
-    "gradient_ascent": FORGET,
-    "neggrad_plus": BOTH,
-    "random_label": BOTH,
-    "boundary_shrink": FORGET,
-    "boundary_expand": FORGET,
-    "l1_sparse": RETAIN,
-    "salun": BOTH,
-    "scrub": BOTH,
-    "bad_teacher": BOTH,
-    "ssd": BOTH,
-    "delete": FORGET,
-    "fisher": RETAIN,
-    "masked_small_gradients": BOTH,
-    "convolution_transpose": RETAIN,
-    "amun": BOTH,
-    "amun_salun": BOTH,
-}
-"""What a registered method may read with its own settings; for those not named, tests
-of their own say it."""
+UNSIR_SIZES = {"num_noise_images": 6, "num_noise_steps": 3, "num_noise_copies": 2}
+L2UL_SIZES = {"num_steps": 3, "forget_batch_size": 4, "batch_size": 5}
 
 
 def quick(name, **changes):
@@ -77,8 +52,47 @@ def quick(name, **changes):
     return replace(method, **{**settings, **changes})
 
 
-VARIANTS = {
-    # name: (method, what it may read)
+def num_epochs_of(method):
+    return getattr(method, "num_epochs", 0)
+
+
+CASES = {
+    # name: (method, images that it may read)
+    "retrain": (quick("retrain"), RETAIN),
+    "finetune": (quick("finetune"), RETAIN),
+    "gradient_ascent": (quick("gradient_ascent"), FORGET),
+    "neggrad_plus": (quick("neggrad_plus"), BOTH),
+    "random_label": (quick("random_label"), BOTH),
+    "boundary_shrink": (quick("boundary_shrink"), FORGET),
+    "boundary_expand": (quick("boundary_expand"), FORGET),
+    "l1_sparse": (quick("l1_sparse"), RETAIN),
+    "salun": (quick("salun"), BOTH),
+    "scrub": (quick("scrub"), BOTH),
+    "bad_teacher": (quick("bad_teacher"), BOTH),
+    "ssd": (quick("ssd", alpha=1.0), BOTH),  # the published 10 selects no parameter
+    "svd_projection": (
+        quick("svd_projection", num_retain=20, num_forget=3, num_patches=60),
+        BOTH,
+    ),
+    "unsir": (quick("unsir", num_retain=20, **UNSIR_SIZES), RETAIN),
+    "l2ul": (quick("l2ul", num_adversarial=2, **L2UL_SIZES), FORGET),
+    "delete": (quick("delete"), FORGET),
+    "trw": (
+        quick("trw", similarity="features", perturb="noise", noise=0.5),
+        BOTH,
+    ),
+    "influence_target": (quick("influence_target"), BOTH),
+    "influence": (
+        quick("influence", alpha=0.3, damping=0.1, num_samples=7, batch_size=4),
+        BOTH,
+    ),
+    "ntk_influence": (quick("ntk_influence", ridge=0.05), BOTH),
+    "fisher": (quick("fisher"), RETAIN),
+    "masked_small_gradients": (quick("masked_small_gradients"), BOTH),
+    "convolution_transpose": (quick("convolution_transpose"), RETAIN),
+    "amun": (quick("amun"), BOTH),
+    "amun_salun": (quick("amun_salun"), BOTH),
+    # variants
     "finetune frozen": (quick("finetune", batch_stats="freeze"), RETAIN),
     "gradient_ascent R": (quick("gradient_ascent", retain=True), BOTH),
     "neggrad_plus 4": (quick("neggrad_plus", forget_batch_size=4), BOTH),
@@ -121,33 +135,78 @@ VARIANTS = {
         quick("fisher", alpha=1e-4, information="batch", shared=True),
         RETAIN,
     ),
-    "influence": (
-        quick("influence", alpha=0.3, damping=0.1, num_samples=7, batch_size=4),
-        BOTH,
-    ),
     "influence released": (
         quick("influence", alpha=0.3, inverse="released", num_samples=7),
         BOTH,
     ),
     "ssd low": (quick("ssd", alpha=1.2), BOTH),
     "ssd batch": (quick("ssd", alpha=1.2, importance="batch", batch_size=4), BOTH),
+    "boundary_expand R": (
+        quick("boundary_expand", retain=True, freeze_head=True),
+        BOTH,
+    ),
+    "unsir clip": (quick("unsir", clip=True, optimizer=SGD(), **UNSIR_SIZES), RETAIN),
+    "l2ul re-run": (
+        quick(
+            "l2ul",
+            adversarial_weight=0.1,
+            regularization=0.0,
+            targets="any",
+            adversarial_mode="evaluate",
+            stop="never",
+            **L2UL_SIZES,
+        ),
+        FORGET,
+    ),
+    "trw F": (quick("trw", retain=False, temperature=0.5), FORGET),
+    "trw neighbors": (quick("trw", similarity="neighbors", perturb="permute"), BOTH),
+    "influence_target F": (
+        quick("influence_target", retain=False, mask=False, num_removal_steps=2),
+        BOTH,
+    ),
+    # with the adversarial images of the problem
+    "amun given": (quick("amun"), BOTH),
+    "amun R+A": (quick("amun", forget=False), RETAIN),
+    "amun F+A": (quick("amun", retain=False), FORGET),
+    "amun A": (quick("amun", retain=False, forget=False), NEITHER),
 }
-CASES = {name: (quick(name), allowed) for name, allowed in READS.items()} | VARIANTS
-CASES["ssd"] = quick("ssd", alpha=1.0), BOTH  # its published 10 selects no parameter
-DETERMINISTIC = ("ssd", "ssd low")
+DETERMINISTIC = ("ssd", "ssd low", "ntk_influence")
+ATTACKED = ("amun given", "amun R+A", "amun F+A", "amun A")
+
+
+def test_every_method_has_a_case():
+    assert set(METHODS) - set(CASES) == {"identity"}
+
+
+@pytest.fixture(scope="module")
+def problems(normed, blobs):
+    """A problem without and one with adversarial images."""
+    plain = small_problem(normed, blobs)
+    attacked = methods.attack_forget_set(plain, ATTACK)
+    return {
+        False: plain,
+        True: dataclasses.replace(plain, adversarial=attacked),
+    }
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_reads_only_what_it_claims_and_is_pure(name, normed, blobs, key):
+def test_results_depend_on_the_key_and_the_allowed_images(name, problems, key):
     method, allowed = CASES[name]
-    problem = small_problem(normed, blobs)
+    problem = problems[name in ATTACKED]
     is_random = name not in DETERMINISTIC
     variables, info = check_method(method, allowed, problem, key, is_random=is_random)
-    if name.split()[0] in WITHOUT_EPOCHS:
-        assert info.losses.shape == (0,)
+    assert info.losses.shape == (num_epochs_of(method),)
+    if num_epochs_of(method) == 0:
         chex.assert_trees_all_equal(variables.state, problem.variables.state)
-    else:
-        assert info.losses.shape == (2,)
+
+
+def test_identity_reads_nothing_and_returns_the_original(problems, key):
+    problem = problems[False]
+    images = jnp.full_like(problem.train.images, jnp.nan)
+    unread = dataclasses.replace(problem, train=problem.train._replace(images=images))
+    variables, info = jax.jit(methods.Identity())(key, unread)
+    chex.assert_trees_all_equal(variables, problem.variables)
+    assert info.num_gradients == 0
 
 
 @pytest.mark.parametrize(
@@ -161,6 +220,13 @@ def test_reads_only_what_it_claims_and_is_pure(name, normed, blobs, key):
         "salun fraction",
         "scrub decay",
         "bad_teacher",
+        "svd_projection",
+        "boundary_expand",
+        "unsir",
+        "l2ul",
+        "trw neighbors",
+        "influence_target",
+        "ntk_influence",
     ],
 )
 def test_maps_over_forget_sets(name, blobs, key):
@@ -189,12 +255,12 @@ def test_every_adapter_runs_every_method(adapter, name, blobs, key):
     k_init, k_run = jax.random.split(key)
     problem = methods.make_problem(model, jax.jit(model.init)(k_init), blobs, FORGET)
     method = quick(name)
-    if name not in WITHOUT_EPOCHS:
+    if num_epochs_of(method):
         method = replace(method, num_epochs=1)
     variables, info = jax.jit(method)(k_run, problem)
     chex.assert_trees_all_equal_shapes_and_dtypes(variables, problem.variables)
     chex.assert_tree_all_finite(variables)
-    assert info.losses.shape == ((0,) if name in WITHOUT_EPOCHS else (1,))
+    assert info.losses.shape == (num_epochs_of(method),)
 
 
 @pytest.mark.parametrize(
@@ -239,7 +305,7 @@ def test_equal_methods_hash_alike_and_survive_json(name):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_field_a_method_declares_is_among_its_attributes(name):
+def test_every_field_of_a_method_is_documented(name):
     declared = type(METHODS[name])
     attributes = inspect.getdoc(declared).partition("Attributes:")[2]
     documented = set(re.findall(r"^ +(\w+): ", attributes, re.MULTILINE))
@@ -247,7 +313,7 @@ def test_every_field_a_method_declares_is_among_its_attributes(name):
 
 
 @pytest.mark.parametrize("name", SPACES)
-def test_every_searched_name_is_a_field_and_every_range_is_of_a_traceable_one(name):
+def test_search_spaces_hold_fields_and_ranges_of_traceable_ones(name):
     method = METHODS[name]
     for field, candidates in SPACES[name].items():
         assert field in fields_of(method)

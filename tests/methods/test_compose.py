@@ -1,4 +1,4 @@
-"""Composition: masks, spectral bounds and output filters of methods, nested and stored."""
+"""Composition: masks, spectral bounds and filters of methods, nested and stored."""
 
 import dataclasses
 import json
@@ -139,7 +139,7 @@ def test_bound_holds_whatever_the_order_of_composition(method, problem, key):
         (lambda: AMUN(attack="pgd"), "attack must be a PGD"),
     ],
 )
-def test_parts_that_are_no_values_are_refused(compose, message):
+def test_parts_that_are_not_values_are_refused(compose, message):
     with pytest.raises(InputError, match=message):
         compose()
 
@@ -189,7 +189,7 @@ def test_fractions_share_one_program(problem, key):
     assert num_traces == 1
 
 
-def test_filtered_method_answers_through_the_filter(tiny, blobs, key):
+def test_filtered_method_predicts_through_the_filter(tiny, blobs, key):
     variables = jax.jit(tiny.init)(jax.random.key(1))
     problem = methods.make_problem(tiny, variables, blobs, blobs.labels == 1)
     method = filtered(FineTune(**OPTIONS), Renormalization())
@@ -226,7 +226,7 @@ def test_a_sequence_goes_to_json_with_its_requests():
     assert from_json(json.loads(json.dumps(to_json(several)))) == several
 
 
-def test_what_json_cannot_hold_is_refused():
+def test_values_without_json_form_are_refused():
     with pytest.raises(InputError, match="cannot be stored as JSON"):
         to_json(filtered(Identity(), lambda probs, means, forgotten: probs))
 

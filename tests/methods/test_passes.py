@@ -28,7 +28,7 @@ PLAIN = {
 
 @pytest.fixture
 def counting(blobs):
-    """A problem whose parameters, one per sample, count how often each sample was read."""
+    """A problem whose parameters, one per sample, count the reads of each sample."""
     return methods.make_problem(COUNTER, Variables(jnp.zeros(60), {}), blobs, FORGET)
 
 

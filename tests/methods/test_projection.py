@@ -1,4 +1,6 @@
-"""SVD projection against singular value decompositions in NumPy; boundary expanding against a model that is wider."""
+"""SVD projection against singular value decompositions in NumPy; boundary expanding
+against a model that is wider.
+"""
 
 import itertools
 
@@ -15,9 +17,6 @@ from jax import lax
 from support.method_checks import (
     FORGET,
     HALF,
-    REMOVED,
-    check_mapped,
-    check_method,
     linear_problem,
     small_problem,
     softmax,
@@ -30,43 +29,9 @@ from unlearn_jax.methods.svd_projection import balanced_sample
 from unlearn_jax.types import Dataset, InputError, Problem, Variables
 
 RNG = np.random.default_rng(8)
-EVERYONE = ~REMOVED
-CASES = {
-    # name: (method, which images it may read)
-    "svd": (
-        SVDProjection(num_retain=20, num_forget=3, num_patches=60, batch_size=8),
-        EVERYONE,
-    ),
-    "expand": (BoundaryExpand(learning_rate=0.05, num_epochs=2, batch_size=4), FORGET),
-    "expand retain frozen": (
-        BoundaryExpand(
-            retain=True,
-            freeze_head=True,
-            learning_rate=0.05,
-            num_epochs=2,
-            batch_size=16,
-        ),
-        EVERYONE,
-    ),
-}
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_reads_only_what_it_claims_and_the_key_decides(name, normed, blobs, key):
-    method, allowed = CASES[name]
-    check_method(method, allowed, small_problem(normed, blobs), key)
-
-
-def test_they_map_over_problems(blobs, key):
-    for method in (
-        SVDProjection(num_retain=12, batch_size=8),
-        BoundaryExpand(learning_rate=0.1, num_epochs=1),
-    ):
-        check_mapped(method, blobs, key)
-        key = jax.random.clone(key)
-
-
-def test_an_nnx_model(blobs, key):
+def test_nnx_model_is_projected_and_expanded(blobs, key):
     flatten = lambda images: images.reshape(len(images), -1)
     model = models.from_nnx(
         lambda rngs: nnx.Sequential(flatten, nnx.Linear(16, 3, rngs=rngs))
@@ -125,7 +90,7 @@ def test_values_out_of_range_are_refused(factory, options, message):
     ("factory", "message"),
     [(SVDProjection, "no dense"), (BoundaryExpand, "ends in a linear")],
 )
-def test_models_without_layers(factory, message, blobs, key):
+def test_models_without_layers_are_refused(factory, message, blobs, key):
     model = models.from_functions(
         lambda key: jnp.ones(3), lambda w, images: jnp.mean(images, (1, 2)) * w[None]
     )
@@ -161,11 +126,12 @@ def trained(tiny, blobs):
 
 
 # --- SVD
-# -----------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
+# ---------------------
 
 
 def slow_importance(rows, alpha):
-    """``P`` from the singular value decomposition of an activation matrix ``[n, D]``."""
+    """``P`` from the singular values of an activation matrix ``[n, D]``."""
     _, sigma, directions = np.linalg.svd(np.asarray(rows, float), full_matrices=False)
     share = sigma**2 / np.sum(sigma**2)
     return (
@@ -216,8 +182,10 @@ def test_a_perceptron_is_projected_layer_by_layer(tiny, trained, blobs, key):
         inputs = np.maximum(inputs @ kernel + bias, 0)  # of the original model
 
 
-def test_a_convolution_meets_its_patches(key):
-    """Strides, padding, dilation and groups, by hand; the weights are stored in other layouts."""
+def test_convolution_is_projected_on_its_patches(key):
+    """Strides, padding, dilation and groups, by hand; the weights are stored in other
+    layouts.
+    """
     images = RNG.uniform(0, 1, (12, 7, 7, 2)).astype("f4")
     kernels = {
         "grouped": RNG.normal(size=(4, 1, 2, 2)),
@@ -314,7 +282,9 @@ def _first_column(images, alphas):
 
 
 def ones_projected(images, alpha_retain=100.0, alpha_forget=3.0):
-    """What is left of four weights that are 1; the first four of the twelve rows are D_F. The alphas are traced."""
+    """What is left of four weights that are 1; the first four of the twelve rows are
+    D_F. The alphas are traced.
+    """
     return np.asarray(
         _first_column(images.astype("f4"), np.array([alpha_retain, alpha_forget], "f4"))
     )
@@ -360,7 +330,7 @@ def test_projections_at_the_edges_of_the_alphas():
     powers=st.tuples(st.floats(-2, 3), st.floats(-2, 3)),
     rank=st.integers(1, 4),
 )
-def test_solving_is_the_decomposition(seed, powers, rank):
+def test_projection_by_solving_matches_the_decomposition(seed, powers, rank):
     """Small and large alphas, sets that span the whole space or not."""
     rng = np.random.default_rng(seed)
     images = (rng.uniform(0, 1, (12, rank)) @ rng.normal(size=(rank, 4))).astype("f4")
@@ -394,7 +364,9 @@ def test_a_weight_used_twice_is_projected_once(key):
 
 @pytest.mark.parametrize("width", [4, 16])
 def test_tied_weights_are_refused(width, blobs, key):
-    """Transposed the second time, so that the two uses have inputs of different spaces, whatever their sizes."""
+    """Transposed the second time, so that the two uses have inputs of different spaces,
+    whatever their sizes.
+    """
     params = {"tied": jnp.ones((16, width)), "head": jnp.ones((16, 3))}
     model = models.from_functions(
         lambda key: params,
@@ -406,8 +378,10 @@ def test_tied_weights_are_refused(width, blobs, key):
         SVDProjection()(key, class_problem(model, Variables(params, {}), blobs))
 
 
-def test_patches_are_few_and_different():
-    """Channel c is at position c alone: the share of each direction says how often its position was drawn."""
+def test_patches_are_drawn_without_replacement():
+    """Channel c is at position c alone: the share of each direction says how often its
+    position was drawn.
+    """
     images = np.concatenate(
         [np.zeros((3, 4, 4, 16)), np.eye(16).reshape(1, 4, 4, 16)]
     ).astype("f4")
@@ -432,7 +406,7 @@ def test_patches_are_few_and_different():
     assert not np.array_equal(*drawn)
 
 
-def test_a_window_is_one_of_all_windows(key):
+def test_drawn_window_is_a_patch_of_the_padded_image(key):
     images, labels = RNG.normal(size=(4, 7, 7, 1)), np.array([0, 0, 1, 1])
     model = models.from_functions(
         lambda key: None,
@@ -451,9 +425,8 @@ def test_a_window_is_one_of_all_windows(key):
         .reshape(4, 2)
     )
 
-    def rows(
-        part, i, j
-    ):  # a window of 6 x 6, padded like an image: below and to the right for a side of 2
+    def rows(part, i, j):
+        """Patches of a window of 6 x 6, padded below and to the right."""
         return slow_patches(
             np.pad(part[:, i : i + 6, j : j + 6], ((0, 0), (0, 1), (0, 1), (0, 0))), 2
         ).reshape(-1, 4)
@@ -510,7 +483,8 @@ def test_a_sample_is_drawn_by_the_key():
 
 
 # --- boundary expanding
-# ----------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
+# --------
 
 
 @pytest.mark.parametrize(
@@ -526,7 +500,9 @@ def test_the_forgotten_class_falls_and_the_others_stay(
 
 
 def slow_expand(start, row, images, labels, steps, rate, momentum=0.9):
-    """Softmax regression with a fourth class; ``steps`` says of each full-batch step which samples and which labels."""
+    """Softmax regression with a fourth class; ``steps`` says of each full-batch step
+    which samples and which labels.
+    """
     wide = np.concatenate(
         [np.asarray(start, float), np.asarray(row, float)[:, None]], 1
     )
@@ -578,7 +554,9 @@ def test_the_new_row_is_drawn_like_the_head(blobs, key):
 
 
 def test_expanding_is_finetuning_a_wider_network(normed, blobs, key):
-    """Convolution and BatchNorm in training mode: the same as a network of four classes that learns the last."""
+    """Convolution and BatchNorm in training mode: the same as a network of four classes
+    that learns the last.
+    """
     options = {
         "learning_rate": 0.05,
         "num_epochs": 2,

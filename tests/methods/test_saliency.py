@@ -195,7 +195,7 @@ def test_salun_leaks_by_weight_decay_alone(problem, key):
     assert all(leaf.all() for leaf in jax.tree.leaves(shrunk))
 
 
-def test_bad_values_raise():
+def test_bad_values_are_refused():
     with pytest.raises(InputError, match="fraction"):
         salun(fraction=0.0)
     with pytest.raises(InputError, match="unknown labels"):

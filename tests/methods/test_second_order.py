@@ -148,7 +148,7 @@ def test_traced_fields_give_what_static_ones_give(name, key):
     chex.assert_trees_all_close(static, traced, rtol=1e-5, atol=1e-6)
 
 
-def test_they_map_over_problems(key):
+def test_methods_map_over_problems(key):
     problem, keys = linear_problem(removed=np.zeros(30, bool)), jax.random.split(key, 3)
     masks = jnp.stack([jnp.roll(problem.forget, shift) for shift in range(3)])
 
@@ -196,7 +196,7 @@ def run(method, key, problem, *, cost=None):
         (SSD, {"batch_size": -1, "importance": "batch"}, "batch_size must be positive"),
     ],
 )
-def test_bad_values_raise(factory, knobs, message):
+def test_bad_values_are_refused(factory, knobs, message):
     with pytest.raises(InputError, match=message):
         factory(**knobs)
 
@@ -250,7 +250,7 @@ def test_ssd_takes_128_samples_a_batch_as_published_and_32_where_the_value_is_th
     assert sizes == [32, 32, 128, 128, 7, 7]
 
 
-def test_ssd_at_the_edges(key):
+def test_ssd_at_extreme_hyperparameters(key):
     problem, keys = linear_problem(), jax.random.split(key, 4)
     method = jax.jit(lambda k, a, d: SSD(alpha=a, dampening=d)(k, problem)[0])
     for k, knobs in zip(
@@ -441,7 +441,7 @@ def test_influence_draws_different_retained_samples(key):
         assert min(others) > 1e-4, inverse
 
 
-def test_influence_at_the_edges(key):
+def test_influence_at_extreme_hyperparameters(key):
     problem, keys = linear_problem(), jax.random.split(key, 3)
     method = jax.jit(lambda k, a, d: Influence(alpha=a, damping=d)(k, problem)[0])
     chex.assert_trees_all_equal(method(keys[0], 0.0, 1.0), problem.variables)

@@ -1,4 +1,4 @@
-"""Requests in a row: the problem and the adversarial set of each, and the loop by hand."""
+"""Sequences of requests: the problem and adversarial set of each, and a plain loop."""
 
 import dataclasses
 
@@ -138,7 +138,7 @@ def test_sequence_equals_the_loop_by_hand(problem, key):
 
 
 def test_later_requests_read_no_forgotten_sample(problem, key):
-    """The first request is poisoned from the start: only later requests could notice."""
+    """The first request is poisoned from the start: only later ones could notice."""
     images = np.where(
         REQUESTS[0][:, None, None, None], np.nan, np.asarray(problem.train.images)
     ).astype("f4")
@@ -159,7 +159,7 @@ def test_later_requests_read_no_forgotten_sample(problem, key):
     chex.assert_trees_all_equal(clean, run(key, poisoned))
 
 
-def test_bad_input(problem, key):
+def test_bad_input_is_refused(problem, key):
     method = methods.Identity()
     for requests, message in (
         (REQUESTS.astype(int), "must be bool"),

@@ -49,9 +49,7 @@ def test_kl_divergence_of_softened_logits_is_that_of_the_softened_distributions(
     assert np.all(got >= -1e-5)
 
 
-def test_scrub_leaves_its_teacher_on_the_forget_set_and_obeys_it_on_the_rest(
-    blobs, key
-):
+def test_scrub_matches_steps_away_from_and_toward_its_teacher(blobs, key):
     problem = linear_problem(blobs)
     numbers = {"gamma": 0.7, "alpha": 0.4, "temperature": 3.0}
     knobs = {
@@ -157,7 +155,7 @@ def test_draw_members_is_uniform(key):
     assert np.all(np.abs(draws.mean(0)[HALF] - 0.3) < 5 * np.sqrt(0.21 / 2000))
 
 
-def test_bad_values_raise():
+def test_bad_values_are_refused():
     for factory, knobs, message in [
         (SCRUB, {"temperature": 0.0}, "temperature must be positive"),
         (SCRUB, {"gamma": -1.0}, "gamma must be"),

@@ -1,4 +1,6 @@
-"""TRW and DELETE: their targets and training by hand on softmax regression, and the similarities in NumPy."""
+"""TRW and DELETE: their targets and training by hand on softmax regression, and the
+similarities in NumPy.
+"""
 
 import functools
 
@@ -10,14 +12,9 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.method_checks import (
-    FORGET,
-    RETAIN,
-    check_mapped,
-    check_method,
     descend,
     gradient,
     linear_problem,
-    small_problem,
     softmax,
     traced,
 )
@@ -30,17 +27,6 @@ from unlearn_jax.methods.similarity import (
     similarity_scores,
 )
 from unlearn_jax.types import Dataset, InputError, Variables
-
-OPTIONS = {"num_epochs": 2, "batch_size": 16, "learning_rate": 0.05}
-CASES = {
-    # name: (method, what it may read)
-    "trw F": (TRW(**OPTIONS, retain=False, temperature=0.5), FORGET),
-    "trw": (
-        TRW(**OPTIONS, similarity="features", perturb="noise", noise=0.5),
-        FORGET | RETAIN,
-    ),
-    "delete": (DELETE(batch_size=4, learning_rate=0.05, num_epochs=2), FORGET),
-}
 
 # Six classes: 0 and 3 are forgotten, 5 was forgotten earlier, and class 1 loses two
 # samples.
@@ -68,7 +54,9 @@ def six_classes(blobs, model=SIX, variables=None):
 
 
 def tilt_by_hand(logits, scores, beta, excluded=EXCLUDED):
-    """Targets of forget samples: probabilities without the excluded classes, times ``exp(beta s)``, renormalized."""
+    """Targets of forget samples: probabilities without the excluded classes, times
+    ``exp(beta s)``, renormalized.
+    """
     odds = np.where(
         excluded[LABELS[MASK]],
         0.0,
@@ -82,7 +70,7 @@ def unit(vectors):
 
 
 def scores_by_hand(kind, features, kernel, *, center, num_neighbors=3):
-    """Every class's similarity to each forget sample, loops over samples and classes."""
+    """Similarity of every class to each forget sample, by loops over both."""
     labels, kept = LABELS[MASK], features[KEPT]
     mean = kept.mean(0) if center else 0.0
     own, kept = features[MASK] - mean, kept - mean
@@ -113,22 +101,15 @@ def scores_by_hand(kind, features, kernel, *, center, num_neighbors=3):
     return np.array(scores)
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_method_is_pure_and_reads_only_its_samples(name, normed, blobs, key):
-    check_method(*CASES[name], small_problem(normed, blobs), key)
-
-
-def test_maps_over_forget_sets(blobs, key):
-    check_mapped(TRW(**OPTIONS, similarity="neighbors", perturb="permute"), blobs, key)
-
-
 def sharpened(scores, temperature):
     odds = np.where(EXCLUDED[LABELS[MASK]], 0.0, np.exp(scores / temperature))
     return odds / odds.sum(-1, keepdims=True)
 
 
 def test_trw_descends_its_objective(blobs, key):
-    """Two classes at once, and a few of a third that stays, with every float knob traced."""
+    """Two classes at once, and a few of a third that stays, with every float knob
+    traced.
+    """
     problem, x = six_classes(blobs), blobs.images.reshape(60, -1).astype("f8")
     numbers = {
         "beta": 3.0,
@@ -167,7 +148,9 @@ def test_trw_descends_its_objective(blobs, key):
 
 
 def test_delete_descends_its_objective(blobs, key):
-    """Only the own label is excluded, so that classes 0 and 3 keep probability for each other."""
+    """Only the own label is excluded, so that classes 0 and 3 keep probability for each
+    other.
+    """
     problem, x = six_classes(blobs), blobs.images.reshape(60, -1).astype("f8")
     size = int(MASK.sum())
     got = traced(
@@ -188,7 +171,7 @@ def test_delete_descends_its_objective(blobs, key):
 
 
 @pytest.mark.parametrize("targets", ["once", "view"])
-def test_targets_of_clean_images_or_of_what_is_seen(targets, blobs, key):
+def test_targets_of_clean_or_augmented_images(targets, blobs, key):
     def flip(keys, images):
         return images[:, ::-1]
 
@@ -218,8 +201,10 @@ def test_targets_of_clean_images_or_of_what_is_seen(targets, blobs, key):
     np.testing.assert_allclose(got.params, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_limits_of_beta(blobs, key):
-    """At 0, for one class, it is DELETE; a large one relabels every sample as the nearest class."""
+def test_beta_of_zero_is_delete_and_a_large_one_relabels(blobs, key):
+    """At 0, for one class, it is DELETE; a large one relabels every sample as the
+    nearest class.
+    """
     train = Dataset(blobs.images, LABELS.astype("i4"))
     problem = methods.make_problem(
         SIX, Variables(jnp.asarray(WEIGHTS), {}), train, LABELS == 2
@@ -251,7 +236,9 @@ def test_limits_of_beta(blobs, key):
 
 
 def hidden(adapter):
-    """A model with features of its own, its variables, and a function to its features and its head in NumPy."""
+    """A model with features of its own, its variables, and a function to its features
+    and its head in NumPy.
+    """
     if adapter == "linen":
         model = models.build("mlp", (4, 4, 1), 6, widths=(8,))
     elif adapter == "nnx":
@@ -298,7 +285,7 @@ def hidden(adapter):
         ("functions", ["weights", "centroids", "features", "neighbors"], False),
     ],
 )
-def test_similarities_are_what_the_table_says(adapter, kinds, center, blobs, key):
+def test_similarity_scores_match_numpy(adapter, kinds, center, blobs, key):
     model, variables, features, head = hidden(adapter)
     problem = six_classes(blobs, model, variables)
     for kind in kinds:
@@ -322,7 +309,7 @@ def test_similarities_are_what_the_table_says(adapter, kinds, center, blobs, key
         )
 
 
-def test_what_a_sample_must_not_become(blobs):
+def test_excluded_classes(blobs):
     np.testing.assert_array_equal(excluded_classes(six_classes(blobs), 6), EXCLUDED)
     problem = linear_problem(blobs)
     np.testing.assert_array_equal(

@@ -1,4 +1,6 @@
-"""VGG and DenseNet have the published sizes, keep the model contract, and train in every convolution form."""
+"""VGG and DenseNet have the published sizes, keep the model contract, and train in
+every convolution form.
+"""
 
 import chex
 import jax
@@ -116,7 +118,9 @@ def test_contract_and_gradients_in_every_form(name, key):
 
 
 class Slow:
-    """The two networks in evaluation mode, in plain NumPy; layers are used in the order Flax numbers them."""
+    """The two networks in evaluation mode, in plain NumPy; layers are used in the order
+    Flax numbers them.
+    """
 
     def __init__(self, variables):
         self.params, self.stats = jax.tree.map(

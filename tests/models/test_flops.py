@@ -1,4 +1,6 @@
-"""Counts of operations against counts by hand, and peaks that are known or not, never guessed."""
+"""Counts of operations against counts by hand, and peaks that are known or not, never
+guessed.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -73,7 +75,7 @@ def test_loops_branches_and_groups():
     ) == 2 * (2 * 2 * 6) * (9 * 2)
 
 
-def test_peaks():
+def test_peak_flops_by_device():
     assert peak_flops("NVIDIA A100-SXM4-80GB", "bfloat16") == 312e12
     assert peak_flops("NVIDIA A100-PCIE-40GB", "float32") == 156e12
     assert peak_flops("TPU v5 lite", "bfloat16") == 197e12

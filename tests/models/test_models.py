@@ -1,4 +1,4 @@
-"""Models: the convolution forms agree with autodiff's, the adapters keep the contract."""
+"""Models: convolution forms agree with autodiff's, adapters keep the contract."""
 
 import re
 
@@ -262,7 +262,7 @@ def test_resnet18_has_the_published_size():
 
 
 def test_vit_of_the_papers_shape_has_the_papers_size():
-    """ViT-S/16 with pooling (arXiv 2205.01580): its class token and position are out."""
+    """ViT-S/16 with pooling (arXiv 2205.01580) has no class token and its position."""
     fields = {"patch_size": 16, "width": 384, "depth": 12, "num_heads": 6}
     model = models.build("vit", (224, 224, 3), 1000, **fields)
     shapes = jax.eval_shape(model.init, jax.random.key(0))

@@ -1,4 +1,4 @@
-"""PyTorch weights: equal logits, by a slow formula and by torch where it is installed."""
+"""PyTorch weights: equal logits, by a slow formula and by torch if installed."""
 
 import re
 

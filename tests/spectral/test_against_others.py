@@ -1,4 +1,5 @@
-"""Singular values and FastClip's step against programs written elsewhere: SciPy, PyTorch, the released FastClip code.
+"""Singular values and FastClip's step against programs written elsewhere: SciPy,
+PyTorch, the released FastClip code.
 
 SciPy is always there. The others are skipped where they are absent; to have them::
 
@@ -42,7 +43,9 @@ SIDE, INTO, OUT = 8, 3, 5
 
 
 def scipy_operator(kernel, shape, stride, pads):
-    """A convolution and its adjoint by SciPy's, plane by plane; ``kernel [kh, kw, in, out]``, ``shape [H, W, in]``."""
+    """A convolution and its adjoint by SciPy's, plane by plane; ``kernel [kh, kw, in,
+    out]``, ``shape [H, W, in]``.
+    """
     (top, bottom), (left, right) = pads
     height, width = (
         shape[0] + top + bottom - kernel.shape[0] + 1,
@@ -89,7 +92,9 @@ def scipy_operator(kernel, shape, stride, pads):
 
 @pytest.mark.slow
 def test_every_layer_of_a_residual_network_has_scipys_singular_values():
-    """Of the dense matrix, and of ARPACK, on SciPy's own convolution: 1x1 and 3x3, strides 1 and 2, zero padding."""
+    """Of the dense matrix, and of ARPACK, on SciPy's own convolution: 1x1 and 3x3,
+    strides 1 and 2, zero padding.
+    """
     model = models.build(
         "resnet", (SIDE, SIDE, INTO), 4, blocks=(1, 1), width=4, batch_norm=False
     )
@@ -98,9 +103,11 @@ def test_every_layer_of_a_residual_network_has_scipys_singular_values():
     norms = spectral_norms(model.apply, variables, images)
     tops = top_spectrum(model.apply, variables, images, num_vectors=4, num_iters=150)
     found = layers(model.apply, variables, images)
-    assert {(layer.kernel.shape[0], layer.options["window_strides"][0]) for layer in found if layer.kind == "conv"} == {
-        (3, 1), (3, 2), (1, 2)
-    }  # fmt: skip
+    assert {
+        (layer.kernel.shape[0], layer.options["window_strides"][0])
+        for layer in found
+        if layer.kind == "conv"
+    } == {(3, 1), (3, 2), (1, 2)}
     for layer in found:
         kernel = np.asarray(layer.kernel, np.float64)
         if layer.kind == "dense":
@@ -231,7 +238,9 @@ def dense_or_conv(kernel, stride=1, pad=1):
 
 @pytest.fixture
 def fastclip(monkeypatch):
-    """Its toolbox, and PyTorch; importing it names the GPUs to be used, which is taken back."""
+    """Its toolbox, and PyTorch; importing it names the GPUs to be used, which is taken
+    back.
+    """
     if not os.environ.get("FASTCLIP"):
         pytest.skip("set FASTCLIP to a clone")
     torch = pytest.importorskip("torch")
@@ -272,8 +281,10 @@ def nhwc(tensor):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("num_iters", [10, 100])
-def test_power_iteration_is_fastclips(fastclip, stride, num_iters):
-    """The same vector to rounding; their value belongs to the vector before, so it agrees once that has settled."""
+def test_power_iteration_matches_the_released_fastclip(fastclip, stride, num_iters):
+    """The same vector to rounding; their value belongs to the vector before, so it
+    agrees once that has settled.
+    """
     toolbox, torch = fastclip
     theirs, ours, start = convolution(torch, stride)
     vector, sigma = toolbox.power_qr(
@@ -291,8 +302,10 @@ def test_power_iteration_is_fastclips(fastclip, stride, num_iters):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_their_values_of_a_block_are_wrong_for_some_starts_and_ours_for_none(fastclip):
-    """A defect of theirs: a QR decomposition may give negative diagonals, and ``sqrt(|R - 1|)`` is then too large."""
+def test_block_values_hold_for_every_start_unlike_the_released_ones(fastclip):
+    """A defect of theirs: a QR decomposition may give negative diagonals, and ``sqrt(|R
+    - 1|)`` is then too large.
+    """
     toolbox, torch = fastclip
     theirs, ours, _ = convolution(torch)
     truth = norm_of(ours)
@@ -321,8 +334,10 @@ def test_their_values_of_a_block_are_wrong_for_some_starts_and_ours_for_none(fas
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("inner_steps", [1, 5])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_a_clip_step_is_fastclips(fastclip, stride, inner_steps):
-    """``step="reference"``, from the same vector: the kernel to rounding, for inner steps one and five."""
+def test_clip_step_matches_the_released_fastclip(fastclip, stride, inner_steps):
+    """``step="reference"``, from the same vector: the kernel to rounding, for inner
+    steps one and five.
+    """
     toolbox, torch = fastclip
     theirs, ours, start = convolution(torch, stride)
     vector, _ = toolbox.power_qr(theirs, start, n_iters=60, x0_out=True)
@@ -345,7 +360,7 @@ def test_a_clip_step_is_fastclips(fastclip, stride, inner_steps):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_clip_of_a_dense_layer_is_fastclips_at_the_exact_length(fastclip):
+def test_dense_clip_at_exact_length_matches_the_released_fastclip(fastclip):
     """Half a step is exact there, which ours finds by itself."""
     toolbox, torch = fastclip
     theirs = torch.nn.Linear(12, 5, bias=False)
@@ -369,8 +384,9 @@ def test_a_clip_of_a_dense_layer_is_fastclips_at_the_exact_length(fastclip):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_whole_clip_is_fastclips_and_hardly_moves_the_norm(fastclip):
-    """Ten iterations and one step as released; ours to 1e-3, for their norm is the one of the vector before.
+def test_whole_clip_matches_the_released_fastclip(fastclip):
+    """Ten iterations and one step as released; ours to 1e-3, for their norm is the one
+    of the vector before.
 
     Of an excess of 1 theirs removes less than a tenth per clip; the exact line search
     removes more.

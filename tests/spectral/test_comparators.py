@@ -1,4 +1,6 @@
-"""The comparators: exact where they should be, wrong where they are known to be; against dense matrices in NumPy."""
+"""The comparators: exact where they should be, wrong where they are known to be;
+against dense matrices in NumPy.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -138,7 +140,7 @@ SAMPLE = np.zeros((2, SIZE, SIZE, CHANNELS), "f4")
     ("rule", "low", "high"),
     [(miyato(), 1.3, 2.2), (gouk(), 1.005, 1.3), (sedghi(), 1.1, 1.6)],
 )
-def test_one_application_of_no_comparator_reaches_the_target_of_a_convolution(
+def test_one_application_of_a_comparator_misses_the_target_of_a_convolution(
     rule, low, high
 ):
     apply, variables = chain()
@@ -171,7 +173,7 @@ def test_only_spectral_normalization_lifts_small_layers():
             )
 
 
-def test_a_comparator_is_a_transformation_too_and_draws_anew_each_time():
+def test_comparator_transformation_draws_a_new_start_each_step():
     apply, variables = chain()
     tx = optax.chain(
         optax.sgd(0.1),

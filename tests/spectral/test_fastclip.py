@@ -1,4 +1,6 @@
-"""FastClip: exact on dense layers, fast on convolutions, right with BatchNorm; norms from matrices written out."""
+"""FastClip: exact on dense layers, fast on convolutions, right with BatchNorm; norms
+from matrices written out.
+"""
 
 import dataclasses
 import warnings
@@ -362,7 +364,7 @@ def test_the_last_step_clips_until_inside_whatever_the_period(normed, trained, b
     )
 
 
-def test_what_cannot_be_done_is_said(normed, trained, tiny, blobs):
+def test_unsupported_input_is_refused(normed, trained, tiny, blobs):
     given = {"model_state": trained.state}
     rule = ClipRule(num_iters=1)
     tx = fastclip(normed.apply, blobs.images, period=1, rule=rule, **given)
@@ -396,8 +398,10 @@ def test_what_cannot_be_done_is_said(normed, trained, tiny, blobs):
         fastclip(tiny.apply, blobs.images).init(trained.params)
 
 
-def test_a_clip_sees_directions_that_are_orthogonal_to_all_it_has_shortened():
-    """Thirty equal values above the target: the products of those that are shortened hold nothing of the others."""
+def test_clip_finds_directions_orthogonal_to_those_shortened():
+    """Thirty equal values above the target: the products of those that are shortened
+    hold nothing of the others.
+    """
     left, right = (
         np.linalg.qr(np.random.default_rng(n).normal(size=(n, 40)))[0] for n in (48, 40)
     )

@@ -1,4 +1,6 @@
-"""PowerQR and Lanczos against the SVD, on prescribed spectra and on every layer of a network."""
+"""PowerQR and Lanczos against the SVD, on prescribed spectra and on every layer of a
+network.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -89,8 +91,10 @@ def test_pytrees_in_and_out():
     np.testing.assert_allclose(sigma[:3], [2, 1, 0.5], rtol=1e-5)
 
 
-def test_no_choice_of_signs_can_harm_and_no_value_is_above_the_truth():
-    """Householder QR gives negative diagonals; values read off them, as in released code, are then wrong."""
+def test_signs_of_qr_do_not_matter_and_estimates_stay_below_the_singular_values():
+    """Householder QR gives negative diagonals; values read off them, as in released
+    code, are then wrong.
+    """
     rng = np.random.default_rng(0)
     matrix, starts = (
         rng.normal(size=(20, 24)) / 5,
@@ -114,7 +118,9 @@ def test_no_choice_of_signs_can_harm_and_no_value_is_above_the_truth():
 
 
 def test_small_singular_values_keep_their_relative_precision():
-    """``sqrt(R - 1)`` in float32 has an absolute error near 3e-4: nothing is left of these."""
+    """``sqrt(R - 1)`` in float32 has an absolute error near 3e-4: nothing is left of
+    these.
+    """
     sigma = np.array([1.0, 1e-2, 1e-3, 1e-4])
     diagonal = np.zeros((6, 6), "f4")
     diagonal[[3, 0, 5, 2], [3, 0, 5, 2]] = sigma
@@ -128,7 +134,7 @@ def test_small_singular_values_keep_their_relative_precision():
 
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10_000), log_scale=st.floats(-6, 6), steps=st.integers(1, 3))
-def test_never_above_the_truth_and_never_back(seed, log_scale, steps):
+def test_estimates_rise_monotonically_below_the_singular_values(seed, log_scale, steps):
     rng = np.random.default_rng(seed)
     matrix = (10**log_scale * rng.normal(size=(7, 9))).astype("f4")
     truth = np.linalg.svd(matrix.astype("f8"), compute_uv=False)
@@ -222,7 +228,9 @@ def random_net(name, shape, **fields):
 
 
 def dense_norms(model, variables, shape):
-    """Norms by SVD of the matrices, with the scales that the names of Linen's BatchNorms promise."""
+    """Norms by SVD of the matrices, with the scales that the names of Linen's
+    BatchNorms promise.
+    """
     norms = {}
     for layer in layers(model.apply, variables, jnp.zeros((1, *shape))):
         parts = layer.path.split("/")[1:-1]
@@ -320,7 +328,7 @@ def test_the_product_of_the_norms_bounds_every_slope():
     assert 0.05 * bound < steepest <= bound
 
 
-def test_what_cannot_be_done_is_said_in_one_line():
+def test_unsupported_input_is_refused_in_one_line():
     matrix = jnp.ones((3, 2))
     with pytest.raises(InputError, match="num_iters must be at least 1"):
         iterate(matrix, jnp.ones((1, 2)), num_iters=0)

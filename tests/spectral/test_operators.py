@@ -147,7 +147,9 @@ def test_patches_of_images_are_the_convolution_that_they_stand_for():
 
 
 def test_a_layer_and_its_batch_norm_are_one_map():
-    """The identity of the kernel that is scaled per channel; the product of the two norms is too large."""
+    """The identity of the kernel that is scaled per channel; the product of the two
+    norms is too large.
+    """
     model = models.build("cnn", (6, 6, 2), 3, widths=(4,), batch_norm=True)
     rng = np.random.default_rng(1)
     positive = lambda leaf: jnp.asarray(rng.uniform(0.2, 3, leaf.shape), leaf.dtype)
@@ -178,7 +180,9 @@ def test_a_layer_and_its_batch_norm_are_one_map():
 
 
 def tail(name, w, y):
-    """What may follow a layer's output y [B, 5], and the factor it amounts to (None: none, or unknown)."""
+    """What may follow a layer's output y [B, 5], and the factor it amounts to (None:
+    none, or unknown).
+    """
     row, ones = w["g"].reshape(1, -1), jnp.ones_like(w["g"])
     return {
         "nothing": lambda: (y, None),

@@ -15,7 +15,8 @@ PARTS = ("fit", "loop", "map", "pmap", "vmap", "split", "attack", "method", "aud
 
 
 def compute(side=4, batch=16, width=4):
-    """``{part: flat array}``: a network trained in every way there is, attacked, unlearned and audited.
+    """``{part: flat array}``: a network trained in every way there is, attacked,
+    unlearned and audited.
 
     Args:
       side: height and width of the images.
@@ -104,7 +105,9 @@ def compute(side=4, batch=16, width=4):
 
 
 def compare(first, second):
-    """``{part: difference}``: 0 for the same bits, else the largest one over the largest value."""
+    """``{part: difference}``: 0 for the same bits, else the largest one over the
+    largest value.
+    """
     return {
         part: (
             0.0

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def numpy_conv(images, kernel, stride, pad, dilation, mode, groups):
-    """The definition: shifted slices of the padded images times slices of the kernel."""
+    """Sum shifted slices of the padded images times slices of the kernel."""
     images = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode)
     size, into, out = kernel.shape[0], kernel.shape[2], kernel.shape[3] // groups
     side = (images.shape[1] - (size - 1) * dilation - 1) // stride + 1

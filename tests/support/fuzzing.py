@@ -1,4 +1,6 @@
-"""What the fuzz tests share: arrays of every kind, and a call that counts what was answered and what was refused."""
+"""What the fuzz tests share: arrays of every kind, and a call that counts what was
+answered and what was refused.
+"""
 
 import collections
 import dataclasses
@@ -55,7 +57,9 @@ sizes = st.sampled_from([4, 7, 5, 3, 2, 1, 0])
 
 
 def fuzz(fraction=1.0):
-    """Hypothesis' settings: the same few cases every time, or a long campaign of new ones."""
+    """Hypothesis' settings: the same few cases every time, or a long campaign of new
+    ones.
+    """
     return settings(
         max_examples=max(1, int(fraction * EXAMPLES)),
         deadline=None,
@@ -107,7 +111,10 @@ def anything():
 
 
 def call(function, *args, **knobs):
-    """Calls; a documented error is None. Warnings are errors, so none slips through as a wrong value."""
+    """Calls; a documented error is None.
+
+    Warnings are errors, so none slips through as a wrong value.
+    """
     name = getattr(function, "__name__", str(function))
     try:
         with warnings.catch_warnings():
@@ -143,7 +150,8 @@ def check(value, low=-np.inf, high=np.inf):
 
 
 def campaign(*files):
-    """Runs fuzz tests in this process with the command line's arguments for pytest, and prints the counts.
+    """Runs fuzz tests in this process with the command line's arguments for pytest, and
+    prints the counts.
 
     A run that is ended before its time prints what it counted.
     """

@@ -42,12 +42,9 @@ def check_method(method, allowed, problem, key, *, is_random=True):
     k_a, k_b = jax.random.split(key)
     first, info = run(jax.random.clone(k_a), problem)
     images = np.where(allowed[:, None, None, None], problem.train.images, np.nan)
-    poisoned = methods.make_problem(
-        problem.model,
-        problem.variables,
-        Dataset(images.astype("f4"), problem.train.labels),
-        FORGET,
-        removed=REMOVED,
+    poisoned = dataclasses.replace(
+        problem,
+        train=Dataset(jnp.asarray(images, jnp.float32), problem.train.labels),
     )
     again, _ = run(k_a, poisoned)
     chex.assert_tree_all_finite((first, info.losses))

@@ -35,7 +35,9 @@ def soft_margin(logits, label, *, temperature=2.0, margin=0.6):
 
 
 def logit_margin(logits, label):
-    """``log p_y - log(1 - p_y)`` of one sample, from probabilities (moderate logits only)."""
+    """``log p_y - log(1 - p_y)`` of one sample, from probabilities (moderate logits
+    only).
+    """
     probs = softmax(logits)
     return math.log(probs[label]) - math.log(
         sum(p for j, p in enumerate(probs) if j != label)
@@ -48,7 +50,9 @@ def entropy(logits):
 
 
 def modified_entropy(logits, label):
-    """Song and Mittal's modified entropy of one sample, from probabilities (moderate logits only)."""
+    """Song and Mittal's modified entropy of one sample, from probabilities (moderate
+    logits only).
+    """
     probs = softmax(logits)
     wrong = sum(p * math.log(1 - p) for j, p in enumerate(probs) if j != label)
     return -(1 - probs[label]) * math.log(probs[label]) - wrong
@@ -71,7 +75,9 @@ def rmia_average(reference, member, *, mode="online", offline_a=0.3, trim=0.0):
 
 
 def rmia_pairwise(ratio, population_ratio=None, *, gamma=2.0):
-    """Share of z with ``ratio(x) > gamma * ratio(z)``, pair by pair; without a population, of all other x."""
+    """Share of z with ``ratio(x) > gamma * ratio(z)``, pair by pair; without a
+    population, of all other x.
+    """
     scores = []
     for i, own in enumerate(ratio):
         others = np.delete(ratio, i) if population_ratio is None else population_ratio

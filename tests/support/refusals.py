@@ -1,7 +1,8 @@
-"""Where the library refuses: every ``raise`` of an error of ours in its source, and which one a call comes to.
+"""Where the library refuses: every ``raise`` of an error of ours in its source, and
+which one a call comes to.
 
-``python tests/support/refusals.py audit data train.py`` lists them for some rooms, or for the
-whole library.
+``python tests/support/refusals.py audit data train.py`` lists them for some rooms, or
+for the whole library.
 """
 
 import ast
@@ -54,7 +55,9 @@ def sites(*rooms):
 
 
 def refusal(call, message):
-    """Calls, checks the one line that comes, and gives ``(file, line)`` of the ``raise``."""
+    """Calls, checks the one line that comes, and gives ``(file, line)`` of the
+    ``raise``.
+    """
     with pytest.raises(UnlearnError, match=message) as caught:
         call()
     assert len(str(caught.value).splitlines()) == 1
@@ -63,7 +66,8 @@ def refusal(call, message):
 
 
 def missed(rooms, table, elsewhere):
-    """The sites that no call of the table comes to, but those that a test named in ``elsewhere`` does.
+    """The sites that no call of the table comes to, but those that a test named in
+    ``elsewhere`` does.
 
     Args:
       rooms: files and folders of the library.

@@ -10,12 +10,18 @@ import ast
 import dataclasses
 import hashlib
 import json
+import os
 import pathlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
+from functools import cache
 from typing import Any
 
+from unlearn_jax.audit import Estimate
+from unlearn_jax.pipeline.measure.records import RunResult
+from unlearn_jax.pipeline.report.blocks import Table, format_cell
+from unlearn_jax.pipeline.report.page import read_page
 from unlearn_jax.types import InputError
 
 SCHEMA = 1
@@ -57,7 +63,7 @@ class ResultTable:
 
     Attributes:
       title: above the table; empty for the main one.
-      columns: names, that of the row labels first.
+      columns: names, that of the row labels first; it is not shown if it is "row".
       units: of each column: ``"%"``, ``"points"``, ``"nats"`` or empty.
       rows: as many cells as columns each; None where there is no number.
       caption: instructions for reading.
@@ -258,6 +264,236 @@ def read_results(path: pathlib.Path | None = None) -> dict[str, Result]:
     return {file.stem: read_result(file) for file in files}
 
 
+# --- publishing a finished working directory ---
+
+_NUMBER = r"-?\d[\d,]*\.?\d*(?:e[-+]?\d+)?"
+_CELL = re.compile(rf"({_NUMBER})(?: ± ({_NUMBER}))?(?: \[({_NUMBER}), ({_NUMBER})\])?")
+
+
+def parse_cell(text: str) -> Cell:
+    """Return a cell's number as it is shown; other text unchanged, None for a dash.
+
+    Args:
+      text: of a cell.
+
+    >>> str(parse_cell("50.10 ± 1.00 [49.00, 51.26]"))
+    '50.10 ± 1.00 [49.00, 51.26]'
+    >>> parse_cell("–"), parse_cell("3 of 4")
+    (None, '3 of 4')
+    """
+    match = _CELL.fullmatch(text.strip())
+    if match is None:
+        return None if text.strip() in ("", "–") else text
+    numbers = []
+    for number in match.groups():
+        numbers.append(None if number is None else Decimal(number.replace(",", "")))
+    mean, std, low, high = numbers
+    assert mean is not None
+    return Value(mean=mean, std=std, low=low, high=high)
+
+
+def publish(
+    workdir: str | os.PathLike[str],
+    to: str | os.PathLike[str] | None = None,
+) -> tuple[pathlib.Path, Result]:
+    """Write the published form of a finished run, study or experiment.
+
+    Words that an earlier file of that name has (title, claim, what the source reports,
+    notes, its row of the table of systems) are kept; its reading, which was of other
+    numbers, is not.
+
+    Args:
+      workdir: of the finished run, study or experiment.
+      to: file to write, ``NAME.json``; ``experiments/results/PRESET.json`` if None.
+
+    Returns:
+      The file and its content.
+
+    Raises:
+      InputError: nothing finished in ``workdir``, or results of another version.
+    """
+    place = pathlib.Path(workdir)
+    files = [place / "results.json"]
+    if not files[0].is_file():
+        files = sorted(place.glob("*/results.json"))
+    if not files:
+        raise InputError(f"{place} has no results.json: finish the run first")
+    records = {file.parent.name: json.loads(file.read_text()) for file in files}
+    first = next(iter(records.values()))
+    if "rows" not in first and "tables" in first:
+        result = _of_experiment(first)
+    else:
+        runs = {name: RunResult.from_json(data) for name, data in records.items()}
+        ordered = dict(sorted(runs.items(), key=lambda item: item[1].date))
+        result = _of_runs(ordered)
+    if not result.name and to is None:
+        raise InputError("this run has no preset: name the file with --to NAME.json")
+    path = pathlib.Path(to) if to is not None else folder() / f"{result.name}.json"
+    if path.suffix != ".json":
+        raise InputError(f"--to needs a file NAME.json, got {path}")
+    result = dataclasses.replace(
+        result, name=path.stem, code=code_digest(result.name or path.stem)
+    )
+    if path.is_file():
+        result = _with_words_of(read_result(path), result)
+    write_result(result, path)
+    return path, result
+
+
+def _with_words_of(before: Result, now: Result) -> Result:
+    return dataclasses.replace(
+        now,
+        group=before.group if before.date else now.group,
+        title=before.title,
+        claim=before.claim,
+        published=before.published,
+        notes=before.notes,
+        system=before.system,
+    )
+
+
+def _versions(versions: Mapping[str, str]) -> dict[str, str]:
+    shown = {"unlearn_jax": "unlearn_jax", "Python": "python", "JAX": "jax"}
+    return {name: versions[key] for name, key in shown.items() if key in versions}
+
+
+def _of_experiment(data: Mapping[str, Any]) -> Result:
+    page = read_page(data)
+    tables = []
+    for table in page.find(Table):
+        rows = []
+        for _, row in table.body:
+            texts = [" ".join(format_cell(cell.value)).strip() for cell in row]
+            rows.append((texts[0], *map(parse_cell, texts[1:])))
+        heads = [_split_unit(column.name) for column in table.heads]
+        tables.append(
+            ResultTable(
+                title=table.title,
+                columns=tuple(name or "row" for name, _ in heads),
+                units=tuple(unit for _, unit in heads),
+                rows=tuple(rows),
+                caption=table.caption,
+            )
+        )
+    seconds = sum(cost["seconds"] for cost in data.get("costs", ()))
+    versions = data["versions"]
+    return Result(
+        name=data["experiment"],
+        group="Neighboring systems",
+        title=data["title"],
+        command=f"unlearn-jax run {data['experiment']} --workdir DIR",
+        date=data["created"][:10],
+        device=versions.get("devices", ""),
+        versions=_versions(versions),
+        time=_duration(seconds),
+        tables=tuple(tables),
+        reading=(page.summary,),
+    )
+
+
+def _split_unit(head: str) -> tuple[str, str]:
+    """Return a heading's name and the unit in parentheses after it."""
+    match = re.fullmatch(r"(.*) \((%|points|nats|seconds|ms|MB)\)", head)
+    return (match[1], match[2]) if match else (head, "")
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.0f} seconds"
+
+
+def _of_runs(runs: Mapping[str, RunResult]) -> Result:
+    first = next(iter(runs.values()))
+    tables = []
+    chosen = {}
+    for name, run in runs.items():
+        title = name if len(runs) > 1 else ""
+        tables += _run_tables(run, title)
+        for key, search in run.tuning.rows.items() if run.tuning else ():
+            label = run.row(key).label + (f", {title}" if title else "")
+            if search.chosen is not None:
+                options = search.trials[search.chosen].options.items()
+                values = [f"{option} {_plain(value)}" for option, value in options]
+                chosen[label] = ", ".join(values)
+    seconds = sum(stage.seconds for run in runs.values() for stage in run.stages)
+    design = first.design
+    of_classes = design.forget_kind == "class"
+    sets = "classes" if of_classes else "forget sets"
+    return Result(
+        name=first.preset,
+        group="Forgetting classes" if of_classes else "Forgetting samples",
+        title=first.title,
+        command=first.command,
+        date=first.date[:10],
+        device=first.device,
+        versions=_versions(first.versions),
+        time=_duration(seconds),
+        seeds=(
+            f"{design.runs} runs ({design.originals} originals x {design.forget_sets}"
+            f" {sets} of {design.num_forget} samples), {design.references} references."
+            " Cost: gradients of single samples over a retraining's."
+        ),
+        tables=tuple(tables),
+        chosen=chosen,
+        notes=first.notes,
+    )
+
+
+def _plain(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _estimate(value: Estimate | None, digits: int) -> Cell:
+    return parse_cell(" ".join(format_cell(value, digits)).strip())
+
+
+def _run_tables(run: RunResult, title: str) -> list[ResultTable]:
+    rows = []
+    for row in run.rows:
+        cells = [_estimate(row.metrics.get(metric.key), 1) for metric in run.metrics]
+        cost = None if row.cost is None else row.cost.relative_gradients
+        cells.append(None if cost is None else parse_cell(f"{cost:.2f}"))
+        rows.append((row.label, *cells))
+    labels = {row.key: row.label for row in run.rows}
+    tables = [
+        ResultTable(
+            title=title,
+            columns=("row", *(metric.label for metric in run.metrics), "Cost"),
+            units=("", *(metric.unit for metric in run.metrics), ""),
+            rows=tuple(rows),
+        )
+    ]
+    if run.klom is not None:
+        parts = list(next(iter(run.klom.rows.values())))
+        found = run.klom.rows.items()
+        rows = []
+        for key, by_part in found:
+            cells = [_estimate(by_part[part].mean, 1) for part in parts]
+            rows.append((labels.get(key, key), *cells))
+        tables.append(
+            ResultTable(
+                title=f"KLoM of {run.klom.num_models} models",
+                columns=("row", *parts),
+                units=("",) * (len(parts) + 1),
+                rows=tuple(rows),
+            )
+        )
+    if run.requests is not None:
+        rows = []
+        for key, scores in run.requests.rows.items():
+            cells = [_estimate(score.score, 0) for score in scores]
+            rows.append((labels.get(key, key), *cells))
+        requests = [f"Request {i + 1}" for i in range(run.requests.count)]
+        tables.append(
+            ResultTable(
+                title="Score after each request: FR AUC minus FT AUC",
+                columns=("row", *requests),
+                units=("", *("points",) * run.requests.count),
+                rows=tuple(rows),
+            )
+        )
+    return tables
+
+
 # --- the code that measured ---
 
 _MEASURING = ("config", "stages", "measure")
@@ -291,7 +527,7 @@ def code_digest(name: str, root: pathlib.Path | None = None) -> str:
     digest = hashlib.sha256()
     for file in files:
         digest.update(str(file.relative_to(root)).encode())
-        digest.update(source_digest(file.read_text(encoding="utf-8")))
+        digest.update(_file_digest(file, file.stat().st_mtime_ns))
     return digest.hexdigest()[:12]
 
 
@@ -300,6 +536,13 @@ def _decides(path: pathlib.Path, package: pathlib.Path) -> bool:
     if parts[0] == "pipeline":
         return parts[1] in _MEASURING
     return parts[0] not in ("cli.py", "__main__.py", "contrib", "studies")
+
+
+@cache
+def _file_digest(file: pathlib.Path, changed: int) -> bytes:
+    """Return a file's digest, computed once per change of the file."""
+    del changed
+    return source_digest(file.read_text(encoding="utf-8"))
 
 
 def source_digest(source: str) -> bytes:
@@ -361,7 +604,8 @@ def markdown_table(table: ResultTable, columns: Iterable[str] | None = None) -> 
     head = []
     for i in wanted:
         unit = f" ({table.units[i]})" if table.units[i] else ""
-        head.append(table.columns[i] + unit)
+        name = "" if table.columns[i] == "row" else table.columns[i]
+        head.append(name + unit)
     lines = [_line(head), _line([":---"] + ["---:"] * (len(wanted) - 1))]
     for row in table.rows:
         lines.append(_line(["–" if row[i] is None else str(row[i]) for i in wanted]))
@@ -389,7 +633,7 @@ def provenance(result: Result, digest: str | None = None) -> str:
     others = ", ".join(f"{name} {version}" for name, version in versions.items())
     text = f"Measured {result.date} by {measured_by}, {result.device}, {others}"
     text += f"; {result.time}." if result.time else "."
-    if result.code != (digest or code_digest(result.name)):
+    if not result.code or result.code != (digest or code_digest(result.name)):
         text += " The code has changed since."
     return text
 
@@ -435,7 +679,7 @@ def result_section(result: Result) -> str:
     """
     blocks = [f"### {result.name}", f"**{result.title}**"]
     if result.claim:
-        blocks.append(result.claim)
+        blocks.append(f"Claim: {result.claim}")
     if result.command:
         blocks.append(f"```sh\n{result.command}\n```")
     blocks.append(provenance(result))
@@ -559,11 +803,11 @@ def between_markers(text: str, name: str, content: str) -> str:
       InputError: a page without the markers.
     """
     pattern = re.compile(
-        rf"(<!-- {re.escape(name)}: generated -->\n).*?(\n<!-- end -->)", re.DOTALL
+        rf"(<!-- {re.escape(name)}: generated -->\n).*?(<!-- end -->)", re.DOTALL
     )
     if not pattern.search(text):
         raise InputError(f"the page has no marker <!-- {name}: generated -->")
-    return pattern.sub(lambda match: match[1] + content + match[2], text)
+    return pattern.sub(lambda match: match[1] + content + "\n" + match[2], text)
 
 
 def make_pages(root: pathlib.Path | None = None) -> dict[pathlib.Path, str]:
@@ -587,3 +831,23 @@ def make_pages(root: pathlib.Path | None = None) -> dict[pathlib.Path, str]:
             methods.read_text(encoding="utf-8"), "methods", methods_table(METHODS)
         ),
     }
+
+
+def write_pages(root: pathlib.Path | None = None, *, check: bool = False) -> list[str]:
+    """Write all generated pages of a checkout.
+
+    Args:
+      root: of the checkout; this one's if None.
+      check: compare only, write nothing.
+
+    Returns:
+      The paths of pages that differ from the written ones, relative to the root.
+    """
+    root = root or folder().parents[1]
+    stale = []
+    for path, text in make_pages(root).items():
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            stale.append(str(path.relative_to(root)))
+            if not check:
+                path.write_text(text, encoding="utf-8")
+    return stale

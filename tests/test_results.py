@@ -1,0 +1,254 @@
+"""Published results are data; every page made of them is what they say."""
+
+import ast
+import dataclasses
+import json
+import pathlib
+import re
+from decimal import Decimal
+
+import pytest
+
+from unlearn_jax import METHODS, InputError, cli
+from unlearn_jax.pipeline import publish
+from unlearn_jax.pipeline.publish import GROUPS, ResultTable, Value
+
+ROOT = pathlib.Path(__file__).parents[1]
+RESULTS = publish.read_results()
+PRESETS = sorted((ROOT / "experiments").glob("*.py"))
+
+
+def test_pages_are_generated_from_the_results():
+    stale = publish.write_pages(check=True)
+    assert stale == [], f"run `unlearn-jax table`: {', '.join(stale)} differ"
+
+
+def test_every_preset_has_a_result():
+    missing = {path.stem for path in PRESETS} - set(RESULTS)
+    assert missing == set()
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_a_result_is_whole(name, tmp_path):
+    result = RESULTS[name]
+    assert result.name == name
+    assert result.group in GROUPS
+    assert result.title.endswith(".")
+    assert result.command
+    if result.date:
+        assert result.tables
+        assert result.device
+        assert result.versions["unlearn_jax"]
+    else:
+        assert result.group == "Not measured yet"
+    for table in result.tables:
+        assert len(table.units) == len(table.columns)
+        for row in table.rows:
+            assert len(row) == len(table.columns), row[0]
+            for cell in row[1:]:
+                if isinstance(cell, Value) and cell.low is not None:
+                    assert cell.low <= cell.mean <= cell.high, (row[0], str(cell))
+    publish.write_result(result, tmp_path / "copy.json")
+    assert publish.read_result(tmp_path / "copy.json") == result
+    source = ROOT / "experiments" / "results" / f"{name}.json"
+    assert (tmp_path / "copy.json").read_text() == source.read_text()
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_docstrings_of_experiments_are_short(path):
+    lines = (ast.get_docstring(ast.parse(path.read_text())) or "").splitlines()
+    assert len(lines) <= 8
+    assert max(map(len, lines)) <= 88
+    words = [line.split(":")[0] for line in lines[2:] if not line.startswith(" ")]
+    assert words[0] == "Claim"
+    assert {"Command", "Time", "Results"} <= set(words)
+
+
+def test_decimals_are_part_of_a_number(tmp_path):
+    row = ("AMUN", Value(mean=Decimal("1.00")), Value(mean=Decimal("0.20")), None)
+    table = ResultTable(
+        columns=("row", "a", "b", "c"), units=("", "", "%", ""), rows=(row,)
+    )
+    result = publish.Result(name="x", group=GROUPS[0], title="X.", tables=(table,))
+    publish.write_result(result, tmp_path / "x.json")
+    again = publish.read_result(tmp_path / "x.json")
+    assert again == result
+    assert publish.markdown_table(again.tables[0]).splitlines() == [
+        "|  | a | b (%) | c |",
+        "| :--- | ---: | ---: | ---: |",
+        "| AMUN | 1.00 | 0.20 | – |",
+    ]
+    numbers = json.loads((tmp_path / "x.json").read_text())["tables"][0]["rows"][0]
+    assert numbers == ["AMUN", 1.0, 0.2, None]
+
+
+def test_another_layout_is_refused(tmp_path):
+    (tmp_path / "x.json").write_text('{"schema": 99}')
+    with pytest.raises(InputError, match="not a published result of layout 1"):
+        publish.read_result(tmp_path / "x.json")
+
+
+def test_a_page_without_markers_is_refused():
+    with pytest.raises(InputError, match="no marker <!-- results: generated -->"):
+        publish.between_markers("# Title\n", "results", "x")
+
+
+# --- the digest of the code ---
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A small checkout: library, pipeline, a study and two experiments."""
+    files = {
+        "unlearn_jax/train.py": '"""Train."""\nRATE = 0.1\n',
+        "unlearn_jax/cli.py": "X = 1\n",
+        "unlearn_jax/pipeline/measure/samples.py": "Y = 1\n",
+        "unlearn_jax/pipeline/report/page.py": "Z = 1\n",
+        "unlearn_jax/studies/rbm/bars.py": "B = 1\n",
+        "unlearn_jax/contrib/testbeds.py": "C = 1\n",
+        "experiments/digits.py": '"""Digits."""\nPRESET = 1\n',
+        "experiments/bars.py": "from unlearn_jax.studies.rbm.bars import B\n",
+    }
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "changes"),
+    [
+        ("unlearn_jax/train.py", '"""Other words."""\n\nRATE = (0.1)  # why\n', ""),
+        ("unlearn_jax/train.py", '"""Train."""\nRATE = 0.2\n', "digits bars"),
+        ("unlearn_jax/cli.py", "X = 2\n", ""),
+        ("unlearn_jax/pipeline/measure/samples.py", "Y = 2\n", "digits bars"),
+        ("unlearn_jax/pipeline/report/page.py", "Z = 2\n", ""),
+        ("unlearn_jax/studies/rbm/bars.py", "B = 2\n", "bars"),
+        ("unlearn_jax/contrib/testbeds.py", "C = 2\n", "bars"),
+        ("experiments/digits.py", '"""Other."""\nPRESET = 1\n', ""),
+        ("experiments/digits.py", "PRESET = 2\n", "digits"),
+    ],
+)
+def test_the_digest_is_of_code_that_decides_numbers(checkout, file, text, changes):
+    before = {name: publish.code_digest(name, checkout) for name in ("digits", "bars")}
+    (checkout / file).write_text(text)
+    after = {name: publish.code_digest(name, checkout) for name in ("digits", "bars")}
+    changed = [name for name in before if before[name] != after[name]]
+    assert changed == changes.split()
+
+
+def test_a_table_of_changed_code_says_so():
+    result = dataclasses.replace(RESULTS["digits"], code="abc123")
+    assert "code has changed" not in publish.provenance(result, "abc123")
+    stale = publish.provenance(result, "def456")
+    assert "by unlearn_jax 0.1.0 (abc123)" in stale
+    assert stale.endswith("The code has changed since.")
+
+
+# --- the tables made of other sources ---
+
+
+def test_every_method_has_its_source():
+    assert set(publish.SOURCES) == set(METHODS)
+
+
+def test_the_table_of_methods_follows_the_registry():
+    lines = publish.methods_table(METHODS).splitlines()
+    assert [re.match(r"\| `(\w+)`", line)[1] for line in lines[2:]] == list(METHODS)
+
+
+def test_systems_point_at_presets_and_notebooks_that_exist():
+    presets = {path.stem for path in PRESETS}
+    systems = [result.system for result in RESULTS.values() if result.system]
+    assert len(systems) == 8
+    for system in systems:
+        for name in re.findall(r"`([\w/.]+)`", system.where):
+            if name.endswith(".ipynb"):
+                assert (ROOT / "notebooks" / name).is_file(), name
+            elif name.endswith(".py"):
+                assert (ROOT / "experiments" / name).is_file(), name
+            elif name.endswith(("_digits", "_shapes", "_bars", "_theory", "_concepts")):
+                assert name in presets, name
+
+
+# --- publishing ---
+
+
+def test_publishing_nothing_is_refused(tmp_path, capsys):
+    assert cli.main(["publish", str(tmp_path)]) == 2
+    assert "has no results.json: finish the run first" in capsys.readouterr().err
+    assert cli.main(["publish"]) == 2
+    assert "needs the folder of a finished run" in capsys.readouterr().err
+
+
+def test_table_takes_no_other_argument(capsys):
+    assert cli.main(["table", "--all"]) == 2
+    assert "takes --check or nothing" in capsys.readouterr().err
+
+
+def test_an_experiment_is_published_as_shown(tmp_path):
+    estimate = {"mean": 1.234, "std": 0.5, "low": 1.0, "high": 1.5}
+    data = {
+        "experiment": "rbm_bars",
+        "title": "Bars",
+        "created": "2026-11-28T12:00:00+00:00",
+        "summary": "It forgets.",
+        "tables": [
+            {
+                "title": "Forgetting",
+                "columns": ["", "KL (nats)", "seeds"],
+                "rows": [
+                    ["original", {**estimate, "num_runs": 3, "num_dropped": 0}, 3],
+                    ["oracle", None, "none"],
+                ],
+                "caption": "Lower is nearer.",
+            }
+        ],
+        "checks": [],
+        "costs": [{"name": "fit", "seconds": 90.0}],
+        "versions": {"unlearn_jax": "0.2.0", "python": "3.11", "jax": "0.10.2"},
+        "config": {},
+        "config_hash": "0",
+    }
+    (tmp_path / "results.json").write_text(json.dumps(data))
+    path, result = publish.publish(tmp_path, tmp_path / "bars.json")
+    assert publish.read_result(path) == result
+    (table,) = result.tables
+    assert table.columns == ("row", "KL", "seeds")
+    assert table.units == ("", "nats", "")
+    assert str(table.rows[0][1]) == "1.23 ± 0.50 [1.00, 1.50]"
+    assert table.rows[1][1:] == (None, "none")
+    assert result.code == publish.code_digest("rbm_bars")
+    assert result.time == "1.5 minutes"
+
+
+def test_words_of_an_earlier_file_are_kept_and_its_reading_is_not(tmp_path):
+    before = publish.Result(
+        name="x",
+        group=GROUPS[3],
+        title="Ours.",
+        claim="It forgets.",
+        date="2026-01-01",
+        reading=("Of the old numbers.",),
+    )
+    now = publish.Result(name="x", group=GROUPS[0], title="run", date="2026-02-02")
+    kept = publish._with_words_of(before, now)
+    assert kept.title == "Ours."
+    assert kept.claim == "It forgets."
+    assert kept.group == GROUPS[3]
+    assert kept.reading == ()
+    assert kept.date == "2026-02-02"
+
+
+@pytest.mark.slow
+def test_the_reference_renders_without_a_warning(tmp_path):
+    pytest.importorskip("pdoc", reason="pip install '.[docs]'")
+    from unlearn_jax.pipeline.reference import render_reference
+
+    index = render_reference(tmp_path)
+    page = (tmp_path / "unlearn_jax" / "methods.html").read_text()
+    assert index.is_file()
+    assert "Fine-tuning on each forget sample" in page
+    assert "~unlearn_jax" not in page
+    assert "======" not in page
