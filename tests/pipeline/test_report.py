@@ -90,7 +90,7 @@ def test_every_table_prints_the_numbers(result):
     assert f"{low}–{high}" in report.terminal_text(result)
     assert f"{mean} ± {std}" in latex(result)
     assert f"[{low}, {high}]" in latex(result)
-    assert f"{mean} ± {std} \\[{low}, {high}\\]" in markdown(result)
+    assert f"{mean} ± {std} [{low}, {high}]" in markdown(result)
 
 
 def test_every_table_ends_with_the_cost(result):

@@ -301,7 +301,8 @@ def _markdown(block: Page | Block, level: int) -> list[str]:
         return lines
     if isinstance(block, Check):
         state = "passed" if block.passed else "**failed**"
-        return [escape_markdown(f"{block.name}: ") + f"{state}. {block.detail}", ""]
+        detail = escape_markdown(block.detail)
+        return [f"{escape_markdown(block.name)}: {state}. {detail}".rstrip(), ""]
     title = escape_markdown(block.title)
     if isinstance(block, Section):
         lines = [f"{'#' * level} {title}", ""] if title else []
@@ -312,7 +313,7 @@ def _markdown(block: Page | Block, level: int) -> list[str]:
     if isinstance(block, Table):
         rows = []
         for kind, cells in block.body:
-            texts = [escape_markdown(text) for text in _on_one_line(block, cells)]
+            texts = _on_one_line(block, cells)
             if kind == "oracle":
                 texts[0] = f"**{texts[0]}**"
             rows.append(texts)
@@ -345,8 +346,7 @@ def render_terminal(block: Page | Block, width: int = 160) -> str:
       width: columns of the terminal; a wider table is split into pieces.
     """
     if isinstance(block, Page):
-        shown = [render_terminal(inner, width) for inner in block.blocks]
-        return "\n\n".join(filter(None, [block.summary, *shown]))
+        return f"{block.summary}\n\n{_terminal_blocks(block.blocks, width)}"
     if isinstance(block, Check):
         state = "ok  " if block.passed else "FAIL"
         return f"{state}  {block.name}. {block.detail}".rstrip()
@@ -355,8 +355,8 @@ def render_terminal(block: Page | Block, width: int = 160) -> str:
     if isinstance(block, Section):
         if block.folded:
             return ""
-        shown = [render_terminal(inner, width) for inner in block.blocks]
-        return "\n\n".join(filter(None, [block.title, *shown]))
+        inner = _terminal_blocks(block.blocks, width)
+        return f"{block.title}\n\n{inner}" if block.title else inner
     if isinstance(block, Figure):
         return ""
     count = max(1, len(block.columns) - 1)
@@ -372,6 +372,16 @@ def render_terminal(block: Page | Block, width: int = 160) -> str:
             break
     title = [f"{block.title}"] if block.title else []
     return "\n".join([*title, "\n\n".join(pieces)])
+
+
+def _terminal_blocks(blocks: Sequence[Block], width: int) -> str:
+    """Return blocks with an empty line between them, but none between checks."""
+    text = ""
+    for block in blocks:
+        shown = render_terminal(block, width)
+        if shown:
+            text += f"{shown}\n" if isinstance(block, Check) else f"{shown}\n\n"
+    return text.rstrip("\n")
 
 
 def _terminal_piece(table: Table, start: int, stop: int) -> str:
@@ -444,12 +454,13 @@ def _head(column: Column) -> str:
 
 
 def _on_one_line(table: Table, cells: Sequence[Cell]) -> list[str]:
-    """Return the cells of a row with their intervals and notes."""
+    """Return the cells of a row with their intervals and notes, in Markdown."""
     texts = []
     for cell, column in zip(cells, table.heads, strict=True):
         text, interval = format_cell(cell.value, column.digits)
         note = f"({cell.note})" if cell.note else ""
-        texts.append(" ".join(filter(None, [cell.mark, text, interval, note])))
+        words = [cell.mark, escape_markdown(text), interval, escape_markdown(note)]
+        texts.append(" ".join(filter(None, words)))
     return texts
 
 
