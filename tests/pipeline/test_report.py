@@ -429,7 +429,7 @@ def test_report_is_one_safe_page(result, arrays, tmp_path):
         for name, value in row.metrics.items():
             assert f"{value.mean:.2f} ± {value.std:.2f}" in page.words, name
     assert not {"script", "link", "iframe", "object", "img", "image"} & set(page.tags)
-    assert page.tags.count("svg") == 8
+    assert page.tags.count("svg") == 7
     ids = [value for name, value in page.attributes if name == "id"]
     assert len(ids) == len(set(ids))
     for name, value in page.attributes:
@@ -493,7 +493,7 @@ def test_report_of_the_least(tmp_path):
     page = Page(path.read_text("utf-8"))
     assert "intervals of a single run" in page.words
     assert "nan" not in page.words.lower().split()
-    assert page.tags.count("svg") == 7
+    assert page.tags.count("svg") == 6
 
 
 def test_report_of_a_large_run_stays_small(tmp_path):

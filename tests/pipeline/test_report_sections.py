@@ -160,7 +160,7 @@ def column(table, number):
 
 def test_a_report_with_every_section_is_one_safe_page(made, tmp_path):
     page = words(*made, tmp_path / "report.html")
-    assert page.tags.count("svg") == 8 + 3
+    assert page.tags.count("svg") == 7 + 3
     ids = [value for name, value in page.attributes if name == "id"]
     assert len(ids) == len(set(ids))
     assert all(value for name, value in page.attributes if name == "aria-label")
@@ -418,10 +418,7 @@ def test_sections_of_many_rows_draw_a_panel_for_each():
     )
     requests = Requests(count=2, size=1, rows=dict.fromkeys(keys, (one, one)))
     many = dataclasses.replace(result, requests=requests)
-    for figure in (
-        plots.vulnerability_plot(many, arrays),
-        plots.requests_plot(many),
-    ):
+    for figure in (plots.vulnerability_plot(many, arrays), plots.requests_plot(many)):
         assert len([axes for axes in figure.axes if axes.axison]) == 13
         figure.savefig(io.BytesIO(), format="png", dpi=40)
     for empty in (

@@ -192,7 +192,8 @@ def _first_screen(result: RunResult) -> Section:
             width=7.2,
         ),
         _describe(result, [key], rows),
-        "Unlearned well, a row lies on the gray band.",
+        "Unlearned well, a row lies on the gray band. A triangle at the edge stands for a"
+        " row far outside, with its mean.",
     )
     return Section("", [table, figure], is_row=True)
 
@@ -275,8 +276,9 @@ def _figures(result: RunResult, arrays: figures.Arrays) -> list[Figure]:
         return _class_figures(result, arrays, available)
     keys = ("unlearn_accuracy", "retain_accuracy", "test_accuracy", "avg_gap")
     compared = [key for key in keys if key in available]
-    drawn = [
-        Figure(
+    drawn = []
+    if len(best_rows(result, MAX_METHODS)) < len(result.rows):
+        every = Figure(
             "Attack on every row",
             figures.forest_plot(result),
             _describe(result, ["ft_auc"]),
@@ -284,7 +286,9 @@ def _figures(result: RunResult, arrays: figures.Arrays) -> list[Figure]:
             " ones. A row whose bar stays clear of the gray band differs from"
             " retraining. A triangle at the edge stands for a row far outside, with its"
             " mean.",
-        ),
+        )
+        drawn.append(every)
+    drawn += [
         Figure(
             "Accuracy and Avg Gap",
             figures.forest_plot(result, compared),

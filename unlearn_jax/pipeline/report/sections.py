@@ -44,10 +44,7 @@ TERMS = {
         "ℓ(fₒ(x), y)",
         "loss of the original model on the clean sample; near 0 by assumption",
     ),
-    "original_adversarial": (
-        "ℓ(fₒ(x̃), y)",
-        "strength of the attack; larger is better",
-    ),
+    "original_adversarial": ("ℓ(fₒ(x̃), y)", "strength of the attack; larger is better"),
     "unlearned_adversarial": (
         "ℓ(f′(x̃), ỹ)",
         "small where the adversarial set is overfitted; larger is better",
