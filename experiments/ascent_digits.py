@@ -9,12 +9,12 @@ Results: ``experiments/results/ascent_digits.json``
 """
 
 from unlearn_jax.pipeline import Experiment
-from unlearn_jax.studies.ascent.digits import Config, make_parts
+from unlearn_jax.studies.ascent.digits import Config, make_artifacts
 from unlearn_jax.studies.ascent.digits_page import make_page
 
 EXPERIMENT = Experiment(
     title="Does gradient ascent forget on digits?",
     config=Config(),
-    artifacts=make_parts,
+    artifacts=make_artifacts,
     page=make_page,
 )

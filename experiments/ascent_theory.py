@@ -8,12 +8,12 @@ Results: ``experiments/results/ascent_theory.json``
 """
 
 from unlearn_jax.pipeline import Experiment
-from unlearn_jax.studies.ascent.theory import Config, make_parts
+from unlearn_jax.studies.ascent.theory import Config, make_artifacts
 from unlearn_jax.studies.ascent.theory_page import make_page
 
 EXPERIMENT = Experiment(
     title="Ascent fails to forget: examples that can be solved",
     config=Config(),
-    artifacts=make_parts,
+    artifacts=make_artifacts,
     page=make_page,
 )

@@ -8,12 +8,12 @@ Results: ``experiments/results/coreset_digits.json``
 """
 
 from unlearn_jax.pipeline import Experiment
-from unlearn_jax.studies.coresets.digits import Config, make_parts
+from unlearn_jax.studies.coresets.digits import Config, make_artifacts
 from unlearn_jax.studies.coresets.digits_page import make_page
 
 EXPERIMENT = Experiment(
     title="Core-sets on digits",
     config=Config(),
-    artifacts=make_parts,
+    artifacts=make_artifacts,
     page=make_page,
 )

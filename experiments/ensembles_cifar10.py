@@ -9,13 +9,13 @@ Results: ``experiments/results/ensembles_cifar10.json``
 
 from unlearn_jax.ensembles import Lotos, Trs
 from unlearn_jax.pipeline import DataConfig, Experiment, ModelConfig, TrainingConfig
-from unlearn_jax.studies.ensembles.page import make_page
-from unlearn_jax.studies.ensembles.parts import (
+from unlearn_jax.studies.ensembles.artifacts import (
     AttackPlan,
     ClipConfig,
     EnsembleConfig,
-    make_parts,
+    make_artifacts,
 )
+from unlearn_jax.studies.ensembles.page import make_page
 
 EXPERIMENT = Experiment(
     title="Robust ensembles on CIFAR-10 (ResNet-18)",
@@ -55,6 +55,6 @@ EXPERIMENT = Experiment(
         ),
         overhead_steps=100,
     ),
-    artifacts=make_parts,
+    artifacts=make_artifacts,
     page=make_page,
 )

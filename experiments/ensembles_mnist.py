@@ -10,13 +10,13 @@ Results: ``experiments/results/ensembles_mnist.json``
 
 from unlearn_jax.ensembles import Lotos
 from unlearn_jax.pipeline import DataConfig, Experiment, ModelConfig, TrainingConfig
-from unlearn_jax.studies.ensembles.page import make_page
-from unlearn_jax.studies.ensembles.parts import (
+from unlearn_jax.studies.ensembles.artifacts import (
     AttackPlan,
     ClipConfig,
     EnsembleConfig,
-    make_parts,
+    make_artifacts,
 )
+from unlearn_jax.studies.ensembles.page import make_page
 
 EXPERIMENT = Experiment(
     title="Robust ensembles on MNIST",
@@ -41,6 +41,6 @@ EXPERIMENT = Experiment(
         ),
         overhead_steps=20,
     ),
-    artifacts=make_parts,
+    artifacts=make_artifacts,
     page=make_page,
 )

@@ -9,8 +9,8 @@ Results: ``experiments/results/fastclip_mnist.json``
 """
 
 from unlearn_jax.pipeline import DataConfig, Experiment, ModelConfig
+from unlearn_jax.studies.norms.artifacts import NormConfig, make_artifacts
 from unlearn_jax.studies.norms.page import make_page
-from unlearn_jax.studies.norms.parts import NormConfig, make_parts
 
 EXPERIMENT = Experiment(
     title="FastClip on MNIST",
@@ -18,6 +18,6 @@ EXPERIMENT = Experiment(
         data=DataConfig(source="tfds", name="mnist", num_train=6000, num_test=4000),
         model=ModelConfig(name="cnn", fields={"widths": (8, 16)}),
     ),
-    artifacts=make_parts,
+    artifacts=make_artifacts,
     page=make_page,
 )

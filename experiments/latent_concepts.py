@@ -8,12 +8,12 @@ Results: ``experiments/results/latent_concepts.json``
 """
 
 from unlearn_jax.pipeline import Experiment
-from unlearn_jax.studies.latent.concepts import Config, make_parts
+from unlearn_jax.studies.latent.concepts import Config, make_artifacts
 from unlearn_jax.studies.latent.concepts_page import make_page
 
 EXPERIMENT = Experiment(
     title="Forgetting a concept by its nearest conditions",
     config=Config(),
-    artifacts=make_parts,
+    artifacts=make_artifacts,
     page=make_page,
 )

@@ -8,12 +8,12 @@ Results: ``experiments/results/puf_shapes.json``
 """
 
 from unlearn_jax.pipeline import Experiment
-from unlearn_jax.studies.federated.shapes import Config, make_parts
+from unlearn_jax.studies.federated.shapes import Config, make_artifacts
 from unlearn_jax.studies.federated.shapes_page import make_page
 
 EXPERIMENT = Experiment(
     title="Federated unlearning of segmentation on generated shapes",
     config=Config(),
-    artifacts=make_parts,
+    artifacts=make_artifacts,
     page=make_page,
 )

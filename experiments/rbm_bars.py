@@ -8,12 +8,12 @@ Results: ``experiments/results/rbm_bars.json``
 """
 
 from unlearn_jax.pipeline import Experiment
-from unlearn_jax.studies.rbm.bars import Config, make_parts
+from unlearn_jax.studies.rbm.bars import Config, make_artifacts
 from unlearn_jax.studies.rbm.bars_page import make_page
 
 EXPERIMENT = Experiment(
     title="Exact generative test-bed: bars and stripes",
     config=Config(),
-    artifacts=make_parts,
+    artifacts=make_artifacts,
     page=make_page,
 )

@@ -8,12 +8,12 @@ Results: ``experiments/results/references_resnet18.json``
 """
 
 from unlearn_jax.pipeline import Experiment
-from unlearn_jax.studies.references.resnet18 import Config, make_parts
+from unlearn_jax.studies.references.resnet18 import Config, make_artifacts
 from unlearn_jax.studies.references.resnet18_page import make_page
 
 EXPERIMENT = Experiment(
     title="Reference models: ResNet-18",
     config=Config(),
-    artifacts=make_parts,
+    artifacts=make_artifacts,
     page=make_page,
 )

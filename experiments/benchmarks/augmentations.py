@@ -1,34 +1,11 @@
 """Augmentation policies inside a training loop's ``lax.scan``: images per second.
 
-Command::
-
-    python experiments/benchmarks/augmentations.py
+Command: python experiments/benchmarks/augmentations.py
+Results: ``experiments/results/augmentations.json``
 
 Goal: random operations at 12,000 images per second on two cores, what a small network
 trains at there, or 167 us of processor time; AugMix, nine operations per image, apart.
 Reached by processor time.
-
-Measured on 2 CPU cores (x86-64) that eight other processes shared, Python 3.11.7, JAX
-0.10.2; float32 images of 32 x 32 x 3, batches of 128, 10 batches per call; images per
-second as min / median / max of 15 calls, and the least processor time of a call, which
-the other processes disturb less::
-
-    crop                           345,480 / 501,264 / 552,353      1.8 us/image
-    crop_flip                      101,108 / 201,619 / 331,924      3.0
-    trivial_augment                 11,422 /  13,571 /  20,593     38.7
-    rand_augment                     5,511 /   6,190 /   7,030     76.5
-    auto_augment                     6,335 /   8,090 /   9,355     72.7
-    aug_mix                          1,394 /   1,712 /   2,437    394
-    random_erasing                  91,970 / 341,543 / 465,065      2.2
-    crop_flip+trivial_augment        8,989 /  15,124 /  18,397     54.5
-    crop_flip+rand_augment           4,385 /   6,668 /  13,294     75.2
-    crop_flip+auto_augment           7,226 /   8,824 /  13,232     75.6
-    crop_flip+aug_mix                1,129 /   1,660 /   2,150    399
-    crop_flip+random_erasing        59,038 / 125,385 / 214,766      4.7
-
-Gray levels as ``[ch, H, W]``, a flat gather index and no look-up table (compilers fuse
-it with the look-up and compute it once per pixel) brought one operation from about 130
-us to 35 us of processor time.
 """
 
 import argparse
@@ -56,7 +33,7 @@ NAMES = ["crop", "crop_flip", *POLICIES, *(f"crop_flip+{name}" for name in POLIC
 
 
 def program(name: str) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """Augments every batch of ``images [steps, B, H, W, ch]`` in one scan and returns the sum of all pixels."""
+    """Return the sum of pixels of ``images``, augmented in one scan."""
     augment = augmentation(name)
     assert augment is not None
 
@@ -73,7 +50,7 @@ def program(name: str) -> Callable[[jax.Array, jax.Array], jax.Array]:
 def measure(
     run: Callable[[], jax.Array], repeats: int
 ) -> tuple[float, list[float], float]:
-    """Seconds of the first call, of each repeat, and the least processor seconds of a repeat (host threads)."""
+    """Return seconds of first call and repeats, and the least processor seconds."""
     start = time.perf_counter()
     run().block_until_ready()
     first = time.perf_counter() - start
@@ -120,7 +97,9 @@ def main() -> int:
     print(f"float32 images {tuple(args.shape)}, batches of {args.batch_size}")
     titles = ("min", "median", "max", "us/image", "first call s")
     print(
-        f"{'images per second':<30}{titles[0]:>10}{titles[1]:>10}{titles[2]:>10}{titles[3]:>10}{titles[4]:>14}"
+        f"{'images per second':<30}"
+        + "".join(f"{title:>10}" for title in titles[:4])
+        + f"{titles[4]:>14}"
     )
     for name in args.names:
         run = program(name)
@@ -130,7 +109,8 @@ def main() -> int:
             for seconds in (max(walls), statistics.median(walls), min(walls))
         )
         print(
-            f"{name:<30}{slow:>10,.0f}{middle:>10,.0f}{fast:>10,.0f}{1e6 * busy / number:>10.1f}{first:>14.1f}"
+            f"{name:<30}{slow:>10,.0f}{middle:>10,.0f}{fast:>10,.0f}"
+            f"{1e6 * busy / number:>10.1f}{first:>14.1f}"
         )
     return 0
 

@@ -1,34 +1,15 @@
-"""Audits a bank of cached logits with every attack, all leave-one-out targets included: time and memory.
+r"""Audit of a bank of cached logits with every attack, leave-one-out included.
 
 Command::
 
-    python experiments/benchmarks/cached_logits.py                 (generated logits, 128 models, 307 MB on disk)
-    python experiments/benchmarks/cached_logits.py --logits logits.npy --labels labels.npy --member member.npy
+    python experiments/benchmarks/cached_logits.py  # generated, 128 models, 307 MB
+    python experiments/benchmarks/cached_logits.py \
+        --logits logits.npy --labels labels.npy --member member.npy
+
+Results: ``experiments/results/cached_logits.json``
 
 Goal: each attack on all 128 models, 60,000 samples and 10 classes in seconds on 2
 cores. Reached.
-
-Measured on 2 idle CPU cores (x86-64), Python 3.11.7, NumPy 2.4.6, JAX 0.10.2; generated
-float32 logits, 128 x 60,000 x 10, in a memory-mapped file; seconds as min / median /
-max of 3 calls, and the peak memory that NumPy allocated in a call; "all targets" audits
-each of the 128 models by the 127 others::
-
-    signals, from disk, compilation included         1.07 s
-    LiRA, all targets: per_sample              0.80 / 0.82 / 0.85     80 MiB
-    LiRA, all targets: fixed_centered           0.63 / 0.63 / 0.63     77
-    LiRA, all targets: fixed_global            0.60 / 0.61 / 0.64     77
-    LiRA, all targets: fixed_separate          0.68 / 0.68 / 0.70     77
-    LiRA, all targets: per_sample, means       0.35 / 0.36 / 0.40     75
-    LiRA, all targets: offline                 0.32 / 0.34 / 0.35     70
-    LiRA, all targets: offline, cdf            0.49 / 0.61 / 0.69     70
-    LiRA, one target: per_sample               0.22 / 0.22 / 0.23     18
-    LiRA, one target, Python loop, N = 2,000         0.10              2
-    RMIA, one target                                 0.01              3
-    RMIA, all targets                          0.68 / 0.81 / 0.84    121
-
-The process peaked at 884 MiB, of which the mapped file is 293. Every result equalled
-its check. A loop over samples would need six minutes (extrapolated) for what LiRA on
-all targets does in 0.8 seconds.
 """
 
 import argparse
@@ -63,7 +44,7 @@ LOOP = 2_000  # samples of the Python loop
 def generate(
     path: Path, models: int, samples: int, classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Writes made-up logits ``[M, N, C]`` model by model, and returns labels and membership.
+    """Write made-up logits ``[M, N, C]`` model by model; return labels and membership.
 
     The true class leads by a number of the sample's own, and by a little more where the
     sample was trained on.
@@ -111,7 +92,7 @@ def sample_loop(
 
 
 def rmia_leave_one_out(signal: np.ndarray) -> np.ndarray:
-    """Online RMIA of every model against the plain mean of all others, population: all other samples."""
+    """Return online RMIA of every model against the mean of all others."""
     total = signal.sum(axis=0, dtype=np.float64)
     return dominated_fraction(signal / ((total - signal) / (signal.shape[0] - 1)))
 
@@ -119,7 +100,7 @@ def rmia_leave_one_out(signal: np.ndarray) -> np.ndarray:
 def measure(
     name: str, function: Callable[[], np.ndarray], member: np.ndarray, repeats: int
 ) -> np.ndarray:
-    """Prints seconds, least processor seconds, peak MiB that NumPy allocated, mean AUC; returns the result."""
+    """Print seconds, processor seconds, peak MiB and mean AUC; return the result."""
     seconds, processor = [], []
     for _ in range(repeats):
         start, busy = time.perf_counter(), time.process_time()
@@ -146,7 +127,7 @@ def measure(
 
 
 def audit(scores: dict[str, np.ndarray], member: np.ndarray, repeats: int) -> bool:
-    """Runs every attack; True if they equal the definitions and leaving one out equals removal."""
+    """Run every attack; True if all equal their definitions, leave-one-out too."""
     margin, taylor = scores["logit_margin"], scores["taylor_softmax"]
     cases = {
         "per_sample": {},
@@ -157,10 +138,10 @@ def audit(scores: dict[str, np.ndarray], member: np.ndarray, repeats: int) -> bo
         "per_sample, offline": {"mode": "offline"},
         "per_sample, offline, cdf": {"mode": "offline", "offline_score": "cdf"},
     }
-    for name, knobs in cases.items():
+    for name, options in cases.items():
         measure(
             f"LiRA, all targets: {name}",
-            lambda k=knobs: lira_leave_one_out(margin, member, **k),
+            lambda k=options: lira_leave_one_out(margin, member, **k),
             member,
             repeats,
         )
@@ -185,21 +166,21 @@ def audit(scores: dict[str, np.ndarray], member: np.ndarray, repeats: int) -> bo
         np.allclose(fast[:LOOP], loop),
         np.allclose(every[0], first, rtol=0, atol=1e-4),
     ]  # a tie may round away
-    for knobs in cases.values():
-        rows = lira_leave_one_out(margin, member, balance=False, **knobs)
+    for options in cases.values():
+        rows = lira_leave_one_out(margin, member, balance=False, **options)
         for m in range(CHECKED):
             alone = lira(
                 margin[m],
                 np.delete(margin, m, axis=0),
                 np.delete(member, m, axis=0),
-                **knobs,
+                **options,
             )
             equal.append(np.allclose(rows[m], alone, rtol=1e-6, atol=1e-6))
     return all(equal)
 
 
 def main() -> int:
-    """Generates or opens the bank and audits it; the exit status is 1 if a fast result is wrong."""
+    """Generate or open the bank and audit it; return 1 if a fast result is wrong."""
     parser = argparse.ArgumentParser(
         description="Audit cached logits with every attack."
     )

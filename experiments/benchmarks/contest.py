@@ -1,8 +1,9 @@
-"""Contests: the same work done by several systems, each in a process of its own, in turns.
+"""Contests: the same work by several systems, each in its own process, in turns.
 
 A script of this folder names its contestants and hands over; see ``race_training.py``::
 
-    CONTESTANTS = {"ours": ours, "PyTorch": theirs}        # functions without arguments, one per row
+    # functions without arguments, one per row
+    CONTESTANTS = {"ours": ours, "PyTorch": theirs}
 
     if __name__ == "__main__":
         contest(CONTESTANTS, unit="images/s", first="ours")
@@ -35,11 +36,11 @@ class Work(NamedTuple):
     call: Callable[[], Any]
     """Does the work once, and waits for its end."""
     amount: float
-    """How much work a call is, in the contest's unit times seconds: images, gradients, scores. Ignored for plain seconds."""
+    """Work of a call: images, gradients or scores; ignored for seconds."""
     packages: tuple[str, ...] = ("jax",)
     """Whose versions to show."""
     result: Callable[[Any], float] | None = None
-    """A number that tells that the work was the same (an accuracy, a success rate), from what ``call`` gave."""
+    """Number from a call's result that shows that the work was the same."""
 
 
 def contest(
@@ -58,7 +59,7 @@ def contest(
 def contests(
     tables: Mapping[str, Mapping[str, Callable[[], Work]]], *, unit: str, first: str
 ) -> None:
-    """Several contests with one command: a table each, under its name; all have a row ``first``.
+    """Run several contests: a table each, under its name; all have a row ``first``.
 
     Args:
       tables: by name, then by name of the row.
@@ -145,7 +146,7 @@ def _one_table(
 
 
 def measure(contestant: Callable[[], Work], calls: int) -> dict[str, Any]:
-    """One contestant in this process: seconds of the first call and of the others, peak memory, versions."""
+    """Return a contestant's seconds of first and later calls, peak memory, versions."""
     try:
         work = contestant()
     except ModuleNotFoundError as error:

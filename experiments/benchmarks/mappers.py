@@ -1,23 +1,13 @@
 """Training throughput of the mappers: many small CNNs, compared with PyTorch's loop.
 
-Command:  python experiments/benchmarks/mappers.py            (JAX rows)
-          python experiments/benchmarks/mappers.py --torch    (adds PyTorch)
+Command: python experiments/benchmarks/mappers.py            (JAX rows)
+         python experiments/benchmarks/mappers.py --torch    (adds PyTorch)
+Results: ``experiments/results/mappers.json``
 
 CNN 16-32-64 on 32x32x3 images, batch 128, SGD with momentum and weight decay, one epoch
 of 4 steps per call, all data in memory, images gathered inside the compiled program.
 Every row runs in a process of its own; img/s is summed over models, minimum / median /
 maximum of 3 calls after the first, which is shown apart as compile + first call.
-
-Measured on 2 CPU cores (x86-64, AVX-512), Python 3.11, JAX 0.10.2 (median img/s; the
-32-model rows one by one):
-
-    loop, canonical                     8 models  1,438     pmap[2] x loop, canonical           8 models  2,207
-    map, canonical                      8         1,551     pmap[2] x map, canonical            8         1,955
-    map, lax                            8           120     pmap[2] x vmap, im2col              8         1,354
-    vmap, lax                           8            48     map, canonical                     32         1,544
-    vmap, canonical                     8           285     pmap[2] x map, canonical           32         2,703
-    vmap, im2col                        8         1,007     pmap[2] x vmap, im2col             32         1,392
-    PyTorch 2.13 NCHW                   1         2,250     PyTorch 2.13 NHWC                   1         3,088
 """
 
 import argparse

@@ -1,10 +1,12 @@
-"""Output filters against retraining, on tabular data and trees as well as networks: is MPRU better than a mask?
+"""Output filters against retraining, on tabular data and trees as well as networks.
 
 Command::
 
-    python experiments/benchmarks/mpru_tabular.py                     # generated table, then scikit-learn's digits
-    python experiments/benchmarks/mpru_tabular.py --data covtype      # scikit-learn's cache of Covertype, if there
+    python experiments/benchmarks/mpru_tabular.py  # a generated table, then digits
+    python experiments/benchmarks/mpru_tabular.py --data covtype  # if in the cache
     python experiments/benchmarks/mpru_tabular.py --data covtype --file covtype.data.gz
+
+Results: ``experiments/results/mpru_tabular.json``
 
 Each class is forgotten in turn, for 3 seeds (data, split and models). "mpru" takes
 class means from 15 % of the rows, held out; "training means" from the training set. The
@@ -12,53 +14,10 @@ generated table is **made up** and has only Covertype's shape: 54 columns, 44 of
 one-hot, and 7 unequal classes. Retrained models are conditioned on the retained classes
 too (a network keeps a small probability for a class that it never saw). Columns:
 absolute gap to the retrained model's accuracy on retained test samples; KL(retrained ||
-filtered) in nats there, and on test samples of the forgotten class; share of these
+filtered) in nats there, and on test samples of the forgotten class; fraction of these
 where both name the same class. "second retrain" (another seed) is the best that can be
 expected. Brackets: 95 % bootstrap intervals, seeds and classes redrawn. KL's second
-argument is at least 0.001: 100 trees say 0 often, and with 1e-12 instead a second
-forest is at 0.40 on retained digits where 0.078 stands below.
-
-Measured on 2 CPU cores (x86-64) that eight other processes shared, Python 3.11.7, JAX
-0.10.2, scikit-learn 1.9.1; 102 s of processor time in all::
-
-                                       accuracy gap            KL retained           KL forgotten              agreement
-    generated 6000 x 54, random forest
-      mask                     0.004 [0.002, 0.005]   0.043 [0.034, 0.054]   0.135 [0.064, 0.239]   0.922 [0.881, 0.958]
-      mpru direct              0.023 [0.008, 0.048]   0.211 [0.125, 0.350]   1.439 [1.218, 1.674]   0.654 [0.536, 0.770]
-      mpru inductive           0.008 [0.003, 0.015]   0.055 [0.036, 0.078]   0.207 [0.103, 0.326]   0.848 [0.724, 0.952]
-        training means         0.006 [0.003, 0.011]   0.047 [0.033, 0.065]   0.108 [0.051, 0.178]   0.877 [0.780, 0.956]
-      second retrain           0.004 [0.002, 0.005]   0.033 [0.030, 0.036]   0.036 [0.027, 0.043]   0.958 [0.938, 0.978]
-    generated, gradient boosting
-      mask                     0.006 [0.003, 0.011]   0.034 [0.026, 0.043]   0.133 [0.077, 0.199]   0.857 [0.775, 0.921]
-      mpru direct              0.022 [0.010, 0.044]   0.266 [0.144, 0.462]   1.288 [1.123, 1.452]   0.647 [0.517, 0.761]
-      mpru inductive           0.008 [0.004, 0.014]   0.050 [0.028, 0.078]   0.288 [0.150, 0.461]   0.779 [0.663, 0.885]
-        training means         0.010 [0.004, 0.018]   0.050 [0.026, 0.082]   0.182 [0.089, 0.292]   0.812 [0.696, 0.914]
-      second retrain           0.004 [0.003, 0.007]   0.022 [0.021, 0.024]   0.058 [0.026, 0.098]   0.899 [0.833, 0.952]
-    generated, MLP of 64
-      mask                     0.006 [0.004, 0.009]   0.038 [0.024, 0.057]   0.071 [0.037, 0.107]   0.883 [0.831, 0.930]
-      mpru direct              0.011 [0.005, 0.020]   0.117 [0.074, 0.168]   1.208 [1.012, 1.434]   0.680 [0.562, 0.791]
-      mpru inductive           0.010 [0.005, 0.016]   0.058 [0.031, 0.090]   0.220 [0.116, 0.348]   0.814 [0.700, 0.911]
-        training means         0.010 [0.005, 0.016]   0.057 [0.030, 0.089]   0.209 [0.097, 0.357]   0.817 [0.703, 0.913]
-      second retrain           0.005 [0.003, 0.007]   0.036 [0.019, 0.063]   0.034 [0.016, 0.057]   0.931 [0.897, 0.960]
-    digits 1797 x 64, random forest
-      mask                     0.005 [0.003, 0.008]   0.083 [0.082, 0.084]   0.823 [0.602, 1.105]   0.570 [0.494, 0.641]
-      mpru direct              0.005 [0.003, 0.007]   0.094 [0.086, 0.104]   1.659 [1.505, 1.787]   0.409 [0.335, 0.469]
-      mpru inductive           0.004 [0.003, 0.007]   0.082 [0.081, 0.083]   0.216 [0.175, 0.274]   0.565 [0.496, 0.631]
-        training means         0.004 [0.003, 0.006]   0.082 [0.081, 0.084]   0.173 [0.154, 0.195]   0.614 [0.547, 0.688]
-      second retrain           0.005 [0.003, 0.006]   0.078 [0.076, 0.079]   0.087 [0.082, 0.092]   0.745 [0.685, 0.789]
-    digits, MLP of 64
-      mask                     0.005 [0.003, 0.007]   0.019 [0.013, 0.027]   0.211 [0.162, 0.273]   0.776 [0.735, 0.813]
-      mpru direct              0.005 [0.003, 0.007]   0.020 [0.013, 0.027]   1.492 [1.282, 1.818]   0.360 [0.298, 0.429]
-      mpru inductive           0.004 [0.002, 0.007]   0.020 [0.013, 0.027]   1.085 [0.730, 1.552]   0.452 [0.336, 0.575]
-        training means         0.005 [0.003, 0.007]   0.019 [0.013, 0.027]   0.674 [0.579, 0.798]   0.523 [0.416, 0.632]
-      second retrain           0.004 [0.003, 0.006]   0.012 [0.008, 0.015]   0.087 [0.061, 0.124]   0.860 [0.824, 0.889]
-
-On retained digits every filter looks like a retrained model; only the forgotten class
-tells them apart. There the inductive filter beats masking where the outputs are soft
-and the classes balanced (the forest on digits, by a factor of 4 in KL, though not in
-the class it names), loses to it for both networks, and does not win on the unequal
-classes. The direct one is worse than masking everywhere on the forgotten class. None
-reaches a second retraining there.
+argument is at least 0.001.
 """
 
 import argparse
@@ -91,7 +50,7 @@ METRICS = ("accuracy gap", "KL retained", "KL forgotten", "agreement")
 
 
 def generated_table(seed: int, num_samples: int) -> tuple[np.ndarray, np.ndarray]:
-    """A made-up table with Covertype's shape: 10 numbers and two one-hot blocks (4 and 40 columns), 7 unequal classes.
+    """Return a made-up table of Covertype's shape: numbers, one-hot blocks, 7 classes.
 
     Classes lie along one hidden line ("elevation"), so that neighbors are confused, and
     favor some of the categories.
@@ -121,7 +80,7 @@ def generated_table(seed: int, num_samples: int) -> tuple[np.ndarray, np.ndarray
 def covertype(
     file: pathlib.Path | None, seed: int, num_samples: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A random part of the real Covertype, from UCI's ``covtype.data`` (or .gz), or from scikit-learn's cache."""
+    """Return a random part of Covertype, from UCI's file or scikit-learn's cache."""
     if file is not None:
         try:
             table = np.loadtxt(file, delimiter=",", dtype=np.float32)
@@ -167,13 +126,13 @@ def load(
 
 def grow(
     classifier: type,
-    knobs: dict,
+    options: dict,
     x: np.ndarray,
     y: np.ndarray,
     members: np.ndarray,
     seed: int,
 ) -> list[Predict]:
-    """One tree ensemble per row of ``members [M, N]``; a class that it never saw has probability 0."""
+    """Return a tree ensemble per row of ``members [M, N]``; unseen classes have 0."""
     num_classes = int(y.max()) + 1
 
     def predict(
@@ -190,7 +149,7 @@ def grow(
         1
     ):  # boosting's threads spin: 20 times slower where another process needs a core
         grown = [
-            classifier(random_state=1000 * seed + m, **knobs).fit(x[of], y[of])
+            classifier(random_state=1000 * seed + m, **options).fit(x[of], y[of])
             for m, of in enumerate(members)
         ]
     return [functools.partial(predict, trees) for trees in grown]
@@ -292,7 +251,7 @@ def compare(
 
 
 def show(rows: list[tuple[int, int, str, tuple[float, ...]]]) -> None:
-    """Prints mean and 95 % interval of every metric: bootstrap, seeds and classes redrawn (pigeonhole)."""
+    """Print mean and 95 % bootstrap interval of every metric."""
     for name in dict.fromkeys(row[2] for row in rows):
         own = [row for row in rows if row[2] == name]
         drawn = run_weights(np.random.default_rng(0), 2000, [row[:2] for row in own])
@@ -306,7 +265,7 @@ def show(rows: list[tuple[int, int, str, tuple[float, ...]]]) -> None:
 
 
 def main() -> int:
-    """Prints one table per data set and model; 1 with one line if the data is not there."""
+    """Print a table per data set and model; return 1 if the data are missing."""
     parser = argparse.ArgumentParser(
         description="Compare output filters with retraining, one class at a time."
     )
@@ -329,7 +288,7 @@ def main() -> int:
         "--num-seeds",
         type=int,
         default=3,
-        help="each draws data, split and models anew",
+        help="each draws other data, split and models",
     )
     parser.add_argument(
         "--num-samples",

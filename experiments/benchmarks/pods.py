@@ -2,9 +2,12 @@
 
 Command::
 
-    python experiments/benchmarks/pods.py --out DIR                                # this host
-    python experiments/benchmarks/pods.py --out SHARED_DIR --distributed           # on every host of a pod, at once
-    python experiments/benchmarks/pods.py --out DIR --force-devices 8 --dry-run    # anywhere: what it would do
+    # this host
+    python experiments/benchmarks/pods.py --out DIR
+    # on every host of a pod, at once
+    python experiments/benchmarks/pods.py --out SHARED_DIR --distributed
+    # anywhere: the plan
+    python experiments/benchmarks/pods.py --out DIR --force-devices 8 --dry-run
 
 For 1, 2, 4 ... local devices it trains ``--per-device`` models on each (random images
 of CIFAR-10's shape; the model's and the recipe's time does not depend on them) and
@@ -152,7 +155,7 @@ def report(found: list[dict[str, list[float]]]) -> None:
 
 
 def draw(rows: list[tuple[int, float, float, float]], one: float) -> None:
-    """``pods.png``: throughput by number of devices, and what it would be if each added as much as the first."""
+    """Draw ``pods.png``: throughput by number of devices, and perfect scaling."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 

@@ -5,41 +5,13 @@ One radius, and AMUN's search over radii. Command::
     pip install torch torchattacks foolbox
     python experiments/benchmarks/race_attack.py --rounds 5 --calls 1
 
+Results: ``experiments/results/race_attack.json``
+
 The same trained CNN 16-32-64, images, radii, steps and start for all (ours climbs the
 log-odds, the others cross-entropy: steps of a given length go the same way by both). In
 the search, ours and PyTorch's continue with the unsolved images, foolbox attacks all
 images in all radii. The result is the fraction of images whose class changed, or the
-mean radius. Images per second as minimum / median / maximum over rounds, the machine to
-itself.
-
-L2, 50 steps, one radius, 128 images; 2 cores, x86_64, Python 3.11.7, foolbox 3.3.4, jax
-0.10.2, torch 2.13.0+cpu, torchattacks 3.5.1; 5 rounds
-
-                                  images/s      first call s  peak MB   result
-ours                        72.8 / 73.9 / 87.1      3.87        604    0.05469
-ours, keep="first"          70.0 / 84.6 / 87.7      3.79        604    0.05469
-PyTorch, torchattacks       62.2 / 66.4 / 71.5      1.82        604    0.05469
-PyTorch, channels last      73.3 / 81.3 / 89.6      1.56        604    0.05469
-foolbox, jitted model       44.3 / 52.0 / 56.8      5.80        622    0.05469
-
-Ours is faster by 1.06 / 1.18 / 1.31 than torchattacks, 0.82 / 0.96 / 1.07 than channels
-last and 1.29 / 1.64 / 1.68 than foolbox.
-
-search over 12 radii, 32 images; the same machine and versions; 5 rounds
-
-                                  images/s      first call s  peak MB   result
-ours                        13.8 / 16.6 / 20.1      5.30        598       0.46
-PyTorch, torchattacks       10.1 / 13.2 / 14.8      2.97        598       0.46
-PyTorch, channels last      12.3 / 15.9 / 18.8      1.92        598       0.46
-foolbox, jitted model       3.21 / 3.85 / 4.29     11.78        598       0.46
-
-Ours is faster by 1.04 / 1.31 / 1.87 than torchattacks, 0.82 / 1.12 / 1.38 than channels
-last and 3.6 / 4.0 / 6.3 than foolbox.
-
-(This script itself held about 600 MB then, so that no row's memory below it shows.)
-PyTorch's best layout, which torchattacks refuses, is level with ours for one radius and
-1.1 times behind for the search. Not measured: torch.compile, and foolbox without a
-jitted model, whose two calls did not end within two and a half minutes.
+mean radius. Images per second as minimum / median / maximum over rounds.
 """
 
 import os

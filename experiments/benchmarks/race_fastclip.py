@@ -1,36 +1,19 @@
-"""FastClip raced against its released PyTorch code on the layers of ResNet-18: one clip, and one period of training.
+"""FastClip raced against its released PyTorch code: one clip, one period of training.
 
 Command::
 
-    pip install torch torchvision matplotlib; git clone https://github.com/Ali-E/FastClip
-    FASTCLIP=FastClip python experiments/benchmarks/race_fastclip.py --rounds 5 --calls 1
+    pip install torch torchvision matplotlib
+    git clone https://github.com/Ali-E/FastClip
+    export FASTCLIP=FastClip
+    python experiments/benchmarks/race_fastclip.py --rounds 5 --calls 1
 
-A clip is, for each layer, ten iterations from warm vectors, one gradient step on the kernel, and ten iterations more. The
-result is how far weights were moved, mean over layers: the same number of iterations, not the same numbers. Ours moves them
-further (it iterates on two vectors, and its line search is another), the exact line search much further. Seconds as minimum / median / maximum over rounds, the
-machine to itself; FastClip a2168dc.
+Results: ``experiments/results/race_fastclip.json``
 
-one clip of 21 layers; 2 cores, x86_64, Python 3.11.7, jax 0.10.2, torch 2.13.0+cpu; 5 rounds
-
-| | seconds | ours is faster by | first call s | peak MB | result |
-|---|---|---|---|---|---|
-| ours | 0.675 / 0.721 / 0.789 | 1 / 1 / 1 | 20.77 | 1,246 | 0.1267 |
-| ours, exact line search | 0.653 / 0.686 / 0.705 | 0.869 / 0.939 / 0.982 | 19.88 | 1,311 | 1.074 |
-| PyTorch, released FastClip | 1.4 / 1.42 / 1.74 | 1.78 / 2.11 / 2.44 | 1.50 | 560 | 0.08226 |
-| PyTorch, rewritten | 0.427 / 0.438 / 0.491 | 0.554 / 0.634 / 0.654 | 0.44 | 429 | 0.08195 |
-| PyTorch, rewritten, channels last | 0.424 / 0.453 / 1.14 | 0.588 / 0.634 / 1.52 | 0.43 | 441 | 0.08195 |
-
-a period of 50 training steps, their spectral part alone; the same machine and versions; 5 rounds; the released code left out
-
-| | seconds | ours is faster by | first call s | peak MB | result |
-|---|---|---|---|---|---|
-| ours | 0.663 / 0.678 / 0.79 | 1 / 1 / 1 | 20.80 | 1,300 | 0.1267 |
-| PyTorch, rewritten | 1.4 / 1.57 / 1.81 | 1.99 / 2.11 / 2.67 | 1.58 | 434 | 0.1162 |
-| PyTorch, spectral_norm (Miyato) | 0.564 / 0.663 / 0.761 | 0.796 / 0.864 / 1.12 | 0.59 | 440 |  |
-
-So a clip is twice as fast as the released code's, which differentiates through every layer twice and fills gradients of
-weights that it drops, but 0.63 of what PyTorch can do without that; over a period, in which the others track their vectors at
-every step and ours looks once, ours is 2.1 times as fast. It pays with 21 s of compilation and three times the memory.
+A clip is, for each layer of ResNet-18, ten iterations from warm vectors, one gradient
+step on the kernel, and ten iterations more. The result is the distance that weights
+were moved, mean over layers: the same number of iterations, not the same numbers. Ours
+moves them further (it iterates on two vectors, and its line search is another), the
+exact line search much further. Seconds as minimum / median / maximum over rounds.
 """
 
 import copy
@@ -48,7 +31,7 @@ SIDE, PERIOD, ITERS, MAX_NORM, STEP = 32, 50, 10, 1.0, 0.35
 
 
 def kernels() -> list[tuple[str, np.ndarray, int, int]]:
-    """ResNet-18's layers without BatchNorm: name, weight ``[kh, kw, in, out]`` or ``[in, out]``, stride, input side.
+    """Return ResNet-18's layers without BatchNorm: name, weight, stride, input side.
 
     As at the start of a training, doubled, so that every layer has to be clipped.
     """
@@ -137,7 +120,7 @@ def distance(moved: list[np.ndarray]) -> float:
 
 
 def ours(**options: Any) -> Work:
-    """``ClipRule`` on all layers in one program: ten Lanczos iterations before and after a step."""
+    """Clip all layers: ten Lanczos iterations before and after a step."""
     import dataclasses
 
     import jax
@@ -214,7 +197,7 @@ def back(moved: list[Any]) -> float:
 
 
 def released(*, period: int = 0) -> Work:
-    """Per layer its ``deflate_model_multi`` (ten iterations, a step) and ten iterations from a new draw, as it comes.
+    """Run ``deflate_model_multi`` per layer, as released, and ten more iterations.
 
     With a period, that many single iterations before it: its wrapper does one at every
     training step.
@@ -261,7 +244,7 @@ def track(tools: Any, layer: Any, vector: Any, iters: int) -> Any:
 
 
 def rewritten(*, period: int = 0, nhwc: bool = False) -> Work:
-    """The same numbers as the released code, as fast as PyTorch allows: no autograd, no second pass, no QR of one vector."""
+    """Run the released computation without autograd, second pass and QR of a vector."""
     import torch
 
     made, starts = in_torch()
@@ -323,7 +306,7 @@ def rewritten(*, period: int = 0, nhwc: bool = False) -> Work:
 
 
 def miyato() -> Work:
-    """PyTorch's ``spectral_norm`` of every layer, one power iteration on the reshaped kernel: another, cheaper norm."""
+    """Run PyTorch's ``spectral_norm``: one power iteration on the reshaped kernel."""
     import torch
 
     made, _ = in_torch()

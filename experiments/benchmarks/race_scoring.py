@@ -1,35 +1,19 @@
-"""Membership scores raced against Privacy Meter, PrivacyGuard and TensorFlow Privacy: RMIA and LiRA.
+r"""Membership scores raced against Privacy Meter, PrivacyGuard and TensorFlow Privacy.
 
 Command::
 
-    pip install pandas scipy; pip install --no-deps tensorflow-empirical-privacy privacyguard-platform
-    git clone https://github.com/privacytrustlab/ml_privacy_meter; git clone https://github.com/tensorflow/privacy
-    PRIVACY_METER=ml_privacy_meter TF_PRIVACY=privacy python experiments/benchmarks/race_scoring.py --rounds 5 --calls 1
+    pip install pandas scipy
+    pip install --no-deps tensorflow-empirical-privacy privacyguard-platform
+    git clone https://github.com/privacytrustlab/ml_privacy_meter
+    git clone https://github.com/tensorflow/privacy
+    PRIVACY_METER=ml_privacy_meter TF_PRIVACY=privacy \
+        python experiments/benchmarks/race_scoring.py --rounds 5 --calls 1
 
-The same arrays for all, in the form that each wants and ready before the clock starts; the result is the AUC. Seconds as
-minimum / median / maximum over rounds, the machine to itself; Privacy Meter e384af8, mi_lira_2021 of 03035d5.
+Results: ``experiments/results/race_scoring.json``
 
-RMIA offline, 60,000 samples, 128 references, population 10,000; 2 cores, x86_64, Python 3.11.7, numpy 2.4.6, pandas 3.1.1, privacyguard-platform 0.0.2; 5 rounds
-
-| | seconds | ours is faster by | first call s | peak MB | result |
-|---|---|---|---|---|---|
-| ours | 0.0176 / 0.0181 / 0.0188 | 1 / 1 / 1 | 0.02 | 379 | 0.7294 |
-| ours, all 59,999 others | 0.014 / 0.0147 / 0.0197 | 0.773 / 0.81 / 1.12 | 0.02 | 379 | 0.7294 |
-| Privacy Meter | 1.33 / 1.62 / 3.84 | 70.8 / 92.4 / 215 | 11.45 | 5,622 | 0.7294 |
-| PrivacyGuard | 1.21 / 1.7 / 2.08 | 67 / 90.7 / 115 | 2.17 | 3,120 | 0.7294 |
-
-Theirs hold samples times population numbers, which is why the population is 10,000: against all others it would be 29 GB.
-
-LiRA online, 60,000 samples, 128 shadow models; 2 cores, x86_64, Python 3.11.7, numpy 2.4.6, scipy 1.17.1, tensorflow-empirical-privacy 0.1.0; 5 rounds
-
-| | seconds | ours is faster by | first call s | peak MB | result |
-|---|---|---|---|---|---|
-| ours | 0.151 / 0.155 / 0.163 | 1 / 1 / 1 | 0.15 | 379 | 0.754 |
-| ours, 128 targets by leaving one out | 0.574 / 0.593 / 0.613 | 3.61 / 3.78 / 4.06 | 0.59 | 385 | 0.7547 |
-| TensorFlow Privacy | 15.8 / 16.3 / 18 | 102 / 104 / 116 | 16.56 | 310 | 0.754 |
-| mi_lira_2021 | 0.496 / 0.514 / 0.566 | 3.11 / 3.32 / 3.48 | 0.54 | 423 | 0.754 |
-
-The second row audits 128 models where the others audit one.
+RMIA and LiRA on the same arrays for all, in the form that each wants and ready before
+the clock starts; the result is the AUC. Seconds as minimum / median / maximum over
+rounds.
 """
 
 import importlib.util
@@ -46,7 +30,7 @@ NUM_SAMPLES, NUM_POPULATION, NUM_MODELS = 60_000, 10_000, 128
 
 
 def signals() -> tuple[np.ndarray, ...]:
-    """``[1 + M, N]`` confidences, the target's first, ``[1 + M, Z]`` of a population, memberships and margins.
+    """Return confidences ``[1 + M, N]`` and ``[1 + M, Z]``, memberships and margins.
 
     References come in complementary pairs, so each sample is in half of them.
     """
@@ -87,7 +71,7 @@ def clone(variable: str, file: str) -> Any:
 
 
 def rmia_ours(*, all_others: bool = False) -> Work:
-    """``audit.rmia``; with ``all_others`` every other sample is the population, as in AMUN's audit."""
+    """Run ``audit.rmia``; with ``all_others`` all other samples are the population."""
     from unlearn_jax import audit
 
     signal, others, member, _ = signals()
@@ -109,7 +93,7 @@ def rmia_ours(*, all_others: bool = False) -> Work:
 
 
 def rmia_privacy_meter() -> Work:
-    """``attacks.run_rmia`` of a clone; wants samples first and a partner of the target, which it leaves out."""
+    """Run ``attacks.run_rmia``, which leaves out a partner of the target."""
     meter = clone("PRIVACY_METER", "attacks.py")
     signal, others, member, _ = signals()
     first = np.r_[0, 0 : len(signal)]
@@ -162,7 +146,7 @@ def rmia_privacy_guard() -> Work:
 
 
 def lira_ours(*, leave_one_out: bool = False) -> Work:
-    """``audit.lira``; with ``leave_one_out`` every reference is audited by the others, 128 targets instead of one."""
+    """Run ``audit.lira``; ``leave_one_out`` audits every reference by the others."""
     from unlearn_jax import audit
 
     _, _, member, margin = signals()
@@ -186,7 +170,7 @@ def lira_ours(*, leave_one_out: bool = False) -> Work:
 
 
 def lira_tf_privacy() -> Work:
-    """``compute_score_lira`` on its lists of arrays, which are ready; low for members."""
+    """Run ``compute_score_lira`` on ready lists of arrays; low for members."""
     from tensorflow_privacy.privacy.privacy_tests.membership_inference_attack import (
         advanced_mia,
     )

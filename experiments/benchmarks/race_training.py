@@ -1,7 +1,8 @@
-"""Training raced against a PyTorch loop on the same CPU: one model, and banks of models.
+"""Training raced against a PyTorch loop on the same CPU: one model, and banks.
 
-Command:  python experiments/benchmarks/race_training.py --rounds 3 --calls 1
-          (PyTorch must be installed)
+Command: python experiments/benchmarks/race_training.py --rounds 3 --calls 1
+         (PyTorch must be installed)
+Results: ``experiments/results/race_training.json``
 
 The same work: architecture, images (random around an image per class; the digits for
 the MLP), batches of 128, SGD with momentum 0.9 and weight decay 5e-4, as many steps,
@@ -10,90 +11,6 @@ all data in memory as uint8. "result" is the mean loss of the last epoch: chance
 ``train.fit`` for one model and ``replicas.fit_many`` with the default mapper for
 several, on as many devices as cores, as the command line has it. Rates are images per
 second over all models.
-
-Measured on 2 CPU cores (x86-64, AVX-512), Python 3.11, JAX 0.10.2, PyTorch 2.13, the
-machine to itself, ``--rounds 3``; minimum, median and maximum:
-
-CNN 16-32-64, one model
-
-| | images/s | ours is faster by | first call s | peak MB | result |
-|---|---|---|---|---|---|
-| ours | 2,998 / 3,043 / 3,176 | 1 / 1 / 1 | 8.19 | 630 | 2.146 |
-| PyTorch, NCHW | 2,737 / 3,038 / 3,759 | 0.798 / 1.05 / 1.11 | 2.65 | 382 | 2.293 |
-| ours, batches split over cores | 2,046 / 2,300 / 2,650 | 1.2 / 1.3 / 1.49 | 13.06 | 720 | 2.039 |
-| PyTorch, NHWC | 3,181 / 3,366 / 3,753 | 0.846 / 0.904 / 0.942 | 2.76 | 386 | 2.293 |
-
-CNN 16-32-64, 16 models
-
-| | images/s | ours is faster by | first call s | peak MB | result |
-|---|---|---|---|---|---|
-| ours | 4,613 / 5,399 / 5,881 | 1 / 1 / 1 | 9.25 | 652 | 2.322 |
-| PyTorch, NCHW | 4,014 / 4,411 / 4,640 | 0.994 / 1.22 / 1.47 | 4.62 | 382 | 2.304 |
-| PyTorch, NHWC | 5,454 / 6,193 / 6,804 | 0.745 / 0.793 / 1.08 | 4.25 | 390 | 2.304 |
-
-MLP 256-256 on digits, 32 models
-
-| | images/s | ours is faster by | first call s | peak MB | result |
-|---|---|---|---|---|---|
-| ours | 269,986 / 273,929 / 278,734 | 1 / 1 / 1 | 4.34 | 667 | 0.08778 |
-| PyTorch | 113,834 / 126,868 / 133,246 | 2.09 / 2.13 / 2.41 | 4.38 | 563 | 0.1469 |
-
-ResNet-18 of width 64, one model
-
-| | images/s | ours is faster by | first call s | peak MB | result |
-|---|---|---|---|---|---|
-| ours | 27.8 / 32.5 / 38.3 | 1 / 1 / 1 | 28.35 | 2,616 | 2.213 |
-| PyTorch, NCHW | 29.9 / 35.5 / 42.4 | 0.904 / 0.917 / 0.932 | 12.19 | 1,370 | 2.257 |
-| PyTorch, NHWC | 43.3 / 49.5 / 50.3 | 0.642 / 0.647 / 0.775 | 9.85 | 1,314 | 2.257 |
-| ours, bfloat16 | 30.3 / 32.8 / 33.5 | 0.918 / 0.993 / 1.14 | 25.73 | 2,074 | 2.21 |
-| PyTorch, NCHW, bfloat16 | 83.6 / 84.8 / 100 | 0.328 / 0.382 / 0.389 | 5.79 | 1,049 | 2.257 |
-| PyTorch, NHWC, bfloat16 | 94.6 / 97.7 / 109 | 0.294 / 0.333 / 0.35 | 5.13 | 1,046 | 2.257 |
-
-ResNet-18 of width 16, one model
-
-| | images/s | ours is faster by | first call s | peak MB | result |
-|---|---|---|---|---|---|
-| ours | 333 / 344 / 357 | 1 / 1 / 1 | 21.70 | 1,237 | 2.073 |
-| PyTorch, NCHW | 410 / 430 / 455 | 0.773 / 0.784 / 0.838 | 3.28 | 677 | 2.241 |
-| ours, batches split over cores | 218 / 231 / 249 | 1.43 / 1.49 / 1.53 | 24.50 | 1,454 | 2.123 |
-| PyTorch, NHWC | 500 / 538 / 604 | 0.568 / 0.619 / 0.713 | 2.83 | 585 | 2.241 |
-
-ResNet-18 of width 16, 4 models
-
-| | images/s | ours is faster by | first call s | peak MB | result |
-|---|---|---|---|---|---|
-| ours | 476 / 513 / 521 | 1 / 1 / 1 | 30.74 | 1,685 | 2.167 |
-| PyTorch, NCHW | 426 / 464 / 491 | 1.03 / 1.06 / 1.2 | 8.88 | 662 | 2.241 |
-| PyTorch, NHWC | 530 / 531 / 610 | 0.854 / 0.898 / 0.967 | 6.95 | 619 | 2.241 |
-
-So banks of models are faster than PyTorch's loop in its default layout, and slower than
-in its NHWC layout by a tenth (ResNet-18 of width 16) to a fifth (the CNN). A single
-ResNet-18 is slower than either: oneDNN's convolutions use both cores for one batch, and
-its bfloat16 ones the processor's own instructions for it, which XLA's do not (bfloat16
-saves time on accelerators only). Batches split over forced devices cost more than they
-bring on two cores. The few steps of each contest leave losses near chance; "result"
-shows that both sides train, not how well. PyTorch's networks begin from its own initial
-weights.
-
-Old against new convolutions, a training step on one device, processor time, in turns,
-the machine to itself: CNN 51.6 and 71.5 against 43.8 and 59.8 ms; ResNet-18 of width 16
-647 and 740 against 596 and 508 ms, of width 64 9.6 against 6.2 s. Measured on 2 CPU
-cores (x86-64, AVX-512), Python 3.11, JAX 0.10.2, with the machine to itself: one
-ResNet-18 of width 16 trains at 337 images/s with weight gradients in parts alone, at
-365 with Winograd's form for layers of 64 channels and more and at 390 from 32 channels
-on. One process each, best of 3 calls of 4 steps; two processes of one program (width
-64) differed by 12%.
-
-Tried, by processor time of a whole training step with other jobs running alongside, and
-kept: pooling whose gradient is written once, by windows (small CNN: 0.79 of the
-time); weight gradients a few images at a time (ResNet-18: 0.68 at width 64, 0.81 at
-16); Winograd's form, a few images at a time, for wide layers (0.87 to 0.96 at width 64,
-0.90 at 16); the first layer as a product over columns (small CNN: 0.93). Tried and
-dropped: Winograd's form of the weight gradient (no faster than in parts), the plain
-convolution in parts (no change), columns for other small layers (1.3 to 2.8 of the
-layer's time), parts four times as large or as small (1.03; 1.06), the first layer's
-channels padded to 4, 8 or 16 (1.07, 0.91, 1.5 of the layer's time), matrix products
-for the sums of BatchNorm (1.0 to 1.8 of the sums' time).
 """
 
 from collections.abc import Callable
@@ -172,7 +89,7 @@ def theirs(
     bf16: bool = False,
     **options,
 ) -> Work:
-    """The loop that PyTorch users write, one model after another, all data in memory."""
+    """Run the loop that PyTorch users write, one model after another."""
     import torch
     from torch import nn
 

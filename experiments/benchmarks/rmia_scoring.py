@@ -1,41 +1,10 @@
 """RMIA scoring by sorting, against the pairwise definition: time, memory, equality.
 
-Command::
-
-    python experiments/benchmarks/rmia_scoring.py
+Command: python experiments/benchmarks/rmia_scoring.py
+Results: ``experiments/results/rmia_scoring.json``
 
 Goal: score 60,000 samples against all others in under 50 ms on 2 cores, with memory
 linear in N. Reached.
-
-Measured on 2 CPU cores (x86-64, AVX-512; other work was running), Python 3.11.7, NumPy
-2.4.6, JAX 0.10.2; N = 60,000, M = 128, gamma = 2; milliseconds as min / median / max of
-15 calls (the slow ones 3), and peak memory of one call::
-
-    sort and search, from ratios                   4.60 / 4.66 / 4.75      2.8 MiB
-    whole attack, mean over references included    14.7 / 14.8 / 14.9      3.3 MiB
-    whole attack, offline                          21.6 / 21.7 / 23.3      8.5 MiB
-    pairwise comparison in chunks of 32            2812 / 2822 / 2826      2.8 MiB
-    Python loop over samples, N = 6,000            21.9 / 22.1 / 24.7      0.2 MiB
-    sort and search, N = 6,000                     0.44 / 0.53 / 0.62      0.3 MiB
-
-So 605 times faster than the chunked comparison at N = 60,000 and 42 times faster than
-the loop at N = 6,000, every score bit-equal. Python 3.12.1 with NumPy 2.5.5 gave
-medians of 5.97 ms and 16.2 ms for the first two rows.
-
-Host against device functions (``audit`` and ``audit.device``), float32 signals, the
-calls in turns in one process on 2 cores under other load (so only the ratios count);
-medians of 5 to 11 calls in milliseconds, N = 60,000, M = 128::
-
-                               host    device (XLA on the CPU)
-    RMIA, 1 target               20        55
-    RMIA, 27 targets            141       955
-    LiRA, 1 target              254       649
-    LiRA, 27 targets            243       627
-    LiRA, leaving one out      1201       668
-
-XLA sorts 60,000 numbers in 11 ms on a CPU, NumPy in 0.2 ms (AVX-512), so the functions
-of ``audit`` compute on the host unless they are traced; their results and times are
-those from before there was a device form, to the bit.
 """
 
 import argparse
@@ -56,7 +25,7 @@ GAMMA = 2.0
 
 
 def chunked_pairwise(ratio: np.ndarray, chunk: int = 32) -> np.ndarray:
-    """The definition with vectorized comparisons, ``chunk`` samples against all others at a time."""
+    """Return scores by definition, ``chunk`` samples against all others at a time."""
     bounds = GAMMA * ratio
     counts = np.empty(ratio.size, np.int64)
     for start in range(0, ratio.size, chunk):
@@ -77,7 +46,7 @@ def sample_loop(ratio: np.ndarray) -> np.ndarray:
 def measure(
     function: Callable[[], np.ndarray], repeats: int
 ) -> tuple[list[float], float, np.ndarray]:
-    """Milliseconds of each repeat after one warm-up, peak MiB allocated by one call, and the result."""
+    """Return milliseconds of the repeats, peak MiB of one call, and the result."""
     result = function()
     times = []
     for _ in range(repeats):

@@ -6,40 +6,13 @@ Command::
     python experiments/benchmarks/spectral.py --overhead 100
     python experiments/benchmarks/spectral.py --estimators
 
+Results: ``experiments/results/spectral.json``
+
 One row is one compiled call for all layers, from the same random start, or, for
 PowerQR, that many calls of one iteration each, as in training. An iteration is one
 product with the map and one with its adjoint for each of the K vectors; each call of
 PowerQR adds one product for its values. The truth is Lanczos with ``--reference-iters``
 iterations.
-
-Measured on 2 CPU cores (x86-64; other work was running, so the times are rough), Python
-3.11.7, JAX 0.10.2; small CNN, 4 layers; largest relative error over the layers and
-milliseconds for all of them::
-
-                               10 iterations        20 iterations        40 iterations
-    Lanczos                    1.6e-02    14 ms     1.0e-03    21 ms     9.2e-07   101 ms
-    PowerQR, K = 1             8.2e-02    13 ms     3.9e-02    27 ms     3.3e-02    54 ms
-    PowerQR, K = 1, shift 1    1.0e-01    13 ms     6.1e-02    27 ms     3.9e-02    53 ms
-    PowerQR, K = 8             2.2e-02   120 ms     5.7e-03   240 ms     1.0e-03   480 ms
-
-The layers of ResNet-18, 21 of norms 1.0 to 3.3, BatchNorm included, against 100 Lanczos
-iterations (other work on the same cores; in a second run 60 iterations were within
-6.8e-5 of 150)::
-
-                               10 iterations        20 iterations        40 iterations
-    Lanczos                    1.6e-02   1.3 s      4.5e-03   3.3 s      1.1e-03   7.7 s
-    PowerQR, K = 1             5.8e-02   3.6 s      2.6e-02   7.1 s      1.4e-02    14 s
-    PowerQR, K = 1, shift 1    1.1e-01   3.3 s      5.1e-02   6.5 s      2.4e-02    13 s
-    PowerQR, K = 8             4.7e-02    15 s      1.9e-02    29 s      6.6e-03    59 s
-
-FastClip therefore estimates by ten iterations of Lanczos.
-
-A training step with FastClip at period 100 and target 2, on enlarged digits, small CNN,
-batch 128; median additional time of 7 pairs and their range, other work alongside::
-
-                    wall time                 processor time
-    plain           +2.0% (-0.5 to +7.7%)     +3.0% (+1.6 to +5.7%)
-    BatchNorm       +0.7% (-5.7 to +14.6%)    +2.0% (-0.8 to +6.3%)
 """
 
 import argparse
@@ -95,7 +68,8 @@ def row(name: str, count: int, error: np.ndarray, milliseconds: float) -> None:
     """Print relative errors over the layers (median, largest) and the time."""
     print(
         f"{name:<26}{count:>6}"
-        f" iterations{np.median(error):>11.1e}{error.max():>11.1e}{milliseconds:>12.1f} ms"
+        f" iterations{np.median(error):>11.1e}{error.max():>11.1e}"
+        f"{milliseconds:>12.1f} ms"
     )
 
 
@@ -283,13 +257,13 @@ def estimators(num_clips: int = 10) -> None:
             ratios = np.divide(times[name], times["lanczos, 10"])
             low, above = np.array(errors[name]).T
             print(
-                f"{name:<14}{np.median(ratios):>8.2f}   low by {low.mean():.2%}   at most"
-                f" {above.max():.2%} above the target"
+                f"{name:<14}{np.median(ratios):>8.2f}   low by {low.mean():.2%}"
+                f"   at most {above.max():.2%} above the target"
             )
 
 
 def main() -> int:
-    """Run the comparison; return 1 if a value is above the truth or Lanczos is not there."""
+    """Run the comparison; return 1 if a value exceeds the truth or Lanczos fails."""
     parser = argparse.ArgumentParser(
         description="PowerQR against Lanczos on the layers of networks."
     )

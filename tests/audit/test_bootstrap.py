@@ -16,6 +16,7 @@ from unlearn_jax.audit import (
     run_weights,
     sample_weights,
     summarize,
+    summarize_runs,
     weighted_auc,
     weighted_mean,
 )
@@ -140,6 +141,18 @@ def test_interval_is_the_percentile_interval_and_holds_the_estimate():
     assert f"{interval(replicates, 0.5):.2f}" == "[0.03, 0.97]"
     estimate = summarize([0.5], [[np.nan], [np.nan]], [[1], [1]])
     assert (estimate.num_dropped, np.isnan(estimate.low)) == (2, True)
+
+
+def test_runs_are_resampled_by_the_axes_of_their_values():
+    values = np.random.default_rng(3).normal(size=(3, 4))
+    factors = [[i, 10 + j] for i in range(3) for j in range(4)]
+    weights = run_weights(np.random.default_rng(0), 300, factors)
+    flat = np.tile(values.ravel(), (300, 1))
+    expected = summarize(values.ravel(), flat, weights)
+    assert summarize_runs(values, num_replicates=300) == expected
+    nested = summarize_runs(values.ravel(), factors=factors, num_replicates=300)
+    assert nested == expected
+    assert summarize_runs(values, seed=1) != summarize_runs(values)
 
 
 def test_summarize_drops_nan_values_only():

@@ -28,7 +28,7 @@ SMALL = {
     "width": 8,
 }
 EXPERIMENT = Experiment(
-    "Core-sets", digits.Config(), digits.make_parts, digits_page.make_page
+    "Core-sets", digits.Config(), digits.make_artifacts, digits_page.make_page
 )
 
 
@@ -102,10 +102,7 @@ def test_page_from_made_up_parts(config):
         "hold 70 % of the forget set; in networks 60 % of it is enough" in page.summary
     )
     assert page.find(Check)[0].passed
-    assert (
-        "U-LiRA tells the networks from retrained ones by them with an AUC of"
-        in page.summary
-    )
+    assert "Members left out of the core-set give U-LiRA an AUC of" in page.summary
     clusters, _, membership, kernels, sizes = page.find(Table)
     rows = {row[0]: row for row in clusters.rows}
     nothing, core, oracle, floor = (
@@ -141,7 +138,7 @@ def test_refusals_are_one_line(config):
         ({"curve": (0.5, 1.0)}, "between 0 and 1"),
     ):
         with pytest.raises(InputError, match=message):
-            digits.make_parts(dataclasses.replace(config, **change))
+            digits.make_artifacts(dataclasses.replace(config, **change))
 
 
 @pytest.mark.slow

@@ -7,15 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from unlearn_jax import attacks, replicas, train
+from unlearn_jax import attacks, train
 from unlearn_jax.attacks import correct, pgd_curve
 from unlearn_jax.ensembles import Ensemble, Lotos
 from unlearn_jax.pipeline import ModelConfig, TrainingConfig
 from unlearn_jax.pipeline.experiment import Experiment, run_experiment
+from unlearn_jax.pipeline.store.artifact import Runner
+from unlearn_jax.studies.ensembles import artifacts as experiment
 from unlearn_jax.studies.ensembles import page
-from unlearn_jax.studies.ensembles import parts as experiment
+from unlearn_jax.studies.ensembles.artifacts import (
+    AttackPlan,
+    ClipConfig,
+    EnsembleConfig,
+)
 from unlearn_jax.studies.ensembles.overhead import step_seconds
-from unlearn_jax.studies.ensembles.parts import AttackPlan, ClipConfig, EnsembleConfig
 from unlearn_jax.types import InputError
 
 CONFIG = EnsembleConfig(
@@ -176,20 +181,11 @@ def test_several_radii_in_one_program_are_the_attacks_one_by_one(key):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run, what its parts hold, and the lab that made them."""
+    """A run, and what its artifacts hold."""
     folder = tmp_path_factory.mktemp("ensembles")
-    results = run_experiment(
-        Experiment("Tiny", CONFIG, experiment.make_parts, page.make_page),
-        folder,
-        name="tiny_ensembles",
-    )
-    arrays = {
-        path.parent.name.rsplit("-", 1)[0]: np.load(path)
-        for path in folder.glob("*/arrays.npz")
-    }
-    return results, {
-        name: {key: file[key] for key in file.files} for name, file in arrays.items()
-    }
+    tiny = Experiment("Tiny", CONFIG, experiment.make_artifacts, page.make_page)
+    results = run_experiment(tiny, folder, name="tiny_ensembles")
+    return results, Runner(folder).make_all(experiment.make_artifacts(CONFIG))
 
 
 def test_the_page_follows_from_the_parts(finished):
@@ -228,12 +224,9 @@ def test_the_page_follows_from_the_parts(finished):
 def test_kept_members_are_what_was_attacked(finished):
     """Restored from their arrays, they classify as the attack's part says, and the theory's slope is one of theirs."""
     _, parts = finished
-    lab = experiment._Lab(CONFIG)
-    members = experiment.restore(lab.model, parts["clip+lotos-3"])
-    assert (
-        experiment.to_arrays(replicas.stack(members)).keys()
-        <= parts["clip+lotos-3"].keys()
-    )
+    lab = experiment.Lab(CONFIG)
+    members = experiment.members_of(parts["clip+lotos-3"])
+    assert len(members) == CONFIG.num_members
     x, y = train.to_float(jnp.asarray(lab.splits.test.images)), lab.splits.test.labels
     probs = np.mean([jax.nn.softmax(lab.model.apply(one, x)) for one in members], 0)
     np.testing.assert_array_equal(
@@ -274,12 +267,14 @@ def test_steps_are_timed_with_compiling_apart(tiny, blobs):
 )
 def test_bad_configurations(changes, message):
     with pytest.raises(InputError, match=message):
-        experiment.make_parts(dataclasses.replace(CONFIG, **changes))
+        experiment.make_artifacts(dataclasses.replace(CONFIG, **changes))
 
 
-def test_a_part_depends_on_the_terms_of_its_arm_alone():
-    parts = experiment.make_parts(CONFIG)
-    other = experiment.make_parts(dataclasses.replace(CONFIG, lotos=Lotos(weight=0.7)))
-    assert parts["orig-3"].settings == other["orig-3"].settings
-    assert parts["clip+lotos-3"].settings != other["clip+lotos-3"].settings
-    assert parts["attack-clip+lotos-3"].needs == ("clip+lotos-3", "surrogates-3")
+def test_an_artifact_depends_on_the_terms_of_its_arm_alone():
+    heavier = dataclasses.replace(CONFIG, lotos=Lotos(weight=0.7))
+    parts = {part.name: part for part in experiment.make_artifacts(CONFIG)}
+    other = {part.name: part for part in experiment.make_artifacts(heavier)}
+    assert parts["orig-3"].key == other["orig-3"].key
+    assert parts["clip+lotos-3"].key != other["clip+lotos-3"].key
+    inputs = [part.name for part in parts["attack-clip+lotos-3"].inputs]
+    assert inputs == ["clip+lotos-3", "surrogates-3"]

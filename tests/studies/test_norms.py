@@ -5,10 +5,16 @@ import dataclasses
 import numpy as np
 import pytest
 
+from unlearn_jax.audit import summarize_runs
 from unlearn_jax.pipeline import DataConfig, ModelConfig
 from unlearn_jax.pipeline.report.blocks import Check, Table
-from unlearn_jax.studies.norms.page import accuracy, excess, make_page, over_seeds
-from unlearn_jax.studies.norms.parts import ARMS, NormConfig, make_parts, measure
+from unlearn_jax.studies.norms.artifacts import (
+    ARMS,
+    NormConfig,
+    make_artifacts,
+    measure,
+)
+from unlearn_jax.studies.norms.page import accuracy, excess, make_page
 from unlearn_jax.types import InputError
 
 CONFIG = NormConfig(
@@ -38,7 +44,8 @@ def made_up(norms, rng):
 def test_page_says_what_the_norms_are_and_fails_where_fastclip_is_outside():
     rng = np.random.default_rng(0)
     found = {
-        name: made_up([[0.5, 0.4], [0.502, 0.3]], rng) for name in make_parts(CONFIG)
+        part.name: made_up([[0.5, 0.4], [0.502, 0.3]], rng)
+        for part in make_artifacts(CONFIG)
     }
     found["gouk-plain"] = made_up([[0.6, 0.4], [0.7, 0.3]], rng)
     page = make_page(CONFIG, found)
@@ -71,7 +78,7 @@ def test_intervals_hold_the_mean_and_distances_are_relative():
     right = np.random.default_rng(1).uniform(size=(3, 400)) < 0.7
     for estimate, mean in (
         (accuracy(right), 100 * right.mean()),
-        (over_seeds(np.array([1.0, 2.0, 3.0])), 2.0),
+        (summarize_runs([1.0, 2.0, 3.0]), 2.0),
     ):
         assert estimate.low < mean < estimate.high
         np.testing.assert_allclose(estimate.mean, mean)
@@ -81,21 +88,19 @@ def test_intervals_hold_the_mean_and_distances_are_relative():
 
 
 def test_parts_are_named_keyed_and_checked():
-    parts = make_parts(CONFIG)
-    assert list(parts) == [f"{arm}-plain" for arm in ARMS]
+    parts = make_artifacts(CONFIG)
+    assert [part.name for part in parts] == [f"{arm}-plain" for arm in ARMS]
     moved = dataclasses.replace(CONFIG, data=DataConfig(path="/elsewhere"))
     slower = dataclasses.replace(CONFIG, learning_rate=0.01)
-    settings = {name: part.settings for name, part in parts.items()}
-    for name, part in make_parts(moved).items():
-        assert part.settings == settings[name]
-    for name, part in make_parts(slower).items():
-        assert part.settings != settings[name]
+    keys = [part.key for part in parts]
+    assert [part.key for part in make_artifacts(moved)] == keys
+    assert not set(keys) & {part.key for part in make_artifacts(slower)}
     for changes, message in (
         ({"arms": ("nobody",)}, "unknown arm 'nobody'"),
         ({"seeds": ()}, "at least one seed"),
     ):
         with pytest.raises(InputError, match=message):
-            make_parts(dataclasses.replace(CONFIG, **changes))
+            make_artifacts(dataclasses.replace(CONFIG, **changes))
     with pytest.raises(InputError, match="no field 'batch_norm'"):
         measure(SMALL, "none", False)
 

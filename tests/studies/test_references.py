@@ -18,7 +18,7 @@ from unlearn_jax.studies.references import resnet18, resnet18_page
 from unlearn_jax.types import InputError
 
 EXPERIMENT = Experiment(
-    "References", resnet18.Config(), resnet18.make_parts, resnet18_page.make_page
+    "References", resnet18.Config(), resnet18.make_artifacts, resnet18_page.make_page
 )
 
 
@@ -35,11 +35,9 @@ def config():
 
 
 def test_small_references_are_trained_and_priced(config, tmp_path):
-    listed = dry_run_experiment(
-        EXPERIMENT, tmp_path / "run", name="references_resnet18", config=config
-    )
-    assert "models-0000-0001  to do" in listed
-    assert "models-0002-0003  to do" in listed
+    listed = dry_run_experiment(EXPERIMENT, tmp_path / "run", config=config)
+    assert "models-0000-0001" in listed
+    assert "models-0002-0003" in listed
     result = run_experiment(
         EXPERIMENT, tmp_path / "run", name="references_resnet18", config=config
     )
@@ -85,8 +83,11 @@ def test_utilization_is_operations_over_what_the_devices_could_do(config):
 
 
 def test_designs_and_refusals(config):
-    parts = resnet18.make_parts(dataclasses.replace(config, counts=(4, 10), group=4))
-    assert list(parts) == ["models-0000-0003", "models-0004-0007", "models-0008-0009"]
+    parts = resnet18.make_artifacts(
+        dataclasses.replace(config, counts=(4, 10), group=4)
+    )
+    names = [part.name for part in parts]
+    assert names == ["models-0000-0003", "models-0004-0007", "models-0008-0009"]
     np.testing.assert_array_equal(
         resnet18._design(config, 4, 10, 9), membership_design(6, 9, seed=4)
     )
@@ -97,4 +98,4 @@ def test_designs_and_refusals(config):
         ({"peak_tflops": 0.0}, "positive and finite"),
     ):
         with pytest.raises(InputError, match=message):
-            resnet18.make_parts(dataclasses.replace(config, **change))
+            resnet18.make_artifacts(dataclasses.replace(config, **change))

@@ -415,6 +415,42 @@ def summarize(
     return Estimate(mean, std, low, high, values.size, num_dropped)
 
 
+def summarize_runs(
+    values: ArrayLike,
+    *,
+    factors: ArrayLike | None = None,
+    num_replicates: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Estimate:
+    """Return the mean over runs and its interval, runs resampled by their factors.
+
+    Args:
+      values: ``[L1, ..., LJ]``, one axis for each factor, such as seeds and forget
+        sets; ``[R]`` if ``factors`` are given.
+      factors: ``[R, J]`` levels of each run, as :func:`run_weights` takes them; the
+        positions along the axes of ``values`` if None.
+      num_replicates: of the bootstrap.
+      seed: of its draws; calls with the same seed and factors are paired.
+      level: confidence level, in (0, 1).
+
+    Returns:
+      The estimate.
+
+    Raises:
+      InputError: as :func:`run_weights` and :func:`summarize`.
+
+    >>> summarize_runs([[1.0, 2.0], [3.0, 4.0]])
+    Estimate(mean=2.5, std=1.2909..., low=1.0, high=4.0, num_runs=4, num_dropped=0)
+    """
+    values = np.asarray(values, np.float64)
+    if factors is None:
+        factors = np.stack(np.indices(values.shape), -1).reshape(-1, values.ndim)
+    runs = values.reshape(-1)
+    weights = run_weights(np.random.default_rng(seed), num_replicates, factors)
+    return summarize(runs, np.broadcast_to(runs, weights.shape), weights, level=level)
+
+
 def _read_weights(weights: ArrayLike, num_columns: int) -> np.ndarray:
     """Return ``[B, num_columns]`` weights in their own dtype, all at least 0."""
     array = np.asarray(weights)

@@ -103,7 +103,7 @@ def run(
             preset=preset,
             workdir=folder.name,
         )
-        _publish(result, arrays, folder)
+        publish(result, arrays, folder)
     return result
 
 
@@ -162,7 +162,7 @@ def _tune(
     return dataclasses.replace(plan, config=config), found
 
 
-def _publish(
+def publish(
     result: records.RunResult, arrays: dict[str, np.ndarray], folder: pathlib.Path
 ) -> None:
     """Write tables, report and results; the last file says that all are there."""

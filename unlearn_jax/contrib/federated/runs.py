@@ -18,7 +18,6 @@ class RecoveryRuns:
       shape: ``(S, L)``.
       rounds: by model that recovers, :func:`rounds_to_reach` of the first measure, with
         the retrained model's as the goal.
-      weights: of the bootstrap, shared by all summaries.
     """
 
     def __init__(
@@ -36,8 +35,6 @@ class RecoveryRuns:
         for name in parts[0]:
             self.measured[name] = np.stack([part[name] for part in parts])
         self.shape = self.measured["original"].shape[:2]
-        factors = np.argwhere(np.ones(self.shape, bool))
-        self.weights = audit.run_weights(np.random.default_rng(0), 2000, factors)
         goal = self.measured["retrained"][..., 0]
         traces = {
             name: trace for name, trace in self.measured.items() if trace.ndim == 4
@@ -84,7 +81,4 @@ class RecoveryRuns:
         Args:
           values: ``[S, L]``.
         """
-        flat = np.asarray(values, np.float64).round(6).reshape(-1)
-        return audit.summarize(
-            flat, np.broadcast_to(flat, (len(self.weights), flat.size)), self.weights
-        )
+        return audit.summarize_runs(np.asarray(values, np.float64).round(6))

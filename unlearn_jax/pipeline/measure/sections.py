@@ -11,7 +11,7 @@ from unlearn_jax import audit
 from unlearn_jax.audit import Estimate
 from unlearn_jax.layers import unfound
 from unlearn_jax.pipeline.measure import records
-from unlearn_jax.pipeline.measure.pool import AuditPool, Measured, make_pool
+from unlearn_jax.pipeline.measure.pool import AuditPool, Measured
 from unlearn_jax.pipeline.measure.rows import estimate, round_all, rounded
 from unlearn_jax.pipeline.stages.models import Parts, stack_attack, take_models
 from unlearn_jax.pipeline.stages.plan import Plan
@@ -24,18 +24,6 @@ from unlearn_jax.types import Array, AttackResult, Dataset, Variables
 VULNERABLE_FPR = 0.05
 """False positive rate at which a single sample counts as found."""
 _NUM_EXPOSED = 10
-
-
-def sample_pool(plan: Plan) -> AuditPool:
-    """Return the pool of a run's membership attacks on single samples."""
-    return make_pool(
-        plan.audit,
-        plan.pool.labels,
-        plan.forget[plan.runs[:, 1]],
-        plan.runs,
-        plan.references.logits() if plan.num_references else (),
-        plan.references.spec.member,
-    )
 
 
 def vulnerability(
@@ -168,7 +156,9 @@ def klom(
     return records.Klom(num_models=len(oracle), rows=rows)
 
 
-def request_scores(plan: Plan, unlearned: Mapping[str, Parts]) -> records.Requests:
+def request_scores(
+    plan: Plan, pool: AuditPool, unlearned: Mapping[str, Parts]
+) -> records.Requests:
     """Measure the published score after every request of a sequence.
 
     The score is the AUC of D_R against D_F minus the AUC of D_F against test, where D_F
@@ -178,9 +168,9 @@ def request_scores(plan: Plan, unlearned: Mapping[str, Parts]) -> records.Reques
 
     Args:
       plan: of the run.
+      pool: of single samples, even where whole classes are forgotten.
       unlearned: every row's models.
     """
-    pool = sample_pool(plan)
     test = ~pool.train
     requests = plan.requests[plan.runs[:, 1]]
     requests = np.pad(requests, ((0, 0), (0, 0), (0, int(test.sum()))))

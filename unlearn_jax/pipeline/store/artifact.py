@@ -234,6 +234,35 @@ class Stored(Mapping[str, PyTree]):
         return _take(entry, positions)
 
 
+def open_stored(path: pathlib.Path, like: Mapping[str, PyTree] | None = None) -> Stored:
+    """Return the content of a finished artifact by its folder alone.
+
+    Args:
+      path: the folder.
+      like: structures of the stored pytrees; nested dictionaries if None.
+
+    Raises:
+      DamagedFileError: a file is missing or has another checksum.
+      InputError: no artifact is stored there.
+    """
+    is_whole = (path / folders.MANIFEST).is_file()
+    found = {}
+    for folder in [path] if is_whole else sorted(path.glob("items-*")):
+        manifest = folders.read_manifest(folder)
+        if manifest is not None:
+            found[folder] = manifest
+    if not found:
+        raise InputError(f"{path} stores nothing: run the same command again")
+    artifact = Artifact(
+        name=next(iter(found.values()))["artifact"],
+        settings={},
+        compute=dict,
+        items=None if is_whole else Items(0, 1),
+        like=like,
+    )
+    return Stored(artifact, path, found, cached=True)
+
+
 def _take(tree: PyTree, positions: Any) -> PyTree:
     return jax.tree.map(lambda leaf: leaf[positions], tree)
 

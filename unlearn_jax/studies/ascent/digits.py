@@ -419,7 +419,7 @@ def check(config: Config) -> None:
         )
 
 
-def make_parts(config: Config) -> dict[str, Part]:
+def make_artifacts(config: Config) -> dict[str, Part]:
     check(config)
     settings = dataclasses.asdict(config)
     settings.pop("seeds")

@@ -28,12 +28,7 @@ from unlearn_jax.studies.ascent.digits import (
     Found,
     read,
 )
-
-
-def estimate(values: np.ndarray, factors: np.ndarray) -> audit.Estimate:
-    """Mean over forget sets, 95 % bootstrap interval: seeds and sets redrawn."""
-    drawn = audit.run_weights(np.random.default_rng(0), 2000, factors)
-    return audit.summarize(values, np.tile(values, (len(drawn), 1)), drawn)
+from unlearn_jax.studies.common import legend
 
 
 def rank_correlation(x: np.ndarray, y: np.ndarray, seeds: np.ndarray) -> audit.Estimate:
@@ -90,7 +85,15 @@ def klom_table(found: Found) -> Table:
     for label, row in rows.items():
         values = [found.klom[sets, 1, row, part] for part in range(3)]
         values += [found.tails[sets, 1, row, 0], found.excess[sets, 1, row]]
-        cells.append([label, *(estimate(value, found.factors) for value in values)])
+        cells.append(
+            [
+                label,
+                *(
+                    audit.summarize_runs(value, factors=found.factors)
+                    for value in values
+                ),
+            ]
+        )
     return Table(
         "KLoM to retrained models (nats)",
         [
@@ -123,7 +126,9 @@ def outcome_table(found: Found) -> Table:
             found.left((name,)),
             *([] if elsewhere is None else [elsewhere]),
         ]
-        cells: list[Value] = [estimate(100 * value, found.factors) for value in values]
+        cells: list[Value] = [
+            audit.summarize_runs(100 * value, factors=found.factors) for value in values
+        ]
         rows.append(
             [METHODS[name], count, *cells, *([None] if elsewhere is None else [])]
         )
@@ -165,7 +170,10 @@ def kind_table(found: Found) -> Table:
             [
                 label,
                 int(own.sum()),
-                *(estimate(value[own], factors) for value in columns),
+                *(
+                    audit.summarize_runs(value[own], factors=factors)
+                    for value in columns
+                ),
             ]
         )
     return Table(
@@ -270,14 +278,7 @@ def every_run(found: Found) -> Drawing:
         ),
         Line2D([], [], ls="", marker="s", ms=6, color=INK, label="retrained again"),
     ]
-    figure.legend(
-        handles=handles,
-        loc="outside upper left",
-        ncols=3,
-        frameon=False,
-        labelcolor=INK,
-        fontsize=9,
-    )
+    legend(figure, handles)
     return figure
 
 
@@ -303,16 +304,7 @@ def foretold(found: Found) -> Drawing:
         axes.set_xlabel(name, fontsize=9)
         axes.axhline(100, color=MUTED, lw=1, ls=(0, (2, 2)))
     figure.supylabel("left by the best ascent run (%)", fontsize=10, color=INK)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(
-        handles,
-        labels,
-        loc="outside upper left",
-        ncols=3,
-        frameon=False,
-        labelcolor=INK,
-        fontsize=9,
-    )
+    legend(figure, panels[0])
     return figure
 
 

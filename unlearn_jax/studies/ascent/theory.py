@@ -1,9 +1,14 @@
-"""Ascent on solvable examples: closed forms, paths of descent-ascent, and a trap."""
+"""Ascent on examples that can be solved: closed forms, paths, and a trap.
+
+Logistic regression on one shared or two correlated coordinates, where the minimizers of
+the original, the retained and the descent-ascent objective are known, and a small
+network in which descent-ascent ends in a minimum that fine-tuning cannot leave.
+"""
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from functools import partial
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +16,9 @@ import numpy as np
 
 from unlearn_jax.contrib import testbeds
 from unlearn_jax.contrib.testbeds import COUNTS, Sizes
-from unlearn_jax.pipeline import Part
+from unlearn_jax.pipeline import Artifact
+from unlearn_jax.studies.common import Arrays
 from unlearn_jax.types import InputError
-
-Arrays = Mapping[str, np.ndarray]
-
 
 ROWS = (
     (0.0, 0.05),
@@ -28,16 +31,13 @@ ROWS = (
     (0.9, 0.09),
     (0.9, 0.15),
 )
-"""Correlation and alpha of the table's rows; the paper's setting is not known, these are the research note's and some more."""
-
+"""Correlation and alpha of the table's rows; the paper's setting is not known."""
 
 DRAWS = 8
 """Draws of correlation and alpha per sampled size."""
 
-
 SHOWN = ((0.0, 0.05), (0.3, 0.05), (0.5, 0.02), (0.7, 0.05), (0.9, 0.09))
-"""Those whose paths are drawn."""
-
+"""Rows whose paths are drawn."""
 
 NOTED = {
     "original": ([(3.93, -0.74)], [5.125]),
@@ -52,64 +52,65 @@ class Config:
     """Sizes of the example, of the samples and of the grid."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Of the sampled examples on which closed forms and lemmas are checked."""
+    """Seeds of the sampled examples that check closed forms and lemmas."""
     num_examples: int = 100
     """Sizes per seed; eight correlations and alphas are drawn for each."""
     num_retain: int = 1000
-    """Retained samples of the example whose paths are followed."""
+    """Retained samples of the example with paths."""
     num_forget: int = 100
-    """Its forget samples."""
+    """Forget samples of the example."""
     num_active: int = 50
-    """Its active retained samples."""
+    """Active retained samples of the example."""
     ridge: float = 0.01
-    """Its ridge."""
+    """Ridge of the example."""
     learning_rate: float = 0.5
-    """Of its descent-ascent."""
+    """Learning rate of descent-ascent."""
     num_steps: int = 8000
-    """Of its descent-ascent."""
+    """Steps of descent-ascent."""
     grid: int = 40
-    """Values of the correlation, and of alpha, in the picture."""
+    """Correlations, and alphas, of the heat map."""
     fine_tuning_steps: int = 200_000
-    """Of fine-tuning out of the trap."""
+    """Steps of fine-tuning from the trap."""
 
 
 def sampled(seed: int, count: int) -> dict[str, np.ndarray]:
-    """Closed forms against solvers that know no Lambert function, and the lemmas, on ``count`` sizes x 8 draws.
+    """Compare closed forms with numerical solvers, and test the lemmas.
+
+    Args:
+      seed: of the examples.
+      count: of sizes; eight correlations and alphas are drawn for each.
 
     Returns:
-      ``shared_error`` and ``pair_error [count, 3, 8]`` differences of original,
-      retrained and ascent minimizers; ``lemma4``, ``lemma5 [count, 8]`` bool;
-      ``held [count, 4, 8]`` whether the ordering holds at a random alpha in the range
-      of lemma 3, of lemma 9 as printed, of lemma 9 without its second term, and below
-      the latter; NaN where a range is empty.
+      ``shared_error`` and ``pair_error`` ``[count, 3, 8]``: differences of the
+      original, retrained and ascent minimizers. ``lemma4`` and ``lemma5``
+      ``[count, 8]`` bool. ``held`` ``[count, 4, 8]``: 1 where the ordering holds at a
+      random alpha in the range of lemma 3, of lemma 9 as printed, of lemma 9 without
+      its second term, and below the latter; NaN where a range is empty.
     """
     rng = np.random.default_rng(seed)
     rows = [_example(rng) for _ in range(count)]
-    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    return jax.tree.map(lambda *values: np.array(values), *rows)
 
 
 def _example(rng: np.random.Generator) -> dict[str, np.ndarray]:
     retain = int(10 ** rng.uniform(1.5, 4))
-    forget, active = (max(1, int(retain * 10 ** rng.uniform(-2, 0))) for _ in range(2))
-    size, eps = (
-        Sizes(retain, forget, active, 10 ** rng.uniform(-3, 0)),
-        rng.uniform(0.01, 0.98, DRAWS),
-    )
+    forget = max(1, int(retain * 10 ** rng.uniform(-2, 0)))
+    active = max(1, int(retain * 10 ** rng.uniform(-2, 0)))
+    size = Sizes(retain, forget, active, 10 ** rng.uniform(-3, 0))
+    eps = rng.uniform(0.01, 0.98, DRAWS)
     alpha = testbeds.alpha_limit(size) * rng.uniform(0, 0.98, DRAWS)
-    shared, forces = (
-        testbeds.shared_minimizers(size, alpha),
-        testbeds.forces(size, alpha),
-    )
+    shared = testbeds.shared_minimizers(size, alpha)
+    forces = testbeds.forces(size, alpha)
     zeros = [[_zero(total) for total in force.sum(-1) / size.ridge] for force in forces]
     above = testbeds.shared_minimizers(size, forget / retain * rng.uniform(1, 3, DRAWS))
     low, limit = testbeds.harmful_range(size, eps)
     wide = first_term(size, eps)
-    ends = [
+    ranges = [
         (*testbeds.harmful_range(size), None),
         (low, limit, eps),
         (wide, limit, eps),
+        (0 * eps, np.minimum(wide, limit), eps),
     ]
-    ends += [(0 * eps, np.minimum(wide, limit), eps)]
     return {
         "shared_error": np.abs(np.array(zeros) - np.array(shared[:3])),
         "pair_error": _pair_errors(size, limit * rng.uniform(0, 0.98, DRAWS), eps),
@@ -118,18 +119,18 @@ def _example(rng: np.random.Generator) -> dict[str, np.ndarray]:
             <= np.abs(np.log((1 + alpha) * retain / size.num_all)) + 1e-9
         ),
         "lemma5": np.abs(above.retrained - above.ascent) >= above.retrained - 1e-9,
-        "held": np.array([_held(size, rng, *end) for end in ends]),
+        "held": np.array([_ordering(size, rng, *limits) for limits in ranges]),
     }
 
 
 def first_term(size: Sizes, eps: np.ndarray) -> np.ndarray:
-    """Lemma 9's lower end of alpha without its second term."""
+    """Return lemma 9's lower end of alpha without its second term."""
     return size.num_forget**2 / (
         2 * eps / (1 + eps**2) * size.num_retain * (size.num_forget + size.num_all)
     )
 
 
-def _held(
+def _ordering(
     size: Sizes,
     rng: np.random.Generator,
     low: np.ndarray,
@@ -137,34 +138,35 @@ def _held(
     eps: np.ndarray | None,
 ) -> np.ndarray:
     alpha = low + rng.uniform(size=DRAWS) * (high - low)
-    there = np.broadcast_to(low <= high, alpha.shape)
-    return np.where(
-        there, testbeds.ordering_holds(size, np.where(there, alpha, 0.0), eps), np.nan
-    )
+    is_range = np.broadcast_to(low <= high, alpha.shape)
+    holds = testbeds.ordering_holds(size, np.where(is_range, alpha, 0.0), eps)
+    return np.where(is_range, holds, np.nan)
 
 
 def _zero(total: float) -> float:
-    """The larger zero of ``w - total exp(-w)``, by Brent's method."""
+    """Return the larger zero of ``w - total exp(-w)``, by Brent's method."""
     from scipy.optimize import brentq
 
+    def gradient(w: float) -> float:
+        return w - total * math.exp(-w)
+
     low, high = (-1.0, 0.0) if total < 0 else (-1e-9, 1.0 + total)
-    return float(brentq(lambda w: w - total * math.exp(-w), low, high, xtol=1e-13))  # pyright: ignore[reportArgumentType]
+    return float(cast(float, brentq(gradient, low, high, xtol=1e-13)))
 
 
 def _pair_errors(size: Sizes, alpha: np.ndarray, eps: np.ndarray) -> np.ndarray:
-    """Newton's method on the gradient, both forces raised in small steps from 0, the forget samples' last: ``[3, 8]``."""
-    toward, errors = (
-        np.stack([np.stack([eps**0, eps], -1), np.stack([eps, eps**0], -1)], 1),
-        [],
-    )
-    stages = [(t, 0.0) for t in np.linspace(0.05, 1, 20)] + [
-        (1.0, t) for t in np.linspace(0.05, 1, 20)
-    ]
-    for force, found in zip(
-        testbeds.forces(size, alpha),
-        testbeds.pair_minimizers(size, alpha, eps),
-        strict=True,
-    ):
+    """Return the errors ``[3, 8]`` of the closed forms of two coordinates.
+
+    Newton's method on the gradient finds the minimizers; both forces are raised from 0
+    in small steps, the forget samples' last, which keeps it convergent.
+    """
+    ones = np.ones_like(eps)
+    toward = np.stack([np.stack([ones, eps], -1), np.stack([eps, ones], -1)], 1)
+    rising = np.linspace(0.05, 1, 20)
+    stages = [(t, 0.0) for t in rising] + [(1.0, t) for t in rising]
+    minimizers = testbeds.pair_minimizers(size, alpha, eps)
+    errors = []
+    for force, minimizer in zip(testbeds.forces(size, alpha), minimizers, strict=True):
         weights = np.zeros((DRAWS, 2))
         for stage in stages:
             for _ in range(30 if stage == stages[-1] else 8):
@@ -174,14 +176,13 @@ def _pair_errors(size: Sizes, alpha: np.ndarray, eps: np.ndarray) -> np.ndarray:
                 )
                 slope = size.ridge * weights - np.einsum("gs,gsd->gd", pull, toward)
                 step = np.linalg.solve(hessian, slope[..., None])[..., 0]
-                weights = weights - step * np.minimum(
-                    1, 1 / np.abs(step).max(-1, keepdims=True, initial=1e-300)
-                )
-        errors.append(np.abs(weights - found).max(-1))
+                length = np.abs(step).max(-1, keepdims=True, initial=1e-300)
+                weights = weights - step * np.minimum(1, 1 / length)
+        errors.append(np.abs(weights - minimizer).max(-1))
     return np.array(errors)
 
 
-def followed(
+def follow(
     size: Sizes,
     eps: np.ndarray,
     alpha: np.ndarray,
@@ -189,12 +190,21 @@ def followed(
     num_steps: int,
     every: int = 0,
 ) -> Arrays:
-    """Distances from the oracle along descent-ascent from the original, for each pair of a correlation and an alpha.
+    """Follow descent-ascent from the original weights.
+
+    Args:
+      size: of the example.
+      eps: ``[G]`` correlations.
+      alpha: ``[G]`` weights of the ascent.
+      rate: learning rate.
+      num_steps: of every path.
+      every: steps between two stored distances; 0 stores none.
 
     Returns:
-      ``start``, ``best``, ``best_step``, ``last`` ``[2, G]``, of simultaneous and
-      alternating steps (the best stop is not before the first step);
-      ``distance [2, G, num_steps / every + 1]`` if ``every`` is not 0.
+      Distances from the retrained weights at the ``start``, at the ``best`` of all
+      steps after the first, ``best_step`` itself, and at the ``last``: ``[2, G]``,
+      simultaneous steps first, then alternating ones. With ``every`` also ``distance``
+      ``[2, G, num_steps / every + 1]``.
     """
     pair = testbeds.pair_minimizers(size, alpha, eps)
 
@@ -231,45 +241,49 @@ def followed(
         for part in (force, eps, pair.original, pair.retrained)
     ]
     both = [run(*inputs, alternating) for alternating in (False, True)]
-    return {
-        name: np.stack([np.asarray(side[name]) for side in both]) for name in both[0]
-    }
+    return jax.tree.map(lambda *sides: np.stack(sides), *both)
 
 
 def pair_paths(config: Config) -> Arrays:
+    """Return the paths of all :data:`ROWS`, and ``limit``, alpha's largest value."""
     eps, alpha = np.array(ROWS).T
-    found = followed(
-        _size(config), eps, alpha, config.learning_rate, config.num_steps, every=1
-    )
-    return {**found, "limit": testbeds.alpha_limit(_size(config), eps)}
+    size = size_of(config)
+    paths = follow(size, eps, alpha, config.learning_rate, config.num_steps, every=1)
+    return {**paths, "limit": testbeds.alpha_limit(size, eps)}
 
 
 def pair_grid(config: Config) -> Arrays:
+    """Return the ends of the paths on a grid of correlations and alphas."""
+    size = size_of(config)
     eps = np.linspace(0, 0.95, config.grid)
-    top = 1.2 * float(testbeds.alpha_limit(_size(config), 0.95))
+    top = 1.2 * float(testbeds.alpha_limit(size, 0.95))
     alpha = np.linspace(top / config.grid, top, config.grid)
     mesh = np.meshgrid(eps, alpha, indexing="ij")
-    found = followed(
-        _size(config),
-        mesh[0].ravel(),
-        mesh[1].ravel(),
-        config.learning_rate,
-        min(config.num_steps, 2000),
-    )
-    return {**found, "eps": eps, "alpha": alpha}
+    num_steps = min(config.num_steps, 2000)
+    rate = config.learning_rate
+    paths = follow(size, mesh[0].ravel(), mesh[1].ravel(), rate, num_steps)
+    return {**paths, "eps": eps, "alpha": alpha}
 
 
-def _size(config: Config) -> Sizes:
+def size_of(config: Config) -> Sizes:
+    """Return the sizes of the example with paths."""
     return Sizes(config.num_retain, config.num_forget, config.num_active, config.ridge)
 
 
 def trap(config: Config) -> Arrays:
-    """The minima of the three objectives, the paths between them, and the retrained objective as a landscape."""
+    """Return the minima of the three objectives, paths between them, and a landscape.
+
+    Returns:
+      For each of ``original``, ``retrained`` and ``ascent`` the fields of
+      :class:`testbeds.TrapMinima` as ``NAME-FIELD``, and ``NAME-ridge2``, the number of
+      minima at twice the ridge; ``path-NAME`` ``[2001, 2]`` weights; ``landscape``
+      ``[140, 140]``, the retrained loss over ``a`` and ``b``.
+    """
     found = {}
     for name, counts in COUNTS.items():
         minima = testbeds.trap_minima(counts)
-        found |= {f"{name}/{field}": value for field, value in minima._asdict().items()}
-        found[f"{name}/ridge2"] = np.array(
+        found |= {f"{name}-{field}": value for field, value in minima._asdict().items()}
+        found[f"{name}-ridge2"] = np.array(
             len(testbeds.trap_minima(counts, ridge=0.2).losses)
         )
 
@@ -281,14 +295,15 @@ def trap(config: Config) -> Arrays:
         )
 
     scratch = np.array([0.1, 0.1])
-    found["path/train"] = walk(scratch, "original", 20_000)
-    found["path/scratch"] = walk(scratch, "retrained", 20_000)
-    found["path/retrain"] = walk(found["path/train"][-1], "retrained", 20_000)
-    found["path/ascent"] = walk(found["path/train"][-1], "ascent", 20_000)
-    found["path/fine-tune"] = walk(
-        found["path/ascent"][-1], "retrained", config.fine_tuning_steps
+    found["path-train"] = walk(scratch, "original", 20_000)
+    found["path-scratch"] = walk(scratch, "retrained", 20_000)
+    found["path-retrain"] = walk(found["path-train"][-1], "retrained", 20_000)
+    found["path-ascent"] = walk(found["path-train"][-1], "ascent", 20_000)
+    found["path-fine-tune"] = walk(
+        found["path-ascent"][-1], "retrained", config.fine_tuning_steps
     )
-    a, b = np.linspace(2.6, 5.2, 140), np.linspace(-2.5, 0.1, 140)
+    a = np.linspace(2.6, 5.2, 140)
+    b = np.linspace(-2.5, 0.1, 140)
     weights = np.stack(np.meshgrid(a, b), -1)
     found |= {
         "a": a,
@@ -298,7 +313,12 @@ def trap(config: Config) -> Arrays:
     return {name: np.asarray(value) for name, value in found.items()}
 
 
-def make_parts(config: Config) -> dict[str, Part]:
+def make_artifacts(config: Config) -> list[Artifact]:
+    """Return sampled examples per seed, paths, a grid of paths, and the trap.
+
+    Raises:
+      InputError: sizes that are too small.
+    """
     if (
         not config.seeds
         or config.num_examples < 1
@@ -311,10 +331,10 @@ def make_parts(config: Config) -> dict[str, Part]:
         )
     if config.fine_tuning_steps < 2000 or config.fine_tuning_steps % 2000:
         raise InputError(
-            "fine_tuning_steps must be a multiple of 2,000: so many weights are kept of"
-            " every path"
+            f"fine_tuning_steps is {config.fine_tuning_steps}: pass a multiple of"
+            " 2,000, the weights stored of every path"
         )
-    _size(config)
+    size_of(config)
     names = (
         "num_retain",
         "num_forget",
@@ -324,18 +344,28 @@ def make_parts(config: Config) -> dict[str, Part]:
         "num_steps",
     )
     example = {name: getattr(config, name) for name in names}
-    samples = {
-        f"sampled-{seed}": Part(
-            {"seed": seed, "count": config.num_examples},
-            partial(sampled, seed, config.num_examples),
+    artifacts = []
+    for seed in config.seeds:
+        artifacts.append(
+            Artifact(
+                name=f"sampled-{seed}",
+                settings={"seed": seed, "count": config.num_examples},
+                compute=partial(sampled, seed, config.num_examples),
+            )
         )
-        for seed in config.seeds
-    }
-    return {
-        **samples,
-        "paths": Part({**example, "rows": ROWS}, partial(pair_paths, config)),
-        "grid": Part({**example, "grid": config.grid}, partial(pair_grid, config)),
-        "trap": Part(
-            {"fine_tuning_steps": config.fine_tuning_steps}, partial(trap, config)
-        ),
-    }
+    paths = Artifact(
+        name="paths",
+        settings={**example, "rows": ROWS},
+        compute=partial(pair_paths, config),
+    )
+    grid = Artifact(
+        name="grid",
+        settings={**example, "grid": config.grid},
+        compute=partial(pair_grid, config),
+    )
+    toy = Artifact(
+        name="trap",
+        settings={"fine_tuning_steps": config.fine_tuning_steps},
+        compute=partial(trap, config),
+    )
+    return [*artifacts, paths, grid, toy]

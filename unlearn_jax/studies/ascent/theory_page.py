@@ -1,4 +1,4 @@
-"""Page of ascent on solvable examples."""
+"""Page of the study of ascent on examples that can be solved."""
 
 import dataclasses
 import math
@@ -19,15 +19,18 @@ from unlearn_jax.studies.ascent.theory import (
     SHOWN,
     Arrays,
     Config,
-    _size,
     first_term,
+    size_of,
 )
+from unlearn_jax.studies.common import legend
 
 
 def stopping_table(paths: Arrays) -> Table:
+    """Return distances of the best stop and of the end, a row per correlation."""
     rows = []
     for i, (eps, alpha) in enumerate(ROWS):
-        start, ends = float(paths["start"][0, i]), paths["last"][:, i]
+        start = float(paths["start"][0, i])
+        ends = paths["last"][:, i]
         cells = []
         for side in (0, 1):
             best = float(paths["best"][side, i])
@@ -49,7 +52,7 @@ def stopping_table(paths: Arrays) -> Table:
             "eps",
             "alpha",
             "limit of alpha",
-            "do nothing",
+            "original",
             "best stop",
             "helps",
             "best stop, alternating",
@@ -69,9 +72,9 @@ def _end(distance: float) -> float | str:
 
 
 def order_table(samples: list[Arrays]) -> Table:
-    held = (
-        np.concatenate([part["held"] for part in samples]).swapaxes(1, 2).reshape(-1, 4)
-    )
+    """Return how often descent-ascent ends on the far side of the original."""
+    held = np.concatenate([part["held"] for part in samples])
+    held = held.swapaxes(1, 2).reshape(-1, 4)
     labels = [
         "one shared coordinate, lemma 3's range",
         "two coordinates, lemma 9's range",
@@ -80,14 +83,9 @@ def order_table(samples: list[Arrays]) -> Table:
     ]
     rows = []
     for label, column in zip(labels, held.T, strict=True):
-        there = ~np.isnan(column)
+        known = column[~np.isnan(column)]
         rows.append(
-            [
-                label,
-                int(there.sum()),
-                int((column[there] == 1).sum()),
-                float(100 * column[there].mean()),
-            ]
+            [label, known.size, int((known == 1).sum()), float(100 * known.mean())]
         )
     return Table(
         "Descent-ascent ends on the far side of the original: sampled examples",
@@ -101,6 +99,7 @@ def order_table(samples: list[Arrays]) -> Table:
 
 
 def trap_table(found: Arrays) -> Table:
+    """Return all minima of the three objectives."""
     labels = {
         "original": "original (5, 4, 1, 4)",
         "retrained": "retrained (5, 4, 1, 2)",
@@ -109,10 +108,10 @@ def trap_table(found: Arrays) -> Table:
     rows = []
     for name, label in labels.items():
         for k, (weights, loss) in enumerate(
-            zip(found[f"{name}/weights"], found[f"{name}/losses"], strict=True)
+            zip(found[f"{name}-weights"], found[f"{name}-losses"], strict=True)
         ):
             signs = " ".join(
-                "+" if sign > 0 else "-" for sign in found[f"{name}/signs"][k]
+                "+" if sign > 0 else "-" for sign in found[f"{name}-signs"][k]
             )
             rows.append(
                 [
@@ -141,22 +140,19 @@ def trap_table(found: Arrays) -> Table:
 def _lemma_9(size: Sizes) -> str:
     eps = np.linspace(0.01, 0.99, 99)
     low, high = testbeds.harmful_range(size, eps)
-    there = eps[low <= high]
-    return (
-        f"lemma 9's own range begins at eps {there[0]:.2f}"
-        if there.size
-        else "lemma 9's own range is empty here"
-    )
+    inside = eps[low <= high]
+    if not inside.size:
+        return "lemma 9's own range is empty here"
+    return f"lemma 9's own range begins at eps {inside[0]:.2f}"
 
 
 def grid_figure(grid: Arrays, size: Sizes) -> Drawing:
+    """Draw the distance of the best stop over correlation and alpha."""
     figure = Drawing(figsize=(9.2, 4.6), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
-    eps, alpha, shape = (
-        grid["eps"],
-        grid["alpha"],
-        (len(grid["eps"]), len(grid["alpha"])),
-    )
+    eps = grid["eps"]
+    alpha = grid["alpha"]
+    shape = (len(eps), len(alpha))
     with np.errstate(divide="ignore"):
         low = first_term(size, eps)
     drawn: Any = None
@@ -185,12 +181,13 @@ def grid_figure(grid: Arrays, size: Sizes) -> Drawing:
         )
     panels[0].set_ylabel("alpha")
     bar = figure.colorbar(drawn, ax=panels, shrink=0.9)
-    bar.set_label("best stop / do nothing", color=INK)
+    bar.set_label("best stop / original", color=INK)
     bar.ax.tick_params(color=MUTED, labelcolor=INK)
     return figure
 
 
 def path_figure(paths: Arrays) -> Drawing:
+    """Draw the distances along some paths."""
     figure = Drawing(figsize=(9.2, 3.9), layout="constrained")
     axes = figure.add_subplot()
     dress(
@@ -213,18 +210,17 @@ def path_figure(paths: Arrays) -> Drawing:
         yscale="log",
         ylim=(0.1, 300),
         xlabel="1 + step",
-        ylabel="distance / do nothing",
+        ylabel="distance / original's distance",
     )
-    figure.legend(
-        loc="outside right upper", frameon=False, labelcolor=INK, fontsize=9.5
-    )
+    legend(figure, axes, place="right upper", columns=1, size=9.5)
     return figure
 
 
 def trap_figure(found: Arrays) -> Drawing:
+    """Draw the paths on the retrained objective, and the predictions at its minima."""
     figure = Drawing(figsize=(9.2, 4.9), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[1.25, 1])
-    dress(left, "The retrained objective, and the ways on it", grid="both")
+    dress(left, "Paths on the retrained objective", grid="both")
     levels = [5.1, 5.4, 5.8, 6.3, 7, 8, 9, 9.66, 9.8, 10.2, 11, 12, 13, 14]
     left.contour(
         found["a"],
@@ -242,7 +238,7 @@ def trap_figure(found: Arrays) -> Drawing:
     }
     for name, (label, color, dash) in ways.items():
         left.plot(
-            *found[f"path/{name}"].T,
+            *found[f"path-{name}"].T,
             color=color,
             lw=2.2,
             ls=dash,
@@ -250,10 +246,10 @@ def trap_figure(found: Arrays) -> Drawing:
             zorder=3,
         )
     spots = {
-        "original": (found["original/weights"][0], MUTED, "o"),
-        "oracle": (found["retrained/weights"][0], COLORS[2], "*"),
-        "ascent's minimum": (found["ascent/weights"][0], COLORS[1], "s"),
-        "the trap": (found["retrained/weights"][1], COLORS[0], "D"),
+        "original": (found["original-weights"][0], MUTED, "o"),
+        "oracle": (found["retrained-weights"][0], COLORS[2], "*"),
+        "ascent's minimum": (found["ascent-weights"][0], COLORS[1], "s"),
+        "the trap": (found["retrained-weights"][1], COLORS[0], "D"),
     }
     for label, (point, color, marker) in spots.items():
         left.plot(
@@ -273,14 +269,7 @@ def trap_figure(found: Arrays) -> Drawing:
         xlabel="a",
         ylabel="b",
     )
-    figure.legend(
-        *left.get_legend_handles_labels(),
-        loc="outside upper left",
-        ncols=4,
-        frameon=False,
-        labelcolor=INK,
-        fontsize=9.5,
-    )
+    legend(figure, left, columns=4, size=9.5)
     dress(right, "Their predictions", grid="both")
     x = np.linspace(-1.7, 4.6, 200)
     for label, (point, color, _) in spots.items():
@@ -304,45 +293,47 @@ def trap_figure(found: Arrays) -> Drawing:
 
 
 def make_page(config: Config, found: Mapping[str, Arrays]) -> Page:
+    """Return the page: early stopping, orderings and the trap."""
     samples = [found[f"sampled-{seed}"] for seed in config.seeds]
-    paths, toy, grid = found["paths"], found["trap"], found["grid"]
+    paths = found["paths"]
+    toy = found["trap"]
+    grid = found["grid"]
     helps = paths["best"][0] < paths["start"][0]
     harmful = (grid["best"][0] >= grid["start"][0]).mean()
     escaped = float(
-        np.linalg.norm(toy["path/fine-tune"][-1] - toy["retrained/weights"][0])
+        np.linalg.norm(toy["path-fine-tune"][-1] - toy["retrained-weights"][0])
     )
     summary = (
         "On two correlated coordinates the best of all stopping times comes nearer to"
-        f" the retrained weights than doing nothing in {int(helps.sum())} of"
+        f" the retrained weights than the original is in {int(helps.sum())} of"
         f" {len(ROWS)} settings; on the grid of correlations and alphas no stop helps"
         f" in {100 * harmful:.0f} % of the cells. In the toy descent-ascent ends in a"
-        f" minimum from where {config.fine_tuning_steps:,} steps of fine-tuning on the"
-        f" retained samples reach a loss of {toy['retrained/losses'][-1]:.2f}, where"
-        f" retraining finds {toy['retrained/losses'][0]:.2f}."
+        f" minimum from which {config.fine_tuning_steps:,} steps of fine-tuning on the"
+        f" retained samples reach a loss of {toy['retrained-losses'][-1]:.2f}, where"
+        f" retraining finds {toy['retrained-losses'][0]:.2f}."
     )
     ratio = paths["best"][0] / paths["start"][0]
     pictures = [
         Figure(
             "Where early stopping helps",
-            grid_figure(grid, _size(config)),
+            grid_figure(grid, size_of(config)),
             "Two heat maps over correlation and alpha; no stop helps in"
             f" {100 * harmful:.0f} % of the left one.",
             "Blue: the best stop is nearer to the retrained weights than the original"
             " is; red: further away, already after one step. Full line: as near."
             " Dashed: above it descent-ascent diverges (right: with twice the ridge)."
             " Dotted: from there to the dashed line both margins end below the"
-            f" original's on every sampled example; {_lemma_9(_size(config))}.",
+            f" original's on every sampled example; {_lemma_9(size_of(config))}.",
         ),
         Figure(
             "Paths",
             path_figure(paths),
-            "Distances over steps; best stop over do nothing: "
+            "Distances over steps; best stop over original: "
             + ", ".join(
                 f"{ratio[ROWS.index(row)]:.2f} at eps {row[0]:g}, alpha {row[1]:g}"
                 for row in SHOWN
             ),
-            "Below the dotted line: nearer to the retrained weights than doing"
-            " nothing.",
+            "Below the dotted line: nearer to the retrained weights than the original.",
         ),
         Figure(
             "The trap",
@@ -351,7 +342,7 @@ def make_page(config: Config, found: Mapping[str, Arrays]) -> Page:
             f" descent-ascent ends {escaped:.2f} away from the retrained weights.",
             "Left: contours of the loss on the retained samples. Right: what each model"
             " predicts; dots are the samples, sized by how many are retained. At x = 4"
-            " the original says +, as does the oracle; the trap says -.",
+            " the original and the oracle predict +, the trap predicts -.",
         ),
     ]
     tables = [stopping_table(paths), order_table(samples), trap_table(toy)]
@@ -359,35 +350,26 @@ def make_page(config: Config, found: Mapping[str, Arrays]) -> Page:
 
 
 def _checks(samples: list[Arrays], toy: Arrays) -> list[Check]:
-    shared, pair = (
-        max(float(part[f"{name}_error"].max()) for part in samples)
-        for name in ("shared", "pair")
-    )
+    shared = max(float(part["shared_error"].max()) for part in samples)
+    pair = max(float(part["pair_error"].max()) for part in samples)
     held = np.concatenate([part["held"] for part in samples])
     broken = [int((held[:, i] == 0).sum()) for i in range(3)]
-    lemmas = [
-        bool(all(part[name].all() for part in samples)) for name in ("lemma4", "lemma5")
-    ]
-    misses = [
-        (
-            float(np.abs(toy[f"{name}/weights"] - np.array(weights)).max())
-            if len(toy[f"{name}/losses"]) == len(losses)
-            else math.inf
-        )
-        for name, (weights, losses) in NOTED.items()
-    ]
-    ways = {
-        "train": toy["original/weights"][0],
-        "retrain": toy["retrained/weights"][0],
-        "scratch": toy["retrained/weights"][0],
-    }
-    ways |= {
-        "ascent": toy["ascent/weights"][0],
-        "fine-tune": toy["retrained/weights"][-1],
+    lemmas = all(part["lemma4"].all() and part["lemma5"].all() for part in samples)
+    misses = []
+    for name, (weights, losses) in NOTED.items():
+        minima = toy[f"{name}-weights"]
+        is_same = len(toy[f"{name}-losses"]) == len(losses)
+        misses.append(np.abs(minima - np.array(weights)).max() if is_same else math.inf)
+    ends = {
+        "train": toy["original-weights"][0],
+        "retrain": toy["retrained-weights"][0],
+        "scratch": toy["retrained-weights"][0],
+        "ascent": toy["ascent-weights"][0],
+        "fine-tune": toy["retrained-weights"][-1],
     }
     off = max(
-        float(np.linalg.norm(toy[f"path/{name}"][-1] - end))
-        for name, end in ways.items()
+        float(np.linalg.norm(toy[f"path-{name}"][-1] - end))
+        for name, end in ends.items()
     )
     return [
         Check(
@@ -405,10 +387,12 @@ def _checks(samples: list[Arrays], toy: Arrays) -> list[Check]:
             broken[:2] == [0, 0],
             f"{broken[0]} and {broken[1]} exceptions",
         ),
-        Check("The bounds of lemmas 4 and 5 hold on all sampled examples", all(lemmas)),
+        Check(
+            "The bounds of lemmas 4 and 5 hold on all sampled examples", bool(lemmas)
+        ),
         Check(
             "The toy has exactly the minima of an independent program",
-            max(misses) < 6e-3,
+            bool(max(misses) < 6e-3),
             f"largest difference {max(misses):.1e}",
         ),
         Check(
@@ -417,8 +401,8 @@ def _checks(samples: list[Arrays], toy: Arrays) -> list[Check]:
             f"at most {off:.1e} away",
         ),
         Check(
-            "With twice the ridge the trap is gone",
-            int(toy["retrained/ridge2"]) == 1,
-            f"{int(toy['retrained/ridge2'])} minimum",
+            "With twice the ridge there is no trap",
+            int(toy["retrained-ridge2"]) == 1,
+            f"{int(toy['retrained-ridge2'])} minimum",
         ),
     ]

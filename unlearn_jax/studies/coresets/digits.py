@@ -1,96 +1,94 @@
-"""Core-sets of digits: the smallest part of a forget set that is enough."""
+"""Core-sets on scikit-learn's digits: samples whose removal is enough to forget a set.
+
+Core-sets are searched on kernel models, where removal is exact, and tested on networks
+that are trained again without them.
+"""
 
 import dataclasses
-from collections.abc import Mapping
 from functools import partial
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.cluster import KMeans
-from threadpoolctl import threadpool_limits  # scikit-learn's own dependency
+from threadpoolctl import threadpool_limits
 
 from unlearn_jax import audit, data, models, train
 from unlearn_jax.contrib import coresets
 from unlearn_jax.influence import ridge
-from unlearn_jax.pipeline import Part
+from unlearn_jax.pipeline import Artifact
+from unlearn_jax.studies.common import Arrays
 from unlearn_jax.types import InputError
 
-Arrays = Mapping[str, np.ndarray]
-
-
-GRID = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
-
-
+RIDGES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 SIZES = np.linspace(0.05, 1.0, 20)
-"""Of the curve on kernel models, in shares of the forget set."""
-
-
+"""Points of the curve on kernel models, in fractions of the forget set."""
 ORDERS = ("core-set search", "most influential first", "random")
-
-
 WAYS = ("core-set", "most influential, as many", "random, as many")
-
-
 KINDS = {"cluster": "Clusters of a class", "random": "Random samples"}
 
-
-NOTHING, ALL, FROM_KERNEL, SIZED, AGAIN = 0, 1, 2, 8, 14
-"""Networks that judge: where among those of a seed they are. Three subsets, then their complements, at the middle two."""
+NOTHING = 0
+"""Column of the networks trained without nothing, among those of a judging seed."""
+ALL = 1
+"""Column of the networks trained without the whole forget set."""
+FROM_KERNEL = 2
+"""First of six columns: the subsets of :data:`WAYS`, then their complements."""
+SIZED = 8
+"""First of six columns, as :data:`FROM_KERNEL`, of the size that networks need."""
+AGAIN = 14
+"""Column of the networks without the whole forget set, of another seed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Core-sets found on kernel models with exact removal, confirmed by networks trained again."""
+    """Core-sets of kernel models, confirmed by networks that are trained again."""
 
     num_train: int = 900
     """Training samples; the other digits are the test set."""
     cluster_classes: tuple[int, ...] = (1, 3, 8)
-    """One forget set each: the smaller of two k-means clusters of the class's training images."""
+    """One forget set each: the smaller of two k-means clusters of the class."""
     random_sets: int = 3
     """Random forget sets."""
     random_size: int = 90
     """Samples in each of them."""
     search_worlds: int = 24
-    """Kernel models, each with random features of its own, that the search sees."""
+    """Kernel models of the search, each with random features of its own."""
     judge_worlds: int = 40
-    """Others that judge what it found."""
+    """Other kernel models, which judge the core-sets."""
     num_features: int = 512
     """Random ReLU features of a kernel model."""
     bootstrap: bool = False
-    """Redraw the retained samples of each kernel model too."""
+    """Resample the retained samples of each kernel model too."""
     tolerance: float = 0.1
-    """How near to the oracle is near enough, in shares of what the oracle forgets."""
+    """Largest distance from the oracle, as a fraction of its own suppression."""
     other_tolerances: tuple[float, ...] = (0.05, 0.2, 0.5)
-    """Core-sets are counted for these too."""
+    """Further tolerances at which core-sets are counted."""
     delta: float = 0.1
-    """The search wants PS of at least one less this."""
+    """The search ends at a PS of ``1 - delta``."""
     random_orders: int = 5
-    """Random orders of a forget set on kernel models; networks are trained for the first."""
+    """Random orders on kernel models; networks are trained for the first."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    """Training seeds of the networks of the curve, which decide how many samples a network needs removed."""
+    """Training seeds of the curve's networks, which decide the size of a removal."""
     judge_seeds: tuple[int, ...] = (10, 11, 12, 13, 14)
-    """Others, which judge."""
+    """Training seeds of the networks that judge."""
     curve: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 0.9)
-    """Shares of the forget set at which networks are trained."""
+    """Fractions of the forget set at which networks are trained."""
     width: int = 128
     """Hidden units of the networks, which have one hidden layer."""
     num_epochs: int = 40
-    """Of their training."""
+    """Passes over the training samples of the networks."""
 
 
-def make_parts(config: Config) -> dict[str, Part]:
-    """One part for the ridge; for each forget set its search, networks of a curve, and networks that judge."""
-    if (
-        min(
-            len(config.seeds),
-            len(config.judge_seeds),
-            config.search_worlds,
-            config.judge_worlds,
-        )
-        < 3
-    ):
+def make_artifacts(config: Config) -> list[Artifact]:
+    """Return the ridge and, for each forget set, search, curve and judging networks.
+
+    Raises:
+      InputError: too few seeds or worlds, shared seeds, or a curve out of range.
+    """
+    num_worlds = min(config.search_worlds, config.judge_worlds)
+    if min(len(config.seeds), len(config.judge_seeds), num_worlds) < 3:
         raise InputError(
             "seeds, judge_seeds, search_worlds and judge_worlds: give at least 3 of"
             " each"
@@ -101,11 +99,14 @@ def make_parts(config: Config) -> dict[str, Part]:
         )
     if not all(0 < share < 1 for share in config.curve):
         raise InputError(
-            f"the curve's shares must lie between 0 and 1, got {config.curve}"
+            f"the curve's fractions must lie between 0 and 1, got {config.curve}"
         )
-    take = lambda *names: {name: getattr(config, name) for name in names}
+
+    def take(*names: str) -> dict[str, Any]:
+        return {name: getattr(config, name) for name in names}
+
     networks = take("num_train", "width", "num_epochs")
-    knobs = take(
+    options = take(
         "search_worlds",
         "judge_worlds",
         "bootstrap",
@@ -114,115 +115,137 @@ def make_parts(config: Config) -> dict[str, Part]:
         "delta",
         "random_orders",
     )
-    parts = {
-        "ridge": Part(take("num_train", "num_features"), partial(choose_ridge, config))
-    }
+    ridge_of = Artifact(
+        name="ridge",
+        settings=take("num_train", "num_features"),
+        compute=partial(choose_ridge, config),
+    )
+    artifacts = [ridge_of]
     for name in set_names(config):
-        searched, curve = f"search-{name}", f"curve-{name}"
         size = {"size": config.random_size} if name.startswith("random") else {}
-        parts[searched] = Part(
-            {**knobs, **size}, partial(search, config, name), needs=("ridge",)
+        searched = Artifact(
+            name=f"search-{name}",
+            settings={**options, **size},
+            compute=partial(search, config, name),
+            inputs=(ridge_of,),
         )
-        sized = {**networks, **take("seeds", "curve")}
-        parts[curve] = Part(
-            sized, partial(curve_of_networks, config), needs=(searched,)
+        curve = Artifact(
+            name=f"curve-{name}",
+            settings={**networks, **take("seeds", "curve")},
+            compute=partial(curve_of_networks, config),
+            inputs=(searched,),
         )
-        judged = {**networks, **take("judge_seeds", "tolerance", "delta")}
-        parts[f"judge-{name}"] = Part(
-            judged, partial(judge_by_networks, config), needs=(searched, curve)
+        judged = Artifact(
+            name=f"judge-{name}",
+            settings={**networks, **take("judge_seeds", "tolerance", "delta")},
+            compute=partial(judge_by_networks, config),
+            inputs=(searched, curve),
         )
-    return parts
+        artifacts += [searched, curve, judged]
+    return artifacts
 
 
 def set_names(config: Config) -> list[str]:
-    """Names of the forget sets, kind first."""
-    return [f"cluster-{c}" for c in config.cluster_classes] + [
-        f"random-{i}" for i in range(config.random_sets)
-    ]
+    """Return the names of the forget sets, kind first."""
+    clusters = [f"cluster-{label}" for label in config.cluster_classes]
+    return clusters + [f"random-{i}" for i in range(config.random_sets)]
 
 
 def kinds_of(config: Config) -> dict[str, list[str]]:
-    """Forget sets by kind, those that there are."""
-    names = {
-        kind: [name for name in set_names(config) if name.startswith(kind)]
-        for kind in KINDS
-    }
-    return {kind: own for kind, own in names.items() if own}
+    """Return the names of the forget sets by kind, without kinds that have none."""
+    kinds: dict[str, list[str]] = {}
+    for name in set_names(config):
+        kinds.setdefault(name.split("-")[0], []).append(name)
+    return kinds
 
 
 def forget_set(config: Config, splits: data.Splits, name: str) -> np.ndarray:
-    """Positions ``[F]`` of a forget set."""
+    """Return the positions ``[F]`` of a forget set."""
     kind, number = name.split("-")
     if kind == "random":
-        return np.flatnonzero(
-            data.forget_random(
-                config.num_train, count=config.random_size, seed=int(number)
-            )
-        )
+        size = config.random_size
+        mask = data.forget_random(config.num_train, count=size, seed=int(number))
+        return np.flatnonzero(mask)
     members = np.flatnonzero(data.forget_class(splits.train.labels, int(number)))
     images = splits.train.images[members].reshape(len(members), -1) / 255
-    cluster = KMeans(2, n_init=4, random_state=0).fit_predict(images)
+    cluster = KMeans(2, n_init=cast(Any, 4), random_state=0).fit_predict(images)
     return members[cluster == np.argmin(np.bincount(cluster))]
 
 
 def choose_ridge(config: Config) -> dict[str, np.ndarray]:
-    """The ridge with the least leave-one-out error on all of D, in a world of its own; and how exact removal is."""
+    """Return the ridge with the least leave-one-out error, and how exact removal is.
+
+    The random features are of a world that neither searches nor judges.
+
+    Returns:
+      ``ridge``, ``errors`` of all :data:`RIDGES`, and ``gap``, the largest difference
+      of outputs between a removal of a tenth of the samples and a new fit.
+    """
     splits = data.load_digits(num_train=config.num_train)
-    inputs, targets = (
-        splits.train.images.reshape(config.num_train, -1) / 255,
-        np.eye(10)[splits.train.labels] - 0.1,
-    )
-    with (
-        jax.enable_x64(True),
-        threadpool_limits(1),
-    ):  # threads of a busy machine wait for each other
+    inputs = splits.train.images.reshape(config.num_train, -1) / 255
+    targets = np.eye(10)[splits.train.labels] - 0.1
+    # One BLAS thread: threads of a busy machine wait for each other.
+    with jax.enable_x64(True), threadpool_limits(1):
         features = ridge.random_relu_features(
             jax.random.key(10_000), jnp.asarray(inputs), config.num_features
         )
         kernel = features @ features.T
-        fits = [ridge.fit(kernel, jnp.asarray(targets), ridge=value) for value in GRID]
+        goal = jnp.asarray(targets)
+        fits = [ridge.fit(kernel, goal, ridge=value) for value in RIDGES]
         errors = [
-            np.mean(
-                (ridge.leave_one_out(model, kernel, jnp.asarray(targets)) - targets)
-                ** 2
-            )
+            np.mean((ridge.leave_one_out(model, kernel, goal) - targets) ** 2)
             for model in fits
         ]
         best = int(np.argmin(errors))
-        gone = config.num_train // 10
-        exact = np.asarray(kernel @ ridge.downdate(fits[best], jnp.arange(gone)))
-        rest = np.asarray(features)[gone:]
-        gram = rest.T @ rest + GRID[best] * np.eye(config.num_features)
-        refitted = np.asarray(features) @ np.linalg.solve(gram, rest.T @ targets[gone:])
+        removed = config.num_train // 10
+        exact = np.asarray(kernel @ ridge.downdate(fits[best], jnp.arange(removed)))
+        rest = np.asarray(features)[removed:]
+        gram = rest.T @ rest + RIDGES[best] * np.eye(config.num_features)
+        weights = np.linalg.solve(gram, rest.T @ targets[removed:])
+        refitted = np.asarray(features) @ weights
     return {
-        "ridge": np.array(GRID[best]),
+        "ridge": np.array(RIDGES[best]),
         "errors": np.array(errors),
         "gap": np.array(np.abs(exact - refitted).max()),
     }
 
 
 def prefixes(order: np.ndarray, counts: ArrayLike) -> np.ndarray:
-    """The first samples of an order as masks: ``[F], [Q] -> [Q, F]``."""
+    """Return the first samples of an order as masks: ``[F], [Q] -> [Q, F]``."""
     return np.argsort(order)[None] < np.asarray(counts)[:, None]
 
 
-def counts_of(shares: np.ndarray, total: int) -> np.ndarray:
-    """Shares of a forget set in samples, at least one."""
-    return np.maximum(np.round(np.asarray(shares) * total), 1).astype(int)
+def counts_of(fractions: ArrayLike, total: int) -> np.ndarray:
+    """Return fractions of a forget set as numbers of samples, at least one."""
+    return np.maximum(np.round(np.asarray(fractions) * total), 1).astype(int)
 
 
 def search(config: Config, name: str, chosen: Arrays) -> dict[str, np.ndarray]:
-    """Core-set, comparisons of equal size, and their counterfactuals on worlds that the search did not see."""
+    """Return a core-set, subsets of equal size, and their counterfactuals.
+
+    Args:
+      config: of the study.
+      name: of the forget set.
+      chosen: from :func:`choose_ridge`.
+
+    Returns:
+      On the worlds of the search: ``index`` ``[F]``, ``orders`` ``[R, F]``,
+      ``subsets`` ``[R, F]``, ``searched`` (size and PS), ``sizes_elsewhere`` at the
+      other tolerances, ``top_shares`` by influence. On the judging worlds: the
+      suppression ``[W, ...]`` without subsets (``shares``), without their complements
+      (``rest_shares``), without all but one member (``one_left_shares``), and along
+      the orders (``curve`` at ``curve_sizes``).
+    """
     splits = data.load_digits(num_train=config.num_train)
     index = forget_set(config, splits, name)
-    labels, count = splits.train.labels[index], len(index)
+    labels = splits.train.labels[index]
+    count = len(index)
     draws = np.random.default_rng(7)
     random_orders = [draws.permutation(count) for _ in range(config.random_orders)]
     with jax.enable_x64(True), threadpool_limits(1):
+        num_worlds = config.search_worlds + config.judge_worlds
         worlds = coresets.seed_worlds(
-            jax.random.split(
-                jax.random.key(0), config.search_worlds + config.judge_worlds
-            ),
+            jax.random.split(jax.random.key(0), num_worlds),
             splits.train.images / 255,
             splits.train.labels,
             index,
@@ -246,17 +269,13 @@ def search(config: Config, name: str, chosen: Arrays) -> dict[str, np.ndarray]:
         curves = np.concatenate([prefixes(order, counts) for order in orders])
         one_left = found.members[None] & ~np.eye(count, dtype=bool)[found.members]
         shares = partial(coresets.suppression_without, unseen, labels)
+        elsewhere = [find(tolerance=v).members.sum() for v in config.other_tolerances]
         return {
             "index": index,
             "orders": orders,
             "subsets": subsets,
             "searched": np.array([found.forward_size, found.sufficiency]),
-            "sizes_elsewhere": np.array(
-                [
-                    find(tolerance=value).members.sum()
-                    for value in config.other_tolerances
-                ]
-            ),
+            "sizes_elsewhere": np.array(elsewhere),
             "top_shares": coresets.suppression_without(
                 seen, labels, prefixes(orders[1], np.arange(1, count + 1))
             ),
@@ -273,13 +292,22 @@ def search(config: Config, name: str, chosen: Arrays) -> dict[str, np.ndarray]:
 def train_without(
     config: Config, seeds: tuple[int, ...], found: Arrays, among: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Networks without subsets ``[Q, F]`` of the forget set: margins and signals ``[S, Q, F]``, accuracies ``[S, Q]``."""
+    """Train networks without subsets of the forget set.
+
+    Args:
+      config: of the study.
+      seeds: S of them.
+      found: from :func:`search`.
+      among: ``[Q, F]`` subsets to leave out.
+
+    Returns:
+      ``margins`` and ``signals`` ``[S, Q, F]``, ``accuracy`` on the forget set and
+      ``test_accuracy`` ``[S, Q]``.
+    """
     splits = data.load_digits(num_train=config.num_train)
     index = found["index"]
-    labels, removed = (
-        splits.train.labels[index],
-        np.zeros((len(among), config.num_train), bool),
-    )
+    labels = splits.train.labels[index]
+    removed = np.zeros((len(among), config.num_train), bool)
     removed[:, index] = among
     model = models.build("mlp", (8, 8, 1), 10, widths=(config.width,))
     recipe = train.Recipe(
@@ -290,7 +318,8 @@ def train_without(
     logits = coresets.retrain_without(
         keys, model, splits.train, removed, recipe, images
     )
-    logits, on_test = logits[:, :, : len(index)], logits[:, :, len(index) :]
+    on_test = logits[:, :, len(index) :]
+    logits = logits[:, :, : len(index)]
     return {
         "margins": np.asarray(coresets.margins(jax.nn.softmax(logits, -1), labels)),
         "signals": np.asarray(audit.logit_margin(logits, labels)),
@@ -300,38 +329,51 @@ def train_without(
 
 
 def shares_of(networks: Arrays) -> np.ndarray:
-    """Share of the knowledge suppressed by each network, ``[S, Q]``, the first two without nothing and without F."""
+    """Return the suppression ``[S, Q]`` of each network.
+
+    The first two columns are without nothing (0) and without the forget set (1).
+    """
     level = networks["margins"].mean(-1)
     return coresets.suppression(level, level[:, :1], level[:, 1:2])
 
 
 def curve_of_networks(config: Config, found: Arrays) -> dict[str, np.ndarray]:
-    """Networks without more and more of the forget set, in three orders."""
+    """Return the suppression ``[S, 3, Q]`` along three orders of the forget set."""
     count = len(found["index"])
-    among = [
-        prefixes(order, counts_of(np.array(config.curve), count))
-        for order in found["orders"][:3]
-    ]
-    among = np.concatenate(
-        [np.zeros((1, count), bool), np.ones((1, count), bool), *among]
-    )
+    counts = counts_of(config.curve, count)
+    ends = np.stack([np.zeros(count, bool), np.ones(count, bool)])
+    parts = [prefixes(order, counts) for order in found["orders"][:3]]
+    among = np.concatenate([ends, *parts])
     shares = shares_of(train_without(config, config.seeds, found, among))
     return {"shares": shares[:, 2:].reshape(len(config.seeds), 3, len(config.curve))}
 
 
 def enough(config: Config, shares: np.ndarray) -> np.ndarray:
-    """The smallest share of the forget set on the curve that suffices in networks, for each order; 1 if none does."""
+    """Return the smallest sufficient fraction on the curve of networks.
+
+    Args:
+      config: of the study.
+      shares: ``[S, 3, Q]`` from :func:`curve_of_networks`.
+
+    Returns:
+      ``[3]``, one for each order; 1 where no point of the curve suffices.
+    """
     sufficiency = coresets.suppressed(shares, tolerance=config.tolerance).mean(0)
-    passed = np.concatenate(
-        [sufficiency >= 1 - config.delta - 1e-9, np.ones((3, 1), bool)], axis=1
-    )
+    is_enough = sufficiency >= 1 - config.delta - 1e-9
+    passed = np.concatenate([is_enough, np.ones((3, 1), bool)], axis=1)
     return np.array([*config.curve, 1.0])[passed.argmax(1)]
 
 
 def judge_by_networks(
     config: Config, found: Arrays, curve: Arrays
 ) -> dict[str, np.ndarray]:
-    """Networks of new seeds without: nothing, F, core-sets, subsets of equal size, all complements; and without F again."""
+    """Train networks of new seeds without all subsets that are compared.
+
+    Returns:
+      As :func:`train_without`, and ``among`` ``[14, F]``; the columns are
+      :data:`NOTHING`, :data:`ALL`, :data:`FROM_KERNEL`, :data:`SIZED` and
+      :data:`AGAIN`, of which ``among`` has all but the last.
+    """
     count = len(found["index"])
     size = counts_of(enough(config, curve["shares"])[:1], count)
     sized = np.concatenate([prefixes(order, size) for order in found["orders"][:3]])
@@ -341,10 +383,7 @@ def judge_by_networks(
     networks = train_without(config, config.judge_seeds, found, among)
     other_seeds = tuple(100_000 + seed for seed in config.judge_seeds)
     again = train_without(config, other_seeds, found, ends[1:])
-    return {
-        "among": among,
-        **{
-            name: np.concatenate([networks[name], again[name]], axis=1)
-            for name in networks
-        },
+    both = {
+        name: np.concatenate([networks[name], again[name]], axis=1) for name in networks
     }
+    return {"among": among, **both}

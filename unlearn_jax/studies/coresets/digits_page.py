@@ -1,6 +1,7 @@
-"""Page of core-sets of digits."""
+"""Page of the study of core-sets on digits."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from unlearn_jax import audit
 from unlearn_jax.contrib import coresets
 from unlearn_jax.pipeline import Check, Figure, Page, Table
 from unlearn_jax.pipeline.report.figures.style import COLORS, INK, MUTED, dress
+from unlearn_jax.studies.common import legend
 from unlearn_jax.studies.coresets.digits import (
     AGAIN,
     ALL,
@@ -28,68 +30,49 @@ from unlearn_jax.studies.coresets.digits import (
 )
 
 
-def intervals(names: Sequence[Any], seeds: Sequence[int]) -> np.ndarray:
-    """Weights of a bootstrap over forget sets and seeds, ``[1000, R]``, runs ordered by forget set."""
-    runs = np.array([[i, seed] for i in range(len(names)) for seed in seeds])
-    return audit.run_weights(np.random.default_rng(0), 1000, runs)
-
-
-def estimate(values: list[np.ndarray], weights: np.ndarray) -> audit.Estimate:
-    """Mean over forget sets and seeds with its interval; one array ``[S]`` per forget set."""
-    flat = np.concatenate(values)
-    return audit.summarize(flat, np.broadcast_to(flat, weights.shape), weights)
+def estimate(values: Sequence[np.ndarray]) -> audit.Estimate:
+    """Return the mean over forget sets and seeds, ``[S]`` per forget set."""
+    return audit.summarize_runs(np.stack(values), num_replicates=1000)
 
 
 def rate(events: np.ndarray) -> str:
-    """A probability with its exact binomial interval."""
+    """Return a probability with its exact binomial interval."""
     events = np.ravel(events)
     low, high = audit.clopper_pearson(int(events.sum()), events.size)
     return f"{events.mean():.2f} [{low:.2f}, {high:.2f}]"
 
 
 def kernel_table(config: Config, found: Mapping[str, Arrays]) -> Table:
-    """PS, PN and PNS of each core-set and of subsets of its size, on worlds that the search did not see."""
+    """Return PS, PN and PNS of each core-set and of subsets of its size."""
+    suppressed = partial(coresets.suppressed, tolerance=config.tolerance)
     rows = []
     for name in set_names(config):
         part = found[f"search-{name}"]
-        size, count = part["subsets"][0].sum(), len(part["index"])
-        one_left = coresets.suppressed(
-            part["one_left_shares"], tolerance=config.tolerance
-        ).mean(0)
-        for label, which in zip(
-            WAYS, ([0], [1], list(range(2, len(part["subsets"])))), strict=True
-        ):
-            enough = coresets.suppressed(
-                part["shares"][:, which], tolerance=config.tolerance
-            )
-            rest = coresets.suppressed(
-                part["rest_shares"][:, which], tolerance=config.tolerance
-            )
-            low, high = coresets.causes(enough.ravel(), rest.ravel()).bounds
+        size = part["subsets"][0].sum()
+        count = len(part["index"])
+        left = suppressed(part["one_left_shares"]).mean(0)
+        one_left = f"{left.mean():.2f} ({left.min():.2f} to {left.max():.2f})"
+        subsets = ([0], [1], list(range(2, len(part["subsets"]))))
+        for label, which in zip(WAYS, subsets, strict=True):
+            shares = part["shares"][:, which]
+            is_enough = suppressed(shares)
+            is_rest_enough = suppressed(part["rest_shares"][:, which])
+            causes = coresets.causes(is_enough.ravel(), is_rest_enough.ravel())
+            low, high = causes.bounds
             rows.append(
                 [
                     f"{name}: {label}",
                     f"{size} of {count} ({100 * size / count:.0f} %)",
-                    (
-                        f"{part['shares'][:, which].mean():.2f} ±"
-                        f" {part['shares'][:, which].mean(1).std(ddof=1):.2f}"
-                    ),
-                    rate(enough),
-                    rate(~rest),
-                    rate(enough & ~rest),
+                    f"{shares.mean():.2f} ± {shares.mean(1).std(ddof=1):.2f}",
+                    rate(is_enough),
+                    rate(~is_rest_enough),
+                    rate(is_enough & ~is_rest_enough),
                     f"{low:.2f} to {high:.2f}",
-                    (
-                        None
-                        if which != [0]
-                        else (
-                            f"{one_left.mean():.2f} ({one_left.min():.2f} to"
-                            f" {one_left.max():.2f})"
-                        )
-                    ),
+                    one_left if which == [0] else None,
                 ]
             )
     return Table(
-        f"Kernel models: {config.judge_worlds} seeds that the search did not see",
+        f"Kernel models: {config.judge_worlds} seeds not used by the search",
         [
             "removed from",
             "samples",
@@ -113,19 +96,15 @@ def kernel_table(config: Config, found: Mapping[str, Arrays]) -> Table:
 
 
 def size_table(config: Config, found: Mapping[str, Arrays]) -> Table:
-    """How many samples must go, by tolerance and model."""
+    """Return how many samples must be removed, by tolerance and model."""
+    suppressed = partial(coresets.suppressed, tolerance=config.tolerance)
     rows = []
     for name in set_names(config):
-        part, count = found[f"search-{name}"], len(found[f"search-{name}"]["index"])
-        passed = (
-            coresets.suppressed(part["top_shares"], tolerance=config.tolerance).mean(0)
-            >= 1 - config.delta - 1e-9
-        )
-        sizes = [
-            part["subsets"][0].sum(),
-            *part["sizes_elsewhere"],
-            np.argmax(passed) + 1,
-        ]
+        part = found[f"search-{name}"]
+        count = len(part["index"])
+        passed = suppressed(part["top_shares"]).mean(0) >= 1 - config.delta - 1e-9
+        sizes = [part["subsets"][0].sum(), *part["sizes_elsewhere"]]
+        sizes.append(np.argmax(passed) + 1)
         networks = enough(config, found[f"curve-{name}"]["shares"])
         rows.append(
             [
@@ -137,7 +116,7 @@ def size_table(config: Config, found: Mapping[str, Arrays]) -> Table:
         )
     tolerances = [config.tolerance, *config.other_tolerances]
     return Table(
-        "How much of the forget set must go",
+        "Fraction of the forget set that must be removed",
         [
             "forget set",
             "samples",
@@ -157,41 +136,26 @@ def size_table(config: Config, found: Mapping[str, Arrays]) -> Table:
 def network_table(
     config: Config, found: Mapping[str, Arrays], kind: str, names: list[str]
 ) -> Table:
-    """What networks of new seeds know of the forget sets of one kind."""
+    """Return the suppression of networks of new seeds, for one kind of forget set."""
     judged = [found[f"judge-{name}"] for name in names]
-    weights = intervals(names, config.judge_seeds)
-    shares = [shares_of(part) for part in judged]
+    shares = np.stack([shares_of(part) for part in judged])
+    is_suppressed = coresets.suppressed(shares, tolerance=config.tolerance)
     rows = []
     for label, column, rest in network_rows():
-        enough = np.array(
-            [
-                coresets.suppressed(share[:, column], tolerance=config.tolerance)
-                for share in shares
-            ]
-        )
-        others = np.array(
-            [
-                coresets.suppressed(share[:, rest], tolerance=config.tolerance)
-                for share in shares
-            ]
-        )
+        is_enough = is_suppressed[..., column]
+        is_rest_enough = is_suppressed[..., rest]
         again = column == AGAIN
+        removed = np.mean([mask.mean() for mask in removed_by(judged, column)])
         rows.append(
             [
                 label,
-                (
-                    f"{100 * np.mean([mask.mean() for mask in removed_by(judged, column)]):.0f} %"
-                ),
-                estimate([share[:, column] for share in shares], weights),
-                rate(enough),
-                None if again else rate(~others),
-                None if again else rate(enough & ~others),
-                estimate(
-                    [100 * part["accuracy"][:, column] for part in judged], weights
-                ),
-                estimate(
-                    [100 * part["test_accuracy"][:, column] for part in judged], weights
-                ),
+                f"{100 * removed:.0f} %",
+                estimate(list(shares[..., column])),
+                rate(is_enough),
+                None if again else rate(~is_rest_enough),
+                None if again else rate(is_enough & ~is_rest_enough),
+                estimate([100 * part["accuracy"][:, column] for part in judged]),
+                estimate([100 * part["test_accuracy"][:, column] for part in judged]),
             ]
         )
     return Table(
@@ -210,88 +174,87 @@ def network_table(
         f"Mean over {len(names)} forget sets x {len(config.judge_seeds)} seeds, all"
         " counterfactuals on the same seeds; brackets: 95 % interval over forget sets"
         " and seeds, for probabilities exact binomial as if runs were independent. PS:"
-        " removing these samples suppresses what the network knows of all of F; PN:"
-        " removing all others of F instead does not; PNS: both.",
+        " removing these samples suppresses the knowledge of all of F; PN: removing all"
+        " others of F instead does not; PNS: both.",
     )
 
 
 def removed_by(judged: list[Arrays], column: int) -> list[np.ndarray]:
-    """Masks over each forget set of what a column of networks went without."""
+    """Return masks over each forget set of the samples removed in a column."""
     return [part["among"][ALL if column == AGAIN else column] for part in judged]
 
 
 def membership_table(config: Config, found: Mapping[str, Arrays]) -> Table:
-    """Whether single samples of F can still be told to have been trained on."""
-    kinds, columns = kinds_of(config), []
-    rows = [[label] for label, column, _ in network_rows() if column != AGAIN]
-    for kind, names in kinds.items():
+    """Return U-LiRA's AUC on single samples of the forget sets."""
+    columns = []
+    cases = [row for row in network_rows() if row[1] != AGAIN]
+    rows: list[list[Any]] = [[label] for label, _, _ in cases]
+    for kind, names in kinds_of(config).items():
         judged = [found[f"judge-{name}"] for name in names]
-        columns += [
-            f"{KINDS[kind].lower()}: {part} (%)" for part in ("left in", "removed")
-        ]
-        for row, (_, column, _) in zip(rows, network_rows(), strict=False):
-            row += [
-                told_apart(config, judged, column, removed=removed)
-                for removed in (False, True)
-            ]
+        title = KINDS[kind].lower()
+        columns += [f"{title}: left in (%)", f"{title}: removed (%)"]
+        for row, (_, column, _) in zip(rows, cases, strict=True):
+            row.append(ulira_auc(judged, column, removed=False))
+            row.append(ulira_auc(judged, column, removed=True))
     return Table(
         "Members left out of the core-set: U-LiRA's AUC",
         ["removed", *columns],
         rows,
-        "Tells the networks of a row from networks retrained without F on other seeds,"
-        " by the samples of F that were left in and by those removed: 50 is no trace"
+        "Networks of a row against networks retrained without F on other seeds, by the"
+        " samples of F that were left in and by those removed: 50 is no trace"
         " (as all of F removed shows), 100 certainty. " + coresets.CAVEAT,
     )
 
 
 def network_rows() -> list[tuple[str, int, int]]:
-    """Label, column and column of the complement of each row of a network table."""
-    rows = [("nothing", NOTHING, ALL)]
-    rows += [
-        (f"kernel's {way}" if i == 0 else way, FROM_KERNEL + i, FROM_KERNEL + 3 + i)
-        for i, way in enumerate(WAYS)
-    ]
-    rows += [
-        (f"{way}" if i else "core-set, sized on networks", SIZED + i, SIZED + 3 + i)
-        for i, way in enumerate(WAYS)
-    ]
+    """Return label, column and column of the complement of each row of a table."""
     return [
-        *rows,
+        ("nothing", NOTHING, ALL),
+        ("kernel's core-set", FROM_KERNEL, FROM_KERNEL + 3),
+        (WAYS[1], FROM_KERNEL + 1, FROM_KERNEL + 4),
+        (WAYS[2], FROM_KERNEL + 2, FROM_KERNEL + 5),
+        ("core-set, sized on networks", SIZED, SIZED + 3),
+        (WAYS[1], SIZED + 1, SIZED + 4),
+        (WAYS[2], SIZED + 2, SIZED + 5),
         ("all of F (oracle)", ALL, NOTHING),
         ("all of F, another seed (floor)", AGAIN, NOTHING),
     ]
 
 
-def told_apart(
-    config: Config, judged: list[Arrays], column: int, *, removed: bool
+def ulira_auc(
+    judged: list[Arrays], column: int, *, removed: bool
 ) -> audit.Estimate | None:
-    """U-LiRA's AUC in percent on the samples of F that a column went without, or on the others; None without any.
+    """Return U-LiRA's AUC in percent against the oracle of other seeds.
 
-    Against the oracle of other seeds. Forget sets that have no such samples are left
-    out.
+    Args:
+      judged: arrays of each forget set.
+      column: of the networks.
+      removed: on the samples that were removed, or on those left in.
+
+    Returns:
+      The estimate over the forget sets that have such samples; None if none has.
     """
     areas = []
     for part, mask in zip(judged, removed_by(judged, column), strict=True):
         signals = part["signals"][:, :, mask == removed]
         if signals.size:
             areas.append(100 * audit.ulira(signals[:, column], signals[:, AGAIN]).auc)
-    return estimate(areas, intervals(areas, config.judge_seeds)) if areas else None
+    return estimate(areas) if areas else None
 
 
 def curve_figure(config: Config, found: Mapping[str, Arrays]) -> tuple[Drawing, str]:
-    """Size against suppression for three orders: kernel models above, networks below, a column per kind of forget set."""
+    """Draw suppression over size for three orders, and describe it.
+
+    Kernel models above, networks below, a column per kind of forget set.
+    """
     figure = Drawing(figsize=(9.2, 6.4), layout="constrained")
-    panels, told = (
-        figure.subplots(
-            2, len(kinds_of(config)), sharex=True, sharey=True, squeeze=False
-        ),
-        [],
-    )
-    for column, (kind, names) in enumerate(kinds_of(config).items()):
-        title, kernels = KINDS[kind], [found[f"search-{name}"] for name in names]
+    kinds = kinds_of(config)
+    panels = figure.subplots(2, len(kinds), sharex=True, sharey=True, squeeze=False)
+    spoken = []
+    for column, (kind, names) in enumerate(kinds.items()):
+        title = KINDS[kind]
+        kernels = [found[f"search-{name}"] for name in names]
         places = np.mean([part["curve_sizes"] for part in kernels], 0)
-        weights = intervals(names, range(config.judge_worlds))
-        below = intervals(names, config.seeds)
         for row, word in enumerate(("kernel models", "networks")):
             dress(panels[row, column], f"{title}, {word}", grid="both", size=10)
             panels[row, column].axhspan(
@@ -307,10 +270,10 @@ def curve_figure(config: Config, found: Mapping[str, Arrays]) -> tuple[Drawing, 
                 for part in kernels
             ]
             points = [
-                estimate([curve[:, i] for curve in curves], weights)
-                for i in range(len(places))
+                estimate(column) for column in np.moveaxis(np.stack(curves), -1, 0)
             ]
-            upper, lower = panels[0, column], panels[1, column]
+            upper = panels[0, column]
+            lower = panels[1, column]
             upper.plot(
                 [0, *places],
                 [0, *(p.mean for p in points)],
@@ -328,50 +291,42 @@ def curve_figure(config: Config, found: Mapping[str, Arrays]) -> tuple[Drawing, 
             )
             trained = [found[f"curve-{name}"]["shares"][:, j] for name in names]
             points = [
-                estimate([curve[:, i] for curve in trained], below)
-                for i in range(len(config.curve))
+                estimate(column) for column in np.moveaxis(np.stack(trained), -1, 0)
             ]
             means = np.array([p.mean for p in points])
             errors = [means - [p.low for p in points], [p.high for p in points] - means]
             lower.plot(
                 [0, *config.curve, 1], [0, *means, 1], color=color, lw=1.2, ls="--"
             )
-            beside = np.array(config.curve) + 0.01 * (
-                j - 1
-            )  # bars of equal curves side by side
+            # Shifted, so that the bars of equal curves do not cover each other.
+            shifted = np.array(config.curve) + 0.01 * (j - 1)
             lower.errorbar(
-                beside, means, errors, color=color, fmt="o", ms=4.5, capsize=2.5, lw=1.2
+                shifted,
+                means,
+                errors,
+                color=color,
+                fmt="o",
+                ms=4.5,
+                capsize=2.5,
+                lw=1.2,
             )
             middle = int(np.argmin(abs(np.array(config.curve) - 0.4)))
-            told.append(
+            spoken.append(
                 f"{title}, {label}: {means[middle]:.2f} in networks at"
                 f" {100 * config.curve[middle]:.0f} %"
             )
     for axes in panels[:, 0]:
         axes.set_ylabel("share suppressed", fontsize=10, color=INK)
     for axes in panels[1]:
-        axes.set_xlabel("share of the forget set removed", fontsize=10, color=INK)
-    lines, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(
-        lines,
-        labels,
-        loc="outside upper left",
-        ncols=3,
-        frameon=False,
-        labelcolor=INK,
-        fontsize=9.5,
-    )
-    return figure, "; ".join(told)
+        axes.set_xlabel("fraction of the forget set removed", fontsize=10, color=INK)
+    legend(figure, panels[0, 0], size=9.5)
+    return figure, "; ".join(spoken)
 
 
 def attack_check(config: Config, found: Mapping[str, Arrays]) -> Check:
-    """The attack finds nothing where there is nothing to find."""
-    auc = told_apart(
-        config,
-        [found[f"judge-{name}"] for name in set_names(config)],
-        ALL,
-        removed=True,
-    )
+    """Check that the attack is blind where the whole forget set was removed."""
+    judged = [found[f"judge-{name}"] for name in set_names(config)]
+    auc = ulira_auc(judged, ALL, removed=True)
     assert auc is not None
     detail = (
         f"AUC {auc.mean:.0f} % [{auc.low:.0f}, {auc.high:.0f}] without F against other"
@@ -385,7 +340,7 @@ def attack_check(config: Config, found: Mapping[str, Arrays]) -> Check:
 
 
 def make_page(config: Config, found: Mapping[str, Arrays]) -> Page:
-    """Tables, picture and checks; the summary is made from the numbers."""
+    """Return the page: networks, members left in, kernel models, sizes."""
     figure, alt = curve_figure(config, found)
     gap = float(found["ridge"]["gap"])
     return Page(
@@ -418,31 +373,29 @@ def make_page(config: Config, found: Mapping[str, Arrays]) -> Page:
 
 
 def summary(config: Config, found: Mapping[str, Arrays]) -> str:
-    """What came out, in sentences."""
-    told = []
+    """Return the findings in sentences."""
+    sentences = []
     for kind, names in kinds_of(config).items():
         sizes = [found[f"search-{name}"]["subsets"][0].mean() for name in names]
-        networks = np.mean(
-            [enough(config, found[f"curve-{name}"]["shares"]) for name in names], 0
-        )
-        told.append(
+        curves = [found[f"curve-{name}"]["shares"] for name in names]
+        networks = np.mean([enough(config, curve) for curve in curves], 0)
+        sentences.append(
             f"{KINDS[kind]}: the core-sets of kernel models hold"
             f" {100 * np.mean(sizes):.0f} % of the forget set; in networks"
             f" {100 * networks[0]:.0f} % of it is enough in the order of the search,"
             f" {100 * networks[1]:.0f} % by influence alone and {100 * networks[2]:.0f}"
             " % at random."
         )
-    told.append(coresets.CAVEAT)
+    sentences.append(coresets.CAVEAT)
     for kind, names in kinds_of(config).items():
         judged = [found[f"judge-{name}"] for name in names]
-        ours, random = (
-            told_apart(config, judged, FROM_KERNEL + i, removed=False) for i in (0, 2)
-        )
+        ours = ulira_auc(judged, FROM_KERNEL, removed=False)
+        random = ulira_auc(judged, FROM_KERNEL + 2, removed=False)
         if ours is not None and random is not None:
-            told.append(
-                "U-LiRA tells the networks from retrained ones by them with an AUC of"
+            sentences.append(
+                "Members left out of the core-set give U-LiRA an AUC of"
                 f" {ours.mean:.0f} % [{ours.low:.0f}, {ours.high:.0f}]"
-                f" ({KINDS[kind].lower()}); by as many left out at random with"
+                f" ({KINDS[kind].lower()}); as many left in at random one of"
                 f" {random.mean:.0f} % [{random.low:.0f}, {random.high:.0f}]."
             )
-    return " ".join(told)
+    return " ".join(sentences)

@@ -20,23 +20,24 @@ def step_seconds(
     num_steps: int,
     num_repeats: int = 9,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Times the same number of steps of several ensembles, one after the other, again and again.
+    """Time the same number of steps of several ensembles.
+
+    Measurements take turns, so that other jobs disturb all ensembles alike.
 
     Args:
-      runs: what is trained, and how.
-      data: on which samples; at least a batch.
+      runs: ensembles and their recipes, by name.
+      data: at least a batch of samples.
       num_steps: steps per measurement.
       num_repeats: measurements of each.
 
     Returns:
-      Seconds per step ``[A, num_repeats]``, and seconds that compiling took ``[A]``.
+      Seconds per step ``[A, num_repeats]``, and seconds of compiling ``[A]``.
     """
     placed = jax.tree.map(jnp.asarray, data)
-    sample, member = (
-        jnp.zeros((1, *data.images.shape[1:])),
-        jnp.ones(len(data.labels), bool),
-    )
-    programs, compiling = [], []
+    sample = jnp.zeros((1, *data.images.shape[1:]))
+    member = jnp.ones(len(data.labels), bool)
+    programs = []
+    compiling = []
     for ensemble, recipe in runs.values():
         txs = (recipe.tx,) * len(ensemble.models)
         begin = jax.jit(partial(init_ensemble, ensemble=ensemble, txs=txs))
@@ -52,7 +53,8 @@ def step_seconds(
         compiling.append(time.perf_counter() - began)
         programs.append((compiled, state))
     seconds = np.zeros((len(programs), num_repeats))
-    for repeat in range(-1, num_repeats):  # the first round warms up
+    # The first round warms up.
+    for repeat in range(-1, num_repeats):
         for i, (compiled, state) in enumerate(programs):
             began = time.perf_counter()
             jax.block_until_ready(compiled(state, jax.random.key(1), placed, member))

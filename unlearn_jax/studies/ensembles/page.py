@@ -12,10 +12,11 @@ from unlearn_jax.attacks import risk_gap_bound
 from unlearn_jax.audit import Estimate, run_weights, sample_weights, summarize
 from unlearn_jax.pipeline.report.blocks import Check, Figure, Page, Table
 from unlearn_jax.pipeline.report.figures.style import COLORS, INK, MUTED, dress
-from unlearn_jax.studies.ensembles.parts import TERMS, Arrays, EnsembleConfig, terms_of
+from unlearn_jax.studies.common import Arrays, Found, legend
+from unlearn_jax.studies.ensembles.artifacts import TERMS, EnsembleConfig, terms_of
 
 Metric = Callable[[Arrays, np.ndarray], np.ndarray]
-"""``(arrays of an attack part, weights [W, N]) -> [W]``, in percent; NaN where nothing counts."""
+"""``(arrays of an attack, weights [W, N]) -> [W]``, percent; NaN where none counts."""
 
 CHAINS = ("mlp", "cnn", "vgg")
 """Architectures whose Lipschitz constant the product of their layers' norms bounds."""
@@ -28,7 +29,7 @@ _WORDS = {
 
 
 def label_of(arm: str) -> str:
-    """An arm for readers.
+    """Return the label of an arm.
 
     >>> label_of("clip+lotos"), label_of("orig")
     ('Clipped + LOTOS', 'Plain')
@@ -42,14 +43,17 @@ def _words_of(arm: str) -> str:
 
 
 def _share(hits: np.ndarray, counted: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weighted share ``[..., W]`` of hits ``[..., B]`` among counted samples, in percent; NaN where none counts."""
+    """Return the weighted percentage ``[..., W]`` of hits ``[..., B]`` among counted.
+
+    NaN where no sample is counted.
+    """
     w = weights[:, : hits.shape[-1]].astype(float).T
     with np.errstate(invalid="ignore", divide="ignore"):
         return 100 * ((hits & counted).astype(float) @ w) / (counted.astype(float) @ w)
 
 
 def _known_mean(values: np.ndarray) -> np.ndarray:
-    """Mean over the first axis of what is not NaN; NaN where nothing is."""
+    """Return the mean over the first axis without NaN; NaN where all are."""
     known = np.isfinite(values)
     with np.errstate(invalid="ignore"):
         return np.where(known, values, 0.0).sum(0) / known.sum(0)
@@ -58,12 +62,20 @@ def _known_mean(values: np.ndarray) -> np.ndarray:
 def transfer_table(
     arrays: Arrays, radius: int, weights: np.ndarray, *, condition: str = "fooled"
 ) -> np.ndarray:
-    """Transfer rates ``[M, M, W]`` at one radius; row: source, column: target. See ``attacks.Transfer.counted``."""
-    fooled = arrays["target_fooled"][:, radius]  # [S, T, B]
+    """Return transfer rates ``[M, M, W]`` at one radius; row: source, column: target.
+
+    Args:
+      arrays: of an attack.
+      radius: its index.
+      weights: ``[W, N]`` of the test samples.
+      condition: as that of :func:`unlearn_jax.attacks.transfer_rates`.
+    """
+    # [S, T, B]
+    fooled = arrays["target_fooled"][:, radius]
     right = arrays["members_clean"][:, : fooled.shape[-1]]
-    source = (
-        right & arrays["source_fooled"][:, radius] if condition == "fooled" else right
-    )
+    source = right
+    if condition == "fooled":
+        source = right & arrays["source_fooled"][:, radius]
     return _share(fooled, source[:, None] & right[None], weights)
 
 
@@ -72,6 +84,10 @@ def _pairs(
 ) -> np.ndarray:
     table = transfer_table(arrays, radius, weights, condition=condition)
     return _known_mean(table[~np.eye(len(table), dtype=bool)])
+
+
+def _clean(arrays: Arrays, weights: np.ndarray) -> np.ndarray:
+    return _share(arrays["clean"], np.ones_like(arrays["clean"]), weights)
 
 
 def _white(arrays: Arrays, radius: int, weights: np.ndarray) -> np.ndarray:
@@ -107,24 +123,30 @@ def _published(arrays: Arrays, radius: int, weights: np.ndarray) -> np.ndarray:
 
 
 def metrics(main: int) -> dict[str, Metric]:
-    """The columns of the main table, at the radius of that index."""
+    """Return the columns of the main table, at the radius of an index."""
+    fooled = partial(_pairs, condition="fooled")
+    right = partial(_pairs, condition="right")
     return {
-        "clean": lambda a, w: _share(a["clean"], np.ones_like(a["clean"]), w),
-        "transfer, conditional": lambda a, w: _pairs(a, main, w, "fooled"),
-        "transfer, unconditional": lambda a, w: _pairs(a, main, w, "right"),
-        "white-box PGD": lambda a, w: _white(a, main, w),
+        "clean": _clean,
+        "transfer, conditional": partial(_at_radius, fooled, main),
+        "transfer, unconditional": partial(_at_radius, right, main),
+        "white-box PGD": partial(_at_radius, _white, main),
         "white-box APGD set": _strong,
-        "black-box PGD": lambda a, w: _black(a, main, w),
+        "black-box PGD": partial(_at_radius, _black, main),
         "black-box APGD": _strong_black,
-        "black-box PGD, published": lambda a, w: _published(a, main, w),
+        "black-box PGD, published": partial(_at_radius, _published, main),
     }
 
 
 class _Summary:
-    """Estimates over seeds and samples: one set of weights for everything on the page, so differences are paired."""
+    """Estimates over seeds and samples, with one set of weights for the whole page.
 
-    def __init__(self, config: EnsembleConfig, found: Mapping[str, Arrays]) -> None:
-        self.config, self.found = config, found
+    Differences are paired by it.
+    """
+
+    def __init__(self, config: EnsembleConfig, found: Found) -> None:
+        self.config = config
+        self.found = found
         rng = np.random.default_rng(0)
         count = len(self.of(config.arms[0], config.seeds[0])["clean"])
         drawn = sample_weights(rng, config.num_bootstrap, np.zeros(count, int))
@@ -149,54 +171,58 @@ class _Summary:
 
 
 def parents(arms: Sequence[str]) -> list[tuple[str, str]]:
-    """``(arm, the arm without one of its terms)`` for all that are there.
+    """Return pairs of an arm and an arm without one of its terms.
 
     >>> parents(["orig", "clip", "clip+lotos"])
     [('clip', 'orig'), ('clip+lotos', 'clip')]
     """
     names = {frozenset(terms_of(arm)): arm for arm in arms}
-    return [
-        (arm, names[less]) for arm in arms for term in TERMS if (less := frozenset(terms_of(arm)) - {term}) in names
-        if term in terms_of(arm)
-    ]  # fmt: skip
+    pairs = []
+    for arm in arms:
+        terms = terms_of(arm)
+        for term in TERMS:
+            less = frozenset(terms) - {term}
+            if term in terms and less in names:
+                pairs.append((arm, names[less]))
+    return pairs
 
 
-def make_page(config: EnsembleConfig, found: Mapping[str, Arrays]) -> Page:
-    """Tables, pictures and checks of a finished experiment."""
-    summary, plan = _Summary(config, found), config.attack
+def make_page(config: EnsembleConfig, found: Found) -> Page:
+    """Return the page: attacks, what each term changes, norms, cost."""
+    summary = _Summary(config, found)
+    plan = config.attack
     columns = metrics(plan.radii.index(plan.main_radius))
-    values = {
-        arm: {name: summary.values(arm, metric) for name, metric in columns.items()}
-        for arm in config.arms
-    }
+    values: dict[str, dict[str, np.ndarray]] = {}
+    for arm in config.arms:
+        values[arm] = {
+            name: summary.values(arm, metric) for name, metric in columns.items()
+        }
     note = (
         f"Percent; mean ± standard deviation over {len(config.seeds)} seeds, 95%"
         f" interval over seeds and samples. L-infinity radius {plan.main_radius:g}/255"
         " in [0, 1]."
     )
-    rows = [
-        [label_of(arm), *(summary.estimate(v) for v in values[arm].values())]
-        for arm in config.arms
-    ]
+    rows: list[list[Any]] = []
+    for arm in config.arms:
+        rows.append([label_of(arm), *map(summary.estimate, values[arm].values())])
     main = Table(
         f"{config.num_members} members at radius {plan.main_radius:g}/255",
         ["arm", *columns],
         rows,
         note,
     )
-    pairs = parents(config.arms)
-    rows = [
-        [f"{label_of(arm)} − {_words_of(less)}"]
-        + [summary.estimate(values[arm][name] - values[less][name]) for name in columns]
-        for arm, less in pairs
-    ]
-    paired = Table(
-        "What each term changes",
-        ["difference", *columns],
-        rows,
-        "Points; the same seeds and samples.",
-    )
-    tables = [main, *([paired] if pairs else []), _norms_table(config, found)]
+    tables = [main]
+    changes: list[list[Any]] = []
+    for arm, less in parents(config.arms):
+        row: list[Any] = [f"{label_of(arm)} − {_words_of(less)}"]
+        for name in columns:
+            row.append(summary.estimate(values[arm][name] - values[less][name]))
+        changes.append(row)
+    if changes:
+        title = "Change by each term"
+        note = "Points; the same seeds and samples."
+        tables.append(Table(title, ["difference", *columns], changes, note))
+    tables.append(_norms_table(config, found))
     if "overhead" in found:
         tables.append(_overhead_table(found["overhead"], config))
     figures = [_heatmaps(config, summary), _curves(config, summary)]
@@ -225,60 +251,45 @@ def _words(
         change = summary.estimate(values[arm][name] - values[less][name])
         if change is None:
             continue
-        clear, meant = (
-            (change.low if sign > 0 else -change.high) > 0,
-            sign * change.mean > 0,
-        )
-        verdict = (
-            "holds"
-            if clear
-            else (
-                "holds in the mean, but the interval holds 0"
-                if meant
-                else "does not hold"
-            )
-        )
+        verdict = "does not hold"
+        if (change.low if sign > 0 else -change.high) > 0:
+            verdict = "holds"
+        elif sign * change.mean > 0:
+            verdict = "holds in the mean, but the interval holds 0"
         size = f"{change.mean:+.1f} points [{change.low:+.1f}, {change.high:+.1f}]"
         text.append(
             f"Published: {what}. At {plan.main_radius:g}/255 here it {verdict} ({name}:"
             f" {size})."
         )
-        others = [
-            r for r, radius in enumerate(plan.radii) if radius != plan.main_radius
-        ]
-        if name == "white-box PGD":
-            text += [
-                f"At {plan.radii[r]:g}/255:"
-                f" {_change(summary, arm, less, partial(_white, radius=r))}."
-                for r in others
-            ]
+        if name != "white-box PGD":
+            continue
+        for r, radius in enumerate(plan.radii):
+            if radius != plan.main_radius:
+                metric = partial(_at_radius, _white, r)
+                size = _change(summary, arm, less, metric)
+                text.append(f"At {radius:g}/255: {size}.")
     return " ".join(text)
 
 
-def _change(
-    summary: _Summary, arm: str, less: str, metric: Callable[..., np.ndarray]
-) -> str:
-    """A paired difference in words."""
-    values = [
-        summary.values(one, lambda arrays, weights: metric(arrays, weights=weights))
-        for one in (arm, less)
-    ]
-    change = summary.estimate(values[0] - values[1])
+def _change(summary: _Summary, arm: str, less: str, metric: Metric) -> str:
+    """Return a paired difference in words."""
+    change = summary.estimate(
+        summary.values(arm, metric) - summary.values(less, metric)
+    )
     assert change is not None
     return f"{change.mean:+.1f} points [{change.low:+.1f}, {change.high:+.1f}]"
 
 
-def _norms_table(config: EnsembleConfig, found: Mapping[str, Arrays]) -> Table:
-    layers = [
-        path.split("/", 1)[-1]
-        for path in found[f"{config.arms[0]}-{config.seeds[0]}"]["layers"]
-    ]
-    chain, rows = config.model.name in CHAINS, []
+def _norms_table(config: EnsembleConfig, found: Found) -> Table:
+    paths = found[f"{config.arms[0]}-{config.seeds[0]}"]["layers"]
+    layers = [str(path).split("/", 1)[-1] for path in paths]
+    chain = config.model.name in CHAINS
+    rows = []
     for arm in config.arms:
-        kinds = {"norms_trained": "end of training", "norms": "after the last clip"}
-        for name, when in (
-            kinds.items() if "clip" in terms_of(arm) else [("norms", "end of training")]
-        ):
+        kinds = {"norms": "end of training"}
+        if "clip" in terms_of(arm):
+            kinds = {"norms_trained": "end of training", "norms": "after the last clip"}
+        for name, when in kinds.items():
             norms = np.concatenate(
                 [found[f"{arm}-{seed}"][name] for seed in config.seeds]
             )
@@ -295,8 +306,8 @@ def _norms_table(config: EnsembleConfig, found: Mapping[str, Arrays]) -> Table:
             rows.append(row)
     caption = (
         "Largest over members and seeds, by Golub-Kahan-Lanczos. Clipped layers'"
-        f" target: {config.clip.max_norm:g}, every {config.clip.period} steps. What is"
-        " attacked is the state after the last clip."
+        f" target: {config.clip.max_norm:g}, every {config.clip.period} steps. Attacks"
+        " are on the state after the last clip."
     )
     columns = ["arm", *layers, *(["product", "steepest slope seen"] if chain else [])]
     return Table("True spectral norms of the layers", columns, rows, caption)
@@ -305,18 +316,11 @@ def _norms_table(config: EnsembleConfig, found: Mapping[str, Arrays]) -> Table:
 def _overhead_table(overhead: Arrays, config: EnsembleConfig) -> Table:
     best = overhead["seconds"].min(1)
     names = [str(name) for name in overhead["arms"]]
-    rows: list[list[Any]] = [
-        [
-            label_of(name),
-            1e3 * float(s),
-            float(s / best[0]),
-            float(s / best[1]) if i > 1 else None,
-            float(c),
-        ]
-        for i, (name, s, c) in enumerate(
-            zip(names, best, overhead["compiling"], strict=True)
-        )
-    ]
+    rows: list[list[Any]] = []
+    for i, name in enumerate(names):
+        over_clipped = float(best[i] / best[1]) if i > 1 else None
+        cells = [1e3 * float(best[i]), float(best[i] / best[0]), over_clipped]
+        rows.append([label_of(name), *cells, float(overhead["compiling"][i])])
     caption = (
         f"Joint steps of {config.num_members} members in turn, the fastest of"
         f" {overhead['seconds'].shape[1]} measurements of {config.overhead_steps}"
@@ -334,11 +338,15 @@ def _overhead_table(overhead: Arrays, config: EnsembleConfig) -> Table:
 
 
 def _heatmaps(config: EnsembleConfig, summary: _Summary) -> Figure:
-    plan, arms, size = config.attack, config.arms, config.num_members
-    main, columns = plan.radii.index(plan.main_radius), min(4, len(config.arms))
+    plan = config.attack
+    arms = config.arms
+    size = config.num_members
+    main = plan.radii.index(plan.main_radius)
+    columns = min(4, len(arms))
     lines = math.ceil(len(arms) / columns)
     figure = Drawing(figsize=(9.2, 0.6 + 2.4 * lines), layout="constrained")
-    grid, spoken = figure.subplots(lines, columns, squeeze=False).ravel(), []
+    grid = figure.subplots(lines, columns, squeeze=False).ravel()
+    spoken = []
     for axes in grid[len(arms) :]:
         axes.set_axis_off()
     for axes, arm in zip(grid, arms, strict=False):
@@ -350,11 +358,10 @@ def _heatmaps(config: EnsembleConfig, summary: _Summary) -> Figure:
         shown = np.where(np.eye(size, dtype=bool), np.nan, rates)
         axes.imshow(shown, cmap="Blues", vmin=0, vmax=100)
         for (i, j), rate in np.ndenumerate(shown):
-            text, color = (
-                (f"{rate:.0f}", "white" if rate > 55 else "black")
-                if np.isfinite(rate)
-                else ("–", INK)
-            )
+            text = f"{rate:.0f}" if np.isfinite(rate) else "–"
+            color = INK
+            if np.isfinite(rate):
+                color = "white" if rate > 55 else "black"
             axes.text(j, i, text, ha="center", va="center", color=color, fontsize=10)
         dress(axes, label_of(arm), grid="y", size=9)
         axes.grid(visible=False)
@@ -373,37 +380,32 @@ def _heatmaps(config: EnsembleConfig, summary: _Summary) -> Figure:
         " right on the clean image and the attack on the source succeeds. PGD,"
         f" {plan.main_radius:g}/255."
     )
-    return Figure("Who transfers to whom", figure, "; ".join(spoken), caption)
+    return Figure("Transfer between members", figure, "; ".join(spoken), caption)
 
 
 def _curves(config: EnsembleConfig, summary: _Summary) -> Figure:
     radii = config.attack.radii
-    panels: list[tuple[str, Callable[[int], Metric]]] = [
-        ("white-box robust accuracy, %", lambda r: lambda a, w: _white(a, r, w)),
-        ("black-box robust accuracy, %", lambda r: lambda a, w: _black(a, r, w)),
-        (
-            "transfer rate, conditional, %",
-            lambda r: lambda a, w: _pairs(a, r, w, "fooled"),
-        ),
-    ]
+    measures: dict[str, Callable[..., np.ndarray]] = {
+        "white-box robust accuracy, %": _white,
+        "black-box robust accuracy, %": _black,
+        "transfer rate, conditional, %": partial(_pairs, condition="fooled"),
+    }
     figure = Drawing(figsize=(9.2, 3.6), layout="constrained")
+    panels = figure.subplots(1, 3)
     spoken: list[str] = []
-    for panel, (axes, (title, at)) in enumerate(
-        zip(figure.subplots(1, 3), panels, strict=True)
-    ):
+    for axes, (title, measure) in zip(panels, measures.items(), strict=True):
         dress(axes, title, grid="both", size=9)
         axes.set_ylim(-3, 103)
         axes.axvline(config.attack.main_radius, color=MUTED, lw=0.8, ls=":")
         for i, arm in enumerate(config.arms):
-            cells = [
-                summary.estimate(summary.values(arm, at(r))) for r in range(len(radii))
-            ]
-            means = [cell.mean if cell else math.nan for cell in cells]
-            low, high = (
-                [getattr(cell, end) if cell else math.nan for cell in cells]
-                for end in ("low", "high")
-            )
-            color, dashes = COLORS[i % len(COLORS)], "-" if i < len(COLORS) else "--"
+            rows = []
+            for r in range(len(radii)):
+                metric = partial(_at_radius, measure, r)
+                cell = summary.estimate(summary.values(arm, metric))
+                rows.append(cell[:4] if cell else (math.nan,) * 4)
+            means, _, low, high = zip(*rows, strict=True)
+            color = COLORS[i % len(COLORS)]
+            dashes = "-" if i < len(COLORS) else "--"
             axes.plot(
                 radii,
                 means,
@@ -415,22 +417,12 @@ def _curves(config: EnsembleConfig, summary: _Summary) -> Figure:
                 label=label_of(arm),
             )
             axes.fill_between(radii, low, high, color=color, alpha=0.12, lw=0)
-            spoken += (
-                [f"{label_of(arm)}, white-box: {', '.join(f'{m:.0f}' for m in means)}%"]
-                if panel == 0
-                else []
-            )
+            if measure is _white:
+                shown = ", ".join(f"{mean:.0f}" for mean in means)
+                spoken.append(f"{label_of(arm)}, white-box: {shown}%")
         axes.set_xticks(radii, [f"{r:g}" for r in radii])
     figure.supxlabel("radius, /255", fontsize=10, color=INK)
-    handles = figure.axes[0].get_legend_handles_labels()[0]
-    figure.legend(
-        handles=handles,
-        loc="outside upper left",
-        ncols=4,
-        frameon=False,
-        labelcolor=INK,
-        fontsize=9,
-    )
+    legend(figure, panels[0], columns=4)
     caption = (
         "Means and 95% intervals over seeds and samples. White-box: PGD on the"
         f" ensemble as a whole. Black-box: PGD on {config.num_surrogates} independent"
@@ -439,7 +431,13 @@ def _curves(config: EnsembleConfig, summary: _Summary) -> Figure:
     return Figure("At every radius", figure, "; ".join(spoken), caption)
 
 
-def _checks(config: EnsembleConfig, found: Mapping[str, Arrays]) -> list[Check]:
+def _at_radius(
+    measure: Callable[..., np.ndarray], radius: int, arrays: Arrays, weights: np.ndarray
+) -> np.ndarray:
+    return measure(arrays, radius, weights)
+
+
+def _checks(config: EnsembleConfig, found: Found) -> list[Check]:
     runs = [(arm, seed) for arm in config.arms for seed in config.seeds]
     checks: list[Check] = []
     clipped = [
@@ -495,29 +493,25 @@ def _checks(config: EnsembleConfig, found: Mapping[str, Arrays]) -> list[Check]:
     return checks
 
 
-def _bounds(
-    found: Mapping[str, Arrays], runs: Sequence[tuple[str, int]]
-) -> tuple[float, float]:
-    """The largest share of the risk gap bound that a pair of members uses, and of the product bound that a slope does.
+def _bounds(found: Found, runs: Sequence[tuple[str, int]]) -> tuple[float, float]:
+    """Return the largest ratios of risk gaps and of slopes to their bounds.
 
     Two losses move by at most ``sqrt(2) L`` times the length of a perturbation each, so
     their means over the samples differ by at most ``2 sqrt(2) L`` times the mean length
     more than on clean images.
     """
-    gaps, slopes = [], []
+    gaps = []
+    slopes = []
     for arm, seed in runs:
-        arrays, product = (
-            found[f"attack-{arm}-{seed}"],
-            found[f"{arm}-{seed}"]["norms"].prod(1),
-        )
+        arrays = found[f"attack-{arm}-{seed}"]
+        product = found[f"{arm}-{seed}"]["norms"].prod(1)
         slopes.append(float(np.max(arrays["slope"] / product)))
-        clean, moved = arrays["clean_risk"], arrays["moved_risk"]
+        clean = arrays["clean_risk"]
+        moved = arrays["moved_risk"]
         for i, j in zip(*np.nonzero(~np.eye(len(clean), dtype=bool)), strict=True):
             steep = math.sqrt(2) * max(product[i], product[j])
-            clean_gap, length = (
-                abs(float(clean[i] - clean[j])),
-                float(arrays["mean_length"][i]),
-            )
+            clean_gap = abs(float(clean[i] - clean[j]))
+            length = float(arrays["mean_length"][i])
             bound = risk_gap_bound(clean_gap, lipschitz=steep, epsilon=length)
             gaps.append(float(abs(moved[i, i] - moved[i, j]) / bound))
     return max(gaps), max(slopes)

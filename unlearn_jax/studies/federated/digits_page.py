@@ -1,6 +1,7 @@
 """Page of federated unlearning of digits."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure as Drawing
@@ -15,32 +16,25 @@ from unlearn_jax.pipeline.report.figures.style import (
     dress,
     small_panels,
 )
+from unlearn_jax.studies.common import Found, legend
 from unlearn_jax.studies.federated.digits import (
     MEASURES,
-    METHODS,
     SETTINGS,
     STRENGTHS,
     Config,
     digits,
     federation,
 )
-
-ROWS = {
-    "original": "Original (do nothing)",
-    "retrained": "Retrained (oracle)",
-    "again": "Retrained again (floor)",
-    "natural": METHODS["natural"],
-    "same": "Natural, PUF's rounds",
-    **{name: label for name, label in METHODS.items() if name != "natural"},
-    "more+": "Retrained, and on to the last round",
-    "natural+": "Natural, on to the last round",
-    "special+": "PUF special, on to the last round",
-}
+from unlearn_jax.studies.federated.recovery import (
+    LABELS,
+    is_finite,
+    paired_change,
+    unrecovered,
+)
 
 
-def methods_table(
-    runs: federated.RecoveryRuns, setting: str, rows: Mapping[str, str] = ROWS
-) -> Table:
+def methods_table(runs: federated.RecoveryRuns, setting: str) -> Table:
+    """Return a row per method."""
     columns = [
         "model",
         "forget at once (%)",
@@ -51,16 +45,16 @@ def methods_table(
     ]
     columns += ["TV on forget (%)", "gap, Yeom (points)"]
     lines = []
-    for name, label in rows.items():
+    for name, label in LABELS.items():
         if name.rstrip("+") not in runs.measured and name != "same":
             continue
-        final, recovers = 100 * runs.final(name), name in runs.rounds
-        once = (
-            runs.summary(100 * runs.measured[name][:, :, 0, 1])
-            if recovers and name != "natural"
-            else None
-        )
-        rounds = runs.summary(runs.rounds[name][0]) if recovers else None
+        final = 100 * runs.final(name)
+        once = None
+        rounds = None
+        if name in runs.rounds:
+            rounds = runs.summary(runs.rounds[name][0])
+            if name != "natural":
+                once = runs.summary(100 * runs.measured[name][:, :, 0, 1])
         cells = [
             final[..., 0],
             final[..., 1],
@@ -68,43 +62,30 @@ def methods_table(
             final[..., 3],
             runs.gap(name, "yeom"),
         ]
-        if name == "retrained":  # the goal is not compared with itself
-            lines.append(
-                [label, None, None, *map(runs.summary, cells[:2]), None, None, None]
-            )
-        else:
-            lines.append([label, once, rounds, *map(runs.summary, cells)])
-    change = [
-        100 * (runs.final("special") - runs.final("same"))[..., i] for i in (0, 1, 3)
-    ]
-    change[2:2] = [runs.gap("special") - runs.gap("same")]
-    change.append(runs.gap("special", "yeom") - runs.gap("same", "yeom"))
-    lines.append(
-        [
-            "PUF special − natural, PUF's rounds (paired)",
-            None,
-            None,
-            *map(runs.summary, change),
-        ]
-    )
-    missed = {
-        name: int((~reached).sum())
-        for name, (_, reached) in runs.rounds.items()
-        if name in rows
-    }
-    told = ", ".join(
-        f"{count} of {ROWS[name].split(',')[0]}"
-        for name, count in missed.items()
-        if count
-    )
-    total, limit = runs.shape[0] * runs.shape[1], runs.measured["natural"].shape[2] - 1
+        summaries: list[Any] = [runs.summary(cell) for cell in cells]
+        # The goal is not compared with itself.
+        if name == "retrained":
+            summaries[2:] = [None, None, None]
+        lines.append([label, once, rounds, *summaries])
+    test, forget, distance = paired_change(runs, [0, 1, 3])
+    gap = runs.summary(runs.gap("special") - runs.gap("same"))
+    yeom = runs.summary(runs.gap("special", "yeom") - runs.gap("same", "yeom"))
+    label = "PUF special − natural, PUF's rounds (paired)"
+    lines.append([label, None, None, test, forget, gap, distance, yeom])
+    missed = unrecovered(runs)
+    total = runs.shape[0] * runs.shape[1]
+    limit = runs.measured["natural"].shape[2] - 1
     caption = (
         f"{total} runs ({runs.shape[0]} seeds x {runs.shape[1]} cases), 95% intervals"
-        " with both redrawn. Rounds: of the remaining clients, until the test accuracy"
-        f" is the retrained model's, 1 to {limit}"
-        + (f"; runs that never got there: {told}" if told else "; all runs got there")
+        " with both resampled. Rounds: of the remaining clients, until the test"
+        f" accuracy is the retrained model's, 1 to {limit}"
+        + (
+            f"; runs that never got there: {missed}"
+            if missed
+            else "; all runs got there"
+        )
         + ". Gaps: absolute difference to the case's own retrained model, run by run."
-        " Yeom: share of forget samples with a loss below the remaining ones' mean."
+        " Yeom: fraction of forget samples with a loss below the remaining ones' mean."
         " Natural, PUF's rounds: as many as PUF special took, its own included."
     )
     return Table(
@@ -118,7 +99,7 @@ def methods_table(
 def clients_table(
     runs: federated.RecoveryRuns, sizes: np.ndarray, classes: np.ndarray
 ) -> Table:
-    """One row for each client, means over seeds."""
+    """Return a row for each client, means over seeds."""
     names = ("retrained", "again", "original", "natural", "special", "regular")
     columns = [
         "client",
@@ -141,22 +122,12 @@ def clients_table(
     rows = []
     for client in range(len(sizes)):
         cells = [float(100 * runs.final(name)[:, client, 1].mean()) for name in names]
-        cells += [
-            float(runs.gap(name)[:, client].mean())
-            for name in ("natural", "special", "again")
-        ]
-        cells += [
-            float(runs.rounds[name][0][:, client].mean())
-            for name in ("natural", "special")
-        ]
-        rows.append(
-            [
-                str(client),
-                int(sizes[client]),
-                int(classes[client]),
-                *(f"{cell:.1f}" for cell in cells),
-            ]
-        )
+        for name in ("natural", "special", "again"):
+            cells.append(float(runs.gap(name)[:, client].mean()))
+        for name in ("natural", "special"):
+            cells.append(float(runs.rounds[name][0][:, client].mean()))
+        row = [str(client), int(sizes[client]), int(classes[client])]
+        rows.append([*row, *(f"{cell:.1f}" for cell in cells)])
     caption = (
         "Forget accuracy in %, its gap in points, and rounds; means over seeds, after"
         " recovery. Special, regular: PUF. Classes: those that at least 5% of the"
@@ -166,10 +137,12 @@ def clients_table(
 
 
 def strength_table(runs: federated.RecoveryRuns) -> Table:
+    """Return a row for each strength of PUF special."""
     rows = []
     for eta in STRENGTHS:
         name = "special" if eta == 2.0 else f"special-{eta:g}"
-        at_once, final = 100 * runs.measured[name][:, :, 0], 100 * runs.final(name)
+        at_once = 100 * runs.measured[name][:, :, 0]
+        final = 100 * runs.final(name)
         cells = [
             at_once[..., 0],
             at_once[..., 1],
@@ -205,56 +178,41 @@ STYLE = {
 
 
 def curves(found: Mapping[str, federated.RecoveryRuns]) -> Drawing:
-    """Forget accuracy above, test accuracy below, by round, both minus the retrained model's."""
-    shown = [
-        name for name in ("dirichlet", "iid", "owner", "half") if name in found
-    ] or list(found)
+    """Draw forget (above) and test accuracy by round, minus the retrained model's."""
+    main = ("dirichlet", "iid", "owner", "half")
+    shown = [name for name in main if name in found] or list(found)
     figure, panels = small_panels(
         2 * len(shown), share="x", columns=len(shown), height=2.1
     )
     for i, (axes, setting) in enumerate(zip(panels, shown * 2, strict=True)):
-        runs, place = found[setting], int(i < len(shown))
+        runs = found[setting]
+        place = int(i < len(shown))
         goal = runs.measured["retrained"][..., place]
         for name, (color, dashes) in STYLE.items():
             if name in runs.measured:
-                mean = 100 * (runs.measured[name][..., place] - goal[..., None]).mean(
-                    (0, 1)
-                )
+                change = runs.measured[name][..., place] - goal[..., None]
+                mean = 100 * change.mean((0, 1))
                 axes.plot(np.arange(mean.size), mean, color=color, ls=dashes, lw=1.6)
         axes.axhline(0, color=INK, lw=1.4)
         again = 100 * abs(runs.measured["again"][..., place] - goal).mean()
         axes.axhspan(-again, again, color=MUTED, alpha=0.25, lw=0)
         dress(axes, f"{setting}: {'forget' if place else 'test'}", size=9)
         axes.set_ylim((-5, 100) if place and setting == "owner" else (-22, 10))
-    handles = [
-        Line2D(
-            [],
-            [],
-            color=c,
-            ls=dashes,
-            lw=1.6,
-            label=METHODS.get(n, "Retrained, going on"),
-        )
-        for n, (c, dashes) in STYLE.items()
-    ]
+    handles = []
+    for name, (color, dashes) in STYLE.items():
+        label = LABELS.get(name, "Retrained, continued")
+        handles.append(Line2D([], [], color=color, ls=dashes, lw=1.6, label=label))
     handles.append(
         Line2D([], [], color=INK, lw=1.4, label="Retrained; gray: gap of a second one")
     )
-    figure.legend(
-        handles=handles,
-        loc="outside upper left",
-        ncols=3,
-        frameon=False,
-        labelcolor=INK,
-        fontsize=9,
-    )
+    legend(figure, handles)
     figure.supxlabel("rounds after unlearning", fontsize=10, color=INK)
     figure.supylabel("points above the retrained model", fontsize=10, color=INK)
     return figure
 
 
 def gaps(runs: federated.RecoveryRuns) -> Drawing:
-    """Gap of every client and seed."""
+    """Draw the gap of every client and seed."""
     figure = Drawing(figsize=(9.2, 3.2), layout="constrained")
     axes = figure.add_subplot()
     dress(axes, "Forget accuracy minus the retrained model's")
@@ -267,17 +225,10 @@ def gaps(runs: federated.RecoveryRuns) -> Drawing:
         )
         axes.plot(x, values.mean(0), "_", color=color, ms=13, mew=2.2)
     handles = [
-        Line2D([], [], color=c, marker="o", ls="", label=ROWS[n])
+        Line2D([], [], color=c, marker="o", ls="", label=LABELS[n])
         for n, c in shown.items()
     ]
-    figure.legend(
-        handles=handles,
-        loc="outside upper left",
-        ncols=3,
-        frameon=False,
-        labelcolor=INK,
-        fontsize=9.5,
-    )
+    legend(figure, handles, size=9.5)
     axes.axhline(0, color=MUTED, lw=1)
     axes.set_xticks(range(runs.shape[1]))
     axes.set_xlabel("client")
@@ -285,13 +236,12 @@ def gaps(runs: federated.RecoveryRuns) -> Drawing:
     return figure
 
 
-def make_page(config: Config, parts: Mapping[str, dict[str, np.ndarray]]) -> Page:
-    found = {
-        name: federated.RecoveryRuns(
-            [parts[f"forget-{name}-{seed}"] for seed in config.seeds], MEASURES
-        )
-        for name in config.settings
-    }
+def make_page(config: Config, parts: Found) -> Page:
+    """Return the page: methods by setting, clients, strengths."""
+    found = {}
+    for name in config.settings:
+        runs = [parts[f"forget-{name}-{seed}"] for seed in config.seeds]
+        found[name] = federated.RecoveryRuns(runs, MEASURES)
     tables = [methods_table(runs, name) for name, runs in found.items()]
     pictures = []
     if "dirichlet" in found:
@@ -300,7 +250,7 @@ def make_page(config: Config, parts: Mapping[str, dict[str, np.ndarray]]) -> Pag
         )
         labels = digits(config.num_train).train.labels
         counts = np.stack(
-            [np.bincount(labels[mask], minlength=10) for mask in fed.gone]
+            [np.bincount(labels[mask], minlength=10) for mask in fed.removed]
         )
         classes = (counts >= 0.05 * counts.sum(1, keepdims=True)).sum(1)
         tables[1:1] = [
@@ -311,8 +261,8 @@ def make_page(config: Config, parts: Mapping[str, dict[str, np.ndarray]]) -> Pag
         Figure(
             "Accuracy by round",
             curves(found),
-            alt=told(found),
-            caption="Means over runs. " + HOW,
+            alt=summary_of(found),
+            caption=CAPTION,
         )
     )
     first = "dirichlet" if "dirichlet" in found else config.settings[0]
@@ -320,25 +270,26 @@ def make_page(config: Config, parts: Mapping[str, dict[str, np.ndarray]]) -> Pag
         Figure(
             f"How far from the retrained model ({first})",
             gaps(found[first]),
-            alt=told({first: found[first]}),
+            alt=summary_of({first: found[first]}),
             caption=(
                 "Dots: runs after recovery; bars: mean over seeds. What two retrained"
                 " models differ by is the noise."
             ),
         )
     )
-    return Page(told(found), [*tables, *pictures, *checks(found)])
+    return Page(summary_of(found), [*tables, *pictures, *checks(found)])
 
 
-HOW = (
-    "At round 0 unlearning is done; natural is the original model there. Lines that"
+CAPTION = (
+    "Means over runs. At round 0 unlearning is done; natural is the original model"
+    " there. Lines that"
     " begin below a panel are those of methods that destroy more. Where PUF's curve"
     " leaves the dotted one for natural's, recovery brings back what was forgotten."
 )
 
 
-def told(found: Mapping[str, federated.RecoveryRuns]) -> str:
-    """What came out, in words made of the numbers."""
+def summary_of(found: Mapping[str, federated.RecoveryRuns]) -> str:
+    """Return the findings in sentences."""
     sentences = [
         "Mean gap in forget accuracy to each case's own retrained model, in points."
     ]
@@ -358,10 +309,10 @@ def told(found: Mapping[str, federated.RecoveryRuns]) -> str:
             row: f"{runs.rounds[row][0].mean():.1f}" for row in ("natural", "special")
         }
         sentences.append(
-            f"{name.capitalize()}: doing nothing {gap['original']}, natural"
+            f"{name.capitalize()}: original {gap['original']}, natural"
             f" {gap['natural']} ({rounds['natural']} rounds) or {gap['same']} (PUF's"
             f" rounds), PUF special {gap['special']} (1 + {rounds['special']} rounds),"
-            f" a second retraining {gap['again']}; on to the last round natural"
+            f" a second retraining {gap['again']}; at the last round natural"
             f" {gap['natural+']}, PUF {gap['special+']}, retraining itself"
             f" {gap['more+']}."
         )
@@ -369,20 +320,11 @@ def told(found: Mapping[str, federated.RecoveryRuns]) -> str:
 
 
 def checks(found: Mapping[str, federated.RecoveryRuns]) -> list[Check]:
-    out = []
-    finite = all(
-        np.isfinite(values).all()
-        for runs in found.values()
-        for values in runs.measured.values()
-    )
-    out.append(Check("every number is finite", finite))
+    """Return the checks: finite numbers, and PUF's effect at once."""
+    out = [Check("every number is finite", all(map(is_finite, found.values())))]
     for name, runs in found.items():
-        change = (
-            100
-            * (runs.measured["special"][:, :, 0] - runs.measured["original"])[
-                ..., 1
-            ].mean()
-        )
+        at_once = runs.measured["special"][:, :, 0] - runs.measured["original"]
+        change = 100 * at_once[..., 1].mean()
         out.append(
             Check(
                 f"{name}: PUF lowers forget accuracy at once",
@@ -394,7 +336,7 @@ def checks(found: Mapping[str, federated.RecoveryRuns]) -> list[Check]:
         most = 100 * found["owner"].measured["retrained"][..., 1].max()
         out.append(
             Check(
-                "owner: a retrained model never names the class",
+                "owner: a retrained model never predicts the class",
                 bool(most == 0),
                 f"at most {most:.1f}%",
             )

@@ -2,33 +2,19 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 
-from unlearn_jax import models, optimizers, replicas, train
+from unlearn_jax import models, optimizers, train
 from unlearn_jax.contrib import federated
-from unlearn_jax.pipeline import Part
-from unlearn_jax.types import Array, Dataset, InputError
-
-ROWS = {
-    "original": "Original (do nothing)",
-    "retrained": "Retrained (oracle)",
-    "again": "Retrained again (floor)",
-    "natural": "Natural (continue)",
-    "same": "Natural, PUF's rounds",
-    "special": "PUF special, η_u = 2",
-    "regular": "PUF regular, η_u = 20",
-    "not": "NoT",
-    "ascent": "Projected ascent",
-    "natural+": "Natural, on to the last round",
-    "special+": "PUF special, on to the last round",
-}
-
+from unlearn_jax.pipeline import Artifact
+from unlearn_jax.studies.common import variables_of
+from unlearn_jax.studies.federated import recovery
+from unlearn_jax.types import Array, Dataset, InputError, Model, PyTree, Variables
 
 MEASURES = ("test", "test_iou", "forget", "forget_iou", "unseen")
 
@@ -38,20 +24,20 @@ CLASSES = len(federated.SHAPES)
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What is trained. Adam afresh in every round, one local epoch in batches of 8."""
+    """Federation and network; every client restarts Adam in every round."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds of initial weights and of the order of samples; images are the same for all."""
+    """Seeds of initial weights and order; all share the images."""
     num_clients: int = 5
     """Clients, each with a style; each leaves in turn."""
     num_images: int = 32
-    """Training images of a client; as many of its style are held out."""
+    """Training images of a client, and held-out images of its style."""
     size: int = 12
     """Side of an image."""
     width: int = 12
     """Channels of the two hidden convolutions."""
     learning_rate: float = 0.01
-    """In the first round; decays by 0.998 per round."""
+    """Learning rate of the first round; decays by 0.998 per round."""
     rounds: int = 60
     """Rounds of the original and of every retraining."""
     recovery: int = 15
@@ -59,32 +45,27 @@ class Config:
 
 
 @functools.lru_cache(maxsize=2)
-def network(width: int) -> Any:
-    """Three 5x5 convolutions, written by hand around the library's convolution; logits for every pixel."""
-    conv, shapes = (
-        models.convolution(),
-        [
-            (5, 5, 3, width),
-            (5, 5, width, width),
-            (5, 5, width, CLASSES),
-        ],
-    )
+def network(width: int) -> Model:
+    """Return three 5x5 convolutions with logits for every pixel."""
+    conv = models.convolution()
+    shapes = [(5, 5, 3, width), (5, 5, width, width), (5, 5, width, CLASSES)]
 
     def init(key: Array) -> list[dict[str, Array]]:
         draw = jax.nn.initializers.he_normal()
         keys = jax.random.split(key, 3)
-        return [
-            {"kernel": draw(k, s), "bias": jnp.zeros(s[3])}
-            for k, s in zip(keys, shapes, strict=True)
-        ]
+        layers = []
+        for key_layer, shape in zip(keys, shapes, strict=True):
+            layers.append(
+                {"kernel": draw(key_layer, shape), "bias": jnp.zeros(shape[3])}
+            )
+        return layers
 
     def apply(params: list[dict[str, Array]], images: Array) -> Array:
         hidden = images
         for i, layer in enumerate(params):
             hidden = jax.nn.relu(hidden) if i else hidden
-            hidden = conv(hidden, layer["kernel"], (1, 1), "SAME") + layer[
-                "bias"
-            ].reshape(1, 1, 1, -1)
+            hidden = conv(hidden, layer["kernel"], (1, 1), "SAME")
+            hidden = hidden + layer["bias"].reshape(1, 1, 1, -1)
         return hidden
 
     return models.from_functions(init, apply)
@@ -92,23 +73,22 @@ def network(width: int) -> Any:
 
 @functools.lru_cache(maxsize=2)
 def images(num_clients: int, num_images: int, size: int) -> tuple[Dataset, Dataset]:
-    """Training and held-out images, the first ``num_images`` of them client 0's, and so on."""
+    """Return training and held-out images, in the order of the clients."""
     styles = federated.draw_styles(num_clients, seed=0)
-    drawn = [
-        [
-            federated.shape_images(num_images, style, size=size, seed=base + i)
+
+    def draw(seed: int) -> Dataset:
+        parts = [
+            federated.shape_images(num_images, style, size=size, seed=seed + i)
             for i, style in enumerate(styles)
         ]
-        for base in (1000, 2000)
-    ]
-    near, far = (
-        Dataset(*map(np.concatenate, zip(*parts, strict=True))) for parts in drawn
-    )
-    return near, far
+        return Dataset(*map(np.concatenate, zip(*parts, strict=True)))
+
+    return draw(1000), draw(2000)
 
 
 @functools.lru_cache(maxsize=2)
-def local(learning_rate: float) -> federated.LocalTraining:
+def local_training(learning_rate: float) -> federated.LocalTraining:
+    """Return the training of a client: one epoch of Adam in batches of 8."""
     return federated.LocalTraining(
         batch_size=8,
         learning_rate=learning_rate,
@@ -117,219 +97,156 @@ def local(learning_rate: float) -> federated.LocalTraining:
     )
 
 
-def to_vector(variables: Any) -> Array:
-    return ravel_pytree(variables.params)[0]
+@dataclasses.dataclass(frozen=True)
+class Measures:
+    """The numbers of :data:`MEASURES`; items ``(variables, leaving)``.
 
+    Attributes:
+      model: architecture.
+    """
 
-def from_vector(width: int, vector: Array) -> Any:
-    blank = jax.eval_shape(network(width).init, jax.random.key(0))
-    unravel = ravel_pytree(
-        jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), blank.params)
-    )[1]
-    return blank._replace(params=unravel(vector))
+    model: Model
 
-
-def measure(width: int, vector: Array, leaving: Array, shared: Any) -> Array:
-    """The numbers of :data:`MEASURES`: means over the two shapes, of Dice unless the name says IoU."""
-    near, far, _ = shared
-    owner = jnp.repeat(jnp.arange(len(leaving)), len(near.labels) // len(leaving))
-    gone, variables = leaving[owner], from_vector(width, vector)
-    seen, unseen = (
-        jnp.argmax(
-            train.predict(network(width).apply, variables, part.images, batch_size=64),
-            -1,
+    def __call__(self, item: Any, shared: tuple[Dataset, Dataset]) -> Array:
+        """Return ``[5]``: means over the two shapes, of Dice unless named IoU."""
+        variables, leaving = item
+        samples, held_out = shared
+        owner = jnp.repeat(
+            jnp.arange(len(leaving)), len(samples.labels) // len(leaving)
         )
-        for part in (near, far)
-    )
-    test = federated.overlap(unseen, far.labels, CLASSES, ~gone)
-    forget = federated.overlap(seen, near.labels, CLASSES, gone)
-    style = federated.overlap(unseen, far.labels, CLASSES, gone)
-    return jnp.stack(
-        [
-            jnp.mean(v[1:])
-            for v in (test.dice, test.iou, forget.dice, forget.iou, style.dice)
-        ]
-    )
+        removed = leaving[owner]
+
+        def classes(images: Array) -> Array:
+            logits = train.predict(self.model.apply, variables, images, batch_size=64)
+            return jnp.argmax(logits, -1)
+
+        on_samples = classes(samples.images)
+        on_held_out = classes(held_out.images)
+        labels = held_out.labels
+        test = federated.overlap(on_held_out, labels, CLASSES, ~removed)
+        forget = federated.overlap(on_samples, samples.labels, CLASSES, removed)
+        unseen = federated.overlap(on_held_out, labels, CLASSES, removed)
+        values = (test.dice, test.iou, forget.dice, forget.iou, unseen.dice)
+        # Without the background.
+        return jnp.stack([jnp.mean(value[1:]) for value in values])
 
 
-@functools.lru_cache(maxsize=2)
-def trainer(width: int, rounds: int, rate: float) -> Callable[[Any, Any], Array]:
-    model = network(width)
-
-    def run(item: Any, shared: Any) -> Array:
-        (key, part), (near, _, clients) = item, shared
-        key_start, key_rounds = jax.random.split(key)
-        start, weights = (
-            federated.init_server(model.init(key_start)),
-            federated.fedavg_weights(clients, part),
-        )
-        group = federated.Federation(model, local(rate), near, clients)
-        last, _ = federated.run_rounds(
-            key_rounds, group, start, weights, num_rounds=rounds
-        )
-        return to_vector(last.variables)
-
-    return run
-
-
-@functools.lru_cache(maxsize=2)
-def one_round(width: int, rounds: int, rate: float) -> Callable[[Any, Any], Array]:
-    def run(item: Any, shared: Any) -> Array:
-        (key, vector, weights), (near, _, clients) = item, shared
-        state = federated.init_server(from_vector(width, vector), num_rounds=rounds)
-        group = federated.Federation(network(width), local(rate), near, clients)
-        return to_vector(
-            federated.federated_round(key, group, state, weights).variables
-        )
-
-    return run
-
-
-@functools.lru_cache(maxsize=2)
-def ascender(width: int, rounds: int, rate: float) -> Callable[[Any, Any], Array]:
-    def run(item: Any, shared: Any) -> Array:
-        (key, vector, leaving), (near, _, clients) = item, shared
-        state = federated.init_server(from_vector(width, vector), num_rounds=rounds)
-        group = federated.Federation(network(width), local(rate), near, clients)
-        return to_vector(
-            federated.projected_ascent(key, group, state, leaving).variables
-        )
-
-    return run
-
-
-@functools.lru_cache(maxsize=2)
-def recoverer(width: int, recovery: int, rate: float) -> Callable[[Any, Any], Array]:
-    """The remaining clients go on; measured before and after each round: ``[1 + recovery, 5]``."""
-
-    def run(item: Any, shared: Any) -> Array:
-        (key, vector, done, leaving), (near, _, clients) = item, shared
-        state = federated.init_server(from_vector(width, vector), num_rounds=done)
-        group = federated.Federation(network(width), local(rate), near, clients)
-        weights = federated.fedavg_weights(clients, ~leaving)
-        seen = lambda variables: measure(width, to_vector(variables), leaving, shared)
-        trace = federated.run_rounds(
-            key, group, state, weights, num_rounds=recovery, evaluate=seen
-        )[1]
-        return jnp.concatenate([measure(width, vector, leaving, shared)[None], trace])
-
-    return run
-
-
-@functools.lru_cache(maxsize=2)
-def measurer(width: int) -> Callable[[Any, Any], Array]:
-    return lambda item, shared: measure(width, *item, shared)
-
-
-def for_each(
-    config: Config, run: Callable[[Any, Any], Array], items: Any
-) -> np.ndarray:
-    near, far = images(config.num_clients, config.num_images, config.size)
-    clients = federated.gather_clients(
-        np.repeat(np.arange(config.num_clients), config.num_images)
-    )
-    how = replicas.mapper(num_models=len(jax.tree.leaves(items)[0]))
-    return np.asarray(
-        replicas.map_models(
-            how, run, jax.tree.map(jnp.asarray, items), (near, far, clients)
-        )
-    )
-
-
-def train_models(config: Config, seed: int) -> dict[str, Any]:
-    """The original, and for each client a retrained model and a second one, as vectors of parameters."""
+def train_models(config: Config, seed: int) -> dict[str, Variables]:
+    """Return the original, and a retrained model and a second one for each client."""
     cases = config.num_clients
     keys = jax.random.split(jax.random.fold_in(jax.random.key(29), seed), 1 + 2 * cases)
-    part = np.concatenate(
-        [
-            np.ones((1, cases), bool),
-            ~np.eye(cases, dtype=bool),
-            ~np.eye(cases, dtype=bool),
-        ]
-    )
-    vectors = for_each(
-        config, trainer(config.width, config.rounds, config.learning_rate), (keys, part)
-    )
+    staying = ~np.eye(cases, dtype=bool)
+    participating = np.concatenate([np.ones((1, cases), bool), staying, staying])
+    local = local_training(config.learning_rate)
+    trainer = recovery.Trainer(network(config.width), local, config.rounds)
+    clients = recovery.repeat(_clients(config), len(participating))
+    items = (keys, clients, participating)
+    trained = recovery.for_each(trainer, items, _samples(config))
     return {
-        "original": vectors[0],
-        "retrained": vectors[1 : 1 + cases],
-        "again": vectors[1 + cases :],
+        "original": jax.tree.map(lambda leaf: leaf[0], trained),
+        "retrained": jax.tree.map(lambda leaf: leaf[1 : 1 + cases], trained),
+        "again": jax.tree.map(lambda leaf: leaf[1 + cases :], trained),
     }
 
 
 def forget_all(
-    config: Config, seed: int, trained: Mapping[str, np.ndarray]
-) -> dict[str, Any]:
-    """Every method's numbers by round ``[L, 1 + recovery, 5]``, and those of the models beside them ``[L, 5]``."""
-    cases, leaving = config.num_clients, np.eye(config.num_clients, dtype=bool)
-    knobs = (config.width, config.rounds, config.learning_rate)
+    config: Config, seed: int, trained: Mapping[str, PyTree]
+) -> dict[str, np.ndarray]:
+    """Apply every method to every client and let the others recover.
+
+    Args:
+      config: of the study.
+      seed: of the methods.
+      trained: from :func:`train_models`.
+
+    Returns:
+      Measures ``[L, 1 + recovery, 5]`` of each method by round, and ``[L, 5]`` of the
+      trained models.
+    """
+    cases = config.num_clients
+    leaving = np.eye(cases, dtype=bool)
+    model = network(config.width)
+    local = local_training(config.learning_rate)
     keys = jax.random.split(jax.random.fold_in(jax.random.key(31), seed), cases)
-    original = np.stack([trained["original"]] * cases)
-    static = {
-        "original": original,
-        "retrained": trained["retrained"],
-        "again": trained["again"],
-    }
-    found = {
-        name: for_each(config, measurer(config.width), (v, leaving))
-        for name, v in static.items()
-    }
-    clients = federated.gather_clients(np.repeat(np.arange(cases), config.num_images))
-    starts: dict[str, tuple[np.ndarray, int]] = {"natural": (original, 0)}
+    run = functools.partial(recovery.for_each, shared=_samples(config))
+    original = variables_of(trained["original"])
+    originals = recovery.repeat(original, cases)
+    retrained = variables_of(trained["retrained"])
+    again = variables_of(trained["again"])
+    found: dict[str, np.ndarray] = {}
+    trio = {"original": originals, "retrained": retrained, "again": again}
+    for name, variables in trio.items():
+        found[name] = run(Measures(model), (variables, leaving))
+    clients = _clients(config)
+    all_clients = recovery.repeat(clients, cases)
+    # Variables to recover from, and the rounds that unlearning took.
+    starts: dict[str, tuple[Variables, int]] = {"natural": (originals, 0)}
+    one_round = recovery.Round(model, local, config.rounds)
     for mode in ("special", "regular"):
         weights = np.stack(
             [federated.puf_weights(clients, one, mode=mode) for one in leaving]
         )
-        starts[mode] = (
-            for_each(config, one_round(*knobs), (keys, original, weights)),
-            1,
-        )
-    whole = from_vector(config.width, jnp.asarray(trained["original"]))
+        starts[mode] = (run(one_round, (keys, originals, all_clients, weights)), 1)
+    blank = jnp.zeros((1, config.size, config.size, 3))
     negated = federated.negate_first_layer(
-        network(config.width).apply, whole, jnp.zeros((1, config.size, config.size, 3))
+        model.apply, jax.tree.map(jnp.asarray, original), blank
     )
-    starts["not"] = (np.stack([to_vector(negated)] * cases), 0)
-    starts["ascent"] = (
-        for_each(config, ascender(*knobs), (keys, original, leaving)),
-        0,
+    starts["not"] = (recovery.repeat(negated, cases), 0)
+    ascent = recovery.Ascent(model, local, config.rounds)
+    starts["ascent"] = (run(ascent, (keys, originals, all_clients, leaving)), 0)
+    all_starts = [variables for variables, _ in starts.values()]
+    variables = jax.tree.map(lambda *leaves: np.concatenate(leaves), *all_starts)
+    before = [config.rounds + more for _, more in starts.values()]
+    case = jax.tree.map(
+        lambda leaf: jnp.concatenate([jnp.asarray(leaf)] * len(starts)),
+        (keys, all_clients, ~leaving, leaving),
     )
-    repeat = lambda leaf: jnp.concatenate([leaf] * len(starts))
-    vectors = np.concatenate([vectors for vectors, _ in starts.values()])
-    done = np.repeat([config.rounds + more for _, more in starts.values()], cases)
-    run = recoverer(config.width, config.recovery, config.learning_rate)
-    traces = for_each(config, run, (repeat(keys), vectors, done, repeat(leaving)))
-    return found | dict(
-        zip(starts, traces.reshape(len(starts), cases, *traces.shape[1:]), strict=True)
-    )
+    items = (case[0], variables, np.repeat(before, cases), *case[1:])
+    program = recovery.Recovery(model, local, config.recovery, Measures(model))
+    traces = run(program, items).reshape(len(starts), cases, 1 + config.recovery, -1)
+    return found | dict(zip(starts, traces, strict=True))
 
 
-def make_parts(config: Config) -> dict[str, Part]:
+def _clients(config: Config) -> federated.Clients:
+    owners = np.repeat(np.arange(config.num_clients), config.num_images)
+    return federated.gather_clients(owners)
+
+
+def _samples(config: Config) -> tuple[Dataset, Dataset]:
+    return images(config.num_clients, config.num_images, config.size)
+
+
+def make_artifacts(config: Config) -> list[Artifact]:
+    """Return trained models and unlearning for every seed.
+
+    Raises:
+      InputError: sizes that are too small.
+    """
     if not config.seeds:
         raise InputError("give at least one seed")
-    if (
-        config.num_clients < 2
-        or min(config.num_images, config.rounds, config.recovery, config.width) < 1
-    ):
+    smallest = min(config.num_images, config.rounds, config.recovery, config.width)
+    if config.num_clients < 2 or smallest < 1:
         raise InputError(
             "at least 2 clients, and 1 image, channel, round and recovery round are"
             " needed"
         )
-    images(
-        config.num_clients, config.num_images, config.size
-    )  # refuses what cannot be drawn
-    parts: dict[str, Part] = {}
-    plain = {
-        key: value
-        for key, value in dataclasses.asdict(config).items()
-        if key != "seeds"
-    }
+    # Refuses what cannot be drawn.
+    images(config.num_clients, config.num_images, config.size)
+    plain = dataclasses.asdict(config)
+    del plain["seeds"]
+    artifacts = []
     for seed in config.seeds:
-        known = {**plain, "seed": seed}
-        parts[f"models-{seed}"] = Part(
-            known, functools.partial(train_models, config, seed)
+        settings = {**plain, "seed": seed}
+        models_of = Artifact(
+            name=f"models-{seed}",
+            settings=settings,
+            compute=functools.partial(train_models, config, seed),
         )
-        needs = (f"models-{seed}",)
-        parts[f"forget-{seed}"] = Part(
-            known, functools.partial(forget_all, config, seed), needs=needs
+        forget = Artifact(
+            name=f"forget-{seed}",
+            settings=settings,
+            compute=functools.partial(forget_all, config, seed),
+            inputs=(models_of,),
         )
-    return parts
+        artifacts += [models_of, forget]
+    return artifacts

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure as Drawing
 from matplotlib.lines import Line2D
 
+from unlearn_jax import replicas
 from unlearn_jax.contrib import federated
 from unlearn_jax.pipeline import Check, Figure, Page, Table
 from unlearn_jax.pipeline.report.figures.style import (
@@ -16,18 +18,27 @@ from unlearn_jax.pipeline.report.figures.style import (
     dress,
     small_panels,
 )
+from unlearn_jax.studies.common import Found, legend, variables_of
+from unlearn_jax.studies.federated.recovery import (
+    LABELS,
+    is_finite,
+    paired_change,
+    unrecovered,
+)
 from unlearn_jax.studies.federated.shapes import (
     CLASSES,
     MEASURES,
-    ROWS,
     Config,
-    from_vector,
     images,
     network,
 )
+from unlearn_jax.types import PyTree
+
+ROWS = {name: label for name, label in LABELS.items() if name != "more+"}
 
 
 def methods_table(runs: federated.RecoveryRuns) -> Table:
+    """Return a row per method."""
     columns = [
         "model",
         "forget at once",
@@ -40,38 +51,24 @@ def methods_table(runs: federated.RecoveryRuns) -> Table:
     columns += ["gap, forget (points)", "unseen, same style"]
     lines = []
     for name, label in ROWS.items():
-        final, recovers = 100 * runs.final(name), name in runs.rounds
-        once = (
-            runs.summary(100 * runs.measured[name][:, :, 0, 2])
-            if recovers and name != "natural"
-            else None
-        )
-        rounds = runs.summary(runs.rounds[name][0]) if recovers else None
+        final = 100 * runs.final(name)
+        once = None
+        rounds = None
+        if name in runs.rounds:
+            rounds = runs.summary(runs.rounds[name][0])
+            if name != "natural":
+                once = runs.summary(100 * runs.measured[name][:, :, 0, 2])
         gap = None if name == "retrained" else runs.summary(runs.gap(name))
-        lines.append(
-            [label, once, rounds, *(runs.summary(final[..., i]) for i in range(4)), gap]
-        )
-        lines[-1].append(runs.summary(final[..., 4]))
-    change = [
-        100 * (runs.final("special") - runs.final("same"))[..., i] for i in range(5)
-    ]
-    change[4:4] = [runs.gap("special") - runs.gap("same")]
-    lines.append(
-        [
-            "PUF special − natural, PUF's rounds (paired)",
-            None,
-            None,
-            *map(runs.summary, change),
-        ]
-    )
-    missed = ", ".join(
-        f"{int((~ok).sum())} of {ROWS[name].split(',')[0]}"
-        for name, (_, ok) in runs.rounds.items()
-        if not ok.all()
-    )
+        *cells, unseen = (runs.summary(final[..., i]) for i in range(5))
+        lines.append([label, once, rounds, *cells, gap, unseen])
+    *cells, unseen = paired_change(runs, [0, 1, 2, 3, 4])
+    gap = runs.summary(runs.gap("special") - runs.gap("same"))
+    label = "PUF special − natural, PUF's rounds (paired)"
+    lines.append([label, None, None, *cells, gap, unseen])
+    missed = unrecovered(runs)
     caption = (
         f"Dice in % unless the column says IoU, means over both shapes, {runs.shape[0]}"
-        f" seeds x {runs.shape[1]} clients, 95% intervals with both redrawn. Test:"
+        f" seeds x {runs.shape[1]} clients, 95% intervals with both resampled. Test:"
         " held-out images of the remaining clients' styles. Forget: the leaving"
         " client's training images. Rounds: until the test Dice is the retrained"
         f" model's, 1 to {runs.measured['natural'].shape[2] - 1}; runs that never got"
@@ -81,7 +78,7 @@ def methods_table(runs: federated.RecoveryRuns) -> Table:
 
 
 def curves(runs: federated.RecoveryRuns) -> Drawing:
-    """Dice by round on what is forgotten, on unseen images of its style, and on the rest."""
+    """Draw Dice by round on forgotten images, unseen ones of the style, and others."""
     figure, panels = small_panels(3, share=True, columns=3, height=2.6)
     style = {
         "natural": "-",
@@ -89,12 +86,12 @@ def curves(runs: federated.RecoveryRuns) -> Drawing:
         "not": (0, (5, 1.5)),
         "ascent": (0, (1.5, 1.2)),
     }
-    for axes, measure_name, title in zip(
-        panels,
-        ("forget", "unseen", "test"),
-        ("forgotten images", "unseen, same style", "test, other styles"),
-        strict=True,
-    ):
+    titles = {
+        "forget": "forgotten images",
+        "unseen": "unseen, same style",
+        "test": "test, other styles",
+    }
+    for axes, (measure_name, title) in zip(panels, titles.items(), strict=True):
         place = MEASURES.index(measure_name)
         for (name, dashes), color in zip(style.items(), COLORS, strict=False):
             mean = 100 * runs.measured[name][..., place].mean((0, 1))
@@ -116,21 +113,14 @@ def curves(runs: federated.RecoveryRuns) -> Drawing:
         Line2D([], [], color=INK, lw=1.4, label="Retrained"),
         Line2D([], [], color=MUTED, ls=":", label="Original"),
     ]
-    figure.legend(
-        handles=handles,
-        loc="outside upper left",
-        ncols=3,
-        frameon=False,
-        labelcolor=INK,
-        fontsize=9,
-    )
+    legend(figure, handles)
     figure.supxlabel("rounds after unlearning", fontsize=10, color=INK)
     figure.supylabel("Dice (%)", fontsize=10, color=INK)
     return figure
 
 
-def examples(config: Config, trained: Mapping[str, np.ndarray]) -> Drawing:
-    """An image of every style, its map, and what the original and the model retrained without the style make of it."""
+def examples(config: Config, trained: Mapping[str, PyTree]) -> Drawing:
+    """Draw an image of every style, its map, and the maps that two models predict."""
     near, _ = images(config.num_clients, config.num_images, config.size)
     rows = ("image", "truth", "original", "retrained without")
     figure = Drawing(
@@ -138,16 +128,15 @@ def examples(config: Config, trained: Mapping[str, np.ndarray]) -> Drawing:
     )
     panels = figure.subplots(len(rows), config.num_clients, squeeze=False)
     model = network(config.width)
+    original = variables_of(trained["original"])
+    retrained = variables_of(trained["retrained"])
     for client in range(config.num_clients):
         place = client * config.num_images
         shown = [near.images[place], near.labels[place]]
-        for vector in (trained["original"], trained["retrained"][client]):
-            variables = from_vector(config.width, jnp.asarray(vector))
-            shown.append(
-                np.asarray(
-                    jnp.argmax(model.apply(variables, near.images[place][None])[0], -1)
-                )
-            )
+        for variables in (original, replicas.unstack(retrained, client)):
+            variables = jax.tree.map(jnp.asarray, variables)
+            logits = model.apply(variables, near.images[place][None])
+            shown.append(np.asarray(jnp.argmax(logits[0], -1)))
         for axes, picture, row in zip(panels[:, client], shown, rows, strict=True):
             axes.imshow(
                 picture,
@@ -163,7 +152,8 @@ def examples(config: Config, trained: Mapping[str, np.ndarray]) -> Drawing:
     return figure
 
 
-def make_page(config: Config, parts: Mapping[str, dict[str, np.ndarray]]) -> Page:
+def make_page(config: Config, parts: Found) -> Page:
+    """Return the page: methods, Dice by round, predicted maps."""
     runs = federated.RecoveryRuns(
         [parts[f"forget-{seed}"] for seed in config.seeds], MEASURES
     )
@@ -175,21 +165,18 @@ def make_page(config: Config, parts: Mapping[str, dict[str, np.ndarray]]) -> Pag
     summary = (
         f"Dice on the leaving client's images is {dice['original']:.1f}% for the"
         f" original model and {dice['retrained']:.1f}% for the model retrained without"
-        " the client. Mean gap to that, client by client, in points: doing nothing"
+        " the client. Mean gap to that, client by client, in points: original"
         f" {gap['original']:.1f}, natural {gap['natural']:.1f}, natural with as many"
         f" rounds as PUF {gap['same']:.1f}, PUF special {gap['special']:.1f}"
         f" ({gap['special+']:.1f} at the last round), PUF regular {gap['regular']:.1f},"
         f" NoT {gap['not']:.1f}, projected ascent {gap['ascent']:.1f}, a second"
         f" retraining {gap['again']:.1f}."
     )
-    once = (
-        100
-        * (runs.measured["special"][:, :, 0] - runs.measured["original"])[..., 2].mean()
-    )
-    finite = all(np.isfinite(values).all() for values in runs.measured.values())
+    at_once = runs.measured["special"][:, :, 0] - runs.measured["original"]
+    once = 100 * at_once[..., 2].mean()
     harder = dice["original"] - dice["retrained"]
     checks = [
-        Check("every number is finite", finite),
+        Check("every number is finite", is_finite(runs)),
         Check(
             "PUF lowers forget Dice at once", bool(once < 0), f"by {-once:.1f} points"
         ),

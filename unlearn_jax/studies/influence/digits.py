@@ -1,8 +1,14 @@
-"""Influence functions on digits, primal and dual: accuracy, guard and cost."""
+"""Influence functions on digits, primal and dual: error, reliability and cost.
+
+Samples are removed from linearized networks, where the dual form is exact up to the
+curvature of the loss, and from networks as they are, where a guard judges the estimate.
+"""
 
 import dataclasses
 import time
+from collections.abc import Callable, Sequence
 from functools import cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +19,12 @@ from sklearn.datasets import load_digits
 from unlearn_jax import audit, influence, methods, models, train
 from unlearn_jax.losses import cross_entropy
 from unlearn_jax.methods.influence_target import influence_targets
-from unlearn_jax.pipeline import Part
-from unlearn_jax.types import Dataset, InputError, Variables
+from unlearn_jax.pipeline import Artifact
+from unlearn_jax.types import Array, Dataset, InputError, Variables
+
+Params = Any
+Init = Callable[[Array], Params]
+Apply = Callable[[Params, Array], Array]
 
 ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu}
 
@@ -24,7 +34,7 @@ LOSSES = {"cross-entropy": cross_entropy, "squared": influence.squared_error}
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Digits are removed from linearized and from real perceptrons of one layer, which are retrained for comparison."""
+    """Removal of digits from linearized and from real perceptrons of one layer."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of samples, forget sets and networks."""
@@ -35,7 +45,7 @@ class Config:
     ridge: float = 1e-2
     """Penalty of the linearized network."""
     fractions: tuple[float, ...] = (0.1, 0.5, 0.9)
-    """Shares of the training images that are removed."""
+    """Fractions of the training images to remove."""
     networks: tuple[str, ...] = (
         "tanh-512-0.1",
         "tanh-64-0.1",
@@ -43,51 +53,43 @@ class Config:
         "tanh-64-0.0001",
         "relu-64-0.01",
     )
-    """Networks that are trained as they are: activation, units, penalty."""
+    """Networks that are not linearized: activation, units, penalty."""
     num_steps: int = 500
-    """Steps of L-BFGS for these."""
+    """Steps of L-BFGS for these networks."""
     widths: tuple[int, ...] = (16, 64, 256)
-    """Units of the networks whose removal is timed."""
+    """Units of the networks of the timings."""
     classes: tuple[int, ...] = (1, 3, 8)
-    """Digits that are forgotten whole, for the targets."""
+    """Digits to forget whole, for the targets."""
 
 
 def make_data(config: Config, seed: int) -> tuple[np.ndarray, ...]:
-    """Training images ``[N, 8, 8, 1]``, labels, test images, labels; float64."""
+    """Return training images ``[N, 8, 8, 1]``, labels, test images, labels; float64."""
     images, labels = load_digits(return_X_y=True)
     order = np.random.default_rng(seed).permutation(len(labels))
-    images, labels = (
-        images[order].reshape(-1, 8, 8, 1) / 16,
-        labels[order].astype(np.int32),
-    )
-    rank = np.array(
-        [np.sum(labels[:i] == label) for i, label in enumerate(labels)]
-    )  # among its digit's images
+    images = images[order].reshape(-1, 8, 8, 1) / 16
+    labels = labels[order].astype(np.int32)
+    # The rank of an image among those of its digit.
+    rank = np.array([np.sum(labels[:i] == label) for i, label in enumerate(labels)])
     chosen = rank < config.num_samples // 10
     return images[chosen], labels[chosen], images[~chosen][:300], labels[~chosen][:300]
 
 
 @cache
-def perceptron(activation: str, width: int):
-    """One hidden layer, as the library's MLP, in whatever precision its parameters have: ``(init, apply)``."""
+def perceptron(activation: str, width: int) -> tuple[Init, Apply]:
+    """Return ``(init, apply)`` of one hidden layer, in the parameters' precision."""
 
-    def init(key):
-        a, b = jax.random.split(key)
-        first, last = (
-            jax.random.normal(a, (64, width)) / 8,
-            jax.random.normal(b, (width, 10)) / width**0.5,
-        )
+    def init(key: Array) -> Params:
+        key_first, key_last = jax.random.split(key)
         return {
-            "first": first,
+            "first": jax.random.normal(key_first, (64, width)) / 8,
             "shift": jnp.zeros(width),
-            "last": last,
+            "last": jax.random.normal(key_last, (width, 10)) / width**0.5,
             "bias": jnp.zeros(10),
         }
 
-    def apply(params, images):
-        hidden = (
-            images.reshape(len(images), -1) @ params["first"] + params["shift"][None]
-        )
+    def apply(params: Params, images: Array) -> Array:
+        inputs = images.reshape(len(images), -1)
+        hidden = inputs @ params["first"] + params["shift"][None]
         return ACTIVATIONS[activation](hidden) @ params["last"] + params["bias"][None]
 
     return init, apply
@@ -121,23 +123,50 @@ TARGETS = jax.jit(
 )
 
 
-def distance(left, right) -> float:
-    """Between two parameter trees."""
+def distance(left: Params, right: Params) -> float:
+    """Return the L2 distance of two parameter trees."""
     return float(optax.tree.norm(optax.tree.sub(left, right)))
 
 
 def draw(seed: int, count: int, removed: int) -> np.ndarray:
-    """A random forget mask."""
+    """Return a random forget mask ``[count]``."""
     return np.random.default_rng(1000 + seed).permutation(count) < removed
 
 
 @partial(jax.jit, static_argnames=("apply", "loss", "ridge", "num_forget"))
 def convex_removal(
-    apply, params, images, targets, forget, fit, kernel, *, loss, ridge, num_forget
-):
-    """The estimates and the truth for one forget set: parameter changes by dual and primal, and retrained ones."""
-    knobs = {"ridge": ridge, "loss": LOSSES[loss], "num_forget": num_forget}
-    dual = influence.dual_change(kernel, fit.outputs, targets, forget, **knobs)
+    apply: Apply,
+    params: Params,
+    images: Array,
+    targets: Array,
+    forget: Array,
+    fit: influence.DualFit,
+    kernel: Array,
+    *,
+    loss: str,
+    ridge: float,
+    num_forget: int,
+) -> tuple[Params, Params, Params, Params, Array]:
+    """Remove samples from a linearized network.
+
+    Args:
+      apply: the network.
+      params: where it is linearized.
+      images: ``[N, ...]`` training images.
+      targets: ``[N, ...]`` of the loss.
+      forget: ``[N]`` bool.
+      fit: the trained network.
+      kernel: of the training images.
+      loss: key of :data:`LOSSES`.
+      ridge: penalty.
+      num_forget: number of samples to remove.
+
+    Returns:
+      Trained parameters, their change by the dual form and by the primal form,
+      retrained parameters, and how far retraining is from stationary.
+    """
+    options = {"ridge": ridge, "loss": LOSSES[loss], "num_forget": num_forget}
+    dual = influence.dual_change(kernel, fit.outputs, targets, forget, **options)
     pull = partial(influence.pull, apply, params)
     trained = jax.tree.map(jnp.add, params, pull(images, fit.alpha))
     linear = influence.linearize(apply, params)
@@ -150,7 +179,7 @@ def convex_removal(
         anchor=params,
         solver=influence.CG(tol=1e-12),
         batch_size=len(images),
-        **knobs,
+        **options,
     )
     kept = jnp.nonzero(~forget, size=len(images) - num_forget)[0]
     again = influence.fit_dual(
@@ -163,17 +192,19 @@ def convex_removal(
         num_steps=10,
     )
     retrained = jax.tree.map(jnp.add, params, pull(images[kept], again.alpha))
-    return (
-        trained,
-        pull(images, dual.change),
-        primal.params,
-        retrained,
-        again.stationarity,
-    )
+    by_dual = pull(images, dual.change)
+    return trained, by_dual, primal.params, retrained, again.stationarity
 
 
 def convex(config: Config, seed: int) -> dict[str, np.ndarray]:
-    """Errors of removing from the linearized network, in float64; 1 is doing nothing."""
+    """Return the errors of removal from the linearized network, in float64.
+
+    Returns:
+      A value for each fraction with cross-entropy, then for the first with the squared
+      loss: errors of ``params`` and ``outputs`` relative to the original's (1 is the
+      original), ``forms`` (difference of dual and primal), ``moved`` (the original's
+      distance), ``floor`` (stationarity of the oracle), ``fraction``, ``squared``.
+    """
     rows = []
     with jax.enable_x64(True):
         x, y, test, _ = map(jnp.asarray, make_data(config, seed))
@@ -181,59 +212,81 @@ def convex(config: Config, seed: int) -> dict[str, np.ndarray]:
         params = init(jax.random.key(seed))
         kernel = NTK(apply, params, x)
         for loss, targets in (("cross-entropy", y), ("squared", jax.nn.one_hot(y, 10))):
-            knobs = {"ridge": config.ridge, "loss": LOSSES[loss], "num_steps": 12}
-            fit = FIT(kernel, targets, offsets=apply(params, x), **knobs)
-            for fraction in (
-                config.fractions if loss == "cross-entropy" else config.fractions[:1]
-            ):
+            options = {"ridge": config.ridge, "loss": LOSSES[loss], "num_steps": 12}
+            fit = FIT(kernel, targets, offsets=apply(params, x), **options)
+            is_squared = loss == "squared"
+            for fraction in config.fractions[:1] if is_squared else config.fractions:
                 removed = round(fraction * len(x))
                 forget = jnp.asarray(draw(seed, len(x), removed))
-                knobs = {"loss": loss, "ridge": config.ridge, "num_forget": removed}
+                options = {"loss": loss, "ridge": config.ridge, "num_forget": removed}
                 trained, dual, primal, retrained, floor = convex_removal(
-                    apply, params, x, targets, forget, fit, kernel, **knobs
+                    apply, params, x, targets, forget, fit, kernel, **options
                 )
-                rows.append(
-                    _errors(apply, params, test, trained, dual, primal, retrained)
-                    | {
-                        "fraction": fraction,
-                        "squared": loss == "squared",
-                        "floor": float(floor),
-                    }
-                )
-    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+                errors = _errors(apply, params, test, trained, dual, primal, retrained)
+                errors["fraction"] = fraction
+                errors["squared"] = is_squared
+                errors["floor"] = float(floor)
+                rows.append(errors)
+    return jax.tree.map(lambda *values: np.array(values), *rows)
 
 
-def _errors(apply, params, test, trained, dual, primal, retrained) -> dict[str, float]:
+def _errors(
+    apply: Apply,
+    params: Params,
+    test: Array,
+    trained: Params,
+    dual: Params,
+    primal: Params,
+    retrained: Params,
+) -> dict[str, float]:
     linear = influence.linearize(apply, params)
-    outputs = lambda tree: linear(tree, test)
-    new = jax.tree.map(jnp.add, trained, dual)
-    far, wrong = (
-        outputs(trained) - outputs(retrained),
-        outputs(new) - outputs(retrained),
-    )
+    removed = jax.tree.map(jnp.add, trained, dual)
+    goal = linear(retrained, test)
+    far = linear(trained, test) - goal
+    wrong = linear(removed, test) - goal
+    learned = float(optax.tree.norm(optax.tree.sub(retrained, params)))
     return {
         "forms": distance(dual, primal) / float(optax.tree.norm(dual)),
-        "moved": (
-            distance(trained, retrained)
-            / float(optax.tree.norm(optax.tree.sub(retrained, params)))
-        ),
-        "params": distance(new, retrained) / distance(trained, retrained),
+        "moved": distance(trained, retrained) / learned,
+        "params": distance(removed, retrained) / distance(trained, retrained),
         "outputs": float(jnp.linalg.norm(wrong) / jnp.linalg.norm(far)),
     }
 
 
 @partial(jax.jit, static_argnames=("apply", "num_steps"))
-def lbfgs(apply, start, anchor, images, labels, *, ridge, num_steps):
-    """Trains to stationarity, as far as that goes: ``mean CE + ridge/2 |theta - anchor|^2``."""
+def lbfgs(
+    apply: Apply,
+    start: Params,
+    anchor: Params,
+    images: Array,
+    labels: Array,
+    *,
+    ridge: float,
+    num_steps: int,
+) -> Params:
+    """Minimize ``mean CE + ridge / 2 |theta - anchor|^2`` by ``optax.lbfgs``.
 
-    def risk(params):
+    Args:
+      apply: the network.
+      start: first parameters.
+      anchor: of the penalty.
+      images: ``[N, ...]``.
+      labels: ``[N]``.
+      ridge: penalty.
+      num_steps: of L-BFGS.
+
+    Returns:
+      The parameters after the last step.
+    """
+
+    def risk(params: Params) -> Array:
         away = optax.tree.norm(optax.tree.sub(params, anchor), squared=True)
         return jnp.mean(cross_entropy(apply(params, images), labels)) + ridge / 2 * away
 
     tx = optax.lbfgs(memory_size=20)
     value_and_grad = optax.value_and_grad_from_state(risk)
 
-    def step(carry, _):
+    def step(carry: Any, _: None) -> tuple[Any, None]:
         params, state = carry
         value, slope = value_and_grad(params, state=state)
         updates, state = tx.update(
@@ -245,37 +298,52 @@ def lbfgs(apply, start, anchor, images, labels, *, ridge, num_steps):
 
 
 def network(config: Config, seed: int, name: str) -> dict[str, np.ndarray]:
-    """10 % removed from a network: the guard, and errors beside doing nothing."""
+    """Return the guard, and the errors of removing 10 % of a network's samples.
+
+    Args:
+      config: of the study.
+      seed: of samples, forget set and initial weights.
+      name: of the network, one of ``config.networks``.
+
+    Returns:
+      The fields of :class:`influence.Guard`; distances to the retrained network
+      relative to the original's: of ``params``, of test ``outputs``, and of the outputs
+      of the original after further training (``warm``) and of a second retrained
+      network (``second``).
+    """
     activation, width, ridge = name.split("-")
-    x, y, test, _ = (
-        jnp.asarray(array, "i4" if array.ndim == 1 else "f4")
-        for array in make_data(config, seed)
-    )
+    x, y, test, _ = _float32(make_data(config, seed))
     init, apply = perceptron(activation, int(width))
     removed = round(0.1 * len(x))
     forget = jnp.asarray(draw(seed, len(x), removed))
     start, other = (init(key) for key in jax.random.split(jax.random.key(seed)))
     fit = partial(lbfgs, apply, ridge=float(ridge), num_steps=config.num_steps)
-    original, retrained = (
-        fit(start, start, x, y),
-        fit(start, start, x[~forget], y[~forget]),
+    rest = (x[~forget], y[~forget])
+    original = fit(start, start, x, y)
+    retrained = fit(start, start, *rest)
+    second = fit(other, other, *rest)
+    warm = fit(original, start, *rest)
+    change, guard = REMOVE(
+        apply,
+        original,
+        x,
+        y,
+        forget,
+        anchor=start,
+        num_forget=removed,
+        ridge=float(ridge),
+        warn=False,
+        batch_size=len(x),
     )
-    second = fit(other, other, x[~forget], y[~forget])
-    warm = fit(original, start, x[~forget], y[~forget])
-    knobs = {
-        "num_forget": removed,
-        "ridge": float(ridge),
-        "warn": False,
-        "batch_size": len(x),
-    }
-    change, guard = REMOVE(apply, original, x, y, forget, anchor=start, **knobs)
     predicted = jax.tree.map(jnp.add, original, change)
-    outputs = lambda params: np.asarray(apply(params, test))
-    away = lambda params: np.linalg.norm(outputs(params) - outputs(retrained))
+    goal = np.asarray(apply(retrained, test))
+
+    def away(params: Params) -> np.floating:
+        return np.linalg.norm(np.asarray(apply(params, test)) - goal)
+
+    moved = distance(original, retrained)
     return {
-        "params": np.array(
-            distance(predicted, retrained) / distance(original, retrained)
-        ),
+        "params": np.array(distance(predicted, retrained) / moved),
         "outputs": np.array(away(predicted) / away(original)),
         "warm": np.array(away(warm) / away(original)),
         "second": np.array(away(second) / away(original)),
@@ -283,8 +351,13 @@ def network(config: Config, seed: int, name: str) -> dict[str, np.ndarray]:
     }
 
 
-def seconds(call) -> float:
-    """The shortest of five runs, after one that compiles."""
+def _float32(arrays: Sequence[np.ndarray]) -> list[Array]:
+    """Return images as float32, labels as int32."""
+    return [jnp.asarray(a, "i4" if a.ndim == 1 else "f4") for a in arrays]
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    """Return the seconds of the shortest of five runs, after one that compiles."""
     jax.block_until_ready(call())
     taken = []
     for _ in range(5):
@@ -295,26 +368,28 @@ def seconds(call) -> float:
 
 
 def cost(config: Config, width: int, outputs: int) -> dict[str, np.ndarray]:
-    """Seconds and bytes of both forms, by the number of removed samples; one output tells 8 from the other digits."""
-    x, y, _, _ = (
-        jnp.asarray(array, "i4" if array.ndim == 1 else "f4")
-        for array in make_data(config, 0)
-    )
-    init, whole = perceptron("tanh", width)
+    """Return the seconds and bytes of both forms by the number of removed samples.
+
+    Args:
+      config: of the study.
+      width: units of the network.
+      outputs: 10 classes, or 1, which separates 8 from the other digits.
+    """
+    x, y, _, _ = _float32(make_data(config, 0))
+    init, apply = perceptron("tanh", width)
     params = init(jax.random.key(0))
-    apply = (
-        (lambda params, images: whole(params, images)[:, 8:9])
-        if outputs == 1
-        else whole
-    )
-    targets = jnp.where(y == 8, 1.0, -1.0)[:, None] if outputs == 1 else y
-    knobs = {
-        "ridge": config.ridge,
-        "loss": influence.squared_error if outputs == 1 else cross_entropy,
-    }
+    targets = y
+    loss = cross_entropy
+    if outputs == 1:
+        whole = apply
+        apply = lambda params, images: whole(params, images)[:, 8:9]
+        targets = jnp.where(y == 8, 1.0, -1.0)[:, None]
+        loss = influence.squared_error
+    options = {"ridge": config.ridge, "loss": loss}
     make = partial(NTK, apply, params, x, batch_size=100)
-    kernel, size = make(), sum(leaf.size for leaf in jax.tree.leaves(params))
-    fit = FIT(kernel, targets, offsets=apply(params, x), num_steps=8, **knobs)
+    kernel = make()
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    fit = FIT(kernel, targets, offsets=apply(params, x), num_steps=8, **options)
     linear = influence.linearize(apply, params)
     trained = jax.tree.map(jnp.add, params, influence.pull(apply, params, x, fit.alpha))
     found = {
@@ -328,7 +403,7 @@ def cost(config: Config, width: int, outputs: int) -> dict[str, np.ndarray]:
     }
     for fraction in config.fractions:
         removed = round(fraction * len(x))
-        request = {"num_forget": removed, **knobs}
+        request = {"num_forget": removed, **options}
         forget = jnp.asarray(draw(0, len(x), removed))
         dual = partial(DUAL, kernel, fit.outputs, targets, forget, **request)
         primal = partial(
@@ -361,49 +436,55 @@ def cost(config: Config, width: int, outputs: int) -> dict[str, np.ndarray]:
 
 
 def targets(config: Config, seed: int) -> dict[str, np.ndarray]:
-    """KL(retrained || target) in nats on a forgotten class: targets of TRW and of influence, and a second retraining."""
+    """Return KL(retrained || target) ``[classes, 4]`` on a forgotten class, in nats.
+
+    The targets are TRW's, influence's on the head and on the network, and a second
+    retrained network's.
+    """
     x, y, _, _ = make_data(config, seed)
     data = Dataset(x.astype("f4"), y)
-    model, decay = models.build("mlp", (8, 8, 1), 10, widths=(config.width,)), 1e-3
+    decay = 1e-3
+    model = models.build("mlp", (8, 8, 1), 10, widths=(config.width,))
     recipe = train.Recipe(100, 90, train.sgd(0.1, weight_decay=decay))
-    fit = lambda key, keep: (
-        train.fit(key, model, data, keep, recipe, epochs_per_call=100)[0].variables
-    )
+
+    def fit(key: Array, keep: np.ndarray) -> Variables:
+        state, _ = train.fit(key, model, data, keep, recipe, epochs_per_call=100)
+        return state.variables
+
     keys = jax.random.split(jax.random.key(seed), 3)
-    original, found = fit(keys[0], np.ones(len(y), bool)), []
+    original = fit(keys[0], np.ones(len(y), bool))
+    divergences = []
     for label in config.classes:
         forget = y == label
-        retrained, second = fit(keys[1], ~forget), fit(keys[2], ~forget)
+        retrained = fit(keys[1], ~forget)
+        second = fit(keys[2], ~forget)
         problem = methods.make_problem(model, Variables(*original), data, forget)
         truth, again, plain = (
             np.asarray(jax.nn.softmax(model.apply(v, data.images[forget])))
             for v in (retrained, second, original)
         )
         plain = plain * (np.arange(10) != label)
-        network, head = (
-            np.asarray(
-                TARGETS(
-                    problem,
-                    linearized=kind,
-                    ridge=decay,
-                    num_fit_steps=8,
-                    num_cg_steps=60,
-                )
-            )
-            for kind in ("network", "head")
+        by_influence = partial(
+            TARGETS, problem, ridge=decay, num_fit_steps=8, num_cg_steps=60
         )
-        answers = (plain / plain.sum(1, keepdims=True), head, network, again)
-        found.append(
+        network_target = np.asarray(by_influence(linearized="network"))
+        head_target = np.asarray(by_influence(linearized="head"))
+        renormalized = plain / plain.sum(1, keepdims=True)
+        divergences.append(
             [
-                audit.kl_divergence(truth, answer, floor=1e-6).mean()
-                for answer in answers
+                audit.kl_divergence(truth, target, floor=1e-6).mean()
+                for target in (renormalized, head_target, network_target, again)
             ]
         )
-    return {"kl": np.array(found)}
+    return {"kl": np.array(divergences)}
 
 
-def make_parts(config: Config) -> dict[str, Part]:
-    """One part per seed and question."""
+def make_artifacts(config: Config) -> list[Artifact]:
+    """Return an artifact per seed and question.
+
+    Raises:
+      InputError: sizes, fractions or names of networks that cannot be used.
+    """
     if not config.seeds or config.num_samples not in range(20, 1401, 10):
         raise InputError(
             "influence_digits needs at least one seed, and 20 to 1400 training images,"
@@ -426,26 +507,24 @@ def make_parts(config: Config) -> dict[str, Part]:
             )
     common = {"num_samples": config.num_samples}
     shared = common | {"ridge": config.ridge, "fractions": config.fractions}
-    parts = {}
+    artifacts = []
+
+    def add(name: str, settings: dict[str, Any], compute: Callable[..., Any]) -> None:
+        artifacts.append(Artifact(name=name, settings=settings, compute=compute))
+
     for seed in config.seeds:
         own = {"seed": seed, "width": config.width}
-        parts[f"convex-{seed}"] = Part(shared | own, partial(convex, config, seed))
-        parts[f"targets-{seed}"] = Part(
-            common | own | {"classes": config.classes}, partial(targets, config, seed)
-        )
+        add(f"convex-{seed}", shared | own, partial(convex, config, seed))
+        settings = common | own | {"classes": config.classes}
+        add(f"targets-{seed}", settings, partial(targets, config, seed))
         for name in config.networks:
-            settings = common | {
-                "seed": seed,
-                "network": name,
-                "num_steps": config.num_steps,
-            }
-            parts[f"network-{name}-{seed}"] = Part(
-                settings, partial(network, config, seed, name)
-            )
+            settings = common | {"seed": seed, "network": name}
+            settings["num_steps"] = config.num_steps
+            compute = partial(network, config, seed, name)
+            add(f"network-{name}-{seed}", settings, compute)
     for width in config.widths:
         for outputs in (1, 10):
             settings = shared | {"width": width, "outputs": outputs}
-            parts[f"cost-{width}-{outputs}"] = Part(
-                settings, partial(cost, config, width, outputs)
-            )
-    return parts
+            compute = partial(cost, config, width, outputs)
+            add(f"cost-{width}-{outputs}", settings, compute)
+    return artifacts

@@ -1,53 +1,41 @@
-"""Page of influence functions on digits."""
+"""Page of the study of influence functions on digits."""
 
 from collections.abc import Mapping
 
+import jax
 import numpy as np
 from matplotlib.figure import Figure as Drawing
 
 from unlearn_jax import audit
 from unlearn_jax.pipeline import Check, Figure, Page, Table
 from unlearn_jax.pipeline.report.figures.style import COLORS, INK, dress
+from unlearn_jax.studies.common import Arrays, Found, legend
 from unlearn_jax.studies.influence.digits import Config
 
 
-def estimate(values) -> audit.Estimate:
-    """Mean over seeds, bootstrap interval."""
-    values = np.asarray(values, float)
-    drawn = audit.run_weights(
-        np.random.default_rng(0), 2000, [(i,) for i in range(len(values))]
-    )
-    return audit.summarize(values, np.tile(values, (len(drawn), 1)), drawn)
+def bound(values: np.ndarray) -> audit.Estimate | str:
+    """Return the mean over seeds, or a bound where only rounding is left."""
+    if np.max(values) < 1e-3:
+        return f"below {np.max(values) * 1.05:.0e}"
+    return audit.summarize_runs(values)
 
 
-def small(values) -> audit.Estimate | str:
-    """An estimate, or how small it is where nothing but rounding is left."""
-    return (
-        f"below {np.max(values) * 1.05:.0e}"
-        if np.max(values) < 1e-3
-        else estimate(values)
-    )
-
-
-def make_page(config: Config, found: Mapping[str, dict[str, np.ndarray]]) -> Page:
-    """Tables, pictures and checks."""
-    linear = {
-        name: np.stack([found[f"convex-{s}"][name] for s in config.seeds])
-        for name in found[f"convex-{config.seeds[0]}"]
-    }
+def make_page(config: Config, found: Found) -> Page:
+    """Return the page: linearized networks, real networks, targets, cost."""
+    convex = [dict(found[f"convex-{seed}"]) for seed in config.seeds]
+    linear = jax.tree.map(lambda *values: np.stack(values), *convex)
     squared = linear["squared"][0].astype(bool)
     first = linear["params"][:, 0]
-    guards = {
-        name: {
-            key: np.array([found[f"network-{name}-{s}"][key] for s in config.seeds])
-            for key in found[f"network-{name}-{config.seeds[0]}"]
-        }
-        for name in config.networks
-    }
+    guards = {}
+    for name in config.networks:
+        runs = [dict(found[f"network-{name}-{seed}"]) for seed in config.seeds]
+        guards[name] = jax.tree.map(lambda *values: np.array(values), *runs)
     trusted = [run["outputs"][run["trusted"].astype(bool)] for run in guards.values()]
     others = [run["outputs"][~run["trusted"].astype(bool)] for run in guards.values()]
-    trusted, others = np.concatenate(trusted), np.concatenate(others)
-    forms, exact = linear["forms"].max(), linear["params"][:, squared].max()
+    trusted = np.concatenate(trusted)
+    others = np.concatenate(others)
+    forms = linear["forms"].max()
+    exact = linear["params"][:, squared].max()
     small = [name for name in config.networks if float(name.split("-")[2]) <= 1e-3]
     checks = [
         Check(
@@ -58,10 +46,10 @@ def make_page(config: Config, found: Mapping[str, dict[str, np.ndarray]]) -> Pag
         Check(
             "squared loss is exact retraining",
             bool(exact < 1e-8),
-            f"largest error beside doing nothing {exact:.1e}",
+            f"largest error relative to the original's {exact:.1e}",
         ),
         Check(
-            "cross-entropy at 10 % is 20 times nearer than doing nothing",
+            "cross-entropy at 10 % is 20 times nearer than the original",
             bool(config.fractions[0] > 0.1 or first.max() < 1 / 20),
             f"{1 / first.max():.0f} to {1 / first.min():.0f} times, at"
             f" {100 * config.fractions[0]:g} %",
@@ -79,32 +67,30 @@ def make_page(config: Config, found: Mapping[str, dict[str, np.ndarray]]) -> Pag
     summary = (
         f"On linearized networks removing {100 * config.fractions[0]:g} % of the images"
         f" lands {1 / first.max():.0f} to {1 / first.min():.0f} times nearer to the"
-        " retrained parameters than doing nothing, and the two forms agree to"
+        " retrained parameters than the original, and the two forms agree to"
         f" {forms:.0e}. On networks as they are the estimate leaves"
         f" {100 * min(trusted, default=np.nan):.0f} to"
         f" {100 * max(trusted, default=np.nan):.0f} % of the distance of the outputs"
         f" where the guard trusts it, and {100 * min(others, default=np.nan):.0f} to"
         f" {100 * max(others, default=np.nan):.0f} % where it warns."
     )
-    tables = [
+    blocks = [
         _convex_table(linear, squared),
         _network_table(guards),
         _target_table(config, found),
         _cost_table(config, found),
-    ]
-    figures = [
-        _convex_picture(config, linear, squared),
+        _convex_picture(linear, squared),
         _guard_picture(guards),
         _cost_picture(config, found),
     ]
-    return Page(summary, [*tables, *figures, *checks])
+    return Page(summary, [*blocks, *checks])
 
 
-def _convex_table(linear, squared) -> Table:
+def _convex_table(linear: Arrays, squared: np.ndarray) -> Table:
     rows = []
     for i, fraction in enumerate(linear["fraction"][0]):
         loss = "squared" if squared[i] else "cross-entropy"
-        cells = [small(linear[key][:, i]) for key in ("moved", "params", "outputs")]
+        cells = [bound(linear[key][:, i]) for key in ("moved", "params", "outputs")]
         rows.append(
             [
                 f"{loss}, {100 * fraction:g} %",
@@ -115,14 +101,14 @@ def _convex_table(linear, squared) -> Table:
         )
     columns = [
         "removed",
-        "do nothing",
+        "original",
         "error of parameters",
         "error of outputs",
         "dual - primal",
         "gradient left",
     ]
     caption = (
-        "Linearized tanh network. Do nothing: |original - retrained| / |retrained -"
+        "Linearized tanh network. Original: |original - retrained| / |retrained -"
         " initial|. Errors: distance of the estimate to the retrained model over that"
         " of the original, of parameters and of test outputs. The last two: largest"
         " over seeds, the oracle's own gradient relative to that of its loss."
@@ -130,12 +116,12 @@ def _convex_table(linear, squared) -> Table:
     return Table("Linearized network: how near retraining", columns, rows, caption)
 
 
-def _network_table(guards) -> Table:
+def _network_table(guards: Mapping[str, Arrays]) -> Table:
     rows = []
     for name, run in guards.items():
         kind, width, ridge = name.split("-")
         cells = [
-            estimate(run[key])
+            audit.summarize_runs(run[key])
             for key in (
                 "stationarity",
                 "linearizability",
@@ -163,8 +149,9 @@ def _network_table(guards) -> Table:
         "second retrain",
     ]
     caption = (
-        "10 % removed. Error of parameters and of test outputs beside doing nothing"
-        " (1). Trained on: test outputs of the original after training on what stays."
+        "10 % removed. Error of parameters and of test outputs relative to the"
+        " original's. Trained on: test outputs of the original after training on what"
+        " stays."
         " Second retrain: from another initialization, which ends farther away than the"
         " original is."
     )
@@ -176,20 +163,19 @@ def _network_table(guards) -> Table:
     )
 
 
-def _target_table(config: Config, found) -> Table:
-    values = np.stack(
-        [found[f"targets-{seed}"]["kl"] for seed in config.seeds]
-    )  # [S, classes, 4]
+def _target_table(config: Config, found: Found) -> Table:
+    # [S, classes, 4]
+    values = np.stack([found[f"targets-{seed}"]["kl"] for seed in config.seeds])
+    estimate = audit.summarize_runs
     names = (
         "renormalized (TRW, beta 0)",
         "influence, head",
         "influence, network",
         "second retrain",
     )
-    rows = [
-        [name, *(estimate(values[:, c, i]) for c in range(len(config.classes)))]
-        for i, name in enumerate(names)
-    ]
+    rows = []
+    for i, name in enumerate(names):
+        rows.append([name, *map(estimate, values[..., i].T)])
     caption = (
         "KL(retrained || target) in nats on the forgotten training images, mean over"
         " seeds."
@@ -202,24 +188,20 @@ def _target_table(config: Config, found) -> Table:
     )
 
 
-def _cost_table(config: Config, found) -> Table:
+def _cost_table(config: Config, found: Found) -> Table:
     rows = []
     for outputs in (1, 10):
         for width in config.widths:
             run = found[f"cost-{width}-{outputs}"]
-            times = [
-                run["kernel"][0],
-                *(run[form][i] for i in (0, -1) for form in ("dense", "cg", "primal")),
-            ]
-            sizes = [f"{value / 1e6:.1f}" for value in run["bytes"][0]]
-            rows.append(
-                [
-                    f"{outputs}, {int(run['parameters'][0])}",
-                    *(f"{1000 * t:.3g}" for t in times),
-                    *sizes,
-                ]
-            )
-    low, high = (f"{100 * f:g} %" for f in (config.fractions[0], config.fractions[-1]))
+            times = [run["kernel"][0]]
+            for i in (0, -1):
+                times += [run[form][i] for form in ("dense", "cg", "primal")]
+            row = [f"{outputs}, {int(run['parameters'][0])}"]
+            row += [f"{1000 * t:.3g}" for t in times]
+            row += [f"{value / 1e6:.1f}" for value in run["bytes"][0]]
+            rows.append(row)
+    low = f"{100 * config.fractions[0]:g} %"
+    high = f"{100 * config.fractions[-1]:g} %"
     forms = ("dual dense", "dual CG", "primal")
     columns = [
         "outputs, parameters",
@@ -240,11 +222,12 @@ def _cost_table(config: Config, found) -> Table:
     )
 
 
-def _convex_picture(config: Config, linear, squared) -> Figure:
+def _convex_picture(linear: Arrays, squared: np.ndarray) -> Figure:
     figure = Drawing(figsize=(9.2, 3.4), layout="constrained")
     axes = figure.add_subplot()
-    dress(axes, "Error beside doing nothing", grid="both")
-    share, means = 100 * linear["fraction"][0][~squared], []
+    dress(axes, "Error relative to the original's", grid="both")
+    share = 100 * linear["fraction"][0][~squared]
+    means = []
     for key, color, label in (
         ("params", COLORS[0], "parameters"),
         ("outputs", COLORS[1], "test outputs"),
@@ -255,7 +238,7 @@ def _convex_picture(config: Config, linear, squared) -> Figure:
         axes.plot(share, means[-1], color=color, lw=2, marker="o", label=label)
     axes.axhline(1, color=INK, lw=1, ls=":")
     axes.annotate(
-        "do nothing",
+        "original",
         (share[0], 1),
         xytext=(0, -12),
         textcoords="offset points",
@@ -268,7 +251,7 @@ def _convex_picture(config: Config, linear, squared) -> Figure:
         ylabel="|estimate - retrained| / |original - retrained|",
     )
     axes.legend(frameon=False, labelcolor=INK, fontsize=9.5, loc="lower right")
-    alt = "Errors of parameters by share removed: " + ", ".join(
+    alt = "Errors of parameters by fraction removed: " + ", ".join(
         f"{s:g} %: {m:.3f}" for s, m in zip(share, means[0], strict=True)
     )
     return Figure(
@@ -279,10 +262,10 @@ def _convex_picture(config: Config, linear, squared) -> Figure:
     )
 
 
-def _guard_picture(guards) -> Figure:
+def _guard_picture(guards: Mapping[str, Arrays]) -> Figure:
     figure = Drawing(figsize=(9.2, 3.6), layout="constrained")
     axes = figure.add_subplot()
-    dress(axes, "Every run: what the guard says, and what is true", grid="both")
+    dress(axes, "Every run: the guard's measure and the true error", grid="both")
     for color, (name, run) in zip(COLORS, guards.items(), strict=False):
         kind, width, ridge = name.split("-")
         axes.scatter(
@@ -306,22 +289,17 @@ def _guard_picture(guards) -> Figure:
         xscale="log",
         ylim=(0, None),
         xlabel="linearizability",
-        ylabel="error of test outputs / doing nothing",
+        ylabel="error of test outputs / original's",
     )
-    figure.legend(
-        frameon=False,
-        labelcolor=INK,
-        fontsize=9.5,
-        loc="outside right upper",
-        title="network, penalty",
-    ).get_title().set(color=INK, fontsize=9.5)
+    title = "network, penalty"
+    legend(figure, axes, place="right upper", columns=1, size=9.5, title=title)
     alt = "; ".join(
         f"{n}: {r['linearizability'].mean():.2g} and {r['outputs'].mean():.2g}"
         for n, r in guards.items()
     )
     caption = (
         "Left of the dashed line, and where the network is stationary too, the guard"
-        " trusts the estimate. Dotted: doing nothing."
+        " trusts the estimate. Dotted: the original."
     )
     return Figure(
         "Networks as they are",
@@ -331,7 +309,7 @@ def _guard_picture(guards) -> Figure:
     )
 
 
-def _cost_picture(config: Config, found) -> Figure:
+def _cost_picture(config: Config, found: Found) -> Figure:
     figure = Drawing(figsize=(9.2, 3.8), layout="constrained")
     panels = figure.subplots(1, 2)
     removed = np.round(np.array(config.fractions) * config.num_samples)
@@ -366,33 +344,22 @@ def _cost_picture(config: Config, found) -> Figure:
             )
         axes.set(yscale="log", xlabel="removed images")
     panels[0].set_ylabel("seconds per request")
-    lines, names = panels[0].get_legend_handles_labels()
-    figure.legend(
-        lines,
-        names,
-        frameon=False,
-        labelcolor=INK,
-        fontsize=9,
-        loc="outside lower center",
-        ncols=5,
-    )
-    told = [
-        f"{o} outputs, {w} units: "
-        + ", ".join(
-            f"{form} {found[f'cost-{w}-{o}'][form][0]:.4f} s"
-            for form in ("primal", "dense", "cg")
-        )
-        for o in (1, 10)
-        for w in config.widths
-    ]
+    legend(figure, panels[0], place="lower center", columns=5)
+    spoken = []
+    for outputs in (1, 10):
+        for width in config.widths:
+            run = found[f"cost-{width}-{outputs}"]
+            times = [
+                f"{form} {run[form][0]:.4f} s" for form in ("primal", "dense", "cg")
+            ]
+            spoken.append(f"{outputs} outputs, {width} units: {', '.join(times)}")
     caption = (
         "Primal by number of parameters; dual without the kernel, the median over"
-        " networks, whose size does not matter to it. The kernel is computed once, see"
-        " the table."
+        " networks, whose size does not matter to it. The kernel is computed once."
     )
     return Figure(
         "When the dual wins",
         figure,
-        f"At the smallest share: {'; '.join(told)}",
+        f"At the smallest fraction: {'; '.join(spoken)}",
         caption,
     )

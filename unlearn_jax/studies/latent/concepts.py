@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,18 +11,13 @@ import numpy as np
 
 from unlearn_jax import layers, models, pipeline, replicas, train
 from unlearn_jax.contrib import diffusion
-from unlearn_jax.models.denoiser import build_denoiser
-from unlearn_jax.pipeline import (
-    DataConfig,
-    Part,
-)
-from unlearn_jax.types import Array, Dataset, InputError, Variables
-
-Arrays = Mapping[str, np.ndarray]
-
+from unlearn_jax.models.denoiser import Denoiser, build_denoiser
+from unlearn_jax.pipeline import Artifact, DataConfig
+from unlearn_jax.studies.common import Arrays, variables_of
+from unlearn_jax.types import Array, Dataset, InputError, Model, PyTree, Variables
 
 MODELS = {
-    "original": "do nothing",
+    "original": "original",
     "retrained": "retrained (oracle)",
     "again": "retrained again (seed floor)",
 }
@@ -38,21 +33,13 @@ METHODS = {
     "latent-random": "same lengths, random directions",
     "latent-class": "latent, own judge, its class",
 }
-
-
 ROWS = MODELS | METHODS
-
-
-TUNED = tuple(
-    name for name in METHODS if name != "latent-random"
-)  # the control takes what it is the control of
-
+TUNED = tuple(name for name in METHODS if name != "latent-random")
+"""Methods with a choice of their own; the control takes that of ``latent-beyond``."""
 
 PROCESS = diffusion.Process()
-
-
 SHOWN = 6
-"""Samples of the forgotten class in the picture."""
+"""Samples of the forgotten class in the figure."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,17 +49,15 @@ class Config:
     data: DataConfig = dataclasses.field(
         default_factory=lambda: DataConfig(num_train=900, num_test=897)
     )
-    """The training set trains the denoisers, one half of the test set the independent classifier, the other half is the
-    reference of the Frechet distance. Also MNIST: --data.source=tfds --data.name=mnist
-    --data.num_train=10000 --data.num_test=4000 --width=512 (slow on a CPU)."""
+    """Training set of the denoisers; half of the test set trains the classifier."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Each trains, attacks, unlearns and samples anew."""
+    """Seeds of training, attacks, unlearning and samples."""
     concepts: tuple[int, ...] = (3, 8)
     """Classes to forget, one at a time."""
     tuning_seed: int = 100
-    """Settings are chosen on a model of this seed ..."""
+    """Seed of the model on which options are chosen; not reported."""
     tuning_concept: int = 5
-    """... that forgets this class; neither is reported."""
+    """Class that this model forgets; not reported."""
     width: int = 192
     """Units of the denoiser's blocks."""
     num_epochs: int = 80
@@ -80,19 +65,37 @@ class Config:
     num_steps: int = 200
     """Gradient steps of every method but retraining."""
     learning_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3)
-    """Of Adam; one is chosen for each method."""
+    """Learning rates of Adam; one is chosen for each method."""
     overshoots: tuple[float, ...] = (1.5, 2.0, 3.0)
-    """How far past the border; one is chosen."""
+    """Distances past the border, in units of it; one is chosen."""
     guidance: float = 1.0
-    """Of the sampler, in all that is measured."""
+    """Guidance of the sampler."""
     num_samples: int = 100
     """Samples per condition."""
     radii: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)
-    """Of the attack on the unlearned model, in mean distances between the original's conditions."""
+    """Radii of the attack, in mean distances between the original's conditions."""
+
+
+class World(NamedTuple):
+    """Data and models of a configuration.
+
+    Attributes:
+      samples: training set of the denoisers.
+      other: training set of the evaluator.
+      held_out: reference of the Frechet distance.
+      denoiser: the diffusion model.
+      classifier: architecture of evaluator and judge.
+    """
+
+    samples: Dataset
+    other: Dataset
+    held_out: Dataset
+    denoiser: Denoiser
+    classifier: Model
 
 
 def candidates_of(name: str, config: Config) -> dict[str, list[float]]:
-    """Values to choose from."""
+    """Return the options to choose from."""
     return {
         "learning_rate": list(config.learning_rates),
         "overshoot": list(config.overshoots) if name == "latent-beyond" else [1.0],
@@ -100,204 +103,201 @@ def candidates_of(name: str, config: Config) -> dict[str, list[float]]:
 
 
 @functools.lru_cache(maxsize=4)
-def world(config: Config) -> tuple[Any, Any, Any]:
-    """Data (float32 images), denoiser and classifier."""
+def world(config: Config) -> World:
+    """Return the data, as float32 images, the denoiser and the classifier."""
     splits = pipeline.load_data(config.data)
     half = len(splits.test.labels) // 2
-    parts = [
-        splits.train,
-        *(
-            Dataset(splits.test.images[r], splits.test.labels[r])
-            for r in (slice(half), slice(half, None))
-        ),
-    ]
-    parts = [
-        Dataset(np.asarray(train.to_float(part.images)), np.asarray(part.labels))
-        for part in parts
-    ]
-    shape = parts[0].images.shape[1:]
-    denoiser = build_denoiser(shape, splits.num_classes, width=config.width)
-    return (
-        parts,
-        denoiser,
+
+    def part(samples: Dataset, rows: slice) -> Dataset:
+        images = np.asarray(train.to_float(samples.images[rows]))
+        return Dataset(images, np.asarray(samples.labels[rows]))
+
+    samples = part(splits.train, slice(None))
+    shape = samples.images.shape[1:]
+    return World(
+        samples,
+        part(splits.test, slice(half)),
+        part(splits.test, slice(half, None)),
+        build_denoiser(shape, splits.num_classes, width=config.width),
         models.build("mlp", shape, splits.num_classes, widths=(128, 32)),
     )
 
 
 @functools.lru_cache(maxsize=2)
 def mapper() -> replicas.Mapper:
-    """One program for one model on every device, whatever the number of models: compiled once."""
+    """Return a loop over models, whose program does not depend on their number."""
     return replicas.mapper("loop", num_models=len(jax.local_devices()))
 
 
-def pack(tree: Any, name: str) -> dict[str, np.ndarray]:
-    """Leaves by number."""
-    return {
-        f"{name}-{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))
-    }
-
-
-def unpack(like: Any, arrays: Arrays, name: str) -> Any:
-    """The tree again."""
-    tree = jax.tree.structure(jax.eval_shape(like, jax.random.key(0)))
-    return tree.unflatten(
-        [jnp.asarray(arrays[f"{name}-{i}"]) for i in range(tree.num_leaves)]
-    )
-
-
 def keys_of(config: Config, purpose: int) -> Array:
-    """A key for each run ``[seeds * concepts]`` and, last, for tuning."""
-    seeds = [1000 * seed + c for seed in config.seeds for c in config.concepts] + [
-        1000 * config.tuning_seed
-    ]
-    return jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), purpose))(
-        jnp.array(seeds)
-    )
+    """Return a key for each run ``[seeds * concepts]`` and, last, for tuning."""
+    seeds = [1000 * seed + c for seed in config.seeds for c in config.concepts]
+    seeds.append(1000 * config.tuning_seed)
+
+    def key(seed: Array) -> Array:
+        return jax.random.fold_in(jax.random.key(seed), purpose)
+
+    return jax.vmap(key)(jnp.array(seeds))
 
 
 def concepts_of(config: Config) -> np.ndarray:
-    """The class of each run and, last, of tuning."""
+    """Return the class of each run and, last, of tuning."""
     return np.array(
         [*config.concepts] * len(config.seeds) + [config.tuning_concept], np.int32
     )
 
 
-def train_classifiers(config: Config) -> Arrays:
-    """Two classifiers of other data: the evaluator, and the external judge of the attack, which must not be the same."""
-    (own, first, held), _, classifier = world(config)
+def train_classifiers(config: Config) -> dict[str, PyTree]:
+    """Return an evaluator, the judge of the attack, and their accuracies.
+
+    They are trained on different data, since the evaluator measures what the judge
+    optimizes.
+    """
+    the = world(config)
     recipe = train.Recipe(60, 32, train.sgd(0.05))
-    found: dict[str, np.ndarray] = {}
-    for name, key, part in (("evaluator", 1, first), ("judge", 2, own)):
+    found: dict[str, PyTree] = {}
+    for name, key, part in (("evaluator", 1, the.other), ("judge", 2, the.samples)):
         state, _ = train.fit(
             jax.random.key(key),
-            classifier,
+            the.classifier,
             part,
             np.ones(len(part.labels), bool),
             recipe,
             epochs_per_call=60,
         )
-        found |= pack(state.variables, name)
-        logits = classifier.apply(state.variables, jnp.asarray(held.images))
-        found[f"{name}-accuracy"] = np.mean(
-            np.asarray(logits).argmax(-1) == held.labels
-        )
+        found[name] = state.variables
+        images = jnp.asarray(the.held_out.images)
+        logits = the.classifier.apply(state.variables, images)
+        is_right = np.asarray(logits).argmax(-1) == the.held_out.labels
+        found[f"{name}-accuracy"] = np.mean(is_right)
     return found
 
 
-@functools.lru_cache(maxsize=4)
-def trainer(config: Config) -> Callable[[Any, Any], Variables]:
-    """Trains one denoiser without one class (-1: with all)."""
-    (own, _, _), denoiser, _ = world(config)
-    batches = train.steps_per_epoch(len(own.labels), 64)
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+    """Training of a denoiser; items ``(key, class to leave out or -1)``."""
 
-    def one(item: Any, data: Dataset) -> Variables:
+    config: Config
+
+    def __call__(self, item: Any, data: Dataset) -> Variables:
+        """Return the trained variables."""
         key, without = item
         return diffusion.train_denoiser(
             key,
-            denoiser,
+            world(self.config).denoiser,
             PROCESS,
             data,
             data.labels != without,
-            num_epochs=config.num_epochs,
-            num_batches=batches,
+            num_epochs=self.config.num_epochs,
+            num_batches=train.steps_per_epoch(len(data.labels), 64),
         )[0]
 
-    return one
 
+def train_models(config: Config, name: str) -> dict[str, Variables]:
+    """Return all models of a row, stacked over runs.
 
-def train_models(config: Config, name: str) -> Arrays:
-    """All models of a row, for every run; originals are trained once per seed, and once for tuning."""
-    own = world(config)[0][0]
+    There is one original per seed; another one, the last, is for tuning.
+    """
     if name == "original":
-        keys, without = (
-            keys_of(config, 0)[:: len(config.concepts)],
-            np.full(len(config.seeds) + 1, -1, np.int32),
-        )
+        keys = keys_of(config, 0)[:: len(config.concepts)]
+        without = np.full(len(config.seeds) + 1, -1, np.int32)
     else:
-        keys, without = (
-            keys_of(config, {"retrained": 1, "again": 2}[name])[:-1],
-            concepts_of(config)[:-1],
-        )
-    found = replicas.map_models(mapper(), trainer(config), (keys, without), own)
-    if name == "original":  # one for each run, and for tuning
-        rows = np.append(
-            np.arange(len(config.seeds)).repeat(len(config.concepts)), len(config.seeds)
-        )
-        found = jax.tree.map(lambda leaf: np.asarray(leaf)[rows], found)
-    return pack(found, "model")
+        keys = keys_of(config, {"retrained": 1, "again": 2}[name])[:-1]
+        without = concepts_of(config)[:-1]
+    samples = world(config).samples
+    trained = replicas.map_models(mapper(), Trainer(config), (keys, without), samples)
+    if name == "original":
+        rows = np.arange(len(config.seeds)).repeat(len(config.concepts))
+        rows = np.append(rows, len(config.seeds))
+        trained = jax.tree.map(lambda leaf: np.asarray(leaf)[rows], trained)
+    return {"models": trained}
 
 
-@functools.lru_cache(maxsize=32)
-def eraser(config: Config, name: str) -> Callable[[Any, Any], Variables]:
-    """One run of a method."""
-    _, denoiser, classifier = world(config)
+@dataclasses.dataclass(frozen=True)
+class Eraser:
+    """A run of a method; items ``(key, variables, concept, rate, overshoot)``.
 
-    def one(item: Any, shared: Any) -> Variables:
+    Attributes:
+      config: of the study.
+      method: key of :data:`METHODS`.
+    """
+
+    config: Config
+    method: str
+
+    def __call__(self, item: Any, shared: Any) -> Variables:
+        """Return the unlearned variables."""
         key, variables, concept, rate, overshoot = item
         data, judge = shared
-        classify = functools.partial(classifier.apply, judge)
-        past = {"overshoot": overshoot, "classify": classify}
-        matching: dict[str, Any] = {
-            "num_steps": config.num_steps,
+        denoiser = world(self.config).denoiser
+        classify = functools.partial(world(self.config).classifier.apply, judge)
+        options: dict[str, Any] = {
+            "num_steps": self.config.num_steps,
             "learning_rate": rate,
         }
-        method = {
-            "random-label": functools.partial(diffusion.RandomCondition),
-            "unconditional": functools.partial(diffusion.SteerAway, eta=0.0),
-            "esd": functools.partial(diffusion.SteerAway, eta=1.0),
-            "latent-own": diffusion.LatentAdversarial,
-            "latent-external": functools.partial(
-                diffusion.LatentAdversarial, classify=classify
-            ),
-            "latent-beyond": functools.partial(diffusion.LatentAdversarial, **past),
-            "latent-random": functools.partial(
-                diffusion.LatentAdversarial, direction="random", **past
-            ),
-            "latent-class": functools.partial(
-                diffusion.LatentAdversarial, goal="class"
-            ),
-        }[name](**matching)
-        return method(
-            key, diffusion.ConceptProblem(denoiser, PROCESS, variables, data, concept)
-        )[0]
-
-    return one
+        past = {"overshoot": overshoot, "classify": classify}
+        latent = functools.partial(diffusion.LatentAdversarial, **options)
+        steer = functools.partial(diffusion.SteerAway, **options)
+        methods: dict[str, Callable[[], Any]] = {
+            "random-label": functools.partial(diffusion.RandomCondition, **options),
+            "unconditional": functools.partial(steer, eta=0.0),
+            "esd": functools.partial(steer, eta=1.0),
+            "latent-own": latent,
+            "latent-external": functools.partial(latent, classify=classify),
+            "latent-beyond": functools.partial(latent, **past),
+            "latent-random": functools.partial(latent, direction="random", **past),
+            "latent-class": functools.partial(latent, goal="class"),
+        }
+        method = methods[self.method]()
+        problem = diffusion.ConceptProblem(denoiser, PROCESS, variables, data, concept)
+        return method(key, problem)[0]
 
 
-@functools.lru_cache(maxsize=4)
-def sampler(config: Config) -> Callable[[Any, Any], dict[str, Array]]:
-    """Samples of every condition, none last, and what the evaluator says of them."""
-    _, denoiser, classifier = world(config)
-    labels = jnp.repeat(jnp.arange(denoiser.num_classes + 1), config.num_samples)
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+    """Samples of every condition, then of none; items ``(key, variables)``."""
 
-    def one(item: Any, evaluator: Any) -> dict[str, Array]:
+    config: Config
+
+    def __call__(self, item: Any, evaluator: Variables) -> dict[str, Array]:
+        """Return the evaluator's classes and features, and the first images."""
         key, variables = item
+        count = self.config.num_samples
+        denoiser = world(self.config).denoiser
+        classifier = world(self.config).classifier
+        labels = jnp.repeat(jnp.arange(denoiser.num_classes + 1), count)
         condition = denoiser.embed(variables, labels)
-        images = diffusion.to_images(
-            diffusion.sample(
-                key, denoiser, variables, PROCESS, condition, guidance=config.guidance
-            )
+        guidance = self.config.guidance
+        drawn = diffusion.sample(
+            key, denoiser, variables, PROCESS, condition, guidance=guidance
         )
+        images = diffusion.to_images(drawn)
+        classes = jnp.argmax(classifier.apply(evaluator, images), -1)
+        features = layers.features(classifier.apply, evaluator, images)
+        shape = (len(images) // count, count)
         return {
-            "classes": jnp.argmax(classifier.apply(evaluator, images), -1).reshape(-1, config.num_samples),
-            "features": layers.features(classifier.apply, evaluator, images).reshape(len(images) // config.num_samples, config.num_samples, -1),
-            "images": images.reshape(-1, config.num_samples, *denoiser.image_shape)[:, :SHOWN],
-        }  # fmt: skip
-
-    return one
+            "classes": classes.reshape(shape),
+            "features": features.reshape(*shape, -1),
+            "images": images.reshape(*shape, *denoiser.image_shape)[:, :SHOWN],
+        }
 
 
-@functools.lru_cache(maxsize=4)
-def attacker(config: Config) -> Callable[[Any, Any], Array]:
-    """Share of samples that are the concept after an attack on the model: one number per radius, the first 0."""
-    _, denoiser, classifier = world(config)
+@dataclasses.dataclass(frozen=True)
+class Attacker:
+    """Attack that brings a concept back; items ``(key, variables, concept, scale)``."""
 
-    def one(item: Any, shared: Any) -> Array:
+    config: Config
+
+    def __call__(self, item: Any, shared: Any) -> Array:
+        """Return the fraction of samples of the concept, by radius from 0."""
         key, variables, concept, scale = item
         data, evaluator = shared
+        denoiser = world(self.config).denoiser
+        classifier = world(self.config).classifier
         key_images, *keys = jax.random.split(key, 3)
         problem = diffusion.ConceptProblem(denoiser, PROCESS, variables, data, concept)
         images = diffusion.concept_images(key_images, problem, 64)
+        count = self.config.num_samples
 
         def at(radius: Array) -> Array:
             key_attack, key_draw = map(jax.random.clone, keys)
@@ -310,262 +310,270 @@ def attacker(config: Config) -> Callable[[Any, Any], Array]:
                 concept,
                 radius=radius * scale,
             )
-            own = denoiser.embed(variables, jnp.full((config.num_samples,), concept))
+            condition = denoiser.embed(variables, jnp.full((count,), concept))
             drawn = diffusion.sample(
                 key_draw,
                 denoiser,
                 variables,
                 PROCESS,
-                own + delta.reshape(1, -1),
-                guidance=config.guidance,
+                condition + delta.reshape(1, -1),
+                guidance=self.config.guidance,
             )
-            return jnp.mean(
-                jnp.argmax(classifier.apply(evaluator, diffusion.to_images(drawn)), -1)
-                == concept
-            )
+            logits = classifier.apply(evaluator, diffusion.to_images(drawn))
+            return jnp.mean(jnp.argmax(logits, -1) == concept)
 
-        return jax.lax.map(at, jnp.array([0.0, *config.radii]))
-
-    return one
+        return jax.lax.map(at, jnp.array([0.0, *self.config.radii]))
 
 
 def scales(config: Config, originals: Variables) -> Array:
-    """Mean distance between the conditions of two classes, for every original."""
-    _, denoiser, _ = world(config)
-    table = np.asarray(
-        jax.vmap(lambda v: denoiser.embed(v, jnp.arange(denoiser.num_classes)))(
-            originals
-        )
-    )
+    """Return the mean distance between two classes' conditions, for every original."""
+    denoiser = world(config).denoiser
+
+    def embed(variables: Variables) -> Array:
+        return denoiser.embed(variables, jnp.arange(denoiser.num_classes))
+
+    table = np.asarray(jax.vmap(embed)(originals))
     gaps = np.linalg.norm(table[:, :, None] - table[:, None], axis=-1)
-    return jnp.asarray(
-        gaps.sum((1, 2)) / (gaps.shape[1] * (gaps.shape[1] - 1)), jnp.float32
-    )
+    count = gaps.shape[1]
+    return jnp.asarray(gaps.sum((1, 2)) / (count * (count - 1)), jnp.float32)
 
 
 def measure(
-    config: Config, classifiers: Arrays, originals: Arrays, models_of: Variables
-) -> Arrays:
-    """Everything that is reported of a row's models ``[R, ...]``."""
-    (own, _, held), denoiser, classifier = world(config)
-    evaluator = unpack(classifier.init, classifiers, "evaluator")
+    config: Config,
+    classifiers: Mapping[str, PyTree],
+    originals: Variables,
+    variables: Variables,
+) -> dict[str, np.ndarray]:
+    """Measure a row's models.
+
+    Args:
+      config: of the study.
+      classifiers: from :func:`train_classifiers`.
+      originals: stacked over runs.
+      variables: stacked over runs, to be measured.
+
+    Returns:
+      ``[R]`` fractions of samples that are the concept under its condition
+      (``forgotten``) and under none (``unconditional``), and right under the others
+      (``retained``); ``frechet`` ``[R]`` of the latter; ``attacked``
+      ``[R, 1 + radii]``; ``images``, the first samples.
+    """
+    the = world(config)
+    evaluator = variables_of(classifiers["evaluator"])
     runs = concepts_of(config)[:-1]
-    drawn = replicas.map_models(
-        mapper(), sampler(config), (keys_of(config, 3)[:-1], models_of), evaluator
-    )
-    classes, features = np.asarray(drawn["classes"]), np.asarray(drawn["features"])
-    first = jax.tree.map(lambda leaf: leaf[:-1], unpack_many(config, originals))
-    items = (keys_of(config, 4)[:-1], models_of, runs, scales(config, first))
-    attacked = replicas.map_models(mapper(), attacker(config), items, (own, evaluator))
-    real = np.asarray(
-        layers.features(classifier.apply, evaluator, jnp.asarray(held.images))
-    )
-    kept = [[c for c in range(denoiser.num_classes) if c != f] for f in runs]
+    items = (keys_of(config, 3)[:-1], variables)
+    drawn = replicas.map_models(mapper(), Sampler(config), items, evaluator)
+    classes = np.asarray(drawn["classes"])
+    features = np.asarray(drawn["features"])
+    items = (keys_of(config, 4)[:-1], variables, runs, scales(config, originals))
+    shared = (the.samples, evaluator)
+    attacked = replicas.map_models(mapper(), Attacker(config), items, shared)
+    images = jnp.asarray(the.held_out.images)
+    real = np.asarray(layers.features(the.classifier.apply, evaluator, images))
+    rows = []
+    for run, concept in enumerate(runs):
+        others = np.delete(np.arange(the.denoiser.num_classes), concept)
+        drawn_features = features[run, others].reshape(-1, features.shape[-1])
+        real_features = real[the.held_out.labels != concept]
+        rows.append(
+            {
+                "forgotten": diffusion.concept_rate(classes[run, concept], concept),
+                "retained": (classes[run, others] == others[:, None]).mean(),
+                "frechet": diffusion.frechet_distance(drawn_features, real_features),
+                "unconditional": diffusion.concept_rate(classes[run, -1], concept),
+            }
+        )
+    measures = jax.tree.map(lambda *values: np.array(values), *rows)
     return {
-        "forgotten": np.array([diffusion.concept_rate(classes[r, f], f) for r, f in enumerate(runs)]),
-        "retained": np.array([(classes[r, kept[r]] == np.array(kept[r])[:, None]).mean() for r in range(len(runs))]),
-        "frechet": np.array([
-            diffusion.frechet_distance(features[r, kept[r]].reshape(-1, features.shape[-1]), real[held.labels != f])
-            for r, f in enumerate(runs)
-        ]),
-        "unconditional": np.array([diffusion.concept_rate(classes[r, -1], f) for r, f in enumerate(runs)]),
+        **measures,
         "attacked": np.asarray(attacked),
         "images": np.asarray(drawn["images"]),
-    }  # fmt: skip
-
-
-def unpack_many(config: Config, arrays: Arrays) -> Variables:
-    """Stacked denoisers."""
-    return unpack(world(config)[1].init, arrays, "model")
-
-
-def measure_model(
-    config: Config, name: str, classifiers: Arrays, originals: Arrays, *rest: Arrays
-) -> Arrays:
-    """A row that is trained and not unlearned."""
-    stacked = unpack_many(config, rest[0] if rest else originals)
-    return measure(
-        config,
-        classifiers,
-        originals,
-        jax.tree.map(lambda x: x[: len(concepts_of(config)) - 1], stacked),
-    )
-
-
-def tune(config: Config, name: str, classifiers: Arrays, originals: Arrays) -> Arrays:
-    """Chooses a method's settings: least rate of the concept plus error on the others, the first of equals."""
-    (own, _, _), denoiser, classifier = world(config)
-    grid = [
-        (rate, past)
-        for past in candidates_of(name, config)["overshoot"]
-        for rate in candidates_of(name, config)["learning_rate"]
-    ]
-    one = jax.tree.map(
-        lambda x: x[-1:].repeat(len(grid), 0), unpack_many(config, originals)
-    )
-    key, concept = keys_of(config, 5)[-1:], config.tuning_concept
-    items = (
-        jnp.repeat(key, len(grid)),
-        one,
-        np.full(len(grid), concept, np.int32),
-        *np.array(grid, np.float32).T,
-    )
-    erased = replicas.map_models(
-        mapper(),
-        eraser(config, name),
-        items,
-        (own, unpack(classifier.init, classifiers, "judge")),
-    )
-    keys = jnp.repeat(keys_of(config, 6)[-1:], len(grid))
-    drawn = replicas.map_models(
-        mapper(),
-        sampler(config),
-        (keys, erased),
-        unpack(classifier.init, classifiers, "evaluator"),
-    )
-    right = (
-        np.asarray(drawn["classes"])[:, :-1] == np.arange(denoiser.num_classes)[:, None]
-    )
-    rate = right[:, concept].mean(-1)
-    error = 1 - np.delete(right, concept, 1).mean((1, 2))
-    return {
-        "grid": np.array(grid),
-        "rate": rate,
-        "error": error,
-        "chosen": np.array(grid)[np.argmin(rate + error)],
     }
 
 
-def erase(
-    config: Config, name: str, classifiers: Arrays, originals: Arrays, tuned: Arrays
-) -> Arrays:
-    """A method's runs, measured."""
-    (own, _, _), _, classifier = world(config)
-    runs = len(concepts_of(config)) - 1
-    first = jax.tree.map(lambda x: x[:-1], unpack_many(config, originals))
-    rate, past = (np.full(runs, value, np.float32) for value in tuned["chosen"])
-    items = (keys_of(config, 5)[:-1], first, concepts_of(config)[:-1], rate, past)
-    shared = (own, unpack(classifier.init, classifiers, "judge"))
-    return measure(
-        config,
-        classifiers,
-        originals,
-        replicas.map_models(mapper(), eraser(config, name), items, shared),
+def measure_trained(
+    config: Config, classifiers: Mapping[str, PyTree], *trained: Mapping[str, PyTree]
+) -> dict[str, np.ndarray]:
+    """Measure a row that is trained and not unlearned.
+
+    Args:
+      config: of the study.
+      classifiers: from :func:`train_classifiers`.
+      *trained: the originals, and then the row's models if it is another row.
+    """
+    originals = _of_runs(config, trained[0])
+    return measure(config, classifiers, originals, _of_runs(config, trained[-1]))
+
+
+def tune(
+    config: Config,
+    name: str,
+    classifiers: Mapping[str, PyTree],
+    originals: Mapping[str, PyTree],
+) -> dict[str, np.ndarray]:
+    """Choose a method's options on the model for tuning.
+
+    Returns:
+      ``grid`` ``[G, 2]`` of learning rates and overshoots; ``rate`` of the concept and
+      ``error`` on the others ``[G]``; ``chosen``, the first with the least sum of both.
+    """
+    the = world(config)
+    candidates = candidates_of(name, config)
+    grid = np.array(
+        [
+            (rate, past)
+            for past in candidates["overshoot"]
+            for rate in candidates["learning_rate"]
+        ]
     )
+    count = len(grid)
+    concept = config.tuning_concept
+    one = jax.tree.map(
+        lambda leaf: leaf[-1:].repeat(count, 0), variables_of(originals["models"])
+    )
+    concepts = np.full(count, concept, np.int32)
+    keys = jnp.repeat(keys_of(config, 5)[-1:], count)
+    items = (keys, one, concepts, *grid.astype(np.float32).T)
+    shared = (the.samples, variables_of(classifiers["judge"]))
+    erased = replicas.map_models(mapper(), Eraser(config, name), items, shared)
+    keys = jnp.repeat(keys_of(config, 6)[-1:], count)
+    evaluator = variables_of(classifiers["evaluator"])
+    drawn = replicas.map_models(mapper(), Sampler(config), (keys, erased), evaluator)
+    labels = np.arange(the.denoiser.num_classes)
+    is_right = np.asarray(drawn["classes"])[:, :-1] == labels[:, None]
+    rate = is_right[:, concept].mean(-1)
+    error = 1 - np.delete(is_right, concept, 1).mean((1, 2))
+    chosen = grid[np.argmin(rate + error)]
+    return {"grid": grid, "rate": rate, "error": error, "chosen": chosen}
 
 
-@functools.lru_cache(maxsize=8)
-def searcher(config: Config, external: bool) -> Callable[[Any, Any], Any]:
-    """The latent attack alone, on 64 images."""
-    _, denoiser, classifier = world(config)
+def erase(
+    config: Config,
+    name: str,
+    classifiers: Mapping[str, PyTree],
+    originals: Mapping[str, PyTree],
+    tuned: Arrays,
+) -> dict[str, np.ndarray]:
+    """Run a method with its chosen options, and measure it."""
+    models_of = _of_runs(config, originals)
+    concepts = concepts_of(config)[:-1]
+    rate, past = (
+        np.full(len(concepts), value, np.float32) for value in tuned["chosen"]
+    )
+    items = (keys_of(config, 5)[:-1], models_of, concepts, rate, past)
+    shared = (world(config).samples, variables_of(classifiers["judge"]))
+    erased = replicas.map_models(mapper(), Eraser(config, name), items, shared)
+    return measure(config, classifiers, models_of, erased)
 
-    def one(item: Any, shared: Any) -> Any:
+
+@dataclasses.dataclass(frozen=True)
+class Searcher:
+    """Latent attack alone, on 64 images; items ``(key, variables, concept)``.
+
+    Attributes:
+      config: of the study.
+      is_external: judged by the classifier, not by the denoiser's own losses.
+    """
+
+    config: Config
+    is_external: bool
+
+    def __call__(self, item: Any, shared: Any) -> Any:
+        """Return the attack's result."""
         key, variables, concept = item
         data, judge = shared
+        denoiser = world(self.config).denoiser
         key_images, key_attack = jax.random.split(key)
         problem = diffusion.ConceptProblem(denoiser, PROCESS, variables, data, concept)
         images = diffusion.concept_images(key_images, problem, 64)
-        classify = functools.partial(classifier.apply, judge) if external else None
+        classify = None
+        if self.is_external:
+            classify = functools.partial(world(self.config).classifier.apply, judge)
         return diffusion.attack_concept(key_attack, problem, images, classify=classify)
 
-    return one
 
-
-def search(config: Config, classifiers: Arrays, originals: Arrays) -> Arrays:
-    """How far the border is, for both judges."""
-    (own, _, _), _, classifier = world(config)
-    first = jax.tree.map(lambda x: x[:-1], unpack_many(config, originals))
-    items = (keys_of(config, 7)[:-1], first, concepts_of(config)[:-1])
-    shared = (own, unpack(classifier.init, classifiers, "judge"))
-    found: dict[str, np.ndarray] = {"scale": np.asarray(scales(config, first))}
+def search(
+    config: Config,
+    classifiers: Mapping[str, PyTree],
+    originals: Mapping[str, PyTree],
+) -> dict[str, np.ndarray]:
+    """Return status, distance and radius of the latent attack, for both judges."""
+    models_of = _of_runs(config, originals)
+    items = (keys_of(config, 7)[:-1], models_of, concepts_of(config)[:-1])
+    shared = (world(config).samples, variables_of(classifiers["judge"]))
+    found = {"scale": np.asarray(scales(config, models_of))}
     for name in ("own", "external"):
-        attack = replicas.map_models(
-            mapper(), searcher(config, name == "external"), items, shared
-        )
-        found |= {
-            f"{name}-{field}": np.asarray(getattr(attack, field))
-            for field in ("status", "distance", "epsilon")
-        }
+        searcher = Searcher(config, name == "external")
+        attack = replicas.map_models(mapper(), searcher, items, shared)
+        for field in ("status", "distance", "epsilon"):
+            found[f"{name}-{field}"] = np.asarray(getattr(attack, field))
     return found
 
 
-def make_parts(config: Config) -> dict[str, Part]:
-    """Classifiers, denoisers, then for each method the choice of settings and its runs."""
+def _of_runs(config: Config, trained: Mapping[str, PyTree]) -> Variables:
+    """Return the models of the reported runs, without that for tuning."""
+    count = len(concepts_of(config)) - 1
+    models_of = variables_of(trained["models"])
+    return jax.tree.map(lambda leaf: leaf[:count], models_of)
+
+
+def make_artifacts(config: Config) -> list[Artifact]:
+    """Return classifiers, denoisers, and for each method its choice and its runs.
+
+    Raises:
+      InputError: seeds or concepts that overlap, or sizes that are too small.
+    """
     chosen = [*config.concepts, config.tuning_concept]
     if config.tuning_seed in config.seeds or config.tuning_concept in config.concepts:
         raise InputError(
             "tuning_seed and tuning_concept must not be among the reported seeds and"
             " concepts"
         )
-    if (
-        not config.seeds
-        or not config.concepts
-        or len(set(chosen)) < len(chosen)
-        or not all(0 <= c < 10 for c in chosen)
-    ):
+    is_valid = len(set(chosen)) == len(chosen) and set(chosen) <= set(range(10))
+    if not config.seeds or not config.concepts or not is_valid:
         raise InputError("give at least one seed, and different concepts from 0 to 9")
-    if (
-        min(
-            config.width,
-            config.num_epochs,
-            config.num_steps,
-            config.num_samples // SHOWN,
-        )
-        < 1
-        or not config.radii
-    ):
+    smallest = min(config.width, config.num_epochs, config.num_steps)
+    if min(smallest, config.num_samples // SHOWN) < 1 or not config.radii:
         raise InputError(
             f"sizes must be positive, num_samples at least {SHOWN}, and radii not empty"
         )
     fields = dataclasses.asdict(config)
-    base = {
-        k: fields[k]
-        for k in (
-            "data",
-            "seeds",
-            "concepts",
-            "tuning_seed",
-            "tuning_concept",
-            "width",
-            "num_epochs",
+
+    def take(*names: str) -> dict[str, Any]:
+        return {name: fields[name] for name in names}
+
+    seeds = take("seeds", "concepts", "tuning_seed", "tuning_concept")
+    base = {**take("data", "width", "num_epochs"), **seeds}
+    measured = take("guidance", "num_samples", "radii")
+    tuning = take(
+        "num_steps", "learning_rates", "overshoots", "guidance", "num_samples"
+    )
+    made: dict[str, Artifact] = {}
+
+    def add(
+        name: str,
+        settings: dict[str, Any],
+        compute: Callable[..., Mapping[str, PyTree]],
+        *inputs: str,
+    ) -> None:
+        needed = tuple(made[other] for other in inputs)
+        made[name] = Artifact(
+            name=name, settings=settings, compute=compute, inputs=needed
         )
-    }
-    seen = {k: fields[k] for k in ("guidance", "num_samples", "radii")}
-    tuning = {
-        k: fields[k]
-        for k in (
-            "num_steps",
-            "learning_rates",
-            "overshoots",
-            "guidance",
-            "num_samples",
-        )
-    }
-    parts = {
-        "classifiers": Part(
-            {"data": base["data"]}, functools.partial(train_classifiers, config)
-        )
-    }
+
+    partial = functools.partial
+    add("classifiers", take("data"), partial(train_classifiers, config))
     for name in MODELS:
-        parts[f"train-{name}"] = Part(
-            base, functools.partial(train_models, config, name)
-        )
-    needs = ("classifiers", "train-original")
-    parts["search"] = Part({}, functools.partial(search, config), needs)
+        add(f"train-{name}", base, partial(train_models, config, name))
+    common = ("classifiers", "train-original")
+    add("search", {}, partial(search, config), *common)
     for name in MODELS:
-        more = () if name == "original" else (f"train-{name}",)
-        parts[name] = Part(
-            seen, functools.partial(measure_model, config, name), (*needs, *more)
-        )
+        inputs = common if name == "original" else (*common, f"train-{name}")
+        add(name, measured, partial(measure_trained, config), *inputs)
     for name in METHODS:
         if name in TUNED:
-            parts[f"tune-{name}"] = Part(
-                tuning, functools.partial(tune, config, name), needs
-            )
-        source = name if name in TUNED else "latent-beyond"
-        parts[name] = Part(
-            tuning | seen,
-            functools.partial(erase, config, name),
-            (*needs, f"tune-{source}"),
-        )
-    return parts
+            add(f"tune-{name}", tuning, partial(tune, config, name), *common)
+        source = f"tune-{name if name in TUNED else 'latent-beyond'}"
+        compute = partial(erase, config, name)
+        add(name, tuning | measured, compute, *common, source)
+    return list(made.values())

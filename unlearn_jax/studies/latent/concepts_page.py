@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure as Drawing
 
 from unlearn_jax import layers
-from unlearn_jax.audit import Estimate, run_weights, summarize
+from unlearn_jax.audit import Estimate, summarize_runs
 from unlearn_jax.contrib import diffusion
 from unlearn_jax.pipeline import (
     Check,
@@ -17,76 +17,62 @@ from unlearn_jax.pipeline import (
     Table,
 )
 from unlearn_jax.pipeline.report.figures.style import COLORS, INK, MUTED, dress
+from unlearn_jax.studies.common import Found, legend, variables_of
 from unlearn_jax.studies.latent.concepts import (
     METHODS,
+    MODELS,
     ROWS,
     SHOWN,
     TUNED,
-    Arrays,
     Config,
     concepts_of,
-    unpack,
     world,
 )
-from unlearn_jax.types import Status
+from unlearn_jax.types import PyTree, Status
 
 
 def estimate(config: Config, values: np.ndarray) -> Estimate:
-    """Mean over runs with a 95% bootstrap interval: seeds and classes redrawn."""
-    levels = [
-        (s, c) for s in range(len(config.seeds)) for c in range(len(config.concepts))
-    ]
-    weights = run_weights(np.random.default_rng(0), 2000, np.array(levels))
-    values = np.asarray(values, np.float64)
-    return summarize(values, np.broadcast_to(values, weights.shape), weights)
+    """Return the mean over runs, seeds and classes resampled."""
+    return summarize_runs(values.reshape(len(config.seeds), len(config.concepts)))
 
 
-def floor_distance(config: Config, classifiers: Arrays) -> np.ndarray:
-    """The Frechet distance of real training images from the reference, for every run."""
-    (own, _, held), _, classifier = world(config)
-    evaluator = unpack(classifier.init, classifiers, "evaluator")
-    own_features, real = (
-        np.asarray(
-            layers.features(classifier.apply, evaluator, jnp.asarray(part.images))
-        )
-        for part in (own, held)
-    )
-    runs = concepts_of(config)[:-1]
-    return np.array(
-        [
-            diffusion.frechet_distance(
-                own_features[own.labels != f], real[held.labels != f]
-            )
-            for f in runs
-        ]
-    )
+def floor_distance(config: Config, classifiers: Mapping[str, PyTree]) -> np.ndarray:
+    """Return the Frechet distance ``[R]`` of training images from the reference."""
+    the = world(config)
+    evaluator = variables_of(classifiers["evaluator"])
+
+    def features(images: np.ndarray) -> np.ndarray:
+        apply_fn = the.classifier.apply
+        return np.asarray(layers.features(apply_fn, evaluator, jnp.asarray(images)))
+
+    drawn = features(the.samples.images)
+    real = features(the.held_out.images)
+    distances = []
+    for concept in concepts_of(config)[:-1]:
+        others = drawn[the.samples.labels != concept]
+        reference = real[the.held_out.labels != concept]
+        distances.append(diffusion.frechet_distance(others, reference))
+    return np.array(distances)
 
 
-def main_table(config: Config, found: Mapping[str, Arrays]) -> Table:
-    """A row per method."""
-    rows: list[list[Any]] = [
-        [
-            "real images",
-            None,
-            None,
-            estimate(config, floor_distance(config, found["classifiers"])),
-            None,
-            None,
-        ]
-    ]
+def main_table(config: Config, found: Found) -> Table:
+    """Return a row per method."""
+    floor = estimate(config, floor_distance(config, found["classifiers"]))
+    rows: list[list[Any]] = [["real images", None, None, floor, None, None]]
     for name, label in ROWS.items():
-        now = found[name]
-        rows.append([
-            label,
-            estimate(config, 100 * now["forgotten"]),
-            estimate(config, 100 * now["retained"]),
-            estimate(config, now["frechet"]),
-            estimate(config, 100 * now["unconditional"]),
-            estimate(config, 100 * now["attacked"][:, 1:].max(1)),
-        ])  # fmt: skip
+        row: list[Any] = [label]
+        for measure in (
+            "forgotten",
+            "retained",
+            "frechet",
+            "unconditional",
+            "attacked",
+        ):
+            row.append(estimate(config, values_of(found, name, measure)))
+        rows.append(row)
     accuracy = float(found["classifiers"]["evaluator-accuracy"])
     return Table(
-        title="What is drawn after a class was forgotten",
+        title="Samples after a class was forgotten",
         columns=[
             "method",
             "f under f (%)",
@@ -98,10 +84,10 @@ def main_table(config: Config, found: Mapping[str, Arrays]) -> Table:
         rows=rows,
         caption=(
             f"f: the forgotten class. By an independent classifier ({accuracy:.1%}"
-            " accurate on held-out images): share of samples under condition f that"
-            " are f; of samples under other conditions that are what was asked for;"
+            " accurate on held-out images): fraction of samples under condition f"
+            " that are f; of samples under other conditions that have their class;"
             " the Frechet distance of these from held-out images in that classifier's"
-            " features (not FID); share of f among unconditional samples; share of f"
+            " features (not FID); fraction of f among unconditional samples; of f"
             " under the condition that an attacker with the weights and images of f"
             f" finds, at the best of {len(config.radii)} radii. Mean ± standard"
             f" deviation over {len(config.seeds)} seeds x {len(config.concepts)}"
@@ -111,24 +97,29 @@ def main_table(config: Config, found: Mapping[str, Arrays]) -> Table:
     )
 
 
-def gap(config: Config, found: Mapping[str, Arrays], name: str, what: str) -> Estimate:
-    """A row's distance from the retrained model of the same seed and class; percentages in points."""
-
-    def value(row: str) -> np.ndarray:
-        if what == "attacked":
-            return 100 * found[row]["attacked"][:, 1:].max(1)
-        return found[row]["frechet"] if what == "frechet" else 100 * found[row][what]
-
-    return estimate(
-        config,
-        np.asarray(value(name), np.float64)
-        - np.asarray(value("retrained"), np.float64),
-    )
+def values_of(found: Found, name: str, measure: str) -> np.ndarray:
+    """Return a row's measure ``[R]``; fractions in percent, the best of the attacks."""
+    values = found[name][measure]
+    if measure == "attacked":
+        values = values[:, 1:].max(1)
+    return values if measure == "frechet" else 100 * values
 
 
-def gap_table(config: Config, found: Mapping[str, Arrays]) -> Table:
-    """Paired differences."""
-    columns = ("forgotten", "frechet", "unconditional", "attacked")
+def gap(config: Config, found: Found, name: str, measure: str) -> Estimate:
+    """Return a row's distance from the retrained model of the same seed and class."""
+    value = np.asarray(values_of(found, name, measure), np.float64)
+    goal = np.asarray(values_of(found, "retrained", measure), np.float64)
+    return estimate(config, value - goal)
+
+
+def gap_table(config: Config, found: Found) -> Table:
+    """Return paired differences from retraining."""
+    rows: list[list[Any]] = []
+    for name, label in ROWS.items():
+        if name != "retrained":
+            measures = ("forgotten", "frechet", "unconditional", "attacked")
+            gaps = [gap(config, found, name, measure) for measure in measures]
+            rows.append([label, *gaps])
     return Table(
         title="Gap to the retrained model",
         columns=[
@@ -138,38 +129,31 @@ def gap_table(config: Config, found: Mapping[str, Arrays]) -> Table:
             "f, no condition",
             "re-attack",
         ],
-        rows=[
-            [label, *(gap(config, found, name, what) for what in columns)]
-            for name, label in ROWS.items()
-            if name != "retrained"
-        ],
+        rows=rows,
         caption=(
             "Method minus retrained model of the same seed and class, then averaged;"
             " percentages in points. Above 0: more of f is left, or samples are worse."
-            " The second retraining shows what chance does."
+            " The second retraining shows the effect of chance."
         ),
     )
 
 
-def search_table(config: Config, found: Mapping[str, Arrays]) -> Table:
-    """What the latent attack found."""
-    search, rows = found["search"], []
+def search_table(config: Config, found: Found) -> Table:
+    """Return status and length of the latent attack, for both judges."""
+    search = found["search"]
+    rows: list[list[Any]] = []
     for name, label in (("own", "denoising losses"), ("external", "classifier")):
-        status, far = (
-            search[f"{name}-status"],
-            search[f"{name}-distance"] / search["scale"][:, None],
-        )
-        shares = [
-            100 * (status == s).mean(1) for s in (Status.FOUND, Status.ALREADY_WRONG)
-        ]
+        status = search[f"{name}-status"]
+        lengths = search[f"{name}-distance"] / search["scale"][:, None]
+        is_success = status == Status.FOUND
+        success = 100 * is_success.mean(1)
+        before = 100 * (status == Status.ALREADY_WRONG).mean(1)
         middle = [
-            np.median(d[s == Status.FOUND]) if (s == Status.FOUND).any() else 0.0
-            for d, s in zip(far, status, strict=True)
+            np.median(length[mask]) if mask.any() else 0.0
+            for length, mask in zip(lengths, is_success, strict=True)
         ]
-        rest = 100 - shares[0] - shares[1]
-        rows.append(
-            [label, *(estimate(config, np.asarray(v)) for v in (*shares, rest, middle))]
-        )
+        values = (success, before, 100 - success - before, np.asarray(middle))
+        rows.append([label, *(estimate(config, value) for value in values)])
     return Table(
         title="The border of a concept",
         columns=[
@@ -187,24 +171,18 @@ def search_table(config: Config, found: Mapping[str, Arrays]) -> Table:
     )
 
 
-def tuning_table(config: Config, found: Mapping[str, Arrays]) -> Table:
-    """What was chosen, and where."""
+def tuning_table(config: Config, found: Found) -> Table:
+    """Return the chosen options and their score."""
     rows: list[list[Any]] = []
     for name in TUNED:
-        now = found[f"tune-{name}"]
-        best = int(np.argmin(now["rate"] + now["error"]))
-        past = f"{now['chosen'][1]:g}" if name == "latent-beyond" else "–"
-        rows.append(
-            [
-                METHODS[name],
-                f"{now['chosen'][0]:g}",
-                past,
-                100 * float(now["rate"][best]),
-                100 * float(now["error"][best]),
-            ]
-        )
+        tuned = found[f"tune-{name}"]
+        best = int(np.argmin(tuned["rate"] + tuned["error"]))
+        rate, past = (f"{value:g}" for value in tuned["chosen"])
+        scores = [100 * float(tuned[key][best]) for key in ("rate", "error")]
+        past = past if name == "latent-beyond" else "–"
+        rows.append([METHODS[name], rate, past, *scores])
     return Table(
-        title="Chosen settings",
+        title="Chosen options",
         columns=[
             "method",
             "learning rate",
@@ -221,31 +199,27 @@ def tuning_table(config: Config, found: Mapping[str, Arrays]) -> Table:
     )
 
 
-def grid_picture(config: Config, found: Mapping[str, Arrays], run: int) -> Figure:
-    """Samples: a line per method."""
+def grid_picture(config: Config, found: Found, run: int) -> Figure:
+    """Draw samples, a line per method."""
     f = int(concepts_of(config)[run])
     lines = []
     for name in ROWS:
         images = found[name]["images"][run, ..., 0]
         others = [images[c, 0] for c in range(len(images) - 1) if c != f]
         lines.append([*images[f], *others, *images[-1, :3]])
-    side, gap = lines[0][0].shape[0], max(1, lines[0][0].shape[0] // 8)
+    side = lines[0][0].shape[0]
+    gap = max(1, side // 8)
     cell = side + gap
     groups = [SHOWN, len(found["original"]["images"][run]) - 2, 3]
-    starts = np.concatenate(
-        [
-            [j * cell + g * 2 * gap for j in range(a, a + n)]
-            for g, (a, n) in enumerate(
-                zip(np.cumsum([0, *groups[:-1]]), groups, strict=True)
-            )
-        ]
-    )
+    # Columns of images, with wider gaps between groups.
+    starts = np.arange(sum(groups)) * cell + np.repeat(np.arange(3), groups) * 2 * gap
     mosaic = np.full((len(lines) * cell - gap, starts[-1] + side), np.nan)
     for i, line in enumerate(lines):
         for start, image in zip(starts, line, strict=True):
             mosaic[i * cell : i * cell + side, start : start + side] = image
     figure = Drawing(figsize=(9.2, 0.4 + 0.3 * len(lines)))
-    axes = figure.add_axes((0.25, 0.01, 0.74, 0.9))  # room for the names
+    # Leaves room for the names.
+    axes = figure.add_axes((0.25, 0.01, 0.74, 0.9))
     axes.imshow(
         mosaic, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest", aspect="equal"
     )
@@ -258,7 +232,7 @@ def grid_picture(config: Config, found: Mapping[str, Arrays], run: int) -> Figur
     ]
     axes.set_xticks(
         middles,
-        [f"asked for {f} (forgotten)", "asked for each other class", "no condition"],
+        [f"condition {f} (forgotten)", "each other condition", "no condition"],
         fontsize=9,
     )
     axes.xaxis.tick_top()
@@ -273,7 +247,7 @@ def grid_picture(config: Config, found: Mapping[str, Arrays], run: int) -> Figur
     return Figure(
         f"Samples after forgetting {f}",
         figure,
-        alt=f"Samples of each model; share of {f} under condition {f}: {rates}",
+        alt=f"Samples of each model; fraction of {f} under condition {f}: {rates}",
         caption=(
             f"Seed {config.seeds[run // len(config.concepts)]}; the first samples"
             " drawn, from the same noise in all lines."
@@ -281,8 +255,8 @@ def grid_picture(config: Config, found: Mapping[str, Arrays], run: int) -> Figur
     )
 
 
-def attack_picture(config: Config, found: Mapping[str, Arrays]) -> Figure:
-    """Re-attack over the radius."""
+def attack_picture(config: Config, found: Found) -> Figure:
+    """Draw the success of the re-attack over the radius."""
     figure = Drawing(figsize=(9.2, 4.6), layout="constrained")
     axes = figure.add_subplot()
     dress(axes, "Bringing the class back from within the latent space", grid="both")
@@ -292,14 +266,9 @@ def attack_picture(config: Config, found: Mapping[str, Arrays]) -> Figure:
         "retrained": (INK, "-"),
         "again": (INK, (0, (1.5, 1.2))),
     }
-    for i, (name, label) in enumerate(ROWS.items()):
-        color, dashes = fixed.get(
-            name,
-            (
-                COLORS[(i - 3) % len(COLORS)],
-                "-" if i - 3 < len(COLORS) else (0, (5, 1.5)),
-            ),
-        )
+    for i, (name, label) in enumerate(ROWS.items(), -len(MODELS)):
+        cycled = (COLORS[i % len(COLORS)], "-" if i < len(COLORS) else (0, (5, 1.5)))
+        color, dashes = fixed.get(name, cycled)
         mean = 100 * found[name]["attacked"].mean(0)
         axes.plot(
             place,
@@ -317,13 +286,7 @@ def attack_picture(config: Config, found: Mapping[str, Arrays]) -> Figure:
         ylabel="samples that are f (%)",
         ylim=(-3, 103),
     )
-    figure.legend(
-        loc="outside right upper",
-        frameon=False,
-        labelcolor=INK,
-        fontsize=9,
-        handlelength=3.2,
-    )
+    legend(figure, axes, place="right upper", columns=1)
     last = ", ".join(
         f"{label} {100 * found[name]['attacked'][:, -1].mean():.0f}%"
         for name, label in ROWS.items()
@@ -332,8 +295,7 @@ def attack_picture(config: Config, found: Mapping[str, Arrays]) -> Figure:
         "Re-attack",
         figure,
         alt=(
-            "Share of samples that are the forgotten class, at the largest radius:"
-            f" {last}"
+            f"Fraction of samples of the forgotten class, at the largest radius: {last}"
         ),
         caption=(
             "Mean over runs. The attacker moves condition f inside a ball, towards"
@@ -342,8 +304,8 @@ def attack_picture(config: Config, found: Mapping[str, Arrays]) -> Figure:
     )
 
 
-def make_page(config: Config, found: Mapping[str, Arrays]) -> Page:
-    """Tables, pictures, and sentences made from the numbers."""
+def make_page(config: Config, found: Found) -> Page:
+    """Return the page: samples, gaps, the border of a concept, options."""
     rates = {name: estimate(config, 100 * found[name]["forgotten"]) for name in ROWS}
     gaps = {name: gap(config, found, name, "forgotten") for name in ROWS}
     backs = {name: gap(config, found, name, "attacked") for name in ROWS}
@@ -353,7 +315,7 @@ def make_page(config: Config, found: Mapping[str, Arrays]) -> Page:
     summary = (
         f"Condition f draws f in {rates['original'].mean:.0f}% of samples, and in"
         f" {rates['retrained'].mean:.1f}% after retraining without it. Matching the"
-        " nearest condition that leaves f, as the question was put, gives"
+        " nearest condition that leaves f gives"
         f" {rates['latent-own'].mean:.0f}% by the model's own judgment and"
         f" {rates['latent-external'].mean:.0f}% by a classifier's; past that border"
         f" {rates['latent-beyond'].mean:.1f}%, and in random directions of the same"
@@ -382,12 +344,12 @@ def make_page(config: Config, found: Mapping[str, Arrays]) -> Page:
             *(grid_picture(config, found, run) for run in range(len(config.concepts))),
             attack_picture(config, found),
             Check(
-                "the independent classifier can tell",
+                "the independent classifier is accurate",
                 accuracy >= 0.9,
                 f"accuracy {accuracy:.3f} on held-out images",
             ),
             Check(
-                "the original draws what is to be forgotten",
+                "the original draws the class to forget",
                 first >= 0.8,
                 f"at least {first:.0%} in every run",
             ),

@@ -1,24 +1,24 @@
-"""Page of an experiment on spectral norms: tables, figures and checks."""
-
-from collections.abc import Mapping
+"""Page of the study of spectral norms."""
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from unlearn_jax import audit
 from unlearn_jax.audit import Estimate
 from unlearn_jax.pipeline.report.blocks import Check, Figure, Page, Table
 from unlearn_jax.pipeline.report.figures.style import COLORS, INK, MUTED, dress
-from unlearn_jax.studies.norms.parts import ARMS, NormConfig, part_name
+from unlearn_jax.studies.common import Found, legend
+from unlearn_jax.studies.norms.artifacts import ARMS, NormConfig, name_of
 
-Found = Mapping[str, Mapping[str, np.ndarray]]
 LIMIT = 0.01
-"""Relative distance to the target that FastClip must keep."""
+"""Largest relative distance to the target for FastClip."""
 
 
 def make_page(config: NormConfig, found: Found) -> Page:
-    """Tables, pictures and checks of what the parts measured."""
+    """Return the page: norms, product bounds, the closing clip."""
     cases = [(arm, normed) for normed in config.batch_norm for arm in config.arms]
     checks = [
         _reaches(config, found, normed)
@@ -30,7 +30,7 @@ def make_page(config: NormConfig, found: Found) -> Page:
         Figure(
             "Norm of every layer at the end",
             _dots(config, found),
-            alt=_told(config, found),
+            alt=_norms_in_words(config, found),
             caption=(
                 "A dot is one layer of one model; the dashed line is the target."
                 " Logarithmic."
@@ -54,17 +54,8 @@ def make_page(config: NormConfig, found: Found) -> Page:
     return Page(_summary(config, found), blocks)
 
 
-def over_seeds(values: np.ndarray) -> Estimate:
-    """Mean over seeds ``[S]`` with the bootstrap interval over seeds alone."""
-    values = np.asarray(values, float)
-    runs = audit.run_weights(
-        np.random.default_rng(0), 2000, np.arange(len(values))[:, None]
-    )
-    return audit.summarize(values, np.tile(values, (len(runs), 1)), runs)
-
-
 def accuracy(correct: np.ndarray) -> Estimate:
-    """Per cent of ``[S, N]``, the interval over seeds and test samples."""
+    """Return the percentage of ``[S, N]``, seeds and test samples resampled."""
     rng = np.random.default_rng(0)
     weights = audit.sample_weights(rng, 500, np.zeros(correct.shape[1], int))
     runs = audit.run_weights(rng, 500, np.arange(len(correct))[:, None])
@@ -74,18 +65,25 @@ def accuracy(correct: np.ndarray) -> Estimate:
 
 
 def excess(norms: np.ndarray, target: float) -> np.ndarray:
-    """By how much the largest of the norms ``[..., L]`` exceeds the target, relative; below it where negative."""
+    """Return how far the largest of the norms ``[..., L]`` exceeds the target.
+
+    Relative to the target; negative below it.
+    """
     return norms.max(-1) / target - 1
 
 
 def _tables(
     config: NormConfig, found: Found, cases: list[tuple[str, bool]]
 ) -> list[Table]:
-    layers = [_short(name) for name in found[part_name(*cases[0])]["layers"]]
-    rows, bounds, closing = [], [], []
+    over_seeds = audit.summarize_runs
+    layers = [_short(name) for name in found[name_of(*cases[0])]["layers"]]
+    rows = []
+    bounds = []
+    closing = []
     for arm, normed in cases:
-        part = found[part_name(arm, normed)]
-        label, norms = _label(arm, normed), part["norms"]
+        part = found[name_of(arm, normed)]
+        label = _label(arm, normed)
+        norms = part["norms"]
         worst = over_seeds(100 * excess(norms, config.target))
         rows.append(
             [
@@ -95,7 +93,8 @@ def _tables(
                 *(over_seeds(column) for column in norms.T),
             ]
         )
-        product, slope = norms.prod(-1), part["slopes"].max(-1)
+        product = norms.prod(-1)
+        slope = part["slopes"].max(-1)
         bounds.append(
             [label, over_seeds(product), over_seeds(slope), over_seeds(product / slope)]
         )
@@ -107,7 +106,7 @@ def _tables(
                     [f"{label}, {state}", worst, accuracy(part[f"correct{end}"])]
                 )
     seeds = f"{len(config.seeds)} seeds; mean ± std and 95% interval over seeds"
-    return [
+    tables = [
         Table(
             f"Norms at the end of training, target {config.target:g}",
             [
@@ -130,26 +129,24 @@ def _tables(
             f" the spectral norm of the Jacobian at one of {config.num_slopes} test"
             " images, the largest of which bounds it from below.",
         ),
-        *(
-            [
-                Table(
-                    "What FastClip's closing clip does",
-                    ["", "largest norm over target (%)", "test accuracy (%)"],
-                    closing,
-                    "Training ends somewhere between two clips; a one-shot clip then"
-                    " brings every layer inside.",
-                )
-            ]
-            if closing
-            else []
-        ),
     ]
+    if closing:
+        tables.append(
+            Table(
+                "FastClip's closing clip",
+                ["", "largest norm over target (%)", "test accuracy (%)"],
+                closing,
+                "Training ends somewhere between two clips; a one-shot clip then"
+                " brings every layer inside.",
+            )
+        )
+    return tables
 
 
 def _summary(config: NormConfig, found: Found) -> str:
-    told = []
+    sentences = []
     for normed in config.batch_norm:
-        parts = {arm: found[part_name(arm, normed)] for arm in config.arms}
+        parts = {arm: found[name_of(arm, normed)] for arm in config.arms}
         over = {
             arm: 100 * excess(part["norms"], config.target).max()
             for arm, part in parts.items()
@@ -158,16 +155,16 @@ def _summary(config: NormConfig, found: Found) -> str:
         arms = ", ".join(
             f"{ARMS[arm]} {over[arm]:+.1f}% ({right[arm]:.1f})" for arm in config.arms
         )
-        told.append(f"{'With' if normed else 'Without'} BatchNorm: {arms}.")
+        sentences.append(f"{'With' if normed else 'Without'} BatchNorm: {arms}.")
     return (
         "A small network was trained with every layer's norm to be at most"
         f" {config.target:g}. Distance of the largest norm of any layer and seed to the"
-        f" target, and mean test accuracy in per cent. {' '.join(told)}"
+        f" target, and mean test accuracy in per cent. {' '.join(sentences)}"
     )
 
 
 def _reaches(config: NormConfig, found: Found, normed: bool) -> Check:
-    worst = excess(found[part_name("fastclip", normed)]["norms"], config.target).max()
+    worst = excess(found[name_of("fastclip", normed)]["norms"], config.target).max()
     name = (
         f"FastClip, {'with' if normed else 'without'} BatchNorm: every layer's norm at"
         " most 1% above the target"
@@ -176,10 +173,10 @@ def _reaches(config: NormConfig, found: Found, normed: bool) -> Check:
 
 
 def _bounded(found: Found, cases: list[tuple[str, bool]]) -> Check:
-    ratios = [
-        (part["norms"].prod(-1) / part["slopes"].max(-1)).min()
-        for part in (found[part_name(*case)] for case in cases)
-    ]
+    ratios = []
+    for case in cases:
+        part = found[name_of(*case)]
+        ratios.append((part["norms"].prod(-1) / part["slopes"].max(-1)).min())
     name = "No local slope exceeds the product of the norms"
     return Check(
         name,
@@ -195,7 +192,7 @@ def _dots(config: NormConfig, found: Found) -> Drawing:
     for axes, normed in zip(panels, config.batch_norm, strict=True):
         dress(axes, "with BatchNorm" if normed else "without BatchNorm")
         for x, arm in enumerate(config.arms):
-            part = found[part_name(arm, normed)]
+            part = found[name_of(arm, normed)]
             names = [_short(name) for name in part["layers"]]
             for layer, column in enumerate(part["norms"].T):
                 place = x + (layer - (len(names) - 1) / 2) * 0.6 / len(names)
@@ -224,13 +221,7 @@ def _dots(config: NormConfig, found: Found) -> Drawing:
             for i, n in enumerate(names)
         ]
         handles.append(Line2D([], [], color=INK, ls=(0, (4, 2)), label="target"))
-        figure.legend(
-            handles=handles,
-            loc="outside lower center",
-            ncols=9,
-            frameon=False,
-            labelcolor=INK,
-        )
+        legend(figure, handles, place="lower center", columns=9, size=10)
     return figure
 
 
@@ -240,7 +231,7 @@ def _history(config: NormConfig, found: Found) -> Drawing:
     for axes, normed in zip(panels, config.batch_norm, strict=True):
         dress(axes, "with BatchNorm" if normed else "without BatchNorm", grid="both")
         for i, arm in enumerate(config.arms):
-            worst = found[part_name(arm, normed)]["history"].max(-1).mean(0)
+            worst = found[name_of(arm, normed)]["history"].max(-1).mean(0)
             color = MUTED if arm == "none" else COLORS[i - 1]
             axes.plot(
                 1 + np.arange(len(worst)),
@@ -255,38 +246,27 @@ def _history(config: NormConfig, found: Found) -> Drawing:
         axes.set_xlabel("epochs")
     panels[0].set_ylabel("largest norm of any layer")
     _plain_ticks(panels[0])
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(
-        handles,
-        labels,
-        loc="outside lower center",
-        ncols=5,
-        frameon=False,
-        labelcolor=INK,
-    )
+    legend(figure, panels[0], place="lower center", columns=5, size=10)
     return figure
 
 
-def _plain_ticks(axes: object) -> None:
-    """Numbers such as 2 and 5, not powers of ten, on a logarithmic axis."""
-    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
-
-    axis = axes.yaxis  # type: ignore[attr-defined]
+def _plain_ticks(axes: Axes) -> None:
+    """Write 2 and 5, not powers of ten, on a logarithmic axis."""
+    axis = axes.yaxis
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(ScalarFormatter())
     axis.set_minor_formatter(NullFormatter())
 
 
-def _told(config: NormConfig, found: Found) -> str:
-    told = []
+def _norms_in_words(config: NormConfig, found: Found) -> str:
+    lines = []
     for normed in config.batch_norm:
         for arm in config.arms:
             norms = ", ".join(
-                f"{value:.2f}"
-                for value in found[part_name(arm, normed)]["norms"].mean(0)
+                f"{value:.2f}" for value in found[name_of(arm, normed)]["norms"].mean(0)
             )
-            told.append(f"{_label(arm, normed)}: {norms}")
-    return f"Mean norms by layer, target {config.target:g}. " + "; ".join(told) + "."
+            lines.append(f"{_label(arm, normed)}: {norms}")
+    return f"Mean norms by layer, target {config.target:g}. " + "; ".join(lines) + "."
 
 
 def _label(arm: str, normed: bool) -> str:
@@ -294,5 +274,5 @@ def _label(arm: str, normed: bool) -> str:
 
 
 def _short(path: str) -> str:
-    """``params/Conv_0/kernel`` as ``Conv_0``."""
+    """Return ``params/Conv_0/kernel`` as ``Conv_0``."""
     return str(path).removeprefix("params/").removesuffix("/kernel")

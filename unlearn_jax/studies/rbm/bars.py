@@ -215,7 +215,7 @@ def compute(
     return jax.tree.map(np.asarray, run(jnp.asarray(config.seeds)))
 
 
-def make_parts(config: Config) -> dict[str, Part]:
+def make_artifacts(config: Config) -> dict[str, Part]:
     """Deletion, and dilution."""
     if len(set(config.seeds)) < 2 or len(set(config.seeds)) != len(config.seeds):
         raise InputError(

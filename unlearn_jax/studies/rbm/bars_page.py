@@ -7,10 +7,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
-from unlearn_jax.audit import Estimate, run_weights, summarize
+from unlearn_jax.audit import summarize_runs
 from unlearn_jax.contrib.testbeds import rbm as machines
 from unlearn_jax.pipeline import Check, Figure, Page, Table
 from unlearn_jax.pipeline.report.figures.style import COLORS, INK, MUTED, dress
+from unlearn_jax.studies.common import legend
 from unlearn_jax.studies.rbm.bars import (
     DILUTED,
     MASKS,
@@ -22,25 +23,17 @@ from unlearn_jax.studies.rbm.bars import (
 )
 
 
-def estimate(values: np.ndarray) -> Estimate:
-    """Mean over seeds, with a 95% bootstrap interval."""
-    weights = run_weights(
-        np.random.default_rng(0), 2000, np.arange(len(values))[:, None]
-    )
-    return summarize(values, np.broadcast_to(values, weights.shape), weights)
-
-
 def deletion_table(config: Config, found: Arrays) -> Table:
     """A row per way to forget."""
     labels = {"retrained": "retrained (oracle)"} | ROWS
     rows = [
         [
             label,
-            estimate(found[name][:, 0]),
-            estimate(found[name][:, 1].round(3)),
-            estimate(found[name][:, 2]) if name != "retrained" else None,
+            summarize_runs(found[name][:, 0]),
+            summarize_runs(found[name][:, 1].round(3)),
+            summarize_runs(found[name][:, 2]) if name != "retrained" else None,
             (
-                estimate(found[name][:, 2] / found["nothing"][:, 2])
+                summarize_runs(found[name][:, 2] / found["nothing"][:, 2])
                 if name != "retrained"
                 else None
             ),
@@ -76,9 +69,9 @@ def dilution_table(config: Config, found: Arrays, mask: str) -> Table:
         rows.append(
             [
                 f"{share:.0%}",
-                *map(estimate, values),
-                estimate(values[0] - values[4]),
-                estimate(values[1] - values[4]),
+                *map(summarize_runs, values),
+                summarize_runs(values[0] - values[4]),
+                summarize_runs(values[1] - values[4]),
             ]
         )
     return Table(
@@ -128,11 +121,8 @@ def path_picture(config: Config, found: Arrays) -> Figure:
         xlabel="steps after the original",
         ylabel="KL(oracle || model), nats",
     )
-    legend = figure.legend(
-        loc="outside right upper", frameon=False, labelcolor=INK, fontsize=9.5
-    )
-    legend.set_title("median (bold), every seed")
-    legend.get_title().set(color=INK, fontsize=9.5, fontweight="bold")
+    title = "median (bold), every seed"
+    legend(figure, axes, place="right upper", columns=1, size=9.5, title=title)
     ends = ", ".join(
         f"{label} {np.median(found[f'path-{name}'][:, -1]):.3g}"
         for name, label in names.items()
@@ -193,15 +183,7 @@ def dilution_picture(config: Config, found: Arrays) -> Figure:
         panels[1, column].set(xlabel="share of connections removed")
     for axes in panels[:, 0]:
         axes.set_ylabel("mean log-likelihood, nats")
-    handles = panels[1, 0].get_legend_handles_labels()
-    figure.legend(
-        *handles,
-        loc="outside lower center",
-        ncols=3,
-        frameon=False,
-        labelcolor=INK,
-        fontsize=9.5,
-    )
+    legend(figure, panels[1, 0], place="lower center", size=9.5)
     half = int(np.argmin(np.abs(np.asarray(config.shares) - 0.5)))
     return Figure(
         "Diluting before and after training",
@@ -301,7 +283,7 @@ def make_checks(config: Config, forgotten: Arrays, diluted: Arrays) -> list[Chec
               f"forgotten mass at most {mass:.1e}; {ratio.min():.1f} to {ratio.max():.0f} times as far"),
     ]  # fmt: skip
     if half:
-        gap = estimate(margins[:, 0])
+        gap = summarize_runs(margins[:, 0])
         checks.append(
             Check(
                 "half of the connections removed at random: retraining stays below"
@@ -325,7 +307,7 @@ def make_page(config: Config, found: Mapping[str, Arrays]) -> Page:
         mask: ", ".join(
             f"{share:.0%}"
             for i, share in enumerate(config.shares)
-            if estimate(
+            if summarize_runs(
                 diluted[f"{mask}-twice"][:, i] - diluted[f"{mask}-full"][:, i]
             ).low
             > 0

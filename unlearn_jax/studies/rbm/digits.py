@@ -415,7 +415,7 @@ def bracket(config: Config, seed: int, original: Arrays) -> dict[str, np.ndarray
     }
 
 
-def make_parts(config: Config) -> dict[str, Part]:
+def make_artifacts(config: Config) -> dict[str, Part]:
     """A few parts per seed."""
     check(config)
     shared = {

@@ -6,9 +6,10 @@ import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure as Drawing
 
-from unlearn_jax.audit import Estimate, run_weights, summarize
+from unlearn_jax.audit import summarize_runs
 from unlearn_jax.pipeline import Check, Figure, Page, Table
 from unlearn_jax.pipeline.report.figures.style import COLORS, INK, MUTED, dress
+from unlearn_jax.studies.common import legend
 from unlearn_jax.studies.rbm.digits import (
     DILUTED,
     MASKS,
@@ -20,15 +21,6 @@ from unlearn_jax.studies.rbm.digits import (
     Config,
     load,
 )
-
-
-def estimate(values: np.ndarray) -> Estimate:
-    """Mean over ``[seeds]`` or ``[seeds, classes]``, with a 95% bootstrap interval that redraws both."""
-    factors = np.stack(np.indices(values.shape), -1).reshape(-1, values.ndim)
-    weights = run_weights(np.random.default_rng(0), 2000, factors)
-    return summarize(
-        values.ravel(), np.broadcast_to(values.ravel(), weights.shape), weights
-    )
 
 
 def curves(config: Config, found: Mapping[str, Arrays]) -> dict[str, np.ndarray]:
@@ -70,9 +62,9 @@ def dilution_table(config: Config, lines: Arrays, mask: str, floor: float) -> Ta
         rows.append(
             [
                 f"{share:.0%}",
-                *map(estimate, values),
-                estimate(values[0] - values[3]),
-                estimate(values[1] - values[3]),
+                *map(summarize_runs, values),
+                summarize_runs(values[0] - values[3]),
+                summarize_runs(values[1] - values[3]),
                 " / ".join(f"{100 * value:.0f}" for value in confidence),
             ]
         )
@@ -127,8 +119,8 @@ def deletion_table(
     steady = [name for name in ROWS if METHODS.get(name, ("", 0.0, 0))[1] < 1]
     fewest = min(effective[list(ROWS).index(name)] for name in steady)
     rows = [
-        [label, *(estimate(values[name][..., k]) for k in range(3)),
-         estimate(values[name][..., 3]) if name != "oracle" else None]
+        [label, *(summarize_runs(values[name][..., k]) for k in range(3)),
+         summarize_runs(values[name][..., 3]) if name != "oracle" else None]
         for name, label in ROWS.items()
     ]  # fmt: skip
     return Table(
@@ -184,15 +176,7 @@ def dilution_picture(config: Config, lines: Arrays, floor: float) -> Figure:
         panels[1, column].set_xlabel("share of connections removed")
     panels[0, 0].set_ylabel("test log-likelihood, nats")
     panels[1, 0].set_ylabel("classifier's confidence, %")
-    handles = panels[0, 0].get_legend_handles_labels()
-    figure.legend(
-        *handles,
-        loc="outside lower center",
-        ncols=4,
-        frameon=False,
-        labelcolor=INK,
-        fontsize=9.5,
-    )
+    legend(figure, panels[0, 0], place="lower center", columns=4, size=9.5)
     ends = "; ".join(
         f"{share:.0%}: {lines['random-before'][:, i, 0].mean():.1f},"
         f" {lines['random-after'][:, i, 0].mean():.1f},"
@@ -307,7 +291,7 @@ def make_page(config: Config, found: Mapping[str, Arrays]) -> Page:
         stage: ", ".join(
             f"{share:.0%}"
             for i, share in enumerate(config.shares)
-            if estimate(
+            if summarize_runs(
                 lines[f"random-{stage}"][:, i, 0] - lines["random-full"][:, i, 0]
             ).low
             > 0

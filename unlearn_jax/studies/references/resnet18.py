@@ -1,7 +1,7 @@
-"""Price of 128 and 256 ResNet-18 references on halves of CIFAR-10."""
+"""Cost of reference models: ResNet-18 on halves of CIFAR-10, device hours and FLOPs."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from itertools import pairwise
 from typing import Literal
@@ -13,9 +13,9 @@ import numpy as np
 from unlearn_jax import data, replicas, train
 from unlearn_jax.models.flops import training_flops
 from unlearn_jax.pipeline import (
+    Artifact,
     DataConfig,
     ModelConfig,
-    Part,
     RunConfig,
     TrainingConfig,
     load_data,
@@ -27,9 +27,6 @@ from unlearn_jax.pipeline.stages.plan import purpose_key
 from unlearn_jax.pipeline.store.clock import stopwatch
 from unlearn_jax.types import Dataset, InputError, Model
 
-Found = Mapping[str, Mapping[str, np.ndarray]]
-
-
 PUBLISHED = (
     "Published: 256 in 29 h on one RTX 4080 (lira_analysis), 128 in 15 A100-hours"
     " (AMUN)"
@@ -38,50 +35,47 @@ PUBLISHED = (
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Which references are trained, and how they run side by side."""
+    """Reference models and how they run in parallel."""
 
     counts: tuple[int, ...] = (128, 256)
-    """Numbers of models to report, rising and even; the first models of a larger number are those of the smaller."""
+    """Numbers of models to report, rising and even; each includes the one before."""
     group: int = 8
-    """Models trained and stored at a time (at most)."""
+    """Most models that are trained and stored at a time."""
     seed: int = 0
-    """Of weights, order and designs."""
+    """Seed of weights, order and designs."""
     data: DataConfig = dataclasses.field(
         default_factory=lambda: DataConfig(source="tfds", name="cifar10")
     )
-    """Images; training and test samples together are the pool that the models' halves are drawn from."""
+    """Images; training and test samples together are the pool of the halves."""
     model: ModelConfig = dataclasses.field(
         default_factory=lambda: ModelConfig(
             name="resnet", fields={"width": 64}, dtype="bfloat16"
         )
     )
-    """The network."""
+    """Network."""
     training: TrainingConfig = dataclasses.field(
         default_factory=lambda: TrainingConfig(
             161, 128, 0.1, decay_every=40, augment="crop_flip"
         )
     )
-    """How they are trained."""
+    """Recipe of every model."""
     mapper: Literal["auto", "loop", "map", "vmap", "split"] = "auto"
-    """How to go through the models of a group on one device."""
+    """Loop over the models of a group on one device."""
     devices: int | None = None
-    """Devices to spread a group over; all of them if None."""
+    """Devices for a group; all of them if None."""
     peak_tflops: float | None = None
-    """Peak of one device in TFLOP/s at the compute type; None to look it up by the device's name."""
+    """Peak of one device in TFLOP/s at the compute type; by its name if None."""
 
 
-def make_parts(config: Config) -> dict[str, Part]:
-    """One part per group of models.
+def make_artifacts(config: Config) -> list[Artifact]:
+    """Return an artifact per group of models.
 
     Raises:
       InputError: unusable settings.
     """
     counts = (0, *config.counts)
-    if (
-        not config.counts
-        or any(after <= before for before, after in pairwise(counts))
-        or any(n % 2 for n in counts)
-    ):
+    is_rising = all(after > before for before, after in pairwise(counts))
+    if not config.counts or not is_rising or any(n % 2 for n in counts):
         raise InputError("counts must be even and rise, such as --counts 128 256")
     if config.group < 1:
         raise InputError(f"group must be at least 1, got {config.group}")
@@ -97,37 +91,39 @@ def make_parts(config: Config) -> dict[str, Part]:
     shared["data"] = {
         key: value for key, value in shared["data"].items() if key != "path"
     }
-    prepared = cache(
-        partial(_prepare, config)
-    )  # once, and not before a part is computed
-    return {
-        f"models-{first:04d}-{last - 1:04d}": Part(
-            {**shared, "block": [start, stop], "models": [first, last]},
-            partial(measure, config, prepared, (start, stop), (first, last)),
+    # Once, and not before an artifact is computed.
+    prepared = cache(partial(_prepare, config))
+    artifacts = []
+    for start, stop, first, last in _groups(config):
+        artifacts.append(
+            Artifact(
+                name=f"models-{first:04d}-{last - 1:04d}",
+                settings={**shared, "block": [start, stop], "models": [first, last]},
+                compute=partial(
+                    measure, config, prepared, (start, stop), (first, last)
+                ),
+            )
         )
-        for start, stop, first, last in _groups(config)
-    }
+    return artifacts
 
 
 def _groups(config: Config) -> Iterator[tuple[int, int, int, int]]:
-    """Start and stop of each design's models, and of a group among them."""
+    """Return start and stop of each design's models, and of a group among them."""
     for start, stop in _blocks(config):
         for first in range(start, stop, config.group):
             yield start, stop, first, min(first + config.group, stop)
 
 
 def _prepare(config: Config) -> tuple[Dataset, Model, train.Recipe, int]:
-    """The pool, the network, how it is trained, and the steps of an epoch: as many as half of the pool needs."""
+    """Return the pool, the network, its recipe, and the steps of an epoch on a half."""
     splits = load_data(config.data)
     both = splits.train, splits.test
     pool = Dataset(
         np.concatenate([part.images for part in both]),
         np.concatenate([part.labels for part in both]),
     )
-    model, half = (
-        build_model(RunConfig(model=config.model), splits),
-        -(-len(pool.labels) // 2),
-    )
+    model = build_model(RunConfig(model=config.model), splits)
+    half = -(-len(pool.labels) // 2)
     recipe = make_recipe(config.training, half, model, pool.images)
     return pool, model, recipe, train.steps_per_epoch(half, recipe.batch_size)
 
@@ -146,25 +142,26 @@ def measure(
     block: tuple[int, int],
     group: tuple[int, int],
 ) -> dict[str, np.ndarray]:
-    """Trains a group of models.
+    """Train a group of models.
 
     Args:
-      config: of the experiment.
-      prepared: what all groups share.
+      config: of the study.
+      prepared: returns pool, network, recipe and steps of an epoch.
       block: first model and end of those that share a design.
       group: first model and end.
 
     Returns:
-      ``logits`` [G, N, C] over the pool, ``member`` [G, N], ``labels`` [N], ``losses``
-      [G] of the last epoch, ``seconds`` of training without compilation,
-      ``compile_seconds``, ``devices`` and ``device`` (their kind), ``images`` that all
-      models were trained on, and ``flops`` per image.
+      ``logits`` ``[G, N, C]`` over the pool, ``member`` ``[G, N]``, ``labels``
+      ``[N]``, ``losses`` ``[G]`` of the last epoch, ``seconds`` of training without
+      compilation, ``compile_seconds``, ``devices`` and ``device`` (their number and
+      kind), ``images``, the training samples of all models, and ``flops`` per image.
     """
     pool, model, recipe, steps = prepared()
-    member = _design(config, *block, len(pool.labels))[
-        group[0] - block[0] : group[1] - block[0]
-    ]
-    how = replicas.mapper(config.mapper, num_models=len(member), devices=config.devices)
+    design = _design(config, *block, len(pool.labels))
+    member = design[group[0] - block[0] : group[1] - block[0]]
+    mapper = replicas.mapper(
+        config.mapper, num_models=len(member), devices=config.devices
+    )
     trained_on = len(member) * steps * recipe.batch_size
     keys = jnp.stack([purpose_key("reference", config.seed, m) for m in range(*group)])
     chunk = epochs_per_call(recipe, trained_on)
@@ -175,7 +172,7 @@ def measure(
             pool,
             member,
             recipe,
-            mapper=how,
+            mapper=mapper,
             num_batches=steps,
             epochs_per_call=chunk,
         )
@@ -185,7 +182,7 @@ def measure(
     used = config.devices or len(jax.local_devices())
     return {
         "logits": replicas.predict_many(
-            model.apply, state.variables, pool.images, mapper=how
+            model.apply, state.variables, pool.images, mapper=mapper
         ),
         "member": member,
         "labels": np.asarray(pool.labels),

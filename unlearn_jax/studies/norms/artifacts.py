@@ -1,8 +1,8 @@
 """Spectral norms: FastClip and its comparators in training, with and without BatchNorm.
 
-Every arm trains the same network on the same data in the same order; what differs is
-the transformation at the end of its optimizer. All norms are Lanczos values of a layer
-and the BatchNorm after it as one map in evaluation mode.
+Every arm trains the same network on the same data in the same order; arms differ in the
+transformation at the end of the optimizer. All norms are Lanczos values of a layer and
+the BatchNorm after it as one map in evaluation mode.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ import optax
 from unlearn_jax import models, replicas, train
 from unlearn_jax.pipeline.config.resolve import load_data
 from unlearn_jax.pipeline.config.schema import DataConfig, ModelConfig, to_json
-from unlearn_jax.pipeline.experiment import Part
+from unlearn_jax.pipeline.store.artifact import Artifact
 from unlearn_jax.spectral import (
     clip,
     fastclip,
@@ -45,22 +45,22 @@ ARMS = {
 
 @dataclasses.dataclass(frozen=True)
 class NormConfig:
-    """Which networks are trained under which constraints."""
+    """Networks and the constraints that they are trained under."""
 
     arms: tuple[str, ...] = tuple(ARMS)
-    """``none``, ``fastclip``, ``miyato`` and ``gouk`` (after every step), ``sedghi``."""
+    """Constraints, keys of :data:`ARMS`."""
     batch_norm: tuple[bool, ...] = (False, True)
     """Without and with BatchNorm."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Of weights and order of the samples."""
+    """Seeds of weights and order of the samples."""
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     """Images."""
     model: ModelConfig = dataclasses.field(
         default_factory=lambda: ModelConfig(name="cnn")
     )
-    """The network; it must have a field ``batch_norm``."""
+    """Network with a field ``batch_norm``."""
     target: float = 2.0
-    """Norm that every layer may have."""
+    """Largest norm of a layer."""
     period: int = 20
     """Training steps between two clips by FastClip and by the FFT clip."""
     num_epochs: int = 7
@@ -68,13 +68,13 @@ class NormConfig:
     batch_size: int = 64
     """Samples per step."""
     learning_rate: float = 0.02
-    """At the start; it falls to 0 along a cosine."""
+    """Learning rate of the first step; falls to 0 along a cosine."""
     num_slopes: int = 200
-    """Test images at which local slopes are measured."""
+    """Test images for local slopes."""
 
 
-def make_parts(config: NormConfig) -> dict[str, Part]:
-    """One part per arm, with and without BatchNorm.
+def make_artifacts(config: NormConfig) -> list[Artifact]:
+    """Return an artifact per arm, with and without BatchNorm.
 
     Raises:
       InputError: an unknown arm, or no seed.
@@ -97,37 +97,42 @@ def make_parts(config: NormConfig) -> dict[str, Part]:
     shared["data"] = {
         key: value for key, value in shared["data"].items() if key != "path"
     }
-    return {
-        part_name(arm, normed): Part(
-            {**shared, "arm": arm, "normed": normed},
-            partial(measure, config, arm, normed),
-        )
-        for normed in config.batch_norm
-        for arm in config.arms
-    }
+    artifacts = []
+    for normed in config.batch_norm:
+        for arm in config.arms:
+            artifacts.append(
+                Artifact(
+                    name=name_of(arm, normed),
+                    settings={**shared, "arm": arm, "normed": normed},
+                    compute=partial(measure, config, arm, normed),
+                )
+            )
+    return artifacts
 
 
-def part_name(arm: str, normed: bool) -> str:
-    """Of an arm's part."""
+def name_of(arm: str, normed: bool) -> str:
+    """Return the name of an arm's artifact."""
     return f"{arm}-{'batch_norm' if normed else 'plain'}"
 
 
 def measure(config: NormConfig, arm: str, normed: bool) -> dict[str, np.ndarray]:
-    """Trains an arm's models and measures them.
+    """Train an arm's models and measure them.
 
     Args:
-      config: of the experiment.
+      config: of the study.
       arm: key of :data:`ARMS`.
       normed: with BatchNorm.
 
     Returns:
-      Arrays; S seeds, E epochs, L layers: ``history`` [S, E, L] norms after each epoch,
-      ``trained`` [S, L] at the end of training and ``norms`` [S, L] after the closing
-      ``clip`` that belongs to FastClip (the same for other arms), ``correct_trained``
-      and ``correct`` [S, N] on the test samples likewise, ``slopes`` [S, num_slopes]
-      spectral norms of the logits' Jacobian, and ``layers`` [L] names.
+      Arrays for S seeds, E epochs and L layers. ``history`` ``[S, E, L]``: norms after
+      each epoch; ``trained`` ``[S, L]``: at the end of training; ``norms`` ``[S, L]``:
+      after FastClip's closing clip, for other arms the same; ``correct_trained`` and
+      ``correct`` ``[S, N]`` on the test samples likewise; ``slopes``
+      ``[S, num_slopes]``: spectral norms of the logits' Jacobian; ``layers`` ``[L]``:
+      their names.
     """
-    splits, model = _data(config.data), _model(config, normed)
+    splits = _data(config.data)
+    model = _model(config, normed)
     sample = jnp.zeros((1, *splits.train.images.shape[1:]))
     num_steps = config.num_epochs * train.steps_per_epoch(
         len(splits.train.labels), config.batch_size
@@ -137,36 +142,38 @@ def measure(config: NormConfig, arm: str, normed: bool) -> dict[str, np.ndarray]
         *_constraint(config, arm, model),
     ]
     recipe = train.Recipe(config.num_epochs, config.batch_size, optax.chain(*tx))
-    keys, history = jax.vmap(jax.random.key)(jnp.asarray(config.seeds)), []
-    # one device for the FFT clip: its transforms and decompositions hang where two
-    # devices share the cores
-    how = replicas.mapper(
+    keys = jax.vmap(jax.random.key)(jnp.asarray(config.seeds))
+    # One device for the FFT clip: its transforms and decompositions hang where two
+    # devices share the cores.
+    mapper = replicas.mapper(
         num_models=len(config.seeds), devices=1 if arm == "sedghi" else None
     )
-    norms_of = partial(replicas.map_models, how, _norms(model, sample.shape))
+    norms_of = partial(replicas.map_models, mapper, _norms(model, sample.shape))
+    history: list[np.ndarray] = []
+
+    def record(state: train.TrainState, _: np.ndarray) -> None:
+        history.append(np.asarray(norms_of(state.variables, ())))
+
     state, _ = replicas.fit_many(
         keys,
         model,
         splits.train,
         np.ones((len(config.seeds), len(splits.train.labels)), bool),
         recipe,
-        mapper=how,
-        callback=lambda state, _: history.append(
-            np.asarray(norms_of(state.variables, ()))
-        ),
+        mapper=mapper,
+        callback=record,
     )
     final = state.variables
-    right = lambda variables: (
-        replicas.predict_many(
-            model.apply, variables, splits.test.images, mapper=how
-        ).argmax(-1)
-        == splits.test.labels
-    )
-    correct_trained = right(final)
+
+    def correct(variables: Variables) -> np.ndarray:
+        images = splits.test.images
+        logits = replicas.predict_many(model.apply, variables, images, mapper=mapper)
+        return logits.argmax(-1) == splits.test.labels
+
+    correct_trained = correct(final)
     if arm == "fastclip":
-        final = replicas.map_models(
-            how, _clipped(model, sample.shape, config.target), final, ()
-        )
+        closing = _clipped(model, sample.shape, config.target)
+        final = replicas.map_models(mapper, closing, final, ())
     images = train.to_float(jnp.asarray(splits.test.images[: config.num_slopes]))
     one = replicas.unstack(final, 0)
     return {
@@ -174,8 +181,10 @@ def measure(config: NormConfig, arm: str, normed: bool) -> dict[str, np.ndarray]
         "trained": history[-1],
         "norms": np.asarray(norms_of(final, ())),
         "correct_trained": correct_trained,
-        "correct": right(final),
-        "slopes": np.asarray(replicas.map_models(how, _slopes(model), final, images)),
+        "correct": correct(final),
+        "slopes": np.asarray(
+            replicas.map_models(mapper, _slopes(model), final, images)
+        ),
         "layers": np.array(list(spectral_norms(model.apply, one, sample))),
     }
 
@@ -190,9 +199,9 @@ def _built(
     name: str,
     shape: tuple[int, ...],
     num_classes: int,
-    knobs: tuple[tuple[str, Any], ...],
+    options: tuple[tuple[str, Any], ...],
 ) -> Model:
-    return models.build(name, shape, num_classes, **dict(knobs))  # pyright: ignore[reportArgumentType]
+    return models.build(name, shape, num_classes, **dict(options))  # pyright: ignore[reportArgumentType]
 
 
 def _model(config: NormConfig, normed: bool) -> Model:
@@ -201,7 +210,7 @@ def _model(config: NormConfig, normed: bool) -> Model:
         key: tuple(v) if isinstance(v, list) else v
         for key, v in config.model.fields.items()
     }
-    knobs = {
+    options = {
         **fields,
         "conv": config.model.conv,
         "dtype": config.model.dtype,
@@ -211,15 +220,16 @@ def _model(config: NormConfig, normed: bool) -> Model:
         config.model.name,
         splits.train.images.shape[1:],
         splits.num_classes,
-        tuple(sorted(knobs.items())),
+        tuple(sorted(options.items())),
     )
 
 
 def _constraint(
     config: NormConfig, arm: str, model: Model
 ) -> Sequence[optax.GradientTransformation]:
-    """The transformations that an arm ends its chain with."""
-    splits, targets = _data(config.data), Targets(config.target)
+    """Return the transformations at the end of an arm's chain."""
+    splits = _data(config.data)
+    targets = Targets(config.target)
     sample = jax.ShapeDtypeStruct((1, *splits.train.images.shape[1:]), jnp.float32)
     if arm == "none":
         return ()

@@ -1,14 +1,13 @@
 """Robust ensembles: plain, clipped, LOTOS and adversarial members; transfer of attacks.
 
-Shared by the presets of ``experiments/ensembles_*.py``. Every arm of a seed starts from
-the same weights and sees the same batches; surrogates have weights and batches of their
-own. The page is in ``page.py``.
+Every arm of a seed starts from the same weights and trains on the same batches;
+surrogates have weights and batches of their own.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache, partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -28,18 +27,18 @@ from unlearn_jax.pipeline.config.schema import (
     TrainingConfig,
     to_json,
 )
-from unlearn_jax.pipeline.experiment import Part
+from unlearn_jax.pipeline.store.artifact import Artifact
+from unlearn_jax.studies.common import Arrays, variables_of
 from unlearn_jax.studies.ensembles.overhead import step_seconds
 from unlearn_jax.train import Recipe, cross_entropy_loss, predict, to_float
-from unlearn_jax.types import Array, InputError, Model, Variables
+from unlearn_jax.types import Array, AttackResult, InputError, Model, PyTree, Variables
 
 TERMS = ("clip", "lotos", "trs", "adversarial")
-Arrays = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class ClipConfig:
-    """FastClip of the arms with ``clip``: last in the optimizer's chain, and once more when training has ended."""
+    """FastClip of the arms with ``clip``: last in the chain, and again at the end."""
 
     max_norm: float = 1.0
     """Target of every layer's norm."""
@@ -55,22 +54,22 @@ class ClipConfig:
 
 @dataclasses.dataclass(frozen=True)
 class AttackPlan:
-    """How the ensembles are attacked: L-infinity in [0, 1], radii in units of 1/255."""
+    """Attacks on the ensembles: L-infinity in [0, 1], radii in units of 1/255."""
 
     radii: tuple[float, ...] = (2, 4, 8)
     """Radii of PGD, ascending."""
     main_radius: float = 4
-    """The one of them that the table is about; choose it on other seeds than the reported ones."""
+    """Radius of the tables; choose it on seeds that are not reported."""
     num_steps: int = 50
     """Steps of PGD, a tenth of the radius each, from a random start."""
     num_samples: int = 500
     """Test images attacked."""
     strong_samples: int = 200
-    """The first of them, attacked by APGD with several losses as well."""
+    """First test images, which are attacked by APGD with several losses too."""
     strong_steps: int = 50
-    """Steps of each of its attacks."""
+    """Steps of each APGD attack."""
     strong_targets: int = 3
-    """Targeted attacks among them."""
+    """Targeted APGD attacks."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,35 +79,35 @@ class EnsembleConfig:
     seeds: tuple[int, ...] = (0, 1, 2)
     """One ensemble per arm, and fresh surrogates, per seed."""
     arms: tuple[str, ...] = ("orig", "clip", "clip+lotos")
-    """``orig``, or terms joined by +, in this order: ``clip``, ``lotos``, ``trs``, ``adversarial``."""
+    """``orig``, or terms in the order of :data:`TERMS`, joined by +."""
     num_members: int = 3
     """Members of an ensemble."""
     num_surrogates: int = 3
-    """Independently trained plain models that the black-box attacks are made on."""
+    """Independently trained plain models, the source of the black-box attacks."""
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     """Images."""
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     """Architecture of members and surrogates."""
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
-    """Recipe of every member of every arm; its objective is cross-entropy, see ``adversarial``."""
+    """Recipe of every member of every arm, with cross-entropy."""
     clip: ClipConfig = dataclasses.field(default_factory=ClipConfig)
-    """Arms with ``clip``."""
+    """Clipping of arms with ``clip``."""
     lotos: Lotos = dataclasses.field(default_factory=Lotos)
-    """Arms with ``lotos``; ``max_length`` is to be read beside ``clip.max_norm``, 0.8 of it as published."""
+    """LOTOS of arms with ``lotos``; published: a ``max_length`` of 0.8 max_norm."""
     trs: Trs = dataclasses.field(default_factory=Trs)
-    """Arms with ``trs``."""
+    """TRS of arms with ``trs``."""
     adversarial: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """Knobs of :class:`unlearn_jax.objectives.AdversarialTraining` in arms with ``adversarial``."""
+    """Options of :class:`unlearn_jax.objectives.AdversarialTraining`."""
     attack: AttackPlan = dataclasses.field(default_factory=AttackPlan)
     """Attacks."""
     num_bootstrap: int = 500
-    """Replicates behind the intervals: test samples and seeds redrawn."""
+    """Replicates of the intervals: test samples and seeds resampled."""
     overhead_steps: int = 20
-    """Steps timed, nine times over, for the cost of clipping and LOTOS; 0 for none."""
+    """Steps of each of nine timings of clipping and LOTOS; 0 for none."""
 
 
 def terms_of(arm: str) -> tuple[str, ...]:
-    """The terms of an arm by its name; none for ``orig``.
+    """Return the terms of an arm by its name; none for ``orig``.
 
     Raises:
       InputError: an unknown term, one given twice, or another order.
@@ -125,95 +124,88 @@ def terms_of(arm: str) -> tuple[str, ...]:
     return terms
 
 
-def make_parts(config: EnsembleConfig) -> dict[str, Part]:
-    """Surrogates, and for every arm an ensemble and the attacks on it, per seed; the cost of a step once.
+def make_artifacts(config: EnsembleConfig) -> list[Artifact]:
+    """Return surrogates, and an ensemble and its attacks per arm, for every seed.
+
+    The last artifact is the cost of a step.
 
     Raises:
       InputError: unusable configuration.
     """
     _check(config)
-    lab, plain = _Lab(config), to_json(config)
+    lab = Lab(config)
+    plain = to_json(config)
     data = {
         key: value
         for key, value in plain["data"].items()
         if config.data.source != "tfds" or key != "path"
     }
     base = {"data": data} | {key: plain[key] for key in ("model", "training")}
-    parts: dict[str, Part] = {}
+    artifacts = []
     for seed in config.seeds:
-        own = base | {
-            "seed": seed,
-            "attack": plain["attack"],
-            "count": config.num_surrogates,
-        }
-        parts[f"surrogates-{seed}"] = Part(own, partial(lab.surrogates, seed))
+        settings = {"seed": seed, "attack": plain["attack"]}
+        surrogates = Artifact(
+            name=f"surrogates-{seed}",
+            settings={**base, **settings, "count": config.num_surrogates},
+            compute=partial(lab.surrogates, seed),
+        )
+        artifacts.append(surrogates)
         for arm in config.arms:
             own = base | {"seed": seed, "arm": arm, "count": config.num_members}
-            own |= {term: plain[term] for term in terms_of(arm)}
-            parts[f"{arm}-{seed}"] = Part(own, partial(lab.train, arm, seed))
-            own = {"attack": plain["attack"], "seed": seed}
-            needs = (f"{arm}-{seed}", f"surrogates-{seed}")
-            parts[f"attack-{arm}-{seed}"] = Part(own, partial(lab.attack, seed), needs)
+            trained = Artifact(
+                name=f"{arm}-{seed}",
+                settings=own | {term: plain[term] for term in terms_of(arm)},
+                compute=partial(lab.train, arm, seed),
+            )
+            attacked = Artifact(
+                name=f"attack-{arm}-{seed}",
+                settings=settings,
+                compute=partial(lab.attack, seed),
+                inputs=(trained, surrogates),
+            )
+            artifacts += [trained, attacked]
     if config.overhead_steps:
-        own = base | {
-            key: plain[key]
-            for key in ("clip", "lotos", "num_members", "overhead_steps")
-        }
-        parts["overhead"] = Part(own, lab.overhead)
-    return parts
+        names = ("clip", "lotos", "num_members", "overhead_steps")
+        settings = base | {name: plain[name] for name in names}
+        artifacts.append(
+            Artifact(name="overhead", settings=settings, compute=lab.overhead)
+        )
+    return artifacts
 
 
 def _check(config: EnsembleConfig) -> None:
     plan = config.attack
-    if len(set(config.seeds)) < len(config.seeds) or len(set(config.arms)) < len(
-        config.arms
-    ):
+    if any(len(set(each)) < len(each) for each in (config.seeds, config.arms)):
         raise InputError("seeds and arms must each be different from one another")
-    if (
-        not config.seeds
-        or not config.arms
-        or config.num_members < 2
-        or config.num_surrogates < 1
-    ):
+    is_small = config.num_members < 2 or config.num_surrogates < 1
+    if not config.seeds or not config.arms or is_small:
         raise InputError(
             "give one seed, one arm and one surrogate at least, and two members"
         )
     for arm in config.arms:
         terms_of(arm)
-    if (
-        plan.main_radius not in plan.radii
-        or list(plan.radii) != sorted(plan.radii)
-        or plan.radii[0] <= 0
-    ):
+    is_rising = list(plan.radii) == sorted(plan.radii) and plan.radii[0] > 0
+    if plan.main_radius not in plan.radii or not is_rising:
         raise InputError(
             "attack.radii must be positive and ascending, and attack.main_radius one of"
             " them"
         )
-    if (
-        min(
-            plan.num_steps,
-            plan.num_samples,
-            plan.strong_samples,
-            plan.strong_steps,
-            config.num_bootstrap,
-        )
-        < 1
-    ):
+    steps = min(plan.num_steps, plan.strong_steps)
+    samples = min(plan.num_samples, plan.strong_samples)
+    if min(steps, samples, config.num_bootstrap) < 1:
         raise InputError(
             "the attacks' steps and samples, and num_bootstrap, must be at least 1"
         )
-    if (
-        config.training.objective != "cross_entropy"
-        or config.training.max_norm is not None
-    ):
+    training = config.training
+    if training.objective != "cross_entropy" or training.max_norm is not None:
         raise InputError(
             "training.objective and training.max_norm are not for ensembles: name arms"
             " instead"
         )
     if config.overhead_steps % config.clip.period:
         raise InputError(
-            "overhead_steps must be a multiple of clip.period, so that clips weigh in a"
-            " step as they should"
+            "overhead_steps must be a multiple of clip.period, so that a step has its"
+            " share of a clip"
         )
 
 
@@ -222,8 +214,12 @@ def _splits(data: DataConfig) -> Splits:
     return load_data(data)
 
 
-class _Lab:
-    """What the parts of one configuration share: data, model, and one object per arm, so that programs are reused."""
+class Lab:
+    """Data, model and arms of one configuration; an arm is built once and reused.
+
+    Args:
+      config: of the study.
+    """
 
     def __init__(self, config: EnsembleConfig) -> None:
         self.config = config
@@ -231,44 +227,54 @@ class _Lab:
 
     @cached_property
     def splits(self) -> Splits:
+        """Training and test samples."""
         return _splits(self.config.data)
 
     @cached_property
     def model(self) -> Model:
-        config, shape = self.config.model, self.splits.train.images.shape[1:]
+        """Architecture of members and surrogates."""
+        config = self.config.model
+        shape = self.splits.train.images.shape[1:]
         fields = {
             key: tuple(v) if isinstance(v, list) else v
             for key, v in config.fields.items()
         }
-        knobs: dict[str, Any] = {"conv": config.conv, "dtype": config.dtype} | fields
-        return models.build(config.name, shape, self.splits.num_classes, **knobs)
+        options: dict[str, Any] = {"conv": config.conv, "dtype": config.dtype}
+        options |= fields
+        return models.build(config.name, shape, self.splits.num_classes, **options)
 
     @property
     def sample(self) -> Array:
+        """An image of zeros ``[1, H, W, C]``."""
         return jnp.zeros((1, *self.splits.train.images.shape[1:]))
 
     @cached_property
     def recipe(self) -> Recipe:
-        train = self.splits.train
+        """Recipe of a plain member."""
+        samples = self.splits.train
         return make_recipe(
-            self.config.training, len(train.labels), self.model, train.images
+            self.config.training, len(samples.labels), self.model, samples.images
         )
 
     @property
     def everyone(self) -> np.ndarray:
+        """Mask of all training samples."""
         return np.ones(len(self.splits.train.labels), bool)
 
     @cached_property
     def targets(self) -> tuple[Array, Array]:
-        """The test images that are attacked, and their labels."""
-        test, count = self.splits.test, self.config.attack.num_samples
-        return to_float(jnp.asarray(test.images[:count])), jnp.asarray(
-            test.labels[:count]
-        )
+        """Test images to attack, and their labels."""
+        test = self.splits.test
+        count = self.config.attack.num_samples
+        images = to_float(jnp.asarray(test.images[:count]))
+        return images, jnp.asarray(test.labels[:count])
 
     def arm(self, name: str) -> tuple[Ensemble, Recipe]:
+        """Return the ensemble of an arm and its members' recipe."""
         if name not in self._arms:
-            config, terms, recipe = self.config, terms_of(name), self.recipe
+            config = self.config
+            terms = terms_of(name)
+            recipe = self.recipe
             objective: Callable[..., Any] = cross_entropy_loss
             if "adversarial" in terms:
                 objective = AdversarialTraining(**config.adversarial)
@@ -286,18 +292,23 @@ class _Lab:
                     model_state=spectral.state_shapes(self.model),
                 )
                 recipe = dataclasses.replace(recipe, tx=optax.chain(recipe.tx, clip))
-            given = {"lotos": config.lotos, "trs": config.trs}
-            given = {key: value for key, value in given.items() if key in terms}
-            self._arms[name] = (
-                Ensemble(
-                    [self.model] * config.num_members, objective=objective, **given
-                ),
-                recipe,
+            ensemble = Ensemble(
+                [self.model] * config.num_members,
+                objective=objective,
+                lotos=config.lotos if "lotos" in terms else None,
+                trs=config.trs if "trs" in terms else None,
             )
+            self._arms[name] = (ensemble, recipe)
         return self._arms[name]
 
-    def train(self, name: str, seed: int) -> Arrays:
-        """One ensemble: its weights, and its layers' true norms."""
+    def train(self, name: str, seed: int) -> dict[str, PyTree]:
+        """Train one ensemble.
+
+        Returns:
+          ``members``, stacked; ``layers``, their names; the layers' true norms
+          ``norms_trained`` at the end of training and ``norms`` after the last clip;
+          ``losses`` and ``lotos`` by epoch.
+        """
         ensemble, recipe = self.arm(name)
         key = jax.random.fold_in(jax.random.key(seed), 0)
         epochs = max(1, min(recipe.num_epochs, 50))
@@ -312,20 +323,23 @@ class _Lab:
         members = list(state.variables)
         trained = self.norms(members)
         if "clip" in terms_of(name):
-            members = [self.settle(one) for one in members]
-        layers = list(
-            spectral.spectral_norms(self.model.apply, members[0], self.sample)
-        )
-        return to_arrays(replicas.stack(members)) | {
-            "layers": np.array(layers),
+            members = [self.clip(one) for one in members]
+        norms = spectral.spectral_norms(self.model.apply, members[0], self.sample)
+        return {
+            "members": replicas.stack(members),
+            "layers": np.array(list(norms)),
             "norms_trained": trained,
             "norms": self.norms(members),
             "losses": np.asarray(losses.members),
             "lotos": np.asarray(losses.lotos),
         }
 
-    def settle(self, member: Variables) -> Variables:
-        """Clipped until Lanczos, which no start misleads, finds every layer within half a percent."""
+    def clip(self, member: Variables) -> Variables:
+        """Clip a member until every layer's norm is within half a percent.
+
+        The norms are Lanczos values, which do not depend on a good start as power
+        iteration's do.
+        """
         for _ in range(8):
             if self.norms([member]).max() <= 1.005 * self.config.clip.max_norm:
                 break
@@ -339,15 +353,23 @@ class _Lab:
         return member
 
     def norms(self, members: Sequence[Variables]) -> np.ndarray:
-        found = [
-            spectral.spectral_norms(self.model.apply, one, self.sample)
-            for one in members
-        ]
-        return np.array([[float(norm) for norm in one.values()] for one in found])
+        """Return the norms ``[M, L]`` of all layers of some members."""
+        rows = []
+        for one in members:
+            norms = spectral.spectral_norms(self.model.apply, one, self.sample)
+            rows.append([float(norm) for norm in norms.values()])
+        return np.array(rows)
 
-    def surrogates(self, seed: int) -> Arrays:
-        """Adversarial images ``[S, R, B, ...]`` of independent plain models, and APGD's at the main radius."""
-        config, plan = self.config, self.config.attack
+    def surrogates(self, seed: int) -> dict[str, np.ndarray]:
+        """Train independent plain models and attack them.
+
+        Returns:
+          For S surrogates and R radii: ``right`` ``[S, B]`` on clean images, PGD's
+          ``images`` ``[S, R, B, ...]`` and success ``fooled`` ``[S, R, B]``, and APGD's
+          ``strong_images`` at the main radius.
+        """
+        config = self.config
+        plan = config.attack
         x, y = self.targets
         strong = plan.strong_samples
         keys = jax.random.split(
@@ -360,14 +382,13 @@ class _Lab:
         found: dict[str, list[Any]] = {
             name: [] for name in ("right", "images", "fooled", "strong_images")
         }
-        for j, key in enumerate(
-            jax.random.split(jax.random.fold_in(jax.random.key(seed), 2), len(keys))
-        ):
+        key_attacks = jax.random.fold_in(jax.random.key(seed), 2)
+        for j, key in enumerate(jax.random.split(key_attacks, len(keys))):
             one = (self.model.apply, replicas.unstack(stacked, j))
             key_pgd, key_apgd = jax.random.split(key)
             result = self.pgd(key_pgd, one, x, y, keep="last")
-            found["right"].append(correct(*one, x, y))
-            found["images"].append(result.images)
+            found["right"].append(np.asarray(correct(*one, x, y)))
+            found["images"].append(np.asarray(result.images))
             found["fooled"].append(np.asarray(result.labels) != np.asarray(y))
             best = _apgd(
                 one[0],
@@ -378,13 +399,19 @@ class _Lab:
                 y[:strong],
                 plan.main_radius / 255,
             )
-            found["strong_images"].append(best)
-        return {
-            name: np.stack([np.asarray(value) for value in values])
-            for name, values in found.items()
-        }
+            found["strong_images"].append(np.asarray(best))
+        return {name: np.stack(values) for name, values in found.items()}
 
-    def pgd(self, key: Array, classifier: Any, x: Array, y: Array, *, keep: Any) -> Any:
+    def pgd(
+        self,
+        key: Array,
+        classifier: tuple[Any, Any],
+        x: Array,
+        y: Array,
+        *,
+        keep: Literal["first", "last"],
+    ) -> AttackResult:
+        """Attack a classifier ``(apply, variables)`` at all radii."""
         plan = self.config.attack
         radii = np.array(plan.radii) / 255
         apply_fn, variables = classifier
@@ -400,16 +427,30 @@ class _Lab:
             batch_size=256,
         )
 
-    def attack(self, seed: int, trained: Arrays, surrogates: Arrays) -> Arrays:
-        """Transfer between members, the ensemble from within and from outside, and what the theory is about."""
-        plan, (x, y), model = self.config.attack, self.targets, self.model
-        members = restore(model, trained)
+    def attack(
+        self, seed: int, trained: Mapping[str, PyTree], surrogates: Arrays
+    ) -> dict[str, np.ndarray]:
+        """Attack an ensemble from within and from outside, and its members.
+
+        Args:
+          seed: of the attacks.
+          trained: from :meth:`train`.
+          surrogates: from :meth:`surrogates`.
+
+        Returns:
+          Booleans per test image: ``clean``, ``members_clean``; fooled by member s at
+          radius r (``source_fooled``) and then another member (``target_fooled``);
+          ``white_``, ``strong_``, ``black_`` and ``strong_black_fooled``; and the
+          arrays of :meth:`theory`.
+        """
+        plan = self.config.attack
+        x, y = self.targets
+        model = self.model
+        members = members_of(trained)
         each = [(model.apply, one) for one in members]
         whole = (ensemble_apply([model] * len(members)), tuple(members))
-        test, labels = (
-            to_float(jnp.asarray(self.splits.test.images)),
-            jnp.asarray(self.splits.test.labels),
-        )
+        test = to_float(jnp.asarray(self.splits.test.images))
+        labels = jnp.asarray(self.splits.test.labels)
         key_pairs, key_white, key_strong = jax.random.split(
             jax.random.fold_in(jax.random.key(seed), 3), 3
         )
@@ -417,12 +458,11 @@ class _Lab:
             self.pgd(k, one, x, y, keep="last")
             for k, one in zip(jax.random.split(key_pairs, len(each)), each, strict=True)
         ]
+        most = 9 if self.splits.num_classes > 3 else 0
         strong = attacks.AutoAttackSmall(
             epsilon=plan.main_radius / 255,
             num_steps=plan.strong_steps,
-            num_targets=min(
-                plan.strong_targets, 9 if self.splits.num_classes > 3 else 0
-            ),
+            num_targets=min(plan.strong_targets, most),
         )
         cut = plan.strong_samples
 
@@ -431,6 +471,15 @@ class _Lab:
             images = jnp.asarray(images)
             return ~np.asarray(correct(apply_fn, variables, images, labels))
 
+        def transferred(result: AttackResult) -> list[list[np.ndarray]]:
+            return [
+                [fooled(one, images, y) for one in each] for images in result.images
+            ]
+
+        white = self.pgd(key_white, whole, x, y, keep="first")
+        robust = attacks.robustness(
+            key_strong, *whole, x[:cut], y[:cut], attack=strong
+        ).robust
         main = plan.radii.index(plan.main_radius)
         result = {
             "clean": np.asarray(correct(*whole, test, labels)),
@@ -440,21 +489,9 @@ class _Lab:
             "source_fooled": np.stack(
                 [np.asarray(r.labels) != np.asarray(y) for r in crafted]
             ),
-            "target_fooled": np.stack(
-                [
-                    [[fooled(one, images, y) for one in each] for images in r.images]
-                    for r in crafted
-                ]
-            ),
-            "white_fooled": (
-                np.asarray(self.pgd(key_white, whole, x, y, keep="first").labels)
-                != np.asarray(y)
-            ),
-            "strong_fooled": ~np.asarray(
-                attacks.robustness(
-                    key_strong, *whole, x[:cut], y[:cut], attack=strong
-                ).robust
-            ),
+            "target_fooled": np.stack([transferred(result) for result in crafted]),
+            "white_fooled": np.asarray(white.labels) != np.asarray(y),
+            "strong_fooled": ~np.asarray(robust),
             "black_fooled": np.stack(
                 [[fooled(whole, im, y) for im in one] for one in surrogates["images"]]
             ),
@@ -468,15 +505,32 @@ class _Lab:
 
     def theory(
         self, members: Sequence[Variables], x: Array, y: Array, crafted: Sequence[Array]
-    ) -> Arrays:
-        """Risks on clean and crafted images, lengths of the perturbations, and slopes seen: for the bounds."""
-        outputs = lambda images: jnp.stack(
-            [_logits(self.model.apply, one, images) for one in members]
-        )
-        clean, moved = (
-            outputs(x),
-            jnp.stack([outputs(images) for images in crafted]),
-        )  # [M, B, C], [S, M, B, C]
+    ) -> dict[str, np.ndarray]:
+        """Return the terms of the risk gap bound.
+
+        Args:
+          members: M of them.
+          x: ``[B, ...]`` clean images.
+          y: ``[B]`` labels.
+          crafted: ``[B, ...]`` of each member.
+
+        Returns:
+          ``clean_risk`` ``[M]``, ``moved_risk`` ``[M, M]`` (row: source),
+          ``mean_length`` ``[M]`` of the perturbations, and ``slope`` ``[M]``, the
+          steepest one seen.
+        """
+
+        def outputs(images: Array) -> Array:
+            apply_fn = self.model.apply
+            return jnp.stack([_logits(apply_fn, one, images) for one in members])
+
+        def risk(logits: Array) -> np.ndarray:
+            labels = jnp.broadcast_to(y, logits.shape[:-1])
+            return np.asarray(jnp.mean(cross_entropy(logits, labels), -1))
+
+        # [M, B, C] and [S, M, B, C]
+        clean = outputs(x)
+        moved = jnp.stack([outputs(images) for images in crafted])
         length = jnp.stack(
             [jnp.sqrt(jnp.sum((images - x) ** 2, (1, 2, 3))) for images in crafted]
         )
@@ -485,18 +539,15 @@ class _Lab:
         tangent = jnp.stack(
             [_jacobian_norms(self.model.apply, one, x[:16]) for one in members]
         )
-        risk = lambda logits: jnp.mean(
-            cross_entropy(logits, jnp.broadcast_to(y, logits.shape[:-1])), -1
-        )
         return {
-            "clean_risk": np.asarray(risk(clean)),
-            "moved_risk": np.asarray(risk(moved)),
+            "clean_risk": risk(clean),
+            "moved_risk": risk(moved),
             "mean_length": np.asarray(jnp.mean(length, -1)),
             "slope": np.asarray(jnp.maximum(secant, jnp.max(tangent, 1))),
         }
 
-    def overhead(self) -> Arrays:
-        """Seconds per step of the arms that cost no more than weights, compiled beforehand."""
+    def overhead(self) -> dict[str, np.ndarray]:
+        """Return the seconds per step of three arms, and those of compiling."""
         names = ("orig", "clip", "clip+lotos")
         runs = {name: self.arm(name) for name in names}
         seconds, compiling = step_seconds(
@@ -518,7 +569,7 @@ def _apgd(
     y: Array,
     radius: float,
 ) -> Array:
-    """Images that fool by the highest margin loss: for attacks that must transfer."""
+    """Return the images of the highest margin loss, for attacks that must transfer."""
     start = attacks.random_start(key, x, epsilon=radius, norm=attacks.linf)
     loss = attacks.difference_of_logits_ratio
     return attacks.apgd(
@@ -536,7 +587,7 @@ def _apgd(
 
 @partial(jax.jit, static_argnums=0)
 def _jacobian_norms(apply_fn: Any, variables: Any, images: Array) -> Array:
-    """``[B]``, the slope of the logits in the image, in L2."""
+    """Return the L2 slope ``[B]`` of the logits in the image."""
 
     def one(image: Array) -> Array:
         jacobian = jax.jacrev(lambda image: apply_fn(variables, image[None])[0])(image)
@@ -545,19 +596,8 @@ def _jacobian_norms(apply_fn: Any, variables: Any, images: Array) -> Array:
     return jax.lax.map(one, images)
 
 
-def to_arrays(stacked: Variables) -> Arrays:
-    """Stacked members as named arrays, for :func:`restore`."""
-    return {
-        f"leaf{i:03d}": np.asarray(leaf)
-        for i, leaf in enumerate(jax.tree.leaves(stacked))
-    }
-
-
-def restore(model: Model, arrays: Mapping[str, np.ndarray]) -> list[Variables]:
-    """The members that :func:`to_arrays` wrote."""
-    tree = jax.tree.structure(jax.eval_shape(model.init, jax.random.key(0)))
-    leaves = [jnp.asarray(arrays[f"leaf{i:03d}"]) for i in range(tree.num_leaves)]
-    return [
-        jax.tree.unflatten(tree, [leaf[j] for leaf in leaves])
-        for j in range(len(leaves[0]))
-    ]
+def members_of(trained: Mapping[str, PyTree]) -> list[Variables]:
+    """Return the members that :meth:`Lab.train` stored."""
+    stacked = variables_of(trained["members"])
+    count = len(trained["norms"])
+    return [replicas.unstack(stacked, j) for j in range(count)]
