@@ -8,7 +8,7 @@ import pytest
 from support.runs import TINY
 
 from unlearn_jax import methods, values
-from unlearn_jax.pipeline import run
+from unlearn_jax.pipeline import Row, run
 from unlearn_jax.pipeline.config import resolve as settings
 from unlearn_jax.pipeline.report.sections import norms_section
 from unlearn_jax.pipeline.report.study import NORM, TERMS, study_tables
@@ -113,23 +113,25 @@ def test_a_method_keeps_the_norms_it_is_told(name, key, blobs, tiny, tiny_variab
 
 
 def test_rows_follow_the_training_unless_they_say_otherwise():
-    training = CLIPPED.training
-    row = {"method": "finetune"}
-    assert settings.options_of(row, training)["max_norm"] == MAX_NORM
-    assert settings.options_of(row, TINY.training)["max_norm"] is None
-    assert "max_norm" not in CLIPPED.rows["finetune"]
+    rows, _ = settings.resolve_rows(CLIPPED)
+    bound = methods.SpectralBound(max_norm=MAX_NORM, clip_period=3)
+    assert rows["finetune"].method.constraints == (bound,)
+    assert rows["amun"].method.constraints == (bound,)
+    rows, _ = settings.resolve_rows(TINY)
+    assert rows["finetune"].method.constraints == ()
+    assert CLIPPED.rows["finetune"].method.constraints == ()
+    own = methods.constrained(methods.FineTune(), 4.0)
+    config = dataclasses.replace(CLIPPED, rows={"own": Row(method=own)})
+    rows, _ = settings.resolve_rows(config)
+    assert [c.max_norm for c in rows["own"].method.constraints] == [4.0]
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [("max_norm", 0.0), ("max_norm", float("inf")), ("clip_period", 0)],
 )
-def test_unusable_norms_are_refused(field, value, splits, tmp_path):
-    bad = dataclasses.replace(
-        CLIPPED, training=dataclasses.replace(CLIPPED.training, **{field: value})
-    )
+def test_unusable_norms_are_refused(field, value):
     with pytest.raises(InputError, match=field):
-        run(bad, tmp_path / "x", splits=splits)
-    assert not (tmp_path / "x").exists()
+        dataclasses.replace(CLIPPED.training, **{field: value})
     with pytest.raises(InputError, match=field):
         methods.constrained(methods.FineTune(), **{"max_norm": 1.0, field: value})
