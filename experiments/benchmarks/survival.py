@@ -45,13 +45,14 @@ from unlearn_jax.pipeline.store.folders import read_manifest
 
 RUN = '''
 """A small run with all stages."""
+from unlearn_jax.methods import AMUN, FineTune
 from unlearn_jax.pipeline import *
 PRESET = RunConfig(
-    title="survival", data=DataConfig(num_train=200, num_test=100), model=ModelConfig(fields={"widths": (16,)}),
+    title="survival", data=DataConfig(num_train=200, num_test=100), model=ModelConfig(widths=(16,)),
     training=TrainingConfig(num_epochs=4000, batch_size=200, learning_rate=0.05), forget=ForgetConfig(seeds=(1,)),
     replicas=ReplicasConfig(originals=(0, 1), references=4, group=2, checkpoint_seconds=0.0),
     attack=AttackConfig(num_radii=8, num_steps=10), audit=AuditConfig(num_bootstrap=50, mis=False),
-    rows={"finetune": {"method": "finetune", "num_epochs": 3}, "amun": {"method": "amun", "num_epochs": 3}},
+    rows={"finetune": Row(method=FineTune(num_epochs=3)), "amun": Row(method=AMUN(num_epochs=3))},
 )
 '''
 PARTS = '''
