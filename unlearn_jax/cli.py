@@ -101,10 +101,11 @@ def run(arguments: list[str]) -> int:
 
 
 def _print_result(result: Any) -> None:
-    from unlearn_jax.pipeline.report.plain import plain_results
-    from unlearn_jax.pipeline.report.tables import terminal_table
+    """Print the table and the checks of a run."""
+    from unlearn_jax.pipeline.report.run import terminal_text
+    from unlearn_jax.pipeline.report.verdict import verdict
 
-    print(terminal_table(plain_results(result)))
+    print(f"{terminal_text(result)}\n\n{verdict(result)}")
     for check in result.checks:
         status = "ok  " if check.passed else "FAIL"
         print(f"{status}  {check.name}. {check.detail}")

@@ -1,4 +1,6 @@
-"""Runs whose networks FastClip holds: originals, oracles, references and what methods make of them."""
+"""Runs whose networks FastClip holds: originals, oracles, references and what methods
+make of them.
+"""
 
 import dataclasses
 
@@ -8,10 +10,10 @@ import pytest
 from support.runs import TINY
 
 from unlearn_jax import methods, values
-from unlearn_jax.pipeline import Row, run, study
+from unlearn_jax.pipeline import Row, run
 from unlearn_jax.pipeline.config import resolve as settings
-from unlearn_jax.pipeline.report import sections as report_sections
-from unlearn_jax.pipeline.report.plain import plain_results
+from unlearn_jax.pipeline.report.sections import norms_section
+from unlearn_jax.pipeline.report.study import NORM, TERMS, study_tables
 from unlearn_jax.pipeline.stages.plan import make_plan
 from unlearn_jax.types import InputError
 
@@ -76,20 +78,20 @@ def test_the_report_gives_the_norms_of_every_row(clipped, splits):
     assert all(
         layer.high < 1.01 * MAX_NORM for row in shown.values() for layer in row.values()
     )
-    section = report_sections.norms(plain_results(results))
-    assert section["max_norm"] == MAX_NORM
-    assert not any(cell["over"] for row in section["rows"] for cell in row["cells"])
+    table = norms_section(results).blocks[0]
+    assert f"bound all of them by {MAX_NORM}" in table.caption
+    assert not any(cell.mark for row in table.rows for cell in row[1:])
     page = (clipped[0] / "report.html").read_text()
     assert "Spectral norms" in page
-    assert section["rows"][-1]["cells"][0]["text"] in page
+    assert table.rows[-1][1].value in page
 
 
 def test_a_study_compares_radius_transfer_and_norms(clipped):
-    said = study.study_markdown({"clipped": plain_results(clipped[1])})
-    assert "**Largest spectral norm**" in said
-    assert "**Distance of the adversarial examples (L2)**" in said
+    tables = {one.title: one for one in study_tables({"clipped": clipped[1]})}
     delta = clipped[1].theory.rows["amun"]["delta"].mean
-    assert f"{delta:.2f}" in said
+    assert f"{delta:.2f}" in tables[TERMS["delta"]].rows[0][1]
+    layers = clipped[1].norms.rows["original"].values()
+    assert tables[NORM].rows[0][1] == max(layer.high for layer in layers)
 
 
 @pytest.mark.parametrize("name", ["finetune", "neggrad_plus"])

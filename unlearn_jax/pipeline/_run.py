@@ -143,14 +143,13 @@ def publish(
     result: records.RunResult, arrays: dict[str, np.ndarray], folder: pathlib.Path
 ) -> None:
     """Write tables, report and, last, ``results.json``."""
-    from unlearn_jax.pipeline.report.plain import plain_results
     from unlearn_jax.pipeline.report.run import write_report, write_tables
 
     def write_arrays(draft: pathlib.Path) -> None:
         np.savez_compressed(draft, **arrays)  # pyright: ignore[reportArgumentType]
 
     store.write_file(folder / "arrays.npz", write_arrays)
-    write_tables(plain_results(result), folder)
-    write_report(plain_results(result), arrays, folder / "report.html")
+    write_tables(result, folder)
+    write_report(result, arrays, folder / "report.html")
     text = json.dumps(result.to_json(), indent=1, allow_nan=False)
     store.write_text(folder / "results.json", text)
