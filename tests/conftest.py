@@ -3,6 +3,7 @@
 Rank promotion and warnings are errors, and no key is used twice.
 """
 
+import ctypes
 import gc
 import os
 import tempfile
@@ -46,6 +47,10 @@ def pytest_runtest_teardown(item, nextitem):
     if nextitem is None or nextitem.path != item.path:
         jax.clear_caches()
         gc.collect()
+        # glibc keeps what is freed, two thirds of a worker's memory, unless asked.
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 @pytest.fixture

@@ -24,10 +24,11 @@ from unlearn_jax.pipeline.measure.rows import (
     measure_rows,
 )
 from unlearn_jax.pipeline.measure.targets import target_distances
-from unlearn_jax.pipeline.stages.models import Parts, row_logits
+from unlearn_jax.pipeline.stages.models import row_logits
 from unlearn_jax.pipeline.stages.plan import Plan
 from unlearn_jax.pipeline.store import clock
 from unlearn_jax.pipeline.store import folders as store
+from unlearn_jax.pipeline.store.artifact import Stored
 from unlearn_jax.train import steps_per_epoch
 from unlearn_jax.types import AttackResult, Status
 
@@ -43,8 +44,8 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 def measure_run(
     plan: Plan,
-    unlearned: Mapping[str, Parts],
-    adversarial: Mapping[str | None, Parts],
+    unlearned: Mapping[str, Stored],
+    adversarial: Mapping[str | None, Stored],
     stages: Sequence[Stage],
     *,
     tuning: records.Tuning | None = None,
@@ -70,7 +71,7 @@ def measure_run(
       ``[1, total]``.
     """
     options = plan.audit
-    with clock.stopwatch() as cost:
+    with clock.stopwatch("audit") as watch:
         pool = plan_pool(plan)
         measured = audit_rows(plan, pool, unlearned)
         arrays = dict(measured.arrays)
@@ -95,7 +96,7 @@ def measure_run(
         theory = None
         if options.theory:
             theory = sections.theory(plan, unlearned, adversarial)
-    stages = (*stages, Stage(name="audit", cached=False, **cost))
+    stages = (*stages, Stage(**dataclasses.asdict(watch.cost)))
     if "" in adversarial:
         arrays |= {name: one[None] for name, one in _outcomes(adversarial[""]).items()}
     costs = row_costs(plan, stages, unlearned, adversarial)
@@ -135,7 +136,7 @@ def measure_run(
             references=plan.num_references,
         ),
         banks={
-            bank.spec.name: bank.spec.key
+            bank.name: bank.artifact.key
             for bank in (plan.originals, plan.oracles, plan.references)
         },
         level=options.level,
@@ -189,7 +190,7 @@ def plan_pool(plan: Plan, *, by_class: bool = True) -> AuditPool:
         plan.forget[plan.runs[:, 1]],
         plan.runs,
         plan.references.logits() if plan.num_references else (),
-        plan.references.spec.member,
+        plan.references.member,
         oracles=oracle_logits(plan) if by_class and plan.is_class else None,
     )
 
@@ -203,7 +204,7 @@ def oracle_logits(plan: Plan) -> tuple[list[np.ndarray], list[np.ndarray]]:
 
 
 def audit_rows(
-    plan: Plan, pool: AuditPool, unlearned: Mapping[str, Parts]
+    plan: Plan, pool: AuditPool, unlearned: Mapping[str, Stored]
 ) -> Measurements:
     """Measure the original, the retrained and all unlearned models of a run."""
     originals = plan.originals.logits()
@@ -248,16 +249,16 @@ def _about(plan: Plan, row: RowResult, cost: records.RowCost | None) -> RowResul
     )
 
 
-def _outcomes(parts: Parts) -> dict[str, np.ndarray]:
+def _outcomes(parts: Stored) -> dict[str, np.ndarray]:
     """Return radius, distance and status of every sample of an attack, ``[total]``."""
     outcomes = {}
     for name in ("epsilon", "distance", "status"):
-        outcomes[name] = np.concatenate([np.ravel(part) for part in parts.read(name)])
+        outcomes[name] = np.concatenate([np.ravel(part) for part in parts.each(name)])
     return outcomes
 
 
 def summarize_attack(
-    plan: Plan, chosen: ResolvedAttack, parts: Parts
+    plan: Plan, chosen: ResolvedAttack, parts: Stored
 ) -> records.AttackSummary:
     """Summarize the outcomes of the adversarial search of one attack."""
     outcomes = _outcomes(parts)
@@ -283,12 +284,12 @@ def summarize_attack(
     )
 
 
-def _attack_gradients(chosen: ResolvedAttack, parts: Parts) -> float:
+def _attack_gradients(chosen: ResolvedAttack, parts: Stored) -> float:
     """Return the gradients of one adversarial set, at most.
 
     Every radius up to the last one counts in full.
     """
-    radii = parts.read("epsilon")
+    radii = parts.each("epsilon")
     if isinstance(chosen.attack, LineSearch):
         return float(np.mean([len(one) for one in radii]))
     first = chosen.epsilon_init
@@ -300,8 +301,8 @@ def _attack_gradients(chosen: ResolvedAttack, parts: Parts) -> float:
 def row_costs(
     plan: Plan,
     stages: Sequence[Stage],
-    unlearned: Mapping[str, Parts],
-    adversarial: Mapping[str | None, Parts],
+    unlearned: Mapping[str, Stored],
+    adversarial: Mapping[str | None, Stored],
 ) -> dict[str, records.RowCost]:
     """Return the cost of one model of each row, absolute and relative to retraining."""
     seconds_of = {
@@ -309,8 +310,8 @@ def row_costs(
         for stage in stages
     }
     retraining = seconds_of.get("retrained", 0.0) / (2 * len(plan.pairs))
-    recipe = plan.oracles.spec.recipe
-    num_retained = int(plan.oracles.spec.member.sum(1).max())
+    recipe = plan.oracles.recipe
+    num_retained = int(plan.oracles.member.sum(1).max())
     num_steps = recipe.num_epochs * steps_per_epoch(num_retained, recipe.batch_size)
     all_gradients = num_steps * recipe.batch_size
     retrain = records.RowCost(
@@ -322,7 +323,7 @@ def row_costs(
     costs = {RETRAINED: retrain, RETRAINED_AGAIN: retrain}
     for name, row in plan.rows.items():
         seconds = seconds_of.get(f"unlearn: {name}", 0.0) / len(plan.runs)
-        counts = [np.sum(count) for count in unlearned[name].read("num_gradients")]
+        counts = [np.sum(count) for count in unlearned[name].each("num_gradients")]
         gradients = float(np.mean([int(count) for count in counts]))
         if row.attack is not None:
             attack = plan.attacks[row.attack]

@@ -13,8 +13,9 @@ from unlearn_jax.layers import unfound
 from unlearn_jax.pipeline.measure import records
 from unlearn_jax.pipeline.measure.pool import AuditPool, Measured
 from unlearn_jax.pipeline.measure.rows import estimate, round_all, rounded
-from unlearn_jax.pipeline.stages.models import Parts, stack_attack, take_models
+from unlearn_jax.pipeline.stages.models import stack_attack, take_models
 from unlearn_jax.pipeline.stages.plan import Plan
+from unlearn_jax.pipeline.store.artifact import Stored
 from unlearn_jax.replicas import map_models
 from unlearn_jax.spectral import spectral_norms
 from unlearn_jax.theory import summarize_terms, theorem_terms
@@ -157,7 +158,7 @@ def klom(
 
 
 def request_scores(
-    plan: Plan, pool: AuditPool, unlearned: Mapping[str, Parts]
+    plan: Plan, pool: AuditPool, unlearned: Mapping[str, Stored]
 ) -> records.Requests:
     """Measure the published score after every request of a sequence.
 
@@ -180,7 +181,7 @@ def request_scores(
     steps = {
         "original": [np.stack([originals[o]] * count) for o in plan.runs[:, 0]],
         "retrained": [np.stack([oracles[p]] * count) for p in plan.pair_of_run],
-        **{name: parts.read("steps") for name, parts in unlearned.items()},
+        **{name: parts.each("steps") for name, parts in unlearned.items()},
     }
     rows = {}
     for name, runs in steps.items():
@@ -235,7 +236,7 @@ def _score_request(
     return {"score": score, **found}
 
 
-def norms(plan: Plan, unlearned: Mapping[str, Parts]) -> records.Norms:
+def norms(plan: Plan, unlearned: Mapping[str, Stored]) -> records.Norms:
     """Compute the spectral norm of every layer, by Lanczos, for the models of each row.
 
     Args:
@@ -251,7 +252,7 @@ def norms(plan: Plan, unlearned: Mapping[str, Parts]) -> records.Norms:
         "retrained_again": [jax.tree.map(lambda leaf: leaf[count:], oracles)],
     }
     for name, parts in unlearned.items():
-        stacks[name] = [stack for _, stack in parts.variables(originals)]
+        stacks[name] = [content["models"] for _, content in parts.pieces()]
     apply = plan.model.apply
     image = jnp.zeros((1, *plan.pool.images.shape[1:]))
 
@@ -285,8 +286,8 @@ def norms(plan: Plan, unlearned: Mapping[str, Parts]) -> records.Norms:
 
 def theory(
     plan: Plan,
-    unlearned: Mapping[str, Parts],
-    adversarial: Mapping[str | None, Parts],
+    unlearned: Mapping[str, Stored],
+    adversarial: Mapping[str | None, Stored],
 ) -> records.Theory:
     """Compute the terms of Theorem 4.1 of every row with adversarial examples.
 
@@ -307,7 +308,8 @@ def theory(
             continue
         order = []
         found = []
-        for items, models in parts.variables(originals):
+        for items, content in parts.pieces():
+            models = content["models"]
             runs = plan.runs[items]
             pairs = plan.pair_of_run[items]
             index = np.stack([np.flatnonzero(plan.forget[s]) for s in runs[:, 1]])
@@ -323,7 +325,7 @@ def theory(
             order += items
         rows[name] = {}
         for key in found[0]:
-            # Parts hold the runs in another order where forget sets differ in size.
+            # Pieces hold the runs in another order where forget sets differ in size.
             values = np.concatenate([np.asarray(part[key]) for part in found])
             values = values[np.argsort(order)]
             rows[name][key] = records.Term(
