@@ -13,7 +13,8 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-USAGE = """usage: unlearn-jax run PRESET --workdir DIR [--dry-run] [--field.sub=value ...]
+USAGE = """usage: unlearn-jax run PRESET --workdir DIR [--original PATH] [--dry-run] [--field.sub=value ...]
+       unlearn-jax export RUN ROW --to DIR [--format FORMAT] [--logits]
        unlearn-jax audit --logits FILE.npz [--to DIR] [--audit.field=value ...]
        unlearn-jax list
        unlearn-jax doctor
@@ -29,6 +30,8 @@ run      trains, attacks, unlearns, audits and reports, or runs another experime
          `unlearn-jax run PRESET --help` shows every field that can be overridden. Several processes share the work if
          each is started with the same command, on the same folders, and --distributed (TPU pods, SLURM), or
          --coordinator=ADDRESS:PORT --num-processes=N --process-id=I.
+         --original PATH unlearns from a model that is trained already: an Orbax folder, safetensors or msgpack.
+export   writes the models of a finished run's row, for Orbax alone to open, with their settings next to them.
 audit    makes the table and the report of models that were trained anywhere, from arrays alone.
 list     shows presets, methods, models and membership signals.
 doctor   prints versions, devices, memory and caches, and checks that this installation computes known numbers.
@@ -93,6 +96,7 @@ def _main(argv: Sequence[str] | None) -> int:
 
     commands = {
         "run": _run,
+        "export": _export,
         "audit": _audit,
         "list": _list,
         "doctor": _doctor,
@@ -252,11 +256,15 @@ def _run(argv: list[str]) -> int:
         raise InputError(
             f"run needs a preset: choose one of {', '.join(sorted(presets.names()))}"
         )
-    workdir, dry, distributed, rest = _own_flags(argv[1:])
+    original, words = _taken(argv[1:], "--original", "a path")
+    workdir, dry, distributed, rest = _own_flags(words)
     if distributed is not None:
         hosts.join(*distributed)
     preset = presets.load(argv[0])
     prog = f"unlearn-jax run {argv[0]} --workdir DIR"
+    if original and (preset.experiment is not None or "" not in preset.variants):
+        raise InputError("--original goes with a preset of one run")
+    own = {"original": original} if original else {}
     if preset.experiment is not None:
         return _run_experiment(preset.name, preset.experiment, workdir, dry, rest, prog)
     variants = {
@@ -268,15 +276,18 @@ def _run(argv: list[str]) -> int:
         for name, config in variants.items():
             config = with_bank(config, workdir)
             said = pipeline.dry_run(
-                config, pathlib.Path(workdir) / name, **_own_parts(preset.hooks, config)
+                config,
+                pathlib.Path(workdir) / name,
+                **_own_parts(preset.hooks, config),
+                **own,
             )
             print(f"{name}:\n{said}" if name else said)
         return 0
     if "" not in variants:  # a study
-        own = {
+        parts = {
             name: _own_parts(preset.hooks, config) for name, config in variants.items()
         }
-        pipeline.run_study(variants, workdir, preset=preset.name, own=own)
+        pipeline.run_study(variants, workdir, preset=preset.name, own=parts)
         if not hosts.here().first:
             return 0
         print((pathlib.Path(workdir) / "study.md").read_text())
@@ -287,6 +298,7 @@ def _run(argv: list[str]) -> int:
         workdir,
         preset=preset.name,
         **_own_parts(preset.hooks, variants[""]),
+        **own,
     )
     # The first of several processes reports.
     if result is None:
@@ -353,6 +365,24 @@ def _own_parts(hooks: dict[str, Any], config: Any) -> dict[str, Any]:
     if "make_loss" in hooks:
         own["loss_fn"] = hooks["make_loss"](own.get("model"))
     return own
+
+
+def _taken(argv: list[str], flag: str, content: str) -> tuple[list[str], list[str]]:
+    """Return the values of a flag that may be given several times, and the rest."""
+    from unlearn_jax.types import InputError
+
+    values = []
+    rest = []
+    words = iter(argv)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name != flag:
+            rest.append(word)
+            continue
+        values.append(value if equals else next(words, ""))
+        if not values[-1] or values[-1].startswith("--"):
+            raise InputError(f"{flag} needs {content}")
+    return values, rest
 
 
 def _own_flags(
@@ -447,6 +477,36 @@ def _prepare(argv: list[str]) -> int:
 
     archive, data_dir = _parse(arguments, argv[1:], f"unlearn-jax prepare {argv[0]}")
     print(f"prepared: {prepare(argv[0], archive=archive, data_dir=data_dir)}")
+    return 0
+
+
+def _export(argv: list[str]) -> int:
+    """Export the models of a row: ``RUN ROW --to DIR``."""
+    from unlearn_jax import pipeline
+    from unlearn_jax.models import ModelFormat
+    from unlearn_jax.types import InputError
+
+    words = list(itertools.takewhile(lambda word: not word.startswith("-"), argv))
+    if len(words) != 2 and not {"-h", "--help"} & set(argv):
+        raise InputError("export needs a working directory and a row: RUN ROW --to DIR")
+
+    def arguments(
+        to: str, format: ModelFormat = "orbax", logits: bool = False
+    ) -> tuple[str, ModelFormat, bool]:
+        """Write the models of a finished run's row, one for each run.
+
+        Args:
+          to: folder to write to; it must not exist.
+          format: of the models.
+          logits: also write logits.npz, for unlearn-jax audit.
+        """
+        return to, format, logits
+
+    to, format, logits = _parse(
+        arguments, argv[len(words) :], "unlearn-jax export RUN ROW", flags=True
+    )
+    folder = pipeline.open(words[0])[words[1]].export(to, format=format, logits=logits)
+    print(f"exported: {folder}")
     return 0
 
 

@@ -88,6 +88,7 @@ def tuning_plan(plan: Plan) -> Plan | None:
         config=dataclasses.replace(
             config, forget=forget, replicas=replicas, audit=audit
         ),
+        original=None,
         avoid=plan.forget.any(0) if plan.forget_known else None,
     )
     check_settings(own.config)

@@ -5,6 +5,7 @@ import hashlib
 import os
 import pathlib
 import zlib
+from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -37,13 +38,14 @@ from unlearn_jax.pipeline.config.schema import (
     digest,
     to_json,
 )
+from unlearn_jax.pipeline.stages.given import Given, stack_given, weights_digest
 from unlearn_jax.pipeline.stages.training import Training
 from unlearn_jax.pipeline.store.artifact import Runner
 from unlearn_jax.pipeline.store.fingerprint import model_digest
 from unlearn_jax.replicas import Mapper, mapper
 from unlearn_jax.spectral import clip
 from unlearn_jax.train import LossFn, Recipe
-from unlearn_jax.types import Dataset, InputError, Model, UnlearnFn
+from unlearn_jax.types import Dataset, InputError, Model, UnlearnFn, Variables
 
 
 def purpose_key(purpose: str, *numbers: int) -> jax.Array:
@@ -72,6 +74,7 @@ class Plan:
       runner: makes and reads whatever the run stores.
       loss_fn: the objective of originals, retrained models and references;
         cross-entropy if None.
+      original: models to unlearn from that were trained elsewhere, stacked.
       avoid: ``[N_train]`` bool, samples that random forget sets keep clear of where
         they can.
     """
@@ -83,6 +86,7 @@ class Plan:
     bank_root: pathlib.Path
     runner: Runner
     loss_fn: LossFn | None = None
+    original: Variables | None = None
     avoid: np.ndarray | None = None
 
     @property
@@ -363,13 +367,20 @@ class Plan:
         if not seeds or len(set(seeds)) < len(seeds):
             raise InputError("replicas.originals must be one or more different seeds")
         keys = [purpose_key("original", seed) for seed in seeds]
-        return self._training(
+        trained = self._training(
             "originals",
             np.ones((len(seeds), count), bool),
             keys,
             self.config.training.num_epochs,
             count,
         )
+        if self.original is None:
+            return trained
+        settings = {
+            name: trained.settings[name] for name in ("data", "num_classes", "model")
+        }
+        settings["weights"] = weights_digest(self.original)
+        return dataclasses.replace(trained, settings=settings, given=self.original)
 
     @cached_property
     def oracles(self) -> Training:
@@ -481,6 +492,7 @@ def make_plan(
     splits: Splits | None = None,
     model: Model | None = None,
     loss_fn: LossFn | None = None,
+    original: Given | Sequence[Given] | None = None,
     workdir: str | os.PathLike[str] | None = None,
 ) -> Plan:
     """Resolves a configuration and refuses what cannot work, before anything is trained or written.
@@ -491,6 +503,8 @@ def make_plan(
       splits: a user's own data instead of ``config.data``.
       model: a user's own network instead of ``config.model``.
       loss_fn: a user's own objective instead of cross-entropy.
+      original: models to unlearn from, instead of training them: variables or paths;
+        the first of ``replicas.originals`` name them.
       workdir: folder of all else that the run stores; ``bank_root`` if None.
 
     Raises:
@@ -506,9 +520,21 @@ def make_plan(
     else:
         model_id = model_digest(model, splits, loss_fn)
     loss_fn = loss_fn or make_objective(config.training, model)
+    given = None
+    if original is not None:
+        given = stack_given(original, model)
+        count = len(jax.tree.leaves(given)[0])
+        seeds = config.replicas.originals[:count]
+        if len(seeds) < count:
+            raise InputError(
+                f"{count} original models are given, and replicas.originals has"
+                f" {len(seeds)} seeds: give as many"
+            )
+        replicas = dataclasses.replace(config.replicas, originals=seeds)
+        config = dataclasses.replace(config, replicas=replicas)
     runner = Runner(pathlib.Path(workdir or bank_root).expanduser().resolve())
     bank_root = pathlib.Path(bank_root)
-    plan = Plan(config, splits, model, model_id, bank_root, runner, loss_fn)
+    plan = Plan(config, splits, model, model_id, bank_root, runner, loss_fn, given)
     _ = (
         plan.rows,
         plan.attacks,
