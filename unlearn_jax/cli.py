@@ -542,10 +542,6 @@ def _audit(argv: list[str]) -> int:
     return 0
 
 
-if __name__ == "__main__":
-    sys.exit(main())
-
-
 def _publish(argv: list[str]) -> int:
     from unlearn_jax.pipeline import publish
     from unlearn_jax.types import InputError
@@ -594,3 +590,7 @@ def _docs(argv: list[str]) -> int:
 
     print(render_reference(_parse(arguments, argv, "unlearn-jax docs")))
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
