@@ -59,6 +59,20 @@ def key():
     return jax.random.key(0)
 
 
+@pytest.fixture
+def replay():
+    """Let a test draw twice from one key, to compare two computations of one draw."""
+    with jax.debug_key_reuse(False):
+        yield
+
+
+@pytest.fixture(scope="module")
+def double():
+    """Compute in float64."""
+    with jax.enable_x64(True):
+        yield
+
+
 @pytest.fixture(scope="session")
 def blobs():
     """Sixty 4x4 images of three classes that a small network can learn and memorize."""

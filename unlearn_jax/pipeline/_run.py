@@ -1,4 +1,4 @@
-"""The run: every stage in order, what is there already reused, the table and the report at the end."""
+"""The run: all stages in order, then the table and the report."""
 
 import dataclasses
 import json
@@ -35,12 +35,12 @@ def run(
     loss_fn: LossFn | None = None,
     original: Given | Sequence[Given] | None = None,
 ) -> records.RunResult | None:
-    """Trains, attacks, unlearns, audits and reports; run again, it goes on where it stopped.
+    """Train, attack, unlearn, audit and report; the same call again resumes.
 
     Args:
       config: the run.
-      workdir: its directory: made if new, continued if it is a run's, refused if it
-        holds anything else.
+      workdir: its directory: made if new, continued if it is of this version, refused
+        if it holds anything else.
       preset: name for the report.
       splits: a user's own data instead of ``config.data``.
       model: a user's own network instead of ``config.model``.
@@ -49,7 +49,7 @@ def run(
         trains retrained models and references only.
 
     Returns:
-      The results, as ``results.json`` holds them; None in all but the first of several
+      The results, as in ``results.json``; None in all but the first of several
       processes.
 
     Raises:
@@ -59,8 +59,8 @@ def run(
         does is reported in its row.)
 
     Warns:
-      DamagedFileWarning: a stored file is not what was written; its folder is moved
-        aside and computed anew.
+      DamagedFileWarning: a stored file is damaged; its folder is moved aside and
+        recomputed.
     """
     place = store.Workdir(workdir)
     this = hosts.here()
@@ -126,7 +126,7 @@ def _train(*trainings: Training, prefix: str = "") -> None:
             training.runner.make(training.artifact, label)
 
 
-def _attack(plan: Plan, prefix: str = "") -> Iterator[tuple[str, Stored]]:
+def _attack(plan: Plan, prefix: str = "") -> Iterator[tuple[str | None, Stored]]:
     """Yield the adversarial sets of all attacks that the rows need."""
     for name in plan.attacks:
         label = f"adversarial sets: {name}" if name else "adversarial sets"
@@ -164,7 +164,7 @@ def _tune(plan: Plan) -> tuple[Plan, records.Tuning | None]:
 def publish(
     result: records.RunResult, arrays: dict[str, np.ndarray], folder: pathlib.Path
 ) -> None:
-    """Write tables, report and results; the last file says that all are there."""
+    """Write tables, report and, last, ``results.json``."""
     from unlearn_jax.pipeline.report.plain import plain_results
     from unlearn_jax.pipeline.report.run import write_report, write_tables
 

@@ -213,7 +213,7 @@ def trials_of(plan: Plan, name: str) -> list[tuple[Artifact, list[int]]]:
             work,
             factory=partial(_factory, name, {**row, **static}, plan),
             settings={"trials": [search.trials[position] for position in positions]},
-            entries=("logits",),
+            logits_only=True,
         )
         found.append((artifact, positions))
     return found
