@@ -264,7 +264,6 @@ def _run(argv: list[str]) -> int:
     prog = f"unlearn-jax run {argv[0]} --workdir DIR"
     if original and (preset.experiment is not None or "" not in preset.variants):
         raise InputError("--original goes with a preset of one run")
-    own = {"original": original} if original else {}
     if preset.experiment is not None:
         return _run_experiment(preset.name, preset.experiment, workdir, dry, rest, prog)
     variants = {
@@ -279,7 +278,7 @@ def _run(argv: list[str]) -> int:
                 config,
                 pathlib.Path(workdir) / name,
                 **_own_parts(preset.hooks, config),
-                **own,
+                original=original or None,
             )
             print(f"{name}:\n{said}" if name else said)
         return 0
@@ -298,7 +297,7 @@ def _run(argv: list[str]) -> int:
         workdir,
         preset=preset.name,
         **_own_parts(preset.hooks, variants[""]),
-        **own,
+        original=original or None,
     )
     # The first of several processes reports.
     if result is None:

@@ -5,7 +5,7 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -37,7 +37,7 @@ class OpenedModels:
     """
 
     path: pathlib.Path
-    index: Sequence[int] | None = None
+    index: np.ndarray | None = None
 
     @cached_property
     def stored(self) -> Stored:
@@ -59,8 +59,7 @@ class OpenedModels:
     def _chosen(self, tree: PyTree) -> Any:
         if self.index is None:
             return tree
-        index = np.asarray(self.index)
-        return jax.tree.map(lambda leaf: leaf[index], tree)
+        return jax.tree.map(lambda leaf: leaf[self.index], tree)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

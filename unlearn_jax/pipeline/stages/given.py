@@ -47,5 +47,5 @@ def weights_digest(variables: PyTree) -> str:
         array = np.ascontiguousarray(leaf)
         name = jax.tree_util.keystr(place)
         sha.update(f"{name}{array.shape}{array.dtype}".encode())
-        sha.update(array.reshape(-1).view(np.uint8))
+        sha.update(array.tobytes())
     return sha.hexdigest()
