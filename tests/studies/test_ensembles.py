@@ -28,7 +28,7 @@ CONFIG = EnsembleConfig(
     arms=("orig", "clip+lotos"),
     num_members=2,
     num_surrogates=1,
-    model=ModelConfig(name="mlp", fields={"widths": (8,)}),
+    model=ModelConfig(name="mlp", widths=(8,)),
     training=TrainingConfig(num_epochs=2, batch_size=100, learning_rate=0.1),
     clip=ClipConfig(max_norm=1.5, period=5),
     lotos=Lotos(max_length=1.0, which="all"),

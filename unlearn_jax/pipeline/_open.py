@@ -18,8 +18,7 @@ from unlearn_jax.models.files import safetensors
 from unlearn_jax.pipeline.arrays import AuditArrays
 from unlearn_jax.pipeline.measure.records import RowResult, RunResult, to_plain
 from unlearn_jax.pipeline.measure.rows import ORIGINAL, RETRAINED, RETRAINED_AGAIN
-from unlearn_jax.pipeline.report.plain import plain_results
-from unlearn_jax.pipeline.report.tables import terminal_table
+from unlearn_jax.pipeline.report.run import terminal_text
 from unlearn_jax.pipeline.store import folders
 from unlearn_jax.pipeline.store.artifact import Stored, open_stored
 from unlearn_jax.types import InputError, PyTree, Variables
@@ -226,7 +225,7 @@ class OpenedRun(Mapping[str, OpenedRow]):
 
     def table(self) -> str:
         """Return the table as text; ``results.table()`` has its numbers."""
-        return terminal_table(plain_results(self.results))
+        return terminal_text(self.results)
 
     def audit_arrays(self, *keys: str) -> AuditArrays:
         """Return the arrays that :func:`audit_arrays` and ``unlearn-jax audit`` take.

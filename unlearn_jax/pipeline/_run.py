@@ -11,7 +11,7 @@ import numpy as np
 from unlearn_jax.data import Splits
 from unlearn_jax.pipeline import tuning
 from unlearn_jax.pipeline.config.resolve import banks_folder
-from unlearn_jax.pipeline.config.schema import RunConfig, to_json
+from unlearn_jax.pipeline.config.schema import RunConfig
 from unlearn_jax.pipeline.measure import records
 from unlearn_jax.pipeline.measure.results import measure_run
 from unlearn_jax.pipeline.stages import models as stages
@@ -78,7 +78,7 @@ def run(
     locks.make_folder(plan.bank_root)
     with place.locked() as folder:
         if this.first:
-            text = json.dumps(to_json(config), indent=1)
+            text = json.dumps(plan.settings, indent=1)
             store.write_text(folder / "config.json", text)
         _train(plan.originals, plan.references)
         plan, tuned = _tune(plan)
@@ -148,31 +148,29 @@ def _tune(plan: Plan) -> tuple[Plan, records.Tuning | None]:
     dict(_attack(own, "tuning: "))
     logits = {}
     for name in own.rows:
-        if tuning.searches(own.config, name):
+        if own.rows[name].space:
             logits[name] = tuning.tune_row(own, name, f"tune: {name}")
     with clock.stopwatch("tuning: audit") as watch:
         found = tuning.choose(own, logits, tuning.shared_samples(plan, own))
     plan.runner.costs.append(watch.cost)
-    rows = dict(plan.config.rows)
+    rows = dict(plan.rows)
     for name, search in found.rows.items():
         if search.chosen is not None:
-            rows[name] = {**rows[name], **search.trials[search.chosen].options}
-    config = dataclasses.replace(plan.config, rows=rows)
-    return dataclasses.replace(plan, config=config), found
+            rows[name] = rows[name].replace(**search.trials[search.chosen].options)
+    return dataclasses.replace(plan, rows=rows), found
 
 
 def publish(
     result: records.RunResult, arrays: dict[str, np.ndarray], folder: pathlib.Path
 ) -> None:
     """Write tables, report and, last, ``results.json``."""
-    from unlearn_jax.pipeline.report.plain import plain_results
     from unlearn_jax.pipeline.report.run import write_report, write_tables
 
     def write_arrays(draft: pathlib.Path) -> None:
         np.savez_compressed(draft, **arrays)  # pyright: ignore[reportArgumentType]
 
     store.write_file(folder / "arrays.npz", write_arrays)
-    write_tables(plain_results(result), folder)
-    write_report(plain_results(result), arrays, folder / "report.html")
+    write_tables(result, folder)
+    write_report(result, arrays, folder / "report.html")
     text = json.dumps(result.to_json(), indent=1, allow_nan=False)
     store.write_text(folder / "results.json", text)
