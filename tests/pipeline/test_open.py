@@ -192,7 +192,7 @@ def test_an_export_overwrites_nothing(folder, tmp_path, capsys):
     assert cli.main(words) == 2
     assert "exists: choose another folder" in capsys.readouterr().err
     assert cli.main(["export", str(folder)]) == 2
-    assert "RUN ROW --to DIR" in capsys.readouterr().err
+    assert "Missing from unlearn-jax export" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [tmp_path / "there"]
 
 
