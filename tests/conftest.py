@@ -3,6 +3,7 @@
 Rank promotion and warnings are errors, and no key is used twice.
 """
 
+import ctypes
 import gc
 import os
 import tempfile
@@ -46,12 +47,30 @@ def pytest_runtest_teardown(item, nextitem):
     if nextitem is None or nextitem.path != item.path:
         jax.clear_caches()
         gc.collect()
+        # glibc keeps what is freed, two thirds of a worker's memory, unless asked.
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 @pytest.fixture
 def key():
     """A fixed key; tests split it by purpose."""
     return jax.random.key(0)
+
+
+@pytest.fixture
+def replay():
+    """Let a test draw twice from one key, to compare two computations of one draw."""
+    with jax.debug_key_reuse(False):
+        yield
+
+
+@pytest.fixture(scope="module")
+def double():
+    """Compute in float64."""
+    with jax.enable_x64(True):
+        yield
 
 
 @pytest.fixture(scope="session")

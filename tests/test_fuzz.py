@@ -549,6 +549,26 @@ def test_summarize(given_, level):
         assert np.isnan(found.low) or found.low <= found.mean <= found.high
 
 
+@fuzz()
+@given(
+    sizes.flatmap(lambda n: real((n,)) | real((n, 2), hard=False)),
+    st.none() | arrays(np.int32, (4, 2), elements=st.integers(-1, 2)),
+    st.sampled_from([1, 20, 0]),
+    LEVELS,
+)
+def test_summarize_runs(values, factors, num_replicates, level):
+    found = call(
+        audit.summarize_runs,
+        values,
+        factors=factors,
+        num_replicates=num_replicates,
+        level=level,
+    )
+    if found is not None:
+        check(found.mean)
+        assert np.isnan(found.low) or found.low <= found.mean <= found.high
+
+
 @fuzz(0.5)
 @given(
     *[sizes.flatmap(fractions)] * 3,

@@ -8,9 +8,12 @@ import re
 from decimal import Decimal
 
 import pytest
+from support.runs import TINY
 
-from unlearn_jax import METHODS, InputError, cli
+from unlearn_jax import METHODS, InputError, cli, pipeline
+from unlearn_jax.audit import Estimate
 from unlearn_jax.pipeline import publish
+from unlearn_jax.pipeline.measure import records
 from unlearn_jax.pipeline.publish import GROUPS, ResultTable, Value
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -209,7 +212,7 @@ def test_an_experiment_is_published_as_shown(tmp_path):
         "costs": [{"name": "fit", "seconds": 90.0}],
         "versions": {"unlearn_jax": "0.2.0", "python": "3.11", "jax": "0.10.2"},
         "config": {},
-        "config_hash": "0",
+        "config_hash": "0123456789abcdef",
     }
     (tmp_path / "results.json").write_text(json.dumps(data))
     path, result = publish.publish(tmp_path, tmp_path / "bars.json")
@@ -220,6 +223,7 @@ def test_an_experiment_is_published_as_shown(tmp_path):
     assert str(table.rows[0][1]) == "1.23 ± 0.50 [1.00, 1.50]"
     assert table.rows[1][1:] == (None, "none")
     assert result.code == publish.code_digest("rbm_bars")
+    assert result.settings == "0123456789ab"
     assert result.time == "1.5 minutes"
 
 
@@ -252,3 +256,125 @@ def test_the_reference_renders_without_a_warning(tmp_path):
     assert "Fine-tuning on each forget sample" in page
     assert "~unlearn_jax" not in page
     assert "======" not in page
+
+
+def made_up_run(name, date):
+    """Results of a run with a search, KLoM and two requests."""
+    cell = Estimate(51.5, 1.25, 50.0, 53.04, 4, 0)
+    score = records.RequestScore(score=cell, fr_auc=cell, ft_auc=cell, values={})
+    distance = records.KlomDistance(mean=cell, median=0.5, p95=2.0)
+    trial = records.Trial(options={"learning_rate": 0.0306}, metrics={})
+    search = records.RowSearch(space={}, trials=(trial,), chosen=0)
+    cost = records.RowCost(
+        gradients=1.0, relative_gradients=0.4, seconds=1.0, relative=None
+    )
+    rows = (
+        records.RowResult(key="original", label="Original", metrics={"ft_auc": cell}),
+        records.RowResult(key="amun", label="AMUN", metrics={}, cost=cost),
+    )
+    return records.RunResult(
+        title="Tiny",
+        preset=name,
+        command=f"unlearn-jax run {name} --workdir runs/{name}",
+        date=date,
+        device="2 x cpu",
+        versions={"unlearn_jax": "0.2.0", "python": "3.11.7", "jax": "0.10.2"},
+        data=records.DataSummary(
+            name="digits",
+            num_train=60,
+            num_test=30,
+            num_classes=3,
+            image_shape=(4, 4, 1),
+            digest="ab",
+        ),
+        design=records.Design(
+            forget_kind="random",
+            originals=2,
+            forget_sets=2,
+            repeats=1,
+            runs=4,
+            num_forget=6,
+            references=8,
+        ),
+        level=0.95,
+        num_bootstrap=20,
+        metrics=(
+            records.Metric(
+                key="ft_auc", label="FT AUC", unit="%", direction="50", description=""
+            ),
+        ),
+        rows=rows,
+        runs=(),
+        stages=(
+            records.Stage(
+                name="train",
+                seconds=30.0,
+                compile_seconds=1.0,
+                peak_memory_mb=1.0,
+                cached=False,
+            ),
+        ),
+        tuning=records.Tuning(
+            originals=(1,), sets=(1,), shared=0.0, original=cell, rows={"amun": search}
+        ),
+        klom=records.Klom(num_models=4, rows={"amun": {"forget": distance}}),
+        requests=records.Requests(count=2, size=3, rows={"amun": (score, score)}),
+    )
+
+
+def test_a_run_is_published_as_shown(tmp_path):
+    run = made_up_run("digits", "2026-11-28T12:00:00+00:00")
+    (tmp_path / "results.json").write_text(json.dumps(run.to_json()))
+    _, result = publish.publish(tmp_path, tmp_path / "tiny.json")
+    assert result.date == "2026-11-28"
+    assert result.command == "unlearn-jax run digits --workdir runs/digits"
+    assert result.versions == {
+        "unlearn_jax": "0.2.0",
+        "Python": "3.11.7",
+        "JAX": "0.10.2",
+    }
+    assert len(result.settings) == 12
+    assert result.chosen == {"AMUN": "learning_rate 0.0306"}
+    assert result.seeds.startswith("4 runs (2 originals x 2 forget sets of 6 samples)")
+    main, klom, requests = result.tables
+    assert main.columns == ("row", "FT AUC", "Cost")
+    assert main.units == ("", "%", "")
+    shown = [[str(cell) for cell in row] for row in main.rows]
+    assert shown == [
+        ["Original", "51.5 ± 1.2 [50.0, 53.0]", "None"],
+        ["AMUN", "None", "0.40"],
+    ]
+    assert klom.title == "KLoM of 4 models"
+    assert str(klom.rows[0][1]) == "51.5 ± 1.2 [50.0, 53.0]"
+    assert requests.columns == ("row", "Request 1", "Request 2")
+
+
+def test_a_study_is_published_in_the_order_of_its_runs(tmp_path):
+    for hour, name in enumerate(["plain", "adversarial"]):
+        run = made_up_run("trades_digits", f"2026-11-28T1{hour}:00:00+00:00")
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(json.dumps(run.to_json()))
+    _, result = publish.publish(tmp_path, tmp_path / "trades_digits.json")
+    titles = [table.title for table in result.tables if "FT AUC" in table.columns]
+    assert titles == ["plain", "adversarial"]
+    assert list(result.chosen) == ["AMUN, plain", "AMUN, adversarial"]
+    assert result.time == "1.0 minutes"
+
+
+@pytest.mark.slow
+def test_a_run_is_published_with_its_command_and_numbers(tmp_path):
+    found = pipeline.run(TINY, tmp_path / "run", preset="digits")
+    path, result = publish.publish(tmp_path / "run", tmp_path / "tiny.json")
+    assert publish.read_result(path) == result
+    assert result.name == "tiny"
+    assert result.code == publish.code_digest("digits")
+    assert "4 runs (2 originals x 2 forget sets of 180 samples)" in result.seeds
+    (table,) = result.tables
+    assert table.columns[0] == "row"
+    assert table.columns[-1] == "Cost"
+    assert [row[0] for row in table.rows] == [row.label for row in found.rows]
+    column = table.columns.index("FT AUC")
+    for row, shown in zip(found.rows, table.rows, strict=True):
+        assert float(shown[column].mean) == round(row.metrics["ft_auc"].mean, 1)
+    assert "code has changed" not in publish.provenance(result, result.code)
+    assert cli.main(["publish", str(tmp_path / "run"), "--to", str(path)]) == 0

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 USAGE = """usage: unlearn-jax run PRESET --workdir DIR [--dry-run] [--field.sub=value ...]
+       unlearn-jax audit --logits FILE.npz [--to DIR] [--audit.field=value ...]
        unlearn-jax list
        unlearn-jax doctor
        unlearn-jax prepare {cifar10,cifar100,mnist} --archive FILE --data-dir DIR
@@ -28,6 +29,7 @@ run      trains, attacks, unlearns, audits and reports, or runs another experime
          `unlearn-jax run PRESET --help` shows every field that can be overridden. Several processes share the work if
          each is started with the same command, on the same folders, and --distributed (TPU pods, SLURM), or
          --coordinator=ADDRESS:PORT --num-processes=N --process-id=I.
+audit    makes the table and the report of models that were trained anywhere, from arrays alone.
 list     shows presets, methods, models and membership signals.
 doctor   prints versions, devices, memory and caches, and checks that this installation computes known numbers.
 prepare  turns an official archive that you have downloaded into a TFDS data set, without TensorFlow.
@@ -91,6 +93,7 @@ def _main(argv: Sequence[str] | None) -> int:
 
     commands = {
         "run": _run,
+        "audit": _audit,
         "list": _list,
         "doctor": _doctor,
         "prepare": _prepare,
@@ -190,7 +193,14 @@ def configure_jax(switches: Sequence[str] = ()) -> None:
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def _parse(kind: Any, argv: Sequence[str], prog: str, default: Any = None) -> Any:
+def _parse(
+    kind: Any,
+    argv: Sequence[str],
+    prog: str,
+    default: Any = None,
+    *,
+    flags: bool = False,
+) -> Any:
     """Reads a command line with tyro, whose errors become one line.
 
     Raises:
@@ -208,7 +218,7 @@ def _parse(kind: Any, argv: Sequence[str], prog: str, default: Any = None) -> An
                 args=list(argv),
                 prog=prog,
                 **({} if default is None else {"default": default}),
-                config=(tyro.conf.FlagConversionOff,),
+                config=() if flags else (tyro.conf.FlagConversionOff,),
             )
     except SystemExit as stop:
         if not stop.code:
@@ -234,8 +244,6 @@ def _parse(kind: Any, argv: Sequence[str], prog: str, default: Any = None) -> An
 def _run(argv: list[str]) -> int:
     from unlearn_jax import pipeline
     from unlearn_jax.pipeline import presets
-    from unlearn_jax.pipeline.report.plain import plain_results
-    from unlearn_jax.pipeline.report.tables import terminal_table
     from unlearn_jax.pipeline.store import hosts
     from unlearn_jax.pipeline.study import with_bank
     from unlearn_jax.types import InputError
@@ -283,12 +291,20 @@ def _run(argv: list[str]) -> int:
     # The first of several processes reports.
     if result is None:
         return 0
+    _print_result(result)
+    print(f"\nreport: {pathlib.Path(workdir) / 'report.html'}")
+    return 0
+
+
+def _print_result(result: Any) -> None:
+    """Print the table and the checks of a run."""
+    from unlearn_jax.pipeline.report.plain import plain_results
+    from unlearn_jax.pipeline.report.tables import terminal_table
+
     print(terminal_table(plain_results(result)))
     for check in result.checks:
         status = "ok  " if check.passed else "FAIL"
         print(f"{status}  {check.name}. {check.detail}")
-    print(f"\nreport: {pathlib.Path(workdir) / 'report.html'}")
-    return 0
 
 
 def _run_experiment(
@@ -434,8 +450,36 @@ def _prepare(argv: list[str]) -> int:
     return 0
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _audit(argv: list[str]) -> int:
+    """Audit models by their logits: ``--logits FILE.npz --to DIR``."""
+    from unlearn_jax import pipeline
+
+    defaults = pipeline.AuditConfig()
+
+    def arguments(
+        logits: str,
+        to: str | None = None,
+        title: str = "Audit of logits",
+        audit: pipeline.AuditConfig = defaults,
+    ) -> tuple[str, str | None, str, pipeline.AuditConfig]:
+        """Audit models by their logits alone.
+
+        Args:
+          logits: the .npz file of arrays: target, labels, train, forget, references,
+            member, and optionally original, retrained, retrained_again.
+          to: folder for report, tables and results; only the table is shown without.
+          title: heading of the report.
+          audit: options of the audit.
+        """
+        return logits, to, title, audit
+
+    logits, to, title, config = _parse(arguments, argv, "unlearn-jax audit")
+    arrays = pipeline.AuditArrays.load(logits)
+    result = pipeline.audit_arrays(arrays, config, title=title, folder=to)
+    _print_result(result)
+    if to is not None:
+        print(f"\nreport: {pathlib.Path(to) / 'report.html'}")
+    return 0
 
 
 def _publish(argv: list[str]) -> int:
@@ -486,3 +530,7 @@ def _docs(argv: list[str]) -> int:
 
     print(render_reference(_parse(arguments, argv, "unlearn-jax docs")))
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -138,10 +138,10 @@ def audit(scores: dict[str, np.ndarray], member: np.ndarray, repeats: int) -> bo
         "per_sample, offline": {"mode": "offline"},
         "per_sample, offline, cdf": {"mode": "offline", "offline_score": "cdf"},
     }
-    for name, knobs in cases.items():
+    for name, options in cases.items():
         measure(
             f"LiRA, all targets: {name}",
-            lambda k=knobs: lira_leave_one_out(margin, member, **k),
+            lambda k=options: lira_leave_one_out(margin, member, **k),
             member,
             repeats,
         )
@@ -166,14 +166,14 @@ def audit(scores: dict[str, np.ndarray], member: np.ndarray, repeats: int) -> bo
         np.allclose(fast[:LOOP], loop),
         np.allclose(every[0], first, rtol=0, atol=1e-4),
     ]  # a tie may round away
-    for knobs in cases.values():
-        rows = lira_leave_one_out(margin, member, balance=False, **knobs)
+    for options in cases.values():
+        rows = lira_leave_one_out(margin, member, balance=False, **options)
         for m in range(CHECKED):
             alone = lira(
                 margin[m],
                 np.delete(margin, m, axis=0),
                 np.delete(member, m, axis=0),
-                **knobs,
+                **options,
             )
             equal.append(np.allclose(rows[m], alone, rtol=1e-6, atol=1e-6))
     return all(equal)

@@ -126,7 +126,7 @@ def load(
 
 def grow(
     classifier: type,
-    knobs: dict,
+    options: dict,
     x: np.ndarray,
     y: np.ndarray,
     members: np.ndarray,
@@ -149,7 +149,7 @@ def grow(
         1
     ):  # boosting's threads spin: 20 times slower where another process needs a core
         grown = [
-            classifier(random_state=1000 * seed + m, **knobs).fit(x[of], y[of])
+            classifier(random_state=1000 * seed + m, **options).fit(x[of], y[of])
             for m, of in enumerate(members)
         ]
     return [functools.partial(predict, trees) for trees in grown]
@@ -288,7 +288,7 @@ def main() -> int:
         "--num-seeds",
         type=int,
         default=3,
-        help="each draws data, split and models anew",
+        help="each draws other data, split and models",
     )
     parser.add_argument(
         "--num-samples",

@@ -68,6 +68,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from unlearn_jax.pipeline.store.folders import read_manifest
+
 RUN = '''
 """A small run with all stages."""
 from unlearn_jax.pipeline import *
@@ -80,10 +82,10 @@ PRESET = RunConfig(
 )
 '''
 PARTS = '''
-"""A small experiment of nine parts, 24 MB each but the last."""
+"""A small experiment of nine artifacts, 24 MB each but the last."""
 import dataclasses
 import numpy as np
-from unlearn_jax.pipeline import Experiment, Page, Part, Table
+from unlearn_jax.pipeline import Artifact, Experiment, Page, Table
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -95,13 +97,21 @@ def walk(seed):
     steps = np.random.default_rng(seed).normal(size=(1000, 3000))
     return {"x": steps.cumsum(1), "end": steps.sum(1)}
 
-def parts(config):
-    walks = {f"walk-{seed}": Part({"seed": seed}, lambda seed=seed: walk(seed)) for seed in config.seeds}
-    total = lambda *found: {"sum": sum(one["end"].sum() for one in found)}
-    return {**walks, "total": Part({}, total, needs=tuple(walks))}
+def total(*walks):
+    return {"sum": sum(one["end"].sum() for one in walks)}
 
-EXPERIMENT = Experiment("Survival", Config(), parts, lambda config, found: Page(
-    f"The sum is {found['total']['sum']}.", [Table("Numbers", ["what", "sum"], [["all", float(found["total"]["sum"])]])]))
+def artifacts(config):
+    walks = [
+        Artifact(name=f"walk-{seed}", settings={"seed": seed}, compute=lambda seed=seed: walk(seed))
+        for seed in config.seeds
+    ]
+    return [*walks, Artifact(name="total", settings={}, compute=total, inputs=tuple(walks))]
+
+def page(config, found):
+    table = Table("Numbers", ["row", "sum"], [["all", float(found["total"]["sum"])]])
+    return Page(f"The sum is {found['total']['sum']}.", [table])
+
+EXPERIMENT = Experiment("Survival", Config(), artifacts, page)
 '''
 CHILD = """
 import faulthandler, functools, signal, sys
@@ -119,36 +129,33 @@ TIMES = ("date", "created", "command", "stages", "device", "cost", "costs", "ban
 """Parts of ``results.json`` that two equal runs may differ in."""
 
 PHASES: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("checkpoint write", ("bank.py save",)),
-    ("checkpoint write", ("checkpoint_manager.py _finalize",)),
-    ("checkpoint read", ("bank.py restore",)),
-    ("training: group written", ("bank.py _train_group", "store.py write_folder")),
-    ("training", ("bank.py _train_group",)),
-    ("bank: checked, locked", ("bank.py ensure",)),
-    ("adversarial sets: part written", ("stages.py attack", "store.py write_folder")),
-    ("adversarial sets", ("stages.py attack",)),
-    ("unlearning: part written", ("stages.py unlearn", "store.py write_folder")),
-    ("unlearning", ("stages.py unlearn",)),
-    ("audit", ("run.py _audit",)),
-    ("audit", ("sections.py make_sections",)),
-    ("report", ("run.py _publish",)),
-    ("part written", ("experiment.py _compute", "store.py write_folder")),
-    ("part computed", ("experiment.py _compute",)),
-    ("part checked, read", ("experiment.py run_experiment", "store.py read_manifest")),
-    ("part checked, read", ("experiment.py run_experiment", "store.py load_arrays")),
-    ("report", ("experiment_report.py publish",)),
-    ("between stages", ("run.py run",)),
+    ("checkpoint write", ("artifact.py save",)),
+    ("checkpoint read", ("artifact.py restore",)),
+    ("training: piece written", ("_run.py _train", "folders.py write_folder")),
+    ("training", ("training.py _train",)),
+    ("models: checked, locked", ("_run.py _train",)),
+    ("adversarial sets: written", ("_run.py _attack", "folders.py write_folder")),
+    ("adversarial sets", ("_run.py _attack",)),
+    ("unlearning: written", ("_run.py _unlearn", "folders.py write_folder")),
+    ("unlearning", ("_run.py _unlearn",)),
+    ("audit", ("results.py measure_run",)),
+    ("report", ("_run.py _publish",)),
+    ("artifact written", ("artifact.py _compute", "folders.py write_folder")),
+    ("artifact computed", ("artifact.py _compute",)),
+    ("artifact checked", ("artifact.py make",)),
+    ("report", ("page.py publish",)),
+    ("between stages", ("_run.py run",)),
     ("between stages", ("experiment.py run_experiment",)),
 )
 """What a process is at, by functions that are all on its stacks; the first that fits."""
 OTHER = "start: imports, data, plan"
 
 WRITES = {
-    "checkpoint": "banks/*/training-*/*tmp*",
-    "group of models": "banks/*/.models-*",
-    "adversarial sets": "run/attack-*/.part-*",
-    "unlearned models": "run/unlearn-*/.part-*",
-    "report": "run/.*-*",
+    "checkpoint": "banks/*/unfinished-*/.*",
+    "group of models": "banks/*/.items-*[0-9]",
+    "adversarial sets": "run/attack-*/.items-*[0-9]",
+    "unlearned models": "run/unlearn-*/.items-*[0-9]",
+    "report": "run/.[acrt]*-*",
 }
 """Files under way, by pattern."""
 
@@ -239,20 +246,16 @@ def content(folder: pathlib.Path) -> dict[str, bytes]:
             found[name] = np.load(file).tobytes()
         elif file.suffix == ".npz":
             with np.load(file) as stored:
-                found |= {
-                    f"{name}:{key}": np.ascontiguousarray(stored[key]).tobytes()
-                    for key in stored.files
-                }
+                for key in stored.files:
+                    array = np.ascontiguousarray(stored[key])
+                    found[f"{name}:{key}"] = array.tobytes()
         elif file.name == "manifest.json":
+            # Orbax names its files at random; the manifest has digests of the values
             manifest = json.loads(file.read_text())
-            files = {
-                key: value
-                for key, value in manifest["files"].items()
-                if key != file.name
-            }
-            found[name] = json.dumps(
-                {**manifest, "cost": None, "files": files}, sort_keys=True
-            ).encode()
+            if read_manifest(file.parent) is None:
+                raise SystemExit(f"{file.parent} is not whole")
+            kept = {**manifest, "cost": None, "files": None}
+            found[name] = json.dumps(kept, sort_keys=True).encode()
     return found
 
 
@@ -277,7 +280,7 @@ def compare(
     odd = [
         path
         for path in folder.rglob("*")
-        if re.match(r"\..+-\d+(\.\w+)?$|training-|damaged-", path.name)
+        if re.match(r"\..+-\d+(\.(?!lock)\w+)?$|unfinished-|damaged-", path.name)
     ]
     if odd and not left:
         raise SystemExit(f"left behind: {odd[:5]}")

@@ -50,7 +50,7 @@ from collections.abc import Callable, Iterable
 
 from survival import RUN, Case, begun, compare, end, uninterrupted, wait_until
 
-from unlearn_jax.pipeline.store.folders import Workdir
+from unlearn_jax.pipeline.store.folders import Workdir, find_manifest
 
 DAMAGE: dict[str, Callable[[bytes], bytes] | None] = {
     "truncated": lambda data: data[: len(data) // 2],
@@ -80,12 +80,13 @@ def damage_finished(
 ) -> None:
     """Damages one file of every stored folder at a time, until each has been; every one must be named and rebuilt."""
     patterns = (
-        "banks/originals-*/models-*",
-        "banks/references-*/models-*",
-        "banks/retrained-*/models-*",
+        "banks/originals-*/items-*",
+        "banks/references-*/items-*",
+        "banks/retrained-*/items-*",
+        "run/attack-*/items-*",
+        "run/unlearn-amun-*/items-*",
     )
-    patterns += ("run/attack-*/part-*", "run/unlearn-amun-*/part-*")
-    stored = [sorted(min(whole.glob(pattern)).iterdir()) for pattern in patterns]
+    stored = [sorted(files_of(min(whole.glob(pattern)))) for pattern in patterns]
     others = [
         file
         for file in sorted((whole / "run").iterdir())
@@ -111,9 +112,9 @@ def damage_finished(
             said = case.finish(folder)
             compare(folder, expected, left=True)
             for file in files:
+                named = "/".join(file.parts[-3:])
                 if (
-                    f"{'/'.join(file.parts[-3:])} is missing, truncated or changed"
-                    not in said
+                    f"{named} is missing, truncated or changed" not in said
                     or not set_aside(file)
                 ):
                     raise SystemExit(f"{file}, {how}: not noticed:\n{said}")
@@ -136,16 +137,15 @@ def damage_finished(
 
 
 def set_aside(file: pathlib.Path) -> bool:
-    """Whether the folder of a file has been moved out of the way, and another one is there."""
-    return (
-        file.exists()
-        and file.parent.with_name(f"damaged-{file.parent.name}-0").is_dir()
-    )
+    """Return whether the piece of a file was moved aside, and a sound one exists."""
+    piece = next(path for path in file.parents if path.name.startswith("items-"))
+    aside = piece.with_name(f"damaged-{piece.name}-0")
+    return aside.is_dir() and find_manifest(piece) is not None
 
 
 def kind_of(file: pathlib.Path, folder: pathlib.Path) -> str:
     """A file's place without numbers and keys."""
-    return re.sub(r"-[0-9a-f]{8,}|-\d+|\d+/", "", str(file.relative_to(folder)))
+    return re.sub(r"-?[0-9a-f]{8,}|-\d+|\d+/", "", str(file.relative_to(folder)))
 
 
 def damage_checkpoints(
@@ -167,7 +167,7 @@ def damage_checkpoints(
     cells += [
         (list(range(len(steps_of(under_way)))), name, "truncated")
         for name in names
-        if name.suffix == ".npz"
+        if name.name == "manifest.json"
     ]
     for which, name, how in cells:
         folder = case.root / "damaged"
@@ -179,20 +179,16 @@ def damage_checkpoints(
         compare(folder, expected, left=True)
         named = f"checkpoint {steps[-1]} is truncated or changed" in said
         what = f"checkpoint: {name} of the {'newest' if len(which) == 1 else 'all'}"
-        if not named and name.suffix == ".npz":
+        if not named:
             raise SystemExit(f"{what}, {how}: not noticed:\n{said}")
-        print(
-            f"ok  {how:14} {what:36} {'named, set aside' if named else 'not needed'},"
-            " same result",
-            flush=True,
-        )
+        print(f"ok  {how:14} {what:36} named, set aside, same result", flush=True)
         shutil.rmtree(folder)
 
 
 def steps_of(folder: pathlib.Path) -> list[pathlib.Path]:
     """Finished checkpoints of the group under way, oldest first."""
     found = [
-        step for step in folder.glob("banks/*/training-*/*") if step.name.isdecimal()
+        step for step in folder.glob("banks/*/unfinished-*/*") if step.name.isdecimal()
     ]
     return sorted(found, key=lambda step: int(step.name))
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.small import linear
 
 from unlearn_jax import attacks, models, train
 from unlearn_jax.losses import cross_entropy
@@ -19,10 +20,6 @@ module = importlib.import_module("unlearn_jax.attacks._apgd")
 SHAPE = (4, 4, 1)
 RNG = np.random.default_rng(11)
 WEIGHTS = RNG.normal(size=(16, 5)).astype("f4")
-
-
-def linear(weights, images):
-    return images.reshape(len(images), -1) @ weights
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.small import linear
 
 from unlearn_jax import attacks
 from unlearn_jax.losses import cross_entropy
@@ -15,10 +16,6 @@ from unlearn_jax.types import AttackResult, InputError, Status
 
 SHAPE = (4, 4, 1)
 RNG = np.random.default_rng(21)
-
-
-def linear(weights, images):
-    return images.reshape(len(images), -1) @ weights
 
 
 def transferring(*, epsilon=8 / 255, num_steps=50):

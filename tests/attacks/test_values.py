@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.small import linear
 
 from unlearn_jax import attacks, models, objectives, values
 from unlearn_jax.losses import cross_entropy, kl_from_logits, log_odds
@@ -25,10 +26,6 @@ EVERY_ATTACK = [
     attacks.LegacyPGD(mean=(0.5,), std=(0.2,)),
     attacks.CappedFailures(attack=attacks.LineSearch(), fraction=0.25),
 ]
-
-
-def linear(weights, images):
-    return images.reshape(len(images), -1) @ weights
 
 
 LABELS = jnp.argmax(linear(WEIGHTS, IMAGES), -1).astype(jnp.int32)

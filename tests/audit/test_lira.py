@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.small import half_design
 
 from unlearn_jax.audit import auc, auc_interval, lira, lira_leave_one_out
 from unlearn_jax.types import InputError
@@ -27,11 +28,6 @@ KNOBS = [
         VARIANCES, ["median", "mean"], MODES
     )
 ]
-
-
-def half_design(rng, models, samples):
-    """``[M, N]`` bool, each sample in exactly half the models."""
-    return rng.random((models, samples)).argsort(0) < models // 2
 
 
 def log_normal(x, mean, std):

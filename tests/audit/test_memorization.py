@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.small import half_design
 
 from unlearn_jax.audit import (
     correctness,
@@ -18,11 +19,6 @@ from unlearn_jax.audit import (
     softmax_confidence,
 )
 from unlearn_jax.types import InputError
-
-
-def half_design(rng, models, samples):
-    """``[M, N]`` bool, each sample in exactly half the models."""
-    return rng.random((models, samples)).argsort(0) < models // 2
 
 
 @settings(deadline=None, max_examples=60)

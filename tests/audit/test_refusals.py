@@ -121,6 +121,10 @@ REFUSED = [
     ),
     # bootstrap
     (
+        lambda: audit.summarize_runs(ONES, factors=[[0], [1]]),
+        "2 rows of factors for 4 values: pass one row a value",
+    ),
+    (
         lambda: audit.sample_weights(RNG, 2, ONES),
         "strata are float64 of shape \\(4,\\): pass one integer per sample",
     ),

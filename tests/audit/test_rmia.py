@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from support import oracles
+from support.small import half_design
 
 from unlearn_jax.audit import auc, dominated_fraction, rmia, rmia_ratio
 from unlearn_jax.types import InputError
@@ -22,11 +23,6 @@ TIED = arrays(
 )
 WILD = arrays(np.float64, st.integers(2, 25), elements=st.floats(allow_nan=False))
 GAMMAS = st.sampled_from([0.3, 0.5, 1.0, 2.0, 3.7])
-
-
-def half_design(rng, models, samples):
-    """``[M, N]`` bool, each sample in exactly half the models."""
-    return rng.random((models, samples)).argsort(0) < models // 2
 
 
 @pytest.fixture

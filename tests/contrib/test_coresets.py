@@ -38,12 +38,6 @@ def accuracy(outputs, labels):
 
 
 @pytest.fixture(scope="module")
-def double():
-    with jax.enable_x64(True):
-        yield
-
-
-@pytest.fixture(scope="module")
 def worlds(double):
     keys = jax.random.split(jax.random.key(0), 5)
     return coresets.seed_worlds(

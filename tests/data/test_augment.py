@@ -13,15 +13,6 @@ crop_flip = jax.jit(
 )  # quicker than op by op; see the jit test
 
 
-@pytest.fixture
-def replay():
-    """Lets a test draw twice from one key, to compare two computations of the same
-    draw.
-    """
-    with jax.debug_key_reuse(False):
-        yield
-
-
 def windows(image, padding):
     """Every crop of ``image`` [H, W, ch] after zero padding, by slicing: {(top, left):
     window}.

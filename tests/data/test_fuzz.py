@@ -1,7 +1,7 @@
 """Any input at all: data functions give usable data sets and masks, or the documented
 one-line error.
 
-``FUZZ_EXAMPLES=5000 python tests/test_fuzz_data.py`` runs a long campaign and prints,
+``FUZZ_EXAMPLES=5000 python tests/data/test_fuzz.py`` runs a long campaign and prints,
 for every function, how many cases were answered and how many refused.
 """
 
@@ -26,14 +26,13 @@ from unlearn_jax import audit, data
 from unlearn_jax.types import Dataset
 
 NO_FUNCTIONS = {
-    audit: (  # results, knobs, and a table of the functions
+    audit: (  # results, options, and a table of the functions
         "Discriminator Estimate ForgetAucs Interval KlomSummary KodgeResult"
         " KodgeMiaResult Memorization MiaNN MisResult Neighbor RocCurve ULira"
         " Vulnerability SIGNALS device"
     ),
-    data: (
-        "Splits Augmentation AUGMENTATIONS"
-    ),  # a result, a type, and a table of the functions
+    # a result, a type, a table of the functions, and columns for from_iterable
+    data: "Splits Augmentation AUGMENTATIONS from_huggingface",
 }
 """Public names that take no data: they are made by functions that are tested."""
 
@@ -274,6 +273,28 @@ def test_arrays(train, test, num_classes, names, same):
             **({} if names is None else {"class_names": np.array(names)}),
         )
         splits = call(data.load_npz, path)
+    if splits is not None:
+        usable(splits)
+
+
+@fuzz()
+@given(
+    labeled_images(),
+    labeled_images(),
+    mostly([0.2, 0.5], [0.0, 1.0, float("nan")]),
+    SEEDS,
+    NAMES,
+    st.booleans(),
+)
+def test_iterables(train, test, fraction, seed, names, is_split):
+    splits = call(
+        data.from_iterable,
+        list(zip(*train, strict=False)),
+        None if is_split else list(zip(*test, strict=False)),
+        test_fraction=fraction,
+        seed=seed,
+        class_names=names,
+    )
     if splits is not None:
         usable(splits)
 

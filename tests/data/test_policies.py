@@ -34,15 +34,6 @@ NAMES += ["sharpness", "posterize", "solarize", "autocontrast", "equalize"]
 UNSIGNED = {"identity", "posterize", "solarize", "autocontrast", "equalize", "invert"}
 
 
-@pytest.fixture
-def replay():
-    """Lets a test draw twice from one key, to compare two computations of the same
-    draw.
-    """
-    with jax.debug_key_reuse(False):
-        yield
-
-
 def some_images(number, shape=(32, 32, 3)):
     return np.random.default_rng(0).integers(10, 200, (number, *shape)).astype(np.uint8)
 

@@ -10,13 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from support.refusals import refuses
 
 from unlearn_jax.data import sources
-from unlearn_jax.types import Dataset, InputError
-
-
-def refuses(fragment):
-    return pytest.raises(InputError, match=fragment)
+from unlearn_jax.types import Dataset
 
 
 def some_images(number=6, shape=(4, 5, 3), seed=0):

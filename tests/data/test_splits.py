@@ -4,13 +4,9 @@ its message.
 
 import numpy as np
 import pytest
+from support.refusals import refuses
 
 from unlearn_jax.data import splits
-from unlearn_jax.types import InputError
-
-
-def refuses(fragment):
-    return pytest.raises(InputError, match=fragment)
 
 
 @pytest.mark.parametrize(

@@ -16,21 +16,18 @@ import tarfile
 import numpy as np
 import pytest
 from PIL import Image
+from support.refusals import refuses
 
 from unlearn_jax import data
 from unlearn_jax.data import tfds_reader
 from unlearn_jax.data.quiet import quiet_tfds
-from unlearn_jax.types import DamagedFileError, InputError
+from unlearn_jax.types import DamagedFileError
 
 prepare = importlib.import_module(
     "unlearn_jax.data._prepare"
 )  # the module; data.prepare is its function
 
 ROWS = {"train": 4, "test": 3}
-
-
-def refuses(fragment):
-    return pytest.raises(InputError, match=fragment)
 
 
 @pytest.fixture(autouse=True)

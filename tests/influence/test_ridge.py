@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from unlearn_jax.influence import ridge
 from unlearn_jax.types import InputError
 
+pytestmark = pytest.mark.usefixtures("double")
+
 RNG = np.random.default_rng(0)
 POINTS, NEW = RNG.normal(size=(14, 5)), RNG.normal(size=(6, 5))
 KERNEL = POINTS @ POINTS.T  # rank 5 of 14: only the ridge makes it invertible
@@ -18,12 +20,6 @@ TARGETS = RNG.normal(size=(14, 3))
 WEIGHTS = np.array([0, 2, 1, 1, 3, 0.5, 1, 1, 2, 0, 1, 1, 4, 1.0])
 INDEX = np.array([1, 4, 0, 7, 12])
 LAMBDA = 0.3
-
-
-@pytest.fixture(autouse=True)
-def double():
-    with jax.enable_x64(True):
-        yield
 
 
 def refit(kept, weights=None, points=NEW):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.small import linear
 
 from unlearn_jax import methods, models, replicas
 from unlearn_jax.attacks import PGD, Doubling
@@ -29,10 +30,6 @@ PLAIN = {
     "weight_decay": 0.0,
 }
 ATTACK = PGD(num_steps=10, search=Doubling(epsilon_init=0.02, num_radii=8))
-
-
-def linear(weights, images):
-    return images.reshape(len(images), -1) @ weights
 
 
 @pytest.fixture(scope="module")

@@ -128,7 +128,9 @@ def test_inputs_come_first_and_name_the_result(tmp_path):
 
 def test_a_dry_run_writes_nothing_and_prices(tmp_path):
     table = runner(tmp_path / "x").plan([squares([], price=50.0)], speed=10.0)
-    assert table.splitlines()[-1].split() == ["squares", "7", "0", "7", "35", "s"]
+    squared, everything = table.splitlines()[-2:]
+    assert squared.split() == ["squares", "7", "0", "7", "35", "s"]
+    assert everything.split() == ["all", "0.6", "min"]
     assert not (tmp_path / "x").exists()
 
 
@@ -262,3 +264,23 @@ def test_an_interrupted_piece_resumes_from_its_scratch(tmp_path):
     assert calls == [None, [5, 6]]
     assert stored["n"].tolist() == [5, 6]
     assert [folder.name for folder in stored.path.glob("[!.]*")] == ["items-0000-0001"]
+
+
+WINDOWS = """
+import sys, warnings
+warnings.simplefilter("ignore")
+
+class Refuse:
+    def find_spec(self, name, *args):
+        if name in ("fcntl", "resource"):
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Refuse())
+import unlearn_jax.pipeline
+from unlearn_jax.pipeline.store import clock
+assert clock.peak_memory_mb() == 0
+"""
+
+
+def test_the_pipeline_imports_without_modules_of_unix():
+    subprocess.run([sys.executable, "-c", WINDOWS], check=True)

@@ -48,10 +48,10 @@ def test_every_trained_model_is_within_its_norms(clipped, splits):
     for bank in (plan.originals, plan.oracles, plan.references):
         assert not bank.missing()
         norms = true_norms(bank.variables())
-        assert norms.shape == (len(bank.spec.member), 2)
+        assert norms.shape == (len(bank.member), 2)
         assert norms.max() < 1.01 * MAX_NORM
     free = make_plan(TINY, clipped[0].parent / "free", splits=splits)
-    assert free.originals.spec.key != plan.originals.spec.key
+    assert free.originals.artifact.key != plan.originals.artifact.key
 
 
 def test_the_report_gives_the_norms_of_every_row(clipped, splits):

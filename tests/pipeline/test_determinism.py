@@ -1,7 +1,7 @@
-"""The same seed gives the same bits: in another process, on another number of cores and devices, by any mapper.
+"""The same seed gives the same bits, in any process, on any cores, by any mapper.
 
-README's table of determinism says what is the same and what may differ;
-``tests/bits.py`` measures other settings.
+The table of determinism in ``unlearn_jax/pipeline/README.md`` has what is the same and
+what may differ; ``tests/support/bits.py`` measures other settings.
 """
 
 import functools

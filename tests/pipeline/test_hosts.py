@@ -1,6 +1,5 @@
 """Several real processes at one run, on the loopback interface: the same result as one process, whoever is lost."""
 
-import fcntl
 import json
 import os
 import pathlib
@@ -13,7 +12,7 @@ import pytest
 
 from unlearn_jax import cli
 from unlearn_jax.pipeline.store import folders as store
-from unlearn_jax.pipeline.store import hosts, locks
+from unlearn_jax.pipeline.store import hosts
 from unlearn_jax.types import InputError
 
 PRESET = """
@@ -111,7 +110,7 @@ def test_one_process_picks_up_what_others_left(alone, tmp_path):
     first = start(2, tmp_path, alone / "cache")
     finish(first)
     for lost in [
-        *(tmp_path / "banks").glob("references-*/models-0002-*"),
+        *(tmp_path / "banks").glob("references-*/items-0002-*"),
         *(tmp_path / "out").glob("unlearn-*"),
     ]:
         for file in [*lost.rglob("*")][::-1]:
@@ -184,54 +183,51 @@ def test_a_killed_mark_does_not_make_a_folder_somebody_elses(tmp_path):
         assert (tmp_path / store.Workdir.MARK).is_file()
 
 
-HOLD = """
-import pathlib, sys
-from unlearn_jax.pipeline import locks
-with locks.lock_range(pathlib.Path(sys.argv[1]), 2, 3):
-    print("held", flush=True)
-    sys.stdin.readline()
-"""
-
-
-def test_ranges_of_models_exclude_each_other_only_where_they_meet(tmp_path):
-    command, pipe = [sys.executable, "-c", HOLD, str(tmp_path)], subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as other:
-        assert other.stdout.readline() == "held\n"
-        with (
-            locks.lock_range(tmp_path, 0, 1),
-            (tmp_path / ".lock-models").open("w") as handle,
-            pytest.raises(BlockingIOError),
-        ):
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB, 8, 0)
-        other.communicate("\n")
-    with locks.lock_range(tmp_path, 0, 7):
-        pass
-
-
-RESTORE = """
-import sys, numpy as np, pathlib, jax
-from unlearn_jax.pipeline import hosts
-from unlearn_jax.pipeline.bank import _Checkpoints
-from unlearn_jax.train import TrainState
+PIECES = """
+import sys, pathlib
+import numpy as np
+from unlearn_jax.pipeline.store import hosts
+from unlearn_jax.pipeline.store.artifact import Artifact, Checkpoints, Items, Runner
+from unlearn_jax.pipeline.store.folders import Workdir
 hosts.join(f"127.0.0.1:{sys.argv[1]}", 2, int(sys.argv[2]))
-here = hosts.here()
-if not here.first:  # the first one is at something else
-    state = TrainState(*[{"a": np.ones((2, 3), np.float32)}] * len(TrainState._fields))
-    state = state._replace(epoch=np.array([3, 3], np.int32))
-    for _ in range(2):
-        with _Checkpoints(pathlib.Path(sys.argv[3]), 0.0) as checkpoints:
-            found = checkpoints.restore(state)[0]
-            checkpoints.save(state)
-    assert jax.tree.map(np.array_equal, found, state) == jax.tree.map(lambda _: True, state)
-    print("restored")
+made = []
+
+def compute(piece):
+    made.append(piece.items)
+    state = {"a": np.ones((2, 3), np.float32), "n": np.array([3, 3], np.int32)}
+    Checkpoints(piece.scratch, 0.0).save(3, state)
+    found = Checkpoints(piece.scratch, 0.0).restore(state)
+    assert np.array_equal(found["a"], state["a"]) and found["n"].tolist() == [3, 3]
+    x = np.array(piece.items, np.float32)
+    return {"models": {"w": x[:, None]}, "x": x}
+
+def whole(name, *inputs):
+    def compute(*inputs):
+        made.append(name)
+        return {"x": sum(float(one["x"].sum()) for one in inputs) + 1}
+    return Artifact(name=name, settings={}, compute=compute, inputs=inputs)
+
+split = Artifact(name="split", settings={}, compute=compute, items=Items(4, 2))
+first, second = whole("first"), whole("second", split)
+last = whole("last", first, second)
+with Workdir(sys.argv[3]).locked() as folder:
+    found = Runner(folder, progress=False).make_all([split, first, second, last])
+    assert found["split"]["models"]["w"][:, 0].tolist() == [0, 1, 2, 3]
+    assert found["last"]["x"] == 1 + 7 + 1
+print(made)
 """
 
 
-def test_each_process_has_its_own_checkpoints(tmp_path):
-    port, pipe = str(free_port()), subprocess.PIPE
-    command = [sys.executable, "-c", RESTORE, port]
+def test_processes_divide_pieces_and_artifacts(tmp_path):
+    """Each with checkpoints and models of its own, which only it writes."""
+    port = str(free_port())
+    command = [sys.executable, "-c", PIECES, port]
+    pipe = subprocess.PIPE
     start_one = lambda i: subprocess.Popen(
         [*command, str(i), str(tmp_path / "t")], text=True, stdout=pipe, stderr=pipe
     )
     said = finish([start_one(0), start_one(1)])
-    assert said[1][0] == "restored\n"
+    assert [out for out, _ in said] == [
+        "[[0, 1], 'second']\n",
+        "[[2, 3], 'first', 'last']\n",
+    ]

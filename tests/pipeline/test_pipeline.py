@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.runs import TINY
-from tqdm import tqdm
 
 from unlearn_jax import data, methods, models, replicas, train
 from unlearn_jax.pipeline import (
@@ -28,12 +27,13 @@ from unlearn_jax.pipeline.config.resolve import forget_masks
 from unlearn_jax.pipeline.measure.pool import make_pool
 from unlearn_jax.pipeline.measure.records import RunResult, Tuning
 from unlearn_jax.pipeline.measure.results import make_notes
-from unlearn_jax.pipeline.stages import bank
 from unlearn_jax.pipeline.stages import models as stages
+from unlearn_jax.pipeline.stages import training
 from unlearn_jax.pipeline.stages.plan import make_plan
 from unlearn_jax.pipeline.store import folders as store
-from unlearn_jax.pipeline.store import locks
-from unlearn_jax.types import DamagedFileError, DivergedError, InputError
+from unlearn_jax.pipeline.store import locks, trees
+from unlearn_jax.pipeline.store.artifact import Checkpoints
+from unlearn_jax.types import DivergedError, InputError
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +108,8 @@ def test_cost_is_counted_in_gradients_of_single_samples(finished, splits):
     assert cost["retrained"].gradients == 4 * 48
     assert cost["finetune"].gradients == 2 * 48
     assert cost["finetune"].relative_gradients == 0.5
-    plan = make_plan(TINY, folder.parent / "banks", splits=splits)
-    epsilon = np.stack(stages.attack_parts(plan, "", folder).read("epsilon"))
+    plan = make_plan(TINY, folder.parent / "banks", splits=splits, workdir=folder)
+    epsilon = plan.runner.make(stages.attack(plan, ""))["epsilon"]
     radii = np.where(
         epsilon == 0, 1, np.round(np.log2(np.maximum(epsilon, 0.04) / 0.04)) + 1
     )
@@ -154,15 +154,15 @@ def test_oracles_never_saw_their_forget_sets(finished, splits):
     folder, _ = finished
     plan = make_plan(TINY, folder.parent / "banks", splits=splits)
     pairs = np.concatenate([plan.pairs, plan.pairs])
-    for member, (_, s) in zip(plan.oracles.spec.member, pairs, strict=True):
+    for member, (_, s) in zip(plan.oracles.member, pairs, strict=True):
         np.testing.assert_array_equal(member[:60], ~plan.forget[s])
         assert not member[60:].any()
-    assert plan.references.spec.member.sum(0).tolist() == [3] * 90
+    assert plan.references.member.sum(0).tolist() == [3] * 90
 
 
 def test_rerun_computes_nothing_and_says_the_same(finished, splits, monkeypatch):
     folder, results = finished
-    monkeypatch.setattr(bank, "fit_many", None)  # any training would fail
+    monkeypatch.setattr(training, "fit_many", None)  # any training would fail
     again = run(TINY, folder, splits=splits, preset="tiny")
     assert strip(again) == strip(results)
     assert all(stage.cached for stage in again.stages if stage.name != "audit")
@@ -170,7 +170,7 @@ def test_rerun_computes_nothing_and_says_the_same(finished, splits, monkeypatch)
 
 def test_another_method_reuses_the_bank(finished, splits, monkeypatch, tmp_path):
     folder, results = finished
-    monkeypatch.setattr(bank, "fit_many", None)
+    monkeypatch.setattr(training, "fit_many", None)
     config = dataclasses.replace(
         TINY, only=("amun",), bank=str(folder.parent / "banks")
     )
@@ -206,15 +206,11 @@ def test_interrupted_anywhere_and_rerun_the_same(
 
     with monkeypatch.context() as patched:
         if where == "training":
-            patched.setattr(
-                bank._Checkpoints, "save", saves_then_dies(bank._Checkpoints.save)
-            )
-            patched.setattr(bank, "epochs_per_call", lambda *_: 1)
+            patched.setattr(Checkpoints, "save", saves_then_dies(Checkpoints.save))
+            patched.setattr(training, "epochs_per_call", lambda *_: 1)
         elif where == "store":
-            patched.setattr(store, "save_tree", dies_at(3, store.save_tree))
+            patched.setattr(trees, "save_tree", dies_at(3, trees.save_tree))
         else:
-            from unlearn_jax.pipeline.stages import models as stages
-
             patched.setattr(
                 stages,
                 "map_models",
@@ -224,7 +220,7 @@ def test_interrupted_anywhere_and_rerun_the_same(
             run(TINY, tmp_path / "run", splits=splits, preset="tiny")
     resumed = run(TINY, tmp_path / "run", splits=splits, preset="tiny")
     assert without_cost(resumed) == without_cost(results)
-    assert not list((tmp_path / "banks").glob("*/training-*")), (
+    assert not list((tmp_path / "banks").glob("*/unfinished-*")), (
         "checkpoints of finished groups are removed"
     )
 
@@ -235,37 +231,32 @@ def test_killed_after_the_last_epoch_its_losses_are_not_lost(
     config = dataclasses.replace(
         TINY, replicas=dataclasses.replace(TINY.replicas, checkpoint_seconds=0.0)
     )
-    write, quiet = store.write_folder, lambda **k: tqdm(**k, disable=True)
+    write = store.write_folder
 
-    def stops(*_):
-        raise Stop
+    def stops(path, fill, manifest):
+        if path.name.startswith("items"):
+            raise Stop
+        write(path, fill, manifest)
 
-    whole, plan = (
-        make_plan(config, tmp_path / name, splits=splits).originals
-        for name in ("whole", "killed")
-    )
-    monkeypatch.setattr(bank, "epochs_per_call", lambda *_: 1)
-    whole.ensure(quiet)
+    def originals(name):
+        return make_plan(config, tmp_path / name, splits=splits).originals
+
+    monkeypatch.setattr(training, "epochs_per_call", lambda *_: 1)
+    whole = originals("whole").stored
     monkeypatch.setattr(store, "write_folder", stops)
     with pytest.raises(Stop):
-        plan.ensure(quiet)
-    assert list(plan.folder.glob("training-*/*"))
+        _ = originals("killed").stored
+    assert list((tmp_path / "killed").glob("*/unfinished-*/*"))
     monkeypatch.setattr(store, "write_folder", write)
-    plan.ensure(quiet)
-    for group in plan.finished():
-        expected, got = (
-            store.find_manifest(one._group(group)) for one in (whole, plan)
-        )
-        assert len(got["loss"]) == len(got["models"])
-        assert got["loss"] == expected["loss"]
-        assert got["files"] == expected["files"]
+    resumed = originals("killed").stored
+    assert np.isfinite(resumed["loss"]).all()
+    assert resumed.manifest["content"] == whole.manifest["content"]
 
 
 def saves_then_dies(save):
-    def wrapped(self, state):
-        save(self, state)
-        if int(np.asarray(state.epoch)[0]) == 2:
-            self._manager.wait_until_finished()
+    def wrapped(self, step, state):
+        save(self, step, state)
+        if step == 2:
             raise Stop
 
     return wrapped
@@ -273,28 +264,26 @@ def saves_then_dies(save):
 
 def test_a_truncated_checkpoint_is_set_aside(finished, splits, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr(
-            bank._Checkpoints, "save", saves_then_dies(bank._Checkpoints.save)
-        )
-        patched.setattr(bank, "epochs_per_call", lambda *_: 1)
+        patched.setattr(Checkpoints, "save", saves_then_dies(Checkpoints.save))
+        patched.setattr(training, "epochs_per_call", lambda *_: 1)
         with pytest.raises(Stop):
             run(TINY, tmp_path / "run", splits=splits)
-    (training,) = (tmp_path / "banks").glob("originals-*/training-*")
-    for file in (f for f in training.rglob("*") if f.is_file()):
+    (scratch,) = (tmp_path / "banks").glob("originals-*/unfinished-*")
+    for file in (f for f in scratch.rglob("*") if f.is_file()):
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.warns(
         store.DamagedFileWarning,
-        match=r"training-0000-0001.*moved to .*, and recomputed",
+        match=r"unfinished-items-0000-0001.*moved to .*, and recomputed",
     ):
         results = run(TINY, tmp_path / "run", splits=splits, preset="tiny")
     assert without_cost(results) == without_cost(finished[1])
 
 
-@pytest.mark.parametrize("name", ["models.npz", "logits.npy", "manifest.json"])
+@pytest.mark.parametrize("name", ["models/_METADATA", "logits.npy", "manifest.json"])
 def test_a_damaged_bank_is_named_and_rebuilt(name, finished, splits, tmp_path):
     folder, _ = finished
     shutil.copytree(folder.parent, tmp_path / "copy")
-    group, *_ = sorted((tmp_path / "copy" / "banks").glob("references-*/models-*"))
+    group, *_ = sorted((tmp_path / "copy" / "banks").glob("references-*/items-*"))
     file = group / name
     file.write_bytes(file.read_bytes()[:-20])
     with pytest.warns(
@@ -326,14 +315,14 @@ def test_users_own_function_and_arrays(splits, tmp_path):
         make_plan(config, tmp_path / "banks", splits=splits, model=m)
         for m in (model, other)
     ]
-    assert plans[0].originals.spec.key != plans[1].originals.spec.key
+    assert plans[0].originals.artifact.key != plans[1].originals.artifact.key
     again = make_plan(
         config,
         tmp_path / "banks",
         splits=splits,
         model=models.from_functions(init, apply),
     )
-    assert again.originals.spec.key == plans[0].originals.spec.key
+    assert again.originals.artifact.key == plans[0].originals.artifact.key
 
 
 @pytest.mark.parametrize(
@@ -363,7 +352,7 @@ def test_what_a_users_function_captures_names_its_models(what, splits, tmp_path)
         loss = loss_fn if what.startswith("loss") else None
         return make_plan(
             TINY, tmp_path, splits=splits, model=model, loss_fn=loss
-        ).originals.spec.key
+        ).originals.artifact.key
 
     assert key_of(0.5) == key_of(0.5)
     assert key_of(0.5) != key_of(0.25)
@@ -415,7 +404,7 @@ def test_changed_code_of_a_users_method_is_run_again(
     for scale in (0.5, 0.5, 0.25):
         monkeypatch.setitem(methods.METHODS, "mine", users_method(tmp_path, scale))
         plan = make_plan(config, folder.parent / "banks", splits=splits)
-        keys.append(plan.row_digest("mine"))
+        keys.append(stages.unlearn(plan, "mine").key)
     assert keys[0] == keys[1] != keys[2]
 
 
@@ -450,7 +439,8 @@ def test_a_users_method_is_a_dataclass_and_becomes_a_row(
 def test_number_of_classes_names_a_bank(splits, tmp_path):
     wider = dataclasses.replace(splits, num_classes=5, class_names=tuple("abcde"))
     keys = {
-        make_plan(TINY, tmp_path, splits=s).originals.spec.key for s in (splits, wider)
+        make_plan(TINY, tmp_path, splits=s).originals.artifact.key
+        for s in (splits, wider)
     }
     assert len(keys) == 2
 
@@ -462,67 +452,30 @@ def test_killed_in_a_later_group_goes_on_with_the_same_groups(
         TINY, replicas=dataclasses.replace(TINY.replicas, references=10, group=4)
     )
     plan = make_plan(config, tmp_path / "banks", splits=splits)
-    quiet = lambda **k: tqdm(**k, disable=True)
-    saves = {"n": 0}
+    saves = []
 
-    def dies_in_the_second_group(self, state):
-        saves["n"] += 1
-        original_save(self, state)
-        if saves["n"] == 6:
-            self._manager.wait_until_finished()
+    def dies_in_the_second_group(self, step, state):
+        saves.append(step)
+        save(self, step, state)
+        if len(saves) == 6:
             raise Stop
 
-    original_save = bank._Checkpoints.save
+    def names():
+        folder = plan.runner.path(plan.references.artifact)
+        return sorted(path.name for path in folder.iterdir() if path.is_dir())
+
+    save = Checkpoints.save
     with monkeypatch.context() as patched:
-        patched.setattr(bank._Checkpoints, "save", dies_in_the_second_group)
-        patched.setattr(bank, "epochs_per_call", lambda *_: 1)
+        patched.setattr(Checkpoints, "save", dies_in_the_second_group)
+        patched.setattr(training, "epochs_per_call", lambda *_: 1)
         with pytest.raises(Stop):
-            plan.references.ensure(quiet)
-    names = sorted(p.name for p in plan.references.folder.iterdir() if p.is_dir())
-    assert names == ["models-0000-0003", "training-0004-0007"]
-    plan.references.ensure(quiet)
-    names = sorted(p.name for p in plan.references.folder.iterdir() if p.is_dir())
-    assert names == ["models-0000-0003", "models-0004-0007", "models-0008-0009"]
+            _ = plan.references.stored
+    assert names() == ["items-0000-0003", "unfinished-items-0004-0007"]
+    plan = make_plan(config, tmp_path / "banks", splits=splits)
+    _ = plan.references.stored
+    assert names() == ["items-0000-0003", "items-0004-0007", "items-0008-0009"]
     whole = make_plan(config, tmp_path / "other", splits=splits).references
-    whole.ensure(quiet)
     chex.assert_trees_all_equal(plan.references.variables(), whole.variables())
-
-
-def test_flipped_bits_in_a_checkpoint_are_noticed(tmp_path, tiny_variables):
-    state = train.TrainState(jnp.full((1,), 3), tiny_variables, ())
-    with bank._Checkpoints(tmp_path / "c", 0.0) as checkpoints:
-        checkpoints.save(state)
-    with bank._Checkpoints(tmp_path / "c", 0.0) as checkpoints:
-        restored, cost = checkpoints.restore(state)
-    chex.assert_trees_all_equal(restored, state)
-    assert cost["seconds"] >= 0
-    with bank._Checkpoints(tmp_path / "c", 0.0) as checkpoints:
-        checkpoints.save(state._replace(epoch=jnp.full((1,), 5)))
-    checksums = bank._checksum
-    with pytest.MonkeyPatch.context() as patched:
-        wrong = lambda tree: (
-            checksums(tree) if tree.epoch[0] == 3 else np.ones(32, np.uint8)
-        )
-        patched.setattr(bank, "_checksum", wrong)
-        with (
-            bank._Checkpoints(tmp_path / "c", 0.0) as checkpoints,
-            pytest.warns(store.DamagedFileWarning, match="c/5 is truncated or changed"),
-        ):
-            restored, _ = checkpoints.restore(state)
-    chex.assert_trees_all_equal(restored, state)
-    assert (tmp_path / "damaged-c-0").is_dir()
-
-
-def test_bfloat16_models_are_stored(tmp_path):
-    tree = {"w": jnp.arange(6, dtype=jnp.bfloat16).reshape(2, 3), "b": jnp.zeros((2,))}
-    store.save_tree(tmp_path / "t.npz", tree)
-    loaded = store.load_tree(tmp_path / "t.npz", tree)
-    chex.assert_trees_all_equal(jax.tree.map(jnp.asarray, loaded), tree)
-    with pytest.raises(DamagedFileError):
-        store.load_tree(
-            tmp_path / "t.npz",
-            {"w": jnp.zeros((2, 4), jnp.bfloat16), "b": jnp.zeros((2,))},
-        )
 
 
 def test_several_classes_as_one_forget_set(splits):
@@ -542,8 +495,7 @@ def test_users_own_loss(splits, tmp_path):
 
     plan = make_plan(TINY, tmp_path, splits=splits, model=model, loss_fn=squared)
     plain = make_plan(TINY, tmp_path, splits=splits, model=model)
-    assert plan.originals.spec.key != plain.originals.spec.key
-    plan.originals.ensure(lambda **k: tqdm(**k, disable=True))
+    assert plan.originals.artifact.key != plain.originals.artifact.key
     assert plan.originals.logits().shape == (2, 90, 3)
 
 
@@ -573,28 +525,27 @@ def test_replicas_stored_do_not_depend_on_the_group(finished, splits, tmp_path):
         TINY, replicas=dataclasses.replace(TINY.replicas, group=3)
     )
     plan = make_plan(other, tmp_path / "banks", splits=splits)
-    plan.references.ensure(lambda **k: tqdm(**k, disable=True))
     first = make_plan(TINY, folder.parent / "banks", splits=splits).references
-    assert plan.references.spec.key == first.spec.key
+    assert plan.references.artifact.key == first.artifact.key
     chex.assert_trees_all_equal(plan.references.variables(), first.variables())
 
 
 def test_dry_run_writes_nothing(splits, tmp_path, finished):
     text = dry_run(TINY, tmp_path / "new", splits=splits)
-    assert "train references" in text
-    assert "minutes" in text
+    assert "references" in text
+    assert "min\n" in text
     assert not list(tmp_path.iterdir())
     done = dry_run(TINY, finished[0], splits=splits)
-    assert "about 0.0 minutes" in done
+    assert "min\n" not in done
 
 
 def test_keys_depend_on_what_determines_a_bank(splits, tmp_path):
-    base = make_plan(TINY, tmp_path, splits=splits).references.spec.key
+    base = make_plan(TINY, tmp_path, splits=splits).references.artifact.key
 
     def key_with(**changes):
         return make_plan(
             dataclasses.replace(TINY, **changes), tmp_path, splits=splits
-        ).references.spec.key
+        ).references.artifact.key
 
     assert (
         key_with(training=dataclasses.replace(TINY.training, learning_rate=0.2)) != base
@@ -869,7 +820,7 @@ def test_working_directories_of_others(splits, tmp_path):
 def test_two_runs_in_one_directory(finished, splits):
     folder, _ = finished
     with (
-        locks.lock(folder, wait=False),
+        locks.lock(folder / ".lock", wait=False),
         pytest.raises(InputError, match="another run is at work"),
     ):
         run(TINY, folder, splits=splits)

@@ -63,8 +63,8 @@ def splits(blobs):
 def finished(splits, tmp_path_factory):
     folder = tmp_path_factory.mktemp("attacks") / "run"
     results = run(TINY, folder, splits=splits)
-    plan = make_plan(TINY, folder.parent / "banks", splits=splits)
-    sets = {name: stages.attack_parts(plan, name, folder) for name in plan.attacks}
+    plan = make_plan(TINY, folder.parent / "banks", splits=splits, workdir=folder)
+    sets = {name: plan.runner.make(stages.attack(plan, name)) for name in plan.attacks}
     return folder, results, plan, sets
 
 
@@ -85,7 +85,7 @@ def test_every_attack_is_reported(finished):
 
 def test_a_transferred_set_is_the_next_originals(finished):
     _, _, plan, sets = finished
-    own, other = sets[""].read("images"), sets["other"].read("images")
+    own, other = sets[""].each("images"), sets["other"].each("images")
     pairs = [tuple(pair) for pair in plan.pairs]
     for position, (o, s) in enumerate(pairs):
         np.testing.assert_allclose(
@@ -97,10 +97,10 @@ def test_a_capped_attack_fails_for_the_share_asked_for(finished):
     _, results, _, sets = finished
     total = 0
     for before, status, distance, full in zip(
-        sets[""].read("status"),
-        sets["half"].read("status"),
-        sets["half"].read("distance"),
-        sets[""].read("distance"),
+        sets[""].each("status"),
+        sets["half"].each("status"),
+        sets["half"].each("distance"),
+        sets[""].each("distance"),
         strict=True,
     ):
         can_fail = np.asarray(before) != Status.ALREADY_WRONG
@@ -114,17 +114,15 @@ def test_a_capped_attack_fails_for_the_share_asked_for(finished):
 
 
 def test_the_terms_of_the_theorem_are_those_of_the_stored_models(finished, splits):
-    folder, results, plan, sets = finished
+    _folder, results, plan, sets = finished
     run_number = 3
     o, s = plan.runs[run_number, :2]
     pair = plan.pair_of_run[run_number]
     original = replicas.unstack(plan.originals.variables(), int(o))
     retrained = replicas.unstack(plan.oracles.variables(), int(pair))
     stored = {
-        item: replicas.unstack(stacked, i)
-        for items, stacked in stages.unlearn_parts(plan, "own", folder).variables(
-            plan.originals.variables()
-        )
+        item: replicas.unstack(content["models"], i)
+        for items, content in plan.runner.make(stages.unlearn(plan, "own")).pieces()
         for i, item in enumerate(items)
     }
     index = np.flatnonzero(plan.forget[s])
@@ -132,7 +130,7 @@ def test_the_terms_of_the_theorem_are_those_of_the_stored_models(finished, split
         jnp.asarray(splits.train.images[index]), jnp.asarray(splits.train.labels[index])
     )
     given = AttackResult(
-        *(jnp.asarray(sets[""].read(name)[pair]) for name in AttackResult._fields)
+        *(jnp.asarray(sets[""].each(name)[pair]) for name in AttackResult._fields)
     )
     terms = theorem_terms(
         plan.model.apply,
@@ -181,15 +179,17 @@ def test_requests_in_sequence(splits, tmp_path):
         },
     )
     results = run(config, tmp_path / "run", splits=splits)
-    plan = make_plan(config, tmp_path / "banks", splits=splits)
+    plan = make_plan(
+        config, tmp_path / "banks", splits=splits, workdir=tmp_path / "run"
+    )
     assert plan.requests.shape == (2, 3, 60)
     np.testing.assert_array_equal(plan.requests.sum(1), plan.forget)
     np.testing.assert_array_equal(plan.requests.sum(2), 4)
-    parts = stages.unlearn_parts(plan, "amun", tmp_path / "run")
-    steps, last = parts.read("steps")[1], parts.read("logits")[1]
+    parts = plan.runner.make(stages.unlearn(plan, "amun"))
+    steps, last = parts.each("steps")[1], parts.each("logits")[1]
     np.testing.assert_array_equal(steps[-1], last)
     assert not np.allclose(steps[0], steps[1])
-    adapted = stages.unlearn_parts(plan, "amun_a", tmp_path / "run").read("steps")[1]
+    adapted = plan.runner.make(stages.unlearn(plan, "amun_a")).each("steps")[1]
     np.testing.assert_allclose(
         adapted[0], steps[0], atol=1e-5
     )  # the first set is the same
@@ -205,7 +205,7 @@ def test_requests_in_sequence(splits, tmp_path):
     )
     references = np.stack([np.asarray(signal(one)) for one in plan.references.logits()])
     scores = audit.rmia(
-        np.asarray(signal(steps[1])), references, plan.references.spec.member, gamma=2.0
+        np.asarray(signal(steps[1])), references, plan.references.member, gamma=2.0
     )
     gone, now = np.zeros(90, bool), np.zeros(90, bool)
     gone[:60], now[:60] = plan.requests[s, :2].any(0), plan.requests[s, 1]
@@ -231,9 +231,11 @@ def test_hard_forget_sets_are_chosen_by_the_references(kind, splits, tmp_path):
         config, tmp_path / "run", splits=splits
     )
     results = run(config, tmp_path / "run", splits=splits)
-    plan = make_plan(config, tmp_path / "banks", splits=splits)
+    plan = make_plan(
+        config, tmp_path / "banks", splits=splits, workdir=tmp_path / "run"
+    )
     member, logits = (
-        plan.references.spec.member[:, :60],
+        plan.references.member[:, :60],
         plan.references.logits()[:, :60],
     )
     labels = np.asarray(splits.train.labels)
@@ -271,13 +273,14 @@ def test_request_masks_refuse_what_does_not_split():
 
 def test_predictions_of_requests_use_the_pool_in_order(finished, splits):
     """Stored logits of a row are those of its stored models on training set, then test set."""
-    folder, _, plan, _ = finished
-    parts = stages.unlearn_parts(plan, "own", folder)
-    items, stacked = next(iter(parts.variables(plan.originals.variables())))
+    _folder, _, plan, _ = finished
+    parts = plan.runner.make(stages.unlearn(plan, "own"))
+    items, content = next(iter(parts.pieces()))
+    stacked = content["models"]
     one = jax.tree.map(jnp.asarray, replicas.unstack(stacked, 0))
     pool = np.concatenate([splits.train.images, splits.test.images])
     np.testing.assert_allclose(
         train.predict(plan.model.apply, one, jnp.asarray(pool)),
-        parts.read("logits")[items[0]],
+        parts.each("logits")[items[0]],
         atol=1e-5,
     )

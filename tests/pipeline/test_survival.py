@@ -10,8 +10,8 @@ import pathlib
 import random
 import subprocess
 import sys
-import types
 
+import filelock
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,15 +22,12 @@ from hypothesis import strategies as st
 
 import unlearn_jax
 from unlearn_jax import cli, train
-from unlearn_jax.pipeline import experiment
-from unlearn_jax.pipeline.stages import bank
-from unlearn_jax.pipeline.stages import models as stages
 from unlearn_jax.pipeline.store import folders as store
-from unlearn_jax.pipeline.store import hosts, locks
+from unlearn_jax.pipeline.store import hosts, locks, trees
+from unlearn_jax.pipeline.store.artifact import Artifact, Checkpoints, Items, Runner
 from unlearn_jax.types import DamagedFileError, InputError, Variables
 
 BENCHMARKS = pathlib.Path(__file__).parents[2] / "experiments" / "benchmarks"
-quiet = lambda **knobs: stages.tqdm(**knobs, disable=True)
 
 
 @pytest.fixture
@@ -43,16 +40,19 @@ def sound(folder):
     return store.find_manifest(folder) is not None
 
 
-def stored(folder):
+NUMBERS = np.arange(12.0)
+
+
+def stored(folder, x=NUMBERS):
     """A folder as the stages store them."""
 
-    def fill(draft):
-        store.save_array(draft / "x.npy", np.arange(12.0))
-        store.save_arrays(draft / "models.npz", {"w": np.ones((2, 3))})
+    def write(draft):
+        store.save_array(draft / "x.npy", x)
+        trees.save_tree(draft / "models", {"w": np.ones((2, 3))})
 
     store.write_folder(
         folder,
-        fill,
+        write,
         {"items": [0, 1], "cost": {"seconds": 1.25}, "name": "å", "loss": [0.5, -1e-3]},
     )
     return folder
@@ -83,7 +83,7 @@ def test_a_flipped_bit_in_any_byte_of_a_manifest_is_noticed_and_any_cut(tmp_path
 
 
 @given(
-    name=st.sampled_from(["x.npy", "models.npz"]),
+    name=st.sampled_from(["x.npy", "models/_METADATA", "models/manifest.ocdbt"]),
     place=st.floats(0, 1, exclude_max=True),
     bit=st.integers(0, 7),
 )
@@ -99,15 +99,6 @@ def test_any_flipped_bit_of_a_file_is_named(tmp_path_factory, name, place, bit):
         store.read_manifest(folder)
 
 
-def test_a_manifest_without_its_own_checksum_is_read(tmp_path):
-    folder = stored(tmp_path / "part")
-    said = json.loads((folder / "manifest.json").read_text())
-    assert set(said["files"]) == {"x.npy", "models.npz", "manifest.json"}
-    del said["files"]["manifest.json"]
-    (folder / "manifest.json").write_text(json.dumps(said))
-    assert store.read_manifest(folder) == said
-
-
 @pytest.mark.parametrize(
     "text",
     ["[]", "3", "{}", '{"files": 1}', '{"files": []}', '{"files": {"x": 1}}', "\x00"],
@@ -118,12 +109,19 @@ def test_what_is_no_manifest(text, tmp_path):
         store.read_manifest(tmp_path)
 
 
-def two_parts(folder):
-    return stages.Parts(folder, [1, 1], 1)
+def pieces(compute=None):
+    """An artifact of two pieces."""
+
+    def numbers(piece):
+        return {"x": np.array(piece.items, np.float32)[:, None]}
+
+    return Artifact(
+        name="s", settings={}, compute=compute or numbers, items=Items(2, 1)
+    )
 
 
-def compute(items):
-    return {"x": np.array(items, np.float32)[:, None]}, None
+def make(folder, artifact=None):
+    return Runner(folder, progress=False).make(artifact or pieces())
 
 
 def test_files_are_read_once_when_written_and_once_when_found(tmp_path, monkeypatch):
@@ -132,17 +130,14 @@ def test_files_are_read_once_when_written_and_once_when_found(tmp_path, monkeypa
     monkeypatch.setattr(
         store, "file_sha256", lambda file: read.append(file.name) or digest(file)
     )
-    parts = two_parts(tmp_path / "s")
-    parts.ensure(compute, quiet, {})
+    runner = Runner(tmp_path, progress=False)
+    runner.make(pieces())
     assert len(read) == 4
-    parts.missing()
+    assert runner.missing(pieces()) == []
+    runner.make(pieces())
     assert len(read) == 4
-    cost, cached = two_parts(tmp_path / "s").ensure(compute, quiet, {})
-    assert cached
-    assert cost["seconds"] >= 0
+    make(tmp_path)
     assert len(read) == 6
-    parts.ensure(compute, quiet, {})  # what a stage finds is looked at again each time
-    assert len(read) == 8
 
 
 @pytest.mark.parametrize(
@@ -156,38 +151,36 @@ def test_files_are_read_once_when_written_and_once_when_found(tmp_path, monkeypa
 )
 def test_only_the_files_own_faults_are_damage(number, fault, tmp_path, monkeypatch):
     """A bad sector, or a file that another process moved away meanwhile; not memory that is short, or permissions."""
-    parts = two_parts(tmp_path / "s")
-    parts.ensure(compute, quiet, {})
+    folder = make(tmp_path).path / "items-0000-0000"
 
     def failing(file):
         raise OSError(number, os.strerror(number), str(file))
 
     monkeypatch.setattr(store, "file_sha256", failing)
     if fault:
-        assert store.find_manifest(parts.path(0)) is None
+        assert store.find_manifest(folder) is None
         with pytest.raises(DamagedFileError, match="changed since it was written"):
-            store.read_manifest(parts.path(0))
+            store.read_manifest(folder)
     else:
         with pytest.raises(OSError, match=os.strerror(number)):
-            store.find_manifest(parts.path(0))
+            store.find_manifest(folder)
     monkeypatch.setattr(
         store.np.lib.format, "open_memmap", lambda file, mode: failing(file)
     )
     with pytest.raises(DamagedFileError if fault else OSError):
-        store.load_array(parts.path(0) / "x.npy")
+        store.load_array(folder / "x.npy")
 
 
 def test_file_systems_without_locks_are_named(tmp_path, monkeypatch):
-    def without(*_):
+    def without(*_, **__):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(locks.fcntl, "flock", without)
-    monkeypatch.setattr(locks.fcntl, "lockf", without)
-    says = f"the file system of {tmp_path} has no locks"
+    monkeypatch.setattr(filelock.FileLock, "acquire", without)
     for held in (
-        locks.lock(tmp_path, wait=False),
+        locks.lock(tmp_path / ".lock", wait=False),
         locks.lock_process(tmp_path, hosts.Host(0, 1)),
     ):
+        says = f"the file system of {tmp_path} has no locks"
         with pytest.raises(InputError, match=says), held:
             pass
 
@@ -210,48 +203,23 @@ def test_a_damaged_program_in_a_cache_of_others_does_not_end_a_run(
     assert capsys.readouterr().err.count(said) == 2
 
 
-@pytest.mark.parametrize("what", ["part", "group of models"])
-def test_what_cannot_be_read_back_is_an_error(what, tmp_path, monkeypatch):
+@pytest.mark.parametrize("items", [None, Items(1, 1)])
+def test_what_cannot_be_read_back_is_an_error(items, tmp_path, monkeypatch):
     write = store.write_folder
 
     def rot(path, fill, manifest):
         write(path, fill, manifest)
-        next(file for file in path.iterdir() if file.suffix == ".npy").write_bytes(b"")
+        (path / "x.npy").write_bytes(b"")
 
     monkeypatch.setattr(store, "write_folder", rot)
-    spec = types.SimpleNamespace(name="b", key="0" * 16, member=np.ones((1, 4), bool))
-    models = bank.Bank(tmp_path, spec, None)
-    monkeypatch.setattr(
-        models,
-        "_train",
-        lambda *_: rot(models._group((0, 0)), fill_logits, {"cost": {}}),
+    artifact = Artifact(
+        name="s", settings={}, compute=lambda *_: {"x": np.ones((1, 4))}, items=items
     )
-    stage = lambda: two_parts(tmp_path / "s").ensure(compute, quiet, {})
     with pytest.raises(
         DamagedFileError,
         match="changed or removed while this run was at work: check the disk",
     ):
-        stage() if what == "part" else models.ensure(quiet)
-
-
-def fill_logits(draft):
-    np.save(draft / "logits.npy", np.zeros((1, 4, 3), np.float32))
-
-
-def test_what_a_killed_process_left_in_a_bank_goes(tmp_path):
-    """Also where all models were finished, killed before the checkpoints of the last group were removed."""
-    spec = types.SimpleNamespace(name="b", key="0" * 16, member=np.ones((1, 4), bool))
-    models = bank.Bank(tmp_path, spec, None)
-    store.write_folder(models._group((0, 0)), fill_logits, {"cost": {}})
-    for name in (
-        "training-0000-0000",
-        ".models-0000-0001-77",
-        "damaged-models-0000-0000-0",
-    ):
-        (models.folder / name).mkdir()
-    models.ensure(quiet)
-    left = {path.name for path in models.folder.iterdir() if path.is_dir()}
-    assert left == {"models-0000-0000", "damaged-models-0000-0000-0"}
+        make(tmp_path, artifact)
 
 
 # files of strangers
@@ -276,29 +244,21 @@ def test_pickled_objects_are_damage_and_do_not_run(tmp_path):
     fired = tmp_path / "fired"
     evil = np.array([Payload(fired)], dtype=object)
 
-    def fill(draft):
-        for name in ("x", "logits"):
-            np.save(draft / f"{name}.npy", evil, allow_pickle=True)
-        np.savez(draft / "models.npz", **{".params['w']": evil, ".state": evil})
-        np.savez(draft / "arrays.npz", w=evil)
+    def write(draft):
+        np.save(draft / "x.npy", evil, allow_pickle=True)
 
-    parts = stages.Parts(tmp_path / "stage", [1], 1)
-    store.write_folder(parts.path(0), fill, {})
-    like = Variables({"w": jnp.zeros((1, 3))}, {})
-    refused(lambda: parts.read("x"), fired)
-    refused(lambda: next(parts.variables(like)), fired)
-    refused(
-        lambda: experiment._read(parts.path(0), {"files": {"arrays.npz": ""}}), fired
-    )
-    models = bank.Bank(
-        tmp_path,
-        types.SimpleNamespace(name="b", key="0" * 16, member=np.ones((1, 3), bool)),
-        None,
-    )
-    store.write_folder(models._group((0, 0)), fill, {})
-    refused(models.logits, fired)
-    refused(lambda: store.load_tree(models._group((0, 0)) / "models.npz", like), fired)
-    np.load(parts.path(0) / "x.npy", allow_pickle=True)
+    manifest = {
+        "items": [0, 1],
+        "content": {"x": {"dtype": "float32"}},
+        "cost": {"seconds": 0.0},
+    }
+    runner = Runner(tmp_path, progress=False)
+    folder = runner.path(pieces()) / "items-0000-0001"
+    store.write_folder(folder, write, manifest)
+    stored = runner.make(pieces())
+    refused(lambda: stored["x"], fired)
+    refused(lambda: stored.each("x"), fired)
+    np.load(folder / "x.npy", allow_pickle=True)
     assert fired.exists(), "the payload works"
 
 
@@ -313,36 +273,9 @@ def test_pickled_objects_are_damage_and_do_not_run(tmp_path):
     ],
 )
 def test_what_is_no_array(content, tmp_path):
-    for name in ("a.npy", "a.npz"):
-        (tmp_path / name).write_bytes(content)
-    for read in (store.load_array, store.load_arrays):
-        for name in ("a.npy", "a.npz", "none.npy"):
-            refused(
-                lambda read=read, name=name: read(tmp_path / name), tmp_path / "fired"
-            )
-    store.save_array(tmp_path / "b.npz.npy", np.zeros(3))
-    refused(lambda: store.load_arrays(tmp_path / "b.npz.npy"), tmp_path / "fired")
-
-
-def test_pickled_objects_in_a_checkpoint_do_not_run(tmp_path):
-    state = train.TrainState(
-        jnp.full((1,), 3), Variables({"w": jnp.ones((1, 2))}, {}), ()
-    )
-    with bank._Checkpoints(tmp_path / "c", 0.0) as checkpoints:
-        checkpoints.save(state)
-    (file,) = (tmp_path / "c").rglob("tree.npz")
-    with np.load(file) as found:
-        names = found.files
-    np.savez(
-        file,
-        **dict.fromkeys(names, np.array([Payload(tmp_path / "fired")], dtype=object)),
-    )
-    with (
-        bank._Checkpoints(tmp_path / "c", 0.0) as checkpoints,
-        pytest.warns(store.DamagedFileWarning, match="c/3 is truncated or changed"),
-    ):
-        assert checkpoints.restore(state)[0] is None
-    assert not (tmp_path / "fired").exists()
+    (tmp_path / "a.npy").write_bytes(content)
+    for name in ("a.npy", "none.npy"):
+        refused(lambda name=name: store.load_array(tmp_path / name), tmp_path / "fired")
 
 
 def test_nothing_of_the_library_unpickles():
@@ -369,15 +302,15 @@ def test_nothing_of_the_library_unpickles():
                 loads += ast.unparse(node.func) == "np.load"
                 given = {word.arg: ast.unparse(word.value) for word in node.keywords}
                 assert given.get("allow_pickle", "False") == "False", file
-    assert loads >= 4
+    assert loads >= 2
 
 
 # two runs at once
 
 HOLD = """
-import fcntl, sys
-with open(sys.argv[1], "w") as handle:
-    fcntl.lockf(handle, fcntl.LOCK_EX, 1, 2)
+import sys
+import filelock
+with filelock.FileLock(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.readline()
 """
@@ -391,7 +324,7 @@ def test_a_process_of_a_lost_run_keeps_the_next_one_out(count, tmp_path):
             sys.executable,
             "-c",
             HOLD,
-            str(tmp_path / locks.PROCESSES),
+            str(tmp_path / ".process-2.lock"),
         ],
         subprocess.PIPE,
     )
@@ -414,16 +347,18 @@ def test_a_process_of_a_lost_run_keeps_the_next_one_out(count, tmp_path):
 
 def test_every_process_holds_its_own(tmp_path, monkeypatch):
     held = []
-    monkeypatch.setattr(
-        locks.fcntl,
-        "lockf",
-        lambda handle, how, number, first: held.append((number, first)),
-    )
+    lock = locks.lock
+
+    def noting(file, **options):
+        held.append(file.name)
+        return lock(file, **options)
+
+    monkeypatch.setattr(locks, "lock", noting)
     for index in range(2):
         monkeypatch.setattr(hosts, "here", lambda index=index: hosts.Host(index, 2))
         with store.Workdir(tmp_path / "w").locked() as folder:
             assert folder == tmp_path / "w"
-    assert held == [(1, 0), (0, 2), (1, 1)]
+    assert held == [".lock", ".process-0.lock", ".process-1.lock"]
 
 
 # the run's own folder
@@ -451,8 +386,7 @@ def tables(folder):
 
 def arrays(folder):
     return {
-        file.parent.name: store.load_arrays(file)
-        for file in folder.glob("*/arrays.npz")
+        str(file.relative_to(folder)): np.load(file) for file in folder.glob("*/*.npy")
     }
 
 
@@ -474,6 +408,25 @@ def test_a_lost_mark_does_not_make_a_run_somebody_elses(small, tmp_path, capsys)
     assert "holds files that are not of an unlearn_jax run" in said
     status, _ = small(capsys, tmp_path)  # a folder that runs are in is none
     assert status == 2
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_directories_of_an_older_format_are_refused(lost, small, tmp_path, capsys):
+    assert small(capsys, tmp_path / "a") == (0, "")
+    mark = tmp_path / "a" / store.Workdir.MARK
+    mark.write_text('{"what": "a working directory of unlearn_jax"}')
+    if lost:
+        mark.unlink()
+        for file in (tmp_path / "a").glob("*/manifest.json"):
+            about = json.loads(file.read_text())
+            del about["format"]
+            file.write_text(json.dumps(about))
+    before = sorted(path.name for path in (tmp_path / "a").iterdir())
+    status, said = small(capsys, tmp_path / "a")
+    assert status == 2
+    assert said.count("\n") == 1
+    assert "is of format 2, this version writes format 3: give --workdir a new" in said
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == before
 
 
 def test_what_a_killed_process_left_half_written_goes(small, tmp_path, capsys):
@@ -561,8 +514,8 @@ def test_a_disk_that_fills_up_at_any_write(
     with monkeypatch.context() as patched:
         patched.setattr(
             store.np,
-            "savez",
-            full(np.savez, OSError("80000 requested and 4096 written")),
+            "save",
+            full(np.save, OSError("80000 requested and 4096 written")),
         )
         written = full(pathlib.Path.write_text, OSError(28, "No space left on device"))
         patched.setattr(pathlib.Path, "write_text", written)
@@ -584,39 +537,33 @@ def test_a_disk_that_fills_up_at_any_write(
     same_experiment(tmp_path / "disk", tmp_path / "whole")
 
 
+def state(epoch, size):
+    return train.TrainState(
+        jnp.full((1,), epoch), Variables({"w": jnp.arange(float(size))[None]}, {}), ()
+    )
+
+
 def test_a_disk_too_full_for_a_checkpoint(tmp_path, mount, capfd, caplog):
     mount(tmp_path / "disk", "size=300k")
-    state = train.TrainState(
-        jnp.full((1,), 3), Variables({"w": jnp.arange(25_000.0)[None]}, {}), ()
-    )
-    with (  # noqa: PT012
-        pytest.raises(OSError, match=r"No space left on device: '.*tree\.npz'"),
-        bank._Checkpoints(tmp_path / "disk" / "c", 0.0) as checkpoints,
-    ):
+    folder = tmp_path / "disk" / "c"
+    checkpoints = Checkpoints(folder, 0.0)
+    with pytest.raises(OSError, match=r"No space left on device: '"):  # noqa: PT012
         for epoch in (3, 5, 7):
-            checkpoints.save(state._replace(epoch=jnp.full((1,), epoch)))
+            checkpoints.save(epoch, state(epoch, 25_000))
     assert capfd.readouterr().err == ""
     assert caplog.text == ""
-    newest = max(
-        int(step.name)
-        for step in (tmp_path / "disk" / "c").iterdir()
-        if step.name.isdecimal()
-    )
-    with bank._Checkpoints(tmp_path / "disk" / "c", 0.0) as checkpoints:
-        restored, _ = checkpoints.restore(state)
+    newest = max(int(step.name) for step in folder.iterdir() if step.name.isdecimal())
+    restored = Checkpoints(folder, 0.0).restore(state(0, 25_000))
     assert restored.epoch[0] == newest < 7
     np.testing.assert_array_equal(
-        restored.variables.params["w"], state.variables.params["w"]
+        restored.variables.params["w"], state(0, 25_000).variables.params["w"]
     )
 
 
-def test_a_disk_too_full_for_the_small_files_beside_a_checkpoint(
+def test_a_disk_too_full_for_the_small_files_of_a_checkpoint(
     tmp_path, monkeypatch, capfd, caplog
 ):
     """Orbax writes these in threads, logs what they raise, and raises it again."""
-    state = train.TrainState(
-        jnp.full((1,), 3), Variables({"w": jnp.arange(25.0)[None]}, {}), ()
-    )
     met = []
 
     def full(path, *_, **__):
@@ -624,12 +571,8 @@ def test_a_disk_too_full_for_the_small_files_beside_a_checkpoint(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(type(epath.Path(tmp_path)), "write_text", full)
-    (tmp_path / "group").mkdir()
-    with (
-        pytest.raises(OSError, match=r"No space left on device: '.*training'"),
-        bank._Checkpoints(tmp_path / "group" / "training", 0.0) as checkpoints,
-    ):
-        checkpoints.save(state)
+    with pytest.raises(OSError, match=r"No space left on device: '.*00000003"):
+        Checkpoints(tmp_path / "training", 0.0).save(3, state(3, 25))
     assert met
     assert capfd.readouterr().err == ""
     assert caplog.text == ""
@@ -677,23 +620,15 @@ def test_a_finished_run_that_becomes_read_only_is_left_as_it_is(
 
 def test_the_harness_tells_phases_by_the_stack(survival):
     frame = '  File "/x/unlearn_jax/pipeline/{}", line 12 in {}\n'
-    training = frame.format("bank.py", "_train_group") + frame.format(
-        "bank.py", "ensure"
-    )
+    run = frame.format("_run.py", "_train")
+    training = frame.format("stages/training.py", "_train") + run
     assert survival.phase(training) == "training"
-    assert (
-        survival.phase(frame.format("bank.py", "save") + training) == "checkpoint write"
-    )
-    assert (
-        survival.phase(frame.format("store.py", "write_folder") + training)
-        == "training: group written"
-    )
-    assert (
-        survival.phase(
-            frame.format("run.py", "_publish") + frame.format("run.py", "run")
-        )
-        == "report"
-    )
+    save = frame.format("store/artifact.py", "save")
+    assert survival.phase(save + training) == "checkpoint write"
+    write = frame.format("store/folders.py", "write_folder")
+    assert survival.phase(write + run) == "training: piece written"
+    publish = frame.format("_run.py", "_publish") + frame.format("_run.py", "run")
+    assert survival.phase(publish) == "report"
     assert survival.phase("") == survival.OTHER
 
 
@@ -709,7 +644,7 @@ def test_the_harness_sees_a_difference(survival, tmp_path):
         json.dumps({"x": 1.5, "cost": 4, "rows": [{"cost": 1}]})
     )
     survival.compare(tmp_path / "a", expected)
-    np.save(tmp_path / "a" / "part" / "x.npy", np.nextafter(np.arange(12.0), 99))
+    stored(tmp_path / "a" / "part", np.nextafter(np.arange(12.0), 99))
     with pytest.raises(SystemExit, match="not the result of the uninterrupted run"):
         survival.compare(tmp_path / "a", expected)
     stored(tmp_path / "a" / "part")

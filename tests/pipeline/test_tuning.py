@@ -22,10 +22,10 @@ from unlearn_jax.pipeline import (
     run,
     tuning,
 )
-from unlearn_jax.pipeline._run import progress_bar
 from unlearn_jax.pipeline.measure.records import to_plain
 from unlearn_jax.pipeline.stages import models as stages
 from unlearn_jax.pipeline.stages.plan import make_plan
+from unlearn_jax.pipeline.store.artifact import Runner
 from unlearn_jax.types import InputError
 
 TINY = RunConfig(
@@ -139,32 +139,35 @@ def test_every_trial_is_kept_and_the_best_is_taken(finished):
 def test_a_trial_is_the_method_with_its_knobs(finished, splits, tmp_path):
     """The searched program, knobs traced, gives what the plain one gives with the same knobs on the same problems."""
     folder, results = finished
-    own = tuning.tuning_plan(make_plan(TINY, folder.parent / "banks", splits=splits))
+    own = tuning.tuning_plan(
+        make_plan(TINY, folder.parent / "banks", splits=splits, workdir=folder)
+    )
     position, trial = next(
         (i, t)
         for i, t in enumerate(results.tuning.rows["finetune"].trials)
         if t.metrics
     )
-    logits, _, cached = tuning.tune_row(own, "finetune", None, folder, progress_bar)
-    assert cached
+    logits = tuning.tune_row(own, "finetune", "tune")
+    assert own.runner.costs[-1].cached
     rows = {"finetune": {"method": "finetune", "num_epochs": 2, **trial.options}}
     plain = dataclasses.replace(own, config=dataclasses.replace(own.config, rows=rows))
-    parts, _, _ = stages.unlearn(plain, "finetune", None, tmp_path, progress_bar)
-    for searched, direct in zip(logits[position], parts.read("logits"), strict=True):
+    runner = Runner(tmp_path, progress=False)
+    parts = runner.make(stages.unlearn(plain, "finetune"))
+    for searched, direct in zip(logits[position], parts.each("logits"), strict=True):
         np.testing.assert_allclose(searched, direct, atol=1e-4)
         assert np.std(direct) > 0.1
 
 
 def test_the_search_sees_nothing_that_is_reported(finished, splits):
     folder, _ = finished
-    plan = make_plan(TINY, folder.parent / "banks", splits=splits)
+    plan = make_plan(TINY, folder.parent / "banks", splits=splits, workdir=folder)
     own = tuning.tuning_plan(plan)
-    assert own.originals.spec.key != plan.originals.spec.key
+    assert own.originals.artifact.key != plan.originals.artifact.key
     assert not (own.forget & plan.forget.any(0)).any(), (
         "no sample of a reported forget set"
     )
     assert not set(own.forget_names) & set(plan.forget_names)
-    assert own.references.spec.key == plan.references.spec.key, (
+    assert own.references.artifact.key == plan.references.artifact.key, (
         "the references are shared"
     )
     assert own.model is plan.model

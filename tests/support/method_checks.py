@@ -99,6 +99,7 @@ def traced(method_type, numbers, problem, key, cost, **options):
 
 
 def softmax(logits):
+    """Probabilities along the last axis."""
     odds = np.exp(logits - logits.max(-1, keepdims=True))
     return odds / odds.sum(-1, keepdims=True)
 

@@ -13,7 +13,7 @@ import traceback
 import pytest
 
 import unlearn_jax
-from unlearn_jax.types import UnlearnError
+from unlearn_jax.types import InputError, UnlearnError
 
 ROOT = pathlib.Path(unlearn_jax.__file__).parent
 ERRORS = {"InputError", "DamagedFileError", "DivergedError"}
@@ -52,6 +52,11 @@ def sites(*rooms):
                 place = (str(file.relative_to(ROOT)), node.lineno, node.end_lineno)
                 found[place] = _message(node.exc.args[0], ast.unparse(node.exc.args[0]))
     return found
+
+
+def refuses(fragment):
+    """Expect an input error whose message matches ``fragment``."""
+    return pytest.raises(InputError, match=fragment)
 
 
 def refusal(call, message):

@@ -438,7 +438,8 @@ def summarize_runs(
       The estimate.
 
     Raises:
-      InputError: as :func:`run_weights` and :func:`summarize`.
+      InputError: another number of factors than of values, and as
+        :func:`run_weights` and :func:`summarize`.
 
     >>> summarize_runs([[1.0, 2.0], [3.0, 4.0]])
     Estimate(mean=2.5, std=1.2909..., low=1.0, high=4.0, num_runs=4, num_dropped=0)
@@ -448,6 +449,11 @@ def summarize_runs(
         factors = np.stack(np.indices(values.shape), -1).reshape(-1, values.ndim)
     runs = values.reshape(-1)
     weights = run_weights(np.random.default_rng(seed), num_replicates, factors)
+    if weights.shape[1] != runs.size:
+        raise InputError(
+            f"{weights.shape[1]} rows of factors for {runs.size} values: pass one row a"
+            " value"
+        )
     return summarize(runs, np.broadcast_to(runs, weights.shape), weights, level=level)
 
 

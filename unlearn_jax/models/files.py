@@ -21,8 +21,8 @@ from flax import serialization
 from unlearn_jax.models.adapters import leaf_paths
 from unlearn_jax.types import InputError, Model, PyTree, Variables
 
-Format = Literal["orbax", "safetensors", "msgpack"]
-FORMATS: tuple[Format, ...] = ("orbax", "safetensors", "msgpack")
+ModelFormat = Literal["orbax", "safetensors", "msgpack"]
+FORMATS: tuple[ModelFormat, ...] = ("orbax", "safetensors", "msgpack")
 IGNORED = frozenset({"opt_state", "step"})
 """Parts of a training state that are no part of the model."""
 _SHOWN = 3
@@ -30,7 +30,10 @@ _Read = TypeVar("_Read")
 
 
 def save(
-    path: str | os.PathLike[str], variables: PyTree, *, format: Format | None = None
+    path: str | os.PathLike[str],
+    variables: PyTree,
+    *,
+    format: ModelFormat | None = None,
 ) -> pathlib.Path:
     """Write a model's variables; a folder or file that exists is refused.
 
@@ -208,7 +211,7 @@ def safetensors() -> Any:
     )
 
 
-def _format_of(path: pathlib.Path, default: Format = "orbax") -> Format:
+def _format_of(path: pathlib.Path, default: ModelFormat = "orbax") -> ModelFormat:
     if path.suffix == ".safetensors":
         return "safetensors"
     return "msgpack" if path.suffix == ".msgpack" else default

@@ -1,6 +1,8 @@
 """A run as stages with a working directory: configuration, banks of trained models, unlearning, audit, report."""
 
+from unlearn_jax.pipeline._audit import audit_arrays
 from unlearn_jax.pipeline._run import run
+from unlearn_jax.pipeline.arrays import AuditArrays
 from unlearn_jax.pipeline.config.resolve import load_data
 from unlearn_jax.pipeline.config.schema import (
     AttackConfig,
@@ -34,6 +36,7 @@ from unlearn_jax.pipeline.study import run_study
 __all__ = [
     "Artifact",
     "AttackConfig",
+    "AuditArrays",
     "AuditConfig",
     "Check",
     "DataConfig",
@@ -53,6 +56,7 @@ __all__ = [
     "Text",
     "TrainingConfig",
     "TuningConfig",
+    "audit_arrays",
     "dry_run",
     "dry_run_experiment",
     "load_data",

@@ -4,11 +4,9 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
-from tqdm import tqdm
 
 from unlearn_jax.data import Splits
 from unlearn_jax.pipeline import tuning
@@ -17,17 +15,13 @@ from unlearn_jax.pipeline.config.schema import RunConfig, to_json
 from unlearn_jax.pipeline.measure import records
 from unlearn_jax.pipeline.measure.results import measure_run
 from unlearn_jax.pipeline.stages import models as stages
-from unlearn_jax.pipeline.stages.bank import Bank
 from unlearn_jax.pipeline.stages.plan import Plan, make_plan
+from unlearn_jax.pipeline.stages.training import Training
 from unlearn_jax.pipeline.store import clock, hosts, locks
 from unlearn_jax.pipeline.store import folders as store
+from unlearn_jax.pipeline.store.artifact import Stored
 from unlearn_jax.train import LossFn
 from unlearn_jax.types import Model
-
-
-def progress_bar(**knobs: Any) -> tqdm:
-    """A tqdm bar on standard error; silent where that is not a terminal."""
-    return tqdm(**knobs, disable=None, leave=False, dynamic_ncols=True)
 
 
 def run(
@@ -64,7 +58,8 @@ def run(
       DamagedFileWarning: a stored file is not what was written; its folder is moved
         aside and computed anew.
     """
-    place, here = store.Workdir(workdir), hosts.here()
+    place = store.Workdir(workdir)
+    this = hosts.here()
     place.check()
     plan = make_plan(
         config,
@@ -72,28 +67,22 @@ def run(
         splits=splits,
         model=model,
         loss_fn=loss_fn,
+        workdir=place.path,
     )
     tuning.check_tuning(plan)
     locks.make_folder(plan.bank_root)
     with place.locked() as folder:
-        if here.first:
-            store.write_text(
-                folder / "config.json", json.dumps(to_json(config), indent=1)
-            )
-        costs: list[dict[str, Any]] = []
-        _train((plan.originals, plan.references), costs)
-        plan, tuned = _tune(plan, folder, costs)
-        _train((plan.oracles,), costs)
-        adversarial = _attack(plan, folder, costs)
-        unlearned = {}
-        for name in plan.rows:
-            given = adversarial.get(plan.rows[name].attack)
-            unlearned[name], cost, cached = stages.unlearn(
-                plan, name, given, folder, progress_bar
-            )
-            costs.append({"name": f"unlearn: {name}", **cost, "cached": cached})
-        if not here.first:
+        if this.first:
+            text = json.dumps(to_json(config), indent=1)
+            store.write_text(folder / "config.json", text)
+        _train(plan.originals, plan.references)
+        plan, tuned = _tune(plan)
+        _train(plan.oracles)
+        adversarial = dict(_attack(plan))
+        unlearned = dict(_unlearn(plan))
+        if not this.first:
             return None
+        costs = map(dataclasses.asdict, plan.runner.costs)
         result, arrays = measure_run(
             plan,
             unlearned,
@@ -103,57 +92,46 @@ def run(
             preset=preset,
             workdir=folder.name,
         )
-        _publish(result, arrays, folder)
+        publish(result, arrays, folder)
     return result
 
 
-def _train(
-    banks: Iterable[Bank], costs: list[dict[str, Any]], prefix: str = ""
-) -> None:
-    """Trains what banks lack, and notes what it cost."""
-    for bank in (bank for bank in banks if len(bank.spec.member)):
-        cost, cached = bank.ensure(progress_bar)
-        costs.append(
-            {
-                "name": f"{prefix}{bank.spec.name} ({len(bank.spec.member)})",
-                **cost,
-                "cached": cached,
-            }
-        )
+def _train(*trainings: Training, prefix: str = "") -> None:
+    """Train the models that are missing."""
+    for training in trainings:
+        count = len(training.member)
+        if count:
+            label = f"{prefix}{training.name} ({count})"
+            training.runner.make(training.artifact, label)
 
 
-def _attack(
-    plan: Plan, folder: pathlib.Path, costs: list[dict[str, Any]], prefix: str = ""
-) -> dict[str | None, stages.Parts]:
-    """The adversarial sets of all attacks that the rows need."""
-    found: dict[str | None, stages.Parts] = {}
+def _attack(plan: Plan, prefix: str = "") -> Iterator[tuple[str, Stored]]:
+    """Yield the adversarial sets of all attacks that the rows need."""
     for name in plan.attacks:
-        found[name], cost, cached = stages.attack(plan, name, folder, progress_bar)
         label = f"adversarial sets: {name}" if name else "adversarial sets"
-        costs.append({"name": prefix + label, **cost, "cached": cached})
-    return found
+        yield name, plan.runner.make(stages.attack(plan, name), prefix + label)
 
 
-def _tune(
-    plan: Plan, folder: pathlib.Path, costs: list[dict[str, Any]]
-) -> tuple[Plan, records.Tuning | None]:
-    """Choose the rows' hyperparameters: the plan with the chosen values, and trials."""
+def _unlearn(plan: Plan) -> Iterator[tuple[str, Stored]]:
+    """Yield the unlearned models of all rows."""
+    for name in plan.rows:
+        yield name, plan.runner.make(stages.unlearn(plan, name), f"unlearn: {name}")
+
+
+def _tune(plan: Plan) -> tuple[Plan, records.Tuning | None]:
+    """Return the plan with the chosen hyperparameters, and the trials."""
     own = tuning.tuning_plan(plan)
     if own is None:
         return plan, None
-    _train((own.originals, own.oracles), costs, "tuning: ")
-    adversarial = _attack(own, folder, costs, "tuning: ")
+    _train(own.originals, own.oracles, prefix="tuning: ")
+    dict(_attack(own, "tuning: "))
     logits = {}
     for name in own.rows:
         if tuning.searches(own.config, name):
-            given = adversarial.get(own.rows[name].attack)
-            logits[name], cost, cached = tuning.tune_row(
-                own, name, given, folder, progress_bar
-            )
-            costs.append({"name": f"tune: {name}", **cost, "cached": cached})
-    with clock.stopwatch() as cost:
+            logits[name] = tuning.tune_row(own, name, f"tune: {name}")
+    with clock.stopwatch("tuning: audit") as watch:
         found = tuning.choose(own, logits, tuning.shared_samples(plan, own))
-    costs.append({"name": "tuning: audit", **cost, "cached": False})
+    plan.runner.costs.append(watch.cost)
     rows = dict(plan.config.rows)
     for name, search in found.rows.items():
         if search.chosen is not None:
@@ -162,7 +140,7 @@ def _tune(
     return dataclasses.replace(plan, config=config), found
 
 
-def _publish(
+def publish(
     result: records.RunResult, arrays: dict[str, np.ndarray], folder: pathlib.Path
 ) -> None:
     """Write tables, report and results; the last file says that all are there."""

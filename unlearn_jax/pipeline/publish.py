@@ -108,6 +108,7 @@ class Result:
       versions: of unlearn_jax, Python and JAX.
       commit: of the measuring code, if published before digests were stored.
       code: digest of the measuring code (:func:`code_digest`); empty if unknown.
+      settings: digest of the configuration; empty if published before it was stored.
       time: duration and peak memory, in words.
       seeds: runs, seeds and sizes, in words.
       tables: the numbers.
@@ -128,6 +129,7 @@ class Result:
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     commit: str = ""
     code: str = ""
+    settings: str = ""
     time: str = ""
     seeds: str = ""
     tables: tuple[ResultTable, ...] = ()
@@ -328,6 +330,8 @@ def publish(
         result = _of_runs(ordered)
     if not result.name and to is None:
         raise InputError("this run has no preset: name the file with --to NAME.json")
+    if to is None and not (folder().parents[1] / "pyproject.toml").is_file():
+        raise InputError("not in a checkout: name the file with --to NAME.json")
     path = pathlib.Path(to) if to is not None else folder() / f"{result.name}.json"
     if path.suffix != ".json":
         raise InputError(f"--to needs a file NAME.json, got {path}")
@@ -385,6 +389,7 @@ def _of_experiment(data: Mapping[str, Any]) -> Result:
         date=data["created"][:10],
         device=versions.get("devices", ""),
         versions=_versions(versions),
+        settings=data["config_hash"][:12],
         time=_duration(seconds),
         tables=tuple(tables),
         reading=(page.summary,),
@@ -415,6 +420,9 @@ def _of_runs(runs: Mapping[str, RunResult]) -> Result:
                 values = [f"{option} {_plain(value)}" for option, value in options]
                 chosen[label] = ", ".join(values)
     seconds = sum(stage.seconds for run in runs.values() for stage in run.stages)
+    settings = hashlib.sha256()
+    for run in runs.values():
+        settings.update(run.config_digest.encode())
     design = first.design
     of_classes = design.forget_kind == "class"
     sets = "classes" if of_classes else "forget sets"
@@ -426,6 +434,7 @@ def _of_runs(runs: Mapping[str, RunResult]) -> Result:
         date=first.date[:10],
         device=first.device,
         versions=_versions(first.versions),
+        settings=settings.hexdigest()[:12],
         time=_duration(seconds),
         seeds=(
             f"{design.runs} runs ({design.originals} originals x {design.forget_sets}"
@@ -496,8 +505,8 @@ def _run_tables(run: RunResult, title: str) -> list[ResultTable]:
 
 # --- the code that measured ---
 
-_MEASURING = ("config", "stages", "measure")
-"""Folders of ``pipeline`` that decide numbers; the others store and show them."""
+_MEASURING = ("config", "stages", "measure", "tuning.py")
+"""Parts of ``pipeline`` that decide numbers; the others store and show them."""
 
 
 def code_digest(name: str, root: pathlib.Path | None = None) -> str:
@@ -509,13 +518,13 @@ def code_digest(name: str, root: pathlib.Path | None = None) -> str:
 
     Args:
       name: of the preset or benchmark.
-      root: of the checkout; this one's if None.
+      root: of a checkout; this package and its experiments if None.
     """
-    root = root or folder().parents[1]
-    package = root / "unlearn_jax"
+    package = root / "unlearn_jax" if root else pathlib.Path(__file__).parents[1]
+    experiments = root / "experiments" if root else folder().parent
     files = [path for path in sorted(package.rglob("*.py")) if _decides(path, package)]
     for file in (f"{name}.py", f"benchmarks/{name}.py"):
-        own = root / "experiments" / file
+        own = experiments / file
         if own.is_file():
             files.append(own)
             studies = re.findall(r"unlearn_jax\.studies\.(\w+)", own.read_text())
@@ -526,7 +535,8 @@ def code_digest(name: str, root: pathlib.Path | None = None) -> str:
                 files += sorted((package / "contrib").rglob("*.py"))
     digest = hashlib.sha256()
     for file in files:
-        digest.update(str(file.relative_to(root)).encode())
+        place = experiments if file.is_relative_to(experiments) else package
+        digest.update(str(file.relative_to(place)).encode())
         digest.update(_file_digest(file, file.stat().st_mtime_ns))
     return digest.hexdigest()[:12]
 
@@ -535,7 +545,8 @@ def _decides(path: pathlib.Path, package: pathlib.Path) -> bool:
     parts = path.relative_to(package).parts
     if parts[0] == "pipeline":
         return parts[1] in _MEASURING
-    return parts[0] not in ("cli.py", "__main__.py", "contrib", "studies")
+    others = ("cli.py", "__main__.py", "contrib", "studies", "experiments")
+    return parts[0] not in others
 
 
 @cache
@@ -815,10 +826,15 @@ def make_pages(root: pathlib.Path | None = None) -> dict[pathlib.Path, str]:
 
     Args:
       root: of the checkout; this one's if None.
+
+    Raises:
+      InputError: the package is installed without its checkout.
     """
     from unlearn_jax.methods import METHODS
 
     root = root or folder().parents[1]
+    if not (root / "pyproject.toml").is_file():
+        raise InputError("the pages are those of a checkout: run this in one")
     results = read_results(root / "experiments" / "results")
     readme = root / "README.md"
     methods = root / "unlearn_jax" / "methods" / "README.md"

@@ -6,7 +6,6 @@ the one with the lowest mean Avg Gap is taken. Every trial is kept.
 
 import dataclasses
 import json
-import pathlib
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,15 +16,15 @@ from unlearn_jax import methods, values
 from unlearn_jax.audit import Estimate
 from unlearn_jax.pipeline.config.checks import check_settings
 from unlearn_jax.pipeline.config.resolve import make_row, options_of, registered_method
-from unlearn_jax.pipeline.config.schema import RunConfig, digest
+from unlearn_jax.pipeline.config.schema import RunConfig
 from unlearn_jax.pipeline.measure import records
 from unlearn_jax.pipeline.measure.pool import AuditPool, Measured
 from unlearn_jax.pipeline.measure.results import oracle_logits, plan_pool
 from unlearn_jax.pipeline.measure.rows import estimate, measure_gaps, measure_row
 from unlearn_jax.pipeline.stages import models as stages
 from unlearn_jax.pipeline.stages.plan import Plan, check_samples
-from unlearn_jax.pipeline.store import clock
-from unlearn_jax.types import InputError
+from unlearn_jax.pipeline.store.artifact import Artifact
+from unlearn_jax.types import InputError, UnlearnFn
 
 REPLICATES = 100
 """Bootstrap replicates for a trial."""
@@ -189,63 +188,55 @@ def _check_search(config: RunConfig, name: str, space: dict[str, Any]) -> None:
             )
 
 
-def tune_row(
-    plan: Plan,
-    name: str,
-    adversarial: stages.Parts | None,
-    folder: pathlib.Path,
-    progress: stages.Progress,
-) -> tuple[list[list[np.ndarray]], dict[str, float], bool]:
-    """Runs every trial of a row.
+def trials_of(plan: Plan, name: str) -> list[tuple[Artifact, list[int]]]:
+    """Return a row's trials: artifacts of logits, and the trials in each.
 
     Args:
       plan: of the tuning.
-      name: the row.
-      adversarial: its adversarial sets.
-      folder: for the stage's files.
-      progress: makes progress bars.
-
-    Returns:
-      Logits over the pool of every trial's runs, what it all cost, and whether it was
-      there already.
+      name: of the row.
     """
-    search, row = make_search(plan.config, name), plan.config.rows[name]
-    num_runs, cost, cached = len(plan.runs), {}, True
-    logits: list[list[np.ndarray]] = [[] for _ in search.trials]
+    search = make_search(plan.config, name)
+    row = plan.config.rows[name]
+    found = []
     for static, positions in search.groups:
-        chosen = [search.trials[position] for position in positions]
-        key = digest(plan.row_digest(name), search.trials, static)[:16]
-        work = [
-            stages.Work(
-                run,
-                {knob: value for knob, value in trial.items() if knob not in static},
-            )
-            for trial in chosen
-            for run in range(num_runs)
-        ]
-        sizes = [int(plan.forget[plan.runs[item.run, 1]].sum()) for item in work]
-        parts = stages.Parts(
-            folder / f"tune-{name}-{key}", sizes, plan.config.replicas.group
+        work = []
+        for position in positions:
+            trial = search.trials[position]
+            traced = {key: trial[key] for key in trial if key not in static}
+            work += [stages.Work(run, traced) for run in range(len(plan.runs))]
+        artifact = stages.unlearn_work(
+            plan,
+            name,
+            f"tune-{name}",
+            plan.make_row(name, {**row, **static}),
+            work,
+            factory=partial(_factory, name, {**row, **static}, plan),
+            settings={"trials": [search.trials[position] for position in positions]},
+            entries=("logits",),
         )
-        factory = partial(_factory, name, {**row, **static}, plan)
-        compute = stages.compute_unlearned(plan, factory, work, adversarial)
-        spent, there = parts.ensure(
-            lambda items, compute=compute: (
-                {"logits": compute(items)[0]["logits"]},
-                None,
-            ),
-            progress,
-            {"stage": "tune", "row": name, "trials": chosen},
-        )
-        cost, cached = clock.add(cost, spent), cached and there
-        found = parts.read("logits")
+        found.append((artifact, positions))
+    return found
+
+
+def tune_row(plan: Plan, name: str, label: str) -> list[list[np.ndarray]]:
+    """Run every trial of a row, and return the logits over the pool of its runs.
+
+    Args:
+      plan: of the tuning.
+      name: of the row.
+      label: of the cost.
+    """
+    num_runs = len(plan.runs)
+    logits: dict[int, list[np.ndarray]] = {}
+    for artifact, positions in trials_of(plan, name):
+        found = plan.runner.make(artifact, label).each("logits")
         for place, position in enumerate(positions):
             trial = found[place * num_runs : (place + 1) * num_runs]
             logits[position] = stages.filter_outputs(plan, name, trial)
-    return logits, cost, cached
+    return [logits[position] for position in sorted(logits)]
 
 
-def _factory(name: str, row: dict[str, Any], plan: Plan, **traced: Any) -> Any:
+def _factory(name: str, row: dict[str, Any], plan: Plan, **traced: Any) -> UnlearnFn:
     return plan.make_row(name, {**row, **traced})
 
 

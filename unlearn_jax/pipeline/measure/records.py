@@ -1,9 +1,9 @@
 """Records of a run's results, and their JSON form: the content of ``results.json``.
 
-Every table, file and figure reads these. :meth:`RunResult.to_json` writes plain values;
-:meth:`RunResult.from_json` reads them back and refuses another schema. JSON has neither
-NaN nor infinity: both are stored as ``null``, which a field of type ``float`` reads back
-as NaN, and an optional field as None.
+Every table, file and figure reads these. :meth:`RunResult.to_json` writes plain
+values; :meth:`RunResult.from_json` reads them back and refuses another schema. JSON has
+neither NaN nor infinity: both are stored as ``null``, which a field of type ``float``
+reads back as NaN, and an optional field as None.
 """
 
 import dataclasses
@@ -81,7 +81,8 @@ class RowResult:
       adaptive: the sets are recomputed at every request.
       filter: output filter, if any.
       metrics: estimates by metric; empty if a run ended in numbers that are not finite.
-      values: each run's value, ``[R]`` in the order of :attr:`RunResult.runs`, by metric.
+      values: each run's value by metric, ``[R]`` in the order of
+        :attr:`RunResult.runs`.
       cost: None for the original models, and where nothing was timed.
     """
 
@@ -145,7 +146,10 @@ class DataSummary:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Design:
-    """Numbers of models and sets; ``forget_kind`` is random, class, file or a hard kind."""
+    """Numbers of models and sets.
+
+    ``forget_kind`` is random, class, file, or a hard kind: memorized or uncertain.
+    """
 
     forget_kind: str
     originals: int
@@ -158,7 +162,7 @@ class Design:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunName:
-    """Seed of the original, name of the forget set and number of the repeat of a run."""
+    """Seed of the original, name of the forget set and repeat of one run."""
 
     original: int
     forget_set: ForgetName
@@ -209,7 +213,7 @@ class ExposedSample:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RowVulnerability:
-    """Samples of one row: mean fraction, number found in every run, the most exposed."""
+    """Samples of one row: mean fraction, number always found, the most exposed."""
 
     mean: float
     num_always: int
@@ -273,7 +277,7 @@ class Targets:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class KlomDistance:
-    """KLoM over the samples of one part; ``mean.num_runs`` is the size of the ensemble."""
+    """KLoM over the samples of one part; ``mean.num_runs`` is the ensemble's size."""
 
     mean: Estimate
     median: float
@@ -303,7 +307,7 @@ class RequestScore:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Requests:
-    """Scores of a sequence of requests: their number, their size, and each row's scores."""
+    """Scores of a sequence of requests, with the number of requests and their size."""
 
     count: int
     size: int
@@ -334,7 +338,7 @@ class Norms:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Term:
-    """Term of a theorem: mean and standard deviation over runs, and each run's value."""
+    """Term of a theorem: mean, standard deviation over runs, each run's value."""
 
     mean: float
     std: float

@@ -24,10 +24,11 @@ from unlearn_jax.pipeline.measure.rows import (
     measure_rows,
 )
 from unlearn_jax.pipeline.measure.targets import target_distances
-from unlearn_jax.pipeline.stages.models import Parts, row_logits
+from unlearn_jax.pipeline.stages.models import row_logits
 from unlearn_jax.pipeline.stages.plan import Plan
 from unlearn_jax.pipeline.store import clock
 from unlearn_jax.pipeline.store import folders as store
+from unlearn_jax.pipeline.store.artifact import Stored
 from unlearn_jax.train import steps_per_epoch
 from unlearn_jax.types import AttackResult, Status
 
@@ -43,8 +44,8 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 def measure_run(
     plan: Plan,
-    unlearned: Mapping[str, Parts],
-    adversarial: Mapping[str | None, Parts],
+    unlearned: Mapping[str, Stored],
+    adversarial: Mapping[str | None, Stored],
     stages: Sequence[Stage],
     *,
     tuning: records.Tuning | None = None,
@@ -70,31 +71,32 @@ def measure_run(
       ``[1, total]``.
     """
     options = plan.audit
-    with clock.stopwatch() as cost:
+    with clock.stopwatch("audit") as watch:
         pool = plan_pool(plan)
         measured = audit_rows(plan, pool, unlearned)
         arrays = dict(measured.arrays)
-        ratios = _by_row(arrays, "ratio")
-        margins = _by_row(arrays, "margin")
+        ratios = by_row(arrays, "ratio")
+        margins = by_row(arrays, "margin")
         vulnerability = None
         if ratios:
             vulnerability, fractions = sections.vulnerability(pool, ratios)
             arrays |= {f"vulnerability/{name}": one for name, one in fractions.items()}
         confusion = klom = requests = None
         if plan.is_class:
-            fractions = _by_row(arrays, "confusion")
+            fractions = by_row(arrays, "confusion")
             confusion = sections.confusion(pool, fractions, plan.splits.class_names)
         if options.klom:
             oracle = margins.pop(RETRAINED)
             klom = sections.klom(pool, margins, oracle)
         if plan.num_requests > 1:
-            requests = sections.request_scores(plan, unlearned)
+            samples = plan_pool(plan, by_class=False)
+            requests = sections.request_scores(plan, samples, unlearned)
         targets = target_distances(plan) if options.targets else None
         norms = sections.norms(plan, unlearned) if options.norms else None
         theory = None
         if options.theory:
             theory = sections.theory(plan, unlearned, adversarial)
-    stages = (*stages, Stage(name="audit", cached=False, **cost))
+    stages = (*stages, Stage(**dataclasses.asdict(watch.cost)))
     if "" in adversarial:
         arrays |= {name: one[None] for name, one in _outcomes(adversarial[""]).items()}
     costs = row_costs(plan, stages, unlearned, adversarial)
@@ -134,7 +136,7 @@ def measure_run(
             references=plan.num_references,
         ),
         banks={
-            bank.spec.name: bank.spec.key
+            bank.name: bank.artifact.key
             for bank in (plan.originals, plan.oracles, plan.references)
         },
         level=options.level,
@@ -153,7 +155,11 @@ def measure_run(
             for o, s, repeat in plan.runs
         ),
         stages=stages,
-        checks=tuple(make_checks(plan, rows)),
+        checks=tuple(
+            make_checks(
+                pool, rows, is_exchangeable=plan.forget_kind in ("random", "file")
+            )
+        ),
         notes=tuple(make_notes(plan, tuning)),
         attacks={
             name: summarize_attack(plan, chosen, adversarial[name])
@@ -171,16 +177,21 @@ def measure_run(
     return result, arrays
 
 
-def plan_pool(plan: Plan) -> AuditPool:
-    """Return the pool of a run whose banks are trained."""
+def plan_pool(plan: Plan, *, by_class: bool = True) -> AuditPool:
+    """Return the pool of a run whose banks are trained.
+
+    Args:
+      plan: of the run.
+      by_class: measure forgotten classes as such; False takes their samples one by one.
+    """
     return make_pool(
         plan.audit,
         plan.pool.labels,
         plan.forget[plan.runs[:, 1]],
         plan.runs,
         plan.references.logits() if plan.num_references else (),
-        plan.references.spec.member,
-        oracles=oracle_logits(plan) if plan.is_class else None,
+        plan.references.member,
+        oracles=oracle_logits(plan) if by_class and plan.is_class else None,
     )
 
 
@@ -193,7 +204,7 @@ def oracle_logits(plan: Plan) -> tuple[list[np.ndarray], list[np.ndarray]]:
 
 
 def audit_rows(
-    plan: Plan, pool: AuditPool, unlearned: Mapping[str, Parts]
+    plan: Plan, pool: AuditPool, unlearned: Mapping[str, Stored]
 ) -> Measurements:
     """Measure the original, the retrained and all unlearned models of a run."""
     originals = plan.originals.logits()
@@ -208,7 +219,8 @@ def audit_rows(
     return measure_rows(pool, logits)
 
 
-def _by_row(arrays: Mapping[str, np.ndarray], kind: str) -> dict[str, np.ndarray]:
+def by_row(arrays: Mapping[str, np.ndarray], kind: str) -> dict[str, np.ndarray]:
+    """Return the arrays of one kind by row."""
     return {
         name.partition("/")[2]: array
         for name, array in arrays.items()
@@ -237,16 +249,16 @@ def _about(plan: Plan, row: RowResult, cost: records.RowCost | None) -> RowResul
     )
 
 
-def _outcomes(parts: Parts) -> dict[str, np.ndarray]:
+def _outcomes(parts: Stored) -> dict[str, np.ndarray]:
     """Return radius, distance and status of every sample of an attack, ``[total]``."""
-    return {
-        name: np.concatenate([np.ravel(part) for part in parts.read(name)])
-        for name in ("epsilon", "distance", "status")
-    }
+    outcomes = {}
+    for name in ("epsilon", "distance", "status"):
+        outcomes[name] = np.concatenate([np.ravel(part) for part in parts.each(name)])
+    return outcomes
 
 
 def summarize_attack(
-    plan: Plan, chosen: ResolvedAttack, parts: Parts
+    plan: Plan, chosen: ResolvedAttack, parts: Stored
 ) -> records.AttackSummary:
     """Summarize the outcomes of the adversarial search of one attack."""
     outcomes = _outcomes(parts)
@@ -272,12 +284,12 @@ def summarize_attack(
     )
 
 
-def _attack_gradients(chosen: ResolvedAttack, parts: Parts) -> float:
+def _attack_gradients(chosen: ResolvedAttack, parts: Stored) -> float:
     """Return the gradients of one adversarial set, at most.
 
     Every radius up to the last one counts in full.
     """
-    radii = parts.read("epsilon")
+    radii = parts.each("epsilon")
     if isinstance(chosen.attack, LineSearch):
         return float(np.mean([len(one) for one in radii]))
     first = chosen.epsilon_init
@@ -289,8 +301,8 @@ def _attack_gradients(chosen: ResolvedAttack, parts: Parts) -> float:
 def row_costs(
     plan: Plan,
     stages: Sequence[Stage],
-    unlearned: Mapping[str, Parts],
-    adversarial: Mapping[str | None, Parts],
+    unlearned: Mapping[str, Stored],
+    adversarial: Mapping[str | None, Stored],
 ) -> dict[str, records.RowCost]:
     """Return the cost of one model of each row, absolute and relative to retraining."""
     seconds_of = {
@@ -298,8 +310,8 @@ def row_costs(
         for stage in stages
     }
     retraining = seconds_of.get("retrained", 0.0) / (2 * len(plan.pairs))
-    recipe = plan.oracles.spec.recipe
-    num_retained = int(plan.oracles.spec.member.sum(1).max())
+    recipe = plan.oracles.recipe
+    num_retained = int(plan.oracles.member.sum(1).max())
     num_steps = recipe.num_epochs * steps_per_epoch(num_retained, recipe.batch_size)
     all_gradients = num_steps * recipe.batch_size
     retrain = records.RowCost(
@@ -311,7 +323,7 @@ def row_costs(
     costs = {RETRAINED: retrain, RETRAINED_AGAIN: retrain}
     for name, row in plan.rows.items():
         seconds = seconds_of.get(f"unlearn: {name}", 0.0) / len(plan.runs)
-        counts = [np.sum(count) for count in unlearned[name].read("num_gradients")]
+        counts = [np.sum(count) for count in unlearned[name].each("num_gradients")]
         gradients = float(np.mean([int(count) for count in counts]))
         if row.attack is not None:
             attack = plan.attacks[row.attack]
@@ -394,33 +406,39 @@ def make_notes(plan: Plan, tuning: records.Tuning | None) -> list[str]:
     return notes
 
 
-def make_checks(plan: Plan, rows: Sequence[RowResult]) -> list[Check]:
+def make_checks(
+    pool: AuditPool, rows: Sequence[RowResult], *, is_exchangeable: bool
+) -> list[Check]:
     """Test whether the numbers can be trusted, on models whose answer is known.
 
-    The attack on single samples is checked for random forget sets only: no test sample
-    stands for a whole class, or for the hardest samples.
+    Args:
+      pool: of the table.
+      rows: of the table; checks of original and retrained models need their rows.
+      is_exchangeable: test samples stand for the forget set, so that no attack
+        separates them on retrained models; not so for whole classes or hard samples.
     """
     metrics = {row.key: row.metrics for row in rows}
+    original = metrics.get(ORIGINAL, {})
+    retrained = metrics.get(RETRAINED, {})
+    again = metrics.get(RETRAINED_AGAIN, {})
+    level = pool.config.level
     checks = []
-    if plan.is_class:
-        again = metrics[RETRAINED_AGAIN].get("ulira")
-        original = metrics[ORIGINAL].get("ulira")
-        if again and original:
-            checks += _coin_and_power(
-                plan,
-                again,
-                original,
-                "U-LiRA is fair: it cannot separate two retrained models",
-                "U-LiRA has power: it separates original from retrained models",
-                "U-LiRA of {}",
-            )
-        if "mia_nn" in metrics[RETRAINED_AGAIN]:
-            checks.append(_mia_nn_check(plan, rows))
-    elif plan.forget_kind in ("random", "file"):
+    if pool.classes is not None:
         checks += _coin_and_power(
-            plan,
-            metrics[RETRAINED]["ft_auc"],
-            metrics[ORIGINAL]["ft_auc"],
+            level,
+            again.get("ulira"),
+            original.get("ulira"),
+            "U-LiRA is fair: it cannot separate two retrained models",
+            "U-LiRA has power: it separates original from retrained models",
+            "U-LiRA of {}",
+        )
+        if "mia_nn" in again and "mia_nn" in retrained:
+            checks.append(_mia_nn_check(pool, rows))
+    elif is_exchangeable:
+        checks += _coin_and_power(
+            level,
+            retrained.get("ft_auc"),
+            original.get("ft_auc"),
             "the attack is fair: it cannot separate forget from test samples on models"
             " trained on neither",
             "the attack has power: it separates them on the original models",
@@ -429,58 +447,54 @@ def make_checks(plan: Plan, rows: Sequence[RowResult]) -> list[Check]:
     lost = [row.label for row in rows if not row.metrics]
     detail = "no logit of any unlearned model is infinite or NaN"
     if lost:
-        detail = f"not finite in at least one run: {', '.join(lost)}; lower its learning rate"
+        labels = ", ".join(lost)
+        detail = f"not finite in at least one run: {labels}; lower its learning rate"
     name = "every method ends in finite numbers"
     return [*checks, Check(name=name, passed=not lost, detail=detail)]
 
 
 def _coin_and_power(
-    plan: Plan,
-    retrained: Estimate,
-    original: Estimate,
+    level: float,
+    retrained: Estimate | None,
+    original: Estimate | None,
     fair: str,
     power: str,
     subject: str,
 ) -> list[Check]:
     """Check an attack: 50 on retrained models, above 50 on original models."""
-    shown = _in_words(plan, retrained)
-    coin = Check(
-        name=fair,
-        passed=retrained.low <= 50 <= retrained.high,
-        detail=(
-            f"{subject.format('retrained models')}: {shown}; the interval should hold 50"
-        ),
-    )
-    shown = _in_words(plan, original)
-    strong = Check(
-        name=power,
-        passed=original.low > 50,
-        detail=(
-            f"{subject.format('originals')}: {shown}; the interval should lie above 50"
-        ),
-    )
-    return [coin, strong]
+    checks = []
+    if retrained:
+        shown = f"{subject.format('retrained models')}: {_in_words(level, retrained)}"
+        is_coin = retrained.low <= 50 <= retrained.high
+        detail = f"{shown}; the interval should hold 50"
+        checks.append(Check(name=fair, passed=is_coin, detail=detail))
+    if original:
+        shown = f"{subject.format('originals')}: {_in_words(level, original)}"
+        detail = f"{shown}; the interval should lie above 50"
+        checks.append(Check(name=power, passed=original.low > 50, detail=detail))
+    return checks
 
 
-def _mia_nn_check(plan: Plan, rows: Sequence[RowResult]) -> Check:
+def _mia_nn_check(pool: AuditPool, rows: Sequence[RowResult]) -> Check:
     """Check that two retrained models score the same.
 
     The yardstick is the standard deviation of the values about the mean of their own
     forget set, pooled over sets and both rows.
     """
-    first, second = (
-        next(row for row in rows if row.key == key)
-        for key in (RETRAINED, RETRAINED_AGAIN)
-    )
+    by_key = {row.key: row for row in rows}
+    first = by_key[RETRAINED]
+    second = by_key[RETRAINED_AGAIN]
     values = np.array([first.values["mia_nn"], second.values["mia_nn"]])
-    sets = plan.runs[:, 1]
+    assert pool.classes is not None
     squares = []
-    for number in np.unique(sets):
-        group = values[:, sets == number]
+    for one in pool.classes.sets:
+        group = values[:, list(one.runs)]
         squares.append(np.sum((group - group.mean()) ** 2))
     spread = np.sqrt(np.sum(squares) / max(values.size - len(squares), 1))
     means = (first.metrics["mia_nn"].mean, second.metrics["mia_nn"].mean)
-    shown = [_in_words(plan, row.metrics["mia_nn"]) for row in (first, second)]
+    shown = [
+        _in_words(pool.config.level, row.metrics["mia_nn"]) for row in (first, second)
+    ]
     return Check(
         name="MIA-NN is fair: two retrained models score the same, within their spread",
         passed=bool(abs(means[0] - means[1]) <= spread and means[0] > 0),
@@ -488,8 +502,8 @@ def _mia_nn_check(plan: Plan, rows: Sequence[RowResult]) -> Check:
     )
 
 
-def _in_words(plan: Plan, estimate: Estimate) -> str:
+def _in_words(level: float, estimate: Estimate) -> str:
     return (
         f"{estimate.mean:.1f} [{estimate.low:.1f}, {estimate.high:.1f}]"
-        f" ({100 * plan.audit.level:g}%)"
+        f" ({100 * level:g}%)"
     )

@@ -11,10 +11,11 @@ from unlearn_jax import audit
 from unlearn_jax.audit import Estimate
 from unlearn_jax.layers import unfound
 from unlearn_jax.pipeline.measure import records
-from unlearn_jax.pipeline.measure.pool import AuditPool, Measured, make_pool
+from unlearn_jax.pipeline.measure.pool import AuditPool, Measured
 from unlearn_jax.pipeline.measure.rows import estimate, round_all, rounded
-from unlearn_jax.pipeline.stages.models import Parts, stack_attack, take_models
+from unlearn_jax.pipeline.stages.models import stack_attack, take_models
 from unlearn_jax.pipeline.stages.plan import Plan
+from unlearn_jax.pipeline.store.artifact import Stored
 from unlearn_jax.replicas import map_models
 from unlearn_jax.spectral import spectral_norms
 from unlearn_jax.theory import summarize_terms, theorem_terms
@@ -24,18 +25,6 @@ from unlearn_jax.types import Array, AttackResult, Dataset, Variables
 VULNERABLE_FPR = 0.05
 """False positive rate at which a single sample counts as found."""
 _NUM_EXPOSED = 10
-
-
-def sample_pool(plan: Plan) -> AuditPool:
-    """Return the pool of a run's membership attacks on single samples."""
-    return make_pool(
-        plan.audit,
-        plan.pool.labels,
-        plan.forget[plan.runs[:, 1]],
-        plan.runs,
-        plan.references.logits() if plan.num_references else (),
-        plan.references.spec.member,
-    )
 
 
 def vulnerability(
@@ -168,7 +157,9 @@ def klom(
     return records.Klom(num_models=len(oracle), rows=rows)
 
 
-def request_scores(plan: Plan, unlearned: Mapping[str, Parts]) -> records.Requests:
+def request_scores(
+    plan: Plan, pool: AuditPool, unlearned: Mapping[str, Stored]
+) -> records.Requests:
     """Measure the published score after every request of a sequence.
 
     The score is the AUC of D_R against D_F minus the AUC of D_F against test, where D_F
@@ -178,9 +169,9 @@ def request_scores(plan: Plan, unlearned: Mapping[str, Parts]) -> records.Reques
 
     Args:
       plan: of the run.
+      pool: of single samples, even where whole classes are forgotten.
       unlearned: every row's models.
     """
-    pool = sample_pool(plan)
     test = ~pool.train
     requests = plan.requests[plan.runs[:, 1]]
     requests = np.pad(requests, ((0, 0), (0, 0), (0, int(test.sum()))))
@@ -190,7 +181,7 @@ def request_scores(plan: Plan, unlearned: Mapping[str, Parts]) -> records.Reques
     steps = {
         "original": [np.stack([originals[o]] * count) for o in plan.runs[:, 0]],
         "retrained": [np.stack([oracles[p]] * count) for p in plan.pair_of_run],
-        **{name: parts.read("steps") for name, parts in unlearned.items()},
+        **{name: parts.each("steps") for name, parts in unlearned.items()},
     }
     rows = {}
     for name, runs in steps.items():
@@ -245,7 +236,7 @@ def _score_request(
     return {"score": score, **found}
 
 
-def norms(plan: Plan, unlearned: Mapping[str, Parts]) -> records.Norms:
+def norms(plan: Plan, unlearned: Mapping[str, Stored]) -> records.Norms:
     """Compute the spectral norm of every layer, by Lanczos, for the models of each row.
 
     Args:
@@ -261,7 +252,7 @@ def norms(plan: Plan, unlearned: Mapping[str, Parts]) -> records.Norms:
         "retrained_again": [jax.tree.map(lambda leaf: leaf[count:], oracles)],
     }
     for name, parts in unlearned.items():
-        stacks[name] = [stack for _, stack in parts.variables(originals)]
+        stacks[name] = [content["models"] for _, content in parts.pieces()]
     apply = plan.model.apply
     image = jnp.zeros((1, *plan.pool.images.shape[1:]))
 
@@ -295,8 +286,8 @@ def norms(plan: Plan, unlearned: Mapping[str, Parts]) -> records.Norms:
 
 def theory(
     plan: Plan,
-    unlearned: Mapping[str, Parts],
-    adversarial: Mapping[str | None, Parts],
+    unlearned: Mapping[str, Stored],
+    adversarial: Mapping[str | None, Stored],
 ) -> records.Theory:
     """Compute the terms of Theorem 4.1 of every row with adversarial examples.
 
@@ -317,7 +308,8 @@ def theory(
             continue
         order = []
         found = []
-        for items, models in parts.variables(originals):
+        for items, content in parts.pieces():
+            models = content["models"]
             runs = plan.runs[items]
             pairs = plan.pair_of_run[items]
             index = np.stack([np.flatnonzero(plan.forget[s]) for s in runs[:, 1]])
@@ -333,7 +325,7 @@ def theory(
             order += items
         rows[name] = {}
         for key in found[0]:
-            # Parts hold the runs in another order where forget sets differ in size.
+            # Pieces hold the runs in another order where forget sets differ in size.
             values = np.concatenate([np.asarray(part[key]) for part in found])
             values = values[np.argsort(order)]
             rows[name][key] = records.Term(

@@ -47,8 +47,10 @@ SIMILARITIES: dict[str, Callable[..., Array]] = {
     "weights, sign flipped": partial(_weights, perturb="flip"),
     "weights, first two swapped": partial(_weights, perturb="swap"),
 }
-"""Similarities tried, and the spoiled ones, by name. A new one stands last: the position
-decides its random numbers."""
+"""Similarities tried, and the spoiled ones, by name.
+
+A new one stands last: the position decides its random numbers.
+"""
 
 
 def target_distances(plan: Plan) -> Targets:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 import pathlib
 import zlib
 from functools import cached_property, partial
@@ -10,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from unlearn_jax import __version__, audit, data, values
+from unlearn_jax import audit, data, values
 from unlearn_jax.data import Splits
 from unlearn_jax.pipeline.config.checks import check_settings
 from unlearn_jax.pipeline.config.resolve import (
@@ -36,8 +37,9 @@ from unlearn_jax.pipeline.config.schema import (
     digest,
     to_json,
 )
-from unlearn_jax.pipeline.stages.bank import Bank, BankSpec
-from unlearn_jax.pipeline.store.fingerprint import code_digest, model_digest
+from unlearn_jax.pipeline.stages.training import Training
+from unlearn_jax.pipeline.store.artifact import Runner
+from unlearn_jax.pipeline.store.fingerprint import model_digest
 from unlearn_jax.replicas import Mapper, mapper
 from unlearn_jax.spectral import clip
 from unlearn_jax.train import LossFn, Recipe
@@ -66,7 +68,8 @@ class Plan:
       splits: the data.
       model: the network.
       model_id: what names it in content keys.
-      bank_root: folder of the shared banks.
+      bank_root: folder of the shared models.
+      runner: makes and reads whatever the run stores.
       loss_fn: the objective of originals, retrained models and references;
         cross-entropy if None.
       avoid: ``[N_train]`` bool, samples that random forget sets keep clear of where
@@ -78,6 +81,7 @@ class Plan:
     model: Model
     model_id: Any
     bank_root: pathlib.Path
+    runner: Runner
     loss_fn: LossFn | None = None
     avoid: np.ndarray | None = None
 
@@ -168,7 +172,7 @@ class Plan:
     @cached_property
     def recipe(self) -> Recipe:
         """Recipe of the originals' training."""
-        return self.originals.spec.recipe
+        return self.originals.recipe
 
     @cached_property
     def _forget(self) -> tuple[np.ndarray, list[int]]:
@@ -220,7 +224,7 @@ class Plan:
         )
         logits, member = (
             self.references.logits()[:, :count],
-            self.references.spec.member[:, :count],
+            self.references.member[:, :count],
         )
         sure = audit.out_confidence(audit.softmax_confidence(logits, labels), member)
         if kind == "memorized":
@@ -301,63 +305,65 @@ class Plan:
             )
         return make_row(name, row, self.config.training, config)
 
-    def _bank(
+    def _training(
         self,
         name: str,
         member: np.ndarray,
         keys: list[jax.Array],
         num_epochs: int,
         num_samples: int,
-    ) -> Bank:
+    ) -> Training:
         padded = np.zeros((len(member), len(self.pool.labels)), bool)
         padded[:, : member.shape[1]] = member
+        packed = np.packbits(padded, axis=None).tobytes() + str(padded.shape).encode()
         key_data = np.array([np.asarray(jax.random.key_data(key)) for key in keys])
         training = dataclasses.replace(self.config.training, num_epochs=num_epochs)
-        if training.max_norm is None:  # a period without clips names no model
+        finish = None
+        if training.max_norm is None:
+            # a period without clips names no model
             training = dataclasses.replace(
                 training, clip_period=TrainingConfig.clip_period
             )
-        key = digest(
-            self.splits.digest,
-            self.splits.num_classes,
-            self.model_id,
-            training,
-            num_samples,
-            hashlib.sha256(
-                np.packbits(padded, axis=None).tobytes() + str(padded.shape).encode()
-            ).hexdigest(),
-            key_data.tolist(),
-        )
-        recipe = make_recipe(training, num_samples, self.model, self.pool.images)
-        finish = None
-        if training.max_norm is not None:
+        else:
             finish = partial(
                 clip,
                 self.model.apply,
                 sample=self.pool.images,
                 max_norm=training.max_norm,
             )
-        spec = BankSpec(
-            name,
-            key,
-            self.model,
-            self.pool,
-            padded,
-            key_data,
-            recipe,
-            self.loss_fn,
-            finish,
+        return Training(
+            name=name,
+            settings={
+                "data": self.splits.digest,
+                "num_classes": self.splits.num_classes,
+                "model": self.model_id,
+                "training": to_json(training),
+                "num_samples": num_samples,
+                "member": hashlib.sha256(packed).hexdigest(),
+                "keys": digest(key_data.tolist()),
+            },
+            model=self.model,
+            pool=self.pool,
+            member=padded,
+            keys=key_data,
+            recipe=make_recipe(training, num_samples, self.model, self.pool.images),
+            loss_fn=self.loss_fn,
+            finish=finish,
+            mapper=self.mapper,
+            group=self.group,
+            checkpoint_seconds=self.checkpoint_seconds,
+            root=self.bank_root,
+            runner=self.runner,
         )
-        return Bank(self.bank_root, spec, self.config.replicas)
 
     @cached_property
-    def originals(self) -> Bank:
+    def originals(self) -> Training:
         """The models to unlearn from, one per seed, trained on the whole training set."""
         seeds, count = self.config.replicas.originals, len(self.splits.train.labels)
         if not seeds or len(set(seeds)) < len(seeds):
             raise InputError("replicas.originals must be one or more different seeds")
         keys = [purpose_key("original", seed) for seed in seeds]
-        return self._bank(
+        return self._training(
             "originals",
             np.ones((len(seeds), count), bool),
             keys,
@@ -366,7 +372,7 @@ class Plan:
         )
 
     @cached_property
-    def oracles(self) -> Bank:
+    def oracles(self) -> Training:
         """Two retrained models per (original, forget set): the oracle, and a second one that shows the seeds' floor."""
         seeds = self.config.replicas.originals
         keys = [
@@ -376,12 +382,12 @@ class Plan:
         ]
         member = np.concatenate([~self.forget[self.pairs[:, 1]]] * 2)
         count = int(member.sum(1).max())
-        return self._bank(
+        return self._training(
             "retrained", member, keys, self.config.training.num_epochs, count
         )
 
     @cached_property
-    def references(self) -> Bank:
+    def references(self) -> Training:
         """The reference models of the membership attack, each on a random half of train and test together."""
         settings, count = self.config.replicas, len(self.pool.labels)
         member = np.zeros((0, count), bool)
@@ -397,7 +403,7 @@ class Plan:
             for m in range(settings.references)
         ]
         epochs = settings.reference_epochs or self.config.training.num_epochs
-        return self._bank(
+        return self._training(
             "references", member, keys, epochs, int(member.sum(1).max(initial=1))
         )
 
@@ -410,39 +416,12 @@ class Plan:
             for name in sorted(names)
         }
 
-    def attack_digest(self, name: str) -> str:
-        """Content key of the adversarial sets of one attack."""
-        return digest(
-            __version__,
-            self.originals.spec.key,
-            self._forget_digest(),
-            self.attacks[name].settings,
-        )
-
-    def row_digest(self, name: str) -> str:
-        """Return the content key of one row's unlearned models.
-
-        Args:
-          name: of the row.
-        """
-        row = self.rows[name]
-        return digest(
-            __version__,
-            self.originals.spec.key,
-            self._forget_digest(),
-            self.num_requests,
-            values.to_json(row.method),
-            code_digest(row.method),
-            row.adaptive,
-            None if row.attack is None else self.attack_digest(row.attack),
-            self.repeats,
-        )
-
-    def _forget_digest(self) -> str:
-        about = f"{self.forget.shape} {self.forget_names}"  # names seed keys
-        return hashlib.sha256(
-            np.packbits(self.forget, axis=None).tobytes() + about.encode()
-        ).hexdigest()
+    @cached_property
+    def forget_digest(self) -> str:
+        """SHA-256 of the forget sets, and of their names, which seed keys."""
+        about = f"{self.forget.shape} {self.forget_names}"
+        packed = np.packbits(self.forget, axis=None).tobytes()
+        return hashlib.sha256(packed + about.encode()).hexdigest()
 
 
 def check_samples(plan: Plan) -> None:
@@ -502,6 +481,7 @@ def make_plan(
     splits: Splits | None = None,
     model: Model | None = None,
     loss_fn: LossFn | None = None,
+    workdir: str | os.PathLike[str] | None = None,
 ) -> Plan:
     """Resolves a configuration and refuses what cannot work, before anything is trained or written.
 
@@ -511,6 +491,7 @@ def make_plan(
       splits: a user's own data instead of ``config.data``.
       model: a user's own network instead of ``config.model``.
       loss_fn: a user's own objective instead of cross-entropy.
+      workdir: folder of all else that the run stores; ``bank_root`` if None.
 
     Raises:
       InputError: unusable data, masks, methods, knobs or numbers of models.
@@ -525,7 +506,9 @@ def make_plan(
     else:
         model_id = model_digest(model, splits, loss_fn)
     loss_fn = loss_fn or make_objective(config.training, model)
-    plan = Plan(config, splits, model, model_id, pathlib.Path(bank_root), loss_fn)
+    runner = Runner(pathlib.Path(workdir or bank_root).expanduser().resolve())
+    bank_root = pathlib.Path(bank_root)
+    plan = Plan(config, splits, model, model_id, bank_root, runner, loss_fn)
     _ = (
         plan.rows,
         plan.attacks,

@@ -16,7 +16,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -63,7 +63,8 @@ class Items:
         return max(map(len, self.groups))
 
 
-class Piece(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Piece:
     """Task of computing some of an artifact's items.
 
     Attributes:
@@ -234,6 +235,35 @@ class Stored(Mapping[str, PyTree]):
         return _take(entry, positions)
 
 
+def open_stored(path: pathlib.Path, like: Mapping[str, PyTree] | None = None) -> Stored:
+    """Return the content of a finished artifact by its folder alone.
+
+    Args:
+      path: the folder.
+      like: structures of the stored pytrees; nested dictionaries if None.
+
+    Raises:
+      DamagedFileError: a file is missing or has another checksum.
+      InputError: no artifact is stored there.
+    """
+    is_whole = (path / folders.MANIFEST).is_file()
+    found = {}
+    for folder in [path] if is_whole else sorted(path.glob("items-*")):
+        manifest = folders.read_manifest(folder)
+        if manifest is not None:
+            found[folder] = manifest
+    if not found:
+        raise InputError(f"{path} stores nothing: run the same command again")
+    artifact = Artifact(
+        name=next(iter(found.values()))["artifact"],
+        settings={},
+        compute=dict,
+        items=None if is_whole else Items(0, 1),
+        like=like,
+    )
+    return Stored(artifact, path, found, cached=True)
+
+
 def _take(tree: PyTree, positions: Any) -> PyTree:
     return jax.tree.map(lambda leaf: leaf[positions], tree)
 
@@ -279,6 +309,7 @@ class Checkpoints:
             folders.move_aside(
                 folder,
                 f"checkpoint {folder} is truncated or changed, or of another group",
+                self._folder.with_name(f"{self._folder.name}-{folder.name}"),
             )
         return None
 
@@ -348,7 +379,8 @@ class Runner:
 
         Args:
           artifact: to be made.
-          label: name of its cost; the artifact's if empty.
+          label: name of its cost, alike for artifacts whose costs add up; the artifact's
+            if empty.
 
         Raises:
           DamagedFileError: a folder cannot be read back as it was written.
@@ -372,7 +404,12 @@ class Runner:
         cached = self._started[path]
         stored = Stored(artifact, path, self._find(artifact), cached=cached)
         self._made[path] = stored
-        self.costs.append(dataclasses.replace(stored.cost, name=label))
+        cost = dataclasses.replace(stored.cost, name=label)
+        if self.costs and self.costs[-1].name == label:
+            last = self.costs.pop()
+            cached = last.cached and cost.cached
+            cost = clock.total([last, cost], label, cached=cached)
+        self.costs.append(cost)
         return stored
 
     def make_all(self, artifacts: Iterable[Artifact]) -> dict[str, Stored]:
@@ -403,10 +440,9 @@ class Runner:
         turn = 0 if artifact.items else len(self._started)
         locks.make_folder(path if artifact.items else path.parent)
         missing = self.missing(artifact)
-        self._started[path] = not missing
-        if not missing:
-            return
-        self._set_aside(artifact)
+        is_cached = not missing
+        if missing:
+            self._set_aside(artifact)
         mine = []
         cut = artifact.items or Items(1, 1)
         this = hosts.here()
@@ -417,7 +453,7 @@ class Runner:
         with tqdm(
             total=sum(len(items) for _, items in mine) * cut.steps,
             desc=label,
-            disable=None if self._progress else True,
+            disable=None if self._progress and mine else True,
             leave=False,
             dynamic_ncols=True,
         ) as bar:
@@ -431,6 +467,7 @@ class Runner:
                     if items:
                         self._compute(artifact, items, inputs, bar)
                 bar.update(done - bar.n)
+        self._started[path] = is_cached
 
     def missing(self, artifact: Artifact) -> list[int]:
         """Return the items that are not stored; of an artifact without any, 0."""
@@ -459,12 +496,16 @@ class Runner:
         for artifact in artifacts:
             walk(artifact)
         rows = []
+        total = 0.0
         for artifact in ordered.values():
             count = 1 if artifact.items is None else artifact.items.count
             missing = len(self.missing(artifact))
             seconds = missing * artifact.price / speed if speed else 0.0
+            total += seconds
             about = f"{seconds:.0f} s" if seconds else "-"
             rows.append([artifact.name, count, count - missing, missing, about])
+        if total:
+            rows.append(["all", "", "", "", f"{total / 60:.1f} min"])
         headers = ["artifact", "items", "there", "to do", "about"]
         return tabulate(rows, headers=headers, tablefmt="simple")
 
@@ -508,22 +549,22 @@ class Runner:
         folder = self._folder(artifact, items)
         scratch = folder.with_name(f"unfinished-{folder.name}")
         before = spent(scratch)
-        with clock.stopwatch() as cost:
+        with clock.stopwatch() as watch:
             if artifact.items is None:
                 content = artifact.compute(*inputs)
             else:
+
+                def advance(steps: int) -> None:
+                    bar.update(steps * len(items))
+
                 padding = [items[-1]] * (artifact.items.size - len(items))
-                piece = Piece(
-                    items + padding,
-                    len(items),
-                    scratch,
-                    lambda steps: bar.update(steps * len(items)),
-                )
+                piece = Piece(items + padding, len(items), scratch, advance)
                 content = artifact.compute(piece, *inputs)
             content = {name: _to_host(entry) for name, entry in content.items()}
             if artifact.items is not None:
                 content = jax.tree.map(lambda leaf: leaf[: len(items)], content)
-        cost["seconds"] = round(cost["seconds"] + before, 3)
+        seconds = round(watch.cost.seconds + before, 3)
+        cost = dataclasses.replace(watch.cost, seconds=seconds)
 
         def write(draft: pathlib.Path) -> None:
             for name, entry in content.items():
@@ -539,7 +580,7 @@ class Runner:
             "settings": to_json(dict(artifact.settings)),
             "items": items,
             "content": {name: _about(entry) for name, entry in content.items()},
-            "cost": cost,
+            "cost": dataclasses.asdict(cost),
         }
         folders.write_folder(folder, write, manifest)
         shutil.rmtree(scratch, ignore_errors=True)
@@ -583,6 +624,7 @@ def _about(entry: PyTree) -> dict[str, Any]:
     for place, leaf in jax.tree.leaves_with_path(entry):
         name = jax.tree_util.keystr(place)
         checksum.update(f"{name} {leaf.dtype} {leaf.shape}".encode())
-        checksum.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
+        values = np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)
+        checksum.update(values.data)
     dtype = str(entry.dtype) if isinstance(entry, np.ndarray) else "tree"
     return {"dtype": dtype, "sha256": checksum.hexdigest()}

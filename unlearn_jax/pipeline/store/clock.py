@@ -66,25 +66,32 @@ def _listen(event: str, duration_secs: float, **kwargs: Any) -> None:
 jax.monitoring.register_event_duration_secs_listener(_listen)
 
 
-@contextlib.contextmanager
-def stopwatch() -> Iterator[dict[str, float]]:
-    """Times a block.
+class Stopwatch:
+    """Clock of a block; ``cost`` is that of the block once it has ended."""
 
-    Yields:
-      A dict that holds, once the block has ended, ``seconds`` (wall, compilation
-      included), ``compile_seconds`` (tracing, lowering and compiling, the part of
-      ``seconds`` that a second call does not pay) and ``peak_memory_mb`` (the most host
-      memory the process has held so far).
+    cost = Cost()
+
+
+@contextlib.contextmanager
+def stopwatch(name: str = "") -> Iterator[Stopwatch]:
+    """Time a block.
+
+    Args:
+      name: of the cost.
     """
-    cost: dict[str, float] = {}
-    began, compiled = time.perf_counter(), _compile_seconds
+    watch = Stopwatch()
+    began = time.perf_counter()
+    compiled = _compile_seconds
     try:
-        yield cost
+        yield watch
     finally:
         seconds = time.perf_counter() - began
-        cost["seconds"] = round(seconds, 3)
-        cost["compile_seconds"] = round(min(_compile_seconds - compiled, seconds), 3)
-        cost["peak_memory_mb"] = round(peak_memory_mb(), 1)
+        watch.cost = Cost(
+            name,
+            round(seconds, 3),
+            round(min(_compile_seconds - compiled, seconds), 3),
+            round(peak_memory_mb(), 1),
+        )
 
 
 def peak_memory_mb() -> float:
@@ -93,15 +100,3 @@ def peak_memory_mb() -> float:
         return 0.0
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-
-
-def add(total: dict[str, float], cost: dict[str, float]) -> dict[str, float]:
-    """The cost of two parts of one stage: times add up, the peak is the larger."""
-    return {
-        key: (
-            max(total.get(key, 0.0), value)
-            if key == "peak_memory_mb"
-            else round(total.get(key, 0.0) + value, 3)
-        )
-        for key, value in cost.items()
-    }

@@ -4,7 +4,6 @@ import contextlib
 import errno
 import hashlib
 import importlib.metadata
-import itertools
 import json
 import os
 import pathlib
@@ -12,7 +11,7 @@ import platform
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -21,7 +20,7 @@ import numpy as np
 from unlearn_jax import __version__
 from unlearn_jax.data.tfds_reader import file_sha256
 from unlearn_jax.pipeline.store import hosts, locks
-from unlearn_jax.types import DamagedFileError, InputError, PyTree
+from unlearn_jax.types import DamagedFileError, InputError
 
 FORMAT = 3
 """Number of the format of stored folders; part of every key."""
@@ -165,17 +164,20 @@ def set_aside(folder: pathlib.Path) -> None:
         move_aside(folder, str(error).partition(":")[0])
 
 
-def move_aside(folder: pathlib.Path, reason: str) -> None:
+def move_aside(
+    folder: pathlib.Path, reason: str, place: pathlib.Path | None = None
+) -> None:
     """Rename a folder to ``damaged-NAME-NUMBER``, and warn.
 
     Args:
       folder: to be renamed.
       reason: a sentence without a full stop.
+      place: path whose name is ``NAME``; the folder's own if None.
     """
-    for number in itertools.count():
-        target = folder.with_name(f"damaged-{folder.name}-{number}")
-        if not target.exists():
-            break
+    place = place or folder
+    number = 0
+    while (target := place.with_name(f"damaged-{place.name}-{number}")).exists():
+        number += 1
     folder.rename(target)
     warnings.warn(
         f"{reason}; moved to {target}, and recomputed",
@@ -248,66 +250,6 @@ def versions() -> dict[str, str]:
     }
 
 
-def save_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Arrays by name as one ``.npz``."""
-    with naming(path):
-        np.savez(path, **arrays)  # type: ignore[arg-type]
-
-
-def load_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """The arrays of an ``.npz`` file by name.
-
-    Raises:
-      DamagedFileError: as :func:`load_array`.
-    """
-    with (
-        reading(path, path.parent),
-        path.open("rb") as file,
-        np.load(file, allow_pickle=False) as stored,
-    ):
-        return {
-            name: stored[name] for name in stored.files
-        }  # numpy leaves a truncated file that it opened open
-
-
-def save_tree(path: pathlib.Path, tree: PyTree) -> None:
-    """A pytree of arrays as one ``.npz``, leaves named by their path; no pickle, unknown types as bytes."""
-    leaves, _ = jax.tree.flatten_with_path(tree)
-    save_arrays(
-        path, {jax.tree_util.keystr(place): np.asarray(leaf) for place, leaf in leaves}
-    )
-
-
-def load_tree(path: pathlib.Path, like: PyTree) -> PyTree:
-    """The inverse of :func:`save_tree`.
-
-    Args:
-      path: the file.
-      like: a pytree of the same structure (arrays or shapes), whose leading axis may
-        differ.
-
-    Raises:
-      DamagedFileError: as :func:`load_array`, or other leaves, shapes or types than
-        ``like`` has.
-    """
-    leaves, treedef = jax.tree.flatten_with_path(like)
-    stored, names = (
-        load_arrays(path),
-        [jax.tree_util.keystr(place) for place, _ in leaves],
-    )
-    if set(names) != set(stored):
-        raise damaged(path, path.parent)
-    arrays = [stored[name] for name in names]
-    for position, (array, (_, leaf)) in enumerate(zip(arrays, leaves, strict=True)):
-        if (
-            array.dtype.kind == "V" and array.dtype.itemsize == leaf.dtype.itemsize
-        ):  # bfloat16 and its like
-            arrays[position] = array = array.view(leaf.dtype)
-        if array.shape[1:] != leaf.shape[1:] or array.dtype != leaf.dtype:
-            raise damaged(path, path.parent)
-    return jax.tree.unflatten(treedef, arrays)
-
-
 class Workdir:
     """Directory of a run, locked while a run works in it."""
 
@@ -361,9 +303,9 @@ class Workdir:
             return int(about.get("format", 2))
         if not (self.path / "config.json").is_file():
             return None
-        for file in itertools.chain(
-            self.path.glob(f"*/{MANIFEST}"), self.path.glob(f"*/*/{MANIFEST}")
-        ):
+        manifests = [*self.path.glob(f"*/{MANIFEST}")]
+        manifests += self.path.glob(f"*/*/{MANIFEST}")
+        for file in manifests:
             with contextlib.suppress(OSError, ValueError, AttributeError):
                 about = json.loads(file.read_text())
                 if "unlearn_jax" in about.get("versions", {}):

@@ -87,11 +87,3 @@ def lock_process(folder: pathlib.Path, this: hosts.Host) -> Iterator[None]:
         for number in sorted(numbers):
             held.enter_context(lock(folder / f".process-{number}.lock", wait=False))
         yield
-
-
-@contextlib.contextmanager
-def lock_range(folder: pathlib.Path, first: int, last: int) -> Iterator[None]:
-    """Hold the models of a folder."""
-    del first, last
-    with lock(folder / ".models.lock"):
-        yield

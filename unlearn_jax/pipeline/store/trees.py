@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import pathlib
 import re
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ class _HostArrays(ocp.type_handlers.NumpyHandler):
         values: Sequence[np.ndarray],
         infos: Sequence[ocp.type_handlers.ParamInfo],
         args: Sequence[ocp.SaveArgs] | None = None,
-    ) -> Sequence[ocp.future.Future]:
+    ) -> list[Any]:
         """Write arrays, at once."""
         del args
         writes = map(self._write, values, infos)
@@ -85,9 +86,20 @@ def save_tree(path: pathlib.Path, tree: PyTree) -> None:
     Args:
       path: the folder, which must not exist.
       tree: leaves are arrays or typed keys; the latter are stored as their key data.
+
+    Raises:
+      OSError: the disk is full, or not writable.
     """
-    with _checkpointer() as checkpointer:
-        checkpointer.save(path.absolute(), jax.tree.map(to_host, tree))
+    try:
+        with _checkpointer() as checkpointer:
+            checkpointer.save(path.absolute(), jax.tree.map(to_host, tree))
+    except ValueError as error:
+        # TensorStore gives the system's errors as text
+        number = re.search(r"os_error_code='(\d+)'", str(error))
+        if number is None:
+            raise
+        code = int(number[1])
+        raise OSError(code, os.strerror(code), str(path)) from error
 
 
 def to_host(leaf: Any) -> np.ndarray:

@@ -22,8 +22,8 @@ from unlearn_jax.pipeline import (
 )
 from unlearn_jax.pipeline.config.resolve import build_model, make_recipe
 from unlearn_jax.pipeline.config.schema import to_json
-from unlearn_jax.pipeline.stages.bank import epochs_per_call
 from unlearn_jax.pipeline.stages.plan import purpose_key
+from unlearn_jax.pipeline.stages.training import epochs_per_call
 from unlearn_jax.pipeline.store.clock import stopwatch
 from unlearn_jax.types import Dataset, InputError, Model
 
@@ -165,7 +165,7 @@ def measure(
     trained_on = len(member) * steps * recipe.batch_size
     keys = jnp.stack([purpose_key("reference", config.seed, m) for m in range(*group)])
     chunk = epochs_per_call(recipe, trained_on)
-    with stopwatch() as cost:
+    with stopwatch() as watch:
         state, losses = replicas.fit_many(
             keys,
             model,
@@ -187,8 +187,8 @@ def measure(
         "member": member,
         "labels": np.asarray(pool.labels),
         "losses": losses[:, -1],
-        "seconds": np.array(cost["seconds"] - cost["compile_seconds"]),
-        "compile_seconds": np.array(cost["compile_seconds"]),
+        "seconds": np.array(watch.cost.seconds - watch.cost.compile_seconds),
+        "compile_seconds": np.array(watch.cost.compile_seconds),
         "devices": np.array(
             used if config.mapper == "split" else min(used, len(member))
         ),

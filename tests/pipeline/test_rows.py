@@ -1,0 +1,146 @@
+"""Rows of a table from arrays alone, against definitions."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from unlearn_jax import audit
+from unlearn_jax.pipeline import AuditConfig
+from unlearn_jax.pipeline.measure.metrics import CLASSES, SAMPLES
+from unlearn_jax.pipeline.measure.pool import Measured, make_pool
+from unlearn_jax.pipeline.measure.rows import measure_gaps, measure_rows
+
+NUM_TRAIN = 40
+NUM_TEST = 24
+NUM_CLASSES = 4
+LABELS = np.arange(NUM_TRAIN + NUM_TEST) % NUM_CLASSES
+TRAIN = np.arange(NUM_TRAIN + NUM_TEST) < NUM_TRAIN
+RUNS = np.array([[0, 0], [1, 0], [0, 1], [1, 1]])
+
+
+def draw_logits(rng, num_models):
+    shape = (num_models, len(LABELS), NUM_CLASSES)
+    logits = rng.normal(size=shape) + 1.5 * np.eye(NUM_CLASSES)[LABELS]
+    return list(logits.astype(np.float32))
+
+
+def draw_models(rng):
+    """Return logits of the rows and the references, and the references' members."""
+    names = ("original", "retrained", "retrained_again", "mine")
+    rows = {name: draw_logits(rng, len(RUNS)) for name in names}
+    member = np.zeros((6, len(LABELS)), bool)
+    for sample in range(len(LABELS)):
+        member[rng.permutation(6)[:3], sample] = True
+    return rows, draw_logits(rng, 6), member
+
+
+def test_metrics_are_those_of_the_definitions():
+    rng = np.random.default_rng(0)
+    forget = np.zeros((len(RUNS), NUM_TRAIN), bool)
+    forget[:2, :8] = True
+    forget[2:, 8:16] = True
+    rows, references, member = draw_models(rng)
+    rows["lost"] = [np.full_like(rows["mine"][0], np.nan)] * len(RUNS)
+    config = AuditConfig(num_bootstrap=20, mis=False, lira=True)
+    pool = make_pool(config, LABELS, forget, RUNS, references, member)
+    measured = measure_rows(pool, rows)
+    assert [row.key for row in measured.rows] == list(rows)
+    kinds = [row.kind for row in measured.rows]
+    assert kinds == ["original", "oracle", "second_oracle", "method", "method"]
+    keys = [metric.key for metric in measured.metrics]
+    assert "mis" not in keys
+    assert keys == [m.key for m in SAMPLES.metrics if m.key in keys]
+    mine, lost = measured.rows[3:]
+    assert lost.is_diverged
+    assert f"scores/{lost.key}" not in measured.arrays
+    np.testing.assert_array_equal(measured.arrays["forget"], forget)
+
+    def signal(logits):
+        return np.asarray(
+            audit.taylor_softmax(jnp.asarray(logits), jnp.asarray(LABELS))
+        )
+
+    reference = np.stack([signal(one) for one in references])
+    target = np.stack([signal(one) for one in rows["mine"]])
+    scores = audit.rmia(target, reference, member, gamma=config.gamma)
+    for run, mask in enumerate(np.pad(forget, ((0, 0), (0, NUM_TEST)))):
+        aucs = audit.forget_aucs(scores[run], mask, TRAIN & ~mask, ~TRAIN)
+        assert mine.values["ft_auc"][run] == pytest.approx(100 * aucs.ft, abs=1e-4)
+        assert mine.values["fr_auc"][run] == pytest.approx(100 * aucs.fr, abs=1e-4)
+        right = rows["mine"][run].argmax(-1) == LABELS
+        accuracy = 100 * right[mask].mean()
+        assert mine.values["unlearn_accuracy"][run] == pytest.approx(accuracy)
+    for key, estimate in mine.metrics.items():
+        values = mine.values[key]
+        assert estimate.mean == pytest.approx(np.mean(values), abs=1e-4)
+        assert estimate.std == pytest.approx(np.std(values, ddof=1), abs=1e-3)
+        assert estimate.low <= estimate.mean <= estimate.high
+        assert estimate.num_runs == len(RUNS)
+    parts = SAMPLES.gaps["avg_gap"]
+    oracle = measured.rows[1]
+    distances = [
+        np.abs(np.array(mine.values[part]) - np.mean(oracle.values[part]))
+        for part in parts
+    ]
+    np.testing.assert_allclose(mine.values["avg_gap"], np.mean(distances, 0), atol=1e-3)
+
+
+def test_without_a_retrained_row_there_is_no_gap():
+    rng = np.random.default_rng(1)
+    rows, references, member = draw_models(rng)
+    forget = np.zeros((len(RUNS), NUM_TRAIN), bool)
+    forget[:, :8] = True
+    config = AuditConfig(num_bootstrap=5, mis=False)
+    pool = make_pool(config, LABELS, forget, RUNS, references, member)
+    measured = measure_rows(pool, {"mine": rows["mine"]})
+    (row,) = measured.rows
+    assert "ft_auc" in row.metrics
+    assert not set(SAMPLES.gaps) & set(row.metrics)
+
+
+def test_classes_are_compared_with_the_runs_own_retrained_models():
+    rng = np.random.default_rng(2)
+    rows, _, _ = draw_models(rng)
+    removed = RUNS[:, 1]
+    forget = LABELS[:NUM_TRAIN] == removed[:, None]
+    config = AuditConfig(num_bootstrap=5, mis=False, mia_nn=False)
+    oracles = (rows["retrained"], rows["retrained_again"])
+    member = np.zeros((0, len(LABELS)), bool)
+    pool = make_pool(config, LABELS, forget, RUNS, (), member, oracles=oracles)
+    assert pool.table is CLASSES
+    assert [one.classes for one in pool.classes.sets] == [(0,), (1,)]
+    assert [one.runs for one in pool.classes.sets] == [(0, 1), (2, 3)]
+    measured = {row.key: row for row in measure_rows(pool, rows).rows}
+    for run, label in enumerate(removed):
+        mask = ~TRAIN & (label == LABELS)
+        p = audit.softmax(rows["retrained"][run])
+        q = audit.softmax(rows["mine"][run])
+        distance = 100 * audit.total_variation(p, q)[mask].mean()
+        assert measured["mine"].values["tv_forget"][run] == pytest.approx(
+            distance, abs=1e-4
+        )
+        seed = audit.softmax(rows["retrained_again"][run])
+        distance = 100 * audit.total_variation(p, seed)[mask].mean()
+        for name in ("retrained", "retrained_again"):
+            assert measured[name].values["tv_forget"][run] == pytest.approx(
+                distance, abs=1e-4
+            )
+    assert "ulira" not in measured["mine"].metrics, "two models a side are too few"
+
+
+def test_gaps_where_classes_are_forgotten_have_a_mean_for_each_forget_set():
+    rng = np.random.default_rng(3)
+    rows, _, _ = draw_models(rng)
+    forget = LABELS[:NUM_TRAIN] == RUNS[:, 1:]
+    config = AuditConfig(num_bootstrap=3, mis=False, mia_nn=False)
+    oracles = (rows["retrained"], rows["retrained_again"])
+    member = np.zeros((0, len(LABELS)), bool)
+    pool = make_pool(config, LABELS, forget, RUNS, (), member, oracles=oracles)
+    ones = np.ones((3, len(RUNS)))
+    oracle_values = np.array([0.0, 10.0, 50.0, 70.0])
+    row = {key: Measured(0 * oracle_values, 0 * ones) for key in CLASSES.trial}
+    oracle = {
+        key: Measured(oracle_values, oracle_values * ones) for key in CLASSES.trial
+    }
+    gaps = measure_gaps(pool, row, oracle)
+    np.testing.assert_allclose(gaps["avg_gap"].value, [5, 5, 60, 60])

@@ -1,0 +1,162 @@
+"""Trained models and their logits, shared by every run whose models are the same.
+
+Models are named by what determines them: data, network, recipe, and the samples and the
+key of each; nothing else. Their logits over the whole pool are stored with them, so that
+auditing needs no model.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping
+from functools import cached_property, lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unlearn_jax.pipeline.store.artifact import (
+    Artifact,
+    Checkpoints,
+    Items,
+    Piece,
+    Runner,
+    Stored,
+)
+from unlearn_jax.replicas import Mapper, fit_many, map_models, predict_many
+from unlearn_jax.train import LossFn, Recipe, TrainState, init_state, steps_per_epoch
+from unlearn_jax.types import Dataset, Model, PyTree, Variables
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Training:
+    """Models to train.
+
+    Attributes:
+      name: originals, references or retrained.
+      settings: plain values that determine the models.
+      model: the network.
+      pool: the samples that models train on and are evaluated on.
+      member: ``[M, N]`` bool, the training set of each.
+      keys: ``[M, 2]`` key data of the models' keys.
+      recipe: of their training.
+      loss_fn: the objective; cross-entropy if None.
+      finish: applied to a model at the end of its training; nothing if None.
+      mapper: of a number of models to the way of computing them together.
+      group: models trained and stored at a time, at most.
+      checkpoint_seconds: least time between two checkpoints.
+      root: folder that holds them.
+      runner: that trains them.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    model: Model
+    pool: Dataset
+    member: np.ndarray
+    keys: np.ndarray
+    recipe: Recipe
+    loss_fn: LossFn | None = None
+    finish: Callable[[Variables], Variables] | None = None
+    mapper: Callable[[int], Mapper]
+    group: int
+    checkpoint_seconds: float
+    root: pathlib.Path
+    runner: Runner
+
+    @cached_property
+    def artifact(self) -> Artifact:
+        """The trained models: ``models``, ``logits`` ``[M, N, C]``, last ``loss``."""
+        epochs = self.recipe.num_epochs
+        return Artifact(
+            name=self.name,
+            settings=self.settings,
+            compute=self._train,
+            items=Items(len(self.member), self.group, steps=epochs),
+            root=self.root,
+            like={"models": self.blank(1).variables},
+            price=float(epochs * self.member.sum(1).max(initial=0)),
+        )
+
+    @property
+    def stored(self) -> Stored:
+        """The trained models; those that are missing are trained."""
+        return self.runner.make(self.artifact)
+
+    def logits(self) -> np.ndarray:
+        """Return ``[M, N, C]`` float32 logits of all models over the pool."""
+        return self.stored["logits"]
+
+    def variables(self) -> PyTree:
+        """Return all models, stacked: leaves ``[M, ...]``."""
+        return self.stored["models"]
+
+    def missing(self) -> list[int]:
+        """Return the models that are not trained."""
+        return self.runner.missing(self.artifact)
+
+    def _train(self, piece: Piece) -> dict[str, PyTree]:
+        rows = np.array(piece.items)
+        mapper = self.mapper(len(rows))
+        checkpoints = Checkpoints(piece.scratch, self.checkpoint_seconds)
+        state = checkpoints.restore(self.blank(len(rows)))
+        if state is not None:
+            state = jax.tree.map(jnp.asarray, state)
+            piece.advance(int(state.epoch[0]))
+
+        def save(state: TrainState, losses: np.ndarray) -> None:
+            piece.advance(losses.shape[1])
+            epoch = int(np.asarray(state.epoch)[0])
+            # a checkpoint holds no losses: the last ones must come from training
+            if epoch < self.recipe.num_epochs:
+                checkpoints.save(epoch, state)
+
+        # of all models, so that all groups share a program
+        largest = int(self.member.sum(1).max())
+        state, losses = fit_many(
+            jax.random.wrap_key_data(jnp.asarray(self.keys[rows])),
+            self.model,
+            self.pool,
+            self.member[rows],
+            self.recipe,
+            mapper=mapper,
+            state=state,
+            loss_fn=self.loss_fn,
+            num_batches=steps_per_epoch(largest, self.recipe.batch_size),
+            epochs_per_call=epochs_per_call(self.recipe, largest * len(rows)),
+            callback=save,
+        )
+        models = state.variables
+        if self.finish is not None:
+            models = map_models(mapper, _each(self.finish), models, ())
+        logits = predict_many(self.model.apply, models, self.pool.images, mapper=mapper)
+        return {"models": models, "logits": logits, "loss": losses[:, -1]}
+
+    def blank(self, size: int) -> TrainState:
+        """Return the shapes of the stacked training state."""
+        one = jax.eval_shape(
+            lambda key: init_state(key, self.model, self.recipe.tx), jax.random.key(0)
+        )
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape), leaf.dtype), one
+        )
+
+
+@lru_cache(maxsize=16)
+def _each(
+    finish: Callable[[Variables], Variables],
+) -> Callable[[Variables, Any], Variables]:
+    """Return ``finish`` as :func:`map_models` calls it, one object for all groups."""
+    return lambda variables, _: finish(variables)
+
+
+def epochs_per_call(recipe: Recipe, samples_per_epoch: int) -> int:
+    """Return the epochs of one compiled call, about half a million samples.
+
+    Progress shows, and overhead does not.
+    """
+    wanted = max(1, 500_000 // samples_per_epoch)
+    for num_epochs in range(min(wanted, recipe.num_epochs), 0, -1):
+        if recipe.num_epochs % num_epochs == 0:
+            return num_epochs
+    return 1
