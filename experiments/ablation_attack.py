@@ -9,7 +9,8 @@ Results: ``experiments/results/ablation_attack.json``
 
 import dataclasses
 
-from unlearn_jax.pipeline import presets
+from unlearn_jax.methods import AMUN
+from unlearn_jax.pipeline import Row, presets
 from unlearn_jax.pipeline.config import rows
 
 _BASE = presets.load("digits").config
@@ -19,16 +20,19 @@ PRESET = dataclasses.replace(
     title="Weaker and transferred adversarial sets",
     audit=dataclasses.replace(_BASE.audit, theory=True),
     attacks={
-        "fast": {"kind": "fast", "norm": "linf", "epsilon_init": 0.01},
-        "other": {"source": "other"},
+        "fast": dataclasses.replace(
+            _BASE.attack, kind="fast", norm="linf", epsilon_init=0.01
+        ),
+        "other": dataclasses.replace(_BASE.attack, source="other"),
     },
-    tuning=dataclasses.replace(
-        _BASE.tuning, originals=(101, 102)
-    ),  # a set of another model needs two
+    # a set of another model needs two
+    tuning=dataclasses.replace(_BASE.tuning, originals=(101, 102)),
     rows={
-        f"{attack or 'pgd'}{suffix}": {**row, "label": label + end, "attack": attack}
+        f"{attack or 'pgd'}{suffix}": dataclasses.replace(
+            row, label=label + end, attack=attack
+        )
         for suffix, end, row in (
-            ("", "", {"method": "amun"}),
+            ("", "", Row(method=AMUN())),
             ("_no_retain", ", without D_R", rows.without_retain()["amun_no_retain"]),
         )
         for attack, label in {

@@ -9,7 +9,8 @@ Results: ``experiments/results/ablation_failures.json``
 
 import dataclasses
 
-from unlearn_jax.pipeline import TuningConfig, presets
+from unlearn_jax.methods import AMUN
+from unlearn_jax.pipeline import Row, TuningConfig, presets
 
 _POLICIES = {
     "drop": "drop",
@@ -19,32 +20,33 @@ _POLICIES = {
     "keep": "keep last iterate",
 }
 _SHARES = (0, 10, 25, 50, 90)
-_KNOBS = {"retain": False, "learning_rate": 0.01}
+_AMUN = AMUN(retain=False, learning_rate=0.01)
+_BASE = presets.load("digits").config
 
 PRESET = dataclasses.replace(
-    presets.load("digits").config,
+    _BASE,
     title="Failed searches",
     tuning=TuningConfig(),
-    attacks={f"fail{share}": {"failures": share / 100} for share in _SHARES if share},
-    rows={"fail0": {"label": "No failures", "method": "amun", **_KNOBS}}
+    attacks={
+        f"fail{share}": dataclasses.replace(_BASE.attack, failures=share / 100)
+        for share in _SHARES
+        if share
+    },
+    rows={"fail0": Row(label="No failures", method=_AMUN)}
     | {
-        f"fail{share}-{policy}": {
-            "label": f"{share}% fail: {label}",
-            "method": "amun",
-            "failures": policy,
-            "attack": f"fail{share}",
-            **_KNOBS,
-        }
+        f"fail{share}-{policy}": Row(
+            label=f"{share}% fail: {label}",
+            method=dataclasses.replace(_AMUN, failures=policy),
+            attack=f"fail{share}",
+        )
         for share in _SHARES
         if share
         for policy, label in _POLICIES.items()
     }
     | {
-        "forget_only": {
-            "label": "D_F twice, no D_A",
-            "method": "amun",
-            "replace": "original",
-            **_KNOBS,
-        }
+        "forget_only": Row(
+            label="D_F twice, no D_A",
+            method=dataclasses.replace(_AMUN, replace="original"),
+        )
     },
 )

@@ -9,7 +9,8 @@ Results: ``experiments/results/ablation_sets.json``
 
 import dataclasses
 
-from unlearn_jax.pipeline import TuningConfig, presets
+from unlearn_jax.methods import AMUN
+from unlearn_jax.pipeline import Row, TuningConfig, presets
 
 _SETS = {
     "none": "Adv",
@@ -24,20 +25,17 @@ _MIXES = {
     "D_F": {"retain": False, "forget": True},
     "alone": {"retain": False, "forget": False},
 }
-_PUBLISHED = {"num_epochs": 20, "learning_rate": 0.01, "decay_every": 5}
+_PUBLISHED = AMUN(num_epochs=20, learning_rate=0.01, decay_every=5)
 
 PRESET = dataclasses.replace(
     presets.load("digits").config,
     title="What the adversarial set is replaced by",
     tuning=TuningConfig(),
     rows={
-        f"{replace}-{mix.replace(', ', '_')}": {
-            "label": f"{label} alone" if mix == "alone" else f"{label} with {mix}",
-            "method": "amun",
-            "replace": replace,
-            **sets,
-            **_PUBLISHED,
-        }
+        f"{replace}-{mix.replace(', ', '_')}": Row(
+            label=f"{label} alone" if mix == "alone" else f"{label} with {mix}",
+            method=dataclasses.replace(_PUBLISHED, replace=replace, **sets),
+        )
         for mix, sets in _MIXES.items()
         for replace, label in _SETS.items()
     },

@@ -9,7 +9,7 @@ Results: ``experiments/results/amun_tables_cifar10.json``
 
 import dataclasses
 
-from unlearn_jax.methods import SPACES
+from unlearn_jax.methods import AMUN, SPACES
 from unlearn_jax.pipeline import (
     AttackConfig,
     AuditConfig,
@@ -17,35 +17,39 @@ from unlearn_jax.pipeline import (
     ForgetConfig,
     ModelConfig,
     ReplicasConfig,
+    Row,
     RunConfig,
     TrainingConfig,
     TuningConfig,
 )
 from unlearn_jax.pipeline.config import rows
+from unlearn_jax.pipeline.config.resolve import method_name
 
-_ADVERSARIAL_ONLY = {  # for large forget sets the paper leaves D_F out
-    "amun_adversarial": {
-        "label": "AMUN, D_R and D_A",
-        "method": "amun",
-        "forget": False,
-    },
-    "amun_adversarial_only": {
-        **rows.without_retain()["amun_no_retain"],
-        "label": "AMUN, D_A only",
-        "forget": False,
-    },
+# for large forget sets the paper leaves D_F out
+_ROWS = {
+    **rows.with_retain(),
+    **rows.without_retain(),
+    "amun_adversarial": Row(label="AMUN, D_R and D_A", method=AMUN(forget=False)),
+    "amun_adversarial_only": Row(
+        label="AMUN, D_A only",
+        method=AMUN(retain=False, forget=False),
+        search=rows.without_retain()["amun_no_retain"].search,
+    ),
 }
-_ROWS = rows.with_retain() | rows.without_retain() | _ADVERSARIAL_ONLY
-for _row in _ROWS.values():  # the schedules that AMUN's code searches
-    _space = _row.get("search", SPACES[_row["method"]])
+# the schedules that AMUN's code searches
+for _name, _row in _ROWS.items():
+    _space = SPACES[method_name(_row.method)] if _row.search is None else _row.search
     if "decay_every" in _space:
-        _row["search"] = {**_space, "decay_every": [0, 1, 5]}
+        _space = {**_space, "decay_every": [0, 1, 5]}
+        _ROWS[_name] = dataclasses.replace(_row, search=_space)
 _TENTH = RunConfig(
     title="AMUN, Tables 1 and 2: ResNet-18 on CIFAR-10",
     data=DataConfig(source="tfds", name="cifar10"),
     model=ModelConfig(
         name="resnet",
-        fields={"blocks": (2, 2, 2, 2), "width": 64, "halve_projection": True},
+        blocks=(2, 2, 2, 2),
+        width=64,
+        halve_projection=True,
     ),
     training=TrainingConfig(
         num_epochs=200,

@@ -8,22 +8,30 @@ Results: ``experiments/results/augmentation_digits.json``
 
 import dataclasses
 
-from unlearn_jax.pipeline import presets
+from unlearn_jax.methods import AMUN, METHODS, FineTune, RandomLabel
+from unlearn_jax.pipeline import Row, RunConfig, presets
+from unlearn_jax.pipeline.config.resolve import followed
+from unlearn_jax.values import replace
 
 _BASE = presets.load("digits").config
 _ROWS = {
-    "finetune": {"label": "Fine-tuned (FT)", "method": "finetune"},
-    "random_label": {"label": "Random label (RL)", "method": "random_label"},
-    "salun": {"label": "SalUn", "method": "salun"},
-    "amun": {"label": "AMUN", "method": "amun"},
+    "finetune": Row(label="Fine-tuned (FT)", method=FineTune()),
+    "random_label": Row(label="Random label (RL)", method=RandomLabel()),
+    "salun": Row(label="SalUn", method=METHODS["salun"]),
+    "amun": Row(label="AMUN", method=AMUN()),
 }
 
 
-def _variant(training: str, unlearning: str | None = None):
-    rows = {
-        name: row | ({} if unlearning is None else {"augment": unlearning})
-        for name, row in _ROWS.items()
-    }
+def _own_augmentation(row: Row, augment: str) -> Row:
+    follow = tuple(name for name in followed(row) if name != "augment")
+    method = replace(row.method, augment=augment)
+    return dataclasses.replace(row, method=method, follow=follow)
+
+
+def _variant(training: str, unlearning: str | None = None) -> RunConfig:
+    rows = _ROWS
+    if unlearning is not None:
+        rows = {name: _own_augmentation(row, unlearning) for name, row in _ROWS.items()}
     return dataclasses.replace(
         _BASE,
         title="Augmentation and unlearning",

@@ -21,16 +21,16 @@ from unlearn_jax.pipeline import (
 from unlearn_jax.pipeline.config import rows
 
 _ROWS = rows.for_classes(small=True)
-for _row in _ROWS.values():
-    if "num_epochs" in _row:
-        _row["num_epochs"] = 5
+for _name, _row in _ROWS.items():
+    if _name != "unsir" and hasattr(_row.method, "num_epochs"):
+        _ROWS[_name] = rows.with_options(_row, num_epochs=5)
 
 PRESET = RunConfig(
     title="Class unlearning on CIFAR-10 (JPEG), small CNN",
     data=DataConfig(
         source="tfds", name="cifar10_jpeg", num_train=1500, num_test=1000, balanced=True
     ),
-    model=ModelConfig(name="cnn", fields={"widths": (8, 16)}),
+    model=ModelConfig(name="cnn", widths=(8, 16)),
     training=TrainingConfig(num_epochs=20, batch_size=64, learning_rate=0.02),
     forget=ForgetConfig(kind="class", classes=(1, 3, 8)),
     replicas=ReplicasConfig(originals=(0, 1, 2), references=0),

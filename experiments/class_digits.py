@@ -22,7 +22,7 @@ from unlearn_jax.pipeline.config import rows
 PRESET = RunConfig(
     title="Class unlearning on digits",
     data=DataConfig(num_train=1200, num_test=500, balanced=True),
-    model=ModelConfig(name="mlp", fields={"widths": (256, 256)}),
+    model=ModelConfig(name="mlp", widths=(256, 256)),
     training=TrainingConfig(num_epochs=60, batch_size=64, learning_rate=0.05),
     forget=ForgetConfig(kind="class", classes=(1, 3, 5, 8)),
     replicas=ReplicasConfig(originals=(0, 1, 2, 3, 4), references=64),

@@ -24,7 +24,7 @@ PRESET = RunConfig(
     data=DataConfig(
         source="tfds", name="mnist", num_train=1500, num_test=1500, balanced=True
     ),
-    model=ModelConfig(name="cnn", fields={"widths": (8, 16)}),
+    model=ModelConfig(name="cnn", widths=(8, 16)),
     training=TrainingConfig(num_epochs=25, batch_size=64, learning_rate=0.05),
     forget=ForgetConfig(kind="class", classes=(1, 4, 8)),
     replicas=ReplicasConfig(originals=(0, 1, 2, 3, 4), references=0),

@@ -23,7 +23,9 @@ from unlearn_jax.pipeline.config import rows
 _NETWORKS = {
     "resnet18": ModelConfig(
         name="resnet",
-        fields={"blocks": (2, 2, 2, 2), "width": 64, "halve_projection": True},
+        blocks=(2, 2, 2, 2),
+        width=64,
+        halve_projection=True,
     ),
     "vgg19": ModelConfig(name="vgg"),
 }

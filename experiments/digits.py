@@ -7,10 +7,12 @@ Device:  2 CPU cores (x86-64, AVX-512).
 Results: ``experiments/results/digits.json``
 """
 
+from unlearn_jax.methods import AMUN, FineTune
 from unlearn_jax.pipeline import (
     ForgetConfig,
     ModelConfig,
     ReplicasConfig,
+    Row,
     RunConfig,
     TrainingConfig,
     TuningConfig,
@@ -19,14 +21,14 @@ from unlearn_jax.pipeline.config import rows
 
 PRESET = RunConfig(
     title="AMUN on digits",
-    model=ModelConfig(name="mlp", fields={"widths": (256, 256)}),
+    model=ModelConfig(name="mlp", widths=(256, 256)),
     training=TrainingConfig(num_epochs=100, batch_size=64, learning_rate=0.05),
     forget=ForgetConfig(seeds=tuple(range(1, 11))),
     replicas=ReplicasConfig(originals=(0, 1, 2), references=64),
     tuning=TuningConfig(trials=12),
     rows={
-        "finetune": {"label": "Fine-tuned (FT)", "method": "finetune"},
-        "amun": {"label": "AMUN", "method": "amun"},
+        "finetune": Row(label="Fine-tuned (FT)", method=FineTune()),
+        "amun": Row(label="AMUN", method=AMUN()),
         "amun_no_retain": rows.without_retain()["amun_no_retain"],
     },
 )

@@ -31,9 +31,7 @@ EXPERIMENT = Experiment(
             "clip+lotos+adversarial",
         ),
         data=DataConfig(source="tfds", name="cifar10"),
-        model=ModelConfig(
-            name="resnet", fields={"batch_norm": False, "halve_projection": True}
-        ),
+        model=ModelConfig(name="resnet", batch_norm=False, halve_projection=True),
         training=TrainingConfig(
             num_epochs=121,
             batch_size=128,

@@ -24,7 +24,7 @@ EXPERIMENT = Experiment(
         data=DataConfig(
             source="tfds", name="cifar10_jpeg", num_train=4000, num_test=2000
         ),
-        model=ModelConfig(name="cnn", fields={"widths": (16, 32)}),
+        model=ModelConfig(name="cnn", widths=(16, 32)),
         training=TrainingConfig(
             num_epochs=8, batch_size=32, learning_rate=0.02, decay_every=6
         ),

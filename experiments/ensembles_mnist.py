@@ -23,7 +23,7 @@ EXPERIMENT = Experiment(
     config=EnsembleConfig(
         arms=("orig", "clip", "clip+lotos", "adversarial", "clip+lotos+adversarial"),
         data=DataConfig(source="tfds", name="mnist", num_train=2500, num_test=2000),
-        model=ModelConfig(name="cnn", fields={"widths": (8, 16)}),
+        model=ModelConfig(name="cnn", widths=(8, 16)),
         training=TrainingConfig(
             num_epochs=8, batch_size=32, learning_rate=0.03, decay_every=6
         ),

@@ -16,7 +16,7 @@ EXPERIMENT = Experiment(
     title="FastClip on MNIST",
     config=NormConfig(
         data=DataConfig(source="tfds", name="mnist", num_train=6000, num_test=4000),
-        model=ModelConfig(name="cnn", fields={"widths": (8, 16)}),
+        model=ModelConfig(name="cnn", widths=(8, 16)),
     ),
     artifacts=make_artifacts,
     page=make_page,

@@ -15,6 +15,6 @@ PRESET = dataclasses.replace(
     presets.load("methods_mnist").config,
     title="Methods on CIFAR-10 (JPEG), small CNN",
     data=DataConfig(source="tfds", name="cifar10_jpeg", num_train=1500, num_test=1500),
-    model=ModelConfig(name="cnn", fields={"widths": (16, 32, 64)}),
+    model=ModelConfig(name="cnn", widths=(16, 32, 64)),
     attack=AttackConfig(epsilon_init=0.04),
 )

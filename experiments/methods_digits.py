@@ -13,9 +13,10 @@ from unlearn_jax.pipeline import presets
 from unlearn_jax.pipeline.config import rows
 
 _ROWS = rows.with_retain() | rows.without_retain()
-del _ROWS["convolution_transpose"]  # a perceptron has no convolutions ...
-_ROWS["masked_small_gradients"]["kernels"] = (
-    "all"  # ... and its layers stand in for them
+# a perceptron has no convolutions, and its layers stand in for them
+del _ROWS["convolution_transpose"]
+_ROWS["masked_small_gradients"] = rows.with_options(
+    _ROWS["masked_small_gradients"], kernels="all"
 )
 
 PRESET = dataclasses.replace(

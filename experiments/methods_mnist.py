@@ -23,7 +23,7 @@ from unlearn_jax.pipeline.config import rows
 PRESET = RunConfig(
     title="Methods on MNIST, small CNN",
     data=DataConfig(source="tfds", name="mnist", num_train=1500, num_test=1500),
-    model=ModelConfig(name="cnn", fields={"widths": (8, 16)}),
+    model=ModelConfig(name="cnn", widths=(8, 16)),
     training=TrainingConfig(num_epochs=25, batch_size=64, learning_rate=0.05),
     forget=ForgetConfig(seeds=(1, 2, 3)),
     replicas=ReplicasConfig(originals=(0, 1, 2), references=64),

@@ -9,7 +9,8 @@ Results: ``experiments/results/sequential_digits.json``
 
 import dataclasses
 
-from unlearn_jax.pipeline import presets
+from unlearn_jax.methods import AMUN, METHODS, FineTune, RandomLabel
+from unlearn_jax.pipeline import Row, presets
 from unlearn_jax.pipeline.config import rows
 
 _BASE = presets.load("digits").config
@@ -20,16 +21,14 @@ PRESET = dataclasses.replace(
     title="Five requests in a row",
     forget=dataclasses.replace(_BASE.forget, fraction=None, count=90, requests=5),
     rows={
-        "finetune": {"label": "Fine-tuned (FT)", "method": "finetune"},
-        "random_label": {"label": "Random label (RL)", "method": "random_label"},
-        "salun": {"label": "SalUn", "method": "salun"},
-        "amun": {"label": "AMUN", "method": "amun"},
-        "amun_adaptive": {"label": "AMUN-A", "method": "amun", "adaptive": True},
+        "finetune": Row(label="Fine-tuned (FT)", method=FineTune()),
+        "random_label": Row(label="Random label (RL)", method=RandomLabel()),
+        "salun": Row(label="SalUn", method=METHODS["salun"]),
+        "amun": Row(label="AMUN", method=AMUN()),
+        "amun_adaptive": Row(label="AMUN-A", method=AMUN(), adaptive=True),
         "amun_no_retain": _WITHOUT,
-        "amun_adaptive_no_retain": {
-            **_WITHOUT,
-            "label": "AMUN-A without D_R",
-            "adaptive": True,
-        },
+        "amun_adaptive_no_retain": dataclasses.replace(
+            _WITHOUT, label="AMUN-A without D_R", adaptive=True
+        ),
     },
 )

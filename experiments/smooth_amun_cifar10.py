@@ -18,9 +18,7 @@ def _at(max_norm: float | None, title: str) -> RunConfig:
     return dataclasses.replace(
         _BASE,
         title=f"Smooth AMUN, ResNet-18 without BatchNorm on CIFAR-10: {title}",
-        model=dataclasses.replace(
-            _BASE.model, fields={**_BASE.model.fields, "batch_norm": False}
-        ),
+        model=dataclasses.replace(_BASE.model, batch_norm=False),
         training=dataclasses.replace(_BASE.training, num_epochs=121, max_norm=max_norm),
         replicas=dataclasses.replace(_BASE.replicas, reference_epochs=121),
         audit=dataclasses.replace(_BASE.audit, norms=True, theory=True),

@@ -9,17 +9,14 @@ Results: ``experiments/results/trw_stress_digits.json``
 """
 
 import dataclasses
+from typing import Any
 
-from unlearn_jax.methods import SPACES
-from unlearn_jax.pipeline import presets
+from unlearn_jax.methods import SPACES, TRW, InfluenceTarget
+from unlearn_jax.pipeline import Row, presets
 
 _BASE = presets.load("class_digits").config
-_TRW = {
-    "method": "trw",
-    "num_epochs": 10,
-    "search": {"learning_rate": SPACES["trw"]["learning_rate"]},
-}
-_KINDS = {
+_SEARCH = {"learning_rate": SPACES["trw"]["learning_rate"]}
+_KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "beta_0": ("No tilt (beta 0)", {"beta": 0.0}),
     "beta_1": ("TRW, beta 1", {"beta": 1.0}),
     "beta_10": ("TRW, beta 10", {"beta": 10.0}),
@@ -36,12 +33,6 @@ _KINDS = {
     "flipped": ("Sign flipped", {"beta": 10.0, "perturb": "flip"}),
     "swapped": ("First two swapped", {"beta": 10.0, "perturb": "swap"}),
 }
-_INFLUENCE = {
-    "label": "Influence target",
-    "method": "influence_target",
-    "num_epochs": 10,
-}
-
 PRESET = dataclasses.replace(
     _BASE,
     title="TRW's similarity on digits",
@@ -49,7 +40,12 @@ PRESET = dataclasses.replace(
     tuning=dataclasses.replace(_BASE.tuning, trials=6),
     audit=dataclasses.replace(_BASE.audit, lira=False, targets=True),
     rows={
-        key: {**_TRW, "label": label, **knobs} for key, (label, knobs) in _KINDS.items()
+        key: Row(label=label, method=TRW(num_epochs=10, **options), search=_SEARCH)
+        for key, (label, options) in _KINDS.items()
     }
-    | {"influence": _INFLUENCE},
+    | {
+        "influence": Row(
+            label="Influence target", method=InfluenceTarget(num_epochs=10)
+        )
+    },
 )

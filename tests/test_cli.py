@@ -1,4 +1,4 @@
-"""The command line: what it prints, and one line with a non-zero status for every mistake."""
+"""The command line: its output, and one line with a status for every mistake."""
 
 import json
 import os
@@ -15,12 +15,16 @@ from unlearn_jax.types import InputError
 
 TINY = """
 '''A tiny run.'''
+from unlearn_jax.methods import AMUN
 from unlearn_jax.pipeline import *
 PRESET = RunConfig(
-    model=ModelConfig(fields={"widths": (8,)}), training=TrainingConfig(num_epochs=2), forget=ForgetConfig(seeds=(1,)),
-    replicas=ReplicasConfig(originals=(0,), references=2), attack=AttackConfig(num_radii=4, num_steps=3),
+    model=ModelConfig(widths=(8,)),
+    training=TrainingConfig(num_epochs=2),
+    forget=ForgetConfig(seeds=(1,)),
+    replicas=ReplicasConfig(originals=(0,), references=2),
+    attack=AttackConfig(num_radii=4, num_steps=3),
     audit=AuditConfig(num_bootstrap=10, mis=False),
-    rows={"amun": {"method": "amun", "num_epochs": 1}},
+    rows={"amun": Row(method=AMUN(num_epochs=1))},
 )
 """
 
@@ -54,7 +58,8 @@ def test_run_from_a_shell(tiny, tmp_path):
         tiny,
         "--workdir",
         "out",
-        "--rows.amun.learning_rate=0.003",
+        "--rows.amun.method.learning_rate=0.003",
+        "--rows.amun.method.attack.num-steps=2",
         "--forget.seeds",
         "4",
         "7",
@@ -64,7 +69,10 @@ def test_run_from_a_shell(tiny, tmp_path):
     assert "Retrained (oracle)" in done.stdout
     assert done.stderr == "", "quiet where standard error is no terminal"
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert results["config"]["rows"]["amun"]["learning_rate"] == 0.003
+    method = results["config"]["rows"]["amun"]["method"]
+    assert method["learning_rate"] == 0.003
+    assert method["attack"]["num_steps"] == 2
+    assert method["attack"]["search"]["num_radii"] == 4, "the run's own"
     assert results["design"]["forget_sets"] == 2
     assert results["preset"] == "tiny"
     assert "report.html" in done.stdout
@@ -94,13 +102,13 @@ MISTAKES = {
         "many",
     ),
     "wrong choice": (["run", "tiny.py", "--workdir", "x", "--attack.norm=l3"], "l3"),
-    "unknown knob": (
-        ["run", "tiny.py", "--workdir", "x", "--rows.amun.speed=3"],
+    "unknown hyperparameter": (
+        ["run", "tiny.py", "--workdir", "x", "--rows.amun.method.speed=3"],
         "speed",
     ),
     "unknown method": (
         ["run", "tiny.py", "--workdir", "x", "--rows.amun.method=amnu"],
-        "unknown method 'amnu'",
+        "unknown argument --rows.amun.method=amnu",
     ),
     "data that cannot be had": (
         [
@@ -114,7 +122,7 @@ MISTAKES = {
         ],
         "cifar10",
     ),
-    "list with more": (["list", "all"], "takes no arguments"),
+    "list with more": (["list", "all"], "unknown argument all"),
     "prepare without name": (["prepare"], "cifar10, cifar100 or mnist"),
     "prepare without archive": (
         ["prepare", "mnist", "--archive", "nowhere", "--data-dir", "y"],
@@ -164,11 +172,11 @@ def test_failures_have_another_status(tiny, tmp_path, monkeypatch, capsys):
         cli.main(["run", tiny, "--workdir", "x", "--training.learning_rate=1e30"]) == 1
     )
     assert "lower the learning rate" in capsys.readouterr().err
-    monkeypatch.setattr(
-        cli,
-        "_list",
-        lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")),
-    )
+
+    def fail():
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setitem(cli.COMMANDS, "list", fail)
     assert cli.main(["list"]) == 1
     assert "No space left on device" in capsys.readouterr().err
 
@@ -183,11 +191,14 @@ from unlearn_jax import data, models, train
 
 def make_splits():
     rng = np.random.default_rng(0)
-    return data.load_arrays(rng.random((40, 3, 3)), np.arange(40) % 2, rng.random((20, 3, 3)), np.arange(20) % 2)
+    train = rng.random((40, 3, 3)), np.arange(40) % 2
+    return data.load_arrays(*train, rng.random((20, 3, 3)), np.arange(20) % 2)
 
 def make_model(image_shape, num_classes):
     return models.from_functions(
-        lambda key: jax.random.normal(key, (9, num_classes)), lambda w, x: x.reshape(len(x), -1) @ w)
+        lambda key: jax.random.normal(key, (9, num_classes)),
+        lambda w, x: x.reshape(len(x), -1) @ w,
+    )
 
 def make_loss(model):
     return train.cross_entropy_loss(model)

@@ -1,51 +1,24 @@
-"""Does a run survive anything? Killed at random moments, its files damaged: the finished result must not differ by a bit.
+"""Runs killed at random moments and started again, compared bit for bit with whole ones.
 
 Commands::
 
-    python experiments/benchmarks/survival.py moments --number 50    # each run once, at a moment drawn uniformly over all of it
-    python experiments/benchmarks/survival.py kills --number 50      # again and again, uniformly over what is left to do
-    python experiments/benchmarks/survival.py writes --number 20     # while a file is half written
-    python experiments/benchmarks/survival.py processes --number 8   # one of two processes at one run
-    python experiments/benchmarks/survival.py experiment --number 8  # parts that are not of a run
+    survival.py moments --number 50      # each run once, at a moment of all of it
+    survival.py kills --number 50        # repeatedly, at moments of what is left
+    survival.py writes --number 20       # while a file is half written
+    survival.py processes --number 8     # one of two processes of a run
+    survival.py experiment --number 8    # artifacts of an experiment
 
-The run is small (a perceptron on digits; originals, references and retrained models in
-groups, checkpoints, adversarial sets, two methods, audit, report). It is started,
-killed with SIGKILL, and started again by the same command, until it ends; then from the
-beginning, until the number of kills is reached. Each end is compared with an
-uninterrupted run: all numbers of ``results.json`` but times, every stored model, logit,
-adversarial example and score bit for bit, and every manifest but its times. No kill may
-make the next run warn, nor leave a file half written.
+The run is small: a perceptron on digits, groups of models with checkpoints, adversarial
+sets, two methods, audit, report. It is killed with SIGKILL and started again by the same
+command until it ends. All numbers of ``results.json`` but times, every stored array and
+score, and the digests of the stored models must be those of an uninterrupted run. No
+kill may make the next run warn, nor leave a file half written.
 
-The phase that a kill met is what the stacks of the process showed a moment before (a
-signal handler that writes them is all that the harness adds to the command). Moments
-are uniform over 1.5 times what the run has left to do (``moments``: over the whole
-run), by the clock of the uninterrupted one; one in ten is uniform over the start
-instead, before the run has its directory (imports, data, plan).
+The phase that a kill meets is read from the stacks of the process a moment before.
+Moments are uniform over 1.5 times what the run has left to do (``moments``: over the
+whole run); one in ten is uniform over the start instead.
 
-Measured (JAX 0.10.2, Orbax 0.12.8, NumPy 2.4.6, Python 3.11, 2 CPU cores busy with
-other jobs, too). ``moments --number 25``, each run killed once and its end compared,
-seed 4 and, after it, seed 5::
-
-    25 of 25 kills survived; 29 finished runs, each equal      25 of 25 kills survived; 30 finished runs, each equal
-       10 killed at: training                                     13 killed at: training
-        3 killed at: audit                                         4 killed at: audit
-        3 killed at: start: imports, data, plan                    2 killed at: adversarial sets
-        3 killed at: exit                                          2 killed at: report
-        2 killed at: checkpoint write                              2 killed at: start: imports, data, plan
-        2 killed at: adversarial sets                              1 killed at: unlearning
-        1 killed at: between stages                                1 killed at: checkpoint write
-        1 killed at: unlearning
-
-so 50 of 50, all 59 finished runs equal to the uninterrupted one bit for bit. Two
-portions before did not get to their end. Seed 2 found, at its 42nd kill, that a group
-killed after its last epoch lost its losses (mended; all models were equal). Seed 3
-(beside four other heavy processes) had survived 21 of its kills when a run that was
-started again after the 22nd ended by itself with a segmentation fault, nothing on
-standard error; it was one of some 300 starts, has not come again, and its place is not
-known (the stacks of such an end are printed since). ``kills --number 25`` with seeds 0
-and 1, again and again over what is left: 50 of 50, 7 finished runs, equal; 28 of the
-kills met the report. ``experiment --number 2``: 2 of 2. ``writes``, which aims at files
-under way, and ``processes`` were tried by the tests only.
+Results: ``experiments/results/survival.json``
 """
 
 import argparse
@@ -72,13 +45,14 @@ from unlearn_jax.pipeline.store.folders import read_manifest
 
 RUN = '''
 """A small run with all stages."""
+from unlearn_jax.methods import AMUN, FineTune
 from unlearn_jax.pipeline import *
 PRESET = RunConfig(
-    title="survival", data=DataConfig(num_train=200, num_test=100), model=ModelConfig(fields={"widths": (16,)}),
+    title="survival", data=DataConfig(num_train=200, num_test=100), model=ModelConfig(widths=(16,)),
     training=TrainingConfig(num_epochs=4000, batch_size=200, learning_rate=0.05), forget=ForgetConfig(seeds=(1,)),
     replicas=ReplicasConfig(originals=(0, 1), references=4, group=2, checkpoint_seconds=0.0),
     attack=AttackConfig(num_radii=8, num_steps=10), audit=AuditConfig(num_bootstrap=50, mis=False),
-    rows={"finetune": {"method": "finetune", "num_epochs": 3}, "amun": {"method": "amun", "num_epochs": 3}},
+    rows={"finetune": Row(method=FineTune(num_epochs=3)), "amun": Row(method=AMUN(num_epochs=3))},
 )
 '''
 PARTS = '''
@@ -139,7 +113,7 @@ PHASES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("unlearning: written", ("_run.py _unlearn", "folders.py write_folder")),
     ("unlearning", ("_run.py _unlearn",)),
     ("audit", ("results.py measure_run",)),
-    ("report", ("_run.py _publish",)),
+    ("report", ("_run.py publish",)),
     ("artifact written", ("artifact.py _compute", "folders.py write_folder")),
     ("artifact computed", ("artifact.py _compute",)),
     ("artifact checked", ("artifact.py make",)),

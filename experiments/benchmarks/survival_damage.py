@@ -1,42 +1,18 @@
-"""Are damaged files of a run noticed? Every kind of file truncated, with a bit flipped, or deleted: the result is the same.
+"""Damaged files, full disks and double starts: noticed, and the result is the same.
 
-Command::
+Commands::
 
-    python experiments/benchmarks/survival_damage.py                                 # all of it, 20 minutes
-    python experiments/benchmarks/survival_damage.py finished --how deleted          # a part
+    survival_damage.py                            # all of it, 20 minutes
+    survival_damage.py finished --how deleted     # a part
 
-The run is that of ``survival.py``. In a finished one, a file of every stored folder is
-damaged (five at a time, each in a folder of its own, in turn), and all files that a run
-only writes (the mark by which it knows its folder apart from the others: where that and
-the configuration are both gone, the folder is refused as somebody else's); the same
-command must name every stored one, set its folder aside, compute it anew and end in the
-same bits. Then checkpoints of a group under way, and the cache of compiled programs; a
-disk (in memory, mounted for the purpose) that is full at four places of the run, or
-read-only; and the same command twice at once.
+The run is that of ``survival.py``. In a finished one, a file of every kind of stored
+folder is truncated, has a bit flipped or is deleted, in turn, and so are the files that
+a run only writes; the same command must name every stored one, move its folder aside,
+recompute it and end in the same bits. Then come checkpoints of a group under way, the
+cache of compiled programs, a disk (in memory, mounted for the purpose) that is full at
+four places of the run or read-only, and the same command twice at once.
 
-Measured (JAX 0.10.2, Orbax 0.12.8, Python 3.11, 2 CPU cores), in portions, each cell
-ending in the bits of the uninterrupted run:
-
-============================  =====  ==============================================================================
-what                          cells  truncated, a bit flipped, deleted
-============================  =====  ==============================================================================
-stored files of a finished    60     all named, set aside, computed anew: models, logits and manifest of originals,
-run                                  references and retrained models; five arrays and the manifest of adversarial sets;
-                                     models, logits, losses, counts and manifest of
-                                     unlearned models
-files that it only writes     27     never read, written anew
-newest checkpoint's state     3      named, set aside, training went on from the one before
-all checkpoints' states       1      (truncated) named, set aside, training began anew
-Orbax's other files           9      not needed
-all compiled programs         3      named (deleted: silently) and compiled anew
-full disk, 2, 8, 8 and 8      4      one line, status 1, nothing finished lost; with space, the same result
-folders finished
-read-only disk                1      one line, nothing changed
-the same command twice        1      the second refused in one line, the first ended in the same result
-============================  =====  ==============================================================================
-
-A fault was found on the way and mended: a disk that filled up at one of Orbax's own
-small files gave a hundred lines of its log before the one line.
+Results: ``experiments/results/survival_damage.json``
 """
 
 import argparse
@@ -120,7 +96,7 @@ def damage_finished(
                     raise SystemExit(f"{file}, {how}: not noticed:\n{said}")
                 print(
                     f"ok  {how:14} {kind_of(file, folder):36} named, set aside,"
-                    " computed anew",
+                    " recomputed",
                     flush=True,
                 )
             for file, before in zip(written, spoiled, strict=True):
@@ -128,9 +104,9 @@ def damage_finished(
                     :4
                 ]  # what follows may hold times
                 if file.read_bytes() == before or file.read_bytes()[:4] != first:
-                    raise SystemExit(f"{file}, {how}: not written anew")
+                    raise SystemExit(f"{file}, {how}: not rewritten")
                 print(
-                    f"ok  {how:14} {kind_of(file, folder):36} never read, written anew",
+                    f"ok  {how:14} {kind_of(file, folder):36} never read, rewritten",
                     flush=True,
                 )
             shutil.rmtree(folder)
@@ -151,7 +127,7 @@ def kind_of(file: pathlib.Path, folder: pathlib.Path) -> str:
 def damage_checkpoints(
     case: Case, expected: dict[str, bytes], kinds: Iterable[str] = tuple(DAMAGE)
 ) -> None:
-    """Damages checkpoints of a group under way: training goes on from the one before, or begins anew."""
+    """Damages checkpoints of a group under way: training resumes from the one before, or restarts."""
     under_way = case.root / "under way"
     processes = case.start(under_way)
     wait_until(lambda: len(steps_of(under_way)) > 1, processes)
@@ -211,7 +187,7 @@ def damage_cache(
         compare(case.root / "damaged", expected)
         named = "named" if "unlearn-jax: warning" in said else "silently"
         print(
-            f"ok  {how:14} {'all compiled programs':36} {named} compiled anew",
+            f"ok  {how:14} {'all compiled programs':36} {named} recompiled",
             flush=True,
         )
         for folder in (case.root / "damaged", case.root / "cache"):
@@ -281,7 +257,7 @@ def compare_manifests(folder: pathlib.Path, expected: dict[str, bytes]) -> None:
 
 
 def two_at_once(case: Case, expected: dict[str, bytes]) -> None:
-    """Starts the command while it runs: the second refuses, the first goes on."""
+    """Starts the command while it runs: the second refuses, the first continues."""
     folder = case.root / "twice"
     processes = case.start(folder)
     wait_until(lambda: begun(folder), processes)

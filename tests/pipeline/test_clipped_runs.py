@@ -1,4 +1,6 @@
-"""Runs whose networks FastClip holds: originals, oracles, references and what methods make of them."""
+"""Runs whose networks FastClip holds: originals, oracles, references and what methods
+make of them.
+"""
 
 import dataclasses
 
@@ -8,10 +10,10 @@ import pytest
 from support.runs import TINY
 
 from unlearn_jax import methods, values
-from unlearn_jax.pipeline import run, study
+from unlearn_jax.pipeline import Row, run
 from unlearn_jax.pipeline.config import resolve as settings
-from unlearn_jax.pipeline.report import sections as report_sections
-from unlearn_jax.pipeline.report.plain import plain_results
+from unlearn_jax.pipeline.report.sections import norms_section
+from unlearn_jax.pipeline.report.study import NORM, TERMS, study_tables
 from unlearn_jax.pipeline.stages.plan import make_plan
 from unlearn_jax.types import InputError
 
@@ -76,20 +78,20 @@ def test_the_report_gives_the_norms_of_every_row(clipped, splits):
     assert all(
         layer.high < 1.01 * MAX_NORM for row in shown.values() for layer in row.values()
     )
-    section = report_sections.norms(plain_results(results))
-    assert section["max_norm"] == MAX_NORM
-    assert not any(cell["over"] for row in section["rows"] for cell in row["cells"])
+    table = norms_section(results).blocks[0]
+    assert f"bound all of them by {MAX_NORM}" in table.caption
+    assert not any(cell.mark for row in table.rows for cell in row[1:])
     page = (clipped[0] / "report.html").read_text()
     assert "Spectral norms" in page
-    assert section["rows"][-1]["cells"][0]["text"] in page
+    assert table.rows[-1][1].value in page
 
 
 def test_a_study_compares_radius_transfer_and_norms(clipped):
-    said = study.study_markdown({"clipped": plain_results(clipped[1])})
-    assert "**Largest spectral norm**" in said
-    assert "**Distance of the adversarial examples (L2)**" in said
+    tables = {one.title: one for one in study_tables({"clipped": clipped[1]})}
     delta = clipped[1].theory.rows["amun"]["delta"].mean
-    assert f"{delta:.2f}" in said
+    assert f"{delta:.2f}" in tables[TERMS["delta"]].rows[0][1]
+    layers = clipped[1].norms.rows["original"].values()
+    assert tables[NORM].rows[0][1] == max(layer.high for layer in layers)
 
 
 @pytest.mark.parametrize("name", ["finetune", "neggrad_plus"])
@@ -113,23 +115,25 @@ def test_a_method_keeps_the_norms_it_is_told(name, key, blobs, tiny, tiny_variab
 
 
 def test_rows_follow_the_training_unless_they_say_otherwise():
-    training = CLIPPED.training
-    row = {"method": "finetune"}
-    assert settings.options_of(row, training)["max_norm"] == MAX_NORM
-    assert settings.options_of(row, TINY.training)["max_norm"] is None
-    assert "max_norm" not in CLIPPED.rows["finetune"]
+    rows, _ = settings.resolve_rows(CLIPPED)
+    bound = methods.SpectralBound(max_norm=MAX_NORM, clip_period=3)
+    assert rows["finetune"].method.constraints == (bound,)
+    assert rows["amun"].method.constraints == (bound,)
+    rows, _ = settings.resolve_rows(TINY)
+    assert rows["finetune"].method.constraints == ()
+    assert CLIPPED.rows["finetune"].method.constraints == ()
+    own = methods.constrained(methods.FineTune(), 4.0)
+    config = dataclasses.replace(CLIPPED, rows={"own": Row(method=own)})
+    rows, _ = settings.resolve_rows(config)
+    assert [c.max_norm for c in rows["own"].method.constraints] == [4.0]
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [("max_norm", 0.0), ("max_norm", float("inf")), ("clip_period", 0)],
 )
-def test_unusable_norms_are_refused(field, value, splits, tmp_path):
-    bad = dataclasses.replace(
-        CLIPPED, training=dataclasses.replace(CLIPPED.training, **{field: value})
-    )
+def test_unusable_norms_are_refused(field, value):
     with pytest.raises(InputError, match=field):
-        run(bad, tmp_path / "x", splits=splits)
-    assert not (tmp_path / "x").exists()
+        dataclasses.replace(CLIPPED.training, **{field: value})
     with pytest.raises(InputError, match=field):
         methods.constrained(methods.FineTune(), **{"max_norm": 1.0, field: value})

@@ -17,13 +17,14 @@ from unlearn_jax.types import InputError
 
 PRESET = """
 '''A tiny run in several groups.'''
+from unlearn_jax.methods import AMUN, FineTune
 from unlearn_jax.pipeline import *
 PRESET = RunConfig(
-    model=ModelConfig(fields={"widths": (8,)}), training=TrainingConfig(num_epochs=2),
+    model=ModelConfig(widths=(8,)), training=TrainingConfig(num_epochs=2),
     forget=ForgetConfig(seeds=(1, 2)),
     replicas=ReplicasConfig(originals=(0, 1), references=8, group=2, checkpoint_seconds=0.0),
     attack=AttackConfig(num_radii=4, num_steps=3), audit=AuditConfig(num_bootstrap=10, mis=False),
-    rows={"finetune": {"method": "finetune", "num_epochs": 1}, "amun": {"method": "amun", "num_epochs": 1}},
+    rows={"finetune": Row(method=FineTune(num_epochs=1)), "amun": Row(method=AMUN(num_epochs=1))},
 )
 """
 

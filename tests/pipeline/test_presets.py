@@ -1,48 +1,148 @@
-"""Presets: completed knobs, and tuning that never touches what is reported."""
+"""Presets: completed rows, and tuning that never touches what is reported."""
+
+import dataclasses
 
 import pytest
 
 from unlearn_jax import methods, values
-from unlearn_jax.pipeline import RunConfig, TuningConfig, presets
+from unlearn_jax.attacks import PGD, FixedRadius, LineSearch
+from unlearn_jax.methods import AMUN, BadTeacher, BoundaryShrink, Retrain
+from unlearn_jax.pipeline import (
+    AttackConfig,
+    Row,
+    RunConfig,
+    TrainingConfig,
+    TuningConfig,
+    presets,
+)
 from unlearn_jax.pipeline.config import checks, rows
-from unlearn_jax.pipeline.config import resolve as settings
+from unlearn_jax.pipeline.config.resolve import (
+    complete,
+    method_name,
+    resolve_rows,
+    unfollow,
+)
+from unlearn_jax.pipeline.config.rows import with_options
+from unlearn_jax.pipeline.config.schema import to_json
 from unlearn_jax.types import InputError
 
 
-def test_complete_writes_every_plain_knob_and_keeps_what_is_given():
-    config = presets.complete(
-        RunConfig(rows={"a": {"method": "amun", "learning_rate": 0.5}})
-    )
+def test_complete_writes_what_the_run_gives_and_keeps_what_is_given():
+    config = complete(RunConfig(rows={"a": Row(method=AMUN(learning_rate=0.5))}))
     row = config.rows["a"]
-    assert row["learning_rate"] == 0.5
-    assert row["retain"] is True
-    assert row["num_epochs"] == 10
-    assert row["batch_size"] == config.training.batch_size
-    assert row["label"] == "a"
-    assert all(isinstance(value, bool | int | float | str) for value in row.values())
-    assert presets.complete(config) == config
+    assert row.method.learning_rate == 0.5
+    assert row.method.num_epochs == 10
+    assert row.method.batch_size == config.training.batch_size
+    assert row.method.attack.search.num_radii == config.attack.num_radii
+    assert row.label == "a"
+    assert complete(config) == config
+
+
+def test_rows_still_follow_a_run_that_changes():
+    config = complete(RunConfig(rows={"a": Row(method=AMUN())}))
+    training = TrainingConfig(batch_size=32, augment="nudge", momentum=0.5)
+    attack = AttackConfig(num_steps=7)
+    config = dataclasses.replace(config, training=training, attack=attack)
+    rows, attacks = resolve_rows(config)
+    method = rows["a"].method
+    assert (method.batch_size, method.augment) == (32, "nudge")
+    assert method.optimizer.momentum == 0.5
+    assert method.attack.num_steps == attacks[""].attack.num_steps == 7
 
 
 def test_a_method_keeps_its_own_defaults_and_takes_the_rest_from_training():
-    config = presets.complete(
+    config = RunConfig(
+        training=TrainingConfig(batch_size=32, weight_decay=0.1, augment="nudge"),
+        rows={
+            "shrink": Row(method=BoundaryShrink()),
+            "teacher": Row(method=BadTeacher()),
+            "given": Row(method=AMUN(batch_size=50)),
+            "as_it_is": Row(method=AMUN(), follow=()),
+        },
+    )
+    rows, attacks = resolve_rows(config)
+    assert rows["shrink"].method.weight_decay == 0.0  # the method's
+    assert rows["shrink"].method.batch_size == 32  # the run's
+    assert rows["teacher"].method.batch_size == 256  # the method's
+    assert rows["given"].method.batch_size == 50
+    assert rows["given"].method.augment == "nudge"
+    assert rows["as_it_is"].method == dataclasses.replace(AMUN(), attack=PGD())
+    assert set(attacks) == {"", "as_it_is"}
+
+
+def test_retraining_follows_the_run_in_all():
+    training = TrainingConfig(num_epochs=7, learning_rate=0.3, decay_every=2)
+    rows, _ = resolve_rows(
+        RunConfig(training=training, rows={"retrain": Row(method=Retrain())})
+    )
+    method = rows["retrain"].method
+    assert (method.num_epochs, method.learning_rate, method.decay_every) == (7, 0.3, 2)
+
+
+def test_a_row_with_an_attack_of_its_own_is_given_its_sets():
+    own = PGD(num_steps=3, search=FixedRadius(epsilon=0.5))
+    rows, attacks = resolve_rows(RunConfig(rows={"a": Row(method=AMUN(attack=own))}))
+    assert rows["a"].attack == "a"
+    assert attacks["a"].attack == rows["a"].method.attack == own
+    assert attacks["a"].epsilon_init == 0.5
+
+
+def test_a_weak_attack_makes_the_sets_and_descent_the_retries():
+    config = RunConfig(
+        attacks={"fast": AttackConfig(kind="fast", norm="linf", num_steps=4)},
+        rows={"a": Row(method=AMUN(), attack="fast")},
+    )
+    rows, attacks = resolve_rows(config)
+    assert attacks["fast"].attack == LineSearch(norm="linf")
+    assert rows["a"].method.attack.num_steps == 4
+
+
+def test_fields_of_the_command_line_are_not_followed():
+    arguments = ["--rows.a-b.method.batch-size=128", "--training.batch_size", "32"]
+    config = complete(
         RunConfig(
-            rows={"a": {"method": "boundary_shrink"}, "b": {"method": "bad_teacher"}}
+            training=TrainingConfig(batch_size=32),
+            rows={"a-b": Row(method=AMUN()), "c": Row(method=AMUN())},
         )
     )
-    assert config.rows["a"]["weight_decay"] == 0.0  # the method's
-    assert config.rows["a"]["batch_size"] == config.training.batch_size  # the run's
-    assert config.rows["b"]["batch_size"] == 256  # the method's
+    given = with_options(config.rows["a-b"], batch_size=128)
+    config = dataclasses.replace(config, rows={**config.rows, "a-b": given})
+    rows, _ = resolve_rows(unfollow(config, arguments))
+    assert rows["a-b"].method.batch_size == 128
+    assert rows["c"].method.batch_size == 32
 
 
 def test_complete_shows_the_search_where_there_is_one():
-    row = {
-        "a": {"method": "amun"},
-        "b": {"method": "amun", "search": {"learning_rate": [0.1]}},
+    rows = {
+        "a": Row(method=AMUN()),
+        "b": Row(method=AMUN(), search={"learning_rate": [0.1]}),
     }
-    searched = presets.complete(RunConfig(rows=row, tuning=TuningConfig(trials=2)))
-    assert searched.rows["a"]["search"] == methods.SPACES["amun"]
-    assert searched.rows["b"]["search"] == {"learning_rate": [0.1]}
-    assert "search" not in presets.complete(RunConfig(rows=row)).rows["a"]
+    searched = complete(RunConfig(rows=rows, tuning=TuningConfig(trials=2)))
+    assert searched.rows["a"].search == methods.SPACES["amun"]
+    assert searched.rows["b"].search == {"learning_rate": [0.1]}
+    assert complete(RunConfig(rows=rows)).rows["a"].search is None
+
+
+def test_nothing_that_a_row_sets_is_searched():
+    rows, _ = resolve_rows(
+        RunConfig(
+            rows={
+                "usual": Row(method=AMUN()),
+                "given": Row(method=AMUN(learning_rate=0.5)),
+                "salun": Row(method=methods.METHODS["salun"]),
+            }
+        )
+    )
+    assert set(rows["usual"].space) == {"learning_rate", "decay_every"}
+    assert set(rows["given"].space) == {"decay_every"}
+    assert set(rows["salun"].space) == {"learning_rate", "fraction"}
+    assert [row.name for row in rows.values()] == ["amun", "amun", "salun"]
+
+
+def test_a_configuration_is_stored_and_read_back():
+    config = presets.load("digits").config
+    stored = to_json(config)
+    assert to_json(values.from_json(stored)) == stored
 
 
 @pytest.mark.parametrize("name", sorted(presets.names()))
@@ -51,14 +151,14 @@ def test_presets_say_what_they_are_and_tune_on_nothing_that_they_report(name):
     assert preset.about
     for config in preset.variants.values():
         checks.check_settings(config)
-        for key, row in config.rows.items():
-            settings.make_row(key, row, config.training)
+        resolved, attacks = resolve_rows(config)
+        assert {row.attack for row in resolved.values()} <= {None, *attacks}
         if config.tuning.trials:
             assert not set(config.tuning.originals) & set(config.replicas.originals)
             assert not set(config.tuning.seeds) & set(config.forget.seeds)
 
 
-def test_every_search_is_of_knobs_that_the_method_has():
+def test_every_search_is_of_fields_that_the_method_has():
     for name, space in methods.SPACES.items():
         assert set(space) <= set(values.fields_of(methods.METHODS[name])), name
         for trial in methods.draw_trials(space, 20):
@@ -66,9 +166,9 @@ def test_every_search_is_of_knobs_that_the_method_has():
 
 
 def test_shared_rows_name_every_method_once():
-    with_retain = [row["method"] for row in rows.with_retain().values()]
+    with_retain = [method_name(row.method) for row in rows.with_retain().values()]
     assert len(with_retain) == len(set(with_retain))
-    classes = {row["method"] for row in rows.for_classes().values()}
+    classes = {method_name(row.method) for row in rows.for_classes().values()}
     # the network's own kernel is too large for the presets' training sets
     assert set(with_retain) | classes == set(methods.METHODS) - {
         "retrain",
@@ -84,7 +184,7 @@ def test_shared_rows_name_every_method_once():
     ]
     assert set(rows.for_classes()) - set(same) == {"unsir", "l2ul"}
     for key, row in rows.without_retain().items():
-        assert row["retain"] is False
+        assert row.method.retain is False
         assert key.endswith("_no_retain")
 
 

@@ -1,25 +1,43 @@
-"""Tables, figures and the HTML report, on made-up results with the shapes of a real run."""
+"""Tables, figures and the page of a run, on made-up results."""
 
 import copy
 import csv
+import dataclasses
 import io
+import math
 import re
 import sys
 
 import matplotlib
 import numpy as np
 import pytest
-from support.made_up import Page, make, make_rows
+from support.made_up import (
+    Page,
+    change_interval,
+    change_metric,
+    change_row,
+    make,
+    make_rows,
+)
 
+from unlearn_jax.pipeline.measure.records import COST
 from unlearn_jax.pipeline.report import run as report
-from unlearn_jax.pipeline.report import tables, verdict
+from unlearn_jax.pipeline.report import tables
+from unlearn_jax.pipeline.report.blocks import (
+    Check,
+    Figure,
+    Table,
+    render_latex,
+    render_markdown,
+)
 from unlearn_jax.pipeline.report.figures import run as plots
-from unlearn_jax.pipeline.report.figures import style as figure_style
+from unlearn_jax.pipeline.report.figures import style
+from unlearn_jax.pipeline.report.verdict import findings, verdict
 from unlearn_jax.types import InputError
 
 
 @pytest.fixture
-def results():
+def result():
     return make()[0]
 
 
@@ -28,194 +46,216 @@ def arrays():
     return make()[1]
 
 
-def cell(results, row, metric):
-    return next(r for r in results["rows"] if r["key"] == row)["metrics"][metric]
-
-
 def drawn(figure):
-    """The figure, drawn to bytes: what cannot be drawn fails here."""
+    """The figure, drawn to bytes: a figure that cannot be drawn fails here."""
     figure.savefig(io.BytesIO(), format="png", dpi=40)
     return figure
 
 
-def test_csv_is_the_input_digit_for_digit(results):
-    results["rows"][0]["label"] = 'a "quoted", label'
-    lines = list(csv.DictReader(io.StringIO(tables.csv_table(results))))
-    assert len(lines) == len(results["rows"]) * len(results["metrics"])
+def markdown(result, metrics=None):
+    return render_markdown(tables.results_table(result, metrics))
+
+
+def latex(result):
+    return render_latex(tables.results_table(result))
+
+
+def squeezed(text):
+    return re.sub(" +", " ", text)
+
+
+def without_arrays(arrays, row):
+    return {name: value for name, value in arrays.items() if f"/{row}" not in name}
+
+
+def test_csv_is_the_input_digit_for_digit(result):
+    result = change_row(result, "original", label='a "quoted", label')
+    lines = list(csv.DictReader(io.StringIO(tables.csv_table(result))))
+    assert len(lines) == len(result.rows) * len(result.metrics)
     for line in lines:
-        expected = cell(results, line["row"], line["metric"])
+        expected = result.row(line["row"]).metrics.get(line["metric"])
         if expected is None:
             assert line["mean"] == line["low"] == line["num_runs"] == ""
         else:
             for name in ("mean", "std", "low", "high", "num_runs"):
-                assert float(line[name]) == expected[name]
+                assert float(line[name]) == getattr(expected, name)
     assert lines[0]["label"] == 'a "quoted", label'
     assert {line["unit"] for line in lines if line["metric"] == "avg_gap"} == {"pp"}
 
 
-def test_every_table_prints_the_numbers(results):
-    amun = cell(results, "method0", "ft_auc")
-    mean, std, low, high = (
-        f"{amun[name]:.2f}" for name in ("mean", "std", "low", "high")
-    )
-    assert f"{mean}±{std}" in tables.terminal_table(results)
-    assert f"{low}–{high}" in tables.terminal_table(results)
-    assert rf"${mean} \pm {std}$" in tables.latex_table(results)
-    assert f"$[{low}, {high}]$" in tables.latex_table(results)
-    assert f"{mean} ± {std} [{low}, {high}]" in tables.markdown_table(results)
+def test_every_table_prints_the_numbers(result):
+    amun = result.row("method0").metrics["ft_auc"]
+    mean, std, low, high = (f"{number:.2f}" for number in amun[:4])
+    assert f"{mean}±{std}" in report.terminal_text(result)
+    assert f"{low}–{high}" in report.terminal_text(result)
+    assert f"{mean} ± {std}" in latex(result)
+    assert f"[{low}, {high}]" in latex(result)
+    assert f"{mean} ± {std} [{low}, {high}]" in markdown(result)
 
 
-def test_every_table_ends_with_the_cost(results):
-    results["rows"][3]["cost"] = {"relative": 0.0123}
+def test_every_table_ends_with_the_cost(result):
+    cost = dataclasses.replace(result.rows[3].cost, relative=0.0123)
+    result = change_row(result, "method0", cost=cost)
     shown = ["–", "0.011", "0.022", "0.012", "0.044", "0.055"]
-    assert [tables.format_cost(row) for row in results["rows"]] == shown
-    lines = tables.terminal_table(results, width=180).splitlines()[1:]
+    assert [tables.format_cost(row) or "–" for row in result.rows] == shown
+    lines = report.terminal_text(result, width=180).splitlines()[1:]
+    labels = [row.label for row in result.rows]
     ends = [
         line.split()[-1]
         for line in lines
-        if any(line.startswith(row["label"] + " ") for row in results["rows"])
+        if any(line.startswith(f"{label} ") for label in labels)
     ]
     assert ends == shown
-    body = tables.latex_table(results).splitlines()[6:]
     ends = [
-        line.removesuffix(r" \\").rpartition("& ")[2]
-        for line in body
-        if "±" in line or r"\pm" in line
+        line.removesuffix(r" \\").rpartition("& ")[2].strip()
+        for line in latex(result).splitlines()
+        if "±" in line
     ]
-    assert ends == ["--", *shown[1:]]
-    body = tables.markdown_table(results).splitlines()[2:-2]
+    assert ends == shown
+    body = [line for line in markdown(result).splitlines() if line.startswith("|")][2:]
     assert [line.split("|")[-2].strip() for line in body] == shown
-    costs = {
-        line["row"]: line[tables.COST]
-        for line in csv.DictReader(io.StringIO(tables.csv_table(results)))
-    }
+    lines = csv.DictReader(io.StringIO(tables.csv_table(result)))
+    costs = {line["row"]: line[COST] for line in lines}
     assert costs == {
-        row["key"]: str((row["cost"] or {}).get("relative", ""))
-        for row in results["rows"]
+        row.key: str(row.cost.relative) if row.cost else "" for row in result.rows
     }
 
 
-def test_a_diverged_row_stays_in_every_table(results, arrays, tmp_path):
-    results["rows"][-1]["metrics"] = {}
-    for kind in ("scores", "margin"):
-        del arrays[f"{kind}/method2"]
-    assert "(diverged)" in tables.terminal_table(results)
-    assert "Fine-tune (diverged) & --" in tables.latex_table(results)
-    assert "| Fine-tune (diverged) | – |" in tables.markdown_table(results)
-    report.write_report(results, arrays, tmp_path / "report.html")
+def test_a_diverged_row_stays_in_every_table(result, arrays, tmp_path):
+    result = change_row(result, "method2", metrics={}, values={})
+    arrays = without_arrays(arrays, "method2")
+    assert "(diverged)" in report.terminal_text(result)
+    assert "Fine-tune (diverged) & –" in squeezed(latex(result))
+    assert "| Fine-tune (diverged) | – |" in squeezed(markdown(result))
+    report.write_report(result, arrays, tmp_path / "report.html")
     words = Page((tmp_path / "report.html").read_text("utf-8")).words
     assert "Fine-tune diverged – – –" in words
     assert "Fine-tune has no numbers: not every run ended in finite ones." in words
-    assert "A row of en dashes diverged" in words
-    for row in results["rows"][3:]:
-        row["metrics"] = {}
-    assert "AMUN, AMUN without D_R and Fine-tune have no numbers" in verdict.verdict(
-        results
+    assert "A row of dashes diverged" in words
+    for key in ("method0", "method1"):
+        result = change_row(result, key, metrics={}, values={})
+    assert "AMUN, AMUN without D_R and Fine-tune have no numbers" in " ".join(
+        findings(result)
     )
-    assert tables.markdown_table(results).count("(diverged)") == 3
+    assert markdown(result).count("(diverged)") == 3
+    assert verdict(result) == "No method has an FT AUC, so nothing can be concluded."
 
 
-def test_terminal_table_fits_and_says_what_it_shows(results):
-    text = tables.terminal_table(results, width=180)
+def test_terminal_table_fits_and_names_its_numbers(result):
+    text = report.terminal_text(result, width=180)
     assert max(map(len, text.splitlines())) <= 180
-    assert all(
-        text.count(words) == 1
-        for words in ("Original", "95 % interval", "(the oracle)")
-    )
-    labels = [text.index("\n" + row["label"]) for row in results["rows"]]
+    assert text.count("Original") == text.count("95 % interval") == 1
+    labels = [text.index("\n" + row.label) for row in result.rows]
     assert labels == sorted(labels)
-    narrow = tables.terminal_table(results, width=80)
+    narrow = report.terminal_text(result, width=80)
     assert max(map(len, narrow.splitlines()[2:])) <= 80
     assert narrow.count("Original") > 1
 
 
 def test_a_single_run_has_no_spread():
-    results, _ = make(num_methods=1, num_runs=1)
-    assert "±" not in tables.terminal_table(results).replace("mean ± std", "")
-    assert "over 1 run," in tables.terminal_table(results)
-    results["rows"][0]["metrics"]["ft_auc"].update(
-        std=float("nan"), low=float("nan"), high=float("nan")
-    )
-    mean = results["rows"][0]["metrics"]["ft_auc"]["mean"]
-    assert f"| {mean:.2f} |" in tables.markdown_table(results, ["ft_auc"])
+    result, _ = make(num_methods=1, num_runs=1)
+    assert "±" not in report.terminal_text(result).replace("mean ± std", "")
+    assert "over 1 run," in report.terminal_text(result)
+    unknown = {"std": math.nan, "low": math.nan, "high": math.nan}
+    result = change_metric(result, "original", "ft_auc", **unknown)
+    mean = result.row("original").metrics["ft_auc"].mean
+    assert f"| {mean:.2f} |" in squeezed(markdown(result, ["ft_auc"]))
 
 
-def test_latex_escapes(results):
-    results["rows"][-1]["label"] = r"50% & $x_1$ #{a} ~ ^ \input <b>"
-    text = tables.latex_table(results)
+def test_latex_escapes(result):
+    label = r"50% & $x_1$ #{a} ~ ^ \input <b>"
+    text = latex(change_row(result, "method2", label=label))
     escaped = (
-        r"50\% \& \$x\_1\$ \#\{a\} \textasciitilde{} \textasciicircum{}"
-        r" \textbackslash{}input"
+        r"50\% \& \$x\_1\$ \#\{a\} \textasciitilde{} \^{} \textbackslash{}input"
+        r" \ensuremath{<}b\ensuremath{>}"
     )
     assert escaped in text
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 1
-    columns = len(results["metrics"]) + 1
+    assert text.count(r"\midrule") == 3, "below the heads, around the oracle"
     for line in text.splitlines():
         if line.endswith(r"\\"):
-            assert len(re.findall(r"(?<!\\)&", line)) == columns
+            assert len(re.findall(r"(?<!\\)&", line)) == len(result.metrics) + 1
     assert not re.search(r"(?<!\\)%", text.split("\n", 1)[1])
 
 
-def test_markdown_chooses_metrics_and_escapes(results):
-    results["rows"][-1]["label"] = "a|b <script>"
-    text = tables.markdown_table(results, ["avg_gap", "ft_auc"])
-    header, _, *body = [line for line in text.splitlines() if line.startswith("|")]
-    assert header == "|  | Avg Gap (pp) | FT AUC (%) | Cost (x retraining) |"
-    assert len(body) == len(results["rows"])
+def test_markdown_chooses_metrics_and_escapes(result):
+    result = change_row(result, "method2", label="a|b <script>")
+    text = markdown(result, ["avg_gap", "ft_auc"])
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    header, _, *body = lines
+    names = "| | Avg Gap (pp) | FT AUC (%) | Cost (x retraining) |"
+    assert squeezed(header) == names
+    assert len(body) == len(result.rows)
     assert all(len(re.findall(r"(?<!\\)\|", line)) == 5 for line in body)
     assert "<script>" not in text
-    with pytest.raises(
-        InputError, match="unknown metrics nonsense: choose from unlearn_accuracy"
-    ):
-        tables.markdown_table(results, ["nonsense"])
+    with pytest.raises(InputError, match="no metric 'nonsense'"):
+        markdown(result, ["nonsense"])
 
 
-def test_the_verdict_follows_the_numbers(results):
-    def say(**intervals):
-        for key, (low, high) in intervals.items():
-            cell(results, key, "ft_auc").update(
-                mean=(low + high) / 2, low=low, high=high
-            )
-        return verdict.verdict(results)
+def test_the_findings_follow_the_numbers(result):
+    def text(**intervals):
+        return " ".join(findings(change_interval(result, "ft_auc", **intervals)))
 
-    text = say(
+    result = change_interval(
+        result,
+        "ft_auc",
         original=(60, 64),
         retrain=(49, 51),
         method0=(50.5, 52),
         method1=(53, 54),
         method2=(40, 45),
     )
+    words = text()
     assert (
         "Original has an FT AUC of 62.00 % [60.00, 64.00], so the attack does recognize"
-        in text
+        in words
     )
     assert (
         "The FT AUC interval of AMUN overlaps that of Retrained: no difference was"
-        " found, which is not a" in text
+        " found, which is not a" in words
     )
     assert (
         "still recognizable as training data: the forget samples of AMUN without D_R."
-        in text
+        in words
     )
-    assert "which gives them away too: those of Fine-tune." in text
-    assert "50 % itself lies in no interval of a method." in text
-    assert "hardly works here" in say(original=(49, 51))
-    assert "points the wrong way" in say(original=(40, 41))
-    assert "compare with this row, not with 50 %" in say(retrain=(51, 52))
-    assert "No method has an FT AUC interval that overlaps" in say(retrain=(70, 71))
-    assert "50 % itself lies in the interval of AMUN." in say(
-        retrain=(49, 51), method0=(49, 51)
-    )
-    assert verdict.verdict(results).startswith("A check was not passed")
-    results["checks"] = []
-    assert verdict.verdict(results).startswith("30 of 300 training samples")
+    assert "which gives them away too: those of Fine-tune." in words
+    assert "50 % itself lies in no interval of a method." in words
+    assert words.startswith("30 of 300 training samples")
+    assert "hardly works here" in text(original=(49, 51))
+    assert "points the wrong way" in text(original=(40, 41))
+    assert "compare with this row, not with 50 %" in text(retrain=(51, 52))
+    assert "No method has an FT AUC interval that overlaps" in text(retrain=(70, 71))
+    fair = text(retrain=(49, 51), method0=(49, 51))
+    assert "50 % itself lies in the interval of AMUN." in fair
 
 
-def test_the_verdict_does_not_call_a_tie_a_win(results):
-    for key, low, high in (("method0", 1, 2), ("method1", 1.5, 3), ("method2", 4, 5)):
-        cell(results, key, "avg_gap").update(mean=(low + high) / 2, low=low, high=high)
-    results["rows"][4]["label"] = "Method, or so"
-    text = verdict.verdict(results)
+def test_the_verdict_is_a_sentence_on_every_method(result):
+    result = change_interval(
+        result,
+        "ft_auc",
+        original=(60, 64),
+        retrain=(49, 51),
+        method0=(50.5, 52),
+        method1=(53, 54),
+        method2=(40, 45),
+    )
+    text = verdict(result)
+    assert text.startswith(
+        "The attack finds no difference from retrained models for AMUN; the forget"
+        " samples of AMUN without D_R are still recognizable; those of Fine-tune are"
+        " less familiar than data never seen, which gives them away. Nearest"
+    )
+    assert "proves little" not in text
+    assert "proves little" in verdict(
+        change_interval(result, "ft_auc", original=(49, 51))
+    )
+
+
+def test_the_findings_do_not_call_a_tie_a_win(result):
+    intervals = {"method0": (1, 2), "method1": (1.5, 3), "method2": (4, 5)}
+    result = change_interval(result, "avg_gap", **intervals)
+    result = change_row(result, "method1", label="Method, or so")
+    text = " ".join(findings(result))
     assert (
         "AMUN has the smallest Avg Gap to retraining, 1.50 percentage points [1.00,"
         " 2.00]" in text
@@ -223,18 +263,20 @@ def test_the_verdict_does_not_call_a_tie_a_win(results):
     assert "with an interval that overlaps that of “Method, or so”;" in text
 
 
-def test_the_verdict_copes_without_oracle_or_auc(results):
-    results["rows"] = [
-        row for row in make(num_methods=15)[0]["rows"] if row["kind"] == "method"
-    ]
-    assert "overlaps 50 %: no difference" in verdict.verdict(results)
+def test_the_findings_cope_without_oracle_or_auc():
+    result, _ = make(num_methods=15)
+    methods = tuple(row for row in result.rows if row.kind == "method")
+    result = dataclasses.replace(result, rows=methods)
+    assert "overlaps 50 %: no difference" in " ".join(findings(result))
+    assert "no difference from a coin toss" in verdict(result)
     assert re.search(
         r": the forget samples of ([^,]*, ){5}[^,]* and \d others\.",
-        verdict.verdict(results),
+        " ".join(findings(result)),
     )
-    assert verdict.verdict(
-        results | {"rows": [row | {"metrics": {}} for row in results["rows"]]}
-    )
+    lost = [dataclasses.replace(row, metrics={}) for row in methods]
+    result = dataclasses.replace(result, rows=tuple(lost))
+    assert findings(result)
+    assert verdict(result)
 
 
 FIGURES = [
@@ -247,104 +289,102 @@ FIGURES = [
 
 @pytest.mark.parametrize(("num_methods", "num_runs"), [(0, 1), (12, 2)])
 def test_figures_of_one_run_and_of_many_rows(num_methods, num_runs):
-    results, arrays = make(num_methods, num_runs)
-    assert (
-        len(
-            drawn(
-                plots.forest_plot(results, ["ft_auc", "avg_gap", "no such metric"])
-            ).axes
-        )
-        == 2
-    )
+    result, arrays = make(num_methods, num_runs)
+    forest = plots.forest_plot(result, ["ft_auc", "avg_gap", "no such metric"])
+    assert len(drawn(forest).axes) == 2
     for draw in FIGURES:
-        assert drawn(draw(results, arrays)).axes
+        assert drawn(draw(result, arrays)).axes
 
 
-def test_figures_without_their_arrays_say_so(results):
-    results["attack"] = None
+def test_figures_without_their_arrays_are_notes(result):
+    result = dataclasses.replace(result, attacks={})
     for draw in FIGURES:
-        figure = drawn(draw(results, {}))
+        figure = drawn(draw(result, {}))
         assert (len(figure.axes), len(figure.texts)) == (0, 1)
-    assert not plots.forest_plot(results, ["missing"]).axes
+    assert not plots.forest_plot(result, ["missing"]).axes
 
 
-def test_figures_of_hard_values(results, arrays):
-    results["rows"][0]["label"] = "_hidden $x_1 \\frac <b> " + "long " * 20
+def test_figures_of_hard_values(result, arrays):
+    label = "_hidden $x_1 \\frac <b> " + "long " * 20
+    result = change_row(result, "original", label=label)
     arrays["scores/original"][:] = 0.5
-    arrays["margin/original"][:, ::3], arrays["margin/original"][:, 1::3] = (
-        np.inf,
-        -np.inf,
+    arrays["margin/original"][:, ::3] = np.inf
+    arrays["margin/original"][:, 1::3] = -np.inf
+    attack = result.attacks[""]
+    attack = dataclasses.replace(
+        attack, radii=(0.0, *attack.radii), counts=(24, *attack.counts)
     )
-    results["attack"]["radii"].insert(0, [0.0, 24])
+    result = dataclasses.replace(result, attacks={"": attack})
     arrays["distance"] = np.zeros_like(arrays["distance"])
-    results["rows"][2]["metrics"]["ft_auc"].update(low=None, high=None, values=[])
+    unknown = {"low": math.nan, "high": math.nan}
+    result = change_metric(result, "retrain_again", "ft_auc", **unknown)
+    result = change_row(result, "retrain_again", values={})
     for draw in FIGURES:
-        drawn(draw(results, arrays))
-    assert (
-        len(plots.roc_plot(results, arrays).legends[0].get_texts())
-        == len(results["rows"]) + 1
-    )
-    drawn(plots.forest_plot(results))
+        drawn(draw(result, arrays))
+    legend = plots.roc_plot(result, arrays).legends[0]
+    assert len(legend.get_texts()) == len(result.rows) + 1
+    drawn(plots.forest_plot(result))
 
 
-def test_the_roc_is_the_audit_s(results, arrays):
-    lines = plots.roc_plot(results, arrays).axes[0].lines
-    scores, forget = arrays["scores/original"], arrays["forget"]
-    members, others = scores[:, :300][forget], scores[:, 300:].ravel()
+def test_the_roc_is_the_audits(result, arrays):
+    lines = plots.roc_plot(result, arrays).axes[0].lines
+    scores = arrays["scores/original"]
+    members = scores[:, :300][arrays["forget"]]
+    others = scores[:, 300:].ravel()
     line = next(line for line in lines if line.get_label().startswith("Original"))
     auc = (members[:, None] > others).mean() + (members[:, None] == others).mean() / 2
     assert line.get_label() == f"Original  {100 * auc:.1f}"
     for rate, hits in zip(*line.get_data(), strict=True):
-        falsely = np.sort(others)[::-1][
-            min(int(rate * others.size), others.size - 1)
-        ]  # the next to be accused
-        assert (
-            (members > falsely).mean() - 1e-9
-            <= hits
-            <= max((members >= falsely).mean(), 0.001) + 1e-9
-        )
+        # The score of the next test sample to be called a member.
+        position = min(int(rate * others.size), others.size - 1)
+        threshold = np.sort(others)[::-1][position]
+        assert (members > threshold).mean() - 1e-9 <= hits
+        assert hits <= max((members >= threshold).mean(), 0.001) + 1e-9
 
 
 def test_many_rows_have_panels_of_their_own():
-    results, arrays = make(num_methods=12, num_runs=2)
+    result, arrays = make(num_methods=12, num_runs=2)
     for draw in (plots.roc_plot, plots.confidence_plot):
-        figure = drawn(draw(results, arrays))
+        figure = drawn(draw(result, arrays))
         shown = [axes.get_title("left") for axes in figure.axes if axes.axison]
         assert shown == [
-            row["label"]
-            for row in results["rows"]
-            if row["kind"] not in ("original", "oracle")
+            row.label for row in result.rows if row.kind not in ("original", "oracle")
         ]
         names = [text.get_text() for text in figure.legends[0].get_texts()]
         assert names[:2] == ["Original", "Retrained"]
-    beside, own = figure.axes[3].lines[:2], figure.axes[3].lines[2]
-    assert own.get_color() == figure_style.row_styles(results["rows"])["method2"].color
-    assert max(line.get_zorder() for line in beside) < own.get_zorder()
+    references = figure.axes[3].lines[:2]
+    own = figure.axes[3].lines[2]
+    assert own.get_color() == style.row_styles(result.rows)["method2"].color
+    assert max(line.get_zorder() for line in references) < own.get_zorder()
     np.testing.assert_array_equal(
-        beside[1].get_ydata(), figure.axes[0].lines[1].get_ydata()
+        references[1].get_ydata(), figure.axes[0].lines[1].get_ydata()
     )
 
 
-def test_a_row_far_outside_does_not_squeeze_the_others(results):
-    def limits():
-        return drawn(plots.forest_plot(results)).axes[0].get_xlim()
+def test_a_row_far_outside_does_not_squeeze_the_others(result):
+    def limits(result):
+        return drawn(plots.forest_plot(result)).axes[0].get_xlim()
 
-    before = limits()
-    far = cell(results, "method2", "ft_auc")
-    far.update(mean=2.0, low=1.5, high=2.5, values=[2.0] * 6)
-    figure = drawn(plots.forest_plot(results))
+    def moved(result, key, low, high):
+        mean = (low + high) / 2
+        numbers = {"mean": mean, "low": low, "high": high}
+        values = {"ft_auc": (mean,) * 6}
+        result = change_row(result, key, values=values)
+        return change_metric(result, key, "ft_auc", **numbers)
+
+    before = limits(result)
+    far = moved(result, "method2", 1.5, 2.5)
+    figure = drawn(plots.forest_plot(far))
     assert "2.00" in [text.get_text() for text in figure.axes[0].texts]
     assert figure.axes[0].get_xlim()[0] > 10
-    far.update(mean=70.0, low=69.0, high=71.0, values=[70.0] * 6)
-    assert limits()[1] >= 71 > before[0]
-    cell(results, "original", "ft_auc").update(
-        mean=2.0, low=1.5, high=2.5
-    )  # a reference is never left out
-    assert limits()[0] < 1.5
+    near = moved(result, "method2", 69.0, 71.0)
+    assert limits(near)[1] >= 71 > before[0]
+    # A reference is never left out.
+    assert limits(moved(near, "original", 1.5, 2.5))[0] < 1.5
 
 
-def test_histograms_count_every_run(results, arrays):
-    axes = plots.score_histograms(results, arrays).axes[0]
+def test_histograms_count_every_run(result, arrays):
+    axes = plots.score_histograms(result, arrays).axes[0]
     forget, test, retain = (patch.get_data() for patch in axes.patches)
     scores = arrays["scores/original"]
     parts = (
@@ -352,39 +392,42 @@ def test_histograms_count_every_run(results, arrays):
         scores[:, 300:],
         scores[:, :300][~arrays["forget"]],
     )
-    for (shares, edges, _), part in zip((forget, test, retain), parts, strict=True):
-        np.testing.assert_allclose(
-            shares,
-            100 * np.histogram(np.clip(part, *edges[[0, -1]]), edges)[0] / part.size,
-        )
+    for (rates, edges, _), part in zip((forget, test, retain), parts, strict=True):
+        inside = np.clip(part, *edges[[0, -1]])
+        counts = np.histogram(inside, edges)[0]
+        np.testing.assert_allclose(rates, 100 * counts / part.size)
 
 
-def test_a_row_keeps_its_color(results):
-    styles = figure_style.row_styles(make_rows(15, 1, np.random.default_rng(0)))
-    assert len({(style.color, str(style.dashes)) for style in styles.values()}) == len(
-        styles
+def test_a_row_keeps_its_color(result):
+    styles = style.row_styles(make_rows(15, 1, np.random.default_rng(0)))
+    looks = {(one.color, str(one.dashes)) for one in styles.values()}
+    assert len(looks) == len(styles)
+    for rows in (result.rows, result.rows[:4]):
+        assert style.row_styles(rows)["method0"] == styles["method0"]
+
+
+def test_report_is_one_safe_page(result, arrays, tmp_path):
+    metric = dataclasses.replace(
+        result.metrics[3], description='50 % is best" onmouseover="alert(1)'
     )
-    for rows in (results["rows"], results["rows"][:4]):
-        assert figure_style.row_styles(rows)["method0"] == styles["method0"]
-
-
-def test_report_is_one_safe_page(results, arrays, tmp_path):
-    results["rows"][-1]["label"] = "<script>alert(1)</script>"
-    results["title"] = "A & B </title><script>"
-    results["metrics"][3]["help"] = '50 % is best" onmouseover="alert(1)'
-    results["rows"][-1]["knobs"] = {"note": "</code><img src=x>"}
+    metrics = (*result.metrics[:3], metric, *result.metrics[4:])
+    title = "A & B </title><script>"
+    result = dataclasses.replace(result, title=title, metrics=metrics)
+    result = change_row(
+        result,
+        "method2",
+        label="<script>alert(1)</script>",
+        options={"note": "</code><img src=x>"},
+    )
     path = tmp_path / "folder" / "report.html"
-    report.write_report(results, arrays, path)
+    report.write_report(result, arrays, path)
     assert [file.name for file in path.parent.iterdir()] == ["report.html"]
     text = path.read_text("utf-8")
     page = Page(text)
-    for row in results["rows"]:
-        assert row["label"] in page.words
-        for metric, value in row["metrics"].items():
-            assert (
-                value is None
-                or f"{value['mean']:.2f} ± {value['std']:.2f}" in page.words
-            ), metric
+    for row in result.rows:
+        assert row.label in page.words
+        for name, value in row.metrics.items():
+            assert f"{value.mean:.2f} ± {value.std:.2f}" in page.words, name
     assert not {"script", "link", "iframe", "object", "img", "image"} & set(page.tags)
     assert page.tags.count("svg") == 7
     ids = [value for name, value in page.attributes if name == "id"]
@@ -394,63 +437,84 @@ def test_report_is_one_safe_page(results, arrays, tmp_path):
         if name in ("src", "href", "xlink:href"):
             assert value in {f"#{target}" for target in ids}
     assert not re.search(r"https?://|@import|url\((?!#figure)", text)
+    assert text.startswith("<!DOCTYPE html>")
     assert "a < b & c" in page.words
-    assert results["command"] in page.words
+    assert result.command in page.words
     assert all(value for name, value in page.attributes if name == "aria-label")
+    assert "✗ 1 of 2 checks failed: check False" in page.words
+
+
+def test_the_first_screen_has_the_references_and_the_best_methods():
+    result, arrays = make(num_methods=12, num_runs=2)
+    page = report.run_page(result, arrays)
+    first = page.blocks[0]
+    table = next(block for block in first.blocks if isinstance(block, Table))
+    figure = next(block for block in first.blocks if isinstance(block, Figure))
+    assert len(first.blocks) == 2
+    gaps = {
+        row.label: row.metrics["avg_gap"].mean
+        for row in result.rows
+        if row.kind == "method"
+    }
+    best = sorted(gaps, key=gaps.get)[: report.MAX_METHODS]
+    labels = [cells[0].value for _, cells in table.body]
+    assert labels[:3] == ["Original", "Retrained", "Retrained again"]
+    assert labels[3:] == [row.label for row in result.rows if row.label in best]
+    states = [cells[1].value for _, cells in table.body]
+    assert states[:3] == ["still recognizable", "the goal", "the seed floor"]
+    assert "Of 12 methods the 8 with the smallest Avg Gap" in table.caption
+    amun = result.row("method0").metrics["ft_auc"]
+    assert f"AMUN {amun.mean:.2f} [{amun.low:.2f}, {amun.high:.2f}]" in figure.alt
+    assert [check.passed for check in page.find(Check)] == [True, False]
 
 
 def test_report_is_repeatable_and_leaves_no_state(tmp_path):
-    results, arrays = make(num_methods=0, num_runs=2)
-    before, modules = matplotlib.rcParams.copy(), set(sys.modules)
-    frozen = copy.deepcopy(results)
-    report.write_report(results, arrays, tmp_path / "a.html")
-    report.write_report(results, arrays, str(tmp_path / "b.html"))
+    result, arrays = make(num_methods=0, num_runs=2)
+    before = matplotlib.rcParams.copy()
+    modules = set(sys.modules)
+    frozen = copy.deepcopy(result.to_json())
+    report.write_report(result, arrays, tmp_path / "a.html")
+    report.write_report(result, arrays, str(tmp_path / "b.html"))
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
     assert matplotlib.rcParams.copy() == before
     assert "matplotlib.pyplot" not in set(sys.modules) - modules
-    assert results == frozen
+    assert result.to_json() == frozen
 
 
 def test_report_of_the_least(tmp_path):
-    results, arrays = make(num_methods=1, num_runs=1)
-    del arrays["epsilon"], arrays["distance"], arrays["status"]
-    results.update(attack=None, stages=[], notes=[], checks=[])
-    results["rows"][-1]["cost"] = {"seconds": 1.0, "relative": None}
+    result, arrays = make(num_methods=1, num_runs=1)
+    for name in ("epsilon", "distance", "status"):
+        del arrays[name]
+    cost = dataclasses.replace(result.rows[-1].cost, relative=None)
+    result = change_row(result, "method0", cost=cost)
+    result = dataclasses.replace(result, attacks={}, stages=(), notes=(), checks=())
     path = tmp_path / "report.html"
-    report.write_report(results, arrays, path)
+    report.write_report(result, arrays, path)
     page = Page(path.read_text("utf-8"))
-    assert "With a single run" in page.words
+    assert "intervals of a single run" in page.words
     assert "nan" not in page.words.lower().split()
     assert page.tags.count("svg") == 6
 
 
 def test_report_of_a_large_run_stays_small(tmp_path):
-    results, arrays = make(
+    result, arrays = make(
         num_methods=12, num_runs=3, num_train=20_000, num_test=5_000, num_forget=2_000
     )
-    report.write_report(results, arrays, tmp_path / "report.html")
+    report.write_report(result, arrays, tmp_path / "report.html")
     assert (tmp_path / "report.html").stat().st_size < 3_000_000
 
 
-def test_write_tables_in_one_step(results, tmp_path, monkeypatch):
+def test_write_tables_in_one_step(result, tmp_path, monkeypatch):
     folder = tmp_path / "new" / "tables"
-    report.write_tables(results, folder)
-    report.write_tables(results, folder)
-    assert sorted(file.name for file in folder.iterdir()) == [
-        "table.csv",
-        "table.md",
-        "table.tex",
-        "table.txt",
-    ]
-    assert (folder / "table.txt").read_text("utf-8") == tables.terminal_table(
-        results
-    ) + "\n"
-    before = (folder / "table.txt").read_bytes()
-    results["title"] = "another"
-    monkeypatch.setattr(
-        "os.replace", lambda *_: 1 / 0
-    )  # what happens when the process dies here
+    report.write_tables(result, folder)
+    report.write_tables(result, folder)
+    names = ["table.csv", "table.md", "table.tex", "table.txt"]
+    assert sorted(file.name for file in folder.iterdir()) == names
+    text = (folder / "table.txt").read_text("utf-8")
+    assert text == report.terminal_text(result) + "\n"
+    # The process dies here.
+    monkeypatch.setattr("os.replace", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        report.write_tables(results, folder)
-    assert (folder / "table.txt").read_bytes() == before
+        report.write_tables(dataclasses.replace(result, title="another"), folder)
+    assert (folder / "table.txt").read_text("utf-8") == text
     assert len(list(folder.iterdir())) == 4

@@ -1,135 +1,142 @@
-"""The report's further sections, on made-up results: what they say, warn of and draw."""
+"""Sections of a run's page, on made-up results: tables, warnings and figures."""
 
+import dataclasses
 import io
+import math
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.made_up import Page, make
+from support.made_up import Page, change_row, make, make_attack
 
+from unlearn_jax.audit import Estimate
+from unlearn_jax.pipeline.measure.records import (
+    Confusion,
+    ConfusionSet,
+    ExposedSample,
+    Klom,
+    KlomDistance,
+    Norms,
+    Range,
+    Requests,
+    RequestScore,
+    RowSearch,
+    RowVulnerability,
+    TargetDistance,
+    Targets,
+    Term,
+    Theory,
+    Trial,
+    Tuning,
+    Vulnerability,
+)
 from unlearn_jax.pipeline.report import run as report
-from unlearn_jax.pipeline.report import search as report_search
-from unlearn_jax.pipeline.report import sections as report_sections
-from unlearn_jax.pipeline.report.figures import sections as plots_sections
-from unlearn_jax.pipeline.report.figures import style as figure_style
-from unlearn_jax.pipeline.report.sections import TERMS
-from unlearn_jax.pipeline.report.tables import format_interval
+from unlearn_jax.pipeline.report import sections
+from unlearn_jax.pipeline.report.blocks import Table, format_cell
+from unlearn_jax.pipeline.report.figures import sections as plots
+from unlearn_jax.pipeline.report.figures import style
+from unlearn_jax.pipeline.report.figures.classes import confusion_plot
 
 
 def estimate(mean, half=0.5):
-    return {
-        "mean": mean,
-        "std": 0.25,
-        "low": mean - half,
-        "high": mean + half,
-        "num_runs": 6,
-        "values": [mean] * 6,
-    }
+    return Estimate(mean, 0.25, mean - half, mean + half, 6, 0)
 
 
-def trial(gap, **knobs):
-    keys = ("unlearn_accuracy", "retain_accuracy", "test_accuracy", "ft_auc", "avg_gap")
-    metrics = (
-        {}
-        if gap is None
-        else dict.fromkeys(keys, estimate(90.0)) | {"avg_gap": estimate(gap)}
-    )
-    return {
-        "knobs": knobs,
-        "status": "diverged" if gap is None else "ok",
-        "metrics": metrics,
-    }
+def trial(gap, **options):
+    keys = ("unlearn_accuracy", "retain_accuracy", "test_accuracy", "ft_auc")
+    metrics = {}
+    if gap is not None:
+        metrics = dict.fromkeys(keys, estimate(90.0)) | {"avg_gap": estimate(gap)}
+    return Trial(options=options, metrics=metrics)
 
 
 def make_tuning():
-    rate, steps = {"low": 1e-4, "high": 0.1}, [0, 1, 5]
-    trials = [(2.0, 0.003, 1), (None, 0.05, 5), (9.0, 0.0005, 0)]
-    return {
-        "method0": {
-            "space": {"decay_every": steps, "learning_rate": rate},
-            "trials": [
-                trial(gap, decay_every=every, learning_rate=value)
-                for gap, value, every in trials
-            ],
-            "chosen": 0,
-            "nothing": estimate(12.4),
-        },
-        "method1": {
-            "space": {"alpha": {"low": 1.0, "high": 100.0}},
-            "trials": [
+    rows = {
+        "method0": RowSearch(
+            space={
+                "decay_every": [0, 1, 5],
+                "learning_rate": {"low": 1e-4, "high": 0.1},
+            },
+            trials=(
+                trial(2.0, decay_every=1, learning_rate=0.003),
+                trial(None, decay_every=5, learning_rate=0.05),
+                trial(9.0, decay_every=0, learning_rate=0.0005),
+            ),
+            chosen=0,
+        ),
+        "method1": RowSearch(
+            space={"alpha": {"low": 1.0, "high": 100.0}},
+            trials=(
                 trial(40.0, alpha=3.16),
                 trial(12.5, alpha=10.0),
                 trial(30.0, alpha=1.0),
-            ],
-            "chosen": 1,
-            "nothing": estimate(12.4),
-        },
-        "method2": {
-            "space": {"order": ["a", "b"]},
-            "trials": [trial(None, order="b")],
-            "chosen": None,
-            "nothing": estimate(12.4),
-        },
+            ),
+            chosen=1,
+        ),
+        "method2": RowSearch(
+            space={"order": ["a", "b"]}, trials=(trial(None, order="b"),), chosen=None
+        ),
     }
+    return Tuning(
+        originals=(901,),
+        sets=(902, 903),
+        shared=0.0,
+        original=estimate(12.4),
+        rows=rows,
+    )
 
 
 def make_sections():
-    """Results and arrays with every section, each with numbers of its own."""
-    results, arrays = make()
+    """Result and arrays with every section, each with numbers of its own."""
+    result, arrays = make()
     rng = np.random.default_rng(2)
-    keys = [row["key"] for row in results["rows"]]
-    shares = {key: rng.choice([0, 0.5, 1], 300, p=[0.8, 0.15, 0.05]) for key in keys}
+    keys = [row.key for row in result.rows]
     for key in keys:
-        shares[key][::3] = np.nan
-        arrays[f"vulnerability/{key}"] = shares[key][None]
-    most = [
-        {"sample": 7, "label": 3, "share": 1.0, "low": 0.541, "high": 1.0, "runs": 6}
-    ]
-    about = {
-        key: {"mean": 0.1 + i / 100, "always": 40 + i, "samples": 200, "most": most}
+        fractions = rng.choice([0, 0.5, 1], 300, p=[0.8, 0.15, 0.05])
+        fractions[::3] = np.nan
+        arrays[f"vulnerability/{key}"] = fractions[None]
+    exposed = ExposedSample(
+        sample=7, label=3, fraction=1.0, low=0.541, high=1.0, num_runs=6
+    )
+    found = {
+        key: RowVulnerability(
+            mean=0.1 + i / 100, num_always=40 + i, num_samples=200, most=(exposed,)
+        )
         for i, key in enumerate(keys)
     }
-    results["vulnerability"] = {"max_fpr": 0.05, "rows": about}
-    part = {"mean": 3.25, "low": 3.125, "high": 3.375, "median": 2.5, "p95": 7.75}
-    results["klom"] = {
-        "models": 6,
-        "rows": {
-            key: dict.fromkeys(("forget", "retain", "test"), part) for key in keys[2:]
-        },
-    }
-    request = [
-        {
-            "score": estimate(20.0 - k),
-            "fr_auc": estimate(70.0),
-            "ft_auc": estimate(50.0 + k),
-        }
+    part = KlomDistance(
+        mean=Estimate(3.25, math.nan, 3.125, 3.375, 6, 0), median=2.5, p95=7.75
+    )
+    parts = dict.fromkeys(("forget", "retain", "test"), part)
+    requests = tuple(
+        RequestScore(
+            score=estimate(20.0 - k),
+            fr_auc=estimate(70.0),
+            ft_auc=estimate(50.0 + k),
+            values={},
+        )
         for k in range(4)
-    ]
-    results["requests"] = {
-        "count": 4,
-        "size": 8,
-        "rows": {key: request for key in keys if key != "retrain_again"},
-    }
+    )
     terms = {
-        name: {"mean": 1e9 * i + 0.123456, "std": 0.01} for i, name in enumerate(TERMS)
+        name: Term(mean=1e9 * i + 0.123456, std=0.01, values=())
+        for i, name in enumerate(sections.TERMS)
     }
-    results["theory"] = {
-        "rows": {
-            "method0": terms,
-            "method1": terms | {"slope": {"mean": float("nan"), "std": None}},
-        }
-    }
-    results["attacks"] = {
-        "fast": {**results["attack"], "status": {"found": 75, "not_found": 25}}
-    }
-    results["config"] |= {
-        "attacks": {"fast": {"kind": "fgsm"}},
-        "tuning": {"originals": [901], "seeds": [902, 903]},
-    }
-    results["rows"][4]["knobs"] = {"attack": "fast"}
-    results["tuning"] = make_tuning()
-    return results, arrays
+    unknown = Term(mean=math.nan, std=math.nan, values=())
+    fast = make_attack(arrays, {"kind": "fgsm"})
+    fast = dataclasses.replace(fast, status={"found": 75, "not_found": 25})
+    asked = [key for key in keys if key != "retrain_again"]
+    result = change_row(result, "method1", attack="fast")
+    result = dataclasses.replace(
+        result,
+        vulnerability=Vulnerability(max_fpr=0.05, rows=found),
+        klom=Klom(num_models=6, rows=dict.fromkeys(keys[2:], parts)),
+        requests=Requests(count=4, size=8, rows=dict.fromkeys(asked, requests)),
+        theory=Theory(rows={"method0": terms, "method1": terms | {"slope": unknown}}),
+        attacks={**result.attacks, "fast": fast},
+        tuning=make_tuning(),
+    )
+    return result, arrays
 
 
 @pytest.fixture
@@ -137,9 +144,18 @@ def made():
     return make_sections()
 
 
-def words(results, arrays, path):
-    report.write_report(results, arrays, path)
+def words(result, arrays, path):
+    report.write_report(result, arrays, path)
     return Page(path.read_text("utf-8"))
+
+
+def tables_of(section):
+    """Titles and tables of a section."""
+    return [block for block in section.blocks if isinstance(block, Table)]
+
+
+def column(table, number):
+    return [cells[number].value for _, cells in table.body]
 
 
 def test_a_report_with_every_section_is_one_safe_page(made, tmp_path):
@@ -149,64 +165,57 @@ def test_a_report_with_every_section_is_one_safe_page(made, tmp_path):
     assert len(ids) == len(set(ids))
     assert all(value for name, value in page.attributes if name == "aria-label")
     assert not {"script", "link", "iframe", "object", "img"} & set(page.tags)
-    titles = (
-        "Requests one by one,Vulnerable samples,KLoM,Theorem 4.1,Tuning,Outcomes of the"
-        " adversarial search"
-    )
-    places = [page.words.index(title + " ") for title in titles.split(",")]
+    titles = [
+        "Requests one by one",
+        "Vulnerable samples",
+        "KLoM",
+        "Theorem 4.1",
+        "Tuning",
+        "Outcomes of the adversarial search",
+    ]
+    places = [page.words.index(title + " ") for title in titles]
     assert places == sorted(places)
 
 
 def test_sections_that_results_lack_are_left_out(tmp_path):
-    results, arrays = make(num_methods=1)
-    results |= dict.fromkeys(
-        ("tuning", "requests", "klom", "theory", "vulnerability", "attack")
-    ) | {"attacks": {}}
-    assert set(report_sections.make_sections(results, arrays).values()) == {None}
-    page = words(results, arrays, tmp_path / "report.html")
-    assert not any(
-        title in page.words
-        for title in ("KLoM", "Theorem", "Tuning", "Requests", "Outcomes", "Vulnerable")
-    )
+    result, arrays = make(num_methods=1)
+    result = dataclasses.replace(result, attacks={})
+    assert sections.make_sections(result, arrays) == []
+    page = words(result, arrays, tmp_path / "report.html")
+    absent = ("KLoM", "Theorem", "Tuning", "Requests", "Outcomes", "Vulnerable")
+    assert not any(title in page.words for title in absent)
 
 
 def test_tuning_shows_every_trial_and_warns(made, tmp_path):
-    results, arrays = made
-    page = words(results, arrays, tmp_path / "report.html")
-    found = report_search.tuning(results)
-    assert sum(len(row["trials"]) for row in found["rows"]) == 7
-    for row, search in zip(found["rows"], results["tuning"].values(), strict=True):
-        for shown, one in zip(row["trials"], search["trials"], strict=True):
-            gap = one["metrics"].get("avg_gap")
-            state = "diverged" if gap is None else "chosen" if shown["chosen"] else ""
-            cells = (
-                "– – – – –"
-                if gap is None
-                else f"{gap['mean']:.2f} ± 0.25 {format_interval(gap)} 90.00"
-            )
-            assert f"{report_search.format_knobs(one['knobs'])} {cells}" in page.words
-            assert (shown["diverged"], shown["chosen"]) == (
-                state == "diverged",
-                state == "chosen",
-            )
+    result, arrays = made
+    page = words(result, arrays, tmp_path / "report.html")
+    for search in result.tuning.rows.values():
+        for i, one in enumerate(search.trials):
+            options = sections.format_options(one.options)
+            gap = one.metrics.get("avg_gap")
+            if gap is None:
+                assert f"{options} – – – – – diverged" in page.words
+                continue
+            cells = f"{gap.mean:.2f} ± 0.25 {format_cell(gap, 2)[1]} 90.00"
+            state = " chosen" if i == search.chosen else ""
+            assert f"{options} {cells} 90.00 90.00 90.00{state}" in page.words
     assert "seeds 901) and other forget sets (seeds 902, 903)" in page.words
     assert "decay_every in {0, 1, 5}; learning_rate 0.0001–0.1" in page.words
-    first, second, third = (row["remarks"] for row in found["rows"])
-    assert first == []  # between two tried values, clearly below doing nothing
-    assert second == [
-        "alpha is the highest tried",
-        "not distinguishable from doing nothing",
+    remarks = column(tables_of(sections.tuning_section(result))[0], 5)
+    # The first is between two tried values, and clearly below the original.
+    assert remarks == [
+        "",
+        "alpha is the highest tried; not distinguishable from the original",
+        "every trial diverged",
     ]
-    assert third == ["every trial diverged"]
     assert "The choice for AMUN without D_R is the lowest or highest" in page.words
     assert (
-        "The best trial of AMUN without D_R is not clearly better than doing nothing"
+        "The best trial of AMUN without D_R is not clearly better than the original"
         in page.words
     )
     assert "Every trial of Fine-tune diverged" in page.words
-    assert (
-        "AMUN decay_every=1, learning_rate=0.003" in page.words
-    )  # in the main table, below the name
+    # In the table of results, below the name.
+    assert "AMUN decay_every=1, learning_rate=0.003" in page.words
 
 
 @settings(max_examples=30, deadline=None)
@@ -216,201 +225,211 @@ def test_tuning_shows_every_trial_and_warns(made, tmp_path):
 )
 def test_a_remark_exactly_at_the_ends_of_three_values_or_more(values, data):
     chosen = data.draw(st.integers(0, len(values) - 1))
-    trials = [trial(1.0, rate=value, order="a") for value in values]
-    search = {
-        "space": {"order": ["a"], "rate": {"low": 1e-3, "high": 1.0}},
-        "trials": trials,
-        "chosen": chosen,
-    }
-    inside = min(values) < values[chosen] < max(values)
-    assert bool(report_search.knobs_at_edge(search)) == (
-        not inside and len(set(values)) > 2
+    search = RowSearch(
+        space={"order": ["a"], "rate": {"low": 1e-3, "high": 1.0}},
+        trials=tuple(trial(1.0, rate=value, order="a") for value in values),
+        chosen=chosen,
     )
+    is_inside = min(values) < values[chosen] < max(values)
+    expected = not is_inside and len(set(values)) > 2
+    assert bool(sections.options_at_edge(search)) == expected
 
 
 def test_tuning_plot_draws_every_trial(made):
-    figure = plots_sections.tuning_plot(made[0])
+    figure = plots.tuning_plot(made[0])
     panels = [axes for axes in figure.axes if axes.axison]
     assert [axes.get_xlabel() for axes in panels] == ["learning_rate", "alpha", "order"]
     assert [axes.get_xscale() for axes in panels] == ["log", "log", "linear"]
-    drawn = [
-        [line.get_marker() for line in axes.lines if line.get_marker() in ("o", "x")]
-        for axes in panels
-    ]
+    markers = [[line.get_marker() for line in axes.lines] for axes in panels]
+    drawn = [[marker for marker in own if marker in ("o", "x")] for own in markers]
     assert drawn == [["o", "o", "x", "o"], ["o", "o", "o", "o"], ["x"]]
-    rings = [
-        line for axes in panels for line in axes.lines if line.get_markersize() == 10
-    ]
-    assert [tuple(map(float, ring.get_xydata()[0])) for ring in rings] == [
-        (0.003, 2.0),
-        (10.0, 12.5),
-    ]
+    lines = [line for axes in panels for line in axes.lines]
+    rings = [line for line in lines if line.get_markersize() == 10]
+    places = [tuple(map(float, ring.get_xydata()[0])) for ring in rings]
+    assert places == [(0.003, 2.0), (10.0, 12.5)]
     figure.savefig(io.BytesIO(), format="png", dpi=40)
 
 
 def test_privacy_plot_has_every_row_where_it_lies(made):
-    results, _ = made
-    results["rows"][-1]["metrics"] = {}
-    axes = plots_sections.privacy_plot(results).axes[0]
-    means = [
-        (row["metrics"]["rt_auc"]["mean"], row["metrics"]["ft_auc"]["mean"])
-        for row in results["rows"][:-1]
-    ]
-    assert [
-        tuple(map(float, box.lines[0].get_xydata()[0])) for box in axes.containers
-    ] == means
-    tops = [box.lines[2][1].get_segments()[0][:, 1] for box in axes.containers]
-    cells = [row["metrics"]["ft_auc"] for row in results["rows"][:-1]]
-    np.testing.assert_allclose(tops, [[cell["low"], cell["high"]] for cell in cells])
-    assert (
-        plots_sections.privacy_plot({**results, "rows": results["rows"][-1:]}).axes
-        == []
-    )
+    result = change_row(made[0], "method2", metrics={})
+    axes = plots.privacy_plot(result).axes[0]
+    rows = result.rows[:-1]
+    means = [(r.metrics["rt_auc"].mean, r.metrics["ft_auc"].mean) for r in rows]
+    dots = [box.lines[0].get_xydata()[0] for box in axes.containers]
+    assert [tuple(map(float, dot)) for dot in dots] == means
+    ends = [box.lines[2][1].get_segments()[0][:, 1] for box in axes.containers]
+    cells = [row.metrics["ft_auc"] for row in rows]
+    np.testing.assert_allclose(ends, [[cell.low, cell.high] for cell in cells])
+    lost = dataclasses.replace(result, rows=result.rows[-1:])
+    assert plots.privacy_plot(lost).axes == []
 
 
-def test_vulnerable_samples_beside_the_same_ones_of_the_references(made, tmp_path):
-    results, arrays = made
-    page = words(results, arrays, tmp_path / "report.html")
-    for i, row in enumerate(results["rows"]):
-        assert f"{row['label']} {10 + i:.1f} % {40 + i} 200" in page.words
-    before, after = (
-        100 * arrays[f"vulnerability/{key}"][0, 7] for key in ("original", "retrain")
-    )
-    assert page.words.count(
-        f"7 3 100 % [54, 100] 6 {before:.0f} % {after:.0f} %"
-    ) == len(results["rows"])
+def test_vulnerable_samples_are_compared_with_the_references(made, tmp_path):
+    result, arrays = made
+    page = words(result, arrays, tmp_path / "report.html")
+    for i, row in enumerate(result.rows):
+        assert f"{row.label} {10 + i:.1f} % {40 + i} 200" in page.words
+    before = 100 * arrays["vulnerability/original"][0, 7]
+    after = 100 * arrays["vulnerability/retrain"][0, 7]
+    line = f"7 3 100 % [54, 100] 6 {before:.0f} % {after:.0f} %"
+    assert page.words.count(line) == len(result.rows)
     assert "their means are 10.0 % and 11.0 %" in page.words
 
 
 def test_the_line_of_vulnerable_samples_is_a_count(made):
-    results, arrays = made
-    axes = plots_sections.vulnerability_plot(results, arrays).axes[0]
-    for line, row in zip(axes.lines, results["rows"], strict=True):
-        shares = arrays[f"vulnerability/{row['key']}"][0]
-        shares = shares[~np.isnan(shares)]
+    result, arrays = made
+    axes = plots.vulnerability_plot(result, arrays).axes[0]
+    for line, row in zip(axes.lines, result.rows, strict=True):
+        fractions = arrays[f"vulnerability/{row.key}"][0]
+        fractions = fractions[~np.isnan(fractions)]
         places, heights = line.get_data()
         assert line.get_drawstyle() == "steps-pre"
         for level in (0.2, 0.5, 0.7, 1.0):
             height = heights[np.searchsorted(places, 100 * level)]
-            assert height == pytest.approx(100 * np.mean(shares >= level))
+            assert height == pytest.approx(100 * np.mean(fractions >= level))
 
 
 def test_klom_names_its_floor_and_its_bias(made, tmp_path):
-    results, arrays = made
-    page = words(results, arrays, tmp_path / "few.html")
+    result, arrays = made
+    page = words(result, arrays, tmp_path / "few.html")
     assert "margins of 6 unlearned models" in page.words
     assert "Retrained again is the floor" in page.words
     assert "With 6 models most of each value is bias" in page.words
     assert page.words.count("3.25 [3.12, 3.38] 2.50 7.75 " * 3) == 4
-    assert len(report_sections.klom(results)["rows"]) == 4
-    results["klom"]["models"] = 100
-    assert not report_sections.klom(results)["few"]
+    (table,) = tables_of(sections.klom_section(result))
+    assert len(table.rows) == 4
+    many = dataclasses.replace(result.klom, num_models=100)
+    section = sections.klom_section(dataclasses.replace(result, klom=many))
+    assert not any(getattr(b, "kind", "") == "warning" for b in section.blocks)
 
 
 def test_requests_are_drawn_and_listed_one_by_one(made, tmp_path):
-    results, arrays = made
-    found = report_sections.requests(results)
-    assert [group["name"].split()[0] for group in found["groups"]] == [
-        "Score:",
-        "FR",
-        "FT",
-    ]
-    assert [len(group["rows"]) for group in found["groups"]] == [5, 5, 5]
-    assert [cell["text"] for cell in found["groups"][0]["rows"][3]["cells"]] == [
-        f"{value}.00 ± 0.25" for value in (20, 19, 18, 17)
-    ]
-    assert (
-        "4 requests of 8 samples"
-        in words(results, arrays, tmp_path / "report.html").words
-    )
-    axes = plots_sections.requests_plot(results).axes[0]
+    result, arrays = made
+    tables = tables_of(sections.requests_section(result))
+    assert [table.title.split()[0] for table in tables] == ["Score:", "FR", "FT"]
+    assert [len(table.rows) for table in tables] == [5, 5, 5]
+    cells = [format_cell(cell, 2)[0] for cell in tables[0].rows[3][1:]]
+    assert cells == [f"{value}.00 ± 0.25" for value in (20, 19, 18, 17)]
+    page = words(result, arrays, tmp_path / "report.html")
+    assert "4 requests of 8 samples" in page.words
+    axes = plots.requests_plot(result).axes[0]
     curves = [line for line in axes.lines if len(line.get_xdata()) == 4]
     assert [list(line.get_ydata()) for line in curves] == [[20, 19, 18, 17]] * 5
-    assert all(
-        np.abs(line.get_xdata() - np.arange(1, 5)).max() < 0.4 for line in curves
-    )
+    for line in curves:
+        assert np.abs(line.get_xdata() - np.arange(1, 5)).max() < 0.4
 
 
 def test_every_term_of_the_theorem_has_a_line(made, tmp_path):
-    results, arrays = made
-    found = report_sections.theory(results)
-    assert [term["name"] for term in found["terms"]] == [
-        name for name, _ in TERMS.values()
-    ]
-    slope = next(term for term in found["terms"] if term["name"] == "slope")
-    assert slope["cells"][1] == {"text": "–", "spread": ""}
-    assert found["terms"][0]["cells"][0] == {"text": "0.1235", "spread": "± 0.01"}
-    assert found["terms"][1]["cells"][0]["text"] == "1e+09"
+    result, arrays = made
+    (table,) = tables_of(sections.theory_section(result))
+    assert column(table, 0) == [name for name, _ in sections.TERMS.values()]
+    lines = {cells[0].value: cells[1:] for _, cells in table.body}
+    assert (lines["slope"][1].value, lines["slope"][1].note) == (None, "")
+    assert (lines["samples"][0].value, lines["samples"][0].note) == ("0.1235", "± 0.01")
+    assert lines["δ"][0].value == "1e+09"
     path = tmp_path / "report.html"
-    words(results, arrays, path)
-    assert "ℓ(f<sub>o</sub>(x<sub>adv</sub>), y)" in path.read_text("utf-8")
+    words(result, arrays, path)
+    assert "ℓ(fₒ(x̃), y)" in path.read_text("utf-8")
 
 
-def test_attacks_stand_beside_each_other(made):
-    results, _ = made
-    results["rows"][3]["knobs"] = {
-        "attack": ""
-    }  # the run's own, as for every row that names none
-    own, fast = report_sections.attacks(results)["columns"]
-    assert (own["name"], fast["name"], fast["settings"]) == (
-        "the run's own",
-        "fast",
-        "kind=fgsm",
+def test_attacks_are_compared_side_by_side(made):
+    result, _ = made
+    # The run's own attack, as for every row that names none.
+    result = change_row(result, "method0", attack="")
+    (table,) = tables_of(sections.attacks_section(result))
+    _, own, fast, _ = table.heads
+    assert own.name == "the run's own"
+    assert own.unit == ""
+    assert fast.name == "fast"
+    assert fast.unit == "kind=fgsm; used by AMUN without D_R"
+    outcomes = ["found", "already wrong", "not found", "zero gradient"]
+    assert column(table, 0) == [*outcomes, "median distance"]
+    counts = [(cells[2].value, cells[2].note) for _, cells in table.body][:4]
+    assert counts == [(75, "75.0 %"), (None, ""), (25, "25.0 %"), (None, "")]
+    alone = dataclasses.replace(result, attacks={"fast": result.attacks["fast"]})
+    (table,) = tables_of(sections.attacks_section(alone))
+    assert [head.name for head in table.heads[1:-1]] == ["fast"]
+
+
+def test_norms_mark_layers_above_the_bound_and_arrays_without_a_norm(made, tmp_path):
+    result, arrays = made
+    layer = "params/Dense_0/kernel"
+    norms = Norms(
+        max_norm=1.9,
+        rows={
+            "original": {layer: Range(mean=1.5, low=1.0, high=2.0)},
+            "retrain": {layer: Range(mean=1.5, low=1.0, high=1.9)},
+        },
+        unfound=("params/gate",),
     )
-    assert own["used"] == ""
-    assert fast["used"] == results["rows"][4]["label"]
-    assert fast["counts"] == {"found": ("75", "75.0 %"), "not_found": ("25", "25.0 %")}
-    rows = {
-        outcome["name"]: outcome["cells"]
-        for outcome in report_sections.attacks(results)["outcomes"]
-    }
-    assert list(rows) == ["found", "already wrong", "not found", "zero gradient"]
-    assert rows["already wrong"][1] == ("–", "")
-    results["attack"] = None
-    assert [
-        column["name"] for column in report_sections.attacks(results)["columns"]
-    ] == ["fast"]
-
-
-def test_the_report_names_arrays_without_a_norm(made, tmp_path):
-    results, arrays = made
-    layer = {"mean": 1.5, "low": 1.0, "high": 2.0}
-    norms = {
-        "max_norm": None,
-        "rows": {"original": {"params/Dense_0/kernel": layer}},
-        "unfound": ["params/gate"],
-    }
-    section = report_sections.norms({**results, "norms": norms})
-    assert section["unfound"] == "params/gate"
+    bounded = dataclasses.replace(result, norms=norms)
+    (table,) = tables_of(sections.norms_section(bounded))
+    assert table.columns[1] == "Dense_0/kernel"
+    marks = [(cells[1].mark, cells[1].note) for _, cells in table.body]
+    assert marks == [("▲", "1.000 to 2.000"), ("", "1.000 to 1.900")]
     path = tmp_path / "report.html"
-    report.write_report({**results, "norms": norms}, arrays, path)
-    assert "neither measured nor clipped" in path.read_text()
-    norms["unfound"] = []
-    report.write_report({**results, "norms": norms}, arrays, path)
-    assert "neither measured nor clipped" not in path.read_text()
+    page = words(bounded, arrays, path)
+    assert "neither measured nor clipped: params/gate" in page.words
+    norms = dataclasses.replace(norms, unfound=(), max_norm=None)
+    page = words(dataclasses.replace(result, norms=norms), arrays, path)
+    assert "neither measured nor clipped" not in page.words
+    assert "No bound was set" in page.words
 
 
-def test_sections_of_many_rows_draw_a_panel_for_each(made):
-    results, arrays = make(num_methods=12, num_runs=2)
-    keys = [row["key"] for row in results["rows"]]
+def test_targets_mark_distances_below_no_tilt(made):
+    rows = (
+        TargetDistance(name="no tilt", values=(0.5,), low=(0.4,), high=(0.6,)),
+        TargetDistance(name="tilt", values=(0.4, 0.6), low=(0.3, 0.5), high=(0.5, 0.7)),
+    )
+    result = dataclasses.replace(made[0], targets=Targets(betas=(1.0, 2.0), rows=rows))
+    (table,) = tables_of(sections.targets_section(result))
+    assert [head.name for head in table.heads] == ["Target", "β 1", "β 2"]
+    cells = [cells[1:] for _, cells in table.body]
+    assert [[cell.value for cell in row] for row in cells] == [
+        ["0.500", ""],
+        ["0.400", "0.600"],
+    ]
+    assert [cell.mark for cell in cells[1]] == ["↓", ""]
+    assert cells[1][0].note == "0.300 to 0.500"
+
+
+def test_the_page_of_a_class_run_draws_its_predictions(made, tmp_path):
+    result, arrays = made
+    rates = {row.key: (0.1, 0.9) for row in result.rows}
+    one = ConfusionSet(title="class 0 ($x)", classes=(0,), neighbors=(1,), rows=rates)
+    two = dataclasses.replace(one, title="class 1")
+    result = dataclasses.replace(result, confusion=Confusion(sets=(one, two)))
+    page = words(result, arrays, tmp_path / "report.html")
+    assert "Predictions on forgotten classes" in page.words
+    assert "ROC curves" not in page.words
+    figure = confusion_plot(result)
+    figure.savefig(io.BytesIO(), format="png", dpi=40)
+    labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert labels[:3] == ["Retrained", "Retrained again", "Original"]
+    assert not confusion_plot(made[0]).axes
+
+
+def test_sections_of_many_rows_draw_a_panel_for_each():
+    result, arrays = make(num_methods=12, num_runs=2)
+    keys = [row.key for row in result.rows]
     arrays |= {f"vulnerability/{key}": np.array([[0.0, 0.5, 1.0]]) for key in keys}
-    request = [{"score": estimate(1.0)}] * 2
-    results["requests"] = {"count": 2, "rows": {key: request for key in keys}}
-    for figure in (
-        plots_sections.vulnerability_plot(results, arrays),
-        plots_sections.requests_plot(results),
-    ):
+    one = RequestScore(
+        score=estimate(1.0), fr_auc=estimate(1.0), ft_auc=estimate(1.0), values={}
+    )
+    requests = Requests(count=2, size=1, rows=dict.fromkeys(keys, (one, one)))
+    many = dataclasses.replace(result, requests=requests)
+    for figure in (plots.vulnerability_plot(many, arrays), plots.requests_plot(many)):
         assert len([axes for axes in figure.axes if axes.axison]) == 13
         figure.savefig(io.BytesIO(), format="png", dpi=40)
     for empty in (
-        plots_sections.vulnerability_plot(results, {}),
-        plots_sections.requests_plot({"rows": []}),
-        plots_sections.tuning_plot(results),
+        plots.vulnerability_plot(result, {}),
+        plots.requests_plot(result),
+        plots.tuning_plot(result),
     ):
         assert (len(empty.axes), len(empty.texts)) == (0, 1)
 
 
 def test_labels_are_taken_literally():
-    assert figure_style.short("a $x$ _b") == r"a \$x\$ _b"
-    assert figure_style.short("$" * 50, 10) == r"\$" * 9 + "…"
-    assert figure_style.short("_x") == "\u200b_x"
+    assert style.short("a $x$ _b") == r"a \$x\$ _b"
+    assert style.short("$" * 50, 10) == r"\$" * 9 + "…"
+    assert style.short("_x") == "\u200b_x"

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from unlearn_jax import audit, data, replicas, train
+from unlearn_jax.methods import AMUN
 from unlearn_jax.pipeline import (
     AttackConfig,
     AuditConfig,
     ForgetConfig,
     ModelConfig,
     ReplicasConfig,
+    Row,
     RunConfig,
     TrainingConfig,
     dry_run,
@@ -27,24 +29,21 @@ from unlearn_jax.types import AttackResult, Dataset, Status
 
 TINY = RunConfig(
     title="tiny",
-    model=ModelConfig(name="mlp", fields={"widths": [8]}),
+    model=ModelConfig(name="mlp", widths=[8]),
     training=TrainingConfig(num_epochs=6, batch_size=16, learning_rate=0.2),
     forget=ForgetConfig(fraction=0.2, seeds=(1, 2)),
     replicas=ReplicasConfig(originals=(0, 1), references=6),
     attack=AttackConfig(num_radii=8, num_steps=5, batch_size=8),
     attacks={
-        "fast": {"kind": "fast", "epsilon_init": 0.1},
-        "other": {"source": "other"},
-        "half": {"failures": 0.5},
+        "fast": AttackConfig(
+            num_radii=8, num_steps=5, batch_size=8, kind="fast", epsilon_init=0.1
+        ),
+        "other": AttackConfig(num_radii=8, num_steps=5, batch_size=8, source="other"),
+        "half": AttackConfig(num_radii=8, num_steps=5, batch_size=8, failures=0.5),
     },
     audit=AuditConfig(num_bootstrap=20, mis=False, theory=True),
     rows={
-        name or "own": {
-            "method": "amun",
-            "num_epochs": 1,
-            "attack": name,
-            "learning_rate": 0.05,
-        }
+        name or "own": Row(method=AMUN(num_epochs=1, learning_rate=0.05), attack=name)
         for name in ("", "fast", "other", "half")
     },
 )

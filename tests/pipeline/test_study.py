@@ -1,69 +1,70 @@
-"""A study's page, tables and figure, on made-up variants."""
+"""Page, tables and figure of a study, on made-up variants."""
 
+import dataclasses
 import io
 import json
+import math
 
 import pytest
-from support.made_up import Page, make
+from support.made_up import Page, change_interval, change_row, make
 
-from unlearn_jax.pipeline import study
-from unlearn_jax.pipeline.report.figures import study as plots_study
+from unlearn_jax.pipeline.measure.records import Norms, Range, Term, Theory
+from unlearn_jax.pipeline.report import study
+from unlearn_jax.pipeline.report.blocks import format_cell
+from unlearn_jax.pipeline.report.figures.study import study_plot
 
 
 @pytest.fixture
 def variants():
-    """Two variants that differ in their rows, numbers and checks; one method diverged in the second."""
-    first, second = make(num_methods=3)[0], make(num_methods=2, num_runs=3)[0]
-    first["title"], second["title"] = (
-        "Hard forget sets: a random tenth",
-        "Hard forget sets: the hardest",
-    )
-    second["rows"][-1]["metrics"] = {}
-    second["checks"] = []
+    """Variants with other rows, numbers and checks; one method diverged in the second."""
+    first = make(num_methods=3)[0]
+    second = make(num_methods=2, num_runs=3)[0]
+    second = change_row(second, "method1", metrics={}, values={})
+    first = dataclasses.replace(first, title="Hard forget sets: a random tenth")
+    title = "Hard forget sets: the hardest"
+    second = dataclasses.replace(second, title=title, checks=())
     return {"a random tenth": first, "the hardest | <b>": second}
 
 
-def lines_of(markdown):
-    blocks = markdown.strip().split("\n\n")
-    return {
-        title.strip("*"): table.splitlines()
-        for title, table in zip(blocks[::2], blocks[1::2], strict=True)
-    }
+def test_there_is_a_table_per_metric_with_every_number(variants):
+    tables = study.study_tables(variants)
+    titles = [table.title for table in tables]
+    assert titles[-2:] == ["Avg Gap (pp)", "Cost (x retraining)"]
+    assert len(titles) == 7
+    first, second = variants.values()
+    for table in tables:
+        assert [head.name for head in table.heads][1:] == list(variants)
+        labels = [cells[0].value for _, cells in table.body]
+        assert labels == [row.label for row in first.rows]
+    table = next(table for table in tables if table.title == "FT AUC (%)")
+    for row, (_, cells) in zip(first.rows, table.body, strict=True):
+        other = next((one for one in second.rows if one.key == row.key), None)
+        assert cells[1].value == row.metrics["ft_auc"]
+        if other is None:
+            assert cells[2].value is None
+        elif not other.metrics:
+            assert cells[2].value == "diverged"
+        else:
+            assert cells[2].value == other.metrics["ft_auc"]
 
 
-def test_markdown_has_a_table_per_metric_with_every_number(variants):
-    found = lines_of(study.study_markdown(variants))
-    assert list(found)[-2:] == ["Avg Gap (pp)", "Cost (x retraining)"]
-    assert len(found) == 7
-    for title, lines in found.items():
-        assert lines[0] == r"| | a random tenth | the hardest \| &lt;b&gt; |"
-        rows = [line.replace(r"\|", "").strip("| ").split(" | ") for line in lines[2:]]
-        assert [row[0].strip("*").replace("\\", "") for row in rows] == [
-            row["label"] for row in variants["a random tenth"]["rows"]
-        ]
-        assert [row[0] for row in rows if row[0].startswith("**")] == ["**Retrained**"]
-        if title == "FT AUC (%)":
-            for row, one, other in zip(
-                rows, *(v["rows"] + [None] for v in variants.values()), strict=False
-            ):
-                for text, source in zip(row[1:], (one, other), strict=True):
-                    cell = source["metrics"].get("ft_auc") if source else None
-                    dash = "–" if source is None else "diverged"
-                    spread = cell and f"{cell['mean']:.2f} ± {cell['std']:.2f}"
-                    assert text == (
-                        f"{spread} [{cell['low']:.2f}, {cell['high']:.2f}]"
-                        if cell
-                        else dash
-                    )
+def test_markdown_escapes_names_and_marks_the_oracle(variants, tmp_path):
+    study.write_study(variants, tmp_path)
+    text = (tmp_path / "study.md").read_text()
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert r"the hardest \| &lt;b&gt; |" in lines[0]
+    bold = [line for line in lines if "**" in line]
+    assert all(line.startswith("| **Retrained**") for line in bold)
+    assert len(bold) == 7
+    amun = variants["a random tenth"].row("method0").metrics["ft_auc"]
+    spread, interval = format_cell(amun, 2)
+    assert f"{spread} {interval}" in text
 
 
 def test_the_page_links_every_variant_and_marks_its_references(variants, tmp_path):
     study.write_study(variants, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "study.html",
-        "study.json",
-        "study.md",
-    ]
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["study.html", "study.json", "study.md"]
     text = (tmp_path / "study.html").read_text("utf-8")
     page = Page(text)
     links = {
@@ -81,60 +82,74 @@ def test_the_page_links_every_variant_and_marks_its_references(variants, tmp_pat
     assert "://" not in text
     assert "<title>Hard forget sets</title>" in text
     kinds = [value for name, value in page.attributes if name == "class"]
-    assert [kinds.count(kind) for kind in ("original", "oracle", "second-oracle")] == [
-        7,
-        7,
-        7,
-    ]
+    for kind in ("original", "oracle", "second-oracle"):
+        assert kinds.count(kind) == 7
     assert "✗ failed: check False" in page.words
     assert "✓ passed" in page.words
-    metrics = {row["key"]: row["metrics"] for row in variants["a random tenth"]["rows"]}
-    assert (
-        json.loads((tmp_path / "study.json").read_text())["a random tenth"] == metrics
-    )
+    assert "a random tenth: AMUN," in page.words, "the smallest gap"
+    stored = json.loads((tmp_path / "study.json").read_text())["a random tenth"]
+    for row in variants["a random tenth"].rows:
+        for key, cell in row.metrics.items():
+            assert stored[row.key][key] == cell._asdict()
 
 
 def test_near_means_near_the_oracle_of_the_same_variant(variants):
-    for result, oracle in zip(variants.values(), ((50, 51), (60, 61)), strict=True):
-        for row in result["rows"]:
-            if row["metrics"]:
-                row["metrics"]["ft_auc"].update(low=60.5, high=62)
-        result["rows"][1]["metrics"]["ft_auc"].update(low=oracle[0], high=oracle[1])
-    table = next(table for table in study._tables(variants) if table["key"] == "ft_auc")
-    near = [[cell["near"] for cell in row["cells"]] for row in table["rows"]]
-    assert near == [
-        [False, True],
-        [False, False],
-        [False, True],
-        [False, True],
-        [False, False],
-        [False, False],
-    ]
+    for name, oracle in zip(variants, ((50, 51), (60, 61)), strict=True):
+        result = variants[name]
+        keys = [row.key for row in result.rows if row.metrics]
+        near = dict.fromkeys(keys, (60.5, 62)) | {"retrain": oracle}
+        variants[name] = change_interval(result, "ft_auc", **near)
+    tables = study.study_tables(variants)
+    table = next(table for table in tables if table.title == "FT AUC (%)")
+    marks = [[cell.mark for cell in cells[1:]] for _, cells in table.body]
+    assert marks == [["", "≈"], ["", ""], ["", "≈"], ["", "≈"], ["", ""], ["", ""]]
+
+
+def test_radius_transfer_and_norms_are_compared_where_measured(variants):
+    first, second = variants.values()
+    terms = {
+        "delta": Term(mean=0.5, std=0.125, values=()),
+        "transfer": Term(mean=0.25, std=math.nan, values=()),
+    }
+    layers = {
+        "a": Range(mean=1.0, low=0.5, high=1.5),
+        "b": Range(mean=2.0, low=1.5, high=2.5),
+    }
+    norms = Norms(max_norm=None, rows={"original": layers}, unfound=())
+    first = dataclasses.replace(first, theory=Theory(rows={"method0": terms}))
+    second = dataclasses.replace(second, norms=norms)
+    tables = {t.title: t for t in study.study_tables({"one": first, "two": second})}
+    assert tables[study.TERMS["delta"]].rows == [["AMUN", "0.50 ± 0.12", None]]
+    assert tables[study.TERMS["transfer"]].rows == [["AMUN", "0.25", None]]
+    assert tables[study.NORM].rows[0] == ["Original", None, 2.5]
 
 
 def test_titles_share_whole_words(variants):
-    assert study._title(variants) == "Hard forget sets"
-    first, second = variants.values()
-    assert study._title({"a": first}) == first["title"]
-    assert study._title({"a": first | {"title": "Half"}, "b": second}) == "Study"
-    assert study._title({"a": first | {"title": "Hardly"}, "b": second}) == "Study"
+    def title(*titles):
+        results = [dataclasses.replace(first, title=one) for one in titles]
+        return study.study_title(dict(enumerate(results)))
+
+    first = variants["a random tenth"]
+    assert study.study_title(variants) == "Hard forget sets"
+    assert title(first.title) == first.title
+    assert title(first.title, "Half") == "Study"
+    assert title(first.title, "Hardly") == "Study"
 
 
 def test_the_figure_has_a_panel_per_variant(variants):
-    figure = plots_study.study_plot(variants)
+    figure = study_plot(variants)
     figure.savefig(io.BytesIO(), format="png", dpi=40)
-    labels = [row["label"] for row in variants["a random tenth"]["rows"]]
+    labels = [row.label for row in variants["a random tenth"].rows]
     assert [axes.get_title("left") for axes in figure.axes] == list(variants)
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == labels
-    dashes = [
-        [text.get_text() for text in axes.texts].count("–") for axes in figure.axes
-    ]
-    assert dashes == [
-        1,
-        3,
-    ]  # the made-up oracle has no gap; a row that diverged, and one that is not there
+    dashes = []
+    for axes in figure.axes:
+        dashes.append([text.get_text() for text in axes.texts].count("–"))
+    # The made-up oracle has no gap; one row diverged, and one is missing.
+    assert dashes == [1, 3]
     assert figure.axes[0].get_ylim()[0] > figure.axes[0].get_ylim()[1]
-    for result in variants.values():
-        for row in result["rows"]:
-            row["metrics"] = {}
-    assert plots_study.study_plot(variants).axes == []
+    lost = {}
+    for name, result in variants.items():
+        rows = [dataclasses.replace(row, metrics={}) for row in result.rows]
+        lost[name] = dataclasses.replace(result, rows=tuple(rows))
+    assert study_plot(lost).axes == []

@@ -627,7 +627,7 @@ def test_the_harness_tells_phases_by_the_stack(survival):
     assert survival.phase(save + training) == "checkpoint write"
     write = frame.format("store/folders.py", "write_folder")
     assert survival.phase(write + run) == "training: piece written"
-    publish = frame.format("_run.py", "_publish") + frame.format("_run.py", "run")
+    publish = frame.format("_run.py", "publish") + frame.format("_run.py", "run")
     assert survival.phase(publish) == "report"
     assert survival.phase("") == survival.OTHER
 

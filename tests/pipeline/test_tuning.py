@@ -1,4 +1,4 @@
-"""The search of knobs: its trials, that it is measured on what is not reported, and what becomes of its choice."""
+"""The search of hyperparameters: its trials, its problems, and its choice."""
 
 import dataclasses
 import json
@@ -9,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unlearn_jax import data
-from unlearn_jax.methods import draw_trials
+from unlearn_jax.methods import FineTune, draw_trials
 from unlearn_jax.pipeline import (
     AttackConfig,
     AuditConfig,
     ForgetConfig,
     ModelConfig,
     ReplicasConfig,
+    Row,
     RunConfig,
     TrainingConfig,
     TuningConfig,
@@ -30,7 +31,7 @@ from unlearn_jax.types import InputError
 
 TINY = RunConfig(
     title="tiny search",
-    model=ModelConfig(name="mlp", fields={"widths": [8]}),
+    model=ModelConfig(name="mlp", widths=[8]),
     training=TrainingConfig(num_epochs=4, batch_size=16, learning_rate=0.1),
     forget=ForgetConfig(fraction=0.2, seeds=(1,)),
     replicas=ReplicasConfig(originals=(0, 1), references=4),
@@ -38,20 +39,14 @@ TINY = RunConfig(
     tuning=TuningConfig(trials=4, originals=(7,), seeds=(8, 9)),
     audit=AuditConfig(num_bootstrap=10, mis=False),
     rows={
-        "finetune": {
-            "method": "finetune",
-            "num_epochs": 2,
-            "search": {
+        "finetune": Row(
+            method=FineTune(num_epochs=2),
+            search={
                 "learning_rate": {"low": 1e-3, "high": 1e26},
                 "decay_every": [0, 1],
             },
-        },
-        "fixed": {
-            "method": "finetune",
-            "num_epochs": 1,
-            "learning_rate": 0.01,
-            "search": {},
-        },
+        ),
+        "fixed": Row(method=FineTune(num_epochs=1, learning_rate=0.01), search={}),
     },
 )
 
@@ -106,7 +101,7 @@ def test_trials_lie_in_their_ranges_differ_and_use_the_budget(
         assert trial["b"] in choices
 
 
-def test_a_search_without_knobs_or_trials_is_empty():
+def test_a_search_without_hyperparameters_or_trials_is_empty():
     assert draw_trials({}, 5) == []
     assert draw_trials({"a": [1]}, 0) == []
     assert draw_trials({"a": [1, 2]}, 50) == [
@@ -120,7 +115,7 @@ def test_every_trial_is_kept_and_the_best_is_taken(finished):
     _, results = finished
     search = results.tuning.rows["finetune"]
     assert len(search.trials) == 4
-    assert search.space == TINY.rows["finetune"]["search"]
+    assert search.space == TINY.rows["finetune"].search
     gaps = [
         trial.metrics["avg_gap"].mean if trial.metrics else np.inf
         for trial in search.trials
@@ -136,8 +131,8 @@ def test_every_trial_is_kept_and_the_best_is_taken(finished):
     assert 0 < results.tuning.original.mean < 100, "on the same problems"
 
 
-def test_a_trial_is_the_method_with_its_knobs(finished, splits, tmp_path):
-    """The searched program, knobs traced, gives what the plain one gives with the same knobs on the same problems."""
+def test_a_trial_is_the_method_with_its_hyperparameters(finished, splits, tmp_path):
+    """The searched program, traced, gives what the plain one gives."""
     folder, results = finished
     own = tuning.tuning_plan(
         make_plan(TINY, folder.parent / "banks", splits=splits, workdir=folder)
@@ -149,8 +144,8 @@ def test_a_trial_is_the_method_with_its_knobs(finished, splits, tmp_path):
     )
     logits = tuning.tune_row(own, "finetune", "tune")
     assert own.runner.costs[-1].cached
-    rows = {"finetune": {"method": "finetune", "num_epochs": 2, **trial.options}}
-    plain = dataclasses.replace(own, config=dataclasses.replace(own.config, rows=rows))
+    rows = {"finetune": own.rows["finetune"].replace(**trial.options)}
+    plain = dataclasses.replace(own, rows=rows)
     runner = Runner(tmp_path, progress=False)
     parts = runner.make(stages.unlearn(plain, "finetune"))
     for searched, direct in zip(logits[position], parts.each("logits"), strict=True):

@@ -1,4 +1,4 @@
-"""The experiment on spectral norms: what a part measures on a tiny network, and the page made of numbers by hand."""
+"""The study of spectral norms: a tiny network, and a page made of known numbers."""
 
 import dataclasses
 
@@ -24,7 +24,7 @@ SMALL = dataclasses.replace(
     CONFIG,
     seeds=(0, 1),
     data=DataConfig(num_train=64, num_test=32),
-    model=ModelConfig(name="mlp", fields={"widths": [4]}),
+    model=ModelConfig(name="mlp", widths=[4]),
 )
 
 
@@ -107,7 +107,7 @@ def test_parts_are_named_keyed_and_checked():
 
 def test_a_part_trains_clips_and_measures():
     tiny = dataclasses.replace(
-        SMALL, model=ModelConfig(name="cnn", fields={"widths": [2]}), seeds=(0, 1)
+        SMALL, model=ModelConfig(name="cnn", widths=[2]), seeds=(0, 1)
     )
     found = measure(tiny, "fastclip", False)
     assert found["history"].shape == (2, 2, 2)

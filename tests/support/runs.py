@@ -1,20 +1,22 @@
 """The smallest run that passes through every stage."""
 
+from unlearn_jax.methods import AMUN, FineTune
 from unlearn_jax.pipeline import (
     AttackConfig,
     AuditConfig,
     ForgetConfig,
     ModelConfig,
     ReplicasConfig,
+    Row,
     RunConfig,
     TrainingConfig,
-    presets,
 )
+from unlearn_jax.pipeline.config.resolve import complete
 
-TINY = presets.complete(
+TINY = complete(
     RunConfig(
         title="tiny",
-        model=ModelConfig(name="mlp", fields={"widths": [8]}),
+        model=ModelConfig(name="mlp", widths=[8]),
         training=TrainingConfig(num_epochs=4, batch_size=16, learning_rate=0.1),
         forget=ForgetConfig(fraction=0.2, seeds=(1, 2)),
         replicas=ReplicasConfig(
@@ -23,8 +25,8 @@ TINY = presets.complete(
         attack=AttackConfig(num_radii=8, num_steps=5, batch_size=8),
         audit=AuditConfig(num_bootstrap=20, mis_samples=20),
         rows={
-            "finetune": {"method": "finetune", "num_epochs": 2},
-            "amun": {"method": "amun", "num_epochs": 2, "label": "AMUN"},
+            "finetune": Row(method=FineTune(num_epochs=2)),
+            "amun": Row(method=AMUN(num_epochs=2), label="AMUN"),
         },
     )
 )

@@ -1,4 +1,4 @@
-"""The run: every stage in order, what is there already reused, the table and the report at the end."""
+"""The run: all stages in order, then the table and the report."""
 
 import dataclasses
 import json
@@ -11,7 +11,7 @@ import numpy as np
 from unlearn_jax.data import Splits
 from unlearn_jax.pipeline import tuning
 from unlearn_jax.pipeline.config.resolve import banks_folder
-from unlearn_jax.pipeline.config.schema import RunConfig, to_json
+from unlearn_jax.pipeline.config.schema import RunConfig
 from unlearn_jax.pipeline.measure import records
 from unlearn_jax.pipeline.measure.results import measure_run
 from unlearn_jax.pipeline.stages import models as stages
@@ -33,19 +33,19 @@ def run(
     model: Model | None = None,
     loss_fn: LossFn | None = None,
 ) -> records.RunResult | None:
-    """Trains, attacks, unlearns, audits and reports; run again, it goes on where it stopped.
+    """Train, attack, unlearn, audit and report; the same call again resumes.
 
     Args:
       config: the run.
-      workdir: its directory: made if new, continued if it is a run's, refused if it
-        holds anything else.
+      workdir: its directory: made if new, continued if it is of this version, refused
+        if it holds anything else.
       preset: name for the report.
       splits: a user's own data instead of ``config.data``.
       model: a user's own network instead of ``config.model``.
       loss_fn: a user's own training objective instead of cross-entropy.
 
     Returns:
-      The results, as ``results.json`` holds them; None in all but the first of several
+      The results, as in ``results.json``; None in all but the first of several
       processes.
 
     Raises:
@@ -55,8 +55,8 @@ def run(
         does is reported in its row.)
 
     Warns:
-      DamagedFileWarning: a stored file is not what was written; its folder is moved
-        aside and computed anew.
+      DamagedFileWarning: a stored file is damaged; its folder is moved aside and
+        recomputed.
     """
     place = store.Workdir(workdir)
     this = hosts.here()
@@ -73,7 +73,7 @@ def run(
     locks.make_folder(plan.bank_root)
     with place.locked() as folder:
         if this.first:
-            text = json.dumps(to_json(config), indent=1)
+            text = json.dumps(plan.settings, indent=1)
             store.write_text(folder / "config.json", text)
         _train(plan.originals, plan.references)
         plan, tuned = _tune(plan)
@@ -105,7 +105,7 @@ def _train(*trainings: Training, prefix: str = "") -> None:
             training.runner.make(training.artifact, label)
 
 
-def _attack(plan: Plan, prefix: str = "") -> Iterator[tuple[str, Stored]]:
+def _attack(plan: Plan, prefix: str = "") -> Iterator[tuple[str | None, Stored]]:
     """Yield the adversarial sets of all attacks that the rows need."""
     for name in plan.attacks:
         label = f"adversarial sets: {name}" if name else "adversarial sets"
@@ -127,31 +127,29 @@ def _tune(plan: Plan) -> tuple[Plan, records.Tuning | None]:
     dict(_attack(own, "tuning: "))
     logits = {}
     for name in own.rows:
-        if tuning.searches(own.config, name):
+        if own.rows[name].space:
             logits[name] = tuning.tune_row(own, name, f"tune: {name}")
     with clock.stopwatch("tuning: audit") as watch:
         found = tuning.choose(own, logits, tuning.shared_samples(plan, own))
     plan.runner.costs.append(watch.cost)
-    rows = dict(plan.config.rows)
+    rows = dict(plan.rows)
     for name, search in found.rows.items():
         if search.chosen is not None:
-            rows[name] = {**rows[name], **search.trials[search.chosen].options}
-    config = dataclasses.replace(plan.config, rows=rows)
-    return dataclasses.replace(plan, config=config), found
+            rows[name] = rows[name].replace(**search.trials[search.chosen].options)
+    return dataclasses.replace(plan, rows=rows), found
 
 
 def publish(
     result: records.RunResult, arrays: dict[str, np.ndarray], folder: pathlib.Path
 ) -> None:
-    """Write tables, report and results; the last file says that all are there."""
-    from unlearn_jax.pipeline.report.plain import plain_results
+    """Write tables, report and, last, ``results.json``."""
     from unlearn_jax.pipeline.report.run import write_report, write_tables
 
     def write_arrays(draft: pathlib.Path) -> None:
         np.savez_compressed(draft, **arrays)  # pyright: ignore[reportArgumentType]
 
     store.write_file(folder / "arrays.npz", write_arrays)
-    write_tables(plain_results(result), folder)
-    write_report(plain_results(result), arrays, folder / "report.html")
+    write_tables(result, folder)
+    write_report(result, arrays, folder / "report.html")
     text = json.dumps(result.to_json(), indent=1, allow_nan=False)
     store.write_text(folder / "results.json", text)

@@ -93,7 +93,7 @@ def dry_run(
     if own is not None:
         artifacts.append(own.oracles.artifact)
         for name in own.rows:
-            if tuning.searches(own.config, name):
+            if own.rows[name].space:
                 trials = tuning.trials_of(own, name)
                 artifacts += [artifact for artifact, _ in trials]
     later = "\nThe rest is known once the references have chosen the forget set."

@@ -1,8 +1,9 @@
-"""Presets are the files of ``experiments/``: each defines ``PRESET``, several as ``STUDY``, or an ``EXPERIMENT``.
+"""Presets: files that define a ``PRESET``, several as ``STUDY``, or an ``EXPERIMENT``.
 
 A ``PRESET`` is a run, and its file may bring its own data, network and loss.
 """
 
+import ast
 import dataclasses
 import importlib.util
 import pathlib
@@ -10,8 +11,7 @@ import re
 import sys
 from typing import Any
 
-from unlearn_jax import methods
-from unlearn_jax.pipeline.config.resolve import optimizer_name, options_of
+from unlearn_jax.pipeline.config.resolve import complete, load_data
 from unlearn_jax.pipeline.config.schema import RunConfig
 from unlearn_jax.pipeline.experiment import Experiment
 from unlearn_jax.types import InputError
@@ -25,7 +25,7 @@ class Preset:
       name: the file's stem.
       about: first line of its docstring.
       variants: its ``STUDY``, or its ``PRESET`` as the only variant with an empty name;
-        rows completed with the defaults of their knobs.
+        rows completed with what they take from their run.
       hooks: its ``make_splits() -> Splits``,
         ``make_model(image_shape, num_classes) -> Model`` and
         ``make_loss(model) -> LossFn``, where it has them.
@@ -43,13 +43,28 @@ class Preset:
         """The first variant of a file that is not an experiment."""
         return next(iter(self.variants.values()))
 
+    def parts(self, config: RunConfig) -> dict[str, Any]:
+        """Return a user's own data, network and loss, as :func:`run` takes them.
 
-_FOLLOW = ("augment", "max_norm", "clip_period")
-"""Hyperparameters that follow the training unless a row gives them."""
+        Args:
+          config: of the variant; gives the data where the file brings none.
+        """
+        parts: dict[str, Any] = {}
+        if "make_splits" in self.hooks:
+            parts["splits"] = self.hooks["make_splits"]()
+        if "make_model" in self.hooks:
+            if "splits" not in parts:
+                parts["splits"] = load_data(config.data)
+            splits = parts["splits"]
+            shape = splits.train.images.shape[1:]
+            parts["model"] = self.hooks["make_model"](shape, splits.num_classes)
+        if "make_loss" in self.hooks:
+            parts["loss_fn"] = self.hooks["make_loss"](parts.get("model"))
+        return parts
 
 
 def folders() -> list[pathlib.Path]:
-    """Where presets are looked for: inside the installed package, or beside it in a checkout."""
+    """Return the folders of presets: in the installed package, or in a checkout."""
     package = pathlib.Path(__file__).resolve().parents[1]
     return [
         folder
@@ -59,7 +74,7 @@ def folders() -> list[pathlib.Path]:
 
 
 def names() -> dict[str, pathlib.Path]:
-    """The presets that come with the package."""
+    """Return the presets that come with the package."""
     return {
         file.stem: file
         for folder in reversed(folders())
@@ -67,34 +82,21 @@ def names() -> dict[str, pathlib.Path]:
     }
 
 
-def complete(config: RunConfig) -> RunConfig:
-    """Write the plain hyperparameters of every row into it, to be seen and overridden.
+def about(name: str) -> str:
+    """Return the first line of a preset's docstring, without running its file.
 
     Args:
-      config: of a run.
+      name: of a preset that comes with the package.
     """
-    rows = {}
-    for name, row in config.rows.items():
-        options = options_of(row, config.training) if "method" in row else {}
-        plain = {
-            option: default
-            for option, default in options.items()
-            if isinstance(default, bool | int | float | str) and option not in _FOLLOW
-        }
-        optimizer = optimizer_name(options.get("optimizer"))
-        if optimizer is not None:
-            plain["optimizer"] = optimizer
-        search = (
-            {"search": methods.SPACES.get(row.get("method", ""), {})}
-            if config.tuning.trials
-            else {}
-        )
-        rows[name] = {"label": name, **search, **plain, **row}
-    return dataclasses.replace(config, rows=rows)
+    text = ast.get_docstring(ast.parse(names()[name].read_text())) or ""
+    return text.strip().splitlines()[0] if text else ""
 
 
 def load(name: str) -> Preset:
-    """A preset by name, or by the path of a file that defines one.
+    """Return a preset.
+
+    Args:
+      name: of a preset that comes with the package, or the path of a file.
 
     Raises:
       InputError: no such preset, or a file without one.
@@ -106,10 +108,10 @@ def load(name: str) -> Preset:
             "or give the path of a file that defines one"
         )
     scope = _execute(path)
-    about = (scope.get("__doc__") or "").strip().splitlines()
-    about = about[0] if about else ""
+    lines = (scope.get("__doc__") or "").strip().splitlines()
+    summary = lines[0] if lines else ""
     if isinstance(scope.get("EXPERIMENT"), Experiment):
-        return Preset(path.stem, about, {}, {}, scope["EXPERIMENT"])
+        return Preset(path.stem, summary, {}, {}, scope["EXPERIMENT"])
     variants = scope.get("STUDY", {"": scope.get("PRESET")})
     if "STUDY" in scope and not all(
         re.fullmatch(r"[A-Za-z0-9_.+-]+", name) for name in variants
@@ -131,11 +133,14 @@ def load(name: str) -> Preset:
         if key in scope
     }
     completed = {name: complete(config) for name, config in variants.items()}
-    return Preset(path.stem, about, completed, hooks)
+    return Preset(path.stem, summary, completed, hooks)
 
 
 def _execute(path: pathlib.Path) -> dict[str, Any]:
-    """What a preset file defines. It is a module while the process lives: its dataclasses show their help from it."""
+    """Return the names that a preset file defines.
+
+    It is a module while the process lives: dataclasses read their help from it.
+    """
     name = f"unlearn_jax_preset_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None

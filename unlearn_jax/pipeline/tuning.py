@@ -1,4 +1,4 @@
-"""Choosing the methods' knobs: a search per method on originals and forget sets that no table reports.
+"""Choice of hyperparameters, on originals and forget sets that no table reports.
 
 Every trial of a row is run on the same problems, and measured as the table's rows are;
 the one with the lowest mean Avg Gap is taken. Every trial is kept.
@@ -14,9 +14,7 @@ import numpy as np
 
 from unlearn_jax import methods, values
 from unlearn_jax.audit import Estimate
-from unlearn_jax.pipeline.config.checks import check_settings
-from unlearn_jax.pipeline.config.resolve import make_row, options_of, registered_method
-from unlearn_jax.pipeline.config.schema import RunConfig
+from unlearn_jax.pipeline.config.resolve import options_of
 from unlearn_jax.pipeline.measure import records
 from unlearn_jax.pipeline.measure.pool import AuditPool, Measured
 from unlearn_jax.pipeline.measure.results import oracle_logits, plan_pool
@@ -24,19 +22,19 @@ from unlearn_jax.pipeline.measure.rows import estimate, measure_gaps, measure_ro
 from unlearn_jax.pipeline.stages import models as stages
 from unlearn_jax.pipeline.stages.plan import Plan, check_samples
 from unlearn_jax.pipeline.store.artifact import Artifact
-from unlearn_jax.types import InputError, UnlearnFn
+from unlearn_jax.types import InputError
 
 REPLICATES = 100
 """Bootstrap replicates for a trial."""
 
 
 class Search(NamedTuple):
-    """What is tried for one row.
+    """Trials of one row.
 
     Attributes:
-      trials: settings, in the order of the search.
-      groups: trials that share their static knobs, and so a program: (static knobs,
-        positions of the trials).
+      trials: hyperparameters, in the order of the search.
+      groups: trials that share their static hyperparameters, and so a program: these,
+        and the positions of the trials.
     """
 
     trials: list[dict[str, Any]]
@@ -44,10 +42,13 @@ class Search(NamedTuple):
 
 
 def tuning_plan(plan: Plan) -> Plan | None:
-    """The run to tune on: the same data, network, recipe and references, other originals and forget sets.
+    """Return the run to tune on: other originals and forget sets of the same data.
 
-    Its forget sets share no sample with a reported one where the training set is large
-    enough for that.
+    Network, recipe and references are the same. Its forget sets share no sample with a
+    reported one where the training set is large enough for that.
+
+    Args:
+      plan: of the reported run.
 
     Returns:
       None where nothing is to be tuned.
@@ -56,60 +57,60 @@ def tuning_plan(plan: Plan) -> Plan | None:
       InputError: originals or forget sets that the table reports, or nothing to tune
         on.
     """
-    config, tuning = plan.config, plan.config.tuning
-    if not tuning.trials or not any(searches(config, name) for name in plan.rows):
+    tuning = plan.tuning
+    if not tuning.trials or not any(row.space for row in plan.rows.values()):
         return None
-    if set(tuning.originals) & set(config.replicas.originals) or (
-        config.forget.kind == "random" and set(tuning.seeds) & set(config.forget.seeds)
+    is_random = plan.forgetting.kind == "random"
+    if set(tuning.originals) & set(plan.seeds) or (
+        is_random and set(tuning.seeds) & set(plan.forgetting.seeds)
     ):
         raise InputError(
             "tuning.originals and tuning.seeds must differ from replicas.originals and"
             " forget.seeds: never tune on what is reported"
         )
-    if config.forget.kind == "class":
-        forget = dataclasses.replace(
-            config.forget, classes=_other_classes(plan), requests=1
+    if plan.is_class:
+        forgetting = dataclasses.replace(
+            plan.forgetting, classes=_other_classes(plan), requests=1
         )
     else:
-        known = plan.forget_known and config.forget.kind == "file"
-        count = int(plan.forget.sum(1).max()) if known else config.forget.count
-        forget = dataclasses.replace(
-            config.forget, kind="random", seeds=tuning.seeds, requests=1, count=count
+        is_file = plan.forgetting.kind == "file"
+        count = int(plan.forget.sum(1).max()) if is_file else plan.forgetting.count
+        forgetting = dataclasses.replace(
+            plan.forgetting, kind="random", seeds=tuning.seeds, requests=1, count=count
         )
-    replicas = dataclasses.replace(
-        config.replicas, originals=tuning.originals, repeats=1
+    replicas = dataclasses.replace(plan.replicas, originals=tuning.originals, repeats=1)
+    if len(tuning.originals) == 1 and any(
+        attack.source == "other" for attack in plan.attacks.values()
+    ):
+        raise InputError(
+            "attack.source=other needs two or more originals, of tuning.originals, too"
+        )
+    optional = ("mis", "klom", "theory", "norms", "targets", "lira", "ulira", "mia_nn")
+    audit = dataclasses.replace(
+        plan.audit, num_bootstrap=REPLICATES, **dict.fromkeys(optional, False)
     )
-    quick = dict.fromkeys(
-        ("mis", "klom", "theory", "norms", "targets", "lira", "ulira", "mia_nn"), False
-    )
-    audit = dataclasses.replace(config.audit, num_bootstrap=REPLICATES, **quick)
     own = dataclasses.replace(
         plan,
-        config=dataclasses.replace(
-            config, forget=forget, replicas=replicas, audit=audit
-        ),
+        forgetting=forgetting,
+        replicas=replicas,
+        audit=audit,
         avoid=plan.forget.any(0) if plan.forget_known else None,
     )
-    check_settings(own.config)
     check_samples(own)
-    _ = own.rows, own.attacks, own.originals, own.oracles  # refuse bad settings now
+    _ = own.originals, own.oracles  # raise on bad settings now
     return own
 
 
 def _other_classes(plan: Plan) -> tuple[int, ...]:
-    """Classes to forget while tuning: none that is reported."""
-    config, tuning = plan.config, plan.config.tuning
-    reported = set(config.forget.classes)
-    wanted = len(reported) if config.forget.together else 2
+    """Return classes to forget while tuning: none that is reported."""
+    reported = set(plan.forgetting.classes)
+    together = plan.forgetting.together
+    wanted = len(reported) if together else 2
     sampled = np.intersect1d(plan.splits.train.labels, plan.splits.test.labels)
-    others = (
-        tuning.classes or tuple(int(c) for c in sampled if c not in reported)[:wanted]
-    )
-    if (
-        set(others) & reported
-        or not others
-        or (config.forget.together and len(others) < wanted)
-    ):
+    others = tuple(int(c) for c in sampled if c not in reported)[:wanted]
+    others = plan.tuning.classes or others
+    is_short = together and len(others) < wanted
+    if set(others) & reported or not others or is_short:
         raise InputError(
             "tuning needs classes that the table does not report: set tuning.classes,"
             " forget fewer, or tuning.trials=0"
@@ -118,74 +119,68 @@ def _other_classes(plan: Plan) -> tuple[int, ...]:
 
 
 def shared_samples(plan: Plan, own: Plan) -> float:
-    """Share of the samples in the search's forget sets that are also in a reported one."""
+    """Return the fraction of the search's samples that are also in a reported set.
+
+    Args:
+      plan: of the reported run.
+      own: of the tuning.
+    """
     return float((own.forget & plan.forget.any(0)).sum() / own.forget.sum())
 
 
 def check_tuning(plan: Plan) -> None:
-    """Refuses a search that cannot work, before anything is trained.
+    """Raise on a search that cannot work, before anything is trained.
+
+    Args:
+      plan: of the reported run.
 
     Raises:
       InputError: see :func:`tuning_plan` and :func:`make_search`.
     """
     if tuning_plan(plan) is not None:
         for name in plan.rows:
-            make_search(plan.config, name)
+            make_search(plan, name)
 
 
-def searches(config: RunConfig, name: str) -> dict[str, Any]:
-    """The search of a row: its own, or its method's, without the knobs that the row gives a value of its own."""
-    row = config.rows[name]
-    space = row.get("search", methods.SPACES.get(row["method"], {}))
-    default = options_of(row, config.training)
-    return {
-        option: levels
-        for option, levels in space.items()
-        if option not in row or row[option] == default.get(option)
-    }
+def make_search(plan: Plan, name: str) -> Search:
+    """Draw a row's trials.
 
-
-def make_search(config: RunConfig, name: str) -> Search:
-    """Draws a row's trials.
+    Args:
+      plan: gives the row and the number of trials.
+      name: of the row.
 
     Raises:
-      InputError: unknown knobs, or values that the method refuses.
+      InputError: unknown hyperparameters, or values that the method refuses.
     """
-    row, space = config.rows[name], searches(config, name)
-    _check_search(config, name, space)
-    try:
-        trials = methods.draw_trials(space, config.tuning.trials)
-    except InputError as error:
-        raise InputError(
-            f"row {name!r}: {error} (tuning.trials is {config.tuning.trials})"
-        ) from error
-    groups: dict[str, tuple[dict[str, Any], list[int]]] = {}
-    for position, trial in enumerate(trials):
-        make_row(name, {**row, **trial}, config.training)  # refuse bad values now
-        static = {
-            knob: value
-            for knob, value in trial.items()
-            if not isinstance(space[knob], dict)
-        }
-        groups.setdefault(json.dumps(static), (static, []))[1].append(position)
-    return Search(trials, list(groups.values()))
-
-
-def _check_search(config: RunConfig, name: str, space: dict[str, Any]) -> None:
-    method = registered_method(config.rows[name])
-    known = values.fields_of(method)
-    for option, levels in space.items():
+    row = plan.rows[name]
+    known = options_of(row.method)
+    for option, levels in row.space.items():
         if option not in known:
-            named = config.rows[name]["method"]
             raise InputError(
                 f"row {name!r} searches {option!r}, which is no hyperparameter of"
-                f" {named!r}"
+                f" {row.name!r}"
             )
-        if isinstance(levels, dict) and not values.is_traceable(method, option):
+        if isinstance(levels, dict) and not values.is_traceable(row.method, option):
             raise InputError(
                 f"row {name!r} searches {option!r} over a range: list choices for it"
                 " instead"
             )
+    try:
+        trials = methods.draw_trials(row.space, plan.tuning.trials)
+    except InputError as error:
+        raise InputError(
+            f"row {name!r}: {error} (tuning.trials is {plan.tuning.trials})"
+        ) from error
+    groups: dict[str, tuple[dict[str, Any], list[int]]] = {}
+    for position, trial in enumerate(trials):
+        row.replace(**trial)  # raises on values that the method refuses
+        static = {
+            option: given
+            for option, given in trial.items()
+            if not isinstance(row.space[option], dict)
+        }
+        groups.setdefault(json.dumps(static), (static, []))[1].append(position)
+    return Search(trials, list(groups.values()))
 
 
 def trials_of(plan: Plan, name: str) -> list[tuple[Artifact, list[int]]]:
@@ -195,8 +190,7 @@ def trials_of(plan: Plan, name: str) -> list[tuple[Artifact, list[int]]]:
       plan: of the tuning.
       name: of the row.
     """
-    search = make_search(plan.config, name)
-    row = plan.config.rows[name]
+    search = make_search(plan, name)
     found = []
     for static, positions in search.groups:
         work = []
@@ -204,15 +198,16 @@ def trials_of(plan: Plan, name: str) -> list[tuple[Artifact, list[int]]]:
             trial = search.trials[position]
             traced = {key: trial[key] for key in trial if key not in static}
             work += [stages.Work(run, traced) for run in range(len(plan.runs))]
+        method = plan.rows[name].replace(**static).method
         artifact = stages.unlearn_work(
             plan,
             name,
             f"tune-{name}",
-            plan.make_row(name, {**row, **static}),
+            method,
             work,
-            factory=partial(_factory, name, {**row, **static}, plan),
+            factory=partial(values.replace, method),
             settings={"trials": [search.trials[position] for position in positions]},
-            entries=("logits",),
+            logits_only=True,
         )
         found.append((artifact, positions))
     return found
@@ -234,10 +229,6 @@ def tune_row(plan: Plan, name: str, label: str) -> list[list[np.ndarray]]:
             trial = found[place * num_runs : (place + 1) * num_runs]
             logits[position] = stages.filter_outputs(plan, name, trial)
     return [logits[position] for position in sorted(logits)]
-
-
-def _factory(name: str, row: dict[str, Any], plan: Plan, **traced: Any) -> UnlearnFn:
-    return plan.make_row(name, {**row, **traced})
 
 
 def choose(
@@ -263,7 +254,7 @@ def choose(
     original = _measure_trial(pool, oracle, [originals[o] for o in plan.runs[:, 0]])
     rows = {}
     for name, row in logits.items():
-        search = make_search(plan.config, name)
+        search = make_search(plan, name)
         trials = []
         for options, runs in zip(search.trials, row, strict=True):
             metrics = _measure_trial(pool, oracle, runs)
@@ -275,12 +266,12 @@ def choose(
             ]
         )
         rows[name] = records.RowSearch(
-            space=searches(plan.config, name),
+            space=plan.rows[name].space,
             trials=tuple(trials),
             chosen=int(np.nanargmin(gaps)) if np.isfinite(gaps).any() else None,
         )
     return records.Tuning(
-        originals=plan.config.replicas.originals,
+        originals=plan.seeds,
         sets=tuple(plan.forget_names),
         shared=shared,
         original=original["avg_gap"],

@@ -1,200 +1,86 @@
-"""Numbers and combinations that no run could use, refused with one line before anything is trained or written."""
+"""Combinations of options that no run could use, refused before anything is trained."""
 
-import math
-from collections.abc import Sequence
-from typing import Any
-
-from unlearn_jax.audit import Discriminator
-from unlearn_jax.pipeline.config.resolve import attack_config
 from unlearn_jax.pipeline.config.schema import RunConfig
 from unlearn_jax.replicas import mapper
 from unlearn_jax.types import InputError
 
-RMIA_SIGNALS = ("taylor_softmax", "softmax_confidence", "soft_margin", "taylor")
-"""Signals that are (all but) positive: RMIA divides one by another, which turns a negative signal upside down."""
-
 
 def check_settings(config: RunConfig) -> None:
-    """Refuses numbers that no run could use.
+    """Raise on options of different parts that do not fit together.
+
+    Each part checks its own options when it is made.
+
+    Args:
+      config: of the run.
 
     Raises:
       InputError: naming the field.
     """
-    _check_classes(config)
-    replicas, audit, training = config.replicas, config.audit, config.training
-    seeds = (
-        config.data.seed,
-        replicas.reference_seed,
-        audit.seed,
-        *config.forget.seeds,
-        *replicas.originals,
-    )
-    seeds += config.tuning.seeds + config.tuning.originals
-    positive = (audit.gamma, training.learning_rate, training.decay_factor)
-    counts = (
-        *(
-            replicas.repeats,
-            replicas.group,
-            audit.num_bootstrap,
-            audit.mis_samples,
-            training.num_epochs,
-        ),
-        training.batch_size,
-    )
-    rules = [
-        (
-            all(0 <= seed < 2**32 for seed in seeds),
-            "seeds must be between 0 and 4294967295",
-        ),
-        (
-            min(counts) >= 1
-            and min(training.decay_every, replicas.reference_epochs) >= 0,
-            (
-                "numbers of epochs, samples, repeats, groups and replicates must be"
-                " positive"
-            ),
-        ),
-        (
-            all(value > 0 and math.isfinite(value) for value in positive),
-            (
-                "audit.gamma, training.learning_rate and training.decay_factor must be"
-                " positive and finite"
-            ),
-        ),
-        (
-            training.max_norm is None or 0 < training.max_norm < math.inf,
-            "training.max_norm must be positive and finite, or None",
-        ),
-        (training.clip_period >= 1, "training.clip_period must be at least 1 step"),
-        (0 <= training.momentum < 1, "training.momentum must be in [0, 1)"),
-        (
-            0 <= training.weight_decay < math.inf,
-            "training.weight_decay must be finite and not negative",
-        ),
-        (audit.mode in ("online", "offline"), "audit.mode must be online or offline"),
-        (config.tuning.trials >= 0, "tuning.trials must not be negative"),
-        (config.forget.requests >= 1, "forget.requests must be positive"),
-        (
-            not config.tuning.trials
-            or (config.tuning.originals and config.tuning.seeds),
-            "tuning.originals and tuning.seeds must each name one seed or more",
-        ),
-        (
-            not audit.klom or (replicas.repeats == 1 and len(replicas.originals) > 1),
-            (
-                "audit.klom compares ensembles of different models: give many"
-                " replicas.originals, and replicas.repeats=1"
-            ),
-        ),
-        (0 < audit.level < 1, "audit.level must be between 0 and 1"),
-        (
-            0 <= audit.max_fpr <= 1 and 0 <= audit.offline_a <= 1,
-            "audit.max_fpr and audit.offline_a must be in [0, 1]",
-        ),
-        (
-            audit.signal in RMIA_SIGNALS,
-            (
-                f"unknown audit.signal {audit.signal!r}; RMIA takes ratios of a"
-                f" positive signal: {', '.join(RMIA_SIGNALS)}"
-            ),
-        ),
-        *_attack_rules(config),
-    ]
-    how = mapper(replicas.mapper, num_models=1024, devices=replicas.devices)
-    rules.append(
-        (
-            training.batch_size % how.shards == 0,
-            (
-                "replicas.mapper=split divides training.batch_size"
-                f" ({training.batch_size}) over {how.shards} devices: choose a multiple"
-            ),
+    replicas = config.replicas
+    audit = config.audit
+    is_class = config.forget.kind == "class"
+    is_one = replicas.repeats == 1
+    has_many = len(replicas.originals) > 1
+
+    attacks = [config.attack, *config.attacks.values()]
+    if any(attack.source == "other" for attack in attacks) and not has_many:
+        raise InputError("attack.source=other needs two or more originals")
+    if audit.klom and not (is_one and has_many):
+        raise InputError(
+            "audit.klom compares ensembles of different models: give many"
+            " replicas.originals, and replicas.repeats=1"
         )
-    )
-    _refuse(rules)
-
-
-def _attack_rules(config: RunConfig) -> list[tuple[Any, str]]:
-    """What holds of every attack of the run."""
-    attacks = [attack_config(config, name) for name in ("", *config.attacks)]
-    return [
-        *((0 <= a.failures < 1, "attack.failures must be in [0, 1)") for a in attacks),
-        *(
-            (
-                a.source == "own" or len(config.replicas.originals) > 1,
-                "attack.source=other needs two or more originals",
+    if replicas.references == 0:
+        if not is_class or config.forget.requests > 1 or audit.klom:
+            raise InputError(
+                "replicas.references=0 leaves no membership attack: only a run that"
+                " forgets classes, in one request and without KLoM, can do without"
             )
-            for a in attacks
-        ),
-        *(
-            (
-                a.search != "grid" or a.restart,
-                (
-                    "attack.search=grid attacks all radii at once: attack.restart=False"
-                    " needs attack.search=doubling"
-                ),
+        if audit.lira:
+            raise InputError(
+                "audit.lira needs reference models: replicas.references of at least 4"
             )
-            for a in attacks
-        ),
-    ]
-
-
-def _refuse(rules: Sequence[tuple[Any, str]]) -> None:
-    for holds, message in rules:
-        if not holds:
-            raise InputError(message)
+    if audit.lira and replicas.references < 4:
+        raise InputError(
+            "audit.lira needs replicas.references of at least 4: two of each kind for"
+            " every sample"
+        )
+    if is_class:
+        _check_classes(config)
+    elif audit.targets:
+        raise InputError("audit.targets is about forgotten classes: forget.kind=class")
+    else:
+        for name, row in config.rows.items():
+            if row.filter:
+                raise InputError(
+                    f"row {name!r}: an output filter forgets classes: forget.kind=class"
+                )
+    form = mapper(replicas.mapper, num_models=1024, devices=replicas.devices)
+    if config.training.batch_size % form.shards:
+        raise InputError(
+            "replicas.mapper=split divides training.batch_size"
+            f" ({config.training.batch_size}) over {form.shards} devices: choose a"
+            " multiple"
+        )
 
 
 def _check_classes(config: RunConfig) -> None:
-    """What is asked for where whole classes are forgotten, and only there."""
-    replicas, classes = config.replicas, config.forget.kind == "class"
-    _refuse(
-        [
-            (
-                replicas.references
-                or (classes and config.forget.requests == 1 and not config.audit.klom),
-                (
-                    "replicas.references=0 leaves no membership attack: only a run that"
-                    " forgets classes, in one request and without KLoM, can do without"
-                ),
-            ),
-            (
-                replicas.references or not config.audit.lira,
-                "audit.lira needs reference models: replicas.references of at least 4",
-            ),
-            (
-                not classes
-                or not replicas.references
-                or config.audit.signal in ("softmax_confidence", "soft_margin"),
-                (
-                    "forget.kind=class with references needs"
-                    " audit.signal=softmax_confidence: the Taylor signals are negative"
-                    " on forgotten classes, and RMIA divides by them"
-                ),
-            ),
-            (
-                not classes or replicas.repeats == 1,
-                (
-                    "forget.kind=class compares ensembles of different models: give"
-                    " more replicas.originals, and replicas.repeats=1"
-                ),
-            ),
-            (
-                classes or not config.audit.targets,
-                "audit.targets is about forgotten classes: forget.kind=class",
-            ),
-            *(
-                (
-                    classes or not row.get("filter"),
-                    (
-                        f"row {name!r}: an output filter forgets classes:"
-                        " forget.kind=class"
-                    ),
-                )
-                for name, row in config.rows.items()
-            ),
-        ]
-    )
-    try:
-        Discriminator(**config.audit.mia_nn_fields)
-    except TypeError as error:
-        raise InputError(f"audit.mia_nn_fields: {error}") from error
+    """Raise on options that do not fit whole classes."""
+    replicas = config.replicas
+    signals = ("softmax_confidence", "soft_margin")
+    if replicas.references and config.audit.signal not in signals:
+        raise InputError(
+            "forget.kind=class with references needs audit.signal=softmax_confidence:"
+            " the Taylor signals are negative on forgotten classes, and RMIA divides by"
+            " them"
+        )
+    if replicas.repeats != 1:
+        raise InputError(
+            "forget.kind=class compares ensembles of different models: give more"
+            " replicas.originals, and replicas.repeats=1"
+        )
+    classes = config.forget.classes
+    if len(set(classes)) < len(classes):
+        raise InputError(
+            f"the classes to forget repeat a class: {', '.join(map(str, classes))}"
+        )

@@ -1,304 +1,618 @@
-"""What a run is: frozen dataclasses of plain values, so that a configuration can be overridden, printed and hashed."""
+"""Configurations: frozen values that a command line overrides and JSON stores."""
 
 import dataclasses
 import hashlib
 import json
+import math
+import re
+from collections.abc import Mapping
 from typing import Any, Literal
 
+from unlearn_jax import values
 from unlearn_jax.audit import Discriminator
+from unlearn_jax.data import augmentation
+from unlearn_jax.filters import FILTERS
+from unlearn_jax.methods import AMUN, FineTune
+from unlearn_jax.methods.base import check_method
+from unlearn_jax.objectives import CrossEntropy, Objective
+from unlearn_jax.types import InputError, UnlearnFn
+from unlearn_jax.values import value
 
-FORMAT = 2
-"""Raised when stored files change meaning, or training its bits; part of every content key."""
+FORMAT = 3
+"""Raised when stored files change meaning, or training its bits; part of every content
+key."""
+
+RMIA_SIGNALS = ("taylor_softmax", "softmax_confidence", "soft_margin", "taylor")
+"""Signals that are (all but) positive: RMIA divides one by another, which turns a
+negative signal upside down."""
+
+RESERVED_ROWS = ("original", "retrained", "retrained_again")
+"""Rows that every table has."""
+
+FOLLOWED = (
+    "batch_size",
+    "weight_decay",
+    "momentum",
+    "augment",
+    "max_norm",
+    "attack",
+    "num_epochs",
+    "learning_rate",
+    "decay_every",
+    "decay_factor",
+)
+"""Hyperparameters that a row may take from the run."""
 
 
-@dataclasses.dataclass(frozen=True)
+def _check_seeds(**seeds: int | tuple[int, ...]) -> None:
+    for name, given in seeds.items():
+        for seed in given if isinstance(given, tuple) else (given,):
+            if not 0 <= seed < 2**32:
+                raise InputError(f"{name}: seeds must be between 0 and 4294967295")
+
+
+def _check_counts(low: int = 1, **counts: int) -> None:
+    for name, count in counts.items():
+        if count < low:
+            wanted = "positive" if low else "0 or positive"
+            raise InputError(f"{name} must be {wanted}, got {count}")
+
+
+def _check_positive(**numbers: float) -> None:
+    for name, number in numbers.items():
+        if not 0 < number < math.inf:
+            raise InputError(f"{name} must be positive and finite, got {number}")
+
+
+def _check_fractions(**numbers: float) -> None:
+    for name, number in numbers.items():
+        if not 0 <= number <= 1:
+            raise InputError(f"{name} must be in [0, 1], got {number}")
+
+
+def _check_names(kind: str, names: Mapping[str, Any]) -> None:
+    for name in names:
+        if name in RESERVED_ROWS or not re.fullmatch(r"[A-Za-z0-9_.+-]+", name):
+            raise InputError(
+                f"{kind} cannot be called {name!r}: use letters, digits and _, and not"
+                f" {', '.join(RESERVED_ROWS)}"
+            )
+
+
+@value
 class DataConfig:
-    """Where the images come from."""
+    """Data set.
+
+    Attributes:
+      source: ``digits`` is bundled; ``tfds`` a TFDS data set by name; ``npz`` a file of
+        arrays; ``folder`` images in class folders.
+      name: of the TFDS data set, such as ``cifar10`` or ``mnist:3.0.1``.
+      path: TFDS data_dir, ``.npz`` file or image folder.
+      num_train: training samples; with ``num_test``, a random split of train and test
+        together, which makes forget and test samples exchangeable under retraining.
+      num_test: test samples of that split.
+      seed: of the random split.
+      balanced: the random split has equally many samples of each class. Forget sets of
+        classes are then of one size, so that methods are compiled once for all of them.
+      size: height and width that the images of a folder are resized to; None if they
+        all have one size.
+      train_split: TFDS split to train on, such as ``train[:80%]``.
+      test_split: TFDS split to test on, such as ``train[80%:]`` or ``validation``.
+      image_key: TFDS feature that holds the image.
+      label_key: TFDS feature that holds the label.
+    """
 
     source: Literal["digits", "tfds", "npz", "folder"] = "digits"
-    """``digits`` is bundled; ``tfds`` a TFDS data set by name; ``npz`` a file of arrays; ``folder`` images in class
-    folders."""
     name: str = ""
-    """Name of the TFDS data set, such as ``cifar10`` or ``mnist:3.0.1``."""
     path: str | None = None
-    """TFDS data_dir, ``.npz`` file or image folder."""
     num_train: int | None = None
-    """Training samples; with ``num_test``, a fresh random split of train and test together, which makes forget and test
-    samples exchangeable under retraining."""
     num_test: int | None = None
-    """Test samples, see ``num_train``."""
     seed: int = 0
-    """Seed of the random split."""
     balanced: bool = False
-    """The random split has equally many samples of each class. Forget sets of classes are then of one size, so that
-    methods are compiled once for all of them."""
     size: tuple[int, int] | None = None
-    """Height and width that the images of a folder are resized to; None if they all have one size."""
     train_split: str = "train"
-    """TFDS split to train on, such as ``train[:80%]``."""
     test_split: str = "test"
-    """TFDS split to test on, such as ``train[80%:]`` or ``validation``."""
     image_key: str = "image"
-    """TFDS feature that holds the image."""
     label_key: str = "label"
-    """TFDS feature that holds the label."""
+
+    def __post_init__(self) -> None:
+        """Refuse options that contradict each other."""
+        _check_seeds(data_seed=self.seed)
+        if (self.num_train is None) != (self.num_test is None):
+            raise InputError(
+                "data.num_train and data.num_test go together: give both, or neither"
+                " to keep the data set's own split"
+            )
+        if self.balanced and self.num_train is None:
+            raise InputError(
+                "data.balanced needs data.num_train and data.num_test: it is about the"
+                " random split"
+            )
 
 
-@dataclasses.dataclass(frozen=True)
+@value
 class ModelConfig:
-    """Which network."""
+    """Network. None stands for the architecture's own value of a field.
 
-    name: str = "mlp"
-    """``mlp``, ``cnn``, ``resnet``, ``vgg`` or ``densenet``."""
-    fields: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """Its fields, such as widths, blocks, batch_norm, halve_projection."""
+    Attributes:
+      name: of the architecture.
+      conv: convolution form: auto, canonical, im2col or lax.
+      dtype: compute type.
+      widths: of the layers (mlp, cnn).
+      batch_norm: normalize batches (cnn, resnet).
+      blocks: per stage (resnet, densenet).
+      width: channels of the first stage (resnet), features of a token (vit).
+      halve_projection: half of a shortcut's channels are copies (resnet).
+      stages: channels of the layers, stage by stage (vgg).
+      head: units of the hidden layers of the head, 0 for none (vgg).
+      growth: channels that a layer adds (densenet).
+      compression: of the transitions (densenet).
+      patch_size: side of a patch (vit).
+      depth: blocks (vit).
+      num_heads: of the attention (vit).
+      mlp_ratio: hidden units over width (vit).
+    """
+
+    name: Literal["mlp", "cnn", "resnet", "vgg", "densenet", "vit"] = "mlp"
     conv: str = "auto"
-    """Convolution form: auto, canonical, im2col or lax."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Compute type."""
+    widths: tuple[int, ...] | None = None
+    batch_norm: bool | None = None
+    blocks: tuple[int, ...] | None = None
+    width: int | None = None
+    halve_projection: bool | None = None
+    stages: tuple[tuple[int, ...], ...] | None = None
+    head: int | None = None
+    growth: int | None = None
+    compression: float | None = None
+    patch_size: int | None = None
+    depth: int | None = None
+    num_heads: int | None = None
+    mlp_ratio: int | None = None
+
+    def options(self) -> dict[str, Any]:
+        """Return the fields that :func:`unlearn_jax.models.build` is given."""
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        del fields["name"]
+        return {name: held for name, held in fields.items() if held is not None}
 
 
-@dataclasses.dataclass(frozen=True)
+@value
 class TrainingConfig:
-    """How originals, retrained models and references are trained: SGD."""
+    """Training of originals, retrained models and references: SGD.
+
+    Attributes:
+      num_epochs: of originals and retrained models.
+      batch_size: samples per step.
+      learning_rate: initial.
+      decay_every: epochs between decays of the learning rate; 0 for a constant rate.
+      decay_factor: of a decay.
+      momentum: in [0, 1).
+      weight_decay: L2, added to the gradient.
+      augment: ``none``, ``crop``, ``crop_flip`` ... (see ``unlearn-jax list``).
+      max_norm: largest spectral norm of any layer (with the BatchNorm behind it), held
+        by FastClip while training and while methods fine-tune; None for no bound.
+      clip_period: training steps between two clips, with ``max_norm``.
+      objective: ``CrossEntropy()``, or ``AdversarialTraining()`` and ``TRADES()`` for
+        adversarially trained models.
+    """
 
     num_epochs: int = 100
-    """Epochs of originals and retrained models."""
     batch_size: int = 64
-    """Samples per step."""
     learning_rate: float = 0.1
-    """Initial learning rate."""
     decay_every: int = 0
-    """Epochs between decays of the learning rate; 0 for a constant rate."""
     decay_factor: float = 0.1
-    """Factor of a decay."""
     momentum: float = 0.9
-    """Momentum."""
     weight_decay: float = 5e-4
-    """L2 decay, added to the gradient."""
     augment: str = "none"
-    """``none``, ``crop``, ``crop_flip`` ... (see ``unlearn-jax list``); also used by methods on training samples."""
     max_norm: float | None = None
-    """Largest spectral norm of any layer (with the BatchNorm behind it), held by FastClip while training and while
-    methods fine-tune; None leaves the layers alone."""
     clip_period: int = 100
-    """Training steps between two clips, with ``max_norm``."""
-    objective: str = "cross_entropy"
-    """``cross_entropy``, or ``adversarial`` and ``trades`` for adversarially trained models."""
-    objective_fields: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """Its knobs, such as beta and epsilon of ``trades``."""
+    objective: Objective = CrossEntropy()
+
+    def __post_init__(self) -> None:
+        """Refuse values that no training could use."""
+        _check_counts(num_epochs=self.num_epochs, batch_size=self.batch_size)
+        _check_counts(0, decay_every=self.decay_every)
+        _check_positive(
+            learning_rate=self.learning_rate, decay_factor=self.decay_factor
+        )
+        if self.max_norm is not None:
+            _check_positive(max_norm=self.max_norm)
+        if self.clip_period < 1:
+            raise InputError("training.clip_period must be at least 1 step")
+        if not 0 <= self.momentum < 1:
+            raise InputError("training.momentum must be in [0, 1)")
+        if not 0 <= self.weight_decay < math.inf:
+            raise InputError("training.weight_decay must be finite and not negative")
+        if not values.is_value(self.objective) or not callable(self.objective):
+            raise InputError(
+                "training.objective must be a value such as CrossEntropy() or TRADES(),"
+                f" got {self.objective!r}"
+            )
+        augmentation(self.augment)
 
 
-@dataclasses.dataclass(frozen=True)
+@value
 class ForgetConfig:
-    """Which training samples are forgotten."""
+    """Training samples to forget.
+
+    Attributes:
+      kind: random samples, whole classes, the indices in a file, or hard ones: the
+        samples that the reference models memorize most, or those that the references
+        which did not train on them are least sure of.
+      fraction: of the training set (random, memorized, uncertain).
+      count: number of samples instead of a fraction.
+      seeds: one random forget set per seed.
+      generator: ``legacy`` draws as AMUN's released code does, which gives its
+        published forget sets.
+      classes: one forget set per class (class).
+      together: the classes make one forget set (class).
+      path: index or mask file (file); positions count in the training set as the run
+        has it, after any random split.
+      requests: forget every set in this many requests of equal size, one after the
+        other.
+    """
 
     kind: Literal["random", "class", "file", "memorized", "uncertain"] = "random"
-    """Random samples, whole classes, the indices in a file, or hard ones: the samples that the reference models
-    memorize most, or those that the references which did not train on them are least
-    sure of."""
     fraction: float | None = 0.1
-    """Share of the training set (random, memorized, uncertain)."""
     count: int | None = None
-    """Number of samples instead of a share."""
     seeds: tuple[int, ...] = (1, 10, 100)
-    """One random forget set per seed."""
     generator: Literal["default", "legacy"] = "default"
-    """``legacy`` draws as AMUN's released code does, which gives its published forget sets."""
     classes: tuple[int, ...] = (0,)
-    """One forget set per class (class)."""
     together: bool = False
-    """The classes make one forget set (class)."""
     path: str | None = None
-    """Index or mask file (file); positions count in the training set as the run has it, after any random split."""
     requests: int = 1
-    """Forget every set in this many requests of equal size, one after the other."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that name no samples."""
+        _check_seeds(forget_seeds=self.seeds)
+        if self.requests < 1:
+            raise InputError("forget.requests must be positive")
 
 
-@dataclasses.dataclass(frozen=True)
+@value
 class ReplicasConfig:
-    """How many models, and how they are trained side by side."""
+    """Models, and their training side by side.
+
+    Attributes:
+      originals: seeds of the original models.
+      repeats: unlearning runs per original and forget set.
+      references: reference models of the membership attack (even); each sample is in
+        exactly half of them. Runs that forget classes can do without (0): they then
+        have no RMIA and no LiRA.
+      reference_seed: seed of the references and of their membership design.
+      reference_generator: ``legacy`` draws the design as the released LiRA and AMUN
+        codes do.
+      reference_epochs: epochs of the references; 0 for as many as the originals.
+      mapper: of many models on one device; ``split`` instead trains one after another,
+        each batch divided over all devices.
+      devices: to spread models over; all of them if None.
+      group: models trained and stored at a time (at most).
+      checkpoint_seconds: least time between checkpoints inside a group.
+    """
 
     originals: tuple[int, ...] = (0, 1, 2)
-    """Seeds of the original models."""
     repeats: int = 1
-    """Unlearning runs per original and forget set."""
     references: int = 64
-    """Reference models of the membership attack (even); each sample is in exactly half of them. Runs that forget
-    classes can do without (0): they then have no RMIA and no LiRA."""
     reference_seed: int = 0
-    """Seed of the references and of their membership design."""
     reference_generator: Literal["default", "legacy"] = "default"
-    """``legacy`` draws the design as the released LiRA and AMUN codes do."""
     reference_epochs: int = 0
-    """Epochs of the references; 0 for as many as the originals."""
     mapper: Literal["auto", "loop", "map", "vmap", "split"] = "auto"
-    """How to go through many models on one device; ``split`` instead trains one after another, each batch divided over
-    all devices."""
     devices: int | None = None
-    """Devices to spread models over; all of them if None."""
     group: int = 16
-    """Models trained and stored at a time (at most)."""
     checkpoint_seconds: float = 60.0
-    """Least time between checkpoints inside a group."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers of models that no run could use."""
+        _check_seeds(originals=self.originals, reference_seed=self.reference_seed)
+        _check_counts(repeats=self.repeats, group=self.group)
+        _check_counts(
+            0, references=self.references, reference_epochs=self.reference_epochs
+        )
+        if not self.originals or len(set(self.originals)) < len(self.originals):
+            raise InputError("replicas.originals must be one or more different seeds")
 
 
-@dataclasses.dataclass(frozen=True)
+@value
 class AttackConfig:
-    """How AMUN's adversarial set is made."""
+    """Search of AMUN's adversarial sets.
+
+    Attributes:
+      norm: of the ball.
+      search: over radii; auto is doubling on CPU and grid elsewhere.
+      epsilon_init: smallest radius.
+      num_radii: number of doubled radii.
+      num_steps: gradient steps per radius.
+      step_ratio: step length over radius.
+      batch_size: samples attacked at a time.
+      restart: each radius starts from the clean image (the paper) rather than from the
+        last iterate (the released code).
+      keep: misclassified iterate that is kept.
+      kind: projected gradient descent, or the weak attack along one gradient of AMUN's
+        ablation.
+      source: adversarial examples of the original to unlearn from, or of the next
+        original of the run (transferred).
+      failures: fraction of the forget samples that is made to fail, by a cap on the
+        distance.
+    """
 
     norm: Literal["l2", "linf"] = "l2"
-    """Norm of the ball."""
     search: Literal["auto", "grid", "doubling"] = "auto"
-    """Search over radii; auto is doubling on CPU and grid elsewhere."""
     epsilon_init: float = 0.04
-    """Smallest radius."""
     num_radii: int = 12
-    """Number of doubled radii."""
     num_steps: int = 50
-    """Gradient steps per radius."""
     step_ratio: float = 0.1
-    """Step length over radius."""
     batch_size: int = 128
-    """Samples attacked at a time."""
     restart: bool = True
-    """Each radius starts from the clean image (the paper) rather than from the last iterate (the released code)."""
     keep: Literal["first", "last"] = "first"
-    """Which misclassified iterate is kept."""
     kind: Literal["pgd", "fast"] = "pgd"
-    """Projected gradient descent, or the weak attack along one gradient of AMUN's ablation."""
     source: Literal["own", "other"] = "own"
-    """Whose adversarial examples: of the original to unlearn from, or of the next original of the run (transferred)."""
     failures: float = 0.0
-    """Share of the forget samples that is made to fail, by a cap on the distance."""
+
+    def __post_init__(self) -> None:
+        """Refuse searches that cannot work."""
+        _check_positive(epsilon_init=self.epsilon_init, step_ratio=self.step_ratio)
+        _check_counts(
+            num_radii=self.num_radii,
+            num_steps=self.num_steps,
+            batch_size=self.batch_size,
+        )
+        if not 0 <= self.failures < 1:
+            raise InputError("attack.failures must be in [0, 1)")
+        if self.search == "grid" and not self.restart:
+            raise InputError(
+                "attack.search=grid attacks all radii at once: attack.restart=False"
+                " needs attack.search=doubling"
+            )
 
 
-@dataclasses.dataclass(frozen=True)
+@value
 class AuditConfig:
-    """How forgetting is measured."""
+    """Measures of forgetting.
+
+    Attributes:
+      signal: of RMIA: taylor_softmax, softmax_confidence, soft_margin or taylor.
+      mode: RMIA's references: in and out, or out only.
+      gamma: RMIA's threshold on the ratio.
+      offline_a: RMIA's offline coefficient.
+      mis: also the older SVC confidence attack.
+      lira: also LiRA, online or offline by ``mode``.
+      ulira: U-LiRA, where classes are forgotten: the run's own unlearned and retrained
+        models are its shadow models; wants three or more originals.
+      mia_nn: MIA-NN, where classes are forgotten.
+      discriminator: of MIA-NN. On ``logits``, with the older attacks' kernel width,
+        retrained models score about 0 where logits are large, and originals too.
+      targets: also how near the targets of class unlearning are to retrained models.
+      mis_samples: samples per side of the SVC.
+      max_fpr: false positive rate at which the true positive rate is reported.
+      num_bootstrap: bootstrap replicates.
+      level: coverage of the intervals.
+      seed: of bootstrap and SVC subsamples.
+      klom: also KLoM, the distance between the margins of an ensemble of unlearned
+        models and one of retrained models; wants many originals (20 or more) and one
+        forget set.
+      norms: also the spectral norm of every layer (with the BatchNorm behind it), of
+        the models of every row.
+      theory: also the terms of AMUN's Theorem 4.1, for the rows that use adversarial
+        examples.
+    """
 
     signal: str = "taylor_softmax"
-    """Membership signal of RMIA: taylor_softmax, softmax_confidence, soft_margin or taylor."""
     mode: Literal["online", "offline"] = "online"
-    """RMIA's references: in and out, or out only."""
     gamma: float = 2.0
-    """RMIA's threshold on the ratio."""
     offline_a: float = 0.3
-    """RMIA's offline coefficient."""
     mis: bool = True
-    """Also the older SVC confidence attack."""
     lira: bool = False
-    """Also LiRA, online or offline as ``mode`` says."""
     ulira: bool = True
-    """U-LiRA, where classes are forgotten: the run's own unlearned and retrained models are its shadow models; wants
-    three or more originals."""
     mia_nn: bool = True
-    """MIA-NN, where classes are forgotten."""
-    mia_nn_fields: dict[str, Any] = dataclasses.field(
-        default_factory=lambda: {
-            **dataclasses.asdict(Discriminator()),
-            "features": "probabilities",
-        }
-    )
-    """Its options, such as features, kernel and columns. On ``logits``, with the older attacks' kernel width, retrained
-    models score about 0 where logits are large, and original models too: nothing could
-    be told from that."""
+    discriminator: Discriminator = Discriminator(features="probabilities")
     targets: bool = False
-    """Also how near the targets of class unlearning are to retrained models, with their similarities spoiled."""
     mis_samples: int = 2000
-    """Samples per side of the SVC."""
     max_fpr: float = 0.01
-    """False positive rate at which the true positive rate is reported."""
     num_bootstrap: int = 1000
-    """Bootstrap replicates."""
     level: float = 0.95
-    """Coverage of the intervals."""
     seed: int = 0
-    """Seed of bootstrap and SVC subsamples."""
     klom: bool = False
-    """Also KLoM, the distance between the margins of an ensemble of unlearned models and one of retrained models; wants
-    many originals (20 or more) and one forget set."""
     norms: bool = False
-    """Also the spectral norm of every layer (with the BatchNorm behind it), of the models of every row."""
     theory: bool = False
-    """Also the terms of AMUN's Theorem 4.1, for the rows that use adversarial examples."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that no audit could use."""
+        _check_seeds(audit_seed=self.seed)
+        _check_positive(gamma=self.gamma)
+        _check_counts(mis_samples=self.mis_samples, num_bootstrap=self.num_bootstrap)
+        _check_fractions(max_fpr=self.max_fpr, offline_a=self.offline_a)
+        if not 0 < self.level < 1:
+            raise InputError("audit.level must be between 0 and 1")
+        if self.signal not in RMIA_SIGNALS:
+            raise InputError(
+                f"unknown audit.signal {self.signal!r}; RMIA takes ratios of a positive"
+                f" signal: {', '.join(RMIA_SIGNALS)}"
+            )
 
 
-@dataclasses.dataclass(frozen=True)
+@value
 class TuningConfig:
-    """How the knobs of the methods are chosen: on originals and forget sets that the table does not report."""
+    """Search of the methods' hyperparameters, on problems that no table reports.
+
+    Attributes:
+      trials: settings tried per row, equally many for every method; 0 takes the rows
+        as they are.
+      originals: seeds of originals to tune on.
+      seeds: of forget sets to tune on.
+      classes: to forget while tuning, where classes are forgotten; none that is
+        reported. If empty, the first two of the others, or as many as are forgotten
+        together.
+    """
 
     trials: int = 0
-    """Settings tried per row, equally many for every method; 0 takes the rows as they are."""
     originals: tuple[int, ...] = (101,)
-    """Seeds of originals to tune on."""
     seeds: tuple[int, ...] = (101, 102, 103)
-    """Seeds of forget sets to tune on."""
     classes: tuple[int, ...] = ()
-    """Classes to forget while tuning, where classes are forgotten; none that is reported. If empty, the first two of
-    the others, or as many as are forgotten together."""
+
+    def __post_init__(self) -> None:
+        """Refuse a search without anything to search on."""
+        _check_seeds(tuning_originals=self.originals, tuning_seeds=self.seeds)
+        if self.trials < 0:
+            raise InputError("tuning.trials must not be negative")
+        if self.trials and not (self.originals and self.seeds):
+            raise InputError(
+                "tuning.originals and tuning.seeds must each name one seed or more"
+            )
 
 
-def _default_rows() -> dict[str, dict[str, Any]]:
+@value
+class Row:
+    """A method to run, and the pipeline's choices about it.
+
+    Attributes:
+      method: a value such as ``AMUN(retain=False)``.
+      label: in tables; the row's name if empty.
+      search: hyperparameters to tune, as :data:`unlearn_jax.methods.SPACES` has them;
+        None for the method's own, ``{}`` for none.
+      attack: name of the attack, one of the run's ``attacks``, that makes the method's
+        adversarial sets; the run's own if empty.
+      adaptive: find the adversarial set on the current model before every request.
+      filter: output filter that forgets classes: ``mask``, ``mpru``, ``mpru_direct``.
+      follow: fields of the method that the run's training and attack give. None:
+        ``batch_size``, ``weight_decay``, ``momentum``, ``augment``, ``max_norm`` and
+        ``attack`` where the method leaves them at the default that fine-tuning methods
+        share; ``()`` takes the method as it is.
+    """
+
+    method: UnlearnFn
+    label: str = ""
+    search: Mapping[str, Any] | None = None
+    attack: str = ""
+    adaptive: bool = False
+    filter: str | None = None
+    follow: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse choices that do not fit the method."""
+        check_method(self.method)
+        if not isinstance(self.attack, str):
+            raise InputError(
+                f"attack must be the name of one of the run's attacks, got"
+                f" {self.attack!r}"
+            )
+        if self.search is not None and not isinstance(self.search, Mapping):
+            raise InputError(
+                f"search must map hyperparameters to their values, got {self.search!r}"
+            )
+        if self.filter is not None and self.filter not in FILTERS:
+            raise InputError(
+                f"unknown filter {self.filter!r}; choose one of {', '.join(FILTERS)}"
+            )
+        if (self.attack or self.adaptive) and not takes_attack(self.method):
+            raise InputError(
+                f"method {self.method!r} is given no adversarial examples, so its row"
+                " has no attack"
+            )
+        for name in self.follow or ():
+            if name not in FOLLOWED:
+                raise InputError(
+                    f"a row cannot follow {name!r}; choose from {', '.join(FOLLOWED)}"
+                )
+
+
+def takes_attack(method: UnlearnFn) -> bool:
+    """Return whether a method is given adversarial sets: it has a field ``attack``."""
+    return values.is_value(method) and "attack" in values.fields_of(method)
+
+
+def _default_rows() -> dict[str, Row]:
     return {
-        "finetune": {
-            "label": "Fine-tuned (FT)",
-            "method": "finetune",
-            "learning_rate": 0.01,
-        },
-        "amun": {"label": "AMUN", "method": "amun", "learning_rate": 0.01},
-        "amun_no_retain": {
-            "label": "AMUN without D_R",
-            "method": "amun",
-            "retain": False,
-            "learning_rate": 0.01,
-        },
+        "finetune": Row(label="Fine-tuned (FT)", method=FineTune()),
+        "amun": Row(label="AMUN", method=AMUN()),
+        "amun_no_retain": Row(label="AMUN without D_R", method=AMUN(retain=False)),
     }
 
 
-@dataclasses.dataclass(frozen=True)
+@value
 class RunConfig:
-    """A whole run."""
+    """A whole run.
+
+    Attributes:
+      title: heading of the report.
+      data: data set.
+      model: network.
+      training: of originals, retrained models and references.
+      forget: samples to forget.
+      replicas: models.
+      attack: that makes the adversarial sets.
+      attacks: others by name, for rows that name one.
+      tuning: search of hyperparameters.
+      audit: measures.
+      rows: methods to run, by name.
+      only: run these rows only; all if empty.
+      bank: folder of trained models that runs share; ``banks`` next to the working
+        directory if None.
+    """
 
     title: str = "AMUN on digits"
-    """Heading of the report."""
     data: DataConfig = DataConfig()
-    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
     forget: ForgetConfig = ForgetConfig()
     replicas: ReplicasConfig = ReplicasConfig()
     attack: AttackConfig = AttackConfig()
-    attacks: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
-    """Other attacks by name, as changes to ``attack``; a row names the one it wants as its ``attack``."""
+    attacks: Mapping[str, AttackConfig] = dataclasses.field(default_factory=dict)
     tuning: TuningConfig = TuningConfig()
-    audit: AuditConfig = dataclasses.field(default_factory=AuditConfig)
-    rows: dict[str, dict[str, Any]] = dataclasses.field(default_factory=_default_rows)
-    """The methods to run: row name to ``{"method": ..., "label": ..., knob: value, ...}``; further keys are ``search``,
-    the knobs to tune, ``attack``, one of ``attacks``, ``adaptive``, which recomputes
-    the adversarial set at every request, and ``filter``, an output filter that forgets
-    classes (``mask``, ``mpru``, ``mpru_direct``)."""
+    audit: AuditConfig = AuditConfig()
+    rows: Mapping[str, Row] = dataclasses.field(default_factory=_default_rows)
     only: tuple[str, ...] = ()
-    """Run these rows only; all if empty."""
     bank: str | None = None
-    """Folder of trained models that runs share; ``banks`` beside the working directory if None."""
+
+    def __post_init__(self) -> None:
+        """Refuse names that name nothing."""
+        _check_names("a row", self.rows)
+        _check_names("an attack", self.attacks)
+        for name, row in self.rows.items():
+            if not isinstance(row, Row):
+                raise InputError(f"row {name!r} must be a Row(method=...), got {row!r}")
+            attack = self.attack_named(row.attack)
+            if row.adaptive and (attack.kind, attack.source, attack.failures) != (
+                "pgd",
+                "own",
+                0.0,
+            ):
+                raise InputError(
+                    f"row {name!r}: adaptive recomputes an attack of kind pgd, source"
+                    " own and no failures"
+                )
+        for name in self.only:
+            if name not in self.rows:
+                raise InputError(
+                    f"only names the unknown row {name!r}; rows are"
+                    f" {', '.join(self.rows)}"
+                )
+
+    def attack_named(self, name: str) -> AttackConfig:
+        """Return an attack of the run.
+
+        Args:
+          name: one of ``attacks``, or empty for the run's own.
+
+        Raises:
+          InputError: an unknown name.
+        """
+        if name and name not in self.attacks:
+            raise InputError(
+                f"unknown attack {name!r}: name one of the run's attacks"
+                f" ({', '.join(self.attacks) or 'it has none'})"
+            )
+        return self.attacks[name] if name else self.attack
 
 
 def to_json(config: Any) -> Any:
-    """Plain values of a (nested) configuration: what is stored, printed and hashed."""
-    return json.loads(json.dumps(_plain(config)))
+    """Return plain values of a (nested) configuration: to store, print and hash."""
+    return json.loads(json.dumps(values.to_json(config)))
 
 
 def digest(*parts: Any) -> str:
-    """SHA-256 over JSON-able values and configurations, together with the file format's number."""
+    """Return SHA-256 over values and plain values, with the number of the format."""
     text = json.dumps(
-        [FORMAT, *map(_plain, parts)], sort_keys=True, separators=(",", ":")
+        [FORMAT, *map(values.to_json, parts)], sort_keys=True, separators=(",", ":")
     )
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _plain(part: Any) -> Any:
-    return (
-        dataclasses.asdict(part)
-        if dataclasses.is_dataclass(part) and not isinstance(part, type)
-        else part
-    )

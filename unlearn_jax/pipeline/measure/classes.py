@@ -133,7 +133,7 @@ def _add_mia_nn(
 ) -> None:
     """Add every run's score, and its distance from the retrained models' mean."""
     test = np.flatnonzero(~pool.train)
-    machine = audit.Discriminator(**pool.config.mia_nn_fields)
+    machine = pool.config.discriminator
     for one in classes.sets:
         for run in one.runs:
             called = np.zeros(len(pool.labels))

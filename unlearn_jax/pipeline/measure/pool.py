@@ -279,7 +279,7 @@ def _class_pool(
         claimed = np.zeros(len(labels))
         for label in removed if pool.config.mia_nn else ():
             others = [other for other in removed if other != label]
-            machine = audit.Discriminator(**pool.config.mia_nn_fields)
+            machine = pool.config.discriminator
             neighbor = audit.nearest_neighbor(
                 models,
                 labels[test],

@@ -123,9 +123,15 @@ class Stage:
     cached: bool
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Check:
-    """Test of whether the numbers can be trusted."""
+    """Statement that must hold for the numbers to be trusted.
+
+    Attributes:
+      name: the statement.
+      passed: True if it holds.
+      detail: the number that decides it.
+    """
 
     name: str
     passed: bool

@@ -271,11 +271,12 @@ def summarize_attack(
     if is_success.any():
         quantiles = {str(q): float(np.quantile(distances, q)) for q in QUANTILES}
     own = plan.settings["attack"]
-    settings = dataclasses.asdict(chosen.settings)
     return records.AttackSummary(
         norm=chosen.attack.norm,
         settings={
-            option: value for option, value in settings.items() if value != own[option]
+            option: value
+            for option, value in chosen.settings.items()
+            if value != own.get(option)
         },
         status=status_counts(result),
         radii=tuple(float(f"{radius:.6g}") for radius in radii),

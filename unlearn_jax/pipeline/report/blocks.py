@@ -17,6 +17,7 @@ from markupsafe import Markup
 from tabulate import SEPARATING_LINE, tabulate
 
 from unlearn_jax.audit import Estimate
+from unlearn_jax.pipeline.measure.records import Check
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -140,21 +141,6 @@ class Figure:
 
 
 @dataclasses.dataclass(frozen=True)
-class Check:
-    """Statement that must hold.
-
-    Attributes:
-      name: the statement.
-      passed: True if it holds.
-      detail: the number that decides it.
-    """
-
-    name: str
-    passed: bool
-    detail: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
 class Section:
     """Group of blocks.
 
@@ -255,6 +241,11 @@ def is_known(value: Any) -> bool:
     return value is not None and math.isfinite(value)
 
 
+def has_interval(estimate: Estimate | None) -> bool:
+    """Return True for an estimate with both ends of its interval."""
+    return estimate is not None and is_known(estimate.low) and is_known(estimate.high)
+
+
 def _fixed(digits: int) -> Any:
     """Return a writer of numbers with ``digits`` decimals and without a negative 0."""
 
@@ -289,9 +280,10 @@ def render_html(page: Page) -> str:
     template = environment.get_template("page.html.j2")
     checks = page.find(Check)
     failed = [check for check in checks if not check.passed]
-    return template.render(
+    text = template.render(
         page=page, checks=checks, failed=failed, draw=draw, format_cell=format_cell
     )
+    return text.lstrip()
 
 
 def render_markdown(block: Page | Block) -> str:
@@ -309,7 +301,8 @@ def _markdown(block: Page | Block, level: int) -> list[str]:
         return lines
     if isinstance(block, Check):
         state = "passed" if block.passed else "**failed**"
-        return [escape_markdown(f"{block.name}: ") + f"{state}. {block.detail}", ""]
+        detail = escape_markdown(block.detail)
+        return [f"{escape_markdown(block.name)}: {state}. {detail}".rstrip(), ""]
     title = escape_markdown(block.title)
     if isinstance(block, Section):
         lines = [f"{'#' * level} {title}", ""] if title else []
@@ -320,7 +313,7 @@ def _markdown(block: Page | Block, level: int) -> list[str]:
     if isinstance(block, Table):
         rows = []
         for kind, cells in block.body:
-            texts = [escape_markdown(text) for text in _on_one_line(block, cells)]
+            texts = _on_one_line(block, cells)
             if kind == "oracle":
                 texts[0] = f"**{texts[0]}**"
             rows.append(texts)
@@ -353,8 +346,7 @@ def render_terminal(block: Page | Block, width: int = 160) -> str:
       width: columns of the terminal; a wider table is split into pieces.
     """
     if isinstance(block, Page):
-        shown = [render_terminal(inner, width) for inner in block.blocks]
-        return "\n\n".join(filter(None, [block.summary, *shown]))
+        return f"{block.summary}\n\n{_terminal_blocks(block.blocks, width)}"
     if isinstance(block, Check):
         state = "ok  " if block.passed else "FAIL"
         return f"{state}  {block.name}. {block.detail}".rstrip()
@@ -363,8 +355,8 @@ def render_terminal(block: Page | Block, width: int = 160) -> str:
     if isinstance(block, Section):
         if block.folded:
             return ""
-        shown = [render_terminal(inner, width) for inner in block.blocks]
-        return "\n\n".join(filter(None, [block.title, *shown]))
+        inner = _terminal_blocks(block.blocks, width)
+        return f"{block.title}\n\n{inner}" if block.title else inner
     if isinstance(block, Figure):
         return ""
     count = max(1, len(block.columns) - 1)
@@ -380,6 +372,16 @@ def render_terminal(block: Page | Block, width: int = 160) -> str:
             break
     title = [f"{block.title}"] if block.title else []
     return "\n".join([*title, "\n\n".join(pieces)])
+
+
+def _terminal_blocks(blocks: Sequence[Block], width: int) -> str:
+    """Return blocks with an empty line between them, but none between checks."""
+    text = ""
+    for block in blocks:
+        shown = render_terminal(block, width)
+        if shown:
+            text += f"{shown}\n" if isinstance(block, Check) else f"{shown}\n\n"
+    return text.rstrip("\n")
 
 
 def _terminal_piece(table: Table, start: int, stop: int) -> str:
@@ -452,12 +454,13 @@ def _head(column: Column) -> str:
 
 
 def _on_one_line(table: Table, cells: Sequence[Cell]) -> list[str]:
-    """Return the cells of a row with their intervals and notes."""
+    """Return the cells of a row with their intervals and notes, in Markdown."""
     texts = []
     for cell, column in zip(cells, table.heads, strict=True):
         text, interval = format_cell(cell.value, column.digits)
         note = f"({cell.note})" if cell.note else ""
-        texts.append(" ".join(filter(None, [cell.mark, text, interval, note])))
+        words = [cell.mark, escape_markdown(text), interval, escape_markdown(note)]
+        texts.append(" ".join(filter(None, words)))
     return texts
 
 

@@ -68,7 +68,8 @@ def publish(
             "config_hash": digest(config),
         }
     )
-    about = f"Experiment {name}, made {now} by unlearn_jax {versions['unlearn_jax']}"
+    version = versions["unlearn_jax"]
+    about = f"Experiment {name} · {now[:10]} · unlearn_jax {version}"
     provenance = [
         cost_table("Part", costs),
         *provenance_blocks(

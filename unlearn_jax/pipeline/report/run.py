@@ -1,340 +1,471 @@
-"""The page a researcher opens after a run: one HTML file with the verdict, the table, the figures and the facts.
+"""Page and tables of a run.
 
-The file needs nothing but a browser: figures are inline SVG that follow the light or
-dark color scheme, there is no script, and nothing is requested from anywhere. All
-numbers come from ``results``; ``arrays`` feeds the figures, and the shares of single
-samples under the original and the retrained models.
+The first screen answers whether the methods have forgotten: a verdict in words, the
+references and the methods in a small table, one figure. Details follow.
 """
 
-import json
+import math
 import os
 import pathlib
-import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import jinja2
-from markupsafe import Markup, escape
-
-from unlearn_jax.pipeline.report import search as report_search
-from unlearn_jax.pipeline.report import sections as report_sections
-from unlearn_jax.pipeline.report import tables
-from unlearn_jax.pipeline.report.figures import classes as plots_classes
-from unlearn_jax.pipeline.report.figures import run as plots
-from unlearn_jax.pipeline.report.figures import sections as plots_sections
-from unlearn_jax.pipeline.report.figures.style import to_svg
-from unlearn_jax.pipeline.report.tables import (
-    Results,
-    format_interval,
-    format_level,
-    format_number,
-    format_spread,
+from unlearn_jax.audit import Estimate
+from unlearn_jax.pipeline.measure.records import COST, RowResult, RunResult
+from unlearn_jax.pipeline.report.blocks import (
+    Block,
+    Cell,
+    Column,
+    Figure,
+    Page,
+    Section,
+    Table,
+    Text,
+    format_cell,
+    has_interval,
+    render_html,
+    render_latex,
+    render_markdown,
+    render_terminal,
 )
-from unlearn_jax.pipeline.report.verdict import find_row, place, verdict
+from unlearn_jax.pipeline.report.figures import classes as class_figures
+from unlearn_jax.pipeline.report.figures import run as figures
+from unlearn_jax.pipeline.report.figures import sections as section_figures
+from unlearn_jax.pipeline.report.page import cost_table, provenance_blocks
+from unlearn_jax.pipeline.report.sections import (
+    chosen_options,
+    format_options,
+    make_sections,
+)
+from unlearn_jax.pipeline.report.tables import (
+    GOALS,
+    csv_table,
+    format_cost,
+    mark_near,
+    metric_column,
+    results_table,
+    row_label,
+)
+from unlearn_jax.pipeline.report.verdict import (
+    CLASS_METRICS,
+    best_rows,
+    class_goal,
+    findings,
+    join,
+    oracle_auc,
+    place,
+    verdict,
+)
 from unlearn_jax.pipeline.store.folders import write_text
 
-TARGETS = {
-    "retrained": "as the retrained row",
-    "50": "50, nothing to tell apart",
-    "0": "0, the lower the better",
-    "high": "the higher the better",
-    "low": "the lower the better",
+MAX_METHODS = 8
+"""Methods on the first screen: those with the smallest Avg Gaps."""
+_READING = (
+    "Unlearning means: behave like a model that was trained without the forget samples."
+    " So the goal is the retrained row, not the best accuracy and not the lowest score."
+    " A membership attack gives each sample a score, higher for those it takes for"
+    " training data; F stands for forget, R for retain (training samples that are kept)"
+    " and T for test."
+)
+_STATES = {
+    "within": "no difference found",
+    "above": "still recognizable",
+    "below": "less familiar than unseen data",
 }
-CAPTIONS = {
-    "FT AUC": (
-        "At 50 % (dotted) the attack cannot tell forget samples from unseen ones. A row"
-        " whose bar stays clear of the gray band differs from retraining. A triangle at"
-        " the edge stands for a row far outside, with its mean."
-    ),
-    "Accuracy and Avg Gap": (
-        "Forgetting is easy when accuracy does not matter: every bar should reach the"
-        " gray band, and the Avg Gap, the mean distance to retraining, should be small."
-    ),
-    "Both sides of privacy": (
-        "To the right: retained samples are easier to recognize, the price that those"
-        " who stay pay. Up: forgotten ones are. Good is near the retrained model,"
-        " neither above nor to the right of the original. The table's RT TPR is the"
-        " same for the few retained samples that an attacker is sure of."
-    ),
-    "ROC curves": (
-        "Both axes are logarithmic, because an attack that is sure of a few samples is"
-        " a leak even at an area of 50 %. The scores of all runs are pooled: the area"
-        " can differ from the table's mean over runs."
-    ),
-    "Membership scores": (
-        "Unlearned well, the filled histogram follows the solid line (never seen), not"
-        " the dotted one (members). All runs are pooled."
-    ),
-    "Confidence": (
-        "Unlearned well, a line follows the retrained one. Left of it: less sure than a"
-        " model that never saw the samples; right of it: still too sure. All runs are"
-        " pooled."
-    ),
-    "Where forgotten classes go": (
-        "Test samples of the forgotten classes, by the class that a model gives them,"
-        " in percent. A model that never saw the class sends them to its neighbors:"
-        " unlearned well, a line looks like the two retrained ones on top."
-    ),
-    "Distance to retraining": (
-        "Forgetting is easy when accuracy does not matter, and accuracy says nothing of"
-        " where the forgotten class went: bars should reach the gray band in all of"
-        " them."
-    ),
-    "Can it be told?": (
-        "U-LiRA at 50 % (dotted) cannot tell unlearned from retrained models. MIA-NN's"
-        " score should be the retrained models', and its gap as small as theirs."
-    ),
-    "Adversarial search": (
-        "Many samples at the first radius: start smaller. Samples not found: allow more"
-        " radii."
-    ),
-}
-_COMPARED = ("unlearn_accuracy", "retain_accuracy", "test_accuracy", "avg_gap")
 
 
 def write_report(
-    results: Results, arrays: plots.Arrays, path: str | os.PathLike[str]
+    result: RunResult, arrays: figures.Arrays, path: str | os.PathLike[str]
 ) -> None:
-    """Writes the report as one self-contained HTML file, in one step.
+    """Write the page as one self-contained HTML file, in one step.
 
     Args:
-      results: of a run, as stored in ``results.json``.
-      arrays: of the same run; a figure whose arrays are missing says so.
+      result: of a run.
+      arrays: of the same run; a figure whose arrays are missing is a note.
       path: of the file; its folder is made, an older report is replaced.
     """
-    page = (
-        environment()
-        .get_template("report.html.j2")
-        .render(
-            results=results,
-            level=format_level(results),
-            verdict=verdict(results),
-            table=_table(results),
-            lost=any(tables.diverged(row) for row in results["rows"]),
-            targets=[_described(metric) for metric in results["metrics"]],
-            figures=_figures(results, arrays),
-            sections=report_sections.make_sections(results, arrays),
-            runs=[_run_table(results, row) for row in results["rows"]],
-            config=json.dumps(
-                results["config"], indent=2, ensure_ascii=False, default=str
-            ),
-        )
-    )
-    write_text(pathlib.Path(path), page)
+    write_text(pathlib.Path(path), render_html(run_page(result, arrays)))
 
 
-def environment() -> jinja2.Environment:
-    """Templates of this package; text is escaped, a name that is not given is an error."""
-    made = jinja2.Environment(
-        loader=jinja2.PackageLoader("unlearn_jax", "pipeline/report/templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    made.filters["number"] = format_number
-    made.filters["subscripts"] = lambda text: Markup(
-        re.sub(r"_(\w+)", r"<sub>\1</sub>", str(escape(text)))
-    )
-    made.filters["count"] = lambda value: (
-        tables.MISSING if value is None else f"{value:,}"
-    )
-    return made
-
-
-def write_tables(results: Results, folder: str | os.PathLike[str]) -> None:
-    """Writes ``table.txt``, ``table.csv``, ``table.tex`` and ``table.md``, each in one step.
+def write_tables(result: RunResult, folder: str | os.PathLike[str]) -> None:
+    """Write ``table.txt``, ``table.csv``, ``table.tex`` and ``table.md``.
 
     Args:
-      results: of a run.
-      folder: made if it is not there.
+      result: of a run.
+      folder: made if it is not there; each file is written in one step.
     """
     folder = pathlib.Path(folder)
-    write_text(folder / "table.txt", tables.terminal_table(results) + "\n")
-    write_text(folder / "table.csv", tables.csv_table(results))
-    write_text(folder / "table.tex", tables.latex_table(results))
-    write_text(folder / "table.md", tables.markdown_table(results))
+    table = results_table(result)
+    write_text(folder / "table.txt", terminal_text(result) + "\n")
+    write_text(folder / "table.csv", csv_table(result))
+    write_text(folder / "table.tex", render_latex(table))
+    write_text(folder / "table.md", render_markdown(table))
 
 
-def _described(metric: Mapping[str, Any]) -> dict[str, Any]:
-    return {**metric, "goal": TARGETS.get(str(metric["target"]), str(metric["target"]))}
+def terminal_text(result: RunResult, width: int = 160) -> str:
+    """Return the table for a terminal, an interval below each number.
+
+    Args:
+      result: of a run.
+      width: columns of the terminal; a wider table is split.
+    """
+    runs = {cell.num_runs for row in result.rows for cell in row.metrics.values()}
+    counts = "-".join(str(count) for count in sorted({*runs} or {0}))
+    plural = "" if runs == {1} else "s"
+    about = (
+        f"{result.title}: mean ± std over {counts} run{plural}, and below it the"
+        f" {100 * result.level:g} % interval of the mean, low–high"
+    )
+    return f"{about}\n\n{render_terminal(results_table(result), width)}"
 
 
-def _table(results: Results) -> list[dict[str, Any]]:
-    """Rows of the main table; a cell is ``near`` when its interval overlaps the oracle's."""
-    oracle = find_row(results, "oracle")
-    rows = []
-    for row in results["rows"]:
-        cells = []
-        for metric in results["metrics"]:
-            cell = row["metrics"].get(metric["key"])
-            goal = oracle["metrics"].get(metric["key"]) if oracle else None
-            comparable = row["kind"] != "oracle" and bool(
-                format_interval(cell) and format_interval(goal)
-            )
-            near = comparable and place(cell, goal or {}) == "within"
-            cells.append(
-                {
-                    "spread": format_spread(cell),
-                    "interval": format_interval(cell),
-                    "near": near,
-                }
-            )
-        more = {
-            "cells": cells,
-            "relative": tables.format_cost(row),
-            "knob_text": report_search.format_knobs(row.get("knobs") or {}),
-            "note": tables.kind_note(row),
-            "search": report_search.chosen_knobs(results, row["key"]),
-        }
-        rows.append({**row, **more})
-    return rows
+def run_page(result: RunResult, arrays: figures.Arrays) -> Page:
+    """Return the page of a run.
+
+    Args:
+      result: of a run.
+      arrays: of the same run.
+    """
+    data = result.data
+    design = result.design
+    about = (
+        f"{data.name}: {data.num_train:,} training and {data.num_test:,} test images of"
+        f" {' × '.join(map(str, data.image_shape))}, {data.num_classes} classes ·"
+        f" {_count(design.originals, 'original')} ×"
+        f" {_count(design.forget_sets, 'forget set')} ×"
+        f" {_count(design.repeats, 'repeat')} · {design.references:,} reference models"
+        f" · {result.date[:10]} · unlearn_jax {result.versions.get('unlearn_jax', '')}"
+    )
+    notes = [Text(text, kind="note") for text in result.notes]
+    blocks: list[Block] = [
+        _first_screen(result),
+        Text("\n\n".join(findings(result)), "In words"),
+        Section("Results", [_main_table(result), *notes, _meanings(result)]),
+        Section("Figures", _figures(result, arrays)),
+        *make_sections(result, arrays),
+        Section("Every run", _run_tables(result)),
+    ]
+    if result.checks:
+        blocks.append(Section("Checks", result.checks))
+    blocks.append(Section("Cost and provenance", _provenance(result)))
+    return Page(verdict(result), blocks, result.title, about)
 
 
-def _run_table(results: Results, row: Mapping[str, Any]) -> dict[str, Any]:
-    """Every run of a row; runs are numbered where the row does not have one value for each run of the design."""
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _first_screen(result: RunResult) -> Section:
+    """Return the references and the best methods in a small table and one figure."""
+    rows = best_rows(result, MAX_METHODS)
+    is_class = result.confusion is not None
+    wanted = ["ft_auc", "test_accuracy", "avg_gap"]
+    if is_class:
+        wanted = ["tv_forget", "ulira", "avg_gap"]
+    available = {metric.key for metric in result.metrics}
+    shown = [result.metric(key) for key in wanted if key in available]
+    key = shown[0].key if shown else "ft_auc"
+    lines = []
+    for row in rows:
+        cells = [_without_std(row.metrics.get(metric.key)) for metric in shown]
+        state = Cell(_state(result, row))
+        lines.append([row_label(row), state, *cells, format_cost(row)])
     columns = [
-        (row["metrics"].get(metric["key"]) or {}).get("values") or []
-        for metric in results["metrics"]
+        "Model",
+        Column("Against retraining", is_text=True),
+        *(metric_column(metric) for metric in shown),
+        Column("Cost", "× retraining"),
     ]
-    count = max((len(column) for column in columns), default=0)
-    names = [
-        f"original {run['original']}, forget set {run['forget_set']}, repeat"
-        f" {run['repeat']}"
-        for run in results["runs"]
-    ]
-    if len(names) != count:
-        names = [f"run {i}" for i in range(count)]
-    lines = [
-        (
-            name,
-            [
-                format_number(column[i] if i < len(column) else None)
-                for column in columns
-            ],
+    caption = f"Means over runs and their {100 * result.level:g} % intervals."
+    if len(rows) < len(result.rows):
+        caption += (
+            f" Of {len(result.rows) - len(rows) + MAX_METHODS} methods the"
+            f" {MAX_METHODS} with the smallest Avg Gap."
         )
-        for i, name in enumerate(names)
-    ]
-    return {"label": row["label"], "lines": lines}
+    table = Table("", columns, lines, caption, [row.kind for row in rows])
+    figure = Figure(
+        "",
+        figures.forest_plot(
+            result,
+            [key],
+            rows=rows,
+            band="second_oracle" if is_class else "oracle",
+            width=7.2,
+        ),
+        _describe(result, [key], rows),
+        "Unlearned well, a row lies on the gray band. A triangle at the edge stands for a"
+        " row far outside, with its mean.",
+    )
+    return Section("", [table, figure], is_row=True)
 
 
-def _figures(results: Results, arrays: plots.Arrays) -> list[dict[str, str]]:
-    """Drawn figures, what they show for those who do not see them, and how to read them."""
-    available = [metric["key"] for metric in results["metrics"]]
-    if results.get("confusion"):
-        return _render(_class_figures(results, arrays, available))
-    compared = [key for key in _COMPARED if key in available]
-    drawn = {
-        "FT AUC": (plots.forest_plot(results), _alt(results, ["ft_auc"])),
-        "Accuracy and Avg Gap": (
-            plots.forest_plot(results, compared),
-            _alt(results, compared),
-        ),
-        "Both sides of privacy": (
-            plots_sections.privacy_plot(results),
-            _alt(results, ["rt_auc", "ft_auc"]),
-        ),
-        "ROC curves": (
-            plots.roc_plot(results, arrays),
-            (
-                "Log-log ROC curves of the membership attack, forget against test, one"
-                " per row, beside the diagonal."
-            ),
-        ),
-        "Membership scores": (
-            plots.score_histograms(results, arrays),
-            (
-                "Histograms of membership scores of forget, retain and test samples,"
-                " one panel per row."
-            ),
-        ),
-        "Confidence": (
-            plots.confidence_plot(results, arrays),
-            (
-                "Cumulative distributions of the logit margin on the forget samples,"
-                " one line per row."
-            ),
-        ),
-    }
-    if results.get("attack"):
-        drawn["Adversarial search"] = (
-            plots.attack_plot(results, arrays),
-            (
-                "Bars of the radii at which the search stopped, a histogram of the"
-                " distances, and the outcomes."
-            ),
+def _without_std(cell: Estimate | None) -> Estimate | None:
+    return cell and cell._replace(std=math.nan)
+
+
+def _state(result: RunResult, row: RowResult) -> str:
+    """Return in a few words how a row compares with retraining."""
+    if row.kind == "oracle":
+        return "the goal"
+    if row.kind == "second_oracle":
+        return "the seed floor"
+    if result.confusion is None:
+        goal = oracle_auc(result)
+        cell = row.metrics.get("ft_auc")
+        if cell is None or not has_interval(cell):
+            return ""
+        return _STATES[place(cell, goal)]
+    different = []
+    for key in CLASS_METRICS:
+        cell = row.metrics.get(key)
+        goal = class_goal(result, key)
+        if cell and goal and has_interval(cell) and place(cell, goal) != "within":
+            different.append(result.metric(key).label)
+    if not row.metrics:
+        return ""
+    return f"differs in {join(different)}" if different else _STATES["within"]
+
+
+def _main_table(result: RunResult) -> Table:
+    """Return the whole table, its cells marked where they overlap the oracle's."""
+    rows = []
+    for row in result.rows:
+        cells = [
+            Cell(row.metrics.get(one.key), mark=mark_near(result, row, one.key))
+            for one in result.metrics
+        ]
+        label = row_label(row, chosen_options(result, row.key))
+        rows.append([label, *cells, format_cost(row)])
+    caption = (
+        f"Mean ± standard deviation over runs; below it the {100 * result.level:g} %"
+        f" interval of the mean, from {result.num_bootstrap:,} bootstrap replicates"
+        " over samples, originals and forget sets. The highlighted row is the oracle,"
+        " retrained without the forget samples; ≈ marks an interval that overlaps the"
+        " oracle's."
+    )
+    if result.tuning:
+        caption += " Below a model's name are the hyperparameters that a search chose."
+    if any(row.is_diverged for row in result.rows):
+        caption += (
+            " A row of dashes diverged: in at least one of its runs the method did not"
+            " end in finite numbers."
         )
-    return _render(drawn)
+    columns = [metric_column(metric) for metric in result.metrics]
+    kinds = [row.kind for row in result.rows]
+    return Table("", ["Model", *columns, _cost_column()], rows, caption, kinds)
+
+
+def _cost_column() -> Column:
+    help_text = "Multiple of the cost of retraining; the section Cost has more."
+    return Column(COST.partition(" (")[0], "× retraining", help_text)
+
+
+def _meanings(result: RunResult) -> Section:
+    columns = ["Column", Column("Meaning", is_text=True), Column("Aim", is_text=True)]
+    rows = [
+        [f"{one.label} ({one.unit})", one.description, GOALS[one.direction]]
+        for one in result.metrics
+    ]
+    blocks = [Text(_READING), Table("", columns, rows)]
+    return Section("Meaning of the columns", blocks, folded=True)
+
+
+def _figures(result: RunResult, arrays: figures.Arrays) -> list[Figure]:
+    """Return the figures of a run that forgets samples, or of one that forgets classes."""
+    available = [metric.key for metric in result.metrics]
+    if result.confusion is not None:
+        return _class_figures(result, arrays, available)
+    keys = ("unlearn_accuracy", "retain_accuracy", "test_accuracy", "avg_gap")
+    compared = [key for key in keys if key in available]
+    drawn = []
+    if len(best_rows(result, MAX_METHODS)) < len(result.rows):
+        every = Figure(
+            "Attack on every row",
+            figures.forest_plot(result),
+            _describe(result, ["ft_auc"]),
+            "At 50 % (dotted) the attack cannot distinguish forget samples from unseen"
+            " ones. A row whose bar stays clear of the gray band differs from"
+            " retraining. A triangle at the edge stands for a row far outside, with its"
+            " mean.",
+        )
+        drawn.append(every)
+    drawn += [
+        Figure(
+            "Accuracy and Avg Gap",
+            figures.forest_plot(result, compared),
+            _describe(result, compared),
+            "Forgetting is easy when accuracy does not matter: every bar should reach"
+            " the gray band, and the Avg Gap, the mean distance to retraining, should"
+            " be small.",
+        ),
+        Figure(
+            "Both sides of privacy",
+            section_figures.privacy_plot(result),
+            _describe(result, ["rt_auc", "ft_auc"]),
+            "To the right: retained samples are easier to recognize, the price that"
+            " they pay. Up: forgotten ones are. Good is near the retrained model,"
+            " neither above nor to the right of the original. The table's RT TPR is the"
+            " same for the few retained samples that an attacker is sure of.",
+        ),
+        Figure(
+            "ROC curves",
+            figures.roc_plot(result, arrays),
+            "Log-log ROC curves of the membership attack, forget against test, one per"
+            " row, and the diagonal.",
+            "Both axes are logarithmic, because an attack that is sure of a few samples"
+            " is a leak even at an area of 50 %. The scores of all runs are pooled: the"
+            " area can differ from the table's mean over runs.",
+        ),
+        Figure(
+            "Membership scores",
+            figures.score_histograms(result, arrays),
+            "Histograms of membership scores of forget, retain and test samples, one"
+            " panel per row.",
+            "Unlearned well, the shaded histogram follows the solid line (never seen),"
+            " not the dotted one (members). All runs are pooled.",
+        ),
+        Figure(
+            "Confidence",
+            figures.confidence_plot(result, arrays),
+            "Cumulative distributions of the logit margin on the forget samples, one"
+            " line per row.",
+            "Unlearned well, a line follows the retrained one. Left of it: less sure"
+            " than a model that never saw the samples; right of it: still too sure. All"
+            " runs are pooled.",
+        ),
+    ]
+    if "" in result.attacks:
+        found = Figure(
+            "Adversarial search",
+            figures.attack_plot(result, arrays),
+            "Bars of the radii at which the search stopped, a histogram of the"
+            " distances, and the outcomes.",
+            "Many samples at the first radius: start smaller. Samples not found: allow"
+            " more radii.",
+        )
+        drawn.append(found)
+    return drawn
 
 
 def _class_figures(
-    results: Results, arrays: plots.Arrays, available: Sequence[str]
-) -> dict[str, Any]:
-    """The figures of a run that forgets classes."""
-    telling = [key for key in ("ulira", "mia_nn", "mia_nn_gap") if key in available]
-    apart = ["tv_forget", "acc_r", "avg_gap"]
-    went = "; ".join(
-        f"{one['title']}: "
-        + ", ".join(
-            f"{key} {max(range(len(v)), key=v.__getitem__)}"
-            for key, v in one["rows"].items()
-        )
-        for one in results["confusion"]["sets"]
-    )
-    drawn = {
-        "Where forgotten classes go": (
-            plots_classes.confusion_plot(results),
-            f"The class most often given: {went}.",
+    result: RunResult, arrays: figures.Arrays, available: Sequence[str]
+) -> list[Figure]:
+    sets = result.confusion.sets if result.confusion else ()
+    spoken = []
+    for one in sets:
+        most = [f"{key} {rates.index(max(rates))}" for key, rates in one.rows.items()]
+        spoken.append(f"{one.title}: {', '.join(most)}")
+    distances = ["tv_forget", "acc_r", "avg_gap"]
+    attacks = [key for key in ("ulira", "mia_nn", "mia_nn_gap") if key in available]
+    drawn = [
+        Figure(
+            "Predictions on forgotten classes",
+            class_figures.confusion_plot(result),
+            f"The class most often given: {'; '.join(spoken)}.",
+            "Test samples of the forgotten classes, by the class that a model gives"
+            " them, in percent. A model that never saw the class sends them to its"
+            " neighbors: unlearned well, a line looks like the two retrained ones on"
+            " top.",
         ),
-        "Distance to retraining": (
-            plots.forest_plot(results, apart),
-            _alt(results, apart),
+        Figure(
+            "Distance to retraining",
+            figures.forest_plot(result, distances),
+            _describe(result, distances),
+            "Forgetting is easy when accuracy does not matter, and accuracy does not"
+            " show where the forgotten class went: bars should reach the gray band in"
+            " all of them.",
         ),
-        "Can it be told?": (
-            plots.forest_plot(results, telling),
-            _alt(results, telling),
+        Figure(
+            "Attacks on the forgotten classes",
+            figures.forest_plot(result, attacks),
+            _describe(result, attacks),
+            "U-LiRA at 50 % (dotted) cannot distinguish unlearned from retrained"
+            " models. MIA-NN's score should be the retrained models', and its gap as"
+            " small as theirs.",
         ),
-        "Confidence": (
-            plots.confidence_plot(results, arrays),
-            (
-                "Cumulative distributions of the forgotten class's log-odds on its"
-                " training samples, one line per row."
-            ),
+        Figure(
+            "Confidence",
+            figures.confidence_plot(result, arrays),
+            "Cumulative distributions of the forgotten class's log-odds on its training"
+            " samples, one line per row.",
+            "Unlearned well, a line follows the retrained one. Left of it: less sure"
+            " than a model that never saw the samples; right of it: still too sure. All"
+            " runs are pooled.",
         ),
-    }
-    return (
-        drawn
-        if telling
-        else {
-            title: pair for title, pair in drawn.items() if title != "Can it be told?"
-        }
-    )
-
-
-def _render(drawn: Mapping[str, Any]) -> list[dict[str, str]]:
-    return [
-        {
-            "title": title,
-            "svg": to_svg(figure, f"figure{i}", alt),
-            "caption": CAPTIONS[title],
-        }
-        for i, (title, (figure, alt)) in enumerate(drawn.items())
     ]
+    return drawn if attacks else [*drawn[:2], drawn[3]]
 
 
-def _alt(results: Results, metrics: Sequence[str]) -> str:
-    """The numbers of a forest plot in words."""
-    names = {
-        metric["key"]: f"{metric['name']} ({metric['unit']})"
-        for metric in results["metrics"]
-    }
-    said = []
-    for key in (key for key in metrics if key in names):
-        cells = [(row["label"], row["metrics"].get(key)) for row in results["rows"]]
-        values = [
-            f"{label} {format_number(c['mean'])} {format_interval(c)}".strip()
-            for label, c in cells
-            if c
+def _describe(
+    result: RunResult, metrics: Sequence[str], rows: Sequence[RowResult] | None = None
+) -> str:
+    """Return the numbers of a forest plot in words."""
+    sentences = []
+    for metric in result.metrics:
+        if metric.key not in metrics:
+            continue
+        values = []
+        for row in result.rows if rows is None else rows:
+            cell = row.metrics.get(metric.key)
+            if cell is not None:
+                interval = format_cell(cell, 2)[1]
+                number = format_cell(cell.mean, 2)[0]
+                values.append(f"{row.label} {number} {interval}".strip())
+        sentences.append(f"{metric.label} ({metric.unit}): {', '.join(values)}.")
+    return "Means with intervals. " + " ".join(sentences)
+
+
+def _run_tables(result: RunResult) -> list[Section]:
+    """Return the values of every run, folded, a table per row."""
+    names = [
+        f"original {run.original}, forget set {run.forget_set}, repeat {run.repeat}"
+        for run in result.runs
+    ]
+    columns = [Column(one.label, one.unit, digits=2) for one in result.metrics]
+    sections = []
+    for row in result.rows:
+        values = [row.values.get(metric.key, ()) for metric in result.metrics]
+        count = max(map(len, values), default=0)
+        if not count:
+            continue
+        # A row may lack the value of some run of the design.
+        labels = names if len(names) == count else [f"run {i}" for i in range(count)]
+        lines = [
+            [label, *(column[i] if i < len(column) else None for column in values)]
+            for i, label in enumerate(labels)
         ]
-        said.append(f"{names[key]}: {', '.join(values)}.")
-    return "Means with intervals. " + " ".join(said)
+        table = Table("", ["Run", *columns], lines)
+        sections.append(Section(row.label, [table], folded=True))
+    return sections
+
+
+def _provenance(result: RunResult) -> list[Block]:
+    columns = [
+        "Model",
+        Column("Method", is_text=True),
+        Column("Hyperparameters", is_text=True),
+        Column("Gradients", digits=0),
+        Column("Cost", "× retraining"),
+        Column("Seconds", digits=2),
+    ]
+    rows = []
+    for row in result.rows:
+        gradients = row.cost and int(row.cost.gradients)
+        seconds = row.cost and row.cost.seconds
+        options = dict(row.options)
+        if row.attack:
+            options["attack"] = row.attack
+        cells = [row.method, format_options(options), gradients]
+        rows.append([row.label, *cells, format_cost(row), seconds])
+    facts = {
+        "preset": result.preset,
+        "configuration digest": result.config_digest,
+        "data digest": result.data.digest,
+        "device": result.device,
+        **result.versions,
+    }
+    return [
+        Table("Rows", columns, rows),
+        cost_table("Stage", [vars(stage) for stage in result.stages]),
+        Text(result.command, "Command", kind="code"),
+        *provenance_blocks(result.config, facts),
+    ]

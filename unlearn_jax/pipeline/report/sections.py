@@ -1,28 +1,32 @@
-"""What the report's further sections show: rows of text for its tables, a figure, and what to be warned of.
+"""Sections of a run's page, one for each analysis that the run made."""
 
-Each function returns what the template needs, or None where the results have no such
-section.
-"""
-
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from unlearn_jax.pipeline.report import search as report_search
-from unlearn_jax.pipeline.report.figures import sections as plots_sections
-from unlearn_jax.pipeline.report.figures.run import Arrays
-from unlearn_jax.pipeline.report.figures.style import to_svg
-from unlearn_jax.pipeline.report.tables import (
-    MISSING,
-    Results,
-    cell_of,
-    format_interval,
-    format_number,
-    known,
-    rows_with,
+from unlearn_jax.audit import Estimate
+from unlearn_jax.pipeline.measure.records import (
+    ExposedSample,
+    RowResult,
+    RowSearch,
+    RunResult,
+    Tuning,
 )
-from unlearn_jax.pipeline.report.verdict import find_row, join
+from unlearn_jax.pipeline.report.blocks import (
+    MISSING,
+    Block,
+    Cell,
+    Column,
+    Figure,
+    Section,
+    Table,
+    Text,
+    format_cell,
+    has_interval,
+    is_known,
+)
+from unlearn_jax.pipeline.report.figures import sections as figures
+from unlearn_jax.pipeline.report.figures.run import Arrays
+from unlearn_jax.pipeline.report.verdict import join, place
 
 STATUSES = {
     "found": "an input within the radius gets another label",
@@ -37,23 +41,20 @@ TERMS = {
     ),
     "delta": ("δ", "L2 distance of the adversarial example; smaller is better"),
     "original_clean": (
-        "ℓ(f_o(x), y)",
+        "ℓ(fₒ(x), y)",
         "loss of the original model on the clean sample; near 0 by assumption",
     ),
-    "original_adversarial": (
-        "ℓ(f_o(x_adv), y)",
-        "how strong the attack is; larger is better",
-    ),
+    "original_adversarial": ("ℓ(fₒ(x̃), y)", "strength of the attack; larger is better"),
     "unlearned_adversarial": (
-        "ℓ(f′(x_adv), y_adv)",
+        "ℓ(f′(x̃), ỹ)",
         "small where the adversarial set is overfitted; larger is better",
     ),
     "retrained_clean": (
-        "ℓ(f_u(x), y)",
-        "how well retraining generalizes; smaller is better",
+        "ℓ(fᵤ(x), y)",
+        "generalization of the retrained model; smaller is better",
     ),
     "retrained_adversarial": (
-        "ℓ(f_u(x_adv), y_adv)",
+        "ℓ(fᵤ(x̃), ỹ)",
         "small where the adversarial set transfers; smaller is better",
     ),
     "combination": (
@@ -62,7 +63,7 @@ TERMS = {
     ),
     "transfer": (
         "transfer",
-        "share of examples that the retrained model gives the label y_adv, too",
+        "fraction of examples to which the retrained model, too, gives the label ỹ",
     ),
     "slope": (
         "slope",
@@ -70,24 +71,19 @@ TERMS = {
     ),
     "excess": (
         "L δ − C",
-        (
-            "with L read off the slope; negative: the theorem promises a step towards"
-            " retraining"
-        ),
+        "with the slope as L; negative: the theorem promises a step towards retraining",
     ),
     "log10_lipschitz_bound": (
-        "log_10 of a bound on L",
-        (
-            "sum over the original model's layers of the logarithms of their norms; a"
-            " loose upper bound"
-        ),
+        "log₁₀ of a bound on L",
+        "sum over the original model's layers of the logarithms of their norms; a loose"
+        " upper bound",
     ),
     "original_distance": (
-        "‖θ_o − θ_u‖",
+        "‖θₒ − θᵤ‖",
         "distance of the original model's weights from the retrained model's",
     ),
     "unlearned_distance": (
-        "‖θ′ − θ_u‖",
+        "‖θ′ − θᵤ‖",
         "distance of the unlearned model's weights from the retrained model's",
     ),
     "approach": (
@@ -95,297 +91,505 @@ TERMS = {
         "the first squared less the second squared; positive: unlearning came nearer",
     ),
 }
-"""Name and meaning of each term, an underscore before a subscript."""
+"""Symbol and meaning of each term; x̃ is the adversarial example, ỹ its label."""
 MANY_MODELS = 50
 """KLoM of fewer models is mostly its own bias."""
-_PARTS = ("forget", "retain", "test")
 
 
-def make_sections(results: Results, arrays: Arrays) -> dict[str, Any]:
-    """All further sections by name.
+def make_sections(result: RunResult, arrays: Arrays) -> list[Section]:
+    """Return the sections of all analyses that the run made.
 
     Args:
-      results: of a run.
-      arrays: of the same run; ``vulnerability/<row>`` says how often each sample is
-        found.
+      result: of a run.
+      arrays: of the same run; ``vulnerability/ROW`` has the fraction of the runs in
+        which each sample is found.
     """
-    return {
-        "attacks": attacks(results),
-        "requests": requests(results),
-        "vulnerability": vulnerability(results, arrays),
-        "targets": targets(results),
-        "klom": klom(results),
-        "norms": norms(results),
-        "theory": theory(results),
-        "tuning": report_search.tuning(results),
-    }
-
-
-def _percent(share: Any, digits: int = 1) -> str:
-    return f"{format_number(100 * share, digits)} %" if known(share) else MISSING
-
-
-def vulnerability(results: Results, arrays: Arrays) -> dict[str, Any] | None:
-    """How often single samples are found: a line per row, and every row's most exposed samples."""
-    found = results.get("vulnerability")
-    if not found or not found["rows"]:
-        return None
-    beside = {
-        row["kind"]: arrays[f"vulnerability/{row['key']}"].ravel()
-        for row in results["rows"]
-        if row["kind"] in ("original", "oracle")
-        and f"vulnerability/{row['key']}" in arrays
-    }
-    rows = []
-    for row in rows_with(results, found["rows"]):
-        one = found["rows"][row["key"]]
-        rows.append(
-            {
-                "label": row["label"],
-                "kind": row["kind"],
-                "mean": _percent(one["mean"]),
-                "always": one["always"],
-                "samples": one["samples"],
-                "most": [_exposed(sample, beside) for sample in one["most"]],
-            }
-        )
-    alt = "Mean share found: " + ", ".join(
-        f"{row['label']} {row['mean']}" for row in rows
-    )
-    return {
-        "rate": _percent(found["max_fpr"], 0),
-        "rows": rows,
-        "means": {row["kind"]: row["mean"] for row in rows},
-        "svg": to_svg(
-            plots_sections.vulnerability_plot(results, arrays), "vulnerability", alt
-        ),
-    }
-
-
-def _exposed(
-    sample: Mapping[str, Any], beside: Mapping[str, np.ndarray]
-) -> dict[str, Any]:
-    """A sample as a row sees it, and as the original and the retrained models see the same one."""
-    shares = {kind: float(values[sample["sample"]]) for kind, values in beside.items()}
-    return {
-        **sample,
-        "share": _percent(sample["share"], 0),
-        "interval": f"[{100 * sample['low']:.0f}, {100 * sample['high']:.0f}]",
-        "original": _percent(shares.get("original"), 0),
-        "oracle": _percent(shares.get("oracle"), 0),
-    }
-
-
-def targets(results: Results) -> dict[str, Any] | None:
-    """Distances of the targets from retrained models; those below what no tilt gives are marked."""
-    section = results.get("targets")
-    if not section:
-        return None
-    floor = next(
-        row["values"][0] for row in section["rows"] if row["name"].startswith("no tilt")
-    )
-    rows = [
-        {
-            "name": row["name"],
-            "cells": [
-                {
-                    "text": format_number(value, 3),
-                    "interval": f"{format_number(low, 3)}–{format_number(high, 3)}",
-                    "better": value < floor,
-                }
-                for value, low, high in zip(
-                    row["values"], row["low"], row["high"], strict=True
-                )
-            ],
-        }
-        for row in section["rows"]
+    made = [
+        requests_section(result),
+        vulnerability_section(result, arrays),
+        targets_section(result),
+        norms_section(result),
+        klom_section(result),
+        theory_section(result),
+        tuning_section(result),
+        attacks_section(result),
     ]
-    return {"betas": [f"{beta:g}" for beta in section["betas"]], "rows": rows}
+    return [section for section in made if section is not None]
 
 
-def klom(results: Results) -> dict[str, Any] | None:
-    """KLoM on forget, retain and test samples."""
-    found = results.get("klom")
-    if not found:
+def rows_with(result: RunResult, found: Mapping[str, object]) -> list[RowResult]:
+    """Return the rows that an analysis has, in the table's order."""
+    return [row for row in result.rows if row.key in found]
+
+
+def _kinds(rows: Sequence[RowResult]) -> list[str]:
+    return [row.kind for row in rows]
+
+
+def _percent(fraction: float | None, digits: int = 1) -> str:
+    if fraction is None or not is_known(fraction):
+        return MISSING
+    return f"{format_cell(100 * fraction, digits)[0]} %"
+
+
+def _range(low: float, high: float, digits: int = 3) -> str:
+    return f"{format_cell(low, digits)[0]} to {format_cell(high, digits)[0]}"
+
+
+def requests_section(result: RunResult) -> Section | None:
+    """Return the score of every request, and both its parts."""
+    requests = result.requests
+    if requests is None:
         return None
-    rows = []
-    for row in rows_with(results, found["rows"]):
-        cells = []
-        for part in _PARTS:
-            one = found["rows"][row["key"]][part]
-            mean = {
-                "text": format_number(one["mean"]),
-                "interval": format_interval(one),
-            }
-            cells += [
-                mean,
-                *(
-                    {"text": format_number(one[key]), "interval": ""}
-                    for key in ("median", "p95")
-                ),
-            ]
-        rows.append({"label": row["label"], "kind": row["kind"], "cells": cells})
-    floor = find_row(results, "second_oracle")
-    return {
-        "parts": _PARTS,
-        "rows": rows,
-        "models": found["models"],
-        "few": found["models"] < MANY_MODELS,
-        "floor": floor["label"] if floor else None,
-    }
-
-
-def requests(results: Results) -> dict[str, Any] | None:
-    """The score of every request, and both its parts."""
-    found = results.get("requests")
-    if not found:
-        return None
+    text = Text(
+        f"Every forget set came in {requests.count} requests of {requests.size:,}"
+        " samples, one after the other, each unlearned from the models of the one"
+        " before. After a request the score is the AUC of the retained samples against"
+        " the request's, less the AUC of the request's samples against test. It should"
+        " be as high as the retrained row's; at 0 (dotted) the request's samples are as"
+        " close to the retained ones as to those never seen."
+    )
     names = {
         "score": "Score: FR AUC − FT AUC (points)",
         "fr_auc": "FR AUC (%)",
         "ft_auc": "FT AUC (%)",
     }
-    rows = rows_with(results, found["rows"])
-    groups = [
-        {
-            "name": name,
-            "rows": [
-                {
-                    "label": row["label"],
-                    "kind": row["kind"],
-                    "cells": [
-                        cell_of(request[key]) for request in found["rows"][row["key"]]
-                    ],
-                }
-                for row in rows
-            ],
-        }
-        for key, name in names.items()
-    ]
-    said = [
-        f"{row['label']} {', '.join(cell['text'] for cell in row['cells'])}"
-        for row in groups[0]["rows"]
-    ]
-    return {
-        "count": found["count"],
-        "size": found["size"],
-        "groups": groups,
-        "svg": to_svg(
-            plots_sections.requests_plot(results),
-            "requests",
-            "Score of each request. " + "; ".join(said),
-        ),
-    }
-
-
-def norms(results: Results) -> dict[str, Any] | None:
-    """Spectral norms: a line per row, a column per layer; the largest over the models in small print."""
-    found = results.get("norms")
-    if not found:
-        return None
-    layers = list(next(iter(found["rows"].values())))
-    limit = found["max_norm"]
-    rows = []
-    for row in rows_with(results, found["rows"]):
-        values = [found["rows"][row["key"]].get(layer) for layer in layers]
-        cells = [
-            {
-                "text": format_number(v and v["mean"], 3),
-                "interval": (
-                    f"{format_number(v['low'], 3)} to {format_number(v['high'], 3)}"
-                    if v
-                    else ""
-                ),
-                "over": bool(limit and v and v["high"] > 1.01 * limit),
-            }
-            for v in values
-        ]
-        rows.append({**row, "cells": cells})
-    return {
-        "layers": [layer.removeprefix("params/") for layer in layers],
-        "max_norm": limit,
-        "rows": rows,
-        "unfound": ", ".join(found["unfound"]),
-    }
-
-
-def theory(results: Results) -> dict[str, Any] | None:
-    """The terms of AMUN's Theorem 4.1, a line per term, a column per row of the table."""
-    found = (results.get("theory") or {}).get("rows")
-    if not found:
-        return None
-    rows = rows_with(results, found)
-    terms = []
-    for key, (name, meaning) in TERMS.items():
-        cells = [found[row["key"]].get(key) or {} for row in rows]
-        if any(cells):
-            terms.append(
-                {
-                    "name": name,
-                    "meaning": meaning,
-                    "cells": [_significant(cell) for cell in cells],
-                }
-            )
-    return {"labels": [row["label"] for row in rows], "terms": terms}
-
-
-def _significant(cell: Mapping[str, Any]) -> dict[str, str]:
-    """Mean and spread to four and two digits, since the terms differ by many powers of ten."""
-    if not known(cell.get("mean")):
-        return {"text": MISSING, "spread": ""}
-    return {
-        "text": f"{cell['mean']:.4g}",
-        "spread": f"± {cell['std']:.2g}" if known(cell.get("std")) else "",
-    }
-
-
-def attacks(results: Results) -> dict[str, Any] | None:
-    """Outcomes of every adversarial search, a column for each: the run's own first, then the named ones."""
-    config = results["config"]
-    found = {"": results["attack"]} if results.get("attack") else {}
-    found |= {
-        name: attack
-        for name, attack in (results.get("attacks") or {}).items()
-        if attack
-    }
-    if not found:
-        return None
-    columns = []
-    for name, attack in found.items():
-        total = max(sum(attack["status"].values()), 1)
-        used = [
-            row["label"]
-            for row in results["rows"]
-            if name and (row.get("knobs") or {}).get("attack") == name
-        ]
-        median: Any = (attack.get("distance_quantiles") or {}).get("0.5")
-        columns.append(
-            {
-                "name": name or ("the run's own" if len(found) > 1 else "samples"),
-                "settings": report_search.format_knobs(
-                    (config.get("attacks") or {}).get(name) or {}
-                ),
-                "used": join(used) if used else "",
-                "counts": {
-                    key: (f"{n:,}", f"{100 * n / total:.1f} %")
-                    for key, n in attack["status"].items()
-                },
-                "median": f"{median:.3g}" if known(median) else MISSING,
-            }
-        )
-    outcomes = list(
-        dict.fromkeys(key for column in columns for key in column["counts"])
+    rows = rows_with(result, requests.rows)
+    columns = ["Model"]
+    columns += [Column(f"request {i + 1}", digits=2) for i in range(requests.count)]
+    tables = []
+    for key, name in names.items():
+        lines = []
+        for row in rows:
+            cells = [getattr(request, key) for request in requests.rows[row.key]]
+            lines.append([row.label, *cells])
+        tables.append(Table(name, columns, lines, kinds=_kinds(rows)))
+    spoken = []
+    for row in rows:
+        scores = [format_cell(one.score, 2)[0] for one in requests.rows[row.key]]
+        spoken.append(f"{row.label} {', '.join(scores)}")
+    figure = Figure(
+        "Score of each request",
+        figures.requests_plot(result),
+        "Score of each request. " + "; ".join(spoken),
+        "A line that falls means that later requests are forgotten less well.",
     )
-    return {
-        "columns": columns,
-        "outcomes": [
-            {
-                "name": key.replace("_", " "),
-                "meaning": STATUSES.get(key, ""),
-                "cells": [
-                    column["counts"].get(key, (MISSING, "")) for column in columns
-                ],
-            }
-            for key in outcomes
-        ],
+    return Section("Requests one by one", [text, figure, *tables])
+
+
+def vulnerability_section(result: RunResult, arrays: Arrays) -> Section | None:
+    """Return the frequency with which single samples are found, by row."""
+    found = result.vulnerability
+    if found is None or not found.rows:
+        return None
+    rows = rows_with(result, found.rows)
+    text = Text(
+        "A mean hides the few samples that an attacker finds every time. Here each run"
+        " calls some of its forgotten samples members, at a false positive rate of"
+        f" {_percent(found.max_fpr, 0)} on test samples, and a sample's fraction is how"
+        " many of the runs that forgot it still call it one. A sample that retrained"
+        " models reveal just as often is easy, not remembered: compare with them."
+    )
+    lines = []
+    for row in rows:
+        one = found.rows[row.key]
+        lines.append([row.label, _percent(one.mean), one.num_always, one.num_samples])
+    columns = ["Model", "Mean fraction found", "Found in every run", "Samples"]
+    table = Table("", columns, lines, kinds=_kinds(rows))
+    means = {row.kind: _percent(found.rows[row.key].mean) for row in rows}
+    spoken = [f"{row.label} {_percent(found.rows[row.key].mean)}" for row in rows]
+    figure = Figure(
+        "Samples found repeatedly",
+        figures.vulnerability_plot(result, arrays),
+        "Mean fraction found: " + ", ".join(spoken),
+        "Right: samples found in every run that forgot them. Unlearned well, a line"
+        " follows the retrained one.",
+    )
+    caption = Text(
+        f"Ordered by the lower end of the {100 * result.level:g} % interval, in"
+        " percent, which takes the runs as independent. The last two columns are the"
+        " same sample's fractions before unlearning and after retraining; over all"
+        f" forgotten samples their means are {means.get('original', MISSING)} and"
+        f" {means.get('oracle', MISSING)}.",
+        kind="note",
+    )
+    references = {
+        row.kind: arrays[f"vulnerability/{row.key}"].ravel()
+        for row in result.rows
+        if row.kind in ("original", "oracle") and f"vulnerability/{row.key}" in arrays
     }
+    folds = []
+    for row in rows:
+        exposed = found.rows[row.key].most
+        if exposed:
+            block = _exposed_table(exposed, references)
+            folds.append(Section(row.label, [block], folded=True))
+    most = Section("The most exposed samples", [caption, *folds])
+    return Section("Vulnerable samples", [text, table, figure, most])
+
+
+def _exposed_table(
+    exposed: Sequence[ExposedSample], references: Mapping[str, Any]
+) -> Table:
+    columns = ["Sample", "Class", "Found", "Interval", "Runs", "Original", "Retrained"]
+    rows = []
+    for one in exposed:
+        others = [
+            _percent(references[kind][one.sample], 0) if kind in references else None
+            for kind in ("original", "oracle")
+        ]
+        interval = f"[{100 * one.low:.0f}, {100 * one.high:.0f}]"
+        cells = [one.label, _percent(one.fraction, 0), interval, one.num_runs]
+        rows.append([str(one.sample), *cells, *others])
+    return Table("", columns, rows)
+
+
+def targets_section(result: RunResult) -> Section | None:
+    """Return distances of the targets from retrained models."""
+    targets = result.targets
+    if targets is None:
+        return None
+    flat = [row for row in targets.rows if row.name.startswith("no tilt")]
+    caption = (
+        "KL(retrained ‖ target), in nats, on the samples to forget: the distance of the"
+        " outputs that a method would be trained on from those of retrained models,"
+        " before any training. A tilt of strength β raises the odds of similar classes"
+        " by up to exp(β); without one the target is the original model's prediction,"
+        " renormalized without the forgotten classes. ↓ marks a mean below that. A"
+        " second retrained model is the floor; its confusion, and the ratio of its mean"
+        " predictions to the renormalized ones, show the best that a similarity of"
+        " classes could do. Small: the smallest and the largest run. A target without a"
+        " strength has one number."
+    )
+    columns = ["Target", *(f"β {beta:g}" for beta in targets.betas)]
+    rows = []
+    for row in targets.rows:
+        cells: list[Cell] = []
+        for value, low, high in zip(row.values, row.low, row.high, strict=True):
+            mark = "↓" if flat and value < flat[0].values[0] else ""
+            text = format_cell(value, 3)[0]
+            cells.append(Cell(text, _range(low, high), mark))
+        cells += [Cell("")] * (len(targets.betas) - len(cells))
+        rows.append([row.name, *cells])
+    return Section("Targets", [Table("", columns, rows, caption)])
+
+
+def norms_section(result: RunResult) -> Section | None:
+    """Return spectral norms, a line per row, a column per layer."""
+    norms = result.norms
+    if norms is None:
+        return None
+    caption = (
+        "The largest singular value of every layer as a linear map of its input,"
+        " together with the BatchNorm that follows it, by Lanczos iteration (converged,"
+        " not the running estimate of a power iteration); mean over a row's models,"
+        " below it their range."
+    )
+    if norms.max_norm is None:
+        caption += " No bound was set."
+    else:
+        caption += (
+            f" FastClip was to bound all of them by {norms.max_norm:g}; ▲ marks a layer"
+            " more than 1 % above in at least one model."
+        )
+    if norms.unfound:
+        caption += (
+            " Trained arrays that are no layer's weights, so neither measured nor"
+            f" clipped: {', '.join(norms.unfound)}."
+        )
+    layers = list(next(iter(norms.rows.values())))
+    rows = rows_with(result, norms.rows)
+    lines = []
+    for row in rows:
+        cells: list[Cell] = []
+        for layer in layers:
+            value = norms.rows[row.key].get(layer)
+            if value is None:
+                cells.append(Cell(None))
+                continue
+            is_over = norms.max_norm and value.high > 1.01 * norms.max_norm
+            text = format_cell(value.mean, 3)[0]
+            note = _range(value.low, value.high)
+            cells.append(Cell(text, note, "▲" if is_over else ""))
+        lines.append([row.label, *cells])
+    columns = ["Model", *(layer.removeprefix("params/") for layer in layers)]
+    table = Table("", columns, lines, caption, _kinds(rows))
+    return Section("Spectral norms", [table])
+
+
+def klom_section(result: RunResult) -> Section | None:
+    """Return KLoM on forget, retain and test samples."""
+    klom = result.klom
+    if klom is None:
+        return None
+    text = (
+        f"The distance, sample by sample, of the margins of {klom.num_models} unlearned"
+        " models from those of as many retrained ones, in nats; 0 is the same"
+        " distribution, 11.5 the most that can be measured."
+    )
+    floor = result.row_of_kind("second_oracle")
+    if floor is not None:
+        text += f" {floor.label} is the floor: retraining with other seeds."
+    text += " Values of another number of models are not comparable."
+    blocks: list[Block] = [Text(text)]
+    if klom.num_models < MANY_MODELS:
+        warning = (
+            f"With {klom.num_models} models most of each value is bias, because a bin"
+            " that is empty by chance costs up to 11.5: only the distance to the floor"
+            " carries information. About 100 models are needed."
+        )
+        blocks.append(Text(warning, kind="warning"))
+    columns: list[str | Column] = ["Model"]
+    for part in ("forget", "retain", "test"):
+        for name in ("mean", "median", "95th percentile"):
+            columns.append(Column(f"{part} {name}", digits=2))
+    rows = rows_with(result, klom.rows)
+    lines = []
+    for row in rows:
+        cells: list[Cell] = []
+        for part in ("forget", "retain", "test"):
+            one = klom.rows[row.key][part]
+            mean = format_cell(one.mean.mean, 2)[0]
+            cells.append(Cell(mean, format_cell(one.mean, 2)[1]))
+            cells += [Cell(one.median), Cell(one.p95)]
+        lines.append([row.label, *cells])
+    caption = (
+        f"Below each mean its {100 * result.level:g} % interval over samples, for these"
+        " models."
+    )
+    blocks.append(Table("", columns, lines, caption, _kinds(rows)))
+    return Section("KLoM", blocks)
+
+
+def theory_section(result: RunResult) -> Section | None:
+    """Return the terms of AMUN's Theorem 4.1, a line per term, a column per row."""
+    theory = result.theory
+    if theory is None or not theory.rows:
+        return None
+    caption = (
+        "AMUN's theorem bounds the distance from the retrained model after one gradient"
+        " step on the adversarial example of a forgotten sample: ‖θ′ − θᵤ‖² ≤"
+        " ‖θₒ − θᵤ‖² + (2 / β) (L δ − C), where θₒ, fₒ is the original model, θᵤ, fᵤ the"
+        " retrained one and θ′, f′ the unlearned one; x̃ is the adversarial example, ỹ"
+        " its label. No network meets its assumptions, so nothing here is a guarantee:"
+        " the terms show the direction of each influence. Means over samples, then over"
+        " runs, ± the standard deviation over runs; losses in nats."
+    )
+    rows = rows_with(result, theory.rows)
+    lines = []
+    for key, (symbol, meaning) in TERMS.items():
+        terms = [theory.rows[row.key].get(key) for row in rows]
+        if not any(terms):
+            continue
+        cells = []
+        for term in terms:
+            if term is None or not is_known(term.mean):
+                cells.append(Cell(None))
+                continue
+            # Significant digits: the terms differ by many powers of ten.
+            note = f"± {term.std:.2g}" if is_known(term.std) else ""
+            cells.append(Cell(f"{term.mean:.4g}", note))
+        lines.append([symbol, *cells, meaning])
+    labels = [row.label for row in rows]
+    columns = ["Term", *labels, Column("Meaning", is_text=True)]
+    return Section("Theorem 4.1", [Table("", columns, lines, caption)])
+
+
+def format_options(options: Mapping[str, object]) -> str:
+    """Return ``name=value`` of every hyperparameter."""
+    return ", ".join(f"{name}={value}" for name, value in options.items())
+
+
+def chosen_options(result: RunResult, key: str) -> str:
+    """Return the values that a search chose for a row; empty without a search."""
+    search = result.tuning.rows.get(key) if result.tuning else None
+    if search is None:
+        return ""
+    if search.chosen is None:
+        return "every trial diverged"
+    return format_options(search.trials[search.chosen].options)
+
+
+def options_at_edge(search: RowSearch) -> list[str]:
+    """Return a remark for each chosen value that is the first or the last of a range.
+
+    A range of which fewer than three values were tried has no remark.
+    """
+    remarks = []
+    for name, values in search.space.items():
+        if search.chosen is None or not isinstance(values, Mapping):
+            continue
+        tried: list[Any] = sorted({trial.options[name] for trial in search.trials})
+        chosen = search.trials[search.chosen].options[name]
+        if len(tried) > 2 and chosen in (tried[0], tried[-1]):
+            end = "lowest" if chosen == tried[0] else "highest"
+            remarks.append(f"{name} is the {end} tried")
+    return remarks
+
+
+def _against_original(best: Estimate, original: Estimate) -> list[str]:
+    """Return a remark on a best trial that is not clearly better than the original."""
+    if not (has_interval(best) and has_interval(original)):
+        return []
+    where = place(best, original)
+    if where == "below":
+        return []
+    if where == "above":
+        return ["worse than the original"]
+    return ["not distinguishable from the original"]
+
+
+def _space(space: Mapping[str, object]) -> str:
+    parts = []
+    for name, values in space.items():
+        shown: Any = values
+        if isinstance(values, Mapping):
+            parts.append(f"{name} {shown['low']:g}–{shown['high']:g}")
+        else:
+            parts.append(f"{name} in {{{', '.join(map(str, shown))}}}")
+    return "; ".join(parts)
+
+
+def tuning_section(result: RunResult) -> Section | None:
+    """Return every row's search: space, trials, choice, and reasons not to trust it."""
+    tuning = result.tuning
+    if tuning is None or not tuning.rows:
+        return None
+    rows = rows_with(result, tuning.rows)
+    lines: list[list[Any]] = []
+    remarks: dict[str, list[str]] = {"lost": [], "edge": [], "idle": []}
+    spoken = []
+    for row in rows:
+        search = tuning.rows[row.key]
+        best = None if search.chosen is None else search.trials[search.chosen]
+        if best is None:
+            own = ["every trial diverged"]
+            remarks["lost"].append(row.label)
+        else:
+            edges = options_at_edge(search)
+            idle = _against_original(best.metrics["avg_gap"], tuning.original)
+            own = [*edges, *idle]
+            remarks["edge"] += [row.label] if edges else []
+            remarks["idle"] += [row.label] if idle else []
+        lost = sum(not trial.metrics for trial in search.trials)
+        count = Cell(len(search.trials), f"{lost} diverged" if lost else "")
+        gap = best and best.metrics["avg_gap"]
+        space = _space(search.space)
+        chosen = format_options(best.options) if best else None
+        lines.append([row.label, space, count, chosen, gap, "; ".join(own)])
+        spoken.append(f"{row.label} {format_cell(gap, 2)[0]}")
+    columns = [
+        "Model",
+        Column("Space", is_text=True),
+        "Trials",
+        Column("Chosen", is_text=True),
+        Column("Avg Gap", "points", digits=2),
+        Column("Remarks", is_text=True),
+    ]
+    figure = Figure(
+        "Avg Gap of every trial",
+        figures.tuning_plot(result),
+        "Avg Gap of the chosen trial: " + ", ".join(spoken),
+        "Ringed: the chosen trial. A cross at the top: it diverged. Dashed: the"
+        " original, on the same forget sets. A ring at the edge of a panel asks for a"
+        " wider range; dots in a line mean that the hyperparameter hardly matters.",
+    )
+    blocks: list[Block] = [Text(_tuning_text(result, tuning))]
+    blocks += [Text(text, kind="warning") for text in _warnings(remarks)]
+    trials = Section("Every trial", [_trials_table(result, tuning)], folded=True)
+    blocks += [Table("", columns, lines), figure, trials]
+    return Section("Tuning", blocks)
+
+
+def _tuning_text(result: RunResult, tuning: Tuning) -> str:
+    kind = "classes" if result.design.forget_kind == "class" else "seeds"
+    sets = f"{kind} {', '.join(map(str, tuning.sets))}"
+    originals = ", ".join(map(str, tuning.originals))
+    return (
+        "The hyperparameters below were searched for, and the trial with the lowest"
+        " mean Avg Gap was taken. This was done on other original models (seeds"
+        f" {originals}) and other forget sets ({sets}) than the table reports, so the"
+        " choice did not depend on the reported numbers. Ranges are searched on a"
+        " logarithmic scale."
+    )
+
+
+def _warnings(remarks: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return what a reader should be warned of, by the labels of the rows."""
+    texts = []
+    if remarks["lost"]:
+        texts.append(
+            f"Every trial of {join(remarks['lost'])} diverged: the given"
+            " hyperparameters were kept. Search lower learning rates."
+        )
+    if remarks["edge"]:
+        texts.append(
+            f"The choice for {join(remarks['edge'])} is the lowest or highest value"
+            " tried of a range: a better one may lie beyond it. Widen the range, or"
+            " allow more trials."
+        )
+    if remarks["idle"]:
+        texts.append(
+            f"The best trial of {join(remarks['idle'])} is not clearly better than the"
+            " original on the same forget sets (its interval overlaps, or lies above):"
+            " the search found no hyperparameters that work, or the runs are too few to"
+            " show it."
+        )
+    return texts
+
+
+def _trials_table(result: RunResult, tuning: Tuning) -> Table:
+    """Return all trials; the chosen ones and those that diverged are marked."""
+    stored: set[str] = set()
+    for search in tuning.rows.values():
+        for trial in search.trials:
+            stored |= set(trial.metrics)
+    shown = [
+        metric
+        for metric in result.metrics
+        if metric.key in stored and metric.key != "avg_gap"
+    ]
+    columns = ["Model", Column("Hyperparameters", is_text=True)]
+    columns += [Column("Avg Gap", "points", digits=2)]
+    columns += [Column(metric.label, metric.unit, digits=2) for metric in shown]
+    lines = []
+    for row in rows_with(result, tuning.rows):
+        search = tuning.rows[row.key]
+        for i, trial in enumerate(search.trials):
+            state = "chosen" if i == search.chosen else ""
+            means = [trial.metrics.get(metric.key) for metric in shown]
+            cells: list[Any] = [trial.metrics.get("avg_gap")]
+            cells += [mean and mean.mean for mean in means]
+            cells.append(state if trial.metrics else "diverged")
+            lines.append([row.label, format_options(trial.options), *cells])
+    return Table("", [*columns, ""], lines)
+
+
+def attacks_section(result: RunResult) -> Section | None:
+    """Return the outcomes of every adversarial search, the run's own first."""
+    attacks = result.attacks
+    if not attacks:
+        return None
+    columns: list[str | Column] = ["Outcome"]
+    for name, attack in attacks.items():
+        users = [row.label for row in result.rows if name and row.attack == name]
+        about = [format_options(attack.settings)] if name else []
+        about += [f"used by {join(users)}"] if users else []
+        title = name or ("the run's own" if len(attacks) > 1 else "samples")
+        columns.append(Column(title, "; ".join(filter(None, about))))
+    columns.append(Column("Meaning", is_text=True))
+    outcomes = dict.fromkeys(key for one in attacks.values() for key in one.status)
+    rows: list[list[Any]] = []
+    for key in outcomes:
+        cells = []
+        for attack in attacks.values():
+            count = attack.status.get(key)
+            total = max(sum(attack.status.values()), 1)
+            note = "" if count is None else f"{100 * count / total:.1f} %"
+            cells.append(Cell(count, note))
+        rows.append([key.replace("_", " "), *cells, STATUSES.get(key, "")])
+    medians = [one.distance_quantiles.get("0.5") for one in attacks.values()]
+    meaning = "of the examples used, in the attack's norm, pixels in [0, 1]"
+    rows.append(["median distance", *medians, meaning])
+    table = Table("", columns, rows)
+    return Section("Outcomes of the adversarial search", [table])

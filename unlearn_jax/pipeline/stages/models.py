@@ -133,13 +133,7 @@ def unlearn_work(
     *,
     factory: Callable[..., UnlearnFn] | None = None,
     settings: Mapping[str, Any] | None = None,
-    entries: tuple[str, ...] = (
-        "models",
-        "logits",
-        "losses",
-        "num_gradients",
-        "steps",
-    ),
+    logits_only: bool = False,
 ) -> Artifact:
     """Return unlearned models by a method whose hyperparameters may differ.
 
@@ -152,7 +146,7 @@ def unlearn_work(
       factory: ``(**traced) -> method``, called inside the compiled program; the method
         itself if None.
       settings: more plain values that determine the result.
-      entries: stored.
+      logits_only: store no models.
     """
     row = plan.rows[name]
     adaptive = None
@@ -193,16 +187,12 @@ def unlearn_work(
         unlearned, info, logits, steps = map_models(
             mapper, unlearn_one, stacked, plan.pool
         )
-        content = {
-            "models": unlearned,
-            "logits": logits,
-            "losses": info.losses,
-            "num_gradients": info.num_gradients,
-            "steps": steps,
-        }
-        return {
-            entry: content[entry] for entry in entries if content[entry] is not None
-        }
+        if logits_only:
+            return {"logits": logits}
+        content = {"models": unlearned, "logits": logits, **info._asdict()}
+        if steps is not None:
+            content["steps"] = steps
+        return content
 
     inputs = [plan.originals.artifact]
     if row.attack is not None:

@@ -1,8 +1,8 @@
 """Trained models and their logits, shared by every run whose models are the same.
 
-Models are named by what determines them: data, network, recipe, and the samples and the
-key of each; nothing else. Their logits over the whole pool are stored with them, so that
-auditing needs no model.
+Models are named by what determines them: data, network, recipe, and the samples and
+the key of each; nothing else. Their logits over the whole pool are stored with them, so
+that auditing needs no model.
 """
 
 import dataclasses

@@ -379,8 +379,8 @@ class Runner:
 
         Args:
           artifact: to be made.
-          label: name of its cost, alike for artifacts whose costs add up; the artifact's
-            if empty.
+          label: name of its cost, alike for artifacts whose costs add up; that of the
+            artifact if empty.
 
         Raises:
           DamagedFileError: a folder cannot be read back as it was written.

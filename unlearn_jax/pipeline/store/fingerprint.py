@@ -1,8 +1,8 @@
-"""Names for functions: a hash of the program that JAX traces, constants included.
+"""Digests of functions: a hash of the program that JAX traces, constants included.
 
-Stored models are found again by what determines them. For a user's own network, loss or
-method that is its program: two functions that compute the same get the same name, and a
-changed constant gives another.
+Stored models are named by what determines them. Of a user's network, loss or method,
+that is the program: two functions with one program have one name, and a changed
+constant gives another.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from unlearn_jax.types import InputError, Model, UnlearnFn
 
 
 def program_digest(fun: Callable[..., Any], *args: Any) -> str:
-    """SHA-256 of the traced program of ``fun`` on arguments or their shapes, with every constant it captures.
+    """Return the SHA-256 of a function's traced program and of its constants.
 
     Args:
       fun: traceable.
@@ -47,7 +47,7 @@ def _is_key(value: Any) -> bool:
 
 
 def _constants(jaxpr: Any, consts: Any) -> Iterator[Any]:
-    """Captured arrays of a program and of the programs inside it, in order."""
+    """Yield the captured arrays of a program and of the programs inside it."""
     yield from consts
     for equation in jaxpr.eqns:
         yield from (var.val for var in equation.invars if hasattr(var, "val"))
@@ -61,12 +61,18 @@ def _constants(jaxpr: Any, consts: Any) -> Iterator[Any]:
 
 
 def model_digest(model: Model, splits: Splits, loss_fn: LossFn | None = None) -> str:
-    """Names a network and its training objective by what they compute: init, logits, and the gradient of the loss.
+    """Return the digest of a network's init, its logits and the loss's gradient.
+
+    Args:
+      model: the network.
+      splits: the data, of which only the shapes matter.
+      loss_fn: the training objective; cross-entropy if None.
 
     Raises:
       InputError: logits that do not fit the data.
     """
-    key, variables = jax.random.key(0), jax.eval_shape(model.init, jax.random.key(0))
+    key = jax.random.key(0)
+    variables = jax.eval_shape(model.init, key)
     images = jax.ShapeDtypeStruct((2, *splits.train.images.shape[1:]), jnp.float32)
     labels = jax.ShapeDtypeStruct((2,), jnp.int32)
     check_logits(model, splits)
@@ -95,7 +101,11 @@ def model_digest(model: Model, splits: Splits, loss_fn: LossFn | None = None) ->
 
 
 def check_logits(model: Model, splits: Splits) -> None:
-    """Runs a network's shapes.
+    """Refuse a network whose logits do not fit the data.
+
+    Args:
+      model: the network.
+      splits: the data.
 
     Raises:
       InputError: logits that do not fit the data.

@@ -1,11 +1,9 @@
-"""Several processes at one run: who does what, and waiting for the others through the shared working directory.
+"""Several processes of a run, which divide the work through a shared directory.
 
-Work comes in pieces that have a number and appear as a whole folder when they are
-finished (groups of models, parts of a stage). Every process does the pieces that fall
-to it and waits until all are there. Nothing is sent: the processes see the same files,
-so a process that is lost takes no more with it than the piece it was at, and a rerun,
-with as many processes or another number, goes on with what is missing. The result does
-not depend on the number of processes.
+Work comes in numbered pieces that appear as whole folders. Every process computes its
+pieces and waits until all exist. Nothing is sent: a process that is lost takes no more
+with it than its current piece, and a rerun, with any number of processes, resumes with
+what is missing. The result does not depend on the number of processes.
 """
 
 import dataclasses
@@ -19,15 +17,15 @@ import jax
 from unlearn_jax.types import InputError
 
 _POLL = 0.2
-"""Seconds between two looks at the shared directory."""
+"""Seconds between two readings of the shared directory."""
 
 _PATIENCE = 30 * 24 * 3600
-"""Seconds that a process waits at its end for the others: those that have done their share, for the first to report."""
+"""Seconds that a process waits at its end for the others."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Host:
-    """One of the processes of a run.
+    """Process of a run.
 
     Attributes:
       index: of this process.
@@ -39,27 +37,27 @@ class Host:
 
     @property
     def first(self) -> bool:
-        """This process audits and reports."""
+        """True of the process that audits and reports."""
         return self.index == 0
 
     def does(self, piece: int) -> bool:
-        """Whether a piece of work falls to this process."""
+        """Return whether this process computes a piece."""
         return piece % self.count == self.index
 
     def wait(self, there: Callable[[], bool]) -> None:
-        """Returns when something is there; at once if nobody else works.
+        """Return when something exists; at once if there is one process.
 
-        JAX's runtime ends this process when another one is lost, so the wait does.
+        JAX's runtime ends this process when another one is lost, so the wait ends.
 
         Args:
-          there: looks at the shared directory.
+          there: reads the shared directory.
         """
         while self.count > 1 and not there():
             time.sleep(_POLL)
 
 
 def here() -> Host:
-    """This process."""
+    """Return this process of the run."""
     return Host(jax.process_index(), jax.process_count())
 
 
@@ -68,13 +66,13 @@ def join(
     num_processes: int | None = None,
     process_id: int | None = None,
 ) -> None:
-    """Starts JAX's distributed runtime; before anything else of JAX is used.
+    """Start JAX's distributed runtime, before anything else of JAX is used.
 
     Args:
       coordinator: ``address:port`` of the first process. All three may be None on TPU
-        pods, under SLURM, Open MPI and Kubernetes, where JAX finds out by itself.
-      num_processes: how many there are.
-      process_id: which one this is.
+        pods, under SLURM, Open MPI and Kubernetes, where JAX finds them.
+      num_processes: number of processes.
+      process_id: number of this one.
 
     Raises:
       InputError: the others cannot be reached, or the values do not fit together.
@@ -110,10 +108,10 @@ def join(
 
 
 def leave(status: int) -> None:
-    """Ends a process that failed at once where others are at the run: these notice, and end, too.
+    """End a failed process of several at once, so that the others end, too.
 
-    An ordinary end would wait for them, and they for this one's share. Returns where
-    nobody else works.
+    An ordinary end would wait for them, and they for this one's pieces. Returns if this
+    is the only process.
 
     Args:
       status: exit status.

@@ -14,13 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from unlearn_jax import attacks, models, replicas, spectral
+from unlearn_jax import attacks, replicas, spectral
 from unlearn_jax.attacks import correct, pgd_curve
 from unlearn_jax.data import Splits
 from unlearn_jax.ensembles import Ensemble, Lotos, Trs, ensemble_apply, fit_ensemble
 from unlearn_jax.losses import cross_entropy
 from unlearn_jax.objectives import AdversarialTraining
-from unlearn_jax.pipeline.config.resolve import load_data, make_recipe
+from unlearn_jax.pipeline.config.resolve import build_model, load_data, make_recipe
 from unlearn_jax.pipeline.config.schema import (
     DataConfig,
     ModelConfig,
@@ -233,15 +233,7 @@ class Lab:
     @cached_property
     def model(self) -> Model:
         """Architecture of members and surrogates."""
-        config = self.config.model
-        shape = self.splits.train.images.shape[1:]
-        fields = {
-            key: tuple(v) if isinstance(v, list) else v
-            for key, v in config.fields.items()
-        }
-        options: dict[str, Any] = {"conv": config.conv, "dtype": config.dtype}
-        options |= fields
-        return models.build(config.name, shape, self.splits.num_classes, **options)
+        return build_model(self.config.model, self.splits)
 
     @property
     def sample(self) -> Array:

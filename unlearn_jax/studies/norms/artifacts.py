@@ -206,16 +206,7 @@ def _built(
 
 def _model(config: NormConfig, normed: bool) -> Model:
     splits = _data(config.data)
-    fields = {
-        key: tuple(v) if isinstance(v, list) else v
-        for key, v in config.model.fields.items()
-    }
-    options = {
-        **fields,
-        "conv": config.model.conv,
-        "dtype": config.model.dtype,
-        "batch_norm": normed,
-    }
+    options = {**config.model.options(), "batch_norm": normed}
     return _built(
         config.model.name,
         splits.train.images.shape[1:],

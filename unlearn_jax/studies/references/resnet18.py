@@ -16,7 +16,6 @@ from unlearn_jax.pipeline import (
     Artifact,
     DataConfig,
     ModelConfig,
-    RunConfig,
     TrainingConfig,
     load_data,
 )
@@ -48,14 +47,16 @@ class Config:
     )
     """Images; training and test samples together are the pool of the halves."""
     model: ModelConfig = dataclasses.field(
-        default_factory=lambda: ModelConfig(
-            name="resnet", fields={"width": 64}, dtype="bfloat16"
-        )
+        default_factory=lambda: ModelConfig(name="resnet", width=64, dtype="bfloat16")
     )
     """Network."""
     training: TrainingConfig = dataclasses.field(
         default_factory=lambda: TrainingConfig(
-            161, 128, 0.1, decay_every=40, augment="crop_flip"
+            num_epochs=161,
+            batch_size=128,
+            learning_rate=0.1,
+            decay_every=40,
+            augment="crop_flip",
         )
     )
     """Recipe of every model."""
@@ -122,7 +123,7 @@ def _prepare(config: Config) -> tuple[Dataset, Model, train.Recipe, int]:
         np.concatenate([part.images for part in both]),
         np.concatenate([part.labels for part in both]),
     )
-    model = build_model(RunConfig(model=config.model), splits)
+    model = build_model(config.model, splits)
     half = -(-len(pool.labels) // 2)
     recipe = make_recipe(config.training, half, model, pool.images)
     return pool, model, recipe, train.steps_per_epoch(half, recipe.batch_size)

@@ -1,105 +1,77 @@
-"""The picture of a run that forgets classes: where their test samples go, beside where retrained models send them."""
+"""Figure of a run that forgets classes: the classes given to their test samples."""
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
+from unlearn_jax.pipeline.measure.records import RunResult
 from unlearn_jax.pipeline.report.figures.style import COLORS, INK, MUTED, note, short
-from unlearn_jax.pipeline.report.tables import Results
 
 MAX_COLUMNS = 12
-"""Classes shown of each forget set: those that get most; what is left is summed up."""
+"""Classes shown of each forget set: those given most often; the rest is one column."""
 
 
-def confusion_plot(results: Results) -> Figure:
-    """Shares of the forgotten classes' test samples that each row gives to each class, a panel per forget set.
+def confusion_plot(result: RunResult) -> Figure:
+    """Draw the classes that each row gives to test samples of the forgotten classes.
 
-    Args:
-      results: of a run, with its section ``confusion``.
-
-    Returns:
-      The figure; the retrained rows stand on top, in bold.
+    A panel per forget set, in percent; the retrained rows stand on top, in bold.
     """
-    section = results.get("confusion")
-    if not section:
+    if result.confusion is None:
         return note("No whole class was forgotten")
-    rows = [row for row in results["rows"] if row["key"] in section["sets"][0]["rows"]]
-    rows = sorted(
-        rows, key=lambda row: ("oracle" not in row["kind"], row["kind"] == "method")
-    )
-    columns = 2 if len(section["sets"]) > 1 else 1
-    lines = math.ceil(len(section["sets"]) / columns)
-    fold = partial(textwrap.fill, width=50, max_lines=3, placeholder=" …")
-    titles = [
-        fold(one["title"]).replace("$", r"\$") for one in section["sets"]
-    ]  # a dollar starts mathematics
-    room = 1.1 + 0.17 * max(title.count("\n") for title in titles)
-    figure = Figure(
-        figsize=(9.6, lines * (room + 0.235 * len(rows))), layout="constrained"
-    )
+    sets = result.confusion.sets
+    rows = [row for row in result.rows if row.key in sets[0].rows]
+    rows.sort(key=lambda row: ("oracle" not in row.kind, row.kind == "method"))
+    columns = 2 if len(sets) > 1 else 1
+    lines = math.ceil(len(sets) / columns)
+    titles = []
+    for one in sets:
+        title = textwrap.fill(one.title, width=50, max_lines=3, placeholder=" …")
+        # A dollar starts mathematics.
+        titles.append(title.replace("$", r"\$"))
+    head = 1.1 + 0.17 * max(title.count("\n") for title in titles)
+    height = lines * (head + 0.235 * len(rows))
+    figure = Figure(figsize=(9.6, height), layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False).ravel()
-    for axes in panels[len(section["sets"]) :]:
+    for axes in panels[len(sets) :]:
         axes.set_axis_off()
-    for i, (axes, one, title) in enumerate(
-        zip(panels, section["sets"], titles, strict=False)
-    ):
-        _panel(axes, one, rows, labeled=i % columns == 0)
+    ends = [f"{COLORS[0]}00", f"{COLORS[0]}b0"]
+    colors = LinearSegmentedColormap.from_list("fraction", ends)
+    centered: Any = {"ha": "center", "va": "center", "fontsize": 7.5, "color": INK}
+    for i, (axes, one, title) in enumerate(zip(panels, sets, titles, strict=False)):
+        rates = np.array([one.rows[row.key] for row in rows])
+        names, rates = _columns(rates)
+        axes.imshow(rates, cmap=colors, vmin=0, vmax=1, aspect="auto")
+        for (y, x), rate in np.ndenumerate(rates):
+            if rate >= 0.005:
+                axes.text(x, y, f"{100 * rate:.0f}", **centered)
+        is_left = i % columns == 0
+        labels = [short(row.label, 30) if is_left else "" for row in rows]
+        axes.set_xticks(range(len(names)), names, fontsize=8)
+        axes.set_yticks(range(len(rows)), labels)
+        # The page's own color, light or dark.
+        axes.set_facecolor("none")
+        axes.tick_params(axis="x", color=MUTED, labelcolor=INK)
+        axes.tick_params(axis="y", length=0, labelsize=8.5, labelcolor=INK)
+        for row, label in zip(rows, axes.get_yticklabels(), strict=True):
+            label.set_fontweight("bold" if "oracle" in row.kind else "normal")
+        axes.set_xlabel("predicted class, in percent", fontsize=8.5, color=INK)
         axes.set_title(title, fontsize=10, color=INK, loc="left")
+        for side in axes.spines.values():
+            side.set_visible(False)
     return figure
 
 
-def _panel(
-    axes: Any,
-    one: Mapping[str, Any],
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    labeled: bool,
-) -> None:
-    shares = np.array([one["rows"][row["key"]] for row in rows])
-    names, shares = _columns(shares)
-    colors = LinearSegmentedColormap.from_list(
-        "share", [f"{COLORS[0]}00", f"{COLORS[0]}b0"]
-    )
-    axes.imshow(shares, cmap=colors, vmin=0, vmax=1, aspect="auto")
-    for (i, j), share in np.ndenumerate(shares):
-        if share >= 0.005:
-            axes.text(
-                j,
-                i,
-                f"{100 * share:.0f}",
-                ha="center",
-                va="center",
-                fontsize=7.5,
-                color=INK,
-            )
-    axes.set_xticks(range(len(names)), names, fontsize=8)
-    axes.set_yticks(
-        range(len(rows)),
-        [short(row["label"], 30) for row in rows] if labeled else [""] * len(rows),
-    )
-    axes.set_facecolor("none")  # the page's own, light or dark
-    axes.tick_params(axis="x", color=MUTED, labelcolor=INK)
-    axes.tick_params(axis="y", length=0, labelsize=8.5, labelcolor=INK)
-    for row, label in zip(rows, axes.get_yticklabels(), strict=True):
-        label.set_fontweight("bold" if "oracle" in row["kind"] else "normal")
-    axes.set_xlabel("class given to them, share in %", fontsize=8.5, color=INK)
-    for side in axes.spines.values():
-        side.set_visible(False)
-
-
-def _columns(shares: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """The classes to show and their shares, with a column for the others where there are many."""
-    count = shares.shape[1]
+def _columns(rates: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """Return the classes to show and their rates, the others summed where many."""
+    count = rates.shape[1]
     if count <= MAX_COLUMNS:
-        return [str(c) for c in range(count)], shares
-    shown = np.sort(np.argsort(-shares.max(0), kind="stable")[: MAX_COLUMNS - 1])
-    rest = 1 - shares[:, shown].sum(1, keepdims=True)
-    return [*(str(c) for c in shown), "other"], np.concatenate(
-        [shares[:, shown], rest], 1
-    )
+        return [str(label) for label in range(count)], rates
+    order = np.argsort(-rates.max(0), kind="stable")
+    shown = np.sort(order[: MAX_COLUMNS - 1])
+    rest = 1 - rates[:, shown].sum(1, keepdims=True)
+    names = [*(str(label) for label in shown), "other"]
+    return names, np.concatenate([rates[:, shown], rest], 1)

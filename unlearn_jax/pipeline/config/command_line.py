@@ -1,0 +1,64 @@
+"""Values on the command line: every field of a value is an option."""
+
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any, Union
+
+import tyro
+from tyro.constructors import (
+    ConstructorRegistry,
+    StructConstructorSpec,
+    StructTypeInfo,
+)
+
+from unlearn_jax import values
+
+REGISTRY = ConstructorRegistry()
+"""Rules for :func:`tyro.cli`."""
+
+_expanding: list[StructTypeInfo] = []
+
+
+@REGISTRY.struct_rule
+def _expand_value(info: StructTypeInfo) -> StructConstructorSpec | None:
+    """Expand a value by what its fields hold, not by all that annotations allow."""
+    if not values.is_value(info.default):
+        return None
+    if any(other is info for other in _expanding):  # asked for tyro's own rule, below
+        return None
+    _expanding.append(info)
+    try:
+        spec = ConstructorRegistry.get_struct_spec(info)
+    finally:
+        _expanding.pop()
+    if not isinstance(spec, StructConstructorSpec):
+        return None
+    fields = [replace(field, type=_type_of(field)) for field in spec.fields]
+    return StructConstructorSpec(spec.instantiate, tuple(fields))
+
+
+def _type_of(field: Any) -> Any:
+    """Return the type that a field's text is read as."""
+    held = field.default
+    if values.is_value(held):
+        return type(held)
+    if isinstance(held, tuple) and any(map(values.is_value, held)):
+        return tuple.__class_getitem__(tuple(type(item) for item in held))
+    if field.name == "search" and not held:
+        return Annotated[Any, tyro.conf.Suppress]
+    if isinstance(held, Mapping):
+        return dict
+    members = typing.get_args(field.type)
+    if typing.get_origin(field.type) not in (Union, types.UnionType):
+        return field.type
+    readable = [member for member in members if _is_readable(member)]
+    return Union[tuple(readable)] if readable else field.type  # noqa: UP007
+
+
+def _is_readable(kind: Any) -> bool:
+    """Return whether text can give a value of a type."""
+    if typing.get_origin(kind) in (tuple, typing.Literal):
+        return True
+    return kind in (bool, int, float, str, type(None))

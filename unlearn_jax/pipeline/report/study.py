@@ -1,0 +1,250 @@
+"""Page and tables of a study: variants of one run side by side."""
+
+import json
+import pathlib
+import urllib.parse
+from collections.abc import Mapping
+
+from unlearn_jax.pipeline.measure.records import (
+    COST,
+    RowResult,
+    RunResult,
+    Term,
+    to_plain,
+)
+from unlearn_jax.pipeline.report.blocks import (
+    Block,
+    Cell,
+    Column,
+    Figure,
+    Page,
+    Section,
+    Table,
+    Text,
+    format_cell,
+    is_known,
+    render_html,
+    render_markdown,
+)
+from unlearn_jax.pipeline.report.figures.study import study_plot
+from unlearn_jax.pipeline.report.tables import format_cost, mark_near, row_label
+from unlearn_jax.pipeline.store.folders import write_text
+
+SHOWN = (
+    "unlearn_accuracy",
+    "retain_accuracy",
+    "test_accuracy",
+    "ft_auc",
+    "fr_auc",
+    "avg_gap",
+    "acc_r",
+    "acc_f",
+    "tv_forget",
+    "ulira",
+    "mia_nn",
+    "mia_nn_gap",
+)
+"""Metrics that a study compares; the last six are of runs that forget classes."""
+TERMS = {
+    "delta": "Distance of the adversarial examples (L2)",
+    "transfer": "Fraction of adversarial examples that also fool the retrained model",
+}
+"""Terms of the theorem that a study compares, where its variants have them."""
+NORM = "Largest spectral norm"
+
+
+def write_study(results: Mapping[str, RunResult], folder: pathlib.Path) -> None:
+    """Write ``study.md``, ``study.html`` and ``study.json`` of the finished variants.
+
+    Args:
+      results: of every variant's run, by name.
+      folder: of the study; the reports lie in its sub-folders.
+    """
+    tables = study_tables(results)
+    markdown = "\n".join(render_markdown(table) for table in tables)
+    write_text(folder / "study.md", markdown)
+    write_text(folder / "study.html", render_html(study_page(results)))
+    rows = {
+        name: {row.key: to_plain(row.metrics) for row in result.rows}
+        for name, result in results.items()
+    }
+    write_text(folder / "study.json", json.dumps(rows, indent=1, allow_nan=False))
+
+
+def study_page(results: Mapping[str, RunResult]) -> Page:
+    """Return the page: a figure of the Avg Gaps, a table per metric, links to the runs.
+
+    Args:
+      results: of every variant's run, by name.
+    """
+    level = f"{100 * next(iter(results.values())).level:g} %"
+    tables = study_tables(results)
+    failed = sum(not one.passed for run in results.values() for one in run.checks)
+    plural = "" if len(results) == 1 else "s"
+    summary = f"A study of {len(results)} variant{plural}, each with its own report."
+    nearest = [f"{name}: {found}" for name, found in _nearest(results).items()]
+    if nearest:
+        summary += f" Smallest Avg Gap to retraining: {'; '.join(nearest)}."
+    if failed:
+        summary += f" {failed} of their checks failed."
+    gaps = [table for table in tables if table.title.startswith("Avg Gap (")]
+    spoken = []
+    for row in gaps[0].rows if gaps else []:
+        cells = [cell if isinstance(cell, Cell) else Cell(cell) for cell in row]
+        label, *numbers = (format_cell(cell.value, 2)[0] for cell in cells)
+        spoken.append(f"{label} {', '.join(numbers)}")
+    figure = Figure(
+        "Avg Gap of every row",
+        study_plot(results),
+        f"Avg Gap in {', '.join(results)}: {'; '.join(spoken)}.",
+        "The mean distance to the retrained models, a panel per variant, each on a"
+        " scale of its own; the gray band is the seed floor, about as low as a method"
+        " can get. A triangle at the edge stands for a row far outside, with its mean;"
+        " a dash for a row that the variant lacks, or that diverged.",
+    )
+    caption = (
+        f"Mean ± standard deviation over runs; below it the {level} interval of the"
+        " mean. The highlighted row is the oracle of its variant, retrained without the"
+        " forget samples; ≈ marks an interval that overlaps the one of its variant's"
+        " oracle. Intervals of one column can be compared; between columns the forget"
+        " sets, data or networks differ."
+    )
+    blocks: list[Block] = [_variants_table(results), figure]
+    blocks.append(Section("Tables", [Text(caption, kind="note"), *tables]))
+    return Page(summary, blocks, study_title(results))
+
+
+def _nearest(results: Mapping[str, RunResult]) -> dict[str, str]:
+    """Return the method with the smallest Avg Gap and its gap, by variant."""
+    found = {}
+    for name, result in results.items():
+        gaps = {
+            row.label: row.metrics["avg_gap"].mean
+            for row in result.rows
+            if row.kind == "method" and "avg_gap" in row.metrics
+        }
+        if gaps:
+            best = min(gaps, key=lambda label: gaps[label])
+            found[name] = f"{best}, {format_cell(gaps[best], 2)[0]}"
+    return found
+
+
+def study_title(results: Mapping[str, RunResult]) -> str:
+    """Return the words that all titles start with."""
+    titles = [result.title.split() for result in results.values()]
+    shared = []
+    for words in zip(*titles, strict=False):
+        if len(set(words)) > 1:
+            break
+        shared.append(words[0])
+    return " ".join(shared).strip(" :,") or "Study"
+
+
+def _link(name: str) -> str:
+    return f"{urllib.parse.quote(name)}/report.html"
+
+
+def _variants_table(results: Mapping[str, RunResult]) -> Table:
+    columns = [
+        "Variant",
+        Column("Data", is_text=True),
+        "To forget",
+        "Training samples",
+        "Runs",
+        "References",
+        Column("Checks", is_text=True),
+    ]
+    rows = []
+    for name, result in results.items():
+        design = result.design
+        failed = [check.name for check in result.checks if not check.passed]
+        state = f"✗ failed: {'; '.join(failed)}" if failed else "✓ passed"
+        sizes = [design.num_forget, result.data.num_train, design.runs]
+        label = Cell(name, link=_link(name))
+        rows.append([label, result.data.name, *sizes, design.references, state])
+    return Table("Variants", columns, rows)
+
+
+def study_tables(results: Mapping[str, RunResult]) -> list[Table]:
+    """Return a table per metric that any variant has, and one of the costs.
+
+    A cell of a variant without the row is a dash.
+
+    Args:
+      results: of every variant's run, by name.
+    """
+    every: dict[str, RowResult] = {}
+    metrics = {}
+    rows = {}
+    for name, result in results.items():
+        every |= {row.key: row for row in result.rows}
+        metrics |= {metric.key: metric for metric in result.metrics}
+        rows[name] = {row.key: row for row in result.rows}
+    kinds = [row.kind for row in every.values()]
+    columns = ["Model", *(Column(name, digits=2) for name in results)]
+    tables = []
+    for key in SHOWN:
+        if key not in metrics:
+            continue
+        lines = []
+        for row in every.values():
+            cells = []
+            for name, result in results.items():
+                own = rows[name].get(row.key)
+                if own is None:
+                    cells.append(Cell(None))
+                elif own.is_diverged:
+                    cells.append(Cell("diverged"))
+                else:
+                    mark = mark_near(result, own, key)
+                    cells.append(Cell(own.metrics.get(key), mark=mark))
+            lines.append([row.label, *cells])
+        title = f"{metrics[key].label} ({metrics[key].unit})"
+        caption = metrics[key].description
+        tables.append(Table(title, columns, lines, caption, kinds))
+    tables += _term_tables(results, every, columns)
+    costs = []
+    for row in every.values():
+        own = [rows[name].get(row.key) for name in results]
+        costs.append([row_label(row), *(one and format_cost(one) for one in own)])
+    return [*tables, Table(COST, columns, costs, kinds=kinds)]
+
+
+def _term_tables(
+    results: Mapping[str, RunResult],
+    every: Mapping[str, RowResult],
+    columns: list[str | Column],
+) -> list[Table]:
+    """Return tables of the theorem's terms and of the largest norms."""
+    tables = []
+    theories = [result.theory for result in results.values()]
+    for key, title in TERMS.items():
+        lines = []
+        for row in every.values():
+            terms = [one and one.rows.get(row.key, {}).get(key) for one in theories]
+            if any(terms):
+                lines.append([row.label, *(term and _spread(term) for term in terms)])
+        if lines:
+            tables.append(Table(title, columns, lines))
+    norms = [result.norms for result in results.values()]
+    if any(norms):
+        lines = []
+        for row in every.values():
+            cells = []
+            for one in norms:
+                layers = one.rows.get(row.key, {}) if one else {}
+                largest = [layer.high for layer in layers.values()]
+                cells.append(max(largest, default=None))
+            lines.append([row.label, *cells])
+        caption = (
+            "The largest singular value of any layer of any model of the row, by"
+            " Lanczos iteration."
+        )
+        tables.append(Table(NORM, columns, lines, caption))
+    return tables
+
+
+def _spread(term: Term) -> str:
+    """Return mean and standard deviation of a term."""
+    mean = format_cell(term.mean, 2)[0]
+    return f"{mean} ± {format_cell(term.std, 2)[0]}" if is_known(term.std) else mean
