@@ -60,7 +60,7 @@ def test_links_and_commands_exist(page):
         "export",
         "audit",
     }:
-        assert re.search(rf"^ *(usage: )?(unlearn-jax )?{command}\b", cli.USAGE, re.M)
+        assert command in cli.COMMANDS, command
     for name in set(re.findall(r"\buj\.(\w+)", text)) - {
         "open",
         "AuditArrays",

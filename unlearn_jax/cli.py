@@ -1,8 +1,8 @@
 """``unlearn-jax``: one function per command.
 
 A new command is a function with typed parameters and a docstring, and a line in
-``COMMANDS``; tyro reads the parameters. Modules that need JAX are imported inside of the functions, so that
-``unlearn-jax --help`` is quick.
+``COMMANDS``; tyro reads the parameters. Modules that need JAX are imported inside of
+the functions, so that ``unlearn-jax --help`` is quick.
 """
 
 import contextlib
@@ -18,17 +18,10 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 SWITCHES = {"--debug-nans": "jax_debug_nans", "--debug-keys": "jax_debug_key_reuse"}
-ERRORS_OF_DISKS = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EACCES,
-    errno.EROFS,
-    errno.EIO,
-    errno.ENOLCK,
-)
+ERRORS_OF_DISKS = ("ENOSPC", "EDQUOT", "EACCES", "EROFS", "EIO", "ENOLCK")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +30,9 @@ class RunOptions:
 
     workdir: pathlib.Path | None = None
     """Folder for this run's files; the same command again resumes there."""
+    original: tuple[pathlib.Path, ...] = ()
+    """Models to unlearn from that are trained already, in the place of originals: Orbax
+    folders, safetensors or msgpack files."""
     dry_run: bool = False
     """Print the stages and about how long they take, and compute nothing."""
     distributed: bool = False
@@ -76,6 +72,9 @@ def run(arguments: list[str]) -> int:
     if options.distributed or any(part is not None for part in address):
         hosts.join(*address)
     found = presets.load(preset)
+    if options.original and "" not in found.variants:
+        raise InputError("--original goes with a preset of one run")
+    original = options.original or None
     prog = f"unlearn-jax run {preset} --workdir DIR"
     if found.experiment is not None:
         return _run_experiment(found, options, fields, prog)
@@ -90,7 +89,9 @@ def run(arguments: list[str]) -> int:
     if options.dry_run:
         for name, config in variants.items():
             config = with_bank(config, workdir)
-            text = pipeline.dry_run(config, workdir / name, **parts[name])
+            text = pipeline.dry_run(
+                config, workdir / name, original=original, **parts[name]
+            )
             print(f"{name}:\n{text}" if name else text)
         return 0
     if "" not in variants:
@@ -99,7 +100,9 @@ def run(arguments: list[str]) -> int:
             print((workdir / "study.md").read_text())
             print(f"report: {workdir / 'study.html'}")
         return 0
-    result = pipeline.run(variants[""], workdir, preset=found.name, **parts[""])
+    result = pipeline.run(
+        variants[""], workdir, preset=found.name, original=original, **parts[""]
+    )
     if result is None:  # the first process reports
         return 0
     _print_result(result)
@@ -225,6 +228,31 @@ def audit(arguments: list[str]) -> int:
     return 0
 
 
+def export(
+    run: pathlib.Path,
+    row: str,
+    /,
+    *,
+    to: pathlib.Path,
+    format: Literal["orbax", "safetensors", "msgpack"] = "orbax",
+    logits: bool = False,
+) -> int:
+    """Write the models of a finished run's row, for other programs to open.
+
+    Args:
+      run: working directory of the run.
+      row: of its table.
+      to: folder to write to; it must not exist.
+      format: of the models, one folder or file for each run.
+      logits: also write logits.npz, for unlearn-jax audit.
+    """
+    from unlearn_jax import pipeline
+
+    folder = pipeline.open(run)[row].export(to, format=format, logits=logits)
+    print(f"exported: {folder}")
+    return 0
+
+
 def publish(run: pathlib.Path, /, *, to: pathlib.Path | None = None) -> int:
     """Write the numbers of a finished run as a published result, and its pages.
 
@@ -272,6 +300,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "list": list_presets,
     "doctor": doctor,
     "prepare": prepare,
+    "export": export,
     "audit": audit,
     "publish": publish,
     "table": table,
@@ -282,24 +311,17 @@ WITH_FIELDS = ("run", "audit")
 """Commands that read their arguments themselves: some are fields of configurations."""
 
 
-def usage() -> str:
-    """Return the help of all commands."""
-    lines = ["usage: unlearn-jax [--debug-nans] [--debug-keys] COMMAND ...", ""]
-    for name, command in COMMANDS.items():
-        lines.append(f"  {name:9} {(command.__doc__ or '').splitlines()[0]}")
-    return "\n".join(
-        [
-            *lines,
-            "",
-            "unlearn-jax run PRESET --workdir DIR [--dry-run] [--field.sub=value ...]",
-            "runs a preset: a name from `unlearn-jax list`, or a Python file. The same",
-            "command again resumes where it stopped. `unlearn-jax run PRESET --help`",
-            "shows every field, `unlearn-jax COMMAND --help` the options of a command.",
-            "",
-            "--debug-nans stops at the first operation that makes a NaN, --debug-keys at",
-            "the first random key that is used twice; both are slow.",
-        ]
-    )
+USAGE = """usage: unlearn-jax [--debug-nans] [--debug-keys] COMMAND ...
+
+{commands}
+
+`unlearn-jax run PRESET --workdir DIR [--dry-run] [--field.sub=value ...]` runs a
+preset: a name from `unlearn-jax list`, or a Python file. The same command again resumes
+where it stopped. `unlearn-jax run PRESET --help` shows every field, and `unlearn-jax
+COMMAND --help` the options of a command.
+
+--debug-nans stops at the first operation that makes a NaN, --debug-keys at the first
+random key that is used twice; both are slow."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -335,7 +357,11 @@ def _main(argv: list[str]) -> int:
     switches = list(itertools.takewhile(SWITCHES.__contains__, argv))
     argv = argv[len(switches) :]
     if not argv or argv[0] in ("-h", "--help"):
-        print(usage())
+        summaries = [
+            f"  {name:9} {(command.__doc__ or '').splitlines()[0]}"
+            for name, command in COMMANDS.items()
+        ]
+        print(USAGE.format(commands="\n".join(summaries)))
         return 0 if argv else 2
     configure_jax(switches)
     warnings.showwarning = _warn
@@ -356,7 +382,7 @@ def _main(argv: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        if error.errno not in ERRORS_OF_DISKS:
+        if errno.errorcode.get(error.errno or 0) not in ERRORS_OF_DISKS:
             raise
         print(
             f"unlearn-jax: error: {error}: free some space, or check permissions and"
@@ -437,9 +463,11 @@ def _parse(
             raise
         # tyro draws a box: a title, the fault, rules, and where to find more help
         lines = [line.strip("│╭╮╰╯─ ") for line in text.getvalue().splitlines()]
-        more = ("Argument helptext", "For full helptext")
-        fault = itertools.takewhile(lambda line: not line.startswith(more), lines[1:])
-        words = " ".join(line for line in fault if line.strip("-")).split()
+        words: list[str] = []
+        for line in lines[1:]:
+            if line.startswith(("Argument helptext", "For full helptext")):
+                break
+            words += line.split() if line.strip("-") else []
         message = " ".join(words)
         raise InputError(f"{message} (see {prog} --help)") from None
     if has_fields:
