@@ -18,7 +18,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 SWITCHES = {"--debug-nans": "jax_debug_nans", "--debug-keys": "jax_debug_key_reuse"}
 ERRORS_OF_DISKS = ("ENOSPC", "EDQUOT", "EACCES", "EROFS", "EIO", "ENOLCK")
@@ -30,6 +30,9 @@ class RunOptions:
 
     workdir: pathlib.Path | None = None
     """Folder for this run's files; the same command again resumes there."""
+    original: tuple[pathlib.Path, ...] = ()
+    """Models to unlearn from that are trained already, in the place of originals: Orbax
+    folders, safetensors or msgpack files."""
     dry_run: bool = False
     """Print the stages and about how long they take, and compute nothing."""
     distributed: bool = False
@@ -73,6 +76,9 @@ def run(arguments: list[str]) -> int:
     if options.distributed or any(part is not None for part in address):
         hosts.join(*address)
     found = presets.load(preset)
+    if options.original and "" not in found.variants:
+        raise InputError("--original goes with a preset of one run")
+    original = options.original or None
     prog = f"unlearn-jax run {preset} --workdir DIR"
     if found.experiment is not None:
         return _run_experiment(found, options, fields, prog)
@@ -87,7 +93,9 @@ def run(arguments: list[str]) -> int:
     if options.dry_run:
         for name, config in variants.items():
             config = with_bank(config, workdir)
-            text = pipeline.dry_run(config, workdir / name, **parts[name])
+            text = pipeline.dry_run(
+                config, workdir / name, original=original, **parts[name]
+            )
             print(f"{name}:\n{text}" if name else text)
         return 0
     if "" not in variants:
@@ -96,7 +104,9 @@ def run(arguments: list[str]) -> int:
             print((workdir / "study.md").read_text())
             print(f"report: {workdir / 'study.html'}")
         return 0
-    result = pipeline.run(variants[""], workdir, preset=found.name, **parts[""])
+    result = pipeline.run(
+        variants[""], workdir, preset=found.name, original=original, **parts[""]
+    )
     if result is None:  # the first process reports
         return 0
     _print_result(result)
@@ -222,6 +232,31 @@ def audit(arguments: list[str]) -> int:
     return 0
 
 
+def export(
+    run: pathlib.Path,
+    row: str,
+    /,
+    *,
+    to: pathlib.Path,
+    format: Literal["orbax", "safetensors", "msgpack"] = "orbax",
+    logits: bool = False,
+) -> int:
+    """Write the models of a finished run's row, for other programs to open.
+
+    Args:
+      run: working directory of the run.
+      row: of its table.
+      to: folder to write to; it must not exist.
+      format: of the models, one folder or file for each run.
+      logits: also write logits.npz, for unlearn-jax audit.
+    """
+    from unlearn_jax import pipeline
+
+    folder = pipeline.open(run)[row].export(to, format=format, logits=logits)
+    print(f"exported: {folder}")
+    return 0
+
+
 def publish(run: pathlib.Path, /, *, to: pathlib.Path | None = None) -> int:
     """Write the numbers of a finished run as a published result, and its pages.
 
@@ -269,6 +304,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "list": list_presets,
     "doctor": doctor,
     "prepare": prepare,
+    "export": export,
     "audit": audit,
     "publish": publish,
     "table": table,

@@ -6,6 +6,7 @@ import os
 import pathlib
 import shlex
 import sys
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -66,6 +67,7 @@ def audit_arrays(
         if getattr(arrays, name) is not None
     }
     logits = {}
+    assert isinstance(arrays.target, Mapping)
     for name, stacked in {**stacks, **arrays.target}.items():
         logits[name] = [one[order] for one in stacked]
     references = []
@@ -76,7 +78,7 @@ def audit_arrays(
     oracles = None
     if arrays.is_class:
         oracles = (logits[RETRAINED], logits[RETRAINED_AGAIN])
-    with clock.stopwatch() as cost:
+    with clock.stopwatch("audit") as watch:
         pool = make_pool(
             config, labels, forget, runs, references, member, oracles=oracles
         )
@@ -134,7 +136,7 @@ def audit_arrays(
             records.RunName(original=int(o), forget_set=int(s), repeat=0)
             for o, s in runs
         ),
-        stages=(records.Stage(name="audit", cached=False, **cost),),
+        stages=(records.Stage(**dataclasses.asdict(watch.cost)),),
         checks=tuple(make_checks(pool, rows, is_exchangeable=not arrays.is_class)),
         vulnerability=vulnerability,
         confusion=confusion,
