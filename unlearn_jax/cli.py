@@ -61,12 +61,16 @@ def run(arguments: list[str]) -> int:
 
     if not arguments or arguments[0].startswith("-"):
         if set(arguments) & {"-h", "--help"}:
-            _parse(RunOptions, arguments, "unlearn-jax run PRESET")
+            _parse(RunOptions, arguments, "unlearn-jax run PRESET", has_flags=True)
         names = ", ".join(sorted(presets.names()))
         raise InputError(f"run needs a preset: choose one of {names}")
     preset = arguments[0]
     options, fields = _parse(
-        RunOptions, arguments[1:], "unlearn-jax run", has_fields=True
+        RunOptions,
+        arguments[1:],
+        "unlearn-jax run",
+        has_fields=True,
+        has_flags=True,
     )
     address = (options.coordinator, options.num_processes, options.process_id)
     if options.distributed or any(part is not None for part in address):
@@ -405,7 +409,9 @@ def _call(name: str, argv: list[str]) -> int:
         )
     if name in WITH_FIELDS:
         return COMMANDS[name](argv)
-    return _parse(_delayed(COMMANDS[name]), argv, f"unlearn-jax {name}")()
+    return _parse(
+        _delayed(COMMANDS[name]), argv, f"unlearn-jax {name}", has_flags=True
+    )()
 
 
 def _delayed(command: Callable[..., int]) -> Callable[..., Callable[[], int]]:
@@ -425,6 +431,7 @@ def _parse(
     default: Any = None,
     *,
     has_fields: bool = False,
+    has_flags: bool = False,
 ) -> Any:
     """Return what tyro reads from arguments.
 
@@ -434,6 +441,7 @@ def _parse(
       prog: command in front of them.
       default: value whose fields are the defaults.
       has_fields: return other arguments too, in place of refusing them.
+      has_flags: a truth value is given as ``--check``, not as ``--check=True``.
 
     Raises:
       InputError: unknown options, or values of the wrong type, in one line.
@@ -444,10 +452,13 @@ def _parse(
     from unlearn_jax.types import InputError
 
     text = io.StringIO()
-    given = {} if default is None else {"default": default}
+    given: dict[str, Any] = {}
     markers: tuple[Any, ...] = (tyro.conf.AvoidSubcommands,)
-    if default is not None:
+    if not has_flags:
         markers += (tyro.conf.FlagConversionOff,)
+    if default is not None:
+        more = "Fields of the configuration; further options: unlearn-jax run --help."
+        given = {"default": default, "description": more}
     try:
         with contextlib.redirect_stderr(text), contextlib.redirect_stdout(text):
             value, unknown = tyro.cli(
