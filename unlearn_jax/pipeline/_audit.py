@@ -76,7 +76,7 @@ def audit_arrays(
     oracles = None
     if arrays.is_class:
         oracles = (logits[RETRAINED], logits[RETRAINED_AGAIN])
-    with clock.stopwatch() as cost:
+    with clock.stopwatch("audit") as watch:
         pool = make_pool(
             config, labels, forget, runs, references, member, oracles=oracles
         )
@@ -134,7 +134,7 @@ def audit_arrays(
             records.RunName(original=int(o), forget_set=int(s), repeat=0)
             for o, s in runs
         ),
-        stages=(records.Stage(name="audit", cached=False, **cost),),
+        stages=(watch.cost,),
         checks=tuple(make_checks(pool, rows, is_exchangeable=not arrays.is_class)),
         vulnerability=vulnerability,
         confusion=confusion,
