@@ -42,9 +42,25 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = PROGRAMS.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
 
 
+NUM_PROGRAMS = 400
+"""Compiled programs that a worker holds at most: about a megabyte each."""
+COMPILED = []
+
+
+def count_program(event, duration, **kwargs):
+    """Note that XLA has compiled a program."""
+    if event == "/jax/core/compile/backend_compile_duration":
+        COMPILED.append(duration)
+
+
+jax.monitoring.register_event_duration_secs_listener(count_program)
+
+
 def pytest_runtest_teardown(item, nextitem):
-    """Free a file's compiled programs with its last test: no other file runs them."""
-    if nextitem is None or nextitem.path != item.path:
+    """Free compiled programs at the end of a file, and when there are many."""
+    is_last = nextitem is None or nextitem.path != item.path
+    if is_last or len(COMPILED) > NUM_PROGRAMS:
+        COMPILED.clear()
         jax.clear_caches()
         gc.collect()
         # glibc keeps what is freed, two thirds of a worker's memory, unless asked.

@@ -1,4 +1,6 @@
-"""Runs whose networks FastClip holds: originals, oracles, references and what methods make of them."""
+"""Runs whose networks FastClip holds: originals, oracles, references and what methods
+make of them.
+"""
 
 import dataclasses
 

@@ -31,11 +31,14 @@ SETTINGS = {
     },
 }
 ROUNDING = 1e-5
-"""Of weights after a few steps, relative to the largest: what another order of summation explains."""
+"""Of weights after a few steps, relative to the largest: what another order of
+summation explains.
+"""
 
 
 def start_all(folder, settings, left_out, *options):
-    """The parts of a run under each of the settings, from processes that were started afresh and share no cache.
+    """The parts of a run under each of the settings, from processes that were started
+    afresh and share no cache.
 
     Args:
       folder: for the files.
@@ -72,7 +75,8 @@ def runs(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.skipif(not ONE_CORE, reason="no taskset")
 def test_cores_do_not_change_products_that_are_divided_over_threads(tmp_path):
-    """Nor parts and Winograd's form, as users compile: without the lower effort that tests compile with.
+    """Nor parts and Winograd's form, as users compile: without the lower effort that
+    tests compile with.
 
     XLA divides large products over as many threads as there are devices, if these are
     more than the cores, so that eight devices change the bits that two give.
@@ -99,7 +103,9 @@ def test_neither_cores_nor_devices_nor_the_process_change_a_bit(part, runs):
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_mappers_agree(number, runs):
-    """Loop, map and pmap to the bit; vmap, and split over any number of devices, to rounding."""
+    """Loop, map and pmap to the bit; vmap, and split over any number of devices, to
+    rounding.
+    """
     run = runs[number]
     np.testing.assert_array_equal(run["loop"], run["map"])
     np.testing.assert_array_equal(run["loop"], run["pmap"])

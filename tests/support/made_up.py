@@ -44,7 +44,7 @@ METHODS = [
 
 
 def make_rows(num_methods, num_runs, rng):
-    """Rows of three kinds and ``num_methods`` methods, each leaking more than the last."""
+    """Rows of three kinds and ``num_methods`` methods, ordered by leakage."""
     heads = [
         ("original", "Original", "original"),
         ("retrain", "Retrained", "oracle"),

@@ -145,7 +145,7 @@ GROUPS = (
     "Forgetting classes",
     "Smooth networks and ensembles",
     "Neighboring systems",
-    "Speed",
+    "Speed and survival",
     "Not measured yet",
 )
 """Sections of ``RESULTS.md``, in order."""
