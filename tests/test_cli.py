@@ -1,4 +1,4 @@
-"""The command line: what it prints, and one line with a non-zero status for every mistake."""
+"""The command line: its output, and one line with a status for every mistake."""
 
 import json
 import os
@@ -18,8 +18,11 @@ TINY = """
 from unlearn_jax.methods import AMUN
 from unlearn_jax.pipeline import *
 PRESET = RunConfig(
-    model=ModelConfig(widths=(8,)), training=TrainingConfig(num_epochs=2), forget=ForgetConfig(seeds=(1,)),
-    replicas=ReplicasConfig(originals=(0,), references=2), attack=AttackConfig(num_radii=4, num_steps=3),
+    model=ModelConfig(widths=(8,)),
+    training=TrainingConfig(num_epochs=2),
+    forget=ForgetConfig(seeds=(1,)),
+    replicas=ReplicasConfig(originals=(0,), references=2),
+    attack=AttackConfig(num_radii=4, num_steps=3),
     audit=AuditConfig(num_bootstrap=10, mis=False),
     rows={"amun": Row(method=AMUN(num_epochs=1))},
 )
@@ -99,7 +102,7 @@ MISTAKES = {
         "many",
     ),
     "wrong choice": (["run", "tiny.py", "--workdir", "x", "--attack.norm=l3"], "l3"),
-    "unknown knob": (
+    "unknown hyperparameter": (
         ["run", "tiny.py", "--workdir", "x", "--rows.amun.method.speed=3"],
         "speed",
     ),
@@ -188,11 +191,14 @@ from unlearn_jax import data, models, train
 
 def make_splits():
     rng = np.random.default_rng(0)
-    return data.load_arrays(rng.random((40, 3, 3)), np.arange(40) % 2, rng.random((20, 3, 3)), np.arange(20) % 2)
+    train = rng.random((40, 3, 3)), np.arange(40) % 2
+    return data.load_arrays(*train, rng.random((20, 3, 3)), np.arange(20) % 2)
 
 def make_model(image_shape, num_classes):
     return models.from_functions(
-        lambda key: jax.random.normal(key, (9, num_classes)), lambda w, x: x.reshape(len(x), -1) @ w)
+        lambda key: jax.random.normal(key, (9, num_classes)),
+        lambda w, x: x.reshape(len(x), -1) @ w,
+    )
 
 def make_loss(model):
     return train.cross_entropy_loss(model)

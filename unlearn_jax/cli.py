@@ -1,8 +1,8 @@
 """``unlearn-jax``: one function per command.
 
 A new command is a function with typed parameters and a docstring, and a line in
-``COMMANDS``; tyro reads the parameters. Modules that need JAX are imported inside of the functions, so that
-``unlearn-jax --help`` is quick.
+``COMMANDS``; tyro reads the parameters. Modules that need JAX are imported inside of
+the functions, so that ``unlearn-jax --help`` is quick.
 """
 
 import contextlib
@@ -21,14 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 SWITCHES = {"--debug-nans": "jax_debug_nans", "--debug-keys": "jax_debug_key_reuse"}
-ERRORS_OF_DISKS = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EACCES,
-    errno.EROFS,
-    errno.EIO,
-    errno.ENOLCK,
-)
+ERRORS_OF_DISKS = ("ENOSPC", "EDQUOT", "EACCES", "EROFS", "EIO", "ENOLCK")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,24 +275,17 @@ WITH_FIELDS = ("run", "audit")
 """Commands that read their arguments themselves: some are fields of configurations."""
 
 
-def usage() -> str:
-    """Return the help of all commands."""
-    lines = ["usage: unlearn-jax [--debug-nans] [--debug-keys] COMMAND ...", ""]
-    for name, command in COMMANDS.items():
-        lines.append(f"  {name:9} {(command.__doc__ or '').splitlines()[0]}")
-    return "\n".join(
-        [
-            *lines,
-            "",
-            "unlearn-jax run PRESET --workdir DIR [--dry-run] [--field.sub=value ...]",
-            "runs a preset: a name from `unlearn-jax list`, or a Python file. The same",
-            "command again resumes where it stopped. `unlearn-jax run PRESET --help`",
-            "shows every field, `unlearn-jax COMMAND --help` the options of a command.",
-            "",
-            "--debug-nans stops at the first operation that makes a NaN, --debug-keys at",
-            "the first random key that is used twice; both are slow.",
-        ]
-    )
+USAGE = """usage: unlearn-jax [--debug-nans] [--debug-keys] COMMAND ...
+
+{commands}
+
+`unlearn-jax run PRESET --workdir DIR [--dry-run] [--field.sub=value ...]` runs a
+preset: a name from `unlearn-jax list`, or a Python file. The same command again resumes
+where it stopped. `unlearn-jax run PRESET --help` shows every field, and `unlearn-jax
+COMMAND --help` the options of a command.
+
+--debug-nans stops at the first operation that makes a NaN, --debug-keys at the first
+random key that is used twice; both are slow."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -335,7 +321,11 @@ def _main(argv: list[str]) -> int:
     switches = list(itertools.takewhile(SWITCHES.__contains__, argv))
     argv = argv[len(switches) :]
     if not argv or argv[0] in ("-h", "--help"):
-        print(usage())
+        summaries = [
+            f"  {name:9} {(command.__doc__ or '').splitlines()[0]}"
+            for name, command in COMMANDS.items()
+        ]
+        print(USAGE.format(commands="\n".join(summaries)))
         return 0 if argv else 2
     configure_jax(switches)
     warnings.showwarning = _warn
@@ -356,7 +346,7 @@ def _main(argv: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        if error.errno not in ERRORS_OF_DISKS:
+        if errno.errorcode.get(error.errno or 0) not in ERRORS_OF_DISKS:
             raise
         print(
             f"unlearn-jax: error: {error}: free some space, or check permissions and"
@@ -437,9 +427,11 @@ def _parse(
             raise
         # tyro draws a box: a title, the fault, rules, and where to find more help
         lines = [line.strip("│╭╮╰╯─ ") for line in text.getvalue().splitlines()]
-        more = ("Argument helptext", "For full helptext")
-        fault = itertools.takewhile(lambda line: not line.startswith(more), lines[1:])
-        words = " ".join(line for line in fault if line.strip("-")).split()
+        words: list[str] = []
+        for line in lines[1:]:
+            if line.startswith(("Argument helptext", "For full helptext")):
+                break
+            words += line.split() if line.strip("-") else []
         message = " ".join(words)
         raise InputError(f"{message} (see {prog} --help)") from None
     if has_fields:

@@ -1,4 +1,4 @@
-"""Presets: completed knobs, and tuning that never touches what is reported."""
+"""Presets: completed rows, and tuning that never touches what is reported."""
 
 import dataclasses
 
@@ -158,7 +158,7 @@ def test_presets_say_what_they_are_and_tune_on_nothing_that_they_report(name):
             assert not set(config.tuning.seeds) & set(config.forget.seeds)
 
 
-def test_every_search_is_of_knobs_that_the_method_has():
+def test_every_search_is_of_fields_that_the_method_has():
     for name, space in methods.SPACES.items():
         assert set(space) <= set(values.fields_of(methods.METHODS[name])), name
         for trial in methods.draw_trials(space, 20):

@@ -1,4 +1,4 @@
-"""The search of knobs: its trials, that it is measured on what is not reported, and what becomes of its choice."""
+"""The search of hyperparameters: its trials, its problems, and its choice."""
 
 import dataclasses
 import json
@@ -101,7 +101,7 @@ def test_trials_lie_in_their_ranges_differ_and_use_the_budget(
         assert trial["b"] in choices
 
 
-def test_a_search_without_knobs_or_trials_is_empty():
+def test_a_search_without_hyperparameters_or_trials_is_empty():
     assert draw_trials({}, 5) == []
     assert draw_trials({"a": [1]}, 0) == []
     assert draw_trials({"a": [1, 2]}, 50) == [
@@ -131,8 +131,8 @@ def test_every_trial_is_kept_and_the_best_is_taken(finished):
     assert 0 < results.tuning.original.mean < 100, "on the same problems"
 
 
-def test_a_trial_is_the_method_with_its_knobs(finished, splits, tmp_path):
-    """The searched program, knobs traced, gives what the plain one gives with the same knobs on the same problems."""
+def test_a_trial_is_the_method_with_its_hyperparameters(finished, splits, tmp_path):
+    """The searched program, traced, gives what the plain one gives."""
     folder, results = finished
     own = tuning.tuning_plan(
         make_plan(TINY, folder.parent / "banks", splits=splits, workdir=folder)

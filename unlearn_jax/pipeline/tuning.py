@@ -1,4 +1,4 @@
-"""Choosing the methods' knobs: a search per method on originals and forget sets that no table reports.
+"""Choice of hyperparameters, on originals and forget sets that no table reports.
 
 Every trial of a row is run on the same problems, and measured as the table's rows are;
 the one with the lowest mean Avg Gap is taken. Every trial is kept.
@@ -29,12 +29,12 @@ REPLICATES = 100
 
 
 class Search(NamedTuple):
-    """What is tried for one row.
+    """Trials of one row.
 
     Attributes:
-      trials: settings, in the order of the search.
-      groups: trials that share their static knobs, and so a program: (static knobs,
-        positions of the trials).
+      trials: hyperparameters, in the order of the search.
+      groups: trials that share their static hyperparameters, and so a program: these,
+        and the positions of the trials.
     """
 
     trials: list[dict[str, Any]]
@@ -119,7 +119,12 @@ def _other_classes(plan: Plan) -> tuple[int, ...]:
 
 
 def shared_samples(plan: Plan, own: Plan) -> float:
-    """Share of the samples in the search's forget sets that are also in a reported one."""
+    """Return the fraction of the search's samples that are also in a reported set.
+
+    Args:
+      plan: of the reported run.
+      own: of the tuning.
+    """
     return float((own.forget & plan.forget.any(0)).sum() / own.forget.sum())
 
 

@@ -1,4 +1,4 @@
-"""Rows that several presets share: every method, with and without the retained samples."""
+"""Rows that several presets share: every method, with and without retained samples."""
 
 import dataclasses
 from typing import Any

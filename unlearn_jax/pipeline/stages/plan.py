@@ -217,25 +217,18 @@ class Plan:
         """
         labels = np.asarray(self.splits.train.labels)
         count = len(labels)
-        logits, member = (
-            self.references.logits()[:, :count],
-            self.references.member[:, :count],
-        )
+        logits = self.references.logits()[:, :count]
+        member = self.references.member[:, :count]
         sure = audit.out_confidence(audit.softmax_confidence(logits, labels), member)
         if kind == "memorized":
-            return np.lexsort(
-                (
-                    sure,
-                    -audit.memorization(
-                        audit.correctness(logits, labels), member
-                    ).value,
-                )
-            )
+            is_correct = audit.correctness(logits, labels)
+            memorized = audit.memorization(is_correct, member).value
+            return np.lexsort((sure, -memorized))
         return np.argsort(sure, kind="stable")
 
     @cached_property
     def pool(self) -> Dataset:
-        """Training set, then test set: what is scored, and references are drawn from."""
+        """Training set, then test set: scored, and the source of references."""
         return data.pool(self.splits)
 
     @cached_property
@@ -345,7 +338,7 @@ class Plan:
 
     @cached_property
     def references(self) -> Training:
-        """Reference models of the membership attack, each on a random half of the pool."""
+        """Reference models of the attack, each on a random half of the pool."""
         settings = self.replicas
         count = len(self.pool.labels)
         member = np.zeros((0, count), bool)
