@@ -10,7 +10,7 @@ import pytest
 from support.made_up import Page, change_metric
 
 from unlearn_jax import audit, data, filters
-from unlearn_jax.methods import TRW, Identity
+from unlearn_jax.methods import TRW, FineTune, GradientAscent, Identity
 from unlearn_jax.pipeline import (
     AuditConfig,
     DataConfig,
@@ -545,21 +545,18 @@ def test_a_filter_is_part_of_what_is_searched_and_survives_divergence(splits, tm
         replicas=ReplicasConfig(originals=(0, 1), references=0),
         audit=AuditConfig(num_bootstrap=10, mis=False, mia_nn=False),
         rows={
-            "kept": {
-                "method": "finetune",
-                "num_epochs": 1,
-                "filter": "mask",
-                "search": {"batch_size": [16, 32]},
-            },
-            "lost": {
-                "method": "gradient_ascent",
-                "num_epochs": 30,
-                "learning_rate": 50.0,
-                "search": {},
-            },
+            "kept": Row(
+                method=FineTune(num_epochs=1),
+                filter="mask",
+                search={"batch_size": [16, 32]},
+            ),
+            "lost": Row(
+                method=GradientAscent(num_epochs=30, learning_rate=50.0),
+                filter="mpru",
+                search={},
+            ),
         },
     )
-    config.rows["lost"]["filter"] = "mpru"
     results = run(config, tmp_path / "run", splits=splits)
     trials = results.tuning.rows["kept"].trials
     assert [trial.metrics["acc_f"].mean for trial in trials] == [0, 0]

@@ -1,4 +1,4 @@
-"""Attacks by name, requests in sequence, hard forget sets, and what a run shows beside its table."""
+"""Analyses of a run: named attacks, request sequences, hard forget sets."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from unlearn_jax import audit, data, replicas, train
-from unlearn_jax.methods import AMUN
+from unlearn_jax.methods import AMUN, FineTune
 from unlearn_jax.pipeline import (
     AttackConfig,
     AuditConfig,
@@ -173,8 +173,8 @@ def test_requests_in_sequence(splits, tmp_path):
         attacks={},
         audit=AuditConfig(num_bootstrap=20, mis=False),
         rows={
-            "amun": {"method": "amun", "num_epochs": 1},
-            "amun_a": {"method": "amun", "num_epochs": 1, "adaptive": True},
+            "amun": Row(method=AMUN(num_epochs=1)),
+            "amun_a": Row(method=AMUN(num_epochs=1), adaptive=True),
         },
     )
     results = run(config, tmp_path / "run", splits=splits)
@@ -224,7 +224,7 @@ def test_hard_forget_sets_are_chosen_by_the_references(kind, splits, tmp_path):
         forget=ForgetConfig(kind=kind, fraction=0.2),
         attacks={},
         audit=AuditConfig(num_bootstrap=10, mis=False, klom=True),
-        rows={"finetune": {"method": "finetune", "num_epochs": 1}},
+        rows={"finetune": Row(method=FineTune(num_epochs=1))},
     )
     assert "once the references have chosen" in dry_run(
         config, tmp_path / "run", splits=splits
