@@ -166,6 +166,112 @@ def test_help_of_run_shows_fields(tiny, capsys):
     )
 
 
+VALUES = """
+'''Values of every kind.'''
+import dataclasses
+from unlearn_jax import objectives
+from unlearn_jax.methods import AMUN, METHODS
+from unlearn_jax.pipeline import *
+
+@dataclasses.dataclass(frozen=True)
+class Shrink:
+    '''Parameters times a factor.'''
+
+    factor: float = 0.5
+    '''Of all parameters.'''
+
+    def __call__(self, key, problem):
+        raise NotImplementedError
+
+PRESET = RunConfig(
+    training=TrainingConfig(objective=objectives.TRADES()),
+    tuning=TuningConfig(trials=2),
+    attacks={"weak": AttackConfig(kind="fast")},
+    rows={
+        "mine": Row(method=Shrink()),
+        "salun": Row(method=METHODS["salun"]),
+        "a-b": Row(method=AMUN(), attack="weak"),
+    },
+)
+"""
+
+
+@pytest.fixture
+def preset_of_values(tmp_path):
+    path = tmp_path / "kinds.py"
+    path.write_text(VALUES)
+    return str(path)
+
+
+def test_every_field_of_a_value_is_an_option(preset_of_values):
+    config = presets.load(preset_of_values).config
+    fields = [
+        "--training.objective.beta=2",
+        "--rows.mine.method.factor=0.25",
+        "--rows.salun.method.constraints.0.fraction=0.3",
+        "--rows.salun.search.learning-rate.high=0.5",
+        "--rows.a-b.method.attack.search.num_radii=3",
+        "--rows.a-b.method.optimizer.momentum=0",
+        "--rows.a-b.label=Other name",
+        "--attacks.weak.epsilon-init=0.5",
+        "--audit.discriminator.gamma=scale",
+        "--model.widths",
+        "4",
+        "8",
+        "--only",
+        "salun",
+    ]
+    read = cli._parse(type(config), fields, "prog", config)
+    assert read.training.objective.beta == 2.0
+    assert read.rows["mine"].method == type(config.rows["mine"].method)(factor=0.25)
+    assert read.rows["salun"].method.constraints[0].fraction == 0.3
+    assert read.rows["salun"].search["learning_rate"] == {"low": 1e-3, "high": 0.5}
+    assert read.rows["a-b"].method.attack.search.num_radii == 3
+    assert read.rows["a-b"].method.optimizer.momentum == 0.0
+    assert read.rows["a-b"].label == "Other name"
+    assert read.attacks["weak"].epsilon_init == 0.5
+    assert read.audit.discriminator.gamma == "scale"
+    assert read.model.widths == (4, 8)
+    assert read.only == ("salun",)
+    assert cli._parse(type(config), [], "prog", config) == config
+
+
+def test_help_of_a_preset_is_complete(preset_of_values, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["run", preset_of_values, "--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    for option in (
+        "--workdir DIR",
+        "--rows.mine.method.factor FLOAT",
+        "Of all parameters. (default: 0.5)",
+        "--rows.salun.method.constraints.0.fraction FLOAT",
+        "--rows.a-b.method.attack.search.epsilon-init FLOAT",
+        "--training.objective.num-steps INT",
+        "{online,offline}",
+    ):
+        assert option in shown
+    assert "{fixed}" not in shown.replace("--rows.a-b.method.constraints", "")
+
+
+@pytest.mark.parametrize("command", ["prepare", "publish", "table", "audit", "docs"])
+def test_help_of_a_command_shows_its_options(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([command, "--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    assert f"usage: unlearn-jax {command}" in shown
+    assert "--" in shown
+
+
+def test_help_imports_no_jax():
+    code = "import sys; from unlearn_jax import cli; cli.main(['--help']); "
+    code += "sys.exit('jax' in sys.modules)"
+    env = {**os.environ, "PYTHONPATH": str(pathlib.Path(cli.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", code], env=env, check=False)
+    assert done.returncode == 0
+
+
 def test_failures_have_another_status(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert (
@@ -210,7 +316,7 @@ def make_loss(model):
         == 40
     )
     assert cli.main(["run", "own.py", "--workdir", "out", "--dry-run"]) == 0
-    assert "minutes" in capsys.readouterr().out
+    assert "Models are kept in" in capsys.readouterr().out
 
 
 def test_unknown_preset_file(tmp_path):

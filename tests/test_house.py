@@ -89,8 +89,6 @@ def test_pipeline_folders_import_only_those_before_them(folder):
     assert files
     for path in files:
         wrong = submodules(path, "unlearn_jax.pipeline") - allowed
-        if path.name == "resolve.py":
-            wrong -= {"store"}
         assert not wrong, f"{path} imports {wrong}"
 
 

@@ -18,7 +18,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 SWITCHES = {"--debug-nans": "jax_debug_nans", "--debug-keys": "jax_debug_key_reuse"}
 ERRORS_OF_DISKS = ("ENOSPC", "EDQUOT", "EACCES", "EROFS", "EIO", "ENOLCK")
@@ -30,6 +30,9 @@ class RunOptions:
 
     workdir: pathlib.Path | None = None
     """Folder for this run's files; the same command again resumes there."""
+    original: tuple[pathlib.Path, ...] = ()
+    """Models to unlearn from that are trained already, in the place of originals: Orbax
+    folders, safetensors or msgpack files."""
     dry_run: bool = False
     """Print the stages and about how long they take, and compute nothing."""
     distributed: bool = False
@@ -58,17 +61,24 @@ def run(arguments: list[str]) -> int:
 
     if not arguments or arguments[0].startswith("-"):
         if set(arguments) & {"-h", "--help"}:
-            _parse(RunOptions, arguments, "unlearn-jax run PRESET")
+            _parse(RunOptions, arguments, "unlearn-jax run PRESET", has_flags=True)
         names = ", ".join(sorted(presets.names()))
         raise InputError(f"run needs a preset: choose one of {names}")
     preset = arguments[0]
     options, fields = _parse(
-        RunOptions, arguments[1:], "unlearn-jax run", has_fields=True
+        RunOptions,
+        arguments[1:],
+        "unlearn-jax run",
+        has_fields=True,
+        has_flags=True,
     )
     address = (options.coordinator, options.num_processes, options.process_id)
     if options.distributed or any(part is not None for part in address):
         hosts.join(*address)
     found = presets.load(preset)
+    if options.original and "" not in found.variants:
+        raise InputError("--original goes with a preset of one run")
+    original = options.original or None
     prog = f"unlearn-jax run {preset} --workdir DIR"
     if found.experiment is not None:
         return _run_experiment(found, options, fields, prog)
@@ -83,7 +93,9 @@ def run(arguments: list[str]) -> int:
     if options.dry_run:
         for name, config in variants.items():
             config = with_bank(config, workdir)
-            text = pipeline.dry_run(config, workdir / name, **parts[name])
+            text = pipeline.dry_run(
+                config, workdir / name, original=original, **parts[name]
+            )
             print(f"{name}:\n{text}" if name else text)
         return 0
     if "" not in variants:
@@ -92,7 +104,9 @@ def run(arguments: list[str]) -> int:
             print((workdir / "study.md").read_text())
             print(f"report: {workdir / 'study.html'}")
         return 0
-    result = pipeline.run(variants[""], workdir, preset=found.name, **parts[""])
+    result = pipeline.run(
+        variants[""], workdir, preset=found.name, original=original, **parts[""]
+    )
     if result is None:  # the first process reports
         return 0
     _print_result(result)
@@ -130,6 +144,9 @@ def _run_experiment(
     results = pipeline.run_experiment(
         experiment, workdir, name=found.name, config=config
     )
+    if not results:
+        # the first of several processes prints
+        return 0
     print(render_terminal(read_page(results)))
     print(f"\nreport: {workdir / 'report.html'}")
     return 0
@@ -218,6 +235,31 @@ def audit(arguments: list[str]) -> int:
     return 0
 
 
+def export(
+    run: pathlib.Path,
+    row: str,
+    /,
+    *,
+    to: pathlib.Path,
+    format: Literal["orbax", "safetensors", "msgpack"] = "orbax",
+    logits: bool = False,
+) -> int:
+    """Write the models of a finished run's row, for other programs to open.
+
+    Args:
+      run: working directory of the run.
+      row: of its table.
+      to: folder to write to; it must not exist.
+      format: of the models, one folder or file for each run.
+      logits: also write logits.npz, for unlearn-jax audit.
+    """
+    from unlearn_jax import pipeline
+
+    folder = pipeline.open(run)[row].export(to, format=format, logits=logits)
+    print(f"exported: {folder}")
+    return 0
+
+
 def publish(run: pathlib.Path, /, *, to: pathlib.Path | None = None) -> int:
     """Write the numbers of a finished run as a published result, and its pages.
 
@@ -265,6 +307,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "list": list_presets,
     "doctor": doctor,
     "prepare": prepare,
+    "export": export,
     "audit": audit,
     "publish": publish,
     "table": table,
@@ -366,7 +409,9 @@ def _call(name: str, argv: list[str]) -> int:
         )
     if name in WITH_FIELDS:
         return COMMANDS[name](argv)
-    return _parse(_delayed(COMMANDS[name]), argv, f"unlearn-jax {name}")()
+    return _parse(
+        _delayed(COMMANDS[name]), argv, f"unlearn-jax {name}", has_flags=True
+    )()
 
 
 def _delayed(command: Callable[..., int]) -> Callable[..., Callable[[], int]]:
@@ -386,6 +431,7 @@ def _parse(
     default: Any = None,
     *,
     has_fields: bool = False,
+    has_flags: bool = False,
 ) -> Any:
     """Return what tyro reads from arguments.
 
@@ -395,6 +441,7 @@ def _parse(
       prog: command in front of them.
       default: value whose fields are the defaults.
       has_fields: return other arguments too, in place of refusing them.
+      has_flags: a truth value is given as ``--check``, not as ``--check=True``.
 
     Raises:
       InputError: unknown options, or values of the wrong type, in one line.
@@ -405,10 +452,13 @@ def _parse(
     from unlearn_jax.types import InputError
 
     text = io.StringIO()
-    given = {} if default is None else {"default": default}
+    given: dict[str, Any] = {}
     markers: tuple[Any, ...] = (tyro.conf.AvoidSubcommands,)
-    if default is not None:
+    if not has_flags:
         markers += (tyro.conf.FlagConversionOff,)
+    if default is not None:
+        more = "Fields of the configuration; further options: unlearn-jax run --help."
+        given = {"default": default, "description": more}
     try:
         with contextlib.redirect_stderr(text), contextlib.redirect_stdout(text):
             value, unknown = tyro.cli(

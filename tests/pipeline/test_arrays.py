@@ -102,7 +102,6 @@ BAD = {
     },
     "target has a row 'retrained'": {
         "target": {"retrained": np.zeros((N, C))},
-        "retrained": np.zeros((N, C)),
     },
     "retrained has shape": {"retrained": np.zeros((N, C + 1))},
     "class_names has 2 names": {"class_names": ["a", "b"]},

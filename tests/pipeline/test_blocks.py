@@ -25,6 +25,9 @@ from unlearn_jax.pipeline.report.blocks import (
 )
 
 ESTIMATE = Estimate(50.125, 1.0, 49.0, 51.25, 3, 0)
+HALF = Estimate(0.25, 0.125, 0.0, 0.5, 3, 0)
+NOTHING = Estimate(0.0, 0.0, 0.0, 0.0, 3, 0)
+TINY = Estimate(2e-5, 1e-6, 1e-5, 3e-5, 3, 0)
 
 
 def make_table():
@@ -74,12 +77,12 @@ def make_page():
         (ESTIMATE._replace(std=math.nan), 1, ("50.1", "[49.0, 51.2]")),
         (ESTIMATE._replace(low=math.nan), 1, ("50.1 ± 1.0", "")),
         (ESTIMATE._replace(mean=math.nan, std=math.nan), 1, ("–", "[49.0, 51.2]")),
-        (Estimate(0.25, 0.125, 0.0, 0.5, 3, 0), None, ("0.250 ± 0.125", "[0.000, 0.500]")),
-        (Estimate(0.25, 0.125, 0.0, 0.5, 3, 0), 2, ("0.25 ± 0.12", "[0.00, 0.50]")),
-        (Estimate(0.0, 0.0, 0.0, 0.0, 3, 0), None, ("0.00 ± 0.00", "[0.00, 0.00]")),
-        (Estimate(2e-5, 1e-6, 1e-5, 3e-5, 3, 0), None, ("2.0e-05 ± 1.0e-06", "[1.0e-05, 3.0e-05]")),
+        (HALF, None, ("0.250 ± 0.125", "[0.000, 0.500]")),
+        (HALF, 2, ("0.25 ± 0.12", "[0.00, 0.50]")),
+        (NOTHING, None, ("0.00 ± 0.00", "[0.00, 0.00]")),
+        (TINY, None, ("2.0e-05 ± 1.0e-06", "[1.0e-05, 3.0e-05]")),
     ],
-)  # fmt: skip
+)
 def test_every_cell_is_formatted_by_one_function(value, digits, shown):
     assert format_cell(value, digits) == shown
 

@@ -99,12 +99,8 @@ def test_every_table_ends_with_the_cost(result):
     shown = ["–", "0.011", "0.022", "0.012", "0.044", "0.055"]
     assert [tables.format_cost(row) or "–" for row in result.rows] == shown
     lines = report.terminal_text(result, width=180).splitlines()[1:]
-    labels = [row.label for row in result.rows]
-    ends = [
-        line.split()[-1]
-        for line in lines
-        if any(line.startswith(f"{label} ") for label in labels)
-    ]
+    labels = tuple(f"{row.label} " for row in result.rows)
+    ends = [line.split()[-1] for line in lines if line.startswith(labels)]
     assert ends == shown
     ends = [
         line.removesuffix(r" \\").rpartition("& ")[2].strip()

@@ -16,7 +16,7 @@ from unlearn_jax.pipeline.report.figures.study import study_plot
 
 @pytest.fixture
 def variants():
-    """Variants with other rows, numbers and checks; one method diverged in the second."""
+    """Variants with other rows, numbers and checks; a method diverged in the second."""
     first = make(num_methods=3)[0]
     second = make(num_methods=2, num_runs=3)[0]
     second = change_row(second, "method1", metrics={}, values={})

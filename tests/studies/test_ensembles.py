@@ -1,4 +1,4 @@
-"""The ensemble experiment: its columns against slow definitions, and a tiny run whose page follows from its parts."""
+"""The study of ensembles: columns against slow definitions, and a tiny run."""
 
 import dataclasses
 
@@ -10,6 +10,7 @@ import pytest
 from unlearn_jax import attacks, train
 from unlearn_jax.attacks import correct, pgd_curve
 from unlearn_jax.ensembles import Ensemble, Lotos
+from unlearn_jax.objectives import TRADES
 from unlearn_jax.pipeline import ModelConfig, TrainingConfig
 from unlearn_jax.pipeline.experiment import Experiment, run_experiment
 from unlearn_jax.pipeline.store.artifact import Runner
@@ -63,7 +64,7 @@ def made_up(rng, members=3, sources=2, radii=2, size=30, tested=50, strong=10):
 
 
 def slow_columns(a, rows):
-    """The main table of the second radius, on the test samples of these rows, one after the other."""
+    """Return the main table at the second radius, on these test samples, slowly."""
     first = lambda n: [i for i in rows if i < n]
     rate = lambda hits, counted: (
         100 * np.mean([h for h, c in zip(hits, counted, strict=True) if c])
@@ -222,7 +223,7 @@ def test_the_page_follows_from_the_parts(finished):
 
 
 def test_kept_members_are_what_was_attacked(finished):
-    """Restored from their arrays, they classify as the attack's part says, and the theory's slope is one of theirs."""
+    """Read back, they classify as the attack found; the slope is one of theirs."""
     _, parts = finished
     lab = experiment.Lab(CONFIG)
     members = experiment.members_of(parts["clip+lotos-3"])
@@ -261,7 +262,7 @@ def test_steps_are_timed_with_compiling_apart(tiny, blobs):
         ({"attack": AttackPlan((2, 4), 8)}, "main_radius one of them"),
         ({"attack": AttackPlan((4, 2), 2)}, "ascending"),
         ({"attack": AttackPlan(num_samples=0)}, "at least 1"),
-        ({"training": TrainingConfig(objective="trades")}, "name arms instead"),
+        ({"training": TrainingConfig(objective=TRADES())}, "name arms instead"),
         ({"overhead_steps": 7}, "multiple of clip.period"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The experiment on spectral norms: what a part measures on a tiny network, and the page made of numbers by hand."""
+"""The study of spectral norms: a tiny network, and a page made of known numbers."""
 
 import dataclasses
 

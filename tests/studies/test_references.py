@@ -1,4 +1,4 @@
-"""The experiment on the price of reference models, whole, on a few digits; its arithmetic by hand."""
+"""The study of the cost of references, on a few digits; its arithmetic by hand."""
 
 import dataclasses
 

@@ -235,7 +235,10 @@ class Page(html.parser.HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.tags, self.attributes, self.text = [], [], [], []
+        self.open = []
+        self.tags = []
+        self.attributes = []
+        self.text = []
         self.feed(text)
         self.close()
         assert self.open == []

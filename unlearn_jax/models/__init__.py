@@ -21,7 +21,7 @@ from unlearn_jax.models.conv import (
 )
 from unlearn_jax.models.denoiser import Denoiser, ResidualDenoiser, build_denoiser
 from unlearn_jax.models.densenet import DenseNet
-from unlearn_jax.models.files import load, save
+from unlearn_jax.models.files import ModelFormat, load, save
 from unlearn_jax.models.mlp import MLP
 from unlearn_jax.models.pytorch import from_torch
 from unlearn_jax.models.resnet import ResNet
@@ -102,6 +102,7 @@ __all__ = [
     "VGG",
     "Denoiser",
     "DenseNet",
+    "ModelFormat",
     "ResNet",
     "ResidualDenoiser",
     "ViT",

@@ -109,6 +109,27 @@ def load(path: str | os.PathLike[str], like: Model | PyTree) -> Any:
     return fit_leaves(read_leaves(path), like, str(path))
 
 
+def fit_variables(
+    variables: PyTree, like: Model | PyTree, what: str = "the variables"
+) -> Any:
+    """Return variables in the structure of a model's.
+
+    Args:
+      variables: a pytree of arrays in any layout that :func:`load` reads from a file.
+      like: as :func:`load` takes it.
+      what: name of the variables in messages.
+
+    Returns:
+      Variables that fit ``like``.
+
+    Raises:
+      InputError: as :func:`load`, on leaves.
+    """
+    names = leaf_paths(variables)
+    leaves = map(np.asarray, jax.tree.leaves(variables))
+    return fit_leaves(dict(zip(names, leaves, strict=True)), like, what)
+
+
 def read_leaves(path: pathlib.Path) -> dict[str, np.ndarray]:
     """Return every array of a file or folder by its path in the stored tree.
 

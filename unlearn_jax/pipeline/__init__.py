@@ -1,6 +1,7 @@
 """A run as stages with a working directory: configuration, banks of trained models, unlearning, audit, report."""
 
 from unlearn_jax.pipeline._audit import audit_arrays
+from unlearn_jax.pipeline._open import OpenedModels, OpenedRow, OpenedRun, open
 from unlearn_jax.pipeline._run import run
 from unlearn_jax.pipeline.arrays import AuditArrays
 from unlearn_jax.pipeline.config.resolve import load_data
@@ -19,7 +20,6 @@ from unlearn_jax.pipeline.config.schema import (
 from unlearn_jax.pipeline.estimate import dry_run
 from unlearn_jax.pipeline.experiment import (
     Experiment,
-    Part,
     dry_run_experiment,
     run_experiment,
 )
@@ -46,8 +46,10 @@ __all__ = [
     "ForgetConfig",
     "Items",
     "ModelConfig",
+    "OpenedModels",
+    "OpenedRow",
+    "OpenedRun",
     "Page",
-    "Part",
     "Piece",
     "ReplicasConfig",
     "Row",
@@ -62,6 +64,7 @@ __all__ = [
     "dry_run",
     "dry_run_experiment",
     "load_data",
+    "open",
     "run",
     "run_experiment",
     "run_study",

@@ -6,6 +6,7 @@ import os
 import pathlib
 import shlex
 import sys
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -66,6 +67,7 @@ def audit_arrays(
         if getattr(arrays, name) is not None
     }
     logits = {}
+    assert isinstance(arrays.target, Mapping)
     for name, stacked in {**stacks, **arrays.target}.items():
         logits[name] = [one[order] for one in stacked]
     references = []

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from unlearn_jax.pipeline.config.schema import RunConfig
 from unlearn_jax.pipeline.measure import records
 from unlearn_jax.pipeline.measure.results import measure_run
 from unlearn_jax.pipeline.stages import models as stages
+from unlearn_jax.pipeline.stages.given import Given
 from unlearn_jax.pipeline.stages.plan import Plan, make_plan
 from unlearn_jax.pipeline.stages.training import Training
 from unlearn_jax.pipeline.store import clock, hosts, locks
@@ -32,6 +33,7 @@ def run(
     splits: Splits | None = None,
     model: Model | None = None,
     loss_fn: LossFn | None = None,
+    original: Given | Sequence[Given] | None = None,
 ) -> records.RunResult | None:
     """Train, attack, unlearn, audit and report; the same call again resumes.
 
@@ -43,6 +45,8 @@ def run(
       splits: a user's own data instead of ``config.data``.
       model: a user's own network instead of ``config.model``.
       loss_fn: a user's own training objective instead of cross-entropy.
+      original: trained models to unlearn from, variables or paths of files; the run
+        trains retrained models and references only.
 
     Returns:
       The results, as in ``results.json``; None in all but the first of several
@@ -67,6 +71,7 @@ def run(
         splits=splits,
         model=model,
         loss_fn=loss_fn,
+        original=original,
         workdir=place.path,
     )
     tuning.check_tuning(plan)
@@ -91,8 +96,24 @@ def run(
             preset=preset,
             workdir=folder.name,
         )
+        result = dataclasses.replace(result, folders=_folders(plan, folder))
+        # the arrays of an audit, for whoever opens the run
+        arrays |= {"labels": plan.pool.labels, "member": plan.references.member}
         publish(result, arrays, folder)
     return result
+
+
+def _folders(plan: Plan, folder: pathlib.Path) -> dict[str, str]:
+    """Return the folders of the run's artifacts, relative to the working directory."""
+    artifacts = [plan.originals.artifact, plan.oracles.artifact]
+    if plan.num_references:
+        artifacts.append(plan.references.artifact)
+    artifacts += [stages.attack(plan, name) for name in plan.attacks]
+    artifacts += [stages.unlearn(plan, name) for name in plan.rows]
+    return {
+        artifact.name: os.path.relpath(plan.runner.path(artifact), folder)
+        for artifact in artifacts
+    }
 
 
 def _train(*trainings: Training, prefix: str = "") -> None:

@@ -78,9 +78,9 @@ class AuditArrays:
         labels = _integers("labels", self.labels, ndim=1)
         logits = {name: _logits(name, array) for name, array in rows.items()}
         for name in ("original", "retrained", "retrained_again"):
+            if name in logits:
+                raise InputError(f"target has a row {name!r}: pass it as {name}=")
             if getattr(self, name) is not None:
-                if name in logits:
-                    raise InputError(f"target has a row {name!r}: rename it")
                 logits[name] = _logits(name, getattr(self, name))
         num_samples = len(labels)
         first = next(iter(logits))

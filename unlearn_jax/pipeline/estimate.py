@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from unlearn_jax.pipeline import tuning
 from unlearn_jax.pipeline.config.resolve import banks_folder
 from unlearn_jax.pipeline.config.schema import RunConfig
 from unlearn_jax.pipeline.stages import models as stages
+from unlearn_jax.pipeline.stages.given import Given
 from unlearn_jax.pipeline.stages.plan import Plan, make_plan
 from unlearn_jax.pipeline.store.artifact import Artifact
 from unlearn_jax.pipeline.store.folders import Workdir
@@ -58,6 +60,7 @@ def dry_run(
     splits: Splits | None = None,
     model: Model | None = None,
     loss_fn: LossFn | None = None,
+    original: Given | Sequence[Given] | None = None,
 ) -> str:
     """Return a table of a run's artifacts: stored, missing, and the time to make them.
 
@@ -72,6 +75,7 @@ def dry_run(
       splits: a user's own data instead of ``config.data``.
       model: a user's own network instead of ``config.model``.
       loss_fn: a user's own training objective instead of cross-entropy.
+      original: trained models to unlearn from.
 
     Raises:
       InputError: as :func:`unlearn_jax.pipeline.run`.
@@ -84,6 +88,7 @@ def dry_run(
         splits=splits,
         model=model,
         loss_fn=loss_fn,
+        original=original,
         workdir=place.path,
     )
     artifacts: list[Artifact] = [plan.originals.artifact]

@@ -94,6 +94,7 @@ def tuning_plan(plan: Plan) -> Plan | None:
         forgetting=forgetting,
         replicas=replicas,
         audit=audit,
+        original=None,
         avoid=plan.forget.any(0) if plan.forget_known else None,
     )
     check_samples(own)

@@ -1,8 +1,12 @@
 """Combinations of options that no run could use, refused before anything is trained."""
 
+import jax
+import jax.numpy as jnp
+
+from unlearn_jax.data import Splits
 from unlearn_jax.pipeline.config.schema import RunConfig
 from unlearn_jax.replicas import mapper
-from unlearn_jax.types import InputError
+from unlearn_jax.types import InputError, Model
 
 
 def check_settings(config: RunConfig) -> None:
@@ -83,4 +87,25 @@ def _check_classes(config: RunConfig) -> None:
     if len(set(classes)) < len(classes):
         raise InputError(
             f"the classes to forget repeat a class: {', '.join(map(str, classes))}"
+        )
+
+
+def check_logits(model: Model, splits: Splits) -> None:
+    """Refuse a network whose logits do not fit the data.
+
+    Args:
+      model: the network.
+      splits: the data.
+
+    Raises:
+      InputError: logits that do not fit the data.
+    """
+    images = jax.ShapeDtypeStruct((2, *splits.train.images.shape[1:]), jnp.float32)
+    logits = jax.eval_shape(
+        model.apply, jax.eval_shape(model.init, jax.random.key(0)), images
+    )
+    if logits.shape != (2, splits.num_classes):
+        raise InputError(
+            f"the model gives logits {logits.shape} for 2 images of"
+            f" {splits.num_classes} classes: it must give (2, {splits.num_classes})"
         )

@@ -24,6 +24,7 @@ from unlearn_jax.data import Splits
 from unlearn_jax.methods import FineTuning
 from unlearn_jax.methods.base import is_bound
 from unlearn_jax.optimizers import SGD
+from unlearn_jax.pipeline.config.checks import check_logits
 from unlearn_jax.pipeline.config.schema import (
     AttackConfig,
     DataConfig,
@@ -35,7 +36,6 @@ from unlearn_jax.pipeline.config.schema import (
     takes_attack,
     to_json,
 )
-from unlearn_jax.pipeline.store.fingerprint import check_logits
 from unlearn_jax.spectral import fastclip, state_shapes
 from unlearn_jax.train import Recipe
 from unlearn_jax.types import InputError, Model, UnlearnFn

@@ -398,6 +398,8 @@ class RunResult:
       config_digest: SHA-256 of the configuration.
       data: the data set.
       design: numbers of models and sets.
+      folders: of the stored models and sets, relative to the working directory, by
+        name.
       banks: content keys of the trained models, by kind.
       level: coverage of every interval.
       num_bootstrap: replicates behind every interval.
@@ -429,6 +431,7 @@ class RunResult:
     config_digest: str = ""
     data: DataSummary
     design: Design
+    folders: Mapping[str, str] = dataclasses.field(default_factory=dict)
     banks: Mapping[str, str] = dataclasses.field(default_factory=dict)
     level: float
     num_bootstrap: int

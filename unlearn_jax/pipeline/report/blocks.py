@@ -84,7 +84,7 @@ class Table:
     Attributes:
       title: heading.
       columns: names, or :class:`Column` where there is more to tell.
-      rows: each as many cells as there are columns.
+      rows: as many cells each as the table has columns.
       caption: explanation, above the table.
       kinds: empty, or a word for each row: ``oracle`` highlights a row.
 
@@ -287,7 +287,7 @@ def render_html(page: Page) -> str:
 
 
 def render_markdown(block: Page | Block) -> str:
-    """Return a page or a block in Markdown, its text escaped; a figure is its alt text."""
+    """Return a page or a block in Markdown, text escaped, a figure as its alt text."""
     return "\n".join(_markdown(block, level=1))
 
 

@@ -35,7 +35,7 @@ def publish(
     costs: Sequence[Mapping[str, Any]],
     folder: pathlib.Path,
 ) -> dict[str, Any]:
-    """Write ``report.html``, ``table.md`` and, last, ``results.json``, each in one step.
+    """Write ``report.html``, ``table.md`` and, last, ``results.json``, each at once.
 
     Args:
       title: heading of the page.

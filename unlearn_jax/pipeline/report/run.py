@@ -192,8 +192,8 @@ def _first_screen(result: RunResult) -> Section:
             width=7.2,
         ),
         _describe(result, [key], rows),
-        "Unlearned well, a row lies on the gray band. A triangle at the edge stands for a"
-        " row far outside, with its mean.",
+        "Unlearned well, a row lies on the gray band. A triangle at the edge stands for"
+        " a row far outside, with its mean.",
     )
     return Section("", [table, figure], is_row=True)
 
@@ -270,7 +270,7 @@ def _meanings(result: RunResult) -> Section:
 
 
 def _figures(result: RunResult, arrays: figures.Arrays) -> list[Figure]:
-    """Return the figures of a run that forgets samples, or of one that forgets classes."""
+    """Return the figures of a run that forgets samples, or classes."""
     available = [metric.key for metric in result.metrics]
     if result.confusion is not None:
         return _class_figures(result, arrays, available)
@@ -429,10 +429,8 @@ def _run_tables(result: RunResult) -> list[Section]:
             continue
         # A row may lack the value of some run of the design.
         labels = names if len(names) == count else [f"run {i}" for i in range(count)]
-        lines = [
-            [label, *(column[i] if i < len(column) else None for column in values)]
-            for i, label in enumerate(labels)
-        ]
+        padded = [[*column, *[None] * (count - len(column))] for column in values]
+        lines = list(zip(labels, *padded, strict=True))
         table = Table("", ["Run", *columns], lines)
         sections.append(Section(row.label, [table], folded=True))
     return sections

@@ -64,10 +64,9 @@ def write_study(results: Mapping[str, RunResult], folder: pathlib.Path) -> None:
     markdown = "\n".join(render_markdown(table) for table in tables)
     write_text(folder / "study.md", markdown)
     write_text(folder / "study.html", render_html(study_page(results)))
-    rows = {
-        name: {row.key: to_plain(row.metrics) for row in result.rows}
-        for name, result in results.items()
-    }
+    rows = {}
+    for name, result in results.items():
+        rows[name] = {row.key: to_plain(row.metrics) for row in result.rows}
     write_text(folder / "study.json", json.dumps(rows, indent=1, allow_nan=False))
 
 

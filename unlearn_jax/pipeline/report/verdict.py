@@ -186,12 +186,11 @@ def _class_verdict(result: RunResult) -> str:
     goals = {key: goal for key, goal in goals.items() if goal}
     if not goals:
         return "No method was compared with retrained models on the forgotten classes."
-    good = [
-        row.label
-        for row in result.rows
-        if row.kind == "method"
-        and all(overlaps(row.metrics.get(key), goal) for key, goal in goals.items())
-    ]
+    good = []
+    for row in result.rows:
+        near = [overlaps(row.metrics.get(key), goal) for key, goal in goals.items()]
+        if row.kind == "method" and all(near):
+            good.append(row.label)
     names = join([result.metric(key).label for key in goals])
     if good:
         verb = "behaves" if len(good) == 1 else "behave"

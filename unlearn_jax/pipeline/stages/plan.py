@@ -5,7 +5,7 @@ import hashlib
 import os
 import pathlib
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -37,13 +37,14 @@ from unlearn_jax.pipeline.config.schema import (
     digest,
     to_json,
 )
+from unlearn_jax.pipeline.stages.given import Given, stack_given, weights_digest
 from unlearn_jax.pipeline.stages.training import Training
 from unlearn_jax.pipeline.store.artifact import Runner
 from unlearn_jax.pipeline.store.fingerprint import model_digest
 from unlearn_jax.replicas import Mapper, mapper
 from unlearn_jax.spectral import clip
 from unlearn_jax.train import LossFn, Recipe
-from unlearn_jax.types import Dataset, InputError, Model
+from unlearn_jax.types import Dataset, InputError, Model, Variables
 
 
 def purpose_key(purpose: str, *numbers: int) -> jax.Array:
@@ -80,6 +81,7 @@ class Plan:
       attacks: that the rows need, by name; the empty name is the run's own.
       loss_fn: the objective of originals, retrained models and references;
         cross-entropy if None.
+      original: models to unlearn from that were trained elsewhere, stacked.
       avoid: ``[N_train]`` bool, samples that random forget sets keep clear of where
         they can.
     """
@@ -99,6 +101,7 @@ class Plan:
     rows: Mapping[str, ResolvedRow]
     attacks: Mapping[str, ResolvedAttack]
     loss_fn: LossFn | None = None
+    original: Variables | None = None
     avoid: np.ndarray | None = None
 
     @property
@@ -310,13 +313,20 @@ class Plan:
         seeds = self.seeds
         count = len(self.splits.train.labels)
         keys = [purpose_key("original", seed) for seed in seeds]
-        return self._training(
+        trained = self._training(
             "originals",
             np.ones((len(seeds), count), bool),
             keys,
             self.training.num_epochs,
             count,
         )
+        if self.original is None:
+            return trained
+        settings = {
+            name: trained.settings[name] for name in ("data", "num_classes", "model")
+        }
+        settings["weights"] = weights_digest(self.original)
+        return dataclasses.replace(trained, settings=settings, given=self.original)
 
     @cached_property
     def oracles(self) -> Training:
@@ -412,6 +422,7 @@ def make_plan(
     splits: Splits | None = None,
     model: Model | None = None,
     loss_fn: LossFn | None = None,
+    original: Given | Sequence[Given] | None = None,
     workdir: str | os.PathLike[str] | None = None,
 ) -> Plan:
     """Resolve a configuration, and refuse what cannot work before anything is written.
@@ -422,6 +433,8 @@ def make_plan(
       splits: a user's own data instead of ``config.data``.
       model: a user's own network instead of ``config.model``.
       loss_fn: a user's own objective instead of ``config.training.objective``.
+      original: models to unlearn from, instead of training them: variables or paths;
+        the first of ``replicas.originals`` name them.
       workdir: folder of all else that the run stores; ``bank_root`` if None.
 
     Raises:
@@ -438,6 +451,18 @@ def make_plan(
         model_id = model_digest(model, splits, loss_fn)
     if loss_fn is None and config.training.objective != CrossEntropy():
         loss_fn = config.training.objective(model)
+    given = None
+    if original is not None:
+        given = stack_given(original, model)
+        count = len(jax.tree.leaves(given)[0])
+        seeds = config.replicas.originals[:count]
+        if len(seeds) < count:
+            raise InputError(
+                f"{count} original models are given, and replicas.originals has"
+                f" {len(seeds)} seeds: give as many"
+            )
+        replicas = dataclasses.replace(config.replicas, originals=seeds)
+        config = dataclasses.replace(config, replicas=replicas)
     rows, attacks = resolve_rows(config)
     plan = Plan(
         title=config.title,
@@ -455,6 +480,7 @@ def make_plan(
         rows=rows,
         attacks=attacks,
         loss_fn=loss_fn,
+        original=given,
     )
     _ = plan.originals, plan.references  # raise on bad settings now
     check_samples(plan)

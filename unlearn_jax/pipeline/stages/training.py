@@ -42,6 +42,7 @@ class Training:
       recipe: of their training.
       loss_fn: the objective; cross-entropy if None.
       finish: applied to a model at the end of its training; nothing if None.
+      given: models trained elsewhere, stacked, which are evaluated only.
       mapper: of a number of models to the way of computing them together.
       group: models trained and stored at a time, at most.
       checkpoint_seconds: least time between two checkpoints.
@@ -58,6 +59,7 @@ class Training:
     recipe: Recipe
     loss_fn: LossFn | None = None
     finish: Callable[[Variables], Variables] | None = None
+    given: Variables | None = None
     mapper: Callable[[int], Mapper]
     group: int
     checkpoint_seconds: float
@@ -67,12 +69,12 @@ class Training:
     @cached_property
     def artifact(self) -> Artifact:
         """The trained models: ``models``, ``logits`` ``[M, N, C]``, last ``loss``."""
-        epochs = self.recipe.num_epochs
+        epochs = self.recipe.num_epochs if self.given is None else 0
         return Artifact(
             name=self.name,
             settings=self.settings,
-            compute=self._train,
-            items=Items(len(self.member), self.group, steps=epochs),
+            compute=self._train if self.given is None else self._evaluate,
+            items=Items(len(self.member), self.group, steps=max(epochs, 1)),
             root=self.root,
             like={"models": self.blank(1).variables},
             price=float(epochs * self.member.sum(1).max(initial=0)),
@@ -131,6 +133,14 @@ class Training:
             models = map_models(mapper, _each(self.finish), models, ())
         logits = predict_many(self.model.apply, models, self.pool.images, mapper=mapper)
         return {"models": models, "logits": logits, "loss": losses[:, -1]}
+
+    def _evaluate(self, piece: Piece) -> dict[str, PyTree]:
+        """Return the given models with their logits."""
+        rows = np.array(piece.items)
+        models = jax.tree.map(lambda leaf: jnp.asarray(leaf[rows]), self.given)
+        mapper = self.mapper(len(rows))
+        logits = predict_many(self.model.apply, models, self.pool.images, mapper=mapper)
+        return {"models": models, "logits": logits}
 
     def blank(self, size: int) -> TrainState:
         """Return the shapes of the stacked training state."""

@@ -19,6 +19,7 @@ import numpy as np
 
 from unlearn_jax import values
 from unlearn_jax.data import Splits
+from unlearn_jax.pipeline.config.checks import check_logits
 from unlearn_jax.train import Batch, LossFn, cross_entropy_loss
 from unlearn_jax.types import InputError, Model, UnlearnFn
 
@@ -98,27 +99,6 @@ def model_digest(model: Model, splits: Splits, loss_fn: LossFn | None = None) ->
         ),
     )
     return hashlib.sha256("".join(parts).encode()).hexdigest()
-
-
-def check_logits(model: Model, splits: Splits) -> None:
-    """Refuse a network whose logits do not fit the data.
-
-    Args:
-      model: the network.
-      splits: the data.
-
-    Raises:
-      InputError: logits that do not fit the data.
-    """
-    images = jax.ShapeDtypeStruct((2, *splits.train.images.shape[1:]), jnp.float32)
-    logits = jax.eval_shape(
-        model.apply, jax.eval_shape(model.init, jax.random.key(0)), images
-    )
-    if logits.shape != (2, splits.num_classes):
-        raise InputError(
-            f"the model gives logits {logits.shape} for 2 images of"
-            f" {splits.num_classes} classes: it must give (2, {splits.num_classes})"
-        )
 
 
 def code_digest(method: UnlearnFn) -> str:

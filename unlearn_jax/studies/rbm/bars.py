@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +12,11 @@ import optax
 from unlearn_jax import replicas
 from unlearn_jax.contrib.testbeds import rbm as machines
 from unlearn_jax.contrib.testbeds import rbm_training as training
-from unlearn_jax.pipeline import Part
+from unlearn_jax.pipeline import Artifact
 from unlearn_jax.types import Array, InputError
 
-Arrays = Mapping[str, np.ndarray]
-
-
 ROWS = {
-    "nothing": "do nothing",
+    "nothing": "original",
     "second": "second retrain (seed floor)",
     "tune-50": "fine-tune, 50 steps",
     "tune-500": "fine-tune, 500 steps",
@@ -32,9 +29,7 @@ ROWS = {
     "gentlest-60": "descent-0.02 ascent, 60 steps",
 }
 
-
 PATHS = {"tune": 0.0, "gentlest": 0.02, "gentle": 0.1, "ascent": 1.0}
-
 
 DILUTED = {
     "before": "before training",
@@ -44,38 +39,35 @@ DILUTED = {
     "full": "after, + T",
 }
 
-
 MASKS = {"random": "random connections", "smallest": "smallest weights"}
 
-
 SHOWN = ("retrained", "nothing", "tune-500", "ascent-5", "ascent-60")
-
 
 TOP = 12
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Bars and stripes of 3x3 pixels in a machine whose 512 states are all written out."""
+    """Bars and stripes of 3x3 pixels in a machine with 512 visible states."""
 
     seeds: tuple[int, ...] = tuple(range(10))
-    """Seeds: of the machines, the two patterns to forget, and the masks."""
+    """Seeds of the machines, the two patterns to forget, and the masks."""
     num_hidden: int = 12
     """Hidden units."""
     num_steps: int = 1500
     """Full-batch steps of exact gradient, of every training."""
     learning_rate: float = 0.1
-    """Of gradient descent with momentum 0.9; training and unlearning alike."""
+    """Learning rate of training and unlearning, with momentum 0.9."""
     num_forget: int = 2
     """Patterns to forget, of 14."""
-    shares: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-    """Shares of connections removed."""
+    fractions: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    """Fractions of the connections to remove."""
 
 
 def fitted(
     config: Config, rbm: machines.Rbm, weights: Array, num_steps: int
 ) -> machines.Rbm:
-    """Exact training on the patterns."""
+    """Return a machine after exact training on the patterns."""
     tx = optax.sgd(config.learning_rate, momentum=0.9)
     return training.fit_exact(
         rbm, machines.bars_and_stripes(3), weights, tx=tx, num_steps=num_steps
@@ -83,13 +75,19 @@ def fitted(
 
 
 def fresh(config: Config, key: Array, weights: Array) -> machines.Rbm:
-    """A machine that was trained on nothing."""
+    """Return a machine before training."""
     means = training.visible_means(machines.bars_and_stripes(3), weights)
     return machines.init_rbm(key, means, config.num_hidden, scale=0.1)
 
 
 def forget_one_seed(config: Config, key: Array) -> dict[str, Array]:
-    """Every row's log-likelihood on retained patterns, mass on forgotten ones and distance to the oracle; paths."""
+    """Forget some patterns by every method.
+
+    Returns:
+      Per row ``[3]``: log-likelihood of retained patterns, mass of forgotten ones and
+      distance to the oracle; ``states-ROW`` ``[512]`` log-probabilities; ``path-NAME``
+      ``[500]`` distances; ``forget`` ``[14]``; ``log-z`` ``[2]``, by two sums.
+    """
     patterns = machines.bars_and_stripes(3)
     count = len(patterns)
     key_forget, *keys = jax.random.split(key, 4)
@@ -128,7 +126,7 @@ def forget_one_seed(config: Config, key: Array) -> dict[str, Array]:
 
 
 def grid(num_visible: int, num_hidden: int) -> tuple[Array, Array]:
-    """Every pair of a visible and a hidden state, for brute force."""
+    """Return every visible and every hidden state, to be combined."""
     return (
         machines.all_states(num_visible)[:, None],
         machines.all_states(num_hidden)[None],
@@ -142,7 +140,7 @@ def walk(
     weights: Array,
     num_steps: int = 500,
 ) -> tuple[machines.Rbm, Array]:
-    """The machine after every step from ``start``, and its distance to the oracle."""
+    """Return the machine after every step, and its distance to the oracle."""
     tx = optax.sgd(config.learning_rate, momentum=0.9)
 
     def step(
@@ -157,78 +155,80 @@ def walk(
 
 
 def dilute_one_seed(config: Config, key: Array) -> dict[str, Array]:
-    """Mean log-likelihood of all patterns, for each share, of the machines diluted before and after training."""
+    """Return the mean log-likelihood of the patterns of diluted machines.
+
+    Returns:
+      ``MASK-STAGE`` ``[fractions]``; ``leak``, the largest weight of a removed
+      connection; ``dense``, the log-likelihood of the machine with all connections.
+    """
     patterns = machines.bars_and_stripes(3)
     even = jnp.full(len(patterns), 1 / len(patterns))
     key_init, key_mask = jax.random.split(key)
     start = fresh(config, key_init, even)
     dense = fitted(config, start, even, config.num_steps)
     draws = jax.random.uniform(key_mask, dense.weights.shape)
-    score = lambda rbm: jnp.mean(machines.log_likelihood(rbm, patterns))
+    num_steps = config.num_steps
 
-    def at(share: Array) -> dict[str, Array]:
-        masks = jnp.stack(
-            [machines.smallest_mask(order, share) for order in (draws, dense.weights)]
-        )
+    def score(rbm: machines.Rbm) -> Array:
+        return jnp.mean(machines.log_likelihood(rbm, patterns))
 
-        def diluted(mask: Array) -> tuple[dict[str, Array], Array]:
-            before, after = machines.dilute(start, mask), machines.dilute(dense, mask)
-            pair = jax.vmap(
-                lambda rbm: fitted(config, rbm, even, config.num_steps // 3)
-            )(replicas.stack([before, after]))
-            third = replicas.unstack(pair, 1)
-            full = jax.vmap(lambda rbm: fitted(config, rbm, even, config.num_steps))(
-                replicas.stack([before, after])
-            )
-            twice = fitted(config, replicas.unstack(full, 0), even, config.num_steps)
-            values = {
-                "twice": twice,
-                "before": replicas.unstack(full, 0),
-                "after": after,
-                "third": third,
-                "full": replicas.unstack(full, 1),
-            }
-            leak = jnp.max(jnp.where(mask[None], 0.0, jnp.abs(full.weights)))
-            return {name: score(rbm) for name, rbm in values.items()}, leak
+    def diluted(mask: Array) -> tuple[dict[str, Array], Array]:
+        after = machines.dilute(dense, mask)
+        pair = replicas.stack([machines.dilute(start, mask), after])
+        third = jax.vmap(lambda rbm: fitted(config, rbm, even, num_steps // 3))(pair)
+        full = jax.vmap(lambda rbm: fitted(config, rbm, even, num_steps))(pair)
+        before = replicas.unstack(full, 0)
+        values = {
+            "twice": fitted(config, before, even, num_steps),
+            "before": before,
+            "after": after,
+            "third": replicas.unstack(third, 1),
+            "full": replicas.unstack(full, 1),
+        }
+        leak = jnp.max(jnp.where(mask[None], 0.0, jnp.abs(full.weights)))
+        return {name: score(rbm) for name, rbm in values.items()}, leak
 
-        values, leak = jax.vmap(diluted)(masks)
-        return {
-            f"{mask}-{name}": values[name][i]
-            for i, mask in enumerate(MASKS)
-            for name in DILUTED
-        } | {"leak": jnp.max(leak)}
+    def at(fraction: Array) -> dict[str, Array]:
+        orders = (draws, dense.weights)
+        masks = [machines.smallest_mask(order, fraction) for order in orders]
+        values, leak = jax.vmap(diluted)(jnp.stack(masks))
+        found = {"leak": jnp.max(leak)}
+        for i, mask in enumerate(MASKS):
+            for name in DILUTED:
+                found[f"{mask}-{name}"] = values[name][i]
+        return found
 
-    return jax.lax.map(at, jnp.asarray(config.shares)) | {"dense": score(dense)}
+    return jax.lax.map(at, jnp.asarray(config.fractions)) | {"dense": score(dense)}
 
 
 def compute(
     config: Config, one_seed: Callable[[Config, Array], dict[str, Array]], purpose: int
 ) -> dict[str, np.ndarray]:
-    """All seeds side by side."""
-    run = jax.jit(
-        jax.vmap(
-            lambda seed: one_seed(
-                config, jax.random.fold_in(jax.random.key(seed), purpose)
-            )
-        )
-    )
-    return jax.tree.map(np.asarray, run(jnp.asarray(config.seeds)))
+    """Compute all seeds in parallel."""
+
+    def one(seed: Array) -> dict[str, Array]:
+        return one_seed(config, jax.random.fold_in(jax.random.key(seed), purpose))
+
+    found = jax.jit(jax.vmap(one))(jnp.asarray(config.seeds))
+    return jax.tree.map(np.asarray, found)
 
 
-def make_artifacts(config: Config) -> dict[str, Part]:
-    """Deletion, and dilution."""
+def make_artifacts(config: Config) -> list[Artifact]:
+    """Return deletion and dilution.
+
+    Raises:
+      InputError: seeds, fractions or sizes that cannot be used.
+    """
     if len(set(config.seeds)) < 2 or len(set(config.seeds)) != len(config.seeds):
         raise InputError(
             f"seeds are {config.seeds}: give two different ones or more, intervals need"
             " them"
         )
-    if (
-        not config.shares
-        or not all(0 < share < 1 for share in config.shares)
-        or config.num_steps < 3
-    ):
+    fractions = config.fractions
+    is_valid = fractions and all(0 < fraction < 1 for fraction in fractions)
+    if not is_valid or config.num_steps < 3:
         raise InputError(
-            "shares must lie between 0 and 1, at least one, and num_steps be 3 or more"
+            "give at least one fraction between 0 and 1, and num_steps of 3 or more"
         )
     if not 1 <= config.num_forget <= 13 or not 1 <= config.num_hidden <= 12:
         raise InputError(
@@ -240,13 +240,14 @@ def make_artifacts(config: Config) -> dict[str, Part]:
         name: settings[name]
         for name in ("seeds", "num_hidden", "num_steps", "learning_rate")
     }
-    return {
-        "deletion": Part(
-            shared | {"num_forget": config.num_forget},
-            functools.partial(compute, config, forget_one_seed, 0),
-        ),
-        "dilution": Part(
-            shared | {"shares": config.shares},
-            functools.partial(compute, config, dilute_one_seed, 1),
-        ),
-    }
+    deletion = Artifact(
+        name="deletion",
+        settings=shared | {"num_forget": config.num_forget},
+        compute=functools.partial(compute, config, forget_one_seed, 0),
+    )
+    dilution = Artifact(
+        name="dilution",
+        settings=shared | {"fractions": fractions},
+        compute=functools.partial(compute, config, dilute_one_seed, 1),
+    )
+    return [deletion, dilution]

@@ -1,7 +1,6 @@
 """Page of bars and stripes in a diluted RBM."""
 
 import itertools
-from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,20 +10,19 @@ from unlearn_jax.audit import summarize_runs
 from unlearn_jax.contrib.testbeds import rbm as machines
 from unlearn_jax.pipeline import Check, Figure, Page, Table
 from unlearn_jax.pipeline.report.figures.style import COLORS, INK, MUTED, dress
-from unlearn_jax.studies.common import legend
+from unlearn_jax.studies.common import Arrays, Found, legend
 from unlearn_jax.studies.rbm.bars import (
     DILUTED,
     MASKS,
     ROWS,
     SHOWN,
     TOP,
-    Arrays,
     Config,
 )
 
 
 def deletion_table(config: Config, found: Arrays) -> Table:
-    """A row per way to forget."""
+    """Return a row per method."""
     labels = {"retrained": "retrained (oracle)"} | ROWS
     rows = [
         [
@@ -48,13 +46,13 @@ def deletion_table(config: Config, found: Arrays) -> Table:
             "log-likelihood of retained",
             "forgotten mass",
             "KL(oracle || model)",
-            "times doing nothing",
+            "times the original's",
         ],
         rows=rows,
         caption=(
             "All exact, in nats; the best possible log-likelihood of a retained"
             f" pattern is {best:.3f}. Forgotten mass: probability of the forgotten"
-            " patterns over their uniform share (1: remembered, 0: gone). Mean ±"
+            " patterns over their uniform one (1: remembered, 0: forgotten). Mean ±"
             f" standard deviation over {len(config.seeds)} seeds, 95% interval of the"
             " mean."
         ),
@@ -62,13 +60,13 @@ def deletion_table(config: Config, found: Arrays) -> Table:
 
 
 def dilution_table(config: Config, found: Arrays, mask: str) -> Table:
-    """A row per share."""
+    """Return a row per fraction."""
     rows = []
-    for i, share in enumerate(config.shares):
+    for i, fraction in enumerate(config.fractions):
         values = [found[f"{mask}-{name}"][:, i] for name in DILUTED]
         rows.append(
             [
-                f"{share:.0%}",
+                f"{fraction:.0%}",
                 *map(summarize_runs, values),
                 summarize_runs(values[0] - values[4]),
                 summarize_runs(values[1] - values[4]),
@@ -91,7 +89,7 @@ def dilution_table(config: Config, found: Arrays, mask: str) -> Table:
 
 
 def path_picture(config: Config, found: Arrays) -> Figure:
-    """Distance to the oracle along every path."""
+    """Draw the distance to the oracle along every path."""
     figure = Drawing(figsize=(9.2, 4.4), layout="constrained")
     axes = figure.add_subplot()
     dress(axes, "Distance to the retrained machine, step by step", grid="both")
@@ -109,7 +107,7 @@ def path_picture(config: Config, found: Arrays) -> Figure:
             steps, np.median(found[f"path-{name}"], 0), color=color, lw=2.2, label=label
         )
     for name, label, color in (
-        ("nothing", "do nothing", MUTED),
+        ("nothing", "original", MUTED),
         ("second", "second retrain", INK),
     ):
         axes.axhline(
@@ -131,8 +129,8 @@ def path_picture(config: Config, found: Arrays) -> Figure:
         "Ascent leaves the oracle behind",
         figure,
         alt=(
-            f"KL from the oracle over 500 steps; medians at the end: {ends}; doing"
-            f" nothing {found['nothing'][:, 2].mean():.3g}, second retrain"
+            f"KL from the oracle over 500 steps; medians at the end: {ends};"
+            f" original {found['nothing'][:, 2].mean():.3g}, second retrain"
             f" {found['second'][:, 2].mean():.3g}"
         ),
         caption=(
@@ -144,7 +142,7 @@ def path_picture(config: Config, found: Arrays) -> Figure:
 
 
 def dilution_picture(config: Config, found: Arrays) -> Figure:
-    """Log-likelihood over the share removed."""
+    """Draw the log-likelihood over the fraction removed."""
     figure = Drawing(figsize=(9.2, 6.2), layout="constrained")
     panels = figure.subplots(2, 2, sharex=True, sharey="row")
     for column, (mask, title) in enumerate(MASKS.items()):
@@ -157,7 +155,7 @@ def dilution_picture(config: Config, found: Arrays) -> Figure:
                     continue
                 values = found[f"{mask}-{name}"]
                 axes.fill_between(
-                    config.shares,
+                    config.fractions,
                     values.min(0),
                     values.max(0),
                     color=color,
@@ -165,7 +163,7 @@ def dilution_picture(config: Config, found: Arrays) -> Figure:
                     lw=0,
                 )
                 axes.plot(
-                    config.shares,
+                    config.fractions,
                     values.mean(0),
                     color=color,
                     lw=1.8,
@@ -180,16 +178,16 @@ def dilution_picture(config: Config, found: Arrays) -> Figure:
                 ls=(0, (5, 2)),
                 label="knows nothing",
             )
-        panels[1, column].set(xlabel="share of connections removed")
+        panels[1, column].set(xlabel="fraction of connections removed")
     for axes in panels[:, 0]:
         axes.set_ylabel("mean log-likelihood, nats")
     legend(figure, panels[1, 0], place="lower center", size=9.5)
-    half = int(np.argmin(np.abs(np.asarray(config.shares) - 0.5)))
+    half = int(np.argmin(np.abs(np.asarray(config.fractions) - 0.5)))
     return Figure(
         "Diluting before and after training",
         figure,
         alt=(
-            f"At {config.shares[half]:.0%} removed at random: before training"
+            f"At {config.fractions[half]:.0%} removed at random: before training"
             f" {found['random-before'][:, half].mean():.2f}, after training"
             f" {found['random-after'][:, half].mean():.2f}, retrained"
             f" {found['random-full'][:, half].mean():.2f}"
@@ -199,7 +197,7 @@ def dilution_picture(config: Config, found: Arrays) -> Figure:
 
 
 def states_picture(found: Arrays) -> Figure:
-    """The most probable states of the first seed's machines."""
+    """Draw the most probable states of the first seed's machines."""
     labels = {"retrained": "retrained (oracle)"} | ROWS
     figure = Drawing(
         figsize=(9.2, 6.4)
@@ -225,7 +223,7 @@ def states_picture(found: Arrays) -> Figure:
         )
     worst = np.exp(found["states-ascent-60"][0]).max()
     return Figure(
-        "What the machines generate",
+        "States of the machines",
         figure,
         alt=(
             f"The {TOP} most probable of 512 states and their probabilities; after 60"
@@ -242,9 +240,12 @@ def states_picture(found: Arrays) -> Figure:
 def draw_state(
     axes: Axes, state: np.ndarray, patterns: np.ndarray, forgotten: np.ndarray
 ) -> None:
-    """One 3x3 state, in the color of what it is."""
-    is_in = lambda some: bool((some == state).all(1).any())
-    color = COLORS[1] if is_in(forgotten) else COLORS[0] if is_in(patterns) else MUTED
+    """Draw one 3x3 state: forgotten, retained, or no pattern, by its color."""
+    color = MUTED
+    if (patterns == state).all(1).any():
+        color = COLORS[0]
+    if (forgotten == state).all(1).any():
+        color = COLORS[1]
     for row, column in itertools.product(range(3), range(3)):
         alpha = 0.95 if state[3 * row + column] else 0.1
         axes.fill(
@@ -267,22 +268,32 @@ def draw_state(
 
 
 def make_checks(config: Config, forgotten: Arrays, diluted: Arrays) -> list[Check]:
-    """What must hold, and the two findings."""
+    """Return the checks, and the two findings."""
     gap = np.abs(forgotten["log-z"][:, 0] - forgotten["log-z"][:, 1]).max()
     ratio = forgotten["ascent-5"][:, 2] / forgotten["nothing"][:, 2]
     mass = forgotten["ascent-5"][:, 1].max()
-    half = [i for i, share in enumerate(config.shares) if abs(share - 0.5) < 1e-9]
+    half = np.flatnonzero(np.abs(np.asarray(config.fractions) - 0.5) < 1e-9)
     margins = (diluted["random-twice"] - diluted["random-full"])[:, half]
     checks = [
-        Check("log Z by enumeration equals the sum over all visible and hidden states", bool(gap < 1e-4),
-              f"largest difference {gap:.1e} nats, {len(config.seeds)} machines"),
-        Check("removed connections are exactly 0 after training", bool(diluted["leak"].max() == 0),
-              f"largest weight {diluted['leak'].max():g}"),
-        Check("5 steps of descent-ascent forget, and end further from the oracle than doing nothing, in every seed",
-              bool(mass < 0.01 and ratio.min() > 1),
-              f"forgotten mass at most {mass:.1e}; {ratio.min():.1f} to {ratio.max():.0f} times as far"),
-    ]  # fmt: skip
-    if half:
+        Check(
+            "log Z by enumeration equals the sum over all visible and hidden states",
+            bool(gap < 1e-4),
+            f"largest difference {gap:.1e} nats, {len(config.seeds)} machines",
+        ),
+        Check(
+            "removed connections are exactly 0 after training",
+            bool(diluted["leak"].max() == 0),
+            f"largest weight {diluted['leak'].max():g}",
+        ),
+        Check(
+            "5 steps of descent-ascent forget, and end further from the oracle than the"
+            " original, in every seed",
+            bool(mass < 0.01 and ratio.min() > 1),
+            f"forgotten mass at most {mass:.1e}; {ratio.min():.1f} to"
+            f" {ratio.max():.0f} times as far",
+        ),
+    ]
+    if half.size:
         gap = summarize_runs(margins[:, 0])
         checks.append(
             Check(
@@ -296,36 +307,34 @@ def make_checks(config: Config, forgotten: Arrays, diluted: Arrays) -> list[Chec
     return checks
 
 
-def make_page(config: Config, found: Mapping[str, Arrays]) -> Page:
-    """The report."""
-    forgotten, diluted = found["deletion"], found["dilution"]
+def make_page(config: Config, found: Found) -> Page:
+    """Return the page: deletion, dilution, paths and states."""
+    forgotten = found["deletion"]
+    diluted = found["dilution"]
     ratio = {
         name: np.median(forgotten[name][:, 2] / forgotten["nothing"][:, 2])
         for name in ROWS
     }
-    below = {
-        mask: ", ".join(
-            f"{share:.0%}"
-            for i, share in enumerate(config.shares)
-            if summarize_runs(
-                diluted[f"{mask}-twice"][:, i] - diluted[f"{mask}-full"][:, i]
-            ).low
-            > 0
-        )
-        for mask in MASKS
-    }
+    below = {}
+    for mask in MASKS:
+        better = []
+        for i, fraction in enumerate(config.fractions):
+            change = diluted[f"{mask}-twice"][:, i] - diluted[f"{mask}-full"][:, i]
+            if summarize_runs(change).low > 0:
+                better.append(f"{fraction:.0%}")
+        below[mask] = ", ".join(better) or "no fraction"
     summary = (
         "An exact test-bed, inspired by a paper on sparsity (arXiv 2511.00648) and no"
         " claim of it. Descent-ascent drives the forgotten patterns to probability"
         f" {forgotten['ascent-5'][:, 1].mean() * config.num_forget / 14:.1e} in 5"
         f" steps, and is then {ratio['ascent-5']:.0f} times as far from the retrained"
-        f" machine as doing nothing (median of {len(config.seeds)} seeds),"
+        f" machine as the original (median of {len(config.seeds)} seeds),"
         f" {ratio['ascent-60']:,.0f} times after 60; 500 steps of fine-tuning are at"
         f" {ratio['tune-500']:.2f}, a second retraining at {ratio['second']:.2f}. A"
         " machine that is diluted after training and trained again stays below one"
         " that had its mask from the start and as many steps, with interval above 0:"
-        f" random connections removed, at {below['random'] or 'no share'}; smallest"
-        f" weights, at {below['smallest'] or 'no share'}."
+        f" random connections removed, at {below['random']}; smallest"
+        f" weights, at {below['smallest']}."
     )
     return Page(
         summary=summary,

@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +15,9 @@ from unlearn_jax.audit import softmax
 from unlearn_jax.contrib.testbeds import ais as annealing
 from unlearn_jax.contrib.testbeds import rbm as machines
 from unlearn_jax.contrib.testbeds import rbm_training as training
-from unlearn_jax.pipeline import Part
-from unlearn_jax.types import Array, Dataset, InputError
-
-Arrays = Mapping[str, np.ndarray]
-
+from unlearn_jax.pipeline import Artifact
+from unlearn_jax.studies.common import Arrays
+from unlearn_jax.types import Array, Dataset, InputError, PyTree
 
 DILUTED = {
     "before": "before training",
@@ -28,13 +26,11 @@ DILUTED = {
     "full": "after, + T",
 }
 
-
 MASKS = {"random": "random connections", "smallest": "smallest weights"}
-
 
 ROWS = {
     "oracle": "retrained (oracle)",
-    "nothing": "do nothing",
+    "nothing": "original",
     "second": "second retrain (seed floor)",
     "tune-100": "fine-tune, 100 steps",
     "tune-1000": "fine-tune, 1000 steps",
@@ -45,8 +41,7 @@ ROWS = {
     "gentlest-1000": "descent-0.02 ascent, 1000 steps",
 }
 
-
-METHODS = {  # row: (from, weight of ascent, steps), in the order of computing
+METHODS = {
     "tune-100": ("nothing", 0.0, 100),
     "tune-1000": ("nothing", 0.0, 1000),
     "ascent-20": ("nothing", 1.0, 20),
@@ -55,26 +50,25 @@ METHODS = {  # row: (from, weight of ascent, steps), in the order of computing
     "gentlest-1000": ("nothing", 0.02, 1000),
     "ascent-tune": ("ascent-100", 0.0, 1000),
 }
-
+"""Rows by ``(start, weight of ascent, steps)``, in the order of computing."""
 
 SHOWN = ("nothing", "oracle", "tune-1000", "ascent-20", "ascent-100", "gentle-100")
-
 
 PICTURES = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Digits of 8x8 black or white pixels, in a machine that is too large to be written out."""
+    """Digits of 8x8 binary pixels, in a machine too large to enumerate."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds: of the split, the machines, and the masks."""
+    """Seeds of the split, the machines and the masks."""
     classes: tuple[int, ...] = (1, 3, 8)
-    """Digits to forget, each alone, with every seed."""
-    shares: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
-    """Shares of connections removed."""
+    """Digits to forget, one at a time, with every seed."""
+    fractions: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
+    """Fractions of the connections to remove."""
     num_train: int = 1200
-    """Training images, of 1797; the others are for testing."""
+    """Training images of 1,797; the others are test images."""
     num_hidden: int = 100
     """Hidden units."""
     num_steps: int = 2000
@@ -82,20 +76,21 @@ class Config:
     num_sweeps: int = 2
     """Gibbs sweeps per step, k of PCD-k."""
     learning_rate: float = 0.3
-    """At the first step of training or unlearning; falls linearly to 0."""
+    """Learning rate of the first step; falls linearly to 0."""
     num_chains: int = 200
-    """Chains of annealed importance sampling, and samples to look at."""
+    """Chains of annealed importance sampling, which are the samples too."""
     num_betas: int = 1000
-    """Its temperatures."""
+    """Temperatures of annealed importance sampling."""
 
 
 @functools.lru_cache(maxsize=8)
 def load(num_train: int, seed: int) -> dict[str, np.ndarray]:
-    """One seed's split, binarised at half of the greatest gray level."""
+    """Return one seed's split, binarized at half of the greatest gray level."""
     splits = data.load_digits(num_train=num_train, seed=seed)
-    bits = lambda images: (np.asarray(images).reshape(len(images), 64) > 127).astype(
-        np.float32
-    )
+
+    def bits(images: np.ndarray) -> np.ndarray:
+        return (np.asarray(images).reshape(len(images), 64) > 127).astype(np.float32)
+
     return {
         "train": bits(splits.train.images),
         "train_labels": np.asarray(splits.train.labels),
@@ -104,178 +99,196 @@ def load(num_train: int, seed: int) -> dict[str, np.ndarray]:
     }
 
 
-@functools.cache
-def trainer(num_steps: int, num_sweeps: int, learning_rate: float) -> Any:
-    """``((key, rbm, weights, chains), images) -> (rbm, chains)`` of one machine; NaN chains: draw new ones."""
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+    """Training of one machine; items ``(key, rbm, weights, chains)``.
 
-    def run(item: tuple, images: Array) -> tuple[machines.Rbm, Array]:
+    NaN chains are replaced by new ones.
+
+    Attributes:
+      num_steps: of PCD.
+      num_sweeps: Gibbs sweeps of a step.
+      learning_rate: of the first step.
+    """
+
+    num_steps: int
+    num_sweeps: int
+    learning_rate: float
+
+    def __call__(self, item: Any, images: Array) -> tuple[machines.Rbm, Array]:
+        """Return the machine and its chains."""
         key, rbm, weights, chains = item
         key_init, key_fit = jax.random.split(key)
-        tx = optax.sgd(
-            optax.linear_schedule(learning_rate, 0.0, num_steps), momentum=0.5
-        )
+        schedule = optax.linear_schedule(self.learning_rate, 0.0, self.num_steps)
+        tx = optax.sgd(schedule, momentum=0.5)
         state = training.init_pcd(key_init, rbm, tx, num_chains=len(chains))
-        state = state._replace(
-            chains=jnp.where(jnp.isnan(chains), state.chains, chains)
+        chains = jnp.where(jnp.isnan(chains), state.chains, chains)
+        state = training.fit_pcd(
+            key_fit,
+            state._replace(chains=chains),
+            images,
+            weights,
+            tx=tx,
+            num_steps=self.num_steps,
+            num_sweeps=self.num_sweeps,
+            batch_size=100,
         )
-        knobs = {"num_steps": num_steps, "num_sweeps": num_sweeps, "batch_size": 100}
-        state = training.fit_pcd(key_fit, state, images, weights, tx=tx, **knobs)
         return state.rbm, state.chains
 
-    return run
 
+@dataclasses.dataclass(frozen=True)
+class Scorer:
+    """Annealed importance sampling of one machine; items ``(key, rbm)``.
 
-@functools.cache
-def scorer(num_chains: int, num_betas: int) -> Any:
-    """``((key, rbm), (base bias, test images)) -> AIS and the log-likelihood of each test image``."""
+    Attributes:
+      num_chains: of the sampling.
+      num_betas: of the sampling.
+    """
 
-    def run(
-        item: tuple[Array, machines.Rbm], shared: tuple[Array, Array]
-    ) -> dict[str, Array]:
-        (key, rbm), (base, images) = item, shared
+    num_chains: int
+    num_betas: int
+
+    def __call__(self, item: Any, shared: Any) -> dict[str, Array]:
+        """Return the sampling's result and the ``scores`` of the test images."""
+        key, rbm = item
+        base, images = shared
         result = annealing.estimate_log_partition(
-            key, rbm, base, num_chains=num_chains, num_betas=num_betas
+            key, rbm, base, num_chains=self.num_chains, num_betas=self.num_betas
         )
         scores = -machines.free_energy(rbm, images) - result.log_partition
         return result._asdict() | {"scores": scores}
 
-    return run
+
+class Job(NamedTuple):
+    """Machine to train.
+
+    Attributes:
+      rbm: before training.
+      weights: of the training images.
+      chains: of an earlier training; new ones if None.
+    """
+
+    rbm: machines.Rbm
+    weights: Any
+    chains: Array | None = None
+
+
+Trained = tuple[machines.Rbm, Array]
+"""A machine and its chains."""
 
 
 def fit_all(
-    config: Config, seed: int, purpose: int, jobs: list[tuple], num_steps: int
-) -> list[tuple]:
-    """Trains ``(rbm, weights, chains or None)`` each, spread over the cores; returns ``(rbm, chains)`` each."""
-    keys = jax.random.split(
-        jax.random.fold_in(jax.random.key(seed), purpose), len(jobs)
-    )
-    none = jnp.full((100, 64), jnp.nan)
+    config: Config, seed: int, purpose: int, jobs: Sequence[Job], num_steps: int
+) -> list[Trained]:
+    """Train machines, spread over the cores."""
+    key = jax.random.fold_in(jax.random.key(seed), purpose)
+    keys = jax.random.split(key, len(jobs))
+    new = jnp.full((100, 64), jnp.nan)
     items = [
-        (rbm, jnp.asarray(weights), none if chains is None else chains)
-        for rbm, weights, chains in jobs
+        (job.rbm, jnp.asarray(job.weights), new if job.chains is None else job.chains)
+        for job in jobs
     ]
-    run = trainer(num_steps, config.num_sweeps, config.learning_rate)
-    how = replicas.mapper(num_models=len(jobs))
-    fitted = replicas.map_models(
-        how, run, (keys, *replicas.stack(items)), load(config.num_train, seed)["train"]
-    )
+    trainer = Trainer(num_steps, config.num_sweeps, config.learning_rate)
+    mapper = replicas.mapper(num_models=len(jobs))
+    images = load(config.num_train, seed)["train"]
+    stacked = (keys, *replicas.stack(items))
+    fitted = replicas.map_models(mapper, trainer, stacked, images)
     return [replicas.unstack(fitted, i) for i in range(len(jobs))]
 
 
 def score_all(
     config: Config, seed: int, purpose: int, rbms: list[machines.Rbm]
 ) -> dict[str, np.ndarray]:
-    """Scores each machine on the test images; leaves ``[M, ...]``."""
+    """Score machines on the test images; leaves ``[M, ...]``."""
     split = load(config.num_train, seed)
-    keys = jax.random.split(
-        jax.random.fold_in(jax.random.key(seed), purpose), len(rbms)
-    )
-    items = (keys, replicas.stack(rbms))
-    run, how = (
-        scorer(config.num_chains, config.num_betas),
-        replicas.mapper(num_models=len(rbms)),
-    )
-    found = replicas.map_models(how, run, items, (base_bias(split), split["test"]))
-    return jax.tree.map(np.asarray, found)
+    key = jax.random.fold_in(jax.random.key(seed), purpose)
+    items = (jax.random.split(key, len(rbms)), replicas.stack(rbms))
+    scorer = Scorer(config.num_chains, config.num_betas)
+    mapper = replicas.mapper(num_models=len(rbms))
+    shared = (base_bias(split), split["test"])
+    return jax.tree.map(np.asarray, replicas.map_models(mapper, scorer, items, shared))
 
 
-def base_bias(split: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Logits of the training set's means."""
+def base_bias(split: Arrays) -> np.ndarray:
+    """Return the logits of the training set's means."""
     means = np.clip(split["train"].mean(0), 0.01, 0.99)
     return np.log(means / (1 - means)).astype(np.float32)
 
 
 def fresh(config: Config, seed: int, purpose: int, weights: np.ndarray) -> machines.Rbm:
-    """A machine that was trained on nothing."""
+    """Return a machine before training."""
     images = jnp.asarray(load(config.num_train, seed)["train"])
     means = training.visible_means(images, jnp.asarray(weights))
-    return machines.init_rbm(
-        jax.random.fold_in(jax.random.key(seed), purpose), means, config.num_hidden
-    )
+    key = jax.random.fold_in(jax.random.key(seed), purpose)
+    return machines.init_rbm(key, means, config.num_hidden)
 
 
-def to_arrays(rbm: machines.Rbm, chains: Array) -> dict[str, np.ndarray]:
-    """A machine as arrays to be stored."""
-    return {name: np.asarray(leaf) for name, leaf in rbm._asdict().items()} | {
-        "chains": np.asarray(chains)
-    }
+def even_weights(config: Config) -> np.ndarray:
+    """Return the weights of training on all images."""
+    return np.full(config.num_train, 1 / config.num_train, np.float32)
 
 
-def to_machine(arrays: Arrays) -> tuple[machines.Rbm, Array]:
-    """Stored arrays as a machine and its chains."""
-    return machines.Rbm(
-        *(jnp.asarray(arrays[name]) for name in machines.Rbm._fields)
-    ), jnp.asarray(arrays["chains"])
+def train_original(config: Config, seed: int) -> dict[str, PyTree]:
+    """Return the machine of all training images, and its chains."""
+    even = even_weights(config)
+    job = Job(fresh(config, seed, 1, even), even)
+    ((rbm, chains),) = fit_all(config, seed, 0, [job], config.num_steps)
+    return {"machine": rbm._asdict(), "chains": chains}
 
 
-def train_original(config: Config, seed: int) -> dict[str, np.ndarray]:
-    """The machine of all training images."""
-    even = np.full(config.num_train, 1 / config.num_train, np.float32)
-    ((rbm, chains),) = fit_all(
-        config, seed, 0, [(fresh(config, seed, 1, even), even, None)], config.num_steps
-    )
-    return to_arrays(rbm, chains)
+def read_machine(stored: Mapping[str, PyTree]) -> Trained:
+    """Return the machine that :func:`train_original` stored."""
+    rbm = machines.Rbm(**jax.tree.map(jnp.asarray, dict(stored["machine"])))
+    return rbm, jnp.asarray(stored["chains"])
 
 
-def dilute_all(config: Config, seed: int, original: Arrays) -> dict[str, np.ndarray]:
-    """Every share, before and after training, random and smallest; ``[rows, ...]`` in the order of ``names``."""
-    dense, _ = to_machine(original)
-    even = np.full(config.num_train, 1 / config.num_train, np.float32)
-    start = fresh(
-        config, seed, 1, even
-    )  # the one that the dense machine was trained from
-    draws = jax.random.uniform(
-        jax.random.fold_in(jax.random.key(seed), 2), dense.weights.shape
-    )
+def dilute_all(
+    config: Config, seed: int, original: Mapping[str, PyTree]
+) -> dict[str, np.ndarray]:
+    """Dilute machines before and after training, at random and by size.
+
+    Args:
+      config: of the study.
+      seed: of the masks.
+      original: from :func:`train_original`.
+
+    Returns:
+      As :func:`summary_of`, ``[M, ...]`` in the order of ``names``, and ``leak``, the
+      largest weight of a removed connection.
+    """
+    dense, _ = read_machine(original)
+    even = even_weights(config)
+    # The machine that the dense one was trained from.
+    start = fresh(config, seed, 1, even)
+    key = jax.random.fold_in(jax.random.key(seed), 2)
+    draws = jax.random.uniform(key, dense.weights.shape)
     orders = {"random": draws, "smallest": dense.weights}
-    rows: dict[str, machines.Rbm] = {}
-    jobs: dict[str, tuple] = {}
-    for share in config.shares:
+    rows: dict[str, machines.Rbm] = {"dense": dense}
+    jobs: dict[str, Job] = {}
+    for fraction in config.fractions:
         for mask, order in orders.items():
-            kept = machines.smallest_mask(order, share)
-            rows[f"{mask}-after-{share}"] = machines.dilute(dense, kept)
-            jobs[f"{mask}-before-{share}"] = (machines.dilute(start, kept), even, None)
-            jobs[f"{mask}-full-{share}"] = (rows[f"{mask}-after-{share}"], even, None)
-    rows |= dict(
-        zip(
-            jobs,
-            [
-                rbm
-                for rbm, _ in fit_all(
-                    config, seed, 3, list(jobs.values()), config.num_steps
-                )
-            ],
-            strict=True,
-        )
-    )
-    again = {
-        name.replace("before", "twice"): (rows[name], even, None)
-        for name in jobs
-        if "before" in name
-    }
-    rows |= dict(
-        zip(
-            again,
-            [
-                rbm
-                for rbm, _ in fit_all(
-                    config, seed, 8, list(again.values()), config.num_steps
-                )
-            ],
-            strict=True,
-        )
-    )
-    rows = {"dense": dense} | rows
-    leak = max(
-        float(jnp.max(jnp.abs(jnp.where(rbm.mask, 0.0, rbm.weights))))
-        for rbm in rows.values()
-    )
+            kept = machines.smallest_mask(order, fraction)
+            after = machines.dilute(dense, kept)
+            rows[f"{mask}-after-{fraction}"] = after
+            before = Job(machines.dilute(start, kept), even)
+            jobs[f"{mask}-before-{fraction}"] = before
+            jobs[f"{mask}-full-{fraction}"] = Job(after, even)
+    fitted = fit_all(config, seed, 3, list(jobs.values()), config.num_steps)
+    for name, (rbm, _) in zip(jobs, fitted, strict=True):
+        rows[name] = rbm
+    names = [name for name in jobs if "before" in name]
+    again = [Job(rows[name], even) for name in names]
+    fitted = fit_all(config, seed, 8, again, config.num_steps)
+    for name, (rbm, _) in zip(names, fitted, strict=True):
+        rows[name.replace("before", "twice")] = rbm
+    leaks = [jnp.abs(jnp.where(rbm.mask, 0.0, rbm.weights)) for rbm in rows.values()]
+    leak = max(float(jnp.max(weights)) for weights in leaks)
     found = score_all(config, seed, 4, list(rows.values()))
     return summary_of(found) | {"names": np.array(list(rows)), "leak": np.float32(leak)}
 
 
 def summary_of(found: Arrays) -> dict[str, np.ndarray]:
-    """What is kept of the scores: samples as bytes, weights normalized."""
+    """Return the scores that are stored: samples as bytes, weights normalized."""
     logits = found["log_weights"] - found["log_weights"].max(1, keepdims=True)
     weights = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     return {
@@ -287,63 +300,94 @@ def summary_of(found: Arrays) -> dict[str, np.ndarray]:
     }
 
 
-def forget_all(config: Config, seed: int, original: Arrays) -> dict[str, np.ndarray]:
-    """Every class and method; ``[classes, rows, ...]`` in the order of ``ROWS``."""
+def forget_all(
+    config: Config, seed: int, original: Mapping[str, PyTree]
+) -> dict[str, np.ndarray]:
+    """Forget every class by every method.
+
+    Args:
+      config: of the study.
+      seed: of the machines.
+      original: from :func:`train_original`.
+
+    Returns:
+      As :func:`summary_of`, ``[classes, rows, ...]`` in the order of :data:`ROWS`, and
+      ``divergence`` ``[classes, rows]``, KL(oracle || row).
+    """
     labels = load(config.num_train, seed)["train_labels"]
     count = len(config.classes)
-    keep = [
-        np.asarray(training.deletion_weights(jnp.asarray(labels == c)))
-        for c in config.classes
-    ]
-    jobs = [(fresh(config, seed, 10 + i, w), w, None) for i in (0, 1) for w in keep]
+
+    def weights_of(ascent: float) -> list[np.ndarray]:
+        masks = [jnp.asarray(labels == label) for label in config.classes]
+        return [
+            np.asarray(training.deletion_weights(mask, ascent=ascent)) for mask in masks
+        ]
+
+    keep = weights_of(0.0)
+    jobs = [Job(fresh(config, seed, 10 + i, w), w) for i in (0, 1) for w in keep]
     trained = fit_all(config, seed, 5, jobs, config.num_steps)
     done = {
         "oracle": trained[:count],
         "second": trained[count:],
-        "nothing": [to_machine(original)] * count,
+        "nothing": [read_machine(original)] * count,
     }
     for purpose, (name, (start, ascent, num_steps)) in enumerate(METHODS.items()):
-        signed = [
-            training.deletion_weights(jnp.asarray(labels == c), ascent=ascent)
-            for c in config.classes
-        ]
         jobs = [
-            (rbm, w, chains)
-            for (rbm, chains), w in zip(done[start], signed, strict=True)
+            Job(rbm, weights, chains)
+            for (rbm, chains), weights in zip(
+                done[start], weights_of(ascent), strict=True
+            )
         ]
         done[name] = fit_all(config, seed, 20 + purpose, jobs, num_steps)
     rbms = [done[name][i][0] for i in range(count) for name in ROWS]
     found = score_all(config, seed, 6, rbms)
-    kept = {
-        name: value.reshape(count, len(ROWS), *value.shape[1:])
-        for name, value in summary_of(found).items()
-    }
+    kept = {}
+    for name, value in summary_of(found).items():
+        kept[name] = value.reshape(count, len(ROWS), *value.shape[1:])
     log_z = found["log_partition"].reshape(count, len(ROWS))
-    return kept | {
-        "divergence": np.stack([divergence(kept, log_z, rbms, i) for i in range(count)])
-    }
+    rows = [divergence(kept, log_z, rbms, i) for i in range(count)]
+    return kept | {"divergence": np.stack(rows)}
 
 
 def divergence(
     kept: Arrays, log_z: np.ndarray, rbms: list[machines.Rbm], index: int
 ) -> np.ndarray:
-    """KL(oracle || row) ``[rows]`` of one class, estimated on the oracle's weighted samples and by AIS's log Z."""
-    samples, weights = (
-        jnp.asarray(kept["samples"][index, 0], jnp.float32),
-        kept["sample_weights"][index, 0],
-    )
+    """Return KL(oracle || row) ``[rows]`` of one class.
+
+    It is estimated on the oracle's weighted samples, with AIS's log Z.
+
+    Args:
+      kept: samples and their weights ``[classes, rows, ...]``.
+      log_z: ``[classes, rows]``.
+      rbms: of all classes and rows.
+      index: of the class.
+    """
+    samples = jnp.asarray(kept["samples"][index, 0], jnp.float32)
+    weights = kept["sample_weights"][index, 0]
     rows = rbms[index * len(ROWS) : (index + 1) * len(ROWS)]
-    scores = [
-        -np.asarray(machines.free_energy(rbm, samples)) - z
-        for rbm, z in zip(rows, log_z[index], strict=True)
-    ]
+    scores = []
+    for rbm, log_partition in zip(rows, log_z[index], strict=True):
+        energies = np.asarray(machines.free_energy(rbm, samples))
+        scores.append(-energies - log_partition)
     return np.array([weights @ (scores[0] - other) for other in scores])
 
 
 def judge(
     config: Config, seed: int, diluted: Arrays, forgotten: Arrays
 ) -> dict[str, np.ndarray]:
-    """Class probabilities of every machine's samples by a network that was trained on real images of every class."""
+    """Classify every machine's samples by a network trained on real images.
+
+    Args:
+      config: of the study.
+      seed: of the network.
+      diluted: from :func:`dilute_all`.
+      forgotten: from :func:`forget_all`.
+
+    Returns:
+      ``accuracy`` and ``real_confidence`` on test images; ``diluted`` ``[M]``, the mean
+      confidence on samples; ``forgotten`` ``[classes, rows, 10]``, the fraction of
+      samples of each class.
+    """
     split = load(config.num_train, seed)
     model = models.build("mlp", (8, 8, 1), 10, widths=(128,))
     images = split["train"].reshape(-1, 8, 8, 1)
@@ -357,108 +401,121 @@ def judge(
         epochs_per_call=30,
     )
     predict = jax.jit(lambda x: train.predict(model.apply, state.variables, x))
-    probs = lambda bits: softmax(
-        np.asarray(predict(bits.reshape(-1, 8, 8, 1).astype(np.float32)))
-    )
-    real = probs(split["test"])
-    of_diluted, of_forgotten = probs(diluted["samples"]), probs(forgotten["samples"])
+
+    def probabilities(bits: np.ndarray) -> np.ndarray:
+        logits = predict(bits.reshape(-1, 8, 8, 1).astype(np.float32))
+        return softmax(np.asarray(logits))
+
+    real = probabilities(split["test"])
+    weights = diluted["sample_weights"]
+    confidence = probabilities(diluted["samples"]).max(1).reshape(weights.shape)
+    class_weights = forgotten["sample_weights"]
+    classes = probabilities(forgotten["samples"]).argmax(1)
+    is_class = np.eye(10)[classes].reshape(*class_weights.shape, 10)
     return {
         "accuracy": np.mean(real.argmax(1) == split["test_labels"]),
         "real_confidence": np.mean(real.max(1)),
-        "diluted": np.sum(
-            diluted["sample_weights"]
-            * of_diluted.max(1).reshape(diluted["sample_weights"].shape),
-            axis=-1,
-        ),
-        "forgotten": np.sum(
-            forgotten["sample_weights"][..., None]
-            * np.eye(10)[of_forgotten.argmax(1)].reshape(
-                *forgotten["sample_weights"].shape, 10
-            ),
-            axis=-2,
-        ),
+        "diluted": np.sum(weights * confidence, axis=-1),
+        "forgotten": np.sum(class_weights[..., None] * is_class, axis=-2),
     }
 
 
-def bracket(config: Config, seed: int, original: Arrays) -> dict[str, np.ndarray]:
-    """AIS against enumeration on a machine of 16 hidden units, and the bounds on both sides of the large one."""
+def bracket(
+    config: Config, seed: int, original: Mapping[str, PyTree]
+) -> dict[str, np.ndarray]:
+    """Check AIS by enumeration and by bounds.
+
+    Args:
+      config: of the study.
+      seed: of the machines.
+      original: from :func:`train_original`.
+
+    Returns:
+      ``exact`` log Z of a machine of 16 hidden units, its ``estimate`` with standard
+      ``error``, and the mean log-likelihood of the original on 100 test images,
+      annealed ``forward`` and ``backward``.
+    """
     split = load(config.num_train, seed)
-    even = np.full(config.num_train, 1 / config.num_train, np.float32)
+    even = even_weights(config)
     small = fresh(dataclasses.replace(config, num_hidden=16), seed, 30, even)
-    ((small, _),) = fit_all(config, seed, 31, [(small, even, None)], config.num_steps)
-    base, images = jnp.asarray(base_bias(split)), jnp.asarray(split["test"][:100])
-    run = jax.jit(
-        functools.partial(
-            annealing.estimate_log_partition,
-            num_chains=config.num_chains,
-            num_betas=config.num_betas,
-        )
+    ((small, _),) = fit_all(config, seed, 31, [Job(small, even)], config.num_steps)
+    base = jnp.asarray(base_bias(split))
+    images = jnp.asarray(split["test"][:100])
+    options = {"num_chains": config.num_chains, "num_betas": config.num_betas}
+    run = jax.jit(functools.partial(annealing.estimate_log_partition, **options))
+    bound = functools.partial(
+        annealing.bound_log_likelihood, num_chains=5, num_betas=config.num_betas
     )
-    key_small, key_dense, key_back = jax.random.split(
-        jax.random.fold_in(jax.random.key(seed), 32), 3
-    )
-    dense, _ = to_machine(original)
-    of_small, of_dense = run(key_small, small, base), run(key_dense, dense, base)
-    lower = jax.jit(
-        functools.partial(
-            annealing.bound_log_likelihood, num_chains=5, num_betas=config.num_betas
-        )
-    )
+    key = jax.random.fold_in(jax.random.key(seed), 32)
+    key_small, key_dense, key_back = jax.random.split(key, 3)
+    dense, _ = read_machine(original)
+    of_small = run(key_small, small, base)
+    of_dense = run(key_dense, dense, base)
+    forward = jnp.mean(-machines.free_energy(dense, images)) - of_dense.log_partition
+    backward = jnp.mean(jax.jit(bound)(key_back, dense, base, images))
     return {
         "exact": np.asarray(machines.log_partition(small)),
         "estimate": np.asarray(of_small.log_partition),
         "error": np.asarray(of_small.standard_error),
-        "forward": np.asarray(
-            jnp.mean(-machines.free_energy(dense, images)) - of_dense.log_partition
-        ),
-        "backward": np.asarray(jnp.mean(lower(key_back, dense, base, images))),
+        "forward": np.asarray(forward),
+        "backward": np.asarray(backward),
     }
 
 
-def make_artifacts(config: Config) -> dict[str, Part]:
-    """A few parts per seed."""
+def make_artifacts(config: Config) -> list[Artifact]:
+    """Return original, dilution, deletion and judgement for every seed, and a check.
+
+    Raises:
+      InputError: as :func:`check`.
+    """
     check(config)
-    shared = {
-        name: getattr(config, name)
-        for name in (
-            "num_train",
-            "num_hidden",
-            "num_steps",
-            "num_sweeps",
-            "learning_rate",
-            "num_chains",
-            "num_betas",
-        )
-    }
-    parts = {}
+    shared = dataclasses.asdict(config)
+    for name in ("seeds", "classes", "fractions"):
+        del shared[name]
+    partial = functools.partial
+    artifacts = []
     for seed in config.seeds:
         own = shared | {"seed": seed}
-        part = functools.partial
-        parts[f"original-{seed}"] = Part(own, part(train_original, config, seed))
-        parts[f"diluted-{seed}"] = Part(
-            own | {"shares": config.shares},
-            part(dilute_all, config, seed),
-            (f"original-{seed}",),
+        original = Artifact(
+            name=f"original-{seed}",
+            settings=own,
+            compute=partial(train_original, config, seed),
         )
-        parts[f"forgotten-{seed}"] = Part(
-            own | {"classes": config.classes},
-            part(forget_all, config, seed),
-            (f"original-{seed}",),
+        diluted = Artifact(
+            name=f"diluted-{seed}",
+            settings=own | {"fractions": config.fractions},
+            compute=partial(dilute_all, config, seed),
+            inputs=(original,),
         )
-        parts[f"judged-{seed}"] = Part(
-            own, part(judge, config, seed), (f"diluted-{seed}", f"forgotten-{seed}")
+        forgotten = Artifact(
+            name=f"forgotten-{seed}",
+            settings=own | {"classes": config.classes},
+            compute=partial(forget_all, config, seed),
+            inputs=(original,),
         )
+        judged = Artifact(
+            name=f"judged-{seed}",
+            settings=own,
+            compute=partial(judge, config, seed),
+            inputs=(diluted, forgotten),
+        )
+        artifacts += [original, diluted, forgotten, judged]
     first = config.seeds[0]
-    parts["bracket"] = Part(
-        shared | {"seed": first},
-        functools.partial(bracket, config, first),
-        (f"original-{first}",),
+    checked = Artifact(
+        name="bracket",
+        settings=shared | {"seed": first},
+        compute=partial(bracket, config, first),
+        inputs=(artifacts[0],),
     )
-    return parts
+    return [*artifacts, checked]
 
 
 def check(config: Config) -> None:
-    """Refuses what cannot be run."""
+    """Check that a configuration can be run.
+
+    Raises:
+      InputError: the reason.
+    """
     if len(set(config.seeds)) < 2 or len(set(config.seeds)) != len(config.seeds):
         raise InputError(
             f"seeds are {config.seeds}: give two different ones or more, intervals need"
@@ -468,19 +525,17 @@ def check(config: Config) -> None:
         raise InputError(
             f"classes are {config.classes}: give at least one digit, 0 to 9"
         )
-    if not config.shares or not all(0 < share < 1 for share in config.shares):
+    fractions = config.fractions
+    if not fractions or not all(0 < fraction < 1 for fraction in fractions):
         raise InputError(
-            f"shares are {config.shares}: give at least one, between 0 and 1"
+            f"fractions are {fractions}: give at least one, between 0 and 1"
         )
     if not 500 <= config.num_train <= 1700:
         raise InputError(
             f"num_train must be 500 to 1700, of 1797 images, got {config.num_train}"
         )
-    if (
-        min(config.num_hidden, config.num_steps, config.num_sweeps, config.num_betas)
-        < 1
-        or config.num_chains < 16
-    ):
+    steps = min(config.num_steps, config.num_sweeps, config.num_betas)
+    if min(config.num_hidden, steps) < 1 or config.num_chains < 16:
         raise InputError(
             "units, steps, sweeps and temperatures must be at least 1, and num_chains"
             " at least 16"

@@ -1,6 +1,7 @@
 """Page of diluted RBMs on digits."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib.colors import ListedColormap
@@ -9,7 +10,7 @@ from matplotlib.figure import Figure as Drawing
 from unlearn_jax.audit import summarize_runs
 from unlearn_jax.pipeline import Check, Figure, Page, Table
 from unlearn_jax.pipeline.report.figures.style import COLORS, INK, MUTED, dress
-from unlearn_jax.studies.common import legend
+from unlearn_jax.studies.common import Arrays, Found, legend
 from unlearn_jax.studies.rbm.digits import (
     DILUTED,
     MASKS,
@@ -17,51 +18,51 @@ from unlearn_jax.studies.rbm.digits import (
     PICTURES,
     ROWS,
     SHOWN,
-    Arrays,
     Config,
     load,
 )
 
 
-def curves(config: Config, found: Mapping[str, Arrays]) -> dict[str, np.ndarray]:
-    """``{row: [seeds, shares, 2]}``: mean log-likelihood of test images, and confidence of the classifier."""
-    out: dict[str, list] = {}
+def curves(config: Config, found: Found) -> dict[str, np.ndarray]:
+    """Return test log-likelihood and the classifier's confidence of every machine.
+
+    Returns:
+      ``dense`` ``[seeds, 2]``, and ``MASK-STAGE`` ``[seeds, fractions, 2]``.
+    """
+    names = [f"{mask}-{stage}" for mask in MASKS for stage in DILUTED]
+    out: dict[str, list] = {name: [] for name in ("dense", *names)}
     for seed in config.seeds:
-        diluted, judged = found[f"diluted-{seed}"], found[f"judged-{seed}"]
-        both = np.stack([diluted["scores"].mean(1), judged["diluted"]], -1)
+        diluted = found[f"diluted-{seed}"]
+        confidence = found[f"judged-{seed}"]["diluted"]
+        both = np.stack([diluted["scores"].mean(1), confidence], -1)
         of = dict(zip(map(str, diluted["names"]), both, strict=True))
-        out.setdefault("dense", []).append(of["dense"])
-        for name in (f"{mask}-{stage}" for mask in MASKS for stage in DILUTED):
-            out.setdefault(name, []).append(
-                [of[f"{name}-{share}"] for share in config.shares]
-            )
+        out["dense"].append(of["dense"])
+        for name in names:
+            out[name].append([of[f"{name}-{value}"] for value in config.fractions])
     return {name: np.array(values) for name, values in out.items()}
 
 
 def independent(config: Config) -> float:
-    """Mean log-likelihood of test images under independent pixels."""
+    """Return the mean log-likelihood of test images under independent pixels."""
     means = []
     for seed in config.seeds:
         split = load(config.num_train, seed)
         rates = np.clip(split["train"].mean(0), 0.01, 0.99)
-        means.append(
-            np.mean(
-                split["test"] @ np.log(rates) + (1 - split["test"]) @ np.log(1 - rates)
-            )
-        )
+        test = split["test"]
+        means.append(np.mean(test @ np.log(rates) + (1 - test) @ np.log(1 - rates)))
     return float(np.mean(means))
 
 
 def dilution_table(config: Config, lines: Arrays, mask: str, floor: float) -> Table:
-    """A row per share."""
+    """Return a row per fraction."""
     names = [f"{mask}-{stage}" for stage in DILUTED]
     rows = []
-    for i, share in enumerate(config.shares):
+    for i, fraction in enumerate(config.fractions):
         values = [lines[name][:, i, 0] for name in names]
         confidence = [lines[name][:, i, 1].mean() for name in names]
         rows.append(
             [
-                f"{share:.0%}",
+                f"{fraction:.0%}",
                 *map(summarize_runs, values),
                 summarize_runs(values[0] - values[3]),
                 summarize_runs(values[1] - values[3]),
@@ -91,11 +92,16 @@ def dilution_table(config: Config, lines: Arrays, mask: str, floor: float) -> Ta
     )
 
 
-def deletions(config: Config, found: Mapping[str, Arrays]) -> dict[str, np.ndarray]:
-    """``{row: [seeds, classes, 4]}``: share of samples, log-likelihood forgotten and retained, KL from the oracle."""
+def deletions(config: Config, found: Found) -> dict[str, np.ndarray]:
+    """Return the measures ``[seeds, classes, 4]`` of every row.
+
+    Percentage of samples of the class, log-likelihood of forgotten and of retained test
+    images, and KL from the oracle.
+    """
     out = {name: np.zeros((len(config.seeds), len(config.classes), 4)) for name in ROWS}
     for s, seed in enumerate(config.seeds):
-        forgotten, judged = found[f"forgotten-{seed}"], found[f"judged-{seed}"]
+        forgotten = found[f"forgotten-{seed}"]
+        judged = found[f"judged-{seed}"]
         labels = load(config.num_train, seed)["test_labels"]
         for c, digit in enumerate(config.classes):
             for r, name in enumerate(ROWS):
@@ -109,20 +115,18 @@ def deletions(config: Config, found: Mapping[str, Arrays]) -> dict[str, np.ndarr
     return out
 
 
-def deletion_table(
-    config: Config, found: Mapping[str, Arrays], values: Arrays
-) -> Table:
-    """A row per way to forget."""
+def deletion_table(config: Config, found: Found, values: Arrays) -> Table:
+    """Return a row per method."""
     effective = np.array(
         [found[f"forgotten-{seed}"]["effective"].min(0) for seed in config.seeds]
     ).min(0)
     steady = [name for name in ROWS if METHODS.get(name, ("", 0.0, 0))[1] < 1]
     fewest = min(effective[list(ROWS).index(name)] for name in steady)
-    rows = [
-        [label, *(summarize_runs(values[name][..., k]) for k in range(3)),
-         summarize_runs(values[name][..., 3]) if name != "oracle" else None]
-        for name, label in ROWS.items()
-    ]  # fmt: skip
+    rows: list[list[Any]] = []
+    for name, label in ROWS.items():
+        cells = [summarize_runs(values[name][..., k]) for k in range(4)]
+        # The oracle is not compared with itself.
+        rows.append([label, *cells[:3], None if name == "oracle" else cells[3]])
     return Table(
         title="Forgetting one digit",
         columns=[
@@ -134,19 +138,19 @@ def deletion_table(
         ],
         rows=rows,
         caption=(
-            "Samples that a classifier calls the forgotten digit; mean log-likelihood"
+            "Samples classified as the forgotten digit; mean log-likelihood"
             " of test images by AIS, nats; KL estimated on the oracle's samples, nats."
             f" AIS has at least {fewest:.0f} effective samples of {config.num_chains},"
             f" but {effective.min():.0f} after descent-ascent, whose numbers are rough."
             f" Mean ± standard deviation over {len(config.seeds)} seeds x digits"
             f" {', '.join(map(str, config.classes))}, 95% interval of the mean, seeds"
-            " and digits redrawn."
+            " and digits resampled."
         ),
     )
 
 
 def dilution_picture(config: Config, lines: Arrays, floor: float) -> Figure:
-    """Log-likelihood and confidence over the share removed."""
+    """Draw log-likelihood and confidence over the fraction removed."""
     figure = Drawing(figsize=(9.2, 6.4), layout="constrained")
     panels = figure.subplots(2, 2, sharex=True, sharey="row")
     for column, (mask, title) in enumerate(MASKS.items()):
@@ -156,12 +160,17 @@ def dilution_picture(config: Config, lines: Arrays, floor: float) -> Figure:
                 values = np.concatenate(
                     [lines["dense"][:, None], lines[f"{mask}-{stage}"]], 1
                 )[..., k] * (1 if k == 0 else 100)
-                shares = [0.0, *config.shares]
+                fractions = [0.0, *config.fractions]
                 axes.fill_between(
-                    shares, values.min(0), values.max(0), color=color, alpha=0.15, lw=0
+                    fractions,
+                    values.min(0),
+                    values.max(0),
+                    color=color,
+                    alpha=0.15,
+                    lw=0,
                 )
                 axes.plot(
-                    shares,
+                    fractions,
                     values.mean(0),
                     color=color,
                     lw=1.8,
@@ -173,15 +182,15 @@ def dilution_picture(config: Config, lines: Arrays, floor: float) -> Figure:
             floor, color=MUTED, lw=1.4, ls=(0, (5, 2)), label="independent pixels"
         )
         panels[0, column].set_ylim(floor - 6, None)
-        panels[1, column].set_xlabel("share of connections removed")
+        panels[1, column].set_xlabel("fraction of connections removed")
     panels[0, 0].set_ylabel("test log-likelihood, nats")
     panels[1, 0].set_ylabel("classifier's confidence, %")
     legend(figure, panels[0, 0], place="lower center", columns=4, size=9.5)
     ends = "; ".join(
-        f"{share:.0%}: {lines['random-before'][:, i, 0].mean():.1f},"
+        f"{fraction:.0%}: {lines['random-before'][:, i, 0].mean():.1f},"
         f" {lines['random-after'][:, i, 0].mean():.1f},"
         f" {lines['random-full'][:, i, 0].mean():.1f}"
-        for i, share in enumerate(config.shares)
+        for i, fraction in enumerate(config.fractions)
     )
     return Figure(
         "Diluting before and after training",
@@ -200,7 +209,7 @@ def dilution_picture(config: Config, lines: Arrays, floor: float) -> Figure:
 def samples_picture(
     title: str, rows: Mapping[str, tuple[np.ndarray, np.ndarray]], caption: str
 ) -> Figure:
-    """Samples, redrawn by their weights; a row per machine."""
+    """Draw samples, resampled by their weights; a row per machine."""
     figure = Drawing(figsize=(9.2, 0.3 + 0.78 * len(rows)), layout="constrained")
     panels = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
     rng = np.random.default_rng(0)
@@ -228,14 +237,16 @@ def samples_picture(
     )
 
 
-def sample_pictures(config: Config, found: Mapping[str, Arrays]) -> list[Figure]:
-    """Samples of diluted machines, and of machines that forgot the first digit, of the first seed."""
-    seed, digit = config.seeds[0], config.classes[0]
-    diluted, forgotten = found[f"diluted-{seed}"], found[f"forgotten-{seed}"]
+def sample_pictures(config: Config, found: Found) -> list[Figure]:
+    """Draw samples of the first seed: after forgetting a digit, and diluted."""
+    seed = config.seeds[0]
+    digit = config.classes[0]
+    diluted = found[f"diluted-{seed}"]
+    forgotten = found[f"forgotten-{seed}"]
     place = {str(name): i for i, name in enumerate(diluted["names"])}
-    share = min(config.shares, key=lambda share: abs(share - 0.7))
+    fraction = min(config.fractions, key=lambda value: abs(value - 0.7))
     some = {"dense": "dense"} | {
-        f"random-{stage}-{share}": f"{share:.0%} at random, {label}"
+        f"random-{stage}-{fraction}": f"{fraction:.0%} at random, {label}"
         for stage, label in DILUTED.items()
     }
     take = lambda arrays, index: (
@@ -259,80 +270,86 @@ def sample_pictures(config: Config, found: Mapping[str, Arrays]) -> list[Figure]
 
 
 def make_checks(
-    config: Config, found: Mapping[str, Arrays], lines: Arrays, values: Arrays
+    config: Config, found: Found, lines: Arrays, values: Arrays
 ) -> list[Check]:
-    """What must hold."""
+    """Return the checks."""
     small = found["bracket"]
-    gap, error = float(small["estimate"] - small["exact"]), float(small["error"])
+    gap = float(small["estimate"] - small["exact"])
+    error = float(small["error"])
+    forward = float(small["forward"])
+    backward = float(small["backward"])
     leak = max(float(found[f"diluted-{seed}"]["leak"]) for seed in config.seeds)
     ratio = values["ascent-20"][..., 3] / values["nothing"][..., 3]
-    share = values["ascent-20"][..., 0].max()
+    percentage = values["ascent-20"][..., 0].max()
     return [
-        Check("AIS agrees with enumeration on a machine of 16 hidden units (4 standard errors)", abs(gap) < 4 * error,
-              f"log Z {small['exact']:.3f}, estimate {gap:+.3f} ± {error:.3f}"),
-        Check("forward and backward annealing agree on the dense machine to 0.5 nats",
-              abs(float(small["forward"] - small["backward"])) < 0.5,
-              f"mean log-likelihood of 100 test images {small['forward']:.2f} forward, {small['backward']:.2f} backward"),
-        Check("removed connections are exactly 0 after training", leak == 0, f"largest weight {leak:g}"),
-        Check("20 steps of descent-ascent end further from the oracle than doing nothing, every seed and digit",
-              bool(ratio.min() > 1),
-              f"{ratio.min():.0f} to {ratio.max():.0f} times; at most {share:.1f}% of samples are the digit"),
-    ]  # fmt: skip
+        Check(
+            "AIS agrees with enumeration on a machine of 16 hidden units (4 standard"
+            " errors)",
+            abs(gap) < 4 * error,
+            f"log Z {small['exact']:.3f}, estimate {gap:+.3f} ± {error:.3f}",
+        ),
+        Check(
+            "forward and backward annealing agree on the dense machine to 0.5 nats",
+            abs(forward - backward) < 0.5,
+            f"mean log-likelihood of 100 test images {forward:.2f} forward,"
+            f" {backward:.2f} backward",
+        ),
+        Check(
+            "removed connections are exactly 0 after training",
+            leak == 0,
+            f"largest weight {leak:g}",
+        ),
+        Check(
+            "20 steps of descent-ascent end further from the oracle than the original,"
+            " every seed and digit",
+            bool(ratio.min() > 1),
+            f"{ratio.min():.0f} to {ratio.max():.0f} times; at most"
+            f" {percentage:.1f}% of samples are the digit",
+        ),
+    ]
 
 
-def make_page(config: Config, found: Mapping[str, Arrays]) -> Page:
-    """The report."""
-    lines, values, floor = (
-        curves(config, found),
-        deletions(config, found),
-        independent(config),
-    )
-    below = {
-        stage: ", ".join(
-            f"{share:.0%}"
-            for i, share in enumerate(config.shares)
-            if summarize_runs(
-                lines[f"random-{stage}"][:, i, 0] - lines["random-full"][:, i, 0]
-            ).low
-            > 0
-        )
-        for stage in ("before", "twice")
-    }
-    lost = [
-        share
-        for i, share in enumerate(config.shares)
-        if lines["random-after"][:, i, 0].mean() < floor
-    ]
-    cliff = [
-        share
-        for i, share in enumerate(config.shares)
-        if lines["smallest-after"][:, i, 0].mean() < lines["dense"][:, 0].mean() - 1
-    ]
+def make_page(config: Config, found: Found) -> Page:
+    """Return the page: deletion, dilution and samples."""
+    lines = curves(config, found)
+    values = deletions(config, found)
+    floor = independent(config)
+    below = {}
+    for stage in ("before", "twice"):
+        better = []
+        for i, fraction in enumerate(config.fractions):
+            change = lines[f"random-{stage}"] - lines["random-full"]
+            if summarize_runs(change[:, i, 0]).low > 0:
+                better.append(f"{fraction:.0%}")
+        below[stage] = ", ".join(better) or "no fraction"
+    dense = lines["dense"][:, 0].mean()
+    after = lines["random-after"][..., 0].mean(0)
+    smallest = lines["smallest-after"][..., 0].mean(0)
+    lost = np.array(config.fractions)[after < floor]
+    cliff = np.array(config.fractions)[smallest < dense - 1]
+    below_floor = f"at {lost[0]:.0%}" if lost.size else "nowhere"
+    removable = "without the loss of a nat"
+    if cliff.size:
+        removable = f"below {cliff[0]:.0%}, where it first loses a nat"
+    least = lines["random-before"][:, -1, 0].mean()
     mean = {name: values[name].reshape(-1, 4).mean(0) for name in ROWS}
     accuracy = np.mean([found[f"judged-{seed}"]["accuracy"] for seed in config.seeds])
     summary = (
         "Inspired by a paper on sparsity (arXiv 2511.00648), no claim of it. A machine"
         f" of {config.num_hidden} hidden units has {lines['dense'][:, 0].mean():.2f}"
         f" nats per test image (independent pixels {floor:.2f}). Diluted at random"
-        " after training it falls below independent pixels "
-        + (f"at {lost[0]:.0%}" if lost else "nowhere")
-        + "; diluted before, it still has"
-        f" {lines['random-before'][:, -1, 0].mean():.2f} at {config.shares[-1]:.0%}. "
-        + "The smallest weights can go after training "
-        + (
-            f"below {cliff[0]:.0%}, where it first loses a nat. "
-            if cliff
-            else "without the loss of a nat. "
-        )
-        + "Random connections: diluted after training and trained again, it stays"
-        f" below the machine diluted before at {below['before'] or 'no share'} after"
-        f" T steps of that one, and at {below['twice'] or 'no share'} after as many"
-        " steps in all (interval above 0). "
-        + f"Forgetting a digit: {mean['nothing'][0]:.1f}% of the original's samples are"
+        f" after training it falls below independent pixels {below_floor}; diluted"
+        f" before, it still has {least:.2f} at {config.fractions[-1]:.0%}. The smallest"
+        f" weights can be removed after training {removable}. Random connections:"
+        " diluted after training and trained again, it stays"
+        f" below the machine diluted before at {below['before']} after"
+        f" T steps of that one, and at {below['twice']} after as many"
+        " steps in all (interval above 0)."
+        f" Forgetting a digit: {mean['nothing'][0]:.1f}% of the original's samples are"
         f" the digit, {mean['oracle'][0]:.1f}% of the retrained machine's,"
         f" {mean['tune-1000'][0]:.1f}% after fine-tuning and"
         f" {mean['ascent-20'][0]:.1f}% after 20 steps of descent-ascent, which is"
-        f" {mean['ascent-20'][3]:.0f} nats from the oracle where doing nothing is"
+        f" {mean['ascent-20'][3]:.0f} nats from the oracle where the original is"
         f" {mean['nothing'][3]:.2f} and a second retraining {mean['second'][3]:.2f}."
         f" The classifier is right on {accuracy:.1%} of real test images."
     )

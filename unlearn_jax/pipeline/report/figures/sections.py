@@ -1,4 +1,4 @@
-"""Figures of a run's sections: tuning, both sides of privacy, single samples, requests."""
+"""Figures of a run's sections: tuning, privacy, single samples, requests."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

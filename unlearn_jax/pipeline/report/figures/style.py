@@ -91,7 +91,7 @@ class Lines(NamedTuple):
 
 
 def line_panels(rows: Sequence[RowResult], title: str, height: float) -> Lines:
-    """Return one panel for all rows or, where lines would hide each other, one for each.
+    """Return one panel for all rows or, where lines would hide others, one for each.
 
     Args:
       rows: to draw.

@@ -1,4 +1,4 @@
-"""The core-set experiment: its page from made-up parts, refusals, a tiny run (slow)."""
+"""The study of core-sets: its page from made-up artifacts, refusals, a tiny run."""
 
 import dataclasses
 

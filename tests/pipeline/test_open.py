@@ -1,0 +1,293 @@
+"""Ways out of a run and into one: opened, exported, audited again; own trained models."""
+
+import contextlib
+import io
+import json
+import re
+import shutil
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+import pytest
+from flax import serialization
+from support.runs import TINY
+
+import unlearn_jax as uj
+from unlearn_jax import cli, models, pipeline
+from unlearn_jax.pipeline import ReplicasConfig
+from unlearn_jax.pipeline.stages.plan import make_plan
+from unlearn_jax.replicas import predict_many
+from unlearn_jax.types import DamagedFileError, InputError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, splits):
+    """The working directory of a finished run."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    pipeline.run(TINY, folder, splits=splits)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def network(splits):
+    """The run's network."""
+    shape = splits.train.images.shape[1:]
+    return models.build("mlp", shape, splits.num_classes, widths=(8,))
+
+
+def test_a_run_opens_with_everything_it_stored(folder, splits, network):
+    run = uj.open(folder)
+    count = len(splits.train.labels) + len(splits.test.labels)
+    assert list(run) == ["original", "retrained", "retrained_again", "finetune", "amun"]
+    assert "AMUN" in run.table()
+    assert run.results.row("amun").metrics["ft_auc"].mean > 0
+    assert run["amun"].logits.shape == (4, count, 3)
+    assert run["amun"].scores.shape == (4, count)
+    assert run.originals.logits.shape == (2, count, 3)
+    assert run.oracles.logits.shape == (8, count, 3)
+    assert run.references.logits.shape == (6, count, 3)
+    images = uj.data.pool(splits).images
+    for key in run:
+        stacked = jax.tree.map(jnp.asarray, run[key].models)
+        logits = predict_many(network.apply, stacked, images)
+        np.testing.assert_allclose(logits, run[key].logits, rtol=1e-4, atol=1e-5)
+
+
+def test_rows_follow_the_runs(folder):
+    run = uj.open(folder)
+    assert [one.original for one in run.results.runs] == [0, 0, 1, 1]
+    originals = run.originals.logits
+    np.testing.assert_array_equal(run["original"].logits, originals[[0, 0, 1, 1]])
+    oracles = run.oracles.logits
+    np.testing.assert_array_equal(run["retrained"].logits, oracles[:4])
+    np.testing.assert_array_equal(run["retrained_again"].logits, oracles[4:])
+
+
+def test_opening_writes_nothing(folder):
+    before = sorted(folder.rglob("*"))
+    times = [path.stat().st_mtime_ns for path in before]
+    run = uj.open(folder)
+    _ = run["amun"].models, run.table(), run.references.logits
+    assert sorted(folder.rglob("*")) == before
+    assert [path.stat().st_mtime_ns for path in before] == times
+
+
+def test_an_audit_of_the_opened_arrays_is_the_runs(folder):
+    run = uj.open(folder)
+    again = uj.audit_arrays(run.audit_arrays(), TINY.audit)
+    for row in run.results.rows:
+        assert again.row(row.key).metrics == row.metrics
+
+
+def test_folders_that_are_no_finished_run(folder, tmp_path):
+    with pytest.raises(InputError, match="no working directory of a run"):
+        uj.open(tmp_path)
+    started = tmp_path / "started"
+    started.mkdir()
+    shutil.copy(folder / "unlearn_jax.json", started)
+    with pytest.raises(InputError, match="run the same command again to finish"):
+        uj.open(started)
+    (started / "results.json").write_text('{"tables": []}')
+    with pytest.raises(InputError, match="study or an experiment"):
+        uj.open(started)
+    (started / "results.json").write_text('{"rows": [], "schema": 0}')
+    with pytest.raises(InputError, match="schema 0"):
+        uj.open(started)
+    with pytest.raises(InputError, match="no row 'amum': choose from original"):
+        uj.open(folder)["amum"]
+
+
+def test_damage_is_found_when_it_is_read(folder, tmp_path):
+    copy = tmp_path / "runs" / "tiny"
+    shutil.copytree(folder, copy)
+    shutil.copytree(folder.parent / "banks", copy.parent / "banks")
+    (path,) = copy.glob("unlearn-amun-*")
+    logits = next(path.glob("items-*/logits.npy"))
+    logits.write_bytes(logits.read_bytes()[:-4] + b"0000")
+    run = uj.open(copy)
+    assert run["finetune"].logits.shape[0] == 4
+    with pytest.raises(DamagedFileError, match=r"logits\.npy"):
+        _ = run["amun"].logits
+    shutil.rmtree(copy.parent / "banks")
+    with pytest.raises(InputError, match="is missing"):
+        _ = run.originals
+
+
+def command(*words):
+    """Run a command and return its output."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        status = cli.main([str(word) for word in words])
+    assert status == 0, out.getvalue()
+    return out.getvalue()
+
+
+def test_a_stranger_exports_and_audits_the_exported_models(
+    folder, splits, network, tmp_path
+):
+    """Exported by the command line, opened by Orbax alone, audited as arrays."""
+    exported = tmp_path / "exported"
+    assert str(exported) in command("export", folder, "amun", "--to", exported)
+    settings = json.loads((exported / "settings.json").read_text())
+    assert settings["row"]["method"] == "amun"
+    assert settings["row"]["options"]["num_epochs"] == 2
+    run = uj.open(folder)
+    estimate = run.results.row("amun").metrics["ft_auc"]
+    assert settings["row"]["metrics"]["ft_auc"]["mean"] == estimate.mean
+    assert settings["versions"]["jax"] == jax.__version__
+    images = uj.data.pool(splits).images
+    logits = []
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        for one in settings["runs"]:
+            tree = checkpointer.restore(exported / one["path"])
+            variables = uj.Variables(tree["params"], {})
+            logits.append(uj.predict(network.apply, variables, images))
+    known = run.audit_arrays("finetune")
+    arrays = uj.AuditArrays(
+        target={"amun": np.stack(logits)},
+        labels=known.labels,
+        train=known.train,
+        forget=known.forget,
+        references=known.references,
+        member=known.member,
+        retrained=known.retrained,
+        runs=known.runs,
+    )
+    file = arrays.save(tmp_path / "logits.npz")
+    audited = tmp_path / "audited"
+    options = ("--audit.num-bootstrap", 20, "--audit.mis-samples", 20)
+    text = command("audit", "--logits", file, "--to", audited, *options)
+    assert "FT AUC" in text
+    results = json.loads((audited / "results.json").read_text())
+    (row,) = (row for row in results["rows"] if row["key"] == "amun")
+    np.testing.assert_allclose(row["metrics"]["ft_auc"]["mean"], estimate.mean, 0.02)
+    assert (audited / "report.html").is_file()
+
+
+@pytest.mark.parametrize("format", ["safetensors", "msgpack"])
+def test_exports_load_as_models(format, folder, network, tmp_path):
+    if format == "safetensors":
+        pytest.importorskip("safetensors")
+    exported = tmp_path / "exported"
+    options = ("--format", format, "--logits")
+    command("export", folder, "retrained", "--to", exported, *options)
+    files = {path.name for path in exported.iterdir()}
+    names = {f"run-00{number}.{format}" for number in range(4)}
+    assert files == names | {"settings.json", "logits.npz"}
+    loaded = models.load(exported / f"run-003.{format}", like=network)
+    stacked = uj.open(folder)["retrained"].models
+    chex.assert_trees_all_equal(loaded, jax.tree.map(lambda leaf: leaf[3], stacked))
+    arrays = uj.AuditArrays.load(exported / "logits.npz")
+    assert list(arrays.target) == ["finetune", "amun"]
+
+
+def test_an_export_overwrites_nothing(folder, tmp_path, capsys):
+    (tmp_path / "there").mkdir()
+    words = ["export", str(folder), "amun", "--to", str(tmp_path / "there")]
+    assert cli.main(words) == 2
+    assert "exists: choose another folder" in capsys.readouterr().err
+    assert cli.main(["export", str(folder)]) == 2
+    assert "Missing from unlearn-jax export" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [tmp_path / "there"]
+
+
+class Net(nn.Module):
+    """A network of a user."""
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        hidden = nn.relu(nn.Dense(8)(images.reshape(len(images), -1)))
+        return nn.Dense(3)(hidden)
+
+
+PRESET = '''"""My network on my data."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from support.runs import TINY
+import dataclasses
+from unlearn_jax import data, models
+from unlearn_jax.pipeline import ReplicasConfig
+
+
+class Net(nn.Module):
+    @nn.compact
+    def __call__(self, images, *, train):
+        hidden = nn.relu(nn.Dense(8)(images.reshape(len(images), -1)))
+        return nn.Dense(3)(hidden)
+
+
+def make_splits():
+    return data.load_npz({data!r})
+
+
+def make_model(image_shape, num_classes):
+    return models.from_linen(Net(), jnp.zeros((1, *image_shape)))
+
+
+PRESET = TINY
+'''
+
+
+@pytest.fixture(scope="module")
+def own(splits):
+    """A user's network with trained variables, and its logits over the pool."""
+    model = models.from_linen(Net(), jnp.zeros((1, 4, 4, 1)))
+    recipe = uj.Recipe(30, 16, optax.sgd(0.1))
+    member = np.ones(len(splits.train.labels), bool)
+    state, _ = uj.fit(jax.random.key(5), model, splits.train, member, recipe)
+    logits = uj.predict(model.apply, state.variables, uj.data.pool(splits).images)
+    return model, state.variables, logits
+
+
+def test_a_users_own_model_is_unlearned_and_audited(own, splits, tmp_path):
+    """Its own arrays, its own Flax module, weights as Flax stores them."""
+    _, variables, logits = own
+    names = ("train_images", "train_labels", "test_images", "test_labels")
+    arrays = (*splits.train, *splits.test)
+    np.savez(tmp_path / "data.npz", **dict(zip(names, arrays, strict=True)))
+    linen = {"params": variables.params}
+    (tmp_path / "weights.msgpack").write_bytes(serialization.to_bytes(linen))
+    preset = tmp_path / "mine.py"
+    preset.write_text(PRESET.replace("{data!r}", repr(str(tmp_path / "data.npz"))))
+    words = ("run", preset, "--workdir", tmp_path / "runs" / "mine")
+    weights = ("--original", tmp_path / "weights.msgpack")
+    text = command(*words, *weights)
+    assert "AMUN" in text
+    run = uj.open(tmp_path / "runs" / "mine")
+    np.testing.assert_allclose(run.originals.logits[0], logits, rtol=1e-4, atol=1e-5)
+    assert run.results.design.originals == 1
+    assert run.results.design.runs == 2
+    dry = command(*words, *weights, "--dry-run")
+    assert re.search(r"originals +1 +1 +0", dry)
+
+
+def test_other_weights_are_another_run(own, splits, tmp_path):
+    model, variables, _ = own
+    moved = jax.tree.map(lambda leaf: leaf + 0.01, variables)
+    keys = []
+    for original in (variables, [moved], (variables, moved)):
+        plan = make_plan(TINY, tmp_path, splits=splits, model=model, original=original)
+        keys.append(plan.originals.artifact.key)
+    trained = make_plan(TINY, tmp_path, splits=splits, model=model)
+    assert len({*keys, trained.originals.artifact.key}) == 4
+    assert plan.seeds == (0, 1)
+
+
+def test_original_models_that_do_not_fit(own, splits, tmp_path):
+    model, variables, _ = own
+    few = uj.replace(TINY, replicas=ReplicasConfig(originals=(0,), references=6))
+    cases = [
+        ([variables] * 2, few, "2 original models are given"),
+        ([], TINY, "original holds no model"),
+        (tmp_path / "absent", TINY, "no model at"),
+        (uj.Variables({"w": np.ones(2)}, {}), TINY, "original 0: it lacks params/"),
+    ]
+    for original, config, message in cases:
+        with pytest.raises(InputError, match=message):
+            make_plan(config, tmp_path, splits=splits, model=model, original=original)

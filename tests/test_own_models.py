@@ -1,0 +1,118 @@
+"""experiments/OWN_MODELS.md: every command and every block of Python runs."""
+
+import pathlib
+import re
+import shlex
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import serialization
+from support.runs import TINY
+
+from unlearn_jax import cli, pipeline
+
+PAGE = pathlib.Path(__file__).parents[1] / "experiments" / "OWN_MODELS.md"
+TINY_PRESET = "\nfrom support.runs import TINY as PRESET\n"
+
+
+def blocks():
+    """Language and text of the page's code, in order."""
+    return re.findall(r"```(\w+)\n(.*?)```", PAGE.read_text(), re.DOTALL)
+
+
+class Net(nn.Module):
+    """The network of the page's preset."""
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        hidden = nn.relu(nn.Dense(16)(images.reshape(len(images), -1)))
+        return nn.Dense(3)(hidden)
+
+
+def resnet18():
+    """A ``state_dict`` in torchvision's layout, of zeros."""
+    shapes = {"conv1.weight": (64, 3, 7, 7), "fc.weight": (10, 512), "fc.bias": (10,)}
+    norms = {"bn1": 64}
+    inputs = 64
+    for layer in range(4):
+        width = 64 * 2**layer
+        for block in range(2):
+            name = f"layer{layer + 1}.{block}"
+            shapes[f"{name}.conv1.weight"] = (width, inputs, 3, 3)
+            shapes[f"{name}.conv2.weight"] = (width, width, 3, 3)
+            norms |= {f"{name}.bn1": width, f"{name}.bn2": width}
+            if inputs != width:
+                shapes[f"{name}.downsample.0.weight"] = (width, inputs, 1, 1)
+                norms[f"{name}.downsample.1"] = width
+            inputs = width
+    for name, width in norms.items():
+        for leaf in ("weight", "bias", "running_mean", "running_var"):
+            shapes[f"{name}.{leaf}"] = (width,)
+    return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+
+
+@pytest.fixture
+def place(tmp_path, splits, monkeypatch):
+    """A folder with a finished run, and a user's data and weights."""
+    monkeypatch.chdir(tmp_path)
+    pipeline.run(TINY, "runs/digits", splits=splits)
+    names = ("train_images", "train_labels", "test_images", "test_labels")
+    arrays = (*splits.train, *splits.test)
+    np.savez("images.npz", **dict(zip(names, arrays, strict=True)))
+    variables = Net().init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)), train=False)
+    pathlib.Path("weights.msgpack").write_bytes(serialization.to_bytes(variables))
+    return tmp_path
+
+
+class Column:
+    """A ``ClassLabel`` of Hugging Face."""
+
+    names = ("a", "b", "c")
+
+
+class Rows(list):
+    """The part of a Hugging Face data set that is read."""
+
+    column_names = ("image", "label")
+    features = {"image": object(), "label": Column()}  # noqa: RUF012
+
+
+def test_the_page_runs(place, splits, capsys):
+    labels = np.concatenate([splits.train.labels, splits.test.labels])
+    train = np.arange(len(labels)) < len(splits.train.labels)
+    rng = np.random.default_rng(0)
+    pairs = list(zip(splits.train.images, splits.train.labels, strict=True))
+    scope = {
+        "folder": str(place),
+        "labels": labels,
+        "train": train,
+        "forget": np.arange(len(labels)) < 10,
+        "member": rng.random((6, len(labels))).argsort(0) < 3,
+        "reference_logits": rng.normal(size=(6, len(labels), 3)),
+        "unlearned_logits": rng.normal(size=(len(labels), 3)),
+        "retrained_logits": rng.normal(size=(len(labels), 3)),
+        "state_dict": resnet18(),
+        "pairs": pairs,
+        "dataset": Rows({"image": image, "label": label} for image, label in pairs),
+    }
+    commands = 0
+    for language, text in blocks():
+        if text.startswith("# my_experiment.py"):
+            pathlib.Path("my_experiment.py").write_text(text + TINY_PRESET)
+        elif language == "python":
+            exec(text, scope)  # the page's own code
+        for line in text.splitlines() if language == "sh" else ():
+            words = shlex.split(line)
+            assert words[0] == "unlearn-jax"
+            if words[1:3] != ["run", "digits"]:
+                status = cli.main(words[1:])
+                assert status == 0, capsys.readouterr().err
+            commands += 1
+    assert commands == 4
+    assert pathlib.Path("audited/report.html").is_file()
+    assert pathlib.Path("runs/mine/report.html").is_file()
+    assert scope["variables"].params["Dense_0"]["kernel"].shape == (512, 10)
+    assert len(scope["splits"].train.labels) + len(scope["splits"].test.labels) == 60

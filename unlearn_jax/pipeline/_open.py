@@ -1,0 +1,295 @@
+"""Finished runs, opened for reading: their models, logits, scores and table."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+import jax
+import numpy as np
+
+from unlearn_jax import models
+from unlearn_jax.models import ModelFormat
+from unlearn_jax.models.files import safetensors
+from unlearn_jax.pipeline.arrays import AuditArrays
+from unlearn_jax.pipeline.measure.records import RowResult, RunResult, to_plain
+from unlearn_jax.pipeline.measure.rows import ORIGINAL, RETRAINED, RETRAINED_AGAIN
+from unlearn_jax.pipeline.report.run import terminal_text
+from unlearn_jax.pipeline.store import folders
+from unlearn_jax.pipeline.store.artifact import Stored, open_stored
+from unlearn_jax.types import InputError, PyTree, Variables
+
+SUFFIXES = {"orbax": "", "safetensors": ".safetensors", "msgpack": ".msgpack"}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OpenedModels:
+    """Models of a run with their logits, read from disk when they are asked for.
+
+    Attributes:
+      path: folder that holds them.
+      index: positions of the models in the folder, ``[M]``.
+    """
+
+    path: pathlib.Path
+    index: np.ndarray | None = None
+
+    @cached_property
+    def stored(self) -> Stored:
+        """Content of the folder, its checksums checked."""
+        return open_stored(self.path)
+
+    @property
+    def models(self) -> Variables:
+        """Variables of all models, NumPy arrays with a leading axis ``[M, ...]``."""
+        tree = self.stored["models"]
+        stacked = Variables(tree["params"], tree.get("state") or {})
+        return self._chosen(stacked)
+
+    @property
+    def logits(self) -> np.ndarray:
+        """Logits ``[M, N, C]`` of training set, then test set."""
+        return self._chosen(self.stored["logits"])
+
+    def _chosen(self, tree: PyTree) -> Any:
+        if self.index is None:
+            return tree
+        return jax.tree.map(lambda leaf: leaf[self.index], tree)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OpenedRow(OpenedModels):
+    """Row of a run: one model for each run, in the order of ``run.results.runs``.
+
+    The logits are those of the models, before the row's output filter if it has one.
+
+    Attributes:
+      run: that it belongs to.
+      result: its numbers.
+    """
+
+    run: "OpenedRun | None" = None
+    result: RowResult | None = None
+
+    @property
+    def scores(self) -> np.ndarray | None:
+        """RMIA's scores ``[R, N]``, higher for members; None without references."""
+        assert self.run is not None
+        assert self.result is not None
+        return self.run.arrays.get(f"scores/{self.result.key}")
+
+    def export(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        format: ModelFormat = "orbax",
+        logits: bool = False,
+    ) -> pathlib.Path:
+        """Write the row's models, each to be opened without this library.
+
+        Args:
+          folder: to write to: ``run-000``, ``run-001``, ... in the order of the runs,
+            and ``settings.json`` with the method, the versions and the row's metrics.
+          format: of the models, see :func:`unlearn_jax.models.save`.
+          logits: also write ``logits.npz``, which ``unlearn-jax audit`` reads.
+
+        Returns:
+          The folder.
+
+        Raises:
+          InputError: the folder exists, or safetensors is not installed.
+        """
+        assert self.run is not None
+        assert self.result is not None
+        folder = pathlib.Path(folder).absolute()
+        if folder.exists():
+            raise InputError(f"{folder} exists: choose another folder")
+        if format == "safetensors":
+            safetensors()
+        results = self.run.results
+        row = to_plain(dataclasses.replace(self.result, values={}))
+        runs = []
+        draft = folder.with_name(f".{folder.name}-{os.getpid()}")
+        draft.mkdir(parents=True)
+        try:
+            stacked = self.models
+            for number, run in enumerate(results.runs):
+                name = f"run-{number:03d}{SUFFIXES[format]}"
+                one = jax.tree.map(lambda leaf, i=number: leaf[i], stacked)
+                models.save(draft / name, one, format=format)
+                values = {key: one[number] for key, one in self.result.values.items()}
+                about = {"path": name, **dataclasses.asdict(run), "metrics": values}
+                runs.append(to_plain(about))
+            settings = {
+                "row": row,
+                "runs": runs,
+                "preset": results.preset,
+                "title": results.title,
+                "model": results.config.get("model"),
+                "data": to_plain(results.data),
+                "versions": dict(results.versions),
+                "date": results.date,
+            }
+            if logits:
+                keys = [self.result.key] if self.result.kind == "method" else []
+                self.run.audit_arrays(*keys).save(draft / "logits.npz")
+            text = json.dumps(settings, indent=1, allow_nan=False)
+            (draft / "settings.json").write_text(text)
+            draft.rename(folder)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+        return folder
+
+
+class OpenedRun(Mapping[str, OpenedRow]):
+    """Finished run: a mapping from the rows of its table to their models.
+
+    Attributes:
+      path: the working directory.
+      results: the record of ``results.json``.
+    """
+
+    def __init__(self, path: pathlib.Path, results: RunResult) -> None:
+        self.path = path
+        self.results = results
+
+    def __iter__(self) -> Iterator[str]:
+        return (row.key for row in self.results.rows)
+
+    def __len__(self) -> int:
+        return len(self.results.rows)
+
+    def __getitem__(self, key: str) -> OpenedRow:
+        result = self.results.row(key)
+        runs, pairs, pair_of_run = self._positions
+        places = {
+            ORIGINAL: ("originals", runs[:, 0]),
+            RETRAINED: ("retrained", pair_of_run),
+            RETRAINED_AGAIN: ("retrained", pairs + pair_of_run),
+        }
+        name, index = places.get(key, (f"unlearn-{key}", None))
+        return OpenedRow(self._path(name), index, self, result)
+
+    def __contains__(self, key: object) -> bool:
+        return key in list(self)
+
+    @cached_property
+    def _positions(self) -> tuple[np.ndarray, int, np.ndarray]:
+        """Return each run's original and forget set, and its pair of the pairs."""
+        names = [(run.original, run.forget_set) for run in self.results.runs]
+        originals = list(dict.fromkeys(original for original, _ in names))
+        sets = list(dict.fromkeys(forget for _, forget in names))
+        numbers = np.array([(originals.index(o), sets.index(s)) for o, s in names])
+        pairs, pair_of_run = np.unique(numbers, axis=0, return_inverse=True)
+        return numbers, len(pairs), pair_of_run.reshape(-1)
+
+    def _path(self, name: str) -> pathlib.Path:
+        """Return the folder of an artifact of the run."""
+        if name not in self.results.folders:
+            raise InputError(f"{self.path} stores no {name}")
+        path = (self.path / self.results.folders[name]).resolve()
+        if not path.is_dir():
+            raise InputError(f"{path} is missing: run the same command again")
+        return path
+
+    @property
+    def originals(self) -> OpenedModels:
+        """The models before unlearning, one per seed."""
+        return OpenedModels(self._path("originals"))
+
+    @property
+    def oracles(self) -> OpenedModels:
+        """The retrained models: one per original and forget set, then the second."""
+        return OpenedModels(self._path("retrained"))
+
+    @property
+    def references(self) -> OpenedModels:
+        """The reference models of the membership attacks."""
+        return OpenedModels(self._path("references"))
+
+    @cached_property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Arrays of the figures, ``arrays.npz``: ``scores/ROW``, ``margin/ROW``, ...
+
+        ``labels [N]`` and ``member [M, N]``, the references' training sets, are there,
+        too, and ``forget [R, N_train]``.
+        """
+        path = self.path / "arrays.npz"
+        with folders.reading(path, self.path), np.load(path) as stored:
+            return {name: stored[name] for name in stored.files}
+
+    def table(self) -> str:
+        """Return the table as text; ``results.table()`` has its numbers."""
+        return terminal_text(self.results)
+
+    def audit_arrays(self, *keys: str) -> AuditArrays:
+        """Return the arrays that :func:`audit_arrays` and ``unlearn-jax audit`` take.
+
+        Args:
+          *keys: of methods' rows; all if none is given. The original and the
+            retrained models are always there.
+        """
+        given = (ORIGINAL, RETRAINED, RETRAINED_AGAIN)
+        methods = [key for key in keys or self if key not in given]
+        num_train = self.results.data.num_train
+        labels = self.arrays["labels"]
+        forget = self.arrays["forget"]
+        padding = ((0, 0), (0, len(labels) - num_train))
+        has_references = len(self.arrays["member"]) > 0
+        return AuditArrays(
+            target={key: self[key].logits for key in methods},
+            labels=labels,
+            train=np.arange(len(labels)) < num_train,
+            forget=np.pad(forget, padding),
+            references=self.references.logits if has_references else None,
+            member=self.arrays["member"] if has_references else None,
+            runs=self._positions[0],
+            original=self[ORIGINAL].logits,
+            retrained=self[RETRAINED].logits,
+            retrained_again=self[RETRAINED_AGAIN].logits,
+        )
+
+    def __repr__(self) -> str:
+        return f"OpenedRun({str(self.path)!r}, rows={list(self)})"
+
+
+def open(path: str | os.PathLike[str]) -> OpenedRun:
+    """Open the working directory of a finished run, for reading.
+
+    Nothing is computed or written. A file that is read is checked against the checksum
+    that it was stored with.
+
+    Args:
+      path: of the directory.
+
+    Returns:
+      The run: ``run["amun"].models``, ``.logits`` and ``.scores``, ``run.originals``,
+      ``run.oracles``, ``run.references``, ``run.results`` and ``run.table()``.
+
+    Raises:
+      InputError: no run's directory, one that is not finished, or of another version.
+    """
+    folder = pathlib.Path(path).expanduser().resolve()
+    file = folder / "results.json"
+    if not file.is_file():
+        if (folder / folders.Workdir.MARK).is_file():
+            raise InputError(
+                f"{folder} holds no results yet: run the same command again to finish it"
+            )
+        raise InputError(f"{folder} is no working directory of a run")
+    with folders.reading(file, folder):
+        stored = json.loads(file.read_text())
+    if not isinstance(stored, dict) or "rows" not in stored:
+        raise InputError(
+            f"{folder} holds a study or an experiment: open one of its runs"
+        )
+    try:
+        results = RunResult.from_json(stored)
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from None
+    return OpenedRun(folder, results)

@@ -1,0 +1,51 @@
+"""Models that were trained elsewhere, in the place of a run's originals."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from unlearn_jax.models.files import fit_variables, load
+from unlearn_jax.types import InputError, Model, PyTree, Variables
+
+Given = Variables | str | os.PathLike[str]
+"""Variables of a trained model, or the path of its file or folder."""
+
+
+def stack_given(original: Given | Sequence[Given], model: Model) -> Variables:
+    """Return trained models as stacked variables of a network.
+
+    Args:
+      original: one model or several.
+      model: the network that they are weights of.
+
+    Returns:
+      NumPy leaves ``[M, ...]``.
+
+    Raises:
+      InputError: a file that cannot be read, or variables that do not fit the network.
+    """
+    is_one = isinstance(original, Variables | str | os.PathLike)
+    several = [original] if is_one else list(original)
+    if not several:
+        raise InputError("original holds no model: pass the variables of one or more")
+    models = []
+    for number, one in enumerate(several):
+        if isinstance(one, str | os.PathLike):
+            models.append(load(one, like=model))
+        else:
+            models.append(fit_variables(one, model, f"original {number}"))
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *models)
+
+
+def weights_digest(variables: PyTree) -> str:
+    """Return the SHA-256 of all leaves, with their paths, shapes and types."""
+    sha = hashlib.sha256()
+    for place, leaf in jax.tree.leaves_with_path(variables):
+        array = np.ascontiguousarray(leaf)
+        name = jax.tree_util.keystr(place)
+        sha.update(f"{name}{array.shape}{array.dtype}".encode())
+        sha.update(array.tobytes())
+    return sha.hexdigest()
