@@ -328,6 +328,7 @@ def test_a_run_is_published_as_shown(tmp_path):
     run = made_up_run("digits", "2026-11-28T12:00:00+00:00")
     (tmp_path / "results.json").write_text(json.dumps(run.to_json()))
     _, result = publish.publish(tmp_path, tmp_path / "tiny.json")
+    assert result.title == "Tiny."
     assert result.date == "2026-11-28"
     assert result.command == "unlearn-jax run digits --workdir runs/digits"
     assert result.versions == {
