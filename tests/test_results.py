@@ -15,6 +15,7 @@ from unlearn_jax.audit import Estimate
 from unlearn_jax.pipeline import publish
 from unlearn_jax.pipeline.measure import records
 from unlearn_jax.pipeline.publish import GROUPS, ResultTable, Value
+from unlearn_jax.pipeline.store.clock import Cost
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = publish.read_results()
@@ -307,7 +308,7 @@ def made_up_run(name, date):
         rows=rows,
         runs=(),
         stages=(
-            records.Stage(
+            Cost(
                 name="train",
                 seconds=30.0,
                 compile_seconds=1.0,
