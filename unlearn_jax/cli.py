@@ -144,6 +144,9 @@ def _run_experiment(
     results = pipeline.run_experiment(
         experiment, workdir, name=found.name, config=config
     )
+    if not results:
+        # the first of several processes prints
+        return 0
     print(render_terminal(read_page(results)))
     print(f"\nreport: {workdir / 'report.html'}")
     return 0

@@ -1,9 +1,7 @@
 """Closed forms of the ascent test-beds match numerical minimizers; the trap holds."""
 
-import dataclasses
 import itertools
 import math
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from scipy import optimize, stats
+from scipy import optimize
 
 from unlearn_jax.contrib import testbeds
 from unlearn_jax.contrib.testbeds import COUNTS, SHARED, Regime, Sizes
-from unlearn_jax.pipeline import presets, run_experiment
-from unlearn_jax.pipeline.report.blocks import Check
 from unlearn_jax.types import InputError
 
 NOTED = Sizes(1000, 100, 50, 0.01)
@@ -412,85 +408,3 @@ def test_bad_input_is_one_line(call):
     with pytest.raises(InputError) as caught:
         call()
     assert "\n" not in str(caught.value)
-
-
-def experiment_of(name):
-    """An experiment and the module that defines it."""
-    experiment = presets.load(name).experiment
-    return experiment, sys.modules[experiment.parts.__module__]
-
-
-def test_the_theory_experiment_runs(tmp_path):
-    experiment, _ = experiment_of("ascent_theory")
-    small = dataclasses.replace(
-        experiment.config, seeds=(0,), num_examples=2, grid=3, num_steps=300
-    )
-    results = run_experiment(experiment, tmp_path, name="ascent_theory", config=small)
-    assert all(check["passed"] for check in results["checks"])
-    rows = {tuple(row[:2]): row for row in results["tables"][0]["rows"]}
-    assert rows["0", "0.05"][5] == "yes"
-    assert rows["0.9", "0.05"][5] == "no"
-    with pytest.raises(InputError, match="seed"):
-        experiment.parts(dataclasses.replace(small, seeds=()))
-
-
-def made_up_parts(config, module, rng):
-    """Parts of the digits experiment, untrained; run 2 of every set is the floor."""
-    runs, found = len(module.runs_of(config)), {}
-    for seed in config.seeds:
-        found[f"sets-{seed}"] = {"norms": rng.uniform(1, 2, (len(module.SETS), 3))}
-        for name in module.SETS:
-            klom = rng.uniform(2, 3, (2, runs + 2, config.num_train + 40))
-            klom[:, [2, -1]] = 0.3
-            forget = np.arange(config.num_train) < config.num_forget
-            found[f"{name}-{seed}"] = {
-                "klom": klom[0],
-                "again": klom[1],
-                "forget": forget,
-                "diverged": np.zeros(runs, bool),
-            }
-    return found
-
-
-def test_the_digits_experiment_reads_its_parts():
-    experiment, module = experiment_of("ascent_digits")
-    config = dataclasses.replace(experiment.config, num_train=60, num_forget=5)
-    parts = made_up_parts(config, module, np.random.default_rng(0))
-    page, found = experiment.page(config, parts), module.read(config, parts)
-    assert [check.passed for check in page.find(Check)] == [
-        True,
-        False,
-    ]  # made-up retained samples are as far away
-    assert (found.best(("ga",)) == 2).all()
-    assert np.allclose(found.left(("ga",)), 0)
-    assert (found.left(("scrub",)) > 0.5).all()
-    shares = module.outcomes(found, ("ga",))
-    count = (found.method == "ga").sum()
-    assert np.allclose(sum(shares.values()), 1)
-    assert (shares["helped"] >= 1 / count).all()
-    assert set(experiment.parts(config)) == set(parts) | {
-        f"originals-{seed}" for seed in config.seeds
-    }
-    with pytest.raises(InputError, match="forget samples"):
-        experiment.parts(dataclasses.replace(config, num_forget=59))
-
-
-def test_rank_correlation_is_spearmans():
-    _, module = experiment_of("ascent_digits")
-    rng = np.random.default_rng(1)
-    x = rng.normal(size=30)
-    y = np.round(x + rng.normal(size=30), 1)  # with ties
-    seeds = np.arange(30) % 3
-    got = module.rank_correlation(x, y, seeds)
-    assert np.isclose(got.mean, stats.spearmanr(x, y).statistic)
-    assert -1 <= got.low < got.mean < got.high <= 1
-    assert module.rank_correlation(x, np.exp(x), seeds).low > 0.99
-    shifted = (
-        x + 10 * seeds
-    )  # of opposite sign within and between seeds: few seeds must widen the interval
-    alone, nested = (
-        module.rank_correlation(shifted, -x + 10 * seeds, by)
-        for by in (np.arange(30), seeds)
-    )
-    assert alone.mean == nested.mean
-    assert nested.low < 0 < alone.low

@@ -217,9 +217,8 @@ def test_from_the_command_line(tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "out").exists()
     assert cli.main(["run", "tiny.py", "--workdir", "out", "--number=5"]) == 0
     assert "There are 5." in capsys.readouterr().out
-    assert json.loads((tmp_path / "out" / "results.json").read_text())["config"] == {
-        "number": 5
-    }
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["config"]["number"] == 5
     assert cli.main(["run", "tiny.py", "--workdir", "bad", "--number=0"]) == 2
     assert capsys.readouterr().err == "unlearn-jax: error: number must be at least 1\n"
     assert not (tmp_path / "bad").exists()

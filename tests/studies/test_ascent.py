@@ -1,7 +1,98 @@
-"""The studies of ascent, whole, at their smallest."""
+"""The studies of ascent: whole runs at their smallest, and a page of known numbers."""
 
+import dataclasses
+
+import numpy as np
 import pytest
+from scipy import stats
 from support.studies import check_study
+
+from unlearn_jax.pipeline import Experiment, run_experiment
+from unlearn_jax.pipeline.report.blocks import Check
+from unlearn_jax.studies.ascent import digits, digits_page, theory, theory_page
+from unlearn_jax.types import InputError
+
+
+def test_theory_at_its_smallest(tmp_path):
+    config = theory.Config(seeds=(0,), num_examples=2, grid=3, num_steps=300)
+    study = Experiment("Theory", config, theory.make_artifacts, theory_page.make_page)
+    results = run_experiment(study, tmp_path, name="ascent_theory")
+    assert all(check["passed"] for check in results["checks"])
+    rows = {tuple(row[:2]): row for row in results["tables"][0]["rows"]}
+    assert rows["0", "0.05"][5] == "yes"
+    assert rows["0.9", "0.05"][5] == "no"
+    with pytest.raises(InputError, match="seed"):
+        theory.make_artifacts(dataclasses.replace(config, seeds=()))
+
+
+def made_up(config, rng):
+    """Return artifacts, untrained; run 2 of every set is at the floor."""
+    runs = len(digits.methods_of(config))
+    found = {}
+    for seed in config.seeds:
+        norms = rng.uniform(1, 2, (len(digits.SETS), 3))
+        found[f"sets-{seed}"] = {"norms": norms}
+        for name in digits.SETS:
+            klom = rng.uniform(2, 3, (2, runs + 2, config.num_train + 40))
+            klom[:, [2, -1]] = 0.3
+            forget = np.arange(config.num_train) < config.num_forget
+            found[f"{name}-{seed}"] = {
+                "klom": klom[0],
+                "again": klom[1],
+                "forget": forget,
+                "diverged": np.zeros(runs, bool),
+            }
+    return found
+
+
+def test_runs_and_methods_agree():
+    config = digits.Config()
+    counts = [len(program.mapped["learning_rate"]) for program in digits.grid(config)]
+    assert sum(counts) == len(digits.methods_of(config))
+    alphas = np.array(digits.grid(config)[-2].mapped["alpha"])
+    methods = digits.methods_of(config)
+    is_gda = np.isin(methods, ["gda", "finetune"])
+    np.testing.assert_array_equal(methods[is_gda] == "finetune", alphas == 1)
+
+
+def test_page_of_known_numbers():
+    config = digits.Config(num_train=60, num_forget=5)
+    parts = made_up(config, np.random.default_rng(0))
+    page = digits_page.make_page(config, parts)
+    found = digits.collect(config, parts)
+    # Made-up retained samples are as far away as forgotten ones.
+    assert [check.passed for check in page.find(Check)] == [True, False]
+    assert (found.best("ga") == 2).all()
+    assert np.allclose(found.remaining("ga"), 0)
+    assert (found.remaining("scrub") > 0.5).all()
+    shares = digits_page.outcomes(found, "ga")
+    count = (found.method == "ga").sum()
+    assert np.allclose(sum(shares.values()), 1)
+    assert (shares["improved"] >= 1 / count).all()
+    names = {artifact.name for artifact in digits.make_artifacts(config)}
+    assert names == set(parts) | {f"originals-{seed}" for seed in config.seeds}
+    with pytest.raises(InputError, match="forget samples"):
+        digits.make_artifacts(dataclasses.replace(config, num_forget=59))
+
+
+def test_rank_correlation_is_spearmans():
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=30)
+    y = np.round(x + rng.normal(size=30), 1)  # with ties
+    seeds = np.arange(30) % 3
+    got = digits_page.rank_correlation(x, y, seeds)
+    assert np.isclose(got.mean, stats.spearmanr(x, y).statistic)
+    assert -1 <= got.low < got.mean < got.high <= 1
+    assert digits_page.rank_correlation(x, np.exp(x), seeds).low > 0.99
+    shifted = (
+        x + 10 * seeds
+    )  # of opposite sign within and between seeds: few seeds must widen the interval
+    alone, nested = (
+        digits_page.rank_correlation(shifted, -x + 10 * seeds, by)
+        for by in (np.arange(30), seeds)
+    )
+    assert alone.mean == nested.mean
+    assert nested.low < 0 < alone.low
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import pytest
 from unlearn_jax import attacks, train
 from unlearn_jax.attacks import correct, pgd_curve
 from unlearn_jax.ensembles import Ensemble, Lotos
+from unlearn_jax.objectives import TRADES
 from unlearn_jax.pipeline import ModelConfig, TrainingConfig
 from unlearn_jax.pipeline.experiment import Experiment, run_experiment
 from unlearn_jax.pipeline.store.artifact import Runner
@@ -261,7 +262,7 @@ def test_steps_are_timed_with_compiling_apart(tiny, blobs):
         ({"attack": AttackPlan((2, 4), 8)}, "main_radius one of them"),
         ({"attack": AttackPlan((4, 2), 2)}, "ascending"),
         ({"attack": AttackPlan(num_samples=0)}, "at least 1"),
-        ({"training": TrainingConfig(objective="trades")}, "name arms instead"),
+        ({"training": TrainingConfig(objective=TRADES())}, "name arms instead"),
         ({"overhead_steps": 7}, "multiple of clip.period"),
     ],
 )

@@ -20,7 +20,6 @@ from unlearn_jax.pipeline.config.schema import (
 from unlearn_jax.pipeline.estimate import dry_run
 from unlearn_jax.pipeline.experiment import (
     Experiment,
-    Part,
     dry_run_experiment,
     run_experiment,
 )
@@ -51,7 +50,6 @@ __all__ = [
     "OpenedRow",
     "OpenedRun",
     "Page",
-    "Part",
     "Piece",
     "ReplicasConfig",
     "Row",

@@ -9,9 +9,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from unlearn_jax.pipeline.config.schema import to_json
 from unlearn_jax.pipeline.report.blocks import Page
@@ -20,23 +18,6 @@ from unlearn_jax.pipeline.store import folders as store
 from unlearn_jax.pipeline.store import hosts
 from unlearn_jax.pipeline.store.artifact import Artifact, Runner, Stored
 from unlearn_jax.types import InputError
-
-Arrays = dict[str, np.ndarray]
-
-
-class Part(NamedTuple):
-    """A piece of an experiment that is computed once.
-
-    Attributes:
-      settings: plain values, all that decides the result apart from the code and
-        ``needs``.
-      compute: ``(*arrays of the needed parts) -> {name: array}``, pure.
-      needs: names of earlier parts whose arrays it is given, in this order.
-    """
-
-    settings: Mapping[str, Any]
-    compute: Callable[..., Mapping[str, Any]]
-    needs: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,10 +102,8 @@ def dry_run_experiment(
     return Runner(place.path).plan(_checked(experiment.artifacts(config)))
 
 
-def _checked(artifacts: Any) -> Sequence[Artifact]:
+def _checked(artifacts: Sequence[Artifact]) -> Sequence[Artifact]:
     """Refuse artifacts that cannot be stored under their names."""
-    if isinstance(artifacts, Mapping):
-        artifacts = _from_parts(artifacts)
     if not artifacts:
         raise InputError(
             "the experiment has nothing to compute: give at least one seed"
@@ -134,16 +113,3 @@ def _checked(artifacts: Any) -> Sequence[Artifact]:
         if names.count(name) > 1:
             raise InputError(f"two artifacts are named {name!r}")
     return artifacts
-
-
-def _from_parts(parts: Mapping[str, Part]) -> list[Artifact]:
-    """Return the artifacts of an experiment that still gives parts."""
-    made: dict[str, Artifact] = {}
-    for name, part in parts.items():
-        made[name] = Artifact(
-            name=name,
-            settings=part.settings,
-            compute=part.compute,
-            inputs=tuple(made[other] for other in part.needs),
-        )
-    return list(made.values())

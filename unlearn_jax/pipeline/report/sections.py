@@ -371,9 +371,9 @@ def theory_section(result: RunResult) -> Section | None:
         " step on the adversarial example of a forgotten sample: ‖θ′ − θᵤ‖² ≤"
         " ‖θₒ − θᵤ‖² + (2 / β) (L δ − C), where θₒ, fₒ is the original model, θᵤ, fᵤ"
         " the retrained one and θ′, f′ the unlearned one; x̃ is the adversarial"
-        " example, ỹ its label. No network meets its assumptions, so nothing here is a guarantee:"
-        " the terms show the direction of each influence. Means over samples, then over"
-        " runs, ± the standard deviation over runs; losses in nats."
+        " example, ỹ its label. No network meets its assumptions, so nothing here is a"
+        " guarantee: the terms show the direction of each influence. Means over"
+        " samples, then over runs, ± the standard deviation over runs; losses in nats."
     )
     rows = rows_with(result, theory.rows)
     lines = []

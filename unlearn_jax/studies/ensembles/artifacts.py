@@ -19,7 +19,7 @@ from unlearn_jax.attacks import correct, pgd_curve
 from unlearn_jax.data import Splits
 from unlearn_jax.ensembles import Ensemble, Lotos, Trs, ensemble_apply, fit_ensemble
 from unlearn_jax.losses import cross_entropy
-from unlearn_jax.objectives import AdversarialTraining
+from unlearn_jax.objectives import AdversarialTraining, CrossEntropy
 from unlearn_jax.pipeline.config.resolve import build_model, load_data, make_recipe
 from unlearn_jax.pipeline.config.schema import (
     DataConfig,
@@ -197,7 +197,7 @@ def _check(config: EnsembleConfig) -> None:
             "the attacks' steps and samples, and num_bootstrap, must be at least 1"
         )
     training = config.training
-    if training.objective != "cross_entropy" or training.max_norm is not None:
+    if training.objective != CrossEntropy() or training.max_norm is not None:
         raise InputError(
             "training.objective and training.max_norm are not for ensembles: name arms"
             " instead"
