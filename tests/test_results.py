@@ -15,6 +15,7 @@ from unlearn_jax.audit import Estimate
 from unlearn_jax.pipeline import publish
 from unlearn_jax.pipeline.measure import records
 from unlearn_jax.pipeline.publish import GROUPS, ResultTable, Value
+from unlearn_jax.pipeline.store.clock import Cost
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = publish.read_results()
@@ -307,7 +308,7 @@ def made_up_run(name, date):
         rows=rows,
         runs=(),
         stages=(
-            records.Stage(
+            Cost(
                 name="train",
                 seconds=30.0,
                 compile_seconds=1.0,
@@ -327,6 +328,7 @@ def test_a_run_is_published_as_shown(tmp_path):
     run = made_up_run("digits", "2026-11-28T12:00:00+00:00")
     (tmp_path / "results.json").write_text(json.dumps(run.to_json()))
     _, result = publish.publish(tmp_path, tmp_path / "tiny.json")
+    assert result.title == "Tiny."
     assert result.date == "2026-11-28"
     assert result.command == "unlearn-jax run digits --workdir runs/digits"
     assert result.versions == {

@@ -43,9 +43,40 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def start(count, folder, cache):
+EXPERIMENT = """
+'''Two draws and their sum.'''
+import dataclasses
+import numpy as np
+from unlearn_jax.pipeline import Artifact, Experiment, Page
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    seeds: tuple[int, ...] = (1, 2)
+
+def draw(seed):
+    return {"x": np.random.default_rng(seed).normal(size=3)}
+
+def total(*draws):
+    return {"sum": sum(one["x"].sum() for one in draws)}
+
+def artifacts(config):
+    draws = [
+        Artifact(name=f"draw-{seed}", settings={}, compute=lambda seed=seed: draw(seed))
+        for seed in config.seeds
+    ]
+    inputs = tuple(draws)
+    return [*draws, Artifact(name="total", settings={}, compute=total, inputs=inputs)]
+
+def page(config, found):
+    return Page(f"The sum is {found['total']['sum']:.6f}.", [])
+
+EXPERIMENT = Experiment("Sums", Config(), artifacts, page)
+"""
+
+
+def start(count, folder, cache, text=PRESET):
     """The same command in ``count`` processes."""
-    (folder / "tiny.py").write_text(PRESET)
+    (folder / "tiny.py").write_text(text)
     env = {
         **os.environ,
         "PYTHONPATH": str(pathlib.Path(cli.__file__).parents[1]),
@@ -113,6 +144,14 @@ def test_processes_share_the_work_and_the_result_is_that_of_one(count, alone, tm
         np.testing.assert_array_equal(np.load(one), np.load(other))
 
 
+def test_an_experiment_of_two_processes(tmp_path):
+    said = finish(start(2, tmp_path, tmp_path / "cache", EXPERIMENT))
+    expected = sum(np.random.default_rng(seed).normal(size=3).sum() for seed in (1, 2))
+    assert f"The sum is {expected:.6f}." in said[0][0]
+    assert said[1][0] == ""
+    assert len(list((tmp_path / "out").glob("*/manifest.json"))) == 3
+
+
 @pytest.mark.slow
 def test_one_process_picks_up_what_others_left(alone, tmp_path):
     """A share that a lost process did not do is a missing folder."""
@@ -155,8 +194,8 @@ def test_unusable_values(values, message):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--process-id=first"], "--process-id needs a number"),
-        (["--coordinator"], "--coordinator needs ADDRESS:PORT"),
+        (["--process-id=first"], "parsing --process-id"),
+        (["--coordinator"], "Missing value for argument '--coordinator'"),
         (["--num-processes=2"], "go together"),
         (
             ["--coordinator=localhost", "--num-processes=2", "--process-id=0"],
@@ -164,7 +203,7 @@ def test_unusable_values(values, message):
         ),
         (
             ["--coordinator=", "--num-processes=2", "--process-id=0"],
-            "--coordinator needs ADDRESS:PORT",
+            "must be ADDRESS:PORT",
         ),
     ],
 )

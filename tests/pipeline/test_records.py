@@ -9,6 +9,7 @@ import pytest
 from unlearn_jax.audit import Estimate
 from unlearn_jax.pipeline.measure import records
 from unlearn_jax.pipeline.measure.records import RowResult, RunResult
+from unlearn_jax.pipeline.store.clock import Cost
 from unlearn_jax.types import InputError
 
 CELL = Estimate(51.5, 1.25, 50.0, 53.0, 4, 0)
@@ -94,7 +95,7 @@ def make_result():
         ),
         runs=(records.RunName(original=0, forget_set=1, repeat=0),),
         stages=(
-            records.Stage(
+            Cost(
                 name="originals (2)",
                 seconds=1.0,
                 compile_seconds=0.5,

@@ -1,6 +1,4 @@
-"""Attacks by name, requests in sequence, hard forget sets, and what a run shows beside
-its table.
-"""
+"""Analyses of a run: named attacks, request sequences, hard forget sets."""
 
 import dataclasses
 

@@ -28,7 +28,7 @@ def config():
         counts=(2, 4),
         group=2,
         data=DataConfig(num_train=60, num_test=40),
-        model=ModelConfig("resnet", {"blocks": (1, 1), "width": 4}),
+        model=ModelConfig("resnet", blocks=(1, 1), width=4),
         training=TrainingConfig(12, 16, 0.1),
         peak_tflops=2.0,
     )

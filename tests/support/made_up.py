@@ -17,8 +17,8 @@ from unlearn_jax.pipeline.measure.records import (
     RowResult,
     RunName,
     RunResult,
-    Stage,
 )
+from unlearn_jax.pipeline.store.clock import Cost
 
 METRICS = [
     ("unlearn_accuracy", "Unlearn acc", "%", "retrained", 95.0),
@@ -158,7 +158,7 @@ def make(num_methods=3, num_runs=6, num_train=300, num_test=80, num_forget=30):
         Check(name=f"check {passed}", passed=passed, detail="why")
         for passed in (True, False)
     ]
-    stage = Stage(
+    stage = Cost(
         name="bank",
         seconds=0.1,
         compile_seconds=0.0,

@@ -136,7 +136,7 @@ def audit_arrays(
             records.RunName(original=int(o), forget_set=int(s), repeat=0)
             for o, s in runs
         ),
-        stages=(records.Stage(**dataclasses.asdict(watch.cost)),),
+        stages=(watch.cost,),
         checks=tuple(make_checks(pool, rows, is_exchangeable=not arrays.is_class)),
         vulnerability=vulnerability,
         confusion=confusion,

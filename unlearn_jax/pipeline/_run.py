@@ -87,12 +87,11 @@ def run(
         unlearned = dict(_unlearn(plan))
         if not this.first:
             return None
-        costs = map(dataclasses.asdict, plan.runner.costs)
         result, arrays = measure_run(
             plan,
             unlearned,
             adversarial,
-            [records.Stage(**cost) for cost in costs],
+            plan.runner.costs,
             tuning=tuned,
             preset=preset,
             workdir=folder.name,

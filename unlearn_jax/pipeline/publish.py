@@ -381,11 +381,12 @@ def _of_experiment(data: Mapping[str, Any]) -> Result:
         )
     seconds = sum(cost["seconds"] for cost in data.get("costs", ()))
     versions = data["versions"]
+    name = data["experiment"]
     return Result(
-        name=data["experiment"],
+        name=name,
         group="Neighboring systems",
-        title=data["title"],
-        command=f"unlearn-jax run {data['experiment']} --workdir DIR",
+        title=data["title"].rstrip(".") + ".",
+        command=f"unlearn-jax run {name} --workdir runs/{name}",
         date=data["created"][:10],
         device=versions.get("devices", ""),
         versions=_versions(versions),
@@ -429,7 +430,7 @@ def _of_runs(runs: Mapping[str, RunResult]) -> Result:
     return Result(
         name=first.preset,
         group="Forgetting classes" if of_classes else "Forgetting samples",
-        title=first.title,
+        title=first.title.rstrip(".") + ".",
         command=first.command,
         date=first.date[:10],
         device=first.device,

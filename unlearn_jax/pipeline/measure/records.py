@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from unlearn_jax.audit import Estimate
+from unlearn_jax.pipeline.store.clock import Cost
 from unlearn_jax.types import InputError
 
 SCHEMA = 1
@@ -102,25 +103,6 @@ class RowResult:
     def is_diverged(self) -> bool:
         """True for a method that did not end in finite numbers in every run."""
         return self.kind == "method" and not self.metrics
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Stage:
-    """Cost of a stage.
-
-    Attributes:
-      name: of the stage.
-      seconds: wall time, compilation included.
-      compile_seconds: the part of it spent in compiling.
-      peak_memory_mb: largest host memory of the process so far, in MiB.
-      cached: everything was there already.
-    """
-
-    name: str
-    seconds: float
-    compile_seconds: float
-    peak_memory_mb: float
-    cached: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -456,7 +438,7 @@ class RunResult:
     metrics: tuple[Metric, ...]
     rows: tuple[RowResult, ...]
     runs: tuple[RunName, ...]
-    stages: tuple[Stage, ...] = ()
+    stages: tuple[Cost, ...] = ()
     checks: tuple[Check, ...] = ()
     notes: tuple[str, ...] = ()
     attacks: Mapping[str, AttackSummary] = dataclasses.field(default_factory=dict)

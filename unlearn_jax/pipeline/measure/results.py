@@ -15,7 +15,7 @@ from unlearn_jax.pipeline.measure import records, sections
 from unlearn_jax.pipeline.measure.classes import MIN_MODELS
 from unlearn_jax.pipeline.measure.metrics import HARD_FT_AUC
 from unlearn_jax.pipeline.measure.pool import AuditPool, make_pool
-from unlearn_jax.pipeline.measure.records import Check, RowResult, RunResult, Stage
+from unlearn_jax.pipeline.measure.records import Check, RowResult, RunResult
 from unlearn_jax.pipeline.measure.rows import (
     ORIGINAL,
     RETRAINED,
@@ -29,6 +29,7 @@ from unlearn_jax.pipeline.stages.plan import Plan
 from unlearn_jax.pipeline.store import clock
 from unlearn_jax.pipeline.store import folders as store
 from unlearn_jax.pipeline.store.artifact import Stored
+from unlearn_jax.pipeline.store.clock import Cost
 from unlearn_jax.train import steps_per_epoch
 from unlearn_jax.types import AttackResult, Status
 
@@ -46,7 +47,7 @@ def measure_run(
     plan: Plan,
     unlearned: Mapping[str, Stored],
     adversarial: Mapping[str | None, Stored],
-    stages: Sequence[Stage],
+    stages: Sequence[Cost],
     *,
     tuning: records.Tuning | None = None,
     preset: str = "",
@@ -96,7 +97,7 @@ def measure_run(
         theory = None
         if options.theory:
             theory = sections.theory(plan, unlearned, adversarial)
-    stages = (*stages, Stage(**dataclasses.asdict(watch.cost)))
+    stages = (*stages, watch.cost)
     if "" in adversarial:
         arrays |= {name: one[None] for name, one in _outcomes(adversarial[""]).items()}
     costs = row_costs(plan, stages, unlearned, adversarial)
@@ -301,7 +302,7 @@ def _attack_gradients(chosen: ResolvedAttack, parts: Stored) -> float:
 
 def row_costs(
     plan: Plan,
-    stages: Sequence[Stage],
+    stages: Sequence[Cost],
     unlearned: Mapping[str, Stored],
     adversarial: Mapping[str | None, Stored],
 ) -> dict[str, records.RowCost]:
