@@ -1,4 +1,6 @@
-"""A run that forgets classes: its numbers against definitions, from the stored logits; its search; its report."""
+"""A run that forgets classes: its numbers against definitions, from the stored logits;
+its search; its report.
+"""
 
 import dataclasses
 import json
@@ -246,7 +248,9 @@ def test_the_search_forgets_other_classes_and_goes_by_its_own_gap(finished, spli
 
 
 def test_targets_are_measured_against_retrained_models(finished):
-    """Recomputed in NumPy: no tilt, the cosines of the head's weights, their opposite, and both reference tilts."""
+    """Recomputed in NumPy: no tilt, the cosines of the head's weights, their opposite,
+    and both reference tilts.
+    """
     _, results, plan, _ = finished
     rows, kernels = (
         {row.name: row.values for row in results.targets.rows},

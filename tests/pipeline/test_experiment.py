@@ -202,10 +202,13 @@ def artifacts(config):
     if config.number < 1:
         raise InputError("number must be at least 1")
     settings = {"number": config.number}
-    return [Artifact(name="one", settings=settings, compute=lambda: {"n": config.number})]
+    count = lambda: {"n": config.number}
+    return [Artifact(name="one", settings=settings, compute=count)]
 
 EXPERIMENT = Experiment("Tiny", Config(), artifacts, lambda c, found: Page(
-    f"There are {found['one']['n']}.", [Table("Numbers", ["what", "n"], [["all", int(found["one"]["n"])]])]))
+    f"There are {found['one']['n']}.",
+    [Table("Numbers", ["what", "n"], [["all", int(found["one"]["n"])]])],
+))
 '''
 
 

@@ -1,4 +1,6 @@
-"""Several real processes at one run, on the loopback interface: the same result as one process, whoever is lost."""
+"""Several real processes at one run, on the loopback interface: the same result as one
+process, whoever is lost.
+"""
 
 import json
 import os
@@ -22,9 +24,15 @@ from unlearn_jax.pipeline import *
 PRESET = RunConfig(
     model=ModelConfig(widths=(8,)), training=TrainingConfig(num_epochs=2),
     forget=ForgetConfig(seeds=(1, 2)),
-    replicas=ReplicasConfig(originals=(0, 1), references=8, group=2, checkpoint_seconds=0.0),
-    attack=AttackConfig(num_radii=4, num_steps=3), audit=AuditConfig(num_bootstrap=10, mis=False),
-    rows={"finetune": Row(method=FineTune(num_epochs=1)), "amun": Row(method=AMUN(num_epochs=1))},
+    replicas=ReplicasConfig(
+        originals=(0, 1), references=8, group=2, checkpoint_seconds=0.0
+    ),
+    attack=AttackConfig(num_radii=4, num_steps=3),
+    audit=AuditConfig(num_bootstrap=10, mis=False),
+    rows={
+        "finetune": Row(method=FineTune(num_epochs=1)),
+        "amun": Row(method=AMUN(num_epochs=1)),
+    },
 )
 """
 
@@ -56,7 +64,8 @@ def artifacts(config):
         Artifact(name=f"draw-{seed}", settings={}, compute=lambda seed=seed: draw(seed))
         for seed in config.seeds
     ]
-    return [*draws, Artifact(name="total", settings={}, compute=total, inputs=tuple(draws))]
+    inputs = tuple(draws)
+    return [*draws, Artifact(name="total", settings={}, compute=total, inputs=inputs)]
 
 def page(config, found):
     return Page(f"The sum is {found['total']['sum']:.6f}.", [])

@@ -1,4 +1,4 @@
-"""Ways out of a run and into one: opened, exported, audited again; own trained models."""
+"""Ways out of a run and into one: opened, exported, audited again; own models."""
 
 import contextlib
 import io

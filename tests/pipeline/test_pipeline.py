@@ -1,4 +1,6 @@
-"""The run: from arrays to report, resumed, shared, with a user's own network, and refusing what cannot work."""
+"""The run: from arrays to report, resumed, shared, with a user's own network, and
+refusing what cannot work.
+"""
 
 import dataclasses
 import importlib.util

@@ -271,7 +271,9 @@ def test_request_masks_refuse_what_does_not_split():
 
 
 def test_predictions_of_requests_use_the_pool_in_order(finished, splits):
-    """Stored logits of a row are those of its stored models on training set, then test set."""
+    """Stored logits of a row are those of its stored models on training set, then test
+    set.
+    """
     _folder, _, plan, _ = finished
     parts = plan.runner.make(stages.unlearn(plan, "own"))
     items, content = next(iter(parts.pieces()))

@@ -1,4 +1,6 @@
-"""Kills, damaged files, full disks, two runs at once, files of strangers: a clear line, and the same result."""
+"""Kills, damaged files, full disks, two runs at once, files of strangers: a clear line,
+and the same result.
+"""
 
 import ast
 import contextlib
@@ -150,7 +152,9 @@ def test_files_are_read_once_when_written_and_once_when_found(tmp_path, monkeypa
     ],
 )
 def test_only_the_files_own_faults_are_damage(number, fault, tmp_path, monkeypatch):
-    """A bad sector, or a file that another process moved away meanwhile; not memory that is short, or permissions."""
+    """A bad sector, or a file that another process moved away meanwhile; not memory
+    that is short, or permissions.
+    """
     folder = make(tmp_path).path / "items-0000-0000"
 
     def failing(file):
@@ -240,7 +244,9 @@ def refused(read, fired):
 
 
 def test_pickled_objects_are_damage_and_do_not_run(tmp_path):
-    """Also where the checksums are right: whoever can write the files can write their manifest."""
+    """Also where the checksums are right: whoever can write the files can write their
+    manifest.
+    """
     fired = tmp_path / "fired"
     evil = np.array([Payload(fired)], dtype=object)
 
@@ -318,7 +324,9 @@ with filelock.FileLock(sys.argv[1]):
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_a_process_of_a_lost_run_keeps_the_next_one_out(count, tmp_path):
-    """The third process of a run is still there: one process of the next run is refused, however many it has."""
+    """The third process of a run is still there: one process of the next run is
+    refused, however many it has.
+    """
     command, pipe = (
         [
             sys.executable,
@@ -366,7 +374,9 @@ def test_every_process_holds_its_own(tmp_path, monkeypatch):
 
 @pytest.fixture
 def small(tmp_path, survival, monkeypatch):
-    """An experiment of three parts, 81 kB each, run from the command line: its status and standard error."""
+    """An experiment of three parts, 81 kB each, run from the command line: its status
+    and standard error.
+    """
     text = survival.PARTS.replace("(1000, 3000)", "(100, 100)").replace(
         "(0, 1, 2, 3, 4, 5, 6, 7)", "(0, 1, 2)"
     )
@@ -497,7 +507,9 @@ def same_experiment(one, other):
 def test_a_disk_that_fills_up_at_any_write(
     fail_at, small, tmp_path, monkeypatch, capsys
 ):
-    """Without a disk: every place that writes meets an error of the system, or NumPy's, which has no number."""
+    """Without a disk: every place that writes meets an error of the system, or NumPy's,
+    which has no number.
+    """
     assert small(capsys, tmp_path / "whole") == (0, "")
     writes = {"n": 0}
 

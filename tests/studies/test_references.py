@@ -28,8 +28,8 @@ def config():
         counts=(2, 4),
         group=2,
         data=DataConfig(num_train=60, num_test=40),
-        model=ModelConfig("resnet", {"blocks": (1, 1), "width": 4}),
-        training=TrainingConfig(12, 16, 0.1),
+        model=ModelConfig(name="resnet", blocks=(1, 1), width=4),
+        training=TrainingConfig(num_epochs=12, batch_size=16, learning_rate=0.1),
         peak_tflops=2.0,
     )
 
@@ -70,7 +70,7 @@ def part(seconds, devices, device="NVIDIA A100-SXM4-40GB"):
 
 def test_utilization_is_operations_over_what_the_devices_could_do(config):
     looked_up = dataclasses.replace(
-        config, peak_tflops=None, model=ModelConfig("resnet", dtype="bfloat16")
+        config, peak_tflops=None, model=ModelConfig(name="resnet", dtype="bfloat16")
     )
     parts = [part(10.0, 2), part(20.0, 1)]
     assert resnet18_page.utilization(looked_up, parts) == pytest.approx(

@@ -1,4 +1,4 @@
-"""A run as stages with a working directory: configuration, banks of trained models, unlearning, audit, report."""
+"""Runs: configuration, banks of trained models, unlearning, audit and report."""
 
 from unlearn_jax.pipeline._audit import audit_arrays
 from unlearn_jax.pipeline._open import OpenedModels, OpenedRow, OpenedRun, open

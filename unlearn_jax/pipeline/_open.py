@@ -279,7 +279,8 @@ def open(path: str | os.PathLike[str]) -> OpenedRun:
     if not file.is_file():
         if (folder / folders.Workdir.MARK).is_file():
             raise InputError(
-                f"{folder} holds no results yet: run the same command again to finish it"
+                f"{folder} holds no results yet: run the same command again to finish"
+                " it"
             )
         raise InputError(f"{folder} is no working directory of a run")
     with folders.reading(file, folder):

@@ -1,4 +1,4 @@
-"""``unlearn-jax doctor``: what is installed here, and whether it computes numbers that are known.
+"""``unlearn-jax doctor``: the installation, and checks that it computes known numbers.
 
 Every check compares what this machine computes with a number worked out by hand, by
 NumPy in float64, or by the same program run a second time; together they touch every
@@ -47,7 +47,7 @@ class Known(NamedTuple):
 
 
 def doctor() -> tuple[str, bool]:
-    """What there is, line by line, and whether all known numbers came out.
+    """Return the installation, line by line, and whether all known numbers came out.
 
     Returns:
       The text, and True if every check passed.
@@ -74,7 +74,7 @@ def doctor() -> tuple[str, bool]:
 
 
 def _outcome(check: Callable[[], Known]) -> Known:
-    """What a check found; one that fails to compute anything is a number that did not come out."""
+    """Run a check; one that raises is a number that did not come out."""
     try:
         return check()
     except Exception as error:  # whatever an installation that does not work raises
@@ -137,7 +137,7 @@ def environment() -> Iterator[tuple[str, str]]:
 
 
 def _folder(folder: pathlib.Path, things: str) -> str:
-    """A cache: where it is, how many things are in it, their size, and whether more can be put there."""
+    """Describe a cache: its place, entries, size, and whether it can be written."""
     try:
         entries = list(folder.iterdir()) if folder.is_dir() else []
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
@@ -157,15 +157,13 @@ def _signal() -> Known:
 
 
 def _attack_auc() -> Known:
-    scores, members = (
-        np.array([0.9, 0.8, 0.7, 0.3]),
-        np.array([True, False, True, False]),
-    )
+    scores = np.array([0.9, 0.8, 0.7, 0.3])
+    members = np.array([True, False, True, False])
     return Known("AUC of four scores", 0.75, audit.auc(scores, members), 1e-12)
 
 
 def _radius() -> Known:
-    """A linear model of two classes whose boundary is 0.3 away: of the radii 0.1, 0.2, 0.4 the last one crosses it."""
+    """Attack a linear model whose boundary is 0.3 away with radii 0.1, 0.2, 0.4."""
     model = models.from_functions(
         lambda _: {},
         lambda _, x: jnp.stack([x[:, 0, 0, 0], 0.4 + 0 * x[:, 0, 0, 0]], -1),
@@ -187,10 +185,8 @@ def _radius() -> Known:
 def _convolution() -> Known:
     """Our convolution's gradient of the kernel against XLA's own."""
     rng = np.random.default_rng(0)
-    x, kernel = (
-        jnp.asarray(rng.normal(size=(4, 9, 9, 3)), jnp.float32),
-        jnp.asarray(rng.normal(size=(3, 3, 3, 5)), jnp.float32),
-    )
+    x = jnp.asarray(rng.normal(size=(4, 9, 9, 3)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 3, 5)), jnp.float32)
     settings = {
         "window_strides": (2, 2),
         "padding": "SAME",
@@ -226,7 +222,8 @@ def _norm() -> Known:
 
 
 def _tilt() -> Known:
-    logits, similarity = jnp.array([0.0, 1.0, 2.0]), class_similarity(jnp.eye(3))[0]
+    logits = jnp.array([0.0, 1.0, 2.0])
+    similarity = class_similarity(jnp.eye(3))[0]
     target = tilted_target(
         logits, jnp.array([True, False, False]), similarity, beta=0.0
     )
@@ -239,7 +236,7 @@ def _tilt() -> Known:
 
 
 def _training() -> Known:
-    """Ten epochs of a small network on digits; another backend's rounding moves the loss in the third decimal."""
+    """Train a small network on digits; backends differ in the third decimal."""
     return Known(
         "loss after ten epochs on digits",
         0.15696391,
@@ -254,7 +251,8 @@ def _fit(
     splits = data.load_digits()
     model = models.build("mlp", (8, 8, 1), 10, widths=(32,))
     recipe = train.Recipe(10, 64, train.sgd(0.05))
-    key, member = jax.random.key(0), np.ones(len(splits.train.labels), bool)
+    key = jax.random.key(0)
+    member = np.ones(len(splits.train.labels), bool)
     many = fit is replicas.fit_many
     return fit(
         key[None] if many else key,
@@ -266,14 +264,16 @@ def _fit(
 
 
 def _repeat() -> Known:
-    (one, _), (other, _) = _fit(train.fit), _fit(train.fit)
+    one, _ = _fit(train.fit)
+    other, _ = _fit(train.fit)
     return Known(
         "same seed, same bits", 0.0, _difference(one.variables, other.variables), 0.0
     )
 
 
 def _side_by_side() -> Known:
-    (one, _), (other, _) = _fit(train.fit), _fit(replicas.fit_many)
+    one, _ = _fit(train.fit)
+    other, _ = _fit(replicas.fit_many)
     alone = jax.tree.map(lambda leaf: leaf[0], other.variables)
     return Known(
         "one model alone and in a bank, difference",

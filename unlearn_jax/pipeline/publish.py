@@ -590,7 +590,7 @@ def _syntax(node: Any) -> Iterator[str]:
 
 
 def _is_text(node: ast.AST) -> bool:
-    """Whether a statement is a docstring."""
+    """Return True for a statement that is a docstring."""
     return (
         isinstance(node, ast.Expr)
         and isinstance(node.value, ast.Constant)

@@ -1,4 +1,4 @@
-"""API reference: HTML pages of every public module, made from the docstrings by pdoc."""
+"""API reference: HTML pages of every public module, from the docstrings by pdoc."""
 
 import builtins
 import os

@@ -110,6 +110,10 @@ def _other_classes(plan: Plan) -> tuple[int, ...]:
     sampled = np.intersect1d(plan.splits.train.labels, plan.splits.test.labels)
     others = tuple(int(c) for c in sampled if c not in reported)[:wanted]
     others = plan.tuning.classes or others
+    if len(set(others)) < len(others):
+        raise InputError(
+            f"tuning.classes repeat a class: {', '.join(map(str, others))}"
+        )
     is_short = together and len(others) < wanted
     if set(others) & reported or not others or is_short:
         raise InputError(

@@ -151,12 +151,12 @@ class Plan:
 
     @property
     def is_class(self) -> bool:
-        """Whether whole classes are forgotten."""
+        """True if whole classes are forgotten."""
         return self.forgetting.kind == "class"
 
     @property
     def is_hard(self) -> bool:
-        """Whether the reference models choose the forget set."""
+        """True if the reference models choose the forget set."""
         return self.forgetting.kind in HARD
 
     def mapper(self, num_models: int) -> Mapper:
@@ -210,7 +210,7 @@ class Plan:
 
     @property
     def forget_known(self) -> bool:
-        """Whether the forget sets are known before anything is trained."""
+        """True if the forget sets are known before anything is trained."""
         return not self.is_hard or not self.references.missing()
 
     def _hardness(self, kind: str) -> np.ndarray:

@@ -1,1 +1,1 @@
-"""What is stored: artifacts, locks, hosts and content keys."""
+"""Storage: artifacts, locks, hosts and content keys."""
