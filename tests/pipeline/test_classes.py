@@ -469,7 +469,7 @@ def test_an_unknown_filter_is_refused():
 
 
 def test_a_dry_run_without_references_estimates_by_the_originals(splits, tmp_path):
-    assert "train originals" in dry_run(TINY, tmp_path / "run", splits=splits)
+    assert "originals" in dry_run(TINY, tmp_path / "run", splits=splits)
 
 
 def test_a_balanced_split_has_equally_many_of_each_class():

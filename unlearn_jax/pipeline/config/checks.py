@@ -83,11 +83,6 @@ def _check_classes(config: RunConfig) -> None:
             "forget.kind=class compares ensembles of different models: give more"
             " replicas.originals, and replicas.repeats=1"
         )
-    classes = config.forget.classes
-    if len(set(classes)) < len(classes):
-        raise InputError(
-            f"the classes to forget repeat a class: {', '.join(map(str, classes))}"
-        )
 
 
 def check_logits(model: Model, splits: Splits) -> None:

@@ -126,6 +126,9 @@ def forget_masks(
             raise InputError(
                 "forget.kind=class needs forget.classes, such as --forget.classes 0 3"
             )
+        if len(set(config.classes)) < len(config.classes):
+            repeated = ", ".join(map(str, config.classes))
+            raise InputError(f"the classes to forget repeat a class: {repeated}")
         if config.together:
             return data.forget_class(labels, config.classes)[None], [config.classes[0]]
         masks = [data.forget_class(labels, [c]) for c in config.classes]
