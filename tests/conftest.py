@@ -10,9 +10,9 @@ import tempfile
 
 import jaxlib.version
 
-# Compiling is most of a test's time. At the lowest useful effort, and with one kernel an
-# operation rather than fusions, XLA compiles three times faster than by default. At
-# level 0 without fusions it computes wrong gradients (of a VGG, jaxlib 0.10.2).
+# Compiling is most of a test's time. With little effort, and with a kernel for every
+# operation rather than fusions, XLA compiles two to three times faster than by default.
+# Level 0 without fusions computes wrong gradients (of a small VGG, jaxlib 0.10.2).
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
     + " --xla_backend_optimization_level=1 --xla_cpu_parallel_codegen_split_count=1"
