@@ -446,9 +446,10 @@ def summarize_runs(
     """
     values = np.asarray(values, np.float64)
     if factors is None:
-        factors = np.stack(np.indices(values.shape), -1).reshape(-1, values.ndim)
+        factors = np.indices(values.shape).reshape(values.ndim, -1).T
     runs = values.reshape(-1)
-    weights = run_weights(np.random.default_rng(seed), num_replicates, factors)
+    generator = np.random.default_rng(seed)
+    weights = run_weights(generator, num_replicates, np.asarray(factors))
     if weights.shape[1] != runs.size:
         raise InputError(
             f"{weights.shape[1]} rows of factors for {runs.size} values: pass one row a"

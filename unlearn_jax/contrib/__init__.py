@@ -8,12 +8,14 @@ unlearning can be solved: ascent on linear regressions and diluted Boltzmann mac
 import importlib
 from types import ModuleType
 
-__all__ = ["coresets", "diffusion", "federated", "testbeds"]
+_SUBPACKAGES = ("coresets", "diffusion", "federated", "testbeds")
+
+__all__ = [*_SUBPACKAGES]
 
 
 def __getattr__(name: str) -> ModuleType:
     """Import a sub-package on first use (PEP 562)."""
-    if name in __all__:
+    if name in _SUBPACKAGES:
         return importlib.import_module(f"unlearn_jax.contrib.{name}")
     raise AttributeError(f"module 'unlearn_jax.contrib' has no attribute {name!r}")
 

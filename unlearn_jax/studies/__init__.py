@@ -3,7 +3,7 @@
 import importlib
 from types import ModuleType
 
-__all__ = [
+_SUBPACKAGES = (
     "ascent",
     "coresets",
     "ensembles",
@@ -13,12 +13,14 @@ __all__ = [
     "norms",
     "rbm",
     "references",
-]
+)
+
+__all__ = [*_SUBPACKAGES]
 
 
 def __getattr__(name: str) -> ModuleType:
     """Import a study on first use (PEP 562)."""
-    if name in __all__:
+    if name in _SUBPACKAGES:
         return importlib.import_module(f"unlearn_jax.studies.{name}")
     raise AttributeError(f"module 'unlearn_jax.studies' has no attribute {name!r}")
 
