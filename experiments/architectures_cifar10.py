@@ -28,17 +28,14 @@ _MODELS = {
     "densenet": ModelConfig(name="densenet"),
 }
 
-STUDY = {
-    f"{model}_{size}": dataclasses.replace(
-        table,
-        title="Architectures on CIFAR-10",
-        model=_MODELS[model],
-        audit=dataclasses.replace(table.audit, theory=True),
-        rows={
-            name: table.rows[name]
-            for name in (*_ROWS, *(n for n in table.rows if n.endswith("_no_retain")))
-        },
-    )
-    for model in _MODELS
-    for size, table in _TABLES.items()
-}
+STUDY = {}
+for _model, _config in _MODELS.items():
+    for _size, _table in _TABLES.items():
+        _without = [name for name in _table.rows if name.endswith("_no_retain")]
+        STUDY[f"{_model}_{_size}"] = dataclasses.replace(
+            _table,
+            title="Architectures on CIFAR-10",
+            model=_config,
+            audit=dataclasses.replace(_table.audit, theory=True),
+            rows={name: _table.rows[name] for name in [*_ROWS, *_without]},
+        )

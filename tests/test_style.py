@@ -7,11 +7,11 @@ import re
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[1] / "unlearn_jax"
+ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted(
     path
-    for path in ROOT.rglob("*.py")
-    if path.relative_to(ROOT).parts[0] != "experiments"  # values and results
+    for folder in ("unlearn_jax", "experiments")
+    for path in (ROOT / folder).rglob("*.py")
 )
 WORDS = re.compile(
     r"\b(anew|beside|once more|round and round|at hand|for want of|knobs?"

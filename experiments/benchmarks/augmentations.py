@@ -54,9 +54,11 @@ def measure(
     start = time.perf_counter()
     run().block_until_ready()
     first = time.perf_counter() - start
-    walls, processor = [], []
+    walls = []
+    processor = []
     for _ in range(repeats):
-        start, busy = time.perf_counter(), time.process_time()
+        start = time.perf_counter()
+        busy = time.process_time()
         run().block_until_ready()
         walls.append(time.perf_counter() - start)
         processor.append(time.process_time() - busy)

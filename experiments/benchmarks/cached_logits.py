@@ -82,11 +82,10 @@ def sample_loop(
     for x, values, trained in zip(
         target.astype(float), shadow.T.astype(float), member.T, strict=True
     ):
-        std_in, std_out = np.std(values[trained]), np.std(values[~trained])
-        z_in, z_out = (
-            (x - np.median(values[trained])) / std_in,
-            (x - np.median(values[~trained])) / std_out,
-        )
+        std_in = np.std(values[trained])
+        std_out = np.std(values[~trained])
+        z_in = (x - np.median(values[trained])) / std_in
+        z_out = (x - np.median(values[~trained])) / std_out
         scores.append(np.log(std_out / std_in) + (z_out**2 - z_in**2) / 2)
     return np.array(scores)
 
@@ -101,9 +100,11 @@ def measure(
     name: str, function: Callable[[], np.ndarray], member: np.ndarray, repeats: int
 ) -> np.ndarray:
     """Print seconds, processor seconds, peak MiB and mean AUC; return the result."""
-    seconds, processor = [], []
+    seconds = []
+    processor = []
     for _ in range(repeats):
-        start, busy = time.perf_counter(), time.process_time()
+        start = time.perf_counter()
+        busy = time.process_time()
         result = function()
         seconds.append(time.perf_counter() - start)
         processor.append(time.process_time() - busy)
@@ -128,7 +129,8 @@ def measure(
 
 def audit(scores: dict[str, np.ndarray], member: np.ndarray, repeats: int) -> bool:
     """Run every attack; True if all equal their definitions, leave-one-out too."""
-    margin, taylor = scores["logit_margin"], scores["taylor_softmax"]
+    margin = scores["logit_margin"]
+    taylor = scores["taylor_softmax"]
     cases = {
         "per_sample": {},
         "fixed_centered": {"variance": "fixed_centered"},
@@ -206,7 +208,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         path = args.logits or Path(folder) / "logits.npy"
         if args.logits:
-            labels, member = np.load(args.labels), np.load(args.member)
+            labels = np.load(args.labels)
+            member = np.load(args.member)
         else:
             labels, member = generate(path, args.models, args.samples, args.classes)
         logits = np.load(path, mmap_mode="r")
@@ -232,7 +235,8 @@ def main() -> int:
             f"min / median / max of {args.repeats}, least processor time, peak, mean"
             " AUC over targets\n"
         )
-        start, busy = time.perf_counter(), time.process_time()
+        start = time.perf_counter()
+        busy = time.process_time()
         scores = signals(logits, labels)
         took = (
             f"{time.perf_counter() - start:6.2f} s{time.process_time() - busy:26.2f} s"

@@ -31,14 +31,14 @@ from typing import Any, NamedTuple
 
 
 class Work(NamedTuple):
-    """What a contestant does."""
+    """Work of a contestant."""
 
     call: Callable[[], Any]
     """Does the work once, and waits for its end."""
     amount: float
     """Work of a call: images, gradients or scores; ignored for seconds."""
     packages: tuple[str, ...] = ("jax",)
-    """Whose versions to show."""
+    """Packages whose versions to show."""
     result: Callable[[Any], float] | None = None
     """Number from a call's result that shows that the work was the same."""
 
@@ -111,7 +111,8 @@ def _one_table(
     name: str, chosen: list[str], options: argparse.Namespace, unit: str, first: str
 ) -> None:
     """Runs the rows of a table in turns and prints it."""
-    rounds, versions = [], {f"Python {platform.python_version()}"}
+    rounds = []
+    versions = {f"Python {platform.python_version()}"}
     missing: dict[str, str] = {}
     for number in range(options.rounds):
         print(
@@ -151,7 +152,8 @@ def measure(contestant: Callable[[], Work], calls: int) -> dict[str, Any]:
         work = contestant()
     except ModuleNotFoundError as error:
         return {"missing": error.name}
-    seconds, given = [], None
+    seconds = []
+    given = None
     for _ in range(1 + calls):
         began = time.perf_counter()
         given = work.call()
@@ -170,6 +172,7 @@ def measure(contestant: Callable[[], Work], calls: int) -> dict[str, Any]:
 
 
 def in_a_process(name: str, row: str, calls: int) -> dict[str, Any]:
+    """Return the measurement of a row, made by a process of its own."""
     command = [sys.executable, sys.argv[0], "--row", name, row, "--calls", str(calls)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -206,6 +209,7 @@ def table(rounds: list[dict[str, dict[str, Any]]], unit: str, first: str) -> str
 
 
 def spread(values: list[float]) -> str:
+    """Return the smallest, the median and the largest value as text."""
     shown = (min(values), statistics.median(values), max(values))
     return " / ".join(
         f"{value:,.0f}" if abs(shown[1]) >= 100 else f"{value:.3g}" for value in shown

@@ -49,6 +49,7 @@ def data(steps):
 
 
 def jax_row(form: str, devices: int, conv: str, num_models: int) -> dict:
+    """Return the times of one form of training many models."""
     import jax
 
     jax.config.update("jax_num_cpu_devices", devices)
@@ -85,6 +86,7 @@ def jax_row(form: str, devices: int, conv: str, num_models: int) -> dict:
 
 
 def torch_row(channels_last: bool) -> dict:
+    """Return the times of training one model after another in PyTorch."""
     import torch
     from torch import nn
 
@@ -141,8 +143,11 @@ def one(arguments: list[str]) -> dict:
 
 
 def show(name: str, num_models: int, row: dict) -> None:
+    """Print the speed of a row."""
     speed = sorted(row["images"] / s for s in row["seconds"])
-    low, middle, high = speed[0], speed[len(speed) // 2], speed[-1]
+    low = speed[0]
+    middle = speed[len(speed) // 2]
+    high = speed[-1]
     print(
         f"{name:34} {num_models:3} {low:9,.0f} {middle:9,.0f} {high:9,.0f}"
         f" {row['first']:8.1f} {row['peak_mb']:8.0f}",
@@ -151,6 +156,7 @@ def show(name: str, num_models: int, row: dict) -> None:
 
 
 def main() -> None:
+    """Measure all rows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--torch", action="store_true")
     parser.add_argument("--models", type=int, nargs="+", default=[8, 32])

@@ -67,7 +67,8 @@ def generated_table(seed: int, num_samples: int) -> tuple[np.ndarray, np.ndarray
     numbers += rng.normal(0, 0.5, numbers.shape)
     blocks = []
     for size in (4, 40):
-        centers, taste = rng.uniform(-1, 6, size), rng.normal(0, 0.7, (7, size))
+        centers = rng.uniform(-1, 6, size)
+        taste = rng.normal(0, 0.7, (7, size))
         scores = (
             taste[labels]
             - 0.5 * (place[:, None] - centers) ** 2
@@ -88,7 +89,8 @@ def covertype(
             raise InputError(
                 f"{file} cannot be read as covtype.data, 55 numbers per line: {error}"
             ) from error
-        features, labels = table[:, :-1], table[:, -1].astype(int) - 1
+        features = table[:, :-1]
+        labels = table[:, -1].astype(int) - 1
     else:
         from sklearn.datasets import fetch_covtype
 
@@ -217,7 +219,8 @@ def compare(
         seed,
     )
     original = fitted[0]
-    probs, few = original(x_test), class_means(original(x_held), y_held)
+    probs = original(x_test)
+    few = class_means(original(x_held), y_held)
     seen = class_means(original(x_train), y_train)
     for f, again, second in zip(
         classes, fitted[1:], fitted[1 + len(classes) :], strict=False
@@ -230,7 +233,8 @@ def compare(
             "mpru inductive, training means": mpru(probs, seen, f),
             "second retrain": masked_renormalization(second(x_test), f),
         }
-        forgotten, named = y_test == f, retrained.argmax(1)
+        forgotten = y_test == f
+        named = retrained.argmax(1)
         for name, answer in answers.items():
             answer = np.asarray(answer, float)
             gap = (answer.argmax(1) == y_test)[~forgotten].mean() - (named == y_test)[
@@ -324,13 +328,15 @@ def main() -> int:
             print(f"error: {error}", file=sys.stderr)
             return 1
         for kind in args.models or DEFAULT_MODELS[name]:
-            start, busy = time.perf_counter(), time.process_time()
+            start = time.perf_counter()
+            busy = time.process_time()
             rows = [
                 (seed, *row)
                 for seed, (x, y) in enumerate(tables)
                 for row in compare(MODELS[kind], x, y, seed, args.floor)
             ]
-            walls, busy = time.perf_counter() - start, time.process_time() - busy
+            walls = time.perf_counter() - start
+            busy = time.process_time() - busy
             size = " x ".join(map(str, tables[0][0].shape))
             print(
                 f"{name} {size}, {kind}, {walls:.0f} s ({busy:.0f} s of processor time)"

@@ -121,10 +121,8 @@ def report(found: list[dict[str, list[float]]]) -> None:
     """Adds the hosts up, prints, draws."""
     rows = []
     for count in sorted(map(int, found[0])):
-        totals = [
-            sum(runs)
-            for runs in zip(*(host[str(count)] for host in found), strict=True)
-        ]
+        hosts = [host[str(count)] for host in found]
+        totals = [sum(runs) for runs in zip(*hosts, strict=True)]
         rows.append(
             (count * len(found), min(totals), statistics.median(totals), max(totals))
         )
@@ -192,6 +190,7 @@ def draw(rows: list[tuple[int, float, float, float]], one: float) -> None:
 
 
 def main() -> None:
+    """Measure as the command line says."""
     if options.distributed or options.coordinator:
         hosts.join(options.coordinator, options.num_processes, options.process_id)
     here = hosts.here()

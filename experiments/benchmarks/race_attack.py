@@ -114,10 +114,8 @@ def in_torch(count: int, *, nhwc: bool = False) -> tuple[Any, ...]:
     net.head.bias.copy_(torch.from_numpy(params["Dense_0"]["bias"]))
     batch = torch.from_numpy(images[:count]).permute(0, 3, 1, 2).contiguous()
     if nhwc:
-        net, batch = (
-            net.to(memory_format=torch.channels_last),
-            batch.contiguous(memory_format=torch.channels_last),
-        )
+        net = net.to(memory_format=torch.channels_last)
+        batch = batch.contiguous(memory_format=torch.channels_last)
     return net, batch, torch.from_numpy(labels[:count])
 
 
@@ -188,6 +186,7 @@ def torch_pgd(*, nhwc: bool = False, compiled: bool = False) -> Work:
 
 
 def torch_loop(torch: Any, forward: Any, x: Any, y: Any, epsilon: float) -> Any:
+    """Attack in PyTorch, a loop over steps."""
     images = x.clone()
     for _ in range(NUM_STEPS):
         images.requires_grad_(True)
@@ -269,7 +268,8 @@ def torch_search(*, package: bool, nhwc: bool = False) -> Work:
         return torchattacks.PGDL2(net, **options)(images, labels)
 
     def call() -> float:
-        unsolved, smallest = torch.arange(len(x)), torch.full((len(x),), RADII[-1])
+        unsolved = torch.arange(len(x))
+        smallest = torch.full((len(x),), RADII[-1])
         for radius in RADII:
             moved = (
                 net(attack(x[unsolved], y[unsolved], radius)).argmax(1) != y[unsolved]

@@ -27,7 +27,11 @@ from typing import Any
 import numpy as np
 from contest import Work, contests
 
-SIDE, PERIOD, ITERS, MAX_NORM, STEP = 32, 50, 10, 1.0, 0.35
+SIDE = 32
+PERIOD = 50
+ITERS = 10
+MAX_NORM = 1.0
+STEP = 0.35
 
 
 def kernels() -> list[tuple[str, np.ndarray, int, int]]:
@@ -80,7 +84,8 @@ def described() -> tuple[list[Any], list[np.ndarray]]:
     from unlearn_jax.layers import layers
     from unlearn_jax.models.conv import canonical_conv
 
-    made, weights = [], []
+    made = []
+    weights = []
     for name, kernel, stride, side in kernels():
         pad = (kernel.shape[0] // 2,) * 2
 
@@ -171,18 +176,18 @@ def in_torch() -> tuple[list[Any], list[Any]]:
     import torch
 
     torch.manual_seed(0)
-    made, starts = [], []
+    made = []
+    starts = []
     for _, kernel, stride, side in kernels():
         if kernel.ndim == 2:
             layer = torch.nn.Linear(*kernel.shape, bias=False)
-            weight, start = torch.from_numpy(kernel).T, torch.randn(1, kernel.shape[0])
+            weight = torch.from_numpy(kernel).T
+            start = torch.randn(1, kernel.shape[0])
         else:
             size, _, into, out = kernel.shape
             layer = torch.nn.Conv2d(into, out, size, stride, size // 2, bias=False)
-            weight, start = (
-                torch.from_numpy(kernel).permute(3, 2, 0, 1),
-                torch.randn(1, into, side, side),
-            )
+            weight = torch.from_numpy(kernel).permute(3, 2, 0, 1)
+            start = torch.randn(1, into, side, side)
         with torch.no_grad():
             layer.weight.copy_(weight)
         made.append(layer)
@@ -204,7 +209,8 @@ def released(*, period: int = 0) -> Work:
     """
     import torch
 
-    tools, (made, starts) = toolbox(), in_torch()
+    tools = toolbox()
+    (made, starts) = in_torch()
     first = [copy.deepcopy(layer.weight.data) for layer in made]
     warm = [
         track(tools, layer, start, ITERS)
@@ -231,6 +237,7 @@ def released(*, period: int = 0) -> Work:
 
 
 def track(tools: Any, layer: Any, vector: Any, iters: int) -> Any:
+    """Follow the largest singular value of a layer in PyTorch."""
     import torch
 
     def linear(x: Any) -> Any:

@@ -26,7 +26,9 @@ from typing import Any
 import numpy as np
 from contest import Work, contests
 
-NUM_SAMPLES, NUM_POPULATION, NUM_MODELS = 60_000, 10_000, 128
+NUM_SAMPLES = 60_000
+NUM_POPULATION = 10_000
+NUM_MODELS = 128
 
 
 def signals() -> tuple[np.ndarray, ...]:
@@ -42,7 +44,8 @@ def signals() -> tuple[np.ndarray, ...]:
             np.stack([half, ~half], 1).reshape(-1, NUM_SAMPLES),
         ]
     )
-    level, other = rng.normal(2, 1, NUM_SAMPLES), rng.normal(2, 1, NUM_POPULATION)
+    level = rng.normal(2, 1, NUM_SAMPLES)
+    other = rng.normal(2, 1, NUM_POPULATION)
     margin = level + 0.5 * member + rng.normal(0, 0.5, member.shape)
     outside = other + rng.normal(0, 0.5, (len(member), NUM_POPULATION))
     return 1 / (1 + np.exp(-margin)), 1 / (1 + np.exp(-outside)), member, margin
@@ -132,11 +135,10 @@ def rmia_privacy_guard() -> Work:
     )
 
     def call() -> np.ndarray:
-        found, scores = attack.run_attack(), np.empty(NUM_SAMPLES)
-        scores[member[0]], scores[~member[0]] = (
-            found.df_train_user["score"],
-            found.df_test_user["score"],
-        )
+        found = attack.run_attack()
+        scores = np.empty(NUM_SAMPLES)
+        scores[member[0]] = found.df_train_user["score"]
+        scores[~member[0]] = found.df_test_user["score"]
         return scores
 
     return Work(call, 1, ("numpy", "pandas", "privacyguard-platform"), area(member[0]))

@@ -62,7 +62,9 @@ def measure(
 
 def row(name: str, times: list[float], peak: float) -> None:
     """Prints min, median and max of the repeats, and the peak memory."""
-    low, middle, high = min(times), statistics.median(times), max(times)
+    low = min(times)
+    middle = statistics.median(times)
+    high = max(times)
     print(
         f"{name:<46}{low:>10.2f}{middle:>10.2f}{high:>10.2f} ms{peak:>9.1f}"
         f" MiB{len(times):>5} repeats"
@@ -84,7 +86,8 @@ def main() -> int:
     )
     parser.add_argument("--repeats", type=int, default=15)
     args = parser.parse_args()
-    n, m = args.num_samples, args.num_models
+    n = args.num_samples
+    m = args.num_models
 
     rng = np.random.default_rng(0)
     shape = (m + args.num_targets, n)

@@ -41,7 +41,8 @@ from unlearn_jax.spectral.norms import spectral_norms, top_spectrum
 from unlearn_jax.spectral.operators import layer_map
 from unlearn_jax.types import Dataset
 
-SHAPE, NUM_CLASSES = (32, 32, 3), 10
+SHAPE = (32, 32, 3)
+NUM_CLASSES = 10
 VARIANTS: dict[str, dict[str, Any]] = {
     "PowerQR, K = 1": {"num_vectors": 1},
     "PowerQR, K = 1, shift 1": {"num_vectors": 1, "shift": 1.0},
@@ -56,7 +57,8 @@ def vectors(found: dict[str, Spectrum]) -> dict[str, Any]:
 
 def timed(function: Callable[[], Any], repeats: int) -> tuple[Any, float]:
     """Return the result, and a call's median milliseconds after one warm-up."""
-    result, times = jax.block_until_ready(function()), []
+    result = jax.block_until_ready(function())
+    times = []
     for _ in range(repeats):
         start = time.perf_counter()
         jax.block_until_ready(function())
@@ -89,7 +91,8 @@ def compare(name: str, iters: list[int], reference_iters: int, repeats: int) -> 
         end="; ",
     )
     print(f"reference with compilation {time.perf_counter() - start:.1f} s")
-    fine, error = True, np.full(1, np.inf)
+    fine = True
+    error = np.full(1, np.inf)
     for count in iters:
         found, spent = timed(
             partial(spectral_norms, model.apply, variables, sample, num_iters=count),
@@ -131,11 +134,10 @@ def overhead(batch_norm: bool, period: int, repeats: int) -> None:
     digits = data.load_digits().train
     images = np.repeat(np.repeat(np.repeat(digits.images, 4, 1), 4, 2), 3, 3)
     model = models.build("cnn", SHAPE, NUM_CLASSES, batch_norm=batch_norm)
-    key, member = jax.random.key(0), jnp.ones(len(images), bool)
-    plain, shared = (
-        train.sgd(0.02),
-        Dataset(jnp.asarray(images), jnp.asarray(digits.labels)),
-    )
+    key = jax.random.key(0)
+    member = jnp.ones(len(images), bool)
+    plain = train.sgd(0.02)
+    shared = Dataset(jnp.asarray(images), jnp.asarray(digits.labels))
     clipping = fastclip(
         model.apply,
         images[:1],
@@ -143,7 +145,8 @@ def overhead(batch_norm: bool, period: int, repeats: int) -> None:
         max_norm=2.0,
         model_state=state_shapes(model),
     )
-    runs, states = [], []
+    runs = []
+    states = []
     for tx in (
         plain,
         optax.chain(plain, clipping),
@@ -159,7 +162,8 @@ def overhead(batch_norm: bool, period: int, repeats: int) -> None:
     for _ in range(2 + repeats):
         times.append([])
         for i, run in enumerate(runs):
-            start, used = time.perf_counter(), time.process_time()
+            start = time.perf_counter()
+            used = time.process_time()
             states[i], _ = jax.block_until_ready(run(states[i], key, shared, member))
             times[-1].append((time.perf_counter() - start, time.process_time() - used))
     print(

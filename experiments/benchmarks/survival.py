@@ -1,4 +1,4 @@
-"""Runs killed at random moments and started again, compared bit for bit with whole ones.
+"""Runs killed at random moments and started again, compared with whole ones by bits.
 
 Commands::
 
@@ -9,10 +9,10 @@ Commands::
     survival.py experiment --number 8    # artifacts of an experiment
 
 The run is small: a perceptron on digits, groups of models with checkpoints, adversarial
-sets, two methods, audit, report. It is killed with SIGKILL and started again by the same
-command until it ends. All numbers of ``results.json`` but times, every stored array and
-score, and the digests of the stored models must be those of an uninterrupted run. No
-kill may make the next run warn, nor leave a file half written.
+sets, two methods, audit, report. It is killed with SIGKILL and started again by the
+same command until it ends. All numbers of ``results.json`` but times, every stored
+array and score, and the digests of the stored models must be those of an uninterrupted
+run. No kill may make the next run warn, nor leave a file half written.
 
 The phase that a kill meets is read from the stacks of the process a moment before.
 Moments are uniform over 1.5 times what the run has left to do (``moments``: over the
@@ -48,16 +48,26 @@ RUN = '''
 from unlearn_jax.methods import AMUN, FineTune
 from unlearn_jax.pipeline import *
 PRESET = RunConfig(
-    title="survival", data=DataConfig(num_train=200, num_test=100), model=ModelConfig(widths=(16,)),
-    training=TrainingConfig(num_epochs=4000, batch_size=200, learning_rate=0.05), forget=ForgetConfig(seeds=(1,)),
-    replicas=ReplicasConfig(originals=(0, 1), references=4, group=2, checkpoint_seconds=0.0),
-    attack=AttackConfig(num_radii=8, num_steps=10), audit=AuditConfig(num_bootstrap=50, mis=False),
-    rows={"finetune": Row(method=FineTune(num_epochs=3)), "amun": Row(method=AMUN(num_epochs=3))},
+    title="survival",
+    data=DataConfig(num_train=200, num_test=100),
+    model=ModelConfig(widths=(16,)),
+    training=TrainingConfig(num_epochs=4000, batch_size=200, learning_rate=0.05),
+    forget=ForgetConfig(seeds=(1,)),
+    replicas=ReplicasConfig(
+        originals=(0, 1), references=4, group=2, checkpoint_seconds=0.0
+    ),
+    attack=AttackConfig(num_radii=8, num_steps=10),
+    audit=AuditConfig(num_bootstrap=50, mis=False),
+    rows={
+        "finetune": Row(method=FineTune(num_epochs=3)),
+        "amun": Row(method=AMUN(num_epochs=3)),
+    },
 )
 '''
 PARTS = '''
 """A small experiment of nine artifacts, 24 MB each but the last."""
 import dataclasses
+import functools
 import numpy as np
 from unlearn_jax.pipeline import Artifact, Experiment, Page, Table
 
@@ -75,11 +85,13 @@ def total(*walks):
     return {"sum": sum(one["end"].sum() for one in walks)}
 
 def artifacts(config):
-    walks = [
-        Artifact(name=f"walk-{seed}", settings={"seed": seed}, compute=lambda seed=seed: walk(seed))
-        for seed in config.seeds
-    ]
-    return [*walks, Artifact(name="total", settings={}, compute=total, inputs=tuple(walks))]
+    walks = []
+    for seed in config.seeds:
+        settings = {"seed": seed}
+        compute = functools.partial(walk, seed)
+        walks.append(Artifact(name=f"walk-{seed}", settings=settings, compute=compute))
+    inputs = tuple(walks)
+    return [*walks, Artifact(name="total", settings={}, compute=total, inputs=inputs)]
 
 def page(config, found):
     table = Table("Numbers", ["row", "sum"], [["all", float(found["total"]["sum"])]])
@@ -92,11 +104,15 @@ import faulthandler, functools, signal, sys
 faulthandler.enable()
 faulthandler.register(signal.SIGUSR1, open(sys.argv.pop(1), "w"), all_threads=True)
 import jax
-jax.distributed.initialize = functools.partial(jax.distributed.initialize, heartbeat_timeout_seconds=10)
+initialize = jax.distributed.initialize
+jax.distributed.initialize = functools.partial(initialize, heartbeat_timeout_seconds=10)
 from unlearn_jax.cli import main
 sys.exit(main())
 """
-"""The command, with a handler that writes down where the process is; a lost process is noticed after 10 s, not 100."""
+"""The command, with a handler that writes down where the process is.
+
+A lost process is noticed after 10 s, not 100.
+"""
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TIMES = ("date", "created", "command", "stages", "device", "cost", "costs", "banks")
@@ -121,7 +137,7 @@ PHASES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("between stages", ("_run.py run",)),
     ("between stages", ("experiment.py run_experiment",)),
 )
-"""What a process is at, by functions that are all on its stacks; the first that fits."""
+"""Phase of a process, by functions that are all on its stacks; the first that fits."""
 OTHER = "start: imports, data, plan"
 
 WRITES = {
@@ -135,7 +151,7 @@ WRITES = {
 
 
 class Case(NamedTuple):
-    """What is run, and by how many processes."""
+    """Command to run, and the number of its processes."""
 
     root: pathlib.Path
     preset: str
@@ -196,12 +212,12 @@ def end(processes: list[subprocess.Popen[str]]) -> str:
 
 
 def stacks(folder: pathlib.Path, index: int) -> pathlib.Path:
-    """Where a process writes its stacks."""
+    """Return the file that a process writes its stacks to."""
     return folder.with_name(f"{folder.name}-stacks-{index}")
 
 
 def content(folder: pathlib.Path) -> dict[str, bytes]:
-    """Everything that must be equal: the numbers, the bits of all arrays, and what manifests say of them."""
+    """Return what must be equal: numbers, bits of all arrays, and their manifests."""
     results = json.loads((folder / "run" / "results.json").read_text())
     for row in results.get("rows", []):
         row.pop("cost", None)
@@ -261,7 +277,7 @@ def compare(
 
 
 class Clock:
-    """How long the stages of an uninterrupted run took, and so what another one has left to do."""
+    """Durations of an uninterrupted run's stages, to tell what another has left."""
 
     def __init__(self, folder: pathlib.Path, started: float) -> None:
         began = (folder / "run" / "config.json").stat().st_mtime
@@ -282,7 +298,7 @@ class Clock:
 
 
 def phase(written: str) -> str:
-    """What a process was at when it wrote its stacks."""
+    """Return the phase of a process when it wrote its stacks."""
     frames = {
         " ".join(found)
         for found in re.findall(r'/([\w.]+)", line \d+ in (\w+)', written)
@@ -294,7 +310,8 @@ def kill(
     folder: pathlib.Path, victim: int, processes: list[subprocess.Popen[str]]
 ) -> str | None:
     """Kills one of the processes: what it was at; None if it had ended."""
-    process, file = processes[victim], stacks(folder, victim)
+    process = processes[victim]
+    file = stacks(folder, victim)
     if file.exists() and process.poll() is None:
         process.send_signal(signal.SIGUSR1)
         limit = time.monotonic() + 0.2
@@ -337,15 +354,13 @@ def at_a_moment(
     rng: random.Random,
     over: float = 1.5,
 ) -> tuple[list, str | None]:
-    """Starts the command and kills it at a moment drawn uniformly; the processes, and what the victim was at.
+    """Start the command, kill it at a random moment, return processes and phase.
 
     Moments are drawn over so many times what the run has left to do.
     """
-    before, left, victim = (
-        begun(folder),
-        clock.left(folder),
-        rng.randrange(case.processes),
-    )
+    before = begun(folder)
+    left = clock.left(folder)
+    victim = rng.randrange(case.processes)
     processes = case.start(folder)
     if rng.random() < 0.1:
         time.sleep(rng.uniform(0, clock.start))
@@ -360,7 +375,7 @@ def at_a_moment(
 def at_a_write(
     case: Case, folder: pathlib.Path, rng: random.Random
 ) -> tuple[list, str | None]:
-    """Starts the command and kills it just when a file of a kind appears under way; whether it was left half written."""
+    """Kill the command when a file of a kind appears; return True if it is partial."""
     kind = rng.choice(
         list(WRITES)
     )  # one that is there already does not come again, and the run ends
@@ -385,7 +400,7 @@ def kill_often(
     *,
     again: bool = True,
 ) -> collections.Counter[str]:
-    """Kills until the number is reached, comparing every finished run; how many kills met each phase.
+    """Kill until the number is reached, compare every finished run, count the phases.
 
     Args:
       case: what is run.
@@ -395,12 +410,15 @@ def kill_often(
       again: whether a run that was killed may be killed again.
     """
     where: collections.Counter[str] = collections.Counter()
-    folder, ends, killed = case.root / "killed", 0, False
+    folder = case.root / "killed"
+    ends = 0
+    killed = False
     while True:
         if where.total() < number and (again or not killed):
             processes, met = once(folder)
         else:
-            processes, met = case.start(folder), None
+            processes = case.start(folder)
+            met = None
         killed = met is not None
         if met is not None:
             where[met] += 1
@@ -431,11 +449,12 @@ def kill_often(
 
 
 def uninterrupted(case: Case) -> tuple[Case, Clock, dict[str, bytes]]:
-    """Runs the command once in ``whole``, with the compilation cache that the killed runs find, too."""
+    """Run the command once in ``whole``, with the cache that the killed runs find."""
     case.finish(case.root / "warm")
     started = time.time()
     case.finish(case.root / "whole")
-    clock, expected = Clock(case.root / "whole", started), content(case.root / "whole")
+    clock = Clock(case.root / "whole", started)
+    expected = content(case.root / "whole")
     total = clock.start + clock.left(case.root)
     print(
         f"uninterrupted: {total:.1f} s, of them start {clock.start:.1f} s;"
@@ -445,6 +464,7 @@ def uninterrupted(case: Case) -> tuple[Case, Clock, dict[str, bytes]]:
 
 
 def main() -> None:
+    """Kill and compare as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "what", choices=("moments", "kills", "writes", "processes", "experiment")
@@ -464,10 +484,8 @@ def main() -> None:
                 lambda folder: at_a_write(case, folder, rng),
             )
         else:
-            case, again = (
-                case._replace(processes=2 if options.what == "processes" else 1),
-                options.what != "moments",
-            )
+            case = case._replace(processes=2 if options.what == "processes" else 1)
+            again = options.what != "moments"
             once = lambda folder: at_a_moment(
                 case, folder, clock, rng, 1.5 if again else 1.0
             )

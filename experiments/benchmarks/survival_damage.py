@@ -54,7 +54,7 @@ def damage_finished(
     expected: dict[str, bytes],
     kinds: Iterable[str] = tuple(DAMAGE),
 ) -> None:
-    """Damages one file of every stored folder at a time, until each has been; every one must be named and rebuilt."""
+    """Damage a file of every stored folder in turn; each must be named and rebuilt."""
     patterns = (
         "banks/originals-*/items-*",
         "banks/references-*/items-*",
@@ -127,7 +127,7 @@ def kind_of(file: pathlib.Path, folder: pathlib.Path) -> str:
 def damage_checkpoints(
     case: Case, expected: dict[str, bytes], kinds: Iterable[str] = tuple(DAMAGE)
 ) -> None:
-    """Damages checkpoints of a group under way: training resumes from the one before, or restarts."""
+    """Damage checkpoints: training resumes from the one before, or restarts."""
     under_way = case.root / "under way"
     processes = case.start(under_way)
     wait_until(lambda: len(steps_of(under_way)) > 1, processes)
@@ -177,7 +177,7 @@ def files_of(folder: pathlib.Path) -> list[pathlib.Path]:
 def damage_cache(
     case: Case, expected: dict[str, bytes], kinds: Iterable[str] = tuple(DAMAGE)
 ) -> None:
-    """Damages all compiled programs of the cache: they are compiled again, with the same result."""
+    """Damage all compiled programs of the cache: they are compiled again."""
     for how in kinds:
         kept = case.root / "kept"
         shutil.copytree(case.root / "cache", kept)
@@ -206,7 +206,7 @@ def refused(case: Case, folder: pathlib.Path, status: int, message: str) -> None
 
 
 def damage_disks(case: Case, whole: pathlib.Path, expected: dict[str, bytes]) -> None:
-    """Fills the disk at several places of the run, and makes it read-only: one line, and once mended the same result."""
+    """Fill the disk in several places, make it read-only: one line, then the same."""
     size = sum(
         -(-file.stat().st_size // 4096) * 4 for file in files_of(whole)
     ) + 4 * len(list(whole.rglob("*")))
@@ -243,12 +243,10 @@ def damage_disks(case: Case, whole: pathlib.Path, expected: dict[str, bytes]) ->
 
 
 def compare_manifests(folder: pathlib.Path, expected: dict[str, bytes]) -> None:
-    """Stops unless what an unfinished run has stored is what the uninterrupted one has, file for file."""
+    """Stop unless an unfinished run has stored what the uninterrupted one has."""
     for file in folder.rglob("manifest.json"):
-        said, right = (
-            json.loads(file.read_text()),
-            json.loads(expected[str(file.relative_to(folder))]),
-        )
+        said = json.loads(file.read_text())
+        right = json.loads(expected[str(file.relative_to(folder))])
         for name, checksum in right["files"].items():
             if said["files"][name] != checksum or not (file.parent / name).is_file():
                 raise SystemExit(
@@ -272,6 +270,7 @@ def two_at_once(case: Case, expected: dict[str, bytes]) -> None:
 
 
 def main() -> None:
+    """Damage and compare as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "what",
