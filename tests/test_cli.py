@@ -110,6 +110,14 @@ MISTAKES = {
         ["run", "tiny.py", "--workdir", "x", "--rows.amun.method=amnu"],
         "unknown argument --rows.amun.method=amnu",
     ),
+    "attack that the preset does not name": (
+        ["run", "tiny.py", "--workdir", "x", "--attacks", "weak", "fast"],
+        "--attacks",
+    ),
+    "original without a path": (
+        ["run", "tiny.py", "--workdir", "x", "--original"],
+        "--original needs the path of a trained model",
+    ),
     "data that cannot be had": (
         [
             "run",

@@ -183,6 +183,9 @@ def test_systems_point_at_presets_and_notebooks_that_exist():
 def test_publishing_nothing_is_refused(tmp_path, capsys):
     assert cli.main(["publish", str(tmp_path)]) == 2
     assert "has no results.json: finish the run first" in capsys.readouterr().err
+    (tmp_path / "results.json").write_text('{"rows": [')
+    assert cli.main(["publish", str(tmp_path)]) == 2
+    assert "is damaged: run the same command again" in capsys.readouterr().err
     assert cli.main(["publish"]) == 2
     assert "working directory of the run" in capsys.readouterr().err
 

@@ -78,6 +78,9 @@ def run(arguments: list[str]) -> int:
     found = presets.load(preset)
     if options.original and "" not in found.variants:
         raise InputError("--original goes with a preset of one run")
+    is_named = any(word.partition("=")[0] == "--original" for word in arguments)
+    if is_named and not options.original:
+        raise InputError("--original needs the path of a trained model")
     original = options.original or None
     prog = f"unlearn-jax run {preset} --workdir DIR"
     if found.experiment is not None:

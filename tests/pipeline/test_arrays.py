@@ -121,6 +121,13 @@ def test_bad_files_are_one_line(tmp_path):
     (tmp_path / "bad.npz").write_bytes(b"no zip")
     with pytest.raises(InputError, match="cannot read"):
         AuditArrays.load(tmp_path / "bad.npz")
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    with pytest.raises(InputError, match=r"one array without a name; .*savez"):
+        AuditArrays.load(tmp_path / "one.npy")
+    (tmp_path / "text.json").write_text("{}")
+    with pytest.raises(InputError, match="cannot read") as caught:
+        AuditArrays.load(tmp_path / "text.json")
+    assert "unsafely" not in str(caught.value)
     np.savez(tmp_path / "few.npz", labels=np.arange(3))
     with pytest.raises(InputError, match="target, train, forget is missing"):
         AuditArrays.load(tmp_path / "few.npz")

@@ -98,6 +98,9 @@ def test_folders_that_are_no_finished_run(folder, tmp_path):
     (started / "results.json").write_text('{"rows": [], "schema": 0}')
     with pytest.raises(InputError, match="schema 0"):
         uj.open(started)
+    (started / "results.json").write_text('{"rows": [')
+    with pytest.raises(DamagedFileError, match="run the same command again to write"):
+        uj.open(started)
     with pytest.raises(InputError, match="no row 'amum': choose from original"):
         uj.open(folder)["amum"]
 

@@ -21,7 +21,7 @@ from unlearn_jax.pipeline.measure.rows import ORIGINAL, RETRAINED, RETRAINED_AGA
 from unlearn_jax.pipeline.report.run import terminal_text
 from unlearn_jax.pipeline.store import folders
 from unlearn_jax.pipeline.store.artifact import Stored, open_stored
-from unlearn_jax.types import InputError, PyTree, Variables
+from unlearn_jax.types import DamagedFileError, InputError, PyTree, Variables
 
 SUFFIXES = {"orbax": "", "safetensors": ".safetensors", "msgpack": ".msgpack"}
 
@@ -273,6 +273,7 @@ def open(path: str | os.PathLike[str]) -> OpenedRun:
 
     Raises:
       InputError: no run's directory, one that is not finished, or of another version.
+      DamagedFileError: ``results.json`` is no JSON.
     """
     folder = pathlib.Path(path).expanduser().resolve()
     file = folder / "results.json"
@@ -283,8 +284,13 @@ def open(path: str | os.PathLike[str]) -> OpenedRun:
                 " it"
             )
         raise InputError(f"{folder} is no working directory of a run")
-    with folders.reading(file, folder):
+    try:
         stored = json.loads(file.read_text())
+    except ValueError:
+        raise DamagedFileError(
+            f"{file} is damaged: run the same command again to write it from what is"
+            " stored"
+        ) from None
     if not isinstance(stored, dict) or "rows" not in stored:
         raise InputError(
             f"{folder} holds a study or an experiment: open one of its runs"

@@ -266,11 +266,18 @@ class AuditArrays:
         if not path.is_file():
             raise InputError(f"no file of logits at {path}")
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            stored = np.load(path, allow_pickle=False)
+            if isinstance(stored, np.ndarray):
+                raise ValueError("it is one array without a name")
+            with stored:
                 arrays = {name: stored[name] for name in stored.files}
         # NumPy raises half a dozen types on damaged or pickled files
         except Exception as error:
-            raise InputError(f"cannot read {path} as an .npz file: {error}") from None
+            fault = str(error).partition(".")[0]
+            raise InputError(
+                f"cannot read {path} as an .npz file of arrays: {fault}; write it with"
+                " numpy.savez"
+            ) from None
         target = {}
         for name in list(arrays):
             if name == TARGET or name.startswith(f"{TARGET}_"):

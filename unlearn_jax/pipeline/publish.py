@@ -320,7 +320,14 @@ def publish(
         files = sorted(place.glob("*/results.json"))
     if not files:
         raise InputError(f"{place} has no results.json: finish the run first")
-    records = {file.parent.name: json.loads(file.read_text()) for file in files}
+    records = {}
+    for file in files:
+        try:
+            records[file.parent.name] = json.loads(file.read_text())
+        except ValueError:
+            raise InputError(
+                f"{file} is damaged: run the same command again, then publish"
+            ) from None
     first = next(iter(records.values()))
     if "rows" not in first and "tables" in first:
         result = _of_experiment(first)

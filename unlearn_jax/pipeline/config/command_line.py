@@ -46,7 +46,9 @@ def _type_of(field: Any) -> Any:
         return type(held)
     if isinstance(held, tuple) and any(map(values.is_value, held)):
         return tuple.__class_getitem__(tuple(type(item) for item in held))
-    if field.name == "search" and not held:
+    is_empty = isinstance(held, Mapping) and not held
+    if is_empty or (field.name == "search" and held is None):
+        # text cannot give what a preset has not named
         return Annotated[Any, tyro.conf.Suppress]
     if isinstance(held, Mapping):
         return dict
