@@ -10,7 +10,14 @@ import time
 import pytest
 
 from unlearn_jax import cli
+from unlearn_jax.objectives import TRADES
+from unlearn_jax.optimizers import Adam
 from unlearn_jax.pipeline import presets
+from unlearn_jax.pipeline.config.resolve import (
+    choose_values,
+    resolve_rows,
+    unfollow,
+)
 from unlearn_jax.types import InputError
 
 TINY = """
@@ -108,7 +115,7 @@ MISTAKES = {
     ),
     "unknown method": (
         ["run", "tiny.py", "--workdir", "x", "--rows.amun.method=amnu"],
-        "unknown argument --rows.amun.method=amnu",
+        "unknown method 'amnu'; choose one of",
     ),
     "attack that the preset does not name": (
         ["run", "tiny.py", "--workdir", "x", "--attacks", "weak", "fast"],
@@ -117,6 +124,14 @@ MISTAKES = {
     "original without a path": (
         ["run", "tiny.py", "--workdir", "x", "--original"],
         "--original needs the path of a trained model",
+    ),
+    "unknown objective": (
+        ["run", "tiny.py", "--workdir", "x", "--training.objective", "hinge"],
+        "unknown objective 'hinge'; choose one of cross_entropy",
+    ),
+    "unknown optimizer": (
+        ["run", "tiny.py", "--workdir", "x", "--rows.amun.method.optimizer=lion"],
+        "unknown optimizer 'lion'; choose one of sgd, adam",
     ),
     "data that cannot be had": (
         [
@@ -242,6 +257,22 @@ def test_every_field_of_a_value_is_an_option(preset_of_values):
     assert read.model.widths == (4, 8)
     assert read.only == ("salun",)
     assert cli._parse(type(config), [], "prog", config) == config
+
+
+def test_registered_values_are_named_on_the_command_line(tiny):
+    config = presets.load(tiny).config
+    fields = ["--training.objective", "trades", "--rows.amun.method=finetune"]
+    fields += ["--rows.amun.method.optimizer=adam", "--training.objective.beta=2"]
+    fields += ["--training.batch-size=8"]
+    chosen, others = choose_values(config, fields)
+    read = unfollow(cli._parse(type(config), others, "prog", chosen), fields)
+    assert read.training.objective == TRADES(beta=2)
+    rows, attacks = resolve_rows(read)
+    assert rows["amun"].name == rows["amun"].label == "finetune"
+    assert rows["amun"].method.optimizer == Adam()
+    assert rows["amun"].method.batch_size == 8, "still the run's"
+    assert not attacks
+    assert choose_values(config, ["--only", "amun"]) == (config, ["--only", "amun"])
 
 
 def test_help_of_a_preset_is_complete(preset_of_values, capsys):

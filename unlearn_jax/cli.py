@@ -54,7 +54,7 @@ def run(arguments: list[str]) -> int:
     """
     from unlearn_jax import pipeline
     from unlearn_jax.pipeline import presets
-    from unlearn_jax.pipeline.config.resolve import unfollow
+    from unlearn_jax.pipeline.config.resolve import choose_values, unfollow
     from unlearn_jax.pipeline.store import hosts
     from unlearn_jax.pipeline.study import with_bank
     from unlearn_jax.types import InputError
@@ -87,7 +87,8 @@ def run(arguments: list[str]) -> int:
         return _run_experiment(found, options, fields, prog)
     variants = {}
     for name, config in found.variants.items():
-        config = _parse(pipeline.RunConfig, fields, prog, config)
+        config, others = choose_values(config, fields)
+        config = _parse(pipeline.RunConfig, others, prog, config)
         variants[name] = unfollow(config, fields)
     workdir = options.workdir
     if workdir is None:

@@ -23,7 +23,8 @@ from unlearn_jax.attacks import (
 from unlearn_jax.data import Splits
 from unlearn_jax.methods import FineTuning
 from unlearn_jax.methods.base import is_bound
-from unlearn_jax.optimizers import SGD
+from unlearn_jax.objectives import OBJECTIVES
+from unlearn_jax.optimizers import OPTIMIZERS, SGD
 from unlearn_jax.pipeline.config.checks import check_logits
 from unlearn_jax.pipeline.config.schema import (
     AttackConfig,
@@ -459,6 +460,77 @@ def _follow(config: RunConfig, row: Row) -> UnlearnFn:
         elif name != "max_norm":
             changes[name] = getattr(config.training, name)
     return values.replace(row.method, **changes) if changes else row.method
+
+
+def choose_values(
+    config: RunConfig, arguments: Sequence[str]
+) -> tuple[RunConfig, list[str]]:
+    """Put registered values in the place of a configuration's, by their names.
+
+    Args:
+      config: completed.
+      arguments: of a command line, such as ``--training.objective=trades``,
+        ``--rows.amun.method=salun`` or ``--rows.amun.method.optimizer=adam``; the
+        values have the defaults that they are registered with.
+
+    Returns:
+      The configuration, completed, and the other arguments.
+
+    Raises:
+      InputError: a name that is not registered.
+    """
+    flags = ["__training.objective"]
+    for key in config.rows:
+        flag = f"__rows.{key}.method".replace("-", "_")
+        flags += [flag, f"{flag}.optimizer"]
+    chosen: dict[str, str] = {}
+    others = []
+    words = iter(arguments)
+    for word in words:
+        flag, is_joined, name = word.partition("=")
+        flag = flag.replace("-", "_")
+        if flag in flags:
+            chosen[flag] = name if is_joined else next(words, "")
+        else:
+            others.append(word)
+    if not chosen:
+        return config, others
+    training = config.training
+    if "__training.objective" in chosen:
+        kind = _registered(OBJECTIVES, chosen["__training.objective"], "objective")
+        training = dataclasses.replace(training, objective=kind())
+    rows = dict(config.rows)
+    for key, row in config.rows.items():
+        name = chosen.get(f"__rows.{key}.method".replace("-", "_"))
+        if name is not None:
+            method = _registered(methods.METHODS, name, "method")
+            rows[key] = dataclasses.replace(
+                row, method=method, label=name, search=None, follow=None
+            )
+    config = complete(dataclasses.replace(config, training=training, rows=rows))
+    rows = dict(config.rows)
+    for key, row in config.rows.items():
+        name = chosen.get(f"__rows.{key}.method.optimizer".replace("-", "_"))
+        if name is None:
+            continue
+        if not hasattr(row.method, "optimizer"):
+            raise InputError(f"the method of row {key!r} has no optimizer")
+        optimizer = _registered(OPTIMIZERS, name, "optimizer")
+        rows[key] = dataclasses.replace(
+            row,
+            method=values.replace(row.method, optimizer=optimizer),
+            follow=tuple(field for field in followed(row) if field != "momentum"),
+        )
+    return dataclasses.replace(config, rows=rows), others
+
+
+def _registered(registry: Mapping[str, Any], name: str, kind: str) -> Any:
+    """Return an entry of a registry."""
+    if name not in registry:
+        raise InputError(
+            f"unknown {kind} {name!r}; choose one of {', '.join(registry)}"
+        )
+    return registry[name]
 
 
 def unfollow(config: RunConfig, arguments: Sequence[str]) -> RunConfig:
