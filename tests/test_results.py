@@ -327,6 +327,17 @@ def made_up_run(name, date):
     )
 
 
+def test_folders_of_a_machine_are_not_published(tmp_path):
+    run = dataclasses.replace(
+        made_up_run("digits", "2026-11-28T12:00:00+00:00"),
+        command="unlearn-jax run digits --workdir /home/me/x --data.path=/home/me/data",
+    )
+    (tmp_path / "results.json").write_text(json.dumps(run.to_json()))
+    _, result = publish.publish(tmp_path, tmp_path / "tiny.json")
+    command = "unlearn-jax run digits --workdir runs/digits --data.path=DIR"
+    assert result.command == command
+
+
 def test_a_run_is_published_as_shown(tmp_path):
     run = made_up_run("digits", "2026-11-28T12:00:00+00:00")
     (tmp_path / "results.json").write_text(json.dumps(run.to_json()))

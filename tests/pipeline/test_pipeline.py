@@ -413,6 +413,36 @@ def test_changed_code_of_a_users_method_is_run_again(finished, splits, tmp_path)
     assert keys[0] == keys[1] != keys[2]
 
 
+ATTACK = """
+from unlearn_jax.attacks import PGD
+from unlearn_jax.values import value
+
+SCALE = 1.0
+
+
+@value
+class Mine(PGD):
+    pass
+"""
+
+
+def test_changed_code_of_a_users_attack_is_run_again(finished, splits, tmp_path):
+    file = tmp_path / "users_attacks.py"
+    keys = []
+    for scale in ("1.0", "1.0", "2.0"):
+        file.write_text(ATTACK.replace("1.0", scale))
+        spec = importlib.util.spec_from_file_location("users_attacks", file)
+        sys.modules["users_attacks"] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        attack = module.Mine(num_steps=5)
+        rows = {"amun": Row(method=methods.AMUN(attack=attack))}
+        config = dataclasses.replace(TINY, rows=rows)
+        plan = make_plan(config, finished[0].parent / "banks", splits=splits)
+        (name,) = plan.attacks
+        keys.append(stages.attack(plan, name).key)
+    assert keys[0] == keys[1] != keys[2]
+
+
 def test_a_users_method_is_a_dataclass_and_becomes_a_row(
     finished, splits, tmp_path, monkeypatch
 ):

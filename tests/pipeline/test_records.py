@@ -206,7 +206,7 @@ def test_numbers_that_are_not_finite_are_null_in_json_and_nan_when_read():
     [
         (records.SCHEMA + 1, "schema 2 of newer code, this one reads 1: update"),
         (0, "schema 0 of older code, this one reads 1: run it again"),
-        (None, "schema None of older code"),
+        (None, "of unlearn_jax 0.1: run it again in a new folder"),
     ],
 )
 def test_another_schema_is_refused_in_one_line(schema, message):

@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from functools import cache
@@ -438,7 +439,7 @@ def _of_runs(runs: Mapping[str, RunResult]) -> Result:
         name=first.preset,
         group="Forgetting classes" if of_classes else "Forgetting samples",
         title=first.title.rstrip(".") + ".",
-        command=first.command,
+        command=_command(first),
         date=first.date[:10],
         device=first.device,
         versions=_versions(first.versions),
@@ -515,6 +516,20 @@ def _run_tables(run: RunResult, title: str) -> list[ResultTable]:
 
 _MEASURING = ("config", "stages", "measure", "tuning.py")
 """Parts of ``pipeline`` that decide numbers; the others store and show them."""
+
+
+def _command(run: RunResult) -> str:
+    """Return the command of a run, the folders of its machine replaced."""
+    words = shlex.split(run.command)
+    for i, word in enumerate(words):
+        flag, _, value = word.rpartition("=")
+        if i and words[i - 1] == "--workdir":
+            words[i] = f"runs/{run.preset}"
+        elif flag == "--workdir":
+            words[i] = f"--workdir=runs/{run.preset}"
+        elif pathlib.PurePath(value).is_absolute():
+            words[i] = f"{flag}=DIR" if flag else "DIR"
+    return shlex.join(words)
 
 
 def code_digest(name: str, root: pathlib.Path | None = None) -> str:

@@ -516,6 +516,10 @@ class RunResult:
             type.
         """
         schema = data.get("schema")
+        if schema is None:
+            raise InputError(
+                "these results are of unlearn_jax 0.1: run it again in a new folder"
+            )
         if schema != SCHEMA:
             age = "newer" if isinstance(schema, int) and schema > SCHEMA else "older"
             remedy = "update unlearn_jax" if age == "newer" else "run it again"

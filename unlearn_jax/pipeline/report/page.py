@@ -71,7 +71,7 @@ def publish(
     version = versions["unlearn_jax"]
     about = f"Experiment {name} · {now[:10]} · unlearn_jax {version}"
     provenance = [
-        cost_table("Part", costs),
+        cost_table("Artifact", costs),
         *provenance_blocks(
             results["config"], {"configuration hash": digest(config), **versions}
         ),

@@ -75,6 +75,7 @@ def attack(plan: Plan, name: str) -> Artifact:
             "version": __version__,
             "forget": plan.forget_digest,
             "attack": to_json(chosen.settings),
+            "code": code_digest(chosen.attack),
         },
         compute=compute,
         inputs=(plan.originals.artifact,),

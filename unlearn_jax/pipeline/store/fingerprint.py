@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unlearn_jax import values
+from unlearn_jax.attacks import Attack
 from unlearn_jax.data import Splits
 from unlearn_jax.pipeline.config.checks import check_logits
 from unlearn_jax.train import Batch, LossFn, cross_entropy_loss
@@ -101,20 +102,20 @@ def model_digest(model: Model, splits: Splits, loss_fn: LossFn | None = None) ->
     return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
-def code_digest(method: UnlearnFn) -> str:
-    """Return a hash of the files that define a user's own methods.
+def code_digest(value: UnlearnFn | Attack) -> str:
+    """Return a hash of the files that define a user's own methods and attacks.
 
     Hyperparameters name a method of this package, whose version is part of every key. A
     user's code may change between two runs, so its files count too.
 
     Args:
-      method: a value; those that it holds count as well.
+      value: a method or an attack; the values that it holds count as well.
 
     Raises:
       InputError: a class without a file, such as one typed into an interpreter.
     """
     files = set()
-    held = [method]
+    held: list[object] = [value]
     while held:
         item = held.pop()
         if isinstance(item, tuple):
