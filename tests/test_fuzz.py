@@ -250,17 +250,17 @@ def test_dominated_fraction(ratio, others, gamma):
     st.sampled_from(["density", "cdf"]),
 )
 def test_lira(given_, mode, variance, center, offline_score):
-    knobs = {
+    options = {
         "mode": mode,
         "variance": variance,
         "center": center,
         "offline_score": offline_score,
     }
-    scores = call(audit.lira, *given_, **knobs)
+    scores = call(audit.lira, *given_, **options)
     if scores is not None:
         assert scores.shape[-1] == given_[2].shape[1]
         check(scores)
-    scores = call(audit.lira_leave_one_out, given_[1], given_[2], **knobs)
+    scores = call(audit.lira_leave_one_out, given_[1], given_[2], **options)
     if scores is not None:
         assert scores.shape == given_[2].shape
         check(scores)
@@ -631,7 +631,7 @@ def scale(variables, images):
         }
     ),
 )
-def test_mia_nn(given_, neighbor, reading, knobs):
+def test_mia_nn(given_, neighbor, reading, options):
     retrained, unlearned, labels, forgotten, also = given_
     result = call(
         with_fields(audit.mia_nn),
@@ -639,7 +639,7 @@ def test_mia_nn(given_, neighbor, reading, knobs):
         also_forgotten=also,
         neighbor=neighbor,
         reading=reading,
-        **knobs,
+        **options,
     )
     if result is not None:
         check(result.scores, 0, 1)
@@ -652,7 +652,7 @@ def test_mia_nn(given_, neighbor, reading, knobs):
         labels,
         forgotten,
         also_forgotten=also,
-        **knobs,
+        **options,
     )
     if nearest is not None:
         check(nearest.fractions, 0, 1)
@@ -664,7 +664,7 @@ def test_mia_nn(given_, neighbor, reading, knobs):
             nearest.neighbor,
             forgotten,
             also_forgotten=also,
-            **knobs,
+            **options,
         )
         assert called.mean() == nearest.fractions[0, nearest.neighbor]
 

@@ -56,15 +56,15 @@ def trained(**params):
     return Variables(params, {})
 
 
-def attack(function, *rest, x=X, **knobs):
+def attack(function, *rest, x=X, **options):
     return lambda: function(
-        linear, WEIGHTS, jnp.asarray(x), jnp.asarray(Y), *rest, **knobs
+        linear, WEIGHTS, jnp.asarray(x), jnp.asarray(Y), *rest, **options
     )
 
 
-def keyed(function, **knobs):
+def keyed(function, **options):
     return lambda: function(
-        key(), linear, WEIGHTS, jnp.asarray(X), jnp.asarray(Y), **knobs
+        key(), linear, WEIGHTS, jnp.asarray(X), jnp.asarray(Y), **options
     )
 
 

@@ -128,7 +128,7 @@ def test_bad_fields_are_one_line(fields, message):
         ({"type": "os:system", "command": "exit 3"}, "not a dataclass"),
         ({"type": "methods.unlearn"}, "not a dataclass"),
         ({"type": 3}, "no type '3'"),
-        ({"type": "methods.AMUN", "knob": 1}, "AMUN has no field 'knob'"),
+        ({"type": "methods.AMUN", "option": 1}, "AMUN has no field 'option'"),
     ],
 )
 def test_json_names_dataclasses_and_nothing_else(stored, message):

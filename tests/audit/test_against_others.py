@@ -86,7 +86,7 @@ def test_rmia_matches_privacy_meter(case, offline_a):
     member, signal, others = case
     theirs = meter.run_rmia(0, signal.T, others.T, member.T, NUM_PAIRS - 1, offline_a)
     largest = np.sort(others[2:], 0)[-(NUM_PAIRS - 1) :]
-    knobs = {
+    options = {
         "mode": "offline",
         "gamma": 1.0,
         "offline_a": offline_a,
@@ -97,7 +97,7 @@ def test_rmia_matches_privacy_meter(case, offline_a):
         signal[2:],
         member[2:],
         reference_population=np.tile(largest, (2, 1)),
-        **knobs,
+        **options,
     )
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)
     assert np.unique(theirs).size > 50
@@ -115,9 +115,14 @@ def test_privacy_meters_population_average_is_too_high(case):
     meter = from_clone("PRIVACY_METER", "attacks.py")
     member, signal, others = case
     theirs = meter.run_rmia(0, signal.T, others.T, member.T, NUM_PAIRS - 1, 0.3)
-    knobs = {"mode": "offline", "gamma": 1.0, "offline_a": 0.3, "population": others[0]}
+    options = {
+        "mode": "offline",
+        "gamma": 1.0,
+        "offline_a": 0.3,
+        "population": others[0],
+    }
     ours = rmia(
-        signal[0], signal[2:], member[2:], reference_population=others[2:], **knobs
+        signal[0], signal[2:], member[2:], reference_population=others[2:], **options
     )
     assert (theirs >= ours).all()
     assert theirs.mean() > ours.mean() + 0.02
@@ -127,7 +132,7 @@ def test_privacy_meters_population_average_is_too_high(case):
     assert (kept.mean(1) > others[2:].mean(0)).all()
 
 
-def guard_scores(case, **knobs):
+def guard_scores(case, **options):
     """PrivacyGuard's scores of all samples, the target being the first model."""
     attack = pytest.importorskip("privacy_guard.attacks.rmia_attack")
     analysis = pytest.importorskip(
@@ -149,7 +154,7 @@ def guard_scores(case, **knobs):
     population = frame(others, np.zeros(others.shape, bool))
     rows = analysis.AggregationType.NONE
     found = attack.RmiaAttack(
-        train, test, population, row_aggregation=rows, **knobs
+        train, test, population, row_aggregation=rows, **options
     ).run_attack()
     scores = np.empty(NUM_SAMPLES)
     scores[member[0]], scores[~member[0]] = (
@@ -162,17 +167,17 @@ def guard_scores(case, **knobs):
 @pytest.mark.filterwarnings("ignore")
 def test_rmia_matches_privacy_guard(case):
     member, signal, others = case
-    knobs = {"population": others[0], "gamma": 1.0}
+    options = {"population": others[0], "gamma": 1.0}
     online = guard_scores(case, online=True, num_reference_models=2 * NUM_PAIRS - 2)
     ours = rmia(
-        signal[0], signal[2:], member[2:], reference_population=others[2:], **knobs
+        signal[0], signal[2:], member[2:], reference_population=others[2:], **options
     )
     np.testing.assert_allclose(ours, online, rtol=0, atol=1e-12)
     offline = guard_scores(case, alpha_coefficient=0.4)
     largest = np.tile(np.sort(others[2:], 0)[-(NUM_PAIRS - 1) :], (2, 1))
-    knobs |= {"mode": "offline", "offline_a": 0.4}
+    options |= {"mode": "offline", "offline_a": 0.4}
     ours = rmia(
-        signal[0], signal[2:], member[2:], reference_population=largest, **knobs
+        signal[0], signal[2:], member[2:], reference_population=largest, **options
     )
     np.testing.assert_allclose(ours, offline, rtol=0, atol=1e-12)
 
@@ -236,17 +241,20 @@ def lists(reference, member):
 def test_lira_matches_tf_privacy(margins, center, fixed):
     target, reference, member = margins
     inside, outside = lists(reference, member)
-    knobs = {"center": center, "variance": "fixed_centered" if fixed else "per_sample"}
+    options = {
+        "center": center,
+        "variance": "fixed_centered" if fixed else "per_sample",
+    }
     theirs = {"fix_variance": fixed, "median_or_mean": center}
     score = tf_privacy().compute_score_lira
     for row in target:  # theirs is low for members
         both = -score(row, inside, outside, option="both", **theirs)
         np.testing.assert_allclose(
-            lira(row, reference, member, **knobs), both, rtol=1e-9, atol=1e-9
+            lira(row, reference, member, **options), both, rtol=1e-9, atol=1e-9
         )
         out = -score(row, inside, outside, option="out", **theirs)
         np.testing.assert_allclose(
-            lira(row, reference, member, mode="offline", **knobs),
+            lira(row, reference, member, mode="offline", **options),
             out,
             rtol=1e-9,
             atol=1e-9,

@@ -56,10 +56,10 @@ def one_sample(unlearned, oracle, *, num_bins=20, max_margin=100.0, floor=1e-5):
 @given(ensembles(3), st.sampled_from([1, 2, 20]), st.sampled_from([1e-5, 0.01]))
 def test_equals_the_definition(margins, num_bins, floor):
     unlearned, oracle = margins
-    knobs = {"num_bins": num_bins, "floor": floor}
-    got = klom(unlearned, oracle, **knobs)
+    options = {"num_bins": num_bins, "floor": floor}
+    got = klom(unlearned, oracle, **options)
     expected = [
-        one_sample(u, o, **knobs) for u, o in zip(unlearned.T, oracle.T, strict=True)
+        one_sample(u, o, **options) for u, o in zip(unlearned.T, oracle.T, strict=True)
     ]
     assert np.allclose(got, expected, rtol=1e-12, atol=1e-15)
     assert (got >= -num_bins * floor - 1e-15).all()

@@ -22,7 +22,7 @@ MODES = [
     {"mode": "offline"},
     {"mode": "offline", "offline_score": "cdf"},
 ]
-KNOBS = [
+OPTIONS = [
     {"variance": variance, "center": center, **mode}
     for variance, center, mode in itertools.product(
         VARIANCES, ["median", "mean"], MODES
@@ -129,14 +129,14 @@ def test_tf_privacy_numbers(variance, center):
         np.concatenate([TFP_IN, -TFP_IN]),
         np.repeat(FIRST_TWO, 3, axis=1),
     )
-    knobs = {"variance": variance, "center": center}
-    out_only = lira(TFP_TARGET, reference, member, mode="offline", **knobs)
+    options = {"variance": variance, "center": center}
+    out_only = lira(TFP_TARGET, reference, member, mode="offline", **options)
     assert np.allclose(-out_only, TFP_OUT_ONLY[variance], atol=1e-7)
     in_only = -lira(
-        TFP_TARGET, reference, ~member, mode="offline", **knobs
+        TFP_TARGET, reference, ~member, mode="offline", **options
     )  # log Pr(IN): high for members
     assert np.allclose(-in_only, -np.array(TFP_OUT_ONLY[variance]), atol=1e-7)
-    assert np.allclose(lira(TFP_TARGET, reference, member, **knobs), 0, atol=1e-12)
+    assert np.allclose(lira(TFP_TARGET, reference, member, **options), 0, atol=1e-12)
 
 
 @pytest.mark.parametrize("center", ["median", "mean"])
@@ -151,27 +151,29 @@ def test_tf_privacy_numbers_with_two_augmentations(center):
     )
 
 
-@pytest.mark.parametrize("knobs", KNOBS, ids=lambda k: "-".join(k.values()))
-def test_equals_the_loop(case, knobs):
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda k: "-".join(k.values()))
+def test_equals_the_loop(case, options):
     target, reference, member = case
-    expected = lira_loop(target, *split(reference.astype(np.float64), member), **knobs)
-    scores = lira(target, reference, member, **knobs)
+    expected = lira_loop(
+        target, *split(reference.astype(np.float64), member), **options
+    )
+    scores = lira(target, reference, member, **options)
     assert scores.dtype == np.float64
     assert np.allclose(scores, expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("balance", [False, True])
-@pytest.mark.parametrize("knobs", KNOBS, ids=lambda k: "-".join(k.values()))
-def test_leave_one_out_equals_removing_the_model(case, knobs, balance):
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda k: "-".join(k.values()))
+def test_leave_one_out_equals_removing_the_model(case, options, balance):
     _, reference, member = case
-    scores = lira_leave_one_out(reference, member, balance=balance, **knobs)
+    scores = lira_leave_one_out(reference, member, balance=balance, **options)
     for m, row in enumerate(scores):
         ins, outs = split(
             reference.astype(np.float64), member, without=(m,), balance=balance
         )
         assert np.allclose(
             row,
-            lira_loop(reference[m].astype(np.float64), ins, outs, **knobs),
+            lira_loop(reference[m].astype(np.float64), ins, outs, **options),
             rtol=1e-8,
             atol=1e-8,
         )
@@ -180,7 +182,7 @@ def test_leave_one_out_equals_removing_the_model(case, knobs, balance):
                 reference[m],
                 np.delete(reference, m, axis=0),
                 np.delete(member, m, axis=0),
-                **knobs,
+                **options,
             )
             assert np.allclose(row, alone, rtol=1e-9, atol=1e-9)
 
@@ -191,19 +193,21 @@ def test_leave_one_out_equals_removing_the_model(case, knobs, balance):
     st.integers(6, 11),
     st.integers(1, 6),
     st.integers(0, 2),
-    st.sampled_from(KNOBS),
+    st.sampled_from(OPTIONS),
 )
 def test_leave_one_out_with_ties_odd_sizes_and_augmentations(
-    seed, models, samples, augmentations, knobs
+    seed, models, samples, augmentations, options
 ):
     rng = np.random.default_rng(seed)
     shape = (models, samples, augmentations)[: 2 + bool(augmentations)]
     reference = rng.integers(-2, 3, shape) / 2
     member = rng.random((models, samples)).argsort(0) < 3
-    scores = lira_leave_one_out(reference, member, balance=False, min_std=0.1, **knobs)
+    scores = lira_leave_one_out(
+        reference, member, balance=False, min_std=0.1, **options
+    )
     rest = [np.delete(np.arange(models), m) for m in range(models)]
     slow = [
-        lira(reference[m], reference[others], member[others], min_std=0.1, **knobs)
+        lira(reference[m], reference[others], member[others], min_std=0.1, **options)
         for m, others in enumerate(rest)
     ]
     assert np.allclose(scores, slow, rtol=1e-8, atol=1e-8)
@@ -248,17 +252,17 @@ def test_many_targets_and_jax_arrays(case):
     assert np.array_equal(as_jax, alone)
 
 
-@pytest.mark.parametrize("knobs", KNOBS, ids=lambda k: "-".join(k.values()))
-def test_samples_models_shift_and_unit_do_not_matter(case, knobs):
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda k: "-".join(k.values()))
+def test_samples_models_shift_and_unit_do_not_matter(case, options):
     target, reference, member = case
     rng = np.random.default_rng(1)
-    scores = lira(target, reference, member, **knobs)
+    scores = lira(target, reference, member, **options)
     n, m = rng.permutation(30), rng.permutation(8)
     assert np.allclose(
-        lira(target[n], reference[:, n], member[:, n], **knobs), scores[n], rtol=1e-9
+        lira(target[n], reference[:, n], member[:, n], **options), scores[n], rtol=1e-9
     )
     assert np.allclose(
-        lira(target, reference[m], member[m], **knobs), scores, rtol=1e-9
+        lira(target, reference[m], member[m], **options), scores, rtol=1e-9
     )
     unit = (
         3 * target + 5,
@@ -266,10 +270,10 @@ def test_samples_models_shift_and_unit_do_not_matter(case, knobs):
     )  # a density is in units of the signal
     offset = (
         math.log(3)
-        if knobs["mode"] == "offline" and "offline_score" not in knobs
+        if options["mode"] == "offline" and "offline_score" not in options
         else 0
     )
-    assert np.allclose(lira(*unit, member, **knobs), scores + offset, rtol=1e-6)
+    assert np.allclose(lira(*unit, member, **options), scores + offset, rtol=1e-6)
 
 
 def gaussian_bank(rng, distance, samples=6000):
@@ -292,12 +296,12 @@ def test_auc_matches_that_of_two_gaussians(distance):
         np.random.default_rng(2), distance
     )
     expected = 0.5 * math.erfc(-distance / 2)  # Phi(d / sqrt 2)
-    for knobs in (
+    for options in (
         {},
         {"variance": "fixed"},
         {"mode": "offline", "offline_score": "cdf"},
     ):
-        scores = lira(target, reference, member, **knobs)
+        scores = lira(target, reference, member, **options)
         low, high = auc_interval(scores, is_member, level=0.99, num_replicates=200)
         assert low < expected < high
         assert high - low < 0.04
@@ -333,8 +337,8 @@ def test_lira_is_zero_for_equal_member_and_nonmember_signals():
         ).all()
 
 
-@pytest.mark.parametrize("knobs", KNOBS, ids=lambda k: "-".join(k.values()))
-def test_exchangeable_signals_give_an_area_of_one_half(knobs):
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda k: "-".join(k.values()))
+def test_exchangeable_signals_give_an_area_of_one_half(options):
     rng = np.random.default_rng(4)
     hardness = 3 * rng.normal(size=3000)
     reference, target = (
@@ -343,13 +347,13 @@ def test_exchangeable_signals_give_an_area_of_one_half(knobs):
     )
     member, is_member = half_design(rng, 6, 3000), rng.random(3000) < 0.5
     low, high = auc_interval(
-        lira(target, reference, member, **knobs),
+        lira(target, reference, member, **options),
         is_member,
         level=0.999,
         num_replicates=200,
     )
     assert low < 0.5 < high
-    scores = lira_leave_one_out(reference, member, **knobs)
+    scores = lira_leave_one_out(reference, member, **options)
     assert (
         abs(np.mean([auc(s, m) for s, m in zip(scores, member, strict=True)]) - 0.5)
         < 0.02
@@ -388,9 +392,9 @@ def test_density_and_tail_differ_below_the_out_models():
 
 def test_constant_signals_stay_finite():
     reference, member = np.ones((6, 2)), np.repeat(np.arange(6)[:, None] < 3, 2, axis=1)
-    for knobs in KNOBS:
-        assert np.isfinite(lira([1.0, 1e30], reference, member, **knobs)).all()
-        assert np.isfinite(lira_leave_one_out(reference, member, **knobs)).all()
+    for options in OPTIONS:
+        assert np.isfinite(lira([1.0, 1e30], reference, member, **options)).all()
+        assert np.isfinite(lira_leave_one_out(reference, member, **options)).all()
     reference = reference + (~member) * 2.0
     assert lira([1.0, 3.0], reference, member, min_std=0.5).tolist() == [
         8,

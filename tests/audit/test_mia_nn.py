@@ -86,13 +86,13 @@ def test_calls_agree_with_a_simpler_discriminator_and_keep_the_order_of_samples(
     logits[LABELS == FORGOTTEN, 0] = 1 - logits[LABELS == FORGOTTEN, NEXT]
     expected = nearest_mean_calls(logits, LABELS, NEXT, (FORGOTTEN,), FORGOTTEN)
     assert 0 < expected.mean() < 1
-    for knobs in (
+    for options in (
         {},
         {"kernel": "linear"},
         {"gamma": "scale"},
         {"features": "probabilities"},
     ):
-        calls = discriminator_calls(logits, LABELS, NEXT, FORGOTTEN, **knobs)
+        calls = discriminator_calls(logits, LABELS, NEXT, FORGOTTEN, **options)
         assert calls.dtype == bool
         assert np.array_equal(calls, expected)
     assert np.array_equal(
@@ -171,7 +171,7 @@ def test_neighbor_against_forgotten_scores_out_of_sample():
 
 
 def mixed(seed):
-    """Retrained and unlearned logits on which no knob is without effect: wide, with
+    """Retrained and unlearned logits on which no option is without effect: wide, with
     mixed forgotten samples.
     """
     rng = np.random.default_rng(seed)
@@ -182,7 +182,7 @@ def mixed(seed):
 
 
 @pytest.mark.parametrize(
-    "knobs",
+    "options",
     [
         {"kernel": "linear"},
         {"C": 0.05},
@@ -200,11 +200,11 @@ def mixed(seed):
     ],
     ids=str,
 )
-def test_every_option_changes_the_calls(knobs):
+def test_every_option_changes_the_calls(options):
     logits = mixed(10)
     plain = mia_nn(logits, logits[::-1], LABELS, FORGOTTEN, **{"neighbor": NEXT})
     other = mia_nn(
-        logits, logits[::-1], LABELS, FORGOTTEN, **{"neighbor": NEXT, **knobs}
+        logits, logits[::-1], LABELS, FORGOTTEN, **{"neighbor": NEXT, **options}
     )
     assert not np.array_equal(plain.called, other.called)
     assert np.array_equal(plain.scores, plain.reference_scores[::-1])
@@ -220,8 +220,8 @@ def test_only_the_chosen_columns_are_read():
     also[LABELS == 4] = 50  # samples of another forgotten class, and its logits
     also[:, 4] = -poisoned[:, FORGOTTEN]
 
-    def calls(z, **knobs):
-        return discriminator_calls(z, LABELS, NEXT, FORGOTTEN, **knobs)
+    def calls(z, **options):
+        return discriminator_calls(z, LABELS, NEXT, FORGOTTEN, **options)
 
     assert np.array_equal(
         calls(logits, columns="retained"), calls(poisoned, columns="retained")
@@ -231,9 +231,9 @@ def test_only_the_chosen_columns_are_read():
     masked[
         :, FORGOTTEN
     ] = -1e10  # a constant column must not cost the others their digits
-    for knobs in ({"gamma": 0.3}, {"kernel": "linear"}):
+    for options in ({"gamma": 0.3}, {"kernel": "linear"}):
         assert np.array_equal(
-            calls(masked, **knobs), calls(logits, columns="retained", **knobs)
+            calls(masked, **options), calls(logits, columns="retained", **options)
         )
     only = np.zeros_like(logits)
     only[:, NEXT] = logits[:, NEXT]
@@ -262,12 +262,12 @@ def test_only_the_chosen_columns_are_read():
     st.integers(0, 2**16),
     st.sampled_from([{}, {"kernel": "linear"}, {"features": "probabilities"}]),
 )
-def test_repeats_and_survives_saturated_logits(seed, knobs):
+def test_repeats_and_survives_saturated_logits(seed, options):
     logits = 1e5 * models(seed, 2)
     logits[1, :, FORGOTTEN] = -1e15
     logits[0, 0, 0] = 1e30
-    first = mia_nn(logits, logits[0], LABELS, FORGOTTEN, **knobs)
-    again = mia_nn(logits, logits[0], LABELS, FORGOTTEN, **knobs)
+    first = mia_nn(logits, logits[0], LABELS, FORGOTTEN, **options)
+    again = mia_nn(logits, logits[0], LABELS, FORGOTTEN, **options)
     for a, b in zip(first, again, strict=True):
         assert np.array_equal(a, b)
     assert min(first.reference_scores) > 0.7

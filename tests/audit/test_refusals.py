@@ -17,12 +17,12 @@ RETRAINED = np.stack([LOGITS, LOGITS])
 RNG = np.random.default_rng(0)
 
 
-def rmia(target=ONES[:3], bank=BANK, member=DESIGN, **knobs):
-    return lambda: audit.rmia(target, bank, member, **knobs)
+def rmia(target=ONES[:3], bank=BANK, member=DESIGN, **chosen):
+    return lambda: audit.rmia(target, bank, member, **chosen)
 
 
-def lira(target=ONES[:3], bank=BANK, member=DESIGN, **knobs):
-    return lambda: audit.lira(target, bank, member, **knobs)
+def lira(target=ONES[:3], bank=BANK, member=DESIGN, **chosen):
+    return lambda: audit.lira(target, bank, member, **chosen)
 
 
 def shadow(variables=BANK, images=LOGITS, labels=LABELS, **options):
@@ -31,16 +31,16 @@ def shadow(variables=BANK, images=LOGITS, labels=LABELS, **options):
     )
 
 
-def mia_nn(retrained=RETRAINED, unlearned=LOGITS, labels=LABELS, forgotten=0, **knobs):
+def mia_nn(retrained=RETRAINED, unlearned=LOGITS, labels=LABELS, forgotten=0, **chosen):
     return lambda: with_fields(audit.mia_nn)(
-        retrained, unlearned, labels, forgotten, **knobs
+        retrained, unlearned, labels, forgotten, **chosen
     )
 
 
 def weighted(
-    function, scores=ONES, positive=MASK, negative=~MASK, weights=ONES[None], **knobs
+    function, scores=ONES, positive=MASK, negative=~MASK, weights=ONES[None], **chosen
 ):
-    return lambda: function(scores, positive, negative, weights, **knobs)
+    return lambda: function(scores, positive, negative, weights, **chosen)
 
 
 auc, tpr = audit.weighted_auc, audit.weighted_tpr

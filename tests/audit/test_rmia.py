@@ -92,35 +92,35 @@ def test_positive_ratios_agree_with_the_papers_quotient():
 
 
 @pytest.mark.parametrize(
-    "knobs",
+    "options",
     [{}, {"trim": 0.2}, {"mode": "offline"}, {"mode": "offline", "offline_a": 0.6}],
 )
-def test_equals_the_oracle(case, knobs):
+def test_equals_the_oracle(case, options):
     target, reference, member = case
-    ratio = target / oracles.rmia_average(reference, member, **knobs)
+    ratio = target / oracles.rmia_average(reference, member, **options)
     assert np.allclose(
-        rmia_ratio(target, reference, member, **knobs), ratio, rtol=1e-14
+        rmia_ratio(target, reference, member, **options), ratio, rtol=1e-14
     )
-    scores = rmia(target, reference, member, **knobs)
+    scores = rmia(target, reference, member, **options)
     assert scores.dtype == np.float64
     assert np.array_equal(
-        scores, oracles.rmia_pairwise(rmia_ratio(target, reference, member, **knobs))
+        scores, oracles.rmia_pairwise(rmia_ratio(target, reference, member, **options))
     )
     as_jax = rmia(
-        jnp.asarray(target), jnp.asarray(reference), jnp.asarray(member), **knobs
+        jnp.asarray(target), jnp.asarray(reference), jnp.asarray(member), **options
     )
     assert np.array_equal(as_jax, scores)
 
 
-@pytest.mark.parametrize("knobs", [{}, {"mode": "offline", "gamma": 1.0}])
-def test_equals_the_oracle_with_a_population(case, knobs):
+@pytest.mark.parametrize("options", [{}, {"mode": "offline", "gamma": 1.0}])
+def test_equals_the_oracle_with_a_population(case, options):
     target, reference, member = case
     rng = np.random.default_rng(1)
     population, others = (
         rng.integers(-64, 65, 30) / 64,
         rng.integers(1, 64, (8, 30)) / 64,
     )
-    mode = {"mode": knobs.get("mode", "online")}
+    mode = {"mode": options.get("mode", "online")}
     z = population / oracles.rmia_average(others, np.zeros((8, 30), bool), **mode)
     x = target / oracles.rmia_average(reference, member, **mode)
     scores = rmia(
@@ -129,10 +129,10 @@ def test_equals_the_oracle_with_a_population(case, knobs):
         member,
         population=population,
         reference_population=others,
-        **knobs,
+        **options,
     )
     assert np.array_equal(
-        scores, oracles.rmia_pairwise(x, z, gamma=knobs.get("gamma", 2.0))
+        scores, oracles.rmia_pairwise(x, z, gamma=options.get("gamma", 2.0))
     )
 
 

@@ -197,9 +197,9 @@ def walk(force, toward, ridge, start, rate, num_steps, alternating):
 def test_path_matches_a_written_out_loop(alternating):
     toward, force = np.array([[1, 0.7], [0.7, 1]]), testbeds.forces(NOTED, 0.05).ascent
     start = testbeds.pair_minimizers(NOTED, 0.05, 0.7).original
-    knobs = {"learning_rate": 0.5, "num_steps": 200, "alternating": alternating}
+    chosen = {"learning_rate": 0.5, "num_steps": 200, "alternating": alternating}
     got = testbeds.gradient_path(
-        force, testbeds.directions(0.7), NOTED.ridge, start, **knobs
+        force, testbeds.directions(0.7), NOTED.ridge, start, **chosen
     )
     expected = walk(force, toward, NOTED.ridge, start, 0.5, 200, alternating)
     assert got.shape == (201, 2)

@@ -525,9 +525,9 @@ def test_reverse_ais_is_a_lower_estimate_that_tightens(rugged):
 
 def chained(weights, batch_size):
     state = training.init_pcd(jax.random.key(0), machine(3, 2), SGD, num_chains=1)
-    knobs = {"tx": SGD, "num_steps": 1, "num_sweeps": 1, "batch_size": batch_size}
+    options = {"tx": SGD, "num_steps": 1, "num_sweeps": 1, "batch_size": batch_size}
     return training.fit_pcd(
-        jax.random.key(1), state, jnp.ones((2, 3)), weights, **knobs
+        jax.random.key(1), state, jnp.ones((2, 3)), weights, **options
     )
 
 

@@ -88,13 +88,13 @@ def test_every_public_function_is_fuzzed(room):
 @fuzz()
 @given(st.integers(15, 3000) | COUNTS, COUNTS, FRACTIONS, SEEDS, GENERATORS)
 def test_random_forget_sets(num_samples, count, fraction, seed, generator):
-    for knobs in (
+    for chosen in (
         {"count": count},
         {"fraction": fraction},
         {"count": count, "fraction": fraction},
     ):
         found = call(
-            data.forget_random, num_samples, **knobs, seed=seed, generator=generator
+            data.forget_random, num_samples, **chosen, seed=seed, generator=generator
         )
         if found is not None:
             half(found, num_samples)
@@ -449,7 +449,7 @@ IMAGES = [(2, 3, 5, 3), (0, 1, 1, 1), (1, 2, 2, 2)]
 
 
 @pytest.mark.parametrize(
-    ("augment", "knobs"),
+    ("augment", "chosen"),
     [
         (data.crop, {"padding": st.sampled_from([-1, 0, 9])}),
         (data.crop_flip, {"padding": st.sampled_from([-1, 4]), "flip": st.booleans()}),
@@ -487,12 +487,12 @@ IMAGES = [(2, 3, 5, 3), (0, 1, 1, 1), (1, 2, 2, 2)]
 )
 @fuzz(0.1)
 @given(st.data())
-def test_augmentations(augment, knobs, draw):
+def test_augmentations(augment, chosen, draw):
     shape, kind = (
         draw.draw(st.sampled_from(IMAGES)),
         draw.draw(st.sampled_from([np.uint8, np.float32])),
     )
-    own = {name: draw.draw(values) for name, values in knobs.items()}
+    own = {name: draw.draw(values) for name, values in chosen.items()}
     rng = np.random.default_rng(draw.draw(st.integers(0, 9)))
     images = (
         rng.integers(0, 256, shape, np.uint8)

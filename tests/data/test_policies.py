@@ -315,11 +315,13 @@ def test_aug_mix_keeps_a_share_of_the_image(monkeypatch, key):
     assert ((mixed >= 100) & (mixed <= 200)).all()
 
 
-def erased_boxes(key, number, shape, **knobs):
+def erased_boxes(key, number, shape, **options):
     """Heights and widths of what random erasing set to 0 in images of ones; each is
     checked to be one rectangle.
     """
-    erase = jax.jit(lambda keys, images: policies.random_erasing(keys, images, **knobs))
+    erase = jax.jit(
+        lambda keys, images: policies.random_erasing(keys, images, **options)
+    )
     erased = (
         np.asarray(erase(jax.random.split(key, number), jnp.ones((number, *shape))))
         == 0
@@ -392,7 +394,7 @@ def test_random_erasing_leaves_the_rest_and_half_of_the_images_alone(key):
 
 
 @pytest.mark.parametrize(
-    ("policy", "knobs", "message"),
+    ("policy", "options", "message"),
     [
         (policies.trivial_augment, {"num_bins": 1}, "num_bins must be at least 2"),
         (
@@ -407,9 +409,9 @@ def test_random_erasing_leaves_the_rest_and_half_of_the_images_alone(key):
         (policies.random_erasing, {"ratio": (0.0, 2.0)}, "ratio must be two numbers"),
     ],
 )
-def test_unusable_hyperparameters_are_refused(key, policy, knobs, message):
+def test_unusable_hyperparameters_are_refused(key, policy, options, message):
     with pytest.raises(InputError, match=message):
-        policy(jax.random.split(key, 2), jnp.zeros((2, 8, 8, 1)), **knobs)
+        policy(jax.random.split(key, 2), jnp.zeros((2, 8, 8, 1)), **options)
 
 
 @pytest.mark.parametrize("policy", POLICIES[:4], ids=lambda policy: policy.__name__)

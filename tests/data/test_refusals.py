@@ -42,21 +42,21 @@ def picture(size=(2, 2), mode="L"):
     return content.getvalue()
 
 
-def arrays(*given, **knobs):
-    return lambda at: data.load_arrays(*given, **knobs)
+def arrays(*given, **options):
+    return lambda at: data.load_arrays(*given, **options)
 
 
 def checked(images, labels=LABELS, num_classes=2):
     return lambda at: data.validate(Dataset(images, labels), num_classes)
 
 
-def folder(files, **knobs):
+def folder(files, **options):
     """A folder of images; ``files`` by their names."""
 
     def call(at):
         for name, content in files.items():
             put(at / name, content)
-        return data.load_folder(at, **knobs)
+        return data.load_folder(at, **options)
 
     return call
 
@@ -174,7 +174,7 @@ REFUSED = [
         folder(TWO | {"b/1.png": picture(mode="I;16")}),
         "has more than 8 bits per channel \\(mode I;16\\)",
     ),
-    # drawing anew
+    # drawing again
     (
         lambda at: data.resplit(SPLITS, num_train=0, num_test=1, seed=0),
         "both sets need at least one sample",

@@ -76,8 +76,8 @@ def test_digits_are_seeded():
 def test_digest_covers_values_types_and_shapes_but_not_names():
     images = some_images()
 
-    def digest(train=images, labels=LABELS, **knobs):
-        return sources.load_arrays(train, labels, images, LABELS, **knobs).digest
+    def digest(train=images, labels=LABELS, **options):
+        return sources.load_arrays(train, labels, images, LABELS, **options).digest
 
     sha = hashlib.sha256()
     for array in (images, LABELS.astype(np.int32)) * 2:

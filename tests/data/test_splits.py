@@ -42,7 +42,7 @@ def test_random_forget_sets_are_uniform():
 
 
 @pytest.mark.parametrize(
-    ("knobs", "fragment"),
+    ("options", "fragment"),
     [
         ({}, "exactly one of fraction and count"),
         ({"fraction": 0.1, "count": 3}, "exactly one of fraction and count"),
@@ -57,9 +57,9 @@ def test_random_forget_sets_are_uniform():
         ({"count": 1, "generator": "new"}, "'default' or 'legacy'"),
     ],
 )
-def test_random_forget_set_refusals(knobs, fragment):
+def test_random_forget_set_refusals(options, fragment):
     with refuses(fragment):
-        splits.forget_random(10, seed=0, **knobs)
+        splits.forget_random(10, seed=0, **options)
 
 
 def test_forget_class_marks_exactly_those_labels():

@@ -367,9 +367,9 @@ def test_reading_refusals(mnist, tmp_path):
         ("mnist", {"label_key": "image"}, "feature 'image' is not an integer label"),
         ("mnist", {"test_split": "test[:0]"}, r"cannot read split 'test\[:0\]'"),
     ]
-    for name, knobs, fragment in cases:
+    for name, options, fragment in cases:
         with refuses(fragment) as caught:
-            data.load_tfds(name, **(mnist | knobs))
+            data.load_tfds(name, **(mnist | options))
         assert "\n" not in str(caught.value)
 
 

@@ -107,12 +107,12 @@ def test_random_label_trains_on_its_labels(key):
     problem = methods.make_problem(
         LINEAR, Variables(jnp.zeros((16, 3)), {}), BASIS, first
     )
-    knobs, (k_a, k_b, k_c) = (
+    options, (k_a, k_b, k_c) = (
         {"num_epochs": 3, "batch_size": 16},
         jax.random.split(key, 3),
     )
     once = traced(
-        RandomLabel, {"learning_rate": 0.3}, problem, k_a, 48, **knobs, redraw="once"
+        RandomLabel, {"learning_rate": 0.3}, problem, k_a, 48, **options, redraw="once"
     )
     drawn = once.argmax(-1)
     assert np.all(drawn[first] != truth[first])
@@ -121,7 +121,7 @@ def test_random_label_trains_on_its_labels(key):
         np.zeros((16, 3)), 3 * [row_gradients(drawn, np.arange(16))], 0.3
     )
     np.testing.assert_allclose(once, expected, rtol=1e-4, atol=1e-6)
-    redrawn = traced(RandomLabel, {"learning_rate": 0.3}, problem, k_b, 48, **knobs)
+    redrawn = traced(RandomLabel, {"learning_rate": 0.3}, problem, k_b, 48, **options)
     np.testing.assert_allclose(redrawn[~first], expected[~first], rtol=1e-4, atol=1e-6)
     assert (
         np.sum(
@@ -188,7 +188,7 @@ def test_confident_samples_have_neighbors_too(blobs):
 @pytest.mark.parametrize(("relabel", "retain"), [("original", False), ("epoch", True)])
 def test_boundary_shrink_trains_on_its_labels(relabel, retain, blobs, key):
     problem, (forget, kept) = linear_problem(blobs), halves(blobs)
-    knobs, cost = (
+    options, cost = (
         {"relabel": relabel, "retain": retain, **FULL},
         (3 * (30 + 60) if retain else 3 * 30 + 30),
     )
@@ -198,7 +198,7 @@ def test_boundary_shrink_trains_on_its_labels(relabel, retain, blobs, key):
         problem,
         key,
         cost,
-        **knobs,
+        **options,
     )
     original, labels = np.asarray(problem.variables.params, "f8"), []
 
@@ -245,13 +245,13 @@ def test_l1_sparse_descends_on_the_penalized_loss(schedule, blobs, key):
 
 
 def test_l1_sparse_without_penalty_is_fine_tuning(blobs, key):
-    problem, knobs = linear_problem(blobs), {"num_epochs": 2, "batch_size": 8}
-    plain = methods.FineTune(**knobs)(jax.random.clone(key), problem)
-    chex.assert_trees_all_equal(L1Sparse(**knobs, gamma=0.0)(key, problem), plain)
+    problem, options = linear_problem(blobs), {"num_epochs": 2, "batch_size": 8}
+    plain = methods.FineTune(**options)(jax.random.clone(key), problem)
+    chex.assert_trees_all_equal(L1Sparse(**options, gamma=0.0)(key, problem), plain)
 
 
 def test_bad_values_are_refused():
-    for factory, knobs, message in [
+    for factory, options, message in [
         (RandomLabel, {"labels": "true"}, "unknown labels"),
         (RandomLabel, {"redraw": "never"}, "unknown redraw"),
         (RandomLabel, {"order": "retain_first"}, "unknown order"),
@@ -263,4 +263,4 @@ def test_bad_values_are_refused():
         (GradientAscent, {"learning_rate": 0.0}, "must be positive"),
     ]:
         with pytest.raises(InputError, match=message):
-            factory(**knobs)
+            factory(**options)

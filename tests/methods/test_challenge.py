@@ -18,7 +18,7 @@ from unlearn_jax.methods.masked_small_gradients import (
 from unlearn_jax.types import InputError, Problem
 
 TENTH, REMOVED = np.arange(60) % 10 == 3, np.arange(60) % 10 == 4
-KNOBS = {"num_epochs": 2, "batch_size": 16, "learning_rate": 0.05}
+OPTIONS = {"num_epochs": 2, "batch_size": 16, "learning_rate": 0.05}
 # Fine-tuning changes nothing: what is left is what came before it.
 STILL = {"learning_rate": 1e-30}
 
@@ -72,9 +72,9 @@ def slow_finetune(weights, images, labels, rates, factor=1.0):
     ("method", "cost"),
     [
         # 48 retained samples: 3 batches of 16 in 2 epochs.
-        (ConvolutionTranspose(**KNOBS), 2 * 3 * 16),
+        (ConvolutionTranspose(**OPTIONS), 2 * 3 * 16),
         # One batch of all 6 forget samples more, and one against it.
-        (MaskedSmallGradients(**KNOBS), 2 * 3 * 16 + 2 * 6),
+        (MaskedSmallGradients(**OPTIONS), 2 * 3 * 16 + 2 * 6),
     ],
 )
 def test_gradients_are_counted(method, cost, normed, convolutional, blobs, key):
@@ -97,10 +97,10 @@ def test_challenge_methods_map_over_problems_with_traced_fields(blobs, key):
         moved = Problem(
             problem.model, problem.variables, train, mask, problem.num_forget
         )
-        knobs = {"init_rate": rate, "gradient_scale": rate / 2, "learning_rate": rate}
+        options = {"init_rate": rate, "gradient_scale": rate / 2, "learning_rate": rate}
         k_first, k_second = jax.random.split(key)
         masked = MaskedSmallGradients(
-            **knobs, kernels="all", num_epochs=2, batch_size=25
+            **options, kernels="all", num_epochs=2, batch_size=25
         )
         return (
             masked(k_first, moved)[0],
@@ -117,7 +117,7 @@ def test_challenge_methods_map_over_problems_with_traced_fields(blobs, key):
     ):  # the check mistakes any vmapped scan over keys for a reuse
         vmapped = replicas.map_models(by_vmap, one, items, problem.train)
     chex.assert_trees_all_close(mapped, vmapped, rtol=1e-4, atol=1e-5)
-    # static knobs give the same
+    # static options give the same
     static = {"init_rate": 0.6, "gradient_scale": 0.3, "learning_rate": 0.6}
     moved = Problem(
         problem.model, problem.variables, problem.train, masks[1], problem.num_forget
@@ -132,7 +132,7 @@ def test_challenge_methods_map_over_problems_with_traced_fields(blobs, key):
 
 
 @pytest.mark.parametrize(
-    ("factory", "knobs", "message"),
+    ("factory", "options", "message"),
     [
         (ConvolutionTranspose, {"learning_rate": 0.0}, "must be positive"),
         (MaskedSmallGradients, {"init_rate": 1.1}, "init_rate must be finite and in"),
@@ -145,9 +145,9 @@ def test_challenge_methods_map_over_problems_with_traced_fields(blobs, key):
         (MaskedSmallGradients, {"batch_stats": "off"}, "unknown batch_stats"),
     ],
 )
-def test_bad_values_are_refused(factory, knobs, message):
+def test_bad_values_are_refused(factory, options, message):
     with pytest.raises(InputError, match=message):
-        factory(**knobs)
+        factory(**options)
 
 
 # --- CT
@@ -177,12 +177,12 @@ def test_kernels_are_transposed_and_nothing_else():
 def test_transpose_in_one_epoch_is_finetuning_from_the_transposed_model(
     normed, convolutional, blobs, key
 ):
-    knobs = {**KNOBS, "num_epochs": 1}
+    options = {**OPTIONS, "num_epochs": 1}
     problem = methods.make_problem(normed, convolutional, blobs, TENTH)
     start = convolutional._replace(params=transpose_kernels(convolutional.params))
     turned = methods.make_problem(normed, start, blobs, TENTH)
-    got, _ = jax.jit(ConvolutionTranspose(**knobs))(jax.random.clone(key), problem)
-    expected, _ = jax.jit(methods.FineTune(**knobs))(key, turned)
+    got, _ = jax.jit(ConvolutionTranspose(**options))(jax.random.clone(key), problem)
+    expected, _ = jax.jit(methods.FineTune(**options))(key, turned)
     chex.assert_trees_all_close(got, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -261,7 +261,7 @@ def test_masked_redraws_the_entries_where_gradients_cancel_and_slows_the_others(
 
 def test_masked_chooses_entries_on_images_without_augmentation(blobs, key):
     """The redrawn model does not depend on the augmentation; fine-tuning does."""
-    problem, knobs = (
+    problem, options = (
         linear_problem(blobs),
         {
             "kernels": "all",
@@ -271,7 +271,7 @@ def test_masked_chooses_entries_on_images_without_augmentation(blobs, key):
     )
 
     def run(rate, augment="none"):
-        method = MaskedSmallGradients(learning_rate=rate, augment=augment, **knobs)
+        method = MaskedSmallGradients(learning_rate=rate, augment=augment, **options)
         return jax.jit(method)(jax.random.clone(key), problem)[0].params
 
     mirrored = lambda keys, images: images[:, ::-1, ::-1]
@@ -283,11 +283,11 @@ def test_masked_redraws_its_fraction_of_each_kernel_and_leaves_other_leaves(
     normed, convolutional, blobs, key
 ):
     problem = methods.make_problem(normed, convolutional, blobs, TENTH)
-    knobs = {**STILL, "num_epochs": 1, "batch_stats": "freeze"}
+    options = {**STILL, "num_epochs": 1, "batch_stats": "freeze"}
 
     @jax.jit
     def redraw(key, rate, scale):
-        method = MaskedSmallGradients(init_rate=rate, gradient_scale=scale, **knobs)
+        method = MaskedSmallGradients(init_rate=rate, gradient_scale=scale, **options)
         return method(key, problem)[0]
 
     for k, rate in zip(jax.random.split(key, 4), (0.0, 0.3, 0.75, 1.0), strict=True):
@@ -317,13 +317,13 @@ def test_masked_draws_kaiming_values(blobs, key):
 def test_masked_without_redraw_and_at_full_rate_is_finetuning(
     normed, convolutional, blobs, key
 ):
-    knobs = {**KNOBS, "num_epochs": 1}
+    options = {**OPTIONS, "num_epochs": 1}
     problem = methods.make_problem(normed, convolutional, blobs, TENTH, removed=REMOVED)
     method = MaskedSmallGradients(
-        init_rate=0.0, gradient_scale=1.0, **knobs, batch_stats="freeze"
+        init_rate=0.0, gradient_scale=1.0, **options, batch_stats="freeze"
     )
     got, info = jax.jit(method)(jax.random.clone(key), problem)
-    expected, finetuned = jax.jit(methods.FineTune(**knobs, batch_stats="freeze"))(
+    expected, finetuned = jax.jit(methods.FineTune(**options, batch_stats="freeze"))(
         jax.random.split(key, 3)[2], problem
     )
     chex.assert_trees_all_close(got, expected, rtol=1e-5, atol=1e-6)

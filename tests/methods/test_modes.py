@@ -69,8 +69,8 @@ def passed(variables):
 
 
 def test_the_student_of_scrub_trains_and_its_teacher_does_not(problem, train, key):
-    knobs = {"gamma": 0.7, "alpha": 0.4, "temperature": 3.0, "forget_batch_size": 30}
-    got, _ = SCRUB(**knobs, **FULL, num_epochs=3, num_max_epochs=2)(key, problem)
+    options = {"gamma": 0.7, "alpha": 0.4, "temperature": 3.0, "forget_batch_size": 30}
+    got, _ = SCRUB(**options, **FULL, num_epochs=3, num_max_epochs=2)(key, problem)
 
     def divergence(w, part):
         target = softmax(
@@ -97,14 +97,14 @@ def test_the_student_of_scrub_trains_and_its_teacher_does_not(problem, train, ke
 
 
 def test_the_student_of_bad_teacher_trains_and_its_teachers_do_not(problem, train, key):
-    knobs = {
+    options = {
         "retain_fraction": 1.0,
         "optimizer": SGD(),
         "batch_size": 60,
         "num_epochs": 2,
         "learning_rate": 0.9,
     }
-    got, _ = BadTeacher(**knobs, temperature=2.0)(key, problem)
+    got, _ = BadTeacher(**options, temperature=2.0)(key, problem)
     x = train.images.reshape(60, -1).astype("f8")
     target = softmax(np.where(HALF[:, None], x @ IGNORANT, x @ WEIGHTS) / 2.0)
     steps = 2 * [lambda w: gradient(w, train.images, target, 1.0)]
@@ -180,9 +180,9 @@ def test_saliency_is_of_evaluation_mode_and_the_training_of_salun_is_not(
 
 
 def test_frozen_statistics_mean_evaluation_mode(problem, plain, key):
-    knobs = {"batch_size": 30, "num_epochs": 2, "batch_stats": "freeze"}
-    got, _ = methods.FineTune(**knobs)(jax.random.clone(key), problem)
+    options = {"batch_size": 30, "num_epochs": 2, "batch_stats": "freeze"}
+    got, _ = methods.FineTune(**options)(jax.random.clone(key), problem)
     np.testing.assert_array_equal(
-        got.params, methods.FineTune(**knobs)(key, plain)[0].params
+        got.params, methods.FineTune(**options)(key, plain)[0].params
     )
     assert passed(got) == "0"

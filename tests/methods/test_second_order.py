@@ -141,10 +141,12 @@ TRACED = {
 
 @pytest.mark.parametrize("name", TRACED)
 def test_traced_fields_give_what_static_ones_give(name, key):
-    factory, knobs = TRACED[name]
+    factory, chosen = TRACED[name]
     problem = linear_problem()
-    static, _ = jax.jit(factory(**knobs))(jax.random.clone(key), problem)
-    traced, _ = jax.jit(lambda values, key: factory(**values)(key, problem))(knobs, key)
+    static, _ = jax.jit(factory(**chosen))(jax.random.clone(key), problem)
+    traced, _ = jax.jit(lambda values, key: factory(**values)(key, problem))(
+        chosen, key
+    )
     chex.assert_trees_all_close(static, traced, rtol=1e-5, atol=1e-6)
 
 
@@ -180,7 +182,7 @@ def run(method, key, problem, *, cost=None):
 
 
 @pytest.mark.parametrize(
-    ("factory", "knobs", "message"),
+    ("factory", "chosen", "message"),
     [
         (Influence, {"alpha": float("nan")}, "alpha must be finite"),
         (Influence, {"damping": 0.0}, "must be positive"),
@@ -196,9 +198,9 @@ def run(method, key, problem, *, cost=None):
         (SSD, {"batch_size": -1, "importance": "batch"}, "batch_size must be positive"),
     ],
 )
-def test_bad_values_are_refused(factory, knobs, message):
+def test_bad_values_are_refused(factory, chosen, message):
     with pytest.raises(InputError, match=message):
-        factory(**knobs)
+        factory(**chosen)
 
 
 # --- SSD
@@ -225,10 +227,10 @@ def test_ssd_equals_its_definition(importance, key):
         )(k, problem)
     )
     settings = [(1.0, 1.0), (1.2, 0.3), (1.0, 1.1)]
-    for k, knobs in zip(jax.random.split(key, 3), settings, strict=True):
-        expected = slow_ssd(*over, *knobs)
+    for k, chosen in zip(jax.random.split(key, 3), settings, strict=True):
+        expected = slow_ssd(*over, *chosen)
         assert np.any(expected != WEIGHTS)
-        got, info = method(k, *knobs)
+        got, info = method(k, *chosen)
         np.testing.assert_allclose(got.params, expected, rtol=1e-4)
         assert info.num_gradients == 27 + 6
 
@@ -241,22 +243,22 @@ def test_ssd_takes_128_samples_a_batch_as_published_and_32_where_the_value_is_th
     monkeypatch.setattr(
         importlib.import_module("unlearn_jax.methods.ssd"), "batches_of", count
     )
-    for k, knobs in zip(
+    for k, chosen in zip(
         jax.random.split(key, 3),
         ({}, {"importance": "batch"}, {"batch_size": 7}),
         strict=True,
     ):
-        jax.eval_shape(SSD(**knobs), k, linear_problem())
+        jax.eval_shape(SSD(**chosen), k, linear_problem())
     assert sizes == [32, 32, 128, 128, 7, 7]
 
 
 def test_ssd_at_extreme_hyperparameters(key):
     problem, keys = linear_problem(), jax.random.split(key, 4)
     method = jax.jit(lambda k, a, d: SSD(alpha=a, dampening=d)(k, problem)[0])
-    for k, knobs in zip(
+    for k, chosen in zip(
         keys, [(1.0, 1e6), (27 / 6, 1.0), (1e9, 1.0)], strict=False
     ):  # |D| / |D_F| = 27 / 6
-        chex.assert_trees_all_equal(method(k, *knobs), problem.variables)
+        chex.assert_trees_all_equal(method(k, *chosen), problem.variables)
     np.testing.assert_array_equal(method(keys[3], 0.0, 0.0).params, 0)
 
 
@@ -308,14 +310,14 @@ def test_fisher_shares_noise_as_the_released_codes_do(key):
     )  # a tenth of it, half of the largest, binds: the only leaf [4, 3] is the head
     shared = np.minimum(raw, cap / 10).mean(0)
     assert shared.max() > 2 * shared.min()
-    knobs = {
+    chosen = {
         "alpha": 1e-6,
         "cap": cap,
         "information": "batch",
         "shared": True,
         "batch_size": 100,
     }
-    noise = noises(FisherForgetting(**knobs), key, linear_problem(weights=weights))
+    noise = noises(FisherForgetting(**chosen), key, linear_problem(weights=weights))
     check_deviation(noise, np.sqrt(10 * 1e-6 * shared)[None, :] * np.ones((4, 1)))
 
 

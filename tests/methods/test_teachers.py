@@ -52,14 +52,14 @@ def test_kl_divergence_of_softened_logits_is_that_of_the_softened_distributions(
 def test_scrub_matches_steps_away_from_and_toward_its_teacher(blobs, key):
     problem = linear_problem(blobs)
     numbers = {"gamma": 0.7, "alpha": 0.4, "temperature": 3.0}
-    knobs = {
+    options = {
         "num_epochs": 3,
         "num_max_epochs": 2,
         "forget_batch_size": 30,
         "weight_decay": 0.1,
         **FULL,
     }
-    got = traced(SCRUB, numbers, problem, key, 5 * 30, **knobs)
+    got = traced(SCRUB, numbers, problem, key, 5 * 30, **options)
     teacher = np.asarray(problem.variables.params, "f8")
 
     def divergence(w, images):
@@ -93,7 +93,7 @@ def test_scrub_without_teacher_is_fine_tuning(blobs, key):
 @pytest.mark.parametrize(("reduction", "classes"), [("batch", 1), ("element", 3)])
 def test_bad_teacher_follows_two_teachers(reduction, classes, blobs, key):
     problem = linear_problem(blobs)
-    knobs = {
+    options = {
         "num_epochs": 3,
         "batch_size": 60,
         "retain_fraction": 1.0,
@@ -106,7 +106,7 @@ def test_bad_teacher_follows_two_teachers(reduction, classes, blobs, key):
         problem,
         key,
         3 * 60,
-        **knobs,
+        **options,
     )
     original, x = (
         np.asarray(problem.variables.params, "f8"),
@@ -156,7 +156,7 @@ def test_draw_members_is_uniform(key):
 
 
 def test_bad_values_are_refused():
-    for factory, knobs, message in [
+    for factory, options, message in [
         (SCRUB, {"temperature": 0.0}, "temperature must be positive"),
         (SCRUB, {"gamma": -1.0}, "gamma must be"),
         (SCRUB, {"num_max_epochs": -1}, "must not be negative"),
@@ -166,4 +166,4 @@ def test_bad_values_are_refused():
         (BadTeacher, {"reduction": "sum"}, "unknown reduction"),
     ]:
         with pytest.raises(InputError, match=message):
-            factory(**knobs)
+            factory(**options)

@@ -107,7 +107,7 @@ def sharpened(scores, temperature):
 
 
 def test_trw_descends_its_objective(blobs, key):
-    """Two classes at once, and a few of a third that stays, with every float knob
+    """Two classes at once, and a few of a third that stays, with every float option
     traced.
     """
     problem, x = six_classes(blobs), blobs.images.reshape(60, -1).astype("f8")

@@ -213,7 +213,7 @@ def test_max_pool_splits_ties_evenly():
 
 
 @pytest.mark.parametrize(
-    ("name", "knobs"),
+    ("name", "options"),
     [
         ("mlp", {"widths": (16,)}),
         ("cnn", {"widths": (4, 8)}),
@@ -233,8 +233,8 @@ def test_max_pool_splits_ties_evenly():
         ),
     ],
 )
-def test_architectures_keep_the_contract(name, knobs, key):
-    model = models.build(name, (8, 8, 1), 10, **knobs)
+def test_architectures_keep_the_contract(name, options, key):
+    model = models.build(name, (8, 8, 1), 10, **options)
     k_init, k_x, k_train = jax.random.split(key, 3)
     variables = jax.jit(model.init)(k_init)
     images = jax.random.uniform(k_x, (6, 8, 8, 1))
@@ -249,7 +249,7 @@ def test_architectures_keep_the_contract(name, knobs, key):
     train_logits, state = model.apply_train(variables, images, k_train)
     chex.assert_shape(train_logits, (6, 10))
     chex.assert_trees_all_equal_shapes_and_dtypes(state, variables.state)
-    assert bool(variables.state) == knobs.get("batch_norm", "resnet" in name)
+    assert bool(variables.state) == options.get("batch_norm", "resnet" in name)
 
 
 def test_resnet18_has_the_published_size():
@@ -308,9 +308,9 @@ def test_vit_attends_as_written_out(key):
 
 
 def test_halving_the_projection_changes_logits(key):
-    knobs = {"blocks": (1, 1), "width": 4}
+    options = {"blocks": (1, 1), "width": 4}
     plain, halved = (
-        models.build("resnet", (8, 8, 1), 3, halve_projection=h, **knobs)
+        models.build("resnet", (8, 8, 1), 3, halve_projection=h, **options)
         for h in (False, True)
     )
     k_init, k_x = jax.random.split(key)

@@ -630,7 +630,7 @@ CASES = {
     "unknown row": ({"only": ("amnu",)}, "unknown row 'amnu'"),
     "half a split": ({"data": {"num_train": 5}}, "go together"),
     "zero learning rate": ({"training": {"learning_rate": 0.0}}, "positive"),
-    "grid that goes on": (
+    "grid that continues": (
         {"attack": {"search": "grid", "restart": False}},
         "needs attack.search=doubling",
     ),

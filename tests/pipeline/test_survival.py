@@ -514,12 +514,12 @@ def test_a_disk_that_fills_up_at_any_write(
     writes = {"n": 0}
 
     def full(write, error):
-        def wrapped(path, *args, **knobs):
+        def wrapped(path, *args, **chosen):
             writes["n"] += 1
             if writes["n"] == fail_at:
                 pathlib.Path(path).write_bytes(b"half")
                 raise error
-            return write(path, *args, **knobs)
+            return write(path, *args, **chosen)
 
         return wrapped
 

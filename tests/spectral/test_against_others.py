@@ -166,9 +166,9 @@ def test_every_convolution_of_pytorch_has_the_norm_of_its_jacobian():
     torch.manual_seed(0)
     made, truth = {}, {}
     for name, form in FORMS.items():
-        knobs = dict(form)
-        into = knobs.pop("channels", INTO)
-        made[name] = torch.nn.Conv2d(into, 6, 3, bias=False, **knobs)
+        chosen = dict(form)
+        into = chosen.pop("channels", INTO)
+        made[name] = torch.nn.Conv2d(into, 6, 3, bias=False, **chosen)
         basis = torch.eye(into * SIDE * SIDE).reshape(-1, into, SIDE, SIDE)
         matrix = made[name](basis).flatten(1)
         truth[name] = torch.linalg.matrix_norm(matrix.double(), 2).item()
@@ -352,8 +352,8 @@ def test_clip_step_matches_the_released_fastclip(fastclip, stride, inner_steps):
         epochs=inner_steps,
         step_size=0.35,
     )
-    knobs = {"max_norm": 1.0, "step": "reference", "num_inner_steps": inner_steps}
-    moved = clip_kernel(ours, nhwc(vector), **knobs)
+    chosen = {"max_norm": 1.0, "step": "reference", "num_inner_steps": inner_steps}
+    moved = clip_kernel(ours, nhwc(vector), **chosen)
     expected = theirs.weight.detach().permute(2, 3, 1, 0).numpy()
     assert np.abs(expected - before).max() > 1e-3
     np.testing.assert_allclose(moved, expected, atol=1e-5)

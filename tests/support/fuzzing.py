@@ -43,7 +43,7 @@ HARD = [
 
 
 def mostly(usable, refused):
-    """Values of a knob, five of six times a usable one."""
+    """Values of a option, five of six times a usable one."""
     return st.sampled_from(
         5 * len(refused) * list(usable) + len(usable) * list(refused)
     )
@@ -110,7 +110,7 @@ def anything():
     return st.tuples(shapes, DTYPES).flatmap(lambda pair: arrays(pair[1], pair[0]))
 
 
-def call(function, *args, **knobs):
+def call(function, *args, **chosen):
     """Calls; a documented error is None.
 
     Warnings are errors, so none slips through as a wrong value.
@@ -119,7 +119,7 @@ def call(function, *args, **knobs):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            result = function(*args, **knobs)
+            result = function(*args, **chosen)
         COUNTS[name, "answered"] += 1
         return result
     except UnlearnError as error:
