@@ -147,7 +147,8 @@ def test_a_table_of_changed_code_says_so():
     result = dataclasses.replace(RESULTS["digits"], code="abc123")
     assert "code has changed" not in publish.provenance(result, "abc123")
     stale = publish.provenance(result, "def456")
-    assert "by unlearn_jax 0.1.0 (abc123)" in stale
+    version = result.versions["unlearn_jax"]
+    assert f"by unlearn_jax {version} (abc123)" in stale
     assert stale.endswith("The code has changed since.")
 
 
