@@ -600,6 +600,9 @@ def _syntax(node: Any) -> Iterator[str]:
         for name, value in ast.iter_fields(node):
             if name == "body" and isinstance(value, list):
                 value = [line for line in value if not _is_text(line)]
+            if isinstance(node, ast.JoinedStr):
+                # Python 3.12 ends some of them with an empty string
+                value = [part for part in value if not _is_empty(part)]
             if value is not None and value != [] and name not in ("kind", "ctx"):
                 yield name
                 yield from _syntax(value)
@@ -609,6 +612,10 @@ def _syntax(node: Any) -> Iterator[str]:
         yield "end"
     else:
         yield repr(node)
+
+
+def _is_empty(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and node.value == ""
 
 
 def _is_text(node: ast.AST) -> bool:
