@@ -210,10 +210,12 @@ def test_table_takes_no_other_argument(capsys):
 
 def test_an_experiment_is_published_as_shown(tmp_path):
     estimate = {"mean": 1.234, "std": 0.5, "low": 1.0, "high": 1.5}
+    stage = {"seconds": 90.0, "compile_seconds": 1.0, "peak_memory_mb": 1.0}
     data = {
+        "schema": 1,
         "experiment": "rbm_bars",
         "title": "Bars",
-        "created": "2026-11-28T12:00:00+00:00",
+        "date": "2026-11-28T12:00:00+00:00",
         "summary": "It forgets.",
         "tables": [
             {
@@ -227,10 +229,10 @@ def test_an_experiment_is_published_as_shown(tmp_path):
             }
         ],
         "checks": [],
-        "costs": [{"name": "fit", "seconds": 90.0}],
+        "stages": [{"name": "fit", "cached": False, **stage}],
         "versions": {"unlearn_jax": "0.2.0", "python": "3.11", "jax": "0.10.2"},
         "config": {},
-        "config_hash": "0123456789abcdef",
+        "config_digest": "0123456789abcdef",
     }
     (tmp_path / "results.json").write_text(json.dumps(data))
     path, result = publish.publish(tmp_path, tmp_path / "bars.json")

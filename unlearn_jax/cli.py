@@ -134,7 +134,7 @@ def _run_experiment(
 ) -> int:
     from unlearn_jax import pipeline
     from unlearn_jax.pipeline.report.blocks import render_terminal
-    from unlearn_jax.pipeline.report.page import read_page
+    from unlearn_jax.pipeline.report.page import page_of
     from unlearn_jax.types import InputError
 
     experiment = found.experiment
@@ -145,13 +145,13 @@ def _run_experiment(
     if options.dry_run:
         print(pipeline.dry_run_experiment(experiment, workdir, config=config))
         return 0
-    results = pipeline.run_experiment(
+    result = pipeline.run_experiment(
         experiment, workdir, name=found.name, config=config
     )
-    if not results:
+    if result is None:
         # the first of several processes prints
         return 0
-    print(render_terminal(read_page(results)))
+    print(render_terminal(page_of(result)))
     print(f"\nreport: {workdir / 'report.html'}")
     return 0
 

@@ -19,8 +19,9 @@ from unlearn_jax.pipeline import (
     dry_run_experiment,
     run_experiment,
 )
+from unlearn_jax.pipeline.measure.records import ExperimentResult
 from unlearn_jax.pipeline.report.blocks import render_terminal
-from unlearn_jax.pipeline.report.page import read_page
+from unlearn_jax.pipeline.report.page import page_of
 from unlearn_jax.pipeline.store.folders import DamagedFileWarning
 from unlearn_jax.types import InputError
 
@@ -87,11 +88,10 @@ def test_artifacts_are_computed_once_and_only_those_that_a_setting_decides(tmp_p
     assert computed == ["draw-0", "draw-1", "total"]
     again = run_experiment(experiment, tmp_path / "a", name="e")
     assert len(computed) == 3
-    assert [cost["cached"] for cost in again["costs"]] == [True] * 3
-    assert (again["tables"], again["config_hash"]) == (
-        first["tables"],
-        first["config_hash"],
-    )
+    assert [stage.cached for stage in again.stages] == [True] * 3
+    tables = first.to_json()["tables"]
+    assert again.to_json()["tables"] == tables
+    assert again.config_digest == first.config_digest
     run_experiment(experiment, tmp_path / "a", name="e", config=Config(seeds=(0, 1, 2)))
     assert computed[3:] == ["draw-2", "total"]
     run_experiment(experiment, tmp_path / "a", name="e", config=Config(scale=3.0))
@@ -119,7 +119,7 @@ def test_an_interrupted_experiment_goes_on_with_the_same_result(tmp_path):
     computed = []
     resumed = run_experiment(make(computed), tmp_path / "cut", name="e")
     assert computed == ["total"]
-    assert resumed["tables"] == whole["tables"]
+    assert resumed.to_json()["tables"] == whole.to_json()["tables"]
 
 
 def test_a_damaged_part_is_named_set_aside_and_computed_anew(tmp_path):
@@ -137,7 +137,7 @@ def test_a_damaged_part_is_named_set_aside_and_computed_anew(tmp_path):
     ):
         again = run_experiment(make(computed), tmp_path, name="e")
     assert computed == ["draw-1"]
-    assert again["tables"] == first["tables"]
+    assert again.to_json()["tables"] == first.to_json()["tables"]
     assert (next(tmp_path.glob("damaged-draw-1-*-0")) / "x.npy").read_bytes() == bytes(
         content
     )
@@ -146,7 +146,9 @@ def test_a_damaged_part_is_named_set_aside_and_computed_anew(tmp_path):
 def test_everything_shown_is_written(tmp_path):
     results = run_experiment(make([]), tmp_path, name="e")
     stored = json.loads((tmp_path / "results.json").read_text())
-    assert stored == results
+    assert stored == results.to_json()
+    again = ExperimentResult.from_json(stored)
+    assert again.to_json() == stored
     total = 2 * sum(np.random.default_rng(s).normal(size=3).sum() for s in (0, 1))
     assert stored["tables"][0]["rows"][0][1] == pytest.approx(total, abs=0)
     assert stored["tables"][0]["rows"][0][2]["high"] is None
@@ -167,7 +169,7 @@ def test_everything_shown_is_written(tmp_path):
     table = (tmp_path / "table.md").read_text()
     assert r"A \| table" in table
     assert r"| a\_b &lt;i&gt; |" in table
-    said = render_terminal(read_page(results))
+    said = render_terminal(page_of(results))
     assert "ok    finite" in said
     assert said.startswith("The sum is")
 

@@ -17,8 +17,8 @@ def test_theory_at_its_smallest(tmp_path):
     config = theory.Config(seeds=(0,), num_examples=2, grid=3, num_steps=300)
     study = Experiment("Theory", config, theory.make_artifacts, theory_page.make_page)
     results = run_experiment(study, tmp_path, name="ascent_theory")
-    assert all(check["passed"] for check in results["checks"])
-    rows = {tuple(row[:2]): row for row in results["tables"][0]["rows"]}
+    assert all(check.passed for check in results.checks)
+    rows = {tuple(row[:2]): row for row in results.tables[0].rows}
     assert rows["0", "0.05"][5] == "yes"
     assert rows["0.9", "0.05"][5] == "no"
     with pytest.raises(InputError, match="seed"):

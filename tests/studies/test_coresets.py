@@ -144,5 +144,5 @@ def test_refusals_are_one_line(config):
 @pytest.mark.slow
 def test_tiny_run(config, tmp_path):
     results = run_experiment(EXPERIMENT, tmp_path, name="coreset_digits", config=config)
-    assert results["checks"][0]["passed"]
+    assert results.checks[0].passed
     assert (tmp_path / "report.html").exists()

@@ -191,31 +191,31 @@ def finished(tmp_path_factory):
 
 def test_the_page_follows_from_the_parts(finished):
     results, parts = finished
-    main, norms = results["tables"][0], results["tables"][1]
-    assert [row[0] for row in main["rows"]] == ["Plain", "Clipped + LOTOS"]
-    for row, arm in zip(main["rows"], CONFIG.arms, strict=True):
+    main, norms = results.tables[0], results.tables[1]
+    assert [row[0] for row in main.rows] == ["Plain", "Clipped + LOTOS"]
+    for row, arm in zip(main.rows, CONFIG.arms, strict=True):
         arrays = parts[f"attack-{arm}-3"]
-        cells = dict(zip(main["columns"][1:], row[1:], strict=True))
-        assert cells["clean"]["mean"] == pytest.approx(100 * arrays["clean"].mean())
+        cells = dict(zip(main.columns[1:], row[1:], strict=True))
+        assert cells["clean"].mean == pytest.approx(100 * arrays["clean"].mean())
         robust = 100 * np.mean(arrays["clean"][:40] & ~arrays["white_fooled"][1])
-        assert cells["white-box PGD"]["mean"] == pytest.approx(robust)
-        assert cells["white-box PGD"]["low"] <= robust <= cells["white-box PGD"]["high"]
-        assert 0 < robust < cells["clean"]["mean"], "the attack must matter here"
-    assert norms["rows"][-1][0] == "Clipped + LOTOS, after the last clip"
-    assert norms["columns"][1:] == [
+        assert cells["white-box PGD"].mean == pytest.approx(robust)
+        assert cells["white-box PGD"].low <= robust <= cells["white-box PGD"].high
+        assert 0 < robust < cells["clean"].mean, "the attack must matter here"
+    assert norms.rows[-1][0] == "Clipped + LOTOS, after the last clip"
+    assert list(norms.columns[1:]) == [
         "Dense_0/kernel",
         "Dense_1/kernel",
         "product",
         "steepest slope seen",
     ]
-    assert max(norms["rows"][-1][1:3]) <= 1.5 * 1.01 < max(norms["rows"][0][1:3])
-    assert norms["rows"][-1][4] == pytest.approx(
+    assert max(norms.rows[-1][1:3]) <= 1.5 * 1.01 < max(norms.rows[0][1:3])
+    assert norms.rows[-1][4] == pytest.approx(
         parts["attack-clip+lotos-3"]["slope"].max()
     )
-    assert "LOTOS lowers transfer" not in results["summary"], (
+    assert "LOTOS lowers transfer" not in results.summary, (
         "there is no arm to compare with"
     )
-    checks = {check["name"]: check["passed"] for check in results["checks"]}
+    checks = {check.name: check.passed for check in results.checks}
     assert len(checks) == 4
     assert checks["clipped layers are within 1% of their target"]
     assert checks["the risk gap bound holds"]

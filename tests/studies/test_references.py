@@ -41,10 +41,10 @@ def test_small_references_are_trained_and_priced(config, tmp_path):
     result = run_experiment(
         EXPERIMENT, tmp_path / "run", name="references_resnet18", config=config
     )
-    assert all(check["passed"] for check in result["checks"]), result["checks"]
-    rows = result["tables"][0]["rows"]
+    assert all(check.passed for check in result.checks), result.checks
+    rows = result.tables[0].rows
     assert [row[0] for row in rows] == ["2", "4"]
-    assert all(row[2]["mean"] > 30 for row in rows)  # of their members; chance is 10
+    assert all(row[2].mean > 30 for row in rows)  # of their members; chance is 10
     assert rows[0][3] < rows[1][3]  # hours add up
     assert all(row[-1] == pytest.approx(100 * row[-2] / 2.0) for row in rows)
     again = run_experiment(
@@ -53,9 +53,9 @@ def test_small_references_are_trained_and_priced(config, tmp_path):
         name="references_resnet18",
         config=dataclasses.replace(config, counts=(2, 4, 6), peak_tflops=None),
     )
-    assert [cost["cached"] for cost in again["costs"]] == [True, True, False]
-    assert [row[-1] for row in again["tables"][0]["rows"]] == ["unknown"] * 3
-    assert "utilization of unknown" in again["summary"]
+    assert [stage.cached for stage in again.stages] == [True, True, False]
+    assert [row[-1] for row in again.tables[0].rows] == ["unknown"] * 3
+    assert "utilization of unknown" in again.summary
 
 
 def part(seconds, devices, device="NVIDIA A100-SXM4-40GB"):

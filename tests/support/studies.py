@@ -19,14 +19,14 @@ def check_study(name, folder, **small):
     assert page.count("<table") >= 2, "no table, or no table of costs"
     assert "<svg" in page or "data:image/png" in page
     assert not re.search(r">\s*(nan|inf|None)\s*<", page)
-    finite = [check for check in results["checks"] if "finite" in check["name"]]
-    assert all(check["passed"] for check in finite)
+    finite = [check for check in results.checks if "finite" in check.name]
+    assert all(check.passed for check in finite)
     arrays = list(folder.rglob("*.npy"))
     assert arrays
     assert all(np.load(file).dtype != object for file in arrays)
     again = run_experiment(experiment, folder, name=name, config=config)
-    assert all(cost["cached"] for cost in again["costs"])
+    assert all(stage.cached for stage in again.stages)
     assert (folder / "table.md").read_text() == table
     stored = json.loads((folder / "results.json").read_text())
-    assert stored["summary"] == results["summary"]
+    assert stored["summary"] == results.summary
     return results

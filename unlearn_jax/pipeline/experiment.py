@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from unlearn_jax.pipeline.config.schema import to_json
+from unlearn_jax.pipeline.measure.records import ExperimentResult
 from unlearn_jax.pipeline.report.blocks import Page
 from unlearn_jax.pipeline.report.page import publish
 from unlearn_jax.pipeline.store import folders as store
@@ -45,7 +46,7 @@ def run_experiment(
     *,
     name: str,
     config: Any = None,
-) -> dict[str, Any]:
+) -> ExperimentResult | None:
     """Compute the artifacts that are missing and write the page.
 
     Args:
@@ -56,7 +57,7 @@ def run_experiment(
       config: instead of the experiment's own.
 
     Returns:
-      The content of ``results.json``; nothing in all but the first of several
+      The results, as in ``results.json``; None in all but the first of several
       processes. The folder also holds ``report.html``, ``table.md`` and a folder per
       artifact.
 
@@ -77,10 +78,9 @@ def run_experiment(
         runner = Runner(folder)
         found = runner.make_all(artifacts)
         if not this.first:
-            return {}
+            return None
         page = experiment.page(config, found)
-        costs = [dataclasses.asdict(cost) for cost in runner.costs]
-        return publish(experiment.title, name, config, page, costs, folder)
+        return publish(experiment.title, name, config, page, runner.costs, folder)
 
 
 def dry_run_experiment(

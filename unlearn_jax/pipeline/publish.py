@@ -20,9 +20,9 @@ from functools import cache
 from typing import Any
 
 from unlearn_jax.audit import Estimate
-from unlearn_jax.pipeline.measure.records import RunResult
+from unlearn_jax.pipeline.measure.records import ExperimentResult, RunResult
 from unlearn_jax.pipeline.report.blocks import Table, format_cell
-from unlearn_jax.pipeline.report.page import read_page
+from unlearn_jax.pipeline.report.page import page_of
 from unlearn_jax.types import InputError
 
 SCHEMA = 1
@@ -331,7 +331,7 @@ def publish(
             ) from None
     first = next(iter(records.values()))
     if "rows" not in first and "tables" in first:
-        result = _of_experiment(first)
+        result = _of_experiment(ExperimentResult.from_json(first))
     else:
         runs = {name: RunResult.from_json(data) for name, data in records.items()}
         ordered = dict(sorted(runs.items(), key=lambda item: item[1].date))
@@ -369,8 +369,8 @@ def _versions(versions: Mapping[str, str]) -> dict[str, str]:
     return {name: versions[key] for name, key in shown.items() if key in versions}
 
 
-def _of_experiment(data: Mapping[str, Any]) -> Result:
-    page = read_page(data)
+def _of_experiment(found: ExperimentResult) -> Result:
+    page = page_of(found)
     tables = []
     for table in page.find(Table):
         rows = []
@@ -387,18 +387,18 @@ def _of_experiment(data: Mapping[str, Any]) -> Result:
                 caption=table.caption,
             )
         )
-    seconds = sum(cost["seconds"] for cost in data.get("costs", ()))
-    versions = data["versions"]
-    name = data["experiment"]
+    seconds = sum(stage.seconds for stage in found.stages)
+    versions = found.versions
+    name = found.experiment
     return Result(
         name=name,
         group="Neighboring systems",
-        title=data["title"].rstrip(".") + ".",
+        title=found.title.rstrip(".") + ".",
         command=f"unlearn-jax run {name} --workdir runs/{name}",
-        date=data["created"][:10],
+        date=found.date[:10],
         device=versions.get("devices", ""),
         versions=_versions(versions),
-        settings=data["config_hash"][:12],
+        settings=found.config_digest[:12],
         time=_duration(seconds),
         tables=tuple(tables),
         reading=(page.summary,),

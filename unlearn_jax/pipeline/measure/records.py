@@ -515,20 +515,77 @@ class RunResult:
           InputError: another schema, or fields that are missing, unknown or of another
             type.
         """
-        schema = data.get("schema")
-        if schema is None:
-            raise InputError(
-                "these results are of unlearn_jax 0.1: run it again in a new folder"
-            )
-        if schema != SCHEMA:
-            age = "newer" if isinstance(schema, int) and schema > SCHEMA else "older"
-            remedy = "update unlearn_jax" if age == "newer" else "run it again"
-            raise InputError(
-                f"results have schema {schema} of {age} code, this one reads"
-                f" {SCHEMA}: {remedy}"
-            )
-        fields = {key: value for key, value in data.items() if key != "schema"}
-        return typing.cast(RunResult, from_plain(cls, fields, "results"))
+        return typing.cast(RunResult, from_plain(cls, _fields(data), "results"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TableResult:
+    """Table of an experiment: cells are text, numbers, estimates or None."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str | bool | int | float | Estimate | None, ...], ...]
+    caption: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExperimentResult:
+    """Results of an experiment that is not a run.
+
+    Attributes:
+      experiment: its name.
+      title: heading of the page.
+      date: day and time of the end, ISO 8601.
+      summary: findings in words.
+      tables: of the page, in order.
+      checks: of the page, in order.
+      stages: costs of the artifacts.
+      versions: of the packages, and the devices.
+      config: its configuration.
+      config_digest: digest of the configuration.
+    """
+
+    experiment: str
+    title: str
+    date: str
+    summary: str
+    tables: tuple[TableResult, ...]
+    checks: tuple[Check, ...]
+    stages: tuple[Cost, ...]
+    versions: Mapping[str, str]
+    config: Plain
+    config_digest: str
+
+    def to_json(self) -> dict[str, object]:
+        """Return plain values for ``json.dumps(..., allow_nan=False)``."""
+        return {"schema": SCHEMA, **typing.cast(dict[str, object], to_plain(self))}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, object]) -> "ExperimentResult":
+        """Read what :meth:`to_json` gave.
+
+        Raises:
+          InputError: another schema, or fields that are missing, unknown or of another
+            type.
+        """
+        return typing.cast(ExperimentResult, from_plain(cls, _fields(data), "results"))
+
+
+def _fields(data: Mapping[str, object]) -> dict[str, object]:
+    """Return stored fields of this schema, without its number."""
+    schema = data.get("schema")
+    if schema is None:
+        raise InputError(
+            "these results are of unlearn_jax 0.1: run it again in a new folder"
+        )
+    if schema != SCHEMA:
+        age = "newer" if isinstance(schema, int) and schema > SCHEMA else "older"
+        remedy = "update unlearn_jax" if age == "newer" else "run it again"
+        raise InputError(
+            f"results have schema {schema} of {age} code, this one reads"
+            f" {SCHEMA}: {remedy}"
+        )
+    return {key: value for key, value in data.items() if key != "schema"}
 
 
 def to_plain(value: object) -> object:

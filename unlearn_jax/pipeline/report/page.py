@@ -3,16 +3,13 @@
 import dataclasses
 import datetime
 import json
-import math
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
-from unlearn_jax.audit import Estimate
 from unlearn_jax.pipeline.config.schema import digest, to_json
-from unlearn_jax.pipeline.measure.records import to_plain
+from unlearn_jax.pipeline.measure.records import ExperimentResult, TableResult
 from unlearn_jax.pipeline.report.blocks import (
     Block,
     Check,
@@ -21,20 +18,22 @@ from unlearn_jax.pipeline.report.blocks import (
     Section,
     Table,
     Text,
+    Value,
     render_html,
     render_markdown,
 )
 from unlearn_jax.pipeline.store import folders as store
+from unlearn_jax.pipeline.store.clock import Cost
 
 
 def publish(
     title: str,
     name: str,
-    config: Any,
+    config: object,
     page: Page,
-    costs: Sequence[Mapping[str, Any]],
+    costs: Sequence[Cost],
     folder: pathlib.Path,
-) -> dict[str, Any]:
+) -> ExperimentResult:
     """Write ``report.html``, ``table.md`` and, last, ``results.json``, each at once.
 
     Args:
@@ -42,7 +41,7 @@ def publish(
       name: of the experiment.
       config: its configuration.
       page: its findings.
-      costs: of the parts: name, seconds, compile_seconds, peak_memory_mb, cached.
+      costs: of the artifacts.
       folder: to write to.
 
     Returns:
@@ -51,51 +50,48 @@ def publish(
     now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
     tables = page.find(Table)
     versions = store.versions()
-    results: Any = to_plain(
-        {
-            "experiment": name,
-            "title": title,
-            "created": now,
-            "summary": page.summary,
-            "tables": [_table_json(table) for table in tables],
-            "checks": [
-                {**dataclasses.asdict(check), "passed": bool(check.passed)}
-                for check in page.find(Check)
-            ],
-            "costs": costs,
-            "versions": versions,
-            "config": to_json(config),
-            "config_hash": digest(config),
-        }
+    checks = [
+        dataclasses.replace(check, passed=bool(check.passed))
+        for check in page.find(Check)
+    ]
+    result = ExperimentResult(
+        experiment=name,
+        title=title,
+        date=now,
+        summary=page.summary,
+        tables=tuple(map(_record, tables)),
+        checks=tuple(checks),
+        stages=tuple(costs),
+        versions=versions,
+        config=to_json(config),
+        config_digest=digest(config),
     )
-    version = versions["unlearn_jax"]
-    about = f"Experiment {name} · {now[:10]} · unlearn_jax {version}"
     provenance = [
         cost_table("Artifact", costs),
         *provenance_blocks(
-            results["config"], {"configuration hash": digest(config), **versions}
+            result.config, {"configuration hash": result.config_digest, **versions}
         ),
     ]
     whole = dataclasses.replace(
         page,
         title=title,
-        about=about,
+        about=f"Experiment {name} · {now[:10]} · unlearn_jax {versions['unlearn_jax']}",
         blocks=[*page.blocks, Section("Cost and provenance", provenance)],
     )
     markdown = "\n".join(render_markdown(table) for table in tables)
     store.write_text(folder / "table.md", markdown)
     store.write_text(folder / "report.html", render_html(whole))
-    text = json.dumps(results, indent=1, allow_nan=False)
+    text = json.dumps(result.to_json(), indent=1, allow_nan=False)
     store.write_text(folder / "results.json", text)
-    return results
+    return result
 
 
-def cost_table(name: str, costs: Sequence[Mapping[str, Any]]) -> Table:
-    """Return time and memory of every stage or part.
+def cost_table(name: str, costs: Sequence[Cost]) -> Table:
+    """Return time and memory of every stage or artifact.
 
     Args:
       name: heading of the first column.
-      costs: name, seconds, compile_seconds, peak_memory_mb and cached of each.
+      costs: of each.
     """
     columns = [
         name,
@@ -106,18 +102,18 @@ def cost_table(name: str, costs: Sequence[Mapping[str, Any]]) -> Table:
     ]
     rows = [
         [
-            cost["name"],
-            cost["seconds"],
-            cost["compile_seconds"],
-            cost["peak_memory_mb"],
-            "reused" if cost["cached"] else "computed",
+            cost.name,
+            cost.seconds,
+            cost.compile_seconds,
+            cost.peak_memory_mb,
+            "reused" if cost.cached else "computed",
         ]
         for cost in costs
     ]
     return Table("Time and memory", columns, rows)
 
 
-def provenance_blocks(config: Any, facts: Mapping[str, Any]) -> list[Block]:
+def provenance_blocks(config: object, facts: Mapping[str, object]) -> list[Block]:
     """Return the configuration and the versions, folded.
 
     Args:
@@ -133,36 +129,26 @@ def provenance_blocks(config: Any, facts: Mapping[str, Any]) -> list[Block]:
     ]
 
 
-def read_page(results: Mapping[str, Any]) -> Page:
-    """Return the tables and the checks that ``results.json`` of an experiment holds."""
-    tables = []
-    for table in results["tables"]:
-        rows = [[_value(cell) for cell in row] for row in table["rows"]]
-        tables.append(Table(table["title"], table["columns"], rows, table["caption"]))
-    checks = [Check(**check) for check in results["checks"]]
-    return Page(results["summary"], [*tables, *checks], results["title"])
+def page_of(result: ExperimentResult) -> Page:
+    """Return the tables and the checks of an experiment's results."""
+    tables = [
+        Table(table.title, table.columns, table.rows, table.caption)
+        for table in result.tables
+    ]
+    return Page(result.summary, [*tables, *result.checks], result.title)
 
 
-def _table_json(table: Table) -> dict[str, Any]:
-    rows = [[_plain(cell.value) for cell in cells] for _, cells in table.body]
-    return {
-        "title": table.title,
-        "columns": [column.name for column in table.heads],
-        "rows": rows,
-        "caption": table.caption,
-    }
+def _record(table: Table) -> TableResult:
+    rows = []
+    for _, cells in table.body:
+        rows.append(tuple(_plain(cell.value) for cell in cells))
+    return TableResult(
+        title=table.title,
+        columns=tuple(column.name for column in table.heads),
+        rows=tuple(rows),
+        caption=table.caption,
+    )
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Estimate):
-        return {key: _plain(number) for key, number in value._asdict().items()}
+def _plain(value: Value) -> Value:
     return value.item() if isinstance(value, np.generic) else value
-
-
-def _value(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        numbers: dict[str, Any] = {
-            key: math.nan if v is None else v for key, v in value.items()
-        }
-        return Estimate(**numbers)
-    return value

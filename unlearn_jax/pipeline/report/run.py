@@ -463,7 +463,7 @@ def _provenance(result: RunResult) -> list[Block]:
     }
     return [
         Table("Rows", columns, rows),
-        cost_table("Stage", [vars(stage) for stage in result.stages]),
+        cost_table("Stage", result.stages),
         Text(result.command, "Command", kind="code"),
         *provenance_blocks(result.config, facts),
     ]
