@@ -168,7 +168,8 @@ CASES = {
     "amun given": (quick("amun"), BOTH),
     "amun R+A": (quick("amun", forget=False), RETAIN),
     "amun F+A": (quick("amun", retain=False), FORGET),
-    "amun A": (quick("amun", retain=False, forget=False), NEITHER),
+    # one batch would make the order, and so the key, matter only by rounding
+    "amun A": (quick("amun", retain=False, forget=False, batch_size=4), NEITHER),
 }
 DETERMINISTIC = ("ssd", "ssd low", "ntk_influence")
 ATTACKED = ("amun given", "amun R+A", "amun F+A", "amun A")
