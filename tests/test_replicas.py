@@ -46,7 +46,13 @@ def test_mappers_train_the_same_models(form, devices, normed, blobs, design, ref
             keys, normed, blobs, design, RECIPE, mapper=mapper, epochs_per_call=2
         )
     assert losses.shape == (5, 3)
-    if (form, devices) in EXACT:
+    if form == "map":
+        # The flags of these tests round a loop's body in another way;
+        # test_determinism compiles as users do, and compares bits.
+        chex.assert_trees_all_close(
+            state.variables, reference[0].variables, rtol=2e-6, atol=2e-7
+        )
+    elif (form, devices) in EXACT:
         chex.assert_trees_all_equal(state, reference[0])
     else:
         chex.assert_trees_all_close(

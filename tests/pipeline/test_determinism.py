@@ -66,10 +66,9 @@ def start_all(folder, settings, left_out, *options):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Small ones."""
-    return start_all(
-        tmp_path_factory.mktemp("bits"), SETTINGS, ["JAX_COMPILATION_CACHE_DIR"]
-    )
+    """Small ones, compiled as users do: without the flags of the tests."""
+    left_out = ["JAX_COMPILATION_CACHE_DIR", "XLA_FLAGS"]
+    return start_all(tmp_path_factory.mktemp("bits"), SETTINGS, left_out)
 
 
 @pytest.mark.slow
