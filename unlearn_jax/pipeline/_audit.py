@@ -15,7 +15,7 @@ from unlearn_jax.pipeline.arrays import AuditArrays
 from unlearn_jax.pipeline.config.schema import AuditConfig, digest, to_json
 from unlearn_jax.pipeline.measure import records, sections
 from unlearn_jax.pipeline.measure.pool import make_pool
-from unlearn_jax.pipeline.measure.results import LABELS, by_row, make_checks
+from unlearn_jax.pipeline.measure.results import LABELS, make_checks
 from unlearn_jax.pipeline.measure.rows import (
     ORIGINAL,
     RETRAINED,
@@ -83,20 +83,10 @@ def audit_arrays(
             config, labels, forget, runs, references, member, oracles=oracles
         )
         measured = measure_rows(pool, logits)
-        figures = dict(measured.arrays)
-        vulnerability = confusion = klom = None
-        ratios = by_row(figures, "ratio")
-        if ratios:
-            vulnerability, fractions = sections.vulnerability(pool, ratios)
-            figures |= {f"vulnerability/{name}": one for name, one in fractions.items()}
-        if arrays.is_class:
-            confusion = sections.confusion(
-                pool, by_row(figures, "confusion"), list(arrays.class_names or ())
-            )
-        margins = by_row(figures, "margin")
-        if config.klom and RETRAINED in margins:
-            oracle = margins.pop(RETRAINED)
-            klom = sections.klom(pool, margins, oracle)
+        analyses = sections.analyze_rows(
+            pool, measured.arrays, list(arrays.class_names or ())
+        )
+        figures = {**measured.arrays, **analyses.arrays}
     rows = []
     for row in measured.rows:
         label = LABELS.get(row.key, row.key)
@@ -138,9 +128,9 @@ def audit_arrays(
         ),
         stages=(watch.cost,),
         checks=tuple(make_checks(pool, rows, is_exchangeable=not arrays.is_class)),
-        vulnerability=vulnerability,
-        confusion=confusion,
-        klom=klom,
+        vulnerability=analyses.vulnerability,
+        confusion=analyses.confusion,
+        klom=analyses.klom,
     )
     if place is not None:
         publish(result, figures, place)

@@ -75,20 +75,9 @@ def measure_run(
     with clock.stopwatch("audit") as watch:
         pool = plan_pool(plan)
         measured = audit_rows(plan, pool, unlearned)
-        arrays = dict(measured.arrays)
-        ratios = by_row(arrays, "ratio")
-        margins = by_row(arrays, "margin")
-        vulnerability = None
-        if ratios:
-            vulnerability, fractions = sections.vulnerability(pool, ratios)
-            arrays |= {f"vulnerability/{name}": one for name, one in fractions.items()}
-        confusion = klom = requests = None
-        if plan.is_class:
-            fractions = by_row(arrays, "confusion")
-            confusion = sections.confusion(pool, fractions, plan.splits.class_names)
-        if options.klom:
-            oracle = margins.pop(RETRAINED)
-            klom = sections.klom(pool, margins, oracle)
+        analyses = sections.analyze_rows(pool, measured.arrays, plan.splits.class_names)
+        arrays = {**measured.arrays, **analyses.arrays}
+        requests = None
         if plan.num_requests > 1:
             samples = plan_pool(plan, by_class=False)
             requests = sections.request_scores(plan, samples, unlearned)
@@ -167,10 +156,10 @@ def measure_run(
             for name, chosen in plan.attacks.items()
         },
         tuning=tuning,
-        vulnerability=vulnerability,
-        confusion=confusion,
+        vulnerability=analyses.vulnerability,
+        confusion=analyses.confusion,
         targets=targets,
-        klom=klom,
+        klom=analyses.klom,
         requests=requests,
         norms=norms,
         theory=theory,
@@ -218,15 +207,6 @@ def audit_rows(
     for name, parts in unlearned.items():
         logits[name] = row_logits(plan, name, parts)
     return measure_rows(pool, logits)
-
-
-def by_row(arrays: Mapping[str, np.ndarray], kind: str) -> dict[str, np.ndarray]:
-    """Return the arrays of one kind by row."""
-    return {
-        name.partition("/")[2]: array
-        for name, array in arrays.items()
-        if name.startswith(f"{kind}/")
-    }
 
 
 def _about(plan: Plan, row: RowResult, cost: records.RowCost | None) -> RowResult:

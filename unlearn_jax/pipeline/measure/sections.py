@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,12 @@ from unlearn_jax.audit import Estimate
 from unlearn_jax.layers import unfound
 from unlearn_jax.pipeline.measure import records
 from unlearn_jax.pipeline.measure.pool import AuditPool, Measured
-from unlearn_jax.pipeline.measure.rows import estimate, round_all, rounded
+from unlearn_jax.pipeline.measure.rows import (
+    RETRAINED,
+    estimate,
+    round_all,
+    rounded,
+)
 from unlearn_jax.pipeline.stages.models import stack_attack, take_models
 from unlearn_jax.pipeline.stages.plan import Plan
 from unlearn_jax.pipeline.store.artifact import Stored
@@ -25,6 +31,56 @@ from unlearn_jax.types import Array, AttackResult, Dataset, Variables
 VULNERABLE_FPR = 0.05
 """False positive rate at which a single sample counts as found."""
 _NUM_EXPOSED = 10
+
+
+class RowAnalyses(NamedTuple):
+    """Analyses of measured rows that need no model; None where they do not apply.
+
+    Attributes:
+      vulnerability: where there are references.
+      confusion: where whole classes are forgotten.
+      klom: where it is asked for.
+      arrays: of the figures: ``vulnerability/ROW``, ``[1, N_train]``.
+    """
+
+    vulnerability: records.Vulnerability | None
+    confusion: records.Confusion | None
+    klom: records.Klom | None
+    arrays: dict[str, np.ndarray]
+
+
+def analyze_rows(
+    pool: AuditPool, arrays: Mapping[str, np.ndarray], class_names: Sequence[str]
+) -> RowAnalyses:
+    """Analyze the rows of a table by their arrays.
+
+    Args:
+      pool: of the table.
+      arrays: of :class:`~unlearn_jax.pipeline.measure.rows.Measurements`.
+      class_names: empty if the classes have none.
+    """
+    exposed = classes = distances = None
+    figures = {}
+    ratios = _by_row(arrays, "ratio")
+    if ratios:
+        exposed, fractions = vulnerability(pool, ratios)
+        figures = {f"vulnerability/{name}": one for name, one in fractions.items()}
+    if pool.classes is not None:
+        classes = confusion(pool, _by_row(arrays, "confusion"), class_names)
+    margins = _by_row(arrays, "margin")
+    if pool.config.klom and RETRAINED in margins:
+        oracle = margins.pop(RETRAINED)
+        distances = klom(pool, margins, oracle)
+    return RowAnalyses(exposed, classes, distances, figures)
+
+
+def _by_row(arrays: Mapping[str, np.ndarray], kind: str) -> dict[str, np.ndarray]:
+    """Return the arrays of one kind by row."""
+    return {
+        name.partition("/")[2]: array
+        for name, array in arrays.items()
+        if name.startswith(f"{kind}/")
+    }
 
 
 def vulnerability(

@@ -1,6 +1,5 @@
 """Models that were trained elsewhere, in the place of a run's originals."""
 
-import hashlib
 import os
 from collections.abc import Sequence
 
@@ -8,7 +7,7 @@ import jax
 import numpy as np
 
 from unlearn_jax.models.files import fit_variables, load
-from unlearn_jax.types import InputError, Model, PyTree, Variables
+from unlearn_jax.types import InputError, Model, Variables
 
 Given = Variables | str | os.PathLike[str]
 """Variables of a trained model, or the path of its file or folder."""
@@ -38,14 +37,3 @@ def stack_given(original: Given | Sequence[Given], model: Model) -> Variables:
         else:
             models.append(fit_variables(one, model, f"original {number}"))
     return jax.tree.map(lambda *leaves: np.stack(leaves), *models)
-
-
-def weights_digest(variables: PyTree) -> str:
-    """Return the SHA-256 of all leaves, with their paths, shapes and types."""
-    sha = hashlib.sha256()
-    for place, leaf in jax.tree.leaves_with_path(variables):
-        array = np.ascontiguousarray(leaf)
-        name = jax.tree_util.keystr(place)
-        sha.update(f"{name}{array.shape}{array.dtype}".encode())
-        sha.update(array.tobytes())
-    return sha.hexdigest()

@@ -37,10 +37,11 @@ from unlearn_jax.pipeline.config.schema import (
     digest,
     to_json,
 )
-from unlearn_jax.pipeline.stages.given import Given, stack_given, weights_digest
+from unlearn_jax.pipeline.stages.given import Given, stack_given
 from unlearn_jax.pipeline.stages.training import Training
 from unlearn_jax.pipeline.store.artifact import Runner
 from unlearn_jax.pipeline.store.fingerprint import model_digest
+from unlearn_jax.pipeline.store.trees import tree_digest
 from unlearn_jax.replicas import Mapper, mapper
 from unlearn_jax.spectral import clip
 from unlearn_jax.train import LossFn, Recipe
@@ -325,7 +326,7 @@ class Plan:
         settings = {
             name: trained.settings[name] for name in ("data", "num_classes", "model")
         }
-        settings["weights"] = weights_digest(self.original)
+        settings["weights"] = tree_digest(self.original)
         return dataclasses.replace(trained, settings=settings, given=self.original)
 
     @cached_property

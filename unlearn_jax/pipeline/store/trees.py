@@ -1,6 +1,7 @@
 """Pytrees on disk, by Orbax's own format: ``StandardCheckpointer`` opens them."""
 
 import asyncio
+import hashlib
 import logging
 import os
 import pathlib
@@ -149,3 +150,18 @@ def is_key(leaf: Any) -> bool:
 def _name(place: tuple[Any, ...]) -> tuple[str, ...]:
     """Return a path in a pytree as names, alike for named tuples and dictionaries."""
     return tuple(jax.tree_util.keystr((key,), simple=True) for key in place)
+
+
+def tree_digest(tree: PyTree) -> str:
+    """Return the SHA-256 of all leaves, with their paths, types and shapes.
+
+    Args:
+      tree: of NumPy arrays.
+    """
+    checksum = hashlib.sha256()
+    for place, leaf in jax.tree.leaves_with_path(tree):
+        name = jax.tree_util.keystr(place)
+        checksum.update(f"{name} {leaf.dtype} {leaf.shape}".encode())
+        values = np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)
+        checksum.update(values.data)
+    return checksum.hexdigest()
