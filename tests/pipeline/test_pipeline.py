@@ -28,7 +28,7 @@ from unlearn_jax.pipeline import (
     run,
 )
 from unlearn_jax.pipeline.config.resolve import forget_masks
-from unlearn_jax.pipeline.measure.pool import References, make_pool
+from unlearn_jax.pipeline.measure.pool import ReferenceSignals, make_pool
 from unlearn_jax.pipeline.measure.records import RunResult, Tuning
 from unlearn_jax.pipeline.measure.results import make_notes
 from unlearn_jax.pipeline.stages import models as stages
@@ -130,7 +130,7 @@ def test_huge_but_finite_logits_count_as_diverged():
         np.zeros(5, int),
         np.array([[True, False, False]]),
         np.zeros((1, 2), int),
-        References(np.ones((2, 5)), None),
+        ReferenceSignals(np.ones((2, 5)), None),
         member,
     )
     assert pool.usable_signals([logits]).shape == (1, 5)

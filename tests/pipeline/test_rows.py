@@ -7,7 +7,7 @@ import pytest
 from unlearn_jax import audit
 from unlearn_jax.pipeline import AuditConfig
 from unlearn_jax.pipeline.measure.metrics import CLASSES, SAMPLES
-from unlearn_jax.pipeline.measure.pool import References, make_pool, margins
+from unlearn_jax.pipeline.measure.pool import ReferenceSignals, make_pool, margins
 from unlearn_jax.pipeline.measure.rows import measure_gaps, measure_rows
 from unlearn_jax.pipeline.measure.statistics import Measured
 
@@ -34,7 +34,7 @@ def draw_models(rng):
         member[rng.permutation(6)[:3], sample] = True
     logits = draw_logits(rng, 6)
     signal = audit.model_signals("taylor_softmax", logits, LABELS)
-    return rows, References(signal, margins(logits, LABELS)), member
+    return rows, ReferenceSignals(signal, margins(logits, LABELS)), member
 
 
 def test_metrics_are_those_of_the_definitions():

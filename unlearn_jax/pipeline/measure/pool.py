@@ -188,7 +188,7 @@ def _shared(function: Callable[[int], _R], *inputs: np.ndarray) -> list[_R]:
     return [results[run] for run in source]
 
 
-class References(NamedTuple):
+class ReferenceSignals(NamedTuple):
     """Signals of the reference models, all that an audit reads of them.
 
     Attributes:
@@ -205,7 +205,7 @@ def make_pool(
     labels: np.ndarray,
     forget: np.ndarray,
     runs: np.ndarray,
-    references: References | None,
+    references: ReferenceSignals | None,
     member: np.ndarray,
     oracles: tuple[Sequence[np.ndarray], Sequence[np.ndarray]] | None = None,
 ) -> AuditPool:

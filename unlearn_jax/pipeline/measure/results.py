@@ -17,7 +17,7 @@ from unlearn_jax.pipeline.measure.classes import MIN_MODELS
 from unlearn_jax.pipeline.measure.metrics import HARD_FT_AUC
 from unlearn_jax.pipeline.measure.pool import (
     AuditPool,
-    References,
+    ReferenceSignals,
     make_pool,
 )
 from unlearn_jax.pipeline.measure.records import Check, RowResult, RunResult
@@ -190,7 +190,7 @@ def plan_pool(plan: Plan, *, by_class: bool = True) -> AuditPool:
     )
 
 
-def _references(plan: Plan) -> References | None:
+def _references(plan: Plan) -> ReferenceSignals | None:
     """Return what the audit reads of the references, read once for all of a run."""
     if not plan.num_references:
         return None
@@ -204,7 +204,7 @@ def _references(plan: Plan) -> References | None:
         return stored.derived(("signal", name), read)
 
     margin = signals("logit_margin") if plan.audit.lira else None
-    return References(signals(plan.audit.signal), margin)
+    return ReferenceSignals(signals(plan.audit.signal), margin)
 
 
 def oracle_logits(plan: Plan) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -247,7 +247,7 @@ def _about(plan: Plan, row: RowResult, cost: records.RowCost | None) -> RowResul
         options=options,
         attack=chosen.attack,
         adaptive=chosen.adaptive,
-        filter=chosen.filter,
+        filter=chosen.filter_name,
         cost=cost,
     )
 

@@ -28,10 +28,14 @@ class Measured(NamedTuple):
 
 
 class Statistics:
-    """Metrics of one run, as functions of the samples' weights ``[B, N]``."""
+    """Metrics of one run, as functions of the samples' weights.
+
+    Attributes:
+      values: the metrics on the data as they are, by key.
+    """
 
     def __init__(self) -> None:
-        self._values: dict[str, float] = {}
+        self.values: dict[str, float] = {}
         self._means: list[tuple[str, np.ndarray, np.ndarray]] = []
         self._fractions: list[tuple[str, int, int]] = []
         self._columns: list[np.ndarray] = []
@@ -56,7 +60,7 @@ class Statistics:
           mask: ``[N]`` bool.
           value: on the data as they are; the mean of the masked values if None.
         """
-        self._values[key] = values[mask].mean() if value is None else value
+        self.values[key] = values[mask].mean() if value is None else value
         if values.dtype == bool:
             columns = self._column(values & mask), self._column(mask)
             self._fractions.append((key, *columns))
@@ -86,11 +90,7 @@ class Statistics:
         ones = np.ones((1, ranking.num_samples), np.uint8)
         drawn = self._roc(ones)
         for key in (*aucs, *(tprs or ())):
-            self._values[key] = drawn[key][0]
-
-    def values(self) -> dict[str, float]:
-        """Return the metrics on the data as they are, by key."""
-        return self._values
+            self.values[key] = drawn[key][0]
 
     def weighted(self, weights: np.ndarray) -> dict[str, np.ndarray]:
         """Return the metrics under a block of weights, ``[B]`` by key.
@@ -176,20 +176,21 @@ def resample(
             rows, block = weights.block(number)
             return rows, [one.weighted(block) for one in statistics]
 
-        keys = list(statistics[0].values())
+        part = {}
         shape = (num_replicates, len(statistics))
-        replicates = {key: np.empty(shape) for key in keys}
+        for key in statistics[0].values:
+            values = np.array([one.values[key] for one in statistics])
+            part[key] = Measured(values, np.empty(shape))
         for rows, found in in_threads(measure, range(len(weights))):
             for run, metrics in enumerate(found):
-                for key in keys:
-                    replicates[key][rows, run] = metrics[key]
-        values = {key: [one.values()[key] for one in statistics] for key in keys}
-        parts.append((values, replicates))
+                for key, one in part.items():
+                    one.replicates[rows, run] = metrics[key]
+        parts.append(part)
     measured = {}
-    for key in parts[0][0]:
+    for key in parts[0]:
         measured[key] = Measured(
-            np.concatenate([values[key] for values, _ in parts]),
-            np.concatenate([replicates[key] for _, replicates in parts], axis=1),
+            np.concatenate([part[key].value for part in parts]),
+            np.concatenate([part[key].replicates for part in parts], axis=1),
         )
     return measured
 
