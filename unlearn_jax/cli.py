@@ -19,7 +19,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 SWITCHES = {"--debug-nans": "jax_debug_nans", "--debug-keys": "jax_debug_key_reuse"}
 ERRORS_OF_DISKS = ("ENOSPC", "EDQUOT", "EACCES", "EROFS", "EIO", "ENOLCK")
@@ -250,7 +250,7 @@ def export(
     /,
     *,
     to: pathlib.Path,
-    format: Literal["orbax", "safetensors", "msgpack"] = "orbax",
+    format: str = "orbax",
     logits: bool = False,
 ) -> int:
     """Write the models of a finished run's row, for other programs to open.
@@ -259,7 +259,7 @@ def export(
       run: working directory of the run.
       row: of its table.
       to: folder to write to; it must not exist.
-      format: of the models, one folder or file for each run.
+      format: orbax, safetensors or msgpack; one folder or file for each run.
       logits: also write logits.npz, for unlearn-jax audit.
     """
     from unlearn_jax import pipeline
