@@ -134,6 +134,7 @@ def _run_experiment(
     found: Any, options: RunOptions, fields: list[str], prog: str
 ) -> int:
     from unlearn_jax import pipeline
+    from unlearn_jax.pipeline.publish import published_time
     from unlearn_jax.pipeline.report.blocks import render_terminal
     from unlearn_jax.pipeline.report.page import page_of
     from unlearn_jax.types import InputError
@@ -145,6 +146,9 @@ def _run_experiment(
     workdir = options.workdir
     if options.dry_run:
         print(pipeline.dry_run_experiment(experiment, workdir, config=config))
+        time = published_time(found.name)
+        if time and config == experiment.config:
+            print(f"\nmeasured before: {time}")
         return 0
     result = pipeline.run_experiment(
         experiment, workdir, name=found.name, config=config
