@@ -481,7 +481,7 @@ def test_number_of_classes_names_a_bank(splits, tmp_path):
     assert len(keys) == 2
 
 
-def test_killed_in_a_later_group_goes_on_with_the_same_groups(
+def test_killed_in_a_later_group_resumes_with_the_same_groups(
     splits, tmp_path, monkeypatch
 ):
     config = dataclasses.replace(
