@@ -69,7 +69,7 @@ def keyed(function, **options):
 
 
 def result():
-    return AttackResult(*[jnp.zeros(2)] * 5)
+    return AttackResult(*[jnp.zeros(2)] * 6)
 
 
 def update_without_weights():
@@ -146,7 +146,7 @@ REFUSED = [
     (attack(attacks.adversarial_set, x=3 * X), "these span \\[1.5, 1.5\\]: scale them"),
     (
         attack(attacks.adversarial_set, search="fast"),
-        "unknown search 'fast': choose 'grid' or 'doubling'",
+        "unknown search 'fast': choose 'grid', 'doubling' or 'minimal'",
     ),
     (
         attack(attacks.adversarial_set, search="grid", restart=False),
