@@ -14,6 +14,7 @@ import itertools
 import os
 import pathlib
 import re
+import shlex
 import sys
 import traceback
 import warnings
@@ -231,7 +232,11 @@ def audit(arguments: list[str]) -> int:
     options = _parse(Options, arguments, "unlearn-jax audit")
     arrays = pipeline.AuditArrays.load(options.logits)
     result = pipeline.audit_arrays(
-        arrays, options.audit, title=options.title, folder=options.to
+        arrays,
+        options.audit,
+        title=options.title,
+        folder=options.to,
+        command=shlex.join(["unlearn-jax", "audit", *arguments]),
     )
     _print_result(result)
     if options.to is not None:

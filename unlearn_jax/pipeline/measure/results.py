@@ -225,7 +225,7 @@ def _about(plan: Plan, row: RowResult, cost: records.RowCost | None) -> RowResul
         options=options,
         attack=chosen.attack,
         adaptive=chosen.adaptive,
-        filter=chosen.filter,
+        filter=chosen.filter_name,
         cost=cost,
     )
 

@@ -291,7 +291,7 @@ def filter_outputs(plan: Plan, name: str, logits: list[np.ndarray]) -> list[np.n
             continue
         probs = audit.softmax(one)
         means = filters.class_means(probs[:num_train], plan.splits.train.labels)
-        probs = filters.FILTERS[chosen](probs, means, plan.forgotten(run[1]))
+        probs = chosen(probs, means, plan.forgotten(run[1]))
         floored = np.maximum(np.asarray(probs, np.float64), FLOOR)
         filtered.append(np.log(floored).astype(np.float32))
     return filtered
