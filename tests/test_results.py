@@ -285,9 +285,7 @@ def made_up_run(name, date):
     distance = records.KlomDistance(mean=cell, median=0.5, p95=2.0)
     trial = records.Trial(options={"learning_rate": 0.0306}, metrics={})
     search = records.RowSearch(space={}, trials=(trial,), chosen=0)
-    cost = records.RowCost(
-        gradients=1.0, relative_gradients=0.4, seconds=1.0, relative=None
-    )
+    cost = records.RowCost(gradients=1.0, relative=0.4, seconds=1.0)
     rows = (
         records.RowResult(key="original", label="Original", metrics={"ft_auc": cell}),
         records.RowResult(key="amun", label="AMUN", metrics={}, cost=cost),

@@ -131,7 +131,7 @@ def linearized_set(
         is_done &= slots.row < count
 
         status = jnp.where(has_example, Status.FOUND, Status.NOT_FOUND)
-        epsilon = radii[jnp.sum(distance[:, None] > radii[:-1], -1)]
+        epsilon = radii[jnp.searchsorted(radii[:-1], distance)]
         rows = AttackResult(
             images=jnp.where(per_sample(has_example, images), best, image),
             labels=jnp.where(has_example, best_labels, label),
