@@ -153,6 +153,22 @@ REFUSED = [
         "the grid search attacks all radii at once",
     ),
     (
+        attack(attacks.adversarial_set, search="minimal", keep="last"),
+        "the minimal search keeps the closest example: use keep='first'",
+    ),
+    (
+        attack(attacks.adversarial_set, search="minimal", num_linear=0),
+        "num_linear must be positive, and num_polish not negative",
+    ),
+    (
+        attack(attacks.adversarial_set, search="minimal", overshoot=0.0),
+        "overshoot must be positive, got 0.0",
+    ),
+    (
+        attack(attacks.adversarial_set, search="minimal", depth=-0.5),
+        "depth must not be negative, got -0.5",
+    ),
+    (
         attack(attacks.adversarial_set, num_radii=0),
         "epsilon_init, num_radii, num_steps and batch_size must be positive",
     ),
@@ -207,6 +223,10 @@ REFUSED = [
     (
         lambda: attacks.PGD(search="grid"),
         "search must be attacks.Doubling\\(...\\), attacks.Grid",
+    ),
+    (
+        lambda: attacks.PGD(keep="last", search=attacks.Minimal()),
+        "the minimal search keeps the closest example: use keep='first'",
     ),
     (
         lambda: attacks.APGD(num_steps=0),

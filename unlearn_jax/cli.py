@@ -19,7 +19,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 SWITCHES = {"--debug-nans": "jax_debug_nans", "--debug-keys": "jax_debug_key_reuse"}
 ERRORS_OF_DISKS = ("ENOSPC", "EDQUOT", "EACCES", "EROFS", "EIO", "ENOLCK")
@@ -134,6 +134,7 @@ def _run_experiment(
     found: Any, options: RunOptions, fields: list[str], prog: str
 ) -> int:
     from unlearn_jax import pipeline
+    from unlearn_jax.pipeline.publish import published_time
     from unlearn_jax.pipeline.report.blocks import render_terminal
     from unlearn_jax.pipeline.report.page import page_of
     from unlearn_jax.types import InputError
@@ -145,6 +146,9 @@ def _run_experiment(
     workdir = options.workdir
     if options.dry_run:
         print(pipeline.dry_run_experiment(experiment, workdir, config=config))
+        time = published_time(found.name)
+        if time and config == experiment.config:
+            print(f"\nmeasured before: {time}")
         return 0
     result = pipeline.run_experiment(
         experiment, workdir, name=found.name, config=config
@@ -250,7 +254,7 @@ def export(
     /,
     *,
     to: pathlib.Path,
-    format: Literal["orbax", "safetensors", "msgpack"] = "orbax",
+    format: str = "orbax",
     logits: bool = False,
 ) -> int:
     """Write the models of a finished run's row, for other programs to open.
@@ -259,7 +263,7 @@ def export(
       run: working directory of the run.
       row: of its table.
       to: folder to write to; it must not exist.
-      format: of the models, one folder or file for each run.
+      format: orbax, safetensors or msgpack; one folder or file for each run.
       logits: also write logits.npz, for unlearn-jax audit.
     """
     from unlearn_jax import pipeline

@@ -70,7 +70,7 @@ def test_distance_lies_between_the_closest_boundary_and_that_of_the_second_class
     np.testing.assert_array_equal(result.status, Status.FOUND)
     assert np.all(result.distance >= distances.min(1) * (1 - 1e-5))
     assert np.all(result.distance <= distances[rows, second] * 1.002)
-    assert np.mean(distances.argmin(1) == second) > 0.5, "mostly the same boundary"
+    assert np.mean(distances.argmin(1) == second) > 0.3, "often the same boundary"
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from support.made_up import Page, change_metric
 
+import unlearn_jax as uj
 from unlearn_jax import audit, data, filters
 from unlearn_jax.filters import MPRU, Mask
 from unlearn_jax.methods import TRW, FineTune, GradientAscent, Identity
@@ -103,6 +104,18 @@ def values(results, row, metric):
 
 def retrained(plan, run, side=0):
     return plan.oracles.logits()[side * len(plan.pairs) + plan.pair_of_run[run]]
+
+
+def test_an_opened_row_has_the_logits_behind_its_filter(finished):
+    folder, _, plan, logits = finished
+    run = uj.open(folder)
+    stored = plan.runner.make(stages.unlearn(plan, "mask")).each("logits")
+    np.testing.assert_array_equal(run["mask"].stored["logits"], stored)
+    np.testing.assert_array_equal(run["mask"].logits, logits["mask"])
+    np.testing.assert_array_equal(run["trw"].logits, logits["trw"])
+    assert not np.array_equal(stored, logits["mask"])
+    target = run.audit_arrays().target
+    np.testing.assert_array_equal(target["mask"], logits["mask"])
 
 
 def test_accuracies_are_of_the_classes_they_name(finished):

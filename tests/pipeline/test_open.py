@@ -198,6 +198,10 @@ def test_an_export_overwrites_nothing(folder, tmp_path, capsys):
     assert "exists: choose another folder" in capsys.readouterr().err
     assert cli.main(["export", str(folder)]) == 2
     assert "Missing from unlearn-jax export" in capsys.readouterr().err
+    words[-1] += "/new"
+    assert cli.main([*words, "--format", "pickle"]) == 2
+    error = capsys.readouterr().err
+    assert "unknown format 'pickle': choose orbax, safetensors, msgpack" in error
     assert list(tmp_path.iterdir()) == [tmp_path / "there"]
 
 
@@ -354,6 +358,7 @@ def test_original_models_that_do_not_fit(own, splits, tmp_path):
         ([], TINY, "original holds no model"),
         (tmp_path / "absent", TINY, "no model at"),
         (uj.Variables({"w": np.ones(2)}, {}), TINY, "original 0: it lacks params/"),
+        (uj.Variables({"w": np.ones(2)}, {}), TINY, "set --model, or the preset's"),
     ]
     for original, config, message in cases:
         with pytest.raises(InputError, match=message):

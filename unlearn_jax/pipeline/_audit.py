@@ -4,16 +4,17 @@ import dataclasses
 import datetime
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from unlearn_jax import data, replicas
+from unlearn_jax import audit, data, replicas
 from unlearn_jax.pipeline._run import publish
 from unlearn_jax.pipeline.arrays import AuditArrays
 from unlearn_jax.pipeline.config.schema import AuditConfig, digest, to_json
 from unlearn_jax.pipeline.measure import records, sections
-from unlearn_jax.pipeline.measure.pool import make_pool
+from unlearn_jax.pipeline.measure.pool import ReferenceSignals, make_pool, margins
 from unlearn_jax.pipeline.measure.results import LABELS, make_checks
 from unlearn_jax.pipeline.measure.rows import (
     ORIGINAL,
@@ -143,15 +144,22 @@ def audit_arrays(
     assert isinstance(arrays.target, Mapping)
     for name, stacked in {**stacks, **arrays.target}.items():
         logits[name] = [one[order] for one in stacked]
-    references = []
+    references = None
     member = np.zeros((0, len(labels)), bool)
     if arrays.references is not None:
-        references = [one[order] for one in np.asarray(arrays.references)]
         member = np.asarray(arrays.member)[:, order]
     oracles = None
     if arrays.is_class:
         oracles = (logits[RETRAINED], logits[RETRAINED_AGAIN])
     with clock.stopwatch("audit") as watch:
+        if arrays.references is not None:
+            margin = None
+            if config.lira:
+                margin = margins(_ordered(arrays.references, order), labels)
+            signal = audit.model_signals(
+                config.signal, _ordered(arrays.references, order), labels
+            )
+            references = ReferenceSignals(signal, margin)
         pool = make_pool(
             config, labels, forget, runs, references, member, oracles=oracles
         )
@@ -208,3 +216,9 @@ def audit_arrays(
     if place is not None:
         publish(result, figures, place)
     return result
+
+
+def _ordered(logits: ArrayLike, order: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield every model's logits with the samples in another order."""
+    for one in np.asarray(logits):
+        yield one[order]
