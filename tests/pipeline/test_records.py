@@ -5,7 +5,7 @@ import json
 import math
 
 import pytest
-from support.made_up import CELL, SINGLE, small_result
+from support.made_up import CELL, small_result
 
 from unlearn_jax.pipeline.measure import records
 from unlearn_jax.pipeline.measure.records import RunResult
@@ -82,16 +82,3 @@ def test_rows_and_metrics_are_found_by_name():
         result.row("salun")
     with pytest.raises(InputError, match="no metric 'acc': choose from ft_auc"):
         result.metric("acc")
-
-
-def test_table_has_a_label_the_estimates_and_the_cost():
-    columns, rows = small_result().table()
-    assert columns == ["", "FT AUC (%)", "Avg Gap (points)", records.COST]
-    assert rows[0] == ["Original", CELL, None, None]
-    assert rows[1] == ["AMUN", SINGLE, CELL, None]
-    assert rows[2] == ["Lost", None, None, None]
-    columns, rows = small_result().table(["avg_gap"])
-    assert columns == ["", "Avg Gap (points)", records.COST]
-    assert rows[1] == ["AMUN", CELL, None]
-    with pytest.raises(InputError, match="no metric"):
-        small_result().table(["acc"])

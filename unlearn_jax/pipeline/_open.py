@@ -251,7 +251,7 @@ class OpenedRun(Mapping[str, OpenedRow]):
             return {name: stored[name] for name in stored.files}
 
     def table(self) -> str:
-        """Return the table as text; ``results.table()`` has its numbers."""
+        """Return the table as text; ``results.rows`` has its numbers."""
         return terminal_text(self.results)
 
     def audit_arrays(self, *keys: str) -> AuditArrays:

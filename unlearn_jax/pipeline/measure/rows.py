@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import SupportsFloat
 
 import numpy as np
-from tqdm import tqdm
 
 from unlearn_jax import audit
 from unlearn_jax.audit import Estimate
@@ -13,6 +12,7 @@ from unlearn_jax.pipeline.measure.classes import measure_classes
 from unlearn_jax.pipeline.measure.pool import AuditPool, margins
 from unlearn_jax.pipeline.measure.records import Metric, RowKind, RowResult
 from unlearn_jax.pipeline.measure.statistics import Measured, Statistics
+from unlearn_jax.pipeline.store import clock
 
 ORIGINAL = "original"
 RETRAINED = "retrained"
@@ -60,15 +60,7 @@ def measure_rows(
     measured: dict[str, dict[str, Measured]] = {}
     num_train = int(pool.train.sum())
     arrays = {"forget": pool.forget[:, :num_train]}
-    bar = tqdm(
-        logits.items(),
-        desc="audit",
-        unit="row",
-        disable=None,
-        leave=False,
-        dynamic_ncols=True,
-    )
-    for name, runs in bar:
+    for name, runs in clock.progress("audit", logits.items(), unit="row"):
         measured[name], figures = measure_row(pool, runs, int(name == RETRAINED))
         arrays |= {f"{kind}/{name}": array for kind, array in figures.items()}
     oracle = measured.get(RETRAINED)

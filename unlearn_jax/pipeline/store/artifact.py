@@ -467,13 +467,9 @@ class Runner:
             items = [item for item in group if item in missing]
             if items and this.does(number + turn):
                 mine.append((group, items))
-        with tqdm(
-            total=sum(len(items) for _, items in mine) * cut.steps,
-            desc=label,
-            disable=None if self._progress and mine else True,
-            leave=False,
-            dynamic_ncols=True,
-        ) as bar:
+        total = sum(len(items) for _, items in mine) * cut.steps
+        is_hidden = not (self._progress and mine)
+        with clock.progress(label, total=total, is_hidden=is_hidden) as bar:
             for group, items in mine:
                 done = bar.n + len(items) * cut.steps
                 folder = self._folder(artifact, group)
