@@ -274,7 +274,7 @@ def test_unfound_weights_are_named_once_and_additive_ones_are_not():
 @pytest.mark.parametrize("name", ["mlp", "cnn", "resnet", "vgg", "densenet", "vit"])
 def test_every_weight_of_the_built_models_is_found(name):
     fields = {"batch_norm": True} if name == "cnn" else {}
-    for conv in ("canonical", "im2col", "lax"):
+    for conv in ("canonical", "lax"):
         model = models.build(name, (8, 8, 3), 5, conv=conv, **fields)
         variables = jax.eval_shape(model.init, jax.random.key(0))
         image = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
