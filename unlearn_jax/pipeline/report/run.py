@@ -101,12 +101,18 @@ def write_tables(result: RunResult, folder: str | os.PathLike[str]) -> None:
     write_text(folder / "table.md", render_markdown(table))
 
 
-def terminal_text(result: RunResult, width: int = 160) -> str:
+def terminal_text(
+    result: RunResult, metrics: Sequence[str] | None = None, *, width: int = 160
+) -> str:
     """Return the table for a terminal, an interval below each number.
 
     Args:
       result: of a run.
+      metrics: keys of the metrics to show, in this order; None shows all.
       width: columns of the terminal; a wider table is split.
+
+    Raises:
+      InputError: a key that no metric has.
     """
     runs = {cell.num_runs for row in result.rows for cell in row.metrics.values()}
     counts = "-".join(str(count) for count in sorted({*runs} or {0}))
@@ -115,7 +121,7 @@ def terminal_text(result: RunResult, width: int = 160) -> str:
         f"{result.title}: mean ± std over {counts} run{plural}, and below it the"
         f" {100 * result.level:g} % interval of the mean, low–high"
     )
-    return f"{about}\n\n{render_terminal(results_table(result), width)}"
+    return f"{about}\n\n{render_terminal(results_table(result, metrics), width)}"
 
 
 def run_page(result: RunResult, arrays: figures.Arrays) -> Page:

@@ -21,7 +21,7 @@ _NUMBERS = ["mean", "std", "low", "high", "num_runs"]
 def results_table(
     result: RunResult, metrics: Sequence[str] | None = None, *, title: str = ""
 ) -> Table:
-    """Return the table of a run, the cost of each row in its last column.
+    """Return the table of a run, the cost of each row in its last column, if known.
 
     Args:
       result: of a run.
@@ -35,13 +35,19 @@ def results_table(
         shown = list(result.metrics)
     else:
         shown = [result.metric(key) for key in metrics]
+    columns = ["", *(metric_column(metric) for metric in shown)]
     rows = []
     for row in result.rows:
         cells = [Cell(row.metrics.get(metric.key)) for metric in shown]
-        rows.append([row_label(row), *cells, format_cost(row)])
+        rows.append([row_label(row), *cells])
+    costs = [format_cost(row) for row in result.rows]
+    if any(costs):
+        columns.append(COST)
+        for row, cost in zip(rows, costs, strict=True):
+            row.append(cost)
     return Table(
         title,
-        ["", *(metric_column(metric) for metric in shown), COST],
+        columns,
         rows,
         f"Mean ± std over runs, and in brackets the {100 * result.level:g} % interval"
         " of the mean.",
