@@ -136,15 +136,16 @@ def test_architectures_keep_the_contract(name, options, key):
     k_init, k_x, k_train = jax.random.split(key, 3)
     variables = jax.jit(model.init)(k_init)
     images = jax.random.uniform(k_x, (6, 8, 8, 1))
-    logits = model.apply(variables, images)
+    apply = jax.jit(model.apply)
+    logits = apply(variables, images)
     chex.assert_shape(logits, (6, 10))
     assert logits.dtype == jnp.float32
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
     # a logit never depends on the rest of the batch
     chex.assert_trees_all_close(
-        logits[2:4], model.apply(variables, images[2:4]), rtol=2e-2, atol=2e-2
+        logits[2:4], apply(variables, images[2:4]), rtol=2e-2, atol=2e-2
     )
-    train_logits, state = model.apply_train(variables, images, k_train)
+    train_logits, state = jax.jit(model.apply_train)(variables, images, k_train)
     chex.assert_shape(train_logits, (6, 10))
     chex.assert_trees_all_equal_shapes_and_dtypes(state, variables.state)
     assert bool(variables.state) == options.get("batch_norm", "resnet" in name)
@@ -175,7 +176,7 @@ def test_vit_attends_as_written_out(key):
         "vit", (4, 4, 2), 3, patch_size=2, width=6, depth=1, num_heads=1
     )
     k_init, k_x = jax.random.split(key)
-    params = model.init(k_init).params
+    params = jax.jit(model.init)(k_init).params
     images = jax.random.uniform(k_x, (5, 4, 4, 2))
 
     def affine(x, layer):
@@ -188,20 +189,28 @@ def test_vit_attends_as_written_out(key):
         center = x - x.mean(-1, keepdims=True)
         return center / jnp.sqrt(x.var(-1, keepdims=True) + 1e-6)
 
-    patches = images.reshape(5, 2, 2, 2, 2, 2).transpose(0, 1, 3, 2, 4, 5)
-    tokens = affine(patches.reshape(5, 4, 8), params["patches"]) + jnp.repeat(
-        params["positions"], 5, 0
-    )
-    block = params["block_0"]
-    inner = normalize(tokens)
-    q, k, v = (affine(inner, block["attention"][n]) for n in ("query", "key", "value"))
-    weights = jax.nn.softmax(q @ k.transpose(0, 2, 1) / np.sqrt(6), -1)
-    tokens = tokens + affine(weights @ v, block["attention"]["out"])
-    hidden = jax.nn.gelu(affine(normalize(tokens), block["Dense_0"]))
-    tokens = tokens + affine(hidden, block["Dense_1"])
-    logits = affine(normalize(tokens).mean(1), params["head"])
+    @jax.jit
+    def written_out(params, images):
+        patches = images.reshape(5, 2, 2, 2, 2, 2).transpose(0, 1, 3, 2, 4, 5)
+        tokens = affine(patches.reshape(5, 4, 8), params["patches"]) + jnp.repeat(
+            params["positions"], 5, 0
+        )
+        block = params["block_0"]
+        inner = normalize(tokens)
+        q, k, v = (
+            affine(inner, block["attention"][n]) for n in ("query", "key", "value")
+        )
+        weights = jax.nn.softmax(q @ k.transpose(0, 2, 1) / np.sqrt(6), -1)
+        tokens = tokens + affine(weights @ v, block["attention"]["out"])
+        hidden = jax.nn.gelu(affine(normalize(tokens), block["Dense_0"]))
+        tokens = tokens + affine(hidden, block["Dense_1"])
+        return affine(normalize(tokens).mean(1), params["head"])
+
     chex.assert_trees_all_close(
-        model.apply(Variables(params, {}), images), logits, rtol=1e-4, atol=1e-5
+        jax.jit(model.apply)(Variables(params, {}), images),
+        written_out(params, images),
+        rtol=1e-4,
+        atol=1e-5,
     )
 
 
@@ -212,9 +221,11 @@ def test_halving_the_projection_changes_logits(key):
         for h in (False, True)
     )
     k_init, k_x = jax.random.split(key)
-    variables, images = plain.init(k_init), jax.random.uniform(k_x, (2, 8, 8, 1))
+    variables = jax.jit(plain.init)(k_init)
+    images = jax.random.uniform(k_x, (2, 8, 8, 1))
     assert not np.allclose(
-        plain.apply(variables, images), halved.apply(variables, images)
+        jax.jit(plain.apply)(variables, images),
+        jax.jit(halved.apply)(variables, images),
     )
 
 
