@@ -665,6 +665,18 @@ def _space(config: RunConfig, row: Row, method: UnlearnFn) -> dict[str, Any]:
     }
 
 
+def plain_model(config: ModelConfig) -> dict[str, Any]:
+    """Return a network's configuration as keys of artifacts hold it.
+
+    The form of convolution is named where it is oneDNN's, whose bits are its own, so
+    that models of two forms never stand for one another.
+    """
+    plain = to_json(config)
+    if config.name != "mlp" and models.convolution_form(config.conv) == "onednn":
+        plain["conv"] = "onednn"
+    return plain
+
+
 def build_model(config: ModelConfig, splits: Splits) -> Model:
     """Return the configured network, its shapes tried on the data.
 

@@ -136,7 +136,7 @@ class ModelConfig:
 
     Attributes:
       name: of the architecture.
-      conv: convolution form: auto, canonical, im2col or lax.
+      conv: convolution form: auto, canonical, lax or onednn.
       dtype: compute type.
       widths: of the layers (mlp, cnn).
       batch_norm: normalize batches (cnn, resnet).
