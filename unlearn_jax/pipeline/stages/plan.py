@@ -23,6 +23,7 @@ from unlearn_jax.pipeline.config.resolve import (
     forget_masks,
     load_data,
     make_recipe,
+    plain_model,
     request_masks,
     resolve_rows,
 )
@@ -447,7 +448,7 @@ def make_plan(
     """
     check_settings(config)
     splits = load_data(config.data) if splits is None else splits
-    model_id: Any = [to_json(config.model)]
+    model_id: Any = [plain_model(config.model)]
     if model is None:
         model = build_model(config.model, splits)
         if loss_fn is not None:
