@@ -13,12 +13,11 @@ import jax
 import numpy as np
 
 from unlearn_jax import models
-from unlearn_jax.models import ModelFormat
-from unlearn_jax.models.files import safetensors
+from unlearn_jax.models.files import ModelFormat, safetensors
 from unlearn_jax.pipeline.arrays import AuditArrays
 from unlearn_jax.pipeline.measure.records import RowResult, RunResult, to_plain
 from unlearn_jax.pipeline.measure.rows import ORIGINAL, RETRAINED, RETRAINED_AGAIN
-from unlearn_jax.pipeline.report.run import terminal_text
+from unlearn_jax.pipeline.report.tables import terminal_text
 from unlearn_jax.pipeline.store import folders
 from unlearn_jax.pipeline.store.artifact import Stored, open_stored
 from unlearn_jax.types import DamagedFileError, InputError, PyTree, Variables

@@ -14,6 +14,7 @@ from unlearn_jax.pipeline.config.resolve import banks_folder
 from unlearn_jax.pipeline.config.schema import RunConfig
 from unlearn_jax.pipeline.measure import records
 from unlearn_jax.pipeline.measure.results import measure_run
+from unlearn_jax.pipeline.report.tables import write_tables
 from unlearn_jax.pipeline.stages import models as stages
 from unlearn_jax.pipeline.stages.given import Given
 from unlearn_jax.pipeline.stages.plan import Plan, make_plan
@@ -163,7 +164,8 @@ def publish(
     result: records.RunResult, arrays: dict[str, np.ndarray], folder: pathlib.Path
 ) -> None:
     """Write tables, report and, last, ``results.json``."""
-    from unlearn_jax.pipeline.report.run import write_report, write_tables
+    # matplotlib
+    from unlearn_jax.pipeline.report.run import write_report
 
     def write_arrays(draft: pathlib.Path) -> None:
         np.savez_compressed(draft, **arrays)  # pyright: ignore[reportArgumentType]

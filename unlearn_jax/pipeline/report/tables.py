@@ -1,12 +1,23 @@
-"""Table of a run: as a block, and as CSV for other programs."""
+"""Table of a run: as a block, for the terminal, and as files for other programs."""
 
 import csv
 import io
+import os
+import pathlib
 from collections.abc import Sequence
 
 from unlearn_jax.pipeline.measure.records import COST, Metric, RowResult, RunResult
-from unlearn_jax.pipeline.report.blocks import Cell, Column, Table, is_known
+from unlearn_jax.pipeline.report.blocks import (
+    Cell,
+    Column,
+    Table,
+    is_known,
+    render_latex,
+    render_markdown,
+    render_terminal,
+)
 from unlearn_jax.pipeline.report.verdict import overlaps
+from unlearn_jax.pipeline.store.folders import write_text
 
 GOALS = {
     "retrained": "as the retrained row",
@@ -98,3 +109,35 @@ def csv_table(result: RunResult) -> str:
             last = [metric.unit, cost if is_known(cost) else ""]
             writer.writerow([*texts, *numbers, *last])
     return stream.getvalue()
+
+
+def write_tables(result: RunResult, folder: str | os.PathLike[str]) -> None:
+    """Write ``table.txt``, ``table.csv``, ``table.tex`` and ``table.md``.
+
+    Args:
+      result: of a run.
+      folder: made if it is not there; each file is written in one step.
+    """
+    folder = pathlib.Path(folder)
+    table = results_table(result)
+    write_text(folder / "table.txt", terminal_text(result) + "\n")
+    write_text(folder / "table.csv", csv_table(result))
+    write_text(folder / "table.tex", render_latex(table))
+    write_text(folder / "table.md", render_markdown(table))
+
+
+def terminal_text(result: RunResult, width: int = 160) -> str:
+    """Return the table for a terminal, an interval below each number.
+
+    Args:
+      result: of a run.
+      width: columns of the terminal; a wider table is split.
+    """
+    runs = {cell.num_runs for row in result.rows for cell in row.metrics.values()}
+    counts = "-".join(str(count) for count in sorted({*runs} or {0}))
+    plural = "" if runs == {1} else "s"
+    about = (
+        f"{result.title}: mean ± std over {counts} run{plural}, and below it the"
+        f" {100 * result.level:g} % interval of the mean, low–high"
+    )
+    return f"{about}\n\n{render_terminal(results_table(result), width)}"
