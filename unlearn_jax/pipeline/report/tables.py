@@ -111,19 +111,28 @@ def csv_table(result: RunResult) -> str:
     return stream.getvalue()
 
 
-def write_tables(result: RunResult, folder: str | os.PathLike[str]) -> None:
+def write_tables(
+    result: RunResult, folder: str | os.PathLike[str]
+) -> list[pathlib.Path]:
     """Write ``table.txt``, ``table.csv``, ``table.tex`` and ``table.md``.
 
     Args:
       result: of a run.
       folder: made if it is not there; each file is written in one step.
+
+    Returns:
+      The files.
     """
-    folder = pathlib.Path(folder)
     table = results_table(result)
-    write_text(folder / "table.txt", terminal_text(result) + "\n")
-    write_text(folder / "table.csv", csv_table(result))
-    write_text(folder / "table.tex", render_latex(table))
-    write_text(folder / "table.md", render_markdown(table))
+    texts = {
+        "table.txt": terminal_text(result) + "\n",
+        "table.csv": csv_table(result),
+        "table.tex": render_latex(table),
+        "table.md": render_markdown(table),
+    }
+    for name, text in texts.items():
+        write_text(pathlib.Path(folder) / name, text)
+    return [pathlib.Path(folder) / name for name in texts]
 
 
 def terminal_text(result: RunResult, width: int = 160) -> str:

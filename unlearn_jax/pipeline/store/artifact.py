@@ -159,6 +159,11 @@ class Stored(Mapping[str, PyTree]):
                 self._places.setdefault(item, (folder, position))
 
     @property
+    def folders(self) -> list[pathlib.Path]:
+        """Folders of its pieces; its own if it has none."""
+        return list(self._found)
+
+    @property
     def manifest(self) -> dict[str, Any]:
         """Manifest of the artifact, or of its first piece."""
         return next(iter(self._found.values()))
@@ -411,6 +416,11 @@ class Runner:
             cost = clock.total([last, cost], label, cached=cached)
         self.costs.append(cost)
         return stored
+
+    @property
+    def folders(self) -> list[pathlib.Path]:
+        """Stored folders of all artifacts that were made."""
+        return [folder for stored in self._made.values() for folder in stored.folders]
 
     def make_all(self, artifacts: Iterable[Artifact]) -> dict[str, Stored]:
         """Compute what is missing of several artifacts, and return them by name.
