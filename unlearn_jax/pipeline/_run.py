@@ -6,6 +6,7 @@ import os
 import pathlib
 from collections.abc import Iterator, Sequence
 
+import jax
 import numpy as np
 
 from unlearn_jax.data import Splits
@@ -21,7 +22,7 @@ from unlearn_jax.pipeline.stages.plan import Plan, check_plan, make_plan
 from unlearn_jax.pipeline.stages.training import Training
 from unlearn_jax.pipeline.store import clock, hosts, locks
 from unlearn_jax.pipeline.store import folders as store
-from unlearn_jax.pipeline.store.artifact import Stored
+from unlearn_jax.pipeline.store.artifact import Artifact, Stored
 from unlearn_jax.pipeline.store.fingerprint import code_digest, package_digest
 from unlearn_jax.pipeline.store.trees import tree_digest
 from unlearn_jax.train import LossFn
@@ -91,11 +92,18 @@ def run(
         if this.first:
             text = json.dumps(plan.settings, indent=1)
             store.write_text(folder / "config.json", text)
-        _train(plan.originals, plan.references)
-        plan, tuned = _tune(plan)
-        _train(plan.oracles)
-        adversarial = dict(_attack(plan))
-        unlearned = dict(_unlearn(plan))
+        runner = plan.runner
+        try:
+            own = tuning.tuning_plan(plan)
+            _compile_ahead(plan, tuning.known_artifacts(plan, own))
+            _train(plan.originals, plan.references)
+            plan, tuned = _tune(plan, own)
+            _compile_ahead(plan, tuning.known_artifacts(plan))
+            _train(plan.oracles)
+            adversarial = dict(_attack(plan))
+            unlearned = dict(_unlearn(plan))
+        finally:
+            runner.close()
         if not this.first:
             return None
         result, arrays = measure_run(
@@ -151,6 +159,16 @@ def _folders(plan: Plan, folder: pathlib.Path) -> dict[str, str]:
     }
 
 
+def _compile_ahead(plan: Plan, artifacts: list[Artifact]) -> None:
+    """Compile the programs of stages to come, while the present one computes.
+
+    Not on a GPU, whose compiler times programs on the device, nor with the mappers that
+    call a program for each model.
+    """
+    if jax.default_backend() != "gpu" and plan.replicas.mapper not in ("loop", "split"):
+        plan.runner.compile_ahead(artifacts)
+
+
 def _train(*trainings: Training, prefix: str = "") -> None:
     """Train the models that are missing."""
     for training in trainings:
@@ -173,9 +191,8 @@ def _unlearn(plan: Plan) -> Iterator[tuple[str, Stored]]:
         yield name, plan.runner.make(stages.unlearn(plan, name), f"unlearn: {name}")
 
 
-def _tune(plan: Plan) -> tuple[Plan, records.Tuning | None]:
+def _tune(plan: Plan, own: Plan | None) -> tuple[Plan, records.Tuning | None]:
     """Return the plan with the chosen hyperparameters, and the trials."""
-    own = tuning.tuning_plan(plan)
     if own is None:
         return plan, None
     _train(own.originals, own.oracles, prefix="tuning: ")
