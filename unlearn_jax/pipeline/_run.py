@@ -95,7 +95,8 @@ def run(
         runner = plan.runner
         try:
             own = tuning.tuning_plan(plan)
-            _compile_ahead(plan, tuning.known_artifacts(plan, own))
+            # but of the originals, which are next
+            _compile_ahead(plan, tuning.known_artifacts(plan, own)[1:])
             _train(plan.originals, plan.references)
             plan, tuned = _tune(plan, own)
             _compile_ahead(plan, tuning.known_artifacts(plan))
