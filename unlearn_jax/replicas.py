@@ -24,6 +24,7 @@ from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import ArrayLike
 
+from unlearn_jax.data import Splits, membership_design, pool
 from unlearn_jax.models.conv import BATCH_AXIS
 from unlearn_jax.train import (
     Batch,
@@ -47,6 +48,7 @@ from unlearn_jax.types import (
     InputError,
     Model,
     PyTree,
+    Variables,
     check_apply_fn,
 )
 
@@ -77,7 +79,7 @@ class Mapper(NamedTuple):
     fetch: Callable[[FetchFn], FetchFn] = lambda fetch: fetch
 
 
-class Program:
+class _Program:
     """Jitted function, compiled once for each signature of its arguments.
 
     In a :func:`rehearsal` a call compiles only, and returns zeros. So a thread can
@@ -237,7 +239,7 @@ def mapper(
 
 def _on_one(form: str) -> Mapper:
     def lift(fun: OneModel) -> OneModel:
-        program = Program(jax.jit(_body(form, fun), donate_argnums=0))
+        program = _Program(jax.jit(_body(form, fun), donate_argnums=0))
         stacked = _slots(program, 1) if form == "loop" else program
 
         def run(carry: PyTree, item: PyTree, shared: PyTree) -> tuple[PyTree, PyTree]:
@@ -254,15 +256,15 @@ def _on_devices(form: str, count: int) -> Mapper:
     mesh = Mesh(np.array(devices), "models")
     models = NamedSharding(mesh, PartitionSpec("models"))
     everywhere = NamedSharding(mesh, PartitionSpec())
-    pad = Program(
+    pad = _Program(
         jax.jit(partial(_pad, count), in_shardings=everywhere, out_shardings=models),
         (everywhere,),
     )
 
     @cache
-    def cut(num_models: int) -> Program:
+    def cut(num_models: int) -> _Program:
         first = partial(jax.tree.map, itemgetter(slice(num_models)))
-        return Program(jax.jit(first, in_shardings=models), (models,))
+        return _Program(jax.jit(first, in_shardings=models), (models,))
 
     def lift(fun: OneModel) -> OneModel:
         on_device = jax.shard_map(
@@ -274,7 +276,7 @@ def _on_devices(form: str, count: int) -> Mapper:
         )
         places = (models, models, everywhere)
         jitted = jax.jit(on_device, in_shardings=places, donate_argnums=0)
-        program = Program(jitted, places)
+        program = _Program(jitted, places)
         spread = _slots(program, count) if form == "loop" else program
 
         def run(carry: PyTree, item: PyTree, shared: PyTree) -> tuple[PyTree, PyTree]:
@@ -469,6 +471,55 @@ def fit_many(
         if callback is not None and not _rehearsal.is_on:
             callback(current, losses[-1])
     return current, np.concatenate(losses, -1)
+
+
+class References(NamedTuple):
+    """Reference models of a membership attack.
+
+    Attributes:
+      variables: stacked, leaves ``[M, ...]``.
+      member: ``[M, N]`` bool, the samples of the pool that each was trained on.
+    """
+
+    variables: Variables
+    member: np.ndarray
+
+
+def fit_references(
+    key: Array,
+    model: Model,
+    splits: Splits,
+    recipe: Recipe,
+    *,
+    num_models: int = 32,
+    seed: int = 0,
+    mapper: Mapper | None = None,
+) -> References:
+    """Train reference models, each on half of the pool of training and test samples.
+
+    Args:
+      key: split into one for each model.
+      model: the architecture of the audited model.
+      splits: its data; see :func:`unlearn_jax.data.pool`.
+      recipe: of the audited model, so that the references stand for it.
+      num_models: ``M``, even: every sample is in exactly half of the references.
+      seed: of the membership design, see :func:`unlearn_jax.data.membership_design`.
+      mapper: for ``M`` models; the default for the backend if None.
+
+    Returns:
+      The references, for :func:`unlearn_jax.pipeline.audit_models`; by hand,
+      :func:`unlearn_jax.audit.shadow_signals` and :func:`unlearn_jax.audit.rmia` take
+      their fields.
+
+    Raises:
+      InputError: an odd number of models, or batches that the mapper cannot divide.
+      DivergedError: a loss of any model was not finite.
+    """
+    samples = pool(splits)
+    member = membership_design(num_models, len(samples.labels), seed=seed)
+    keys = jax.random.split(key, num_models)
+    state, _ = fit_many(keys, model, samples, member, recipe, mapper=mapper)
+    return References(state.variables, member)
 
 
 @lru_cache(maxsize=16)

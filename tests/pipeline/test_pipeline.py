@@ -29,7 +29,7 @@ from unlearn_jax.pipeline import (
     run,
 )
 from unlearn_jax.pipeline.config.resolve import forget_masks
-from unlearn_jax.pipeline.measure.pool import make_pool
+from unlearn_jax.pipeline.measure.pool import ReferenceSignals, make_pool
 from unlearn_jax.pipeline.measure.records import RunResult, Tuning
 from unlearn_jax.pipeline.measure.results import make_notes
 from unlearn_jax.pipeline.stages import models as stages
@@ -131,12 +131,12 @@ def test_huge_but_finite_logits_count_as_diverged():
         np.zeros(5, int),
         np.array([[True, False, False]]),
         np.zeros((1, 2), int),
-        [logits, logits],
+        ReferenceSignals(np.ones((2, 5)), None),
         member,
     )
-    assert pool.is_usable([logits])
-    assert not pool.is_usable([logits, 1e16 * logits])
-    assert not pool.is_usable([np.full((5, 3), np.nan, np.float32)])
+    assert pool.usable_signals([logits]).shape == (1, 5)
+    assert pool.usable_signals([logits, 1e16 * logits]) is None
+    assert pool.usable_signals([np.full((5, 3), np.nan, np.float32)]) is None
 
 
 def test_notes_cover_the_search_and_the_choice_of_hard_samples(splits, tmp_path):
@@ -490,7 +490,7 @@ def test_number_of_classes_names_a_bank(splits, tmp_path):
     assert len(keys) == 2
 
 
-def test_killed_in_a_later_group_goes_on_with_the_same_groups(
+def test_killed_in_a_later_group_resumes_with_the_same_groups(
     splits, tmp_path, monkeypatch
 ):
     config = dataclasses.replace(

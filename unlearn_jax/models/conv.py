@@ -441,7 +441,10 @@ def _max_pool_tangent(
 ) -> tuple[Array, Array]:
     """Derive max pooling by windows instead of slices.
 
-    Transposed, that writes the gradient once, where slices would add up four.
+    Transposed, that writes the gradient once, where slices would add up four. Elements
+    of a window are compared with each other, not with ``largest``: where XLA computes
+    the images again in another kernel, they differ from it by rounding, and a window
+    without an element equal to its maximum would pass no gradient.
     """
     (images,) = primals
     (tangent,) = tangents
@@ -450,6 +453,9 @@ def _max_pool_tangent(
     shape = (batch, rows, 2, columns, 2, channels)
     windows = _even(images).reshape(shape)
     changes = _even(tangent).reshape(shape)
-    chosen = windows == largest[:, :, None, :, None]
+    flipped = windows[:, :, ::-1]
+    chosen = windows >= flipped
+    chosen &= windows >= windows[:, :, :, :, ::-1]
+    chosen &= windows >= flipped[:, :, :, :, ::-1]
     count = jnp.sum(chosen, (2, 4)).astype(images.dtype)
     return largest, jnp.sum(jnp.where(chosen, changes, 0), (2, 4)) / count

@@ -29,6 +29,7 @@ _NAMES = {
     "TrainingConfig": "config.schema",
     "TuningConfig": "config.schema",
     "audit_arrays": "_audit",
+    "audit_models": "_audit",
     "dry_run": "estimate",
     "dry_run_experiment": "experiment",
     "load_data": "config.resolve",
@@ -36,6 +37,7 @@ _NAMES = {
     "run": "_run",
     "run_experiment": "experiment",
     "run_study": "study",
+    "terminal_text": "report.tables",
 }
 """Names of the package, by the module that defines them."""
 

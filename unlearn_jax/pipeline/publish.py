@@ -188,6 +188,22 @@ def read_result(path: pathlib.Path) -> Result:
     )
 
 
+def published_time(name: str) -> str:
+    """Return the time and the machine of a published result; empty where it has none.
+
+    Args:
+      name: of the preset.
+    """
+    try:
+        path = folder() / f"{name}.json"
+    except InputError:
+        return ""
+    result = read_result(path) if path.is_file() else None
+    if result is None or not result.time:
+        return ""
+    return f"{result.time}, on {result.device}, {result.date}"
+
+
 def _table_from_json(table: Mapping[str, Any]) -> ResultTable:
     rows = []
     for row in table["rows"]:

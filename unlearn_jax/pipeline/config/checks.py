@@ -55,7 +55,7 @@ def check_settings(config: RunConfig) -> None:
         raise InputError("audit.targets is about forgotten classes: forget.kind=class")
     else:
         for name, row in config.rows.items():
-            if row.filter:
+            if row.filter is not None:
                 raise InputError(
                     f"row {name!r}: an output filter forgets classes: forget.kind=class"
                 )

@@ -10,7 +10,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Literal
 
 from unlearn_jax.audit import Estimate
@@ -476,32 +476,6 @@ class RunResult:
         if key not in keys:
             raise InputError(f"no metric {key!r}: choose from {', '.join(keys)}")
         return self.metrics[keys.index(key)]
-
-    def table(
-        self, metrics: Iterable[str] | None = None
-    ) -> tuple[list[str], list[list[str | float | Estimate | None]]]:
-        """Return the columns and the rows of the table, the cost last.
-
-        Args:
-          metrics: keys of the metrics to show, in this order; None shows all.
-
-        Returns:
-          Headings, the first one empty, and for each row its label, an estimate (or
-          None) for each metric, and its cost as a multiple of retraining's (or None).
-
-        Raises:
-          InputError: a key that no metric has.
-        """
-        if metrics is None:
-            shown = list(self.metrics)
-        else:
-            shown = [self.metric(key) for key in metrics]
-        columns = ["", *(f"{metric.label} ({metric.unit})" for metric in shown), COST]
-        rows = []
-        for row in self.rows:
-            cells = [row.metrics.get(metric.key) for metric in shown]
-            rows.append([row.label, *cells, row.cost and row.cost.relative])
-        return columns, rows
 
     def to_json(self) -> dict[str, object]:
         """Return plain values for ``json.dumps(..., allow_nan=False)``."""

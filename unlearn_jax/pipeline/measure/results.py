@@ -8,13 +8,18 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from unlearn_jax import audit
 from unlearn_jax.attacks import LineSearch, status_counts
 from unlearn_jax.audit import Estimate
 from unlearn_jax.pipeline.config.resolve import ResolvedAttack
 from unlearn_jax.pipeline.measure import records, sections
 from unlearn_jax.pipeline.measure.classes import MIN_MODELS
 from unlearn_jax.pipeline.measure.metrics import HARD_FT_AUC
-from unlearn_jax.pipeline.measure.pool import AuditPool, make_pool
+from unlearn_jax.pipeline.measure.pool import (
+    AuditPool,
+    ReferenceSignals,
+    make_pool,
+)
 from unlearn_jax.pipeline.measure.records import Check, RowResult, RunResult
 from unlearn_jax.pipeline.measure.rows import (
     ORIGINAL,
@@ -179,10 +184,27 @@ def plan_pool(plan: Plan, *, by_class: bool = True) -> AuditPool:
         plan.pool.labels,
         plan.forget[plan.runs[:, 1]],
         plan.runs,
-        plan.references.logits() if plan.num_references else (),
+        _references(plan),
         plan.references.member,
         oracles=oracle_logits(plan) if by_class and plan.is_class else None,
     )
+
+
+def _references(plan: Plan) -> ReferenceSignals | None:
+    """Return what the audit reads of the references, read once for all of a run."""
+    if not plan.num_references:
+        return None
+    stored = plan.references.stored
+
+    def signals(name: str) -> np.ndarray:
+        def read(stored: Stored) -> np.ndarray:
+            logits = stored.iterate("logits")
+            return audit.model_signals(name, logits, plan.pool.labels)
+
+        return stored.derived(("signal", name), read)
+
+    margin = signals("logit_margin") if plan.audit.lira else None
+    return ReferenceSignals(signals(plan.audit.signal), margin)
 
 
 def oracle_logits(plan: Plan) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -225,7 +247,7 @@ def _about(plan: Plan, row: RowResult, cost: records.RowCost | None) -> RowResul
         options=options,
         attack=chosen.attack,
         adaptive=chosen.adaptive,
-        filter=chosen.filter,
+        filter=chosen.filter_name,
         cost=cost,
     )
 

@@ -32,7 +32,7 @@ _NUMBERS = ["mean", "std", "low", "high", "num_runs"]
 def results_table(
     result: RunResult, metrics: Sequence[str] | None = None, *, title: str = ""
 ) -> Table:
-    """Return the table of a run, the cost of each row in its last column.
+    """Return the table of a run, the cost of each row in its last column, if known.
 
     Args:
       result: of a run.
@@ -46,13 +46,19 @@ def results_table(
         shown = list(result.metrics)
     else:
         shown = [result.metric(key) for key in metrics]
+    columns = ["", *(metric_column(metric) for metric in shown)]
     rows = []
     for row in result.rows:
         cells = [Cell(row.metrics.get(metric.key)) for metric in shown]
-        rows.append([row_label(row), *cells, format_cost(row)])
+        rows.append([row_label(row), *cells])
+    costs = [format_cost(row) for row in result.rows]
+    if any(costs):
+        columns.append(COST)
+        for row, cost in zip(rows, costs, strict=True):
+            row.append(cost)
     return Table(
         title,
-        ["", *(metric_column(metric) for metric in shown), COST],
+        columns,
         rows,
         f"Mean ± std over runs, and in brackets the {100 * result.level:g} % interval"
         " of the mean.",
@@ -135,12 +141,18 @@ def write_tables(
     return [pathlib.Path(folder) / name for name in texts]
 
 
-def terminal_text(result: RunResult, width: int = 160) -> str:
+def terminal_text(
+    result: RunResult, metrics: Sequence[str] | None = None, *, width: int = 160
+) -> str:
     """Return the table for a terminal, an interval below each number.
 
     Args:
       result: of a run.
+      metrics: keys of the metrics to show, in this order; None shows all.
       width: columns of the terminal; a wider table is split.
+
+    Raises:
+      InputError: a key that no metric has.
     """
     runs = {cell.num_runs for row in result.rows for cell in row.metrics.values()}
     counts = "-".join(str(count) for count in sorted({*runs} or {0}))
@@ -149,4 +161,4 @@ def terminal_text(result: RunResult, width: int = 160) -> str:
         f"{result.title}: mean ± std over {counts} run{plural}, and below it the"
         f" {100 * result.level:g} % interval of the mean, low–high"
     )
-    return f"{about}\n\n{render_terminal(results_table(result), width)}"
+    return f"{about}\n\n{render_terminal(results_table(result, metrics), width)}"

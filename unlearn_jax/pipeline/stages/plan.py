@@ -193,12 +193,6 @@ class Plan:
         """``[S, N_train]`` bool, the forget sets. Hard ones need trained references."""
         return self._forget[0]
 
-    @cached_property
-    def forget_pool(self) -> np.ndarray:
-        """``[S, N_pool]`` bool, the forget sets as masks of the pool."""
-        num_test = len(self.pool.labels) - self.forget.shape[1]
-        return np.pad(self.forget, ((0, 0), (0, num_test)))
-
     @property
     def forget_names(self) -> list[int]:
         """Seed or class of each forget set."""
