@@ -37,6 +37,7 @@ _SUBPACKAGES = (
     "methods",
     "models",
     "objectives",
+    "onednn",
     "optimizers",
     "pipeline",
     "replicas",

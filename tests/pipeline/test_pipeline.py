@@ -112,13 +112,14 @@ def test_cost_is_counted_in_gradients_of_single_samples(finished, splits):
     # Epochs, retained samples (3 steps of 16).
     assert cost["retrained"].gradients == 4 * 48
     assert cost["finetune"].gradients == 2 * 48
-    assert cost["finetune"].relative_gradients == 0.5
+    assert cost["finetune"].relative == 0.5
     plan = make_plan(TINY, folder.parent / "banks", splits=splits, workdir=folder)
-    epsilon = plan.runner.make(stages.attack(plan, ""))["epsilon"]
-    radii = np.where(
-        epsilon == 0, 1, np.round(np.log2(np.maximum(epsilon, 0.04) / 0.04)) + 1
-    )
-    attacked = 5 * radii.sum(1).mean()  # steps per radius
+    sets = plan.runner.make(stages.attack(plan, ""))
+    attacked = sets["num_gradients"].sum(1).mean()
+    radii = np.round(np.log2(np.maximum(sets["epsilon"], 0.04) / 0.04)) + 1
+    # The clean image and up to five steps in each radius, one at least in the last.
+    assert np.all(sets["num_gradients"] <= 6 * radii)
+    assert np.all(sets["num_gradients"] >= 6 * (radii - 1) + 1)
     tuned = 2 * 16 * -(-(48 + 12 + 12) // 16)
     assert cost["amun"].gradients == pytest.approx(tuned + attacked)
 
@@ -642,6 +643,15 @@ CASES = {
     "grid that continues": (
         {"attack": {"search": "grid", "restart": False}},
         "needs attack.search=doubling",
+    ),
+    "minimal that keeps the last": (
+        {"attack": {"search": "minimal", "keep": "last"}},
+        "keeps the closest example",
+    ),
+    "depth of another search": ({"attack": {"depth": 0.1}}, "attack.search=minimal"),
+    "negative depth": (
+        {"attack": {"search": "minimal", "depth": -0.1}},
+        "must not be negative",
     ),
     "no radius": ({"attack": {"num_radii": 0}}, "must be positive"),
     "negative seed": ({"replicas": {"originals": (-1,)}}, "seeds must be between"),

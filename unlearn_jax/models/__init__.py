@@ -22,13 +22,14 @@ _NAMES = {
     "build_denoiser": "denoiser",
     "canonical_conv": "conv",
     "convolution": "conv",
+    "convolution_form": "conv",
     "from_functions": "adapters",
     "from_linen": "adapters",
     "from_nnx": "adapters",
     "from_torch": "pytorch",
-    "im2col_conv": "conv",
     "load": "files",
     "max_pool_2x2": "conv",
+    "onednn_conv": "conv",
     "save": "files",
 }
 """Names of the package, by the module that defines them."""

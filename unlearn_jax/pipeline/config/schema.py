@@ -136,7 +136,7 @@ class ModelConfig:
 
     Attributes:
       name: of the architecture.
-      conv: convolution form: auto, canonical, im2col or lax.
+      conv: convolution form: auto, canonical, lax or onednn.
       dtype: compute type.
       widths: of the layers (mlp, cnn).
       batch_norm: normalize batches (cnn, resnet).
@@ -319,10 +319,13 @@ class AttackConfig:
 
     Attributes:
       norm: of the ball.
-      search: over radii; auto is doubling on CPU and grid elsewhere.
+      search: the paper's over radii (auto is doubling on CPU and grid elsewhere), or
+        minimal, which goes for the closest example with a tenth of the gradients.
       epsilon_init: smallest radius.
       num_radii: number of doubled radii.
       num_steps: gradient steps per radius.
+      depth: of the minimal search: the example is taken beyond the closest one, by this
+        fraction of its distance; 0 is the closest.
       step_ratio: step length over radius.
       batch_size: samples attacked at a time.
       restart: each radius starts from the clean image (the paper) rather than from the
@@ -337,10 +340,11 @@ class AttackConfig:
     """
 
     norm: Literal["l2", "linf"] = "l2"
-    search: Literal["auto", "grid", "doubling"] = "auto"
+    search: Literal["auto", "grid", "doubling", "minimal"] = "auto"
     epsilon_init: float = 0.04
     num_radii: int = 12
     num_steps: int = 50
+    depth: float = 0.0
     step_ratio: float = 0.1
     batch_size: int = 128
     restart: bool = True
@@ -363,6 +367,16 @@ class AttackConfig:
             raise InputError(
                 "attack.search=grid attacks all radii at once: attack.restart=False"
                 " needs attack.search=doubling"
+            )
+        if self.search == "minimal" and (self.keep == "last" or not self.restart):
+            raise InputError(
+                "attack.search=minimal keeps the closest example: attack.keep=last and"
+                " attack.restart=False need attack.search=doubling"
+            )
+        if not self.depth >= 0 or (self.depth and self.search != "minimal"):
+            raise InputError(
+                "attack.depth must not be negative, and is an option of"
+                " attack.search=minimal only"
             )
 
 

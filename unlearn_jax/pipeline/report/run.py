@@ -218,7 +218,7 @@ def _main_table(result: RunResult) -> Table:
 
 
 def _cost_column() -> Column:
-    help_text = "Multiple of the cost of retraining; the section Cost has more."
+    help_text = "Multiple of the gradients of retraining; the section Cost has more."
     return Column(COST.partition(" (")[0], "× retraining", help_text)
 
 

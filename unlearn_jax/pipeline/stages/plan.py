@@ -24,6 +24,7 @@ from unlearn_jax.pipeline.config.resolve import (
     forget_masks,
     load_data,
     make_recipe,
+    plain_model,
     request_masks,
     resolve_rows,
 )
@@ -450,7 +451,7 @@ def make_plan(
         # a finished run is recognized without its network
         return build_model(config.model, splits) if model is None else model
 
-    model_id: Any = [to_json(config.model)]
+    model_id: Any = [plain_model(config.model)]
     if model is not None:
         model_id = model_digest(model, splits, loss_fn)
     elif loss_fn is not None:
