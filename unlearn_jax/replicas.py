@@ -187,7 +187,8 @@ def _slots(mapped: OneModel, size: int) -> OneModel:
         results = []
         for first in range(0, models, size):
             take = partial(jnp.take, indices=np.arange(first, first + size), axis=0)
-            results.append(mapped(*jax.tree.map(take, (carry, item)), shared))
+            part = jax.tree.map(take, carry)
+            results.append(mapped(part, jax.tree.map(take, item), shared))
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *results)
 
     return run

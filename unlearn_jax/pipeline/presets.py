@@ -115,8 +115,8 @@ def constants(file: str, name: str) -> list[str]:
             targets = [node.target]
         if name not in [getattr(target, "id", None) for target in targets]:
             continue
-        value = getattr(node, "value", None)
-        parts = value.keys if isinstance(value, ast.Dict) else value.elts
+        value: Any = getattr(node, "value", None)
+        parts: Any = value.keys if isinstance(value, ast.Dict) else value.elts
         return [part.value for part in parts]
     raise ValueError(f"{file} defines no {name}")
 

@@ -30,6 +30,7 @@ from unlearn_jax.objectives import OBJECTIVES
 from unlearn_jax.optimizers import OPTIMIZERS, SGD
 from unlearn_jax.pipeline.config.checks import check_logits
 from unlearn_jax.pipeline.config.schema import (
+    HARD,
     AttackConfig,
     DataConfig,
     ForgetConfig,
@@ -43,9 +44,6 @@ from unlearn_jax.pipeline.config.schema import (
 from unlearn_jax.spectral import fastclip, state_shapes
 from unlearn_jax.train import Recipe
 from unlearn_jax.types import InputError, Model, UnlearnFn
-
-HARD = ("memorized", "uncertain")
-"""Kinds of forget sets that the reference models choose."""
 
 
 def banks_folder(config: RunConfig, workdir: str | os.PathLike[str]) -> pathlib.Path:

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from unlearn_jax import audit
 from unlearn_jax.attacks import status_counts
 from unlearn_jax.audit import Estimate
 from unlearn_jax.pipeline.config.resolve import ResolvedAttack
@@ -191,20 +190,12 @@ def plan_pool(plan: Plan, *, by_class: bool = True) -> AuditPool:
 
 
 def _references(plan: Plan) -> ReferenceSignals | None:
-    """Return what the audit reads of the references, read once for all of a run."""
+    """Return what the audit reads of the references."""
     if not plan.num_references:
         return None
-    stored = plan.references.stored
-
-    def signals(name: str) -> np.ndarray:
-        def read(stored: Stored) -> np.ndarray:
-            logits = stored.iterate("logits")
-            return audit.model_signals(name, logits, plan.pool.labels)
-
-        return stored.derived(("signal", name), read)
-
-    margin = signals("logit_margin") if plan.audit.lira else None
-    return ReferenceSignals(signals(plan.audit.signal), margin)
+    signal = plan.references.signals(plan.audit.signal)
+    margin = plan.references.signals("logit_margin") if plan.audit.lira else None
+    return ReferenceSignals(signal, margin)
 
 
 def oracle_logits(plan: Plan) -> tuple[list[np.ndarray], list[np.ndarray]]:

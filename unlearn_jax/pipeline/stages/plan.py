@@ -17,7 +17,6 @@ from unlearn_jax.data import Splits
 from unlearn_jax.objectives import CrossEntropy
 from unlearn_jax.pipeline.config.checks import check_settings
 from unlearn_jax.pipeline.config.resolve import (
-    HARD,
     ResolvedAttack,
     ResolvedRow,
     build_model,
@@ -29,6 +28,7 @@ from unlearn_jax.pipeline.config.resolve import (
     resolve_rows,
 )
 from unlearn_jax.pipeline.config.schema import (
+    HARD,
     AuditConfig,
     ForgetConfig,
     ReplicasConfig,
@@ -221,11 +221,11 @@ class Plan:
         """
         labels = np.asarray(self.splits.train.labels)
         count = len(labels)
-        logits = self.references.logits()[:, :count]
         member = self.references.member[:, :count]
-        sure = audit.out_confidence(audit.softmax_confidence(logits, labels), member)
+        confidence = self.references.signals("softmax_confidence")[:, :count]
+        sure = audit.out_confidence(confidence, member)
         if kind == "memorized":
-            is_correct = audit.correctness(logits, labels)
+            is_correct = self.references.signals("correctness")[:, :count]
             memorized = audit.memorization(is_correct, member).value
             return np.lexsort((sure, -memorized))
         return np.argsort(sure, kind="stable")
@@ -365,8 +365,18 @@ class Plan:
             for m in range(settings.references)
         ]
         epochs = settings.reference_epochs or self.training.num_epochs
-        return self._training(
+        trained = self._training(
             "references", member, keys, epochs, int(member.sum(1).max(initial=1))
+        )
+        keep = settings.keep_references
+        about = dict(trained.settings)
+        # A bank of logits may hold more.
+        if keep != "logits":
+            about["keep"] = keep
+        if keep == "signals":
+            about["signal"] = self.audit.signal
+        return dataclasses.replace(
+            trained, settings=about, keep=keep, signal=self.audit.signal
         )
 
     @cached_property
