@@ -75,9 +75,8 @@ def make_rows(num_methods, num_runs, rng):
             values[name] = tuple(drawn.tolist())
         cost = RowCost(
             gradients=900 * position,
-            relative_gradients=0.01 * position,
-            seconds=1.5,
             relative=0.011 * position,
+            seconds=1.5,
         )
         row = RowResult(
             key=key,
@@ -137,6 +136,7 @@ def make_attack(arrays, settings=()):
         distance_quantiles={
             str(q): float(np.quantile(distances, q)) for q in (0.05, 0.5, 0.95)
         },
+        gradients=12.5,
     )
 
 
@@ -282,9 +282,7 @@ def small_result(**changes):
                 options={"learning_rate": 0.1, "milestones": [5]},
                 attack="",
                 metrics={"ft_auc": SINGLE, "avg_gap": CELL},
-                cost=records.RowCost(
-                    gradients=10.0, relative_gradients=0.5, seconds=1.0, relative=None
-                ),
+                cost=records.RowCost(gradients=10.0, relative=0.5, seconds=1.0),
             ),
             RowResult(key="lost", label="Lost", method="gradient_ascent"),
         ),
@@ -308,6 +306,7 @@ def small_result(**changes):
                 radii=(0.04, 0.08),
                 counts=(1, 3),
                 distance_quantiles={"0.5": 0.05},
+                gradients=12.5,
             )
         },
         tuning=records.Tuning(

@@ -484,7 +484,7 @@ def _run_tables(run: RunResult, title: str) -> list[ResultTable]:
     rows = []
     for row in run.rows:
         cells = [_estimate(row.metrics.get(metric.key), 1) for metric in run.metrics]
-        cost = None if row.cost is None else row.cost.relative_gradients
+        cost = None if row.cost is None else row.cost.relative
         cells.append(None if cost is None else parse_cell(f"{cost:.2f}"))
         rows.append((row.label, *cells))
     labels = {row.key: row.label for row in run.rows}

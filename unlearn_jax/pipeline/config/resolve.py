@@ -20,6 +20,7 @@ from unlearn_jax.attacks import (
     Doubling,
     Grid,
     LineSearch,
+    Minimal,
 )
 from unlearn_jax.data import Splits
 from unlearn_jax.filters import FILTERS, Filter
@@ -29,6 +30,7 @@ from unlearn_jax.objectives import OBJECTIVES
 from unlearn_jax.optimizers import OPTIMIZERS, SGD
 from unlearn_jax.pipeline.config.checks import check_logits
 from unlearn_jax.pipeline.config.schema import (
+    HARD,
     AttackConfig,
     DataConfig,
     ForgetConfig,
@@ -42,9 +44,6 @@ from unlearn_jax.pipeline.config.schema import (
 from unlearn_jax.spectral import fastclip, state_shapes
 from unlearn_jax.train import Recipe
 from unlearn_jax.types import InputError, Model, UnlearnFn
-
-HARD = ("memorized", "uncertain")
-"""Kinds of forget sets that the reference models choose."""
 
 
 def banks_folder(config: RunConfig, workdir: str | os.PathLike[str]) -> pathlib.Path:
@@ -265,12 +264,6 @@ class ResolvedAttack:
             return self.attack
         return CappedFailures(attack=self.attack, fraction=self.failures)
 
-    @property
-    def epsilon_init(self) -> float:
-        """Smallest radius."""
-        search: Any = getattr(self.attack, "search", self.attack)
-        return search.epsilon if hasattr(search, "epsilon") else search.epsilon_init
-
 
 def resolve_attack(config: AttackConfig) -> ResolvedAttack:
     """Return the attack of a configuration.
@@ -285,23 +278,27 @@ def resolve_attack(config: AttackConfig) -> ResolvedAttack:
 
 
 def _descent(config: AttackConfig) -> PGD:
-    search = config.search
-    if search == "auto":
+    name = config.search
+    if name == "auto":
         is_grid = config.restart and jax.default_backend() != "cpu"
-        search = "grid" if is_grid else "doubling"
+        name = "grid" if is_grid else "doubling"
     sizes = {
         "epsilon_init": config.epsilon_init,
         "num_radii": config.num_radii,
         "batch_size": config.batch_size,
     }
+    if name == "minimal":
+        search = Minimal(**sizes, depth=config.depth)
+    elif name == "grid":
+        search = Grid(**sizes)
+    else:
+        search = Doubling(**sizes, restart=config.restart)
     return PGD(
         num_steps=config.num_steps,
         step_ratio=config.step_ratio,
         norm=config.norm,
         keep=config.keep,
-        search=Grid(**sizes)
-        if search == "grid"
-        else Doubling(**sizes, restart=config.restart),
+        search=search,
     )
 
 
@@ -664,6 +661,18 @@ def _space(config: RunConfig, row: Row, method: UnlearnFn) -> dict[str, Any]:
         for option, levels in space.items()
         if option not in given or given[option] == usual[option]
     }
+
+
+def plain_model(config: ModelConfig) -> dict[str, Any]:
+    """Return a network's configuration as keys of artifacts hold it.
+
+    The form of convolution is named where it is oneDNN's, whose bits are its own, so
+    that models of two forms never stand for one another.
+    """
+    plain = to_json(config)
+    if config.name != "mlp" and models.convolution_form(config.conv) == "onednn":
+        plain["conv"] = "onednn"
+    return plain
 
 
 def build_model(config: ModelConfig, splits: Splits) -> Model:

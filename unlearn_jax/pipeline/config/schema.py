@@ -136,7 +136,7 @@ class ModelConfig:
 
     Attributes:
       name: of the architecture.
-      conv: convolution form: auto, canonical, im2col or lax.
+      conv: convolution form: auto, canonical, lax or onednn.
       dtype: compute type.
       widths: of the layers (mlp, cnn).
       batch_norm: normalize batches (cnn, resnet).
@@ -232,6 +232,10 @@ class TrainingConfig:
         augmentation(self.augment)
 
 
+HARD = ("memorized", "uncertain")
+"""Kinds of forget sets that the reference models choose."""
+
+
 @value
 class ForgetConfig:
     """Training samples to forget.
@@ -284,6 +288,9 @@ class ReplicasConfig:
       reference_generator: ``legacy`` draws the design as the released LiRA and AMUN
         codes do.
       reference_epochs: epochs of the references; 0 for as many as the originals.
+      keep_references: store the references' logits over the pool; also their
+        ``models``, which no stage reads again; or only the ``signals`` that the audit
+        reads, two numbers a sample, where logits of many classes would fill the disk.
       mapper: of many models on one device; ``split`` instead trains one after another,
         each batch divided over all devices.
       devices: to spread models over; all of them if None.
@@ -297,6 +304,7 @@ class ReplicasConfig:
     reference_seed: int = 0
     reference_generator: Literal["default", "legacy"] = "default"
     reference_epochs: int = 0
+    keep_references: Literal["models", "logits", "signals"] = "logits"
     mapper: Literal["auto", "loop", "map", "vmap", "split"] = "auto"
     devices: int | None = None
     group: int = 16
@@ -319,10 +327,13 @@ class AttackConfig:
 
     Attributes:
       norm: of the ball.
-      search: over radii; auto is doubling on CPU and grid elsewhere.
+      search: the paper's over radii (auto is doubling on CPU and grid elsewhere), or
+        minimal, which goes for the closest example with a tenth of the gradients.
       epsilon_init: smallest radius.
       num_radii: number of doubled radii.
       num_steps: gradient steps per radius.
+      depth: of the minimal search: the example is taken beyond the closest one, by this
+        fraction of its distance; 0 is the closest.
       step_ratio: step length over radius.
       batch_size: samples attacked at a time.
       restart: each radius starts from the clean image (the paper) rather than from the
@@ -337,10 +348,11 @@ class AttackConfig:
     """
 
     norm: Literal["l2", "linf"] = "l2"
-    search: Literal["auto", "grid", "doubling"] = "auto"
+    search: Literal["auto", "grid", "doubling", "minimal"] = "auto"
     epsilon_init: float = 0.04
     num_radii: int = 12
     num_steps: int = 50
+    depth: float = 0.0
     step_ratio: float = 0.1
     batch_size: int = 128
     restart: bool = True
@@ -363,6 +375,16 @@ class AttackConfig:
             raise InputError(
                 "attack.search=grid attacks all radii at once: attack.restart=False"
                 " needs attack.search=doubling"
+            )
+        if self.search == "minimal" and (self.keep == "last" or not self.restart):
+            raise InputError(
+                "attack.search=minimal keeps the closest example: attack.keep=last and"
+                " attack.restart=False need attack.search=doubling"
+            )
+        if not self.depth >= 0 or (self.depth and self.search != "minimal"):
+            raise InputError(
+                "attack.depth must not be negative, and is an option of"
+                " attack.search=minimal only"
             )
 
 

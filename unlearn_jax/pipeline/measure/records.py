@@ -54,16 +54,14 @@ class RowCost:
     """Cost of one model of a row, its adversarial set included, its search not.
 
     Attributes:
-      gradients: gradients of single samples; of an adversarial set at most so many.
-      relative_gradients: the same as a multiple of a retraining's.
+      gradients: gradients of single samples that were spent.
+      relative: the same as a multiple of a retraining's.
       seconds: wall time without compilation.
-      relative: the same as a multiple of a retraining's; None if that was not timed.
     """
 
     gradients: float
-    relative_gradients: float
+    relative: float
     seconds: float
-    relative: float | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,7 +82,7 @@ class RowResult:
       metrics: estimates by metric; empty if a run ended in numbers that are not finite.
       values: each run's value by metric, ``[R]`` in the order of
         :attr:`RunResult.runs`.
-      cost: None for the original models, and where nothing was timed.
+      cost: None for the original models.
     """
 
     key: str
@@ -168,6 +166,7 @@ class AttackSummary:
       radii: radii at which the search succeeded, ascending.
       counts: samples of each of :attr:`radii`.
       distance_quantiles: of the successful samples; empty if there are none.
+      gradients: mean number of gradients spent on a sample.
     """
 
     norm: str
@@ -176,6 +175,7 @@ class AttackSummary:
     radii: tuple[float, ...]
     counts: tuple[int, ...]
     distance_quantiles: Mapping[str, float]
+    gradients: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -76,10 +76,10 @@ def mark_near(result: RunResult, row: RowResult, key: str) -> str:
 
 
 def format_cost(row: RowResult) -> str | None:
-    """Return a row's cost as a multiple of retraining's; None if it was not timed."""
-    relative = row.cost and row.cost.relative
-    if relative is None or not is_known(relative):
+    """Return a row's cost in gradients, as a multiple of retraining's, if known."""
+    if row.cost is None:
         return None
+    relative = row.cost.relative
     return f"{relative:.2f}" if relative >= 0.1 or relative == 0 else f"{relative:.2g}"
 
 
