@@ -167,7 +167,7 @@ def test_oracles_never_saw_their_forget_sets(finished, splits):
     assert plan.references.member.sum(0).tolist() == [3] * 90
 
 
-def test_rerun_computes_nothing_and_says_the_same(finished, splits, monkeypatch):
+def test_a_finished_run_started_again_computes_nothing(finished, splits, monkeypatch):
     folder, results = finished
     monkeypatch.setattr(training, "fit_many", None)  # any training would fail
     again = run(TINY, folder, splits=splits, preset="tiny")
@@ -343,7 +343,7 @@ def test_users_own_function_and_arrays(splits, tmp_path):
 @pytest.mark.parametrize(
     "what", ["constant", "nested constant", "weights", "loss", "loss constant"]
 )
-def test_what_a_users_function_captures_names_its_models(what, splits, tmp_path):
+def test_captured_constants_of_a_users_function_name_its_models(what, splits, tmp_path):
     """A changed constant must never find the models of the old one."""
 
     def key_of(value):
