@@ -13,6 +13,7 @@ ROOT = pathlib.Path(unlearn_jax.__file__).parent
 FLOOR = {
     "types": 0,
     "values": 1,
+    "branching": 1,
     "data": 1,
     "models": 1,
     "dataflow": 1,

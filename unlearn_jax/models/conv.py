@@ -110,9 +110,14 @@ def _canonical(
 def _canonical_forward(
     image: Array, kernel: Array, strides: tuple[int, int], padding: Padding
 ) -> tuple[Array, Any]:
-    """Run training's forward pass; equal to :func:`_plain` to rounding."""
+    """Run training's forward pass; equal to :func:`_plain` to rounding.
+
+    The adjoint's kernel is prepared here: a loop that applies the adjoint many times
+    then prepares it once.
+    """
+    saved = (image, adjoint_kernel(kernel))
     if _winograd_pays(image, kernel, strides, padding):
-        return _winograd(image, kernel, padding), (image, kernel)
+        return _winograd(image, kernel, padding), saved
     is_padded = all(side >= 0 for pair in padding for side in pair)
     if image.shape[-1] <= FEW_CHANNELS and is_padded:
         # with few inputs the direct convolution's innermost loop is too short to fill a
@@ -121,8 +126,8 @@ def _canonical_forward(
             im2col_conv, rhs=kernel, window_strides=strides, padding=padding
         )
         size = image.size * kernel.shape[0] * kernel.shape[1] * image.dtype.itemsize
-        return _by_parts(columns, image, size), (image, kernel)
-    return _plain(image, kernel, strides, padding), (image, kernel)
+        return _by_parts(columns, image, size), saved
+    return _plain(image, kernel, strides, padding), saved
 
 
 def _winograd_pays(
@@ -228,11 +233,11 @@ def _sum_by_parts(
 def _canonical_backward(
     strides: tuple[int, int], padding: Padding, saved: Any, cotangent: Array
 ) -> tuple[Array, Array]:
-    image, kernel = saved
+    image, flipped = saved
     sizes = tuple(
         zip(
             image.shape[1:3],
-            kernel.shape[:2],
+            flipped.shape[:2],
             cotangent.shape[1:3],
             strides,
             padding,
@@ -246,8 +251,7 @@ def _canonical_backward(
     for side, taps, out, stride, (low, _) in sizes:
         dilated = (out - 1) * stride + 1
         kernel_pads.append((low, taps - 1 - (side + low - dilated)))
-    image_pads = adjoint_padding(image, kernel, cotangent, strides, padding)
-    flipped = adjoint_kernel(kernel)
+    image_pads = adjoint_padding(image, flipped, cotangent, strides, padding)
     if _winograd_pays(cotangent, flipped, strides, image_pads):
         d_image = _winograd(cotangent, flipped, image_pads)
     else:
