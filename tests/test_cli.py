@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ import pytest
 from unlearn_jax import cli
 from unlearn_jax.objectives import TRADES
 from unlearn_jax.optimizers import Adam
-from unlearn_jax.pipeline import presets
+from unlearn_jax.pipeline import presets, publish
 from unlearn_jax.pipeline.config.resolve import (
     choose_values,
     resolve_rows,
@@ -356,6 +357,18 @@ def make_loss(model):
     )
     assert cli.main(["run", "own.py", "--workdir", "out", "--dry-run"]) == 0
     assert "Models are kept in" in capsys.readouterr().out
+
+
+def test_a_dry_run_of_an_experiment_shows_the_published_time(tmp_path, capsys):
+    words = ["run", "ascent_theory", "--workdir", str(tmp_path / "run"), "--dry-run"]
+    assert cli.main(words) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"trap +1 +0 +1", shown)
+    result = publish.read_result(publish.folder() / "ascent_theory.json")
+    assert f"measured before: {result.time}, on {result.device}" in shown
+    assert cli.main([*words, "--num-steps=9"]) == 0
+    assert "measured before" not in capsys.readouterr().out, "of other options"
+    assert not (tmp_path / "run").exists()
 
 
 def test_unknown_preset_file(tmp_path):

@@ -69,7 +69,7 @@ def keyed(function, **options):
 
 
 def result():
-    return AttackResult(*[jnp.zeros(2)] * 5)
+    return AttackResult(*[jnp.zeros(2)] * 6)
 
 
 def update_without_weights():
@@ -146,11 +146,27 @@ REFUSED = [
     (attack(attacks.adversarial_set, x=3 * X), "these span \\[1.5, 1.5\\]: scale them"),
     (
         attack(attacks.adversarial_set, search="fast"),
-        "unknown search 'fast': choose 'grid' or 'doubling'",
+        "unknown search 'fast': choose 'grid', 'doubling' or 'minimal'",
     ),
     (
         attack(attacks.adversarial_set, search="grid", restart=False),
         "the grid search attacks all radii at once",
+    ),
+    (
+        attack(attacks.adversarial_set, search="minimal", keep="last"),
+        "the minimal search keeps the closest example: use keep='first'",
+    ),
+    (
+        attack(attacks.adversarial_set, search="minimal", num_linear=0),
+        "num_linear must be positive, and num_polish not negative",
+    ),
+    (
+        attack(attacks.adversarial_set, search="minimal", overshoot=0.0),
+        "overshoot must be positive, got 0.0",
+    ),
+    (
+        attack(attacks.adversarial_set, search="minimal", depth=-0.5),
+        "depth must not be negative, got -0.5",
     ),
     (
         attack(attacks.adversarial_set, num_radii=0),
@@ -207,6 +223,10 @@ REFUSED = [
     (
         lambda: attacks.PGD(search="grid"),
         "search must be attacks.Doubling\\(...\\), attacks.Grid",
+    ),
+    (
+        lambda: attacks.PGD(keep="last", search=attacks.Minimal()),
+        "the minimal search keeps the closest example: use keep='first'",
     ),
     (
         lambda: attacks.APGD(num_steps=0),

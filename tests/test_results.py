@@ -8,14 +8,12 @@ import re
 from decimal import Decimal
 
 import pytest
+from support.made_up import small_result
 from support.runs import TINY
 
 from unlearn_jax import METHODS, InputError, cli, pipeline
-from unlearn_jax.audit import Estimate
 from unlearn_jax.pipeline import publish
-from unlearn_jax.pipeline.measure import records
 from unlearn_jax.pipeline.publish import GROUPS, ResultTable, Value
-from unlearn_jax.pipeline.store.clock import Cost
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = publish.read_results()
@@ -278,84 +276,29 @@ def test_the_reference_renders_without_a_warning(tmp_path):
     assert "======" not in page
 
 
-def made_up_run(name, date):
-    """Results of a run with a search, KLoM and two requests."""
-    cell = Estimate(51.5, 1.25, 50.0, 53.04, 4, 0)
-    score = records.RequestScore(score=cell, fr_auc=cell, ft_auc=cell, values={})
-    distance = records.KlomDistance(mean=cell, median=0.5, p95=2.0)
-    trial = records.Trial(options={"learning_rate": 0.0306}, metrics={})
-    search = records.RowSearch(space={}, trials=(trial,), chosen=0)
-    cost = records.RowCost(
-        gradients=1.0, relative_gradients=0.4, seconds=1.0, relative=None
-    )
-    rows = (
-        records.RowResult(key="original", label="Original", metrics={"ft_auc": cell}),
-        records.RowResult(key="amun", label="AMUN", metrics={}, cost=cost),
-    )
-    return records.RunResult(
-        title="Tiny",
+def write_run(folder, name="digits", **changes):
+    """Write the results of a run with every section."""
+    run = small_result(
         preset=name,
         command=f"unlearn-jax run {name} --workdir runs/{name}",
-        date=date,
-        device="2 x cpu",
+        date="2026-11-28T12:00:00+00:00",
         versions={"unlearn_jax": "0.2.0", "python": "3.11.7", "jax": "0.10.2"},
-        data=records.DataSummary(
-            name="digits",
-            num_train=60,
-            num_test=30,
-            num_classes=3,
-            image_shape=(4, 4, 1),
-            digest="ab",
-        ),
-        design=records.Design(
-            forget_kind="random",
-            originals=2,
-            forget_sets=2,
-            repeats=1,
-            runs=4,
-            num_forget=6,
-            references=8,
-        ),
-        level=0.95,
-        num_bootstrap=20,
-        metrics=(
-            records.Metric(
-                key="ft_auc", label="FT AUC", unit="%", direction="50", description=""
-            ),
-        ),
-        rows=rows,
-        runs=(),
-        stages=(
-            Cost(
-                name="train",
-                seconds=30.0,
-                compile_seconds=1.0,
-                peak_memory_mb=1.0,
-                cached=False,
-            ),
-        ),
-        tuning=records.Tuning(
-            originals=(1,), sets=(1,), shared=0.0, original=cell, rows={"amun": search}
-        ),
-        klom=records.Klom(num_models=4, rows={"amun": {"forget": distance}}),
-        requests=records.Requests(count=2, size=3, rows={"amun": (score, score)}),
     )
+    run = dataclasses.replace(run, **changes)
+    folder.mkdir(exist_ok=True)
+    (folder / "results.json").write_text(json.dumps(run.to_json()))
 
 
 def test_folders_of_a_machine_are_not_published(tmp_path):
-    run = dataclasses.replace(
-        made_up_run("digits", "2026-11-28T12:00:00+00:00"),
-        command="unlearn-jax run digits --workdir /home/me/x --data.path=/home/me/data",
-    )
-    (tmp_path / "results.json").write_text(json.dumps(run.to_json()))
+    command = "unlearn-jax run digits --workdir /home/me/x --data.path=/home/me/data"
+    write_run(tmp_path, command=command)
     _, result = publish.publish(tmp_path, tmp_path / "tiny.json")
     command = "unlearn-jax run digits --workdir runs/digits --data.path=DIR"
     assert result.command == command
 
 
 def test_a_run_is_published_as_shown(tmp_path):
-    run = made_up_run("digits", "2026-11-28T12:00:00+00:00")
-    (tmp_path / "results.json").write_text(json.dumps(run.to_json()))
+    write_run(tmp_path)
     _, result = publish.publish(tmp_path, tmp_path / "tiny.json")
     assert result.title == "Tiny."
     assert result.date == "2026-11-28"
@@ -369,23 +312,23 @@ def test_a_run_is_published_as_shown(tmp_path):
     assert result.chosen == {"AMUN": "learning_rate 0.0306"}
     assert result.seeds.startswith("4 runs (2 originals x 2 forget sets of 6 samples)")
     main, klom, requests = result.tables
-    assert main.columns == ("row", "FT AUC", "Cost")
-    assert main.units == ("", "%", "")
+    assert main.columns == ("row", "FT AUC", "Avg Gap", "Cost")
+    assert main.units == ("", "%", "points", "")
     shown = [[str(cell) for cell in row] for row in main.rows]
     assert shown == [
-        ["Original", "51.5 ± 1.2 [50.0, 53.0]", "None"],
-        ["AMUN", "None", "0.40"],
+        ["Original", "51.5 ± 1.2 [50.0, 53.0]", "None", "None"],
+        ["AMUN", "97.0 [96.0, 98.0]", "51.5 ± 1.2 [50.0, 53.0]", "0.50"],
+        ["Lost", "None", "None", "None"],
     ]
     assert klom.title == "KLoM of 4 models"
-    assert str(klom.rows[0][1]) == "51.5 ± 1.2 [50.0, 53.0]"
+    assert str(klom.rows[0][1]) == "97.0 [96.0, 98.0]"
     assert requests.columns == ("row", "Request 1", "Request 2")
 
 
 def test_a_study_is_published_in_the_order_of_its_runs(tmp_path):
     for hour, name in enumerate(["plain", "adversarial"]):
-        run = made_up_run("trades_digits", f"2026-11-28T1{hour}:00:00+00:00")
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "results.json").write_text(json.dumps(run.to_json()))
+        date = f"2026-11-28T1{hour}:00:00+00:00"
+        write_run(tmp_path / name, "trades_digits", date=date)
     _, result = publish.publish(tmp_path, tmp_path / "trades_digits.json")
     titles = [table.title for table in result.tables if "FT AUC" in table.columns]
     assert titles == ["plain", "adversarial"]

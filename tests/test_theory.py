@@ -53,6 +53,7 @@ def case():
         jnp.ones(5),
         distance,
         jnp.asarray(status),
+        jnp.ones(5, jnp.int32),
     )
     return (
         model,
@@ -206,7 +207,12 @@ def test_one_step_on_a_convex_model_obeys_the_theorem():
     )
     one = lambda leaf: jnp.asarray(leaf, jnp.float32).reshape(1, 5, 1, 1)
     result = AttackResult(
-        one(near), jnp.array([found]), jnp.ones(1), jnp.ones(1), jnp.zeros(1, jnp.int32)
+        images=one(near),
+        labels=jnp.array([found]),
+        epsilon=jnp.ones(1),
+        distance=jnp.ones(1),
+        status=jnp.zeros(1, jnp.int32),
+        num_gradients=jnp.ones(1, jnp.int32),
     )
     forget = Dataset(one(x[0]), np.array([y[0]], "i4"))
     variables = [

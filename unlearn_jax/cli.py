@@ -14,11 +14,12 @@ import itertools
 import os
 import pathlib
 import re
+import shlex
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 SWITCHES = {"--debug-nans": "jax_debug_nans", "--debug-keys": "jax_debug_key_reuse"}
 ERRORS_OF_DISKS = ("ENOSPC", "EDQUOT", "EACCES", "EROFS", "EIO", "ENOLCK")
@@ -133,6 +134,7 @@ def _run_experiment(
     found: Any, options: RunOptions, fields: list[str], prog: str
 ) -> int:
     from unlearn_jax import pipeline
+    from unlearn_jax.pipeline.publish import published_time
     from unlearn_jax.pipeline.report.blocks import render_terminal
     from unlearn_jax.pipeline.report.page import page_of
     from unlearn_jax.types import InputError
@@ -144,6 +146,9 @@ def _run_experiment(
     workdir = options.workdir
     if options.dry_run:
         print(pipeline.dry_run_experiment(experiment, workdir, config=config))
+        time = published_time(found.name)
+        if time and config == experiment.config:
+            print(f"\nmeasured before: {time}")
         return 0
     result = pipeline.run_experiment(
         experiment, workdir, name=found.name, config=config
@@ -177,10 +182,18 @@ def list_presets() -> int:
     return 0
 
 
-def doctor() -> int:
-    """Print versions, devices and memory, and check known numbers."""
+def doctor(*, build_onednn: bool = False) -> int:
+    """Print versions, devices and memory, and check known numbers.
+
+    Args:
+      build_onednn: first compile oneDNN's convolutions for this machine, which needs a
+        C++ compiler and libdnnl-dev.
+    """
+    from unlearn_jax import onednn
     from unlearn_jax.pipeline import doctor as examination
 
+    if build_onednn:
+        print(f"built: {onednn.build()}")
     text, is_well = examination.doctor()
     print(text)
     return 0 if is_well else 1
@@ -231,7 +244,11 @@ def audit(arguments: list[str]) -> int:
     options = _parse(Options, arguments, "unlearn-jax audit")
     arrays = pipeline.AuditArrays.load(options.logits)
     result = pipeline.audit_arrays(
-        arrays, options.audit, title=options.title, folder=options.to
+        arrays,
+        options.audit,
+        title=options.title,
+        folder=options.to,
+        command=shlex.join(["unlearn-jax", "audit", *arguments]),
     )
     _print_result(result)
     if options.to is not None:
@@ -245,7 +262,7 @@ def export(
     /,
     *,
     to: pathlib.Path,
-    format: Literal["orbax", "safetensors", "msgpack"] = "orbax",
+    format: str = "orbax",
     logits: bool = False,
 ) -> int:
     """Write the models of a finished run's row, for other programs to open.
@@ -254,7 +271,7 @@ def export(
       run: working directory of the run.
       row: of its table.
       to: folder to write to; it must not exist.
-      format: of the models, one folder or file for each run.
+      format: orbax, safetensors or msgpack; one folder or file for each run.
       logits: also write logits.npz, for unlearn-jax audit.
     """
     from unlearn_jax import pipeline

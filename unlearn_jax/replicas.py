@@ -20,6 +20,7 @@ from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import ArrayLike
 
+from unlearn_jax.data import Splits, membership_design, pool
 from unlearn_jax.models.conv import BATCH_AXIS
 from unlearn_jax.train import (
     Batch,
@@ -43,6 +44,7 @@ from unlearn_jax.types import (
     InputError,
     Model,
     PyTree,
+    Variables,
     check_apply_fn,
 )
 
@@ -381,6 +383,55 @@ def fit_many(
         if callback is not None:
             callback(current, losses[-1])
     return current, np.concatenate(losses, -1)
+
+
+class References(NamedTuple):
+    """Reference models of a membership attack.
+
+    Attributes:
+      variables: stacked, leaves ``[M, ...]``.
+      member: ``[M, N]`` bool, the samples of the pool that each was trained on.
+    """
+
+    variables: Variables
+    member: np.ndarray
+
+
+def fit_references(
+    key: Array,
+    model: Model,
+    splits: Splits,
+    recipe: Recipe,
+    *,
+    num_models: int = 32,
+    seed: int = 0,
+    mapper: Mapper | None = None,
+) -> References:
+    """Train reference models, each on half of the pool of training and test samples.
+
+    Args:
+      key: split into one for each model.
+      model: the architecture of the audited model.
+      splits: its data; see :func:`unlearn_jax.data.pool`.
+      recipe: of the audited model, so that the references stand for it.
+      num_models: ``M``, even: every sample is in exactly half of the references.
+      seed: of the membership design, see :func:`unlearn_jax.data.membership_design`.
+      mapper: for ``M`` models; the default for the backend if None.
+
+    Returns:
+      The references, for :func:`unlearn_jax.pipeline.audit_models`; by hand,
+      :func:`unlearn_jax.audit.shadow_signals` and :func:`unlearn_jax.audit.rmia` take
+      their fields.
+
+    Raises:
+      InputError: an odd number of models, or batches that the mapper cannot divide.
+      DivergedError: a loss of any model was not finite.
+    """
+    samples = pool(splits)
+    member = membership_design(num_models, len(samples.labels), seed=seed)
+    keys = jax.random.split(key, num_models)
+    state, _ = fit_many(keys, model, samples, member, recipe, mapper=mapper)
+    return References(state.variables, member)
 
 
 @lru_cache(maxsize=16)

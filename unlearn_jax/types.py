@@ -112,6 +112,8 @@ class AttackResult(NamedTuple):
       distance: ``[B]`` float32, distance between ``images`` and the clean input, at
         most ``epsilon``.
       status: ``[B]`` int32, a :class:`Status`.
+      num_gradients: ``[B]`` int32, gradients by this sample that were spent on it; what
+        padding and samples that wait for their batch cost does not count.
     """
 
     images: Array
@@ -119,6 +121,7 @@ class AttackResult(NamedTuple):
     epsilon: Array
     distance: Array
     status: Array
+    num_gradients: Array
 
     @property
     def success(self) -> Array:

@@ -48,7 +48,7 @@ def margin(variables, x, y, order):
 
 
 @pytest.mark.parametrize(("norm", "dual"), [(attacks.l2, 2), (attacks.linf, 1)])
-@pytest.mark.parametrize("search", ["grid", "doubling"])
+@pytest.mark.parametrize("search", ["grid", "doubling", "minimal"])
 def test_radius_matches_the_analytic_margin(linear_problem, norm, dual, search):
     variables, x, y = linear_problem
     result = attacks.adversarial_set(
@@ -75,6 +75,31 @@ def test_radius_matches_the_analytic_margin(linear_problem, norm, dual, search):
     assert np.all(result.distance <= exact + 0.1 * np.asarray(result.epsilon) + 1e-6)
 
 
+@pytest.mark.parametrize("search", ["grid", "doubling"])
+def test_gradients_are_those_of_a_straight_line(linear_problem, search):
+    """A radius that fails takes every step, the last one those to the boundary."""
+    variables, x, y = linear_problem
+    y = y.at[3].set(1 - y[3])  # wrong from the start: one gradient in every radius
+    result = attacks.adversarial_set(
+        linear,
+        variables,
+        x,
+        y,
+        epsilon_init=1e-3,
+        search=search,
+        batch_size=16,
+        bounds=(-9.0, 9.0),
+    )
+    exact = margin(variables, x, np.asarray(y), 2)
+    assert np.sum(exact < 0) == 1
+    radii = 1e-3 * 2.0 ** np.arange(12)
+    num_steps = np.minimum(np.ceil(np.maximum(exact, 0)[:, None] / (0.1 * radii)), 50)
+    num_steps[exact[:, None] > radii] = 50
+    is_tried = radii <= np.maximum(np.asarray(result.epsilon), 1e-3)[:, None] * 1.001
+    expected = np.sum((num_steps + 1) * (is_tried | (search == "grid")), 1)
+    np.testing.assert_array_equal(result.num_gradients, expected)
+
+
 @pytest.mark.parametrize("batch_size", [8, 64])
 def test_grid_and_doubling_agree(network, batch_size):
     model, variables, x, y = network
@@ -92,6 +117,8 @@ def test_grid_and_doubling_agree(network, batch_size):
     np.testing.assert_array_equal(grid.epsilon, doubling.epsilon)
     np.testing.assert_array_equal(grid.status, doubling.status)
     np.testing.assert_array_equal(grid.labels, doubling.labels)
+    assert np.all(grid.num_gradients >= doubling.num_gradients)
+    grid = grid._replace(num_gradients=doubling.num_gradients)
     chex.assert_trees_all_close(grid, doubling, rtol=1e-3, atol=1e-5)
     assert len(np.unique(grid.epsilon)) > 2, "the case must exercise several radii"
 
@@ -156,7 +183,7 @@ def test_one_trace_for_all_radii(linear_problem):
     assert count(3) == count(11)
 
 
-@pytest.mark.parametrize("search", ["grid", "doubling"])
+@pytest.mark.parametrize("search", ["grid", "doubling", "minimal"])
 def test_each_status_is_reached(search):
     def model(
         scale, images

@@ -142,6 +142,7 @@ def result_at(distances, epsilon=1.0):
         epsilon=jnp.full(count, epsilon),
         distance=raised,
         status=jnp.full(count, Status.FOUND, jnp.int32),
+        num_gradients=jnp.ones(count, jnp.int32),
     )
     return x, jnp.zeros(count, jnp.int32), result
 
@@ -276,7 +277,10 @@ def test_only_failed_samples_are_attacked_towards_their_second_class(samples):
     status = jnp.where(jnp.asarray(failed), Status.NOT_FOUND, Status.FOUND).astype(
         jnp.int32
     )
-    result = AttackResult(x + 0.01, y, jnp.full(23, 2.0), jnp.full(23, 0.04), status)
+    spent = jnp.full(23, 7, jnp.int32)
+    result = AttackResult(
+        x + 0.01, y, jnp.full(23, 2.0), jnp.full(23, 0.04), status, spent
+    )
     again = attacks.target_runner_up(
         linear, jnp.asarray(WEIGHTS), x, y, result, batch_size=5
     )
@@ -287,6 +291,7 @@ def test_only_failed_samples_are_attacked_towards_their_second_class(samples):
     second = np.argsort(linear(WEIGHTS, np.asarray(x)), -1)[:, -2]
     np.testing.assert_array_equal(again.labels[failed], second[failed])
     np.testing.assert_array_equal(again.status[failed], Status.FOUND)
+    assert np.all(again.num_gradients[failed] > 7)
     logits = linear(WEIGHTS, np.asarray(x))
     for i in np.flatnonzero(failed):
         gap = logits[i, y[i]] - logits[i, second[i]]
@@ -296,7 +301,8 @@ def test_only_failed_samples_are_attacked_towards_their_second_class(samples):
 
 def test_unusable_input_is_refused(samples, key):
     x, y = samples
-    nothing = AttackResult(x, y, jnp.ones(23), jnp.ones(23), jnp.zeros(23, jnp.int32))
+    none = jnp.zeros(23, jnp.int32)
+    nothing = AttackResult(x, y, jnp.ones(23), jnp.ones(23), none, none)
     for options in ({"epsilon_init": 0.0}, {"num_steps": 0}, {"num_restarts": -1}):
         with pytest.raises(InputError, match="must be positive"):
             attacks.fast_adversarial_set(

@@ -219,6 +219,7 @@ def test_a_sample_misclassified_at_first_is_never_robust(samples, key):
             jnp.zeros(30),
             jnp.zeros(30),
             jnp.full(30, Status.NOT_FOUND, jnp.int32),
+            jnp.zeros(30, jnp.int32),
         )
 
     outcome = attacks.robustness(key, linear, members[0], x, y, attack=corrects)

@@ -20,6 +20,7 @@ EVERY_ATTACK = [
     attacks.PGD(),
     attacks.PGD(norm="linf", keep="last", search=attacks.FixedRadius(epsilon=0.1)),
     attacks.PGD(loss="dlr", search=attacks.Grid(num_radii=3)),
+    attacks.PGD(norm="linf", search=attacks.Minimal(depth=0.1, num_polish=3)),
     attacks.LineSearch(norm="l2"),
     attacks.APGD(loss="dlr"),
     attacks.AutoAttackSmall(num_targets=2),
@@ -144,7 +145,7 @@ def test_retry_targets_the_second_class_with_the_attacks_options():
     chex.assert_trees_all_equal(retried, expected)
 
 
-@pytest.mark.parametrize("make", [attacks.Doubling, attacks.Grid])
+@pytest.mark.parametrize("make", [attacks.Doubling, attacks.Grid, attacks.Minimal])
 def test_radii_and_ratios_share_one_program(make):
     traces = []
 

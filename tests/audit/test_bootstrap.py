@@ -2,6 +2,9 @@
 them cover.
 """
 
+import itertools
+import tracemalloc
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from support import oracles
 from unlearn_jax import audit
 from unlearn_jax.audit import (
     auc,
+    bootstrap,
     interval,
     run_weights,
     sample_weights,
@@ -106,6 +110,75 @@ def test_sample_weights_are_multinomial_within_strata():
     assert abs(np.cov(first, second)[0, 1] + 0.1) < 0.06
     again = sample_weights(np.random.default_rng(0), 4000, strata)
     assert np.array_equal(again, weights)
+
+
+@pytest.mark.parametrize("kept", [0, 1 << 30])
+def test_blocks_of_sample_weights_are_the_rows_of_one_array(monkeypatch, kept):
+    monkeypatch.setattr(bootstrap, "_KEPT", kept)
+    strata = np.arange(5000) % 3
+    rng = np.random.default_rng(4)
+    expected = np.zeros((130, 5000), int)
+    for stratum in range(3):
+        samples = np.flatnonzero(strata == stratum)
+        for row in expected:
+            drawn = rng.integers(samples.size, size=samples.size, dtype=np.int32)
+            np.add.at(row, samples[drawn], 1)
+    own = np.random.default_rng(4)
+    weights = audit.SampleWeights(own, 130, strata)
+    assert own.bit_generator.state == rng.bit_generator.state
+    assert weights.shape == expected.shape
+    assert len(weights) > 2
+    for number in (2, 0, 1):  # in any order
+        rows, block = weights.block(number)
+        assert np.array_equal(block, expected[rows])
+    assert np.array_equal(np.concatenate([block for _, block in weights]), expected)
+    whole = sample_weights(np.random.default_rng(4), 130, strata)
+    assert np.array_equal(whole, expected)
+
+
+def test_large_sample_weights_are_never_in_memory_together():
+    tracemalloc.start()
+    weights = audit.SampleWeights(np.random.default_rng(0), 1000, np.zeros(10**5, int))
+    rows, block = weights.block(len(weights) - 1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert rows.stop == 1000
+    assert block.sum() == 10**5 * len(block)
+    assert peak < 2**23 < 10**8  # bytes, of 10**8 counts
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_ranking_equals_curves_of_repeated_samples(seed):
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(-6, 6, 80) / 2
+    steps = np.floor(scores)  # more ties
+    part = rng.integers(0, 4, 80)
+    masks = {name: part == number for number, name in enumerate("abc")}
+    ranking = audit.Ranking(scores, masks, steps=steps)
+    weights = rng.integers(0, 3, (6, 80))
+    weights[5, masks["b"]] = 0
+    curves = ranking.weighted(weights)
+    for positive, negative in itertools.permutations("abc", 2):
+        sides = masks[positive], masks[negative]
+        areas = curves.auc(positive, negative)
+        expected = [oracles.repeated_auc(steps, *sides, row) for row in weights]
+        assert np.array_equal(np.isnan(areas), np.isnan(expected))
+        assert np.allclose(areas, expected, rtol=1e-14, equal_nan=True)
+        for max_fpr in (0.0, 0.1, 0.5, 1.0):
+            rates = curves.tpr(positive, negative, max_fpr=max_fpr)
+            for rate, row in zip(rates, weights, strict=True):
+                above = np.repeat(scores[sides[0]], row[sides[0]])
+                below = np.repeat(scores[sides[1]], row[sides[1]])
+                if not above.size or not below.size:
+                    assert np.isnan(rate)
+                    continue
+                levels = [-np.inf, *np.unique(below)]
+                allowed = [
+                    np.mean(above > level)
+                    for level in levels
+                    if np.mean(below > level) <= max_fpr
+                ]
+                assert rate == max(allowed)
 
 
 def test_run_weights_are_products_of_level_counts():

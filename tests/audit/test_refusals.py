@@ -150,6 +150,14 @@ REFUSED = [
         "positive is empty: mark at least one sample on each side",
     ),
     (lambda: audit.weighted_mean(ONES, MASK & False, ONES[None]), "mask is empty"),
+    (
+        lambda: audit.Ranking(ONES, {"forget": MASK}, steps=ONES[:3]),
+        "steps have shape \\(3,\\) and scores \\(4,\\): pass one of each per sample",
+    ),
+    (
+        lambda: audit.model_signals("margin", [LOGITS], LABELS),
+        "unknown signal 'margin': choose taylor_softmax",
+    ),
     (lambda: audit.interval(ONES, NAN), "the estimate is NaN"),
     (lambda: audit.interval([1, INF], 1), "the estimate or a replicate is infinite"),
     (
@@ -247,6 +255,10 @@ REFUSED = [
         "reference_population has 2 models and reference 4",
     ),
     (rmia(target=ONES), "reference has 3 samples and target 4: pass the same samples"),
+    (
+        lambda: audit.ratio_to_average(ONES[:3], ONES),
+        "average has 4 samples and target 3: pass the same samples",
+    ),
     (rmia(bank=BANK[:1], member=DESIGN[:1]), "RMIA needs at least 2 reference models"),
     (rmia(mode="offline", trim=0.1), "trim applies to mode='online' only"),
     (rmia(mode="both"), "mode is 'both': pass 'online' or 'offline'"),

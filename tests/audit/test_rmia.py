@@ -11,6 +11,7 @@ from hypothesis.extra.numpy import arrays
 from support import oracles
 from support.small import half_design
 
+from unlearn_jax import audit
 from unlearn_jax.audit import auc, dominated_fraction, rmia, rmia_ratio
 from unlearn_jax.types import InputError
 
@@ -286,3 +287,24 @@ def test_ratios_must_be_numbers():
         dominated_fraction([1.0], [np.nan])
     with pytest.raises(InputError, match="at least one element"):
         dominated_fraction([], [1.0])
+
+
+@pytest.mark.parametrize("mode", ["online", "offline"])
+def test_the_references_average_serves_any_number_of_targets(mode):
+    rng = np.random.default_rng(0)
+    reference = rng.random((6, 40)).astype(np.float32)
+    member = rng.random((6, 40)).argsort(axis=0) < 3
+    target = rng.random((2, 40)).astype(np.float32)
+    average = audit.reference_average(reference, member, mode=mode, offline_a=0.4)
+    expected = []
+    for n in range(40):
+        values = reference[:, n] if mode == "online" else reference[~member[:, n], n]
+        mean = np.mean(values.astype(float))
+        expected.append(mean if mode == "online" else (1.4 * mean + 0.6) / 2)
+    assert np.allclose(average, expected, rtol=1e-14)
+    ratio = audit.ratio_to_average(target, average)
+    options = {"mode": mode, "offline_a": 0.4}
+    assert np.array_equal(ratio, audit.rmia_ratio(target, reference, member, **options))
+    assert np.array_equal(ratio[1], audit.ratio_to_average(target[1], average))
+    zeros = audit.ratio_to_average(np.zeros(3), np.array([0.0, 1.0, -2.0]))
+    assert zeros.tolist() == [1.0, 0.0, 0.0]

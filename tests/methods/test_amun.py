@@ -72,6 +72,7 @@ def with_failures(problem, failed, epsilon=None):
         choose(result.epsilon, radius),
         choose(result.distance, jnp.zeros(SIZE)),
         status,
+        result.num_gradients,
     )
 
 

@@ -1,6 +1,7 @@
 """Trained models on disk: every format, the common layouts, errors by name."""
 
 import re
+import time
 
 import chex
 import flax.linen as nn
@@ -138,6 +139,27 @@ def test_damaged_files_are_one_line(name, normed, trained, tmp_path):
     with pytest.raises(InputError, match="cannot read") as error:
         models.load(path, like=normed)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("lost", ["manifest.ocdbt", "d/*", "**/d/*"])
+def test_a_folder_without_its_data_is_one_line(lost, normed, trained, tmp_path, capfd):
+    path = models.save(tmp_path / "m", trained)
+    assert list(path.glob(lost))
+    for file in path.glob(lost):
+        file.unlink()
+    with pytest.raises(InputError, match="m lacks data files, or they are damaged"):
+        models.load(path, like=normed)
+    time.sleep(0.2)  # for threads in the background
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("use_zarr3", [False, True])
+def test_folders_of_one_folder_per_leaf_are_read(use_zarr3, normed, trained, tmp_path):
+    handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False, use_zarr3=use_zarr3)
+    with ocp.Checkpointer(handler) as checkpointer:
+        checkpointer.save(tmp_path / "m", trained._asdict())
+    loaded = models.load(tmp_path / "m", like=normed)
+    chex.assert_trees_all_equal(loaded, trained)
 
 
 def test_folders_that_are_none(normed, trained, tmp_path):

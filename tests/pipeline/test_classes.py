@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from support.made_up import Page, change_metric
 
+import unlearn_jax as uj
 from unlearn_jax import audit, data, filters
+from unlearn_jax.filters import MPRU, Mask
 from unlearn_jax.methods import TRW, FineTune, GradientAscent, Identity
 from unlearn_jax.pipeline import (
     AuditConfig,
@@ -50,7 +52,7 @@ TINY = RunConfig(
             method=TRW(num_epochs=2),
             search={"learning_rate": {"low": 0.01, "high": 0.1}},
         ),
-        "mask": Row(method=Identity(), filter="mask"),
+        "mask": Row(method=Identity(), filter=Mask()),
     },
 )
 GONE = (1, 3)
@@ -102,6 +104,18 @@ def values(results, row, metric):
 
 def retrained(plan, run, side=0):
     return plan.oracles.logits()[side * len(plan.pairs) + plan.pair_of_run[run]]
+
+
+def test_an_opened_row_has_the_logits_behind_its_filter(finished):
+    folder, _, plan, logits = finished
+    run = uj.open(folder)
+    stored = plan.runner.make(stages.unlearn(plan, "mask")).each("logits")
+    np.testing.assert_array_equal(run["mask"].stored["logits"], stored)
+    np.testing.assert_array_equal(run["mask"].logits, logits["mask"])
+    np.testing.assert_array_equal(run["trw"].logits, logits["trw"])
+    assert not np.array_equal(stored, logits["mask"])
+    target = run.audit_arrays().target
+    np.testing.assert_array_equal(target["mask"], logits["mask"])
 
 
 def test_accuracies_are_of_the_classes_they_name(finished):
@@ -463,9 +477,10 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
     assert not list(pathlib.Path(tmp_path).iterdir())
 
 
-def test_an_unknown_filter_is_refused():
-    with pytest.raises(InputError, match="unknown filter 'sieve'; choose one of mask"):
-        Row(method=Identity(), filter="sieve")
+@pytest.mark.parametrize("filter", ["mask", Mask, len])
+def test_what_is_no_filter_is_refused(filter):
+    with pytest.raises(InputError, match=r"filter must be a value such as Mask\(\)"):
+        Row(method=Identity(), filter=filter)
 
 
 def test_a_dry_run_without_references_estimates_by_the_originals(splits, tmp_path):
@@ -551,12 +566,12 @@ def test_a_filter_is_part_of_what_is_searched_and_survives_divergence(splits, tm
         rows={
             "kept": Row(
                 method=FineTune(num_epochs=1),
-                filter="mask",
+                filter=Mask(),
                 search={"batch_size": [16, 32]},
             ),
             "lost": Row(
                 method=GradientAscent(num_epochs=30, learning_rate=50.0),
-                filter="mpru",
+                filter=MPRU(),
                 search={},
             ),
         },

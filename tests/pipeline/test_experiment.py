@@ -98,7 +98,7 @@ def test_artifacts_are_computed_once_and_only_those_that_a_setting_decides(tmp_p
     assert computed[5:] == ["total"]
 
 
-def test_an_interrupted_experiment_goes_on_with_the_same_result(tmp_path):
+def test_an_interrupted_experiment_resumes_to_the_same_result(tmp_path):
     whole = run_experiment(make([]), tmp_path / "whole", name="e")
     broken = make([])
 
@@ -122,7 +122,7 @@ def test_an_interrupted_experiment_goes_on_with_the_same_result(tmp_path):
     assert resumed.to_json()["tables"] == whole.to_json()["tables"]
 
 
-def test_a_damaged_part_is_named_set_aside_and_computed_anew(tmp_path):
+def test_a_damaged_artifact_is_named_moved_aside_and_recomputed(tmp_path):
     first = run_experiment(make([]), tmp_path, name="e")
     part = next(tmp_path.glob("draw-1-*"))
     content = bytearray((part / "x.npy").read_bytes())

@@ -1,6 +1,7 @@
 """Ways out of a run and into one: opened, exported, audited again; own models."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import re
@@ -167,6 +168,7 @@ def test_a_stranger_exports_and_audits_the_exported_models(
     text = command("audit", "--logits", file, "--to", audited, *options)
     assert "FT AUC" in text
     results = json.loads((audited / "results.json").read_text())
+    assert results["command"].startswith(f"unlearn-jax audit --logits {file} --to")
     (row,) = (row for row in results["rows"] if row["key"] == "amun")
     np.testing.assert_allclose(row["metrics"]["ft_auc"]["mean"], estimate.mean, 0.02)
     assert (audited / "report.html").is_file()
@@ -196,6 +198,10 @@ def test_an_export_overwrites_nothing(folder, tmp_path, capsys):
     assert "exists: choose another folder" in capsys.readouterr().err
     assert cli.main(["export", str(folder)]) == 2
     assert "Missing from unlearn-jax export" in capsys.readouterr().err
+    words[-1] += "/new"
+    assert cli.main([*words, "--format", "pickle"]) == 2
+    error = capsys.readouterr().err
+    assert "unknown format 'pickle': choose orbax, safetensors, msgpack" in error
     assert list(tmp_path.iterdir()) == [tmp_path / "there"]
 
 
@@ -270,6 +276,68 @@ def test_a_users_own_model_is_unlearned_and_audited(own, splits, tmp_path):
     assert re.search(r"originals +1 +1 +0", dry)
 
 
+@pytest.fixture(scope="module")
+def problem(own, splits):
+    model, variables, _ = own
+    forget = uj.data.forget_random(len(splits.train.labels), fraction=0.2, seed=0)
+    return uj.make_problem(model, variables, splits.train, forget)
+
+
+def test_models_are_audited_as_their_logits(own, problem, splits):
+    model, variables, logits = own
+    recipe = uj.Recipe(2, 16, optax.sgd(0.1))
+    key = jax.random.key(6)
+    references = uj.fit_references(key, model, splits, recipe, num_models=4, seed=3)
+    pool = uj.data.pool(splits)
+    member = uj.data.membership_design(4, len(pool.labels), seed=3)
+    keys = jax.random.split(jax.random.clone(key), 4)
+    state, _ = uj.fit_many(keys, model, pool, member, recipe)
+    np.testing.assert_array_equal(references.member, member)
+    chex.assert_trees_all_equal(references.variables, state.variables)
+
+    moved = jax.tree.map(lambda leaf: 1.1 * leaf, variables)
+    oracle = jax.tree.map(lambda leaf: 0.9 * leaf, variables)
+    config = pipeline.AuditConfig(num_bootstrap=20)
+    models = {"retrained": oracle, "mine": moved}
+    found = uj.audit_models(problem, splits, references, models, config)
+    assert [row.key for row in found.rows] == ["original", "retrained", "mine"]
+    assert found.command == "unlearn_jax.audit_models(...)"
+    arrays = uj.AuditArrays(
+        target={"mine": uj.predict(model.apply, moved, pool.images)},
+        labels=pool.labels,
+        train=uj.data.pool_mask(splits),
+        forget=uj.data.pool_mask(splits, problem.forget),
+        references=uj.predict_many(model.apply, state.variables, pool.images),
+        member=member,
+        original=logits,
+        retrained=uj.predict(model.apply, oracle, pool.images),
+    )
+    for row in uj.audit_arrays(arrays, config).rows:
+        for key, estimate in row.metrics.items():
+            value = found.row(row.key).metrics[key].mean
+            # a score that ties in one program may not in another
+            assert value == pytest.approx(estimate.mean, abs=0.5), (row.key, key)
+    table = uj.terminal_text(found, ["ft_auc", "avg_gap"])
+    assert "Avg Gap" in table
+    assert "Test acc" not in table
+    assert "Cost" not in table  # nothing was timed
+
+
+def test_audits_of_models_that_do_not_fit(own, problem, splits):
+    _, variables, _ = own
+    short = dataclasses.replace(
+        splits, train=jax.tree.map(lambda a: a[:9], splits.train)
+    )
+    with pytest.raises(InputError, match="training samples and the data 9: pass the"):
+        uj.audit_models(problem, short, None, {"mine": variables})
+    with pytest.raises(InputError, match="leave it out of the models"):
+        uj.audit_models(problem, splits, None, {"original": variables})
+    with pytest.raises(InputError, match="target has no row"):
+        uj.audit_models(problem, splits, None, {"retrained": variables})
+    with pytest.raises(InputError, match="references is missing"):
+        uj.audit_models(problem, splits, None, {"mine": variables})
+
+
 def test_other_weights_are_another_run(own, splits, tmp_path):
     model, variables, _ = own
     moved = jax.tree.map(lambda leaf: leaf + 0.01, variables)
@@ -290,6 +358,7 @@ def test_original_models_that_do_not_fit(own, splits, tmp_path):
         ([], TINY, "original holds no model"),
         (tmp_path / "absent", TINY, "no model at"),
         (uj.Variables({"w": np.ones(2)}, {}), TINY, "original 0: it lacks params/"),
+        (uj.Variables({"w": np.ones(2)}, {}), TINY, "set --model, or the preset's"),
     ]
     for original, config, message in cases:
         with pytest.raises(InputError, match=message):

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from support.runs import TINY
 
-from unlearn_jax import data, methods, models, replicas, train
+import unlearn_jax as uj
+from unlearn_jax import audit, data, methods, models, replicas, train
 from unlearn_jax.methods import AMUN, FineTune
 from unlearn_jax.pipeline import (
     AttackConfig,
@@ -28,7 +29,7 @@ from unlearn_jax.pipeline import (
     run,
 )
 from unlearn_jax.pipeline.config.resolve import forget_masks
-from unlearn_jax.pipeline.measure.pool import make_pool
+from unlearn_jax.pipeline.measure.pool import ReferenceSignals, make_pool
 from unlearn_jax.pipeline.measure.records import RunResult, Tuning
 from unlearn_jax.pipeline.measure.results import make_notes
 from unlearn_jax.pipeline.stages import models as stages
@@ -111,13 +112,14 @@ def test_cost_is_counted_in_gradients_of_single_samples(finished, splits):
     # Epochs, retained samples (3 steps of 16).
     assert cost["retrained"].gradients == 4 * 48
     assert cost["finetune"].gradients == 2 * 48
-    assert cost["finetune"].relative_gradients == 0.5
+    assert cost["finetune"].relative == 0.5
     plan = make_plan(TINY, folder.parent / "banks", splits=splits, workdir=folder)
-    epsilon = plan.runner.make(stages.attack(plan, ""))["epsilon"]
-    radii = np.where(
-        epsilon == 0, 1, np.round(np.log2(np.maximum(epsilon, 0.04) / 0.04)) + 1
-    )
-    attacked = 5 * radii.sum(1).mean()  # steps per radius
+    sets = plan.runner.make(stages.attack(plan, ""))
+    attacked = sets["num_gradients"].sum(1).mean()
+    radii = np.round(np.log2(np.maximum(sets["epsilon"], 0.04) / 0.04)) + 1
+    # The clean image and up to five steps in each radius, one at least in the last.
+    assert np.all(sets["num_gradients"] <= 6 * radii)
+    assert np.all(sets["num_gradients"] >= 6 * (radii - 1) + 1)
     tuned = 2 * 16 * -(-(48 + 12 + 12) // 16)
     assert cost["amun"].gradients == pytest.approx(tuned + attacked)
 
@@ -130,12 +132,12 @@ def test_huge_but_finite_logits_count_as_diverged():
         np.zeros(5, int),
         np.array([[True, False, False]]),
         np.zeros((1, 2), int),
-        [logits, logits],
+        ReferenceSignals(np.ones((2, 5)), None),
         member,
     )
-    assert pool.is_usable([logits])
-    assert not pool.is_usable([logits, 1e16 * logits])
-    assert not pool.is_usable([np.full((5, 3), np.nan, np.float32)])
+    assert pool.usable_signals([logits]).shape == (1, 5)
+    assert pool.usable_signals([logits, 1e16 * logits]) is None
+    assert pool.usable_signals([np.full((5, 3), np.nan, np.float32)]) is None
 
 
 def test_notes_cover_the_search_and_the_choice_of_hard_samples(splits, tmp_path):
@@ -481,7 +483,7 @@ def test_number_of_classes_names_a_bank(splits, tmp_path):
     assert len(keys) == 2
 
 
-def test_killed_in_a_later_group_goes_on_with_the_same_groups(
+def test_killed_in_a_later_group_resumes_with_the_same_groups(
     splits, tmp_path, monkeypatch
 ):
     config = dataclasses.replace(
@@ -511,7 +513,7 @@ def test_killed_in_a_later_group_goes_on_with_the_same_groups(
     _ = plan.references.stored
     assert names() == ["items-0000-0003", "items-0004-0007", "items-0008-0009"]
     whole = make_plan(config, tmp_path / "other", splits=splits).references
-    chex.assert_trees_all_equal(plan.references.variables(), whole.variables())
+    chex.assert_trees_all_equal(plan.references.logits(), whole.logits())
 
 
 def test_several_classes_as_one_forget_set(splits):
@@ -532,7 +534,7 @@ def test_users_own_loss(splits, tmp_path):
     plan = make_plan(TINY, tmp_path, splits=splits, model=model, loss_fn=squared)
     plain = make_plan(TINY, tmp_path, splits=splits, model=model)
     assert plan.originals.artifact.key != plain.originals.artifact.key
-    assert plan.originals.logits().shape == (2, 90, 3)
+    assert np.shape(plan.originals.logits()) == (2, 90, 3)
 
 
 def test_class_forgetting_with_unequal_classes(splits, tmp_path):
@@ -563,7 +565,55 @@ def test_replicas_stored_do_not_depend_on_the_group(finished, splits, tmp_path):
     plan = make_plan(other, tmp_path / "banks", splits=splits)
     first = make_plan(TINY, folder.parent / "banks", splits=splits).references
     assert plan.references.artifact.key == first.artifact.key
-    chex.assert_trees_all_equal(plan.references.variables(), first.variables())
+    chex.assert_trees_all_equal(plan.references.logits(), first.logits())
+
+
+def test_references_keep_what_is_asked_for_and_the_table_stays(
+    finished, splits, tmp_path
+):
+    folder, results = finished
+    banks = {}
+    for keep in ("models", "logits", "signals"):
+        kept = dataclasses.replace(TINY.replicas, keep_references=keep)
+        config = dataclasses.replace(TINY, replicas=kept)
+        plan = make_plan(config, folder.parent / "banks", splits=splits)
+        own = plan.references
+        banks[keep] = dataclasses.replace(own, root=tmp_path / keep)
+        content = set(banks[keep].stored)
+        assert own.artifact.key == banks[keep].artifact.key
+        assert (
+            content
+            == {
+                "models": {"models", "logits", "loss"},
+                "logits": {"logits", "loss"},
+                "signals": {"signal", "margin", "loss"},
+            }[keep]
+        )
+        first = make_plan(TINY, folder.parent / "banks", splits=splits).references
+        assert (own.artifact.key == first.artifact.key) == (keep == "logits")
+    labels = splits.train.labels.tolist() + splits.test.labels.tolist()
+    whole = np.stack(banks["models"].logits())
+    chex.assert_trees_all_equal(whole, np.stack(banks["logits"].logits()))
+    for keep, bank in banks.items():
+        for name in ("taylor_softmax", "logit_margin"):
+            expected = audit.SIGNALS[name](whole, np.array(labels))
+            np.testing.assert_allclose(
+                bank.signals(name), expected, rtol=1e-6, err_msg=keep
+            )
+    again = run(config, tmp_path / "run", splits=splits)
+    for row, other in zip(results.rows, again.rows, strict=True):
+        assert row.values == other.values
+        assert row.metrics == other.metrics
+    opened = uj.open(tmp_path / "run")
+    with pytest.raises(InputError, match="keep_references logits"):
+        _ = opened.references.logits
+    with pytest.raises(InputError, match="has no models, they were not kept"):
+        _ = opened.references.models
+    hard = ForgetConfig(kind="memorized", fraction=0.2)
+    with pytest.raises(InputError, match="reads the references' logits"):
+        make_plan(
+            dataclasses.replace(config, forget=hard), tmp_path / "hard", splits=splits
+        )
 
 
 def test_dry_run_writes_nothing(splits, tmp_path, finished):
@@ -633,6 +683,15 @@ CASES = {
     "grid that continues": (
         {"attack": {"search": "grid", "restart": False}},
         "needs attack.search=doubling",
+    ),
+    "minimal that keeps the last": (
+        {"attack": {"search": "minimal", "keep": "last"}},
+        "keeps the closest example",
+    ),
+    "depth of another search": ({"attack": {"depth": 0.1}}, "attack.search=minimal"),
+    "negative depth": (
+        {"attack": {"search": "minimal", "depth": -0.1}},
+        "must not be negative",
     ),
     "no radius": ({"attack": {"num_radii": 0}}, "must be positive"),
     "negative seed": ({"replicas": {"originals": (-1,)}}, "seeds must be between"),

@@ -6,6 +6,7 @@ import pytest
 
 from unlearn_jax import methods, values
 from unlearn_jax.attacks import PGD, FixedRadius, LineSearch
+from unlearn_jax.filters import MPRU, Mask
 from unlearn_jax.methods import AMUN, BadTeacher, BoundaryShrink, Retrain
 from unlearn_jax.pipeline import (
     AttackConfig,
@@ -17,6 +18,7 @@ from unlearn_jax.pipeline import (
 )
 from unlearn_jax.pipeline.config import checks, rows
 from unlearn_jax.pipeline.config.resolve import (
+    choose_values,
     complete,
     method_name,
     resolve_rows,
@@ -110,6 +112,64 @@ def test_fields_of_the_command_line_are_not_followed():
     rows, _ = resolve_rows(unfollow(config, arguments))
     assert rows["a-b"].method.batch_size == 128
     assert rows["c"].method.batch_size == 32
+
+
+@pytest.mark.parametrize("is_complete", [False, True])
+def test_options_of_the_command_line_are_not_searched_even_at_their_defaults(
+    is_complete,
+):
+    rows = {
+        "a-b": Row(method=AMUN()),
+        "own": Row(method=AMUN(), search={"learning_rate": [0.1, 0.2]}),
+        "salun": Row(method=methods.METHODS["salun"]),
+        "other": Row(method=AMUN()),
+    }
+    config = RunConfig(rows=rows, tuning=TuningConfig(trials=2 * is_complete))
+    arguments = [
+        f"--rows.a-b.method.learning-rate={AMUN().learning_rate}",
+        "--rows.own.method.learning_rate",
+        "0.01",
+        "--rows.salun.method.constraints.0.fraction=0.5",
+    ]
+    found, _ = resolve_rows(unfollow(complete(config), arguments))
+    assert set(found["a-b"].space) == {"decay_every"}
+    assert set(found["own"].space) == set()
+    assert set(found["salun"].space) == {"learning_rate"}
+    assert set(found["other"].space) == {"learning_rate", "decay_every"}
+
+
+def test_a_row_with_another_method_keeps_a_search_of_its_own_that_fits():
+    own = {"learning_rate": {"low": 0.1, "high": 0.2}}
+    rows = {
+        "usual": Row(method=AMUN()),
+        "own": Row(method=AMUN(), search=own),
+        "none": Row(method=AMUN(), search={}),
+    }
+    config = complete(RunConfig(rows=rows, tuning=TuningConfig(trials=2)))
+    finetune = [f"--rows.{name}.method=finetune" for name in rows]
+    found, _ = choose_values(config, finetune)
+    assert found.rows["usual"].search == methods.SPACES["finetune"]
+    assert found.rows["own"].search == own
+    assert found.rows["none"].search == {}
+    with pytest.warns(UserWarning, match="row 'own' searches 'learning_rate', which"):
+        found, _ = choose_values(config, ["--rows.own.method=ssd"])
+    assert found.rows["own"].search == methods.SPACES["ssd"]
+
+
+def test_filters_are_values_with_names_on_the_command_line():
+    config = complete(RunConfig(rows={"mask": Row(method=AMUN(), filter=Mask())}))
+    for words, expected in [
+        (["--rows.mask.filter=mpru_direct"], MPRU(variant="direct")),
+        (["--rows.mask.filter", "mpru"], MPRU()),
+        (["--rows.mask.filter", "None"], None),
+    ]:
+        found, others = choose_values(config, words)
+        assert others == []
+        assert found.rows["mask"].filter == expected
+    rows, _ = resolve_rows(config)
+    assert rows["mask"].filter_name == rows["mask"].settings["filter"] == "mask"
+    with pytest.raises(InputError, match="unknown filter 'sieve'; choose one of mask"):
+        choose_values(config, ["--rows.mask.filter=sieve"])
 
 
 def test_complete_shows_the_search_where_there_is_one():

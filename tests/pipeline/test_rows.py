@@ -7,8 +7,9 @@ import pytest
 from unlearn_jax import audit
 from unlearn_jax.pipeline import AuditConfig
 from unlearn_jax.pipeline.measure.metrics import CLASSES, SAMPLES
-from unlearn_jax.pipeline.measure.pool import Measured, make_pool
+from unlearn_jax.pipeline.measure.pool import ReferenceSignals, make_pool, margins
 from unlearn_jax.pipeline.measure.rows import measure_gaps, measure_rows
+from unlearn_jax.pipeline.measure.statistics import Measured
 
 NUM_TRAIN = 40
 NUM_TEST = 24
@@ -31,7 +32,9 @@ def draw_models(rng):
     member = np.zeros((6, len(LABELS)), bool)
     for sample in range(len(LABELS)):
         member[rng.permutation(6)[:3], sample] = True
-    return rows, draw_logits(rng, 6), member
+    logits = draw_logits(rng, 6)
+    signal = audit.model_signals("taylor_softmax", logits, LABELS)
+    return rows, ReferenceSignals(signal, margins(logits, LABELS)), member
 
 
 def test_metrics_are_those_of_the_definitions():
@@ -60,9 +63,8 @@ def test_metrics_are_those_of_the_definitions():
             audit.taylor_softmax(jnp.asarray(logits), jnp.asarray(LABELS))
         )
 
-    reference = np.stack([signal(one) for one in references])
     target = np.stack([signal(one) for one in rows["mine"]])
-    scores = audit.rmia(target, reference, member, gamma=config.gamma)
+    scores = audit.rmia(target, references.signal, member, gamma=config.gamma)
     for run, mask in enumerate(np.pad(forget, ((0, 0), (0, NUM_TEST)))):
         aucs = audit.forget_aucs(scores[run], mask, TRAIN & ~mask, ~TRAIN)
         assert mine.values["ft_auc"][run] == pytest.approx(100 * aucs.ft, abs=1e-4)
@@ -106,7 +108,7 @@ def test_classes_are_compared_with_the_runs_own_retrained_models():
     config = AuditConfig(num_bootstrap=5, mis=False, mia_nn=False)
     oracles = (rows["retrained"], rows["retrained_again"])
     member = np.zeros((0, len(LABELS)), bool)
-    pool = make_pool(config, LABELS, forget, RUNS, (), member, oracles=oracles)
+    pool = make_pool(config, LABELS, forget, RUNS, None, member, oracles=oracles)
     assert pool.table is CLASSES
     assert [one.classes for one in pool.classes.sets] == [(0,), (1,)]
     assert [one.runs for one in pool.classes.sets] == [(0, 1), (2, 3)]
@@ -135,7 +137,7 @@ def test_gaps_where_classes_are_forgotten_have_a_mean_for_each_forget_set():
     config = AuditConfig(num_bootstrap=3, mis=False, mia_nn=False)
     oracles = (rows["retrained"], rows["retrained_again"])
     member = np.zeros((0, len(LABELS)), bool)
-    pool = make_pool(config, LABELS, forget, RUNS, (), member, oracles=oracles)
+    pool = make_pool(config, LABELS, forget, RUNS, None, member, oracles=oracles)
     ones = np.ones((3, len(RUNS)))
     oracle_values = np.array([0.0, 10.0, 50.0, 70.0])
     row = {key: Measured(0 * oracle_values, 0 * ones) for key in CLASSES.trial}

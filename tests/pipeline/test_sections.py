@@ -235,7 +235,7 @@ def test_hard_forget_sets_are_chosen_by_the_references(kind, splits, tmp_path):
     )
     member, logits = (
         plan.references.member[:, :60],
-        plan.references.logits()[:, :60],
+        np.stack(plan.references.logits())[:, :60],
     )
     labels = np.asarray(splits.train.labels)
     probs = np.asarray(jax.nn.softmax(jnp.asarray(logits)))[:, np.arange(60), labels]

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from unlearn_jax.audit import Estimate
+from unlearn_jax.pipeline.measure import records
 from unlearn_jax.pipeline.measure.records import (
     AttackSummary,
     Check,
@@ -74,9 +75,8 @@ def make_rows(num_methods, num_runs, rng):
             values[name] = tuple(drawn.tolist())
         cost = RowCost(
             gradients=900 * position,
-            relative_gradients=0.01 * position,
-            seconds=1.5,
             relative=0.011 * position,
+            seconds=1.5,
         )
         row = RowResult(
             key=key,
@@ -136,6 +136,7 @@ def make_attack(arrays, settings=()):
         distance_quantiles={
             str(q): float(np.quantile(distances, q)) for q in (0.05, 0.5, 0.95)
         },
+        gradients=12.5,
     )
 
 
@@ -204,6 +205,168 @@ def make(num_methods=3, num_runs=6, num_train=300, num_test=80, num_forget=30):
         attacks={"": make_attack(arrays)},
     )
     return result, arrays
+
+
+CELL = Estimate(51.5, 1.25, 50.0, 53.0, 4, 0)
+SINGLE = Estimate(97.0, math.nan, 96.0, 98.0, 1, 2)
+
+
+def small_result(**changes):
+    """Results of three rows with every section, some fields replaced."""
+    search = records.RowSearch(
+        space={"learning_rate": {"low": 0.1, "high": 1.0}, "decay_every": [0, 5]},
+        trials=(
+            records.Trial(options={"learning_rate": 0.0306}, metrics={"ft_auc": CELL}),
+            records.Trial(options={"learning_rate": 1.0}, metrics={}),
+        ),
+        chosen=0,
+    )
+    exposed = records.ExposedSample(
+        sample=3, label=1, fraction=0.5, low=0.1, high=0.9, num_runs=4
+    )
+    distances = records.KlomDistance(mean=SINGLE, median=0.5, p95=2.0)
+    result = RunResult(
+        title="Tiny",
+        preset="digits",
+        versions={"jax": "0.10"},
+        device="2 x cpu",
+        config={"forget": {"seeds": [1, 2]}, "bank": None},
+        data=records.DataSummary(
+            name="digits",
+            num_train=60,
+            num_test=30,
+            num_classes=3,
+            image_shape=(4, 4, 1),
+            digest="ab",
+        ),
+        design=records.Design(
+            forget_kind="random",
+            originals=2,
+            forget_sets=2,
+            repeats=1,
+            runs=4,
+            num_forget=6,
+            references=8,
+        ),
+        level=0.95,
+        num_bootstrap=20,
+        metrics=(
+            records.Metric(
+                key="ft_auc",
+                label="FT AUC",
+                unit="%",
+                direction="50",
+                description="Forget against test.",
+            ),
+            records.Metric(
+                key="avg_gap",
+                label="Avg Gap",
+                unit="points",
+                direction="0",
+                description="Distance.",
+            ),
+        ),
+        rows=(
+            RowResult(
+                key="original",
+                label="Original",
+                kind="original",
+                method="nothing",
+                metrics={"ft_auc": CELL},
+                values={"ft_auc": (50.0, 53.0, math.nan, math.inf)},
+            ),
+            RowResult(
+                key="amun",
+                label="AMUN",
+                method="amun",
+                options={"learning_rate": 0.1, "milestones": [5]},
+                attack="",
+                metrics={"ft_auc": SINGLE, "avg_gap": CELL},
+                cost=records.RowCost(gradients=10.0, relative=0.5, seconds=1.0),
+            ),
+            RowResult(key="lost", label="Lost", method="gradient_ascent"),
+        ),
+        runs=(records.RunName(original=0, forget_set=1, repeat=0),),
+        stages=(
+            Cost(
+                name="originals (2)",
+                seconds=30.0,
+                compile_seconds=0.5,
+                peak_memory_mb=100.0,
+                cached=False,
+            ),
+        ),
+        checks=(records.Check(name="fair", passed=True, detail="holds 50"),),
+        notes=("a note",),
+        attacks={
+            "": records.AttackSummary(
+                norm="l2",
+                settings={},
+                status={"found": 4},
+                radii=(0.04, 0.08),
+                counts=(1, 3),
+                distance_quantiles={"0.5": 0.05},
+                gradients=12.5,
+            )
+        },
+        tuning=records.Tuning(
+            originals=(101,),
+            sets=(101, 102),
+            shared=0.25,
+            original=CELL,
+            rows={"amun": search},
+        ),
+        vulnerability=records.Vulnerability(
+            max_fpr=0.05,
+            rows={
+                "amun": records.RowVulnerability(
+                    mean=0.5, num_always=1, num_samples=6, most=(exposed,)
+                )
+            },
+        ),
+        confusion=records.Confusion(
+            sets=(
+                records.ConfusionSet(
+                    title="class 1",
+                    classes=(1, 2),
+                    neighbors=(0, None),
+                    rows={"amun": (0.5, 0.5, 0.0)},
+                ),
+            )
+        ),
+        targets=records.Targets(
+            betas=(0.25, 1.0),
+            rows=(
+                records.TargetDistance(
+                    name="weights", values=(0.5, 0.25), low=(0.0, 0.0), high=(1.0, 1.0)
+                ),
+            ),
+        ),
+        klom=records.Klom(num_models=20, rows={"amun": {"forget": distances}}),
+        requests=records.Requests(
+            count=2,
+            size=3,
+            rows={
+                "amun": 2
+                * (
+                    records.RequestScore(
+                        score=CELL, fr_auc=CELL, ft_auc=CELL, values={"score": (1.5,)}
+                    ),
+                )
+            },
+        ),
+        norms=records.Norms(
+            max_norm=None,
+            rows={"amun": {"dense": records.Range(mean=1.0, low=0.5, high=1.5)}},
+            unfound=("scale",),
+        ),
+        theory=records.Theory(
+            rows={
+                "amun": {"delta": records.Term(mean=1e-9, std=math.nan, values=(1e-9,))}
+            }
+        ),
+    )
+    return dataclasses.replace(result, **changes)
 
 
 def change_row(result, key, **fields):

@@ -42,6 +42,7 @@ from unlearn_jax.attacks.values import (
     Grid,
     LegacyPGD,
     LineSearch,
+    Minimal,
 )
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
     "Grid",
     "LegacyPGD",
     "LineSearch",
+    "Minimal",
     "Norm",
     "NormName",
     "Robustness",

@@ -97,6 +97,7 @@ class _Climb(NamedTuple):
     """State of the ascent after ``step`` steps.
 
     ``best`` has the highest loss so far; ``returned`` is the result if the ascent ends.
+    ``num_gradients [B]`` counts those spent.
     ``rises`` counts the steps since the last checkpoint that raised the loss,
     ``halved`` and ``record`` are the last checkpoint's decision and highest loss.
     """
@@ -110,6 +111,7 @@ class _Climb(NamedTuple):
     rises: Array
     halved: Array
     record: Array
+    num_gradients: Array
 
 
 def checkpoints(num_steps: int) -> list[int]:
@@ -242,6 +244,7 @@ def apgd(
             best=_choose(new.loss > climb.best.loss, new, climb.best),
             returned=_choose(is_better, new, climb.returned),
             rises=climb.rises + (new.loss > point.loss),
+            num_gradients=climb.num_gradients + is_moving,
         )
 
     window = jnp.asarray(_windows(num_steps))
@@ -258,12 +261,14 @@ def apgd(
         rises=jnp.zeros(labels.shape, jnp.int32),
         halved=jnp.zeros(labels.shape, bool),
         record=first.loss,
+        num_gradients=jnp.ones(labels.shape, jnp.int32),
     )
-    last = lax.while_loop(
+    climbed = lax.while_loop(
         is_running,
         lambda climb: _reconsider(advance(climb), window, min_rises),
         begin,
-    ).returned
+    )
+    last = climbed.returned
     return attack_result(
         images,
         last.images,
@@ -273,6 +278,7 @@ def apgd(
         already,
         epsilon=epsilon,
         norm=norm,
+        num_gradients=climbed.num_gradients,
     )
 
 
@@ -464,4 +470,5 @@ def _unattacked(
         epsilon=jnp.where(is_wrong, 0.0, epsilon).astype(images.dtype),
         distance=jnp.zeros(labels.shape, images.dtype),
         status=status.astype(jnp.int32),
+        num_gradients=jnp.zeros(labels.shape, jnp.int32),
     )

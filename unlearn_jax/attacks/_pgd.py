@@ -72,6 +72,19 @@ def per_sample(numbers: Array, images: Array) -> Array:
     return numbers.reshape(numbers.shape + (1,) * (images.ndim - 1))
 
 
+def unattacked(images: Array, labels: Array) -> AttackResult:
+    """Return the result before any attack: nothing found, nothing spent."""
+    zeros = jnp.zeros(labels.shape, images.dtype)
+    return AttackResult(
+        images=images,
+        labels=labels,
+        epsilon=zeros,
+        distance=zeros,
+        status=jnp.full(labels.shape, Status.NOT_FOUND, jnp.int32),
+        num_gradients=jnp.zeros(labels.shape, jnp.int32),
+    )
+
+
 def ascent_step(
     points: Array,
     gradient: Array,
@@ -111,6 +124,7 @@ def attack_result(
     *,
     epsilon: Array,
     norm: Norm,
+    num_gradients: Array,
 ) -> AttackResult:
     """Return the result of an attack from its last iterates.
 
@@ -123,6 +137,7 @@ def attack_result(
       already: ``[B]`` bool, True where the clean image was misclassified.
       epsilon: ``[B]`` radius.
       norm: of the balls.
+      num_gradients: ``[B]`` int32, spent on each sample.
     """
     is_zero = jax.vmap(lambda one: jnp.all(norm.direction(one) == 0))(gradient)
     status = jnp.select(
@@ -140,6 +155,7 @@ def attack_result(
         epsilon=jnp.where(already, 0.0, epsilon),
         distance=jax.vmap(norm.measure)(points - images),
         status=status,
+        num_gradients=num_gradients,
     )
 
 
@@ -149,6 +165,14 @@ class _Point(NamedTuple):
     images: Array
     gradient: Array
     labels: Array
+
+
+class _Climb(NamedTuple):
+    """State of the ascent after ``step`` steps, and the gradients ``[B]`` spent."""
+
+    step: Array
+    point: _Point
+    num_gradients: Array
 
 
 def pgd(
@@ -217,12 +241,11 @@ def pgd(
     def is_done(point: _Point) -> Array:
         return already if keep == "last" else point.labels != labels
 
-    def is_running(carry: tuple[Array, _Point]) -> Array:
-        step, point = carry
-        return (step < num_steps) & ~jnp.all(is_done(point))
+    def is_running(climb: _Climb) -> Array:
+        return (climb.step < num_steps) & ~jnp.all(is_done(climb.point))
 
-    def advance(carry: tuple[Array, _Point]) -> tuple[Array, _Point]:
-        step, point = carry
+    def advance(climb: _Climb) -> _Climb:
+        point = climb.point
         moved = ascent_step(
             point.images,
             point.gradient,
@@ -232,23 +255,25 @@ def pgd(
             norm=norm,
             bounds=bounds,
         )
-        done = per_sample(is_done(point), images)
-        return step + 1, evaluate(jnp.where(done, point.images, moved))
+        done = is_done(point)
+        moved = jnp.where(per_sample(done, images), point.images, moved)
+        return _Climb(climb.step + 1, evaluate(moved), climb.num_gradients + ~done)
 
     first = evaluate(start)
     is_clean = jax.vmap(norm.measure)(start - images) == 0
     already = (first.labels != labels) & is_clean
-    begin = (jnp.zeros((), jnp.int32), first)
-    _, last = lax.while_loop(is_running, advance, begin)
+    begin = _Climb(jnp.int32(0), first, jnp.ones(labels.shape, jnp.int32))
+    last = lax.while_loop(is_running, advance, begin)
     return attack_result(
         images,
-        last.images,
-        last.gradient,
-        last.labels,
+        last.point.images,
+        last.point.gradient,
+        last.point.labels,
         labels,
         already,
         epsilon=epsilon,
         norm=norm,
+        num_gradients=last.num_gradients,
     )
 
 

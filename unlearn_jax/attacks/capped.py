@@ -110,6 +110,7 @@ def cap_failures(
         epsilon=jnp.minimum(result.epsilon, cap),
         distance=jnp.where(is_cut, distance, result.distance),
         status=jnp.where(is_cut & result.success, not_found, result.status),
+        num_gradients=result.num_gradients,
     )
 
 

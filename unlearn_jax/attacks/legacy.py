@@ -109,7 +109,8 @@ def legacy_pgd(
         )
         pixels = to_pixels(values)
         distance = jax.vmap(linf.measure)(pixels - images)
-        return AttackResult(pixels, predicted, distance, distance, status)
+        spent = jnp.full(labels.shape, num_steps, jnp.int32)
+        return AttackResult(pixels, predicted, distance, distance, status, spent)
 
     noise = jax.random.uniform(key, images.shape, minval=-epsilon, maxval=epsilon)
     labels = labels.astype(jnp.int32)

@@ -75,7 +75,7 @@ def fast_adversarial_set(
 
     Returns:
       One row per sample; ``epsilon`` is the length walked, a restart's displacement
-      counted as one step.
+      counted as one step. ``num_gradients`` is one for each line.
 
     Raises:
       InputError: ``apply_fn`` is no function, unusable images or sizes.
@@ -172,4 +172,11 @@ def _result(line: _Line, label: Array, distance: Array) -> AttackResult:
         ],
         jnp.int32(Status.NOT_FOUND),
     )
-    return AttackResult(line.image, line.label, line.radius, distance, status)
+    return AttackResult(
+        images=line.image,
+        labels=line.label,
+        epsilon=line.radius,
+        distance=distance,
+        status=status,
+        num_gradients=line.restart,
+    )

@@ -7,7 +7,7 @@ class is found, double the radius and attack again.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +15,20 @@ import numpy as np
 from jax import lax
 from jax.core import Tracer
 
-from unlearn_jax.attacks._pgd import AttackLoss, Keep, check_attacked, per_sample, pgd
+from unlearn_jax.attacks._pgd import (
+    AttackLoss,
+    Keep,
+    check_attacked,
+    per_sample,
+    pgd,
+    unattacked,
+)
+from unlearn_jax.attacks.minimal import linearized_set
 from unlearn_jax.attacks.norms import Norm, l2
 from unlearn_jax.losses import log_odds
 from unlearn_jax.types import ApplyFn, Array, AttackResult, InputError, PyTree, Status
 
-Search = Literal["grid", "doubling"]
+Search = Literal["grid", "doubling", "minimal"]
 AttackBatch = Callable[..., AttackResult]
 """``(images [B, ...], labels [B], *rest) -> AttackResult`` of one batch."""
 
@@ -50,11 +58,15 @@ def adversarial_set(
     search: Search = "doubling",
     batch_size: int = 128,
     restart: bool = True,
+    num_linear: int = 30,
+    num_polish: int = 10,
+    overshoot: float | Array = 0.02,
+    depth: float | Array = 0.0,
 ) -> AttackResult:
-    """Find the closest adversarial example of every sample by a search over radii.
+    """Find the closest adversarial example of every sample.
 
-    The radii are ``epsilon_init * 2**k``, ``k < num_radii``. Both searches return the
-    success in the smallest radius, and the same result where both apply:
+    The radii are ``epsilon_init * 2**k``, ``k < num_radii``. The searches over radii
+    return the success in the smallest one, and the same result where both apply:
 
     * ``"grid"`` attacks in all radii at once (``jax.vmap`` over radii, one trace):
       ``num_radii`` times the work of one attack, in one wide program, for accelerators.
@@ -62,10 +74,19 @@ def adversarial_set(
       full batches of fixed shape, so its work is about the number of radii a sample
       needs; the default, and far cheaper on CPU.
 
+    Neither finds the closest example: the result lies up to a step beyond the boundary,
+    where the ascent happened to cross it. The third search goes for that one:
+
+    * ``"minimal"`` linearizes the margin to the boundary and moves along it towards the
+      clean image (:mod:`unlearn_jax.attacks.minimal`), at about ``num_polish + 3``
+      gradients a sample; doubling attacks what that does not find within the last
+      radius. ``epsilon`` is the smallest radius that holds the example. It is not the
+      published search: its examples are closer, and not as deep in the other class.
+
     Where no radius works, the sample comes back with its last iterate and its status;
     no sample is dropped, and the search always ends (the released AMUN code has no
-    last radius). May be jitted and mapped over models, ``epsilon_init`` and
-    ``step_ratio``.
+    last radius). May be jitted and mapped over models, ``epsilon_init``, ``step_ratio``
+    and ``depth``.
 
     Args:
       apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode.
@@ -83,28 +104,47 @@ def adversarial_set(
       loss: ``(logits [B, C], labels [B]) -> [B]``, to be increased.
       keep: ``"first"`` returns the first misclassified iterate, ``"last"`` takes all
         steps.
-      search: ``"doubling"`` or ``"grid"``.
+      search: ``"doubling"``, ``"grid"`` or ``"minimal"``; for the last one ``loss`` and
+        ``num_steps`` to ``restart`` are doubling's.
       batch_size: samples attacked at a time.
       restart: start each radius from the clean image, as in the paper; False continues
         from the last iterate, as the released code does (``"doubling"`` only).
+      num_linear: linear steps to the boundary, at most.
+      num_polish: steps along the boundary; 0 for DeepFool.
+      overshoot: linear steps aim beyond the boundary, by this fraction of the clean
+        image's margin.
+      depth: take ``x + (1 + depth) (x' - x)``, clipped to ``bounds``, for the closest
+        example ``x'`` of the image ``x``: so many times its distance beyond the
+        boundary, for one gradient more. 0 is the closest example. ``x'`` stays where
+        that point is classified correctly or lies beyond the last radius. May be
+        traced. The examples that doubling finds are not moved.
 
     Returns:
       One row per sample, in the order given.
 
     Raises:
       InputError: ``apply_fn`` is no function, unusable images, an unknown search,
-        ``restart=False`` with ``"grid"``, or sizes below 1.
+        ``restart=False`` with ``"grid"``, ``keep="last"`` with ``"minimal"``, sizes
+        below 1, or a negative number of steps or depth.
       AssertionError: shapes that do not fit.
     """
     check_attacked(apply_fn, images, labels, bounds)
-    if search not in ("grid", "doubling"):
-        raise InputError(f"unknown search {search!r}: choose 'grid' or 'doubling'")
+    if search not in get_args(Search):
+        raise InputError(
+            f"unknown search {search!r}: choose 'grid', 'doubling' or 'minimal'"
+        )
     if search == "grid" and not restart:
         raise InputError(
             "the grid search attacks all radii at once and cannot go on from the last:"
             " use search='doubling'"
         )
+    if search == "minimal" and keep == "last":
+        raise InputError(
+            "the minimal search keeps the closest example: use keep='first', and depth"
+            " for examples beyond the boundary"
+        )
     check_search(epsilon_init, num_radii, num_steps, batch_size)
+    check_minimal(num_linear, num_polish, overshoot, depth)
     radii = epsilon_init * 2.0 ** jnp.arange(num_radii, dtype=images.dtype)
 
     def attack_batch(
@@ -130,18 +170,48 @@ def adversarial_set(
     if search == "grid":
         attack_grid = partial(_grid, attack_batch, radii)
         return in_batches(attack_grid, images, labels, batch_size=batch_size)
-    num_padding = -len(images) % batch_size
-    blank = jnp.zeros((num_padding, *images.shape[1:]), images.dtype)
-    no_class = jnp.full((num_padding,), NO_CLASS, jnp.int32)
-    result = _doubling(
+    first = unattacked(images, labels)
+    if search == "minimal":
+        first = linearized_set(
+            apply_fn,
+            variables,
+            images,
+            labels,
+            radii=radii,
+            norm=norm,
+            bounds=bounds,
+            num_linear=num_linear,
+            num_polish=num_polish,
+            overshoot=overshoot,
+            depth=depth,
+            batch_size=batch_size,
+        )
+    return _doubling(
         attack_batch,
-        jnp.concatenate([images, blank]),
-        jnp.concatenate([labels, no_class]),
+        first,
+        images,
+        labels,
         radii,
         batch_size=batch_size,
         restart=restart,
     )
-    return jax.tree.map(lambda leaf: leaf[: len(images)], result)
+
+
+def check_minimal(
+    num_linear: int, num_polish: int, overshoot: float | Array, depth: float | Array
+) -> None:
+    """Raise on hyperparameters that the minimal search cannot use.
+
+    Raises:
+      InputError: no linear step, a negative number of steps, a negative depth, or an
+        overshoot that is not positive.
+    """
+    if num_linear < 1 or num_polish < 0:
+        raise InputError("num_linear must be positive, and num_polish not negative")
+    if not is_positive(overshoot):
+        raise InputError(f"overshoot must be positive, got {overshoot}")
+    if not isinstance(depth, Tracer) and not np.all(np.asarray(depth) >= 0):
+        raise InputError(f"depth must not be negative, got {depth}")
 
 
 def check_search(
@@ -231,6 +301,8 @@ def retry_failures(
         batch_size=batch_size,
     )
     back = jnp.argsort(order)
+    spent = retried.num_gradients + result.num_gradients[order]
+    retried = retried._replace(num_gradients=spent)
 
     def choose(old: Array, new: Array) -> Array:
         return jnp.where(per_sample(result.success, old), old, new[back])
@@ -250,11 +322,13 @@ def _grid(
     smallest = jnp.argmax(results.success, 0)
     has_success = jnp.any(results.success, 0)
     best = jnp.where(has_success, smallest, len(radii) - 1)
-    return jax.tree.map(lambda leaf: leaf[best, jnp.arange(len(images))], results)
+    chosen = jax.tree.map(lambda leaf: leaf[best, jnp.arange(len(images))], results)
+    return chosen._replace(num_gradients=jnp.sum(results.num_gradients, 0))
 
 
 def _doubling(
     attack_batch: AttackBatch,
+    first: AttackResult,
     images: Array,
     labels: Array,
     radii: Array,
@@ -262,32 +336,44 @@ def _doubling(
     batch_size: int,
     restart: bool,
 ) -> AttackResult:
-    """Attack radius by radius, in each only the samples still unsolved."""
+    """Attack radius by radius, in each only the samples still unsolved.
+
+    Args:
+      attack_batch: ``(images, labels, start, radius) -> AttackResult``.
+      first: result of what was tried before.
+      images: ``[B, ...]`` clean images.
+      labels: ``[B]`` int32 labels to leave.
+      radii: ``[K]`` ascending.
+      batch_size: samples at a time.
+      restart: each radius starts from the clean image.
+    """
+    count = len(images)
+    num_padding = -count % batch_size
 
     def attack_unsolved(k: Array, best: AttackResult) -> AttackResult:
-        unsolved = ~best.success & (labels >= 0)
+        unsolved = ~best.success
         order = jnp.argsort(~unsolved)  # stable: the unsolved first, in their order
-        count = jnp.sum(unsolved)
+        order = jnp.pad(order, (0, num_padding))
+        num_unsolved = jnp.sum(unsolved)
 
         def attack_one_batch(b: Array, best: AttackResult) -> AttackResult:
             rows = lax.dynamic_slice(order, (b * batch_size,), (batch_size,))
-            is_unsolved = b * batch_size + jnp.arange(batch_size) < count
+            is_unsolved = b * batch_size + jnp.arange(batch_size) < num_unsolved
             start = images[rows] if restart else best.images[rows]
             to_leave = jnp.where(is_unsolved, labels[rows], NO_CLASS)
             result = attack_batch(images[rows], to_leave, start, radii[k])
+            spent = best.num_gradients[rows] + result.num_gradients
+            result = result._replace(num_gradients=spent)
             # Rows out of range are dropped: solved samples keep their result.
-            rows = jnp.where(is_unsolved, rows, len(images))
+            rows = jnp.where(is_unsolved, rows, count)
             return jax.tree.map(
                 lambda old, new: old.at[rows].set(new, mode="drop"), best, result
             )
 
-        num_batches = (count + batch_size - 1) // batch_size
+        num_batches = (num_unsolved + batch_size - 1) // batch_size
         return lax.fori_loop(0, num_batches, attack_one_batch, best)
 
-    zeros = jnp.zeros(labels.shape, images.dtype)
-    status = jnp.full(labels.shape, Status.NOT_FOUND, jnp.int32)
-    unattacked = AttackResult(images, labels, zeros, zeros, status)
-    return lax.fori_loop(0, len(radii), attack_unsolved, unattacked)
+    return lax.fori_loop(0, len(radii), attack_unsolved, first)
 
 
 def status_counts(result: AttackResult) -> dict[str, int]:

@@ -33,6 +33,7 @@ from unlearn_jax.attacks.line_search import check_line_search, fast_adversarial_
 from unlearn_jax.attacks.norms import NORMS, NormName
 from unlearn_jax.attacks.search import (
     adversarial_set,
+    check_minimal,
     check_search,
     in_batches,
     is_positive,
@@ -130,6 +131,42 @@ class Grid:
 
 
 @value
+class Minimal:
+    """A search that goes for the closest example by linear steps; for any device.
+
+    ``search="minimal"`` of :func:`unlearn_jax.attacks.adversarial_set`: DeepFool on the
+    margin of the two classes that compete, DDN along the boundary, doubling where both
+    fail.
+
+    Attributes:
+      epsilon_init: smallest radius, in units of the attack's norm. The radii
+        ``epsilon_init * 2**k`` are doubling's, and the last one bounds every distance.
+      num_radii: number of radii.
+      batch_size: samples attacked at a time; samples that are done make room for the
+        next, so that small batches waste less.
+      num_linear: linear steps to the boundary, at most.
+      num_polish: steps along the boundary; 0 for DeepFool.
+      overshoot: linear steps aim beyond the boundary, by this fraction of the clean
+        image's margin.
+      depth: the example is taken beyond the closest one, by this fraction of its
+        distance; 0 is the closest.
+    """
+
+    epsilon_init: Real = 0.04
+    num_radii: int = 12
+    batch_size: int = 128
+    num_linear: int = 30
+    num_polish: int = 10
+    overshoot: Real = 0.02
+    depth: Real = 0.0
+
+    def __post_init__(self) -> None:
+        """Raise on sizes that are not positive."""
+        check_search(self.epsilon_init, self.num_radii, 1, self.batch_size)
+        check_minimal(self.num_linear, self.num_polish, self.overshoot, self.depth)
+
+
+@value
 class FixedRadius:
     """No search: one radius, as for robust accuracy and transfer.
 
@@ -161,7 +198,8 @@ class PGD:
         :func:`unlearn_jax.attacks.difference_of_logits_ratio`.
       keep: ``"first"`` returns the first misclassified iterate; ``"last"`` takes all
         steps, which transfers better.
-      search: :class:`Doubling` or :class:`Grid` over radii, or one
+      search: :class:`Doubling` or :class:`Grid` over radii, :class:`Minimal` (for which
+        ``num_steps``, ``step_ratio`` and ``loss`` are those of its doubling), or one
         :class:`FixedRadius`.
     """
 
@@ -171,17 +209,23 @@ class PGD:
     bounds: tuple[float, float] = (0.0, 1.0)
     loss: LossName = "log_odds"
     keep: Keep = "first"
-    search: Doubling | Grid | FixedRadius = Doubling()
+    search: Doubling | Grid | Minimal | FixedRadius = Doubling()
 
     def __post_init__(self) -> None:
         """Raise on unusable sizes or another search."""
         _check_bounds(self.bounds)
         if self.num_steps < 1 or not is_positive(self.step_ratio):
             raise InputError("num_steps and step_ratio must be positive")
-        if not isinstance(self.search, Doubling | Grid | FixedRadius):
+        if not isinstance(self.search, Doubling | Grid | Minimal | FixedRadius):
             raise InputError(
-                "search must be attacks.Doubling(...), attacks.Grid(...) or"
-                f" attacks.FixedRadius(...), got {self.search!r}"
+                "search must be attacks.Doubling(...), attacks.Grid(...),"
+                f" attacks.Minimal(...) or attacks.FixedRadius(...), got"
+                f" {self.search!r}"
+            )
+        if isinstance(self.search, Minimal) and self.keep == "last":
+            raise InputError(
+                "the minimal search keeps the closest example: use keep='first', and"
+                " depth for examples beyond the boundary"
             )
 
     def __call__(
@@ -216,7 +260,18 @@ class PGD:
             return self._attack_radius(
                 search, apply_fn, variables, images, labels, key=key
             )
-        is_grid = isinstance(search, Grid)
+        if isinstance(search, Minimal):
+            options = {
+                "search": "minimal",
+                "num_linear": search.num_linear,
+                "num_polish": search.num_polish,
+                "overshoot": search.overshoot,
+                "depth": search.depth,
+            }
+        elif isinstance(search, Grid):
+            options = {"search": "grid"}
+        else:
+            options = {"search": "doubling", "restart": search.restart}
         return adversarial_set(
             apply_fn,
             variables,
@@ -230,9 +285,8 @@ class PGD:
             bounds=self.bounds,
             loss=LOSSES[self.loss],
             keep=self.keep,
-            search="grid" if is_grid else "doubling",
             batch_size=search.batch_size,
-            restart=True if is_grid else search.restart,
+            **options,
         )
 
     def retry(

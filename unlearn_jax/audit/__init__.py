@@ -24,7 +24,14 @@ from unlearn_jax.audit._mia_nn import (
     mia_nn,
     nearest_neighbor,
 )
-from unlearn_jax.audit._rmia import dominated_fraction, rmia, rmia_ratio
+from unlearn_jax.audit._ranking import Ranking, WeightedCurves
+from unlearn_jax.audit._rmia import (
+    dominated_fraction,
+    ratio_to_average,
+    reference_average,
+    rmia,
+    rmia_ratio,
+)
 from unlearn_jax.audit._roc import auc, auc_interval, clopper_pearson, roc
 from unlearn_jax.audit._shadow import shadow_signals
 from unlearn_jax.audit._ulira import KodgeResult, ulira, ulira_kodge
@@ -35,6 +42,7 @@ from unlearn_jax.audit._vulnerability import (
 )
 from unlearn_jax.audit.bootstrap import (
     Estimate,
+    SampleWeights,
     interval,
     run_weights,
     sample_weights,
@@ -60,6 +68,7 @@ from unlearn_jax.audit.signals import (
     entropy,
     logit_margin,
     loss_signal,
+    model_signals,
     modified_entropy,
     soft_margin,
     softmax_confidence,
@@ -81,9 +90,12 @@ __all__ = [
     "MiaNN",
     "MisResult",
     "Neighbor",
+    "Ranking",
     "RocCurve",
+    "SampleWeights",
     "ULira",
     "Vulnerability",
+    "WeightedCurves",
     "accuracy",
     "auc",
     "auc_interval",
@@ -108,10 +120,13 @@ __all__ = [
     "memorization",
     "mia_nn",
     "mis",
+    "model_signals",
     "modified_entropy",
     "most_vulnerable",
     "nearest_neighbor",
     "out_confidence",
+    "ratio_to_average",
+    "reference_average",
     "rmia",
     "rmia_ratio",
     "roc",

@@ -10,7 +10,7 @@ the signals' dtype. Under ``jax.jit`` these functions are
 :mod:`unlearn_jax.audit.device`'s.
 """
 
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -165,13 +165,46 @@ def rmia_ratio(
             f"reference has {reference.shape[1]} samples and target {target.shape[-1]}:"
             " pass the same samples"
         )
+    options: dict[str, Any] = {"mode": mode, "offline_a": offline_a, "trim": trim}
+    average = reference_average(reference, member, check_design=check_design, **options)
+    return ratio_to_average(target, average)
+
+
+def reference_average(
+    reference: ArrayLike,
+    member: ArrayLike,
+    *,
+    mode: Mode = "online",
+    offline_a: float = 0.3,
+    trim: float = 0.0,
+    check_design: bool = True,
+) -> np.ndarray:
+    """Return ``Pr(x)`` of :func:`rmia_ratio`, all that RMIA reads of the references.
+
+    Args:
+      reference: as in :func:`rmia_ratio`.
+      member: as in :func:`rmia_ratio`.
+      mode: as in :func:`rmia`.
+      offline_a: as in :func:`rmia`.
+      trim: as in :func:`rmia`.
+      check_design: as in :func:`rmia`.
+
+    Returns:
+      ``[N]`` float64, finite; for any number of targets.
+
+    Raises:
+      InputError: as :func:`rmia`.
+
+    >>> reference_average([[1.0, 2.0], [3.0, 2.0]], np.eye(2, dtype=bool))
+    array([2., 2.])
+    """
+    reference = real_array("reference", reference, ndim=(2,))
     if reference.shape[0] < 2:
         raise InputError(
             "RMIA needs at least 2 reference models, one with and one without each"
             " sample"
         )
     member = mask_array("member", member, reference.shape)
-    refuse_infinite("target", target)
     if mode == "online":
         if check_design:
             _check_half(member)
@@ -183,7 +216,33 @@ def rmia_ratio(
     else:
         raise InputError(f"mode is {mode!r}: pass 'online' or 'offline'")
     refuse_infinite("the references' average", average)
-    return _quotient(target, average)
+    return average
+
+
+def ratio_to_average(target: ArrayLike, average: ArrayLike) -> np.ndarray:
+    """Return :func:`rmia_ratio` from the references' average.
+
+    Args:
+      target: ``[N]`` or ``[T, N]`` signals of the audited model(s).
+      average: ``[N]`` of :func:`reference_average`.
+
+    Returns:
+      ``[N]`` or ``[T, N]`` float64; where both are 0 the ratio is 1.
+
+    Raises:
+      InputError: NaN or infinite signals, shapes that do not fit.
+    """
+    target = real_array("target", target, ndim=(1, 2))
+    average = real_array("average", average, ndim=(1,))
+    if average.shape != target.shape[-1:]:
+        raise InputError(
+            f"average has {average.size} samples and target {target.shape[-1]}: pass"
+            " the same samples"
+        )
+    refuse_infinite("target", target)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        ratio = target.astype(np.float64, copy=False) / average
+    return np.where(np.isnan(ratio), 1.0, ratio)
 
 
 def dominated_fraction(
@@ -316,10 +375,3 @@ def _offline_mean(
     with np.errstate(invalid="ignore"):
         total = np.einsum("mn,mn->n", reference, outside, dtype=np.float64)
     return ((1 + offline_a) * (total / count) + (1 - offline_a)) / 2
-
-
-def _quotient(signal: np.ndarray, average: np.ndarray) -> np.ndarray:
-    """Return ``signal / average`` in float64, where 0 / 0 is 1."""
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        ratio = signal.astype(np.float64, copy=False) / average
-    return np.where(np.isnan(ratio), 1.0, ratio)

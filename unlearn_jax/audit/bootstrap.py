@@ -21,26 +21,29 @@ their replicates before step 4. Host-side NumPy, float64;
 ``jax.numpy``.
 """
 
+import copy
 from collections.abc import Iterator
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from unlearn_jax.audit import device
+from unlearn_jax.audit._ranking import Ranking
 from unlearn_jax.audit.inputs import (
     check_level,
     is_traced,
     mask_array,
     real_array,
     refuse_infinite,
-    refuse_nan,
 )
 from unlearn_jax.audit.results import Interval
 from unlearn_jax.types import InputError
 
 # Elements of a [rows, N] block: its float64 copies stay inside a core's cache.
 _BLOCK = 1 << 18
+# Elements of weights that are kept, not drawn again: 64 MiB.
+_KEPT = 1 << 26
 
 
 class Estimate(NamedTuple):
@@ -89,21 +92,102 @@ def sample_weights(
     >>> sample_weights(np.random.default_rng(0), 2, [0, 0, 0, 1]).sum(axis=1)
     array([4, 4])
     """
-    _check_replicates(num_replicates)
-    strata = np.asarray(strata)
-    if strata.ndim != 1 or strata.size == 0 or strata.dtype.kind not in "biu":
-        raise InputError(
-            f"strata are {strata.dtype} of shape {strata.shape}: pass one integer per"
-            " sample"
-        )
-    weights = np.zeros((num_replicates, strata.size), np.int32)
-    for stratum in np.unique(strata):
-        samples = np.flatnonzero(strata == stratum)
-        # A row at a time: the draws never need a second [B, N] array.
-        for row in weights:
-            drawn = rng.integers(samples.size, size=samples.size, dtype=np.int32)
-            row[samples] = np.bincount(drawn, minlength=samples.size)
+    drawn = SampleWeights(rng, num_replicates, strata)
+    weights = np.empty(drawn.shape, np.int32)
+    for rows, block in drawn:
+        weights[rows] = block
     return weights
+
+
+class SampleWeights:
+    """Bootstrap counts of samples, the numbers of :func:`sample_weights`, by the block.
+
+    Iterating yields ``(rows, weights)``: a slice of replicates, and their counts
+    ``[rows, N]``. Blocks that would need much memory together are drawn again whenever
+    they are read, from the state that the generator had: an ``[B, N]`` array of them
+    is never made. Threads may read blocks at the same time.
+
+    Args:
+      rng: source of randomness; advanced by all draws.
+      num_replicates: B, at least 1.
+      strata: ``[N]`` integers or booleans, the stratum of each sample.
+
+    Attributes:
+      shape: ``(B, N)``.
+
+    Raises:
+      InputError: as :func:`sample_weights`.
+
+    >>> weights = SampleWeights(np.random.default_rng(0), 3, [0, 0, 0, 1])
+    >>> [block.sum(axis=1).tolist() for _, block in weights]
+    [[4, 4, 4]]
+    """
+
+    def __init__(
+        self, rng: np.random.Generator, num_replicates: int, strata: ArrayLike
+    ) -> None:
+        _check_replicates(num_replicates)
+        strata = np.asarray(strata)
+        if strata.ndim != 1 or strata.size == 0 or strata.dtype.kind not in "biu":
+            raise InputError(
+                f"strata are {strata.dtype} of shape {strata.shape}: pass one integer"
+                " per sample"
+            )
+        self.shape = (num_replicates, strata.size)
+        self._slices = list(blocks(*self.shape))
+        self._strata = [np.flatnonzero(strata == one) for one in np.unique(strata)]
+        self._kept: list[np.ndarray] = []
+        # The order of the draws: stratum by stratum, a row at a time.
+        self._states: list[list[Any]] = []
+        self._rng = copy.deepcopy(rng)
+        is_small = num_replicates * strata.size <= _KEPT
+        if is_small:
+            self._kept = [
+                np.empty((one.stop - one.start, strata.size), np.uint8)
+                for one in self._slices
+            ]
+        for samples in self._strata:
+            states = []
+            for number, rows in enumerate(self._slices):
+                if is_small:
+                    _draw(rng, samples, self._kept[number])
+                    continue
+                states.append(rng.bit_generator.state)
+                for _ in range(rows.start, rows.stop):
+                    rng.integers(samples.size, size=samples.size, dtype=np.int32)
+            self._states.append(states)
+
+    def __len__(self) -> int:
+        return len(self._slices)
+
+    def __iter__(self) -> Iterator[tuple[slice, np.ndarray]]:
+        return (self.block(number) for number in range(len(self)))
+
+    def block(self, number: int) -> tuple[slice, np.ndarray]:
+        """Return one block: its replicates, and their counts ``[rows, N]`` uint8.
+
+        Args:
+          number: in 0..len - 1.
+        """
+        rows = self._slices[number]
+        if self._kept:
+            return rows, self._kept[number]
+        rng = copy.deepcopy(self._rng)
+        weights = np.empty((rows.stop - rows.start, self.shape[1]), np.uint8)
+        for samples, states in zip(self._strata, self._states, strict=True):
+            rng.bit_generator.state = states[number]
+            _draw(rng, samples, weights)
+        return rows, weights
+
+
+def _draw(rng: np.random.Generator, samples: np.ndarray, weights: np.ndarray) -> None:
+    """Write a stratum's counts into the rows of a block.
+
+    A count fits a byte: that of a sample reaches 256 with a probability of 1e-507.
+    """
+    for row in weights:
+        drawn = rng.integers(samples.size, size=samples.size, dtype=np.int32)
+        row[samples] = np.bincount(drawn, minlength=samples.size)
 
 
 def run_weights(
@@ -188,31 +272,11 @@ def weighted_auc(
     if is_traced(scores, positive, negative, weights):
         areas = device.weighted_auc(scores, positive, negative, weights)
         return cast(np.ndarray, areas)
-    scores = real_array("scores", scores, ndim=(1,))
-    weights = _read_weights(weights, scores.size)
-    positive = mask_array("positive", positive, scores.shape)
-    negative = mask_array("negative", negative, scores.shape)
-    if (positive & negative).any():
-        raise InputError(
-            "positive and negative overlap: a sample can be on one side only"
-        )
-    above = _ascending(scores, positive, "positive")
-    below = _ascending(scores, negative, "negative")
-    left = np.searchsorted(scores[below], scores[above], side="left")
-    right = np.searchsorted(scores[below], scores[above], side="right")
-    tied = bool((left != right).any())
+    ranking, weights = _read(scores, positive, negative, weights)
     replicates = np.empty(weights.shape[0])
-    for rows in _blocks(*weights.shape):
-        block = weights[rows]
-        wins = np.zeros((block.shape[0], below.size + 1))
-        np.cumsum(block.take(below, axis=1), axis=1, out=wins[:, 1:])
-        credit = wins.take(left, axis=1)
-        if tied:
-            credit = (credit + wins.take(right, axis=1)) / 2
-        weight_above = block.take(above, axis=1).astype(np.float64, copy=False)
-        pairs = weight_above.sum(axis=1) * wins[:, -1]
-        with np.errstate(invalid="ignore"):
-            replicates[rows] = np.einsum("bp,bp->b", weight_above, credit) / pairs
+    for rows in blocks(*weights.shape):
+        curves = ranking.weighted(weights[rows])
+        replicates[rows] = curves.auc("positive", "negative")
     return replicates
 
 
@@ -255,35 +319,11 @@ def weighted_tpr(
         return cast(np.ndarray, rates)
     if not 0 <= max_fpr <= 1:
         raise InputError(f"max_fpr is {max_fpr}: pass a rate in [0, 1]")
-    scores = real_array("scores", scores, ndim=(1,))
-    weights = _read_weights(weights, scores.size)
-    positive = mask_array("positive", positive, scores.shape)
-    negative = mask_array("negative", negative, scores.shape)
-    if (positive & negative).any():
-        raise InputError(
-            "positive and negative overlap: a sample can be on one side only"
-        )
-    above = _ascending(scores, positive, "positive")[::-1]
-    below = _ascending(scores, negative, "negative")[::-1]
-    # Thresholds just above each negative score, descending; negatives at or above each
-    # of these levels, and positives strictly above it.
-    levels = -np.unique(-scores[below])
-    upto = np.searchsorted(-scores[below], -levels, side="right")
-    passed = np.searchsorted(-scores[above], -levels, side="left")
-    passed = np.append(passed, above.size)
+    ranking, weights = _read(scores, positive, negative, weights)
     replicates = np.empty(weights.shape[0])
-    for rows in _blocks(*weights.shape):
-        block = weights[rows]
-        wins = np.cumsum(block.take(above, axis=1), axis=1, dtype=np.float64)
-        wins = np.concatenate([np.zeros((len(wins), 1)), wins], axis=1)
-        alarms = np.cumsum(block.take(below, axis=1), axis=1, dtype=np.float64)
-        alarms = alarms[:, upto - 1]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            # The tolerance keeps max_fpr = k / n on the side of k alarms.
-            is_within = alarms <= max_fpr * alarms[:, -1:] * (1 + 1e-12)
-            hits = passed[is_within.sum(axis=1)][:, None]
-            rate = np.take_along_axis(wins, hits, axis=1)[:, 0] / wins[:, -1]
-        replicates[rows] = np.where(alarms[:, -1] > 0, rate, np.nan)
+    for rows in blocks(*weights.shape):
+        curves = ranking.weighted(weights[rows])
+        replicates[rows] = curves.tpr("positive", "negative", max_fpr=max_fpr)
     return replicates
 
 
@@ -318,7 +358,7 @@ def weighted_mean(values: ArrayLike, mask: ArrayLike, weights: ArrayLike) -> np.
         [values[samples].astype(np.float64), np.ones(samples.size)], axis=1
     )
     sums = np.empty((weights.shape[0], 2))
-    for rows in _blocks(*weights.shape):
+    for rows in blocks(*weights.shape):
         block = weights[rows].take(samples, axis=1).astype(np.float64, copy=False)
         sums[rows] = block @ columns
     with np.errstate(invalid="ignore"):
@@ -479,19 +519,20 @@ def _read_weights(weights: ArrayLike, num_columns: int) -> np.ndarray:
     return array
 
 
-def _ascending(scores: np.ndarray, mask: np.ndarray, name: str) -> np.ndarray:
-    """Return the indices of the masked samples in ascending order of score."""
-    samples = np.flatnonzero(mask)
-    if not samples.size:
-        raise InputError(f"{name} is empty: mark at least one sample on each side")
-    refuse_nan("scores", scores[samples])
-    return samples[np.argsort(scores[samples])]
+def _read(
+    scores: ArrayLike, positive: ArrayLike, negative: ArrayLike, weights: ArrayLike
+) -> tuple[Ranking, np.ndarray]:
+    """Return the samples of both sides in order, and the weights, checked."""
+    scores = real_array("scores", scores, ndim=(1,))
+    weights = _read_weights(weights, scores.size)
+    return Ranking(scores, {"positive": positive, "negative": negative}), weights
 
 
-def _blocks(num_rows: int, num_columns: int) -> Iterator[slice]:
+def blocks(num_rows: int, num_columns: int) -> Iterator[slice]:
     """Return slices of rows with about ``_BLOCK`` elements each."""
     step = max(1, _BLOCK // num_columns)
-    return (slice(start, start + step) for start in range(0, num_rows, step))
+    for start in range(0, num_rows, step):
+        yield slice(start, min(start + step, num_rows))
 
 
 def _check_replicates(num_replicates: int) -> None:

@@ -12,7 +12,7 @@ quantities as **membership scores**, where higher means more likely member: loss
 entropies appear there with their sign turned.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
@@ -338,3 +338,30 @@ SIGNALS: dict[str, SignalFn] = {
     "negative_modified_entropy": _negated(modified_entropy),
 }
 """Membership scores by name, ``(logits, labels) -> [...]``, high for members."""
+
+
+def model_signals(
+    signal: str, logits: Iterable[ArrayLike], labels: ArrayLike
+) -> np.ndarray:
+    """Return a signal of many models, one model's logits in memory at a time.
+
+    Args:
+      signal: a name in :data:`SIGNALS`.
+      logits: ``[N, C]`` of every model, at least one; may be a generator.
+      labels: ``[N]`` integers in 0..C-1.
+
+    Returns:
+      ``[M, N]``, in the order of the models.
+
+    Raises:
+      InputError: an unknown signal, and as the signal.
+
+    >>> model_signals("correctness", iter([[[2.0, 1.0]], [[0.0, 1.0]]]), [0])
+    array([[1.],
+           [0.]], dtype=float32)
+    """
+    if signal not in SIGNALS:
+        raise InputError(f"unknown signal {signal!r}: choose {', '.join(SIGNALS)}")
+    function = SIGNALS[signal]
+    classes = jnp.asarray(labels)
+    return np.stack([np.asarray(function(jnp.asarray(z), classes)) for z in logits])

@@ -11,7 +11,7 @@ import contextlib
 import os
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +22,21 @@ from unlearn_jax.models.adapters import leaf_paths
 from unlearn_jax.types import InputError, Model, PyTree, Variables
 
 ModelFormat = Literal["orbax", "safetensors", "msgpack"]
-FORMATS: tuple[ModelFormat, ...] = ("orbax", "safetensors", "msgpack")
+FORMATS: dict[ModelFormat, str] = {
+    "orbax": "",
+    "safetensors": ".safetensors",
+    "msgpack": ".msgpack",
+}
+"""Suffixes by format."""
 IGNORED = frozenset({"opt_state", "step"})
 """Parts of a training state that are no part of the model."""
 _SHOWN = 3
+
+
+class MisfitError(InputError):
+    """Variables of another network."""
+
+
 _Read = TypeVar("_Read")
 
 
@@ -53,11 +64,9 @@ def save(
         installed.
     """
     path = pathlib.Path(path).absolute()
-    chosen = format or _format_of(path)
+    chosen = known_format(format or _format_of(path))
     if path.exists():
         raise InputError(f"{path} exists: choose another path")
-    if chosen not in FORMATS:
-        raise InputError(f"unknown format {chosen!r}: choose {', '.join(FORMATS)}")
     leaves = jax.tree.leaves(variables)
     arrays = {
         name: np.asarray(leaf, order="C")
@@ -74,6 +83,22 @@ def save(
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(path, _nested(arrays))
     return path
+
+
+def known_format(format: str) -> ModelFormat:
+    """Return a format, or raise where there is none of this name.
+
+    Args:
+      format: a name in :data:`FORMATS`.
+
+    Raises:
+      InputError: an unknown one, or safetensors where it is not installed.
+    """
+    if format not in FORMATS:
+        raise InputError(f"unknown format {format!r}: choose {', '.join(FORMATS)}")
+    if format == "safetensors":
+        safetensors()
+    return cast(ModelFormat, format)
 
 
 def load(path: str | os.PathLike[str], like: Model | PyTree) -> Any:
@@ -195,12 +220,12 @@ def fit_leaves(
             faults.append(f"it lacks {_listed(missing)}")
         if unexpected:
             faults.append(f"the model has no {_listed(unexpected)}")
-        raise InputError(f"{what}: {'; '.join(faults)}")
+        raise MisfitError(f"{what}: {'; '.join(faults)}")
     leaves = []
     for name, leaf in zip(names, jax.tree.leaves(like), strict=True):
         array = given[_short(name)]
         if array.shape != leaf.shape:
-            raise InputError(
+            raise MisfitError(
                 f"{what}: {name} has shape {array.shape}, the model's has"
                 f" {tuple(leaf.shape)}"
             )
@@ -233,9 +258,10 @@ def safetensors() -> Any:
 
 
 def _format_of(path: pathlib.Path, default: ModelFormat = "orbax") -> ModelFormat:
-    if path.suffix == ".safetensors":
-        return "safetensors"
-    return "msgpack" if path.suffix == ".msgpack" else default
+    for name, suffix in FORMATS.items():
+        if suffix and path.suffix == suffix:
+            return name
+    return default
 
 
 def _reading(
@@ -260,6 +286,10 @@ def _read_orbax(path: pathlib.Path) -> PyTree:
         if not steps:
             raise InputError(f"{path} is no Orbax folder: it has no _METADATA")
         raise InputError(f"{path} holds several Orbax folders: pass {steps[-1].parent}")
+    if not _has_data(path):
+        raise InputError(
+            f"{path} lacks data files, or they are damaged: copy the whole folder again"
+        )
     with ocp.PyTreeCheckpointer() as checkpointer:
         metadata = checkpointer.metadata(path).item_metadata
         assert metadata is not None
@@ -267,6 +297,25 @@ def _read_orbax(path: pathlib.Path) -> PyTree:
         as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
         kinds = jax.tree.map(lambda _: as_numpy, metadata.tree)
         return checkpointer.restore(path, restore_args=kinds)
+
+
+def _has_data(path: pathlib.Path) -> bool:
+    """Return whether the index of an Orbax folder can be read.
+
+    Orbax reads all leaves at once: after the first that fails, a background thread
+    prints a traceback for each of the others.
+    """
+    import tensorstore
+
+    if not (path / "manifest.ocdbt").is_file():
+        # without OCDBT every leaf is a folder of its own
+        return any(path.glob("*/.zarray")) or any(path.glob("*/zarr.json"))
+    base = {"driver": "file", "path": f"{path}/"}
+    try:
+        store = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
+        return bool(store.list().result())
+    except ValueError:
+        return False
 
 
 def _nested(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Runs: configuration, banks of trained models, unlearning, audit and report."""
 
-from unlearn_jax.pipeline._audit import audit_arrays
+from unlearn_jax.pipeline._audit import audit_arrays, audit_models
 from unlearn_jax.pipeline._open import OpenedModels, OpenedRow, OpenedRun, open
 from unlearn_jax.pipeline._run import run
 from unlearn_jax.pipeline.arrays import AuditArrays
@@ -31,6 +31,7 @@ from unlearn_jax.pipeline.report.blocks import (
     Table,
     Text,
 )
+from unlearn_jax.pipeline.report.run import terminal_text
 from unlearn_jax.pipeline.store.artifact import Artifact, Items, Piece, Stored
 from unlearn_jax.pipeline.study import run_study
 
@@ -61,6 +62,7 @@ __all__ = [
     "TrainingConfig",
     "TuningConfig",
     "audit_arrays",
+    "audit_models",
     "dry_run",
     "dry_run_experiment",
     "load_data",
@@ -68,4 +70,5 @@ __all__ = [
     "run",
     "run_experiment",
     "run_study",
+    "terminal_text",
 ]

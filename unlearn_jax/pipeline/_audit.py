@@ -1,20 +1,20 @@
-"""Audit of models by their logits alone: the table and the report of a run."""
+"""Audits outside of a run: of models, or of their logits alone."""
 
 import dataclasses
 import datetime
 import os
 import pathlib
-import shlex
-import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from unlearn_jax import audit, data, replicas
 from unlearn_jax.pipeline._run import publish
 from unlearn_jax.pipeline.arrays import AuditArrays
 from unlearn_jax.pipeline.config.schema import AuditConfig, digest, to_json
 from unlearn_jax.pipeline.measure import records, sections
-from unlearn_jax.pipeline.measure.pool import make_pool
+from unlearn_jax.pipeline.measure.pool import ReferenceSignals, make_pool, margins
 from unlearn_jax.pipeline.measure.results import LABELS, make_checks
 from unlearn_jax.pipeline.measure.rows import (
     ORIGINAL,
@@ -23,7 +23,79 @@ from unlearn_jax.pipeline.measure.rows import (
     measure_rows,
 )
 from unlearn_jax.pipeline.store import clock, folders
-from unlearn_jax.types import InputError
+from unlearn_jax.types import InputError, Problem, Variables
+
+
+def audit_models(
+    problem: Problem,
+    splits: data.Splits,
+    references: replicas.References | None,
+    models: Mapping[str, Variables],
+    config: AuditConfig | None = None,
+    *,
+    title: str = "Audit of models",
+    folder: str | os.PathLike[str] | None = None,
+) -> records.RunResult:
+    """Audit unlearned models of one problem: the table and the report of a run.
+
+    Args:
+      problem: gives the network, the original model and the forget set.
+      splits: the data, its training set that of the problem.
+      references: of :func:`unlearn_jax.replicas.fit_references`; None where whole
+        classes are forgotten and ``models`` has both retrained ones.
+      models: variables by row. ``retrained`` is the oracle, which the gaps are measured
+        to, and ``retrained_again`` the same with another seed.
+      config: options of the audit; see :func:`audit_arrays`.
+      title: heading of the report.
+      folder: to write report, tables and results to; nothing is written if None.
+
+    Returns:
+      The results, as those of a run: ``result.row("amun").metrics["ft_auc"]``, and
+      :func:`unlearn_jax.pipeline.terminal_text` for the table. The original is the
+      first row.
+
+    Raises:
+      InputError: no model to audit, data that is not the problem's, or as
+        :func:`audit_arrays`.
+    """
+    num_train = len(splits.train.labels)
+    if len(problem.train.labels) != num_train:
+        raise InputError(
+            f"the problem has {len(problem.train.labels)} training samples and the"
+            f" data {num_train}: pass the splits that the problem was made of"
+        )
+    if ORIGINAL in models:
+        raise InputError("the original is the problem's: leave it out of the models")
+    samples = data.pool(splits)
+    apply_fn = problem.model.apply
+    stacked = replicas.stack([problem.variables, *models.values()])
+    logits = dict(
+        zip(
+            [ORIGINAL, *models],
+            replicas.predict_many(apply_fn, stacked, samples.images),
+            strict=True,
+        )
+    )
+    given = {
+        name: logits.pop(name)
+        for name in (ORIGINAL, RETRAINED, RETRAINED_AGAIN)
+        if name in logits
+    }
+    if references is not None:
+        given["references"] = replicas.predict_many(
+            apply_fn, references.variables, samples.images
+        )
+        given["member"] = references.member
+    arrays = AuditArrays(
+        target=logits,
+        labels=samples.labels,
+        train=data.pool_mask(splits),
+        forget=data.pool_mask(splits, problem.forget),
+        class_names=splits.class_names,
+        **given,
+    )
+    command = "unlearn_jax.audit_models(...)"
+    return audit_arrays(arrays, config, title=title, folder=folder, command=command)
 
 
 def audit_arrays(
@@ -32,6 +104,7 @@ def audit_arrays(
     *,
     title: str = "Audit of logits",
     folder: str | os.PathLike[str] | None = None,
+    command: str = "unlearn_jax.audit_arrays(...)",
 ) -> records.RunResult:
     """Audit models by their logits alone.
 
@@ -42,6 +115,7 @@ def audit_arrays(
       title: heading of the report.
       folder: to write ``report.html``, the tables, ``arrays.npz`` and ``results.json``
         to; nothing is written if None.
+      command: what has made the results, for the report.
 
     Returns:
       The results, as those of a run.
@@ -70,15 +144,22 @@ def audit_arrays(
     assert isinstance(arrays.target, Mapping)
     for name, stacked in {**stacks, **arrays.target}.items():
         logits[name] = [one[order] for one in stacked]
-    references = []
+    references = None
     member = np.zeros((0, len(labels)), bool)
     if arrays.references is not None:
-        references = [one[order] for one in np.asarray(arrays.references)]
         member = np.asarray(arrays.member)[:, order]
     oracles = None
     if arrays.is_class:
         oracles = (logits[RETRAINED], logits[RETRAINED_AGAIN])
     with clock.stopwatch("audit") as watch:
+        if arrays.references is not None:
+            margin = None
+            if config.lira:
+                margin = margins(_ordered(arrays.references, order), labels)
+            signal = audit.model_signals(
+                config.signal, _ordered(arrays.references, order), labels
+            )
+            references = ReferenceSignals(signal, margin)
         pool = make_pool(
             config, labels, forget, runs, references, member, oracles=oracles
         )
@@ -94,7 +175,7 @@ def audit_arrays(
     versions = folders.versions()
     result = records.RunResult(
         title=title,
-        command=shlex.join(["unlearn-jax", *sys.argv[1:]]),
+        command=command,
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         workdir="" if place is None else place.name,
         device=versions.pop("devices"),
@@ -135,3 +216,9 @@ def audit_arrays(
     if place is not None:
         publish(result, figures, place)
     return result
+
+
+def _ordered(logits: ArrayLike, order: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield every model's logits with the samples in another order."""
+    for one in np.asarray(logits):
+        yield one[order]

@@ -12,18 +12,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from unlearn_jax import models
-from unlearn_jax.models import ModelFormat
-from unlearn_jax.models.files import safetensors
+from unlearn_jax import models, values
+from unlearn_jax.models.files import FORMATS, known_format
 from unlearn_jax.pipeline.arrays import AuditArrays
 from unlearn_jax.pipeline.measure.records import RowResult, RunResult, to_plain
 from unlearn_jax.pipeline.measure.rows import ORIGINAL, RETRAINED, RETRAINED_AGAIN
 from unlearn_jax.pipeline.report.run import terminal_text
+from unlearn_jax.pipeline.stages.models import filter_logits
 from unlearn_jax.pipeline.store import folders
 from unlearn_jax.pipeline.store.artifact import Stored, open_stored
 from unlearn_jax.types import DamagedFileError, InputError, PyTree, Variables
-
-SUFFIXES = {"orbax": "", "safetensors": ".safetensors", "msgpack": ".msgpack"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,14 +44,23 @@ class OpenedModels:
     @property
     def models(self) -> Variables:
         """Variables of all models, NumPy arrays with a leading axis ``[M, ...]``."""
-        tree = self.stored["models"]
+        tree = self._read("models")
         stacked = Variables(tree["params"], tree.get("state") or {})
         return self._chosen(stacked)
 
     @property
     def logits(self) -> np.ndarray:
         """Logits ``[M, N, C]`` of training set, then test set."""
-        return self._chosen(self.stored["logits"])
+        return self._chosen(self._read("logits"))
+
+    def _read(self, name: str) -> PyTree:
+        """Return what is stored under a name, or raise if it was not kept."""
+        if name not in self.stored:
+            raise InputError(
+                f"{self.path} has no {name}, they were not kept: run again with"
+                f" --replicas.keep_references {name}"
+            )
+        return self.stored[name]
 
     def _chosen(self, tree: PyTree) -> Any:
         if self.index is None:
@@ -65,8 +72,6 @@ class OpenedModels:
 class OpenedRow(OpenedModels):
     """Row of a run: one model for each run, in the order of ``run.results.runs``.
 
-    The logits are those of the models, before the row's output filter if it has one.
-
     Attributes:
       run: that it belongs to.
       result: its numbers.
@@ -74,6 +79,28 @@ class OpenedRow(OpenedModels):
 
     run: "OpenedRun | None" = None
     result: RowResult | None = None
+
+    @property
+    def logits(self) -> np.ndarray:
+        """Logits ``[R, N, C]`` as the table has them: behind the row's output filter.
+
+        Those before it, of the models alone, are ``stored["logits"]``.
+        """
+        assert self.run is not None
+        assert self.result is not None
+        logits = super().logits
+        if self.result.filter is None:
+            return logits
+        stored: Any = self.run.results.config["rows"]
+        chosen = values.from_json(stored[self.result.key]["filter"])
+        forget = self.run.arrays["forget"]
+        labels = self.run.arrays["labels"][: forget.shape[1]]
+        return np.stack(
+            [
+                filter_logits(chosen, one, labels, mask)
+                for one, mask in zip(logits, forget, strict=True)
+            ]
+        )
 
     @property
     def scores(self) -> np.ndarray | None:
@@ -86,7 +113,7 @@ class OpenedRow(OpenedModels):
         self,
         folder: str | os.PathLike[str],
         *,
-        format: ModelFormat = "orbax",
+        format: str = "orbax",
         logits: bool = False,
     ) -> pathlib.Path:
         """Write the row's models, each to be opened without this library.
@@ -101,15 +128,15 @@ class OpenedRow(OpenedModels):
           The folder.
 
         Raises:
-          InputError: the folder exists, or safetensors is not installed.
+          InputError: the folder exists, an unknown format, or safetensors is not
+            installed.
         """
         assert self.run is not None
         assert self.result is not None
         folder = pathlib.Path(folder).absolute()
         if folder.exists():
             raise InputError(f"{folder} exists: choose another folder")
-        if format == "safetensors":
-            safetensors()
+        chosen = known_format(format)
         results = self.run.results
         row = to_plain(dataclasses.replace(self.result, values={}))
         runs = []
@@ -118,9 +145,9 @@ class OpenedRow(OpenedModels):
         try:
             stacked = self.models
             for number, run in enumerate(results.runs):
-                name = f"run-{number:03d}{SUFFIXES[format]}"
+                name = f"run-{number:03d}{FORMATS[chosen]}"
                 one = jax.tree.map(lambda leaf, i=number: leaf[i], stacked)
-                models.save(draft / name, one, format=format)
+                models.save(draft / name, one, format=chosen)
                 values = {key: one[number] for key, one in self.result.values.items()}
                 about = {"path": name, **dataclasses.asdict(run), "metrics": values}
                 runs.append(to_plain(about))
@@ -224,7 +251,7 @@ class OpenedRun(Mapping[str, OpenedRow]):
             return {name: stored[name] for name in stored.files}
 
     def table(self) -> str:
-        """Return the table as text; ``results.table()`` has its numbers."""
+        """Return the table as text; ``results.rows`` has its numbers."""
         return terminal_text(self.results)
 
     def audit_arrays(self, *keys: str) -> AuditArrays:

@@ -188,6 +188,22 @@ def read_result(path: pathlib.Path) -> Result:
     )
 
 
+def published_time(name: str) -> str:
+    """Return the time and the machine of a published result; empty where it has none.
+
+    Args:
+      name: of the preset.
+    """
+    try:
+        path = folder() / f"{name}.json"
+    except InputError:
+        return ""
+    result = read_result(path) if path.is_file() else None
+    if result is None or not result.time:
+        return ""
+    return f"{result.time}, on {result.device}, {result.date}"
+
+
 def _table_from_json(table: Mapping[str, Any]) -> ResultTable:
     rows = []
     for row in table["rows"]:
@@ -468,7 +484,7 @@ def _run_tables(run: RunResult, title: str) -> list[ResultTable]:
     rows = []
     for row in run.rows:
         cells = [_estimate(row.metrics.get(metric.key), 1) for metric in run.metrics]
-        cost = None if row.cost is None else row.cost.relative_gradients
+        cost = None if row.cost is None else row.cost.relative
         cells.append(None if cost is None else parse_cell(f"{cost:.2f}"))
         rows.append((row.label, *cells))
     labels = {row.key: row.label for row in run.rows}

@@ -16,9 +16,10 @@ from unlearn_jax import methods, values
 from unlearn_jax.audit import Estimate
 from unlearn_jax.pipeline.config.resolve import options_of
 from unlearn_jax.pipeline.measure import records
-from unlearn_jax.pipeline.measure.pool import AuditPool, Measured
+from unlearn_jax.pipeline.measure.pool import AuditPool
 from unlearn_jax.pipeline.measure.results import oracle_logits, plan_pool
 from unlearn_jax.pipeline.measure.rows import estimate, measure_gaps, measure_row
+from unlearn_jax.pipeline.measure.statistics import Measured
 from unlearn_jax.pipeline.stages import models as stages
 from unlearn_jax.pipeline.stages.plan import Plan, check_samples
 from unlearn_jax.pipeline.store.artifact import Artifact
@@ -288,8 +289,8 @@ def _measure_trial(
     pool: AuditPool, oracle: Mapping[str, Measured], runs: list[np.ndarray]
 ) -> dict[str, Estimate]:
     """Return a trial's estimates; none if it diverged."""
-    if not pool.is_usable(runs):
-        return {}
     metrics, _ = measure_row(pool, runs)
+    if not metrics:
+        return {}
     metrics |= measure_gaps(pool, metrics, oracle)
     return {key: estimate(pool, metrics[key]) for key in pool.table.trial}

@@ -300,7 +300,8 @@ def latent_attack(
 
     zeros = jnp.zeros((shape[0],))
     status = jnp.full((shape[0],), Status.NOT_FOUND, jnp.int32)
-    first = AttackResult(start, labels, zeros, zeros, status)
+    spent = jnp.zeros((shape[0],), jnp.int32)
+    first = AttackResult(start, labels, zeros, zeros, status, spent)
     radii = attack.radius * 2.0 ** jnp.arange(attack.num_radii)
     best, _ = lax.scan(widen, first, radii)
     return LatentAttack(

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -19,14 +20,17 @@ from unlearn_jax.attacks import (
     Doubling,
     Grid,
     LineSearch,
+    Minimal,
 )
 from unlearn_jax.data import Splits
+from unlearn_jax.filters import FILTERS, Filter
 from unlearn_jax.methods import FineTuning
 from unlearn_jax.methods.base import is_bound
 from unlearn_jax.objectives import OBJECTIVES
 from unlearn_jax.optimizers import OPTIMIZERS, SGD
 from unlearn_jax.pipeline.config.checks import check_logits
 from unlearn_jax.pipeline.config.schema import (
+    HARD,
     AttackConfig,
     DataConfig,
     ForgetConfig,
@@ -40,9 +44,6 @@ from unlearn_jax.pipeline.config.schema import (
 from unlearn_jax.spectral import fastclip, state_shapes
 from unlearn_jax.train import Recipe
 from unlearn_jax.types import InputError, Model, UnlearnFn
-
-HARD = ("memorized", "uncertain")
-"""Kinds of forget sets that the reference models choose."""
 
 
 def banks_folder(config: RunConfig, workdir: str | os.PathLike[str]) -> pathlib.Path:
@@ -263,12 +264,6 @@ class ResolvedAttack:
             return self.attack
         return CappedFailures(attack=self.attack, fraction=self.failures)
 
-    @property
-    def epsilon_init(self) -> float:
-        """Smallest radius."""
-        search: Any = getattr(self.attack, "search", self.attack)
-        return search.epsilon if hasattr(search, "epsilon") else search.epsilon_init
-
 
 def resolve_attack(config: AttackConfig) -> ResolvedAttack:
     """Return the attack of a configuration.
@@ -283,23 +278,27 @@ def resolve_attack(config: AttackConfig) -> ResolvedAttack:
 
 
 def _descent(config: AttackConfig) -> PGD:
-    search = config.search
-    if search == "auto":
+    name = config.search
+    if name == "auto":
         is_grid = config.restart and jax.default_backend() != "cpu"
-        search = "grid" if is_grid else "doubling"
+        name = "grid" if is_grid else "doubling"
     sizes = {
         "epsilon_init": config.epsilon_init,
         "num_radii": config.num_radii,
         "batch_size": config.batch_size,
     }
+    if name == "minimal":
+        search = Minimal(**sizes, depth=config.depth)
+    elif name == "grid":
+        search = Grid(**sizes)
+    else:
+        search = Doubling(**sizes, restart=config.restart)
     return PGD(
         num_steps=config.num_steps,
         step_ratio=config.step_ratio,
         norm=config.norm,
         keep=config.keep,
-        search=Grid(**sizes)
-        if search == "grid"
-        else Doubling(**sizes, restart=config.restart),
+        search=search,
     )
 
 
@@ -314,7 +313,7 @@ class ResolvedRow:
       attack: name of the attack whose adversarial sets the method is given; None for
         methods that are given none.
       adaptive: find the adversarial set on the current model before every request.
-      filter: name of the output filter in front of the unlearned models.
+      filter: output filter behind the unlearned models.
       space: hyperparameters to tune, without those that the row sets.
     """
 
@@ -323,7 +322,7 @@ class ResolvedRow:
     label: str
     attack: str | None = None
     adaptive: bool = False
-    filter: str | None = None
+    filter: Filter | None = None
     space: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
@@ -331,13 +330,21 @@ class ResolvedRow:
         """Plain hyperparameters by name, for manifests and reports."""
         given = {"adaptive": self.adaptive} if self.adaptive else {}
         given |= {"attack": self.attack} if self.attack else {}
-        given |= {"filter": self.filter} if self.filter else {}
+        given |= {"filter": self.filter_name} if self.filter else {}
         plain = {
             name: held
             for name, held in options_of(self.method).items()
             if isinstance(held, bool | int | float | str)
         }
         return plain | given
+
+    @property
+    def filter_name(self) -> str | None:
+        """Name of the filter: as registered, else of its class."""
+        if self.filter is None:
+            return None
+        names = [name for name, known in FILTERS.items() if known == self.filter]
+        return names[0] if names else type(self.filter).__name__
 
     def replace(self, **changes: Any) -> "ResolvedRow":
         """Return the row with other hyperparameters.
@@ -470,71 +477,108 @@ def choose_values(
     Args:
       config: completed.
       arguments: of a command line, such as ``--training.objective=trades``,
-        ``--rows.amun.method=salun`` or ``--rows.amun.method.optimizer=adam``; the
-        values have the defaults that they are registered with.
+        ``--rows.amun.method=salun``, ``--rows.amun.method.optimizer=adam`` or
+        ``--rows.mask.filter=mpru``; the values have the defaults that they are
+        registered with.
 
     Returns:
       The configuration, completed, and the other arguments.
 
     Raises:
       InputError: a name that is not registered.
+
+    Warns:
+      UserWarning: a row's own search does not fit the method that it is given.
     """
-    flags = ["__training.objective"]
+    registries: dict[str, tuple[str, Mapping[str, Any]]] = {
+        "__training.objective": ("objective", OBJECTIVES)
+    }
     for key in config.rows:
-        flag = f"__rows.{key}.method".replace("-", "_")
-        flags += [flag, f"{flag}.optimizer"]
-    chosen: dict[str, str] = {}
+        prefix = _prefix(key)
+        registries[f"{prefix}.method"] = ("method", methods.METHODS)
+        registries[f"{prefix}.method.optimizer"] = ("optimizer", OPTIMIZERS)
+        registries[f"{prefix}.filter"] = ("filter", {**FILTERS, "None": None})
+    chosen: dict[str, Any] = {}
     others = []
     words = iter(arguments)
     for word in words:
         flag, is_joined, name = word.partition("=")
         flag = flag.replace("-", "_")
-        if flag in flags:
-            chosen[flag] = name if is_joined else next(words, "")
-        else:
+        if flag not in registries:
             others.append(word)
+            continue
+        name = name if is_joined else next(words, "")
+        kind, registry = registries[flag]
+        if name not in registry:
+            raise InputError(
+                f"unknown {kind} {name!r}; choose one of {', '.join(registry)}"
+            )
+        chosen[flag] = registry[name]
     if not chosen:
         return config, others
     training = config.training
     if "__training.objective" in chosen:
-        kind = _registered(OBJECTIVES, chosen["__training.objective"], "objective")
-        training = dataclasses.replace(training, objective=kind())
+        objective = chosen["__training.objective"]()
+        training = dataclasses.replace(training, objective=objective)
     rows = dict(config.rows)
     for key, row in config.rows.items():
-        name = chosen.get(f"__rows.{key}.method".replace("-", "_"))
-        if name is not None:
-            method = _registered(methods.METHODS, name, "method")
-            rows[key] = dataclasses.replace(
-                row, method=method, label=name, search=None, follow=None
-            )
+        prefix = _prefix(key)
+        if f"{prefix}.filter" in chosen:
+            row = dataclasses.replace(row, filter=chosen[f"{prefix}.filter"])
+        if f"{prefix}.method" in chosen:
+            row = _with_method(key, row, chosen[f"{prefix}.method"])
+        rows[key] = row
     config = complete(dataclasses.replace(config, training=training, rows=rows))
     rows = dict(config.rows)
     for key, row in config.rows.items():
-        name = chosen.get(f"__rows.{key}.method.optimizer".replace("-", "_"))
-        if name is None:
+        flag = f"{_prefix(key)}.method.optimizer"
+        if flag not in chosen:
             continue
         if not hasattr(row.method, "optimizer"):
             raise InputError(f"the method of row {key!r} has no optimizer")
-        optimizer = _registered(OPTIMIZERS, name, "optimizer")
         rows[key] = dataclasses.replace(
             row,
-            method=values.replace(row.method, optimizer=optimizer),
+            method=values.replace(row.method, optimizer=chosen[flag]),
             follow=tuple(field for field in followed(row) if field != "momentum"),
         )
     return dataclasses.replace(config, rows=rows), others
 
 
-def _registered(registry: Mapping[str, Any], name: str, kind: str) -> Any:
-    """Return an entry of a registry."""
-    if name not in registry:
-        raise InputError(
-            f"unknown {kind} {name!r}; choose one of {', '.join(registry)}"
-        )
-    return registry[name]
+def _prefix(key: str) -> str:
+    """Return how the options of a row begin, as arguments are compared."""
+    return f"__rows.{key}".replace("-", "_")
+
+
+def _with_method(key: str, row: Row, method: UnlearnFn) -> Row:
+    """Return a row with another method; a search of its own stays where it fits."""
+    name = method_name(method)
+    search = row.search
+    if search is not None:
+        options = options_of(method)
+        misfits = [
+            option
+            for option, levels in search.items()
+            if option not in options
+            or (isinstance(levels, Mapping) and not values.is_traceable(method, option))
+        ]
+        is_own = search != methods.SPACES.get(method_name(row.method), {})
+        if misfits and is_own:
+            warnings.warn(
+                f"row {key!r} searches {misfits[0]!r}, which {name!r} cannot: that"
+                " method's own hyperparameters are searched",
+                stacklevel=3,
+            )
+        if misfits or not is_own:
+            search = None
+    return dataclasses.replace(
+        row, method=method, label=name, search=search, follow=None
+    )
 
 
 def unfollow(config: RunConfig, arguments: Sequence[str]) -> RunConfig:
-    """Let rows keep the fields that a command line has set.
+    """Let rows keep the fields that a command line has set, also to the usual value.
+
+    They neither follow the run nor are searched.
 
     Args:
       config: read from the command line.
@@ -542,13 +586,21 @@ def unfollow(config: RunConfig, arguments: Sequence[str]) -> RunConfig:
     """
     flags = [word.partition("=")[0].replace("-", "_") for word in arguments]
     rows = {}
-    for name, row in config.rows.items():
-        prefix = f"__rows.{name}.method.".replace("-", "_")
-        given = [flag.removeprefix(prefix) for flag in flags if flag.startswith(prefix)]
-        names = {path.split(".")[0] for path in given}
-        names |= {"momentum"} if "optimizer" in names else set()
-        follow = tuple(field for field in followed(row) if field not in names)
-        rows[name] = dataclasses.replace(row, follow=follow)
+    for key, row in config.rows.items():
+        prefix = f"{_prefix(key)}.method."
+        given = {flag.removeprefix(prefix) for flag in flags if flag.startswith(prefix)}
+        fields = {path.split(".")[0] for path in given}
+        fields |= {"momentum"} if "optimizer" in fields else set()
+        follow = tuple(field for field in followed(row) if field not in fields)
+        space = row.search
+        if space is None:
+            space = methods.SPACES.get(method_name(row.method), {})
+        # a search names nested fields by their last part
+        options = given | {path.split(".")[-1] for path in given}
+        if options & set(space):
+            left = {name: space[name] for name in space if name not in options}
+            row = dataclasses.replace(row, search=left)
+        rows[key] = dataclasses.replace(row, follow=follow)
     return dataclasses.replace(config, rows=rows)
 
 
@@ -596,7 +648,7 @@ def resolve_rows(
 
 
 def _space(config: RunConfig, row: Row, method: UnlearnFn) -> dict[str, Any]:
-    """Return what a row searches: nothing that it gives a value of its own."""
+    """Return what a row searches: nothing that it gives another value than usual."""
     name = method_name(method)
     space = methods.SPACES.get(name, {}) if row.search is None else row.search
     default = methods.METHODS.get(name)
@@ -609,6 +661,18 @@ def _space(config: RunConfig, row: Row, method: UnlearnFn) -> dict[str, Any]:
         for option, levels in space.items()
         if option not in given or given[option] == usual[option]
     }
+
+
+def plain_model(config: ModelConfig) -> dict[str, Any]:
+    """Return a network's configuration as keys of artifacts hold it.
+
+    The form of convolution is named where it is oneDNN's, whose bits are its own, so
+    that models of two forms never stand for one another.
+    """
+    plain = to_json(config)
+    if config.name != "mlp" and models.convolution_form(config.conv) == "onednn":
+        plain["conv"] = "onednn"
+    return plain
 
 
 def build_model(config: ModelConfig, splits: Splits) -> Model:

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from unlearn_jax.filters import MPRU, Mask
 from unlearn_jax.methods import (
     AMUN,
     DELETE,
@@ -189,8 +190,8 @@ def for_classes(*, small: bool = False) -> dict[str, Row]:
             label="Influence target, refitted",
             method=InfluenceTarget(num_removal_steps=20, num_epochs=BUDGET),
         ),
-        "mask": Row(label="Masked output", method=Identity(), filter="mask"),
-        "mpru": Row(label="MPRU (output filter)", method=Identity(), filter="mpru"),
+        "mask": Row(label="Masked output", method=Identity(), filter=Mask()),
+        "mpru": Row(label="MPRU (output filter)", method=Identity(), filter=MPRU()),
     }
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from unlearn_jax import values
 from unlearn_jax.audit import Discriminator
 from unlearn_jax.data import augmentation
-from unlearn_jax.filters import FILTERS
+from unlearn_jax.filters import Filter
 from unlearn_jax.methods import AMUN, FineTune
 from unlearn_jax.methods.base import check_method
 from unlearn_jax.objectives import CrossEntropy, Objective
@@ -136,7 +136,7 @@ class ModelConfig:
 
     Attributes:
       name: of the architecture.
-      conv: convolution form: auto, canonical, im2col or lax.
+      conv: convolution form: auto, canonical, lax or onednn.
       dtype: compute type.
       widths: of the layers (mlp, cnn).
       batch_norm: normalize batches (cnn, resnet).
@@ -232,6 +232,10 @@ class TrainingConfig:
         augmentation(self.augment)
 
 
+HARD = ("memorized", "uncertain")
+"""Kinds of forget sets that the reference models choose."""
+
+
 @value
 class ForgetConfig:
     """Training samples to forget.
@@ -284,6 +288,9 @@ class ReplicasConfig:
       reference_generator: ``legacy`` draws the design as the released LiRA and AMUN
         codes do.
       reference_epochs: epochs of the references; 0 for as many as the originals.
+      keep_references: store the references' logits over the pool; also their
+        ``models``, which no stage reads again; or only the ``signals`` that the audit
+        reads, two numbers a sample, where logits of many classes would fill the disk.
       mapper: of many models on one device; ``split`` instead trains one after another,
         each batch divided over all devices.
       devices: to spread models over; all of them if None.
@@ -297,6 +304,7 @@ class ReplicasConfig:
     reference_seed: int = 0
     reference_generator: Literal["default", "legacy"] = "default"
     reference_epochs: int = 0
+    keep_references: Literal["models", "logits", "signals"] = "logits"
     mapper: Literal["auto", "loop", "map", "vmap", "split"] = "auto"
     devices: int | None = None
     group: int = 16
@@ -319,10 +327,13 @@ class AttackConfig:
 
     Attributes:
       norm: of the ball.
-      search: over radii; auto is doubling on CPU and grid elsewhere.
+      search: the paper's over radii (auto is doubling on CPU and grid elsewhere), or
+        minimal, which goes for the closest example with a tenth of the gradients.
       epsilon_init: smallest radius.
       num_radii: number of doubled radii.
       num_steps: gradient steps per radius.
+      depth: of the minimal search: the example is taken beyond the closest one, by this
+        fraction of its distance; 0 is the closest.
       step_ratio: step length over radius.
       batch_size: samples attacked at a time.
       restart: each radius starts from the clean image (the paper) rather than from the
@@ -337,10 +348,11 @@ class AttackConfig:
     """
 
     norm: Literal["l2", "linf"] = "l2"
-    search: Literal["auto", "grid", "doubling"] = "auto"
+    search: Literal["auto", "grid", "doubling", "minimal"] = "auto"
     epsilon_init: float = 0.04
     num_radii: int = 12
     num_steps: int = 50
+    depth: float = 0.0
     step_ratio: float = 0.1
     batch_size: int = 128
     restart: bool = True
@@ -363,6 +375,16 @@ class AttackConfig:
             raise InputError(
                 "attack.search=grid attacks all radii at once: attack.restart=False"
                 " needs attack.search=doubling"
+            )
+        if self.search == "minimal" and (self.keep == "last" or not self.restart):
+            raise InputError(
+                "attack.search=minimal keeps the closest example: attack.keep=last and"
+                " attack.restart=False need attack.search=doubling"
+            )
+        if not self.depth >= 0 or (self.depth and self.search != "minimal"):
+            raise InputError(
+                "attack.depth must not be negative, and is an option of"
+                " attack.search=minimal only"
             )
 
 
@@ -469,11 +491,13 @@ class Row:
       method: a value such as ``AMUN(retain=False)``.
       label: in tables; the row's name if empty.
       search: hyperparameters to tune, as :data:`unlearn_jax.methods.SPACES` has them;
-        None for the method's own, ``{}`` for none.
+        None for the method's own, ``{}`` for none. One that the method sets to another
+        value than usual is left out; the command line leaves out what it sets to any
+        value.
       attack: name of the attack, one of the run's ``attacks``, that makes the method's
         adversarial sets; the run's own if empty.
       adaptive: find the adversarial set on the current model before every request.
-      filter: output filter that forgets classes: ``mask``, ``mpru``, ``mpru_direct``.
+      filter: output filter that forgets classes, such as ``Mask()`` or ``MPRU()``.
       follow: fields of the method that the run's training and attack give. None:
         ``batch_size``, ``weight_decay``, ``momentum``, ``augment``, ``max_norm`` and
         ``attack`` where the method leaves them at the default that fine-tuning methods
@@ -485,7 +509,7 @@ class Row:
     search: Mapping[str, Any] | None = None
     attack: str = ""
     adaptive: bool = False
-    filter: str | None = None
+    filter: Filter | None = None
     follow: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -500,9 +524,10 @@ class Row:
             raise InputError(
                 f"search must map hyperparameters to their values, got {self.search!r}"
             )
-        if self.filter is not None and self.filter not in FILTERS:
+        is_filter = values.is_value(self.filter) and callable(self.filter)
+        if self.filter is not None and not is_filter:
             raise InputError(
-                f"unknown filter {self.filter!r}; choose one of {', '.join(FILTERS)}"
+                f"filter must be a value such as Mask() or MPRU(), got {self.filter!r}"
             )
         if (self.attack or self.adaptive) and not takes_attack(self.method):
             raise InputError(

@@ -12,82 +12,108 @@ from unlearn_jax import audit
 from unlearn_jax.pipeline.measure.pool import (
     AuditPool,
     ClassPool,
-    Measured,
     confidences,
     margins,
 )
+from unlearn_jax.pipeline.measure.statistics import Measured, Statistics
 
 MIN_MODELS = 3
 """Models that U-LiRA needs on each side."""
 
 
 def measure_classes(
-    pool: AuditPool, classes: ClassPool, logits: Sequence[np.ndarray], against: int
-) -> tuple[list[dict[str, Measured]], dict[str, np.ndarray]]:
+    pool: AuditPool,
+    classes: ClassPool,
+    logits: Sequence[np.ndarray],
+    signals: np.ndarray,
+    against: int,
+) -> tuple[dict[str, Measured], dict[str, np.ndarray]]:
     """Measure all metrics of one row but the gaps.
 
     Args:
       pool: of the table.
       classes: its additions for whole classes.
       logits: ``[N, C]`` of every run.
+      signals: ``[R, N]`` of the membership attacks.
       against: 0 compares with each run's first retrained model, 1 with its second.
 
     Returns:
-      For each run its metrics as fractions (distances in nats); and the logit
+      The metrics by key as fractions (distances in nats); and the logit
       ``margin`` ``[R, N]`` and ``confusion`` ``[R, C]``, the fractions of the forgotten
       classes' test samples that are given to each class.
     """
     config = pool.config
     margin = margins(logits, pool.labels)
     oracle = classes.oracles[against]
-    confusion = []
-    runs = []
-    for run, one in enumerate(logits):
-        forget = pool.forget[run]
-        peers = classes.peers[run]
-        retained_test = ~pool.train & ~peers
-        called = np.asarray(one).argmax(-1)
-        right = called == pool.labels
-        p = audit.softmax(oracle[run])
-        q = audit.softmax(one)
-        variation = audit.total_variation(p, q)
-        divergence = audit.kl_divergence(p, q)
-        metrics = {
-            "unlearn_accuracy": pool.mean(right, forget),
-            "retain_accuracy": pool.mean(right, pool.train & ~forget),
-            "acc_r": pool.mean(right, retained_test),
-            "acc_f": pool.mean(right, peers),
-            "tv_forget": pool.mean(variation, peers),
-            "kl_forget": pool.mean(divergence, peers),
-            "tv_retain": pool.mean(variation, retained_test),
-            "kl_retain": pool.mean(divergence, retained_test),
-        }
-        if config.mis:
-            metrics["mis"] = pool.mis(margin[run], forget, retained_test)
-            metrics["mia_kodge"] = _kodge(pool, margin[run], forget, peers)
-        counts = np.bincount(called[peers], minlength=one.shape[-1])
-        confusion.append(counts / peers.sum())
-        runs.append(metrics)
     scores = {}
-    if len(pool.member):
-        scores["ft_auc"] = pool.rmia(pool.signals(logits))
+    if pool.average is not None:
+        scores["ft_auc"] = pool.rmia(signals)[1]
         lira = pool.lira(margin)
         if lira is not None:
             scores["lira_auc"] = lira
-    for key, score in scores.items():
-        for run, metrics in enumerate(runs):
-            metrics[key] = pool.auc(score[run], pool.forget[run], classes.peers[run])
-    if config.ulira and min(len(one.runs) for one in classes.sets) >= MIN_MODELS:
-        _add_ulira(pool, classes, runs, margin, margins(oracle, pool.labels))
-    if config.mia_nn:
-        _add_mia_nn(pool, classes, runs, logits)
-    return runs, {"margin": margin, "confusion": np.stack(confusion)}
+    attacks = None
+    if config.mis:
+        attacks = pool.mis(margin, ~pool.train & ~classes.peers)
+    right = _ulira(pool, classes, margin, margins(oracle, pool.labels))
+    claimed = _mia_nn(pool, classes, logits)
+
+    def statistics_of(run: int) -> Statistics:
+        forget = pool.forget[run]
+        peers = classes.peers[run]
+        retained_test = ~pool.train & ~peers
+        is_right = np.asarray(logits[run]).argmax(-1) == pool.labels
+        p = audit.softmax(oracle[run])
+        q = audit.softmax(logits[run])
+        variation = audit.total_variation(p, q)
+        divergence = audit.kl_divergence(p, q)
+        statistics = Statistics()
+        statistics.mean("unlearn_accuracy", is_right, forget)
+        statistics.mean("retain_accuracy", is_right, pool.train & ~forget)
+        statistics.mean("acc_r", is_right, retained_test)
+        statistics.mean("acc_f", is_right, peers)
+        statistics.mean("tv_forget", variation, peers)
+        statistics.mean("kl_forget", divergence, peers)
+        statistics.mean("tv_retain", variation, retained_test)
+        statistics.mean("kl_retain", divergence, retained_test)
+        if attacks is not None:
+            called = np.zeros(len(margin[run]), bool)
+            called[forget] = ~attacks[run].called_member
+            statistics.mean("mis", called, forget, value=attacks[run].fraction)
+            _add_kodge(statistics, pool, margin[run], forget, peers)
+        for key, score in scores.items():
+            ranking = audit.Ranking(score[run], {"forget": forget, "test": peers})
+            statistics.roc(ranking, {key: ("forget", "test")})
+        if right is not None:
+            statistics.mean("ulira", right[run], forget)
+        if claimed is not None:
+            statistics.mean("mia_nn", claimed[0][run], peers)
+            statistics.mean("mia_nn_gap", claimed[1][run], peers)
+        return statistics
+
+    metrics = pool.measure(statistics_of)
+    if claimed is not None:
+        score = metrics["mia_nn"]
+        expected = metrics["mia_nn_gap"]
+        metrics["mia_nn_gap"] = Measured(
+            np.abs(score.value - expected.value),
+            np.abs(score.replicates - expected.replicates),
+        )
+    confusion = []
+    for run, one in enumerate(logits):
+        peers = classes.peers[run]
+        called = np.asarray(one).argmax(-1)[peers]
+        confusion.append(np.bincount(called, minlength=one.shape[-1]) / peers.sum())
+    return metrics, {"margin": margin, "confusion": np.stack(confusion)}
 
 
-def _kodge(
-    pool: AuditPool, margin: np.ndarray, forget: np.ndarray, peers: np.ndarray
-) -> Measured:
-    """Return the fraction of the forgotten classes' test samples called non-members."""
+def _add_kodge(
+    statistics: Statistics,
+    pool: AuditPool,
+    margin: np.ndarray,
+    forget: np.ndarray,
+    peers: np.ndarray,
+) -> None:
+    """Add the fraction of the forgotten classes' test samples called non-members."""
     confidence = confidences(margin)
     result = audit.kodge_mia(
         confidence[pool.train & ~forget],
@@ -96,60 +122,61 @@ def _kodge(
         max_samples=pool.config.mis_samples,
         seed=pool.config.seed,
     )
-    called = np.zeros(len(margin))
+    called = np.zeros(len(margin), bool)
     called[peers] = ~result.called_member
-    replicates = audit.weighted_mean(called, peers, pool.sample_weights)
-    return Measured(np.asarray(result.fraction), replicates)
+    statistics.mean("mia_kodge", called, peers, value=result.fraction)
 
 
-def _add_ulira(
-    pool: AuditPool,
-    classes: ClassPool,
-    runs: list[dict[str, Measured]],
-    margin: np.ndarray,
-    oracle: np.ndarray,
-) -> None:
-    """Add the balanced accuracy of every run's pair of models.
+def _ulira(
+    pool: AuditPool, classes: ClassPool, margin: np.ndarray, oracle: np.ndarray
+) -> np.ndarray | None:
+    """Return how far U-LiRA is right on every run's pair of models, ``[R, N]``.
 
-    The other runs of its forget set are the shadow models.
+    The other runs of its forget set are the shadow models. None if not asked for, or
+    with too few of them.
     """
+    is_small = min(len(one.runs) for one in classes.sets) < MIN_MODELS
+    if not pool.config.ulira or is_small:
+        return None
+    right = np.zeros(margin.shape)
     for one in classes.sets:
         members = list(one.runs)
         forget = pool.forget[members[0]]
         result = audit.ulira(margin[members][:, forget], oracle[members][:, forget])
         for position, run in enumerate(members):
-            right = np.zeros(len(forget))
-            right[forget] = (
+            right[run, forget] = (
                 result.target_called[position] + 1 - result.reference_called[position]
             ) / 2
-            runs[run]["ulira"] = pool.mean(right, forget)
+    return right
 
 
-def _add_mia_nn(
-    pool: AuditPool,
-    classes: ClassPool,
-    runs: list[dict[str, Measured]],
-    logits: Sequence[np.ndarray],
-) -> None:
-    """Add every run's score, and its distance from the retrained models' mean."""
+def _mia_nn(
+    pool: AuditPool, classes: ClassPool, logits: Sequence[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return where every run claims samples, and how often retrained models do.
+
+    Both are ``[R, N]``; None if not asked for.
+    """
+    if not pool.config.mia_nn:
+        return None
     test = np.flatnonzero(~pool.train)
     machine = pool.config.discriminator
+    claimed = np.zeros(pool.forget.shape)
+    expected = np.zeros(pool.forget.shape)
     for one in classes.sets:
         for run in one.runs:
-            called = np.zeros(len(pool.labels))
+            expected[run] = one.claimed
             for label, neighbor in zip(one.classes, one.neighbors, strict=True):
-                called[test[pool.labels[test] == label]] = audit.discriminator_calls(
-                    logits[run][test],
-                    pool.labels[test],
-                    neighbor,
-                    label,
-                    also_forgotten=[other for other in one.classes if other != label],
-                    discriminator=machine,
+                claimed[run, test[pool.labels[test] == label]] = (
+                    audit.discriminator_calls(
+                        logits[run][test],
+                        pool.labels[test],
+                        neighbor,
+                        label,
+                        also_forgotten=[
+                            other for other in one.classes if other != label
+                        ],
+                        discriminator=machine,
+                    )
                 )
-            score = pool.mean(called, classes.peers[run])
-            expected = pool.mean(one.claimed, classes.peers[run])
-            runs[run]["mia_nn"] = score
-            runs[run]["mia_nn_gap"] = Measured(
-                np.abs(score.value - expected.value),
-                np.abs(score.replicates - expected.replicates),
-            )
+    return claimed, expected

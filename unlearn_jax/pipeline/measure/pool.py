@@ -1,29 +1,24 @@
 """Pool of samples and models that every row of a table is measured on."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import NamedTuple
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, TypeVar
 
-import jax.numpy as jnp
 import numpy as np
 
 from unlearn_jax import audit
 from unlearn_jax.pipeline.config.schema import AuditConfig
 from unlearn_jax.pipeline.measure.metrics import CLASSES, SAMPLES, Table
+from unlearn_jax.pipeline.measure.statistics import (
+    Measured,
+    Statistics,
+    in_threads,
+    resample,
+)
 
 _MANY_REFERENCES = 64
-
-
-class Measured(NamedTuple):
-    """Metric before its interval.
-
-    Attributes:
-      value: on the data as they are: of one run, or ``[R]``.
-      replicates: under the bootstrap's sample weights, ``[B]`` or ``[B, R]``.
-    """
-
-    value: np.ndarray
-    replicates: np.ndarray
+_R = TypeVar("_R")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,10 +63,11 @@ class AuditPool:
       labels: ``[N]`` of the training set, then of the test set.
       forget: ``[R, N]`` bool, each run's forget set.
       train: ``[N]`` bool.
-      reference: ``[M, N]`` signals of the reference models.
+      average: ``[N]``, RMIA's average of the reference models' signals; None without
+        references.
       reference_margin: ``[M, N]``, their logit margins; None without LiRA.
       member: ``[M, N]`` bool, their training sets.
-      sample_weights: ``[B, N]``, shared by all runs, rows and metrics.
+      sample_weights: of shape ``[B, N]``, shared by all runs, rows and metrics.
       run_weights: ``[B, R]``.
       classes: None unless whole classes are forgotten.
     """
@@ -80,10 +76,10 @@ class AuditPool:
     labels: np.ndarray
     forget: np.ndarray
     train: np.ndarray
-    reference: np.ndarray
+    average: np.ndarray | None
     reference_margin: np.ndarray | None
     member: np.ndarray
-    sample_weights: np.ndarray
+    sample_weights: audit.SampleWeights
     run_weights: np.ndarray
     classes: ClassPool | None = None
 
@@ -92,73 +88,46 @@ class AuditPool:
         """Kind of table that its rows make."""
         return SAMPLES if self.classes is None else CLASSES
 
-    def mean(self, values: np.ndarray, mask: np.ndarray) -> Measured:
-        """Return the mean of masked values ``[N]``."""
-        replicates = audit.weighted_mean(values, mask, self.sample_weights)
-        return Measured(values[mask].mean(), replicates)
-
-    def auc(
-        self, scores: np.ndarray, positive: np.ndarray, negative: np.ndarray
-    ) -> Measured:
-        """Return the AUC of scores ``[N]`` of one run, as a fraction."""
-        ones = np.ones((1, len(scores)), np.int32)
-        value = audit.weighted_auc(scores, positive, negative, ones)[0]
-        return Measured(
-            value, audit.weighted_auc(scores, positive, negative, self.sample_weights)
-        )
-
-    def tpr(self, ratio: np.ndarray, positive: np.ndarray) -> Measured:
-        """Return the TPR of one run against the test samples at the audit's FPR.
-
-        RMIA's scores are a step function of the ratio ``[N]``: a low false positive
-        rate needs the statistic without the steps' ties.
-        """
-        rates = []
-        for weights in (np.ones((1, len(ratio)), np.int32), self.sample_weights):
-            rates.append(
-                audit.weighted_tpr(
-                    ratio, positive, ~self.train, weights, max_fpr=self.config.max_fpr
-                )
-            )
-        return Measured(rates[0][0], rates[1])
-
-    def mis(
-        self, margin: np.ndarray, forget: np.ndarray, outside: np.ndarray
-    ) -> Measured:
-        """Return the fraction of forget samples that the SVC calls non-members.
+    def measure(
+        self, statistics_of: Callable[[int], Statistics]
+    ) -> dict[str, Measured]:
+        """Measure every run, by key ``[R]`` and ``[B, R]``.
 
         Args:
-          margin: ``[N]`` of one run.
-          forget: ``[N]`` bool.
-          outside: ``[N]`` bool, samples known to be non-members.
+          statistics_of: of a run, by its number.
         """
-        confidence = confidences(margin)
-        result = audit.mis(
-            confidence[self.train & ~forget],
-            confidence[outside],
-            confidence[forget],
-            max_samples=self.config.mis_samples,
-            seed=self.config.seed,
-        )
-        called = np.zeros(len(margin))
-        called[forget] = ~result.called_member
-        replicates = audit.weighted_mean(called, forget, self.sample_weights)
-        return Measured(np.asarray(result.fraction), replicates)
+        return resample(range(len(self.forget)), statistics_of, self.sample_weights)
 
-    def signals(self, logits: Sequence[np.ndarray]) -> np.ndarray:
+    def mis(self, margin: np.ndarray, outside: np.ndarray) -> list[audit.MisResult]:
+        """Return the SVC attack on every run; runs of equal samples and margins share.
+
+        Args:
+          margin: ``[R, N]``.
+          outside: ``[R, N]`` bool, samples known to be non-members.
+        """
+
+        def attack(run: int) -> audit.MisResult:
+            confidence = confidences(margin[run])
+            forget = self.forget[run]
+            return audit.mis(
+                confidence[self.train & ~forget],
+                confidence[outside[run]],
+                confidence[forget],
+                max_samples=self.config.mis_samples,
+                seed=self.config.seed,
+            )
+
+        return _shared(attack, margin, self.forget, outside)
+
+    def signals(self, logits: Iterable[np.ndarray]) -> np.ndarray:
         """Return membership signals ``[K, N]`` of ``K`` models' logits ``[N, C]``."""
-        return np.array([signal_of(self.config, one, self.labels) for one in logits])
+        return audit.model_signals(self.config.signal, logits, self.labels)
 
-    def rmia(self, target: np.ndarray) -> np.ndarray:
-        """Return RMIA's scores ``[R, N]`` of signals ``[R, N]``."""
-        return audit.rmia(
-            target,
-            self.reference,
-            self.member,
-            gamma=self.config.gamma,
-            mode=self.config.mode,
-            offline_a=self.config.offline_a,
-        )
+    def rmia(self, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return RMIA's ratios and scores, ``[R, N]`` each, of signals ``[R, N]``."""
+        assert self.average is not None
+        ratio = audit.ratio_to_average(target, self.average)
+        return ratio, audit.dominated_fraction(ratio, gamma=self.config.gamma)
 
     def lira(self, margin: np.ndarray) -> np.ndarray | None:
         """Return LiRA's scores ``[R, N]`` of margins ``[R, N]``; None if not asked for.
@@ -178,31 +147,23 @@ class AuditPool:
             offline_score="cdf",
         )
 
-    def is_usable(self, logits: Sequence[np.ndarray]) -> bool:
-        """Return whether all logits, and the signals if used, are finite.
+    def usable_signals(self, logits: Sequence[np.ndarray]) -> np.ndarray | None:
+        """Return the signals ``[K, N]``, or None if a model has diverged.
 
-        Models with others have diverged.
+        Logits or signals of such a model are not finite. Without references there are
+        no signals, ``[K, 0]``.
         """
         if not all(np.isfinite(one).all() for one in logits):
-            return False
-        return not len(self.member) or bool(np.isfinite(self.signals(logits)).all())
+            return None
+        if self.average is None:
+            return np.zeros((len(logits), 0))
+        signals = self.signals(logits)
+        return signals if np.isfinite(signals).all() else None
 
 
-def signal_of(
-    config: AuditConfig, logits: np.ndarray, labels: np.ndarray
-) -> np.ndarray:
-    """Return membership signals ``[..., N]`` of logits ``[..., N, C]``."""
-    signal = audit.SIGNALS[config.signal]
-    return np.asarray(signal(jnp.asarray(logits), jnp.asarray(labels)))
-
-
-def margins(
-    logits: Sequence[np.ndarray] | np.ndarray, labels: np.ndarray
-) -> np.ndarray:
+def margins(logits: Iterable[np.ndarray], labels: np.ndarray) -> np.ndarray:
     """Return logit margins ``[K, N]`` of ``K`` models' logits ``[N, C]``."""
-    true = jnp.asarray(labels)
-    rows = [audit.logit_margin(jnp.asarray(one), true) for one in logits]
-    return np.stack([np.asarray(row) for row in rows])
+    return audit.model_signals("logit_margin", logits, labels)
 
 
 def confidences(margin: np.ndarray) -> np.ndarray:
@@ -212,12 +173,39 @@ def confidences(margin: np.ndarray) -> np.ndarray:
         return 1 / (1 + np.exp(-margin.astype(np.float64)))
 
 
+def _shared(function: Callable[[int], _R], *inputs: np.ndarray) -> list[_R]:
+    """Return the results of all runs; those of equal inputs ``[R, N]`` share a call."""
+    first: dict[bytes, int] = {}
+    source = []
+    for run in range(len(inputs[0])):
+        content = hashlib.sha256()
+        for array in inputs:
+            content.update(array[run].tobytes())
+        source.append(first.setdefault(content.digest(), run))
+    results = dict(
+        zip(first.values(), in_threads(function, first.values()), strict=True)
+    )
+    return [results[run] for run in source]
+
+
+class ReferenceSignals(NamedTuple):
+    """Signals of the reference models, all that an audit reads of them.
+
+    Attributes:
+      signal: ``[M, N]``.
+      margin: ``[M, N]`` logit margins; None without LiRA.
+    """
+
+    signal: np.ndarray
+    margin: np.ndarray | None
+
+
 def make_pool(
     config: AuditConfig,
     labels: np.ndarray,
     forget: np.ndarray,
     runs: np.ndarray,
-    reference_logits: Sequence[np.ndarray] | np.ndarray,
+    references: ReferenceSignals | None,
     member: np.ndarray,
     oracles: tuple[Sequence[np.ndarray], Sequence[np.ndarray]] | None = None,
 ) -> AuditPool:
@@ -229,7 +217,7 @@ def make_pool(
       forget: ``[R, N_train]`` bool, each run's forget set.
       runs: ``[R, 2]`` or wider: numbers of the original and the forget set of each run,
         the two factors of the bootstrap.
-      reference_logits: ``[M, N, C]``; may be empty where classes are forgotten.
+      references: may be None where classes are forgotten.
       member: ``[M, N]`` bool, the references' training sets.
       oracles: logits ``[N, C]`` of each run's first and of its second retrained model,
         where every forget set is all samples of some classes; None for other sets.
@@ -242,19 +230,20 @@ def make_pool(
     if oracles is not None:
         strata = 2 * np.asarray(labels, int) + train
     rng = np.random.default_rng(config.seed)
+    average = None
+    if references is not None:
+        average = audit.reference_average(
+            references.signal, member, mode=config.mode, offline_a=config.offline_a
+        )
     pool = AuditPool(
         config=config,
         labels=labels,
         forget=np.pad(forget, ((0, 0), (0, len(labels) - num_train))),
         train=train,
-        reference=np.array(
-            [signal_of(config, one, labels) for one in reference_logits]
-        ),
-        reference_margin=(
-            margins(reference_logits, labels) if config.lira and len(member) else None
-        ),
+        average=average,
+        reference_margin=None if references is None else references.margin,
         member=member,
-        sample_weights=audit.sample_weights(rng, config.num_bootstrap, strata),
+        sample_weights=audit.SampleWeights(rng, config.num_bootstrap, strata),
         run_weights=audit.run_weights(rng, config.num_bootstrap, runs[:, :2]),
     )
     if oracles is None:

@@ -10,7 +10,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Literal
 
 from unlearn_jax.audit import Estimate
@@ -54,16 +54,14 @@ class RowCost:
     """Cost of one model of a row, its adversarial set included, its search not.
 
     Attributes:
-      gradients: gradients of single samples; of an adversarial set at most so many.
-      relative_gradients: the same as a multiple of a retraining's.
+      gradients: gradients of single samples that were spent.
+      relative: the same as a multiple of a retraining's.
       seconds: wall time without compilation.
-      relative: the same as a multiple of a retraining's; None if that was not timed.
     """
 
     gradients: float
-    relative_gradients: float
+    relative: float
     seconds: float
-    relative: float | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,7 +82,7 @@ class RowResult:
       metrics: estimates by metric; empty if a run ended in numbers that are not finite.
       values: each run's value by metric, ``[R]`` in the order of
         :attr:`RunResult.runs`.
-      cost: None for the original models, and where nothing was timed.
+      cost: None for the original models.
     """
 
     key: str
@@ -168,6 +166,7 @@ class AttackSummary:
       radii: radii at which the search succeeded, ascending.
       counts: samples of each of :attr:`radii`.
       distance_quantiles: of the successful samples; empty if there are none.
+      gradients: mean number of gradients spent on a sample.
     """
 
     norm: str
@@ -176,6 +175,7 @@ class AttackSummary:
     radii: tuple[float, ...]
     counts: tuple[int, ...]
     distance_quantiles: Mapping[str, float]
+    gradients: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -476,32 +476,6 @@ class RunResult:
         if key not in keys:
             raise InputError(f"no metric {key!r}: choose from {', '.join(keys)}")
         return self.metrics[keys.index(key)]
-
-    def table(
-        self, metrics: Iterable[str] | None = None
-    ) -> tuple[list[str], list[list[str | float | Estimate | None]]]:
-        """Return the columns and the rows of the table, the cost last.
-
-        Args:
-          metrics: keys of the metrics to show, in this order; None shows all.
-
-        Returns:
-          Headings, the first one empty, and for each row its label, an estimate (or
-          None) for each metric, and its cost as a multiple of retraining's (or None).
-
-        Raises:
-          InputError: a key that no metric has.
-        """
-        if metrics is None:
-            shown = list(self.metrics)
-        else:
-            shown = [self.metric(key) for key in metrics]
-        columns = ["", *(f"{metric.label} ({metric.unit})" for metric in shown), COST]
-        rows = []
-        for row in self.rows:
-            cells = [row.metrics.get(metric.key) for metric in shown]
-            rows.append([row.label, *cells, row.cost and row.cost.relative])
-        return columns, rows
 
     def to_json(self) -> dict[str, object]:
         """Return plain values for ``json.dumps(..., allow_nan=False)``."""

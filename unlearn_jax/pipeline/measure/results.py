@@ -8,13 +8,17 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from unlearn_jax.attacks import LineSearch, status_counts
+from unlearn_jax.attacks import status_counts
 from unlearn_jax.audit import Estimate
 from unlearn_jax.pipeline.config.resolve import ResolvedAttack
 from unlearn_jax.pipeline.measure import records, sections
 from unlearn_jax.pipeline.measure.classes import MIN_MODELS
 from unlearn_jax.pipeline.measure.metrics import HARD_FT_AUC
-from unlearn_jax.pipeline.measure.pool import AuditPool, make_pool
+from unlearn_jax.pipeline.measure.pool import (
+    AuditPool,
+    ReferenceSignals,
+    make_pool,
+)
 from unlearn_jax.pipeline.measure.records import Check, RowResult, RunResult
 from unlearn_jax.pipeline.measure.rows import (
     ORIGINAL,
@@ -179,10 +183,19 @@ def plan_pool(plan: Plan, *, by_class: bool = True) -> AuditPool:
         plan.pool.labels,
         plan.forget[plan.runs[:, 1]],
         plan.runs,
-        plan.references.logits() if plan.num_references else (),
+        _references(plan),
         plan.references.member,
         oracles=oracle_logits(plan) if by_class and plan.is_class else None,
     )
+
+
+def _references(plan: Plan) -> ReferenceSignals | None:
+    """Return what the audit reads of the references."""
+    if not plan.num_references:
+        return None
+    signal = plan.references.signals(plan.audit.signal)
+    margin = plan.references.signals("logit_margin") if plan.audit.lira else None
+    return ReferenceSignals(signal, margin)
 
 
 def oracle_logits(plan: Plan) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -225,15 +238,15 @@ def _about(plan: Plan, row: RowResult, cost: records.RowCost | None) -> RowResul
         options=options,
         attack=chosen.attack,
         adaptive=chosen.adaptive,
-        filter=chosen.filter,
+        filter=chosen.filter_name,
         cost=cost,
     )
 
 
 def _outcomes(parts: Stored) -> dict[str, np.ndarray]:
-    """Return radius, distance and status of every sample of an attack, ``[total]``."""
+    """Return an attack's outcomes but the images, for every sample, ``[total]``."""
     outcomes = {}
-    for name in ("epsilon", "distance", "status"):
+    for name in ("labels", "epsilon", "distance", "status", "num_gradients"):
         outcomes[name] = np.concatenate([np.ravel(part) for part in parts.each(name)])
     return outcomes
 
@@ -243,8 +256,7 @@ def summarize_attack(
 ) -> records.AttackSummary:
     """Summarize the outcomes of the adversarial search of one attack."""
     outcomes = _outcomes(parts)
-    empty = np.zeros(0)
-    result = AttackResult(empty, empty, **outcomes)  # pyright: ignore[reportArgumentType]
+    result = AttackResult(np.zeros(0), **outcomes)  # pyright: ignore[reportArgumentType]
     is_success = outcomes["status"] <= Status.ALREADY_WRONG
     radii, counts = np.unique(outcomes["epsilon"][is_success], return_counts=True)
     distances = outcomes["distance"][is_success]
@@ -263,21 +275,8 @@ def summarize_attack(
         radii=tuple(float(f"{radius:.6g}") for radius in radii),
         counts=tuple(int(count) for count in counts),
         distance_quantiles=quantiles,
+        gradients=float(np.mean(outcomes["num_gradients"])),
     )
-
-
-def _attack_gradients(chosen: ResolvedAttack, parts: Stored) -> float:
-    """Return the gradients of one adversarial set, at most.
-
-    Every radius up to the last one counts in full.
-    """
-    radii = parts.each("epsilon")
-    if isinstance(chosen.attack, LineSearch):
-        return float(np.mean([len(one) for one in radii]))
-    first = chosen.epsilon_init
-    num_tried = [np.log2(np.maximum(one, first) / first) + 1 for one in radii]
-    num_steps = chosen.attack.num_steps
-    return float(np.mean([num_steps * np.ceil(one).sum() for one in num_tried]))
 
 
 def row_costs(
@@ -298,9 +297,8 @@ def row_costs(
     all_gradients = num_steps * recipe.batch_size
     retrain = records.RowCost(
         gradients=all_gradients,
-        relative_gradients=1.0,
-        seconds=round(retraining, 4),
         relative=1.0,
+        seconds=round(retraining, 4),
     )
     costs = {RETRAINED: retrain, RETRAINED_AGAIN: retrain}
     for name, row in plan.rows.items():
@@ -308,15 +306,14 @@ def row_costs(
         counts = [np.sum(count) for count in unlearned[name].each("num_gradients")]
         gradients = float(np.mean([int(count) for count in counts]))
         if row.attack is not None:
-            attack = plan.attacks[row.attack]
-            gradients += _attack_gradients(attack, adversarial[row.attack])
+            spent = adversarial[row.attack].each("num_gradients")
+            gradients += float(np.mean([int(np.sum(one)) for one in spent]))
             stage = "adversarial sets" + (f": {row.attack}" if row.attack else "")
             seconds += seconds_of.get(stage, 0.0) / len(plan.pairs)
         costs[name] = records.RowCost(
             gradients=gradients,
-            relative_gradients=round(gradients / all_gradients, 4),
+            relative=round(gradients / all_gradients, 4),
             seconds=round(seconds, 4),
-            relative=round(seconds / retraining, 4) if retraining > 0 else None,
         )
     return costs
 

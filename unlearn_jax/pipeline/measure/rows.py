@@ -5,13 +5,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import SupportsFloat
 
 import numpy as np
-from tqdm import tqdm
 
 from unlearn_jax import audit
 from unlearn_jax.audit import Estimate
 from unlearn_jax.pipeline.measure.classes import measure_classes
-from unlearn_jax.pipeline.measure.pool import AuditPool, Measured, margins
+from unlearn_jax.pipeline.measure.pool import AuditPool, margins
 from unlearn_jax.pipeline.measure.records import Metric, RowKind, RowResult
+from unlearn_jax.pipeline.measure.statistics import Measured, Statistics
+from unlearn_jax.pipeline.store import clock
 
 ORIGINAL = "original"
 RETRAINED = "retrained"
@@ -59,19 +60,9 @@ def measure_rows(
     measured: dict[str, dict[str, Measured]] = {}
     num_train = int(pool.train.sum())
     arrays = {"forget": pool.forget[:, :num_train]}
-    bar = tqdm(
-        logits.items(),
-        desc="audit",
-        unit="row",
-        disable=None,
-        leave=False,
-        dynamic_ncols=True,
-    )
-    for name, runs in bar:
-        measured[name] = {}
-        if pool.is_usable(runs):
-            measured[name], figures = measure_row(pool, runs, int(name == RETRAINED))
-            arrays |= {f"{kind}/{name}": array for kind, array in figures.items()}
+    for name, runs in clock.progress("audit", logits.items(), unit="row"):
+        measured[name], figures = measure_row(pool, runs, int(name == RETRAINED))
+        arrays |= {f"{kind}/{name}": array for kind, array in figures.items()}
     oracle = measured.get(RETRAINED)
     rows = []
     for name, metrics in measured.items():
@@ -107,57 +98,65 @@ def measure_row(
 
     Returns:
       Metrics by key, ``[R]`` each in the units of the table, and arrays for figures,
-      see :class:`Measurements`.
+      see :class:`Measurements`; none of either if a model has diverged.
     """
+    signals = pool.usable_signals(logits)
+    if signals is None:
+        return {}, {}
     if pool.classes is None:
-        runs, arrays = _measure_samples(pool, logits)
+        measured, arrays = _measure_samples(pool, logits, signals)
     else:
-        runs, arrays = measure_classes(pool, pool.classes, logits, against)
+        measured, arrays = measure_classes(pool, pool.classes, logits, signals, against)
     metrics = {}
-    for key in runs[0]:
+    for key, one in measured.items():
         scale = 1 if key.startswith("kl_") else 100
-        value = scale * np.array([one[key].value for one in runs])
-        replicates = scale * np.stack([one[key].replicates for one in runs], 1)
-        metrics[key] = Measured(value, replicates)
+        metrics[key] = Measured(scale * one.value, scale * one.replicates)
     return metrics, arrays
 
 
 def _measure_samples(
-    pool: AuditPool, logits: Sequence[np.ndarray]
-) -> tuple[list[dict[str, Measured]], dict[str, np.ndarray]]:
+    pool: AuditPool, logits: Sequence[np.ndarray], signals: np.ndarray
+) -> tuple[dict[str, Measured], dict[str, np.ndarray]]:
     config = pool.config
     test = ~pool.train
-    target = pool.signals(logits)
     margin = margins(logits, pool.labels)
-    scores = pool.rmia(target)
-    ratio = audit.rmia_ratio(
-        target,
-        pool.reference,
-        pool.member,
-        mode=config.mode,
-        offline_a=config.offline_a,
-    )
+    ratio, scores = pool.rmia(signals)
     lira = pool.lira(margin)
-    runs = []
-    for run, forget in enumerate(pool.forget):
-        retain = pool.train & ~forget
+    attacks = None
+    if config.mis:
+        attacks = pool.mis(margin, np.broadcast_to(test, pool.forget.shape))
+
+    def statistics_of(run: int) -> Statistics:
+        forget = pool.forget[run]
+        parts = {"forget": forget, "retain": pool.train & ~forget, "test": test}
         right = np.asarray(logits[run]).argmax(-1) == pool.labels
-        metrics = {
-            "unlearn_accuracy": pool.mean(right, forget),
-            "retain_accuracy": pool.mean(right, retain),
-            "test_accuracy": pool.mean(right, test),
-            "ft_auc": pool.auc(scores[run], forget, test),
-            "fr_auc": pool.auc(scores[run], retain, forget),
-            "rt_auc": pool.auc(scores[run], retain, test),
-            "ft_tpr": pool.tpr(ratio[run], forget),
-            "rt_tpr": pool.tpr(ratio[run], retain),
-        }
+        statistics = Statistics()
+        statistics.mean("unlearn_accuracy", right, forget)
+        statistics.mean("retain_accuracy", right, parts["retain"])
+        statistics.mean("test_accuracy", right, test)
+        # RMIA's scores are a step function of the ratio: a low false positive rate
+        # needs the ratio, without the ties of the steps.
+        statistics.roc(
+            audit.Ranking(ratio[run], parts, steps=scores[run]),
+            {
+                "ft_auc": ("forget", "test"),
+                "fr_auc": ("retain", "forget"),
+                "rt_auc": ("retain", "test"),
+            },
+            {"ft_tpr": ("forget", "test"), "rt_tpr": ("retain", "test")},
+            max_fpr=config.max_fpr,
+        )
         if lira is not None:
-            metrics["lira_auc"] = pool.auc(lira[run], forget, test)
-        if config.mis:
-            metrics["mis"] = pool.mis(margin[run], forget, test)
-        runs.append(metrics)
-    return runs, {
+            sides = {"forget": forget, "test": test}
+            ranking = audit.Ranking(lira[run], sides)
+            statistics.roc(ranking, {"lira_auc": ("forget", "test")})
+        if attacks is not None:
+            called = np.zeros(len(pool.labels), bool)
+            called[forget] = ~attacks[run].called_member
+            statistics.mean("mis", called, forget, value=attacks[run].fraction)
+        return statistics
+
+    return pool.measure(statistics_of), {
         "scores": scores.astype(np.float32),
         "ratio": ratio.astype(np.float32),
         "margin": margin,

@@ -12,13 +12,14 @@ from unlearn_jax import audit
 from unlearn_jax.audit import Estimate
 from unlearn_jax.layers import unfound
 from unlearn_jax.pipeline.measure import records
-from unlearn_jax.pipeline.measure.pool import AuditPool, Measured
+from unlearn_jax.pipeline.measure.pool import AuditPool
 from unlearn_jax.pipeline.measure.rows import (
     RETRAINED,
     estimate,
     round_all,
     rounded,
 )
+from unlearn_jax.pipeline.measure.statistics import Measured, Statistics
 from unlearn_jax.pipeline.stages.models import stack_attack, take_models
 from unlearn_jax.pipeline.stages.plan import Plan
 from unlearn_jax.pipeline.store.artifact import Stored
@@ -241,7 +242,7 @@ def request_scores(
     }
     rows = {}
     for name, runs in steps.items():
-        if not all(pool.is_usable(list(run)) for run in runs):
+        if any(pool.usable_signals(list(run)) is None for run in runs):
             continue
         scores = []
         for k in range(count):
@@ -272,19 +273,25 @@ def _score_request(
       request: ``[R, N]`` bool, its samples.
       removed: ``[R, N]`` bool, samples that do not count as retained.
     """
-    scores = pool.rmia(pool.signals(logits))
-    found = {}
-    for key in ("fr_auc", "ft_auc"):
-        aucs = []
-        for run, mask in enumerate(request):
-            sides = (mask, ~pool.train)
-            if key == "fr_auc":
-                sides = (pool.train & ~removed[run], mask)
-            aucs.append(pool.auc(scores[run], *sides))
-        found[key] = Measured(
-            100 * np.array([one.value for one in aucs]),
-            100 * np.stack([one.replicates for one in aucs], 1),
+    _, scores = pool.rmia(pool.signals(logits))
+
+    def statistics_of(run: int) -> Statistics:
+        parts = {
+            "request": request[run],
+            "retain": pool.train & ~removed[run],
+            "test": ~pool.train,
+        }
+        statistics = Statistics()
+        statistics.roc(
+            audit.Ranking(scores[run], parts),
+            {"fr_auc": ("retain", "request"), "ft_auc": ("request", "test")},
         )
+        return statistics
+
+    found = {
+        key: Measured(100 * one.value, 100 * one.replicates)
+        for key, one in pool.measure(statistics_of).items()
+    }
     score = Measured(
         found["fr_auc"].value - found["ft_auc"].value,
         found["fr_auc"].replicates - found["ft_auc"].replicates,

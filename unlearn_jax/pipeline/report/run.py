@@ -101,21 +101,27 @@ def write_tables(result: RunResult, folder: str | os.PathLike[str]) -> None:
     write_text(folder / "table.md", render_markdown(table))
 
 
-def terminal_text(result: RunResult, width: int = 160) -> str:
+def terminal_text(
+    result: RunResult, metrics: Sequence[str] | None = None, *, width: int = 160
+) -> str:
     """Return the table for a terminal, an interval below each number.
 
     Args:
       result: of a run.
+      metrics: keys of the metrics to show, in this order; None shows all.
       width: columns of the terminal; a wider table is split.
+
+    Raises:
+      InputError: a key that no metric has.
     """
     runs = {cell.num_runs for row in result.rows for cell in row.metrics.values()}
-    counts = "-".join(str(count) for count in sorted({*runs} or {0}))
-    plural = "" if runs == {1} else "s"
-    about = (
-        f"{result.title}: mean ± std over {counts} run{plural}, and below it the"
-        f" {100 * result.level:g} % interval of the mean, low–high"
-    )
-    return f"{about}\n\n{render_terminal(results_table(result), width)}"
+    if runs == {1}:
+        shown = "a single run, and below each number its"
+    else:
+        counts = "-".join(str(count) for count in sorted({*runs} or {0}))
+        shown = f"mean ± std over {counts} runs, and below it the mean's"
+    about = f"{result.title}: {shown} {100 * result.level:g} % interval"
+    return f"{about}\n\n{render_terminal(results_table(result, metrics), width)}"
 
 
 def run_page(result: RunResult, arrays: figures.Arrays) -> Page:
@@ -255,7 +261,7 @@ def _main_table(result: RunResult) -> Table:
 
 
 def _cost_column() -> Column:
-    help_text = "Multiple of the cost of retraining; the section Cost has more."
+    help_text = "Multiple of the gradients of retraining; the section Cost has more."
     return Column(COST.partition(" (")[0], "× retraining", help_text)
 
 

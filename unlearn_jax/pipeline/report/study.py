@@ -28,6 +28,7 @@ from unlearn_jax.pipeline.report.blocks import (
 )
 from unlearn_jax.pipeline.report.figures.study import study_plot
 from unlearn_jax.pipeline.report.tables import format_cost, mark_near, row_label
+from unlearn_jax.pipeline.report.verdict import method_gaps
 from unlearn_jax.pipeline.store.folders import write_text
 
 SHOWN = (
@@ -81,7 +82,10 @@ def study_page(results: Mapping[str, RunResult]) -> Page:
     failed = sum(not one.passed for run in results.values() for one in run.checks)
     plural = "" if len(results) == 1 else "s"
     summary = f"A study of {len(results)} variant{plural}, each with its own report."
-    nearest = [f"{name}: {found}" for name, found in _nearest(results).items()]
+    nearest = []
+    for name, result in results.items():
+        for label, gap in list(method_gaps(result).items())[:1]:
+            nearest.append(f"{name}: {label}, {format_cell(gap.mean, 2)[0]}")
     if nearest:
         summary += f" Smallest Avg Gap to retraining: {'; '.join(nearest)}."
     if failed:
@@ -111,21 +115,6 @@ def study_page(results: Mapping[str, RunResult]) -> Page:
     blocks: list[Block] = [_variants_table(results), figure]
     blocks.append(Section("Tables", [Text(caption, kind="note"), *tables]))
     return Page(summary, blocks, study_title(results))
-
-
-def _nearest(results: Mapping[str, RunResult]) -> dict[str, str]:
-    """Return the method with the smallest Avg Gap and its gap, by variant."""
-    found = {}
-    for name, result in results.items():
-        gaps = {
-            row.label: row.metrics["avg_gap"].mean
-            for row in result.rows
-            if row.kind == "method" and "avg_gap" in row.metrics
-        }
-        if gaps:
-            best = min(gaps, key=lambda label: gaps[label])
-            found[name] = f"{best}, {format_cell(gaps[best], 2)[0]}"
-    return found
 
 
 def study_title(results: Mapping[str, RunResult]) -> str:

@@ -21,7 +21,7 @@ _NUMBERS = ["mean", "std", "low", "high", "num_runs"]
 def results_table(
     result: RunResult, metrics: Sequence[str] | None = None, *, title: str = ""
 ) -> Table:
-    """Return the table of a run, the cost of each row in its last column.
+    """Return the table of a run, the cost of each row in its last column, if known.
 
     Args:
       result: of a run.
@@ -35,13 +35,19 @@ def results_table(
         shown = list(result.metrics)
     else:
         shown = [result.metric(key) for key in metrics]
+    columns = ["", *(metric_column(metric) for metric in shown)]
     rows = []
     for row in result.rows:
         cells = [Cell(row.metrics.get(metric.key)) for metric in shown]
-        rows.append([row_label(row), *cells, format_cost(row)])
+        rows.append([row_label(row), *cells])
+    costs = [format_cost(row) for row in result.rows]
+    if any(costs):
+        columns.append(COST)
+        for row, cost in zip(rows, costs, strict=True):
+            row.append(cost)
     return Table(
         title,
-        ["", *(metric_column(metric) for metric in shown), COST],
+        columns,
         rows,
         f"Mean ± std over runs, and in brackets the {100 * result.level:g} % interval"
         " of the mean.",
@@ -70,10 +76,10 @@ def mark_near(result: RunResult, row: RowResult, key: str) -> str:
 
 
 def format_cost(row: RowResult) -> str | None:
-    """Return a row's cost as a multiple of retraining's; None if it was not timed."""
-    relative = row.cost and row.cost.relative
-    if relative is None or not is_known(relative):
+    """Return a row's cost in gradients, as a multiple of retraining's, if known."""
+    if row.cost is None:
         return None
+    relative = row.cost.relative
     return f"{relative:.2f}" if relative >= 0.1 or relative == 0 else f"{relative:.2g}"
 
 

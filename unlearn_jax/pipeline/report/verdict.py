@@ -237,21 +237,22 @@ def _class_sentences(result: RunResult) -> list[str]:
     return sentences
 
 
-def _gaps(result: RunResult) -> dict[str, Estimate]:
-    """Return the Avg Gaps of the methods by label."""
-    return {
+def method_gaps(result: RunResult) -> dict[str, Estimate]:
+    """Return the Avg Gaps of the methods by label, the smallest first."""
+    gaps = {
         row.label: row.metrics["avg_gap"]
         for row in result.rows
         if row.kind == "method" and has_interval(row.metrics.get("avg_gap"))
     }
+    return dict(sorted(gaps.items(), key=lambda item: item[1].mean))
 
 
 def _nearest(result: RunResult) -> list[str]:
     """Return in a few words the method with the smallest Avg Gap."""
-    gaps = _gaps(result)
+    gaps = method_gaps(result)
     if not gaps:
         return []
-    best = min(gaps, key=lambda label: gaps[label].mean)
+    best = next(iter(gaps))
     text = (
         f"Nearest to retraining overall is {join([best])}, with an Avg Gap of"
         f" {format_cell(gaps[best].mean, 2)[0]} points"
@@ -265,10 +266,10 @@ def _nearest(result: RunResult) -> list[str]:
 
 def _gap_sentences(result: RunResult) -> list[str]:
     """Return the method with the smallest Avg Gap, and whether its lead is clear."""
-    gaps = _gaps(result)
+    gaps = method_gaps(result)
     if not gaps:
         return []
-    best = min(gaps, key=lambda label: gaps[label].mean)
+    best = next(iter(gaps))
     text = (
         f"{join([best])} has the smallest Avg Gap to retraining,"
         f" {_in_words(gaps[best], 'percentage points')}"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from unlearn_jax.models.files import fit_variables, load
+from unlearn_jax.models.files import MisfitError, fit_variables, load
 from unlearn_jax.types import InputError, Model, Variables
 
 Given = Variables | str | os.PathLike[str]
@@ -32,8 +32,14 @@ def stack_given(original: Given | Sequence[Given], model: Model) -> Variables:
         raise InputError("original holds no model: pass the variables of one or more")
     models = []
     for number, one in enumerate(several):
-        if isinstance(one, str | os.PathLike):
-            models.append(load(one, like=model))
-        else:
-            models.append(fit_variables(one, model, f"original {number}"))
+        try:
+            if isinstance(one, str | os.PathLike):
+                models.append(load(one, like=model))
+            else:
+                models.append(fit_variables(one, model, f"original {number}"))
+        except MisfitError as error:
+            raise InputError(
+                f"{error}: set --model, or the preset's make_model, to the network that"
+                " was trained"
+            ) from None
     return jax.tree.map(lambda *leaves: np.stack(leaves), *models)

@@ -273,8 +273,6 @@ def row_logits(plan: Plan, name: str, stored: Stored) -> list[np.ndarray]:
 def filter_outputs(plan: Plan, name: str, logits: list[np.ndarray]) -> list[np.ndarray]:
     """Return logits of the plan's runs behind a row's output filter.
 
-    Those of a model that diverged stay unchanged.
-
     Args:
       plan: the run.
       name: of the row.
@@ -283,18 +281,31 @@ def filter_outputs(plan: Plan, name: str, logits: list[np.ndarray]) -> list[np.n
     chosen = plan.rows[name].filter
     if chosen is None:
         return logits
-    num_train = len(plan.splits.train.labels)
-    filtered = []
-    for run, one in zip(plan.runs, logits, strict=True):
-        if not np.isfinite(one).all():
-            filtered.append(one)
-            continue
-        probs = audit.softmax(one)
-        means = filters.class_means(probs[:num_train], plan.splits.train.labels)
-        probs = filters.FILTERS[chosen](probs, means, plan.forgotten(run[1]))
-        floored = np.maximum(np.asarray(probs, np.float64), FLOOR)
-        filtered.append(np.log(floored).astype(np.float32))
-    return filtered
+    labels = np.asarray(plan.splits.train.labels)
+    return [
+        filter_logits(chosen, one, labels, plan.forget[run[1]])
+        for run, one in zip(plan.runs, logits, strict=True)
+    ]
+
+
+def filter_logits(
+    chosen: filters.Filter, logits: np.ndarray, labels: np.ndarray, forget: np.ndarray
+) -> np.ndarray:
+    """Return one model's logits behind an output filter.
+
+    Args:
+      chosen: the filter.
+      logits: ``[N, C]`` over the pool; those of a model that diverged stay unchanged.
+      labels: ``[N_train]``.
+      forget: ``[N_train]`` bool, all samples of the forgotten classes.
+    """
+    if not np.isfinite(logits).all():
+        return logits
+    classes = np.setdiff1d(labels[forget], labels[~forget])
+    probs = audit.softmax(logits)
+    means = filters.class_means(probs[: len(labels)], labels)
+    filtered = np.asarray(chosen(probs, means, classes), np.float64)
+    return np.log(np.maximum(filtered, FLOOR)).astype(np.float32)
 
 
 def stack_attack(adversarial: Stored, rows: np.ndarray) -> AttackResult:

@@ -152,6 +152,7 @@ class Stored(Mapping[str, PyTree]):
         self._like = artifact.like or {}
         self._is_split = artifact.items is not None
         self._found = dict(sorted(found.items()))
+        self._derived: dict[Any, Any] = {}
         # folder and position of every item; pieces of other group sizes may overlap
         self._places: dict[int, tuple[pathlib.Path, int]] = {}
         for folder, manifest in self._found.items():
@@ -196,9 +197,25 @@ class Stored(Mapping[str, PyTree]):
 
     def each(self, name: str) -> list[np.ndarray]:
         """Return an array of every item, in their order; shapes may differ."""
+        return list(self.iterate(name))
+
+    def iterate(self, name: str) -> Iterator[np.ndarray]:
+        """Yield an array of every item in their order, mapped from its file."""
         arrays = {folder: self._read(folder, name) for folder in self._found}
-        places = (self._places[item] for item in sorted(self._places))
-        return [arrays[folder][position] for folder, position in places]
+        for item in sorted(self._places):
+            folder, position = self._places[item]
+            yield arrays[folder][position]
+
+    def derived(self, key: Any, function: Callable[["Stored"], Any]) -> Any:
+        """Return what a function makes of the content, kept for the next call.
+
+        Args:
+          key: names the result; equal keys name equal functions.
+          function: of the content.
+        """
+        if key not in self._derived:
+            self._derived[key] = function(self)
+        return self._derived[key]
 
     def item(self, item: int) -> dict[str, PyTree]:
         """Return the content of one item."""
@@ -450,13 +467,9 @@ class Runner:
             items = [item for item in group if item in missing]
             if items and this.does(number + turn):
                 mine.append((group, items))
-        with tqdm(
-            total=sum(len(items) for _, items in mine) * cut.steps,
-            desc=label,
-            disable=None if self._progress and mine else True,
-            leave=False,
-            dynamic_ncols=True,
-        ) as bar:
+        total = sum(len(items) for _, items in mine) * cut.steps
+        is_hidden = not (self._progress and mine)
+        with clock.progress(label, total=total, is_hidden=is_hidden) as bar:
             for group, items in mine:
                 done = bar.n + len(items) * cut.steps
                 folder = self._folder(artifact, group)

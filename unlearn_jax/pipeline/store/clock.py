@@ -1,4 +1,4 @@
-"""Wall time, compilation apart, and peak memory of a computation."""
+"""Wall time, compilation apart, and peak memory of a computation; its progress."""
 
 import contextlib
 import dataclasses
@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
+from tqdm import tqdm
 
 try:
     import resource
@@ -92,6 +93,34 @@ def stopwatch(name: str = "") -> Iterator[Stopwatch]:
             round(min(_compile_seconds - compiled, seconds), 3),
             round(peak_memory_mb(), 1),
         )
+
+
+def progress(
+    label: str,
+    items: Iterable[Any] | None = None,
+    *,
+    total: int | None = None,
+    unit: str = "it",
+    is_hidden: bool = False,
+) -> tqdm:
+    """Return a progress bar that is shown on terminals and vanishes at the end.
+
+    Args:
+      label: of the bar.
+      items: to go through; None for a bar that the caller advances.
+      total: number of steps, where ``items`` do not tell.
+      unit: of a step.
+      is_hidden: show nothing.
+    """
+    return tqdm(
+        items,
+        label,
+        total,
+        unit=unit,
+        disable=True if is_hidden else None,
+        leave=False,
+        dynamic_ncols=True,
+    )
 
 
 def peak_memory_mb() -> float:

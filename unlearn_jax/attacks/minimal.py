@@ -1,0 +1,267 @@
+"""The closest adversarial example of every sample, by linearizing the margin.
+
+DeepFool (Moosavi-Dezfooli et al., arXiv 1511.04599) reaches the boundary in a few
+gradients; decoupled direction and norm (DDN; Rony et al., arXiv 1811.09600) moves along
+it, closer to the clean image.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from unlearn_jax.attacks._pgd import per_sample, unattacked
+from unlearn_jax.attacks.norms import Norm
+from unlearn_jax.types import ApplyFn, Array, AttackResult, PyTree, Status
+
+_NUM_NEWTON = 8
+"""Steps to the linearized boundary within the image box; each frees no pixel again."""
+
+_SLACK = 0.1
+"""DDN's radius aims beyond the boundary by this fraction of its linear estimate."""
+
+_MIN_SHRINKAGE = 1e-3
+_MAX_SHRINKAGE = 0.1
+"""Bounds of what DDN's next radius is below the distance of the closest example."""
+
+
+class _Slots(NamedTuple):
+    """Samples under work, one per slot.
+
+    ``row [W]`` is the sample, B in an empty slot. ``points [W, ...]`` are evaluated
+    next; ``best [W, ...]`` is the closest example yet, with its class ``labels`` and
+    its ``distance``, infinite before there is one. ``excess`` is the depth in the
+    margin at which linear steps aim. ``is_last`` marks points beyond the boundary.
+    """
+
+    row: Array
+    points: Array
+    best: Array
+    labels: Array
+    distance: Array
+    excess: Array
+    num_gradients: Array
+    num_polished: Array
+    is_last: Array
+
+
+def linearized_set(
+    apply_fn: ApplyFn,
+    variables: PyTree,
+    images: Array,
+    labels: Array,
+    *,
+    radii: Array,
+    norm: Norm,
+    bounds: tuple[float, float],
+    num_linear: int,
+    num_polish: int,
+    overshoot: Array | float,
+    depth: Array | float,
+    batch_size: int,
+) -> AttackResult:
+    """Return the examples that linear steps on the margin find, and polish them.
+
+    The margin ``m(x) = z_y - max_{i != y} z_i`` is nearly linear between an image and
+    the boundary. (The log-odds are not: linear steps on them found a third.)
+
+    1. *Linear steps* take the shortest way within the image box to where the
+       linearized margin is ``-overshoot * m(x)``, until the class changes.
+    2. *Polish*: a step along the gradient, as long as the radius at first and less by a
+       cosine, then back to a sphere around the clean image. Its radius is that of the
+       linearized boundary, where DDN changes it by a fixed factor.
+    3. *Depth*: ``x + (1 + depth) (x' - x)`` replaces the closest example ``x'``.
+
+    Slots of a fixed number are evaluated together, in one loop of one program. A sample
+    that is done leaves its slot to the next, so that the work is about the sum of what
+    the samples need.
+
+    Args:
+      apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode.
+      variables: any pytree.
+      images: ``[B, ...]`` clean float images within ``bounds``.
+      labels: ``[B]`` int32 labels to leave.
+      radii: ``[K]`` ascending; no example lies beyond the last.
+      norm: of the distance.
+      bounds: the image box.
+      num_linear: linear steps at most.
+      num_polish: steps of the polish.
+      overshoot: fraction of the margin.
+      depth: fraction of the distance, not negative.
+      batch_size: slots at most.
+
+    Returns:
+      One row per sample; ``NOT_FOUND`` with the clean image where the class did not
+      change.
+    """
+    count = len(images)
+    width = min(batch_size, count)
+
+    def advance(
+        carry: tuple[Array, _Slots, AttackResult],
+    ) -> tuple[Array, _Slots, AttackResult]:
+        next_row, slots, result = carry
+        image = images[slots.row]
+        label = labels[slots.row]
+        margin, predicted, gradient = _evaluate(
+            apply_fn, variables, slots.points, label
+        )
+        is_first = slots.num_gradients == 0
+        num_gradients = slots.num_gradients + 1
+        excess = jnp.where(is_first, overshoot * margin, slots.excess)
+
+        # The closest example yet; a point beyond the boundary is taken instead of it.
+        reach = jax.vmap(norm.measure)(slots.points - image)
+        is_wrong = predicted != label
+        is_best = is_wrong & (reach <= radii[-1])
+        is_best &= slots.is_last | (reach < slots.distance)
+        best = jnp.where(per_sample(is_best, images), slots.points, slots.best)
+        best_labels = jnp.where(is_best, predicted, slots.labels)
+        num_polished = slots.num_polished + jnp.isfinite(slots.distance)
+        distance = jnp.where(is_best, reach, slots.distance)
+        has_example = jnp.isfinite(distance)
+
+        already = is_first & is_wrong
+        is_polished = has_example & (num_polished >= num_polish) & ~already
+        goes_deeper = is_polished & ~slots.is_last & (depth > 0)
+        is_flat = jax.vmap(lambda one: jnp.all(norm.direction(one) == 0))(gradient)
+        fails = ~has_example & (is_wrong | is_flat | (num_gradients > num_linear))
+        is_done = already | fails | (is_polished & ~goes_deeper)
+        is_done &= slots.row < count
+
+        status = jnp.where(has_example, Status.FOUND, Status.NOT_FOUND)
+        epsilon = radii[jnp.searchsorted(radii[:-1], distance)]
+        rows = AttackResult(
+            images=jnp.where(per_sample(has_example, images), best, image),
+            labels=jnp.where(has_example, best_labels, label),
+            epsilon=jnp.where(has_example & ~already, epsilon, 0.0),
+            distance=jnp.where(has_example, distance, 0.0),
+            status=jnp.where(already, Status.ALREADY_WRONG, status).astype(jnp.int32),
+            num_gradients=num_gradients,
+        )
+        # Rows out of range are dropped: samples that are not done write nothing.
+        leaving = jnp.where(is_done, slots.row, count)
+        result = jax.tree.map(
+            lambda old, new: old.at[leaving].set(new, mode="drop"), result, rows
+        )
+
+        linear = jax.vmap(
+            lambda point, gradient, drop: _to_boundary(
+                point, gradient, drop, norm, bounds
+            )
+        )(slots.points, gradient, margin + excess)
+        step_ratio = (1 + jnp.cos(jnp.pi * num_polished / max(num_polish, 1))) / 2
+        polished = jax.vmap(lambda *arrays: _polish(*arrays, norm=norm, bounds=bounds))(
+            slots.points, image, gradient, margin, distance, step_ratio
+        )
+        deeper = jnp.clip(image + (1 + depth) * (best - image), *bounds)
+        points = jnp.where(per_sample(has_example, images), polished, linear)
+        points = jnp.where(per_sample(goes_deeper, images), deeper, points)
+        arriving = jnp.minimum(next_row + jnp.cumsum(is_done) - 1, count)
+        points = jnp.where(per_sample(is_done, images), images[arriving], points)
+        slots = _Slots(
+            row=jnp.where(is_done, arriving, slots.row),
+            points=points,
+            best=best,
+            labels=best_labels,
+            distance=jnp.where(is_done, jnp.inf, distance),
+            excess=excess,
+            num_gradients=jnp.where(is_done, 0, num_gradients),
+            num_polished=jnp.where(is_done, 0, num_polished),
+            is_last=goes_deeper,
+        )
+        return next_row + jnp.sum(is_done), slots, result
+
+    zeros = jnp.zeros(width, images.dtype)
+    none = jnp.zeros(width, jnp.int32)
+    slots = _Slots(
+        row=jnp.arange(width),
+        points=images[:width],
+        best=images[:width],
+        labels=labels[:width],
+        distance=zeros + jnp.inf,
+        excess=zeros,
+        num_gradients=none,
+        num_polished=none,
+        is_last=none > 0,
+    )
+    begin = (jnp.asarray(width), slots, unattacked(images, labels))
+    return lax.while_loop(lambda carry: jnp.any(carry[1].row < count), advance, begin)[
+        2
+    ]
+
+
+def _evaluate(
+    apply_fn: ApplyFn, variables: PyTree, points: Array, labels: Array
+) -> tuple[Array, Array, Array]:
+    """Return the margins of points, their classes, and the margins' gradients."""
+
+    def total(points: Array) -> tuple[Array, tuple[Array, Array]]:
+        logits = apply_fn(variables, points)
+        is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
+        of_label = jnp.sum(jnp.where(is_label, logits, 0.0), -1)
+        margins = of_label - jnp.max(jnp.where(is_label, -jnp.inf, logits), -1)
+        predicted = jnp.argmax(logits, -1).astype(jnp.int32)
+        return jnp.sum(margins), (margins, predicted)
+
+    gradient, (margins, predicted) = jax.grad(total, has_aux=True)(points)
+    return margins, predicted, gradient
+
+
+def _to_boundary(
+    point: Array,
+    gradient: Array,
+    drop: Array,
+    norm: Norm,
+    bounds: tuple[float, float],
+) -> Array:
+    """Lower a linear function by ``drop`` the shortest way within the image box.
+
+    The way is ``clip(point - length * direction)``, and the drop along it is concave in
+    the length: Newton's steps never pass the solution, and where no pixel is at a bound
+    the first is exact. Without a solution the result is the box's lowest point.
+    """
+    unit = norm.direction(gradient)
+
+    def lengthen(_: Array, length: Array) -> Array:
+        moved = point - length * unit
+        is_free = (moved >= bounds[0]) & (moved <= bounds[1])
+        missing = drop + jnp.sum(gradient * (jnp.clip(moved, *bounds) - point))
+        slope = jnp.sum(jnp.where(is_free, gradient * unit, 0.0))
+        step = missing / jnp.where(slope > 0, slope, 1.0)
+        return length + jnp.where(slope > 0, jnp.maximum(step, 0.0), 0.0)
+
+    length = lax.fori_loop(0, _NUM_NEWTON, lengthen, jnp.zeros_like(drop))
+    return jnp.clip(point - length * unit, *bounds)
+
+
+def _polish(
+    point: Array,
+    image: Array,
+    gradient: Array,
+    margin: Array,
+    distance: Array,
+    step_ratio: Array,
+    *,
+    norm: Norm,
+    bounds: tuple[float, float],
+) -> Array:
+    """Step down the margin and back to the sphere that touches its linearization."""
+    # Pixels that would leave the box cannot move, and take no part in the direction.
+    is_stuck = (point <= bounds[0]) & (gradient > 0)
+    is_stuck |= (point >= bounds[1]) & (gradient < 0)
+    gradient = jnp.where(is_stuck, 0.0, gradient)
+    unit = norm.direction(gradient)
+    tiny = jnp.finfo(point.dtype).tiny
+    slope = jnp.maximum(jnp.sum(gradient * unit), tiny)
+    reach = norm.measure(point - image)
+    radius = jnp.clip(
+        reach + (margin + _SLACK * jnp.abs(margin)) / slope,
+        (1 - _MAX_SHRINKAGE) * jnp.minimum(reach, distance),
+        (1 - _MIN_SHRINKAGE) * distance,
+    )
+    delta = point - step_ratio * radius * unit - image
+    length = jnp.maximum(norm.measure(delta), tiny)
+    delta = norm.project(delta * jnp.maximum(1.0, radius / length), radius)
+    return jnp.clip(image + delta, *bounds)

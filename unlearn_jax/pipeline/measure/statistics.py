@@ -1,0 +1,216 @@
+"""Metrics of runs under the bootstrap's weights: one pass over the weights for all."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from unlearn_jax import audit
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+_SAMPLES = 1 << 22
+"""Samples of several runs whose sorted copies are in memory at a time."""
+
+
+class Measured(NamedTuple):
+    """Metric before its interval.
+
+    Attributes:
+      value: on the data as they are: of one run, or ``[R]``.
+      replicates: under the bootstrap's sample weights, ``[B]`` or ``[B, R]``.
+    """
+
+    value: np.ndarray
+    replicates: np.ndarray
+
+
+class Statistics:
+    """Metrics of one run, as functions of the samples' weights.
+
+    Attributes:
+      values: the metrics on the data as they are, by key.
+    """
+
+    def __init__(self) -> None:
+        self.values: dict[str, float] = {}
+        self._means: list[tuple[str, np.ndarray, np.ndarray]] = []
+        self._fractions: list[tuple[str, int, int]] = []
+        self._columns: list[np.ndarray] = []
+        self._cells: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+        self._curves: list[
+            tuple[audit.Ranking, str, tuple[str, str], float | None]
+        ] = []
+
+    def mean(
+        self,
+        key: str,
+        values: np.ndarray,
+        mask: np.ndarray,
+        *,
+        value: float | None = None,
+    ) -> None:
+        """Add the mean of masked values.
+
+        Args:
+          key: of the metric.
+          values: ``[N]``; booleans are the fastest.
+          mask: ``[N]`` bool.
+          value: on the data as they are; the mean of the masked values if None.
+        """
+        self.values[key] = values[mask].mean() if value is None else value
+        if values.dtype == bool:
+            columns = self._column(values & mask), self._column(mask)
+            self._fractions.append((key, *columns))
+        else:
+            self._means.append((key, values, mask))
+
+    def roc(
+        self,
+        ranking: audit.Ranking,
+        aucs: Mapping[str, tuple[str, str]],
+        tprs: Mapping[str, tuple[str, str]] | None = None,
+        *,
+        max_fpr: float = 0.0,
+    ) -> None:
+        """Add numbers of the ROC curves of one ranking.
+
+        Args:
+          ranking: of the run's samples.
+          aucs: by key, the positive and the negative part.
+          tprs: the same, at a false positive rate of at most ``max_fpr``.
+          max_fpr: in [0, 1].
+        """
+        for key, sides in aucs.items():
+            self._curves.append((ranking, key, sides, None))
+        for key, sides in (tprs or {}).items():
+            self._curves.append((ranking, key, sides, max_fpr))
+        ones = np.ones((1, ranking.num_samples), np.uint8)
+        drawn = self._roc(ones)
+        for key in (*aucs, *(tprs or ())):
+            self.values[key] = drawn[key][0]
+
+    def weighted(self, weights: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the metrics under a block of weights, ``[B]`` by key.
+
+        Args:
+          weights: ``[B, N]``.
+        """
+        replicates = self._roc(weights)
+        for key, values, mask in self._means:
+            replicates[key] = audit.weighted_mean(values, mask, weights)
+        if self._columns:
+            sums = self._sums(weights)
+            with np.errstate(invalid="ignore"):
+                for key, part, whole in self._fractions:
+                    replicates[key] = sums[:, part] / sums[:, whole]
+        return replicates
+
+    def _roc(self, weights: np.ndarray) -> dict[str, np.ndarray]:
+        curves: dict[audit.Ranking, audit.WeightedCurves] = {}
+        replicates = {}
+        for ranking, key, sides, max_fpr in self._curves:
+            if ranking not in curves:
+                curves[ranking] = ranking.weighted(weights)
+            if max_fpr is None:
+                replicates[key] = curves[ranking].auc(*sides)
+            else:
+                replicates[key] = curves[ranking].tpr(*sides, max_fpr=max_fpr)
+        return replicates
+
+    def _sums(self, weights: np.ndarray) -> np.ndarray:
+        """Return the weight of every column's samples, ``[B, columns]``, exact.
+
+        Samples that are in the same columns make a cell: each sample is read once.
+        """
+        if self._cells is None:
+            code = np.zeros(self._columns[0].shape, np.int64)
+            for column in self._columns:
+                code = 2 * code + column
+            cells, first = np.unique(code, return_index=True)
+            order = np.argsort(code, kind="stable")
+            starts = np.searchsorted(code[order], cells)
+            contains = np.array([column[first] for column in self._columns])
+            self._cells = order, starts, contains.T.astype(np.int64)
+        order, starts, contains = self._cells
+        ordered = weights.take(order, axis=1)
+        return np.add.reduceat(ordered, starts, axis=1, dtype=np.int64) @ contains
+
+    def _column(self, mask: np.ndarray) -> int:
+        """Return the position of a mask among the columns, added if it is new."""
+        for position, column in enumerate(self._columns):
+            if np.array_equal(column, mask):
+                return position
+        self._columns.append(mask)
+        return len(self._columns) - 1
+
+
+def resample(
+    runs: Sequence[int],
+    statistics_of: Callable[[int], Statistics],
+    weights: audit.SampleWeights,
+) -> dict[str, Measured]:
+    """Measure some runs on the data as they are and under all weights.
+
+    Cores divide runs, then blocks of weights; as many runs as fit are taken at a time.
+
+    Args:
+      runs: their numbers.
+      statistics_of: of a run; all have the same metrics.
+      weights: of the samples.
+
+    Returns:
+      By key ``[R]`` values and ``[B, R]`` replicates, in the order of ``runs``.
+    """
+    num_replicates, num_samples = weights.shape
+    size = max(num_cores(), _SAMPLES // num_samples)
+    parts = []
+    for start in range(0, len(runs), size):
+        statistics = in_threads(statistics_of, runs[start : start + size])
+
+        def measure(
+            number: int, statistics: list[Statistics] = statistics
+        ) -> tuple[slice, list[dict[str, np.ndarray]]]:
+            rows, block = weights.block(number)
+            return rows, [one.weighted(block) for one in statistics]
+
+        part = {}
+        shape = (num_replicates, len(statistics))
+        for key in statistics[0].values:
+            values = np.array([one.values[key] for one in statistics])
+            part[key] = Measured(values, np.empty(shape))
+        for rows, found in in_threads(measure, range(len(weights))):
+            for run, metrics in enumerate(found):
+                for key, one in part.items():
+                    one.replicates[rows, run] = metrics[key]
+        parts.append(part)
+    measured = {}
+    for key in parts[0]:
+        measured[key] = Measured(
+            np.concatenate([part[key].value for part in parts]),
+            np.concatenate([part[key].replicates for part in parts], axis=1),
+        )
+    return measured
+
+
+def in_threads(function: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
+    """Return the results of independent calls in the order of the items.
+
+    NumPy and the SVCs of scikit-learn leave the interpreter to other threads; the
+    results do not depend on how many there are.
+
+    Args:
+      function: of an item.
+      items: to call it for.
+    """
+    with ThreadPoolExecutor(num_cores()) as threads:
+        return list(threads.map(function, items))
+
+
+def num_cores() -> int:
+    """Return the number of cores that the process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
