@@ -59,11 +59,8 @@ def attack(plan: Plan, name: str) -> Artifact:
     sizes = _sizes(plan, plan.pairs[:, 1])
     has_padding = len(set(sizes)) > 1
     attack_one = _attacker(plan.model.apply, chosen.capped)
-    models = None
 
     def compute(piece: Piece, originals: Stored) -> dict[str, np.ndarray]:
-        nonlocal models
-        models = originals["models"] if models is None else models
         pairs = plan.pairs[piece.items]
         # The first samples again pad to the largest set.
         rows = [np.flatnonzero(plan.forget[s]) for s in pairs[:, 1]]
@@ -74,7 +71,7 @@ def attack(plan: Plan, name: str) -> Artifact:
         keys = jnp.stack(
             [purpose_key("attack", seeds[o], plan.forget_names[s]) for o, s in pairs]
         )
-        stacked = (keys, take_models(models, source), jnp.asarray(index))
+        stacked = (keys, take_models(originals["models"], source), jnp.asarray(index))
         mapper = plan.mapper(len(pairs))
         result = map_models(mapper, attack_one, stacked, plan.splits.train)
         content = result._asdict()
@@ -184,13 +181,10 @@ def unlearn_work(
     if plan.num_requests == 1 and is_padded(method) and len(set(sizes)) > 1:
         # One program for all forget sets.
         sizes = [Sizes(min(own_sizes), max(own_sizes))] * len(work)
-    models = None
 
     def compute(
         piece: Piece, originals: Stored, adversarial: Stored | None = None
     ) -> dict[str, PyTree]:
-        nonlocal models
-        models = originals["models"] if models is None else models
         size = sizes[piece.items[0]]
         runs = plan.runs[run_of[piece.items]]
         keys = jnp.stack(
@@ -210,7 +204,7 @@ def unlearn_work(
             given = stack_attack(adversarial, pairs, most)
         forget = jnp.asarray(plan.forget[runs[:, 1]])
         requests = jnp.asarray(plan.requests[runs[:, 1]])
-        originals_of_runs = take_models(models, runs[:, 0])
+        originals_of_runs = take_models(originals["models"], runs[:, 0])
         stacked = (keys, originals_of_runs, forget, requests, given, traced)
         unlearn_one = program(size)
         mapper = plan.mapper(len(runs))
