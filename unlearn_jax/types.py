@@ -133,8 +133,8 @@ class AttackResult(NamedTuple):
 class Count:
     """Number of samples that differs between the problems of one program.
 
-    Arithmetic with integers and other counts; where a shape is wanted, the error of
-    Python says so, and ``most`` is the size to pad to.
+    Adds up with integers and other counts; as a shape it raises a TypeError, and
+    ``most`` is the size to pad to.
 
     Attributes:
       least: smallest value (static).
