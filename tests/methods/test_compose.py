@@ -12,7 +12,7 @@ import pytest
 
 from unlearn_jax import methods
 from unlearn_jax.attacks import PGD
-from unlearn_jax.filters import masked_renormalization
+from unlearn_jax.filters import Mask, masked_renormalization
 from unlearn_jax.methods import (
     AMUN,
     FineTune,
@@ -229,6 +229,12 @@ def test_a_sequence_goes_to_json_with_its_requests():
 def test_values_without_json_form_are_refused():
     with pytest.raises(InputError, match="cannot be stored as JSON"):
         to_json(filtered(Identity(), lambda probs, means, forgotten: probs))
+
+
+@pytest.mark.parametrize("filter", ["mask", Mask, None])
+def test_what_is_no_filter_is_refused(filter):
+    with pytest.raises(InputError, match=r"filter must be a value such as Mask\(\)"):
+        filtered(Identity(), filter)
 
 
 def test_composed_methods_can_be_sequenced(problem, key):

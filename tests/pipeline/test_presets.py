@@ -86,7 +86,6 @@ def test_a_row_with_an_attack_of_its_own_is_given_its_sets():
     rows, attacks = resolve_rows(RunConfig(rows={"a": Row(method=AMUN(attack=own))}))
     assert rows["a"].attack == "a"
     assert attacks["a"].attack == rows["a"].method.attack == own
-    assert attacks["a"].epsilon_init == 0.5
 
 
 def test_a_weak_attack_makes_the_sets_and_descent_the_retries():
@@ -157,19 +156,34 @@ def test_a_row_with_another_method_keeps_a_search_of_its_own_that_fits():
 
 
 def test_filters_are_values_with_names_on_the_command_line():
-    config = complete(RunConfig(rows={"mask": Row(method=AMUN(), filter=Mask())}))
+    given = {
+        "mask": Row(method=methods.filtered(AMUN(), Mask())),
+        "bare": Row(method=AMUN()),
+    }
+    training = TrainingConfig(batch_size=48)
+    config = complete(RunConfig(rows=given, training=training))
     for words, expected in [
-        (["--rows.mask.filter=mpru_direct"], MPRU(variant="direct")),
-        (["--rows.mask.filter", "mpru"], MPRU()),
-        (["--rows.mask.filter", "None"], None),
+        (["--rows.mask.method.filter=mpru_direct"], MPRU(variant="direct")),
+        (["--rows.mask.method.filter", "mpru"], MPRU()),
     ]:
         found, others = choose_values(config, words)
         assert others == []
-        assert found.rows["mask"].filter == expected
+        assert found.rows["mask"].method.filter == expected
     rows, _ = resolve_rows(config)
     assert rows["mask"].filter_name == rows["mask"].settings["filter"] == "mask"
+    assert rows["bare"].filter_name is None
+    assert rows["mask"].method == rows["bare"].method, "the models are the same"
+    assert rows["mask"].method.batch_size == 48
+    assert rows["mask"].name == "amun"
+    words = ["--rows.mask.method.method.batch-size=16"]
+    small = with_options(config.rows["mask"], batch_size=16)
+    read = dataclasses.replace(config, rows={"mask": small})
+    rows, _ = resolve_rows(unfollow(read, words))
+    assert rows["mask"].method.batch_size == 16
     with pytest.raises(InputError, match="unknown filter 'sieve'; choose one of mask"):
-        choose_values(config, ["--rows.mask.filter=sieve"])
+        choose_values(config, ["--rows.mask.method.filter=sieve"])
+    with pytest.raises(InputError, match="the method of row 'bare' has no filter"):
+        choose_values(config, ["--rows.bare.method.filter=mask"])
 
 
 def test_complete_shows_the_search_where_there_is_one():

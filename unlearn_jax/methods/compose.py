@@ -191,6 +191,14 @@ class Filtered:
     method: UnlearnFn
     filter: Filter
 
+    def __post_init__(self) -> None:
+        """Refuse what is no method or no filter."""
+        check_method(self.method)
+        if not callable(self.filter) or isinstance(self.filter, type):
+            raise InputError(
+                f"filter must be a value such as Mask() or MPRU(), got {self.filter!r}"
+            )
+
     def __call__(self, key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
         """Run the method; the filter does not change the variables.
 

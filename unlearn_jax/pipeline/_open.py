@@ -92,7 +92,7 @@ class OpenedRow(OpenedModels):
         if self.result.filter is None:
             return logits
         stored: Any = self.run.results.config["rows"]
-        chosen = values.from_json(stored[self.result.key]["filter"])
+        chosen = values.from_json(stored[self.result.key]["method"]["filter"])
         forget = self.run.arrays["forget"]
         labels = self.run.arrays["labels"][: forget.shape[1]]
         return np.stack(

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from unlearn_jax.data import Splits
+from unlearn_jax.methods import Filtered
 from unlearn_jax.pipeline.config.schema import HARD, RunConfig
 from unlearn_jax.replicas import mapper
 from unlearn_jax.types import InputError, Model
@@ -60,7 +61,7 @@ def check_settings(config: RunConfig) -> None:
         raise InputError("audit.targets is about forgotten classes: forget.kind=class")
     else:
         for name, row in config.rows.items():
-            if row.filter is not None:
+            if isinstance(row.method, Filtered):
                 raise InputError(
                     f"row {name!r}: an output filter forgets classes: forget.kind=class"
                 )

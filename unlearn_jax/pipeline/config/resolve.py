@@ -378,13 +378,20 @@ def method_name(method: UnlearnFn) -> str:
       method: a value.
 
     Returns:
-      The name of its class for methods that are not registered.
+      The name of its class for methods that are not registered, of the method behind
+      an output filter for a filtered one.
     """
+    method = _unfiltered(method)
     kind = _kind(method)
     for name, registered in methods.METHODS.items():
         if _kind(registered) == kind:
             return name
     return getattr(method, "__name__", type(method).__name__)
+
+
+def _unfiltered(method: UnlearnFn) -> UnlearnFn:
+    """Return a method without its output filter: filters do not change models."""
+    return method.method if isinstance(method, methods.Filtered) else method
 
 
 def _kind(method: UnlearnFn) -> tuple[type, ...]:
@@ -402,7 +409,7 @@ def followed(row: Row) -> tuple[str, ...]:
     """
     if row.follow is not None:
         return row.follow
-    method = row.method
+    method = _unfiltered(row.method)
     names = []
     if takes_attack(method) and values.fields_of(method)["attack"] is None:
         names.append("attack")
@@ -478,7 +485,7 @@ def choose_values(
       config: completed.
       arguments: of a command line, such as ``--training.objective=trades``,
         ``--rows.amun.method=salun``, ``--rows.amun.method.optimizer=adam`` or
-        ``--rows.mask.filter=mpru``; the values have the defaults that they are
+        ``--rows.mask.method.filter=mpru``; the values have the defaults that they are
         registered with.
 
     Returns:
@@ -497,7 +504,7 @@ def choose_values(
         prefix = _prefix(key)
         registries[f"{prefix}.method"] = ("method", methods.METHODS)
         registries[f"{prefix}.method.optimizer"] = ("optimizer", OPTIMIZERS)
-        registries[f"{prefix}.filter"] = ("filter", {**FILTERS, "None": None})
+        registries[f"{prefix}.method.filter"] = ("filter", FILTERS)
     chosen: dict[str, Any] = {}
     others = []
     words = iter(arguments)
@@ -522,25 +529,24 @@ def choose_values(
         training = dataclasses.replace(training, objective=objective)
     rows = dict(config.rows)
     for key, row in config.rows.items():
-        prefix = _prefix(key)
-        if f"{prefix}.filter" in chosen:
-            row = dataclasses.replace(row, filter=chosen[f"{prefix}.filter"])
-        if f"{prefix}.method" in chosen:
-            row = _with_method(key, row, chosen[f"{prefix}.method"])
-        rows[key] = row
+        flag = f"{_prefix(key)}.method"
+        if flag in chosen:
+            rows[key] = _with_method(key, row, chosen[flag])
     config = complete(dataclasses.replace(config, training=training, rows=rows))
     rows = dict(config.rows)
     for key, row in config.rows.items():
-        flag = f"{_prefix(key)}.method.optimizer"
-        if flag not in chosen:
-            continue
-        if not hasattr(row.method, "optimizer"):
-            raise InputError(f"the method of row {key!r} has no optimizer")
-        rows[key] = dataclasses.replace(
-            row,
-            method=values.replace(row.method, optimizer=chosen[flag]),
-            follow=tuple(field for field in followed(row) if field != "momentum"),
-        )
+        for field in ("optimizer", "filter"):
+            flag = f"{_prefix(key)}.method.{field}"
+            if flag not in chosen:
+                continue
+            if field not in values.fields_of(row.method):
+                raise InputError(f"the method of row {key!r} has no {field}")
+            method = values.replace(row.method, **{field: chosen[flag]})
+            row = dataclasses.replace(row, method=method)
+            if field == "optimizer":
+                others_followed = (name for name in followed(row) if name != "momentum")
+                row = dataclasses.replace(row, follow=tuple(others_followed))
+        rows[key] = row
     return dataclasses.replace(config, rows=rows), others
 
 
@@ -588,7 +594,12 @@ def unfollow(config: RunConfig, arguments: Sequence[str]) -> RunConfig:
     rows = {}
     for key, row in config.rows.items():
         prefix = f"{_prefix(key)}.method."
-        given = {flag.removeprefix(prefix) for flag in flags if flag.startswith(prefix)}
+        # a filtered method has the fields of the method that it holds
+        given = {
+            flag.removeprefix(prefix).removeprefix("method.")
+            for flag in flags
+            if flag.startswith(prefix)
+        }
         fields = {path.split(".")[0] for path in given}
         fields |= {"momentum"} if "optimizer" in fields else set()
         follow = tuple(field for field in followed(row) if field not in fields)
@@ -621,6 +632,8 @@ def resolve_rows(
     for name in config.only or config.rows:
         row = config.rows[name]
         method = _follow(config, row)
+        chosen = method.filter if isinstance(method, methods.Filtered) else None
+        method = _unfiltered(method)
         attack = None
         if takes_attack(method):
             attack = row.attack if "attack" in followed(row) else name
@@ -641,7 +654,7 @@ def resolve_rows(
             row.label or name,
             attack,
             row.adaptive,
-            row.filter,
+            chosen,
             space,
         )
     return rows, {name: attacks[name] for name in sorted(attacks)}

@@ -29,6 +29,7 @@ from unlearn_jax.methods import (
     NegGradPlus,
     RandomLabel,
     SVDProjection,
+    filtered,
 )
 from unlearn_jax.pipeline.config.schema import Row
 from unlearn_jax.values import replace
@@ -190,8 +191,8 @@ def for_classes(*, small: bool = False) -> dict[str, Row]:
             label="Influence target, refitted",
             method=InfluenceTarget(num_removal_steps=20, num_epochs=BUDGET),
         ),
-        "mask": Row(label="Masked output", method=Identity(), filter=Mask()),
-        "mpru": Row(label="MPRU (output filter)", method=Identity(), filter=MPRU()),
+        "mask": Row(label="Masked output", method=filtered(Identity(), Mask())),
+        "mpru": Row(label="MPRU (output filter)", method=filtered(Identity(), MPRU())),
     }
 
 

@@ -11,7 +11,6 @@ from typing import Any, Literal
 from unlearn_jax import values
 from unlearn_jax.audit import Discriminator
 from unlearn_jax.data import augmentation
-from unlearn_jax.filters import Filter
 from unlearn_jax.methods import AMUN, FineTune
 from unlearn_jax.methods.base import check_method
 from unlearn_jax.objectives import CrossEntropy, Objective
@@ -488,7 +487,8 @@ class Row:
     """A method to run, and the pipeline's choices about it.
 
     Attributes:
-      method: a value such as ``AMUN(retain=False)``.
+      method: a value such as ``AMUN(retain=False)``, or
+        ``filtered(Identity(), Mask())``, an output filter that forgets classes.
       label: in tables; the row's name if empty.
       search: hyperparameters to tune, as :data:`unlearn_jax.methods.SPACES` has them;
         None for the method's own, ``{}`` for none. One that the method sets to another
@@ -497,7 +497,6 @@ class Row:
       attack: name of the attack, one of the run's ``attacks``, that makes the method's
         adversarial sets; the run's own if empty.
       adaptive: find the adversarial set on the current model before every request.
-      filter: output filter that forgets classes, such as ``Mask()`` or ``MPRU()``.
       follow: fields of the method that the run's training and attack give. None:
         ``batch_size``, ``weight_decay``, ``momentum``, ``augment``, ``max_norm`` and
         ``attack`` where the method leaves them at the default that fine-tuning methods
@@ -509,7 +508,6 @@ class Row:
     search: Mapping[str, Any] | None = None
     attack: str = ""
     adaptive: bool = False
-    filter: Filter | None = None
     follow: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -523,11 +521,6 @@ class Row:
         if self.search is not None and not isinstance(self.search, Mapping):
             raise InputError(
                 f"search must map hyperparameters to their values, got {self.search!r}"
-            )
-        is_filter = values.is_value(self.filter) and callable(self.filter)
-        if self.filter is not None and not is_filter:
-            raise InputError(
-                f"filter must be a value such as Mask() or MPRU(), got {self.filter!r}"
             )
         if (self.attack or self.adaptive) and not takes_attack(self.method):
             raise InputError(
