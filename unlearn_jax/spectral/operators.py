@@ -140,7 +140,7 @@ def layer_map(
         followed by BatchNorm in evaluation mode is one map. Its norm is not the product
         of the two norms, but at most that.
       form: of a convolution without groups and dilation, see
-        :func:`unlearn_jax.models.convolution`.
+        :func:`unlearn_jax.models.convolution`; ``auto`` is ``canonical`` on CPU.
 
     Returns:
       The map. From ``[D_in]`` to ``[D_out]`` for a dense layer, from ``[H, W, in]`` to
@@ -214,6 +214,10 @@ def _convolve(images: Array, kernel: Array, layer: Layer, form: str) -> Array:
     dilations = (*options["lhs_dilation"], *options["rhs_dilation"])
     is_plain = set(dilations) == {1} and options["feature_group_count"] == 1
     if kernel.ndim == 4 and is_plain:
+        if form == "auto" and jax.default_backend() == "cpu":
+            # of one image, XLA's convolutions are faster than oneDNN's: a clip of
+            # ResNet-18 takes 0.33 s, and 0.52 s
+            form = "canonical"
         convolve = convolution(form)
         return convolve(
             images,
