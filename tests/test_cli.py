@@ -86,7 +86,7 @@ def test_run_from_a_shell(tiny, tmp_path):
     assert "report.html" in done.stdout
 
 
-def test_every_preset_resolves_and_says_what_it_is():
+def test_every_preset_resolves_and_has_a_summary():
     assert {"digits"} <= set(presets.names())
     for name in presets.names():
         preset = presets.load(name)

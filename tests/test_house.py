@@ -11,6 +11,7 @@ import unlearn_jax
 
 ROOT = pathlib.Path(unlearn_jax.__file__).parent
 FLOOR = {
+    "lazy": 0,
     "types": 0,
     "values": 1,
     "branching": 1,

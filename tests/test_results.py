@@ -153,7 +153,7 @@ class A:
     assert publish.source_digest(source).hex()[:12] == "4f14225f4f85"
 
 
-def test_a_table_of_changed_code_says_so():
+def test_a_table_of_changed_code_is_marked():
     result = dataclasses.replace(RESULTS["digits"], code="abc123")
     assert "code has changed" not in publish.provenance(result, "abc123")
     stale = publish.provenance(result, "def456")

@@ -20,8 +20,7 @@ Importing the package imports neither JAX nor Flax; nothing in it needs TensorFl
 torch.
 """
 
-import importlib
-from typing import Any
+from unlearn_jax.lazy import on_first_use
 
 __version__ = "0.2.0.dev0"
 
@@ -111,17 +110,7 @@ _NAMES = {
 """Names of the front door, by the module that defines them."""
 
 __all__ = [*sorted([*_NAMES, *_SUBPACKAGES]), "__version__"]
-
-
-def __getattr__(name: str) -> Any:
-    """Import a sub-package, or a name from one, on first use (PEP 562)."""
-    if name in _SUBPACKAGES:
-        return importlib.import_module(f"unlearn_jax.{name}")
-    if name in _NAMES:
-        found = getattr(importlib.import_module(f"unlearn_jax.{_NAMES[name]}"), name)
-        globals()[name] = found
-        return found
-    raise AttributeError(f"module 'unlearn_jax' has no attribute {name!r}")
+__getattr__ = on_first_use(__name__, dict.fromkeys(_SUBPACKAGES, "") | _NAMES)
 
 
 def __dir__() -> list[str]:

@@ -53,11 +53,7 @@ def run(arguments: list[str]) -> int:
     Args:
       arguments: a preset, then :class:`RunOptions` and fields of the configuration.
     """
-    from unlearn_jax import pipeline
     from unlearn_jax.pipeline import presets
-    from unlearn_jax.pipeline.config.resolve import choose_values, unfollow
-    from unlearn_jax.pipeline.store import hosts
-    from unlearn_jax.pipeline.study import with_bank
     from unlearn_jax.types import InputError
 
     if not arguments or arguments[0].startswith("-"):
@@ -66,6 +62,12 @@ def run(arguments: list[str]) -> int:
         names = ", ".join(sorted(presets.names()))
         raise InputError(f"run needs a preset: choose one of {names}")
     preset = arguments[0]
+    presets.find(preset)
+    from unlearn_jax import pipeline
+    from unlearn_jax.pipeline.config.resolve import choose_values, unfollow
+    from unlearn_jax.pipeline.store import hosts
+    from unlearn_jax.pipeline.study import with_bank
+
     options, fields = _parse(
         RunOptions,
         arguments[1:],
@@ -121,7 +123,7 @@ def run(arguments: list[str]) -> int:
 
 def _print_result(result: Any) -> None:
     """Print the table and the checks of a run."""
-    from unlearn_jax.pipeline.report.run import terminal_text
+    from unlearn_jax.pipeline.report.tables import terminal_text
     from unlearn_jax.pipeline.report.verdict import verdict
 
     print(f"{terminal_text(result)}\n\n{verdict(result)}")
@@ -163,22 +165,20 @@ def _run_experiment(
 
 def list_presets() -> int:
     """Show presets, methods, augmentations, models and membership signals."""
-    from unlearn_jax import data, methods, models
     from unlearn_jax.pipeline import presets
-    from unlearn_jax.pipeline.config.schema import RMIA_SIGNALS
 
+    augmentations = presets.constants("data/augment.py", "AUGMENTATIONS")
+    models = presets.constants("models/_build.py", "ARCHITECTURES")
+    signals = presets.constants("pipeline/config/schema.py", "RMIA_SIGNALS")
     print("presets (unlearn-jax run PRESET --workdir DIR):")
     for name in sorted(presets.names()):
         print(f"  {name:24} {presets.about(name)}")
     print("methods (unlearn_jax.methods):")
-    for name, method in methods.METHODS.items():
-        summary = (type(method).__doc__ or "").strip().splitlines()[0]
-        constraints = ", ".join(map(repr, getattr(method, "constraints", ())))
-        limits = f" Limited by {constraints}." if constraints else ""
-        print(f"  {name:24} {summary}{limits}")
-    print(f"augmentations, joined with +: {', '.join(data.AUGMENTATIONS)}")
-    print(f"models (model.name):          {', '.join(models.ARCHITECTURES)}")
-    print(f"signals (audit.signal):       {', '.join(RMIA_SIGNALS)}")
+    for name, summary in presets.methods().items():
+        print(f"  {name:24} {summary}")
+    print(f"augmentations, joined with +: {', '.join(augmentations)}")
+    print(f"models (model.name):          {', '.join(models)}")
+    print(f"signals (audit.signal):       {', '.join(signals)}")
     return 0
 
 
@@ -391,15 +391,13 @@ def _main(argv: list[str]) -> int:
         ]
         print(USAGE.format(commands="\n".join(summaries)))
         return 0 if argv else 2
-    configure_jax(switches)
     warnings.showwarning = _warn
-    from unlearn_jax.types import InputError, UnlearnError
-
     try:
+        if argv == ["list"]:
+            # needs no JAX, which takes most of a second to import
+            return COMMANDS["list"]()
+        configure_jax(switches)
         return _call(argv[0], argv[1:])
-    except UnlearnError as error:
-        print(f"unlearn-jax: error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, InputError) else 1
     except KeyboardInterrupt:
         print(
             "unlearn-jax: interrupted; the same command resumes from here",
@@ -418,6 +416,13 @@ def _main(argv: list[str]) -> int:
             file=sys.stderr,
         )
         return 1
+    except Exception as error:
+        from unlearn_jax.types import InputError, UnlearnError
+
+        if not isinstance(error, UnlearnError):
+            raise
+        print(f"unlearn-jax: error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, InputError) else 1
 
 
 def _call(name: str, argv: list[str]) -> int:
@@ -559,7 +564,8 @@ def configure_jax(switches: Sequence[str] = ()) -> None:
 
         with contextlib.suppress(InputError):  # without a home folder, no cache
             jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
-            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+            jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 if __name__ == "__main__":

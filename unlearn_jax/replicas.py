@@ -7,8 +7,12 @@ models too large for that are trained one by one, each batch divided over all de
 All give the same result; which is fast depends on the backend and on the model.
 """
 
-from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, lru_cache, partial
+from operator import itemgetter
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -75,25 +79,117 @@ class Mapper(NamedTuple):
     fetch: Callable[[FetchFn], FetchFn] = lambda fetch: fetch
 
 
+class _Program:
+    """Jitted function, compiled once for each signature of its arguments.
+
+    In a :func:`rehearsal` a call compiles only, and returns zeros. So a thread can
+    compile what another one is going to call; whoever comes second waits.
+
+    Args:
+      jitted: from ``jax.jit``.
+      places: sharding of each argument, which is moved there; None leaves them.
+    """
+
+    def __init__(self, jitted: Any, places: Sequence[Any] | None = None) -> None:
+        self._jitted = jitted
+        self._places = places
+        self._compiled: dict[Any, Any] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, *args: PyTree) -> PyTree:
+        """Return what the function returns."""
+        leaves, structure = jax.tree.flatten(args)
+        if any(isinstance(leaf, Tracer) for leaf in leaves):
+            return self._jitted(*args)
+        types = [jax.typeof(leaf) for leaf in leaves]
+        shapes = [
+            jax.ShapeDtypeStruct(one.shape, one.dtype, weak_type=one.weak_type)
+            for one in types
+        ]
+        compiled = self._compile(structure, tuple(shapes))
+        if _rehearsal.is_on:
+            return jax.tree.map(_zeros, compiled.out_info)
+        if self._places is not None:
+            args = tuple(map(jax.device_put, args, self._places))
+        return compiled(*args)
+
+    def _compile(self, structure: Any, shapes: tuple[Any, ...]) -> Any:
+        signature = (structure, shapes)
+        if signature in self._compiled:
+            return self._compiled[signature]
+        began = time.perf_counter()
+        with self._lock:
+            # as compilation, for whoever times this thread
+            waited = time.perf_counter() - began
+            jax.monitoring.record_event_duration_secs(WAITED, waited)
+            if signature not in self._compiled:
+                args = jax.tree.unflatten(structure, shapes)
+                self._compiled[signature] = self._jitted.lower(*args).compile()
+        return self._compiled[signature]
+
+
+WAITED = "/jax/core/compile/waited_for_another_thread"
+"""Event of the seconds that a thread has waited for another one to compile."""
+
+
+class _Rehearsal(threading.local):
+    is_on = False
+
+
+_rehearsal = _Rehearsal()
+
+
+@contextlib.contextmanager
+def rehearsal() -> Iterator[None]:
+    """Compile the programs that this thread calls, and run none: results are zeros.
+
+    Of :func:`map_models`, :func:`fit_many` and :func:`predict_many`, with the mappers
+    ``map`` and ``vmap``.
+    """
+    _rehearsal.is_on = True
+    try:
+        yield
+    finally:
+        _rehearsal.is_on = False
+
+
+def _zeros(like: Any) -> Any:
+    """Return zeros that take no memory; of keys, their shape."""
+    if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
+        return like
+    return np.broadcast_to(np.zeros((), like.dtype), like.shape)
+
+
 def _body(form: str, fun: OneModel) -> OneModel:
-    """Return ``fun`` of one model as a traceable function of a stack."""
+    """Return ``fun`` of one model as a traceable function of a stack.
+
+    Of a stack of one model where the form is ``loop``.
+    """
     if form == "vmap":
         return jax.vmap(fun, in_axes=(0, 0, None))
+    if form == "loop":
+
+        def one(carry: PyTree, item: PyTree, shared: PyTree) -> tuple[PyTree, PyTree]:
+            carry, item = jax.tree.map(itemgetter(0), (carry, item))
+            return jax.tree.map(lambda leaf: leaf[None], fun(carry, item, shared))
+
+        return one
     return lambda carry, item, shared: lax.map(
         lambda pair: fun(pair[0], pair[1], shared), (carry, item)
     )
 
 
-def _slots(mapped: OneModel, axis: int) -> OneModel:
-    """Return the Python loop over the positions along ``axis``, results stacked."""
-
-    def take(tree: PyTree, j: int) -> PyTree:
-        return jax.tree.map(lambda leaf: jnp.take(leaf, j, axis=axis), tree)
+def _slots(mapped: OneModel, size: int) -> OneModel:
+    """Return the Python loop over a stack, ``size`` models at a time."""
 
     def run(carry: PyTree, item: PyTree, shared: PyTree) -> tuple[PyTree, PyTree]:
-        count = jax.tree.leaves((carry, item))[0].shape[axis]
-        results = [mapped(take(carry, j), take(item, j), shared) for j in range(count)]
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis), *results)
+        models = jax.tree.leaves((carry, item))[0].shape[0]
+        results = []
+        for first in range(0, models, size):
+            take = partial(jnp.take, indices=np.arange(first, first + size), axis=0)
+            part = jax.tree.map(take, carry)
+            results.append(mapped(part, jax.tree.map(take, item), shared))
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *results)
 
     return run
 
@@ -144,10 +240,8 @@ def mapper(
 
 def _on_one(form: str) -> Mapper:
     def lift(fun: OneModel) -> OneModel:
-        compiled = jax.jit(
-            fun if form == "loop" else _body(form, fun), donate_argnums=0
-        )
-        stacked = _slots(compiled, 0) if form == "loop" else compiled
+        program = _Program(jax.jit(_body(form, fun), donate_argnums=0))
+        stacked = _slots(program, 1) if form == "loop" else program
 
         def run(carry: PyTree, item: PyTree, shared: PyTree) -> tuple[PyTree, PyTree]:
             carry, item = _on_first((carry, item))
@@ -161,55 +255,77 @@ def _on_one(form: str) -> Mapper:
 def _on_devices(form: str, count: int) -> Mapper:
     devices = jax.local_devices()[:count]
     mesh = Mesh(np.array(devices), "models")
-    sharding = NamedSharding(mesh, PartitionSpec("models"))
+    models = NamedSharding(mesh, PartitionSpec("models"))
     everywhere = NamedSharding(mesh, PartitionSpec())
+    pad = _Program(
+        jax.jit(partial(_pad, count), in_shardings=everywhere, out_shardings=models),
+        (everywhere,),
+    )
 
-    def place(shared: PyTree) -> PyTree:
-        def copies(leaf: Any) -> Array:
-            leaf = np.asarray(leaf)
-            return jax.device_put(
-                np.broadcast_to(leaf[None], (count, *leaf.shape)), sharding
-            )
-
-        return jax.tree.map(copies, shared)
+    @cache
+    def cut(num_models: int) -> _Program:
+        first = partial(jax.tree.map, itemgetter(slice(num_models)))
+        return _Program(jax.jit(first, in_shardings=models), (models,))
 
     def lift(fun: OneModel) -> OneModel:
-        mapped = jax.pmap(
-            fun if form == "loop" else _body(form, fun),
-            donate_argnums=0,
-            devices=devices,
+        on_device = jax.shard_map(
+            _body(form, fun),
+            mesh=mesh,
+            in_specs=(models.spec, models.spec, everywhere.spec),
+            out_specs=models.spec,
+            check_vma=False,
         )
-        spread = _slots(mapped, 1) if form == "loop" else mapped
+        places = (models, models, everywhere)
+        jitted = jax.jit(on_device, in_shardings=places, donate_argnums=0)
+        program = _Program(jitted, places)
+        spread = _slots(program, count) if form == "loop" else program
 
         def run(carry: PyTree, item: PyTree, shared: PyTree) -> tuple[PyTree, PyTree]:
-            models = jax.tree.leaves((carry, item))[0].shape[0]
-            split, join = _rows(sharding, models)
-            carry, item = _reach((carry, item), set(devices), everywhere)
-            results = spread(split(carry), split(item), shared)
+            num_models = jax.tree.leaves((carry, item))[0].shape[0]
+            if num_models % count:
+                carry, item = pad((carry, item))
+            results = spread(carry, item, shared)
             if devices[0].platform == "cpu":
                 # a device that waits in a collective gives up after 40 seconds
                 results = jax.block_until_ready(results)
-            return join(results[0]), join(results[1])
+            return cut(num_models)(results) if num_models % count else results
 
         return run
+
+    def place(shared: PyTree) -> PyTree:
+        return shared if _rehearsal.is_on else jax.device_put(shared, everywhere)
 
     return Mapper(f"pmap[{count}] x {form}", place, lift)
 
 
+def _pad(count: int, tree: PyTree) -> PyTree:
+    """Return ``[M, ...] -> [P, ...]`` for the next multiple ``P`` of ``count``.
+
+    The last model is repeated as padding.
+    """
+
+    def pad(leaf: Array) -> Array:
+        models = leaf.shape[0]
+        places = np.minimum(np.arange(models + -models % count), models - 1)
+        if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return leaf[places]
+        # padding repeats a key, which the checker of key reuse would refuse
+        data = jax.random.key_data(leaf)[places]
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+
+    return jax.tree.map(pad, tree)
+
+
 def _on_first(tree: PyTree) -> PyTree:
+    """Copy what an earlier call left on other devices to the first one."""
     device = jax.local_devices()[0]
-    return _reach(tree, {device}, device)
-
-
-def _reach(tree: PyTree, devices: set[Any], sharding: Any) -> PyTree:
-    """Copy what an earlier call left on other devices to these."""
 
     def copy(leaf: Any) -> Any:
         if isinstance(leaf, Tracer) or not getattr(leaf, "committed", False):
             return leaf
-        if leaf.sharding.device_set == devices:
+        if leaf.sharding.device_set == {device}:
             return leaf
-        return jax.device_put(leaf, sharding)
+        return jax.device_put(leaf, device)
 
     return jax.tree.map(copy, tree)
 
@@ -221,7 +337,7 @@ def _split(count: int) -> Mapper:
     rows = NamedSharding(mesh, PartitionSpec(BATCH_AXIS))
 
     def lift(fun: OneModel) -> OneModel:
-        compiled = jax.jit(fun, donate_argnums=0)
+        compiled = jax.jit(_body("loop", fun), donate_argnums=0)
 
         def on_mesh(
             carry: PyTree, item: PyTree, shared: PyTree
@@ -229,7 +345,7 @@ def _split(count: int) -> Mapper:
             with jax.set_mesh(mesh):  # convolutions read it
                 return compiled(carry, item, shared)
 
-        return _slots(on_mesh, 0)
+        return _slots(on_mesh, 1)
 
     def fetch(read: FetchFn) -> FetchFn:
         def divided(data: Any, index: Array, key: Array) -> Batch:
@@ -242,33 +358,6 @@ def _split(count: int) -> Mapper:
         return jax.device_put(shared, whole)
 
     return Mapper(f"split[{count}]", place, lift, count, fetch)
-
-
-@lru_cache(maxsize=64)
-def _rows(
-    sharding: NamedSharding, models: int
-) -> tuple[Callable[[PyTree], PyTree], Callable[[PyTree], PyTree]]:
-    """Return ``[M, ...] -> [devices, ceil(M / devices), ...]`` and its inverse.
-
-    The last model is repeated as padding.
-    """
-    count = sharding.num_devices
-    rows = -(-models // count)
-    position = np.arange(count * rows, dtype=np.int32)
-    padded = np.minimum(position, np.int32(models - 1)).reshape(count, rows)
-
-    def take(leaf: Array) -> Array:
-        if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return leaf[padded]
-        # padding repeats a key, which the checker of key reuse would refuse
-        data = jax.random.key_data(leaf)[padded]
-        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
-
-    def flatten(leaf: Array) -> Array:
-        return leaf.reshape(count * rows, *leaf.shape[2:])[:models]
-
-    split = jax.jit(partial(jax.tree.map, take), out_shardings=sharding)
-    return split, jax.jit(partial(jax.tree.map, flatten))
 
 
 def map_models(
@@ -380,7 +469,7 @@ def fit_many(
         advance = _advance(mapper, loss_fn, recipe, num_batches, num_epochs)
         current, new_losses = advance(current, (keys, mask), placed)
         losses.append(check_losses(new_losses, epoch))
-        if callback is not None:
+        if callback is not None and not _rehearsal.is_on:
             callback(current, losses[-1])
     return current, np.concatenate(losses, -1)
 

@@ -61,7 +61,7 @@ def test_features_times_the_head_are_the_logits(name):
     np.testing.assert_allclose(bias, jnp.broadcast_to(bias[:1], bias.shape), atol=1e-5)
 
 
-def test_linen_sees_the_same_inputs():
+def test_linen_layers_have_the_same_inputs():
     class Net(nn.Module):
         @nn.compact
         def __call__(self, images, *, train):

@@ -155,7 +155,7 @@ def test_every_file_of_a_tree_has_a_checksum(tmp_path):
     assert sum(name.startswith("models/") for name in files) > 3
 
 
-def test_what_killed_processes_left_is_removed(tmp_path):
+def test_files_of_killed_processes_are_removed(tmp_path):
     path = runner(tmp_path).make(squares([])).path
     (path / "unfinished-items-0000-0002").mkdir()
     (path / ".items-0000-0002-77").mkdir()

@@ -469,7 +469,7 @@ def test_lira_is_a_column_of_other_runs_too(splits, tmp_path):
         ),
     ],
 )
-def test_what_cannot_work_is_refused_before_anything_is_written(
+def test_impossible_runs_are_refused_before_anything_is_written(
     change, message, splits, tmp_path
 ):
     with pytest.raises(InputError, match=message):
@@ -478,7 +478,7 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
 
 
 @pytest.mark.parametrize("filter", ["mask", Mask, len])
-def test_what_is_no_filter_is_refused(filter):
+def test_values_that_are_no_filter_are_refused(filter):
     with pytest.raises(InputError, match=r"filter must be a value such as Mask\(\)"):
         Row(method=Identity(), filter=filter)
 

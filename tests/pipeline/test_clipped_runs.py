@@ -95,7 +95,7 @@ def test_a_study_compares_radius_transfer_and_norms(clipped):
 
 
 @pytest.mark.parametrize("name", ["finetune", "neggrad_plus"])
-def test_a_method_keeps_the_norms_it_is_told(name, key, blobs, tiny, tiny_variables):
+def test_a_method_keeps_the_given_norms(name, key, blobs, tiny, tiny_variables):
     forget = np.arange(60) < 6
     problem = methods.make_problem(tiny, tiny_variables, blobs, forget)
     options = {"num_epochs": 3, "batch_size": 20, "learning_rate": 0.1}
@@ -114,7 +114,7 @@ def test_a_method_keeps_the_norms_it_is_told(name, key, blobs, tiny, tiny_variab
     assert norms[0.7] < 0.7 * 1.01
 
 
-def test_rows_follow_the_training_unless_they_say_otherwise():
+def test_rows_clip_as_the_training_unless_they_set_norms():
     rows, _ = settings.resolve_rows(CLIPPED)
     bound = methods.SpectralBound(max_norm=MAX_NORM, clip_period=3)
     assert rows["finetune"].method.constraints == (bound,)

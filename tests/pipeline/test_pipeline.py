@@ -25,6 +25,7 @@ from unlearn_jax.pipeline import (
     ModelConfig,
     Row,
     TuningConfig,
+    _run,
     dry_run,
     run,
 )
@@ -37,7 +38,7 @@ from unlearn_jax.pipeline.stages import training
 from unlearn_jax.pipeline.stages.plan import make_plan
 from unlearn_jax.pipeline.store import folders as store
 from unlearn_jax.pipeline.store import locks, trees
-from unlearn_jax.pipeline.store.artifact import Checkpoints
+from unlearn_jax.pipeline.store.artifact import Checkpoints, Runner
 from unlearn_jax.types import DivergedError, InputError
 
 
@@ -166,12 +167,18 @@ def test_oracles_never_saw_their_forget_sets(finished, splits):
     assert plan.references.member.sum(0).tolist() == [3] * 90
 
 
-def test_rerun_computes_nothing_and_says_the_same(finished, splits, monkeypatch):
+def test_a_finished_run_started_again_computes_nothing(finished, splits, monkeypatch):
     folder, results = finished
     monkeypatch.setattr(training, "fit_many", None)  # any training would fail
     again = run(TINY, folder, splits=splits, preset="tiny")
     assert strip(again) == strip(results)
-    assert all(stage.cached for stage in again.stages if stage.name != "audit")
+    with monkeypatch.context() as patched:
+        patched.setattr(_run, "measure_run", None)
+        assert run(TINY, folder, splits=splits, preset="tiny") == again
+    # other results of the same models: measured again, from what is stored
+    other = run(TINY, folder, splits=splits, preset="other")
+    assert strip(other) == strip(results)
+    assert all(stage.cached for stage in other.stages if stage.name != "audit")
 
 
 def test_another_method_reuses_the_bank(finished, splits, monkeypatch, tmp_path):
@@ -211,6 +218,8 @@ def test_interrupted_anywhere_and_rerun_the_same(
         return wrapped
 
     with monkeypatch.context() as patched:
+        # what is compiled ahead would die in a thread
+        patched.setattr(Runner, "compile_ahead", lambda *_: None)
         if where == "training":
             patched.setattr(Checkpoints, "save", saves_then_dies(Checkpoints.save))
             patched.setattr(training, "epochs_per_call", lambda *_: 1)
@@ -334,7 +343,7 @@ def test_users_own_function_and_arrays(splits, tmp_path):
 @pytest.mark.parametrize(
     "what", ["constant", "nested constant", "weights", "loss", "loss constant"]
 )
-def test_what_a_users_function_captures_names_its_models(what, splits, tmp_path):
+def test_captured_constants_of_a_users_function_name_its_models(what, splits, tmp_path):
     """A changed constant must never find the models of the old one."""
 
     def key_of(value):

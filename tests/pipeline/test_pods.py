@@ -48,7 +48,7 @@ def rows(said):
     }
 
 
-def test_a_dry_run_says_what_it_would_do_and_writes_nothing(tmp_path):
+def test_a_dry_run_prints_its_steps_and_writes_nothing(tmp_path):
     (said,) = finish(start(tmp_path / "out", "--force-devices", "8", "--dry-run"))
     assert "host 0 of 1: 8 local devices (cpu)" in said
     assert "would train 4 x resnet on each of 1, 2, 4, 8 devices" in said

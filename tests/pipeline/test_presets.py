@@ -206,7 +206,7 @@ def test_a_configuration_is_stored_and_read_back():
 
 
 @pytest.mark.parametrize("name", sorted(presets.names()))
-def test_presets_say_what_they_are_and_tune_on_nothing_that_they_report(name):
+def test_presets_have_a_summary_and_tune_on_nothing_reported(name):
     preset = presets.load(name)
     assert preset.about
     for config in preset.variants.values():

@@ -265,7 +265,7 @@ def test_hard_forget_sets_are_chosen_by_the_references(kind, splits, tmp_path):
     assert results.klom.num_models == 2
 
 
-def test_request_masks_refuse_what_does_not_split():
+def test_request_masks_refuse_sets_that_do_not_split():
     with pytest.raises(ValueError, match=r"forget\.count as a multiple"):
         settings.request_masks(np.ones((1, 7), bool), [1], 2)
 

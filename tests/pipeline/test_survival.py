@@ -105,7 +105,7 @@ def test_any_flipped_bit_of_a_file_is_named(tmp_path_factory, name, place, bit):
     "text",
     ["[]", "3", "{}", '{"files": 1}', '{"files": []}', '{"files": {"x": 1}}', "\x00"],
 )
-def test_what_is_no_manifest(text, tmp_path):
+def test_bad_manifests_are_damage(text, tmp_path):
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(DamagedFileError, match="changed since it was written"):
         store.read_manifest(tmp_path)
@@ -208,7 +208,7 @@ def test_a_damaged_program_in_a_cache_of_others_does_not_end_a_run(
 
 
 @pytest.mark.parametrize("items", [None, Items(1, 1)])
-def test_what_cannot_be_read_back_is_an_error(items, tmp_path, monkeypatch):
+def test_unreadable_trees_are_an_error(items, tmp_path, monkeypatch):
     write = store.write_folder
 
     def rot(path, fill, manifest):
@@ -278,7 +278,7 @@ def test_pickled_objects_are_damage_and_do_not_run(tmp_path):
         b"\x93NUMPY" + b"\xff" * 99,
     ],
 )
-def test_what_is_no_array(content, tmp_path):
+def test_bad_arrays_are_damage(content, tmp_path):
     (tmp_path / "a.npy").write_bytes(content)
     for name in ("a.npy", "none.npy"):
         refused(lambda name=name: store.load_array(tmp_path / name), tmp_path / "fired")
@@ -439,7 +439,7 @@ def test_directories_of_an_older_format_are_refused(lost, small, tmp_path, capsy
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == before
 
 
-def test_what_a_killed_process_left_half_written_goes(small, tmp_path, capsys):
+def test_half_written_folders_of_killed_processes_are_removed(small, tmp_path, capsys):
     assert small(capsys, tmp_path / "a") == (0, "")
     drafts = [
         ".results.json-77.json",
@@ -644,7 +644,7 @@ def test_the_harness_tells_phases_by_the_stack(survival):
     assert survival.phase("") == survival.OTHER
 
 
-def test_the_harness_sees_a_difference(survival, tmp_path):
+def test_the_harness_finds_a_difference(survival, tmp_path):
     (tmp_path / "a" / "run").mkdir(parents=True)
     (tmp_path / "a" / "run" / "results.json").write_text(
         json.dumps({"x": 1.5, "cost": 3, "rows": [{"cost": 2}]})

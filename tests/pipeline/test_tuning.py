@@ -153,7 +153,7 @@ def test_a_trial_is_the_method_with_its_hyperparameters(finished, splits, tmp_pa
         assert np.std(direct) > 0.1
 
 
-def test_the_search_sees_nothing_that_is_reported(finished, splits):
+def test_the_search_uses_nothing_that_is_reported(finished, splits):
     folder, _ = finished
     plan = make_plan(TINY, folder.parent / "banks", splits=splits, workdir=folder)
     own = tuning.tuning_plan(plan)

@@ -41,7 +41,7 @@ def made_up(norms, rng):
     }
 
 
-def test_page_says_what_the_norms_are_and_fails_where_fastclip_is_outside():
+def test_page_shows_the_norms_and_fails_where_fastclip_is_outside():
     rng = np.random.default_rng(0)
     found = {
         part.name: made_up([[0.5, 0.4], [0.502, 0.3]], rng)

@@ -1,123 +1,38 @@
 """Image classifiers.
 
-The only folder that imports Flax: everything above is given a
-:class:`unlearn_jax.types.Model`, or a function and its variables.
+The only folder that imports Flax, and only when a network is built: everything above
+is given a :class:`unlearn_jax.types.Model`, or a function and its variables.
 """
 
-from collections.abc import Callable
-from typing import Any
+from unlearn_jax.lazy import on_first_use
 
-import flax.linen as nn
-import jax.numpy as jnp
-
-from unlearn_jax.models.adapters import from_functions, from_linen, from_nnx
-from unlearn_jax.models.cnn import CNN
-from unlearn_jax.models.conv import (
-    CONVOLUTIONS,
-    canonical_conv,
-    convolution,
-    convolution_form,
-    max_pool_2x2,
-    onednn_conv,
-)
-from unlearn_jax.models.denoiser import Denoiser, ResidualDenoiser, build_denoiser
-from unlearn_jax.models.densenet import DenseNet
-from unlearn_jax.models.files import ModelFormat, load, save
-from unlearn_jax.models.mlp import MLP
-from unlearn_jax.models.pytorch import from_torch
-from unlearn_jax.models.resnet import ResNet
-from unlearn_jax.models.vgg import VGG
-from unlearn_jax.models.vit import ViT
-from unlearn_jax.types import InputError, Model
-
-ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
-    "mlp": MLP,
-    "cnn": CNN,
-    "resnet": ResNet,
-    "vgg": VGG,
-    "densenet": DenseNet,
-    "vit": ViT,
+_NAMES = {
+    "ARCHITECTURES": "_build",
+    "CNN": "cnn",
+    "CONVOLUTIONS": "conv",
+    "MLP": "mlp",
+    "VGG": "vgg",
+    "Denoiser": "denoiser",
+    "DenseNet": "densenet",
+    "ModelFormat": "files",
+    "ResNet": "resnet",
+    "ResidualDenoiser": "denoiser",
+    "ViT": "vit",
+    "build": "_build",
+    "build_denoiser": "denoiser",
+    "canonical_conv": "conv",
+    "convolution": "conv",
+    "convolution_form": "conv",
+    "from_functions": "adapters",
+    "from_linen": "adapters",
+    "from_nnx": "adapters",
+    "from_torch": "pytorch",
+    "load": "files",
+    "max_pool_2x2": "conv",
+    "onednn_conv": "conv",
+    "save": "files",
 }
-COMPUTE_TYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+"""Names of the package, by the module that defines them."""
 
-
-def build(
-    name: str,
-    image_shape: tuple[int, int, int],
-    num_classes: int,
-    *,
-    conv: str = "auto",
-    dtype: str = "float32",
-    **options: Any,
-) -> Model:
-    """Build one of the library's own architectures.
-
-    Args:
-      name: a key of ``ARCHITECTURES``.
-      image_shape: ``(H, W, ch)``.
-      num_classes: logits.
-      conv: convolution form (see :func:`convolution`); ignored by networks without
-        convolutions.
-      dtype: compute type, ``float32`` or ``bfloat16``; parameters and logits stay
-        float32.
-      **options: fields of the architecture, such as ``widths`` or ``blocks``.
-
-    Returns:
-      The model.
-
-    Raises:
-      InputError: unknown architecture, compute type or option.
-
-    >>> model = build("mlp", (8, 8, 1), 10, widths=(32,))
-    >>> import jax
-    >>> variables = model.init(jax.random.key(0))
-    >>> model.apply(variables, jax.numpy.zeros((2, 8, 8, 1))).shape
-    (2, 10)
-    """
-    if name not in ARCHITECTURES:
-        raise InputError(
-            f"unknown model {name!r}; choose one of {', '.join(sorted(ARCHITECTURES))}"
-        )
-    if dtype not in COMPUTE_TYPES:
-        raise InputError(f"unknown compute type {dtype!r}; choose float32 or bfloat16")
-    fields = set(ARCHITECTURES[name].__dataclass_fields__)  # pyright: ignore[reportFunctionMemberAccess]
-    if "conv" in fields:
-        options["conv"] = convolution(conv)
-    if unknown := set(options) - fields:
-        known = sorted(fields - {"parent", "name", "num_classes", "dtype", "conv"})
-        raise InputError(
-            f"model {name!r} has no field {sorted(unknown)[0]!r}; it has"
-            f" {', '.join(known)}"
-        )
-    module = ARCHITECTURES[name](
-        num_classes=num_classes, dtype=COMPUTE_TYPES[dtype], **options
-    )
-    return from_linen(module, jnp.zeros((1, *image_shape)))
-
-
-__all__ = [
-    "ARCHITECTURES",
-    "CNN",
-    "CONVOLUTIONS",
-    "MLP",
-    "VGG",
-    "Denoiser",
-    "DenseNet",
-    "ModelFormat",
-    "ResNet",
-    "ResidualDenoiser",
-    "ViT",
-    "build",
-    "build_denoiser",
-    "canonical_conv",
-    "convolution",
-    "convolution_form",
-    "from_functions",
-    "from_linen",
-    "from_nnx",
-    "from_torch",
-    "load",
-    "max_pool_2x2",
-    "onednn_conv",
-    "save",
-]
+__all__ = sorted(_NAMES)
+__getattr__ = on_first_use(__name__, _NAMES)

@@ -1,8 +1,7 @@
 """The trained part of a model's variables, whatever pytree they are."""
 
+import sys
 from collections.abc import Callable, Mapping
-
-from flax import nnx
 
 from unlearn_jax.types import Params, PyTree, Variables
 
@@ -26,7 +25,9 @@ def split_trained(
     """
     if isinstance(variables, Variables):
         return variables.params, lambda params: variables._replace(params=params)
-    if isinstance(variables, nnx.State):
+    # a process without NNX has no state of it
+    nnx = sys.modules.get("flax.nnx")
+    if nnx is not None and isinstance(variables, nnx.State):
         params, rest = nnx.split_state(variables, nnx.Param, ...)
         return params, lambda params: nnx.merge_state(params, rest)
     if isinstance(variables, Mapping) and "params" in variables:

@@ -1,18 +1,19 @@
 """Adapters from Linen, NNX and plain functions to this library's own types."""
 
+import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import flax.linen as nn
 import jax
-from flax import nnx
 
 from unlearn_jax.types import Array, InputError, Model, PyTree, Variables
 
-NOT_TRAINED = (nnx.BatchStat, nnx.Cache, nnx.Intermediate, nnx.RngState)
+if TYPE_CHECKING:
+    import flax.linen as nn
+    from flax import nnx
 
 
-def from_linen(module: nn.Module, sample: Array) -> Model:
+def from_linen(module: "nn.Module", sample: Array) -> Model:
     """Adapt a Linen module whose ``__call__(images, *, train)`` returns logits.
 
     Args:
@@ -50,7 +51,7 @@ def from_linen(module: nn.Module, sample: Array) -> Model:
     return Model(init, apply, apply_train)
 
 
-def from_nnx(make: Callable[[nnx.Rngs], Any]) -> Model:
+def from_nnx(make: "Callable[[nnx.Rngs], Any]") -> Model:
     """Adapt an NNX module, which maps images to logits where it is called.
 
     Args:
@@ -62,6 +63,7 @@ def from_nnx(make: Callable[[nnx.Rngs], Any]) -> Model:
       The model; ``params`` holds the ``nnx.Param`` leaves, ``state`` everything else
       but random streams.
     """
+    from flax import nnx
 
     def split(module: Any) -> tuple[Any, Any, Any, Any]:
         graph, params, streams, state = nnx.split(module, nnx.Param, nnx.RngState, ...)
@@ -196,12 +198,19 @@ def is_trained(variables: PyTree) -> list[bool]:
 
 def _described_leaves(variables: PyTree) -> list[tuple[str, bool]]:
     """Return each leaf's path, and whether NNX would train it."""
+    # a process without NNX has no variables of it
+    nnx = sys.modules.get("flax.nnx")
+    nnx_types: tuple[type, ...] = ()
+    not_trained: tuple[type, ...] = ()
+    if nnx is not None:
+        nnx_types = (nnx.Variable,)
+        not_trained = (nnx.BatchStat, nnx.Cache, nnx.Intermediate, nnx.RngState)
     nodes, _ = jax.tree_util.tree_flatten_with_path(
-        variables, is_leaf=lambda node: isinstance(node, nnx.Variable)
+        variables, is_leaf=lambda node: isinstance(node, nnx_types)
     )
     described = []
     for path, node in nodes:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        is_kept = not isinstance(node, NOT_TRAINED)
+        is_kept = not isinstance(node, not_trained)
         described += [(name, is_kept)] * len(jax.tree.leaves(node))
     return described

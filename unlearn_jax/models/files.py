@@ -16,7 +16,6 @@ from typing import Any, Literal, TypeVar, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import serialization
 
 from unlearn_jax.models.adapters import leaf_paths
 from unlearn_jax.types import InputError, Model, PyTree, Variables
@@ -76,6 +75,8 @@ def save(
     if chosen == "safetensors":
         safetensors().save_file(arrays, path)
     elif chosen == "msgpack":
+        from flax import serialization
+
         path.write_bytes(serialization.msgpack_serialize(_nested(arrays)))
     else:
         import orbax.checkpoint as ocp
@@ -170,7 +171,7 @@ def read_leaves(path: pathlib.Path) -> dict[str, np.ndarray]:
     readers: dict[str, Callable[[pathlib.Path], PyTree]] = {
         "orbax": _read_orbax,
         "safetensors": lambda file: dict(safetensors().load_file(file)),
-        "msgpack": lambda file: serialization.msgpack_restore(file.read_bytes()),
+        "msgpack": _read_msgpack,
     }
     chosen = "orbax" if path.is_dir() else _format_of(path, "msgpack")
     tree = _reading(readers[chosen], path, chosen)
@@ -276,6 +277,12 @@ def _reading(
     except Exception as error:
         line = str(error).strip().split("\n")[0] or type(error).__name__
         raise InputError(f"cannot read {path} as {format}: {line}") from None
+
+
+def _read_msgpack(path: pathlib.Path) -> PyTree:
+    from flax import serialization
+
+    return serialization.msgpack_restore(path.read_bytes())
 
 
 def _read_orbax(path: pathlib.Path) -> PyTree:

@@ -1,74 +1,45 @@
 """Runs: configuration, banks of trained models, unlearning, audit and report."""
 
-from unlearn_jax.pipeline._audit import audit_arrays, audit_models
-from unlearn_jax.pipeline._open import OpenedModels, OpenedRow, OpenedRun, open
-from unlearn_jax.pipeline._run import run
-from unlearn_jax.pipeline.arrays import AuditArrays
-from unlearn_jax.pipeline.config.resolve import load_data
-from unlearn_jax.pipeline.config.schema import (
-    AttackConfig,
-    AuditConfig,
-    DataConfig,
-    ForgetConfig,
-    ModelConfig,
-    ReplicasConfig,
-    Row,
-    RunConfig,
-    TrainingConfig,
-    TuningConfig,
-)
-from unlearn_jax.pipeline.estimate import dry_run
-from unlearn_jax.pipeline.experiment import (
-    Experiment,
-    dry_run_experiment,
-    run_experiment,
-)
-from unlearn_jax.pipeline.report.blocks import (
-    Check,
-    Figure,
-    Page,
-    Section,
-    Table,
-    Text,
-)
-from unlearn_jax.pipeline.report.run import terminal_text
-from unlearn_jax.pipeline.store.artifact import Artifact, Items, Piece, Stored
-from unlearn_jax.pipeline.study import run_study
+from unlearn_jax.lazy import on_first_use
 
-__all__ = [
-    "Artifact",
-    "AttackConfig",
-    "AuditArrays",
-    "AuditConfig",
-    "Check",
-    "DataConfig",
-    "Experiment",
-    "Figure",
-    "ForgetConfig",
-    "Items",
-    "ModelConfig",
-    "OpenedModels",
-    "OpenedRow",
-    "OpenedRun",
-    "Page",
-    "Piece",
-    "ReplicasConfig",
-    "Row",
-    "RunConfig",
-    "Section",
-    "Stored",
-    "Table",
-    "Text",
-    "TrainingConfig",
-    "TuningConfig",
-    "audit_arrays",
-    "audit_models",
-    "dry_run",
-    "dry_run_experiment",
-    "load_data",
-    "open",
-    "run",
-    "run_experiment",
-    "run_study",
-    "terminal_text",
-]
+_NAMES = {
+    "Artifact": "store.artifact",
+    "AttackConfig": "config.schema",
+    "AuditArrays": "arrays",
+    "AuditConfig": "config.schema",
+    "Check": "report.blocks",
+    "DataConfig": "config.schema",
+    "Experiment": "experiment",
+    "Figure": "report.blocks",
+    "ForgetConfig": "config.schema",
+    "Items": "store.artifact",
+    "ModelConfig": "config.schema",
+    "OpenedModels": "_open",
+    "OpenedRow": "_open",
+    "OpenedRun": "_open",
+    "Page": "report.blocks",
+    "Piece": "store.artifact",
+    "ReplicasConfig": "config.schema",
+    "Row": "config.schema",
+    "RunConfig": "config.schema",
+    "Section": "report.blocks",
+    "Stored": "store.artifact",
+    "Table": "report.blocks",
+    "Text": "report.blocks",
+    "TrainingConfig": "config.schema",
+    "TuningConfig": "config.schema",
+    "audit_arrays": "_audit",
+    "audit_models": "_audit",
+    "dry_run": "estimate",
+    "dry_run_experiment": "experiment",
+    "load_data": "config.resolve",
+    "open": "_open",
+    "run": "_run",
+    "run_experiment": "experiment",
+    "run_study": "study",
+    "terminal_text": "report.tables",
+}
+"""Names of the package, by the module that defines them."""
+
+__all__ = sorted(_NAMES)
+__getattr__ = on_first_use(__name__, _NAMES)

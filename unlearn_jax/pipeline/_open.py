@@ -17,7 +17,7 @@ from unlearn_jax.models.files import FORMATS, known_format
 from unlearn_jax.pipeline.arrays import AuditArrays
 from unlearn_jax.pipeline.measure.records import RowResult, RunResult, to_plain
 from unlearn_jax.pipeline.measure.rows import ORIGINAL, RETRAINED, RETRAINED_AGAIN
-from unlearn_jax.pipeline.report.run import terminal_text
+from unlearn_jax.pipeline.report.tables import terminal_text
 from unlearn_jax.pipeline.stages.models import filter_logits
 from unlearn_jax.pipeline.store import folders
 from unlearn_jax.pipeline.store.artifact import Stored, open_stored

@@ -6,21 +6,25 @@ import os
 import pathlib
 from collections.abc import Iterator, Sequence
 
+import jax
 import numpy as np
 
 from unlearn_jax.data import Splits
 from unlearn_jax.pipeline import tuning
 from unlearn_jax.pipeline.config.resolve import banks_folder
-from unlearn_jax.pipeline.config.schema import RunConfig
+from unlearn_jax.pipeline.config.schema import RunConfig, digest
 from unlearn_jax.pipeline.measure import records
 from unlearn_jax.pipeline.measure.results import measure_run
+from unlearn_jax.pipeline.report.tables import write_tables
 from unlearn_jax.pipeline.stages import models as stages
 from unlearn_jax.pipeline.stages.given import Given
-from unlearn_jax.pipeline.stages.plan import Plan, make_plan
+from unlearn_jax.pipeline.stages.plan import Plan, check_plan, make_plan
 from unlearn_jax.pipeline.stages.training import Training
 from unlearn_jax.pipeline.store import clock, hosts, locks
 from unlearn_jax.pipeline.store import folders as store
-from unlearn_jax.pipeline.store.artifact import Stored
+from unlearn_jax.pipeline.store.artifact import Artifact, Stored
+from unlearn_jax.pipeline.store.fingerprint import code_digest, package_digest
+from unlearn_jax.pipeline.store.trees import tree_digest
 from unlearn_jax.train import LossFn
 from unlearn_jax.types import Model
 
@@ -73,18 +77,34 @@ def run(
         loss_fn=loss_fn,
         original=original,
         workdir=place.path,
+        check=False,
     )
+    key = results_key(plan, preset)
+    if this.first and (place.path / store.MANIFEST).is_file():
+        with place.locked() as folder:
+            if store.is_sealed(folder, key):
+                text = (folder / "results.json").read_text(encoding="utf-8")
+                return records.RunResult.from_json(json.loads(text))
+    check_plan(plan)
     tuning.check_tuning(plan)
     locks.make_folder(plan.bank_root)
     with place.locked() as folder:
         if this.first:
             text = json.dumps(plan.settings, indent=1)
             store.write_text(folder / "config.json", text)
-        _train(plan.originals, plan.references)
-        plan, tuned = _tune(plan)
-        _train(plan.oracles)
-        adversarial = dict(_attack(plan))
-        unlearned = dict(_unlearn(plan))
+        runner = plan.runner
+        try:
+            own = tuning.tuning_plan(plan)
+            # but of the originals, which are next
+            _compile_ahead(plan, tuning.known_artifacts(plan, own)[1:])
+            _train(plan.originals, plan.references)
+            plan, tuned = _tune(plan, own)
+            _compile_ahead(plan, tuning.known_artifacts(plan))
+            _train(plan.oracles)
+            adversarial = dict(_attack(plan))
+            unlearned = dict(_unlearn(plan))
+        finally:
+            runner.close()
         if not this.first:
             return None
         result, arrays = measure_run(
@@ -99,8 +119,32 @@ def run(
         result = dataclasses.replace(result, folders=_folders(plan, folder))
         # the arrays of an audit, for whoever opens the run
         arrays |= {"labels": plan.pool.labels, "member": plan.references.member}
-        publish(result, arrays, folder)
+        files = publish(result, arrays, folder)
+        files += [stored / store.MANIFEST for stored in plan.runner.folders]
+        files.append(folder / "config.json")
+        store.seal(folder, files, {"artifact": "run", "key": key})
     return result
+
+
+def results_key(plan: Plan, preset: str) -> str:
+    """Return a digest of all that decides the results of a run, and of the code.
+
+    Args:
+      plan: of the run.
+      preset: name for the report.
+    """
+    methods = [row.method for row in plan.rows.values()]
+    attacks = [chosen.attack for chosen in plan.attacks.values()]
+    return digest(
+        plan.settings,
+        [plan.splits.name, plan.splits.digest, list(plan.splits.class_names)],
+        plan.model_id,
+        None if plan.original is None else tree_digest(plan.original),
+        [code_digest(value) for value in (*methods, *attacks)],
+        package_digest(),
+        store.versions(),
+        [preset, plan.runner.folder.name],
+    )
 
 
 def _folders(plan: Plan, folder: pathlib.Path) -> dict[str, str]:
@@ -114,6 +158,16 @@ def _folders(plan: Plan, folder: pathlib.Path) -> dict[str, str]:
         artifact.name: os.path.relpath(plan.runner.path(artifact), folder)
         for artifact in artifacts
     }
+
+
+def _compile_ahead(plan: Plan, artifacts: list[Artifact]) -> None:
+    """Compile the programs of stages to come, while the present one computes.
+
+    Not on a GPU, whose compiler times programs on the device, nor with the mappers that
+    call a program for each model.
+    """
+    if jax.default_backend() != "gpu" and plan.replicas.mapper not in ("loop", "split"):
+        plan.runner.compile_ahead(artifacts)
 
 
 def _train(*trainings: Training, prefix: str = "") -> None:
@@ -138,9 +192,8 @@ def _unlearn(plan: Plan) -> Iterator[tuple[str, Stored]]:
         yield name, plan.runner.make(stages.unlearn(plan, name), f"unlearn: {name}")
 
 
-def _tune(plan: Plan) -> tuple[Plan, records.Tuning | None]:
+def _tune(plan: Plan, own: Plan | None) -> tuple[Plan, records.Tuning | None]:
     """Return the plan with the chosen hyperparameters, and the trials."""
-    own = tuning.tuning_plan(plan)
     if own is None:
         return plan, None
     _train(own.originals, own.oracles, prefix="tuning: ")
@@ -161,15 +214,18 @@ def _tune(plan: Plan) -> tuple[Plan, records.Tuning | None]:
 
 def publish(
     result: records.RunResult, arrays: dict[str, np.ndarray], folder: pathlib.Path
-) -> None:
-    """Write tables, report and, last, ``results.json``."""
-    from unlearn_jax.pipeline.report.run import write_report, write_tables
+) -> list[pathlib.Path]:
+    """Write tables, report and, last, ``results.json``; return the files."""
+    # matplotlib
+    from unlearn_jax.pipeline.report.run import write_report
 
     def write_arrays(draft: pathlib.Path) -> None:
         np.savez_compressed(draft, **arrays)  # pyright: ignore[reportArgumentType]
 
     store.write_file(folder / "arrays.npz", write_arrays)
-    write_tables(result, folder)
+    tables = write_tables(result, folder)
     write_report(result, arrays, folder / "report.html")
     text = json.dumps(result.to_json(), indent=1, allow_nan=False)
     store.write_text(folder / "results.json", text)
+    names = ("arrays.npz", "report.html", "results.json")
+    return [*tables, *(folder / name for name in names)]

@@ -15,7 +15,6 @@ from unlearn_jax.pipeline.config.schema import RunConfig
 from unlearn_jax.pipeline.stages import models as stages
 from unlearn_jax.pipeline.stages.given import Given
 from unlearn_jax.pipeline.stages.plan import Plan, make_plan
-from unlearn_jax.pipeline.store.artifact import Artifact
 from unlearn_jax.pipeline.store.folders import Workdir
 from unlearn_jax.replicas import fit_many
 from unlearn_jax.train import LossFn, Recipe, steps_per_epoch
@@ -91,20 +90,10 @@ def dry_run(
         original=original,
         workdir=place.path,
     )
-    artifacts: list[Artifact] = [plan.originals.artifact]
-    if plan.num_references:
-        artifacts.append(plan.references.artifact)
-    own = tuning.tuning_plan(plan)
-    if own is not None:
-        artifacts.append(own.oracles.artifact)
-        for name in own.rows:
-            if own.rows[name].space:
-                trials = tuning.trials_of(own, name)
-                artifacts += [artifact for artifact, _ in trials]
+    artifacts = tuning.known_artifacts(plan, tuning.tuning_plan(plan))
     later = "\nThe rest is known once the references have chosen the forget set."
     if plan.forget_known:
         later = ""
-        artifacts.append(plan.oracles.artifact)
         artifacts += [stages.unlearn(plan, name) for name in plan.rows]
     speed = estimate_speed(plan)
     table = plan.runner.plan(artifacts, speed)

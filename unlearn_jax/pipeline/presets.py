@@ -1,6 +1,7 @@
 """Presets: files that define a ``PRESET``, several as ``STUDY``, or an ``EXPERIMENT``.
 
-A ``PRESET`` is a run, and its file may bring its own data, network and loss.
+A ``PRESET`` is a run, and its file may bring its own data, network and loss. Listing
+presets imports no JAX, which takes most of a second.
 """
 
 import ast
@@ -9,12 +10,13 @@ import importlib.util
 import pathlib
 import re
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from unlearn_jax.pipeline.config.resolve import complete, load_data
-from unlearn_jax.pipeline.config.schema import RunConfig
-from unlearn_jax.pipeline.experiment import Experiment
-from unlearn_jax.types import InputError
+if TYPE_CHECKING:
+    from unlearn_jax.pipeline.config.schema import RunConfig
+    from unlearn_jax.pipeline.experiment import Experiment
+
+PACKAGE = pathlib.Path(__file__).resolve().parents[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,21 +36,23 @@ class Preset:
 
     name: str
     about: str
-    variants: dict[str, RunConfig]
+    variants: "dict[str, RunConfig]"
     hooks: dict[str, Any]
-    experiment: Experiment | None = None
+    experiment: "Experiment | None" = None
 
     @property
-    def config(self) -> RunConfig:
+    def config(self) -> "RunConfig":
         """The first variant of a file that is not an experiment."""
         return next(iter(self.variants.values()))
 
-    def parts(self, config: RunConfig) -> dict[str, Any]:
+    def parts(self, config: "RunConfig") -> dict[str, Any]:
         """Return a user's own data, network and loss, as :func:`run` takes them.
 
         Args:
           config: of the variant; gives the data where the file brings none.
         """
+        from unlearn_jax.pipeline.config.resolve import load_data
+
         parts: dict[str, Any] = {}
         if "make_splits" in self.hooks:
             parts["splits"] = self.hooks["make_splits"]()
@@ -65,10 +69,9 @@ class Preset:
 
 def folders() -> list[pathlib.Path]:
     """Return the folders of presets: in the installed package, or in a checkout."""
-    package = pathlib.Path(__file__).resolve().parents[1]
     return [
         folder
-        for folder in (package / "experiments", package.parent / "experiments")
+        for folder in (PACKAGE / "experiments", PACKAGE.parent / "experiments")
         if folder.is_dir()
     ]
 
@@ -92,6 +95,52 @@ def about(name: str) -> str:
     return text.strip().splitlines()[0] if text else ""
 
 
+def methods() -> dict[str, str]:
+    """Return what each registered method does, from the page of the methods."""
+    text = (PACKAGE / "methods" / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", text.replace(r"\|", "\0"), re.M)
+    return {name: about.replace("\0", "|") for name, about in rows}
+
+
+def constants(file: str, name: str) -> list[str]:
+    """Return the texts of a tuple, or the keys of a dictionary, that a module defines.
+
+    Args:
+      file: of the module, relative to the package.
+      name: of the tuple or dictionary.
+    """
+    for node in ast.parse((PACKAGE / file).read_text(encoding="utf-8")).body:
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        if isinstance(node, ast.AnnAssign):
+            targets = [node.target]
+        if name not in [getattr(target, "id", None) for target in targets]:
+            continue
+        value: Any = getattr(node, "value", None)
+        parts: Any = value.keys if isinstance(value, ast.Dict) else value.elts
+        return [part.value for part in parts]
+    raise ValueError(f"{file} defines no {name}")
+
+
+def find(name: str) -> pathlib.Path:
+    """Return the file of a preset, without running it.
+
+    Args:
+      name: of a preset that comes with the package, or the path of a file.
+
+    Raises:
+      InputError: no such preset.
+    """
+    path = pathlib.Path(name) if name.endswith(".py") else names().get(name)
+    if path is None or not path.is_file():
+        from unlearn_jax.types import InputError
+
+        raise InputError(
+            f"unknown preset {name!r}: choose one of {', '.join(sorted(names()))}, "
+            "or give the path of a file that defines one"
+        )
+    return path
+
+
 def load(name: str) -> Preset:
     """Return a preset.
 
@@ -101,12 +150,12 @@ def load(name: str) -> Preset:
     Raises:
       InputError: no such preset, or a file without one.
     """
-    path = pathlib.Path(name) if name.endswith(".py") else names().get(name)
-    if path is None or not path.is_file():
-        raise InputError(
-            f"unknown preset {name!r}: choose one of {', '.join(sorted(names()))}, "
-            "or give the path of a file that defines one"
-        )
+    from unlearn_jax.pipeline.config.resolve import complete
+    from unlearn_jax.pipeline.config.schema import RunConfig
+    from unlearn_jax.pipeline.experiment import Experiment
+    from unlearn_jax.types import InputError
+
+    path = find(name)
     scope = _execute(path)
     lines = (scope.get("__doc__") or "").strip().splitlines()
     summary = lines[0] if lines else ""
@@ -141,6 +190,8 @@ def _execute(path: pathlib.Path) -> dict[str, Any]:
 
     It is a module while the process lives: dataclasses read their help from it.
     """
+    from unlearn_jax.types import InputError
+
     name = f"unlearn_jax_preset_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None

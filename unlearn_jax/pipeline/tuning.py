@@ -219,6 +219,30 @@ def trials_of(plan: Plan, name: str) -> list[tuple[Artifact, list[int]]]:
     return found
 
 
+def known_artifacts(plan: Plan, own: Plan | None = None) -> list[Artifact]:
+    """Return the artifacts of a run that are known before any is made, in order.
+
+    Args:
+      plan: of the run.
+      own: of the tuning; the rows that it searches are not known, but their trials.
+    """
+    artifacts = [plan.originals.artifact]
+    if plan.num_references:
+        artifacts.append(plan.references.artifact)
+    searched = []
+    if own is not None:
+        searched = [name for name in own.rows if own.rows[name].space]
+        artifacts += [own.originals.artifact, own.oracles.artifact]
+        for name in searched:
+            artifacts += [artifact for artifact, _ in trials_of(own, name)]
+    if plan.forget_known:
+        artifacts.append(plan.oracles.artifact)
+        artifacts += [
+            stages.unlearn(plan, name) for name in plan.rows if name not in searched
+        ]
+    return artifacts
+
+
 def tune_row(plan: Plan, name: str, label: str) -> list[list[np.ndarray]]:
     """Run every trial of a row, and return the logits over the pool of its runs.
 

@@ -23,9 +23,6 @@ from unlearn_jax.pipeline.report.blocks import (
     format_cell,
     has_interval,
     render_html,
-    render_latex,
-    render_markdown,
-    render_terminal,
 )
 from unlearn_jax.pipeline.report.figures import classes as class_figures
 from unlearn_jax.pipeline.report.figures import run as figures
@@ -38,11 +35,9 @@ from unlearn_jax.pipeline.report.sections import (
 )
 from unlearn_jax.pipeline.report.tables import (
     GOALS,
-    csv_table,
     format_cost,
     mark_near,
     metric_column,
-    results_table,
     row_label,
 )
 from unlearn_jax.pipeline.report.verdict import (
@@ -84,44 +79,6 @@ def write_report(
       path: of the file; its folder is made, an older report is replaced.
     """
     write_text(pathlib.Path(path), render_html(run_page(result, arrays)))
-
-
-def write_tables(result: RunResult, folder: str | os.PathLike[str]) -> None:
-    """Write ``table.txt``, ``table.csv``, ``table.tex`` and ``table.md``.
-
-    Args:
-      result: of a run.
-      folder: made if it is not there; each file is written in one step.
-    """
-    folder = pathlib.Path(folder)
-    table = results_table(result)
-    write_text(folder / "table.txt", terminal_text(result) + "\n")
-    write_text(folder / "table.csv", csv_table(result))
-    write_text(folder / "table.tex", render_latex(table))
-    write_text(folder / "table.md", render_markdown(table))
-
-
-def terminal_text(
-    result: RunResult, metrics: Sequence[str] | None = None, *, width: int = 160
-) -> str:
-    """Return the table for a terminal, an interval below each number.
-
-    Args:
-      result: of a run.
-      metrics: keys of the metrics to show, in this order; None shows all.
-      width: columns of the terminal; a wider table is split.
-
-    Raises:
-      InputError: a key that no metric has.
-    """
-    runs = {cell.num_runs for row in result.rows for cell in row.metrics.values()}
-    if runs == {1}:
-        shown = "a single run, and below each number its"
-    else:
-        counts = "-".join(str(count) for count in sorted({*runs} or {0}))
-        shown = f"mean ± std over {counts} runs, and below it the mean's"
-    about = f"{result.title}: {shown} {100 * result.level:g} % interval"
-    return f"{about}\n\n{render_terminal(results_table(result, metrics), width)}"
 
 
 def run_page(result: RunResult, arrays: figures.Arrays) -> Page:

@@ -1,12 +1,23 @@
-"""Table of a run: as a block, and as CSV for other programs."""
+"""Table of a run: as a block, for the terminal, and as files for other programs."""
 
 import csv
 import io
+import os
+import pathlib
 from collections.abc import Sequence
 
 from unlearn_jax.pipeline.measure.records import COST, Metric, RowResult, RunResult
-from unlearn_jax.pipeline.report.blocks import Cell, Column, Table, is_known
+from unlearn_jax.pipeline.report.blocks import (
+    Cell,
+    Column,
+    Table,
+    is_known,
+    render_latex,
+    render_markdown,
+    render_terminal,
+)
 from unlearn_jax.pipeline.report.verdict import overlaps
+from unlearn_jax.pipeline.store.folders import write_text
 
 GOALS = {
     "retrained": "as the retrained row",
@@ -104,3 +115,50 @@ def csv_table(result: RunResult) -> str:
             last = [metric.unit, cost if is_known(cost) else ""]
             writer.writerow([*texts, *numbers, *last])
     return stream.getvalue()
+
+
+def write_tables(
+    result: RunResult, folder: str | os.PathLike[str]
+) -> list[pathlib.Path]:
+    """Write ``table.txt``, ``table.csv``, ``table.tex`` and ``table.md``.
+
+    Args:
+      result: of a run.
+      folder: made if it is not there; each file is written in one step.
+
+    Returns:
+      The files.
+    """
+    table = results_table(result)
+    texts = {
+        "table.txt": terminal_text(result) + "\n",
+        "table.csv": csv_table(result),
+        "table.tex": render_latex(table),
+        "table.md": render_markdown(table),
+    }
+    for name, text in texts.items():
+        write_text(pathlib.Path(folder) / name, text)
+    return [pathlib.Path(folder) / name for name in texts]
+
+
+def terminal_text(
+    result: RunResult, metrics: Sequence[str] | None = None, *, width: int = 160
+) -> str:
+    """Return the table for a terminal, an interval below each number.
+
+    Args:
+      result: of a run.
+      metrics: keys of the metrics to show, in this order; None shows all.
+      width: columns of the terminal; a wider table is split.
+
+    Raises:
+      InputError: a key that no metric has.
+    """
+    runs = {cell.num_runs for row in result.rows for cell in row.metrics.values()}
+    if runs == {1}:
+        shown = "a single run, and below each number its"
+    else:
+        counts = "-".join(str(count) for count in sorted({*runs} or {0}))
+        shown = f"mean ± std over {counts} runs, and below it the mean's"
+    about = f"{result.title}: {shown} {100 * result.level:g} % interval"
+    return f"{about}\n\n{render_terminal(results_table(result, metrics), width)}"

@@ -52,11 +52,8 @@ def attack(plan: Plan, name: str) -> Artifact:
     chosen = plan.attacks[name]
     seeds = plan.seeds
     attack_one = _attacker(plan.model.apply, chosen.capped)
-    models = None
 
     def compute(piece: Piece, originals: Stored) -> dict[str, np.ndarray]:
-        nonlocal models
-        models = originals["models"] if models is None else models
         pairs = plan.pairs[piece.items]
         index = np.stack([np.flatnonzero(plan.forget[s]) for s in pairs[:, 1]])
         source = pairs[:, 0]
@@ -65,7 +62,7 @@ def attack(plan: Plan, name: str) -> Artifact:
         keys = jnp.stack(
             [purpose_key("attack", seeds[o], plan.forget_names[s]) for o, s in pairs]
         )
-        stacked = (keys, take_models(models, source), jnp.asarray(index))
+        stacked = (keys, take_models(originals["models"], source), jnp.asarray(index))
         mapper = plan.mapper(len(pairs))
         return map_models(mapper, attack_one, stacked, plan.splits.train)._asdict()
 
@@ -158,13 +155,10 @@ def unlearn_work(
     program = lru_cache(partial(_program, plan, factory, adaptive=adaptive))
     seeds = plan.seeds
     run_of = np.array([item.run for item in work])
-    models = None
 
     def compute(
         piece: Piece, originals: Stored, adversarial: Stored | None = None
     ) -> dict[str, PyTree]:
-        nonlocal models
-        models = originals["models"] if models is None else models
         runs = plan.runs[run_of[piece.items]]
         keys = jnp.stack(
             [
@@ -181,7 +175,7 @@ def unlearn_work(
             given = stack_attack(adversarial, plan.pair_of_run[run_of[piece.items]])
         forget = jnp.asarray(plan.forget[runs[:, 1]])
         requests = jnp.asarray(plan.requests[runs[:, 1]])
-        originals_of_runs = take_models(models, runs[:, 0])
+        originals_of_runs = take_models(originals["models"], runs[:, 0])
         stacked = (keys, originals_of_runs, forget, requests, given, traced)
         unlearn_one = program(int(plan.forget[runs[0, 1]].sum()))
         mapper = plan.mapper(len(runs))

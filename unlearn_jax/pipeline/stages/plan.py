@@ -5,8 +5,8 @@ import hashlib
 import os
 import pathlib
 import zlib
-from collections.abc import Mapping, Sequence
-from functools import cached_property, partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, cached_property, partial
 from typing import Any
 
 import jax
@@ -70,7 +70,7 @@ class Plan:
       title: heading of the report.
       settings: plain copy of the configuration, as ``config.json`` holds it.
       splits: the data.
-      model: the network.
+      make_model: returns the network, the same one at every call.
       model_id: its name in content keys.
       bank_root: folder of the shared models.
       runner: makes and reads whatever the run stores.
@@ -91,7 +91,7 @@ class Plan:
     title: str
     settings: Any
     splits: Splits
-    model: Model
+    make_model: Callable[[], Model]
     model_id: Any
     bank_root: pathlib.Path
     runner: Runner
@@ -105,6 +105,11 @@ class Plan:
     loss_fn: LossFn | None = None
     original: Variables | None = None
     avoid: np.ndarray | None = None
+
+    @property
+    def model(self) -> Model:
+        """The network."""
+        return self.make_model()
 
     @property
     def settings_digest(self) -> str:
@@ -430,6 +435,7 @@ def make_plan(
     loss_fn: LossFn | None = None,
     original: Given | Sequence[Given] | None = None,
     workdir: str | os.PathLike[str] | None = None,
+    check: bool = True,
 ) -> Plan:
     """Resolve a configuration, and refuse what cannot work before anything is written.
 
@@ -442,24 +448,29 @@ def make_plan(
       original: models to unlearn from, instead of training them: variables or paths;
         the first of ``replicas.originals`` name them.
       workdir: folder of all else that the run stores; ``bank_root`` if None.
+      check: call :func:`check_plan`.
 
     Raises:
       InputError: unusable data, masks, hyperparameters or numbers of models.
     """
     check_settings(config)
     splits = load_data(config.data) if splits is None else splits
+
+    @cache
+    def make_model() -> Model:
+        # a finished run is recognized without its network
+        return build_model(config.model, splits) if model is None else model
+
     model_id: Any = [plain_model(config.model)]
-    if model is None:
-        model = build_model(config.model, splits)
-        if loss_fn is not None:
-            model_id.append(model_digest(model, splits, loss_fn))
-    else:
+    if model is not None:
         model_id = model_digest(model, splits, loss_fn)
+    elif loss_fn is not None:
+        model_id.append(model_digest(make_model(), splits, loss_fn))
     if loss_fn is None and config.training.objective != CrossEntropy():
-        loss_fn = config.training.objective(model)
+        loss_fn = config.training.objective(make_model())
     given = None
     if original is not None:
-        given = stack_given(original, model)
+        given = stack_given(original, make_model())
         count = len(jax.tree.leaves(given)[0])
         seeds = config.replicas.originals[:count]
         if len(seeds) < count:
@@ -474,7 +485,7 @@ def make_plan(
         title=config.title,
         settings=to_json(config),
         splits=splits,
-        model=model,
+        make_model=make_model,
         model_id=model_id,
         bank_root=pathlib.Path(bank_root),
         runner=Runner(pathlib.Path(workdir or bank_root).expanduser().resolve()),
@@ -488,7 +499,21 @@ def make_plan(
         loss_fn=loss_fn,
         original=given,
     )
-    _ = plan.originals, plan.references  # raise on bad settings now
+    if check:
+        check_plan(plan)
+    return plan
+
+
+def check_plan(plan: Plan) -> None:
+    """Raise on settings that cannot work, before anything is computed.
+
+    Args:
+      plan: of a run.
+
+    Raises:
+      InputError: as :func:`make_plan`.
+    """
+    _ = plan.originals, plan.references
     check_samples(plan)
     if plan.forget_known:
         _ = plan.oracles, plan.requests
@@ -497,4 +522,3 @@ def make_plan(
                 "audit.klom compares ensembles for one forget set: give one forget"
                 " seed, and many replicas.originals"
             )
-    return plan

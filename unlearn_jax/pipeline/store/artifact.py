@@ -15,6 +15,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent import futures
 from functools import cached_property
 from typing import Any
 
@@ -26,6 +27,7 @@ from tqdm import tqdm
 from unlearn_jax.pipeline.config.schema import digest, to_json
 from unlearn_jax.pipeline.store import clock, folders, hosts, locks, trees
 from unlearn_jax.pipeline.store.clock import Cost
+from unlearn_jax.replicas import rehearsal
 from unlearn_jax.types import InputError, PyTree
 
 
@@ -160,6 +162,11 @@ class Stored(Mapping[str, PyTree]):
                 self._places.setdefault(item, (folder, position))
 
     @property
+    def folders(self) -> list[pathlib.Path]:
+        """Folders of its pieces; its own if it has none."""
+        return list(self._found)
+
+    @property
     def manifest(self) -> dict[str, Any]:
         """Manifest of the artifact, or of its first piece."""
         return next(iter(self._found.values()))
@@ -250,6 +257,25 @@ class Stored(Mapping[str, PyTree]):
         if positions in (None, list(range(len(about["items"])))):
             return entry
         return _take(entry, positions)
+
+
+class Rehearsed(dict[str, PyTree]):
+    """Content of a rehearsed artifact: zeros in the shapes of one piece.
+
+    Args:
+      content: of the piece.
+      count: of the artifact's items.
+    """
+
+    def __init__(self, content: Mapping[str, PyTree], count: int) -> None:
+        def repeat(leaf: Any) -> np.ndarray:
+            return np.broadcast_to(leaf[:1], (count, *leaf.shape[1:]))
+
+        super().__init__({key: jax.tree.map(repeat, content[key]) for key in content})
+
+    def each(self, name: str) -> list[np.ndarray]:
+        """Return an array of every item."""
+        return list(self[name])
 
 
 def open_stored(path: pathlib.Path, like: Mapping[str, PyTree] | None = None) -> Stored:
@@ -385,6 +411,10 @@ class Runner:
         self._made: dict[pathlib.Path, Stored] = {}
         self._started: dict[pathlib.Path, bool] = {}
         self._sound: dict[pathlib.Path, dict[str, Any]] = {}
+        self._known: dict[pathlib.Path, Artifact] = {}
+        self._ahead: dict[pathlib.Path, futures.Future[Any]] = {}
+        self._rehearsed: dict[pathlib.Path, Rehearsed] = {}
+        self._thread = futures.ThreadPoolExecutor(1)
 
     def path(self, artifact: Artifact) -> pathlib.Path:
         """Return the folder of an artifact."""
@@ -410,6 +440,7 @@ class Runner:
         path = self.path(artifact)
         if path in self._made:
             return self._made[path]
+        artifact = self._known.setdefault(path, artifact)
         label = label or artifact.name
         self._start(artifact, label)
         this = hosts.here()
@@ -428,6 +459,53 @@ class Runner:
             cost = clock.total([last, cost], label, cached=cached)
         self.costs.append(cost)
         return stored
+
+    def compile_ahead(self, artifacts: Iterable[Artifact]) -> None:
+        """Compile what artifacts with items need in a thread, while others are made.
+
+        Their ``compute`` is called in a rehearsal
+        (:func:`unlearn_jax.replicas.rehearsal`), so it must be a pure function. An
+        artifact whose turn comes before its rehearsal compiles for itself, and one
+        whose rehearsal failed raises its own error.
+
+        Args:
+          artifacts: in the order in which they will be made.
+        """
+        for artifact in artifacts:
+            path = self.path(artifact)
+            artifact = self._known.setdefault(path, artifact)
+            if path not in self._ahead:
+                self._ahead[path] = self._thread.submit(self._rehearse, artifact)
+
+    def close(self) -> None:
+        """Compile nothing more ahead; what is being compiled is waited for."""
+        self._thread.shutdown(cancel_futures=True)
+
+    def _rehearse(self, artifact: Artifact) -> "Stored | Rehearsed":
+        """Return the content of an artifact, zeros if it is not stored."""
+        path = self.path(artifact)
+        if path in self._rehearsed:
+            return self._rehearsed[path]
+        if not self.missing(artifact):
+            return Stored(artifact, path, self._find(artifact))
+        inputs = []
+        for other in artifact.inputs:
+            other = self._known.setdefault(self.path(other), other)
+            inputs.append(self._rehearse(other))
+        assert artifact.items is not None
+        items = artifact.items.groups[0]
+        padding = [items[-1]] * (artifact.items.size - len(items))
+        scratch = path / "rehearsal"
+        piece = Piece(items + padding, len(items), scratch, lambda steps: None)
+        with rehearsal():
+            content = artifact.compute(piece, *inputs)
+        self._rehearsed[path] = Rehearsed(content, artifact.items.count)
+        return self._rehearsed[path]
+
+    @property
+    def folders(self) -> list[pathlib.Path]:
+        """Stored folders of all artifacts that were made."""
+        return [folder for stored in self._made.values() for folder in stored.folders]
 
     def make_all(self, artifacts: Iterable[Artifact]) -> dict[str, Stored]:
         """Compute what is missing of several artifacts, and return them by name.
@@ -559,6 +637,9 @@ class Runner:
     def _compute(
         self, artifact: Artifact, items: list[int], inputs: list[Stored], bar: tqdm
     ) -> None:
+        ahead = self._ahead.get(self.path(artifact))
+        if ahead is not None:
+            ahead.cancel()
         folder = self._folder(artifact, items)
         scratch = folder.with_name(f"unfinished-{folder.name}")
         before = spent(scratch)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -54,14 +55,19 @@ def total(costs: Iterable[Cost], name: str = "", *, cached: bool = False) -> Cos
     )
 
 
-_compile_seconds = 0.0
+class _Compilation(threading.local):
+    """Seconds that this thread has compiled, or waited for another one to compile."""
+
+    seconds = 0.0
+
+
+_compilation = _Compilation()
 
 
 def _listen(event: str, duration_secs: float, **kwargs: Any) -> None:
     del kwargs
-    global _compile_seconds
     if event.startswith("/jax/core/compile/"):
-        _compile_seconds += duration_secs
+        _compilation.seconds += duration_secs
 
 
 jax.monitoring.register_event_duration_secs_listener(_listen)
@@ -82,7 +88,7 @@ def stopwatch(name: str = "") -> Iterator[Stopwatch]:
     """
     watch = Stopwatch()
     began = time.perf_counter()
-    compiled = _compile_seconds
+    compiled = _compilation.seconds
     try:
         yield watch
     finally:
@@ -90,7 +96,7 @@ def stopwatch(name: str = "") -> Iterator[Stopwatch]:
         watch.cost = Cost(
             name,
             round(seconds, 3),
-            round(min(_compile_seconds - compiled, seconds), 3),
+            round(min(_compilation.seconds - compiled, seconds), 3),
             round(peak_memory_mb(), 1),
         )
 

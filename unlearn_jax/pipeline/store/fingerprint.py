@@ -102,6 +102,15 @@ def model_digest(model: Model, splits: Splits, loss_fn: LossFn | None = None) ->
     return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
+def package_digest() -> str:
+    """Return the SHA-256 of the package's source files."""
+    digest = hashlib.sha256()
+    root = pathlib.Path(values.__file__).parent
+    for file in sorted(root.rglob("*.py")):
+        digest.update(file.relative_to(root).as_posix().encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
 def code_digest(value: UnlearnFn | Attack) -> str:
     """Return a hash of the files that define a user's own methods and attacks.
 

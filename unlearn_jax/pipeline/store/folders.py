@@ -11,7 +11,7 @@ import platform
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -61,20 +61,54 @@ def write_folder(
     draft.mkdir(parents=True)
     try:
         write(draft)
-        files = {}
-        for file in sorted(draft.rglob("*")):
-            if file.is_file():
-                files[file.relative_to(draft).as_posix()] = file_sha256(file)
-        about = {"format": FORMAT, **manifest, "versions": versions(), "files": files}
-        about = json.loads(json.dumps(about))
-        files[MANIFEST] = _manifest_sha256(about)
-        write_text(draft / MANIFEST, json.dumps({**about, "files": files}, indent=1))
+        seal(draft, sorted(filter(pathlib.Path.is_file, draft.rglob("*"))), manifest)
         if path.exists():
             shutil.rmtree(path)
         draft.rename(path)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
+
+
+def seal(
+    folder: pathlib.Path, files: Iterable[pathlib.Path], manifest: dict[str, Any]
+) -> None:
+    """Write the manifest of a folder.
+
+    Args:
+      folder: to hold ``manifest.json``.
+      files: of which the manifest has the checksums, in the folder or elsewhere.
+      manifest: see :func:`write_folder`.
+    """
+    checksums = {}
+    for file in files:
+        name = pathlib.Path(os.path.relpath(file, folder)).as_posix()
+        checksums[name] = file_sha256(file)
+    about = {"format": FORMAT, **manifest, "versions": versions(), "files": checksums}
+    about = json.loads(json.dumps(about))
+    checksums[MANIFEST] = _manifest_sha256(about)
+    text = json.dumps({**about, "files": checksums}, indent=1)
+    write_text(folder / MANIFEST, text)
+
+
+def is_sealed(folder: pathlib.Path, key: str) -> bool:
+    """Return whether a folder was sealed under a key, and all is as it was then.
+
+    Args:
+      folder: of :func:`seal`. Manifests among its files stand for their folders, which
+        are checked, too.
+      key: that its manifest must have.
+    """
+    try:
+        if json.loads((folder / MANIFEST).read_text()).get("key") != key:
+            return False
+        manifest = read_manifest(folder) or {}
+        for name in manifest["files"]:
+            if pathlib.Path(name).name == MANIFEST:
+                read_manifest((folder / name).parent)
+    except (DamagedFileError, OSError, ValueError, AttributeError):
+        return False
+    return True
 
 
 def read_manifest(path: pathlib.Path) -> dict[str, Any] | None:

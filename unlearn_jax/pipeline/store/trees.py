@@ -1,74 +1,17 @@
 """Pytrees on disk, by Orbax's own format: ``StandardCheckpointer`` opens them."""
 
-import asyncio
 import hashlib
 import logging
 import os
 import pathlib
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
-import tensorstore as ts
 
 from unlearn_jax.types import PyTree
-
-
-class _HostArrays(ocp.type_handlers.NumpyHandler):
-    """Handler of NumPy arrays, written by any process.
-
-    Orbax's own handler writes them in process 0 only, since it takes a checkpoint to
-    be the work of all processes; here, every process has pieces of its own.
-    """
-
-    async def serialize(
-        self,
-        values: Sequence[np.ndarray],
-        infos: Sequence[ocp.type_handlers.ParamInfo],
-        args: Sequence[ocp.SaveArgs] | None = None,
-    ) -> list[Any]:
-        """Write arrays, at once."""
-        del args
-        writes = map(self._write, values, infos)
-        await asyncio.gather(*writes)
-        return []
-
-    async def _write(
-        self, value: np.ndarray, info: ocp.type_handlers.ParamInfo
-    ) -> None:
-        spec = ocp.type_handlers.get_json_tspec_write(
-            info,
-            use_ocdbt=True,
-            global_shape=value.shape,
-            local_shape=value.shape,
-            dtype=value.dtype,
-            process_index=jax.process_index(),
-        )
-        array = await ts.open(
-            ts.Spec(spec), create=True, open=True, context=info.ts_context
-        )
-        await array.write(value)
-
-
-def _checkpointer() -> ocp.Checkpointer:
-    """Return Orbax's checkpointer of pytrees, which waits for no other process."""
-    this = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(
-        primary_host=this,
-        active_processes={this},
-        barrier_sync_key_prefix=f"process-{this}",
-    )
-    handlers = ocp.type_handlers.create_type_handler_registry(
-        (np.ndarray, _HostArrays())
-    )
-    handler = ocp.PyTreeCheckpointHandler(
-        type_handler_registry=handlers, multiprocessing_options=alone
-    )
-    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -91,8 +34,10 @@ def save_tree(path: pathlib.Path, tree: PyTree) -> None:
     Raises:
       OSError: the disk is full, or not writable.
     """
+    from unlearn_jax.pipeline.store import _orbax
+
     try:
-        with _checkpointer() as checkpointer:
+        with _orbax.checkpointer() as checkpointer:
             checkpointer.save(path.absolute(), jax.tree.map(to_host, tree))
     except ValueError as error:
         # TensorStore gives the system's errors as text
@@ -120,7 +65,9 @@ def load_tree(path: pathlib.Path, like: PyTree | None = None) -> PyTree:
       ValueError: other leaves, types or shapes than ``like`` has, its leading axis
         apart; or whatever Orbax raises on a damaged folder.
     """
-    with _checkpointer() as checkpointer:
+    from unlearn_jax.pipeline.store import _orbax
+
+    with _orbax.checkpointer() as checkpointer:
         stored = checkpointer.restore(path.absolute())
     if like is None:
         return stored

@@ -1,0 +1,81 @@
+"""The library's own architectures by name."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from unlearn_jax.models.adapters import from_linen
+from unlearn_jax.models.cnn import CNN
+from unlearn_jax.models.conv import convolution
+from unlearn_jax.models.densenet import DenseNet
+from unlearn_jax.models.mlp import MLP
+from unlearn_jax.models.resnet import ResNet
+from unlearn_jax.models.vgg import VGG
+from unlearn_jax.models.vit import ViT
+from unlearn_jax.types import InputError, Model
+
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
+    "mlp": MLP,
+    "cnn": CNN,
+    "resnet": ResNet,
+    "vgg": VGG,
+    "densenet": DenseNet,
+    "vit": ViT,
+}
+COMPUTE_TYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def build(
+    name: str,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    *,
+    conv: str = "auto",
+    dtype: str = "float32",
+    **options: Any,
+) -> Model:
+    """Build one of the library's own architectures.
+
+    Args:
+      name: a key of ``ARCHITECTURES``.
+      image_shape: ``(H, W, ch)``.
+      num_classes: logits.
+      conv: convolution form (see :func:`convolution`); ignored by networks without
+        convolutions.
+      dtype: compute type, ``float32`` or ``bfloat16``; parameters and logits stay
+        float32.
+      **options: fields of the architecture, such as ``widths`` or ``blocks``.
+
+    Returns:
+      The model.
+
+    Raises:
+      InputError: unknown architecture, compute type or option.
+
+    >>> model = build("mlp", (8, 8, 1), 10, widths=(32,))
+    >>> import jax
+    >>> variables = model.init(jax.random.key(0))
+    >>> model.apply(variables, jax.numpy.zeros((2, 8, 8, 1))).shape
+    (2, 10)
+    """
+    if name not in ARCHITECTURES:
+        raise InputError(
+            f"unknown model {name!r}; choose one of {', '.join(sorted(ARCHITECTURES))}"
+        )
+    if dtype not in COMPUTE_TYPES:
+        raise InputError(f"unknown compute type {dtype!r}; choose float32 or bfloat16")
+    fields = set(ARCHITECTURES[name].__dataclass_fields__)  # pyright: ignore[reportFunctionMemberAccess]
+    if "conv" in fields:
+        options["conv"] = convolution(conv)
+    if unknown := set(options) - fields:
+        known = sorted(fields - {"parent", "name", "num_classes", "dtype", "conv"})
+        raise InputError(
+            f"model {name!r} has no field {sorted(unknown)[0]!r}; it has"
+            f" {', '.join(known)}"
+        )
+    module = ARCHITECTURES[name](
+        num_classes=num_classes, dtype=COMPUTE_TYPES[dtype], **options
+    )
+    return from_linen(module, jnp.zeros((1, *image_shape)))

@@ -1,0 +1,63 @@
+"""Orbax's checkpointer for one process; imported when a tree is read or written."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import tensorstore as ts
+
+
+class _HostArrays(ocp.type_handlers.NumpyHandler):
+    """Handler of NumPy arrays, written by any process.
+
+    Orbax's own handler writes them in process 0 only, since it takes a checkpoint to
+    be the work of all processes; here, every process has pieces of its own.
+    """
+
+    async def serialize(
+        self,
+        values: Sequence[np.ndarray],
+        infos: Sequence[ocp.type_handlers.ParamInfo],
+        args: Sequence[ocp.SaveArgs] | None = None,
+    ) -> list[Any]:
+        """Write arrays, at once."""
+        del args
+        writes = map(self._write, values, infos)
+        await asyncio.gather(*writes)
+        return []
+
+    async def _write(
+        self, value: np.ndarray, info: ocp.type_handlers.ParamInfo
+    ) -> None:
+        spec = ocp.type_handlers.get_json_tspec_write(
+            info,
+            use_ocdbt=True,
+            global_shape=value.shape,
+            local_shape=value.shape,
+            dtype=value.dtype,
+            process_index=jax.process_index(),
+        )
+        array = await ts.open(
+            ts.Spec(spec), create=True, open=True, context=info.ts_context
+        )
+        await array.write(value)
+
+
+def checkpointer() -> ocp.Checkpointer:
+    """Return Orbax's checkpointer of pytrees, which waits for no other process."""
+    this = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=this,
+        active_processes={this},
+        barrier_sync_key_prefix=f"process-{this}",
+    )
+    handlers = ocp.type_handlers.create_type_handler_registry(
+        (np.ndarray, _HostArrays())
+    )
+    handler = ocp.PyTreeCheckpointHandler(
+        type_handler_registry=handlers, multiprocessing_options=alone
+    )
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
