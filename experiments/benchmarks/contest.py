@@ -12,8 +12,8 @@ A contestant imports what it needs, sets up, and gives a ``Work``. It is warmed 
 call (compilation and first run, shown apart), then timed for a number of calls. All
 contestants are run in turns, several rounds of it, so that a machine that slows down
 slows all of them; a ratio is taken within a round, and its spread over the rounds is
-what the table shows. A contestant whose system is not installed is skipped by name,
-never silently.
+what the table shows, with the processor's seconds of a call, over all threads. A
+contestant whose system is not installed is skipped by name, never silently.
 """
 
 import argparse
@@ -187,8 +187,9 @@ def table(rounds: list[dict[str, dict[str, Any]]], unit: str, first: str) -> str
     """One row per contestant; "min / median / max" over rounds."""
     per_call = unit == "seconds"
     lines = [
-        f"| | {unit} | {first} is faster by | first call s | peak MB | result |",
-        "|---|---|---|---|---|---|",
+        f"| | {unit} | {first} is faster by | CPU s | first call s | peak MB |"
+        " result |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name in rounds[0]:
         found = [one[name] for one in rounds]
@@ -203,9 +204,10 @@ def table(rounds: list[dict[str, dict[str, Any]]], unit: str, first: str) -> str
         ]
         memory = max(row["memory"] for row in found)
         starts = statistics.median(row["first"] for row in found)
+        cpu = statistics.median(row["cpu"] for row in found)
         result = found[0]["result"]
         lines.append(
-            f"| {name} | {spread(speed)} | {spread(ratio)} | {starts:.2f} |"
+            f"| {name} | {spread(speed)} | {spread(ratio)} | {cpu:.3g} | {starts:.2f} |"
             f" {memory:,.0f} | {'' if result is None else format(result, '.4g')} |"
         )
     return "\n".join(lines)

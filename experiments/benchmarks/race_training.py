@@ -1,6 +1,7 @@
 """Training raced against a PyTorch loop on the same CPU: one model, and banks.
 
-Command: python experiments/benchmarks/race_training.py --rounds 3 --calls 1
+Command: unlearn-jax doctor --build-onednn
+         python experiments/benchmarks/race_training.py --rounds 3 --calls 1
          (PyTorch must be installed)
 Results: ``experiments/results/race_training.json``
 
@@ -9,8 +10,9 @@ the MLP), batches of 128, SGD with momentum 0.9 and weight decay 5e-4, as many s
 all data in memory as uint8. "result" is the mean loss of the last epoch: chance is
 2.303. PyTorch runs the loop its users write, one model after another; ours is
 ``train.fit`` for one model and ``replicas.fit_many`` with the default mapper for
-several, on as many devices as cores, as the command line has it. Rates are images per
-second over all models.
+several, on as many devices as cores, as the command line has it. "ours" takes oneDNN's
+convolutions where they were built; "without oneDNN" is the form that needs nothing.
+Rates are images per second over all models.
 """
 
 from collections.abc import Callable
@@ -180,12 +182,13 @@ def rows(
     *, layouts: bool = True, split: bool = False, **work
 ) -> dict[str, Callable[[], Work]]:
     """The contestants of one kind of work."""
+    if not layouts:
+        return {"ours": partial(ours, **work), "PyTorch": partial(theirs, **work)}
     contestants = {
         "ours": partial(ours, **work),
+        "ours, without oneDNN": partial(ours, conv="canonical", **work),
         "PyTorch, NCHW": partial(theirs, **work),
     }
-    if not layouts:
-        return {"ours": contestants["ours"], "PyTorch": contestants["PyTorch, NCHW"]}
     if split:
         contestants["ours, batches split over cores"] = partial(
             ours, form="split", **work

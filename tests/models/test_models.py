@@ -1,5 +1,7 @@
 """Models: convolution forms agree with autodiff's, adapters keep the contract."""
 
+import re
+
 import chex
 import flax.linen as nn
 import jax
@@ -46,6 +48,57 @@ def test_forms_equal_lax_in_value_and_gradients(form, case, key):
 
     expected, got = run(stock), run(models.CONVOLUTIONS[form])
     chex.assert_trees_all_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("batch", "part", "parts"), [(6, 1000, 2), (6, 500, 3), (7, 1000, 7), (13, 2000, 1)]
+)
+def test_weight_gradients_in_parts_are_the_whole(batch, part, parts, key, monkeypatch):
+    k1, k2, k3, k4 = jax.random.split(key, 4)
+    image, kernel = (
+        jax.random.normal(k1, (batch, 5, 6, 2)),
+        jax.random.normal(k2, (3, 3, 2, 4)),
+    )
+    back, tangent = (
+        jax.random.normal(k3, (batch, 3, 3, 4)),
+        jax.random.normal(k4, kernel.shape),
+    )
+
+    def run(conv):  # the gradient by the kernel, and its derivative along a direction
+        fun = lambda k: jnp.tanh(
+            conv(image, k, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        )
+        return lambda k: jax.jvp(
+            lambda k: jax.vjp(fun, k)[1](back)[0], (k,), (tangent,)
+        )
+
+    monkeypatch.setattr("unlearn_jax.models.conv.PART", part)  # an image has 240 bytes
+    program = jax.make_jaxpr(run(models.canonical_conv))(kernel)
+    assert set(re.findall(r"length=(\d+)", str(program))) == (
+        {str(parts)} if parts > 1 else set()
+    )
+    got, expected = (
+        jax.jit(run(models.canonical_conv))(kernel),
+        jax.jit(run(lax.conv_general_dilated))(kernel),
+    )
+    chex.assert_trees_all_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_parts_of_bfloat16_are_added_in_float32(key, monkeypatch):
+    monkeypatch.setattr("unlearn_jax.models.conv.PART", 1)
+    image, kernel = (
+        jnp.ones((512, 2, 2, 5), jnp.bfloat16),
+        jax.random.normal(key, (1, 1, 5, 1), jnp.bfloat16),
+    )
+    gradient = jax.grad(
+        lambda k: jnp.sum(models.canonical_conv(image, k, (1, 1), "SAME")).astype(
+            jnp.float32
+        )
+    )(kernel)
+    assert gradient.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(
+        gradient.astype(jnp.float32), 2048
+    )  # steps of 4 are lost in bfloat16 from 1024 on
 
 
 @pytest.mark.parametrize("stride", [1, 2])

@@ -79,7 +79,7 @@ def test_the_library_is_named_by_source_jaxlib_and_machine(unbuilt, monkeypatch)
     source.write_text("other")
     monkeypatch.setattr(building, "SOURCE", source)
     second = onednn.library_path()
-    monkeypatch.setattr(building.jaxlib, "__version__", "0.0")
+    monkeypatch.setattr(building.jaxlib.version, "__version__", "0.0")
     third = onednn.library_path()
     monkeypatch.setattr(building, "_machine", lambda: "Linux other")
     assert len({first, second, third, onednn.library_path()}) == 4

@@ -25,6 +25,8 @@ from unlearn_jax.types import Array, InputError
 
 Padding = tuple[tuple[int, int], ...]
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+PART = 2**20
+"""Bytes of activations of one part of a batch in a weight gradient."""
 BATCH_AXIS = "batch"
 """Axis of a mesh (:func:`jax.set_mesh`) that batches are divided over.
 
@@ -128,12 +130,45 @@ def _canonical_backward(
         (low, taps - 1 - (side + low - (out - 1) * step - 1))
         for side, taps, out, step, (low, _) in sides
     )
-    # channels take the place of the batch, and the batch that of the channels: the
-    # layout NHWC x HWIO, which XLA:CPU computes fast inside loops
-    images = image.transpose(3, 1, 2, 0)
-    taps = cotangent.transpose(1, 2, 0, 3)
-    d_kernel = _plain(images, taps, (1, 1), kernel_pads, rhs_dilation=strides)
-    return d_image, d_kernel.transpose(1, 2, 0, 3)
+
+    def d_kernel(image: Array, cotangent: Array) -> Array:
+        # channels take the place of the batch, and the batch that of the channels: the
+        # layout NHWC x HWIO, which XLA:CPU computes fast inside loops
+        images = image.transpose(3, 1, 2, 0)
+        taps = cotangent.transpose(1, 2, 0, 3)
+        gradient = _plain(images, taps, (1, 1), kernel_pads, rhs_dilation=strides)
+        return gradient.transpose(1, 2, 0, 3)
+
+    num_parts = _num_parts(image, cotangent)
+    if num_parts == 1:
+        return d_image, d_kernel(image, cotangent)
+
+    def add(total: Array, few: tuple[Array, Array]) -> tuple[Array, None]:
+        return total + d_kernel(*few), None
+
+    parts = [
+        array.reshape(num_parts, -1, *array.shape[1:]) for array in (image, cotangent)
+    ]
+    # a sum of many parts in bfloat16 would lose what is smaller than its last digit
+    zero = jnp.zeros(kernel.shape, jnp.promote_types(kernel.dtype, jnp.float32))
+    return d_image, lax.scan(add, zero, tuple(parts))[0].astype(kernel.dtype)
+
+
+def _num_parts(image: Array, cotangent: Array) -> int:
+    """Return the equal parts of a batch to take a weight gradient in.
+
+    What the gradient rearranges then stays in the cache: 1.3 to 2.9 times the speed of
+    the whole batch at once for layers of 64 to 256 channels. A divisor of the batch; 1
+    where none is near what the cache needs, and for batches that a mesh divides.
+    """
+    batch = len(image)
+    size = max(image.size, cotangent.size) * image.dtype.itemsize
+    num_needed = min(1 + size // PART, batch)
+    if not _is_divided():
+        for num_parts in range(max(num_needed, 1), min(4 * num_needed, batch) + 1):
+            if batch % num_parts == 0:
+                return num_parts
+    return 1
 
 
 _canonical.defvjp(_canonical_forward, _canonical_backward)

@@ -24,7 +24,7 @@ from jax.interpreters import ad, batching, mlir
 from unlearn_jax.onednn.library import native
 from unlearn_jax.types import Array
 
-Padding = tuple[tuple[int, int], tuple[int, int]]
+Padding = tuple[tuple[int, int], ...]
 Strides = tuple[int, int]
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 

@@ -17,7 +17,7 @@ import tempfile
 from typing import NamedTuple
 
 import jax
-import jaxlib
+import jaxlib.version
 
 from unlearn_jax.types import InputError
 
@@ -52,7 +52,11 @@ def library_path() -> pathlib.Path:
     """
     from unlearn_jax.data.tfds_reader import cache_folder
 
-    parts = (SOURCE.read_bytes(), jaxlib.__version__.encode(), _machine().encode())
+    parts = (
+        SOURCE.read_bytes(),
+        jaxlib.version.__version__.encode(),
+        _machine().encode(),
+    )
     digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
     return cache_folder() / "onednn" / f"{digest}.so"
 
