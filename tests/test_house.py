@@ -14,6 +14,7 @@ FLOOR = {
     "lazy": 0,
     "types": 0,
     "values": 1,
+    "branching": 1,
     "data": 1,
     "onednn": 2,
     "models": 3,

@@ -137,11 +137,11 @@ def ours(**options: Any) -> Work:
 
     @jax.jit
     def event(weights: Any, states: Any) -> Any:
-        pairs = [
-            rule.update(dataclasses.replace(layer, kernel=kernel), MAX_NORM, state)
-            for layer, kernel, state in zip(made, weights, states, strict=True)
+        layers = [
+            dataclasses.replace(layer, kernel=kernel)
+            for layer, kernel in zip(made, weights, strict=True)
         ]
-        return [kernel for kernel, _ in pairs], [state for _, state in pairs]
+        return rule.update(layers, [MAX_NORM] * len(layers), states)
 
     states = [rule.init(layer) for layer in made]
     warm: list[Any] = []

@@ -237,7 +237,9 @@ def estimators(num_clips: int = 10) -> None:
             layer: Layer = layer,
             target: float = target,
         ) -> Any:
-            return rule.update(dataclasses.replace(layer, kernel=kernel), target, state)
+            moved = dataclasses.replace(layer, kernel=kernel)
+            kernels, states = rule.update([moved], [target], [state])
+            return kernels[0], states[0]
 
         steps = {
             name: jax.jit(partial(clip, rule=rule)) for name, rule in rules.items()

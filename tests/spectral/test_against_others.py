@@ -205,7 +205,7 @@ def test_miyatos_rule_is_pytorchs_parametrization_once_that_has_converged():
         theirs = layer.weight.detach().numpy()
         axes = (2, 3, 1, 0) if weight.ndim == 4 else (1, 0)
         kernel = jnp.asarray(weight.transpose(axes))
-        ours, _ = miyato().update(dense_or_conv(kernel), 1.0, ())
+        ours, _ = miyato().change(dense_or_conv(kernel), 1.0, ())
         np.testing.assert_allclose(ours, theirs.transpose(axes), rtol=1e-4, atol=1e-6)
 
 

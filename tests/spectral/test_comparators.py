@@ -153,7 +153,7 @@ def test_one_application_of_a_comparator_misses_the_target_of_a_convolution(
     before = np.linalg.svd(variables.params["head"], compute_uv=False)
     kept = (
         np.minimum(before, 1)
-        if rule.update.__qualname__.startswith("sedghi")
+        if rule.change.__qualname__.startswith("sedghi")
         else before / before[0]
     )
     np.testing.assert_allclose(singular, kept, rtol=0.02)

@@ -102,9 +102,8 @@ def test_one_step_is_exact_on_a_dense_layer_and_moves_nothing_else():
 
 def test_conjugate_gradients_shorten_a_convolutions_directions_to_the_target():
     layer = conv_layer()
-    _, state = ClipRule(num_vectors=2, num_iters=200, tolerance=10.0).update(
-        layer, 1.0, ClipRule(num_vectors=2).init(layer)
-    )
+    rule = ClipRule(num_vectors=2, num_iters=200, tolerance=10.0)
+    _, (state,) = rule.update([layer], [1.0], [rule.init(layer)])
     stretch = lambda kernel: jnp.linalg.norm(
         jax.vmap(layer_map(layer, kernel).matvec)(state.vectors).reshape(2, -1), axis=1
     )
@@ -131,9 +130,8 @@ def test_exact_line_search_takes_a_tenth_of_the_references_rounds():
         @jax.jit
         def events(kernel, rule=rule):
             def event(carry, _):
-                kernel, state = rule.update(
-                    dataclasses.replace(layer, kernel=carry[0]), 1.0, carry[1]
-                )
+                moved = dataclasses.replace(layer, kernel=carry[0])
+                (kernel,), (state,) = rule.update([moved], [1.0], [carry[1]])
                 return (kernel, state), kernel
 
             return lax.scan(event, (kernel, rule.init(layer)), None, length=60)[1]
@@ -416,9 +414,9 @@ def test_clip_finds_directions_orthogonal_to_those_shortened():
     )
     for count in (1, 4):
         rule = ClipRule(num_vectors=count)
-        clipped, state = jax.jit(lambda s, rule=rule: rule.update(layer, 1.0, s))(
-            rule.init(layer)
-        )
+        (clipped,), (state,) = jax.jit(
+            lambda state, rule=rule: rule.update([layer], [1.0], [state])
+        )(rule.init(layer))
         after = np.linalg.svd(clipped, compute_uv=False)
         assert 0.99 < after[0] < 1.01
         assert state.sigma[0] <= after[0] * (1 + 1e-5)

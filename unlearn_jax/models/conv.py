@@ -102,23 +102,23 @@ def _canonical(
 def _canonical_forward(
     image: Array, kernel: Array, strides: tuple[int, int], padding: Padding
 ) -> tuple[Array, Any]:
-    return _plain(image, kernel, strides, padding), (image, kernel)
+    # the adjoint's kernel: a loop that applies the adjoint alone then flips it once
+    saved = (image, adjoint_kernel(kernel))
+    return _plain(image, kernel, strides, padding), saved
 
 
 def _canonical_backward(
     strides: tuple[int, int], padding: Padding, saved: Any, cotangent: Array
 ) -> tuple[Array, Array]:
-    image, kernel = saved
-    image_pads = adjoint_padding(image, kernel, cotangent, strides, padding)
-    d_image = _plain(
-        cotangent, adjoint_kernel(kernel), (1, 1), image_pads, lhs_dilation=strides
-    )
+    image, flipped = saved
+    image_pads = adjoint_padding(image, flipped, cotangent, strides, padding)
+    d_image = _plain(cotangent, flipped, (1, 1), image_pads, lhs_dilation=strides)
     # The kernel's gradient is a convolution of the images by the outputs' gradient,
     # dilated by the strides; the padding after the last makes the results as many as
     # the kernel has taps, and is negative where a stride left inputs unread.
     sides = zip(
         image.shape[1:3],
-        kernel.shape[:2],
+        flipped.shape[:2],
         cotangent.shape[1:3],
         strides,
         padding,

@@ -6,7 +6,7 @@ section 3.3.2 of arXiv 2512.06993.
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from unlearn_jax.branching import any_mapped, cond
 from unlearn_jax.layers import Layer
-from unlearn_jax.spectral._power_qr import golub_kahan, power_qr
+from unlearn_jax.spectral._power_qr import Method, Spectrum, estimate_all
 from unlearn_jax.spectral._projection import Norm, Targets, project, projection
 from unlearn_jax.spectral.norms import blank_image, start_vectors
 from unlearn_jax.spectral.operators import layer_map
@@ -33,7 +34,6 @@ from unlearn_jax.values import Real, value
 
 REFERENCE_STEP = 0.35
 Step = Literal["line_search", "reference"]
-Estimator = Literal["lanczos", "power_qr"]
 
 
 class ClipState(NamedTuple):
@@ -185,7 +185,7 @@ class ClipRule:
 
     num_vectors: int = 1
     num_iters: int = 10
-    estimator: Estimator = "lanczos"
+    estimator: Method = "lanczos"
     two_sided: bool = False
     step: Step = "line_search"
     num_inner_steps: int = 1
@@ -211,64 +211,101 @@ class ClipRule:
         return ClipState(vectors, jnp.zeros(len(vectors)))
 
     def update(
-        self, layer: Layer, max_norm: Norm, state: ClipState
-    ) -> tuple[Array, ClipState]:
-        """Clip one layer until its estimate is inside.
+        self,
+        layers: Sequence[Layer],
+        max_norms: Sequence[Norm],
+        states: Sequence[ClipState],
+    ) -> tuple[list[Array], list[ClipState]]:
+        """Clip layers until their estimates are inside.
+
+        Rounds are taken by all layers together, so that an estimate is compiled once
+        for many of them; a layer that is inside is done.
 
         Args:
-          layer: without a scale.
-          max_norm: the target.
-          state: of the last application.
+          layers: of different weights, without a scale.
+          max_norms: the targets.
+          states: of the last application.
 
         Returns:
-          The kernel, the same bits where it was inside, and the state.
+          The kernels, the same bits where a layer was inside, and the states.
         """
+        targets = jnp.stack([jnp.asarray(norm, jnp.float32) for norm in max_norms])
 
-        def is_outside(carry: tuple[Array, ClipState, Array]) -> Array:
-            _, state, num_done = carry
-            excess = state.sigma[0] / max_norm - 1
+        def one_round(carry: tuple[Any, ...]) -> tuple[Any, ...]:
+            kernels, states, is_outside, num_done = carry
+            clipped = []
+            for index, layer in enumerate(layers):
+                moved = cond(
+                    is_outside[index] & (num_done > 0),
+                    partial(self._clip, layer, target=targets[index]),
+                    lambda kernel, vectors: kernel,
+                    kernels[index],
+                    states[index].vectors,
+                )
+                clipped.append(moved)
+            states = self._estimate(layers, clipped, states, is_outside, num_done)
+            excess = jnp.stack([state.sigma[0] for state in states]) / targets - 1
             excess = jnp.abs(excess) if self.two_sided else excess
-            return (excess > self.tolerance) & (num_done < self.num_rounds)
+            is_outside &= excess > self.tolerance
+            return clipped, states, is_outside, num_done + 1
 
-        def clip_once(
-            carry: tuple[Array, ClipState, Array],
-        ) -> tuple[Array, ClipState, Array]:
-            kernel, state, num_done = carry
-            kernel = clip_kernel(
-                dataclasses.replace(layer, kernel=kernel),
-                state.vectors,
-                max_norm=max_norm,
-                two_sided=self.two_sided,
-                step=self.step,
-                num_inner_steps=self.num_inner_steps,
-            )
-            state = self._estimate(layer, kernel, state, num_done + 1)
-            return kernel, state, num_done + 1
+        def is_unfinished(carry: tuple[Any, ...]) -> Array:
+            _, _, is_outside, num_done = carry
+            return any_mapped(jnp.any(is_outside) & (num_done <= self.num_rounds))
 
-        zero = jnp.zeros((), jnp.int32)
-        start = (layer.kernel, self._estimate(layer, layer.kernel, state, zero), zero)
-        kernel, state, _ = lax.while_loop(is_outside, clip_once, start)
-        return kernel, state
+        start = (
+            [layer.kernel for layer in layers],
+            list(states),
+            jnp.ones(len(layers), bool),
+            jnp.zeros((), jnp.int32),
+        )
+        kernels, states, _, _ = lax.while_loop(is_unfinished, one_round, start)
+        return kernels, states
+
+    def _clip(
+        self, layer: Layer, kernel: Array, vectors: Array, *, target: Array
+    ) -> Array:
+        return clip_kernel(
+            dataclasses.replace(layer, kernel=kernel),
+            vectors,
+            max_norm=target,
+            two_sided=self.two_sided,
+            step=self.step,
+            num_inner_steps=self.num_inner_steps,
+        )
 
     def _estimate(
-        self, layer: Layer, kernel: Array, state: ClipState, num_done: Array
-    ) -> ClipState:
-        operator = layer_map(layer, kernel, composite=False)
-        vectors = state.vectors
-        count = len(vectors)
-        scout = start_vectors(num_done, 1, vectors.shape[1:])[0]
-        if self.estimator == "power_qr":
-            # a block as large as the map has inputs spans them all and needs no scout
-            has_room = count < math.prod(operator.in_shape)
-            block = jnp.concatenate([vectors, scout[None]]) if has_room else vectors
-            sigma, vectors = power_qr(operator.matvec, block, num_iters=self.num_iters)
-        else:
-            length = jnp.sqrt(count / jnp.sum(scout**2))
-            start = jnp.sum(vectors, 0) + scout * length
-            sigma, _, vectors = golub_kahan(
-                operator.matvec, start, num_iters=self.num_iters
-            )
-        return ClipState(vectors[:count], sigma[:count])
+        self,
+        layers: Sequence[Layer],
+        kernels: Sequence[Array],
+        states: Sequence[ClipState],
+        is_due: Array,
+        num_done: Array,
+    ) -> list[ClipState]:
+        """Estimate from the last vectors and a random one, the same for all layers."""
+        sizes = [state.vectors[0].size for state in states]
+        draw = start_vectors(num_done, 1, (max(sizes),))[0]
+        starts = []
+        for state, size in zip(states, sizes, strict=True):
+            vectors = state.vectors
+            scout = draw[None, :size].reshape(1, *vectors.shape[1:])
+            if self.estimator == "power_qr":
+                starts.append(jnp.concatenate([vectors, scout]))
+            else:
+                length = jnp.sqrt(len(vectors) / jnp.sum(scout**2))
+                starts.append(jnp.sum(vectors, 0, keepdims=True) + scout * length)
+        found = estimate_all(
+            [
+                layer_map(layer, kernel, composite=False)
+                for layer, kernel in zip(layers, kernels, strict=True)
+            ],
+            starts,
+            [Spectrum(state.sigma, state.vectors) for state in states],
+            is_due,
+            method=self.estimator,
+            num_iters=self.num_iters,
+        )
+        return [ClipState(each.vectors, each.sigma) for each in found]
 
 
 def fastclip(

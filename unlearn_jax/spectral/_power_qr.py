@@ -6,19 +6,28 @@ training step is enough; its values never exceed the truth, so they are no certi
 reports and tests.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
+from unlearn_jax.branching import cond
+from unlearn_jax.spectral.operators import LinearMap, linear_map, one_of, prepared
 from unlearn_jax.types import Array, InputError, PyTree
 
 Matvec = Callable[[PyTree], PyTree]
 """A linear function of one example."""
+Method = Literal["lanczos", "power_qr"]
+SIZE_RATIO = 16
+"""Maps whose sizes differ by less, roughly, share one compiled loop."""
+Size = int | Array
+"""Number of entries, known when a program is made or chosen inside of it."""
 
 
 class Spectrum(NamedTuple):
@@ -68,30 +77,58 @@ def power_qr(
     >>> power_qr(lambda x: matrix @ x, start, num_iters=40).sigma.round(4).tolist()
     [3.0, 2.0]
     """
-    if num_iters < 1 or shift < 0:
-        raise InputError(
-            f"num_iters must be at least 1 and shift at least 0, got {num_iters} and"
-            f" {shift}"
-        )
-    apply, start, unravel = _flat(matvec, vectors)
+    _check(num_iters, shift)
+    operator, start, unravel = _flat(matvec, vectors)
     chex.assert_rank(start, 2)
     if start.shape[0] > start.shape[1]:
         raise InputError(
             f"a map of {start.shape[1]} inputs has no {start.shape[0]} singular"
             " vectors; ask for fewer"
         )
+    sizes = (*operator.in_shape, *operator.out_shape)
+    draws = draws_for([operator], len(start))
+    sigma, block = subspace_iteration(
+        operator, start, sizes, draws, num_iters=num_iters, shift=shift
+    )
+    return Spectrum(sigma, jax.vmap(unravel)(block))
 
-    # the adjoint is the same at every point; what it prepares is prepared once
-    _, adjoint = jax.vjp(jax.vmap(apply), start)
+
+def subspace_iteration(
+    operator: LinearMap,
+    start: Array,
+    sizes: tuple[Size, Size],
+    draws: Array,
+    *,
+    num_iters: int,
+    shift: float = 0.0,
+) -> Spectrum:
+    """Run :func:`power_qr` on a map between flat vectors.
+
+    Args:
+      operator: from ``[n]`` to ``[m]``.
+      start: ``[K, n]``, where to start.
+      sizes: numbers of inputs and outputs; what follows them in a vector is padding
+        with zeros, and stays so.
+      draws: of :func:`draws_for`.
+      num_iters: at least 1.
+      shift: at least 0.
+
+    Returns:
+      The spectrum; values and vectors of 0 beyond the number of inputs.
+    """
 
     def iterate(_: int, block: Array) -> Array:
-        return _orthonormal(adjoint(jax.vmap(apply)(block))[0] + shift * block)
+        images = jax.vmap(operator.matvec)(block)
+        return _orthonormal(
+            jax.vmap(operator.rmatvec)(images) + shift * block, sizes[0], draws
+        )
 
     with jax.default_matmul_precision("highest"):
-        block = lax.fori_loop(0, num_iters, iterate, _orthonormal(start))
-        images = jax.vmap(apply)(block)
-        sigma, block = _rayleigh_ritz(images, block)
-    return Spectrum(sigma, jax.vmap(unravel)(block))
+        block = lax.fori_loop(
+            0, num_iters, iterate, _orthonormal(start, sizes[0], draws)
+        )
+        images = jax.vmap(operator.matvec)(block)
+        return _rayleigh_ritz(images, block, sizes[1], draws)
 
 
 def lanczos(matvec: Matvec, start: PyTree, *, num_iters: int) -> tuple[Array, Array]:
@@ -124,25 +161,163 @@ def lanczos(matvec: Matvec, start: PyTree, *, num_iters: int) -> tuple[Array, Ar
     >>> sigma.round(4).tolist()
     [3.0, 2.0, 1.0]
     """
-    return golub_kahan(matvec, start, num_iters=num_iters)[:2]
+    _check(num_iters)
+    operator, first, _ = _flat(matvec, jax.tree.map(lambda leaf: leaf[None], start))
+    sizes = (*operator.in_shape, *operator.out_shape)
+    count = min(num_iters, *sizes)
+    draws = draws_for([operator], count)
+    return golub_kahan(operator, first[0], sizes, draws, num_iters=count)[:2]
+
+
+def estimate_all(
+    maps: Sequence[LinearMap],
+    starts: Sequence[Array],
+    last: Sequence[Spectrum],
+    is_due: Array,
+    *,
+    method: Method,
+    num_iters: int,
+    shift: float = 0.0,
+) -> list[Spectrum]:
+    """Estimate the spectra of many maps by a loop that is compiled once.
+
+    That is, once for the maps of about one size: vectors are padded to the longest, and
+    short ones would else cost as much as long ones.
+
+    Args:
+      maps: one or more.
+      starts: for each, ``[R, *in_shape]``, where to start; Lanczos takes the first row.
+      last: for each, the result where it is not due; its ``K`` is the number of vectors
+        to return, at most ``num_iters`` for Lanczos.
+      is_due: ``[L]`` bool, maps to estimate.
+      method: the estimator.
+      num_iters: at least 1.
+      shift: of :func:`power_qr`.
+
+    Returns:
+      For each map, a spectrum of ``K`` values.
+    """
+    _check(num_iters, shift)
+    sizes = np.array(
+        [(math.prod(one.in_shape), math.prod(one.out_shape)) for one in maps]
+    )
+    magnitude = np.log(sizes.max(1)) // math.log(SIZE_RATIO)
+    draws = draws_for(maps, max(num_iters, *map(len, starts)))
+    results: dict[int, Spectrum] = {}
+    for value in np.unique(magnitude):
+        members = np.flatnonzero(magnitude == value)
+        operators = [prepared(maps[i]) for i in members]
+        count = max(len(last[i].sigma) for i in members)
+
+        def estimate(
+            operator: LinearMap, start: Array, size: Array, count: int = count
+        ) -> Spectrum:
+            if method == "power_qr":
+                found = subspace_iteration(
+                    operator, start, size, draws, num_iters=num_iters, shift=shift
+                )
+                return Spectrum(found.sigma[:count], found.vectors[:count])
+            most = min(num_iters, *operator.in_shape, *operator.out_shape)
+            sigma, _, vectors = golub_kahan(
+                operator, start[0], size, draws, num_iters=most, num_vectors=count
+            )
+            return Spectrum(sigma[:count], vectors)
+
+        def visit(
+            _: None,
+            each: tuple[Array, Array, Array, Spectrum, Array],
+            operators: Sequence[LinearMap] = operators,
+            estimate: Callable[..., Spectrum] = estimate,
+        ) -> tuple[None, Spectrum]:
+            index, size, start, last, is_due = each
+            operator = one_of(operators, index)
+            return None, cond(
+                is_due, lambda: estimate(operator, start, size), lambda: last
+            )
+
+        flat = [
+            Spectrum(last[i].sigma, last[i].vectors.reshape(count_i, -1))
+            for i in members
+            for count_i in [len(last[i].sigma)]
+        ]
+        each = (
+            jnp.arange(len(members)),
+            jnp.asarray(sizes[members]),
+            _stack([starts[i].reshape(len(starts[i]), -1) for i in members]),
+            jax.tree.map(lambda *leaves: _stack(leaves), *flat),
+            is_due[members],
+        )
+        found = lax.scan(visit, None, each)[1]
+        for place, i in enumerate(members):
+            shape = last[i].vectors.shape
+            vectors = found.vectors[place, : shape[0], : sizes[i, 0]].reshape(shape)
+            results[i] = Spectrum(found.sigma[place, : shape[0]], vectors)
+    return [results[i] for i in range(len(maps))]
+
+
+def draws_for(maps: Sequence[LinearMap], count: int) -> Array:
+    """Draw what replaces directions of maps that are spent, always the same.
+
+    Normal numbers ``[n + count]``, ``n`` the largest size of the maps. They are drawn
+    once for a program: random bits take as long to compile as an iteration.
+    """
+    shapes = [shape for one in maps for shape in (one.in_shape, one.out_shape)]
+    size = max(map(math.prod, shapes)) + count
+    return jax.random.normal(jax.random.key(0), (size,))
+
+
+def _check(num_iters: int, shift: float = 0.0) -> None:
+    if num_iters < 1 or shift < 0:
+        raise InputError(
+            f"num_iters must be at least 1 and shift at least 0, got {num_iters} and"
+            f" {shift}"
+        )
+
+
+def _stack(arrays: Sequence[Array]) -> Array:
+    """Stack arrays of one rank, padded with zeros to the largest."""
+    shape = np.max([array.shape for array in arrays], 0)
+    return jnp.stack(
+        [
+            jnp.pad(
+                array,
+                [
+                    (0, most - side)
+                    for most, side in zip(shape, array.shape, strict=True)
+                ],
+            )
+            for array in arrays
+        ]
+    )
 
 
 def golub_kahan(
-    matvec: Matvec, start: PyTree, *, num_iters: int
-) -> tuple[Array, Array, PyTree]:
-    """Run :func:`lanczos` and return its right vectors too.
+    operator: LinearMap,
+    start: Array,
+    sizes: tuple[Size, Size],
+    draws: Array,
+    *,
+    num_iters: int,
+    num_vectors: int = 1,
+) -> tuple[Array, Array, Array]:
+    """Run :func:`lanczos` on a map between flat vectors.
 
-    They are orthonormal, a leading ``[num_iters]`` on every leaf.
+    Args:
+      operator: from ``[n]`` to ``[m]``.
+      start: ``[n]``.
+      sizes: numbers of inputs and outputs; what follows them in a vector is padding
+        with zeros, and stays so.
+      draws: of :func:`draws_for`.
+      num_iters: at least 1. Where it exceeds a size, values of 0 are added.
+      num_vectors: right singular vectors to return, at most ``num_iters``.
+
+    Returns:
+      ``(sigma [num_iters], residual [num_iters], vectors [num_vectors, n])``.
     """
-    if num_iters < 1:
-        raise InputError(f"num_iters must be at least 1, got {num_iters}")
-    apply, first, unravel = _flat(matvec, jax.tree.map(lambda leaf: leaf[None], start))
-    num_outputs = jax.eval_shape(apply, first[0]).size
-    count = min(num_iters, first.shape[1], num_outputs)
-    spare_left = _spare(num_outputs, first.dtype)
-    spare_right = _spare(first.shape[1], first.dtype)
-    # the adjoint is the same at every point; what it prepares is prepared once
-    _, adjoint = jax.vjp(apply, first[0])
+    bases = (
+        jnp.zeros((num_iters, *operator.out_shape), start.dtype),
+        jnp.zeros((num_iters, *operator.in_shape), start.dtype),
+    )
 
     def step(
         carry: tuple[Array, ...], index: Array
@@ -150,48 +325,75 @@ def golub_kahan(
         lefts, rights, right, beta = carry
         rights = rights.at[index].set(right)
         # the three-term recurrence; _next takes away what rounding leaves of the rest
-        left = apply(right) - beta * lefts[index - 1]
-        left, alpha = _next(left, lefts, jnp.roll(spare_left, index))
+        left = operator.matvec(right) - beta * lefts[index - 1]
+        left, alpha = _next(left, lefts, sizes[1], draws, index)
         lefts = lefts.at[index].set(left)
-        right = adjoint(left)[0] - alpha * right
-        right, beta = _next(right, rights, jnp.roll(spare_right, index))
+        right = operator.rmatvec(left) - alpha * right
+        right, beta = _next(right, rights, sizes[0], draws, index)
         return (lefts, rights, right, beta), (alpha, beta)
 
     with jax.default_matmul_precision("highest"):
-        right = first[0] / jnp.linalg.norm(first[0])
-        bases = (
-            jnp.zeros((count, num_outputs), first.dtype),
-            jnp.zeros((count, first.shape[1]), first.dtype),
-        )
+        right = start / jnp.linalg.norm(start)
         carry, (alpha, beta) = lax.scan(
-            step, (*bases, right, jnp.zeros((), first.dtype)), jnp.arange(count)
+            step, (*bases, right, jnp.zeros((), start.dtype)), jnp.arange(num_iters)
         )
         lefts, rights, right, last = carry
-        beyond = jnp.linalg.norm(_away(apply(right) - last * lefts[-1], lefts))
+        beyond = operator.matvec(right) - last * lefts[-1]
+        beyond = jnp.linalg.norm(_away(beyond, lefts))
         # the bidiagonal matrix of the map in the two bases, with its last column, which
         # the last right vector adds
         diagonal = jnp.pad(jnp.diag(alpha), ((0, 0), (0, 1)))
         bidiagonal = diagonal + jnp.pad(jnp.diag(beta), ((0, 0), (1, 0)))
         _, sigma, rotation = jnp.linalg.svd(bidiagonal, full_matrices=False)
-        vectors = rotation @ jnp.concatenate([rights, right[None]])
-    return sigma, beyond * jnp.abs(rotation[:, -1]), jax.vmap(unravel)(vectors)
+        residual = beyond * jnp.abs(rotation[:, -1])
+        rotation = rotation[:num_vectors]
+        vectors = rotation[:, :-1] @ rights + rotation[:, -1:] * right[None]
+    return sigma, residual, vectors
 
 
-def _next(vector: Array, basis: Array, spare: Array) -> tuple[Array, Array]:
+def _next(
+    vector: Array, basis: Array, size: Size, draws: Array, index: Array
+) -> tuple[Array, Array]:
     """Return the unit vector that orthogonalizing leaves, and its length.
 
-    Made of the spare vector, with length 0, where only rounding is left: where a second
-    pass still takes half of it away (Kahan's "twice is enough").
+    One pass is enough where it takes little away (Daniel, Gragg, Kaufman and Stewart,
+    1976). Else there is a second ("twice is enough", Kahan), and where that too takes
+    half of the rest away, only rounding is left: a random direction takes its place,
+    with length 0; and zeros where the basis spans the space.
+
+    Args:
+      vector: ``[n]``.
+      basis: ``[K, n]``, orthonormal or zero.
+      size: entries of a vector before its padding.
+      draws: ``[n + K]``, normal.
+      index: of the vector, for a direction of its own among them.
     """
     info = jnp.finfo(vector.dtype)
     once = _away(vector, basis)
-    twice = _away(once, basis)
-    length = jnp.linalg.norm(twice)
-    is_spent = (length <= jnp.linalg.norm(once) / 2) | (length <= info.tiny**0.5)
-    unit = twice / jnp.where(is_spent, 1.0, length)
-    chosen = _away(jnp.where(is_spent, spare, unit), basis)
-    chosen = chosen / jnp.maximum(jnp.linalg.norm(chosen), info.eps)
-    return chosen, jnp.where(is_spent, 0.0, length)
+    length = jnp.linalg.norm(once)
+
+    def unit(vector: Array, length: Array) -> Array:
+        return vector / jnp.where(length > 0, length, 1.0)
+
+    def again() -> tuple[Array, Array]:
+        twice = _away(once, basis)
+        rest = jnp.linalg.norm(twice)
+        is_spent = (rest <= length / 2) | (rest <= info.tiny**0.5)
+        draw = lax.dynamic_slice_in_dim(draws, index, len(vector))
+        draw = jnp.where(jnp.arange(len(vector)) < size, draw, 0)
+        chosen = jnp.where(
+            is_spent, unit(draw, jnp.linalg.norm(draw)), unit(twice, rest)
+        )
+        chosen = _away(_away(chosen, basis), basis)
+        new = jnp.linalg.norm(chosen)
+        has_room = new > info.eps**0.75
+        return jnp.where(has_room, unit(chosen, new), 0), jnp.where(is_spent, 0, rest)
+
+    def enough() -> tuple[Array, Array]:
+        return unit(once, length), length
+
+    is_clean = (length > jnp.linalg.norm(vector) / 2**0.5) & (length > info.tiny**0.5)
+    return cond(~is_clean, again, enough)
 
 
 def _away(vector: Array, basis: Array) -> Array:
@@ -199,13 +401,9 @@ def _away(vector: Array, basis: Array) -> Array:
     return vector - (basis @ vector) @ basis
 
 
-def _spare(size: int, dtype: Any) -> Array:
-    return jax.random.normal(jax.random.key(0), (size,), dtype)
-
-
 def _flat(
     matvec: Matvec, vectors: PyTree
-) -> tuple[Callable[[Array], Array], Array, Callable[[Array], PyTree]]:
+) -> tuple[LinearMap, Array, Callable[[Array], PyTree]]:
     """Return the map between flat vectors, the vectors as rows, and the way back."""
     unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], vectors))[1]
     rows = jax.vmap(lambda vector: ravel_pytree(vector)[0])(vectors)
@@ -213,34 +411,37 @@ def _flat(
     def apply(vector: Array) -> Array:
         return ravel_pytree(matvec(unravel(vector)))[0]
 
-    return apply, rows, unravel
+    return prepared(linear_map(apply, rows.shape[1:])), rows, unravel
 
 
-def _orthonormal(rows: Array) -> Array:
-    """Orthonormalize rows, at most as many as columns.
+def _orthonormal(rows: Array, size: Size, draws: Array) -> Array:
+    """Orthonormalize rows; those beyond the dimension of their space become zeros.
 
     Each is in the span of the given rows up to it, as far as those have one. The Q of a
     QR decomposition whose R has no negative diagonal, by Gram-Schmidt: LAPACK's is up
     to a hundred times slower where its threads and XLA's wait for the same cores.
     """
-    spare = _spare(rows.shape[1], rows.dtype)
 
     def add(index: Array, basis: Array) -> Array:
-        return basis.at[index].set(_next(rows[index], basis, jnp.roll(spare, index))[0])
+        return basis.at[index].set(_next(rows[index], basis, size, draws, index)[0])
 
     return lax.fori_loop(0, rows.shape[0], add, jnp.zeros_like(rows))
 
 
-def _rayleigh_ritz(images: Array, rows: Array) -> tuple[Array, Array]:
+def _rayleigh_ritz(images: Array, rows: Array, size: Size, draws: Array) -> Spectrum:
     """Return the singular values of a map on a subspace, and the vectors.
 
     Args:
       images: of the rows under the map.
       rows: orthonormal, spanning the subspace.
+      size: outputs of the map.
+      draws: of :func:`draws_for`.
     """
     count, num_outputs = images.shape
     if count == 1:
-        return jnp.linalg.norm(images, axis=1), rows
-    small = images @ _orthonormal(images).T if count <= num_outputs else images
+        return Spectrum(jnp.linalg.norm(images, axis=1), rows)
+    small = (
+        images @ _orthonormal(images, size, draws).T if count <= num_outputs else images
+    )
     rotation, sigma, _ = jnp.linalg.svd(small)
-    return jnp.pad(sigma, (0, count - sigma.shape[0])), rotation.T @ rows
+    return Spectrum(jnp.pad(sigma, (0, count - sigma.shape[0])), rotation.T @ rows)

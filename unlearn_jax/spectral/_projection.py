@@ -14,10 +14,10 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 from jax.core import Tracer
 from jax.extend import core
 
+from unlearn_jax.branching import cond
 from unlearn_jax.layers import Layer, walk, with_kernels
 from unlearn_jax.models.adapters import is_trained, leaf_paths
 from unlearn_jax.spectral.norms import (
@@ -42,10 +42,10 @@ Norm = float | Array
 
 
 class Rule(Protocol):
-    """Change of one layer's weights.
+    """Change of layers' weights.
 
-    :class:`KernelRule` makes one of two functions; a value with these two methods is
-    one as well.
+    :class:`KernelRule` makes one of a function of one layer; a value with these two
+    methods is one as well.
     """
 
     @property
@@ -53,28 +53,43 @@ class Rule(Protocol):
         """``layer -> state``; reads shapes only."""
         ...
 
-    @property
-    def update(self) -> Callable[[Layer, Norm, PyTree], tuple[Array, PyTree]]:
-        """``(layer, max_norm, state) -> (kernel, state)``.
+    def update(
+        self,
+        layers: Sequence[Layer],
+        max_norms: Sequence[Norm],
+        states: Sequence[Any],
+    ) -> tuple[list[Array], list[Any]]:
+        """Return the kernels and states of layers with different weights.
 
-        The kernel in the form of :attr:`Layer.kernel`, the same bits where nothing has
-        to change. ``layer.scale`` is None: it is in ``layer.kernel`` already.
+        Kernels in the form of :attr:`Layer.kernel`, the same bits where nothing has to
+        change. ``layer.scale`` is None: it is in ``layer.kernel`` already.
         """
         ...
 
 
 class KernelRule(NamedTuple):
-    """A :class:`Rule` of two functions.
+    """A :class:`Rule` that treats layers one by one.
 
     Attributes:
       init: ``layer -> state``; reads shapes only.
-      update: ``(layer, max_norm, state) -> (kernel, state)``; the kernel in the form of
-        :attr:`Layer.kernel`, the same bits where nothing has to change. ``layer.scale``
-        is None: it is in ``layer.kernel`` already.
+      change: ``(layer, max_norm, state) -> (kernel, state)``, of :meth:`Rule.update`
+        for one layer.
     """
 
     init: Callable[[Layer], PyTree]
-    update: Callable[[Layer, Norm, PyTree], tuple[Array, PyTree]]
+    change: Callable[[Layer, Norm, PyTree], tuple[Array, PyTree]]
+
+    def update(
+        self,
+        layers: Sequence[Layer],
+        max_norms: Sequence[Norm],
+        states: Sequence[Any],
+    ) -> tuple[list[Array], list[Any]]:
+        """Change one layer after the other."""
+        changed = [
+            self.change(*each) for each in zip(layers, max_norms, states, strict=True)
+        ]
+        return [kernel for kernel, _ in changed], [state for _, state in changed]
 
 
 class ProjectionState(NamedTuple):
@@ -136,7 +151,7 @@ def project(
     apply_fn: ApplyFn,
     variables: PyTree,
     sample: Any,
-    rule: Rule | KernelRule,
+    rule: Rule,
     targets: Targets,
     *,
     memory: dict[str, PyTree] | None = None,
@@ -189,7 +204,7 @@ def _projected(
     apply_fn: ApplyFn,
     variables: PyTree,
     sample: Any,
-    rule: Rule | KernelRule,
+    rule: Rule,
     targets: Targets,
     *,
     memory: dict[str, PyTree] | None,
@@ -204,24 +219,37 @@ def _projected(
     kernels: dict[str, Array] = {}
     leaves: dict[str, Array] = {}
     new_memory: dict[str, PyTree] = {}
-    for name, layer in named(found).items():
-        norm = targets.of(layer)
-        if norm is None:
-            continue
+    waiting = {
+        name: layer
+        for name, layer in named(found).items()
+        if targets.of(layer) is not None
+    }
+    while waiting:
         # a weight that is used twice is changed twice, the second time as it is by then
-        layer = dataclasses.replace(layer, kernel=kernels.get(layer.path, layer.kernel))
-        whole = (
-            composite_layer(layer)
-            if composite
-            else dataclasses.replace(layer, scale=None)
-        )
-        kernel, new_memory[name] = rule.update(whole, norm, memory[name])
-        if composite and layer.scale is not None:
-            kernel, gain = _factors(
-                layer, layer.scale, whole.kernel, kernel, gains.get(name)
-            )
-            leaves |= gain
-        kernels[layer.path] = kernel
+        first = {layer.path: name for name, layer in reversed(waiting.items())}
+        names = [name for name in waiting if name in first.values()]
+        parts = []
+        wholes = []
+        for name in names:
+            layer = waiting.pop(name)
+            kernel = kernels.get(layer.path, layer.kernel)
+            layer = dataclasses.replace(layer, kernel=kernel)
+            alone = dataclasses.replace(layer, scale=None)
+            parts.append(layer)
+            wholes.append(composite_layer(layer) if composite else alone)
+        norms = [targets.of(layer) for layer in parts]
+        states = [memory[name] for name in names]
+        changed, states = rule.update(wholes, norms, states)
+        new_memory |= zip(names, states, strict=True)
+        for name, layer, whole, kernel in zip(
+            names, parts, wholes, changed, strict=True
+        ):
+            if composite and layer.scale is not None:
+                kernel, gain = _factors(
+                    layer, layer.scale, whole.kernel, kernel, gains.get(name)
+                )
+                leaves |= gain
+            kernels[layer.path] = kernel
     replaced = with_kernels(variables, kernels, found)
     values, structure = jax.tree.flatten(replaced)
     paths = leaf_paths(replaced)
@@ -234,7 +262,7 @@ def _projected(
 def projection(
     apply_fn: ApplyFn,
     sample: Any,
-    rule: Rule | KernelRule,
+    rule: Rule,
     targets: Targets,
     *,
     period: int,
@@ -354,7 +382,7 @@ def projection(
             fixed, memory = move(updates, state.layers)
         else:
             is_due = (count % period == 0) | (count == (num_steps or 0))
-            fixed, memory = lax.cond(is_due, move, stay, updates, state.layers)
+            fixed, memory = cond(is_due, move, stay, updates, state.layers)
         return fixed, ProjectionState(count, memory)
 
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
@@ -374,7 +402,7 @@ def state_shapes(model: Model) -> ModelState:
 
 
 def memory_of(
-    rule: Rule | KernelRule, found: Sequence[Layer], targets: Targets
+    rule: Rule, found: Sequence[Layer], targets: Targets
 ) -> dict[str, PyTree]:
     """Return what a rule remembers before its first application, by layer."""
     return {

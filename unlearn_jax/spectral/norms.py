@@ -6,17 +6,16 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from unlearn_jax.layers import Layer, Walk, walk
-from unlearn_jax.spectral._power_qr import Spectrum, lanczos, power_qr
+from unlearn_jax.spectral._power_qr import Method, Spectrum, estimate_all
 from unlearn_jax.spectral.operators import layer_map
 from unlearn_jax.types import ApplyFn, Array, InputError, PyTree, check_apply_fn
 
-Method = Literal["lanczos", "power_qr"]
 NUM_ITERS: dict[str, int] = {"lanczos": 60, "power_qr": 100}
 """Iterations from a random start."""
 
@@ -91,7 +90,9 @@ def spectral_norms(
         raise InputError(f"unknown method {method!r}; choose {' or '.join(NUM_ITERS)}")
     num_iters = NUM_ITERS[method] if num_iters is None else num_iters
     image = blank_image(sample)
-    return dict(_norms(apply_fn, method, num_iters, composite, variables, image))
+    options = (method, 1, num_iters, 0.0, composite)
+    found = _spectra(apply_fn, *options, variables, image, None)
+    return {name: spectrum.sigma[0] for name, spectrum in found.items()}
 
 
 def top_spectrum(
@@ -129,11 +130,8 @@ def top_spectrum(
     if num_vectors < 1:
         raise InputError(f"num_vectors must be at least 1, got {num_vectors}")
     image = blank_image(sample)
-    return dict(
-        _spectra(
-            apply_fn, num_vectors, num_iters, shift, composite, variables, image, warm
-        )
-    )
+    options = ("power_qr", num_vectors, num_iters, shift, composite)
+    return dict(_spectra(apply_fn, *options, variables, image, warm))
 
 
 def log10_lipschitz_product(norms: Mapping[str, Array]) -> Array:
@@ -207,31 +205,10 @@ def _is_internal(module: str) -> bool:
     return module.partition(".")[0] in INTERNAL
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _norms(
-    apply_fn: ApplyFn,
-    method: Method,
-    num_iters: int,
-    composite: bool,
-    variables: PyTree,
-    image: Array,
-) -> OrderedDict[str, Array]:  # a jitted function sorts the keys of a dict
-    norms = OrderedDict()
-    found = walk(apply_fn, variables, image)
-    warn_of_unfound(found, purpose="measured")
-    for index, (name, layer) in enumerate(named(found.layers).items()):
-        operator = layer_map(layer, composite=composite)
-        start = start_vectors(index, 1, operator.in_shape)
-        if method == "lanczos":
-            norms[name] = lanczos(operator.matvec, start[0], num_iters=num_iters)[0][0]
-        else:
-            norms[name] = power_qr(operator.matvec, start, num_iters=num_iters).sigma[0]
-    return norms
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
 def _spectra(
     apply_fn: ApplyFn,
+    method: Method,
     num_vectors: int,
     num_iters: int,
     shift: float,
@@ -239,19 +216,24 @@ def _spectra(
     variables: PyTree,
     image: Array,
     warm: Mapping[str, Array] | None,
-) -> OrderedDict[str, Spectrum]:
-    spectra = OrderedDict()
+) -> OrderedDict[str, Spectrum]:  # a jitted function sorts the keys of a dict
     found = walk(apply_fn, variables, image)
     warn_of_unfound(found, purpose="measured")
-    for index, (name, layer) in enumerate(named(found.layers).items()):
-        operator = layer_map(layer, composite=composite)
-        count = min(num_vectors, math.prod(operator.in_shape))
-        start = (
-            start_vectors(index, count, operator.in_shape)
-            if warm is None
-            else warm[name]
+    layers = named(found.layers)
+    maps = [layer_map(layer, composite=composite) for layer in layers.values()]
+    starts = []
+    for index, (name, one) in enumerate(zip(layers, maps, strict=True)):
+        count = min(num_vectors, math.prod(one.in_shape))
+        starts.append(
+            start_vectors(index, count, one.in_shape) if warm is None else warm[name]
         )
-        spectra[name] = power_qr(
-            operator.matvec, start, num_iters=num_iters, shift=shift
-        )
-    return spectra
+    spectra = estimate_all(
+        maps,
+        starts,
+        [Spectrum(jnp.zeros(len(start)), start) for start in starts],
+        jnp.ones(len(maps), bool),
+        method=method,
+        num_iters=num_iters,
+        shift=shift,
+    )
+    return OrderedDict(zip(layers, spectra, strict=True))

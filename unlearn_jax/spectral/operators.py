@@ -1,8 +1,8 @@
 """Affine layers as linear maps that are applied, never written out as matrices."""
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import chex
 import jax
@@ -10,14 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from unlearn_jax.layers import Layer
-from unlearn_jax.models.conv import (
-    DIMENSIONS,
-    Padding,
-    adjoint_kernel,
-    adjoint_padding,
-    canonical_conv,
-    explicit_padding,
-)
+from unlearn_jax.models.conv import DIMENSIONS, convolution
 from unlearn_jax.types import Array
 
 
@@ -80,13 +73,64 @@ def affine_map(
     return linear_map(lambda x: function(x) - function(jnp.zeros_like(x)), in_shape)
 
 
+def prepared(operator: LinearMap) -> LinearMap:
+    """Return the map with an adjoint that is derived here, not at each use.
+
+    The adjoint is the same at every point. What it prepares (a convolution's flipped
+    kernel) is then prepared once, outside of the loops that apply it.
+
+    Args:
+      operator: any map.
+    """
+    origin = jnp.zeros(operator.in_shape, jnp.float32)
+    _, adjoint = jax.vjp(operator.matvec, origin)
+    return operator._replace(rmatvec=lambda cotangent: adjoint(cotangent)[0])
+
+
+def one_of(maps: Sequence[LinearMap], index: Array) -> LinearMap:
+    """Return the map that an index chooses, between flat vectors padded with zeros.
+
+    So a loop over maps of different shapes is compiled once.
+
+    Args:
+      maps: one or more, with adjoints to be used in a loop (:func:`prepared`).
+      index: ``[]`` int, the same for all models of a ``vmap``.
+
+    Returns:
+      The map from ``[n]`` to ``[m]``, the largest numbers of inputs and outputs.
+    """
+    num_inputs = max(math.prod(operator.in_shape) for operator in maps)
+    num_outputs = max(math.prod(operator.out_shape) for operator in maps)
+
+    def padded(
+        function: Callable[[Array], Array], shape: tuple[int, ...], size: int
+    ) -> Callable[[Array], Array]:
+        def apply(vector: Array) -> Array:
+            result = function(vector[: math.prod(shape)].reshape(shape)).ravel()
+            return jnp.pad(result, (0, size - result.size))
+
+        return apply
+
+    forward = [padded(one.matvec, one.in_shape, num_outputs) for one in maps]
+    backward = [padded(one.rmatvec, one.out_shape, num_inputs) for one in maps]
+    return LinearMap(
+        lambda vector: lax.switch(index, forward, vector),
+        lambda vector: lax.switch(index, backward, vector),
+        (num_inputs,),
+        (num_outputs,),
+    )
+
+
 def layer_map(
-    layer: Layer, kernel: Array | None = None, *, composite: bool = True
+    layer: Layer,
+    kernel: Array | None = None,
+    *,
+    composite: bool = True,
+    form: str = "auto",
 ) -> LinearMap:
     """Return a layer without its bias as a map of one example.
 
-    Differentiable in the kernel; the gradient that flows from ``matvec`` to a
-    convolution's kernel has the layout that is fast inside loops on CPU.
+    Differentiable in the kernel.
 
     Args:
       layer: of :func:`unlearn_jax.layers.layers`.
@@ -94,6 +138,8 @@ def layer_map(
       composite: apply ``layer.scale`` to the output's channels, so that a layer
         followed by BatchNorm in evaluation mode is one map. Its norm is not the product
         of the two norms, but at most that.
+      form: of a convolution without groups and dilation, see
+        :func:`unlearn_jax.models.convolution`.
 
     Returns:
       The map. From ``[D_in]`` to ``[D_out]`` for a dense layer, from ``[H, W, in]`` to
@@ -112,7 +158,7 @@ def layer_map(
     def weigh(inputs: Array) -> Array:
         if layer.kind == "dense":
             return inputs @ kernel
-        return _convolve(inputs, kernel, layer)
+        return _convolve(inputs, kernel, layer, form)
 
     if layer.copies is None:
         shape = kernel.shape[:1] if layer.kind == "dense" else layer.inputs.shape[1:]
@@ -128,58 +174,23 @@ def layer_map(
     return linear_map(matvec, tuple(shape))
 
 
-def _convolve(images: Array, kernel: Array, layer: Layer) -> Array:
-    """Apply the layer's convolution; a plain one has gradients fast inside loops."""
+def _convolve(images: Array, kernel: Array, layer: Layer, form: str) -> Array:
+    """Apply the layer's convolution; a plain one in the form that models take."""
     options = dict(layer.options)
     dilations = (*options["lhs_dilation"], *options["rhs_dilation"])
     is_plain = set(dilations) == {1} and options["feature_group_count"] == 1
     if kernel.ndim == 4 and is_plain:
-        strides = tuple(options["window_strides"])
-        padding = explicit_padding(options["padding"], images, kernel, strides)
-        return _canonical_map(images, kernel, strides, padding)
+        convolve = convolution(form)
+        return convolve(
+            images,
+            kernel,
+            options["window_strides"],
+            options["padding"],
+            dimension_numbers=DIMENSIONS,
+        )
     space = "HWD"[: kernel.ndim - 2]
     names = (f"N{space}C", f"{space}IO", f"N{space}C")
     numbers = DIMENSIONS if kernel.ndim == 4 else names
     return lax.conv_general_dilated(
         images, kernel, dimension_numbers=numbers, **options
     )
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _canonical_map(
-    images: Array, kernel: Array, strides: tuple[int, int], padding: Padding
-) -> Array:
-    """Convolve, and prepare the adjoint's kernel in the forward pass.
-
-    An iteration, which applies the map and its adjoint many times, then flips the
-    kernel once.
-    """
-    return lax.conv_general_dilated(
-        images, kernel, strides, padding, dimension_numbers=DIMENSIONS
-    )
-
-
-def _canonical_map_forward(
-    images: Array, kernel: Array, strides: tuple[int, int], padding: Padding
-) -> tuple[Array, Any]:
-    outputs: Any = _canonical_map(images, kernel, strides, padding)
-    return outputs, (images, kernel, adjoint_kernel(kernel))
-
-
-def _canonical_map_backward(
-    strides: tuple[int, int], padding: Padding, saved: Any, outputs: Array
-) -> tuple[Array, Array]:
-    images, kernel, flipped = saved
-    pads = adjoint_padding(images, kernel, outputs, strides, padding)
-    d_images = lax.conv_general_dilated(
-        outputs, flipped, (1, 1), pads, strides, dimension_numbers=DIMENSIONS
-    )
-
-    def of_kernel(kernel: Array) -> Array:
-        return canonical_conv(images, kernel, strides, padding)
-
-    (d_kernel,) = jax.vjp(of_kernel, kernel)[1](outputs)
-    return d_images, d_kernel
-
-
-_canonical_map.defvjp(_canonical_map_forward, _canonical_map_backward)
