@@ -8,7 +8,7 @@ sample outside the mask is never read.
 import dataclasses
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import chex
 import jax
@@ -23,6 +23,7 @@ from unlearn_jax.losses import cross_entropy
 from unlearn_jax.types import (
     ApplyFn,
     Array,
+    Count,
     Dataset,
     DivergedError,
     InputError,
@@ -31,6 +32,7 @@ from unlearn_jax.types import (
     Params,
     Variables,
     check_apply_fn,
+    most_of,
 )
 
 
@@ -165,8 +167,18 @@ def fetch_from(augment: Augment | None = None) -> FetchFn:
     return fetch
 
 
-def steps_per_epoch(num_samples: int, batch_size: int) -> int:
+@overload
+def steps_per_epoch(num_samples: int, batch_size: int) -> int: ...
+
+
+@overload
+def steps_per_epoch(num_samples: Count, batch_size: int) -> Count: ...
+
+
+def steps_per_epoch(num_samples: int | Count, batch_size: int) -> int | Count:
     """Return the number of batches that cover the samples, the last one filled up."""
+    if isinstance(num_samples, Count):
+        return num_samples.divided(batch_size)
     return -(-num_samples // batch_size)
 
 
@@ -264,7 +276,7 @@ def train_epochs(
     member: Array,
     *,
     num_epochs: int,
-    num_batches: int,
+    num_batches: int | Count,
     batch_size: int,
 ) -> tuple[TrainState, Array]:
     """Train for whole epochs in one scan; pure, to be jitted or mapped over models.
@@ -279,7 +291,7 @@ def train_epochs(
       data: passed to ``fetch``.
       member: ``[N]`` bool, the samples to train on.
       num_epochs: epochs of this call (static).
-      num_batches: steps per epoch (static).
+      num_batches: steps per epoch (static, or a count).
       batch_size: samples per step (static).
 
     Returns:
@@ -300,13 +312,51 @@ def train_epochs(
                 loss_fn, tx, state, fetch(data, index, key_fetch), key_loss
             )
 
-        order = epoch_order(key_order, member, num_batches, batch_size)
-        state, losses = lax.scan(
-            step, state, (order, jax.random.split(key_steps, num_batches))
-        )
-        return state._replace(epoch=state.epoch + 1), jnp.mean(losses)
+        most = most_of(num_batches)
+        order = epoch_order(key_order, member, most, batch_size)
+        items = order, jax.random.split(key_steps, most)
+        state, loss = scan_steps(step, state, items, num_batches)
+        return state._replace(epoch=state.epoch + 1), loss
 
     return lax.scan(epoch, state, None, length=num_epochs)
+
+
+def scan_steps(
+    step: Callable[[TrainState, Any], tuple[TrainState, Array]],
+    state: TrainState,
+    items: Any,
+    num_steps: int | Count,
+) -> tuple[TrainState, Array]:
+    """Take the steps of an epoch.
+
+    Args:
+      step: ``(state, item) -> (state, loss)``.
+      state: before the first step.
+      items: leaves ``[S, ...]``, an item for every step.
+      num_steps: ``S``; of a count only the first ``value`` items make steps. Orders and
+        keys of an epoch do not depend on how many are drawn, so these are the steps
+        that a program of this size alone would take.
+
+    Returns:
+      The last state, and the mean loss of the steps.
+    """
+    if not isinstance(num_steps, Count):
+        state, losses = lax.scan(step, state, items)
+        return state, jnp.mean(losses)
+
+    def skip(state: TrainState, item: Any) -> tuple[TrainState, Array]:
+        loss = jax.eval_shape(step, state, item)[1]
+        return state, jnp.zeros(loss.shape, loss.dtype)
+
+    def step_or_skip(
+        state: TrainState, numbered: tuple[Array, Any]
+    ) -> tuple[TrainState, Array]:
+        number, item = numbered
+        return lax.cond(number < num_steps.value, step, skip, state, item)
+
+    numbers = jnp.arange(num_steps.most)
+    state, losses = lax.scan(step_or_skip, state, (numbers, items))
+    return state, jnp.sum(losses) / num_steps.value
 
 
 def predict(

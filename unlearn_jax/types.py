@@ -129,6 +129,62 @@ class AttackResult(NamedTuple):
         return (self.status == Status.FOUND) | (self.status == Status.ALREADY_WRONG)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Count:
+    """Number of samples that differs between the problems of one program.
+
+    Adds up with integers and other counts; as a shape it raises a TypeError, and
+    ``most`` is the size to pad to.
+
+    Attributes:
+      least: smallest value (static).
+      most: largest value (static).
+      value: ``[]`` integer, the number itself; may be traced.
+    """
+
+    least: int
+    most: int
+    value: Array
+
+    def __add__(self, other: "int | Count") -> "Count":
+        if isinstance(other, Count):
+            return Count(
+                self.least + other.least,
+                self.most + other.most,
+                self.value + other.value,
+            )
+        return Count(self.least + other, self.most + other, self.value + other)
+
+    __radd__ = __add__
+
+    def __sub__(self, other: int) -> "Count":
+        return self + -other
+
+    def __rsub__(self, other: int) -> "Count":
+        return Count(other - self.most, other - self.least, other - self.value)
+
+    def __mul__(self, factor: int) -> "Count":
+        return Count(self.least * factor, self.most * factor, self.value * factor)
+
+    __rmul__ = __mul__
+
+    def divided(self, size: int) -> "Count":
+        """Return the number of batches of a size, the last one filled up."""
+        return Count(
+            -(-self.least // size), -(-self.most // size), -(-self.value // size)
+        )
+
+
+def value_of(number: int | Count) -> Array | int:
+    """Return a number of samples itself."""
+    return number.value if isinstance(number, Count) else number
+
+
+def most_of(number: int | Count) -> int:
+    """Return the largest value of a number of samples (static)."""
+    return number.most if isinstance(number, Count) else number
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Problem:
@@ -141,7 +197,9 @@ class Problem:
       variables: the original model, trained on all of ``train``.
       train: the original training set, forget samples included.
       forget: ``[N]`` bool, True where ``train`` must be forgotten.
-      num_forget: how many samples are forgotten (static: it sizes arrays and epochs).
+      num_forget: how many samples are forgotten (static: it sizes arrays and epochs);
+        a :class:`Count` where problems of several sizes share a program, for methods
+        that say ``is_padded``.
       adversarial: AMUN's D_A for the forget samples in ascending order, ``[F, ...]``;
         None if not yet computed.
       removed: ``[N]`` bool, True where a sample was forgotten by an earlier request and
@@ -153,7 +211,7 @@ class Problem:
     variables: Variables
     train: Dataset
     forget: Array
-    num_forget: int = dataclasses.field(metadata={"static": True})
+    num_forget: Any = dataclasses.field(metadata={"static": True})
     adversarial: AttackResult | None = None
     removed: Array | None = None
     num_removed: int = dataclasses.field(default=0, metadata={"static": True})
@@ -164,8 +222,8 @@ class Problem:
         return ~self.forget if self.removed is None else ~(self.forget | self.removed)
 
     @property
-    def num_retain(self) -> int:
-        """Number of samples to retain (static)."""
+    def num_retain(self) -> Any:
+        """Number of samples to retain, static or a :class:`Count`."""
         return len(self.forget) - self.num_forget - self.num_removed
 
 

@@ -5,23 +5,28 @@ Command::
     python experiments/benchmarks/cached_logits.py  # generated, 128 models, 307 MB
     python experiments/benchmarks/cached_logits.py \
         --logits logits.npy --labels labels.npy --member member.npy
+    python experiments/benchmarks/cached_logits.py --scale
 
 Results: ``experiments/results/cached_logits.json``
 
 Goal: each attack on all 128 models, 60,000 samples and 10 classes in seconds on 2
-cores. Reached.
+cores. Reached. With ``--scale``: a table's audit at sizes up to ImageNet's, in time
+linear in samples, models and replicates, and in memory that replicates do not add to.
+Each size runs in a process of its own.
 """
 
 import argparse
+import json
 import os
 import platform
 import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -29,16 +34,24 @@ import numpy as np
 
 from unlearn_jax.audit import (
     SIGNALS,
+    Ranking,
+    SampleWeights,
     auc,
     dominated_fraction,
     lira,
     lira_leave_one_out,
+    model_signals,
+    ratio_to_average,
+    reference_average,
     rmia,
 )
 from unlearn_jax.data import membership_design
 
 CHECKED = 2  # models that are also audited alone, each taken out of the bank
 LOOP = 2_000  # samples of the Python loop
+SIZES = (60_000, 1_280_000)
+MODELS = (16, 128, 256)
+REPLICATES = (100, 200)
 
 
 def generate(
@@ -181,6 +194,94 @@ def audit(scores: dict[str, np.ndarray], member: np.ndarray, repeats: int) -> bo
     return all(equal)
 
 
+def model_logits(num_samples: int, num_models: int) -> Iterator[np.ndarray]:
+    """Yield made-up logits ``[N, 10]`` of one model after another."""
+    rng = np.random.default_rng(0)
+    logits = rng.standard_normal((num_samples, 10), dtype=np.float32)
+    logits[:, 0] += 2  # of the true class
+    for number in range(num_models):
+        yield np.roll(logits, 7919 * number, axis=0)
+
+
+def peak() -> float:
+    """Return the peak memory of the process, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def scale_case(num_samples: int, num_models: int) -> dict[str, float]:
+    """Run a table's audit of one target; return processor seconds and peak MiB."""
+    labels = np.zeros(num_samples, int)
+    model_signals("taylor_softmax", model_logits(1000, 1), labels[:1000])
+    start = peak()
+    clock = time.process_time()
+    found: dict[str, float] = {}
+
+    def lap(name: str) -> None:
+        nonlocal clock
+        now = time.process_time()
+        found[f"{name} s"] = now - clock
+        found[f"{name} MiB"] = peak() - start
+        clock = time.process_time()
+
+    for _ in model_logits(num_samples, num_models):
+        pass
+    lap("generating")
+    reference = model_signals(
+        "taylor_softmax", model_logits(num_samples, num_models), labels
+    )
+    margin = model_signals(
+        "logit_margin", model_logits(num_samples, num_models), labels
+    )
+    member = np.arange(num_models)[:, None] % 2 == np.arange(num_samples) % 2
+    lap("signals")
+    found["signals s"] -= 2 * found["generating s"]
+    ratio = ratio_to_average(reference[0], reference_average(reference, member))
+    scores = dominated_fraction(ratio)
+    lap("RMIA")
+    lira(margin[0], margin, member)
+    lap("LiRA")
+    del reference, margin
+    train = np.arange(num_samples) < num_samples * 5 // 6
+    forget = train & (np.arange(num_samples) % 10 == 0)
+    parts = {"forget": forget, "retain": train & ~forget, "test": ~train}
+    for num_replicates in REPLICATES:
+        weights = SampleWeights(np.random.default_rng(0), num_replicates, train)
+        ranking = Ranking(ratio, parts, steps=scores)
+        for _, block in weights:
+            curves = ranking.weighted(block)
+            for positive, negative in (
+                ("forget", "test"),
+                ("retain", "forget"),
+                ("retain", "test"),
+            ):
+                curves.auc(positive, negative)
+            curves.tpr("forget", "test", max_fpr=0.01)
+            curves.tpr("retain", "test", max_fpr=0.01)
+        lap(f"{num_replicates} replicates")
+    return found
+
+
+def scale() -> int:
+    """Print the cost of an audit at every size; return 1 if it is not linear."""
+    is_linear = True
+    for num_samples in SIZES:
+        for num_models in MODELS:
+            command = [sys.executable, __file__, "--case", f"{num_samples}"]
+            command.append(f"{num_models}")
+            answer = subprocess.run(command, check=True, capture_output=True, text=True)
+            found = json.loads(answer.stdout)
+            print(f"{num_samples:,} samples, {num_models} models:")
+            for name, number in found.items():
+                print(f"  {name:<24}{number:10.2f}")
+            sys.stdout.flush()
+            first, second = (found[f"{count} replicates MiB"] for count in REPLICATES)
+            signals = 2 * 4 * num_samples * num_models / 2**20
+            is_linear &= second - first < 64
+            is_linear &= second < 4 * signals + 1500
+    print(f"bounded: {is_linear}")
+    return 0 if is_linear else 1
+
+
 def main() -> int:
     """Generate or open the bank and audit it; return 1 if a fast result is wrong."""
     parser = argparse.ArgumentParser(
@@ -201,7 +302,16 @@ def main() -> int:
     parser.add_argument(
         "--member", type=Path, help="[M, N] bool, a .npy file; with --logits"
     )
+    parser.add_argument(
+        "--scale", action="store_true", help="the cost of a table's audit by size"
+    )
+    parser.add_argument("--case", type=int, nargs=2, help="one size of --scale")
     args = parser.parse_args()
+    if args.case:
+        print(json.dumps(scale_case(*args.case)))
+        return 0
+    if args.scale:
+        return scale()
     if len({path is None for path in (args.logits, args.labels, args.member)}) > 1:
         parser.error("--logits, --labels and --member belong together")
 

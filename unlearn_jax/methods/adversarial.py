@@ -14,7 +14,14 @@ import jax.numpy as jnp
 from unlearn_jax.attacks import PGD
 from unlearn_jax.methods.base import forget_rows, forget_set, num_classes
 from unlearn_jax.train import Batch, FetchFn, predict
-from unlearn_jax.types import Array, AttackResult, Dataset, InputError, Problem
+from unlearn_jax.types import (
+    Array,
+    AttackResult,
+    Dataset,
+    InputError,
+    Problem,
+    value_of,
+)
 
 Replace = Literal[
     "none",
@@ -137,6 +144,7 @@ def adversarial_samples(
     allowed = _allowed_labels(problem, result, truth, replace, failures)
     images, labels = _replaced(key_point, problem, result.images, labels, replace)
     used &= jnp.all(jnp.isfinite(images), axis=tuple(range(1, images.ndim)))
+    used &= jnp.arange(len(used)) < value_of(problem.num_forget)
     if allowed is not None and redraw == "once":
         labels = draw_labels(key_label, labels, allowed)
         allowed = None

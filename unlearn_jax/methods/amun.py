@@ -1,5 +1,7 @@
 """AMUN, Adversarial Machine UNlearning (arXiv 2503.00917; chapter 4 of 2512.06993)."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 
@@ -65,6 +67,8 @@ class AMUN(FineTuning):
       attack: finds D_A for problems without ``adversarial`` (None: ``PGD()``); for
         those with one, the attack that made it, which ``failures="targeted"`` needs.
     """
+
+    is_padded: ClassVar[bool] = True
 
     retain: bool = True
     forget: bool = True

@@ -31,6 +31,7 @@ from unlearn_jax.train import (
 from unlearn_jax.types import (
     Array,
     AttackResult,
+    Count,
     Dataset,
     InputError,
     Model,
@@ -38,6 +39,8 @@ from unlearn_jax.types import (
     Problem,
     UnlearnInfo,
     Variables,
+    most_of,
+    value_of,
 )
 from unlearn_jax.values import Real, static, value
 
@@ -137,8 +140,15 @@ def forget_set(problem: Problem) -> Dataset:
 
 
 def forget_rows(problem: Problem) -> Array:
-    """Return the positions of the forget samples, ``[F]`` ascending."""
-    return jnp.nonzero(problem.forget, size=problem.num_forget)[0]
+    """Return the positions of the forget samples, ``[F]`` ascending.
+
+    Where ``num_forget`` is a count, the first ones follow again, up to its most.
+    """
+    number = problem.num_forget
+    rows = jnp.nonzero(problem.forget, size=most_of(number))[0]
+    if isinstance(number, Count):
+        return rows[jnp.arange(number.most) % number.value]
+    return rows
 
 
 def num_classes(problem: Problem) -> int:
@@ -167,12 +177,13 @@ class Restriction(NamedTuple):
     Attributes:
       wrap: changes the optimizer of the method's training.
       project: maps trained variables to allowed ones.
-      num_gradients: per-sample gradients that the constraints themselves cost.
+      num_gradients: per-sample gradients that the constraints themselves cost, a number
+        or a :class:`~unlearn_jax.types.Count`.
     """
 
     wrap: WrapTx
     project: Callable[[Variables], Variables]
-    num_gradients: int = 0
+    num_gradients: Any = 0
 
 
 class Constraint(Protocol):
@@ -205,6 +216,23 @@ def check_method(method: object) -> None:
         raise InputError(
             f"a method is a value such as AMUN(), called (key, problem), got {method!r}"
         )
+
+
+def is_padded(method: Any) -> bool:
+    """Return whether problems of several sizes can share a program of a method.
+
+    Methods and constraints whose class says ``is_padded`` take a
+    :class:`~unlearn_jax.types.Count` for ``num_forget``, and give what they give each
+    problem alone. A rate that decays by epochs needs their steps as numbers.
+
+    Args:
+      method: to be called with such problems.
+    """
+    parts = (method, *getattr(method, "constraints", ()))
+    # Of the class itself: a class derived from it may read the number.
+    if not all(vars(type(part)).get("is_padded", False) for part in parts):
+        return False
+    return not getattr(method, "decay_every", 0)
 
 
 def is_constraint(candidate: object) -> bool:
@@ -298,7 +326,7 @@ class FineTuning:
         """Augmentation named by ``augment``; None for none."""
         return self.augment if callable(self.augment) else augmentation(self.augment)
 
-    def tx(self, steps_per_epoch: int) -> optax.GradientTransformation:
+    def tx(self, steps_per_epoch: int | Count) -> optax.GradientTransformation:
         """Return the optimizer with its schedule.
 
         Args:
@@ -306,6 +334,8 @@ class FineTuning:
         """
         if not self.decay_every:
             return self.tx_at(self.learning_rate)
+        if isinstance(steps_per_epoch, Count):
+            raise TypeError("a rate that decays by epochs has a program for each size")
         schedule = step_decay(
             self.learning_rate,
             every=self.decay_every * steps_per_epoch,
@@ -443,7 +473,7 @@ def finetune_on(
     *,
     data: Any,
     member: Array,
-    num_samples: int,
+    num_samples: int | Count,
     fetch: FetchFn,
     loss_fn: LossFn | None = None,
     wrap_tx: WrapTx | None = None,
@@ -458,7 +488,8 @@ def finetune_on(
       data: what ``fetch`` reads.
       member: bool over the positions that ``fetch`` understands; without any member the
         original comes back.
-      num_samples: about how many members there are (static); sets the steps per epoch.
+      num_samples: about how many members there are (static, or a count); sets the
+        steps per epoch.
       fetch: how samples are read.
       loss_fn: the objective; cross-entropy by default.
       wrap_tx: changes the optimizer, before the constraints do.
@@ -493,5 +524,5 @@ def finetune_on(
     cost = options.num_epochs * num_batches * options.batch_size
     return variables, UnlearnInfo(
         jnp.where(has_members, losses, 0.0),
-        jnp.asarray(cost + restriction.num_gradients, jnp.int32),
+        jnp.asarray(value_of(cost + restriction.num_gradients), jnp.int32),
     )

@@ -3,7 +3,7 @@
 Chen et al., *Boundary Unlearning*, CVPR 2023 (arXiv 2303.11570).
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,15 @@ from unlearn_jax.methods.base import (
 )
 from unlearn_jax.methods.passes import Pass, finetune_passes
 from unlearn_jax.train import fetch_from, steps_per_epoch, to_float
-from unlearn_jax.types import Array, Dataset, Problem, UnlearnInfo, Variables
+from unlearn_jax.types import (
+    Array,
+    Dataset,
+    Problem,
+    UnlearnInfo,
+    Variables,
+    most_of,
+    value_of,
+)
 from unlearn_jax.values import Real, value
 
 Relabel = Literal["original", "epoch"]
@@ -49,6 +57,8 @@ class BoundaryShrink(FineTuning):
       learning_rate: of all passes.
       weight_decay: L2, added to the gradient.
     """
+
+    is_padded: ClassVar[bool] = True
 
     bound: Real = 0.1
     discretize: bool = False
@@ -96,7 +106,8 @@ class BoundaryShrink(FineTuning):
             key, problem, self, [repair, shrink] if self.retain else [shrink]
         )
         # FGSM takes one gradient per sample.
-        cost = info.num_gradients + problem.num_forget * num_labelings
+        labeled = value_of(problem.num_forget * num_labelings)
+        cost = info.num_gradients + labeled
         return variables, info._replace(num_gradients=cost)
 
 
@@ -139,7 +150,7 @@ def neighbor_labels(
             neighbors = jnp.round(neighbors * 255) / 255
         return jnp.argmax(apply_fn(labeler, neighbors), -1).astype(labels.dtype)
 
-    count = problem.num_forget
+    count = most_of(problem.num_forget)
     size = min(batch_size, count)
     num_batches = steps_per_epoch(count, size)
     rows = jnp.arange(num_batches * size).reshape(-1, size) % count

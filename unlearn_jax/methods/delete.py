@@ -1,10 +1,12 @@
 """DELETE (Zhou et al., CVPR 2025): distill the original without the true class."""
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 
 from unlearn_jax.methods.base import FineTuning, num_classes
 from unlearn_jax.methods.trw import Targets, Tilt, train_to_tilt
-from unlearn_jax.types import Array, Problem, UnlearnInfo, Variables
+from unlearn_jax.types import Array, Problem, UnlearnInfo, Variables, most_of
 from unlearn_jax.values import Real, value
 
 
@@ -37,6 +39,8 @@ class DELETE(FineTuning):
       weight_decay: L2, added to the gradient.
     """
 
+    is_padded: ClassVar[bool] = True
+
     retain: bool = False
     targets: Targets = "view"
     num_epochs: int = 20
@@ -51,7 +55,7 @@ class DELETE(FineTuning):
           problem: gives the original model and the sets.
         """
         is_excluded = jnp.eye(num_classes(problem), dtype=bool)
-        scores = jnp.zeros((problem.num_forget, len(is_excluded)))
+        scores = jnp.zeros((most_of(problem.num_forget), len(is_excluded)))
         tilt = Tilt(is_excluded, scores, beta=0.0)
         return train_to_tilt(
             key, problem, self, tilt, targets=self.targets, retain=self.retain

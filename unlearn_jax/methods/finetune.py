@@ -1,5 +1,7 @@
 """Fine-tuning on the retained samples (FT): forget by training on without."""
 
+from typing import ClassVar
+
 from unlearn_jax.methods.base import FineTuning, finetune_on
 from unlearn_jax.train import fetch_from
 from unlearn_jax.types import Array, Problem, UnlearnInfo, Variables
@@ -13,6 +15,8 @@ class FineTune(FineTuning):
     Minimizes the mean cross-entropy over D_R from the original's variables. Never reads
     a forget sample. Published ranges: 10 epochs, learning rate in [1e-3, 1e-1].
     """
+
+    is_padded: ClassVar[bool] = True
 
     def __call__(self, key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
         """Fine-tune the original model.

@@ -1,5 +1,7 @@
 """Gradient ascent (GA): undo training by climbing the loss of the forget samples."""
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 
 from unlearn_jax.losses import cross_entropy
@@ -36,6 +38,8 @@ class GradientAscent(FineTuning):
       num_epochs: passes over D_F.
       learning_rate: of the ascent, and of the pass over D_R.
     """
+
+    is_padded: ClassVar[bool] = True
 
     retain: bool = False
     num_epochs: int = 5

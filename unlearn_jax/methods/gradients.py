@@ -38,17 +38,21 @@ def members(mask: Array, num_samples: int) -> Array:
     return jnp.nonzero(mask, size=num_samples)[0].astype(jnp.int32)
 
 
-def batches_of(index: Array, batch_size: int) -> Batches:
+def batches_of(
+    index: Array, batch_size: int, *, num_samples: Array | int | None = None
+) -> Batches:
     """Return samples in the order given, each of weight 1, in batches.
 
     Args:
       index: ``[n]`` positions.
       batch_size: largest size of a batch.
+      num_samples: how many of the positions count, the first ones; all if None.
     """
     size = min(batch_size, len(index))
+    count = len(index) if num_samples is None else num_samples
     num_batches = steps_per_epoch(len(index), size)
     row = jnp.arange(num_batches * size).reshape(num_batches, size)
-    return Batches(index[row % len(index)], (row < len(index)).astype(jnp.float32))
+    return Batches(index[row % len(index)], (row < count).astype(jnp.float32))
 
 
 def _read(problem: Problem, index: Array) -> tuple[Array, Array]:

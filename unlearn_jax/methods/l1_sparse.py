@@ -1,6 +1,6 @@
 """l1-sparse unlearning (arXiv 2304.04934): fine-tune with a penalty on all weights."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +9,7 @@ import optax
 from unlearn_jax.methods.base import FineTuning, check_numbers, finetune_on
 from unlearn_jax.train import fetch_from, steps_per_epoch
 from unlearn_jax.transforms import add_l1
-from unlearn_jax.types import Array, Problem, UnlearnInfo, Variables
+from unlearn_jax.types import Array, Problem, UnlearnInfo, Variables, most_of, value_of
 from unlearn_jax.values import Real, value
 
 Schedule = Literal["linear", "amun_code"]
@@ -33,6 +33,8 @@ class L1Sparse(FineTuning):
         ``gamma`` in the sixth and seventh of ten.
     """
 
+    is_padded: ClassVar[bool] = True
+
     gamma: Real = 5e-4
     schedule: Schedule = "linear"
 
@@ -50,7 +52,8 @@ class L1Sparse(FineTuning):
         """
         num_batches = steps_per_epoch(problem.num_retain, self.batch_size)
         factors = jnp.asarray(penalty_factors(self.num_epochs, self.schedule))
-        weights = self.gamma * jnp.repeat(factors, num_batches)
+        epoch = jnp.arange(self.num_epochs * most_of(num_batches))
+        weights = self.gamma * factors[epoch // value_of(num_batches)]
         return finetune_on(
             key,
             problem,

@@ -1,5 +1,7 @@
 """NegGrad+: descend on the retained and ascend on the forget samples in each step."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 
@@ -35,6 +37,8 @@ class NegGradPlus(FineTuning):
         samples being read by BatchNorm alone.
       forget_batch_size: forget samples per step; as many as ``batch_size`` if None.
     """
+
+    is_padded: ClassVar[bool] = True
 
     alpha: Real = 0.95
     forget_batch_size: int | None = None

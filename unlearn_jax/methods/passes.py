@@ -14,10 +14,20 @@ from unlearn_jax.train import (
     TrainState,
     epoch_order,
     init_state,
+    scan_steps,
     steps_per_epoch,
     train_step,
 )
-from unlearn_jax.types import Array, ModelState, Problem, UnlearnInfo, Variables
+from unlearn_jax.types import (
+    Array,
+    Count,
+    ModelState,
+    Problem,
+    UnlearnInfo,
+    Variables,
+    most_of,
+    value_of,
+)
 
 PassLoss = Callable[[Variables, Any, Array], tuple[Array, ModelState]]
 """A :data:`unlearn_jax.train.LossFn`; of a pair of batches if the pass has a second."""
@@ -31,7 +41,8 @@ class Pass(NamedTuple):
       fetch: how samples are read.
       data: what ``fetch`` reads.
       member: bool over the positions that ``fetch`` understands: the samples to read.
-      num_samples: about how many members there are (static); sets the steps.
+      num_samples: about how many members there are (static, or a count); sets the
+        steps.
       batch_size: samples per step; the method's if None.
       second: a second mask, read cyclically in batches of its own; ``loss_fn`` then
         gets a pair of batches.
@@ -46,7 +57,7 @@ class Pass(NamedTuple):
     fetch: FetchFn
     data: Any
     member: Array
-    num_samples: int
+    num_samples: int | Count
     batch_size: int | None = None
     second: Array | None = None
     second_batch_size: int | None = None
@@ -67,7 +78,7 @@ class _SizedPass(NamedTuple):
 
     number: int
     item: Pass
-    num_batches: int
+    num_batches: int | Count
     batch_size: int
     num_epochs: int
 
@@ -123,17 +134,18 @@ def finetune_passes(
         losses.append(epoch_losses)
         start = end
 
-    cost = restriction.num_gradients
+    cost: Any = restriction.num_gradients
     for part in sized:
         samples_per_step = part.batch_size
         if part.item.second is not None:
             samples_per_step += part.item.second_batch_size or part.batch_size
         cost += part.num_epochs * part.num_batches * samples_per_step
     variables = restriction.project(state.variables)
-    return variables, UnlearnInfo(jnp.concatenate(losses), jnp.asarray(cost, jnp.int32))
+    num_gradients = jnp.asarray(value_of(cost), jnp.int32)
+    return variables, UnlearnInfo(jnp.concatenate(losses), num_gradients)
 
 
-def _decaying(options: FineTuning, steps: list[int]) -> optax.GradientTransformation:
+def _decaying(options: FineTuning, steps: list[Any]) -> optax.GradientTransformation:
     """Return the optimizer for epochs of these many steps, the rate decaying between.
 
     Args:
@@ -158,11 +170,11 @@ def _epoch(
 
     def epoch(state: TrainState, _: None) -> tuple[TrainState, Array]:
         key_epoch = jax.random.fold_in(key, 1 + state.epoch)
-        losses = jnp.zeros(0)
+        loss = jnp.zeros(())
         for part in passes:
             key_pass = jax.random.fold_in(key_epoch, part.number)
-            state, losses = _run_pass(key_pass, tx, part, state)
-        return state._replace(epoch=state.epoch + 1), jnp.mean(losses)
+            state, loss = _run_pass(key_pass, tx, part, state)
+        return state._replace(epoch=state.epoch + 1), loss
 
     return epoch
 
@@ -175,14 +187,13 @@ def _run_pass(
 ) -> tuple[TrainState, Array]:
     item = part.item
     key_order, key_steps, key_second = jax.random.split(key, 3)
-    order = epoch_order(key_order, item.member, part.num_batches, part.batch_size)
+    num_steps = most_of(part.num_batches)
+    order = epoch_order(key_order, item.member, num_steps, part.batch_size)
     data = item.data if item.refresh is None else item.refresh(state.variables)
     second_order = None
     if item.second is not None:
         second_size = item.second_batch_size or part.batch_size
-        second_order = epoch_order(
-            key_second, item.second, part.num_batches, second_size
-        )
+        second_order = epoch_order(key_second, item.second, num_steps, second_size)
 
     def step(state: TrainState, indices: Any) -> tuple[TrainState, Array]:
         index, second_index, key_step = indices
@@ -192,5 +203,5 @@ def _run_pass(
             batch = batch, item.fetch(data, second_index, key_second_fetch)
         return train_step(item.loss_fn, tx, state, batch, key_loss)
 
-    keys = jax.random.split(key_steps, part.num_batches)
-    return lax.scan(step, state, (order, second_order, keys))
+    keys = jax.random.split(key_steps, num_steps)
+    return scan_steps(step, state, (order, second_order, keys), part.num_batches)

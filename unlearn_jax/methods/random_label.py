@@ -1,6 +1,6 @@
 """Random labeling (RL): teach the model wrong answers on the forget samples."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +54,8 @@ class RandomLabel(FineTuning):
         per epoch. ``once`` draws before the first epoch.
       order: a row of the table; the same without ``retain``.
     """
+
+    is_padded: ClassVar[bool] = True
 
     retain: bool = True
     labels: Labels = "wrong"

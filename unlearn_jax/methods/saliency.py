@@ -1,5 +1,7 @@
 """Weight saliency (arXiv 2310.12508): the parameters that matter to the forget set."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
@@ -13,7 +15,7 @@ from unlearn_jax.methods.base import (
 )
 from unlearn_jax.methods.gradients import batches_of, weighted_gradient
 from unlearn_jax.transforms import freeze_outside
-from unlearn_jax.types import InputError, Params, Problem, PyTree, Variables
+from unlearn_jax.types import InputError, Params, Problem, PyTree, Variables, value_of
 from unlearn_jax.values import Real, value
 
 
@@ -27,6 +29,8 @@ class Saliency:
         gradients are masked, so that weight decay still moves the other parameters.
         False holds them bit for bit.
     """
+
+    is_padded: ClassVar[bool] = True
 
     fraction: Real = 0.5
     leak: bool = False
@@ -74,7 +78,9 @@ def forget_gradient(problem: Problem, *, batch_size: int = 128) -> Params:
     Returns:
       A pytree like the parameters.
     """
-    batches = batches_of(forget_rows(problem), batch_size)
+    batches = batches_of(
+        forget_rows(problem), batch_size, num_samples=value_of(problem.num_forget)
+    )
     return weighted_gradient(problem, batches)
 
 

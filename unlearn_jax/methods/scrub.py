@@ -1,5 +1,7 @@
 """SCRUB (Kurmanji et al., arXiv 2302.09880): leave the original on D_F, not on D_R."""
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 
 from unlearn_jax.losses import cross_entropy, kl_from_logits
@@ -64,6 +66,8 @@ class SCRUB(FineTuning):
       num_epochs: passes over D_R.
       learning_rate: of both passes.
     """
+
+    is_padded: ClassVar[bool] = True
 
     gamma: Real = 0.99
     alpha: Real = 0.001

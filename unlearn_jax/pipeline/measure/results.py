@@ -28,7 +28,7 @@ from unlearn_jax.pipeline.measure.rows import (
     measure_rows,
 )
 from unlearn_jax.pipeline.measure.targets import target_distances
-from unlearn_jax.pipeline.stages.models import row_logits
+from unlearn_jax.pipeline.stages.models import attack_rows, row_logits
 from unlearn_jax.pipeline.stages.plan import Plan
 from unlearn_jax.pipeline.store import clock
 from unlearn_jax.pipeline.store import folders as store
@@ -247,7 +247,8 @@ def _outcomes(parts: Stored) -> dict[str, np.ndarray]:
     """Return an attack's outcomes but the images, for every sample, ``[total]``."""
     outcomes = {}
     for name in ("labels", "epsilon", "distance", "status", "num_gradients"):
-        outcomes[name] = np.concatenate([np.ravel(part) for part in parts.each(name)])
+        rows = attack_rows(parts, name)
+        outcomes[name] = np.concatenate([np.ravel(part) for part in rows])
     return outcomes
 
 
@@ -306,7 +307,7 @@ def row_costs(
         counts = [np.sum(count) for count in unlearned[name].each("num_gradients")]
         gradients = float(np.mean([int(count) for count in counts]))
         if row.attack is not None:
-            spent = adversarial[row.attack].each("num_gradients")
+            spent = attack_rows(adversarial[row.attack], "num_gradients")
             gradients += float(np.mean([int(np.sum(one)) for one in spent]))
             stage = "adversarial sets" + (f": {row.attack}" if row.attack else "")
             seconds += seconds_of.get(stage, 0.0) / len(plan.pairs)

@@ -372,20 +372,23 @@ def theory(
         order = []
         found = []
         for items, content in parts.pieces():
-            models = content["models"]
-            runs = plan.runs[items]
-            pairs = plan.pair_of_run[items]
-            index = np.stack([np.flatnonzero(plan.forget[s]) for s in runs[:, 1]])
-            stacked = (
-                take_models(originals, runs[:, 0]),
-                take_models(oracles, pairs),
-                models,
-                jnp.asarray(index),
-                stack_attack(adversarial[attack], pairs),
-            )
-            mapper = plan.mapper(len(items))
-            found.append(map_models(mapper, terms, stacked, plan.splits.train))
-            order += items
+            sizes = plan.forget[plan.runs[items, 1]].sum(1)
+            for size in np.unique(sizes):
+                chosen = np.flatnonzero(sizes == size)
+                own = [items[position] for position in chosen]
+                runs = plan.runs[own]
+                pairs = plan.pair_of_run[own]
+                index = np.stack([np.flatnonzero(plan.forget[s]) for s in runs[:, 1]])
+                stacked = (
+                    take_models(originals, runs[:, 0]),
+                    take_models(oracles, pairs),
+                    take_models(content["models"], chosen),
+                    jnp.asarray(index),
+                    stack_attack(adversarial[attack], pairs, size),
+                )
+                mapper = plan.mapper(len(own))
+                found.append(map_models(mapper, terms, stacked, plan.splits.train))
+                order += own
         rows[name] = {}
         for key in found[0]:
             # Pieces hold the runs in another order where forget sets differ in size.

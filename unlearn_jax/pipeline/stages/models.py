@@ -11,6 +11,7 @@ import numpy as np
 from unlearn_jax import __version__, audit, filters, values
 from unlearn_jax.attacks import PGD, Attack
 from unlearn_jax.methods import unlearn_sequence
+from unlearn_jax.methods.base import is_padded
 from unlearn_jax.pipeline.config.schema import to_json
 from unlearn_jax.pipeline.stages.plan import Plan, purpose_key
 from unlearn_jax.pipeline.store.artifact import Artifact, Items, Piece, Stored
@@ -20,6 +21,7 @@ from unlearn_jax.train import predict, to_float
 from unlearn_jax.types import (
     ApplyFn,
     AttackResult,
+    Count,
     Dataset,
     Problem,
     PyTree,
@@ -38,12 +40,15 @@ def take_models(stacked: PyTree, index: np.ndarray) -> PyTree:
 
 
 def _sizes(plan: Plan, sets: np.ndarray) -> list[int]:
-    """Return the sizes of forget sets; those of one size share a program."""
+    """Return the sizes of forget sets."""
     return [int(plan.forget[s].sum()) for s in sets]
 
 
 def attack(plan: Plan, name: str) -> Artifact:
     """Return the adversarial sets of an attack, one per (original, forget set).
+
+    All are padded to the largest forget set, so that one program makes them; see
+    :func:`attack_rows`.
 
     Args:
       plan: the run.
@@ -51,11 +56,15 @@ def attack(plan: Plan, name: str) -> Artifact:
     """
     chosen = plan.attacks[name]
     seeds = plan.seeds
+    sizes = _sizes(plan, plan.pairs[:, 1])
+    has_padding = len(set(sizes)) > 1
     attack_one = _attacker(plan.model.apply, chosen.capped)
 
     def compute(piece: Piece, originals: Stored) -> dict[str, np.ndarray]:
         pairs = plan.pairs[piece.items]
-        index = np.stack([np.flatnonzero(plan.forget[s]) for s in pairs[:, 1]])
+        # The first samples again pad to the largest set.
+        rows = [np.flatnonzero(plan.forget[s]) for s in pairs[:, 1]]
+        index = np.stack([np.resize(one, max(sizes)) for one in rows])
         source = pairs[:, 0]
         if chosen.source != "own":
             source = (source + 1) % len(seeds)
@@ -64,7 +73,11 @@ def attack(plan: Plan, name: str) -> Artifact:
         )
         stacked = (keys, take_models(originals["models"], source), jnp.asarray(index))
         mapper = plan.mapper(len(pairs))
-        return map_models(mapper, attack_one, stacked, plan.splits.train)._asdict()
+        result = map_models(mapper, attack_one, stacked, plan.splits.train)
+        content = result._asdict()
+        if has_padding:
+            content["size"] = np.array([sizes[item] for item in piece.items])
+        return content
 
     return Artifact(
         name=f"attack-{name}" if name else "attack",
@@ -73,10 +86,11 @@ def attack(plan: Plan, name: str) -> Artifact:
             "forget": plan.forget_digest,
             "attack": to_json(chosen.settings),
             "code": code_digest(chosen.attack),
+            **({"padded": max(sizes)} if has_padding else {}),
         },
         compute=compute,
         inputs=(plan.originals.artifact,),
-        items=Items(len(plan.pairs), plan.group, _sizes(plan, plan.pairs[:, 1])),
+        items=Items(len(plan.pairs), plan.group),
         price=float(plan.forget.sum(1).mean() * 2 * chosen.attack.num_steps),
     )
 
@@ -96,6 +110,13 @@ def _attacker(
         return attack(apply_fn, variables, images, labels, key=key_attack)
 
     return attack_one
+
+
+class Sizes(NamedTuple):
+    """Smallest and largest forget set of a program."""
+
+    least: int
+    most: int
 
 
 class Work(NamedTuple):
@@ -155,10 +176,16 @@ def unlearn_work(
     program = lru_cache(partial(_program, plan, factory, adaptive=adaptive))
     seeds = plan.seeds
     run_of = np.array([item.run for item in work])
+    own_sizes = _sizes(plan, plan.runs[run_of, 1])
+    sizes: list[int | Sizes] = [*own_sizes]
+    if plan.num_requests == 1 and is_padded(method) and len(set(sizes)) > 1:
+        # One program for all forget sets.
+        sizes = [Sizes(min(own_sizes), max(own_sizes))] * len(work)
 
     def compute(
         piece: Piece, originals: Stored, adversarial: Stored | None = None
     ) -> dict[str, PyTree]:
+        size = sizes[piece.items[0]]
         runs = plan.runs[run_of[piece.items]]
         keys = jnp.stack(
             [
@@ -172,12 +199,14 @@ def unlearn_work(
         )
         given = None
         if adversarial is not None:
-            given = stack_attack(adversarial, plan.pair_of_run[run_of[piece.items]])
+            pairs = plan.pair_of_run[run_of[piece.items]]
+            most = size.most if isinstance(size, Sizes) else size
+            given = stack_attack(adversarial, pairs, most)
         forget = jnp.asarray(plan.forget[runs[:, 1]])
         requests = jnp.asarray(plan.requests[runs[:, 1]])
         originals_of_runs = take_models(originals["models"], runs[:, 0])
         stacked = (keys, originals_of_runs, forget, requests, given, traced)
-        unlearn_one = program(int(plan.forget[runs[0, 1]].sum()))
+        unlearn_one = program(size)
         mapper = plan.mapper(len(runs))
         unlearned, info, logits, steps = map_models(
             mapper, unlearn_one, stacked, plan.pool
@@ -207,7 +236,7 @@ def unlearn_work(
         },
         compute=compute,
         inputs=tuple(inputs),
-        items=Items(len(work), plan.group, _sizes(plan, plan.runs[run_of, 1])),
+        items=Items(len(work), plan.group, sizes),
         like={"models": plan.originals.blank(1).variables},
         price=float(epochs * len(plan.splits.train.labels)),
     )
@@ -216,7 +245,7 @@ def unlearn_work(
 def _program(
     plan: Plan,
     factory: Callable[..., UnlearnFn],
-    num_forget: int,
+    size: int | Sizes,
     *,
     adaptive: PGD | None,
 ) -> Callable[..., Any]:
@@ -230,6 +259,9 @@ def _program(
         key, variables, forget, requests, given, traced = item
         method = factory(**traced)
         train = Dataset(pool.images[:num_train], pool.labels[:num_train])
+        num_forget = size
+        if isinstance(size, Sizes):
+            num_forget = Count(size.least, size.most, jnp.sum(forget))
         problem = Problem(model, variables, train, forget, num_forget, given)
         if plan.num_requests == 1:
             unlearned, info = method(key, problem)
@@ -302,10 +334,25 @@ def filter_logits(
     return np.log(np.maximum(filtered, FLOOR)).astype(np.float32)
 
 
-def stack_attack(adversarial: Stored, rows: np.ndarray) -> AttackResult:
-    """Return the adversarial sets of some (original, forget set), ``[G, F, ...]``."""
+def attack_rows(adversarial: Stored, name: str) -> list[np.ndarray]:
+    """Return a field of every adversarial set, without padding."""
+    fields = adversarial.each(name)
+    if "size" not in adversarial:
+        return fields
+    sizes = adversarial.each("size")
+    return [one[:size] for one, size in zip(fields, sizes, strict=True)]
+
+
+def stack_attack(adversarial: Stored, rows: np.ndarray, size: int) -> AttackResult:
+    """Return the adversarial sets of some (original, forget set), ``[G, F, ...]``.
+
+    Args:
+      adversarial: of an attack.
+      rows: positions of the sets.
+      size: ``F``; rows beyond a set's own are padding.
+    """
     fields = {}
     for name in AttackResult._fields:
         arrays = adversarial.each(name)
-        fields[name] = jnp.asarray(np.stack([arrays[row] for row in rows]))
+        fields[name] = jnp.asarray(np.stack([arrays[row][:size] for row in rows]))
     return AttackResult(**fields)
