@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from unlearn_jax import data, models
+from unlearn_jax import data, models, replicas
 from unlearn_jax.types import Dataset
 
 jax.config.update("jax_num_cpu_devices", 8)
@@ -74,7 +74,7 @@ def pytest_runtest_teardown(item, nextitem):
     is_last = nextitem is None or nextitem.path != item.path
     if len(COMPILED) > (NUM_PROGRAMS // 2 if is_last else NUM_PROGRAMS):
         COMPILED.clear()
-        jax.clear_caches()
+        replicas.clear_programs()
         gc.collect()
         # glibc keeps what is freed, two thirds of a worker's memory, unless asked.
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

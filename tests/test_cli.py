@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from unlearn_jax import cli
+from unlearn_jax import cli, data, models
+from unlearn_jax.methods import METHODS
 from unlearn_jax.objectives import TRADES
 from unlearn_jax.optimizers import Adam
 from unlearn_jax.pipeline import presets, publish
@@ -19,6 +20,7 @@ from unlearn_jax.pipeline.config.resolve import (
     resolve_rows,
     unfollow,
 )
+from unlearn_jax.pipeline.config.schema import RMIA_SIGNALS
 from unlearn_jax.types import InputError
 
 TINY = """
@@ -178,7 +180,9 @@ def test_help_and_list(capsys):
     assert cli.main(["list"]) == 0
     listed = capsys.readouterr().out
     assert "digits" in listed
-    assert "amun" in listed
+    for names in (METHODS, data.AUGMENTATIONS, models.ARCHITECTURES, RMIA_SIGNALS):
+        for name in names:
+            assert name in listed.split() or f"{name}," in listed.split(), name
 
 
 def test_help_of_run_shows_fields(tiny, capsys):
@@ -304,12 +308,40 @@ def test_help_of_a_command_shows_its_options(command, capsys):
     assert "--" in shown
 
 
-def test_help_imports_no_jax():
-    code = "import sys; from unlearn_jax import cli; cli.main(['--help']); "
+@pytest.mark.parametrize("command", ["--help", "list"])
+def test_help_and_list_import_no_jax(command):
+    code = f"import sys; from unlearn_jax import cli; cli.main([{command!r}]); "
     code += "sys.exit('jax' in sys.modules)"
     env = {**os.environ, "PYTHONPATH": str(pathlib.Path(cli.__file__).parents[1])}
     done = subprocess.run([sys.executable, "-c", code], env=env, check=False)
     assert done.returncode == 0
+
+
+def test_a_finished_run_imports_what_it_needs(tiny, tmp_path):
+    """Started again, it prints the same table without networks, figures or Orbax."""
+    words = ("run", tiny, "--workdir", "out", "--audit.mis=False")
+    first = shell(*words, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    code = (
+        "import sys; from unlearn_jax import cli; "
+        f"status = cli.main({list(words)!r}); "
+        "heavy = {'flax', 'orbax', 'matplotlib', 'sklearn'} & set(sys.modules); "
+        "sys.exit(f'{status} {heavy}' if status or heavy else 0)"
+    )
+    env = {**os.environ, "PYTHONPATH": str(pathlib.Path(cli.__file__).parents[1])}
+    again = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=env,
+        check=False,
+    )
+    assert (again.returncode, again.stderr) == (0, "")
+    assert again.stdout == first.stdout
+    (tmp_path / "out" / "table.md").write_text("damaged")
+    assert shell(*words, cwd=tmp_path).returncode == 0
+    assert "Retrained" in (tmp_path / "out" / "table.md").read_text()
 
 
 def test_failures_have_another_status(tiny, tmp_path, monkeypatch, capsys):

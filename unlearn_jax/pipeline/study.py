@@ -5,13 +5,12 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-
 from unlearn_jax.pipeline._run import run
 from unlearn_jax.pipeline.config.resolve import banks_folder
 from unlearn_jax.pipeline.config.schema import RunConfig
 from unlearn_jax.pipeline.measure.records import RunResult
 from unlearn_jax.pipeline.store import folders as store
+from unlearn_jax.replicas import clear_programs
 
 
 def run_study(
@@ -50,7 +49,7 @@ def run_study(
                 write_study(results, folder)
             # A process can map only so many compiled programs, and the next variant
             # needs others.
-            jax.clear_caches()
+            clear_programs()
     return results
 
 

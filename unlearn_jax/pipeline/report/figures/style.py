@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -244,8 +245,10 @@ def to_svg(figure: Figure, prefix: str, alt: str) -> str:
       alt: description for readers who cannot see it.
     """
     stream = io.StringIO()
+    figure.set_facecolor("none")
     with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": prefix}):
-        figure.savefig(stream, format="svg", facecolor="none", metadata={"Date": None})
+        # savefig would lay it out twice
+        FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None})
     text = stream.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
