@@ -320,7 +320,7 @@ def test_a_run_is_published_as_shown(tmp_path):
         ["AMUN", "97.0 [96.0, 98.0]", "51.5 ± 1.2 [50.0, 53.0]", "0.50"],
         ["Lost", "None", "None", "None"],
     ]
-    assert klom.title == "KLoM of 4 models"
+    assert klom.title == "KLoM of 20 models"
     assert str(klom.rows[0][1]) == "97.0 [96.0, 98.0]"
     assert requests.columns == ("row", "Request 1", "Request 2")
 

@@ -38,6 +38,7 @@ _SUBPACKAGES = (
     "methods",
     "models",
     "objectives",
+    "onednn",
     "optimizers",
     "pipeline",
     "replicas",

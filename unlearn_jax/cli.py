@@ -182,10 +182,18 @@ def list_presets() -> int:
     return 0
 
 
-def doctor() -> int:
-    """Print versions, devices and memory, and check known numbers."""
+def doctor(*, build_onednn: bool = False) -> int:
+    """Print versions, devices and memory, and check known numbers.
+
+    Args:
+      build_onednn: first compile oneDNN's convolutions for this machine, which needs a
+        C++ compiler and libdnnl-dev.
+    """
+    from unlearn_jax import onednn
     from unlearn_jax.pipeline import doctor as examination
 
+    if build_onednn:
+        print(f"built: {onednn.build()}")
     text, is_well = examination.doctor()
     print(text)
     return 0 if is_well else 1

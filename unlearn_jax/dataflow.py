@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
+from unlearn_jax import onednn
 from unlearn_jax.types import Array
 
 CASTS = (
@@ -23,7 +24,8 @@ CASTS = (
     "sharding_constraint",
 )
 SHAPES = ("reshape", "squeeze", "expand_dims")
-MIXING = ("dot_general", "conv_general_dilated", "scan", "while", "cond")
+CONVOLUTIONS = ("conv_general_dilated", onednn.NAME)
+MIXING = ("dot_general", *CONVOLUTIONS, "scan", "while", "cond")
 ADDITIVE = (
     "add",
     "add_any",

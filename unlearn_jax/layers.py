@@ -36,6 +36,7 @@ from jax.extend import core
 
 from unlearn_jax.dataflow import (
     ADDITIVE,
+    CONVOLUTIONS,
     MIXING,
     Facts,
     Index,
@@ -447,7 +448,7 @@ def _has_layers(eqn: Any, facts: Sequence[Facts]) -> bool:
 
 def _has_products(jaxpr: core.Jaxpr) -> bool:
     for eqn in jaxpr.eqns:
-        if eqn.primitive.name in ("dot_general", "conv_general_dilated"):
+        if eqn.primitive.name in ("dot_general", *CONVOLUTIONS):
             return True
         inner = _called(eqn)
         if inner is not None and _has_products(inner.jaxpr):
@@ -587,7 +588,7 @@ def _as_layers(
     if eqn.primitive.name == "dot_general":
         return _dense(eqn, inputs, facts)
     if (
-        eqn.primitive.name == "conv_general_dilated"
+        eqn.primitive.name in CONVOLUTIONS
         and eqn.params["batch_group_count"] == 1
         and _is_weight(facts[1], facts[0])
     ):

@@ -153,15 +153,18 @@ def measure(contestant: Callable[[], Work], calls: int) -> dict[str, Any]:
     except ModuleNotFoundError as error:
         return {"missing": error.name}
     seconds = []
+    cpu = []
     given = None
     for _ in range(1 + calls):
-        began = time.perf_counter()
+        began = (time.perf_counter(), time.process_time())
         given = work.call()
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.perf_counter() - began[0])
+        cpu.append(time.process_time() - began[1])
     scale = 2**20 if sys.platform == "darwin" else 2**10
     return {
         "first": seconds[0],
         "seconds": statistics.median(seconds[1:]),
+        "cpu": statistics.median(cpu[1:]),
         "amount": work.amount,
         "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale,
         "result": None if work.result is None else work.result(given),

@@ -26,10 +26,11 @@ ROWS = [
     ("map", 1, "lax"),
     ("vmap", 1, "lax"),
     ("vmap", 1, "canonical"),
-    ("vmap", 1, "im2col"),
+    ("map", 1, "onednn"),
+    ("vmap", 1, "onednn"),
     ("loop", 2, "canonical"),
     ("map", 2, "canonical"),
-    ("vmap", 2, "im2col"),
+    ("map", 2, "onednn"),
 ]
 BATCH = 128
 STEPS = 4

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax import lax
+from support.convolutions import NATIVE, im2col
 
 from unlearn_jax import models
 from unlearn_jax.layers import features, head_kernel, layers, with_kernels
@@ -23,8 +24,9 @@ def made(name, **fields):
     return model, jax.jit(model.init)(jax.random.key(0))
 
 
-@pytest.mark.parametrize("conv", ["canonical", "lax", "im2col"])
-def test_every_form_of_convolution_is_found(conv):
+@pytest.mark.parametrize("conv", ["canonical", "lax", "im2col", NATIVE])
+def test_every_form_of_convolution_is_found(conv, monkeypatch):
+    monkeypatch.setitem(models.CONVOLUTIONS, "im2col", im2col)
     model, variables = made("cnn", widths=(4, 6), conv=conv)
     found = layers(model.apply, variables, IMAGES)
     assert [layer.path.split("/")[1] for layer in found] == [

@@ -251,15 +251,19 @@ def own_model(adapter):
 @pytest.mark.parametrize("adapter", ["functions", "nnx"])
 @pytest.mark.parametrize("name", METHODS)
 def test_every_adapter_runs_every_method(adapter, name, blobs, key):
+    """Numbers are those of one linear model: one adapter computes, the other traces."""
     model = own_model(adapter)
     k_init, k_run = jax.random.split(key)
     problem = methods.make_problem(model, jax.jit(model.init)(k_init), blobs, FORGET)
     method = quick(name)
     if num_epochs_of(method):
         method = replace(method, num_epochs=1)
-    variables, info = jax.jit(method)(k_run, problem)
+    if adapter == "nnx":
+        variables, info = jax.eval_shape(method, k_run, problem)
+    else:
+        variables, info = jax.jit(method)(k_run, problem)
+        chex.assert_tree_all_finite(variables)
     chex.assert_trees_all_equal_shapes_and_dtypes(variables, problem.variables)
-    chex.assert_tree_all_finite(variables)
     assert info.losses.shape == (num_epochs_of(method),)
 
 

@@ -14,6 +14,7 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
+from support.convolutions import im2col
 from support.method_checks import (
     FORGET,
     HALF,
@@ -239,7 +240,8 @@ def test_convolution_is_projected_on_its_patches(key):
     np.testing.assert_allclose(got["head"].T, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_every_form_of_the_convolution_gives_the_same(blobs, key):
+def test_every_form_of_the_convolution_gives_the_same(blobs, key, monkeypatch):
+    monkeypatch.setitem(models.CONVOLUTIONS, "im2col", im2col)
     results = []
     for form in ("canonical", "im2col"):
         model = models.build(

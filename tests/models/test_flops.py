@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax import lax
+from support.convolutions import NATIVE
 
 from unlearn_jax import models
 from unlearn_jax.models.flops import PEAKS, forward_flops, peak_flops, training_flops
 from unlearn_jax.types import InputError
 
 
-@pytest.mark.parametrize("conv", ["canonical", "im2col", "lax"])
+@pytest.mark.parametrize("conv", ["canonical", "lax", NATIVE])
 def test_resnet18_is_counted_as_by_hand(conv):
     model = models.build("resnet", (32, 32, 3), 10, conv=conv)
     variables = jax.eval_shape(model.init, jax.random.key(0))

@@ -1,7 +1,5 @@
 """Models: convolution forms agree with autodiff's, adapters keep the contract."""
 
-import re
-
 import chex
 import flax.linen as nn
 import jax
@@ -10,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax import lax
+from support.convolutions import NATIVE
 
 from unlearn_jax import models, spectral
 from unlearn_jax.types import InputError, Variables
@@ -26,7 +25,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("form", ["canonical", "im2col"])
+@pytest.mark.parametrize("form", ["canonical", NATIVE])
 @pytest.mark.parametrize("case", CASES)
 def test_forms_equal_lax_in_value_and_gradients(form, case, key):
     height, width, cin, cout, size, stride, padding = case
@@ -47,107 +46,6 @@ def test_forms_equal_lax_in_value_and_gradients(form, case, key):
 
     expected, got = run(stock), run(models.CONVOLUTIONS[form])
     chex.assert_trees_all_close(got, expected, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("batch", "part", "parts"), [(6, 1000, 2), (6, 500, 3), (7, 1000, 7), (13, 2000, 1)]
-)
-def test_weight_gradients_in_parts_are_the_whole(batch, part, parts, key, monkeypatch):
-    k1, k2, k3, k4 = jax.random.split(key, 4)
-    image, kernel = (
-        jax.random.normal(k1, (batch, 5, 6, 2)),
-        jax.random.normal(k2, (3, 3, 2, 4)),
-    )
-    back, tangent = (
-        jax.random.normal(k3, (batch, 3, 3, 4)),
-        jax.random.normal(k4, kernel.shape),
-    )
-
-    def run(conv):  # the gradient by the kernel, and its derivative along a direction
-        fun = lambda k: jnp.tanh(
-            conv(image, k, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-        )
-        return lambda k: jax.jvp(
-            lambda k: jax.vjp(fun, k)[1](back)[0], (k,), (tangent,)
-        )
-
-    monkeypatch.setattr("unlearn_jax.models.conv.PART", part)  # an image has 240 bytes
-    monkeypatch.setattr("unlearn_jax.models.conv.FEW_CHANNELS", 0)
-    program = jax.make_jaxpr(run(models.canonical_conv))(kernel)
-    assert set(re.findall(r"length=(\d+)", str(program))) == (
-        {str(parts)} if parts > 1 else set()
-    )
-    got, expected = (
-        jax.jit(run(models.canonical_conv))(kernel),
-        jax.jit(run(lax.conv_general_dilated))(kernel),
-    )
-    chex.assert_trees_all_close(got, expected, rtol=1e-4, atol=1e-4)
-
-
-def test_parts_of_bfloat16_are_added_in_float32(key, monkeypatch):
-    monkeypatch.setattr("unlearn_jax.models.conv.PART", 1)
-    image, kernel = (
-        jnp.ones((512, 2, 2, 5), jnp.bfloat16),
-        jax.random.normal(key, (1, 1, 5, 1), jnp.bfloat16),
-    )
-    gradient = jax.grad(
-        lambda k: jnp.sum(models.canonical_conv(image, k, (1, 1), "SAME")).astype(
-            jnp.float32
-        )
-    )(kernel)
-    assert gradient.dtype == jnp.bfloat16
-    np.testing.assert_array_equal(
-        gradient.astype(jnp.float32), 2048
-    )  # steps of 4 are lost in bfloat16 from 1024 on
-
-
-@pytest.mark.parametrize(
-    ("height", "width", "padding"),
-    [
-        (8, 8, ((1, 1), (1, 1))),
-        (7, 9, ((1, 1), (1, 1))),
-        (6, 5, ((0, 0), (0, 0))),
-        (5, 6, ((0, 2), (2, 1))),
-    ],
-)
-@pytest.mark.parametrize("part", [10**9, 1500])
-def test_training_in_winograds_form_is_the_convolution(
-    height, width, padding, part, key, monkeypatch
-):
-    k1, k2, k3 = jax.random.split(key, 3)
-    image, kernel = (
-        jax.random.normal(k1, (4, height, width, 5)),
-        jax.random.normal(k2, (3, 3, 5, 6)),
-    )
-    for name, value in {"MANY_CHANNELS": 5, "MANY_POSITIONS": 1, "PART": part}.items():
-        monkeypatch.setattr(f"unlearn_jax.models.conv.{name}", value)
-
-    def run(conv, image, kernel):
-        dims = ("NHWC", "HWIO", "NHWC")
-        out, back = jax.vjp(
-            lambda i, k: conv(i, k, (1, 1), padding, dimension_numbers=dims),
-            image,
-            kernel,
-        )
-        return out, back(jax.random.normal(jax.random.clone(k3), out.shape))
-
-    expected, got = (
-        run(conv, image, kernel)
-        for conv in (lax.conv_general_dilated, models.canonical_conv)
-    )
-    chex.assert_trees_all_close(got, expected, rtol=1e-4, atol=1e-4)
-    trained = str(
-        jax.make_jaxpr(lambda i, k: run(models.canonical_conv, i, k))(image, kernel)
-    )
-    assert (
-        trained.count("dot_general") == 2
-    )  # forward, and by the image; in a loop where there are parts
-    assert ("scan" in trained) == (part == 1500)
-    plain = jax.make_jaxpr(lambda i, k: models.canonical_conv(i, k, (1, 1), padding))(
-        image, kernel
-    )
-    assert "conv_general_dilated" in str(plain), "what layers are found in"
-    assert "dot_general" not in str(plain)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -175,7 +73,7 @@ def test_canonical_second_derivatives(stride, key):
     )
 
 
-@pytest.mark.parametrize("form", ["canonical", "im2col"])
+@pytest.mark.parametrize("form", ["canonical", NATIVE])
 def test_forms_refuse_what_they_cannot_do(form):
     image, kernel = jnp.zeros((1, 4, 4, 2)), jnp.zeros((3, 3, 1, 2))
     with pytest.raises(InputError, match="no groups"):
@@ -238,15 +136,16 @@ def test_architectures_keep_the_contract(name, options, key):
     k_init, k_x, k_train = jax.random.split(key, 3)
     variables = jax.jit(model.init)(k_init)
     images = jax.random.uniform(k_x, (6, 8, 8, 1))
-    logits = model.apply(variables, images)
+    apply = jax.jit(model.apply)
+    logits = apply(variables, images)
     chex.assert_shape(logits, (6, 10))
     assert logits.dtype == jnp.float32
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
     # a logit never depends on the rest of the batch
     chex.assert_trees_all_close(
-        logits[2:4], model.apply(variables, images[2:4]), rtol=2e-2, atol=2e-2
+        logits[2:4], apply(variables, images[2:4]), rtol=2e-2, atol=2e-2
     )
-    train_logits, state = model.apply_train(variables, images, k_train)
+    train_logits, state = jax.jit(model.apply_train)(variables, images, k_train)
     chex.assert_shape(train_logits, (6, 10))
     chex.assert_trees_all_equal_shapes_and_dtypes(state, variables.state)
     assert bool(variables.state) == options.get("batch_norm", "resnet" in name)
@@ -277,7 +176,7 @@ def test_vit_attends_as_written_out(key):
         "vit", (4, 4, 2), 3, patch_size=2, width=6, depth=1, num_heads=1
     )
     k_init, k_x = jax.random.split(key)
-    params = model.init(k_init).params
+    params = jax.jit(model.init)(k_init).params
     images = jax.random.uniform(k_x, (5, 4, 4, 2))
 
     def affine(x, layer):
@@ -290,20 +189,28 @@ def test_vit_attends_as_written_out(key):
         center = x - x.mean(-1, keepdims=True)
         return center / jnp.sqrt(x.var(-1, keepdims=True) + 1e-6)
 
-    patches = images.reshape(5, 2, 2, 2, 2, 2).transpose(0, 1, 3, 2, 4, 5)
-    tokens = affine(patches.reshape(5, 4, 8), params["patches"]) + jnp.repeat(
-        params["positions"], 5, 0
-    )
-    block = params["block_0"]
-    inner = normalize(tokens)
-    q, k, v = (affine(inner, block["attention"][n]) for n in ("query", "key", "value"))
-    weights = jax.nn.softmax(q @ k.transpose(0, 2, 1) / np.sqrt(6), -1)
-    tokens = tokens + affine(weights @ v, block["attention"]["out"])
-    hidden = jax.nn.gelu(affine(normalize(tokens), block["Dense_0"]))
-    tokens = tokens + affine(hidden, block["Dense_1"])
-    logits = affine(normalize(tokens).mean(1), params["head"])
+    @jax.jit
+    def written_out(params, images):
+        patches = images.reshape(5, 2, 2, 2, 2, 2).transpose(0, 1, 3, 2, 4, 5)
+        tokens = affine(patches.reshape(5, 4, 8), params["patches"]) + jnp.repeat(
+            params["positions"], 5, 0
+        )
+        block = params["block_0"]
+        inner = normalize(tokens)
+        q, k, v = (
+            affine(inner, block["attention"][n]) for n in ("query", "key", "value")
+        )
+        weights = jax.nn.softmax(q @ k.transpose(0, 2, 1) / np.sqrt(6), -1)
+        tokens = tokens + affine(weights @ v, block["attention"]["out"])
+        hidden = jax.nn.gelu(affine(normalize(tokens), block["Dense_0"]))
+        tokens = tokens + affine(hidden, block["Dense_1"])
+        return affine(normalize(tokens).mean(1), params["head"])
+
     chex.assert_trees_all_close(
-        model.apply(Variables(params, {}), images), logits, rtol=1e-4, atol=1e-5
+        jax.jit(model.apply)(Variables(params, {}), images),
+        written_out(params, images),
+        rtol=1e-4,
+        atol=1e-5,
     )
 
 
@@ -314,9 +221,11 @@ def test_halving_the_projection_changes_logits(key):
         for h in (False, True)
     )
     k_init, k_x = jax.random.split(key)
-    variables, images = plain.init(k_init), jax.random.uniform(k_x, (2, 8, 8, 1))
+    variables = jax.jit(plain.init)(k_init)
+    images = jax.random.uniform(k_x, (2, 8, 8, 1))
     assert not np.allclose(
-        plain.apply(variables, images), halved.apply(variables, images)
+        jax.jit(plain.apply)(variables, images),
+        jax.jit(halved.apply)(variables, images),
     )
 
 

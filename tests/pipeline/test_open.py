@@ -323,6 +323,28 @@ def test_models_are_audited_as_their_logits(own, problem, splits):
     assert "Cost" not in table  # nothing was timed
 
 
+def test_models_that_forgot_a_class_are_audited_without_references(own, splits):
+    model, variables, _ = own
+    forget = uj.data.forget_class(splits.train.labels, 1)
+    problem = uj.make_problem(model, variables, splits.train, forget)
+    recipe = uj.Recipe(20, 16, optax.sgd(0.1))
+    masks = np.stack([~forget, ~forget])
+    keys = jax.random.split(jax.random.key(7), 2)
+    state, _ = uj.fit_many(keys, model, splits.train, masks, recipe)
+    models = {
+        "retrained": uj.replicas.unstack(state.variables, 0),
+        "retrained_again": uj.replicas.unstack(state.variables, 1),
+        "mine": variables,
+    }
+    config = pipeline.AuditConfig(num_bootstrap=20)
+    result = uj.audit_models(problem, splits, None, models, config)
+    assert result.design.forget_kind == "class"
+    accuracy = {row.key: row.metrics["acc_f"].mean for row in result.rows}
+    assert accuracy["mine"] == accuracy["original"] > 50
+    assert accuracy["retrained"] == 0
+    assert result.row("mine").metrics["tv_forget"].mean > 50
+
+
 def test_audits_of_models_that_do_not_fit(own, problem, splits):
     _, variables, _ = own
     short = dataclasses.replace(

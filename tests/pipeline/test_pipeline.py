@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from support.runs import TINY
 
-from unlearn_jax import data, methods, models, replicas, train
+import unlearn_jax as uj
+from unlearn_jax import audit, data, methods, models, replicas, train
 from unlearn_jax.methods import AMUN, FineTune
 from unlearn_jax.pipeline import (
     AttackConfig,
@@ -512,7 +513,7 @@ def test_killed_in_a_later_group_resumes_with_the_same_groups(
     _ = plan.references.stored
     assert names() == ["items-0000-0003", "items-0004-0007", "items-0008-0009"]
     whole = make_plan(config, tmp_path / "other", splits=splits).references
-    chex.assert_trees_all_equal(plan.references.variables(), whole.variables())
+    chex.assert_trees_all_equal(plan.references.logits(), whole.logits())
 
 
 def test_several_classes_as_one_forget_set(splits):
@@ -533,7 +534,7 @@ def test_users_own_loss(splits, tmp_path):
     plan = make_plan(TINY, tmp_path, splits=splits, model=model, loss_fn=squared)
     plain = make_plan(TINY, tmp_path, splits=splits, model=model)
     assert plan.originals.artifact.key != plain.originals.artifact.key
-    assert plan.originals.logits().shape == (2, 90, 3)
+    assert np.shape(plan.originals.logits()) == (2, 90, 3)
 
 
 def test_class_forgetting_with_unequal_classes(splits, tmp_path):
@@ -564,7 +565,55 @@ def test_replicas_stored_do_not_depend_on_the_group(finished, splits, tmp_path):
     plan = make_plan(other, tmp_path / "banks", splits=splits)
     first = make_plan(TINY, folder.parent / "banks", splits=splits).references
     assert plan.references.artifact.key == first.artifact.key
-    chex.assert_trees_all_equal(plan.references.variables(), first.variables())
+    chex.assert_trees_all_equal(plan.references.logits(), first.logits())
+
+
+def test_references_keep_what_is_asked_for_and_the_table_stays(
+    finished, splits, tmp_path
+):
+    folder, results = finished
+    banks = {}
+    for keep in ("models", "logits", "signals"):
+        kept = dataclasses.replace(TINY.replicas, keep_references=keep)
+        config = dataclasses.replace(TINY, replicas=kept)
+        plan = make_plan(config, folder.parent / "banks", splits=splits)
+        own = plan.references
+        banks[keep] = dataclasses.replace(own, root=tmp_path / keep)
+        content = set(banks[keep].stored)
+        assert own.artifact.key == banks[keep].artifact.key
+        assert (
+            content
+            == {
+                "models": {"models", "logits", "loss"},
+                "logits": {"logits", "loss"},
+                "signals": {"signal", "margin", "loss"},
+            }[keep]
+        )
+        first = make_plan(TINY, folder.parent / "banks", splits=splits).references
+        assert (own.artifact.key == first.artifact.key) == (keep == "logits")
+    labels = splits.train.labels.tolist() + splits.test.labels.tolist()
+    whole = np.stack(banks["models"].logits())
+    chex.assert_trees_all_equal(whole, np.stack(banks["logits"].logits()))
+    for keep, bank in banks.items():
+        for name in ("taylor_softmax", "logit_margin"):
+            expected = audit.SIGNALS[name](whole, np.array(labels))
+            np.testing.assert_allclose(
+                bank.signals(name), expected, rtol=1e-6, err_msg=keep
+            )
+    again = run(config, tmp_path / "run", splits=splits)
+    for row, other in zip(results.rows, again.rows, strict=True):
+        assert row.values == other.values
+        assert row.metrics == other.metrics
+    opened = uj.open(tmp_path / "run")
+    with pytest.raises(InputError, match="keep_references logits"):
+        _ = opened.references.logits
+    with pytest.raises(InputError, match="has no models, they were not kept"):
+        _ = opened.references.models
+    hard = ForgetConfig(kind="memorized", fraction=0.2)
+    with pytest.raises(InputError, match="reads the references' logits"):
+        make_plan(
+            dataclasses.replace(config, forget=hard), tmp_path / "hard", splits=splits
+        )
 
 
 def test_dry_run_writes_nothing(splits, tmp_path, finished):

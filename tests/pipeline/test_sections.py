@@ -77,7 +77,9 @@ def test_every_attack_is_reported(finished):
         assert 0 < attack.lower_bound <= attack.distance_quantiles["0.5"]
     assert results.attacks["other"].lower_bound is None, "another model's examples"
     spent = [np.ravel(part) for part in finished[3][""].each("num_gradients")]
-    assert results.attacks[""].gradients == pytest.approx(np.mean(np.concatenate(spent)))
+    assert results.attacks[""].gradients == pytest.approx(
+        np.mean(np.concatenate(spent))
+    )
     assert [row.attack for row in results.rows[3:]] == ["", "fast", "other", "half"]
     assert [row.key for row in results.rows[3:]] == [
         "own",
@@ -241,7 +243,7 @@ def test_hard_forget_sets_are_chosen_by_the_references(kind, splits, tmp_path):
     )
     member, logits = (
         plan.references.member[:, :60],
-        plan.references.logits()[:, :60],
+        np.stack(plan.references.logits())[:, :60],
     )
     labels = np.asarray(splits.train.labels)
     probs = np.asarray(jax.nn.softmax(jnp.asarray(logits)))[:, np.arange(60), labels]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from support.convolutions import numpy_matrix
+from support.convolutions import im2col, numpy_matrix
 
 from unlearn_jax import models
 from unlearn_jax.layers import layers
@@ -137,7 +137,8 @@ def test_padding_modes_of_linen(padding):
 
 
 @pytest.mark.slow
-def test_patches_of_images_are_the_convolution_that_they_stand_for():
+def test_patches_of_images_are_the_convolution_that_they_stand_for(monkeypatch):
+    monkeypatch.setitem(models.CONVOLUTIONS, "im2col", im2col)
     sample, norms = jnp.zeros((2, 6, 6, 2)), []
     for conv in ("im2col", "canonical"):
         model = models.build("cnn", (6, 6, 2), 3, widths=(4,), conv=conv)

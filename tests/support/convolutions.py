@@ -1,6 +1,39 @@
-"""Slow convolutions in NumPy, from the definition."""
+"""Slow convolutions in NumPy, from the definition, and one over patches in JAX."""
 
+import jax.numpy as jnp
 import numpy as np
+import pytest
+from jax import lax
+
+from unlearn_jax import onednn
+
+NATIVE = pytest.param(
+    "onednn",
+    marks=pytest.mark.skipif(
+        bool(onednn.native().reason), reason=f"oneDNN: {onednn.native().reason}"
+    ),
+)
+"""The form of convolution that is there only where it was built."""
+
+
+def im2col(lhs, rhs, window_strides, padding, **unused):
+    """Convolve by one matrix product over patches, as own models may."""
+    del unused
+    sh, sw = window_strides
+    kh, kw = rhs.shape[:2]
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(
+            lhs.shape[1:3], rhs.shape[:2], window_strides, padding
+        )
+    image = jnp.pad(lhs, ((0, 0), *padding, (0, 0)))
+    rows = (image.shape[1] - kh) // sh + 1
+    cols = (image.shape[2] - kw) // sw + 1
+    slices = [
+        image[:, i : i + (rows - 1) * sh + 1 : sh, j : j + (cols - 1) * sw + 1 : sw]
+        for i in range(kh)
+        for j in range(kw)
+    ]
+    return jnp.concatenate(slices, -1) @ rhs.reshape(-1, rhs.shape[-1])
 
 
 def numpy_conv(images, kernel, stride, pad, dilation, mode, groups):

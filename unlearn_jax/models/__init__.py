@@ -16,8 +16,9 @@ from unlearn_jax.models.conv import (
     CONVOLUTIONS,
     canonical_conv,
     convolution,
-    im2col_conv,
+    convolution_form,
     max_pool_2x2,
+    onednn_conv,
 )
 from unlearn_jax.models.denoiser import Denoiser, ResidualDenoiser, build_denoiser
 from unlearn_jax.models.densenet import DenseNet
@@ -110,12 +111,13 @@ __all__ = [
     "build_denoiser",
     "canonical_conv",
     "convolution",
+    "convolution_form",
     "from_functions",
     "from_linen",
     "from_nnx",
     "from_torch",
-    "im2col_conv",
     "load",
     "max_pool_2x2",
+    "onednn_conv",
     "save",
 ]

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 from jax.extend import core
 
+from unlearn_jax import onednn
 from unlearn_jax.types import ApplyFn, InputError, PyTree
 
 # from the makers' data sheets, without sparsity: TFLOP/s of JAX's default precision in
@@ -129,6 +130,7 @@ def _inner(eqn: Any) -> int:
 _RULES: dict[str, Callable[[Any], int]] = {
     "dot_general": _dot,
     "conv_general_dilated": _convolution,
+    onednn.NAME: _convolution,
     "scan": lambda eqn: eqn.params["length"] * _count(eqn.params["jaxpr"].jaxpr),
     "cond": lambda eqn: max(_count(branch.jaxpr) for branch in eqn.params["branches"]),
     "while": _while,

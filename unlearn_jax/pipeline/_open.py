@@ -44,14 +44,23 @@ class OpenedModels:
     @property
     def models(self) -> Variables:
         """Variables of all models, NumPy arrays with a leading axis ``[M, ...]``."""
-        tree = self.stored["models"]
+        tree = self._read("models")
         stacked = Variables(tree["params"], tree.get("state") or {})
         return self._chosen(stacked)
 
     @property
     def logits(self) -> np.ndarray:
         """Logits ``[M, N, C]`` of training set, then test set."""
-        return self._chosen(self.stored["logits"])
+        return self._chosen(self._read("logits"))
+
+    def _read(self, name: str) -> PyTree:
+        """Return what is stored under a name, or raise if it was not kept."""
+        if name not in self.stored:
+            raise InputError(
+                f"{self.path} has no {name}, they were not kept: run again with"
+                f" --replicas.keep_references {name}"
+            )
+        return self.stored[name]
 
     def _chosen(self, tree: PyTree) -> Any:
         if self.index is None:

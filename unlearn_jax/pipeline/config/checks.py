@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from unlearn_jax.data import Splits
-from unlearn_jax.pipeline.config.schema import RunConfig
+from unlearn_jax.pipeline.config.schema import HARD, RunConfig
 from unlearn_jax.replicas import mapper
 from unlearn_jax.types import InputError, Model
 
@@ -44,6 +44,11 @@ def check_settings(config: RunConfig) -> None:
             raise InputError(
                 "audit.lira needs reference models: replicas.references of at least 4"
             )
+    if config.forget.kind in HARD and replicas.keep_references == "signals":
+        raise InputError(
+            f"forget.kind={config.forget.kind} reads the references' logits:"
+            " replicas.keep_references=logits"
+        )
     if audit.lira and replicas.references < 4:
         raise InputError(
             "audit.lira needs replicas.references of at least 4: two of each kind for"

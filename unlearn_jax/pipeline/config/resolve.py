@@ -30,6 +30,7 @@ from unlearn_jax.objectives import OBJECTIVES
 from unlearn_jax.optimizers import OPTIMIZERS, SGD
 from unlearn_jax.pipeline.config.checks import check_logits
 from unlearn_jax.pipeline.config.schema import (
+    HARD,
     AttackConfig,
     DataConfig,
     ForgetConfig,
@@ -43,9 +44,6 @@ from unlearn_jax.pipeline.config.schema import (
 from unlearn_jax.spectral import fastclip, state_shapes
 from unlearn_jax.train import Recipe
 from unlearn_jax.types import InputError, Model, UnlearnFn
-
-HARD = ("memorized", "uncertain")
-"""Kinds of forget sets that the reference models choose."""
 
 
 def banks_folder(config: RunConfig, workdir: str | os.PathLike[str]) -> pathlib.Path:
@@ -663,6 +661,18 @@ def _space(config: RunConfig, row: Row, method: UnlearnFn) -> dict[str, Any]:
         for option, levels in space.items()
         if option not in given or given[option] == usual[option]
     }
+
+
+def plain_model(config: ModelConfig) -> dict[str, Any]:
+    """Return a network's configuration as keys of artifacts hold it.
+
+    The form of convolution is named where it is oneDNN's, whose bits are its own, so
+    that models of two forms never stand for one another.
+    """
+    plain = to_json(config)
+    if config.name != "mlp" and models.convolution_form(config.conv) == "onednn":
+        plain["conv"] = "onednn"
+    return plain
 
 
 def build_model(config: ModelConfig, splits: Splits) -> Model:

@@ -136,7 +136,7 @@ class ModelConfig:
 
     Attributes:
       name: of the architecture.
-      conv: convolution form: auto, canonical, im2col or lax.
+      conv: convolution form: auto, canonical, lax or onednn.
       dtype: compute type.
       widths: of the layers (mlp, cnn).
       batch_norm: normalize batches (cnn, resnet).
@@ -232,6 +232,10 @@ class TrainingConfig:
         augmentation(self.augment)
 
 
+HARD = ("memorized", "uncertain")
+"""Kinds of forget sets that the reference models choose."""
+
+
 @value
 class ForgetConfig:
     """Training samples to forget.
@@ -284,6 +288,9 @@ class ReplicasConfig:
       reference_generator: ``legacy`` draws the design as the released LiRA and AMUN
         codes do.
       reference_epochs: epochs of the references; 0 for as many as the originals.
+      keep_references: store the references' logits over the pool; also their
+        ``models``, which no stage reads again; or only the ``signals`` that the audit
+        reads, two numbers a sample, where logits of many classes would fill the disk.
       mapper: of many models on one device; ``split`` instead trains one after another,
         each batch divided over all devices.
       devices: to spread models over; all of them if None.
@@ -297,6 +304,7 @@ class ReplicasConfig:
     reference_seed: int = 0
     reference_generator: Literal["default", "legacy"] = "default"
     reference_epochs: int = 0
+    keep_references: Literal["models", "logits", "signals"] = "logits"
     mapper: Literal["auto", "loop", "map", "vmap", "split"] = "auto"
     devices: int | None = None
     group: int = 16

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unlearn_jax import audit
 from unlearn_jax.attacks import certified_distance, status_counts
 from unlearn_jax.audit import Estimate
 from unlearn_jax.pipeline.config.resolve import ResolvedAttack
@@ -194,20 +193,12 @@ def plan_pool(plan: Plan, *, by_class: bool = True) -> AuditPool:
 
 
 def _references(plan: Plan) -> ReferenceSignals | None:
-    """Return what the audit reads of the references, read once for all of a run."""
+    """Return what the audit reads of the references."""
     if not plan.num_references:
         return None
-    stored = plan.references.stored
-
-    def signals(name: str) -> np.ndarray:
-        def read(stored: Stored) -> np.ndarray:
-            logits = stored.iterate("logits")
-            return audit.model_signals(name, logits, plan.pool.labels)
-
-        return stored.derived(("signal", name), read)
-
-    margin = signals("logit_margin") if plan.audit.lira else None
-    return ReferenceSignals(signals(plan.audit.signal), margin)
+    signal = plan.references.signals(plan.audit.signal)
+    margin = plan.references.signals("logit_margin") if plan.audit.lira else None
+    return ReferenceSignals(signal, margin)
 
 
 def oracle_logits(plan: Plan) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -316,7 +307,7 @@ def _lower_bound(
         index = np.flatnonzero(plan.forget[s])
         certified.append(
             certified_distance(
-                jnp.asarray(logits[o, index]),
+                jnp.asarray(logits[o][index]),
                 jnp.asarray(labels[index]),
                 log10_lipschitz=bounds[o],
             )

@@ -115,12 +115,12 @@ def terminal_text(
       InputError: a key that no metric has.
     """
     runs = {cell.num_runs for row in result.rows for cell in row.metrics.values()}
-    counts = "-".join(str(count) for count in sorted({*runs} or {0}))
-    plural = "" if runs == {1} else "s"
-    about = (
-        f"{result.title}: mean ± std over {counts} run{plural}, and below it the"
-        f" {100 * result.level:g} % interval of the mean, low–high"
-    )
+    if runs == {1}:
+        shown = "a single run, and below each number its"
+    else:
+        counts = "-".join(str(count) for count in sorted({*runs} or {0}))
+        shown = f"mean ± std over {counts} runs, and below it the mean's"
+    about = f"{result.title}: {shown} {100 * result.level:g} % interval"
     return f"{about}\n\n{render_terminal(results_table(result, metrics), width)}"
 
 

@@ -17,17 +17,18 @@ from unlearn_jax.data import Splits
 from unlearn_jax.objectives import CrossEntropy
 from unlearn_jax.pipeline.config.checks import check_settings
 from unlearn_jax.pipeline.config.resolve import (
-    HARD,
     ResolvedAttack,
     ResolvedRow,
     build_model,
     forget_masks,
     load_data,
     make_recipe,
+    plain_model,
     request_masks,
     resolve_rows,
 )
 from unlearn_jax.pipeline.config.schema import (
+    HARD,
     AuditConfig,
     ForgetConfig,
     ReplicasConfig,
@@ -215,11 +216,11 @@ class Plan:
         """
         labels = np.asarray(self.splits.train.labels)
         count = len(labels)
-        logits = self.references.logits()[:, :count]
         member = self.references.member[:, :count]
-        sure = audit.out_confidence(audit.softmax_confidence(logits, labels), member)
+        confidence = self.references.signals("softmax_confidence")[:, :count]
+        sure = audit.out_confidence(confidence, member)
         if kind == "memorized":
-            is_correct = audit.correctness(logits, labels)
+            is_correct = self.references.signals("correctness")[:, :count]
             memorized = audit.memorization(is_correct, member).value
             return np.lexsort((sure, -memorized))
         return np.argsort(sure, kind="stable")
@@ -359,8 +360,18 @@ class Plan:
             for m in range(settings.references)
         ]
         epochs = settings.reference_epochs or self.training.num_epochs
-        return self._training(
+        trained = self._training(
             "references", member, keys, epochs, int(member.sum(1).max(initial=1))
+        )
+        keep = settings.keep_references
+        about = dict(trained.settings)
+        # A bank of logits may hold more.
+        if keep != "logits":
+            about["keep"] = keep
+        if keep == "signals":
+            about["signal"] = self.audit.signal
+        return dataclasses.replace(
+            trained, settings=about, keep=keep, signal=self.audit.signal
         )
 
     @cached_property
@@ -437,7 +448,7 @@ def make_plan(
     """
     check_settings(config)
     splits = load_data(config.data) if splits is None else splits
-    model_id: Any = [to_json(config.model)]
+    model_id: Any = [plain_model(config.model)]
     if model is None:
         model = build_model(config.model, splits)
         if loss_fn is not None:

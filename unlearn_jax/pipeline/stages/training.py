@@ -9,12 +9,13 @@ import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unlearn_jax import audit
 from unlearn_jax.pipeline.store.artifact import (
     Artifact,
     Checkpoints,
@@ -43,6 +44,9 @@ class Training:
       loss_fn: the objective; cross-entropy if None.
       finish: applied to a model at the end of its training; nothing if None.
       given: models trained elsewhere, stacked, which are evaluated only.
+      keep: ``models`` and their logits, ``logits`` alone, or of these the ``signals``
+        alone.
+      signal: name of the membership signal that is kept then, with the logit margin.
       mapper: of a number of models to the way of computing them together.
       group: models trained and stored at a time, at most.
       checkpoint_seconds: least time between two checkpoints.
@@ -60,6 +64,8 @@ class Training:
     loss_fn: LossFn | None = None
     finish: Callable[[Variables], Variables] | None = None
     given: Variables | None = None
+    keep: Literal["models", "logits", "signals"] = "models"
+    signal: str = ""
     mapper: Callable[[int], Mapper]
     group: int
     checkpoint_seconds: float
@@ -68,7 +74,11 @@ class Training:
 
     @cached_property
     def artifact(self) -> Artifact:
-        """The trained models: ``models``, ``logits`` ``[M, N, C]``, last ``loss``."""
+        """The trained models, or what is kept of them.
+
+        ``models``, ``logits`` ``[M, N, C]``, last ``loss``; in place of the logits
+        ``signal`` and ``margin``, ``[M, N]`` each.
+        """
         epochs = self.recipe.num_epochs if self.given is None else 0
         return Artifact(
             name=self.name,
@@ -85,9 +95,26 @@ class Training:
         """The trained models; those that are missing are trained."""
         return self.runner.make(self.artifact)
 
-    def logits(self) -> np.ndarray:
-        """Return ``[M, N, C]`` float32 logits of all models over the pool."""
-        return self.stored["logits"]
+    def logits(self) -> list[np.ndarray]:
+        """Return logits ``[N, C]`` over the pool of every model, mapped from files."""
+        return self.stored.each("logits")
+
+    def signals(self, signal: str) -> np.ndarray:
+        """Return a membership signal ``[M, N]`` of all models, read once.
+
+        One model's logits are in memory at a time.
+
+        Args:
+          signal: a name in :data:`unlearn_jax.audit.SIGNALS`.
+        """
+        labels = self.pool.labels
+        if self.keep == "signals":
+            return self.stored["margin" if signal == "logit_margin" else "signal"]
+
+        def read(stored: Stored) -> np.ndarray:
+            return audit.model_signals(signal, stored.iterate("logits"), labels)
+
+        return self.stored.derived(("signal", signal), read)
 
     def variables(self) -> PyTree:
         """Return all models, stacked: leaves ``[M, ...]``."""
@@ -131,16 +158,25 @@ class Training:
         models = state.variables
         if self.finish is not None:
             models = map_models(mapper, _each(self.finish), models, ())
-        logits = predict_many(self.model.apply, models, self.pool.images, mapper=mapper)
-        return {"models": models, "logits": logits, "loss": losses[:, -1]}
+        return {**self._content(models, mapper), "loss": losses[:, -1]}
 
     def _evaluate(self, piece: Piece) -> dict[str, PyTree]:
         """Return the given models with their logits."""
         rows = np.array(piece.items)
         models = jax.tree.map(lambda leaf: jnp.asarray(leaf[rows]), self.given)
-        mapper = self.mapper(len(rows))
+        return self._content(models, self.mapper(len(rows)))
+
+    def _content(self, models: Variables, mapper: Mapper) -> dict[str, PyTree]:
+        """Return what is kept of trained models."""
         logits = predict_many(self.model.apply, models, self.pool.images, mapper=mapper)
-        return {"models": models, "logits": logits}
+        if self.keep == "models":
+            return {"models": models, "logits": logits}
+        if self.keep == "logits":
+            return {"logits": logits}
+        content = {}
+        for name, signal in (("signal", self.signal), ("margin", "logit_margin")):
+            content[name] = audit.model_signals(signal, logits, self.pool.labels)
+        return content
 
     def blank(self, size: int) -> TrainState:
         """Return the shapes of the stacked training state."""

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from unlearn_jax import __version__
+from unlearn_jax import __version__, onednn
 from unlearn_jax.data.tfds_reader import file_sha256
 from unlearn_jax.pipeline.store import hosts, locks
 from unlearn_jax.types import DamagedFileError, InputError
@@ -241,10 +241,12 @@ def versions() -> dict[str, str]:
     """Return the versions of all that decides the numbers, and the devices."""
     names = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
     devices = jax.devices()
+    native = onednn.native().version
     return {
         "unlearn_jax": __version__,
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in names},
+        **({"onednn": native} if native else {}),
         "platform": f"{platform.system()} {platform.machine()}",
         "devices": f"{len(devices)} x {devices[0].device_kind}",
     }

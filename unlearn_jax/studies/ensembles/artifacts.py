@@ -20,7 +20,12 @@ from unlearn_jax.data import Splits
 from unlearn_jax.ensembles import Ensemble, Lotos, Trs, ensemble_apply, fit_ensemble
 from unlearn_jax.losses import cross_entropy
 from unlearn_jax.objectives import AdversarialTraining, CrossEntropy
-from unlearn_jax.pipeline.config.resolve import build_model, load_data, make_recipe
+from unlearn_jax.pipeline.config.resolve import (
+    build_model,
+    load_data,
+    make_recipe,
+    plain_model,
+)
 from unlearn_jax.pipeline.config.schema import (
     DataConfig,
     ModelConfig,
@@ -140,7 +145,11 @@ def make_artifacts(config: EnsembleConfig) -> list[Artifact]:
         for key, value in plain["data"].items()
         if config.data.source != "tfds" or key != "path"
     }
-    base = {"data": data} | {key: plain[key] for key in ("model", "training")}
+    base = {
+        "data": data,
+        "model": plain_model(config.model),
+        "training": plain["training"],
+    }
     artifacts = []
     for seed in config.seeds:
         settings = {"seed": seed, "attack": plain["attack"]}

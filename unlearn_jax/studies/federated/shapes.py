@@ -234,6 +234,9 @@ def make_artifacts(config: Config) -> list[Artifact]:
     images(config.num_clients, config.num_images, config.size)
     plain = dataclasses.asdict(config)
     del plain["seeds"]
+    if models.convolution_form() == "onednn":
+        # its bits are its own
+        plain["conv"] = "onednn"
     artifacts = []
     for seed in config.seeds:
         settings = {**plain, "seed": seed}

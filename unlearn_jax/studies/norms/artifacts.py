@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 from unlearn_jax import models, replicas, train
-from unlearn_jax.pipeline.config.resolve import load_data
+from unlearn_jax.pipeline.config.resolve import load_data, plain_model
 from unlearn_jax.pipeline.config.schema import DataConfig, ModelConfig, to_json
 from unlearn_jax.pipeline.store.artifact import Artifact
 from unlearn_jax.spectral import (
@@ -94,6 +94,7 @@ def make_artifacts(config: NormConfig) -> list[Artifact]:
         for key, value in to_json(config).items()
         if key not in ("arms", "batch_norm")
     }
+    shared["model"] = plain_model(config.model)
     shared["data"] = {
         key: value for key, value in shared["data"].items() if key != "path"
     }

@@ -19,7 +19,11 @@ from unlearn_jax.pipeline import (
     TrainingConfig,
     load_data,
 )
-from unlearn_jax.pipeline.config.resolve import build_model, make_recipe
+from unlearn_jax.pipeline.config.resolve import (
+    build_model,
+    make_recipe,
+    plain_model,
+)
 from unlearn_jax.pipeline.config.schema import to_json
 from unlearn_jax.pipeline.stages.plan import purpose_key
 from unlearn_jax.pipeline.stages.training import epochs_per_call
@@ -89,6 +93,7 @@ def make_artifacts(config: Config) -> list[Artifact]:
         for key, value in to_json(config).items()
         if key not in ("counts", "group", "peak_tflops")
     }
+    shared["model"] = plain_model(config.model)
     shared["data"] = {
         key: value for key, value in shared["data"].items() if key != "path"
     }
