@@ -9,6 +9,7 @@ Results: ``experiments/results/digits.json``
 
 from unlearn_jax.methods import AMUN, FineTune
 from unlearn_jax.pipeline import (
+    AttackConfig,
     ForgetConfig,
     ModelConfig,
     ReplicasConfig,
@@ -25,6 +26,7 @@ PRESET = RunConfig(
     training=TrainingConfig(num_epochs=100, batch_size=64, learning_rate=0.05),
     forget=ForgetConfig(seeds=tuple(range(1, 11))),
     replicas=ReplicasConfig(originals=(0, 1, 2), references=64),
+    attack=AttackConfig(search="minimal"),
     tuning=TuningConfig(trials=12),
     rows={
         "finetune": Row(label="Fine-tuned (FT)", method=FineTune()),

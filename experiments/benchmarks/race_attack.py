@@ -39,16 +39,34 @@ WEIGHTS = "RACE_ATTACK_WEIGHTS"
 
 def prepare() -> None:
     """Train the network and write it, with the images, to the file of the rows."""
-    from epsilon_search import trained_model
+    import jax
 
-    _, variables, images, labels = trained_model(NUM_IMAGES)
+    from unlearn_jax import models, train
+    from unlearn_jax.types import Dataset
+
+    # The network fits noisy templates, so that radii differ between images.
+    rng = np.random.default_rng(0)
+    labels = np.arange(1024) % 10
+    templates = rng.uniform(0.3, 0.7, (10, 32, 32, 3))
+    noise = rng.normal(0, 0.1, (1024, 32, 32, 3))
+    images = np.clip(templates[labels] + noise, 0, 1).astype(np.float32)
+    state, _ = train.fit(
+        jax.random.key(0),
+        models.build("cnn", (32, 32, 3), 10, widths=(16, 32, 64)),
+        Dataset(images, labels.astype(np.int32)),
+        np.ones(1024, bool),
+        train.Recipe(12, 64, train.sgd(0.05)),
+    )
     flat = {
         f"{layer}/{name}": leaf
-        for layer, leaves in variables.params.items()
+        for layer, leaves in state.variables.params.items()
         for name, leaf in leaves.items()
     }
     np.savez(
-        os.environ[WEIGHTS], images=images, labels=np.asarray(labels, np.int64), **flat
+        os.environ[WEIGHTS],
+        images=images[:NUM_IMAGES],
+        labels=labels[:NUM_IMAGES],
+        **flat,
     )
 
 

@@ -9,6 +9,7 @@ from scipy import optimize
 from support.small import linear
 
 from unlearn_jax import attacks, models
+from unlearn_jax.theory import log10_lipschitz_bound
 from unlearn_jax.types import InputError, Status
 
 SHAPE = (4, 4, 1)
@@ -335,6 +336,30 @@ def test_search_maps_over_models_and_depths(network):
         np.testing.assert_array_equal(one.status, alone.status)
         np.testing.assert_array_equal(one.num_gradients, alone.num_gradients)
         np.testing.assert_allclose(one.distance, alone.distance, rtol=5e-3)
+
+
+def test_no_example_is_closer_than_the_certificate(network):
+    apply_fn, variables, x, y = network
+    bound = log10_lipschitz_bound(variables.params)
+    certified = attacks.certified_distance(
+        apply_fn(variables, x), y, log10_lipschitz=bound
+    )
+    result = search(apply_fn, variables, x, y)
+    assert np.all(certified <= result.distance)
+    assert certified[5] == 0
+    assert np.sum(certified > 0) == len(x) - 1
+
+
+def test_certificate_is_exact_for_orthogonal_classes():
+    """Two columns of length s are sqrt(2) s apart, and their matrix has norm s."""
+    columns = np.linalg.qr(RNG.normal(size=(16, 4)))[0]
+    weights = jnp.asarray(3.0 * columns, jnp.float32)
+    x = jnp.asarray(RNG.uniform(0.4, 0.6, (20, *SHAPE)), jnp.float32)
+    logits = linear(weights, x)
+    y = jnp.argmax(logits, -1)
+    certified = attacks.certified_distance(logits, y, log10_lipschitz=np.log10(3.0))
+    result = search(linear, weights, x, y, bounds=WIDE)
+    np.testing.assert_allclose(result.distance, certified, rtol=2e-3)
 
 
 def test_unusable_hyperparameters_are_refused(network):

@@ -72,6 +72,14 @@ def test_every_attack_is_reported(finished):
     assert sum(results.attacks[""].status.values()) == 4 * 12
     assert set(results.attacks) == {"", "fast", "other", "half"}
     assert results.attacks["half"].settings == {"failures": 0.5}
+    for name in ("", "half"):  # of a perceptron, in L2, attacked itself
+        attack = results.attacks[name]
+        assert 0 < attack.lower_bound <= attack.distance_quantiles["0.5"]
+    assert results.attacks["other"].lower_bound is None, "another model's examples"
+    spent = [np.ravel(part) for part in finished[3][""].each("num_gradients")]
+    assert results.attacks[""].gradients == pytest.approx(
+        np.mean(np.concatenate(spent))
+    )
     assert [row.attack for row in results.rows[3:]] == ["", "fast", "other", "half"]
     assert [row.key for row in results.rows[3:]] == [
         "own",

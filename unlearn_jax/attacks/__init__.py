@@ -24,6 +24,7 @@ from unlearn_jax.attacks._transfer import (
     transfer_rates,
 )
 from unlearn_jax.attacks.capped import cap_failures
+from unlearn_jax.attacks.certificate import certified_distance
 from unlearn_jax.attacks.curve import pgd_curve
 from unlearn_jax.attacks.legacy import legacy_pgd
 from unlearn_jax.attacks.line_search import fast_adversarial_set
@@ -68,6 +69,7 @@ __all__ = [
     "autoattack_small",
     "black_box_accuracy",
     "cap_failures",
+    "certified_distance",
     "correct",
     "difference_of_logits_ratio",
     "fast_adversarial_set",

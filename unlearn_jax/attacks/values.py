@@ -10,7 +10,7 @@ compiled program serves all of them.
 Grid(epsilon_init=0.01, num_radii=8, batch_size=128)
 """
 
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import jax.numpy as jnp
 
@@ -260,6 +260,7 @@ class PGD:
             return self._attack_radius(
                 search, apply_fn, variables, images, labels, key=key
             )
+        options: dict[str, Any]
         if isinstance(search, Minimal):
             options = {
                 "search": "minimal",

@@ -167,6 +167,9 @@ class AttackSummary:
       counts: samples of each of :attr:`radii`.
       distance_quantiles: of the successful samples; empty if there are none.
       gradients: mean number of gradients spent on a sample.
+      lower_bound: median over the successful samples of the L2 distance within which
+        the Lipschitz bound of the attacked model excludes examples; None for other
+        norms and models of which no bound is known.
     """
 
     norm: str
@@ -176,6 +179,7 @@ class AttackSummary:
     counts: tuple[int, ...]
     distance_quantiles: Mapping[str, float]
     gradients: float
+    lower_bound: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

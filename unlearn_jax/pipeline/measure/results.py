@@ -6,9 +6,11 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from unlearn_jax.attacks import status_counts
+from unlearn_jax.attacks import certified_distance, status_counts
 from unlearn_jax.audit import Estimate
 from unlearn_jax.pipeline.config.resolve import ResolvedAttack
 from unlearn_jax.pipeline.measure import records, sections
@@ -34,6 +36,7 @@ from unlearn_jax.pipeline.store import clock
 from unlearn_jax.pipeline.store import folders as store
 from unlearn_jax.pipeline.store.artifact import Stored
 from unlearn_jax.pipeline.store.clock import Cost
+from unlearn_jax.theory import log10_lipschitz_bound
 from unlearn_jax.train import steps_per_epoch
 from unlearn_jax.types import AttackResult, Status
 
@@ -257,7 +260,8 @@ def summarize_attack(
 ) -> records.AttackSummary:
     """Summarize the outcomes of the adversarial search of one attack."""
     outcomes = _outcomes(parts)
-    result = AttackResult(np.zeros(0), **outcomes)  # pyright: ignore[reportArgumentType]
+    empty = np.zeros(0)
+    result = AttackResult(empty, empty, **outcomes)  # pyright: ignore[reportArgumentType]
     is_success = outcomes["status"] <= Status.ALREADY_WRONG
     radii, counts = np.unique(outcomes["epsilon"][is_success], return_counts=True)
     distances = outcomes["distance"][is_success]
@@ -277,7 +281,39 @@ def summarize_attack(
         counts=tuple(int(count) for count in counts),
         distance_quantiles=quantiles,
         gradients=float(np.mean(outcomes["num_gradients"])),
+        lower_bound=_lower_bound(plan, chosen, is_success),
     )
+
+
+def _lower_bound(
+    plan: Plan, chosen: ResolvedAttack, is_success: np.ndarray
+) -> float | None:
+    """Return the median certified distance of the successful samples, if one is known.
+
+    The product of bounds on the layers' norms holds for chains of affine maps, ReLU and
+    pooling.
+    """
+    # A user's own network has a digest in place of its configuration.
+    model = plan.model_id[0] if isinstance(plan.model_id, list) else {}
+    is_chain = model.get("name") in ("mlp", "cnn") and not model["batch_norm"]
+    is_own = chosen.source == "own" and chosen.attack.norm == "l2"
+    if not is_chain or not is_own or not is_success.any():
+        return None
+    params = plan.originals.variables().params
+    bounds = jax.jit(jax.vmap(log10_lipschitz_bound))(params)
+    logits = plan.originals.logits()
+    labels = np.asarray(plan.splits.train.labels)
+    certified = []
+    for o, s in plan.pairs:
+        index = np.flatnonzero(plan.forget[s])
+        certified.append(
+            certified_distance(
+                jnp.asarray(logits[o][index]),
+                jnp.asarray(labels[index]),
+                log10_lipschitz=bounds[o],
+            )
+        )
+    return float(np.median(np.concatenate(certified)[is_success]))
 
 
 def row_costs(

@@ -591,6 +591,10 @@ def attacks_section(result: RunResult) -> Section | None:
     medians = [one.distance_quantiles.get("0.5") for one in attacks.values()]
     meaning = "of the examples used, in the attack's norm, pixels in [0, 1]"
     rows.append(["median distance", *medians, meaning])
+    bounds = [one.lower_bound for one in attacks.values()]
+    if any(bound is not None for bound in bounds):
+        meaning = "the original's Lipschitz bound excludes examples within it"
+        rows.append(["certified distance, median", *bounds, meaning])
     spent = [Cell(f"{one.gradients:.1f}") for one in attacks.values()]
     rows.append(["gradients", *spent, "spent on a sample, on average"])
     table = Table("", columns, rows)
