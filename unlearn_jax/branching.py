@@ -29,6 +29,19 @@ def _any_of_batch(
     return any_mapped(jnp.any(flags, 0)), False
 
 
+@custom_vmap
+def _is_single(flag: Array) -> Array:
+    return jnp.ones_like(flag)
+
+
+@_is_single.def_vmap
+def _is_not_single(
+    axis_size: int, in_batched: list[bool], flags: Array
+) -> tuple[Array, bool]:
+    del axis_size, in_batched, flags
+    return jnp.zeros((), bool), False
+
+
 def cond(
     predicate: Array,
     true_fun: Callable[..., Any],
@@ -54,12 +67,14 @@ def cond(
     >>> jax.vmap(root)(jnp.array([4.0, -1.0])).tolist()
     [2.0, 0.0]
     """
+    # where nothing is mapped, XLA leaves the selection out
+    is_chosen = predicate | _is_single(predicate)
 
     def both(*operands: Any) -> Any:
         chosen = true_fun(*operands)
         other = false_fun(*operands)
         return jax.tree.map(
-            lambda one, two: jnp.where(predicate, one, two), chosen, other
+            lambda one, two: jnp.where(is_chosen, one, two), chosen, other
         )
 
     return lax.cond(any_mapped(predicate), both, false_fun, *operands)

@@ -12,7 +12,12 @@ from support.convolutions import numpy_matrix
 
 from unlearn_jax import models
 from unlearn_jax.layers import layers
-from unlearn_jax.spectral._power_qr import lanczos, power_qr
+from unlearn_jax.spectral._power_qr import (
+    Spectrum,
+    estimate_all,
+    lanczos,
+    power_qr,
+)
 from unlearn_jax.spectral.norms import (
     _spectra,
     log10_lipschitz_product,
@@ -20,6 +25,7 @@ from unlearn_jax.spectral.norms import (
     spectral_norms,
     top_spectrum,
 )
+from unlearn_jax.spectral.operators import linear_map
 from unlearn_jax.types import InputError
 
 
@@ -212,6 +218,43 @@ def test_lanczos_agrees_with_matfree_and_is_never_behind():
         assert (np.asarray(ours) >= np.asarray(other) * (1 - 1e-5)).all()
         assert (np.asarray(ours) <= truth[:count] * (1 + 1e-5)).all()
         np.testing.assert_allclose(ours[0], other[0], rtol=tolerance)
+
+
+@pytest.mark.parametrize("method", ["lanczos", "power_qr"])
+def test_maps_of_many_sizes_in_one_loop_have_their_own_singular_values(method):
+    """Also where a map has fewer rows than its neighbors have iterations."""
+    rng = np.random.default_rng(6)
+    shapes = [(12, 10), (10, 15), (2, 9), (3, 2), (300, 4)]
+    matrices = [rng.normal(size=shape).astype("f4") for shape in shapes]
+    counts = [3, 2, 1, 2, 4]
+    starts = [rng.normal(size=(5, shape[1])).astype("f4") for shape in shapes]
+    last = [
+        Spectrum(jnp.full(count, 7.0), jnp.ones((count, shape[1])))
+        for count, shape in zip(counts, shapes, strict=True)
+    ]
+
+    @jax.jit
+    def run(matrices):
+        maps = [
+            linear_map(lambda x, matrix=matrix: matrix @ x, matrix.shape[1:])
+            for matrix in matrices
+        ]
+        is_due = jnp.arange(5) != 1
+        return estimate_all(maps, starts, last, is_due, method=method, num_iters=12 * 3)
+
+    for i, (found, matrix) in enumerate(zip(run(matrices), matrices, strict=True)):
+        if i == 1:
+            assert (found.sigma == 7).all()
+            assert (found.vectors == 1).all()
+            continue
+        truth = np.linalg.svd(matrix, compute_uv=False)[: counts[i]]
+        np.testing.assert_allclose(found.sigma, truth, rtol=1e-2)
+        np.testing.assert_allclose(found.sigma[0], truth[0], rtol=1e-4)
+        lengths = np.linalg.norm(matrix @ found.vectors.T, axis=0)
+        np.testing.assert_allclose(lengths, found.sigma, rtol=1e-4)
+        np.testing.assert_allclose(
+            found.vectors @ found.vectors.T, np.eye(counts[i]), atol=1e-5
+        )
 
 
 def random_net(name, shape, **fields):

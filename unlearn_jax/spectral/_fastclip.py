@@ -21,7 +21,7 @@ from unlearn_jax.layers import Layer
 from unlearn_jax.spectral._power_qr import Method, Spectrum, estimate_all
 from unlearn_jax.spectral._projection import Norm, Targets, project, projection
 from unlearn_jax.spectral.norms import blank_image, start_vectors
-from unlearn_jax.spectral.operators import layer_map
+from unlearn_jax.spectral.operators import layer_map, layer_product
 from unlearn_jax.types import (
     ApplyFn,
     Array,
@@ -85,18 +85,12 @@ def clip_kernel(
       The new kernel; the same bits where no direction is too long.
     """
     kernel = layer.kernel.astype(jnp.float32)
-    in_shape = layer_map(layer, kernel, composite=False).in_shape
-    chex.assert_shape(vectors, (None, *in_shape))
+    chex.assert_shape(vectors, (None, *layer_map(layer).in_shape))
 
     def stretch(kernel: Array) -> Array:
-        return jax.vmap(layer_map(layer, kernel, composite=False).matvec)(vectors)
+        return layer_product(layer, vectors, kernel, composite=False)
 
-    def stretch_one_by_one(kernel: Array) -> Array:
-        # example by example: the gradient of a mapped convolution is a grouped one, a
-        # hundred times slower on CPU
-        return lax.map(layer_map(layer, kernel, composite=False).matvec, vectors)
-
-    images, pull_back = jax.vjp(stretch_one_by_one, kernel)
+    images, pull_back = jax.vjp(stretch, kernel)
     sigma = jnp.sqrt(jnp.sum(images**2, tuple(range(1, images.ndim))))
     is_active = sigma > max_norm
     if two_sided:
