@@ -51,7 +51,7 @@ PRESET = RunConfig(
     title="survival",
     data=DataConfig(num_train=200, num_test=100),
     model=ModelConfig(widths=(16,)),
-    training=TrainingConfig(num_epochs=4000, batch_size=200, learning_rate=0.05),
+    training=TrainingConfig(num_epochs=400, batch_size=200, learning_rate=0.05),
     forget=ForgetConfig(seeds=(1,)),
     replicas=ReplicasConfig(
         originals=(0, 1), references=4, group=2, checkpoint_seconds=0.0
