@@ -51,7 +51,7 @@ PRESET = RunConfig(
     title="survival",
     data=DataConfig(num_train=200, num_test=100),
     model=ModelConfig(widths=(16,)),
-    training=TrainingConfig(num_epochs=400, batch_size=200, learning_rate=0.05),
+    training=TrainingConfig(num_epochs=3000, batch_size=200, learning_rate=0.05),
     forget=ForgetConfig(seeds=(1,)),
     replicas=ReplicasConfig(
         originals=(0, 1), references=4, group=2, checkpoint_seconds=0.0
@@ -221,13 +221,14 @@ def content(folder: pathlib.Path) -> dict[str, bytes]:
     results = json.loads((folder / "run" / "results.json").read_text())
     for row in results.get("rows", []):
         row.pop("cost", None)
-    found = {
-        "numbers": (
-            json.dumps(
-                {k: v for k, v in results.items() if k not in TIMES}, sort_keys=True
-            ).encode()
-        )
-    }
+    numbers = {key: value for key, value in results.items() if key not in TIMES}
+    found = {"numbers": json.dumps(numbers, sort_keys=True).encode()}
+    return found | stored(folder)
+
+
+def stored(folder: pathlib.Path) -> dict[str, bytes]:
+    """Return the bits of all arrays of a run, finished or not, and their manifests."""
+    found = {}
     for file in sorted(folder.rglob("*")):
         name = str(file.relative_to(folder))
         if name.startswith("damaged-") or "/damaged-" in name:
@@ -235,9 +236,9 @@ def content(folder: pathlib.Path) -> dict[str, bytes]:
         if file.suffix == ".npy":
             found[name] = np.load(file).tobytes()
         elif file.suffix == ".npz":
-            with np.load(file) as stored:
-                for key in stored.files:
-                    array = np.ascontiguousarray(stored[key])
+            with np.load(file) as arrays:
+                for key in arrays.files:
+                    array = np.ascontiguousarray(arrays[key])
                     found[f"{name}:{key}"] = array.tobytes()
         elif file.name == "manifest.json":
             # Orbax names its files at random; the manifest has digests of the values

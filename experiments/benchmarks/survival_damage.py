@@ -16,7 +16,6 @@ Results: ``experiments/results/survival_damage.json``
 """
 
 import argparse
-import json
 import pathlib
 import re
 import shutil
@@ -24,7 +23,16 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterable
 
-from survival import RUN, Case, begun, compare, end, uninterrupted, wait_until
+from survival import (
+    RUN,
+    Case,
+    begun,
+    compare,
+    end,
+    stored,
+    uninterrupted,
+    wait_until,
+)
 
 from unlearn_jax.pipeline.store.folders import Workdir, find_manifest
 
@@ -100,9 +108,8 @@ def damage_finished(
                     flush=True,
                 )
             for file, before in zip(written, spoiled, strict=True):
-                first = (whole / file.relative_to(folder)).read_bytes()[
-                    :4
-                ]  # what follows may hold times
+                # What follows the first bytes may hold times
+                first = (whole / file.relative_to(folder)).read_bytes()[:4]
                 if file.read_bytes() == before or file.read_bytes()[:4] != first:
                     raise SystemExit(f"{file}, {how}: not rewritten")
                 print(
@@ -129,10 +136,13 @@ def damage_checkpoints(
 ) -> None:
     """Damage checkpoints: training resumes from the one before, or restarts."""
     under_way = case.root / "under way"
-    processes = case.start(under_way)
-    wait_until(lambda: len(steps_of(under_way)) > 1, processes)
-    processes[0].kill()
-    processes[0].communicate()
+    # A kill that comes after the last epoch of a group finds no checkpoint: again
+    while len(steps_of(under_way)) < 2:
+        shutil.rmtree(under_way, ignore_errors=True)
+        processes = case.start(under_way)
+        wait_until(lambda: len(steps_of(under_way)) > 1, processes)
+        processes[0].kill()
+        processes[0].communicate()
     names = sorted(
         {
             file.relative_to(steps_of(under_way)[-1])
@@ -223,7 +233,7 @@ def damage_disks(case: Case, whole: pathlib.Path, expected: dict[str, bytes]) ->
         try:
             refused(case, disk, 1, "No space left on device: '")
             done = len(list(disk.rglob("manifest.json")))
-            compare_manifests(disk, expected)
+            compare_finished(disk, expected)
             subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)
             if "unlearn-jax: warning" in case.finish(disk):
                 raise SystemExit("not silent after a full disk")
@@ -242,16 +252,13 @@ def damage_disks(case: Case, whole: pathlib.Path, expected: dict[str, bytes]) ->
         disk.rmdir()
 
 
-def compare_manifests(folder: pathlib.Path, expected: dict[str, bytes]) -> None:
-    """Stop unless an unfinished run has stored what the uninterrupted one has."""
-    for file in folder.rglob("manifest.json"):
-        said = json.loads(file.read_text())
-        right = json.loads(expected[str(file.relative_to(folder))])
-        for name, checksum in right["files"].items():
-            if said["files"][name] != checksum or not (file.parent / name).is_file():
-                raise SystemExit(
-                    f"{file.parent / name} is not what the uninterrupted run has"
-                )
+def compare_finished(folder: pathlib.Path, expected: dict[str, bytes]) -> None:
+    """Stop unless what a stopped run has finished is what the whole one has."""
+    for manifest in folder.rglob("items-*/manifest.json"):
+        for name, value in stored(manifest.parent).items():
+            name = str((manifest.parent / name).relative_to(folder))
+            if value != expected[name]:
+                raise SystemExit(f"{name} is not what the uninterrupted run has")
 
 
 def two_at_once(case: Case, expected: dict[str, bytes]) -> None:
