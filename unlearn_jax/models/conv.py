@@ -146,12 +146,17 @@ def _canonical_backward(
     def add(total: Array, few: tuple[Array, Array]) -> tuple[Array, None]:
         return total + d_kernel(*few), None
 
-    parts = [
-        array.reshape(num_parts, -1, *array.shape[1:]) for array in (image, cotangent)
-    ]
+    parts = (
+        image.reshape(num_parts, -1, *image.shape[1:]),
+        cotangent.reshape(num_parts, -1, *cotangent.shape[1:]),
+    )
+    rows, columns, out_channels, in_channels = flipped.shape
     # a sum of many parts in bfloat16 would lose what is smaller than its last digit
-    zero = jnp.zeros(kernel.shape, jnp.promote_types(kernel.dtype, jnp.float32))
-    return d_image, lax.scan(add, zero, tuple(parts))[0].astype(kernel.dtype)
+    zero = jnp.zeros(
+        (rows, columns, in_channels, out_channels),
+        jnp.promote_types(flipped.dtype, jnp.float32),
+    )
+    return d_image, lax.scan(add, zero, parts)[0].astype(flipped.dtype)
 
 
 def _num_parts(image: Array, cotangent: Array) -> int:

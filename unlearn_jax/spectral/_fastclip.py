@@ -254,7 +254,7 @@ class ClipRule:
             jnp.zeros((), jnp.int32),
         )
         kernels, states, _, _ = lax.while_loop(is_unfinished, one_round, start)
-        return kernels, states
+        return kernels, list(states)
 
     def _clip(
         self, layer: Layer, kernel: Array, vectors: Array, *, target: Array

@@ -85,7 +85,7 @@ def power_qr(
             f"a map of {start.shape[1]} inputs has no {start.shape[0]} singular"
             " vectors; ask for fewer"
         )
-    sizes = (*operator.in_shape, *operator.out_shape)
+    sizes = (math.prod(operator.in_shape), math.prod(operator.out_shape))
     draws = draws_for([operator], len(start))
     sigma, block = subspace_iteration(
         operator, start, sizes, draws, num_iters=num_iters, shift=shift
@@ -163,7 +163,7 @@ def lanczos(matvec: Matvec, start: PyTree, *, num_iters: int) -> tuple[Array, Ar
     """
     _check(num_iters)
     operator, first, _ = _flat(matvec, jax.tree.map(lambda leaf: leaf[None], start))
-    sizes = (*operator.in_shape, *operator.out_shape)
+    sizes = (math.prod(operator.in_shape), math.prod(operator.out_shape))
     count = min(num_iters, *sizes)
     draws = draws_for([operator], count)
     return golub_kahan(operator, first[0], sizes, draws, num_iters=count)[:2]
@@ -214,14 +214,15 @@ def estimate_all(
         def estimate(
             operator: LinearMap, start: Array, size: Array, count: int = count
         ) -> Spectrum:
+            both = (size[0], size[1])
             if method == "power_qr":
                 found = subspace_iteration(
-                    operator, start, size, draws, num_iters=num_iters, shift=shift
+                    operator, start, both, draws, num_iters=num_iters, shift=shift
                 )
                 return Spectrum(found.sigma[:count], found.vectors[:count])
             most = min(num_iters, *operator.in_shape, *operator.out_shape)
             sigma, _, vectors = golub_kahan(
-                operator, start[0], size, draws, num_iters=most, num_vectors=count
+                operator, start[0], both, draws, num_iters=most, num_vectors=count
             )
             return Spectrum(sigma[:count], vectors)
 
@@ -238,9 +239,8 @@ def estimate_all(
             )
 
         flat = [
-            Spectrum(last[i].sigma, last[i].vectors.reshape(count_i, -1))
+            Spectrum(last[i].sigma, last[i].vectors.reshape(len(last[i].sigma), -1))
             for i in members
-            for count_i in [len(last[i].sigma)]
         ]
         each = (
             jnp.arange(len(members)),
@@ -278,19 +278,12 @@ def _check(num_iters: int, shift: float = 0.0) -> None:
 
 def _stack(arrays: Sequence[Array]) -> Array:
     """Stack arrays of one rank, padded with zeros to the largest."""
-    shape = np.max([array.shape for array in arrays], 0)
-    return jnp.stack(
-        [
-            jnp.pad(
-                array,
-                [
-                    (0, most - side)
-                    for most, side in zip(shape, array.shape, strict=True)
-                ],
-            )
-            for array in arrays
-        ]
-    )
+    largest = np.max([array.shape for array in arrays], 0)
+    padded = []
+    for array in arrays:
+        missing = largest - array.shape
+        padded.append(jnp.pad(array, [(0, count) for count in missing]))
+    return jnp.stack(padded)
 
 
 def golub_kahan(

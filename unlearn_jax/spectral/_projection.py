@@ -67,7 +67,8 @@ class Rule(Protocol):
         ...
 
 
-class KernelRule(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class KernelRule:
     """A :class:`Rule` that treats layers one by one.
 
     Attributes:
@@ -238,6 +239,7 @@ def _projected(
             parts.append(layer)
             wholes.append(composite_layer(layer) if composite else alone)
         norms = [targets.of(layer) for layer in parts]
+        norms = [norm for norm in norms if norm is not None]
         states = [memory[name] for name in names]
         changed, states = rule.update(wholes, norms, states)
         new_memory |= zip(names, states, strict=True)
