@@ -197,7 +197,19 @@ def test_rmia(given_, mode, gamma, trim):
         assert scores.shape == given_[0].shape
         check(scores, 0, 1)
         np.testing.assert_array_equal(scores, oracles.rmia_pairwise(ratio, gamma=gamma))
+    average = call(audit.reference_average, *given_[1:], mode=mode, trim=trim)
     if ratio is not None:
+        assert not np.isnan(ratio).any()
+        again = call(audit.ratio_to_average, given_[0], average)
+        np.testing.assert_array_equal(again, ratio)
+
+
+@fuzz()
+@given(real(4), st.integers(3, 4).flatmap(real))
+def test_ratio_to_an_average(target, average):
+    ratio = call(audit.ratio_to_average, target, average)
+    if ratio is not None:
+        assert ratio.shape == target.shape
         assert not np.isnan(ratio).any()
 
 
@@ -315,6 +327,10 @@ def test_signals(signal, given_, wide):
     if scores is not None:
         scores = np.asarray(scores)
         assert scores.shape == labels.shape
+        name = signal.__name__
+        if name in audit.SIGNALS:
+            both = call(audit.model_signals, name, iter([logits, logits]), labels)
+            np.testing.assert_array_equal(both, [scores, scores])
         out = (labels < 0) | (labels >= logits.shape[-1])
         assert np.isnan(scores[out]).all(), (
             "a label out of range is NaN, which the attacks refuse"
@@ -495,6 +511,14 @@ def test_weighted(given_, max_fpr):
     rates = call(audit.weighted_tpr, *given_, max_fpr=max_fpr)
     if rates is not None:
         check(rates[~np.isnan(rates)], 0, 1)
+    ranking = call(audit.Ranking, scores, {"positive": positive, "negative": negative})
+    if ranking is not None and found is not None:
+        curves = call(ranking.weighted, weights)
+        np.testing.assert_array_equal(curves.auc("positive", "negative"), found)
+    if ranking is not None and rates is not None:
+        curves = call(ranking.weighted, weights)
+        again = curves.tpr("positive", "negative", max_fpr=max_fpr)
+        np.testing.assert_array_equal(again, rates)
     means = call(audit.weighted_mean, scores, positive, weights)
     if means is not None:
         kept = scores[positive]
@@ -513,6 +537,12 @@ def test_weights_of_samples_and_runs(given_, replicates, factors):
     if weights is not None:
         assert (weights.sum(1) == len(strata)).all()
         assert (weights[:, strata].sum(1) == strata.sum()).all()
+    rng = np.random.default_rng(0)
+    blocks = call(audit.SampleWeights, rng, replicates, strata)
+    assert (blocks is None) == (weights is None)
+    if blocks is not None:
+        drawn = np.concatenate([block for _, block in blocks])
+        np.testing.assert_array_equal(drawn, weights)
     levels = np.arange(len(strata) * factors).reshape(len(strata), factors) % 3
     runs = call(audit.run_weights, np.random.default_rng(0), replicates, levels)
     if runs is not None:

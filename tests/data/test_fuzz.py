@@ -29,7 +29,7 @@ NO_FUNCTIONS = {
     audit: (  # results, options, and a table of the functions
         "Discriminator Estimate ForgetAucs Interval KlomSummary KodgeResult"
         " KodgeMiaResult Memorization MiaNN MisResult Neighbor RocCurve ULira"
-        " Vulnerability SIGNALS device"
+        " Vulnerability WeightedCurves SIGNALS device"
     ),
     # a result, a type, a table of the functions, and columns for from_iterable
     data: "Splits Augmentation AUGMENTATIONS from_huggingface",

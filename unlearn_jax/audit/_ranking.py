@@ -86,7 +86,15 @@ class Ranking:
 
         Args:
           weights: ``[B, N]``, not negative.
+
+        Raises:
+          InputError: weights of another number of samples.
         """
+        if weights.ndim != 2 or weights.shape[1] != self.num_samples:
+            raise InputError(
+                f"weights have shape {weights.shape}: pass [B, {self.num_samples}],"
+                " one weight per sample"
+            )
         return WeightedCurves(self, weights)
 
     def bounds(self, part: str, other: str) -> tuple[np.ndarray, np.ndarray]:

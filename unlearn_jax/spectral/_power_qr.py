@@ -265,7 +265,7 @@ def draws_for(maps: Sequence[LinearMap], count: int) -> Array:
     """
     shapes = [shape for one in maps for shape in (one.in_shape, one.out_shape)]
     size = max(map(math.prod, shapes)) + count
-    return jax.random.normal(jax.random.key(0), (size,))
+    return jax.random.normal(jax.random.key(0), (size,), jnp.float32)
 
 
 def _check(num_iters: int, shift: float = 0.0) -> None:

@@ -249,7 +249,7 @@ def _about(plan: Plan, row: RowResult, cost: records.RowCost | None) -> RowResul
 def _outcomes(parts: Stored) -> dict[str, np.ndarray]:
     """Return an attack's outcomes but the images, for every sample, ``[total]``."""
     outcomes = {}
-    for name in ("labels", "epsilon", "distance", "status", "num_gradients"):
+    for name in ("epsilon", "distance", "status", "num_gradients"):
         rows = attack_rows(parts, name)
         outcomes[name] = np.concatenate([np.ravel(part) for part in rows])
     return outcomes
