@@ -363,5 +363,4 @@ def model_signals(
     if signal not in SIGNALS:
         raise InputError(f"unknown signal {signal!r}: choose {', '.join(SIGNALS)}")
     function = SIGNALS[signal]
-    classes = jnp.asarray(labels)
-    return np.stack([np.asarray(function(jnp.asarray(z), classes)) for z in logits])
+    return np.stack([np.asarray(function(jnp.asarray(z), labels)) for z in logits])
