@@ -23,6 +23,7 @@ CLIPPED = dataclasses.replace(
     training=dataclasses.replace(
         TINY.training, num_epochs=8, max_norm=MAX_NORM, clip_period=3
     ),
+    replicas=dataclasses.replace(TINY.replicas, keep_references="models"),
     audit=dataclasses.replace(TINY.audit, norms=True, theory=True),
 )
 
