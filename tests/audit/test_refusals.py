@@ -46,6 +46,10 @@ def weighted(
 auc, tpr = audit.weighted_auc, audit.weighted_tpr
 
 REFUSED = [
+    (
+        lambda: audit.Ranking(ONES, {"a": MASK, "b": ~MASK}).weighted(np.ones((1, 3))),
+        "weights have shape \\(1, 3\\): pass \\[B, 4\\], one weight per sample",
+    ),
     # how arrays are read
     (
         lambda: audit.roc(np.ones((2, 2)), MASK),

@@ -166,7 +166,9 @@ def adversarial_set(
         )
 
     batch_size = min(batch_size, len(images))
-    labels = labels.astype(jnp.int32)
+    # rows of NumPy arrays cannot be gathered by a traced index
+    images = jnp.asarray(images)
+    labels = jnp.asarray(labels, jnp.int32)
     if search == "grid":
         attack_grid = partial(_grid, attack_batch, radii)
         return in_batches(attack_grid, images, labels, batch_size=batch_size)
