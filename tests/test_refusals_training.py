@@ -262,7 +262,13 @@ REFUSED = [
     ),
     (
         lambda: spectral.power_qr(lambda x: x, jnp.ones((1, 3)), num_iters=0),
-        "num_iters must be at least 1 and shift at least 0, got 0",
+        "num_iters must be at least 1, got 0",
+    ),
+    (
+        lambda: spectral.power_qr(
+            lambda x: x, jnp.ones((1, 3)), num_iters=1, shift=-1.0
+        ),
+        "shift must be at least 0, got -1.0",
     ),
     (
         lambda: spectral.power_qr(lambda x: x, jnp.ones((4, 3)), num_iters=1),

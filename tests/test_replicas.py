@@ -109,11 +109,9 @@ def test_split_divides_batches_over_the_devices(normed, blobs, design):
         )
 
 
-@pytest.mark.parametrize("channels", [3, 8, 32])  # over columns, plain, Winograd's
+@pytest.mark.parametrize("channels", [3, 32])
 def test_divided_batches_exchange_gradients_only(channels, monkeypatch):
-    """Of a batch that is divided, each takes its own a few at a time: only gradients go
-    between devices.
-    """
+    """Of a batch that is divided, only gradients go between devices."""
     monkeypatch.setattr("unlearn_jax.models.conv.PART", 2**13)
     k_x, k_k = jax.random.split(jax.random.key(0))
     image, kernel = (
@@ -138,7 +136,6 @@ def test_divided_batches_exchange_gradients_only(channels, monkeypatch):
         step, placed = jax.jit(jax.grad(loss)), (place(kernel), place(image, "batch"))
         program, got = step.lower(*placed).compile().as_text(), step(*placed)
     np.testing.assert_allclose(got, expected, atol=1e-5 * np.abs(expected).max())
-    assert "while" in program  # in parts
     assert "all-reduce" in program
     assert not re.findall("all-gather|all-to-all|collective-permute", program)
 

@@ -86,8 +86,8 @@ def test_csv_is_the_input_digit_for_digit(result):
 def test_every_table_prints_the_numbers(result):
     amun = result.row("method0").metrics["ft_auc"]
     mean, std, low, high = (f"{number:.2f}" for number in amun[:4])
-    assert f"{mean}±{std}" in report.terminal_text(result)
-    assert f"{low}–{high}" in report.terminal_text(result)
+    assert f"{mean}±{std}" in tables.terminal_text(result)
+    assert f"{low}–{high}" in tables.terminal_text(result)
     assert f"{mean} ± {std}" in latex(result)
     assert f"[{low}, {high}]" in latex(result)
     assert f"{mean} ± {std} [{low}, {high}]" in markdown(result)
@@ -98,7 +98,7 @@ def test_every_table_ends_with_the_cost(result):
     result = change_row(result, "method0", cost=cost)
     shown = ["–", "0.011", "0.022", "0.012", "0.044", "0.055"]
     assert [tables.format_cost(row) or "–" for row in result.rows] == shown
-    lines = report.terminal_text(result, width=180).splitlines()[1:]
+    lines = tables.terminal_text(result, width=180).splitlines()[1:]
     labels = tuple(f"{row.label} " for row in result.rows)
     ends = [line.split()[-1] for line in lines if line.startswith(labels)]
     assert ends == shown
@@ -120,7 +120,7 @@ def test_every_table_ends_with_the_cost(result):
 def test_a_diverged_row_stays_in_every_table(result, arrays, tmp_path):
     result = change_row(result, "method2", metrics={}, values={})
     arrays = without_arrays(arrays, "method2")
-    assert "(diverged)" in report.terminal_text(result)
+    assert "(diverged)" in tables.terminal_text(result)
     assert "Fine-tune (diverged) & –" in squeezed(latex(result))
     assert "| Fine-tune (diverged) | – |" in squeezed(markdown(result))
     report.write_report(result, arrays, tmp_path / "report.html")
@@ -138,20 +138,20 @@ def test_a_diverged_row_stays_in_every_table(result, arrays, tmp_path):
 
 
 def test_terminal_table_fits_and_names_its_numbers(result):
-    text = report.terminal_text(result, width=180)
+    text = tables.terminal_text(result, width=180)
     assert max(map(len, text.splitlines())) <= 180
     assert text.count("Original") == text.count("95 % interval") == 1
     labels = [text.index("\n" + row.label) for row in result.rows]
     assert labels == sorted(labels)
-    narrow = report.terminal_text(result, width=80)
+    narrow = tables.terminal_text(result, width=80)
     assert max(map(len, narrow.splitlines()[2:])) <= 80
     assert narrow.count("Original") > 1
 
 
 def test_a_single_run_has_no_spread():
     result, _ = make(num_methods=1, num_runs=1)
-    assert "±" not in report.terminal_text(result)
-    first = report.terminal_text(result).splitlines()[0]
+    assert "±" not in tables.terminal_text(result)
+    first = tables.terminal_text(result).splitlines()[0]
     assert first.endswith(": a single run, and below each number its 95 % interval")
     unknown = {"std": math.nan, "low": math.nan, "high": math.nan}
     result = change_metric(result, "original", "ft_auc", **unknown)
@@ -502,15 +502,15 @@ def test_report_of_a_large_run_stays_small(tmp_path):
 
 def test_write_tables_in_one_step(result, tmp_path, monkeypatch):
     folder = tmp_path / "new" / "tables"
-    report.write_tables(result, folder)
-    report.write_tables(result, folder)
+    tables.write_tables(result, folder)
+    tables.write_tables(result, folder)
     names = ["table.csv", "table.md", "table.tex", "table.txt"]
     assert sorted(file.name for file in folder.iterdir()) == names
     text = (folder / "table.txt").read_text("utf-8")
-    assert text == report.terminal_text(result) + "\n"
+    assert text == tables.terminal_text(result) + "\n"
     # The process dies here.
     monkeypatch.setattr("os.replace", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        report.write_tables(dataclasses.replace(result, title="another"), folder)
+        tables.write_tables(dataclasses.replace(result, title="another"), folder)
     assert (folder / "table.txt").read_text("utf-8") == text
     assert len(list(folder.iterdir())) == 4

@@ -343,7 +343,7 @@ def test_attacks_are_compared_side_by_side(made):
     assert fast.name == "fast"
     assert fast.unit == "kind=fgsm; used by AMUN without D_R"
     outcomes = ["found", "already wrong", "not found", "zero gradient"]
-    assert column(table, 0) == [*outcomes, "median distance"]
+    assert column(table, 0) == [*outcomes, "median distance", "gradients"]
     counts = [(cells[2].value, cells[2].note) for _, cells in table.body][:4]
     assert counts == [(75, "75.0 %"), (None, ""), (25, "25.0 %"), (None, "")]
     alone = dataclasses.replace(result, attacks={"fast": result.attacks["fast"]})

@@ -269,11 +269,10 @@ def draws_for(maps: Sequence[LinearMap], count: int) -> Array:
 
 
 def _check(num_iters: int, shift: float = 0.0) -> None:
-    if num_iters < 1 or shift < 0:
-        raise InputError(
-            f"num_iters must be at least 1 and shift at least 0, got {num_iters} and"
-            f" {shift}"
-        )
+    if num_iters < 1:
+        raise InputError(f"num_iters must be at least 1, got {num_iters}")
+    if shift < 0:
+        raise InputError(f"shift must be at least 0, got {shift}")
 
 
 def _stack(arrays: Sequence[Array]) -> Array:
