@@ -298,7 +298,7 @@ def test_a_truncated_checkpoint_is_set_aside(finished, splits, tmp_path, monkeyp
 def test_a_damaged_bank_is_named_and_rebuilt(name, finished, splits, tmp_path):
     folder, _ = finished
     shutil.copytree(folder.parent, tmp_path / "copy")
-    group, *_ = sorted((tmp_path / "copy" / "banks").glob("references-*/items-*"))
+    group, *_ = sorted((tmp_path / "copy" / "banks").glob("originals-*/items-*"))
     file = group / name
     file.write_bytes(file.read_bytes()[:-20])
     with pytest.warns(
