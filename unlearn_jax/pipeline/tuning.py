@@ -317,4 +317,5 @@ def _measure_trial(
     if not metrics:
         return {}
     metrics |= measure_gaps(pool, metrics, oracle)
-    return {key: estimate(pool, metrics[key]) for key in pool.table.trial}
+    units = {metric.key: metric.unit for metric in pool.table.metrics}
+    return {key: estimate(pool, metrics[key], units[key]) for key in pool.table.trial}

@@ -12,6 +12,7 @@ from unlearn_jax import audit
 from unlearn_jax.pipeline.measure.pool import (
     AuditPool,
     ClassPool,
+    claimed_fraction,
     confidences,
     margins,
 )
@@ -51,11 +52,7 @@ def measure_classes(
         lira = pool.lira(margin)
         if lira is not None:
             scores["lira_auc"] = lira
-    attacks = None
-    if config.mis:
-        attacks = pool.mis(margin, ~pool.train & ~classes.peers)
     right = _ulira(pool, classes, margin, margins(oracle, pool.labels))
-    claimed = _mia_nn(pool, classes, logits)
 
     def statistics_of(run: int) -> Statistics:
         forget = pool.forget[run]
@@ -75,29 +72,21 @@ def measure_classes(
         statistics.mean("kl_forget", divergence, peers)
         statistics.mean("tv_retain", variation, retained_test)
         statistics.mean("kl_retain", divergence, retained_test)
-        if attacks is not None:
-            called = np.zeros(len(margin[run]), bool)
-            called[forget] = ~attacks[run].called_member
-            statistics.mean("mis", called, forget, value=attacks[run].fraction)
-            _add_kodge(statistics, pool, margin[run], forget, peers)
         for key, score in scores.items():
             ranking = audit.Ranking(score[run], {"forget": forget, "test": peers})
             statistics.roc(ranking, {key: ("forget", "test")})
         if right is not None:
             statistics.mean("ulira", right[run], forget)
-        if claimed is not None:
-            statistics.mean("mia_nn", claimed[0][run], peers)
-            statistics.mean("mia_nn_gap", claimed[1][run], peers)
         return statistics
 
     metrics = pool.measure(statistics_of)
-    if claimed is not None:
-        score = metrics["mia_nn"]
-        expected = metrics["mia_nn_gap"]
-        metrics["mia_nn_gap"] = Measured(
-            np.abs(score.value - expected.value),
-            np.abs(score.replicates - expected.replicates),
-        )
+    if config.mis:
+        metrics["mis"] = pool.mis(margin, ~pool.train & ~classes.peers)
+        metrics["mia_kodge"] = _kodge(pool, margin, classes.peers)
+    if config.mia_nn:
+        score = _mia_nn(pool, classes, logits)
+        metrics["mia_nn"] = score
+        metrics["mia_nn_gap"] = _mia_nn_gap(classes, score)
     confusion = []
     for run, one in enumerate(logits):
         peers = classes.peers[run]
@@ -106,25 +95,24 @@ def measure_classes(
     return metrics, {"margin": margin, "confusion": np.stack(confusion)}
 
 
-def _add_kodge(
-    statistics: Statistics,
-    pool: AuditPool,
-    margin: np.ndarray,
-    forget: np.ndarray,
-    peers: np.ndarray,
-) -> None:
-    """Add the fraction of the forgotten classes' test samples called non-members."""
+def _kodge(pool: AuditPool, margin: np.ndarray, peers: np.ndarray) -> Measured:
+    """Measure how many test samples of forgotten classes are called non-members."""
     confidence = confidences(margin)
-    result = audit.kodge_mia(
-        confidence[pool.train & ~forget],
-        confidence[forget],
-        confidence[peers],
-        max_samples=pool.config.mis_samples,
-        seed=pool.config.seed,
-    )
-    called = np.zeros(len(margin), bool)
-    called[peers] = ~result.called_member
-    statistics.mean("mia_kodge", called, peers, value=result.fraction)
+
+    def attack(run: int, samples: np.ndarray) -> float:
+        values = confidence[run, samples]
+        forget = pool.forget[run, samples]
+        sides = (
+            values[pool.train[samples] & ~forget],
+            values[forget],
+            values[peers[run, samples]],
+        )
+        if not all(side.size for side in sides):
+            return np.nan
+        options = {"max_samples": pool.config.mis_samples, "seed": pool.config.seed}
+        return audit.kodge_mia(*sides, **options).fraction
+
+    return pool.refit(attack, peers, margin, pool.forget)
 
 
 def _ulira(
@@ -152,31 +140,29 @@ def _ulira(
 
 def _mia_nn(
     pool: AuditPool, classes: ClassPool, logits: Sequence[np.ndarray]
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return where every run claims samples, and how often retrained models do.
-
-    Both are ``[R, N]``; None if not asked for.
-    """
-    if not pool.config.mia_nn:
-        return None
-    test = np.flatnonzero(~pool.train)
+) -> Measured:
+    """Measure the fraction of the forgotten classes' test samples that are claimed."""
     machine = pool.config.discriminator
-    claimed = np.zeros(pool.forget.shape)
-    expected = np.zeros(pool.forget.shape)
+    set_of_run = {run: one for one in classes.sets for run in one.runs}
+
+    def attack(run: int, samples: np.ndarray) -> float:
+        test = samples[~pool.train[samples]]
+        return claimed_fraction(
+            logits[run][test], pool.labels[test], set_of_run[run], machine
+        )
+
+    return pool.refit(attack, classes.peers, np.stack(logits))
+
+
+def _mia_nn_gap(classes: ClassPool, score: Measured) -> Measured:
+    """Measure the distance to the retrained models' mean of the same forget set."""
+    value = np.zeros(score.value.shape)
+    replicates = None if score.replicates is None else np.zeros(score.replicates.shape)
     for one in classes.sets:
-        for run in one.runs:
-            expected[run] = one.claimed
-            for label, neighbor in zip(one.classes, one.neighbors, strict=True):
-                claimed[run, test[pool.labels[test] == label]] = (
-                    audit.discriminator_calls(
-                        logits[run][test],
-                        pool.labels[test],
-                        neighbor,
-                        label,
-                        also_forgotten=[
-                            other for other in one.classes if other != label
-                        ],
-                        discriminator=machine,
-                    )
-                )
-    return claimed, expected
+        runs = list(one.runs)
+        assert one.claimed is not None
+        value[runs] = np.abs(score.value[runs] - one.claimed[0])
+        if replicates is not None and score.replicates is not None:
+            distance = score.replicates[:, runs] - one.claimed[1:, None]
+            replicates[:, runs] = np.abs(distance)
+    return Measured(value, replicates, score.num_samples)

@@ -29,14 +29,14 @@ class ForgottenClasses:
       classes: the forgotten classes.
       runs: positions of the runs that forget them.
       neighbors: the nearest retained class of each; empty without MIA-NN.
-      claimed: ``[N]`` fraction of the retrained models that claim each sample; 0 for
-        all but the classes' test samples.
+      claimed: ``[1 + refits]`` mean of MIA-NN over the retrained models, on the data
+        as they are and in every replicate; None without MIA-NN.
     """
 
     classes: tuple[int, ...]
     runs: tuple[int, ...]
     neighbors: tuple[int, ...]
-    claimed: np.ndarray
+    claimed: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,7 +68,7 @@ class AuditPool:
       reference_margin: ``[M, N]``, their logit margins; None without LiRA.
       member: ``[M, N]`` bool, their training sets.
       sample_weights: of shape ``[B, N]``, shared by all runs, rows and metrics.
-      run_weights: ``[B, R]``.
+      factors: ``[R, 2]``, numbers of the original and the forget set of each run.
       classes: None unless whole classes are forgotten.
     """
 
@@ -80,7 +80,7 @@ class AuditPool:
     reference_margin: np.ndarray | None
     member: np.ndarray
     sample_weights: audit.SampleWeights
-    run_weights: np.ndarray
+    factors: np.ndarray
     classes: ClassPool | None = None
 
     @property
@@ -98,26 +98,63 @@ class AuditPool:
         """
         return resample(range(len(self.forget)), statistics_of, self.sample_weights)
 
-    def mis(self, margin: np.ndarray, outside: np.ndarray) -> list[audit.MisResult]:
-        """Return the SVC attack on every run; runs of equal samples and margins share.
+    def refit(
+        self,
+        attack: Callable[[int, np.ndarray], float],
+        queries: np.ndarray,
+        *inputs: np.ndarray,
+    ) -> Measured:
+        """Measure an attack that fits a learner, fitted again in every replicate.
+
+        Without ``config.refits`` it has no replicates, and no interval: calls of a
+        learner that is held fixed say nothing about the noise of its fit.
+
+        Args:
+          attack: returns the metric of a run's samples, given by their positions; those
+            drawn several times are repeated. NaN where a side is empty.
+          queries: ``[R, N]`` bool, the samples that are asked about.
+          inputs: ``[R, ...]`` all that the attack depends on; runs of equal inputs
+            share.
+        """
+        drawn = [np.arange(len(self.labels))]
+        for rows, block in self.sample_weights:
+            if len(drawn) > self.config.refits:
+                break
+            for row in block[: self.config.refits - rows.start]:
+                drawn.append(np.repeat(drawn[0], row))
+
+        def measure(run: int) -> np.ndarray:
+            return np.array([attack(run, samples) for samples in drawn])
+
+        values = np.stack(_shared(measure, queries, *inputs), axis=1)
+        replicates = values[1:] if self.config.refits > 1 else None
+        if replicates is None:
+            return Measured(values[0], None)
+        return Measured(values[0], replicates, int(queries.any(axis=0).sum()))
+
+    def mis(self, margin: np.ndarray, outside: np.ndarray) -> Measured:
+        """Measure the fraction of forget samples that an SVC calls non-members.
 
         Args:
           margin: ``[R, N]``.
           outside: ``[R, N]`` bool, samples known to be non-members.
         """
+        confidence = confidences(margin)
 
-        def attack(run: int) -> audit.MisResult:
-            confidence = confidences(margin[run])
-            forget = self.forget[run]
-            return audit.mis(
-                confidence[self.train & ~forget],
-                confidence[outside[run]],
-                confidence[forget],
-                max_samples=self.config.mis_samples,
-                seed=self.config.seed,
+        def attack(run: int, samples: np.ndarray) -> float:
+            values = confidence[run, samples]
+            forget = self.forget[run, samples]
+            sides = (
+                values[self.train[samples] & ~forget],
+                values[outside[run, samples]],
+                values[forget],
             )
+            if not all(side.size for side in sides):
+                return np.nan
+            options = {"max_samples": self.config.mis_samples, "seed": self.config.seed}
+            return audit.mis(*sides, **options).fraction
 
-        return _shared(attack, margin, self.forget, outside)
+        return self.refit(attack, self.forget, margin, outside)
 
     def signals(self, logits: Iterable[np.ndarray]) -> np.ndarray:
         """Return membership signals ``[K, N]`` of ``K`` models' logits ``[N, C]``."""
@@ -161,6 +198,42 @@ class AuditPool:
         return signals if np.isfinite(signals).all() else None
 
 
+def claimed_fraction(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    forgotten: ForgottenClasses,
+    machine: audit.Discriminator,
+) -> float:
+    """Return the fraction of the forgotten classes' samples that neighbors claim.
+
+    Args:
+      logits: ``[N, C]`` of one model on test samples.
+      labels: ``[N]``.
+      forgotten: the classes and their neighbors.
+      machine: how the discriminators are trained.
+
+    Returns:
+      The fraction; NaN where a retained class or a forgotten one has no sample.
+    """
+    counts = np.bincount(labels, minlength=logits.shape[-1])
+    if not counts.all():
+        return np.nan
+    claims = []
+    for label, neighbor in zip(forgotten.classes, forgotten.neighbors, strict=True):
+        others = [other for other in forgotten.classes if other != label]
+        claims.append(
+            audit.discriminator_calls(
+                logits,
+                labels,
+                neighbor,
+                label,
+                also_forgotten=others,
+                discriminator=machine,
+            )
+        )
+    return float(np.concatenate(claims).mean())
+
+
 def margins(logits: Iterable[np.ndarray], labels: np.ndarray) -> np.ndarray:
     """Return logit margins ``[K, N]`` of ``K`` models' logits ``[N, C]``."""
     return audit.model_signals("logit_margin", logits, labels)
@@ -180,7 +253,7 @@ def _shared(function: Callable[[int], _R], *inputs: np.ndarray) -> list[_R]:
     for run in range(len(inputs[0])):
         content = hashlib.sha256()
         for array in inputs:
-            content.update(array[run].tobytes())
+            content.update(np.ascontiguousarray(array[run]).tobytes())
         source.append(first.setdefault(content.digest(), run))
     results = dict(
         zip(first.values(), in_threads(function, first.values()), strict=True)
@@ -216,7 +289,7 @@ def make_pool(
       labels: ``[N]`` of the training set, then of the test set.
       forget: ``[R, N_train]`` bool, each run's forget set.
       runs: ``[R, 2]`` or wider: numbers of the original and the forget set of each run,
-        the two factors of the bootstrap.
+        the two factors of the intervals.
       references: may be None where classes are forgotten.
       member: ``[M, N]`` bool, the references' training sets.
       oracles: logits ``[N, C]`` of each run's first and of its second retrained model,
@@ -244,7 +317,7 @@ def make_pool(
         reference_margin=None if references is None else references.margin,
         member=member,
         sample_weights=audit.SampleWeights(rng, config.num_bootstrap, strata),
-        run_weights=audit.run_weights(rng, config.num_bootstrap, runs[:, :2]),
+        factors=np.asarray(runs)[:, :2],
     )
     if oracles is None:
         return pool
@@ -265,37 +338,41 @@ def _class_pool(
         removed = [int(label) for label in classes[runs[0]]]
         models = np.stack([side[run][test] for side in oracles for run in runs])
         neighbors = []
-        claimed = np.zeros(len(labels))
+        machine = pool.config.discriminator
         for label in removed if pool.config.mia_nn else ():
-            others = [other for other in removed if other != label]
-            machine = pool.config.discriminator
             neighbor = audit.nearest_neighbor(
                 models,
                 labels[test],
                 label,
-                also_forgotten=others,
+                also_forgotten=[other for other in removed if other != label],
                 discriminator=machine,
             ).neighbor
-            calls = [
-                audit.discriminator_calls(
-                    model,
-                    labels[test],
-                    neighbor,
-                    label,
-                    also_forgotten=others,
-                    discriminator=machine,
-                )
-                for model in models
-            ]
-            claimed[test & (labels == label)] = np.mean(calls, 0)
             neighbors.append(int(neighbor))
-        forgotten.append(
-            ForgottenClasses(
-                classes=tuple(removed),
-                runs=tuple(runs),
-                neighbors=tuple(neighbors),
-                claimed=claimed,
-            )
+        one = ForgottenClasses(
+            classes=tuple(removed), runs=tuple(runs), neighbors=tuple(neighbors)
         )
+        if neighbors:
+            peers = np.broadcast_to(
+                test & np.isin(labels, removed), (len(models), len(labels))
+            )
+
+            def attack(
+                model: int,
+                samples: np.ndarray,
+                one: ForgottenClasses = one,
+                models: np.ndarray = models,
+                machine: audit.Discriminator = machine,
+            ) -> float:
+                inside = samples[test[samples]]
+                logits = models[model][np.cumsum(test)[inside] - 1]
+                return claimed_fraction(logits, labels[inside], one, machine)
+
+            score = pool.refit(attack, peers, models)
+            drawn = score.replicates
+            claimed = score.value.mean(keepdims=True)
+            if drawn is not None:
+                claimed = np.concatenate([claimed, drawn.mean(1)])
+            one = dataclasses.replace(one, claimed=claimed)
+        forgotten.append(one)
     peers = np.stack([test & np.isin(labels, removed) for removed in classes])
     return ClassPool(peers=peers, oracles=oracles, sets=tuple(forgotten))
