@@ -123,10 +123,9 @@ def run(arguments: list[str]) -> int:
 
 def _print_result(result: Any) -> None:
     """Print the table and the checks of a run."""
-    from unlearn_jax.pipeline.report.tables import terminal_text
-    from unlearn_jax.pipeline.report.verdict import verdict
+    from unlearn_jax.pipeline.report.tables import terminal_verdict
 
-    print(f"{terminal_text(result)}\n\n{verdict(result)}")
+    print(terminal_verdict(result))
     for check in result.checks:
         status = "ok  " if check.passed else "FAIL"
         print(f"{status}  {check.name}. {check.detail}")
