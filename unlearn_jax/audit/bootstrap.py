@@ -571,33 +571,27 @@ def mean_interval(
     check_level(level)
     unknown = Interval(float("nan"), float("nan"))
     is_zero = not variance.total > (1e-12 * abs(mean)) ** 2
-    is_fraction = bounds is not None and np.isfinite(bounds).all()
-    if is_fraction:
-        assert bounds is not None
-        width = bounds[1] - bounds[0]
-        fraction = min(max((mean - bounds[0]) / width, 0.0), 1.0)
-        if fraction in (0, 1) and num_samples and (is_zero or num_samples == 1):
-            exact = clopper_pearson(
-                int(fraction) * num_samples, num_samples, level=level
-            )
-            return Interval(*(bounds[0] + width * end for end in exact))
+    least, largest = (-np.inf, np.inf) if bounds is None else bounds
+    width = largest - least
+    fraction = min(max((mean - least) / width, 0.0), 1.0) if np.isfinite(width) else 0.5
+    if fraction in (0, 1) and num_samples and (is_zero or num_samples == 1):
+        count = int(fraction) * num_samples
+        low, high = clopper_pearson(count, num_samples, level=level)
+        return Interval(least + width * low, least + width * high)
     if is_zero or np.isnan(variance.df):
         return unknown
     t = float(stats.t.ppf((1 + level) / 2, variance.df))
-    half = t * np.sqrt(variance.total)
-    if not is_fraction:
-        low, high = bounds if bounds is not None else (-np.inf, np.inf)
-        return Interval(max(float(mean - half), low), min(float(mean + half), high))
+    half = t * float(np.sqrt(variance.total))
+    if not np.isfinite(width) or fraction in (0, 1):
+        return Interval(max(mean - half, least), min(mean + half, largest))
     # Samples of an independent draw with the same variance: Wilson's n.
     worth = width**2 * fraction * (1 - fraction) / variance.total
-    if worth <= 0:
-        worth = 1 / (variance.total / width**2)
     center = (fraction + t**2 / (2 * worth)) / (1 + t**2 / worth)
     half = t / (1 + t**2 / worth)
-    half *= np.sqrt(fraction * (1 - fraction) / worth + t**2 / (4 * worth**2))
-    low = max(float(center - half), 0.0)
-    high = min(float(center + half), 1.0)
-    return Interval(bounds[0] + width * low, bounds[0] + width * high)
+    half *= float(np.sqrt(fraction * (1 - fraction) / worth + t**2 / (4 * worth**2)))
+    low = max(center - half, 0.0)
+    high = min(center + half, 1.0)
+    return Interval(least + width * low, least + width * high)
 
 
 def summarize(

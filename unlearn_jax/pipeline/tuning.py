@@ -278,8 +278,11 @@ def choose(
     again, _ = measure_row(pool, second, 0)
     oracle = {}
     for key, one in measured.items():
-        value = (one.value + again[key].value) / 2
-        oracle[key] = Measured(value, (one.replicates + again[key].replicates) / 2)
+        other = again[key]
+        drawn = None
+        if one.replicates is not None and other.replicates is not None:
+            drawn = (one.replicates + other.replicates) / 2
+        oracle[key] = Measured((one.value + other.value) / 2, drawn)
     originals = plan.originals.logits()
     original = _measure_trial(pool, oracle, [originals[o] for o in plan.runs[:, 0]])
     rows = {}

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -198,6 +199,21 @@ class AuditPool:
         return signals if np.isfinite(signals).all() else None
 
 
+def _claims(
+    models: np.ndarray,
+    labels: np.ndarray,
+    test: np.ndarray,
+    forgotten: ForgottenClasses,
+    machine: audit.Discriminator,
+    model: int,
+    samples: np.ndarray,
+) -> float:
+    """Return what neighbors claim by one of the models' logits of the test samples."""
+    inside = samples[test[samples]]
+    logits = models[model][np.cumsum(test)[inside] - 1]
+    return claimed_fraction(logits, labels[inside], forgotten, machine)
+
+
 def claimed_fraction(
     logits: np.ndarray,
     labels: np.ndarray,
@@ -356,18 +372,9 @@ def _class_pool(
                 test & np.isin(labels, removed), (len(models), len(labels))
             )
 
-            def attack(
-                model: int,
-                samples: np.ndarray,
-                one: ForgottenClasses = one,
-                models: np.ndarray = models,
-                machine: audit.Discriminator = machine,
-            ) -> float:
-                inside = samples[test[samples]]
-                logits = models[model][np.cumsum(test)[inside] - 1]
-                return claimed_fraction(logits, labels[inside], one, machine)
-
-            score = pool.refit(attack, peers, models)
+            score = pool.refit(
+                partial(_claims, models, labels, test, one, machine), peers, models
+            )
             drawn = score.replicates
             claimed = score.value.mean(keepdims=True)
             if drawn is not None:
