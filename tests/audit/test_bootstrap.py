@@ -8,9 +8,9 @@ import tracemalloc
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from support import oracles
 
 from unlearn_jax import audit

@@ -36,6 +36,8 @@ class TableDesign:
       set_std: of the effect of a forget set.
       run_std: of the effect of a run.
       hardness: fraction of a score's variance that all runs share, in [0, 1].
+      shared: fraction of the variance of the effects of originals and forget sets that
+        all rows share, in [0, 1].
     """
 
     originals: int = 3
@@ -48,6 +50,7 @@ class TableDesign:
     set_std: float = 0.0
     run_std: float = 0.0
     hardness: float = 0.6
+    shared: float = 0.8
 
     @property
     def effects_variance(self) -> float:
@@ -81,8 +84,8 @@ def simulate_table(
 ) -> SimulatedTable:
     """Draw a table with a row for each shift.
 
-    Rows share samples and forget sets, and have effects and noise of their own, as
-    models that different methods made.
+    Rows share samples, forget sets and a part of the effects, and have noise of their
+    own, as models that different methods made of the same originals.
 
     Args:
       rng: source of randomness; advanced.
@@ -110,8 +113,15 @@ def simulate_table(
     def effects() -> np.ndarray:
         """Draw each run's constant, ``[K, R, 1]``."""
         count = len(shifts)
-        by_original = rng.normal(size=(count, design.originals))[:, runs[:, 0]]
-        by_set = rng.normal(size=(count, design.forget_sets))[:, runs[:, 1]]
+
+        def levels(number: int) -> np.ndarray:
+            common = np.sqrt(design.shared) * rng.normal(size=(1, number))
+            return common + np.sqrt(1 - design.shared) * rng.normal(
+                size=(count, number)
+            )
+
+        by_original = levels(design.originals)[:, runs[:, 0]]
+        by_set = levels(design.forget_sets)[:, runs[:, 1]]
         by_run = rng.normal(size=(count, len(runs)))
         total = design.original_std * by_original + design.set_std * by_set
         return (total + design.run_std * by_run)[..., None]
