@@ -364,6 +364,11 @@ def test_targets_are_measured_against_retrained_models(finished):
     ]
     assert rows["second retrained model"][0] == pytest.approx(np.mean(seeds), rel=2e-3)
     assert target_distances(plan) == results.targets, "the same run, the same numbers"
+    assert len(results.targets.coefficients) == 3
+    assert np.isfinite(results.targets.coefficients).all()
+    fitted = rows["fitted to the other forget sets"]
+    assert len(fitted) == 1
+    assert rows["second retrained model"][0] < fitted[0] < rows["original model"][0]
 
 
 def _softmax(logits):
