@@ -27,8 +27,6 @@ from unlearn_jax.pipeline import (
     TuningConfig,
 )
 from unlearn_jax.pipeline.config import rows
-from unlearn_jax.pipeline.config.resolve import followed
-from unlearn_jax.values import replace
 
 AUTOMOBILE = 1
 FROG = 6
@@ -36,20 +34,12 @@ HORSE = 7
 SHIP = 8
 
 
-def _augmented(row: Row) -> Row:
-    """Return a row whose fine-tuning crops and flips its samples."""
-    follow = tuple(name for name in followed(row) if name != "augment")
-    label = f"{row.label}, augmented"
-    method = replace(row.method, augment="crop_flip")
-    return dataclasses.replace(row, label=label, method=method, follow=follow)
-
-
 def _with_and_without(chosen: dict[str, Row]) -> dict[str, Row]:
     """Return every row, and after it the same with augmentation."""
     both = {}
     for name, row in chosen.items():
         both[name] = row
-        both[f"{name}_augmented"] = _augmented(row)
+        both[f"{name}_augmented"] = rows.augmented(row, "crop_flip")
     return both
 
 
