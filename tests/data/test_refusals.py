@@ -194,6 +194,19 @@ REFUSED = [
         lambda at: data.resplit(SPLITS, num_train=8, num_test=2, seed=0, balanced=True),
         "num_train \\+ num_test = 10 takes 5 of each class, and one has only 4",
     ),
+    # choosing classes
+    (
+        lambda at: data.select_classes(SPLITS, [1]),
+        "name two or more different classes to keep, got \\[1\\]",
+    ),
+    (
+        lambda at: data.select_classes(SPLITS, [0, 2]),
+        "has classes 0..1, got 2",
+    ),
+    (
+        lambda at: data.select_classes(SPLITS, ["cat", "dog"]),
+        "classes must be integers",
+    ),
     # forget sets
     (
         lambda at: data.check_forget_mask([0, 1], 2),

@@ -59,7 +59,7 @@ def banks_folder(config: RunConfig, workdir: str | os.PathLike[str]) -> pathlib.
 
 
 def load_data(config: DataConfig) -> Splits:
-    """Return the data set of a configuration, split again where it asks for sizes.
+    """Return the data set of a configuration: its classes, split again if asked for.
 
     Args:
       config: of the data set.
@@ -88,6 +88,8 @@ def load_data(config: DataConfig) -> Splits:
         splits = data.load_npz(config.path)
     else:
         splits = data.load_folder(config.path, size=config.size)
+    if config.classes:
+        splits = data.select_classes(splits, config.classes)
     if config.num_train is None or config.num_test is None:
         return splits
     return data.resplit(

@@ -87,6 +87,7 @@ class DataConfig:
         arrays; ``folder`` images in class folders.
       name: of the TFDS data set, such as ``cifar10`` or ``mnist:3.0.1``.
       path: TFDS data_dir, ``.npz`` file or image folder.
+      classes: to keep, numbered in this order; all of them if empty.
       num_train: training samples; with ``num_test``, a random split of train and test
         together, which makes forget and test samples exchangeable under retraining.
       num_test: test samples of that split.
@@ -104,6 +105,7 @@ class DataConfig:
     source: Literal["digits", "tfds", "npz", "folder"] = "digits"
     name: str = ""
     path: str | None = None
+    classes: tuple[int, ...] = ()
     num_train: int | None = None
     num_test: int | None = None
     seed: int = 0
