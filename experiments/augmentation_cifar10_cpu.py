@@ -24,8 +24,8 @@ _POLICIES = {
     "crop_flip+aug_mix": "AugMix",
     "crop_flip+random_erasing": "random erasing",
 }
-# Unlearning alone takes the models of amun_cifar10_cpu. Which of training and unlearning
-# it helps is the ablation that the paper leaves open.
+# Unlearning alone takes the models of amun_cifar10_cpu. Which of training and
+# unlearning it helps is the ablation that the paper leaves open.
 
 
 def _rows(policies: dict[str, str]) -> dict[str, Row]:
