@@ -1,9 +1,5 @@
 """AMUN against its rivals on four classes of CIFAR-10, at the scale of a CPU.
 
-Four classes that a small network tells apart at about 90%, originals that memorize
-their training set, adversarial examples that lie far nearer than other images: the
-regime of the paper's tables. Every method fine-tunes with crops and flips and without.
-
 Claim:   AMUN comes closest to retraining (arXiv 2503.00917).
 Command: unlearn-jax run amun_cifar10_cpu --workdir runs/amun_cifar10_cpu --data.path
          DATA_DIR
@@ -27,8 +23,6 @@ from unlearn_jax.pipeline import (
     TuningConfig,
 )
 from unlearn_jax.pipeline.config import rows
-from unlearn_jax.pipeline.config.resolve import followed
-from unlearn_jax.values import replace
 
 AUTOMOBILE = 1
 FROG = 6
@@ -36,20 +30,12 @@ HORSE = 7
 SHIP = 8
 
 
-def _augmented(row: Row) -> Row:
-    """Return a row whose fine-tuning crops and flips its samples."""
-    follow = tuple(name for name in followed(row) if name != "augment")
-    label = f"{row.label}, augmented"
-    method = replace(row.method, augment="crop_flip")
-    return dataclasses.replace(row, label=label, method=method, follow=follow)
-
-
 def _with_and_without(chosen: dict[str, Row]) -> dict[str, Row]:
     """Return every row, and after it the same with augmentation."""
     both = {}
     for name, row in chosen.items():
         both[name] = row
-        both[f"{name}_augmented"] = _augmented(row)
+        both[f"{name}_augmented"] = rows.augmented(row, "crop_flip")
     return both
 
 
@@ -90,6 +76,9 @@ _HALF = {
         search=_WITHOUT["amun_no_retain"].search,
     ),
 }
+# Four classes that a small network tells apart at about 90%, originals that memorize
+# their training set, adversarial examples far nearer than other images: the regime of
+# the paper's tables.
 _BASE = RunConfig(
     title="AMUN on four classes of CIFAR-10 (JPEG), small CNN",
     data=DataConfig(
