@@ -362,7 +362,7 @@ def test_an_ignored_class_needs_no_samples():
     "reading", ["neighbor_against_rest", "neighbor_against_forgotten"]
 )
 def test_a_score_is_the_mean_of_its_credits(reading):
-    logits = models(4, noise=1.5)
+    logits = models(4, 4, spread=1.5)
     options = dict(neighbor=NEXT, reading=reading, features="probabilities")
     result = mia_nn(logits[:2], logits[2:], LABELS, FORGOTTEN, **options)
     for score, one in zip(result.scores, logits[2:], strict=True):

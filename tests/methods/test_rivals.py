@@ -52,7 +52,7 @@ NETWORK = models.from_functions(
 
 
 def network_problem(blobs):
-    rng = np.random.default_rng(8)
+    rng = np.random.default_rng(21)
     weights = (
         jnp.asarray(rng.normal(size=(16, 5)), jnp.float32),
         jnp.asarray(rng.normal(size=(5, 3)), jnp.float32),
@@ -117,14 +117,11 @@ def test_classes_are_shrunk_correlations_of_powered_features(blobs):
 def test_scar_moves_features_and_distills_the_original(blobs, key):
     """One full-batch step of gradient descent, its gradient by finite differences."""
     problem = network_problem(blobs)
-    numbers = {
-        "forget_weight": 0.8,
-        "distill_weight": 0.6,
-        "temperature": 1.7,
-        "learning_rate": 0.05,
-    }
     method = SCAR(
-        **numbers,
+        forget_weight=0.8,
+        distill_weight=0.6,
+        temperature=1.7,
+        learning_rate=0.05,
         num_epochs=1,
         num_repeats=1,
         batch_size=40,

@@ -160,7 +160,7 @@ class ClassDistributions(NamedTuple):
           features: inputs of the last layer.
           power: as the distributions were fitted with.
         """
-        moved = _unit(powered(features, power))[:, None] - self.means
+        moved = _unit(powered(features, power))[:, None] - self.means[None]
         exact = lax.Precision.HIGHEST
         stretched = jnp.einsum("bkd,kde->bke", moved, self.precisions, precision=exact)
         return jnp.sum(stretched * moved, -1)
@@ -214,11 +214,11 @@ def class_distributions(
         is_member = (labels == label)[:, None]
         count = jnp.sum(is_member)
         mean = jnp.sum(is_member * samples, 0) / jnp.maximum(count, 1)
-        centered = is_member * (samples - mean)
+        centered = is_member * (samples - mean[None])
         covariance = jnp.matmul(centered.T, centered, precision=exact)
         covariance = shrink(shrink(covariance / jnp.maximum(count - 1, 1)))
         deviation = jnp.sqrt(jnp.maximum(jnp.diagonal(covariance), 1e-30))
-        correlation = covariance / (deviation[:, None] * deviation)
+        correlation = covariance / (deviation[:, None] * deviation[None])
         # a class of one sample, or none, has no covariance
         correlation = jnp.where(count > 1, correlation, identity)
         return _unit(mean), jnp.linalg.inv(correlation)
@@ -263,7 +263,8 @@ def _scar_loss(
         teacher = problem.model.apply(problem.variables, images)
         is_counted = is_retained[jnp.argmax(teacher, -1)]
         least = jnp.min(jnp.where(is_counted[:, None], teacher, jnp.inf))
-        masked = jnp.where(is_retained, teacher, jnp.where(jnp.isinf(least), 0, least))
+        least = jnp.where(jnp.isinf(least), 0.0, least)
+        masked = jnp.where(is_retained[None], teacher, least)
         logits, state = forward(variables, images, key)
         apart = kl_from_logits(masked / options.temperature, logits)
         return jnp.sum(is_counted * apart) / jnp.maximum(jnp.sum(is_counted), 1), state

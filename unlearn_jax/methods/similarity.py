@@ -223,7 +223,8 @@ def fit_tilt(
     def step(coefficients: Array, _: None) -> tuple[Array, None]:
         slope = jax.grad(objective)(coefficients)
         direction = jnp.linalg.solve(jax.hessian(objective)(coefficients), slope)
-        tried = coefficients - 0.5 ** jnp.arange(12.0)[:, None] * direction
+        sizes = 0.5 ** jnp.arange(12.0)
+        tried = coefficients[None] - sizes[:, None] * direction[None]
         tried = jnp.concatenate([tried, coefficients[None]])
         return tried[jnp.argmin(jax.vmap(objective)(tried))], None
 

@@ -100,6 +100,7 @@ def target_distances(plan: Plan) -> Targets:
             samples[int(run)] = jax.tree.map(lambda leaf, i=place: leaf[i], kept)
     names = _names()
     coefficients: tuple[float, ...] = ()
+    fitted = np.zeros(0)
     if len(plan.forget) > 1:
         fitted = _fitted_distances(samples, plan.runs[:, 1])
         names.insert(5, "fitted to the other forget sets")
