@@ -222,7 +222,7 @@ def test_mia_nn_asks_about_the_nearest_class(finished):
 def test_every_discriminator_and_reading_of_mia_nn_has_a_column(finished):
     _, results, plan, logits = finished
     test, labels = np.arange(100) >= 60, plan.pool.labels
-    columns = {
+    columns: dict[str, tuple[int, audit.Reading]] = {
         "mia_nn_logits": (1, "neighbor_against_rest"),
         "mia_nn_forgotten": (0, "neighbor_against_forgotten"),
         "mia_nn_logits_forgotten": (1, "neighbor_against_forgotten"),
