@@ -63,17 +63,20 @@ _ROWS = {
     "uam": Row(
         label="UAM",
         method=UAM(num_epochs=EPOCHS),
-        search={"learning_rate": [0.01, 0.05], "rho": [0.1, 1.0]},
+        search={
+            "learning_rate": {"low": 0.01, "high": 0.05},
+            "rho": {"low": 0.1, "high": 1.0},
+        },
     ),
     "scar": Row(
         label="SCAR, images of D_R",
         method=SCAR(num_epochs=EPOCHS, batch_size=128),
-        search={"learning_rate": [5e-4, 1e-4, 2e-3, 5e-3]},
+        search={"learning_rate": {"low": 5e-4, "high": 5e-3}},
     ),
     "scar_noise": Row(
         label="SCAR, noise",
         method=SCAR(num_epochs=EPOCHS, batch_size=128, surrogate="noise"),
-        search={"learning_rate": [5e-4, 1e-4, 2e-3, 5e-3]},
+        search={"learning_rate": {"low": 5e-4, "high": 5e-3}},
     ),
     "delete": Row(label="DELETE", method=DELETE(num_epochs=EPOCHS)),
     "trw_0": Row(

@@ -80,6 +80,7 @@ class SCAR(FineTuning):
         ``N(0.5, 0.25)``, clipped to [0, 1].
       num_repeats: how often an epoch reads D_F.
       num_epochs: of so many passes over D_F.
+      batch_size: forget samples per step, and as many surrogates.
       learning_rate: of the optimizer.
       weight_decay: L2, added to the gradient.
       optimizer: Adam.

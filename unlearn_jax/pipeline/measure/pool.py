@@ -314,8 +314,9 @@ def neighbor_credits(
     labels = pool.labels[test]
     columns = {}
     for name, (machine, reading) in pool.config.mia_nn_columns().items():
-        by_class = [
-            audit.neighbor_credits(
+        by_class = []
+        for label, neighbor in zip(classes, neighbors, strict=True):
+            credits = audit.neighbor_credits(
                 logits,
                 labels,
                 neighbor,
@@ -324,8 +325,7 @@ def neighbor_credits(
                 reading=reading,
                 discriminator=machine,
             )
-            for label, neighbor in zip(classes, neighbors, strict=True)
-        ]
+            by_class.append(credits)
         counts = np.array([np.sum(labels == label) for label in classes])
         # a neighbor's samples count for every class that it is nearest to
         counted = np.isfinite(by_class)

@@ -523,14 +523,18 @@ class Lab:
         outcomes = []
         for place in range(len(radii)):
             fooled = [
-                jnp.stack(
-                    [~correct(*one, result.images[place], labels) for one in each]
-                )
+                jnp.stack(self.wrong(each, result.images[place], labels))
                 for result in results
             ]
             own = jnp.stack([result.labels[place] != labels for result in results])
             outcomes.append(attacks.Transfer(right, own, right, jnp.stack(fooled)))
         return outcomes
+
+    def wrong(
+        self, classifiers: Sequence[tuple[Any, Any]], images: Array, labels: Array
+    ) -> list[Array]:
+        """Return where each classifier ``(apply, variables)`` is wrong, ``[B]``."""
+        return [~correct(*one, images, labels) for one in classifiers]
 
     def pilot(self, seed: int) -> dict[str, np.ndarray]:
         """Train a plain ensemble on a seed of its own, and choose the radius.
