@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.core import Tracer
 
+from unlearn_jax import targets
 from unlearn_jax.contrib.federated.clients import Clients
 from unlearn_jax.optimizers import SGD, Optimizer
 from unlearn_jax.train import (
@@ -94,7 +95,7 @@ class LocalTraining:
     def maps(self) -> bool:
         """True where clients train one after the other."""
         return self.form == "map" or (
-            self.form == "auto" and jax.default_backend() == "cpu"
+            self.form == "auto" and targets.platform() == "cpu"
         )
 
     def rate(self, round: Array) -> Array:

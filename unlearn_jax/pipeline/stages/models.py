@@ -253,7 +253,7 @@ def _program(
     num_train = len(plan.splits.train.labels)
     model = plan.model
 
-    def one(
+    def unlearn_one(
         item: Any, pool: Dataset
     ) -> tuple[Variables, UnlearnInfo, jax.Array, jax.Array | None]:
         key, variables, forget, requests, given, traced = item
@@ -279,7 +279,7 @@ def _program(
         )
         return jax.tree.map(lambda leaf: leaf[-1], stacked), info, steps[-1], steps
 
-    return one
+    return unlearn_one
 
 
 def row_logits(plan: Plan, name: str, stored: Stored) -> list[np.ndarray]:
