@@ -279,15 +279,8 @@ class CompileReport:
                 f"{flops:.2e}",
             ]
             if compiled.error:
-                line += [
-                    "-",
-                    "-",
-                    "-",
-                    "-",
-                    "-",
-                    "-",
-                    f"DOES NOT COMPILE: {compiled.error}",
-                ]
+                line += ["-"] * 6
+                line.append(f"DOES NOT COMPILE: {compiled.error}")
             else:
                 assert compiled.reading is not None
                 assert compiled.bound is not None
@@ -325,8 +318,8 @@ class CompileReport:
         lines = [
             f"{self.preset} on {self.target.name}: {len(self.target.devices)} x"
             f" {self.target.kind} on each of {self.target.num_hosts} hosts,"
-            f" {chip.memory / 2**30:.1f} GiB each; per device and call, compiled and not"
-            " run",
+            f" {chip.memory / 2**30:.1f} GiB each; per device and call, compiled and"
+            " not run",
             "",
             tabulate(table, headers=headers, tablefmt="simple", disable_numparse=True),
             "",

@@ -61,8 +61,9 @@ class _Instruction:
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """What the text of a compiled program holds, per device; loops counted as often as
-    they run.
+    """Content of a compiled program's text, per device.
+
+    Loops are counted as often as they run, branches as if all were equally likely.
 
     Attributes:
       traffic: bytes between the device's memory and its cores, as the program's kernels
