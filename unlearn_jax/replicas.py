@@ -224,6 +224,11 @@ def rehearsal(watch: Watch | None = None) -> Iterator[None]:
         _rehearsal.is_on, _rehearsal.watch = before
 
 
+def is_rehearsal() -> bool:
+    """Return whether this thread compiles its programs only (:func:`rehearsal`)."""
+    return _rehearsal.is_on
+
+
 def _zeros(like: Any) -> Any:
     """Return zeros that take no memory; of keys, their shape."""
     if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
