@@ -3,7 +3,7 @@
 A stack of ``M`` models is a pytree whose leaves have a leading ``M``. "For each model"
 is a replaceable *mapper*, so the same pure function of one model runs as a Python loop,
 as ``lax.map``, as ``vmap``, or over devices by ``pmap`` with any of these inside;
-models too large for that are trained one by one, each batch divided over all devices.
+batches of models too large for one device are divided over several.
 All give the same result; which is fast depends on the backend and on the model.
 """
 
@@ -291,7 +291,11 @@ def _slots(mapped: OneModel, size: int) -> OneModel:
 
 
 def mapper(
-    form: Form = "auto", *, num_models: int, devices: int | None = None
+    form: Form = "auto",
+    *,
+    num_models: int,
+    devices: int | None = None,
+    split: int = 1,
 ) -> Mapper:
     """Make the mapper of ``num_models`` models.
 
@@ -300,15 +304,16 @@ def mapper(
         them with ``lax.map``, ``vmap`` one program that does all at once. ``auto``
         takes the fastest: ``map`` on CPU (measured: 32 times the speed of ``vmap`` for
         a small CNN); elsewhere ``map`` for programs with convolutions, ``vmap`` for
-        others. ``split`` trains one model after another,
-        its batches divided over the devices (data parallelism, for models that fill a
-        device): equal to the others to rounding, since gradients are summed in another
-        order. Everything but training (attacks, predictions) then runs on every device
-        alike.
+        others. ``split`` is ``loop`` with every batch divided over all devices.
       num_models: ``M``; no more devices than models are used, but by ``split``.
       devices: local devices to spread the models over by ``pmap``; all of them by
         default, 1 for none. ``M`` need not be a multiple: the last model is repeated as
         padding and its copies are dropped.
+      split: devices that each batch of a training step is divided over (data
+        parallelism, for models that fill a device). The mesh then has two axes, models
+        and batches. Equal to the others to rounding, since gradients are summed in
+        another order. Everything but training (attacks, predictions) runs on the
+        devices of a model alike.
 
     Returns:
       The mapper.
@@ -330,10 +335,18 @@ def mapper(
         )
     count = devices or len(present)
     if form == "split":
-        return _split(present[:count])
-    count = min(count, num_models)
-    if count > 1:
-        return _on_devices(form, present[:count])
+        return _on_mesh("loop", present[:count], count, f"split[{count}]")
+    if split < 1 or count % split:
+        raise InputError(
+            f"{count} devices do not divide into parts of split={split}: choose a"
+            " divisor"
+        )
+    models = min(count // split, num_models)
+    name = f"pmap[{models}] x {form}"
+    if split > 1:
+        name = f"{name} x split[{split}]"
+    if models * split > 1:
+        return _on_mesh(form, present[: models * split], split, name)
     return _on_one(form, targets.current())
 
 
@@ -360,11 +373,18 @@ def _on_one(form: str, target: targets.Target | None) -> Mapper:
 
 
 @lru_cache(maxsize=64)
-def _on_devices(form: str, devices: tuple[Any, ...]) -> Mapper:
-    count = len(devices)
-    mesh = Mesh(np.array(devices), "models")
+def _on_mesh(form: str, devices: tuple[Any, ...], split: int, name: str) -> Mapper:
+    """Return the mapper over a mesh of models, and of the parts of their batches.
+
+    The axis of the models is manual: no device hears of another one's. That of the
+    batches is XLA's, which divides what reads them and sums their gradients.
+    """
+    count = len(devices) // split
+    grid = np.array(devices).reshape(count, split)
+    mesh = Mesh(grid, ("models", BATCH_AXIS)) if split > 1 else Mesh(devices, "models")
     models = NamedSharding(mesh, PartitionSpec("models"))
     everywhere = NamedSharding(mesh, PartitionSpec())
+    rows = PartitionSpec(BATCH_AXIS)
     pad = _Program(
         jax.jit(partial(_pad, count), in_shardings=everywhere, out_shardings=models),
         (everywhere,),
@@ -381,6 +401,7 @@ def _on_devices(form: str, devices: tuple[Any, ...]) -> Mapper:
             mesh=mesh,
             in_specs=(models.spec, models.spec, everywhere.spec),
             out_specs=models.spec,
+            axis_names={"models"},
             check_vma=False,
         )
         places = (models, models, everywhere)
@@ -403,7 +424,16 @@ def _on_devices(form: str, devices: tuple[Any, ...]) -> Mapper:
     def place(shared: PyTree) -> PyTree:
         return shared if _rehearsal.is_on else jax.device_put(shared, everywhere)
 
-    return Mapper(f"pmap[{count}] x {form}", place, lift)
+    def fetch(read: FetchFn) -> FetchFn:
+        def divided(data: Any, index: Array, key: Array) -> Batch:
+            is_inside = BATCH_AXIS in jax.sharding.get_abstract_mesh().shape
+            parts = rows if is_inside else NamedSharding(mesh, rows)
+            index = lax.with_sharding_constraint(index, parts)
+            return lax.with_sharding_constraint(read(data, index, key), parts)
+
+        return divided if split > 1 else read
+
+    return Mapper(name, place, lift, split, fetch)
 
 
 def _pad(count: int, tree: PyTree) -> PyTree:
@@ -436,38 +466,6 @@ def _on_first(tree: PyTree) -> PyTree:
         return jax.device_put(leaf, device)
 
     return jax.tree.map(copy, tree)
-
-
-@lru_cache(maxsize=64)
-def _split(devices: tuple[Any, ...]) -> Mapper:
-    """Return the mapper of one model after another, batches divided over a mesh."""
-    count = len(devices)
-    mesh = Mesh(np.array(devices), BATCH_AXIS)
-    whole = NamedSharding(mesh, PartitionSpec())
-    rows = NamedSharding(mesh, PartitionSpec(BATCH_AXIS))
-
-    def lift(fun: OneModel) -> OneModel:
-        compiled = jax.jit(_body("loop", fun), donate_argnums=0)
-
-        def on_mesh(
-            carry: PyTree, item: PyTree, shared: PyTree
-        ) -> tuple[PyTree, PyTree]:
-            with jax.set_mesh(mesh):  # convolutions read it
-                return compiled(carry, item, shared)
-
-        return _slots(on_mesh, 1)
-
-    def fetch(read: FetchFn) -> FetchFn:
-        def divided(data: Any, index: Array, key: Array) -> Batch:
-            index = lax.with_sharding_constraint(index, rows)
-            return lax.with_sharding_constraint(read(data, index, key), rows)
-
-        return divided
-
-    def place(shared: PyTree) -> PyTree:
-        return jax.device_put(shared, whole)
-
-    return Mapper(f"split[{count}]", place, lift, count, fetch)
 
 
 def map_models(
