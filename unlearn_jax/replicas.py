@@ -385,15 +385,21 @@ def _on_mesh(form: str, devices: tuple[Any, ...], split: int, name: str) -> Mapp
     models = NamedSharding(mesh, PartitionSpec("models"))
     everywhere = NamedSharding(mesh, PartitionSpec())
     rows = PartitionSpec(BATCH_AXIS)
+
+    def pad_models(tree: PyTree) -> PyTree:
+        return _pad(count, tree)
+
     pad = _Program(
-        jax.jit(partial(_pad, count), in_shardings=everywhere, out_shardings=models),
+        jax.jit(pad_models, in_shardings=everywhere, out_shardings=models),
         (everywhere,),
     )
 
     @cache
     def cut(num_models: int) -> _Program:
-        first = partial(jax.tree.map, itemgetter(slice(num_models)))
-        return _Program(jax.jit(first, in_shardings=models), (models,))
+        def cut_models(tree: PyTree) -> PyTree:
+            return jax.tree.map(itemgetter(slice(num_models)), tree)
+
+        return _Program(jax.jit(cut_models, in_shardings=models), (models,))
 
     def lift(fun: OneModel) -> OneModel:
         on_device = jax.shard_map(

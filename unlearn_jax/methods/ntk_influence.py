@@ -56,7 +56,8 @@ class NTKInfluence:
     run, and where the original is not stationary, or the network not linear as far as
     the step goes, :func:`unlearn_jax.methods.unlearn` and the pipeline warn. Compiled
     programs of your own return its numbers, ``guard`` of
-    :class:`unlearn_jax.types.UnlearnInfo`. Networks trained by SGD for few epochs with little weight decay are neither.
+    :class:`unlearn_jax.types.UnlearnInfo`. Networks trained by SGD for few epochs with
+    little weight decay are neither.
 
     ``num_gradients`` counts two for each product with the Hessian and sample, as if
     ``cg`` never stopped early, or the kernel's Jacobian rows; 0 for ``head``, which

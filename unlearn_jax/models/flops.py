@@ -80,7 +80,8 @@ def program_flops(jaxpr: core.Jaxpr) -> Operations:
         for eqn in jaxpr.eqns:
             name = eqn.primitive.name
             if name in _PRODUCTS:
-                dtype = eqn.invars[0].aval.dtype.name
+                operand: Any = eqn.invars[0].aval
+                dtype = operand.dtype.name
                 counts[dtype] += times * _PRODUCTS[name](eqn)
                 continue
             length = eqn.params["length"] if name == "scan" else 1

@@ -10,6 +10,7 @@ import pathlib
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -29,7 +30,7 @@ from unlearn_jax.pipeline.store.artifact import Artifact, Runner
 from unlearn_jax.targets import Bound, Reading, Target
 from unlearn_jax.types import InputError, PyTree
 
-NEGLIGIBLE = ("initialize", "_pad", "partial")
+NEGLIGIBLE = ("initialize", "pad_models", "cut_models")
 """Programs that no row is made of: they draw weights, and copy."""
 
 
@@ -138,8 +139,9 @@ class _Watch:
         key = (id(jitted), structure, tuple(leaves))
         if key not in self._known:
             traced = jitted.trace(*args)
+            compile_it = partial(self._compile, traced, args)
             # keeps the function, whose id is in the key, alive
-            self._known[key] = (jitted, traced.out_info, lambda: self._compile(traced))
+            self._known[key] = (jitted, traced.out_info, compile_it)
         self.calls[key] = self.calls.get(key, 0) + 1
         return self._known[key][1]
 
@@ -153,14 +155,10 @@ class _Watch:
             self._compiled[key] = self._known[key][2]()
         return self._compiled[key]
 
-    def _compile(self, traced: Any) -> Compiled:
+    def _compile(self, traced: Any, args: PyTree) -> Compiled:
         chip = self.target.chip
         operations = program_flops(traced.jaxpr.jaxpr)
-        shardings = [
-            leaf.sharding
-            for leaf in jax.tree.leaves(traced.args_info)
-            if getattr(leaf, "sharding", None) is not None
-        ]
+        shardings = [leaf.sharding for leaf in jax.tree.leaves(args)]
         used = {one for sharding in shardings for one in sharding.device_set}
         parts = 1
         for sharding in shardings:

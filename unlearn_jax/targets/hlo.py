@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import re
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from functools import cached_property
 
@@ -17,7 +17,7 @@ _BRANCHES = re.compile(
     r"(?:branch_computations=\{([^}]*)\}|true_computation=%?([\w.\-]+),"
     r" false_computation=%?([\w.\-]+))"
 )
-_GROUPS = re.compile(r"(?:feature|batch)_group_count=(\d+)")
+_GROUPED = re.compile(r"(?:feature|batch)_group_count=(?!1\b)\d")
 _CALLBACK = re.compile(r"callback|SendToHost|RecvFromHost|is_host_transfer=true")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 
@@ -116,8 +116,8 @@ class Reading:
             found.append(f"a gather of {self.gathered / 2**30:.1f} GiB")
         if self.traffic and self.copied > self.traffic / 4:
             found.append(f"{self.copied / self.traffic:.0%} of traffic is copies")
-        if "all-gather" in self.collectives:
-            size = self.collectives["all-gather"][1]
+        size = self.collectives.get("all-gather", (0.0, 0.0))[1]
+        if size >= _SMALL:
             found.append(f"all-gathers of {size / 2**20:.0f} MiB")
         if self.loops:
             found.append(f"{self.loops} loops of unknown length, counted as one")
@@ -146,10 +146,10 @@ class _Module:
     @cached_property
     def results(self) -> dict[str, dict[str, str]]:
         """Types by computation and instruction."""
-        return {
-            name: {one.name: one.result for one in instructions}
-            for name, instructions in self.computations.items()
-        }
+        found: dict[str, dict[str, str]] = {}
+        for name, instructions in self.computations.items():
+            found[name] = {one.name: one.result for one in instructions}
+        return found
 
     def steps(
         self, computation: str, times: float = 1.0
@@ -337,8 +337,8 @@ def read_hlo(text: str) -> Reading:
     copied = 0.0
     cycles = 0.0
     loops = 0
-    counts: Counter[str] = Counter()
-    sizes: Counter[str] = Counter()
+    counts: dict[str, float] = defaultdict(float)
+    sizes: dict[str, float] = defaultdict(float)
     for computation, one, times, is_known in module.steps(module.entry):
         if not is_known:
             loops += 1
@@ -364,11 +364,7 @@ def read_hlo(text: str) -> Reading:
         for one in every
         if one.opcode == "convolution" or "__cudnn$conv" in one.rest
     ]
-    grouped = [
-        one
-        for one in convolutions
-        if any(int(number) > 1 for number in _GROUPS.findall(one.rest))
-    ]
+    grouped = [one for one in convolutions if _GROUPED.search(one.rest)]
     gathers = [
         _bytes(one.result, everywhere=True) for one in every if one.opcode == "gather"
     ]
