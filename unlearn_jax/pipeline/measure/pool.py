@@ -282,14 +282,19 @@ def _class_pool(
                 classes=tuple(removed),
                 runs=tuple(runs),
                 neighbors=tuple(neighbors),
-                credits={
-                    name: np.mean([one[name] for one in credits], 0)
-                    for name in credits[0]
-                },
+                credits=_means(credits),
             )
         )
     peers = np.stack([test & np.isin(labels, removed) for removed in classes])
     return ClassPool(peers=peers, oracles=oracles, sets=tuple(forgotten))
+
+
+def _means(credits: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Return the mean over models of every column."""
+    means = {}
+    for name in credits[0]:
+        means[name] = np.mean([one[name] for one in credits], 0)
+    return means
 
 
 def neighbor_credits(
