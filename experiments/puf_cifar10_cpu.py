@@ -1,7 +1,8 @@
 """Federated unlearning of CIFAR-10 by PUF: a residual network; CPU.
 
-Ten clients, three of which leave in turn; three that own a class. The same with a
-vision transformer: ``puf_vit_cifar10_cpu``.
+Ten clients, three of which leave in turn; three that own a class. The network has
+BatchNorm, the paper's GroupNorm. The same with a vision transformer:
+``puf_vit_cifar10_cpu``.
 
 Claim:   PUF forgets a client's samples as retraining does.
 Command: unlearn-jax run puf_cifar10_cpu --workdir runs/puf_cifar10_cpu --data.path

@@ -22,5 +22,7 @@ EXPERIMENT = dataclasses.replace(
         model=ModelConfig(
             name="vit", patch_size=4, width=48, depth=3, num_heads=4, mlp_ratio=2
         ),
+        optimizer="adam",
+        learning_rate=1e-3,
     ),
 )

@@ -12,6 +12,7 @@ import numpy as np
 from unlearn_jax import data, train
 from unlearn_jax.contrib import federated
 from unlearn_jax.losses import cross_entropy
+from unlearn_jax.optimizers import Adam
 from unlearn_jax.pipeline import Artifact, DataConfig, ModelConfig
 from unlearn_jax.pipeline.config.resolve import build_model, load_data, plain_model
 from unlearn_jax.pipeline.config.schema import to_json
@@ -56,6 +57,10 @@ class Config:
     """Network."""
     augment: str = "none"
     """Augmentation of the clients' images."""
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    """Of the clients; PUF's transformers take Adam, without a penalty here."""
+    learning_rate: float = 0.1
+    """Of the clients, in the first round."""
     strengths: tuple[float, ...] = STRENGTHS
     """Strengths of PUF special on the Dirichlet split; 2 is always there."""
     rounds: int = 100
@@ -68,7 +73,16 @@ class Config:
     @property
     def local(self) -> federated.LocalTraining:
         """Training of a client."""
-        return federated.LocalTraining(augment=data.augmentation(self.augment))
+        if self.optimizer == "adam":
+            return federated.LocalTraining(
+                augment=data.augmentation(self.augment),
+                optimizer=Adam(),
+                learning_rate=self.learning_rate,
+                weight_decay=0.0,
+            )
+        return federated.LocalTraining(
+            augment=data.augmentation(self.augment), learning_rate=self.learning_rate
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -326,6 +340,8 @@ def make_artifacts(config: Config) -> list[Artifact]:
         )
     if min(config.rounds, config.recovery) < 1:
         raise InputError("rounds and recovery must be at least 1")
+    if config.optimizer not in ("sgd", "adam") or not config.learning_rate > 0:
+        raise InputError("optimizer is sgd or adam, and learning_rate positive")
     if config.num_cases < 0 or config.group < 1:
         raise InputError("num_cases must not be negative, and group at least 1")
     plain = to_json(config)
