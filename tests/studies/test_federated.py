@@ -19,13 +19,15 @@ def test_puf_digits(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_federation_may_have_a_network_with_statistics_and_few_cases(tmp_path):
-    found = check_study(
+    check_study(
         "puf_digits",
         tmp_path,
         settings=("dirichlet",),
         seeds=(0,),
         num_cases=2,
+        num_train=400,
         model=ModelConfig(name="cnn", widths=(4,), batch_norm=True),
         augment="crop",
         strengths=(2.0,),
@@ -33,7 +35,6 @@ def test_a_federation_may_have_a_network_with_statistics_and_few_cases(tmp_path)
         recovery=1,
         group=2,
     )
-    del found
 
 
 @pytest.mark.slow
