@@ -31,7 +31,7 @@ from unlearn_jax.types import ApplyFn, Array, AttackResult, Variables
 NETWORKS = {
     "digits": "Digits, MLP 256-256",
     "methods_mnist": "MNIST, CNN 8-16",
-    "methods_cifar10_cpu": "CIFAR-10 (JPEG), CNN 16-32-64",
+    "amun_cifar10_cpu": "CIFAR-10 (JPEG), four classes, CNN 16-32-64",
 }
 COLUMNS = (
     "search",
@@ -197,7 +197,7 @@ def main() -> None:
         versions={"unlearn_jax": unlearn_jax.__version__, "JAX": jax.__version__},
         code=publish.code_digest("minimal_sets"),
         seeds="The first original and forget set of the presets `digits`,"
-        " `methods_mnist` and `methods_cifar10_cpu`; 12 radii. Every example is in"
+        " `methods_mnist` and `amun_cifar10_cpu`; 12 radii. Every example is in"
         " [0, 1], and its class was predicted again, alone.",
         tables=tuple(tables),
         reading=tuple(reading),

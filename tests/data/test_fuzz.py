@@ -347,6 +347,11 @@ def test_resplit(draw):
         assert data.pool_mask(splits).sum() == len(splits.train.labels)
     if splits is None:
         return
+    chosen = draw.draw(st.lists(st.integers(-1, 3), max_size=3))
+    selected = call(data.select_classes, splits, chosen)
+    if selected is not None:
+        usable(selected)
+        assert selected.num_classes == len(chosen)
     num_train, num_test = draw.draw(st.integers(-1, 13)), draw.draw(st.integers(-1, 13))
     balanced, seed = draw.draw(st.booleans()), draw.draw(SEEDS)
     again = call(

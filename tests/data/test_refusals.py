@@ -1,5 +1,6 @@
 """Every error that the data sources document: the call that meets it, its message."""
 
+import dataclasses
 import gzip
 import io
 import tarfile
@@ -193,6 +194,25 @@ REFUSED = [
     (
         lambda at: data.resplit(SPLITS, num_train=8, num_test=2, seed=0, balanced=True),
         "num_train \\+ num_test = 10 takes 5 of each class, and one has only 4",
+    ),
+    # choosing classes
+    (
+        lambda at: data.select_classes(SPLITS, [1]),
+        "name two or more different classes to keep, got \\[1\\]",
+    ),
+    (
+        lambda at: data.select_classes(SPLITS, [0, 2]),
+        "has classes 0..1, got 2",
+    ),
+    (
+        lambda at: data.select_classes(
+            dataclasses.replace(SPLITS, num_classes=3), [0, 2]
+        ),
+        "no training sample has class 2",
+    ),
+    (
+        lambda at: data.select_classes(SPLITS, ["cat", "dog"]),
+        "classes must be integers",
     ),
     # forget sets
     (

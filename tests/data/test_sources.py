@@ -355,3 +355,18 @@ def test_resplit_draws_disjoint_sets_from_the_pool():
     for sizes in ({"num_train": 0, "num_test": 3}, {"num_train": 3, "num_test": 0}):
         with refuses("at least one sample"):
             sources.resplit(splits, seed=0, **sizes)
+
+
+def test_selected_classes_are_numbered_in_the_order_given():
+    rows = np.arange(12, dtype=np.uint8)
+    images = rows[:, None, None, None] * np.ones((1, 2, 2, 1), np.uint8)
+    splits = sources.load_arrays(
+        images[:6], rows[:6] % 3, images[6:], rows[6:] % 3, class_names=["a", "b", "c"]
+    )
+    selected = sources.select_classes(splits, (2, 0))
+    assert selected.class_names == ("c", "a")
+    assert selected.num_classes == 2
+    for part, first in ((selected.train, 0), (selected.test, 6)):
+        ids = part.images[:, 0, 0, 0]
+        assert ids.tolist() == [i for i in range(first, first + 6) if i % 3 != 1]
+        np.testing.assert_array_equal(part.labels, np.where(ids % 3 == 2, 0, 1))

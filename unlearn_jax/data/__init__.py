@@ -4,7 +4,8 @@
   :func:`load_npz`, :func:`load_folder`, :func:`load_tfds`, and :func:`from_iterable`
   and :func:`from_huggingface` of what is in memory; :func:`prepare` makes a TFDS data
   set of an official archive, :func:`resplit` redraws training and test set,
-  :func:`validate` is the check they all pass.
+  :func:`select_classes` keeps some classes, :func:`validate` is the check they all
+  pass.
 * Forget sets are masks ``[N]``: :func:`forget_random`, :func:`forget_class`,
   :func:`forget_indices`, :func:`forget_file`, all checked by :func:`check_forget_mask`;
   :func:`membership_design` is ``[M, N]``. :func:`pool` joins training and test set for
@@ -45,6 +46,7 @@ from unlearn_jax.data.sources import (
     load_folder,
     load_npz,
     resplit,
+    select_classes,
     validate,
 )
 from unlearn_jax.data.splits import (
@@ -90,6 +92,7 @@ __all__ = [
     "random_erasing",
     "random_flip",
     "resplit",
+    "select_classes",
     "trivial_augment",
     "validate",
 ]

@@ -411,6 +411,55 @@ def random_splits(
     return _draw(name, pool, num_train, num_test, seed, len(names), names)
 
 
+def select_classes(splits: Splits, classes: Sequence[int]) -> Splits:
+    """Return the samples of some classes, which are numbered in the order given.
+
+    Args:
+      splits: the data set; it is not changed.
+      classes: two or more different ones, in 0..C-1.
+
+    Returns:
+      A data set with ``len(classes)`` classes, their names and the same name.
+
+    Raises:
+      InputError: fewer than two classes, one of them repeated or out of range, or one
+        without a training or a test sample.
+    """
+    wanted = np.asarray(classes)
+    if wanted.ndim != 1 or not np.issubdtype(wanted.dtype, np.integer):
+        raise InputError(f"classes must be integers, got {classes!r}")
+    if len(wanted) < 2 or len(set(wanted.tolist())) < len(wanted):
+        raise InputError(
+            f"name two or more different classes to keep, got {wanted.tolist()}"
+        )
+    outside = wanted[(wanted < 0) | (wanted >= splits.num_classes)]
+    if outside.size:
+        raise InputError(
+            f"{splits.name} has classes 0..{splits.num_classes - 1}, got {outside[0]}"
+        )
+    numbers = np.full(splits.num_classes, -1, np.int32)
+    numbers[wanted] = np.arange(len(wanted))
+
+    def select(samples: Dataset, title: str) -> Dataset:
+        labels = numbers[np.asarray(samples.labels)]
+        kept = labels >= 0
+        missing = np.setdiff1d(np.arange(len(wanted)), labels)
+        if missing.size:
+            raise InputError(
+                f"{splits.name}: no {title} sample has class {wanted[missing[0]]}"
+            )
+        return Dataset(np.asarray(samples.images)[kept], labels[kept])
+
+    names = splits.class_names
+    return Splits(
+        splits.name,
+        select(splits.train, "training"),
+        select(splits.test, "test"),
+        len(wanted),
+        tuple(names[label] for label in wanted) if names else (),
+    )
+
+
 def resplit(
     splits: Splits, *, num_train: int, num_test: int, seed: int, balanced: bool = False
 ) -> Splits:

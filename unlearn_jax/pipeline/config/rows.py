@@ -31,6 +31,7 @@ from unlearn_jax.methods import (
     SVDProjection,
     filtered,
 )
+from unlearn_jax.pipeline.config.resolve import followed
 from unlearn_jax.pipeline.config.schema import Row
 from unlearn_jax.values import replace
 
@@ -51,6 +52,23 @@ def with_options(row: Row, **changes: Any) -> Row:
       **changes: by name.
     """
     return dataclasses.replace(row, method=replace(row.method, **changes))
+
+
+def augmented(row: Row, augment: str, label: str = "augmented") -> Row:
+    """Return a row that augments its samples in its own way, not as the run trains.
+
+    Args:
+      row: to change.
+      augment: as :func:`unlearn_jax.data.augmentation` takes it.
+      label: added to the row's.
+    """
+    follow = tuple(name for name in followed(row) if name != "augment")
+    return dataclasses.replace(
+        row,
+        label=f"{row.label}, {label}",
+        method=replace(row.method, augment=augment),
+        follow=follow,
+    )
 
 
 def with_retain() -> dict[str, Row]:

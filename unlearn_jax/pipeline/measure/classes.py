@@ -12,9 +12,9 @@ from unlearn_jax import audit
 from unlearn_jax.pipeline.measure.pool import (
     AuditPool,
     ClassPool,
-    claimed_fraction,
     confidences,
     margins,
+    neighbor_score,
 )
 from unlearn_jax.pipeline.measure.statistics import Measured, Statistics
 
@@ -83,10 +83,10 @@ def measure_classes(
     if config.mis:
         metrics["mis"] = pool.mis(margin, ~pool.train & ~classes.peers)
         metrics["mia_kodge"] = _kodge(pool, margin, classes.peers)
-    if config.mia_nn:
-        score = _mia_nn(pool, classes, logits)
-        metrics["mia_nn"] = score
-        metrics["mia_nn_gap"] = _mia_nn_gap(classes, score)
+    for name in config.mia_nn_columns():
+        score = _mia_nn(pool, classes, logits, name)
+        metrics[name] = score
+        metrics[f"{name}_gap"] = _mia_nn_gap(classes, score, name)
     confusion = []
     for run, one in enumerate(logits):
         peers = classes.peers[run]
@@ -139,30 +139,30 @@ def _ulira(
 
 
 def _mia_nn(
-    pool: AuditPool, classes: ClassPool, logits: Sequence[np.ndarray]
+    pool: AuditPool, classes: ClassPool, logits: Sequence[np.ndarray], name: str
 ) -> Measured:
-    """Measure the fraction of the forgotten classes' test samples that are claimed."""
-    machine = pool.config.discriminator
+    """Measure one column of MIA-NN."""
+    machine, reading = pool.config.mia_nn_columns()[name]
     set_of_run = {run: one for one in classes.sets for run in one.runs}
 
     def attack(run: int, samples: np.ndarray) -> float:
         test = samples[~pool.train[samples]]
-        return claimed_fraction(
-            logits[run][test], pool.labels[test], set_of_run[run], machine
-        )
+        own = np.asarray(logits[run])[test]
+        labels = pool.labels[test]
+        return neighbor_score(own, labels, set_of_run[run], machine, reading)
 
     return pool.refit(attack, classes.peers, np.stack(logits))
 
 
-def _mia_nn_gap(classes: ClassPool, score: Measured) -> Measured:
+def _mia_nn_gap(classes: ClassPool, score: Measured, name: str) -> Measured:
     """Measure the distance to the retrained models' mean of the same forget set."""
     value = np.zeros(score.value.shape)
     replicates = None if score.replicates is None else np.zeros(score.replicates.shape)
     for one in classes.sets:
         runs = list(one.runs)
-        assert one.claimed is not None
-        value[runs] = np.abs(score.value[runs] - one.claimed[0])
+        expected = one.expected[name]
+        value[runs] = np.abs(score.value[runs] - expected[0])
         if replicates is not None and score.replicates is not None:
-            distance = score.replicates[:, runs] - one.claimed[1:, None]
+            distance = score.replicates[:, runs] - expected[1:, None]
             replicates[:, runs] = np.abs(distance)
     return Measured(value, replicates, score.num_samples)

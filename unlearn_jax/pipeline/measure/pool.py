@@ -2,8 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -30,14 +29,14 @@ class ForgottenClasses:
       classes: the forgotten classes.
       runs: positions of the runs that forget them.
       neighbors: the nearest retained class of each; empty without MIA-NN.
-      claimed: ``[1 + refits]`` mean of MIA-NN over the retrained models, on the data
-        as they are and in every replicate; None without MIA-NN.
+      expected: ``[1 + refits]`` by column of MIA-NN the mean score of the retrained
+        models, on the data as they are and in every replicate.
     """
 
     classes: tuple[int, ...]
     runs: tuple[int, ...]
     neighbors: tuple[int, ...]
-    claimed: np.ndarray | None = None
+    expected: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -199,55 +198,44 @@ class AuditPool:
         return signals if np.isfinite(signals).all() else None
 
 
-def _claims(
-    models: np.ndarray,
-    labels: np.ndarray,
-    test: np.ndarray,
-    forgotten: ForgottenClasses,
-    machine: audit.Discriminator,
-    model: int,
-    samples: np.ndarray,
-) -> float:
-    """Return what neighbors claim by one of the models' logits of the test samples."""
-    inside = samples[test[samples]]
-    logits = models[model][np.cumsum(test)[inside] - 1]
-    return claimed_fraction(logits, labels[inside], forgotten, machine)
-
-
-def claimed_fraction(
+def neighbor_score(
     logits: np.ndarray,
     labels: np.ndarray,
     forgotten: ForgottenClasses,
     machine: audit.Discriminator,
+    reading: audit.Reading,
 ) -> float:
-    """Return the fraction of the forgotten classes' samples that neighbors claim.
+    """Return the score of MIA-NN of one model.
+
+    That of several classes is the mean of theirs, weighted by their samples.
 
     Args:
-      logits: ``[N, C]`` of one model on test samples.
+      logits: ``[N, C]`` of the model on test samples.
       labels: ``[N]``.
       forgotten: the classes and their neighbors.
       machine: how the discriminators are trained.
+      reading: as :func:`unlearn_jax.audit.mia_nn` takes it.
 
     Returns:
-      The fraction; NaN where a retained class or a forgotten one has no sample.
+      The score; NaN where a class has too few samples for its machine.
     """
     counts = np.bincount(labels, minlength=logits.shape[-1])
-    if not counts.all():
+    if counts.min() < 1 + (reading == "neighbor_against_forgotten"):
         return np.nan
-    claims = []
+    scores = []
     for label, neighbor in zip(forgotten.classes, forgotten.neighbors, strict=True):
         others = [other for other in forgotten.classes if other != label]
-        claims.append(
-            audit.discriminator_calls(
-                logits,
-                labels,
-                neighbor,
-                label,
-                also_forgotten=others,
-                discriminator=machine,
-            )
+        own = audit.neighbor_credits(
+            logits,
+            labels,
+            neighbor,
+            label,
+            also_forgotten=others,
+            reading=reading,
+            discriminator=machine,
         )
-    return float(np.concatenate(claims).mean())
+        scores.append(np.nanmean(own))
+    return float(np.average(scores, weights=counts[list(forgotten.classes)]))
 
 
 def margins(logits: Iterable[np.ndarray], labels: np.ndarray) -> np.ndarray:
@@ -354,32 +342,41 @@ def _class_pool(
         removed = [int(label) for label in classes[runs[0]]]
         models = np.stack([side[run][test] for side in oracles for run in runs])
         neighbors = []
-        machine = pool.config.discriminator
         for label in removed if pool.config.mia_nn else ():
-            neighbor = audit.nearest_neighbor(
+            nearest = audit.nearest_neighbor(
                 models,
                 labels[test],
                 label,
                 also_forgotten=[other for other in removed if other != label],
-                discriminator=machine,
-            ).neighbor
-            neighbors.append(int(neighbor))
+                discriminator=pool.config.discriminators[0],
+            )
+            neighbors.append(nearest.neighbor)
         one = ForgottenClasses(
             classes=tuple(removed), runs=tuple(runs), neighbors=tuple(neighbors)
         )
-        if neighbors:
+        expected = {}
+        for name, (machine, reading) in pool.config.mia_nn_columns().items():
+
+            def attack(
+                model: int,
+                samples: np.ndarray,
+                one: ForgottenClasses = one,
+                models: np.ndarray = models,
+                machine: audit.Discriminator = machine,
+                reading: audit.Reading = reading,
+            ) -> float:
+                inside = samples[test[samples]]
+                logits = models[model][np.cumsum(test)[inside] - 1]
+                return neighbor_score(logits, labels[inside], one, machine, reading)
+
             peers = np.broadcast_to(
                 test & np.isin(labels, removed), (len(models), len(labels))
             )
-
-            score = pool.refit(
-                partial(_claims, models, labels, test, one, machine), peers, models
-            )
-            drawn = score.replicates
-            claimed = score.value.mean(keepdims=True)
-            if drawn is not None:
-                claimed = np.concatenate([claimed, drawn.mean(1)])
-            one = dataclasses.replace(one, claimed=claimed)
-        forgotten.append(one)
+            score = pool.refit(attack, peers, models)
+            drawn = [score.value[None]]
+            if score.replicates is not None:
+                drawn.append(score.replicates)
+            expected[name] = np.concatenate(drawn).mean(1)
+        forgotten.append(dataclasses.replace(one, expected=expected))
     peers = np.stack([test & np.isin(labels, removed) for removed in classes])
     return ClassPool(peers=peers, oracles=oracles, sets=tuple(forgotten))
