@@ -102,7 +102,7 @@ def test_near_means_near_the_oracle_of_the_same_variant(variants):
     tables = study.study_tables(variants)
     verdicts = next(table for table in tables if table.title == "Verdict")
     shown = [(cells[2].value, cells[2].note) for _, cells in verdicts.body]
-    assert ("like retraining", "+0.50 [-0.10, +1.10]") in shown
+    assert ("forgotten", "+0.50 [-0.10, +1.10]") in shown
     assert ("undecided", "+0.50 [-0.10, +1.10]") in shown
     table = next(table for table in tables if table.title == "FT AUC (%)")
     marks = [[cell.mark for cell in cells[1:]] for _, cells in table.body]

@@ -104,7 +104,7 @@ def mark_near(result: RunResult, row: RowResult, key: str) -> str:
 
 
 STATES = {
-    "like": "like retraining",
+    "like": "forgotten",
     "different": "different",
     "undecided": "undecided",
 }
@@ -131,7 +131,7 @@ def verdict_table(
         help_text = f"{metric.description} Here: less the retrained models', paired."
         columns.append(Column(f"Δ {metric.label}", "points", help_text, digits=2))
     columns += [metric_column(metric) for metric in gap]
-    columns.append(Column("Cost", "× retraining"))
+    columns.append(Column("Cost", "×", "Multiple of the gradients of retraining."))
     lines = []
     for row in rows:
         cells: list[Value | Cell] = [Cell(*_state(row))]
@@ -146,10 +146,11 @@ def verdict_table(
 
 
 def difference_cell(one: Difference | None, *, with_state: bool = True) -> Cell:
-    """Return a paired difference, its interval below it, and its state if asked for."""
+    """Return a paired difference and its interval, with its state and more digits."""
     if one is None:
         return Cell(None)
-    mean, _, interval = difference_words(one).partition(" ")
+    digits = 2 if with_state else 1
+    mean, _, interval = difference_words(one, digits).partition(" ")
     state = f" {STATES[one.state]}" if with_state else ""
     return Cell(mean, f"{interval}{state}")
 
@@ -159,11 +160,11 @@ def _state(row: RowResult) -> tuple[str, str]:
     if row.kind == "oracle":
         return "the goal", ""
     if row.kind == "second_oracle":
-        return "the seed floor", ""
+        return "seed floor", ""
     if row.verdict is None:
         return "", ""
     more = row.verdict.more_runs
-    remark = f"{more:,} more runs would decide" if more is not None else ""
+    remark = f"+{more:,} runs" if more is not None else ""
     return STATES[row.verdict.state], remark
 
 

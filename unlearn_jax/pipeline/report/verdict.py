@@ -109,10 +109,10 @@ def margins_sentence(result: RunResult) -> str:
     )
     if shown:
         return (
-            f"{text} “Like retraining” means inside {join(shown)}, the spread over runs"
-            " between two retrainings (the seed floor). “Undecided” comes with the"
-            " number of runs that would decide with a probability of 80 %, if any"
-            " would."
+            f"{text} “Forgotten” (like retraining) means inside {join(shown)}, the"
+            " spread over runs between two retrainings (the seed floor). “Undecided”"
+            " comes with how many more runs would decide with a probability of 80 %, if"
+            " any number would."
         )
     return (
         f"{text} Without three runs of a second retraining there is no margin, so no"
