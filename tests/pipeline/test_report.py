@@ -33,7 +33,7 @@ from unlearn_jax.pipeline.report.blocks import (
 )
 from unlearn_jax.pipeline.report.figures import run as plots
 from unlearn_jax.pipeline.report.figures import style
-from unlearn_jax.pipeline.report.verdict import findings, verdict
+from unlearn_jax.pipeline.report.verdict import findings, margins_sentence, verdict
 from unlearn_jax.types import InputError
 
 
@@ -217,7 +217,8 @@ def test_the_findings_follow_the_numbers(result):
         " +3.50 [+3.00, +4.00] and Fine-tune -7.50 [-9.00, -6.00]; undecided: Random"
         " labels +1.00 [-3.00, +5.00] (40 more runs would decide)." in words
     )
-    assert "inside FT AUC ± 2.00 points, the spread over runs between two" in words
+    means = margins_sentence(result)
+    assert "inside FT AUC ± 2.00 points, the spread over runs between two" in means
     assert words.startswith("30 of 300 training samples")
     assert "hardly works here" in text(original=(49, 51))
     assert "points the wrong way" in text(original=(40, 41))
@@ -482,7 +483,7 @@ def test_the_first_screen_has_the_references_and_the_best_methods():
     assert labels[:3] == ["Original", "Retrained", "Retrained again"]
     assert labels[3:] == [row.label for row in result.rows if row.label in best]
     states = [cells[1].value for _, cells in table.body]
-    assert states[:3] == ["still recognizable", "the goal", "the seed floor"]
+    assert states[:3] == ["", "the goal", "seed floor"]
     assert "Of 12 methods the 8 with the smallest Avg Gap" in table.caption
     amun = result.row("method0").metrics["ft_auc"]
     assert f"AMUN {amun.mean:.2f} [{amun.low:.2f}, {amun.high:.2f}]" in figure.alt

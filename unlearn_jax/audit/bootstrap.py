@@ -256,12 +256,7 @@ def run_weights(
            [1, 1]], dtype=int32)
     """
     _check_replicates(num_replicates)
-    factors = np.asarray(factors)
-    if factors.ndim != 2 or factors.size == 0 or factors.dtype.kind not in "iu":
-        raise InputError(
-            f"factors are {factors.dtype} of shape {factors.shape}: pass [R, 2]"
-            " integers, the original and the forget set of each run"
-        )
+    factors = _read_factors(factors)
     weights = np.ones((num_replicates, factors.shape[0]), np.int32)
     for factor in factors.T:
         levels, level_of_run = np.unique(factor, return_inverse=True)
@@ -690,12 +685,7 @@ def _quadratic_forms(
     """
     if factors is None:
         return []
-    factors = np.asarray(factors)
-    if factors.ndim != 2 or factors.size == 0 or factors.dtype.kind not in "iu":
-        raise InputError(
-            f"factors are {factors.dtype} of shape {factors.shape}: pass [R, J]"
-            " integers, such as the original and the forget set of each run"
-        )
+    factors = _read_factors(factors)
     if len(factors) != num_runs:
         raise InputError(
             f"{len(factors)} rows of factors for {num_runs} values: pass one row a"
@@ -730,6 +720,17 @@ def _quadratic_forms(
         scale = 1 / (max(df, 1) * num_runs)
         forms.append((scale * residual, max(df, 1)))
     return forms
+
+
+def _read_factors(factors: ArrayLike) -> np.ndarray:
+    """Return factors ``[R, J]``, checked."""
+    array = np.asarray(factors)
+    if array.ndim != 2 or array.size == 0 or array.dtype.kind not in "iu":
+        raise InputError(
+            f"factors are {array.dtype} of shape {array.shape}: pass [R, 2]"
+            " integers, the original and the forget set of each run"
+        )
+    return array
 
 
 def _read_replicates(replicates: ArrayLike, num_runs: int) -> np.ndarray:

@@ -134,7 +134,7 @@ def verdict_table(
     columns.append(Column("Cost", "×", "Multiple of the gradients of retraining."))
     lines = []
     for row in rows:
-        cells: list[Value | Cell] = [Cell(*_state(row))]
+        cells: list[Value | Cell] = [Cell(*_state(row, keys[0]))]
         for metric in shown:
             one = row.differences.get(metric.key, {}).get("oracle")
             cells.append(difference_cell(one, with_state=False))
@@ -155,14 +155,15 @@ def difference_cell(one: Difference | None, *, with_state: bool = True) -> Cell:
     return Cell(mean, f"{interval}{state}")
 
 
-def _state(row: RowResult) -> tuple[str, str]:
+def _state(row: RowResult, key: str) -> tuple[str, str]:
     """Return in a few words how a row compares with retraining, and a remark."""
     if row.kind == "oracle":
         return "the goal", ""
     if row.kind == "second_oracle":
         return "seed floor", ""
     if row.verdict is None:
-        return "", ""
+        one = row.differences.get(key, {}).get("oracle")
+        return STATES[one.state] if one else "", ""
     more = row.verdict.more_runs
     remark = f"+{more:,} runs" if more is not None else ""
     return STATES[row.verdict.state], remark

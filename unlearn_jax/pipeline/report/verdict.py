@@ -222,8 +222,6 @@ def _difference_sentences(result: RunResult) -> list[str]:
                 f"{_label(result, key)} less that of the retrained models, run by run,"
                 f" {'; '.join(parts)}."
             )
-    if sentences:
-        sentences.append(margins_sentence(result))
     return sentences
 
 
