@@ -127,7 +127,9 @@ def test_paired_differences_find_shifts_that_overlapping_intervals_hide():
 
 
 def test_attacks_that_fit_a_machine_have_an_interval_only_if_it_is_refitted():
-    design = TableDesign(originals=2, forget_sets=1, num_train=40, num_test=20)
+    design = TableDesign(
+        originals=2, forget_sets=1, num_train=40, num_test=20, num_forget=10
+    )
     table = simulate_table(np.random.default_rng(0), design)
     for refits in (0, 5):
         pool = make_pool(
