@@ -1,9 +1,5 @@
 """AMUN against its rivals on four classes of CIFAR-10, at the scale of a CPU.
 
-Four classes that a small network tells apart at about 90%, originals that memorize
-their training set, adversarial examples that lie far nearer than other images: the
-regime of the paper's tables. Every method fine-tunes with crops and flips and without.
-
 Claim:   AMUN comes closest to retraining (arXiv 2503.00917).
 Command: unlearn-jax run amun_cifar10_cpu --workdir runs/amun_cifar10_cpu --data.path
          DATA_DIR
@@ -80,6 +76,9 @@ _HALF = {
         search=_WITHOUT["amun_no_retain"].search,
     ),
 }
+# Four classes that a small network tells apart at about 90%, originals that memorize
+# their training set, adversarial examples far nearer than other images: the regime of
+# the paper's tables.
 _BASE = RunConfig(
     title="AMUN on four classes of CIFAR-10 (JPEG), small CNN",
     data=DataConfig(

@@ -1,8 +1,5 @@
 """Augmentation of unlearning, of training, of both: four classes of CIFAR-10.
 
-Unlearning alone takes the models of ``amun_cifar10_cpu``; the other two train their
-own. Which of the two helps is the ablation that the paper leaves open.
-
 Claim:   augmentation helps unlearning (arXiv 2508.18502).
 Command: unlearn-jax run augmentation_cifar10_cpu --workdir
          runs/augmentation_cifar10_cpu --data.path DATA_DIR
@@ -27,6 +24,8 @@ _POLICIES = {
     "crop_flip+aug_mix": "AugMix",
     "crop_flip+random_erasing": "random erasing",
 }
+# Unlearning alone takes the models of amun_cifar10_cpu. Which of training and
+# unlearning it helps is the ablation that the paper leaves open.
 
 
 def _rows(policies: dict[str, str]) -> dict[str, Row]:

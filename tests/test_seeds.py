@@ -1,11 +1,13 @@
-"""Seeds of every host function: refused in one line, or a stream of their own."""
+"""Seeds and batch sizes: refused in one line, or seeds with a stream of their own."""
 
 import numpy as np
+import optax
 import pytest
 from support.refusals import refuses
 
-from unlearn_jax import audit, data
+from unlearn_jax import audit, data, train, values
 from unlearn_jax.contrib import federated
+from unlearn_jax.methods import METHODS
 from unlearn_jax.pipeline import (
     AuditConfig,
     DataConfig,
@@ -57,3 +59,15 @@ def test_seeds_are_integers_and_not_truncated(name):
 def test_seeds_of_configurations(config, seed):
     with refuses("seed|originals"):
         config(seed)
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5, None])
+def test_batches_have_samples(size):
+    with refuses("batch_size must be a positive integer"):
+        train.Recipe(1, size, optax.sgd(0.1))
+    with refuses("batch_size must be a positive integer"):
+        train.predict(lambda _, x: x, (), np.zeros((2, 3)), batch_size=size)
+    for method in METHODS.values():
+        if "batch_size" in values.fields_of(method):
+            with refuses("batch_size"):
+                values.replace(method, batch_size=size)

@@ -1,5 +1,6 @@
 """Every error that the data sources document: the call that meets it, its message."""
 
+import dataclasses
 import gzip
 import io
 import tarfile
@@ -211,6 +212,12 @@ REFUSED = [
     (
         lambda at: data.select_classes(SPLITS, [0.5, 1.5]),
         "classes must be integers or names",
+    ),
+    (
+        lambda at: data.select_classes(
+            dataclasses.replace(SPLITS, num_classes=3), [0, 2]
+        ),
+        "no training sample has class 2",
     ),
     (
         lambda at: data.select_classes(SPLITS, ["cat", "dog"]),
