@@ -68,6 +68,6 @@ def test_batches_have_samples(size):
     with refuses("batch_size must be a positive integer"):
         train.predict(lambda _, x: x, (), np.zeros((2, 3)), batch_size=size)
     for method in METHODS.values():
-        if "batch_size" in values.fields_of(method):
+        if size is not None and "batch_size" in values.fields_of(method):
             with refuses("batch_size"):
                 values.replace(method, batch_size=size)

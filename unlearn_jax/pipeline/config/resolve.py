@@ -6,7 +6,7 @@ import pathlib
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
@@ -34,6 +34,7 @@ from unlearn_jax.optimizers import OPTIMIZERS, SGD
 from unlearn_jax.pipeline.config.checks import check_logits
 from unlearn_jax.pipeline.config.schema import (
     HARD,
+    Architecture,
     AttackConfig,
     DataConfig,
     ForgetConfig,
@@ -528,7 +529,7 @@ def choose_values(
     """
     registries: dict[str, tuple[str, Mapping[str, Any]]] = {
         "__training.objective": ("objective", OBJECTIVES),
-        "__model.name": ("model", models.ARCHITECTURES),
+        "__model.name": ("model", {name: name for name in get_args(Architecture)}),
     }
     config = _with_rows(config, arguments)
     for key in config.rows:
@@ -537,7 +538,6 @@ def choose_values(
         registries[f"{prefix}.method.optimizer"] = ("optimizer", OPTIMIZERS)
         registries[f"{prefix}.method.filter"] = ("filter", FILTERS)
     chosen: dict[str, Any] = {}
-    names: dict[str, Any] = {}
     others = []
     words = iter(arguments)
     for word in words:
@@ -553,12 +553,13 @@ def choose_values(
                 f"unknown {kind} {name!r}; choose one of {', '.join(registry)}"
             )
         chosen[flag] = registry[name]
-        names[flag] = name
     if not chosen:
         return config, others
     if "__model.name" in chosen:
         network = ModelConfig(
-            name=names["__model.name"], conv=config.model.conv, dtype=config.model.dtype
+            name=chosen["__model.name"],
+            conv=config.model.conv,
+            dtype=config.model.dtype,
         )
         if network.name != config.model.name:
             config = dataclasses.replace(config, model=network)

@@ -27,6 +27,9 @@ RMIA_SIGNALS = ("taylor_softmax", "softmax_confidence", "soft_margin", "taylor")
 """Signals that are (all but) positive: RMIA divides one by another, which turns a
 negative signal upside down."""
 
+Architecture = Literal["mlp", "cnn", "resnet", "vgg", "densenet", "vit"]
+"""Names of the networks."""
+
 RESERVED_ROWS = ("original", "retrained", "retrained_again")
 """Rows that every table has."""
 
@@ -158,7 +161,7 @@ class ModelConfig:
       mlp_ratio: hidden units over width (vit).
     """
 
-    name: Literal["mlp", "cnn", "resnet", "vgg", "densenet", "vit"] = "mlp"
+    name: Architecture = "mlp"
     conv: str = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
     widths: tuple[int, ...] | None = None

@@ -621,7 +621,8 @@ class Runner:
                     items = [item for item in items if item in missing]
                     if items:
                         cost = self._compute(artifact, items, inputs, stage.advance)
-                        self._progress.spend(len(items) * artifact.price, cost.seconds)
+                        seconds = cost.seconds - cost.compile_seconds
+                        self._progress.spend(len(items) * artifact.price, seconds)
                 stage.finish_group(wanted)
         self._started[path] = is_cached
 

@@ -133,11 +133,13 @@ def log_lines() -> Iterator[None]:
     level = LOG.level
     LOG.addHandler(handler)
     LOG.setLevel(logging.INFO)
+    LOG.propagate = False  # absl gives the root logger a handler of its own
     try:
         yield
     finally:
         LOG.removeHandler(handler)
         LOG.setLevel(level)
+        LOG.propagate = True
 
 
 def duration(seconds: float) -> str:
@@ -214,7 +216,7 @@ class Progress:
 
         Args:
           price: samples that were computed.
-          seconds: that it took, compilation included.
+          seconds: that it took, compilation apart.
         """
         if price:
             self._paid += price
@@ -226,7 +228,7 @@ class Progress:
         if not (work and self._paid):
             return ""
         seconds = work * self._seconds / self._paid / self._process[1]
-        return f"about {duration(seconds)} left of the run"
+        return f"about {duration(seconds)} left of the run without compilation"
 
     @contextlib.contextmanager
     def stage(
