@@ -505,18 +505,20 @@ def _rows(
     watch = _Watch(target)
     found: dict[Any, ProgramRow] = {}
     for label, artifact in artifacts.items():
+        if not re.search(only, label):
+            continue
         stage = re.sub(r"(-\d+)+$", "", label)
-        watch.calls.clear()
         try:
             with replicas.rehearsal(watch):
+                for other in artifact.inputs:
+                    runner.rehearse(other)
+                watch.calls.clear()
                 runner.rehearse(artifact)
         except InputError:
             raise
         except Exception as error:
             nothing = Compiled(_one_line(error), math.nan, 1, Operations(0, 0, True))
             found[label] = ProgramRow(stage, "trace", 1, nothing)
-            continue
-        if not re.search(only, label):
             continue
         pieces = 1 if artifact.items is None else len(artifact.items.groups)
         for key, calls in list(watch.calls.items()):
