@@ -140,7 +140,7 @@ def compare(
             high=round(interval.high, _DECIMALS),
             margin=None if margin is None else round(margin, _DECIMALS),
             p_different=float(f"{p_different:.4g}"),
-            p_like=float(f"{p_like:.4g}"),
+            p_like=math.nan if math.isnan(p_like) else float(f"{p_like:.4g}"),
             state=state,
             more_runs=more,
         )

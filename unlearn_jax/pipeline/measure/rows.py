@@ -1,6 +1,7 @@
 """Measurements of the rows of a table, from logits, masks and labels alone."""
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import SupportsFloat
 
@@ -323,4 +324,6 @@ def rounded(summary: Estimate) -> Estimate:
 
 def round_all(values: Iterable[SupportsFloat]) -> tuple[float, ...]:
     """Return numbers with the decimals that are stored."""
-    return tuple(round(float(value), DECIMALS) for value in values)
+    numbers = [round(float(value), DECIMALS) for value in values]
+    # One NaN for all, as read back from JSON: equal records then compare equal.
+    return tuple(math.nan if math.isnan(number) else number for number in numbers)
