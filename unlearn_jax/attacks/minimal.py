@@ -11,7 +11,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from unlearn_jax.attacks._pgd import per_sample, unattacked
+from unlearn_jax.attacks._pgd import (
+    UNDEFINED,
+    per_sample,
+    predict_class,
+    unattacked,
+)
 from unlearn_jax.attacks.norms import Norm
 from unlearn_jax.types import ApplyFn, Array, AttackResult, PyTree, Status
 
@@ -114,7 +119,8 @@ def linearized_set(
         # The closest example yet; a point beyond the boundary is taken instead of it.
         reach = jax.vmap(norm.measure)(slots.points - image)
         is_wrong = predicted != label
-        is_best = is_wrong & (reach <= radii[-1])
+        is_defined = predicted != UNDEFINED
+        is_best = is_wrong & is_defined & (reach <= radii[-1])
         is_best &= slots.is_last | (reach < slots.distance)
         best = jnp.where(per_sample(is_best, images), slots.points, slots.best)
         best_labels = jnp.where(is_best, predicted, slots.labels)
@@ -122,7 +128,7 @@ def linearized_set(
         distance = jnp.where(is_best, reach, slots.distance)
         has_example = jnp.isfinite(distance)
 
-        already = is_first & is_wrong
+        already = is_first & is_wrong & is_defined
         is_polished = has_example & (num_polished >= num_polish) & ~already
         goes_deeper = is_polished & ~slots.is_last & (depth > 0)
         is_flat = jax.vmap(lambda one: jnp.all(norm.direction(one) == 0))(gradient)
@@ -202,7 +208,7 @@ def _evaluate(
         is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
         of_label = jnp.sum(jnp.where(is_label, logits, 0.0), -1)
         margins = of_label - jnp.max(jnp.where(is_label, -jnp.inf, logits), -1)
-        predicted = jnp.argmax(logits, -1).astype(jnp.int32)
+        predicted = predict_class(logits)
         return jnp.sum(margins), (margins, predicted)
 
     gradient, (margins, predicted) = jax.grad(total, has_aux=True)(points)

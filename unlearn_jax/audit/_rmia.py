@@ -216,6 +216,13 @@ def reference_average(
     else:
         raise InputError(f"mode is {mode!r}: pass 'online' or 'offline'")
     refuse_infinite("the references' average", average)
+    middle = float(np.median(average))
+    if not 0 <= middle <= 1:
+        raise InputError(
+            f"the references' signals are about {middle:.3g}: RMIA divides"
+            " probabilities, pass a signal such as taylor_softmax (LiRA takes"
+            " log-odds)"
+        )
     return average
 
 

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from unlearn_jax.checks import warn_of_probabilities
 from unlearn_jax.types import Array, InputError
 
 SignalFn = Callable[..., Array]
@@ -363,4 +364,8 @@ def model_signals(
     if signal not in SIGNALS:
         raise InputError(f"unknown signal {signal!r}: choose {', '.join(SIGNALS)}")
     function = SIGNALS[signal]
-    return np.stack([np.asarray(function(jnp.asarray(z), labels)) for z in logits])
+    signals = []
+    for one in logits:
+        warn_of_probabilities(np.asarray(one))
+        signals.append(np.asarray(function(jnp.asarray(one), labels)))
+    return np.stack(signals)
