@@ -377,8 +377,15 @@ def predict(
       InputError: a model in place of its function, unusable images, or a model that
         returns several arrays.
     """
-    check_apply_fn(apply_fn)
     check_images(images)
+    return batched_logits(apply_fn, variables, images, batch_size=batch_size)
+
+
+def batched_logits(
+    apply_fn: ApplyFn, variables: Any, images: Array, *, batch_size: int = 512
+) -> Array:
+    """Return what :func:`predict` does, of images of any range."""
+    check_apply_fn(apply_fn)
 
     def predict_one(image: Array) -> Array:
         logits = apply_fn(variables, to_float(image)[None])

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from unlearn_jax import replicas
 from unlearn_jax.audit.inputs import is_traced
 from unlearn_jax.audit.signals import SIGNALS, SignalFn
-from unlearn_jax.checks import check_labels
+from unlearn_jax.checks import check_images, check_labels
 from unlearn_jax.train import predict
 from unlearn_jax.types import ApplyFn, Array, InputError, PyTree, check_apply_fn
 
@@ -90,6 +90,7 @@ def shadow_signals(
         raise InputError(
             "mapper must be a replicas.Mapper, such as replicas.mapper(num_models=M)"
         )
+    check_images(images, "shadow_signals")
     if not is_traced(labels):
         _check_labels(np.asarray(labels), apply_fn, stacked_variables, images)
     signal_fn = SIGNALS[signal] if isinstance(signal, str) else signal

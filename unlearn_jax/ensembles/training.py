@@ -367,7 +367,7 @@ def fit_ensemble(
     )
     current = state
     if current is None:
-        sample = jnp.zeros((1, *data.images.shape[1:]), jnp.float32)
+        sample = jnp.zeros((1, *np.shape(data.images)[1:]), jnp.float32)
         start = begin(jax.random.fold_in(key, 0), sample=sample, variables=variables)
         # copied: the caller's variables must survive the donation of the state
         current = jax.tree.map(jnp.copy, start)
