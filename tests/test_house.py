@@ -18,6 +18,7 @@ FLOOR = {
     "branching": 1,
     "data": 2,
     "onednn": 3,
+    "targets": 3,
     "models": 4,
     "dataflow": 4,
     "layers": 5,
