@@ -579,7 +579,7 @@ def fit_many(
         else state
     )
     of_one = jax.tree.map(_without_models, current.variables)
-    is_read = member.any(0)
+    is_read = np.asarray(member.any(0))
     check_samples(model.apply, of_one, data, "training set", member=is_read)
     loss_fn = loss_fn or cross_entropy_loss(model)
     placed = mapper.place(data)

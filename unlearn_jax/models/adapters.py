@@ -103,7 +103,7 @@ def adapt_linen(module: "nn.Module", sample: Array, *, conv: str = "auto") -> Mo
             return module.apply(variables, *args, **options)
 
     def init(key: Array) -> Variables:
-        state = dict(module.init(key, sample, **evaluation))
+        state = dict(module.init(key, sample, **evaluation))  # pyright: ignore[reportArgumentType]
         return Variables(state.pop("params", {}), state)
 
     def join(variables: Variables) -> dict[str, Any]:
