@@ -91,6 +91,23 @@ class Recipe:
     tx: optax.GradientTransformation
     augment: Augment | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse batches without samples."""
+        check_batch_size(self.batch_size)
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raise on a number of samples of a batch that is no positive integer.
+
+    Raises:
+      InputError: such a number.
+    """
+    if not isinstance(batch_size, int | np.integer) or batch_size < 1:
+        raise InputError(
+            f"batch_size must be a positive integer, got {batch_size!r}: give at least"
+            " 1 sample"
+        )
+
 
 def sgd(
     learning_rate: optax.ScalarOrSchedule,
@@ -375,8 +392,8 @@ def predict(
       ``[N, C]`` float32.
 
     Raises:
-      InputError: a model in place of its function, unusable images, or a model that
-        returns several arrays.
+      InputError: a model in place of its function, unusable images, a model that
+        returns several arrays, or a batch size below 1.
     """
     check_images(images)
     return batched_logits(apply_fn, variables, images, batch_size=batch_size)
@@ -387,6 +404,7 @@ def batched_logits(
 ) -> Array:
     """Return what :func:`predict` does, of images of any range."""
     check_apply_fn(apply_fn)
+    check_batch_size(batch_size)
 
     def predict_one(image: Array) -> Array:
         logits = apply_fn(variables, to_float(image)[None])
