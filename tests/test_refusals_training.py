@@ -402,6 +402,10 @@ REFUSED = [
         "99 devices asked for, 8 present: choose 1 to 8",
     ),
     (
+        lambda: replicas.mapper(num_models=2, devices=3, split=2),
+        "3 devices do not divide into parts of split=2: choose a divisor",
+    ),
+    (
         fit_many_over_three_devices,
         "a batch of 2 samples does not divide evenly over 3 devices",
     ),
