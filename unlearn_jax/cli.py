@@ -16,6 +16,7 @@ import os
 import pathlib
 import re
 import shlex
+import shutil
 import sys
 import traceback
 import warnings
@@ -154,10 +155,16 @@ def _print_result(result: Any) -> None:
     """Print the table and the checks of a run."""
     from unlearn_jax.pipeline.report.tables import terminal_verdict
 
-    print(terminal_verdict(result))
+    print(terminal_verdict(result, width=_width()))
     for check in result.checks:
         status = "ok  " if check.passed else "FAIL"
         print(f"{status}  {check.name}. {check.detail}")
+
+
+def _width() -> int:
+    """Return the columns of the terminal; 160 where the output is none."""
+    size = shutil.get_terminal_size((160, 24))
+    return size.columns if sys.stdout.isatty() else 160
 
 
 def _run_experiment(
@@ -186,7 +193,7 @@ def _run_experiment(
     if result is None:
         # the first of several processes prints
         return 0
-    print(render_terminal(page_of(result)))
+    print(render_terminal(page_of(result), _width()))
     print(f"\nreport: {workdir / 'report.html'}")
     return _status(result.checks, options)
 
@@ -254,6 +261,7 @@ def compile_preset(arguments: list[str]) -> int:
 
 def list_presets() -> int:
     """Show presets, methods, augmentations, models and membership signals."""
+    from unlearn_jax import extensions
     from unlearn_jax.pipeline import presets
 
     augmentations = presets.constants("data/augment.py", "AUGMENTATIONS")
@@ -267,7 +275,10 @@ def list_presets() -> int:
         print(f"  {name:24} {summary}")
     print(f"augmentations, joined with +: {', '.join(augmentations)}")
     print(f"models (model.name):          {', '.join(models)}")
+    signals += extensions.names("signals")
     print(f"signals (audit.signal):       {', '.join(signals)}")
+    if columns := extensions.names("columns"):
+        print(f"columns (audit.columns):      {', '.join(columns)}")
     return 0
 
 
