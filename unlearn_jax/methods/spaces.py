@@ -29,6 +29,11 @@ SPACES: dict[str, dict[str, Any]] = {
     "l1_sparse": {"learning_rate": _range(1e-3, 0.3), "gamma": _range(1e-6, 1e-3)},
     "salun": {"learning_rate": _range(1e-3, 0.3), "fraction": _range(0.1, 0.9)},
     "scrub": {"learning_rate": _range(1e-4, 0.1), "alpha": _range(1e-3, 1.0)},
+    "scar": {
+        "learning_rate": _range(5e-5, 5e-3),
+        "distill_weight": _range(0.1, 25.0),
+    },
+    "uam": {"learning_rate": _range(1e-3, 0.3), "rho": _range(0.01, 3.0)},
     "bad_teacher": {"learning_rate": _range(1e-5, 1e-2)},
     "boundary_expand": {"learning_rate": _range(1e-5, 0.1)},
     "svd_projection": {

@@ -331,7 +331,7 @@ def publish(
     Raises:
       InputError: nothing finished in ``workdir``, or results of another version.
     """
-    place = pathlib.Path(workdir)
+    place = pathlib.Path(os.path.expanduser(workdir))
     files = [place / "results.json"]
     if not files[0].is_file():
         files = sorted(place.glob("*/results.json"))
@@ -356,7 +356,9 @@ def publish(
         raise InputError("this run has no preset: name the file with --to NAME.json")
     if to is None and not (folder().parents[1] / "pyproject.toml").is_file():
         raise InputError("not in a checkout: name the file with --to NAME.json")
-    path = pathlib.Path(to) if to is not None else folder() / f"{result.name}.json"
+    path = folder() / f"{result.name}.json"
+    if to is not None:
+        path = pathlib.Path(os.path.expanduser(to))
     if path.suffix != ".json":
         raise InputError(f"--to needs a file NAME.json, got {path}")
     result = dataclasses.replace(
@@ -813,6 +815,8 @@ SOURCES = {
     "boundary_expand": ("2303.11570", "D_F; D_R with `retain=True`"),
     "l1_sparse": ("2304.04934", "D_R"),
     "salun": ("2310.12508", "D_F; D_R unless `retain=False`"),
+    "scar": ("2404.12922", "D_F, D_R"),
+    "uam": ("NeurIPS 2025", "D_R, D_F"),
     "scrub": ("2302.09880", "D_R, D_F"),
     "bad_teacher": ("2205.08096", "D_R, D_F"),
     "ssd": ("2308.07707", "D_R, D_F"),

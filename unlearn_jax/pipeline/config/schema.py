@@ -6,10 +6,12 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+import numpy as np
 
 from unlearn_jax import values
-from unlearn_jax.audit import Discriminator
+from unlearn_jax.audit import Discriminator, Features, Reading
 from unlearn_jax.data import augmentation
 from unlearn_jax.methods import AMUN, FineTune
 from unlearn_jax.methods.base import check_method
@@ -24,6 +26,9 @@ key."""
 RMIA_SIGNALS = ("taylor_softmax", "softmax_confidence", "soft_margin", "taylor")
 """Signals that are (all but) positive: RMIA divides one by another, which turns a
 negative signal upside down."""
+
+Architecture = Literal["mlp", "cnn", "resnet", "vgg", "densenet", "vit"]
+"""Names of the networks."""
 
 RESERVED_ROWS = ("original", "retrained", "retrained_again")
 """Rows that every table has."""
@@ -46,6 +51,8 @@ FOLLOWED = (
 def _check_seeds(**seeds: int | tuple[int, ...]) -> None:
     for name, given in seeds.items():
         for seed in given if isinstance(given, tuple) else (given,):
+            if not isinstance(seed, int | np.integer) or isinstance(seed, bool):
+                raise InputError(f"{name}: a seed must be an integer, got {seed!r}")
             if not 0 <= seed < 2**32:
                 raise InputError(f"{name}: seeds must be between 0 and 4294967295")
 
@@ -87,7 +94,7 @@ class DataConfig:
         arrays; ``folder`` images in class folders.
       name: of the TFDS data set, such as ``cifar10`` or ``mnist:3.0.1``.
       path: TFDS data_dir, ``.npz`` file or image folder.
-      classes: to keep, numbered in this order; all of them if empty.
+      classes: to keep, by number or name, numbered in this order; all if empty.
       num_train: training samples; with ``num_test``, a random split of train and test
         together, which makes forget and test samples exchangeable under retraining.
       num_test: test samples of that split.
@@ -105,7 +112,7 @@ class DataConfig:
     source: Literal["digits", "tfds", "npz", "folder"] = "digits"
     name: str = ""
     path: str | None = None
-    classes: tuple[int, ...] = ()
+    classes: tuple[int | str, ...] = ()
     num_train: int | None = None
     num_test: int | None = None
     seed: int = 0
@@ -154,7 +161,7 @@ class ModelConfig:
       mlp_ratio: hidden units over width (vit).
     """
 
-    name: Literal["mlp", "cnn", "resnet", "vgg", "densenet", "vit"] = "mlp"
+    name: Architecture = "mlp"
     conv: str = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
     widths: tuple[int, ...] | None = None
@@ -250,7 +257,7 @@ class ForgetConfig:
       seeds: one random forget set per seed.
       generator: ``legacy`` draws as AMUN's released code does, which gives its
         published forget sets.
-      classes: one forget set per class (class).
+      classes: by number or name; one forget set per class (class).
       together: the classes make one forget set (class).
       path: index or mask file (file); positions count in the training set as the run
         has it, after any random split.
@@ -263,7 +270,7 @@ class ForgetConfig:
     count: int | None = None
     seeds: tuple[int, ...] = (1, 10, 100)
     generator: Literal["default", "legacy"] = "default"
-    classes: tuple[int, ...] = (0,)
+    classes: tuple[int | str, ...] = (0,)
     together: bool = False
     path: str | None = None
     requests: int = 1
@@ -406,8 +413,11 @@ class AuditConfig:
       ulira: U-LiRA, where classes are forgotten: the run's own unlearned and retrained
         models are its shadow models; wants three or more originals.
       mia_nn: MIA-NN, where classes are forgotten.
-      discriminator: of MIA-NN. On ``logits``, with the older attacks' kernel width,
-        retrained models score about 0 where logits are large, and originals too.
+      discriminators: of MIA-NN, a column for each; they differ in their features. The
+        first finds the nearest class for all. On ``logits``, with the older attacks'
+        kernel width, retrained models score about 0 where logits are large, and
+        originals too: take ``gamma="scale"`` there.
+      readings: of MIA-NN, a column for each and every discriminator.
       targets: also how near the targets of class unlearning are to retrained models.
       mis_samples: samples per side of the SVC.
       max_fpr: false positive rate at which the true positive rate is reported.
@@ -431,7 +441,10 @@ class AuditConfig:
     lira: bool = False
     ulira: bool = True
     mia_nn: bool = True
-    discriminator: Discriminator = Discriminator(features="probabilities")
+    discriminators: tuple[Discriminator, ...] = (
+        Discriminator(features="probabilities"),
+    )
+    readings: tuple[Reading, ...] = ("neighbor_against_rest",)
     targets: bool = False
     mis_samples: int = 2000
     max_fpr: float = 0.01
@@ -455,6 +468,30 @@ class AuditConfig:
                 f"unknown audit.signal {self.signal!r}; RMIA takes ratios of a positive"
                 f" signal: {', '.join(RMIA_SIGNALS)}"
             )
+        features = [machine.features for machine in self.discriminators]
+        for name, given, allowed in (
+            ("audit.discriminators", features, get_args(Features)),
+            ("audit.readings", self.readings, get_args(Reading)),
+        ):
+            if not given or len(set(given)) < len(given) or set(given) - set(allowed):
+                raise InputError(
+                    f"{name} must be one or more of {', '.join(allowed)}, each once"
+                )
+
+    def mia_nn_columns(self) -> dict[str, tuple[Discriminator, Reading]]:
+        """Return the variants of MIA-NN by the name of their column."""
+        if not self.mia_nn:
+            return {}
+        columns = {}
+        for machine in self.discriminators:
+            for reading in self.readings:
+                name = "mia_nn"
+                if machine.features == "logits":
+                    name += "_logits"
+                if reading == "neighbor_against_forgotten":
+                    name += "_forgotten"
+                columns[name] = (machine, reading)
+        return columns
 
 
 @value
@@ -466,15 +503,15 @@ class TuningConfig:
         as they are.
       originals: seeds of originals to tune on.
       seeds: of forget sets to tune on.
-      classes: to forget while tuning, where classes are forgotten; none that is
-        reported. If empty, the first two of the others, or as many as are forgotten
-        together.
+      classes: to forget while tuning, by number or name, where classes are forgotten;
+        none that is reported. If empty, the first two of the others, or as many as are
+        forgotten together.
     """
 
     trials: int = 0
     originals: tuple[int, ...] = (101,)
     seeds: tuple[int, ...] = (101, 102, 103)
-    classes: tuple[int, ...] = ()
+    classes: tuple[int | str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse a search without anything to search on."""
