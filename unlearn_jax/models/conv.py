@@ -252,8 +252,8 @@ def canonical_conv(
     )
     strides = (int(window_strides[0]), int(window_strides[1]))
     pads = explicit_padding(padding, lhs, rhs, strides)
-    return _canonical(lhs, rhs, strides, pads).astype(
-        preferred_element_type or lhs.dtype
+    return lax.convert_element_type(
+        _canonical(lhs, rhs, strides, pads), preferred_element_type or lhs.dtype
     )
 
 
@@ -283,7 +283,9 @@ def onednn_conv(
     pads = explicit_padding(padding, lhs, rhs, strides)
     is_native = onednn.takes(lhs, rhs, strides, pads) and not _is_divided()
     convolve = onednn.forward if is_native else _canonical
-    return convolve(lhs, rhs, strides, pads).astype(preferred_element_type or lhs.dtype)
+    return lax.convert_element_type(
+        convolve(lhs, rhs, strides, pads), preferred_element_type or lhs.dtype
+    )
 
 
 def _is_divided() -> bool:
