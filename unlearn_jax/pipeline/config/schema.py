@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from unlearn_jax import values
+from unlearn_jax import extensions, values
 from unlearn_jax.audit import Discriminator, Features, Reading
 from unlearn_jax.data import augmentation
 from unlearn_jax.methods import AMUN, FineTune
@@ -404,7 +404,11 @@ class AuditConfig:
     """Measures of forgetting.
 
     Attributes:
-      signal: of RMIA: taylor_softmax, softmax_confidence, soft_margin or taylor.
+      signal: of RMIA: taylor_softmax, softmax_confidence, soft_margin or taylor; or one
+        of your own, ``package.module:function`` or an entry point of
+        ``unlearn_jax.signals``.
+      columns: further columns, of your own: names of :class:`pipeline.Column` values,
+        ``package.module:attribute`` or entry points of ``unlearn_jax.columns``.
       mode: RMIA's references: in and out, or out only.
       gamma: RMIA's threshold on the ratio.
       offline_a: RMIA's offline coefficient.
@@ -434,6 +438,7 @@ class AuditConfig:
     """
 
     signal: str = "taylor_softmax"
+    columns: tuple[str, ...] = ()
     mode: Literal["online", "offline"] = "online"
     gamma: float = 2.0
     offline_a: float = 0.3
@@ -463,7 +468,8 @@ class AuditConfig:
         _check_fractions(max_fpr=self.max_fpr, offline_a=self.offline_a)
         if not 0 < self.level < 1:
             raise InputError("audit.level must be between 0 and 1")
-        if self.signal not in RMIA_SIGNALS:
+        known = self.signal in RMIA_SIGNALS or ":" in self.signal
+        if not known and self.signal not in extensions.names("signals"):
             raise InputError(
                 f"unknown audit.signal {self.signal!r}; RMIA takes ratios of a positive"
                 f" signal: {', '.join(RMIA_SIGNALS)}"
