@@ -11,7 +11,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from unlearn_jax.attacks._pgd import per_sample, unattacked
+from unlearn_jax.attacks._pgd import (
+    UNDEFINED,
+    per_sample,
+    predict_class,
+    unattacked,
+)
 from unlearn_jax.attacks.norms import Norm
 from unlearn_jax.types import ApplyFn, Array, AttackResult, PyTree, Status
 
@@ -120,9 +125,10 @@ def linearized_set(
 
         # The closest example yet; a point beyond the boundary is taken instead of it.
         reach = jax.vmap(norm.measure)(slots.points - image)
-        already = is_first & (predicted != label)
+        is_defined = predicted != UNDEFINED
+        already = is_first & is_defined & (predicted != label)
         is_wrong = already | (margin < -rounding)
-        is_best = is_wrong & (reach <= radii[-1])
+        is_best = is_wrong & is_defined & (reach <= radii[-1])
         is_best &= slots.is_last | (reach < slots.distance)
         best = jnp.where(per_sample(is_best, images), slots.points, slots.best)
         best_labels = jnp.where(is_best, predicted, slots.labels)
@@ -211,7 +217,7 @@ def _evaluate(
         margins = of_label - jnp.max(jnp.where(is_label, -jnp.inf, logits), -1)
         rounding = _ROUNDING * jnp.finfo(logits.dtype).eps
         rounding *= jnp.max(jnp.abs(logits), -1)
-        predicted = jnp.argmax(logits, -1).astype(jnp.int32)
+        predicted = predict_class(logits)
         return jnp.sum(margins), (margins, rounding, predicted)
 
     gradient, values = jax.grad(total, has_aux=True)(points)

@@ -13,12 +13,12 @@ import os
 import pathlib
 from collections.abc import Sequence
 
-import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
+from unlearn_jax.checks import check_images, check_labels
 from unlearn_jax.data import folder
-from unlearn_jax.data.splits import check_seed
+from unlearn_jax.data.splits import check_seed, class_numbers
 from unlearn_jax.types import Dataset, InputError
 
 
@@ -80,54 +80,10 @@ def validate(dataset: Dataset, num_classes: int, what: str = "data set") -> Data
         )
     if images.size == 0:
         raise InputError(f"{what}: there are no images (shape {images.shape})")
-    if labels.shape != images.shape[:1]:
-        raise InputError(
-            f"{what}: labels must have shape [N] = ({images.shape[0]},), one class"
-            f" index per image, got {labels.shape}"
-        )
-    return Dataset(
-        _checked_images(images, what), _checked_labels(labels, num_classes, what)
-    )
-
-
-def _checked_images(images: npt.NDArray, what: str) -> npt.NDArray:
-    if images.dtype == np.uint8:
-        return images
-    if not jnp.issubdtype(images.dtype, np.floating):
-        raise InputError(
-            f"{what}: images must be uint8 in 0..255 or floating in [0, 1], got"
-            f" {images.dtype}; convert them first"
-        )
-    if not np.isfinite(images).all():
-        raise InputError(
-            f"{what}: images contain NaN or infinity; remove or repair those images"
-        )
-    low = float(images.min())
-    high = float(images.max())
-    if low < 0 or high > 1:
-        raise InputError(
-            f"{what}: float images must lie in [0, 1], got {low:g} to {high:g}; "
-            "undo any normalization (it belongs inside the model) or divide by 255"
-        )
-    return images.astype(np.float32, copy=False)
-
-
-def _checked_labels(
-    labels: npt.NDArray, num_classes: int, what: str
-) -> npt.NDArray[np.int32]:
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise InputError(
-            f"{what}: labels must be integers, got {labels.dtype}; convert with"
-            " .astype('int32')"
-        )
-    low = int(labels.min())
-    high = int(labels.max())
-    if low < 0 or high >= num_classes:
-        raise InputError(
-            f"{what}: labels must lie in 0..{num_classes - 1} for {num_classes}"
-            f" classes, got {low} to {high}"
-        )
-    return labels.astype(np.int32, copy=False)
+    check_images(images, what)
+    check_labels(labels, len(images), num_classes, what)
+    kind = np.uint8 if images.dtype == np.uint8 else np.float32
+    return Dataset(images.astype(kind, copy=False), labels.astype(np.int32, copy=False))
 
 
 def load_arrays(
@@ -262,7 +218,7 @@ def load_npz(path: str | os.PathLike[str]) -> Splits:
       InputError: no such file, not a readable ``.npz``, missing arrays, or arrays that
         :func:`load_arrays` refuses.
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(os.path.expanduser(path))
     if not path.is_file():
         raise InputError(f"no data file at {path}")
     own = ("train_images", "train_labels", "test_images", "test_labels")
@@ -313,14 +269,17 @@ def load_folder(
 ) -> Splits:
     """Load images from a folder with one folder per class.
 
-    Either ``path/train/<class>/...`` and ``path/test/<class>/...``, or
-    ``path/<class>/...`` split at random. Classes and files are taken in sorted order;
-    images may lie in deeper folders; files that are not PNG, JPEG, BMP or WebP are
-    ignored. If every image is grayscale they have one channel, otherwise all become
-    RGB.
+    Either ``path/train/<class>/...`` and ``path/test/<class>/...`` (in any case, also
+    ``training`` and ``testing``; without a test set, ``val``, ``valid`` or
+    ``validation`` in its place), or ``path/<class>/...`` split at random. Classes and
+    files are taken in sorted order, classes in numeric order where all are numbers;
+    images may lie in deeper folders. Hidden entries and those of operating systems are
+    left out. If every image is grayscale they have one channel, otherwise all become
+    RGB; images are turned by their EXIF orientation, and placed on white where they are
+    transparent.
 
     Args:
-      path: the folder.
+      path: the folder; ``~`` is the home folder.
       test_fraction: part that becomes the test set when there are no train and test
         folders, in (0, 1).
       seed: of that split.
@@ -335,39 +294,41 @@ def load_folder(
       InputError: no such folder, only one of train and test, fewer than two classes, a
         class without images, classes that differ between train and test, an unreadable
         image, images of several sizes, or a bad ``test_fraction`` or seed.
+
+    Warns:
+      UserWarning: files that are not PNG, JPEG, BMP or WebP or lie in no class folder;
+        folders next to those of a split; class folders that are numbers which do not
+        count from 0; transparent images.
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(os.path.expanduser(path))
     if not path.is_dir():
         raise InputError(f"no image folder at {path}")
-    parts = [path / part for part in ("train", "test") if (path / part).is_dir()]
-    if len(parts) == 1:
+    name = path.resolve().name
+    parts = folder.find_splits(path)
+    if parts is None:
+        _check_fraction(test_fraction)
+        listing = folder.list_classes(path)
+        folder.warn_of_listing(path, [listing])
+        pool = Dataset(*folder.read_images(listing.files, size))
+        return random_splits(pool, test_fraction, seed, name, listing.class_names)
+    train, test = map(folder.list_classes, parts)
+    if train.class_names != test.class_names:
+        differing = sorted(set(train.class_names) ^ set(test.class_names))
         raise InputError(
-            f"{path} has a folder {parts[0].name!r} but not its counterpart; both train"
-            " and test are needed"
+            f"{path}: train and test do not have the same classes; only one has"
+            f" {differing[0]!r}"
         )
-    if parts:
-        train_files, names = folder.list_classes(parts[0])
-        test_files, test_names = folder.list_classes(parts[1])
-        if names != test_names:
-            differing = sorted(set(names) ^ set(test_names))
-            raise InputError(
-                f"{path}: train and test do not have the same classes; only one has"
-                f" {differing[0]!r}"
-            )
-        images, labels = folder.read_images(train_files + test_files, size)
-        cut = len(train_files)
-        return load_arrays(
-            images[:cut],
-            labels[:cut],
-            images[cut:],
-            labels[cut:],
-            name=path.resolve().name,
-            class_names=names,
-        )
-    _check_fraction(test_fraction)
-    files, names = folder.list_classes(path)
-    pool = Dataset(*folder.read_images(files, size))
-    return random_splits(pool, test_fraction, seed, path.resolve().name, names)
+    folder.warn_of_listing(path, [train, test])
+    images, labels = folder.read_images(train.files + test.files, size)
+    cut = len(train.files)
+    return load_arrays(
+        images[:cut],
+        labels[:cut],
+        images[cut:],
+        labels[cut:],
+        name=name,
+        class_names=train.class_names,
+    )
 
 
 def _check_fraction(test_fraction: float) -> None:
@@ -411,12 +372,12 @@ def random_splits(
     return _draw(name, pool, num_train, num_test, seed, len(names), names)
 
 
-def select_classes(splits: Splits, classes: Sequence[int]) -> Splits:
+def select_classes(splits: Splits, classes: Sequence[int | str]) -> Splits:
     """Return the samples of some classes, which are numbered in the order given.
 
     Args:
       splits: the data set; it is not changed.
-      classes: two or more different ones, in 0..C-1.
+      classes: two or more different ones, numbers in 0..C-1 or names.
 
     Returns:
       A data set with ``len(classes)`` classes, their names and the same name.
@@ -425,9 +386,9 @@ def select_classes(splits: Splits, classes: Sequence[int]) -> Splits:
       InputError: fewer than two classes, one of them repeated or out of range, or one
         without a training or a test sample.
     """
-    wanted = np.asarray(classes)
+    wanted = np.asarray(class_numbers(classes, splits.class_names))
     if wanted.ndim != 1 or not np.issubdtype(wanted.dtype, np.integer):
-        raise InputError(f"classes must be integers, got {classes!r}")
+        raise InputError(f"classes must be integers or names, got {classes!r}")
     if len(wanted) < 2 or len(set(wanted.tolist())) < len(wanted):
         raise InputError(
             f"name two or more different classes to keep, got {wanted.tolist()}"

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from unlearn_jax.checks import warn_of_probabilities
 from unlearn_jax.types import InputError
 
 TARGET = "target"
@@ -106,6 +107,7 @@ class AuditArrays:
                     f" ({num_samples}, {num_classes}) of every run"
                 )
             _refuse_infinite(name, array)
+            warn_of_probabilities(array)
             shape = (num_runs, num_samples, num_classes)
             logits[name] = np.broadcast_to(array, shape)
         train = _mask("train", self.train)[0]
@@ -242,7 +244,7 @@ class AuditArrays:
         Raises:
           InputError: the file exists.
         """
-        path = pathlib.Path(path).absolute()
+        path = pathlib.Path(os.path.expanduser(path)).absolute()
         if path.exists():
             raise InputError(f"{path} exists: choose another path")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -262,7 +264,7 @@ class AuditArrays:
           InputError: no such file, not a readable ``.npz``, unknown arrays, or what the
             class refuses.
         """
-        path = pathlib.Path(path)
+        path = pathlib.Path(os.path.expanduser(path))
         if not path.is_file():
             raise InputError(f"no file of logits at {path}")
         try:
