@@ -113,7 +113,7 @@ def test_cost_is_counted_in_gradients_of_single_samples(finished, splits):
     # Epochs, retained samples (3 steps of 16).
     assert cost["retrained"].gradients == 4 * 48
     assert cost["finetune"].gradients == 2 * 48
-    assert cost["finetune"].relative == 0.5
+    assert cost["finetune"].relative_gradients == 0.5
     plan = make_plan(TINY, folder.parent / "banks", splits=splits, workdir=folder)
     sets = plan.runner.make(stages.attack(plan, ""))
     attacked = sets["num_gradients"].sum(1).mean()
@@ -138,7 +138,9 @@ def test_huge_but_finite_logits_count_as_diverged():
     )
     assert pool.usable_signals([logits]).shape == (1, 5)
     assert pool.usable_signals([logits, 1e16 * logits]) is None
-    assert pool.usable_signals([np.full((5, 3), np.nan, np.float32)]) is None
+    lost = np.full((5, 3), np.nan, np.float32)
+    assert pool.usable_signals([lost]) is None
+    assert pool.num_diverged([logits, 1e16 * logits, lost, logits]) == 2
 
 
 def test_notes_cover_the_search_and_the_choice_of_hard_samples(splits, tmp_path):
@@ -887,10 +889,10 @@ def test_diverged_training_is_an_error_and_a_diverged_method_a_row(splits, tmp_p
         "a method that diverges is a result, and does not stop the others"
     )
     assert results.row("amun").metrics
-    (check,) = [
-        check for check in results.checks if not check.passed and "finite" in check.name
-    ]
-    assert "finetune" in check.detail
+    assert results.row("finetune").num_diverged == len(results.runs)
+    assert not any("finite" in check.name for check in results.checks), (
+        "a divergence is no failed check of the run"
+    )
 
 
 def test_working_directories_of_others(splits, tmp_path):

@@ -43,7 +43,8 @@ def test_metrics_are_those_of_the_definitions():
     forget[:2, :8] = True
     forget[2:, 8:16] = True
     rows, references, member = draw_models(rng)
-    rows["lost"] = [np.full_like(rows["mine"][0], np.nan)] * len(RUNS)
+    lost = np.full_like(rows["mine"][0], np.nan)
+    rows["lost"] = [lost, rows["mine"][1], lost, lost]
     config = AuditConfig(num_bootstrap=20, mis=False, lira=True)
     pool = make_pool(config, LABELS, forget, RUNS, references, member)
     measured = measure_rows(pool, rows)
@@ -55,6 +56,7 @@ def test_metrics_are_those_of_the_definitions():
     assert keys == [m.key for m in SAMPLES.metrics if m.key in keys]
     mine, lost = measured.rows[3:]
     assert lost.is_diverged
+    assert (mine.num_diverged, lost.num_diverged) == (0, 3)
     assert f"scores/{lost.key}" not in measured.arrays
     np.testing.assert_array_equal(measured.arrays["forget"], forget)
 

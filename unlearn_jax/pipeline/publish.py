@@ -484,7 +484,10 @@ def _run_tables(run: RunResult, title: str) -> list[ResultTable]:
     rows = []
     for row in run.rows:
         cells = [_estimate(row.metrics.get(metric.key), 1) for metric in run.metrics]
-        cost = None if row.cost is None else row.cost.relative
+        if row.is_diverged:
+            count = f"diverged {row.num_diverged} of {run.design.runs}"
+            cells = [count] * len(run.metrics)
+        cost = None if row.cost is None else row.cost.relative_gradients
         cells.append(None if cost is None else parse_cell(f"{cost:.2f}"))
         rows.append((row.label, *cells))
     labels = {row.key: row.label for row in run.rows}

@@ -160,6 +160,10 @@ class AuditPool:
         signals = self.signals(logits)
         return signals if np.isfinite(signals).all() else None
 
+    def num_diverged(self, logits: Sequence[np.ndarray]) -> int:
+        """Return how many of the models ``[N, C]`` have diverged."""
+        return sum(self.usable_signals([one]) is None for one in logits)
+
 
 def margins(logits: Iterable[np.ndarray], labels: np.ndarray) -> np.ndarray:
     """Return logit margins ``[K, N]`` of ``K`` models' logits ``[N, C]``."""

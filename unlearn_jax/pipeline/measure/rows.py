@@ -58,10 +58,13 @@ def measure_rows(
       The rows, labeled by their names.
     """
     measured: dict[str, dict[str, Measured]] = {}
+    num_diverged = dict.fromkeys(logits, 0)
     num_train = int(pool.train.sum())
     arrays = {"forget": pool.forget[:, :num_train]}
     for name, runs in clock.progress("audit", logits.items(), unit="row"):
         measured[name], figures = measure_row(pool, runs, int(name == RETRAINED))
+        if not measured[name]:
+            num_diverged[name] = pool.num_diverged(runs)
         arrays |= {f"{kind}/{name}": array for kind, array in figures.items()}
     oracle = measured.get(RETRAINED)
     rows = []
@@ -75,6 +78,7 @@ def measure_rows(
                 kind=KINDS.get(name, "method"),
                 metrics={key: estimate(pool, one) for key, one in metrics.items()},
                 values={key: round_all(one.value) for key, one in metrics.items()},
+                num_diverged=num_diverged[name],
             )
         )
     present = {key for row in rows for key in row.metrics}
