@@ -34,7 +34,7 @@ PRESET = RunConfig(
     training=TrainingConfig(num_epochs=20, batch_size=64, learning_rate=0.02),
     forget=ForgetConfig(kind="class", classes=(1, 3, 8)),
     replicas=ReplicasConfig(originals=(0, 1, 2), references=0),
-    tuning=TuningConfig(trials=8, classes=(0,)),
+    tuning=TuningConfig(trials=4, classes=(0,)),
     audit=AuditConfig(num_bootstrap=500),
     rows=_ROWS,
 )

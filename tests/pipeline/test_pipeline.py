@@ -465,7 +465,7 @@ def test_a_users_method_is_a_dataclass_and_becomes_a_row(
     config = dataclasses.replace(
         TINY,
         bank=str(finished[0].parent / "banks"),
-        tuning=TuningConfig(trials=3, originals=(9,), seeds=(9,)),
+        tuning=TuningConfig(trials=3, originals=(9, 10), seeds=(9,)),
         rows={
             "mine": Row(
                 method=shrink,
@@ -479,7 +479,7 @@ def test_a_users_method_is_a_dataclass_and_becomes_a_row(
     assert (row.key, row.label, row.method) == ("mine", "Mine", "shrink")
     assert row.metrics["avg_gap"].num_runs == 4
     search = results.tuning.rows["mine"]
-    assert [trial.options["factor"] for trial in search.trials] == [0.01, 0.1, 1.0]
+    assert [trial.options["factor"] for trial in search.trials] == [0.5, 0.01, 1.0]
     chosen = search.trials[search.chosen].options
     assert row.options["factor"] == chosen["factor"]
     assert "Mine" in (tmp_path / "run" / "report.html").read_text()
@@ -740,7 +740,7 @@ CASES = {
         "training.objective must be a value",
     ),
     "tuning on a reported original": (
-        {"tuning": {"trials": 2, "originals": (0,)}},
+        {"tuning": {"trials": 2, "originals": (0, 9)}},
         "never tune on what is reported",
     ),
     "tuning on a reported forget set": (
@@ -788,7 +788,7 @@ CASES = {
     ),
     "nothing to tune on": (
         {"tuning": {"trials": 2, "seeds": ()}},
-        "tuning.originals and tuning.seeds",
+        "tuning.seeds must name one seed or more",
     ),
     "attack of an unknown kind": (
         {"attacks": {"w": {"kind": "fgsm"}}},

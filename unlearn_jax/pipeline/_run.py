@@ -20,8 +20,8 @@ from unlearn_jax.pipeline.stages import models as stages
 from unlearn_jax.pipeline.stages.given import Given
 from unlearn_jax.pipeline.stages.plan import Plan, check_plan, make_plan
 from unlearn_jax.pipeline.stages.training import Training
-from unlearn_jax.pipeline.store import clock, hosts, locks
 from unlearn_jax.pipeline.store import folders as store
+from unlearn_jax.pipeline.store import hosts, locks
 from unlearn_jax.pipeline.store.artifact import Artifact, Stored
 from unlearn_jax.pipeline.store.fingerprint import code_digest, package_digest
 from unlearn_jax.pipeline.store.trees import tree_digest
@@ -95,10 +95,11 @@ def run(
         runner = plan.runner
         try:
             own = tuning.tuning_plan(plan)
+            search = None if own is None else tuning.Search(own)
             # but of the originals, which are next
-            _compile_ahead(plan, tuning.known_artifacts(plan, own)[1:])
+            _compile_ahead(plan, tuning.known_artifacts(plan, search)[1:])
             _train(plan.originals, plan.references)
-            plan, tuned = _tune(plan, own)
+            plan, tuned = _tune(plan, search)
             _compile_ahead(plan, tuning.known_artifacts(plan))
             _train(plan.oracles)
             adversarial = dict(_attack(plan))
@@ -192,23 +193,20 @@ def _unlearn(plan: Plan) -> Iterator[tuple[str, Stored]]:
         yield name, plan.runner.make(stages.unlearn(plan, name), f"unlearn: {name}")
 
 
-def _tune(plan: Plan, own: Plan | None) -> tuple[Plan, records.Tuning | None]:
+def _tune(
+    plan: Plan, search: tuning.Search | None
+) -> tuple[Plan, records.Tuning | None]:
     """Return the plan with the chosen hyperparameters, and the trials."""
-    if own is None:
+    if search is None:
         return plan, None
+    own = search.plan
     _train(own.originals, own.oracles, prefix="tuning: ")
     dict(_attack(own, "tuning: "))
-    logits = {}
-    for name in own.rows:
-        if own.rows[name].space:
-            logits[name] = tuning.tune_row(own, name, f"tune: {name}")
-    with clock.stopwatch("tuning: audit") as watch:
-        found = tuning.choose(own, logits, tuning.shared_samples(plan, own))
-    plan.runner.costs.append(watch.cost)
+    found = search.run(tuning.shared_samples(plan, own))
     rows = dict(plan.rows)
-    for name, search in found.rows.items():
-        if search.chosen is not None:
-            rows[name] = rows[name].replace(**search.trials[search.chosen].options)
+    for name, one in found.rows.items():
+        if one.chosen is not None:
+            rows[name] = rows[name].replace(**one.trials[one.chosen].options)
     return dataclasses.replace(plan, rows=rows), found
 
 

@@ -438,6 +438,9 @@ def _of_runs(runs: Mapping[str, RunResult]) -> Result:
     for name, run in runs.items():
         title = name if len(runs) > 1 else ""
         tables += _run_tables(run, title)
+        for row in run.rows:
+            if run.is_unsearched(row):
+                chosen[row.label + (f", {title}" if title else "")] = "not searched"
         for key, search in run.tuning.rows.items() if run.tuning else ():
             label = run.row(key).label + (f", {title}" if title else "")
             if search.chosen is not None:

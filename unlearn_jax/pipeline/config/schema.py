@@ -459,9 +459,10 @@ class TuningConfig:
     """Search of the methods' hyperparameters, on problems that no table reports.
 
     Attributes:
-      trials: settings tried per row, equally many for every method; 0 takes the rows
-        as they are.
-      originals: seeds of originals to tune on.
+      trials: settings tried per hyperparameter that a row searches, so that a method
+        with two is not short of rates; 0 takes the rows as they are.
+      originals: seeds of originals to tune on, two or more: a rate that suits one
+        original may break the next.
       seeds: of forget sets to tune on.
       classes: to forget while tuning, where classes are forgotten; none that is
         reported. If empty, the first two of the others, or as many as are forgotten
@@ -469,8 +470,8 @@ class TuningConfig:
     """
 
     trials: int = 0
-    originals: tuple[int, ...] = (101,)
-    seeds: tuple[int, ...] = (101, 102, 103)
+    originals: tuple[int, ...] = (101, 102)
+    seeds: tuple[int, ...] = (101, 102)
     classes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -478,10 +479,13 @@ class TuningConfig:
         _check_seeds(tuning_originals=self.originals, tuning_seeds=self.seeds)
         if self.trials < 0:
             raise InputError("tuning.trials must not be negative")
-        if self.trials and not (self.originals and self.seeds):
+        if self.trials and len(set(self.originals)) < 2:
             raise InputError(
-                "tuning.originals and tuning.seeds must each name one seed or more"
+                "tuning.originals must name two seeds or more: a rate that suits one"
+                " original may break the next"
             )
+        if self.trials and not self.seeds:
+            raise InputError("tuning.seeds must name one seed or more")
 
 
 @value
@@ -492,8 +496,9 @@ class Row:
       method: a value such as ``AMUN(retain=False)``, or
         ``filtered(Identity(), Mask())``, an output filter that forgets classes.
       label: in tables; the row's name if empty.
-      search: hyperparameters to tune, as :data:`unlearn_jax.methods.SPACES` has them;
-        None for the method's own, ``{}`` for none. One that the method sets to another
+      search: hyperparameters to tune, as :data:`unlearn_jax.methods.SPACES` has them,
+        a range without ``published`` from the method's own value on; None for the
+        method's entry there, ``{}`` for none. One that the method sets to another
         value than usual is left out; the command line leaves out what it sets to any
         value.
       attack: name of the attack, one of the run's ``attacks``, that makes the method's

@@ -348,10 +348,17 @@ class Theory:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trial:
-    """Trial of a search: hyperparameters and estimates; no estimates if it diverged."""
+    """Trial of a search.
+
+    Attributes:
+      options: hyperparameters.
+      metrics: estimates; empty if a run diverged.
+      num_diverged: runs that ended in numbers that are not finite.
+    """
 
     options: Plain
     metrics: Mapping[str, Estimate]
+    num_diverged: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -360,7 +367,7 @@ class RowSearch:
 
     Attributes:
       space: ranges and choices by hyperparameter.
-      trials: in the order of the search.
+      trials: in the order of the search, the published setting first.
       chosen: position of the trial taken; None if every one diverged.
     """
 
@@ -467,6 +474,15 @@ class RunResult:
         if key not in keys:
             raise InputError(f"no row {key!r}: choose from {', '.join(keys)}")
         return self.rows[keys.index(key)]
+
+    def is_unsearched(self, row: RowResult) -> bool:
+        """Return whether a row's hyperparameters were given, while others' were tuned.
+
+        False for rows without hyperparameters, and where nothing was tuned.
+        """
+        if self.tuning is None or row.kind != "method" or not row.options:
+            return False
+        return row.key not in self.tuning.rows
 
     def row_of_kind(self, kind: RowKind) -> RowResult | None:
         """Return the first row of a kind, if there is one."""

@@ -25,6 +25,8 @@ GOALS = {
     "0": "0, the lower the better",
 }
 """Good values of a metric, in words."""
+UNSEARCHED = "not searched"
+"""Note at a row whose hyperparameters are as given alongside rows that were tuned."""
 _FIELDS = ["row", "label", "kind", "method", "metric"]
 _NUMBERS = ["mean", "std", "low", "high", "num_runs"]
 
@@ -50,7 +52,8 @@ def results_table(
     rows = []
     for row in result.rows:
         cells = [metric_cell(result, row, metric.key) for metric in shown]
-        rows.append([Cell(row.label), *cells])
+        note = UNSEARCHED if result.is_unsearched(row) else ""
+        rows.append([Cell(row.label, note), *cells])
     costs = [format_cost(row) for row in result.rows]
     if any(costs):
         columns.append(COST)
@@ -76,7 +79,7 @@ def metric_column(metric: Metric) -> Column:
 def metric_cell(result: RunResult, row: RowResult, key: str, mark: str = "") -> Cell:
     """Return a row's estimate of a metric, or how many of its runs diverged."""
     if row.is_diverged:
-        return Cell("diverged", f"{row.num_diverged} of {result.design.runs}")
+        return Cell(f"diverged {row.num_diverged} of {result.design.runs}")
     return Cell(row.metrics.get(key), mark=mark)
 
 
