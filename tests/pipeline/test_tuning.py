@@ -304,7 +304,7 @@ def test_a_row_beside_searched_ones_says_that_it_was_not(finished, splits, tmp_p
     assert "each on 2 runs: finetune 5." in text
     assert "Not searched beside them: fixed." in text
     plain = dataclasses.replace(TINY, tuning=TuningConfig())
-    assert "searched" not in dry_run(plain, tmp_path / "run", splits=splits)
+    assert "Not searched" not in dry_run(plain, tmp_path / "run", splits=splits)
 
 
 def test_an_outside_method_without_a_space_is_named_as_not_searched(splits, tmp_path):

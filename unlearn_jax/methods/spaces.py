@@ -134,15 +134,16 @@ def _levels(limits: Mapping[str, float], count: int) -> list[float]:
     first = limits.get("published", math.sqrt(low * high))
     if count == 1:
         return [first]
-    if not low < first < high:
-        is_end = first in (low, high)
-        others = np.geomspace(low, high, count if is_end else count - 1)
+    if not low <= first <= high:
+        others = np.geomspace(low, high, count - 1)
     elif count == 2:
         others = np.array([low if first / low > high / first else high])
     else:
         others = np.geomspace(low, high, count)
-        nearest = 1 + np.argmin(np.abs(np.log(others[1:-1] / first)))
-        others = np.delete(others, nearest)
+        distances = np.abs(np.log(others / first))
+        if low < first < high:
+            distances[[0, -1]] = np.inf  # both ends stay
+        others = np.delete(others, np.argmin(distances))
     rounded = sorted({float(f"{level:.3g}") for level in others} - {first})
     return [first, *rounded]
 
