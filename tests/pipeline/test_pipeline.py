@@ -597,7 +597,7 @@ def test_references_keep_what_is_asked_for_and_the_table_stays(
             == {
                 "models": {"models", "logits", "loss"},
                 "logits": {"logits", "loss"},
-                "signals": {"signal", "margin", "loss"},
+                "signals": {"taylor_softmax", "soft_margin", "logit_margin", "loss"},
             }[keep]
         )
         first = make_plan(TINY, folder.parent / "banks", splits=splits).references
@@ -606,7 +606,7 @@ def test_references_keep_what_is_asked_for_and_the_table_stays(
     whole = np.stack(banks["models"].logits())
     chex.assert_trees_all_equal(whole, np.stack(banks["logits"].logits()))
     for keep, bank in banks.items():
-        for name in ("taylor_softmax", "logit_margin"):
+        for name in ("taylor_softmax", "soft_margin", "logit_margin"):
             expected = audit.SIGNALS[name](whole, np.array(labels))
             np.testing.assert_allclose(
                 bank.signals(name), expected, rtol=1e-6, err_msg=keep

@@ -91,8 +91,8 @@ targets and the NTK's influence have no published rate or scale: the value is ou
 def draw_levels(space: Space, count: int) -> dict[str, list[Any]]:
     """Return the values to try of every hyperparameter, the published one first.
 
-    Of a range they are log-spaced with both ends, where the level nearest to the
-    published value gives way to it. Of choices they are all.
+    Of a range the others are log-spaced between the published value and both ends,
+    which are among them. Of choices they are all.
 
     Args:
       space: hyperparameters with their ranges or choices. A range without a published
@@ -128,7 +128,7 @@ def draw_levels(space: Space, count: int) -> dict[str, list[Any]]:
 
 
 def _levels(limits: Mapping[str, float], count: int) -> list[float]:
-    """Return the published value of a range, and log-spaced others."""
+    """Return the published value of a range, and log-spaced others on both sides."""
     low = limits["low"]
     high = limits["high"]
     first = limits.get("published", math.sqrt(low * high))
@@ -136,14 +136,14 @@ def _levels(limits: Mapping[str, float], count: int) -> list[float]:
         return [first]
     if not low <= first <= high:
         others = np.geomspace(low, high, count - 1)
-    elif count == 2:
-        others = np.array([low if first / low > high / first else high])
     else:
-        others = np.geomspace(low, high, count)
-        distances = np.abs(np.log(others / first))
-        if low < first < high:
-            distances[[0, -1]] = np.inf  # both ends stay
-        others = np.delete(others, np.argmin(distances))
+        width = math.log(high / low) or 1.0
+        num_below = round((count - 1) * math.log(first / low) / width)
+        if low < first < high and count > 2:
+            num_below = min(max(num_below, 1), count - 2)  # both ends are tried
+        below = np.geomspace(low, first, num_below + 1)[:-1]
+        above = np.geomspace(first, high, count - num_below)[1:]
+        others = np.concatenate([below, above])
     rounded = sorted({float(f"{level:.3g}") for level in others} - {first})
     return [first, *rounded]
 

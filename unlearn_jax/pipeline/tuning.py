@@ -76,7 +76,10 @@ def tuning_plan(plan: Plan) -> Plan | None:
     replicas = dataclasses.replace(plan.replicas, originals=tuning.originals, repeats=1)
     optional = ("mis", "klom", "theory", "norms", "targets", "lira", "ulira", "mia_nn")
     audit = dataclasses.replace(
-        plan.audit, num_bootstrap=REPLICATES, **dict.fromkeys(optional, False)
+        plan.audit,
+        num_bootstrap=REPLICATES,
+        soft_margin="never",
+        **dict.fromkeys(optional, False),
     )
     own = dataclasses.replace(
         plan,

@@ -25,6 +25,9 @@ RMIA_SIGNALS = ("taylor_softmax", "softmax_confidence", "soft_margin", "taylor")
 """Signals that are (all but) positive: RMIA divides one by another, which turns a
 negative signal upside down."""
 
+TAYLOR_SIGNALS = ("taylor_softmax", "taylor")
+"""Signals that a constant added to a sample's logits moves."""
+
 RESERVED_ROWS = ("original", "retrained", "retrained_again")
 """Rows that every table has."""
 
@@ -291,7 +294,7 @@ class ReplicasConfig:
       reference_epochs: epochs of the references; 0 for as many as the originals.
       keep_references: store the references' logits over the pool; also their
         ``models``, which no stage reads again; or only the ``signals`` that the audit
-        reads, two numbers a sample, where logits of many classes would fill the disk.
+        reads, three numbers a sample, where logits of many classes would fill the disk.
       mapper: of many models on one device; ``split`` instead trains one after another,
         each batch divided over all devices.
       devices: to spread models over; all of them if None.
@@ -395,8 +398,14 @@ class AuditConfig:
 
     Attributes:
       signal: of RMIA: taylor_softmax, softmax_confidence, soft_margin or taylor.
+      soft_margin: also FT AUC by the soft margin, which a constant added to a sample's
+        logits does not move: ``auto`` where ``signal`` is a Taylor form, which it does
+        move, and a row's method is no fine-tuning (or the methods are not known).
       mode: RMIA's references: in and out, or out only.
       gamma: RMIA's threshold on the ratio.
+      comparison: ``quotient`` divides ratios as AMUN's released code does, which turns
+        the comparison with a negative one around; see
+        :func:`unlearn_jax.audit.dominated_fraction`.
       offline_a: RMIA's offline coefficient.
       mis: also the older SVC confidence attack.
       lira: also LiRA, online or offline by ``mode``.
@@ -421,8 +430,10 @@ class AuditConfig:
     """
 
     signal: str = "taylor_softmax"
+    soft_margin: Literal["auto", "always", "never"] = "auto"
     mode: Literal["online", "offline"] = "online"
     gamma: float = 2.0
+    comparison: Literal["product", "quotient"] = "product"
     offline_a: float = 0.3
     mis: bool = True
     lira: bool = False
@@ -452,6 +463,16 @@ class AuditConfig:
                 f"unknown audit.signal {self.signal!r}; RMIA takes ratios of a positive"
                 f" signal: {', '.join(RMIA_SIGNALS)}"
             )
+
+    def wants_soft_margin(self, *, is_gradient_free: bool) -> bool:
+        """Return whether the table has FT AUC by the soft margin.
+
+        Args:
+          is_gradient_free: some method of the table is no fine-tuning.
+        """
+        if self.soft_margin != "auto":
+            return self.soft_margin == "always"
+        return is_gradient_free and self.signal in TAYLOR_SIGNALS
 
 
 @value

@@ -15,7 +15,7 @@ from unlearn_jax.audit import Estimate
 from unlearn_jax.pipeline.config.resolve import ResolvedAttack
 from unlearn_jax.pipeline.measure import records, sections
 from unlearn_jax.pipeline.measure.classes import MIN_MODELS
-from unlearn_jax.pipeline.measure.metrics import HARD_FT_AUC
+from unlearn_jax.pipeline.measure.metrics import as_retrained
 from unlearn_jax.pipeline.measure.pool import (
     AuditPool,
     ReferenceSignals,
@@ -139,7 +139,9 @@ def measure_run(
         level=options.level,
         num_bootstrap=options.num_bootstrap,
         metrics=tuple(
-            HARD_FT_AUC if plan.is_hard and metric.key == "ft_auc" else metric
+            as_retrained(metric)
+            if plan.is_hard and metric.key in ("ft_auc", "ft_auc_soft")
+            else metric
             for metric in measured.metrics
         ),
         rows=rows,
@@ -198,7 +200,8 @@ def _references(plan: Plan) -> ReferenceSignals | None:
         return None
     signal = plan.references.signals(plan.audit.signal)
     margin = plan.references.signals("logit_margin") if plan.audit.lira else None
-    return ReferenceSignals(signal, margin)
+    soft = plan.references.signals("soft_margin") if plan.has_soft_margin else None
+    return ReferenceSignals(signal, margin, soft)
 
 
 def oracle_logits(plan: Plan) -> tuple[list[np.ndarray], list[np.ndarray]]:

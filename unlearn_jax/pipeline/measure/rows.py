@@ -125,6 +125,9 @@ def _measure_samples(
     test = ~pool.train
     margin = margins(logits, pool.labels)
     ratio, scores = pool.rmia(signals)
+    soft = pool.soft_rmia(logits)
+    # A quotient of ratios does not rise with the ratio: its scores rank samples.
+    is_product = config.comparison == "product"
     lira = pool.lira(margin)
     attacks = None
     if config.mis:
@@ -141,7 +144,9 @@ def _measure_samples(
         # RMIA's scores are a step function of the ratio: a low false positive rate
         # needs the ratio, without the ties of the steps.
         statistics.roc(
-            audit.Ranking(ratio[run], parts, steps=scores[run]),
+            audit.Ranking(ratio[run], parts, steps=scores[run])
+            if is_product
+            else audit.Ranking(scores[run], parts),
             {
                 "ft_auc": ("forget", "test"),
                 "fr_auc": ("retain", "forget"),
@@ -150,10 +155,11 @@ def _measure_samples(
             {"ft_tpr": ("forget", "test"), "rt_tpr": ("retain", "test")},
             max_fpr=config.max_fpr,
         )
-        if lira is not None:
-            sides = {"forget": forget, "test": test}
-            ranking = audit.Ranking(lira[run], sides)
-            statistics.roc(ranking, {"lira_auc": ("forget", "test")})
+        sides = {"forget": forget, "test": test}
+        for key, others in (("ft_auc_soft", soft), ("lira_auc", lira)):
+            if others is not None:
+                ranking = audit.Ranking(others[run], sides)
+                statistics.roc(ranking, {key: ("forget", "test")})
         if attacks is not None:
             called = np.zeros(len(pool.labels), bool)
             called[forget] = ~attacks[run].called_member
