@@ -93,6 +93,13 @@ class L2UL(FineTuning):
     [1, 5] and rates in [1e-4, 1e-3] where results are worse than theirs. Their targets
     are wrong ones, but for a slip that may give the true label.
 
+    Two things differ from the script without an option. It reads both sets in a fixed
+    order, never shuffled; here every epoch has an order of its own. And in a step it
+    runs the adversarial batch through the model before the forget batch, here after:
+    losses and gradients are the same, as BatchNorm in training mode normalizes each
+    batch by itself, but the running statistics end nearer to the batch that comes last
+    (its weight in them is 1 - momentum, that of the other momentum times as much).
+
     A stopped epoch's loss is 0, and ``num_gradients`` counts the steps made and Omega,
     not the attack.
 
