@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unlearn_jax import data
-from unlearn_jax.methods import SPACES, FineTune, NegGradPlus, draw_levels
+from unlearn_jax.methods import SPACES, SSD, FineTune, NegGradPlus, draw_levels
 from unlearn_jax.methods.identity import Identity
 from unlearn_jax.pipeline import (
     AttackConfig,
@@ -314,6 +314,23 @@ def test_an_outside_method_without_a_space_is_named_as_not_searched(splits, tmp_
     searched = {**TINY.rows, "mine": Row(method=Mine(), search={"scale": LIMITS})}
     plan = make_plan(dataclasses.replace(TINY, rows=searched), tmp_path, splits=splits)
     assert tuning.draw_rounds(plan, "mine")["scale"] == [0.5, 0.1, 2.24, 10.0]
+
+
+def test_the_soft_margin_stands_beside_taylors_form_for_methods_without_gradients(
+    splits, tmp_path
+):
+    def has_column(method, **audit):
+        config = dataclasses.replace(
+            TINY, audit=AuditConfig(**audit), rows={"row": Row(method=method)}
+        )
+        return make_plan(config, tmp_path, splits=splits).has_soft_margin
+
+    assert has_column(SSD())
+    assert has_column(Mine())
+    assert not has_column(FineTune())
+    assert not has_column(SSD(), signal="soft_margin")
+    assert not has_column(SSD(), soft_margin="never")
+    assert has_column(FineTune(), soft_margin="always")
 
 
 def test_one_original_is_not_enough_to_tune_on():
