@@ -17,6 +17,7 @@ FLOOR = {
     "branching": 1,
     "data": 1,
     "onednn": 2,
+    "targets": 2,
     "models": 3,
     "dataflow": 3,
     "layers": 4,

@@ -11,6 +11,7 @@ import errno
 import functools
 import io
 import itertools
+import json
 import os
 import pathlib
 import re
@@ -64,7 +65,6 @@ def run(arguments: list[str]) -> int:
     preset = arguments[0]
     presets.find(preset)
     from unlearn_jax import pipeline
-    from unlearn_jax.pipeline.config.resolve import choose_values, unfollow
     from unlearn_jax.pipeline.store import hosts
     from unlearn_jax.pipeline.study import with_bank
 
@@ -88,11 +88,7 @@ def run(arguments: list[str]) -> int:
     prog = f"unlearn-jax run {preset} --workdir DIR"
     if found.experiment is not None:
         return _run_experiment(found, options, fields, prog)
-    variants = {}
-    for name, config in found.variants.items():
-        config, others = choose_values(config, fields)
-        config = _parse(pipeline.RunConfig, others, prog, config)
-        variants[name] = unfollow(config, fields)
+    variants = _variants(found, fields, prog)
     workdir = options.workdir
     if workdir is None:
         raise InputError("run needs --workdir DIR, a folder for this run's files")
@@ -119,6 +115,19 @@ def run(arguments: list[str]) -> int:
     _print_result(result)
     print(f"\nreport: {workdir / 'report.html'}")
     return 0
+
+
+def _variants(found: Any, fields: list[str], prog: str) -> dict[str, Any]:
+    """Return a preset's configurations with the fields of the command line."""
+    from unlearn_jax import pipeline
+    from unlearn_jax.pipeline.config.resolve import choose_values, unfollow
+
+    variants = {}
+    for name, config in found.variants.items():
+        config, others = choose_values(config, fields)
+        config = _parse(pipeline.RunConfig, others, prog, config)
+        variants[name] = unfollow(config, fields)
+    return variants
 
 
 def _print_result(result: Any) -> None:
@@ -161,6 +170,67 @@ def _run_experiment(
     print(render_terminal(page_of(result)))
     print(f"\nreport: {workdir / 'report.html'}")
     return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class CompileOptions:
+    """Options of compiling, next to the fields of the configuration."""
+
+    target: str
+    """Devices to compile for: a slice such as tpu-v5e:4x4, h100, h200, a100, h100:8, or
+    cpu. The machine need not have them; the extra ``compilers`` has the compilers."""
+    only: str = ""
+    """Regular expression: stages and variants to compile, such as 'references|attack'.
+    """
+    json: pathlib.Path | None = None
+    """File for the numbers."""
+
+
+def compile_preset(arguments: list[str]) -> int:
+    """Compile a preset's programs for a TPU or GPU that need not be there.
+
+    Args:
+      arguments: a preset, then :class:`CompileOptions` and fields of the configuration.
+    """
+    import jax
+
+    from unlearn_jax import targets
+    from unlearn_jax.pipeline import compiling, presets
+    from unlearn_jax.types import InputError
+
+    prog = "unlearn-jax compile PRESET --target TARGET"
+    if not arguments or arguments[0].startswith("-"):
+        if set(arguments) & {"-h", "--help"}:
+            _parse(CompileOptions, arguments, prog)
+        raise InputError(f"compile needs a preset and a target: {prog}")
+    preset = arguments[0]
+    presets.find(preset)
+    options, fields = _parse(
+        CompileOptions, arguments[1:], prog, has_fields=True, has_flags=True
+    )
+    target = targets.parse(options.target)
+    # nothing runs, and a chip that is there may be another
+    jax.config.update("jax_platforms", "cpu")
+    found = presets.load(preset)
+
+    def progress(stage: str) -> None:
+        print(f"compiling: {stage}", file=sys.stderr)
+
+    shared = {"preset": found.name, "only": options.only, "progress": progress}
+    if found.experiment is not None:
+        experiment = found.experiment
+        config = _parse(type(experiment.config), fields, prog, experiment.config)
+        report = compiling.compile_experiment(
+            experiment, target, config=config, **shared
+        )
+    else:
+        variants = _variants(found, fields, prog)
+        report = compiling.compile_run(variants, target, parts=found.parts, **shared)
+    print(report.text())
+    if options.json is not None:
+        text = json.dumps(report.to_json(), indent=1, allow_nan=False)
+        options.json.write_text(text + "\n", encoding="utf-8")
+    return int(any(row.compiled.error for row in report.rows))
 
 
 def list_presets() -> int:
@@ -325,6 +395,7 @@ def docs(*, to: pathlib.Path) -> int:
 
 COMMANDS: dict[str, Callable[..., int]] = {
     "run": run,
+    "compile": compile_preset,
     "list": list_presets,
     "doctor": doctor,
     "prepare": prepare,
@@ -335,7 +406,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "docs": docs,
 }
 """Commands by name."""
-WITH_FIELDS = ("run", "audit")
+WITH_FIELDS = ("run", "audit", "compile")
 """Commands that read their arguments themselves: some are fields of configurations."""
 
 

@@ -3,7 +3,7 @@
 A stack of ``M`` models is a pytree whose leaves have a leading ``M``. "For each model"
 is a replaceable *mapper*, so the same pure function of one model runs as a Python loop,
 as ``lax.map``, as ``vmap``, or over devices by ``pmap`` with any of these inside;
-models too large for that are trained one by one, each batch divided over all devices.
+batches of models too large for one device are divided over several.
 All give the same result; which is fast depends on the backend and on the model.
 """
 
@@ -14,7 +14,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache, lru_cache, partial
+from functools import cache, lru_cache, partial, wraps
 from operator import itemgetter
 from typing import Any, Literal, NamedTuple
 
@@ -24,11 +24,13 @@ import numpy as np
 import optax
 from jax import lax
 from jax.core import Tracer
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 from numpy.typing import ArrayLike
 
+from unlearn_jax import targets
 from unlearn_jax.data import Splits, membership_design, pool
 from unlearn_jax.models.conv import BATCH_AXIS
+from unlearn_jax.models.flops import has_convolutions
 from unlearn_jax.train import (
     Batch,
     FetchFn,
@@ -102,6 +104,10 @@ class _Program:
 
     def __call__(self, *args: PyTree) -> PyTree:
         """Return what the function returns."""
+        if _rehearsal.watch is not None:
+            return jax.tree.map(
+                _zeros, _rehearsal.watch(self._jitted, self.shapes(args))
+            )
         leaves, structure = jax.tree.flatten(args)
         if any(isinstance(leaf, Tracer) for leaf in leaves):
             return self._jitted(*args)
@@ -116,6 +122,27 @@ class _Program:
         if self._places is not None:
             args = tuple(map(jax.device_put, args, self._places))
         return compiled(*args)
+
+    def shapes(self, args: PyTree) -> PyTree:
+        """Return shapes, types and places of arguments, on the devices of the target.
+
+        Args:
+          args: arrays, or their shapes.
+        """
+        first = SingleDeviceSharding(targets.devices()[0])
+        places = self._places or (first,) * len(args)
+
+        def shape(leaf: Any, place: Any) -> jax.ShapeDtypeStruct:
+            kind = jax.typeof(leaf)
+            weak = getattr(kind, "weak_type", False)
+            return jax.ShapeDtypeStruct(
+                kind.shape, kind.dtype, weak_type=weak, sharding=place
+            )
+
+        return tuple(
+            jax.tree.map(partial(shape, place=place), arg)
+            for arg, place in zip(args, places, strict=True)
+        )
 
     def _compile(self, structure: Any, shapes: tuple[Any, ...]) -> Any:
         signature = (structure, shapes)
@@ -155,7 +182,7 @@ def _compiler_options(lowered: Any) -> dict[str, Any] | None:
     (measured); a ResNet takes 7% longer.
     """
     is_chosen = "xla_backend_optimization_level" in os.environ.get("XLA_FLAGS", "")
-    if is_chosen or jax.default_backend() != "cpu":
+    if is_chosen or targets.platform() != "cpu":
         return None
     if re.search("stablehlo.convolution|onednn", lowered.as_text()):
         return None
@@ -168,23 +195,38 @@ WAITED = "/jax/core/compile/waited_for_another_thread"
 
 class _Rehearsal(threading.local):
     is_on = False
+    watch: "Watch | None" = None
 
 
 _rehearsal = _Rehearsal()
 
 
+Watch = Callable[[Any, tuple[Any, ...]], PyTree]
+"""``(jitted, shapes of its arguments) -> shapes of its results``."""
+
+
 @contextlib.contextmanager
-def rehearsal() -> Iterator[None]:
+def rehearsal(watch: Watch | None = None) -> Iterator[None]:
     """Compile the programs that this thread calls, and run none: results are zeros.
 
-    Of :func:`map_models`, :func:`fit_many` and :func:`predict_many`, with the mappers
-    ``map`` and ``vmap``.
+    Of :func:`map_models`, :func:`fit_many` and :func:`predict_many`.
+
+    Args:
+      watch: called in the place of the compiler, at every call; by default that of a
+        rehearsal around this one.
     """
+    before = (_rehearsal.is_on, _rehearsal.watch)
     _rehearsal.is_on = True
+    _rehearsal.watch = _rehearsal.watch if watch is None else watch
     try:
         yield
     finally:
-        _rehearsal.is_on = False
+        _rehearsal.is_on, _rehearsal.watch = before
+
+
+def is_rehearsal() -> bool:
+    """Return whether this thread compiles its programs only (:func:`rehearsal`)."""
+    return _rehearsal.is_on
 
 
 def _zeros(like: Any) -> Any:
@@ -197,20 +239,40 @@ def _zeros(like: Any) -> Any:
 def _body(form: str, fun: OneModel) -> OneModel:
     """Return ``fun`` of one model as a traceable function of a stack.
 
-    Of a stack of one model where the form is ``loop``.
+    Of a stack of one model where the form is ``loop``. The form ``auto`` maps what
+    holds convolutions: mapped at once, they become grouped ones, which GPUs compute at
+    a fraction of the speed of plain ones.
     """
+    if form == "auto":
+        at_once = _body("vmap", fun)
+        in_turn = _body("map", fun)
+
+        @wraps(fun)
+        def chosen(
+            carry: PyTree, item: PyTree, shared: PyTree
+        ) -> tuple[PyTree, PyTree]:
+            one = jax.tree.map(itemgetter(0), (carry, item))
+            jaxpr = jax.make_jaxpr(fun)(*one, shared).jaxpr
+            mapped = in_turn if has_convolutions(jaxpr) else at_once
+            return mapped(carry, item, shared)
+
+        return chosen
     if form == "vmap":
         return jax.vmap(fun, in_axes=(0, 0, None))
     if form == "loop":
 
+        @wraps(fun)
         def one(carry: PyTree, item: PyTree, shared: PyTree) -> tuple[PyTree, PyTree]:
             carry, item = jax.tree.map(itemgetter(0), (carry, item))
             return jax.tree.map(lambda leaf: leaf[None], fun(carry, item, shared))
 
         return one
-    return lambda carry, item, shared: lax.map(
-        lambda pair: fun(pair[0], pair[1], shared), (carry, item)
-    )
+
+    @wraps(fun)
+    def each(carry: PyTree, item: PyTree, shared: PyTree) -> tuple[PyTree, PyTree]:
+        return lax.map(lambda pair: fun(pair[0], pair[1], shared), (carry, item))
+
+    return each
 
 
 def _slots(mapped: OneModel, size: int) -> OneModel:
@@ -228,25 +290,30 @@ def _slots(mapped: OneModel, size: int) -> OneModel:
     return run
 
 
-@lru_cache(maxsize=128)
 def mapper(
-    form: Form = "auto", *, num_models: int, devices: int | None = None
+    form: Form = "auto",
+    *,
+    num_models: int,
+    devices: int | None = None,
+    split: int = 1,
 ) -> Mapper:
     """Make the mapper of ``num_models`` models.
 
     Args:
       form: ``loop`` is a jitted call per model, ``map`` one program that goes through
         them with ``lax.map``, ``vmap`` one program that does all at once. ``auto``
-        takes the fastest as measured: ``map`` on CPU (32 times the speed of ``vmap``
-        for a small CNN), ``vmap`` elsewhere. ``split`` trains one model after another,
-        its batches divided over the devices (data parallelism, for models that fill a
-        device): equal to the others to rounding, since gradients are summed in another
-        order. Everything but training (attacks, predictions) then runs on every device
-        alike.
+        takes the fastest: ``map`` on CPU (measured: 32 times the speed of ``vmap`` for
+        a small CNN); elsewhere ``map`` for programs with convolutions, ``vmap`` for
+        others. ``split`` is ``loop`` with every batch divided over all devices.
       num_models: ``M``; no more devices than models are used, but by ``split``.
       devices: local devices to spread the models over by ``pmap``; all of them by
         default, 1 for none. ``M`` need not be a multiple: the last model is repeated as
         padding and its copies are dropped.
+      split: devices that each batch of a training step is divided over (data
+        parallelism, for models that fill a device). The mesh then has two axes, models
+        and batches. Equal to the others to rounding, since gradients are summed in
+        another order. Everything but training (attacks, predictions) runs on the
+        devices of a model alike.
 
     Returns:
       The mapper.
@@ -254,25 +321,40 @@ def mapper(
     Raises:
       InputError: unknown form, or a number of devices that is not there.
     """
-    if form == "auto":
-        form = "map" if jax.default_backend() == "cpu" else "vmap"
-    if form not in ("loop", "map", "vmap", "split"):
+    if form == "auto" and targets.platform() == "cpu":
+        form = "map"
+    if form not in ("auto", "loop", "map", "vmap", "split"):
         raise InputError(
             f"unknown mapper {form!r}: choose auto, loop, map, vmap or split"
         )
-    present = jax.local_devices()
+    present = targets.devices()
     if devices is not None and not 1 <= devices <= len(present):
         raise InputError(
             f"{devices} devices asked for, {len(present)} present: choose 1 to"
             f" {len(present)}"
         )
+    count = devices or len(present)
     if form == "split":
-        return _split(devices or len(present))
-    count = min(devices or len(present), num_models)
-    return _on_devices(form, count) if count > 1 else _on_one(form)
+        return _on_mesh("loop", present[:count], count, f"split[{count}]")
+    if split < 1 or count % split:
+        raise InputError(
+            f"{count} devices do not divide into parts of split={split}: choose a"
+            " divisor"
+        )
+    models = min(count // split, num_models)
+    name = f"pmap[{models}] x {form}"
+    if split > 1:
+        name = f"{name} x split[{split}]"
+    if models * split > 1:
+        return _on_mesh(form, present[: models * split], split, name)
+    return _on_one(form, targets.current())
 
 
-def _on_one(form: str) -> Mapper:
+@lru_cache(maxsize=64)
+def _on_one(form: str, target: targets.Target | None) -> Mapper:
+    """Return the mapper on the first device of a target, None for this machine."""
+    del target
+
     def lift(fun: OneModel) -> OneModel:
         program = _Program(jax.jit(_body(form, fun), donate_argnums=0))
         stacked = _slots(program, 1) if form == "loop" else program
@@ -283,23 +365,41 @@ def _on_one(form: str) -> Mapper:
 
         return run
 
-    return Mapper(form, lambda shared: jax.tree.map(jnp.asarray, shared), lift)
+    def place(shared: PyTree) -> PyTree:
+        is_shape = _rehearsal.watch is not None
+        return shared if is_shape else jax.tree.map(jnp.asarray, shared)
+
+    return Mapper(form, place, lift)
 
 
-def _on_devices(form: str, count: int) -> Mapper:
-    devices = jax.local_devices()[:count]
-    mesh = Mesh(np.array(devices), "models")
+@lru_cache(maxsize=64)
+def _on_mesh(form: str, devices: tuple[Any, ...], split: int, name: str) -> Mapper:
+    """Return the mapper over a mesh of models, and of the parts of their batches.
+
+    The axis of the models is manual: no device hears of another one's. That of the
+    batches is XLA's, which divides what reads them and sums their gradients.
+    """
+    count = len(devices) // split
+    grid = np.array(devices).reshape(count, split)
+    mesh = Mesh(grid, ("models", BATCH_AXIS)) if split > 1 else Mesh(devices, "models")
     models = NamedSharding(mesh, PartitionSpec("models"))
     everywhere = NamedSharding(mesh, PartitionSpec())
+    rows = PartitionSpec(BATCH_AXIS)
+
+    def pad_models(tree: PyTree) -> PyTree:
+        return _pad(count, tree)
+
     pad = _Program(
-        jax.jit(partial(_pad, count), in_shardings=everywhere, out_shardings=models),
+        jax.jit(pad_models, in_shardings=everywhere, out_shardings=models),
         (everywhere,),
     )
 
     @cache
     def cut(num_models: int) -> _Program:
-        first = partial(jax.tree.map, itemgetter(slice(num_models)))
-        return _Program(jax.jit(first, in_shardings=models), (models,))
+        def cut_models(tree: PyTree) -> PyTree:
+            return jax.tree.map(itemgetter(slice(num_models)), tree)
+
+        return _Program(jax.jit(cut_models, in_shardings=models), (models,))
 
     def lift(fun: OneModel) -> OneModel:
         on_device = jax.shard_map(
@@ -307,6 +407,7 @@ def _on_devices(form: str, count: int) -> Mapper:
             mesh=mesh,
             in_specs=(models.spec, models.spec, everywhere.spec),
             out_specs=models.spec,
+            axis_names={"models"},
             check_vma=False,
         )
         places = (models, models, everywhere)
@@ -329,7 +430,16 @@ def _on_devices(form: str, count: int) -> Mapper:
     def place(shared: PyTree) -> PyTree:
         return shared if _rehearsal.is_on else jax.device_put(shared, everywhere)
 
-    return Mapper(f"pmap[{count}] x {form}", place, lift)
+    def fetch(read: FetchFn) -> FetchFn:
+        def divided(data: Any, index: Array, key: Array) -> Batch:
+            is_inside = BATCH_AXIS in jax.sharding.get_abstract_mesh().shape
+            parts = rows if is_inside else NamedSharding(mesh, rows)
+            index = lax.with_sharding_constraint(index, parts)
+            return lax.with_sharding_constraint(read(data, index, key), parts)
+
+        return divided if split > 1 else read
+
+    return Mapper(name, place, lift, split, fetch)
 
 
 def _pad(count: int, tree: PyTree) -> PyTree:
@@ -364,36 +474,6 @@ def _on_first(tree: PyTree) -> PyTree:
     return jax.tree.map(copy, tree)
 
 
-def _split(count: int) -> Mapper:
-    """Return the mapper of one model after another, batches divided over a mesh."""
-    mesh = Mesh(np.array(jax.local_devices()[:count]), BATCH_AXIS)
-    whole = NamedSharding(mesh, PartitionSpec())
-    rows = NamedSharding(mesh, PartitionSpec(BATCH_AXIS))
-
-    def lift(fun: OneModel) -> OneModel:
-        compiled = jax.jit(_body("loop", fun), donate_argnums=0)
-
-        def on_mesh(
-            carry: PyTree, item: PyTree, shared: PyTree
-        ) -> tuple[PyTree, PyTree]:
-            with jax.set_mesh(mesh):  # convolutions read it
-                return compiled(carry, item, shared)
-
-        return _slots(on_mesh, 1)
-
-    def fetch(read: FetchFn) -> FetchFn:
-        def divided(data: Any, index: Array, key: Array) -> Batch:
-            index = lax.with_sharding_constraint(index, rows)
-            return lax.with_sharding_constraint(read(data, index, key), rows)
-
-        return divided
-
-    def place(shared: PyTree) -> PyTree:
-        return jax.device_put(shared, whole)
-
-    return Mapper(f"split[{count}]", place, lift, count, fetch)
-
-
 def map_models(
     mapper: Mapper,
     fun: Callable[[PyTree, PyTree], PyTree],
@@ -417,7 +497,11 @@ def map_models(
 
 @lru_cache(maxsize=64)
 def _lifted(mapper: Mapper, fun: Callable[[PyTree, PyTree], PyTree]) -> OneModel:
-    return mapper.lift(lambda _, item, shared: ((), fun(item, shared)))
+    @wraps(fun)
+    def lifted(_: PyTree, item: PyTree, shared: PyTree) -> tuple[PyTree, PyTree]:
+        return (), fun(item, shared)
+
+    return mapper.lift(lifted)
 
 
 def _mapper_or_default(chosen: Mapper | None, num_models: int) -> Mapper:
@@ -561,7 +645,10 @@ def fit_references(
 def _creator(
     model: Model, tx: optax.GradientTransformation
 ) -> Callable[[Array, PyTree], TrainState]:
-    return lambda key, _: init_state(key, model, tx)
+    def initialize(key: Array, _: PyTree) -> TrainState:
+        return init_state(key, model, tx)
+
+    return initialize
 
 
 @lru_cache(maxsize=32)
@@ -578,7 +665,13 @@ def _advance(
         num_batches=num_batches,
         batch_size=recipe.batch_size,
     )
-    return mapper.lift(lambda state, item, data: one(state, item[0], data, item[1]))
+
+    def train_models(
+        state: TrainState, item: PyTree, data: Dataset
+    ) -> tuple[PyTree, PyTree]:
+        return one(state, item[0], data, item[1])
+
+    return mapper.lift(train_models)
 
 
 def predict_many(
@@ -612,6 +705,7 @@ def predict_many(
 
 @lru_cache(maxsize=16)
 def _predictor(apply_fn: ApplyFn, batch_size: int) -> Callable[[PyTree, PyTree], Array]:
-    return lambda variables, images: predict(
-        apply_fn, variables, images, batch_size=batch_size
-    )
+    def logits(variables: PyTree, images: Array) -> Array:
+        return predict(apply_fn, variables, images, batch_size=batch_size)
+
+    return logits

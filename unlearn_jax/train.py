@@ -19,6 +19,7 @@ from jax import lax
 from jax.core import Tracer
 from numpy.typing import ArrayLike
 
+from unlearn_jax.branching import cond
 from unlearn_jax.losses import cross_entropy
 from unlearn_jax.types import (
     ApplyFn,
@@ -352,7 +353,7 @@ def scan_steps(
         state: TrainState, numbered: tuple[Array, Any]
     ) -> tuple[TrainState, Array]:
         number, item = numbered
-        return lax.cond(number < num_steps.value, step, skip, state, item)
+        return cond(number < num_steps.value, step, skip, state, item)
 
     numbers = jnp.arange(num_steps.most)
     state, losses = lax.scan(step_or_skip, state, (numbers, items))

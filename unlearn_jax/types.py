@@ -235,10 +235,14 @@ class UnlearnInfo(NamedTuple):
         methods without training).
       num_gradients: per-sample gradient evaluations spent by the method, the cost that
         does not depend on the machine; those of an adversarial attack are not counted.
+      guard: measures of what the method assumes
+        (:class:`unlearn_jax.influence.Guard`), for whoever runs it to check on the
+        host; None for methods without.
     """
 
     losses: Array
     num_gradients: Array
+    guard: Any = None
 
 
 UnlearnFn = Callable[[Array, Problem], tuple[Variables, UnlearnInfo]]

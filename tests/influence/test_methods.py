@@ -81,7 +81,9 @@ def ask(blobs, w, **options):
         ridge=RIDGE,
         **options,
     )
-    jax.effects_barrier()  # callbacks have run
+    if options.get("warn", True):
+        # inside of a compiled program its numbers are not known
+        influence.warn_unless_trusted(found.guard)
     return found
 
 
@@ -102,7 +104,7 @@ def test_trained_regression_is_trusted_without_warning(blobs):
 def test_unfinished_regression_is_not_stationary(blobs):
     w = regression(blobs, EVERYWHERE, steps=1)
     with pytest.warns(UserWarning, match=r"do not trust.*not stationary"):
-        found = ask(blobs, w)  # compiled: a callback warns
+        found = ask(blobs, w)
     gradient, part = (
         derivatives(w, blobs, EVERYWHERE)[0],
         derivatives(w, blobs, FORGET)[0],

@@ -9,7 +9,7 @@ from jax import lax
 from support.convolutions import NATIVE
 
 from unlearn_jax import models
-from unlearn_jax.models.flops import PEAKS, forward_flops, peak_flops, training_flops
+from unlearn_jax.models.flops import forward_flops, program_flops, training_flops
 from unlearn_jax.types import InputError
 
 
@@ -76,16 +76,18 @@ def test_loops_branches_and_groups():
     ) == 2 * (2 * 2 * 6) * (9 * 2)
 
 
-def test_peak_flops_by_device():
-    assert peak_flops("NVIDIA A100-SXM4-80GB", "bfloat16") == 312e12
-    assert peak_flops("NVIDIA A100-PCIE-40GB", "float32") == 156e12
-    assert peak_flops("TPU v5 lite", "bfloat16") == 197e12
-    for unknown in (
-        "cpu",
-        "NVIDIA GeForce RTX 4080 SUPER",
-        "TPU v5 litepod",
-        "NVIDIA H100 NVL",
-        "NVIDIA A100-SXM4-40GB MIG 1g.5gb",
-    ):
-        assert peak_flops(unknown, "bfloat16") is None
-    assert all(0 < single <= half for single, half in PEAKS.values())
+def test_programs_are_counted_by_type_and_unknown_loops_once():
+    def program(w, x):
+        half = x.astype(jnp.bfloat16) @ w.astype(jnp.bfloat16)
+        x = lax.fori_loop(0, 3, lambda _, y: y @ w, x + half)
+        return lax.cond(x[0, 0] > 0, lambda y: y @ w @ w, lambda y: y, x)
+
+    square = jnp.ones((4, 4))
+    product = 2 * 4**3
+    found = program_flops(jax.jit(program).trace(square, square).jaxpr.jaxpr)
+    assert (found.bfloat16, found.float32) == (product, 5 * product)
+    assert found.is_exact
+    unknown = lambda w, x: lax.while_loop(lambda y: y[0, 0] < 9, lambda y: y @ w, x)
+    found = program_flops(jax.jit(unknown).trace(square, square).jaxpr.jaxpr)
+    assert found.float32 == product
+    assert not found.is_exact

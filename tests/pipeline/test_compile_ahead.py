@@ -83,14 +83,14 @@ def test_training_is_rehearsed_without_a_trace(tiny, blobs):
 
 def test_a_run_compiled_ahead_ends_in_the_same_bits(splits, tmp_path, monkeypatch):
     rehearsed = []
-    rehearse = Runner._rehearse
+    rehearse = Runner.rehearse
 
     def watched(self, artifact):
         content = rehearse(self, artifact)
         rehearsed.append((artifact.name, type(content)))
         return content
 
-    monkeypatch.setattr(Runner, "_rehearse", watched)
+    monkeypatch.setattr(Runner, "rehearse", watched)
     ahead = run(TINY, tmp_path / "ahead" / "run", splits=splits)
     assert ("unlearn-amun", Rehearsed) in rehearsed
     assert not list(tmp_path.glob("**/rehearsal*"))

@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-import jax
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from unlearn_jax import targets
 from unlearn_jax.losses import LossTerm, lotos
 from unlearn_jax.losses._lotos import Convention, Which
 from unlearn_jax.train import LossFn, cross_entropy_loss
@@ -171,7 +171,7 @@ class Ensemble:
             )
         if self.form == "auto":
             is_stacked = (
-                is_uniform and len(self.models) > 1 and jax.default_backend() != "cpu"
+                is_uniform and len(self.models) > 1 and targets.platform() != "cpu"
             )
             object.__setattr__(self, "form", "vmap" if is_stacked else "loop")
 

@@ -6,6 +6,7 @@ from functools import lru_cache
 import jax
 import jax.numpy as jnp
 
+from unlearn_jax import targets
 from unlearn_jax.types import ApplyFn, Array, Model, Variables
 
 
@@ -39,7 +40,7 @@ def _joint_apply(models: tuple[Model, ...]) -> ApplyFn:
 @lru_cache(maxsize=64)
 def _stacked_apply(model: Model) -> ApplyFn:
     def apply(variables: Variables, images: Array) -> Array:
-        if jax.default_backend() != "cpu":
+        if targets.platform() != "cpu":
             return _log_mean(jax.vmap(model.apply, (0, None))(variables, images))
         count = len(jax.tree.leaves(variables)[0])
         members = [

@@ -101,7 +101,8 @@ def remove(
       solver: :class:`unlearn_jax.influence.CG`, or
         :class:`unlearn_jax.influence.Dense`, which writes the system out.
       batch_size: samples at a time.
-      warn: warn where the guard does not trust the estimate, from compiled code too.
+      warn: warn where the guard does not trust the estimate. Compiled code does not:
+        call :func:`warn_unless_trusted` with the guard that it returns.
 
     Returns:
       The estimate and its guard.
@@ -231,19 +232,13 @@ def guard(
 
 
 def warn_unless_trusted(guarded: Guard) -> None:
-    """Warn of every assumption that does not hold, from compiled programs too.
+    """Warn of every assumption that does not hold.
 
     Args:
-      guarded: the guard, traced or not.
+      guarded: the guard, of one removal or of several. Inside of a compiled program its
+        numbers are not known and nothing is warned of: return them, and call this.
     """
-    if isinstance(guarded.trusted, Tracer):
-        jax.debug.callback(_warn, guarded)
-    else:
-        _warn(guarded)
-
-
-def _warn(guarded: Guard) -> None:
-    if np.asarray(guarded.trusted).all():
+    if isinstance(guarded.trusted, Tracer) or np.all(guarded.trusted):
         return
     stationarity = float(np.max(guarded.stationarity))
     linearizability = float(np.max(guarded.linearizability))

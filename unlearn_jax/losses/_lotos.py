@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
+from unlearn_jax.branching import cond
 from unlearn_jax.layers import Layer, layers
 from unlearn_jax.spectral import layer_map, power_qr
 from unlearn_jax.types import ApplyFn, Array, InputError, PyTree, check_apply_fn
@@ -347,7 +348,7 @@ def lotos(
         if every == 1:
             penalty, vectors = act(variables, state.vectors)
         else:
-            penalty, vectors = lax.cond(
+            penalty, vectors = cond(
                 state.step % every == 0,
                 act,
                 lambda _, vectors: (jnp.zeros(()), vectors),

@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from unlearn_jax.influence import warn_unless_trusted
 from unlearn_jax.methods.base import check_method
 from unlearn_jax.types import (
     Array,
@@ -31,7 +32,8 @@ def unlearn(
       problem: of :func:`unlearn_jax.methods.make_problem`.
 
     Returns:
-      The unlearned variables, and what unlearning cost.
+      The unlearned variables, and what unlearning cost. A method with a guard warns
+      where that does not trust the result, once it is computed.
 
     Raises:
       InputError: arguments that are no key, method or problem, or a method that cannot
@@ -54,8 +56,12 @@ def unlearn(
                 f"{type(method).__name__} cannot be hashed: decorate the class with"
                 " @unlearn_jax.value, or @dataclasses.dataclass(frozen=True)"
             ) from None
-        return _run_static(method, key, problem)
-    return _run(method, key, problem)
+        variables, info = _run_static(method, key, problem)
+    else:
+        variables, info = _run(method, key, problem)
+    if info.guard is not None:
+        warn_unless_trusted(info.guard)
+    return variables, info
 
 
 @jax.jit

@@ -13,6 +13,7 @@ import optax
 from jax import lax
 
 from unlearn_jax.attacks import pgd, random_start
+from unlearn_jax.branching import cond
 from unlearn_jax.losses import cross_entropy, log_odds
 from unlearn_jax.methods.base import (
     FineTuning,
@@ -438,7 +439,7 @@ def _train(
         def skip(state: TrainState) -> tuple[TrainState, Array, Array]:
             return state, jnp.zeros(()), jnp.ones((), bool)
 
-        state, loss, stopped = lax.cond(progress.stopped, skip, update, progress.state)
+        state, loss, stopped = cond(~progress.stopped, update, skip, progress.state)
         num_steps = progress.num_steps + ~progress.stopped
         return _Progress(state, stopped, num_steps), loss
 

@@ -54,8 +54,10 @@ class NTKInfluence:
 
     **When to believe it.** :class:`unlearn_jax.influence.Guard` is evaluated at every
     run, and where the original is not stationary, or the network not linear as far as
-    the step goes, it warns (by a callback, from compiled programs too).
-    Networks trained by SGD for few epochs with little weight decay are neither.
+    the step goes, :func:`unlearn_jax.methods.unlearn` and the pipeline warn. Compiled
+    programs of your own return its numbers, ``guard`` of
+    :class:`unlearn_jax.types.UnlearnInfo`. Networks trained by SGD for few epochs with
+    little weight decay are neither.
 
     ``num_gradients`` counts two for each product with the Hessian and sample, as if
     ``cg`` never stopped early, or the kernel's Jacobian rows; 0 for ``head``, which
@@ -74,7 +76,7 @@ class NTKInfluence:
       tol: of ``cg``, relative to the right-hand side, positive.
       num_cg_steps: iterations of ``cg``, at most.
       batch_size: samples at a time; changes memory, not the value.
-      warn: False for silence.
+      warn: False for silence, and no guard in the result.
     """
 
     ridge: Real = 5e-4
@@ -120,7 +122,7 @@ class NTKInfluence:
         solver = Dense()
         if self.solver == "cg":
             solver = CG(tol=self.tol, num_iters=self.num_cg_steps)
-        change, _ = remove(
+        change, guard = remove(
             apply,
             params,
             images,
@@ -142,7 +144,8 @@ class NTKInfluence:
             moved = _with_head(problem, moved)
         variables = problem.variables._replace(params=moved)
         cost = self._num_gradients(problem)
-        return variables, UnlearnInfo(jnp.zeros(0), jnp.asarray(cost, jnp.int32))
+        info = UnlearnInfo(jnp.zeros(0), jnp.asarray(cost, jnp.int32))
+        return variables, info._replace(guard=guard) if self.warn else info
 
     def _num_gradients(self, problem: Problem) -> int:
         """Return an upper bound on the per-sample gradients."""

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from unlearn_jax import onednn
+from unlearn_jax import onednn, targets
 from unlearn_jax.types import Array, InputError
 
 Padding = tuple[tuple[int, int], ...]
@@ -310,7 +310,7 @@ def convolution_form(name: str = "auto") -> str:
       InputError: an unknown name, or ``onednn`` where it cannot be used.
     """
     if name == "auto":
-        if jax.default_backend() != "cpu":
+        if targets.platform() != "cpu":
             return "lax"
         return "canonical" if onednn.native().reason else "onednn"
     if name not in CONVOLUTIONS:

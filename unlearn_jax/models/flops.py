@@ -1,13 +1,16 @@
-"""Operations of a network and the peak of a device, for model FLOP utilization.
+"""Operations of a network or a program, for model FLOP utilization.
 
 An operation is a multiplication or an addition, counted for matrix products and
 convolutions alone, which are all but a few percent. Utilization is the operations that
 the network needs, whatever was computed, over what the device could have done in that
-time (PaLM, arXiv 2204.02311, appendix B).
+time (PaLM, arXiv 2204.02311, appendix B); the peaks of devices are in
+:mod:`unlearn_jax.targets`.
 """
 
+import dataclasses
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -15,38 +18,6 @@ from jax.extend import core
 
 from unlearn_jax import onednn
 from unlearn_jax.types import ApplyFn, InputError, PyTree
-
-# from the makers' data sheets, without sparsity: TFLOP/s of JAX's default precision in
-# float32, in bfloat16
-PEAKS = {
-    "NVIDIA A100": (156.0, 312.0),  # float32 as TF32
-    "NVIDIA H100 80GB HBM3": (494.7, 989.4),
-    "NVIDIA H100 PCIe": (378.0, 756.0),
-    "NVIDIA H200": (494.7, 989.4),
-    "NVIDIA GeForce RTX 4080": (48.7, 97.5),
-    "NVIDIA GeForce RTX 4090": (82.6, 165.2),
-    "TPU v4": (275.0, 275.0),  # float32 in one pass of bfloat16
-    "TPU v5 lite": (197.0, 197.0),
-    "TPU v5": (459.0, 459.0),
-    "TPU v6 lite": (918.0, 918.0),
-}
-"""By ``device_kind``; of all variants of a card where they agree (A100)."""
-
-
-def peak_flops(device_kind: str, dtype: str) -> float | None:
-    """Return the operations per second that a device can do at most.
-
-    Args:
-      device_kind: as ``jax.devices()[0].device_kind`` says.
-      dtype: compute type, ``float32`` or ``bfloat16``.
-
-    Returns:
-      The peak, or None for a device that is not in :data:`PEAKS` (a slice of one is
-      not).
-    """
-    whole = device_kind.startswith("NVIDIA A100") and " MIG " not in device_kind
-    kind = "NVIDIA A100" if whole else device_kind
-    return PEAKS[kind][dtype == "bfloat16"] * 1e12 if kind in PEAKS else None
 
 
 def forward_flops(apply_fn: ApplyFn, variables: PyTree, images: Any) -> int:
@@ -81,8 +52,100 @@ def training_flops(apply_fn: ApplyFn, variables: PyTree, images: Any) -> int:
     return 3 * forward_flops(apply_fn, variables, images)
 
 
-def _count(jaxpr: core.Jaxpr) -> int:
-    return sum(_RULES.get(eqn.primitive.name, _inner)(eqn) for eqn in jaxpr.eqns)
+@dataclasses.dataclass(frozen=True)
+class Operations:
+    """Operations of a program on one device.
+
+    Attributes:
+      bfloat16: of products of that type.
+      float32: of products of other types.
+      is_exact: False if a loop of unknown length is counted as one step.
+    """
+
+    bfloat16: int
+    float32: int
+    is_exact: bool
+
+
+def program_flops(jaxpr: core.Jaxpr) -> Operations:
+    """Count the operations of any program, those of a mapped axis on one device.
+
+    Args:
+      jaxpr: of the program, such as ``jax.jit(f).trace(*args).jaxpr.jaxpr``.
+    """
+    counts: Counter[str] = Counter()
+
+    def walk(jaxpr: core.Jaxpr, times: int) -> bool:
+        is_exact = True
+        for eqn in jaxpr.eqns:
+            name = eqn.primitive.name
+            if name in _PRODUCTS:
+                operand: Any = eqn.invars[0].aval
+                dtype = operand.dtype.name
+                counts[dtype] += times * _PRODUCTS[name](eqn)
+                continue
+            length = eqn.params["length"] if name == "scan" else 1
+            held = [value for param in eqn.params.values() for value in _held(param)]
+            if name == "cond":
+                largest = max(held, key=lambda one: _count(one, loops_once=True))
+                held = [largest]
+            for inner in held:
+                is_exact &= walk(inner, times * length)
+            if name == "while":
+                is_exact &= not any(_count(one, loops_once=True) for one in held)
+        return is_exact
+
+    is_exact = walk(jaxpr, 1)
+    bfloat16 = counts.pop("bfloat16", 0)
+    return Operations(bfloat16, sum(counts.values()), is_exact)
+
+
+def has_convolutions(jaxpr: core.Jaxpr) -> bool:
+    """Return whether a program convolves, in any of the programs that it holds.
+
+    Args:
+      jaxpr: of the program.
+    """
+    for eqn in jaxpr.eqns:
+        if _PRODUCTS.get(eqn.primitive.name) is _convolution:
+            return True
+        held = [value for param in eqn.params.values() for value in _held(param)]
+        if any(map(has_convolutions, held)):
+            return True
+    return False
+
+
+def _count(jaxpr: core.Jaxpr, *, loops_once: bool = False) -> int:
+    total = 0
+    for eqn in jaxpr.eqns:
+        name = eqn.primitive.name
+        if name in _PRODUCTS:
+            total += _PRODUCTS[name](eqn)
+            continue
+        inner = [
+            _count(one, loops_once=loops_once)
+            for param in eqn.params.values()
+            for one in _held(param)
+        ]
+        if name == "while" and any(inner) and not loops_once:
+            raise InputError(
+                "operations cannot be counted inside a while loop: use lax.scan or"
+                " lax.fori_loop"
+            )
+        if name == "cond":
+            total += max(inner)
+        else:
+            total += sum(inner) * (eqn.params["length"] if name == "scan" else 1)
+    return total
+
+
+def _held(param: Any) -> Iterator[core.Jaxpr]:
+    """Yield the programs that a parameter of an operation holds."""
+    for value in param if isinstance(param, tuple | list) else (param,):
+        if isinstance(value, core.ClosedJaxpr):
+            yield value.jaxpr
+        elif isinstance(value, core.Jaxpr):
+            yield value
 
 
 def _dot(eqn: Any) -> int:
@@ -103,35 +166,8 @@ def _convolution(eqn: Any) -> int:
     return 2 * math.prod(eqn.outvars[0].aval.shape) * per_output
 
 
-def _while(eqn: Any) -> int:
-    if any(
-        map(_count, (eqn.params["body_jaxpr"].jaxpr, eqn.params["cond_jaxpr"].jaxpr))
-    ):
-        raise InputError(
-            "operations cannot be counted inside a while loop: use lax.scan or"
-            " lax.fori_loop"
-        )
-    return 0
-
-
-def _inner(eqn: Any) -> int:
-    """Count what other operations that hold a program do: calls, derivatives."""
-    held = [
-        value
-        for value in eqn.params.values()
-        if isinstance(value, core.Jaxpr | core.ClosedJaxpr)
-    ]
-    return sum(
-        _count(value.jaxpr if isinstance(value, core.ClosedJaxpr) else value)
-        for value in held
-    )
-
-
-_RULES: dict[str, Callable[[Any], int]] = {
+_PRODUCTS: dict[str, Callable[[Any], int]] = {
     "dot_general": _dot,
     "conv_general_dilated": _convolution,
     onednn.NAME: _convolution,
-    "scan": lambda eqn: eqn.params["length"] * _count(eqn.params["jaxpr"].jaxpr),
-    "cond": lambda eqn: max(_count(branch.jaxpr) for branch in eqn.params["branches"]),
-    "while": _while,
 }

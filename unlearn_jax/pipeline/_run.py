@@ -6,9 +6,9 @@ import os
 import pathlib
 from collections.abc import Iterator, Sequence
 
-import jax
 import numpy as np
 
+from unlearn_jax import targets
 from unlearn_jax.data import Splits
 from unlearn_jax.pipeline import tuning
 from unlearn_jax.pipeline.config.resolve import banks_folder
@@ -167,7 +167,7 @@ def _compile_ahead(plan: Plan, artifacts: list[Artifact]) -> None:
     Not on a GPU, whose compiler times programs on the device, nor with the mappers that
     call a program for each model.
     """
-    if jax.default_backend() != "gpu" and plan.replicas.mapper not in ("loop", "split"):
+    if targets.platform() != "gpu" and plan.replicas.mapper not in ("loop", "split"):
         plan.runner.compile_ahead(artifacts)
 
 

@@ -23,6 +23,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.core import Tracer
 
+from unlearn_jax import targets
+from unlearn_jax.branching import cond
 from unlearn_jax.contrib.federated.clients import Clients
 from unlearn_jax.optimizers import SGD, Optimizer
 from unlearn_jax.train import (
@@ -94,7 +96,7 @@ class LocalTraining:
     def maps(self) -> bool:
         """True where clients train one after the other."""
         return self.form == "map" or (
-            self.form == "auto" and jax.default_backend() == "cpu"
+            self.form == "auto" and targets.platform() == "cpu"
         )
 
     def rate(self, round: Array) -> Array:
@@ -255,7 +257,7 @@ def federated_round(
     if federation.training.maps:
 
         def add(total: Variables, client: Array) -> tuple[Variables, None]:
-            term = lax.cond(weights[client] == 0, lambda _: zero, change, client)
+            term = cond(weights[client] != 0, change, lambda _: zero, client)
             return jax.tree.map(jnp.add, total, term), None
 
         total = lax.scan(add, zero, everybody)[0]

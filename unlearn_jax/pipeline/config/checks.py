@@ -65,12 +65,17 @@ def check_settings(config: RunConfig) -> None:
                 raise InputError(
                     f"row {name!r}: an output filter forgets classes: forget.kind=class"
                 )
-    form = mapper(replicas.mapper, num_models=1024, devices=replicas.devices)
+    form = mapper(
+        replicas.mapper,
+        num_models=1024,
+        devices=replicas.devices,
+        split=replicas.split,
+    )
     if config.training.batch_size % form.shards:
         raise InputError(
-            "replicas.mapper=split divides training.batch_size"
-            f" ({config.training.batch_size}) over {form.shards} devices: choose a"
-            " multiple"
+            f"training.batch_size ({config.training.batch_size}) does not divide over"
+            f" {form.shards} devices (replicas.mapper=split, or replicas.split): choose"
+            " a multiple"
         )
 
 

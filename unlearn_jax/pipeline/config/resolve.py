@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from unlearn_jax import data, methods, models, values
+from unlearn_jax import data, methods, models, targets, values
 from unlearn_jax.attacks import (
     PGD,
     Attack,
@@ -23,6 +23,7 @@ from unlearn_jax.attacks import (
     Minimal,
 )
 from unlearn_jax.data import Splits
+from unlearn_jax.data.stand_in import SHAPES, stand_in
 from unlearn_jax.filters import FILTERS, Filter
 from unlearn_jax.methods import FineTuning
 from unlearn_jax.methods.base import is_bound
@@ -69,11 +70,14 @@ def load_data(config: DataConfig) -> Splits:
     """
     if config.source == "digits":
         splits = data.load_digits(seed=config.seed)
+    elif config.source == "tfds" and not config.name:
+        raise InputError(
+            "data.source=tfds needs data.name, such as --data.name=cifar10"
+        )
+    elif targets.current() is not None and config.name in SHAPES:
+        # programs are compiled for another machine, from shapes alone
+        splits = stand_in(config.name)
     elif config.source == "tfds":
-        if not config.name:
-            raise InputError(
-                "data.source=tfds needs data.name, such as --data.name=cifar10"
-            )
         splits = data.load_tfds(
             config.name,
             data_dir=config.path,
@@ -282,7 +286,7 @@ def resolve_attack(config: AttackConfig) -> ResolvedAttack:
 def _descent(config: AttackConfig) -> PGD:
     name = config.search
     if name == "auto":
-        is_grid = config.restart and jax.default_backend() != "cpu"
+        is_grid = config.restart and targets.platform() != "cpu"
         name = "grid" if is_grid else "doubling"
     sizes = {
         "epsilon_init": config.epsilon_init,

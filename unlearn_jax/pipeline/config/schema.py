@@ -298,6 +298,8 @@ class ReplicasConfig:
       mapper: of many models on one device; ``split`` instead trains one after another,
         each batch divided over all devices.
       devices: to spread models over; all of them if None.
+      split: of these devices, how many share a model in training, each with its part of
+        every batch; 1 unless a model fills a device.
       group: models trained and stored at a time (at most).
       checkpoint_seconds: least time between checkpoints inside a group.
     """
@@ -311,13 +313,14 @@ class ReplicasConfig:
     keep_references: Literal["models", "logits", "signals"] = "logits"
     mapper: Literal["auto", "loop", "map", "vmap", "split"] = "auto"
     devices: int | None = None
+    split: int = 1
     group: int = 16
     checkpoint_seconds: float = 60.0
 
     def __post_init__(self) -> None:
         """Refuse numbers of models that no run could use."""
         _check_seeds(originals=self.originals, reference_seed=self.reference_seed)
-        _check_counts(repeats=self.repeats, group=self.group)
+        _check_counts(repeats=self.repeats, group=self.group, split=self.split)
         _check_counts(
             0, references=self.references, reference_epochs=self.reference_epochs
         )

@@ -10,13 +10,14 @@ import numpy as np
 
 from unlearn_jax import __version__, audit, filters, values
 from unlearn_jax.attacks import PGD, Attack
+from unlearn_jax.influence import warn_unless_trusted
 from unlearn_jax.methods import unlearn_sequence
 from unlearn_jax.methods.base import is_padded
 from unlearn_jax.pipeline.config.schema import to_json
 from unlearn_jax.pipeline.stages.plan import Plan, purpose_key
 from unlearn_jax.pipeline.store.artifact import Artifact, Items, Piece, Stored
 from unlearn_jax.pipeline.store.fingerprint import code_digest
-from unlearn_jax.replicas import map_models
+from unlearn_jax.replicas import is_rehearsal, map_models
 from unlearn_jax.train import predict, to_float
 from unlearn_jax.types import (
     ApplyFn,
@@ -229,6 +230,12 @@ def unlearn_work(
         if logits_only:
             return {"logits": logits}
         content = {"models": unlearned, "logits": logits, **info._asdict()}
+        guard = content.pop("guard")
+        if guard is not None:
+            if not is_rehearsal():
+                warn_unless_trusted(guard)
+            for measure, numbers in guard._asdict().items():
+                content[f"guard_{measure}"] = numbers
         if steps is not None:
             content["steps"] = steps
         return content
@@ -268,7 +275,7 @@ def _program(
     num_train = len(plan.splits.train.labels)
     model = plan.model
 
-    def one(
+    def unlearn_one(
         item: Any, pool: Dataset
     ) -> tuple[Variables, UnlearnInfo, jax.Array, jax.Array | None]:
         key, variables, forget, requests, given, traced = item
@@ -294,7 +301,7 @@ def _program(
         )
         return jax.tree.map(lambda leaf: leaf[-1], stacked), info, steps[-1], steps
 
-    return one
+    return unlearn_one
 
 
 def row_logits(plan: Plan, name: str, stored: Stored) -> list[np.ndarray]:

@@ -174,7 +174,12 @@ class Plan:
           num_models: of one call.
         """
         replicas = self.replicas
-        return mapper(replicas.mapper, num_models=num_models, devices=replicas.devices)
+        return mapper(
+            replicas.mapper,
+            num_models=num_models,
+            devices=replicas.devices,
+            split=replicas.split,
+        )
 
     @cached_property
     def recipe(self) -> Recipe:

@@ -193,7 +193,11 @@ def _each(
     finish: Callable[[Variables], Variables],
 ) -> Callable[[Variables, Any], Variables]:
     """Return ``finish`` as :func:`map_models` calls it, one object for all groups."""
-    return lambda variables, _: finish(variables)
+
+    def clip(variables: Variables, _: Any) -> Variables:
+        return finish(variables)
+
+    return clip
 
 
 def epochs_per_call(recipe: Recipe, samples_per_epoch: int) -> int:

@@ -264,10 +264,14 @@ class Rehearsed(dict[str, PyTree]):
 
     Args:
       content: of the piece.
-      count: of the artifact's items.
+      count: of the artifact's items; None if it has none.
     """
 
-    def __init__(self, content: Mapping[str, PyTree], count: int) -> None:
+    def __init__(self, content: Mapping[str, PyTree], count: int | None) -> None:
+        if count is None:
+            super().__init__(content)
+            return
+
         def repeat(leaf: Any) -> np.ndarray:
             return np.broadcast_to(leaf[:1], (count, *leaf.shape[1:]))
 
@@ -475,14 +479,21 @@ class Runner:
             path = self.path(artifact)
             artifact = self._known.setdefault(path, artifact)
             if path not in self._ahead:
-                self._ahead[path] = self._thread.submit(self._rehearse, artifact)
+                self._ahead[path] = self._thread.submit(self.rehearse, artifact)
 
     def close(self) -> None:
         """Compile nothing more ahead; what is being compiled is waited for."""
         self._thread.shutdown(cancel_futures=True)
 
-    def _rehearse(self, artifact: Artifact) -> "Stored | Rehearsed":
-        """Return the content of an artifact, zeros if it is not stored."""
+    def rehearse(self, artifact: Artifact) -> "Stored | Rehearsed":
+        """Return the content of an artifact, zeros if it is not stored.
+
+        Its programs are compiled (:func:`unlearn_jax.replicas.rehearsal`), and of those
+        that it is computed from, too.
+
+        Args:
+          artifact: whose ``compute`` is a pure function.
+        """
         path = self.path(artifact)
         if path in self._rehearsed:
             return self._rehearsed[path]
@@ -491,8 +502,12 @@ class Runner:
         inputs = []
         for other in artifact.inputs:
             other = self._known.setdefault(self.path(other), other)
-            inputs.append(self._rehearse(other))
-        assert artifact.items is not None
+            inputs.append(self.rehearse(other))
+        if artifact.items is None:
+            with rehearsal():
+                content = artifact.compute(*inputs)
+            self._rehearsed[path] = Rehearsed(content, None)
+            return self._rehearsed[path]
         items = artifact.items.groups[0]
         padding = [items[-1]] * (artifact.items.size - len(items))
         scratch = path / "rehearsal"

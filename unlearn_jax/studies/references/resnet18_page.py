@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from unlearn_jax.audit import summarize_runs
-from unlearn_jax.models.flops import peak_flops
 from unlearn_jax.pipeline import (
     Check,
     Page,
@@ -13,6 +12,7 @@ from unlearn_jax.pipeline import (
 )
 from unlearn_jax.studies.common import Arrays, Found
 from unlearn_jax.studies.references.resnet18 import PUBLISHED, Config, _blocks
+from unlearn_jax.targets import peak_flops
 
 
 def make_page(config: Config, found: Found) -> Page:

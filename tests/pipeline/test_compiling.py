@@ -1,0 +1,172 @@
+"""A preset's programs, compiled for devices that need not be there."""
+
+import dataclasses
+import importlib.util
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support.runs import TINY
+
+from unlearn_jax import cli, replicas, targets
+from unlearn_jax.data import membership_design
+from unlearn_jax.data.stand_in import SHAPES, stand_in
+from unlearn_jax.models.flops import Operations
+from unlearn_jax.pipeline import compiling
+from unlearn_jax.pipeline.compiling import Compiled, ProgramRow
+
+
+@pytest.fixture(scope="module")
+def report(splits):
+    return compiling.compile_run(
+        {"": TINY},
+        targets.parse("cpu:2"),
+        preset="tiny",
+        parts=lambda _: {"splits": splits},
+    )
+
+
+def test_every_stage_has_its_programs(report):
+    stages = {(row.stage, row.name) for row in report.rows}
+    for stage in ("originals", "references", "retrained"):
+        assert (stage, "train_models") in stages
+        assert (stage, "logits") in stages
+    assert ("attack", "attack_one") in stages
+    for name in TINY.rows:
+        assert (f"unlearn-{name}", "unlearn_one") in stages
+    assert ("audit", "rmia") in stages
+    assert all(not row.compiled.error for row in report.rows)
+    assert report.largest_group is None
+
+
+def test_operations_and_calls_of_training_are_as_by_hand(report, splits):
+    row = next(
+        one
+        for one in report.rows
+        if (one.stage, one.name) == ("references", "train_models")
+    )
+    # six references in groups of three, one and two on each of two devices, padded
+    assert row.compiled.devices == 2
+    num_train = len(splits.train.labels)
+    pool = num_train + len(splits.test.labels)
+    largest = membership_design(6, pool, seed=0).sum(1).max()
+    steps = 4 * -(-largest // 16)
+    features = math.prod(splits.train.images.shape[1:])
+    products = features * 8 + 8 * splits.num_classes
+    # three times the forward pass, but for the gradient by the images
+    per_sample = 2 * (3 * products - features * 8)
+    flops = row.compiled.operations.float32 * row.calls
+    assert flops == 2 * 2 * steps * 16 * per_sample
+    assert row.compiled.operations.is_exact
+    bound = row.compiled.bound
+    assert row.device_hours == pytest.approx(row.calls * bound.seconds * 2 / 3600)
+
+
+def test_the_report_is_labelled_a_bound_and_plain(report):
+    text = report.text()
+    assert "roofline's bound, not a measurement" in text
+    plain = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert plain["devices_per_host"] == 2
+    assert len(plain["programs"]) == len(report.rows)
+    for row in plain["programs"]:
+        assert row["fits"]
+        assert 0 <= row["bound_mfu"] <= 1
+        assert row["memory_bytes"] > 0
+
+
+def row_of(memory, error=""):
+    compiled = Compiled(error, memory, 1, Operations(0, 10, True))
+    return ProgramRow("references", "train_models", 3, compiled)
+
+
+def test_the_largest_group_is_on_the_line_through_two_sizes():
+    target = targets.parse("tpu-v5e:2x2")
+    limit = target.chip.memory
+
+    def rows_of(group):
+        return [row_of(limit / 20 + group * limit / 10)]
+
+    found = compiling._report("p", target, 16, rows_of)
+    assert (found.group, found.largest_group) == (16, 9)
+    fits = compiling._report("p", target, 8, rows_of)
+    assert fits.largest_group is None
+    never = compiling._report("p", target, 8, lambda group: [row_of(2 * limit)])
+    assert never.largest_group == 0
+
+
+def test_a_refused_program_says_why_and_what_it_needs():
+    message = (
+        "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.50G of"
+        " 15.75G hbm.\nMore lines"
+    )
+    assert compiling._used_memory(message) == 20.5 * 2**30
+    assert np.isnan(compiling._used_memory("another fault"))
+    row = row_of(20.5 * 2**30, compiling._one_line(RuntimeError(message)))
+    target = targets.parse("tpu-v5e:2x2")
+    assert not row.fits(target)
+    plain = row.to_json(target)
+    assert not plain["compiles"]
+    assert plain["why_not"].startswith("RESOURCE_EXHAUSTED")
+    assert "\n" not in plain["why_not"]
+
+
+def test_a_stand_in_has_the_shapes_and_takes_no_memory():
+    for name, (num_train, num_test, shape, num_classes) in SHAPES.items():
+        found = stand_in(name)
+        assert found.train.images.shape == (num_train, *shape)
+        assert len(found.test.labels) == num_test
+        assert found.num_classes == num_classes == found.train.labels.max() + 1
+        assert set(found.train.images.strides) == {0}
+
+
+def test_the_command_compiles_and_writes_json(tmp_path, capsys):
+    file = tmp_path / "found.json"
+    arguments = ["compile", "digits", "--target", "cpu", "--json", str(file)]
+    assert cli.main([*arguments, "--only", "^audit$"]) == 0
+    assert "digits on cpu" in capsys.readouterr().out
+    names = [row["program"] for row in json.loads(file.read_text())["programs"]]
+    assert names == ["rmia", "lira", "ulira"]
+    assert cli.main(["compile", "digits", "--target", "b900"]) == 2
+    assert "unknown target" in capsys.readouterr().err
+    assert cli.main(["compile"]) == 2
+    assert "needs a preset" in capsys.readouterr().err
+
+
+def test_programs_with_convolutions_are_mapped_and_others_at_once():
+    """The default where it is not a CPU."""
+
+    def convolve(item, shared):
+        image = shared * item
+        kernel = jnp.ones((3, 3, 1, 1))
+        return jax.lax.conv_general_dilated(
+            image, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    def multiply(item, shared):
+        return shared * item
+
+    seen = {}
+
+    def watch(jitted, args):
+        traced = jitted.trace(*args)
+        names = {eqn.primitive.name for eqn in traced.jaxpr.jaxpr.eqns}
+        seen[jitted.__name__] = "scan" in names
+        return traced.out_info
+
+    gpu = dataclasses.replace(targets.parse("cpu"), kind="NVIDIA H100 80GB HBM3")
+    mapper = replicas._on_one("auto", gpu)
+    with replicas.rehearsal(watch):
+        for fun in (convolve, multiply):
+            replicas.map_models(mapper, fun, jnp.ones(3), jnp.ones((2, 4, 4, 1)))
+    assert seen == {"convolve": True, "multiply": False}
+
+
+# --- with the extra ``compilers``: minutes
+
+INSTALLED = {
+    "tpu-v5e:2x2": importlib.util.find_spec("libtpu") is not None,
+    "h100": importlib.util.find_spec("jax_cuda13_plugin") is not None,
+}

@@ -1,0 +1,533 @@
+"""The programs of a preset, compiled for a target that need not be there.
+
+Stages know their programs: what a run compiles ahead (:meth:`Runner.rehearse`) is here
+compiled for another machine's devices, from shapes alone, and read.
+"""
+
+import dataclasses
+import math
+import pathlib
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tabulate import tabulate
+
+from unlearn_jax import replicas, targets
+from unlearn_jax.audit import device
+from unlearn_jax.models.conv import BATCH_AXIS
+from unlearn_jax.models.flops import Operations, program_flops
+from unlearn_jax.pipeline.config.schema import RunConfig
+from unlearn_jax.pipeline.experiment import Experiment
+from unlearn_jax.pipeline.stages import models as stages
+from unlearn_jax.pipeline.stages.plan import Plan, make_plan
+from unlearn_jax.pipeline.store.artifact import Artifact, Runner
+from unlearn_jax.targets import Bound, Reading, Target
+from unlearn_jax.types import InputError, PyTree
+
+NEGLIGIBLE = ("initialize", "pad_models", "cut_models")
+"""Programs that no row is made of: they draw weights, and copy."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """A program, compiled for a target; everything is per device and call.
+
+    Attributes:
+      error: one line, why it does not compile; empty if it does.
+      memory: bytes of arguments, results and temporaries; NaN if unknown.
+      devices: that it runs on.
+      operations: counted in the program before it is compiled.
+      reading: of the compiled text; None if it does not compile.
+      bound: the roofline's; None if it does not compile.
+    """
+
+    error: str
+    memory: float
+    devices: int
+    operations: Operations
+    reading: Reading | None = None
+    bound: Bound | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ProgramRow:
+    """A program of a preset.
+
+    Attributes:
+      stage: artifact that calls it, behind the name of the variant in a study.
+      name: of the program.
+      calls: in the whole preset.
+      compiled: for the target.
+    """
+
+    stage: str
+    name: str
+    calls: int
+    compiled: Compiled
+
+    @property
+    def device_hours(self) -> float:
+        """Least hours of devices that all calls keep busy; NaN if unknown."""
+        bound = self.compiled.bound
+        if bound is None:
+            return math.nan
+        return self.calls * bound.seconds * self.compiled.devices / 3600
+
+    def fits(self, target: Target) -> bool:
+        """Return whether its memory is there.
+
+        Args:
+          target: that it is compiled for.
+        """
+        is_error = bool(self.compiled.error) and np.isnan(self.compiled.memory)
+        return is_error or self.compiled.memory <= target.chip.memory
+
+    def to_json(self, target: Target) -> dict[str, Any]:
+        """Return plain values.
+
+        Args:
+          target: that it is compiled for.
+        """
+        compiled = self.compiled
+        plain: dict[str, Any] = {
+            "stage": self.stage,
+            "program": self.name,
+            "calls": self.calls,
+            "devices": compiled.devices,
+            "compiles": not compiled.error,
+            "fits": self.fits(target),
+            "memory_bytes": None if np.isnan(compiled.memory) else compiled.memory,
+            "flops": compiled.operations.bfloat16 + compiled.operations.float32,
+            "flops_exact": compiled.operations.is_exact,
+        }
+        if compiled.error:
+            return {**plain, "why_not": compiled.error}
+        assert compiled.reading is not None
+        assert compiled.bound is not None
+        return {
+            **plain,
+            "traffic_bytes": compiled.reading.traffic,
+            "bound_seconds": compiled.bound.seconds,
+            "bound_by": compiled.bound.limit,
+            "bound_mfu": compiled.bound.mfu,
+            "bound_device_hours": self.device_hours,
+            "compiler_cycles": compiled.reading.cycles or None,
+            "collectives": compiled.reading.collectives,
+            "convolutions": compiled.reading.convolutions,
+            "grouped": compiled.reading.grouped,
+            "warnings": _warnings(compiled, target),
+        }
+
+
+class _Watch:
+    """Compiles every program that a rehearsal calls, once for each signature."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.calls: dict[Any, int] = {}
+        self._known: dict[Any, tuple[Any, PyTree, Callable[[], Compiled]]] = {}
+        self._compiled: dict[Any, Compiled] = {}
+
+    def __call__(self, jitted: Any, args: tuple[Any, ...]) -> PyTree:
+        leaves, structure = jax.tree.flatten(args)
+        key = (id(jitted), structure, tuple(leaves))
+        if key not in self._known:
+            traced = jitted.trace(*args)
+            compile_it = partial(self._compile, traced, args)
+            # keeps the function, whose id is in the key, alive
+            self._known[key] = (jitted, traced.out_info, compile_it)
+        self.calls[key] = self.calls.get(key, 0) + 1
+        return self._known[key][1]
+
+    def name(self, key: Any) -> str:
+        """Return the name of a program's function."""
+        return getattr(self._known[key][0], "__name__", "program")
+
+    def compiled(self, key: Any) -> Compiled:
+        """Return a program, compiled at the first call."""
+        if key not in self._compiled:
+            self._compiled[key] = self._known[key][2]()
+        return self._compiled[key]
+
+    def _compile(self, traced: Any, args: PyTree) -> Compiled:
+        chip = self.target.chip
+        operations = program_flops(traced.jaxpr.jaxpr)
+        shardings = [leaf.sharding for leaf in jax.tree.leaves(args)]
+        used = {one for sharding in shardings for one in sharding.device_set}
+        parts = 1
+        for sharding in shardings:
+            mesh = getattr(sharding, "mesh", None)
+            if mesh is not None:
+                parts = max(parts, mesh.shape.get(BATCH_AXIS, 1))
+        operations = dataclasses.replace(
+            operations,
+            bfloat16=operations.bfloat16 // parts,
+            float32=operations.float32 // parts,
+        )
+        found = Compiled("", math.nan, max(len(used), 1), operations)
+        options = {"xla_gpu_autotune_level": 0} if chip.platform == "cuda" else None
+        try:
+            compiled = traced.lower().compile(options)
+        except Exception as error:
+            # whatever a compiler refuses is what the row is for
+            memory = _used_memory(str(error))
+            return dataclasses.replace(found, error=_one_line(error), memory=memory)
+        sizes = compiled.memory_analysis()
+        memory = (
+            sizes.argument_size_in_bytes
+            + sizes.output_size_in_bytes
+            - sizes.alias_size_in_bytes
+            + sizes.temp_size_in_bytes
+            + sizes.generated_code_size_in_bytes
+        )
+        reading = targets.read_hlo(compiled.as_text())
+        bound = targets.bound(
+            chip,
+            bfloat16=operations.bfloat16,
+            float32=operations.float32,
+            traffic=reading.traffic,
+            exchanged=reading.exchanged,
+        )
+        return dataclasses.replace(found, memory=memory, reading=reading, bound=bound)
+
+
+def _one_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    line = lines[0] if lines else type(error).__name__
+    return line if len(line) <= 200 else f"{line[:197]}..."
+
+
+def _used_memory(message: str) -> float:
+    """Return the bytes that a compiler says it would need; NaN if it says none."""
+    found = re.search(r"Used ([\d.]+)([KMG]) of", message)
+    units = {"K": 2**10, "M": 2**20, "G": 2**30}
+    return float(found[1]) * units[found[2]] if found else math.nan
+
+
+def _warnings(compiled: Compiled, target: Target) -> list[str]:
+    """Return what the compiled program, and the count of its operations, say."""
+    if compiled.reading is None:
+        return []
+    found = compiled.reading.warnings(is_tpu=target.chip.platform == "tpu")
+    if not compiled.operations.is_exact:
+        found.append("operations of a loop of unknown length counted once")
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class CompileReport:
+    """A preset's programs on a target.
+
+    Attributes:
+      preset: name.
+      target: compiled for.
+      rows: of its programs.
+      group: models trained at a time, as the preset says.
+      largest_group: that fits, where the preset's does not: by halving, then on a line
+        through two sizes; None if the preset's fits.
+    """
+
+    preset: str
+    target: Target
+    rows: tuple[ProgramRow, ...]
+    group: int
+    largest_group: int | None
+
+    @property
+    def device_hours(self) -> float:
+        """Least device hours of all rows that compile."""
+        hours = [row.device_hours for row in self.rows]
+        return float(np.nansum(hours)) if hours else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "preset": self.preset,
+            "target": self.target.name,
+            "device": self.target.kind,
+            "devices_per_host": len(self.target.devices),
+            "hosts": self.target.num_hosts,
+            "group": self.group,
+            "largest_group": self.largest_group,
+            "bound_device_hours": self.device_hours,
+            "jax": jax.__version__,
+            "programs": [row.to_json(self.target) for row in self.rows],
+        }
+
+    def text(self) -> str:
+        """Return a table, the bound of the whole preset, and what does not fit."""
+        chip = self.target.chip
+        table = []
+        for row in self.rows:
+            compiled = row.compiled
+            flops = compiled.operations.bfloat16 + compiled.operations.float32
+            line = [
+                row.stage,
+                row.name,
+                f"{row.calls:,}",
+                compiled.devices,
+                f"{compiled.memory / 2**30:.2f}",
+                "yes" if row.fits(self.target) else "NO",
+                f"{flops:.2e}",
+            ]
+            if compiled.error:
+                line += ["-"] * 6
+                line.append(f"DOES NOT COMPILE: {compiled.error}")
+            else:
+                assert compiled.reading is not None
+                assert compiled.bound is not None
+                traffic = compiled.reading.traffic
+                collectives = [
+                    f"{number:,.0f} {kind} {size / 2**20:,.1f} MiB"
+                    for kind, (number, size) in compiled.reading.collectives.items()
+                ]
+                line += [
+                    f"{traffic:.2e}",
+                    f"{flops / traffic:.1f}" if traffic else "-",
+                    f"{compiled.bound.seconds:.3g} {compiled.bound.limit}",
+                    f"{compiled.bound.mfu:.0%}",
+                    f"{row.device_hours:.3g}",
+                    "; ".join(collectives) or "-",
+                    "; ".join(_warnings(compiled, self.target)) or "-",
+                ]
+            table.append(line)
+        headers = [
+            "stage",
+            "program",
+            "calls",
+            "devices",
+            "GiB",
+            "fits",
+            "FLOPs",
+            "bytes",
+            "FLOPs/byte",
+            "bound, s",
+            "MFU bound",
+            "hours bound",
+            "collectives",
+            "warnings",
+        ]
+        lines = [
+            f"{self.preset} on {self.target.name}: {len(self.target.devices)} x"
+            f" {self.target.kind} on each of {self.target.num_hosts} hosts,"
+            f" {chip.memory / 2**30:.1f} GiB each; per device and call, compiled and"
+            " not run",
+            "",
+            tabulate(table, headers=headers, tablefmt="simple", disable_numparse=True),
+            "",
+            f"All calls: at least {self.device_hours:,.3g} device hours. That is the"
+            " roofline's bound, not a measurement; programs take longer. The search of"
+            " hyperparameters is not counted.",
+        ]
+        if self.largest_group is not None:
+            lines.append(
+                f"Groups of {self.group} models do not fit; the largest that does is"
+                f" about {self.largest_group}."
+            )
+        return "\n".join(lines)
+
+
+def compile_run(
+    variants: Mapping[str, RunConfig],
+    target: Target,
+    *,
+    preset: str = "",
+    parts: Callable[[RunConfig], Mapping[str, Any]] | None = None,
+    only: str = "",
+    progress: Callable[[str], None] = lambda line: None,
+) -> CompileReport:
+    """Compile the programs of a run, or of the runs of a study.
+
+    Nothing is trained, and no data set is read that :data:`SHAPES` describes.
+
+    Args:
+      variants: configurations by name, the empty one for a run alone.
+      target: to compile for.
+      preset: name for the report.
+      parts: a user's own data, network and loss of a configuration.
+      only: regular expression; other stages are left out.
+      progress: called with the name of each stage.
+
+    Raises:
+      InputError: unusable configuration.
+    """
+    group = max(config.replicas.group for config in variants.values())
+
+    def rows(group: int) -> list[ProgramRow]:
+        found = []
+        for name, config in variants.items():
+            smaller = min(group, config.replicas.group)
+            replica = dataclasses.replace(config.replicas, group=smaller)
+            config = dataclasses.replace(config, replicas=replica)
+            found += _run_rows(name, config, target, parts, only, progress)
+        return found
+
+    with targets.use(target):
+        return _report(preset, target, group, rows)
+
+
+def compile_experiment(
+    experiment: Experiment,
+    target: Target,
+    *,
+    preset: str = "",
+    config: Any = None,
+    only: str = "",
+    progress: Callable[[str], None] = lambda line: None,
+) -> CompileReport:
+    """Compile the programs of an experiment that is not a run.
+
+    Args:
+      experiment: whose artifacts are pure functions.
+      target: to compile for.
+      preset: name for the report.
+      config: in place of the experiment's own.
+      only: regular expression; other artifacts are left out.
+      progress: called with the name of each artifact.
+    """
+    config = experiment.config if config is None else config
+    group = getattr(config, "group", 1)
+
+    def rows(group: int) -> list[ProgramRow]:
+        smaller = config
+        if hasattr(config, "group"):
+            smaller = dataclasses.replace(config, group=group)
+        with tempfile.TemporaryDirectory() as folder:
+            runner = Runner(pathlib.Path(folder), progress=False)
+            artifacts = {one.name: one for one in experiment.artifacts(smaller)}
+            return list(_rows(runner, artifacts, target, only, progress))
+
+    with targets.use(target):
+        return _report(preset, target, group, rows)
+
+
+def _report(
+    preset: str,
+    target: Target,
+    group: int,
+    rows_of: Callable[[int], list[ProgramRow]],
+) -> CompileReport:
+    """Return the report of a preset's group, and the largest group that fits."""
+    rows = rows_of(group)
+    largest = None
+    size = group
+    tried = rows
+    while size > 1 and not all(row.fits(target) for row in tried):
+        size //= 2
+        before = tried
+        tried = rows_of(size)
+        largest = size if all(row.fits(target) for row in tried) else None
+        if largest is not None:
+            largest = _between(before, tried, size, target)
+    if largest is None and not all(row.fits(target) for row in tried):
+        largest = 0
+    return CompileReport(preset, target, tuple(rows), group, largest)
+
+
+def _between(
+    large: list[ProgramRow], small: list[ProgramRow], size: int, target: Target
+) -> int:
+    """Return the largest group by a line through ``size`` and twice that."""
+    found = 2 * size - 1
+    limit = target.chip.memory
+    for one, other in zip(large, small, strict=False):
+        more = one.compiled.memory - other.compiled.memory
+        if one.fits(target) or not more > 0:
+            continue
+        found = min(found, size + int(size * (limit - other.compiled.memory) / more))
+    return max(found, size)
+
+
+def _run_rows(
+    variant: str,
+    config: RunConfig,
+    target: Target,
+    parts: Callable[[RunConfig], Mapping[str, Any]] | None,
+    only: str,
+    progress: Callable[[str], None],
+) -> Iterator[ProgramRow]:
+    own = {} if parts is None else parts(config)
+    with tempfile.TemporaryDirectory() as folder:
+        plan = make_plan(config, pathlib.Path(folder), **own)
+        artifacts = {}
+        for artifact in _artifacts(plan):
+            label = f"{variant}: {artifact.name}" if variant else artifact.name
+            artifacts[label] = artifact
+        yield from _rows(plan.runner, artifacts, target, only, progress)
+        if re.search(only, "audit"):
+            progress("audit")
+            yield from _audit_rows(variant, plan, target)
+
+
+def _artifacts(plan: Plan) -> list[Artifact]:
+    """Return what a run computes, inputs first."""
+    if not plan.forget_known:
+        raise InputError(
+            "the references choose the forget sets of this preset: compile it with"
+            " --forget.kind=random, for sets of the same size"
+        )
+    found = [plan.originals.artifact]
+    if plan.num_references:
+        found.append(plan.references.artifact)
+    found.append(plan.oracles.artifact)
+    found += [stages.attack(plan, name) for name in plan.attacks]
+    return found + [stages.unlearn(plan, name) for name in plan.rows]
+
+
+def _rows(
+    runner: Runner,
+    artifacts: Mapping[str, Artifact],
+    target: Target,
+    only: str,
+    progress: Callable[[str], None],
+) -> Iterator[ProgramRow]:
+    """Yield the programs of artifacts, each where it is called first."""
+    watch = _Watch(target)
+    for label, artifact in artifacts.items():
+        watch.calls.clear()
+        try:
+            with replicas.rehearsal(watch):
+                runner.rehearse(artifact)
+        except InputError:
+            raise
+        except Exception as error:
+            nothing = Compiled(_one_line(error), math.nan, 1, Operations(0, 0, True))
+            yield ProgramRow(label, "trace", 1, nothing)
+            continue
+        if not re.search(only, label):
+            continue
+        progress(label)
+        pieces = 1 if artifact.items is None else len(artifact.items.groups)
+        for key, calls in list(watch.calls.items()):
+            name = watch.name(key)
+            if name not in NEGLIGIBLE:
+                yield ProgramRow(label, name, calls * pieces, watch.compiled(key))
+
+
+def _audit_rows(variant: str, plan: Plan, target: Target) -> Iterator[ProgramRow]:
+    """Yield the audit's device functions for all targets of a row."""
+    num_samples = len(plan.pool.labels)
+    num_models = plan.num_references
+    watch = _Watch(target)
+    place = jax.sharding.SingleDeviceSharding(targets.devices()[0])
+
+    def shape(size: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(size, dtype, sharding=place)
+
+    runs = shape((len(plan.runs), num_samples), jnp.float32)
+    if num_models:
+        bank = shape((num_models, num_samples), jnp.float32)
+        member = shape((num_models, num_samples), jnp.bool_)
+        watch(jax.jit(device.rmia), (runs, bank, member))
+        watch(jax.jit(device.lira), (runs, bank, member))
+    if len(plan.runs) > 2:
+        watch(jax.jit(device.ulira), (runs, runs))
+    label = f"{variant}: audit" if variant else "audit"
+    for key in watch.calls:
+        yield ProgramRow(label, watch.name(key), len(plan.rows), watch.compiled(key))

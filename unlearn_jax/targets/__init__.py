@@ -1,0 +1,35 @@
+"""Targets: the devices that programs are built for, and what a compiled program costs.
+
+Descriptions of chips (:data:`CHIPS`); the target in use (:func:`use`,
+:func:`platform`, :func:`devices`); a compiled program's text, read (:func:`read_hlo`);
+the roofline's bound (:func:`bound`).
+"""
+
+from unlearn_jax.targets.chips import CHIPS, Chip, chip, peak_flops
+from unlearn_jax.targets.hlo import Reading, read_hlo
+from unlearn_jax.targets.roofline import Bound, bound
+from unlearn_jax.targets.target import (
+    Target,
+    current,
+    devices,
+    parse,
+    platform,
+    use,
+)
+
+__all__ = [
+    "CHIPS",
+    "Bound",
+    "Chip",
+    "Reading",
+    "Target",
+    "bound",
+    "chip",
+    "current",
+    "devices",
+    "parse",
+    "peak_flops",
+    "platform",
+    "read_hlo",
+    "use",
+]

@@ -1,0 +1,387 @@
+"""A compiled program's text, read: memory traffic, collectives, and what is slow."""
+
+import dataclasses
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import cached_property
+
+_SHAPE = re.compile(r"(\w+)\[([\d,<=]*)\](?:\{([^}]*)\})?")
+_INSTRUCTION = re.compile(r"\s*(ROOT )?%?([\w.\-]+) = ")
+_COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) .*-> .*\{$")
+_OPCODE = re.compile(r"\s*([\w\-]+)\(")
+_TRIPS = re.compile(r'known_trip_count":\{"n":"(\d+)"')
+_CALLED = re.compile(r"(?:calls|to_apply|body)=%?([\w.\-]+)")
+_BRANCHES = re.compile(
+    r"(?:branch_computations=\{([^}]*)\}|true_computation=%?([\w.\-]+),"
+    r" false_computation=%?([\w.\-]+))"
+)
+_GROUPED = re.compile(r"(?:feature|batch)_group_count=(?!1\b)\d")
+_CALLBACK = re.compile(r"callback|SendToHost|RecvFromHost|is_host_transfer=true")
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+
+COLLECTIVES = (
+    "all-gather",
+    "all-reduce",
+    "all-to-all",
+    "collective-broadcast",
+    "collective-permute",
+    "ragged-all-to-all",
+    "reduce-scatter",
+)
+_FREE = {
+    "after-all",
+    "bitcast",
+    "call",
+    "conditional",
+    "constant",
+    "get-tuple-element",
+    "opt-barrier",
+    "parameter",
+    "partition-id",
+    "replica-id",
+    "tuple",
+    "while",
+}
+"""Instructions that move no bytes themselves."""
+_SMALL = 2**20
+"""Bytes of an array below which reading it whole is no matter."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Instruction:
+    name: str
+    opcode: str
+    result: str
+    operands: tuple[str, ...]
+    rest: str
+    is_root: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """Content of a compiled program's text, per device.
+
+    Loops are counted as often as they run, branches as if all were equally likely.
+
+    Attributes:
+      traffic: bytes between the device's memory and its cores, as the program's kernels
+        read operands and write results. A kernel that reads an array in part counts
+        what it reads. Caches are not counted.
+      copied: bytes of ``traffic`` that only change the layout or the place of arrays.
+      collectives: by kind, how many and the bytes of their results.
+      convolutions: number in the text, each counted once.
+      grouped: those with groups, of features or of batches.
+      transposed: those whose input is dilated: gradients of strided ones.
+      float64: instructions of that type.
+      callbacks: instructions that call the host.
+      gathered: the largest result of a gather, in bytes.
+      loops: loops that run an unknown number of times, counted as one.
+      cycles: of all kernels, where the compiler estimates them (TPU).
+    """
+
+    traffic: float
+    copied: float
+    collectives: dict[str, tuple[float, float]]
+    convolutions: int
+    grouped: int
+    transposed: int
+    float64: int
+    callbacks: int
+    gathered: float
+    loops: int
+    cycles: float
+
+    @property
+    def exchanged(self) -> float:
+        """Bytes of all collectives."""
+        return sum(size for _, size in self.collectives.values())
+
+    def warnings(self, *, is_tpu: bool = False) -> list[str]:
+        """Return what makes the program slow, or what its device cannot do, in words.
+
+        Args:
+          is_tpu: of a program for TPUs, where float64 is emulated.
+        """
+        found = []
+        if self.grouped:
+            found.append(f"{self.grouped} of {self.convolutions} convolutions grouped")
+        if self.float64:
+            emulated = ", emulated" if is_tpu else ""
+            found.append(f"float64 in {self.float64} places{emulated}")
+        if self.callbacks:
+            found.append(f"{self.callbacks} calls of the host")
+        if self.gathered >= 2**28:
+            found.append(f"a gather of {self.gathered / 2**30:.1f} GiB")
+        if self.traffic and self.copied > self.traffic / 4:
+            found.append(f"{self.copied / self.traffic:.0%} of traffic is copies")
+        size = self.collectives.get("all-gather", (0.0, 0.0))[1]
+        if size >= _SMALL:
+            found.append(f"all-gathers of {size / 2**20:.0f} MiB")
+        if self.loops:
+            found.append(f"{self.loops} loops of unknown length, counted as one")
+        return found
+
+
+class _Module:
+    """The computations of a program's text."""
+
+    def __init__(self, text: str) -> None:
+        self.computations: dict[str, list[_Instruction]] = {}
+        self.entry = ""
+        current: list[_Instruction] | None = None
+        for line in text.splitlines():
+            if line.startswith("}"):
+                current = None
+            elif current is not None:
+                parsed = _parse(line)
+                if parsed is not None:
+                    current.append(parsed)
+            elif found := _COMPUTATION.match(line):
+                current = self.computations.setdefault(found[2], [])
+                if found[1]:
+                    self.entry = found[2]
+
+    @cached_property
+    def results(self) -> dict[str, dict[str, str]]:
+        """Types by computation and instruction."""
+        found: dict[str, dict[str, str]] = {}
+        for name, instructions in self.computations.items():
+            found[name] = {one.name: one.result for one in instructions}
+        return found
+
+    def steps(
+        self, computation: str, times: float = 1.0
+    ) -> Iterator[tuple[str, _Instruction, float, bool]]:
+        """Yield what a computation runs, inside of loops and branches too.
+
+        Each with its computation, the number of times, and whether that is known.
+        """
+        for one in self.computations.get(computation, ()):
+            yield computation, one, times, True
+            if one.opcode == "while":
+                trips = self._trips(one)
+                if trips is None:
+                    yield computation, one, times, False
+                body = re.search(r"body=%?([\w.\-]+)", one.rest)
+                assert body is not None
+                yield from self.steps(body[1], times * (1 if trips is None else trips))
+            elif one.opcode == "conditional":
+                found = _BRANCHES.search(one.rest)
+                names = [] if found is None else [n for n in found.groups() if n]
+                branches = [name for part in names for name in part.split(",")]
+                # as if all were equally likely
+                for name in branches:
+                    yield from self.steps(name.strip(" %"), times / len(branches))
+            elif one.opcode in ("call", "async-start"):
+                found = _CALLED.search(one.rest)
+                if found is not None:
+                    yield from self.steps(found[1], times)
+
+    def _trips(self, loop: _Instruction) -> int | None:
+        """Return how often a loop runs: as noted, or by the limit it counts up to."""
+        noted = _TRIPS.search(loop.rest)
+        if noted:
+            return int(noted[1])
+        condition = re.search(r"condition=%?([\w.\-]+)", loop.rest)
+        instructions = self.computations.get(condition[1], []) if condition else []
+        root = next((one for one in instructions if one.is_root), None)
+        if root is not None and root.opcode == "fusion":
+            called = _CALLED.search(root.rest)
+            inner = self.computations.get(called[1], []) if called else []
+            instructions = [*instructions, *inner]
+            root = next((one for one in inner if one.is_root), None)
+        if root is None or root.opcode != "compare" or "direction=LT" not in root.rest:
+            return None
+        limits = {
+            one.name: one.rest for one in instructions if one.opcode == "constant"
+        }
+        text = limits.get(root.operands[-1], "")
+        number = re.match(r"\((\d+)\)", text)
+        return int(number[1]) if number else None
+
+    def moved(self, computation: str, one: _Instruction) -> float:
+        """Return the bytes that an instruction reads and writes."""
+        types = self.results[computation]
+        if one.opcode in _FREE or one.opcode.endswith("-done"):
+            return 0.0
+        if "AllocateBuffer" in one.rest or one.opcode == "async-start":
+            return 0.0
+        if one.opcode == "copy-start":
+            # result and operand are both in its type
+            return _bytes(one.result)
+        inner = [one]
+        position = {name: name for name in one.operands}
+        if one.opcode == "fusion":
+            called = _CALLED.search(one.rest)
+            inner = self.computations.get(called[1], []) if called else []
+            numbers = {
+                one.name: int(re.sub(r"\D.*", "", one.rest.lstrip("(")) or 0)
+                for one in inner
+                if one.opcode == "parameter"
+            }
+            names = dict(enumerate(one.operands))
+            position = {
+                name: names[number]
+                for name, number in numbers.items()
+                if number in names
+            }
+        inner_types = {part.name: part.result for part in inner} | types
+        read = 0.0
+        for name, operand in position.items():
+            read += _read(name, types.get(operand, ""), inner, inner_types)
+        return read + _written(one, inner, inner_types)
+
+
+def _read(
+    name: str, kind: str, inner: list[_Instruction], types: dict[str, str]
+) -> float:
+    """Return the bytes of an operand that a kernel reads."""
+    whole = _bytes(kind)
+    if whole < _SMALL:
+        return whole
+    users = [part for part in inner if name in part.operands]
+    # a change of type or shape reads what its reader reads
+    for part in users:
+        if part.opcode in ("bitcast", "convert", "copy", "reshape", "transpose"):
+            partial = _read(part.name, kind, inner, types)
+            return min(whole, partial)
+    sliced = 0.0
+    for part in users:
+        is_first = part.operands[0] == name
+        if part.opcode in ("dynamic-slice", "gather", "slice") and is_first:
+            sliced += _bytes(part.result, everywhere=True)
+        elif part.opcode in ("dynamic-update-slice", "scatter") and is_first:
+            continue
+        else:
+            return whole
+    return min(whole, sliced) if users else whole
+
+
+def _written(
+    one: _Instruction, inner: list[_Instruction], types: dict[str, str]
+) -> float:
+    """Return the bytes that a kernel writes; of an update in place, the update."""
+    whole = _bytes(one.result)
+    updates = [part for part in inner if part.opcode == "dynamic-update-slice"]
+    for part in updates:
+        replaced = _bytes(part.result, everywhere=True)
+        update = _bytes(types.get(part.operands[1], ""), everywhere=True)
+        if replaced <= whole:
+            whole += update - replaced
+    return max(whole, 0.0)
+
+
+def _bytes(kind: str, *, everywhere: bool = False) -> float:
+    """Return the bytes of a type that are in main memory, or everywhere."""
+    total = 0.0
+    for dtype, sizes, layout in _SHAPE.findall(kind):
+        if not everywhere and re.search(r"S\([1-9]\d*\)", layout):
+            # near the cores already
+            continue
+        bits = re.search(r"\d+", dtype)
+        width = 8 if dtype == "pred" or bits is None else int(bits[0])
+        if dtype.startswith("f8"):
+            width = 8
+        if dtype.startswith("c"):
+            # complex: the number counts both parts
+            width = int(bits[0]) if bits else 64
+        numbers = [int(size) for size in re.findall(r"\d+", sizes)]
+        total += math.prod(numbers) * width / 8
+    return total
+
+
+def _parse(line: str) -> _Instruction | None:
+    head = _INSTRUCTION.match(line)
+    if head is None:
+        return None
+    text = line[head.end() :]
+    end = _closing(text) if text.startswith("(") else text.find(" ")
+    result = text[:end]
+    opcode = _OPCODE.match(text, end)
+    if opcode is None:
+        return None
+    start = opcode.end() - 1
+    stop = start + _closing(text[start:])
+    operands = re.findall(r"%([\w.\-]+)", text[start:stop])
+    rest = text[start:]
+    return _Instruction(
+        head[2], opcode[1], result, tuple(operands), rest, bool(head[1])
+    )
+
+
+def _closing(text: str) -> int:
+    """Return the position after the parenthesis that closes the first one."""
+    depth = 0
+    for place, letter in enumerate(text):
+        depth += (letter == "(") - (letter == ")")
+        if depth == 0:
+            return place + 1
+    return len(text)
+
+
+def read_hlo(text: str) -> Reading:
+    """Return what a compiled program does, from its text.
+
+    Args:
+      text: ``compiled.as_text()``, of any of XLA's compilers.
+
+    >>> import jax, jax.numpy as jnp
+    >>> square = jax.jit(lambda x: x @ x).lower(jnp.ones((256, 256))).compile()
+    >>> read_hlo(square.as_text()).traffic == 3 * 256 * 256 * 4
+    True
+    """
+    module = _Module(text)
+    traffic = 0.0
+    copied = 0.0
+    cycles = 0.0
+    loops = 0
+    counts: dict[str, float] = defaultdict(float)
+    sizes: dict[str, float] = defaultdict(float)
+    for computation, one, times, is_known in module.steps(module.entry):
+        if not is_known:
+            loops += 1
+            continue
+        moved = times * module.moved(computation, one)
+        traffic += moved
+        if one.opcode in ("copy", "transpose"):
+            copied += moved
+        estimate = _CYCLES.search(one.rest)
+        cycles += times * float(estimate[1]) if estimate else 0.0
+        kind = one.opcode.removesuffix("-start")
+        if kind in COLLECTIVES:
+            counts[kind] += times
+            shape = one.result
+            if one.opcode.endswith("-start"):
+                # operands come first in its type
+                sizes[kind] += times * _bytes(shape, everywhere=True) / 2
+            else:
+                sizes[kind] += times * _bytes(shape, everywhere=True)
+    every = [one for part in module.computations.values() for one in part]
+    convolutions = [
+        one
+        for one in every
+        if one.opcode == "convolution" or "__cudnn$conv" in one.rest
+    ]
+    grouped = [one for one in convolutions if _GROUPED.search(one.rest)]
+    gathers = [
+        _bytes(one.result, everywhere=True) for one in every if one.opcode == "gather"
+    ]
+    return Reading(
+        traffic=traffic,
+        copied=copied,
+        collectives={kind: (counts[kind], sizes[kind]) for kind in sorted(counts)},
+        convolutions=len(convolutions),
+        grouped=len(grouped),
+        transposed=sum("lhs_dilate" in one.rest for one in convolutions),
+        float64=sum("f64[" in one.result for one in every),
+        callbacks=sum(
+            bool(_CALLBACK.search(re.sub(r"metadata=\{[^}]*\}", "", one.rest)))
+            for one in every
+            if one.opcode in ("custom-call", "send", "recv", "outfeed", "infeed")
+        ),
+        gathered=max(gathers, default=0.0),
+        loops=loops,
+        cycles=cycles,
+    )
