@@ -133,13 +133,7 @@ def test_the_quotient_rewards_a_more_negative_ratio_and_the_product_does_not():
 
 @pytest.mark.parametrize(
     "options",
-    [
-        {},
-        {"trim": 0.2},
-        {"mode": "offline"},
-        {"mode": "offline", "offline_a": 0.6},
-        {"comparison": "quotient"},
-    ],
+    [{}, {"trim": 0.2}, {"mode": "offline"}, {"mode": "offline", "offline_a": 0.6}],
 )
 def test_equals_the_oracle(case, options):
     target, reference, member = case

@@ -486,10 +486,11 @@ def _estimate(value: Estimate | None, digits: int) -> Cell:
 def _run_tables(run: RunResult, title: str) -> list[ResultTable]:
     rows = []
     for row in run.rows:
-        cells = [_estimate(row.metrics.get(metric.key), 1) for metric in run.metrics]
-        if row.is_diverged:
-            count = f"diverged {row.num_diverged} of {run.design.runs}"
-            cells = [count] * len(run.metrics)
+        count = f"diverged {row.num_diverged} of {run.design.runs}"
+        cells: list[Cell] = []
+        for metric in run.metrics:
+            cell = _estimate(row.metrics.get(metric.key), 1)
+            cells.append(count if row.is_diverged else cell)
         cost = None if row.cost is None else row.cost.relative_gradients
         cells.append(None if cost is None else parse_cell(f"{cost:.2f}"))
         rows.append((row.label, *cells))
