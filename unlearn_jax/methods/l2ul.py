@@ -101,8 +101,8 @@ class L2UL(FineTuning):
     batch by itself, but the running statistics end nearer to the batch that comes last
     (its weight in them is 1 - momentum, that of the other momentum times as much).
 
-    A stopped epoch's loss is 0, and ``num_gradients`` counts the steps made and Omega,
-    not the attack.
+    A stopped epoch's loss is 0, and ``num_gradients`` counts the steps made, Omega and
+    the attack.
 
     Attributes:
       adversarial_weight: ``w_a``, with ``w_f = 1``; None for each set's fraction of the
@@ -189,13 +189,13 @@ class L2UL(FineTuning):
         )
         samples_per_step = sizes.adversarial + sizes.forget
         penalty = None
-        extra = 0
+        extra = self.num_steps * len(adversarial.labels)
         if not is_zero(self.regularization):
             omega = forget_importance(
                 problem, per=self.importance, batch_size=self.forget_batch_size
             )
             penalty = jax.tree.map(lambda leaf: self.regularization * (1 - leaf), omega)
-            extra = problem.num_forget
+            extra += problem.num_forget
         variables, losses, num_steps, num_gradients = _train(
             key_train,
             problem,
