@@ -302,7 +302,7 @@ def test_a_row_beside_searched_ones_says_that_it_was_not(finished, splits, tmp_p
     assert "Not searched: fixed" in words
     text = dry_run(TINY, tmp_path / "run", splits=splits)
     assert "each on 2 runs: finetune 5." in text
-    assert "Not searched beside them: fixed." in text
+    assert "Not searched: fixed." in text
     plain = dataclasses.replace(TINY, tuning=TuningConfig())
     assert "Not searched" not in dry_run(plain, tmp_path / "run", splits=splits)
 

@@ -22,7 +22,7 @@ biases                    ``bias``                   none; one of a convolution
 Both libraries add 1e-5 to BatchNorm's variances; PyTorch's momentum 0.1 is Flax's 0.9.
 In evaluation the logits are equal up to rounding.
 
-**Training goes on with another running variance.** Both normalize a batch by its biased
+**Training keeps another running variance.** Both normalize a batch by its biased
 variance, over the ``n = batch * height * width`` values of a channel. Flax keeps the
 running mean of that, PyTorch of the unbiased one, ``n / (n - 1)`` times as large. So a
 model trained (or fine-tuned with ``batch_stats="update"``) here has running variances

@@ -122,7 +122,7 @@ def _searched(plan: Plan, search: tuning.Search | None) -> str:
     unsearched = tuning.unsearched_rows(plan)
     if unsearched:
         text += (
-            f"\nNot searched beside them: {', '.join(unsearched)}. Give a row a search,"
+            f"\nNot searched: {', '.join(unsearched)}. Give a row a search,"
             " or its method an entry in methods.SPACES."
         )
     return text

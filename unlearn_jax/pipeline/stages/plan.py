@@ -388,7 +388,7 @@ class Plan:
 
     @property
     def has_soft_margin(self) -> bool:
-        """Whether the table has FT AUC by the soft margin."""
+        """True where the table has FT AUC by the soft margin."""
         methods = [row.method for row in self.rows.values()]
         is_gradient_free = not all(isinstance(one, FineTuning) for one in methods)
         return self.audit.wants_soft_margin(is_gradient_free=is_gradient_free)
