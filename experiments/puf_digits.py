@@ -8,8 +8,8 @@ Results: ``experiments/results/puf_digits.json``
 """
 
 from unlearn_jax.pipeline import Experiment
-from unlearn_jax.studies.federated.digits import Config, make_artifacts
-from unlearn_jax.studies.federated.digits_page import make_page
+from unlearn_jax.studies.federated.images import Config, make_artifacts
+from unlearn_jax.studies.federated.images_page import make_page
 
 EXPERIMENT = Experiment(
     title="Federated unlearning on digits",

@@ -242,7 +242,7 @@ def test_every_field_of_a_value_is_an_option(preset_of_values):
         "--rows.a-b.method.optimizer.momentum=0",
         "--rows.a-b.label=Other name",
         "--attacks.weak.epsilon-init=0.5",
-        "--audit.discriminator.gamma=scale",
+        "--audit.discriminators.0.gamma=scale",
         "--model.widths",
         "4",
         "8",
@@ -258,7 +258,7 @@ def test_every_field_of_a_value_is_an_option(preset_of_values):
     assert read.rows["a-b"].method.optimizer.momentum == 0.0
     assert read.rows["a-b"].label == "Other name"
     assert read.attacks["weak"].epsilon_init == 0.5
-    assert read.audit.discriminator.gamma == "scale"
+    assert read.audit.discriminators[0].gamma == "scale"
     assert read.model.widths == (4, 8)
     assert read.only == ("salun",)
     assert cli._parse(type(config), [], "prog", config) == config

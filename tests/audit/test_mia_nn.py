@@ -14,6 +14,7 @@ from unlearn_jax.types import InputError
 
 discriminator_calls = with_fields(audit.discriminator_calls)
 mia_nn = with_fields(audit.mia_nn)
+neighbor_credits = with_fields(audit.neighbor_credits)
 nearest_neighbor = with_fields(audit.nearest_neighbor)
 
 NUM_CLASSES, PER_CLASS, FORGOTTEN, NEXT = 5, 30, 1, 3
@@ -355,3 +356,27 @@ def test_bad_input_is_one_line(call, message):
 def test_an_ignored_class_needs_no_samples():
     labels = np.where(LABELS == 2, 0, LABELS)
     assert nearest_neighbor(RETRAINED, labels, 1, also_forgotten=[2]).neighbor == NEXT
+
+
+@pytest.mark.parametrize(
+    "reading", ["neighbor_against_rest", "neighbor_against_forgotten"]
+)
+def test_a_score_is_the_mean_of_its_credits(reading):
+    logits = models(4, 4, spread=1.5)
+    options = dict(neighbor=NEXT, reading=reading, features="probabilities")
+    result = mia_nn(logits[:2], logits[2:], LABELS, FORGOTTEN, **options)
+    for score, one in zip(result.scores, logits[2:], strict=True):
+        credits = neighbor_credits(
+            one,
+            LABELS,
+            NEXT,
+            FORGOTTEN,
+            reading=reading,
+            features="probabilities",
+        )
+        counted = np.isfinite(credits)
+        is_pair = reading == "neighbor_against_forgotten"
+        classes = [FORGOTTEN, NEXT] if is_pair else [FORGOTTEN]
+        np.testing.assert_array_equal(counted, np.isin(LABELS, classes))
+        assert 0 < score < 1
+        assert credits[counted].mean() == pytest.approx(score)

@@ -68,6 +68,8 @@ CASES = {
     "l1_sparse": (quick("l1_sparse"), RETAIN),
     "salun": (quick("salun"), BOTH),
     "scrub": (quick("scrub"), BOTH),
+    "scar": (quick("scar", num_repeats=1), BOTH),
+    "uam": (quick("uam"), BOTH),
     "bad_teacher": (quick("bad_teacher"), BOTH),
     "ssd": (quick("ssd", alpha=1.0), BOTH),  # the published 10 selects no parameter
     "svd_projection": (
@@ -119,6 +121,14 @@ CASES = {
     ),
     "scrub decay": (
         quick("scrub", forget_batch_size=4, num_max_epochs=1, decay_every=1),
+        BOTH,
+    ),
+    "scar noise": (
+        quick("scar", num_repeats=1, surrogate="noise", batch_stats="freeze"),
+        BOTH,
+    ),
+    "uam frozen": (
+        quick("uam", forget_batch_size=4, batch_stats="freeze"),
         BOTH,
     ),
     "scrub min": (quick("scrub", num_max_epochs=0), RETAIN),
@@ -220,6 +230,8 @@ def test_identity_reads_nothing_and_returns_the_original(problems, key):
         "l1_sparse",
         "salun fraction",
         "scrub decay",
+        "scar",
+        "uam",
         "bad_teacher",
         "svd_projection",
         "boundary_expand",

@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import optimize
 from support.method_checks import (
     descend,
     gradient,
@@ -23,6 +24,8 @@ from unlearn_jax import methods, models
 from unlearn_jax.methods import DELETE, TRW
 from unlearn_jax.methods.similarity import (
     excluded_classes,
+    fit_tilt,
+    pair_descriptors,
     perturb_similarity,
     similarity_scores,
 )
@@ -307,6 +310,76 @@ def test_similarity_scores_match_numpy(adapter, kinds, center, blobs, key):
         np.testing.assert_allclose(
             np.asarray(got)[stays], expected[stays], rtol=1e-3, atol=1e-5, err_msg=kind
         )
+
+
+def test_fitted_scores_are_a_combination_of_descriptors(blobs, key):
+    problem = six_classes(blobs)
+    coefficients = (0.5, -2.0, 1.5)
+    descriptors = np.asarray(pair_descriptors(problem, jnp.asarray(EXCLUDED)), "f8")
+    flat = np.asarray(blobs.images, "f8").reshape(60, -1)
+    logits = flat @ WEIGHTS
+    rows = unit((WEIGHTS - WEIGHTS.mean(1, keepdims=True)).T)
+    centered = flat - flat[KEPT].mean(0)
+    for own in (0, 3):
+        chosen = MASK & (own == LABELS)
+        odds = np.where(EXCLUDED[own], 0.0, softmax(logits[chosen]))
+        mean = (odds / odds.sum(1, keepdims=True)).mean(0)
+        for other in (1, 2, 4):
+            centroid = centered[KEPT & (other == LABELS)].mean(0)
+            expected = [
+                rows[own] @ rows[other],
+                unit(centered[chosen].mean(0)) @ unit(centroid),
+                np.log(mean[other]),
+            ]
+            np.testing.assert_allclose(
+                descriptors[own, other], expected, rtol=1e-3, atol=1e-4
+            )
+    scores = similarity_scores(
+        key,
+        problem,
+        jnp.asarray(EXCLUDED),
+        kind="fitted",
+        coefficients=coefficients,
+    )
+    expected = (descriptors @ np.array(coefficients))[LABELS[MASK]]
+    allowed = ~EXCLUDED[LABELS[MASK]]
+    np.testing.assert_allclose(
+        np.asarray(scores)[allowed], expected[allowed], rtol=1e-4, atol=1e-4
+    )
+
+
+def test_a_tilt_is_fitted_to_the_least_divergence():
+    rng = np.random.default_rng(5)
+    logits = rng.normal(size=(80, 5))
+    descriptors = rng.normal(size=(80, 5, 3))
+    excluded = np.eye(5, dtype=bool)[rng.integers(0, 5, 80)]
+    truth = softmax(2 * rng.normal(size=(80, 5)))
+
+    def divergence(coefficients):
+        odds = np.exp(logits + descriptors @ coefficients) * ~excluded
+        target = odds / odds.sum(1, keepdims=True)
+        kept = np.where(excluded, 1.0, target)
+        return -np.mean(np.sum(np.where(excluded, 0.0, truth) * np.log(kept), 1))
+
+    found = fit_tilt(
+        *(
+            jnp.asarray(one, jnp.float32) if one.dtype != bool else jnp.asarray(one)
+            for one in (truth, logits, excluded, descriptors)
+        )
+    )
+    expected = optimize.minimize(divergence, np.zeros(3), tol=1e-10).x
+    np.testing.assert_allclose(found, expected, rtol=1e-2, atol=2e-3)
+    # what made the truth is found again
+    known = np.array([1.0, -0.5, 2.0])
+    odds = np.exp(logits + descriptors @ known) * ~excluded
+    made = odds / odds.sum(1, keepdims=True)
+    found = fit_tilt(
+        jnp.asarray(made, jnp.float32),
+        jnp.asarray(logits, jnp.float32),
+        jnp.asarray(excluded),
+        jnp.asarray(descriptors, jnp.float32),
+    )
+    np.testing.assert_allclose(found, known, rtol=1e-3, atol=1e-3)
 
 
 def test_excluded_classes(blobs):

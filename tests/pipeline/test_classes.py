@@ -46,7 +46,15 @@ TINY = RunConfig(
     forget=ForgetConfig(kind="class", classes=(1, 3)),
     replicas=ReplicasConfig(originals=(0, 1, 2), references=0),
     tuning=TuningConfig(trials=2),
-    audit=AuditConfig(num_bootstrap=30, targets=True),
+    audit=AuditConfig(
+        num_bootstrap=30,
+        targets=True,
+        discriminators=(
+            audit.Discriminator(features="probabilities"),
+            audit.Discriminator(features="logits", gamma="scale"),
+        ),
+        readings=("neighbor_against_rest", "neighbor_against_forgotten"),
+    ),
     rows={
         "trw": Row(
             method=TRW(num_epochs=2),
@@ -188,7 +196,7 @@ def test_mia_nn_asks_about_the_nearest_class(finished):
         models = np.stack(
             [retrained(plan, r, side)[test] for side in (0, 1) for r in runs]
         )
-        machine = TINY.audit.discriminator
+        machine = TINY.audit.discriminators[0]
         expected = audit.nearest_neighbor(
             models, labels[test], GONE[s], discriminator=machine
         )
@@ -209,6 +217,37 @@ def test_mia_nn_asks_about_the_nearest_class(finished):
             assert values(results, "trw", "mia_nn_gap")[r] == pytest.approx(
                 100 * abs(called.mean() - mean), abs=1e-3
             )
+
+
+def test_every_discriminator_and_reading_of_mia_nn_has_a_column(finished):
+    _, results, plan, logits = finished
+    test, labels = np.arange(100) >= 60, plan.pool.labels
+    columns: dict[str, tuple[int, audit.Reading]] = {
+        "mia_nn_logits": (1, "neighbor_against_rest"),
+        "mia_nn_forgotten": (0, "neighbor_against_forgotten"),
+        "mia_nn_logits_forgotten": (1, "neighbor_against_forgotten"),
+    }
+    for s, section in enumerate(results.confusion.sets):
+        runs = np.flatnonzero(plan.runs[:, 1] == s)
+        models = np.stack(
+            [retrained(plan, r, side)[test] for side in (0, 1) for r in runs]
+        )
+        unlearned = np.stack([logits["trw"][r][test] for r in runs])
+        for key, (position, reading) in columns.items():
+            expected = audit.mia_nn(
+                models,
+                unlearned,
+                labels[test],
+                GONE[s],
+                neighbor=section.neighbors[0],
+                reading=reading,
+                discriminator=TINY.audit.discriminators[position],
+            )
+            found = np.array([values(results, "trw", key)[r] for r in runs])
+            gaps = np.array([values(results, "trw", f"{key}_gap")[r] for r in runs])
+            np.testing.assert_allclose(found, 100 * expected.scores, atol=1e-3)
+            np.testing.assert_allclose(gaps, 100 * expected.gap, atol=1e-3)
+    assert values(results, "trw", "mia_nn") != values(results, "trw", "mia_nn_logits")
 
 
 def test_a_filter_changes_outputs_and_nothing_else(finished):
@@ -325,6 +364,11 @@ def test_targets_are_measured_against_retrained_models(finished):
     ]
     assert rows["second retrained model"][0] == pytest.approx(np.mean(seeds), rel=2e-3)
     assert target_distances(plan) == results.targets, "the same run, the same numbers"
+    assert len(results.targets.coefficients) == 3
+    assert np.isfinite(results.targets.coefficients).all()
+    fitted = rows["fitted to the other forget sets"]
+    assert len(fitted) == 1
+    assert rows["second retrained model"][0] < fitted[0] < rows["original model"][0]
 
 
 def _softmax(logits):

@@ -19,6 +19,7 @@ from unlearn_jax.studies.ensembles import page
 from unlearn_jax.studies.ensembles.artifacts import (
     AttackPlan,
     ClipConfig,
+    ControlConfig,
     EnsembleConfig,
 )
 from unlearn_jax.studies.ensembles.overhead import step_seconds
@@ -41,7 +42,13 @@ CONFIG = EnsembleConfig(
         strong_samples=20,
         strong_steps=4,
         strong_targets=0,
+        every_epochs=1,
+        epoch_samples=30,
+        epoch_steps=3,
+        min_transfer=2.0,  # none is so large: the largest radius
     ),
+    pilot_seed=9,
+    control=ControlConfig(arms=("orig",), num_steps=20, every=10, learning_rate=0.02),
     num_bootstrap=20,
     overhead_steps=0,
 )
@@ -242,6 +249,79 @@ def test_kept_members_are_what_was_attacked(finished):
         assert 0.1 * mine.prod() < seen <= mine.prod() * 1.001
 
 
+def test_foreign_stretches_are_of_the_others_singular_vectors(finished):
+    results, parts = finished
+    members = experiment.members_of(parts["clip+lotos-3"])
+    tables = dict(
+        zip(
+            parts["clip+lotos-3"]["foreign_layers"],
+            parts["clip+lotos-3"]["foreign"],
+            strict=True,
+        )
+    )
+    assert [path.rsplit("/", 2)[-2] for path in tables] == ["Dense_0", "Dense_1"]
+    for path, table in tables.items():
+        kernels = [
+            np.asarray(one.params[path.rsplit("/", 2)[-2]]["kernel"], "f8")
+            for one in members
+        ]
+        tops = [np.linalg.svd(kernel)[0][:, 0] for kernel in kernels]
+        for i, kernel in enumerate(kernels):
+            for j, top in enumerate(tops):
+                expected = np.linalg.norm(top @ kernel)
+                assert table[i, j] == pytest.approx(expected, rel=2e-2)
+    shown = next(one for one in results.tables if one.title.startswith("Foreign"))
+    first = parts["clip+lotos-3"]["foreign"][0]
+    expected = (first[0, 1] + first[1, 0]) / 2 / CONFIG.clip.max_norm
+    assert shown.rows[1][1] == pytest.approx(expected)
+
+
+def test_transfer_in_training_is_that_of_the_members(finished):
+    results, parts = finished
+    found = parts["orig-3"]
+    assert list(found["epochs"]) == [1, 2]
+    lab = experiment.Lab(CONFIG)
+    key = jax.random.fold_in(jax.random.key(3), 4)
+    transfer, accuracy = lab.transfer_now(key, experiment.members_of(found), 48)
+    assert found["transfer"][-1] == pytest.approx(transfer)
+    assert found["accuracy"][-1] == pytest.approx(accuracy)
+    titles = [table.title for table in results.tables]
+    assert "Transfer in training" in titles
+    assert "The penalty alone" in titles
+
+
+def test_a_pilot_chooses_the_least_radius_of_enough_transfer(finished):
+    _, parts = finished
+    assert parts["pilot"]["main_radius"] == 48
+    assert parts["pilot"]["robust"][0] > parts["pilot"]["robust"][1]
+    easy = dataclasses.replace(CONFIG.attack, min_transfer=0.0)
+    lab = experiment.Lab(dataclasses.replace(CONFIG, attack=easy))
+    again = lab.pilot(9)
+    assert again["main_radius"] == 16
+    np.testing.assert_allclose(again["transfer"], parts["pilot"]["transfer"])
+
+
+def test_the_penalty_alone_lowers_foreign_stretches(finished):
+    _, parts = finished
+    found = parts["control-orig-3"]
+    assert list(found["steps"]) == [0, 10, 20]
+    assert found["penalty"][0] > found["penalty"][-1] >= 0
+    assert found["stretch"][0] > found["stretch"][-1]
+    assert np.isfinite(found["transfer"]).all()
+
+
+def test_an_arm_may_name_the_weight_of_lotos():
+    assert experiment.terms_of("clip+lotos0.3") == ("clip", "lotos")
+    assert experiment.lotos_of(CONFIG, "clip+lotos0.3").weight == 0.3
+    assert experiment.lotos_of(CONFIG, "clip+lotos") == CONFIG.lotos
+    arms = ("orig", "clip", "clip+lotos", "clip+lotos0.3")
+    assert page.parents(arms) == [
+        ("clip", "orig"),
+        ("clip+lotos", "clip"),
+        ("clip+lotos0.3", "clip"),
+    ]
+
+
 def test_steps_are_timed_with_compiling_apart(tiny, blobs):
     recipe = train.Recipe(num_epochs=1, batch_size=20, tx=train.sgd(0.1))
     seconds, compiling = step_seconds(
@@ -264,6 +344,9 @@ def test_steps_are_timed_with_compiling_apart(tiny, blobs):
         ({"attack": AttackPlan(num_samples=0)}, "at least 1"),
         ({"training": TrainingConfig(objective=TRADES())}, "name arms instead"),
         ({"overhead_steps": 7}, "multiple of clip.period"),
+        ({"pilot_seed": 3}, "none of the reported"),
+        ({"control": ControlConfig(arms=("clip",))}, "some of arms"),
+        ({"attack": AttackPlan((4,), 4, every_epochs=-1)}, "not be negative"),
     ],
 )
 def test_bad_configurations(changes, message):
@@ -278,4 +361,4 @@ def test_an_artifact_depends_on_the_terms_of_its_arm_alone():
     assert parts["orig-3"].key == other["orig-3"].key
     assert parts["clip+lotos-3"].key != other["clip+lotos-3"].key
     inputs = [part.name for part in parts["attack-clip+lotos-3"].inputs]
-    assert inputs == ["clip+lotos-3", "surrogates-3"]
+    assert inputs == ["clip+lotos-3", "surrogates-3", "pilot"]

@@ -18,11 +18,14 @@ from unlearn_jax.audit._lira import lira, lira_leave_one_out
 from unlearn_jax.audit._memorization import Memorization, memorization, out_confidence
 from unlearn_jax.audit._mia_nn import (
     Discriminator,
+    Features,
     MiaNN,
     Neighbor,
+    Reading,
     discriminator_calls,
     mia_nn,
     nearest_neighbor,
+    neighbor_credits,
 )
 from unlearn_jax.audit._ranking import Ranking, WeightedCurves
 from unlearn_jax.audit._rmia import (
@@ -81,6 +84,7 @@ __all__ = [
     "SIGNALS",
     "Discriminator",
     "Estimate",
+    "Features",
     "ForgetAucs",
     "Interval",
     "KlomSummary",
@@ -91,6 +95,7 @@ __all__ = [
     "MisResult",
     "Neighbor",
     "Ranking",
+    "Reading",
     "RocCurve",
     "SampleWeights",
     "ULira",
@@ -124,6 +129,7 @@ __all__ = [
     "modified_entropy",
     "most_vulnerable",
     "nearest_neighbor",
+    "neighbor_credits",
     "out_confidence",
     "ratio_to_average",
     "reference_average",

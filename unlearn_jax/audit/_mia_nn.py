@@ -30,6 +30,7 @@ from unlearn_jax.types import InputError
 _MAX_ITERATIONS = 10**6
 
 Reading = Literal["neighbor_against_rest", "neighbor_against_forgotten"]
+Features = Literal["logits", "probabilities"]
 
 
 class Neighbor(NamedTuple):
@@ -102,7 +103,7 @@ class Discriminator:
     C: float = 3.0
     gamma: Literal["auto", "scale"] | float = "auto"
     columns: Literal["all", "retained", "neighbor"] = "all"
-    features: Literal["logits", "probabilities"] = "logits"
+    features: Features = "logits"
     balance: bool = True
     max_samples: int | None = 1000
     seed: int = 0
@@ -278,6 +279,59 @@ def discriminator_calls(
     )
 
 
+def neighbor_credits(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    neighbor: int,
+    forgotten: int,
+    *,
+    also_forgotten: Sequence[int] = (),
+    reading: Reading = "neighbor_against_rest",
+    discriminator: Discriminator = _DEFAULT,
+) -> np.ndarray:
+    """Return what every sample adds to a model's score: the score is the mean credit.
+
+    Under ``neighbor_against_rest`` the samples of the forgotten class count, 1 where
+    called "neighbor". Under ``neighbor_against_forgotten`` those of both classes do,
+    ``n / (2 n_c)`` where the call is right: ``n_c`` of the ``n`` are of its own class.
+
+    Args:
+      logits: ``[N, C]`` of one model, as for :func:`nearest_neighbor`.
+      labels: ``[N]`` integers, the true classes.
+      neighbor: the class to recognize.
+      forgotten: the forgotten class to score.
+      also_forgotten: classes that were forgotten with it.
+      reading: of :func:`mia_nn`.
+      discriminator: how the machines are trained.
+
+    Returns:
+      ``[N]``, NaN for samples that do not count.
+
+    Raises:
+      InputError: as :func:`mia_nn`.
+    """
+    _check_reading(reading)
+    logits = _read_logits("logits", logits, ndim=(2,))
+    labels = _read_labels(labels, logits)
+    forgotten_classes = _read_forgotten(
+        forgotten, also_forgotten, labels, logits.shape[1]
+    )
+    neighbor = _read_neighbor(neighbor, forgotten_classes, logits.shape[1])
+    credits = np.full(len(labels), np.nan)
+    if reading == "neighbor_against_rest":
+        credits[labels == forgotten] = _calls_against_rest(
+            discriminator, logits, labels, neighbor, forgotten_classes
+        )
+        return credits
+    own, foreign = _calls_against_forgotten(
+        discriminator, logits, labels, neighbor, forgotten_classes
+    )
+    count = own.size + foreign.size
+    credits[labels == neighbor] = own * count / (2 * own.size)
+    credits[labels == forgotten] = ~foreign * count / (2 * foreign.size)
+    return credits
+
+
 def mia_nn(
     reference_logits: ArrayLike,
     target_logits: ArrayLike,
@@ -340,11 +394,7 @@ def mia_nn(
             "reference_logits has 1 model: pass at least 2, or the score has no spread"
             " to be compared with"
         )
-    if reading not in ("neighbor_against_rest", "neighbor_against_forgotten"):
-        raise InputError(
-            f"unknown reading {reading!r}: choose neighbor_against_rest or"
-            " neighbor_against_forgotten"
-        )
+    _check_reading(reading)
     labels = _read_labels(labels, reference)
     forgotten_classes = _read_forgotten(
         forgotten, also_forgotten, labels, reference.shape[2]
@@ -418,7 +468,21 @@ def _score_against_forgotten(
     neighbor: int,
     forgotten_classes: list[int],
 ) -> tuple[float, np.ndarray]:
-    """Return balanced accuracy over two folds, and the ``[F]`` out-of-fold calls."""
+    """Return balanced accuracy, and the ``[F]`` calls of the forgotten class."""
+    own, foreign = _calls_against_forgotten(
+        discriminator, logits, labels, neighbor, forgotten_classes
+    )
+    return float((own.mean() + 1 - foreign.mean()) / 2), foreign
+
+
+def _calls_against_forgotten(
+    discriminator: Discriminator,
+    logits: np.ndarray,
+    labels: np.ndarray,
+    neighbor: int,
+    forgotten_classes: list[int],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the out-of-fold calls of the neighbor's samples and the forgotten ones."""
     inputs = discriminator.inputs(logits, neighbor, forgotten_classes)
     sides = [np.flatnonzero(labels == k) for k in (neighbor, forgotten_classes[0])]
     if min(side.size for side in sides) < 2:
@@ -434,7 +498,15 @@ def _score_against_forgotten(
         for side, f, calls in zip(sides, folds, called, strict=True):
             is_query = f == fold
             calls[is_query] = discriminator.calls(inputs, first, second, side[is_query])
-    return float((called[0].mean() + 1 - called[1].mean()) / 2), called[1]
+    return called[0], called[1]
+
+
+def _check_reading(reading: str) -> None:
+    if reading not in ("neighbor_against_rest", "neighbor_against_forgotten"):
+        raise InputError(
+            f"unknown reading {reading!r}: choose neighbor_against_rest or"
+            " neighbor_against_forgotten"
+        )
 
 
 def _read_logits(name: str, values: ArrayLike, *, ndim: tuple[int, ...]) -> np.ndarray:

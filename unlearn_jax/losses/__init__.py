@@ -3,6 +3,7 @@
 from unlearn_jax.losses._lotos import (
     LossTerm,
     LotosState,
+    foreign_stretch,
     lotos,
     lotos_penalty,
     lotos_similarity,
@@ -17,6 +18,7 @@ __all__ = [
     "LotosState",
     "class_similarity",
     "cross_entropy",
+    "foreign_stretch",
     "kl_from_logits",
     "log_odds",
     "lotos",

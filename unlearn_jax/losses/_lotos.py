@@ -4,6 +4,7 @@ Section 3.3.4 of *Toward Reliable Machine Unlearning* (arXiv 2512.06993) and *Tr
 Robust Ensembles Requires Rethinking Lipschitz Continuity* (arXiv 2410.05136).
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
@@ -358,6 +359,55 @@ def lotos(
         return penalty, LotosState(state.step + 1, vectors)
 
     return LossTerm(init, update)
+
+
+def foreign_stretch(
+    apply_fns: ApplyFn | Sequence[ApplyFn],
+    variables: PyTree,
+    sample: ArrayLike,
+    *,
+    which: Which = "all",
+    composite: bool = True,
+    num_iters: int = 200,
+) -> dict[str, Array]:
+    """Return how far every member's layers lengthen the others' top directions.
+
+    What LOTOS limits: where a clipped layer's foreign stretches are all below ``mal``
+    the penalty is 0 before any training, and the layer has nothing to give.
+
+    Args:
+      apply_fns: as :func:`lotos` takes them.
+      variables: of the ``M`` members.
+      sample: ``[B, ...]`` images; only the shape of one is read.
+      which: layers that are compared.
+      composite: count a layer followed by BatchNorm as one map.
+      num_iters: iterations of PowerQR, on four vectors at most, from random ones.
+
+    Returns:
+      ``[M, M]`` by the first member's path of the layer: row ``i``, column ``j`` is
+      ``|f_i(v_j)|``, ``v_j`` the top right singular vector of member ``j``'s layer; the
+      diagonal has the members' own norms.
+
+    Raises:
+      InputError: too few members, or layers that cannot be compared.
+
+    >>> weights = jnp.stack([jnp.diag(jnp.array([2.0, 1.0])), jnp.eye(2)[::-1] * 3])
+    >>> table = foreign_stretch(lambda w, x: x @ w, weights, jnp.ones((1, 2)))
+    >>> float(table[""][1, 0])
+    3.0
+    """
+    image = jnp.zeros((1, *jnp.shape(sample)[1:]), jnp.float32)
+    found = {}
+    for number, row in enumerate(_compared_layers(apply_fns, variables, image, which)):
+        maps = [layer_map(layer, composite=composite) for layer in row]
+        size = min(4, math.prod(maps[0].in_shape))
+        start = jax.random.normal(jax.random.key(number), (size, *maps[0].in_shape))
+        tops = [
+            power_qr(one.matvec, start, num_iters=num_iters).vectors[0] for one in maps
+        ]
+        block = jnp.stack(tops)
+        found[row[0].path] = jnp.stack([stretch(one.matvec, block) for one in maps])
+    return found
 
 
 def _compared_layers(

@@ -51,11 +51,13 @@ from unlearn_jax.methods.passes import Pass, finetune_passes
 from unlearn_jax.methods.random_label import RandomLabel
 from unlearn_jax.methods.retrain import Retrain
 from unlearn_jax.methods.saliency import Saliency, saliency_mask
+from unlearn_jax.methods.scar import SCAR
 from unlearn_jax.methods.scrub import SCRUB
 from unlearn_jax.methods.spaces import SPACES, draw_levels
 from unlearn_jax.methods.ssd import SSD
 from unlearn_jax.methods.svd_projection import SVDProjection
 from unlearn_jax.methods.trw import TRW
+from unlearn_jax.methods.uam import UAM
 from unlearn_jax.methods.unsir import UNSIR
 from unlearn_jax.types import UnlearnFn
 
@@ -71,6 +73,8 @@ METHODS: dict[str, UnlearnFn] = {
     "l1_sparse": L1Sparse(),
     "salun": masked(RandomLabel(learning_rate=0.013), Saliency()),
     "scrub": SCRUB(),
+    "scar": SCAR(),
+    "uam": UAM(),
     "bad_teacher": BadTeacher(),
     "ssd": SSD(),
     "svd_projection": SVDProjection(),
@@ -94,10 +98,12 @@ __all__ = [
     "DELETE",
     "L2UL",
     "METHODS",
+    "SCAR",
     "SCRUB",
     "SPACES",
     "SSD",
     "TRW",
+    "UAM",
     "UNSIR",
     "BadTeacher",
     "BoundaryExpand",

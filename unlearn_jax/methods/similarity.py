@@ -17,11 +17,15 @@ from unlearn_jax.layers import features, head_kernel
 from unlearn_jax.losses.tilted import class_similarity, cosine, sharpen
 from unlearn_jax.methods.base import forget_rows
 from unlearn_jax.methods.gradients import batches_of, members
-from unlearn_jax.train import to_float
+from unlearn_jax.train import predict, to_float
 from unlearn_jax.types import Array, InputError, Problem
 from unlearn_jax.values import Real
 
-Similarity = Literal["weights", "centroids", "features", "neighbors"]
+_LEAST = 1e-12  # probability inside a logarithm
+
+Similarity = Literal["weights", "centroids", "features", "neighbors", "fitted"]
+Coefficients = tuple[float, float, float]
+"""Weights of the three descriptors of :func:`pair_descriptors`."""
 Perturbation = Literal["none", "noise", "permute", "flip", "swap"]
 
 
@@ -58,6 +62,7 @@ def similarity_scores(
     num_neighbors: int = 10,
     perturb: Perturbation = "none",
     noise: Real = 0.0,
+    coefficients: Coefficients = (0.0, 0.0, 0.0),
     batch_size: int = 128,
 ) -> Array:
     """Return the similarity of every class to each forget sample.
@@ -75,11 +80,14 @@ def similarity_scores(
     ``neighbors``   D_F, D_R    fraction of class ``k`` among the samples of D_R, not
                                 of class ``f``, whose features have the largest
                                 cosines with that of ``x``
+    ``fitted``    D_F, D_R    ``coefficients`` times the descriptors of ``f`` and
+                                ``k`` (:func:`pair_descriptors`): learn them from other
+                                classes' retrained models (:func:`fit_tilt`)
     ==============  ==========  ======================================================
 
-    Features are the inputs of the last layer. The scores of the first two are a table
-    of classes, which is perturbed once for all samples; those of the last two are
-    perturbed sample by sample.
+    Features are the inputs of the last layer. The scores of ``features`` and
+    ``neighbors`` are perturbed sample by sample; the others are a table of classes,
+    which is perturbed once for all samples.
 
     Args:
       key: consumed; read by random perturbations only.
@@ -95,6 +103,7 @@ def similarity_scores(
       num_neighbors: of ``neighbors``, at most all retained samples.
       perturb: a row of the table of :func:`perturb_similarity`; comes last.
       noise: scale of ``perturb="noise"``.
+      coefficients: of ``fitted``.
       batch_size: samples at a time; changes memory, not values.
 
     Returns:
@@ -111,6 +120,9 @@ def similarity_scores(
         scores = class_similarity(
             kernel.astype(jnp.float32), num_components=num_components, center=center
         )
+    elif kind == "fitted":
+        descriptors = pair_descriptors(problem, excluded, batch_size=batch_size)
+        scores = descriptors @ jnp.asarray(coefficients)
     else:
         scores = _feature_scores(
             problem,
@@ -120,12 +132,104 @@ def similarity_scores(
             num_neighbors=num_neighbors,
             batch_size=batch_size,
         )
-    is_by_class = kind in ("weights", "centroids")
+    is_by_class = kind in ("weights", "centroids", "fitted")
     mask = excluded if is_by_class else excluded[labels]
     if temperature is not None:
         scores = sharpen(scores, mask, temperature=temperature)
     scores = perturb_similarity(key, scores, mask, kind=perturb, scale=noise)
     return scores[labels] if is_by_class else scores
+
+
+def pair_descriptors(
+    problem: Problem, excluded: Array, *, batch_size: int = 128
+) -> Array:
+    """Return what the original tells of pairs of classes.
+
+    The cosine of the last layer's weights, that of the mean features (both centered),
+    and the logarithm of the mean prediction of ``f``'s forget samples without the
+    excluded classes, renormalized.
+
+    Args:
+      problem: gives the model and the samples.
+      excluded: ``[C, C]`` bool, of :func:`excluded_classes`.
+      batch_size: samples at a time; changes memory, not values.
+
+    Returns:
+      ``[C, C, 3]``; rows ``f`` of classes without forget samples are arbitrary, and so
+      are entries of excluded classes.
+
+    Raises:
+      InputError: a model without a last linear layer.
+    """
+    image = jnp.zeros((1, *problem.train.images.shape[1:]))
+    kernel = head_kernel(problem.model.apply, problem.variables, image)
+    rows = forget_rows(problem)
+    labels = problem.train.labels[rows]
+    logits = predict(problem.model.apply, problem.variables, problem.train.images[rows])
+    renormalized = jax.nn.softmax(jnp.where(excluded[labels], -jnp.inf, logits))
+    mean = class_means(renormalized, labels, num_classes=len(excluded))
+    centroids = _feature_scores(
+        problem,
+        len(excluded),
+        kind="centroids",
+        center=True,
+        num_neighbors=1,
+        batch_size=batch_size,
+    )
+    return jnp.stack(
+        [
+            class_similarity(kernel.astype(jnp.float32)),
+            centroids,
+            jnp.log(jnp.maximum(mean, _LEAST)),
+        ],
+        -1,
+    )
+
+
+def fit_tilt(
+    truth: Array,
+    logits: Array,
+    excluded: Array,
+    descriptors: Array,
+    *,
+    num_steps: int = 30,
+) -> Array:
+    """Learn the coefficients of a tilt from forget sets whose retrained models exist.
+
+    Minimizes ``mean_n KL(truth_n || softmax(mask(z_n) + descriptors_n c))``, which is
+    convex in ``c``, by Newton's method with halved steps. Coefficients 0 leave the
+    target of DELETE.
+
+    Args:
+      truth: ``[N, C]`` predictions of the retrained models on forget samples.
+      logits: ``[N, C]`` of the originals, ``z``.
+      excluded: ``[N, C]`` bool.
+      descriptors: ``[N, C, K]`` of each sample's class, of :func:`pair_descriptors`.
+      num_steps: of Newton's method.
+
+    Returns:
+      ``[K]``.
+    """
+    # what a target gives to excluded classes is lost whatever the coefficients
+    weights = jnp.where(excluded, 0.0, truth)
+    known = jnp.where(excluded[..., None], 0.0, descriptors)
+
+    def objective(coefficients: Array) -> Array:
+        tilted = jnp.where(excluded, -jnp.inf, logits + known @ coefficients)
+        log_probs = jnp.where(excluded, 0.0, jax.nn.log_softmax(tilted))
+        ridge = 1e-6 * jnp.sum(coefficients**2)  # of descriptors that say nothing
+        return ridge - jnp.mean(jnp.sum(weights * log_probs, -1))
+
+    def step(coefficients: Array, _: None) -> tuple[Array, None]:
+        slope = jax.grad(objective)(coefficients)
+        direction = jnp.linalg.solve(jax.hessian(objective)(coefficients), slope)
+        sizes = 0.5 ** jnp.arange(12.0)
+        tried = coefficients[None] - sizes[:, None] * direction[None]
+        tried = jnp.concatenate([tried, coefficients[None]])
+        return tried[jnp.argmin(jax.vmap(objective)(tried))], None
+
+    start = jnp.zeros(descriptors.shape[-1])
+    return lax.scan(step, start, None, length=num_steps)[0]
 
 
 def _feature_scores(

@@ -41,6 +41,11 @@ SPACES: dict[str, dict[str, Any]] = {
         "learning_rate": _range(1e-4, 0.1, published=5e-4),
         "alpha": _range(1e-3, 1.0, published=1e-3),
     },
+    "scar": {
+        "learning_rate": _range(5e-5, 5e-3, published=5e-4),
+        "distill_weight": _range(0.1, 25.0, published=5.0),
+    },
+    "uam": {"learning_rate": _RATE, "rho": _range(0.01, 3.0, published=0.1)},
     "bad_teacher": {"learning_rate": _range(1e-5, 1e-2, published=1e-4)},
     "boundary_expand": {"learning_rate": _range(1e-5, 0.1, published=1e-5)},
     "svd_projection": {
@@ -84,7 +89,8 @@ small networks want larger steps, and down to where ten epochs move nothing.
 Where authors published a range only, the value is the default of their released code.
 AMUN's decays the rate after every epoch, which its paper searches along with every
 fifth epoch and no decay; SSD's value is for importances of batches. TRW, influence
-targets and the NTK's influence have no published rate or scale: the value is ours.
+targets and the NTK's influence have no published rate or scale, and UAM no radius: the
+value is ours.
 """
 
 

@@ -18,6 +18,7 @@ from unlearn_jax.methods.base import (
     num_classes,
 )
 from unlearn_jax.methods.similarity import (
+    Coefficients,
     Perturbation,
     Similarity,
     excluded_classes,
@@ -76,8 +77,10 @@ class TRW(FineTuning):
 
     Attributes:
       beta: strength of the tilt; 0 only renormalizes.
-      similarity: ``weights``, ``centroids``, ``features`` or ``neighbors``, a row of
-        the table of :func:`unlearn_jax.methods.similarity.similarity_scores`.
+      similarity: ``weights``, ``centroids``, ``features``, ``neighbors`` or ``fitted``,
+        a row of the table of
+        :func:`unlearn_jax.methods.similarity.similarity_scores`.
+      coefficients: of ``fitted``; take ``beta=1`` with it.
       num_components: project the weights on so many principal components before the
         cosine; None for no projection. For ``weights`` only.
       center: subtract the mean over classes of the weights, or the mean over D_R of the
@@ -97,6 +100,7 @@ class TRW(FineTuning):
 
     beta: Real = 10.0
     similarity: Similarity = "weights"
+    coefficients: Coefficients = (0.0, 0.0, 0.0)
     num_components: int | None = None
     center: bool = True
     temperature: Real | None = None
@@ -118,6 +122,13 @@ class TRW(FineTuning):
         )
         if self.temperature is not None:
             check_positive("temperature", self.temperature)
+        if len(self.coefficients) != 3:
+            raise InputError(
+                "coefficients of a method must be three numbers, one per descriptor of"
+                " a pair of classes"
+            )
+        for coefficient in self.coefficients:
+            check_numbers(coefficients=coefficient)
         if self.num_components is not None and self.similarity != "weights":
             raise InputError(
                 "num_components projects the weights: leave it None with"
@@ -153,6 +164,7 @@ class TRW(FineTuning):
             num_neighbors=self.num_neighbors,
             perturb=self.perturb,
             noise=self.noise,
+            coefficients=self.coefficients,
             batch_size=self.batch_size,
         )
         return train_to_tilt(

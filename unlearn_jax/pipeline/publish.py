@@ -820,6 +820,8 @@ SOURCES = {
     "boundary_expand": ("2303.11570", "D_F; D_R with `retain=True`"),
     "l1_sparse": ("2304.04934", "D_R"),
     "salun": ("2310.12508", "D_F; D_R unless `retain=False`"),
+    "scar": ("2404.12922", "D_F, D_R"),
+    "uam": ("NeurIPS 2025", "D_R, D_F"),
     "scrub": ("2302.09880", "D_R, D_F"),
     "bad_teacher": ("2205.08096", "D_R, D_F"),
     "ssd": ("2308.07707", "D_R, D_F"),

@@ -6,10 +6,10 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from unlearn_jax import values
-from unlearn_jax.audit import Discriminator
+from unlearn_jax.audit import Discriminator, Features, Reading
 from unlearn_jax.data import augmentation
 from unlearn_jax.methods import AMUN, FineTune
 from unlearn_jax.methods.base import check_method
@@ -415,8 +415,11 @@ class AuditConfig:
       ulira: U-LiRA, where classes are forgotten: the run's own unlearned and retrained
         models are its shadow models; wants three or more originals.
       mia_nn: MIA-NN, where classes are forgotten.
-      discriminator: of MIA-NN. On ``logits``, with the older attacks' kernel width,
-        retrained models score about 0 where logits are large, and originals too.
+      discriminators: of MIA-NN, a column for each; they differ in their features. The
+        first finds the nearest class for all. On ``logits``, with the older attacks'
+        kernel width, retrained models score about 0 where logits are large, and
+        originals too: take ``gamma="scale"`` there.
+      readings: of MIA-NN, a column for each and every discriminator.
       targets: also how near the targets of class unlearning are to retrained models.
       mis_samples: samples per side of the SVC.
       max_fpr: false positive rate at which the true positive rate is reported.
@@ -442,7 +445,10 @@ class AuditConfig:
     lira: bool = False
     ulira: bool = True
     mia_nn: bool = True
-    discriminator: Discriminator = Discriminator(features="probabilities")
+    discriminators: tuple[Discriminator, ...] = (
+        Discriminator(features="probabilities"),
+    )
+    readings: tuple[Reading, ...] = ("neighbor_against_rest",)
     targets: bool = False
     mis_samples: int = 2000
     max_fpr: float = 0.01
@@ -466,6 +472,30 @@ class AuditConfig:
                 f"unknown audit.signal {self.signal!r}; RMIA takes ratios of a positive"
                 f" signal: {', '.join(RMIA_SIGNALS)}"
             )
+        features = [machine.features for machine in self.discriminators]
+        for name, given, allowed in (
+            ("audit.discriminators", features, get_args(Features)),
+            ("audit.readings", self.readings, get_args(Reading)),
+        ):
+            if not given or len(set(given)) < len(given) or set(given) - set(allowed):
+                raise InputError(
+                    f"{name} must be one or more of {', '.join(allowed)}, each once"
+                )
+
+    def mia_nn_columns(self) -> dict[str, tuple[Discriminator, Reading]]:
+        """Return the variants of MIA-NN by the name of their column."""
+        if not self.mia_nn:
+            return {}
+        columns = {}
+        for machine in self.discriminators:
+            for reading in self.readings:
+                name = "mia_nn"
+                if machine.features == "logits":
+                    name += "_logits"
+                if reading == "neighbor_against_forgotten":
+                    name += "_forgotten"
+                columns[name] = (machine, reading)
+        return columns
 
     def wants_soft_margin(self, *, is_gradient_free: bool) -> bool:
         """Return whether the table has FT AUC by the soft margin.

@@ -14,6 +14,7 @@ from unlearn_jax.pipeline.measure.pool import (
     ClassPool,
     confidences,
     margins,
+    neighbor_credits,
 )
 from unlearn_jax.pipeline.measure.statistics import Measured, Statistics
 
@@ -58,7 +59,8 @@ def measure_classes(
     if config.mis:
         attacks = pool.mis(margin, ~pool.train & ~classes.peers)
     right = _ulira(pool, classes, margin, margins(oracle, pool.labels))
-    claimed = _mia_nn(pool, classes, logits)
+    test = ~pool.train
+    set_of_run = {run: one for one in classes.sets for run in one.runs}
 
     def statistics_of(run: int) -> Statistics:
         forget = pool.forget[run]
@@ -88,16 +90,22 @@ def measure_classes(
             statistics.roc(ranking, {key: ("forget", "test")})
         if right is not None:
             statistics.mean("ulira", right[run], forget)
-        if claimed is not None:
-            statistics.mean("mia_nn", claimed[0][run], peers)
-            statistics.mean("mia_nn_gap", claimed[1][run], peers)
+        one = set_of_run[run]
+        own_credits = neighbor_credits(
+            pool, one.classes, one.neighbors, logits[run][test]
+        )
+        for name, credit in own_credits.items():
+            counted = np.isfinite(credit)
+            expected = one.credits[name]
+            statistics.mean(name, np.nan_to_num(credit), counted)
+            statistics.mean(f"{name}_gap", np.nan_to_num(expected), counted)
         return statistics
 
     metrics = pool.measure(statistics_of)
-    if claimed is not None:
-        score = metrics["mia_nn"]
-        expected = metrics["mia_nn_gap"]
-        metrics["mia_nn_gap"] = Measured(
+    for name in config.mia_nn_columns():
+        score = metrics[name]
+        expected = metrics[f"{name}_gap"]
+        metrics[f"{name}_gap"] = Measured(
             np.abs(score.value - expected.value),
             np.abs(score.replicates - expected.replicates),
         )
@@ -151,35 +159,3 @@ def _ulira(
                 result.target_called[position] + 1 - result.reference_called[position]
             ) / 2
     return right
-
-
-def _mia_nn(
-    pool: AuditPool, classes: ClassPool, logits: Sequence[np.ndarray]
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return where every run claims samples, and how often retrained models do.
-
-    Both are ``[R, N]``; None if not asked for.
-    """
-    if not pool.config.mia_nn:
-        return None
-    test = np.flatnonzero(~pool.train)
-    machine = pool.config.discriminator
-    claimed = np.zeros(pool.forget.shape)
-    expected = np.zeros(pool.forget.shape)
-    for one in classes.sets:
-        for run in one.runs:
-            expected[run] = one.claimed
-            for label, neighbor in zip(one.classes, one.neighbors, strict=True):
-                claimed[run, test[pool.labels[test] == label]] = (
-                    audit.discriminator_calls(
-                        logits[run][test],
-                        pool.labels[test],
-                        neighbor,
-                        label,
-                        also_forgotten=[
-                            other for other in one.classes if other != label
-                        ],
-                        discriminator=machine,
-                    )
-                )
-    return claimed, expected

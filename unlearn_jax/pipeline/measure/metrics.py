@@ -138,6 +138,47 @@ SAMPLES = Table(
         "avg_gap_mis": ("unlearn_accuracy", "retain_accuracy", "test_accuracy", "mis"),
     },
 )
+
+
+def _mia_nn_metrics() -> list[Metric]:
+    """Return the columns of every variant of MIA-NN, and of its gap."""
+    metrics = []
+    for reading, label, text in (
+        (
+            "",
+            "",
+            "Fraction of the forgotten classes' test samples that a discriminator of"
+            " their nearest class, trained on the model's own {outputs}, claims.",
+        ),
+        (
+            "_forgotten",
+            " against forgotten",
+            "Balanced accuracy of a discriminator of the forgotten classes' test"
+            " samples and those of their nearest class, trained on the half of the"
+            " model's own {outputs} that it does not judge.",
+        ),
+    ):
+        for features, outputs in (("", "probabilities"), ("_logits", "logits")):
+            words = " on logits" if features else ""
+            score = Metric(
+                f"mia_nn{features}{reading}",
+                f"MIA-NN{label}{words}",
+                "%",
+                "retrained",
+                text.format(outputs=outputs) + " Good: equal to the retrained model's.",
+            )
+            gap = Metric(
+                f"{score.key}_gap",
+                f"{score.label} gap",
+                "points",
+                "0",
+                "Its distance from the retrained models' mean for the same classes,"
+                " themselves included. Good: as the retrained rows'.",
+            )
+            metrics += [score, gap]
+    return metrics
+
+
 _CLASS_METRICS = (
     Metric(
         "unlearn_accuracy",
@@ -230,23 +271,7 @@ _CLASS_METRICS = (
         " forgotten class's log-odds on its training samples, with a Gaussian per"
         " sample, every pair of models held out once. Good: 50, a coin toss.",
     ),
-    Metric(
-        "mia_nn",
-        "MIA-NN",
-        "%",
-        "retrained",
-        "Fraction of the forgotten classes' test samples that a discriminator of their"
-        " nearest class, trained on the model's own outputs, claims. Good: equal to the"
-        " retrained model's.",
-    ),
-    Metric(
-        "mia_nn_gap",
-        "MIA-NN gap",
-        "points",
-        "0",
-        "Its distance from the retrained models' mean for the same classes, themselves"
-        " included. Good: as the retrained rows'.",
-    ),
+    *_mia_nn_metrics(),
     Metric(
         "ft_auc",
         "FT AUC",

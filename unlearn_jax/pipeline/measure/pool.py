@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -29,14 +29,14 @@ class ForgottenClasses:
       classes: the forgotten classes.
       runs: positions of the runs that forget them.
       neighbors: the nearest retained class of each; empty without MIA-NN.
-      claimed: ``[N]`` fraction of the retrained models that claim each sample; 0 for
-        all but the classes' test samples.
+      credits: ``[N]`` of the retrained models on average, as
+        :func:`neighbor_credits` returns those of one.
     """
 
     classes: tuple[int, ...]
     runs: tuple[int, ...]
     neighbors: tuple[int, ...]
-    claimed: np.ndarray
+    credits: Mapping[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -292,37 +292,77 @@ def _class_pool(
         removed = [int(label) for label in classes[runs[0]]]
         models = np.stack([side[run][test] for side in oracles for run in runs])
         neighbors = []
-        claimed = np.zeros(len(labels))
         for label in removed if pool.config.mia_nn else ():
-            others = [other for other in removed if other != label]
-            machine = pool.config.discriminator
-            neighbor = audit.nearest_neighbor(
+            nearest = audit.nearest_neighbor(
                 models,
                 labels[test],
                 label,
-                also_forgotten=others,
-                discriminator=machine,
-            ).neighbor
-            calls = [
-                audit.discriminator_calls(
-                    model,
-                    labels[test],
-                    neighbor,
-                    label,
-                    also_forgotten=others,
-                    discriminator=machine,
-                )
-                for model in models
-            ]
-            claimed[test & (labels == label)] = np.mean(calls, 0)
-            neighbors.append(int(neighbor))
+                also_forgotten=[other for other in removed if other != label],
+                discriminator=pool.config.discriminators[0],
+            )
+            neighbors.append(nearest.neighbor)
+        credits = [
+            neighbor_credits(pool, removed, neighbors, logits) for logits in models
+        ]
         forgotten.append(
             ForgottenClasses(
                 classes=tuple(removed),
                 runs=tuple(runs),
                 neighbors=tuple(neighbors),
-                claimed=claimed,
+                credits=_means(credits),
             )
         )
     peers = np.stack([test & np.isin(labels, removed) for removed in classes])
     return ClassPool(peers=peers, oracles=oracles, sets=tuple(forgotten))
+
+
+def _means(credits: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Return the mean over models of every column."""
+    means = {}
+    for name in credits[0]:
+        means[name] = np.mean([one[name] for one in credits], 0)
+    return means
+
+
+def neighbor_credits(
+    pool: AuditPool,
+    classes: Sequence[int],
+    neighbors: Sequence[int],
+    logits: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """Return what every sample adds to the scores of MIA-NN, by column.
+
+    Args:
+      pool: of the table.
+      classes: forgotten together.
+      neighbors: the nearest retained class of each.
+      logits: ``[T, C]`` of one model on the test samples.
+
+    Returns:
+      ``[N]`` each, NaN for samples that do not count. The mean is the score; that of
+      several classes is the mean of theirs, weighted by their test samples.
+    """
+    test = ~pool.train
+    labels = pool.labels[test]
+    columns = {}
+    for name, (machine, reading) in pool.config.mia_nn_columns().items():
+        by_class = []
+        for label, neighbor in zip(classes, neighbors, strict=True):
+            credits = audit.neighbor_credits(
+                logits,
+                labels,
+                neighbor,
+                label,
+                also_forgotten=[other for other in classes if other != label],
+                reading=reading,
+                discriminator=machine,
+            )
+            by_class.append(credits)
+        counts = np.array([np.sum(labels == label) for label in classes])
+        # a neighbor's samples count for every class that it is nearest to
+        counted = np.isfinite(by_class)
+        weight = counts / counts.sum() / counted.sum(1)
+        total = np.where(counted, by_class, 0.0).T @ weight * counted.any(0).sum()
+        columns[name] = np.full(len(pool.labels), np.nan)
+        columns[name][test] = np.where(counted.any(0), total, np.nan)
+    return columns

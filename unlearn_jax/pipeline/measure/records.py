@@ -263,10 +263,15 @@ class TargetDistance:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Targets:
-    """Distances of the targets of class unlearning from retrained models."""
+    """Distances of the targets of class unlearning from retrained models.
+
+    ``coefficients`` are of the tilt fitted to all forget sets together, for classes
+    that are not among them; empty with a single forget set.
+    """
 
     betas: tuple[float, ...]
     rows: tuple[TargetDistance, ...]
+    coefficients: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

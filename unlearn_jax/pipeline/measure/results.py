@@ -449,8 +449,9 @@ def make_checks(
             "U-LiRA has power: it separates original from retrained models",
             "U-LiRA of {}",
         )
-        if "mia_nn" in again and "mia_nn" in retrained:
-            checks.append(_mia_nn_check(pool, rows))
+        for name in pool.config.mia_nn_columns():
+            if name in again and name in retrained:
+                checks.append(_mia_nn_check(pool, rows, name))
     elif is_exchangeable:
         checks += _coin_and_power(
             level,
@@ -486,28 +487,28 @@ def _coin_and_power(
     return checks
 
 
-def _mia_nn_check(pool: AuditPool, rows: Sequence[RowResult]) -> Check:
+def _mia_nn_check(pool: AuditPool, rows: Sequence[RowResult], key: str) -> Check:
     """Check that two retrained models score the same.
 
     The yardstick is the standard deviation of the values about the mean of their own
     forget set, pooled over sets and both rows.
     """
+    title = next(one.label for one in pool.table.metrics if one.key == key)
     by_key = {row.key: row for row in rows}
     first = by_key[RETRAINED]
     second = by_key[RETRAINED_AGAIN]
-    values = np.array([first.values["mia_nn"], second.values["mia_nn"]])
+    values = np.array([first.values[key], second.values[key]])
     assert pool.classes is not None
     squares = []
     for one in pool.classes.sets:
         group = values[:, list(one.runs)]
         squares.append(np.sum((group - group.mean()) ** 2))
     spread = np.sqrt(np.sum(squares) / max(values.size - len(squares), 1))
-    means = (first.metrics["mia_nn"].mean, second.metrics["mia_nn"].mean)
-    shown = [
-        _in_words(pool.config.level, row.metrics["mia_nn"]) for row in (first, second)
-    ]
+    means = (first.metrics[key].mean, second.metrics[key].mean)
+    shown = [_in_words(pool.config.level, row.metrics[key]) for row in (first, second)]
     return Check(
-        name="MIA-NN is fair: two retrained models score the same, within their spread",
+        name=f"{title} is fair: two retrained models score the same, within their"
+        " spread",
         passed=bool(abs(means[0] - means[1]) <= spread and means[0] > 0),
         detail=f"{shown[0]} and {shown[1]}; a score of 0 would say nothing",
     )

@@ -4,10 +4,13 @@ A method that learns a target on D_F can be no better than the target. Every sim
 is tried at several strengths, and spoiled in several ways. Strength 0 is the floor;
 the best that a similarity of classes can reach is shown by tilts read off a second
 retrained model: its confusion, and the ratio of its mean predictions to the original's.
+A tilt fitted to the retrained models of the other forget sets uses no retrained model
+of the class that it is measured on.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +18,12 @@ import numpy as np
 
 from unlearn_jax.losses import kl_from_logits, tilted_target
 from unlearn_jax.methods.influence_target import influence_targets
-from unlearn_jax.methods.similarity import excluded_classes, similarity_scores
+from unlearn_jax.methods.similarity import (
+    excluded_classes,
+    fit_tilt,
+    pair_descriptors,
+    similarity_scores,
+)
 from unlearn_jax.pipeline.measure.records import TargetDistance, Targets
 from unlearn_jax.pipeline.measure.rows import round_all
 from unlearn_jax.pipeline.stages.models import take_models
@@ -46,6 +54,9 @@ SIMILARITIES: dict[str, Callable[..., Array]] = {
     "weights, permuted": partial(_weights, perturb="permute"),
     "weights, sign flipped": partial(_weights, perturb="flip"),
     "weights, first two swapped": partial(_weights, perturb="swap"),
+    "weights, 3 components, temperature 0.1": partial(
+        _weights, num_components=3, temperature=0.1
+    ),
 }
 """Similarities tried, and the spoiled ones, by name.
 
@@ -78,14 +89,28 @@ def target_distances(plan: Plan) -> Targets:
     # Forget sets of one size share a program.
     sizes = forget.sum(1)
     parts: list[dict[str, Array]] = []
+    samples: dict[int, _Samples] = {}
     for size in np.unique(sizes):
         runs = np.flatnonzero(sizes == size)
         items = jax.tree.map(lambda leaf, runs=runs: leaf[runs], stacked)
         distances = partial(_distances, plan, int(size))
-        parts.append(map_models(plan.mapper(len(runs)), distances, items, train))
+        found, kept = map_models(plan.mapper(len(runs)), distances, items, train)
+        parts.append(found)
+        for place, run in enumerate(runs):
+            samples[int(run)] = jax.tree.map(lambda leaf, i=place: leaf[i], kept)
+    names = _names()
+    coefficients: tuple[float, ...] = ()
+    fitted = np.zeros(0)
+    if len(plan.forget) > 1:
+        fitted = _fitted_distances(samples, plan.runs[:, 1])
+        names.insert(5, "fitted to the other forget sets")
+        coefficients = round_all(np.asarray(_fit(list(samples.values()))))
     rows = []
-    for name in _names():
-        values = np.concatenate([np.asarray(part[name]) for part in parts])
+    for name in names:
+        if name.startswith("fitted"):
+            values = fitted
+        else:
+            values = np.concatenate([np.asarray(part[name]) for part in parts])
         values = values.reshape(len(values), -1)
         rows.append(
             TargetDistance(
@@ -95,7 +120,55 @@ def target_distances(plan: Plan) -> Targets:
                 high=round_all(values.max(0)),
             )
         )
-    return Targets(betas=BETAS, rows=tuple(rows))
+    return Targets(betas=BETAS, rows=tuple(rows), coefficients=coefficients)
+
+
+class _Samples(NamedTuple):
+    """Forget samples of a run, to fit a tilt to.
+
+    Attributes:
+      truth: ``[F, C]`` logits of the retrained model.
+      logits: ``[F, C]`` of the original.
+      excluded: ``[F, C]`` bool.
+      descriptors: ``[F, C, K]`` of the samples' classes.
+    """
+
+    truth: Array
+    logits: Array
+    excluded: Array
+    descriptors: Array
+
+
+def _fit(samples: Sequence[_Samples]) -> Array:
+    """Return the coefficients of the tilt that is best for some runs together."""
+    joined = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *samples)
+    truth = jax.nn.softmax(joined.truth)
+    return fit_tilt(truth, joined.logits, joined.excluded, joined.descriptors)
+
+
+def _fitted_distances(samples: Mapping[int, _Samples], sets: np.ndarray) -> np.ndarray:
+    """Return each run's distance of the tilt fitted to the runs of other forget sets.
+
+    Args:
+      samples: by run.
+      sets: ``[R]`` forget set of each run.
+    """
+    coefficients = {}
+    for forgotten in np.unique(sets):
+        others = [samples[int(run)] for run in np.flatnonzero(sets != forgotten)]
+        coefficients[int(forgotten)] = _fit(others)
+    distances = []
+    for run, forgotten in enumerate(sets):
+        own = samples[run]
+        scores = own.descriptors @ coefficients[int(forgotten)]
+        target = tilted_target(own.logits, own.excluded, scores, beta=1.0)
+        distances.append(float(_distance(own.truth, target)))
+    return np.array(distances)
+
+
+def _distance(truth: Array, target: Array) -> Array:
+    """Return the mean KL of targets ``[F, C]`` from retrained logits."""
+    return jnp.mean(kl_from_logits(truth, jnp.log(jnp.maximum(target, FLOOR))))
 
 
 def _names() -> list[str]:
@@ -120,8 +193,8 @@ def _distances(
     size: int,
     item: tuple[Array, Variables, Array, Array, Array],
     train: Dataset,
-) -> dict[str, Array]:
-    """Return one run's distances: a scalar, or one for each beta."""
+) -> tuple[dict[str, Array], _Samples]:
+    """Return one run's distances, a scalar or one for each beta, and its samples."""
     key, variables, forget, first, second = item
     problem = Problem(plan.model, variables, train, forget, size)
     rows = jnp.nonzero(forget, size=size)[0]
@@ -132,8 +205,7 @@ def _distances(
     table = excluded_classes(problem, logits.shape[-1])
     excluded = table[labels]
 
-    def distance(target: Array) -> Array:
-        return jnp.mean(kl_from_logits(truth, jnp.log(jnp.maximum(target, FLOOR))))
+    distance = partial(_distance, truth)
 
     def tilted(scores: Array, beta: float) -> Array:
         return distance(tilted_target(logits, excluded, scores, beta=beta))
@@ -157,7 +229,8 @@ def _distances(
         distances[f"influence, ridge {ridge:g}"] = distance(target)
         target = influence_targets(problem, ridge=ridge, num_removal_steps=20)
         distances[f"influence, ridge {ridge:g}, refitted"] = distance(target)
-    return distances
+    descriptors = pair_descriptors(problem, table)[labels]
+    return distances, _Samples(truth, logits, excluded, descriptors)
 
 
 def _log_mean(probs: Array, labels: Array) -> Array:

@@ -262,6 +262,14 @@ def targets_section(result: RunResult) -> Section | None:
         " classes could do. Small: the smallest and the largest run. A target without a"
         " strength has one number."
     )
+    if targets.coefficients:
+        shown = ", ".join(format_cell(one, 3)[0] for one in targets.coefficients)
+        caption += (
+            " The fitted tilt adds the cosine of the classes' weights, that of their"
+            " mean features, and the logarithm of the mean renormalized prediction,"
+            " with coefficients fitted to the retrained models of the other forget"
+            f" sets; fitted to all of them together, for other classes: {shown}."
+        )
     columns = ["Target", *(f"β {beta:g}" for beta in targets.betas)]
     rows = []
     for row in targets.rows:

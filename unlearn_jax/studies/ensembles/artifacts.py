@@ -5,6 +5,7 @@ surrogates have weights and batches of their own.
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache, partial
 from typing import Any, Literal
@@ -17,8 +18,16 @@ import optax
 from unlearn_jax import attacks, replicas, spectral
 from unlearn_jax.attacks import correct, pgd_curve
 from unlearn_jax.data import Splits
-from unlearn_jax.ensembles import Ensemble, Lotos, Trs, ensemble_apply, fit_ensemble
-from unlearn_jax.losses import cross_entropy
+from unlearn_jax.ensembles import (
+    Ensemble,
+    EnsembleLosses,
+    EnsembleState,
+    Lotos,
+    Trs,
+    ensemble_apply,
+    fit_ensemble,
+)
+from unlearn_jax.losses import cross_entropy, foreign_stretch
 from unlearn_jax.objectives import AdversarialTraining, CrossEntropy
 from unlearn_jax.pipeline.config.resolve import (
     build_model,
@@ -64,7 +73,10 @@ class AttackPlan:
     radii: tuple[float, ...] = (2, 4, 8)
     """Radii of PGD, ascending."""
     main_radius: float = 4
-    """Radius of the tables; choose it on seeds that are not reported."""
+    """Radius of the tables; chosen on the pilot's seed, where there is one."""
+    min_transfer: float = 0.6
+    """Conditional transfer between the pilot's members at the chosen radius: the least
+    such radius."""
     num_steps: int = 50
     """Steps of PGD, a tenth of the radius each, from a random start."""
     num_samples: int = 500
@@ -75,6 +87,30 @@ class AttackPlan:
     """Steps of each APGD attack."""
     strong_targets: int = 3
     """Targeted APGD attacks."""
+    every_epochs: int = 0
+    """Epochs between two measurements of transfer in training; 0 for none."""
+    epoch_samples: int = 200
+    """First test images of these."""
+    epoch_steps: int = 20
+    """Steps of PGD of these."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ControlConfig:
+    """Trained ensembles, clipped and then moved by the LOTOS penalty alone.
+
+    Does transfer move at all as the penalty goes to 0? Gradient descent on the penalty,
+    without the members' own losses.
+    """
+
+    arms: tuple[str, ...] = ()
+    """Arms to start from; none for no control."""
+    num_steps: int = 200
+    """Steps of gradient descent."""
+    every: int = 50
+    """Steps between two measurements."""
+    learning_rate: float = 0.05
+    """Of the descent."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +120,8 @@ class EnsembleConfig:
     seeds: tuple[int, ...] = (0, 1, 2)
     """One ensemble per arm, and fresh surrogates, per seed."""
     arms: tuple[str, ...] = ("orig", "clip", "clip+lotos")
-    """``orig``, or terms in the order of :data:`TERMS`, joined by +."""
+    """``orig``, or terms in the order of :data:`TERMS`, joined by +; a number behind
+    ``lotos`` is its weight: ``clip+lotos0.3``."""
     num_members: int = 3
     """Members of an ensemble."""
     num_surrogates: int = 3
@@ -105,6 +142,11 @@ class EnsembleConfig:
     """Options of :class:`unlearn_jax.objectives.AdversarialTraining`."""
     attack: AttackPlan = dataclasses.field(default_factory=AttackPlan)
     """Attacks."""
+    pilot_seed: int | None = None
+    """Seed of the plain ensemble that chooses ``attack.main_radius``; none of the
+    reported ones."""
+    control: ControlConfig = dataclasses.field(default_factory=ControlConfig)
+    """The penalty alone."""
     num_bootstrap: int = 500
     """Replicates of the intervals: test samples and seeds resampled."""
     overhead_steps: int = 20
@@ -117,16 +159,30 @@ def terms_of(arm: str) -> tuple[str, ...]:
     Raises:
       InputError: an unknown term, one given twice, or another order.
 
-    >>> terms_of("clip+lotos"), terms_of("orig")
+    >>> terms_of("clip+lotos0.3"), terms_of("orig")
     (('clip', 'lotos'), ())
     """
-    terms = () if arm == "orig" else tuple(arm.split("+"))
+    parts = () if arm == "orig" else tuple(arm.split("+"))
+    terms = tuple("lotos" if _weight(part) is not None else part for part in parts)
     if tuple(term for term in TERMS if term in terms) != terms:
         raise InputError(
             f"unknown arm {arm!r}: write orig, or some of {', '.join(TERMS)} in this"
             " order, joined by +"
         )
     return terms
+
+
+def lotos_of(config: EnsembleConfig, arm: str) -> Lotos:
+    """Return the LOTOS term of an arm: the run's, or with the weight that it names."""
+    weights = [_weight(part) for part in arm.split("+")]
+    given = [weight for weight in weights if weight is not None]
+    return dataclasses.replace(config.lotos, weight=given[0]) if given else config.lotos
+
+
+def _weight(part: str) -> float | None:
+    """Return the number behind ``lotos``; None where there is none."""
+    found = re.fullmatch(r"lotos(\d+(?:\.\d+)?)", part)
+    return float(found[1]) if found else None
 
 
 def make_artifacts(config: EnsembleConfig) -> list[Artifact]:
@@ -151,28 +207,61 @@ def make_artifacts(config: EnsembleConfig) -> list[Artifact]:
         "training": plain["training"],
     }
     artifacts = []
+    pilots: tuple[Artifact, ...] = ()
+    if config.pilot_seed is not None:
+        pilot = Artifact(
+            name="pilot",
+            settings={
+                **base,
+                "seed": config.pilot_seed,
+                "count": config.num_members,
+                "attack": plain["attack"],
+            },
+            compute=partial(lab.pilot, config.pilot_seed),
+        )
+        artifacts.append(pilot)
+        pilots = (pilot,)
+    curve = {
+        name: plain["attack"][name]
+        for name in ("every_epochs", "epoch_samples", "epoch_steps", "main_radius")
+    }
     for seed in config.seeds:
         settings = {"seed": seed, "attack": plain["attack"]}
         surrogates = Artifact(
             name=f"surrogates-{seed}",
             settings={**base, **settings, "count": config.num_surrogates},
             compute=partial(lab.surrogates, seed),
+            inputs=pilots,
         )
         artifacts.append(surrogates)
         for arm in config.arms:
             own = base | {"seed": seed, "arm": arm, "count": config.num_members}
+            own |= {term: plain[term] for term in terms_of(arm)}
+            if config.attack.every_epochs:
+                own |= {"curve": curve}
             trained = Artifact(
                 name=f"{arm}-{seed}",
-                settings=own | {term: plain[term] for term in terms_of(arm)},
+                settings=own,
                 compute=partial(lab.train, arm, seed),
+                inputs=pilots if config.attack.every_epochs else (),
             )
             attacked = Artifact(
                 name=f"attack-{arm}-{seed}",
                 settings=settings,
                 compute=partial(lab.attack, seed),
-                inputs=(trained, surrogates),
+                inputs=(trained, surrogates, *pilots),
             )
             artifacts += [trained, attacked]
+            if arm in config.control.arms:
+                names = ("control", "clip", "lotos", "attack")
+                artifacts.append(
+                    Artifact(
+                        name=f"control-{arm}-{seed}",
+                        settings={name: plain[name] for name in names} | {"seed": seed},
+                        compute=partial(lab.control, seed),
+                        inputs=(trained, *pilots),
+                    )
+                )
     if config.overhead_steps:
         names = ("clip", "lotos", "num_members", "overhead_steps")
         settings = base | {name: plain[name] for name in names}
@@ -193,14 +282,27 @@ def _check(config: EnsembleConfig) -> None:
         )
     for arm in config.arms:
         terms_of(arm)
+    if config.pilot_seed in config.seeds:
+        raise InputError("pilot_seed must be none of the reported seeds")
+    control = config.control
+    if (
+        set(control.arms) - set(config.arms)
+        or min(control.num_steps, control.every) < 1
+    ):
+        raise InputError(
+            "control.arms must be some of arms, control.num_steps and control.every"
+            " at least 1"
+        )
+    if plan.every_epochs < 0:
+        raise InputError("attack.every_epochs must not be negative")
     is_rising = list(plan.radii) == sorted(plan.radii) and plan.radii[0] > 0
     if plan.main_radius not in plan.radii or not is_rising:
         raise InputError(
             "attack.radii must be positive and ascending, and attack.main_radius one of"
             " them"
         )
-    steps = min(plan.num_steps, plan.strong_steps)
-    samples = min(plan.num_samples, plan.strong_samples)
+    steps = min(plan.num_steps, plan.strong_steps, plan.epoch_steps)
+    samples = min(plan.num_samples, plan.strong_samples, plan.epoch_samples)
     if min(steps, samples, config.num_bootstrap) < 1:
         raise InputError(
             "the attacks' steps and samples, and num_bootstrap, must be at least 1"
@@ -296,44 +398,248 @@ class Lab:
             ensemble = Ensemble(
                 [self.model] * config.num_members,
                 objective=objective,
-                lotos=config.lotos if "lotos" in terms else None,
+                lotos=lotos_of(config, name) if "lotos" in terms else None,
                 trs=config.trs if "trs" in terms else None,
             )
             self._arms[name] = (ensemble, recipe)
         return self._arms[name]
 
-    def train(self, name: str, seed: int) -> dict[str, PyTree]:
+    def train(
+        self, name: str, seed: int, pilot: Arrays | None = None
+    ) -> dict[str, PyTree]:
         """Train one ensemble.
+
+        Args:
+          name: of the arm.
+          seed: of weights and batches.
+          pilot: of :meth:`pilot`; chooses the radius of the transfer in training.
 
         Returns:
           ``members``, stacked; ``layers``, their names; the layers' true norms
           ``norms_trained`` at the end of training and ``norms`` after the last clip;
-          ``losses`` and ``lotos`` by epoch.
+          ``losses`` and ``lotos`` by epoch; ``foreign`` ``[L, M, M]``, the stretches of
+          :func:`unlearn_jax.losses.foreign_stretch` after the last clip, and
+          ``foreign_layers``; with ``attack.every_epochs``, ``epochs``, and
+          ``transfer`` and ``accuracy`` (``[E]``, of the members) after them.
         """
         ensemble, recipe = self.arm(name)
         key = jax.random.fold_in(jax.random.key(seed), 0)
-        epochs = max(1, min(recipe.num_epochs, 50))
+        every = self.config.attack.every_epochs
+        curve: dict[str, list[float]] = {"epochs": [], "transfer": [], "accuracy": []}
+
+        def measure(state: EnsembleState, _: EnsembleLosses) -> None:
+            if not every:
+                return
+            transfer, accuracy = self.transfer_now(
+                jax.random.fold_in(jax.random.key(seed), 4),
+                state.variables,
+                self.main_radius(pilot),
+            )
+            curve["epochs"].append(int(state.epoch))
+            curve["transfer"].append(transfer)
+            curve["accuracy"].append(accuracy)
+
         state, losses = fit_ensemble(
             key,
             ensemble,
             self.splits.train,
             self.everyone,
             recipe,
-            epochs_per_call=epochs,
+            epochs_per_call=every or max(1, min(recipe.num_epochs, 50)),
+            callback=measure,
         )
         members = list(state.variables)
         trained = self.norms(members)
         if "clip" in terms_of(name):
             members = [self.clip(one) for one in members]
         norms = spectral.spectral_norms(self.model.apply, members[0], self.sample)
-        return {
+        foreign = self.foreign(members)
+        found = {
             "members": replicas.stack(members),
             "layers": np.array(list(norms)),
             "norms_trained": trained,
             "norms": self.norms(members),
             "losses": np.asarray(losses.members),
             "lotos": np.asarray(losses.lotos),
+            "foreign": np.stack([np.asarray(table) for table in foreign.values()]),
+            "foreign_layers": np.array(list(foreign)),
         }
+        return found | {key: np.array(each) for key, each in curve.items() if every}
+
+    def foreign(self, members: Sequence[Variables]) -> dict[str, Array]:
+        """Return the foreign stretches of all layers by their names."""
+        return _foreign(self.model.apply, replicas.stack(members), self.sample)
+
+    def main_radius(self, pilot: Arrays | None) -> float:
+        """Return the radius of the tables: the pilot's, where there is one."""
+        if pilot is None:
+            return self.config.attack.main_radius
+        return float(pilot["main_radius"])
+
+    def transfer_now(
+        self, key: Array, members: Sequence[Variables], radius: float
+    ) -> tuple[float, float]:
+        """Return transfer between members and their accuracy, on a few test images.
+
+        Args:
+          key: of the attacks.
+          members: to attack.
+          radius: in units of 1/255.
+        """
+        plan = self.config.attack
+        images = to_float(jnp.asarray(self.splits.test.images[: plan.epoch_samples]))
+        labels = jnp.asarray(self.splits.test.labels[: plan.epoch_samples])
+        outcome = self.outcome(
+            key, members, images, labels, (radius,), plan.epoch_steps
+        )[0]
+        rate = attacks.transfer_rate(attacks.transfer_rates(outcome))
+        return float(rate), float(jnp.mean(outcome.source_right))
+
+    def outcome(
+        self,
+        key: Array,
+        members: Sequence[Variables],
+        images: Array,
+        labels: Array,
+        radii: Sequence[float],
+        num_steps: int,
+    ) -> list[attacks.Transfer]:
+        """Return the effect of each member's adversarial examples on all, by radius."""
+        each = [(self.model.apply, one) for one in members]
+        right = jnp.stack([correct(*one, images, labels) for one in each])
+        results = [
+            pgd_curve(
+                own_key,
+                *one,
+                images,
+                labels,
+                np.array(radii) / 255,
+                num_steps=num_steps,
+                keep="last",
+                batch_size=256,
+            )
+            for own_key, one in zip(jax.random.split(key, len(each)), each, strict=True)
+        ]
+        outcomes = []
+        for place in range(len(radii)):
+            fooled = [
+                jnp.stack(self.wrong(each, result.images[place], labels))
+                for result in results
+            ]
+            own = jnp.stack([result.labels[place] != labels for result in results])
+            outcomes.append(attacks.Transfer(right, own, right, jnp.stack(fooled)))
+        return outcomes
+
+    def wrong(
+        self, classifiers: Sequence[tuple[Any, Any]], images: Array, labels: Array
+    ) -> list[Array]:
+        """Return where each classifier ``(apply, variables)`` is wrong, ``[B]``."""
+        return [~correct(*one, images, labels) for one in classifiers]
+
+    def pilot(self, seed: int) -> dict[str, np.ndarray]:
+        """Train a plain ensemble on a seed of its own, and choose the radius.
+
+        Returns:
+          By radius ``[R]``: ``transfer``, conditional, between members, and ``robust``,
+          the members' accuracy under their own attack; their ``accuracy``; and
+          ``main_radius``, the least radius of ``attack.min_transfer``, or the largest.
+        """
+        plan = self.config.attack
+        ensemble, recipe = self.arm("orig")
+        state, _ = fit_ensemble(
+            jax.random.fold_in(jax.random.key(seed), 0),
+            ensemble,
+            self.splits.train,
+            self.everyone,
+            recipe,
+            epochs_per_call=max(1, min(recipe.num_epochs, 50)),
+        )
+        outcomes = self.outcome(
+            jax.random.fold_in(jax.random.key(seed), 3),
+            state.variables,
+            *self.targets,
+            plan.radii,
+            plan.num_steps,
+        )
+        transfer = []
+        robust = []
+        for outcome in outcomes:
+            rates = attacks.transfer_rates(outcome)
+            transfer.append(float(attacks.transfer_rate(rates)))
+            robust.append(
+                float(jnp.mean(outcome.source_right & ~outcome.source_fooled))
+            )
+        is_enough = np.array(transfer) >= plan.min_transfer
+        place = int(np.argmax(is_enough)) if is_enough.any() else len(plan.radii) - 1
+        return {
+            "transfer": np.array(transfer),
+            "robust": np.array(robust),
+            "accuracy": np.array(float(jnp.mean(outcomes[0].source_right))),
+            "main_radius": np.array(plan.radii[place], float),
+        }
+
+    def control(
+        self, seed: int, trained: Mapping[str, PyTree], pilot: Arrays | None = None
+    ) -> dict[str, np.ndarray]:
+        """Clip a trained ensemble, then descend on the LOTOS penalty alone.
+
+        Args:
+          seed: of the attacks and the first directions.
+          trained: from :meth:`train`.
+          pilot: from :meth:`pilot`.
+
+        Returns:
+          ``steps``, and after each of them ``penalty``, ``transfer``, ``accuracy`` and
+          ``stretch``, the largest foreign one of the penalized layers.
+        """
+        plan = self.config.control
+        members = [self.clip(one) for one in members_of(trained)]
+        term = self.config.lotos.term(
+            [self.model.apply] * len(members), self.sample, "sum"
+        )
+        key_term, key_attack = jax.random.split(
+            jax.random.fold_in(jax.random.key(seed), 5)
+        )
+        state = jax.jit(term.init)(key_term, members)
+
+        def descend(params: Any, state: Any) -> tuple[Any, Any]:
+            def penalty(params: Any) -> tuple[Array, Any]:
+                moved = [
+                    one._replace(params=new)
+                    for one, new in zip(members, params, strict=True)
+                ]
+                return term.update(moved, state)
+
+            (value, after), slope = jax.value_and_grad(penalty, has_aux=True)(params)
+            rate = plan.learning_rate
+            moved = jax.tree.map(lambda leaf, one: leaf - rate * one, params, slope)
+            return (moved, after), value
+
+        def block(params: Any, state: Any) -> tuple[tuple[Any, Any], Array]:
+            return jax.lax.scan(
+                lambda carry, _: descend(*carry), (params, state), None, plan.every
+            )
+
+        block = jax.jit(block)
+        params = [one.params for one in members]
+        found: dict[str, list[float]] = {
+            name: [] for name in ("steps", "penalty", "transfer", "accuracy", "stretch")
+        }
+        for step in range(0, plan.num_steps + 1, plan.every):
+            moved = [
+                one._replace(params=new)
+                for one, new in zip(members, params, strict=True)
+            ]
+            transfer, accuracy = self.transfer_now(
+                jax.random.clone(key_attack), moved, self.main_radius(pilot)
+            )
+            (params, state), penalties = block(params, state)
+            found["steps"].append(step)
+            found["penalty"].append(float(penalties[0]))
+            found["transfer"].append(transfer)
+            found["accuracy"].append(accuracy)
+            found["stretch"].append(_largest_foreign(self.foreign(moved)))
+        return {name: np.array(each) for name, each in found.items()}
 
     def clip(self, member: Variables) -> Variables:
         """Clip a member until every layer's norm is within half a percent.
@@ -361,8 +667,14 @@ class Lab:
             rows.append([float(norm) for norm in norms.values()])
         return np.array(rows)
 
-    def surrogates(self, seed: int) -> dict[str, np.ndarray]:
+    def surrogates(
+        self, seed: int, pilot: Arrays | None = None
+    ) -> dict[str, np.ndarray]:
         """Train independent plain models and attack them.
+
+        Args:
+          seed: of weights, batches and attacks.
+          pilot: of :meth:`pilot`; chooses the main radius.
 
         Returns:
           For S surrogates and R radii: ``right`` ``[S, B]`` on clean images, PGD's
@@ -398,7 +710,7 @@ class Lab:
                 one[1],
                 x[:strong],
                 y[:strong],
-                plan.main_radius / 255,
+                self.main_radius(pilot) / 255,
             )
             found["strong_images"].append(np.asarray(best))
         return {name: np.stack(values) for name, values in found.items()}
@@ -429,7 +741,11 @@ class Lab:
         )
 
     def attack(
-        self, seed: int, trained: Mapping[str, PyTree], surrogates: Arrays
+        self,
+        seed: int,
+        trained: Mapping[str, PyTree],
+        surrogates: Arrays,
+        pilot: Arrays | None = None,
     ) -> dict[str, np.ndarray]:
         """Attack an ensemble from within and from outside, and its members.
 
@@ -437,6 +753,7 @@ class Lab:
           seed: of the attacks.
           trained: from :meth:`train`.
           surrogates: from :meth:`surrogates`.
+          pilot: from :meth:`pilot`.
 
         Returns:
           Booleans per test image: ``clean``, ``members_clean``; fooled by member s at
@@ -461,7 +778,7 @@ class Lab:
         ]
         most = 9 if self.splits.num_classes > 3 else 0
         strong = attacks.AutoAttackSmall(
-            epsilon=plan.main_radius / 255,
+            epsilon=self.main_radius(pilot) / 255,
             num_steps=plan.strong_steps,
             num_targets=min(plan.strong_targets, most),
         )
@@ -481,7 +798,7 @@ class Lab:
         robust = attacks.robustness(
             key_strong, *whole, x[:cut], y[:cut], attack=strong
         ).robust
-        main = plan.radii.index(plan.main_radius)
+        main = plan.radii.index(self.main_radius(pilot))
         result = {
             "clean": np.asarray(correct(*whole, test, labels)),
             "members_clean": np.stack(
@@ -595,6 +912,17 @@ def _jacobian_norms(apply_fn: Any, variables: Any, images: Array) -> Array:
         return jnp.linalg.norm(jacobian.reshape(len(jacobian), -1), 2)
 
     return jax.lax.map(one, images)
+
+
+@partial(jax.jit, static_argnums=0)
+def _foreign(apply_fn: Any, members: Variables, sample: Array) -> dict[str, Array]:
+    return foreign_stretch(apply_fn, members, sample)
+
+
+def _largest_foreign(tables: Mapping[str, Array]) -> float:
+    """Return the largest stretch of another member's direction."""
+    stacked = np.stack([np.asarray(table) for table in tables.values()])
+    return float(stacked[:, ~np.eye(stacked.shape[-1], dtype=bool)].max())
 
 
 def members_of(trained: Mapping[str, PyTree]) -> list[Variables]:

@@ -1,6 +1,8 @@
 """Page of an ensemble experiment: tables, figures, and checks of the theory."""
 
+import dataclasses
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -31,15 +33,17 @@ _WORDS = {
 def label_of(arm: str) -> str:
     """Return the label of an arm.
 
-    >>> label_of("clip+lotos"), label_of("orig")
-    ('Clipped + LOTOS', 'Plain')
+    >>> label_of("clip+lotos0.3"), label_of("orig")
+    ('Clipped + LOTOS 0.3', 'Plain')
     """
     words = _words_of(arm)
     return words[0].upper() + words[1:]
 
 
 def _words_of(arm: str) -> str:
-    return " + ".join(_WORDS[term] for term in terms_of(arm)) or "plain"
+    words = " + ".join(_WORDS[term] for term in terms_of(arm)) or "plain"
+    found = re.search(r"lotos([\d.]+)", arm)
+    return words.replace("LOTOS", f"LOTOS {found[1]}") if found else words
 
 
 def _share(hits: np.ndarray, counted: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -176,7 +180,7 @@ def parents(arms: Sequence[str]) -> list[tuple[str, str]]:
     >>> parents(["orig", "clip", "clip+lotos"])
     [('clip', 'orig'), ('clip+lotos', 'clip')]
     """
-    names = {frozenset(terms_of(arm)): arm for arm in arms}
+    names = {frozenset(terms_of(arm)): arm for arm in reversed(arms)}
     pairs = []
     for arm in arms:
         terms = terms_of(arm)
@@ -189,6 +193,10 @@ def parents(arms: Sequence[str]) -> list[tuple[str, str]]:
 
 def make_page(config: EnsembleConfig, found: Found) -> Page:
     """Return the page: attacks, what each term changes, norms, cost."""
+    if "pilot" in found:
+        radius = float(found["pilot"]["main_radius"])
+        plan = dataclasses.replace(config.attack, main_radius=radius)
+        config = dataclasses.replace(config, attack=plan)
     summary = _Summary(config, found)
     plan = config.attack
     columns = metrics(plan.radii.index(plan.main_radius))
@@ -223,6 +231,10 @@ def make_page(config: EnsembleConfig, found: Found) -> Page:
         note = "Points; the same seeds and samples."
         tables.append(Table(title, ["difference", *columns], changes, note))
     tables.append(_norms_table(config, found))
+    tables.append(_foreign_table(config, found))
+    tables += _curve_tables(config, found)
+    if "pilot" in found:
+        tables.append(_pilot_table(config, found["pilot"]))
     if "overhead" in found:
         tables.append(_overhead_table(found["overhead"], config))
     figures = [_heatmaps(config, summary), _curves(config, summary)]
@@ -241,11 +253,15 @@ def _words(
         f" {len(config.seeds)} seeds each, attacked in [0, 1] at"
         f" {', '.join(f'{r:g}' for r in plan.radii)}/255."
     ]
-    for arm, less, what, name, sign in (
+    claims = [
         ("clip", "orig", "clipping raises robust accuracy", "white-box PGD", 1),
         ("clip", "orig", "clipping raises transfer", "transfer, conditional", 1),
-        ("clip+lotos", "clip", "LOTOS lowers transfer", "transfer, conditional", -1),
-    ):
+    ]
+    for arm in config.arms:
+        if terms_of(arm) == ("clip", "lotos"):
+            what = f"{_words_of(arm).split(' + ')[1]} lowers transfer"
+            claims.append((arm, "clip", what, "transfer, conditional", -1))
+    for arm, less, what, name, sign in claims:
         if arm not in values or less not in values:
             continue
         change = summary.estimate(values[arm][name] - values[less][name])
@@ -311,6 +327,90 @@ def _norms_table(config: EnsembleConfig, found: Found) -> Table:
     )
     columns = ["arm", *layers, *(["product", "steepest slope seen"] if chain else [])]
     return Table("True spectral norms of the layers", columns, rows, caption)
+
+
+def _foreign_table(config: EnsembleConfig, found: Found) -> Table:
+    """Return the foreign stretch of every layer over the clipping target."""
+    first = found[f"{config.arms[0]}-{config.seeds[0]}"]["foreign_layers"]
+    layers = [str(path).split("/", 1)[-1] for path in first]
+    rows: list[list[Any]] = []
+    for arm in config.arms:
+        tables = np.stack([found[f"{arm}-{seed}"]["foreign"] for seed in config.seeds])
+        others = tables[..., ~np.eye(tables.shape[-1], dtype=bool)]
+        ratios = others.mean((0, 2)) / config.clip.max_norm
+        rows.append([label_of(arm), *map(float, ratios)])
+    caption = (
+        "How far a layer lengthens the top right singular vector of another member's"
+        f" layer, over C = {config.clip.max_norm:g}; mean over pairs and seeds, after"
+        " the last clip. LOTOS acts on convolutions above"
+        f" {config.lotos.max_length / config.clip.max_norm:g}: on what is below in the"
+        " row of clipped members it has nothing to lower."
+    )
+    return Table("Foreign stretch over C", ["arm", *layers], rows, caption)
+
+
+def _curve_tables(config: EnsembleConfig, found: Found) -> list[Table]:
+    """Return transfer in training, and under the penalty alone, means over seeds."""
+    tables = []
+    plan = config.attack
+    note = (
+        f"Conditional transfer between members at {plan.main_radius:g}/255 in percent,"
+        f" PGD of {plan.epoch_steps} steps on {plan.epoch_samples} test images; mean"
+        " over seeds, behind it the members' accuracy."
+    )
+    if plan.every_epochs:
+        parts = [found[f"{config.arms[0]}-{seed}"] for seed in config.seeds]
+        epochs = [int(epoch) for epoch in parts[0]["epochs"]]
+        rows: list[list[Any]] = []
+        for arm in config.arms:
+            parts = [found[f"{arm}-{seed}"] for seed in config.seeds]
+            rows.append([label_of(arm), *_rates(parts)])
+        columns = ["arm", *(f"epoch {epoch}" for epoch in epochs)]
+        tables.append(Table("Transfer in training", columns, rows, note))
+    rows = []
+    steps: list[int] = []
+    for arm in config.control.arms:
+        parts = [found[f"control-{arm}-{seed}"] for seed in config.seeds]
+        steps = [int(step) for step in parts[0]["steps"]]
+        rows.append([f"{label_of(arm)}: transfer", *_rates(parts)])
+        for name in ("penalty", "stretch"):
+            means = np.mean([part[name] for part in parts], 0)
+            rows.append([f"{label_of(arm)}: {name}", *map(float, means)])
+    if rows:
+        note += (
+            " Trained members, clipped, then moved by gradient descent on the LOTOS"
+            " penalty alone; stretch is the largest foreign one of any layer, at norms"
+            f" of at most {config.clip.max_norm:g}."
+        )
+        columns = ["from", *(f"step {step}" for step in steps)]
+        tables.append(Table("The penalty alone", columns, rows, note))
+    return tables
+
+
+def _rates(parts: Sequence[Arrays]) -> list[str]:
+    transfer = 100 * np.mean([part["transfer"] for part in parts], 0)
+    accuracy = 100 * np.mean([part["accuracy"] for part in parts], 0)
+    return [
+        f"{one:.1f} ({other:.0f})"
+        for one, other in zip(transfer, accuracy, strict=True)
+    ]
+
+
+def _pilot_table(config: EnsembleConfig, pilot: Arrays) -> Table:
+    """Return what chose the radius."""
+    plan = config.attack
+    rows: list[list[Any]] = []
+    for place, radius in enumerate(plan.radii):
+        numbers = (pilot["transfer"][place], pilot["robust"][place])
+        rows.append([f"{radius:g}/255", *(100 * float(one) for one in numbers)])
+    caption = (
+        f"One plain ensemble of seed {config.pilot_seed}, which no other table has;"
+        f" accuracy of its members: {100 * float(pilot['accuracy']):.1f}%. The radius"
+        " of the tables is the least with a transfer of"
+        f" {100 * plan.min_transfer:g}%, or the largest: {plan.main_radius:g}/255."
+    )
+    columns = ["radius", "transfer, conditional", "robust accuracy of a member"]
+    return Table("The pilot that chose the radius", columns, rows, caption)
 
 
 def _overhead_table(overhead: Arrays, config: EnsembleConfig) -> Table:

@@ -1,4 +1,4 @@
-"""Federated unlearning of digits: PUF and its baselines, against retraining."""
+"""Federated unlearning of images: PUF and its baselines, against retraining."""
 
 import dataclasses
 import functools
@@ -9,10 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unlearn_jax import data, models, train
+from unlearn_jax import data, train
 from unlearn_jax.contrib import federated
 from unlearn_jax.losses import cross_entropy
-from unlearn_jax.pipeline import Artifact
+from unlearn_jax.optimizers import Adam
+from unlearn_jax.pipeline import Artifact, DataConfig, ModelConfig
+from unlearn_jax.pipeline.config.resolve import build_model, load_data, plain_model
+from unlearn_jax.pipeline.config.schema import to_json
 from unlearn_jax.studies.common import variables_of
 from unlearn_jax.studies.federated import recovery
 from unlearn_jax.types import Array, Dataset, InputError, Model, PyTree, Variables
@@ -27,7 +30,6 @@ SETTINGS = {
     "pairs": "Dirichlet clients, two at once leave",
 }
 STRENGTHS = (0.5, 1.0, 2.0, 5.0, 10.0)
-LOCAL = federated.LocalTraining()
 MEASURES = ("test", "forget", "yeom", "distance")
 
 
@@ -41,16 +43,46 @@ class Config:
     """Seeds of initial weights and order; all share the clients' samples."""
     num_clients: int = 10
     """Clients; owner and pairs need at least ten."""
+    num_cases: int = 0
+    """First cases of every setting; 0 for all."""
     alpha: float = 0.3
     """Concentration of the Dirichlet split."""
+    data: DataConfig | None = None
+    """Images; None for scikit-learn's 1,797 digits."""
     num_train: int = 1078
-    """Training images; the others of the 1,797 are the test set."""
-    width: int = 64
-    """Units of the hidden layer."""
+    """Training images of the digits; the others are the test set."""
+    model: ModelConfig = dataclasses.field(
+        default_factory=lambda: ModelConfig(name="mlp", widths=(64,))
+    )
+    """Network."""
+    augment: str = "none"
+    """Augmentation of the clients' images."""
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    """Of the clients; PUF's transformers take Adam, without a penalty here."""
+    learning_rate: float = 0.1
+    """Of the clients, in the first round."""
+    strengths: tuple[float, ...] = STRENGTHS
+    """Strengths of PUF special on the Dirichlet split; 2 is always there."""
     rounds: int = 100
     """Rounds of the original and of every retraining."""
     recovery: int = 30
     """Most rounds after unlearning."""
+    group: int = 12
+    """Models trained at a time."""
+
+    @property
+    def local(self) -> federated.LocalTraining:
+        """Training of a client."""
+        if self.optimizer == "adam":
+            return federated.LocalTraining(
+                augment=data.augmentation(self.augment),
+                optimizer=Adam(),
+                learning_rate=self.learning_rate,
+                weight_decay=0.0,
+            )
+        return federated.LocalTraining(
+            augment=data.augmentation(self.augment), learning_rate=self.learning_rate
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,31 +111,31 @@ class Federation:
     forget: np.ndarray
 
 
-@functools.lru_cache(maxsize=1)
-def digits(num_train: int) -> data.Splits:
+@functools.lru_cache(maxsize=2)
+def splits_of(config: Config) -> data.Splits:
     """Return training and test images."""
-    return data.load_digits(num_train=num_train, seed=0)
+    if config.data is None:
+        return data.load_digits(num_train=config.num_train, seed=0)
+    return load_data(config.data)
 
 
-@functools.lru_cache(maxsize=1)
-def network(width: int) -> Model:
-    """Return the perceptron; made outside of traced functions, once."""
-    return models.build("mlp", (8, 8, 1), 10, widths=(width,))
+@functools.lru_cache(maxsize=2)
+def network(config: Config) -> Model:
+    """Return the network; made outside of traced functions, once."""
+    return build_model(config.model, splits_of(config))
 
 
 @functools.lru_cache(maxsize=8)
-def federation(
-    setting: str, num_clients: int, alpha: float, num_train: int
-) -> Federation:
+def federation(setting: str, config: Config) -> Federation:
     """Return the clients and cases of a setting.
 
     Args:
       setting: key of :data:`SETTINGS`.
-      num_clients: K.
-      alpha: concentration of the Dirichlet split.
-      num_train: N.
+      config: of the study.
     """
-    labels = digits(num_train).train.labels
+    num_clients = config.num_clients
+    most = config.num_cases or num_clients
+    labels = splits_of(config).train.labels
     if setting == "iid":
         split = federated.iid_split(len(labels), num_clients, seed=0)
     elif setting == "owner":
@@ -112,7 +144,7 @@ def federation(
         )
     else:
         split = federated.dirichlet_split(
-            labels, num_clients, alpha=alpha, min_samples=20, seed=0
+            labels, num_clients, alpha=config.alpha, min_samples=20, seed=0
         )
     everybody = np.arange(num_clients)
     width = len(labels) // 2
@@ -122,18 +154,19 @@ def federation(
     if setting == "half":
         parted = [
             federated.split_client(split, client, seed=client)
-            for client in range(num_clients)
+            for client in range(min(num_clients, most))
         ]
         rows = [federated.gather_clients(one, width=width) for one in parted]
         after = jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
         removed = np.stack(parted) == num_clients
-        leaving = np.tile(~real, (num_clients, 1))
+        leaving = np.tile(~real, (len(parted), 1))
         return Federation(before, after, leaving, ~leaving, removed, removed)
     cases = everybody[:, None]
     if setting == "owner":
         cases = everybody[:5, None]
     elif setting == "pairs":
         cases = everybody.reshape(-1, 2)
+    cases = cases[:most]
     leaving = (cases[:, :, None] == np.arange(num_clients + 1)).any(1)
     after = jax.tree.map(lambda leaf: jnp.stack([leaf] * len(cases)), before)
     removed = leaving[:, split]
@@ -177,7 +210,7 @@ class Measures:
 
 def train_models(config: Config, setting: str, seed: int) -> dict[str, Variables]:
     """Return the original, and a retrained model and a second one for each case."""
-    fed = federation(setting, config.num_clients, config.alpha, config.num_train)
+    fed = federation(setting, config)
     cases = len(fed.leaving)
     # Every model starts at weights of its own: a retrained one shares nothing with the
     # original.
@@ -187,9 +220,9 @@ def train_models(config: Config, setting: str, seed: int) -> dict[str, Variables
     clients = jax.tree.map(
         lambda a, b: jnp.concatenate([a[None], b, b]), fed.before, fed.after
     )
-    trainer = recovery.Trainer(network(config.width), LOCAL, config.rounds)
+    trainer = recovery.Trainer(network(config), config.local, config.rounds)
     items = (keys, clients, participating)
-    trained = recovery.for_each(trainer, items, _samples(config), group=12)
+    trained = recovery.for_each(trainer, items, _samples(config), group=config.group)
     return {
         "original": jax.tree.map(lambda leaf: leaf[0], trained),
         "retrained": jax.tree.map(lambda leaf: leaf[1 : 1 + cases], trained),
@@ -212,14 +245,16 @@ def forget_all(
       Measures ``[L, 1 + recovery, 4]`` of each method by round, and ``[L, 4]`` of the
       trained models.
     """
-    fed = federation(setting, config.num_clients, config.alpha, config.num_train)
-    model = network(config.width)
+    fed = federation(setting, config)
+    model = network(config)
     cases = len(fed.leaving)
     keys = jax.random.split(jax.random.fold_in(jax.random.key(23), seed), cases)
     oracle = variables_of(trained["retrained"])
     original = variables_of(trained["original"])
     originals = recovery.repeat(original, cases)
-    run = functools.partial(recovery.for_each, shared=_samples(config), group=10)
+    run = functools.partial(
+        recovery.for_each, shared=_samples(config), group=min(config.group, 10)
+    )
     again = variables_of(trained["again"])
     found: dict[str, np.ndarray] = {}
     trio = {"original": originals, "retrained": oracle, "again": again}
@@ -236,21 +271,21 @@ def forget_all(
         "regular": ("regular", 20.0),
     }
     if setting == "dirichlet":
-        for eta in STRENGTHS:
+        for eta in config.strengths:
             if eta != 2.0:
                 rounds[f"special-{eta:g}"] = ("special", eta)
-    one_round = recovery.Round(model, LOCAL, config.rounds)
+    one_round = recovery.Round(model, config.local, config.rounds)
     for name, (mode, eta) in rounds.items():
         weights = _puf_weights(fed, mode, eta)
         starts[name] = (run(one_round, (keys, originals, fed.after, weights)), 1)
-    images = jnp.zeros((1, 8, 8, 1))
+    images = jnp.zeros((1, *splits_of(config).train.images.shape[1:]))
     negated = federated.negate_first_layer(
         model.apply, jax.tree.map(jnp.asarray, original), images
     )
     starts["not"] = (recovery.repeat(negated, cases), 0)
     # Projected ascent forgets one client at a time.
     if setting != "pairs":
-        ascent = recovery.Ascent(model, LOCAL, config.rounds)
+        ascent = recovery.Ascent(model, config.local, config.rounds)
         items = (keys, originals, fed.after, fed.leaving)
         starts["ascent"] = (run(ascent, items), 0)
     all_starts = [variables for variables, _ in starts.values()]
@@ -261,7 +296,7 @@ def forget_all(
         lambda leaf: jnp.concatenate([jnp.asarray(leaf)] * len(starts)), case
     )
     items = (keys, variables, np.repeat(before, cases), *case)
-    program = recovery.Recovery(model, LOCAL, config.recovery, Measures(model))
+    program = recovery.Recovery(model, config.local, config.recovery, Measures(model))
     traces = run(program, items).reshape(len(starts), cases, 1 + config.recovery, -1)
     return found | dict(zip(starts, traces, strict=True))
 
@@ -278,7 +313,7 @@ def _puf_weights(fed: Federation, mode: Mode, eta: float) -> Array:
 
 
 def _samples(config: Config) -> tuple[Dataset, Dataset]:
-    splits = digits(config.num_train)
+    splits = splits_of(config)
     return splits.train, splits.test
 
 
@@ -305,12 +340,20 @@ def make_artifacts(config: Config) -> list[Artifact]:
         )
     if min(config.rounds, config.recovery) < 1:
         raise InputError("rounds and recovery must be at least 1")
-    plain = dataclasses.asdict(config)
-    del plain["settings"], plain["seeds"]
+    if config.optimizer not in ("sgd", "adam") or not config.learning_rate > 0:
+        raise InputError("optimizer is sgd or adam, and learning_rate positive")
+    if config.num_cases < 0 or config.group < 1:
+        raise InputError("num_cases must not be negative, and group at least 1")
+    plain = to_json(config)
+    for name in ("settings", "seeds", "group"):
+        del plain[name]
+    plain["model"] = plain_model(config.model)
+    if config.data is not None and config.data.source == "tfds":
+        del plain["data"]["path"]
     artifacts = []
     for setting in config.settings:
         # Refuses samples that cannot be split.
-        federation(setting, config.num_clients, config.alpha, config.num_train)
+        federation(setting, config)
         for seed in config.seeds:
             settings = {**plain, "setting": setting, "seed": seed}
             models_of = Artifact(

@@ -1,6 +1,6 @@
-"""Page of federated unlearning of digits."""
+"""Page of federated unlearning of images."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,12 @@ from unlearn_jax.pipeline.report.figures.style import (
     small_panels,
 )
 from unlearn_jax.studies.common import Found, legend
-from unlearn_jax.studies.federated.digits import (
+from unlearn_jax.studies.federated.images import (
     MEASURES,
     SETTINGS,
-    STRENGTHS,
     Config,
-    digits,
     federation,
+    splits_of,
 )
 from unlearn_jax.studies.federated.recovery import (
     LABELS,
@@ -136,10 +135,10 @@ def clients_table(
     return Table("Every client of the Dirichlet split", columns, rows, caption)
 
 
-def strength_table(runs: federated.RecoveryRuns) -> Table:
+def strength_table(runs: federated.RecoveryRuns, strengths: Sequence[float]) -> Table:
     """Return a row for each strength of PUF special."""
     rows = []
-    for eta in STRENGTHS:
+    for eta in strengths:
         name = "special" if eta == 2.0 else f"special-{eta:g}"
         at_once = 100 * runs.measured[name][:, :, 0]
         final = 100 * runs.final(name)
@@ -245,17 +244,18 @@ def make_page(config: Config, parts: Found) -> Page:
     tables = [methods_table(runs, name) for name, runs in found.items()]
     pictures = []
     if "dirichlet" in found:
-        fed = federation(
-            "dirichlet", config.num_clients, config.alpha, config.num_train
-        )
-        labels = digits(config.num_train).train.labels
+        fed = federation("dirichlet", config)
+        splits = splits_of(config)
         counts = np.stack(
-            [np.bincount(labels[mask], minlength=10) for mask in fed.removed]
+            [
+                np.bincount(splits.train.labels[mask], minlength=splits.num_classes)
+                for mask in fed.removed
+            ]
         )
         classes = (counts >= 0.05 * counts.sum(1, keepdims=True)).sum(1)
         tables[1:1] = [
             clients_table(found["dirichlet"], counts.sum(1), classes),
-            strength_table(found["dirichlet"]),
+            strength_table(found["dirichlet"], config.strengths),
         ]
     pictures.append(
         Figure(

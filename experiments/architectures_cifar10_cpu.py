@@ -1,0 +1,49 @@
+"""AMUN on a narrow VGG and a small DenseNet, four classes of CIFAR-10; CPU.
+
+Claim:   AMUN's order of methods holds on other architectures.
+Command: unlearn-jax run architectures_cifar10_cpu
+         --workdir runs/architectures_cifar10_cpu --data.path DATA_DIR
+Time:    not measured yet.
+Results: ``experiments/results/architectures_cifar10_cpu.json``
+"""
+
+import dataclasses
+
+from unlearn_jax.pipeline import ModelConfig, RunConfig, TuningConfig, presets
+from unlearn_jax.pipeline.config import rows
+
+_TABLE = presets.load("amun_cifar10_cpu").variants["tenth"]
+_NAMES = (
+    "finetune_augmented",
+    "random_label_augmented",
+    "salun_augmented",
+    "amun",
+    "amun_augmented",
+    "amun_no_retain_augmented",
+)
+_EPOCHS = 5
+
+
+def _with(model: ModelConfig) -> RunConfig:
+    """Return a shorter table of one architecture."""
+    return dataclasses.replace(
+        _TABLE,
+        title="Architectures on four classes of CIFAR-10 (JPEG)",
+        data=dataclasses.replace(_TABLE.data, num_train=6_000, num_test=2_000),
+        model=model,
+        training=dataclasses.replace(_TABLE.training, num_epochs=25),
+        forget=dataclasses.replace(_TABLE.forget, seeds=(1, 2)),
+        replicas=dataclasses.replace(_TABLE.replicas, originals=(0, 1), references=16),
+        tuning=TuningConfig(trials=4, seeds=(101,)),
+        audit=dataclasses.replace(_TABLE.audit, theory=True),
+        rows={
+            name: rows.with_options(_TABLE.rows[name], num_epochs=_EPOCHS)
+            for name in _NAMES
+        },
+    )
+
+
+STUDY = {
+    "vgg": _with(ModelConfig(name="vgg", stages=((16,), (32,), (64, 64), (64, 64)))),
+    "densenet": _with(ModelConfig(name="densenet", blocks=(3, 3, 3), growth=8)),
+}

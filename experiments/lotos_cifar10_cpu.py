@@ -1,0 +1,65 @@
+"""LOTOS where its penalty can act: residual pairs clipped to 1 on CIFAR-10; CPU.
+
+Two members, as in the authors' notebook, without BatchNorm and clipped to norm 1. A
+pilot's seed chooses the radius at which adversarial examples of plain members transfer.
+
+Claim:   LOTOS lowers transfer between the members of an ensemble (arXiv 2410.05136).
+Command: unlearn-jax run lotos_cifar10_cpu --workdir runs/lotos_cifar10_cpu --data.path
+         DATA_DIR
+Time:    not measured yet.
+Results: ``experiments/results/lotos_cifar10_cpu.json``
+"""
+
+from unlearn_jax.ensembles import Lotos
+from unlearn_jax.pipeline import DataConfig, Experiment, ModelConfig, TrainingConfig
+from unlearn_jax.studies.ensembles.artifacts import (
+    AttackPlan,
+    ClipConfig,
+    ControlConfig,
+    EnsembleConfig,
+    make_artifacts,
+)
+from unlearn_jax.studies.ensembles.page import make_page
+
+EXPERIMENT = Experiment(
+    title="LOTOS on CIFAR-10 (JPEG), small residual networks",
+    config=EnsembleConfig(
+        seeds=(0, 1),
+        arms=("orig", "clip", "clip+lotos", "clip+lotos0.3"),
+        num_members=2,
+        num_surrogates=2,
+        data=DataConfig(
+            source="tfds", name="cifar10_jpeg", num_train=10_000, num_test=2_000
+        ),
+        model=ModelConfig(
+            name="resnet",
+            blocks=(1, 1, 1, 1),
+            width=16,
+            batch_norm=False,
+            halve_projection=True,
+        ),
+        training=TrainingConfig(
+            num_epochs=30,
+            batch_size=128,
+            learning_rate=0.05,
+            decay_every=20,
+            augment="crop_flip",
+        ),
+        clip=ClipConfig(max_norm=1.0, period=50),
+        lotos=Lotos(weight=0.05, max_length=0.8),
+        attack=AttackPlan(
+            radii=(1, 2, 4, 8),
+            num_steps=50,
+            num_samples=500,
+            strong_samples=100,
+            strong_steps=30,
+            strong_targets=2,
+            every_epochs=3,
+        ),
+        pilot_seed=100,
+        control=ControlConfig(arms=("orig", "clip")),
+        overhead_steps=0,
+    ),
+    artifacts=make_artifacts,
+    page=make_page,
+)
