@@ -21,8 +21,8 @@ from unlearn_jax.pipeline.stages import models as stages
 from unlearn_jax.pipeline.stages.given import Given
 from unlearn_jax.pipeline.stages.plan import Plan, check_plan, make_plan
 from unlearn_jax.pipeline.stages.training import Training
+from unlearn_jax.pipeline.store import clock, hosts, locks
 from unlearn_jax.pipeline.store import folders as store
-from unlearn_jax.pipeline.store import hosts, locks
 from unlearn_jax.pipeline.store.artifact import Artifact, Stored
 from unlearn_jax.pipeline.store.events import Events
 from unlearn_jax.pipeline.store.fingerprint import code_digest, package_digest

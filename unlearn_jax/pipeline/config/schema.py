@@ -533,10 +533,6 @@ class TuningConfig:
     trials: int = 0
     originals: tuple[int, ...] = (101, 102)
     seeds: tuple[int, ...] = (101, 102)
-    classes: tuple[int, ...] = ()
-
-    originals: tuple[int, ...] = (101,)
-    seeds: tuple[int, ...] = (101, 102, 103)
     classes: tuple[int | str, ...] = ()
 
     def __post_init__(self) -> None:
