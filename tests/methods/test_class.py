@@ -356,7 +356,7 @@ def test_l2ul_matches_its_regularized_steps(blobs, key):
             {**numbers, **more},
             problem,
             jax.random.clone(key),
-            3 * 90 + 30,
+            3 * 90 + 30 + 2 * 30 * 2,
             **options,
         )
         leave, keep = (1 / 3, 2 / 3) if weight is None else (1.0, weight)

@@ -225,6 +225,12 @@ def reference_average(
     else:
         raise InputError(f"mode is {mode!r}: pass 'online' or 'offline'")
     refuse_infinite("the references' average", average)
+    # SM-Taylor signals may be negative, but of few samples
+    if np.median(average) < 0:
+        raise InputError(
+            "the references' signals are negative for most samples: RMIA divides"
+            " probabilities, pass a signal such as taylor_softmax"
+        )
     return average
 
 

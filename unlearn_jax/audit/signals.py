@@ -19,6 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from unlearn_jax import extensions
+from unlearn_jax.checks import warn_of_probabilities
 from unlearn_jax.types import Array, InputError
 
 SignalFn = Callable[..., Array]
@@ -355,7 +357,8 @@ def model_signals(
     """Return a signal of many models, one model's logits in memory at a time.
 
     Args:
-      signal: a name in :data:`SIGNALS`.
+      signal: a name in :data:`SIGNALS`, or ``package.module:function``, or an entry
+        point of ``unlearn_jax.signals``: ``(logits [N, C], labels [N]) -> [N]``.
       logits: ``[N, C]`` of every model, at least one; may be a generator.
       labels: ``[N]`` integers in 0..C-1.
 
@@ -369,7 +372,13 @@ def model_signals(
     array([[1.],
            [0.]], dtype=float32)
     """
-    if signal not in SIGNALS:
-        raise InputError(f"unknown signal {signal!r}: choose {', '.join(SIGNALS)}")
-    function = SIGNALS[signal]
-    return np.stack([np.asarray(function(jnp.asarray(z), labels)) for z in logits])
+    function = SIGNALS.get(signal)
+    if function is None:
+        if ":" not in signal and signal not in extensions.names("signals"):
+            raise InputError(f"unknown signal {signal!r}: choose {', '.join(SIGNALS)}")
+        function = extensions.find("signals", signal)
+    signals = []
+    for one in logits:
+        warn_of_probabilities(np.asarray(one))
+        signals.append(np.asarray(function(jnp.asarray(one), labels)))
+    return np.stack(signals)

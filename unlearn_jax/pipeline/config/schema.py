@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from unlearn_jax import values
+from unlearn_jax import extensions, values
 from unlearn_jax.audit import Discriminator, Features, Reading
 from unlearn_jax.data import augmentation
 from unlearn_jax.methods import AMUN, FineTune
@@ -407,7 +407,11 @@ class AuditConfig:
     """Measures of forgetting.
 
     Attributes:
-      signal: of RMIA: taylor_softmax, softmax_confidence, soft_margin or taylor.
+      signal: of RMIA: taylor_softmax, softmax_confidence, soft_margin or taylor; or one
+        of your own, ``package.module:function`` or an entry point of
+        ``unlearn_jax.signals``.
+      columns: further columns, of your own: names of :class:`pipeline.Column` values,
+        ``package.module:attribute`` or entry points of ``unlearn_jax.columns``.
       soft_margin: also FT AUC by the soft margin, which a constant added to a sample's
         logits does not move: ``auto`` where ``signal`` is a Taylor form, which it does
         move, and a row's method is no fine-tuning (or the methods are not known).
@@ -444,6 +448,7 @@ class AuditConfig:
 
     signal: str = "taylor_softmax"
     soft_margin: Literal["auto", "always", "never"] = "auto"
+    columns: tuple[str, ...] = ()
     mode: Literal["online", "offline"] = "online"
     gamma: float = 2.0
     comparison: Literal["product", "quotient"] = "product"
@@ -474,7 +479,8 @@ class AuditConfig:
         _check_fractions(max_fpr=self.max_fpr, offline_a=self.offline_a)
         if not 0 < self.level < 1:
             raise InputError("audit.level must be between 0 and 1")
-        if self.signal not in RMIA_SIGNALS:
+        known = self.signal in RMIA_SIGNALS or ":" in self.signal
+        if not known and self.signal not in extensions.names("signals"):
             raise InputError(
                 f"unknown audit.signal {self.signal!r}; RMIA takes ratios of a positive"
                 f" signal: {', '.join(RMIA_SIGNALS)}"

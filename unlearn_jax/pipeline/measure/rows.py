@@ -9,6 +9,11 @@ import numpy as np
 from unlearn_jax import audit
 from unlearn_jax.audit import Estimate
 from unlearn_jax.pipeline.measure.classes import measure_classes
+from unlearn_jax.pipeline.measure.columns import (
+    columns_of,
+    measure_columns,
+    metric_of,
+)
 from unlearn_jax.pipeline.measure.pool import AuditPool, margins
 from unlearn_jax.pipeline.measure.records import Metric, RowKind, RowResult
 from unlearn_jax.pipeline.measure.statistics import Measured, Statistics
@@ -82,8 +87,10 @@ def measure_rows(
             )
         )
     present = {key for row in rows for key in row.metrics}
+    columns = columns_of(pool.config.columns).items()
+    known = (*pool.table.metrics, *(metric_of(*pair) for pair in columns))
     return Measurements(
-        metrics=tuple(one for one in pool.table.metrics if one.key in present),
+        metrics=tuple(one for one in known if one.key in present),
         rows=tuple(rows),
         arrays=arrays,
     )
@@ -111,6 +118,7 @@ def measure_row(
         measured, arrays = _measure_samples(pool, logits, signals)
     else:
         measured, arrays = measure_classes(pool, pool.classes, logits, signals, against)
+    measured |= measure_columns(pool, logits)
     metrics = {}
     for key, one in measured.items():
         scale = 1 if key.startswith("kl_") else 100

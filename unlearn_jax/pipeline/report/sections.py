@@ -34,6 +34,7 @@ STATUSES = {
     "already_wrong": "the clean image was misclassified to begin with",
     "not_found": "still classified correctly after the last radius",
     "zero_gradient": "the loss gave no direction to search in",
+    "not_finite": "the model's logits were NaN or infinite",
 }
 TERMS = {
     "num_samples": (

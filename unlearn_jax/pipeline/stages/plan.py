@@ -477,13 +477,18 @@ def make_plan(
         # a finished run is recognized without its network
         return build_model(config.model, splits) if model is None else model
 
+    objective = config.training.objective
+    minimized = loss_fn
+    if loss_fn is None and objective != CrossEntropy():
+        minimized = objective(make_model())
+        if not type(objective).__module__.startswith("unlearn_jax."):
+            # a user's code may change: its program names the models, not its value
+            loss_fn = minimized
     model_id: Any = [plain_model(config.model)]
     if model is not None:
         model_id = model_digest(model, splits, loss_fn)
     elif loss_fn is not None:
         model_id.append(model_digest(make_model(), splits, loss_fn))
-    if loss_fn is None and config.training.objective != CrossEntropy():
-        loss_fn = config.training.objective(make_model())
     given = None
     if original is not None:
         given = stack_given(original, make_model())
@@ -512,7 +517,7 @@ def make_plan(
         tuning=config.tuning,
         rows=rows,
         attacks=attacks,
-        loss_fn=loss_fn,
+        loss_fn=minimized,
         original=given,
     )
     if check:
