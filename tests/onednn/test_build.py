@@ -62,6 +62,13 @@ def test_a_failed_build_is_one_line(text, message, unbuilt, monkeypatch):
     assert models.convolution_form() == "canonical"
 
 
+def test_a_compiler_may_have_arguments(unbuilt, monkeypatch):
+    name = compiler(unbuilt, "sys.exit(f'x.cc:1:2: error: {sys.argv[1]}')")
+    monkeypatch.setenv("CXX", f"{name} --first")
+    with pytest.raises(InputError, match="error: --first"):
+        onednn.build()
+
+
 def test_a_missing_compiler_is_one_line(unbuilt, monkeypatch, capsys):
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(unbuilt))
