@@ -14,6 +14,7 @@ import numpy as np
 
 from unlearn_jax import audit, data
 from unlearn_jax.data import Splits
+from unlearn_jax.methods import FineTuning
 from unlearn_jax.objectives import CrossEntropy
 from unlearn_jax.pipeline.config.checks import check_settings
 from unlearn_jax.pipeline.config.resolve import (
@@ -379,11 +380,19 @@ class Plan:
         # A bank of logits may hold more.
         if keep != "logits":
             about["keep"] = keep
+        signals = sorted({self.audit.signal, "soft_margin", "logit_margin"})
         if keep == "signals":
-            about["signal"] = self.audit.signal
+            about["signals"] = signals
         return dataclasses.replace(
-            trained, settings=about, keep=keep, signal=self.audit.signal
+            trained, settings=about, keep=keep, signal_names=tuple(signals)
         )
+
+    @property
+    def has_soft_margin(self) -> bool:
+        """True where the table has FT AUC by the soft margin."""
+        methods = [row.method for row in self.rows.values()]
+        is_gradient_free = not all(isinstance(one, FineTuning) for one in methods)
+        return self.audit.wants_soft_margin(is_gradient_free=is_gradient_free)
 
     @cached_property
     def forget_digest(self) -> str:
