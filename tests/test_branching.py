@@ -48,3 +48,18 @@ def test_the_expensive_branch_runs_only_where_a_model_needs_it():
     jax.effects_barrier()
     np.testing.assert_array_equal(found, [2, 2, 2])
     assert 2 <= len(calls) <= 6
+
+
+def test_gradients_pass_a_branch_that_is_mapped():
+    """An objective with a term that is due at some steps only, for many models."""
+
+    def loss(x, step):
+        return cond(step % 2 == 0, lambda x: x**3, jnp.zeros_like, x)
+
+    x = jnp.array([2.0, 3.0])
+    steps = jnp.array([4, 5])
+    value, slope = jax.jit(jax.vmap(jax.value_and_grad(loss)))(x, steps)
+    np.testing.assert_array_equal(value, [8.0, 0.0])
+    np.testing.assert_array_equal(slope, [12.0, 0.0])
+    one, alone = jax.jit(jax.value_and_grad(loss))(x[0], steps[0])
+    assert (one, alone) == (8.0, 12.0)

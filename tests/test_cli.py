@@ -77,7 +77,13 @@ def test_run_from_a_shell(tiny, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "Retrained (oracle)" in done.stdout
-    assert done.stderr == "", "quiet where standard error is no terminal"
+    lines = done.stderr.splitlines()
+    assert "data digits: 900 training and 897 test samples, 10 classes: 0 0" in lines[0]
+    assert re.search(r"\d\d stage 1 of 6, originals \(1\): 1 of 1 to do$", lines[1])
+    assert re.search(
+        r"stage 1 of 6, originals \(1\): 1 done in .*(each|per s)", done.stderr
+    )
+    assert re.search(r"stage 6 of 6, audit: done in", lines[-1])
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     method = results["config"]["rows"]["amun"]["method"]
     assert method["learning_rate"] == 0.003

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from unlearn_jax import models, replicas, train
+from unlearn_jax import models, replicas, targets, train
 from unlearn_jax.types import InputError
 
 RECIPE = train.Recipe(num_epochs=3, batch_size=16, tx=train.sgd(0.1))
@@ -67,6 +67,48 @@ def test_mappers_train_the_same_models(form, devices, normed, blobs, design, ref
         jnp.asarray(blobs.images),
     )
     np.testing.assert_allclose(logits[4], one, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("form", "devices", "split"), [("map", 8, 2), ("vmap", 8, 4), ("loop", 4, 2)]
+)
+def test_a_mesh_of_models_and_batches_trains_the_same_models(
+    form, devices, split, normed, blobs, design, reference
+):
+    mapper = replicas.mapper(form, num_models=5, devices=devices, split=split)
+    assert mapper.name == f"pmap[{devices // split}] x {form} x split[{split}]"
+    keys = jax.random.split(jax.random.key(5), 5)
+    # the checker counts a batched fold_in in a scan as a use of the key
+    with jax.debug_key_reuse(form != "vmap"):
+        state, losses = replicas.fit_many(
+            keys, normed, blobs, design, RECIPE, mapper=mapper
+        )
+    chex.assert_trees_all_close(
+        state.variables, reference[0].variables, rtol=1e-3, atol=1e-4
+    )
+    np.testing.assert_allclose(losses, reference[1], rtol=1e-3, atol=1e-4)
+
+
+def test_a_mesh_divides_batches_and_not_models(normed, blobs, design):
+    """Of a model, only gradients and statistics go between the devices of a batch."""
+    mapper = replicas.mapper("map", num_models=4, devices=8, split=2)
+    programs = []
+
+    def watch(jitted, args):
+        traced = jitted.trace(*args)
+        programs.append((jitted.__name__, traced.lower().compile().as_text()))
+        return traced.out_info
+
+    with replicas.rehearsal(watch):
+        keys = jax.random.split(jax.random.key(5), 4)
+        replicas.fit_many(keys, normed, blobs, design[:4], RECIPE, mapper=mapper)
+    text = dict(programs)["train_models"]
+    found = targets.read_hlo(text).collectives
+    assert "all-reduce" in found
+    groups = set(re.findall(r"replica_groups=(\S+?),? ", text))
+    assert groups
+    for group in groups:
+        assert re.search(r"\{\{0,1\},\{2,3\}|\[4,2\]", group), group
 
 
 @pytest.mark.parametrize("kind", ["tiny", "normed"])
@@ -206,5 +248,7 @@ def test_mapper_refuses_bad_arguments():
         replicas.mapper("fast", num_models=2)
     with pytest.raises(InputError, match="9 devices asked for, 8 present"):
         replicas.mapper("map", num_models=20, devices=9)
+    with pytest.raises(InputError, match="8 devices do not divide into parts of"):
+        replicas.mapper("map", num_models=3, split=3)
     assert replicas.mapper("map", num_models=3).name == "pmap[3] x map"
     assert replicas.mapper("map", num_models=1).name == "map"

@@ -46,13 +46,19 @@ class RunOptions:
     """Number of processes, with ``coordinator``."""
     process_id: int | None = None
     """Number of this process from 0, with ``coordinator``."""
+    tensorboard: pathlib.Path | None = None
+    """Folder for TensorBoard events of a run: losses, times, the table; needs the extra
+    tensorboard."""
+    strict: bool = False
+    """Exit with status 3 if a check of the finished run fails."""
 
 
 def run(arguments: list[str]) -> int:
     """Train, attack, unlearn, audit and report, or run another experiment.
 
     Args:
-      arguments: a preset, then :class:`RunOptions` and fields of the configuration.
+      arguments: a preset or the ``config.json`` of a run, then :class:`RunOptions` and
+        fields of the configuration.
     """
     from unlearn_jax.pipeline import presets
     from unlearn_jax.types import InputError
@@ -92,6 +98,8 @@ def run(arguments: list[str]) -> int:
     workdir = options.workdir
     if workdir is None:
         raise InputError("run needs --workdir DIR, a folder for this run's files")
+    if options.tensorboard is not None and "" not in variants:
+        raise InputError("--tensorboard goes with a preset of one run")
     parts = {name: found.parts(config) for name, config in variants.items()}
     if options.dry_run:
         for name, config in variants.items():
@@ -102,19 +110,31 @@ def run(arguments: list[str]) -> int:
             print(f"{name}:\n{text}" if name else text)
         return 0
     if "" not in variants:
-        pipeline.run_study(variants, workdir, preset=found.name, own=parts)
+        results = pipeline.run_study(variants, workdir, preset=found.name, own=parts)
         if hosts.here().first:
-            print((workdir / "study.md").read_text())
+            print((workdir / "study.md").read_text(encoding="utf-8"))
             print(f"report: {workdir / 'study.html'}")
-        return 0
+        checks = [check for result in results.values() for check in result.checks]
+        return _status(checks, options)
     result = pipeline.run(
-        variants[""], workdir, preset=found.name, original=original, **parts[""]
+        variants[""],
+        workdir,
+        preset=found.name,
+        original=original,
+        events=options.tensorboard,
+        **parts[""],
     )
     if result is None:  # the first process reports
         return 0
     _print_result(result)
     print(f"\nreport: {workdir / 'report.html'}")
-    return 0
+    return _status(result.checks, options)
+
+
+def _status(checks: Sequence[Any], options: RunOptions) -> int:
+    """Return the exit status of a finished run: 3 if asked for, and a check failed."""
+    has_failed = any(not check.passed for check in checks)
+    return 3 if options.strict and has_failed else 0
 
 
 def _variants(found: Any, fields: list[str], prog: str) -> dict[str, Any]:
@@ -169,7 +189,7 @@ def _run_experiment(
         return 0
     print(render_terminal(page_of(result)))
     print(f"\nreport: {workdir / 'report.html'}")
-    return 0
+    return _status(result.checks, options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -410,14 +430,14 @@ WITH_FIELDS = ("run", "audit", "compile")
 """Commands that read their arguments themselves: some are fields of configurations."""
 
 
-USAGE = """usage: unlearn-jax [--debug-nans] [--debug-keys] COMMAND ...
+USAGE = """usage: unlearn-jax [--version] [--debug-nans] [--debug-keys] COMMAND ...
 
 {commands}
 
 `unlearn-jax run PRESET --workdir DIR [--dry-run] [--field.sub=value ...]` runs a
-preset: a name from `unlearn-jax list`, or a Python file. The same command again resumes
-where it stopped. `unlearn-jax run PRESET --help` shows every field, and `unlearn-jax
-COMMAND --help` the options of a command.
+preset: a name from `unlearn-jax list`, a Python file, or the config.json of a run. The
+same command again resumes where it stopped. `unlearn-jax run PRESET --help` shows every
+field, and `unlearn-jax COMMAND --help` the options of a command.
 
 --debug-nans stops at the first operation that makes a NaN, --debug-keys at the first
 random key that is used twice; both are slow."""
@@ -462,6 +482,15 @@ def _main(argv: list[str]) -> int:
         ]
         print(USAGE.format(commands="\n".join(summaries)))
         return 0 if argv else 2
+    for stream in (sys.stdout, sys.stderr):
+        # a console that lacks a character shows its code, and keeps the run
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if argv == ["--version"]:
+        from unlearn_jax import __version__
+
+        print(f"unlearn-jax {__version__}")
+        return 0
     warnings.showwarning = _warn
     try:
         if argv == ["list"]:
@@ -490,10 +519,34 @@ def _main(argv: list[str]) -> int:
     except Exception as error:
         from unlearn_jax.types import InputError, UnlearnError
 
+        fault = _missing_platform()
+        if fault and not isinstance(error, UnlearnError):
+            print(f"unlearn-jax: error: {fault}", file=sys.stderr)
+            return 2
         if not isinstance(error, UnlearnError):
             raise
         print(f"unlearn-jax: error: {error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
+
+
+def _missing_platform() -> str:
+    """Return what is wrong with the platform that JAX is told to use; empty if it is.
+
+    Called after a failure: to ask for devices starts JAX.
+    """
+    import jax
+
+    wanted = jax.config.values["jax_platforms"]
+    if not wanted:
+        return ""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError):
+        return (
+            f"JAX_PLATFORMS={wanted}, and JAX finds no such device: unset it, or"
+            " install JAX's plugin, as in pip install 'unlearn-jax[cuda]'"
+        )
+    return ""
 
 
 def _call(name: str, argv: list[str]) -> int:
@@ -505,7 +558,10 @@ def _call(name: str, argv: list[str]) -> int:
             f"unknown command {name!r}: choose one of {', '.join(COMMANDS)}"
         )
     if name in WITH_FIELDS:
-        return COMMANDS[name](argv)
+        from unlearn_jax.pipeline.store.clock import log_lines
+
+        with log_lines():
+            return COMMANDS[name](argv)
     return _parse(
         _delayed(COMMANDS[name]), argv, f"unlearn-jax {name}", has_flags=True
     )()
@@ -554,7 +610,12 @@ def _parse(
     if not has_flags:
         markers += (tyro.conf.FlagConversionOff,)
     if default is not None:
-        more = "Fields of the configuration; further options: unlearn-jax run --help."
+        more = (
+            "Fields of the configuration; further options: unlearn-jax run --help."
+            " Also --training.objective=NAME, --rows.ROW.method=METHOD (with a new ROW"
+            " it adds the row), --rows.ROW.method.optimizer=NAME; names are in"
+            " unlearn-jax list."
+        )
         given = {"default": default, "description": more}
     try:
         with contextlib.redirect_stderr(text), contextlib.redirect_stdout(text):

@@ -91,6 +91,23 @@ class Recipe:
     tx: optax.GradientTransformation
     augment: Augment | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse batches without samples."""
+        check_batch_size(self.batch_size)
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raise on a number of samples of a batch that is no positive integer.
+
+    Raises:
+      InputError: such a number.
+    """
+    if not isinstance(batch_size, int | np.integer) or batch_size < 1:
+        raise InputError(
+            f"batch_size must be a positive integer, got {batch_size!r}: give at least"
+            " 1 sample"
+        )
+
 
 def sgd(
     learning_rate: optax.ScalarOrSchedule,
@@ -375,9 +392,10 @@ def predict(
       ``[N, C]`` float32.
 
     Raises:
-      InputError: a model in place of its function.
+      InputError: a model in place of its function, or a batch size below 1.
     """
     check_apply_fn(apply_fn)
+    check_batch_size(batch_size)
     chex.assert_shape(images, (None, ...))
     return lax.map(
         lambda image: apply_fn(variables, to_float(image)[None])[0],

@@ -134,6 +134,7 @@ REFUSED = [
         "digits: num_train must be in 1..1796, got 0",
     ),
     (lambda at: data.load_digits(seed=-1), "seed must be at least 0, got -1"),
+    (lambda at: data.load_digits(seed=0.5), "seed must be an integer, got 0.5"),
     (lambda at: data.load_npz(at / "x.npz"), "no data file at .*x.npz"),
     (
         lambda at: data.load_npz(put(at / "x.npz", stored(np.savez, x_train=IMAGES))),
@@ -148,6 +149,10 @@ REFUSED = [
     (
         folder({"train/a/1.png": picture()}),
         "has a folder 'train' but not its counterpart",
+    ),
+    (
+        folder({"train/a/1.png": b"", "Training/a/1.png": b""}),
+        "has the folders 'Training' and 'train': keep one of them",
     ),
     (
         folder(
@@ -205,6 +210,10 @@ REFUSED = [
         "has classes 0..1, got 2",
     ),
     (
+        lambda at: data.select_classes(SPLITS, [0.5, 1.5]),
+        "classes must be integers or names",
+    ),
+    (
         lambda at: data.select_classes(
             dataclasses.replace(SPLITS, num_classes=3), [0, 2]
         ),
@@ -212,7 +221,7 @@ REFUSED = [
     ),
     (
         lambda at: data.select_classes(SPLITS, ["cat", "dog"]),
-        "classes must be integers",
+        "no class is called 'cat'; classes are 0, 1",
     ),
     # forget sets
     (

@@ -243,7 +243,8 @@ def test_folder_with_train_and_test(tmp_path):
     ):
         write_image(tmp_path / part / name / f"{i}.png", images[i])
     (tmp_path / "train" / "cat" / "notes.txt").write_text("not an image")
-    splits = sources.load_folder(tmp_path)
+    with pytest.warns(UserWarning, match="1 files are left out"):
+        splits = sources.load_folder(tmp_path)
     assert splits.class_names == ("cat", "dog")
     np.testing.assert_array_equal(splits.train.images, images[:4])
     np.testing.assert_array_equal(splits.test.images, images[4:])

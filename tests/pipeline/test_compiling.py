@@ -14,9 +14,21 @@ from support.runs import TINY
 from unlearn_jax import cli, replicas, targets
 from unlearn_jax.data import membership_design
 from unlearn_jax.data.stand_in import SHAPES, stand_in
+from unlearn_jax.methods import METHODS
 from unlearn_jax.models.flops import Operations
-from unlearn_jax.pipeline import compiling
+from unlearn_jax.pipeline import (
+    AttackConfig,
+    ForgetConfig,
+    ModelConfig,
+    ReplicasConfig,
+    Row,
+    RunConfig,
+    TrainingConfig,
+    compiling,
+)
 from unlearn_jax.pipeline.compiling import Compiled, ProgramRow
+from unlearn_jax.pipeline.config import rows
+from unlearn_jax.pipeline.config.resolve import complete
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +178,64 @@ def test_programs_with_convolutions_are_mapped_and_others_at_once():
 
 # --- with the extra ``compilers``: minutes
 
-INSTALLED = {
-    "tpu-v5e:2x2": importlib.util.find_spec("libtpu") is not None,
-    "h100": importlib.util.find_spec("jax_cuda13_plugin") is not None,
-}
+TARGETS = {"tpu-v5e:2x2": "libtpu", "h100": "jax_cuda13_plugin"}
+PER_SAMPLE = {"fisher", "influence", "l2ul", "ssd"}
+"""Methods of gradients per sample: those of a convolution are grouped ones."""
+
+
+def small(name):
+    """One run of a method on a small CNN, whole classes where it needs them."""
+    is_class = name in rows.for_classes() or name == "trw"
+    forget = ForgetConfig(fraction=0.1, seeds=(1,))
+    if is_class:
+        forget = ForgetConfig(kind="class", classes=(3,))
+    config = RunConfig(
+        model=ModelConfig(name="cnn", widths=(8, 16)),
+        training=TrainingConfig(num_epochs=1, batch_size=32),
+        forget=forget,
+        replicas=ReplicasConfig(originals=(0, 1), references=4, group=2),
+        attack=AttackConfig(num_radii=4, num_steps=3),
+        rows={name: Row(method=METHODS[name])},
+    )
+    return complete(config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize("target", TARGETS)
+def test_methods_compile_for_accelerators(target, name):
+    if importlib.util.find_spec(TARGETS[target]) is None:
+        pytest.skip("needs the extra compilers")
+    report = compiling.compile_run(
+        {"": small(name)}, targets.parse(target), only=f"attack|unlearn-{name}$"
+    )
+    assert {row.name for row in report.rows} >= {"unlearn_one"}
+    for row in report.rows:
+        assert not row.compiled.error, row.compiled.error
+        assert row.fits(report.target)
+        reading = row.compiled.reading
+        assert (reading.float64, reading.callbacks) == (0, 0)
+        if name not in PER_SAMPLE:
+            assert reading.grouped == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", TARGETS)
+def test_training_and_audit_compile_for_accelerators(target):
+    if importlib.util.find_spec(TARGETS[target]) is None:
+        pytest.skip("needs the extra compilers")
+    for mapper, is_grouped in (("auto", False), ("vmap", True)):
+        config = small("finetune")
+        replicas_config = dataclasses.replace(config.replicas, mapper=mapper, devices=1)
+        report = compiling.compile_run(
+            {"": dataclasses.replace(config, replicas=replicas_config)},
+            targets.parse(target),
+            only="references|audit",
+        )
+        found = {row.name: row.compiled for row in report.rows}
+        assert {"train_models", "logits", "rmia", "lira"} <= set(found)
+        assert not any(one.error for one in found.values())
+        reading = found["train_models"].reading
+        assert reading.convolutions > 0
+        assert (reading.grouped > 0) == is_grouped
+        assert found["train_models"].operations.is_exact

@@ -555,8 +555,6 @@ def state(epoch, size):
     )
 
 
-# TensorStore may end a write that failed after Orbax has closed its event loop
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_disk_too_full_for_a_checkpoint(tmp_path, mount, capfd, caplog):
     mount(tmp_path / "disk", "size=300k")
     folder = tmp_path / "disk" / "c"

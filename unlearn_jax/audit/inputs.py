@@ -99,6 +99,8 @@ def refuse_infinite(name: str, array: np.ndarray) -> None:
 
 def check_seed(seed: int) -> None:
     """Raise an InputError unless NumPy's generator takes the seed."""
+    if not isinstance(seed, int | np.integer):
+        raise InputError(f"seed is {seed!r}: pass an integer")
     if seed < 0:
         raise InputError(f"seed is {seed}: pass a number of at least 0")
 

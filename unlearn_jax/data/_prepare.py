@@ -117,8 +117,8 @@ def prepare(
     """
     if name not in ARCHIVES:
         raise InputError(f"cannot prepare {name!r}; known are {', '.join(ARCHIVES)}")
-    archive = pathlib.Path(archive)
-    data_dir = pathlib.Path(data_dir).expanduser()
+    archive = pathlib.Path(os.path.expanduser(archive))
+    data_dir = pathlib.Path(os.path.expanduser(data_dir))
     target = data_dir / name / _VERSIONS[name]
     if (target / "dataset_info.json").is_file():
         return target

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from unlearn_jax.data.folder import resized_pixels
+from unlearn_jax.data.folder import resized_pixels, warn_of_transparency
 from unlearn_jax.data.sources import Splits, load_arrays, random_splits
 from unlearn_jax.types import Dataset, InputError
 
@@ -177,11 +177,17 @@ def _collect(
     """Return pairs as arrays; one channel broadcasts to those of the others."""
     images: list[np.ndarray] = []
     labels: list[Any] = []
+    num_transparent = 0
     for number, pair in enumerate(pairs):
         where = f"{what}: item {number}"
         if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
             raise InputError(f"{where} is no pair of (image, label)")
-        images.append(_pixels(pair[0], size, where))
+        if hasattr(pair[0], "convert") and hasattr(pair[0], "mode"):
+            pixels, is_transparent = resized_pixels(where, pair[0], size)
+            num_transparent += is_transparent
+        else:
+            pixels = _pixels(pair[0], where)
+        images.append(pixels)
         labels.append(_label(pair[1], where))
         first = images[0]
         last = images[-1]
@@ -197,6 +203,7 @@ def _collect(
             )
     if not images:
         raise InputError(f"{what}: there are no items")
+    warn_of_transparency(num_transparent)
     channels = max(image.shape[2] for image in images)
     array = np.empty((len(images), *images[0].shape[:2], channels), images[0].dtype)
     for row, image in zip(array, images, strict=True):
@@ -209,10 +216,8 @@ def _collect(
     return Dataset(array, np.array(labels, np.int64))
 
 
-def _pixels(image: Any, size: tuple[int, int] | None, where: str) -> np.ndarray:
-    """Return ``[H, W, ch]``."""
-    if hasattr(image, "convert") and hasattr(image, "mode"):
-        return resized_pixels(where, image, size)
+def _pixels(image: Any, where: str) -> np.ndarray:
+    """Return an array ``[H, W]`` or ``[H, W, ch]`` as ``[H, W, ch]``."""
     array = np.asarray(image)
     if array.ndim == 2:
         array = array[..., None]

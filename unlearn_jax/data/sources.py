@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unlearn_jax.data import folder
-from unlearn_jax.data.splits import check_seed
+from unlearn_jax.data.splits import check_seed, class_numbers
 from unlearn_jax.types import Dataset, InputError
 
 
@@ -262,7 +262,7 @@ def load_npz(path: str | os.PathLike[str]) -> Splits:
       InputError: no such file, not a readable ``.npz``, missing arrays, or arrays that
         :func:`load_arrays` refuses.
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(os.path.expanduser(path))
     if not path.is_file():
         raise InputError(f"no data file at {path}")
     own = ("train_images", "train_labels", "test_images", "test_labels")
@@ -313,14 +313,17 @@ def load_folder(
 ) -> Splits:
     """Load images from a folder with one folder per class.
 
-    Either ``path/train/<class>/...`` and ``path/test/<class>/...``, or
-    ``path/<class>/...`` split at random. Classes and files are taken in sorted order;
-    images may lie in deeper folders; files that are not PNG, JPEG, BMP or WebP are
-    ignored. If every image is grayscale they have one channel, otherwise all become
-    RGB.
+    Either ``path/train/<class>/...`` and ``path/test/<class>/...`` (in any case, also
+    ``training`` and ``testing``; without a test set, ``val``, ``valid`` or
+    ``validation`` in its place), or ``path/<class>/...`` split at random. Classes and
+    files are taken in sorted order, classes in numeric order where all are numbers;
+    images may lie in deeper folders. Hidden entries and those of operating systems are
+    left out. If every image is grayscale they have one channel, otherwise all become
+    RGB; images are turned by their EXIF orientation, and placed on white where they are
+    transparent.
 
     Args:
-      path: the folder.
+      path: the folder; ``~`` is the home folder.
       test_fraction: part that becomes the test set when there are no train and test
         folders, in (0, 1).
       seed: of that split.
@@ -335,39 +338,41 @@ def load_folder(
       InputError: no such folder, only one of train and test, fewer than two classes, a
         class without images, classes that differ between train and test, an unreadable
         image, images of several sizes, or a bad ``test_fraction`` or seed.
+
+    Warns:
+      UserWarning: files that are not PNG, JPEG, BMP or WebP or lie in no class folder;
+        folders next to those of a split; class folders that are numbers which do not
+        count from 0; transparent images.
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(os.path.expanduser(path))
     if not path.is_dir():
         raise InputError(f"no image folder at {path}")
-    parts = [path / part for part in ("train", "test") if (path / part).is_dir()]
-    if len(parts) == 1:
+    name = path.resolve().name
+    parts = folder.find_splits(path)
+    if parts is None:
+        _check_fraction(test_fraction)
+        listing = folder.list_classes(path)
+        folder.warn_of_listing(path, [listing])
+        pool = Dataset(*folder.read_images(listing.files, size))
+        return random_splits(pool, test_fraction, seed, name, listing.class_names)
+    train, test = map(folder.list_classes, parts)
+    if train.class_names != test.class_names:
+        differing = sorted(set(train.class_names) ^ set(test.class_names))
         raise InputError(
-            f"{path} has a folder {parts[0].name!r} but not its counterpart; both train"
-            " and test are needed"
+            f"{path}: train and test do not have the same classes; only one has"
+            f" {differing[0]!r}"
         )
-    if parts:
-        train_files, names = folder.list_classes(parts[0])
-        test_files, test_names = folder.list_classes(parts[1])
-        if names != test_names:
-            differing = sorted(set(names) ^ set(test_names))
-            raise InputError(
-                f"{path}: train and test do not have the same classes; only one has"
-                f" {differing[0]!r}"
-            )
-        images, labels = folder.read_images(train_files + test_files, size)
-        cut = len(train_files)
-        return load_arrays(
-            images[:cut],
-            labels[:cut],
-            images[cut:],
-            labels[cut:],
-            name=path.resolve().name,
-            class_names=names,
-        )
-    _check_fraction(test_fraction)
-    files, names = folder.list_classes(path)
-    pool = Dataset(*folder.read_images(files, size))
-    return random_splits(pool, test_fraction, seed, path.resolve().name, names)
+    folder.warn_of_listing(path, [train, test])
+    images, labels = folder.read_images(train.files + test.files, size)
+    cut = len(train.files)
+    return load_arrays(
+        images[:cut],
+        labels[:cut],
+        images[cut:],
+        labels[cut:],
+        name=name,
+        class_names=train.class_names,
+    )
 
 
 def _check_fraction(test_fraction: float) -> None:
@@ -411,12 +416,12 @@ def random_splits(
     return _draw(name, pool, num_train, num_test, seed, len(names), names)
 
 
-def select_classes(splits: Splits, classes: Sequence[int]) -> Splits:
+def select_classes(splits: Splits, classes: Sequence[int | str]) -> Splits:
     """Return the samples of some classes, which are numbered in the order given.
 
     Args:
       splits: the data set; it is not changed.
-      classes: two or more different ones, in 0..C-1.
+      classes: two or more different ones, numbers in 0..C-1 or names.
 
     Returns:
       A data set with ``len(classes)`` classes, their names and the same name.
@@ -425,9 +430,9 @@ def select_classes(splits: Splits, classes: Sequence[int]) -> Splits:
       InputError: fewer than two classes, one of them repeated or out of range, or one
         without a training or a test sample.
     """
-    wanted = np.asarray(classes)
+    wanted = np.asarray(class_numbers(classes, splits.class_names))
     if wanted.ndim != 1 or not np.issubdtype(wanted.dtype, np.integer):
-        raise InputError(f"classes must be integers, got {classes!r}")
+        raise InputError(f"classes must be integers or names, got {classes!r}")
     if len(wanted) < 2 or len(set(wanted.tolist())) < len(wanted):
         raise InputError(
             f"name two or more different classes to keep, got {wanted.tolist()}"

@@ -5,8 +5,12 @@ forgotten. Every function here returns such a mask after :func:`check_forget_mas
 mask that exists is usable: at least one sample to forget and at least one to keep.
 """
 
+import codecs
+import math
+import operator
 import os
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -183,12 +187,48 @@ def legacy_indices(num_samples: int, count: int, *, seed: int) -> npt.NDArray[np
     )
 
 
-def forget_class(labels: npt.ArrayLike, classes: int | Sequence[int]) -> Mask:
+def class_numbers(
+    classes: Sequence[int | str], class_names: Sequence[str]
+) -> list[int]:
+    """Return classes by number, in the order given.
+
+    Args:
+      classes: numbers, which are returned as they are, or names.
+      class_names: ``[C]``, all different where a class is given by its name.
+
+    Raises:
+      InputError: a name that no class has, or several have.
+
+    >>> class_numbers(["dog", 0], ["cat", "dog"])
+    [1, 0]
+    """
+    numbers: list[int] = []
+    for given in classes:
+        if not isinstance(given, str):
+            numbers.append(given)
+            continue
+        found = [label for label, name in enumerate(class_names) if name == given]
+        if len(found) != 1:
+            fault = "no class is" if not found else f"{len(found)} classes are"
+            listed = ", ".join(class_names[:20])
+            more = ", ..." if len(class_names) > 20 else ""
+            raise InputError(f"{fault} called {given!r}; classes are {listed}{more}")
+        numbers += found
+    return numbers
+
+
+def forget_class(
+    labels: npt.ArrayLike,
+    classes: int | str | Sequence[int | str],
+    *,
+    class_names: Sequence[str] = (),
+) -> Mask:
     """Return a mask of every training sample of one or several classes.
 
     Args:
       labels: ``[N]`` integers, the labels of the training set.
-      classes: a class, or several different ones.
+      classes: a class, or several different ones: numbers, or names.
+      class_names: ``[C]``, where classes are given by name.
 
     Returns:
       ``[N]`` bool.
@@ -199,8 +239,14 @@ def forget_class(labels: npt.ArrayLike, classes: int | Sequence[int]) -> Mask:
 
     >>> forget_class([0, 1, 2, 1], 1).tolist()
     [False, True, False, True]
+    >>> forget_class([0, 1, 1], "dog", class_names=["cat", "dog"]).tolist()
+    [False, True, True]
     """
     labels = np.asarray(labels)
+    if isinstance(classes, str):
+        classes = [classes]
+    if isinstance(classes, Sequence):
+        classes = class_numbers(classes, class_names)
     wanted = np.atleast_1d(np.asarray(classes))
     if (
         labels.ndim != 1
@@ -233,8 +279,9 @@ def forget_file(path: str | os.PathLike[str], num_samples: int) -> Mask:
     """Read a forget set from a file.
 
     ``.npy`` holds indices ``[F]`` (integers) or a mask ``[N]`` (bool); ``.npz`` the
-    same as its only array; ``.txt`` and ``.csv`` hold one index per line, where blank
-    lines and lines that start with ``#`` are skipped.
+    same as its only array; ``.txt`` and ``.csv`` hold one index per line (``3`` or
+    ``3.0``), where blank lines and lines that start with ``#`` are skipped. Text is
+    UTF-8, or UTF-16 with a byte-order mark.
 
     Args:
       path: the file.
@@ -248,7 +295,7 @@ def forget_file(path: str | os.PathLike[str], num_samples: int) -> Mask:
         holds is not a forget set (see :func:`forget_indices` and
         :func:`check_forget_mask`).
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(os.path.expanduser(path))
     if not path.is_file():
         raise InputError(f"no forget file at {path}")
     readers = {
@@ -339,10 +386,14 @@ def check_seed(seed: int, generator: Generator = "default") -> None:
     """Raise on a seed that NumPy's generator has no stream for.
 
     Raises:
-      InputError: the seed is negative, or 2**32 and above where the generator is the
-        legacy one.
+      InputError: the seed is no integer, is negative, or 2**32 and above where the
+        generator is the legacy one.
     """
-    if seed < 0 or (generator == "legacy" and seed >= 2**32):
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        raise InputError(f"seed must be an integer, got {seed!r}") from None
+    if number < 0 or (generator == "legacy" and number >= 2**32):
         raise InputError(
             "seed must be at least"
             f" 0{', and below 2**32' if generator == 'legacy' else ''}, got {seed}"
@@ -378,8 +429,10 @@ def _read_numpy(path: pathlib.Path) -> npt.NDArray[Any]:
 
 def _read_lines(path: pathlib.Path) -> npt.NDArray[np.int64]:
     indices = []
+    content = path.read_bytes()
+    is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = content.decode("utf-16" if is_wide else "utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise InputError(
             f"{path} is not a text file; list one index per line"
@@ -388,10 +441,15 @@ def _read_lines(path: pathlib.Path) -> npt.NDArray[np.int64]:
         text = line.strip()
         if not text or text.startswith("#"):
             continue
-        try:
+        if re.fullmatch(r"[+-]?\d+", text):
             indices.append(int(text))
+            continue
+        try:
+            # as numpy.savetxt writes integers
+            written = float(text)
         except ValueError:
-            raise InputError(
-                f"{path}, line {number}: {text!r} is not an integer index"
-            ) from None
+            written = math.nan
+        if not written.is_integer() or abs(written) > 2**53:
+            raise InputError(f"{path}, line {number}: {text!r} is not an integer index")
+        indices.append(int(written))
     return np.array(indices, np.int64)

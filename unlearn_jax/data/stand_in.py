@@ -8,13 +8,9 @@ from unlearn_jax.types import Dataset
 SHAPES = {
     "cifar10": (50_000, 10_000, (32, 32, 3), 10),
     "cifar100": (50_000, 10_000, (32, 32, 3), 100),
-    "imagenet2012": (1_281_167, 50_000, (224, 224, 3), 1000),
     "mnist": (60_000, 10_000, (28, 28, 1), 10),
 }
-"""Training samples, test samples, shape of an image, and classes, by TFDS name.
-
-ImageNet's images are resized.
-"""
+"""Training samples, test samples, shape of an image, and classes, by TFDS name."""
 
 
 def stand_in(name: str) -> Splits:

@@ -86,7 +86,7 @@ def load_tfds(
       DamagedFileError: the data set's description or its record files cannot be read.
     """
     builder_dir, label = _find_builder(name, data_dir)
-    cache = pathlib.Path(cache_dir) if cache_dir else cache_folder()
+    cache = _at_home(cache_dir) if cache_dir else cache_folder()
     keys = (image_key, label_key, order_key)
     train, test = (
         _cached_split(builder_dir, label, split, keys, cache)

@@ -62,7 +62,7 @@ def save(
       InputError: the path exists, the format is unknown, or safetensors is not
         installed.
     """
-    path = pathlib.Path(path).absolute()
+    path = pathlib.Path(os.path.expanduser(path)).absolute()
     chosen = known_format(format or _format_of(path))
     if path.exists():
         raise InputError(f"{path} exists: choose another path")
@@ -129,7 +129,7 @@ def load(path: str | os.PathLike[str], like: Model | PyTree) -> Any:
     ...       variables.params["Dense_0"]["kernel"]).all())
     True
     """
-    path = pathlib.Path(path).absolute()
+    path = pathlib.Path(os.path.expanduser(path)).absolute()
     if not path.exists():
         raise InputError(f"no model at {path}")
     return fit_leaves(read_leaves(path), like, str(path))

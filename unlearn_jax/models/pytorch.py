@@ -137,7 +137,7 @@ def _state_dict(
 ) -> dict[str, np.ndarray]:
     """Return weights as NumPy arrays, without the prefix of parallel training."""
     if isinstance(weights, str | os.PathLike):
-        path = pathlib.Path(weights)
+        path = pathlib.Path(os.path.expanduser(weights))
         if not path.is_file():
             raise InputError(f"no weights at {path}")
         found: Any = (

@@ -124,7 +124,9 @@ def audit_arrays(
       InputError: options that do not suit the arrays, or a folder that is not empty.
     """
     config = config or AuditConfig()
-    place = None if folder is None else pathlib.Path(folder).absolute()
+    place = None
+    if folder is not None:
+        place = pathlib.Path(os.path.expanduser(folder)).absolute()
     has_files = place is not None and place.is_dir() and any(place.iterdir())
     if has_files or (place is not None and place.is_file()):
         raise InputError(f"{place} is not empty: choose another folder")
@@ -189,6 +191,7 @@ def audit_arrays(
             num_classes=len(arrays.class_names or ()),
             image_shape=(),
             digest=arrays.digest,
+            class_names=tuple(arrays.class_names or ()),
         ),
         design=records.Design(
             forget_kind="class" if arrays.is_class else "file",

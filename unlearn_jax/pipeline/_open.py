@@ -133,7 +133,7 @@ class OpenedRow(OpenedModels):
         """
         assert self.run is not None
         assert self.result is not None
-        folder = pathlib.Path(folder).absolute()
+        folder = pathlib.Path(os.path.expanduser(folder)).absolute()
         if folder.exists():
             raise InputError(f"{folder} exists: choose another folder")
         chosen = known_format(format)
@@ -302,7 +302,7 @@ def open(path: str | os.PathLike[str]) -> OpenedRun:
       InputError: no run's directory, one that is not finished, or of another version.
       DamagedFileError: ``results.json`` is no JSON.
     """
-    folder = pathlib.Path(path).expanduser().resolve()
+    folder = pathlib.Path(os.path.expanduser(path)).resolve()
     file = folder / "results.json"
     if not file.is_file():
         if (folder / folders.Workdir.MARK).is_file():

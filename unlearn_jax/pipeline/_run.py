@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import time
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -23,6 +24,7 @@ from unlearn_jax.pipeline.stages.training import Training
 from unlearn_jax.pipeline.store import clock, hosts, locks
 from unlearn_jax.pipeline.store import folders as store
 from unlearn_jax.pipeline.store.artifact import Artifact, Stored
+from unlearn_jax.pipeline.store.events import Events
 from unlearn_jax.pipeline.store.fingerprint import code_digest, package_digest
 from unlearn_jax.pipeline.store.trees import tree_digest
 from unlearn_jax.train import LossFn
@@ -38,6 +40,7 @@ def run(
     model: Model | None = None,
     loss_fn: LossFn | None = None,
     original: Given | Sequence[Given] | None = None,
+    events: str | os.PathLike[str] | None = None,
 ) -> records.RunResult | None:
     """Train, attack, unlearn, audit and report; the same call again resumes.
 
@@ -51,6 +54,8 @@ def run(
       loss_fn: a user's own training objective instead of cross-entropy.
       original: trained models to unlearn from, variables or paths of files; the run
         trains retrained models and references only.
+      events: folder for TensorBoard events: losses by epoch, seconds by stage, and the
+        table; needs the extra ``tensorboard``.
 
     Returns:
       The results, as in ``results.json``; None in all but the first of several
@@ -93,12 +98,17 @@ def run(
             text = json.dumps(plan.settings, indent=1)
             store.write_text(folder / "config.json", text)
         runner = plan.runner
+        if this.first:
+            clock.LOG.info("%s", about_data(plan.splits))
+            runner.events = None if events is None else Events(events)
         try:
             own = tuning.tuning_plan(plan)
+            runner.expect(_stages(plan, own), _expected(plan, own))
             # but of the originals, which are next
             _compile_ahead(plan, tuning.known_artifacts(plan, own)[1:])
             _train(plan.originals, plan.references)
             plan, tuned = _tune(plan, own)
+            runner.expect(_stages(plan, own), _expected(plan))
             _compile_ahead(plan, tuning.known_artifacts(plan))
             _train(plan.oracles)
             adversarial = dict(_attack(plan))
@@ -107,6 +117,8 @@ def run(
             runner.close()
         if not this.first:
             return None
+        runner.say("audit", f"{len(plan.rows)} methods to measure")
+        began = time.perf_counter()
         result, arrays = measure_run(
             plan,
             unlearned,
@@ -116,7 +128,16 @@ def run(
             preset=preset,
             workdir=folder.name,
         )
+        runner.say("audit", f"done in {clock.duration(time.perf_counter() - began)}")
         result = dataclasses.replace(result, folders=_folders(plan, folder))
+        if runner.events is not None:
+            means = {
+                f"{metric}/{row.key}": estimate.mean
+                for row in result.rows
+                for metric, estimate in row.metrics.items()
+            }
+            runner.events.numbers(means)
+            runner.events.close()
         # the arrays of an audit, for whoever opens the run
         arrays |= {"labels": plan.pool.labels, "member": plan.references.member}
         files = publish(result, arrays, folder)
@@ -147,6 +168,48 @@ def results_key(plan: Plan, preset: str) -> str:
     )
 
 
+def about_data(splits: Splits) -> str:
+    """Return a line about a data set: its samples, and the classes by number and name.
+
+    Args:
+      splits: the data set; classes beyond twenty are left out.
+    """
+    names = splits.class_names
+    classes = [f"{label} {name}" for label, name in enumerate(names)][:20]
+    more = ", ..." if len(names) > len(classes) else ""
+    return (
+        f"data {splits.name}: {len(splits.train.labels)} training and"
+        f" {len(splits.test.labels)} test samples, {splits.num_classes} classes:"
+        f" {', '.join(classes)}{more}"
+    )
+
+
+def _stages(plan: Plan, own: Plan | None) -> list[str]:
+    """Return the labels of a run's stages, in order."""
+    labels = [_label(plan.originals)]
+    if plan.num_references:
+        labels.append(_label(plan.references))
+    if own is not None:
+        labels += [_label(own.originals, "tuning: "), _label(own.oracles, "tuning: ")]
+        labels += [_attack_label(name, "tuning: ") for name in own.attacks]
+        labels += [f"tune: {name}" for name in own.rows if own.rows[name].space]
+        labels.append("tuning: audit")
+    # a hard forget set is one, and known once the references are trained
+    sets = len(plan.forget) if plan.forget_known else 1
+    labels.append(f"retrained ({2 * len(plan.seeds) * sets})")
+    labels += [_attack_label(name) for name in plan.attacks]
+    labels += [f"unlearn: {name}" for name in plan.rows]
+    return [*labels, "audit"]
+
+
+def _expected(plan: Plan, own: Plan | None = None) -> list[Artifact]:
+    """Return the artifacts of a run; none if those to come are not known."""
+    if not plan.forget_known:
+        return []
+    artifacts = tuning.known_artifacts(plan, own)
+    return artifacts + [stages.unlearn(plan, name) for name in plan.rows]
+
+
 def _folders(plan: Plan, folder: pathlib.Path) -> dict[str, str]:
     """Return the folders of the run's artifacts, relative to the working directory."""
     artifacts = [plan.originals.artifact, plan.oracles.artifact]
@@ -173,17 +236,23 @@ def _compile_ahead(plan: Plan, artifacts: list[Artifact]) -> None:
 def _train(*trainings: Training, prefix: str = "") -> None:
     """Train the models that are missing."""
     for training in trainings:
-        count = len(training.member)
-        if count:
-            label = f"{prefix}{training.name} ({count})"
-            training.runner.make(training.artifact, label)
+        if len(training.member):
+            training.runner.make(training.artifact, _label(training, prefix))
+
+
+def _label(training: Training, prefix: str = "") -> str:
+    return f"{prefix}{training.name} ({len(training.member)})"
+
+
+def _attack_label(name: str | None, prefix: str = "") -> str:
+    return f"{prefix}adversarial sets" + (f": {name}" if name else "")
 
 
 def _attack(plan: Plan, prefix: str = "") -> Iterator[tuple[str | None, Stored]]:
     """Yield the adversarial sets of all attacks that the rows need."""
     for name in plan.attacks:
-        label = f"adversarial sets: {name}" if name else "adversarial sets"
-        yield name, plan.runner.make(stages.attack(plan, name), prefix + label)
+        label = _attack_label(name, prefix)
+        yield name, plan.runner.make(stages.attack(plan, name), label)
 
 
 def _unlearn(plan: Plan) -> Iterator[tuple[str, Stored]]:

@@ -242,7 +242,7 @@ class AuditArrays:
         Raises:
           InputError: the file exists.
         """
-        path = pathlib.Path(path).absolute()
+        path = pathlib.Path(os.path.expanduser(path)).absolute()
         if path.exists():
             raise InputError(f"{path} exists: choose another path")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -262,7 +262,7 @@ class AuditArrays:
           InputError: no such file, not a readable ``.npz``, unknown arrays, or what the
             class refuses.
         """
-        path = pathlib.Path(path)
+        path = pathlib.Path(os.path.expanduser(path))
         if not path.is_file():
             raise InputError(f"no file of logits at {path}")
         try:

@@ -41,6 +41,8 @@ class Compiled:
     Attributes:
       error: one line, why it does not compile; empty if it does.
       memory: bytes of arguments, results and temporaries; NaN if unknown.
+      state: bytes of the arguments that are updated in place, such as weights and
+        momentum.
       devices: that it runs on.
       operations: counted in the program before it is compiled.
       reading: of the compiled text; None if it does not compile.
@@ -53,6 +55,7 @@ class Compiled:
     operations: Operations
     reading: Reading | None = None
     bound: Bound | None = None
+    state: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,16 +63,19 @@ class ProgramRow:
     """A program of a preset.
 
     Attributes:
-      stage: artifact that calls it, behind the name of the variant in a study.
+      stage: artifact that calls it, behind the name of the variant in a study;
+        artifacts that differ by a number are one stage.
       name: of the program.
       calls: in the whole preset.
       compiled: for the target.
+      pieces: of the stage, which hosts divide.
     """
 
     stage: str
     name: str
     calls: int
     compiled: Compiled
+    pieces: int = 1
 
     @property
     def device_hours(self) -> float:
@@ -99,6 +105,8 @@ class ProgramRow:
             "stage": self.stage,
             "program": self.name,
             "calls": self.calls,
+            "pieces": self.pieces,
+            "state_bytes": compiled.state * compiled.devices,
             "devices": compiled.devices,
             "compiles": not compiled.error,
             "fits": self.fits(target),
@@ -194,7 +202,13 @@ class _Watch:
             traffic=reading.traffic,
             exchanged=reading.exchanged,
         )
-        return dataclasses.replace(found, memory=memory, reading=reading, bound=bound)
+        return dataclasses.replace(
+            found,
+            memory=memory,
+            reading=reading,
+            bound=bound,
+            state=sizes.alias_size_in_bytes,
+        )
 
 
 def _one_line(error: Exception) -> str:
@@ -487,27 +501,39 @@ def _rows(
     only: str,
     progress: Callable[[str], None],
 ) -> Iterator[ProgramRow]:
-    """Yield the programs of artifacts, each where it is called first."""
+    """Yield the programs of artifacts, in the order in which they are called."""
     watch = _Watch(target)
+    found: dict[Any, ProgramRow] = {}
     for label, artifact in artifacts.items():
-        watch.calls.clear()
+        if not re.search(only, label):
+            continue
+        stage = re.sub(r"(-\d+)+$", "", label)
         try:
             with replicas.rehearsal(watch):
+                for other in artifact.inputs:
+                    runner.rehearse(other)
+                watch.calls.clear()
                 runner.rehearse(artifact)
         except InputError:
             raise
         except Exception as error:
             nothing = Compiled(_one_line(error), math.nan, 1, Operations(0, 0, True))
-            yield ProgramRow(label, "trace", 1, nothing)
+            found[label] = ProgramRow(stage, "trace", 1, nothing)
             continue
-        if not re.search(only, label):
-            continue
-        progress(label)
         pieces = 1 if artifact.items is None else len(artifact.items.groups)
         for key, calls in list(watch.calls.items()):
             name = watch.name(key)
-            if name not in NEGLIGIBLE:
-                yield ProgramRow(label, name, calls * pieces, watch.compiled(key))
+            if name in NEGLIGIBLE:
+                continue
+            if (stage, key) not in found:
+                progress(f"{label}: {name}")
+                compiled = watch.compiled(key)
+                found[stage, key] = ProgramRow(stage, name, 0, compiled, 0)
+            row = found[stage, key]
+            found[stage, key] = dataclasses.replace(
+                row, calls=row.calls + calls * pieces, pieces=row.pieces + pieces
+            )
+    yield from found.values()
 
 
 def _audit_rows(variant: str, plan: Plan, target: Target) -> Iterator[ProgramRow]:

@@ -79,6 +79,7 @@ def run_experiment(
             text = json.dumps(to_json(config), indent=1)
             store.write_text(folder / "config.json", text)
         runner = Runner(folder)
+        runner.expect([artifact.name for artifact in artifacts], artifacts)
         found = runner.make_all(artifacts)
         if not this.first:
             return None

@@ -7,6 +7,8 @@ presets imports no JAX, which takes most of a second.
 import ast
 import dataclasses
 import importlib.util
+import json
+import os
 import pathlib
 import re
 import sys
@@ -91,7 +93,7 @@ def about(name: str) -> str:
     Args:
       name: of a preset that comes with the package.
     """
-    text = ast.get_docstring(ast.parse(names()[name].read_text())) or ""
+    text = ast.get_docstring(ast.parse(names()[name].read_text(encoding="utf-8"))) or ""
     return text.strip().splitlines()[0] if text else ""
 
 
@@ -125,12 +127,15 @@ def find(name: str) -> pathlib.Path:
     """Return the file of a preset, without running it.
 
     Args:
-      name: of a preset that comes with the package, or the path of a file.
+      name: of a preset that comes with the package, or the path of a Python file or
+        of a run's ``config.json``; ``~`` is the home folder.
 
     Raises:
       InputError: no such preset.
     """
-    path = pathlib.Path(name) if name.endswith(".py") else names().get(name)
+    path = names().get(name)
+    if name.endswith((".py", ".json")):
+        path = pathlib.Path(os.path.expanduser(name))
     if path is None or not path.is_file():
         from unlearn_jax.types import InputError
 
@@ -156,6 +161,8 @@ def load(name: str) -> Preset:
     from unlearn_jax.types import InputError
 
     path = find(name)
+    if path.suffix == ".json":
+        return _of_stored(path)
     scope = _execute(path)
     lines = (scope.get("__doc__") or "").strip().splitlines()
     summary = lines[0] if lines else ""
@@ -183,6 +190,23 @@ def load(name: str) -> Preset:
     }
     completed = {name: complete(config) for name, config in variants.items()}
     return Preset(path.stem, summary, completed, hooks)
+
+
+def _of_stored(path: pathlib.Path) -> Preset:
+    """Return the configuration that a run stored, as a preset without hooks."""
+    from unlearn_jax import values
+    from unlearn_jax.pipeline.config.schema import RunConfig
+    from unlearn_jax.types import InputError
+
+    try:
+        config = values.from_json(json.loads(path.read_text(encoding="utf-8-sig")))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(
+            f"{path} cannot be read as a run's config.json: {error}"
+        ) from error
+    if not isinstance(config, RunConfig):
+        raise InputError(f"{path} is no config.json of a run")
+    return Preset(path.resolve().parent.name, config.title, {"": config}, {})
 
 
 def _execute(path: pathlib.Path) -> dict[str, Any]:

@@ -331,7 +331,7 @@ def publish(
     Raises:
       InputError: nothing finished in ``workdir``, or results of another version.
     """
-    place = pathlib.Path(workdir)
+    place = pathlib.Path(os.path.expanduser(workdir))
     files = [place / "results.json"]
     if not files[0].is_file():
         files = sorted(place.glob("*/results.json"))
@@ -356,7 +356,9 @@ def publish(
         raise InputError("this run has no preset: name the file with --to NAME.json")
     if to is None and not (folder().parents[1] / "pyproject.toml").is_file():
         raise InputError("not in a checkout: name the file with --to NAME.json")
-    path = pathlib.Path(to) if to is not None else folder() / f"{result.name}.json"
+    path = folder() / f"{result.name}.json"
+    if to is not None:
+        path = pathlib.Path(os.path.expanduser(to))
     if path.suffix != ".json":
         raise InputError(f"--to needs a file NAME.json, got {path}")
     result = dataclasses.replace(

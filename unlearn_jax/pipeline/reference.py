@@ -29,6 +29,7 @@ def render_reference(to: str | os.PathLike[str]) -> pathlib.Path:
         from pdoc import docstrings, pdoc, render
     except ImportError as error:
         raise InputError("docs needs pdoc: pip install '.[docs]'") from error
+    folder = pathlib.Path(os.path.expanduser(to))
     convert = docstrings.convert
     names: Any = builtins
     # optax.OptState names chex's ArrayTree as text, in a module without that name.
@@ -36,11 +37,11 @@ def render_reference(to: str | os.PathLike[str]) -> pathlib.Path:
     docstrings.convert = lambda text, *rest: convert(readable(text), *rest)
     try:
         render.configure(docformat="google", math=True, show_source=False)
-        pdoc("unlearn_jax", output_directory=pathlib.Path(to))
+        pdoc("unlearn_jax", output_directory=folder)
     finally:
         docstrings.convert = convert
         del names.ArrayTree
-    return pathlib.Path(to) / "index.html"
+    return folder / "index.html"
 
 
 def readable(docstring: str) -> str:

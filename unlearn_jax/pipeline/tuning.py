@@ -14,6 +14,7 @@ import numpy as np
 
 from unlearn_jax import methods, values
 from unlearn_jax.audit import Estimate
+from unlearn_jax.data.splits import class_numbers
 from unlearn_jax.pipeline.config.resolve import options_of
 from unlearn_jax.pipeline.measure import records
 from unlearn_jax.pipeline.measure.pool import AuditPool
@@ -110,7 +111,8 @@ def _other_classes(plan: Plan) -> tuple[int, ...]:
     wanted = len(reported) if together else 2
     sampled = np.intersect1d(plan.splits.train.labels, plan.splits.test.labels)
     others = tuple(int(c) for c in sampled if c not in reported)[:wanted]
-    others = plan.tuning.classes or others
+    chosen = class_numbers(plan.tuning.classes, plan.splits.class_names)
+    others = tuple(chosen) or others
     if len(set(others)) < len(others):
         raise InputError(
             f"tuning.classes repeat a class: {', '.join(map(str, others))}"

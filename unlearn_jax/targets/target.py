@@ -178,9 +178,13 @@ def use(target: Target) -> Iterator[Target]:
     # a trace may hold the forms of another target
     jax.clear_caches()
     token = _current.set(target)
+    # compilers of devices that are not there cannot read a stored program
+    is_stored = jax.config.values["jax_enable_compilation_cache"]
+    jax.config.update("jax_enable_compilation_cache", False)
     try:
         yield target
     finally:
+        jax.config.update("jax_enable_compilation_cache", is_stored)
         _current.reset(token)
         jax.clear_caches()
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
+from unlearn_jax.data.splits import check_seed
 from unlearn_jax.types import Array, InputError
 
 _DRAWS = 1000
@@ -54,6 +55,7 @@ def iid_split(
     [4, 3, 3]
     """
     _check_clients(num_clients, num_samples)
+    check_seed(seed)
     return np.random.default_rng(seed).permutation(np.arange(num_samples) % num_clients)
 
 
@@ -102,6 +104,7 @@ def dirichlet_split(
             f"min_samples must be in 1..{labels.size // num_clients} for {labels.size}"
             f" samples and {num_clients} clients, got {min_samples}"
         )
+    check_seed(seed)
     rng = np.random.default_rng(seed)
     for _ in range(_DRAWS):
         split = np.empty(labels.size, np.int64)
@@ -163,6 +166,7 @@ def owner_split(
         raise InputError(f"no sample has class {missing[0]}, which a client should own")
     split = np.empty(labels.size, np.int64)
     shared = np.flatnonzero(~np.isin(labels, classes))
+    check_seed(seed)
     split[shared] = np.random.default_rng(seed).permutation(
         np.arange(shared.size) % num_clients
     )
@@ -213,6 +217,7 @@ def split_client(
             f" {fraction}"
         )
     count = min(max(round(fraction * members.size), 1), members.size - 1)
+    check_seed(seed)
     moved = np.random.default_rng(seed).choice(members, count, replace=False)
     divided = split.copy()
     divided[moved] = split.max() + 1

@@ -10,6 +10,7 @@ import dataclasses
 
 import numpy as np
 
+from unlearn_jax.data.splits import check_seed
 from unlearn_jax.types import Dataset, InputError
 
 SHAPES = ("background", "disc", "bar")
@@ -53,6 +54,7 @@ def draw_styles(num_styles: int, *, seed: int) -> list[Style]:
     """
     if num_styles < 1:
         raise InputError(f"at least one style is needed, got {num_styles}")
+    check_seed(seed)
     rng = np.random.default_rng(seed)
     styles = []
     for i in range(num_styles):
@@ -94,6 +96,7 @@ def shape_images(
             f"at least 1 image with a side of at least 8 is needed, got {num_images} of"
             f" {size}"
         )
+    check_seed(seed)
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[:size, :size].astype(np.float64)
     labels = np.zeros((num_images, size, size), np.int32)

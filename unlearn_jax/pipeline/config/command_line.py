@@ -1,5 +1,7 @@
 """Values on the command line: every field of a value is an option."""
 
+import os
+import pathlib
 import types
 import typing
 from collections.abc import Mapping
@@ -9,6 +11,8 @@ from typing import Annotated, Any, Union
 import tyro
 from tyro.constructors import (
     ConstructorRegistry,
+    PrimitiveConstructorSpec,
+    PrimitiveTypeInfo,
     StructConstructorSpec,
     StructTypeInfo,
 )
@@ -19,6 +23,20 @@ REGISTRY = ConstructorRegistry()
 """Rules for :func:`tyro.cli`."""
 
 _expanding: list[StructTypeInfo] = []
+
+
+@REGISTRY.primitive_rule
+def _read_path(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+    """Read a path, ``~`` as the home folder."""
+    if info.type is not pathlib.Path:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=lambda words: pathlib.Path(os.path.expanduser(words[0])),
+        is_instance=lambda given: isinstance(given, pathlib.Path),
+        str_from_instance=lambda path: [str(path)],
+    )
 
 
 @REGISTRY.struct_rule

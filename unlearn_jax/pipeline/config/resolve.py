@@ -3,9 +3,10 @@
 import dataclasses
 import os
 import pathlib
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
@@ -23,6 +24,7 @@ from unlearn_jax.attacks import (
     Minimal,
 )
 from unlearn_jax.data import Splits
+from unlearn_jax.data.splits import class_numbers
 from unlearn_jax.data.stand_in import SHAPES, stand_in
 from unlearn_jax.filters import FILTERS, Filter
 from unlearn_jax.methods import FineTuning
@@ -32,6 +34,7 @@ from unlearn_jax.optimizers import OPTIMIZERS, SGD
 from unlearn_jax.pipeline.config.checks import check_logits
 from unlearn_jax.pipeline.config.schema import (
     HARD,
+    Architecture,
     AttackConfig,
     DataConfig,
     ForgetConfig,
@@ -55,8 +58,8 @@ def banks_folder(config: RunConfig, workdir: str | os.PathLike[str]) -> pathlib.
       workdir: working directory; ``banks`` next to it otherwise.
     """
     if config.bank:
-        return pathlib.Path(config.bank).expanduser().resolve()
-    return pathlib.Path(workdir).expanduser().resolve().parent / "banks"
+        return pathlib.Path(os.path.expanduser(config.bank)).resolve()
+    return pathlib.Path(os.path.expanduser(workdir)).resolve().parent / "banks"
 
 
 def load_data(config: DataConfig) -> Splits:
@@ -105,6 +108,25 @@ def load_data(config: DataConfig) -> Splits:
     )
 
 
+def number_classes(config: RunConfig, class_names: Sequence[str]) -> RunConfig:
+    """Return a configuration whose classes to forget are numbers.
+
+    Args:
+      config: may give classes by name.
+      class_names: ``[C]`` of the data set.
+
+    Raises:
+      InputError: a name that no class has.
+    """
+    forget = class_numbers(config.forget.classes, class_names)
+    tuning = class_numbers(config.tuning.classes, class_names)
+    return dataclasses.replace(
+        config,
+        forget=dataclasses.replace(config.forget, classes=tuple(forget)),
+        tuning=dataclasses.replace(config.tuning, classes=tuple(tuning)),
+    )
+
+
 def forget_masks(
     config: ForgetConfig,
     labels: np.ndarray,
@@ -114,7 +136,7 @@ def forget_masks(
     """Return the forget sets of a configuration.
 
     Args:
-      config: of the forget sets.
+      config: of the forget sets, its classes by number.
       labels: ``[N]`` of the training set.
       hardness: ``kind -> [N]`` ranks of the training samples, the hardest first, for
         the hard kinds.
@@ -134,13 +156,14 @@ def forget_masks(
             raise InputError(
                 "forget.kind=class needs forget.classes, such as --forget.classes 0 3"
             )
-        if len(set(config.classes)) < len(config.classes):
-            repeated = ", ".join(map(str, config.classes))
+        classes = class_numbers(config.classes, ())
+        if len(set(classes)) < len(classes):
+            repeated = ", ".join(map(str, classes))
             raise InputError(f"the classes to forget repeat a class: {repeated}")
         if config.together:
-            return data.forget_class(labels, config.classes)[None], [config.classes[0]]
-        masks = [data.forget_class(labels, [c]) for c in config.classes]
-        return np.stack(masks), list(config.classes)
+            return data.forget_class(labels, classes)[None], [classes[0]]
+        masks = [data.forget_class(labels, [c]) for c in classes]
+        return np.stack(masks), classes
     if config.kind == "file":
         if config.path is None:
             raise InputError(
@@ -489,10 +512,11 @@ def choose_values(
 
     Args:
       config: completed.
-      arguments: of a command line, such as ``--training.objective=trades``,
-        ``--rows.amun.method=salun``, ``--rows.amun.method.optimizer=adam`` or
-        ``--rows.mask.method.filter=mpru``; the values have the defaults that they are
-        registered with.
+      arguments: of a command line, such as ``--model.name=resnet``,
+        ``--training.objective=trades``, ``--rows.amun.method=salun``,
+        ``--rows.amun.method.optimizer=adam`` or ``--rows.mask.method.filter=mpru``; the
+        values have the defaults that they are registered with. Another network has its
+        own fields. A method for a row that the configuration does not have adds it.
 
     Returns:
       The configuration, completed, and the other arguments.
@@ -504,8 +528,10 @@ def choose_values(
       UserWarning: a row's own search does not fit the method that it is given.
     """
     registries: dict[str, tuple[str, Mapping[str, Any]]] = {
-        "__training.objective": ("objective", OBJECTIVES)
+        "__training.objective": ("objective", OBJECTIVES),
+        "__model.name": ("model", {name: name for name in get_args(Architecture)}),
     }
+    config = _with_rows(config, arguments)
     for key in config.rows:
         prefix = _prefix(key)
         registries[f"{prefix}.method"] = ("method", methods.METHODS)
@@ -529,6 +555,14 @@ def choose_values(
         chosen[flag] = registry[name]
     if not chosen:
         return config, others
+    if "__model.name" in chosen:
+        network = ModelConfig(
+            name=chosen["__model.name"],
+            conv=config.model.conv,
+            dtype=config.model.dtype,
+        )
+        if network.name != config.model.name:
+            config = dataclasses.replace(config, model=network)
     training = config.training
     if "__training.objective" in chosen:
         objective = chosen["__training.objective"]()
@@ -554,6 +588,29 @@ def choose_values(
                 row = dataclasses.replace(row, follow=tuple(others_followed))
         rows[key] = row
     return dataclasses.replace(config, rows=rows), others
+
+
+def _with_rows(config: RunConfig, arguments: Sequence[str]) -> RunConfig:
+    """Return a configuration with the rows that arguments give a method."""
+    rows = dict(config.rows)
+    known = [_prefix(key) for key in rows]
+    for position, word in enumerate(arguments):
+        found = re.fullmatch(r"--rows\.([^.=]+)\.method(?:=(.*))?", word)
+        if found is None or _prefix(found[1]) in known:
+            continue
+        name = found[2]
+        if name is None:
+            name = next(iter(arguments[position + 1 : position + 2]), "")
+        if name not in methods.METHODS:
+            raise InputError(
+                f"the run has no row {found[1]!r}, and no method is called {name!r}:"
+                f" rows are {', '.join(rows)}, methods {', '.join(methods.METHODS)}"
+            )
+        rows[found[1]] = Row(method=methods.METHODS[name], label=found[1])
+        known.append(_prefix(found[1]))
+    if len(rows) == len(config.rows):
+        return config
+    return complete(dataclasses.replace(config, rows=rows))
 
 
 def _prefix(key: str) -> str:

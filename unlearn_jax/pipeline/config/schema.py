@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
+import numpy as np
+
 from unlearn_jax import values
 from unlearn_jax.audit import Discriminator, Features, Reading
 from unlearn_jax.data import augmentation
@@ -24,6 +26,9 @@ key."""
 RMIA_SIGNALS = ("taylor_softmax", "softmax_confidence", "soft_margin", "taylor")
 """Signals that are (all but) positive: RMIA divides one by another, which turns a
 negative signal upside down."""
+
+Architecture = Literal["mlp", "cnn", "resnet", "vgg", "densenet", "vit"]
+"""Names of the networks."""
 
 RESERVED_ROWS = ("original", "retrained", "retrained_again")
 """Rows that every table has."""
@@ -46,6 +51,8 @@ FOLLOWED = (
 def _check_seeds(**seeds: int | tuple[int, ...]) -> None:
     for name, given in seeds.items():
         for seed in given if isinstance(given, tuple) else (given,):
+            if not isinstance(seed, int | np.integer) or isinstance(seed, bool):
+                raise InputError(f"{name}: a seed must be an integer, got {seed!r}")
             if not 0 <= seed < 2**32:
                 raise InputError(f"{name}: seeds must be between 0 and 4294967295")
 
@@ -87,7 +94,7 @@ class DataConfig:
         arrays; ``folder`` images in class folders.
       name: of the TFDS data set, such as ``cifar10`` or ``mnist:3.0.1``.
       path: TFDS data_dir, ``.npz`` file or image folder.
-      classes: to keep, numbered in this order; all of them if empty.
+      classes: to keep, by number or name, numbered in this order; all if empty.
       num_train: training samples; with ``num_test``, a random split of train and test
         together, which makes forget and test samples exchangeable under retraining.
       num_test: test samples of that split.
@@ -105,7 +112,7 @@ class DataConfig:
     source: Literal["digits", "tfds", "npz", "folder"] = "digits"
     name: str = ""
     path: str | None = None
-    classes: tuple[int, ...] = ()
+    classes: tuple[int | str, ...] = ()
     num_train: int | None = None
     num_test: int | None = None
     seed: int = 0
@@ -154,7 +161,7 @@ class ModelConfig:
       mlp_ratio: hidden units over width (vit).
     """
 
-    name: Literal["mlp", "cnn", "resnet", "vgg", "densenet", "vit"] = "mlp"
+    name: Architecture = "mlp"
     conv: str = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
     widths: tuple[int, ...] | None = None
@@ -250,7 +257,7 @@ class ForgetConfig:
       seeds: one random forget set per seed.
       generator: ``legacy`` draws as AMUN's released code does, which gives its
         published forget sets.
-      classes: one forget set per class (class).
+      classes: by number or name; one forget set per class (class).
       together: the classes make one forget set (class).
       path: index or mask file (file); positions count in the training set as the run
         has it, after any random split.
@@ -263,7 +270,7 @@ class ForgetConfig:
     count: int | None = None
     seeds: tuple[int, ...] = (1, 10, 100)
     generator: Literal["default", "legacy"] = "default"
-    classes: tuple[int, ...] = (0,)
+    classes: tuple[int | str, ...] = (0,)
     together: bool = False
     path: str | None = None
     requests: int = 1
@@ -496,15 +503,15 @@ class TuningConfig:
         as they are.
       originals: seeds of originals to tune on.
       seeds: of forget sets to tune on.
-      classes: to forget while tuning, where classes are forgotten; none that is
-        reported. If empty, the first two of the others, or as many as are forgotten
-        together.
+      classes: to forget while tuning, by number or name, where classes are forgotten;
+        none that is reported. If empty, the first two of the others, or as many as are
+        forgotten together.
     """
 
     trials: int = 0
     originals: tuple[int, ...] = (101,)
     seeds: tuple[int, ...] = (101, 102, 103)
-    classes: tuple[int, ...] = ()
+    classes: tuple[int | str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse a search without anything to search on."""

@@ -120,7 +120,17 @@ class Check:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataSummary:
-    """Data set of a run."""
+    """Data set of a run.
+
+    Attributes:
+      name: of the data set.
+      num_train: training samples.
+      num_test: test samples.
+      num_classes: ``C``.
+      image_shape: ``(H, W, ch)``.
+      digest: SHA-256 of the samples.
+      class_names: ``[C]``, in the order of the labels.
+    """
 
     name: str
     num_train: int
@@ -128,6 +138,7 @@ class DataSummary:
     num_classes: int
     image_shape: tuple[int, ...]
     digest: str
+    class_names: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

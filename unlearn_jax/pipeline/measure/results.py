@@ -122,6 +122,7 @@ def measure_run(
             num_classes=plan.splits.num_classes,
             image_shape=tuple(train.images.shape[1:]),
             digest=plan.splits.digest,
+            class_names=plan.splits.class_names,
         ),
         design=records.Design(
             forget_kind=plan.forget_kind,

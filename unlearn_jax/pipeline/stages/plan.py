@@ -23,6 +23,7 @@ from unlearn_jax.pipeline.config.resolve import (
     forget_masks,
     load_data,
     make_recipe,
+    number_classes,
     plain_model,
     request_masks,
     resolve_rows,
@@ -460,6 +461,7 @@ def make_plan(
     """
     check_settings(config)
     splits = load_data(config.data) if splits is None else splits
+    config = number_classes(config, splits.class_names)
 
     @cache
     def make_model() -> Model:
@@ -493,7 +495,7 @@ def make_plan(
         make_model=make_model,
         model_id=model_id,
         bank_root=pathlib.Path(bank_root),
-        runner=Runner(pathlib.Path(workdir or bank_root).expanduser().resolve()),
+        runner=Runner(pathlib.Path(os.path.expanduser(workdir or bank_root)).resolve()),
         training=config.training,
         forgetting=config.forget,
         replicas=config.replicas,

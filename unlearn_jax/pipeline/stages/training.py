@@ -136,6 +136,7 @@ class Training:
         def save(state: TrainState, losses: np.ndarray) -> None:
             piece.advance(losses.shape[1])
             epoch = int(np.asarray(state.epoch)[0])
+            piece.record(epoch - losses.shape[1] + 1, losses)
             # a checkpoint holds no losses: the last ones must come from training
             if epoch < self.recipe.num_epochs:
                 checkpoints.save(epoch, state)

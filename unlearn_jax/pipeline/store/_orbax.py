@@ -26,7 +26,11 @@ class _HostArrays(ocp.type_handlers.NumpyHandler):
         """Write arrays, at once."""
         del args
         writes = map(self._write, values, infos)
-        await asyncio.gather(*writes)
+        # all of them end before the event loop does, the failed ones too
+        outcomes = await asyncio.gather(*writes, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
         return []
 
     async def _write(

@@ -22,11 +22,11 @@ from typing import Any
 import jax
 import numpy as np
 from tabulate import tabulate
-from tqdm import tqdm
 
 from unlearn_jax.pipeline.config.schema import digest, to_json
 from unlearn_jax.pipeline.store import clock, folders, hosts, locks, trees
 from unlearn_jax.pipeline.store.clock import Cost
+from unlearn_jax.pipeline.store.events import Events
 from unlearn_jax.replicas import rehearsal
 from unlearn_jax.types import InputError, PyTree
 
@@ -74,13 +74,16 @@ class Piece:
       count: of items that are stored, the first ones.
       scratch: folder for checkpoints; it outlives a kill, and is removed once the piece
         is stored. Not made yet.
-      advance: moves the progress bar by units of one item.
+      advance: reports progress, in units of one item.
+      record: takes losses ``[items, epochs]`` and the number of the first epoch, from
+        1, for TensorBoard.
     """
 
     items: list[int]
     count: int
     scratch: pathlib.Path
     advance: Callable[[int], None]
+    record: Callable[[int, np.ndarray], None] = lambda first_epoch, losses: None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -88,7 +91,7 @@ class Artifact:
     """Result that is computed once and stored.
 
     Attributes:
-      name: of its folder and its progress bar.
+      name: of its folder, and of its stage.
       settings: plain values that decide the result, apart from code and inputs.
       compute: ``(*inputs) -> {name: array or pytree}``, with inputs of type
         :class:`Stored`. With ``items``, ``(piece, *inputs)``, and every leaf has a
@@ -402,16 +405,21 @@ class Runner:
 
     Args:
       folder: that holds the artifacts without a root of their own.
-      progress: show progress bars, where standard error is a terminal.
+      progress: show and log how far it is.
 
     Attributes:
       costs: of the artifacts that were made, in order.
+      events: TensorBoard's, written to where it is not None.
     """
+
+    events: Events | None = None
 
     def __init__(self, folder: pathlib.Path, *, progress: bool = True) -> None:
         self.folder = pathlib.Path(folder)
         self.costs: list[Cost] = []
-        self._progress = progress
+        self._is_shown = progress
+        self._expected: list[Artifact] = []
+        self._progress = clock.Progress(is_shown=progress)
         self._made: dict[pathlib.Path, Stored] = {}
         self._started: dict[pathlib.Path, bool] = {}
         self._sound: dict[pathlib.Path, dict[str, Any]] = {}
@@ -424,6 +432,42 @@ class Runner:
         """Return the folder of an artifact."""
         root = self.folder if artifact.root is None else artifact.root
         return root / f"{artifact.name}-{artifact.key[:16]}"
+
+    def expect(self, stages: Sequence[str], artifacts: Sequence[Artifact]) -> None:
+        """Announce what will be made, for the numbers of stages and the time left.
+
+        Args:
+          stages: labels, in order.
+          artifacts: those that are known.
+        """
+        this = hosts.here()
+        self._expected = list(artifacts)
+        self._progress = clock.Progress(
+            stages,
+            self._work_left,
+            process=(this.index, this.count),
+            is_shown=self._is_shown,
+        )
+
+    def _work_left(self) -> float:
+        """Return the samples to train on that what is missing costs."""
+        ordered = self._with_inputs(self._expected)
+        return sum(len(self.missing(one)) * one.price for one in ordered)
+
+    def say(self, label: str, text: str) -> None:
+        """Log a line about a stage that makes no artifact.
+
+        Args:
+          label: of the stage.
+          text: what there is to say.
+        """
+        self._progress.say(label, text)
+
+    def _write_events(self, artifact: Artifact, stored: Stored, cost: Cost) -> None:
+        assert self.events is not None
+        self.events.stage(cost)
+        if "losses" in stored:  # of an unlearning method, one by run and epoch
+            self.events.losses(artifact.name, 1, stored["losses"])
 
     def make(self, artifact: Artifact, label: str = "") -> Stored:
         """Compute what is missing of an artifact, inputs first, and return its content.
@@ -448,6 +492,8 @@ class Runner:
         label = label or artifact.name
         self._start(artifact, label)
         this = hosts.here()
+        if this.count > 1 and self.missing(artifact):
+            self._progress.say(label, "waiting for the other processes")
         this.wait(lambda: not self.missing(artifact))
         if self.missing(artifact):
             raise folders.changed(path)
@@ -457,6 +503,10 @@ class Runner:
         stored = Stored(artifact, path, self._find(artifact), cached=cached)
         self._made[path] = stored
         cost = dataclasses.replace(stored.cost, name=label)
+        if cached:
+            self._progress.say(label, "there already")
+        if self.events is not None:
+            self._write_events(artifact, stored, cost)
         if self.costs and self.costs[-1].name == label:
             last = self.costs.pop()
             cached = last.cached and cost.cached
@@ -560,19 +610,20 @@ class Runner:
             items = [item for item in group if item in missing]
             if items and this.does(number + turn):
                 mine.append((group, items))
-        total = sum(len(items) for _, items in mine) * cut.steps
-        is_hidden = not (self._progress and mine)
-        with clock.progress(label, total=total, is_hidden=is_hidden) as bar:
+        num_items = sum(len(items) for _, items in mine)
+        with self._progress.stage(label, len(missing), num_items, cut.steps) as stage:
             for group, items in mine:
-                done = bar.n + len(items) * cut.steps
                 folder = self._folder(artifact, group)
+                wanted = len(items)
                 with locks.lock(folder.with_name(f".{folder.name}.lock")):
                     # whoever held the lock may have computed them
                     missing = self.missing(artifact)
                     items = [item for item in items if item in missing]
                     if items:
-                        self._compute(artifact, items, inputs, bar)
-                bar.update(done - bar.n)
+                        cost = self._compute(artifact, items, inputs, stage.advance)
+                        seconds = cost.seconds - cost.compile_seconds
+                        self._progress.spend(len(items) * artifact.price, seconds)
+                stage.finish_group(wanted)
         self._started[path] = is_cached
 
     def missing(self, artifact: Artifact) -> list[int]:
@@ -592,18 +643,9 @@ class Runner:
           artifacts: in order; their inputs are added.
           speed: samples per second of training; no times if 0.
         """
-        ordered: dict[pathlib.Path, Artifact] = {}
-
-        def walk(artifact: Artifact) -> None:
-            for other in artifact.inputs:
-                walk(other)
-            ordered.setdefault(self.path(artifact), artifact)
-
-        for artifact in artifacts:
-            walk(artifact)
         rows = []
         total = 0.0
-        for artifact in ordered.values():
+        for artifact in self._with_inputs(artifacts):
             count = 1 if artifact.items is None else artifact.items.count
             missing = len(self.missing(artifact))
             seconds = missing * artifact.price / speed if speed else 0.0
@@ -614,6 +656,19 @@ class Runner:
             rows.append(["all", "", "", "", f"{total / 60:.1f} min"])
         headers = ["artifact", "items", "there", "to do", "about"]
         return tabulate(rows, headers=headers, tablefmt="simple")
+
+    def _with_inputs(self, artifacts: Iterable[Artifact]) -> list[Artifact]:
+        """Return artifacts and all that they are made of, each once, inputs first."""
+        ordered: dict[pathlib.Path, Artifact] = {}
+
+        def walk(artifact: Artifact) -> None:
+            for other in artifact.inputs:
+                walk(other)
+            ordered.setdefault(self.path(artifact), artifact)
+
+        for artifact in artifacts:
+            walk(artifact)
+        return list(ordered.values())
 
     def _folders(self, artifact: Artifact) -> list[pathlib.Path]:
         """Return the folders of an artifact that exist, finished or damaged."""
@@ -650,8 +705,13 @@ class Runner:
         return path / name
 
     def _compute(
-        self, artifact: Artifact, items: list[int], inputs: list[Stored], bar: tqdm
-    ) -> None:
+        self,
+        artifact: Artifact,
+        items: list[int],
+        inputs: list[Stored],
+        show: Callable[[int], None],
+    ) -> Cost:
+        """Compute and store some items, and return what this process spent on them."""
         ahead = self._ahead.get(self.path(artifact))
         if ahead is not None:
             ahead.cancel()
@@ -664,10 +724,16 @@ class Runner:
             else:
 
                 def advance(steps: int) -> None:
-                    bar.update(steps * len(items))
+                    show(steps * len(items))
 
                 padding = [items[-1]] * (artifact.items.size - len(items))
-                piece = Piece(items + padding, len(items), scratch, advance)
+
+                def record(first_epoch: int, losses: np.ndarray) -> None:
+                    if self.events is not None:
+                        name = f"{artifact.name} {items[0]}-{items[-1]}"
+                        self.events.losses(name, first_epoch, losses[: len(items)])
+
+                piece = Piece(items + padding, len(items), scratch, advance, record)
                 content = artifact.compute(piece, *inputs)
             content = {name: _to_host(entry) for name, entry in content.items()}
             if artifact.items is not None:
@@ -693,6 +759,7 @@ class Runner:
         }
         folders.write_folder(folder, write, manifest)
         shutil.rmtree(scratch, ignore_errors=True)
+        return watch.cost
 
     def _tidy(self, artifact: Artifact) -> None:
         """Remove what killed processes left of a finished artifact."""

@@ -1,11 +1,16 @@
-"""Wall time, compilation apart, and peak memory of a computation; its progress."""
+"""Wall time, compilation apart, and peak memory of a computation; its progress.
+
+Progress is lines of the logger ``unlearn_jax``, which the command line shows, and bars
+on terminals.
+"""
 
 import contextlib
 import dataclasses
+import logging
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -101,32 +106,227 @@ def stopwatch(name: str = "") -> Iterator[Stopwatch]:
         )
 
 
-def progress(
-    label: str,
-    items: Iterable[Any] | None = None,
-    *,
-    total: int | None = None,
-    unit: str = "it",
-    is_hidden: bool = False,
-) -> tqdm:
-    """Return a progress bar that is shown on terminals and vanishes at the end.
+LOG = logging.getLogger("unlearn_jax")
+"""Log of the stages of runs, at level INFO."""
+
+HEARTBEAT = 60.0
+"""Seconds after which a stage that is computing writes a line, where no bar shows."""
+
+
+class _Lines(logging.StreamHandler):
+    """Handler that writes above the bars of a terminal."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line; the fault of a stream costs no run its result."""
+        with contextlib.suppress(OSError, ValueError):
+            tqdm.write(self.format(record), file=self.stream)
+
+
+@contextlib.contextmanager
+def log_lines() -> Iterator[None]:
+    """Write the log to standard error in a block, unless someone handles it already."""
+    if LOG.handlers or logging.getLogger().handlers:
+        yield
+        return
+    handler = _Lines(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    level = LOG.level
+    LOG.addHandler(handler)
+    LOG.setLevel(logging.INFO)
+    LOG.propagate = False  # absl gives the root logger a handler of its own
+    try:
+        yield
+    finally:
+        LOG.removeHandler(handler)
+        LOG.setLevel(level)
+        LOG.propagate = True
+
+
+def duration(seconds: float) -> str:
+    """Return a time as a person says it.
+
+    >>> [duration(seconds) for seconds in (0.2, 48, 150, 9000, 200000)]
+    ['0.2 s', '48 s', '2.5 min', '2.5 h', '2.3 days']
+    """
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+def progress(label: str, items: Iterable[Any], *, unit: str) -> tqdm:
+    """Return items with a bar that is shown on terminals and vanishes at the end.
 
     Args:
       label: of the bar.
-      items: to go through; None for a bar that the caller advances.
-      total: number of steps, where ``items`` do not tell.
-      unit: of a step.
-      is_hidden: show nothing.
+      items: to go through.
+      unit: of an item.
     """
-    return tqdm(
-        items,
-        label,
-        total,
-        unit=unit,
-        disable=True if is_hidden else None,
-        leave=False,
-        dynamic_ncols=True,
-    )
+    return tqdm(items, label, unit=unit, disable=None, leave=False, dynamic_ncols=True)
+
+
+class Progress:
+    """Stages of a run: their numbers, a bar for each, lines that stay, time left.
+
+    Args:
+      stages: labels in order; a label that is not among them has no number.
+      work_left: returns the price of all that is not computed, in samples; times of
+        the whole are left out where it returns 0.
+      process: number of this process, and of all of them.
+      is_shown: show bars and write lines.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[str] = (),
+        work_left: Callable[[], float] = lambda: 0.0,
+        *,
+        process: tuple[int, int] = (0, 1),
+        is_shown: bool = True,
+    ) -> None:
+        self._stages = list(stages)
+        self._work_left = work_left
+        self._process = process
+        self._is_shown = is_shown
+        self._paid = 0.0
+        self._seconds = 0.0
+
+    def title(self, label: str) -> str:
+        """Return the label of a stage with its number."""
+        if label not in self._stages:
+            return label
+        number = self._stages.index(label) + 1
+        return f"stage {number} of {len(self._stages)}, {label}"
+
+    def say(self, label: str, text: str) -> None:
+        """Write a line about a stage.
+
+        Args:
+          label: of the stage.
+          text: what there is to say.
+        """
+        if not self._is_shown:
+            return
+        index, count = self._process
+        where = f" [process {index + 1} of {count}]" if count > 1 else ""
+        LOG.info("%s: %s%s", self.title(label), text, where)
+
+    def spend(self, price: float, seconds: float) -> None:
+        """Learn the speed of this machine.
+
+        Args:
+          price: samples that were computed.
+          seconds: that it took, compilation apart.
+        """
+        if price:
+            self._paid += price
+            self._seconds += seconds
+
+    def whole(self) -> str:
+        """Return the time that is left of the whole run; empty if it is not known."""
+        work = self._work_left()
+        if not (work and self._paid):
+            return ""
+        seconds = work * self._seconds / self._paid / self._process[1]
+        return f"about {duration(seconds)} left of the run without compilation"
+
+    @contextlib.contextmanager
+    def stage(
+        self, label: str, total: int, num_items: int, steps: int
+    ) -> Iterator["Stage"]:
+        """Show a stage: a bar on a terminal, lines elsewhere, and a line at its end.
+
+        Args:
+          label: of the stage.
+          total: items that are to compute by all processes.
+          num_items: of this process.
+          steps: units of progress of one item.
+        """
+        is_shown = self._is_shown and num_items > 0
+        bar = tqdm(
+            desc=self.title(label),
+            total=num_items * steps,
+            disable=None if is_shown else True,
+            leave=False,
+            dynamic_ncols=True,
+        )
+        with bar:
+            stage = Stage(self, label, bar, num_items, steps)
+            if bar.disable and is_shown:
+                self.say(label, f"{num_items} of {total} to do")
+            yield stage
+        if is_shown:
+            stage.end()
+
+
+class Stage:
+    """Stage under way, made by :meth:`Progress.stage`."""
+
+    def __init__(
+        self, progress: Progress, label: str, bar: tqdm, num_items: int, steps: int
+    ) -> None:
+        self._progress = progress
+        self._label = label
+        self._bar = bar
+        self._num_items = num_items
+        self._steps = steps
+        self._done = 0
+        self._group = 0
+        self._began = time.perf_counter()
+        self._told = self._began
+
+    def advance(self, steps: int) -> None:
+        """Move by units of progress, those of all items of a group together."""
+        self._group += steps
+        self._bar.update(steps)
+        if time.perf_counter() - self._told > HEARTBEAT:
+            self._tell(self._done * self._steps + self._group)
+
+    def finish_group(self, num_items: int) -> None:
+        """Count a finished group.
+
+        Args:
+          num_items: of the group.
+        """
+        self._bar.update(num_items * self._steps - self._group)
+        self._bar.set_postfix_str(self._progress.whole())
+        self._done += num_items
+        self._group = 0
+        if self._done < self._num_items:
+            self._tell(self._done * self._steps)
+
+    def _tell(self, steps: int) -> None:
+        """Write how far the stage is, where no bar shows it."""
+        self._told = time.perf_counter()
+        if not self._bar.disable or not steps:
+            return
+        items = steps / self._steps
+        seconds = self._told - self._began
+        left = seconds * (self._num_items - items) / items
+        parts = [
+            f"{items:.4g} of {self._num_items}",
+            _rate(items, seconds),
+            f"about {duration(left)} left",
+            self._progress.whole(),
+        ]
+        self._progress.say(self._label, ", ".join(part for part in parts if part))
+
+    def end(self) -> None:
+        """Write the line that stays."""
+        seconds = time.perf_counter() - self._began
+        parts = [
+            f"{self._num_items} done in {duration(seconds)}",
+            _rate(self._num_items, seconds),
+            self._progress.whole(),
+        ]
+        self._progress.say(self._label, ", ".join(part for part in parts if part))
+
+
+def _rate(items: float, seconds: float) -> str:
+    """Return items per second, or the time of one."""
+    if items >= seconds:
+        return f"{items / max(seconds, 1e-9):.3g} per s"
+    return f"{duration(seconds / items)} each"
 
 
 def peak_memory_mb() -> float:

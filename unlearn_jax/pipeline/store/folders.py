@@ -292,7 +292,7 @@ class Workdir:
     MARK = "unlearn_jax.json"
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = pathlib.Path(path).expanduser().resolve()
+        self.path = pathlib.Path(os.path.expanduser(path)).resolve()
 
     def check(self) -> None:
         """Refuse a directory that no run of this version made; change nothing.

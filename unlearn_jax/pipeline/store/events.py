@@ -1,0 +1,62 @@
+"""TensorBoard events of a run, for those who watch runs there; needs tensorboardX."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from unlearn_jax.pipeline.store.clock import Cost
+from unlearn_jax.types import InputError
+
+
+class Events:
+    """Losses, stage times and the table of a run as TensorBoard scalars.
+
+    Args:
+      folder: to write to; ``~`` is the home folder.
+
+    Raises:
+      InputError: tensorboardX is not installed.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError as error:
+            raise InputError(
+                "TensorBoard events need tensorboardX: pip install"
+                " 'unlearn-jax[tensorboard]'"
+            ) from error
+        self._writer: Any = SummaryWriter(os.path.expanduser(folder))
+        self._num_stages = 0
+
+    def losses(self, name: str, first_epoch: int, losses: np.ndarray) -> None:
+        """Write the losses of models that train together.
+
+        Args:
+          name: of the models.
+          first_epoch: of the losses, from 1.
+          losses: ``[M, epochs]``; the mean over the models is written.
+        """
+        for position, loss in enumerate(np.asarray(losses).mean(0)):
+            self._writer.add_scalar(f"loss/{name}", loss, first_epoch + position)
+        self._writer.flush()
+
+    def stage(self, cost: Cost) -> None:
+        """Write the time of a stage, by its name, in seconds."""
+        self._num_stages += 1
+        for kind in ("seconds", "compile_seconds"):
+            value = getattr(cost, kind)
+            self._writer.add_scalar(f"{kind}/{cost.name}", value, self._num_stages)
+        self._writer.flush()
+
+    def numbers(self, numbers: Mapping[str, float]) -> None:
+        """Write single numbers by name, such as those of the table."""
+        for name, number in numbers.items():
+            self._writer.add_scalar(name, number, 0)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._writer.close()
