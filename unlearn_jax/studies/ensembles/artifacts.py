@@ -525,6 +525,9 @@ class Lab:
             members = [self.clip(one) for one in members]
         norms = spectral.spectral_norms(self.model.apply, members[0], self.sample)
         foreign = self.foreign(members)
+        # a compiled function returns them in alphabetical order
+        places = {name: place for place, name in enumerate(norms)}
+        names = sorted(foreign, key=lambda name: places.get(name, len(places)))
         found = {
             "members": replicas.stack(members),
             "layers": np.array(list(norms)),
@@ -532,8 +535,8 @@ class Lab:
             "norms": self.norms(members),
             "losses": np.asarray(losses.members),
             "lotos": np.asarray(losses.lotos),
-            "foreign": np.stack([np.asarray(table) for table in foreign.values()]),
-            "foreign_layers": np.array(list(foreign)),
+            "foreign": np.stack([np.asarray(foreign[name]) for name in names]),
+            "foreign_layers": np.array(names),
         }
         return found | {key: np.array(each) for key, each in curve.items() if every}
 
