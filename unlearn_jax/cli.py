@@ -16,6 +16,7 @@ import os
 import pathlib
 import re
 import shlex
+import shutil
 import sys
 import traceback
 import warnings
@@ -155,10 +156,16 @@ def _print_result(result: Any) -> None:
     from unlearn_jax.pipeline.report.tables import terminal_text
     from unlearn_jax.pipeline.report.verdict import verdict
 
-    print(f"{terminal_text(result)}\n\n{verdict(result)}")
+    print(f"{terminal_text(result, width=_width())}\n\n{verdict(result)}")
     for check in result.checks:
         status = "ok  " if check.passed else "FAIL"
         print(f"{status}  {check.name}. {check.detail}")
+
+
+def _width() -> int:
+    """Return the columns of the terminal; 160 where the output is none."""
+    size = shutil.get_terminal_size((160, 24))
+    return size.columns if sys.stdout.isatty() else 160
 
 
 def _run_experiment(
@@ -187,7 +194,7 @@ def _run_experiment(
     if result is None:
         # the first of several processes prints
         return 0
-    print(render_terminal(page_of(result)))
+    print(render_terminal(page_of(result), _width()))
     print(f"\nreport: {workdir / 'report.html'}")
     return _status(result.checks, options)
 

@@ -5,6 +5,7 @@ process, whoever is lost.
 import json
 import os
 import pathlib
+import re
 import socket
 import subprocess
 import sys
@@ -139,6 +140,11 @@ def test_processes_share_the_work_and_the_result_is_that_of_one(count, alone, tm
         "the first process reports"
     )
     assert numbers(tmp_path) == numbers(alone)
+    for i, (_, log) in enumerate(said):
+        lines = [line for line in log.splitlines() if "stage" in line]
+        assert all(line.endswith(f"[process {i + 1} of {count}]") for line in lines)
+        done = rf"stage 2 of \d, references \(8\): {8 // count} done in"
+        assert re.search(done, log), "its own part"
     for one in (alone / "banks").rglob("logits.npy"):
         other = tmp_path / "banks" / one.relative_to(alone / "banks")
         np.testing.assert_array_equal(np.load(one), np.load(other))

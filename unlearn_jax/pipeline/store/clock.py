@@ -7,6 +7,7 @@ on terminals.
 import contextlib
 import dataclasses
 import logging
+import os
 import sys
 import threading
 import time
@@ -165,6 +166,17 @@ def progress(label: str, items: Iterable[Any], *, unit: str) -> tqdm:
     return tqdm(items, label, unit=unit, disable=None, leave=False, dynamic_ncols=True)
 
 
+def has_bars() -> bool:
+    """Return whether standard error is a terminal that has columns.
+
+    The terminals of containers and recorders may have none.
+    """
+    try:
+        return sys.stderr.isatty() and os.get_terminal_size(2).columns > 0
+    except (AttributeError, OSError, ValueError):
+        return False
+
+
 class Progress:
     """Stages of a run: their numbers, a bar for each, lines that stay, time left.
 
@@ -246,7 +258,7 @@ class Progress:
         bar = tqdm(
             desc=self.title(label),
             total=num_items * steps,
-            disable=None if is_shown else True,
+            disable=not (is_shown and has_bars()),
             leave=False,
             dynamic_ncols=True,
         )

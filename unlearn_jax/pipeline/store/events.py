@@ -1,6 +1,7 @@
 """TensorBoard events of a run, for those who watch runs there; needs tensorboardX."""
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,6 +32,11 @@ class Events:
         self._writer: Any = SummaryWriter(os.path.expanduser(folder))
         self._num_stages = 0
 
+    def _write(self, tag: str, number: float, step: int) -> None:
+        # TensorBoard's tags are letters, digits, dots, dashes and slashes
+        tag = re.sub(r"[^\w./-]+", "_", tag).rstrip("_")
+        self._writer.add_scalar(tag, number, step)
+
     def losses(self, name: str, first_epoch: int, losses: np.ndarray) -> None:
         """Write the losses of models that train together.
 
@@ -40,7 +46,7 @@ class Events:
           losses: ``[M, epochs]``; the mean over the models is written.
         """
         for position, loss in enumerate(np.asarray(losses).mean(0)):
-            self._writer.add_scalar(f"loss/{name}", loss, first_epoch + position)
+            self._write(f"loss/{name}", loss, first_epoch + position)
         self._writer.flush()
 
     def stage(self, cost: Cost) -> None:
@@ -48,13 +54,13 @@ class Events:
         self._num_stages += 1
         for kind in ("seconds", "compile_seconds"):
             value = getattr(cost, kind)
-            self._writer.add_scalar(f"{kind}/{cost.name}", value, self._num_stages)
+            self._write(f"{kind}/{cost.name}", value, self._num_stages)
         self._writer.flush()
 
     def numbers(self, numbers: Mapping[str, float]) -> None:
         """Write single numbers by name, such as those of the table."""
         for name, number in numbers.items():
-            self._writer.add_scalar(name, number, 0)
+            self._write(name, number, 0)
         self._writer.flush()
 
     def close(self) -> None:
