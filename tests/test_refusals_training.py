@@ -22,7 +22,14 @@ class Pair:
     second: SGD = SGD()
 
 
-ROOMS = ("attacks", "spectral", "train.py", "replicas.py", "values.py")
+ROOMS = (
+    "attacks",
+    "checks.py",
+    "spectral",
+    "train.py",
+    "replicas.py",
+    "values.py",
+)
 X, Y = np.full((2, 2, 2, 1), 0.5, np.float32), np.array([0, 1])
 WEIGHTS = {"w": np.zeros((4, 3), np.float32)}
 POOL = Dataset(X, Y)
@@ -56,10 +63,8 @@ def trained(**params):
     return Variables(params, {})
 
 
-def attack(function, *rest, x=X, **options):
-    return lambda: function(
-        linear, WEIGHTS, jnp.asarray(x), jnp.asarray(Y), *rest, **options
-    )
+def attack(function, *rest, x=X, y=Y, **options):
+    return lambda: function(linear, WEIGHTS, x, y, *rest, **options)
 
 
 def keyed(function, **options):
@@ -143,7 +148,14 @@ REFUSED = [
         attack(attacks.adversarial_set, x=np.zeros((2, 2, 2, 1), np.uint8)),
         "attacks take float images in \\[0.0, 1.0\\]",
     ),
-    (attack(attacks.adversarial_set, x=3 * X), "these span \\[1.5, 1.5\\]: scale them"),
+    (
+        attack(attacks.adversarial_set, x=3 * X),
+        "attack: float images must lie in \\[0, 1\\], got 1.5 to 1.5",
+    ),
+    (
+        lambda: attacks.random_start(key(), X, epsilon=-1.0),
+        "a radius must be finite and not negative, got -1.0",
+    ),
     (
         attack(attacks.adversarial_set, search="fast"),
         "unknown search 'fast': choose 'grid', 'doubling' or 'minimal'",
@@ -327,6 +339,47 @@ REFUSED = [
         lambda: spectral.ClipRule(step="long"),
         "unknown step 'long': choose line_search or reference",
     ),
+    # arrays and models
+    (
+        attack(attacks.adversarial_set, x=[[0.5]]),
+        "attack: images must be an array, got list; convert with numpy.asarray",
+    ),
+    (
+        attack(attacks.adversarial_set, x=X[:0]),
+        "attack: there are no images \\(shape \\(0, 2, 2, 1\\)\\)",
+    ),
+    (
+        lambda: train.predict(linear, WEIGHTS, X.astype(int)),
+        "images must be uint8 in 0..255 or floating in \\[0, 1\\], got int64",
+    ),
+    (
+        attack(attacks.adversarial_set, x=X * np.nan),
+        "attack: images contain NaN or infinity",
+    ),
+    (
+        attack(attacks.adversarial_set, y=Y[:1]),
+        "attack: labels must have shape \\[N\\] = \\(2,\\)",
+    ),
+    (
+        attack(attacks.adversarial_set, y=Y / 2),
+        "attack: labels must be integers, got float64",
+    ),
+    (
+        attack(attacks.adversarial_set, y=Y - 1),
+        "attack: labels must lie in 0..2 for 3 classes, got -1 to 0",
+    ),
+    (
+        lambda: train.predict(lambda v, x: (x, x), {}, X),
+        "the model returns a tuple: return the logits \\[B, C\\] alone",
+    ),
+    (
+        lambda: attacks.PGD()(lambda v, x: x, {}, X, Y),
+        "the model returns shape \\(1, 2, 2, 1\\) for one image",
+    ),
+    (
+        lambda: attacks.PGD()(lambda v, x: x[:, 0, 0], {}, X, Y),
+        "the model returns one output per image",
+    ),
     # training and mappers
     (
         lambda: fit([True]),
@@ -347,6 +400,10 @@ REFUSED = [
     (
         lambda: replicas.mapper(num_models=2, devices=99),
         "99 devices asked for, 8 present: choose 1 to 8",
+    ),
+    (
+        lambda: replicas.mapper(num_models=2, devices=3, split=2),
+        "3 devices do not divide into parts of split=2: choose a divisor",
     ),
     (
         fit_many_over_three_devices,

@@ -262,6 +262,7 @@ def compile_preset(arguments: list[str]) -> int:
 
 def list_presets() -> int:
     """Show presets, methods, augmentations, models and membership signals."""
+    from unlearn_jax import extensions
     from unlearn_jax.pipeline import presets
 
     augmentations = presets.constants("data/augment.py", "AUGMENTATIONS")
@@ -275,7 +276,10 @@ def list_presets() -> int:
         print(f"  {name:24} {summary}")
     print(f"augmentations, joined with +: {', '.join(augmentations)}")
     print(f"models (model.name):          {', '.join(models)}")
+    signals += extensions.names("signals")
     print(f"signals (audit.signal):       {', '.join(signals)}")
+    if columns := extensions.names("columns"):
+        print(f"columns (audit.columns):      {', '.join(columns)}")
     return 0
 
 

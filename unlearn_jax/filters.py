@@ -25,6 +25,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from unlearn_jax.checks import check_labels
 from unlearn_jax.types import Array, InputError
 from unlearn_jax.values import value
 
@@ -62,7 +63,8 @@ def class_means(
       is none.
 
     Raises:
-      InputError: shapes that do not fit, or labels that are not integers.
+      InputError: shapes that do not fit, labels that are not integers or outside
+        0..C-1.
 
     >>> print(class_means([[0.75, 0.25], [0.5, 0.5], [0.0, 1.0]], [0, 0, 1]))
     [[0.625 0.375]
@@ -80,6 +82,7 @@ def class_means(
             f" ({labels.dtype}): pass [N, C] probabilities and [N] integer labels"
         )
     num_classes = num_classes or probabilities.shape[1]
+    check_labels(labels, len(labels), num_classes, "class_means")
     member = jax.nn.one_hot(labels, num_classes, dtype=probabilities.dtype)
     # accelerators would round the sums to fewer bits
     sums = jnp.matmul(member.T, probabilities, precision=jax.lax.Precision.HIGHEST)
@@ -105,13 +108,14 @@ def masked_renormalization(
       the retained classes where these had no mass at all. Idempotent.
 
     Raises:
-      InputError: classes outside 0..C-1, or none left (not checked where
-        ``forget_classes`` is traced).
+      InputError: rows that are no distributions; classes outside 0..C-1, or none left.
+        Traced arguments are not checked.
 
     >>> print(masked_renormalization([0.5, 0.3, 0.2], 0))
     [0.  0.6 0.4]
     """
     probabilities = _as_float(probabilities)
+    _check_distributions("probabilities", probabilities)
     forget = _forget_mask(forget_classes, probabilities.shape[-1])
     return _renormalize(probabilities, forget)
 
@@ -164,8 +168,8 @@ def mpru(
       the retained classes where the projection leaves no mass on them.
 
     Raises:
-      InputError: classes outside 0..C-1, or none left (not checked where
-        ``forget_classes`` is traced); means of another shape; an unknown variant.
+      InputError: rows that are no distributions; classes outside 0..C-1, or none left;
+        means of another shape; an unknown variant. Traced arguments are not checked.
 
     >>> means = [[0.6, 0.4, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
     >>> print(mpru([0.5, 0.25, 0.25], means, 0))
@@ -174,6 +178,7 @@ def mpru(
     [0. 0. 1.]
     """
     probabilities = _as_float(probabilities)
+    _check_distributions("probabilities", probabilities)
     means = _as_float(class_means)
     num_classes = probabilities.shape[-1]
     if means.shape != (num_classes, num_classes):
@@ -225,6 +230,7 @@ def removed_directions(
             f"class_means have shape {means.shape}: pass [C, C], one row per class, see"
             " filters.class_means"
         )
+    _check_distributions("class_means", means)
     if variant not in ("inductive", "direct"):
         raise InputError(f"unknown variant {variant!r}; choose inductive or direct")
     forget = _forget_mask(forget_classes, means.shape[0])
@@ -263,6 +269,20 @@ def _as_float(array: ArrayLike) -> Array:
             "got a single number: pass an array whose last axis is the classes"
         )
     return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+
+
+def _check_distributions(name: str, values: Array) -> None:
+    """Raise unless concrete rows are distributions; a row of zeros passes."""
+    if isinstance(values, Tracer):
+        return
+    rows = np.asarray(values)
+    total = rows.sum(-1)
+    has_sum = (np.abs(total - 1) < 1e-3) | (total == 0)
+    if not (has_sum.all() and (rows >= 0).all()):
+        raise InputError(
+            f"{name} has rows that are no distributions: pass probabilities, such as"
+            " the softmax of logits"
+        )
 
 
 def _forget_mask(forget_classes: ArrayLike, num_classes: int) -> Array:

@@ -28,6 +28,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceShardin
 from numpy.typing import ArrayLike
 
 from unlearn_jax import targets
+from unlearn_jax.checks import check_images, check_samples, warn_of_probabilities
 from unlearn_jax.data import Splits, membership_design, pool
 from unlearn_jax.models.conv import BATCH_AXIS
 from unlearn_jax.models.flops import has_convolutions
@@ -82,6 +83,16 @@ class Mapper(NamedTuple):
     ]
     shards: int = 1
     fetch: Callable[[FetchFn], FetchFn] = lambda fetch: fetch
+
+
+_SWITCHES = (
+    "jax_enable_x64",
+    "jax_default_matmul_precision",
+    "jax_numpy_dtype_promotion",
+    "jax_default_prng_impl",
+    "jax_threefry_partitionable",
+)
+"""Switches of JAX, set for a thread or for all, that change what is traced."""
 
 
 class _Program:
@@ -145,7 +156,8 @@ class _Program:
         )
 
     def _compile(self, structure: Any, shapes: tuple[Any, ...]) -> Any:
-        signature = (structure, shapes)
+        switches = tuple(getattr(jax.config, name) for name in _SWITCHES)
+        signature = (structure, shapes, switches)
         if signature in self._compiled:
             return self._compiled[signature]
         began = time.perf_counter()
@@ -559,7 +571,8 @@ def fit_many(
       ``[M, epochs]``.
 
     Raises:
-      InputError: unusable masks, or batches that the mapper cannot divide.
+      InputError: unusable masks, images or labels, variables of another model, or
+        batches that the mapper cannot divide.
       DivergedError: a loss of any model was not finite.
     """
     member = check_member(member, len(data.labels))
@@ -576,6 +589,9 @@ def fit_many(
         if state is None
         else state
     )
+    of_one = jax.tree.map(_without_models, current.variables)
+    is_read = np.asarray(member.any(0))
+    check_samples(model.apply, of_one, data, "training set", member=is_read)
     loss_fn = loss_fn or cross_entropy_loss(model)
     placed = mapper.place(data)
     mask = jnp.asarray(member)
@@ -590,6 +606,10 @@ def fit_many(
         if callback is not None and not _rehearsal.is_on:
             callback(current, losses[-1])
     return current, np.concatenate(losses, -1)
+
+
+def _without_models(leaf: Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
 
 
 class References(NamedTuple):
@@ -695,12 +715,16 @@ def predict_many(
       ``[M, N, C]`` float32, on the host.
 
     Raises:
-      InputError: a model in place of its function.
+      InputError: a model in place of its function, or unusable images.
     """
     check_apply_fn(apply_fn)
+    images = np.asarray(images) if isinstance(images, list | tuple) else images
+    check_images(images)
     mapper = _mapper_or_default(mapper, len(jax.tree.leaves(variables)[0]))
     predictor = _predictor(apply_fn, batch_size)
-    return np.asarray(map_models(mapper, predictor, variables, images))
+    logits = np.asarray(map_models(mapper, predictor, variables, images))
+    warn_of_probabilities(logits)
+    return logits
 
 
 @lru_cache(maxsize=16)

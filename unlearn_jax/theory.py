@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from unlearn_jax.losses import cross_entropy
-from unlearn_jax.train import predict, to_float
+from unlearn_jax.train import batched_logits, to_float
 from unlearn_jax.types import (
     ApplyFn,
     Array,
@@ -109,13 +109,13 @@ def theorem_terms(
     images = to_float(jnp.asarray(forget.images))
     labels = jnp.asarray(forget.labels)
     near = adversarial.images
-    logits_original = predict(apply_fn, original, near)
-    logits_retrained = predict(apply_fn, retrained, near)
-    logits_unlearned = predict(apply_fn, unlearned, near)
-    original_clean = cross_entropy(predict(apply_fn, original, images), labels)
+    logits_original = batched_logits(apply_fn, original, near)
+    logits_retrained = batched_logits(apply_fn, retrained, near)
+    logits_unlearned = batched_logits(apply_fn, unlearned, near)
+    original_clean = cross_entropy(batched_logits(apply_fn, original, images), labels)
     original_adversarial = cross_entropy(logits_original, labels)
     unlearned_adversarial = cross_entropy(logits_unlearned, adversarial.labels)
-    retrained_clean = cross_entropy(predict(apply_fn, retrained, images), labels)
+    retrained_clean = cross_entropy(batched_logits(apply_fn, retrained, images), labels)
     retrained_adversarial = cross_entropy(logits_retrained, adversarial.labels)
     delta = jnp.sqrt(jnp.sum((near - images) ** 2, axis=tuple(range(1, images.ndim))))
     # exactly 0 where nothing moved, in spite of the rounding of uint8 images

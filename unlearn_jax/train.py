@@ -10,7 +10,6 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any, NamedTuple, overload
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +19,7 @@ from jax.core import Tracer
 from numpy.typing import ArrayLike
 
 from unlearn_jax.branching import cond
+from unlearn_jax.checks import check_images, check_samples, check_single_array
 from unlearn_jax.losses import cross_entropy
 from unlearn_jax.types import (
     ApplyFn,
@@ -392,16 +392,26 @@ def predict(
       ``[N, C]`` float32.
 
     Raises:
-      InputError: a model in place of its function, or a batch size below 1.
+      InputError: a model in place of its function, unusable images, a model that
+        returns several arrays, or a batch size below 1.
     """
+    check_images(images)
+    return batched_logits(apply_fn, variables, images, batch_size=batch_size)
+
+
+def batched_logits(
+    apply_fn: ApplyFn, variables: Any, images: Array, *, batch_size: int = 512
+) -> Array:
+    """Return what :func:`predict` does, of images of any range."""
     check_apply_fn(apply_fn)
     check_batch_size(batch_size)
-    chex.assert_shape(images, (None, ...))
-    return lax.map(
-        lambda image: apply_fn(variables, to_float(image)[None])[0],
-        images,
-        batch_size=min(batch_size, len(images)),
-    )
+
+    def predict_one(image: Array) -> Array:
+        logits = apply_fn(variables, to_float(image)[None])
+        check_single_array(logits)
+        return logits[0]
+
+    return lax.map(predict_one, images, batch_size=min(batch_size, len(images)))
 
 
 def check_member(member: ArrayLike, num_samples: int) -> np.ndarray:
@@ -489,7 +499,7 @@ def fit(
       The last state, and the mean loss of each epoch ``[num_epochs]``.
 
     Raises:
-      InputError: unusable mask.
+      InputError: unusable mask, images or labels, or variables of another model.
       DivergedError: a loss was not finite.
     """
     member = check_member(member, len(data.labels))
@@ -497,6 +507,7 @@ def fit(
     run = _compiled(loss_fn or cross_entropy_loss(model), recipe, num_batches)
     # copied: the caller's variables must survive the donation of the state
     state = jax.tree.map(jnp.copy, init_state(key, model, recipe.tx, variables))
+    check_samples(model.apply, state.variables, data, "training set", member=member)
     data = jax.tree.map(jnp.asarray, data)
     mask = jnp.asarray(member)
     losses = [np.zeros(0, np.float32)]

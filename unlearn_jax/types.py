@@ -98,6 +98,8 @@ class Status(enum.IntEnum):
     """Still classified correctly after the last radius."""
     ZERO_GRADIENT = 3
     """The gradient at the last iterate is zero or not finite: no step was taken."""
+    NOT_FINITE = 4
+    """The model's largest logit is NaN or infinite there: it has no class."""
 
 
 class AttackResult(NamedTuple):
@@ -106,7 +108,8 @@ class AttackResult(NamedTuple):
     Attributes:
       images: ``[B, H, W, ch]`` float32 in [0, 1]; the adversarial input, or the last
         iterate where none was found.
-      labels: ``[B]`` int32, the class the attacked model gives to ``images``.
+      labels: ``[B]`` int32, the class the attacked model gives to ``images``; the label
+        to leave where the status is ``NOT_FINITE``.
       epsilon: ``[B]`` float32, radius of the ball in which the search stopped (0 for
         ``ALREADY_WRONG``).
       distance: ``[B]`` float32, distance between ``images`` and the clean input, at

@@ -336,5 +336,5 @@ def test_unusable_input_is_refused(samples, key):
         )
     with pytest.raises(InputError, match="must be positive"):
         module.autoattack_small(key, linear, WEIGHTS, x, y, epsilon=0.0)
-    with pytest.raises(InputError, match="images in"):
+    with pytest.raises(InputError, match="images must lie in"):
         module.apgd(linear, WEIGHTS, x * 9, y, x, epsilon=0.1)

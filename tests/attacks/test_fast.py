@@ -308,7 +308,7 @@ def test_unusable_input_is_refused(samples, key):
             attacks.fast_adversarial_set(
                 jax.random.clone(key), linear, WEIGHTS, x, y, **options
             )
-    with pytest.raises(InputError, match="images in"):
+    with pytest.raises(InputError, match="images must lie in"):
         attacks.fast_adversarial_set(key, linear, WEIGHTS, x * 9, y)
     with pytest.raises(InputError, match="fraction of samples to fail"):
         attacks.cap_failures(linear, WEIGHTS, x, y, nothing, fraction=1.2)

@@ -266,6 +266,38 @@ def test_examples_are_wrong_by_more_than_rounding(network):
     assert np.all((others.max(-1) - of_label)[found] > 0.9 * least)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_linear_steps_go_beyond_the_rounding_of_short_types(network, dtype):
+    apply_fn, variables, x, y = network
+
+    def short(variables, images):
+        return apply_fn(variables, images).astype(dtype)
+
+    y = jnp.argmax(short(variables, x), -1)
+    closest = search(short, variables, x, y)
+    doubled = attacks.adversarial_set(short, variables, x, y)
+    np.testing.assert_array_equal(closest.status, Status.FOUND)
+    assert np.all(jnp.argmax(short(variables, closest.images), -1) != y)
+    assert np.median(closest.num_gradients) <= 20
+    assert np.median(closest.distance) < np.median(doubled.distance)
+
+
+def test_linear_steps_go_beyond_the_rounding_of_a_small_margin():
+    """Twice the margin's overshoot is less than what rounding needs."""
+    weights = jnp.asarray(RNG.normal(size=(16, 2)), jnp.float32)
+    gap = weights[:, 0] - weights[:, 1]
+    start = jnp.full(16, 0.5) - gap * jnp.sum(0.5 * gap) / jnp.sum(gap**2)
+    x = (start + 1e-3 * gap / jnp.sum(gap**2)).reshape(1, *SHAPE)
+
+    def shifted(weights, images):
+        return linear(weights, images) + 100.0
+
+    y = jnp.argmax(shifted(weights, x), -1)
+    result = search(shifted, weights, x, y, bounds=WIDE)
+    np.testing.assert_array_equal(result.status, Status.FOUND)
+    assert int(result.num_gradients[0]) <= 20
+
+
 def test_depth_scales_the_distance_for_one_gradient(network):
     apply_fn, variables, x, y = network
     x = 0.3 + 0.4 * x  # no pixel near a bound

@@ -299,7 +299,7 @@ def test_risk_gap_bound_holds_where_the_constant_is_known(samples):
 def test_unusable_input_is_refused(samples, key):
     x, y, members = samples
     attack = transferring(num_steps=1)
-    with pytest.raises(InputError, match="images in"):
+    with pytest.raises(InputError, match="images must lie in"):
         attacks.transfer(key, [(linear, members[0])], None, x * 5, y, attack=attack)
     with pytest.raises(InputError, match="divide uint8"):
         attacks.robustness(

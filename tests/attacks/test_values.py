@@ -246,7 +246,7 @@ def test_a_model_in_the_place_of_its_function_is_refused(key):
 
 def test_shapes_that_do_not_fit_are_refused():
     short = LABELS[:3]
-    with pytest.raises(AssertionError):
+    with pytest.raises(InputError, match="one class index per image"):
         attacks.pgd(linear, WEIGHTS, IMAGES, short, IMAGES, epsilon=0.1)
     with pytest.raises(AssertionError):
         attacks.pgd(linear, WEIGHTS, IMAGES, LABELS, IMAGES[:3], epsilon=0.1)
@@ -260,7 +260,7 @@ def test_shapes_that_do_not_fit_are_refused():
             epsilon=0.1,
             loss=lambda logits, labels: jnp.mean(cross_entropy(logits, labels)),
         )
-    with pytest.raises(AssertionError):
+    with pytest.raises(InputError, match="one class index per image"):
         attacks.PGD()(linear, WEIGHTS, IMAGES, jax.nn.one_hot(LABELS, 5))
 
 

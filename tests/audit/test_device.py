@@ -533,8 +533,8 @@ def test_shadow_signals_refuse_what_does_not_fit(models):
         ((apply_fn, {"a": np.ones(3), "b": np.ones(4)}, images, labels), {}, "leaves"),
         ((apply_fn, variables, images, labels[:9]), {}, "one label per image"),
         ((apply_fn, variables, images[:0], labels[:0]), {}, "no images"),
-        ((apply_fn, variables, images, labels + 9), {}, "pass classes in 0..2"),
-        ((apply_fn, variables, images, labels / 2), {}, "integer class numbers"),
+        ((apply_fn, variables, images, labels + 9), {}, "labels must lie in 0..2"),
+        ((apply_fn, variables, images, labels / 2), {}, "labels must be integers"),
         (models, {"mapper": "zz"}, "must be a replicas.Mapper"),
         (models, {"batch_size": 0}, "batch_size is 0"),
     ):

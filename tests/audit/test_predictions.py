@@ -222,7 +222,7 @@ def test_kodge_mia_survives_features_that_are_all_equal(value):
         (lambda: kl_divergence([0.5, np.nan], [0.5, 0.5]), "p has 1 values"),
         (lambda: kl_divergence([0.5, 0.5], [0.5, 0.5], floor=0), "floor is 0"),
         (lambda: confusion_rows([[1.0, 2.0]], [0, 1]), "1 integers"),
-        (lambda: confusion_rows([[1.0, 2.0]], [2]), r"classes in 0\.\.1"),
+        (lambda: confusion_rows([[1.0, 2.0]], [2]), r"must lie in 0\.\.1"),
         (lambda: confusion_rows([[1.0, np.nan]], [0]), "1 values"),
         (lambda: kodge_mia([], [0.1], [0.2]), "retain_train has shape"),
         (lambda: kodge_mia([0.9], [np.nan], [0.2]), "forget_train has 1"),

@@ -206,7 +206,19 @@ REFUSED = [
     ),
     (
         lambda: audit.confusion_rows(LOGITS, LABELS + 1),
-        "labels reach from 1 to 3: pass classes in 0..2",
+        "labels must lie in 0..2 for 3 classes, got 1 to 3",
+    ),
+    (
+        lambda: audit.accuracy(np.ones((6, 1)), LABELS),
+        "logits have shape \\(6, 1\\): pass \\[N, C\\] with at least two",
+    ),
+    (
+        lambda: audit.kodge_mia([2.0], [0.5], [0.5]),
+        "retain_train reaches from 2 to 2: pass probabilities",
+    ),
+    (
+        lambda: audit.reference_average(-BANK - 9, DESIGN),
+        "the references' signals are negative for most samples",
     ),
     # LiRA
     (
@@ -328,7 +340,7 @@ REFUSED = [
         mia_nn(labels=LABELS[:2]),
         "labels are int64 of shape \\(2,\\): pass 6 integers, one per sample",
     ),
-    (mia_nn(labels=LABELS + 1), "labels are in 1..3: pass classes in 0..2"),
+    (mia_nn(labels=LABELS + 1), "labels must lie in 0..2 for 3 classes, got 1 to 3"),
     (
         mia_nn(forgotten=3),
         "forgotten classes are \\[3\\]: pass different classes in 0..2",
@@ -346,9 +358,9 @@ REFUSED = [
     (shadow(variables={}), "stacked_variables must have leaves \\[M, ...\\]"),
     (shadow(labels=LABELS[:3]), "labels have shape \\(3,\\) and images"),
     (shadow(images=LOGITS[:0], labels=LABELS[:0]), "there are no images"),
-    (shadow(labels=LABELS + 9), "labels are in 9..11: pass classes in 0..2"),
-    (shadow(labels=LABELS - 1), "labels are in -1..1: pass classes in 0..2"),
-    (shadow(labels=LABELS / 2), "labels have dtype float64: pass integer class"),
+    (shadow(labels=LABELS + 9), "labels must lie in 0..2 for 3 classes, got 9 to 11"),
+    (shadow(labels=LABELS - 1), "labels must lie in 0..2 for 3 classes, got -1 to 1"),
+    (shadow(labels=LABELS / 2), "labels must be integers, got float64"),
     (
         shadow(mapper="zz"),
         "mapper must be a replicas.Mapper, such as replicas.mapper\\(num_models=M\\)",
@@ -375,7 +387,7 @@ REFUSED = [
 )
 def test_every_error_is_one_line(call, message):
     file, _ = refusal(call, message)
-    assert file.startswith("audit/")
+    assert file.startswith(("audit/", "checks.py"))
 
 
 def test_table_covers_every_error_of_the_audit():

@@ -248,7 +248,7 @@ def test_a_problem_is_of_a_model_and_its_data(tiny, tiny_variables, blobs):
     with pytest.raises(InputError, match="takes a Model"):
         methods.make_problem(tiny, tiny_variables.params, blobs, forget)
     short = blobs._replace(images=blobs.images[:3])
-    with pytest.raises(InputError, match="3 images and 60 labels"):
+    with pytest.raises(InputError, match="one class index per image"):
         methods.make_problem(tiny, tiny_variables, short, forget)
     with pytest.raises(InputError, match="concrete masks"):
         jax.jit(lambda mask: methods.make_problem(tiny, tiny_variables, blobs, mask))(

@@ -13,10 +13,13 @@ import numpy as np
 from jax import lax
 
 from unlearn_jax.attacks._pgd import (
+    UNDEFINED,
     AttackLoss,
     attack_result,
     check_attacked,
+    check_radius,
     per_sample,
+    predict_class,
     random_start,
 )
 from unlearn_jax.attacks.norms import Norm, linf
@@ -190,11 +193,11 @@ def apgd(
       the highest loss.
 
     Raises:
-      InputError: ``apply_fn`` is no function; concrete images that are not float, NaN
-        or outside ``bounds``; no steps, or an unknown ``keep``.
-      AssertionError: shapes that do not fit.
+      InputError: as :func:`unlearn_jax.attacks.pgd`; no steps, or an unknown ``keep``.
+      AssertionError: starts of another shape.
     """
-    check_attacked(apply_fn, images, labels, bounds)
+    check_attacked(apply_fn, variables, images, labels, bounds)
+    check_radius(epsilon)
     chex.assert_equal_shape([images, start])
     if num_steps < 1 or keep not in ("first", "best"):
         raise InputError("APGD takes at least one step, and keeps 'first' or 'best'")
@@ -206,8 +209,7 @@ def apgd(
             chex.assert_rank(logits, 2)
             losses = loss(logits, labels)
             chex.assert_equal_shape([losses, labels])
-            predicted = jnp.argmax(logits, -1).astype(jnp.int32)
-            return jnp.sum(losses), (losses, predicted)
+            return jnp.sum(losses), (losses, predict_class(logits))
 
         gradient, (losses, predicted) = jax.grad(total, has_aux=True)(points)
         return _Point(points, gradient, losses, predicted)
@@ -358,11 +360,10 @@ def autoattack_small(
       One row per sample, in the order given.
 
     Raises:
-      InputError: ``apply_fn`` is no function, unusable images or sizes, or targets in
+      InputError: as :func:`unlearn_jax.attacks.pgd`; unusable sizes, or targets in
         fewer than four classes, where the targeted loss is undefined.
-      AssertionError: shapes that do not fit.
     """
-    check_attacked(apply_fn, images, labels, bounds)
+    check_attacked(apply_fn, variables, images, labels, bounds)
     check_autoattack(epsilon, num_steps, num_targets, batch_size)
     num_classes = jax.eval_shape(apply_fn, variables, images[:1]).shape[-1]
     if num_targets and num_classes < 4:
@@ -461,12 +462,13 @@ def _unattacked(
     images: Array, logits: Array, labels: Array, epsilon: float | Array
 ) -> AttackResult:
     """Return clean images as the result of an attack that has not begun."""
-    predicted = jnp.argmax(logits, -1).astype(jnp.int32)
-    is_wrong = predicted != labels
+    predicted = predict_class(logits)
+    is_undefined = predicted == UNDEFINED
+    is_wrong = ~is_undefined & (predicted != labels)
     status = jnp.where(is_wrong, Status.ALREADY_WRONG, Status.NOT_FOUND)
     return AttackResult(
         images=images,
-        labels=predicted,
+        labels=jnp.where(is_undefined, labels, predicted),
         epsilon=jnp.where(is_wrong, 0.0, epsilon).astype(images.dtype),
         distance=jnp.zeros(labels.shape, images.dtype),
         status=status.astype(jnp.int32),

@@ -11,11 +11,13 @@ from jax import lax
 from jax.core import Tracer
 
 from unlearn_jax.attacks.norms import Norm, l2
+from unlearn_jax.checks import check_samples
 from unlearn_jax.losses import log_odds
 from unlearn_jax.types import (
     ApplyFn,
     Array,
     AttackResult,
+    Dataset,
     InputError,
     PyTree,
     Status,
@@ -27,44 +29,58 @@ AttackLoss = Callable[[Array, Array], Array]
 """``(logits [B, C], labels [B]) -> [B]``, to be increased."""
 
 
-def check_images(images: Array, bounds: tuple[float, float]) -> None:
-    """Raise on images that are not float or outside ``bounds``.
-
-    The values of traced arrays are not checked.
-
-    Raises:
-      InputError: integer images, NaN, or values outside the bounds.
-    """
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise InputError(
-            f"attacks take float images in {list(bounds)}, not {images.dtype}: divide"
-            " uint8 images by 255"
-        )
-    if isinstance(images, Tracer):
-        return
-    values = np.asarray(images)
-    low = float(np.min(values))
-    high = float(np.max(values))
-    if not (low >= bounds[0] and high <= bounds[1]):
-        raise InputError(
-            f"attacks take images in {list(bounds)}, these span [{low:.4g},"
-            f" {high:.4g}]: scale them, and put any normalization inside the model"
-        )
+UNDEFINED = -1
+"""The class of logits that are not finite; it differs from every label."""
 
 
 def check_attacked(
-    apply_fn: ApplyFn, images: Array, labels: Array, bounds: tuple[float, float]
+    apply_fn: ApplyFn,
+    variables: PyTree,
+    images: Array,
+    labels: Array,
+    bounds: tuple[float, float],
 ) -> None:
     """Raise unless a model, images and labels can be attacked.
 
+    Of traced arrays only shapes and types are checked.
+
     Raises:
-      InputError: ``apply_fn`` is no function, or unusable images.
-      AssertionError: images and labels do not have one row per sample.
+      InputError: ``apply_fn`` is no function or does not return logits; images and
+        labels that are no arrays, empty, of other types, outside the bounds or the
+        classes, or not one label per image.
     """
     check_apply_fn(apply_fn)
-    check_images(images, bounds)
-    chex.assert_rank(labels, 1)
-    chex.assert_equal_shape_prefix([images, labels], 1)
+    dtype = getattr(images, "dtype", jnp.float32)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise InputError(
+            f"attacks take float images in {list(bounds)}, not {dtype}: divide"
+            " uint8 images by 255"
+        )
+    samples = Dataset(images, labels)
+    check_samples(apply_fn, variables, samples, "attack", bounds=bounds)
+
+
+def check_radius(epsilon: float | Array) -> None:
+    """Raise on a concrete radius that is negative or not finite.
+
+    Raises:
+      InputError: naming it.
+    """
+    if isinstance(epsilon, Tracer):
+        return
+    values = np.asarray(epsilon)
+    if not np.all((values >= 0) & np.isfinite(values)):
+        raise InputError(f"a radius must be finite and not negative, got {epsilon}")
+
+
+def predict_class(logits: Array) -> Array:
+    """Return the class ``[...]`` int32 of logits ``[..., C]``.
+
+    ``UNDEFINED`` where the largest logit is not finite. (Minus infinity rules a class
+    out, and is allowed for the others.)
+    """
+    chosen = jnp.argmax(logits, -1).astype(jnp.int32)
+    return jnp.where(jnp.isfinite(jnp.max(logits, -1)), chosen, UNDEFINED)
 
 
 def per_sample(numbers: Array, images: Array) -> Array:
@@ -132,7 +148,7 @@ def attack_result(
       images: ``[B, ...]`` clean images.
       points: ``[B, ...]`` iterates to return.
       gradient: ``[B, ...]`` of the loss at the points.
-      predicted: ``[B]`` classes that the model gives to the points.
+      predicted: ``[B]`` classes that the model gives to the points, or ``UNDEFINED``.
       labels: ``[B]`` classes to leave.
       already: ``[B]`` bool, True where the clean image was misclassified.
       epsilon: ``[B]`` radius.
@@ -141,8 +157,9 @@ def attack_result(
     """
     is_zero = jax.vmap(lambda one: jnp.all(norm.direction(one) == 0))(gradient)
     status = jnp.select(
-        [already, predicted != labels, is_zero],
+        [predicted == UNDEFINED, already, predicted != labels, is_zero],
         [
+            jnp.int32(Status.NOT_FINITE),
             jnp.int32(Status.ALREADY_WRONG),
             jnp.int32(Status.FOUND),
             jnp.int32(Status.ZERO_GRADIENT),
@@ -151,7 +168,7 @@ def attack_result(
     )
     return AttackResult(
         images=points,
-        labels=predicted,
+        labels=jnp.where(predicted == UNDEFINED, labels, predicted),
         epsilon=jnp.where(already, 0.0, epsilon),
         distance=jax.vmap(norm.measure)(points - images),
         status=status,
@@ -218,11 +235,12 @@ def pgd(
       keep their last iterate.
 
     Raises:
-      InputError: ``apply_fn`` is no function; concrete images that are not float, NaN
-        or outside ``bounds``.
-      AssertionError: shapes that do not fit.
+      InputError: ``apply_fn`` is no function or does not return logits; unusable
+        images or labels; a radius that is negative or not finite.
+      AssertionError: starts of another shape.
     """
-    check_attacked(apply_fn, images, labels, bounds)
+    check_attacked(apply_fn, variables, images, labels, bounds)
+    check_radius(epsilon)
     chex.assert_equal_shape([images, start])
     epsilon = jnp.broadcast_to(jnp.asarray(epsilon, images.dtype), labels.shape)
     step_size = jnp.asarray(step_ratio, images.dtype) * epsilon
@@ -233,7 +251,7 @@ def pgd(
             chex.assert_rank(logits, 2)
             losses = loss(logits, labels)
             chex.assert_equal_shape([losses, labels])
-            return jnp.sum(losses), jnp.argmax(logits, -1).astype(jnp.int32)
+            return jnp.sum(losses), predict_class(logits)
 
         gradient, predicted = jax.grad(total, has_aux=True)(points)
         return _Point(points, gradient, predicted)
@@ -306,8 +324,7 @@ def fast_gradient(
       The result, as of :func:`pgd`.
 
     Raises:
-      InputError: ``apply_fn`` is no function, or unusable images.
-      AssertionError: shapes that do not fit.
+      InputError: as :func:`pgd`.
     """
     return pgd(
         apply_fn,
@@ -343,7 +360,11 @@ def random_start(
 
     Returns:
       ``[B, ...]``, each within ``epsilon`` of its image.
+
+    Raises:
+      InputError: a radius that is negative or not finite.
     """
+    check_radius(epsilon)
     epsilon = jnp.broadcast_to(jnp.asarray(epsilon, images.dtype), images.shape[:1])
     keys = jax.random.split(key, len(images))
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
 
-from unlearn_jax.attacks._pgd import check_attacked
+from unlearn_jax.attacks._pgd import check_attacked, predict_class
 from unlearn_jax.attacks.values import Attack
 from unlearn_jax.types import (
     ApplyFn,
@@ -22,6 +22,7 @@ from unlearn_jax.types import (
     AttackResult,
     InputError,
     PyTree,
+    Status,
     check_apply_fn,
 )
 
@@ -124,11 +125,11 @@ def transfer(
       InputError: an ``apply_fn`` is no function, or unusable images.
       AssertionError: shapes that do not fit.
     """
-    labels = jnp.asarray(labels).astype(jnp.int32)
     targets = sources if targets is None else targets
     for apply_fn, _ in (*sources, *targets):
         check_apply_fn(apply_fn)
-    check_attacked(sources[0][0], images, labels, (0.0, 1.0))
+    check_attacked(*sources[0], images, labels, (0.0, 1.0))
+    labels = jnp.asarray(labels).astype(jnp.int32)
     crafted = []
     keys = jax.random.split(key, len(sources))
     for key_source, (apply_fn, variables) in zip(keys, sources, strict=True):
@@ -225,14 +226,14 @@ def robustness(
       right on clean images that stay right.
 
     Raises:
-      InputError: ``apply_fn`` is no function, or unusable images.
-      AssertionError: shapes that do not fit.
+      InputError: ``apply_fn`` is no function, or unusable images, labels or radii.
     """
+    check_attacked(apply_fn, variables, images, labels, (0.0, 1.0))
     labels = jnp.asarray(labels).astype(jnp.int32)
-    check_attacked(apply_fn, images, labels, (0.0, 1.0))
     right = correct(apply_fn, variables, images, labels, batch_size=batch_size)
     result = _craft(apply_fn, _as_pytree(attack), variables, images, labels, key)
-    return Robustness(right, right & (result.labels == labels))
+    is_held = (result.labels == labels) & (result.status != Status.NOT_FINITE)
+    return Robustness(right, right & is_held)
 
 
 def correct(
@@ -286,7 +287,7 @@ def _classify(
     apply_fn: ApplyFn, variables: PyTree, images: Array, batch_size: int
 ) -> Array:
     def classify_one(image: Array) -> Array:
-        return jnp.argmax(apply_fn(variables, image[None])[0]).astype(jnp.int32)
+        return predict_class(apply_fn(variables, image[None])[0])
 
     return lax.map(classify_one, images, batch_size=min(batch_size, len(images)))
 

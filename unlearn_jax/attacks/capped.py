@@ -6,7 +6,7 @@ import numpy as np
 from jax import lax
 from jax.core import Tracer
 
-from unlearn_jax.attacks._pgd import per_sample
+from unlearn_jax.attacks._pgd import per_sample, predict_class
 from unlearn_jax.types import (
     ApplyFn,
     Array,
@@ -85,7 +85,7 @@ def cap_failures(
 
     def classify(scale: Array) -> Array:
         def classify_one(image: Array) -> Array:
-            return jnp.argmax(apply_fn(variables, image[None])[0]).astype(jnp.int32)
+            return predict_class(apply_fn(variables, image[None])[0])
 
         size = min(batch_size, len(images))
         return lax.map(classify_one, points(scale), batch_size=size)

@@ -8,7 +8,13 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from unlearn_jax.attacks._pgd import Keep, check_attacked, pgd, random_start
+from unlearn_jax.attacks._pgd import (
+    Keep,
+    check_attacked,
+    check_radius,
+    pgd,
+    random_start,
+)
 from unlearn_jax.attacks.norms import Norm, linf
 from unlearn_jax.attacks.search import in_batches
 from unlearn_jax.types import ApplyFn, Array, AttackResult, PyTree
@@ -49,13 +55,13 @@ def pgd_curve(
       Leaves ``[R, B, ...]``.
 
     Raises:
-      InputError: ``apply_fn`` is no function, or unusable images.
-      AssertionError: shapes that do not fit.
+      InputError: ``apply_fn`` is no function, or unusable images, labels or radii.
     """
-    labels = jnp.asarray(labels).astype(jnp.int32)
     radii = jnp.asarray(radii, jnp.float32)
-    check_attacked(apply_fn, images, labels, (0.0, 1.0))
+    check_attacked(apply_fn, variables, images, labels, (0.0, 1.0))
+    check_radius(radii)
     chex.assert_rank(radii, 1)
+    labels = jnp.asarray(labels).astype(jnp.int32)
     return _curve(
         apply_fn,
         num_steps,

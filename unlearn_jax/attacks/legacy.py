@@ -5,7 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from unlearn_jax.attacks._pgd import ascent_step, check_attacked
+from unlearn_jax.attacks._pgd import (
+    UNDEFINED,
+    ascent_step,
+    check_attacked,
+    check_radius,
+    predict_class,
+)
 from unlearn_jax.attacks.norms import linf
 from unlearn_jax.attacks.search import in_batches
 from unlearn_jax.losses import cross_entropy
@@ -63,7 +69,8 @@ def legacy_pgd(
       InputError: unusable images, or another number of channels.
       AssertionError: shapes that do not fit.
     """
-    check_attacked(apply_fn, images, labels, (0.0, 1.0))
+    check_attacked(apply_fn, variables, images, labels, (0.0, 1.0))
+    check_radius(epsilon)
     shift = np.asarray(mean, np.float32)
     scale = np.asarray(std, np.float32)
     if images.shape[-1] != len(shift) or len(shift) != len(scale):
@@ -81,7 +88,7 @@ def legacy_pgd(
 
     def attack_batch(images: Array, labels: Array, noise: Array) -> AttackResult:
         clean = (images - shift) / scale
-        predicted_clean = jnp.argmax(apply_fn(variables, images), -1)
+        predicted_clean = predict_class(apply_fn(variables, images))
 
         def total(values: Array) -> Array:
             logits = apply_fn(variables, to_pixels(values))
@@ -101,12 +108,18 @@ def legacy_pgd(
         start = jnp.clip(clean + noise, 0.0, 1.0)
         values = lax.fori_loop(0, num_steps, advance, start)
         logits = apply_fn(variables, to_pixels(values))
-        predicted = jnp.argmax(logits, -1).astype(jnp.int32)
+        predicted = predict_class(logits)
+        is_undefined = (predicted == UNDEFINED) | (predicted_clean == UNDEFINED)
         status = jnp.select(
-            [predicted_clean != labels, predicted != labels],
-            [jnp.int32(Status.ALREADY_WRONG), jnp.int32(Status.FOUND)],
+            [is_undefined, predicted_clean != labels, predicted != labels],
+            [
+                jnp.int32(Status.NOT_FINITE),
+                jnp.int32(Status.ALREADY_WRONG),
+                jnp.int32(Status.FOUND),
+            ],
             jnp.int32(Status.NOT_FOUND),
         )
+        predicted = jnp.where(is_undefined, labels, predicted)
         pixels = to_pixels(values)
         distance = jax.vmap(linf.measure)(pixels - images)
         spent = jnp.full(labels.shape, num_steps, jnp.int32)

@@ -9,7 +9,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from unlearn_jax.attacks._pgd import AttackLoss, check_attacked
+from unlearn_jax.attacks._pgd import (
+    UNDEFINED,
+    AttackLoss,
+    check_attacked,
+    predict_class,
+)
 from unlearn_jax.attacks.norms import Norm, linf
 from unlearn_jax.attacks.search import in_batches, is_positive
 from unlearn_jax.losses import log_odds
@@ -81,7 +86,7 @@ def fast_adversarial_set(
       InputError: ``apply_fn`` is no function, unusable images or sizes.
       AssertionError: shapes that do not fit.
     """
-    check_attacked(apply_fn, images, labels, bounds)
+    check_attacked(apply_fn, variables, images, labels, bounds)
     check_line_search(epsilon_init, num_steps, num_restarts, batch_size)
 
     def attack_one(image: Array, label: Array, key: Array) -> AttackResult:
@@ -109,7 +114,7 @@ def fast_adversarial_set(
                 start + epsilon_init * line.step * direction - image, radius
             )
             point = jnp.where(line.step == 0, start, jnp.clip(image + delta, *bounds))
-            predicted = jnp.argmax(logits(point)[0]).astype(jnp.int32)
+            predicted = predict_class(logits(point)[0])
             return line._replace(
                 step=line.step + 1, image=point, label=predicted, radius=radius
             )
@@ -162,10 +167,12 @@ def check_line_search(
 
 
 def _result(line: _Line, label: Array, distance: Array) -> AttackResult:
+    is_undefined = line.label == UNDEFINED
     success = line.label != label
     status = jnp.select(
-        [success & (line.radius == 0), success, ~line.usable],
+        [is_undefined, success & (line.radius == 0), success, ~line.usable],
         [
+            jnp.int32(Status.NOT_FINITE),
             jnp.int32(Status.ALREADY_WRONG),
             jnp.int32(Status.FOUND),
             jnp.int32(Status.ZERO_GRADIENT),
@@ -174,7 +181,7 @@ def _result(line: _Line, label: Array, distance: Array) -> AttackResult:
     )
     return AttackResult(
         images=line.image,
-        labels=line.label,
+        labels=jnp.where(is_undefined, label, line.label),
         epsilon=line.radius,
         distance=distance,
         status=status,

@@ -32,13 +32,16 @@ Search = Literal["grid", "doubling", "minimal"]
 AttackBatch = Callable[..., AttackResult]
 """``(images [B, ...], labels [B], *rest) -> AttackResult`` of one batch."""
 
-NO_CLASS = -1
+NO_CLASS = -2
 """A label that differs from every prediction, so that its sample takes no step."""
 
 
 def is_positive(number: float | Array) -> bool:
-    """Return whether a number, or a stack of them, is positive; tracers pass."""
-    return isinstance(number, Tracer) or bool(np.all(np.asarray(number) > 0))
+    """Return whether numbers are positive and finite; tracers pass."""
+    if isinstance(number, Tracer):
+        return True
+    values = np.asarray(number)
+    return bool(np.all((values > 0) & np.isfinite(values)))
 
 
 def adversarial_set(
@@ -128,7 +131,7 @@ def adversarial_set(
         below 1, or a negative number of steps or depth.
       AssertionError: shapes that do not fit.
     """
-    check_attacked(apply_fn, images, labels, bounds)
+    check_attacked(apply_fn, variables, images, labels, bounds)
     if search not in get_args(Search):
         raise InputError(
             f"unknown search {search!r}: choose 'grid', 'doubling' or 'minimal'"

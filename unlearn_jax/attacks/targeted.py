@@ -51,7 +51,7 @@ def target_runner_up(
       InputError: ``apply_fn`` is no function, unusable images, or sizes below 1.
       AssertionError: shapes that do not fit.
     """
-    check_attacked(apply_fn, images, labels, bounds)
+    check_attacked(apply_fn, variables, images, labels, bounds)
     if min(num_steps, batch_size) < 1:
         raise InputError("num_steps and batch_size must be positive")
 

@@ -10,6 +10,7 @@ compiled program serves all of them.
 Grid(epsilon_init=0.01, num_radii=8, batch_size=128)
 """
 
+import math
 from typing import Any, Literal, Protocol
 
 import jax.numpy as jnp
@@ -70,7 +71,7 @@ class Attack(Protocol):
 
 
 def _check_bounds(bounds: tuple[float, ...]) -> None:
-    if len(bounds) != 2 or not bounds[0] < bounds[1]:
+    if len(bounds) != 2 or not -math.inf < bounds[0] < bounds[1] < math.inf:
         raise InputError(
             f"bounds must be the least and the largest pixel, got {bounds}"
         )
@@ -252,8 +253,7 @@ class PGD:
           One row per sample.
 
         Raises:
-          InputError: ``apply_fn`` is no function, or unusable images.
-          AssertionError: shapes that do not fit.
+          InputError: ``apply_fn`` is no function, or unusable images or labels.
         """
         search = self.search
         if isinstance(search, FixedRadius):
@@ -336,7 +336,7 @@ class PGD:
         *,
         key: Array | None,
     ) -> AttackResult:
-        check_attacked(apply_fn, images, labels, self.bounds)
+        check_attacked(apply_fn, variables, images, labels, self.bounds)
         norm = NORMS[self.norm]
 
         def attack_batch(images: Array, labels: Array, start: Array) -> AttackResult:
@@ -423,7 +423,6 @@ class LineSearch:
 
         Raises:
           InputError: no key, ``apply_fn`` is no function, or unusable images.
-          AssertionError: shapes that do not fit.
         """
         return fast_adversarial_set(
             _required(key, self),
@@ -500,10 +499,9 @@ class APGD:
           One row per sample.
 
         Raises:
-          InputError: ``apply_fn`` is no function, or unusable images.
-          AssertionError: shapes that do not fit.
+          InputError: ``apply_fn`` is no function, or unusable images or labels.
         """
-        check_attacked(apply_fn, images, labels, self.bounds)
+        check_attacked(apply_fn, variables, images, labels, self.bounds)
         norm = NORMS[self.norm]
 
         def attack_batch(images: Array, labels: Array, start: Array) -> AttackResult:
@@ -588,7 +586,6 @@ class AutoAttackSmall:
         Raises:
           InputError: no key, ``apply_fn`` is no function, unusable images, or targets
             in fewer than four classes.
-          AssertionError: shapes that do not fit.
         """
         return autoattack_small(
             _required(key, self),
@@ -651,7 +648,6 @@ class LegacyPGD:
 
         Raises:
           InputError: no key, unusable images, or another number of channels.
-          AssertionError: shapes that do not fit.
         """
         return legacy_pgd(
             _required(key, self),
@@ -710,7 +706,6 @@ class CappedFailures:
 
         Raises:
           InputError: as the attack does.
-          AssertionError: shapes that do not fit.
         """
         result = self.attack(apply_fn, variables, images, labels, key=key)
         return cap_failures(

@@ -24,6 +24,7 @@ from numpy.typing import ArrayLike
 
 from unlearn_jax.audit.inputs import check_seed, real_array, refuse_infinite
 from unlearn_jax.audit.predictions import softmax
+from unlearn_jax.checks import check_range
 from unlearn_jax.types import InputError
 
 # Half a minute; a linear machine on wide, overlapping logits may take many without it.
@@ -523,11 +524,7 @@ def _read_labels(labels: ArrayLike, logits: np.ndarray) -> np.ndarray:
             f"labels are {array.dtype} of shape {array.shape}: pass {samples} integers,"
             " one per sample"
         )
-    if array.min() < 0 or array.max() >= classes:
-        raise InputError(
-            f"labels are in {array.min()}..{array.max()}: pass classes in"
-            f" 0..{classes - 1}"
-        )
+    check_range(array, classes, "mia_nn")
     return array
 
 

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 from unlearn_jax import replicas
 from unlearn_jax.audit.inputs import is_traced
 from unlearn_jax.audit.signals import SIGNALS, SignalFn
+from unlearn_jax.checks import check_images, check_labels
 from unlearn_jax.train import predict
 from unlearn_jax.types import ApplyFn, Array, InputError, PyTree, check_apply_fn
 
@@ -89,6 +90,7 @@ def shadow_signals(
         raise InputError(
             "mapper must be a replicas.Mapper, such as replicas.mapper(num_models=M)"
         )
+    check_images(images, "shadow_signals")
     if not is_traced(labels):
         _check_labels(np.asarray(labels), apply_fn, stacked_variables, images)
     signal_fn = SIGNALS[signal] if isinstance(signal, str) else signal
@@ -103,20 +105,10 @@ def _check_labels(
     images: ArrayLike,
 ) -> None:
     """Raise unless the labels are classes of the models."""
-    if labels.dtype.kind not in "iu":
-        raise InputError(
-            f"labels have dtype {labels.dtype}: pass integer class numbers"
-        )
     shape = jax.eval_shape(_first_logits(apply_fn), stacked_variables, images).shape
     # One output per image is no set of classes: its meaning is the signal's.
-    if len(shape) < 2 or shape[-1] < 2:
-        return
-    num_classes = shape[-1]
-    if labels.min() < 0 or labels.max() >= num_classes:
-        raise InputError(
-            f"labels are in {labels.min()}..{labels.max()}: pass classes in"
-            f" 0..{num_classes - 1}"
-        )
+    num_classes = shape[-1] if len(shape) > 1 and shape[-1] > 1 else None
+    check_labels(labels, len(labels), num_classes, "shadow_signals")
 
 
 @lru_cache(maxsize=16)

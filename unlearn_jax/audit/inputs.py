@@ -51,6 +51,20 @@ def real_array(name: str, values: ArrayLike, *, ndim: tuple[int, ...]) -> np.nda
     return array.astype(np.float64)
 
 
+def class_logits(values: ArrayLike) -> np.ndarray:
+    """Return logits ``[N, C]``, or raise on fewer than two classes.
+
+    Raises:
+      InputError: as :func:`real_array`, or a single output per sample.
+    """
+    logits = real_array("logits", values, ndim=(2,))
+    if logits.shape[1] < 2:
+        raise InputError(
+            f"logits have shape {logits.shape}: pass [N, C] with at least two classes"
+        )
+    return logits
+
+
 def mask_array(name: str, values: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
     """Return a boolean mask.
 

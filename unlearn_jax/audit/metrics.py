@@ -6,7 +6,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from unlearn_jax.audit._roc import auc
-from unlearn_jax.audit.inputs import mask_array, real_array, refuse_infinite, refuse_nan
+from unlearn_jax.audit.inputs import (
+    class_logits,
+    mask_array,
+    real_array,
+    refuse_infinite,
+    refuse_nan,
+)
+from unlearn_jax.checks import check_range
 from unlearn_jax.types import InputError
 
 
@@ -42,12 +49,13 @@ def accuracy(
       papers that report "UA" print 1 minus it.
 
     Raises:
-      InputError: NaN among the masked logits, an empty mask, shapes that do not fit.
+      InputError: NaN among the masked logits, an empty mask, shapes that do not fit,
+        fewer than two classes, or masked labels outside 0..C-1.
 
     >>> accuracy([[2.0, 1.0], [0.0, 1.0], [3.0, 0.0]], [0, 1, 1])
     0.6666666666666666
     """
-    logits = real_array("logits", logits, ndim=(2,))
+    logits = class_logits(logits)
     labels = np.asarray(labels)
     if labels.shape != logits.shape[:1] or labels.dtype.kind not in "iu":
         raise InputError(
@@ -61,6 +69,7 @@ def accuracy(
         if not labels.size:
             raise InputError("mask is empty: mark at least one sample")
     refuse_nan("logits", logits)
+    check_range(labels, logits.shape[1], "accuracy")
     return float((logits.argmax(axis=1) == labels).mean())
 
 

@@ -11,7 +11,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from unlearn_jax.audit.inputs import check_seed, real_array, refuse_infinite
+from unlearn_jax.audit.inputs import (
+    check_seed,
+    class_logits,
+    real_array,
+    refuse_infinite,
+)
+from unlearn_jax.checks import check_range
 from unlearn_jax.types import InputError
 
 
@@ -166,7 +172,7 @@ def confusion_rows(logits: ArrayLike, labels: ArrayLike) -> np.ndarray:
     array([[0.66666667, 0.33333333],
            [0.        , 0.        ]])
     """
-    logits = real_array("logits", logits, ndim=(2,))
+    logits = class_logits(logits)
     refuse_infinite("logits", logits)
     num_samples, num_classes = logits.shape
     labels = np.asarray(labels)
@@ -175,11 +181,7 @@ def confusion_rows(logits: ArrayLike, labels: ArrayLike) -> np.ndarray:
             f"labels are {labels.dtype} of shape {labels.shape}: pass {num_samples}"
             " integers, one per row"
         )
-    if labels.min() < 0 or labels.max() >= num_classes:
-        raise InputError(
-            f"labels reach from {labels.min()} to {labels.max()}: pass classes in"
-            f" 0..{num_classes - 1}"
-        )
+    check_range(labels, num_classes, "confusion_rows")
     counts = np.zeros((num_classes, num_classes))
     np.add.at(counts, (labels, logits.argmax(1)), 1)
     return counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -220,7 +222,7 @@ def kodge_mia(
       The fraction and the predictions behind it.
 
     Raises:
-      InputError: arrays that are not one-dimensional, empty, or not finite;
+      InputError: arrays that are not one-dimensional, empty, or outside [0, 1];
         ``max_samples`` below 1 or a negative seed.
 
     >>> kodge_mia([0.99, 0.98, 0.97], [0.0, 0.01], [0.0, 0.98]).fraction
@@ -242,6 +244,11 @@ def kodge_mia(
     for name, values in named.items():
         array = real_array(name, values, ndim=(1,)).astype(np.float64, copy=False)
         refuse_infinite(name, array)
+        if array.min() < 0 or array.max() > 1:
+            raise InputError(
+                f"{name} reaches from {array.min():.3g} to {array.max():.3g}: pass"
+                " probabilities of the true class, see softmax_confidence"
+            )
         sides.append(array)
     members, outsiders, queries = sides
     largest = max(members.size, outsiders.size)

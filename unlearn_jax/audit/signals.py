@@ -19,6 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from unlearn_jax import extensions
+from unlearn_jax.checks import warn_of_probabilities
 from unlearn_jax.types import Array, InputError
 
 SignalFn = Callable[..., Array]
@@ -131,7 +133,8 @@ def soft_margin(
     """Return the soft-margin softmax, where the true logit must win by a margin.
 
     With ``u = z / T``: ``exp(u_y - m) / (exp(u_y - m) + sum_{j != y} exp(u_j))``
-    (Zarifzadeh et al. 2024, "Low-Cost High-Power Membership Inference Attacks").
+    (Zarifzadeh et al. 2024, "Low-Cost High-Power Membership Inference Attacks"). A
+    constant added to all logits of a sample does not change it.
 
     Args:
       logits: ``[..., C]``, finite.
@@ -169,6 +172,14 @@ def taylor_softmax(
     = -1.596, so the value can be negative or above 1, and is infinite or NaN if the
     denominator vanishes. That is kept for parity; odd orders (``order=5`` is the
     quartic) are positive everywhere and give values in (0, 1).
+
+    **A constant added to all logits of a sample** changes this signal, though no
+    softmax, so no prediction and no loss, contains it: ``h(u + c)`` is not
+    ``h(c) h(u)``, as it is for exp. Gradients of a softmax loss sum to 0 over the
+    classes, so training leaves the constant to chance and audits of trained models
+    agree; methods that change weights otherwise (SSD, Fisher forgetting, projections,
+    output filters) move it, and the score with it. :func:`soft_margin`, the same
+    signal with exp, does not change: read it next to this one for such methods.
 
     Args:
       logits: ``[..., C]``, finite.
@@ -346,7 +357,8 @@ def model_signals(
     """Return a signal of many models, one model's logits in memory at a time.
 
     Args:
-      signal: a name in :data:`SIGNALS`.
+      signal: a name in :data:`SIGNALS`, or ``package.module:function``, or an entry
+        point of ``unlearn_jax.signals``: ``(logits [N, C], labels [N]) -> [N]``.
       logits: ``[N, C]`` of every model, at least one; may be a generator.
       labels: ``[N]`` integers in 0..C-1.
 
@@ -360,7 +372,13 @@ def model_signals(
     array([[1.],
            [0.]], dtype=float32)
     """
-    if signal not in SIGNALS:
-        raise InputError(f"unknown signal {signal!r}: choose {', '.join(SIGNALS)}")
-    function = SIGNALS[signal]
-    return np.stack([np.asarray(function(jnp.asarray(z), labels)) for z in logits])
+    function = SIGNALS.get(signal)
+    if function is None:
+        if ":" not in signal and signal not in extensions.names("signals"):
+            raise InputError(f"unknown signal {signal!r}: choose {', '.join(SIGNALS)}")
+        function = extensions.find("signals", signal)
+    signals = []
+    for one in logits:
+        warn_of_probabilities(np.asarray(one))
+        signals.append(np.asarray(function(jnp.asarray(one), labels)))
+    return np.stack(signals)

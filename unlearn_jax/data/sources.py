@@ -13,10 +13,10 @@ import os
 import pathlib
 from collections.abc import Sequence
 
-import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
+from unlearn_jax.checks import check_images, check_labels
 from unlearn_jax.data import folder
 from unlearn_jax.data.splits import check_seed, class_numbers
 from unlearn_jax.types import Dataset, InputError
@@ -80,54 +80,10 @@ def validate(dataset: Dataset, num_classes: int, what: str = "data set") -> Data
         )
     if images.size == 0:
         raise InputError(f"{what}: there are no images (shape {images.shape})")
-    if labels.shape != images.shape[:1]:
-        raise InputError(
-            f"{what}: labels must have shape [N] = ({images.shape[0]},), one class"
-            f" index per image, got {labels.shape}"
-        )
-    return Dataset(
-        _checked_images(images, what), _checked_labels(labels, num_classes, what)
-    )
-
-
-def _checked_images(images: npt.NDArray, what: str) -> npt.NDArray:
-    if images.dtype == np.uint8:
-        return images
-    if not jnp.issubdtype(images.dtype, np.floating):
-        raise InputError(
-            f"{what}: images must be uint8 in 0..255 or floating in [0, 1], got"
-            f" {images.dtype}; convert them first"
-        )
-    if not np.isfinite(images).all():
-        raise InputError(
-            f"{what}: images contain NaN or infinity; remove or repair those images"
-        )
-    low = float(images.min())
-    high = float(images.max())
-    if low < 0 or high > 1:
-        raise InputError(
-            f"{what}: float images must lie in [0, 1], got {low:g} to {high:g}; "
-            "undo any normalization (it belongs inside the model) or divide by 255"
-        )
-    return images.astype(np.float32, copy=False)
-
-
-def _checked_labels(
-    labels: npt.NDArray, num_classes: int, what: str
-) -> npt.NDArray[np.int32]:
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise InputError(
-            f"{what}: labels must be integers, got {labels.dtype}; convert with"
-            " .astype('int32')"
-        )
-    low = int(labels.min())
-    high = int(labels.max())
-    if low < 0 or high >= num_classes:
-        raise InputError(
-            f"{what}: labels must lie in 0..{num_classes - 1} for {num_classes}"
-            f" classes, got {low} to {high}"
-        )
-    return labels.astype(np.int32, copy=False)
+    check_images(images, what)
+    check_labels(labels, len(images), num_classes, what)
+    kind = np.uint8 if images.dtype == np.uint8 else np.float32
+    return Dataset(images.astype(kind, copy=False), labels.astype(np.int32, copy=False))
 
 
 def load_arrays(

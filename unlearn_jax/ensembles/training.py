@@ -12,6 +12,7 @@ from jax import lax
 from numpy.typing import ArrayLike
 
 from unlearn_jax import replicas
+from unlearn_jax.checks import check_samples
 from unlearn_jax.ensembles.config import Ensemble, Trs
 from unlearn_jax.losses import LotosState, cross_entropy, trs_penalty
 from unlearn_jax.train import (
@@ -350,8 +351,8 @@ def fit_ensemble(
       the host.
 
     Raises:
-      InputError: unusable mask, a wrong number of optimizers or variables, or layers
-        that LOTOS cannot compare.
+      InputError: unusable mask, images or labels, a wrong number of optimizers or
+        variables, or layers that LOTOS cannot compare.
       DivergedError: a loss was not finite.
     """
     member = check_member(member, len(data.labels))
@@ -366,10 +367,12 @@ def fit_ensemble(
     )
     current = state
     if current is None:
-        sample = jnp.zeros((1, *data.images.shape[1:]), jnp.float32)
+        sample = jnp.zeros((1, *np.shape(data.images)[1:]), jnp.float32)
         start = begin(jax.random.fold_in(key, 0), sample=sample, variables=variables)
         # copied: the caller's variables must survive the donation of the state
         current = jax.tree.map(jnp.copy, start)
+    for model, one in zip(ensemble.models, current.variables, strict=True):
+        check_samples(model.apply, one, data, "training set", member=member)
     data = jax.tree.map(jnp.asarray, data)
     mask = jnp.asarray(member)
     parts = [EnsembleLosses(jnp.zeros((0, size)), jnp.zeros(0), jnp.zeros(0))]

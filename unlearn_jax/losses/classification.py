@@ -4,6 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from unlearn_jax.checks import check_range
 from unlearn_jax.types import Array
 
 
@@ -18,6 +19,7 @@ def cross_entropy(logits: Array, target: Array) -> Array:
       ``[...]``, finite for finite logits.
 
     Raises:
+      InputError: a label outside 0..C-1; traced ones are not checked.
       AssertionError: shapes that do not fit; nothing is broadcast.
 
     >>> float(cross_entropy(jnp.array([0.0, 0.0]), jnp.array(1)))
@@ -27,6 +29,7 @@ def cross_entropy(logits: Array, target: Array) -> Array:
     log_probs = jax.nn.log_softmax(logits)
     if jnp.issubdtype(target.dtype, jnp.integer):
         chex.assert_shape(target, log_probs.shape[:-1])
+        check_range(target, log_probs.shape[-1], "cross_entropy")
         return -jnp.take_along_axis(log_probs, target[..., None], -1)[..., 0]
     chex.assert_equal_shape([log_probs, target])
     return -jnp.sum(target * log_probs, -1)
@@ -47,6 +50,7 @@ def log_odds(logits: Array, labels: Array) -> Array:
       ``[...]``; minus the logit margin of LiRA (Carlini et al., arXiv 2112.03570).
 
     Raises:
+      InputError: a label outside 0..C-1; traced ones are not checked.
       AssertionError: shapes that do not fit; nothing is broadcast.
 
     >>> confident = jnp.array([0.0, 200.0])  # cross-entropy: 0 with gradient 0
@@ -54,6 +58,7 @@ def log_odds(logits: Array, labels: Array) -> Array:
     -200.0
     """
     chex.assert_shape(labels, logits.shape[:-1])
+    check_range(labels, logits.shape[-1], "log_odds")
     is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
     rest = jax.nn.logsumexp(jnp.where(is_label, -jnp.inf, logits), axis=-1)
     return rest - jnp.sum(jnp.where(is_label, logits, 0.0), axis=-1)

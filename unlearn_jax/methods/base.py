@@ -12,6 +12,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from unlearn_jax.attacks import PGD
+from unlearn_jax.checks import check_samples
 from unlearn_jax.data import augmentation
 from unlearn_jax.losses import cross_entropy
 from unlearn_jax.optimizers import SGD, Optimizer
@@ -71,8 +72,9 @@ def make_problem(
       The problem.
 
     Raises:
-      InputError: a mask of the wrong length or type, empty, or of everything; a sample
-        both to forget and removed; a D_A of another size.
+      InputError: unusable images or labels, or variables of another model; a mask of
+        the wrong length or type, empty, or of everything; a sample both to forget and
+        removed; a D_A of another size.
     """
     if not isinstance(model, Model) or not isinstance(variables, Variables):
         raise InputError(
@@ -85,11 +87,7 @@ def make_problem(
             "make_problem checks concrete masks: to map over forget sets, make one"
             " problem and use dataclasses.replace(problem, forget=...)"
         )
-    if len(train.images) != len(train.labels):
-        raise InputError(
-            f"the training set has {len(train.images)} images and"
-            f" {len(train.labels)} labels: pass as many of both"
-        )
+    check_samples(model.apply, variables, train, "training set")
     mask = np.asarray(forget)
     if mask.dtype != bool or mask.shape != (len(train.labels),):
         raise InputError(
@@ -107,6 +105,9 @@ def make_problem(
             f"the adversarial set has {len(adversarial.labels)} rows for {count} forget"
             " samples"
         )
+    if adversarial is not None:
+        samples = Dataset(adversarial.images, adversarial.labels)
+        check_samples(model.apply, variables, samples, "adversarial set")
     train = jax.tree.map(jnp.asarray, train)
     if removed is None:
         return Problem(model, variables, train, jnp.asarray(mask), count, adversarial)

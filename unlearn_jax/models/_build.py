@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from unlearn_jax.models.adapters import from_linen
+from unlearn_jax.models.adapters import adapt_linen
 from unlearn_jax.models.cnn import CNN
 from unlearn_jax.models.conv import convolution
 from unlearn_jax.models.densenet import DenseNet
@@ -78,4 +78,4 @@ def build(
     module = ARCHITECTURES[name](
         num_classes=num_classes, dtype=COMPUTE_TYPES[dtype], **options
     )
-    return from_linen(module, jnp.zeros((1, *image_shape)))
+    return adapt_linen(module, jnp.zeros((1, *image_shape)))

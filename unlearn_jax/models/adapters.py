@@ -1,54 +1,159 @@
 """Adapters from Linen, NNX and plain functions to this library's own types."""
 
+import inspect
 import sys
+import warnings
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import jax
+import numpy as np
+from jax import lax
 
-from unlearn_jax.types import Array, InputError, Model, PyTree, Variables
+from unlearn_jax.checks import check_output
+from unlearn_jax.models.conv import convolution
+from unlearn_jax.types import ApplyFn, Array, InputError, Model, PyTree, Variables
 
 if TYPE_CHECKING:
     import flax.linen as nn
     from flax import nnx
 
 
-def from_linen(module: "nn.Module", sample: Array) -> Model:
-    """Adapt a Linen module whose ``__call__(images, *, train)`` returns logits.
+MODES: dict[str, bool] = {
+    "train": True,
+    "training": True,
+    "is_training": True,
+    "deterministic": False,
+}
+"""Arguments of ``__call__`` that switch a Linen module's mode, as in training."""
+
+
+def from_linen(module: "nn.Module", sample: Array, *, conv: str = "auto") -> Model:
+    """Adapt a Linen module whose ``__call__(images)`` returns logits.
+
+    The mode is passed by whichever of the keywords ``train``, ``training``,
+    ``is_training`` and ``deterministic`` the module's ``__call__`` has; one without any
+    of them computes the same in training. Random streams of any name are keyed in
+    training, and none in evaluation.
+
+    On CPU a convolution of ``flax.linen`` runs 3.5 to 6 times slower than it need
+    inside a training loop, so every :class:`flax.linen.Conv` of two axes, without
+    groups and dilations, that does not bring a convolution of its own is computed by
+    :func:`unlearn_jax.models.convolution`: equal to rounding.
 
     Args:
-      module: the network; it may use the ``params`` collection, any mutable collections
-        and a ``dropout`` stream.
+      module: the network; it may use the ``params`` collection and any mutable
+        collections.
       sample: ``[1, H, W, ch]`` images of the right shape, for initialization.
+      conv: form of those convolutions, see
+        :func:`unlearn_jax.models.convolution_form`; ``"lax"`` leaves them as they are.
 
     Returns:
       The model; ``state`` holds every collection but ``params``.
-    """
 
-    def join(variables: Variables) -> dict[str, Any]:
-        _check_variables(variables)
-        return {"params": variables.params, **variables.state}
+    Raises:
+      InputError: the module does not return logits ``[B, C]`` of two classes or more,
+        needs further arguments, or draws random numbers in evaluation; an unknown form.
+    """
+    from flax import errors
+
+    model = adapt_linen(module, sample, conv=conv)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    try:
+        _check_logits(model.apply, shapes, sample)
+    except errors.InvalidRngError:
+        raise InputError(
+            f"{type(module).__name__} draws random numbers in evaluation: draw them in"
+            " training alone"
+        ) from None
+    return model
+
+
+def adapt_linen(module: "nn.Module", sample: Array, *, conv: str = "auto") -> Model:
+    """Adapt a Linen module as :func:`from_linen` does, its output unchecked."""
+    from flax import linen as nn
+
+    training = _mode_arguments(module)
+    evaluation = {name: not is_on for name, is_on in training.items()}
+    chosen = convolution(conv)
+
+    def convolve(lhs: Array, rhs: Array, *args: Any, **options: Any) -> Array:
+        is_plain = lhs.ndim == 4 and options["feature_group_count"] == 1
+        for name in ("lhs_dilation", "rhs_dilation"):
+            is_plain &= tuple(options[name]) == (1, 1)
+        form = chosen if is_plain else lax.conv_general_dilated
+        return form(lhs, rhs, *args, **options)
+
+    def replace_convolution(
+        call: Callable[..., Any], args: Any, options: Any, context: Any
+    ) -> Any:
+        layer = context.module
+        if (
+            isinstance(layer, nn.Conv)
+            and layer.conv_general_dilated is None
+            and layer.conv_general_dilated_cls is None
+        ):
+            # the module of this call alone, which is frozen by then
+            object.__setattr__(layer, "conv_general_dilated", convolve)
+        return call(*args, **options)
+
+    def run(variables: Any, *args: Any, **options: Any) -> Any:
+        with nn.intercept_methods(replace_convolution):
+            return module.apply(variables, *args, **options)
 
     def init(key: Array) -> Variables:
-        state = dict(module.init(key, sample, train=False))
-        return Variables(state.pop("params"), state)
+        state = dict(module.init(key, sample, **evaluation))  # pyright: ignore[reportArgumentType]
+        return Variables(state.pop("params", {}), state)
+
+    def join(variables: Variables) -> dict[str, Any]:
+        _check_variables(variables, shapes())
+        return {"params": variables.params, **variables.state}
 
     def apply(variables: Variables, images: Array) -> Array:
-        return module.apply(join(variables), images, train=False)  # pyright: ignore[reportReturnType]
+        return run(join(variables), images, **evaluation)
 
     def apply_train(
         variables: Variables, images: Array, key: Array
     ) -> tuple[Array, Any]:
-        logits, state = module.apply(
+        # a stream without a key of its own draws from that of "params"
+        streams = {"dropout": key, "params": jax.random.fold_in(key, 1)}
+        logits, state = run(
             join(variables),
             images,
-            train=True,
             mutable=list(variables.state),
-            rngs={"dropout": key},
+            rngs=streams,
+            **training,
         )
-        return logits, dict(state)  # pyright: ignore[reportReturnType, reportArgumentType, reportCallIssue]
+        return logits, dict(state)
+
+    @cache
+    def shapes() -> Variables:
+        return jax.eval_shape(init, jax.random.key(0))
 
     return Model(init, apply, apply_train)
+
+
+def _mode_arguments(module: "nn.Module") -> dict[str, bool]:
+    """Return the keyword arguments that put a Linen module in training mode.
+
+    Raises:
+      InputError: it needs arguments other than images and mode.
+    """
+    first, *others = inspect.signature(module.__call__).parameters.values()
+    needed = [
+        one.name
+        for one in others
+        if one.default is one.empty
+        and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
+        and one.name not in MODES
+    ]
+    if needed:
+        raise InputError(
+            f"{type(module).__name__}.__call__ needs {', '.join(needed)} besides"
+            f" {first.name}: give defaults, or adapt it by models.from_functions"
+        )
+    return {one.name: MODES[one.name] for one in others if one.name in MODES}
 
 
 def from_nnx(make: "Callable[[nnx.Rngs], Any]") -> Model:
@@ -82,8 +187,12 @@ def from_nnx(make: "Callable[[nnx.Rngs], Any]") -> Model:
         _, params, _, state = split(make(nnx.Rngs(key)))
         return Variables(nnx.to_pure_dict(params), nnx.to_pure_dict(state))
 
+    @cache
+    def shapes() -> Variables:
+        return jax.eval_shape(lambda: init(jax.random.key(0)))
+
     def rebuild(graph: Any, variables: Variables, streams: Any) -> Any:
-        _check_variables(variables)
+        _check_variables(variables, shapes())
         _, params, _, state = nnx.split(
             nnx.merge(graph, *abstract), nnx.Param, nnx.RngState, ...
         )
@@ -123,8 +232,15 @@ def from_functions(
     def wrapped_init(key: Array) -> Variables:
         return Variables(init(key), {})
 
+    @cache
+    def shapes() -> Variables | None:
+        try:
+            return jax.eval_shape(wrapped_init, jax.random.key(0))
+        except Exception:  # whatever a function raises that cannot be traced
+            return None
+
     def apply(variables: Variables, images: Array) -> Array:
-        _check_variables(variables)
+        _check_variables(variables, shapes())
         return apply_fn(variables.params, images)
 
     def apply_train(
@@ -136,7 +252,7 @@ def from_functions(
     return Model(wrapped_init, apply, apply_train)
 
 
-def _check_variables(variables: Any) -> None:
+def _check_variables(variables: Any, like: Variables | None) -> None:
     """Raise unless an adapted model is applied to what its ``init`` returns.
 
     Checked while tracing, too, where it costs nothing in the compiled program.
@@ -144,15 +260,84 @@ def _check_variables(variables: Any) -> None:
     Args:
       variables: what the caller passed; any value with the two fields of
         :class:`unlearn_jax.types.Variables` passes.
+      like: the variables of ``init``, or their shapes; None if these are not known.
 
     Raises:
-      InputError: a bare tree of parameters, a Linen dict, None.
+      InputError: a bare tree of parameters, a Linen dict, None; leaves of other names
+        or shapes.
     """
     if not (hasattr(variables, "params") and hasattr(variables, "state")):
         raise InputError(
             "this model's apply takes unlearn_jax.Variables(params, state), got"
             f" {type(variables).__name__}: pass the variables that init or fit gave"
         )
+    if like is None:
+        return
+    given = [np.shape(leaf) for leaf in jax.tree.leaves(tuple(variables))]
+    if given == [leaf.shape for leaf in jax.tree.leaves(like)]:
+        return
+    expected = dict(zip(leaf_paths(like), jax.tree.leaves(like), strict=True))
+    leaves = jax.tree.leaves(variables)
+    for path, leaf in zip(leaf_paths(variables), leaves, strict=True):
+        if path not in expected:
+            raise InputError(
+                f"the variables do not fit the model: it has no {path}, of shape"
+                f" {np.shape(leaf)} here"
+            )
+        shape = expected.pop(path).shape
+        if np.shape(leaf) != shape:
+            raise InputError(
+                f"the variables do not fit the model: {path} has shape"
+                f" {np.shape(leaf)}, the model's has {shape}"
+            )
+    if expected:
+        path, leaf = next(iter(expected.items()))
+        raise InputError(
+            f"the variables do not fit the model: {path}, of shape {leaf.shape}, is"
+            " missing"
+        )
+
+
+def _check_logits(apply_fn: ApplyFn, variables: PyTree, sample: Array) -> None:
+    """Raise unless a model returns logits; warn if it returns probabilities.
+
+    Args:
+      apply_fn: ``(variables, images) -> logits``.
+      variables: or their shapes.
+      sample: ``[1, ...]`` images.
+
+    Raises:
+      InputError: another output than ``[1, C]`` of two classes or more.
+    """
+    traced, output = jax.make_jaxpr(apply_fn, return_shape=True)(variables, sample)
+    check_output(output)
+    last = _last_operation(traced.jaxpr, traced.jaxpr.outvars[0])
+    if last in ("softmax", "logistic"):
+        warnings.warn(
+            f"the model ends in a {last.replace('logistic', 'sigmoid')}: return logits,"
+            " the losses and attacks apply their own softmax",
+            stacklevel=3,
+        )
+
+
+def _last_operation(jaxpr: Any, variable: Any) -> str:
+    """Return the name of the operation that computes an output of a program."""
+    for equation in jaxpr.eqns:
+        if variable not in equation.outvars:
+            continue
+        name = equation.primitive.name
+        if name == "div":
+            numerator = _last_operation(jaxpr, equation.invars[0])
+            return "softmax" if numerator == "exp" else name
+        if name in ("convert_element_type", "reshape", "copy"):
+            return _last_operation(jaxpr, equation.invars[0])
+        inner = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
+        if inner is not None:
+            inner = getattr(inner, "jaxpr", inner)
+            index = equation.outvars.index(variable)
+            return _last_operation(inner, inner.outvars[index])
+        return name
+    return ""
 
 
 def leaf_paths(variables: PyTree) -> list[str]:

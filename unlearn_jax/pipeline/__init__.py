@@ -8,6 +8,7 @@ _NAMES = {
     "AuditArrays": "arrays",
     "AuditConfig": "config.schema",
     "Check": "report.blocks",
+    "Column": "measure.columns",
     "DataConfig": "config.schema",
     "Experiment": "experiment",
     "Figure": "report.blocks",

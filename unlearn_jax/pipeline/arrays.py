@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from unlearn_jax.checks import warn_of_probabilities
 from unlearn_jax.types import InputError
 
 TARGET = "target"
@@ -106,6 +107,7 @@ class AuditArrays:
                     f" ({num_samples}, {num_classes}) of every run"
                 )
             _refuse_infinite(name, array)
+            warn_of_probabilities(array)
             shape = (num_runs, num_samples, num_classes)
             logits[name] = np.broadcast_to(array, shape)
         train = _mask("train", self.train)[0]

@@ -89,7 +89,9 @@ def dry_run(
     Writes nothing. The estimate times a few training steps; a gradient of the attack
     counts as a training sample, and every forget sample as needing two radii. With a
     search, the final methods are not known, and their artifacts are those of the
-    unsearched ones.
+    unsearched ones; nor are the trials of second hyperparameters, which are shown as if
+    the published setting were the best of the first. Rows that are not searched are
+    named.
 
     Args:
       config: of the run.
@@ -113,7 +115,9 @@ def dry_run(
         original=original,
         workdir=place.path,
     )
-    artifacts = tuning.known_artifacts(plan, tuning.tuning_plan(plan))
+    own = tuning.tuning_plan(plan)
+    search = None if own is None else tuning.Search(own)
+    artifacts = tuning.known_artifacts(plan, search)
     later = "\nThe rest is known once the references have chosen the forget set."
     if plan.forget_known:
         later = ""
@@ -122,6 +126,26 @@ def dry_run(
     table = plan.runner.plan(artifacts, speed)
     return (
         f"{table}\n\n{len(plan.rows)} methods on {plan.splits.name}, at {speed:,.0f}"
-        f" samples/s here; compilation and the audit come on top.{later}\nModels are"
-        f" kept in {plan.bank_root}"
+        f" samples/s here; compilation and the audit come on top.{later}"
+        f"{_searched(plan, search)}\nModels are kept in {plan.bank_root}"
     )
+
+
+def _searched(plan: Plan, search: tuning.Search | None) -> str:
+    """Return the searched rows with their trials, and those taken as they are."""
+    if search is None:
+        return ""
+    counts = []
+    for name in search.rows:
+        rounds = list(tuning.draw_rounds(search.plan, name).values())
+        num_trials = 1 + sum(len(levels) - 1 for levels in rounds)
+        counts.append(f"{name} {num_trials}")
+    text = f"\nTrials of the search, each on {len(search.plan.runs)} runs: "
+    text += f"{', '.join(counts)}."
+    unsearched = tuning.unsearched_rows(plan)
+    if unsearched:
+        text += (
+            f"\nNot searched: {', '.join(unsearched)}. Give a row a search,"
+            " or its method an entry in methods.SPACES."
+        )
+    return text

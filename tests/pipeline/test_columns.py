@@ -1,0 +1,123 @@
+"""Columns and signals that another package brings."""
+
+import numpy as np
+import pytest
+from support.refusals import refuses
+
+from unlearn_jax import audit, cli, extensions, pipeline
+from unlearn_jax.data import membership_design
+
+MODULE = """
+import numpy as np
+from unlearn_jax.pipeline import Column
+
+def brier(logits, labels):
+    exps = np.exp(logits - logits.max(-1, keepdims=True))
+    probabilities = exps / exps.sum(-1, keepdims=True)
+    return ((probabilities - np.eye(logits.shape[-1])[labels]) ** 2).sum(-1) / 2
+
+def confidence(logits, labels):
+    exps = np.exp(np.asarray(logits, float))
+    return exps[np.arange(len(labels)), labels] / exps.sum(-1)
+
+def largest(logits, labels):
+    return logits.max(-1)
+
+BRIER = Column("Brier", brier, part="test", direction="0", description="Calibration.")
+MAX_LOGIT = Column("Max AUC", largest, part="forget_against_test", direction="50")
+FT_AUC = Column("Again", largest)
+SHORT = Column("Short", lambda logits, labels: labels[:2])
+"""
+ENTRY_POINTS = """
+[unlearn_jax.columns]
+brier = outside_columns:BRIER
+[unlearn_jax.signals]
+outside_confidence = outside_columns:confidence
+"""
+RNG = np.random.default_rng(0)
+MEMBER = membership_design(4, 60, seed=0)
+LOGITS = RNG.normal(size=(6, 60, 3)).astype(np.float32)
+LABELS = np.arange(60) % 3
+
+
+@pytest.fixture
+def outside(tmp_path, monkeypatch):
+    """A module and an installed package's entry points on the path."""
+    (tmp_path / "outside_columns.py").write_text(MODULE)
+    metadata = tmp_path / "outside_columns-1.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Name: outside-columns\nVersion: 1\n")
+    (metadata / "entry_points.txt").write_text(ENTRY_POINTS)
+    monkeypatch.syspath_prepend(tmp_path)
+    for cached in (extensions.names, extensions.find):
+        cached.cache_clear()
+    yield
+    for cached in (extensions.names, extensions.find):
+        cached.cache_clear()
+
+
+def audited(**options):
+    arrays = pipeline.AuditArrays(
+        target={"mine": LOGITS[0]},
+        labels=LABELS,
+        train=np.arange(60) < 40,
+        forget=np.arange(60) < 10,
+        references=LOGITS[2:],
+        member=MEMBER,
+        retrained=LOGITS[1],
+    )
+    config = pipeline.AuditConfig(num_bootstrap=20, mis=False, **options)
+    return pipeline.audit_arrays(arrays, config)
+
+
+def test_own_metrics_and_attacks_are_columns_with_intervals(outside):
+    result = audited(columns=("brier", "outside_columns:MAX_LOGIT"))
+    import outside_columns
+
+    brier = outside_columns.brier(LOGITS[0], LABELS)[40:].mean()
+    row = result.row("mine")
+    assert row.metrics["brier"].mean == pytest.approx(100 * brier, abs=1e-3)
+    assert row.metrics["brier"].low < row.metrics["brier"].high
+    scores = LOGITS[0].max(-1)
+    is_compared = (np.arange(60) < 10) | (np.arange(60) >= 40)
+    auc = audit.auc(scores[is_compared], (np.arange(60) < 10)[is_compared])
+    assert row.metrics["max_logit"].mean == pytest.approx(100 * auc, abs=1e-3)
+    heads = {one.key: one for one in result.metrics}
+    assert heads["brier"].label == "Brier"
+    assert heads["max_logit"].direction == "50"
+    assert "Brier" in pipeline.terminal_text(result)
+
+
+@pytest.mark.parametrize("signal", ["outside_confidence", "outside_columns:confidence"])
+def test_an_own_signal_is_rmias(outside, signal):
+    own = audited(signal=signal).row("mine").metrics
+    known = audited(signal="softmax_confidence").row("mine").metrics
+    assert own["ft_auc"].mean == pytest.approx(known["ft_auc"].mean, abs=0.51)
+    again = audit.model_signals(signal, LOGITS[:1], LABELS)
+    expected = audit.model_signals("softmax_confidence", LOGITS[:1], LABELS)
+    np.testing.assert_allclose(again, expected, rtol=1e-5)
+
+
+def test_entry_points_are_listed(outside, capsys):
+    assert extensions.names("columns") == ("brier",)
+    assert cli.main(["list"]) == 0
+    said = capsys.readouterr().out
+    assert "columns (audit.columns):      brier" in said
+    assert "outside_confidence" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"columns": ("absent",)}, "'absent' is none of the columns"),
+        ({"columns": ("outside_columns:absent",)}, "is none of the columns"),
+        ({"columns": ("outside_columns:brier",)}, "is a function: pass a pipeline"),
+        ({"columns": ("outside_columns:FT_AUC",)}, "there is a column ft_auc: rename"),
+        ({"columns": ("outside_columns:SHORT",)}, r"short gives shape \(2,\)"),
+        ({"signal": "absent"}, "unknown audit.signal 'absent'"),
+        ({"signal": "absent:function"}, "is none of the signals"),
+    ],
+)
+def test_names_of_nothing_are_one_line(outside, options, message):
+    with refuses(message):
+        audited(**options)

@@ -1,0 +1,266 @@
+"""Checks of images, labels and logits, at every function that takes them.
+
+One pass over concrete arrays, on the host and before anything is computed. What is
+traced is checked by its shape and type alone, so that ``jit`` and ``vmap`` apply.
+"""
+
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from unlearn_jax.types import ApplyFn, Dataset, InputError, PyTree
+
+NUM_ROWS = 64
+"""Rows of logits that are looked at for probabilities."""
+
+
+def check_samples(
+    apply_fn: ApplyFn,
+    variables: PyTree,
+    samples: Dataset,
+    what: str = "data set",
+    *,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    member: np.ndarray | None = None,
+) -> None:
+    """Raise unless a model can be trained on samples, or attacked at them.
+
+    Args:
+      apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``; traced once.
+      variables: any pytree, or their shapes.
+      samples: images ``[N, ...]``, uint8 or floating within the bounds; labels ``[N]``,
+        integers in 0..C-1.
+      what: how error messages call the samples, e.g. ``"training set"``.
+      bounds: of floating images.
+      member: ``[N]`` bool, the samples that are read; None for all. Others may hold
+        any value.
+
+    Raises:
+      InputError: no arrays, no samples, images of another type or range, labels of
+        another rank, number, type or range, a model that does not return logits.
+    """
+    images = samples.images
+    labels = samples.labels
+    check_images(images, what, bounds=bounds, member=member)
+    # inside jit the model is about to be traced anyway, and labels have no values
+    is_traced = isinstance(labels, Tracer)
+    num_classes = None if is_traced else count_classes(apply_fn, variables, images)
+    check_labels(labels, len(images), num_classes, what, member=member)
+
+
+def check_images(
+    images: Any,
+    what: str = "data set",
+    *,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    member: np.ndarray | None = None,
+) -> None:
+    """Raise on images that a model cannot take; warn of probable mistakes.
+
+    Args:
+      images: ``[N, ...]``, uint8 or floating within the bounds.
+      what: how error messages call them.
+      bounds: of floats.
+      member: ``[N]`` bool, the images that are read; None for all.
+
+    Raises:
+      InputError: no array, no image, another type, NaN, infinity, or floats outside the
+        bounds.
+    """
+    _check_array(images, "images", what)
+    if not images.ndim or images.size == 0:
+        raise InputError(f"{what}: there are no images (shape {images.shape})")
+    _warn_of_channels_first(images.shape, what)
+    is_bytes = images.dtype == np.uint8
+    if not is_bytes and not jnp.issubdtype(images.dtype, jnp.floating):
+        raise InputError(
+            f"{what}: images must be uint8 in 0..255 or floating in [0, 1], got"
+            f" {images.dtype}; convert them first"
+        )
+    if isinstance(images, Tracer):
+        return
+    low, high = _span(images)
+    if is_bytes:
+        if high == 1:
+            warnings.warn(
+                f"{what}: uint8 images hold nothing but 0 and 1, and count as nearly"
+                " black; multiply them by 255, or pass them as float32",
+                stacklevel=3,
+            )
+        return
+    # the pixels of other samples are only set apart where there is a fault
+    if not (low >= bounds[0] and high <= bounds[1]) and member is not None:
+        low, high = _span(images[member])
+    if not np.isfinite([low, high]).all():
+        raise InputError(
+            f"{what}: images contain NaN or infinity; remove or repair those images"
+        )
+    if low < bounds[0] or high > bounds[1]:
+        box = "[" + ", ".join(f"{bound:g}" for bound in bounds) + "]"
+        raise InputError(
+            f"{what}: float images must lie in {box}, got {low:g} to {high:g}; "
+            "undo any normalization (it belongs inside the model) or divide by 255"
+        )
+
+
+def check_labels(
+    labels: Any,
+    num_samples: int,
+    num_classes: int | None,
+    what: str = "data set",
+    *,
+    member: np.ndarray | None = None,
+) -> None:
+    """Raise on labels that are no classes of the samples.
+
+    Args:
+      labels: ``[N]`` integers in 0..C-1.
+      num_samples: N.
+      num_classes: C; None leaves the largest label unchecked.
+      what: how error messages call them.
+      member: ``[N]`` bool, the labels that are read; None for all.
+
+    Raises:
+      InputError: another shape or type, or a label out of range.
+    """
+    _check_array(labels, "labels", what)
+    if labels.shape != (num_samples,):
+        raise InputError(
+            f"{what}: labels must have shape [N] = ({num_samples},), one class"
+            f" index per image, got {labels.shape}"
+        )
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise InputError(
+            f"{what}: labels must be integers, got {labels.dtype}; convert with"
+            " .astype('int32')"
+        )
+    if isinstance(labels, Tracer) or num_classes is None:
+        return
+    values = np.asarray(labels)
+    check_range(values if member is None else values[member], num_classes, what)
+
+
+def check_range(labels: Any, num_classes: int, what: str) -> None:
+    """Raise on concrete labels, of any shape, outside the classes.
+
+    Args:
+      labels: integers in 0..C-1; none at all pass, and traced ones.
+      num_classes: C.
+      what: how error messages call them.
+
+    Raises:
+      InputError: naming the range.
+    """
+    if isinstance(labels, Tracer) or np.size(labels) == 0:
+        return
+    values = np.asarray(labels)
+    low = int(values.min())
+    high = int(values.max())
+    if low < 0 or high >= num_classes:
+        raise InputError(
+            f"{what}: labels must lie in 0..{num_classes - 1} for {num_classes}"
+            f" classes, got {low} to {high}"
+        )
+
+
+def _check_array(values: Any, name: str, what: str) -> None:
+    if not hasattr(values, "dtype"):
+        raise InputError(
+            f"{what}: {name} must be an array, got {type(values).__name__}; convert"
+            " with numpy.asarray"
+        )
+
+
+def _span(array: Any) -> tuple[float, float]:
+    """Return the least and the largest element, NaN where there is one."""
+    is_on_host = isinstance(array, np.ndarray) or (
+        array.is_fully_addressable and next(iter(array.devices())).platform == "cpu"
+    )
+    if is_on_host:
+        array = np.asarray(array)
+    return float(array.min()), float(array.max())
+
+
+def _warn_of_channels_first(shape: tuple[int, ...], what: str) -> None:
+    if len(shape) == 4 and shape[1] in (1, 3) and 4 < shape[2] == shape[3]:
+        warnings.warn(
+            f"{what}: images of shape {shape} look as if channels came first; pass"
+            " [N, H, W, channels], as images.transpose(0, 2, 3, 1) gives",
+            stacklevel=4,
+        )
+
+
+def count_classes(apply_fn: ApplyFn, variables: PyTree, images: Any) -> int:
+    """Return C, from the shape of a model's logits (nothing is computed).
+
+    Args:
+      apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``.
+      variables: any pytree.
+      images: ``[N, ...]`` of the data; only shape and type are read.
+
+    Raises:
+      InputError: the model does not return logits of two classes or more.
+    """
+    is_float = jnp.issubdtype(images.dtype, jnp.floating)
+    one = jax.ShapeDtypeStruct(
+        (1, *images.shape[1:]), images.dtype if is_float else jnp.float32
+    )
+    return check_output(jax.eval_shape(apply_fn, variables, one))
+
+
+def check_output(output: Any) -> int:
+    """Return C of what a model returns for a batch of one, or raise.
+
+    Args:
+      output: arrays or their shapes.
+
+    Raises:
+      InputError: no single array ``[1, C]``, or a single class.
+    """
+    check_single_array(output)
+    if output.ndim != 2 or output.shape[0] != 1:
+        raise InputError(
+            f"the model returns shape {output.shape} for one image: return logits"
+            " [B, C], one row per image"
+        )
+    if output.shape[1] < 2:
+        raise InputError(
+            "the model returns one output per image: return a logit for each of the two"
+            " classes, such as jnp.concatenate([jnp.zeros_like(z), z], -1)"
+        )
+    return output.shape[1]
+
+
+def check_single_array(output: Any) -> None:
+    """Raise on a model that returns a tuple or a dict of arrays.
+
+    Raises:
+      InputError: naming the type.
+    """
+    if not hasattr(output, "shape"):
+        raise InputError(
+            f"the model returns a {type(output).__name__}: return the logits"
+            " [B, C] alone"
+        )
+
+
+def warn_of_probabilities(logits: np.ndarray) -> None:
+    """Warn where the first rows of logits are distributions.
+
+    Args:
+      logits: ``[..., C]`` on the host.
+    """
+    rows = logits.reshape(-1, logits.shape[-1])[:NUM_ROWS].astype(np.float64)
+    is_distribution = (rows >= 0).all(-1) & (np.abs(rows.sum(-1) - 1) < 1e-3)
+    # a row that is one-hot or uniform may be a toy's logits
+    is_soft = (rows.max(-1) < 1) & (np.ptp(rows, -1) > 0)
+    if len(rows) and is_distribution.all() and is_soft.any():
+        warnings.warn(
+            "the logits are probabilities: every row sums to 1; return logits, without"
+            " the softmax",
+            stacklevel=3,
+        )
