@@ -75,6 +75,10 @@ REFUSED = [
         lambda: audit.auc_interval(ONES, MASK, seed=-1),
         "seed is -1: pass a number of at least 0",
     ),
+    (
+        lambda: audit.auc_interval(ONES, MASK, seed=0.5),
+        "seed is 0.5: pass an integer",
+    ),
     # ROC
     (
         lambda: audit.roc(ONES, MASK).tpr_at_fpr(2),
