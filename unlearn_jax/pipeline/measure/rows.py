@@ -63,10 +63,13 @@ def measure_rows(
       The rows, labeled by their names.
     """
     measured: dict[str, dict[str, Measured]] = {}
+    num_diverged = dict.fromkeys(logits, 0)
     num_train = int(pool.train.sum())
     arrays = {"forget": pool.forget[:, :num_train]}
     for name, runs in clock.progress("audit", logits.items(), unit="row"):
         measured[name], figures = measure_row(pool, runs, int(name == RETRAINED))
+        if not measured[name]:
+            num_diverged[name] = pool.num_diverged(runs)
         arrays |= {f"{kind}/{name}": array for kind, array in figures.items()}
     oracle = measured.get(RETRAINED)
     rows = []
@@ -80,6 +83,7 @@ def measure_rows(
                 kind=KINDS.get(name, "method"),
                 metrics={key: estimate(pool, one) for key, one in metrics.items()},
                 values={key: round_all(one.value) for key, one in metrics.items()},
+                num_diverged=num_diverged[name],
             )
         )
     present = {key for row in rows for key in row.metrics}
@@ -129,6 +133,9 @@ def _measure_samples(
     test = ~pool.train
     margin = margins(logits, pool.labels)
     ratio, scores = pool.rmia(signals)
+    soft = pool.soft_rmia(logits)
+    # A quotient of ratios does not rise with the ratio: its scores rank samples.
+    is_product = config.comparison == "product"
     lira = pool.lira(margin)
     attacks = None
     if config.mis:
@@ -145,7 +152,9 @@ def _measure_samples(
         # RMIA's scores are a step function of the ratio: a low false positive rate
         # needs the ratio, without the ties of the steps.
         statistics.roc(
-            audit.Ranking(ratio[run], parts, steps=scores[run]),
+            audit.Ranking(ratio[run], parts, steps=scores[run])
+            if is_product
+            else audit.Ranking(scores[run], parts),
             {
                 "ft_auc": ("forget", "test"),
                 "fr_auc": ("retain", "forget"),
@@ -154,10 +163,11 @@ def _measure_samples(
             {"ft_tpr": ("forget", "test"), "rt_tpr": ("retain", "test")},
             max_fpr=config.max_fpr,
         )
-        if lira is not None:
-            sides = {"forget": forget, "test": test}
-            ranking = audit.Ranking(lira[run], sides)
-            statistics.roc(ranking, {"lira_auc": ("forget", "test")})
+        sides = {"forget": forget, "test": test}
+        for key, others in (("ft_auc_soft", soft), ("lira_auc", lira)):
+            if others is not None:
+                ranking = audit.Ranking(others[run], sides)
+                statistics.roc(ranking, {key: ("forget", "test")})
         if attacks is not None:
             called = np.zeros(len(pool.labels), bool)
             called[forget] = ~attacks[run].called_member
