@@ -28,8 +28,6 @@ PRESET = dataclasses.replace(
         "fast": AttackConfig(kind="fast", norm="linf", epsilon_init=0.01),
         "other": AttackConfig(source="other"),
     },
-    # a set of another model needs two
-    tuning=dataclasses.replace(_BASE.tuning, originals=(101, 102)),
     rows={
         f"{attack or 'pgd'}{suffix}": dataclasses.replace(
             row, label=label + end, attack=attack

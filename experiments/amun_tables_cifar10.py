@@ -39,8 +39,8 @@ _ROWS = {
 # the schedules that AMUN's code searches
 for _name, _row in _ROWS.items():
     _space = SPACES[method_name(_row.method)] if _row.search is None else _row.search
-    if "decay_every" in _space:
-        _space = {**_space, "decay_every": [0, 1, 5]}
+    if "decay_every" in _space and 1 not in _space["decay_every"]:
+        _space = {**_space, "decay_every": [*_space["decay_every"], 1]}
         _ROWS[_name] = dataclasses.replace(_row, search=_space)
 _TENTH = RunConfig(
     title="AMUN, Tables 1 and 2: ResNet-18 on CIFAR-10",
@@ -68,7 +68,7 @@ _TENTH = RunConfig(
         mapper="map",
     ),
     attack=AttackConfig(epsilon_init=0.04, num_steps=50),
-    tuning=TuningConfig(trials=12, originals=(1000,), seeds=(1000,)),
+    tuning=TuningConfig(trials=8, originals=(1000, 1001), seeds=(1000,)),
     audit=AuditConfig(num_bootstrap=200, mis_samples=10_000),
     rows=_ROWS,
 )

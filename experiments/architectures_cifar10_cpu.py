@@ -34,7 +34,7 @@ def _with(model: ModelConfig) -> RunConfig:
         training=dataclasses.replace(_TABLE.training, num_epochs=25),
         forget=dataclasses.replace(_TABLE.forget, seeds=(1, 2)),
         replicas=dataclasses.replace(_TABLE.replicas, originals=(0, 1), references=16),
-        tuning=TuningConfig(trials=4, originals=(101,), seeds=(101,)),
+        tuning=TuningConfig(trials=4, seeds=(101,)),
         audit=dataclasses.replace(_TABLE.audit, theory=True),
         rows={
             name: rows.with_options(_TABLE.rows[name], num_epochs=_EPOCHS)

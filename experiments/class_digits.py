@@ -26,7 +26,7 @@ PRESET = RunConfig(
     training=TrainingConfig(num_epochs=60, batch_size=64, learning_rate=0.05),
     forget=ForgetConfig(kind="class", classes=(1, 3, 5, 8)),
     replicas=ReplicasConfig(originals=(0, 1, 2, 3, 4), references=64),
-    tuning=TuningConfig(trials=12),
+    tuning=TuningConfig(trials=5),
     audit=AuditConfig(num_bootstrap=500, signal="softmax_confidence", lira=True),
     rows=rows.for_classes(small=True),
 )

@@ -28,7 +28,7 @@ PRESET = RunConfig(
     training=TrainingConfig(num_epochs=25, batch_size=64, learning_rate=0.05),
     forget=ForgetConfig(kind="class", classes=(1, 4, 8)),
     replicas=ReplicasConfig(originals=(0, 1, 2, 3, 4), references=0),
-    tuning=TuningConfig(trials=8),
+    tuning=TuningConfig(trials=6, classes=(0,)),
     audit=AuditConfig(num_bootstrap=500),
     rows=rows.for_classes(small=True),
 )

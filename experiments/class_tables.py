@@ -45,7 +45,7 @@ _BASE = RunConfig(
     replicas=ReplicasConfig(
         originals=tuple(range(8)), references=0, group=8, mapper="map"
     ),
-    tuning=TuningConfig(trials=12),
+    tuning=TuningConfig(trials=5),
     audit=AuditConfig(num_bootstrap=200, mis_samples=10_000),
     rows=rows.for_classes(),
 )

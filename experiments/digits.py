@@ -27,7 +27,7 @@ PRESET = RunConfig(
     forget=ForgetConfig(seeds=tuple(range(1, 11))),
     replicas=ReplicasConfig(originals=(0, 1, 2), references=64),
     attack=AttackConfig(search="minimal"),
-    tuning=TuningConfig(trials=12),
+    tuning=TuningConfig(trials=8),
     rows={
         "finetune": Row(label="Fine-tuned (FT)", method=FineTune()),
         "amun": Row(label="AMUN", method=AMUN()),

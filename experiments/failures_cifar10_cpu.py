@@ -66,7 +66,7 @@ def _trained(title: str, training: TrainingConfig) -> RunConfig:
         forget=dataclasses.replace(_TABLE.forget, seeds=(1, 2)),
         attack=AttackConfig(epsilon_init=0.04, num_radii=6),
         replicas=dataclasses.replace(_TABLE.replicas, originals=(0, 1), references=16),
-        tuning=TuningConfig(trials=3, originals=(101,), seeds=(101,)),
+        tuning=TuningConfig(trials=3, seeds=(101,)),
         audit=dataclasses.replace(_TABLE.audit, theory=True),
         rows=_ROWS,
     )

@@ -1,4 +1,4 @@
-"""Every method on digits, each with the same number of trials.
+"""Every method on digits, each with the same trials per hyperparameter.
 
 Claim:   how near each method comes to retraining when all are tuned alike.
 Command: unlearn-jax run methods_digits --workdir runs/methods_digits

@@ -1,4 +1,4 @@
-"""Every method on MNIST, each with the same number of trials.
+"""Every method on MNIST, each with the same trials per hyperparameter.
 
 Claim:   how near each method comes to retraining when all are tuned alike.
 Command: unlearn-jax run methods_mnist --workdir runs/methods_mnist --data.path DATA_DIR
@@ -28,7 +28,7 @@ PRESET = RunConfig(
     forget=ForgetConfig(seeds=(1, 2, 3)),
     replicas=ReplicasConfig(originals=(0, 1, 2), references=64),
     attack=AttackConfig(epsilon_init=0.16),
-    tuning=TuningConfig(trials=12, seeds=(101, 102)),
+    tuning=TuningConfig(trials=8, seeds=(101,)),
     audit=AuditConfig(num_bootstrap=500),
     rows=rows.with_retain() | rows.without_retain(),
 )

@@ -139,7 +139,7 @@ _METHODS = RunConfig(
     ),
     forget=ForgetConfig(kind="class", classes=(AUTOMOBILE, CAT, SHIP)),
     replicas=ReplicasConfig(originals=(0, 1, 2), references=0),
-    tuning=TuningConfig(trials=4, originals=(101,), classes=(AIRPLANE, DOG)),
+    tuning=TuningConfig(trials=3, classes=(AIRPLANE, DOG)),
     audit=AuditConfig(
         num_bootstrap=500,
         targets=True,

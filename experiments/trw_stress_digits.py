@@ -37,7 +37,6 @@ PRESET = dataclasses.replace(
     _BASE,
     title="TRW's similarity on digits",
     replicas=dataclasses.replace(_BASE.replicas, references=0),
-    tuning=dataclasses.replace(_BASE.tuning, trials=6),
     audit=dataclasses.replace(_BASE.audit, lira=False, targets=True),
     rows={
         key: Row(label=label, method=TRW(num_epochs=10, **options), search=_SEARCH)

@@ -85,6 +85,16 @@ class Mapper(NamedTuple):
     fetch: Callable[[FetchFn], FetchFn] = lambda fetch: fetch
 
 
+_SWITCHES = (
+    "jax_enable_x64",
+    "jax_default_matmul_precision",
+    "jax_numpy_dtype_promotion",
+    "jax_default_prng_impl",
+    "jax_threefry_partitionable",
+)
+"""Switches of JAX, set for a thread or for all, that change what is traced."""
+
+
 class _Program:
     """Jitted function, compiled once for each signature of its arguments.
 
@@ -146,7 +156,8 @@ class _Program:
         )
 
     def _compile(self, structure: Any, shapes: tuple[Any, ...]) -> Any:
-        signature = (structure, shapes)
+        switches = tuple(getattr(jax.config, name) for name in _SWITCHES)
+        signature = (structure, shapes, switches)
         if signature in self._compiled:
             return self._compiled[signature]
         began = time.perf_counter()

@@ -98,7 +98,7 @@ def plan(found: dict[str, Any], chips: int) -> tuple[Cell, ...]:
     is_idle = busy < chips
     return (
         f"{found['preset']}, {found['target'].partition(':')[0]}",
-        number(chips, 4),
+        Value(mean=Decimal(chips)),
         f"{models} models: groups of {group} on {min(hosts, groups)} of {hosts} hosts",
         number(100 * busy / chips),
         number(turns * one_model),

@@ -324,7 +324,7 @@ def ulira(num_tables: int, seed: int) -> list[list]:
 
 def main() -> None:
     """Measure, print, and store the tables of the page."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Measure coverage and power.")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="JSON file")
     parser.add_argument("--tables", type=int, default=300, help="of each setting")
     parser.add_argument("--refit-tables", type=int, default=100, help="of MIS")

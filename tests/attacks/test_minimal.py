@@ -266,6 +266,38 @@ def test_examples_are_wrong_by_more_than_rounding(network):
     assert np.all((others.max(-1) - of_label)[found] > 0.9 * least)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_linear_steps_go_beyond_the_rounding_of_short_types(network, dtype):
+    apply_fn, variables, x, y = network
+
+    def short(variables, images):
+        return apply_fn(variables, images).astype(dtype)
+
+    y = jnp.argmax(short(variables, x), -1)
+    closest = search(short, variables, x, y)
+    doubled = attacks.adversarial_set(short, variables, x, y)
+    np.testing.assert_array_equal(closest.status, Status.FOUND)
+    assert np.all(jnp.argmax(short(variables, closest.images), -1) != y)
+    assert np.median(closest.num_gradients) <= 20
+    assert np.median(closest.distance) < np.median(doubled.distance)
+
+
+def test_linear_steps_go_beyond_the_rounding_of_a_small_margin():
+    """Twice the margin's overshoot is less than what rounding needs."""
+    weights = jnp.asarray(RNG.normal(size=(16, 2)), jnp.float32)
+    gap = weights[:, 0] - weights[:, 1]
+    start = jnp.full(16, 0.5) - gap * jnp.sum(0.5 * gap) / jnp.sum(gap**2)
+    x = (start + 1e-3 * gap / jnp.sum(gap**2)).reshape(1, *SHAPE)
+
+    def shifted(weights, images):
+        return linear(weights, images) + 100.0
+
+    y = jnp.argmax(shifted(weights, x), -1)
+    result = search(shifted, weights, x, y, bounds=WIDE)
+    np.testing.assert_array_equal(result.status, Status.FOUND)
+    assert int(result.num_gradients[0]) <= 20
+
+
 def test_depth_scales_the_distance_for_one_gradient(network):
     apply_fn, variables, x, y = network
     x = 0.3 + 0.4 * x  # no pixel near a bound
@@ -380,6 +412,13 @@ def test_certificate_is_exact_for_orthogonal_classes():
     certified = attacks.certified_distance(logits, y, log10_lipschitz=np.log10(3.0))
     result = search(linear, weights, x, y, bounds=WIDE)
     np.testing.assert_allclose(result.distance, certified, rtol=2e-3, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+def test_certificate_of_a_label_of_no_class_is_zero(label):
+    logits = jnp.array([-3.0, -1.0, -2.0])
+    none = attacks.certified_distance(logits, jnp.array(label), log10_lipschitz=0.0)
+    assert float(none) == 0.0
 
 
 def test_unusable_hyperparameters_are_refused(network):

@@ -92,6 +92,45 @@ def test_positive_ratios_agree_with_the_papers_quotient():
         assert np.allclose(dominated_fraction(ratio, gamma=gamma), expected, atol=1e-12)
 
 
+# Powers of two: the division is exact, and 0 has one sign.
+EXACT = arrays(
+    np.float64,
+    st.integers(2, 25),
+    elements=st.sampled_from([-4.0, -2.0, -1.0, 0.0, 0.5, 1.0, 2.0, 4.0]),
+)
+
+
+@settings(deadline=None, max_examples=100)
+@given(EXACT, EXACT, st.sampled_from([0.5, 1.0, 2.0]))
+def test_the_quotient_is_the_released_codes_division(ratio, population, gamma):
+    with np.errstate(divide="ignore", invalid="ignore"):
+        own = oracles.rmia_pairwise_quotient(ratio, gamma=gamma)
+        of_others = oracles.rmia_pairwise_quotient(ratio, population, gamma=gamma)
+    options = {"gamma": gamma, "comparison": "quotient"}
+    assert np.array_equal(dominated_fraction(ratio, **options), own)
+    assert np.array_equal(dominated_fraction(ratio, population, **options), of_others)
+    on_device = audit.device.dominated_fraction
+    np.testing.assert_allclose(on_device(ratio, **options), own, atol=1e-6)
+    np.testing.assert_allclose(
+        on_device(ratio, population, **options), of_others, atol=1e-6
+    )
+
+
+def test_the_quotient_rewards_a_more_negative_ratio_and_the_product_does_not():
+    population = [-1.0]
+    ratio = [-0.5, -3.0]
+    assert dominated_fraction(ratio, population).tolist() == [1, 0]
+    quotient = dominated_fraction(ratio, population, comparison="quotient")
+    assert quotient.tolist() == [0, 1]
+    positive = np.random.default_rng(0).lognormal(size=100)
+    assert np.array_equal(
+        dominated_fraction(positive),
+        dominated_fraction(positive, comparison="quotient"),
+    )
+    with pytest.raises(InputError, match="pass 'product' or 'quotient'"):
+        dominated_fraction(ratio, comparison="ratio")
+
+
 @pytest.mark.parametrize(
     "options",
     [{}, {"trim": 0.2}, {"mode": "offline"}, {"mode": "offline", "offline_a": 0.6}],

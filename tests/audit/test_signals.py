@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from support import oracles
 
+from unlearn_jax import audit
 from unlearn_jax.audit import signals
 from unlearn_jax.types import InputError
 
@@ -227,3 +228,33 @@ def test_a_label_outside_the_classes_gives_nan(name, label):
 def test_bad_input_is_one_line(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_a_constant_in_a_samples_logits_lowers_an_attack_by_taylors_form_only():
+    """Members and others with the same predictions as before, and a constant each."""
+    rng = np.random.default_rng(0)
+    num_models, num_samples, num_classes = 32, 600, 10
+    labels = rng.integers(0, num_classes, num_samples)
+    hot = np.eye(num_classes)[labels]
+    member = rng.random((num_models, num_samples)) < 0.5
+    easy = rng.normal(3.0, 1.5, (num_samples, 1))
+    noise = rng.normal(size=(num_models, num_samples, num_classes))
+    logits = hot * (easy + 1.2 * member[..., None]) + noise
+    constant = rng.normal(0, 2.0, (num_samples, 1))
+
+    def auc_of(signal, target):
+        values = signals.model_signals(signal, [target, *logits[1:]], labels)
+        average = audit.reference_average(values[1:], member[1:], check_design=False)
+        ratio = audit.ratio_to_average(values[0], average)
+        return 100 * audit.auc(ratio, member[0])
+
+    plain, moved = logits[0], logits[0] + constant
+    np.testing.assert_allclose(jax.nn.softmax(plain), jax.nn.softmax(moved), atol=1e-6)
+    assert auc_of("soft_margin", plain) == pytest.approx(
+        auc_of("soft_margin", moved), abs=0.01
+    )
+    assert auc_of("taylor_softmax", plain) - auc_of("taylor_softmax", moved) > 3
+    # at equal constants the two forms attack alike
+    assert auc_of("taylor_softmax", plain) == pytest.approx(
+        auc_of("soft_margin", plain), abs=2
+    )

@@ -356,7 +356,7 @@ def test_l2ul_matches_its_regularized_steps(blobs, key):
             {**numbers, **more},
             problem,
             jax.random.clone(key),
-            3 * 90 + 30,
+            3 * 90 + 30 + 2 * 30 * 2,
             **options,
         )
         leave, keep = (1 / 3, 2 / 3) if weight is None else (1.0, weight)
@@ -463,7 +463,8 @@ def test_l2ul_forgets_a_class_of_a_network(normed, blobs, key):
     )(key, problem)
     labels = np.argmax(normed.apply(variables, blobs.images[blobs.labels == 1]), -1)
     assert np.all(labels != 1)
-    assert info.num_gradients < 30 * 40 + 20
+    attack = 5 * 20
+    assert attack + 20 < info.num_gradients < 30 * 40 + 20 + attack
 
 
 def test_values_out_of_range_are_refused():

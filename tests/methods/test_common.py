@@ -336,9 +336,10 @@ def test_search_spaces_hold_fields_and_ranges_of_traceable_ones(name):
     for field, candidates in SPACES[name].items():
         assert field in fields_of(method)
         assert is_traceable(method, field) == isinstance(candidates, dict)
-    for trial in methods.draw_trials(SPACES[name], 20):
-        searched = replace(method, **trial)
-        assert {field: fields_of(searched)[field] for field in trial} == trial
+    for field, levels in methods.draw_levels(SPACES[name], 20).items():
+        for level in levels:
+            searched = replace(method, **{field: level})
+            assert fields_of(searched)[field] == level
 
 
 def test_stacked_methods_map_over_all_their_floats(normed, blobs, key):

@@ -135,8 +135,20 @@ def test_forms_refuse_what_they_cannot_do(form):
         models.CONVOLUTIONS[form](
             image, kernel, (1, 1), "SAME", dimension_numbers=("NCHW", "OIHW", "NCHW")
         )
+    with pytest.raises(TypeError, match="batch_group_count"):
+        models.CONVOLUTIONS[form](image, kernel, (1, 1), "SAME", batch_group_count=2)
     with pytest.raises(InputError, match="unknown convolution"):
         models.convolution("fast")
+
+
+@pytest.mark.parametrize("form", ["canonical", NATIVE])
+def test_forms_have_the_preferred_type(form):
+    image = jnp.ones((1, 4, 4, 2), jnp.bfloat16)
+    kernel = jnp.ones((3, 3, 2, 2), jnp.bfloat16)
+    convolve = models.CONVOLUTIONS[form]
+    wide = convolve(image, kernel, (1, 1), "SAME", preferred_element_type=jnp.float32)
+    assert wide.dtype == jnp.float32
+    assert convolve(image, kernel, (1, 1), "SAME").dtype == jnp.bfloat16
 
 
 @pytest.mark.parametrize("shape", [(2, 7, 6, 3), (1, 2, 2, 1)])

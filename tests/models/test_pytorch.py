@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from jax import lax
 
 from unlearn_jax import models, spectral
@@ -243,3 +244,27 @@ def test_a_pth_file_of_a_plain_cnn_gives_the_same_logits(key, tmp_path):
     (tmp_path / "bad.pth").write_bytes(b"no weights")
     with pytest.raises(InputError, match="cannot read"):
         models.from_torch(tmp_path / "bad.pth", like=model)
+
+
+@pytest.mark.parametrize(("batch", "side", "percent"), [(8, 2, 3.1), (128, 4, 0.05)])
+def test_running_variances_are_those_of_pytorch_times_a_known_factor(
+    batch, side, percent, key
+):
+    norm = nn.BatchNorm(use_running_average=False, momentum=0.9)
+    images = jax.random.normal(key, (50, batch, side, side, 3))
+    state = norm.init(key, images[0])
+    stats = state["batch_stats"]
+    unbiased = np.ones(3)
+    for image in images:
+        _, new = norm.apply(
+            {**state, "batch_stats": stats}, image, mutable="batch_stats"
+        )
+        stats = new["batch_stats"]
+        drawn = np.asarray(image, np.float64).reshape(-1, 3)
+        unbiased = 0.9 * unbiased + 0.1 * drawn.var(0, ddof=1)
+    num_values = batch * side**2
+    start = 0.9 ** len(images)  # the initial 1 is in both
+    expected = start + (unbiased - start) * (num_values - 1) / num_values
+    np.testing.assert_allclose(stats["var"], expected, rtol=1e-5)
+    lower = 100 * (1 - np.mean(np.asarray(stats["var"]) / unbiased))
+    assert lower == pytest.approx(percent, rel=0.05)

@@ -67,6 +67,18 @@ def test_two_threads_compile_a_program_once(monkeypatch):
     assert len(compiled) == 3
 
 
+def test_programs_follow_the_switches_of_the_thread_that_calls():
+    program = replicas._Program(jax.jit(lambda x: jnp.zeros(()) + x.shape[0]))
+    one = np.ones(2, np.float32)
+    ahead = threading.Thread(target=program, args=(one,))
+    with jax.enable_x64(True):
+        # the other thread has the switches that hold for all
+        ahead.start()
+        ahead.join()
+        assert program(one).dtype == np.float64
+    assert program(one).dtype == np.float32
+
+
 def test_training_is_rehearsed_without_a_trace(tiny, blobs):
     keys = jax.random.split(jax.random.key(0), 2)
     member = np.ones((2, 60), bool)

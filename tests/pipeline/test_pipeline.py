@@ -113,7 +113,7 @@ def test_cost_is_counted_in_gradients_of_single_samples(finished, splits):
     # Epochs, retained samples (3 steps of 16).
     assert cost["retrained"].gradients == 4 * 48
     assert cost["finetune"].gradients == 2 * 48
-    assert cost["finetune"].relative == 0.5
+    assert cost["finetune"].relative_gradients == 0.5
     plan = make_plan(TINY, folder.parent / "banks", splits=splits, workdir=folder)
     sets = plan.runner.make(stages.attack(plan, ""))
     attacked = sets["num_gradients"].sum(1).mean()
@@ -138,7 +138,9 @@ def test_huge_but_finite_logits_count_as_diverged():
     )
     assert pool.usable_signals([logits]).shape == (1, 5)
     assert pool.usable_signals([logits, 1e16 * logits]) is None
-    assert pool.usable_signals([np.full((5, 3), np.nan, np.float32)]) is None
+    lost = np.full((5, 3), np.nan, np.float32)
+    assert pool.usable_signals([lost]) is None
+    assert pool.num_diverged([logits, 1e16 * logits, lost, logits]) == 2
 
 
 def test_notes_cover_the_search_and_the_choice_of_hard_samples(splits, tmp_path):
@@ -463,7 +465,7 @@ def test_a_users_method_is_a_dataclass_and_becomes_a_row(
     config = dataclasses.replace(
         TINY,
         bank=str(finished[0].parent / "banks"),
-        tuning=TuningConfig(trials=3, originals=(9,), seeds=(9,)),
+        tuning=TuningConfig(trials=3, originals=(9, 10), seeds=(9,)),
         rows={
             "mine": Row(
                 method=shrink,
@@ -477,7 +479,7 @@ def test_a_users_method_is_a_dataclass_and_becomes_a_row(
     assert (row.key, row.label, row.method) == ("mine", "Mine", "shrink")
     assert row.metrics["avg_gap"].num_runs == 4
     search = results.tuning.rows["mine"]
-    assert [trial.options["factor"] for trial in search.trials] == [0.01, 0.1, 1.0]
+    assert [trial.options["factor"] for trial in search.trials] == [0.5, 0.01, 1.0]
     chosen = search.trials[search.chosen].options
     assert row.options["factor"] == chosen["factor"]
     assert "Mine" in (tmp_path / "run" / "report.html").read_text()
@@ -595,7 +597,7 @@ def test_references_keep_what_is_asked_for_and_the_table_stays(
             == {
                 "models": {"models", "logits", "loss"},
                 "logits": {"logits", "loss"},
-                "signals": {"signal", "margin", "loss"},
+                "signals": {"taylor_softmax", "soft_margin", "logit_margin", "loss"},
             }[keep]
         )
         first = make_plan(TINY, folder.parent / "banks", splits=splits).references
@@ -604,7 +606,7 @@ def test_references_keep_what_is_asked_for_and_the_table_stays(
     whole = np.stack(banks["models"].logits())
     chex.assert_trees_all_equal(whole, np.stack(banks["logits"].logits()))
     for keep, bank in banks.items():
-        for name in ("taylor_softmax", "logit_margin"):
+        for name in ("taylor_softmax", "soft_margin", "logit_margin"):
             expected = audit.SIGNALS[name](whole, np.array(labels))
             np.testing.assert_allclose(
                 bank.signals(name), expected, rtol=1e-6, err_msg=keep
@@ -738,7 +740,7 @@ CASES = {
         "training.objective must be a value",
     ),
     "tuning on a reported original": (
-        {"tuning": {"trials": 2, "originals": (0,)}},
+        {"tuning": {"trials": 2, "originals": (0, 9)}},
         "never tune on what is reported",
     ),
     "tuning on a reported forget set": (
@@ -786,7 +788,7 @@ CASES = {
     ),
     "nothing to tune on": (
         {"tuning": {"trials": 2, "seeds": ()}},
-        "tuning.originals and tuning.seeds",
+        "tuning.seeds must name one seed or more",
     ),
     "attack of an unknown kind": (
         {"attacks": {"w": {"kind": "fgsm"}}},
@@ -887,10 +889,10 @@ def test_diverged_training_is_an_error_and_a_diverged_method_a_row(splits, tmp_p
         "a method that diverges is a result, and does not stop the others"
     )
     assert results.row("amun").metrics
-    (check,) = [
-        check for check in results.checks if not check.passed and "finite" in check.name
-    ]
-    assert "finetune" in check.detail
+    assert results.row("finetune").num_diverged == len(results.runs)
+    assert not any("finite" in check.name for check in results.checks), (
+        "a divergence is no failed check of the run"
+    )
 
 
 def test_working_directories_of_others(splits, tmp_path):

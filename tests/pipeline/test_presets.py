@@ -235,8 +235,9 @@ def test_presets_have_a_summary_and_tune_on_nothing_reported(name):
 def test_every_search_is_of_fields_that_the_method_has():
     for name, space in methods.SPACES.items():
         assert set(space) <= set(values.fields_of(methods.METHODS[name])), name
-        for trial in methods.draw_trials(space, 20):
-            values.replace(methods.METHODS[name], **trial)
+        for option, levels in methods.draw_levels(space, 20).items():
+            for level in levels:
+                values.replace(methods.METHODS[name], **{option: level})
 
 
 def test_shared_rows_name_every_method_once():

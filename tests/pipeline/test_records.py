@@ -76,7 +76,6 @@ def test_rows_and_metrics_are_found_by_name():
     assert result.row_of_kind("original") is result.rows[0]
     assert result.row_of_kind("oracle") is None
     assert result.metric("avg_gap").direction == "0"
-    assert [row.is_diverged for row in result.rows] == [False, False, True]
     with pytest.raises(InputError, match="no row 'salun': choose from original, amun"):
         result.row("salun")
     with pytest.raises(InputError, match="no metric 'acc': choose from ft_auc"):

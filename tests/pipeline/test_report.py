@@ -95,7 +95,7 @@ def test_every_table_prints_the_numbers(result):
 
 
 def test_every_table_ends_with_the_cost(result):
-    cost = dataclasses.replace(result.rows[3].cost, relative=0.0123)
+    cost = dataclasses.replace(result.rows[3].cost, relative_gradients=0.0123)
     result = change_row(result, "method0", cost=cost)
     shown = ["–", "0.011", "0.022", "0.012", "0.044", "0.055"]
     assert [tables.format_cost(row) or "–" for row in result.rows] == shown
@@ -114,27 +114,33 @@ def test_every_table_ends_with_the_cost(result):
     lines = csv.DictReader(io.StringIO(tables.csv_table(result)))
     costs = {line["row"]: line[COST] for line in lines}
     assert costs == {
-        row.key: str(row.cost.relative) if row.cost else "" for row in result.rows
+        row.key: str(row.cost.relative_gradients) if row.cost else ""
+        for row in result.rows
     }
 
 
 def test_a_diverged_row_stays_in_every_table(result, arrays, tmp_path):
-    result = change_row(result, "method2", metrics={}, values={})
+    lost = {"metrics": {}, "values": {}, "num_diverged": 2}
+    result = change_row(result, "method2", **lost)
     arrays = without_arrays(arrays, "method2")
-    assert "(diverged)" in tables.terminal_text(result)
-    assert "Fine-tune (diverged) & –" in squeezed(latex(result))
-    assert "| Fine-tune (diverged) | – |" in squeezed(markdown(result))
+    count = f"2 of {result.design.runs}"
+    assert f"diverged {count}" in tables.terminal_text(result)
+    assert f"Fine-tune & diverged {count}" in squeezed(latex(result))
+    assert f"| Fine-tune | diverged {count} |" in squeezed(markdown(result))
+    lines = csv.DictReader(io.StringIO(tables.csv_table(result)))
+    counts = {line["row"]: line["num_diverged"] for line in lines}
+    assert counts["method2"] == "2"
+    assert counts["method1"] == "0"
     report.write_report(result, arrays, tmp_path / "report.html")
     words = Page((tmp_path / "report.html").read_text("utf-8")).words
-    assert "Fine-tune diverged – – –" in words
-    assert "Fine-tune has no numbers: not every run ended in finite ones." in words
-    assert "A row of dashes diverged" in words
+    assert f"Fine-tune diverged {count} diverged {count}" in words
+    assert f"Diverged, a result like any other: Fine-tune in {count} runs." in words
+    assert "Where a row diverged" in words
     for key in ("method0", "method1"):
-        result = change_row(result, key, metrics={}, values={})
-    assert "AMUN, AMUN without D_R and Fine-tune have no numbers" in " ".join(
+        result = change_row(result, key, **lost)
+    assert f"AMUN in {count} runs, AMUN without D_R in {count} runs and" in " ".join(
         findings(result)
     )
-    assert markdown(result).count("(diverged)") == 3
     assert verdict(result) == (
         "No method has an interval of FT AUC, so nothing can be concluded."
     )

@@ -48,7 +48,7 @@ def trial(gap, **options):
     metrics = {}
     if gap is not None:
         metrics = dict.fromkeys(keys, estimate(90.0)) | {"avg_gap": estimate(gap)}
-    return Trial(options=options, metrics=metrics)
+    return Trial(options=options, metrics=metrics, num_diverged=0 if metrics else 3)
 
 
 def make_tuning():
@@ -79,7 +79,7 @@ def make_tuning():
         ),
     }
     return Tuning(
-        originals=(901,),
+        originals=(901, 902),
         sets=(902, 903),
         shared=0.0,
         original=estimate(12.4),
@@ -194,12 +194,12 @@ def test_tuning_shows_every_trial_and_warns(made, tmp_path):
             options = sections.format_options(one.options)
             gap = one.metrics.get("avg_gap")
             if gap is None:
-                assert f"{options} – – – – – diverged" in page.words
+                assert f"{options} – – – – – diverged 3 of 4" in page.words
                 continue
             cells = f"{gap.mean:.2f} ± 0.25 {format_cell(gap, 2)[1]} 90.00"
             state = " chosen" if i == search.chosen else ""
             assert f"{options} {cells} 90.00 90.00 90.00{state}" in page.words
-    assert "seeds 901) and other forget sets (seeds 902, 903)" in page.words
+    assert "seeds 901, 902) and other forget sets (seeds 902, 903)" in page.words
     assert "decay_every in {0, 1, 5}; learning_rate 0.0001–0.1" in page.words
     remarks = column(tables_of(sections.tuning_section(result))[0], 5)
     # The first is between two tried values, and clearly below the original.

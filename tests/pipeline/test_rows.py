@@ -34,7 +34,8 @@ def draw_models(rng):
         member[rng.permutation(6)[:3], sample] = True
     logits = draw_logits(rng, 6)
     signal = audit.model_signals("taylor_softmax", logits, LABELS)
-    return rows, ReferenceSignals(signal, margins(logits, LABELS)), member
+    soft = audit.model_signals("soft_margin", logits, LABELS)
+    return rows, ReferenceSignals(signal, margins(logits, LABELS), soft), member
 
 
 def test_metrics_are_those_of_the_definitions():
@@ -43,7 +44,8 @@ def test_metrics_are_those_of_the_definitions():
     forget[:2, :8] = True
     forget[2:, 8:16] = True
     rows, references, member = draw_models(rng)
-    rows["lost"] = [np.full_like(rows["mine"][0], np.nan)] * len(RUNS)
+    lost = np.full_like(rows["mine"][0], np.nan)
+    rows["lost"] = [lost, rows["mine"][1], lost, lost]
     config = AuditConfig(num_bootstrap=20, mis=False, lira=True)
     pool = make_pool(config, LABELS, forget, RUNS, references, member)
     measured = measure_rows(pool, rows)
@@ -55,6 +57,7 @@ def test_metrics_are_those_of_the_definitions():
     assert keys == [m.key for m in SAMPLES.metrics if m.key in keys]
     mine, lost = measured.rows[3:]
     assert lost.is_diverged
+    assert (mine.num_diverged, lost.num_diverged) == (0, 3)
     assert f"scores/{lost.key}" not in measured.arrays
     np.testing.assert_array_equal(measured.arrays["forget"], forget)
 
@@ -65,7 +68,11 @@ def test_metrics_are_those_of_the_definitions():
 
     target = np.stack([signal(one) for one in rows["mine"]])
     scores = audit.rmia(target, references.signal, member, gamma=config.gamma)
+    softly = audit.model_signals("soft_margin", rows["mine"], LABELS)
+    soft_scores = audit.rmia(softly, references.soft, member, gamma=config.gamma)
     for run, mask in enumerate(np.pad(forget, ((0, 0), (0, NUM_TEST)))):
+        soft = audit.forget_aucs(soft_scores[run], mask, TRAIN & ~mask, ~TRAIN).ft
+        assert mine.values["ft_auc_soft"][run] == pytest.approx(100 * soft, abs=1e-4)
         aucs = audit.forget_aucs(scores[run], mask, TRAIN & ~mask, ~TRAIN)
         assert mine.values["ft_auc"][run] == pytest.approx(100 * aucs.ft, abs=1e-4)
         assert mine.values["fr_auc"][run] == pytest.approx(100 * aucs.fr, abs=1e-4)
@@ -193,3 +200,43 @@ def test_differences_are_those_of_the_runs():
         assert measured[key].verdict.state == own["oracle"].state
     assert measured["original"].verdict is None
     assert set(measured["original"].differences["ft_auc"]) == {"oracle"}
+
+
+def test_a_constant_in_the_logits_moves_taylors_column_and_not_the_soft_one():
+    rng = np.random.default_rng(3)
+    forget = np.zeros((len(RUNS), NUM_TRAIN), bool)
+    forget[:, :12] = True
+    rows, references, member = draw_models(rng)
+    constant = rng.normal(0, 3, (len(LABELS), 1)).astype(np.float32)
+    rows["moved"] = [logits + constant for logits in rows["mine"]]
+    config = AuditConfig(num_bootstrap=5, mis=False)
+    pool = make_pool(config, LABELS, forget, RUNS, references, member)
+    measured = {row.key: row.values for row in measure_rows(pool, rows).rows}
+    for key in ("ft_auc_soft", "test_accuracy"):
+        assert measured["moved"][key] == pytest.approx(measured["mine"][key], abs=0.5)
+    gaps = np.subtract(measured["moved"]["ft_auc"], measured["mine"]["ft_auc"])
+    assert np.abs(gaps).max() > 2
+    without = references._replace(soft=None)
+    pool = make_pool(config, LABELS, forget, RUNS, without, member)
+    keys = {metric.key for metric in measure_rows(pool, rows).metrics}
+    assert "ft_auc" in keys
+    assert "ft_auc_soft" not in keys
+
+
+def test_scores_of_a_quotient_rank_the_samples_themselves():
+    rng = np.random.default_rng(4)
+    forget = np.zeros((len(RUNS), NUM_TRAIN), bool)
+    forget[:, :12] = True
+    rows, references, member = draw_models(rng)
+    rows["mine"] = [4 * logits - 6 for logits in rows["mine"]]
+    config = AuditConfig(num_bootstrap=5, mis=False, comparison="quotient")
+    pool = make_pool(config, LABELS, forget, RUNS, references, member)
+    mine = next(row for row in measure_rows(pool, rows).rows if row.key == "mine")
+    target = audit.model_signals("taylor_softmax", rows["mine"], LABELS)
+    ratio = audit.rmia_ratio(target, references.signal, member)
+    assert (ratio < 0).any()
+    scores = audit.dominated_fraction(ratio, comparison="quotient")
+    mask = np.pad(forget[0], (0, NUM_TEST))
+    for run in range(len(RUNS)):
+        aucs = audit.forget_aucs(scores[run], mask, TRAIN & ~mask, ~TRAIN)
+        assert mine.values["ft_auc"][run] == pytest.approx(100 * aucs.ft, abs=1e-4)

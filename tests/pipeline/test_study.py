@@ -19,7 +19,7 @@ def variants():
     """Variants with other rows, numbers and checks; a method diverged in the second."""
     first = make(num_methods=3)[0]
     second = make(num_methods=2, num_runs=3)[0]
-    second = change_row(second, "method1", metrics={}, values={})
+    second = change_row(second, "method1", metrics={}, values={}, num_diverged=2)
     first = dataclasses.replace(first, title="Hard forget sets: a random tenth")
     title = "Hard forget sets: the hardest"
     second = dataclasses.replace(second, title=title, checks=())
@@ -43,7 +43,7 @@ def test_there_is_a_table_per_metric_with_every_number(variants):
         if other is None:
             assert cells[2].value is None
         elif not other.metrics:
-            assert cells[2].value == "diverged"
+            assert cells[2].value == "diverged 2 of 3"
         else:
             assert cells[2].value == other.metrics["ft_auc"]
 

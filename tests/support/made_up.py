@@ -75,7 +75,7 @@ def make_rows(num_methods, num_runs, rng):
             values[name] = tuple(drawn.tolist())
         cost = RowCost(
             gradients=900 * position,
-            relative=0.011 * position,
+            relative_gradients=0.011 * position,
             seconds=1.5,
         )
         row = RowResult(
@@ -282,7 +282,9 @@ def small_result(**changes):
                 options={"learning_rate": 0.1, "milestones": [5]},
                 attack="",
                 metrics={"ft_auc": SINGLE, "avg_gap": CELL},
-                cost=records.RowCost(gradients=10.0, relative=0.5, seconds=1.0),
+                cost=records.RowCost(
+                    gradients=10.0, relative_gradients=0.5, seconds=1.0
+                ),
             ),
             RowResult(key="lost", label="Lost", method="gradient_ascent"),
         ),

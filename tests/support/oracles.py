@@ -85,11 +85,13 @@ def rmia_pairwise(ratio, population_ratio=None, *, gamma=2.0):
     return np.array(scores)
 
 
-def rmia_pairwise_quotient(ratio, *, gamma=2.0):
-    """The paper's wording, ``ratio(x) / ratio(z) > gamma``, for positive ratios."""
-    return np.array(
-        [np.mean(own / np.delete(ratio, i) > gamma) for i, own in enumerate(ratio)]
-    )
+def rmia_pairwise_quotient(ratio, population_ratio=None, *, gamma=2.0):
+    """The paper's wording, ``ratio(x) / ratio(z) > gamma``, as AMUN's code divides."""
+    scores = []
+    for i, own in enumerate(ratio):
+        others = np.delete(ratio, i) if population_ratio is None else population_ratio
+        scores.append(np.mean(own / others > gamma))
+    return np.array(scores)
 
 
 def mann_whitney(scores, is_member):

@@ -10,13 +10,13 @@ the signals' dtype. Under ``jax.jit`` these functions are
 :mod:`unlearn_jax.audit.device`'s.
 """
 
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from unlearn_jax.audit import device
-from unlearn_jax.audit.device._rmia import Mode
+from unlearn_jax.audit.device._rmia import Comparison, Mode
 from unlearn_jax.audit.inputs import (
     is_traced,
     mask_array,
@@ -39,6 +39,7 @@ def rmia(
     offline_a: float = 0.3,
     trim: float = 0.0,
     check_design: bool = True,
+    comparison: Comparison = "product",
 ) -> np.ndarray:
     """Return RMIA scores: the fraction of the population that each sample dominates.
 
@@ -69,6 +70,7 @@ def rmia(
         only. The paper's code uses 0.2.
       check_design: online, insist that each sample is in exactly half the references
         (the paper's design).
+      comparison: as in :func:`dominated_fraction`.
 
     Returns:
       ``[N]`` or ``[T, N]`` float64 in [0, 1], multiples of 1 / (N - 1) or 1 / Z; higher
@@ -98,12 +100,18 @@ def rmia(
             "reference_population": reference_population,
         }
         scores = device.rmia(
-            target, reference, member, gamma=gamma, **populations, **options
+            target,
+            reference,
+            member,
+            gamma=gamma,
+            comparison=comparison,
+            **populations,
+            **options,
         )
         return cast(np.ndarray, scores)
     ratio = rmia_ratio(target, reference, member, check_design=check_design, **options)
     if population is None or reference_population is None:
-        return dominated_fraction(ratio, gamma=gamma)
+        return dominated_fraction(ratio, gamma=gamma, comparison=comparison)
     others = real_array("reference_population", reference_population, ndim=(2,))
     if others.shape[0] != np.shape(reference)[0]:
         raise InputError(
@@ -115,6 +123,7 @@ def rmia(
         ratio,
         rmia_ratio(population, others, outside, check_design=False, **options),
         gamma=gamma,
+        comparison=comparison,
     )
 
 
@@ -252,7 +261,11 @@ def ratio_to_average(target: ArrayLike, average: ArrayLike) -> np.ndarray:
 
 
 def dominated_fraction(
-    ratio: ArrayLike, population_ratio: ArrayLike | None = None, *, gamma: float = 2.0
+    ratio: ArrayLike,
+    population_ratio: ArrayLike | None = None,
+    *,
+    gamma: float = 2.0,
+    comparison: Comparison = "product",
 ) -> np.ndarray:
     """Return the fraction of the population whose ratio, times gamma, is smaller.
 
@@ -261,24 +274,27 @@ def dominated_fraction(
     * ratio(z)`` keeps its order. One sort and one binary search per row, instead of N x
     Z comparisons.
 
-    The paper writes ``ratio(x) / ratio(z) > gamma``. The product form equals it for
-    every ratio(z) > 0, and at ratio(z) = 0 (a positive ratio dominates, others do not).
-    For ratio(z) < 0, which only signals outside [0, 1] can cause, dividing would turn
-    the inequality round and reward a sample for being more negative; the product form
-    keeps the score non-decreasing in ratio(x), so such a z is dominated by every
-    ratio(x) above gamma * ratio(z).
+    The paper writes ``ratio(x) / ratio(z) > gamma``, and AMUN's released code divides.
+    ``comparison="product"`` equals that for every ratio(z) > 0, and at ratio(z) = 0 (a
+    positive ratio dominates, others do not). For ratio(z) < 0, which only signals
+    outside [0, 1] can cause, such as the Taylor forms', dividing turns the inequality
+    around and rewards a sample for being more negative. The product keeps the score
+    non-decreasing in ratio(x): such a z is dominated by every ratio(x) above gamma *
+    ratio(z). ``comparison="quotient"`` is the division, for parity with that code.
 
     Args:
       ratio: ``[N]`` or ``[T, N]``; infinities are allowed.
       population_ratio: ``[Z]`` or ``[T, Z]``. None: the population of x is all other
         samples of its row.
       gamma: positive and finite.
+      comparison: ``product`` or ``quotient``; they differ where ratio(z) < 0 only.
 
     Returns:
       ``[N]`` or ``[T, N]`` float64 in [0, 1].
 
     Raises:
-      InputError: NaN ratios, gamma not positive, different numbers of targets, or one
+      InputError: NaN ratios, gamma not positive, an unknown comparison, different
+        numbers of targets, or one
         sample and no population.
 
     >>> print(dominated_fraction([1.0, 3.0, 2.0, 7.0]))
@@ -286,8 +302,12 @@ def dominated_fraction(
     >>> print(dominated_fraction([1.0, 3.0], [0.4, 0.5, 2.0]))
     [0.33333333 0.66666667]
     """
+    if comparison not in get_args(Comparison):
+        raise InputError(f"comparison is {comparison!r}: pass 'product' or 'quotient'")
     if is_traced(ratio, population_ratio, gamma):
-        fraction = device.dominated_fraction(ratio, population_ratio, gamma=gamma)
+        fraction = device.dominated_fraction(
+            ratio, population_ratio, gamma=gamma, comparison=comparison
+        )
         return cast(np.ndarray, fraction)
     if not 0 < gamma < np.inf:
         raise InputError(f"gamma is {gamma}: pass a positive number")
@@ -298,7 +318,7 @@ def dominated_fraction(
             raise InputError(
                 "a single sample has no others to compare with: pass a population"
             )
-        return np.apply_along_axis(_fraction_of_others, -1, ratio, gamma)
+        return np.apply_along_axis(_fraction_of_others, -1, ratio, gamma, comparison)
     others = real_array("population_ratio", population_ratio, ndim=(1, 2)).astype(
         np.float64, copy=False
     )
@@ -310,22 +330,41 @@ def dominated_fraction(
         )
     bounds = gamma * np.sort(others, axis=-1)
     if ratio.ndim == 1:
-        return np.searchsorted(bounds, ratio, side="left") / others.shape[-1]
+        return _num_dominated(bounds, ratio, comparison) / others.shape[-1]
     counts = [
-        np.searchsorted(bound, row, side="left")
+        _num_dominated(bound, row, comparison)
         for bound, row in zip(bounds, ratio, strict=True)
     ]
     return np.stack(counts) / others.shape[-1]
 
 
-def _fraction_of_others(ratio: np.ndarray, gamma: float) -> np.ndarray:
+def _num_dominated(
+    bounds: np.ndarray, ratio: np.ndarray, comparison: Comparison
+) -> np.ndarray:
+    """Return how many of the ascending ``gamma * ratio(z)`` each ratio dominates."""
+    counts = np.searchsorted(bounds, ratio, side="left")
+    if comparison == "product":
+        return counts
+    # Below zero the division turns the comparison around.
+    negative = bounds[: np.searchsorted(bounds, 0.0, side="left")]
+    smaller = np.searchsorted(negative, ratio, side="left")
+    larger = negative.size - np.searchsorted(negative, ratio, side="right")
+    return counts - smaller + larger
+
+
+def _fraction_of_others(
+    ratio: np.ndarray, gamma: float, comparison: Comparison
+) -> np.ndarray:
     """Return one row of :func:`dominated_fraction`, each sample itself left out."""
     order = np.argsort(ratio)
     ordered = ratio[order]
     bounds = gamma * ordered
     # Queries in ascending order keep the binary search in cache. A sample can dominate
     # itself (gamma < 1, or a negative ratio), and that comparison must not count.
-    counts = np.searchsorted(bounds, ordered, side="left") - (ordered > bounds)
+    itself = ordered > bounds
+    if comparison == "quotient":
+        itself = np.where(ordered < 0, ordered < bounds, itself)
+    counts = _num_dominated(bounds, ordered, comparison) - itself
     fractions = np.empty(ratio.shape)
     fractions[order] = counts / (ratio.size - 1)
     return fractions

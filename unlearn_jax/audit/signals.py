@@ -133,7 +133,8 @@ def soft_margin(
     """Return the soft-margin softmax, where the true logit must win by a margin.
 
     With ``u = z / T``: ``exp(u_y - m) / (exp(u_y - m) + sum_{j != y} exp(u_j))``
-    (Zarifzadeh et al. 2024, "Low-Cost High-Power Membership Inference Attacks").
+    (Zarifzadeh et al. 2024, "Low-Cost High-Power Membership Inference Attacks"). A
+    constant added to all logits of a sample does not change it.
 
     Args:
       logits: ``[..., C]``, finite.
@@ -171,6 +172,14 @@ def taylor_softmax(
     = -1.596, so the value can be negative or above 1, and is infinite or NaN if the
     denominator vanishes. That is kept for parity; odd orders (``order=5`` is the
     quartic) are positive everywhere and give values in (0, 1).
+
+    **A constant added to all logits of a sample** changes this signal, though no
+    softmax, so no prediction and no loss, contains it: ``h(u + c)`` is not
+    ``h(c) h(u)``, as it is for exp. Gradients of a softmax loss sum to 0 over the
+    classes, so training leaves the constant to chance and audits of trained models
+    agree; methods that change weights otherwise (SSD, Fisher forgetting, projections,
+    output filters) move it, and the score with it. :func:`soft_margin`, the same
+    signal with exp, does not change: read it next to this one for such methods.
 
     Args:
       logits: ``[..., C]``, finite.

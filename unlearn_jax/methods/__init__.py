@@ -53,7 +53,7 @@ from unlearn_jax.methods.retrain import Retrain
 from unlearn_jax.methods.saliency import Saliency, saliency_mask
 from unlearn_jax.methods.scar import SCAR
 from unlearn_jax.methods.scrub import SCRUB
-from unlearn_jax.methods.spaces import SPACES, draw_trials
+from unlearn_jax.methods.spaces import SPACES, draw_levels
 from unlearn_jax.methods.ssd import SSD
 from unlearn_jax.methods.svd_projection import SVDProjection
 from unlearn_jax.methods.trw import TRW
@@ -134,7 +134,7 @@ __all__ = [
     "adversarial_samples",
     "attack_forget_set",
     "constrained",
-    "draw_trials",
+    "draw_levels",
     "filtered",
     "finetune_on",
     "finetune_passes",

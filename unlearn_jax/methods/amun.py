@@ -50,8 +50,9 @@ class AMUN(FineTuning):
     10 epochs, learning rate 0.01, divided by 10 after every epoch. The controls: 20
     epochs, 0.01, every 5.
 
-    ``num_gradients`` counts the fine-tuning; the attack, also that of
-    ``failures="targeted"``, is not counted. ``failures="drop"`` makes the set shorter
+    ``num_gradients`` counts the fine-tuning; the attack counts itself
+    (:class:`unlearn_jax.types.AttackResult`, which a run's table adds), but for the one
+    of ``failures="targeted"``. ``failures="drop"`` makes the set shorter
     but not the epochs, whose steps are those of the whole D_A: the remaining samples
     are read more often.
 

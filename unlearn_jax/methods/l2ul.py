@@ -94,8 +94,15 @@ class L2UL(FineTuning):
     [1, 5] and rates in [1e-4, 1e-3] where results are worse than theirs. Their targets
     are wrong ones, but for a slip that may give the true label.
 
-    A stopped epoch's loss is 0, and ``num_gradients`` counts the steps made and Omega,
-    not the attack.
+    Two things differ from the script without an option. It reads both sets in a fixed
+    order, never shuffled; here every epoch has an order of its own. And in a step it
+    runs the adversarial batch through the model before the forget batch, here after:
+    losses and gradients are the same, as BatchNorm in training mode normalizes each
+    batch by itself, but the running statistics end nearer to the batch that comes last
+    (its weight in them is 1 - momentum, that of the other momentum times as much).
+
+    A stopped epoch's loss is 0, and ``num_gradients`` counts the steps made, Omega and
+    the attack.
 
     Attributes:
       adversarial_weight: ``w_a``, with ``w_f = 1``; None for each set's fraction of the
@@ -182,13 +189,13 @@ class L2UL(FineTuning):
         )
         samples_per_step = sizes.adversarial + sizes.forget
         penalty = None
-        extra = 0
+        extra = self.num_steps * len(adversarial.labels)
         if not is_zero(self.regularization):
             omega = forget_importance(
                 problem, per=self.importance, batch_size=self.forget_batch_size
             )
             penalty = jax.tree.map(lambda leaf: self.regularization * (1 - leaf), omega)
-            extra = problem.num_forget
+            extra += problem.num_forget
         variables, losses, num_steps, num_gradients = _train(
             key_train,
             problem,

@@ -1,6 +1,5 @@
 """Search spaces: the hyperparameters of each method that its authors tuned."""
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,144 +9,165 @@ import numpy as np
 from unlearn_jax.types import InputError
 
 Space = Mapping[str, Any]
-"""Names of fields to ``{"low": .., "high": ..}``, searched on a logarithmic scale, or
-to a list of choices."""
+"""Names of fields to ``{"low": .., "high": .., "published": ..}``, a range searched on
+a logarithmic scale, or to a list of choices, the published one first."""
 
 
-def _range(low: float, high: float) -> dict[str, float]:
-    return {"low": low, "high": high}
+def _range(low: float, high: float, *, published: float) -> dict[str, float]:
+    return {"low": low, "high": high, "published": published}
 
 
+_RATE = _range(1e-3, 0.3, published=0.01)
 _DECAY = [0, 5]
 
 SPACES: dict[str, dict[str, Any]] = {
-    "finetune": {"learning_rate": _range(1e-3, 0.3), "decay_every": _DECAY},
-    "gradient_ascent": {"learning_rate": _range(1e-6, 1e-2)},
-    "neggrad_plus": {"learning_rate": _range(1e-3, 0.3), "alpha": _range(0.8, 0.999)},
-    "random_label": {"learning_rate": _range(1e-3, 0.3), "decay_every": _DECAY},
-    "boundary_shrink": {"learning_rate": _range(1e-6, 1e-2)},
-    "l1_sparse": {"learning_rate": _range(1e-3, 0.3), "gamma": _range(1e-6, 1e-3)},
-    "salun": {"learning_rate": _range(1e-3, 0.3), "fraction": _range(0.1, 0.9)},
-    "scrub": {"learning_rate": _range(1e-4, 0.1), "alpha": _range(1e-3, 1.0)},
+    "finetune": {"learning_rate": _RATE, "decay_every": _DECAY},
+    "gradient_ascent": {"learning_rate": _range(1e-6, 1e-2, published=1e-4)},
+    "neggrad_plus": {
+        "learning_rate": _RATE,
+        "alpha": _range(0.8, 0.999, published=0.95),
+    },
+    "random_label": {"learning_rate": _RATE, "decay_every": _DECAY},
+    "boundary_shrink": {"learning_rate": _range(1e-6, 1e-2, published=1e-5)},
+    "l1_sparse": {
+        "learning_rate": _RATE,
+        "gamma": _range(1e-6, 1e-3, published=5e-4),
+    },
+    "salun": {
+        "learning_rate": _range(1e-3, 0.3, published=0.013),
+        "fraction": _range(0.1, 0.9, published=0.5),
+    },
+    "scrub": {
+        "learning_rate": _range(1e-4, 0.1, published=5e-4),
+        "alpha": _range(1e-3, 1.0, published=1e-3),
+    },
     "scar": {
-        "learning_rate": _range(5e-5, 5e-3),
-        "distill_weight": _range(0.1, 25.0),
+        "learning_rate": _range(5e-5, 5e-3, published=5e-4),
+        "distill_weight": _range(0.1, 25.0, published=5.0),
     },
-    "uam": {"learning_rate": _range(1e-3, 0.3), "rho": _range(0.01, 3.0)},
-    "bad_teacher": {"learning_rate": _range(1e-5, 1e-2)},
-    "boundary_expand": {"learning_rate": _range(1e-5, 0.1)},
+    "uam": {"learning_rate": _RATE, "rho": _range(0.01, 3.0, published=0.1)},
+    "bad_teacher": {"learning_rate": _range(1e-5, 1e-2, published=1e-4)},
+    "boundary_expand": {"learning_rate": _range(1e-5, 0.1, published=1e-5)},
     "svd_projection": {
-        "alpha_retain": _range(10.0, 1000.0),
-        "alpha_forget": _range(1.0, 100.0),
+        "alpha_retain": _range(10.0, 1000.0, published=100.0),
+        "alpha_forget": _range(1.0, 100.0, published=3.0),
     },
-    "unsir": {"learning_rate": _range(1e-4, 0.03), "repair_rate": _range(1e-4, 0.03)},
-    "l2ul": {"learning_rate": _range(5e-4, 0.02)},
-    "delete": {"learning_rate": _range(1e-4, 0.1)},
-    "trw": {"learning_rate": _range(1e-3, 0.3), "beta": _range(0.5, 30.0)},
-    "influence_target": {"learning_rate": _range(1e-3, 0.3)},
-    "ssd": {"alpha": _range(0.1, 30.0), "importance": ["sample", "batch"]},
-    "influence": {"alpha": _range(0.1, 100.0)},
-    "ntk_influence": {"alpha": _range(0.1, 1.0)},
-    "fisher": {"alpha": _range(1e-8, 1e-4)},
+    "unsir": {
+        "learning_rate": _range(1e-4, 0.03, published=0.02),
+        "repair_rate": _range(1e-4, 0.03, published=0.01),
+    },
+    "l2ul": {"learning_rate": _range(5e-4, 0.02, published=1e-3)},
+    "delete": {"learning_rate": _range(1e-4, 0.1, published=1e-4)},
+    "trw": {"learning_rate": _RATE, "beta": _range(0.5, 30.0, published=10.0)},
+    "influence_target": {"learning_rate": _RATE},
+    "ssd": {
+        "alpha": _range(0.1, 30.0, published=10.0),
+        "importance": ["batch", "sample"],
+    },
+    "influence": {"alpha": _range(0.1, 100.0, published=1.0)},
+    "ntk_influence": {"alpha": _range(0.1, 1.0, published=1.0)},
+    "fisher": {"alpha": _range(1e-8, 1e-4, published=1e-6)},
     "masked_small_gradients": {
-        "learning_rate": _range(1e-3, 0.3),
-        "init_rate": _range(0.03, 0.9),
+        "learning_rate": _range(1e-3, 0.3, published=1e-3),
+        "init_rate": _range(0.03, 0.9, published=0.3),
     },
-    "convolution_transpose": {"learning_rate": _range(1e-3, 0.3)},
-    "amun": {"learning_rate": _range(1e-3, 0.3), "decay_every": _DECAY},
-    "amun_salun": {"learning_rate": _range(1e-3, 0.3), "fraction": _range(0.1, 0.9)},
+    "convolution_transpose": {"learning_rate": _range(1e-3, 0.3, published=1e-3)},
+    "amun": {"learning_rate": _RATE, "decay_every": [1, *_DECAY]},
+    "amun_salun": {
+        "learning_rate": _RATE,
+        "fraction": _range(0.1, 0.9, published=0.5),
+        "decay_every": [1, *_DECAY],
+    },
 }
 """The default search of each method: the range that its authors or later re-runs
-searched, with three changes.
+searched, and the value that they published, with three changes to the ranges.
 
 For class unlearning the authors' ranges are those of SVD projection alone; TRW's beta
 lies around its published 10. Learning rates go up to 0.3 (GA and BS: 0.01), because
-small networks want larger steps, and down to where ten epochs move nothing; SSD tries
-both readings of its importance; l1-sparse's gamma goes up to 1e-3. The rate decays to a
-tenth after five epochs or not at all (AMUN also searches after every epoch).
+small networks want larger steps, and down to where ten epochs move nothing.
+
+Where authors published a range only, the value is the default of their released code.
+AMUN's decays the rate after every epoch, which its paper searches along with every
+fifth epoch and no decay; SSD's value is for importances of batches. TRW, influence
+targets and the NTK's influence have no published rate or scale, and UAM no radius: the
+value is ours.
 """
 
 
-def draw_trials(space: Space, count: int) -> list[dict[str, Any]]:
-    """Return the settings of a search: a grid of choices and of log-spaced values.
+def draw_levels(space: Space, count: int) -> dict[str, list[Any]]:
+    """Return the values to try of every hyperparameter, the published one first.
 
-    The ends of every range are included. Levels are dealt out to the ranges in turn,
-    the first range first, for as long as the grid holds at most ``count`` settings: 12
-    trials of a rate and a fraction are 4 rates by 3 fractions. A range with a single
-    level is at its middle.
+    Of a range the others are log-spaced between the published value and both ends,
+    which are among them. Of choices they are all.
 
     Args:
-      space: hyperparameters with their ranges or choices.
-      count: trials allowed.
+      space: hyperparameters with their ranges or choices. A range without a published
+        value starts at its middle.
+      count: values of each, at most.
 
     Returns:
-      At most ``count`` settings, a value per hyperparameter; floats have three
-      significant digits.
+      By hyperparameter its values, the others in ascending order (choices as listed);
+      floats but the published have three significant digits.
 
     Raises:
-      InputError: an unusable range, or more choices than trials.
+      InputError: an unusable range, more choices than ``count``, or a ``count`` below
+        1.
 
-    >>> trials = draw_trials({"rate": {"low": 0.01, "high": 1.0}}, 3)
-    >>> [trial["rate"] for trial in trials]
-    [0.01, 0.1, 1.0]
+    >>> draw_levels({"beta": {"low": 1.0, "high": 100.0, "published": 12.0}}, 3)
+    {'beta': [12.0, 1.0, 100.0]}
     """
+    if count < 1:
+        raise InputError(f"a search tries one value or more, got {count}")
+    drawn = {}
     for name, candidates in space.items():
         _check(name, candidates)
-    if not space or count < 1:
-        return []
-    ranges = [
-        name for name, candidates in space.items() if isinstance(candidates, Mapping)
-    ]
-    num_choices = math.prod(
-        len(candidates) for name, candidates in space.items() if name not in ranges
-    )
-    if num_choices > count:
-        raise InputError(
-            f"the search has {num_choices} combinations of choices: allow as many"
-            " trials, or list fewer"
-        )
-    num_levels = _deal(ranges, count // num_choices)
-    axes = []
-    for name, candidates in space.items():
-        is_range = name in ranges
-        axes.append(_levels(candidates, num_levels[name]) if is_range else candidates)
-    return [
-        dict(zip(space, setting, strict=True)) for setting in itertools.product(*axes)
-    ]
-
-
-def _deal(ranges: Sequence[str], count: int) -> dict[str, int]:
-    """Return the number of levels of each range; their product is at most ``count``."""
-    levels = dict.fromkeys(ranges, 1)
-    has_grown = True
-    while has_grown:
-        has_grown = False
-        for name in ranges:
-            others = math.prod(levels.values()) // levels[name]
-            if others * (levels[name] + 1) <= count:
-                levels[name] += 1
-                has_grown = True
-    return levels
+        if isinstance(candidates, Mapping):
+            drawn[name] = _levels(candidates, count)
+            continue
+        if len(candidates) > count:
+            raise InputError(
+                f"the search of {name!r} has {len(candidates)} choices: allow as many"
+                " trials, or list fewer"
+            )
+        drawn[name] = list(candidates)
+    return drawn
 
 
 def _levels(limits: Mapping[str, float], count: int) -> list[float]:
-    """Return log-spaced values of a range, rounded to three significant digits."""
+    """Return the published value of a range, and log-spaced others on both sides."""
     low = limits["low"]
     high = limits["high"]
-    levels = np.geomspace(low, high, count) if count > 1 else [math.sqrt(low * high)]
-    return sorted({float(f"{level:.3g}") for level in levels})
+    first = limits.get("published", math.sqrt(low * high))
+    if count == 1:
+        return [first]
+    if not low <= first <= high:
+        others = np.geomspace(low, high, count - 1)
+    else:
+        width = math.log(high / low) or 1.0
+        num_below = round((count - 1) * math.log(first / low) / width)
+        if low < first < high and count > 2:
+            num_below = min(max(num_below, 1), count - 2)  # both ends are tried
+        below = np.geomspace(low, first, num_below + 1)[:-1]
+        above = np.geomspace(first, high, count - num_below)[1:]
+        others = np.concatenate([below, above])
+    rounded = sorted({float(f"{level:.3g}") for level in others} - {first})
+    return [first, *rounded]
 
 
 def _check(name: str, candidates: Any) -> None:
     """Raise on candidates that are neither a range nor a list of choices."""
     if isinstance(candidates, Mapping):
-        if (
-            set(candidates) != {"low", "high"}
-            or not 0 < candidates["low"] <= candidates["high"]
-        ):
+        is_range = set(candidates) - {"published"} == {"low", "high"}
+        if not is_range or not 0 < candidates["low"] <= candidates["high"] < math.inf:
             raise InputError(
                 f"the search of {name!r} needs low and high with 0 < low <= high, got"
                 f" {dict(candidates)}"
+            )
+        published = candidates.get("published", 1.0)
+        if isinstance(published, bool) or not isinstance(published, int | float):
+            raise InputError(
+                f"the search of {name!r} starts at {published!r}: give its range a"
+                ' number as "published"'
             )
     elif (
         not isinstance(candidates, Sequence)

@@ -215,7 +215,7 @@ def canonical_conv(
     dimension_numbers: Any = None,
     feature_group_count: int = 1,
     precision: Any = None,
-    **unused: Any,
+    preferred_element_type: Any = None,
 ) -> Array:
     """Convolve, with gradients in the layout that XLA:CPU computes fast inside loops.
 
@@ -234,8 +234,8 @@ def canonical_conv(
       dimension_numbers: NHWC x HWIO -> NHWC, or None.
       feature_group_count: must be 1.
       precision: accepted for Flax, not used (XLA:CPU has one precision).
-      **unused: further arguments of Flax that do not change the value
-        (``preferred_element_type``).
+      preferred_element_type: which the result is converted to; that of the images if
+        None.
 
     Returns:
       ``[B, H', W', out]``.
@@ -243,7 +243,7 @@ def canonical_conv(
     Raises:
       InputError: for dilation, groups or another layout.
     """
-    del precision, unused
+    del precision
     _require_plain(
         "canonical",
         (lhs_dilation, rhs_dilation),
@@ -251,7 +251,10 @@ def canonical_conv(
         dimension_numbers,
     )
     strides = (int(window_strides[0]), int(window_strides[1]))
-    return _canonical(lhs, rhs, strides, explicit_padding(padding, lhs, rhs, strides))
+    pads = explicit_padding(padding, lhs, rhs, strides)
+    return lax.convert_element_type(
+        _canonical(lhs, rhs, strides, pads), preferred_element_type or lhs.dtype
+    )
 
 
 def onednn_conv(
@@ -264,7 +267,7 @@ def onednn_conv(
     dimension_numbers: Any = None,
     feature_group_count: int = 1,
     precision: Any = None,
-    **unused: Any,
+    preferred_element_type: Any = None,
 ) -> Array:
     """Convolve by :mod:`unlearn_jax.onednn`, which must have been built.
 
@@ -272,15 +275,17 @@ def onednn_conv(
     mode. What oneDNN does not do is computed in the canonical form: types other than
     float32 and bfloat16, negative padding, and batches that a mesh divides.
     """
-    del precision, unused
+    del precision
     _require_plain(
         "oneDNN", (lhs_dilation, rhs_dilation), feature_group_count, dimension_numbers
     )
     strides = (int(window_strides[0]), int(window_strides[1]))
     pads = explicit_padding(padding, lhs, rhs, strides)
-    if not onednn.takes(lhs, rhs, strides, pads) or _is_divided():
-        return _canonical(lhs, rhs, strides, pads)
-    return onednn.forward(lhs, rhs, strides, pads)
+    is_native = onednn.takes(lhs, rhs, strides, pads) and not _is_divided()
+    convolve = onednn.forward if is_native else _canonical
+    return lax.convert_element_type(
+        convolve(lhs, rhs, strides, pads), preferred_element_type or lhs.dtype
+    )
 
 
 def _is_divided() -> bool:

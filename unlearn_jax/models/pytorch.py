@@ -21,6 +21,15 @@ biases                    ``bias``                   none; one of a convolution
 
 Both libraries add 1e-5 to BatchNorm's variances; PyTorch's momentum 0.1 is Flax's 0.9.
 In evaluation the logits are equal up to rounding.
+
+**Training keeps another running variance.** Both normalize a batch by its biased
+variance, over the ``n = batch * height * width`` values of a channel. Flax keeps the
+running mean of that, PyTorch of the unbiased one, ``n / (n - 1)`` times as large. So a
+model trained (or fine-tuned with ``batch_stats="update"``) here has running variances
+``(n - 1) / n`` of those that PyTorch would store: 3.1% lower for batches of 8 with 2x2
+positions (n = 32), the last stage of a small network, and 0.05% lower for batches of
+128 with 4x4. Outputs in evaluation mode are larger by half of that; weights and
+gradients are the same. ``batch_stats="freeze"`` keeps what was imported.
 """
 
 import importlib

@@ -11,6 +11,7 @@ import hashlib
 import os
 import pathlib
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -68,7 +69,7 @@ def _machine() -> str:
 def build() -> pathlib.Path:
     """Compile the library into the cache folder, unless it is there; a few seconds.
 
-    The compiler is ``$CXX``, or else g++ or clang++.
+    The compiler is ``$CXX``, which may have arguments, or else g++ or clang++.
 
     Returns:
       Its path.
@@ -80,8 +81,9 @@ def build() -> pathlib.Path:
     path = library_path()
     if not native().reason:
         return path
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
+    compiler = shlex.split(os.environ.get("CXX", ""))
+    compiler = compiler or [*filter(shutil.which, ("g++", "clang++"))][:1]
+    if not compiler:
         raise InputError(
             "the oneDNN convolutions need a C++ compiler: install g++ (Debian: apt"
             " install g++), or name one in CXX"
@@ -90,7 +92,7 @@ def build() -> pathlib.Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             made = pathlib.Path(folder) / path.name
-            command = [compiler, *FLAGS, f"-I{jax.ffi.include_dir()}", str(SOURCE)]
+            command = [*compiler, *FLAGS, f"-I{jax.ffi.include_dir()}", str(SOURCE)]
             command += ["-ldnnl", "-o", str(made)]
             done = subprocess.run(
                 command, capture_output=True, text=True, timeout=SECONDS, check=False

@@ -161,7 +161,13 @@ def audit_arrays(
             signal = audit.model_signals(
                 config.signal, _ordered(arrays.references, order), labels
             )
-            references = ReferenceSignals(signal, margin)
+            soft = None
+            # the methods behind logits are not known
+            if config.wants_soft_margin(is_gradient_free=True):
+                soft = audit.model_signals(
+                    "soft_margin", _ordered(arrays.references, order), labels
+                )
+            references = ReferenceSignals(signal, margin, soft)
         pool = make_pool(
             config, labels, forget, runs, references, member, oracles=oracles
         )

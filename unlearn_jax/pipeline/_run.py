@@ -103,12 +103,13 @@ def run(
             runner.events = None if events is None else Events(events)
         try:
             own = tuning.tuning_plan(plan)
-            runner.expect(_stages(plan, own), _expected(plan, own))
+            search = None if own is None else tuning.Search(own)
+            runner.expect(_stages(plan, search), _expected(plan, search))
             # but of the originals, which are next
-            _compile_ahead(plan, tuning.known_artifacts(plan, own)[1:])
+            _compile_ahead(plan, tuning.known_artifacts(plan, search)[1:])
             _train(plan.originals, plan.references)
-            plan, tuned = _tune(plan, own)
-            runner.expect(_stages(plan, own), _expected(plan))
+            plan, tuned = _tune(plan, search)
+            runner.expect(_stages(plan, search), _expected(plan))
             _compile_ahead(plan, tuning.known_artifacts(plan))
             _train(plan.oracles)
             adversarial = dict(_attack(plan))
@@ -184,15 +185,16 @@ def about_data(splits: Splits) -> str:
     )
 
 
-def _stages(plan: Plan, own: Plan | None) -> list[str]:
+def _stages(plan: Plan, search: tuning.Search | None) -> list[str]:
     """Return the labels of a run's stages, in order."""
     labels = [_label(plan.originals)]
     if plan.num_references:
         labels.append(_label(plan.references))
-    if own is not None:
+    if search is not None:
+        own = search.plan
         labels += [_label(own.originals, "tuning: "), _label(own.oracles, "tuning: ")]
         labels += [_attack_label(name, "tuning: ") for name in own.attacks]
-        labels += [f"tune: {name}" for name in own.rows if own.rows[name].space]
+        labels += [f"tune: {name}" for name in search.rows]
         labels.append("tuning: audit")
     # a hard forget set is one, and known once the references are trained
     sets = len(plan.forget) if plan.forget_known else 1
@@ -202,11 +204,11 @@ def _stages(plan: Plan, own: Plan | None) -> list[str]:
     return [*labels, "audit"]
 
 
-def _expected(plan: Plan, own: Plan | None = None) -> list[Artifact]:
+def _expected(plan: Plan, search: tuning.Search | None = None) -> list[Artifact]:
     """Return the artifacts of a run; none if those to come are not known."""
     if not plan.forget_known:
         return []
-    artifacts = tuning.known_artifacts(plan, own)
+    artifacts = tuning.known_artifacts(plan, search)
     return artifacts + [stages.unlearn(plan, name) for name in plan.rows]
 
 
@@ -261,23 +263,20 @@ def _unlearn(plan: Plan) -> Iterator[tuple[str, Stored]]:
         yield name, plan.runner.make(stages.unlearn(plan, name), f"unlearn: {name}")
 
 
-def _tune(plan: Plan, own: Plan | None) -> tuple[Plan, records.Tuning | None]:
+def _tune(
+    plan: Plan, search: tuning.Search | None
+) -> tuple[Plan, records.Tuning | None]:
     """Return the plan with the chosen hyperparameters, and the trials."""
-    if own is None:
+    if search is None:
         return plan, None
+    own = search.plan
     _train(own.originals, own.oracles, prefix="tuning: ")
     dict(_attack(own, "tuning: "))
-    logits = {}
-    for name in own.rows:
-        if own.rows[name].space:
-            logits[name] = tuning.tune_row(own, name, f"tune: {name}")
-    with clock.stopwatch("tuning: audit") as watch:
-        found = tuning.choose(own, logits, tuning.shared_samples(plan, own))
-    plan.runner.costs.append(watch.cost)
+    found = search.run(tuning.shared_samples(plan, own))
     rows = dict(plan.rows)
-    for name, search in found.rows.items():
-        if search.chosen is not None:
-            rows[name] = rows[name].replace(**search.trials[search.chosen].options)
+    for name, one in found.rows.items():
+        if one.chosen is not None:
+            rows[name] = rows[name].replace(**one.trials[one.chosen].options)
     return dataclasses.replace(plan, rows=rows), found
 
 

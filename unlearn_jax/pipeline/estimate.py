@@ -16,9 +16,9 @@ from unlearn_jax.pipeline.stages import models as stages
 from unlearn_jax.pipeline.stages.given import Given
 from unlearn_jax.pipeline.stages.plan import Plan, make_plan
 from unlearn_jax.pipeline.store.folders import Workdir
-from unlearn_jax.replicas import fit_many
+from unlearn_jax.replicas import Mapper, fit_many
 from unlearn_jax.train import LossFn, Recipe, steps_per_epoch
-from unlearn_jax.types import Model
+from unlearn_jax.types import Array, Dataset, Model
 
 
 def estimate_speed(plan: Plan) -> float:
@@ -31,25 +31,48 @@ def estimate_speed(plan: Plan) -> float:
     """
     training = plan.references if plan.num_references else plan.originals
     num_models = min(plan.group, len(training.member), 2 * len(jax.local_devices()))
-    recipe = training.recipe
+    return training_speed(
+        training.model,
+        training.pool,
+        training.recipe,
+        keys=jax.random.wrap_key_data(jnp.asarray(training.keys[:num_models])),
+        member=training.member[:num_models],
+        mapper=plan.mapper(num_models),
+    )
+
+
+def training_speed(
+    model: Model,
+    data: Dataset,
+    recipe: Recipe,
+    *,
+    keys: Array,
+    member: np.ndarray,
+    mapper: Mapper | None = None,
+) -> float:
+    """Return the samples per second of training some models side by side, here.
+
+    A few steps are timed, compilation left out.
+
+    Args:
+      model: the architecture.
+      data: ``[N]`` samples.
+      recipe: of the training; one epoch of at most eight batches is timed.
+      keys: ``[M]``, a model each.
+      member: ``[M, N]`` bool, of which only the shape matters.
+      mapper: of the models.
+    """
     batch_size = recipe.batch_size
-    member = np.zeros_like(training.member[:num_models])
+    member = np.zeros_like(member)
     member[:, : min(8 * batch_size, member.shape[1])] = True
     short = Recipe(1, batch_size, recipe.tx, recipe.augment)
     num_steps = steps_per_epoch(int(member[0].sum()), batch_size)
     seconds = 0.0
     for _ in range(2):
         began = time.perf_counter()
-        fit_many(
-            jax.random.wrap_key_data(jnp.asarray(training.keys[:num_models])),
-            training.model,
-            training.pool,
-            member,
-            short,
-            mapper=plan.mapper(num_models),
-        )
+        fit_many(jax.random.clone(keys), model, data, member, short, mapper=mapper)
         seconds = time.perf_counter() - began
-    return num_models * num_steps * batch_size / seconds
+    return len(member) * num_steps * batch_size / seconds
 
 
 def dry_run(
@@ -66,7 +89,9 @@ def dry_run(
     Writes nothing. The estimate times a few training steps; a gradient of the attack
     counts as a training sample, and every forget sample as needing two radii. With a
     search, the final methods are not known, and their artifacts are those of the
-    unsearched ones.
+    unsearched ones; nor are the trials of second hyperparameters, which are shown as if
+    the published setting were the best of the first. Rows that are not searched are
+    named.
 
     Args:
       config: of the run.
@@ -90,7 +115,9 @@ def dry_run(
         original=original,
         workdir=place.path,
     )
-    artifacts = tuning.known_artifacts(plan, tuning.tuning_plan(plan))
+    own = tuning.tuning_plan(plan)
+    search = None if own is None else tuning.Search(own)
+    artifacts = tuning.known_artifacts(plan, search)
     later = "\nThe rest is known once the references have chosen the forget set."
     if plan.forget_known:
         later = ""
@@ -99,6 +126,26 @@ def dry_run(
     table = plan.runner.plan(artifacts, speed)
     return (
         f"{table}\n\n{len(plan.rows)} methods on {plan.splits.name}, at {speed:,.0f}"
-        f" samples/s here; compilation and the audit come on top.{later}\nModels are"
-        f" kept in {plan.bank_root}"
+        f" samples/s here; compilation and the audit come on top.{later}"
+        f"{_searched(plan, search)}\nModels are kept in {plan.bank_root}"
     )
+
+
+def _searched(plan: Plan, search: tuning.Search | None) -> str:
+    """Return the searched rows with their trials, and those taken as they are."""
+    if search is None:
+        return ""
+    counts = []
+    for name in search.rows:
+        rounds = list(tuning.draw_rounds(search.plan, name).values())
+        num_trials = 1 + sum(len(levels) - 1 for levels in rounds)
+        counts.append(f"{name} {num_trials}")
+    text = f"\nTrials of the search, each on {len(search.plan.runs)} runs: "
+    text += f"{', '.join(counts)}."
+    unsearched = tuning.unsearched_rows(plan)
+    if unsearched:
+        text += (
+            f"\nNot searched: {', '.join(unsearched)}. Give a row a search,"
+            " or its method an entry in methods.SPACES."
+        )
+    return text

@@ -443,6 +443,9 @@ def _of_runs(runs: Mapping[str, RunResult]) -> Result:
     for name, run in runs.items():
         title = name if len(runs) > 1 else ""
         tables += _run_tables(run, title)
+        for row in run.rows:
+            if run.is_unsearched(row):
+                chosen[row.label + (f", {title}" if title else "")] = "not searched"
         for key, search in run.tuning.rows.items() if run.tuning else ():
             label = run.row(key).label + (f", {title}" if title else "")
             if search.chosen is not None:
@@ -488,8 +491,12 @@ def _estimate(value: Estimate | None, digits: int) -> Cell:
 def _run_tables(run: RunResult, title: str) -> list[ResultTable]:
     rows = []
     for row in run.rows:
-        cells = [_estimate(row.metrics.get(metric.key), 1) for metric in run.metrics]
-        cost = None if row.cost is None else row.cost.relative
+        count = f"diverged {row.num_diverged} of {run.design.runs}"
+        cells: list[Cell] = []
+        for metric in run.metrics:
+            cell = _estimate(row.metrics.get(metric.key), 1)
+            cells.append(count if row.is_diverged else cell)
+        cost = None if row.cost is None else row.cost.relative_gradients
         cells.append(None if cost is None else parse_cell(f"{cost:.2f}"))
         rows.append((row.label, *cells))
     labels = {row.key: row.label for row in run.rows}

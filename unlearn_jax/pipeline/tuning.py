@@ -1,14 +1,17 @@
 """Choice of hyperparameters, on originals and forget sets that no table reports.
 
-Every trial of a row is run on the same problems, and measured as the table's rows are;
-the one with the lowest mean Avg Gap is taken. Every trial is kept.
+A row's hyperparameters are searched one after the other, each at the best values of
+those before it and the published values of those behind it, so that a method with two
+has as many rates to choose from as a method with one. Every trial is run on the same
+problems and measured as the table's rows are; the one with the lowest mean Avg Gap is
+taken, and a trial that diverged on any problem is not. Every trial is kept.
 """
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -23,24 +26,15 @@ from unlearn_jax.pipeline.measure.rows import estimate, measure_gaps, measure_ro
 from unlearn_jax.pipeline.measure.statistics import Measured
 from unlearn_jax.pipeline.stages import models as stages
 from unlearn_jax.pipeline.stages.plan import Plan, check_samples
+from unlearn_jax.pipeline.store import clock
 from unlearn_jax.pipeline.store.artifact import Artifact
 from unlearn_jax.types import InputError
 
 REPLICATES = 100
 """Bootstrap replicates for a trial."""
 
-
-class Search(NamedTuple):
-    """Trials of one row.
-
-    Attributes:
-      trials: hyperparameters, in the order of the search.
-      groups: trials that share their static hyperparameters, and so a program: these,
-        and the positions of the trials.
-    """
-
-    trials: list[dict[str, Any]]
-    groups: list[tuple[dict[str, Any], list[int]]]
+Options = dict[str, Any]
+"""Hyperparameters by name."""
 
 
 def tuning_plan(plan: Plan) -> Plan | None:
@@ -81,15 +75,12 @@ def tuning_plan(plan: Plan) -> Plan | None:
             plan.forgetting, kind="random", seeds=tuning.seeds, requests=1, count=count
         )
     replicas = dataclasses.replace(plan.replicas, originals=tuning.originals, repeats=1)
-    if len(tuning.originals) == 1 and any(
-        attack.source == "other" for attack in plan.attacks.values()
-    ):
-        raise InputError(
-            "attack.source=other needs two or more originals, of tuning.originals, too"
-        )
     optional = ("mis", "klom", "theory", "norms", "targets", "lira", "ulira", "mia_nn")
     audit = dataclasses.replace(
-        plan.audit, num_bootstrap=REPLICATES, **dict.fromkeys(optional, False)
+        plan.audit,
+        num_bootstrap=REPLICATES,
+        soft_margin="never",
+        **dict.fromkeys(optional, False),
     )
     own = dataclasses.replace(
         plan,
@@ -143,100 +134,244 @@ def check_tuning(plan: Plan) -> None:
       plan: of the reported run.
 
     Raises:
-      InputError: see :func:`tuning_plan` and :func:`make_search`.
+      InputError: see :func:`tuning_plan` and :func:`draw_rounds`.
     """
     if tuning_plan(plan) is not None:
         for name in plan.rows:
-            make_search(plan, name)
+            draw_rounds(plan, name)
 
 
-def make_search(plan: Plan, name: str) -> Search:
-    """Draw a row's trials.
+def unsearched_rows(plan: Plan) -> list[str]:
+    """Return the rows whose hyperparameters are taken as given while others' are tuned.
+
+    Args:
+      plan: of the reported run.
+
+    Returns:
+      Names of rows; none where nothing is searched. Rows without hyperparameters have
+      nothing to search.
+    """
+    if not plan.tuning.trials or not any(row.space for row in plan.rows.values()):
+        return []
+    return [
+        name
+        for name, row in plan.rows.items()
+        if options_of(row.method) and not row.space
+    ]
+
+
+def draw_rounds(plan: Plan, name: str) -> dict[str, list[Any]]:
+    """Return the values to try of each of a row's hyperparameters, in their order.
 
     Args:
       plan: gives the row and the number of trials.
       name: of the row.
+
+    Returns:
+      By hyperparameter the published value, then the others: ``trials`` in all of the
+      first, as many without the published one of the rest. Empty for a row that is not
+      searched.
 
     Raises:
       InputError: unknown hyperparameters, or values that the method refuses.
     """
     row = plan.rows[name]
     known = options_of(row.method)
-    for option, levels in row.space.items():
+    rounds: dict[str, list[Any]] = {}
+    for option, candidates in row.space.items():
         if option not in known:
             raise InputError(
                 f"row {name!r} searches {option!r}, which is no hyperparameter of"
                 f" {row.name!r}"
             )
-        if isinstance(levels, dict) and not values.is_traceable(row.method, option):
+        is_range = isinstance(candidates, Mapping)
+        if is_range and not values.is_traceable(row.method, option):
             raise InputError(
                 f"row {name!r} searches {option!r} over a range: list choices for it"
                 " instead"
             )
-    try:
-        trials = methods.draw_trials(row.space, plan.tuning.trials)
-    except InputError as error:
-        raise InputError(
-            f"row {name!r}: {error} (tuning.trials is {plan.tuning.trials})"
-        ) from error
-    groups: dict[str, tuple[dict[str, Any], list[int]]] = {}
-    for position, trial in enumerate(trials):
-        row.replace(**trial)  # raises on values that the method refuses
-        static = {
-            option: given
-            for option, given in trial.items()
-            if not isinstance(row.space[option], dict)
-        }
-        groups.setdefault(json.dumps(static), (static, []))[1].append(position)
-    return Search(trials, list(groups.values()))
+        num_levels = plan.tuning.trials + (1 if rounds else 0)
+        try:
+            rounds |= methods.draw_levels({option: candidates}, num_levels)
+        except InputError as error:
+            raise InputError(
+                f"row {name!r}: {error} (tuning.trials is {plan.tuning.trials})"
+            ) from error
+    published = {option: levels[0] for option, levels in rounds.items()}
+    for option, levels in rounds.items():
+        for level in levels:
+            row.replace(**{**published, option: level})  # raises on refused values
+    return rounds
 
 
-def trials_of(plan: Plan, name: str) -> list[tuple[Artifact, list[int]]]:
-    """Return a row's trials: artifacts of logits, and the trials in each.
+class Search:
+    """Search of the hyperparameters of all rows.
 
-    Args:
-      plan: of the tuning.
-      name: of the row.
+    Attributes:
+      plan: of the search.
+      rows: names of the rows that are searched.
     """
-    search = make_search(plan, name)
-    found = []
-    for static, positions in search.groups:
-        work = []
-        for position in positions:
-            trial = search.trials[position]
-            traced = {key: trial[key] for key in trial if key not in static}
-            work += [stages.Work(run, traced) for run in range(len(plan.runs))]
-        method = plan.rows[name].replace(**static).method
-        artifact = stages.unlearn_work(
-            plan,
-            name,
-            f"tune-{name}",
-            method,
-            work,
-            factory=partial(values.replace, method),
-            settings={"trials": [search.trials[position] for position in positions]},
-            logits_only=True,
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.rows = [name for name, row in plan.rows.items() if row.space]
+        # Rounds that share their choices share a program, which is compiled once.
+        self._programs: dict[tuple[str, str], Callable[..., Any]] = {}
+
+    def artifacts(self, name: str) -> list[Artifact]:
+        """Return the artifacts of a row's trials.
+
+        Those of the second and later hyperparameters depend on the results of the
+        ones before: these are at the published values instead.
+
+        Args:
+          name: of the row.
+        """
+        rounds = draw_rounds(self.plan, name)
+        best = {option: levels[0] for option, levels in rounds.items()}
+        made = []
+        for number, option in enumerate(rounds):
+            trials = _round(rounds, option, best, is_first=number == 0)
+            made += [artifact for artifact, _ in self._trials(name, trials)]
+        return made
+
+    def run(self, shared: float) -> records.Tuning:
+        """Run and measure every row's trials, and take the best of each.
+
+        The originals and the retrained models of the search are trained.
+
+        Args:
+          shared: fraction of the samples tuned on that are also in a reported set.
+        """
+        plan = self.plan
+        costs = plan.runner.costs
+        with clock.stopwatch("tuning: audit") as watch:
+            pool = plan_pool(plan)
+            oracle = _both_oracles(plan, pool)
+            originals = plan.originals.logits()
+            runs = [originals[o] for o in plan.runs[:, 0]]
+            original = _measure_trial(pool, oracle, runs)
+        audits = [watch.cost]
+        rows = {}
+        for name in self.rows:
+            rounds = draw_rounds(plan, name)
+            best = {option: levels[0] for option, levels in rounds.items()}
+            trials: list[records.Trial] = []
+            chosen = None
+            for option in rounds:
+                drawn = _round(rounds, option, best, is_first=not trials)
+                logits = self.logits(name, drawn)
+                with clock.stopwatch("tuning: audit") as watch:
+                    for options, runs in zip(drawn, logits, strict=True):
+                        metrics = _measure_trial(pool, oracle, runs)
+                        trials.append(
+                            records.Trial(
+                                options=options,
+                                metrics=metrics,
+                                num_diverged=0 if metrics else pool.num_diverged(runs),
+                            )
+                        )
+                audits.append(watch.cost)
+                chosen = _best(trials)
+                if chosen is not None:
+                    best = dict(trials[chosen].options)
+            space = plan.rows[name].space
+            rows[name] = records.RowSearch(
+                space=space, trials=tuple(trials), chosen=chosen
+            )
+        costs.append(clock.total(audits, "tuning: audit"))
+        return records.Tuning(
+            originals=plan.seeds,
+            sets=tuple(plan.forget_names),
+            shared=shared,
+            original=original["avg_gap"],
+            rows=rows,
         )
-        found.append((artifact, positions))
-    return found
+
+    def logits(self, name: str, trials: list[Options]) -> list[list[np.ndarray]]:
+        """Return the logits over the pool of every trial's runs.
+
+        Args:
+          name: of the row.
+          trials: hyperparameters of each.
+        """
+        num_runs = len(self.plan.runs)
+        logits: dict[int, list[np.ndarray]] = {}
+        for artifact, positions in self._trials(name, trials):
+            found = self.plan.runner.make(artifact, f"tune: {name}").each("logits")
+            for place, position in enumerate(positions):
+                runs = found[place * num_runs : (place + 1) * num_runs]
+                logits[position] = stages.filter_outputs(self.plan, name, runs)
+        return [logits[position] for position in sorted(logits)]
+
+    def _trials(
+        self, name: str, trials: list[Options]
+    ) -> list[tuple[Artifact, list[int]]]:
+        """Return artifacts of trials that share their choices, and their positions."""
+        plan = self.plan
+        row = plan.rows[name]
+        ranges = [key for key in row.space if isinstance(row.space[key], Mapping)]
+        groups: dict[str, list[int]] = {}
+        for position, trial in enumerate(trials):
+            choices = {key: trial[key] for key in trial if key not in ranges}
+            groups.setdefault(json.dumps(choices), []).append(position)
+        found = []
+        for text, positions in groups.items():
+            method = row.replace(**json.loads(text)).method
+            if (name, text) not in self._programs:
+                make_method = partial(values.replace, method)
+                self._programs[name, text] = stages.unlearning(plan, name, make_method)
+            work = []
+            for position in positions:
+                traced = {key: trials[position][key] for key in ranges}
+                work += [stages.Work(run, traced) for run in range(len(plan.runs))]
+            artifact = stages.unlearn_work(
+                plan,
+                name,
+                f"tune-{name}",
+                method,
+                work,
+                self._programs[name, text],
+                settings={"trials": [trials[position] for position in positions]},
+                logits_only=True,
+            )
+            found.append((artifact, positions))
+        return found
 
 
-def known_artifacts(plan: Plan, own: Plan | None = None) -> list[Artifact]:
+def _round(
+    rounds: Mapping[str, list[Any]], option: str, best: Options, *, is_first: bool
+) -> list[Options]:
+    """Return the trials of one hyperparameter, the published value in the first."""
+    levels = rounds[option] if is_first else rounds[option][1:]
+    return [{**best, option: level} for level in levels]
+
+
+def _best(trials: list[records.Trial]) -> int | None:
+    """Return the position of the lowest Avg Gap, None if every trial diverged."""
+    gaps = [
+        trial.metrics["avg_gap"].mean if trial.metrics else np.inf for trial in trials
+    ]
+    return int(np.nanargmin(gaps)) if np.isfinite(gaps).any() else None
+
+
+def known_artifacts(plan: Plan, search: Search | None = None) -> list[Artifact]:
     """Return the artifacts of a run that are known before any is made, in order.
 
     Args:
       plan: of the run.
-      own: of the tuning; the rows that it searches are not known, but their trials.
+      search: of the hyperparameters; the rows that it searches are not known, but
+        their trials.
     """
     artifacts = [plan.originals.artifact]
     if plan.num_references:
         artifacts.append(plan.references.artifact)
     searched = []
-    if own is not None:
-        searched = [name for name in own.rows if own.rows[name].space]
-        artifacts += [own.originals.artifact, own.oracles.artifact]
+    if search is not None:
+        searched = search.rows
+        artifacts += [search.plan.originals.artifact, search.plan.oracles.artifact]
         for name in searched:
-            artifacts += [artifact for artifact, _ in trials_of(own, name)]
+            artifacts += search.artifacts(name)
     if plan.forget_known:
         artifacts.append(plan.oracles.artifact)
         artifacts += [
@@ -245,36 +380,8 @@ def known_artifacts(plan: Plan, own: Plan | None = None) -> list[Artifact]:
     return artifacts
 
 
-def tune_row(plan: Plan, name: str, label: str) -> list[list[np.ndarray]]:
-    """Run every trial of a row, and return the logits over the pool of its runs.
-
-    Args:
-      plan: of the tuning.
-      name: of the row.
-      label: of the cost.
-    """
-    num_runs = len(plan.runs)
-    logits: dict[int, list[np.ndarray]] = {}
-    for artifact, positions in trials_of(plan, name):
-        found = plan.runner.make(artifact, label).each("logits")
-        for place, position in enumerate(positions):
-            trial = found[place * num_runs : (place + 1) * num_runs]
-            logits[position] = stages.filter_outputs(plan, name, trial)
-    return [logits[position] for position in sorted(logits)]
-
-
-def choose(
-    plan: Plan, logits: dict[str, list[list[np.ndarray]]], shared: float
-) -> records.Tuning:
-    """Measure every trial against the search's own oracles and take the best of a row.
-
-    Args:
-      plan: of the search.
-      logits: of every row's trials' runs.
-      shared: fraction of the samples tuned on that are also in a reported forget set.
-    """
-    pool = plan_pool(plan)
-    # Both retrained models are the oracle.
+def _both_oracles(plan: Plan, pool: AuditPool) -> dict[str, Measured]:
+    """Return the mean metrics of both retrained models, the oracle of a search."""
     first, second = oracle_logits(plan)
     measured, _ = measure_row(pool, first, 1)
     again, _ = measure_row(pool, second, 0)
@@ -285,33 +392,7 @@ def choose(
         if one.replicates is not None and other.replicates is not None:
             drawn = (one.replicates + other.replicates) / 2
         oracle[key] = Measured((one.value + other.value) / 2, drawn)
-    originals = plan.originals.logits()
-    original = _measure_trial(pool, oracle, [originals[o] for o in plan.runs[:, 0]])
-    rows = {}
-    for name, row in logits.items():
-        search = make_search(plan, name)
-        trials = []
-        for options, runs in zip(search.trials, row, strict=True):
-            metrics = _measure_trial(pool, oracle, runs)
-            trials.append(records.Trial(options=options, metrics=metrics))
-        gaps = np.array(
-            [
-                trial.metrics["avg_gap"].mean if trial.metrics else np.inf
-                for trial in trials
-            ]
-        )
-        rows[name] = records.RowSearch(
-            space=plan.rows[name].space,
-            trials=tuple(trials),
-            chosen=int(np.nanargmin(gaps)) if np.isfinite(gaps).any() else None,
-        )
-    return records.Tuning(
-        originals=plan.seeds,
-        sets=tuple(plan.forget_names),
-        shared=shared,
-        original=original["avg_gap"],
-        rows=rows,
-    )
+    return oracle
 
 
 def _measure_trial(

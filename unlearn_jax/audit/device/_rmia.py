@@ -17,9 +17,10 @@ from unlearn_jax.audit.device._reductions import (
 from unlearn_jax.types import Array, InputError
 
 Mode = Literal["online", "offline"]
+Comparison = Literal["product", "quotient"]
 
 
-@partial(jax.jit, static_argnames=("mode", "trim"))
+@partial(jax.jit, static_argnames=("mode", "trim", "comparison"))
 def rmia(
     target: ArrayLike,
     reference: ArrayLike,
@@ -31,6 +32,7 @@ def rmia(
     mode: Mode = "online",
     offline_a: ArrayLike = 0.3,
     trim: float = 0.0,
+    comparison: Comparison = "product",
 ) -> Array:
     """Return RMIA scores, as :func:`unlearn_jax.audit.rmia` does on the host.
 
@@ -45,6 +47,7 @@ def rmia(
       mode: ``"online"`` or ``"offline"``; static.
       offline_a: the a of the offline correction; may be traced.
       trim: fraction of references cut at each end of the mean; static.
+      comparison: as in :func:`dominated_fraction`; static.
 
     Returns:
       ``[N]`` or ``[T, N]`` in the dtype of the signals, multiples of 1 / (N - 1) or 1 /
@@ -62,14 +65,16 @@ def rmia(
     options = {"mode": mode, "offline_a": offline_a, "trim": trim}
     ratio = rmia_ratio(target, reference, member, **options)
     if population is None and reference_population is None:
-        return dominated_fraction(ratio, gamma=gamma)
+        return dominated_fraction(ratio, gamma=gamma, comparison=comparison)
     if population is None or reference_population is None:
         raise InputError(
             "population and reference_population belong together: pass both or neither"
         )
     outside = jnp.zeros(jnp.shape(reference_population), bool)
     population_ratio = rmia_ratio(population, reference_population, outside, **options)
-    return dominated_fraction(ratio, population_ratio, gamma=gamma)
+    return dominated_fraction(
+        ratio, population_ratio, gamma=gamma, comparison=comparison
+    )
 
 
 @partial(jax.jit, static_argnames=("mode", "trim"))
@@ -122,12 +127,13 @@ def rmia_ratio(
     return jnp.where((target == 0) & (average == 0), 1, ratio)
 
 
-@jax.jit
+@partial(jax.jit, static_argnames=("comparison",))
 def dominated_fraction(
     ratio: ArrayLike,
     population_ratio: ArrayLike | None = None,
     *,
     gamma: ArrayLike = 2.0,
+    comparison: Comparison = "product",
 ) -> Array:
     """Return the fraction of the population whose ratio, times gamma, is smaller.
 
@@ -140,6 +146,7 @@ def dominated_fraction(
       ratio: ``[N]`` or ``[T, N]``; infinities are allowed.
       population_ratio: ``[Z]`` or ``[T, Z]``; None takes all other samples of the row.
       gamma: positive; may be traced.
+      comparison: as in :func:`unlearn_jax.audit.dominated_fraction`; static.
 
     Returns:
       ``[N]`` or ``[T, N]`` in [0, 1]; NaN where a ratio of the row is NaN.
@@ -151,9 +158,19 @@ def dominated_fraction(
     chex.assert_equal_shape_prefix([ratio, others], ratio.ndim - 1)
     factor = jnp.asarray(gamma, others.dtype)
 
+    is_quotient = comparison == "quotient"
+
     def count(row: Array, population: Array) -> Array:
         bounds = factor * jnp.sort(population)
         counts = jnp.searchsorted(bounds, row, side="left")
+        if is_quotient:
+            # Below zero the division turns the comparison around.
+            num_negative = jnp.sum(population < 0)
+            smaller = jnp.minimum(counts, num_negative)
+            larger = num_negative - jnp.minimum(
+                jnp.searchsorted(bounds, row, side="right"), num_negative
+            )
+            counts = counts - smaller + larger
         is_number = ~(jnp.isnan(bounds).any() | jnp.isnan(row).any())
         return jnp.where(is_number, counts.astype(row.dtype), jnp.nan)
 
@@ -161,6 +178,9 @@ def dominated_fraction(
     num_others = others.shape[-1]
     if population_ratio is None:
         # A sample can dominate itself (gamma < 1, or a negative ratio): not counted.
-        counts = counts - (ratio > factor * ratio)
+        itself = ratio > factor * ratio
+        if is_quotient:
+            itself = jnp.where(ratio < 0, ratio < factor * ratio, itself)
+        counts = counts - itself
         num_others -= 1
     return counts / num_others

@@ -724,19 +724,25 @@ def resolve_rows(
 
 
 def _space(config: RunConfig, row: Row, method: UnlearnFn) -> dict[str, Any]:
-    """Return what a row searches: nothing that it gives another value than usual."""
+    """Return what a row searches: nothing that it gives another value than usual.
+
+    A range without a published value starts at the row's own.
+    """
     name = method_name(method)
     space = methods.SPACES.get(name, {}) if row.search is None else row.search
     default = methods.METHODS.get(name)
-    if not space or default is None:
-        return dict(space)
-    usual = options_of(_follow(config, Row(method=default)))
     given = options_of(method)
-    return {
-        option: levels
-        for option, levels in space.items()
-        if option not in given or given[option] == usual[option]
-    }
+    usual = given
+    if default is not None:
+        usual = options_of(_follow(config, Row(method=default)))
+    searched = {}
+    for option, candidates in space.items():
+        if option in given and given[option] != usual[option]:
+            continue
+        if isinstance(candidates, Mapping) and option in given:
+            candidates = {"published": given[option], **candidates}
+        searched[option] = candidates
+    return searched
 
 
 def plain_model(config: ModelConfig) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Rows that several presets share: every method, with and without retained samples."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from unlearn_jax.filters import MPRU, Mask
@@ -40,8 +41,24 @@ SMALL_STEPS = {"low": 1e-4, "high": 0.03}
 LARGE_STEPS = {"low": 3e-3, "high": 1.0}
 """Learning rates to search where only training on the rest makes a model forget a
 class."""
+SHRINK_STEPS = {"low": 1e-5, "high": 1e-2}
+"""Learning rates of boundary shrink to search for a whole class."""
+LARGE_DAMPENING = {"low": 0.1, "high": 100.0}
+"""Alphas of SSD to search for a whole class."""
 BUDGET = 10
 """Epochs of AMUN's tables, for every method that trains, whatever its authors took."""
+
+
+def within(name: str, option: str, limits: Mapping[str, float]) -> dict[str, Any]:
+    """Return a method's search with other limits of a range; the published value stays.
+
+    Args:
+      name: of the method.
+      option: the hyperparameter with the range.
+      limits: ``low`` and ``high``.
+    """
+    space = SPACES[name]
+    return {**space, option: {**space[option], **limits}}
 
 
 def with_options(row: Row, **changes: Any) -> Row:
@@ -127,7 +144,7 @@ def for_classes(*, small: bool = False) -> dict[str, Row]:
         across the whole image, get smaller ones.
     """
     large = {
-        name: {**SPACES[name], "learning_rate": LARGE_STEPS}
+        name: within(name, "learning_rate", LARGE_STEPS)
         for name in ("finetune", "neggrad_plus", "l1_sparse")
     }
     unsir = UNSIR(batch_size=64, num_noise_copies=4) if small else UNSIR()
@@ -145,7 +162,7 @@ def for_classes(*, small: bool = False) -> dict[str, Row]:
         "gradient_ascent": Row(
             label="Gradient ascent (GA)",
             method=GradientAscent(num_epochs=BUDGET),
-            search={"learning_rate": SMALL_STEPS},
+            search=within("gradient_ascent", "learning_rate", SMALL_STEPS),
         ),
         "neggrad_plus": Row(
             label="NegGrad+",
@@ -161,8 +178,8 @@ def for_classes(*, small: bool = False) -> dict[str, Row]:
             # the published bound of 0.1 leaves most samples of a class of small images
             # in their class
             search={
-                "learning_rate": {"low": 1e-5, "high": 1e-2},
-                "bound": {"low": 0.1, "high": 0.5},
+                **within("boundary_shrink", "learning_rate", SHRINK_STEPS),
+                "bound": {"low": 0.1, "high": 0.5, "published": 0.1},
             },
         ),
         "boundary_expand": Row(
@@ -183,19 +200,22 @@ def for_classes(*, small: bool = False) -> dict[str, Row]:
         "ssd": Row(
             label="SSD",
             method=SSD(),
-            search={**SPACES["ssd"], "alpha": {"low": 0.1, "high": 100.0}},
+            search=within("ssd", "alpha", LARGE_DAMPENING),
         ),
         "l2ul": Row(label="L2UL", method=l2ul),
         "delete": Row(label="DELETE", method=DELETE(num_epochs=BUDGET)),
         "delete_retain": Row(
             label="DELETE with D_R",
             method=DELETE(retain=True, num_epochs=BUDGET),
-            search=SPACES["finetune"],
+            search={
+                **within("delete", "learning_rate", {"low": 1e-4, "high": 0.3}),
+                "decay_every": SPACES["finetune"]["decay_every"],
+            },
         ),
         "trw_no_retain": Row(
             label="TRW without D_R",
             method=TRW(retain=False, num_epochs=BUDGET),
-            search={**SPACES["trw"], "learning_rate": SMALL_STEPS},
+            search=within("trw", "learning_rate", SMALL_STEPS),
         ),
         "trw": Row(label="TRW", method=TRW(num_epochs=BUDGET)),
         "trw_features": Row(
@@ -226,7 +246,7 @@ def without_retain() -> dict[str, Row]:
     }
     rows = {}
     for name, label in names.items():
-        search = {**SPACES[name], "learning_rate": SMALL_STEPS}
+        search = within(name, "learning_rate", SMALL_STEPS)
         rows[f"{name}_no_retain"] = Row(
             label=label,
             method=replace(METHODS[name], retain=False, num_epochs=BUDGET),

@@ -27,6 +27,9 @@ RMIA_SIGNALS = ("taylor_softmax", "softmax_confidence", "soft_margin", "taylor")
 """Signals that are (all but) positive: RMIA divides one by another, which turns a
 negative signal upside down."""
 
+TAYLOR_SIGNALS = ("taylor_softmax", "taylor")
+"""Signals that a constant added to a sample's logits moves."""
+
 Architecture = Literal["mlp", "cnn", "resnet", "vgg", "densenet", "vit"]
 """Names of the networks."""
 
@@ -298,7 +301,7 @@ class ReplicasConfig:
       reference_epochs: epochs of the references; 0 for as many as the originals.
       keep_references: store the references' logits over the pool; also their
         ``models``, which no stage reads again; or only the ``signals`` that the audit
-        reads, two numbers a sample, where logits of many classes would fill the disk.
+        reads, three numbers a sample, where logits of many classes would fill the disk.
       mapper: of many models on one device; ``split`` instead trains one after another,
         each batch divided over all devices.
       devices: to spread models over; all of them if None.
@@ -409,8 +412,14 @@ class AuditConfig:
         ``unlearn_jax.signals``.
       columns: further columns, of your own: names of :class:`pipeline.Column` values,
         ``package.module:attribute`` or entry points of ``unlearn_jax.columns``.
+      soft_margin: also FT AUC by the soft margin, which a constant added to a sample's
+        logits does not move: ``auto`` where ``signal`` is a Taylor form, which it does
+        move, and a row's method is no fine-tuning (or the methods are not known).
       mode: RMIA's references: in and out, or out only.
       gamma: RMIA's threshold on the ratio.
+      comparison: ``quotient`` divides ratios as AMUN's released code does, which turns
+        the comparison with a negative one around; see
+        :func:`unlearn_jax.audit.dominated_fraction`.
       offline_a: RMIA's offline coefficient.
       mis: also the older SVC confidence attack.
       lira: also LiRA, online or offline by ``mode``.
@@ -441,9 +450,11 @@ class AuditConfig:
     """
 
     signal: str = "taylor_softmax"
+    soft_margin: Literal["auto", "always", "never"] = "auto"
     columns: tuple[str, ...] = ()
     mode: Literal["online", "offline"] = "online"
     gamma: float = 2.0
+    comparison: Literal["product", "quotient"] = "product"
     offline_a: float = 0.3
     mis: bool = True
     lira: bool = False
@@ -508,15 +519,26 @@ class AuditConfig:
                 columns[name] = (machine, reading)
         return columns
 
+    def wants_soft_margin(self, *, is_gradient_free: bool) -> bool:
+        """Return whether the table has FT AUC by the soft margin.
+
+        Args:
+          is_gradient_free: some method of the table is no fine-tuning.
+        """
+        if self.soft_margin != "auto":
+            return self.soft_margin == "always"
+        return is_gradient_free and self.signal in TAYLOR_SIGNALS
+
 
 @value
 class TuningConfig:
     """Search of the methods' hyperparameters, on problems that no table reports.
 
     Attributes:
-      trials: settings tried per row, equally many for every method; 0 takes the rows
-        as they are.
-      originals: seeds of originals to tune on.
+      trials: settings tried per hyperparameter that a row searches, so that a method
+        with two is not short of rates; 0 takes the rows as they are.
+      originals: seeds of originals to tune on, two or more: a rate that suits one
+        original may break the next.
       seeds: of forget sets to tune on.
       classes: to forget while tuning, by number or name, where classes are forgotten;
         none that is reported. If empty, the first two of the others, or as many as are
@@ -524,8 +546,8 @@ class TuningConfig:
     """
 
     trials: int = 0
-    originals: tuple[int, ...] = (101,)
-    seeds: tuple[int, ...] = (101, 102, 103)
+    originals: tuple[int, ...] = (101, 102)
+    seeds: tuple[int, ...] = (101, 102)
     classes: tuple[int | str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -533,10 +555,13 @@ class TuningConfig:
         _check_seeds(tuning_originals=self.originals, tuning_seeds=self.seeds)
         if self.trials < 0:
             raise InputError("tuning.trials must not be negative")
-        if self.trials and not (self.originals and self.seeds):
+        if self.trials and len(set(self.originals)) < 2:
             raise InputError(
-                "tuning.originals and tuning.seeds must each name one seed or more"
+                "tuning.originals must name two seeds or more: a rate that suits one"
+                " original may break the next"
             )
+        if self.trials and not self.seeds:
+            raise InputError("tuning.seeds must name one seed or more")
 
 
 @value
@@ -547,8 +572,9 @@ class Row:
       method: a value such as ``AMUN(retain=False)``, or
         ``filtered(Identity(), Mask())``, an output filter that forgets classes.
       label: in tables; the row's name if empty.
-      search: hyperparameters to tune, as :data:`unlearn_jax.methods.SPACES` has them;
-        None for the method's own, ``{}`` for none. One that the method sets to another
+      search: hyperparameters to tune, as :data:`unlearn_jax.methods.SPACES` has them,
+        a range without ``published`` from the method's own value on; None for the
+        method's entry there, ``{}`` for none. One that the method sets to another
         value than usual is left out; the command line leaves out what it sets to any
         value.
       attack: name of the attack, one of the run's ``attacks``, that makes the method's

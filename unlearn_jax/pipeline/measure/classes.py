@@ -49,6 +49,9 @@ def measure_classes(
     scores = {}
     if pool.average is not None:
         scores["ft_auc"] = pool.rmia(signals)[1]
+        soft = pool.soft_rmia(logits)
+        if soft is not None:
+            scores["ft_auc_soft"] = soft
         lira = pool.lira(margin)
         if lira is not None:
             scores["lira_auc"] = lira

@@ -65,6 +65,7 @@ class AuditPool:
       train: ``[N]`` bool.
       average: ``[N]``, RMIA's average of the reference models' signals; None without
         references.
+      soft_average: ``[N]``, that of their soft margins; None unless they are compared.
       reference_margin: ``[M, N]``, their logit margins; None without LiRA.
       member: ``[M, N]`` bool, their training sets.
       sample_weights: of shape ``[B, N]``, shared by all runs, rows and metrics.
@@ -77,6 +78,7 @@ class AuditPool:
     forget: np.ndarray
     train: np.ndarray
     average: np.ndarray | None
+    soft_average: np.ndarray | None
     reference_margin: np.ndarray | None
     member: np.ndarray
     sample_weights: audit.SampleWeights
@@ -164,7 +166,20 @@ class AuditPool:
         """Return RMIA's ratios and scores, ``[R, N]`` each, of signals ``[R, N]``."""
         assert self.average is not None
         ratio = audit.ratio_to_average(target, self.average)
-        return ratio, audit.dominated_fraction(ratio, gamma=self.config.gamma)
+        return ratio, self._dominated(ratio)
+
+    def soft_rmia(self, logits: Iterable[np.ndarray]) -> np.ndarray | None:
+        """Return RMIA's scores ``[R, N]`` by the soft margin; None if not asked for."""
+        if self.soft_average is None:
+            return None
+        target = audit.model_signals("soft_margin", logits, self.labels)
+        return self._dominated(audit.ratio_to_average(target, self.soft_average))
+
+    def _dominated(self, ratio: np.ndarray) -> np.ndarray:
+        config = self.config
+        return audit.dominated_fraction(
+            ratio, gamma=config.gamma, comparison=config.comparison
+        )
 
     def lira(self, margin: np.ndarray) -> np.ndarray | None:
         """Return LiRA's scores ``[R, N]`` of margins ``[R, N]``; None if not asked for.
@@ -196,6 +211,10 @@ class AuditPool:
             return np.zeros((len(logits), 0))
         signals = self.signals(logits)
         return signals if np.isfinite(signals).all() else None
+
+    def num_diverged(self, logits: Sequence[np.ndarray]) -> int:
+        """Return how many of the models ``[N, C]`` have diverged."""
+        return sum(self.usable_signals([one]) is None for one in logits)
 
 
 def neighbor_score(
@@ -271,10 +290,12 @@ class ReferenceSignals(NamedTuple):
     Attributes:
       signal: ``[M, N]``.
       margin: ``[M, N]`` logit margins; None without LiRA.
+      soft: ``[M, N]`` soft margins; None unless they are compared with ``signal``.
     """
 
     signal: np.ndarray
     margin: np.ndarray | None
+    soft: np.ndarray | None = None
 
 
 def make_pool(
@@ -307,17 +328,23 @@ def make_pool(
     if oracles is not None:
         strata = 2 * np.asarray(labels, int) + train
     rng = np.random.default_rng(config.seed)
-    average = None
+    averages: list[np.ndarray | None] = [None, None]
     if references is not None:
-        average = audit.reference_average(
-            references.signal, member, mode=config.mode, offline_a=config.offline_a
-        )
+        averages = [
+            None
+            if signal is None
+            else audit.reference_average(
+                signal, member, mode=config.mode, offline_a=config.offline_a
+            )
+            for signal in (references.signal, references.soft)
+        ]
     pool = AuditPool(
         config=config,
         labels=labels,
         forget=np.pad(forget, ((0, 0), (0, len(labels) - num_train))),
         train=train,
-        average=average,
+        average=averages[0],
+        soft_average=averages[1],
         reference_margin=None if references is None else references.margin,
         member=member,
         sample_weights=audit.SampleWeights(rng, config.num_bootstrap, strata),

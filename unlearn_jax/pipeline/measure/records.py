@@ -20,7 +20,7 @@ from unlearn_jax.types import InputError
 SCHEMA = 2
 """Number of this form of ``results.json``."""
 COST = "Cost (x retraining)"
-"""Heading of the costs in :meth:`RunResult.table`."""
+"""Heading of :attr:`RowCost.relative_gradients`."""
 
 Plain = Mapping[str, object]
 """JSON-able settings by name."""
@@ -56,13 +56,13 @@ class RowCost:
     """Cost of one model of a row, its adversarial set included, its search not.
 
     Attributes:
-      gradients: gradients of single samples that were spent.
-      relative: the same as a multiple of a retraining's.
-      seconds: wall time without compilation.
+      gradients: gradients of single samples that were spent, counted.
+      relative_gradients: the same as a multiple of a retraining's.
+      seconds: wall time without compilation, which depends on the machine's load.
     """
 
     gradients: float
-    relative: float
+    relative_gradients: float
     seconds: float
 
 
@@ -122,7 +122,8 @@ class RowResult:
         method uses none.
       adaptive: the sets are recomputed at every request.
       filter: output filter, if any.
-      metrics: estimates by metric; empty if a run ended in numbers that are not finite.
+      metrics: estimates by metric; empty if a run diverged.
+      num_diverged: runs that ended in numbers that are not finite.
       values: each run's value by metric, ``[R]`` in the order of
         :attr:`RunResult.runs`.
       differences: by metric, paired differences to the ``oracle``, to the ``floor``
@@ -145,12 +146,13 @@ class RowResult:
         default_factory=dict
     )
     verdict: Verdict | None = None
+    num_diverged: int = 0
     cost: RowCost | None = None
 
     @property
     def is_diverged(self) -> bool:
-        """True for a method that did not end in finite numbers in every run."""
-        return self.kind == "method" and not self.metrics
+        """True if a run of the row did not end in finite numbers."""
+        return self.num_diverged > 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -412,10 +414,17 @@ class Theory:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trial:
-    """Trial of a search: hyperparameters and estimates; no estimates if it diverged."""
+    """Trial of a search.
+
+    Attributes:
+      options: hyperparameters.
+      metrics: estimates; empty if a run diverged.
+      num_diverged: runs that ended in numbers that are not finite.
+    """
 
     options: Plain
     metrics: Mapping[str, Estimate]
+    num_diverged: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -424,7 +433,7 @@ class RowSearch:
 
     Attributes:
       space: ranges and choices by hyperparameter.
-      trials: in the order of the search.
+      trials: in the order of the search, the published setting first.
       chosen: position of the trial taken; None if every one diverged.
     """
 
@@ -531,6 +540,15 @@ class RunResult:
         if key not in keys:
             raise InputError(f"no row {key!r}: choose from {', '.join(keys)}")
         return self.rows[keys.index(key)]
+
+    def is_unsearched(self, row: RowResult) -> bool:
+        """Return whether a row's hyperparameters were given, while others' were tuned.
+
+        False for rows without hyperparameters, and where nothing was tuned.
+        """
+        if self.tuning is None or row.kind != "method" or not row.options:
+            return False
+        return row.key not in self.tuning.rows
 
     def row_of_kind(self, kind: RowKind) -> RowResult | None:
         """Return the first row of a kind, if there is one."""

@@ -76,10 +76,13 @@ def measure_rows(
       The rows, labeled by their names.
     """
     measured: dict[str, dict[str, Measured]] = {}
+    num_diverged = dict.fromkeys(logits, 0)
     num_train = int(pool.train.sum())
     arrays = {"forget": pool.forget[:, :num_train]}
     for name, runs in clock.progress("audit", logits.items(), unit="row"):
         measured[name], figures = measure_row(pool, runs, int(name == RETRAINED))
+        if not measured[name]:
+            num_diverged[name] = pool.num_diverged(runs)
         arrays |= {f"{kind}/{name}": array for kind, array in figures.items()}
     oracle = measured.get(RETRAINED)
     units = {metric.key: metric.unit for metric in pool.table.metrics}
@@ -107,6 +110,7 @@ def measure_rows(
                 values={key: round_all(one.value) for key, one in metrics.items()},
                 differences=own,
                 verdict=combine(to_oracle) if name not in KINDS else None,
+                num_diverged=num_diverged[name],
             )
         )
     present = {key for row in rows for key in row.metrics}
@@ -160,6 +164,9 @@ def _measure_samples(
     test = ~pool.train
     margin = margins(logits, pool.labels)
     ratio, scores = pool.rmia(signals)
+    soft = pool.soft_rmia(logits)
+    # A quotient of ratios does not rise with the ratio: its scores rank samples.
+    is_product = config.comparison == "product"
     lira = pool.lira(margin)
 
     def statistics_of(run: int) -> Statistics:
@@ -173,7 +180,9 @@ def _measure_samples(
         # RMIA's scores are a step function of the ratio: a low false positive rate
         # needs the ratio, without the ties of the steps.
         statistics.roc(
-            audit.Ranking(ratio[run], parts, steps=scores[run]),
+            audit.Ranking(ratio[run], parts, steps=scores[run])
+            if is_product
+            else audit.Ranking(scores[run], parts),
             {
                 "ft_auc": ("forget", "test"),
                 "fr_auc": ("retain", "forget"),
@@ -182,10 +191,11 @@ def _measure_samples(
             {"ft_tpr": ("forget", "test"), "rt_tpr": ("retain", "test")},
             max_fpr=config.max_fpr,
         )
-        if lira is not None:
-            sides = {"forget": forget, "test": test}
-            ranking = audit.Ranking(lira[run], sides)
-            statistics.roc(ranking, {"lira_auc": ("forget", "test")})
+        sides = {"forget": forget, "test": test}
+        for key, others in (("ft_auc_soft", soft), ("lira_auc", lira)):
+            if others is not None:
+                ranking = audit.Ranking(others[run], sides)
+                statistics.roc(ranking, {key: ("forget", "test")})
         return statistics
 
     metrics = pool.measure(statistics_of)
@@ -225,7 +235,7 @@ def measure_gaps(
         centers = [oracle[part].replicates for part in parts]
         replicates = None
         if all(one is not None for one in (*drawn, *centers)):
-            replicates = np.zeros((pool.config.num_bootstrap, num_runs))
+            replicates = np.zeros((pool.sample_weights.shape[0], num_runs))
         for runs in groups:
             own = np.stack([row[part].value[runs] for part in parts], 1)
             other = np.stack([oracle[part].value[runs] for part in parts], 1)

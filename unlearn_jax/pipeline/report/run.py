@@ -35,8 +35,8 @@ from unlearn_jax.pipeline.report.tables import (
     difference_cell,
     format_cost,
     mark_near,
+    metric_cell,
     metric_column,
-    row_label,
     verdict_table,
 )
 from unlearn_jax.pipeline.report.verdict import (
@@ -150,10 +150,10 @@ def _main_table(result: RunResult) -> Table:
     rows = []
     for row in result.rows:
         cells = [
-            Cell(row.metrics.get(one.key), mark=mark_near(result, row, one.key))
+            metric_cell(result, row, one.key, mark_near(result, row, one.key))
             for one in result.metrics
         ]
-        label = row_label(row, chosen_options(result, row.key))
+        label = Cell(row.label, chosen_options(result, row.key))
         rows.append([label, *cells, format_cost(row)])
     caption = (
         f"Mean ± standard deviation over runs; below it the {100 * result.level:g} %"
@@ -167,8 +167,8 @@ def _main_table(result: RunResult) -> Table:
         caption += " Below a model's name are the hyperparameters that a search chose."
     if any(row.is_diverged for row in result.rows):
         caption += (
-            " A row of dashes diverged: in at least one of its runs the method did not"
-            " end in finite numbers."
+            " Where a row diverged, some of its runs did not end in finite numbers: the"
+            " others are no sample of what the method does, so no mean is shown."
         )
     columns = [metric_column(metric) for metric in result.metrics]
     kinds = [row.kind for row in result.rows]
@@ -207,7 +207,10 @@ def _difference_tables(result: RunResult) -> list[Section]:
 
 
 def _cost_column() -> Column:
-    help_text = "Multiple of the gradients of retraining; the section Cost has more."
+    help_text = (
+        "Counted gradients of single samples over a retraining's; wall times are in the"
+        " section Cost."
+    )
     return Column(COST.partition(" (")[0], "× retraining", help_text)
 
 
@@ -395,7 +398,7 @@ def _provenance(result: RunResult) -> list[Block]:
         Column("Hyperparameters", is_text=True),
         Column("Gradients", digits=0),
         Column("Cost", "× retraining"),
-        Column("Seconds", digits=2),
+        Column("Wall time", "seconds", digits=2),
     ]
     rows = []
     for row in result.rows:

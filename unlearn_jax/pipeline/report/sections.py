@@ -26,6 +26,7 @@ from unlearn_jax.pipeline.report.blocks import (
 )
 from unlearn_jax.pipeline.report.figures import sections as figures
 from unlearn_jax.pipeline.report.figures.run import Arrays
+from unlearn_jax.pipeline.report.tables import UNSEARCHED
 from unlearn_jax.pipeline.report.verdict import join, place
 
 STATUSES = {
@@ -410,10 +411,10 @@ def format_options(options: Mapping[str, object]) -> str:
 
 
 def chosen_options(result: RunResult, key: str) -> str:
-    """Return the values that a search chose for a row; empty without a search."""
+    """Return the values that a search chose for a row, or that it was not searched."""
     search = result.tuning.rows.get(key) if result.tuning else None
     if search is None:
-        return ""
+        return UNSEARCHED if result.is_unsearched(result.row(key)) else ""
     if search.chosen is None:
         return "every trial diverged"
     return format_options(search.trials[search.chosen].options)
@@ -504,6 +505,14 @@ def tuning_section(result: RunResult) -> Section | None:
         " wider range; dots in a line mean that the hyperparameter hardly matters.",
     )
     blocks: list[Block] = [Text(_tuning_text(result, tuning))]
+    unsearched = [row.label for row in result.rows if result.is_unsearched(row)]
+    if unsearched:
+        warning = (
+            f"Not searched: {join(unsearched)}. Their hyperparameters are as given, so"
+            " they may do worse than the tuned rows for that reason alone: give them a"
+            " search."
+        )
+        blocks.append(Text(warning, kind="warning"))
     blocks += [Text(text, kind="warning") for text in _warnings(remarks)]
     trials = Section("Every trial", [_trials_table(result, tuning)], folded=True)
     blocks += [Table("", columns, lines), figure, trials]
@@ -518,8 +527,10 @@ def _tuning_text(result: RunResult, tuning: Tuning) -> str:
         "The hyperparameters below were searched for, and the trial with the lowest"
         " mean Avg Gap was taken. This was done on other original models (seeds"
         f" {originals}) and other forget sets ({sets}) than the table reports, so the"
-        " choice did not depend on the reported numbers. Ranges are searched on a"
-        " logarithmic scale."
+        " choice did not depend on the reported numbers. The first trial is the"
+        " published setting. The first hyperparameter is varied, then the next at the"
+        " best value of the first; ranges are searched on a logarithmic scale. A trial"
+        " that diverged on any of the problems is not taken."
     )
 
 
@@ -558,6 +569,7 @@ def _trials_table(result: RunResult, tuning: Tuning) -> Table:
         for metric in result.metrics
         if metric.key in stored and metric.key != "avg_gap"
     ]
+    num_runs = len(tuning.originals) * len(tuning.sets)
     columns = ["Model", Column("Hyperparameters", is_text=True)]
     columns += [Column("Avg Gap", "points", digits=2)]
     columns += [Column(metric.label, metric.unit, digits=2) for metric in shown]
@@ -569,7 +581,8 @@ def _trials_table(result: RunResult, tuning: Tuning) -> Table:
             means = [trial.metrics.get(metric.key) for metric in shown]
             cells: list[Any] = [trial.metrics.get("avg_gap")]
             cells += [mean and mean.mean for mean in means]
-            cells.append(state if trial.metrics else "diverged")
+            lost = f"diverged {trial.num_diverged} of {num_runs}"
+            cells.append(state if trial.metrics else lost)
             lines.append([row.label, format_options(trial.options), *cells])
     return Table("", [*columns, ""], lines)
 

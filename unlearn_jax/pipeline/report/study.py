@@ -27,7 +27,12 @@ from unlearn_jax.pipeline.report.blocks import (
     render_markdown,
 )
 from unlearn_jax.pipeline.report.figures.study import study_plot
-from unlearn_jax.pipeline.report.tables import STATES, format_cost, mark_near, row_label
+from unlearn_jax.pipeline.report.tables import (
+    STATES,
+    format_cost,
+    mark_near,
+    metric_cell,
+)
 from unlearn_jax.pipeline.report.verdict import difference_words, method_gaps
 from unlearn_jax.pipeline.store.folders import write_text
 
@@ -204,11 +209,9 @@ def study_tables(results: Mapping[str, RunResult]) -> list[Table]:
                 own = rows[name].get(row.key)
                 if own is None:
                     cells.append(Cell(None))
-                elif own.is_diverged:
-                    cells.append(Cell("diverged"))
                 else:
                     mark = mark_near(result, own, key)
-                    cells.append(Cell(own.metrics.get(key), mark=mark))
+                    cells.append(metric_cell(result, own, key, mark))
             lines.append([row.label, *cells])
         title = f"{metrics[key].label} ({metrics[key].unit})"
         caption = metrics[key].description
@@ -217,7 +220,7 @@ def study_tables(results: Mapping[str, RunResult]) -> list[Table]:
     costs = []
     for row in every.values():
         own = [rows[name].get(row.key) for name in results]
-        costs.append([row_label(row), *(one and format_cost(one) for one in own)])
+        costs.append([row.label, *(one and format_cost(one) for one in own)])
     return [*tables, Table(COST, columns, costs, kinds=kinds)]
 
 

@@ -39,6 +39,8 @@ GOALS = {
     "0": "0, the lower the better",
 }
 """Good values of a metric, in words."""
+UNSEARCHED = "not searched"
+"""Note at a row whose hyperparameters are as given alongside rows that were tuned."""
 _FIELDS = ["row", "label", "kind", "method", "metric"]
 _NUMBERS = ["mean", "std", "low", "high", "num_runs"]
 
@@ -63,8 +65,9 @@ def results_table(
     columns = ["", *(metric_column(metric) for metric in shown)]
     rows = []
     for row in result.rows:
-        cells = [Cell(row.metrics.get(metric.key)) for metric in shown]
-        rows.append([row_label(row), *cells])
+        cells = [metric_cell(result, row, metric.key) for metric in shown]
+        note = UNSEARCHED if result.is_unsearched(row) else ""
+        rows.append([Cell(row.label, note), *cells])
     costs = [format_cost(row) for row in result.rows]
     if any(costs):
         columns.append(COST)
@@ -87,9 +90,11 @@ def metric_column(metric: Metric) -> Column:
     return Column(metric.label, metric.unit, text, digits=2)
 
 
-def row_label(row: RowResult, note: str = "") -> Cell:
-    """Return the label of a row; a row without numbers is marked as diverged."""
-    return Cell(row.label, "diverged" if row.is_diverged else note)
+def metric_cell(result: RunResult, row: RowResult, key: str, mark: str = "") -> Cell:
+    """Return a row's estimate of a metric, or how many of its runs diverged."""
+    if row.is_diverged:
+        return Cell(f"diverged {row.num_diverged} of {result.design.runs}")
+    return Cell(row.metrics.get(key), mark=mark)
 
 
 def mark_near(result: RunResult, row: RowResult, key: str) -> str:
@@ -141,7 +146,7 @@ def verdict_table(
         for metric in gap:
             cell = row.metrics.get(metric.key)
             cells.append(cell and cell._replace(std=math.nan))
-        lines.append([row_label(row), *cells, format_cost(row)])
+        lines.append([row.label, *cells, format_cost(row)])
     return Table("", columns, lines, caption, [row.kind for row in rows])
 
 
@@ -157,6 +162,8 @@ def difference_cell(one: Difference | None, *, with_state: bool = True) -> Cell:
 
 def _state(row: RowResult, key: str) -> tuple[str, str]:
     """Return in a few words how a row compares with retraining, and a remark."""
+    if row.is_diverged:
+        return "diverged", ""
     if row.kind == "oracle":
         return "the goal", ""
     if row.kind == "second_oracle":
@@ -173,7 +180,7 @@ def format_cost(row: RowResult) -> str | None:
     """Return a row's cost in gradients, as a multiple of retraining's, if known."""
     if row.cost is None:
         return None
-    relative = row.cost.relative
+    relative = row.cost.relative_gradients
     return f"{relative:.2f}" if relative >= 0.1 or relative == 0 else f"{relative:.2g}"
 
 
@@ -182,20 +189,20 @@ def csv_table(result: RunResult) -> str:
 
     Returns:
       CSV (RFC 4180, Unix line ends) with a header: row, label, kind, method, metric,
-      mean, std, low, high, num_runs, unit, and the row's cost as a multiple of
-      retraining's.
+      mean, std, low, high, num_runs, unit, the number of the row's runs that diverged,
+      and its cost as a multiple of retraining's.
     """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([*_FIELDS, *_NUMBERS, "unit", COST])
+    writer.writerow([*_FIELDS, *_NUMBERS, "unit", "num_diverged", COST])
     for row in result.rows:
-        cost = row.cost and row.cost.relative
+        cost = row.cost and row.cost.relative_gradients
         for metric in result.metrics:
             cell = row.metrics.get(metric.key)
             numbers = [getattr(cell, name, None) for name in _NUMBERS]
             numbers = [number if is_known(number) else "" for number in numbers]
             texts = [row.key, row.label, row.kind, row.method, metric.key]
-            last = [metric.unit, cost if is_known(cost) else ""]
+            last = [metric.unit, row.num_diverged, cost if is_known(cost) else ""]
             writer.writerow([*texts, *numbers, *last])
     return stream.getvalue()
 

@@ -151,12 +151,13 @@ def findings(result: RunResult) -> list[str]:
         sentences += _reference_sentences(result)
     sentences += _difference_sentences(result)
     sentences += _gap_sentences(result)
-    lost = [row.label for row in result.rows if row.is_diverged]
+    lost = [
+        f"{row.label} in {row.num_diverged} of {design.runs} runs"
+        for row in result.rows
+        if row.is_diverged
+    ]
     if lost:
-        verb = "has" if len(lost) == 1 else "have"
-        sentences.append(
-            f"{join(lost)} {verb} no numbers: not every run ended in finite ones."
-        )
+        sentences.append(f"Diverged, a result like any other: {join(lost)}.")
     if design.runs == 1:
         sentences.append(
             "The intervals of a single run cover the choice of the samples, but not the"

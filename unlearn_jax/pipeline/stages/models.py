@@ -141,7 +141,29 @@ def unlearn(plan: Plan, name: str) -> Artifact:
       name: of the row.
     """
     work = [Work(run, {}) for run in range(len(plan.runs))]
-    return unlearn_work(plan, name, f"unlearn-{name}", plan.rows[name].method, work)
+    method = plan.rows[name].method
+    program = unlearning(plan, name, lambda: method)
+    return unlearn_work(plan, name, f"unlearn-{name}", method, work, program)
+
+
+def unlearning(
+    plan: Plan, name: str, make_method: Callable[..., UnlearnFn]
+) -> Callable[..., Any]:
+    """Return ``size -> program``, one program for each size of a forget set.
+
+    Artifacts that are given the same one share its compilation.
+
+    Args:
+      plan: the run.
+      name: of the row that chooses the attack.
+      make_method: ``(**traced) -> method``, called inside the compiled program.
+    """
+    row = plan.rows[name]
+    adaptive = None
+    if row.adaptive:
+        adaptive = plan.attacks[row.attack or ""].attack
+        assert isinstance(adaptive, PGD)
+    return lru_cache(partial(_program, plan, make_method, adaptive=adaptive))
 
 
 def unlearn_work(
@@ -150,8 +172,8 @@ def unlearn_work(
     label: str,
     method: UnlearnFn,
     work: list[Work],
+    program: Callable[..., Any],
     *,
-    factory: Callable[..., UnlearnFn] | None = None,
     settings: Mapping[str, Any] | None = None,
     logits_only: bool = False,
 ) -> Artifact:
@@ -163,18 +185,11 @@ def unlearn_work(
       label: name of the artifact.
       method: names the result.
       work: the items.
-      factory: ``(**traced) -> method``, called inside the compiled program; the method
-        itself if None.
+      program: of :func:`unlearning`.
       settings: more plain values that determine the result.
       logits_only: store no models.
     """
     row = plan.rows[name]
-    adaptive = None
-    if row.adaptive:
-        adaptive = plan.attacks[row.attack or ""].attack
-        assert isinstance(adaptive, PGD)
-    factory = factory or (lambda: method)
-    program = lru_cache(partial(_program, plan, factory, adaptive=adaptive))
     seeds = plan.seeds
     run_of = np.array([item.run for item in work])
     own_sizes = _sizes(plan, plan.runs[run_of, 1])
@@ -251,7 +266,7 @@ def unlearn_work(
 
 def _program(
     plan: Plan,
-    factory: Callable[..., UnlearnFn],
+    make_method: Callable[..., UnlearnFn],
     size: int | Sizes,
     *,
     adaptive: PGD | None,
@@ -264,7 +279,7 @@ def _program(
         item: Any, pool: Dataset
     ) -> tuple[Variables, UnlearnInfo, jax.Array, jax.Array | None]:
         key, variables, forget, requests, given, traced = item
-        method = factory(**traced)
+        method = make_method(**traced)
         train = Dataset(pool.images[:num_train], pool.labels[:num_train])
         num_forget = size
         if isinstance(size, Sizes):

@@ -14,6 +14,7 @@ import numpy as np
 
 from unlearn_jax import audit, data
 from unlearn_jax.data import Splits
+from unlearn_jax.methods import FineTuning
 from unlearn_jax.objectives import CrossEntropy
 from unlearn_jax.pipeline.config.checks import check_settings
 from unlearn_jax.pipeline.config.resolve import (
@@ -379,11 +380,19 @@ class Plan:
         # A bank of logits may hold more.
         if keep != "logits":
             about["keep"] = keep
+        signals = sorted({self.audit.signal, "soft_margin", "logit_margin"})
         if keep == "signals":
-            about["signal"] = self.audit.signal
+            about["signals"] = signals
         return dataclasses.replace(
-            trained, settings=about, keep=keep, signal=self.audit.signal
+            trained, settings=about, keep=keep, signal_names=tuple(signals)
         )
+
+    @property
+    def has_soft_margin(self) -> bool:
+        """True where the table has FT AUC by the soft margin."""
+        methods = [row.method for row in self.rows.values()]
+        is_gradient_free = not all(isinstance(one, FineTuning) for one in methods)
+        return self.audit.wants_soft_margin(is_gradient_free=is_gradient_free)
 
     @cached_property
     def forget_digest(self) -> str:
@@ -468,13 +477,18 @@ def make_plan(
         # a finished run is recognized without its network
         return build_model(config.model, splits) if model is None else model
 
+    objective = config.training.objective
+    minimized = loss_fn
+    if loss_fn is None and objective != CrossEntropy():
+        minimized = objective(make_model())
+        if not type(objective).__module__.startswith("unlearn_jax."):
+            # a user's code may change: its program names the models, not its value
+            loss_fn = minimized
     model_id: Any = [plain_model(config.model)]
     if model is not None:
         model_id = model_digest(model, splits, loss_fn)
     elif loss_fn is not None:
         model_id.append(model_digest(make_model(), splits, loss_fn))
-    if loss_fn is None and config.training.objective != CrossEntropy():
-        loss_fn = config.training.objective(make_model())
     given = None
     if original is not None:
         given = stack_given(original, make_model())
@@ -503,7 +517,7 @@ def make_plan(
         tuning=config.tuning,
         rows=rows,
         attacks=attacks,
-        loss_fn=loss_fn,
+        loss_fn=minimized,
         original=given,
     )
     if check:

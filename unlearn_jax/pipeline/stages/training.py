@@ -46,7 +46,7 @@ class Training:
       given: models trained elsewhere, stacked, which are evaluated only.
       keep: ``models`` and their logits, ``logits`` alone, or of these the ``signals``
         alone.
-      signal: name of the membership signal that is kept then, with the logit margin.
+      signal_names: the membership signals that are kept then.
       mapper: of a number of models to the way of computing them together.
       group: models trained and stored at a time, at most.
       checkpoint_seconds: least time between two checkpoints.
@@ -65,7 +65,7 @@ class Training:
     finish: Callable[[Variables], Variables] | None = None
     given: Variables | None = None
     keep: Literal["models", "logits", "signals"] = "models"
-    signal: str = ""
+    signal_names: tuple[str, ...] = ()
     mapper: Callable[[int], Mapper]
     group: int
     checkpoint_seconds: float
@@ -77,7 +77,7 @@ class Training:
         """The trained models, or what is kept of them.
 
         ``models``, ``logits`` ``[M, N, C]``, last ``loss``; in place of the logits
-        ``signal`` and ``margin``, ``[M, N]`` each.
+        membership signals by name, ``[M, N]`` each.
         """
         epochs = self.recipe.num_epochs if self.given is None else 0
         return Artifact(
@@ -109,7 +109,7 @@ class Training:
         """
         labels = self.pool.labels
         if self.keep == "signals":
-            return self.stored["margin" if signal == "logit_margin" else "signal"]
+            return self.stored[signal]
 
         def read(stored: Stored) -> np.ndarray:
             return audit.model_signals(signal, stored.iterate("logits"), labels)
@@ -175,8 +175,8 @@ class Training:
         if self.keep == "logits":
             return {"logits": logits}
         content = {}
-        for name, signal in (("signal", self.signal), ("margin", "logit_margin")):
-            content[name] = audit.model_signals(signal, logits, self.pool.labels)
+        for name in self.signal_names:
+            content[name] = audit.model_signals(name, logits, self.pool.labels)
         return content
 
     def blank(self, size: int) -> TrainState:

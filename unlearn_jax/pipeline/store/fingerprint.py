@@ -103,10 +103,10 @@ def model_digest(model: Model, splits: Splits, loss_fn: LossFn | None = None) ->
 
 
 def package_digest() -> str:
-    """Return the SHA-256 of the package's source files."""
+    """Return the SHA-256 of the package's source files, the native ones too."""
     digest = hashlib.sha256()
     root = pathlib.Path(values.__file__).parent
-    for file in sorted(root.rglob("*.py")):
+    for file in sorted([*root.rglob("*.py"), *root.rglob("*.cc")]):
         digest.update(file.relative_to(root).as_posix().encode() + file.read_bytes())
     return digest.hexdigest()
 
