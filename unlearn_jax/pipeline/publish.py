@@ -545,11 +545,11 @@ def _run_tables(run: RunResult, title: str) -> list[ResultTable]:
 def _verdict_table(run: RunResult) -> ResultTable:
     """Return the methods' verdicts and paired differences to retrained models."""
     methods = [row for row in run.rows if row.verdict]
-    keys = [
-        one for one in run.metrics if any(one.key in r.differences for r in methods)
-    ]
+    stored = set().union(*(row.differences for row in methods))
     shown = []
-    for metric in keys:
+    for metric in run.metrics:
+        if metric.key not in stored:
+            continue
         if metric.direction == "0":
             shown.append((metric, "floor", "retrained again"))
             shown.append((metric, "best", "best other"))
