@@ -217,6 +217,10 @@ REFUSED = [
         "logits have shape \\(6, 1\\): pass \\[N, C\\] with at least two",
     ),
     (
+        lambda: audit.kodge_mia([0.5], [0.5], [0.5], seed=1.5),
+        "seed is 1.5: pass an integer",
+    ),
+    (
         lambda: audit.kodge_mia([2.0], [0.5], [0.5]),
         "retain_train reaches from 2 to 2: pass probabilities",
     ),
