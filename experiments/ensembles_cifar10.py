@@ -14,6 +14,7 @@ from unlearn_jax.studies.ensembles.artifacts import (
     ClipConfig,
     EnsembleConfig,
     make_artifacts,
+    training_speed,
 )
 from unlearn_jax.studies.ensembles.page import make_page
 
@@ -55,4 +56,5 @@ EXPERIMENT = Experiment(
     ),
     artifacts=make_artifacts,
     page=make_page,
+    speed=training_speed,
 )

@@ -15,6 +15,7 @@ from unlearn_jax.studies.ensembles.artifacts import (
     ClipConfig,
     EnsembleConfig,
     make_artifacts,
+    training_speed,
 )
 from unlearn_jax.studies.ensembles.page import make_page
 
@@ -43,4 +44,5 @@ EXPERIMENT = Experiment(
     ),
     artifacts=make_artifacts,
     page=make_page,
+    speed=training_speed,
 )

@@ -18,6 +18,7 @@ from unlearn_jax.studies.ensembles.artifacts import (
     ControlConfig,
     EnsembleConfig,
     make_artifacts,
+    training_speed,
 )
 from unlearn_jax.studies.ensembles.page import make_page
 
@@ -62,4 +63,5 @@ EXPERIMENT = Experiment(
     ),
     artifacts=make_artifacts,
     page=make_page,
+    speed=training_speed,
 )

@@ -12,7 +12,7 @@ Results: ``experiments/results/puf_cifar10_cpu.json``
 """
 
 from unlearn_jax.pipeline import DataConfig, Experiment, ModelConfig
-from unlearn_jax.studies.federated.images import Config, make_artifacts
+from unlearn_jax.studies.federated.images import Config, make_artifacts, training_speed
 from unlearn_jax.studies.federated.images_page import make_page
 
 EXPERIMENT = Experiment(
@@ -33,4 +33,5 @@ EXPERIMENT = Experiment(
     ),
     artifacts=make_artifacts,
     page=make_page,
+    speed=training_speed,
 )

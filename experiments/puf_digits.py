@@ -8,7 +8,7 @@ Results: ``experiments/results/puf_digits.json``
 """
 
 from unlearn_jax.pipeline import Experiment
-from unlearn_jax.studies.federated.images import Config, make_artifacts
+from unlearn_jax.studies.federated.images import Config, make_artifacts, training_speed
 from unlearn_jax.studies.federated.images_page import make_page
 
 EXPERIMENT = Experiment(
@@ -16,4 +16,5 @@ EXPERIMENT = Experiment(
     config=Config(),
     artifacts=make_artifacts,
     page=make_page,
+    speed=training_speed,
 )

@@ -114,6 +114,10 @@ def fit_many_over_three_devices():
 
 
 REFUSED = [
+    (
+        lambda: train.predict(linear, WEIGHTS, X, batch_size=0),
+        "batch_size must be a positive integer, got 0",
+    ),
     # values
     (lambda: values.to_json(linear), "cannot be stored as JSON"),
     (

@@ -414,6 +414,13 @@ def test_certificate_is_exact_for_orthogonal_classes():
     np.testing.assert_allclose(result.distance, certified, rtol=2e-3, atol=ROUNDING)
 
 
+@pytest.mark.parametrize("label", [-1, 3])
+def test_certificate_of_a_label_of_no_class_is_zero(label):
+    logits = jnp.array([-3.0, -1.0, -2.0])
+    none = attacks.certified_distance(logits, jnp.array(label), log10_lipschitz=0.0)
+    assert float(none) == 0.0
+
+
 def test_unusable_hyperparameters_are_refused(network):
     for options, message in (
         ({"num_linear": 0}, "num_linear must be positive"),

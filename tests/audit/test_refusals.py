@@ -75,6 +75,10 @@ REFUSED = [
         lambda: audit.auc_interval(ONES, MASK, seed=-1),
         "seed is -1: pass a number of at least 0",
     ),
+    (
+        lambda: audit.auc_interval(ONES, MASK, seed=0.5),
+        "seed is 0.5: pass an integer",
+    ),
     # ROC
     (
         lambda: audit.roc(ONES, MASK).tpr_at_fpr(2),
@@ -211,6 +215,10 @@ REFUSED = [
     (
         lambda: audit.accuracy(np.ones((6, 1)), LABELS),
         "logits have shape \\(6, 1\\): pass \\[N, C\\] with at least two",
+    ),
+    (
+        lambda: audit.kodge_mia([0.5], [0.5], [0.5], seed=1.5),
+        "seed is 1.5: pass an integer",
     ),
     (
         lambda: audit.kodge_mia([2.0], [0.5], [0.5]),

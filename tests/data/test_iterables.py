@@ -48,7 +48,7 @@ def test_arrays_and_pillow_images_are_the_same_data():
 
 def test_gray_images_become_rgb_among_colored_ones():
     color = Image.new("RGB", (4, 4), (1, 2, 3))
-    splits = data.from_iterable([(gray(7), 0), (color, np.int64(1))], PAIRS[:2])
+    splits = data.from_iterable([(gray(7), 0), (color, np.int64(1))], PAIRS[3:5])
     assert splits.train.images.shape == (2, 4, 4, 3)
     assert splits.test.images.shape == (2, 4, 4, 3)
     assert splits.train.images[:, 0, 0].tolist() == [[7, 7, 7], [1, 2, 3]]
@@ -87,7 +87,7 @@ def raised(items, **options):
         ([(np.zeros((3, 8, 8), "f4"), 0)], "channels come last"),
         ([(gray(1), 0), (gray(1, 5), 0)], "item 1 is 5x5, the first is 4x4"),
         ([(gray(1), 0), (gray(1) / 255, 0)], "dtype float64, the first uint8"),
-        ([(gray(1), 0), (gray(1), -1)], "labels must lie in 0..1"),
+        ([(gray(7), 0), (gray(7), -1)], "labels must lie in 0..1"),
         ([(Image.new("I", (4, 4)), 0)], "more than 8 bits"),
         (
             [(np.zeros((4, 4, 3), "u1"), 0), (np.zeros((4, 4, 4), "u1"), 0)],

@@ -3,9 +3,11 @@
 import sys
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from unlearn_jax import cli, models, onednn
+from unlearn_jax.onednn import convolution
 from unlearn_jax.onednn import library as building
 from unlearn_jax.pipeline import ModelConfig
 from unlearn_jax.pipeline.config.resolve import plain_model
@@ -20,6 +22,7 @@ def unbuilt(tmp_path, monkeypatch):
     native = building.native.__wrapped__
     monkeypatch.setattr(building, "native", native)
     monkeypatch.setattr(onednn, "native", native)
+    monkeypatch.setattr(convolution, "native", native)
     # build() forgets what was found
     native.cache_clear = lambda: None
     return tmp_path
@@ -39,6 +42,10 @@ def test_without_it_networks_get_the_canonical_form(unbuilt):
     with pytest.raises(InputError, match="cannot be used: not built: unlearn-jax doc"):
         models.build("cnn", (8, 8, 1), 3, conv="onednn")
     assert "onednn" not in folders.versions()
+    with pytest.raises(InputError, match="cannot be used: not built: unlearn-jax doc"):
+        models.onednn_conv(
+            jnp.ones((1, 5, 7, 2)), jnp.ones((3, 2, 2, 3)), (1, 1), "SAME"
+        )
     assert not list(unbuilt.iterdir()), "nothing is built or written unasked"
 
 

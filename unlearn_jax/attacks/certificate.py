@@ -35,7 +35,8 @@ def certified_distance(
     0.1414
     """
     is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
-    of_label = jnp.sum(jnp.where(is_label, logits, 0.0), -1)
+    # of no class, lowest: -1 and the like are no prediction
+    of_label = jnp.max(jnp.where(is_label, logits, -jnp.inf), -1)
     margin = of_label - jnp.max(jnp.where(is_label, -jnp.inf, logits), -1)
     lipschitz = 10.0 ** jnp.asarray(log10_lipschitz)
     return jnp.maximum(margin, 0.0) / (jnp.sqrt(2.0) * lipschitz)

@@ -386,7 +386,8 @@ def foreign_stretch(
     Returns:
       ``[M, M]`` by the first member's path of the layer: row ``i``, column ``j`` is
       ``|f_i(v_j)|``, ``v_j`` the top right singular vector of member ``j``'s layer; the
-      diagonal has the members' own norms.
+      diagonal has the members' own norms. Where the largest singular values are equal,
+      as clipping makes them, ``v_j`` is one vector of their space, by chance.
 
     Raises:
       InputError: too few members, or layers that cannot be compared.

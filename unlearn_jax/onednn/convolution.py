@@ -22,7 +22,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from unlearn_jax.onednn.library import native
-from unlearn_jax.types import Array
+from unlearn_jax.types import Array, InputError
 
 Padding = tuple[tuple[int, int], ...]
 Strides = tuple[int, int]
@@ -179,6 +179,9 @@ def _primitive(
         return first.update(shape=found.shape, dtype=found.dtype)
 
     def lower(context: Any, first: Any, second: Any, **params: Any) -> Any:
+        # also registers the calls, where no network was built by the form's name
+        if reason := native().reason:
+            raise InputError(f"conv='onednn' cannot be used: {reason}")
         strides = params.get("strides") or params["window_strides"]
         rule = jax.ffi.ffi_lowering(f"unlearn_jax.onednn.{target}")
         return rule(

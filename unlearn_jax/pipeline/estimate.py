@@ -16,9 +16,9 @@ from unlearn_jax.pipeline.stages import models as stages
 from unlearn_jax.pipeline.stages.given import Given
 from unlearn_jax.pipeline.stages.plan import Plan, make_plan
 from unlearn_jax.pipeline.store.folders import Workdir
-from unlearn_jax.replicas import fit_many
+from unlearn_jax.replicas import Mapper, fit_many
 from unlearn_jax.train import LossFn, Recipe, steps_per_epoch
-from unlearn_jax.types import Model
+from unlearn_jax.types import Array, Dataset, Model
 
 
 def estimate_speed(plan: Plan) -> float:
@@ -31,25 +31,48 @@ def estimate_speed(plan: Plan) -> float:
     """
     training = plan.references if plan.num_references else plan.originals
     num_models = min(plan.group, len(training.member), 2 * len(jax.local_devices()))
-    recipe = training.recipe
+    return training_speed(
+        training.model,
+        training.pool,
+        training.recipe,
+        keys=jax.random.wrap_key_data(jnp.asarray(training.keys[:num_models])),
+        member=training.member[:num_models],
+        mapper=plan.mapper(num_models),
+    )
+
+
+def training_speed(
+    model: Model,
+    data: Dataset,
+    recipe: Recipe,
+    *,
+    keys: Array,
+    member: np.ndarray,
+    mapper: Mapper | None = None,
+) -> float:
+    """Return the samples per second of training some models side by side, here.
+
+    A few steps are timed, compilation left out.
+
+    Args:
+      model: the architecture.
+      data: ``[N]`` samples.
+      recipe: of the training; one epoch of at most eight batches is timed.
+      keys: ``[M]``, a model each.
+      member: ``[M, N]`` bool, of which only the shape matters.
+      mapper: of the models.
+    """
     batch_size = recipe.batch_size
-    member = np.zeros_like(training.member[:num_models])
+    member = np.zeros_like(member)
     member[:, : min(8 * batch_size, member.shape[1])] = True
     short = Recipe(1, batch_size, recipe.tx, recipe.augment)
     num_steps = steps_per_epoch(int(member[0].sum()), batch_size)
     seconds = 0.0
     for _ in range(2):
         began = time.perf_counter()
-        fit_many(
-            jax.random.wrap_key_data(jnp.asarray(training.keys[:num_models])),
-            training.model,
-            training.pool,
-            member,
-            short,
-            mapper=plan.mapper(num_models),
-        )
+        fit_many(jax.random.clone(keys), model, data, member, short, mapper=mapper)
         seconds = time.perf_counter() - began
-    return num_models * num_steps * batch_size / seconds
+    return len(member) * num_steps * batch_size / seconds
 
 
 def dry_run(

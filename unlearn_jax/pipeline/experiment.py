@@ -32,12 +32,15 @@ class Experiment:
       artifacts: ``config -> artifacts`` in the order of computing, inputs first; checks
         the configuration first.
       page: ``(config, {name: stored artifact}) -> Page``.
+      speed: ``config -> samples per second`` of training here, for a dry run whose
+        artifacts have a price; None for no estimate.
     """
 
     title: str
     config: Any
     artifacts: Callable[[Any], Sequence[Artifact]]
     page: Callable[[Any, Mapping[str, Stored]], Page]
+    speed: Callable[[Any], float] | None = None
 
 
 def run_experiment(
@@ -100,7 +103,15 @@ def dry_run_experiment(
     place = store.Workdir(workdir)
     place.check()
     config = experiment.config if config is None else config
-    return Runner(place.path).plan(_checked(experiment.artifacts(config)))
+    artifacts = _checked(experiment.artifacts(config))
+    if experiment.speed is None:
+        return Runner(place.path).plan(artifacts)
+    speed = experiment.speed(config)
+    table = Runner(place.path).plan(artifacts, speed)
+    return (
+        f"{table}\n\nAt {speed:,.0f} training samples/s here; compilation and the page"
+        " come on top."
+    )
 
 
 def _checked(artifacts: Sequence[Artifact]) -> Sequence[Artifact]:

@@ -395,8 +395,8 @@ def make_notes(plan: Plan, tuning: records.Tuning | None) -> list[str]:
         " originals they are wide on purpose.",
         svc,
         "Cost is the counted number of gradients of single samples per model, over a"
-        " retraining's; it does not depend on the machine. Those of the adversarial set"
-        " are part of it, as an upper bound; the search is not.",
+        " retraining's; it does not depend on the machine. Those that the"
+        " adversarial set spent are part of it; the search is not.",
     ]
     if plan.repeats > 1:
         notes.append(

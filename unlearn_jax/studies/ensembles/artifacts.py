@@ -29,6 +29,7 @@ from unlearn_jax.ensembles import (
 )
 from unlearn_jax.losses import cross_entropy, foreign_stretch
 from unlearn_jax.objectives import AdversarialTraining, CrossEntropy
+from unlearn_jax.pipeline import estimate
 from unlearn_jax.pipeline.config.resolve import (
     build_model,
     load_data,
@@ -206,6 +207,8 @@ def make_artifacts(config: EnsembleConfig) -> list[Artifact]:
         "model": plain_model(config.model),
         "training": plain["training"],
     }
+    plan = config.attack
+    price = _Price(config)
     artifacts = []
     pilots: tuple[Artifact, ...] = ()
     if config.pilot_seed is not None:
@@ -218,6 +221,7 @@ def make_artifacts(config: EnsembleConfig) -> list[Artifact]:
                 "attack": plain["attack"],
             },
             compute=partial(lab.pilot, config.pilot_seed),
+            price=price.members() + price.curve(plan.num_samples, plan.num_steps),
         )
         artifacts.append(pilot)
         pilots = (pilot,)
@@ -232,6 +236,7 @@ def make_artifacts(config: EnsembleConfig) -> list[Artifact]:
             settings={**base, **settings, "count": config.num_surrogates},
             compute=partial(lab.surrogates, seed),
             inputs=pilots,
+            price=config.num_surrogates * price.surrogate(),
         )
         artifacts.append(surrogates)
         for arm in config.arms:
@@ -244,12 +249,14 @@ def make_artifacts(config: EnsembleConfig) -> list[Artifact]:
                 settings=own,
                 compute=partial(lab.train, arm, seed),
                 inputs=pilots if config.attack.every_epochs else (),
+                price=price.members() + price.in_training(),
             )
             attacked = Artifact(
                 name=f"attack-{arm}-{seed}",
                 settings=settings,
                 compute=partial(lab.attack, seed),
                 inputs=(trained, surrogates, *pilots),
+                price=price.attack(),
             )
             artifacts += [trained, attacked]
             if arm in config.control.arms:
@@ -260,6 +267,7 @@ def make_artifacts(config: EnsembleConfig) -> list[Artifact]:
                         settings={name: plain[name] for name in names} | {"seed": seed},
                         compute=partial(lab.control, seed),
                         inputs=(trained, *pilots),
+                        price=price.control(),
                     )
                 )
     if config.overhead_steps:
@@ -269,6 +277,69 @@ def make_artifacts(config: EnsembleConfig) -> list[Artifact]:
             Artifact(name="overhead", settings=settings, compute=lab.overhead)
         )
     return artifacts
+
+
+@dataclasses.dataclass(frozen=True)
+class _Price:
+    """Gradients of single samples that artifacts cost, about.
+
+    Clipping and LOTOS come on top.
+    """
+
+    config: EnsembleConfig
+
+    def member(self) -> float:
+        """Return those of one model."""
+        size = self.config.data.num_train or 50_000
+        return float(self.config.training.num_epochs * size)
+
+    def members(self) -> float:
+        """Return those of training an ensemble."""
+        return self.config.num_members * self.member()
+
+    def curve(self, num_samples: int, num_steps: int) -> float:
+        """Return those of attacking each member at all radii."""
+        count = self.config.num_members * len(self.config.attack.radii)
+        return float(count * num_samples * num_steps)
+
+    def in_training(self) -> float:
+        """Return those of measuring transfer in training."""
+        plan = self.config.attack
+        if not plan.every_epochs:
+            return 0.0
+        times = -(-self.config.training.num_epochs // plan.every_epochs)
+        each = self.config.num_members * plan.epoch_samples * plan.epoch_steps
+        return float(times * each)
+
+    def surrogate(self) -> float:
+        """Return those of a surrogate and its attacks."""
+        plan = self.config.attack
+        pgd = len(plan.radii) * plan.num_samples * plan.num_steps
+        return self.member() + pgd + plan.strong_samples * plan.strong_steps
+
+    def attack(self) -> float:
+        """Return those of attacking members and ensemble."""
+        plan = self.config.attack
+        white = self.curve(plan.num_samples, plan.num_steps)
+        strong = plan.strong_samples * plan.strong_steps * (2 + plan.strong_targets)
+        return 2 * white + self.config.num_members * strong
+
+    def control(self) -> float:
+        """Return those of the penalty alone, of its attacks."""
+        plan = self.config.attack
+        control = self.config.control
+        each = self.config.num_members * plan.epoch_samples * plan.epoch_steps
+        return float((control.num_steps // control.every + 1) * each)
+
+
+def training_speed(config: EnsembleConfig) -> float:
+    """Return the samples per second of training one plain member, here."""
+    lab = Lab(config)
+    keys = jax.random.split(jax.random.key(0), 1)
+    samples = lab.splits.train
+    return estimate.training_speed(
+        lab.model, samples, lab.recipe, keys=keys, member=lab.everyone[None]
+    )
 
 
 def _check(config: EnsembleConfig) -> None:
@@ -454,6 +525,9 @@ class Lab:
             members = [self.clip(one) for one in members]
         norms = spectral.spectral_norms(self.model.apply, members[0], self.sample)
         foreign = self.foreign(members)
+        # a compiled function returns them in alphabetical order
+        places = {name: place for place, name in enumerate(norms)}
+        names = sorted(foreign, key=lambda name: places.get(name, len(places)))
         found = {
             "members": replicas.stack(members),
             "layers": np.array(list(norms)),
@@ -461,8 +535,8 @@ class Lab:
             "norms": self.norms(members),
             "losses": np.asarray(losses.members),
             "lotos": np.asarray(losses.lotos),
-            "foreign": np.stack([np.asarray(table) for table in foreign.values()]),
-            "foreign_layers": np.array(list(foreign)),
+            "foreign": np.stack([np.asarray(foreign[name]) for name in names]),
+            "foreign_layers": np.array(names),
         }
         return found | {key: np.array(each) for key, each in curve.items() if every}
 

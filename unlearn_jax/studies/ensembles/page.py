@@ -253,6 +253,10 @@ def _words(
         f" {len(config.seeds)} seeds each, attacked in [0, 1] at"
         f" {', '.join(f'{r:g}' for r in plan.radii)}/255."
     ]
+    plain = math.inf
+    if "orig" in values:
+        rates = values["orig"]["transfer, conditional"]
+        plain = float(np.nan_to_num(rates[:, 0]).mean())
     claims = [
         ("clip", "orig", "clipping raises robust accuracy", "white-box PGD", 1),
         ("clip", "orig", "clipping raises transfer", "transfer, conditional", 1),
@@ -272,6 +276,8 @@ def _words(
             verdict = "holds"
         elif sign * change.mean > 0:
             verdict = "holds in the mean, but the interval holds 0"
+        elif name.startswith("transfer") and plain < 100 * plan.min_transfer:
+            verdict = f"is undecided: plain members transfer {plain:.0f}% only"
         size = f"{change.mean:+.1f} points [{change.low:+.1f}, {change.high:+.1f}]"
         text.append(
             f"Published: {what}. At {plan.main_radius:g}/255 here it {verdict} ({name}:"
@@ -390,10 +396,12 @@ def _curve_tables(config: EnsembleConfig, found: Found) -> list[Table]:
 def _rates(parts: Sequence[Arrays]) -> list[str]:
     transfer = 100 * np.mean([part["transfer"] for part in parts], 0)
     accuracy = 100 * np.mean([part["accuracy"] for part in parts], 0)
-    return [
-        f"{one:.1f} ({other:.0f})"
-        for one, other in zip(transfer, accuracy, strict=True)
-    ]
+    cells = []
+    for one, other in zip(transfer, accuracy, strict=True):
+        # no sample counts where no attack succeeds
+        rate = f"{one:.1f}" if np.isfinite(one) else "–"
+        cells.append(f"{rate} ({other:.0f})")
+    return cells
 
 
 def _pilot_table(config: EnsembleConfig, pilot: Arrays) -> Table:

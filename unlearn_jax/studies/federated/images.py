@@ -13,7 +13,7 @@ from unlearn_jax import data, train
 from unlearn_jax.contrib import federated
 from unlearn_jax.losses import cross_entropy
 from unlearn_jax.optimizers import Adam
-from unlearn_jax.pipeline import Artifact, DataConfig, ModelConfig
+from unlearn_jax.pipeline import Artifact, DataConfig, ModelConfig, estimate
 from unlearn_jax.pipeline.config.resolve import build_model, load_data, plain_model
 from unlearn_jax.pipeline.config.schema import to_json
 from unlearn_jax.studies.common import variables_of
@@ -353,19 +353,39 @@ def make_artifacts(config: Config) -> list[Artifact]:
     artifacts = []
     for setting in config.settings:
         # Refuses samples that cannot be split.
-        federation(setting, config)
+        cases = len(federation(setting, config).leaving)
+        size = len(splits_of(config).train.labels)
+        methods = 6 + max(len(config.strengths) - 1, 0) * (setting == "dirichlet")
         for seed in config.seeds:
             settings = {**plain, "setting": setting, "seed": seed}
             models_of = Artifact(
                 name=f"models-{setting}-{seed}",
                 settings=settings,
                 compute=functools.partial(train_models, config, setting, seed),
+                price=float((1 + 2 * cases) * config.rounds * size),
             )
             forget = Artifact(
                 name=f"forget-{setting}-{seed}",
                 settings=settings,
                 compute=functools.partial(forget_all, config, setting, seed),
                 inputs=(models_of,),
+                price=float(methods * cases * (config.recovery + 1) * size),
             )
             artifacts += [models_of, forget]
     return artifacts
+
+
+def training_speed(config: Config) -> float:
+    """Return the samples per second of training models as the clients do, here."""
+    samples = splits_of(config).train
+    local = config.local
+    tx = local.optimizer(local.learning_rate, local.weight_decay)
+    recipe = train.Recipe(1, local.batch_size, tx, local.augment)
+    count = min(config.group, len(jax.local_devices()))
+    return estimate.training_speed(
+        network(config),
+        samples,
+        recipe,
+        keys=jax.random.split(jax.random.key(0), count),
+        member=np.ones((count, len(samples.labels)), bool),
+    )
