@@ -9,8 +9,6 @@ import importlib
 from importlib import metadata
 from typing import Any, Literal
 
-from unlearn_jax.types import InputError
-
 Group = Literal["columns", "signals"]
 
 
@@ -39,6 +37,9 @@ def find(group: Group, name: str) -> Any:
         (point, *_) = metadata.entry_points(group=f"unlearn_jax.{group}", name=name)
         return point.load()
     except (ImportError, AttributeError, ValueError) as error:
+        # `unlearn-jax list` imports this module, and JAX takes most of a second
+        from unlearn_jax.types import InputError
+
         known = ", ".join(names(group)) or "none"
         raise InputError(
             f"{name!r} is none of the {group}: give package.module:attribute, or an"

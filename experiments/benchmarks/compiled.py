@@ -92,21 +92,22 @@ def plan(found: dict[str, Any], chips: int) -> tuple[Cell, ...]:
     turns = math.ceil(groups / hosts) * math.ceil(group / min(per_host, group))
     share = math.ceil(found["group"] / row["devices"])
     one_model = row["bound_seconds"] * row["calls"] / num_groups / share / 3600
-    peak = chip.bfloat16 * UTILIZATION
-    flops = row["flops"] * row["calls"] / num_groups / share
     state = row["state_bytes"] / found["group"]
-    is_idle = busy < chips
+    limit = "the slowest host: groups are not stolen"
+    if busy < chips:
+        split = per_host // min(per_host, group)
+        limit = f"fewer models than chips: replicas.split={split}"
+    if groups < hosts:
+        limit += f", and {hosts - groups} hosts have none"
     return (
         f"{found['preset']}, {found['target'].partition(':')[0]}",
         Value(mean=Decimal(chips)),
         f"{models} models: groups of {group} on {min(hosts, groups)} of {hosts} hosts",
         number(100 * busy / chips),
         number(turns * one_model),
-        number(turns * flops / peak / 3600),
+        number(turns * one_model * row["bound_mfu"] / UTILIZATION),
         number(state * group / 2**30),
-        f"fewer models than chips: replicas.split={2 ** int(math.log2(chips / busy))}"
-        if is_idle
-        else "the slowest host: groups are not stolen",
+        limit,
     )
 
 
