@@ -153,10 +153,9 @@ def _variants(found: Any, fields: list[str], prog: str) -> dict[str, Any]:
 
 def _print_result(result: Any) -> None:
     """Print the table and the checks of a run."""
-    from unlearn_jax.pipeline.report.tables import terminal_text
-    from unlearn_jax.pipeline.report.verdict import verdict
+    from unlearn_jax.pipeline.report.tables import terminal_verdict
 
-    print(f"{terminal_text(result, width=_width())}\n\n{verdict(result)}")
+    print(terminal_verdict(result, width=_width()))
     for check in result.checks:
         status = "ok  " if check.passed else "FAIL"
         print(f"{status}  {check.name}. {check.detail}")

@@ -37,7 +37,7 @@ from sklearn.model_selection import train_test_split
 from threadpoolctl import threadpool_limits  # scikit-learn's own dependency
 
 from unlearn_jax import models, replicas, train
-from unlearn_jax.audit import run_weights, summarize
+from unlearn_jax.audit import summarize
 from unlearn_jax.audit.predictions import kl_divergence, softmax
 from unlearn_jax.filters import class_means, masked_renormalization, mpru
 from unlearn_jax.types import Dataset, InputError
@@ -258,10 +258,10 @@ def show(rows: list[tuple[int, int, str, tuple[float, ...]]]) -> None:
     """Print mean and 95 % bootstrap interval of every metric."""
     for name in dict.fromkeys(row[2] for row in rows):
         own = [row for row in rows if row[2] == name]
-        drawn = run_weights(np.random.default_rng(0), 2000, [row[:2] for row in own])
+        factors = np.array([row[:2] for row in own])
         cells = []
         for values in np.array([row[3] for row in own]).T:
-            estimate = summarize(values, np.tile(values, (len(drawn), 1)), drawn)
+            estimate = summarize(values, None, factors)
             cells.append(
                 f"{estimate.mean:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
             )

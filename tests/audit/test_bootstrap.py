@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from support import oracles
 
 from unlearn_jax import audit
@@ -206,43 +207,99 @@ def test_interval_is_the_percentile_interval_and_holds_the_estimate():
     assert np.allclose(interval(replicates, 0.5), (0.025, 0.975))
     assert np.allclose(interval(replicates, 0.5, level=0.9), (0.05, 0.95))
     assert interval(replicates, -3.0).low == -3
+    assert interval([0.5, 0.5], 0.5) == (-np.inf, np.inf)  # no information
     assert interval(replicates, 7.0).high == 7
     without = interval([np.nan, np.nan], 0.5)
     assert np.isnan(without.low)
     assert np.isnan(without.high)
     assert interval([*replicates, np.nan], 0.5) == interval(replicates, 0.5)
     assert f"{interval(replicates, 0.5):.2f}" == "[0.03, 0.97]"
-    estimate = summarize([0.5], [[np.nan], [np.nan]], [[1], [1]])
+    estimate = summarize([0.5], [[np.nan], [np.nan]])
     assert (estimate.num_dropped, np.isnan(estimate.low)) == (2, True)
 
 
-def test_runs_are_resampled_by_the_axes_of_their_values():
+def test_twenty_of_twenty_right_has_a_width():
+    ones = np.ones(20)
+    weights = sample_weights(np.random.default_rng(0), 1000, np.ones(20, bool))
+    replicates = weighted_mean(ones, np.ones(20, bool), weights)
+    assert interval(replicates, 1.0, level=0.95).low < 0.999
+    exact = audit.clopper_pearson(20, 20)
+    assert interval(replicates, 1.0, num_samples=20) == exact
+    estimate = summarize([1.0], replicates[:, None], bounds=(0, 1), num_samples=20)
+    assert (estimate.low, estimate.high) == exact
+    none = summarize([0.0], [[0.0], [0.0]], bounds=(0, 100), num_samples=1)
+    assert (none.low, none.high) == (0, pytest.approx(97.5))
+    unknown = summarize([3.0, 3.0], None, [[0], [1]])
+    assert np.isnan(unknown.low), "seeds that agree tell nothing"
+
+
+def test_seeds_alone_have_students_interval():
+    values = np.random.default_rng(0).normal(size=5)
+    low, high = stats.t.interval(0.95, 4, values.mean(), stats.sem(values))
+    estimate = summarize_runs(values)
+    assert np.allclose((estimate.low, estimate.high), (low, high))
+    assert np.isnan(summarize_runs([1.0]).low)
+    clipped = summarize_runs([0.1, 3.0], bounds=(0, np.inf))
+    assert clipped.low == 0
+
+
+def test_crossed_runs_have_the_variance_of_the_two_way_model():
     values = np.random.default_rng(3).normal(size=(3, 4))
-    factors = [[i, 10 + j] for i in range(3) for j in range(4)]
-    weights = run_weights(np.random.default_rng(0), 300, factors)
-    flat = np.tile(values.ravel(), (300, 1))
-    expected = summarize(values.ravel(), flat, weights)
-    assert summarize_runs(values, num_replicates=300) == expected
-    nested = summarize_runs(values.ravel(), factors=factors, num_replicates=300)
-    assert nested == expected
-    assert summarize_runs(values, seed=1) != summarize_runs(values)
+    variance = audit.mean_variance(
+        values.ravel(), factors=np.indices((3, 4)).reshape(2, -1).T
+    )
+    center = values.mean()
+    rows = values.mean(1) - center
+    columns = values.mean(0) - center
+    residual = values - center - rows[:, None] - columns
+    squares = [
+        4 * (rows**2).sum() / 2,
+        3 * (columns**2).sum() / 3,
+        (residual**2).sum() / 6,
+    ]
+    inner = min(squares)
+    expected = (squares[0] + squares[1] - inner) / 12
+    assert np.isclose(variance.total, expected)
+    spread = [(squares[0] / 12) ** 2 / 2, (squares[1] / 12) ** 2 / 3]
+    if squares[2] > inner or min(squares[:2]) == inner:
+        del spread[int(np.argmin(squares[:2]))]
+    df = expected**2 / sum(spread)
+    assert np.isclose(variance.df, df)
+    repeats = np.repeat(values, 2, axis=0).reshape(3, 2, 4).ravel()
+    factors = np.indices((3, 2, 4))[[0, 2]].reshape(2, -1).T
+    assert np.isclose(audit.mean_variance(repeats, factors=factors).total, expected)
+    nested = [[i // 4, i] for i in range(12)]
+    by_seed = audit.mean_variance(values.ravel(), factors=nested)
+    assert np.isclose(by_seed.total, rows.var(ddof=1) / 3)
+    assert by_seed.df == 2
 
 
-def test_summarize_drops_nan_values_only():
-    values, nan = [0.2, 0.4, 0.9], np.nan
-    replicates = [[0.2, 0.4, 0.9], [nan, 0.5, 0.7], [nan, 0.5, 0.7], [1.0, 1.0, 1.0]]
-    weights = [
-        [1, 1, 1],
-        [0, 3, 1],
-        [1, 1, 1],
-        [0, 0, 0],
-    ]  # mean 0.5, mean 0.55, no value, no weight
-    estimate = summarize(values, replicates, weights, level=0.999)
-    assert np.isclose(estimate.mean, 0.5)
+def test_samples_that_all_runs_share_are_counted_once():
+    rng = np.random.default_rng(0)
+    shared = rng.normal(size=(4000, 1))
+    own = 0.5 * rng.normal(size=(4000, 3))
+    values = np.array([0.1, 0.2, 0.9])
+    factors = [[0], [1], [2]]
+    variance = audit.mean_variance(values, shared + own, factors)
+    assert np.isclose(variance.samples, 1.0, atol=0.1)
+    between = values.var(ddof=1) / 3
+    excess = max(between - 0.25 / 3, 0)
+    assert np.isclose(variance.total, 1.0 + 0.25 / 3 + excess, atol=0.1)
+    fixed = audit.mean_variance(values, shared + own)
+    assert np.isclose(fixed.total, 1.0 + 0.25 / 3, atol=0.1)
+    few = audit.mean_variance(values, shared + own, num_samples=5)
+    assert np.isclose(few.total, 1.25 * fixed.total)
+    assert few.df == 4
+
+
+def test_summarize_drops_replicates_without_a_value():
+    values = [0.2, 0.4, 0.9]
+    replicates = np.random.default_rng(0).normal(size=(50, 3))
+    replicates[7, 1] = np.nan
+    estimate = summarize(values, replicates)
+    whole = summarize(values, np.delete(replicates, 7, axis=0))
+    assert estimate == whole._replace(num_dropped=1)
     assert np.isclose(estimate.std, np.std(values, ddof=1))
-    assert np.allclose((estimate.low, estimate.high), (0.5, 0.55), atol=1e-4)
-    assert (estimate.num_runs, estimate.num_dropped) == (3, 2)
-    assert np.isnan(summarize([0.2], [[0.2], [0.3]], [[1], [1]]).std)
 
 
 def _simulated_estimate(rng, num_originals, num_sets, shift=0.0):
@@ -266,7 +323,11 @@ def _simulated_estimate(rng, num_originals, num_sets, shift=0.0):
             points.append(auc(run[pool], mask[pool]))
             replicates.append(weighted_auc(run, mask, test, weights))
     return summarize(
-        points, np.stack(replicates, axis=1), run_weights(rng, 200, factors)
+        points,
+        np.stack(replicates, axis=1),
+        factors,
+        bounds=(0, 1),
+        num_samples=num_forget,
     )
 
 
@@ -352,15 +413,10 @@ def test_treating_runs_as_independent_would_be_too_short():
         (lambda r: interval([0.5], np.nan), "estimate is NaN"),
         (lambda r: interval([0.5], 0.5, level=0.0), "between 0 and 1"),
         (lambda r: interval([], 0.5), "at least one"),
-        (
-            lambda r: summarize([0.5, np.nan], np.ones((3, 2)), np.ones((3, 2))),
-            "NaN or infinite",
-        ),
-        (lambda r: summarize([0.5, 0.5], np.ones((3, 2)), np.ones((4, 2))), "for both"),
-        (
-            lambda r: summarize([0.5, 0.5], np.ones((3, 2)), np.ones((3, 1))),
-            r"\[B, 2\]",
-        ),
+        (lambda r: summarize([0.5, np.nan], np.ones((3, 2))), "NaN or infinite"),
+        (lambda r: summarize([0.5, 0.5], np.ones((3, 3))), r"\[B, 2\]"),
+        (lambda r: summarize([0.5, 0.5], None, np.ones((2, 1))), "integers"),
+        (lambda r: summarize([0.5, 0.5], None, [[0], [1], [2]]), "one row a value"),
     ],
 )
 def test_bad_input_is_one_line(call, message):

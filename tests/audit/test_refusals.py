@@ -169,8 +169,8 @@ REFUSED = [
     (lambda: audit.interval(ONES, NAN), "the estimate is NaN"),
     (lambda: audit.interval([1, INF], 1), "the estimate or a replicate is infinite"),
     (
-        lambda: audit.summarize(ONES, BANK, ONES[None]),
-        "replicates have shape \\(4, 3\\) and run_weights \\(1, 4\\)",
+        lambda: audit.summarize(ONES, BANK),
+        "replicates have shape \\(4, 3\\): pass \\[B, 4\\], one column a value",
     ),
     # metrics
     (

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from support.made_up import (
     Page,
+    change_difference,
     change_interval,
     change_metric,
     change_row,
@@ -32,7 +33,7 @@ from unlearn_jax.pipeline.report.blocks import (
 )
 from unlearn_jax.pipeline.report.figures import run as plots
 from unlearn_jax.pipeline.report.figures import style
-from unlearn_jax.pipeline.report.verdict import findings, verdict
+from unlearn_jax.pipeline.report.verdict import findings, margins_sentence, verdict
 from unlearn_jax.types import InputError
 
 
@@ -140,7 +141,9 @@ def test_a_diverged_row_stays_in_every_table(result, arrays, tmp_path):
     assert f"AMUN in {count} runs, AMUN without D_R in {count} runs and" in " ".join(
         findings(result)
     )
-    assert verdict(result) == "No method has an FT AUC, so nothing can be concluded."
+    assert verdict(result) == (
+        "No method has an interval of FT AUC, so nothing can be concluded."
+    )
 
 
 def test_terminal_table_fits_and_names_its_numbers(result):
@@ -208,50 +211,69 @@ def test_the_findings_follow_the_numbers(result):
         method1=(53, 54),
         method2=(40, 45),
     )
+    result = with_verdicts(result)
     words = text()
     assert (
         "Original has an FT AUC of 62.00 % [60.00, 64.00], so the attack does recognize"
         in words
     )
     assert (
-        "The FT AUC interval of AMUN overlaps that of Retrained: no difference was"
-        " found, which is not a" in words
+        "FT AUC less that of the retrained models, run by run, like it within the"
+        " margin: AMUN +1.25 [-0.50, +1.75]; measurably different: AMUN without D_R"
+        " +3.50 [+3.00, +4.00] and Fine-tune -7.50 [-9.00, -6.00]; undecided: Random"
+        " labels +1.00 [-3.00, +5.00] (40 more runs would decide)." in words
     )
-    assert (
-        "still recognizable as training data: the forget samples of AMUN without D_R."
-        in words
-    )
-    assert "which gives them away too: those of Fine-tune." in words
-    assert "50 % itself lies in no interval of a method." in words
+    means = margins_sentence(result)
+    assert "inside FT AUC ± 2.00 points, the spread over runs between two" in means
     assert words.startswith("30 of 300 training samples")
     assert "hardly works here" in text(original=(49, 51))
     assert "points the wrong way" in text(original=(40, 41))
     assert "compare with this row, not with 50 %" in text(retrain=(51, 52))
-    assert "No method has an FT AUC interval that overlaps" in text(retrain=(70, 71))
-    fair = text(retrain=(49, 51), method0=(49, 51))
-    assert "50 % itself lies in the interval of AMUN." in fair
+
+
+def with_verdicts(result):
+    states = {
+        "method0": ("like", (1.25, -0.5, 1.75)),
+        "method1": ("different", (3.5, 3.0, 4.0)),
+        "method2": ("different", (-7.5, -9.0, -6.0)),
+    }
+    for key, (state, ends) in states.items():
+        result = change_difference(result, key, "ft_auc", ends, state)
+    row = dataclasses.replace(result.rows[-1], key="method3", label="Random labels")
+    result = dataclasses.replace(result, rows=(*result.rows, row))
+    return change_difference(result, "method3", "ft_auc", (1, -3, 5), more_runs=40)
 
 
 def test_the_verdict_is_a_sentence_on_every_method(result):
-    result = change_interval(
-        result,
-        "ft_auc",
-        original=(60, 64),
-        retrain=(49, 51),
-        method0=(50.5, 52),
-        method1=(53, 54),
-        method2=(40, 45),
-    )
+    result = with_verdicts(change_interval(result, "ft_auc", original=(60, 64)))
     text = verdict(result)
     assert text.startswith(
-        "The attack finds no difference from retrained models for AMUN; the forget"
-        " samples of AMUN without D_R are still recognizable; those of Fine-tune are"
-        " less familiar than data never seen, which gives them away. Nearest"
+        "Forgotten like retraining: AMUN. Measurably different, the forget samples"
+        " still recognizable: AMUN without D_R. Measurably different, the forget"
+        " samples less familiar than data never seen, which gives them away: Fine-tune."
+        " Undecided: Random labels (40 more runs would decide). Smallest"
     )
     assert "proves little" not in text
     assert "proves little" in verdict(
         change_interval(result, "ft_auc", original=(49, 51))
     )
+
+
+def test_the_first_screen_and_the_terminal_have_five_columns(result, arrays):
+    result = with_verdicts(result)
+    table = report.run_page(result, arrays).find(Table)[0]
+    heads = [column.name for column in table.heads]
+    assert heads[1:] == ["Verdict", "Δ FT AUC", "Δ Test accuracy", "Avg Gap", "Cost"]
+    cells = {cells[0].value: cells[1:] for _, cells in table.body}
+    assert cells["AMUN"][0].value == "forgotten"
+    assert cells["AMUN"][1].value == "+1.2"
+    assert cells["AMUN"][1].note == "[-0.5, +1.8]"
+    assert cells["Random labels"][0].note == "+40 runs"
+    assert cells["Retrained"][0].value == "the goal"
+    lines = tables.terminal_verdict(result).splitlines()
+    assert max(map(len, lines)) <= 80
+    (line,) = [line for line in lines if line.startswith("Fine-tune ")]
+    assert line.split()[1:3] == ["different", "-7.5"]
 
 
 def test_the_findings_do_not_call_a_tie_a_win(result):
@@ -263,18 +285,21 @@ def test_the_findings_do_not_call_a_tie_a_win(result):
         "AMUN has the smallest Avg Gap to retraining, 1.50 percentage points [1.00,"
         " 2.00]" in text
     )
-    assert "with an interval that overlaps that of “Method, or so”;" in text
+    for key, state in (("method1", "undecided"), ("method2", "different")):
+        result = change_difference(
+            result, key, "avg_gap", (1, 0, 2), state, reference="best"
+        )
+    text = " ".join(findings(result))
+    assert "Not measurably farther, pair by pair: “Method, or so”." in text
 
 
 def test_the_findings_cope_without_oracle_or_auc():
     result, _ = make(num_methods=15)
     methods = tuple(row for row in result.rows if row.kind == "method")
     result = dataclasses.replace(result, rows=methods)
-    assert "overlaps 50 %: no difference" in " ".join(findings(result))
-    assert "no difference from a coin toss" in verdict(result)
+    assert "Undecided without retrained models, 50 % lies in the" in verdict(result)
     assert re.search(
-        r": the forget samples of ([^,]*, ){5}[^,]* and \d others\.",
-        " ".join(findings(result)),
+        r"still recognizable of ([^,]*, ){5}[^,]* and \d others\.", verdict(result)
     )
     lost = [dataclasses.replace(row, metrics={}) for row in methods]
     result = dataclasses.replace(result, rows=tuple(lost))
@@ -464,7 +489,7 @@ def test_the_first_screen_has_the_references_and_the_best_methods():
     assert labels[:3] == ["Original", "Retrained", "Retrained again"]
     assert labels[3:] == [row.label for row in result.rows if row.label in best]
     states = [cells[1].value for _, cells in table.body]
-    assert states[:3] == ["still recognizable", "the goal", "the seed floor"]
+    assert states[:3] == ["", "the goal", "seed floor"]
     assert "Of 12 methods the 8 with the smallest Avg Gap" in table.caption
     amun = result.row("method0").metrics["ft_auc"]
     assert f"AMUN {amun.mean:.2f} [{amun.low:.2f}, {amun.high:.2f}]" in figure.alt

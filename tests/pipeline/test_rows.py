@@ -155,6 +155,53 @@ def test_gaps_where_classes_are_forgotten_have_a_mean_for_each_forget_set():
     np.testing.assert_allclose(gaps["avg_gap"].value, [5, 5, 60, 60])
 
 
+def test_one_forgotten_sample_has_no_interval_without_width():
+    rng = np.random.default_rng(5)
+    rows, references, member = draw_models(rng)
+    forget = np.zeros((1, NUM_TRAIN), bool)
+    forget[0, 3] = True
+    config = AuditConfig(num_bootstrap=20, mis=False)
+    pool = make_pool(config, LABELS, forget, RUNS[:1], references, member)
+    measured = measure_rows(pool, {name: own[:1] for name, own in rows.items()})
+    for row in measured.rows:
+        accuracy = row.metrics["unlearn_accuracy"]
+        assert accuracy.mean in (0, 100)
+        exact = audit.clopper_pearson(int(accuracy.mean == 100), 1)
+        assert accuracy.low == pytest.approx(100 * exact.low)
+        auc = row.metrics["ft_auc"]
+        assert np.isnan(auc.low) or auc.high - auc.low > 90
+        test = row.metrics["test_accuracy"]
+        assert test.high - test.low > 10
+    gap = measured.rows[1].metrics["avg_gap"]
+    assert gap.mean == 0
+    assert np.isnan(gap.low), "a distance to itself has no interval"
+
+
+def test_differences_are_those_of_the_runs():
+    rng = np.random.default_rng(6)
+    rows, references, member = draw_models(rng)
+    rows["other"] = draw_logits(rng, len(RUNS))
+    forget = np.zeros((len(RUNS), NUM_TRAIN), bool)
+    forget[:2, :8] = True
+    forget[2:, 8:16] = True
+    config = AuditConfig(num_bootstrap=40, mis=False)
+    pool = make_pool(config, LABELS, forget, RUNS, references, member)
+    measured = {row.key: row for row in measure_rows(pool, rows).rows}
+    values = {key: np.array(row.values["ft_auc"]) for key, row in measured.items()}
+    for key, other in (("mine", "other"), ("other", "mine")):
+        own = measured[key].differences["ft_auc"]
+        names = {"oracle": "retrained", "floor": "retrained_again", "best": other}
+        for reference, name in names.items():
+            mean = np.mean(values[key] - values[name])
+            assert own[reference].mean == pytest.approx(mean, abs=1e-3)
+            assert own[reference].low < own[reference].mean < own[reference].high
+        spread = np.std(values["retrained_again"] - values["retrained"], ddof=1)
+        assert own["oracle"].margin == pytest.approx(spread, abs=1e-3)
+        assert measured[key].verdict.state == own["oracle"].state
+    assert measured["original"].verdict is None
+    assert set(measured["original"].differences["ft_auc"]) == {"oracle"}
+
+
 def test_a_constant_in_the_logits_moves_taylors_column_and_not_the_soft_one():
     rng = np.random.default_rng(3)
     forget = np.zeros((len(RUNS), NUM_TRAIN), bool)

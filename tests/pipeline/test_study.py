@@ -6,7 +6,7 @@ import json
 import math
 
 import pytest
-from support.made_up import Page, change_interval, change_row, make
+from support.made_up import Page, change_difference, change_row, make
 
 from unlearn_jax.pipeline.measure.records import Norms, Range, Term, Theory
 from unlearn_jax.pipeline.report import study
@@ -90,19 +90,24 @@ def test_the_page_links_every_variant_and_marks_its_references(variants, tmp_pat
     stored = json.loads((tmp_path / "study.json").read_text())["a random tenth"]
     for row in variants["a random tenth"].rows:
         for key, cell in row.metrics.items():
-            assert stored[row.key][key] == cell._asdict()
+            assert stored[row.key]["metrics"][key] == cell._asdict()
 
 
 def test_near_means_near_the_oracle_of_the_same_variant(variants):
-    for name, oracle in zip(variants, ((50, 51), (60, 61)), strict=True):
-        result = variants[name]
-        keys = [row.key for row in result.rows if row.metrics]
-        near = dict.fromkeys(keys, (60.5, 62)) | {"retrain": oracle}
-        variants[name] = change_interval(result, "ft_auc", **near)
+    name = list(variants)[1]
+    for key, state in (("method0", "like"), ("method1", "undecided")):
+        variants[name] = change_difference(
+            variants[name], key, "ft_auc", (0.5, -0.1, 1.1), state
+        )
     tables = study.study_tables(variants)
+    verdicts = next(table for table in tables if table.title == "Verdict")
+    shown = [(cells[2].value, cells[2].note) for _, cells in verdicts.body]
+    assert ("forgotten", "+0.50 [-0.10, +1.10]") in shown
+    assert ("undecided", "+0.50 [-0.10, +1.10]") in shown
     table = next(table for table in tables if table.title == "FT AUC (%)")
     marks = [[cell.mark for cell in cells[1:]] for _, cells in table.body]
-    assert marks == [["", "≈"], ["", ""], ["", "≈"], ["", "≈"], ["", ""], ["", ""]]
+    assert sum(mark != "" for row in marks for mark in row) == 1
+    assert ["", "≈"] in marks
 
 
 def test_radius_transfer_and_norms_are_compared_where_measured(variants):

@@ -421,3 +421,27 @@ class Page(html.parser.HTMLParser):
 
     def handle_data(self, data):
         self.text.append(data)
+
+
+def change_difference(
+    result, key, metric, ends, state="undecided", *, reference="oracle", more_runs=None
+):
+    """Set a paired difference ``(mean, low, high)`` and the verdict of a row."""
+    mean, low, high = ends
+    one = records.Difference(
+        mean=mean,
+        low=low,
+        high=high,
+        margin=2.0,
+        p_different=0.01 if state == "different" else 0.5,
+        p_like=0.01 if state == "like" else 0.5,
+        state=state,
+        more_runs=more_runs,
+    )
+    row = result.row(key)
+    own = {**row.differences.get(metric, {}), reference: one}
+    differences = {**row.differences, metric: own}
+    verdict = row.verdict
+    if metric == "ft_auc":
+        verdict = records.Verdict(state=state, metrics=(metric,), more_runs=more_runs)
+    return change_row(result, key, differences=differences, verdict=verdict)

@@ -35,7 +35,7 @@ from unlearn_jax.audit._rmia import (
     rmia,
     rmia_ratio,
 )
-from unlearn_jax.audit._roc import auc, auc_interval, clopper_pearson, roc
+from unlearn_jax.audit._roc import auc, auc_interval, roc
 from unlearn_jax.audit._shadow import shadow_signals
 from unlearn_jax.audit._ulira import KodgeResult, ulira, ulira_kodge
 from unlearn_jax.audit._vulnerability import (
@@ -45,8 +45,11 @@ from unlearn_jax.audit._vulnerability import (
 )
 from unlearn_jax.audit.bootstrap import (
     Estimate,
+    MeanVariance,
     SampleWeights,
     interval,
+    mean_interval,
+    mean_variance,
     run_weights,
     sample_weights,
     summarize,
@@ -64,7 +67,7 @@ from unlearn_jax.audit.predictions import (
     softmax,
     total_variation,
 )
-from unlearn_jax.audit.results import Interval, RocCurve, ULira
+from unlearn_jax.audit.results import Interval, RocCurve, ULira, clopper_pearson
 from unlearn_jax.audit.signals import (
     SIGNALS,
     correctness,
@@ -90,6 +93,7 @@ __all__ = [
     "KlomSummary",
     "KodgeMiaResult",
     "KodgeResult",
+    "MeanVariance",
     "Memorization",
     "MiaNN",
     "MisResult",
@@ -122,6 +126,8 @@ __all__ = [
     "lira_leave_one_out",
     "logit_margin",
     "loss_signal",
+    "mean_interval",
+    "mean_variance",
     "memorization",
     "mia_nn",
     "mis",

@@ -105,8 +105,8 @@ def auc_interval(
       seed: the same seed gives the same interval.
 
     Returns:
-      The interval, which contains the AUC. It has no width when the scores separate the
-      classes perfectly.
+      The interval, which contains the AUC. Where the scores separate the classes
+      perfectly, it is Clopper-Pearson's for the smaller class.
 
     Raises:
       InputError: as :func:`roc`, a level outside (0, 1), a negative seed, or no
@@ -117,43 +117,10 @@ def auc_interval(
     scores, is_member = _read(scores, is_member)
     weights = sample_weights(np.random.default_rng(seed), num_replicates, is_member)
     replicates = weighted_auc(scores, is_member, ~is_member, weights)
-    return interval(replicates, auc(scores, is_member), level=level)
-
-
-def clopper_pearson(count: int, total: int, *, level: float = 0.95) -> Interval:
-    """Return the exact binomial interval of a rate (Clopper and Pearson 1934).
-
-    For the TPR at a fixed threshold, say.
-
-    Args:
-      count: successes, in 0..total.
-      total: trials, at least 1.
-      level: confidence level, in (0, 1).
-
-    Returns:
-      The interval in [0, 1]; its coverage is at least ``level`` for every rate.
-
-    Raises:
-      InputError: a count outside 0..total, no trials, or a level outside (0, 1).
-
-    >>> print(f"{clopper_pearson(0, 100):.4f}")
-    [0.0000, 0.0362]
-    """
-    # scipy.stats.binomtest gives the same to 5e-13, by a search that takes 4 ms a call.
-    from scipy.special import betaincinv
-
-    check_level(level)
-    if total < 1 or not 0 <= count <= total:
-        raise InputError(
-            f"{count} of {total} is no rate: pass 0 <= count <= total with total at"
-            " least 1"
-        )
-    tail = (1 - level) / 2
-    low = float(betaincinv(count, total - count + 1, tail)) if count else 0.0
-    high = 1.0
-    if count < total:
-        high = float(betaincinv(count + 1, total - count, 1 - tail))
-    return Interval(low, high)
+    num_samples = int(min(is_member.sum(), (~is_member).sum()))
+    return interval(
+        replicates, auc(scores, is_member), level=level, num_samples=num_samples
+    )
 
 
 def _read(scores: ArrayLike, is_member: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

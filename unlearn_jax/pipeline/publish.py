@@ -10,6 +10,7 @@ import ast
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import pathlib
 import re
@@ -23,6 +24,8 @@ from unlearn_jax.audit import Estimate
 from unlearn_jax.pipeline.measure.records import ExperimentResult, RunResult
 from unlearn_jax.pipeline.report.blocks import Table, format_cell
 from unlearn_jax.pipeline.report.page import page_of
+from unlearn_jax.pipeline.report.tables import STATES
+from unlearn_jax.pipeline.report.verdict import margins_sentence
 from unlearn_jax.types import InputError
 
 SCHEMA = 1
@@ -505,6 +508,8 @@ def _run_tables(run: RunResult, title: str) -> list[ResultTable]:
             rows=tuple(rows),
         )
     ]
+    if any(row.verdict for row in run.rows):
+        tables.append(_verdict_table(run))
     if run.klom is not None:
         parts = list(next(iter(run.klom.rows.values())))
         found = run.klom.rows.items()
@@ -535,6 +540,47 @@ def _run_tables(run: RunResult, title: str) -> list[ResultTable]:
             )
         )
     return tables
+
+
+def _verdict_table(run: RunResult) -> ResultTable:
+    """Return the methods' verdicts and paired differences to retrained models."""
+    methods = [row for row in run.rows if row.verdict]
+    stored = set().union(*(row.differences for row in methods))
+    shown = []
+    for metric in run.metrics:
+        if metric.key not in stored:
+            continue
+        if metric.direction == "0":
+            shown.append((metric, "floor", "retrained again"))
+            shown.append((metric, "best", "best other"))
+        else:
+            shown.append((metric, "oracle", "retrained"))
+    rows = []
+    for row in methods:
+        assert row.verdict is not None
+        more = row.verdict.more_runs
+        state = STATES[row.verdict.state]
+        cells: list[Cell] = [state if more is None else f"{state} (+{more} runs)"]
+        for metric, reference, _ in shown:
+            one = row.differences.get(metric.key, {}).get(reference)
+            if one is None:
+                cells.append(None)
+                continue
+            shown_one = Estimate(one.mean, math.nan, one.low, one.high, 0, 0)
+            cells.append(_estimate(shown_one, 1))
+        rows.append((row.label, *cells))
+    units = ["points" if one.unit == "%" else one.unit for one, _, _ in shown]
+    return ResultTable(
+        title="Paired differences and verdicts",
+        columns=(
+            "row",
+            "Verdict",
+            *(f"{one.label} less {name}" for one, _, name in shown),
+        ),
+        units=("", "", *units),
+        rows=tuple(rows),
+        caption=margins_sentence(run),
+    )
 
 
 # --- the code that measured ---

@@ -387,8 +387,11 @@ def _both_oracles(plan: Plan, pool: AuditPool) -> dict[str, Measured]:
     again, _ = measure_row(pool, second, 0)
     oracle = {}
     for key, one in measured.items():
-        value = (one.value + again[key].value) / 2
-        oracle[key] = Measured(value, (one.replicates + again[key].replicates) / 2)
+        other = again[key]
+        drawn = None
+        if one.replicates is not None and other.replicates is not None:
+            drawn = (one.replicates + other.replicates) / 2
+        oracle[key] = Measured((one.value + other.value) / 2, drawn)
     return oracle
 
 
@@ -400,4 +403,5 @@ def _measure_trial(
     if not metrics:
         return {}
     metrics |= measure_gaps(pool, metrics, oracle)
-    return {key: estimate(pool, metrics[key]) for key in pool.table.trial}
+    units = {metric.key: metric.unit for metric in pool.table.metrics}
+    return {key: estimate(pool, metrics[key], units[key]) for key in pool.table.trial}

@@ -7,6 +7,7 @@
 * :mod:`~.rbm`, :mod:`~.rbm_training` and
   :mod:`~.ais`: diluted restricted Boltzmann machines whose
   distribution is known exactly; log Z of larger ones by annealing.
+* :mod:`~.tables`: tables of unlearned models with known variance components.
 """
 
 from unlearn_jax.contrib.testbeds.ais import (
@@ -70,6 +71,14 @@ from unlearn_jax.contrib.testbeds.rbm_training import (
     update_pcd,
     visible_means,
 )
+from unlearn_jax.contrib.testbeds.tables import (
+    SimulatedTable,
+    TableDesign,
+    expected_accuracy,
+    expected_auc,
+    level_of_accuracy,
+    simulate_table,
+)
 from unlearn_jax.contrib.testbeds.trap import (
     COUNTS,
     LABELS,
@@ -98,7 +107,9 @@ __all__ = [
     "Rbm",
     "Regime",
     "SharedMinimizers",
+    "SimulatedTable",
     "Sizes",
+    "TableDesign",
     "TrapMinima",
     "all_states",
     "alpha_limit",
@@ -111,6 +122,8 @@ __all__ = [
     "energy",
     "estimate_log_partition",
     "exact_kl",
+    "expected_accuracy",
+    "expected_auc",
     "fit_exact",
     "fit_pcd",
     "forces",
@@ -123,6 +136,7 @@ __all__ = [
     "init_exact",
     "init_pcd",
     "init_rbm",
+    "level_of_accuracy",
     "likelihood_gradient",
     "log_distribution",
     "log_likelihood",
@@ -134,6 +148,7 @@ __all__ = [
     "pcd_gradient",
     "random_mask",
     "shared_minimizers",
+    "simulate_table",
     "smallest_mask",
     "trap_loss",
     "trap_minima",

@@ -433,6 +433,9 @@ class AuditConfig:
       readings: of MIA-NN, a column for each and every discriminator.
       targets: also how near the targets of class unlearning are to retrained models.
       mis_samples: samples per side of the SVC.
+      refits: replicates in which the SVC attacks (MIS, MIA of Kodge et al.) and MIA-NN
+        are fitted again, for their intervals; 200 are enough, and 0 prints none. Each
+        is one fit per run and row.
       max_fpr: false positive rate at which the true positive rate is reported.
       num_bootstrap: bootstrap replicates.
       level: coverage of the intervals.
@@ -463,6 +466,7 @@ class AuditConfig:
     readings: tuple[Reading, ...] = ("neighbor_against_rest",)
     targets: bool = False
     mis_samples: int = 2000
+    refits: int = 0
     max_fpr: float = 0.01
     num_bootstrap: int = 1000
     level: float = 0.95
@@ -477,6 +481,11 @@ class AuditConfig:
         _check_positive(gamma=self.gamma)
         _check_counts(mis_samples=self.mis_samples, num_bootstrap=self.num_bootstrap)
         _check_fractions(max_fpr=self.max_fpr, offline_a=self.offline_a)
+        if not 0 <= self.refits <= self.num_bootstrap:
+            raise InputError(
+                f"audit.refits is {self.refits}: choose 0 to audit.num_bootstrap, such"
+                " as 200"
+            )
         if not 0 < self.level < 1:
             raise InputError("audit.level must be between 0 and 1")
         known = self.signal in RMIA_SIGNALS or ":" in self.signal

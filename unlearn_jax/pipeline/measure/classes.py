@@ -14,7 +14,7 @@ from unlearn_jax.pipeline.measure.pool import (
     ClassPool,
     confidences,
     margins,
-    neighbor_credits,
+    neighbor_score,
 )
 from unlearn_jax.pipeline.measure.statistics import Measured, Statistics
 
@@ -55,12 +55,7 @@ def measure_classes(
         lira = pool.lira(margin)
         if lira is not None:
             scores["lira_auc"] = lira
-    attacks = None
-    if config.mis:
-        attacks = pool.mis(margin, ~pool.train & ~classes.peers)
     right = _ulira(pool, classes, margin, margins(oracle, pool.labels))
-    test = ~pool.train
-    set_of_run = {run: one for one in classes.sets for run in one.runs}
 
     def statistics_of(run: int) -> Statistics:
         forget = pool.forget[run]
@@ -80,35 +75,21 @@ def measure_classes(
         statistics.mean("kl_forget", divergence, peers)
         statistics.mean("tv_retain", variation, retained_test)
         statistics.mean("kl_retain", divergence, retained_test)
-        if attacks is not None:
-            called = np.zeros(len(margin[run]), bool)
-            called[forget] = ~attacks[run].called_member
-            statistics.mean("mis", called, forget, value=attacks[run].fraction)
-            _add_kodge(statistics, pool, margin[run], forget, peers)
         for key, score in scores.items():
             ranking = audit.Ranking(score[run], {"forget": forget, "test": peers})
             statistics.roc(ranking, {key: ("forget", "test")})
         if right is not None:
             statistics.mean("ulira", right[run], forget)
-        one = set_of_run[run]
-        own_credits = neighbor_credits(
-            pool, one.classes, one.neighbors, logits[run][test]
-        )
-        for name, credit in own_credits.items():
-            counted = np.isfinite(credit)
-            expected = one.credits[name]
-            statistics.mean(name, np.nan_to_num(credit), counted)
-            statistics.mean(f"{name}_gap", np.nan_to_num(expected), counted)
         return statistics
 
     metrics = pool.measure(statistics_of)
+    if config.mis:
+        metrics["mis"] = pool.mis(margin, ~pool.train & ~classes.peers)
+        metrics["mia_kodge"] = _kodge(pool, margin, classes.peers)
     for name in config.mia_nn_columns():
-        score = metrics[name]
-        expected = metrics[f"{name}_gap"]
-        metrics[f"{name}_gap"] = Measured(
-            np.abs(score.value - expected.value),
-            np.abs(score.replicates - expected.replicates),
-        )
+        score = _mia_nn(pool, classes, logits, name)
+        metrics[name] = score
+        metrics[f"{name}_gap"] = _mia_nn_gap(classes, score, name)
     confusion = []
     for run, one in enumerate(logits):
         peers = classes.peers[run]
@@ -117,25 +98,24 @@ def measure_classes(
     return metrics, {"margin": margin, "confusion": np.stack(confusion)}
 
 
-def _add_kodge(
-    statistics: Statistics,
-    pool: AuditPool,
-    margin: np.ndarray,
-    forget: np.ndarray,
-    peers: np.ndarray,
-) -> None:
-    """Add the fraction of the forgotten classes' test samples called non-members."""
+def _kodge(pool: AuditPool, margin: np.ndarray, peers: np.ndarray) -> Measured:
+    """Measure how many test samples of forgotten classes are called non-members."""
     confidence = confidences(margin)
-    result = audit.kodge_mia(
-        confidence[pool.train & ~forget],
-        confidence[forget],
-        confidence[peers],
-        max_samples=pool.config.mis_samples,
-        seed=pool.config.seed,
-    )
-    called = np.zeros(len(margin), bool)
-    called[peers] = ~result.called_member
-    statistics.mean("mia_kodge", called, peers, value=result.fraction)
+
+    def attack(run: int, samples: np.ndarray) -> float:
+        values = confidence[run, samples]
+        forget = pool.forget[run, samples]
+        sides = (
+            values[pool.train[samples] & ~forget],
+            values[forget],
+            values[peers[run, samples]],
+        )
+        if not all(side.size for side in sides):
+            return np.nan
+        options = {"max_samples": pool.config.mis_samples, "seed": pool.config.seed}
+        return audit.kodge_mia(*sides, **options).fraction
+
+    return pool.refit(attack, peers, margin, pool.forget)
 
 
 def _ulira(
@@ -159,3 +139,33 @@ def _ulira(
                 result.target_called[position] + 1 - result.reference_called[position]
             ) / 2
     return right
+
+
+def _mia_nn(
+    pool: AuditPool, classes: ClassPool, logits: Sequence[np.ndarray], name: str
+) -> Measured:
+    """Measure one column of MIA-NN."""
+    machine, reading = pool.config.mia_nn_columns()[name]
+    set_of_run = {run: one for one in classes.sets for run in one.runs}
+
+    def attack(run: int, samples: np.ndarray) -> float:
+        test = samples[~pool.train[samples]]
+        own = np.asarray(logits[run])[test]
+        labels = pool.labels[test]
+        return neighbor_score(own, labels, set_of_run[run], machine, reading)
+
+    return pool.refit(attack, classes.peers, np.stack(logits))
+
+
+def _mia_nn_gap(classes: ClassPool, score: Measured, name: str) -> Measured:
+    """Measure the distance to the retrained models' mean of the same forget set."""
+    value = np.zeros(score.value.shape)
+    replicates = None if score.replicates is None else np.zeros(score.replicates.shape)
+    for one in classes.sets:
+        runs = list(one.runs)
+        expected = one.expected[name]
+        value[runs] = np.abs(score.value[runs] - expected[0])
+        if replicates is not None and score.replicates is not None:
+            distance = score.replicates[:, runs] - expected[1:, None]
+            replicates[:, runs] = np.abs(distance)
+    return Measured(value, replicates, score.num_samples)

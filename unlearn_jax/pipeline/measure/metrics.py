@@ -13,10 +13,14 @@ class Table:
     Attributes:
       metrics: its columns.
       gaps: the metrics whose distances to the retrained models each gap averages.
+      headline: metrics that decide the verdict on a method.
+      compared: metrics whose paired differences are stored, the headline's first.
     """
 
     metrics: tuple[Metric, ...]
     gaps: Mapping[str, tuple[str, ...]]
+    headline: tuple[str, ...]
+    compared: tuple[str, ...]
 
     @property
     def trial(self) -> tuple[str, ...]:
@@ -137,6 +141,8 @@ SAMPLES = Table(
         "avg_gap": ("unlearn_accuracy", "retain_accuracy", "test_accuracy", "ft_auc"),
         "avg_gap_mis": ("unlearn_accuracy", "retain_accuracy", "test_accuracy", "mis"),
     },
+    headline=("ft_auc",),
+    compared=("ft_auc", "unlearn_accuracy", "test_accuracy", "avg_gap"),
 )
 
 
@@ -319,6 +325,8 @@ CLASSES = Table(
             "tv_forget",
         )
     },
+    headline=("tv_forget", "ulira"),
+    compared=("tv_forget", "ulira", "mia_nn_gap", "acc_r", "avg_gap"),
 )
 
 

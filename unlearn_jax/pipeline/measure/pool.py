@@ -29,14 +29,14 @@ class ForgottenClasses:
       classes: the forgotten classes.
       runs: positions of the runs that forget them.
       neighbors: the nearest retained class of each; empty without MIA-NN.
-      credits: ``[N]`` of the retrained models on average, as
-        :func:`neighbor_credits` returns those of one.
+      expected: ``[1 + refits]`` by column of MIA-NN the mean score of the retrained
+        models, on the data as they are and in every replicate.
     """
 
     classes: tuple[int, ...]
     runs: tuple[int, ...]
     neighbors: tuple[int, ...]
-    credits: Mapping[str, np.ndarray]
+    expected: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,7 +69,7 @@ class AuditPool:
       reference_margin: ``[M, N]``, their logit margins; None without LiRA.
       member: ``[M, N]`` bool, their training sets.
       sample_weights: of shape ``[B, N]``, shared by all runs, rows and metrics.
-      run_weights: ``[B, R]``.
+      factors: ``[R, 2]``, numbers of the original and the forget set of each run.
       classes: None unless whole classes are forgotten.
     """
 
@@ -82,7 +82,7 @@ class AuditPool:
     reference_margin: np.ndarray | None
     member: np.ndarray
     sample_weights: audit.SampleWeights
-    run_weights: np.ndarray
+    factors: np.ndarray
     classes: ClassPool | None = None
 
     @property
@@ -100,26 +100,63 @@ class AuditPool:
         """
         return resample(range(len(self.forget)), statistics_of, self.sample_weights)
 
-    def mis(self, margin: np.ndarray, outside: np.ndarray) -> list[audit.MisResult]:
-        """Return the SVC attack on every run; runs of equal samples and margins share.
+    def refit(
+        self,
+        attack: Callable[[int, np.ndarray], float],
+        queries: np.ndarray,
+        *inputs: np.ndarray,
+    ) -> Measured:
+        """Measure an attack that fits a learner, fitted again in every replicate.
+
+        Without ``config.refits`` it has no replicates, and no interval: calls of a
+        learner that is held fixed say nothing about the noise of its fit.
+
+        Args:
+          attack: returns the metric of a run's samples, given by their positions; those
+            drawn several times are repeated. NaN where a side is empty.
+          queries: ``[R, N]`` bool, the samples that are asked about.
+          inputs: ``[R, ...]`` all that the attack depends on; runs of equal inputs
+            share.
+        """
+        drawn = [np.arange(len(self.labels))]
+        for rows, block in self.sample_weights:
+            if len(drawn) > self.config.refits:
+                break
+            for row in block[: self.config.refits - rows.start]:
+                drawn.append(np.repeat(drawn[0], row))
+
+        def measure(run: int) -> np.ndarray:
+            return np.array([attack(run, samples) for samples in drawn])
+
+        values = np.stack(_shared(measure, queries, *inputs), axis=1)
+        replicates = values[1:] if self.config.refits > 1 else None
+        if replicates is None:
+            return Measured(values[0], None)
+        return Measured(values[0], replicates, int(queries.any(axis=0).sum()))
+
+    def mis(self, margin: np.ndarray, outside: np.ndarray) -> Measured:
+        """Measure the fraction of forget samples that an SVC calls non-members.
 
         Args:
           margin: ``[R, N]``.
           outside: ``[R, N]`` bool, samples known to be non-members.
         """
+        confidence = confidences(margin)
 
-        def attack(run: int) -> audit.MisResult:
-            confidence = confidences(margin[run])
-            forget = self.forget[run]
-            return audit.mis(
-                confidence[self.train & ~forget],
-                confidence[outside[run]],
-                confidence[forget],
-                max_samples=self.config.mis_samples,
-                seed=self.config.seed,
+        def attack(run: int, samples: np.ndarray) -> float:
+            values = confidence[run, samples]
+            forget = self.forget[run, samples]
+            sides = (
+                values[self.train[samples] & ~forget],
+                values[outside[run, samples]],
+                values[forget],
             )
+            if not all(side.size for side in sides):
+                return np.nan
+            options = {"max_samples": self.config.mis_samples, "seed": self.config.seed}
+            return audit.mis(*sides, **options).fraction
 
-        return _shared(attack, margin, self.forget, outside)
+        return self.refit(attack, self.forget, margin, outside)
 
     def signals(self, logits: Iterable[np.ndarray]) -> np.ndarray:
         """Return membership signals ``[K, N]`` of ``K`` models' logits ``[N, C]``."""
@@ -180,6 +217,46 @@ class AuditPool:
         return sum(self.usable_signals([one]) is None for one in logits)
 
 
+def neighbor_score(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    forgotten: ForgottenClasses,
+    machine: audit.Discriminator,
+    reading: audit.Reading,
+) -> float:
+    """Return the score of MIA-NN of one model.
+
+    That of several classes is the mean of theirs, weighted by their samples.
+
+    Args:
+      logits: ``[N, C]`` of the model on test samples.
+      labels: ``[N]``.
+      forgotten: the classes and their neighbors.
+      machine: how the discriminators are trained.
+      reading: as :func:`unlearn_jax.audit.mia_nn` takes it.
+
+    Returns:
+      The score; NaN where a class has too few samples for its machine.
+    """
+    counts = np.bincount(labels, minlength=logits.shape[-1])
+    if counts.min() < 1 + (reading == "neighbor_against_forgotten"):
+        return np.nan
+    scores = []
+    for label, neighbor in zip(forgotten.classes, forgotten.neighbors, strict=True):
+        others = [other for other in forgotten.classes if other != label]
+        own = audit.neighbor_credits(
+            logits,
+            labels,
+            neighbor,
+            label,
+            also_forgotten=others,
+            reading=reading,
+            discriminator=machine,
+        )
+        scores.append(np.nanmean(own))
+    return float(np.average(scores, weights=counts[list(forgotten.classes)]))
+
+
 def margins(logits: Iterable[np.ndarray], labels: np.ndarray) -> np.ndarray:
     """Return logit margins ``[K, N]`` of ``K`` models' logits ``[N, C]``."""
     return audit.model_signals("logit_margin", logits, labels)
@@ -199,7 +276,7 @@ def _shared(function: Callable[[int], _R], *inputs: np.ndarray) -> list[_R]:
     for run in range(len(inputs[0])):
         content = hashlib.sha256()
         for array in inputs:
-            content.update(array[run].tobytes())
+            content.update(np.ascontiguousarray(array[run]).tobytes())
         source.append(first.setdefault(content.digest(), run))
     results = dict(
         zip(first.values(), in_threads(function, first.values()), strict=True)
@@ -237,7 +314,7 @@ def make_pool(
       labels: ``[N]`` of the training set, then of the test set.
       forget: ``[R, N_train]`` bool, each run's forget set.
       runs: ``[R, 2]`` or wider: numbers of the original and the forget set of each run,
-        the two factors of the bootstrap.
+        the two factors of the intervals.
       references: may be None where classes are forgotten.
       member: ``[M, N]`` bool, the references' training sets.
       oracles: logits ``[N, C]`` of each run's first and of its second retrained model,
@@ -271,7 +348,7 @@ def make_pool(
         reference_margin=None if references is None else references.margin,
         member=member,
         sample_weights=audit.SampleWeights(rng, config.num_bootstrap, strata),
-        run_weights=audit.run_weights(rng, config.num_bootstrap, runs[:, :2]),
+        factors=np.asarray(runs)[:, :2],
     )
     if oracles is None:
         return pool
@@ -301,68 +378,32 @@ def _class_pool(
                 discriminator=pool.config.discriminators[0],
             )
             neighbors.append(nearest.neighbor)
-        credits = [
-            neighbor_credits(pool, removed, neighbors, logits) for logits in models
-        ]
-        forgotten.append(
-            ForgottenClasses(
-                classes=tuple(removed),
-                runs=tuple(runs),
-                neighbors=tuple(neighbors),
-                credits=_means(credits),
-            )
+        one = ForgottenClasses(
+            classes=tuple(removed), runs=tuple(runs), neighbors=tuple(neighbors)
         )
+        expected = {}
+        for name, (machine, reading) in pool.config.mia_nn_columns().items():
+
+            def attack(
+                model: int,
+                samples: np.ndarray,
+                one: ForgottenClasses = one,
+                models: np.ndarray = models,
+                machine: audit.Discriminator = machine,
+                reading: audit.Reading = reading,
+            ) -> float:
+                inside = samples[test[samples]]
+                logits = models[model][np.cumsum(test)[inside] - 1]
+                return neighbor_score(logits, labels[inside], one, machine, reading)
+
+            peers = np.broadcast_to(
+                test & np.isin(labels, removed), (len(models), len(labels))
+            )
+            score = pool.refit(attack, peers, models)
+            drawn = [score.value[None]]
+            if score.replicates is not None:
+                drawn.append(score.replicates)
+            expected[name] = np.concatenate(drawn).mean(1)
+        forgotten.append(dataclasses.replace(one, expected=expected))
     peers = np.stack([test & np.isin(labels, removed) for removed in classes])
     return ClassPool(peers=peers, oracles=oracles, sets=tuple(forgotten))
-
-
-def _means(credits: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Return the mean over models of every column."""
-    means = {}
-    for name in credits[0]:
-        means[name] = np.mean([one[name] for one in credits], 0)
-    return means
-
-
-def neighbor_credits(
-    pool: AuditPool,
-    classes: Sequence[int],
-    neighbors: Sequence[int],
-    logits: np.ndarray,
-) -> dict[str, np.ndarray]:
-    """Return what every sample adds to the scores of MIA-NN, by column.
-
-    Args:
-      pool: of the table.
-      classes: forgotten together.
-      neighbors: the nearest retained class of each.
-      logits: ``[T, C]`` of one model on the test samples.
-
-    Returns:
-      ``[N]`` each, NaN for samples that do not count. The mean is the score; that of
-      several classes is the mean of theirs, weighted by their test samples.
-    """
-    test = ~pool.train
-    labels = pool.labels[test]
-    columns = {}
-    for name, (machine, reading) in pool.config.mia_nn_columns().items():
-        by_class = []
-        for label, neighbor in zip(classes, neighbors, strict=True):
-            credits = audit.neighbor_credits(
-                logits,
-                labels,
-                neighbor,
-                label,
-                also_forgotten=[other for other in classes if other != label],
-                reading=reading,
-                discriminator=machine,
-            )
-            by_class.append(credits)
-        counts = np.array([np.sum(labels == label) for label in classes])
-        # a neighbor's samples count for every class that it is nearest to
-        counted = np.isfinite(by_class)
-        weight = counts / counts.sum() / counted.sum(1)
-        total = np.where(counted, by_class, 0.0).T @ weight * counted.any(0).sum()
-        columns[name] = np.full(len(pool.labels), np.nan)
-        columns[name][test] = np.where(counted.any(0), total, np.nan)
-    return columns

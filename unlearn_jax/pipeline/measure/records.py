@@ -17,7 +17,7 @@ from unlearn_jax.audit import Estimate
 from unlearn_jax.pipeline.store.clock import Cost
 from unlearn_jax.types import InputError
 
-SCHEMA = 1
+SCHEMA = 2
 """Number of this form of ``results.json``."""
 COST = "Cost (x retraining)"
 """Heading of :attr:`RowCost.relative_gradients`."""
@@ -27,6 +27,8 @@ Plain = Mapping[str, object]
 ForgetName = int | str
 """Name of a forget set: its seed, its class, or words."""
 RowKind = Literal["original", "oracle", "second_oracle", "method"]
+State = Literal["like", "different", "undecided"]
+"""Verdict on a difference: forgotten like retraining, measurably different, neither."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +67,47 @@ class RowCost:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Difference:
+    """Paired difference of a row's metric to another row's, in the metric's unit.
+
+    Attributes:
+      mean: of the row less the other.
+      low: lower end of its interval, not corrected for the number of methods.
+      high: upper end.
+      margin: of equivalence, the seed floor's spread over runs; None without one.
+      p_different: of no difference, corrected for the number of methods (Holm).
+      p_like: of a difference outside the margin, likewise; NaN without a margin.
+      state: what both tests allow to say.
+      more_runs: runs that would decide, in addition; None if it is decided, or if the
+        samples alone leave it open.
+    """
+
+    mean: float
+    low: float
+    high: float
+    margin: float | None
+    p_different: float
+    p_like: float
+    state: State
+    more_runs: int | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Verdict on a method, of its differences to the oracle.
+
+    Attributes:
+      state: different if any of its metrics is, like if all are.
+      metrics: keys of the metrics that decide it, or leave it open.
+      more_runs: as :attr:`Difference.more_runs`.
+    """
+
+    state: State
+    metrics: tuple[str, ...]
+    more_runs: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RowResult:
     """Row of the table.
 
@@ -83,6 +126,9 @@ class RowResult:
       num_diverged: runs that ended in numbers that are not finite.
       values: each run's value by metric, ``[R]`` in the order of
         :attr:`RunResult.runs`.
+      differences: by metric, paired differences to the ``oracle``, to the ``floor``
+        (the second retraining) and to the ``best`` other method, as far as they are.
+      verdict: of a method; None without an oracle.
       cost: None for the original models.
     """
 
@@ -96,6 +142,10 @@ class RowResult:
     filter: str | None = None
     metrics: Mapping[str, Estimate] = dataclasses.field(default_factory=dict)
     values: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    differences: Mapping[str, Mapping[str, Difference]] = dataclasses.field(
+        default_factory=dict
+    )
+    verdict: Verdict | None = None
     num_diverged: int = 0
     cost: RowCost | None = None
 

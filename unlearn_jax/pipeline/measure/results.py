@@ -377,22 +377,25 @@ def make_notes(plan: Plan, tuning: records.Tuning | None) -> list[str]:
             notes.append(
                 f"U-LiRA is left out: it needs {MIN_MODELS} originals or more."
             )
-        svc = (
-            "MIA (Kodge), MIA (SalUn) and MIA-NN: the intervals hold the fitted SVC"
-            " fixed and resample the samples that it is asked about only."
-        )
+        names = "MIA (Kodge), MIA (SalUn) and MIA-NN"
     else:
         notes = [
             "FT TPR and RT TPR are at a false positive rate of at most"
             f" {100 * options.max_fpr:g}%."
         ]
+        names = "MIS"
+    svc = (
+        f"{names} fit a machine to every model: without refits in the bootstrap"
+        " (audit.refits, 200 are enough) no interval is printed."
+    )
+    if options.refits:
         svc = (
-            "MIS: its interval holds the fitted SVC fixed and resamples the samples"
-            " that it is asked about only."
+            f"{names}: the machines are fitted again in each of {options.refits}"
+            " replicates."
         )
     notes += [
-        "Intervals resample samples, originals and forget sets together; with few"
-        " originals they are wide on purpose.",
+        "Intervals are for other samples, originals and forget sets than these, where"
+        " the run has several; with few originals they are wide on purpose.",
         svc,
         "Cost is the counted number of gradients of single samples per model, over a"
         " retraining's; it does not depend on the machine. Those that the"
@@ -516,6 +519,8 @@ def _mia_nn_check(pool: AuditPool, rows: Sequence[RowResult], key: str) -> Check
 
 
 def _in_words(level: float, estimate: Estimate) -> str:
+    if not np.isfinite(estimate.low):
+        return f"{estimate.mean:.1f}, without an interval"
     return (
         f"{estimate.mean:.1f} [{estimate.low:.1f}, {estimate.high:.1f}]"
         f" ({100 * level:g}%)"

@@ -1,6 +1,7 @@
 """Measurements of the rows of a table, from logits, masks and labels alone."""
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import SupportsFloat
 
@@ -14,8 +15,18 @@ from unlearn_jax.pipeline.measure.columns import (
     measure_columns,
     metric_of,
 )
+from unlearn_jax.pipeline.measure.differences import (
+    combine,
+    compare,
+    equivalence_margin,
+)
 from unlearn_jax.pipeline.measure.pool import AuditPool, margins
-from unlearn_jax.pipeline.measure.records import Metric, RowKind, RowResult
+from unlearn_jax.pipeline.measure.records import (
+    Difference,
+    Metric,
+    RowKind,
+    RowResult,
+)
 from unlearn_jax.pipeline.measure.statistics import Measured, Statistics
 from unlearn_jax.pipeline.store import clock
 
@@ -28,6 +39,8 @@ KINDS: dict[str, RowKind] = {
     RETRAINED_AGAIN: "second_oracle",
 }
 """Rows that are no unlearning method."""
+BOUNDS = {"%": (0.0, 100.0), "points": (0.0, np.inf), "nats": (0.0, np.inf)}
+"""Least and largest value of a metric, by its unit."""
 DECIMALS = 4
 """Decimals of stored percentages, points and nats."""
 
@@ -72,17 +85,31 @@ def measure_rows(
             num_diverged[name] = pool.num_diverged(runs)
         arrays |= {f"{kind}/{name}": array for kind, array in figures.items()}
     oracle = measured.get(RETRAINED)
+    units = {metric.key: metric.unit for metric in pool.table.metrics}
+    for metrics in measured.values():
+        if oracle and metrics:
+            metrics |= measure_gaps(pool, metrics, oracle)
+    differences = measure_differences(pool, measured)
     rows = []
     for name, metrics in measured.items():
-        if oracle and metrics:
-            metrics = metrics | measure_gaps(pool, metrics, oracle)
+        own = differences.get(name, {})
+        to_oracle = {
+            key: own[key]["oracle"]
+            for key in pool.table.headline
+            if "oracle" in own.get(key, {})
+        }
         rows.append(
             RowResult(
                 key=name,
                 label=name,
                 kind=KINDS.get(name, "method"),
-                metrics={key: estimate(pool, one) for key, one in metrics.items()},
+                metrics={
+                    key: estimate(pool, one, units.get(key, ""))
+                    for key, one in metrics.items()
+                },
                 values={key: round_all(one.value) for key, one in metrics.items()},
+                differences=own,
+                verdict=combine(to_oracle) if name not in KINDS else None,
                 num_diverged=num_diverged[name],
             )
         )
@@ -122,7 +149,11 @@ def measure_row(
     metrics = {}
     for key, one in measured.items():
         scale = 1 if key.startswith("kl_") else 100
-        metrics[key] = Measured(scale * one.value, scale * one.replicates)
+        drawn = one.replicates
+        metrics[key] = one._replace(
+            value=scale * one.value,
+            replicates=None if drawn is None else scale * drawn,
+        )
     return metrics, arrays
 
 
@@ -137,9 +168,6 @@ def _measure_samples(
     # A quotient of ratios does not rise with the ratio: its scores rank samples.
     is_product = config.comparison == "product"
     lira = pool.lira(margin)
-    attacks = None
-    if config.mis:
-        attacks = pool.mis(margin, np.broadcast_to(test, pool.forget.shape))
 
     def statistics_of(run: int) -> Statistics:
         forget = pool.forget[run]
@@ -168,13 +196,12 @@ def _measure_samples(
             if others is not None:
                 ranking = audit.Ranking(others[run], sides)
                 statistics.roc(ranking, {key: ("forget", "test")})
-        if attacks is not None:
-            called = np.zeros(len(pool.labels), bool)
-            called[forget] = ~attacks[run].called_member
-            statistics.mean("mis", called, forget, value=attacks[run].fraction)
         return statistics
 
-    return pool.measure(statistics_of), {
+    metrics = pool.measure(statistics_of)
+    if config.mis:
+        metrics["mis"] = pool.mis(margin, np.broadcast_to(test, pool.forget.shape))
+    return metrics, {
         "scores": scores.astype(np.float32),
         "ratio": ratio.astype(np.float32),
         "margin": margin,
@@ -187,8 +214,10 @@ def measure_gaps(
     """Measure the Avg Gaps of a row to the oracle's mean over runs.
 
     The replicates of a gap compare replicates of the row with replicates of the
-    oracle's mean, made of the same samples and runs. A mean of absolute values is never
-    below zero, so its noise is part of it: compare it with that of the second retrained
+    oracle's mean, made of the same samples. The oracle's mean is an estimate too: the
+    influence of a run on the mean gap (delta method) has the oracle's distance from its
+    mean in it, with the sign of the row's. A mean of absolute values is never below
+    zero, so its noise is part of it: compare it with that of the second retrained
     model. Where classes are forgotten, the runs of each forget set have a mean of their
     own.
     """
@@ -201,29 +230,107 @@ def measure_gaps(
         if not set(parts) <= set(oracle):
             continue
         value = np.zeros(num_runs)
-        replicates = np.zeros(pool.run_weights.shape)
+        influences = np.zeros(num_runs)
+        drawn = [row[part].replicates for part in parts]
+        centers = [oracle[part].replicates for part in parts]
+        replicates = None
+        if all(one is not None for one in (*drawn, *centers)):
+            replicates = np.zeros((pool.sample_weights.shape[0], num_runs))
         for runs in groups:
-            weights = pool.run_weights[:, runs]
-            fraction = weights / np.maximum(weights.sum(1, keepdims=True), 1)
+            own = np.stack([row[part].value[runs] for part in parts], 1)
+            other = np.stack([oracle[part].value[runs] for part in parts], 1)
+            value[runs] = audit.avg_gap(own, other)
+            deviations = other - other.mean(0)
+            slopes = np.sign(own - other.mean(0)).mean(0)
+            influences[runs] = value[runs] - (slopes * deviations).mean(1)
+            if replicates is None:
+                continue
             distances = []
-            for part in parts:
-                centers = (fraction * oracle[part].replicates[:, runs]).sum(
-                    1, keepdims=True
-                )
-                distances.append(np.abs(row[part].replicates[:, runs] - centers))
-            value[runs] = audit.avg_gap(
-                np.stack([row[part].value[runs] for part in parts], 1),
-                np.stack([oracle[part].value[runs] for part in parts], 1),
-            )
+            for one, center in zip(drawn, centers, strict=True):
+                assert one is not None
+                assert center is not None
+                mean = center[:, runs].mean(1, keepdims=True)
+                distances.append(np.abs(one[:, runs] - mean))
             replicates[:, runs] = np.mean(distances, axis=0)
-        gaps[key] = Measured(value, replicates)
+        gaps[key] = Measured(value, replicates, influences=influences)
     return gaps
 
 
-def estimate(pool: AuditPool, measured: Measured) -> Estimate:
-    """Return a metric's mean over runs, spread and interval, rounded."""
+def measure_differences(
+    pool: AuditPool, measured: Mapping[str, Mapping[str, Measured]]
+) -> dict[str, dict[str, dict[str, Difference]]]:
+    """Measure the paired differences of every method, by row, metric and reference.
+
+    Args:
+      pool: of the table.
+      measured: metrics by row, gaps included.
+
+    Returns:
+      Differences to the ``oracle``, to the ``floor`` and to the ``best`` other method,
+      the one with the smallest Avg Gap; of the floor and the original to the oracle.
+      A reference that the table lacks is left out.
+    """
+    directions = {metric.key: metric.direction for metric in pool.table.metrics}
+    methods = [name for name, one in measured.items() if name not in KINDS and one]
+    gaps = {
+        name: float(measured[name]["avg_gap"].value.mean())
+        for name in methods
+        if "avg_gap" in measured[name]
+    }
+    order = sorted(gaps, key=lambda name: gaps[name])
+    best = {}
+    for name in order if len(order) > 1 else ():
+        best[name] = order[0] if name != order[0] else order[1]
+    differences: dict[str, dict[str, dict[str, Difference]]] = {}
+    for key in pool.table.compared:
+        columns = {name: one[key] for name, one in measured.items() if key in one}
+        oracle = columns.get(RETRAINED)
+        floor = columns.get(RETRAINED_AGAIN)
+        margin = None
+        if oracle and floor:
+            is_distance = directions[key] == "0"
+            margin = equivalence_margin(oracle, floor, is_distance=is_distance)
+        references: dict[str, Measured | Mapping[str, Measured] | None] = {
+            "oracle": oracle,
+            "floor": floor,
+            "best": {name: columns[other] for name, other in best.items()},
+        }
+        own = {name: columns[name] for name in methods if name in columns}
+        others = {
+            name: columns[name]
+            for name in (ORIGINAL, RETRAINED_AGAIN)
+            if name in columns
+        }
+        for reference, other in references.items():
+            if not other:
+                continue
+            found = compare(pool, own, other, margin)
+            if reference == "oracle":
+                for name, one in others.items():
+                    found |= compare(pool, {name: one}, other, margin)
+            for name, one in found.items():
+                differences.setdefault(name, {}).setdefault(key, {})[reference] = one
+    return differences
+
+
+def estimate(pool: AuditPool, measured: Measured, unit: str = "") -> Estimate:
+    """Return a metric's mean over runs, spread and interval, rounded.
+
+    Args:
+      pool: of the table.
+      measured: the metric; without replicates it has no interval.
+      unit: a percentage lies between 0 and 100, points and nats above 0.
+    """
+    bounds = BOUNDS.get(unit)
+    factors = pool.factors if measured.replicates is not None else None
     summary = audit.summarize(
-        measured.value, measured.replicates, pool.run_weights, level=pool.config.level
+        measured.value,
+        measured.replicates,
+        factors,
+        level=pool.config.level,
+        bounds=bounds,
+        num_samples=measured.num_samples,
+        influences=measured.influences,
     )
     return rounded(summary)
 
@@ -236,4 +343,6 @@ def rounded(summary: Estimate) -> Estimate:
 
 def round_all(values: Iterable[SupportsFloat]) -> tuple[float, ...]:
     """Return numbers with the decimals that are stored."""
-    return tuple(round(float(value), DECIMALS) for value in values)
+    numbers = [round(float(value), DECIMALS) for value in values]
+    # One NaN for all, as read back from JSON: equal records then compare equal.
+    return tuple(math.nan if math.isnan(number) else number for number in numbers)

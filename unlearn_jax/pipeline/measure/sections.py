@@ -19,7 +19,7 @@ from unlearn_jax.pipeline.measure.rows import (
     round_all,
     rounded,
 )
-from unlearn_jax.pipeline.measure.statistics import Measured, Statistics
+from unlearn_jax.pipeline.measure.statistics import Measured, Statistics, subtract
 from unlearn_jax.pipeline.stages.models import stack_attack, take_models
 from unlearn_jax.pipeline.stages.plan import Plan
 from unlearn_jax.pipeline.store.artifact import Stored
@@ -252,7 +252,10 @@ def request_scores(
             measured = _score_request(
                 pool, [run[k] for run in runs], requests[:, k], removed
             )
-            estimates = {key: estimate(pool, one) for key, one in measured.items()}
+            units = {"score": "", "fr_auc": "%", "ft_auc": "%"}
+            estimates = {
+                key: estimate(pool, one, units[key]) for key, one in measured.items()
+            }
             values = {key: round_all(one.value) for key, one in measured.items()}
             scores.append(records.RequestScore(**estimates, values=values))
         rows[name] = tuple(scores)
@@ -288,14 +291,13 @@ def _score_request(
         )
         return statistics
 
-    found = {
-        key: Measured(100 * one.value, 100 * one.replicates)
-        for key, one in pool.measure(statistics_of).items()
-    }
-    score = Measured(
-        found["fr_auc"].value - found["ft_auc"].value,
-        found["fr_auc"].replicates - found["ft_auc"].replicates,
-    )
+    found = {}
+    for key, one in pool.measure(statistics_of).items():
+        assert one.replicates is not None
+        found[key] = one._replace(
+            value=100 * one.value, replicates=100 * one.replicates
+        )
+    score = subtract(found["fr_auc"], found["ft_auc"])
     return {"score": score, **found}
 
 

@@ -19,12 +19,43 @@ class Measured(NamedTuple):
     """Metric before its interval.
 
     Attributes:
-      value: on the data as they are: of one run, or ``[R]``.
-      replicates: under the bootstrap's sample weights, ``[B]`` or ``[B, R]``.
+      value: on the data as they are, ``[R]``.
+      replicates: under the bootstrap's sample weights, ``[B, R]``; None for a metric
+        without an interval.
+      num_samples: different samples behind it over all runs, the smaller side of an
+        AUC; None if there is no such number.
+      influences: ``[R]`` stand for the values in the variance over runs; None for the
+        values themselves.
     """
 
     value: np.ndarray
-    replicates: np.ndarray
+    replicates: np.ndarray | None
+    num_samples: int | None = None
+    influences: np.ndarray | None = None
+
+
+def subtract(one: Measured, other: Measured) -> Measured:
+    """Return the paired difference of two metrics of the same runs and replicates.
+
+    Args:
+      one: of a row.
+      other: of another row; where it has fewer replicates, the first ones are taken.
+    """
+    replicates = None
+    if one.replicates is not None and other.replicates is not None:
+        count = min(len(one.replicates), len(other.replicates))
+        replicates = one.replicates[:count] - other.replicates[:count]
+    sizes = [n for n in (one.num_samples, other.num_samples) if n is not None]
+    influences = [
+        side.value if side.influences is None else side.influences
+        for side in (one, other)
+    ]
+    return Measured(
+        one.value - other.value,
+        replicates,
+        min(sizes, default=None),
+        influences[0] - influences[1],
+    )
 
 
 class Statistics:
@@ -32,10 +63,12 @@ class Statistics:
 
     Attributes:
       values: the metrics on the data as they are, by key.
+      sides: masks ``[N]`` of the samples that each metric compares or averages.
     """
 
     def __init__(self) -> None:
         self.values: dict[str, float] = {}
+        self.sides: dict[str, tuple[np.ndarray, ...]] = {}
         self._means: list[tuple[str, np.ndarray, np.ndarray]] = []
         self._fractions: list[tuple[str, int, int]] = []
         self._columns: list[np.ndarray] = []
@@ -61,6 +94,7 @@ class Statistics:
           value: on the data as they are; the mean of the masked values if None.
         """
         self.values[key] = values[mask].mean() if value is None else value
+        self.sides[key] = (mask,)
         if values.dtype == bool:
             columns = self._column(values & mask), self._column(mask)
             self._fractions.append((key, *columns))
@@ -87,6 +121,11 @@ class Statistics:
             self._curves.append((ranking, key, sides, None))
         for key, sides in (tprs or {}).items():
             self._curves.append((ranking, key, sides, max_fpr))
+        for key, sides in {**aucs, **(tprs or {})}.items():
+            masks = np.zeros((2, ranking.num_samples), bool)
+            for mask, side in zip(masks, sides, strict=True):
+                mask[ranking.samples[side]] = True
+            self.sides[key] = tuple(masks)
         ones = np.ones((1, ranking.num_samples), np.uint8)
         drawn = self._roc(ones)
         for key in (*aucs, *(tprs or ())):
@@ -167,6 +206,7 @@ def resample(
     num_replicates, num_samples = weights.shape
     size = max(num_cores(), _SAMPLES // num_samples)
     parts = []
+    sides: dict[str, tuple[np.ndarray, ...]] = {}
     for start in range(0, len(runs), size):
         statistics = in_threads(statistics_of, runs[start : start + size])
 
@@ -176,21 +216,26 @@ def resample(
             rows, block = weights.block(number)
             return rows, [one.weighted(block) for one in statistics]
 
-        part = {}
-        shape = (num_replicates, len(statistics))
+        for one in statistics:
+            for key, masks in one.sides.items():
+                pairs = zip(masks, sides.get(key, masks), strict=True)
+                sides[key] = tuple(mask | other for mask, other in pairs)
+        values = {}
+        replicates = {}
         for key in statistics[0].values:
-            values = np.array([one.values[key] for one in statistics])
-            part[key] = Measured(values, np.empty(shape))
+            values[key] = np.array([one.values[key] for one in statistics])
+            replicates[key] = np.empty((num_replicates, len(statistics)))
         for rows, found in in_threads(measure, range(len(weights))):
             for run, metrics in enumerate(found):
-                for key, one in part.items():
-                    one.replicates[rows, run] = metrics[key]
-        parts.append(part)
+                for key, drawn in replicates.items():
+                    drawn[rows, run] = metrics[key]
+        parts.append((values, replicates))
     measured = {}
-    for key in parts[0]:
+    for key in parts[0][0]:
         measured[key] = Measured(
-            np.concatenate([part[key].value for part in parts]),
-            np.concatenate([part[key].replicates for part in parts], axis=1),
+            np.concatenate([values[key] for values, _ in parts]),
+            np.concatenate([drawn[key] for _, drawn in parts], axis=1),
+            num_samples=min(int(mask.sum()) for mask in sides[key]),
         )
     return measured
 

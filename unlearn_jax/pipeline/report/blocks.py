@@ -361,10 +361,11 @@ def render_terminal(block: Page | Block, width: int = 160) -> str:
         return ""
     count = max(1, len(block.columns) - 1)
     pieces: list[str] = []
-    for num_pieces in range(1, count + 1):
+    # Labels are wrapped more closely before columns are split.
+    for num_pieces, label_width in itertools.product(range(1, count + 1), (28, 18)):
         size = math.ceil(count / num_pieces)
         pieces = [
-            _terminal_piece(block, start, start + size)
+            _terminal_piece(block, start, start + size, label_width)
             for start in range(1, count + 1, size)
         ]
         lines = "\n".join(pieces).splitlines()
@@ -384,7 +385,7 @@ def _terminal_blocks(blocks: Sequence[Block], width: int) -> str:
     return text.rstrip("\n")
 
 
-def _terminal_piece(table: Table, start: int, stop: int) -> str:
+def _terminal_piece(table: Table, start: int, stop: int, label_width: int) -> str:
     """Return the labels and some columns, an interval below its number."""
     chosen = [0, *range(start, min(stop, len(table.columns)))]
     columns = [table.heads[i] for i in chosen]
@@ -398,9 +399,13 @@ def _terminal_piece(table: Table, start: int, stop: int) -> str:
         for i, column in zip(chosen, columns, strict=True):
             text, interval = format_cell(cells[i].value, column.digits)
             is_words = column.is_text or i == 0
-            lines = textwrap.wrap(text, 28) if is_words else [text.replace(" ± ", "±")]
+            wrap = label_width if i == 0 else 28
+            lines = (
+                textwrap.wrap(text, wrap) if is_words else [text.replace(" ± ", "±")]
+            )
             low_high = interval.strip("[]").replace(", ", "–")
-            note = f"({cells[i].note})" if cells[i].note else ""
+            note = cells[i].note
+            note = f"({note})" if note and not note.startswith("[") else note
             row.append("\n".join(filter(None, [*lines, low_high, note])))
         rows.append(row)
     align = ["left" if c.is_text else "right" for c in columns[1:]]

@@ -4,12 +4,10 @@ The first screen answers whether the methods have forgotten: a verdict in words,
 references and the methods in a small table, one figure. Details follow.
 """
 
-import math
 import os
 import pathlib
 from collections.abc import Sequence
 
-from unlearn_jax.audit import Estimate
 from unlearn_jax.pipeline.measure.records import COST, RowResult, RunResult
 from unlearn_jax.pipeline.report.blocks import (
     Block,
@@ -21,7 +19,6 @@ from unlearn_jax.pipeline.report.blocks import (
     Table,
     Text,
     format_cell,
-    has_interval,
     render_html,
 )
 from unlearn_jax.pipeline.report.figures import classes as class_figures
@@ -35,20 +32,20 @@ from unlearn_jax.pipeline.report.sections import (
 )
 from unlearn_jax.pipeline.report.tables import (
     GOALS,
+    difference_cell,
     format_cost,
     mark_near,
     metric_cell,
     metric_column,
+    verdict_table,
 )
 from unlearn_jax.pipeline.report.verdict import (
-    CLASS_METRICS,
     best_rows,
-    class_goal,
     findings,
-    join,
-    oracle_auc,
-    place,
+    headline,
+    margins_sentence,
     verdict,
+    verdict_sentences,
 )
 from unlearn_jax.pipeline.store.folders import write_text
 
@@ -61,11 +58,6 @@ _READING = (
     " training data; F stands for forget, R for retain (training samples that are kept)"
     " and T for test."
 )
-_STATES = {
-    "within": "no difference found",
-    "above": "still recognizable",
-    "below": "less familiar than unseen data",
-}
 
 
 def write_report(
@@ -101,8 +93,14 @@ def run_page(result: RunResult, arrays: figures.Arrays) -> Page:
     notes = [Text(text, kind="note") for text in result.notes]
     blocks: list[Block] = [
         _first_screen(result),
+        *(
+            [Text(margins_sentence(result), kind="note")]
+            if verdict_sentences(result)
+            else []
+        ),
         Text("\n\n".join(findings(result)), "In words"),
         Section("Results", [_main_table(result), *notes, _meanings(result)]),
+        *_difference_tables(result),
         Section("Figures", _figures(result, arrays)),
         *make_sections(result, arrays),
         Section("Every run", _run_tables(result)),
@@ -118,78 +116,37 @@ def _count(number: int, noun: str) -> str:
 
 
 def _first_screen(result: RunResult) -> Section:
-    """Return the references and the best methods in a small table and one figure."""
+    """Return the verdict on the best methods in five columns, and one figure."""
     rows = best_rows(result, MAX_METHODS)
-    is_class = result.confusion is not None
-    wanted = ["ft_auc", "test_accuracy", "avg_gap"]
-    if is_class:
-        wanted = ["tv_forget", "ulira", "avg_gap"]
-    available = {metric.key for metric in result.metrics}
-    shown = [result.metric(key) for key in wanted if key in available]
-    key = shown[0].key if shown else "ft_auc"
-    lines = []
-    for row in rows:
-        cells = [_without_std(row.metrics.get(metric.key)) for metric in shown]
-        state = Cell(_state(result, row))
-        lines.append([row.label, state, *cells, format_cost(row)])
-    columns = [
-        "Model",
-        Column("Against retraining", is_text=True),
-        *(metric_column(metric) for metric in shown),
-        Column("Cost", "× retraining"),
-    ]
-    caption = f"Means over runs and their {100 * result.level:g} % intervals."
+    keys = headline(result)
+    key = keys[0] if keys else "ft_auc"
+    caption = "Each method less the retrained models, paired run by run."
     if len(rows) < len(result.rows):
         caption += (
             f" Of {len(result.rows) - len(rows) + MAX_METHODS} methods the"
             f" {MAX_METHODS} with the smallest Avg Gap."
         )
-    table = Table("", columns, lines, caption, [row.kind for row in rows])
     figure = Figure(
         "",
         figures.forest_plot(
             result,
             [key],
             rows=rows,
-            band="second_oracle" if is_class else "oracle",
+            band="oracle" if result.confusion is None else "second_oracle",
             width=7.2,
         ),
         _describe(result, [key], rows),
-        "Unlearned well, a row lies on the gray band. A triangle at the edge stands for"
-        " a row far outside, with its mean.",
+        "Unlearned well, a row lies on the gray band. Rows share samples and runs, so"
+        " their paired differences, in the table, are known better than their"
+        " intervals show. A triangle at the edge stands for a row far outside, with its"
+        " mean.",
     )
-    return Section("", [table, figure], is_row=True)
-
-
-def _without_std(cell: Estimate | None) -> Estimate | None:
-    return cell and cell._replace(std=math.nan)
-
-
-def _state(result: RunResult, row: RowResult) -> str:
-    """Return in a few words how a row compares with retraining."""
-    if row.kind == "oracle":
-        return "the goal"
-    if row.kind == "second_oracle":
-        return "the seed floor"
-    if result.confusion is None:
-        goal = oracle_auc(result)
-        cell = row.metrics.get("ft_auc")
-        if cell is None or not has_interval(cell):
-            return ""
-        return _STATES[place(cell, goal)]
-    different = []
-    for key in CLASS_METRICS:
-        cell = row.metrics.get(key)
-        goal = class_goal(result, key)
-        if cell and goal and has_interval(cell) and place(cell, goal) != "within":
-            different.append(result.metric(key).label)
-    if not row.metrics:
-        return ""
-    return f"differs in {join(different)}" if different else _STATES["within"]
+    blocks: list[Block] = [verdict_table(result, rows, caption), figure]
+    return Section("", blocks, is_row=True)
 
 
 def _main_table(result: RunResult) -> Table:
-    """Return the whole table, its cells marked where they overlap the oracle's."""
+    """Return the whole table, its cells marked where they are like the oracle's."""
     rows = []
     for row in result.rows:
         cells = [
@@ -200,10 +157,11 @@ def _main_table(result: RunResult) -> Table:
         rows.append([label, *cells, format_cost(row)])
     caption = (
         f"Mean ± standard deviation over runs; below it the {100 * result.level:g} %"
-        f" interval of the mean, from {result.num_bootstrap:,} bootstrap replicates"
-        " over samples, originals and forget sets. The highlighted row is the oracle,"
-        " retrained without the forget samples; ≈ marks an interval that overlaps the"
-        " oracle's."
+        " interval of the mean over samples, originals and forget sets, at Student's t"
+        f" ({result.num_bootstrap:,} bootstrap replicates of the samples)."
+        " The highlighted row is the oracle, retrained without the forget samples; ≈"
+        " marks a metric whose paired difference to it lies inside the seed floor's"
+        " spread (equivalence test, corrected for the number of methods)."
     )
     if result.tuning:
         caption += " Below a model's name are the hyperparameters that a search chose."
@@ -215,6 +173,37 @@ def _main_table(result: RunResult) -> Table:
     columns = [metric_column(metric) for metric in result.metrics]
     kinds = [row.kind for row in result.rows]
     return Table("", ["Model", *columns, _cost_column()], rows, caption, kinds)
+
+
+def _difference_tables(result: RunResult) -> list[Section]:
+    """Return every stored paired difference, a table per metric."""
+    names = {
+        "oracle": "less retrained",
+        "floor": "less retrained again",
+        "best": "less the best other method",
+    }
+    tables = []
+    for metric in result.metrics:
+        rows = [row for row in result.rows if row.differences.get(metric.key)]
+        if not rows:
+            continue
+        lines = []
+        for row in rows:
+            own = row.differences[metric.key]
+            lines.append([row.label, *(difference_cell(own.get(k)) for k in names)])
+        columns = ["Model", *(Column(name, metric.unit) for name in names.values())]
+        tables.append(
+            Table(metric.label, columns, lines, kinds=[row.kind for row in rows])
+        )
+    if not tables:
+        return []
+    text = Text(
+        "Each cell: mean difference over runs, its interval for this row alone, and"
+        " what the tests allow to say for all methods together (Holm). The best other"
+        " method is the one with the smallest Avg Gap.",
+        kind="note",
+    )
+    return [Section("Paired differences", [text, *tables])]
 
 
 def _cost_column() -> Column:

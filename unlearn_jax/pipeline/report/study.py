@@ -27,8 +27,13 @@ from unlearn_jax.pipeline.report.blocks import (
     render_markdown,
 )
 from unlearn_jax.pipeline.report.figures.study import study_plot
-from unlearn_jax.pipeline.report.tables import format_cost, mark_near, metric_cell
-from unlearn_jax.pipeline.report.verdict import method_gaps
+from unlearn_jax.pipeline.report.tables import (
+    STATES,
+    format_cost,
+    mark_near,
+    metric_cell,
+)
+from unlearn_jax.pipeline.report.verdict import difference_words, method_gaps
 from unlearn_jax.pipeline.store.folders import write_text
 
 SHOWN = (
@@ -67,7 +72,16 @@ def write_study(results: Mapping[str, RunResult], folder: pathlib.Path) -> None:
     write_text(folder / "study.html", render_html(study_page(results)))
     rows = {}
     for name, result in results.items():
-        rows[name] = {row.key: to_plain(row.metrics) for row in result.rows}
+        rows[name] = {
+            row.key: to_plain(
+                {
+                    "metrics": row.metrics,
+                    "differences": row.differences,
+                    "verdict": row.verdict,
+                }
+            )
+            for row in result.rows
+        }
     write_text(folder / "study.json", json.dumps(rows, indent=1, allow_nan=False))
 
 
@@ -108,8 +122,9 @@ def study_page(results: Mapping[str, RunResult]) -> Page:
     caption = (
         f"Mean ± standard deviation over runs; below it the {level} interval of the"
         " mean. The highlighted row is the oracle of its variant, retrained without the"
-        " forget samples; ≈ marks an interval that overlaps the one of its variant's"
-        " oracle. Intervals of one column can be compared; between columns the forget"
+        " forget samples; ≈ marks a metric whose paired difference to its variant's"
+        " oracle lies inside the seed floor's spread (equivalence test). Intervals of"
+        " one column can be compared; between columns the forget"
         " sets, data or networks differ."
     )
     blocks: list[Block] = [_variants_table(results), figure]
@@ -171,6 +186,19 @@ def study_tables(results: Mapping[str, RunResult]) -> list[Table]:
     kinds = [row.kind for row in every.values()]
     columns = ["Model", *(Column(name, digits=2) for name in results)]
     tables = []
+    lines = []
+    for row in every.values():
+        own = [rows[name].get(row.key) for name in results]
+        if any(one and one.verdict for one in own):
+            lines.append([row.label, *(one and _verdict(one) for one in own)])
+    if lines:
+        caption = (
+            "On paired differences to the retrained models of the same variant,"
+            " corrected for the number of methods (Holm); the variant's report states"
+            " the margin. Below each, the difference in its first metric."
+        )
+        heads = ["Model", *(Column(name, is_text=True) for name in results)]
+        tables.append(Table("Verdict", heads, lines, caption))
     for key in SHOWN:
         if key not in metrics:
             continue
@@ -194,6 +222,14 @@ def study_tables(results: Mapping[str, RunResult]) -> list[Table]:
         own = [rows[name].get(row.key) for name in results]
         costs.append([row.label, *(one and format_cost(one) for one in own)])
     return [*tables, Table(COST, columns, costs, kinds=kinds)]
+
+
+def _verdict(row: RowResult) -> Cell:
+    """Return the verdict on a row, and its difference in the first metric."""
+    if row.verdict is None:
+        return Cell("diverged" if row.is_diverged else None)
+    first = row.differences[row.verdict.metrics[0]]["oracle"]
+    return Cell(STATES[row.verdict.state], difference_words(first))
 
 
 def _term_tables(

@@ -2,21 +2,35 @@
 
 import csv
 import io
+import math
 import os
 import pathlib
+import textwrap
 from collections.abc import Sequence
 
-from unlearn_jax.pipeline.measure.records import COST, Metric, RowResult, RunResult
+from unlearn_jax.pipeline.measure.records import (
+    COST,
+    Difference,
+    Metric,
+    RowResult,
+    RunResult,
+)
 from unlearn_jax.pipeline.report.blocks import (
     Cell,
     Column,
     Table,
+    Value,
     is_known,
     render_latex,
     render_markdown,
     render_terminal,
 )
-from unlearn_jax.pipeline.report.verdict import overlaps
+from unlearn_jax.pipeline.report.verdict import (
+    difference_words,
+    headline,
+    margins_sentence,
+    verdict,
+)
 from unlearn_jax.pipeline.store.folders import write_text
 
 GOALS = {
@@ -84,11 +98,82 @@ def metric_cell(result: RunResult, row: RowResult, key: str, mark: str = "") -> 
 
 
 def mark_near(result: RunResult, row: RowResult, key: str) -> str:
-    """Return ≈ for an interval that overlaps the oracle's."""
-    oracle = result.row_of_kind("oracle")
-    if oracle is None or row.kind == "oracle":
-        return ""
-    return "≈" if overlaps(row.metrics.get(key), oracle.metrics.get(key)) else ""
+    """Return ≈ for a metric that is like the oracle's, by an equivalence test.
+
+    Of the Avg Gap and of other distances, like the seed floor's.
+    """
+    is_distance = result.metric(key).direction == "0"
+    reference = "floor" if is_distance else "oracle"
+    one = row.differences.get(key, {}).get(reference)
+    return "≈" if one and one.state == "like" else ""
+
+
+STATES = {
+    "like": "forgotten",
+    "different": "different",
+    "undecided": "undecided",
+}
+"""Verdicts in words."""
+
+
+def verdict_table(
+    result: RunResult, rows: Sequence[RowResult], caption: str = ""
+) -> Table:
+    """Return the verdicts in five columns: state, two differences, Avg Gap, cost.
+
+    Args:
+      result: of a run.
+      rows: to show.
+      caption: of the table.
+    """
+    keys = headline(result)[:1] or ("ft_auc",)
+    accuracy = "test_accuracy" if result.confusion is None else "acc_r"
+    shown = [one for one in result.metrics if one.key in (*keys, accuracy)]
+    shown.sort(key=lambda one: one.key not in keys)
+    gap = [one for one in result.metrics if one.key == "avg_gap"]
+    columns: list[str | Column] = ["Model", Column("Verdict", is_text=True)]
+    for metric in shown:
+        help_text = f"{metric.description} Here: less the retrained models', paired."
+        columns.append(Column(f"Δ {metric.label}", "points", help_text, digits=2))
+    columns += [metric_column(metric) for metric in gap]
+    columns.append(Column("Cost", "×", "Multiple of the gradients of retraining."))
+    lines = []
+    for row in rows:
+        cells: list[Value | Cell] = [Cell(*_state(row, keys[0]))]
+        for metric in shown:
+            one = row.differences.get(metric.key, {}).get("oracle")
+            cells.append(difference_cell(one, with_state=False))
+        for metric in gap:
+            cell = row.metrics.get(metric.key)
+            cells.append(cell and cell._replace(std=math.nan))
+        lines.append([row.label, *cells, format_cost(row)])
+    return Table("", columns, lines, caption, [row.kind for row in rows])
+
+
+def difference_cell(one: Difference | None, *, with_state: bool = True) -> Cell:
+    """Return a paired difference and its interval, with its state and more digits."""
+    if one is None:
+        return Cell(None)
+    digits = 2 if with_state else 1
+    mean, _, interval = difference_words(one, digits).partition(" ")
+    state = f" {STATES[one.state]}" if with_state else ""
+    return Cell(mean, f"{interval}{state}")
+
+
+def _state(row: RowResult, key: str) -> tuple[str, str]:
+    """Return in a few words how a row compares with retraining, and a remark."""
+    if row.is_diverged:
+        return "diverged", ""
+    if row.kind == "oracle":
+        return "the goal", ""
+    if row.kind == "second_oracle":
+        return "seed floor", ""
+    if row.verdict is None:
+        one = row.differences.get(key, {}).get("oracle")
+        return STATES[one.state] if one else "", ""
+    more = row.verdict.more_runs
+    remark = f"+{more:,} runs" if more is not None else ""
+    return STATES[row.verdict.state], remark
 
 
 def format_cost(row: RowResult) -> str | None:
@@ -166,4 +251,20 @@ def terminal_text(
         counts = "-".join(str(count) for count in sorted({*runs} or {0}))
         shown = f"mean ± std over {counts} runs, and below it the mean's"
     about = f"{result.title}: {shown} {100 * result.level:g} % interval"
+    about = textwrap.fill(about, width)
     return f"{about}\n\n{render_terminal(results_table(result, metrics), width)}"
+
+
+def terminal_verdict(result: RunResult, *, width: int = 80) -> str:
+    """Return the verdicts of all rows for a terminal, in words and five columns.
+
+    Args:
+      result: of a run.
+      width: columns of the terminal, 80 or more for one table.
+    """
+    table = render_terminal(verdict_table(result, result.rows), width)
+    texts = [result.title, table]
+    if any(row.verdict for row in result.rows):
+        texts.append(textwrap.fill(margins_sentence(result), width))
+    texts.append(textwrap.fill(verdict(result), width))
+    return "\n\n".join(texts)

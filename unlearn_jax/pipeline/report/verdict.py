@@ -1,54 +1,141 @@
-"""Findings of a run in words.
+"""Findings of a run in words, from paired differences.
 
-Two rows are called different only when their intervals do not overlap, and never
-called equal.
+Methods are called different from retraining by a corrected test of the paired
+difference, like retraining by an equivalence test, and otherwise undecided
+(:mod:`unlearn_jax.pipeline.measure.differences`). Without retrained models an interval
+is compared with a coin toss.
 """
 
 from collections.abc import Sequence
 from typing import Literal
 
 from unlearn_jax.audit import Estimate
-from unlearn_jax.pipeline.measure.records import RowResult, RunResult
+from unlearn_jax.pipeline.measure.metrics import CLASSES, SAMPLES
+from unlearn_jax.pipeline.measure.records import Difference, RowResult, RunResult
 from unlearn_jax.pipeline.report.blocks import format_cell, has_interval, is_known
 
 _COIN = Estimate(50.0, 0.0, 50.0, 50.0, 0, 0)
 _MAX_NAMED = 6
-CLASS_METRICS = ("tv_forget", "ulira", "mia_nn_gap")
-"""Metrics that compare outputs on forgotten classes with those of retrained models."""
+
+
+def headline(result: RunResult) -> tuple[str, ...]:
+    """Return the keys of the metrics that decide the verdicts of a run."""
+    table = SAMPLES if result.confusion is None else CLASSES
+    available = {metric.key for metric in result.metrics}
+    return tuple(key for key in table.headline if key in available)
 
 
 def verdict(result: RunResult) -> str:
     """Return in a few words whether the methods have forgotten."""
-    if result.confusion is not None:
-        return _class_verdict(result)
-    groups = group_methods(result)
-    if not any(groups.values()):
-        return "No method has an FT AUC, so nothing can be concluded."
-    goal = "a coin toss" if oracle_auc(result) is _COIN else "retrained models"
-    words = []
-    if groups["within"]:
-        words.append(
-            f"the attack finds no difference from {goal} for {join(groups['within'])}"
-        )
-    if groups["above"]:
-        words.append(
-            f"the forget samples of {join(groups['above'])} are still recognizable"
-        )
-    if groups["below"]:
-        words.append(
-            f"those of {join(groups['below'])} are less familiar than data never seen,"
-            " which gives them away"
-        )
-    text = "; ".join(words)
-    sentences = [f"{text[0].upper()}{text[1:]}."]
+    sentences = verdict_sentences(result)
+    if not sentences:
+        sentences = _coin_sentences(result)
+    if not sentences:
+        keys = join([_label(result, key) for key in headline(result)] or ["FT AUC"])
+        return f"No method has an interval of {keys}, so nothing can be concluded."
     original = result.row_of_kind("original")
     cell = original and original.metrics.get("ft_auc")
-    if cell and has_interval(cell) and place(cell, _COIN) != "above":
+    is_sample = result.confusion is None
+    if is_sample and cell and has_interval(cell) and place(cell, _COIN) != "above":
         sentences.append(
             "But the attack does not recognize the original's forget samples either, so"
             " this proves little."
         )
     return " ".join([*sentences, *_nearest(result)])
+
+
+def verdict_sentences(result: RunResult) -> list[str]:
+    """Return which methods are like retraining, different from it, or undecided."""
+    rows = [row for row in result.rows if row.kind == "method" and row.verdict]
+    sentences = []
+    like = [row.label for row in rows if row.verdict and row.verdict.state == "like"]
+    if like:
+        sentences.append(f"Forgotten like retraining: {join(like)}.")
+    above = []
+    below = []
+    for row in rows:
+        if row.verdict is None or row.verdict.state != "different":
+            continue
+        one = row.differences[row.verdict.metrics[0]]["oracle"]
+        (above if one.mean > 0 else below).append(row.label)
+    if result.confusion is not None:
+        if above or below:
+            sentences.append(f"Measurably different from it: {join([*above, *below])}.")
+    else:
+        if above:
+            sentences.append(
+                "Measurably different, the forget samples still recognizable:"
+                f" {join(above)}."
+            )
+        if below:
+            sentences.append(
+                "Measurably different, the forget samples less familiar than data never"
+                f" seen, which gives them away: {join(below)}."
+            )
+    undecided = [
+        f"{row.label}{more_words(row.verdict.more_runs)}"
+        for row in rows
+        if row.verdict and row.verdict.state == "undecided"
+    ]
+    if undecided:
+        sentences.append(f"Undecided: {join(undecided)}.")
+    return sentences
+
+
+def more_words(count: int | None) -> str:
+    """Return the runs that would decide, in parentheses; empty if they would not."""
+    if count is None:
+        return ""
+    return f" ({count:,} more run{'' if count == 1 else 's'} would decide)"
+
+
+def margins_sentence(result: RunResult) -> str:
+    """Return what the verdicts mean, with the margins of this run; may be empty."""
+    shown = []
+    for key in headline(result):
+        for row in result.rows:
+            one = row.differences.get(key, {}).get("oracle")
+            if row.kind == "method" and one and one.margin is not None:
+                unit = "points" if result.metric(key).unit == "%" else ""
+                number = format_cell(one.margin, 2)[0]
+                words = f"{number} {unit}".strip()
+                shown.append(f"{_label(result, key)} ± {words}")
+                break
+    names = join([_label(result, key) for key in headline(result)] or ["FT AUC"])
+    level = f"{100 * result.level:g} %"
+    text = (
+        f"Verdicts are on paired differences to the retrained models in {names}, at a"
+        f" level of {level} for all methods together (Holm); intervals are for one."
+    )
+    if shown:
+        return (
+            f"{text} “Forgotten” (like retraining) means inside {join(shown)}, the"
+            " spread over runs between two retrainings (the seed floor). “Undecided”"
+            " comes with how many more runs would decide with a probability of 80 %, if"
+            " any number would."
+        )
+    return (
+        f"{text} Without three runs of a second retraining there is no margin, so no"
+        " method can be called like retraining."
+    )
+
+
+def _coin_sentences(result: RunResult) -> list[str]:
+    """Return where the methods' FT AUCs lie, where there is no oracle."""
+    groups: dict[str, list[str]] = {"within": [], "above": [], "below": []}
+    for row in result.rows:
+        cell = row.metrics.get("ft_auc")
+        if row.kind == "method" and cell and has_interval(cell):
+            groups[place(cell, _COIN)].append(row.label)
+    words = {
+        "within": "Undecided without retrained models, 50 % lies in the interval of",
+        "above": "The forget samples are still recognizable of",
+        "below": (
+            "The forget samples are less familiar than data never seen, which gives"
+            " them away, of"
+        ),
+    }
+    return [f"{words[key]} {join(labels)}." for key, labels in groups.items() if labels]
 
 
 def findings(result: RunResult) -> list[str]:
@@ -60,10 +147,9 @@ def findings(result: RunResult) -> list[str]:
         f" forgotten, in {runs}."
     )
     sentences = [first]
-    if result.confusion is not None:
-        sentences += _class_sentences(result)
-    else:
-        sentences += _reference_sentences(result) + _method_sentences(result)
+    if result.confusion is None:
+        sentences += _reference_sentences(result)
+    sentences += _difference_sentences(result)
     sentences += _gap_sentences(result)
     lost = [
         f"{row.label} in {row.num_diverged} of {design.runs} runs"
@@ -78,27 +164,6 @@ def findings(result: RunResult) -> list[str]:
             " effect of another forget set or another training."
         )
     return sentences
-
-
-def group_methods(result: RunResult) -> dict[str, list[str]]:
-    """Return the labels of the methods whose FT AUC is within, above or below the goal.
-
-    The goal is the oracle's interval, or 50 % without an oracle.
-    """
-    goal = oracle_auc(result)
-    groups: dict[str, list[str]] = {"within": [], "above": [], "below": []}
-    for row in result.rows:
-        cell = row.metrics.get("ft_auc")
-        if row.kind == "method" and cell and has_interval(cell):
-            groups[place(cell, goal)].append(row.label)
-    return groups
-
-
-def oracle_auc(result: RunResult) -> Estimate:
-    """Return the FT AUC of the oracle or, without it, that of a coin toss."""
-    oracle = result.row_of_kind("oracle")
-    cell = oracle and oracle.metrics.get("ft_auc")
-    return cell if cell and has_interval(cell) else _COIN
 
 
 def _reference_sentences(result: RunResult) -> list[str]:
@@ -133,109 +198,46 @@ def _reference_sentences(result: RunResult) -> list[str]:
     return sentences
 
 
-def _method_sentences(result: RunResult) -> list[str]:
-    """Return which methods the attack distinguishes from the oracle (or from 50 %)."""
-    groups = group_methods(result)
-    if not any(groups.values()):
-        return []
-    oracle = result.row_of_kind("oracle")
-    name = "50 %"
-    if oracle and oracle_auc(result) is not _COIN:
-        name = f"that of {oracle.label}"
-    sentences = [f"No method has an FT AUC interval that overlaps {name}."]
-    if groups["within"]:
-        is_one = len(groups["within"]) == 1
-        intervals = "interval" if is_one else "intervals"
-        verb = "overlaps" if is_one else "overlap"
-        sentences = [
-            f"The FT AUC {intervals} of {join(groups['within'])} {verb} {name}: no"
-            " difference was found, which is not a proof that there is none."
-        ]
-    if groups["above"]:
-        sentences.append(
-            "Above it, so still recognizable as training data: the forget samples of"
-            f" {join(groups['above'])}."
-        )
-    if groups["below"]:
-        sentences.append(
-            "Below it, so less familiar than data never seen, which gives them away"
-            f" too: those of {join(groups['below'])}."
-        )
-    if name == "50 %":
-        return sentences
-    fair = [
-        row.label
-        for row in result.rows
-        if row.kind == "method" and overlaps(row.metrics.get("ft_auc"), _COIN)
-    ]
-    where = f"the interval of {join(fair)}" if fair else "no interval of a method"
-    return [*sentences, f"50 % itself lies in {where}."]
-
-
-def class_goal(result: RunResult, key: str) -> Estimate | None:
-    """Return the seed floor of a metric or, without one, the oracle's value."""
-    for kind in ("second_oracle", "oracle"):
-        row = result.row_of_kind(kind)
-        cell = row and row.metrics.get(key)
-        if cell and has_interval(cell):
-            return cell
-    return None
-
-
-def _class_verdict(result: RunResult) -> str:
-    goals = {key: class_goal(result, key) for key in CLASS_METRICS}
-    goals = {key: goal for key, goal in goals.items() if goal}
-    if not goals:
-        return "No method was compared with retrained models on the forgotten classes."
-    good = []
-    for row in result.rows:
-        near = [overlaps(row.metrics.get(key), goal) for key, goal in goals.items()]
-        if row.kind == "method" and all(near):
-            good.append(row.label)
-    names = join([result.metric(key).label for key in goals])
-    if good:
-        verb = "behaves" if len(good) == 1 else "behave"
-        text = (
-            f"On the forgotten classes {join(good)} {verb} as retrained models by"
-            f" {names}: no difference was found."
-        )
-    else:
-        text = (
-            f"No method behaves on the forgotten classes as retrained models do by all"
-            f" of {names}."
-        )
-    return " ".join([text, *_nearest(result)])
-
-
-def _class_sentences(result: RunResult) -> list[str]:
-    """Return by each metric which methods behave as retrained models do."""
-    again = result.row_of_kind("second_oracle")
+def _difference_sentences(result: RunResult) -> list[str]:
+    """Return by headline metric each method's paired difference to the oracle."""
     sentences = []
-    for key in CLASS_METRICS:
-        goal = class_goal(result, key)
-        cells = {
-            row.label: row.metrics[key]
-            for row in result.rows
-            if row.kind == "method" and has_interval(row.metrics.get(key))
+    for key in headline(result):
+        found: dict[str, list[str]] = {"like": [], "different": [], "undecided": []}
+        for row in result.rows:
+            one = row.differences.get(key, {}).get("oracle")
+            if row.kind == "method" and one:
+                words = f"{row.label} {difference_words(one)}"
+                if one.state == "undecided":
+                    words += more_words(one.more_runs)
+                found[one.state].append(words)
+        names = {
+            "like": "like it within the margin",
+            "different": "measurably different",
+            "undecided": "undecided",
         }
-        if not cells or goal is None:
-            continue
-        metric = result.metric(key)
-        ideal = 50 if metric.direction == "50" else 0
-        best = min(cells, key=lambda label: abs(cells[label].mean - ideal))
-        unit = "%" if metric.unit == "%" else "points"
-        sentence = (
-            f"{metric.label}: {join([best])} comes nearest to retraining with"
-            f" {_in_words(cells[best], unit)}"
-        )
-        floor = again and again.metrics.get(key)
-        if floor:
-            sentence += f", where another seed alone gives {_in_words(floor, '')}"
-        near = [label for label, cell in cells.items() if overlaps(cell, goal)]
-        verb = "overlaps" if len(near) == 1 else "overlap"
-        end = f"{join(near)} {verb} that" if near else "no method overlaps that"
-        sentences.append(f"{sentence}; {end}.")
+        parts = [
+            f"{names[state]}: {join(words)}" for state, words in found.items() if words
+        ]
+        if parts:
+            sentences.append(
+                f"{_label(result, key)} less that of the retrained models, run by run,"
+                f" {'; '.join(parts)}."
+            )
     return sentences
+
+
+def difference_words(one: Difference, digits: int = 2) -> str:
+    """Return a difference with its sign and its interval.
+
+    >>> one = Difference(mean=1.25, low=-0.5, high=3.0, margin=None, p_different=1.0,
+    ...                  p_like=1.0, state="undecided", more_runs=None)
+    >>> difference_words(one)
+    '+1.25 [-0.50, +3.00]'
+    """
+    mean, low, high = (
+        f"{number:+.{digits}f}" for number in (one.mean, one.low, one.high)
+    )
+    return f"{mean} [{low}, {high}]"
 
 
 def method_gaps(result: RunResult) -> dict[str, Estimate]:
@@ -243,7 +245,7 @@ def method_gaps(result: RunResult) -> dict[str, Estimate]:
     gaps = {
         row.label: row.metrics["avg_gap"]
         for row in result.rows
-        if row.kind == "method" and has_interval(row.metrics.get("avg_gap"))
+        if row.kind == "method" and "avg_gap" in row.metrics
     }
     return dict(sorted(gaps.items(), key=lambda item: item[1].mean))
 
@@ -255,7 +257,7 @@ def _nearest(result: RunResult) -> list[str]:
         return []
     best = next(iter(gaps))
     text = (
-        f"Nearest to retraining overall is {join([best])}, with an Avg Gap of"
+        f"Smallest mean Avg Gap to retraining: {join([best])},"
         f" {format_cell(gaps[best].mean, 2)[0]} points"
     )
     again = result.row_of_kind("second_oracle")
@@ -266,7 +268,7 @@ def _nearest(result: RunResult) -> list[str]:
 
 
 def _gap_sentences(result: RunResult) -> list[str]:
-    """Return the method with the smallest Avg Gap, and whether its lead is clear."""
+    """Return the method with the smallest Avg Gap, and which it is not apart from."""
     gaps = method_gaps(result)
     if not gaps:
         return []
@@ -275,20 +277,25 @@ def _gap_sentences(result: RunResult) -> list[str]:
         f"{join([best])} has the smallest Avg Gap to retraining,"
         f" {_in_words(gaps[best], 'percentage points')}"
     )
-    tied = [
-        label
-        for label, cell in gaps.items()
-        if label != best and cell.low <= gaps[best].high
-    ]
-    if tied:
-        text += f", with an interval that overlaps that of {join(tied)}"
+    own = next(row for row in result.rows if row.label == best)
+    to_floor = own.differences.get("avg_gap", {}).get("floor")
     again = result.row_of_kind("second_oracle")
     floor = again and again.metrics.get("avg_gap")
-    if again and floor and has_interval(floor):
+    if again and floor:
         text += (
             f"; {again.label}, about what a perfect method would reach, has"
             f" {_in_words(floor, '')}"
         )
+        if to_floor:
+            text += f", a paired difference of {difference_words(to_floor)}"
+    tied = []
+    for row in result.rows:
+        one = row.differences.get("avg_gap", {}).get("best")
+        is_other = row.kind == "method" and row.label != best
+        if is_other and one and one.p_different > 1 - result.level:
+            tied.append(row.label)
+    if tied:
+        text += f". Not measurably farther, pair by pair: {join(tied)}"
     return [f"{text}."]
 
 
@@ -299,11 +306,8 @@ def place(cell: Estimate, goal: Estimate) -> Literal["above", "below", "within"]
     return "below" if cell.high < goal.low else "within"
 
 
-def overlaps(cell: Estimate | None, goal: Estimate | None) -> bool:
-    """Return True for two intervals that share a point."""
-    if cell is None or goal is None or not (has_interval(cell) and has_interval(goal)):
-        return False
-    return place(cell, goal) == "within"
+def _label(result: RunResult, key: str) -> str:
+    return result.metric(key).label
 
 
 def _in_words(cell: Estimate, unit: str) -> str:
@@ -313,7 +317,11 @@ def _in_words(cell: Estimate, unit: str) -> str:
 
 def join(names: Sequence[str]) -> str:
     """Return a list in words; a long one is cut, names with commas are quoted."""
-    names = [f"“{name}”" if "," in name else name for name in names]
+    is_plain = ["," not in name.replace("[", "(").partition("(")[0] for name in names]
+    names = [
+        name if plain else f"“{name}”"
+        for name, plain in zip(names, is_plain, strict=True)
+    ]
     if len(names) > _MAX_NAMED + 1:
         names = [*names[:_MAX_NAMED], f"{len(names) - _MAX_NAMED} others"]
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -478,7 +478,7 @@ class Findings:
 
     Attributes:
       kinds: of each set, a key of :data:`KINDS`.
-      factors: ``[S, 2]`` seed and number of each set, for the bootstrap.
+      factors: ``[S, 2]`` seed and number of each set, for the intervals.
       klom: ``[S, 2, K + 2, 3]`` mean KLoM over the samples of each of :data:`PARTS`,
         against the first and second oracles.
       tails: the same of the 95th percentile.

@@ -94,7 +94,7 @@ def klom_table(found: Findings) -> Table:
         ],
         cells,
         f"Means over the samples of a part, then over {len(sets)} forget sets, with 95"
-        " % intervals (seeds and sets resampled). The best run of each set is chosen"
+        " % intervals (seeds random). The best run of each set is chosen"
         " after the fact, by its worst part, against one ensemble of retrained models,"
         " and shown against another: an upper limit that no user can reach.",
     )

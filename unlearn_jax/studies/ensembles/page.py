@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure as Drawing
 
 from unlearn_jax.attacks import risk_gap_bound
-from unlearn_jax.audit import Estimate, run_weights, sample_weights, summarize
+from unlearn_jax.audit import Estimate, sample_weights, summarize
 from unlearn_jax.pipeline.report.blocks import Check, Figure, Page, Table
 from unlearn_jax.pipeline.report.figures.style import COLORS, INK, MUTED, dress
 from unlearn_jax.studies.common import Arrays, Found, legend
@@ -155,9 +155,7 @@ class _Summary:
         count = len(self.of(config.arms[0], config.seeds[0])["clean"])
         drawn = sample_weights(rng, config.num_bootstrap, np.zeros(count, int))
         self.weights = np.concatenate([np.ones((1, count), drawn.dtype), drawn])
-        self.runs = run_weights(
-            rng, config.num_bootstrap, np.arange(len(config.seeds))[:, None]
-        )
+        self.seeds = np.arange(len(config.seeds))[:, None]
 
     def of(self, arm: str, seed: int) -> Arrays:
         return self.found[f"attack-{arm}-{seed}"]
@@ -171,7 +169,7 @@ class _Summary:
     def estimate(self, values: np.ndarray) -> Estimate | None:
         if not np.isfinite(values[:, 0]).all():
             return None
-        return summarize(values[:, 0], values[:, 1:].T, self.runs)
+        return summarize(values[:, 0], values[:, 1:].T, self.seeds)
 
 
 def parents(arms: Sequence[str]) -> list[tuple[str, str]]:

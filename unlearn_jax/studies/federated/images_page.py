@@ -76,7 +76,7 @@ def methods_table(runs: federated.RecoveryRuns, setting: str) -> Table:
     limit = runs.measured["natural"].shape[2] - 1
     caption = (
         f"{total} runs ({runs.shape[0]} seeds x {runs.shape[1]} cases), 95% intervals"
-        " with both resampled. Rounds: of the remaining clients, until the test"
+        " for both random. Rounds: of the remaining clients, until the test"
         f" accuracy is the retrained model's, 1 to {limit}"
         + (
             f"; runs that never got there: {missed}"

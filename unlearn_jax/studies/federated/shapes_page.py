@@ -68,7 +68,7 @@ def methods_table(runs: federated.RecoveryRuns) -> Table:
     missed = unrecovered(runs)
     caption = (
         f"Dice in % unless the column says IoU, means over both shapes, {runs.shape[0]}"
-        f" seeds x {runs.shape[1]} clients, 95% intervals with both resampled. Test:"
+        f" seeds x {runs.shape[1]} clients, 95% intervals for both random. Test:"
         " held-out images of the remaining clients' styles. Forget: the leaving"
         " client's training images. Rounds: until the test Dice is the retrained"
         f" model's, 1 to {runs.measured['natural'].shape[2] - 1}; runs that never got"

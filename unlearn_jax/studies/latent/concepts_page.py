@@ -32,7 +32,7 @@ from unlearn_jax.types import PyTree, Status
 
 
 def estimate(config: Config, values: np.ndarray) -> Estimate:
-    """Return the mean over runs, seeds and classes resampled."""
+    """Return the mean over runs, seeds and classes random."""
     return summarize_runs(values.reshape(len(config.seeds), len(config.concepts)))
 
 

@@ -55,12 +55,16 @@ def make_page(config: NormConfig, found: Found) -> Page:
 
 
 def accuracy(correct: np.ndarray) -> Estimate:
-    """Return the percentage of ``[S, N]``, seeds and test samples resampled."""
+    """Return the percentage of ``[S, N]``, seeds and test samples random."""
     rng = np.random.default_rng(0)
-    weights = audit.sample_weights(rng, 500, np.zeros(correct.shape[1], int))
-    runs = audit.run_weights(rng, 500, np.arange(len(correct))[:, None])
+    num_samples = correct.shape[1]
+    weights = audit.sample_weights(rng, 500, np.zeros(num_samples, int))
     return audit.summarize(
-        100 * correct.mean(1), 100 * weights @ correct.T / correct.shape[1], runs
+        100 * correct.mean(1),
+        100 * weights @ correct.T / num_samples,
+        np.arange(len(correct))[:, None],
+        bounds=(0, 100),
+        num_samples=num_samples,
     )
 
 

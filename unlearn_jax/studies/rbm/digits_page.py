@@ -144,7 +144,7 @@ def deletion_table(config: Config, found: Found, values: Arrays) -> Table:
             f" but {effective.min():.0f} after descent-ascent, whose numbers are rough."
             f" Mean ± standard deviation over {len(config.seeds)} seeds x digits"
             f" {', '.join(map(str, config.classes))}, 95% interval of the mean, seeds"
-            " and digits resampled."
+            " and digits random."
         ),
     )
 

@@ -1,0 +1,178 @@
+"""Intervals cover what they should on simulated tables, within binomial tolerances."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from unlearn_jax import audit
+from unlearn_jax.contrib.testbeds.tables import (
+    TableDesign,
+    expected_accuracy,
+    expected_auc,
+    level_of_accuracy,
+    simulate_table,
+)
+from unlearn_jax.pipeline.config.schema import AuditConfig
+from unlearn_jax.pipeline.measure.differences import (
+    combine,
+    compare,
+    equivalence_margin,
+    holm,
+    more_runs,
+)
+from unlearn_jax.pipeline.measure.pool import make_pool
+from unlearn_jax.pipeline.measure.rows import estimate
+from unlearn_jax.pipeline.measure.statistics import Measured, Statistics
+
+NUM_TABLES = 120
+
+
+def covers(hits, low=0.93, high=0.98):
+    """True where a coverage in [low, high] is not excluded at 1e-4 on either side."""
+    hits = np.asarray(hits)
+    above = stats.binom.sf(hits.sum() - 1, hits.size, high) > 1e-4
+    below = stats.binom.cdf(hits.sum(), hits.size, low) > 1e-4
+    return bool(above and below)
+
+
+def measure(rng, design, shifts, level):
+    table = simulate_table(rng, design, shifts, [level])
+    num_train = design.num_train
+    labels = np.zeros(len(table.train), int)
+    pool = make_pool(
+        AuditConfig(num_bootstrap=100),
+        labels,
+        table.forget[:, :num_train],
+        table.runs,
+        None,
+        np.zeros((0, len(labels)), bool),
+    )
+    rows = []
+    for row in range(len(shifts)):
+
+        def statistics_of(run, row=row):
+            own = Statistics()
+            own.mean("accuracy", table.right[row, run], ~pool.train)
+            sides = {"forget": pool.forget[run], "test": ~pool.train}
+            ranking = audit.Ranking(table.scores[row, run], sides)
+            own.roc(ranking, {"auc": ("forget", "test")})
+            return own
+
+        measured = pool.measure(statistics_of)
+        rows.append(
+            {
+                key: one._replace(
+                    value=100 * one.value, replicates=100 * one.replicates
+                )
+                for key, one in measured.items()
+            }
+        )
+    return pool, rows
+
+
+@pytest.mark.parametrize("num_seeds", [2, 3, 5, 20])
+def test_means_over_seeds_cover(num_seeds):
+    rng = np.random.default_rng(num_seeds)
+    estimates = [
+        audit.summarize_runs(values) for values in rng.normal(size=(1000, num_seeds))
+    ]
+    assert covers([one.low <= 0 <= one.high for one in estimates], 0.94, 0.96)
+
+
+@pytest.mark.parametrize("effect", [0.0, 0.25])
+@pytest.mark.parametrize(("originals", "sets"), [(1, 1), (3, 1), (1, 3), (3, 3)])
+def test_accuracy_and_auc_of_crossed_runs_cover(originals, sets, effect):
+    design = TableDesign(
+        originals=originals,
+        forget_sets=sets,
+        original_std=effect if originals > 1 else 0,
+        set_std=effect if sets > 1 else 0,
+    )
+    level = level_of_accuracy(design, 0.9)
+    truth = {
+        "accuracy": 100 * expected_accuracy(design, level),
+        "auc": 100 * expected_auc(design, 0.3),
+    }
+    hits = {key: [] for key in truth}
+    for number in range(NUM_TABLES):
+        rng = np.random.default_rng([originals, sets, number])
+        pool, (row,) = measure(rng, design, [0.3], level)
+        for key, one in row.items():
+            found = estimate(pool, one, "%")
+            hits[key].append(found.low <= truth[key] <= found.high)
+    for key, own in hits.items():
+        assert covers(own), (key, np.mean(own))
+
+
+def test_paired_differences_find_shifts_that_overlapping_intervals_hide():
+    design = TableDesign(original_std=0.1, set_std=0.1)
+    found = {"null": [], "shifted": []}
+    disjoint = []
+    for number in range(60):
+        rng = np.random.default_rng(number)
+        pool, rows = measure(rng, design, [0.0, 0.0, 0.0, 0.4], 1.0)
+        oracle, floor, null, shifted = (row["auc"] for row in rows)
+        margin = equivalence_margin(oracle, floor, is_distance=False)
+        methods = {"null": null, "shifted": shifted}
+        for name, one in compare(pool, methods, oracle, margin).items():
+            found[name].append(one.low > 0 or one.high < 0)
+            assert one.low <= one.mean <= one.high
+            if one.state == "like":
+                assert -margin < one.low <= one.high < margin
+        ends = estimate(pool, oracle, "%"), estimate(pool, shifted, "%")
+        disjoint.append(ends[0].high < ends[1].low)
+    assert covers(~np.array(found["null"]))
+    assert np.mean(found["shifted"]) > 0.5
+    assert np.mean(found["shifted"]) > np.mean(disjoint) + 0.3
+
+
+def test_attacks_that_fit_a_machine_have_an_interval_only_if_it_is_refitted():
+    design = TableDesign(
+        originals=2, forget_sets=1, num_train=40, num_test=20, num_forget=10
+    )
+    table = simulate_table(np.random.default_rng(0), design)
+    for refits in (0, 5):
+        pool = make_pool(
+            AuditConfig(num_bootstrap=10, refits=refits),
+            np.zeros(60, int),
+            table.forget[:, :40],
+            table.runs,
+            None,
+            np.zeros((0, 60), bool),
+        )
+        one = pool.mis(table.scores[0], np.broadcast_to(~table.train, (2, 60)))
+        found = estimate(pool, one, "%")
+        assert one.value.shape == (2,)
+        assert (one.replicates is None) == (refits == 0)
+        assert np.isnan(found.low) == (refits == 0)
+        if refits:
+            assert one.replicates.shape == (5, 2)
+    margin = table.scores[0]
+    drawn = np.concatenate([rows for _, rows in pool.sample_weights])[2]
+    samples = np.repeat(np.arange(60), drawn)
+    confidence = 1 / (1 + np.exp(-margin[1, samples]))
+    forget = pool.forget[1, samples]
+    train = pool.train[samples]
+    sides = confidence[train & ~forget], confidence[~train], confidence[forget]
+    assert one.replicates[2, 1] == audit.mis(*sides).fraction
+
+
+def test_holm_and_the_number_of_runs_that_decide():
+    p_values = [0.01, 0.2, np.nan, 0.02]
+    corrected = holm(p_values)
+    assert np.allclose([corrected[0], corrected[1], corrected[3]], [0.03, 0.2, 0.04])
+    assert np.isnan(corrected[2])
+    variance = audit.MeanVariance(1.0, 0.0, 8.0)
+    room = (stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) ** 2
+    assert more_runs(2.0, variance, 9, None) == np.ceil(9 * room / 4) - 9
+    assert more_runs(0.0, variance, 9, 2.0) == more_runs(2.0, variance, 9, None)
+    assert more_runs(0.1, audit.MeanVariance(1.0, 0.9, 8.0), 9, None) is None
+    assert combine({}) is None
+
+
+def test_differences_of_equal_rows_are_left_out():
+    design = TableDesign(originals=2, forget_sets=2)
+    pool, (row,) = measure(np.random.default_rng(0), design, [0.0], 1.0)
+    assert compare(pool, {"same": row["auc"]}, row["auc"], 1.0) == {}
+    bare = Measured(row["auc"].value + 1, None)
+    assert compare(pool, {"bare": bare}, row["auc"], 1.0) == {}

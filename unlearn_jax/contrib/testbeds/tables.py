@@ -1,0 +1,157 @@
+"""Simulated tables of unlearned models, whose expected values are known.
+
+Every run of a table is a model: an original, a forget set and a repeat, crossed. All
+runs score the same pool of samples. Scores and margins are normal, so the expected AUC
+and accuracy over all originals, forget sets, repeats and samples are normal integrals
+in closed form: the number that an interval should cover.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import norm
+
+from unlearn_jax.types import InputError
+from unlearn_jax.values import value
+
+
+@value
+class TableDesign:
+    """Sizes of a table and the standard deviations of its variance components.
+
+    The score of sample i in run r is ``hardness_i + shift_r [i forgotten by r] +
+    noise_ir`` and its margin is ``hardness_i + level_r + noise_ir``. Both ``shift_r``
+    and ``level_r`` are a constant plus the effects of the original, of the forget set
+    and of the run. Hardness and noise have variances that sum to 1.
+
+    Attributes:
+      originals: number of original models, at least 1.
+      forget_sets: number of forget sets, at least 1.
+      repeats: runs of every pair, at least 1.
+      num_train: training samples, the first of the pool.
+      num_test: test samples.
+      num_forget: samples of a forget set, drawn from the training samples.
+      original_std: of the effect of an original, in standard deviations of a score.
+      set_std: of the effect of a forget set.
+      run_std: of the effect of a run.
+      hardness: fraction of a score's variance that all runs share, in [0, 1].
+      shared: fraction of the variance of the effects of originals and forget sets that
+        all rows share, in [0, 1].
+    """
+
+    originals: int = 3
+    forget_sets: int = 3
+    repeats: int = 1
+    num_train: int = 160
+    num_test: int = 80
+    num_forget: int = 40
+    original_std: float = 0.0
+    set_std: float = 0.0
+    run_std: float = 0.0
+    hardness: float = 0.6
+    shared: float = 0.8
+
+    @property
+    def effects_variance(self) -> float:
+        """Variance of a run's constant over originals, forget sets and runs."""
+        return self.original_std**2 + self.set_std**2 + self.run_std**2
+
+
+class SimulatedTable(NamedTuple):
+    """One table.
+
+    Attributes:
+      runs: ``[R, 3]`` original, forget set and repeat of each run.
+      train: ``[N]`` bool.
+      forget: ``[R, N]`` bool.
+      scores: ``[K, R, N]`` membership scores of each row.
+      right: ``[K, R, N]`` bool, correct predictions of each row.
+    """
+
+    runs: np.ndarray
+    train: np.ndarray
+    forget: np.ndarray
+    scores: np.ndarray
+    right: np.ndarray
+
+
+def simulate_table(
+    rng: np.random.Generator,
+    design: TableDesign,
+    shifts: Sequence[float] = (0.0,),
+    levels: Sequence[float] = (1.0,),
+) -> SimulatedTable:
+    """Draw a table with a row for each shift.
+
+    Rows share samples, forget sets and a part of the effects, and have noise of their
+    own, as models that different methods made of the same originals.
+
+    Args:
+      rng: source of randomness; advanced.
+      design: sizes and variance components.
+      shifts: of the scores of forgotten samples, one a row.
+      levels: of the margins, one a row or one for all.
+
+    Raises:
+      InputError: another number of levels than of shifts.
+    """
+    if len(levels) not in (1, len(shifts)):
+        raise InputError(
+            f"{len(levels)} levels for {len(shifts)} shifts: pass one a row, or one"
+        )
+    sizes = (design.originals, design.forget_sets, design.repeats)
+    runs = np.indices(sizes).reshape(3, -1).T
+    num_samples = design.num_train + design.num_test
+    train = np.arange(num_samples) < design.num_train
+    forget = np.zeros((design.forget_sets, num_samples), bool)
+    for one in forget:
+        one[rng.choice(design.num_train, design.num_forget, replace=False)] = True
+    forget = forget[runs[:, 1]]
+    hardness = np.sqrt(design.hardness) * rng.normal(size=num_samples)
+
+    def effects() -> np.ndarray:
+        """Draw each run's constant, ``[K, R, 1]``."""
+        count = len(shifts)
+
+        def levels(number: int) -> np.ndarray:
+            common = np.sqrt(design.shared) * rng.normal(size=(1, number))
+            return common + np.sqrt(1 - design.shared) * rng.normal(
+                size=(count, number)
+            )
+
+        by_original = levels(design.originals)[:, runs[:, 0]]
+        by_set = levels(design.forget_sets)[:, runs[:, 1]]
+        by_run = rng.normal(size=(count, len(runs)))
+        total = design.original_std * by_original + design.set_std * by_set
+        return (total + design.run_std * by_run)[..., None]
+
+    def noise() -> np.ndarray:
+        shape = (len(shifts), len(runs), num_samples)
+        return np.sqrt(1 - design.hardness) * rng.normal(size=shape)
+
+    moved = np.asarray(shifts)[:, None, None] + effects()
+    scores = hardness + noise() + moved * forget
+    margins = hardness + noise() + np.asarray(levels)[:, None, None] + effects()
+    return SimulatedTable(runs, train, forget, scores, margins > 0)
+
+
+def expected_auc(design: TableDesign, shift: float) -> float:
+    """Return the mean AUC of forgotten against test samples, in [0, 1].
+
+    ``E Phi(shift_r / sqrt(2)) = Phi(shift / sqrt(2 + effects_variance))``.
+
+    >>> expected_auc(TableDesign(), 0.0)
+    0.5
+    """
+    return float(norm.cdf(shift / np.sqrt(2 + design.effects_variance)))
+
+
+def expected_accuracy(design: TableDesign, level: float) -> float:
+    """Return the mean accuracy, ``Phi(level / sqrt(1 + effects_variance))``."""
+    return float(norm.cdf(level / np.sqrt(1 + design.effects_variance)))
+
+
+def level_of_accuracy(design: TableDesign, accuracy: float) -> float:
+    """Return the level at which :func:`expected_accuracy` is a number in (0, 1)."""
+    return float(norm.ppf(accuracy) * np.sqrt(1 + design.effects_variance))
