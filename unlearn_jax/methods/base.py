@@ -87,7 +87,10 @@ def make_problem(
             "make_problem checks concrete masks: to map over forget sets, make one"
             " problem and use dataclasses.replace(problem, forget=...)"
         )
-    check_samples(model.apply, variables, train, "training set")
+    is_read = None
+    if removed is not None and np.shape(removed) == np.shape(train.labels):
+        is_read = ~np.asarray(removed, bool)
+    check_samples(model.apply, variables, train, "training set", member=is_read)
     mask = np.asarray(forget)
     if mask.dtype != bool or mask.shape != (len(train.labels),):
         raise InputError(
