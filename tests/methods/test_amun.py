@@ -281,9 +281,8 @@ def poison(problem, mask):
         mask[:, None, None, None], np.nan, np.asarray(problem.train.images)
     ).astype("f4")
     data = Dataset(images, problem.train.labels)
-    return methods.make_problem(
-        problem.model, problem.variables, data, FORGET, problem.adversarial
-    )
+    # make_problem would refuse them
+    return dataclasses.replace(problem, train=data)
 
 
 OPTIONS = {"num_epochs": 2, "batch_size": 4, "learning_rate": 0.05}
@@ -369,9 +368,7 @@ def test_adversarial_images_are_neither_replaced_nor_augmented(problem, key):
         "f4"
     )
     data = Dataset(images, problem.train.labels)
-    hidden = methods.make_problem(
-        problem.model, problem.variables, data, forget, problem.adversarial
-    )
+    hidden = dataclasses.replace(problem, train=data, forget=jnp.asarray(forget))
 
     def mix(keys, images):
         return 0.5 * images + 0.5 * jnp.mean(images, 0, keepdims=True)
@@ -426,8 +423,9 @@ def test_bad_input_is_refused(problem, key):
         Saliency(fraction=1.5)
     two = models.from_functions(lambda key: jnp.zeros((16, 2)), linear)
     data = Dataset(problem.train.images, problem.train.labels % 2)
+    adversarial = problem.adversarial._replace(labels=problem.adversarial.labels % 2)
     small = methods.make_problem(
-        two, two.init(jax.random.key(0)), data, FORGET, problem.adversarial
+        two, two.init(jax.random.key(0)), data, FORGET, adversarial
     )
     with pytest.raises(InputError, match="the model has 2 classes, three are needed"):
         AMUN(replace="random_label", **OPTIONS)(key, small)

@@ -48,7 +48,7 @@ def train(blobs):
 @pytest.fixture
 def problem(train):
     state = {"log": jnp.zeros((), jnp.int32)}
-    return methods.make_problem(
+    return unchecked_problem(
         TWO_FACED, Variables(jnp.asarray(WEIGHTS), state), train, HALF
     )
 
@@ -56,7 +56,7 @@ def problem(train):
 @pytest.fixture
 def plain(train):
     """The same without a training mode."""
-    return methods.make_problem(
+    return unchecked_problem(
         LINEAR, Variables(jnp.asarray(WEIGHTS), {}), train, HALF
     )
 

@@ -29,7 +29,7 @@ PLAIN = {
 @pytest.fixture
 def counting(blobs):
     """A problem whose parameters, one per sample, count the reads of each sample."""
-    return methods.make_problem(COUNTER, Variables(jnp.zeros(60), {}), blobs, FORGET)
+    return unchecked_problem(COUNTER, Variables(jnp.zeros(60), {}), blobs, FORGET)
 
 
 def read(data, index, key):
@@ -71,7 +71,7 @@ def test_pass_reads_its_samples_once_in_each_of_its_epochs(counting, key):
 @settings(max_examples=8, deadline=None)
 @given(last=st.integers(0, 5), every=st.integers(0, 3))
 def test_rate_decays_between_epochs_of_any_length(blobs, last, every):
-    problem = methods.make_problem(COUNTER, Variables(jnp.zeros(60), {}), blobs, FORGET)
+    problem = unchecked_problem(COUNTER, Variables(jnp.zeros(60), {}), blobs, FORGET)
     first = Pass(
         count(1.0), read, None, problem.forget, 6, batch_size=3, num_epochs=last
     )
@@ -144,7 +144,7 @@ def test_data_is_refreshed_from_the_model_at_the_start_of_a_pass(counting, key):
 
 
 def test_one_pass_over_a_set_equals_fine_tuning_on_it(tiny, tiny_variables, blobs, key):
-    problem = methods.make_problem(tiny, tiny_variables, blobs, FORGET)
+    problem = unchecked_problem(tiny, tiny_variables, blobs, FORGET)
     options = methods.FineTuning(
         num_epochs=4, batch_size=54, decay_every=2, learning_rate=0.1
     )
