@@ -50,8 +50,8 @@ EXPERIMENT = Experiment(
         lotos=Lotos(weight=0.05, max_length=0.8),
         attack=AttackPlan(
             radii=(1, 2, 4, 8),
-            num_steps=50,
-            num_samples=500,
+            num_steps=30,
+            num_samples=300,
             strong_samples=100,
             strong_steps=30,
             strong_targets=2,

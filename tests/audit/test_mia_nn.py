@@ -311,7 +311,7 @@ RETRAINED, ONE = models(12, 2), models(13, 1)[0]
         ),
         (lambda: nearest_neighbor(RETRAINED, LABELS[:9], 1), "pass 150 integers"),
         (lambda: nearest_neighbor(RETRAINED, LABELS * 1.0, 1), "labels are float64"),
-        (lambda: nearest_neighbor(RETRAINED, LABELS + 1, 1), "got 1 to 5"),
+        (lambda: nearest_neighbor(RETRAINED, LABELS + 1, 1), "labels must lie in 0..4"),
         (
             lambda: nearest_neighbor(RETRAINED, LABELS, 5),
             r"forgotten classes are \[5\]",

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.method_checks import HALF, IGNORANT, LINEAR, descend, gradient, softmax
+from support.problems import unchecked_problem
 
 from unlearn_jax import methods
 from unlearn_jax.methods.bad_teacher import BadTeacher

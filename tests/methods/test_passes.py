@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.problems import unchecked_problem
 
 from unlearn_jax import methods, models
 from unlearn_jax.methods.base import default_loss, finetune_on
