@@ -35,7 +35,8 @@ A factor with a single level is held fixed, and the interval is for that level o
 :func:`run_weights` is the pigeonhole bootstrap of crossed runs (Owen 2007), for
 statistics that are no means; it is too short with few levels. U-LiRA's pairs share
 their shadow models, which no factor holds: with five pairs or more that differ its
-interval covers 85 to 89 %. Measured coverage is on the page of ``experiments/benchmarks/coverage.py``. Host-side NumPy, float64;
+interval covers 85 to 89 %. Measured coverage is on the page of
+``experiments/benchmarks/coverage.py``. Host-side NumPy, float64;
 :mod:`unlearn_jax.audit.device` has the draws and the weighted statistics as
 ``jax.numpy``.
 """
