@@ -19,6 +19,7 @@ from support.method_checks import (
     small_problem,
     softmax,
 )
+from support.problems import unchecked_problem
 
 from unlearn_jax import influence, methods, train
 from unlearn_jax.methods import NTKInfluence
@@ -56,7 +57,7 @@ def newton_step(w, blobs, forget, retain):
 
 
 def problem_at(w, blobs, forget=FORGET, **options):
-    return methods.make_problem(
+    return unchecked_problem(
         LINEAR, Variables(jnp.asarray(w, jnp.float32), {}), blobs, forget, **options
     )
 

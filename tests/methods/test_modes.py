@@ -27,14 +27,18 @@ WEIGHTS = np.random.default_rng(4).normal(size=(16, 3)).astype("f4")
 FULL = {"batch_size": 30, "learning_rate": 0.3, "optimizer": SGD(momentum=0.9)}
 
 
+def apply(variables, images):
+    return LINEAR.apply(variables._replace(state={}), images)
+
+
 def apply_train(variables, images, key):
     del key
     forgotten = jnp.any(images[:, 0, 0, 0] == 1)
     log = 3 * variables.state["log"] + 1 + forgotten.astype(jnp.int32)
-    return 2 * LINEAR.apply(variables, images), {"log": log}
+    return 2 * apply(variables, images), {"log": log}
 
 
-TWO_FACED = Model(LINEAR.init, LINEAR.apply, apply_train)
+TWO_FACED = Model(LINEAR.init, apply, apply_train)
 """Training twice as steep as evaluation: a temperature of 1/2."""
 
 
@@ -57,9 +61,7 @@ def problem(train):
 @pytest.fixture
 def plain(train):
     """The same without a training mode."""
-    return unchecked_problem(
-        LINEAR, Variables(jnp.asarray(WEIGHTS), {}), train, HALF
-    )
+    return unchecked_problem(LINEAR, Variables(jnp.asarray(WEIGHTS), {}), train, HALF)
 
 
 def passed(variables):

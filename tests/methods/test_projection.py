@@ -22,6 +22,7 @@ from support.method_checks import (
     small_problem,
     softmax,
 )
+from support.problems import unchecked_problem
 
 from unlearn_jax import methods, models, train
 from unlearn_jax.methods import BoundaryExpand, SVDProjection
@@ -95,13 +96,13 @@ def test_models_without_layers_are_refused(factory, message, blobs, key):
     model = models.from_functions(
         lambda key: jnp.ones(3), lambda w, images: jnp.mean(images, (1, 2)) * w[None]
     )
-    problem = methods.make_problem(model, Variables(jnp.ones(3), {}), blobs, FORGET)
+    problem = unchecked_problem(model, Variables(jnp.ones(3), {}), blobs, FORGET)
     with pytest.raises(InputError, match=message):
         factory()(key, problem)
 
 
 def class_problem(model, variables, data, classes=(1,), removed=None):
-    return methods.make_problem(
+    return unchecked_problem(
         model, variables, data, np.isin(data.labels, classes), removed=removed
     )
 
@@ -543,9 +544,10 @@ def test_expanding_a_linear_model_by_hand(retain, blobs, key):
 
 def test_the_new_row_is_drawn_like_the_head(blobs, key):
     model = models.from_functions(
-        lambda key: None, lambda w, x: jnp.tile(x.reshape(len(x), -1), (1, 125)) @ w
+        lambda key: jnp.zeros((2000, 3)),
+        lambda w, x: jnp.tile(x.reshape(len(x), -1), (1, 125)) @ w,
     )
-    problem = methods.make_problem(
+    problem = unchecked_problem(
         model, Variables(jnp.zeros((2000, 3)), {}), blobs, FORGET
     )
     widened, num_classes = widen(key, problem)

@@ -8,6 +8,7 @@ import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.problems import unchecked_problem
 
 from unlearn_jax import methods, models
 from unlearn_jax.methods.random_label import RandomLabel
@@ -57,7 +58,7 @@ def test_forget_gradient_is_the_sum_over_the_forget_samples(problem, batch_size)
     images = np.where(FORGET[:, None, None, None], problem.train.images, np.nan).astype(
         "f4"
     )
-    poisoned = methods.make_problem(
+    poisoned = unchecked_problem(
         LINEAR, problem.variables, Dataset(images, problem.train.labels), FORGET
     )
     gradient = jax.jit(forget_gradient, static_argnames="batch_size")(

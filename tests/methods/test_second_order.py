@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.problems import unchecked_problem
 
 from unlearn_jax import methods, models, replicas
 from unlearn_jax.methods import gradients
@@ -37,7 +38,7 @@ def linear_problem(
     variables = LINEAR.init(jax.random.key(0))._replace(
         params=jnp.asarray(weights, jnp.float32)
     )
-    return methods.make_problem(
+    return unchecked_problem(
         LINEAR, variables, Dataset(images, labels), forget, removed=removed
     )
 

@@ -260,7 +260,8 @@ def _check_variables(variables: Any, like: Variables | None) -> None:
     Args:
       variables: what the caller passed; any value with the two fields of
         :class:`unlearn_jax.types.Variables` passes.
-      like: the variables of ``init``, or their shapes; None if these are not known.
+      like: the variables of ``init``, or their shapes; None, or no parameters, if these
+        are not known.
 
     Raises:
       InputError: a bare tree of parameters, a Linen dict, None; leaves of other names
@@ -271,7 +272,7 @@ def _check_variables(variables: Any, like: Variables | None) -> None:
             "this model's apply takes unlearn_jax.Variables(params, state), got"
             f" {type(variables).__name__}: pass the variables that init or fit gave"
         )
-    if like is None:
+    if like is None or not jax.tree.leaves(like.params):
         return
     given = [np.shape(leaf) for leaf in jax.tree.leaves(tuple(variables))]
     if given == [leaf.shape for leaf in jax.tree.leaves(like)]:
