@@ -406,6 +406,10 @@ REFUSED = [
         "99 devices asked for, 8 present: choose 1 to 8",
     ),
     (
+        lambda: train.predict(linear, WEIGHTS, X, batch_size=0),
+        "batch_size must be a positive integer, got 0: give at least 1 sample",
+    ),
+    (
         lambda: replicas.mapper(num_models=2, devices=3, split=2),
         "3 devices do not divide into parts of split=2: choose a divisor",
     ),

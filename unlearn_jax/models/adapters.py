@@ -264,8 +264,8 @@ def _check_variables(variables: Any, like: Variables | None) -> None:
         are not known.
 
     Raises:
-      InputError: a bare tree of parameters, a Linen dict, None; leaves of other names
-        or shapes.
+      InputError: a bare tree of parameters, a Linen dict, None; leaves of other
+        shapes, missing leaves, or further parameters.
     """
     if not (hasattr(variables, "params") and hasattr(variables, "state")):
         raise InputError(
@@ -274,13 +274,16 @@ def _check_variables(variables: Any, like: Variables | None) -> None:
         )
     if like is None or not jax.tree.leaves(like.params):
         return
-    given = [np.shape(leaf) for leaf in jax.tree.leaves(tuple(variables))]
+    given = [np.shape(leaf) for leaf in jax.tree.leaves(variables)]
     if given == [leaf.shape for leaf in jax.tree.leaves(like)]:
         return
     expected = dict(zip(leaf_paths(like), jax.tree.leaves(like), strict=True))
     leaves = jax.tree.leaves(variables)
     for path, leaf in zip(leaf_paths(variables), leaves, strict=True):
         if path not in expected:
+            # training may add to the state; a parameter that is not read is a mistake
+            if path.startswith("state"):
+                continue
             raise InputError(
                 f"the variables do not fit the model: it has no {path}, of shape"
                 f" {np.shape(leaf)} here"
