@@ -77,7 +77,7 @@ def test_a_run_ends_in_table_and_report(finished):
         assert set(row.values) == set(row.metrics)
         for key, estimate in row.metrics.items():
             assert estimate.num_runs == 4
-            # No interval: SVC attacks without refits and their gap, or nothing varied.
+            # No interval: the SVC attack without refits, its gap, or nothing varied.
             if key in ("mis", "avg_gap_mis") or (
                 estimate.std == 0 and np.isnan(estimate.low)
             ):
