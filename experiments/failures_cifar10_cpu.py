@@ -1,10 +1,5 @@
 """AMUN where its search fails by itself: originals that hide their gradients; CPU.
 
-The radii are the published ones, 0.04 to 1.28: a sample without an adversarial example
-within them has failed. Originals are plain ones; trained on adversarial examples of a
-single large step, which teaches networks to hide the gradient; adversarially trained;
-or clipped.
-
 Claim:   which policy keeps AMUN working where its search fails.
 Command: unlearn-jax run failures_cifar10_cpu --workdir runs/failures_cifar10_cpu
          --data.path DATA_DIR
@@ -72,6 +67,10 @@ def _trained(title: str, training: TrainingConfig) -> RunConfig:
     )
 
 
+# Originals are plain ones; trained on adversarial examples of a single large step,
+# which teaches networks to hide the gradient; adversarially trained; or clipped. The
+# radii are the published ones, 0.04 to 1.28: a sample without an adversarial example
+# within them has failed.
 _PLAIN = dataclasses.replace(_TABLE.training, num_epochs=25, augment="crop_flip")
 _ONE_STEP = AdversarialTraining(epsilon=16 / 255, num_steps=1, step=20 / 255)
 _ADVERSARIAL = AdversarialTraining(epsilon=4 / 255, num_steps=3, step=2 / 255)

@@ -1,8 +1,5 @@
 """LOTOS where its penalty can act: residual pairs clipped to 1 on CIFAR-10; CPU.
 
-Two members, as in the authors' notebook, without BatchNorm and clipped to norm 1. A
-pilot's seed chooses the radius at which adversarial examples of plain members transfer.
-
 Claim:   LOTOS lowers transfer between the members of an ensemble (arXiv 2410.05136).
 Command: unlearn-jax run lotos_cifar10_cpu --workdir runs/lotos_cifar10_cpu --data.path
          DATA_DIR
@@ -22,6 +19,9 @@ from unlearn_jax.studies.ensembles.artifacts import (
 )
 from unlearn_jax.studies.ensembles.page import make_page
 
+# Two members, as in the authors' notebook, without BatchNorm and clipped to norm 1. A
+# pilot's seed chooses the radius at which adversarial examples of plain members
+# transfer.
 EXPERIMENT = Experiment(
     title="LOTOS on CIFAR-10 (JPEG), small residual networks",
     config=EnsembleConfig(

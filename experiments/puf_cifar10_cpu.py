@@ -1,9 +1,5 @@
 """Federated unlearning of CIFAR-10 by PUF: a residual network; CPU.
 
-Ten clients, three of which leave in turn; three that own a class. The network has
-BatchNorm, the paper's GroupNorm. The same with a vision transformer:
-``puf_vit_cifar10_cpu``.
-
 Claim:   PUF forgets a client's samples as retraining does.
 Command: unlearn-jax run puf_cifar10_cpu --workdir runs/puf_cifar10_cpu --data.path
          DATA_DIR
@@ -15,6 +11,9 @@ from unlearn_jax.pipeline import DataConfig, Experiment, ModelConfig
 from unlearn_jax.studies.federated.images import Config, make_artifacts, training_speed
 from unlearn_jax.studies.federated.images_page import make_page
 
+# Ten clients, three of which leave in turn; three that own a class. The network has
+# BatchNorm, the paper's GroupNorm. The same with a vision transformer:
+# puf_vit_cifar10_cpu.
 EXPERIMENT = Experiment(
     title="Federated unlearning on CIFAR-10 (JPEG), small residual network",
     config=Config(

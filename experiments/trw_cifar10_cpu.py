@@ -1,11 +1,5 @@
 """TRW against its rivals on CIFAR-10, at the scale of a CPU.
 
-Semantic neighbors (automobile and truck, cat and dog, ship and airplane), crops and
-flips, and 500 test samples of every class: what MIA-NN and a similarity of classes
-need. ``pilot`` and ``targets`` only train models and measure the targets before any
-training, ``pilot`` on the classes of the search: the coefficients that it prints belong
-into ``FITTED`` before ``methods`` runs.
-
 Claim:   TRW comes nearest to retraining under U-LiRA and MIA-NN (arXiv 2512.06993).
 Command: unlearn-jax run trw_cifar10_cpu --workdir runs/trw_cifar10_cpu --data.path
          DATA_DIR
@@ -39,6 +33,11 @@ from unlearn_jax.pipeline import (
 from unlearn_jax.pipeline.config.rows import LARGE_STEPS
 from unlearn_jax.values import replace
 
+# Semantic neighbors (automobile and truck, cat and dog, ship and airplane), crops and
+# flips, and 500 test samples of every class: what MIA-NN and a similarity of classes
+# need. pilot and targets only train models and measure the targets before any training,
+# pilot on the classes of the search: the coefficients that it prints belong into FITTED
+# before methods runs.
 AUTOMOBILE = 1
 CAT = 3
 SHIP = 8

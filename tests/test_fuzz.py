@@ -576,6 +576,15 @@ def test_summarize(given_, level):
         check(found.mean)
         assert found.num_dropped <= 3
         assert np.isnan(found.low) or found.low <= found.mean <= found.high
+    variance = call(audit.mean_variance, *given_)
+    if variance is not None:
+        assert np.isnan(variance.total) or variance.total >= variance.samples >= 0
+        mean = float(np.mean(given_[0]))
+        bounded = call(
+            audit.mean_interval, mean, variance, level=level, bounds=(-10, 10)
+        )
+        if bounded is not None and not np.isnan(bounded.low):
+            assert bounded.low <= bounded.high
 
 
 @fuzz()
@@ -689,6 +698,16 @@ def test_mia_nn(given_, neighbor, reading, options):
             **options,
         )
         assert called.mean() == nearest.fractions[0, nearest.neighbor]
+        credits = call(
+            with_fields(audit.neighbor_credits),
+            retrained[0],
+            labels,
+            nearest.neighbor,
+            forgotten,
+            also_forgotten=also,
+            **options,
+        )
+        assert np.nanmean(credits) == pytest.approx(called.mean())
 
 
 ANYTHING = [

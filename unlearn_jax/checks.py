@@ -255,9 +255,11 @@ def warn_of_probabilities(logits: np.ndarray) -> None:
       logits: ``[..., C]`` on the host.
     """
     rows = logits.reshape(-1, logits.shape[-1])[:NUM_ROWS].astype(np.float64)
-    is_distribution = (rows >= 0).all(-1) & (np.abs(rows.sum(-1) - 1) < 1e-3)
+    with np.errstate(invalid="ignore", over="ignore"):
+        # infinities are no distribution
+        is_distribution = (rows >= 0).all(-1) & (np.abs(rows.sum(-1) - 1) < 1e-3)
     # a row that is one-hot or uniform may be a toy's logits
-    is_soft = (rows.max(-1) < 1) & (np.ptp(rows, -1) > 0)
+    is_soft = (rows.max(-1) < 1) & (rows.max(-1) > rows.min(-1))
     if len(rows) and is_distribution.all() and is_soft.any():
         warnings.warn(
             "the logits are probabilities: every row sums to 1; return logits, without"

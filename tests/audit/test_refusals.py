@@ -288,6 +288,10 @@ REFUSED = [
     (rmia(mode="both"), "mode is 'both': pass 'online' or 'offline'"),
     (rmia(gamma=0), "gamma is 0: pass a positive number"),
     (
+        rmia(comparison="ratio"),
+        "comparison is 'ratio': pass 'product' or 'quotient'",
+    ),
+    (
         rmia(ONES[:1], BANK[:, :1], DESIGN[:, :1]),
         "a single sample has no others to compare with",
     ),

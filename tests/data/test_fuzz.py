@@ -27,9 +27,9 @@ from unlearn_jax.types import Dataset
 
 NO_FUNCTIONS = {
     audit: (  # results, options, and a table of the functions
-        "Discriminator Estimate ForgetAucs Interval KlomSummary KodgeResult"
-        " KodgeMiaResult Memorization MiaNN MisResult Neighbor RocCurve ULira"
-        " Vulnerability WeightedCurves SIGNALS device"
+        "Discriminator Estimate Features ForgetAucs Interval KlomSummary KodgeResult"
+        " KodgeMiaResult MeanVariance Memorization MiaNN MisResult Neighbor Reading"
+        " RocCurve ULira Vulnerability WeightedCurves SIGNALS device"
     ),
     # a result, a type, a table of the functions, and columns for from_iterable
     data: "Splits Augmentation AUGMENTATIONS from_huggingface",

@@ -183,7 +183,7 @@ def test_several_radii_in_one_program_are_the_attacks_one_by_one(key):
         )
     wrong = np.mean(np.asarray(curve.labels) != np.asarray(y)[None], 1)
     assert wrong[0] < wrong[1]
-    with pytest.raises(InputError, match="images in"):
+    with pytest.raises(InputError, match=r"images must lie in \[0, 1\]"):
         pgd_curve(jax.random.key(0), linear, weights, 9 * x, y, [0.1])
 
 

@@ -3,7 +3,7 @@
 import pytest
 from support.studies import check_study
 
-from unlearn_jax.pipeline import ModelConfig
+from unlearn_jax.pipeline import ModelConfig, presets
 
 
 @pytest.mark.slow
@@ -20,21 +20,29 @@ def test_puf_digits(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_federation_may_have_a_network_with_statistics_and_few_cases(tmp_path):
-    check_study(
-        "puf_digits",
-        tmp_path,
-        settings=("dirichlet",),
-        seeds=(0,),
-        num_cases=2,
-        num_train=400,
-        model=ModelConfig(name="cnn", widths=(4,), batch_norm=True),
-        augment="crop",
-        strengths=(2.0,),
-        rounds=2,
-        recovery=1,
-        group=2,
-    )
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("puf_cifar10_cpu", ModelConfig(name="resnet", blocks=(1,), width=4)),
+        (
+            "puf_vit_cifar10_cpu",
+            ModelConfig(name="vit", patch_size=4, width=8, depth=1, num_heads=2),
+        ),
+    ],
+)
+def test_puf_cifar10(name, model, tmp_path):
+    """On digits, with the first cases: a network with statistics, and Adam."""
+    config = presets.load(name).experiment.config
+    small = {
+        "seeds": (0,),
+        "num_cases": 2,
+        "data": None,
+        "num_train": 400,
+        "model": model,
+        "rounds": 2,
+        "recovery": 1,
+    }
+    check_study(name, tmp_path, **vars(config) | small)
 
 
 @pytest.mark.slow

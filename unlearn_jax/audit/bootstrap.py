@@ -752,6 +752,7 @@ def _read_replicates(replicates: ArrayLike, num_runs: int) -> np.ndarray:
         )
     array = array.astype(np.float64, copy=False)
     usable = array[~np.isnan(array).any(axis=1)]
+    refuse_infinite("replicates", usable)
     return usable if len(usable) else np.full((2, num_runs), np.nan)
 
 

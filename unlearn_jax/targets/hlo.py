@@ -328,8 +328,9 @@ def read_hlo(text: str) -> Reading:
       text: ``compiled.as_text()``, of any of XLA's compilers.
 
     >>> import jax, jax.numpy as jnp
-    >>> square = jax.jit(lambda x: x @ x).lower(jnp.ones((256, 256))).compile()
-    >>> read_hlo(square.as_text()).traffic == 3 * 256 * 256 * 4
+    >>> one = jnp.ones((256, 256))
+    >>> product = jax.jit(jnp.matmul).lower(one, one).compile()
+    >>> read_hlo(product.as_text()).traffic == 3 * 256 * 256 * 4
     True
     """
     module = _Module(text)
