@@ -13,6 +13,7 @@ from support.runs import TINY
 
 from unlearn_jax import METHODS, InputError, cli, pipeline
 from unlearn_jax.pipeline import publish
+from unlearn_jax.pipeline.measure import records
 from unlearn_jax.pipeline.publish import GROUPS, ResultTable, Value
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -210,7 +211,7 @@ def test_an_experiment_is_published_as_shown(tmp_path):
     estimate = {"mean": 1.234, "std": 0.5, "low": 1.0, "high": 1.5}
     stage = {"seconds": 90.0, "compile_seconds": 1.0, "peak_memory_mb": 1.0}
     data = {
-        "schema": 1,
+        "schema": records.SCHEMA,
         "experiment": "rbm_bars",
         "title": "Bars",
         "date": "2026-11-28T12:00:00+00:00",

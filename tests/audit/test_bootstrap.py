@@ -208,6 +208,7 @@ def test_interval_is_the_percentile_interval_and_holds_the_estimate():
     assert np.allclose(interval(replicates, 0.5, level=0.9), (0.05, 0.95))
     assert interval(replicates, -3.0).low == -3
     assert interval([0.5, 0.5], 0.5) == (-np.inf, np.inf)  # no information
+    assert interval([0.5, 0.5], 0.5, bounds=(0, 1)) == (0, 1)
     assert interval(replicates, 7.0).high == 7
     without = interval([np.nan, np.nan], 0.5)
     assert np.isnan(without.low)

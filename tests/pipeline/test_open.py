@@ -80,9 +80,15 @@ def test_opening_writes_nothing(folder):
 
 def test_an_audit_of_the_opened_arrays_is_the_runs(folder):
     run = uj.open(folder)
-    again = uj.audit_arrays(run.audit_arrays(), TINY.audit)
+    # The methods behind arrays are not known, those of the run fine-tune.
+    known = dataclasses.replace(TINY.audit, soft_margin="never")
+    again = uj.audit_arrays(run.audit_arrays(), known)
+    default = uj.audit_arrays(run.audit_arrays(), TINY.audit)
     for row in run.results.rows:
         assert again.row(row.key).metrics == row.metrics
+        metrics = dict(default.row(row.key).metrics)
+        assert metrics.pop("ft_auc_soft").num_runs == len(run.results.runs)
+        assert metrics == row.metrics
 
 
 def test_folders_that_are_no_finished_run(folder, tmp_path):

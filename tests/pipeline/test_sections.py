@@ -259,9 +259,7 @@ def test_hard_forget_sets_are_chosen_by_the_references(kind, splits, tmp_path):
     chosen = plan.forget[0]
     assert chosen.sum() == 12
     assert hardness[chosen].min() >= hardness[~chosen].max() - 1e-6
-    assert {check.name.split(" ")[0] for check in results.checks} == {"every"}, (
-        "no check of the attack's fairness"
-    )
+    assert not results.checks, "no check of the attack's fairness"
     assert results.design.forget_sets == 1
     arrays = np.load(tmp_path / "run" / "arrays.npz")
     distance = audit.klom(arrays["margin/finetune"], arrays["margin/retrained"])

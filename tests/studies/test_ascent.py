@@ -83,7 +83,15 @@ def test_rank_correlation_is_spearmans():
     got = digits_page.rank_correlation(x, y, seeds)
     assert np.isclose(got.mean, stats.spearmanr(x, y).statistic)
     assert -1 <= got.low < got.mean < got.high <= 1
-    assert digits_page.rank_correlation(x, np.exp(x), seeds).low > 0.99
+    assert digits_page.rank_correlation(np.exp(x), y, seeds) == pytest.approx(
+        got, nan_ok=True
+    )
+    near = np.exp(x)
+    near[np.argsort(x)[14:16]] = near[np.argsort(x)[[15, 14]]]
+    assert digits_page.rank_correlation(x, near, seeds).low > 0.98
+    exact = digits_page.rank_correlation(x, np.exp(x), seeds)
+    assert exact.mean == pytest.approx(1)
+    assert (exact.low, exact.high) == (-1, 1)  # replicates that agree have no width
     shifted = (
         x + 10 * seeds
     )  # of opposite sign within and between seeds: few seeds must widen the interval

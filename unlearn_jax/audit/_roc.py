@@ -106,7 +106,8 @@ def auc_interval(
 
     Returns:
       The interval, which contains the AUC. Where the scores separate the classes
-      perfectly, it is Clopper-Pearson's for the smaller class.
+      perfectly, it is Clopper-Pearson's for the smaller class; where they are all the
+      same, it is [0, 1].
 
     Raises:
       InputError: as :func:`roc`, a level outside (0, 1), a negative seed, or no
@@ -119,7 +120,11 @@ def auc_interval(
     replicates = weighted_auc(scores, is_member, ~is_member, weights)
     num_samples = int(min(is_member.sum(), (~is_member).sum()))
     return interval(
-        replicates, auc(scores, is_member), level=level, num_samples=num_samples
+        replicates,
+        auc(scores, is_member),
+        level=level,
+        num_samples=num_samples,
+        bounds=(0, 1),
     )
 
 

@@ -401,6 +401,7 @@ def interval(
     *,
     level: float = 0.95,
     num_samples: int | None = None,
+    bounds: tuple[float, float] | None = None,
 ) -> Interval:
     """Return the percentile interval of bootstrap replicates.
 
@@ -409,13 +410,15 @@ def interval(
 
     Replicates that all agree, as those of 20 of 20 right, hold no information on the
     width. The interval is then exact (Clopper-Pearson) if the estimate is 0 or 1 and
-    the number of samples is given, and otherwise without bounds.
+    the number of samples is given, and otherwise the statistic's whole range.
 
     Args:
       replicates: ``[B]``; NaN replicates (no weight on one side) are dropped.
       point: the estimate on the data as they are.
       level: confidence level, in (0, 1).
       num_samples: samples behind the estimate, the smaller side of an AUC.
+      bounds: least and largest value of the statistic, such as (-1, 1) of a
+        correlation; infinite if None.
 
     Returns:
       The interval; its ends are NaN, never a number, if all replicates are.
@@ -430,6 +433,8 @@ def interval(
     [0.832, 1.000]
     >>> interval([1.0, 1.0], 1.0)
     Interval(low=-inf, high=inf)
+    >>> interval([1.0, 1.0], 1.0, bounds=(-1, 1))
+    Interval(low=-1.0, high=1.0)
     """
     check_level(level)
     replicates = real_array("replicates", replicates, ndim=(1,)).astype(
@@ -447,7 +452,8 @@ def interval(
     if np.all(usable == point):
         if num_samples and point in (0, 1):
             return clopper_pearson(int(point) * num_samples, num_samples, level=level)
-        return Interval(-float("inf"), float("inf"))
+        least, largest = (-np.inf, np.inf) if bounds is None else bounds
+        return Interval(float(least), float(largest))
     low, high = np.quantile(usable, [(1 - level) / 2, (1 + level) / 2])
     return Interval(min(float(low), float(point)), max(float(high), float(point)))
 

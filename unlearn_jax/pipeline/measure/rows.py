@@ -293,7 +293,9 @@ def measure_differences(
         references: dict[str, Measured | Mapping[str, Measured] | None] = {
             "oracle": oracle,
             "floor": floor,
-            "best": {name: columns[other] for name, other in best.items()},
+            "best": {
+                name: columns[other] for name, other in best.items() if other in columns
+            },
         }
         own = {name: columns[name] for name in methods if name in columns}
         others = {

@@ -203,10 +203,10 @@ def klom(
                 num_replicates=pool.config.num_bootstrap,
                 seed=pool.config.seed,
             )
-            interval = summary.mean_interval
-            mean = Estimate(
-                summary.mean, np.nan, interval.low, interval.high, len(margin), 0
-            )
+            low, high = summary.mean_interval
+            if not np.isfinite([low, high]).all():  # distances that all agree
+                low = high = np.nan
+            mean = Estimate(summary.mean, np.nan, low, high, len(margin), 0)
             median, p95 = round_all([summary.median, summary.p95])
             rows[name][part] = records.KlomDistance(
                 mean=rounded(mean), median=median, p95=p95

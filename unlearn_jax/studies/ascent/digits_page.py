@@ -34,7 +34,8 @@ from unlearn_jax.studies.common import Found, legend
 def rank_correlation(x: np.ndarray, y: np.ndarray, seeds: np.ndarray) -> audit.Estimate:
     """Return Spearman's correlation with a bootstrap interval.
 
-    Seeds are resampled, and within each of them as many of its forget sets.
+    Seeds are resampled, and within each of them as many of its forget sets. An order
+    that is exact is so in every replicate, and its interval is then [-1, 1].
 
     Args:
       x: ``[S]``.
@@ -52,12 +53,12 @@ def rank_correlation(x: np.ndarray, y: np.ndarray, seeds: np.ndarray) -> audit.E
     ranks = [rank - rank.mean(1, keepdims=True) for rank in ranks]
     norms = (ranks[0] ** 2).sum(1) * (ranks[1] ** 2).sum(1)
     with np.errstate(invalid="ignore"):
-        rho = (ranks[0] * ranks[1]).sum(1) / np.sqrt(norms)
+        rho = ((ranks[0] * ranks[1]).sum(1) / np.sqrt(norms)).round(12)
     unknown = float("nan")
     # One side is the same for all sets.
     if np.isnan(rho[0]):
         return audit.Estimate(unknown, unknown, unknown, unknown, len(x), len(rows) - 1)
-    low, high = audit.interval(rho[1:], rho[0])
+    low, high = audit.interval(rho[1:], rho[0], bounds=(-1, 1))
     num_dropped = int(np.isnan(rho[1:]).sum())
     return audit.Estimate(float(rho[0]), unknown, low, high, len(x), num_dropped)
 
