@@ -678,3 +678,19 @@ def test_a_study_compares_what_the_attacks_on_classes_say(finished):
     assert {"ACC_r", "ACC_f", "TV forget", "U-LiRA", "MIA-NN", "MIA-NN gap"} <= set(
         titles
     )
+
+
+def test_a_study_may_have_a_variant_without_a_metric_of_another(finished):
+    """A single original has no U-LiRA."""
+    results = finished[1]
+    rows = []
+    for row in results.rows:
+        metrics = {key: one for key, one in row.metrics.items() if key != "ulira"}
+        left = {key: one for key, one in row.differences.items() if key != "ulira"}
+        rows.append(dataclasses.replace(row, metrics=metrics, differences=left))
+    metrics = tuple(one for one in results.metrics if one.key != "ulira")
+    fewer = dataclasses.replace(results, rows=tuple(rows), metrics=metrics)
+    tables = {table.title: table for table in study_tables({"a": fewer, "b": results})}
+    for row in tables["U-LiRA (%)"].rows:
+        assert row[1].value is None
+    assert any(row[2].value is not None for row in tables["U-LiRA (%)"].rows)

@@ -100,11 +100,14 @@ def metric_cell(result: RunResult, row: RowResult, key: str, mark: str = "") -> 
 def mark_near(result: RunResult, row: RowResult, key: str) -> str:
     """Return ≈ for a metric that is like the oracle's, by an equivalence test.
 
-    Of the Avg Gap and of other distances, like the seed floor's.
+    Of the Avg Gap and of other distances, like the seed floor's. Nothing where the run
+    lacks the metric, as a study's other variants may not.
     """
+    if key not in row.differences:
+        return ""
     is_distance = result.metric(key).direction == "0"
     reference = "floor" if is_distance else "oracle"
-    one = row.differences.get(key, {}).get(reference)
+    one = row.differences[key].get(reference)
     return "≈" if one and one.state == "like" else ""
 
 
