@@ -687,7 +687,9 @@ def test_a_study_may_have_a_variant_without_a_metric_of_another(finished):
     for row in results.rows:
         metrics = {key: one for key, one in row.metrics.items() if key != "ulira"}
         left = {key: one for key, one in row.differences.items() if key != "ulira"}
-        rows.append(dataclasses.replace(row, metrics=metrics, differences=left))
+        rows.append(
+            dataclasses.replace(row, metrics=metrics, differences=left, verdict=None)
+        )
     metrics = tuple(one for one in results.metrics if one.key != "ulira")
     fewer = dataclasses.replace(results, rows=tuple(rows), metrics=metrics)
     tables = {table.title: table for table in study_tables({"a": fewer, "b": results})}
