@@ -53,11 +53,12 @@ def explicit_padding(
         pads = tuple((int(low), int(high)) for low, high in padding)
     sides = zip(image.shape[1:3], kernel.shape[:2], pads, strict=True)
     if any(side + low + high < taps for side, taps, (low, high) in sides):
-        rows, columns = image.shape[1:3]
+        window = "x".join(map(str, kernel.shape[:2]))
+        size = "x".join(map(str, image.shape[1:3]))
         raise InputError(
-            f"a kernel of {kernel.shape[0]}x{kernel.shape[1]} does not fit into an image"
-            f" of {rows}x{columns} with padding {padding!r}: take padding='SAME', a"
-            " smaller kernel, or fewer poolings before it"
+            f"a kernel of {window} does not fit into an image of {size} with padding"
+            f" {padding!r}: take padding='SAME', a smaller kernel, or fewer poolings"
+            " before it"
         )
     return pads
 
