@@ -109,7 +109,7 @@ def claims_table(claims: Sequence[Claim], results: Mapping[str, "Result"]) -> st
       results: all that are published.
 
     Raises:
-      InputError: a number or result that is not stored, or "untested" beside a
+      InputError: a number or result that is not stored, or "untested" with a
         measured result.
     """
     lines = [
