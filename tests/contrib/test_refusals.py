@@ -145,8 +145,8 @@ FEDERATED = [
     ),
     (lambda: federated.ProjectedAscent(learning_rate=NAN), "learning_rate must be"),
     (lambda: federated.ProjectedAscent(momentum=-0.5), "momentum must be in"),
-    (lambda: federated.ProjectedAscent(radius=0.0), "radius must be positive"),
-    (lambda: federated.ProjectedAscent(max_distance=NAN), "max_distance must be pos"),
+    (lambda: federated.ProjectedAscent(radius=-1.0), "radius must be finite"),
+    (lambda: federated.ProjectedAscent(max_distance=NAN), "max_distance must not"),
     (lambda: federated.mean_over(jnp.ones(3), jnp.ones(4, bool)), "a mask of values"),
     (lambda: federated.mean_over(jnp.ones(3), jnp.ones(3)), "must be bool of length 3"),
     (

@@ -14,7 +14,12 @@ import optax
 from jax import lax
 from jax.core import Tracer
 
-from unlearn_jax.checks import check_counts, check_fractions, check_positive
+from unlearn_jax.checks import (
+    check_counts,
+    check_fractions,
+    check_not_negative,
+    check_positive,
+)
 from unlearn_jax.contrib.federated.fedavg import (
     Federation,
     ServerState,
@@ -101,12 +106,12 @@ class ProjectedAscent:
         check_positive(learning_rate=self.learning_rate, max_norm=self.max_norm)
         check_fractions(momentum=self.momentum)
         if self.radius is not None:
-            check_positive(radius=self.radius)
+            check_not_negative(radius=self.radius)
         is_traced = isinstance(self.max_distance, Tracer)
-        if not is_traced and not np.all(np.asarray(self.max_distance) > 0):
+        if not is_traced and not np.all(np.asarray(self.max_distance) >= 0):
             raise InputError(
-                f"max_distance must be positive, got {self.max_distance}: pass infinity"
-                " for no end"
+                f"max_distance must not be negative, got {self.max_distance}; infinity"
+                " is for no end"
             )
 
 
