@@ -749,9 +749,13 @@ def plain_model(config: ModelConfig) -> dict[str, Any]:
     """Return a network's configuration as keys of artifacts hold it.
 
     The form of convolution is named where it is oneDNN's, whose bits are its own, so
-    that models of two forms never stand for one another.
+    that models of two forms never stand for one another. Options that came later are
+    left out where they are not given, so that models of before are found.
     """
     plain = to_json(config)
+    for name in ("stem", "block", "remat"):
+        if plain[name] is None:
+            del plain[name]
     if config.name != "mlp" and models.convolution_form(config.conv) == "onednn":
         plain["conv"] = "onednn"
     return plain
