@@ -116,6 +116,15 @@ def test_a_sharded_data_set_trains_the_same_models(
         state.variables, reference[0].variables, rtol=1e-3, atol=1e-4
     )
     np.testing.assert_allclose(losses, reference[1], rtol=1e-3, atol=1e-4)
+    logits = replicas.predict_many(
+        normed.apply, state.variables, blobs.images, mapper=mapper
+    )
+    one = replicas.unstack(state.variables, 4)
+    expected = train.predict(normed.apply, one, jnp.asarray(blobs.images))
+    np.testing.assert_allclose(logits[4], expected, rtol=1e-3, atol=1e-3)
+    parts = devices if form == "split" else split
+    on_device = mapper.place(blobs.images).addressable_shards[0].data
+    assert len(on_device) == 60 // parts
 
 
 def test_predictions_in_parts_are_those_of_all(normed, blobs, reference, monkeypatch):

@@ -110,7 +110,8 @@ class _Program:
 
     Args:
       jitted: from ``jax.jit``.
-      places: sharding of each argument, which is moved there; None leaves them.
+      places: sharding of each argument, which is moved there, or a function that gives
+        it; None leaves them.
     """
 
     def __init__(self, jitted: Any, places: Sequence[Any] | None = None) -> None:
@@ -138,8 +139,17 @@ class _Program:
         if _rehearsal.is_on:
             return jax.tree.map(_zeros, compiled.out_info)
         if self._places is not None:
-            args = tuple(map(jax.device_put, args, self._places))
+            args = tuple(map(jax.device_put, args, self._shardings(args)))
         return compiled(*args)
+
+    def _shardings(self, args: PyTree) -> list[Any]:
+        if self._places is None:
+            first = SingleDeviceSharding(targets.devices()[0])
+            return [first] * len(args)
+        return [
+            place(arg) if callable(place) else place
+            for place, arg in zip(self._places, args, strict=True)
+        ]
 
     def shapes(self, args: PyTree) -> PyTree:
         """Return shapes, types and places of arguments, on the devices of the target.
@@ -147,8 +157,6 @@ class _Program:
         Args:
           args: arrays, or their shapes.
         """
-        first = SingleDeviceSharding(targets.devices()[0])
-        places = self._places or (first,) * len(args)
 
         def shape(leaf: Any, place: Any) -> jax.ShapeDtypeStruct:
             kind = jax.typeof(leaf)
@@ -159,7 +167,7 @@ class _Program:
 
         return tuple(
             jax.tree.map(shape, arg, jax.tree.broadcast(place, arg))
-            for arg, place in zip(args, places, strict=True)
+            for arg, place in zip(args, self._shardings(args), strict=True)
         )
 
     def _compile(self, structure: Any, shapes: tuple[Any, ...]) -> Any:
@@ -174,6 +182,8 @@ class _Program:
             jax.monitoring.record_event_duration_secs(WAITED, waited)
             if signature not in self._compiled:
                 args = jax.tree.unflatten(structure, shapes)
+                if self._places is not None:
+                    args = self.shapes(args)
                 lowered = self._jitted.lower(*args)
                 options = _compiler_options(lowered)
                 self._compiled[signature] = lowered.compile(options)
@@ -336,8 +346,9 @@ def mapper(
         devices of a model alike.
       shard_data: the images of a training set are divided over the devices in place of
         being on each; every device sends the others the rows of their batches, with
-        the same bits. For data sets that do not fit. Predictions and attacks are given
-        their images as ever: :func:`predict_many` in parts.
+        the same bits. For data sets that do not fit. All else (attacks, methods,
+        predictions) has images over the devices of a model, where ``split`` divides
+        their number.
 
     Returns:
       The mapper.
@@ -435,7 +446,7 @@ def _on_mesh(
 
         return _Program(jax.jit(cut_models, in_shardings=models), (models,))
 
-    def lift_reading(shared: Any, shared_spec: Any, fun: OneModel) -> OneModel:
+    def lift_reading(place: Any, shared_spec: Any, fun: OneModel) -> OneModel:
         on_device = jax.shard_map(
             _body(form, fun),
             mesh=mesh,
@@ -444,9 +455,9 @@ def _on_mesh(
             axis_names={"models"},
             check_vma=False,
         )
-        places = (models, models, shared)
-        jitted = jax.jit(on_device, in_shardings=places, donate_argnums=0)
-        program = _Program(jitted, places)
+        shardings = (models, models, None if callable(place) else place)
+        jitted = jax.jit(on_device, in_shardings=shardings, donate_argnums=0)
+        program = _Program(jitted, (models, models, place))
         spread = _slots(program, count) if form == "loop" else program
 
         def run(carry: PyTree, item: PyTree, shared: PyTree) -> tuple[PyTree, PyTree]:
@@ -461,10 +472,24 @@ def _on_mesh(
 
         return run
 
-    lift = partial(lift_reading, everywhere, everywhere.spec)
+    def by_size(shared: PyTree) -> PyTree:
+        """Return the shardings of shared arrays: images over the parts of a batch."""
+
+        def sharding(leaf: Any) -> NamedSharding:
+            shape = np.shape(leaf)
+            has_rows = len(shape) > 2 and shape[0] % split == 0
+            return NamedSharding(mesh, rows) if has_rows else everywhere
+
+        return jax.tree.map(sharding, shared)
+
+    shared_place = by_size if shard_data and split > 1 else everywhere
+    lift = partial(lift_reading, shared_place, everywhere.spec)
 
     def place(shared: PyTree) -> PyTree:
-        return shared if _rehearsal.is_on else jax.device_put(shared, everywhere)
+        if _rehearsal.is_on:
+            return shared
+        where = shared_place(shared) if callable(shared_place) else shared_place
+        return jax.device_put(shared, where)
 
     def place_rows(data: Dataset) -> Dataset:
         num_rows = len(data.labels)

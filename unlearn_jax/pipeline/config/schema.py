@@ -95,7 +95,8 @@ class DataConfig:
     Attributes:
       source: ``digits`` is bundled; ``tfds`` a TFDS data set by name; ``npz`` a file of
         arrays; ``folder`` images in class folders.
-      name: of the TFDS data set, such as ``cifar10`` or ``mnist:3.0.1``.
+      name: of the TFDS data set, such as ``cifar10`` or ``mnist:3.0.1``; elsewhere a
+        name by which shapes are known for compiling.
       path: TFDS data_dir, ``.npz`` file or image folder.
       classes: to keep, by number or name, numbered in this order; all if empty.
       num_train: training samples; with ``num_test``, a random split of train and test
@@ -104,8 +105,8 @@ class DataConfig:
       seed: of the random split.
       balanced: the random split has equally many samples of each class. Forget sets of
         classes are then of one size, so that methods are compiled once for all of them.
-      size: height and width that the images of a folder are resized to; None if they
-        all have one size.
+      size: height and width that the images of a folder or a TFDS data set are resized
+        to; None if they all have one size.
       train_split: TFDS split to train on, such as ``train[:80%]``.
       test_split: TFDS split to test on, such as ``train[80%:]`` or ``validation``.
       image_key: TFDS feature that holds the image.
