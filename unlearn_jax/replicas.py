@@ -498,7 +498,7 @@ def _on_mesh(
             one = np.zeros((), data.images.dtype)
             return Dataset(np.broadcast_to(one, shape), data.labels)
 
-        def read(index: tuple[slice, ...]) -> np.ndarray:
+        def read(index: Any) -> np.ndarray:
             # of a memory-mapped file only the rows of one device at a time
             part = np.asarray(data.images[index[0]])
             start, stop, _ = index[0].indices(shape[0])
@@ -815,17 +815,26 @@ def predict_many(
     check_images(images)
     mapper = _mapper_or_default(mapper, len(jax.tree.leaves(variables)[0]))
     predictor = _predictor(apply_fn, batch_size)
-    bytes_each = math.prod(images.shape[1:]) * images.dtype.itemsize
+    rows: Any = images
+    num_images = len(rows)
+    bytes_each = math.prod(rows.shape[1:]) * rows.dtype.itemsize
     # whole batches; the last part begins earlier, so that all share a program
     most = batch_size * max(1, PART_BYTES // (batch_size * bytes_each))
-    num_rows = min(most, len(images))
-    logits = []
-    for start in range(0, len(images), num_rows):
-        first = min(start, len(images) - num_rows)
-        part = images[first : first + num_rows]
+    num_rows = min(most, num_images)
+    parts = []
+    for start in range(0, num_images, num_rows):
+        first = min(start, num_images - num_rows)
+        part = rows[first : first + num_rows]
         found = np.asarray(map_models(mapper, predictor, variables, part))
-        logits.append(found[:, start - first :])
-    logits = logits[0] if len(logits) == 1 else np.concatenate(logits, 1)
+        parts.append(found[:, start - first :])
+    if len(parts) == 1:
+        logits = parts[0]
+    elif _rehearsal.is_on:
+        # zeros that take no memory
+        shape = (len(parts[0]), num_images, parts[0].shape[2])
+        logits = np.broadcast_to(np.zeros((), parts[0].dtype), shape)
+    else:
+        logits = np.concatenate(parts, 1)
     warn_of_probabilities(logits)
     return logits
 

@@ -14,7 +14,7 @@ from unlearn_jax.types import Array, InputError
 
 
 class _Block(nn.Module):
-    """What blocks share: convolutions with BatchNorm behind them, and the shortcut.
+    """Parts of blocks: convolutions with BatchNorm behind them, and the shortcut.
 
     Attributes:
       width: channels of the 3x3 convolutions.

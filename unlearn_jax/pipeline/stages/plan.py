@@ -185,7 +185,7 @@ class Plan:
 
     @cached_property
     def _shards_data(self) -> bool:
-        """Whether training sets are divided over the devices, by size if not given."""
+        """True if training sets are divided over the devices, by size if not given."""
         if self.replicas.shard_data is not None:
             return self.replicas.shard_data
         memory = targets.memory()
