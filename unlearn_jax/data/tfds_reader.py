@@ -349,8 +349,8 @@ def _decode_rows(
     label: str,
     split: str,
     keys: tuple[str, str, str | None],
-    size: tuple[int, int] | None,
-    file: pathlib.Path | None,
+    size: tuple[int, int] | None = None,
+    file: pathlib.Path | None = None,
 ) -> tuple[npt.NDArray, npt.NDArray[np.int64], npt.NDArray | None]:
     """Return images, labels and, with a third key, its values, in stored order."""
     from tqdm import tqdm
