@@ -93,7 +93,7 @@ _BASE = RunConfig(
     forget=ForgetConfig(fraction=0.1, seeds=(1, 2, 3)),
     replicas=ReplicasConfig(originals=(0, 1, 2), references=32),
     attack=AttackConfig(epsilon_init=0.04),
-    tuning=TuningConfig(trials=6, originals=(101, 102), seeds=(101,)),
+    tuning=TuningConfig(trials=4, seeds=(101,)),
     audit=AuditConfig(num_bootstrap=500),
     rows=_with_and_without(_TENTH),
 )

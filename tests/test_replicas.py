@@ -1,6 +1,8 @@
 """Replicas: every mapper trains the same models, one by one as ``fit`` does."""
 
+import contextlib
 import re
+from functools import partial
 
 import chex
 import jax
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from unlearn_jax import models, replicas, targets, train
+from unlearn_jax import models, onednn, replicas, targets, train
 from unlearn_jax.types import InputError
 
 RECIPE = train.Recipe(num_epochs=3, batch_size=16, tx=train.sgd(0.1))
@@ -180,6 +182,38 @@ def test_divided_batches_exchange_gradients_only(channels, monkeypatch):
     np.testing.assert_allclose(got, expected, atol=1e-5 * np.abs(expected).max())
     assert "all-reduce" in program
     assert not re.findall("all-gather|all-to-all|collective-permute", program)
+
+
+@pytest.mark.parametrize("name", ["batch", "data"])
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+@pytest.mark.parametrize("is_set", [False, True])
+@pytest.mark.parametrize("form", ["canonical", "onednn"])
+def test_a_batch_divided_over_any_axis_gives_the_same_gradients(
+    form, is_set, kind, name
+):
+    if form == "onednn" and onednn.native().reason:
+        pytest.skip(onednn.native().reason)
+    k_x, k_k = jax.random.split(jax.random.key(0))
+    image = jax.random.normal(k_x, (8, 5, 4, 2))
+    kernel = jax.random.normal(k_k, (3, 3, 2, 3))
+
+    def loss(conv, kernel, image):
+        return jnp.sum(jnp.tanh(conv(image, kernel, (1, 1), "SAME")))
+
+    def gradients(conv):
+        return jax.jit(jax.grad(partial(loss, conv), (0, 1)))
+
+    axis_type = getattr(jax.sharding.AxisType, kind)
+    mesh = jax.make_mesh((4,), (name,), axis_types=(axis_type,))
+    place = lambda array, *axes: jax.device_put(
+        array, NamedSharding(mesh, PartitionSpec(*axes))
+    )
+    with jax.set_mesh(mesh) if is_set else contextlib.nullcontext():
+        got = gradients(models.CONVOLUTIONS[form])(place(kernel), place(image, name))
+    expected = gradients(models.canonical_conv)(kernel, image)
+    chex.assert_trees_all_close(
+        jax.device_get(got), jax.device_get(expected), atol=1e-5
+    )
 
 
 def test_resumed_equals_uninterrupted(normed, blobs, design, reference):

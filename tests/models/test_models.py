@@ -50,6 +50,18 @@ def test_forms_equal_lax_in_value_and_gradients(form, case, key):
     chex.assert_trees_all_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("form", ["canonical", NATIVE])
+@pytest.mark.parametrize(
+    ("side", "size", "padding"), [(3, 5, "VALID"), (2, 4, ((0, 1), (0, 2)))]
+)
+def test_a_kernel_larger_than_its_image_is_refused(form, side, size, padding):
+    image = jnp.ones((1, side, side, 1))
+    kernel = jnp.ones((size, size, 1, 1))
+    message = f"{size}x{size} does not fit into an image of {side}x{side}"
+    with pytest.raises(InputError, match=message):
+        models.CONVOLUTIONS[form](image, kernel, (1, 1), padding)
+
+
 @pytest.mark.parametrize(
     ("batch", "part", "parts"), [(6, 1000, 2), (6, 500, 3), (7, 1000, 7), (13, 2000, 1)]
 )

@@ -21,6 +21,7 @@ from functools import cache
 from typing import Any
 
 from unlearn_jax.audit import Estimate
+from unlearn_jax.pipeline.claims import Claim, claims_table, read_claims
 from unlearn_jax.pipeline.measure.records import ExperimentResult, RunResult
 from unlearn_jax.pipeline.report.blocks import Table, format_cell
 from unlearn_jax.pipeline.report.page import page_of
@@ -750,11 +751,12 @@ def provenance(result: Result, digest: str | None = None) -> str:
     return text
 
 
-def results_page(results: Mapping[str, Result]) -> str:
+def results_page(results: Mapping[str, Result], claims: Sequence[Claim]) -> str:
     """Return ``experiments/RESULTS.md``.
 
     Args:
       results: all that are published.
+      claims: of the sources.
     """
     lines = [
         "# Results",
@@ -770,7 +772,8 @@ def results_page(results: Mapping[str, Result]) -> str:
     for group in GROUPS:
         found = [result for result in results.values() if result.group == group]
         lines.append(f"* **{group}:** " + ", ".join(_link(result) for result in found))
-    lines += ["", "## Neighboring systems at a glance", "", systems_table(results), ""]
+    lines += ["", "## Claims of the sources", "", claims_table(claims, results), ""]
+    lines += ["## Neighboring systems at a glance", "", systems_table(results), ""]
     for group in GROUPS:
         lines += [f"## {group}", ""]
         for result in results.values():
@@ -944,10 +947,11 @@ def make_pages(root: pathlib.Path | None = None) -> dict[pathlib.Path, str]:
     if not (root / "pyproject.toml").is_file():
         raise InputError("the pages are those of a checkout: run this in one")
     results = read_results(root / "experiments" / "results")
+    claims = read_claims(root / "experiments" / "claims.json")
     readme = root / "README.md"
     methods = root / "unlearn_jax" / "methods" / "README.md"
     return {
-        root / "experiments" / "RESULTS.md": results_page(results),
+        root / "experiments" / "RESULTS.md": results_page(results, claims),
         readme: between_markers(
             readme.read_text(encoding="utf-8"), "results", readme_excerpt(results)
         ),

@@ -395,10 +395,11 @@ class AttackConfig:
                 "attack.search=minimal keeps the closest example: attack.keep=last and"
                 " attack.restart=False need attack.search=doubling"
             )
-        if not self.depth >= 0 or (self.depth and self.search != "minimal"):
+        is_depth = 0 <= self.depth < math.inf
+        if not is_depth or (self.depth and self.search != "minimal"):
             raise InputError(
-                "attack.depth must not be negative, and is an option of"
-                " attack.search=minimal only"
+                "attack.depth must be finite and not negative, and is an option of"
+                f" attack.search=minimal only; got {self.depth}"
             )
 
 

@@ -1,0 +1,141 @@
+"""Claims of the sources: what is published, what is measured here, and a verdict.
+
+``experiments/claims.json`` holds the sentences. Numbers in them are places in stored
+results, ``{digits :: AMUN :: FT AUC}``, so that a table that is measured again changes
+the claim's line with it.
+"""
+
+import dataclasses
+import json
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from unlearn_jax.types import InputError
+
+if TYPE_CHECKING:
+    from unlearn_jax.pipeline.publish import Result
+
+VERDICTS = ("holds", "holds in part", "undecided", "does not hold", "untested")
+"""What a claim's test can end in; "untested" has no measured result."""
+
+_PLACE = re.compile(r"\{([^{}]+ :: [^{}]+)\}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One claim of a source.
+
+    Attributes:
+      claim: in a sentence.
+      source: paper, in Markdown.
+      published: what the source reports.
+      ours: what is measured here; ``{RESULT :: ROW :: COLUMN}``
+        or ``{RESULT :: ROW :: COLUMN :: TABLE}`` stands for a stored number.
+      verdict: one of :data:`VERDICTS`.
+      regime: where it was tested, and what differs from the source.
+      results: names of the stored results, measured or to be measured.
+    """
+
+    claim: str
+    source: str
+    published: str
+    ours: str
+    verdict: str
+    regime: str
+    results: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse a verdict that is none, and a claim without a place to look at."""
+        if self.verdict not in VERDICTS:
+            raise InputError(
+                f"verdict {self.verdict!r} of claim {self.claim!r}: one of"
+                f" {', '.join(VERDICTS)}"
+            )
+        if not self.results:
+            raise InputError(f"claim {self.claim!r} names no result")
+
+
+def read_claims(path: pathlib.Path) -> tuple[Claim, ...]:
+    """Read the claims.
+
+    Args:
+      path: of ``claims.json``.
+
+    Raises:
+      InputError: a verdict or a claim without a result.
+    """
+    claims = []
+    for item in json.loads(path.read_text(encoding="utf-8")):
+        claims.append(Claim(**{**item, "results": tuple(item["results"])}))
+    return tuple(claims)
+
+
+def stored_number(place: str, results: Mapping[str, "Result"]) -> str:
+    """Return a stored number with its interval and unit, without the deviation.
+
+    Args:
+      place: ``RESULT :: ROW :: COLUMN``, and ``:: TABLE`` where the title of a table
+        decides; without it the first table with that row and column.
+      results: all that are published.
+
+    Raises:
+      InputError: no such number.
+    """
+    name, row, column, *title = place.split(" :: ")
+    result = results.get(name)
+    for table in result.tables if result is not None else ():
+        labels = [cells[0] for cells in table.rows]
+        if title and title[0] != table.title:
+            continue
+        if row in labels and column in table.columns:
+            at = table.columns.index(column)
+            cell = table.rows[labels.index(row)][at]
+            unit = table.units[at]
+            if cell is None:
+                continue
+            if not isinstance(cell, str):
+                cell = dataclasses.replace(cell, std=None)
+            return f"{cell}{unit}" if unit == "%" else f"{cell} {unit}".strip()
+    raise InputError(f"claims.json: no number {{{place}}} in the stored results")
+
+
+def claims_table(claims: Sequence[Claim], results: Mapping[str, "Result"]) -> str:
+    """Return the table of claims, in Markdown.
+
+    Args:
+      claims: in order.
+      results: all that are published.
+
+    Raises:
+      InputError: a number or result that is not stored, or "untested" with a
+        measured result.
+    """
+    lines = [
+        "| claim | published | here | verdict | tested where |",
+        "| :--- | :--- | :--- | :--- | :--- |",
+    ]
+    for claim in claims:
+        missing = [name for name in claim.results if name not in results]
+        if missing:
+            raise InputError(f"claim {claim.claim!r}: no result {missing[0]}")
+        measured = [name for name in claim.results if results[name].date]
+        if (claim.verdict == "untested") == bool(measured):
+            raise InputError(
+                f"claim {claim.claim!r} is {claim.verdict}, but"
+                f" {', '.join(measured) or 'nothing'} is measured"
+            )
+        ours = _PLACE.sub(lambda match: stored_number(match[1], results), claim.ours)
+        links = ", ".join(f"[{name}](#{name})" for name in claim.results)
+        cells = (
+            f"{claim.claim} ({claim.source})",
+            claim.published,
+            f"{ours} {links}".strip(),
+            f"**{claim.verdict}**",
+            claim.regime,
+        )
+        lines.append(
+            "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        )
+    return "\n".join(lines)
