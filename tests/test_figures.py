@@ -47,6 +47,16 @@ def test_a_forest_has_a_mean_a_bar_and_dots_a_row():
     assert names == ["mean and 95 % interval", "one run", "the oracle's interval"]
 
 
+def test_a_narrow_forest_has_a_title_of_lines_and_a_legend_of_one_column():
+    figure = uj.figures.forest_plot(
+        LABELS, ESTIMATES, styles=STYLES, title="FT AUC of every row", width=3
+    )
+    (axes,) = drawn(figure).axes
+    assert axes.get_title("left") == "FT AUC of every\nrow"
+    assert figure.get_figwidth() == 3
+    assert figure.legends[0]._ncols == 1
+
+
 def test_a_forest_without_numbers_has_a_dash_and_no_band():
     estimates = [[np.nan] * 3, [3.0, np.nan, np.nan]]
     figure = uj.figures.forest_plot(["lost", "one run"], estimates)

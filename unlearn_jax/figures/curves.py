@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike
 
 from unlearn_jax.audit import roc
@@ -258,6 +258,8 @@ def curve_plot(
                 axes.vlines(at, *ends, color=color, lw=1.2, alpha=0.7, zorder=2)
             else:
                 axes.fill_between(at, *ends, color=color, alpha=0.15, lw=0, zorder=2)
+        if np.all(x == np.round(x)):
+            axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         if line is not None:
             axes.axhline(line, **DOTTED)
     name_lines(lines, handles, "", xlabel, ylabel)

@@ -1,5 +1,6 @@
 """Forest plots: means with intervals and single runs, a line for each row."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,7 +58,8 @@ def forest_plot(
       level: of the intervals, in (0, 1), for the legend.
       title: of the panel.
       xlabel: name of the axis, with its unit.
-      width: in inches; the height follows from R.
+      width: in inches; below 7 labels are shorter and the legend is a column. The
+        height follows from R.
       axes: panel to draw in; its figure then gets no legend (:func:`forest_keys`) and
         keeps its size.
 
@@ -101,6 +103,7 @@ def forest_plot(
         height = 1.6 + (0.29 if is_long else 0.4) * len(labels)
         figure = Drawing(figsize=(width, height), layout="constrained")
         axes = figure.add_subplot()
+        title = textwrap.fill(title, int(6 * width))
     dress(axes, title, grid="x", size=11.5 if alone else 10)
     # The same scatter of the dots every time.
     offsets = np.random.default_rng(0)
@@ -143,7 +146,14 @@ def forest_plot(
         axes.axvline(line, **DOTTED)
     if limits:
         axes.set_xlim(*limits)
-    name_rows(axes, labels, styles, size=9 if is_long or not alone else 10)
+    is_narrow = width < 7
+    name_rows(
+        axes,
+        labels,
+        styles,
+        size=9 if is_long or is_narrow or not alone else 10,
+        width=22 if is_narrow else 34,
+    )
     axes.set_xlabel(xlabel)
     figure = axes.figure.get_figure(root=True)
     assert isinstance(figure, Figure)
@@ -151,7 +161,7 @@ def forest_plot(
         has_runs = any(np.size(values) for values in runs)
         has_band = any(style.kind == band for style in styles)
         keys = forest_keys(level, band if has_band else None, has_runs=has_runs)
-        legend(figure, keys, "outside lower center", ncols=3)
+        legend(figure, keys, "outside lower center", ncols=1 if is_narrow else 3)
     return figure
 
 

@@ -9,6 +9,7 @@ import html
 import io
 import math
 import re
+import textwrap
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -139,7 +140,8 @@ def line_panels(
     if len(labels) <= MAX_LINES:
         figure = Drawing(figsize=(9.2, height), layout="constrained")
         axes = figure.add_subplot()
-        dress(axes, title, grid="both")
+        # The legend takes some of the width.
+        dress(axes, textwrap.fill(title, 52), grid="both")
         return Lines(figure, [(axes, list(rows))], True, labels, styles)
     references = [row for row in rows if styles[row].kind in ("original", "oracle")]
     others = [row for row in rows if row not in references]
@@ -255,11 +257,23 @@ def dress(axes: Axes, title: str, *, grid: Any = "y", size: float = 11.5) -> Non
 
 
 def name_rows(
-    axes: Axes, labels: Sequence[str], styles: Sequence[RowStyle], size: float = 9
+    axes: Axes,
+    labels: Sequence[str],
+    styles: Sequence[RowStyle],
+    size: float = 9,
+    width: int = 34,
 ) -> None:
-    """Label the heights 0, 1, ... from the top with rows, the oracles in bold."""
+    """Label the heights 0, 1, ... from the top with rows, the oracles in bold.
+
+    Args:
+      axes: to label.
+      labels: of the rows.
+      styles: of the rows.
+      size: of the letters.
+      width: most characters of a label.
+    """
     axes.set_ylim(len(labels) - 0.4, -0.6)
-    axes.set_yticks(range(len(labels)), [short(label, 34) for label in labels])
+    axes.set_yticks(range(len(labels)), [short(label, width) for label in labels])
     axes.tick_params(axis="y", length=0, labelsize=size, labelcolor=INK)
     axes.spines["left"].set_visible(False)
     # Panels that share the axis have no labels.

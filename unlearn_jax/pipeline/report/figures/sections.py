@@ -218,7 +218,7 @@ def requests_plot(result: RunResult) -> Figure:
         scores = [request.score for request in requests.rows[row.key]]
         curves.append([(cell.mean, cell.low, cell.high) for cell in scores])
     count = min(len(curve) for curve in curves)
-    figure = figures.curve_plot(
+    return figures.curve_plot(
         [row.label for row in rows],
         range(1, 1 + count),
         curves,
@@ -228,6 +228,3 @@ def requests_plot(result: RunResult) -> Figure:
         xlabel=f"request (vertical lines: {100 * result.level:g} % intervals)",
         ylabel="FR AUC − FT AUC (points)",
     )
-    for axes in figure.axes:
-        axes.set_xticks(range(1, 1 + requests.count))
-    return figure
