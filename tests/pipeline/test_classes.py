@@ -13,6 +13,7 @@ from support.made_up import Page
 
 import unlearn_jax as uj
 from unlearn_jax import audit, data, filters
+from unlearn_jax.figures.style import INK, to_svg
 from unlearn_jax.filters import MPRU, Mask
 from unlearn_jax.methods import TRW, FineTune, GradientAscent, Identity, filtered
 from unlearn_jax.pipeline import (
@@ -34,7 +35,6 @@ from unlearn_jax.pipeline.measure.results import plan_pool
 from unlearn_jax.pipeline.measure.rows import measure_row
 from unlearn_jax.pipeline.measure.targets import target_distances
 from unlearn_jax.pipeline.report.figures.classes import confusion_plot
-from unlearn_jax.pipeline.report.figures.style import INK, to_svg
 from unlearn_jax.pipeline.report.study import study_tables
 from unlearn_jax.pipeline.report.verdict import findings
 from unlearn_jax.pipeline.stages import models as stages

@@ -8,15 +8,15 @@ from matplotlib.figure import Figure as Drawing
 from matplotlib.lines import Line2D
 
 from unlearn_jax import audit
-from unlearn_jax.pipeline import Check, Figure, Page, Table
-from unlearn_jax.pipeline.report.blocks import Value
-from unlearn_jax.pipeline.report.figures.style import (
+from unlearn_jax.figures.style import (
     COLORS,
     INK,
     MUTED,
     dress,
     small_panels,
 )
+from unlearn_jax.pipeline import Check, Figure, Page, Table
+from unlearn_jax.pipeline.report.blocks import Value
 from unlearn_jax.studies.ascent.digits import (
     ASCENT,
     EFFECT,
