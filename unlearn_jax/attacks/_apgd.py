@@ -22,15 +22,15 @@ from unlearn_jax.attacks._pgd import (
     random_start,
 )
 from unlearn_jax.attacks.norms import Norm, linf
-from unlearn_jax.attacks.parameters import (
+from unlearn_jax.attacks.parameters import check_functions
+from unlearn_jax.attacks.search import retry_failures
+from unlearn_jax.checks import (
     check_choice,
     check_counts,
     check_fractions,
-    check_functions,
     check_not_negative,
     check_positive,
 )
-from unlearn_jax.attacks.search import retry_failures
 from unlearn_jax.losses import cross_entropy
 from unlearn_jax.types import ApplyFn, Array, AttackResult, InputError, PyTree, Status
 

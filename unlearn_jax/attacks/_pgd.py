@@ -9,14 +9,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from unlearn_jax.attacks.norms import Norm, l2
-from unlearn_jax.attacks.parameters import (
-    check_bounds,
+from unlearn_jax.attacks.parameters import check_bounds, check_functions
+from unlearn_jax.checks import (
     check_choice,
     check_counts,
-    check_functions,
     check_not_negative,
+    check_samples,
 )
-from unlearn_jax.checks import check_samples
 from unlearn_jax.losses import log_odds
 from unlearn_jax.types import (
     ApplyFn,

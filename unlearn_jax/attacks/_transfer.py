@@ -15,8 +15,8 @@ from jax import lax
 from jax.tree_util import Partial
 
 from unlearn_jax.attacks._pgd import check_attacked, predict_class
-from unlearn_jax.attacks.parameters import check_counts
 from unlearn_jax.attacks.values import Attack
+from unlearn_jax.checks import check_counts
 from unlearn_jax.types import (
     ApplyFn,
     Array,

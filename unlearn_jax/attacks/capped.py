@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from unlearn_jax.attacks._pgd import per_sample, predict_class
-from unlearn_jax.attacks.parameters import check_counts, check_fractions
+from unlearn_jax.checks import check_counts, check_fractions
 from unlearn_jax.types import (
     ApplyFn,
     Array,

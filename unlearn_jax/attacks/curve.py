@@ -16,14 +16,14 @@ from unlearn_jax.attacks._pgd import (
     random_start,
 )
 from unlearn_jax.attacks.norms import Norm, linf
-from unlearn_jax.attacks.parameters import (
+from unlearn_jax.attacks.parameters import check_functions
+from unlearn_jax.attacks.search import in_batches
+from unlearn_jax.checks import (
     check_choice,
     check_counts,
-    check_functions,
     check_not_negative,
     check_positive,
 )
-from unlearn_jax.attacks.search import in_batches
 from unlearn_jax.types import ApplyFn, Array, AttackResult, PyTree
 
 

@@ -12,12 +12,8 @@ from unlearn_jax.attacks._pgd import (
     predict_class,
 )
 from unlearn_jax.attacks.norms import linf
-from unlearn_jax.attacks.parameters import (
-    check_counts,
-    check_not_negative,
-    check_positive,
-)
 from unlearn_jax.attacks.search import in_batches
+from unlearn_jax.checks import check_counts, check_not_negative, check_positive
 from unlearn_jax.losses import cross_entropy
 from unlearn_jax.types import ApplyFn, Array, AttackResult, InputError, PyTree, Status
 

@@ -16,12 +16,9 @@ from unlearn_jax.attacks._pgd import (
     predict_class,
 )
 from unlearn_jax.attacks.norms import Norm, linf
-from unlearn_jax.attacks.parameters import (
-    check_counts,
-    check_functions,
-    check_positive,
-)
+from unlearn_jax.attacks.parameters import check_functions
 from unlearn_jax.attacks.search import in_batches
+from unlearn_jax.checks import check_counts, check_positive
 from unlearn_jax.losses import log_odds
 from unlearn_jax.types import ApplyFn, Array, AttackResult, PyTree, Status
 

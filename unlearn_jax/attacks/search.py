@@ -24,10 +24,10 @@ from unlearn_jax.attacks._pgd import (
 )
 from unlearn_jax.attacks.minimal import linearized_set
 from unlearn_jax.attacks.norms import Norm, l2
-from unlearn_jax.attacks.parameters import (
+from unlearn_jax.attacks.parameters import check_functions
+from unlearn_jax.checks import (
     check_choice,
     check_counts,
-    check_functions,
     check_not_negative,
     check_positive,
 )

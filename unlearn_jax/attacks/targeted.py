@@ -5,12 +5,9 @@ import jax.numpy as jnp
 
 from unlearn_jax.attacks._pgd import check_attacked, pgd
 from unlearn_jax.attacks.norms import Norm, l2
-from unlearn_jax.attacks.parameters import (
-    check_counts,
-    check_functions,
-    check_positive,
-)
+from unlearn_jax.attacks.parameters import check_functions
 from unlearn_jax.attacks.search import retry_failures
+from unlearn_jax.checks import check_counts, check_positive
 from unlearn_jax.losses import log_odds
 from unlearn_jax.types import ApplyFn, Array, AttackResult, PyTree
 

@@ -31,14 +31,10 @@ from unlearn_jax.attacks.capped import cap_failures
 from unlearn_jax.attacks.legacy import check_normalization, legacy_pgd
 from unlearn_jax.attacks.line_search import check_line_search, fast_adversarial_set
 from unlearn_jax.attacks.norms import NORMS, NormName
-from unlearn_jax.attacks.parameters import (
-    check_bounds,
-    check_counts,
-    check_fractions,
-    check_positive,
-)
+from unlearn_jax.attacks.parameters import check_bounds
 from unlearn_jax.attacks.search import adversarial_set, check_minimal, in_batches
 from unlearn_jax.attacks.targeted import target_runner_up
+from unlearn_jax.checks import check_counts, check_fractions, check_positive
 from unlearn_jax.losses import cross_entropy, log_odds
 from unlearn_jax.types import ApplyFn, Array, AttackResult, InputError, PyTree
 from unlearn_jax.values import Real, value
