@@ -334,7 +334,9 @@ def classes(num_tables: int, seed: int) -> list[list]:
 
         keys = {"mia_kodge": "MIA (Kodge)", "mia_nn": "MIA-NN"}
         drawn = [measure([seed, 1, number], 0)[1] for number in range(120)]
-        truth = {key: np.mean([one[key].value.mean() for one in drawn]) for key in keys}
+        truth = {}
+        for key in keys:
+            truth[key] = np.mean([one[key].value.mean() for one in drawn])
         hits = dict.fromkeys(keys, 0)
         for number in range(num_tables):
             pool, found = measure([seed, 2, number], 60)
@@ -411,12 +413,17 @@ def distances(num_tables: int, seed: int) -> list[list]:
         for number in range(num_tables):
             values = draw(np.random.default_rng([seed, 2, number]), num_samples)
             summary = audit.klom_summary(values)
+            intervals = (
+                summary.mean_interval,
+                summary.median_interval,
+                summary.p95_interval,
+            )
             rng = np.random.default_rng(number)
             drawn = values[rng.integers(num_samples, size=(200, num_samples))]
             replicates = [drawn.mean(1), *np.quantile(drawn, (0.5, 0.95), axis=1)]
             for place in range(3):
                 low, high = np.quantile(replicates[place], [0.025, 0.975])
-                after = summary[3 + place]
+                after = intervals[place]
                 hits[2 * place] += low <= truth[place] <= high
                 hits[2 * place + 1] += after.low <= truth[place] <= after.high
         label = f"{num_models} models, {num_samples} samples"
@@ -446,7 +453,8 @@ def rank_correlations(num_tables: int, seed: int) -> list[list]:
                 sizes = np.sqrt((ranks**2).sum(1).prod(1))
                 replicates = products / sizes
                 low, high = np.quantile(replicates, [0.025, 0.975])
-                found = audit.rank_correlation(*pairs.reshape(-1, 2).T, groups)
+                x, y = pairs.reshape(-1, 2).T
+                found = audit.rank_correlation(x, y, groups)
                 hits += [low <= truth <= high, found.low <= truth <= found.high]
             label = f"correlation {rho:g}, groups {100 * shared:.0f} % of the variance"
             rows.append([label, *np.round(100 * hits / num_tables, 1)])
