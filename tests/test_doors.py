@@ -26,6 +26,7 @@ from unlearn_jax import (
     replicas,
     spectral,
     train,
+    values,
 )
 from unlearn_jax.types import Dataset, InputError, Model, Status, Variables
 
@@ -466,7 +467,7 @@ def test_radii_that_are_none_are_refused(epsilon):
         ),
         lambda: attacks.random_start(key, X, epsilon=epsilon),
     ):
-        with refuses("a radius must be finite and not negative"):
+        with refuses("must be finite and not negative, got"):
             call()
     for call in (
         lambda: attacks.adversarial_set(linear, WEIGHTS, X, Y, epsilon_init=epsilon),
@@ -477,6 +478,59 @@ def test_radii_that_are_none_are_refused(epsilon):
     ):
         with refuses("must be positive"):
             call()
+
+
+ODD_NUMBERS = {
+    "num_steps": (1.5, "2", None, True, -1, np.nan),
+    "num_linear": (1.5, 0, np.inf),
+    "num_polish": (1.5, -1, False),
+    "num_radii": (2.5, 0),
+    "batch_size": (0, 1.5, True),
+    "epsilon_init": (np.nan, np.inf, -1.0, 0, True, "0.1", None),
+    "step_ratio": (np.nan, np.inf, -0.1),
+    "overshoot": (np.nan, np.inf, 0.0),
+    "depth": (np.nan, np.inf, -0.5, "deep"),
+}
+
+
+@pytest.mark.parametrize("name", ODD_NUMBERS)
+def test_odd_numbers_of_an_attack_are_refused_at_every_door(name):
+    is_of_minimal = name in {"num_linear", "num_polish", "overshoot", "depth"}
+    search = "minimal" if is_of_minimal else "doubling"
+    for number in ODD_NUMBERS[name]:
+        options = {name: number}
+        with refuses(f"{name} must be"):
+            attacks.adversarial_set(linear, WEIGHTS, X, Y, search=search, **options)
+        with refuses(f"{name} must"):
+            values.replace(attacks.PGD(search=attacks.Minimal()), **options)
+    if name in {"num_steps", "step_ratio", "batch_size"}:
+        key = jax.random.key(0)
+        for number in ODD_NUMBERS[name]:
+            with refuses(f"{name} must be"):
+                attacks.pgd_curve(key, linear, WEIGHTS, X, Y, [0.1], **{name: number})
+
+
+def test_an_attack_that_cannot_move_ends_at_once():
+    """Constant and undefined logits spend a gradient per radius, not per step."""
+
+    def flat(_, images):
+        return jnp.eye(1, 3) + 0 * images.sum((1, 2, 3))[:, None]
+
+    def undefined(_, images):
+        return jnp.nan * images.reshape(len(images), -1)[:, :3]
+
+    labels = np.zeros(SAMPLES, np.int32)
+    for search in ("minimal", "doubling"):
+        for model, status in (
+            (flat, Status.ZERO_GRADIENT),
+            (undefined, Status.NOT_FINITE),
+        ):
+            result = attacks.adversarial_set(
+                model, {}, X, labels, search=search, num_radii=3
+            )
+            assert (result.status == status).all()
+            assert (result.num_gradients <= 4).all()
+            assert np.array_equal(result.images, X)
 
 
 def test_radius_zero_finds_nothing():

@@ -158,7 +158,7 @@ REFUSED = [
     ),
     (
         lambda: attacks.random_start(key(), X, epsilon=-1.0),
-        "a radius must be finite and not negative, got -1.0",
+        "epsilon must be finite and not negative, got -1.0",
     ),
     (
         attack(attacks.adversarial_set, search="fast"),
@@ -174,27 +174,27 @@ REFUSED = [
     ),
     (
         attack(attacks.adversarial_set, search="minimal", num_linear=0),
-        "num_linear must be positive, and num_polish not negative",
+        "num_linear must be a positive integer, got 0",
     ),
     (
         attack(attacks.adversarial_set, search="minimal", overshoot=0.0),
-        "overshoot must be positive, got 0.0",
+        "overshoot must be positive and finite, got 0.0",
     ),
     (
         attack(attacks.adversarial_set, search="minimal", depth=-0.5),
-        "depth must not be negative, got -0.5",
+        "depth must be finite and not negative, got -0.5",
     ),
     (
         attack(attacks.adversarial_set, num_radii=0),
-        "epsilon_init, num_radii, num_steps and batch_size must be positive",
+        "num_radii must be a positive integer, got 0",
     ),
     (
         attack(attacks.apgd, X, epsilon=1.0, num_steps=0),
-        "APGD takes at least one step, and keeps 'first' or 'best'",
+        "num_steps must be a positive integer, got 0",
     ),
     (
         keyed(attacks.autoattack_small, epsilon=0.0),
-        "epsilon, num_steps and batch_size must be positive",
+        "epsilon must be positive and finite, got 0.0",
     ),
     (
         keyed(attacks.autoattack_small, epsilon=0.1),
@@ -202,7 +202,7 @@ REFUSED = [
     ),
     (
         keyed(attacks.fast_adversarial_set, num_restarts=-1),
-        "must be positive, and num_restarts not negative",
+        "num_restarts must be an integer, 0 or more, got -1",
     ),
     (
         lambda: attacks.Transfer(*[jnp.ones((1, 2), bool)] * 4).counted("all"),
@@ -214,11 +214,11 @@ REFUSED = [
     ),
     (
         attack(attacks.cap_failures, result(), fraction=2),
-        "the fraction of samples to fail must be in \\[0, 1\\], got 2",
+        "fraction must be in \\[0, 1\\], got 2",
     ),
     (
         attack(attacks.target_runner_up, result(), num_steps=0),
-        "num_steps and batch_size must be positive",
+        "num_steps must be a positive integer, got 0",
     ),
     (
         lambda: attacks.PGD(bounds=(1.0, 0.0)),
@@ -230,11 +230,27 @@ REFUSED = [
     ),
     (
         lambda: attacks.FixedRadius(epsilon=0.0),
-        "epsilon and batch_size must be positive",
+        "epsilon must be positive and finite, got 0.0",
     ),
     (
         lambda: attacks.PGD(num_steps=0),
-        "num_steps and step_ratio must be positive",
+        "num_steps must be a positive integer, got 0",
+    ),
+    (
+        attack(attacks.adversarial_set, norm="l2"),
+        "norm must be attacks.l2, attacks.linf or another attacks.Norm, got 'l2'",
+    ),
+    (
+        attack(attacks.adversarial_set, loss="dlr"),
+        "loss must be a function \\(logits \\[B, C\\], labels \\[B\\]\\)",
+    ),
+    (
+        lambda: attacks.LegacyPGD(mean=(0.5,), std=(1.0, 1.0)),
+        "mean and std must be finite numbers, one of each per channel",
+    ),
+    (
+        lambda: attacks.transfer(key(), [], None, X, Y, attack=attacks.PGD()),
+        "transfer takes one source and one target at least",
     ),
     (
         lambda: attacks.PGD(search="grid"),
@@ -246,15 +262,15 @@ REFUSED = [
     ),
     (
         lambda: attacks.APGD(num_steps=0),
-        "APGD takes at least one step, and keeps 'first' or 'best'",
+        "num_steps must be a positive integer, got 0",
     ),
     (
         lambda: attacks.APGD(batch_size=0),
-        "epsilon and batch_size must be positive",
+        "batch_size must be a positive integer, got 0",
     ),
     (
         lambda: attacks.LegacyPGD(num_steps=0),
-        "epsilon, num_steps and batch_size must be positive",
+        "num_steps must be a positive integer, got 0",
     ),
     # spectral norms and clipping
     (lambda: spectral.gouk(num_iters=0), "num_iters must be at least 1, got 0"),

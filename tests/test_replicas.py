@@ -1,6 +1,8 @@
 """Replicas: every mapper trains the same models, one by one as ``fit`` does."""
 
+import contextlib
 import re
+from functools import partial
 
 import chex
 import jax
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from unlearn_jax import models, replicas, targets, train
+from unlearn_jax import models, onednn, replicas, targets, train
 from unlearn_jax.types import InputError
 
 RECIPE = train.Recipe(num_epochs=3, batch_size=16, tx=train.sgd(0.1))
@@ -87,6 +89,53 @@ def test_a_mesh_of_models_and_batches_trains_the_same_models(
         state.variables, reference[0].variables, rtol=1e-3, atol=1e-4
     )
     np.testing.assert_allclose(losses, reference[1], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("form", "devices", "split"),
+    [("map", 8, 1), ("loop", 2, 1), ("vmap", 4, 1), ("map", 8, 2), ("split", 4, 1)],
+)
+def test_a_sharded_data_set_trains_the_same_models(
+    form, devices, split, normed, blobs, design, reference
+):
+    """Sixty samples over eight devices: the last ones hold padding."""
+    options = {"num_models": 5, "devices": devices, "split": split}
+    mapper = replicas.mapper(form, shard_data=True, **options)
+    assert mapper.name.endswith(" x shards")
+    used = 5 if (form, devices, split) == ("map", 8, 1) else devices
+    placed = mapper.place_data(blobs)
+    held = {shard.data.shape[0] for shard in placed.images.addressable_shards}
+    assert held == {-(-60 // used)}
+    keys = jax.random.split(jax.random.key(5), 5)
+    # the checker counts a batched fold_in in a scan as a use of the key
+    with jax.debug_key_reuse(form != "vmap"):
+        state, losses = replicas.fit_many(
+            keys, normed, blobs, design, RECIPE, mapper=mapper
+        )
+    if (form, split) == ("loop", 1):
+        chex.assert_trees_all_equal(state, reference[0])
+    chex.assert_trees_all_close(
+        state.variables, reference[0].variables, rtol=1e-3, atol=1e-4
+    )
+    np.testing.assert_allclose(losses, reference[1], rtol=1e-3, atol=1e-4)
+    logits = replicas.predict_many(
+        normed.apply, state.variables, blobs.images, mapper=mapper
+    )
+    one = replicas.unstack(state.variables, 4)
+    expected = train.predict(normed.apply, one, jnp.asarray(blobs.images))
+    np.testing.assert_allclose(logits[4], expected, rtol=1e-3, atol=1e-3)
+    parts = devices if form == "split" else split
+    on_device = mapper.place(blobs.images).addressable_shards[0].data
+    assert len(on_device) == 60 // parts
+
+
+def test_predictions_in_parts_are_those_of_all(normed, blobs, reference, monkeypatch):
+    variables = reference[0].variables
+    whole = replicas.predict_many(normed.apply, variables, blobs.images, batch_size=8)
+    # three batches of eight images at a time
+    monkeypatch.setattr(replicas, "PART_BYTES", 25 * blobs.images[0].nbytes)
+    parts = replicas.predict_many(normed.apply, variables, blobs.images, batch_size=8)
+    np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=1e-6)
 
 
 def test_a_mesh_divides_batches_and_not_models(normed, blobs, design):
@@ -180,6 +229,38 @@ def test_divided_batches_exchange_gradients_only(channels, monkeypatch):
     np.testing.assert_allclose(got, expected, atol=1e-5 * np.abs(expected).max())
     assert "all-reduce" in program
     assert not re.findall("all-gather|all-to-all|collective-permute", program)
+
+
+@pytest.mark.parametrize("name", ["batch", "data"])
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+@pytest.mark.parametrize("is_set", [False, True])
+@pytest.mark.parametrize("form", ["canonical", "onednn"])
+def test_a_batch_divided_over_any_axis_gives_the_same_gradients(
+    form, is_set, kind, name
+):
+    if form == "onednn" and onednn.native().reason:
+        pytest.skip(onednn.native().reason)
+    k_x, k_k = jax.random.split(jax.random.key(0))
+    image = jax.random.normal(k_x, (8, 5, 4, 2))
+    kernel = jax.random.normal(k_k, (3, 3, 2, 3))
+
+    def loss(conv, kernel, image):
+        return jnp.sum(jnp.tanh(conv(image, kernel, (1, 1), "SAME")))
+
+    def gradients(conv):
+        return jax.jit(jax.grad(partial(loss, conv), (0, 1)))
+
+    axis_type = getattr(jax.sharding.AxisType, kind)
+    mesh = jax.make_mesh((4,), (name,), axis_types=(axis_type,))
+    place = lambda array, *axes: jax.device_put(
+        array, NamedSharding(mesh, PartitionSpec(*axes))
+    )
+    with jax.set_mesh(mesh) if is_set else contextlib.nullcontext():
+        got = gradients(models.CONVOLUTIONS[form])(place(kernel), place(image, name))
+    expected = gradients(models.canonical_conv)(kernel, image)
+    chex.assert_trees_all_close(
+        jax.device_get(got), jax.device_get(expected), atol=1e-5
+    )
 
 
 def test_resumed_equals_uninterrupted(normed, blobs, design, reference):

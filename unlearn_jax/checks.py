@@ -1,9 +1,11 @@
-"""Checks of images, labels and logits, at every function that takes them.
+"""Checks of images, labels, logits and numbers, at every function that takes them.
 
 One pass over concrete arrays, on the host and before anything is computed. What is
 traced is checked by its shape and type alone, so that ``jit`` and ``vmap`` apply.
 """
 
+import math
+import operator
 import warnings
 from typing import Any
 
@@ -15,7 +17,9 @@ from jax.core import Tracer
 from unlearn_jax.types import ApplyFn, Dataset, InputError, PyTree
 
 NUM_ROWS = 64
-"""Rows of logits that are looked at for probabilities."""
+"""Rows of logits that are looked at for probabilities, and of images at a time."""
+KINDS = (jnp.integer, jnp.floating)
+"""Types of numbers; booleans are none."""
 
 
 def check_samples(
@@ -83,15 +87,15 @@ def check_images(
         )
     if isinstance(images, Tracer):
         return
-    low, high = _span(images)
     if is_bytes:
-        if high == 1:
+        if _is_nearly_black(images):
             warnings.warn(
                 f"{what}: uint8 images hold nothing but 0 and 1, and count as nearly"
                 " black; multiply them by 255, or pass them as float32",
                 stacklevel=3,
             )
         return
+    low, high = _span(images)
     # the pixels of other samples are only set apart where there is a fault
     if not (low >= bounds[0] and high <= bounds[1]) and member is not None:
         low, high = _span(images[member])
@@ -185,6 +189,19 @@ def _span(array: Any) -> tuple[float, float]:
     return float(array.min()), float(array.max())
 
 
+def _is_nearly_black(images: Any) -> bool:
+    """Return whether bytes hold 1 and nothing above; most end at the first rows."""
+    if isinstance(images, np.ndarray):
+        # of what is repeated, once: stand-ins are one pixel
+        images = images[tuple(slice(None if step else 1) for step in images.strides)]
+    high = 0
+    for start in range(0, len(images), NUM_ROWS):
+        high = max(high, _span(images[start : start + NUM_ROWS])[1])
+        if high > 1:
+            return False
+    return high == 1
+
+
 def _warn_of_channels_first(shape: tuple[int, ...], what: str) -> None:
     if len(shape) == 4 and shape[1] in (1, 3) and 4 < shape[2] == shape[3]:
         warnings.warn(
@@ -266,3 +283,98 @@ def warn_of_probabilities(logits: np.ndarray) -> None:
             " the softmax",
             stacklevel=3,
         )
+
+
+def check_counts(low: int = 1, **counts: Any) -> None:
+    """Raise on numbers of things that are no integers, or too small.
+
+    Traced ones pass.
+
+    Args:
+      low: smallest allowed, 0 or 1.
+      **counts: by name.
+
+    Raises:
+      InputError: naming the number.
+    """
+    for name, count in counts.items():
+        if isinstance(count, Tracer):
+            continue
+        try:
+            is_integer = not isinstance(count, bool | np.bool_)
+            is_allowed = is_integer and operator.index(count) >= low
+        except TypeError:
+            is_allowed = False
+        if not is_allowed:
+            wanted = "a positive integer" if low else "an integer, 0 or more"
+            raise InputError(f"{name} must be {wanted}, got {count!r}")
+
+
+def check_positive(**numbers: Any) -> None:
+    """Raise on numbers that are not positive and finite; traced ones pass.
+
+    Args:
+      **numbers: or arrays of them to map over, by name.
+
+    Raises:
+      InputError: naming the number.
+    """
+    for name, number in numbers.items():
+        if not _lies_within(number, 0.0, math.inf, is_open=True):
+            raise InputError(f"{name} must be positive and finite, got {number!r}")
+
+
+def check_not_negative(**numbers: Any) -> None:
+    """Raise on numbers that are negative or not finite; traced ones pass.
+
+    Args:
+      **numbers: or arrays of them to map over, by name.
+
+    Raises:
+      InputError: naming the number.
+    """
+    for name, number in numbers.items():
+        if not _lies_within(number, 0.0, math.inf):
+            raise InputError(f"{name} must be finite and not negative, got {number!r}")
+
+
+def check_fractions(**numbers: Any) -> None:
+    """Raise on numbers outside [0, 1]; traced ones pass.
+
+    Args:
+      **numbers: or arrays of them to map over, by name.
+
+    Raises:
+      InputError: naming the number.
+    """
+    for name, number in numbers.items():
+        if not _lies_within(number, 0.0, 1.0):
+            raise InputError(f"{name} must be in [0, 1], got {number!r}")
+
+
+def check_choice(name: str, given: Any, choices: tuple[str, ...]) -> None:
+    """Raise on a name that is none of the choices.
+
+    Raises:
+      InputError: listing them.
+    """
+    if given not in choices:
+        *first, last = (repr(choice) for choice in choices)
+        raise InputError(
+            f"unknown {name} {given!r}: choose {', '.join(first)} or {last}"
+        )
+
+
+def _lies_within(
+    number: Any, low: float, high: float, *, is_open: bool = False
+) -> bool:
+    """Return whether numbers are finite and within bounds; traced ones are."""
+    if isinstance(number, Tracer):
+        return True
+    given = np.asarray(number)
+    is_number = any(jnp.issubdtype(given.dtype, kind) for kind in KINDS)
+    if not is_number:
+        return False
+    values = given.astype(np.float64)
+    is_within = (low <= values) & (values <= high) & np.isfinite(values)
+    return bool(np.all(is_within & ((values > low) | (not is_open))))

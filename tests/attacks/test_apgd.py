@@ -326,7 +326,7 @@ def test_autoattack_is_the_worst_case_of_its_parts(samples, key):
 
 def test_unusable_input_is_refused(samples, key):
     x, y = samples
-    with pytest.raises(InputError, match="at least one step"):
+    with pytest.raises(InputError, match="num_steps must be a positive integer"):
         module.apgd(linear, WEIGHTS, x, y, x, epsilon=0.1, num_steps=0)
     with pytest.raises(InputError, match="'first' or 'best'"):
         module.apgd(linear, WEIGHTS, x, y, x, epsilon=0.1, keep="last")

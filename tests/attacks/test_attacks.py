@@ -285,5 +285,5 @@ def test_unusable_input_is_refused(linear_problem):
         attacks.adversarial_set(linear, variables, x, y, search="binary")
     with pytest.raises(InputError, match="cannot go on"):
         attacks.adversarial_set(linear, variables, x, y, search="grid", restart=False)
-    with pytest.raises(InputError, match="must be positive"):
+    with pytest.raises(InputError, match="must be a positive integer"):
         attacks.adversarial_set(linear, variables, x, y, num_radii=0)

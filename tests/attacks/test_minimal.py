@@ -423,16 +423,15 @@ def test_certificate_of_a_label_of_no_class_is_zero(label):
 
 def test_unusable_hyperparameters_are_refused(network):
     for options, message in (
-        ({"num_linear": 0}, "num_linear must be positive"),
-        ({"num_polish": -1}, "num_polish not negative"),
+        ({"num_linear": 0}, "num_linear must be a positive integer, got 0"),
+        ({"num_polish": -1}, "num_polish must be an integer, 0 or more"),
         ({"overshoot": 0.0}, "overshoot must be positive"),
-        ({"depth": -0.1}, "depth must not be negative"),
-        ({"depth": np.nan}, "depth must not be negative"),
+        ({"depth": -0.1}, "depth must be finite and not negative, got -0.1"),
         ({"keep": "last"}, "keeps the closest example"),
     ):
         with pytest.raises(InputError, match=message):
             search(*network, **options)
     with pytest.raises(InputError, match="keeps the closest example"):
         attacks.PGD(keep="last", search=attacks.Minimal())
-    with pytest.raises(InputError, match="depth must not be negative"):
+    with pytest.raises(InputError, match="depth must be finite and not negative"):
         attacks.Minimal(depth=-1.0)

@@ -193,7 +193,10 @@ def test_equal_attacks_are_equal_and_go_to_json_and_back(attack):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: attacks.PGD(num_steps=0), "num_steps and step_ratio must be positive"),
+        (
+            lambda: attacks.PGD(num_steps=0),
+            "num_steps must be a positive integer, got 0",
+        ),
         (lambda: attacks.PGD(step_ratio=-0.1), "step_ratio must be positive"),
         (lambda: attacks.PGD(norm="l1"), "unknown norm 'l1': choose l2 or linf"),
         (lambda: attacks.PGD(loss="hinge"), "unknown loss 'hinge'"),
@@ -201,16 +204,22 @@ def test_equal_attacks_are_equal_and_go_to_json_and_back(attack):
         (lambda: attacks.PGD(bounds=(1.0, 0.0)), "the least and the largest pixel"),
         (
             lambda: attacks.Doubling(epsilon_init=0.0),
-            "epsilon_init, num_radii, num_steps and batch_size must be positive",
+            "epsilon_init must be positive and finite, got 0.0",
         ),
-        (lambda: attacks.Grid(num_radii=0), "num_radii, num_steps and batch_size"),
+        (lambda: attacks.Grid(num_radii=0), "num_radii must be a positive integer"),
         (lambda: attacks.FixedRadius(epsilon=-1.0), "must be positive"),
-        (lambda: attacks.LineSearch(num_restarts=-1), "num_restarts not negative"),
-        (lambda: attacks.APGD(num_steps=0), "at least one step"),
+        (
+            lambda: attacks.LineSearch(num_restarts=-1),
+            "num_restarts must be an integer, 0 or more",
+        ),
+        (lambda: attacks.APGD(num_steps=0), "num_steps must be a positive integer"),
         (lambda: attacks.APGD(keep="last"), "choose first or best"),
         (lambda: attacks.AutoAttackSmall(epsilon=0.0), "must be positive"),
-        (lambda: attacks.LegacyPGD(num_steps=0), "must be positive"),
-        (lambda: attacks.CappedFailures(fraction=1.2), "fraction of samples to fail"),
+        (lambda: attacks.LegacyPGD(num_steps=0), "a positive integer"),
+        (
+            lambda: attacks.CappedFailures(fraction=1.2),
+            "fraction must be in .0, 1., got 1.2",
+        ),
     ],
 )
 def test_unusable_hyperparameters_are_refused(make, message):

@@ -8,6 +8,7 @@ from unlearn_jax import audit
 from unlearn_jax.pipeline import AuditConfig
 from unlearn_jax.pipeline.measure.metrics import CLASSES, SAMPLES
 from unlearn_jax.pipeline.measure.pool import ReferenceSignals, make_pool, margins
+from unlearn_jax.pipeline.measure.results import make_checks
 from unlearn_jax.pipeline.measure.rows import measure_gaps, measure_rows
 from unlearn_jax.pipeline.measure.statistics import Measured
 
@@ -169,12 +170,34 @@ def test_one_forgotten_sample_has_no_interval_without_width():
         exact = audit.clopper_pearson(int(accuracy.mean == 100), 1)
         assert accuracy.low == pytest.approx(100 * exact.low)
         auc = row.metrics["ft_auc"]
-        assert np.isnan(auc.low) or auc.high - auc.low > 90
+        assert auc.high - auc.low > 90
         test = row.metrics["test_accuracy"]
         assert test.high - test.low > 10
     gap = measured.rows[1].metrics["avg_gap"]
     assert gap.mean == 0
     assert np.isnan(gap.low), "a distance to itself has no interval"
+
+
+def test_the_attack_is_fair_where_it_cannot_rank_at_all():
+    rows, references, member = draw_models(np.random.default_rng(7))
+    forget = np.zeros((1, NUM_TRAIN), bool)
+    forget[0, :8] = True
+    config = AuditConfig(num_bootstrap=20, mis=False)
+    pool = make_pool(config, LABELS, forget, RUNS[:1], references, member)
+    flat = np.zeros((len(LABELS), NUM_CLASSES), np.float32)
+    seen = (5 * np.eye(NUM_CLASSES)[LABELS] * TRAIN[:, None]).astype(np.float32)
+    for retrained, is_fair in ((flat, True), (seen, False)):
+        rows = {"original": [seen], "retrained": [retrained]}
+        measured = measure_rows(pool, rows).rows
+        fair, power = make_checks(pool, measured, is_exchangeable=True)
+        assert fair.passed == is_fair
+        assert fair.name.startswith("the attack is fair: it cannot separate")
+        assert power.passed, "original models are recognized"
+        if is_fair:
+            auc = measured[1].metrics["ft_auc"]
+            width = 50 * (1 - 0.025 ** (1 / 8))
+            assert (auc.mean, auc.high) == pytest.approx((50, 50 + width), abs=1e-3)
+            assert "50.0 [" in fair.detail
 
 
 def test_differences_are_those_of_the_runs():

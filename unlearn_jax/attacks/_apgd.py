@@ -17,13 +17,20 @@ from unlearn_jax.attacks._pgd import (
     AttackLoss,
     attack_result,
     check_attacked,
-    check_radius,
     per_sample,
     predict_class,
     random_start,
 )
 from unlearn_jax.attacks.norms import Norm, linf
-from unlearn_jax.attacks.search import is_positive, retry_failures
+from unlearn_jax.attacks.parameters import check_functions
+from unlearn_jax.attacks.search import retry_failures
+from unlearn_jax.checks import (
+    check_choice,
+    check_counts,
+    check_fractions,
+    check_not_negative,
+    check_positive,
+)
 from unlearn_jax.losses import cross_entropy
 from unlearn_jax.types import ApplyFn, Array, AttackResult, InputError, PyTree, Status
 
@@ -197,10 +204,12 @@ def apgd(
       AssertionError: starts of another shape.
     """
     check_attacked(apply_fn, variables, images, labels, bounds)
-    check_radius(epsilon)
+    check_functions(norm=norm, loss=loss)
+    check_choice("keep", keep, ("first", "best"))
+    check_counts(num_steps=num_steps)
+    check_not_negative(epsilon=epsilon)
+    check_fractions(momentum=momentum, min_rises=min_rises)
     chex.assert_equal_shape([images, start])
-    if num_steps < 1 or keep not in ("first", "best"):
-        raise InputError("APGD takes at least one step, and keeps 'first' or 'best'")
     epsilon = jnp.broadcast_to(jnp.asarray(epsilon, images.dtype), labels.shape)
 
     def evaluate(points: Array) -> _Point:
@@ -364,6 +373,7 @@ def autoattack_small(
         fewer than four classes, where the targeted loss is undefined.
     """
     check_attacked(apply_fn, variables, images, labels, bounds)
+    check_functions(norm=norm)
     check_autoattack(epsilon, num_steps, num_targets, batch_size)
     num_classes = jax.eval_shape(apply_fn, variables, images[:1]).shape[-1]
     if num_targets and num_classes < 4:
@@ -450,12 +460,9 @@ def check_autoattack(
     Raises:
       InputError: sizes below 1, negative targets, or a radius that is not positive.
     """
-    is_small = min(num_steps, batch_size) < 1 or num_targets < 0
-    if is_small or not is_positive(epsilon):
-        raise InputError(
-            "epsilon, num_steps and batch_size must be positive, and num_targets not"
-            " negative"
-        )
+    check_counts(num_steps=num_steps, batch_size=batch_size)
+    check_counts(0, num_targets=num_targets)
+    check_positive(epsilon=epsilon)
 
 
 def _unattacked(

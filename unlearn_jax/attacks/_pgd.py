@@ -1,17 +1,21 @@
 """Projected gradient descent in a norm ball (Madry et al., arXiv 1706.06083)."""
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
-from jax.core import Tracer
 
 from unlearn_jax.attacks.norms import Norm, l2
-from unlearn_jax.checks import check_samples
+from unlearn_jax.attacks.parameters import check_bounds, check_functions
+from unlearn_jax.checks import (
+    check_choice,
+    check_counts,
+    check_not_negative,
+    check_samples,
+)
 from unlearn_jax.losses import log_odds
 from unlearn_jax.types import (
     ApplyFn,
@@ -50,6 +54,7 @@ def check_attacked(
         classes, or not one label per image.
     """
     check_apply_fn(apply_fn)
+    check_bounds(bounds)
     dtype = getattr(images, "dtype", jnp.float32)
     if not jnp.issubdtype(dtype, jnp.floating):
         raise InputError(
@@ -60,19 +65,6 @@ def check_attacked(
     check_samples(apply_fn, variables, samples, "attack", bounds=bounds)
 
 
-def check_radius(epsilon: float | Array) -> None:
-    """Raise on a concrete radius that is negative or not finite.
-
-    Raises:
-      InputError: naming it.
-    """
-    if isinstance(epsilon, Tracer):
-        return
-    values = np.asarray(epsilon)
-    if not np.all((values >= 0) & np.isfinite(values)):
-        raise InputError(f"a radius must be finite and not negative, got {epsilon}")
-
-
 def predict_class(logits: Array) -> Array:
     """Return the class ``[...]`` int32 of logits ``[..., C]``.
 
@@ -81,6 +73,23 @@ def predict_class(logits: Array) -> Array:
     """
     chosen = jnp.argmax(logits, -1).astype(jnp.int32)
     return jnp.where(jnp.isfinite(jnp.max(logits, -1)), chosen, UNDEFINED)
+
+
+def class_margin(logits: Array, labels: Array) -> Array:
+    """Return the margin ``z_y - max_{i != y} z_i`` of the labels.
+
+    Args:
+      logits: ``[..., C]``.
+      labels: ``[...]`` integers.
+
+    Returns:
+      ``[...]``, positive where the label is the prediction; minus infinity for labels
+      of no class, such as -1.
+    """
+    is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
+    of_label = jnp.sum(jnp.where(is_label, logits, 0.0), -1)
+    of_label = jnp.where(jnp.any(is_label, -1), of_label, -jnp.inf)
+    return of_label - jnp.max(jnp.where(is_label, -jnp.inf, logits), -1)
 
 
 def per_sample(numbers: Array, images: Array) -> Array:
@@ -99,6 +108,11 @@ def unattacked(images: Array, labels: Array) -> AttackResult:
         status=jnp.full(labels.shape, Status.NOT_FOUND, jnp.int32),
         num_gradients=jnp.zeros(labels.shape, jnp.int32),
     )
+
+
+def is_flat(gradient: Array, norm: Norm) -> Array:
+    """Return where gradients ``[B, ...]`` are zero or not finite, ``[B]`` bool."""
+    return jax.vmap(lambda one: jnp.all(norm.direction(one) == 0))(gradient)
 
 
 def ascent_step(
@@ -155,9 +169,8 @@ def attack_result(
       norm: of the balls.
       num_gradients: ``[B]`` int32, spent on each sample.
     """
-    is_zero = jax.vmap(lambda one: jnp.all(norm.direction(one) == 0))(gradient)
     status = jnp.select(
-        [predicted == UNDEFINED, already, predicted != labels, is_zero],
+        [predicted == UNDEFINED, already, predicted != labels, is_flat(gradient, norm)],
         [
             jnp.int32(Status.NOT_FINITE),
             jnp.int32(Status.ALREADY_WRONG),
@@ -177,11 +190,15 @@ def attack_result(
 
 
 class _Point(NamedTuple):
-    """Iterates ``images [B, ...]`` with ``gradient`` alike and predicted ``labels``."""
+    """Iterates ``images [B, ...]`` with ``gradient`` alike and predicted ``labels``.
+
+    ``is_flat`` marks iterates whose gradient has no direction: no step leaves them.
+    """
 
     images: Array
     gradient: Array
     labels: Array
+    is_flat: Array
 
 
 class _Climb(NamedTuple):
@@ -212,7 +229,8 @@ def pgd(
     One step is ``project(z + step_ratio * epsilon * direction(gradient))`` followed by
     clipping to ``bounds``. A sample's path does not depend on the rest of the batch.
     Loops over steps inside the compiled program and stops once every sample is
-    misclassified; may be jitted, vmapped over ``epsilon`` or over models.
+    misclassified, or has a gradient without direction; may be jitted, vmapped over
+    ``epsilon`` or over models.
 
     Args:
       apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode.
@@ -236,11 +254,15 @@ def pgd(
 
     Raises:
       InputError: ``apply_fn`` is no function or does not return logits; unusable
-        images or labels; a radius that is negative or not finite.
+        images or labels; numbers that are negative or not finite; a norm or a loss that
+        is no function.
       AssertionError: starts of another shape.
     """
     check_attacked(apply_fn, variables, images, labels, bounds)
-    check_radius(epsilon)
+    check_functions(norm=norm, loss=loss)
+    check_choice("keep", keep, get_args(Keep))
+    check_counts(0, num_steps=num_steps)
+    check_not_negative(epsilon=epsilon, step_ratio=step_ratio)
     chex.assert_equal_shape([images, start])
     epsilon = jnp.broadcast_to(jnp.asarray(epsilon, images.dtype), labels.shape)
     step_size = jnp.asarray(step_ratio, images.dtype) * epsilon
@@ -254,10 +276,10 @@ def pgd(
             return jnp.sum(losses), predict_class(logits)
 
         gradient, predicted = jax.grad(total, has_aux=True)(points)
-        return _Point(points, gradient, predicted)
+        return _Point(points, gradient, predicted, is_flat(gradient, norm))
 
     def is_done(point: _Point) -> Array:
-        return already if keep == "last" else point.labels != labels
+        return point.is_flat | (already if keep == "last" else point.labels != labels)
 
     def is_running(climb: _Climb) -> Array:
         return (climb.step < num_steps) & ~jnp.all(is_done(climb.point))
@@ -364,7 +386,8 @@ def random_start(
     Raises:
       InputError: a radius that is negative or not finite.
     """
-    check_radius(epsilon)
+    check_functions(norm=norm)
+    check_not_negative(epsilon=epsilon)
     epsilon = jnp.broadcast_to(jnp.asarray(epsilon, images.dtype), images.shape[:1])
     keys = jax.random.split(key, len(images))
 

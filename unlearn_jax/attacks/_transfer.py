@@ -16,6 +16,7 @@ from jax.tree_util import Partial
 
 from unlearn_jax.attacks._pgd import check_attacked, predict_class
 from unlearn_jax.attacks.values import Attack
+from unlearn_jax.checks import check_counts
 from unlearn_jax.types import (
     ApplyFn,
     Array,
@@ -122,13 +123,16 @@ def transfer(
       One column per sample.
 
     Raises:
-      InputError: an ``apply_fn`` is no function, or unusable images.
+      InputError: no models, an ``apply_fn`` that is no function, or unusable images or
+        labels.
       AssertionError: shapes that do not fit.
     """
     targets = sources if targets is None else targets
-    for apply_fn, _ in (*sources, *targets):
-        check_apply_fn(apply_fn)
-    check_attacked(*sources[0], images, labels, (0.0, 1.0))
+    if not sources or not targets:
+        raise InputError("transfer takes one source and one target at least")
+    for apply_fn, variables in (*sources, *targets):
+        check_attacked(apply_fn, variables, images, labels, (0.0, 1.0))
+    check_counts(batch_size=batch_size)
     labels = jnp.asarray(labels).astype(jnp.int32)
     crafted = []
     keys = jax.random.split(key, len(sources))
@@ -260,6 +264,7 @@ def correct(
       InputError: ``apply_fn`` is no function.
     """
     check_apply_fn(apply_fn)
+    check_counts(batch_size=batch_size)
     predicted = _classify(apply_fn, variables, images, batch_size)
     return predicted == jnp.asarray(labels).astype(jnp.int32)
 

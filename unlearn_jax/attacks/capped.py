@@ -2,16 +2,14 @@
 
 import chex
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
-from jax.core import Tracer
 
 from unlearn_jax.attacks._pgd import per_sample, predict_class
+from unlearn_jax.checks import check_counts, check_fractions
 from unlearn_jax.types import (
     ApplyFn,
     Array,
     AttackResult,
-    InputError,
     PyTree,
     Status,
     check_apply_fn,
@@ -62,7 +60,8 @@ def cap_failures(
       AssertionError: shapes that do not fit.
     """
     check_apply_fn(apply_fn)
-    check_fraction(fraction)
+    check_fractions(fraction=fraction)
+    check_counts(batch_size=batch_size)
     chex.assert_equal_shape([images, result.images])
     chex.assert_equal_shape([labels, result.status])
     never = result.status == Status.ALREADY_WRONG
@@ -112,18 +111,3 @@ def cap_failures(
         status=jnp.where(is_cut & result.success, not_found, result.status),
         num_gradients=result.num_gradients,
     )
-
-
-def check_fraction(fraction: float | Array) -> None:
-    """Raise on a concrete fraction outside [0, 1].
-
-    Raises:
-      InputError: naming it.
-    """
-    if isinstance(fraction, Tracer):
-        return
-    values = np.asarray(fraction)
-    if not np.all((values >= 0) & (values <= 1)):
-        raise InputError(
-            f"the fraction of samples to fail must be in [0, 1], got {fraction}"
-        )

@@ -1,8 +1,8 @@
 """Distances within which a Lipschitz constant excludes adversarial examples."""
 
-import jax
 import jax.numpy as jnp
 
+from unlearn_jax.attacks._pgd import class_margin
 from unlearn_jax.types import Array
 
 
@@ -34,9 +34,6 @@ def certified_distance(
     >>> round(float(bound), 4)
     0.1414
     """
-    is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
-    # of no class, lowest: -1 and the like are no prediction
-    of_label = jnp.max(jnp.where(is_label, logits, -jnp.inf), -1)
-    margin = of_label - jnp.max(jnp.where(is_label, -jnp.inf, logits), -1)
+    margin = class_margin(logits, labels)
     lipschitz = 10.0 ** jnp.asarray(log10_lipschitz)
     return jnp.maximum(margin, 0.0) / (jnp.sqrt(2.0) * lipschitz)

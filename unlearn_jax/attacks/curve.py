@@ -1,6 +1,7 @@
 """PGD at several radii: robustness and transfer as the radius grows."""
 
 from functools import partial
+from typing import get_args
 
 import chex
 import jax
@@ -11,12 +12,18 @@ from jax.typing import ArrayLike
 from unlearn_jax.attacks._pgd import (
     Keep,
     check_attacked,
-    check_radius,
     pgd,
     random_start,
 )
 from unlearn_jax.attacks.norms import Norm, linf
+from unlearn_jax.attacks.parameters import check_functions
 from unlearn_jax.attacks.search import in_batches
+from unlearn_jax.checks import (
+    check_choice,
+    check_counts,
+    check_not_negative,
+    check_positive,
+)
 from unlearn_jax.types import ApplyFn, Array, AttackResult, PyTree
 
 
@@ -55,11 +62,16 @@ def pgd_curve(
       Leaves ``[R, B, ...]``.
 
     Raises:
-      InputError: ``apply_fn`` is no function, or unusable images, labels or radii.
+      InputError: ``apply_fn`` is no function, or unusable images, labels, radii or
+        sizes.
     """
     radii = jnp.asarray(radii, jnp.float32)
     check_attacked(apply_fn, variables, images, labels, (0.0, 1.0))
-    check_radius(radii)
+    check_not_negative(radii=radii)
+    check_functions(norm=norm)
+    check_choice("keep", keep, get_args(Keep))
+    check_counts(num_steps=num_steps, batch_size=batch_size)
+    check_positive(step_ratio=step_ratio)
     chex.assert_rank(radii, 1)
     labels = jnp.asarray(labels).astype(jnp.int32)
     return _curve(

@@ -9,11 +9,11 @@ from unlearn_jax.attacks._pgd import (
     UNDEFINED,
     ascent_step,
     check_attacked,
-    check_radius,
     predict_class,
 )
 from unlearn_jax.attacks.norms import linf
 from unlearn_jax.attacks.search import in_batches
+from unlearn_jax.checks import check_counts, check_not_negative, check_positive
 from unlearn_jax.losses import cross_entropy
 from unlearn_jax.types import ApplyFn, Array, AttackResult, InputError, PyTree, Status
 
@@ -24,6 +24,21 @@ def _project_exactly(delta: Array, radius: Array) -> Array:
 
 _EXACT_LINF = linf._replace(project=_project_exactly, direction=jnp.sign)
 """Without this package's margin inside the ball, as in the released code."""
+
+
+def check_normalization(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    """Raise on means or deviations that no image can be normalized with.
+
+    Raises:
+      InputError: numbers that are not finite, a deviation that is not positive, or not
+        one of each per channel.
+    """
+    check_positive(std=std)
+    if len(mean) != len(std) or not np.all(np.isfinite(mean)):
+        raise InputError(
+            "mean and std must be finite numbers, one of each per channel, got"
+            f" {mean} and {std}"
+        )
 
 
 def legacy_pgd(
@@ -70,10 +85,12 @@ def legacy_pgd(
       AssertionError: shapes that do not fit.
     """
     check_attacked(apply_fn, variables, images, labels, (0.0, 1.0))
-    check_radius(epsilon)
+    check_counts(num_steps=num_steps, batch_size=batch_size)
+    check_not_negative(epsilon=epsilon)
+    check_normalization(mean, std)
     shift = np.asarray(mean, np.float32)
     scale = np.asarray(std, np.float32)
-    if images.shape[-1] != len(shift) or len(shift) != len(scale):
+    if images.shape[-1] != len(shift):
         raise InputError(
             f"images have {images.shape[-1]} channels: give a mean and a deviation for"
             " each"

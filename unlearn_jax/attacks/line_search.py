@@ -16,9 +16,11 @@ from unlearn_jax.attacks._pgd import (
     predict_class,
 )
 from unlearn_jax.attacks.norms import Norm, linf
-from unlearn_jax.attacks.search import in_batches, is_positive
+from unlearn_jax.attacks.parameters import check_functions
+from unlearn_jax.attacks.search import in_batches
+from unlearn_jax.checks import check_counts, check_positive
 from unlearn_jax.losses import log_odds
-from unlearn_jax.types import ApplyFn, Array, AttackResult, InputError, PyTree, Status
+from unlearn_jax.types import ApplyFn, Array, AttackResult, PyTree, Status
 
 
 class _Line(NamedTuple):
@@ -87,6 +89,7 @@ def fast_adversarial_set(
       AssertionError: shapes that do not fit.
     """
     check_attacked(apply_fn, variables, images, labels, bounds)
+    check_functions(norm=norm, loss=loss)
     check_line_search(epsilon_init, num_steps, num_restarts, batch_size)
 
     def attack_one(image: Array, label: Array, key: Array) -> AttackResult:
@@ -158,12 +161,9 @@ def check_line_search(
     Raises:
       InputError: sizes below 1, negative restarts, or a step that is not positive.
     """
-    is_small = min(num_steps, batch_size) < 1 or num_restarts < 0
-    if is_small or not is_positive(epsilon_init):
-        raise InputError(
-            "epsilon_init, num_steps and batch_size must be positive, and num_restarts"
-            " not negative"
-        )
+    check_counts(num_steps=num_steps, batch_size=batch_size)
+    check_counts(0, num_restarts=num_restarts)
+    check_positive(epsilon_init=epsilon_init)
 
 
 def _result(line: _Line, label: Array, distance: Array) -> AttackResult:

@@ -13,6 +13,8 @@ from jax import lax
 
 from unlearn_jax.attacks._pgd import (
     UNDEFINED,
+    class_margin,
+    is_flat,
     per_sample,
     predict_class,
     unattacked,
@@ -140,8 +142,8 @@ def linearized_set(
 
         is_polished = has_example & (num_polished >= num_polish) & ~already
         goes_deeper = is_polished & ~slots.is_last & (depth > 0)
-        is_flat = jax.vmap(lambda one: jnp.all(norm.direction(one) == 0))(gradient)
-        fails = ~has_example & (is_wrong | is_flat | (num_gradients > num_linear))
+        is_stuck = ~is_defined | is_flat(gradient, norm)
+        fails = ~has_example & (is_wrong | is_stuck | (num_gradients > num_linear))
         is_done = already | fails | (is_polished & ~goes_deeper)
         is_done &= slots.row < count
 
@@ -214,9 +216,7 @@ def _evaluate(
 
     def total(points: Array) -> tuple[Array, tuple[Array, Array, Array]]:
         logits = apply_fn(variables, points)
-        is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
-        of_label = jnp.sum(jnp.where(is_label, logits, 0.0), -1)
-        margins = of_label - jnp.max(jnp.where(is_label, -jnp.inf, logits), -1)
+        margins = class_margin(logits, labels)
         info = jnp.finfo(logits.dtype)
         units = _ROUNDING if info.bits > 16 else _ROUNDING_OF_HALF
         rounding = units * info.eps * jnp.max(jnp.abs(logits), -1)

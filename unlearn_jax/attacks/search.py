@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.core import Tracer
 
 from unlearn_jax.attacks._pgd import (
     AttackLoss,
@@ -25,6 +24,13 @@ from unlearn_jax.attacks._pgd import (
 )
 from unlearn_jax.attacks.minimal import linearized_set
 from unlearn_jax.attacks.norms import Norm, l2
+from unlearn_jax.attacks.parameters import check_functions
+from unlearn_jax.checks import (
+    check_choice,
+    check_counts,
+    check_not_negative,
+    check_positive,
+)
 from unlearn_jax.losses import log_odds
 from unlearn_jax.types import ApplyFn, Array, AttackResult, InputError, PyTree, Status
 
@@ -34,14 +40,6 @@ AttackBatch = Callable[..., AttackResult]
 
 NO_CLASS = -2
 """A label that differs from every prediction, so that its sample takes no step."""
-
-
-def is_positive(number: float | Array) -> bool:
-    """Return whether numbers are positive and finite; tracers pass."""
-    if isinstance(number, Tracer):
-        return True
-    values = np.asarray(number)
-    return bool(np.all((values > 0) & np.isfinite(values)))
 
 
 def adversarial_set(
@@ -128,14 +126,13 @@ def adversarial_set(
     Raises:
       InputError: ``apply_fn`` is no function, unusable images, an unknown search,
         ``restart=False`` with ``"grid"``, ``keep="last"`` with ``"minimal"``, sizes
-        below 1, or a negative number of steps or depth.
+        that are no integers or below 1, or numbers that are negative or not finite.
       AssertionError: shapes that do not fit.
     """
     check_attacked(apply_fn, variables, images, labels, bounds)
-    if search not in get_args(Search):
-        raise InputError(
-            f"unknown search {search!r}: choose 'grid', 'doubling' or 'minimal'"
-        )
+    check_functions(norm=norm, loss=loss)
+    check_choice("search", search, get_args(Search))
+    check_choice("keep", keep, get_args(Keep))
     if search == "grid" and not restart:
         raise InputError(
             "the grid search attacks all radii at once and cannot go on from the last:"
@@ -146,7 +143,8 @@ def adversarial_set(
             "the minimal search keeps the closest example: use keep='first', and depth"
             " for examples beyond the boundary"
         )
-    check_search(epsilon_init, num_radii, num_steps, batch_size)
+    check_counts(num_radii=num_radii, num_steps=num_steps, batch_size=batch_size)
+    check_positive(epsilon_init=epsilon_init, step_ratio=step_ratio)
     check_minimal(num_linear, num_polish, overshoot, depth)
     radii = epsilon_init * 2.0 ** jnp.arange(num_radii, dtype=images.dtype)
 
@@ -208,29 +206,13 @@ def check_minimal(
     """Raise on hyperparameters that the minimal search cannot use.
 
     Raises:
-      InputError: no linear step, a negative number of steps, a negative depth, or an
-        overshoot that is not positive.
+      InputError: no linear step, a number of steps that is negative or no integer, a
+        depth that is negative or not finite, or an overshoot that is not positive.
     """
-    if num_linear < 1 or num_polish < 0:
-        raise InputError("num_linear must be positive, and num_polish not negative")
-    if not is_positive(overshoot):
-        raise InputError(f"overshoot must be positive, got {overshoot}")
-    if not isinstance(depth, Tracer) and not np.all(np.asarray(depth) >= 0):
-        raise InputError(f"depth must not be negative, got {depth}")
-
-
-def check_search(
-    epsilon_init: float | Array, num_radii: int, num_steps: int, batch_size: int
-) -> None:
-    """Raise on sizes of a search over radii that are not positive.
-
-    Raises:
-      InputError: sizes below 1, or a radius that is not positive.
-    """
-    if min(num_radii, num_steps, batch_size) < 1 or not is_positive(epsilon_init):
-        raise InputError(
-            "epsilon_init, num_radii, num_steps and batch_size must be positive"
-        )
+    check_counts(num_linear=num_linear)
+    check_counts(0, num_polish=num_polish)
+    check_positive(overshoot=overshoot)
+    check_not_negative(depth=depth)
 
 
 def in_batches(

@@ -5,9 +5,11 @@ import jax.numpy as jnp
 
 from unlearn_jax.attacks._pgd import check_attacked, pgd
 from unlearn_jax.attacks.norms import Norm, l2
+from unlearn_jax.attacks.parameters import check_functions
 from unlearn_jax.attacks.search import retry_failures
+from unlearn_jax.checks import check_counts, check_positive
 from unlearn_jax.losses import log_odds
-from unlearn_jax.types import ApplyFn, Array, AttackResult, InputError, PyTree
+from unlearn_jax.types import ApplyFn, Array, AttackResult, PyTree
 
 
 def target_runner_up(
@@ -48,12 +50,13 @@ def target_runner_up(
       iterate, and its status.
 
     Raises:
-      InputError: ``apply_fn`` is no function, unusable images, or sizes below 1.
+      InputError: ``apply_fn`` is no function, unusable images or sizes.
       AssertionError: shapes that do not fit.
     """
     check_attacked(apply_fn, variables, images, labels, bounds)
-    if min(num_steps, batch_size) < 1:
-        raise InputError("num_steps and batch_size must be positive")
+    check_functions(norm=norm)
+    check_counts(num_steps=num_steps, batch_size=batch_size)
+    check_positive(step_ratio=step_ratio)
 
     def attack_batch(images: Array, labels: Array, radius: Array) -> AttackResult:
         logits = apply_fn(variables, images)

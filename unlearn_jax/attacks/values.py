@@ -10,7 +10,6 @@ compiled program serves all of them.
 Grid(epsilon_init=0.01, num_radii=8, batch_size=128)
 """
 
-import math
 from typing import Any, Literal, Protocol
 
 import jax.numpy as jnp
@@ -28,18 +27,14 @@ from unlearn_jax.attacks._pgd import (
     pgd,
     random_start,
 )
-from unlearn_jax.attacks.capped import cap_failures, check_fraction
-from unlearn_jax.attacks.legacy import legacy_pgd
+from unlearn_jax.attacks.capped import cap_failures
+from unlearn_jax.attacks.legacy import check_normalization, legacy_pgd
 from unlearn_jax.attacks.line_search import check_line_search, fast_adversarial_set
 from unlearn_jax.attacks.norms import NORMS, NormName
-from unlearn_jax.attacks.search import (
-    adversarial_set,
-    check_minimal,
-    check_search,
-    in_batches,
-    is_positive,
-)
+from unlearn_jax.attacks.parameters import check_bounds
+from unlearn_jax.attacks.search import adversarial_set, check_minimal, in_batches
 from unlearn_jax.attacks.targeted import target_runner_up
+from unlearn_jax.checks import check_counts, check_fractions, check_positive
 from unlearn_jax.losses import cross_entropy, log_odds
 from unlearn_jax.types import ApplyFn, Array, AttackResult, InputError, PyTree
 from unlearn_jax.values import Real, value
@@ -68,13 +63,6 @@ class Attack(Protocol):
     ) -> AttackResult:
         """Attack images ``[B, ...]`` so that their class is not ``labels [B]``."""
         ...
-
-
-def _check_bounds(bounds: tuple[float, ...]) -> None:
-    if len(bounds) != 2 or not -math.inf < bounds[0] < bounds[1] < math.inf:
-        raise InputError(
-            f"bounds must be the least and the largest pixel, got {bounds}"
-        )
 
 
 def _required(key: Array | None, attack: object) -> Array:
@@ -106,7 +94,8 @@ class Doubling:
 
     def __post_init__(self) -> None:
         """Raise on sizes that are not positive."""
-        check_search(self.epsilon_init, self.num_radii, 1, self.batch_size)
+        check_counts(num_radii=self.num_radii, batch_size=self.batch_size)
+        check_positive(epsilon_init=self.epsilon_init)
 
 
 @value
@@ -128,7 +117,8 @@ class Grid:
 
     def __post_init__(self) -> None:
         """Raise on sizes that are not positive."""
-        check_search(self.epsilon_init, self.num_radii, 1, self.batch_size)
+        check_counts(num_radii=self.num_radii, batch_size=self.batch_size)
+        check_positive(epsilon_init=self.epsilon_init)
 
 
 @value
@@ -163,7 +153,8 @@ class Minimal:
 
     def __post_init__(self) -> None:
         """Raise on sizes that are not positive."""
-        check_search(self.epsilon_init, self.num_radii, 1, self.batch_size)
+        check_counts(num_radii=self.num_radii, batch_size=self.batch_size)
+        check_positive(epsilon_init=self.epsilon_init)
         check_minimal(self.num_linear, self.num_polish, self.overshoot, self.depth)
 
 
@@ -181,8 +172,8 @@ class FixedRadius:
 
     def __post_init__(self) -> None:
         """Raise on sizes that are not positive."""
-        if self.batch_size < 1 or not is_positive(self.epsilon):
-            raise InputError("epsilon and batch_size must be positive")
+        check_counts(batch_size=self.batch_size)
+        check_positive(epsilon=self.epsilon)
 
 
 @value
@@ -214,9 +205,9 @@ class PGD:
 
     def __post_init__(self) -> None:
         """Raise on unusable sizes or another search."""
-        _check_bounds(self.bounds)
-        if self.num_steps < 1 or not is_positive(self.step_ratio):
-            raise InputError("num_steps and step_ratio must be positive")
+        check_bounds(self.bounds)
+        check_counts(num_steps=self.num_steps)
+        check_positive(step_ratio=self.step_ratio)
         if not isinstance(self.search, Doubling | Grid | Minimal | FixedRadius):
             raise InputError(
                 "search must be attacks.Doubling(...), attacks.Grid(...),"
@@ -395,7 +386,7 @@ class LineSearch:
 
     def __post_init__(self) -> None:
         """Raise on unusable sizes."""
-        _check_bounds(self.bounds)
+        check_bounds(self.bounds)
         check_line_search(
             self.epsilon_init, self.num_steps, self.num_restarts, self.batch_size
         )
@@ -469,13 +460,11 @@ class APGD:
 
     def __post_init__(self) -> None:
         """Raise on unusable sizes."""
-        _check_bounds(self.bounds)
-        if self.num_steps < 1:
-            raise InputError(
-                "APGD takes at least one step, and keeps 'first' or 'best'"
-            )
-        if self.batch_size < 1 or not is_positive(self.epsilon):
-            raise InputError("epsilon and batch_size must be positive")
+        check_bounds(self.bounds)
+        check_counts(num_steps=self.num_steps)
+        check_fractions(momentum=self.momentum, min_rises=self.min_rises)
+        check_counts(batch_size=self.batch_size)
+        check_positive(epsilon=self.epsilon)
 
     def __call__(
         self,
@@ -557,7 +546,7 @@ class AutoAttackSmall:
 
     def __post_init__(self) -> None:
         """Raise on unusable sizes."""
-        _check_bounds(self.bounds)
+        check_bounds(self.bounds)
         check_autoattack(
             self.epsilon, self.num_steps, self.num_targets, self.batch_size
         )
@@ -622,8 +611,9 @@ class LegacyPGD:
 
     def __post_init__(self) -> None:
         """Raise on unusable sizes."""
-        if min(self.num_steps, self.batch_size) < 1 or not is_positive(self.epsilon):
-            raise InputError("epsilon, num_steps and batch_size must be positive")
+        check_counts(num_steps=self.num_steps, batch_size=self.batch_size)
+        check_positive(epsilon=self.epsilon)
+        check_normalization(self.mean, self.std)
 
     def __call__(
         self,
@@ -681,7 +671,8 @@ class CappedFailures:
 
     def __post_init__(self) -> None:
         """Raise on a fraction outside [0, 1]."""
-        check_fraction(self.fraction)
+        check_fractions(fraction=self.fraction)
+        check_counts(batch_size=self.batch_size)
 
     def __call__(
         self,

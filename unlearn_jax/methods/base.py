@@ -432,6 +432,20 @@ def check_positive(name: str, number: Real) -> None:
         raise InputError(f"a method's {name} must be positive, got 0")
 
 
+def check_batch_size(name: str, size: int | None) -> None:
+    """Raise on a number of samples of a batch that is below 1.
+
+    Args:
+      name: of the hyperparameter.
+      size: its value; None, for another's value, passes.
+
+    Raises:
+      InputError: naming it.
+    """
+    if size is not None and size < 1:
+        raise InputError(f"a method's {name} must be positive, got {size}")
+
+
 Forward = Callable[[Variables, Array, Array], tuple[Array, ModelState]]
 """``(variables, images [B, ...], key) -> (logits [B, C], new model state)``."""
 

@@ -13,6 +13,7 @@ from unlearn_jax.train import (
     FetchFn,
     TrainState,
     epoch_order,
+    fetch_from,
     init_state,
     scan_steps,
     steps_per_epoch,
@@ -143,6 +144,40 @@ def finetune_passes(
     variables = restriction.project(state.variables)
     num_gradients = jnp.asarray(value_of(cost), jnp.int32)
     return variables, UnlearnInfo(jnp.concatenate(losses), num_gradients)
+
+
+def finetune_on_pairs(
+    key: Array,
+    problem: Problem,
+    options: FineTuning,
+    loss_fn: PassLoss,
+    *,
+    forget_batch_size: int | None = None,
+) -> tuple[Variables, UnlearnInfo]:
+    """Train the original model on a retained and a forget batch in each step.
+
+    An epoch is one pass over D_R; D_F is read cyclically alongside it.
+
+    Args:
+      key: of the method's run.
+      problem: gives the model and the sets.
+      options: of the training.
+      loss_fn: of the pair ``(retained batch, forget batch)``.
+      forget_batch_size: forget samples per step; as many as retained ones if None.
+
+    Returns:
+      As of :func:`finetune_passes`.
+    """
+    pairs = Pass(
+        loss_fn,
+        fetch_from(options.augmentation),
+        problem.train,
+        problem.retain,
+        problem.num_retain,
+        second=problem.forget,
+        second_batch_size=forget_batch_size,
+    )
+    return finetune_passes(key, problem, options, [pairs])
 
 
 def _decaying(options: FineTuning, steps: list[Any]) -> optax.GradientTransformation:

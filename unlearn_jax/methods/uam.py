@@ -11,12 +11,16 @@ import optax
 from jax import lax
 
 from unlearn_jax.losses import cross_entropy
-from unlearn_jax.methods.base import FineTuning, check_numbers, forward_fn
-from unlearn_jax.methods.passes import Pass, PassLoss, finetune_passes
-from unlearn_jax.train import Batch, fetch_from
+from unlearn_jax.methods.base import (
+    FineTuning,
+    check_batch_size,
+    check_numbers,
+    forward_fn,
+)
+from unlearn_jax.methods.passes import PassLoss, finetune_on_pairs
+from unlearn_jax.train import Batch
 from unlearn_jax.types import (
     Array,
-    InputError,
     Model,
     ModelState,
     Params,
@@ -69,11 +73,7 @@ class UAM(FineTuning):
         """Refuse values that no run could use."""
         super().__post_init__()
         check_numbers(low=0, rho=self.rho)
-        if self.forget_batch_size is not None and self.forget_batch_size < 1:
-            raise InputError(
-                "a method's forget_batch_size must be positive, got"
-                f" {self.forget_batch_size}"
-            )
+        check_batch_size("forget_batch_size", self.forget_batch_size)
 
     def __call__(self, key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
         """Descend on the retained samples from perturbed parameters.
@@ -82,16 +82,10 @@ class UAM(FineTuning):
           key: consumed.
           problem: gives the model and the sets.
         """
-        part = Pass(
-            _perturbed_loss(problem.model, self, self.rho),
-            fetch_from(self.augmentation),
-            problem.train,
-            problem.retain,
-            problem.num_retain,
-            second=problem.forget,
-            second_batch_size=self.forget_batch_size,
+        loss_fn = _perturbed_loss(problem.model, self, self.rho)
+        return finetune_on_pairs(
+            key, problem, self, loss_fn, forget_batch_size=self.forget_batch_size
         )
-        return finetune_passes(key, problem, self, [part])
 
 
 def _perturbed_loss(model: Model, options: FineTuning, rho: Real) -> PassLoss:

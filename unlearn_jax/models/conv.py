@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import AxisType
 
 from unlearn_jax import onednn, targets
 from unlearn_jax.types import Array, InputError
@@ -28,9 +29,7 @@ DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 PART = 2**20
 """Bytes of activations of one part of a batch in a weight gradient."""
 BATCH_AXIS = "batch"
-"""Axis of a mesh (:func:`jax.set_mesh`) that batches are divided over.
-
-The mapper ``split`` makes one; so may you.
+"""Axis of the mesh of the mapper ``split``, that batches are divided over.
 """
 
 
@@ -40,12 +39,28 @@ def explicit_padding(
     kernel: Array,
     strides: Sequence[int],
 ) -> Padding:
-    """Return the numbers of a padding that may be given by name."""
+    """Return the numbers of a padding that may be given by name.
+
+    Raises:
+      InputError: the padded image is smaller than the kernel, which would leave an
+        output without entries.
+    """
     if isinstance(padding, str):
-        return tuple(
+        pads = tuple(
             lax.padtype_to_pads(image.shape[1:3], kernel.shape[:2], strides, padding)
         )
-    return tuple((int(low), int(high)) for low, high in padding)
+    else:
+        pads = tuple((int(low), int(high)) for low, high in padding)
+    sides = zip(image.shape[1:3], kernel.shape[:2], pads, strict=True)
+    if any(side + low + high < taps for side, taps, (low, high) in sides):
+        window = "x".join(map(str, kernel.shape[:2]))
+        size = "x".join(map(str, image.shape[1:3]))
+        raise InputError(
+            f"a kernel of {window} does not fit into an image of {size} with padding"
+            f" {padding!r}: take padding='SAME', a smaller kernel, or fewer poolings"
+            " before it"
+        )
+    return pads
 
 
 def adjoint_kernel(kernel: Array) -> Array:
@@ -222,7 +237,8 @@ def canonical_conv(
     ``lax.conv_general_dilated`` otherwise. Values and gradients equal autodiff's to
     rounding. Reverse mode, ``jvp`` of ``grad`` and ``grad`` of ``grad`` work; direct
     forward mode (``jax.jvp``, ``jax.linear_transpose``) does not: use
-    :func:`jax.lax.conv_general_dilated` there.
+    :func:`jax.lax.conv_general_dilated` there. On a mesh with explicit axes it is that
+    function.
 
     Args:
       lhs: images ``[B, H, W, in]``.
@@ -241,7 +257,8 @@ def canonical_conv(
       ``[B, H', W', out]``.
 
     Raises:
-      InputError: for dilation, groups or another layout.
+      InputError: for dilation, groups or another layout, and where the kernel is larger
+        than the padded image.
     """
     del precision
     _require_plain(
@@ -252,8 +269,9 @@ def canonical_conv(
     )
     strides = (int(window_strides[0]), int(window_strides[1]))
     pads = explicit_padding(padding, lhs, rhs, strides)
+    convolve = _plain if _is_typed(lhs, rhs) else _canonical
     return lax.convert_element_type(
-        _canonical(lhs, rhs, strides, pads), preferred_element_type or lhs.dtype
+        convolve(lhs, rhs, strides, pads), preferred_element_type or lhs.dtype
     )
 
 
@@ -273,7 +291,9 @@ def onednn_conv(
 
     Arguments, result and errors as in :func:`canonical_conv`; differentiable in every
     mode. What oneDNN does not do is computed in the canonical form: types other than
-    float32 and bfloat16, negative padding, and batches that a mesh divides.
+    float32 and bfloat16, negative padding, and batches that a mesh divides
+    (:func:`jax.set_mesh`). Of a divided batch without a mesh that is set, the values
+    are right, but every device computes all of it.
     """
     del precision
     _require_plain(
@@ -281,16 +301,34 @@ def onednn_conv(
     )
     strides = (int(window_strides[0]), int(window_strides[1]))
     pads = explicit_padding(padding, lhs, rhs, strides)
-    is_native = onednn.takes(lhs, rhs, strides, pads) and not _is_divided()
-    convolve = onednn.forward if is_native else _canonical
+    if _is_typed(lhs, rhs):
+        convolve = _plain
+    elif _is_divided() or not onednn.takes(lhs, rhs, strides, pads):
+        convolve = _canonical
+    else:
+        convolve = onednn.forward
     return lax.convert_element_type(
         convolve(lhs, rhs, strides, pads), preferred_element_type or lhs.dtype
     )
 
 
 def _is_divided() -> bool:
-    """Return whether a mesh divides batches: XLA does not divide calls of oneDNN."""
-    return jax.sharding.get_abstract_mesh().shape.get(BATCH_AXIS, 1) > 1
+    """Return whether a mesh divides batches: XLA does not divide calls of oneDNN.
+
+    An axis of any name may; a manual one does not, which is divided by the caller.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    sizes = zip(mesh.axis_types, mesh.axis_sizes, strict=True)
+    return any(size > 1 and kind != AxisType.Manual for kind, size in sizes)
+
+
+def _is_typed(*arrays: Array) -> bool:
+    """Return whether the types of arrays say how devices divide them.
+
+    Types of gradients would have to say it too: of XLA's own convolution they do.
+    """
+    specs = [jax.typeof(array).sharding.spec for array in arrays]
+    return any(part is not None for spec in specs for part in spec)
 
 
 CONVOLUTIONS: dict[str, Callable[..., Array]] = {
