@@ -1,5 +1,7 @@
 """Rows of a table from arrays alone, against definitions."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -198,6 +200,35 @@ def test_the_attack_is_fair_where_it_cannot_rank_at_all():
             width = 50 * (1 - 0.025 ** (1 / 8))
             assert (auc.mean, auc.high) == pytest.approx((50, 50 + width), abs=1e-3)
             assert "50.0 [" in fair.detail
+
+
+def test_the_papers_signatures_of_failure_are_checks():
+    rows, references, member = draw_models(np.random.default_rng(8))
+    forget = np.zeros((len(RUNS), NUM_TRAIN), bool)
+    forget[:, :8] = True
+    config = AuditConfig(num_bootstrap=5, mis=False)
+    pool = make_pool(config, LABELS, forget, RUNS, references, member)
+    measured = {row.key: row for row in measure_rows(pool, rows).rows}
+    accuracy = measured["original"].metrics["test_accuracy"].mean
+
+    def signatures(auc, lost, **options):
+        estimates = {
+            key: measured["mine"].metrics[key]._replace(mean=mean)
+            for key, mean in (("ft_auc", auc), ("test_accuracy", accuracy - lost))
+        }
+        row = dataclasses.replace(
+            measured["mine"], metrics=estimates, attack="", options=options
+        )
+        table = [measured["original"], row]
+        found = make_checks(pool, table, is_exchangeable=True)
+        return [one for one in found if one.name.startswith("adversarial sets")]
+
+    assert [one.passed for one in signatures(59.0, 4.9)] == [True, True]
+    left, lost = signatures(61.0, 5.2)
+    assert (left.passed, lost.passed) == (False, False)
+    assert "mine, FT AUC 61.0; above: mine" in left.detail
+    assert "5.2" in lost.detail
+    assert signatures(61.0, 5.2, replace="original") == [], "a control may fail"
 
 
 def test_differences_are_those_of_the_runs():
