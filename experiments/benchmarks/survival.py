@@ -331,7 +331,7 @@ def kill(
     file = stacks(folder, victim)
     if file.exists() and process.poll() is None:
         process.send_signal(signal.SIGUSR1)
-        limit = time.monotonic() + 0.2
+        limit = time.monotonic() + 1.0
         while (
             not file.stat().st_size
             and process.poll() is None
