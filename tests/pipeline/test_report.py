@@ -93,6 +93,21 @@ def test_every_table_prints_the_numbers(result):
     assert f"{mean} ± {std} [{low}, {high}]" in markdown(result)
 
 
+def test_a_table_without_the_interval_of_an_attack_says_why(result):
+    assert "Without an interval" not in markdown(result)
+    for row in result.rows:
+        for key in ("mis", "avg_gap_mis"):
+            if key in row.metrics:
+                result = change_metric(
+                    result, row.key, key, low=math.nan, high=math.nan
+                )
+    words = "Without an interval: MIS and Avg Gap (MIS); the machine is fitted once"
+    assert words in markdown(result)
+    assert "`audit.refits`" in tables.missing_sentence(result, ["mis"])
+    assert tables.missing_sentence(result, ["ft_auc"]) == ""
+    assert words in Page(report.render_html(report.run_page(result, {}))).words
+
+
 def test_every_table_ends_with_the_cost(result):
     cost = dataclasses.replace(result.rows[3].cost, relative_gradients=0.0123)
     result = change_row(result, "method0", cost=cost)

@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from unlearn_jax.targets.chips import CHIPS, Chip, gpu_description
+from unlearn_jax.targets.chips import CHIPS, Chip, chip, gpu_description
 from unlearn_jax.types import InputError
 
 _TPUS = {
@@ -204,3 +204,16 @@ def devices() -> tuple[Any, ...]:
     """Return the devices of one host that programs are built for."""
     target = current()
     return tuple(jax.local_devices()) if target is None else target.devices
+
+
+def memory() -> float | None:
+    """Return the bytes of a device that programs are built for; None if not known.
+
+    Nor on CPUs, whose devices share the memory of the machine.
+    """
+    if platform() == "cpu":
+        return None
+    target = current()
+    kind = jax.local_devices()[0].device_kind if target is None else target.kind
+    found = chip(kind)
+    return None if found is None else found.memory
