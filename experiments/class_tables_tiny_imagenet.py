@@ -22,6 +22,7 @@ STUDY = {
         title=f"Class unlearning: {name} on Tiny-ImageNet",
         data=DataConfig(
             source="folder",
+            name="tiny_imagenet",
             size=(64, 64),
             num_train=80_000,
             num_test=20_000,

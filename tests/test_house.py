@@ -38,6 +38,7 @@ FLOOR = {
     "ensembles": 11,
     "methods": 11,
     "contrib": 12,
+    "figures": 12,
     "pipeline": 13,
     "studies": 14,
     "cli": 15,

@@ -30,6 +30,7 @@ _SUBPACKAGES = (
     "contrib",
     "data",
     "ensembles",
+    "figures",
     "filters",
     "influence",
     "layers",

@@ -3,11 +3,13 @@
 A stack of ``M`` models is a pytree whose leaves have a leading ``M``. "For each model"
 is a replaceable *mapper*, so the same pure function of one model runs as a Python loop,
 as ``lax.map``, as ``vmap``, or over devices by ``pmap`` with any of these inside;
-batches of models too large for one device are divided over several.
+batches of models too large for one device are divided over several, and so are the
+samples of a data set too large for one.
 All give the same result; which is fast depends on the backend and on the model.
 """
 
 import contextlib
+import math
 import os
 import re
 import threading
@@ -24,6 +26,7 @@ import numpy as np
 import optax
 from jax import lax
 from jax.core import Tracer
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 from numpy.typing import ArrayLike
 
@@ -74,6 +77,9 @@ class Mapper(NamedTuple):
         donated.
       shards: parts that every batch of a training step is divided into; 1 for none.
       fetch: turns a function that reads batches into one that divides them.
+      place_data: puts a training set on the devices, once; ``place`` by default.
+      lift_training: ``lift`` of functions that read a placed training set through
+        ``fetch`` alone; ``lift`` by default.
     """
 
     name: str
@@ -83,6 +89,8 @@ class Mapper(NamedTuple):
     ]
     shards: int = 1
     fetch: Callable[[FetchFn], FetchFn] = lambda fetch: fetch
+    place_data: Callable[[Dataset], PyTree] | None = None
+    lift_training: Callable[[OneModel], OneModel] | None = None
 
 
 _SWITCHES = (
@@ -103,7 +111,8 @@ class _Program:
 
     Args:
       jitted: from ``jax.jit``.
-      places: sharding of each argument, which is moved there; None leaves them.
+      places: sharding of each argument, which is moved there, or a function that gives
+        it; None leaves them.
     """
 
     def __init__(self, jitted: Any, places: Sequence[Any] | None = None) -> None:
@@ -131,8 +140,17 @@ class _Program:
         if _rehearsal.is_on:
             return jax.tree.map(_zeros, compiled.out_info)
         if self._places is not None:
-            args = tuple(map(jax.device_put, args, self._places))
+            args = tuple(map(_put, args, self._shardings(args)))
         return compiled(*args)
+
+    def _shardings(self, args: PyTree) -> list[Any]:
+        if self._places is None:
+            first = SingleDeviceSharding(targets.devices()[0])
+            return [first] * len(args)
+        return [
+            place(arg) if callable(place) else place
+            for place, arg in zip(self._places, args, strict=True)
+        ]
 
     def shapes(self, args: PyTree) -> PyTree:
         """Return shapes, types and places of arguments, on the devices of the target.
@@ -140,8 +158,6 @@ class _Program:
         Args:
           args: arrays, or their shapes.
         """
-        first = SingleDeviceSharding(targets.devices()[0])
-        places = self._places or (first,) * len(args)
 
         def shape(leaf: Any, place: Any) -> jax.ShapeDtypeStruct:
             kind = jax.typeof(leaf)
@@ -151,8 +167,8 @@ class _Program:
             )
 
         return tuple(
-            jax.tree.map(partial(shape, place=place), arg)
-            for arg, place in zip(args, places, strict=True)
+            jax.tree.map(shape, arg, jax.tree.broadcast(place, arg))
+            for arg, place in zip(args, self._shardings(args), strict=True)
         )
 
     def _compile(self, structure: Any, shapes: tuple[Any, ...]) -> Any:
@@ -167,6 +183,8 @@ class _Program:
             jax.monitoring.record_event_duration_secs(WAITED, waited)
             if signature not in self._compiled:
                 args = jax.tree.unflatten(structure, shapes)
+                if self._places is not None:
+                    args = self.shapes(args)
                 lowered = self._jitted.lower(*args)
                 options = _compiler_options(lowered)
                 self._compiled[signature] = lowered.compile(options)
@@ -241,6 +259,30 @@ def is_rehearsal() -> bool:
     return _rehearsal.is_on
 
 
+def _put(tree: PyTree, shardings: PyTree) -> PyTree:
+    """Return arrays on devices, of which some may be other processes'.
+
+    These hold the same arrays.
+    """
+
+    def put(leaf: Any, sharding: Any) -> Any:
+        if sharding.is_fully_addressable:
+            return jax.device_put(leaf, sharding)
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return jax.jit(_same, out_shardings=sharding)(leaf)
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            data = put(jax.random.key_data(leaf), sharding)
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, sharding, host.__getitem__)
+
+    return jax.tree.map(put, tree, jax.tree.broadcast(shardings, tree))
+
+
+def _same(leaf: Array) -> Array:
+    return leaf
+
+
 def _zeros(like: Any) -> Any:
     """Return zeros that take no memory; of keys, their shape."""
     if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
@@ -308,6 +350,8 @@ def mapper(
     num_models: int,
     devices: int | None = None,
     split: int = 1,
+    shard_data: bool = False,
+    across_hosts: bool = False,
 ) -> Mapper:
     """Make the mapper of ``num_models`` models.
 
@@ -326,6 +370,14 @@ def mapper(
         and batches. Equal to the others to rounding, since gradients are summed in
         another order. Everything but training (attacks, predictions) runs on the
         devices of a model alike.
+      shard_data: the images of a training set are divided over the devices in place of
+        being on each; every device sends the others the rows of their batches, with
+        the same bits. For data sets that do not fit. All else (attacks, methods,
+        predictions) has images over the devices of a model, where ``split`` divides
+        their number.
+      across_hosts: the mesh is over the devices of all processes, which make the same
+        calls with the same arguments (JAX's distributed runtime). Losses and logits
+        are returned to each; states stay on the devices (:func:`to_host`).
 
     Returns:
       The mapper.
@@ -339,15 +391,17 @@ def mapper(
         raise InputError(
             f"unknown mapper {form!r}: choose auto, loop, map, vmap or split"
         )
-    present = targets.devices()
+    present = targets.devices(across_hosts=across_hosts)
     if devices is not None and not 1 <= devices <= len(present):
         raise InputError(
             f"{devices} devices asked for, {len(present)} present: choose 1 to"
             f" {len(present)}"
         )
     count = devices or len(present)
+    suffix = " x shards" if shard_data else ""
     if form == "split":
-        return _on_mesh("loop", present[:count], count, f"split[{count}]")
+        name = f"split[{count}]{suffix}"
+        return _on_mesh("loop", present[:count], count, name, shard_data)
     if split < 1 or count % split:
         raise InputError(
             f"{count} devices do not divide into parts of split={split}: choose a"
@@ -358,7 +412,8 @@ def mapper(
     if split > 1:
         name = f"{name} x split[{split}]"
     if models * split > 1:
-        return _on_mesh(form, present[: models * split], split, name)
+        chosen = present[: models * split]
+        return _on_mesh(form, chosen, split, name + suffix, shard_data)
     return _on_one(form, targets.current())
 
 
@@ -385,11 +440,14 @@ def _on_one(form: str, target: targets.Target | None) -> Mapper:
 
 
 @lru_cache(maxsize=64)
-def _on_mesh(form: str, devices: tuple[Any, ...], split: int, name: str) -> Mapper:
+def _on_mesh(
+    form: str, devices: tuple[Any, ...], split: int, name: str, shard_data: bool
+) -> Mapper:
     """Return the mapper over a mesh of models, and of the parts of their batches.
 
-    The axis of the models is manual: no device hears of another one's. That of the
-    batches is XLA's, which divides what reads them and sums their gradients.
+    The axis of the models is manual: no device hears of another one's, but for rows of
+    a sharded data set. That of the batches is XLA's, which divides what reads them and
+    sums their gradients.
     """
     count = len(devices) // split
     grid = np.array(devices).reshape(count, split)
@@ -397,6 +455,10 @@ def _on_mesh(form: str, devices: tuple[Any, ...], split: int, name: str) -> Mapp
     models = NamedSharding(mesh, PartitionSpec("models"))
     everywhere = NamedSharding(mesh, PartitionSpec())
     rows = PartitionSpec(BATCH_AXIS)
+    # a data set's images by their rows, its labels everywhere
+    axes = ("models", BATCH_AXIS) if split > 1 else "models"
+    by_rows = Dataset(NamedSharding(mesh, PartitionSpec(axes)), everywhere)
+    own_rows = Dataset(PartitionSpec("models"), PartitionSpec())
 
     def pad_models(tree: PyTree) -> PyTree:
         return _pad(count, tree)
@@ -413,18 +475,18 @@ def _on_mesh(form: str, devices: tuple[Any, ...], split: int, name: str) -> Mapp
 
         return _Program(jax.jit(cut_models, in_shardings=models), (models,))
 
-    def lift(fun: OneModel) -> OneModel:
+    def lift_reading(place: Any, shared_spec: Any, fun: OneModel) -> OneModel:
         on_device = jax.shard_map(
             _body(form, fun),
             mesh=mesh,
-            in_specs=(models.spec, models.spec, everywhere.spec),
+            in_specs=(models.spec, models.spec, shared_spec),
             out_specs=models.spec,
             axis_names={"models"},
             check_vma=False,
         )
-        places = (models, models, everywhere)
-        jitted = jax.jit(on_device, in_shardings=places, donate_argnums=0)
-        program = _Program(jitted, places)
+        shardings = (models, models, None if callable(place) else place)
+        jitted = jax.jit(on_device, in_shardings=shardings, donate_argnums=0)
+        program = _Program(jitted, (models, models, place))
         spread = _slots(program, count) if form == "loop" else program
 
         def run(carry: PyTree, item: PyTree, shared: PyTree) -> tuple[PyTree, PyTree]:
@@ -439,19 +501,74 @@ def _on_mesh(form: str, devices: tuple[Any, ...], split: int, name: str) -> Mapp
 
         return run
 
+    def by_size(shared: PyTree) -> PyTree:
+        """Return the shardings of shared arrays: images over the parts of a batch."""
+
+        def sharding(leaf: Any) -> NamedSharding:
+            shape = np.shape(leaf)
+            has_rows = len(shape) > 2 and shape[0] % split == 0
+            return NamedSharding(mesh, rows) if has_rows else everywhere
+
+        return jax.tree.map(sharding, shared)
+
+    shared_place = by_size if shard_data and split > 1 else everywhere
+    lift = partial(lift_reading, shared_place, everywhere.spec)
+
     def place(shared: PyTree) -> PyTree:
-        return shared if _rehearsal.is_on else jax.device_put(shared, everywhere)
+        if _rehearsal.is_on:
+            return shared
+        where = shared_place(shared) if callable(shared_place) else shared_place
+        return _put(shared, where)
+
+    def place_rows(data: Dataset) -> Dataset:
+        num_rows = len(data.labels)
+        shape = (num_rows + -num_rows % len(devices), *data.images.shape[1:])
+        if _rehearsal.is_on:
+            one = np.zeros((), data.images.dtype)
+            return Dataset(np.broadcast_to(one, shape), data.labels)
+
+        def read(index: Any) -> np.ndarray:
+            # of a memory-mapped file only the rows of one device at a time
+            part = np.asarray(data.images[index[0]])
+            start, stop, _ = index[0].indices(shape[0])
+            missing = stop - start - len(part)
+            return np.pad(part, [(0, missing)] + [(0, 0)] * (part.ndim - 1))
+
+        images = jax.make_array_from_callback(shape, by_rows.images, read)
+        return Dataset(images, _put(data.labels, everywhere))
+
+    def exchange(data: Dataset, index: Array) -> Array:
+        """Return images of the batch, from the devices that hold them."""
+        num_rows = len(data.images)
+        wanted = lax.all_gather(index, "models")
+        local = wanted - num_rows * lax.axis_index("models")
+        is_own = (local >= 0) & (local < num_rows)
+        images = data.images[jnp.clip(local, 0, num_rows - 1)]
+        mask = is_own.reshape(is_own.shape + (1,) * (images.ndim - 2))
+        parts = lax.all_to_all(jnp.where(mask, images, 0), "models", 0, 0)
+        # of each image one part is not zero
+        return jnp.sum(parts, 0, dtype=parts.dtype)
 
     def fetch(read: FetchFn) -> FetchFn:
+        def from_rows(data: Any, index: Array, key: Array) -> Batch:
+            found = Dataset(exchange(data, index), data.labels[index])
+            batch = read(found, jnp.arange(len(index)), key)
+            return batch._replace(position=index)
+
+        whole = from_rows if shard_data else read
+
         def divided(data: Any, index: Array, key: Array) -> Batch:
             is_inside = BATCH_AXIS in jax.sharding.get_abstract_mesh().shape
             parts = rows if is_inside else NamedSharding(mesh, rows)
             index = lax.with_sharding_constraint(index, parts)
-            return lax.with_sharding_constraint(read(data, index, key), parts)
+            return lax.with_sharding_constraint(whole(data, index, key), parts)
 
-        return divided if split > 1 else read
+        return divided if split > 1 else whole
 
-    return Mapper(name, place, lift, split, fetch)
+    if not shard_data:
+        return Mapper(name, place, lift, split, fetch)
+    lift_training = partial(lift_reading, by_rows, own_rows)
+    return Mapper(name, place, lift, split, fetch, place_rows, lift_training)
 
 
 def _pad(count: int, tree: PyTree) -> PyTree:
@@ -514,6 +631,22 @@ def _lifted(mapper: Mapper, fun: Callable[[PyTree, PyTree], PyTree]) -> OneModel
         return (), fun(item, shared)
 
     return mapper.lift(lifted)
+
+
+def to_host(tree: PyTree) -> PyTree:
+    """Return arrays as NumPy, on every process those of all processes' devices.
+
+    Args:
+      tree: leaves on devices of this process, or over those of several
+        (``across_hosts`` of :func:`mapper`), which all call this.
+    """
+
+    def fetch(leaf: Any) -> np.ndarray:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return multihost_utils.process_allgather(leaf, tiled=True)
+        return np.asarray(leaf)
+
+    return jax.tree.map(fetch, tree)
 
 
 def _mapper_or_default(chosen: Mapper | None, num_models: int) -> Mapper:
@@ -593,16 +726,16 @@ def fit_many(
     is_read = np.asarray(member.any(0))
     check_samples(model.apply, of_one, data, "training set", member=is_read)
     loss_fn = loss_fn or cross_entropy_loss(model)
-    placed = mapper.place(data)
+    placed = (mapper.place_data or mapper.place)(data)
     mask = jnp.asarray(member)
     losses = [np.zeros((len(member), 0), np.float32)]
     # read before the first call, which donates the state
-    first_epoch = int(np.asarray(current.epoch)[0])
+    first_epoch = int(to_host(current.epoch)[0])
     for epoch in range(first_epoch, recipe.num_epochs, epochs_per_call):
         num_epochs = min(epochs_per_call, recipe.num_epochs - epoch)
         advance = _advance(mapper, loss_fn, recipe, num_batches, num_epochs)
         current, new_losses = advance(current, (keys, mask), placed)
-        losses.append(check_losses(new_losses, epoch))
+        losses.append(check_losses(to_host(new_losses), epoch))
         if callback is not None and not _rehearsal.is_on:
             callback(current, losses[-1])
     return current, np.concatenate(losses, -1)
@@ -610,6 +743,10 @@ def fit_many(
 
 def _without_models(leaf: Array) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
+
+
+PART_BYTES = 2**31
+"""Most bytes of images that :func:`predict_many` puts on a device at a time."""
 
 
 class References(NamedTuple):
@@ -691,7 +828,7 @@ def _advance(
     ) -> tuple[PyTree, PyTree]:
         return one(state, item[0], data, item[1])
 
-    return mapper.lift(train_models)
+    return (mapper.lift_training or mapper.lift)(train_models)
 
 
 def predict_many(
@@ -707,7 +844,8 @@ def predict_many(
     Args:
       apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, of one model.
       variables: stacked, leaves ``[M, ...]``.
-      images: ``[N, ...]`` uint8 or float32 in [0, 1], shared.
+      images: ``[N, ...]`` uint8 or float32 in [0, 1], shared; on the devices in parts
+        of at most 2 GiB.
       mapper: for ``M`` models; the default for the backend if None.
       batch_size: images at a time.
 
@@ -722,7 +860,26 @@ def predict_many(
     check_images(images)
     mapper = _mapper_or_default(mapper, len(jax.tree.leaves(variables)[0]))
     predictor = _predictor(apply_fn, batch_size)
-    logits = np.asarray(map_models(mapper, predictor, variables, images))
+    rows: Any = images
+    num_images = len(rows)
+    bytes_each = math.prod(rows.shape[1:]) * rows.dtype.itemsize
+    # whole batches; the last part begins earlier, so that all share a program
+    most = batch_size * max(1, PART_BYTES // (batch_size * bytes_each))
+    num_rows = min(most, num_images)
+    parts = []
+    for start in range(0, num_images, num_rows):
+        first = min(start, num_images - num_rows)
+        part = rows[first : first + num_rows]
+        found = to_host(map_models(mapper, predictor, variables, part))
+        parts.append(found[:, start - first :])
+    if len(parts) == 1:
+        logits = parts[0]
+    elif _rehearsal.is_on:
+        # zeros that take no memory
+        shape = (len(parts[0]), num_images, parts[0].shape[2])
+        logits = np.broadcast_to(np.zeros((), parts[0].dtype), shape)
+    else:
+        logits = np.concatenate(parts, 1)
     warn_of_probabilities(logits)
     return logits
 

@@ -18,6 +18,7 @@ import pathlib
 from collections.abc import Callable
 
 import numpy as np
+from scipy.stats import rankdata
 
 from unlearn_jax import audit
 from unlearn_jax.contrib.testbeds.tables import (
@@ -31,7 +32,8 @@ from unlearn_jax.contrib.testbeds.tables import (
 from unlearn_jax.pipeline.config.schema import AuditConfig
 from unlearn_jax.pipeline.measure.differences import compare, equivalence_margin
 from unlearn_jax.pipeline.measure.pool import AuditPool, make_pool
-from unlearn_jax.pipeline.measure.rows import BOUNDS
+from unlearn_jax.pipeline.measure.rows import BOUNDS, estimate
+from unlearn_jax.pipeline.measure.rows import measure_row as measure_metrics
 from unlearn_jax.pipeline.measure.statistics import Measured, Statistics
 
 DESIGNS = ((1, 1), (3, 1), (1, 3), (3, 3), (3, 10), (10, 3))
@@ -278,6 +280,75 @@ def fixed_mis(pool: AuditPool, margin: np.ndarray) -> np.ndarray:
     return np.stack(columns, axis=1)
 
 
+NUM_CLASSES = 4
+"""Classes of the tables of forgotten classes; the last one is forgotten."""
+
+
+def class_logits(
+    rng: np.random.Generator, labels: np.ndarray, train: np.ndarray, shift: float
+) -> np.ndarray:
+    """Return logits ``[N, C]`` of a model that pushes the last class to its neighbor.
+
+    Args:
+      rng: source of randomness; advanced.
+      labels: ``[N]``.
+      train: ``[N]`` bool.
+      shift: from the forgotten class's logit to its neighbor's, and twice that on its
+        training samples.
+    """
+    logits = rng.normal(size=(len(labels), NUM_CLASSES))
+    logits += 2.0 * np.eye(NUM_CLASSES)[labels]
+    moved = (labels == NUM_CLASSES - 1) * (1.0 + train) * (shift + 0.1 * rng.normal())
+    logits[:, -1] -= moved
+    logits[:, 0] += moved
+    return logits
+
+
+def classes(num_tables: int, seed: int) -> list[list]:
+    """Return coverage of MIA (Kodge) and MIA-NN, refitted, for three originals."""
+    labels = np.tile(np.arange(NUM_CLASSES), 60)
+    train = np.arange(len(labels)) < 160
+    runs = np.array([[original, 0] for original in range(3)])
+    forget = np.broadcast_to(labels[train] == NUM_CLASSES - 1, (3, 160))
+    nobody = np.zeros((0, len(labels)), bool)
+    machine = audit.Discriminator(features="probabilities")
+    rows = []
+    for name, shift in (("weak", 0.5), ("strong", 1.5)):
+
+        def measure(
+            key: list[int], refits: int, shift: float = shift
+        ) -> tuple[AuditPool, dict[str, Measured]]:
+            rng = np.random.default_rng(key)
+            config = AuditConfig(
+                seed=key[-1],
+                num_bootstrap=max(refits, 1),
+                refits=refits,
+                discriminators=(machine,),
+                ulira=False,
+                mis=True,
+            )
+            models = [class_logits(rng, labels, train, shift) for _ in range(9)]
+            oracles = (models[:3], models[3:6])
+            pool = make_pool(config, labels, forget, runs, None, nobody, oracles)
+            return pool, measure_metrics(pool, models[6:])[0]
+
+        keys = {"mia_kodge": "MIA (Kodge)", "mia_nn": "MIA-NN"}
+        drawn = [measure([seed, 1, number], 0)[1] for number in range(120)]
+        truth = {}
+        for key in keys:
+            truth[key] = np.mean([one[key].value.mean() for one in drawn])
+        hits = dict.fromkeys(keys, 0)
+        for number in range(num_tables):
+            pool, found = measure([seed, 2, number], 60)
+            for key in keys:
+                one = estimate(pool, found[key], "%")
+                hits[key] += one.low <= truth[key] <= one.high
+        for key, label in keys.items():
+            covered = round(100 * hits[key] / num_tables, 1)
+            rows.append([f"{label}, 3 x 1, {name} forgetting", covered])
+    return rows
+
+
 def ulira(num_tables: int, seed: int) -> list[list]:
     """Return coverage of U-LiRA's balanced accuracy, pairs of models crossed."""
     rows = []
@@ -316,9 +387,76 @@ def ulira(num_tables: int, seed: int) -> list[list]:
                     factors,
                     bounds=(0, 1),
                     num_samples=num_samples,
+                    influences=audit.pair_influences(right.mean(1)),
                 )
                 hits += [low <= truth <= high, estimate.low <= truth <= estimate.high]
             label = f"U-LiRA, {count} pairs, {name}"
+            rows.append([label, *np.round(100 * hits / num_tables, 1)])
+    return rows
+
+
+def distances(num_tables: int, seed: int) -> list[list]:
+    """Return coverage of KLoM's mean, median and 95th percentile over samples."""
+    rows = []
+    for num_models, num_samples in ((50, 10), (50, 30), (50, 90), (20, 90)):
+
+        def draw(
+            rng: np.random.Generator, count: int, num_models: int = num_models
+        ) -> np.ndarray:
+            moved = 0.5 * np.abs(rng.normal(size=count))
+            sides = rng.normal(size=(2, num_models, count))
+            return audit.klom(sides[0] + moved, sides[1])
+
+        many = draw(np.random.default_rng([seed, 1]), 40_000)
+        truth = [many.mean(), *np.quantile(many, (0.5, 0.95))]
+        hits = np.zeros(6)
+        for number in range(num_tables):
+            values = draw(np.random.default_rng([seed, 2, number]), num_samples)
+            summary = audit.klom_summary(values)
+            intervals = (
+                summary.mean_interval,
+                summary.median_interval,
+                summary.p95_interval,
+            )
+            rng = np.random.default_rng(number)
+            drawn = values[rng.integers(num_samples, size=(200, num_samples))]
+            replicates = [drawn.mean(1), *np.quantile(drawn, (0.5, 0.95), axis=1)]
+            for place in range(3):
+                low, high = np.quantile(replicates[place], [0.025, 0.975])
+                after = intervals[place]
+                hits[2 * place] += low <= truth[place] <= high
+                hits[2 * place + 1] += after.low <= truth[place] <= after.high
+        label = f"{num_models} models, {num_samples} samples"
+        rows.append([label, *np.round(100 * hits / num_tables, 1)])
+    return rows
+
+
+def rank_correlations(num_tables: int, seed: int) -> list[list]:
+    """Return coverage of Spearman's correlation of 24 pairs in three groups."""
+    rows = []
+    groups = np.repeat(np.arange(3), 8)
+    for rho in (0.0, 0.5, 0.9, 0.99):
+        for shared in (0.0, 0.3, 0.7):
+            truth = 6 / np.pi * np.arcsin(rho / 2)
+            factor = np.linalg.cholesky([[1, rho], [rho, 1]])
+            hits = np.zeros(2)
+            for number in range(num_tables):
+                rng = np.random.default_rng([seed, number])
+                within = rng.normal(size=(3, 8, 2)) @ factor.T
+                between = rng.normal(size=(3, 1, 2)) @ factor.T
+                pairs = np.sqrt(1 - shared) * within + np.sqrt(shared) * between
+                picked = rng.integers(3, size=(200, 3, 1))
+                drawn = rng.integers(8, size=(200, 3, 8))
+                ranks = rankdata(pairs[picked, drawn].reshape(200, 24, 2), axis=1)
+                ranks -= ranks.mean(1, keepdims=True)
+                products = (ranks[..., 0] * ranks[..., 1]).sum(1)
+                sizes = np.sqrt((ranks**2).sum(1).prod(1))
+                replicates = products / sizes
+                low, high = np.quantile(replicates, [0.025, 0.975])
+                x, y = pairs.reshape(-1, 2).T
+                found = audit.rank_correlation(x, y, groups)
+                hits += [low <= truth <= high, found.low <= truth <= found.high]
+            label = f"correlation {rho:g}, groups {100 * shared:.0f} % of the variance"
             rows.append([label, *np.round(100 * hits / num_tables, 1)])
     return rows
 
@@ -333,6 +471,9 @@ def main() -> None:
     args = parser.parse_args()
     both = ["Before", "After"]
     crossed_columns = [f"{key}, {when}" for key in ("accuracy", "AUC") for when in both]
+    klom_columns = [
+        f"{key}, {when}" for key in ("mean", "median", "p95") for when in both
+    ]
     power_columns = [
         "Marginal intervals disjoint (before)",
         "Paired interval without 0",
@@ -346,7 +487,14 @@ def main() -> None:
         "FT AUC shifted from retraining, 3 x 3": (power_columns, power, args.tables),
         "One run near the edge": (both, edges, 4 * args.tables),
         "U-LiRA": (both, ulira, args.tables),
+        "KLoM over samples": (klom_columns, distances, args.tables),
+        "Rank correlation of 24 pairs in three groups": (
+            both,
+            rank_correlations,
+            args.tables,
+        ),
         "Machines refitted": (both, refitted, args.refit_tables),
+        "Machines refitted, classes": (["After"], classes, args.refit_tables),
     }
     tables = []
     for title, (columns, function, count) in parts.items():

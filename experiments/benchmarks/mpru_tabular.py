@@ -1,26 +1,28 @@
-"""Output filters against retraining, on tabular data and trees as well as networks.
+"""Output filters against retraining, on tables and trees as well as networks.
 
 Command::
 
-    python experiments/benchmarks/mpru_tabular.py  # a generated table, then digits
-    python experiments/benchmarks/mpru_tabular.py --data covtype  # if in the cache
+    python experiments/benchmarks/mpru_tabular.py
     python experiments/benchmarks/mpru_tabular.py --data covtype --file covtype.data.gz
 
-Results: ``experiments/results/mpru_tabular.json``
+Results: ``experiments/results/mpru_tabular.json``, which it writes
 
-Each class is forgotten in turn, for 3 seeds (data, split and models). "mpru" takes
-class means from 15 % of the rows, held out; "training means" from the training set. The
-generated table is **made up** and has only Covertype's shape: 54 columns, 44 of them
-one-hot, and 7 unequal classes. Retrained models are conditioned on the retained classes
-too (a network keeps a small probability for a class that it never saw). Columns:
-absolute gap to the retrained model's accuracy on retained test samples; KL(retrained ||
-filtered) in nats there, and on test samples of the forgotten class; fraction of these
-where both name the same class. "second retrain" (another seed) is the best that can be
-expected. Brackets: 95 % bootstrap intervals, seeds and classes redrawn. KL's second
-argument is at least 0.001.
+Each class is forgotten in turn, for several seeds (split and models; of the generated
+table the data too). MPRU takes class means from 15 % of the rows, held out; "training
+means" from the training set. The generated table is **made up** and has only
+Covertype's shape: 54 columns, 44 of them one-hot, and 7 unequal classes; digits and
+wine (178 wines, 13 measurements, 3 growers) are real and come with scikit-learn.
+Retrained models are conditioned on the retained classes too (a network keeps a small
+probability for a class that it never saw). Columns: absolute gap to the retrained
+model's accuracy on retained test samples; KL(retrained || filtered) in nats there, and
+on test samples of the forgotten class; fraction of these where both name the same
+class. A second retraining (another seed) is the best that can be expected. Intervals:
+crossed random effects of seeds and classes. KL's second argument is at least 0.001.
 """
 
 import argparse
+import dataclasses
+import datetime
 import functools
 import os
 import pathlib
@@ -32,21 +34,27 @@ from collections.abc import Callable, Iterator
 import jax
 import numpy as np
 import sklearn
+from sklearn.datasets import load_digits, load_wine
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.model_selection import train_test_split
 from threadpoolctl import threadpool_limits  # scikit-learn's own dependency
 
-from unlearn_jax import models, replicas, train
-from unlearn_jax.audit import summarize
+from unlearn_jax import __version__, models, replicas, train
+from unlearn_jax.audit import Estimate, summarize_runs
 from unlearn_jax.audit.predictions import kl_divergence, softmax
 from unlearn_jax.filters import class_means, masked_renormalization, mpru
+from unlearn_jax.pipeline import publish
+from unlearn_jax.pipeline.report.blocks import format_cell
 from unlearn_jax.types import Dataset, InputError
 
 Predict = Callable[[np.ndarray], np.ndarray]
 SHARES = np.array(
     [0.35, 0.45, 0.07, 0.02, 0.03, 0.04, 0.04]
 )  # near Covertype's; its rarest class has 0.005
-METRICS = ("accuracy gap", "KL retained", "KL forgotten", "agreement")
+METRICS = ("Accuracy gap", "KL retained", "KL forgotten", "Agreement")
+UNITS = ("", "nats", "nats", "")
+BOUNDS = ((0.0, 1.0), (0.0, np.inf), (0.0, np.inf), (0.0, 1.0))
+PAIRED = "MPRU inductive less mask"
 
 
 def generated_table(seed: int, num_samples: int) -> tuple[np.ndarray, np.ndarray]:
@@ -111,19 +119,21 @@ def covertype(
 def load(
     args: argparse.Namespace, name: str, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Columns scaled to [0, 1], as the library's networks take them, and labels."""
+    """Return columns scaled to [0, 1], as the library's networks take them, and labels.
+
+    The real tables are the same for every seed.
+    """
     if name == "generated":
         features, labels = generated_table(seed, args.num_samples)
     elif name == "covtype":
         features, labels = covertype(args.file, seed, args.num_samples)
+    elif name == "wine":
+        features, labels = load_wine(return_X_y=True)
     else:
-        from sklearn.datasets import load_digits
-
         features, labels = load_digits(return_X_y=True)
     span = np.ptp(features, axis=0)
-    return ((features - features.min(0)) / np.where(span > 0, span, 1)).astype(
-        np.float32
-    ), labels
+    scaled = (features - features.min(0)) / np.where(span > 0, span, 1)
+    return scaled.astype(np.float32), labels
 
 
 def grow(
@@ -147,9 +157,8 @@ def grow(
         )  # a retrained one has no column for its class
         return probs
 
-    with threadpool_limits(
-        1
-    ):  # boosting's threads spin: 20 times slower where another process needs a core
+    # boosting's threads spin: 20 times slower where another process needs a core
+    with threadpool_limits(1):
         grown = [
             classifier(random_state=1000 * seed + m, **options).fit(x[of], y[of])
             for m, of in enumerate(members)
@@ -160,7 +169,7 @@ def grow(
 def networks(
     x: np.ndarray, y: np.ndarray, members: np.ndarray, seed: int
 ) -> list[Predict]:
-    """One perceptron per row of ``members [M, N]``, all trained in one program."""
+    """Return a perceptron per row of ``members [M, N]``, trained in one program."""
     as_images = lambda features: features.reshape(len(features), 1, -1, 1)
     model = models.build("mlp", (1, x.shape[1], 1), int(y.max()) + 1, widths=(64,))
     recipe = train.Recipe(30, 64, train.sgd(0.05))
@@ -190,9 +199,15 @@ MODELS = {
     "mlp": networks,
 }
 DEFAULT_MODELS = {
-    "generated": list(MODELS),
-    "covtype": list(MODELS),
-    "digits": ["forest", "mlp"],
+    "generated": ("forest", "boosting", "mlp"),
+    "covtype": ("forest", "boosting", "mlp"),
+    "digits": ("forest", "mlp"),
+    "wine": ("forest", "mlp"),
+}
+TITLES = {
+    "forest": "random forest",
+    "boosting": "gradient boosting",
+    "mlp": "perceptron of 64",
 }
 
 
@@ -202,8 +217,8 @@ def compare(
     y: np.ndarray,
     seed: int,
     floor: float,
-) -> Iterator:
-    """Forgets each class in turn: yields (class, filter, the four metrics)."""
+) -> Iterator[dict[str, np.ndarray]]:
+    """Forget each class in turn; yield the four metrics ``[4]`` of every filter."""
     x_train, x_rest, y_train, y_rest = train_test_split(
         x, y, test_size=0.4, random_state=seed, stratify=y
     )
@@ -211,73 +226,77 @@ def compare(
         x_rest, y_rest, test_size=0.75, random_state=seed, stratify=y_rest
     )
     classes = np.unique(y)
-    without = np.stack([y_train != f for f in classes])
-    fitted = fit(
-        x_train,
-        y_train,
-        np.concatenate([np.ones((1, len(y_train)), bool), without, without]),
-        seed,
-    )
-    original = fitted[0]
+    everything = np.ones((1, len(y_train)), bool)
+    without = np.stack([y_train != label for label in classes])
+    members = np.concatenate([everything, without, without])
+    original, *again = fit(x_train, y_train, members, seed)
     probs = original(x_test)
     few = class_means(original(x_held), y_held)
     seen = class_means(original(x_train), y_train)
-    for f, again, second in zip(
-        classes, fitted[1:], fitted[1 + len(classes) :], strict=False
-    ):
-        retrained = np.asarray(masked_renormalization(again(x_test), f), float)
+    for i, label in enumerate(classes):
+        retrained = np.asarray(masked_renormalization(again[i](x_test), label), float)
+        second = again[len(classes) + i](x_test)
         answers = {
-            "mask": masked_renormalization(probs, f),
-            "mpru direct": mpru(probs, few, f, variant="direct"),
-            "mpru inductive": mpru(probs, few, f),
-            "mpru inductive, training means": mpru(probs, seen, f),
-            "second retrain": masked_renormalization(second(x_test), f),
+            "Mask": masked_renormalization(probs, label),
+            "MPRU direct": mpru(probs, few, label, variant="direct"),
+            "MPRU inductive": mpru(probs, few, label),
+            "MPRU inductive, training means": mpru(probs, seen, label),
+            "Retrained again (seed floor)": masked_renormalization(second, label),
         }
-        forgotten = y_test == f
+        is_forgotten = y_test == label
         named = retrained.argmax(1)
+        accuracy = (named == y_test)[~is_forgotten].mean()
+        metrics = {}
         for name, answer in answers.items():
             answer = np.asarray(answer, float)
-            gap = (answer.argmax(1) == y_test)[~forgotten].mean() - (named == y_test)[
-                ~forgotten
-            ].mean()
+            is_right = answer.argmax(1) == y_test
             divergence = kl_divergence(retrained, answer, floor=floor)
-            agreement = (answer.argmax(1) == named)[forgotten].mean()
-            yield (
-                int(f),
-                name,
-                (
-                    abs(gap),
-                    divergence[~forgotten].mean(),
-                    divergence[forgotten].mean(),
-                    agreement,
-                ),
+            metrics[name] = np.array(
+                [
+                    abs(is_right[~is_forgotten].mean() - accuracy),
+                    divergence[~is_forgotten].mean(),
+                    divergence[is_forgotten].mean(),
+                    (answer.argmax(1) == named)[is_forgotten].mean(),
+                ]
             )
+        metrics[PAIRED] = metrics["MPRU inductive"] - metrics["Mask"]
+        yield metrics
 
 
-def show(rows: list[tuple[int, int, str, tuple[float, ...]]]) -> None:
-    """Print mean and 95 % bootstrap interval of every metric."""
-    for name in dict.fromkeys(row[2] for row in rows):
-        own = [row for row in rows if row[2] == name]
-        factors = np.array([row[:2] for row in own])
+def table_of(
+    title: str, runs: list[list[dict[str, np.ndarray]]]
+) -> publish.ResultTable:
+    """Return the means over seeds and classes with their intervals.
+
+    Args:
+      title: of the table.
+      runs: metrics of every filter, by seed and class.
+    """
+    rows = []
+    for name in runs[0][0]:
+        values = np.array([[run[name] for run in of_seed] for of_seed in runs])
         cells = []
-        for values in np.array([row[3] for row in own]).T:
-            estimate = summarize(values, None, factors)
-            cells.append(
-                f"{estimate.mean:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
-            )
-        print(f"  {name:<32}" + "".join(f"{cell:>23}" for cell in cells))
+        for metric in range(len(METRICS)):
+            bounds = None if name == PAIRED else BOUNDS[metric]
+            found = summarize_runs(values[:, :, metric], bounds=bounds)
+            shown = Estimate(found.mean, np.nan, found.low, found.high, 0, 0)
+            cells.append(publish.parse_cell(" ".join(format_cell(shown, 3)).strip()))
+        rows.append((name, *cells))
+    return publish.ResultTable(
+        title=title, columns=("filter", *METRICS), units=("", *UNITS), rows=tuple(rows)
+    )
 
 
 def main() -> int:
-    """Print a table per data set and model; return 1 if the data are missing."""
+    """Measure a table per data set and model; return 1 if the data are missing."""
     parser = argparse.ArgumentParser(
         description="Compare output filters with retraining, one class at a time."
     )
     parser.add_argument(
         "--data",
         nargs="*",
-        default=["generated", "digits"],
-        choices=("generated", "covtype", "digits"),
+        default=["generated", "digits", "wine"],
+        choices=tuple(DEFAULT_MODELS),
     )
     parser.add_argument(
         "--file", type=pathlib.Path, help="UCI's covtype.data or covtype.data.gz"
@@ -285,15 +304,10 @@ def main() -> int:
     parser.add_argument(
         "--models",
         nargs="*",
-        choices=list(MODELS),
-        help="default: all, and on digits forest and mlp",
+        choices=tuple(MODELS),
+        help="default: all; on digits and wine forest and mlp",
     )
-    parser.add_argument(
-        "--num-seeds",
-        type=int,
-        default=3,
-        help="each draws other data, split and models",
-    )
+    parser.add_argument("--num-seeds", type=int, default=5, help="splits and models")
     parser.add_argument(
         "--num-samples",
         type=int,
@@ -306,47 +320,42 @@ def main() -> int:
         default=1e-3,
         help="least probability in KL's second argument",
     )
+    parser.add_argument("--out", type=pathlib.Path, help="of the JSON")
     args = parser.parse_args()
-    cores = (
-        len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count()
-    )
-    print(
-        f"{cores} CPU cores ({platform.machine()}), Python {platform.python_version()}",
-        end=", ",
-    )
-    print(
-        f"JAX {jax.__version__}, scikit-learn {sklearn.__version__}; {args.num_seeds}"
-        f" seeds, KL floor {args.floor:g}"
-    )
-    began = time.perf_counter()
+    began = time.process_time()
+    tables = []
     for name in args.data:
         try:
-            tables = [load(args, name, seed) for seed in range(args.num_seeds)]
+            data = [load(args, name, seed) for seed in range(args.num_seeds)]
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
+        size = " x ".join(map(str, data[0][0].shape))
         for kind in args.models or DEFAULT_MODELS[name]:
-            start = time.perf_counter()
-            busy = time.process_time()
-            rows = [
-                (seed, *row)
-                for seed, (x, y) in enumerate(tables)
-                for row in compare(MODELS[kind], x, y, seed, args.floor)
-            ]
-            walls = time.perf_counter() - start
-            busy = time.process_time() - busy
-            size = " x ".join(map(str, tables[0][0].shape))
-            print(
-                f"{name} {size}, {kind}, {walls:.0f} s ({busy:.0f} s of processor time)"
-            )
-            print(" " * 34 + "".join(f"{metric:>23}" for metric in METRICS))
-            show(rows)
-    print(
-        f"{time.perf_counter() - began:.0f} s in all ({time.process_time():.0f} s of"
-        " processor time)"
+            runs = []
+            for seed, (x, y) in enumerate(data):
+                runs.append(list(compare(MODELS[kind], x, y, seed, args.floor)))
+            title = f"{name.capitalize()} {size}, {TITLES[kind]}"
+            tables.append(table_of(title, runs))
+            print(f"{title}\n\n{publish.markdown_table(tables[-1])}\n", flush=True)
+    path = args.out or publish.folder() / "mpru_tabular.json"
+    words = publish.read_result(publish.folder() / "mpru_tabular.json")
+    result = dataclasses.replace(
+        words,
+        date=datetime.date.today().isoformat(),
+        device=f"{os.cpu_count()} CPU cores ({platform.machine()})",
+        versions={
+            "unlearn_jax": __version__,
+            "Python": ".".join(platform.python_version_tuple()[:2]),
+            "JAX": jax.__version__,
+            "scikit-learn": sklearn.__version__,
+        },
+        commit="",
+        code=publish.code_digest("mpru_tabular"),
+        time=f"{time.process_time() - began:.0f} s of processor time",
+        tables=tuple(tables),
     )
+    publish.write_result(result, path)
     return 0
 
 

@@ -234,6 +234,18 @@ def test_twenty_of_twenty_right_has_a_width():
     assert np.isnan(unknown.low), "seeds that agree tell nothing"
 
 
+def test_samples_that_agree_have_a_width_inside_the_bounds():
+    tied = summarize([50.0], np.full((9, 1), 50.0), bounds=(0, 100), num_samples=90)
+    other = 1 - 0.025 ** (1 / 90)
+    ends = 50 - 50 * other, 50 + 50 * other
+    assert (tied.low, tied.high) == pytest.approx(ends)
+    assert interval([0.5, 0.5], 0.5, num_samples=90, bounds=(0, 1)) == pytest.approx(
+        tuple(end / 100 for end in ends)
+    )
+    unbounded = summarize([2.0], [[2.0], [2.0]], bounds=(0, np.inf), num_samples=90)
+    assert np.isnan(unbounded.low)
+
+
 def test_seeds_alone_have_students_interval():
     values = np.random.default_rng(0).normal(size=5)
     low, high = stats.t.interval(0.95, 4, values.mean(), stats.sem(values))

@@ -157,6 +157,28 @@ def test_attacks_that_fit_a_machine_have_an_interval_only_if_it_is_refitted():
     assert one.replicates[2, 1] == audit.mis(*sides).fraction
 
 
+@pytest.mark.parametrize("shift", [0.0, 1.5])
+def test_pairs_that_share_their_shadow_models_cover(shift):
+    def right(seed):
+        rng = np.random.default_rng(seed)
+        phi = rng.normal(size=(2, 5, 40)) + 0.3 * rng.normal(size=(2, 5, 1))
+        phi[0] += shift
+        return audit.ulira(*phi).accuracy
+
+    truth = np.mean([right([1, number]) for number in range(1500)])
+    factors = np.arange(5)[:, None]
+    hits = []
+    for number in range(200):
+        accuracy = right([2, number])
+        influences = audit.pair_influences(accuracy)
+        assert np.isclose(influences.mean(), accuracy.mean())
+        found = audit.summarize(
+            accuracy, None, factors, bounds=(0, 1), influences=influences
+        )
+        hits.append(found.low <= truth <= found.high)
+    assert covers(hits)
+
+
 def test_holm_and_the_number_of_runs_that_decide():
     p_values = [0.01, 0.2, np.nan, 0.02]
     corrected = holm(p_values)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy import stats
 
 from unlearn_jax.audit import klom, klom_summary
 from unlearn_jax.types import InputError
@@ -141,21 +142,33 @@ def test_summary_of_a_mask():
         assert low < point < high
     width = summary.mean_interval.high - summary.mean_interval.low
     assert abs(width / (3.92 * np.std(kept) / math.sqrt(len(kept))) - 1) < 0.1
-    assert klom_summary(values, mask, seed=1).mean_interval != summary.mean_interval
     narrow = klom_summary(values, mask, level=0.5).p95_interval
     assert (
         summary.p95_interval.low < narrow.low < narrow.high < summary.p95_interval.high
     )
 
 
-def test_the_interval_of_the_percentile_covers_it():
-    rng = np.random.default_rng(5)
-    truth = -math.log(0.05)  # of an exponential distribution
-    intervals = [
-        klom_summary(rng.exponential(size=400), num_replicates=200).p95_interval
-        for _ in range(150)
-    ]
-    assert 0.88 < np.mean([low <= truth <= high for low, high in intervals]) < 0.99
+def test_intervals_of_quantiles_are_order_statistics():
+    values = np.random.default_rng(5).permutation(np.arange(1.0, 101.0) / 10)
+    summary = klom_summary(values)
+    # P(Bin(100, 1/2) <= 39) = 0.0176 and P(Bin(100, 0.95) >= 99) = 0.037
+    assert summary.median_interval == (4.0, 6.1)
+    assert summary.p95_interval == (9.0, 10.0)
+    few = klom_summary(values[:20]).p95_interval
+    assert few.high == 11.52, "no sample of 20 is surely above the 95th percentile"
+    laws = stats.binom.cdf([40 - 1, 60], 100, 0.5)
+    assert laws[0] <= 0.025 < 0.975 <= laws[1]
+
+
+def test_samples_that_agree_have_finite_intervals():
+    summary = klom_summary(np.full(50, 2.0))
+    other = 1 - 0.025 ** (1 / 50)
+    assert summary.mean_interval == pytest.approx((2 - 2 * other, 2 + 9.52 * other))
+    assert summary.median_interval == (2.0, 2.0)
+    assert summary.p95_interval == (2.0, 11.52)
+    single = klom_summary([3.0])
+    assert single.mean_interval == pytest.approx((3 - 0.975 * 3, 3 + 0.975 * 8.52))
+    assert single.median_interval == (0.0, 11.52)
 
 
 ONES = np.ones((2, 3))
@@ -176,7 +189,7 @@ ONES = np.ones((2, 3))
         (lambda: klom_summary([1.0], [False]), "mask is empty"),
         (lambda: klom_summary([1.0], [1]), "boolean"),
         (lambda: klom_summary([1.0], level=1.0), "between 0 and 1"),
-        (lambda: klom_summary([1.0], num_replicates=0), "at least 1"),
+        (lambda: klom_summary([1.0], bounds=(1.0, 1.0)), "bounds are"),
     ],
 )
 def test_bad_input_is_one_line(call, message):

@@ -113,11 +113,15 @@ REFUSED = [
         "num_bins 0, max_margin 100.0 and floor 1e-05: pass at least one",
     ),
     (
-        lambda: audit.klom_summary(ONES, num_replicates=0),
-        "num_replicates is 0: pass at least 1, usually 1000",
+        lambda: audit.klom_summary(ONES, bounds=(0, INF)),
+        r"bounds are \(0, inf\): pass the least and the largest value",
     ),
     (lambda: audit.klom_summary(ONES, MASK & False), "mask is empty"),
     # U-LiRA
+    (lambda: audit.pair_influences([0.5]), "accuracy is of fewer than 2 pairs"),
+    # rank correlations
+    (lambda: audit.rank_correlation([1, 2], [1]), "x has 2 values and y 1"),
+    (lambda: audit.rank_correlation([1, 2], [1, 2], [0]), r"groups have shape \(1,\)"),
     (
         lambda: audit.ulira(BANK, BANK, min_std=0),
         "min_std is 0: pass a positive standard deviation",

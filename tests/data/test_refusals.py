@@ -448,6 +448,10 @@ REFUSED = [
         ),
         "my: split 'train' is empty",
     ),
+    (
+        lambda at: tfds_reader._resized("my", np.zeros((4, 4), np.uint16), (2, 2)),
+        r"my: images of type uint16 and shape \(4, 4\) cannot be resized: give no size",
+    ),
 ]
 
 FILES = "data/test_tfds.py"

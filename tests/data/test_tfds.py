@@ -460,6 +460,49 @@ def test_versions_and_configs(tmp_path):
         data.load_tfds("nested", **where)
 
 
+def test_images_of_any_size_are_resized_into_the_cache(tmp_path, monkeypatch):
+    rows = [
+        toy_example(40 * i, size=size, label=i % 2, name=f"{3 - i}")
+        for i, size in enumerate([(4, 6), (8, 8), (5, 3)])
+    ]
+    write_toy(tmp_path, "toy", rows)
+    where = {"data_dir": tmp_path, "cache_dir": tmp_path / "cache"}
+    splits = data.load_tfds("toy", size=(6, 5), order_key=None, **where)
+    assert splits.train.images.shape == (3, 6, 5, 1)
+    assert splits.train.images.dtype == np.uint8
+    assert splits.train.images[:, 0, 0, 0].tolist() == [0, 40, 80]
+    assert isinstance(splits.train.images.base, np.memmap)
+    ordered = data.load_tfds("toy", size=(6, 5), **where)
+    assert ordered.train.images[:, 5, 4, 0].tolist() == [80, 40, 0]
+    monkeypatch.setattr(tfds_reader, "_decode_split", None)
+    again = data.load_tfds("toy", size=(6, 5), **where)
+    np.testing.assert_array_equal(again.train.images, ordered.train.images)
+    entries = [entry.name for entry in (tmp_path / "cache" / "tfds").iterdir()]
+    assert len(entries) == 4
+    assert not any(name.startswith(".") for name in entries)
+
+
+def test_resizing_is_that_of_image_folders(tmp_path):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (2, 9, 7), np.uint8)
+    for i in range(2):
+        file = tmp_path / "folder" / f"{i}" / "x.png"
+        file.parent.mkdir(parents=True)
+        Image.fromarray(pixels[i]).save(file)
+    rows = []
+    for i in range(2):
+        buffer = io.BytesIO()
+        Image.fromarray(pixels[i]).save(buffer, "PNG")
+        rows.append({"image": buffer.getvalue(), "label": i, "id": f"{i}"})
+    write_toy(tmp_path, "toy", rows)
+    where = {"data_dir": tmp_path, "cache_dir": tmp_path / "cache"}
+    found = data.load_tfds("toy", size=(4, 5), **where).train.images
+    folder = data.load_folder(tmp_path / "folder", test_fraction=0.5, size=(4, 5))
+    both = np.concatenate([folder.train.images, folder.test.images])
+    labels = np.concatenate([folder.train.labels, folder.test.labels])
+    np.testing.assert_array_equal(found, both[np.argsort(labels)])
+
+
 def test_images_of_differing_shapes_and_bad_labels_are_refused(tmp_path):
     where = {"data_dir": tmp_path, "cache_dir": tmp_path / "cache"}
     write_toy(

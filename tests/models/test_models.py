@@ -206,6 +206,7 @@ def test_max_pool_splits_ties_evenly():
                 "dtype": "bfloat16",
             },
         ),
+        ("resnet", {"blocks": (1, 1), "width": 4, "block": "bottleneck"}),
     ],
 )
 def test_architectures_keep_the_contract(name, options, key):
@@ -228,13 +229,50 @@ def test_architectures_keep_the_contract(name, options, key):
     assert bool(variables.state) == options.get("batch_norm", "resnet" in name)
 
 
-def test_resnet18_has_the_published_size():
-    model = models.build("resnet", (32, 32, 3), 10)
+RESNET50 = {"blocks": (3, 4, 6, 3), "block": "bottleneck", "stem": "imagenet"}
+
+
+@pytest.mark.parametrize(
+    ("side", "num_classes", "options", "size"),
+    [
+        (32, 10, {}, 11_173_962),
+        # torchvision's resnet50
+        (224, 1000, RESNET50, 25_557_032),
+    ],
+)
+def test_resnets_have_the_published_sizes(side, num_classes, options, size):
+    model = models.build("resnet", (side, side, 3), num_classes, **options)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
-    assert (
-        sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes.params))
-        == 11_173_962
-    )
+    assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes.params)) == size
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("resnet", {"blocks": (1, 1), "width": 4, "block": "bottleneck"}),
+        ("vit", {"width": 8, "depth": 2, "num_heads": 2}),
+    ],
+)
+def test_recomputed_blocks_have_the_same_gradients(name, options, key):
+    k_init, k_x, k_train = jax.random.split(key, 3)
+    images = jax.random.uniform(k_x, (6, 8, 8, 1))
+    found = {}
+    for remat in (False, True):
+        model = models.build(name, (8, 8, 1), 10, remat=remat, **options)
+        variables = model.init(jax.random.clone(k_init))
+
+        def loss(params, model=model, variables=variables):
+            changed = variables._replace(params=params)
+            logits, state = model.apply_train(
+                changed, images, jax.random.clone(k_train)
+            )
+            return jnp.mean(logits**2), state
+
+        gradient = jax.jit(jax.grad(loss, has_aux=True))
+        found[remat] = (variables, gradient(variables.params))
+        text = str(jax.make_jaxpr(gradient)(variables.params))
+        assert ("checkpoint" in text or "remat" in text) == remat
+    chex.assert_trees_all_close(found[True], found[False], rtol=1e-4, atol=1e-6)
 
 
 def test_vit_of_the_papers_shape_has_the_papers_size():

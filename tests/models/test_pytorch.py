@@ -92,26 +92,42 @@ def test_a_plain_cnn_gives_the_logits_of_the_formula(batch_norm, key):
     chex.assert_trees_all_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
-def resnet_shapes(stem, shortcut):
+SIDES = {"basic": (3, 3), "bottleneck": (1, 3, 1)}
+
+
+def resnet_shapes(stem, shortcut, block):
     size = 7 if stem == "imagenet" else 3
     shapes = conv_shapes("conv1", 4, 3, size, size) | norm_shapes("bn1", 4)
-    for layer, (inputs, width) in enumerate([(4, 4), (4, 8)], 1):
+    inputs = 4
+    for layer, width in enumerate((4, 8), 1):
         name = f"layer{layer}.0"
-        shapes |= conv_shapes(f"{name}.conv1", width, inputs, 3, 3)
-        shapes |= norm_shapes(f"{name}.bn1", width)
-        shapes |= conv_shapes(f"{name}.conv2", width, width, 3, 3)
-        shapes |= norm_shapes(f"{name}.bn2", width)
-    shapes |= conv_shapes(f"layer2.0.{shortcut}.0", 8, 4, 1, 1)
-    shapes |= norm_shapes(f"layer2.0.{shortcut}.1", 8)
+        outputs = 4 * width if block == "bottleneck" else width
+        made = inputs
+        for number, side in enumerate(SIDES[block], 1):
+            is_last = number == len(SIDES[block])
+            wide = outputs if is_last else width
+            shapes |= conv_shapes(f"{name}.conv{number}", wide, made, side, side)
+            shapes |= norm_shapes(f"{name}.bn{number}", wide)
+            made = wide
+        if inputs != outputs:
+            shapes |= conv_shapes(f"{name}.{shortcut}.0", outputs, inputs, 1, 1)
+            shapes |= norm_shapes(f"{name}.{shortcut}.1", outputs)
+        inputs = outputs
     return shapes
 
 
 @pytest.mark.parametrize(
-    ("stem", "shortcut", "head"),
-    [("imagenet", "downsample", "fc"), ("cifar", "shortcut", "linear")],
+    ("stem", "shortcut", "head", "block"),
+    [
+        ("imagenet", "downsample", "fc", "basic"),
+        ("cifar", "shortcut", "linear", "basic"),
+        ("imagenet", "downsample", "fc", "bottleneck"),
+    ],
 )
-def test_a_resnet_gives_the_logits_of_the_formula(stem, shortcut, head, key):
-    state = draw_like(resnet_shapes(stem, shortcut) | linear_shapes(head, 5, 8))
+def test_a_resnet_gives_the_logits_of_the_formula(stem, shortcut, head, block, key):
+    features = 32 if block == "bottleneck" else 8
+    shapes = resnet_shapes(stem, shortcut, block)
+    state = draw_like(shapes | linear_shapes(head, 5, features))
     x = jax.random.uniform(key, (2, 3, 20, 24))
     hidden = conv(state, "conv1", x, 2 if stem == "imagenet" else 1)
     hidden = jnp.maximum(norm(state, "bn1", hidden), 0)
@@ -119,15 +135,21 @@ def test_a_resnet_gives_the_logits_of_the_formula(stem, shortcut, head, key):
         hidden = pool(hidden, 3, 2, 1)
     for layer in (1, 2):
         name = f"layer{layer}.0"
-        inner = conv(state, f"{name}.conv1", hidden, layer)
-        inner = jnp.maximum(norm(state, f"{name}.bn1", inner), 0)
-        inner = norm(state, f"{name}.bn2", conv(state, f"{name}.conv2", inner))
-        if layer == 2:
-            hidden = conv(state, f"{name}.{shortcut}.0", hidden, 2)
+        inner = hidden
+        for number in range(1, len(SIDES[block]) + 1):
+            # torchvision's stride is that of the first 3x3 convolution
+            is_strided = number == len(SIDES[block]) - 1
+            step = layer if is_strided else 1
+            inner = conv(state, f"{name}.conv{number}", inner, step)
+            inner = norm(state, f"{name}.bn{number}", inner)
+            if number < len(SIDES[block]):
+                inner = jnp.maximum(inner, 0)
+        if f"{name}.{shortcut}.0.weight" in state:
+            hidden = conv(state, f"{name}.{shortcut}.0", hidden, layer)
             hidden = norm(state, f"{name}.{shortcut}.1", hidden)
         hidden = jnp.maximum(inner + hidden, 0)
     expected = linear(state, head, hidden.mean((2, 3)))
-    options = {"blocks": (1, 1), "width": 4, "stem": stem}
+    options = {"blocks": (1, 1), "width": 4, "stem": stem, "block": block}
     model = models.build("resnet", (20, 24, 3), 5, **options)
     parallel = {f"module.{name}": array for name, array in state.items()}
     variables = models.from_torch({"state_dict": parallel}, like=model)

@@ -13,6 +13,7 @@ from support.made_up import Page
 
 import unlearn_jax as uj
 from unlearn_jax import audit, data, filters
+from unlearn_jax.figures.style import INK, to_svg
 from unlearn_jax.filters import MPRU, Mask
 from unlearn_jax.methods import TRW, FineTune, GradientAscent, Identity, filtered
 from unlearn_jax.pipeline import (
@@ -30,9 +31,10 @@ from unlearn_jax.pipeline import (
     tuning,
 )
 from unlearn_jax.pipeline.config import resolve as settings
+from unlearn_jax.pipeline.measure.results import plan_pool
+from unlearn_jax.pipeline.measure.rows import measure_row
 from unlearn_jax.pipeline.measure.targets import target_distances
 from unlearn_jax.pipeline.report.figures.classes import confusion_plot
-from unlearn_jax.pipeline.report.figures.style import INK, to_svg
 from unlearn_jax.pipeline.report.study import study_tables
 from unlearn_jax.pipeline.report.verdict import findings
 from unlearn_jax.pipeline.stages import models as stages
@@ -186,6 +188,16 @@ def test_ulira_takes_the_runs_own_models_as_shadows(finished):
         )
     floor = np.array(values(results, "retrained", "ulira"))
     assert np.abs(floor - 50).mean() < 40
+    for row in ("trw", "retrained"):
+        accuracy = np.reshape(values(results, row, "ulira"), (3, 2))
+        pool = plan_pool(plan)
+        models = {"trw": logits["trw"], "retrained": pool.classes.oracles[0]}[row]
+        measured = measure_row(pool, models, int(row == "retrained"))[0]["ulira"]
+        np.testing.assert_allclose(
+            measured.influences.reshape(3, 2),
+            audit.pair_influences(accuracy),
+            atol=1e-3,
+        )
 
 
 def test_mia_nn_asks_about_the_nearest_class(finished):

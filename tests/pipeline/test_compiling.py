@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import json
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,8 @@ import pytest
 from support.runs import TINY
 
 from unlearn_jax import cli, replicas, targets
-from unlearn_jax.data import membership_design
+from unlearn_jax.checks import check_images
+from unlearn_jax.data import membership_design, pool
 from unlearn_jax.data.stand_in import SHAPES, stand_in
 from unlearn_jax.methods import METHODS
 from unlearn_jax.models.flops import Operations
@@ -132,6 +134,25 @@ def test_a_stand_in_has_the_shapes_and_takes_no_memory():
         assert len(found.test.labels) == num_test
         assert found.num_classes == num_classes == found.train.labels.max() + 1
         assert set(found.train.images.strides) == {0}
+        assert len(pool(found).images) == num_train + num_test
+        assert set(pool(found).images.strides) == {0}
+    assert len(stand_in("cifar10", "train[:1000]").train.labels) == 1000
+
+
+def test_a_preset_is_planned_without_its_data(tmp_path, capsys):
+    """ImageNet's images would be 193 GB."""
+    command = ["run", "resnet50_imagenet", "--workdir", str(tmp_path / "run")]
+    assert cli.main([*command, "--dry-run", "--data.path", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "planned from its shapes alone" in text
+    assert re.search(r"references +8 +0 +8 +-", text)
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_that_take_no_memory_are_checked_once():
+    check_images(stand_in("imagenet2012").train.images)
+    with pytest.warns(UserWarning, match="nothing but 0 and 1"):
+        check_images(np.broadcast_to(np.uint8(1), (10**7, 224, 224, 3)))
 
 
 def test_the_command_compiles_and_writes_json(tmp_path, capsys):

@@ -32,7 +32,6 @@ from unlearn_jax.pipeline.report.blocks import (
     render_markdown,
 )
 from unlearn_jax.pipeline.report.figures import run as plots
-from unlearn_jax.pipeline.report.figures import style
 from unlearn_jax.pipeline.report.verdict import findings, margins_sentence, verdict
 from unlearn_jax.types import InputError
 
@@ -92,6 +91,21 @@ def test_every_table_prints_the_numbers(result):
     assert f"{mean} ± {std}" in latex(result)
     assert f"[{low}, {high}]" in latex(result)
     assert f"{mean} ± {std} [{low}, {high}]" in markdown(result)
+
+
+def test_a_table_without_the_interval_of_an_attack_says_why(result):
+    assert "Without an interval" not in markdown(result)
+    for row in result.rows:
+        for key in ("mis", "avg_gap_mis"):
+            if key in row.metrics:
+                result = change_metric(
+                    result, row.key, key, low=math.nan, high=math.nan
+                )
+    words = "Without an interval: MIS and Avg Gap (MIS); the machine is fitted once"
+    assert words in markdown(result)
+    assert "`audit.refits`" in tables.missing_sentence(result, ["mis"])
+    assert tables.missing_sentence(result, ["ft_auc"]) == ""
+    assert words in Page(report.render_html(report.run_page(result, {}))).words
 
 
 def test_every_table_ends_with_the_cost(result):
@@ -382,7 +396,7 @@ def test_many_rows_have_panels_of_their_own():
         assert names[:2] == ["Original", "Retrained"]
     references = figure.axes[3].lines[:2]
     own = figure.axes[3].lines[2]
-    assert own.get_color() == style.row_styles(result.rows)["method2"].color
+    assert own.get_color() == plots.styles_of(result.rows)["method2"].color
     assert max(line.get_zorder() for line in references) < own.get_zorder()
     np.testing.assert_array_equal(
         references[1].get_ydata(), figure.axes[0].lines[1].get_ydata()
@@ -427,11 +441,11 @@ def test_histograms_count_every_run(result, arrays):
 
 
 def test_a_row_keeps_its_color(result):
-    styles = style.row_styles(make_rows(15, 1, np.random.default_rng(0)))
+    styles = plots.styles_of(make_rows(15, 1, np.random.default_rng(0)))
     looks = {(one.color, str(one.dashes)) for one in styles.values()}
     assert len(looks) == len(styles)
     for rows in (result.rows, result.rows[:4]):
-        assert style.row_styles(rows)["method0"] == styles["method0"]
+        assert plots.styles_of(rows)["method0"] == styles["method0"]
 
 
 def test_report_is_one_safe_page(result, arrays, tmp_path):

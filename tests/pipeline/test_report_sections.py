@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from support.made_up import Page, change_row, make, make_attack
 
 from unlearn_jax.audit import Estimate
+from unlearn_jax.figures import style
 from unlearn_jax.pipeline.measure.records import (
     Confusion,
     ConfusionSet,
@@ -35,7 +36,6 @@ from unlearn_jax.pipeline.report import run as report
 from unlearn_jax.pipeline.report import sections
 from unlearn_jax.pipeline.report.blocks import Table, format_cell
 from unlearn_jax.pipeline.report.figures import sections as plots
-from unlearn_jax.pipeline.report.figures import style
 from unlearn_jax.pipeline.report.figures.classes import confusion_plot
 
 

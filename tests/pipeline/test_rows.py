@@ -1,5 +1,7 @@
 """Rows of a table from arrays alone, against definitions."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from unlearn_jax import audit
 from unlearn_jax.pipeline import AuditConfig
 from unlearn_jax.pipeline.measure.metrics import CLASSES, SAMPLES
 from unlearn_jax.pipeline.measure.pool import ReferenceSignals, make_pool, margins
+from unlearn_jax.pipeline.measure.results import make_checks
 from unlearn_jax.pipeline.measure.rows import measure_gaps, measure_rows
 from unlearn_jax.pipeline.measure.statistics import Measured
 
@@ -169,12 +172,63 @@ def test_one_forgotten_sample_has_no_interval_without_width():
         exact = audit.clopper_pearson(int(accuracy.mean == 100), 1)
         assert accuracy.low == pytest.approx(100 * exact.low)
         auc = row.metrics["ft_auc"]
-        assert np.isnan(auc.low) or auc.high - auc.low > 90
+        assert auc.high - auc.low > 90
         test = row.metrics["test_accuracy"]
         assert test.high - test.low > 10
     gap = measured.rows[1].metrics["avg_gap"]
     assert gap.mean == 0
     assert np.isnan(gap.low), "a distance to itself has no interval"
+
+
+def test_the_attack_is_fair_where_it_cannot_rank_at_all():
+    rows, references, member = draw_models(np.random.default_rng(7))
+    forget = np.zeros((1, NUM_TRAIN), bool)
+    forget[0, :8] = True
+    config = AuditConfig(num_bootstrap=20, mis=False)
+    pool = make_pool(config, LABELS, forget, RUNS[:1], references, member)
+    flat = np.zeros((len(LABELS), NUM_CLASSES), np.float32)
+    seen = (5 * np.eye(NUM_CLASSES)[LABELS] * TRAIN[:, None]).astype(np.float32)
+    for retrained, is_fair in ((flat, True), (seen, False)):
+        rows = {"original": [seen], "retrained": [retrained]}
+        measured = measure_rows(pool, rows).rows
+        fair, power = make_checks(pool, measured, is_exchangeable=True)
+        assert fair.passed == is_fair
+        assert fair.name.startswith("the attack is fair: it cannot separate")
+        assert power.passed, "original models are recognized"
+        if is_fair:
+            auc = measured[1].metrics["ft_auc"]
+            width = 50 * (1 - 0.025 ** (1 / 8))
+            assert (auc.mean, auc.high) == pytest.approx((50, 50 + width), abs=1e-3)
+            assert "50.0 [" in fair.detail
+
+
+def test_the_papers_signatures_of_failure_are_checks():
+    rows, references, member = draw_models(np.random.default_rng(8))
+    forget = np.zeros((len(RUNS), NUM_TRAIN), bool)
+    forget[:, :8] = True
+    config = AuditConfig(num_bootstrap=5, mis=False)
+    pool = make_pool(config, LABELS, forget, RUNS, references, member)
+    measured = {row.key: row for row in measure_rows(pool, rows).rows}
+    accuracy = measured["original"].metrics["test_accuracy"].mean
+
+    def signatures(auc, lost, **options):
+        estimates = {
+            key: measured["mine"].metrics[key]._replace(mean=mean)
+            for key, mean in (("ft_auc", auc), ("test_accuracy", accuracy - lost))
+        }
+        row = dataclasses.replace(
+            measured["mine"], metrics=estimates, attack="", options=options
+        )
+        table = [measured["original"], row]
+        found = make_checks(pool, table, is_exchangeable=True)
+        return [one for one in found if one.name.startswith("adversarial sets")]
+
+    assert [one.passed for one in signatures(59.0, 4.9)] == [True, True]
+    left, lost = signatures(61.0, 5.2)
+    assert (left.passed, lost.passed) == (False, False)
+    assert "mine, FT AUC 61.0; above: mine" in left.detail
+    assert "5.2" in lost.detail
+    assert signatures(61.0, 5.2, replace="original") == [], "a control may fail"
 
 
 def test_differences_are_those_of_the_runs():

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.made_up import Page
 
 from unlearn_jax import audit, data, replicas, train
 from unlearn_jax.methods import AMUN, FineTune
@@ -81,6 +82,28 @@ def test_every_attack_is_reported(finished):
         np.mean(np.concatenate(spent))
     )
     assert [row.attack for row in results.rows[3:]] == ["", "fast", "other", "half"]
+    folder, _, plan, sets = finished
+    train = plan.splits.train
+    images = np.asarray(train.images, np.float64).reshape(len(train.labels), -1)
+    between = np.linalg.norm(images[:, None] - images, axis=-1)
+    between[between < 1e-9] = np.inf
+    over_norm = []
+    over_neighbor = []
+    for position, (_, s) in enumerate(plan.pairs):
+        index = np.flatnonzero(plan.forget[s])
+        is_found = np.asarray(sets[""].each("status")[position]) <= 1
+        moved = np.asarray(sets[""].each("images")[position]).reshape(len(index), -1)
+        distance = np.linalg.norm(moved - images[index], axis=1)[is_found]
+        over_norm.append(distance / np.linalg.norm(images[index], axis=1)[is_found])
+        over_neighbor.append(distance / between[index].min(1)[is_found])
+    own = results.attacks[""]
+    ratios = [np.median(np.concatenate(one)) for one in (over_norm, over_neighbor)]
+    assert (own.over_norm, own.over_neighbor) == pytest.approx(ratios, rel=1e-4)
+    shown = f"{ratios[0]:.2g} and {ratios[1]:.2g}"
+    assert shown in (folder / "table.md").read_text()
+    assert shown in Page((folder / "report.html").read_text()).words
+    names = [check.name for check in results.checks]
+    assert "adversarial sets make forget: FT AUC at most 60" in names
     assert [row.key for row in results.rows[3:]] == [
         "own",
         "fast",

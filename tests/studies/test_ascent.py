@@ -4,7 +4,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-from scipy import stats
 from support.studies import check_study
 
 from unlearn_jax.pipeline import Experiment, run_experiment
@@ -73,34 +72,6 @@ def test_page_of_known_numbers():
     assert names == set(parts) | {f"originals-{seed}" for seed in config.seeds}
     with pytest.raises(InputError, match="forget samples"):
         digits.make_artifacts(dataclasses.replace(config, num_forget=59))
-
-
-def test_rank_correlation_is_spearmans():
-    rng = np.random.default_rng(1)
-    x = rng.normal(size=30)
-    y = np.round(x + rng.normal(size=30), 1)  # with ties
-    seeds = np.arange(30) % 3
-    got = digits_page.rank_correlation(x, y, seeds)
-    assert np.isclose(got.mean, stats.spearmanr(x, y).statistic)
-    assert -1 <= got.low < got.mean < got.high <= 1
-    assert digits_page.rank_correlation(np.exp(x), y, seeds) == pytest.approx(
-        got, nan_ok=True
-    )
-    near = np.exp(x)
-    near[np.argsort(x)[14:16]] = near[np.argsort(x)[[15, 14]]]
-    assert digits_page.rank_correlation(x, near, seeds).low > 0.98
-    exact = digits_page.rank_correlation(x, np.exp(x), seeds)
-    assert exact.mean == pytest.approx(1)
-    assert (exact.low, exact.high) == (-1, 1)  # replicates that agree have no width
-    shifted = (
-        x + 10 * seeds
-    )  # of opposite sign within and between seeds: few seeds must widen the interval
-    alone, nested = (
-        digits_page.rank_correlation(shifted, -x + 10 * seeds, by)
-        for by in (np.arange(30), seeds)
-    )
-    assert alone.mean == nested.mean
-    assert nested.low < 0 < alone.low
 
 
 @pytest.mark.slow

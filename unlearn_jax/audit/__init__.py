@@ -13,6 +13,7 @@ samples, ``R`` runs, ``T`` targets, ``Z`` population.
 """
 
 from unlearn_jax.audit import device
+from unlearn_jax.audit._correlation import rank_correlation
 from unlearn_jax.audit._klom import KlomSummary, klom, klom_summary
 from unlearn_jax.audit._lira import lira, lira_leave_one_out
 from unlearn_jax.audit._memorization import Memorization, memorization, out_confidence
@@ -37,7 +38,12 @@ from unlearn_jax.audit._rmia import (
 )
 from unlearn_jax.audit._roc import auc, auc_interval, roc
 from unlearn_jax.audit._shadow import shadow_signals
-from unlearn_jax.audit._ulira import KodgeResult, ulira, ulira_kodge
+from unlearn_jax.audit._ulira import (
+    KodgeResult,
+    pair_influences,
+    ulira,
+    ulira_kodge,
+)
 from unlearn_jax.audit._vulnerability import (
     Vulnerability,
     most_vulnerable,
@@ -47,6 +53,7 @@ from unlearn_jax.audit.bootstrap import (
     Estimate,
     MeanVariance,
     SampleWeights,
+    agreeing_interval,
     interval,
     mean_interval,
     mean_variance,
@@ -106,6 +113,7 @@ __all__ = [
     "Vulnerability",
     "WeightedCurves",
     "accuracy",
+    "agreeing_interval",
     "auc",
     "auc_interval",
     "avg_gap",
@@ -137,6 +145,8 @@ __all__ = [
     "nearest_neighbor",
     "neighbor_credits",
     "out_confidence",
+    "pair_influences",
+    "rank_correlation",
     "ratio_to_average",
     "reference_average",
     "rmia",

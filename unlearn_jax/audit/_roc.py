@@ -106,8 +106,8 @@ def auc_interval(
 
     Returns:
       The interval, which contains the AUC. Where the scores separate the classes
-      perfectly, it is Clopper-Pearson's for the smaller class; where they are all the
-      same, it is [0, 1].
+      perfectly, or are all the same, it is
+      :func:`~unlearn_jax.audit.agreeing_interval`'s for the smaller class.
 
     Raises:
       InputError: as :func:`roc`, a level outside (0, 1), a negative seed, or no

@@ -23,7 +23,11 @@ the same of crossed runs        Wilson's at Student's t, of   originals, forget 
 a distance (Avg Gap, TV)        Student's t, cut off at 0     the same
 a mean over seeds               Student's t,                  seeds
                                 :func:`summarize_runs`
-all right, or none              Clopper-Pearson's             samples
+all samples agree, as all       Clopper-Pearson's,            samples
+right or none                   :func:`agreeing_interval`
+a rank correlation              Bonett and Wright's z         pairs, groups of them
+KLoM: mean; quantiles           Wilson's at Student's t;      samples
+                                order statistics
 SVC attacks (MIS, MIA-NN)       machines refitted in every    as above
                                 replicate, or none
 paired difference of two rows   Student's t, of the           as above
@@ -34,8 +38,8 @@ paired difference of two rows   Student's t, of the           as above
 A factor with a single level is held fixed, and the interval is for that level only.
 :func:`run_weights` is the pigeonhole bootstrap of crossed runs (Owen 2007), for
 statistics that are no means; it is too short with few levels. U-LiRA's pairs share
-their shadow models, which no factor holds: with five pairs or more that differ its
-interval covers 85 to 89 %. Measured coverage is on the page of
+their shadow models, which no factor holds: their variance is corrected by
+:func:`~unlearn_jax.audit.pair_influences`. Measured coverage is on the page of
 ``experiments/benchmarks/coverage.py``. Host-side NumPy, float64;
 :mod:`unlearn_jax.audit.device` has the draws and the weighted statistics as
 ``jax.numpy``.
@@ -409,8 +413,8 @@ def interval(
     statistics with an absolute value in them all lie to one side.
 
     Replicates that all agree, as those of 20 of 20 right, hold no information on the
-    width. The interval is then exact (Clopper-Pearson) if the estimate is 0 or 1 and
-    the number of samples is given, and otherwise the statistic's whole range.
+    width. With the number of samples and bounds, or an estimate of 0 or 1, it is then
+    that of :func:`agreeing_interval`, and otherwise the statistic's whole range.
 
     Args:
       replicates: ``[B]``; NaN replicates (no weight on one side) are dropped.
@@ -450,12 +454,42 @@ def interval(
     if not usable.size:
         return Interval(float("nan"), float("nan"))
     if np.all(usable == point):
-        if num_samples and point in (0, 1):
-            return clopper_pearson(int(point) * num_samples, num_samples, level=level)
-        least, largest = (-np.inf, np.inf) if bounds is None else bounds
-        return Interval(float(least), float(largest))
+        if bounds is None:
+            bounds = (0, 1) if num_samples and point in (0, 1) else (-np.inf, np.inf)
+        if num_samples and np.isfinite(bounds).all():
+            return agreeing_interval(point, num_samples, bounds, level=level)
+        return Interval(float(bounds[0]), float(bounds[1]))
     low, high = np.quantile(usable, [(1 - level) / 2, (1 + level) / 2])
     return Interval(min(float(low), float(point)), max(float(high), float(point)))
+
+
+def agreeing_interval(
+    value: float,
+    num_samples: int,
+    bounds: tuple[float, float],
+    *,
+    level: float = 0.95,
+) -> Interval:
+    """Return the interval of a mean over samples that all have one value.
+
+    At most a fraction ``1 - ((1 - level) / 2) ** (1 / num_samples)`` of the population
+    has another value (Clopper-Pearson's for none of ``num_samples``), and that one is
+    at most a bound. At a bound the interval is Clopper-Pearson's.
+
+    Args:
+      value: of every sample.
+      num_samples: their number, at least 1; the smaller side of an AUC.
+      bounds: least and largest value that a sample can have, finite.
+      level: confidence level, in (0, 1).
+
+    >>> print(f"{agreeing_interval(0.5, 90, (0, 1)):.3f}")
+    [0.480, 0.520]
+    """
+    other = clopper_pearson(0, num_samples, level=level).high
+    least, largest = bounds
+    return Interval(
+        float(value - other * (value - least)), float(value + other * (largest - value))
+    )
 
 
 def mean_variance(
@@ -561,11 +595,12 @@ def mean_interval(
         (0, inf) of a distance. Between two finite bounds the interval is Wilson's, for
         the number of samples that the variance is worth (Korn and Graubard 1998), so
         that it stays inside; with one it is cut off there.
-      num_samples: samples behind the mean; where the variance is 0 and the mean at a
-        finite bound, the interval is Clopper-Pearson's for that number.
+      num_samples: samples behind the mean; where there is one, or where the variance
+        is 0, the interval between two finite bounds is :func:`agreeing_interval`'s.
 
     Returns:
-      The interval; its ends are NaN where the variance is 0 or unknown.
+      The interval; its ends are NaN where the variance is unknown, or 0 without a
+      number of samples and finite bounds.
 
     >>> variance = MeanVariance(total=0.0, samples=0.0, df=float("inf"))
     >>> at_edge = mean_interval(1.0, variance, bounds=(0, 1), num_samples=20)
@@ -578,15 +613,18 @@ def mean_interval(
     least, largest = (-np.inf, np.inf) if bounds is None else bounds
     width = largest - least
     fraction = min(max((mean - least) / width, 0.0), 1.0) if np.isfinite(width) else 0.5
-    if fraction in (0, 1) and num_samples and (is_zero or num_samples == 1):
-        count = int(fraction) * num_samples
-        low, high = clopper_pearson(count, num_samples, level=level)
-        return Interval(least + width * low, least + width * high)
+    is_edge = fraction in (0, 1)
+    has_one_value = num_samples == 1 or (
+        is_zero and (is_edge or not np.isnan(variance.total))
+    )
+    if has_one_value and num_samples and np.isfinite(width):
+        value = min(max(mean, least), largest)
+        return agreeing_interval(value, num_samples, (least, largest), level=level)
     if is_zero or np.isnan(variance.df):
         return unknown
     t = float(stats.t.ppf((1 + level) / 2, variance.df))
     half = t * float(np.sqrt(variance.total))
-    if not np.isfinite(width) or fraction in (0, 1):
+    if not np.isfinite(width) or is_edge:
         return Interval(max(mean - half, least), min(mean + half, largest))
     # Samples of an independent draw with the same variance: Wilson's n.
     worth = width**2 * fraction * (1 - fraction) / variance.total

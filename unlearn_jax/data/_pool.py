@@ -25,10 +25,12 @@ def pool(splits: Splits) -> Dataset:
     """
     train = splits.train
     test = splits.test
-    return Dataset(
-        np.concatenate([train.images, test.images]),
-        np.concatenate([train.labels, test.labels]),
-    )
+    labels = np.concatenate([train.labels, test.labels])
+    if not any(train.images.strides) and not any(test.images.strides):
+        # stand-ins of one value, which take no memory
+        shape = (len(labels), *train.images.shape[1:])
+        return Dataset(np.broadcast_to(train.images[:1], shape), labels)
+    return Dataset(np.concatenate([train.images, test.images]), labels)
 
 
 def pool_mask(splits: Splits, mask: npt.ArrayLike | None = None) -> np.ndarray:

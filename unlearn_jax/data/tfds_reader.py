@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unlearn_jax.data._prepare import ARCHIVES
+from unlearn_jax.data.folder import resized_pixels
 from unlearn_jax.data.quiet import quiet_tfds
 from unlearn_jax.data.sources import Splits, load_arrays
 from unlearn_jax.types import DamagedFileError, InputError
@@ -47,6 +48,7 @@ def load_tfds(
     image_key: str = "image",
     label_key: str = "label",
     order_key: str | None = "id",
+    size: tuple[int, int] | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> Splits:
     """Load a prepared TFDS image-classification data set.
@@ -71,6 +73,10 @@ def load_tfds(
         values are all different. TFDS shuffles when it writes, and CIFAR's ``id``
         restores the official order, which published forget sets index. None keeps the
         stored order.
+      size: ``(height, width)`` to resize every image to (bilinear, sides apart), as
+        :func:`load_folder` does; by default all images must have one size. Images are
+        then written to the cache one by one, and never all in memory: ImageNet's at
+        224 x 224 are 193 GB.
       cache_dir: folder for decoded images; by default ``$UNLEARN_JAX_CACHE`` or
         ``~/.cache/unlearn_jax``. If it cannot be written, a warning is given and the
         data is used from memory.
@@ -89,7 +95,7 @@ def load_tfds(
     cache = _at_home(cache_dir) if cache_dir else cache_folder()
     keys = (image_key, label_key, order_key)
     train, test = (
-        _cached_split(builder_dir, label, split, keys, cache)
+        _cached_split(builder_dir, label, split, keys, size, cache)
         for split in (train_split, test_split)
     )
     return load_arrays(
@@ -192,10 +198,12 @@ def _cached_split(
     label: str,
     split: str,
     keys: tuple[str, str, str | None],
+    size: tuple[int, int] | None,
     cache: pathlib.Path,
 ) -> _Decoded:
     """Return one split from the cache, or decode it and store it there."""
-    sha = hashlib.sha256(repr((split, keys)).encode())
+    parts = (split, keys) if size is None else (split, keys, size)
+    sha = hashlib.sha256(repr(parts).encode())
     for part in ("dataset_info.json", "features.json"):
         sha.update((builder_dir / part).read_bytes())
     readable = re.sub(r"[^\w.-]+", "-", f"{label}-{builder_dir.name}-{split}")
@@ -203,15 +211,24 @@ def _cached_split(
     cached = _read_entry(entry)
     if cached is not None:
         return cached
-    decoded = _decode_split(builder_dir, label, split, keys)
+    # another name, then renamed: never a part is read
+    partial = entry.with_name(f".{entry.name}.{secrets.token_hex(6)}")
     try:
-        _write_entry(entry, decoded)
-    except OSError as error:
-        warnings.warn(
-            f"cannot keep the decoded images of {label} in {cache}: {error}",
-            stacklevel=3,
-        )
-        return decoded
+        file = None
+        if size is not None:
+            partial.mkdir(parents=True)
+            file = partial / "images.npy"
+        decoded = _decode_split(builder_dir, label, split, keys, size, file)
+        try:
+            _write_entry(entry, partial, decoded)
+        except OSError as error:
+            warnings.warn(
+                f"cannot keep the decoded images of {label} in {cache}: {error}",
+                stacklevel=3,
+            )
+            return decoded
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return _read_entry(entry) or decoded
 
 
@@ -239,37 +256,39 @@ def file_sha256(file: pathlib.Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def _write_entry(entry: pathlib.Path, decoded: _Decoded) -> None:
-    """Write a cache entry under another name, then rename it: never a part is read."""
-    partial = entry.with_name(f".{entry.name}.{secrets.token_hex(6)}")
-    partial.mkdir(parents=True)
-    try:
-        for name, array in (
-            ("images.npy", decoded.images),
-            ("labels.npy", decoded.labels),
-        ):
-            with open(partial / name, "wb") as file:
-                np.save(file, array, allow_pickle=False)
-                os.fsync(file.fileno())
-        files = {file.name: file_sha256(file) for file in partial.iterdir()}
-        meta = {
-            "shape": list(decoded.images.shape),
-            "class_names": decoded.class_names,
-            "files": files,
-        }
-        (partial / "meta.json").write_text(json.dumps(meta))
-        if _read_entry(entry) is None:  # absent, or a damaged entry to replace
-            shutil.rmtree(entry, ignore_errors=True)
-            with contextlib.suppress(OSError):  # another process was faster
-                partial.rename(entry)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+def _write_entry(entry: pathlib.Path, partial: pathlib.Path, decoded: _Decoded) -> None:
+    """Write a cache entry under another name, then rename it."""
+    partial.mkdir(parents=True, exist_ok=True)
+    for name, array in (("images.npy", decoded.images), ("labels.npy", decoded.labels)):
+        if isinstance(array, np.memmap):
+            # of this very file
+            array.flush()
+            continue
+        with open(partial / name, "wb") as file:
+            np.save(file, array, allow_pickle=False)
+            os.fsync(file.fileno())
+    files = {file.name: file_sha256(file) for file in partial.iterdir()}
+    meta = {
+        "shape": list(decoded.images.shape),
+        "class_names": decoded.class_names,
+        "files": files,
+    }
+    (partial / "meta.json").write_text(json.dumps(meta))
+    if _read_entry(entry) is None:  # absent, or a damaged entry to replace
+        shutil.rmtree(entry, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another process was faster
+            partial.rename(entry)
 
 
 def _decode_split(
-    builder_dir: pathlib.Path, label: str, split: str, keys: tuple[str, str, str | None]
+    builder_dir: pathlib.Path,
+    label: str,
+    split: str,
+    keys: tuple[str, str, str | None],
+    size: tuple[int, int] | None,
+    file: pathlib.Path | None,
 ) -> _Decoded:
-    """Read and decode every record of one split."""
+    """Read and decode every record of one split, into a file if one is given."""
     image_key, label_key, order_key = keys
     with quiet_tfds():
         import tensorflow_datasets as tfds
@@ -295,7 +314,7 @@ def _decode_split(
             order_key = None
         source = _open_source(builder, label, split)
         images, labels, order = _decode_rows(
-            source, label, split, (image_key, label_key, order_key)
+            source, label, split, (image_key, label_key, order_key), size, file
         )
         names = getattr(features[label_key], "names", None)
     if (
@@ -326,7 +345,12 @@ def _open_source(builder: Any, label: str, split: str) -> Any:
 
 
 def _decode_rows(
-    source: Any, label: str, split: str, keys: tuple[str, str, str | None]
+    source: Any,
+    label: str,
+    split: str,
+    keys: tuple[str, str, str | None],
+    size: tuple[int, int] | None = None,
+    file: pathlib.Path | None = None,
 ) -> tuple[npt.NDArray, npt.NDArray[np.int64], npt.NDArray | None]:
     """Return images, labels and, with a third key, its values, in stored order."""
     from tqdm import tqdm
@@ -358,13 +382,16 @@ def _decode_rows(
                 ) from error
             for row, example in zip(rows, examples, strict=True):
                 image = np.asarray(example[image_key])
+                if size is not None:
+                    image = _resized(label, image, size)
                 if images is None:
-                    images = np.empty((total, *image.shape), image.dtype)
+                    shape = (total, *image.shape)
+                    images = _allocate(shape, image.dtype, file)
                 if image.shape != images.shape[1:]:
                     raise InputError(
                         f"{label}: images differ in shape, {images.shape[1:]} and"
-                        f" {image.shape} (row {row} of {split!r}); resize them into an"
-                        " image folder or an .npz file first"
+                        f" {image.shape} (row {row} of {split!r}); give their size,"
+                        " as in --data.size 224 224"
                     )
                 images[row] = image
                 labels[row] = _integer(example[label_key], label, label_key)
@@ -373,6 +400,34 @@ def _decode_rows(
     if images is None:
         raise InputError(f"{label}: split {split!r} is empty")
     return images, labels, np.array(order) if order else None
+
+
+def _allocate(
+    shape: tuple[int, ...], dtype: np.dtype, file: pathlib.Path | None
+) -> npt.NDArray:
+    """Return an array to fill, in memory or in a file whose space is there."""
+    if file is None:
+        return np.empty(shape, dtype)
+    images = np.lib.format.open_memmap(file, "w+", dtype, shape)
+    if hasattr(os, "posix_fallocate"):
+        # a full disk is an error here, and would end the process at a row
+        with file.open("r+b") as handle:
+            os.posix_fallocate(handle.fileno(), 0, file.stat().st_size)
+    return images
+
+
+def _resized(
+    label: str, image: npt.NDArray, size: tuple[int, int]
+) -> npt.NDArray[np.uint8]:
+    from PIL import Image
+
+    if image.dtype != np.uint8 or image.ndim != 3:
+        raise InputError(
+            f"{label}: images of type {image.dtype} and shape {image.shape} cannot be"
+            " resized: give no size"
+        )
+    pixels = image[..., 0] if image.shape[-1] == 1 else image
+    return resized_pixels(label, Image.fromarray(pixels), size)[0]
 
 
 def _integer(value: Any, label: str, label_key: str) -> int:

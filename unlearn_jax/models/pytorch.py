@@ -104,7 +104,7 @@ def from_torch(
     paths = leaf_paths(like)
     if names is None:
         modules = sorted({_module(path) for path in paths}, key=_natural)
-        if any(module.startswith("BasicBlock_") for module in modules):
+        if any(module.startswith(_BLOCKS) for module in modules):
             names = _resnet_names(modules, arrays)
         else:
             names = _sequential_names(modules, arrays)
@@ -186,6 +186,9 @@ def _torch_load(path: pathlib.Path) -> Any:
         raise InputError(f"cannot read {path} as PyTorch weights: {line}") from None
 
 
+_BLOCKS = ("BasicBlock_", "BottleneckBlock_")
+
+
 def _module(path: str) -> str:
     """Return the module of a leaf, without its collection.
 
@@ -230,7 +233,7 @@ def _sequential_names(
 def _resnet_names(
     modules: list[str], arrays: Mapping[str, np.ndarray]
 ) -> dict[str, str]:
-    """Match torchvision's names of a ResNet of basic blocks."""
+    """Match torchvision's names of a ResNet."""
     heads = [name for name in ("fc", "linear") if f"{name}.weight" in arrays]
     blocks = {
         match[0] for match in map(re.compile(r"layer\d+\.\d+").match, arrays) if match
@@ -252,7 +255,8 @@ def _resnet_names(
                 f"the weights have {len(ordered)} blocks, the model has more: build"
                 " the model they are of"
             )
-        if position < 3:
+        # behind the convolutions of a block comes that of the shortcut
+        if position < (3 if block.startswith("BasicBlock_") else 4):
             names[module] = f"{ordered[index]}.{part}{position}"
             continue
         is_downsample = f"{ordered[index]}.downsample.0.weight" in arrays

@@ -1,4 +1,4 @@
-"""ResNets of basic blocks, with BatchNorm or without (He et al., arXiv 1512.03385).
+"""ResNets, with BatchNorm or without (He et al., arXiv 1512.03385).
 
 The stem is that for CIFAR, a 3x3 convolution of stride 1, or that for ImageNet.
 """
@@ -13,13 +13,13 @@ from unlearn_jax.models.conv import convolution
 from unlearn_jax.types import Array, InputError
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut.
+class _Block(nn.Module):
+    """Parts of blocks: convolutions with BatchNorm behind them, and the shortcut.
 
     Attributes:
-      width: output channels.
-      stride: of the first convolution; a projection shortcut is used where it or the
-        width changes the shape.
+      width: channels of the 3x3 convolutions.
+      stride: of the first 3x3 convolution; a projection shortcut is used where it or
+        the width changes the shape.
       halve_projection: halve the sum in blocks with a projection shortcut, as AMUN's
         released ResNet-18 does. It changes the scale of the logits, and so of AMUN's
         radii.
@@ -35,41 +35,72 @@ class BasicBlock(nn.Module):
     conv: Callable[..., Array] | None = None
     dtype: jnp.dtype = jnp.float32
 
-    @nn.compact
-    def __call__(self, images: Array, *, train: bool) -> Array:
-        """Activations ``[B, H, W, ch]`` to ``[B, H / stride, W / stride, width]``."""
+    def _conv_norm(
+        self, x: Array, width: int, size: int, stride: int, train: bool
+    ) -> Array:
+        """Return a convolution of a side of ``size``, normalized."""
+        pad = size // 2
+        x = nn.Conv(
+            width,
+            (size, size),
+            (stride, stride),
+            padding=((pad, pad), (pad, pad)),
+            use_bias=not self.batch_norm,
+            dtype=self.dtype,
+            kernel_init=nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
+            conv_general_dilated=self.conv or convolution(),
+        )(x)
+        if not self.batch_norm:
+            return x
+        return nn.BatchNorm(
+            use_running_average=not train, momentum=0.9, dtype=self.dtype
+        )(x)
 
-        def conv_norm(x: Array, size: int, stride: int) -> Array:
-            pad = size // 2
-            x = nn.Conv(
-                self.width,
-                (size, size),
-                (stride, stride),
-                padding=((pad, pad), (pad, pad)),
-                use_bias=not self.batch_norm,
-                dtype=self.dtype,
-                kernel_init=nn.initializers.variance_scaling(
-                    1 / 3, "fan_in", "uniform"
-                ),
-                conv_general_dilated=self.conv or convolution(),
-            )(x)
-            if not self.batch_norm:
-                return x
-            return nn.BatchNorm(
-                use_running_average=not train, momentum=0.9, dtype=self.dtype
-            )(x)
-
-        hidden = conv_norm(nn.relu(conv_norm(images, 3, self.stride)), 3, 1)
-        if self.stride == 1 and images.shape[-1] == self.width:
+    def _add_shortcut(self, hidden: Array, images: Array, train: bool) -> Array:
+        """Return the block's output, from what its convolutions make of the input."""
+        width = hidden.shape[-1]
+        if self.stride == 1 and images.shape[-1] == width:
             return nn.relu(hidden + images)
-        total = hidden + conv_norm(images, 1, self.stride)
+        total = hidden + self._conv_norm(images, width, 1, self.stride, train)
         return nn.relu(total / 2 if self.halve_projection else total)
 
 
-class ResNet(nn.Module):
-    """Stages of basic blocks, global average pooling, linear head.
+class BasicBlock(_Block):
+    """Two 3x3 convolutions and a shortcut, of ResNet-18 and 34."""
 
-    ``(2, 2, 2, 2)`` blocks make ResNet-18.
+    @nn.compact
+    def __call__(self, images: Array, train: bool) -> Array:
+        """Activations ``[B, H, W, ch]`` to ``[B, H / stride, W / stride, width]``."""
+        hidden = nn.relu(self._conv_norm(images, self.width, 3, self.stride, train))
+        hidden = self._conv_norm(hidden, self.width, 3, 1, train)
+        return self._add_shortcut(hidden, images, train)
+
+
+class BottleneckBlock(_Block):
+    """1x1, 3x3 and 1x1 convolutions and a shortcut, of ResNet-50 and deeper ones.
+
+    The last one makes four times as many channels. The stride is that of the 3x3
+    convolution, as in torchvision.
+    """
+
+    @nn.compact
+    def __call__(self, images: Array, train: bool) -> Array:
+        """Activations ``[B, H, W, ch]`` to ``[B, H / stride, W / stride, 4 width]``."""
+        hidden = nn.relu(self._conv_norm(images, self.width, 1, 1, train))
+        hidden = nn.relu(self._conv_norm(hidden, self.width, 3, self.stride, train))
+        hidden = self._conv_norm(hidden, 4 * self.width, 1, 1, train)
+        return self._add_shortcut(hidden, images, train)
+
+
+BLOCKS = {"basic": BasicBlock, "bottleneck": BottleneckBlock}
+"""Blocks by name."""
+
+
+class ResNet(nn.Module):
+    """Stages of blocks, global average pooling, linear head.
+
+    ``(2, 2, 2, 2)`` basic blocks make ResNet-18, ``(3, 4, 6, 3)`` bottlenecks
+    ResNet-50 (25,557,032 parameters with ImageNet's stem and classes).
 
     Attributes:
       num_classes: logits.
@@ -77,7 +108,10 @@ class ResNet(nn.Module):
       width: channels of the first stage, doubled by every further one.
       stem: ``cifar``, a 3x3 convolution of stride 1, or ``imagenet``, a 7x7 convolution
         of stride 2 and 3x3 max pooling of stride 2, as torchvision's ResNets have.
+      block: ``basic`` or ``bottleneck``.
       halve_projection: halve the sum in blocks with a projection shortcut.
+      remat: recompute the inside of every block in the backward pass, in place of
+        keeping it: a third more operations, and the memory of the blocks' inputs.
       batch_norm: normalize after every convolution. Networks whose layers FastClip
         holds do better without.
       conv: convolution form, see :func:`unlearn_jax.models.conv.convolution`.
@@ -88,8 +122,10 @@ class ResNet(nn.Module):
     blocks: Sequence[int] = (2, 2, 2, 2)
     width: int = 64
     stem: Literal["cifar", "imagenet"] = "cifar"
+    block: Literal["basic", "bottleneck"] = "basic"
     halve_projection: bool = False
     batch_norm: bool = True
+    remat: bool = False
     conv: Callable[..., Array] | None = None
     dtype: jnp.dtype = jnp.float32
 
@@ -98,6 +134,10 @@ class ResNet(nn.Module):
         """Images ``[B, H, W, ch]`` to logits ``[B, C]``."""
         if self.stem not in ("cifar", "imagenet"):
             raise InputError(f"unknown stem {self.stem!r}: choose cifar or imagenet")
+        if self.block not in BLOCKS:
+            raise InputError(
+                f"unknown block {self.block!r}: choose {' or '.join(BLOCKS)}"
+            )
         is_large = self.stem == "imagenet"
         pad = 3 if is_large else 1
         hidden = nn.Conv(
@@ -118,16 +158,22 @@ class ResNet(nn.Module):
         if is_large:
             sides = ((1, 1), (1, 1))
             hidden = nn.max_pool(hidden, (3, 3), (2, 2), padding=sides)  # pyright: ignore[reportArgumentType]
+        kind = BLOCKS[self.block]
+        # the same names as without, so that the variables fit
+        made = nn.remat(kind, static_argnums=(2,)) if self.remat else kind
+        number = 0
         for stage, count in enumerate(self.blocks):
             for block in range(count):
-                hidden = BasicBlock(
+                hidden = made(
                     width=self.width * 2**stage,
                     stride=2 if stage > 0 and block == 0 else 1,
                     halve_projection=self.halve_projection,
                     batch_norm=self.batch_norm,
                     conv=self.conv,
                     dtype=self.dtype,
-                )(hidden, train=train)
+                    name=f"{kind.__name__}_{number}",
+                )(hidden, train)
+                number += 1
         return nn.Dense(self.num_classes, dtype=self.dtype)(hidden.mean((1, 2))).astype(
             jnp.float32
         )

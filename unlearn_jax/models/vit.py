@@ -24,6 +24,8 @@ class ViT(nn.Module):
       depth: blocks.
       num_heads: of the attention.
       mlp_ratio: hidden units of a block's perceptron, in widths.
+      remat: recompute the inside of every block in the backward pass, in place of
+        keeping it.
       conv: convolution form, see :func:`unlearn_jax.models.conv.convolution`.
       dtype: compute type (parameters and logits stay float32).
     """
@@ -34,6 +36,7 @@ class ViT(nn.Module):
     depth: int = 4
     num_heads: int = 4
     mlp_ratio: int = 4
+    remat: bool = False
     conv: Callable[..., Array] | None = None
     dtype: jnp.dtype = jnp.float32
 
@@ -68,8 +71,9 @@ class ViT(nn.Module):
             (1, tokens.shape[1], self.width),
         )
         tokens = tokens + positions.astype(tokens.dtype)
+        made = nn.remat(Block) if self.remat else Block
         for index in range(self.depth):
-            block = Block(
+            block = made(
                 self.num_heads, self.mlp_ratio, self.dtype, name=f"block_{index}"
             )
             tokens = block(tokens)

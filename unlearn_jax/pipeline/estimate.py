@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from unlearn_jax.data import Splits
+from unlearn_jax.data.stand_in import SHAPES
 from unlearn_jax.pipeline import tuning
-from unlearn_jax.pipeline.config.resolve import banks_folder
+from unlearn_jax.pipeline.config.resolve import banks_folder, load_data
 from unlearn_jax.pipeline.config.schema import RunConfig
 from unlearn_jax.pipeline.stages import models as stages
 from unlearn_jax.pipeline.stages.given import Given
@@ -18,7 +19,7 @@ from unlearn_jax.pipeline.stages.plan import Plan, make_plan
 from unlearn_jax.pipeline.store.folders import Workdir
 from unlearn_jax.replicas import Mapper, fit_many
 from unlearn_jax.train import LossFn, Recipe, steps_per_epoch
-from unlearn_jax.types import Array, Dataset, Model
+from unlearn_jax.types import Array, Dataset, InputError, Model
 
 
 def estimate_speed(plan: Plan) -> float:
@@ -86,12 +87,13 @@ def dry_run(
 ) -> str:
     """Return a table of a run's artifacts: stored, missing, and the time to make them.
 
-    Writes nothing. The estimate times a few training steps; a gradient of the attack
-    counts as a training sample, and every forget sample as needing two radii. With a
-    search, the final methods are not known, and their artifacts are those of the
-    unsearched ones; nor are the trials of second hyperparameters, which are shown as if
-    the published setting were the best of the first. Rows that are not searched are
-    named.
+    Writes nothing. A data set that is not here but whose shapes are known
+    (:data:`SHAPES`) is planned by these. The estimate times a few training steps; a
+    gradient of the attack counts as a training sample, and every forget sample as
+    needing two radii. With a search, the final methods are not known, and their
+    artifacts are those of the unsearched ones; nor are the trials of second
+    hyperparameters, which are shown as if the published setting were the best of the
+    first. Rows that are not searched are named.
 
     Args:
       config: of the run.
@@ -106,6 +108,18 @@ def dry_run(
     """
     place = Workdir(workdir)
     place.check()
+    missing = ""
+    if splits is None:
+        try:
+            splits = load_data(config.data)
+        except InputError as error:
+            if config.data.name not in SHAPES:
+                raise
+            splits = load_data(config.data, by_shape=True)
+            missing = (
+                f"\nThe data set is not here ({error}): planned from its shapes alone,"
+                " and no time is estimated."
+            )
     plan = make_plan(
         config,
         banks_folder(config, workdir),
@@ -122,11 +136,12 @@ def dry_run(
     if plan.forget_known:
         later = ""
         artifacts += [stages.unlearn(plan, name) for name in plan.rows]
-    speed = estimate_speed(plan)
+    speed = 0.0 if missing else estimate_speed(plan)
     table = plan.runner.plan(artifacts, speed)
+    at = f", at {speed:,.0f} samples/s here; compilation and the audit come on top"
     return (
-        f"{table}\n\n{len(plan.rows)} methods on {plan.splits.name}, at {speed:,.0f}"
-        f" samples/s here; compilation and the audit come on top.{later}"
+        f"{table}\n\n{len(plan.rows)} methods on {plan.splits.name}"
+        f"{'' if missing else at}.{missing}{later}"
         f"{_searched(plan, search)}\nModels are kept in {plan.bank_root}"
     )
 

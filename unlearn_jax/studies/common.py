@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 
-from unlearn_jax.pipeline.report.figures.style import INK
+from unlearn_jax.figures.style import INK
 from unlearn_jax.types import PyTree, Variables
 
 Arrays = Mapping[str, np.ndarray]

@@ -62,11 +62,12 @@ def banks_folder(config: RunConfig, workdir: str | os.PathLike[str]) -> pathlib.
     return pathlib.Path(os.path.expanduser(workdir)).resolve().parent / "banks"
 
 
-def load_data(config: DataConfig) -> Splits:
+def load_data(config: DataConfig, *, by_shape: bool = False) -> Splits:
     """Return the data set of a configuration: its classes, split again if asked for.
 
     Args:
       config: of the data set.
+      by_shape: black images in its place, where its shapes are known.
 
     Raises:
       InputError: the data set cannot be had.
@@ -77,9 +78,9 @@ def load_data(config: DataConfig) -> Splits:
         raise InputError(
             "data.source=tfds needs data.name, such as --data.name=cifar10"
         )
-    elif targets.current() is not None and config.name in SHAPES:
+    elif (by_shape or targets.current() is not None) and config.name in SHAPES:
         # programs are compiled for another machine, from shapes alone
-        splits = stand_in(config.name)
+        splits = stand_in(config.name, config.train_split)
     elif config.source == "tfds":
         splits = data.load_tfds(
             config.name,
@@ -88,6 +89,7 @@ def load_data(config: DataConfig) -> Splits:
             test_split=config.test_split,
             image_key=config.image_key,
             label_key=config.label_key,
+            size=config.size,
         )
     elif config.path is None:
         raise InputError(f"data.source={config.source} needs data.path")
@@ -749,9 +751,13 @@ def plain_model(config: ModelConfig) -> dict[str, Any]:
     """Return a network's configuration as keys of artifacts hold it.
 
     The form of convolution is named where it is oneDNN's, whose bits are its own, so
-    that models of two forms never stand for one another.
+    that models of two forms never stand for one another. Options that came later are
+    left out where they are not given, so that models of before are found.
     """
     plain = to_json(config)
+    for name in ("stem", "block", "remat"):
+        if plain[name] is None:
+            del plain[name]
     if config.name != "mlp" and models.convolution_form(config.conv) == "onednn":
         plain["conv"] = "onednn"
     return plain

@@ -95,7 +95,8 @@ class DataConfig:
     Attributes:
       source: ``digits`` is bundled; ``tfds`` a TFDS data set by name; ``npz`` a file of
         arrays; ``folder`` images in class folders.
-      name: of the TFDS data set, such as ``cifar10`` or ``mnist:3.0.1``.
+      name: of the TFDS data set, such as ``cifar10`` or ``mnist:3.0.1``; elsewhere a
+        name by which shapes are known for compiling.
       path: TFDS data_dir, ``.npz`` file or image folder.
       classes: to keep, by number or name, numbered in this order; all if empty.
       num_train: training samples; with ``num_test``, a random split of train and test
@@ -104,8 +105,8 @@ class DataConfig:
       seed: of the random split.
       balanced: the random split has equally many samples of each class. Forget sets of
         classes are then of one size, so that methods are compiled once for all of them.
-      size: height and width that the images of a folder are resized to; None if they
-        all have one size.
+      size: height and width that the images of a folder or a TFDS data set are resized
+        to; None if they all have one size.
       train_split: TFDS split to train on, such as ``train[:80%]``.
       test_split: TFDS split to test on, such as ``train[80%:]`` or ``validation``.
       image_key: TFDS feature that holds the image.
@@ -154,6 +155,10 @@ class ModelConfig:
       blocks: per stage (resnet, densenet).
       width: channels of the first stage (resnet), features of a token (vit).
       halve_projection: half of a shortcut's channels are copies (resnet).
+      stem: ``cifar`` or ``imagenet``, which leaves a quarter of the sides (resnet).
+      block: ``basic``, or ``bottleneck`` of ResNet-50 and deeper ones (resnet).
+      remat: recompute the inside of every block in the backward pass, where memory
+        binds (resnet, vit).
       stages: channels of the layers, stage by stage (vgg).
       head: units of the hidden layers of the head, 0 for none (vgg).
       growth: channels that a layer adds (densenet).
@@ -172,6 +177,9 @@ class ModelConfig:
     blocks: tuple[int, ...] | None = None
     width: int | None = None
     halve_projection: bool | None = None
+    stem: Literal["cifar", "imagenet"] | None = None
+    block: Literal["basic", "bottleneck"] | None = None
+    remat: bool | None = None
     stages: tuple[tuple[int, ...], ...] | None = None
     head: int | None = None
     growth: int | None = None
@@ -307,6 +315,8 @@ class ReplicasConfig:
       devices: to spread models over; all of them if None.
       split: of these devices, how many share a model in training, each with its part of
         every batch; 1 unless a model fills a device.
+      shard_data: in training, divide the images over these devices in place of having
+        all on each; None where they would take a quarter of a device's memory.
       group: models trained and stored at a time (at most).
       checkpoint_seconds: least time between checkpoints inside a group.
     """
@@ -321,6 +331,7 @@ class ReplicasConfig:
     mapper: Literal["auto", "loop", "map", "vmap", "split"] = "auto"
     devices: int | None = None
     split: int = 1
+    shard_data: bool | None = None
     group: int = 16
     checkpoint_seconds: float = 60.0
 

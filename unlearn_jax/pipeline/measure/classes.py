@@ -83,6 +83,13 @@ def measure_classes(
         return statistics
 
     metrics = pool.measure(statistics_of)
+    if right is not None:
+        influences = np.zeros(len(logits))
+        for one in classes.sets:
+            members = list(one.runs)
+            own = metrics["ulira"].value[members]
+            influences[members] = audit.pair_influences(own)
+        metrics["ulira"] = metrics["ulira"]._replace(influences=influences)
     if config.mis:
         metrics["mis"] = pool.mis(margin, ~pool.train & ~classes.peers)
         metrics["mia_kodge"] = _kodge(pool, margin, classes.peers)

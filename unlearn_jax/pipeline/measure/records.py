@@ -233,6 +233,9 @@ class AttackSummary:
       lower_bound: median over the successful samples of the L2 distance within which
         the Lipschitz bound of the attacked model excludes examples; None for other
         norms and models of which no bound is known.
+      over_norm: median over the successful samples of the L2 distance between example
+        and image over the image's L2 norm; None if there are none.
+      over_neighbor: the same over the distance to the nearest other training image.
     """
 
     norm: str
@@ -243,6 +246,8 @@ class AttackSummary:
     distance_quantiles: Mapping[str, float]
     gradients: float
     lower_bound: float | None = None
+    over_norm: float | None = None
+    over_neighbor: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

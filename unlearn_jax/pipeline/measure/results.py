@@ -37,7 +37,7 @@ from unlearn_jax.pipeline.store import folders as store
 from unlearn_jax.pipeline.store.artifact import Stored
 from unlearn_jax.pipeline.store.clock import Cost
 from unlearn_jax.theory import log10_lipschitz_bound
-from unlearn_jax.train import steps_per_epoch
+from unlearn_jax.train import steps_per_epoch, to_float
 from unlearn_jax.types import AttackResult, Status
 
 LABELS = {
@@ -46,6 +46,12 @@ LABELS = {
     RETRAINED_AGAIN: "Retrained again (seed floor)",
 }
 METHODS = {ORIGINAL: "nothing", RETRAINED: "retrain", RETRAINED_AGAIN: "retrain"}
+MAX_LEFT = 60.0
+"""FT AUC above which forgetting by adversarial examples has failed, in percent."""
+MAX_LOST = 5.0
+"""Test accuracy below the original's from which it has, in points."""
+_MAX_MEASURED = 1000
+"""Adversarial examples whose distances are compared with those between images."""
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 """Quantiles of the adversarial examples' distances."""
 
@@ -273,6 +279,7 @@ def summarize_attack(
     if is_success.any():
         quantiles = {str(q): float(np.quantile(distances, q)) for q in QUANTILES}
     own = plan.settings["attack"]
+    over_norm, over_neighbor = _relative_distances(plan, parts, is_success)
     return records.AttackSummary(
         norm=chosen.attack.norm,
         settings={
@@ -286,7 +293,55 @@ def summarize_attack(
         distance_quantiles=quantiles,
         gradients=float(np.mean(outcomes["num_gradients"])),
         lower_bound=_lower_bound(plan, chosen, is_success),
+        over_norm=over_norm,
+        over_neighbor=over_neighbor,
     )
+
+
+def _relative_distances(
+    plan: Plan, parts: Stored, is_success: np.ndarray
+) -> tuple[float | None, float | None]:
+    """Return the median L2 distance over the image's norm, and over its neighbor's.
+
+    Of at most 1,000 successful samples, at even distances in their order.
+    """
+    chosen = np.flatnonzero(is_success)
+    if not chosen.size:
+        return None, None
+    chosen = chosen[:: -(-chosen.size // _MAX_MEASURED)]
+    index = []
+    images = []
+    start = 0
+    for (_, s), own in zip(plan.pairs, attack_rows(parts, "images"), strict=True):
+        places = chosen[(chosen >= start) & (chosen < start + len(own))] - start
+        index.append(np.flatnonzero(plan.forget[s])[places])
+        images.append(np.asarray(own[places], np.float64).reshape(len(places), -1))
+        start += len(own)
+    index = np.concatenate(index)
+    examples = np.concatenate(images)
+    train = plan.splits.train.images
+
+    def flat(samples: slice | np.ndarray) -> np.ndarray:
+        images = np.asarray(to_float(jnp.asarray(train[samples])), np.float64)
+        return images.reshape(len(images), -1)
+
+    clean = flat(index)
+    distance = np.linalg.norm(examples - clean, axis=1)
+    norms = np.linalg.norm(clean, axis=1)
+    nearest = np.full(len(clean), np.inf)
+    for start in range(0, len(train), 2048):
+        others = flat(slice(start, start + 2048))
+        squares = (norms**2)[:, None] + (others**2).sum(1) - 2 * clean @ others.T
+        is_own = index[:, None] == np.arange(start, start + len(others))
+        squares[is_own] = np.inf
+        nearest = np.minimum(nearest, np.maximum(squares, 0).min(1))
+    found = []
+    for scale in (norms, np.sqrt(nearest)):
+        # Copies of an image, and black ones, have no scale.
+        is_known = (scale > 1e-6) & np.isfinite(scale)
+        ratio = distance[is_known] / scale[is_known]
+        found.append(float(np.median(ratio)) if ratio.size else None)
+    return found[0], found[1]
 
 
 def _lower_bound(
@@ -466,6 +521,49 @@ def make_checks(
             "the attack has power: it separates them on the original models",
             "FT AUC of {}",
         )
+    if pool.classes is None:
+        checks += _signature_checks(rows)
+    return checks
+
+
+def _signature_checks(rows: Sequence[RowResult]) -> list[Check]:
+    """Check rows with adversarial sets for the signatures of failed forgetting.
+
+    Controls that train on something in the place of the set are left out.
+    """
+    by_key = {row.key: row.metrics for row in rows}
+    original = by_key.get(ORIGINAL, {}).get("test_accuracy")
+    left = {}
+    lost = {}
+    for row in rows:
+        is_control = row.options.get("replace", "none") != "none"
+        if row.attack is None or is_control or not row.metrics:
+            continue
+        left[row.label] = row.metrics["ft_auc"].mean
+        if original:
+            lost[row.label] = original.mean - row.metrics["test_accuracy"].mean
+    checks = []
+    for values, largest, name, words in (
+        (
+            left,
+            MAX_LEFT,
+            f"adversarial sets make forget: FT AUC at most {MAX_LEFT:g}",
+            "FT AUC",
+        ),
+        (
+            lost,
+            MAX_LOST,
+            f"adversarial sets cost less than {MAX_LOST:g} points of test accuracy",
+            "points of test accuracy lost",
+        ),
+    ):
+        if values:
+            worst = max(values, key=lambda label: values[label])
+            failed = [label for label, one in values.items() if one > largest]
+            detail = f"largest: {worst}, {words} {values[worst]:.1f}"
+            if failed:
+                detail += f"; above: {', '.join(failed)}"
+            checks.append(Check(name=name, passed=not failed, detail=detail))
     return checks
 
 

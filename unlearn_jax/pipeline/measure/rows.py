@@ -150,9 +150,11 @@ def measure_row(
     for key, one in measured.items():
         scale = 1 if key.startswith("kl_") else 100
         drawn = one.replicates
+        influences = one.influences
         metrics[key] = one._replace(
             value=scale * one.value,
             replicates=None if drawn is None else scale * drawn,
+            influences=None if influences is None else scale * influences,
         )
     return metrics, arrays
 

@@ -129,7 +129,7 @@ class Figure:
     Attributes:
       title: heading.
       figure: drawn without pyplot; ink in
-        :data:`unlearn_jax.pipeline.report.figures.style.INK` follows the page's colors.
+        :data:`unlearn_jax.figures.style.INK` follows the page's colors.
       alt: description with its numbers, for readers who cannot see it.
       caption: explanation, above the drawing.
     """
@@ -261,7 +261,7 @@ def render_html(page: Page) -> str:
 
     Drawings are inline SVG that follows the light or dark color scheme.
     """
-    from unlearn_jax.pipeline.report.figures.style import to_svg
+    from unlearn_jax.figures.style import to_svg
 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("unlearn_jax", "pipeline/report/templates"),

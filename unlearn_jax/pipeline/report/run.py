@@ -37,10 +37,12 @@ from unlearn_jax.pipeline.report.tables import (
     mark_near,
     metric_cell,
     metric_column,
+    missing_sentence,
     verdict_table,
 )
 from unlearn_jax.pipeline.report.verdict import (
     best_rows,
+    distances_sentence,
     findings,
     headline,
     margins_sentence,
@@ -170,6 +172,8 @@ def _main_table(result: RunResult) -> Table:
             " Where a row diverged, some of its runs did not end in finite numbers: the"
             " others are no sample of what the method does, so no mean is shown."
         )
+    for remark in (missing_sentence(result), distances_sentence(result)):
+        caption += f" {remark}" if remark else ""
     columns = [metric_column(metric) for metric in result.metrics]
     kinds = [row.kind for row in result.rows]
     return Table("", ["Model", *columns, _cost_column()], rows, caption, kinds)

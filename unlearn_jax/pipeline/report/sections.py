@@ -613,6 +613,17 @@ def attacks_section(result: RunResult) -> Section | None:
     medians = [one.distance_quantiles.get("0.5") for one in attacks.values()]
     meaning = "of the examples used, in the attack's norm, pixels in [0, 1]"
     rows.append(["median distance", *medians, meaning])
+    nearest = "over that to the nearest training image"
+    for field, name, scale in (
+        ("over_norm", "image's norm", "over the image's L2 norm"),
+        ("over_neighbor", "neighbor's", nearest),
+    ):
+        ratios = [getattr(one, field) for one in attacks.values()]
+        if any(ratio is not None for ratio in ratios):
+            cells = [
+                ratio if ratio is None else Cell(f"{ratio:.2g}") for ratio in ratios
+            ]
+            rows.append([f"distance over {name}", *cells, f"median, in L2, {scale}"])
     bounds = [one.lower_bound for one in attacks.values()]
     if any(bound is not None for bound in bounds):
         meaning = "the original's Lipschitz bound excludes examples within it"

@@ -32,6 +32,7 @@ from unlearn_jax.pipeline.report.tables import (
     format_cost,
     mark_near,
     metric_cell,
+    missing_sentence,
 )
 from unlearn_jax.pipeline.report.verdict import difference_words, method_gaps
 from unlearn_jax.pipeline.store.folders import write_text
@@ -215,6 +216,8 @@ def study_tables(results: Mapping[str, RunResult]) -> list[Table]:
             lines.append([row.label, *cells])
         title = f"{metrics[key].label} ({metrics[key].unit})"
         caption = metrics[key].description
+        remarks = {missing_sentence(result, [key]) for result in results.values()}
+        caption = " ".join([caption, *filter(None, sorted(remarks))])
         tables.append(Table(title, columns, lines, caption, kinds))
     tables += _term_tables(results, every, columns)
     costs = []

@@ -20,6 +20,7 @@ from unlearn_jax.pipeline.report.blocks import (
     Column,
     Table,
     Value,
+    has_interval,
     is_known,
     render_latex,
     render_markdown,
@@ -27,7 +28,9 @@ from unlearn_jax.pipeline.report.blocks import (
 )
 from unlearn_jax.pipeline.report.verdict import (
     difference_words,
+    distances_sentence,
     headline,
+    join,
     margins_sentence,
     verdict,
 )
@@ -41,6 +44,8 @@ GOALS = {
 """Good values of a metric, in words."""
 UNSEARCHED = "not searched"
 """Note at a row whose hyperparameters are as given alongside rows that were tuned."""
+_FITTED = ("mis", "mia_", "avg_gap_mis")
+"""How the keys of metrics begin that a machine is fitted for."""
 _FIELDS = ["row", "label", "kind", "method", "metric"]
 _NUMBERS = ["mean", "std", "low", "high", "num_runs"]
 
@@ -73,13 +78,40 @@ def results_table(
         columns.append(COST)
         for row, cost in zip(rows, costs, strict=True):
             row.append(cost)
+    caption = (
+        f"Mean ± std over runs, and in brackets the {100 * result.level:g} % interval"
+        " of the mean."
+    )
+    remarks = [caption, missing_sentence(result), distances_sentence(result)]
     return Table(
         title,
         columns,
         rows,
-        f"Mean ± std over runs, and in brackets the {100 * result.level:g} % interval"
-        " of the mean.",
+        " ".join(filter(None, remarks)),
         [row.kind for row in result.rows],
+    )
+
+
+def missing_sentence(result: RunResult, keys: Sequence[str] | None = None) -> str:
+    """Return which columns of fitted machines have no interval, and why; may be empty.
+
+    Args:
+      result: of a run.
+      keys: of the metrics in question; all if None.
+    """
+    labels = []
+    for metric in result.metrics:
+        is_fitted = metric.key.startswith(_FITTED)
+        if not is_fitted or (keys is not None and metric.key not in keys):
+            continue
+        cells = [row.metrics.get(metric.key) for row in result.rows]
+        if any(cells) and not any(has_interval(cell) for cell in cells):
+            labels.append(metric.label)
+    if not labels:
+        return ""
+    return (
+        f"Without an interval: {join(labels)}; the machine is fitted once to every"
+        " model, and only `audit.refits` would fit it again in every replicate."
     )
 
 

@@ -120,6 +120,26 @@ def margins_sentence(result: RunResult) -> str:
     )
 
 
+def distances_sentence(result: RunResult) -> str:
+    """Return the relative distances of the adversarial sets of the rows; may be empty.
+
+    A set that is far compared with the image, or with its nearest neighbor, is not what
+    the method assumes.
+    """
+    used = {row.attack for row in result.rows if row.attack is not None}
+    shown = []
+    for name, one in result.attacks.items():
+        if name in used and one.over_norm is not None and one.over_neighbor is not None:
+            prefix = f"{name} " if name and len(used) > 1 else ""
+            shown.append(f"{prefix}{one.over_norm:.2g} and {one.over_neighbor:.2g}")
+    if not shown:
+        return ""
+    return (
+        "Median L2 distance of the adversarial examples, over the image's norm and over"
+        f" the distance to the nearest training image: {'; '.join(shown)}."
+    )
+
+
 def _coin_sentences(result: RunResult) -> list[str]:
     """Return where the methods' FT AUCs lie, where there is no oracle."""
     groups: dict[str, list[str]] = {"within": [], "above": [], "below": []}

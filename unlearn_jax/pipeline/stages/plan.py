@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from unlearn_jax import audit, data
+from unlearn_jax import audit, data, targets
 from unlearn_jax.data import Splits
 from unlearn_jax.methods import FineTuning
 from unlearn_jax.objectives import CrossEntropy
@@ -180,7 +180,16 @@ class Plan:
             num_models=num_models,
             devices=replicas.devices,
             split=replicas.split,
+            shard_data=self._shards_data,
         )
+
+    @cached_property
+    def _shards_data(self) -> bool:
+        """True if training sets are divided over the devices, by size if not given."""
+        if self.replicas.shard_data is not None:
+            return self.replicas.shard_data
+        memory = targets.memory()
+        return memory is not None and self.pool.images.nbytes > memory / 4
 
     @cached_property
     def recipe(self) -> Recipe:

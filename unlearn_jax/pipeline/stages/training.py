@@ -24,7 +24,13 @@ from unlearn_jax.pipeline.store.artifact import (
     Runner,
     Stored,
 )
-from unlearn_jax.replicas import Mapper, fit_many, map_models, predict_many
+from unlearn_jax.replicas import (
+    Mapper,
+    fit_many,
+    is_rehearsal,
+    map_models,
+    predict_many,
+)
 from unlearn_jax.train import LossFn, Recipe, TrainState, init_state, steps_per_epoch
 from unlearn_jax.types import Dataset, Model, PyTree, Variables
 
@@ -172,7 +178,7 @@ class Training:
         logits = predict_many(self.model.apply, models, self.pool.images, mapper=mapper)
         if self.keep == "models":
             return {"models": models, "logits": logits}
-        if self.keep == "logits":
+        if self.keep == "logits" or is_rehearsal():
             return {"logits": logits}
         content = {}
         for name in self.signal_names:

@@ -6,18 +6,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from matplotlib.lines import Line2D
-from scipy.stats import rankdata
 
 from unlearn_jax import audit
-from unlearn_jax.pipeline import Check, Figure, Page, Table
-from unlearn_jax.pipeline.report.blocks import Value
-from unlearn_jax.pipeline.report.figures.style import (
+from unlearn_jax.figures.style import (
     COLORS,
     INK,
     MUTED,
     dress,
     small_panels,
 )
+from unlearn_jax.pipeline import Check, Figure, Page, Table
+from unlearn_jax.pipeline.report.blocks import Value
 from unlearn_jax.studies.ascent.digits import (
     ASCENT,
     EFFECT,
@@ -29,38 +28,6 @@ from unlearn_jax.studies.ascent.digits import (
     collect,
 )
 from unlearn_jax.studies.common import Found, legend
-
-
-def rank_correlation(x: np.ndarray, y: np.ndarray, seeds: np.ndarray) -> audit.Estimate:
-    """Return Spearman's correlation with a bootstrap interval.
-
-    Seeds are resampled, and within each of them as many of its forget sets. An order
-    that is exact is so in every replicate, and its interval is then [-1, 1].
-
-    Args:
-      x: ``[S]``.
-      y: ``[S]``.
-      seeds: ``[S]`` of the forget sets.
-    """
-    rng = np.random.default_rng(0)
-    own = [np.flatnonzero(seeds == seed) for seed in np.unique(seeds)]
-    resampled = [np.arange(len(x))]
-    for picked in rng.integers(len(own), size=(4000, len(own))):
-        draws = [rng.choice(own[i], len(own[i])) for i in picked]
-        resampled.append(np.concatenate(draws))
-    rows = np.stack(resampled)
-    ranks = [rankdata(values[rows], axis=1) for values in (x, y)]
-    ranks = [rank - rank.mean(1, keepdims=True) for rank in ranks]
-    norms = (ranks[0] ** 2).sum(1) * (ranks[1] ** 2).sum(1)
-    with np.errstate(invalid="ignore"):
-        rho = ((ranks[0] * ranks[1]).sum(1) / np.sqrt(norms)).round(12)
-    unknown = float("nan")
-    # One side is the same for all sets.
-    if np.isnan(rho[0]):
-        return audit.Estimate(unknown, unknown, unknown, unknown, len(x), len(rows) - 1)
-    low, high = audit.interval(rho[1:], rho[0], bounds=(-1, 1))
-    num_dropped = int(np.isnan(rho[1:]).sum())
-    return audit.Estimate(float(rho[0]), unknown, low, high, len(x), num_dropped)
 
 
 def outcomes(found: Findings, *names: str) -> dict[str, np.ndarray]:
@@ -191,13 +158,13 @@ def correlation_table(found: Findings) -> Table:
     seeds = found.factors[:, 0]
     rows: list[list[Value]] = []
     for name, value in predictors(found).items():
-        cells = [rank_correlation(value, goal, seeds) for goal in goals.values()]
+        cells = [audit.rank_correlation(value, goal, seeds) for goal in goals.values()]
         rows.append([name, *cells])
     return Table(
         "Predictors of failure: rank correlation over forget sets",
         ["predictor", *goals],
         rows,
-        "Spearman's, with a 95 % bootstrap interval (seeds and sets resampled), not"
+        "Spearman's, with a 95 % interval by Fisher's z, sets of one seed grouped, not"
         " corrected for several tests. The conjecture is a positive correlation. K:"
         " kernel of the margins' gradients by all parameters, five originals; T: TRAK's"
         " influences. The last row needs retrained models and is there to compare"
@@ -261,7 +228,7 @@ def predictor_figure(found: Findings) -> Drawing:
     known = predictors(found)
     figure, panels = small_panels(len(known), share="y", height=2.9, columns=2)
     for axes, (name, value) in zip(panels, known.items(), strict=True):
-        rho = rank_correlation(value, goal, found.factors[:, 0])
+        rho = audit.rank_correlation(value, goal, found.factors[:, 0])
         title = f"rank correlation {rho.mean:.2f} [{rho.low:.2f}, {rho.high:.2f}]"
         dress(axes, title, grid="both", size=9)
         scatter(axes, found, value, goal)
@@ -278,7 +245,7 @@ def summary(found: Findings) -> str:
     shares = outcomes(found, *ASCENT)
     ascent = found.remaining(*ASCENT)
     rho, broke = (
-        rank_correlation(found.norms[:, 0], goal, found.factors[:, 0])
+        audit.rank_correlation(found.norms[:, 0], goal, found.factors[:, 0])
         for goal in targets(found).values()
     )
     elsewhere = found.remaining_elsewhere("gda")

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure as Drawing
 
 from unlearn_jax.contrib import testbeds
 from unlearn_jax.contrib.testbeds import COUNTS, Sizes
+from unlearn_jax.figures.style import COLORS, INK, MUTED, dress
 from unlearn_jax.pipeline import Check, Figure, Page, Table
-from unlearn_jax.pipeline.report.figures.style import COLORS, INK, MUTED, dress
 from unlearn_jax.studies.ascent.theory import (
     NOTED,
     ROWS,

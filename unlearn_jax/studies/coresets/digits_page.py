@@ -9,8 +9,8 @@ from matplotlib.figure import Figure as Drawing
 
 from unlearn_jax import audit
 from unlearn_jax.contrib import coresets
+from unlearn_jax.figures.style import COLORS, INK, MUTED, dress
 from unlearn_jax.pipeline import Check, Figure, Page, Table
-from unlearn_jax.pipeline.report.figures.style import COLORS, INK, MUTED, dress
 from unlearn_jax.studies.common import legend
 from unlearn_jax.studies.coresets.digits import (
     AGAIN,

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure as Drawing
 
 from unlearn_jax.attacks import risk_gap_bound
 from unlearn_jax.audit import Estimate, sample_weights, summarize
+from unlearn_jax.figures.style import COLORS, INK, MUTED, dress
 from unlearn_jax.pipeline.report.blocks import Check, Figure, Page, Table
-from unlearn_jax.pipeline.report.figures.style import COLORS, INK, MUTED, dress
 from unlearn_jax.studies.common import Arrays, Found, legend
 from unlearn_jax.studies.ensembles.artifacts import TERMS, EnsembleConfig, terms_of
 

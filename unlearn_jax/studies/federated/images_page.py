@@ -8,14 +8,14 @@ from matplotlib.figure import Figure as Drawing
 from matplotlib.lines import Line2D
 
 from unlearn_jax.contrib import federated
-from unlearn_jax.pipeline import Check, Figure, Page, Table
-from unlearn_jax.pipeline.report.figures.style import (
+from unlearn_jax.figures.style import (
     COLORS,
     INK,
     MUTED,
     dress,
     small_panels,
 )
+from unlearn_jax.pipeline import Check, Figure, Page, Table
 from unlearn_jax.studies.common import Found, legend
 from unlearn_jax.studies.federated.images import (
     MEASURES,

@@ -10,14 +10,14 @@ from matplotlib.lines import Line2D
 
 from unlearn_jax import replicas
 from unlearn_jax.contrib import federated
-from unlearn_jax.pipeline import Check, Figure, Page, Table
-from unlearn_jax.pipeline.report.figures.style import (
+from unlearn_jax.figures.style import (
     COLORS,
     INK,
     MUTED,
     dress,
     small_panels,
 )
+from unlearn_jax.pipeline import Check, Figure, Page, Table
 from unlearn_jax.studies.common import Found, legend, variables_of
 from unlearn_jax.studies.federated.recovery import (
     LABELS,

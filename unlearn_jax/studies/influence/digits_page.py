@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure as Drawing
 
 from unlearn_jax import audit
+from unlearn_jax.figures.style import COLORS, INK, dress
 from unlearn_jax.pipeline import Check, Figure, Page, Table
-from unlearn_jax.pipeline.report.figures.style import COLORS, INK, dress
 from unlearn_jax.studies.common import Arrays, Found, legend
 from unlearn_jax.studies.influence.digits import Config
 

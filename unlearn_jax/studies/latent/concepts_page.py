@@ -10,13 +10,13 @@ from matplotlib.figure import Figure as Drawing
 from unlearn_jax import layers
 from unlearn_jax.audit import Estimate, summarize_runs
 from unlearn_jax.contrib import diffusion
+from unlearn_jax.figures.style import COLORS, INK, MUTED, dress
 from unlearn_jax.pipeline import (
     Check,
     Figure,
     Page,
     Table,
 )
-from unlearn_jax.pipeline.report.figures.style import COLORS, INK, MUTED, dress
 from unlearn_jax.studies.common import Found, legend, variables_of
 from unlearn_jax.studies.latent.concepts import (
     METHODS,

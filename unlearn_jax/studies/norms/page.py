@@ -8,8 +8,8 @@ from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from unlearn_jax import audit
 from unlearn_jax.audit import Estimate
+from unlearn_jax.figures.style import COLORS, INK, MUTED, dress
 from unlearn_jax.pipeline.report.blocks import Check, Figure, Page, Table
-from unlearn_jax.pipeline.report.figures.style import COLORS, INK, MUTED, dress
 from unlearn_jax.studies.common import Found, legend
 from unlearn_jax.studies.norms.artifacts import ARMS, NormConfig, name_of
 

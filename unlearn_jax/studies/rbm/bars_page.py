@@ -8,8 +8,8 @@ from matplotlib.figure import Figure as Drawing
 
 from unlearn_jax.audit import summarize_runs
 from unlearn_jax.contrib.testbeds import rbm as machines
+from unlearn_jax.figures.style import COLORS, INK, MUTED, dress
 from unlearn_jax.pipeline import Check, Figure, Page, Table
-from unlearn_jax.pipeline.report.figures.style import COLORS, INK, MUTED, dress
 from unlearn_jax.studies.common import Arrays, Found, legend
 from unlearn_jax.studies.rbm.bars import (
     DILUTED,

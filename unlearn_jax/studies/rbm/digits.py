@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +16,8 @@ from unlearn_jax.audit import softmax
 from unlearn_jax.contrib.testbeds import ais as annealing
 from unlearn_jax.contrib.testbeds import rbm as machines
 from unlearn_jax.contrib.testbeds import rbm_training as training
-from unlearn_jax.pipeline import Artifact
+from unlearn_jax.pipeline import Artifact, DataConfig
+from unlearn_jax.pipeline.config.resolve import load_data
 from unlearn_jax.studies.common import Arrays
 from unlearn_jax.types import Array, Dataset, InputError, PyTree
 
@@ -59,7 +61,10 @@ PICTURES = 16
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Digits of 8x8 binary pixels, in a machine too large to enumerate."""
+    """Digits of binary pixels, in a machine too large to enumerate."""
+
+    data: DataConfig | None = None
+    """Gray digits to draw each seed's split from; scikit-learn's 8x8 ones if None."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of the split, the machines and the masks."""
@@ -68,7 +73,7 @@ class Config:
     fractions: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
     """Fractions of the connections to remove."""
     num_train: int = 1200
-    """Training images of 1,797; the others are test images."""
+    """Training images; of scikit-learn's 1,797 the others are test images."""
     num_hidden: int = 100
     """Hidden units."""
     num_steps: int = 2000
@@ -84,12 +89,28 @@ class Config:
 
 
 @functools.lru_cache(maxsize=8)
-def load(num_train: int, seed: int) -> dict[str, np.ndarray]:
-    """Return one seed's split, binarized at half of the greatest gray level."""
-    splits = data.load_digits(num_train=num_train, seed=seed)
+def load(config: Config, seed: int) -> dict[str, np.ndarray]:
+    """Return one seed's split, binarized at half of the greatest gray level.
+
+    Args:
+      config: of the study.
+      seed: of the split.
+
+    Raises:
+      InputError: a split of another size than ``config.num_train``.
+    """
+    if config.data is None:
+        splits = data.load_digits(num_train=config.num_train, seed=seed)
+    else:
+        splits = load_data(dataclasses.replace(config.data, seed=seed))
+    if len(splits.train.labels) != config.num_train:
+        raise InputError(
+            f"num_train {config.num_train} but data.num_train"
+            f" {len(splits.train.labels)}: give both the same number"
+        )
 
     def bits(images: np.ndarray) -> np.ndarray:
-        return (np.asarray(images).reshape(len(images), 64) > 127).astype(np.float32)
+        return (np.asarray(images).reshape(len(images), -1) > 127).astype(np.float32)
 
     return {
         "train": bits(splits.train.images),
@@ -97,6 +118,12 @@ def load(num_train: int, seed: int) -> dict[str, np.ndarray]:
         "test": bits(splits.test.images),
         "test_labels": np.asarray(splits.test.labels),
     }
+
+
+def as_images(bits: np.ndarray) -> np.ndarray:
+    """Return square images ``[N, side, side, 1]`` of pixels ``[N, side**2]``."""
+    side = math.isqrt(bits.shape[-1])
+    return bits.reshape(-1, side, side, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,14 +210,14 @@ def fit_all(
     """Train machines, spread over the cores."""
     key = jax.random.fold_in(jax.random.key(seed), purpose)
     keys = jax.random.split(key, len(jobs))
-    new = jnp.full((100, 64), jnp.nan)
+    images = load(config, seed)["train"]
+    new = jnp.full((100, images.shape[1]), jnp.nan)
     items = [
         (job.rbm, jnp.asarray(job.weights), new if job.chains is None else job.chains)
         for job in jobs
     ]
     trainer = Trainer(num_steps, config.num_sweeps, config.learning_rate)
     mapper = replicas.mapper(num_models=len(jobs))
-    images = load(config.num_train, seed)["train"]
     stacked = (keys, *replicas.stack(items))
     fitted = replicas.map_models(mapper, trainer, stacked, images)
     return [replicas.unstack(fitted, i) for i in range(len(jobs))]
@@ -200,7 +227,7 @@ def score_all(
     config: Config, seed: int, purpose: int, rbms: list[machines.Rbm]
 ) -> dict[str, np.ndarray]:
     """Score machines on the test images; leaves ``[M, ...]``."""
-    split = load(config.num_train, seed)
+    split = load(config, seed)
     key = jax.random.fold_in(jax.random.key(seed), purpose)
     items = (jax.random.split(key, len(rbms)), replicas.stack(rbms))
     scorer = Scorer(config.num_chains, config.num_betas)
@@ -217,7 +244,7 @@ def base_bias(split: Arrays) -> np.ndarray:
 
 def fresh(config: Config, seed: int, purpose: int, weights: np.ndarray) -> machines.Rbm:
     """Return a machine before training."""
-    images = jnp.asarray(load(config.num_train, seed)["train"])
+    images = jnp.asarray(load(config, seed)["train"])
     means = training.visible_means(images, jnp.asarray(weights))
     key = jax.random.fold_in(jax.random.key(seed), purpose)
     return machines.init_rbm(key, means, config.num_hidden)
@@ -314,7 +341,7 @@ def forget_all(
       As :func:`summary_of`, ``[classes, rows, ...]`` in the order of :data:`ROWS`, and
       ``divergence`` ``[classes, rows]``, KL(oracle || row).
     """
-    labels = load(config.num_train, seed)["train_labels"]
+    labels = load(config, seed)["train_labels"]
     count = len(config.classes)
 
     def weights_of(ascent: float) -> list[np.ndarray]:
@@ -388,9 +415,9 @@ def judge(
       confidence on samples; ``forgotten`` ``[classes, rows, 10]``, the fraction of
       samples of each class.
     """
-    split = load(config.num_train, seed)
-    model = models.build("mlp", (8, 8, 1), 10, widths=(128,))
-    images = split["train"].reshape(-1, 8, 8, 1)
+    split = load(config, seed)
+    images = as_images(split["train"])
+    model = models.build("mlp", images.shape[1:], 10, widths=(128,))
     recipe = train.Recipe(num_epochs=30, batch_size=100, tx=train.sgd(0.1))
     state, _ = train.fit(
         jax.random.fold_in(jax.random.key(seed), 7),
@@ -403,7 +430,7 @@ def judge(
     predict = jax.jit(lambda x: train.predict(model.apply, state.variables, x))
 
     def probabilities(bits: np.ndarray) -> np.ndarray:
-        logits = predict(bits.reshape(-1, 8, 8, 1).astype(np.float32))
+        logits = predict(as_images(bits).astype(np.float32))
         return softmax(np.asarray(logits))
 
     real = probabilities(split["test"])
@@ -435,7 +462,7 @@ def bracket(
       ``error``, and the mean log-likelihood of the original on 100 test images,
       annealed ``forward`` and ``backward``.
     """
-    split = load(config.num_train, seed)
+    split = load(config, seed)
     even = even_weights(config)
     small = fresh(dataclasses.replace(config, num_hidden=16), seed, 30, even)
     ((small, _),) = fit_all(config, seed, 31, [Job(small, even)], config.num_steps)

@@ -8,8 +8,8 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure as Drawing
 
 from unlearn_jax.audit import summarize_runs
+from unlearn_jax.figures.style import COLORS, INK, MUTED, dress
 from unlearn_jax.pipeline import Check, Figure, Page, Table
-from unlearn_jax.pipeline.report.figures.style import COLORS, INK, MUTED, dress
 from unlearn_jax.studies.common import Arrays, Found, legend
 from unlearn_jax.studies.rbm.digits import (
     DILUTED,
@@ -19,6 +19,7 @@ from unlearn_jax.studies.rbm.digits import (
     ROWS,
     SHOWN,
     Config,
+    as_images,
     load,
 )
 
@@ -46,7 +47,7 @@ def independent(config: Config) -> float:
     """Return the mean log-likelihood of test images under independent pixels."""
     means = []
     for seed in config.seeds:
-        split = load(config.num_train, seed)
+        split = load(config, seed)
         rates = np.clip(split["train"].mean(0), 0.01, 0.99)
         test = split["test"]
         means.append(np.mean(test @ np.log(rates) + (1 - test) @ np.log(1 - rates)))
@@ -102,7 +103,7 @@ def deletions(config: Config, found: Found) -> dict[str, np.ndarray]:
     for s, seed in enumerate(config.seeds):
         forgotten = found[f"forgotten-{seed}"]
         judged = found[f"judged-{seed}"]
-        labels = load(config.num_train, seed)["test_labels"]
+        labels = load(config, seed)["test_labels"]
         for c, digit in enumerate(config.classes):
             for r, name in enumerate(ROWS):
                 scores = forgotten["scores"][c, r]
@@ -214,14 +215,10 @@ def samples_picture(
     panels = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
     rng = np.random.default_rng(0)
     for axes, (label, (samples, weights)) in zip(panels, rows.items(), strict=True):
-        drawn = samples[
-            rng.choice(len(samples), PICTURES, p=weights / weights.sum())
-        ].reshape(-1, 8, 8)
-        strip = (
-            np.pad(drawn, ((0, 0), (1, 1), (1, 1)), constant_values=2)
-            .transpose(1, 0, 2)
-            .reshape(10, -1)
-        )
+        chosen = rng.choice(len(samples), PICTURES, p=weights / weights.sum())
+        drawn = as_images(samples[chosen])[..., 0]
+        framed = np.pad(drawn, ((0, 0), (1, 1), (1, 1)), constant_values=2)
+        strip = framed.transpose(1, 0, 2).reshape(framed.shape[1], -1)
         axes.imshow(
             np.ma.masked_equal(strip, 2),
             cmap=ListedColormap(["#dfe7ee", COLORS[0]]),

@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
+from unlearn_jax.figures.style import COLORS, INK, MUTED, Drawing, note, short
 from unlearn_jax.pipeline.measure.records import RunResult
-from unlearn_jax.pipeline.report.figures.style import COLORS, INK, MUTED, note, short
 
 MAX_COLUMNS = 12
 """Classes shown of each forget set: those given most often; the rest is one column."""
@@ -34,7 +34,7 @@ def confusion_plot(result: RunResult) -> Figure:
         titles.append(title.replace("$", r"\$"))
     head = 1.1 + 0.17 * max(title.count("\n") for title in titles)
     height = lines * (head + 0.235 * len(rows))
-    figure = Figure(figsize=(9.6, height), layout="constrained")
+    figure = Drawing(figsize=(9.6, height), layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False).ravel()
     for axes in panels[len(sets) :]:
         axes.set_axis_off()

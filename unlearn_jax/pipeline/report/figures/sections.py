@@ -1,6 +1,6 @@
 """Figures of a run's sections: tuning, privacy, single samples, requests."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,25 +14,26 @@ from matplotlib.ticker import (
     PercentFormatter,
 )
 
+from unlearn_jax import figures
 from unlearn_jax.audit import Estimate
-from unlearn_jax.pipeline.measure.records import RowSearch, RunResult
-from unlearn_jax.pipeline.report.blocks import has_interval
-from unlearn_jax.pipeline.report.figures.run import Arrays
-from unlearn_jax.pipeline.report.figures.style import (
+from unlearn_jax.figures.style import (
     DOTTED,
     INK,
     MAX_LINES,
     MUTED,
+    Drawing,
     dress,
     legend,
     line_panels,
     line_style,
     name_lines,
     note,
-    row_styles,
     short,
     small_panels,
 )
+from unlearn_jax.pipeline.measure.records import RowSearch, RunResult
+from unlearn_jax.pipeline.report.blocks import has_interval
+from unlearn_jax.pipeline.report.figures.run import Arrays, styles_of
 
 
 def privacy_plot(result: RunResult) -> Figure:
@@ -41,10 +42,10 @@ def privacy_plot(result: RunResult) -> Figure:
     if not rows:
         return note("No row has both AUCs")
     height = max(5.2, 1.0 + 0.2 * len(rows))
-    figure = Figure(figsize=(9.2, height), layout="constrained")
+    figure = Drawing(figsize=(9.2, height), layout="constrained")
     axes = figure.add_subplot()
     dress(axes, "Recognized samples: the forgotten, the retained", grid="both")
-    styles = row_styles(result.rows)
+    styles = styles_of(result.rows)
     handles = []
     for row in rows:
         style = styles[row.key]
@@ -97,7 +98,7 @@ def tuning_plot(result: RunResult) -> Figure:
     if tuning is None or not rows:
         return note("No hyperparameter was searched for")
     figure, panels = small_panels(len(rows), share="y", height=1.95)
-    styles = row_styles(result.rows)
+    styles = styles_of(result.rows)
     original = tuning.original.mean
     gaps = [original]
     for search in tuning.rows.values():
@@ -172,12 +173,14 @@ def vulnerability_plot(result: RunResult, arrays: Arrays) -> Figure:
     if not rows:
         return note("Single samples were not examined")
     title = "How many samples does the attack find repeatedly?"
-    lines = line_panels(rows, title, height=4.6)
-    styles = row_styles(result.rows)
+    styles = styles_of(result.rows)
+    labels = [row.label for row in rows]
+    looks = [styles[row.key] for row in rows]
+    lines = line_panels(labels, looks, title, height=4.6)
     handles = []
     floor = 100.0
     for axes, shown in lines.panels:
-        for row in shown:
+        for row in [rows[i] for i in shown]:
             values = arrays[f"vulnerability/{row.key}"].ravel()
             values = values[~np.isnan(values)]
             floor = min(floor, 50 / values.size)
@@ -188,7 +191,7 @@ def vulnerability_plot(result: RunResult, arrays: Arrays) -> Figure:
                 for level in levels
             ]
             last = found[-1] if levels[-1] == 1 else floor
-            style = line_style(row, styles, together=lines.together)
+            style = line_style(styles[row.key], together=lines.together)
             style |= {"where": "pre", "label": short(row.label)}
             handles += axes.step([*(100 * levels), 100], [*found, last], **style)
         axes.set(yscale="log", xlim=(0, 100))
@@ -209,31 +212,19 @@ def requests_plot(result: RunResult) -> Figure:
     rows = [row for row in result.rows if requests and row.key in requests.rows]
     if requests is None or not rows:
         return note("All samples were forgotten at once")
-    lines = line_panels(rows, "The score of each request", height=4.6)
-    styles = row_styles(result.rows)
-    handles = []
-    for axes, shown in lines.panels:
-        for i, row in enumerate(shown):
-            cells = [request.score for request in requests.rows[row.key]]
-            # Rows next to each other at every request.
-            shift = 0.04 * (i - (len(shown) - 1) / 2)
-            places = 1 + np.arange(len(cells)) + shift
-            style = line_style(row, styles, together=lines.together)
-            style |= {"marker": styles[row.key].marker, "ms": 5}
-            means = [cell.mean for cell in cells]
-            handles += axes.plot(places, means, label=short(row.label), **style)
-            _draw_intervals(axes, places, cells, style["color"])
-        axes.axhline(0, **DOTTED)
-        axes.set_xticks(range(1, 1 + requests.count))
-    x = f"request (vertical lines: {100 * result.level:g} % intervals)"
-    name_lines(lines, handles, "", x, "FR AUC − FT AUC (points)")
-    return lines.figure
-
-
-def _draw_intervals(
-    axes: Axes, places: np.ndarray, cells: Sequence[Estimate], color: str
-) -> None:
-    thin: Any = {"color": color, "lw": 1.2, "alpha": 0.7, "zorder": 2}
-    for place, cell in zip(places, cells, strict=True):
-        if has_interval(cell):
-            axes.plot([place, place], [cell.low, cell.high], **thin)
+    styles = styles_of(result.rows)
+    curves = []
+    for row in rows:
+        scores = [request.score for request in requests.rows[row.key]]
+        curves.append([(cell.mean, cell.low, cell.high) for cell in scores])
+    count = min(len(curve) for curve in curves)
+    return figures.curve_plot(
+        [row.label for row in rows],
+        range(1, 1 + count),
+        curves,
+        styles=[styles[row.key] for row in rows],
+        line=0,
+        title="The score of each request",
+        xlabel=f"request (vertical lines: {100 * result.level:g} % intervals)",
+        ylabel="FR AUC − FT AUC (points)",
+    )

@@ -6,17 +6,10 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
+from unlearn_jax.figures.intervals import forest_keys
+from unlearn_jax.figures.style import INK, Drawing, legend, note, short
 from unlearn_jax.pipeline.measure.records import RunResult
-from unlearn_jax.pipeline.report.figures.run import draw_forest, forest_keys
-from unlearn_jax.pipeline.report.figures.style import (
-    INK,
-    dress,
-    legend,
-    name_rows,
-    note,
-    row_styles,
-    short,
-)
+from unlearn_jax.pipeline.report.figures.run import draw_forest, styles_of
 
 
 def study_plot(results: Mapping[str, RunResult]) -> Figure:
@@ -35,11 +28,11 @@ def study_plot(results: Mapping[str, RunResult]) -> Figure:
         "avg_gap" in row.metrics for result in results.values() for row in result.rows
     ):
         return note("No row has an Avg Gap")
-    styles = row_styles(list(every.values()))
+    styles = styles_of(list(every.values()))
     columns = min(len(results), 3)
     lines = math.ceil(len(results) / columns)
     height = 1.0 + lines * (0.7 + 0.28 * len(every))
-    figure = Figure(figsize=(9.2, height), layout="constrained")
+    figure = Drawing(figsize=(9.2, height), layout="constrained")
     panels = figure.subplots(lines, columns, sharey=True, squeeze=False).ravel()
     for axes, (name, result) in zip(panels, results.items(), strict=False):
         own = {row.key: row for row in result.rows}
@@ -47,9 +40,15 @@ def study_plot(results: Mapping[str, RunResult]) -> Figure:
             own.get(key) or dataclasses.replace(row, metrics={}, values={})
             for key, row in every.items()
         ]
-        dress(axes, short(name, 30), grid="x", size=10)
-        draw_forest(axes, rows, "avg_gap", styles, band="second_oracle")
-        name_rows(axes, rows)
+        draw_forest(
+            rows,
+            "avg_gap",
+            styles,
+            band="second_oracle",
+            level=result.level,
+            title=short(name, 30),
+            axes=axes,
+        )
     for axes in panels[len(results) :]:
         axes.set_axis_off()
     figure.supxlabel("Avg Gap (points)", fontsize=10, color=INK)

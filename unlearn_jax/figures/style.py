@@ -9,8 +9,9 @@ import html
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+import textwrap
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, get_args
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -18,7 +19,10 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from unlearn_jax.pipeline.measure.records import RowResult
+from unlearn_jax.types import InputError
+
+Kind = Literal["original", "oracle", "second_oracle", "method"]
+"""Models before unlearning, retrained models, a second retraining, or a method."""
 
 INK = "#1b1f24"
 MUTED = "#7d8590"
@@ -33,46 +37,72 @@ _DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (9,
 _MARKERS = "osD^v"
 
 
+class Drawing(Figure):
+    """Figure that a notebook shows as the value of a cell, without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        stream = io.BytesIO()
+        self.savefig(stream, format="png", dpi=72, metadata={"Software": None})
+        return stream.getvalue()
+
+
 class RowStyle(NamedTuple):
-    """Color of a row's lines and dots, its dashes, and the marker of its mean."""
+    """Look of a row: color and dashes of its lines, marker of its mean, its kind."""
 
     color: str
     dashes: Any
     marker: str
+    kind: Kind
 
 
-def row_styles(rows: Sequence[RowResult]) -> dict[str, RowStyle]:
-    """Return the style of each row by its key; it depends on the order of the rows."""
+def row_styles(kinds: Sequence[Kind]) -> list[RowStyle]:
+    """Return a look for each row, the same in every figure that is given it.
+
+    Args:
+      kinds: of the rows: ``"original"`` is gray, ``"oracle"`` (retrained) black,
+        ``"second_oracle"`` (a second retraining) dotted black; rows of kind
+        ``"method"`` get six colors in their order, then the same with other dashes and
+        markers.
+
+    Raises:
+      InputError: an unknown kind.
+
+    >>> [style.color for style in row_styles(["original", "method", "oracle"])]
+    ['#7d8590', '#0072b2', '#1b1f24']
+    """
     fixed = {
-        "original": RowStyle(MUTED, _DASHES[0], "o"),
-        "oracle": RowStyle(INK, _DASHES[0], "o"),
-        "second_oracle": RowStyle(INK, _DASHES[2], "s"),
+        "original": RowStyle(MUTED, _DASHES[0], "o", "original"),
+        "oracle": RowStyle(INK, _DASHES[0], "o", "oracle"),
+        "second_oracle": RowStyle(INK, _DASHES[2], "s", "second_oracle"),
     }
-    styles = {}
-    methods = [row for row in rows if row.kind not in fixed]
-    for i, row in enumerate(methods):
+    styles = []
+    count = 0
+    for kind in kinds:
+        if kind not in get_args(Kind):
+            known = ", ".join(get_args(Kind))
+            raise InputError(f"unknown kind of row {kind!r}: choose from {known}")
+        if kind in fixed:
+            styles.append(fixed[kind])
+            continue
         # Methods that share a color differ in dashes and marker.
-        cycle = i // len(COLORS) % len(_DASHES)
-        color = COLORS[i % len(COLORS)]
-        styles[row.key] = RowStyle(color, _DASHES[cycle], _MARKERS[cycle])
-    return styles | {row.key: fixed[row.kind] for row in rows if row.kind in fixed}
+        cycle = count // len(COLORS) % len(_DASHES)
+        color = COLORS[count % len(COLORS)]
+        styles.append(RowStyle(color, _DASHES[cycle], _MARKERS[cycle], kind))
+        count += 1
+    return styles
 
 
-def line_style(
-    row: RowResult, styles: Mapping[str, RowStyle], *, together: bool = True
-) -> dict[str, Any]:
+def line_style(style: RowStyle, *, together: bool = True) -> dict[str, Any]:
     """Return the keywords of a row's line.
 
     Args:
-      row: of the line.
-      styles: of all rows.
+      style: of the row.
       together: all rows share a panel: the oracle's thicker line lies on top, and
         dashes distinguish equal colors. Otherwise a method's line is solid, on top.
     """
-    style = styles[row.key]
-    if not together and row.kind == "method":
+    if not together and style.kind == "method":
         return {"color": style.color, "ls": "-", "lw": 1.5, "zorder": 5}
-    width, order = (2.2, 4) if row.kind == "oracle" else (1.5, 3)
+    width, order = (2.2, 4) if style.kind == "oracle" else (1.5, 3)
     return {"color": style.color, "ls": style.dashes, "lw": width, "zorder": order}
 
 
@@ -81,37 +111,46 @@ class Lines(NamedTuple):
 
     Attributes:
       figure: of the axes.
-      panels: axes, and the rows to draw in them, in order.
+      panels: axes, and the numbers of the rows to draw in them, in order.
       together: all rows share one panel; otherwise each has its own, which also shows
         the original and the oracle.
+      labels: of the rows.
+      styles: of the rows.
     """
 
     figure: Figure
-    panels: list[tuple[Axes, list[RowResult]]]
+    panels: list[tuple[Axes, list[int]]]
     together: bool
+    labels: Sequence[str]
+    styles: Sequence[RowStyle]
 
 
-def line_panels(rows: Sequence[RowResult], title: str, height: float) -> Lines:
+def line_panels(
+    labels: Sequence[str], styles: Sequence[RowStyle], title: str, height: float
+) -> Lines:
     """Return one panel for all rows or, where lines would hide others, one for each.
 
     Args:
-      rows: to draw.
+      labels: of the rows.
+      styles: of the rows.
       title: of the single panel; panels of single rows have the rows' labels.
       height: of the single panel in inches.
     """
-    if len(rows) <= MAX_LINES:
-        figure = Figure(figsize=(9.2, height), layout="constrained")
+    rows = range(len(labels))
+    if len(labels) <= MAX_LINES:
+        figure = Drawing(figsize=(9.2, height), layout="constrained")
         axes = figure.add_subplot()
-        dress(axes, title, grid="both")
-        return Lines(figure, [(axes, list(rows))], together=True)
-    references = [row for row in rows if row.kind in ("original", "oracle")]
-    others = [row for row in rows if row.kind not in ("original", "oracle")]
+        # The legend takes some of the width.
+        dress(axes, textwrap.fill(title, 52), grid="both")
+        return Lines(figure, [(axes, list(rows))], True, labels, styles)
+    references = [row for row in rows if styles[row].kind in ("original", "oracle")]
+    others = [row for row in rows if row not in references]
     figure, grid = small_panels(len(others), share=True)
     panels = []
     for axes, row in zip(grid, others, strict=True):
-        dress(axes, short(row.label, 25), grid="both", size=9)
+        dress(axes, short(labels[row], 25), grid="both", size=9)
         panels.append((axes, [*references, row]))
-    return Lines(figure, panels, together=False)
+    return Lines(figure, panels, False, labels, styles)
 
 
 def name_lines(
@@ -138,11 +177,10 @@ def name_lines(
     lines.figure.supxlabel(x, fontsize=10, color=INK)
     lines.figure.supylabel(y, fontsize=10, color=INK)
     references = lines.panels[0][1][:-1]
-    styles = row_styles(references)
-    keys = [
-        Line2D([], [], **line_style(row, styles), label=short(row.label))
-        for row in references
-    ]
+    keys = []
+    for row in references:
+        look = line_style(lines.styles[row])
+        keys.append(Line2D([], [], **look, label=short(lines.labels[row])))
     name = "the panel's row, in its color"
     keys.append(Line2D([], [], color=COLORS[0], lw=1.5, label=name))
     legend(lines.figure, keys, ncols=4)
@@ -172,7 +210,7 @@ def small_panels(
     """
     columns = min(count, columns)
     lines = math.ceil(count / columns)
-    figure = Figure(figsize=(9.2, 1.0 + height * lines), layout="constrained")
+    figure = Drawing(figsize=(9.2, 1.0 + height * lines), layout="constrained")
     share_x = share in (True, "x")
     panels = figure.subplots(
         lines, columns, sharex=share_x, sharey=share in (True, "y"), squeeze=False
@@ -218,20 +256,34 @@ def dress(axes: Axes, title: str, *, grid: Any = "y", size: float = 11.5) -> Non
     axes.yaxis.label.set(color=INK, fontsize=10)
 
 
-def name_rows(axes: Axes, rows: Sequence[RowResult], size: float = 9) -> None:
-    """Label the heights 0, 1, ... from the top with rows, the oracles in bold."""
-    axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_yticks(range(len(rows)), [short(row.label, 34) for row in rows])
+def name_rows(
+    axes: Axes,
+    labels: Sequence[str],
+    styles: Sequence[RowStyle],
+    size: float = 9,
+    width: int = 34,
+) -> None:
+    """Label the heights 0, 1, ... from the top with rows, the oracles in bold.
+
+    Args:
+      axes: to label.
+      labels: of the rows.
+      styles: of the rows.
+      size: of the letters.
+      width: most characters of a label.
+    """
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.set_yticks(range(len(labels)), [short(label, width) for label in labels])
     axes.tick_params(axis="y", length=0, labelsize=size, labelcolor=INK)
     axes.spines["left"].set_visible(False)
     # Panels that share the axis have no labels.
-    for row, label in zip(rows, axes.get_yticklabels(), strict=False):
-        label.set_fontweight("bold" if row.kind == "oracle" else "normal")
+    for style, label in zip(styles, axes.get_yticklabels(), strict=False):
+        label.set_fontweight("bold" if style.kind == "oracle" else "normal")
 
 
 def note(message: str) -> Figure:
     """Return a figure of words: the reason why it is empty."""
-    figure = Figure(figsize=(6, 1))
+    figure = Drawing(figsize=(6, 1))
     figure.text(0.5, 0.5, message, ha="center", va="center", color=INK, fontsize=11)
     return figure
 

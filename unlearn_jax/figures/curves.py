@@ -1,0 +1,266 @@
+"""Lines, one for each row: ROC curves, cumulative distributions, curves over steps."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from numpy.typing import ArrayLike
+
+from unlearn_jax.audit import roc
+from unlearn_jax.audit.inputs import real_array
+from unlearn_jax.figures.histograms import bin_edges, fractions
+from unlearn_jax.figures.rows import check_count, check_styles, samples
+from unlearn_jax.figures.style import (
+    DOTTED,
+    INK,
+    MAX_LINES,
+    MUTED,
+    RowStyle,
+    line_panels,
+    line_style,
+    name_lines,
+    short,
+)
+from unlearn_jax.types import InputError
+
+
+def roc_plot(
+    labels: Sequence[str],
+    members: Sequence[ArrayLike],
+    others: Sequence[ArrayLike],
+    *,
+    styles: Sequence[RowStyle] | None = None,
+    scale: Literal["log", "linear"] = "log",
+    title: str = "Can the attack still distinguish forget samples from unseen ones?",
+    xlabel: str = "false positive rate: test samples called members",
+    ylabel: str = "true positive rate: forget samples called members",
+) -> Figure:
+    """Draw ROC curves of a membership score, all in one panel or, of many, one each.
+
+    Log-log (Carlini et al., 2022, https://arxiv.org/abs/2112.03570), because an attack
+    that is sure of a few samples is a leak even at an area of 50 %. Those axes start at
+    the power of ten below the fraction of a single sample of ``others``, at most 10 %.
+    Among equal scores a curve is the straight line that random ties would give.
+
+    Args:
+      labels: of the R rows.
+      members: an array of any shape per row, the scores of its members (or forgotten
+        samples), higher = more likely member; runs are pooled.
+      others: the same of samples never seen.
+      styles: of the rows, from :func:`row_styles`; None draws methods.
+      scale: of both axes.
+      title: of the single panel.
+      xlabel: name of the horizontal axis.
+      ylabel: name of the vertical axis.
+
+    Returns:
+      The figure; its legend, or the corner of each panel, has the areas in percent.
+
+    Raises:
+      InputError: other numbers of arrays and labels, no scores, NaN, or an unknown
+        scale.
+
+    >>> rng = np.random.default_rng(0)
+    >>> members, others = rng.normal(1, 1, (2, 500)), rng.normal(0, 1, (2, 500))
+    >>> figure = roc_plot(["RMIA", "LiRA"], members, others)
+    >>> [text.get_text() for text in figure.legends[0].get_texts()]
+    ['RMIA  74.1', 'LiRA  76.1', 'chance  50.0']
+    """
+    styles = check_styles(labels, styles)
+    inside = samples("members", members, len(labels))
+    outside = samples("others", others, len(labels))
+    if scale not in ("log", "linear"):
+        raise InputError(f"unknown scale {scale!r}: choose log or linear")
+    is_log = scale == "log"
+    fewest = max(max(row.size for row in outside), 10)
+    floor = 10.0 ** math.floor(math.log10(1 / fewest)) if is_log else 0.0
+    lines = line_panels(labels, styles, title, height=5.8)
+    num_points = 300 if lines.together else 120
+    if is_log:
+        rates = np.geomspace(floor, 1, num_points)
+    else:
+        # Twice 0, for the rise from the corner.
+        rates = np.append(0, np.linspace(0, 1, num_points))
+    curves = []
+    for own, rest in zip(inside, outside, strict=True):
+        is_member = np.arange(own.size + rest.size) < own.size
+        curve = roc(np.concatenate([own, rest]), is_member)
+        # A rate of 0 has no place on a logarithmic axis.
+        hits = np.maximum(np.interp(rates, curve.fpr, curve.tpr), floor / 10)
+        if not is_log:
+            hits[0] = 0
+        curves.append((hits, f"{100 * curve.auc:.1f}"))
+    handles = []
+    percent = FuncFormatter(lambda rate, _: f"{100 * rate:g} %")
+    for axes, shown in lines.panels:
+        chance = axes.plot(
+            rates, rates, color=MUTED, lw=1, dashes=(2, 2), label="chance  50.0"
+        )
+        for row in shown:
+            hits, area = curves[row]
+            look = line_style(styles[row], together=lines.together)
+            name = f"{short(labels[row])}  {area}"
+            handles += axes.plot(rates, hits, label=name, **look)
+        axes.set(xscale=scale, yscale=scale, xlim=(floor, 1), ylim=(floor, 1))
+        axes.xaxis.set_major_formatter(percent)
+        axes.yaxis.set_major_formatter(percent)
+        if lines.together:
+            handles += chance
+        else:
+            area = f"AUC {curves[shown[-1]][1]}"
+            corner: Any = {"transform": axes.transAxes, "ha": "right", "color": INK}
+            axes.text(0.97, 0.06, area, fontsize=8.5, **corner)
+            axes.minorticks_off()
+    name_lines(lines, handles, "pooled AUC (%)", xlabel, ylabel)
+    return lines.figure
+
+
+def cumulative_plot(
+    labels: Sequence[str],
+    values: Sequence[ArrayLike],
+    *,
+    styles: Sequence[RowStyle] | None = None,
+    background: Mapping[str, ArrayLike] | None = None,
+    line: float | None = None,
+    title: str = "",
+    legend_title: str = "",
+    xlabel: str = "",
+    ylabel: str = "fraction of samples with a smaller value",
+) -> Figure:
+    """Draw cumulative distributions, all in one panel or, of many, one each.
+
+    The range leaves out the outer 0.5 % of all values on either side.
+
+    Args:
+      labels: of the R rows.
+      values: an array of any shape per row, such as logit margins of forget samples;
+        runs are pooled, infinities lie outside of the range.
+      styles: of the rows, from :func:`row_styles`; None draws methods.
+      background: further values by label, wide gray lines behind the others where all
+        rows share a panel.
+      line: value of reference, dotted; None for none.
+      title: of the single panel.
+      legend_title: of its legend.
+      xlabel: name of the horizontal axis, with its unit.
+      ylabel: name of the vertical axis, in percent.
+
+    Returns:
+      The figure.
+
+    Raises:
+      InputError: other numbers of arrays and labels, no values, or NaN.
+
+    >>> figure = cumulative_plot(["a", "b"], [[0.0, 1.0, 2.0], [1.0, 1.5]], line=1)
+    >>> [label.get_text() for label in figure.legends[0].get_texts()]
+    ['a', 'b']
+    """
+    styles = check_styles(labels, styles)
+    rows = samples("values", values, len(labels))
+    background = background or {}
+    others = samples("background", list(background.values()), len(background))
+    edges = bin_edges([*rows, *others], 300 if len(labels) <= MAX_LINES else 120)
+    lines = line_panels(labels, styles, title, height=4.8)
+    cumulative = [np.cumsum(fractions(row, edges)) for row in rows]
+    handles = []
+    for axes, shown in lines.panels:
+        for row in shown:
+            look = line_style(styles[row], together=lines.together)
+            name = short(labels[row])
+            handles += axes.plot(edges[1:], cumulative[row], label=name, **look)
+        if lines.together:
+            wide: Any = {"color": MUTED, "lw": 5, "alpha": 0.45, "zorder": 1}
+            for name, other in zip(background, others, strict=True):
+                heights = np.cumsum(fractions(other, edges))
+                handles += axes.plot(edges[1:], heights, label=short(name, 60), **wide)
+        if line is not None:
+            axes.axvline(line, **DOTTED)
+        axes.set(xlim=(edges[0], edges[-1]), ylim=(0, 100))
+        axes.yaxis.set_major_formatter(PercentFormatter(decimals=0, symbol=" %"))
+    name_lines(lines, handles, legend_title, xlabel, ylabel)
+    return lines.figure
+
+
+def curve_plot(
+    labels: Sequence[str],
+    places: ArrayLike,
+    curves: Sequence[ArrayLike],
+    *,
+    styles: Sequence[RowStyle] | None = None,
+    line: float | None = None,
+    title: str = "",
+    xlabel: str = "",
+    ylabel: str = "",
+) -> Figure:
+    """Draw a line per row over the same places: losses by epoch, scores by request.
+
+    Up to 20 places have markers, and intervals as vertical lines next to each other;
+    more have intervals as shaded bands.
+
+    Args:
+      labels: of the R rows.
+      places: ``[T]`` finite, ascending, such as epochs or radii.
+      curves: an array per row, ``[T]`` values or ``[T, 3]`` mean, lower and upper end;
+        where it is NaN there is no line.
+      styles: of the rows, from :func:`row_styles`; None draws methods.
+      line: value of reference, dotted; None for none.
+      title: of the single panel.
+      xlabel: name of the horizontal axis, with its unit.
+      ylabel: name of the vertical axis, with its unit.
+
+    Returns:
+      The figure.
+
+    Raises:
+      InputError: arrays that do not fit the labels or the places, or places that do not
+        ascend.
+
+    >>> figure = curve_plot(["train", "test"], [1, 2, 3], [[2.3, 1, 0.4], [2.3, 1, 1]])
+    >>> [line.get_ydata().tolist() for line in figure.axes[0].lines]
+    [[2.3, 1.0, 0.4], [2.3, 1.0, 1.0]]
+    """
+    styles = check_styles(labels, styles)
+    x = real_array("places", places, ndim=(1,))
+    if not np.isfinite(x).all() or np.any(np.diff(x) <= 0):
+        raise InputError("places must be finite and ascend")
+    check_count("curves", len(curves), len(labels))
+    rows = []
+    for i, curve in enumerate(curves):
+        row = real_array(f"curves[{i}]", curve, ndim=(1, 2))
+        if row.shape not in ((x.size,), (x.size, 3)):
+            raise InputError(
+                f"curves[{i}] has shape {row.shape}: pass a value, or mean, lower and"
+                f" upper end, for each of {x.size} places"
+            )
+        rows.append(row)
+    lines = line_panels(labels, styles, title, height=4.6)
+    is_short = x.size <= 20
+    step = float(np.diff(x).min()) if x.size > 1 else 1.0
+    handles = []
+    for axes, shown in lines.panels:
+        for i, row in enumerate(shown):
+            look = line_style(styles[row], together=lines.together)
+            at = x
+            if is_short:
+                # Rows next to each other at every place.
+                at = x + 0.04 * step * (i - (len(shown) - 1) / 2)
+                look |= {"marker": styles[row].marker, "ms": 5}
+            curve = rows[row]
+            means = curve if curve.ndim == 1 else curve[:, 0]
+            handles += axes.plot(at, means, label=short(labels[row]), **look)
+            if curve.ndim == 1:
+                continue
+            color = styles[row].color
+            ends = curve[:, 1], curve[:, 2]
+            if is_short:
+                axes.vlines(at, *ends, color=color, lw=1.2, alpha=0.7, zorder=2)
+            else:
+                axes.fill_between(at, *ends, color=color, alpha=0.15, lw=0, zorder=2)
+        if np.all(x == np.round(x)):
+            axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        if line is not None:
+            axes.axhline(line, **DOTTED)
+    name_lines(lines, handles, "", xlabel, ylabel)
+    return lines.figure
