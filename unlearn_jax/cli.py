@@ -208,6 +208,10 @@ class CompileOptions:
     only: str = ""
     """Regular expression: stages and variants to compile, such as 'references|attack'.
     """
+    devices: tuple[int, ...] = ()
+    """Also the plan of the preset on so many devices, such as 8 64 256."""
+    per_host: int | None = None
+    """Devices of a host in that plan; 8 GPUs or 4 TPU chips if not given."""
     json: pathlib.Path | None = None
     """File for the numbers."""
 
@@ -221,7 +225,7 @@ def compile_preset(arguments: list[str]) -> int:
     import jax
 
     from unlearn_jax import targets
-    from unlearn_jax.pipeline import compiling, presets
+    from unlearn_jax.pipeline import compiling, pods, presets
     from unlearn_jax.types import InputError
 
     prog = "unlearn-jax compile PRESET --target TARGET"
@@ -253,8 +257,15 @@ def compile_preset(arguments: list[str]) -> int:
         variants = _variants(found, fields, prog)
         report = compiling.compile_run(variants, target, parts=found.parts, **shared)
     print(report.text())
+    plain = report.to_json()
+    if options.devices:
+        plans = [
+            pods.plan_pod(plain, count, per_host=options.per_host)
+            for count in options.devices
+        ]
+        print(f"\n{pods.plan_text(plans)}")
     if options.json is not None:
-        text = json.dumps(report.to_json(), indent=1, allow_nan=False)
+        text = json.dumps(plain, indent=1, allow_nan=False)
         options.json.write_text(text + "\n", encoding="utf-8")
     return int(any(row.compiled.error for row in report.rows))
 
