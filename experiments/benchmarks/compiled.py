@@ -8,9 +8,9 @@ Command::
     python experiments/benchmarks/compiled.py publish DIR
 
 A row is a preset, a target and some of its stages: one process each, one at a time,
-whose numbers go to ``DIR/PRESET--TARGET--PART.json``, and its output to ``.txt``. A row
-that fails or takes longer than ``--timeout`` leaves a file ``.failed``; remove it to try
-again. Times are the roofline's bound, and that bound at 30% of the peak; nothing is
+whose numbers go to ``DIR/PRESET--TARGET--PART.json``, and its output to ``.txt``. One
+that fails or takes longer than ``--timeout`` leaves a file ``.failed``; remove it to
+try again. Times are the roofline's bound, and that bound at 30% of the peak; nothing is
 measured.
 """
 

@@ -290,7 +290,7 @@ def plan_text(plans: list[PodPlan]) -> str:
         "",
         f"Hours are the roofline's bound, and {UTILIZATION:.0%} of the peak where that"
         " is slower; stages follow each other. Images are on the devices and read from"
-        " their memory. Collectives are those of one device, in all calls of the stage.",
+        " their memory. Collectives are those of a device, in all calls of the stage.",
     ]
     if first.missing:
         lines.append(f"Without what does not compile: {', '.join(first.missing)}.")
