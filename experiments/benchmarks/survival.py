@@ -100,18 +100,34 @@ def page(config, found):
 EXPERIMENT = Experiment("Survival", Config(), artifacts, page)
 '''
 CHILD = """
-import faulthandler, functools, signal, sys
+import faulthandler, functools, os, signal, sys, threading, traceback
 faulthandler.enable()
-faulthandler.register(signal.SIGUSR1, open(sys.argv.pop(1), "w"), all_threads=True)
+
+def write_stacks(file, woken):
+    os.read(woken, 1)
+    frames = sys._current_frames().values()
+    lines = [line for frame in frames for line in traceback.format_stack(frame)]
+    file.write("".join(lines))
+    file.flush()
+
+woken, wake = os.pipe()
+os.set_blocking(wake, False)
+signal.signal(signal.SIGUSR1, lambda *_: None)
+signal.set_wakeup_fd(wake)
+file = open(sys.argv.pop(1), "w")
+threading.Thread(target=write_stacks, args=(file, woken), daemon=True).start()
 import jax
 initialize = jax.distributed.initialize
 jax.distributed.initialize = functools.partial(initialize, heartbeat_timeout_seconds=10)
 from unlearn_jax.cli import main
 sys.exit(main())
 """
-"""The command, with a handler that writes down where the process is.
+"""The command, with a thread that writes down where the process is.
 
-A lost process is noticed after 10 s, not 100.
+On SIGUSR1 the interpreter wakes the thread, which reads the stacks while it holds the
+lock of the interpreter. ``faulthandler.register`` reads them in the signal's handler,
+while they change, and crashes the process now and then (python/cpython#116008). A lost
+process is noticed after 10 s, not 100.
 """
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -302,7 +318,7 @@ def phase(written: str) -> str:
     """Return the phase of a process when it wrote its stacks."""
     frames = {
         " ".join(found)
-        for found in re.findall(r'/([\w.]+)", line \d+ in (\w+)', written)
+        for found in re.findall(r'/([\w.]+)", line \d+, in (\w+)', written)
     }
     return next((name for name, needed in PHASES if frames.issuperset(needed)), OTHER)
 
@@ -315,7 +331,7 @@ def kill(
     file = stacks(folder, victim)
     if file.exists() and process.poll() is None:
         process.send_signal(signal.SIGUSR1)
-        limit = time.monotonic() + 0.2
+        limit = time.monotonic() + 1.0
         while (
             not file.stat().st_size
             and process.poll() is None
@@ -323,14 +339,11 @@ def kill(
         ):
             time.sleep(0.001)
         time.sleep(0.002)  # all threads' stacks come at once
-    if process.poll() is not None:
-        return None
     process.kill()
-    return (
-        phase(file.read_text() if file.exists() else "")
-        if process.wait() == -signal.SIGKILL
-        else None
-    )
+    # Python gives SIGUSR1 back to the system when it ends.
+    if process.wait() not in (-signal.SIGKILL, -signal.SIGUSR1):
+        return None
+    return phase(file.read_text() if file.exists() else "")
 
 
 def begun(folder: pathlib.Path) -> int:
