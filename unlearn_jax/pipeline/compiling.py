@@ -166,7 +166,7 @@ class _Watch:
             compile_it = partial(self._compile, traced, args)
             # keeps the function, whose id is in the key, alive
             self._known[key] = (jitted, traced.out_info, compile_it)
-        self.calls[key] = self.calls.get(key, 0) + 1
+        self.calls[key] = self.calls.get(key, 0) + replicas.repeats()
         return self._known[key][1]
 
     def name(self, key: Any) -> str:
