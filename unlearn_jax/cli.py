@@ -72,6 +72,7 @@ def run(arguments: list[str]) -> int:
     preset = arguments[0]
     presets.find(preset)
     from unlearn_jax import pipeline
+    from unlearn_jax.pipeline.publish import published_plan
     from unlearn_jax.pipeline.store import hosts
     from unlearn_jax.pipeline.study import with_bank
 
@@ -109,6 +110,8 @@ def run(arguments: list[str]) -> int:
                 config, workdir / name, original=original, **parts[name]
             )
             print(f"{name}:\n{text}" if name else text)
+        if plan := published_plan(found.name):
+            print(f"\n{plan}")
         return 0
     if "" not in variants:
         results = pipeline.run_study(variants, workdir, preset=found.name, own=parts)
@@ -171,7 +174,7 @@ def _run_experiment(
     found: Any, options: RunOptions, fields: list[str], prog: str
 ) -> int:
     from unlearn_jax import pipeline
-    from unlearn_jax.pipeline.publish import published_time
+    from unlearn_jax.pipeline.publish import published_plan, published_time
     from unlearn_jax.pipeline.report.blocks import render_terminal
     from unlearn_jax.pipeline.report.page import page_of
     from unlearn_jax.types import InputError
@@ -186,6 +189,8 @@ def _run_experiment(
         time = published_time(found.name)
         if time and config == experiment.config:
             print(f"\nmeasured before: {time}")
+        if plan := published_plan(found.name):
+            print(f"\n{plan}")
         return 0
     result = pipeline.run_experiment(
         experiment, workdir, name=found.name, config=config
