@@ -307,9 +307,8 @@ recipe = train.Recipe(num_epochs=2, batch_size=16, tx=train.sgd(0.1))
 found = {}
 num_devices = len(jax.devices())
 for split, shard_data in ((1, False), (num_devices // 4, True)):
-    mapper = replicas.mapper(
-        "map", num_models=num_devices, split=split, shard_data=shard_data, across_hosts=True
-    )
+    options = {"num_models": num_devices, "split": split, "shard_data": shard_data}
+    mapper = replicas.mapper("map", across_hosts=True, **options)
     keys = jax.random.split(jax.random.key(5), num_devices)
     state, losses = replicas.fit_many(keys, model, data, member, recipe, mapper=mapper)
     variables = state.variables
