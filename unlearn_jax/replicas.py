@@ -747,8 +747,8 @@ def fit_many(
             _rehearsal.repeats = lengths.count(num_epochs)
         advance = _advance(mapper, loss_fn, recipe, num_batches, num_epochs)
         current, new_losses = advance(current, (keys, mask), placed)
+        losses += [check_losses(to_host(new_losses), epoch)] * _rehearsal.repeats
         _rehearsal.repeats = 1
-        losses.append(check_losses(to_host(new_losses), epoch))
         if callback is not None and not _rehearsal.is_on:
             callback(current, losses[-1])
     return current, np.concatenate(losses, -1)
