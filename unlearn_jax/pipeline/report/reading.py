@@ -99,7 +99,7 @@ def _verdicts(run: RunResult) -> str:
     if not parts:
         return ""
     if not found[like]:
-        parts.insert(0, "none is forgotten like retraining")
+        parts.insert(0, "none is shown to be forgotten like retraining")
     keys = " and ".join(run.metric(key).label for key in headline(run))
     text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]} ({keys} less retrained, paired run by run)."
@@ -131,7 +131,8 @@ def _gap(run: RunResult) -> str:
             words = "that of {} is larger by {}, pair by pair"
         else:
             words = "measurably no smaller than that of {}, which is larger by {}"
-        text += "; " + words.format(_label(other), difference_words(one, 1))
+        more = f"{one.mean:.1f} [{one.low:.1f}, {one.high:.1f}]"
+        text += "; " + words.format(_label(other), more)
     return f"{text}."
 
 
