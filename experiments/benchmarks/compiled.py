@@ -145,7 +145,7 @@ def summary(found: dict[str, Any], name: str, target: str) -> tuple[Cell, ...]:
         fits,
         number(max(row["memory_bytes"] or 0.0 for row in programs) / 2**30),
         f"{flops:.1e}",
-        number(found["bound_device_hours"]),
+        number(sum(row["bound_device_hours"] for row in sound)),
         f"{main['stage']}: {main['program']}",
         number(100 * main["bound_mfu"]),
         main["bound_by"],
