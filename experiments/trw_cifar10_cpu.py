@@ -47,7 +47,8 @@ EPOCHS = 5
 FITTED = (0.0, 0.0, 0.0)
 """Coefficients of the fitted tilt; all 0, there is no tilt."""
 
-_RATES = {"learning_rate": {"low": 1e-3, "high": 0.1}}
+_RATES = {"learning_rate": {"low": 1e-3, "high": 0.1, "published": 0.01}}
+_SCAR_RATES = {"learning_rate": {"low": 5e-4, "high": 5e-3, "published": 5e-4}}
 _ROWS = {
     "finetune": Row(
         label="Fine-tuned (FT)",
@@ -63,19 +64,19 @@ _ROWS = {
         label="UAM",
         method=UAM(num_epochs=EPOCHS),
         search={
-            "learning_rate": {"low": 0.01, "high": 0.05},
-            "rho": {"low": 0.1, "high": 1.0},
+            "learning_rate": {"low": 0.01, "high": 0.05, "published": 0.01},
+            "rho": {"low": 0.1, "high": 1.0, "published": 0.1},
         },
     ),
     "scar": Row(
         label="SCAR, images of D_R",
         method=SCAR(num_epochs=EPOCHS, batch_size=128),
-        search={"learning_rate": {"low": 5e-4, "high": 5e-3}},
+        search=_SCAR_RATES,
     ),
     "scar_noise": Row(
         label="SCAR, noise",
         method=SCAR(num_epochs=EPOCHS, batch_size=128, surrogate="noise"),
-        search={"learning_rate": {"low": 5e-4, "high": 5e-3}},
+        search=_SCAR_RATES,
     ),
     "delete": Row(label="DELETE", method=DELETE(num_epochs=EPOCHS)),
     "trw_0": Row(
@@ -99,7 +100,7 @@ _ROWS = {
     "trw_searched": Row(
         label="TRW, searched",
         method=TRW(num_epochs=EPOCHS),
-        search={**_RATES, "beta": {"low": 0.5, "high": 10.0}},
+        search={**_RATES, "beta": {"low": 0.5, "high": 10.0, "published": 10.0}},
     ),
     "trw_fitted": Row(
         label="TRW, fitted tilt",
@@ -111,7 +112,7 @@ _ROWS = {
     "trw_features": Row(
         label="TRW, by sample",
         method=TRW(similarity="features", num_epochs=EPOCHS),
-        search={**_RATES, "beta": {"low": 0.5, "high": 10.0}},
+        search={**_RATES, "beta": {"low": 0.5, "high": 10.0, "published": 10.0}},
     ),
     "influence_target": Row(
         label="Influence target",

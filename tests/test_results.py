@@ -106,6 +106,7 @@ def checkout(tmp_path):
     files = {
         "unlearn_jax/train.py": '"""Train."""\nRATE = 0.1\n',
         "unlearn_jax/cli.py": "X = 1\n",
+        "unlearn_jax/figures/curves.py": "F = 1\n",
         "unlearn_jax/pipeline/measure/samples.py": "Y = 1\n",
         "unlearn_jax/pipeline/report/page.py": "Z = 1\n",
         "unlearn_jax/studies/rbm/bars.py": "B = 1\n",
@@ -126,6 +127,7 @@ def checkout(tmp_path):
         ("unlearn_jax/train.py", '"""Other words."""\n\nRATE = (0.1)  # why\n', ""),
         ("unlearn_jax/train.py", '"""Train."""\nRATE = 0.2\n', "digits bars"),
         ("unlearn_jax/cli.py", "X = 2\n", ""),
+        ("unlearn_jax/figures/curves.py", "F = 2\n", ""),
         ("unlearn_jax/pipeline/measure/samples.py", "Y = 2\n", "digits bars"),
         ("unlearn_jax/pipeline/report/page.py", "Z = 2\n", ""),
         ("unlearn_jax/studies/rbm/bars.py", "B = 2\n", "bars"),

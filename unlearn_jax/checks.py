@@ -307,7 +307,7 @@ def check_counts(low: int = 1, **counts: Any) -> None:
             is_allowed = False
         if not is_allowed:
             wanted = "a positive integer" if low else "an integer, 0 or more"
-            raise InputError(f"{name} must be {wanted}, got {count!r}")
+            raise InputError(f"{name} must be {wanted}, got {_shown(count)}")
 
 
 def check_positive(**numbers: Any) -> None:
@@ -321,7 +321,9 @@ def check_positive(**numbers: Any) -> None:
     """
     for name, number in numbers.items():
         if not _lies_within(number, 0.0, math.inf, is_open=True):
-            raise InputError(f"{name} must be positive and finite, got {number!r}")
+            raise InputError(
+                f"{name} must be positive and finite, got {_shown(number)}"
+            )
 
 
 def check_not_negative(**numbers: Any) -> None:
@@ -335,7 +337,9 @@ def check_not_negative(**numbers: Any) -> None:
     """
     for name, number in numbers.items():
         if not _lies_within(number, 0.0, math.inf):
-            raise InputError(f"{name} must be finite and not negative, got {number!r}")
+            raise InputError(
+                f"{name} must be finite and not negative, got {_shown(number)}"
+            )
 
 
 def check_fractions(**numbers: Any) -> None:
@@ -349,7 +353,77 @@ def check_fractions(**numbers: Any) -> None:
     """
     for name, number in numbers.items():
         if not _lies_within(number, 0.0, 1.0):
-            raise InputError(f"{name} must be in [0, 1], got {number!r}")
+            raise InputError(f"{name} must be in [0, 1], got {_shown(number)}")
+
+
+def check_finite(**numbers: Any) -> None:
+    """Raise on numbers that are not finite; traced ones pass.
+
+    Args:
+      **numbers: or arrays of them, by name.
+
+    Raises:
+      InputError: naming the number.
+    """
+    for name, number in numbers.items():
+        if not _lies_within(number, -math.inf, math.inf):
+            raise InputError(f"{name} must be finite, got {_shown(number)}")
+
+
+def check_shape(name: str, array: Any, shape: tuple[int | None, ...]) -> None:
+    """Raise on an array of another shape.
+
+    Args:
+      name: of the array in the message.
+      array: traced or not.
+      shape: wanted; None for an axis of any length.
+
+    Raises:
+      InputError: naming both shapes.
+    """
+    actual = np.shape(array)
+    is_rank = len(actual) == len(shape)
+    if not is_rank or any(
+        wanted not in (None, size) for size, wanted in zip(actual, shape, strict=True)
+    ):
+        wanted = ", ".join("any" if size is None else str(size) for size in shape)
+        raise InputError(f"{name} must have shape [{wanted}], got {actual}")
+
+
+def check_mask(name: str, mask: Any, num_samples: int) -> None:
+    """Raise on a mask that is not one boolean per sample.
+
+    Args:
+      name: of the mask in the message.
+      mask: traced or not.
+      num_samples: N.
+
+    Raises:
+      InputError: naming its type and shape.
+    """
+    kind = getattr(mask, "dtype", type(mask).__name__)
+    if kind != np.dtype(bool) or mask.shape != (num_samples,):
+        raise InputError(
+            f"{name} must be bool of length {num_samples}, got {kind} {np.shape(mask)}"
+        )
+
+
+def check_keys(name: str, keys: Any) -> None:
+    """Raise unless keys are several typed keys, one after the other.
+
+    Args:
+      name: of the keys in the message.
+      keys: ``[S]``, S of at least 1.
+
+    Raises:
+      InputError: naming what to pass.
+    """
+    is_typed = jnp.issubdtype(getattr(keys, "dtype", np.int32), jax.dtypes.prng_key)
+    if not is_typed or len(keys.shape) != 1 or not len(keys):
+        raise InputError(
+            f"{name} must be typed keys [S], as jax.random.split(jax.random.key(0), S)"
+            f" gives, got {_shown(keys)}"
+        )
 
 
 def check_choice(name: str, given: Any, choices: tuple[str, ...]) -> None:
@@ -363,6 +437,16 @@ def check_choice(name: str, given: Any, choices: tuple[str, ...]) -> None:
         raise InputError(
             f"unknown {name} {given!r}: choose {', '.join(first)} or {last}"
         )
+
+
+def _shown(given: Any) -> str:
+    """Return a number, or the kind of an array, in a few words."""
+    if hasattr(given, "dtype") and hasattr(given, "shape"):
+        if given.shape:
+            return f"{given.dtype} of shape {given.shape}"
+        return str(given)
+    text = repr(given)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _lies_within(

@@ -26,6 +26,7 @@ import numpy as np
 import optax
 from jax import lax
 from jax.core import Tracer
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 from numpy.typing import ArrayLike
 
@@ -139,7 +140,7 @@ class _Program:
         if _rehearsal.is_on:
             return jax.tree.map(_zeros, compiled.out_info)
         if self._places is not None:
-            args = tuple(map(jax.device_put, args, self._shardings(args)))
+            args = tuple(map(_put, args, self._shardings(args)))
         return compiled(*args)
 
     def _shardings(self, args: PyTree) -> list[Any]:
@@ -258,6 +259,30 @@ def is_rehearsal() -> bool:
     return _rehearsal.is_on
 
 
+def _put(tree: PyTree, shardings: PyTree) -> PyTree:
+    """Return arrays on devices, of which some may be other processes'.
+
+    These hold the same arrays.
+    """
+
+    def put(leaf: Any, sharding: Any) -> Any:
+        if sharding.is_fully_addressable:
+            return jax.device_put(leaf, sharding)
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return jax.jit(_same, out_shardings=sharding)(leaf)
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            data = put(jax.random.key_data(leaf), sharding)
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, sharding, host.__getitem__)
+
+    return jax.tree.map(put, tree, jax.tree.broadcast(shardings, tree))
+
+
+def _same(leaf: Array) -> Array:
+    return leaf
+
+
 def _zeros(like: Any) -> Any:
     """Return zeros that take no memory; of keys, their shape."""
     if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
@@ -326,6 +351,7 @@ def mapper(
     devices: int | None = None,
     split: int = 1,
     shard_data: bool = False,
+    across_hosts: bool = False,
 ) -> Mapper:
     """Make the mapper of ``num_models`` models.
 
@@ -349,6 +375,9 @@ def mapper(
         the same bits. For data sets that do not fit. All else (attacks, methods,
         predictions) has images over the devices of a model, where ``split`` divides
         their number.
+      across_hosts: the mesh is over the devices of all processes, which make the same
+        calls with the same arguments (JAX's distributed runtime). Losses and logits
+        are returned to each; states stay on the devices (:func:`to_host`).
 
     Returns:
       The mapper.
@@ -362,7 +391,7 @@ def mapper(
         raise InputError(
             f"unknown mapper {form!r}: choose auto, loop, map, vmap or split"
         )
-    present = targets.devices()
+    present = targets.devices(across_hosts=across_hosts)
     if devices is not None and not 1 <= devices <= len(present):
         raise InputError(
             f"{devices} devices asked for, {len(present)} present: choose 1 to"
@@ -489,7 +518,7 @@ def _on_mesh(
         if _rehearsal.is_on:
             return shared
         where = shared_place(shared) if callable(shared_place) else shared_place
-        return jax.device_put(shared, where)
+        return _put(shared, where)
 
     def place_rows(data: Dataset) -> Dataset:
         num_rows = len(data.labels)
@@ -506,7 +535,7 @@ def _on_mesh(
             return np.pad(part, [(0, missing)] + [(0, 0)] * (part.ndim - 1))
 
         images = jax.make_array_from_callback(shape, by_rows.images, read)
-        return Dataset(images, jax.device_put(data.labels, everywhere))
+        return Dataset(images, _put(data.labels, everywhere))
 
     def exchange(data: Dataset, index: Array) -> Array:
         """Return images of the batch, from the devices that hold them."""
@@ -604,6 +633,22 @@ def _lifted(mapper: Mapper, fun: Callable[[PyTree, PyTree], PyTree]) -> OneModel
     return mapper.lift(lifted)
 
 
+def to_host(tree: PyTree) -> PyTree:
+    """Return arrays as NumPy, on every process those of all processes' devices.
+
+    Args:
+      tree: leaves on devices of this process, or over those of several
+        (``across_hosts`` of :func:`mapper`), which all call this.
+    """
+
+    def fetch(leaf: Any) -> np.ndarray:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return multihost_utils.process_allgather(leaf, tiled=True)
+        return np.asarray(leaf)
+
+    return jax.tree.map(fetch, tree)
+
+
 def _mapper_or_default(chosen: Mapper | None, num_models: int) -> Mapper:
     return mapper(num_models=num_models) if chosen is None else chosen
 
@@ -685,12 +730,12 @@ def fit_many(
     mask = jnp.asarray(member)
     losses = [np.zeros((len(member), 0), np.float32)]
     # read before the first call, which donates the state
-    first_epoch = int(np.asarray(current.epoch)[0])
+    first_epoch = int(to_host(current.epoch)[0])
     for epoch in range(first_epoch, recipe.num_epochs, epochs_per_call):
         num_epochs = min(epochs_per_call, recipe.num_epochs - epoch)
         advance = _advance(mapper, loss_fn, recipe, num_batches, num_epochs)
         current, new_losses = advance(current, (keys, mask), placed)
-        losses.append(check_losses(new_losses, epoch))
+        losses.append(check_losses(to_host(new_losses), epoch))
         if callback is not None and not _rehearsal.is_on:
             callback(current, losses[-1])
     return current, np.concatenate(losses, -1)
@@ -825,7 +870,7 @@ def predict_many(
     for start in range(0, num_images, num_rows):
         first = min(start, num_images - num_rows)
         part = rows[first : first + num_rows]
-        found = np.asarray(map_models(mapper, predictor, variables, part))
+        found = to_host(map_models(mapper, predictor, variables, part))
         parts.append(found[:, start - first :])
     if len(parts) == 1:
         logits = parts[0]

@@ -267,8 +267,8 @@ def test_bad_input_is_one_line(worlds, blobs, tiny):
         (lambda: make(np.array([1, 1])), "different positions"),
         (lambda: make(np.array([1, 24])), r"positions in 0\.\.23"),
         (lambda: make(np.array([1.0, 2.0])), "integer positions"),
-        (lambda: made(keys, LABELS, ridge=-1.0), "positive ridge"),
-        (lambda: made(keys[0], LABELS), "one key per world"),
+        (lambda: made(keys, LABELS, ridge=-1.0), "ridge must be positive"),
+        (lambda: made(keys[0], LABELS), "keys of worlds must be typed keys"),
         (lambda: made(keys, LABELS, num_classes=2), r"integers in 0\.\.1"),
         (lambda: made(keys, LABELS[:5]), r"pass \[24\] integers"),
         (

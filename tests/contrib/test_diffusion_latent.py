@@ -394,16 +394,16 @@ def on_images(run, *arguments, images=None, **options):
         (lambda: diffusion.LatentAdversarial(overshoot=-1.0), "overshoot"),
         (lambda: diffusion.SteerAway(eta=-1.0), "eta"),
         (lambda: diffusion.SteerAway(gamma=float("nan")), "gamma"),
-        (lambda: diffusion.SteerAway(num_steps=0), "must be positive"),
+        (lambda: diffusion.SteerAway(num_steps=0), "a positive integer"),
         (lambda: diffusion.LatentPGD(radius=0.0), "must be positive"),
-        (lambda: on_images(diffusion.class_losses, num_levels=0), "noise levels"),
+        (lambda: on_images(diffusion.class_losses, num_levels=0), "num_levels"),
         (
             lambda: on_images(diffusion.class_losses, images=jnp.zeros((1, 2, 2, 1))),
             "takes images of shape",
         ),
         (
             lambda: on_images(diffusion.recover_concept, 0, radius=1.0, num_steps=0),
-            "must be positive",
+            "a positive integer",
         ),
     ],
 )

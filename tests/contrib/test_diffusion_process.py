@@ -258,7 +258,7 @@ def test_frechet_distance_between_gaussians_of_known_moments():
             lambda: diffusion.training_loss(
                 TINY, diffusion.Process(num_steps=10), drop=2.0
             ),
-            "drop is a probability",
+            "drop must be in",
         ),
         (lambda: build_denoiser((4, 4, 1), 1), "at least 2 classes"),
         (lambda: build_denoiser((4, 4, 1), 3, width=15), "even width"),
@@ -281,7 +281,7 @@ def test_unusable_input_is_refused_in_one_line(call, words):
 )
 def test_sampler_refuses_meaningless_options(key, options):
     variables = jax.eval_shape(TINY.init, key)
-    with pytest.raises(InputError, match="the sampler takes"):
+    with pytest.raises(InputError, match=r"num_steps|eta|guidance"):
         diffusion.sample(key, TINY, variables, PROCESS, jnp.zeros((1, 8)), **options)
 
 
@@ -296,7 +296,7 @@ def test_training_refuses_images_of_another_shape(key):
             jnp.ones(4, bool),
             num_epochs=1,
         )
-    with pytest.raises(InputError, match="must be positive"):
+    with pytest.raises(InputError, match=r"must be (a )?positive"):
         diffusion.train_denoiser(
             key,
             TINY,

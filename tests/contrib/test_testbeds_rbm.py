@@ -537,15 +537,15 @@ def chained(weights, batch_size):
         (lambda: machines.all_states(23), "cannot be enumerated"),
         (lambda: machines.log_partition(machine(23, 23)), "use estimate_log_partition"),
         (lambda: machines.exact_kl(machine(3, 2), machine(4, 2)), "must agree"),
-        (lambda: machines.init_rbm(jax.random.key(0), jnp.ones(3), 0), "at least 1"),
+        (lambda: machines.init_rbm(jax.random.key(0), jnp.ones(3), 0), "num_hidden"),
         (lambda: machines.dilute(machine(3, 2), jnp.ones((3, 2))), "pass bool"),
         (lambda: machines.random_mask(jax.random.key(0), (3, 2), 1.5), "fraction"),
         (lambda: machines.smallest_mask(jnp.ones((3, 2)), -0.1), "fraction"),
-        (lambda: machines.bars_and_stripes(0), "choose 1 to 10"),
+        (lambda: machines.bars_and_stripes(11), "choose 1 to 10"),
         (lambda: training.deletion_weights(jnp.ones(3)), "bool mask"),
         (
             lambda: training.deletion_weights(jnp.array([True, False]), ascent=-1.0),
-            "at least 0",
+            "ascent must be finite and not negative",
         ),
         (lambda: training.deletion_weights(jnp.ones(3, bool)), "3 of 3"),
         (lambda: training.deletion_weights(jnp.zeros(3, bool)), "0 of 3"),
@@ -559,7 +559,7 @@ def chained(weights, batch_size):
             lambda: annealing.bound_log_likelihood(
                 jax.random.key(0), machine(3, 2), jnp.zeros(3), jnp.ones((4, 2))
             ),
-            r"pass \[N, 3\]",
+            "samples must have shape",
         ),
         (
             lambda: training.moments(machine(3, 2), jnp.ones((4, 3)), jnp.ones(3)),

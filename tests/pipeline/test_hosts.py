@@ -285,3 +285,63 @@ def test_processes_divide_pieces_and_artifacts(tmp_path):
         "[[0, 1], 'second']\n",
         "[[2, 3], 'first', 'last']\n",
     ]
+
+
+ACROSS = """
+import sys
+import numpy as np
+from unlearn_jax.pipeline.store import hosts
+port, count, index, file = sys.argv[1:]
+if int(count) > 1:
+    hosts.join(f"127.0.0.1:{port}", int(count), int(index))
+import jax
+from unlearn_jax import models, replicas, train
+from unlearn_jax.types import Dataset
+rng = np.random.default_rng(0)
+images = rng.uniform(0, 1, (60, 4, 4, 1)).astype(np.float32)
+data = Dataset(images, np.arange(60, dtype=np.int32) % 3)
+member = rng.random((5, 60)) < 0.5
+model = models.build("cnn", (4, 4, 1), 3, widths=(4,), batch_norm=True)
+recipe = train.Recipe(num_epochs=2, batch_size=16, tx=train.sgd(0.1))
+found = {}
+for split, shard_data in ((1, False), (2, True)):
+    mapper = replicas.mapper(
+        "map", num_models=5, split=split, shard_data=shard_data, across_hosts=True
+    )
+    keys = jax.random.split(jax.random.key(5), 5)
+    state, losses = replicas.fit_many(keys, model, data, member, recipe, mapper=mapper)
+    variables = state.variables
+    logits = replicas.predict_many(model.apply, variables, images, mapper=mapper)
+    leaves = jax.tree.leaves(replicas.to_host(variables))
+    found |= {f"{split}-{i}": leaf for i, leaf in enumerate([losses, logits, *leaves])}
+assert len(jax.devices()) == 8
+np.savez(file, **found)
+"""
+
+
+@pytest.mark.slow
+def test_a_mesh_over_two_processes_trains_the_models_of_one(tmp_path):
+    """Two processes of four devices and one of eight."""
+    port = str(free_port())
+
+    def start_one(count, index):
+        file = str(tmp_path / f"{count}-{index}.npz")
+        env = {
+            **os.environ,
+            "PYTHONPATH": str(pathlib.Path(cli.__file__).parents[1]),
+            "JAX_NUM_CPU_DEVICES": str(8 // count),
+        }
+        command = [sys.executable, "-c", ACROSS, port, str(count), str(index), file]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, env=env, text=True, stdout=pipe, stderr=pipe)
+
+    finish([start_one(1, 0)])
+    finish([start_one(2, 0), start_one(2, 1)])
+    alone = np.load(tmp_path / "1-0.npz")
+    for index in range(2):
+        together = np.load(tmp_path / f"2-{index}.npz")
+        assert set(together.files) == set(alone.files)
+        for name in alone.files:
+            np.testing.assert_allclose(
+                together[name], alone[name], rtol=1e-4, atol=1e-5, err_msg=name
+            )

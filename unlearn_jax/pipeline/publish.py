@@ -640,7 +640,14 @@ def _decides(path: pathlib.Path, package: pathlib.Path) -> bool:
     parts = path.relative_to(package).parts
     if parts[0] == "pipeline":
         return parts[1] in _MEASURING
-    others = ("cli.py", "__main__.py", "contrib", "studies", "experiments")
+    others = (
+        "cli.py",
+        "__main__.py",
+        "contrib",
+        "studies",
+        "experiments",
+        "figures",
+    )
     return parts[0] not in others
 
 

@@ -65,15 +65,16 @@ class Target:
     @property
     def devices(self) -> tuple[Any, ...]:
         """The devices of one host, as meshes are made of."""
-        return tuple(one for one in self._all if one.process_index == 0)
+        return tuple(one for one in self.all_devices if one.process_index == 0)
 
     @property
     def num_hosts(self) -> int:
         """Hosts that the devices are attached to, a process each."""
-        return len({one.process_index for one in self._all})
+        return len({one.process_index for one in self.all_devices})
 
     @property
-    def _all(self) -> tuple[Any, ...]:
+    def all_devices(self) -> tuple[Any, ...]:
+        """The devices of all hosts."""
         return _devices(self)
 
 
@@ -200,10 +201,16 @@ def platform() -> str:
     return "gpu" if target.chip.platform == "cuda" else target.chip.platform
 
 
-def devices() -> tuple[Any, ...]:
-    """Return the devices of one host that programs are built for."""
+def devices(*, across_hosts: bool = False) -> tuple[Any, ...]:
+    """Return the devices of one host that programs are built for.
+
+    Args:
+      across_hosts: of all hosts in their place.
+    """
     target = current()
-    return tuple(jax.local_devices()) if target is None else target.devices
+    if target is None:
+        return tuple(jax.devices() if across_hosts else jax.local_devices())
+    return target.all_devices if across_hosts else target.devices
 
 
 def memory() -> float | None:

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import chex
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
 from unlearn_jax.audit.inputs import mask_array
+from unlearn_jax.checks import check_labels
 from unlearn_jax.types import Array, InputError
 
 CAVEAT = (
@@ -59,11 +59,15 @@ def margins(outputs: Array, labels: Array) -> Array:
 
     Returns:
       ``[..., Z]``.
+
+    Raises:
+      InputError: shapes that do not fit, no samples, or labels that are no classes.
     """
     outputs = jnp.asarray(outputs)
     labels = jnp.asarray(labels)
-    chex.assert_rank(labels, 1)
-    chex.assert_axis_dimension(outputs, -2, len(labels))
+    if outputs.ndim < 2 or not outputs.size:
+        raise InputError(f"outputs have shape {outputs.shape}: pass [..., Z, C]")
+    check_labels(labels, outputs.shape[-2], outputs.shape[-1], "outputs")
     hot = labels[:, None] == jnp.arange(outputs.shape[-1])[None]
     hot = jnp.broadcast_to(hot, outputs.shape)
     true = jnp.sum(jnp.where(hot, outputs, 0.0), -1)

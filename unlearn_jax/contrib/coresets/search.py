@@ -13,6 +13,7 @@ from jax import lax
 from numpy.typing import ArrayLike
 
 from unlearn_jax.audit.inputs import mask_array, real_array, refuse_infinite
+from unlearn_jax.checks import check_labels
 from unlearn_jax.contrib.coresets._causes import (
     ROUNDING,
     Knowledge,
@@ -68,7 +69,8 @@ def suppression_without(
     labels, original, oracle = _levels(worlds, labels, knowledge)
     subsets = np.asarray(subsets)
     size = worlds.alpha.shape[1]
-    if subsets.dtype != bool or subsets.ndim != 2 or subsets.shape[1] != size:
+    is_table = subsets.ndim == 2 and len(subsets) and subsets.shape[1] == size
+    if subsets.dtype != bool or not is_table:
         raise InputError(
             f"subsets are {subsets.dtype} {subsets.shape}: pass [Q, {size}] bool"
         )
@@ -229,12 +231,22 @@ class _Levels(NamedTuple):
 
 
 def _levels(worlds: Candidates, labels: ArrayLike, knowledge: Knowledge) -> _Levels:
+    if not isinstance(worlds, Candidates):
+        raise InputError(
+            f"worlds are a {type(worlds).__name__}: pass what seed_worlds returns"
+        )
+    if not callable(knowledge):
+        raise InputError(
+            "knowledge must be a function (outputs [Z, C], labels [Z]) -> [], such as"
+            f" mean_margin, got {knowledge!r}"
+        )
     labels = jnp.asarray(labels)
     if worlds.outputs.ndim != 3 or labels.shape != worlds.outputs.shape[1:2]:
         raise InputError(
             f"worlds of outputs {worlds.outputs.shape}, labels {labels.shape}: pass [S,"
             " Z, C] and [Z]"
         )
+    check_labels(labels, len(labels), worlds.outputs.shape[-1], "forget set")
     size = worlds.alpha.shape[1]
     both = jnp.stack([jnp.zeros(size, bool), jnp.ones(size, bool)])
     levels = _levels_without(worlds, labels, both, knowledge=knowledge)

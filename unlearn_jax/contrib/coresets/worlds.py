@@ -8,6 +8,7 @@ import numpy as np
 from jax import lax
 from numpy.typing import ArrayLike
 
+from unlearn_jax.checks import check_counts, check_keys, check_positive
 from unlearn_jax.influence import ridge as kernel_ridge
 from unlearn_jax.influence.ridge import Candidates
 from unlearn_jax.replicas import Mapper, fit_many, predict_many
@@ -51,14 +52,18 @@ def seed_worlds(
 
     Raises:
       InputError: a forget set that is empty, everything, repeated or out of range;
-        labels that do not fit; a ridge that is not positive; a single key.
+        images that are not finite; labels that do not fit; a ridge or a number that is
+        not positive; a single key.
     """
-    if jnp.ndim(keys) != 1 or not ridge > 0:
-        raise InputError(
-            f"keys of shape {jnp.shape(keys)}, ridge {ridge}: pass one key per world"
-            " [S] and a positive ridge"
-        )
+    check_keys("keys of worlds", keys)
+    check_positive(ridge=ridge)
+    check_counts(num_classes=num_classes, num_features=num_features)
     images = np.asarray(images, np.float64)
+    if images.ndim < 2 or not images.size or not np.isfinite(images).all():
+        raise InputError(
+            f"images have shape {images.shape}: pass [N, ...] finite numbers, without"
+            " NaN"
+        )
     flat = images.reshape(len(images), -1)
     forget = _check_forget(forget, len(flat))
     labels = _check_labels(labels, len(flat), num_classes)
@@ -156,6 +161,7 @@ def retrain_without(
       InputError: unusable masks.
       DivergedError: a model's loss was not finite.
     """
+    check_keys("keys of seeds", keys)
     forget = np.asarray(forget)
     if (
         forget.dtype != bool

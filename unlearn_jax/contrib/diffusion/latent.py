@@ -13,13 +13,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.core import Tracer
 
 from unlearn_jax.attacks import l2, pgd
 from unlearn_jax.attacks.search import NO_CLASS
+from unlearn_jax.checks import (
+    check_counts,
+    check_images,
+    check_not_negative,
+    check_positive,
+)
 from unlearn_jax.contrib.diffusion.process import (
     Process,
     add_noise,
+    check_concept,
     check_shape,
     clean_estimate,
     denoising_losses,
@@ -58,15 +64,8 @@ class LatentPGD:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        lengths = (self.radius, self.step_ratio)
-        is_bad = [
-            not isinstance(length, Tracer) and not length > 0 for length in lengths
-        ]
-        if min(self.num_radii, self.num_steps) < 1 or any(is_bad):
-            raise InputError(
-                "radius, num_radii, num_steps and step_ratio of a latent attack must be"
-                " positive"
-            )
+        check_counts(num_radii=self.num_radii, num_steps=self.num_steps)
+        check_positive(radius=self.radius, step_ratio=self.step_ratio)
 
 
 class LatentAttack(NamedTuple):
@@ -102,7 +101,8 @@ def _levels(
     key: Array, process: Process, images: Array, num_levels: int, *, first: float = 0.0
 ) -> _Levels:
     """Noise images in the middles of ``num_levels`` parts of the steps first T .. T."""
-    if not 1 <= num_levels <= process.num_steps // 2:
+    check_counts(num_levels=num_levels)
+    if num_levels > process.num_steps // 2:
         raise InputError(
             f"a judge takes 1 to {process.num_steps // 2} noise levels, got"
             f" {num_levels}"
@@ -112,6 +112,15 @@ def _levels(
     signal = jnp.tile(jnp.asarray(levels), len(images))
     x = jnp.repeat(to_signal(images), num_levels, axis=0)
     return _Levels(x, signal, jax.random.normal(key, x.shape))
+
+
+def _check_images(denoiser: Denoiser, images: Array) -> None:
+    check_shape(denoiser, images)
+    check_images(images, "images of a concept")
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise InputError(
+            "images of a concept must be floating in [0, 1]: divide uint8 images by 255"
+        )
 
 
 def _losses(
@@ -162,9 +171,10 @@ def class_losses(
       ``[B, C]`` per pixel.
 
     Raises:
-      InputError: ``num_levels`` below 1 or above T / 2, or images of another shape.
+      InputError: ``num_levels`` below 1 or above T / 2, or images of another shape or
+        range.
     """
-    check_shape(denoiser, images)
+    _check_images(denoiser, images)
     return _all_losses(
         denoiser, variables, _levels(key, process, images, num_levels), len(images)
     )
@@ -194,8 +204,12 @@ def denoising_judge(
       images: ``[B, H, W, ch]`` of the concept, in [0, 1].
       concept: f.
       num_levels: steps, in the middles of as many equal parts of 1..T.
+
+    Raises:
+      InputError: as :func:`class_losses`, or a concept that is no class.
     """
-    check_shape(denoiser, images)
+    _check_images(denoiser, images)
+    check_concept(denoiser, concept)
     at = _levels(key, process, images, num_levels)
     losses = _all_losses(denoiser, variables, at, len(images))
     own = denoiser.embed(variables, jnp.full((len(images),), concept))
@@ -235,8 +249,12 @@ def external_judge(
       concept: f.
       classify: ``images [B, H, W, ch] in [0, 1] -> logits [B, C]``.
       num_levels: steps, spread over the noisier half of 1..T.
+
+    Raises:
+      InputError: as :func:`denoising_judge`.
     """
-    check_shape(denoiser, images)
+    _check_images(denoiser, images)
+    check_concept(denoiser, concept)
     at = _levels(key, process, images, num_levels, first=0.5)
     noised = add_noise(*at)
     own = denoiser.embed(variables, jnp.full((len(images),), concept))
@@ -272,7 +290,15 @@ def latent_attack(
 
     Returns:
       One row per image.
+
+    Raises:
+      InputError: a judge that is no function or another shape.
     """
+    if not callable(judge):
+        raise InputError(f"a judge is a function of delta [B, E], got {judge!r}")
+    if len(shape) != 2:
+        raise InputError(f"a latent attack moves [B, E] conditions, got {shape}")
+    check_counts(num_images=shape[0], num_units=shape[1])
     start = jnp.zeros(shape)
     labels = jnp.full((shape[0],), concept, jnp.int32)
 
@@ -346,13 +372,14 @@ def recover_concept(
       ``delta [E]``, at most ``radius`` long.
 
     Raises:
-      InputError: sizes that are not positive.
+      InputError: sizes that are not positive, a radius that is negative, unusable
+        images, or a concept that is no class.
     """
-    if min(num_steps, batch_size) < 1 or step_ratio <= 0:
-        raise InputError(
-            "num_steps, batch_size and step_ratio of a recovery must be positive"
-        )
-    check_shape(denoiser, images)
+    check_counts(num_steps=num_steps, batch_size=batch_size)
+    check_positive(step_ratio=step_ratio)
+    check_not_negative(radius=radius)
+    _check_images(denoiser, images)
+    check_concept(denoiser, concept)
     own = denoiser.embed(variables, jnp.full((1,), concept))
     radius = jnp.asarray(radius, own.dtype)
 

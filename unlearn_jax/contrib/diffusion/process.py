@@ -16,11 +16,21 @@ import optax
 from jax import lax
 from jax.core import Tracer
 
+from unlearn_jax.checks import (
+    check_counts,
+    check_fractions,
+    check_images,
+    check_labels,
+    check_not_negative,
+    check_positive,
+    check_range,
+)
 from unlearn_jax.models.denoiser import Denoiser
 from unlearn_jax.train import (
     Batch,
     LossFn,
     TrainState,
+    check_member,
     fetch_from,
     steps_per_epoch,
     train_epochs,
@@ -192,8 +202,7 @@ def training_loss(denoiser: Denoiser, process: Process, *, drop: float = 0.1) ->
     Raises:
       InputError: ``drop`` outside [0, 1].
     """
-    if not 0 <= drop <= 1:
-        raise InputError(f"drop is a probability in [0, 1], got {drop}")
+    check_fractions(drop=drop)
 
     def loss_fn(
         variables: Variables, batch: Batch, key: Array
@@ -247,16 +256,20 @@ def train_denoiser(
 
     Raises:
       InputError: sizes or a rate that are not positive, a bad ``drop``, images of
-        another shape.
+        another shape or range, labels of no class, a mask that is none (the last three
+        unless traced).
     """
-    sizes = (num_epochs, batch_size, 1 if num_batches is None else num_batches)
-    is_bad = not isinstance(learning_rate, Tracer) and not learning_rate > 0
-    if min(sizes) < 1 or is_bad:
-        raise InputError(
-            "num_epochs, num_batches, batch_size and learning_rate of a denoiser must"
-            " be positive"
-        )
+    check_counts(num_epochs=num_epochs, batch_size=batch_size)
+    if num_batches is not None:
+        check_counts(num_batches=num_batches)
+    check_positive(learning_rate=learning_rate)
     check_shape(denoiser, data.images)
+    if not isinstance(member, Tracer):
+        check_member(member, len(data.images))
+        read = np.asarray(member)
+        check_images(data.images, member=read)
+        check_labels(data.labels, len(data.images), denoiser.num_classes, member=read)
+    data = jax.tree.map(jnp.asarray, data)
     num_batches = num_batches or steps_per_epoch(len(data.labels), batch_size)
     tx = optax.adam(
         optax.cosine_decay_schedule(learning_rate, num_epochs * num_batches)
@@ -284,11 +297,23 @@ def check_shape(denoiser: Denoiser, images: Array) -> None:
     Raises:
       InputError: naming both.
     """
-    if images.shape[1:] != denoiser.image_shape:
+    if jnp.ndim(images) != 4 or images.shape[1:] != denoiser.image_shape:
         raise InputError(
             f"the denoiser takes images of shape {denoiser.image_shape}, got"
-            f" {images.shape[1:]}"
+            f" {jnp.shape(images)[1:]}"
         )
+
+
+def check_concept(denoiser: Denoiser, concept: Array | int) -> None:
+    """Raise on a concept that is no class of the denoiser; a traced one passes.
+
+    Raises:
+      InputError: naming the range.
+    """
+    dtype = jnp.asarray(concept).dtype
+    if jnp.ndim(concept) or not jnp.issubdtype(dtype, jnp.integer):
+        raise InputError(f"a concept is one integer class, got {concept!r}")
+    check_range(concept, denoiser.num_classes, "concept")
 
 
 def sample(
@@ -327,10 +352,17 @@ def sample(
       InputError: ``num_steps`` outside 1..T, ``eta`` outside [0, 1], a negative
         ``guidance``.
     """
-    if not 1 <= num_steps <= process.num_steps or not 0 <= eta <= 1 or guidance < 0:
+    check_counts(num_steps=num_steps)
+    check_fractions(eta=eta)
+    check_not_negative(guidance=guidance)
+    if num_steps > process.num_steps:
         raise InputError(
-            f"the sampler takes num_steps in 1..{process.num_steps}, eta in [0, 1] and"
-            f" guidance of at least 0; got {num_steps}, {eta}, {guidance}"
+            f"the sampler takes num_steps in 1..{process.num_steps}, got {num_steps}"
+        )
+    if jnp.ndim(condition) != 2:
+        raise InputError(
+            f"conditions have shape {jnp.shape(condition)}: pass [B, E], as"
+            " denoiser.embed(variables, labels) gives"
         )
     steps = np.linspace(process.num_steps - 1, 0, num_steps).round().astype(int)
     levels = process.signal[steps]

@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
+from unlearn_jax.checks import check_counts
 from unlearn_jax.types import InputError
 
 
@@ -28,6 +29,9 @@ def frechet_distance(features: ArrayLike, reference: ArrayLike) -> float:
     >>> round(frechet_distance([[0.0], [2.0]], [[3.0], [5.0]]), 6)
     9.0
     """
+    for name, values in (("features", features), ("reference", reference)):
+        if np.asarray(values).dtype.kind not in "biuf":
+            raise InputError(f"{name} must be numbers, got {np.asarray(values).dtype}")
     sets = [np.asarray(values, np.float64) for values in (features, reference)]
     if (
         any(values.ndim != 2 or len(values) < 2 for values in sets)
@@ -64,11 +68,12 @@ def concept_rate(predictions: ArrayLike, concept: int) -> float:
     """Return the fraction of predictions ``[N]`` that name the concept.
 
     Raises:
-      InputError: no predictions, or not a list of integers.
+      InputError: no predictions, not a list of integers, or a concept that is none.
 
     >>> concept_rate([3, 3, 5, 8], 3)
     0.5
     """
+    check_counts(0, concept=concept)
     named = np.asarray(predictions)
     if named.ndim != 1 or not named.size or named.dtype.kind not in "iu":
         raise InputError(

@@ -20,6 +20,12 @@ import optax
 from jax import lax
 from jax.core import Tracer
 
+from unlearn_jax.checks import (
+    check_counts,
+    check_fractions,
+    check_not_negative,
+    check_positive,
+)
 from unlearn_jax.contrib.diffusion.latent import (
     LatentAttack,
     LatentPGD,
@@ -30,6 +36,7 @@ from unlearn_jax.contrib.diffusion.latent import (
 from unlearn_jax.contrib.diffusion.process import (
     Process,
     add_noise,
+    check_concept,
     draw_levels,
     sample,
     to_images,
@@ -116,6 +123,9 @@ class RetrainDenoiser:
       batch_size: samples per step.
       learning_rate: the first.
       drop: probability that a label is replaced by "no condition", in [0, 1].
+
+    Raises:
+      InputError: values out of range.
     """
 
     num_epochs: int
@@ -123,6 +133,16 @@ class RetrainDenoiser:
     batch_size: int = 64
     learning_rate: Real = 2e-3
     drop: float = static(default=0.1)
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        check_counts(
+            num_epochs=self.num_epochs,
+            num_batches=self.num_batches,
+            batch_size=self.batch_size,
+        )
+        check_positive(learning_rate=self.learning_rate)
+        check_fractions(drop=self.drop)
 
     def __call__(
         self, key: Array, problem: ConceptProblem
@@ -171,13 +191,15 @@ class Matching:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if min(self.num_steps, self.batch_size, self.pool_size) < 1:
-            raise InputError(
-                "num_steps, batch_size and pool_size of a matching method must be"
-                " positive"
-            )
-        _check("learning_rate", self.learning_rate)
-        _check("gamma", self.gamma)
+        check_counts(
+            num_steps=self.num_steps,
+            batch_size=self.batch_size,
+            pool_size=self.pool_size,
+        )
+        check_not_negative(
+            learning_rate=self.learning_rate, gamma=self.gamma, guidance=self.guidance
+        )
+        check_fractions(drop=self.drop)
 
 
 class _Pool(NamedTuple):
@@ -252,7 +274,7 @@ class SteerAway(Matching):
     def __post_init__(self) -> None:
         """Check the ranges."""
         Matching.__post_init__(self)
-        _check("eta", self.eta)
+        check_not_negative(eta=self.eta)
 
     def __call__(
         self, key: Array, problem: ConceptProblem
@@ -316,7 +338,8 @@ class LatentAdversarial(Matching):
     def __post_init__(self) -> None:
         """Check the ranges."""
         Matching.__post_init__(self)
-        _check("overshoot", self.overshoot)
+        check_not_negative(overshoot=self.overshoot)
+        check_counts(num_levels=self.num_levels)
 
     def __call__(
         self, key: Array, problem: ConceptProblem
@@ -398,16 +421,17 @@ def concept_images(key: Array, problem: ConceptProblem, count: int) -> Array:
     """Return training images of the concept in random order, ``[count, H, W, ch]``.
 
     In [0, 1]. Of fewer some are given again; no other image is read.
+
+    Raises:
+      InputError: no image, or (unless traced) a training set without the concept.
     """
-    rows = epoch_order(key, ~problem.retain, 1, count)[0]
+    check_counts(count=count)
+    check_concept(problem.denoiser, problem.concept)
+    is_concept = ~problem.retain
+    if not isinstance(is_concept, Tracer) and not is_concept.any():
+        raise InputError(f"no training image has the concept {problem.concept}")
+    rows = epoch_order(key, is_concept, 1, count)[0]
     return to_float(problem.train.images[rows])
-
-
-def _check(name: str, given: Real) -> None:
-    if not isinstance(given, Tracer) and not 0 <= float(given) < float("inf"):
-        raise InputError(
-            f"{name} of a matching method must be finite and not negative, got {given}"
-        )
 
 
 def _predict(

@@ -9,10 +9,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 from jax.core import Tracer
 
+from unlearn_jax.checks import (
+    check_counts,
+    check_fractions,
+    check_not_negative,
+    check_positive,
+)
 from unlearn_jax.contrib.federated.fedavg import (
     Federation,
     ServerState,
@@ -95,11 +102,16 @@ class ProjectedAscent:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        is_traced = isinstance(self.max_norm, Tracer)
-        if self.num_epochs < 1 or not (is_traced or self.max_norm > 0):
+        check_counts(num_epochs=self.num_epochs)
+        check_positive(learning_rate=self.learning_rate, max_norm=self.max_norm)
+        check_fractions(momentum=self.momentum)
+        if self.radius is not None:
+            check_not_negative(radius=self.radius)
+        is_traced = isinstance(self.max_distance, Tracer)
+        if not is_traced and not np.all(np.asarray(self.max_distance) >= 0):
             raise InputError(
-                "projected ascent needs an epoch and a positive max_norm, got"
-                f" {self.num_epochs} and {self.max_norm}"
+                f"max_distance must not be negative, got {self.max_distance}; infinity"
+                " is for no end"
             )
 
 

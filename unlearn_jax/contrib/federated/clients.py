@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
+from unlearn_jax.checks import check_counts, check_fractions, check_positive
 from unlearn_jax.data.splits import check_seed
 from unlearn_jax.types import Array, InputError
 
@@ -94,11 +95,8 @@ def dirichlet_split(
     """
     labels = _check_labels(labels)
     _check_clients(num_clients, labels.size)
-    if not (np.isfinite(alpha) and alpha > 0):
-        raise InputError(
-            f"alpha of a Dirichlet split must be positive and finite, got {alpha}; use"
-            " iid_split for none"
-        )
+    check_positive(alpha=alpha)
+    check_counts(min_samples=min_samples)
     if not 1 <= min_samples <= labels.size // num_clients:
         raise InputError(
             f"min_samples must be in 1..{labels.size // num_clients} for {labels.size}"
@@ -152,11 +150,15 @@ def owner_split(
     """
     labels = _check_labels(labels)
     _check_clients(num_clients, labels.size)
+    if not isinstance(owners, Mapping):
+        raise InputError(f"owners must be a dict client -> classes, got {owners!r}")
     owned = {client: np.atleast_1d(classes) for client, classes in owners.items()}
-    if bad := [client for client in owned if not 0 <= client < num_clients]:
-        raise InputError(
-            f"owner {bad[0]} is no client: clients are 0..{num_clients - 1}"
-        )
+    for client in owned:
+        is_integer = isinstance(client, int | np.integer)
+        if not is_integer or not 0 <= client < num_clients:
+            raise InputError(
+                f"owner {client!r} is no client: clients are 0..{num_clients - 1}"
+            )
     classes = np.concatenate([np.empty(0, int), *owned.values()])
     if classes.size != np.unique(classes).size:
         raise InputError(
@@ -205,6 +207,8 @@ def split_client(
     2
     """
     split = _check_split(split)
+    check_counts(0, client=client)
+    check_fractions(fraction=fraction)
     members = np.flatnonzero(split == client)
     if members.size < 2:
         raise InputError(
@@ -245,6 +249,7 @@ def gather_clients(split: npt.ArrayLike, *, width: int | None = None) -> Clients
     split = _check_split(split)
     sizes = np.bincount(split)
     width = int(sizes.max()) if width is None else width
+    check_counts(width=width)
     if width < sizes.max():
         raise InputError(
             f"the largest client has {sizes.max()} samples: rows must be as wide at"
@@ -260,6 +265,7 @@ def gather_clients(split: npt.ArrayLike, *, width: int | None = None) -> Clients
 
 
 def _check_clients(num_clients: int, num_samples: int) -> None:
+    check_counts(num_clients=num_clients, num_samples=num_samples)
     if not 1 <= num_clients <= num_samples:
         raise InputError(
             f"{num_samples} samples can be split among 1..{num_samples} clients, got"

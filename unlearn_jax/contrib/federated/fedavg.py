@@ -17,14 +17,23 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.core import Tracer
 
 from unlearn_jax import targets
 from unlearn_jax.branching import cond
+from unlearn_jax.checks import (
+    check_counts,
+    check_finite,
+    check_fractions,
+    check_not_negative,
+    check_positive,
+    check_range,
+    check_shape,
+)
 from unlearn_jax.contrib.federated.clients import Clients
 from unlearn_jax.optimizers import SGD, Optimizer
 from unlearn_jax.train import (
@@ -78,18 +87,14 @@ class LocalTraining:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if self.batch_size < 1 or self.num_epochs < 1:
+        check_counts(batch_size=self.batch_size, num_epochs=self.num_epochs)
+        check_positive(learning_rate=self.learning_rate, decay=self.decay)
+        check_fractions(decay=self.decay)
+        check_not_negative(weight_decay=self.weight_decay)
+        if not callable(self.objective):
             raise InputError(
-                "clients train at least 1 epoch in batches of at least 1, got"
-                f" {self.num_epochs} and {self.batch_size}"
-            )
-        rates = (self.learning_rate, self.decay)
-        if any(isinstance(rate, Tracer) for rate in rates):
-            return
-        if not self.learning_rate > 0 or not 0 < self.decay <= 1:
-            raise InputError(
-                "a learning rate is above 0 and decays by a factor in (0, 1], got"
-                f" {self.learning_rate}, {self.decay}"
+                "objective must be a function model -> loss function, such as"
+                f" train.cross_entropy_loss, got {self.objective!r}"
             )
 
     @property
@@ -150,7 +155,11 @@ def init_server(variables: Variables, *, num_rounds: int | Array = 0) -> ServerS
     Args:
       variables: the global model.
       num_rounds: rounds that made it; the learning rate continues from there.
+
+    Raises:
+      InputError: a negative number of rounds, or none that is an integer.
     """
+    check_counts(0, num_rounds=num_rounds)
     return ServerState(jnp.asarray(num_rounds, jnp.int32), variables)
 
 
@@ -172,7 +181,14 @@ def client_update(
 
     Returns:
       The client's model after its epochs.
+
+    Raises:
+      InputError: no client of the federation, a rate that is negative or not finite,
+        or clients of another data set.
     """
+    _check_federation(federation)
+    check_not_negative(learning_rate=learning_rate)
+    check_range(client, federation.num_clients, "clients")
     training = federation.training
     data = jax.tree.map(jnp.asarray, federation.data)
     positions = federation.clients.positions[client]
@@ -221,7 +237,8 @@ def federated_round(
       The state after the round.
 
     Raises:
-      InputError: another number of weights than of clients.
+      InputError: another number of weights than of clients, weights that are not
+        finite, or clients of another data set.
     """
     num_clients = federation.num_clients
     if jnp.shape(weights) != (num_clients,):
@@ -229,8 +246,8 @@ def federated_round(
             f"{num_clients} clients take a weight each, got weights of shape"
             f" {jnp.shape(weights)}"
         )
-    chex.assert_equal_shape_prefix(federation.data, 1)
-    chex.assert_rank(federation.clients.positions, 2)
+    check_finite(weights=weights)
+    _check_federation(federation)
     before = state.variables
     weights = jnp.asarray(weights)
     positive = jnp.maximum(weights, 0.0)
@@ -291,7 +308,11 @@ def run_rounds(
 
     Returns:
       The last state, and the measures, leaves ``[num_rounds, ...]``.
+
+    Raises:
+      InputError: a negative number of rounds, or as :func:`federated_round`.
     """
+    check_counts(0, num_rounds=num_rounds)
 
     def one(state: ServerState, _: None) -> tuple[ServerState, PyTree]:
         state = federated_round(key, federation, state, weights)
@@ -345,16 +366,17 @@ def run_until(
       The recovery.
 
     Raises:
-      InputError: ``num_rounds`` below 1.
+      InputError: ``num_rounds`` below 1, a target that is not finite, or an
+        ``evaluate`` that returns no single number.
     """
-    if num_rounds < 1:
-        raise InputError(
-            f"recovery takes at least one round, got num_rounds {num_rounds}"
-        )
+    check_counts(num_rounds=num_rounds)
+    check_finite(target=target)
+    check_shape("target", target, ())
 
     def one(recovery: Recovery) -> Recovery:
         after = federated_round(key, federation, recovery.state, weights)
         measure = evaluate(after.variables)
+        check_shape("what evaluate returns", measure, ())
         return Recovery(after, recovery.num_rounds + 1, measure, measure >= target)
 
     def unfinished(recovery: Recovery) -> Array:
@@ -388,6 +410,22 @@ def fedavg_weights(clients: Clients, participating: Any) -> Array:
         raise InputError("no client takes part: mark at least one")
     sizes = jnp.where(mask, clients.sizes, 0).astype(jnp.float32)
     return sizes / jnp.sum(sizes)
+
+
+def _check_federation(federation: Federation) -> None:
+    """Raise on clients whose positions are not in the federation's data."""
+    images, labels = federation.data
+    positions, sizes = federation.clients
+    if len(images) != len(labels):
+        raise InputError(
+            f"{len(images)} images and {len(labels)} labels: pass one label per image"
+        )
+    if np.ndim(positions) != 2 or np.shape(sizes) != np.shape(positions)[:1]:
+        raise InputError(
+            f"positions {np.shape(positions)} and sizes {np.shape(sizes)} of clients:"
+            " pass what gather_clients returns"
+        )
+    check_range(positions, len(labels), "positions of clients")
 
 
 def check_mask(mask: Any, clients: Clients) -> Array:

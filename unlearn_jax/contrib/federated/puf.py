@@ -20,12 +20,11 @@ moves away from the oracle, and it is the recovery on the remaining clients that
 return. So PUF has to be compared with recovery alone, the baseline "natural".
 """
 
-import math
 from typing import Any, Literal
 
 import jax.numpy as jnp
-from jax.core import Tracer
 
+from unlearn_jax.checks import check_finite, check_shape
 from unlearn_jax.contrib.federated.clients import Clients
 from unlearn_jax.contrib.federated.fedavg import (
     Federation,
@@ -92,11 +91,8 @@ def puf_weights(
     forget_sizes = jnp.where(forget, sizes, 0.0)
     retain_sizes = jnp.where(remaining, sizes, 0.0)
     strength = STRENGTH[mode] if eta_u is None else eta_u
-    if not isinstance(strength, Tracer) and not math.isfinite(float(strength)):
-        raise InputError(
-            f"eta_u is {strength}: pass a finite strength, such as the authors'"
-            f" {STRENGTH[mode]:g}"
-        )
+    check_finite(eta_u=strength)
+    check_shape("eta_u", strength, ())
     if mode == "special":
         total = jnp.maximum(jnp.sum(forget_sizes), 1.0)
         return jnp.where(forget, -strength * forget_sizes / total, 0.0)

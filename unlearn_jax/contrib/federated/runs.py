@@ -5,7 +5,31 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from unlearn_jax import audit
+from unlearn_jax.checks import check_choice, check_shape
 from unlearn_jax.contrib.federated.scores import rounds_to_reach
+from unlearn_jax.types import InputError
+
+NEEDED = ("retrained", "original", "natural", "special")
+"""Models that recovery is measured by."""
+
+
+def _check(
+    parts: Sequence[Mapping[str, np.ndarray]], measures: tuple[str, ...]
+) -> None:
+    if not parts or not measures:
+        raise InputError("recovery takes the measures of one seed at least")
+    shapes = {name: np.shape(values) for name, values in parts[0].items()}
+    if missing := [name for name in NEEDED if name not in shapes]:
+        raise InputError(f"there are no measures of the {missing[0]} model")
+    for part in parts:
+        if {name: np.shape(values) for name, values in part.items()} != shapes:
+            raise InputError("seeds differ in their models or in their shapes")
+    for name, shape in shapes.items():
+        if len(shape) not in (2, 3) or shape[-1] != len(measures):
+            raise InputError(
+                f"measures of the {name} model have shape {shape}: pass [L,"
+                f" {len(measures)}] or [L, 1 + rounds, {len(measures)}]"
+            )
 
 
 class RecoveryRuns:
@@ -29,8 +53,13 @@ class RecoveryRuns:
           parts: of each seed, by model ``[L, K]`` or ``[L, 1 + rounds, K]``;
             "retrained", "original", "natural" and "special" among them.
           measures: names of the K measures; recovery is judged by the first.
+
+        Raises:
+          InputError: no seeds, seeds of other models or shapes, a model that is
+            missing, or another number of measures.
         """
         self.measures = tuple(measures)
+        _check(parts, self.measures)
         self.measured: dict[str, np.ndarray] = {}
         for name in parts[0]:
             self.measured[name] = np.stack([part[name] for part in parts])
@@ -71,7 +100,11 @@ class RecoveryRuns:
         Args:
           name: of a model, as :meth:`final` takes it.
           measure: one of the measures.
+
+        Raises:
+          InputError: another measure.
         """
+        check_choice("measure", measure, self.measures)
         gaps = abs(self.final(name) - self.measured["retrained"])
         return 100 * gaps[..., self.measures.index(measure)]
 
@@ -80,5 +113,9 @@ class RecoveryRuns:
 
         Args:
           values: ``[S, L]``.
+
+        Raises:
+          InputError: another shape.
         """
+        check_shape("values", values, self.shape)
         return audit.summarize_runs(np.asarray(values, np.float64).round(6))

@@ -5,7 +5,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
+from jax.core import Tracer
 
+from unlearn_jax.checks import check_counts, check_mask, check_range, check_shape
 from unlearn_jax.types import Array, InputError
 
 
@@ -18,9 +20,16 @@ def mean_over(values: Array, mask: Array) -> Array:
       values: ``[N]`` reals or booleans.
       mask: ``[N]`` bool; may be traced.
 
+    Raises:
+      InputError: not a value and a boolean per sample.
+
     >>> float(mean_over(jnp.array([1.0, 0.0, jnp.nan]), jnp.array([True, True, False])))
     0.5
     """
+    values = jnp.asarray(values)
+    mask = jnp.asarray(mask)
+    check_shape("values", values, (None,))
+    check_mask("a mask of values", mask, len(values))
     return jnp.sum(jnp.where(mask, values.astype(jnp.float32), 0.0)) / jnp.sum(mask)
 
 
@@ -34,11 +43,22 @@ def yeom(losses: Array, forget: Array, retain: Array) -> Array:
       forget: ``[N]`` bool.
       retain: ``[N]`` bool, the members.
 
+    Raises:
+      InputError: not a loss and a boolean per sample, or (unless traced) a loss of
+        either set that is NaN.
+
     >>> forget = jnp.array([True, True, False, False])
     >>> float(yeom(jnp.array([0.1, 0.9, 0.2, 0.4]), forget, ~forget))
     0.5
     """
-    return mean_over(losses < mean_over(losses, retain), forget)
+    losses = jnp.asarray(losses)
+    forget = jnp.asarray(forget)
+    threshold = mean_over(losses, retain)
+    is_read = forget | jnp.asarray(retain)
+    is_nan = jnp.any(jnp.isnan(losses) & is_read)
+    if not isinstance(is_nan, Tracer) and is_nan:
+        raise InputError("losses hold NaN: the model has diverged")
+    return mean_over(losses < threshold, forget)
 
 
 class Overlap(NamedTuple):
@@ -68,17 +88,25 @@ def overlap(
       Per class, see :class:`Overlap`.
 
     Raises:
-      InputError: maps of different shapes.
+      InputError: maps of different shapes, or classes outside 0..C-1.
 
     >>> overlap(jnp.array([[[0, 1]]]), jnp.array([[[1, 1]]]), 3).iou.tolist()
     [0.0, 0.5, nan]
     """
+    check_counts(num_classes=num_classes)
+    predicted = jnp.asarray(predicted)
+    labels = jnp.asarray(labels)
     if predicted.shape != labels.shape or labels.ndim != 3:
         raise InputError(
             f"class maps are [N, H, W], both of one shape; got {predicted.shape} and"
             f" {labels.shape}"
         )
-    mask = jnp.ones(len(labels), bool) if mask is None else mask
+    for name, classes in (("predicted", predicted), ("labels", labels)):
+        if not jnp.issubdtype(classes.dtype, jnp.integer):
+            raise InputError(f"{name} are {classes.dtype}: pass integer classes")
+        check_range(classes, num_classes, name)
+    mask = jnp.ones(len(labels), bool) if mask is None else jnp.asarray(mask)
+    check_mask("a mask of images", mask, len(labels))
     hits = jnp.broadcast_to(mask[:, None, None], labels.shape).astype(jnp.float32)
     table = jnp.zeros((num_classes, num_classes)).at[labels, predicted].add(hits)
     both = jnp.diag(table)
@@ -100,7 +128,7 @@ def rounds_to_reach(
       was.
 
     Raises:
-      InputError: no rounds.
+      InputError: no rounds, or targets that are NaN or of another shape.
 
     >>> rounds, reached = rounds_to_reach([[0.1, 0.9, 0.8], [0.1, 0.2, 0.3]], 0.8)
     >>> rounds.tolist(), reached.tolist()
@@ -109,6 +137,11 @@ def rounds_to_reach(
     values = np.asarray(values)
     if values.ndim < 1 or values.shape[-1] == 0:
         raise InputError("there are no rounds: pass values [..., T] with T at least 1")
-    is_good = values >= np.asarray(target)[..., None]
+    target = np.asarray(target)
+    if target.ndim:
+        check_shape("target", target, values.shape[:-1])
+    if np.isnan(target).any():
+        raise InputError("a target is NaN: no value reaches it")
+    is_good = values >= target[..., None]
     reached = np.asarray(is_good.any(-1))
     return np.where(reached, is_good.argmax(-1) + 1, values.shape[-1]), reached

@@ -10,6 +10,13 @@ import dataclasses
 
 import numpy as np
 
+from unlearn_jax.checks import (
+    check_counts,
+    check_finite,
+    check_fractions,
+    check_not_negative,
+    check_shape,
+)
 from unlearn_jax.data.splits import check_seed
 from unlearn_jax.types import Dataset, InputError
 
@@ -28,6 +35,10 @@ class Style:
       stripes: height of the background's stripes.
       angle: of the stripes, in radians.
       noise: standard deviation of the pixels' Gaussian noise.
+
+    Raises:
+      InputError: colors that are no RGB in [0, 1], a negative noise, or numbers that
+        are not finite.
     """
 
     background: tuple[float, float, float]
@@ -35,6 +46,15 @@ class Style:
     stripes: float = 0.1
     angle: float = 0.0
     noise: float = 0.05
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("background", "foreground"):
+            color = getattr(self, name)
+            check_shape(name, color, (3,))
+            check_fractions(**{name: color})
+        check_finite(stripes=self.stripes, angle=self.angle)
+        check_not_negative(noise=self.noise)
 
 
 def draw_styles(num_styles: int, *, seed: int) -> list[Style]:
@@ -52,8 +72,7 @@ def draw_styles(num_styles: int, *, seed: int) -> list[Style]:
     Raises:
       InputError: no style.
     """
-    if num_styles < 1:
-        raise InputError(f"at least one style is needed, got {num_styles}")
+    check_counts(num_styles=num_styles)
     check_seed(seed)
     rng = np.random.default_rng(seed)
     styles = []
@@ -91,10 +110,12 @@ def shape_images(
     Raises:
       InputError: no images, or too small ones.
     """
-    if num_images < 1 or size < 8:
+    check_counts(num_images=num_images, size=size)
+    if size < 8:
+        raise InputError(f"size must be at least 8, got {size}")
+    if not isinstance(style, Style):
         raise InputError(
-            f"at least 1 image with a side of at least 8 is needed, got {num_images} of"
-            f" {size}"
+            f"style must be a Style, such as draw_styles gives, not {style!r}"
         )
     check_seed(seed)
     rng = np.random.default_rng(seed)

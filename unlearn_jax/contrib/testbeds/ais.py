@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from unlearn_jax.checks import check_counts, check_finite, check_shape
 from unlearn_jax.contrib.testbeds.rbm import Rbm, free_energy, gibbs, independent_states
 from unlearn_jax.types import Array, InputError
 
@@ -70,9 +71,11 @@ def estimate_log_partition(
       The estimate. May be jitted, and mapped over machines.
 
     Raises:
-      InputError: no chain or no temperature, or biases of another shape.
+      InputError: no chain, temperature or sweep, or biases of another shape.
     """
+    base_bias = jnp.asarray(base_bias)
     betas = _betas(rbm, base_bias, num_chains, num_betas)
+    check_counts(num_sweeps=num_sweeps)
     key_start, key_walk = jax.random.split(key)
     states = independent_states(key_start, base_bias, num_chains)
     begin = (states, jnp.zeros(num_chains))
@@ -134,11 +137,14 @@ def bound_log_likelihood(
       ``[N]``, in nats.
 
     Raises:
-      InputError: no chain or no temperature, or biases or samples of another shape.
+      InputError: no chain or no temperature, or biases or samples of another shape or
+        that are not finite.
     """
+    base_bias = jnp.asarray(base_bias)
+    visible = jnp.asarray(visible, jnp.float32)
     betas = _betas(rbm, base_bias, num_chains, num_betas)
-    if visible.ndim != 2 or visible.shape[1:] != base_bias.shape:
-        raise InputError(f"samples {visible.shape}: pass [N, {len(base_bias)}]")
+    check_shape("samples", visible, (None, len(base_bias)))
+    check_finite(samples=visible)
 
     def step(
         carry: tuple[Array, Array], index: Array
@@ -158,10 +164,8 @@ def bound_log_likelihood(
 
 
 def _betas(rbm: Rbm, base_bias: Array, num_chains: int, num_betas: int) -> Array:
-    if num_chains < 1 or num_betas < 1:
-        raise InputError(
-            f"num_chains ({num_chains}) and num_betas ({num_betas}) must be at least 1"
-        )
+    check_counts(num_chains=num_chains, num_betas=num_betas)
+    check_finite(base_bias=base_bias)
     if base_bias.shape != rbm.visible_bias.shape:
         raise InputError(
             f"base_bias {base_bias.shape} must have one entry per visible unit"

@@ -33,6 +33,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from unlearn_jax.checks import (
+    check_counts,
+    check_finite,
+    check_not_negative,
+    check_positive,
+)
 from unlearn_jax.types import InputError
 
 _HALVINGS = 64
@@ -58,20 +64,17 @@ class Sizes:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if (
-            self.num_retain < 1
-            or self.num_forget < 1
-            or not 1 <= self.num_active <= self.num_retain
-        ):
+        check_counts(
+            num_retain=self.num_retain,
+            num_forget=self.num_forget,
+            num_active=self.num_active,
+        )
+        if self.num_active > self.num_retain:
             raise InputError(
-                f"{self.num_retain} retained, {self.num_forget} forget and"
-                f" {self.num_active} active samples: pass at least one of each, and no"
-                " more active than retained ones"
+                f"{self.num_active} of {self.num_retain} retained samples are active:"
+                " pass no more active than retained ones"
             )
-        if not 0 < self.ridge < math.inf:
-            raise InputError(
-                f"ridge is {self.ridge}: pass a positive number, such as 0.01"
-            )
+        check_positive(ridge=self.ridge)
 
     @property
     def num_all(self) -> int:
@@ -354,11 +357,12 @@ def ordering_holds(
       ``[...]`` bool; False for two coordinates where ascent has no minimum.
 
     Raises:
-      InputError: alpha or correlation out of range.
+      InputError: alpha, correlation or tolerance out of range.
 
     >>> print(ordering_holds(Sizes(1000, 100, 50, 0.01), [0.001, 0.0389, 0.099, 0.11]))
     [False  True  True False]
     """
+    check_not_negative(tolerance=tolerance)
     if correlation is None:
         shared = shared_minimizers(sizes, alpha)
         lower = shared.ascent <= shared.original + tolerance
@@ -456,6 +460,7 @@ def _checked(value: ArrayLike, name: str, low: float, high: float) -> np.ndarray
     Raises:
       InputError: naming the value.
     """
+    check_finite(**{name: value})
     array = np.asarray(value, np.float64)
     if not (np.isfinite(array) & (array >= low) & (array <= high)).all():
         where = "in [0, 1)" if high < 1 else "at least 0 and finite"

@@ -5,6 +5,13 @@ import numpy as np
 from jax import lax
 from numpy.typing import ArrayLike
 
+from unlearn_jax.checks import (
+    check_counts,
+    check_finite,
+    check_not_negative,
+    check_positive,
+    check_shape,
+)
 from unlearn_jax.types import Array, InputError
 
 SHARED = np.ones((2, 1))
@@ -54,18 +61,18 @@ def gradient_path(
       left the range of its float type.
 
     Raises:
-      InputError: shapes that do not fit, or a negative number of steps.
+      InputError: shapes that do not fit, numbers that are not finite, a rate that is
+        not positive, or a negative ridge or number of steps.
     """
+    check_finite(force=force, toward=toward, start=start)
+    check_not_negative(ridge=ridge)
+    check_positive(learning_rate=learning_rate)
+    check_counts(0, num_steps=num_steps)
     force, toward, start = (jnp.asarray(part, float) for part in (force, toward, start))
-    if (
-        force.shape != (2,)
-        or start.ndim != 1
-        or toward.shape != (2, *start.shape)
-        or num_steps < 0
-    ):
+    if force.shape != (2,) or start.ndim != 1 or toward.shape != (2, *start.shape):
         raise InputError(
-            f"force {force.shape}, toward {toward.shape}, start {start.shape} and"
-            f" {num_steps} steps: pass [2], [2, D], [D] and at least 0 steps"
+            f"force {force.shape}, toward {toward.shape} and start {start.shape}: pass"
+            " [2], [2, D] and [D]"
         )
     retain = jnp.asarray([1.0, 0.0])
     forget = jnp.asarray([0.0, 1.0])
@@ -86,10 +93,14 @@ def distances(path: Array, point: ArrayLike) -> Array:
 
     Euclidean, and infinite where the weights are not finite.
 
+    Raises:
+      InputError: a point of another length.
+
     >>> print(distances(jnp.asarray([[3.0, 4.0], [jnp.nan, 0.0]]), [0.0, 0.0]))
     [ 5. inf]
     """
     path = jnp.asarray(path)
+    check_shape("a point", point, path.shape[-1:])
     point = jnp.asarray(point, path.dtype).reshape((1,) * (path.ndim - 1) + (-1,))
     away = jnp.sqrt(jnp.sum((path - point) ** 2, -1))
     return jnp.where(jnp.isfinite(away), away, jnp.inf)

@@ -17,13 +17,19 @@ paper.
 
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.core import Tracer
 
+from unlearn_jax.checks import (
+    check_counts,
+    check_finite,
+    check_fractions,
+    check_not_negative,
+    check_shape,
+)
 from unlearn_jax.types import Array, InputError
 
 MAX_ENUMERATED = 22
@@ -73,17 +79,17 @@ def init_rbm(
       The machine.
 
     Raises:
-      InputError: no hidden unit, means outside [0, 1] (not checked where traced), or a
-        mask of another shape.
+      InputError: no hidden unit, means outside [0, 1] (not checked where traced), a
+        negative scale, or a mask of another shape.
 
     >>> rbm = init_rbm(jax.random.key(0), jnp.array([0.5, 0.5, 0.9]), 2)
     >>> print(rbm.weights.shape, rbm.visible_bias.round(2))
     (3, 2) [0.  0.  2.2]
     """
-    if means.ndim != 1 or num_hidden < 1:
-        raise InputError(
-            f"means {means.shape} must be [V] and num_hidden ({num_hidden}) at least 1"
-        )
+    means = jnp.asarray(means)
+    check_shape("means", means, (None,))
+    check_counts(num_hidden=num_hidden)
+    check_not_negative(scale=scale)
     if not isinstance(means, Tracer) and not ((means >= 0) & (means <= 1)).all():
         raise InputError(
             "means must lie in [0, 1]: pass the mean of each visible unit, such as"
@@ -116,6 +122,7 @@ def dilute(rbm: Rbm, mask: Array) -> Rbm:
     Raises:
       InputError: a mask of another shape or type.
     """
+    mask = jnp.asarray(mask)
     if mask.shape != rbm.weights.shape or mask.dtype != bool:
         raise InputError(
             f"the mask is {mask.dtype} {mask.shape}: pass bool {rbm.weights.shape}"
@@ -156,7 +163,8 @@ def smallest_mask(weights: Array, fraction: float | Array) -> Array:
       ``[V, H]`` bool.
 
     Raises:
-      InputError: a fraction outside [0, 1] (not checked where it is traced).
+      InputError: a fraction outside [0, 1] or weights that are not finite (not checked
+        where they are traced).
 
     >>> print(smallest_mask(jnp.array([[3.0, -0.1], [0.2, -4.0]]), 0.5))
     [[ True False]
@@ -166,10 +174,8 @@ def smallest_mask(weights: Array, fraction: float | Array) -> Array:
 
 
 def _keep_largest(scores: Array, fraction: float | Array) -> Array:
-    if not isinstance(fraction, Tracer) and not 0 <= fraction <= 1:
-        raise InputError(
-            f"the fraction of connections to remove must lie in [0, 1], got {fraction}"
-        )
+    check_fractions(fraction=fraction)
+    check_finite(weights=scores)
     ranks = jnp.argsort(jnp.argsort(scores.reshape(-1)))
     return (ranks >= jnp.round(jnp.asarray(fraction) * scores.size)).reshape(
         scores.shape
@@ -177,9 +183,13 @@ def _keep_largest(scores: Array, fraction: float | Array) -> Array:
 
 
 def energy(rbm: Rbm, visible: Array, hidden: Array) -> Array:
-    """Return ``E(v, h) [...]`` of states ``visible [..., V]``, ``hidden [..., H]``."""
-    chex.assert_axis_dimension(visible, -1, rbm.weights.shape[0])
-    chex.assert_axis_dimension(hidden, -1, rbm.weights.shape[1])
+    """Return ``E(v, h) [...]`` of states ``visible [..., V]``, ``hidden [..., H]``.
+
+    Raises:
+      InputError: another number of units.
+    """
+    _check_units("visible", visible, rbm.weights.shape[0])
+    _check_units("hidden", hidden, rbm.weights.shape[1])
     return (
         -jnp.sum((visible @ rbm.weights) * hidden, -1)
         - visible @ rbm.visible_bias
@@ -191,28 +201,48 @@ def free_energy(rbm: Rbm, visible: Array) -> Array:
     """Return ``F(v) = -log sum_h exp(-E(v, h)) [...]`` of ``[..., V]``.
 
     It is ``-a.v - sum_j log(1 + exp(b_j + (v^T W)_j))``.
+
+    Raises:
+      InputError: another number of units.
     """
-    chex.assert_axis_dimension(visible, -1, rbm.weights.shape[0])
     sums = jnp.sum(jax.nn.softplus(_to_hidden(rbm, visible)), -1)
     return -visible @ rbm.visible_bias - sums
 
 
 def hidden_probs(rbm: Rbm, visible: Array) -> Array:
-    """Return ``P(h_j = 1 | v) [..., H]`` of ``[..., V]``, independent given v."""
+    """Return ``P(h_j = 1 | v) [..., H]`` of ``[..., V]``, independent given v.
+
+    Raises:
+      InputError: another number of units.
+    """
     return jax.nn.sigmoid(_to_hidden(rbm, visible))
 
 
 def visible_probs(rbm: Rbm, hidden: Array) -> Array:
-    """Return ``P(v_i = 1 | h) [..., V]`` of ``[..., H]``, independent given h."""
+    """Return ``P(v_i = 1 | h) [..., V]`` of ``[..., H]``, independent given h.
+
+    Raises:
+      InputError: another number of units.
+    """
     return jax.nn.sigmoid(_to_visible(rbm, hidden))
 
 
+def _check_units(side: str, states: Array, num_units: int) -> None:
+    if np.shape(states)[-1:] != (num_units,):
+        raise InputError(
+            f"the machine has {num_units} {side} units, got states of shape"
+            f" {np.shape(states)}"
+        )
+
+
 def _to_hidden(rbm: Rbm, visible: Array) -> Array:
+    _check_units("visible", visible, rbm.weights.shape[0])
     drive = visible @ rbm.weights
     return drive + jnp.broadcast_to(rbm.hidden_bias, drive.shape)
 
 
 def _to_visible(rbm: Rbm, hidden: Array) -> Array:
+    _check_units("hidden", hidden, rbm.weights.shape[1])
     drive = hidden @ rbm.weights.T
     return drive + jnp.broadcast_to(rbm.visible_bias, drive.shape)
 
@@ -228,7 +258,13 @@ def gibbs(key: Array, rbm: Rbm, visible: Array, *, num_sweeps: int) -> Array:
 
     Returns:
       ``[..., V]`` float32, 0 or 1.
+
+    Raises:
+      InputError: a negative number of sweeps, or another number of units.
     """
+    check_counts(0, num_sweeps=num_sweeps)
+    _check_units("visible", visible, rbm.weights.shape[0])
+    visible = jnp.asarray(visible, jnp.float32)
 
     def sweep(visible: Array, index: Array) -> tuple[Array, None]:
         key_hidden, key_visible = jax.random.split(jax.random.fold_in(key, index))
@@ -244,7 +280,11 @@ def independent_states(key: Array, bias: Array, count: int) -> Array:
     """Draw states ``[count, V]``, 0 or 1, of a machine without connections.
 
     Its units are independent, with logits ``bias [V]``.
+
+    Raises:
+      InputError: a negative count.
     """
+    check_counts(0, count=count)
     probs = jnp.broadcast_to(jax.nn.sigmoid(bias), (count, *bias.shape))
     return jax.random.bernoulli(key, probs).astype(jnp.float32)
 
@@ -260,7 +300,8 @@ def all_states(num_units: int) -> Array:
     >>> all_states(2).tolist()
     [[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]
     """
-    if not 1 <= num_units <= MAX_ENUMERATED:
+    check_counts(num_units=num_units)
+    if num_units > MAX_ENUMERATED:
         raise InputError(
             f"{num_units} units cannot be enumerated: 1 to {MAX_ENUMERATED} can"
         )
@@ -287,7 +328,8 @@ def bars_and_stripes(size: int) -> Array:
     >>> bars_and_stripes(3).shape
     (14, 9)
     """
-    if not 1 <= size <= 10:
+    check_counts(size=size)
+    if size > 10:
         raise InputError(f"bars and stripes of size {size}: choose 1 to 10")
     lines = np.arange(2**size)[:, None] >> np.arange(size)[::-1] & 1
     images = np.concatenate([np.repeat(lines, size, axis=1), np.tile(lines, (1, size))])

@@ -21,6 +21,12 @@ import optax
 from jax import lax
 from jax.core import Tracer
 
+from unlearn_jax.checks import (
+    check_counts,
+    check_finite,
+    check_not_negative,
+    check_shape,
+)
 from unlearn_jax.contrib.testbeds.rbm import (
     Rbm,
     gibbs,
@@ -95,6 +101,7 @@ def deletion_weights(forget: Array, *, ascent: float | Array = 0.0) -> Array:
     >>> deletion_weights(jnp.array([True, False, False]), ascent=1.0).tolist()
     [-1.0, 0.5, 0.5]
     """
+    forget = jnp.asarray(forget)
     if forget.ndim != 1 or forget.dtype != bool:
         raise InputError(
             f"the forget set is {forget.dtype} {forget.shape}: pass a bool mask [N]"
@@ -106,8 +113,7 @@ def deletion_weights(forget: Array, *, ascent: float | Array = 0.0) -> Array:
             f"{int(np.asarray(forget).sum())} of {len(forget)} samples are forgotten:"
             " leave one, and forget one"
         )
-    if not isinstance(ascent, Tracer) and not ascent >= 0:
-        raise InputError(f"the weight of ascent must be at least 0, got {ascent}")
+    check_not_negative(ascent=ascent)
     return jnp.where(forget, -ascent / jnp.sum(forget), 1.0 / jnp.sum(~forget))
 
 
@@ -115,7 +121,18 @@ def visible_means(visible: Array, weights: Array) -> Array:
     """Return the mean ``[V]`` of samples ``[N, V]`` with positive weights ``[N]``.
 
     The others are not read.
+
+    Raises:
+      InputError: shapes that do not fit, weights that are not finite, or (unless
+        traced) none that is positive.
     """
+    visible = jnp.asarray(visible)
+    weights = jnp.asarray(weights)
+    check_shape("weights", weights, (None,))
+    check_shape("samples", visible, (len(weights), None))
+    check_finite(weights=weights)
+    if not isinstance(weights, Tracer) and not (np.asarray(weights) > 0).any():
+        raise InputError("no sample has a positive weight: there is no mean")
     weights = jnp.maximum(weights, 0.0)
     return weights @ _read(visible, weights) / jnp.sum(weights)
 
@@ -134,8 +151,11 @@ def moments(rbm: Rbm, visible: Array, weights: Array) -> Moments:
       The moments.
 
     Raises:
-      InputError: shapes that do not fit.
+      InputError: shapes that do not fit, or weights that are not finite.
     """
+    visible = jnp.asarray(visible)
+    weights = jnp.asarray(weights)
+    check_finite(weights=weights)
     if visible.shape != (*weights.shape, rbm.weights.shape[0]):
         raise InputError(
             f"samples {visible.shape} and weights {weights.shape}: pass [N,"
@@ -256,7 +276,11 @@ def fit_exact(
 
     Returns:
       The trained machine.
+
+    Raises:
+      InputError: a negative number of steps, or as :func:`moments`.
     """
+    check_counts(0, num_steps=num_steps)
 
     def step(state: ExactState, _: None) -> tuple[ExactState, None]:
         return update_exact(state, visible, weights, tx=tx), None
@@ -284,8 +308,7 @@ def init_pcd(
     Raises:
       InputError: no chain.
     """
-    if num_chains < 1:
-        raise InputError(f"num_chains must be at least 1, got {num_chains}")
+    check_counts(num_chains=num_chains)
     return PcdState(
         rbm,
         tx.init(_leaves(rbm)),
@@ -321,8 +344,7 @@ def pcd_gradient(
     Raises:
       InputError: no sweep.
     """
-    if num_sweeps < 1:
-        raise InputError(f"num_sweeps must be at least 1, got {num_sweeps}")
+    check_counts(num_sweeps=num_sweeps)
     chains = gibbs(key, rbm, chains, num_sweeps=num_sweeps)
     even = jnp.full(chains.shape[0], 1.0 / chains.shape[0])
     data = moments(rbm, visible, weights)
@@ -389,10 +411,16 @@ def fit_pcd(
       The state after the steps.
 
     Raises:
-      InputError: an empty batch, or weights that are all 0 (not checked where traced).
+      InputError: an empty batch, a negative number of steps, shapes that do not fit, or
+        weights that are not finite or all 0 (not checked where traced).
     """
-    if batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, got {batch_size}")
+    check_counts(batch_size=batch_size, num_sweeps=num_sweeps)
+    check_counts(0, num_steps=num_steps)
+    visible = jnp.asarray(visible)
+    weights = jnp.asarray(weights)
+    check_shape("weights", weights, (None,))
+    check_shape("samples", visible, (len(weights), state.rbm.weights.shape[0]))
+    check_finite(weights=weights)
     if not isinstance(weights, Tracer) and not np.asarray(weights).any():
         raise InputError(
             "the weights of all samples are 0: there is nothing to learn from"

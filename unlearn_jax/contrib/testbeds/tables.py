@@ -12,6 +12,13 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import norm
 
+from unlearn_jax.checks import (
+    check_counts,
+    check_finite,
+    check_fractions,
+    check_not_negative,
+    check_shape,
+)
 from unlearn_jax.types import InputError
 from unlearn_jax.values import value
 
@@ -38,6 +45,10 @@ class TableDesign:
       hardness: fraction of a score's variance that all runs share, in [0, 1].
       shared: fraction of the variance of the effects of originals and forget sets that
         all rows share, in [0, 1].
+
+    Raises:
+      InputError: no runs or samples, more forget than training samples, a standard
+        deviation that is negative, or a fraction outside [0, 1].
     """
 
     originals: int = 3
@@ -51,6 +62,26 @@ class TableDesign:
     run_std: float = 0.0
     hardness: float = 0.6
     shared: float = 0.8
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        check_counts(
+            originals=self.originals,
+            forget_sets=self.forget_sets,
+            repeats=self.repeats,
+            num_train=self.num_train,
+            num_test=self.num_test,
+            num_forget=self.num_forget,
+        )
+        check_not_negative(
+            original_std=self.original_std, set_std=self.set_std, run_std=self.run_std
+        )
+        check_fractions(hardness=self.hardness, shared=self.shared)
+        if self.num_forget > self.num_train:
+            raise InputError(
+                f"{self.num_forget} of {self.num_train} training samples cannot be"
+                " forgotten"
+            )
 
     @property
     def effects_variance(self) -> float:
@@ -94,9 +125,13 @@ def simulate_table(
       levels: of the margins, one a row or one for all.
 
     Raises:
-      InputError: another number of levels than of shifts.
+      InputError: no shifts, another number of levels than of shifts, or numbers that
+        are not finite.
     """
-    if len(levels) not in (1, len(shifts)):
+    check_shape("shifts", shifts, (None,))
+    check_shape("levels", levels, (None,))
+    check_finite(shifts=shifts, levels=levels)
+    if not len(shifts) or len(levels) not in (1, len(shifts)):
         raise InputError(
             f"{len(levels)} levels for {len(shifts)} shifts: pass one a row, or one"
         )
@@ -141,17 +176,35 @@ def expected_auc(design: TableDesign, shift: float) -> float:
 
     ``E Phi(shift_r / sqrt(2)) = Phi(shift / sqrt(2 + effects_variance))``.
 
+    Raises:
+      InputError: a shift that is not finite.
+
     >>> expected_auc(TableDesign(), 0.0)
     0.5
     """
+    check_finite(shift=shift)
     return float(norm.cdf(shift / np.sqrt(2 + design.effects_variance)))
 
 
 def expected_accuracy(design: TableDesign, level: float) -> float:
-    """Return the mean accuracy, ``Phi(level / sqrt(1 + effects_variance))``."""
+    """Return the mean accuracy, ``Phi(level / sqrt(1 + effects_variance))``.
+
+    Raises:
+      InputError: a level that is not finite.
+    """
+    check_finite(level=level)
     return float(norm.cdf(level / np.sqrt(1 + design.effects_variance)))
 
 
 def level_of_accuracy(design: TableDesign, accuracy: float) -> float:
-    """Return the level at which :func:`expected_accuracy` is a number in (0, 1)."""
+    """Return the level at which :func:`expected_accuracy` is a number in (0, 1).
+
+    Raises:
+      InputError: an accuracy outside (0, 1).
+    """
+    check_fractions(accuracy=accuracy)
+    if accuracy in (0, 1):
+        raise InputError(
+            f"no level has an accuracy of {accuracy}: it must be in (0, 1)"
+        )
     return float(norm.ppf(accuracy) * np.sqrt(1 + design.effects_variance))

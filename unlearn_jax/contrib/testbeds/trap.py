@@ -26,6 +26,13 @@ import numpy as np
 from jax import lax
 from numpy.typing import ArrayLike
 
+from unlearn_jax.checks import (
+    check_counts,
+    check_finite,
+    check_not_negative,
+    check_positive,
+    check_shape,
+)
 from unlearn_jax.types import Array, InputError
 
 POINTS = np.array([-1.0, 1.0, 3.0, 4.0])
@@ -58,9 +65,16 @@ def trap_output(weights: ArrayLike, points: ArrayLike = POINTS) -> Array:
     Args:
       weights: (a, b).
       points: ``[P]``.
+
+    Raises:
+      InputError: shapes that do not fit.
     """
     weights = jnp.asarray(weights)
     points = jnp.asarray(points)
+    if weights.shape[-1:] != (2,) or points.ndim != 1:
+        raise InputError(
+            f"weights {weights.shape}, points {points.shape}: pass [..., 2] and [P]"
+        )
     a = weights[..., :1]
     b = weights[..., 1:]
     points = points.reshape((1,) * (weights.ndim - 1) + (-1,))
@@ -120,10 +134,16 @@ def trap_path(
       ``[num_steps / stride + 1, 2]``, the start first.
 
     Raises:
-      InputError: a number of steps that is not a multiple of ``stride``, or shapes that
-        do not fit.
+      InputError: a number of steps that is not a multiple of ``stride``, shapes that do
+        not fit, a rate that is not positive, or a negative ridge.
     """
-    if stride < 1 or num_steps < 0 or num_steps % stride:
+    check_counts(stride=stride)
+    check_counts(0, num_steps=num_steps)
+    check_positive(learning_rate=learning_rate)
+    check_not_negative(ridge=ridge)
+    check_shape("start", start, (2,))
+    check_finite(start=start, counts=counts)
+    if num_steps % stride:
         raise InputError(
             f"{num_steps} steps, stride {stride}: pass a number of steps that is a"
             " multiple of the stride"
@@ -168,19 +188,17 @@ def trap_minima(
       not positive are left out.
 
     Raises:
-      InputError: negative counts, a ridge that is not positive, no starts.
+      InputError: negative counts, a ridge that is not positive, no starts or steps, or
+        a grid whose corners are no points.
     """
+    check_shape("counts", counts, (4,))
+    check_not_negative(counts=counts)
+    check_positive(ridge=ridge)
+    check_counts(starts_per_axis=starts_per_axis, num_steps=num_steps)
+    for name, corner in (("low", low), ("high", high)):
+        check_shape(name, corner, (2,))
+        check_finite(**{name: corner})
     counts = np.asarray(counts, np.float64)
-    if (
-        counts.shape != (4,)
-        or not (counts >= 0).all()
-        or not ridge > 0
-        or starts_per_axis < 1
-    ):
-        raise InputError(
-            "the toy takes 4 counts of at least 0, a positive ridge, and at least one"
-            " start per axis"
-        )
     axes = [np.linspace(low[i], high[i], starts_per_axis) for i in (0, 1)]
     starts = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)
     ends = _ends(
