@@ -103,8 +103,9 @@ def store(path):
             output.get("metadata", {}).clear()
             if "image/png" in output.get("data", {}):
                 drawn = io.BytesIO(base64.b64decode(output.data["image/png"]))
-                # 64 colors: half the size
-                image = Image.open(drawn).convert("RGB").quantize(64)
+                # 64 colors, rare ones too: half the size.
+                image = Image.open(drawn).convert("RGB")
+                image = image.quantize(64, Image.Quantize.MAXCOVERAGE)
                 stream = io.BytesIO()
                 image.save(stream, format="png", optimize=True)
                 png = base64.b64encode(stream.getvalue()).decode()
