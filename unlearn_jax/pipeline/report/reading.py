@@ -79,9 +79,9 @@ def _verdicts(run: RunResult) -> str:
     """Return the verdicts on all methods, with the differences that decide them."""
     found: dict[str, list[str]] = {state: [] for state in _STATES}
     like, above, below, different, undecided = found
-    for row in run.rows:
-        if row.kind != "method" or row.verdict is None:
-            continue
+    methods = [row for row in run.rows if row.kind == "method" and row.verdict]
+    for row in sorted(methods, key=_distance):
+        assert row.verdict is not None
         key = row.verdict.metrics[0]
         one = row.differences[key]["oracle"]
         words = f"{_label(row)} ({_difference(run, key, one)})"
@@ -103,6 +103,14 @@ def _verdicts(run: RunResult) -> str:
     keys = " and ".join(run.metric(key).label for key in headline(run))
     text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]} ({keys} less retrained, paired run by run)."
+
+
+def _distance(row: RowResult) -> tuple[bool, float]:
+    """Return the place of a method: different ones last, the farthest first."""
+    assert row.verdict is not None
+    size = abs(row.differences[row.verdict.metrics[0]]["oracle"].mean)
+    is_different = row.verdict.state == "different"
+    return is_different, -size if is_different else size
 
 
 def _gap(run: RunResult) -> str:
