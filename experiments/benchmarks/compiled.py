@@ -45,6 +45,8 @@ PARTS = (
     ("ensembles_cifar10", "training", "."),
 )
 """Preset, name of a part, and its stages: of a study one variant."""
+PLANNED = ("h100", "h100:8", "tpu-v5e:2x2", "tpu-v4:2x2x1")
+"""Targets that pods are planned for."""
 HOSTS = {"resnet50_imagenet": {"h100": "h100:8"}}
 """Targets in the place of others: a preset that needs the devices of a whole host."""
 
@@ -182,28 +184,26 @@ def publish_rows(folder: pathlib.Path) -> None:
         "grouped convolutions": "",
         "warnings (programs)": "",
     }
+    rows = []
+    planned = []
+    for (preset, target), found in reports.items():
+        if not any(row["compiles"] for row in found["programs"]):
+            continue
+        rows.append(summary(found, preset, target))
+        if target in PLANNED:
+            planned += [plan_row(found, devices) for devices in COUNTS]
     table = ResultTable(
         title="Compiled, not run",
         columns=tuple(columns),
         units=tuple(columns.values()),
-        rows=tuple(
-            summary(found, preset, target)
-            for (preset, target), found in reports.items()
-            if any(row["compiles"] for row in found["programs"])
-        ),
+        rows=tuple(rows),
         caption="Of a study one variant, of a run the stages that were compiled.",
     )
     plans = ResultTable(
         title="The plan of pods",
         columns=("preset and chip", *pods.HEADERS),
         units=("",) * (1 + len(pods.HEADERS)),
-        rows=tuple(
-            plan_row(found, devices)
-            for (_, target), found in reports.items()
-            if target in ("h100", "h100:8", "tpu-v5e:2x2", "tpu-v4:2x2x1")
-            and any(row["compiles"] for row in found["programs"])
-            for devices in COUNTS
-        ),
+        rows=tuple(planned),
     )
     path = publish.folder() / "compiled.json"
     result = publish.read_result(path)

@@ -8,8 +8,8 @@ Command::
 
 Measures what ``unlearn-jax compile`` bounds: for every variant, mapper and number of
 models, a few steps on random images of the preset's shapes, compilation apart. Each row
-is written as soon as it is done, and a row that fails, such as for want of memory, says
-so. Not run on an accelerator yet.
+is written as soon as it is done; a row that fails, such as out of memory, has its
+error. Not run on an accelerator yet.
 """
 
 import argparse
@@ -114,7 +114,7 @@ def main() -> None:
                 try:
                     row |= measure(config, mapper_name, num_models, row["devices"])
                 except Exception as error:
-                    # too large: the row says so, and smaller ones follow
+                    # too large: smaller ones follow
                     row["error"] = str(error).splitlines()[0][:200]
                 rows.append(row)
                 options.out.write_text(json.dumps(rows, indent=1) + "\n")
