@@ -21,6 +21,7 @@ from unlearn_jax.pipeline.config.resolve import (
     unfollow,
 )
 from unlearn_jax.pipeline.config.schema import RMIA_SIGNALS
+from unlearn_jax.pipeline.report import run as report
 from unlearn_jax.types import InputError
 
 TINY = """
@@ -365,6 +366,28 @@ def test_failures_have_another_status(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(cli.COMMANDS, "list", fail)
     assert cli.main(["list"]) == 1
     assert "No space left on device" in capsys.readouterr().err
+
+
+def test_a_report_that_fails_costs_no_table(tiny, tmp_path, monkeypatch, capsys):
+    """Results and tables stay, a line names what is missing, the next start adds it."""
+    out = tmp_path / "out"
+
+    def fail(*_):
+        raise ValueError("no such color\nas 'blau'")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(report, "write_report", fail)
+        assert cli.main(["run", tiny, "--workdir", str(out)]) == 1
+    said = capsys.readouterr()
+    assert "AMUN" in said.out or "amun" in said.out
+    (line,) = [line for line in said.err.splitlines() if "error" in line]
+    assert "report.html cannot be written: ValueError: no such color" in line
+    assert str(out) in line
+    assert json.loads((out / "results.json").read_text())["rows"]
+    assert (out / "table.txt").is_file()
+    assert not (out / "report.html").exists()
+    assert cli.main(["run", tiny, "--workdir", str(out)]) == 0
+    assert (out / "report.html").is_file()
 
 
 def test_preset_with_its_own_data_network_and_loss(tmp_path, monkeypatch, capsys):

@@ -62,7 +62,7 @@ def run(arguments: list[str]) -> int:
         fields of the configuration.
     """
     from unlearn_jax.pipeline import presets
-    from unlearn_jax.types import InputError
+    from unlearn_jax.types import InputError, ReportError
 
     if not arguments or arguments[0].startswith("-"):
         if set(arguments) & {"-h", "--help"}:
@@ -111,25 +111,40 @@ def run(arguments: list[str]) -> int:
             print(f"{name}:\n{text}" if name else text)
         return 0
     if "" not in variants:
-        results = pipeline.run_study(variants, workdir, preset=found.name, own=parts)
+        try:
+            results = pipeline.run_study(
+                variants, workdir, preset=found.name, own=parts
+            )
+        except ReportError:
+            _print_file(workdir / "study.md")
+            raise
         if hosts.here().first:
-            print((workdir / "study.md").read_text(encoding="utf-8"))
+            _print_file(workdir / "study.md")
             print(f"report: {workdir / 'study.html'}")
         checks = [check for result in results.values() for check in result.checks]
         return _status(checks, options)
-    result = pipeline.run(
-        variants[""],
-        workdir,
-        preset=found.name,
-        original=original,
-        events=options.tensorboard,
-        **parts[""],
-    )
+    try:
+        result = pipeline.run(
+            variants[""],
+            workdir,
+            preset=found.name,
+            original=original,
+            events=options.tensorboard,
+            **parts[""],
+        )
+    except ReportError as error:
+        _print_result(error.result)
+        raise
     if result is None:  # the first process reports
         return 0
     _print_result(result)
     print(f"\nreport: {workdir / 'report.html'}")
     return _status(result.checks, options)
+
+
+def _print_file(path: pathlib.Path) -> None:
+    if path.is_file():
+        print(path.read_text(encoding="utf-8"))
 
 
 def _status(checks: Sequence[Any], options: RunOptions) -> int:
@@ -174,7 +189,7 @@ def _run_experiment(
     from unlearn_jax.pipeline.publish import published_time
     from unlearn_jax.pipeline.report.blocks import render_terminal
     from unlearn_jax.pipeline.report.page import page_of
-    from unlearn_jax.types import InputError
+    from unlearn_jax.types import InputError, ReportError
 
     experiment = found.experiment
     config = _parse(type(experiment.config), fields, prog, experiment.config)
@@ -187,9 +202,13 @@ def _run_experiment(
         if time and config == experiment.config:
             print(f"\nmeasured before: {time}")
         return 0
-    result = pipeline.run_experiment(
-        experiment, workdir, name=found.name, config=config
-    )
+    try:
+        result = pipeline.run_experiment(
+            experiment, workdir, name=found.name, config=config
+        )
+    except ReportError as error:
+        print(render_terminal(page_of(error.result), _width()))
+        raise
     if result is None:
         # the first of several processes prints
         return 0
@@ -321,6 +340,7 @@ def audit(arguments: list[str]) -> int:
       arguments: of the command.
     """
     from unlearn_jax import pipeline
+    from unlearn_jax.types import ReportError
 
     defaults = pipeline.AuditConfig()
 
@@ -343,13 +363,17 @@ def audit(arguments: list[str]) -> int:
 
     options = _parse(Options, arguments, "unlearn-jax audit")
     arrays = pipeline.AuditArrays.load(options.logits)
-    result = pipeline.audit_arrays(
-        arrays,
-        options.audit,
-        title=options.title,
-        folder=options.to,
-        command=shlex.join(["unlearn-jax", "audit", *arguments]),
-    )
+    try:
+        result = pipeline.audit_arrays(
+            arrays,
+            options.audit,
+            title=options.title,
+            folder=options.to,
+            command=shlex.join(["unlearn-jax", "audit", *arguments]),
+        )
+    except ReportError as error:
+        _print_result(error.result)
+        raise
     _print_result(result)
     if options.to is not None:
         print(f"\nreport: {options.to / 'report.html'}")

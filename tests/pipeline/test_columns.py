@@ -6,6 +6,7 @@ from support.refusals import refuses
 
 from unlearn_jax import audit, cli, extensions, pipeline
 from unlearn_jax.data import membership_design
+from unlearn_jax.types import ReportError
 
 MODULE = """
 import numpy as np
@@ -26,6 +27,7 @@ def largest(logits, labels):
 BRIER = Column("Brier", brier, part="test", direction="0", description="Calibration.")
 MAX_LOGIT = Column("Max AUC", largest, part="forget_against_test", direction="50")
 FT_AUC = Column("Again", largest)
+RAISES = Column("Raises", lambda logits, labels: 1 / 0)
 SHORT = Column("Short", lambda logits, labels: labels[:2])
 """
 ENTRY_POINTS = """
@@ -106,6 +108,22 @@ def test_entry_points_are_listed(outside, capsys):
     assert "outside_confidence" in said
 
 
+def test_a_column_that_fails_costs_no_other_column(outside):
+    names = ("outside_columns:SHORT", "outside_columns:RAISES", "brier")
+    with pytest.raises(ReportError) as caught:
+        audited(columns=names)
+    said = str(caught.value)
+    assert "audit.columns: short: InputError: it gives shape (2,)" in said
+    assert "audit.columns: raises: ZeroDivisionError: division by zero" in said
+    assert "\n" not in said
+    result = caught.value.result
+    assert len(result.faults) == 2
+    keys = {metric.key for metric in result.metrics}
+    assert keys >= {"brier", "ft_auc"}
+    assert not keys & {"short", "raises"}
+    assert result.row("mine").metrics["brier"].mean > 0
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -113,7 +131,6 @@ def test_entry_points_are_listed(outside, capsys):
         ({"columns": ("outside_columns:absent",)}, "is none of the columns"),
         ({"columns": ("outside_columns:brier",)}, "is a function: pass a pipeline"),
         ({"columns": ("outside_columns:FT_AUC",)}, "there is a column ft_auc: rename"),
-        ({"columns": ("outside_columns:SHORT",)}, r"short gives shape \(2,\)"),
         ({"signal": "absent"}, "unknown audit.signal 'absent'"),
         ({"signal": "absent:function"}, "is none of the signals"),
     ],

@@ -24,6 +24,7 @@ from unlearn_jax.pipeline.report.blocks import (
 )
 from unlearn_jax.pipeline.store import folders as store
 from unlearn_jax.pipeline.store.clock import Cost
+from unlearn_jax.types import ReportError, first_line
 
 
 def publish(
@@ -34,7 +35,7 @@ def publish(
     costs: Sequence[Cost],
     folder: pathlib.Path,
 ) -> ExperimentResult:
-    """Write ``report.html``, ``table.md`` and, last, ``results.json``, each at once.
+    """Write ``results.json``, ``table.md`` and ``report.html``, each at once.
 
     Args:
       title: heading of the page.
@@ -46,6 +47,9 @@ def publish(
 
     Returns:
       The content of ``results.json``.
+
+    Raises:
+      ReportError: a file other than ``results.json`` cannot be written.
     """
     now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
     tables = page.find(Table)
@@ -78,11 +82,22 @@ def publish(
         about=f"Experiment {name} · {now[:10]} · unlearn_jax {versions['unlearn_jax']}",
         blocks=[*page.blocks, Section("Cost and provenance", provenance)],
     )
-    markdown = "\n".join(render_markdown(table) for table in tables)
-    store.write_text(folder / "table.md", markdown)
-    store.write_text(folder / "report.html", render_html(whole))
     text = json.dumps(result.to_json(), indent=1, allow_nan=False)
     store.write_text(folder / "results.json", text)
+    faults = []
+    texts = {
+        "table.md": lambda: "\n".join(render_markdown(table) for table in tables),
+        "report.html": lambda: render_html(whole),
+    }
+    for file, render in texts.items():
+        try:
+            store.write_text(folder / file, render())
+        except Exception as error:
+            # days of computing are not lost to a figure
+            faults.append(f"{file} cannot be written: {first_line(error)}")
+    if faults:
+        where = f"the other results are in {folder}"
+        raise ReportError(f"{'; '.join(faults)}; {where}", result)
     return result
 
 
