@@ -1,5 +1,6 @@
 """The command line: its output, and one line with a status for every mistake."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -10,7 +11,7 @@ import time
 
 import pytest
 
-from unlearn_jax import cli, data, models
+from unlearn_jax import cli, data, models, pipeline
 from unlearn_jax.methods import METHODS
 from unlearn_jax.objectives import TRADES
 from unlearn_jax.optimizers import Adam
@@ -180,6 +181,54 @@ def test_mistakes_are_one_line(name, tiny, tmp_path, monkeypatch, capsys):
         assert err.count("\n") == 1
         assert err.startswith("unlearn-jax: error: ")
     assert sorted(tmp_path.rglob("*")) == before, "nothing is written"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["trian"], "unknown command 'trian'"),
+        (["run", "digts"], "unknown preset 'digts'"),
+        (["run", "digits", "--workdr", "x"], "did you mean --workdir?"),
+        (
+            ["run", "digits", "--training.learning_rat=0.1"],
+            "--training.learning_rat: did you mean --training.learning_rate?",
+        ),
+        (["run", "digits", "--trainin.learning-rate=0.1"], "did you mean --training"),
+    ],
+)
+def test_a_slip_of_the_pen_is_answered_without_jax(words, said, capsys):
+    fault = cli._misspelled(words)
+    assert said in fault
+    assert cli.main(words) == 2
+    assert capsys.readouterr().err == f"unlearn-jax: error: {fault}\n"
+
+
+def test_a_misspelled_field_imports_no_jax(tmp_path):
+    code = (
+        "import sys; from unlearn_jax import cli;"
+        "status = cli.main(['run', 'digits', '--training.learning_rat=0.1']);"
+        "sys.exit(status if 'jax' not in sys.modules else 9)"
+    )
+    env = {**os.environ, "PYTHONPATH": str(pathlib.Path(cli.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env)
+    assert done.returncode == 2
+
+
+def test_every_field_and_option_is_spelled_right():
+    config = pipeline.RunConfig()
+    words = ["--no-dry-run", "--rows.new.method=amun", "--model.depth=3"]
+    for option in dataclasses.fields(cli.RunOptions):
+        words.append(f"--{option.name.replace('_', '-')}")
+    for field in dataclasses.fields(config):
+        words.append(f"--{field.name}")
+        held = getattr(config, field.name)
+        for own in dataclasses.fields(held) if dataclasses.is_dataclass(held) else ():
+            words.append(f"--{field.name}.{own.name}=1")
+            words.append(f"--{field.name}.{own.name.replace('_', '-')}.deeper")
+    assert len(words) > 100
+    assert cli._misspelled(["run", "digits", *words, "-1", "3"]) == ""
+    # the fields of an experiment are its own
+    assert cli._misspelled(["run", "rbm_bars", "--anything=1"]) == ""
 
 
 def test_help_and_list(capsys):

@@ -175,7 +175,7 @@ def test_a_variant_without_a_report_does_not_stop_the_others(
         return left["b"]
 
     monkeypatch.setattr(study_module, "run", run)
-    with pytest.raises(ReportError, match="report.html cannot be written") as caught:
+    with pytest.raises(ReportError, match="cannot be written") as caught:
         study_module.run_study(configs, tmp_path)
     assert caught.value.result == left
     assert set(json.loads((tmp_path / "study.json").read_text())) == {"a", "b"}
