@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from typing import get_args
 
 import pytest
 
@@ -16,13 +17,15 @@ from unlearn_jax.methods import METHODS
 from unlearn_jax.objectives import TRADES
 from unlearn_jax.optimizers import Adam
 from unlearn_jax.pipeline import presets, publish
+from unlearn_jax.pipeline.config import choices
 from unlearn_jax.pipeline.config.resolve import (
     choose_values,
     resolve_rows,
     unfollow,
 )
-from unlearn_jax.pipeline.config.schema import RMIA_SIGNALS
+from unlearn_jax.pipeline.config.schema import RMIA_SIGNALS, AttackConfig
 from unlearn_jax.pipeline.report import run as report
+from unlearn_jax.replicas import Form
 from unlearn_jax.types import InputError
 
 TINY = """
@@ -249,6 +252,27 @@ def test_help_of_run_shows_fields(tiny, capsys):
     assert "--training.learning_rate" in capsys.readouterr().out.replace(
         "-rate", "_rate"
     )
+
+
+def test_help_of_run_has_a_sentence_for_every_name(tiny, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["run", tiny, "--help"])
+    assert choices.text() in capsys.readouterr().out
+    names = choices.choices()
+    for option, known in {
+        "model.name": models.ARCHITECTURES,
+        "model.conv": [*models.CONVOLUTIONS, "auto"],
+        "training.augment, joined with +": data.AUGMENTATIONS,
+        "replicas.mapper": get_args(Form),
+        "attack.search": get_args(AttackConfig.__annotations__["search"]),
+        "attack.kind": get_args(AttackConfig.__annotations__["kind"]),
+        "rows.ROW.method": METHODS,
+    }.items():
+        assert set(names[option]) == set(known), option
+    for option, sentences in names.items():
+        for name, sentence in sentences.items():
+            assert sentence.endswith("."), (option, name)
+            assert "``" not in sentence
 
 
 VALUES = """

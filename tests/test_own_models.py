@@ -16,6 +16,20 @@ from unlearn_jax import cli, pipeline
 
 PAGE = pathlib.Path(__file__).parents[1] / "experiments" / "OWN_MODELS.md"
 TINY_PRESET = "\nfrom support.runs import TINY as PRESET\n"
+SMALL_PRESET = '''
+"""One original, two references, no method."""
+from unlearn_jax.pipeline import *
+PRESET = RunConfig(
+    data=DataConfig(num_train=90, num_test=60),
+    model=ModelConfig(widths=(8,)),
+    training=TrainingConfig(num_epochs=1),
+    forget=ForgetConfig(seeds=(1,)),
+    replicas=ReplicasConfig(originals=(0,), references=2),
+    tuning=TuningConfig(trials=0),
+    audit=AuditConfig(num_bootstrap=10, mis=False),
+    rows={},
+)
+'''
 
 
 def blocks():
@@ -116,3 +130,28 @@ def test_the_page_runs(place, splits, capsys):
     assert pathlib.Path("runs/mine/report.html").is_file()
     assert scope["variables"].params["Dense_0"]["kernel"].shape == (512, 10)
     assert len(scope["splits"].train.labels) + len(scope["splits"].test.labels) == 60
+
+
+def test_the_pages_of_methods_and_columns_run(tmp_path, monkeypatch):
+    """A row and two columns of modules next to the preset."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    commands = []
+    for page in ("OWN_METHODS.md", "OWN_COLUMNS.md"):
+        text = (PAGE.parent / page).read_text()
+        assert len(text.splitlines()) <= 40
+        found = re.findall(r"```(\w+)\n(.*?)```", text, re.DOTALL)
+        for language, code in found:
+            named = re.match(r"# (\w+\.py)\n", code)
+            if language == "python" and named:
+                pathlib.Path(named[1]).write_text(code)
+            commands += code.splitlines() if language == "sh" else []
+    pathlib.Path("tiny.py").write_text(SMALL_PRESET)
+    (command,) = map(shlex.split, commands)
+    assert command[:3] == ["unlearn-jax", "run", "digits"]
+    assert cli.main(["run", "tiny.py", *command[3:], "my_columns:BRIER"]) == 0
+    result = pipeline.open("runs/shrink").results
+    row = result.row("shrink")
+    assert row.options["factor"] == 0.8
+    assert {"largest", "brier"} <= set(row.metrics)
+    assert row.cost.gradients == 0

@@ -161,7 +161,7 @@ def _variants(found: Any, fields: list[str], prog: str) -> dict[str, Any]:
     variants = {}
     for name, config in found.variants.items():
         config, others = choose_values(config, fields)
-        config = _parse(pipeline.RunConfig, others, prog, config)
+        config = _parse(pipeline.RunConfig, others, prog, config, has_names=True)
         variants[name] = unfollow(config, fields)
     return variants
 
@@ -292,6 +292,8 @@ def list_presets() -> int:
     print("methods (unlearn_jax.methods):")
     for name, summary in presets.methods().items():
         print(f"  {name:24} {summary}")
+    for name in extensions.names("methods"):
+        print(f"  {name:24} of another package")
     print(f"augmentations, joined with +: {', '.join(augmentations)}")
     print(f"models (model.name):          {', '.join(models)}")
     signals += extensions.names("signals")
@@ -631,6 +633,7 @@ def _parse(
     *,
     has_fields: bool = False,
     has_flags: bool = False,
+    has_names: bool = False,
 ) -> Any:
     """Return what tyro reads from arguments.
 
@@ -641,6 +644,7 @@ def _parse(
       default: value whose fields are the defaults.
       has_fields: return other arguments too, in place of refusing them.
       has_flags: a truth value is given as ``--check``, not as ``--check=True``.
+      has_names: help ends with the names that options of a run take.
 
     Raises:
       InputError: unknown options, or values of the wrong type, in one line.
@@ -659,8 +663,8 @@ def _parse(
         more = (
             "Fields of the configuration; further options: unlearn-jax run --help."
             " Also --training.objective=NAME, --rows.ROW.method=METHOD (with a new ROW"
-            " it adds the row), --rows.ROW.method.optimizer=NAME; names are in"
-            " unlearn-jax list."
+            " it adds the row), --rows.ROW.method.optimizer=NAME; the names that they"
+            " take are at the end."
         )
         given = {"default": default, "description": more}
     try:
@@ -678,6 +682,10 @@ def _parse(
     except SystemExit as stop:
         if not stop.code:
             print(text.getvalue())
+            if default is not None and has_names:
+                from unlearn_jax.pipeline.config import choices
+
+                print(choices.text())
             raise
         # tyro draws a box: a title, the fault, rules, and where to find more help
         lines = [line.strip("│╭╮╰╯─ ") for line in text.getvalue().splitlines()]
