@@ -48,7 +48,7 @@ class RunOptions:
     process_id: int | None = None
     """Number of this process from 0, with ``coordinator``."""
     tensorboard: pathlib.Path | None = None
-    """Folder for TensorBoard events of a run: losses, times, the table; needs the extra
+    """Folder for TensorBoard events: losses, times, tables; needs the extra
     tensorboard."""
     strict: bool = False
     """Exit with status 3 if a check of the finished run fails."""
@@ -99,8 +99,6 @@ def run(arguments: list[str]) -> int:
     workdir = options.workdir
     if workdir is None:
         raise InputError("run needs --workdir DIR, a folder for this run's files")
-    if options.tensorboard is not None and "" not in variants:
-        raise InputError("--tensorboard goes with a preset of one run")
     parts = {name: found.parts(config) for name, config in variants.items()}
     if options.dry_run:
         for name, config in variants.items():
@@ -113,7 +111,11 @@ def run(arguments: list[str]) -> int:
     if "" not in variants:
         try:
             results = pipeline.run_study(
-                variants, workdir, preset=found.name, own=parts
+                variants,
+                workdir,
+                preset=found.name,
+                own=parts,
+                events=options.tensorboard,
             )
         except ReportError:
             _print_file(workdir / "study.md")
@@ -204,7 +206,11 @@ def _run_experiment(
         return 0
     try:
         result = pipeline.run_experiment(
-            experiment, workdir, name=found.name, config=config
+            experiment,
+            workdir,
+            name=found.name,
+            config=config,
+            events=options.tensorboard,
         )
     except ReportError as error:
         print(render_terminal(page_of(error.result), _width()))

@@ -115,6 +115,20 @@ def test_a_page_that_cannot_be_drawn_costs_no_numbers(tmp_path, monkeypatch):
     assert not computed
 
 
+def test_events_have_times_and_the_numbers_of_the_tables(tmp_path):
+    pytest.importorskip("tensorboardX")
+    experiment = make([])
+    result = run_experiment(
+        experiment, tmp_path / "a", name="e", events=tmp_path / "events"
+    )
+    (file,) = (tmp_path / "events").iterdir()
+    text = file.read_bytes()
+    for tag in (b"seconds/draw-0", b"seconds/total", b"A_table/a_b_i/value"):
+        assert tag in text
+    assert b"A_table/a_b_i/mean" in text
+    assert result.tables[0].rows[0][2].mean == 50.123
+
+
 def test_an_interrupted_experiment_resumes_to_the_same_result(tmp_path):
     whole = run_experiment(make([]), tmp_path / "whole", name="e")
     broken = make([])

@@ -169,14 +169,18 @@ def test_a_variant_without_a_report_does_not_stop_the_others(
     left = dict(zip("ab", variants.values(), strict=True))
     configs = dict.fromkeys(left, RunConfig(rows={}))
 
-    def run(config, folder, **_):
+    written = []
+
+    def run(config, folder, events, **_):
+        written.append(events)
         if folder.name == "a":
             raise ReportError("report.html cannot be written", left["a"])
         return left["b"]
 
     monkeypatch.setattr(study_module, "run", run)
     with pytest.raises(ReportError, match="cannot be written") as caught:
-        study_module.run_study(configs, tmp_path)
+        study_module.run_study(configs, tmp_path, events="events")
+    assert written == ["events/a", "events/b"]
     assert caught.value.result == left
     assert set(json.loads((tmp_path / "study.json").read_text())) == {"a", "b"}
 
@@ -185,5 +189,5 @@ def test_a_variant_without_a_report_does_not_stop_the_others(
 
     monkeypatch.setattr(study, "render_html", fail)
     with pytest.raises(ReportError, match=r"study's report .* No space left"):
-        study_module.run_study(configs, tmp_path)
+        study_module.run_study(configs, tmp_path, events="events")
     assert (tmp_path / "study.md").is_file()

@@ -20,6 +20,7 @@ def run_study(
     *,
     preset: str = "",
     own: Mapping[str, Mapping[str, Any]] | None = None,
+    events: str | os.PathLike[str] | None = None,
 ) -> dict[str, RunResult]:
     """Run every variant, each in a sub-folder, and compare their tables.
 
@@ -29,6 +30,9 @@ def run_study(
         configuration names another one.
       preset: name for the reports.
       own: by variant, a user's ``splits``, ``model`` and ``loss_fn``, arguments of
+        :func:`unlearn_jax.pipeline.run`.
+
+      events: folder for TensorBoard events, a sub-folder for each variant; see
         :func:`unlearn_jax.pipeline.run`.
 
     Returns:
@@ -46,6 +50,8 @@ def run_study(
         for name, config in variants.items():
             arguments = (own or {}).get(name, {})
             config = with_bank(config, folder)
+            if events is not None:
+                arguments = {**arguments, "events": os.path.join(events, name)}
             try:
                 result = run(config, folder / name, preset=preset, **arguments)
             except ReportError as error:

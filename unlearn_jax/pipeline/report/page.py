@@ -24,6 +24,7 @@ from unlearn_jax.pipeline.report.blocks import (
 )
 from unlearn_jax.pipeline.store import folders as store
 from unlearn_jax.pipeline.store.clock import Cost
+from unlearn_jax.pipeline.store.events import Events
 from unlearn_jax.types import ReportError, first_line
 
 
@@ -34,6 +35,8 @@ def publish(
     page: Page,
     costs: Sequence[Cost],
     folder: pathlib.Path,
+    *,
+    events: Events | None = None,
 ) -> ExperimentResult:
     """Write ``results.json``, ``table.md`` and ``report.html``, each at once.
 
@@ -44,6 +47,7 @@ def publish(
       page: its findings.
       costs: of the artifacts.
       folder: to write to.
+      events: of TensorBoard, which get the numbers of the tables; None for none.
 
     Returns:
       The content of ``results.json``.
@@ -95,6 +99,12 @@ def publish(
         except Exception as error:
             # days of computing are not lost to a figure
             faults.append(f"{file} cannot be written: {first_line(error)}")
+    if events is not None:
+        try:
+            events.numbers(_numbers(tables))
+            events.close()
+        except Exception as error:
+            faults.append(f"the events cannot be written: {first_line(error)}")
     if faults:
         where = f"the other results are in {folder}"
         raise ReportError(f"{'; '.join(faults)}; {where}", result)
@@ -163,6 +173,20 @@ def _record(table: Table) -> TableResult:
         rows=tuple(rows),
         caption=table.caption,
     )
+
+
+def _numbers(tables: Sequence[Table]) -> dict[str, float]:
+    """Return the numbers of tables by ``table/row/column``, means of estimates."""
+    numbers = {}
+    for table in tables:
+        heads = [column.name for column in table.heads]
+        for _, cells in table.body:
+            label = cells[0].value
+            for head, cell in zip(heads[1:], cells[1:], strict=True):
+                value = getattr(cell.value, "mean", cell.value)
+                if isinstance(value, int | float | np.number):
+                    numbers[f"{table.title}/{label}/{head}"] = float(value)
+    return numbers
 
 
 def _plain(value: Value) -> Value:
