@@ -248,22 +248,34 @@ def test_an_experiment_is_published_as_shown(tmp_path):
     assert result.time == "1.5 minutes"
 
 
-def test_words_of_an_earlier_file_are_kept_and_its_reading_is_not(tmp_path):
+def test_words_of_an_earlier_file_are_kept_and_its_numbers_are_not(tmp_path):
+    table = publish.ResultTable(columns=("row", "x"), units=("", ""), rows=())
     before = publish.Result(
-        name="x",
+        name="tiny",
         group=GROUPS[3],
         title="Ours.",
         claim="It forgets.",
         date="2026-01-01",
+        seeds="Four runs.",
+        tables=(table, dataclasses.replace(table, title="Published: ResNet-18")),
+        published=("Theirs.",),
         reading=("Of the old numbers.",),
+        notes=("A caveat.",),
     )
-    now = publish.Result(name="x", group=GROUPS[0], title="run", date="2026-02-02")
-    kept = publish._with_words_of(before, now)
-    assert kept.title == "Ours."
-    assert kept.claim == "It forgets."
-    assert kept.group == GROUPS[3]
-    assert kept.reading == ()
-    assert kept.date == "2026-02-02"
+    path = tmp_path / "tiny.json"
+    publish.write_result(before, path)
+    write_run(tmp_path / "run")
+    publish.publish(tmp_path / "run", path)
+    kept = publish.read_result(path)
+    for name in ("group", "title", "claim", "seeds", "published", "notes"):
+        assert getattr(kept, name) == getattr(before, name), name
+    assert kept.tables[-1] == before.tables[1], "numbers of the source"
+    assert before.tables[0] not in kept.tables
+    assert kept.tables[0].columns[:2] == ("row", "FT AUC")
+    assert "Of the old numbers." not in kept.reading
+    assert kept.date == "2026-11-28"
+    publish.publish(tmp_path / "run", path)
+    assert publish.read_result(path) == kept, "publishing twice changes nothing"
 
 
 @pytest.mark.slow
@@ -314,18 +326,22 @@ def test_a_run_is_published_as_shown(tmp_path):
     assert len(result.settings) == 12
     assert result.chosen == {"AMUN": "learning_rate 0.0306"}
     assert result.seeds.startswith("4 runs (2 originals x 2 forget sets of 6 samples)")
-    main, klom, requests = result.tables
-    assert main.columns == ("row", "FT AUC", "Avg Gap", "Cost")
-    assert main.units == ("", "%", "points", "")
+    main, klom, requests, targets = result.tables
+    amun = ("0.50", "0.00", "1.50")
+    further = ("Distance (L2)", "Largest norm")
+    assert main.columns == ("row", "FT AUC", "Avg Gap", "Cost", *further)
+    assert main.units == ("", "%", "points", "", "", "")
     shown = [[str(cell) for cell in row] for row in main.rows]
     assert shown == [
-        ["Original", "51.5 ± 1.2 [50.0, 53.0]", "None", "None"],
-        ["AMUN", "97.0 [96.0, 98.0]", "51.5 ± 1.2 [50.0, 53.0]", "0.50"],
-        ["Lost", "None", "None", "None"],
+        ["Original", "51.5 ± 1.2 [50.0, 53.0]", *["None"] * 4],
+        ["AMUN", "97.0 [96.0, 98.0]", "51.5 ± 1.2 [50.0, 53.0]", *amun],
+        ["Lost", *["None"] * 5],
     ]
     assert klom.title == "KLoM of 20 models"
     assert str(klom.rows[0][1]) == "97.0 [96.0, 98.0]"
     assert requests.columns == ("row", "Request 1", "Request 2")
+    assert targets.columns == ("target", "beta 0.25", "beta 1")
+    assert [str(cell) for cell in targets.rows[0]] == ["Weights", "0.50", "0.25"]
 
 
 def test_a_study_is_published_in_the_order_of_its_runs(tmp_path):
@@ -335,6 +351,12 @@ def test_a_study_is_published_in_the_order_of_its_runs(tmp_path):
     _, result = publish.publish(tmp_path, tmp_path / "trades_digits.json")
     titles = [table.title for table in result.tables if "FT AUC" in table.columns]
     assert titles == ["plain", "adversarial"]
+    others = [table.title for table in result.tables if table.title not in titles]
+    assert others[0] == "plain: KLoM of 20 models"
+    assert [one.partition(":")[0] for one in result.reading] == [
+        "**plain**",
+        "**adversarial**",
+    ]
     assert list(result.chosen) == ["AMUN, plain", "AMUN, adversarial"]
     assert result.time == "1.0 minutes"
 

@@ -25,8 +25,10 @@ from unlearn_jax.pipeline.claims import Claim, claims_table, read_claims
 from unlearn_jax.pipeline.measure.records import ExperimentResult, RunResult
 from unlearn_jax.pipeline.report.blocks import Table, format_cell
 from unlearn_jax.pipeline.report.page import page_of
-from unlearn_jax.pipeline.report.tables import STATES
-from unlearn_jax.pipeline.report.verdict import margins_sentence
+from unlearn_jax.pipeline.report.reading import reading
+from unlearn_jax.pipeline.report.study import study_title
+from unlearn_jax.pipeline.report.tables import STATES, missing_sentence
+from unlearn_jax.pipeline.report.verdict import distances_sentence, margins_sentence
 from unlearn_jax.types import InputError
 
 SCHEMA = 1
@@ -321,9 +323,10 @@ def publish(
 ) -> tuple[pathlib.Path, Result]:
     """Write the published form of a finished run, study or experiment.
 
-    Words that an earlier file of that name has (title, claim, what the source reports,
-    notes, its row of the table of systems) are kept; its reading, which was of other
-    numbers, is not.
+    What an earlier file of that name has in words is kept: title, claim, seeds, what
+    the source reports and its tables (whose titles begin with "Published"), notes, and
+    its row of the table of systems. Numbers and the reading, which is generated from
+    paired differences (:mod:`unlearn_jax.pipeline.report.reading`), are replaced.
 
     Args:
       workdir: of the finished run, study or experiment.
@@ -375,11 +378,14 @@ def publish(
 
 
 def _with_words_of(before: Result, now: Result) -> Result:
+    quoted = tuple(one for one in before.tables if one.title.startswith("Published"))
     return dataclasses.replace(
         now,
         group=before.group if before.date else now.group,
         title=before.title,
         claim=before.claim,
+        seeds=before.seeds or now.seeds,
+        tables=now.tables + quoted,
         published=before.published,
         notes=before.notes,
         system=before.system,
@@ -441,8 +447,9 @@ def _of_runs(runs: Mapping[str, RunResult]) -> Result:
     first = next(iter(runs.values()))
     tables = []
     chosen = {}
+    titles = variant_titles(runs)
     for name, run in runs.items():
-        title = name if len(runs) > 1 else ""
+        title = titles[name] if len(runs) > 1 else ""
         tables += _run_tables(run, title)
         for row in run.rows:
             if run.is_unsearched(row):
@@ -477,8 +484,22 @@ def _of_runs(runs: Mapping[str, RunResult]) -> Result:
         ),
         tables=tuple(tables),
         chosen=chosen,
+        reading=reading({titles[name]: run for name, run in runs.items()}),
         notes=first.notes,
     )
+
+
+def variant_titles(runs: Mapping[str, RunResult]) -> dict[str, str]:
+    """Return each run's title without the words that all share, or else its name.
+
+    Args:
+      runs: by name.
+    """
+    shared = study_title(runs)
+    titles = {}
+    for name, run in runs.items():
+        titles[name] = run.title.removeprefix(shared).strip(" :,") or name
+    return titles
 
 
 def _plain(value: object) -> str:
@@ -490,6 +511,15 @@ def _estimate(value: Estimate | None, digits: int) -> Cell:
 
 
 def _run_tables(run: RunResult, title: str) -> list[ResultTable]:
+    """Return the tables of a run; the titles of a variant's begin with its own."""
+
+    def titled(name: str) -> str:
+        return f"{title}: {name}" if title else name
+
+    labels = {row.key: row.label for row in run.rows}
+    columns = ["row", *(metric.label for metric in run.metrics), "Cost"]
+    units = ["", *(metric.unit for metric in run.metrics), ""]
+    further = _further_columns(run)
     rows = []
     for row in run.rows:
         count = f"diverged {row.num_diverged} of {run.design.runs}"
@@ -499,18 +529,21 @@ def _run_tables(run: RunResult, title: str) -> list[ResultTable]:
             cells.append(count if row.is_diverged else cell)
         cost = None if row.cost is None else row.cost.relative_gradients
         cells.append(None if cost is None else parse_cell(f"{cost:.2f}"))
+        cells += [values.get(row.key) for _, _, values in further]
         rows.append((row.label, *cells))
-    labels = {row.key: row.label for row in run.rows}
+    remarks = (missing_sentence(run), distances_sentence(run))
     tables = [
         ResultTable(
             title=title,
-            columns=("row", *(metric.label for metric in run.metrics), "Cost"),
-            units=("", *(metric.unit for metric in run.metrics), ""),
+            columns=(*columns, *(name for name, _, _ in further)),
+            units=(*units, *(unit for _, unit, _ in further)),
             rows=tuple(rows),
+            caption=" ".join(filter(None, remarks)),
         )
     ]
     if any(row.verdict for row in run.rows):
-        tables.append(_verdict_table(run))
+        table = _verdict_table(run)
+        tables.append(dataclasses.replace(table, title=titled(table.title)))
     if run.klom is not None:
         parts = list(next(iter(run.klom.rows.values())))
         found = run.klom.rows.items()
@@ -520,9 +553,9 @@ def _run_tables(run: RunResult, title: str) -> list[ResultTable]:
             rows.append((labels.get(key, key), *cells))
         tables.append(
             ResultTable(
-                title=f"KLoM of {run.klom.num_models} models",
-                columns=("row", *parts),
-                units=("",) * (len(parts) + 1),
+                title=titled(f"KLoM of {run.klom.num_models} models"),
+                columns=("row", *(part.capitalize() for part in parts)),
+                units=("", *("nats",) * len(parts)),
                 rows=tuple(rows),
             )
         )
@@ -534,13 +567,57 @@ def _run_tables(run: RunResult, title: str) -> list[ResultTable]:
         requests = [f"Request {i + 1}" for i in range(run.requests.count)]
         tables.append(
             ResultTable(
-                title="Score after each request: FR AUC minus FT AUC",
+                title=titled("Score after each request: FR AUC minus FT AUC"),
                 columns=("row", *requests),
                 units=("", *("points",) * run.requests.count),
                 rows=tuple(rows),
             )
         )
+    if run.targets is not None:
+        rows = []
+        for one in run.targets.rows:
+            cells = [parse_cell(f"{value:.2f}") for value in one.values]
+            cells += [None] * (len(run.targets.betas) - len(cells))
+            rows.append((one.name[0].upper() + one.name[1:], *cells))
+        tables.append(
+            ResultTable(
+                title=titled("KL(retrained || target), before any training"),
+                columns=("target", *(f"beta {beta:g}" for beta in run.targets.betas)),
+                units=("", *("nats",) * len(run.targets.betas)),
+                rows=tuple(rows),
+                caption=(
+                    "On the samples to forget, means over runs; a target without a"
+                    " strength has its number in the first column."
+                ),
+            )
+        )
     return tables
+
+
+def _further_columns(run: RunResult) -> list[tuple[str, str, dict[str, Cell]]]:
+    """Return name, unit and cells by row of the theorem's terms and largest norms."""
+    further = []
+    for key, name, unit, scale in (
+        ("delta", "Distance (L2)", "", 1.0),
+        ("transfer", "Transfer to the oracle", "%", 100.0),
+    ):
+        cells = {}
+        for row, terms in (run.theory.rows if run.theory else {}).items():
+            if key in terms:
+                one = terms[key]
+                found = Estimate(
+                    scale * one.mean, scale * one.std, math.nan, math.nan, 0, 0
+                )
+                cells[row] = _estimate(found, 2 if scale == 1 else 1)
+        if cells:
+            further.append((name, unit, cells))
+    if run.norms is not None:
+        cells = {}
+        for row, layers in run.norms.rows.items():
+            largest = max(one.high for one in layers.values())
+            cells[row] = parse_cell(f"{largest:.2f}")
+        further.append(("Largest norm", "", cells))
+    return further
 
 
 def _verdict_table(run: RunResult) -> ResultTable:
