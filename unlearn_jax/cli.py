@@ -534,12 +534,26 @@ def _main(argv: list[str]) -> int:
         print(f"unlearn-jax {__version__}")
         return 0
     warnings.showwarning = _warn
+    # reports are drawn to files; a notebook leaves its own backend to its processes
+    os.environ["MPLBACKEND"] = "agg"
     try:
         if argv == ["list"]:
             # needs no JAX, which takes most of a second to import
             return COMMANDS["list"]()
         if fault := _misspelled(argv):
             print(f"unlearn-jax: error: {fault}", file=sys.stderr)
+            return 2
+        try:
+            import jax  # noqa: F401
+        except Exception as error:
+            # a variable of the environment that JAX cannot read; another import of a
+            # half imported JAX would say something else
+            line = str(error).splitlines()[0]
+            print(
+                f"unlearn-jax: error: JAX cannot start: {line}: check the environment"
+                " variables that begin with JAX_",
+                file=sys.stderr,
+            )
             return 2
         configure_jax(switches)
         return _call(argv[0], argv[1:])
