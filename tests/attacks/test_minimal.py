@@ -206,8 +206,9 @@ def plain_search(apply_fn, variables, image, label, order, depth, num_polish=10)
     return best[0], best[1], num_gradients
 
 
-@pytest.mark.parametrize("batch_size", [4, 64])
-@pytest.mark.parametrize(("norm", "order", "depth"), [("l2", 2, 0.0), ("linf", 1, 0.2)])
+@pytest.mark.parametrize(
+    ("norm", "order", "depth", "batch_size"), [("l2", 2, 0.0, 64), ("linf", 1, 0.2, 4)]
+)
 def test_search_equals_a_plain_loop(network, norm, order, depth, batch_size):
     apply_fn, variables, x, y = network
     result = search(

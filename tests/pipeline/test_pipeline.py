@@ -125,9 +125,10 @@ def test_cost_is_counted_in_gradients_of_single_samples(finished, splits):
     sets = plan.runner.make(stages.attack(plan, ""))
     attacked = sets["num_gradients"].sum(1).mean()
     radii = np.round(np.log2(np.maximum(sets["epsilon"], 0.04) / 0.04)) + 1
-    # The clean image and up to five steps in each radius, one at least in the last.
+    # The clean image and up to five steps in each radius, which ends early where the
+    # gradient has no direction.
     assert np.all(sets["num_gradients"] <= 6 * radii)
-    assert np.all(sets["num_gradients"] >= 6 * (radii - 1) + 1)
+    assert np.all(sets["num_gradients"] >= radii)
     tuned = 2 * 16 * -(-(48 + 12 + 12) // 16)
     assert cost["amun"].gradients == pytest.approx(tuned + attacked)
 

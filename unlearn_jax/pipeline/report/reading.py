@@ -79,9 +79,9 @@ def _verdicts(run: RunResult) -> str:
     """Return the verdicts on all methods, with the differences that decide them."""
     found: dict[str, list[str]] = {state: [] for state in _STATES}
     like, above, below, different, undecided = found
-    for row in run.rows:
-        if row.kind != "method" or row.verdict is None:
-            continue
+    methods = [row for row in run.rows if row.kind == "method" and row.verdict]
+    for row in sorted(methods, key=_distance):
+        assert row.verdict is not None
         key = row.verdict.metrics[0]
         one = row.differences[key]["oracle"]
         words = f"{_label(row)} ({_difference(run, key, one)})"
@@ -99,10 +99,18 @@ def _verdicts(run: RunResult) -> str:
     if not parts:
         return ""
     if not found[like]:
-        parts.insert(0, "none is forgotten like retraining")
+        parts.insert(0, "none is shown to be forgotten like retraining")
     keys = " and ".join(run.metric(key).label for key in headline(run))
     text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]} ({keys} less retrained, paired run by run)."
+
+
+def _distance(row: RowResult) -> tuple[bool, float]:
+    """Return the place of a method: different ones last, the farthest first."""
+    assert row.verdict is not None
+    size = abs(row.differences[row.verdict.metrics[0]]["oracle"].mean)
+    is_different = row.verdict.state == "different"
+    return is_different, -size if is_different else size
 
 
 def _gap(run: RunResult) -> str:
@@ -131,7 +139,8 @@ def _gap(run: RunResult) -> str:
             words = "that of {} is larger by {}, pair by pair"
         else:
             words = "measurably no smaller than that of {}, which is larger by {}"
-        text += "; " + words.format(_label(other), difference_words(one, 1))
+        more = f"{one.mean:.1f} [{one.low:.1f}, {one.high:.1f}]"
+        text += "; " + words.format(_label(other), more)
     return f"{text}."
 
 

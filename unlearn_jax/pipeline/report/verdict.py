@@ -130,7 +130,7 @@ def distances_sentence(result: RunResult) -> str:
     shown = []
     for name, one in result.attacks.items():
         if name in used and one.over_norm is not None and one.over_neighbor is not None:
-            prefix = f"{name} " if name and len(used) > 1 else ""
+            prefix = f"{name or 'own'} " if len(used) > 1 else ""
             shown.append(f"{prefix}{one.over_norm:.2g} and {one.over_neighbor:.2g}")
     if not shown:
         return ""
