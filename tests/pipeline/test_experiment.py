@@ -123,9 +123,9 @@ def test_events_have_times_and_the_numbers_of_the_tables(tmp_path):
     )
     (file,) = (tmp_path / "events").iterdir()
     text = file.read_bytes()
-    for tag in (b"seconds/draw-0", b"seconds/total", b"A_table/a_b_i/value"):
+    for tag in (b"seconds/draw-0", b"seconds/total", b"A_table/a_b_i_/value"):
         assert tag in text
-    assert b"A_table/a_b_i/mean" in text
+    assert b"A_table/a_b_i_/mean" in text
     assert result.tables[0].rows[0][2].mean == 50.123
 
 

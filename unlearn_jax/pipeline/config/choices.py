@@ -85,7 +85,7 @@ def _sentence(held: Any) -> str:
         return held
     function = getattr(held, "func", held)
     is_object = not isinstance(function, type) and not inspect.isroutine(function)
-    kind = type(function) if is_object else function
+    kind: Any = type(function) if is_object else function
     line = (inspect.getdoc(kind) or "").split("\n")[0]
     options = getattr(held, "keywords", {})
     if not options and is_object:
