@@ -16,8 +16,7 @@ from unlearn_jax import cli, data, models, pipeline
 from unlearn_jax.methods import METHODS
 from unlearn_jax.objectives import TRADES
 from unlearn_jax.optimizers import Adam
-from unlearn_jax.pipeline import presets, publish
-from unlearn_jax.pipeline.config import choices
+from unlearn_jax.pipeline import choices, presets, publish
 from unlearn_jax.pipeline.config.resolve import (
     choose_values,
     resolve_rows,

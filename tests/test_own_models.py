@@ -3,6 +3,7 @@
 import pathlib
 import re
 import shlex
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
@@ -13,23 +14,12 @@ from flax import serialization
 from support.runs import TINY
 
 from unlearn_jax import cli, pipeline
+from unlearn_jax.pipeline.config.resolve import choose_values, complete
+from unlearn_jax.pipeline.measure.columns import columns_of
+from unlearn_jax.types import Variables
 
 PAGE = pathlib.Path(__file__).parents[1] / "experiments" / "OWN_MODELS.md"
 TINY_PRESET = "\nfrom support.runs import TINY as PRESET\n"
-SMALL_PRESET = '''
-"""One original, two references, no method."""
-from unlearn_jax.pipeline import *
-PRESET = RunConfig(
-    data=DataConfig(num_train=90, num_test=60),
-    model=ModelConfig(widths=(8,)),
-    training=TrainingConfig(num_epochs=1),
-    forget=ForgetConfig(seeds=(1,)),
-    replicas=ReplicasConfig(originals=(0,), references=2),
-    tuning=TuningConfig(trials=0),
-    audit=AuditConfig(num_bootstrap=10, mis=False),
-    rows={},
-)
-'''
 
 
 def blocks():
@@ -146,12 +136,19 @@ def test_the_pages_of_methods_and_columns_run(tmp_path, monkeypatch):
             if language == "python" and named:
                 pathlib.Path(named[1]).write_text(code)
             commands += code.splitlines() if language == "sh" else []
-    pathlib.Path("tiny.py").write_text(SMALL_PRESET)
     (command,) = map(shlex.split, commands)
     assert command[:3] == ["unlearn-jax", "run", "digits"]
-    assert cli.main(["run", "tiny.py", *command[3:], "my_columns:BRIER"]) == 0
-    result = pipeline.open("runs/shrink").results
-    row = result.row("shrink")
-    assert row.options["factor"] == 0.8
-    assert {"largest", "brier"} <= set(row.metrics)
-    assert row.cost.gradients == 0
+    words = [*command[5:], "my_columns:BRIER"]
+    config, others = choose_values(complete(pipeline.RunConfig()), words)
+    config = cli._parse(pipeline.RunConfig, others, "run", config)
+    method = config.rows["shrink"].method
+    assert method.factor == 0.8
+    variables, info = method(
+        None, SimpleNamespace(variables=Variables(jnp.ones(2), {}))
+    )
+    np.testing.assert_allclose(variables.params, 0.8)
+    assert info.num_gradients == 0
+    columns = columns_of(config.audit.columns)
+    assert set(columns) == {"largest", "brier"}
+    logits = np.log([[0.5, 0.25, 0.25]])
+    assert columns["brier"].values(logits, np.array([0])) == pytest.approx(0.1875)

@@ -703,7 +703,7 @@ def _parse(
         if not stop.code:
             print(text.getvalue())
             if default is not None and has_names:
-                from unlearn_jax.pipeline.config import choices
+                from unlearn_jax.pipeline import choices
 
                 print(choices.text())
             raise
