@@ -135,14 +135,11 @@ def alone(tmp_path_factory):
 
 
 def logs_as_the_page_says(log):
-    """The lines that experiments/TWO_PROCESSES.md shows, with any numbers."""
+    """The first line that experiments/TWO_PROCESSES.md shows, with any numbers."""
     text = (PAGES / "TWO_PROCESSES.md").read_text()
     shown = re.findall(r"```text\n(.*?)```", text, re.DOTALL)[0].splitlines()
-    kinds = set()
-    for line in shown[:1] + shown[2:3]:
-        pattern = re.sub(r"\d+(\\\.\d+)?", r"[\\d.e+-]+", re.escape(line))
-        kinds.add(bool(re.search(pattern, log)))
-    return kinds == {True}
+    pattern = re.sub(r"\d+", r"\\d+", re.escape(shown[0]))
+    return re.search(pattern, log) is not None
 
 
 @pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
