@@ -756,14 +756,16 @@ def fit_many(
     starts = range(first_epoch, recipe.num_epochs, epochs_per_call)
     lengths = [min(epochs_per_call, recipe.num_epochs - epoch) for epoch in starts]
     for epoch, num_epochs in zip(starts, lengths, strict=True):
+        times = 1
         if _rehearsal.is_on:
             # the first call of each length stands for all
             if num_epochs in lengths[: starts.index(epoch)]:
                 continue
-            _rehearsal.repeats = lengths.count(num_epochs)
+            times = lengths.count(num_epochs)
+        _rehearsal.repeats = times
         advance = _advance(mapper, loss_fn, recipe, num_batches, num_epochs)
         current, new_losses = advance(current, (keys, mask), placed)
-        losses += [check_losses(to_host(new_losses), epoch)] * _rehearsal.repeats
+        losses += [check_losses(to_host(new_losses), epoch)] * times
         _rehearsal.repeats = 1
         if callback is not None and not _rehearsal.is_on:
             callback(current, losses[-1])
