@@ -1,5 +1,6 @@
 """The command line: its output, and one line with a status for every mistake."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -7,20 +8,23 @@ import re
 import subprocess
 import sys
 import time
+from typing import get_args
 
 import pytest
 
-from unlearn_jax import cli, data, models
+from unlearn_jax import cli, data, models, pipeline
 from unlearn_jax.methods import METHODS
 from unlearn_jax.objectives import TRADES
 from unlearn_jax.optimizers import Adam
-from unlearn_jax.pipeline import presets, publish
+from unlearn_jax.pipeline import choices, presets, publish
 from unlearn_jax.pipeline.config.resolve import (
     choose_values,
     resolve_rows,
     unfollow,
 )
-from unlearn_jax.pipeline.config.schema import RMIA_SIGNALS
+from unlearn_jax.pipeline.config.schema import RMIA_SIGNALS, AttackConfig
+from unlearn_jax.pipeline.report import run as report
+from unlearn_jax.replicas import Form
 from unlearn_jax.types import InputError
 
 TINY = """
@@ -181,6 +185,54 @@ def test_mistakes_are_one_line(name, tiny, tmp_path, monkeypatch, capsys):
     assert sorted(tmp_path.rglob("*")) == before, "nothing is written"
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["trian"], "unknown command 'trian'"),
+        (["run", "digts"], "unknown preset 'digts'"),
+        (["run", "digits", "--workdr", "x"], "did you mean --workdir?"),
+        (
+            ["run", "digits", "--training.learning_rat=0.1"],
+            "--training.learning_rat: did you mean --training.learning_rate?",
+        ),
+        (["run", "digits", "--trainin.learning-rate=0.1"], "did you mean --training"),
+    ],
+)
+def test_a_slip_of_the_pen_is_answered_without_jax(words, said, capsys):
+    fault = cli._misspelled(words)
+    assert said in fault
+    assert cli.main(words) == 2
+    assert capsys.readouterr().err == f"unlearn-jax: error: {fault}\n"
+
+
+def test_a_misspelled_field_imports_no_jax(tmp_path):
+    code = (
+        "import sys; from unlearn_jax import cli;"
+        "status = cli.main(['run', 'digits', '--training.learning_rat=0.1']);"
+        "sys.exit(status if 'jax' not in sys.modules else 9)"
+    )
+    env = {**os.environ, "PYTHONPATH": str(pathlib.Path(cli.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env)
+    assert done.returncode == 2
+
+
+def test_every_field_and_option_is_spelled_right():
+    config = pipeline.RunConfig()
+    words = ["--no-dry-run", "--rows.new.method=amun", "--model.depth=3"]
+    for option in dataclasses.fields(cli.RunOptions):
+        words.append(f"--{option.name.replace('_', '-')}")
+    for field in dataclasses.fields(config):
+        words.append(f"--{field.name}")
+        held = getattr(config, field.name)
+        for own in dataclasses.fields(held) if dataclasses.is_dataclass(held) else ():
+            words.append(f"--{field.name}.{own.name}=1")
+            words.append(f"--{field.name}.{own.name.replace('_', '-')}.deeper")
+    assert len(words) > 100
+    assert cli._misspelled(["run", "digits", *words, "-1", "3"]) == ""
+    # the fields of an experiment are its own
+    assert cli._misspelled(["run", "rbm_bars", "--anything=1"]) == ""
+
+
 def test_help_and_list(capsys):
     assert cli.main(["--help"]) == 0
     assert "unlearn-jax run PRESET" in capsys.readouterr().out
@@ -199,6 +251,27 @@ def test_help_of_run_shows_fields(tiny, capsys):
     assert "--training.learning_rate" in capsys.readouterr().out.replace(
         "-rate", "_rate"
     )
+
+
+def test_help_of_run_has_a_sentence_for_every_name(tiny, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["run", tiny, "--help"])
+    assert choices.text() in capsys.readouterr().out
+    names = choices.choices()
+    for option, known in {
+        "model.name": models.ARCHITECTURES,
+        "model.conv": [*models.CONVOLUTIONS, "auto"],
+        "training.augment, joined with +": data.AUGMENTATIONS,
+        "replicas.mapper": get_args(Form),
+        "attack.search": get_args(AttackConfig.__annotations__["search"]),
+        "attack.kind": get_args(AttackConfig.__annotations__["kind"]),
+        "rows.ROW.method": METHODS,
+    }.items():
+        assert set(names[option]) == set(known), option
+    for option, sentences in names.items():
+        for name, sentence in sentences.items():
+            assert sentence.endswith("."), (option, name)
+            assert "``" not in sentence
 
 
 VALUES = """
@@ -365,6 +438,28 @@ def test_failures_have_another_status(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(cli.COMMANDS, "list", fail)
     assert cli.main(["list"]) == 1
     assert "No space left on device" in capsys.readouterr().err
+
+
+def test_a_report_that_fails_costs_no_table(tiny, tmp_path, monkeypatch, capsys):
+    """Results and tables stay, a line names what is missing, the next start adds it."""
+    out = tmp_path / "out"
+
+    def fail(*_):
+        raise ValueError("no such color\nas 'blau'")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(report, "write_report", fail)
+        assert cli.main(["run", tiny, "--workdir", str(out)]) == 1
+    said = capsys.readouterr()
+    assert "AMUN" in said.out or "amun" in said.out
+    (line,) = [line for line in said.err.splitlines() if "error" in line]
+    assert "report.html cannot be written: ValueError: no such color" in line
+    assert str(out) in line
+    assert json.loads((out / "results.json").read_text())["rows"]
+    assert (out / "table.txt").is_file()
+    assert not (out / "report.html").exists()
+    assert cli.main(["run", tiny, "--workdir", str(out)]) == 0
+    assert (out / "report.html").is_file()
 
 
 def test_preset_with_its_own_data_network_and_loss(tmp_path, monkeypatch, capsys):

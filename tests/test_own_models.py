@@ -3,6 +3,7 @@
 import pathlib
 import re
 import shlex
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
@@ -13,6 +14,9 @@ from flax import serialization
 from support.runs import TINY
 
 from unlearn_jax import cli, pipeline
+from unlearn_jax.pipeline.config.resolve import choose_values, complete
+from unlearn_jax.pipeline.measure.columns import columns_of
+from unlearn_jax.types import Variables
 
 PAGE = pathlib.Path(__file__).parents[1] / "experiments" / "OWN_MODELS.md"
 TINY_PRESET = "\nfrom support.runs import TINY as PRESET\n"
@@ -116,3 +120,35 @@ def test_the_page_runs(place, splits, capsys):
     assert pathlib.Path("runs/mine/report.html").is_file()
     assert scope["variables"].params["Dense_0"]["kernel"].shape == (512, 10)
     assert len(scope["splits"].train.labels) + len(scope["splits"].test.labels) == 60
+
+
+def test_the_pages_of_methods_and_columns_run(tmp_path, monkeypatch):
+    """A row and two columns of modules next to the preset."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    commands = []
+    for page in ("OWN_METHODS.md", "OWN_COLUMNS.md"):
+        text = (PAGE.parent / page).read_text()
+        assert len(text.splitlines()) <= 40
+        found = re.findall(r"```(\w+)\n(.*?)```", text, re.DOTALL)
+        for language, code in found:
+            named = re.match(r"# (\w+\.py)\n", code)
+            if language == "python" and named:
+                pathlib.Path(named[1]).write_text(code)
+            commands += code.splitlines() if language == "sh" else []
+    (command,) = map(shlex.split, commands)
+    assert command[:3] == ["unlearn-jax", "run", "digits"]
+    words = [*command[5:], "my_columns:BRIER"]
+    config, others = choose_values(complete(pipeline.RunConfig()), words)
+    config = cli._parse(pipeline.RunConfig, others, "run", config)
+    method = config.rows["shrink"].method
+    assert method.factor == 0.8
+    variables, info = method(
+        None, SimpleNamespace(variables=Variables(jnp.ones(2), {}))
+    )
+    np.testing.assert_allclose(variables.params, 0.8)
+    assert info.num_gradients == 0
+    columns = columns_of(config.audit.columns)
+    assert set(columns) == {"largest", "brier"}
+    logits = np.log([[0.5, 0.25, 0.25]])
+    assert columns["brier"].values(logits, np.array([0])) == pytest.approx(0.1875)

@@ -420,9 +420,10 @@ def check_keys(name: str, keys: Any) -> None:
     """
     is_typed = jnp.issubdtype(getattr(keys, "dtype", np.int32), jax.dtypes.prng_key)
     if not is_typed or len(keys.shape) != 1 or not len(keys):
+        kind = getattr(keys, "dtype", type(keys).__name__)
         raise InputError(
             f"{name} must be typed keys [S], as jax.random.split(jax.random.key(0), S)"
-            f" gives, got {_shown(keys)}"
+            f" gives, got {kind} of shape {np.shape(keys)}"
         )
 
 

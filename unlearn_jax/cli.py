@@ -48,7 +48,7 @@ class RunOptions:
     process_id: int | None = None
     """Number of this process from 0, with ``coordinator``."""
     tensorboard: pathlib.Path | None = None
-    """Folder for TensorBoard events of a run: losses, times, the table; needs the extra
+    """Folder for TensorBoard events: losses, times, tables; needs the extra
     tensorboard."""
     strict: bool = False
     """Exit with status 3 if a check of the finished run fails."""
@@ -62,7 +62,7 @@ def run(arguments: list[str]) -> int:
         fields of the configuration.
     """
     from unlearn_jax.pipeline import presets
-    from unlearn_jax.types import InputError
+    from unlearn_jax.types import InputError, ReportError
 
     if not arguments or arguments[0].startswith("-"):
         if set(arguments) & {"-h", "--help"}:
@@ -99,8 +99,6 @@ def run(arguments: list[str]) -> int:
     workdir = options.workdir
     if workdir is None:
         raise InputError("run needs --workdir DIR, a folder for this run's files")
-    if options.tensorboard is not None and "" not in variants:
-        raise InputError("--tensorboard goes with a preset of one run")
     parts = {name: found.parts(config) for name, config in variants.items()}
     if options.dry_run:
         for name, config in variants.items():
@@ -111,25 +109,44 @@ def run(arguments: list[str]) -> int:
             print(f"{name}:\n{text}" if name else text)
         return 0
     if "" not in variants:
-        results = pipeline.run_study(variants, workdir, preset=found.name, own=parts)
+        try:
+            results = pipeline.run_study(
+                variants,
+                workdir,
+                preset=found.name,
+                own=parts,
+                events=options.tensorboard,
+            )
+        except ReportError:
+            _print_file(workdir / "study.md")
+            raise
         if hosts.here().first:
-            print((workdir / "study.md").read_text(encoding="utf-8"))
+            _print_file(workdir / "study.md")
             print(f"report: {workdir / 'study.html'}")
         checks = [check for result in results.values() for check in result.checks]
         return _status(checks, options)
-    result = pipeline.run(
-        variants[""],
-        workdir,
-        preset=found.name,
-        original=original,
-        events=options.tensorboard,
-        **parts[""],
-    )
+    try:
+        result = pipeline.run(
+            variants[""],
+            workdir,
+            preset=found.name,
+            original=original,
+            events=options.tensorboard,
+            **parts[""],
+        )
+    except ReportError as error:
+        _print_result(error.result)
+        raise
     if result is None:  # the first process reports
         return 0
     _print_result(result)
     print(f"\nreport: {workdir / 'report.html'}")
     return _status(result.checks, options)
+
+
+def _print_file(path: pathlib.Path) -> None:
+    if path.is_file():
+        print(path.read_text(encoding="utf-8"))
 
 
 def _status(checks: Sequence[Any], options: RunOptions) -> int:
@@ -146,7 +163,7 @@ def _variants(found: Any, fields: list[str], prog: str) -> dict[str, Any]:
     variants = {}
     for name, config in found.variants.items():
         config, others = choose_values(config, fields)
-        config = _parse(pipeline.RunConfig, others, prog, config)
+        config = _parse(pipeline.RunConfig, others, prog, config, has_names=True)
         variants[name] = unfollow(config, fields)
     return variants
 
@@ -174,7 +191,7 @@ def _run_experiment(
     from unlearn_jax.pipeline.publish import published_time
     from unlearn_jax.pipeline.report.blocks import render_terminal
     from unlearn_jax.pipeline.report.page import page_of
-    from unlearn_jax.types import InputError
+    from unlearn_jax.types import InputError, ReportError
 
     experiment = found.experiment
     config = _parse(type(experiment.config), fields, prog, experiment.config)
@@ -187,9 +204,17 @@ def _run_experiment(
         if time and config == experiment.config:
             print(f"\nmeasured before: {time}")
         return 0
-    result = pipeline.run_experiment(
-        experiment, workdir, name=found.name, config=config
-    )
+    try:
+        result = pipeline.run_experiment(
+            experiment,
+            workdir,
+            name=found.name,
+            config=config,
+            events=options.tensorboard,
+        )
+    except ReportError as error:
+        print(render_terminal(page_of(error.result), _width()))
+        raise
     if result is None:
         # the first of several processes prints
         return 0
@@ -273,6 +298,8 @@ def list_presets() -> int:
     print("methods (unlearn_jax.methods):")
     for name, summary in presets.methods().items():
         print(f"  {name:24} {summary}")
+    for name in extensions.names("methods"):
+        print(f"  {name:24} of another package")
     print(f"augmentations, joined with +: {', '.join(augmentations)}")
     print(f"models (model.name):          {', '.join(models)}")
     signals += extensions.names("signals")
@@ -321,6 +348,7 @@ def audit(arguments: list[str]) -> int:
       arguments: of the command.
     """
     from unlearn_jax import pipeline
+    from unlearn_jax.types import ReportError
 
     defaults = pipeline.AuditConfig()
 
@@ -343,13 +371,17 @@ def audit(arguments: list[str]) -> int:
 
     options = _parse(Options, arguments, "unlearn-jax audit")
     arrays = pipeline.AuditArrays.load(options.logits)
-    result = pipeline.audit_arrays(
-        arrays,
-        options.audit,
-        title=options.title,
-        folder=options.to,
-        command=shlex.join(["unlearn-jax", "audit", *arguments]),
-    )
+    try:
+        result = pipeline.audit_arrays(
+            arrays,
+            options.audit,
+            title=options.title,
+            folder=options.to,
+            command=shlex.join(["unlearn-jax", "audit", *arguments]),
+        )
+    except ReportError as error:
+        _print_result(error.result)
+        raise
     _print_result(result)
     if options.to is not None:
         print(f"\nreport: {options.to / 'report.html'}")
@@ -502,10 +534,27 @@ def _main(argv: list[str]) -> int:
         print(f"unlearn-jax {__version__}")
         return 0
     warnings.showwarning = _warn
+    # reports are drawn to files; a notebook leaves its own backend to its processes
+    os.environ["MPLBACKEND"] = "agg"
     try:
         if argv == ["list"]:
             # needs no JAX, which takes most of a second to import
             return COMMANDS["list"]()
+        if fault := _misspelled(argv):
+            print(f"unlearn-jax: error: {fault}", file=sys.stderr)
+            return 2
+        try:
+            import jax  # noqa: F401
+        except Exception as error:
+            # a variable of the environment that JAX cannot read; another import of a
+            # half imported JAX would say something else
+            line = str(error).splitlines()[0]
+            print(
+                f"unlearn-jax: error: JAX cannot start: {line}: check the environment"
+                " variables that begin with JAX_",
+                file=sys.stderr,
+            )
+            return 2
         configure_jax(switches)
         return _call(argv[0], argv[1:])
     except KeyboardInterrupt:
@@ -539,6 +588,21 @@ def _main(argv: list[str]) -> int:
         return 2 if isinstance(error, InputError) else 1
 
 
+def _misspelled(argv: list[str]) -> str:
+    """Return what is wrong with the words of a command; empty if nothing is found.
+
+    It imports no JAX: most mistakes are answered in a tenth of a second.
+    """
+    if argv[0] not in COMMANDS:
+        return f"unknown command {argv[0]!r}: choose one of {', '.join(COMMANDS)}"
+    if argv[0] != "run":
+        return ""
+    from unlearn_jax.pipeline import presets
+
+    options = [field.name for field in dataclasses.fields(RunOptions)]
+    return presets.misspelled(argv[1:], options)
+
+
 def _missing_platform() -> str:
     """Return what is wrong with the platform that JAX is told to use; empty if it is.
 
@@ -561,12 +625,6 @@ def _missing_platform() -> str:
 
 def _call(name: str, argv: list[str]) -> int:
     """Read the options of a command and run it."""
-    from unlearn_jax.types import InputError
-
-    if name not in COMMANDS:
-        raise InputError(
-            f"unknown command {name!r}: choose one of {', '.join(COMMANDS)}"
-        )
     if name in WITH_FIELDS:
         from unlearn_jax.pipeline.store.clock import log_lines
 
@@ -595,6 +653,7 @@ def _parse(
     *,
     has_fields: bool = False,
     has_flags: bool = False,
+    has_names: bool = False,
 ) -> Any:
     """Return what tyro reads from arguments.
 
@@ -605,6 +664,7 @@ def _parse(
       default: value whose fields are the defaults.
       has_fields: return other arguments too, in place of refusing them.
       has_flags: a truth value is given as ``--check``, not as ``--check=True``.
+      has_names: help ends with the names that options of a run take.
 
     Raises:
       InputError: unknown options, or values of the wrong type, in one line.
@@ -623,8 +683,8 @@ def _parse(
         more = (
             "Fields of the configuration; further options: unlearn-jax run --help."
             " Also --training.objective=NAME, --rows.ROW.method=METHOD (with a new ROW"
-            " it adds the row), --rows.ROW.method.optimizer=NAME; names are in"
-            " unlearn-jax list."
+            " it adds the row), --rows.ROW.method.optimizer=NAME; the names that they"
+            " take are at the end."
         )
         given = {"default": default, "description": more}
     try:
@@ -642,6 +702,10 @@ def _parse(
     except SystemExit as stop:
         if not stop.code:
             print(text.getvalue())
+            if default is not None and has_names:
+                from unlearn_jax.pipeline import choices
+
+                print(choices.text())
             raise
         # tyro draws a box: a title, the fault, rules, and where to find more help
         lines = [line.strip("│╭╮╰╯─ ") for line in text.getvalue().splitlines()]

@@ -1,7 +1,8 @@
-"""Names of what other packages bring: columns of tables, and membership signals.
+"""Names of what other packages bring: methods, columns of tables, membership signals.
 
 A name is ``package.module:attribute``, or that of an entry point of the installed
-package in the group ``unlearn_jax.columns`` or ``unlearn_jax.signals``.
+package in the group ``unlearn_jax.methods``, ``unlearn_jax.columns`` or
+``unlearn_jax.signals``.
 """
 
 import functools
@@ -9,7 +10,7 @@ import importlib
 from importlib import metadata
 from typing import Any, Literal
 
-Group = Literal["columns", "signals"]
+Group = Literal["methods", "columns", "signals"]
 
 
 @functools.cache

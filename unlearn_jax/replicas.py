@@ -136,6 +136,8 @@ class _Program:
             jax.ShapeDtypeStruct(one.shape, one.dtype, weak_type=one.weak_type)
             for one in types
         ]
+        if _rehearsal.is_on and not _rehearsal.is_wanted():
+            raise UnwantedError
         compiled = self._compile(structure, tuple(shapes))
         if _rehearsal.is_on:
             return jax.tree.map(_zeros, compiled.out_info)
@@ -223,9 +225,17 @@ WAITED = "/jax/core/compile/waited_for_another_thread"
 """Event of the seconds that a thread has waited for another one to compile."""
 
 
+class UnwantedError(Exception):
+    """A rehearsal ends before its next program: nobody wants it any more."""
+
+
 class _Rehearsal(threading.local):
     is_on = False
     watch: "Watch | None" = None
+
+    def is_wanted(self) -> bool:
+        """Return whether to compile further programs."""
+        return True
 
 
 _rehearsal = _Rehearsal()
@@ -236,7 +246,9 @@ Watch = Callable[[Any, tuple[Any, ...]], PyTree]
 
 
 @contextlib.contextmanager
-def rehearsal(watch: Watch | None = None) -> Iterator[None]:
+def rehearsal(
+    watch: Watch | None = None, is_wanted: Callable[[], bool] | None = None
+) -> Iterator[None]:
     """Compile the programs that this thread calls, and run none: results are zeros.
 
     Of :func:`map_models`, :func:`fit_many` and :func:`predict_many`.
@@ -244,14 +256,18 @@ def rehearsal(watch: Watch | None = None) -> Iterator[None]:
     Args:
       watch: called in the place of the compiler, at every call; by default that of a
         rehearsal around this one.
+      is_wanted: asked before every program is compiled; where it returns False the
+        rehearsal ends by :class:`UnwantedError`.
     """
-    before = (_rehearsal.is_on, _rehearsal.watch)
+    before = (_rehearsal.is_on, _rehearsal.watch, _rehearsal.is_wanted)
     _rehearsal.is_on = True
     _rehearsal.watch = _rehearsal.watch if watch is None else watch
+    if is_wanted is not None:
+        _rehearsal.is_wanted = is_wanted
     try:
         yield
     finally:
-        _rehearsal.is_on, _rehearsal.watch = before
+        _rehearsal.is_on, _rehearsal.watch, _rehearsal.is_wanted = before
 
 
 def is_rehearsal() -> bool:

@@ -31,6 +31,26 @@ class DivergedError(UnlearnError, RuntimeError):
     """Training produced a loss that is not finite."""
 
 
+class ReportError(UnlearnError, RuntimeError):
+    """A finished run lacks a part of what it writes; its numbers are stored.
+
+    Args:
+      message: one line, what is missing and why.
+      result: what the run would have returned.
+    """
+
+    def __init__(self, message: str, result: Any = None) -> None:
+        super().__init__(message)
+        self.result = result
+
+
+def first_line(error: BaseException) -> str:
+    """Return the type of an error and its first line."""
+    lines = str(error).strip().splitlines()
+    name = type(error).__name__
+    return f"{name}: {lines[0]}" if lines else name
+
+
 class DamagedFileError(UnlearnError, RuntimeError):
     """A stored file is truncated or was changed since it was written."""
 

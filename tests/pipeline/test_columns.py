@@ -4,12 +4,24 @@ import numpy as np
 import pytest
 from support.refusals import refuses
 
-from unlearn_jax import audit, cli, extensions, pipeline
+from unlearn_jax import audit, cli, extensions, pipeline, values
 from unlearn_jax.data import membership_design
+from unlearn_jax.pipeline.config.resolve import choose_values, complete
+from unlearn_jax.types import ReportError
 
 MODULE = """
 import numpy as np
 from unlearn_jax.pipeline import Column
+from unlearn_jax.values import Real, value
+
+@value
+class Keep:
+    rate: Real = 0.5
+
+    def __call__(self, key, problem):
+        return problem.variables, None
+
+KEEP = Keep()
 
 def brier(logits, labels):
     exps = np.exp(logits - logits.max(-1, keepdims=True))
@@ -26,11 +38,14 @@ def largest(logits, labels):
 BRIER = Column("Brier", brier, part="test", direction="0", description="Calibration.")
 MAX_LOGIT = Column("Max AUC", largest, part="forget_against_test", direction="50")
 FT_AUC = Column("Again", largest)
+RAISES = Column("Raises", lambda logits, labels: 1 / 0)
 SHORT = Column("Short", lambda logits, labels: labels[:2])
 """
 ENTRY_POINTS = """
 [unlearn_jax.columns]
 brier = outside_columns:BRIER
+[unlearn_jax.methods]
+keep = outside_columns:KEEP
 [unlearn_jax.signals]
 outside_confidence = outside_columns:confidence
 """
@@ -104,6 +119,51 @@ def test_entry_points_are_listed(outside, capsys):
     said = capsys.readouterr().out
     assert "columns (audit.columns):      brier" in said
     assert "outside_confidence" in said
+    assert "  keep                     of another package" in said
+
+
+@pytest.mark.parametrize("name", ["keep", "outside_columns:KEEP"])
+def test_a_method_of_another_package_is_a_row(outside, name):
+    config = complete(pipeline.RunConfig())
+    words = [f"--rows.mine.method={name}", "--rows.mine.method.rate=0.25"]
+    config, others = choose_values(config, words)
+    assert others == words[1:]
+    method = config.rows["mine"].method
+    assert type(method).__name__ == "Keep"
+    config = cli._parse(pipeline.RunConfig, others, "run", config)
+    assert config.rows["mine"].method.rate == 0.25
+    again = values.from_json(values.to_json(config))
+    assert again.rows["mine"].method == config.rows["mine"].method
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("absent", "no method is called 'absent': .* keep"),
+        ("outside_columns:absent", "is none of the methods"),
+        ("outside_columns:brier", "must be a method with its hyperparameters"),
+        ("outside_columns:Keep", "must be a method with its hyperparameters"),
+    ],
+)
+def test_a_method_that_is_none_is_one_line(outside, name, message):
+    with refuses(message):
+        choose_values(complete(pipeline.RunConfig()), [f"--rows.mine.method={name}"])
+
+
+def test_a_column_that_fails_costs_no_other_column(outside):
+    names = ("outside_columns:SHORT", "outside_columns:RAISES", "brier")
+    with pytest.raises(ReportError) as caught:
+        audited(columns=names)
+    said = str(caught.value)
+    assert "audit.columns: short: InputError: it gives shape (2,)" in said
+    assert "audit.columns: raises: ZeroDivisionError: division by zero" in said
+    assert "\n" not in said
+    result = caught.value.result
+    assert len(result.faults) == 2
+    keys = {metric.key for metric in result.metrics}
+    assert keys >= {"brier", "ft_auc"}
+    assert not keys & {"short", "raises"}
+    assert result.row("mine").metrics["brier"].mean > 0
 
 
 @pytest.mark.parametrize(
@@ -113,7 +173,6 @@ def test_entry_points_are_listed(outside, capsys):
         ({"columns": ("outside_columns:absent",)}, "is none of the columns"),
         ({"columns": ("outside_columns:brier",)}, "is a function: pass a pipeline"),
         ({"columns": ("outside_columns:FT_AUC",)}, "there is a column ft_auc: rename"),
-        ({"columns": ("outside_columns:SHORT",)}, r"short gives shape \(2,\)"),
         ({"signal": "absent"}, "unknown audit.signal 'absent'"),
         ({"signal": "absent:function"}, "is none of the signals"),
     ],

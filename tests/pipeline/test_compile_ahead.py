@@ -1,6 +1,7 @@
 """Programs compiled ahead, in a thread: once each, and the results are the same."""
 
 import threading
+from concurrent import futures
 
 import jax
 import jax.numpy as jnp
@@ -132,8 +133,39 @@ def test_an_error_ahead_is_the_stages_own(tmp_path):
     artifact = Artifact(name="a", settings={}, compute=compute, items=Items(2, 1))
     runner = Runner(tmp_path, progress=False)
     runner.compile_ahead([artifact])
+    futures.wait(runner._ahead.values())
     runner.close()
     assert len(threads) == 1
     with pytest.raises(ZeroDivisionError, match=r"items \[0\]"):
         runner.make(artifact)
     assert threads[1] is threading.current_thread()
+
+
+def test_closing_waits_for_no_compilation(tmp_path, monkeypatch):
+    """The program in the compiler's hands is left to it, and no other follows."""
+    is_compiling = threading.Event()
+    may_end = threading.Event()
+    named = []
+
+    def options(lowered):
+        named.append(lowered)
+        is_compiling.set()
+        assert may_end.wait(60)
+
+    monkeypatch.setattr(replicas, "_compiler_options", options)
+    double = replicas._Program(jax.jit(lambda x: 2 * x))
+    triple = replicas._Program(jax.jit(lambda x: 3 * x))
+
+    def compute(piece):
+        return {"x": triple(double(np.ones(2, np.float32)))}
+
+    runner = Runner(tmp_path, progress=False)
+    artifact = Artifact(name="a", settings={}, compute=compute, items=Items(2, 1))
+    runner.compile_ahead([artifact])
+    assert is_compiling.wait(60)
+    runner.close()
+    (future,) = runner._ahead.values()
+    assert not future.done(), "closed while it compiles"
+    may_end.set()
+    assert isinstance(future.exception(60), replicas.UnwantedError)
+    assert len(named) == 1

@@ -20,10 +20,11 @@ from unlearn_jax.pipeline import (
     run_experiment,
 )
 from unlearn_jax.pipeline.measure.records import ExperimentResult
+from unlearn_jax.pipeline.report import page as page_module
 from unlearn_jax.pipeline.report.blocks import render_terminal
 from unlearn_jax.pipeline.report.page import page_of
 from unlearn_jax.pipeline.store.folders import DamagedFileWarning
-from unlearn_jax.types import InputError
+from unlearn_jax.types import InputError, ReportError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +97,36 @@ def test_artifacts_are_computed_once_and_only_those_that_a_setting_decides(tmp_p
     assert computed[3:] == ["draw-2", "total"]
     run_experiment(experiment, tmp_path / "a", name="e", config=Config(scale=3.0))
     assert computed[5:] == ["total"]
+
+
+def test_a_page_that_cannot_be_drawn_costs_no_numbers(tmp_path, monkeypatch):
+    def fail(_):
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(page_module, "render_html", fail)
+        with pytest.raises(ReportError, match=r"report.html cannot .*: MemoryError;"):
+            run_experiment(make([]), tmp_path / "a", name="e")
+    assert json.loads((tmp_path / "a" / "results.json").read_text())["tables"]
+    assert (tmp_path / "a" / "table.md").is_file()
+    computed = []
+    assert run_experiment(make(computed), tmp_path / "a", name="e") is not None
+    assert (tmp_path / "a" / "report.html").is_file()
+    assert not computed
+
+
+def test_events_have_times_and_the_numbers_of_the_tables(tmp_path):
+    pytest.importorskip("tensorboardX")
+    experiment = make([])
+    result = run_experiment(
+        experiment, tmp_path / "a", name="e", events=tmp_path / "events"
+    )
+    (file,) = (tmp_path / "events").iterdir()
+    text = file.read_bytes()
+    for tag in (b"seconds/draw-0", b"seconds/total", b"A_table/a_b_i_/value"):
+        assert tag in text
+    assert b"A_table/a_b_i_/mean" in text
+    assert result.tables[0].rows[0][2].mean == 50.123
 
 
 def test_an_interrupted_experiment_resumes_to_the_same_result(tmp_path):

@@ -37,6 +37,8 @@ PRESET = RunConfig(
 )
 """
 
+PAGES = pathlib.Path(__file__).parents[2] / "experiments"
+
 
 def free_port():
     with socket.socket() as probe:
@@ -132,6 +134,14 @@ def alone(tmp_path_factory):
     return folder
 
 
+def logs_as_the_page_says(log):
+    """The first line that experiments/TWO_PROCESSES.md shows, with any numbers."""
+    text = (PAGES / "TWO_PROCESSES.md").read_text()
+    shown = re.findall(r"```text\n(.*?)```", text, re.DOTALL)[0].splitlines()
+    pattern = re.sub(r"\d+", r"\\d+", re.escape(shown[0]))
+    return re.search(pattern, log) is not None
+
+
 @pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_processes_share_the_work_and_the_result_is_that_of_one(count, alone, tmp_path):
     said = finish(start(count, tmp_path, alone / "cache"))
@@ -145,6 +155,7 @@ def test_processes_share_the_work_and_the_result_is_that_of_one(count, alone, tm
         assert all(line.endswith(f"[process {i + 1} of {count}]") for line in lines)
         done = rf"stage 2 of \d, references \(8\): {8 // count} done in"
         assert re.search(done, log), "its own part"
+        assert count > 2 or logs_as_the_page_says(log)
     for one in (alone / "banks").rglob("logits.npy"):
         other = tmp_path / "banks" / one.relative_to(alone / "banks")
         np.testing.assert_array_equal(np.load(one), np.load(other))

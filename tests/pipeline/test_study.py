@@ -8,10 +8,13 @@ import math
 import pytest
 from support.made_up import Page, change_difference, change_row, make
 
+from unlearn_jax.pipeline import RunConfig
+from unlearn_jax.pipeline import study as study_module
 from unlearn_jax.pipeline.measure.records import Norms, Range, Term, Theory
 from unlearn_jax.pipeline.report import study
 from unlearn_jax.pipeline.report.blocks import format_cell
 from unlearn_jax.pipeline.report.figures.study import study_plot
+from unlearn_jax.types import ReportError
 
 
 @pytest.fixture
@@ -158,3 +161,33 @@ def test_the_figure_has_a_panel_per_variant(variants):
         rows = [dataclasses.replace(row, metrics={}) for row in result.rows]
         lost[name] = dataclasses.replace(result, rows=tuple(rows))
     assert study_plot(lost).axes == []
+
+
+def test_a_variant_without_a_report_does_not_stop_the_others(
+    variants, tmp_path, monkeypatch
+):
+    left = dict(zip("ab", variants.values(), strict=True))
+    configs = dict.fromkeys(left, RunConfig(rows={}))
+
+    written = []
+
+    def run(config, folder, events, **_):
+        written.append(events)
+        if folder.name == "a":
+            raise ReportError("report.html cannot be written", left["a"])
+        return left["b"]
+
+    monkeypatch.setattr(study_module, "run", run)
+    with pytest.raises(ReportError, match="cannot be written") as caught:
+        study_module.run_study(configs, tmp_path, events="events")
+    assert written == ["events/a", "events/b"]
+    assert caught.value.result == left
+    assert set(json.loads((tmp_path / "study.json").read_text())) == {"a", "b"}
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(study, "render_html", fail)
+    with pytest.raises(ReportError, match=r"study's report .* No space left"):
+        study_module.run_study(configs, tmp_path, events="events")
+    assert (tmp_path / "study.md").is_file()

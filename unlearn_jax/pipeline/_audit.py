@@ -23,7 +23,7 @@ from unlearn_jax.pipeline.measure.rows import (
     measure_rows,
 )
 from unlearn_jax.pipeline.store import clock, folders
-from unlearn_jax.types import InputError, Problem, Variables
+from unlearn_jax.types import InputError, Problem, ReportError, Variables
 
 
 def audit_models(
@@ -122,6 +122,7 @@ def audit_arrays(
 
     Raises:
       InputError: options that do not suit the arrays, or a folder that is not empty.
+      ReportError: as :func:`unlearn_jax.pipeline.run`.
     """
     config = config or AuditConfig()
     place = None
@@ -217,6 +218,7 @@ def audit_arrays(
             for o, s in runs
         ),
         stages=(watch.cost,),
+        faults=tuple(pool.faults.values()),
         checks=tuple(make_checks(pool, rows, is_exchangeable=not arrays.is_class)),
         vulnerability=analyses.vulnerability,
         confusion=analyses.confusion,
@@ -224,6 +226,8 @@ def audit_arrays(
     )
     if place is not None:
         publish(result, figures, place)
+    elif result.faults:
+        raise ReportError("; ".join(result.faults), result)
     return result
 
 

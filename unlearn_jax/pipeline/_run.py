@@ -28,7 +28,7 @@ from unlearn_jax.pipeline.store.events import Events
 from unlearn_jax.pipeline.store.fingerprint import code_digest, package_digest
 from unlearn_jax.pipeline.store.trees import tree_digest
 from unlearn_jax.train import LossFn
-from unlearn_jax.types import Model
+from unlearn_jax.types import Model, ReportError, first_line
 
 
 def run(
@@ -66,6 +66,9 @@ def run(
         then.
       DivergedError: a training ended in numbers that are not finite. (A method that
         does is reported in its row.)
+      ReportError: a column of another package failed, or a table, a figure or the
+        report cannot be written: ``results.json`` is, and the error's ``result`` is
+        what would have been returned.
 
     Warns:
       DamagedFileWarning: a stored file is damaged; its folder is moved aside and
@@ -131,17 +134,9 @@ def run(
         )
         runner.say("audit", f"done in {clock.duration(time.perf_counter() - began)}")
         result = dataclasses.replace(result, folders=_folders(plan, folder))
-        if runner.events is not None:
-            means = {
-                f"{metric}/{row.key}": estimate.mean
-                for row in result.rows
-                for metric, estimate in row.metrics.items()
-            }
-            runner.events.numbers(means)
-            runner.events.close()
         # the arrays of an audit, for whoever opens the run
         arrays |= {"labels": plan.pool.labels, "member": plan.references.member}
-        files = publish(result, arrays, folder)
+        files = publish(result, arrays, folder, runner.events)
         files += [stored / store.MANIFEST for stored in plan.runner.folders]
         files.append(folder / "config.json")
         store.seal(folder, files, {"artifact": "run", "key": key})
@@ -281,19 +276,60 @@ def _tune(
 
 
 def publish(
-    result: records.RunResult, arrays: dict[str, np.ndarray], folder: pathlib.Path
+    result: records.RunResult,
+    arrays: dict[str, np.ndarray],
+    folder: pathlib.Path,
+    events: Events | None = None,
 ) -> list[pathlib.Path]:
-    """Write tables, report and, last, ``results.json``; return the files."""
-    # matplotlib
-    from unlearn_jax.pipeline.report.run import write_report
+    """Write ``results.json``, then tables, arrays and report; return the files.
+
+    Raises:
+      ReportError: a file of the later ones cannot be written, or the result has faults;
+        all others are there.
+    """
 
     def write_arrays(draft: pathlib.Path) -> None:
         np.savez_compressed(draft, **arrays)  # pyright: ignore[reportArgumentType]
 
-    store.write_file(folder / "arrays.npz", write_arrays)
-    tables = write_tables(result, folder)
-    write_report(result, arrays, folder / "report.html")
+    def save_arrays() -> list[pathlib.Path]:
+        store.write_file(folder / "arrays.npz", write_arrays)
+        return [folder / "arrays.npz"]
+
+    def save_report() -> list[pathlib.Path]:
+        # matplotlib
+        from unlearn_jax.pipeline.report.run import write_report
+
+        write_report(result, arrays, folder / "report.html")
+        return [folder / "report.html"]
+
+    def save_events() -> list[pathlib.Path]:
+        if events is not None:
+            means = {
+                f"{metric}/{row.key}": estimate.mean
+                for row in result.rows
+                for metric, estimate in row.metrics.items()
+            }
+            events.numbers(means)
+            events.close()
+        return []
+
     text = json.dumps(result.to_json(), indent=1, allow_nan=False)
     store.write_text(folder / "results.json", text)
-    names = ("arrays.npz", "report.html", "results.json")
-    return [*tables, *(folder / name for name in names)]
+    files = [folder / "results.json"]
+    faults = list(result.faults)
+    writers = {
+        "the tables": lambda: write_tables(result, folder),
+        "arrays.npz": save_arrays,
+        "report.html": save_report,
+        "the events": save_events,
+    }
+    for name, write in writers.items():
+        try:
+            files += write()
+        except Exception as error:
+            # days of computing are not lost to a figure
+            faults.append(f"{name} cannot be written: {first_line(error)}")
+    if faults:
+        where = f"the other results are in {folder}"
+        raise ReportError(f"{'; '.join(faults)}; {where}", result)
+    return files

@@ -18,6 +18,7 @@ from unlearn_jax.pipeline.report.page import publish
 from unlearn_jax.pipeline.store import folders as store
 from unlearn_jax.pipeline.store import hosts
 from unlearn_jax.pipeline.store.artifact import Artifact, Runner, Stored
+from unlearn_jax.pipeline.store.events import Events
 from unlearn_jax.types import InputError
 
 
@@ -49,6 +50,7 @@ def run_experiment(
     *,
     name: str,
     config: Any = None,
+    events: str | os.PathLike[str] | None = None,
 ) -> ExperimentResult | None:
     """Compute the artifacts that are missing and write the page.
 
@@ -58,6 +60,8 @@ def run_experiment(
         if it holds anything else.
       name: of the experiment.
       config: instead of the experiment's own.
+      events: folder for TensorBoard events: seconds by artifact, losses, numbers of the
+        tables; needs the extra ``tensorboard``.
 
     Returns:
       The results, as in ``results.json``; None in all but the first of several
@@ -66,6 +70,7 @@ def run_experiment(
 
     Raises:
       InputError: unusable configuration or directory; nothing has been written then.
+      ReportError: table or report cannot be written; ``results.json`` is.
 
     Warns:
       DamagedFileWarning: a stored artifact is damaged; it is moved aside and
@@ -79,12 +84,22 @@ def run_experiment(
             text = json.dumps(to_json(config), indent=1)
             store.write_text(folder / "config.json", text)
         runner = Runner(folder)
+        if this.first and events is not None:
+            runner.events = Events(events)
         runner.expect([artifact.name for artifact in artifacts], artifacts)
         found = runner.make_all(artifacts)
         if not this.first:
             return None
         page = experiment.page(config, found)
-        return publish(experiment.title, name, config, page, runner.costs, folder)
+        return publish(
+            experiment.title,
+            name,
+            config,
+            page,
+            runner.costs,
+            folder,
+            events=runner.events,
+        )
 
 
 def dry_run_experiment(

@@ -6,12 +6,14 @@ presets imports no JAX, which takes most of a second.
 
 import ast
 import dataclasses
+import difflib
 import importlib.util
 import json
 import os
 import pathlib
 import re
 import sys
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -123,6 +125,83 @@ def constants(file: str, name: str) -> list[str]:
     raise ValueError(f"{file} defines no {name}")
 
 
+def _file_of(name: str) -> pathlib.Path | None:
+    """Return the file of a preset's name or path; None if there is none."""
+    path = names().get(name)
+    if name.endswith((".py", ".json")):
+        path = pathlib.Path(os.path.expanduser(name))
+    return path if path is not None and path.is_file() else None
+
+
+def _unknown(name: str) -> str:
+    return (
+        f"unknown preset {name!r}: choose one of {', '.join(sorted(names()))}, or give"
+        " the path of a file that defines one"
+    )
+
+
+def _classes(tree: ast.Module) -> dict[str, dict[str, str]]:
+    """Return the annotated fields of a module's classes, with their annotations."""
+    return {
+        node.name: {
+            field.target.id: ast.unparse(field.annotation)
+            for field in node.body
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        }
+        for node in tree.body
+        if isinstance(node, ast.ClassDef)
+    }
+
+
+def misspelled(arguments: Sequence[str], options: Iterable[str] = ()) -> str:
+    """Return what is wrong with the words behind ``run``, by their spelling alone.
+
+    What needs no import: a preset, and fields of the parts of a configuration that all
+    presets have. Those of a network, of rows and of experiments are not looked at.
+
+    Args:
+      arguments: a preset, then options and fields.
+      options: that are no fields.
+
+    Returns:
+      One line; empty where nothing is found.
+    """
+    if not arguments or arguments[0].startswith("-"):
+        return ""
+    name, *words = arguments
+    path = _file_of(name)
+    if path is None:
+        return _unknown(name)
+    if path.suffix == ".py":
+        try:
+            body = ast.parse(path.read_text(encoding="utf-8")).body
+        except (SyntaxError, UnicodeDecodeError):
+            return ""
+        targets = [getattr(one, "targets", [None])[0] for one in body]
+        if not {"PRESET", "STUDY"} & {getattr(one, "id", "") for one in targets}:
+            return ""
+    schema = PACKAGE / "pipeline" / "config" / "schema.py"
+    classes = _classes(ast.parse(schema.read_text(encoding="utf-8")))
+    known = {*options, *(f"no_{option}" for option in options), "help"}
+    for field, kind in classes["RunConfig"].items():
+        known.add(field)
+        if kind != "ModelConfig":
+            known |= {f"{field}.{own}" for own in classes.get(kind, {})}
+    for word in words:
+        flag = word.removeprefix("--").partition("=")[0].replace("-", "_")
+        start = ".".join(flag.split(".")[:2])
+        is_open = start.split(".")[0] in ("model", "rows", "attacks")
+        if not re.match("--[a-z]", word) or is_open or start in known:
+            continue
+        near = difflib.get_close_matches(flag, known, 1)
+        hint = f": did you mean --{near[0]}?" if near else ""
+        return (
+            f"unknown argument {word.partition('=')[0]}{hint} (see unlearn-jax run"
+            f" {name} --help)"
+        )
+    return ""
+
+
 def find(name: str) -> pathlib.Path:
     """Return the file of a preset, without running it.
 
@@ -133,16 +212,11 @@ def find(name: str) -> pathlib.Path:
     Raises:
       InputError: no such preset.
     """
-    path = names().get(name)
-    if name.endswith((".py", ".json")):
-        path = pathlib.Path(os.path.expanduser(name))
-    if path is None or not path.is_file():
+    path = _file_of(name)
+    if path is None:
         from unlearn_jax.types import InputError
 
-        raise InputError(
-            f"unknown preset {name!r}: choose one of {', '.join(sorted(names()))}, "
-            "or give the path of a file that defines one"
-        )
+        raise InputError(_unknown(name))
     return path
 
 

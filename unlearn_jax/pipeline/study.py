@@ -11,6 +11,7 @@ from unlearn_jax.pipeline.config.schema import RunConfig
 from unlearn_jax.pipeline.measure.records import RunResult
 from unlearn_jax.pipeline.store import folders as store
 from unlearn_jax.replicas import clear_programs
+from unlearn_jax.types import ReportError, first_line
 
 
 def run_study(
@@ -19,6 +20,7 @@ def run_study(
     *,
     preset: str = "",
     own: Mapping[str, Mapping[str, Any]] | None = None,
+    events: str | os.PathLike[str] | None = None,
 ) -> dict[str, RunResult]:
     """Run every variant, each in a sub-folder, and compare their tables.
 
@@ -30,26 +32,45 @@ def run_study(
       own: by variant, a user's ``splits``, ``model`` and ``loss_fn``, arguments of
         :func:`unlearn_jax.pipeline.run`.
 
+      events: folder for TensorBoard events, a sub-folder for each variant; see
+        :func:`unlearn_jax.pipeline.run`.
+
     Returns:
       Every variant's results; nothing in all but the first of several processes.
 
     Raises:
       InputError: as :func:`unlearn_jax.pipeline.run`.
+      ReportError: as :func:`unlearn_jax.pipeline.run`, after all variants.
     """
     from unlearn_jax.pipeline.report.study import write_study
 
-    results = {}
+    results: dict[str, RunResult] = {}
+    faults: dict[str, str] = {}
     with store.Workdir(workdir).locked() as folder:
         for name, config in variants.items():
             arguments = (own or {}).get(name, {})
             config = with_bank(config, folder)
-            result = run(config, folder / name, preset=preset, **arguments)
+            if events is not None:
+                arguments = {**arguments, "events": os.path.join(events, name)}
+            try:
+                result = run(config, folder / name, preset=preset, **arguments)
+            except ReportError as error:
+                result = error.result
+                faults[name] = str(error)
             if result is not None:
                 results[name] = result
-                write_study(results, folder)
+                try:
+                    write_study(results, folder)
+                    faults.pop("", None)
+                except Exception as error:
+                    # the variants to come are not lost to a figure
+                    line = first_line(error)
+                    faults[""] = f"the study's report cannot be written: {line}"
             # A process can map only so many compiled programs, and the next variant
             # needs others.
             clear_programs()
+    if faults:
+        raise ReportError("; ".join(faults.values()), results)
     return results
 
 

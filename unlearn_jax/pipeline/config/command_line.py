@@ -30,10 +30,17 @@ def _read_path(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
     """Read a path, ``~`` as the home folder."""
     if info.type is not pathlib.Path:
         return None
+
+    def read(words: list[str]) -> pathlib.Path:
+        if not words[0]:
+            # of a variable that is not set; it would be the current directory
+            raise ValueError("the path is empty")
+        return pathlib.Path(os.path.expanduser(words[0]))
+
     return PrimitiveConstructorSpec(
         nargs=1,
         metavar="PATH",
-        instance_from_str=lambda words: pathlib.Path(os.path.expanduser(words[0])),
+        instance_from_str=read,
         is_instance=lambda given: isinstance(given, pathlib.Path),
         str_from_instance=lambda path: [str(path)],
     )

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from unlearn_jax import data, methods, models, targets, values
+from unlearn_jax import data, extensions, methods, models, targets, values
 from unlearn_jax.attacks import (
     PGD,
     Attack,
@@ -507,6 +507,25 @@ def _follow(config: RunConfig, row: Row) -> UnlearnFn:
     return values.replace(row.method, **changes) if changes else row.method
 
 
+def _method_named(name: str) -> Any:
+    """Return a method by its name, one of another package too; None if there is none.
+
+    Raises:
+      InputError: a name of another package that cannot be imported or is no method.
+    """
+    if name in methods.METHODS:
+        return methods.METHODS[name]
+    if ":" not in name and name not in extensions.names("methods"):
+        return None
+    method = extensions.find("methods", name)
+    if not values.is_value(method) or not callable(method):
+        raise InputError(
+            f"{name} must be a method with its hyperparameters, a frozen dataclass"
+            f" (unlearn_jax.values.value) that is called (key, problem), got {method!r}"
+        )
+    return method
+
+
 def choose_values(
     config: RunConfig, arguments: Sequence[str]
 ) -> tuple[RunConfig, list[str]]:
@@ -518,7 +537,8 @@ def choose_values(
         ``--training.objective=trades``, ``--rows.amun.method=salun``,
         ``--rows.amun.method.optimizer=adam`` or ``--rows.mask.method.filter=mpru``; the
         values have the defaults that they are registered with. Another network has its
-        own fields. A method for a row that the configuration does not have adds it.
+        own fields. A method for a row that the configuration does not have adds it; it
+        may be another package's, by ``package.module:attribute`` or entry point.
 
     Returns:
       The configuration, completed, and the other arguments.
@@ -550,11 +570,15 @@ def choose_values(
             continue
         name = name if is_joined else next(words, "")
         kind, registry = registries[flag]
-        if name not in registry:
+        value = _method_named(name) if kind == "method" else registry.get(name)
+        if value is None:
+            known = list(registry)
+            if kind == "method":
+                known += extensions.names("methods")
             raise InputError(
-                f"unknown {kind} {name!r}; choose one of {', '.join(registry)}"
+                f"unknown {kind} {name!r}; choose one of {', '.join(known)}"
             )
-        chosen[flag] = registry[name]
+        chosen[flag] = value
     if not chosen:
         return config, others
     if "__model.name" in chosen:
@@ -603,12 +627,14 @@ def _with_rows(config: RunConfig, arguments: Sequence[str]) -> RunConfig:
         name = found[2]
         if name is None:
             name = next(iter(arguments[position + 1 : position + 2]), "")
-        if name not in methods.METHODS:
+        method = _method_named(name)
+        if method is None:
+            known = ", ".join([*methods.METHODS, *extensions.names("methods")])
             raise InputError(
                 f"the run has no row {found[1]!r}, and no method is called {name!r}:"
-                f" rows are {', '.join(rows)}, methods {', '.join(methods.METHODS)}"
+                f" rows are {', '.join(rows)}, methods {known}"
             )
-        rows[found[1]] = Row(method=methods.METHODS[name], label=found[1])
+        rows[found[1]] = Row(method=method, label=found[1])
         known.append(_prefix(found[1]))
     if len(rows) == len(config.rows):
         return config

@@ -140,6 +140,10 @@ class DataConfig:
                 "data.balanced needs data.num_train and data.num_test: it is about the"
                 " random split"
             )
+        if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
+            raise InputError(
+                f"data.size must be a positive height and width, got {self.size}"
+            )
 
 
 @value
@@ -338,6 +342,11 @@ class ReplicasConfig:
     def __post_init__(self) -> None:
         """Refuse numbers of models that no run could use."""
         _check_seeds(originals=self.originals, reference_seed=self.reference_seed)
+        if not self.checkpoint_seconds >= 0:
+            raise InputError(
+                "replicas.checkpoint_seconds must be 0 or more, got"
+                f" {self.checkpoint_seconds}"
+            )
         _check_counts(repeats=self.repeats, group=self.group, split=self.split)
         _check_counts(
             0, references=self.references, reference_epochs=self.reference_epochs

@@ -12,7 +12,7 @@ from unlearn_jax.pipeline.measure.metrics import CLASSES, SAMPLES
 from unlearn_jax.pipeline.measure.pool import AuditPool
 from unlearn_jax.pipeline.measure.records import Metric
 from unlearn_jax.pipeline.measure.statistics import Measured, Statistics
-from unlearn_jax.types import InputError
+from unlearn_jax.types import InputError, first_line
 
 Part = Literal["forget", "retain", "test", "forget_against_test"]
 
@@ -80,11 +80,30 @@ def measure_columns(
       pool: of the table.
       logits: ``[N, C]`` of every run.
 
-    Raises:
-      InputError: a column that does not give a finite number for every sample.
+    Returns:
+      By key. A column that raises, or that does not give a finite number for every
+      sample, is left out, and ``pool.faults`` says why.
     """
     columns = columns_of(pool.config.columns)
-    if not columns:
+
+    def values_of(column: Column, run: int) -> np.ndarray:
+        scores = column.values(np.asarray(logits[run]), pool.labels)
+        values = np.asarray(scores, np.float64)
+        if values.shape != pool.labels.shape or not np.isfinite(values).all():
+            raise InputError(
+                f"it gives shape {values.shape}: return a finite number for each of"
+                f" {len(pool.labels)} samples"
+            )
+        return values
+
+    usable = {}
+    for key, column in columns.items():
+        try:
+            usable[key] = [values_of(column, run) for run in range(len(logits))]
+        except Exception as error:
+            # whatever another package's code does, the other columns stay
+            pool.faults.setdefault(key, f"audit.columns: {key}: {first_line(error)}")
+    if not usable:
         return {}
 
     def statistics_of(run: int) -> Statistics:
@@ -92,15 +111,9 @@ def measure_columns(
         test = ~pool.train
         parts = {"forget": forget, "retain": pool.train & ~forget, "test": test}
         statistics = Statistics()
-        for key, column in columns.items():
-            values = np.asarray(
-                column.values(np.asarray(logits[run]), pool.labels), np.float64
-            )
-            if values.shape != pool.labels.shape or not np.isfinite(values).all():
-                raise InputError(
-                    f"audit.columns: {key} gives shape {values.shape}: return a finite"
-                    f" number for each of {len(pool.labels)} samples"
-                )
+        for key, scores in usable.items():
+            values = scores[run]
+            column = columns[key]
             if column.part == "forget_against_test":
                 sides = {"forget": forget, "test": test}
                 ranking = audit.Ranking(values, sides)

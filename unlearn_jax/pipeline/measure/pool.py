@@ -71,6 +71,8 @@ class AuditPool:
       sample_weights: of shape ``[B, N]``, shared by all runs, rows and metrics.
       factors: ``[R, 2]``, numbers of the original and the forget set of each run.
       classes: None unless whole classes are forgotten.
+      faults: why columns of other packages failed, by key; found while rows are
+        measured.
     """
 
     config: AuditConfig
@@ -84,6 +86,7 @@ class AuditPool:
     sample_weights: audit.SampleWeights
     factors: np.ndarray
     classes: ClassPool | None = None
+    faults: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def table(self) -> Table:

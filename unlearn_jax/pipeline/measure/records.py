@@ -493,6 +493,7 @@ class RunResult:
       stages: costs in the order of the run.
       checks: tests of whether the numbers can be trusted.
       notes: caveats.
+      faults: what could not be measured, a line each; the run fails at its end.
       attacks: adversarial searches by name, empty for the run's own.
       tuning: None without a search.
       vulnerability: None without reference models.
@@ -525,6 +526,7 @@ class RunResult:
     stages: tuple[Cost, ...] = ()
     checks: tuple[Check, ...] = ()
     notes: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
     attacks: Mapping[str, AttackSummary] = dataclasses.field(default_factory=dict)
     tuning: Tuning | None = None
     vulnerability: Vulnerability | None = None

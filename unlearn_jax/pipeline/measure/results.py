@@ -167,6 +167,7 @@ def measure_run(
             )
         ),
         notes=tuple(make_notes(plan, tuning)),
+        faults=tuple(pool.faults.values()),
         attacks={
             name: summarize_attack(plan, chosen, adversarial[name])
             for name, chosen in plan.attacks.items()

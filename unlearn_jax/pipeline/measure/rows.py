@@ -84,6 +84,10 @@ def measure_rows(
         if not measured[name]:
             num_diverged[name] = pool.num_diverged(runs)
         arrays |= {f"{kind}/{name}": array for kind, array in figures.items()}
+    for metrics in measured.values():
+        # a column that fails for one row has no numbers to compare
+        for key in pool.faults:
+            metrics.pop(key, None)
     oracle = measured.get(RETRAINED)
     units = {metric.key: metric.unit for metric in pool.table.metrics}
     for metrics in measured.values():

@@ -24,6 +24,8 @@ from unlearn_jax.pipeline.report.blocks import (
 )
 from unlearn_jax.pipeline.store import folders as store
 from unlearn_jax.pipeline.store.clock import Cost
+from unlearn_jax.pipeline.store.events import Events
+from unlearn_jax.types import ReportError, first_line
 
 
 def publish(
@@ -33,8 +35,10 @@ def publish(
     page: Page,
     costs: Sequence[Cost],
     folder: pathlib.Path,
+    *,
+    events: Events | None = None,
 ) -> ExperimentResult:
-    """Write ``report.html``, ``table.md`` and, last, ``results.json``, each at once.
+    """Write ``results.json``, ``table.md`` and ``report.html``, each at once.
 
     Args:
       title: heading of the page.
@@ -43,9 +47,13 @@ def publish(
       page: its findings.
       costs: of the artifacts.
       folder: to write to.
+      events: of TensorBoard, which get the numbers of the tables; None for none.
 
     Returns:
       The content of ``results.json``.
+
+    Raises:
+      ReportError: a file other than ``results.json`` cannot be written.
     """
     now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
     tables = page.find(Table)
@@ -78,11 +86,28 @@ def publish(
         about=f"Experiment {name} · {now[:10]} · unlearn_jax {versions['unlearn_jax']}",
         blocks=[*page.blocks, Section("Cost and provenance", provenance)],
     )
-    markdown = "\n".join(render_markdown(table) for table in tables)
-    store.write_text(folder / "table.md", markdown)
-    store.write_text(folder / "report.html", render_html(whole))
     text = json.dumps(result.to_json(), indent=1, allow_nan=False)
     store.write_text(folder / "results.json", text)
+    faults = []
+    texts = {
+        "table.md": lambda: "\n".join(render_markdown(table) for table in tables),
+        "report.html": lambda: render_html(whole),
+    }
+    for file, render in texts.items():
+        try:
+            store.write_text(folder / file, render())
+        except Exception as error:
+            # days of computing are not lost to a figure
+            faults.append(f"{file} cannot be written: {first_line(error)}")
+    if events is not None:
+        try:
+            events.numbers(_numbers(tables))
+            events.close()
+        except Exception as error:
+            faults.append(f"the events cannot be written: {first_line(error)}")
+    if faults:
+        where = f"the other results are in {folder}"
+        raise ReportError(f"{'; '.join(faults)}; {where}", result)
     return result
 
 
@@ -148,6 +173,20 @@ def _record(table: Table) -> TableResult:
         rows=tuple(rows),
         caption=table.caption,
     )
+
+
+def _numbers(tables: Sequence[Table]) -> dict[str, float]:
+    """Return the numbers of tables by ``table/row/column``, means of estimates."""
+    numbers = {}
+    for table in tables:
+        heads = [column.name for column in table.heads]
+        for _, cells in table.body:
+            label = cells[0].value
+            for head, cell in zip(heads[1:], cells[1:], strict=True):
+                value = getattr(cell.value, "mean", cell.value)
+                if isinstance(value, int | float | np.number):
+                    numbers[f"{table.title}/{label}/{head}"] = float(value)
+    return numbers
 
 
 def _plain(value: Value) -> Value:

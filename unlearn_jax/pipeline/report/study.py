@@ -61,7 +61,7 @@ NORM = "Largest spectral norm"
 
 
 def write_study(results: Mapping[str, RunResult], folder: pathlib.Path) -> None:
-    """Write ``study.md``, ``study.html`` and ``study.json`` of the finished variants.
+    """Write ``study.md``, ``study.json`` and ``study.html`` of the finished variants.
 
     Args:
       results: of every variant's run, by name.
@@ -70,7 +70,6 @@ def write_study(results: Mapping[str, RunResult], folder: pathlib.Path) -> None:
     tables = study_tables(results)
     markdown = "\n".join(render_markdown(table) for table in tables)
     write_text(folder / "study.md", markdown)
-    write_text(folder / "study.html", render_html(study_page(results)))
     rows = {}
     for name, result in results.items():
         rows[name] = {
@@ -84,6 +83,8 @@ def write_study(results: Mapping[str, RunResult], folder: pathlib.Path) -> None:
             for row in result.rows
         }
     write_text(folder / "study.json", json.dumps(rows, indent=1, allow_nan=False))
+    # last: it draws
+    write_text(folder / "study.html", render_html(study_page(results)))
 
 
 def study_page(results: Mapping[str, RunResult]) -> Page:

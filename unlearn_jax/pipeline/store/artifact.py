@@ -13,6 +13,7 @@ import json
 import pathlib
 import re
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
@@ -427,6 +428,7 @@ class Runner:
         self._ahead: dict[pathlib.Path, futures.Future[Any]] = {}
         self._rehearsed: dict[pathlib.Path, Rehearsed] = {}
         self._thread = futures.ThreadPoolExecutor(1)
+        self._is_closed = threading.Event()
 
     def path(self, artifact: Artifact) -> pathlib.Path:
         """Return the folder of an artifact."""
@@ -532,8 +534,15 @@ class Runner:
                 self._ahead[path] = self._thread.submit(self.rehearse, artifact)
 
     def close(self) -> None:
-        """Compile nothing more ahead; what is being compiled is waited for."""
-        self._thread.shutdown(cancel_futures=True)
+        """Compile nothing more ahead, and wait for nothing.
+
+        The program that is being compiled cannot be stopped; its thread ends with it.
+        """
+        self._is_closed.set()
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _is_open(self) -> bool:
+        return not self._is_closed.is_set()
 
     def rehearse(self, artifact: Artifact) -> "Stored | Rehearsed":
         """Return the content of an artifact, zeros if it is not stored.
@@ -554,7 +563,7 @@ class Runner:
             other = self._known.setdefault(self.path(other), other)
             inputs.append(self.rehearse(other))
         if artifact.items is None:
-            with rehearsal():
+            with rehearsal(is_wanted=self._is_open):
                 content = artifact.compute(*inputs)
             self._rehearsed[path] = Rehearsed(content, None)
             return self._rehearsed[path]
@@ -562,7 +571,7 @@ class Runner:
         padding = [items[-1]] * (artifact.items.size - len(items))
         scratch = path / "rehearsal"
         piece = Piece(items + padding, len(items), scratch, lambda steps: None)
-        with rehearsal():
+        with rehearsal(is_wanted=self._is_open):
             content = artifact.compute(piece, *inputs)
         self._rehearsed[path] = Rehearsed(content, artifact.items.count)
         return self._rehearsed[path]

@@ -1,4 +1,4 @@
-"""TensorBoard events of a run, for those who watch runs there; needs tensorboardX."""
+"""TensorBoard events, for those who watch runs there; needs tensorboardX."""
 
 import os
 import re
@@ -43,8 +43,11 @@ class Events:
         Args:
           name: of the models.
           first_epoch: of the losses, from 1.
-          losses: ``[M, epochs]``; the mean over the models is written.
+          losses: ``[M, epochs]``; the mean over the models is written. Of another shape
+            nothing is.
         """
+        if np.ndim(losses) != 2:
+            return
         for position, loss in enumerate(np.asarray(losses).mean(0)):
             self._write(f"loss/{name}", loss, first_epoch + position)
         self._writer.flush()

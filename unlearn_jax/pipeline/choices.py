@@ -1,0 +1,96 @@
+"""Names that fields of a configuration take, with a sentence about each."""
+
+import inspect
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from unlearn_jax import extensions
+from unlearn_jax.attacks import PGD, Doubling, Grid, LineSearch, Minimal
+from unlearn_jax.audit.signals import SIGNALS
+from unlearn_jax.data import AUGMENTATIONS
+from unlearn_jax.filters import FILTERS
+from unlearn_jax.models import ARCHITECTURES
+from unlearn_jax.objectives import OBJECTIVES
+from unlearn_jax.optimizers import OPTIMIZERS
+from unlearn_jax.pipeline import presets
+from unlearn_jax.pipeline.config.schema import RMIA_SIGNALS
+
+CONVOLUTIONS = {
+    "auto": "On CPU oneDNN's where it was built, else canonical; elsewhere XLA's own.",
+    "canonical": "Gradients in the layout that XLA computes fast inside loops on CPU.",
+    "lax": "XLA's own.",
+    "onednn": "oneDNN's, on CPU, which unlearn-jax doctor --build-onednn builds.",
+}
+"""Forms of :func:`unlearn_jax.models.convolution_form`."""
+MAPPERS = {
+    "auto": "The fastest: map on CPU and for convolutions, vmap for others.",
+    "loop": "A call of a program for each model.",
+    "map": "One program that goes through the models.",
+    "vmap": "One program that computes all models at once.",
+    "split": "loop, with every batch divided over all devices.",
+}
+"""Forms of :func:`unlearn_jax.replicas.mapper`."""
+SEARCHES = {
+    "auto": "doubling on CPU, grid elsewhere.",
+    "doubling": Doubling,
+    "grid": Grid,
+    "minimal": Minimal,
+}
+"""Searches of :class:`unlearn_jax.attacks.PGD`."""
+
+
+def choices() -> dict[str, dict[str, str]]:
+    """Return names and their sentences, by the option that takes them."""
+    tables: dict[str, Mapping[str, Any]] = {
+        "model.name": ARCHITECTURES,
+        "model.conv": CONVOLUTIONS,
+        "training.augment, joined with +": AUGMENTATIONS,
+        "training.objective": OBJECTIVES,
+        "replicas.mapper": MAPPERS,
+        "attack.kind": {"pgd": PGD, "fast": LineSearch},
+        "attack.search": SEARCHES,
+        "audit.signal": {
+            **{name: SIGNALS[name] for name in RMIA_SIGNALS},
+            **_outside("signals"),
+        },
+        "audit.columns": _outside("columns"),
+        "rows.ROW.method": {**presets.methods(), **_outside("methods")},
+        "rows.ROW.method.optimizer": OPTIMIZERS,
+        "rows.ROW.method.filter": FILTERS,
+    }
+    return {
+        option: {name: _sentence(held) for name, held in table.items()}
+        for option, table in tables.items()
+        if table
+    }
+
+
+def text() -> str:
+    """Return the names of all options, a line each."""
+    lines = []
+    for option, names in choices().items():
+        lines += ["", f"names for --{option}"]
+        lines += [f"  {name:22} {sentence}" for name, sentence in names.items()]
+    return "\n".join(lines)
+
+
+def _outside(group: extensions.Group) -> dict[str, str]:
+    return dict.fromkeys(extensions.names(group), "Of another package.")
+
+
+def _sentence(held: Any) -> str:
+    """Return the first line of a docstring; of a partial function, its options too."""
+    if isinstance(held, str):
+        return held
+    function = getattr(held, "func", held)
+    is_object = not isinstance(function, type) and not inspect.isroutine(function)
+    kind: Any = type(function) if is_object else function
+    line = (inspect.getdoc(kind) or "").split("\n")[0]
+    options = getattr(held, "keywords", {})
+    if not options and is_object:
+        options = {} if function == kind() else {"": function}
+    listed = ", ".join(f"{name}={value}" for name, value in options.items())
+    if listed:
+        line = f"{line} Here {listed.removeprefix('=')}."
+    return re.sub(r":\w+:`([^`]+)`", r"`\1`", line).replace("``", "`")
