@@ -72,6 +72,7 @@ def run(arguments: list[str]) -> int:
     preset = arguments[0]
     presets.find(preset)
     from unlearn_jax import pipeline
+    from unlearn_jax.pipeline.publish import published_plan
     from unlearn_jax.pipeline.store import hosts
     from unlearn_jax.pipeline.study import with_bank
 
@@ -107,6 +108,8 @@ def run(arguments: list[str]) -> int:
                 config, workdir / name, original=original, **parts[name]
             )
             print(f"{name}:\n{text}" if name else text)
+        if plan := published_plan(found.name):
+            print(f"\n{plan}")
         return 0
     if "" not in variants:
         try:
@@ -188,7 +191,7 @@ def _run_experiment(
     found: Any, options: RunOptions, fields: list[str], prog: str
 ) -> int:
     from unlearn_jax import pipeline
-    from unlearn_jax.pipeline.publish import published_time
+    from unlearn_jax.pipeline.publish import published_plan, published_time
     from unlearn_jax.pipeline.report.blocks import render_terminal
     from unlearn_jax.pipeline.report.page import page_of
     from unlearn_jax.types import InputError, ReportError
@@ -203,6 +206,8 @@ def _run_experiment(
         time = published_time(found.name)
         if time and config == experiment.config:
             print(f"\nmeasured before: {time}")
+        if plan := published_plan(found.name):
+            print(f"\n{plan}")
         return 0
     try:
         result = pipeline.run_experiment(
@@ -233,6 +238,10 @@ class CompileOptions:
     only: str = ""
     """Regular expression: stages and variants to compile, such as 'references|attack'.
     """
+    devices: tuple[int, ...] = ()
+    """Also the plan of the preset on so many devices, such as 8 64 256."""
+    per_host: int | None = None
+    """Devices of a host in that plan; 8 GPUs or 4 TPU chips if not given."""
     json: pathlib.Path | None = None
     """File for the numbers."""
 
@@ -246,7 +255,7 @@ def compile_preset(arguments: list[str]) -> int:
     import jax
 
     from unlearn_jax import targets
-    from unlearn_jax.pipeline import compiling, presets
+    from unlearn_jax.pipeline import compiling, pods, presets
     from unlearn_jax.types import InputError
 
     prog = "unlearn-jax compile PRESET --target TARGET"
@@ -278,8 +287,15 @@ def compile_preset(arguments: list[str]) -> int:
         variants = _variants(found, fields, prog)
         report = compiling.compile_run(variants, target, parts=found.parts, **shared)
     print(report.text())
+    plain = report.to_json()
+    if options.devices:
+        plans = [
+            pods.plan_pod(plain, count, per_host=options.per_host)
+            for count in options.devices
+        ]
+        print(f"\n{pods.plan_text(plans)}")
     if options.json is not None:
-        text = json.dumps(report.to_json(), indent=1, allow_nan=False)
+        text = json.dumps(plain, indent=1, allow_nan=False)
         options.json.write_text(text + "\n", encoding="utf-8")
     return int(any(row.compiled.error for row in report.rows))
 

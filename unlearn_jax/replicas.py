@@ -232,6 +232,7 @@ class UnwantedError(Exception):
 class _Rehearsal(threading.local):
     is_on = False
     watch: "Watch | None" = None
+    repeats = 1
 
     def is_wanted(self) -> bool:
         """Return whether to compile further programs."""
@@ -273,6 +274,11 @@ def rehearsal(
 def is_rehearsal() -> bool:
     """Return whether this thread compiles its programs only (:func:`rehearsal`)."""
     return _rehearsal.is_on
+
+
+def repeats() -> int:
+    """Return the calls that a call of this thread's rehearsal stands for."""
+    return _rehearsal.repeats
 
 
 def _put(tree: PyTree, shardings: PyTree) -> PyTree:
@@ -747,11 +753,20 @@ def fit_many(
     losses = [np.zeros((len(member), 0), np.float32)]
     # read before the first call, which donates the state
     first_epoch = int(to_host(current.epoch)[0])
-    for epoch in range(first_epoch, recipe.num_epochs, epochs_per_call):
-        num_epochs = min(epochs_per_call, recipe.num_epochs - epoch)
+    starts = range(first_epoch, recipe.num_epochs, epochs_per_call)
+    lengths = [min(epochs_per_call, recipe.num_epochs - epoch) for epoch in starts]
+    for epoch, num_epochs in zip(starts, lengths, strict=True):
+        times = 1
+        if _rehearsal.is_on:
+            # the first call of each length stands for all
+            if num_epochs in lengths[: starts.index(epoch)]:
+                continue
+            times = lengths.count(num_epochs)
+        _rehearsal.repeats = times
         advance = _advance(mapper, loss_fn, recipe, num_batches, num_epochs)
         current, new_losses = advance(current, (keys, mask), placed)
-        losses.append(check_losses(to_host(new_losses), epoch))
+        losses += [check_losses(to_host(new_losses), epoch)] * times
+        _rehearsal.repeats = 1
         if callback is not None and not _rehearsal.is_on:
             callback(current, losses[-1])
     return current, np.concatenate(losses, -1)

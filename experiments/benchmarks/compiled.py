@@ -2,32 +2,53 @@
 
 Command::
 
-    # once for every preset and target; minutes each
-    unlearn-jax compile PRESET --target TARGET --json DIR/PRESET-TARGET.json
-    # the tables of experiments/results/compiled.json
-    python experiments/benchmarks/compiled.py DIR
+    # hours on two cores; a row that is stored is not compiled again
+    python experiments/benchmarks/compiled.py compile DIR
+    # the tables of experiments/results/compiled.json, of the rows that are there
+    python experiments/benchmarks/compiled.py publish DIR
 
-Files whose names begin with ``before-`` are compiled with other options, for
-comparison. The plan divides what the presets train over 8 to 1,024 chips as the
-pipeline does: group ``g`` falls to host ``g mod N``, its models to the host's chips.
-Times are the roofline's bound, and that bound at 30% of the peak; nothing is measured.
+A row is a preset, a target and some of its stages: one process each, one at a time,
+whose numbers go to ``DIR/PRESET--TARGET--PART.json``, and its output to ``.txt``. One
+that fails or takes longer than ``--timeout`` leaves a file ``.failed``; remove it to
+try again. Times are the roofline's bound, and that bound at 30% of the peak; nothing is
+measured.
 """
 
 import argparse
 import dataclasses
 import json
 import math
+import os
 import pathlib
+import subprocess
+import sys
+import tempfile
 from decimal import Decimal
 from typing import Any
 
-from unlearn_jax.pipeline import publish
+from unlearn_jax.pipeline import pods, publish
 from unlearn_jax.pipeline.publish import Cell, ResultTable, Value
-from unlearn_jax.targets import CHIPS
 
-UTILIZATION = 0.3
 COUNTS = (8, 64, 256, 1024)
-CHIPS_PER_HOST = {"cuda": 8, "tpu": 4}
+TARGETS = ("h100", "tpu-v5e:2x2", "tpu-v4:2x2x1", "tpu-v5e:4x4", "tpu-v6e:2x2")
+PARTS = (
+    ("references_resnet18", "training", "."),
+    ("amun_tables_cifar10", "training", "^tenth: references"),
+    ("class_tables", "training", "^cifar10_resnet18: originals"),
+    ("resnet50_imagenet", "training", "^originals"),
+    ("class_tables_tiny_imagenet", "training", "^resnet18: originals"),
+    ("architectures_cifar10", "training", "^(vgg19_tenth|densenet_tenth): references"),
+    ("smooth_amun_cifar10", "training", "^(free|held): references"),
+    ("amun_tables_cifar10", "amun", "^tenth: (attack|unlearn-amun$|audit)"),
+    ("class_tables", "trw", "^cifar10_resnet18: (unlearn-trw$|audit)"),
+    ("resnet50_imagenet", "amun", "^(attack|unlearn-amun$)"),
+    ("ensembles_cifar10", "training", "."),
+)
+"""Preset, name of a part, and its stages: of a study one variant."""
+PLANNED = ("h100", "h100:8", "tpu-v5e:2x2", "tpu-v4:2x2x1")
+"""Targets that pods are planned for."""
+HOSTS = {"resnet50_imagenet": {"h100": "h100:8"}}
+"""Targets in the place of others: a preset that needs the devices of a whole host."""
 
 
 def number(value: float, digits: int = 2) -> Value:
@@ -38,16 +59,69 @@ def number(value: float, digits: int = 2) -> Value:
     return Value(mean=Decimal(f"{value:.{places}f}"))
 
 
-def is_training(row: dict[str, Any]) -> bool:
-    """Return whether a program trains references, originals or retrained models."""
-    return row["program"] == "train_models"
+def compile_rows(folder: pathlib.Path, timeout: float) -> None:
+    """Compile the rows that are missing, one process at a time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for target in TARGETS:
+        for preset, part, only in PARTS:
+            chosen = HOSTS.get(preset, {}).get(target, target)
+            name = f"{preset}--{chosen}--{part}"
+            done = [folder / f"{name}{ending}" for ending in (".json", ".failed")]
+            if any(file.exists() for file in done):
+                continue
+            # of a process that was killed
+            lock = pathlib.Path(tempfile.gettempdir()) / "libtpu_lockfile"
+            lock.unlink(missing_ok=True)
+            unfinished = folder / f"{name}.part"
+            command = [sys.executable, "-m", "unlearn_jax", "compile", preset]
+            command += ["--target", chosen, "--only", only, "--json", str(unfinished)]
+            print(name, flush=True)
+            with open(folder / f"{name}.txt", "w") as output:
+                try:
+                    subprocess.run(
+                        command,
+                        stdout=output,
+                        stderr=subprocess.STDOUT,
+                        timeout=timeout,
+                        check=False,
+                        preexec_fn=lambda: os.nice(19),
+                    )
+                except subprocess.TimeoutExpired:
+                    print(f"  longer than {timeout:g} s", flush=True)
+            if unfinished.exists():
+                unfinished.rename(done[0])
+            else:
+                done[1].touch()
 
 
-def summary(found: dict[str, Any], name: str) -> tuple[Cell, ...]:
+def read_reports(folder: pathlib.Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return the stored numbers by preset and target, parts together."""
+    reports: dict[tuple[str, str], dict[str, Any]] = {}
+    for file in sorted(folder.glob("*--*--*.json")):
+        preset, target, part = file.stem.split("--")
+        if part.startswith("before"):
+            # another mapper, for comparison
+            target = f"{target} {part.removeprefix('before-')}"
+        found = json.loads(file.read_text())
+        if (preset, target) not in reports:
+            reports[preset, target] = found
+            continue
+        whole = reports[preset, target]
+        whole["programs"] += found["programs"]
+        groups = [
+            one["largest_group"]
+            for one in (whole, found)
+            if one["largest_group"] is not None
+        ]
+        whole["largest_group"] = min(groups, default=None)
+    return reports
+
+
+def summary(found: dict[str, Any], name: str, target: str) -> tuple[Cell, ...]:
     """Return a preset's row on a target."""
     programs = found["programs"]
     sound = [row for row in programs if row["compiles"]]
-    training = max(filter(is_training, sound), key=lambda row: row["calls"])
+    main = max(sound, key=lambda row: row["bound_device_hours"])
     flops = sum(row["flops"] * row["calls"] * row["devices"] for row in sound)
     warnings: dict[str, int] = {}
     for row in sound:
@@ -61,117 +135,96 @@ def summary(found: dict[str, Any], name: str) -> tuple[Cell, ...]:
         if not row["compiles"]
     ]
     kept = [text for text in notes if "counted" not in text]
+    fits = "yes"
+    if not all(row["fits"] for row in programs):
+        largest = found["largest_group"]
+        fits = f"groups of {largest}" if largest else "no"
     return (
         name,
-        f"{found['devices_per_host']} x {found['device']}",
+        target,
+        f"{found['devices_per_host']} x {found['device']}, {found['hosts']}",
         f"{len(sound)} of {len(programs)}",
-        "yes" if all(row["fits"] for row in programs) else "no",
-        number(training["memory_bytes"] / 2**30),
+        fits,
+        number(max(row["memory_bytes"] or 0.0 for row in programs) / 2**30),
         f"{flops:.1e}",
-        number(found["bound_device_hours"]),
-        number(100 * training["bound_mfu"]),
-        training["bound_by"],
-        f"{training['grouped']} of {training['convolutions']}",
+        number(sum(row["bound_device_hours"] for row in sound)),
+        f"{main['stage']}: {main['program']}",
+        number(100 * main["bound_mfu"]),
+        main["bound_by"],
+        f"{main['grouped']} of {main['convolutions']}",
         "; ".join(kept) or "none",
     )
 
 
-def plan(found: dict[str, Any], chips: int) -> tuple[Cell, ...]:
-    """Return who trains what on a number of chips, and how long at least."""
-    chip = CHIPS[found["device"]]
-    per_host = CHIPS_PER_HOST[chip.platform]
-    hosts = max(1, chips // per_host)
-    trainings = [row for row in found["programs"] if is_training(row)]
-    row = max(trainings, key=lambda one: one["calls"])
-    num_groups = row["pieces"]
-    models = num_groups * found["group"]
-    # the largest group that leaves no host idle
-    group = max(1, min(found["group"], models // hosts))
-    groups = math.ceil(models / group)
-    busy = min(hosts, groups) * min(per_host, group)
-    turns = math.ceil(groups / hosts) * math.ceil(group / min(per_host, group))
-    share = math.ceil(found["group"] / row["devices"])
-    one_model = row["bound_seconds"] * row["calls"] / num_groups / share / 3600
-    state = row["state_bytes"] / found["group"]
-    limit = "the slowest host: groups are not stolen"
-    if busy < chips:
-        split = per_host // min(per_host, group)
-        limit = f"fewer models than chips: replicas.split={split}"
-    if groups < hosts:
-        limit += f", and {hosts - groups} hosts have none"
-    return (
-        f"{found['preset']}, {found['target'].partition(':')[0]}",
-        Value(mean=Decimal(chips)),
-        f"{models} models: groups of {group} on {min(hosts, groups)} of {hosts} hosts",
-        number(100 * busy / chips),
-        number(turns * one_model),
-        number(turns * one_model * row["bound_mfu"] / UTILIZATION),
-        number(state * group / 2**30),
-        limit,
-    )
+def plan_row(found: dict[str, Any], devices: int) -> tuple[Cell, ...]:
+    """Return the plan on a number of devices."""
+    plan = pods.plan_pod(found, devices)
+    texts = []
+    for cell in pods.cells(plan)[1:]:
+        texts.append(number(cell) if isinstance(cell, float) else cell)
+    kind = found["target"].partition(":")[0]
+    return (f"{found['preset']}, {kind}", Value(mean=Decimal(devices)), *texts)
 
 
-parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-parser.add_argument("folder", type=pathlib.Path, help="files of unlearn-jax compile")
-
-
-def main() -> None:
-    """Write the published tables."""
-    options = parser.parse_args()
-    files = sorted(options.folder.glob("*.json"))
-    before = [file for file in files if file.name.startswith("before-")]
-    reports = {file.stem: json.loads(file.read_text()) for file in files}
-    columns = (
-        "preset and target",
-        "per host",
-        "programs that compile",
-        "all fit",
-        "training memory, GiB",
-        "FLOPs of all",
-        "device hours, bound",
-        "training MFU, bound",
-        "limited by",
-        "grouped convolutions",
-        "warnings (programs)",
-    )
-    units = ("", "", "", "", "", "", "", "%", "", "", "")
+def publish_rows(folder: pathlib.Path) -> None:
+    """Write the published tables of the rows that are there."""
+    reports = read_reports(folder)
+    columns = {
+        "preset": "",
+        "target": "",
+        "devices of a host, hosts": "",
+        "programs that compile": "",
+        "fits": "",
+        "most memory, GiB": "",
+        "FLOPs of all": "",
+        "device hours, bound": "",
+        "most of it": "",
+        "MFU, bound": "%",
+        "limited by": "",
+        "grouped convolutions": "",
+        "warnings (programs)": "",
+    }
+    rows = []
+    planned = []
+    for (preset, target), found in reports.items():
+        if not any(row["compiles"] for row in found["programs"]):
+            continue
+        rows.append(summary(found, preset, target))
+        if target in PLANNED:
+            planned += [plan_row(found, devices) for devices in COUNTS]
     table = ResultTable(
         title="Compiled, not run",
-        columns=columns,
-        units=units,
-        rows=tuple(
-            summary(found, name.removeprefix("before-"))
-            for name, found in reports.items()
-            if found["programs"]
-        ),
-        caption="Rows that end in -vmap have the default mapper of before.",
+        columns=tuple(columns),
+        units=tuple(columns.values()),
+        rows=tuple(rows),
+        caption="Of a study one variant, of a run the stages that were compiled.",
     )
     plans = ResultTable(
         title="The plan of pods",
-        columns=(
-            "preset and chip",
-            "chips",
-            "who trains what",
-            "chips busy",
-            "hours, bound",
-            f"hours at {UTILIZATION:.0%} of the peak",
-            "checkpoint of a group, GiB",
-            "what breaks first",
-        ),
-        units=("", "", "", "%", "", "", "", ""),
-        rows=tuple(
-            plan(found, chips)
-            for name, found in reports.items()
-            if options.folder / f"{name}.json" not in before and found["programs"]
-            for chips in COUNTS
-        ),
+        columns=("preset and chip", *pods.HEADERS),
+        units=("",) * (1 + len(pods.HEADERS)),
+        rows=tuple(planned),
     )
     path = publish.folder() / "compiled.json"
     result = publish.read_result(path)
     publish.write_result(dataclasses.replace(result, tables=(table, plans)), path)
-    print(publish.markdown_table(table))
-    print()
-    print(publish.markdown_table(plans))
+    for one in (table, plans):
+        print(f"{publish.markdown_table(one)}\n")
+
+
+def main() -> None:
+    """Compile rows, or publish them."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("command", choices=("compile", "publish"))
+    parser.add_argument("folder", type=pathlib.Path, help="of the rows")
+    parser.add_argument(
+        "--timeout", type=float, default=3600.0, help="seconds of a row"
+    )
+    options = parser.parse_args()
+    if options.command == "compile":
+        compile_rows(options.folder, options.timeout)
+    else:
+        publish_rows(options.folder)
 
 
 if __name__ == "__main__":

@@ -27,10 +27,12 @@ from unlearn_jax.pipeline import (
     RunConfig,
     TrainingConfig,
     compiling,
+    pods,
 )
 from unlearn_jax.pipeline.compiling import Compiled, ProgramRow
 from unlearn_jax.pipeline.config import rows
 from unlearn_jax.pipeline.config.resolve import complete
+from unlearn_jax.types import InputError
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +129,107 @@ def test_a_refused_program_says_why_and_what_it_needs():
     assert "\n" not in plain["why_not"]
 
 
+def made_up(**changes):
+    """Eight models at a time on four devices: two turns of a call of 90 s."""
+    row = {
+        "stage": "references",
+        "program": "train_models",
+        "calls": 16 * 10,
+        "pieces": 16,
+        "items": 128,
+        "size": 8,
+        "split": 1,
+        "devices": 4,
+        "compiles": True,
+        "memory_bytes": 2**33,
+        "state_bytes": 8 * 2**30,
+        "data_bytes": 2**28,
+        "input_bytes": 9e10,
+        "bound_seconds": 90.0,
+        "bound_mfu": 0.6,
+        "collectives": {"all-reduce": (3, 100.0)},
+    }
+    return {
+        "preset": "made_up",
+        "device": "TPU v5 lite",
+        "group": 8,
+        "largest_group": None,
+        "programs": [row | changes],
+    }
+
+
+def test_a_plan_is_as_by_hand():
+    """A model takes ten calls of 45 s."""
+    plans = {n: pods.plan_pod(made_up(), n) for n in (4, 8, 64, 256, 1024)}
+    for n, plan in plans.items():
+        assert plan.hosts == n // 4
+        assert plan.device_hours == pytest.approx(128 * 450 / 3600)
+        assert plan.assumed_device_hours == pytest.approx(2 * 128 * 450 / 3600)
+    # hosts x groups of a host x turns of a group
+    for n, turns, group, busy in [
+        (4, 16 * 2, 8, 4),
+        (8, 8 * 2, 8, 8),
+        (64, 2, 8, 64),
+        (256, 1, 2, 128),
+        (1024, 1, 1, 128),
+    ]:
+        main = plans[n].main
+        assert plans[n].hours == pytest.approx(turns * 450 / 3600), n
+        assert (main.group, main.busy) == (group, busy), n
+        assert plans[n].busy == pytest.approx(128 / (n * turns)), n
+    assert plans[64].main.input_rate == 1e9
+    assert plans[64].main.checkpoint == 8 * 2**30
+    assert plans[256].main.checkpoint == 2 * 2**30
+    assert plans[4].main.exchanged == 16 * 10 * 100
+    assert plans[64].main.exchanged == 10 * 100
+    assert plans[4].breaks.startswith("nothing before the slowest host")
+    assert "replicas.split=2" in plans[256].breaks
+    assert "128 have none" in plans[1024].breaks
+    text = pods.plan_text([*plans.values()])
+    assert "planned from compiled programs, not measured" in text
+
+
+def test_a_plan_of_divided_batches_and_of_what_does_not_fit():
+    """One model on all four devices of a host, a call each."""
+    split = made_up(split=4, size=1, pieces=128, calls=1280)
+    plan = pods.plan_pod(split, 64)
+    assert plan.hours == pytest.approx(8 * 900 / 3600)
+    assert plan.busy == pytest.approx(1)
+    assert plan.main.busy == 64
+    large = pods.plan_pod(made_up(memory_bytes=17 * 2**30) | {"largest_group": 3}, 8)
+    assert large.breaks == "memory: 17.0 of 16.0 GiB; groups of 3 fit"
+    with pytest.raises(InputError, match="no plan for 0 devices"):
+        pods.plan_pod(made_up(), 0)
+    with pytest.raises(InputError, match="compile a program"):
+        pods.plan_pod(made_up(compiles=False), 8)
+
+
+def test_rows_have_what_a_plan_needs(report, splits):
+    rows = {(row.stage, row.name): row for row in report.rows}
+    row = rows["references", "train_models"]
+    assert (row.items, row.size, row.pieces) == (6, 3, 2)
+    plan = pods.plan_pod(report.to_json(), 4, per_host=2)
+    assert plan.main.hosts <= plan.hosts == 2
+    assert plan.missing == ()
+    assert plan.device_hours == pytest.approx(
+        sum(stage.device_hours for stage in plan.stages)
+    )
+
+
+def test_images_that_are_gathered_are_counted():
+    images = jnp.zeros((60, 4, 4, 3), jnp.uint8)
+
+    def epoch(images, order):
+        def step(total, index):
+            return total + images[index].astype(jnp.float32).sum(), None
+
+        return jax.lax.scan(step, 0.0, order)[0]
+
+    order = jnp.zeros((5, 8), jnp.int32)
+    jaxpr = jax.make_jaxpr(epoch)(images, order).jaxpr
+    assert compiling._gathered(jaxpr) == 5 * 8 * 4 * 4 * 3
+
+
 def test_a_stand_in_has_the_shapes_and_takes_no_memory():
     for name, (num_train, num_test, shape, num_classes) in SHAPES.items():
         found = stand_in(name)
@@ -158,8 +261,11 @@ def test_images_that_take_no_memory_are_checked_once():
 def test_the_command_compiles_and_writes_json(tmp_path, capsys):
     file = tmp_path / "found.json"
     arguments = ["compile", "digits", "--target", "cpu", "--json", str(file)]
+    arguments += ["--devices", "2", "8"]
     assert cli.main([*arguments, "--only", "^audit$"]) == 0
-    assert "digits on cpu" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "digits on cpu" in printed
+    assert "what breaks first" in printed
     names = [row["program"] for row in json.loads(file.read_text())["programs"]]
     assert names == ["rmia", "lira", "ulira"]
     assert cli.main(["compile", "digits", "--target", "b900"]) == 2

@@ -55,6 +55,35 @@ def test_a_dry_run_prints_its_steps_and_writes_nothing(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+BATCH = SCRIPT.parents[1] / "pod.sbatch"
+
+
+@pytest.mark.parametrize(
+    ("status", "restarts", "is_requeued"), [(0, 0, False), (1, 0, True), (1, 5, False)]
+)
+def test_a_batch_job_is_queued_again_five_times(
+    status, restarts, is_requeued, tmp_path
+):
+    for name, last in (("srun", f"exit {status}"), ("scontrol", "exit 0")):
+        file = tmp_path / name
+        file.write_text(f'#!/bin/bash\necho "{name} $*" >> {tmp_path}/log\n{last}\n')
+        file.chmod(0o755)
+    env = {
+        "PATH": f"{tmp_path}:/usr/bin:/bin",
+        "SLURM_JOB_ID": "7",
+        "SLURM_RESTART_COUNT": f"{restarts}",
+        "SHARED": "/far",
+    }
+    command = ["bash", str(BATCH), "digits", "--replicas.group=4"]
+    subprocess.run(command, env=env, check=False)
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert lines[0] == (
+        "srun --kill-on-bad-exit=1 unlearn-jax run digits --workdir /far/runs/digits"
+        " --data.path /far/data --distributed --replicas.group=4"
+    )
+    assert lines[1:] == (["scontrol requeue 7"] if is_requeued else [])
+
+
 @pytest.mark.slow
 def test_eight_devices_of_one_process(tmp_path):
     (said,) = finish(start(tmp_path, "--force-devices", "8", *TINY))

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend import core
 from tabulate import tabulate
 
 from unlearn_jax import replicas, targets
@@ -44,6 +45,9 @@ class Compiled:
       state: bytes of the arguments that are updated in place, such as weights and
         momentum.
       devices: that it runs on.
+      split: of these, how many share a model.
+      data: bytes of the largest array of images among its arguments.
+      input: bytes of images that it gathers, as stored.
       operations: counted in the program before it is compiled.
       reading: of the compiled text; None if it does not compile.
       bound: the roofline's; None if it does not compile.
@@ -56,6 +60,9 @@ class Compiled:
     reading: Reading | None = None
     bound: Bound | None = None
     state: float = 0.0
+    split: int = 1
+    data: float = 0.0
+    input: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +76,8 @@ class ProgramRow:
       calls: in the whole preset.
       compiled: for the target.
       pieces: of the stage, which hosts divide.
+      items: of all pieces: models, or sets and runs of a method.
+      size: items of a piece.
     """
 
     stage: str
@@ -76,6 +85,8 @@ class ProgramRow:
     calls: int
     compiled: Compiled
     pieces: int = 1
+    items: int = 1
+    size: int = 1
 
     @property
     def device_hours(self) -> float:
@@ -106,6 +117,11 @@ class ProgramRow:
             "program": self.name,
             "calls": self.calls,
             "pieces": self.pieces,
+            "items": self.items,
+            "size": self.size,
+            "split": compiled.split,
+            "data_bytes": compiled.data,
+            "input_bytes": compiled.input,
             "state_bytes": compiled.state * compiled.devices,
             "devices": compiled.devices,
             "compiles": not compiled.error,
@@ -150,7 +166,7 @@ class _Watch:
             compile_it = partial(self._compile, traced, args)
             # keeps the function, whose id is in the key, alive
             self._known[key] = (jitted, traced.out_info, compile_it)
-        self.calls[key] = self.calls.get(key, 0) + 1
+        self.calls[key] = self.calls.get(key, 0) + replicas.repeats()
         return self._known[key][1]
 
     def name(self, key: Any) -> str:
@@ -178,7 +194,18 @@ class _Watch:
             bfloat16=operations.bfloat16 // parts,
             float32=operations.float32 // parts,
         )
-        found = Compiled("", math.nan, max(len(used), 1), operations)
+        # such as [N, H, W, ch] in bytes
+        images = [leaf for leaf in jax.tree.leaves(args) if _is_images(leaf)]
+        data = [math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in images]
+        found = Compiled(
+            "",
+            math.nan,
+            max(len(used), 1),
+            operations,
+            split=parts,
+            data=max(data, default=0),
+            input=_gathered(traced.jaxpr.jaxpr) / parts,
+        )
         options = {"xla_gpu_autotune_level": 0} if chip.platform == "cuda" else None
         try:
             compiled = traced.lower().compile(options)
@@ -209,6 +236,22 @@ class _Watch:
             bound=bound,
             state=sizes.alias_size_in_bytes,
         )
+
+
+def _is_images(leaf: Any) -> bool:
+    return leaf.dtype == np.uint8 and leaf.ndim > 2
+
+
+def _gathered(jaxpr: Any) -> int:
+    """Return the bytes of images that a program gathers from its data set."""
+    total = 0
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "gather" and _is_images(eqn.invars[0].aval):
+            total += math.prod(eqn.outvars[0].aval.shape)
+        times = eqn.params["length"] if eqn.primitive.name == "scan" else 1
+        inner = core.jaxprs_in_params(eqn.params)
+        total += times * sum(map(_gathered, inner))
+    return total
 
 
 def _one_line(error: Exception) -> str:
@@ -415,7 +458,13 @@ def compile_experiment(
         with tempfile.TemporaryDirectory() as folder:
             runner = Runner(pathlib.Path(folder), progress=False)
             artifacts = {one.name: one for one in experiment.artifacts(smaller)}
-            return list(_rows(runner, artifacts, target, only, progress))
+            found = _rows(runner, artifacts, target, only, progress)
+            # an artifact is a group of models
+            size = getattr(smaller, "group", 1)
+            return [
+                dataclasses.replace(row, items=row.pieces * size, size=size)
+                for row in found
+            ]
 
     with targets.use(target):
         return _report(preset, target, group, rows)
@@ -520,7 +569,10 @@ def _rows(
             nothing = Compiled(_one_line(error), math.nan, 1, Operations(0, 0, True))
             found[label] = ProgramRow(stage, "trace", 1, nothing)
             continue
-        pieces = 1 if artifact.items is None else len(artifact.items.groups)
+        cut = artifact.items
+        pieces = 1 if cut is None else len(cut.groups)
+        count = 1 if cut is None else cut.count
+        size = 1 if cut is None else cut.size
         for key, calls in list(watch.calls.items()):
             name = watch.name(key)
             if name in NEGLIGIBLE:
@@ -528,10 +580,13 @@ def _rows(
             if (stage, key) not in found:
                 progress(f"{label}: {name}")
                 compiled = watch.compiled(key)
-                found[stage, key] = ProgramRow(stage, name, 0, compiled, 0)
+                found[stage, key] = ProgramRow(stage, name, 0, compiled, 0, 0, size)
             row = found[stage, key]
             found[stage, key] = dataclasses.replace(
-                row, calls=row.calls + calls * pieces, pieces=row.pieces + pieces
+                row,
+                calls=row.calls + calls * pieces,
+                pieces=row.pieces + pieces,
+                items=row.items + count,
             )
     yield from found.values()
 

@@ -210,6 +210,35 @@ def published_time(name: str) -> str:
     return f"{result.time}, on {result.device}, {result.date}"
 
 
+def published_plan(name: str) -> str:
+    """Return the published plan of a preset on pods; empty where there is none.
+
+    Args:
+      name: of the preset.
+    """
+    try:
+        path = folder() / "compiled.json"
+    except InputError:
+        return ""
+    tables = read_result(path).tables if path.is_file() else ()
+    lines = []
+    for table in tables:
+        if table.title != "The plan of pods":
+            continue
+        for row in table.rows:
+            preset, _, chip = str(row[0]).partition(", ")
+            cells = dict(zip(table.columns, row, strict=True))
+            if preset == name:
+                lines.append(
+                    f"  {row[1]} x {chip}: {cells['hours, bound']} h at the bound,"
+                    f" {cells['who computes what']}; {cells['what breaks first']}"
+                )
+    if not lines:
+        return ""
+    head = "On accelerators, compiled and not run (unlearn-jax compile --devices):"
+    return "\n".join([head, *lines])
+
+
 def _table_from_json(table: Mapping[str, Any]) -> ResultTable:
     rows = []
     for row in table["rows"]:
