@@ -3,7 +3,7 @@
 Claim:   AMUN comes closest to retraining (arXiv 2503.00917).
 Command: unlearn-jax run amun_cifar10_cpu --workdir runs/amun_cifar10_cpu --data.path
          DATA_DIR
-Time:    not measured yet.
+Time:    4 hours for 4 of the 24 rows of `tenth`, with many other jobs running.
 Results: ``experiments/results/amun_cifar10_cpu.json``
 """
 
@@ -76,7 +76,7 @@ _HALF = {
         search=_WITHOUT["amun_no_retain"].search,
     ),
 }
-# Four classes that a small network tells apart at about 90%, originals that memorize
+# Four classes that a small network tells apart at about 85%, originals that memorize
 # their training set, adversarial examples far nearer than other images: the regime of
 # the paper's tables.
 _BASE = RunConfig(
