@@ -116,7 +116,7 @@ MISTAKES = {
     "no workdir": (["run", "tiny.py"], "--workdir DIR"),
     "unknown field": (
         ["run", "tiny.py", "--workdir", "x", "--training.epochs=3"],
-        "--training.epochs=3",
+        "unknown argument --training.epochs",
     ),
     "wrong type": (
         ["run", "tiny.py", "--workdir", "x", "--training.num_epochs=many"],

@@ -59,11 +59,11 @@ def choices() -> dict[str, dict[str, str]]:
         "rows.ROW.method.optimizer": OPTIMIZERS,
         "rows.ROW.method.filter": FILTERS,
     }
-    return {
-        option: {name: _sentence(held) for name, held in table.items()}
-        for option, table in tables.items()
-        if table
-    }
+    sentences = {}
+    for option, table in tables.items():
+        if table:
+            sentences[option] = {name: _sentence(held) for name, held in table.items()}
+    return sentences
 
 
 def text() -> str:

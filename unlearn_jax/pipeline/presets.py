@@ -142,15 +142,16 @@ def _unknown(name: str) -> str:
 
 def _classes(tree: ast.Module) -> dict[str, dict[str, str]]:
     """Return the annotated fields of a module's classes, with their annotations."""
-    return {
-        node.name: {
+    classes: dict[str, dict[str, str]] = {}
+    for node in tree.body:
+        if not isinstance(node, ast.ClassDef):
+            continue
+        classes[node.name] = {
             field.target.id: ast.unparse(field.annotation)
             for field in node.body
             if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
         }
-        for node in tree.body
-        if isinstance(node, ast.ClassDef)
-    }
+    return classes
 
 
 def misspelled(arguments: Sequence[str], options: Iterable[str] = ()) -> str:
