@@ -111,7 +111,7 @@ def missing_sentence(result: RunResult, keys: Sequence[str] | None = None) -> st
         return ""
     return (
         f"Without an interval: {join(labels)}; the machine is fitted once to every"
-        " model, and only `audit.refits` would fit it again in every replicate."
+        " model, and only audit.refits would fit it again in every replicate."
     )
 
 
