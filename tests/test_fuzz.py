@@ -317,6 +317,24 @@ def test_klom_summary(given_, all_of_them, level, bounds):
         assert summary.mean_interval.low <= summary.mean <= summary.mean_interval.high
 
 
+@fuzz()
+@given(st.floats(0, 1), mostly([1, 2, 90], [0, -3]), LEVELS)
+def test_agreeing_interval(value, num_samples, level):
+    found = call(audit.agreeing_interval, value, num_samples, (0, 1), level=level)
+    if found is not None:
+        check([found.low, value, found.high], -1e-12, 1 + 1e-12)
+        assert found.low <= value <= found.high
+
+
+@fuzz()
+@given(sizes.flatmap(lambda n: st.tuples(real((n,)), real((n,)))), LEVELS)
+def test_rank_correlation(pairs, level):
+    found = call(audit.rank_correlation, *pairs, level=level)
+    if found is not None and not np.isnan(found.mean):
+        check(found.mean, -1 - 1e-9, 1 + 1e-9)
+        assert np.isnan(found.low) or -1 <= found.low <= found.high <= 1
+
+
 @pytest.mark.parametrize("signal", SIGNALS, ids=lambda function: function.__name__)
 @fuzz(0.5)
 @given(labeled(), st.booleans())

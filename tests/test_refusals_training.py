@@ -10,7 +10,7 @@ import pytest
 from jax import lax
 from support.refusals import missed, refusal, sites
 
-from unlearn_jax import attacks, models, replicas, spectral, train, values
+from unlearn_jax import attacks, checks, models, replicas, spectral, train, values
 from unlearn_jax.optimizers import SGD
 from unlearn_jax.types import AttackResult, Dataset, Variables
 from unlearn_jax.values import value
@@ -428,6 +428,19 @@ REFUSED = [
     (
         lambda: replicas.mapper(num_models=2, devices=3, split=2),
         "3 devices do not divide into parts of split=2: choose a divisor",
+    ),
+    (lambda: checks.check_finite(start=np.inf), "start must be finite, got inf"),
+    (
+        lambda: checks.check_shape("start", np.zeros(3), (2,)),
+        r"start must have shape \[2\], got \(3,\)",
+    ),
+    (
+        lambda: checks.check_mask("mask", np.zeros(3), 3),
+        r"mask must be bool of length 3, got float64 \(3,\)",
+    ),
+    (
+        lambda: checks.check_keys("keys", np.zeros(3)),
+        r"keys must be typed keys \[S\], as .* gives, got float64 of shape \(3,\)",
     ),
     (
         fit_many_over_three_devices,

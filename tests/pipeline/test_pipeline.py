@@ -710,7 +710,7 @@ CASES = {
     "depth of another search": ({"attack": {"depth": 0.1}}, "attack.search=minimal"),
     "negative depth": (
         {"attack": {"search": "minimal", "depth": -0.1}},
-        "must not be negative",
+        "finite and not negative",
     ),
     "no radius": ({"attack": {"num_radii": 0}}, "must be positive"),
     "negative seed": ({"replicas": {"originals": (-1,)}}, "seeds must be between"),

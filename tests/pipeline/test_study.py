@@ -14,6 +14,7 @@ from unlearn_jax.pipeline.measure.records import Norms, Range, Term, Theory
 from unlearn_jax.pipeline.report import study
 from unlearn_jax.pipeline.report.blocks import format_cell
 from unlearn_jax.pipeline.report.figures.study import study_plot
+from unlearn_jax.pipeline.report.tables import study_title
 from unlearn_jax.types import ReportError
 
 
@@ -135,10 +136,10 @@ def test_radius_transfer_and_norms_are_compared_where_measured(variants):
 def test_titles_share_whole_words(variants):
     def title(*titles):
         results = [dataclasses.replace(first, title=one) for one in titles]
-        return study.study_title(dict(enumerate(results)))
+        return study_title(dict(enumerate(results)))
 
     first = variants["a random tenth"]
-    assert study.study_title(variants) == "Hard forget sets"
+    assert study_title(variants) == "Hard forget sets"
     assert title(first.title) == first.title
     assert title(first.title, "Half") == "Study"
     assert title(first.title, "Hardly") == "Study"

@@ -633,7 +633,7 @@ def test_a_finished_run_that_becomes_read_only_is_left_as_it_is(
 
 
 def test_the_harness_tells_phases_by_the_stack(survival):
-    frame = '  File "/x/unlearn_jax/pipeline/{}", line 12 in {}\n'
+    frame = '  File "/x/unlearn_jax/pipeline/{}", line 12, in {}\n'
     run = frame.format("_run.py", "_train")
     training = frame.format("stages/training.py", "_train") + run
     assert survival.phase(training) == "training"

@@ -26,8 +26,11 @@ from unlearn_jax.pipeline.measure.records import ExperimentResult, RunResult
 from unlearn_jax.pipeline.report.blocks import Table, format_cell
 from unlearn_jax.pipeline.report.page import page_of
 from unlearn_jax.pipeline.report.reading import reading
-from unlearn_jax.pipeline.report.study import study_title
-from unlearn_jax.pipeline.report.tables import STATES, missing_sentence
+from unlearn_jax.pipeline.report.tables import (
+    STATES,
+    missing_sentence,
+    study_title,
+)
 from unlearn_jax.pipeline.report.verdict import distances_sentence, margins_sentence
 from unlearn_jax.types import InputError
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from unlearn_jax.audit import Estimate
 from unlearn_jax.pipeline.config.schema import digest, to_json
 from unlearn_jax.pipeline.measure.records import ExperimentResult, TableResult
 from unlearn_jax.pipeline.report.blocks import (
@@ -183,7 +184,9 @@ def _numbers(tables: Sequence[Table]) -> dict[str, float]:
         for _, cells in table.body:
             label = cells[0].value
             for head, cell in zip(heads[1:], cells[1:], strict=True):
-                value = getattr(cell.value, "mean", cell.value)
+                value = cell.value
+                if isinstance(value, Estimate):
+                    value = value.mean
                 if isinstance(value, int | float | np.number):
                     numbers[f"{table.title}/{label}/{head}"] = float(value)
     return numbers

@@ -33,6 +33,7 @@ from unlearn_jax.pipeline.report.tables import (
     mark_near,
     metric_cell,
     missing_sentence,
+    study_title,
 )
 from unlearn_jax.pipeline.report.verdict import difference_words, method_gaps
 from unlearn_jax.pipeline.store.folders import write_text
@@ -132,17 +133,6 @@ def study_page(results: Mapping[str, RunResult]) -> Page:
     blocks: list[Block] = [_variants_table(results), figure]
     blocks.append(Section("Tables", [Text(caption, kind="note"), *tables]))
     return Page(summary, blocks, study_title(results))
-
-
-def study_title(results: Mapping[str, RunResult]) -> str:
-    """Return the words that all titles start with."""
-    titles = [result.title.split() for result in results.values()]
-    shared = []
-    for words in zip(*titles, strict=False):
-        if len(set(words)) > 1:
-            break
-        shared.append(words[0])
-    return " ".join(shared).strip(" :,") or "Study"
 
 
 def _link(name: str) -> str:

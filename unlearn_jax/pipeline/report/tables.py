@@ -6,7 +6,7 @@ import math
 import os
 import pathlib
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from unlearn_jax.pipeline.measure.records import (
     COST,
@@ -303,3 +303,14 @@ def terminal_verdict(result: RunResult, *, width: int = 80) -> str:
         texts.append(textwrap.fill(margins_sentence(result), width))
     texts.append(textwrap.fill(verdict(result), width))
     return "\n\n".join(texts)
+
+
+def study_title(results: Mapping[str, RunResult]) -> str:
+    """Return the words that all titles start with."""
+    titles = [result.title.split() for result in results.values()]
+    shared = []
+    for words in zip(*titles, strict=False):
+        if len(set(words)) > 1:
+            break
+        shared.append(words[0])
+    return " ".join(shared).strip(" :,") or "Study"
