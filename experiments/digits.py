@@ -2,7 +2,7 @@
 
 Claim:   AMUN brings scores of forgotten samples to those of unseen ones.
 Command: unlearn-jax run digits --workdir runs/digits
-Time:    about 4 minutes with other jobs running.
+Time:    a minute, with the machine to itself.
 Device:  2 CPU cores (x86-64, AVX-512).
 Results: ``experiments/results/digits.json``
 """
